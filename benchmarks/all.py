@@ -37,7 +37,7 @@ from harness.claims_page import CLAIMS, claims_page
 from harness.machine import ROOT, commit, not_this_commit
 from harness.results_page import FAILED, name_of, read, results_page
 
-from mlxhog.files.durable import replace_file
+from mlxhog.base.durable import replace_file
 
 HERE = Path(__file__).resolve().parent
 PATIENCE, LEAST_LIMIT_S = 4.0, 600.0

@@ -36,10 +36,10 @@ from harness.interleaved import answer, spawned
 from harness.machine import cores, pin, smallest, unpin
 
 from mlxhog.arena import Arena, plan, published
+from mlxhog.base.quantities import Interval
 from mlxhog.config.config import TrainConfig
 from mlxhog.decoding.options import Sampling
 from mlxhog.errors import MlxhogError
-from mlxhog.files.quantities import Interval
 from mlxhog.live import CHECKPOINT, READ_MODES
 from mlxhog.live.opening import open_source
 from mlxhog.live.source import WeightFollower

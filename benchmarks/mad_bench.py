@@ -40,9 +40,9 @@ from mad.surface import load
 from mad.surface import write as write_surface
 from mad.table import MEANINGS, Table, places, table_flags, write
 
+from mlxhog.base.quantities import format_bytes, format_clock
 from mlxhog.cli.mad.session import observer, seeds
 from mlxhog.errors import MlxhogError
-from mlxhog.files.quantities import format_bytes, format_clock
 from mlxhog.mad.options import ExecutionConfig
 from mlxhog.mad.run import Callbacks
 from mlxhog.mad.search.space import to_space

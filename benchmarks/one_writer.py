@@ -34,7 +34,7 @@ from mlxhog.checkpoint import checkpoint, formats
 from mlxhog.checkpoint import run as runs
 from mlxhog.config.config import TrainConfig
 from mlxhog.data.batch import IGNORED, Batch
-from mlxhog.data.corpora import read_sotu
+from mlxhog.data.sotu import read_sotu
 from mlxhog.decoding.options import Sampling
 from mlxhog.errors import MlxhogError
 from mlxhog.live.opening import open_source

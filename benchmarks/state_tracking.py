@@ -21,7 +21,7 @@ from multiprocessing import get_context
 from harness.claims import flags, measured
 from harness.machine import cores, smallest
 
-from mlxhog.machine.processes import thread_limits
+from mlxhog.base.processes import thread_limits
 from mlxhog.mad.run import RunResult
 from mlxhog.mad.suites import expand, suite
 from mlxhog.mad.tasks.state_tracking import ORDERS

@@ -42,7 +42,7 @@ from training.disturbed import DISTURBANCES
 from training.disturbed import measure as disturbed_runs
 from training.race import AXES, Course, Race, Target
 
-from mlxhog.data.corpora import read_sotu
+from mlxhog.data.sotu import read_sotu
 
 ARMS = ("serial 1 thread", "serial 2 threads", "sync", "sync by speed", "hogwild")
 EQUAL, QUARTER, SLEEPS = "equal", "one 4x slower", "random sleeps"

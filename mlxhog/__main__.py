@@ -8,7 +8,7 @@ from contextlib import suppress
 def main() -> int:
     """Run the command that the arguments name, and return its exit code."""
     try:
-        from mlxhog.machine.interrupts import ignore_from_now_on, raise_keyboard_interrupt
+        from mlxhog.base.interrupts import ignore_from_now_on, raise_keyboard_interrupt
 
         raise_keyboard_interrupt()
         was_open = _open_standard_streams()
@@ -39,7 +39,7 @@ def _fault() -> int:
 def _interrupted() -> int:
     """Report the interrupt and return its exit code; further signals are ignored."""
     with suppress(KeyboardInterrupt):
-        from mlxhog.machine.interrupts import ignore_from_now_on
+        from mlxhog.base.interrupts import ignore_from_now_on
 
         ignore_from_now_on()
         with suppress(OSError):

@@ -14,9 +14,9 @@ from typing import Any
 
 import yaml
 
+from mlxhog.base import plain_json, plain_yaml, reading
 from mlxhog.config import plugins
 from mlxhog.errors import ConfigError, nearest
-from mlxhog.files import plain_json, plain_yaml, reading
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.fields import DOC

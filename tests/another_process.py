@@ -1,23 +1,18 @@
 """Commands in a process of their own that has imported nothing of a test: see `tests/forked.py`."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Self
 from unittest import mock
 
 from tests.forked import CONTEXT, join_server
 
 
-def _flushed(code: int) -> int:
+def _flushed(code):
     for stream in (sys.stdout, sys.stderr):
         with suppress(BrokenPipeError):
             stream.flush()
@@ -27,7 +22,7 @@ def _flushed(code: int) -> int:
 class Running:
     """A function that runs in another process, with the methods of a `Popen`."""
 
-    def __init__(self, function: Callable[..., object], *arguments: Any) -> None:
+    def __init__(self, function, *arguments):
         """Start it; workers that it starts come from the server as well."""
         self._process = CONTEXT.Process(target=_answering, args=(function, arguments))
         self._process.start()
@@ -35,33 +30,33 @@ class Running:
         self.pid = self._process.pid
 
     @property
-    def returncode(self) -> int | None:
+    def returncode(self):
         return self._process.exitcode
 
-    def poll(self) -> int | None:
+    def poll(self):
         return self.returncode
 
-    def wait(self, timeout: float | None = None) -> int:
+    def wait(self, timeout=None):
         self._process.join(timeout)
         if self.returncode is None:
             raise subprocess.TimeoutExpired(str(self._process), timeout or 0.0)
         return self.returncode
 
-    def send_signal(self, number: int) -> None:
+    def send_signal(self, number):
         if self.returncode is None:
             os.kill(self.pid, number)
 
-    def terminate(self) -> None:
+    def terminate(self):
         self.send_signal(signal.SIGTERM)
 
-    def kill(self) -> None:
+    def kill(self):
         self.send_signal(signal.SIGKILL)
 
 
 class Program(Running):
     """`mlxhog` with some words, whose output is read from pipes while it runs."""
 
-    def __init__(self, *words: str, cwd: Path | None = None, **environment: str) -> None:
+    def __init__(self, *words, cwd=None, **environment):
         """Start it in a folder, with more variables of the environment."""
         (out, out_end), (err, err_end) = (CONTEXT.Pipe(duplex=False) for _ in range(2))
         with mock.patch.dict(os.environ, environment):
@@ -72,7 +67,7 @@ class Program(Running):
         for pipe in (out, out_end, err, err_end):
             pipe.close()
 
-    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+    def communicate(self, timeout=None):
         with ThreadPoolExecutor(2) as pool:
             texts = [pool.submit(_rest, stream) for stream in (self.stdout, self.stderr)]
             try:
@@ -82,16 +77,16 @@ class Program(Running):
                 raise
             return texts[0].result(), texts[1].result()
 
-    def __enter__(self) -> Self:
+    def __enter__(self):
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_):
         for stream in (self.stdout, self.stderr):
             stream.close()
         self.wait()
 
 
-def _rest(stream: Any) -> str:
+def _rest(stream):
     """What is still to be read; nothing from a stream that is closed."""
     if stream.closed:
         return ""
@@ -99,14 +94,14 @@ def _rest(stream: Any) -> str:
         return str(stream.read())
 
 
-def _answering(function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+def _answering(function, arguments):
     """In the process: call a function that signals reach, as they reach a program's."""
     join_server()
     signal.pthread_sigmask(signal.SIG_SETMASK, [])  # the server holds some back
     function(*arguments)
 
 
-def _program(folder: Path, words: tuple[str, ...], ends: tuple[Connection, Connection]) -> None:
+def _program(folder, words, ends):
     from mlxhog.__main__ import main
 
     os.chdir(folder)

@@ -19,12 +19,10 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Mapping
 from contextlib import chdir, redirect_stdout
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -189,11 +187,11 @@ OF_THE_MACHINE = (
 """What a dry run says that another machine, or a later version's wording, would say otherwise."""
 
 
-def lines(text: str) -> list[str]:
+def lines(text):
     return text.strip().splitlines()
 
 
-def trainings() -> dict[str, str]:
+def trainings():
     """The flags of every training by its name."""
     arms = {
         f"--strategy {line}": "--determinism rounds --workers {}*2" for line in lines(TWO_WORKERS)
@@ -212,7 +210,7 @@ def trainings() -> dict[str, str]:
     return flags
 
 
-def printed(*words: str) -> str:
+def printed(*words):
     """What a command prints that ends with exit code 0."""
     with redirect_stdout(io.StringIO()) as out:
         try:
@@ -223,11 +221,11 @@ def printed(*words: str) -> str:
     return out.getvalue()
 
 
-def digest(*parts: bytes) -> str:
+def digest(*parts):
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
-def bits(flags: str) -> dict[str, object]:
+def bits(flags):
     result = json.loads(printed("train", *flags.split()))
     saved = checkpoint.load(Path(result["checkpoint"]))
     model = families.read(saved.config)
@@ -237,15 +235,15 @@ def bits(flags: str) -> dict[str, object]:
     return {"sha256": digest(*parts), "moved": float(f"{moved:.6g}")}
 
 
-def flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
-    fields: dict[str, object] = {}
+def flat(facts, prefix=""):
+    fields = {}
     for name, value in facts.items():
         fields |= flat(value, f"{name}.") if isinstance(value, dict) else {prefix + name: value}
     return fields
 
 
 @cache
-def dry_run(flags: str) -> dict[str, object]:
+def dry_run(flags):
     workers = "" if "--workers" in flags else "--workers mlx:cpu*2"
     words = f"{flags} {workers} --threads 1 --max-workers 4 --dry-run --json".split()
     facts = json.loads(printed("train", *words))
@@ -254,19 +252,19 @@ def dry_run(flags: str) -> dict[str, object]:
     return {name: value for name, value in flat(facts).items() if name not in OF_THE_MACHINE}
 
 
-def unlike_the_default(flags: str) -> dict[str, object]:
+def unlike_the_default(flags):
     default, fields = dry_run(""), dry_run(flags)
     names = {**default, **fields}
     return {n: fields.get(n) for n in names if not flags or fields.get(n) != default.get(n)}
 
 
-def help_of(command: str) -> dict[str, object]:
+def help_of(command):
     with mock.patch.dict(os.environ, COLUMNS="100"):
         text = printed(*command.split(), "--help")
     return {"sha256": digest(text.encode()), "first": text.partition("\n")[0]}
 
 
-def rows(task: str) -> dict[str, object]:
+def rows(task):
     arrays = vars(tasks.make_task(task, seed=0))
     return {
         name: digest(str((array.shape, array.dtype)).encode(), array.tobytes())[:16]
@@ -275,7 +273,7 @@ def rows(task: str) -> dict[str, object]:
     }
 
 
-def export(preset: str, target: str) -> dict[str, object]:
+def export(preset, target):
     model = SMALL if preset == "small" else load_architecture(preset)
     params = {
         name: (np.arange(np.prod(spec.shape)) % 251 / np.float32(251)).reshape(spec.shape)
@@ -307,7 +305,7 @@ ENTRIES = {f"{s}: {name}": value for s, names in SECTIONS.items() for name, valu
 SLOW = ("dry run", "export", "bits")
 
 
-def made_with() -> dict[str, str]:
+def made_with():
     """What bits depend on, and what helps depend on."""
     import torch
 
@@ -323,12 +321,12 @@ def made_with() -> dict[str, str]:
     }
 
 
-def recorded() -> dict[str, Any]:
+def recorded():
     return json.loads(FILE.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
-def caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def caches(tmp_path_factory):
     """One cache for all trainings, whose text is the same."""
     return tmp_path_factory.mktemp("cache")
 
@@ -340,7 +338,7 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name in ENTRIES
     ],
 )
-def test_is_as_recorded(name: str, caches: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_is_as_recorded(name, caches, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(caches))
     monkeypatch.chdir(tmp_path)
     record = recorded()
@@ -359,11 +357,11 @@ def test_is_as_recorded(name: str, caches: Path, tmp_path: Path, monkeypatch: An
     assert not changed, "\n".join([name, *changed])
 
 
-def test_every_recorded_entry_is_checked() -> None:
+def test_every_recorded_entry_is_checked():
     assert sorted(recorded()["entries"]) == sorted(ENTRIES)
 
 
-def write(only: str) -> None:
+def write(only):
     """Record the entries whose name contains a text; entries that are gone leave the file."""
     old = recorded() if only else {"made with": made_with(), "entries": {}}
     if old["made with"] != made_with():
@@ -371,7 +369,7 @@ def write(only: str) -> None:
             f"recorded with {old['made with']}, this is {made_with()}; leave --only out"
         )
     vars(worker_pool)["get_context"] = lambda method: CONTEXT
-    entries: dict[str, object] = {}
+    entries = {}
     for name, make in ENTRIES.items():
         if only in name or name not in old["entries"]:
             with tempfile.TemporaryDirectory() as folder, chdir(folder):

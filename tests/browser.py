@@ -1,10 +1,6 @@
 """A browser for pages: the system's Chromium, without a screen."""
 
-from __future__ import annotations
-
 import shutil
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -21,7 +17,7 @@ CUT = """width => {
 
 
 @pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
+def chromium():
     """A browser of Playwright; each test opens pages of its own."""
     path = next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
@@ -38,11 +34,11 @@ def chromium() -> Iterator[Any]:
 class Visit:
     """A page in a window, with what went wrong in it."""
 
-    def __init__(self, browser: Any, **options: Any) -> None:
+    def __init__(self, browser, **options):
         self.context = browser.new_context(**options)
         self.page = self.context.new_page()
-        self.requests: list[str] = []
-        self.troubles: list[str] = []
+        self.requests = []
+        self.troubles = []
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.on("pageerror", lambda error: self.troubles.append(str(error)))
         self.page.on(
@@ -50,26 +46,26 @@ class Visit:
             lambda said: self.troubles.append(said.text) if said.type == "error" else None,
         )
 
-    def open(self, url: str) -> Any:
+    def open(self, url):
         """Go there, and return the page once its charts are drawn."""
         self.page.goto(url)
         self.page.locator(DRAWN).wait_for(state="attached")  # polling needs what the pages forbid
         return self.page
 
-    def cut(self, width: int) -> list[str]:
+    def cut(self, width):
         """What of the page reaches beyond the right edge of a window of this width."""
         self.page.set_viewport_size({"width": width, "height": 700})
-        cut: list[str] = self.page.evaluate(CUT, width)
+        cut = self.page.evaluate(CUT, width)
         whole = self.page.evaluate("document.scrollingElement.scrollWidth")
         return cut if whole <= width else [*cut, f"the page is {whole} wide"]
 
 
 @pytest.fixture
-def visit(chromium: Any) -> Iterator[Any]:
+def visit(chromium):
     """Makes windows: `visit(viewport=..., color_scheme=...)`."""
-    visits: list[Visit] = []
+    visits = []
 
-    def make(**options: Any) -> Visit:
+    def make(**options):
         visits.append(Visit(chromium, **options))
         return visits[-1]
 

@@ -16,15 +16,12 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Generator, Iterator
-from pathlib import Path
-from typing import Any
 
 import hypothesis
 import pytest
 
 from mlxhog.arena import worker_pool
-from mlxhog.machine import float32, machine
+from mlxhog.base import float32, machine
 from mlxhog.metal.host.engine import HostEngine
 from tests import kept
 from tests.own_plugins import own_plugins
@@ -42,24 +39,24 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 float32.promise()  # no product has been computed yet
 
 MAY_SKIP = {"metal", "macos"}
-_skipped: list[str] = []
+_skipped = []
 
 
 @pytest.fixture(scope="session")
-def shim_cache() -> Path:
+def shim_cache():
     """Compiled Metal kernels, named after their content: tests and sessions share them."""
     return kept.folder("shim")
 
 
 @pytest.fixture(scope="session")
-def _caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def _caches(tmp_path_factory):
     """Paths for the caches of tests. `mktemp` looks at all that it made, so it is called once."""
     parent = tmp_path_factory.mktemp("caches")
     return (parent / str(n) for n in itertools.count())
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(_caches: Iterator[Path], monkeypatch: pytest.MonkeyPatch, shim_cache: Path) -> None:
+def _own_cache(_caches, monkeypatch, shim_cache):
     """Keep prepared corpora apart, so that no test depends on what another left behind."""
     cache = next(_caches)
     (cache / "mlxhog").mkdir(parents=True)
@@ -68,17 +65,17 @@ def _own_cache(_caches: Iterator[Path], monkeypatch: pytest.MonkeyPatch, shim_ca
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _own_choices() -> Iterator[None]:
+def _own_choices():
     """What a plugin adds is known to the tests of a module only."""
     with own_plugins():
         yield
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _forked_workers() -> Iterator[None]:
+def _forked_workers():
     """Workers start soon; a process that has looked at Apple's frameworks must not fork."""
 
-    def context(method: str) -> Any:
+    def context(method):
         from tests import forked
 
         assert method == "spawn"
@@ -91,7 +88,7 @@ def _forked_workers() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _no_crash_of_the_machine() -> Iterator[None]:
+def _no_crash_of_the_machine():
     """Nothing waits for the disk: processes die here, and what they wrote stays.
 
     On a Mac `durable.flush` then ends in `os.fsync`, too, so tests that replace it hold there.
@@ -103,7 +100,7 @@ def _no_crash_of_the_machine() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _phases_end_soon() -> Iterator[None]:
+def _phases_end_soon():
     """The process of a run looks often whether a phase is over; small runs have short ones."""
     from mlxhog.training.session import WorkerSession
 
@@ -113,13 +110,13 @@ def _phases_end_soon() -> Iterator[None]:
 
 
 @pytest.fixture
-def spawned_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+def spawned_workers(monkeypatch):
     """Workers start as they do for users."""
     monkeypatch.setattr(worker_pool, "get_context", multiprocessing.get_context)
 
 
 @pytest.fixture
-def sides_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def sides_here(monkeypatch):
     """Parity computes in this process; tests of its processes do without."""
     import torch
 
@@ -132,24 +129,24 @@ def sides_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def no_apple_gpu() -> None:
+def no_apple_gpu():
     """For what a machine says or does for the lack of an Apple GPU."""
     if machine.here().apple_gpu:
         pytest.skip("this machine has what the case lacks: an Apple GPU")
 
 
 @pytest.fixture(scope="session")
-def host_engine(shim_cache: Path) -> Callable[..., HostEngine]:
+def host_engine(shim_cache):
     """Makes engines on the session's cache: `host_engine("mlx", chaos=3, threads=1)`."""
 
-    def make(consumer: str, **options: Any) -> HostEngine:
+    def make(consumer, **options):
         return HostEngine(consumer, cache=shim_cache, **options)
 
     return make
 
 
 @pytest.fixture(scope="session")
-def clang() -> str:
+def clang():
     """A clang++ that knows `_Float16`."""
     for name in ("clang++", *(f"clang++-{version}" for version in range(22, 15, -1))):
         command = [name, "-x", "c++", "-fsyntax-only", "-"]
@@ -165,26 +162,26 @@ def clang() -> str:
 
 
 @pytest.fixture(params=["g++", "clang"])
-def compiler(request: pytest.FixtureRequest) -> str:
+def compiler(request):
     """Each C++ compiler that must understand the shim and the kernels."""
-    name: str = request.param
+    name = request.param
     return name if name == "g++" else str(request.getfixturevalue("clang"))
 
 
 @pytest.fixture(params=["mlx", "mps"])
-def consumer(request: pytest.FixtureRequest) -> str:
+def consumer(request):
     """Each framework whose text the shim runs."""
-    name: str = request.param
+    name = request.param
     return name
 
 
 @pytest.fixture
-def shim(consumer: str, host_engine: Callable[..., HostEngine]) -> HostEngine:
+def shim(consumer, host_engine):
     """An engine for each consumer."""
     return host_engine(consumer)
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
+def pytest_addoption(parser):
     parser.addoption(
         "--forbid-skips",
         action="store_true",
@@ -198,7 +195,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads how many processes there are
-def pytest_cmdline_main(config: pytest.Config) -> None:
+def pytest_cmdline_main(config):
     """Without a choice of the user's: what is not slow, in two processes, which call this, too."""
     option = config.option
     chosen = (option.markexpr, option.keyword, option.whole, getattr(option, "lf", False))
@@ -214,13 +211,13 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         option.numprocesses, option.dist = 2, "worksteal"
 
 
-def pytest_report_header(config: pytest.Config) -> str | None:
+def pytest_report_header(config):
     if config.option.markexpr == "not slow":
         return "without the slow tests; --whole runs all"
     return None
 
 
-def pytest_configure(config: pytest.Config) -> None:
+def pytest_configure(config):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also under nohup, which programs respect
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also as a shell's background job
     whole = config.option.whole or "CI" in os.environ
@@ -231,43 +228,41 @@ def pytest_configure(config: pytest.Config) -> None:
     gc.disable()  # while modules are imported and tests collected, which stay to the end
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
+def pytest_collection_finish(session):
     gc.freeze()  # no later collection looks at them again
     gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item,
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(item):
     report = yield
     excused = MAY_SKIP & {marker.name for marker in item.iter_markers()}
     report.needless_skip = report.skipped and not excused and not hasattr(report, "wasxfail")
     return report
 
 
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+def pytest_runtest_logreport(report):
     """Once per report, in the process that has the terminal, whichever process ran the test."""
     if report.needless_skip:
         _skipped.append(f"{report.nodeid}: {_reason(report)}")
 
 
-def pytest_collectreport(report: pytest.CollectReport) -> None:
+def pytest_collectreport(report):
     if report.skipped:  # a whole file, before any marker is known
         _skipped.append(f"{report.nodeid}: {_reason(report)}")
 
 
-def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
+def _reason(report):
     return str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_sessionfinish(session: pytest.Session) -> None:
+def pytest_sessionfinish(session):
     if session.config.getoption("--forbid-skips") and _skipped:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def pytest_terminal_summary(terminalreporter):
     if terminalreporter.config.getoption("--forbid-skips") and _skipped:
         terminalreporter.section("skipped without need")
         for line in _skipped:

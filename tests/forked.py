@@ -8,13 +8,10 @@ product of MLX, so the server has it; MLX is never imported before a fork. The s
 themselves, and tests with `spawned_workers` spawn as users do.
 """
 
-from __future__ import annotations
-
 import os
 from importlib.util import find_spec
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
-from typing import Any
 from unittest import mock
 
 from mlxhog.arena import worker_pool
@@ -52,13 +49,13 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THRE
 class Process(ForkServerProcess):
     """A process with the environment that its parent had when it was started."""
 
-    def start(self) -> None:
+    def start(self):
         self.environment = dict(os.environ)
         with mock.patch.dict(os.environ, ONE_THREAD):
             forkserver.ensure_running()
         super().start()
 
-    def run(self) -> None:
+    def run(self):
         os.environ.clear()
         os.environ.update(self.environment)
         super().run()
@@ -74,8 +71,8 @@ CONTEXT = Context()
 CONTEXT.set_forkserver_preload(MODULES)
 
 
-def join_server() -> None:
+def join_server():
     """Let workers of this process, which the server forked, come from that server as well."""
-    server: Any = forkserver
+    server = forkserver
     server.ensure_running = server._forkserver.ensure_running = lambda: None
     vars(worker_pool)["get_context"] = lambda method: CONTEXT

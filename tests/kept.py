@@ -4,20 +4,17 @@ A file's name is a digest of all that it is made of, the compiler's version amon
 changed is compiled once, as zig does (`tests/arm64/cross.py`) and the emulation of Metal.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
-from mlxhog.files.cache import is_kept, private_directory, user_cache_directory
+from mlxhog.base.cache import is_kept, private_directory, user_cache_directory
 
 COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
 NATIVE = Path(__file__).resolve().parents[1] / "metal" / "native"
@@ -26,12 +23,12 @@ OLD_S = 14 * 86400.0
 
 
 @cache
-def folder(name: str) -> Path:
+def folder(name):
     """A folder for files that are named after their content."""
     return private_directory(FOLDER / name)
 
 
-def made(name: str, make: Callable[[Path], object], *parts: Path | str) -> Path:
+def made(name, make, *parts):
     """A file, which `make` writes to the path that it gets unless the file is kept.
 
     Args:
@@ -53,13 +50,7 @@ def made(name: str, make: Callable[[Path], object], *parts: Path | str) -> Path:
     return path
 
 
-def linked(
-    name: str,
-    sources: Sequence[Path],
-    *options: str,
-    link: Iterable[str] = (),
-    headers: Iterable[Path] = (),
-) -> Path:
+def linked(name, sources, *options, link=(), headers=()):
     """A program or a library, compiled by a compiler on every core.
 
     Args:
@@ -73,7 +64,7 @@ def linked(
     compiler = _run([str(COMPILER), "--version"])
     included = [*sorted(NATIVE.rglob("*.h")), *headers]
 
-    def compiled(source: Path) -> Path:
+    def compiled(source):
         once = [*command, "-c", str(source), "-o"]
         parts = (compiler, *command, *included, source)
         return made(f"{source.stem}.o", lambda result: _run([*once, str(result)]), *parts)
@@ -84,11 +75,11 @@ def linked(
     return made(name, lambda result: _run([*whole, "-o", str(result)]), compiler, *whole)
 
 
-def _run(command: Sequence[str]) -> str:
+def _run(command):
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def drop_old() -> None:
+def drop_old():
     """Remove files of two weeks ago, which may belong to a tree that is gone."""
     for file in FOLDER.rglob("*"):
         if file.is_file() and time.time() - file.stat().st_mtime > OLD_S:

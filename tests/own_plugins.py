@@ -7,21 +7,17 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, chdir, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType
-from typing import Any
 from unittest import mock
 
 from mlxhog.cli import main
 from mlxhog.config import plugin_file, plugins
-from mlxhog.config.choices import REGISTRIES, Registry
+from mlxhog.config.choices import REGISTRIES
 
 
 @contextmanager
-def own_plugins(*, forgets: bool = False) -> Iterator[None]:
+def own_plugins(*, forgets=False):
     """Forget after the block what it has executed; with `forgets`, in it what came before."""
     modules = _modules()
     with ExitStack() as stack:
@@ -39,7 +35,7 @@ def own_plugins(*, forgets: bool = False) -> Iterator[None]:
         yield
 
 
-def _restore(registry: Registry[Any], before: Mapping[str, Any]) -> None:
+def _restore(registry, before):
     """What was known before, and what modules of the package have registered since: once."""
     since = {
         name: choice
@@ -50,7 +46,7 @@ def _restore(registry: Registry[Any], before: Mapping[str, Any]) -> None:
     registry._by_name.update({**before, **since})
 
 
-def _modules() -> dict[str, ModuleType]:
+def _modules():
     """The modules of files: pickles find their classes there."""
     return {name: one for name, one in sys.modules.items() if name.startswith(plugin_file._PREFIX)}
 
@@ -64,7 +60,7 @@ class Ended:
     err: str
 
 
-def mlxhog(folder: Path, *words: str) -> Ended:
+def mlxhog(folder, *words):
     """Run a command in a folder, as in a process that has executed no file of a user's."""
     out, err = io.StringIO(), io.StringIO()
     with chdir(folder), own_plugins(forgets=True), redirect_stdout(out), redirect_stderr(err):

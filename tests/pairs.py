@@ -1,10 +1,8 @@
 """Cases of a test: all in one test, those in which every two values of two axes meet, or drawn."""
 
-from __future__ import annotations
-
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from itertools import combinations, product
 from typing import Any
 
@@ -17,11 +15,7 @@ ENDS = (Exception, pytest.fail.Exception, pytest.skip.Exception)
 Axis = Mapping[str, Any] | Iterable[Any]
 
 
-def each_of(
-    names: str | Sequence[str],
-    cases: Iterable[Any],
-    ids: Iterable[str] | Callable[[Any], object] | None = None,
-) -> Callable[[Any], Any]:
+def each_of(names, cases, ids=None):
     """Like `pytest.mark.parametrize`, but one test goes through all cases.
 
     For cases that are over in milliseconds: a test of its own takes longer than such a case. They
@@ -35,7 +29,7 @@ def each_of(
     """
     arguments = [name.strip() for name in names.split(",")] if isinstance(names, str) else [*names]
     labels = iter(ids) if ids is not None and not callable(ids) else None
-    rows: list[tuple[str, dict[str, Any]]] = []
+    rows = []
     for case in cases:
         is_named = isinstance(case, type(pytest.param()))
         assert not (is_named and case.marks), "a case with marks is a test of its own"
@@ -48,7 +42,7 @@ def each_of(
             label = case.id if is_named and case.id else repr(values)
         rows.append((label, dict(zip(arguments, values, strict=True))))
 
-    def decorate(test: Any) -> Any:
+    def decorate(test):
         single, inner = getattr(test, "cases", (test, [("", {})]))
         cases = [
             (", ".join(filter(None, (label, other))), {**values, **more})
@@ -57,7 +51,7 @@ def each_of(
         ]
 
         @functools.wraps(single, updated=())
-        def through(subtests: pytest.Subtests, **fixtures: Any) -> None:
+        def through(subtests, **fixtures):
             folder = fixtures.get("tmp_path")
             for number, (label, values) in enumerate(cases):
                 if folder is not None:
@@ -73,15 +67,15 @@ def each_of(
         parameters = inspect.signature(single).parameters.values()
         fixtures = [one for one in parameters if one.name not in filled]
         subtests = inspect.Parameter("subtests", inspect.Parameter.KEYWORD_ONLY)
-        through.__signature__ = inspect.Signature([*fixtures, subtests])  # type: ignore[attr-defined]
-        through.pytestmark = getattr(single, "pytestmark", [])  # type: ignore[attr-defined]
-        through.cases = single, cases  # type: ignore[attr-defined]  # of one that is put around it
+        through.__signature__ = inspect.Signature([*fixtures, subtests])
+        through.pytestmark = getattr(single, "pytestmark", [])
+        through.cases = single, cases  # of one that is put around it
         return through
 
     return decorate
 
 
-def in_pairs(**axes: Axis) -> Callable[[Any], Any]:
+def in_pairs(**axes):
     """Go through the pairs of an `each_of`, from a mapping of the values' names or the values.
 
     The cases are chosen greedily from the product and are the same in every run: any two values of
@@ -103,7 +97,7 @@ def in_pairs(**axes: Axis) -> Callable[[Any], Any]:
     return each_of(tuple(values), cases)
 
 
-def max_examples(n: int, **settings: Any) -> hypothesis.settings:
+def max_examples(n, **settings):
     """Settings of hypothesis: n examples in a whole run, `FEW` in others."""
     few = hypothesis.settings.default.max_examples <= FEW
     return hypothesis.settings(max_examples=min(n, FEW) if few else n, **settings)

@@ -1,19 +1,16 @@
 """Other processes, on Linux and macOS alike: looking at them with `ps`, limiting what they open."""
 
-from __future__ import annotations
-
 import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 HAS_PROC = Path("/proc/self/stat").exists()  # not on macOS, nor where a test simulates it
 
 
-def alive(pid: int) -> bool:
+def alive(pid):
     """Whether a process runs; a zombie that nobody reaped does not."""
     if not HAS_PROC:
         return _ps("-o", "stat=", "-p", str(pid)).strip()[:1] not in ("", "Z")
@@ -23,7 +20,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def workers_of(pid: int) -> list[int]:
+def workers_of(pid):
     """Worker processes of a supervisor, or of its fork server (its resource tracker is none)."""
     lines = [line.split(None, 2) for line in _ps("-A", "-o", "pid=,ppid=,command=").splitlines()]
     known = [(int(line[0]), int(line[1]), line[2]) for line in lines if len(line) == 3]
@@ -35,7 +32,7 @@ def workers_of(pid: int) -> list[int]:
     ]
 
 
-def below(pid: int) -> list[int]:
+def below(pid):
     """Children of a process, and theirs."""
     parents = [tuple(map(int, line.split())) for line in _ps("-A", "-o", "pid=,ppid=").splitlines()]
     results = [pid]
@@ -44,7 +41,7 @@ def below(pid: int) -> list[int]:
     return results[1:]
 
 
-def limit_memory(n_bytes: int, *, more: bool = False) -> None:
+def limit_memory(n_bytes, *, more=False):
     """Limit the memory of this process to n bytes, or to n more than it has now.
 
     macOS refuses such a limit, so this does nothing there.
@@ -57,7 +54,7 @@ def limit_memory(n_bytes: int, *, more: bool = False) -> None:
 
 
 @contextmanager
-def descriptors_limited(n: int) -> Iterator[None]:
+def descriptors_limited(n):
     """Let processes that start in this block have at most `n` open files each, until they end."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (n, hard))
@@ -67,7 +64,7 @@ def descriptors_limited(n: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def _ps(*arguments: str) -> str:
+def _ps(*arguments):
     """What `ps` prints, unshortened, from the real system even where a test simulates another."""
     clean = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
     process = subprocess.run(

@@ -1,41 +1,23 @@
 """Runs with checkpoints of small models that nobody has trained."""
 
-from __future__ import annotations
-
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 
-from mlxhog.checkpoint import checkpoint, creation, run
+from mlxhog.checkpoint import checkpoint, creation
 from mlxhog.data.tokenizers import ByteTokenizer
-from mlxhog.models.families import ModelConfig, init_params
+from mlxhog.models.families import init_params
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 
 SMALL = XLSTMLargeConfig(vocab_size=320, hidden_size=32, num_hidden_layers=2, num_heads=2)
 
 
-def saved_run(
-    out: Path,
-    name: str = "small",
-    model: ModelConfig = SMALL,
-    params: dict[str, Any] | None = None,
-    *,
-    step: int = 0,
-) -> run.Run:
+def saved_run(out, name="small", model=SMALL, params=None, *, step=0):
     """A new run of a folder with one checkpoint, of initial values unless there are parameters."""
     saved = creation.create(out, name)
     save(saved, model, params, step=step)
     return saved
 
 
-def save(
-    saved: run.Run,
-    model: ModelConfig = SMALL,
-    params: dict[str, Any] | None = None,
-    *,
-    step: int,
-) -> None:
+def save(saved, model=SMALL, params=None, *, step):
     """Save a checkpoint into a run, of initial values unless there are parameters."""
     checkpoint.save(
         saved,
@@ -48,7 +30,7 @@ def save(
     )
 
 
-def letters() -> dict[str, Any]:
+def letters():
     """Parameters of `SMALL` that know five letters and newlines alone, one of each pair likely."""
     params = init_params(SMALL, seed=0)
     head = np.zeros_like(params["lm_head.weight"])

@@ -1,18 +1,14 @@
 """A disk that fills up: a real one where the system lets us mount it."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import os
-from collections.abc import Iterator
-from pathlib import Path
 
 _MNT_DETACH = 2
 
 
 @contextlib.contextmanager
-def small_disk(directory: Path, n_bytes: int) -> Iterator[bool]:
+def small_disk(directory, n_bytes):
     """Mount a tiny tmpfs on a directory meanwhile; False where this process may not."""
     mounted = _mount(directory, n_bytes)
     try:
@@ -22,7 +18,7 @@ def small_disk(directory: Path, n_bytes: int) -> Iterator[bool]:
             ctypes.CDLL(None).umount2(os.fsencode(directory), _MNT_DETACH)
 
 
-def _mount(directory: Path, n_bytes: int) -> bool:
+def _mount(directory, n_bytes):
     try:
         libc = ctypes.CDLL(None, use_errno=True)
         options = f"size={n_bytes}".encode()

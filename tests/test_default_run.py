@@ -1,7 +1,5 @@
 """Which tests `python -m pytest` runs, in how many processes: in a project with our settings."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess
@@ -29,7 +27,7 @@ def test_examples():
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(tmp_path_factory):
     folder = tmp_path_factory.mktemp("project")
     (folder / "checks").mkdir()  # `tests` is where our helpers are
     shutil.copy(ROOT / "pyproject.toml", folder)
@@ -37,7 +35,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def ran(project: Path, *words: str, n_examples: int = 10) -> tuple[set[str], bool]:
+def ran(project, *words, n_examples=10):
     """Names of the tests that passed, and whether several processes ran them."""
     (project / "checks" / "test_it.py").write_text(TESTS.format(n_examples=n_examples))
     inherited = {k: v for k, v in os.environ.items() if k not in ("CI", "PYTEST_ADDOPTS")}
@@ -57,7 +55,7 @@ WHOLE = {*QUICK, "test_slow"}
 
 
 @pytest.mark.slow
-def test_without_a_choice_quick_tests_run_in_two_processes(project: Path) -> None:
+def test_without_a_choice_quick_tests_run_in_two_processes(project):
     assert ran(project) == (QUICK, True)
 
 
@@ -65,18 +63,18 @@ def test_without_a_choice_quick_tests_run_in_two_processes(project: Path) -> Non
 @pytest.mark.parametrize(
     "words", [["-n", "0"], ["-p", "no:xdist"], ["--pdb"]], ids=lambda words: " ".join(words)
 )
-def test_a_choice_of_processes_counts(project: Path, words: list[str]) -> None:
+def test_a_choice_of_processes_counts(project, words):
     assert ran(project, *words) == (QUICK, False)
 
 
 @pytest.mark.slow
-def test_a_chosen_test_runs_even_if_it_is_slow(project: Path) -> None:
+def test_a_chosen_test_runs_even_if_it_is_slow(project):
     assert ran(project, "checks/test_it.py") == (WHOLE, False)
     assert ran(project, "-k", "slow") == ({"test_slow"}, False)
 
 
 @pytest.mark.slow
-def test_whole_runs_every_test_with_all_its_examples(project: Path) -> None:
+def test_whole_runs_every_test_with_all_its_examples(project):
     assert ran(project, "--whole", n_examples=300) == (WHOLE, False)
     assert ran(project, "--whole", "-n", "2", n_examples=300) == (WHOLE, True)
     assert ran(project, "--hypothesis-profile=random", n_examples=300) == (QUICK, True)

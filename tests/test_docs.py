@@ -1,7 +1,5 @@
 """The documents name only what exists, and the generated page is what its generator writes."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import re
@@ -25,7 +23,7 @@ OURS = ("mlxhog", "models", "metal", "tests", "tools", "benchmarks", "examples",
 BETWEEN = r'(?=(?:[^"]*"[^"]*")*[^"]*$)'  # quotes
 
 
-def commands(text: str) -> list[list[str]]:
+def commands(text):
     """Every command line in backquotes or in a block of shell lines, split into words."""
     blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines()]
@@ -34,11 +32,11 @@ def commands(text: str) -> list[list[str]]:
     return [shlex.split(part, comments=True) for part in parts if _is_command(part)]
 
 
-def _is_command(text: str) -> bool:
+def _is_command(text):
     return text.strip().startswith(("python ", "mlxhog ", ".ci/"))
 
 
-def missing(command: list[str]) -> list[str]:
+def missing(command):
     """The modules, files and subcommands that a command names and that do not exist."""
     wrong = []
     if command[:2] == ["python", "-m"]:
@@ -122,7 +120,7 @@ def test_every_link_leads_somewhere(page):
     assert not wrong, "\n".join(wrong)
 
 
-def anchors(file: Path) -> set[str]:
+def anchors(file):
     """The anchors that GitHub gives to the headings of a page."""
     headings = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in headings}
@@ -137,26 +135,26 @@ NUMBERS = ROOT / "docs" / "numbers.md"
 pages_of_docs = sorted((ROOT / "docs").glob("*.md"))
 
 
-def tables_of_numbers(text: str) -> list[tuple[str, str]]:
+def tables_of_numbers(text):
     """Heading and text of every section with a table of numbers, more than half of its cells."""
     sections = [part for part in re.split(r"^(?=#+ )", text, flags=re.M) if part.strip()]
     chosen = [part for part in sections if any(map(_of_numbers, tables(part)))]
     return [(part.splitlines()[0], part) for part in chosen]
 
 
-def tables(text: str) -> list[list[str]]:
+def tables(text):
     """The cells of each table, without its head and its first column."""
     found = re.findall(r"((?:^\|.*\n?)+)", text, re.M)
     rows = [[row.strip("|").split("|")[1:] for row in table.splitlines()[2:]] for table in found]
     return [[cell.strip() for row in table for cell in row if cell.strip()] for table in rows]
 
 
-def _of_numbers(cells: list[str]) -> bool:
+def _of_numbers(cells):
     numbers = sum(bool(re.match(rf"\**[-+<]?\.?{NUMERAL}", cell)) for cell in cells)
     return 2 * numbers > len(cells)
 
 
-def without_a_source(text: str) -> list[str]:
+def without_a_source(text):
     """What the sections with tables of numbers lack of command, machine and date."""
     wanted = {
         "command": r"`(?:python|mlxhog) |Command: none",
@@ -171,14 +169,14 @@ def without_a_source(text: str) -> list[str]:
     ]
 
 
-def measured_in(text: str) -> list[str]:
+def measured_in(text):
     """Numbers with a unit in the prose of a page: not in tables, code and addresses."""
     for left_out in (r"^(```).*?^```", r"^(?:\|| {4}).*?$", r"`[^`]*`", r"\]\([^)]*\)"):
         text = re.sub(left_out, " ", text, flags=re.M | re.S)
     return [match.group() for match in re.finditer(rf"(?<![\w.]){NUMERAL}(?:{UNITS})", text)]
 
 
-def unknown(text: str, known: str) -> list[str]:
+def unknown(text, known):
     """The measured numbers of a page that another one lacks."""
     numerals = set(re.findall(NUMERAL, known))
     return [

@@ -1,14 +1,12 @@
 """Texts of errors: what a terminal shows of them, and packages that cannot be imported."""
 
-from __future__ import annotations
-
 import pytest
 
 from mlxhog.errors import CheckpointError, not_imported
 from tests.pairs import each_of
 
 
-def test_an_error_has_no_control_character_but_line_ends() -> None:
+def test_an_error_has_no_control_character_but_line_ends():
     error = CheckpointError("two\nlines of \x1b[2J\x07\x9b and \u202e ä")
     assert str(error) == "two\nlines of \\x1b[2J\\x07\\x9b and \\u202e ä"
 
@@ -22,31 +20,29 @@ def test_an_error_has_no_control_character_but_line_ends() -> None:
         ModuleNotFoundError("cannot allocate memory", name="typing_extensions"),
     ],
 )
-def test_a_package_that_is_installed_and_cannot_be_loaded_is_named_as_that(
-    error: Exception,
-) -> None:
+def test_a_package_that_is_installed_and_cannot_be_loaded_is_named_as_that(error):
     message = str(not_imported("torch", error, "install torch"))
     assert "torch is installed and cannot be loaded: " in message
     assert "cannot allocate memory" in message
     assert "install torch" not in message
 
 
-def test_a_package_that_is_not_installed_is_named_with_the_way_to_install_it() -> None:
+def test_a_package_that_is_not_installed_is_named_with_the_way_to_install_it():
     error = ModuleNotFoundError("No module named 'torch'", name="torch")
     assert str(not_imported("torch", error, "install torch")) == "install torch"
 
 
-def test_little_memory_is_not_called_a_missing_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_little_memory_is_not_called_a_missing_torch(monkeypatch):
     import builtins
     import importlib
     import sys
 
     plain = builtins.__import__
 
-    def without_memory(name: str, *arguments: object) -> object:
+    def without_memory(name, *arguments):
         if name == "torch":
             raise OSError("libtorch_cpu.so: failed to map segment from shared object")
-        return plain(name, *arguments)  # type: ignore[arg-type]
+        return plain(name, *arguments)
 
     name = "mlxhog.checkpoint.formats.state_dict_torch"
     monkeypatch.delitem(sys.modules, name, raising=False)

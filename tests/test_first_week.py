@@ -1,7 +1,5 @@
 """The twelve tasks of docs/first-week.md, as they stand there, with shorter budgets."""
 
-from __future__ import annotations
-
 import io
 import json
 import re
@@ -31,20 +29,20 @@ OURS = {"mlxhog": "-m mlxhog", "python": ""}
 """What this Python is given to be a program of the page."""
 
 
-def tasks() -> list[list[str]]:
+def tasks():
     """The commands of each task."""
     blocks = re.findall(r"```sh\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
     return [block.splitlines() for block in blocks]
 
 
-def shortened(command: str) -> str:
+def shortened(command):
     """The same with less work."""
     for pattern, words in SHORTER:
         command = re.sub(pattern, words, command)
     return command
 
 
-def run_command(command: str) -> tuple[int, str, str]:
+def run_command(command):
     """Run a command here, or in a shell where it is more than one of ours with its options.
 
     Returns:
@@ -68,9 +66,7 @@ def run_command(command: str) -> tuple[int, str, str]:
 
 
 @pytest.mark.slow
-def test_every_task_of_a_first_week_is_at_most_two_commands_and_they_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_task_of_a_first_week_is_at_most_two_commands_and_they_work(tmp_path, monkeypatch):
     assert len(tasks()) == 12
     assert all(1 <= len(commands) <= 2 for commands in tasks())
     notes = tmp_path / "notes"

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -62,7 +61,7 @@ def test_models_and_metal_are_imported_by_their_installed_names():
     assert not wrong, "\n".join(wrong)
 
 
-def loaded_after(code: str, folder: Path = ROOT) -> set[str]:
+def loaded_after(code, folder=ROOT):
     """The modules of a fresh process, started where `import models` would work by accident."""
     process = subprocess.run(
         [sys.executable, "-c", f"{code}\nimport sys\nprint(*sys.modules)"],

@@ -80,7 +80,7 @@ def test_the_licence_is_installed():
     assert any(path.endswith("LICENSE") for path in files)
 
 
-def checkout(folder: Path) -> Path:
+def checkout(folder):
     """A checkout: the real front door, and sources that must not be imported behind it."""
     package = folder / "mlxhog"
     package.mkdir(parents=True)
@@ -91,7 +91,7 @@ def checkout(folder: Path) -> Path:
     return folder
 
 
-def installed(folder: Path) -> Path:
+def installed(folder):
     """What `pip install .` puts into a folder of packages."""
     package = folder / "mlxhog"
     shutil.copytree(ROOT / "mlxhog", package)  # with what Python has compiled of it
@@ -101,7 +101,7 @@ def installed(folder: Path) -> Path:
     return folder
 
 
-def python(*arguments: str, cwd: Path, packages: Path | None = None):
+def python(*arguments, cwd, packages=None):
     """Run Python where mlxhog is installed in `packages`, and nowhere else."""
     others = [path for path in sys.path if "packages" in Path(path).name]  # site-, dist-
     path = os.pathsep.join([str(packages), *others] if packages else [])

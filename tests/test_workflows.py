@@ -3,8 +3,6 @@
 `xcrun` stands in for Apple's compiler: it notes how it was called and reads the file.
 """
 
-from __future__ import annotations
-
 import os
 import shlex
 import shutil
@@ -13,7 +11,6 @@ import sys
 import tomllib
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -44,7 +41,7 @@ for word in "$@"; do case "$word" in *.metal) cat "$word" > /dev/null || exit 1;
 """
 
 
-def steps() -> list[Any]:
+def steps():
     """Every step that runs a command, with the last values of its matrix if it uses them."""
     results = {}
     for file in FILES:
@@ -62,7 +59,7 @@ def steps() -> list[Any]:
 
 
 @pytest.mark.slow
-def test_the_files_are_what_github_takes() -> None:
+def test_the_files_are_what_github_takes():
     assert len(FILES) == 3
     command = [sys.executable, "-m", "check_jsonschema"]
     options = ["--builtin-schema", "vendor.github-workflows"]
@@ -72,7 +69,7 @@ def test_the_files_are_what_github_takes() -> None:
     assert process.returncode == 0, process.stdout + process.stderr
 
 
-def test_what_a_step_calls_that_is_not_run_here_exists() -> None:
+def test_what_a_step_calls_that_is_not_run_here_exists():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]
     markers = {line.split(":")[0] for line in settings["ini_options"]["markers"]}
     calls = [
@@ -97,9 +94,7 @@ def test_what_a_step_calls_that_is_not_run_here_exists() -> None:
 @pytest.mark.parametrize(
     ("name", "step", "values"), [s for s in steps() if s.values[0] not in ELSEWHERE]
 )
-def test_the_steps_of_the_workflows_run(
-    tmp_path: Path, name: str, step: dict[str, Any], values: dict[str, str]
-) -> None:
+def test_the_steps_of_the_workflows_run(tmp_path, name, step, values):
     """As GitHub runs them: bash, ended by the first command that fails, where the files are."""
     script = step["run"]
     for key, value in values.items():

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 
 @dataclass(frozen=True)
@@ -214,9 +213,7 @@ HOGWILD_DENSE_OBJECTIVE = Tolerance(
 )
 
 
-def assert_close(
-    actual: ArrayLike, expected: ArrayLike, tolerance: Tolerance, *, label: str = ""
-) -> None:
+def assert_close(actual, expected, tolerance, *, label=""):
     """Fail, naming the worst entry, unless `actual` is finite and within the tolerance."""
     a, w = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
     assert a.shape == w.shape, f"{label}: shape {a.shape}, wanted {w.shape}"

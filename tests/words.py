@@ -1,11 +1,7 @@
 """Command lines of tests that differ in a flag: a flag may stand once only."""
 
-from __future__ import annotations
 
-from collections.abc import Sequence
-
-
-def changed(words: Sequence[str], *more: str) -> list[str]:
+def changed(words, *more):
     """Return the words of a command line, with the flags in `more` in place of its own.
 
     >>> changed(["train", "--steps", "5", "--quiet"], "--steps=6")

@@ -16,7 +16,7 @@ import tarfile
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 
-from mlxhog.data.corpora import Address, check_addresses
+from mlxhog.data.sotu import Address, check_addresses
 from mlxhog.errors import DataError
 
 

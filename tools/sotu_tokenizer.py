@@ -12,10 +12,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from mlxhog.base.durable import replace_file
 from mlxhog.data.bpe import train_bpe
-from mlxhog.data.corpora import read_sotu
 from mlxhog.data.heldout import RULES, split
-from mlxhog.files.durable import replace_file
+from mlxhog.data.sotu import read_sotu
 
 IDS = 4096
 

@@ -21,7 +21,7 @@ PACKAGES = {"mlxhog": "mlxhog", "mlxhog.models": "models", "mlxhog.metal": "meta
 """Name of an installed package -> its folder in the repository."""
 
 ORDER = (
-    "errors", "_native", "files", "config", "machine", "arena", "data", "metal", "models",
+    "errors", "_native", "base", "config", "arena", "data", "metal", "models",
     "optim", "backends", "checkpoint", "nn", "strategies", "report", "decoding", "live", "cluster",
     "training", "classic", "theory", "mad", "doctor", "parity", "cli", "__main__",
 )  # fmt: skip

@@ -54,8 +54,8 @@ from harness.machine import (
     wait_until_quiet,
 )
 
-from mlxhog.files import plain_json
-from mlxhog.files.durable import replace_file
+from mlxhog.base import plain_json
+from mlxhog.base.durable import replace_file
 
 MET, MISSED, NOT_MEASURABLE, UNTOLD = "met", "missed", "not_measurable", "cannot_be_told"
 NO_LIMIT = "no_limit"

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from harness.estimates import Ratio
 from harness.machine import BUSY_SHARE, cores, resident, smallest
 
-from mlxhog.machine.processes import follow_parent, thread_limits
+from mlxhog.base.processes import follow_parent, thread_limits
 
 A = TypeVar("A")
 R = TypeVar("R")

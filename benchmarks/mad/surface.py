@@ -28,9 +28,9 @@ from typing import Any
 import numpy as np
 from harness.machine import commit, machine
 
+from mlxhog.base import plain_json
+from mlxhog.base.durable import replace_file
 from mlxhog.errors import StudyError
-from mlxhog.files import plain_json
-from mlxhog.files.durable import replace_file
 from mlxhog.mad.run import Point, RunConfig
 from mlxhog.mad.study.session import Planning
 from mlxhog.mad.study.store import StudyRecord

@@ -13,10 +13,10 @@ from pathlib import Path
 from harness.claims import flags, write_rows
 from harness.machine import commit, cores, smallest, versions
 
+from mlxhog.base import machine
+from mlxhog.base.durable import replace_file
+from mlxhog.base.quantities import format_clock
 from mlxhog.cli.mad.session import observer
-from mlxhog.files.durable import replace_file
-from mlxhog.files.quantities import format_clock
-from mlxhog.machine import machine
 from mlxhog.mad.report.board import accuracy
 from mlxhog.mad.report.leaderboard import lost, remarks, status, to_json
 from mlxhog.mad.report.ranking import read_ranking

@@ -1,8 +1,8 @@
 """Replays of damaged records: each ends soon, with an exit code of ours and without a traceback.
 
 One small run of two workers is recorded, and one file of its record changed, again and again, by
-the mutations that the tests have; lengths and checksums of logs fit afterwards. What is still
-consistent starts processes that wait for turns which never come: those end, too.
+the mutations that the tests have. What is still consistent starts processes that wait for turns
+which never come: those end, too.
 """
 
 import shutil

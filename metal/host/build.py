@@ -1,7 +1,7 @@
 """Compiles C++ to libraries and caches them, in files whose names are digests of their source.
 
 Processes and threads that build one library at once all succeed: a file appears whole, by renaming.
-Only files that no other user can have written are loaded (`mlxhog.files.cache`).
+Only files that no other user can have written are loaded (`mlxhog.base.cache`).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+from mlxhog.base.cache import is_kept, private_directory, user_cache_directory
+from mlxhog.base.durable import replace_file
 from mlxhog.errors import EnvironmentLacks, MetalError
-from mlxhog.files.cache import is_kept, private_directory, user_cache_directory
-from mlxhog.files.durable import replace_file
 
 HOST = Path(__file__).parent
 _FLAGS = (

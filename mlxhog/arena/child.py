@@ -19,7 +19,7 @@ from mlxhog.arena import Arena, ArenaHandle
 from mlxhog.arena.process import WatchedTime
 from mlxhog.arena.worker_pool import WorkerProcess, last_lines
 from mlxhog.arena.workers import State
-from mlxhog.machine import darwin, float32
+from mlxhog.base import darwin, float32
 
 P = ParamSpec("P")
 T = TypeVar("T")

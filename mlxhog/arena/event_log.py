@@ -1,84 +1,55 @@
 """The log of a recorded run: all that a replay needs beside the configuration.
 
     RUN/replay/config.yaml     its configuration, resolved
-    RUN/replay/header.json     its workers and versions, digests of layout, text and weights
-    RUN/replay/worker-N.log    events of the workers in slot N, in their order
-    RUN/replay/end.json        its result; missing if the supervisor was killed
-
-This module has the logs of workers, `mlxhog.training.recording` the two JSON files.
+    RUN/replay/header.json     `Header`: its workers and versions, digests of layout, text, weights
+    RUN/replay/worker-N.log    `Record`s of the workers in slot N, in their order
+    RUN/replay/end.json        `End`: its result; missing if the supervisor was killed
 
 A log of a worker is a sequence of records, appended and never changed:
 
     u32   bytes of the payload
-    u32   CRC-32 of kind and payload
-    u8    kind, see `Kind`
-    ...   payload: pieces, each with its length in front (u32)
-
-    kind    pieces
-    BEGIN   JSON: backend, threads and kernels of a worker that starts in this slot
-    STEP    `Numbers`, u8 whether it was applied, gaps of accesses, sums of the read weights,
-            SHA-256 or empty
-    TORN    `Numbers`, u8 flags, accesses, floats of the access it died in, its private state
-    DIED    none: it died between two steps
-
-Logs are copied and sent to others, so each record is checked before it is used: a record that the
-run cannot have written is an error in words; unpacking takes at most the memory that the run had.
+    u32   CRC-32 of the payload
+    ...   payload: u8 index in `KINDS`, then each field behind its length (u32), as `_FIELDS` says
 
 Accesses to shared parameters are numbered under each lock (`metal/native/updates/turns.h` calls the
-numbers turns). A TORN has the numbers of its accesses, a STEP their gaps: accesses by others since
-the worker's own last one under the same lock. They are nearly equal and compress well.
+numbers turns). Those of a step are nearly equal, so they are compressed; checksums are not.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import struct
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from enum import IntEnum
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.errors import RunError, message_of, shown
-from mlxhog.files import plain_json, reading
-from mlxhog.files.durable import append_all, disk_errors
+from mlxhog.base import plain_json, reading, typed
+from mlxhog.base.durable import append_all, disk_errors, replace_file
+from mlxhog.errors import RunError, message_of
 
 FOLDER: Final = "replay"
-FORMAT: Final = 1
+FORMAT: Final = 2
 CHECK_EVERY: Final = 64
 """A worker logs a SHA-256 of the weights that it reads once in this number of steps."""
 
-MOST_COUNT: Final = 1 << 40
-"""Limit for steps, epochs and updates: more than any run has, and small enough for 64-bit sums."""
-
 UInt32 = NDArray[np.uint32]
-_HEAD = struct.Struct("<IIB")
+Accesses = UInt32
+_HEAD = struct.Struct("<II")
 _LENGTH = struct.Struct("<I")
-_NUMBERS = struct.Struct("<QIQQIdQQdd")
+_NUMBERS = struct.Struct("<IQQIdQQdd")
 NUMBERS_BYTES: Final = _NUMBERS.size
-WRITING, UNFINISHED = 1, 2  # flags of a torn step
-
-
-class Kind(IntEnum):
-    """The kind of a record; the module's table has the pieces of each."""
-
-    BEGIN = 1
-    STEP = 2
-    TORN = 3
-    DIED = 4
+_WAY_OUT = "copy the run's folder again, or record another run"
 
 
 class Numbers(NamedTuple):
     """The numbers on which a step depends, beside its accesses.
 
     Attributes:
-        number: number of the step in its process, from 0.
         epoch: epoch of its batch.
         ticket: ticket of its batch.
         version_read: updates before its read, where its accesses begin.
@@ -90,7 +61,6 @@ class Numbers(NamedTuple):
         norm: norm of the gradient before clipping; NaN if no gradient was written.
     """
 
-    number: int
     epoch: int
     ticket: int
     version_read: int
@@ -106,7 +76,7 @@ class Numbers(NamedTuple):
         return _NUMBERS.pack(*self)
 
     @classmethod
-    def unpack(cls, content: bytes | memoryview) -> Numbers:
+    def unpack(cls, content: bytes) -> Numbers:
         """The numbers that `pack` wrote."""
         return cls(*_NUMBERS.unpack(content))
 
@@ -127,14 +97,14 @@ class Step:
     Attributes:
         numbers: the numbers of the step.
         applied: whether its gradient was written; a gradient that is not finite or late is not.
-        accesses: gap of each access, (n,) uint32.
+        accesses: number of each access, (n,) uint32.
         sums: checksum of each stripe of the weights that it read, (stripes,) uint32.
         sha256: SHA-256 of those weights, every `CHECK_EVERY` steps; else empty.
     """
 
     numbers: Numbers
     applied: bool
-    accesses: UInt32
+    accesses: Accesses
     sums: UInt32
     sha256: bytes = b""
 
@@ -155,7 +125,7 @@ class Torn:
     numbers: Numbers
     writing: bool
     unfinished: bool
-    accesses: UInt32
+    accesses: Accesses
     floats: bytes = b""
     private: bytes = b""
 
@@ -166,246 +136,84 @@ class Died:
 
 
 Record = Begin | Step | Torn | Died
+KINDS: Final = (Begin, Step, Torn, Died)
+
+
+def _packed(array: UInt32) -> bytes:
+    """Compressed by planes: first the lowest byte of each number, last the highest."""
+    return zlib.compress(array.astype("<u4").view(np.uint8).reshape(-1, 4).T.tobytes(), 1)
+
+
+def _unpacked(content: bytes) -> UInt32:
+    planes = np.frombuffer(zlib.decompress(content), np.uint8).reshape(4, -1)
+    return _uint32(planes.T.tobytes())
+
+
+def _uint32(content: bytes) -> UInt32:
+    return np.frombuffer(content, "<u4").astype(np.uint32)
+
+
+_FIELDS: Final[dict[str, tuple[Callable[[Any], bytes], Callable[[bytes], Any]]]] = {
+    "str": (str.encode, bytes.decode),
+    "int": (_LENGTH.pack, lambda content: _LENGTH.unpack(content)[0]),
+    "bool": (lambda value: bytes([value]), lambda content: content != b"\0"),
+    "bytes": (lambda value: zlib.compress(value, 1), zlib.decompress),
+    "UInt32": (lambda array: array.astype("<u4").tobytes(), _uint32),
+    "Accesses": (_packed, _unpacked),
+    "Numbers": (Numbers.pack, Numbers.unpack),
+}
+"""How a field of each type becomes bytes, and the way back."""
 
 
 def encode(record: Record) -> bytes:
     """The bytes of a record in a log."""
-    if isinstance(record, Begin):
-        return _framed(Kind.BEGIN, plain_json.dumps(vars(record)))
-    if isinstance(record, Died):
-        return _framed(Kind.DIED)
-    numbers = record.numbers.pack()
-    if isinstance(record, Torn):
-        flags = WRITING * record.writing | UNFINISHED * record.unfinished
-        arrays = (record.accesses.astype("<u4").tobytes(), record.floats, record.private)
-        return _framed(Kind.TORN, numbers, bytes([flags]), *(zlib.compress(a, 1) for a in arrays))
-    most = int(record.accesses.max(initial=0))
-    width = 1 if most < 1 << 8 else 2 if most < 1 << 16 else 4
-    gaps = bytes([width]) + zlib.compress(record.accesses.astype(f"<u{width}").tobytes(), 1)
-    sums = record.sums.astype("<u4").tobytes()
-    return _framed(Kind.STEP, numbers, bytes([record.applied]), gaps, sums, record.sha256)
+    payload = bytes([KINDS.index(type(record))])
+    for field in fields(record):
+        content = _FIELDS[str(field.type)][0](getattr(record, field.name))
+        payload += _LENGTH.pack(len(content)) + content
+    return _HEAD.pack(len(payload), zlib.crc32(payload)) + payload
 
 
-def _framed(kind: Kind, *pieces: bytes) -> bytes:
-    payload = b"".join(part for piece in pieces for part in (_LENGTH.pack(len(piece)), piece))
-    return _HEAD.pack(len(payload), zlib.crc32(payload, kind), kind) + payload
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Upper limits of the values in one run's records; see `mlxhog.strategies.access_order`.
-
-    Attributes:
-        slots: workers at once.
-        tickets: batches of an epoch.
-        stripes: stripes of the weights that a step reads.
-        accesses: of a step.
-        shared_bytes: bytes of all shared arrays.
-        private_bytes: bytes of one worker's private state.
-    """
-
-    slots: int
-    tickets: int
-    stripes: int
-    accesses: int
-    shared_bytes: int
-    private_bytes: int
-
-
-@dataclass(frozen=True)
-class Frame:
-    """A record of a log with a correct checksum, not yet unpacked.
-
-    Attributes:
-        path: path of the log.
-        at: offset of its first byte.
-        kind: one of `Kind`.
-        pieces: pieces of its payload, packed.
-    """
-
-    path: Path
-    at: int
-    kind: Kind
-    pieces: tuple[bytes, ...]
-
-    @property
-    def numbers(self) -> Numbers:
-        """The numbers of a STEP or TORN."""
-        with self._checked():
-            return Numbers.unpack(self.pieces[0])
-
-    @property
-    def is_hashed(self) -> bool:
-        """Whether it is a STEP with a SHA-256."""
-        return self.kind == Kind.STEP and len(self.pieces) == 5 and len(self.pieces[4]) > 0
-
-    def record(self, limits: Limits | None = None) -> Record:
-        """Unpack it.
-
-        Args:
-            limits: limits of its run; None trusts the log, which this process has written.
-
-        Raises:
-            RunError: the run cannot have written it.
-        """
-        with self._checked():
-            if self.kind == Kind.BEGIN:
-                return _begin(*self.pieces)
-            if self.kind == Kind.DIED:
-                return Died(*self.pieces)
-            if self.kind == Kind.TORN:
-                return _torn(*self.pieces, limits=limits)
-            return _step(*self.pieces, limits=limits)
-
-    @contextmanager
-    def _checked(self) -> Iterator[None]:
-        try:
-            yield
-        except (ValueError, TypeError, LookupError, struct.error, zlib.error) as error:
-            raise RunError(
-                f"the log {self.path} is damaged: the record at byte {self.at} "
-                f"({self.kind.name}) cannot be one of this run ({message_of(error)}); copy the "
-                "run's folder again, or record another run"
-            ) from error
+def _decoded(payload: bytes) -> Record:
+    kind, values, at = KINDS[payload[0]], [], 1
+    for field in fields(kind):
+        (size,) = _LENGTH.unpack_from(payload, at)
+        at += _LENGTH.size + size
+        values.append(_FIELDS[str(field.type)][1](payload[at - size : at]))
+    return kind(*values)
 
 
 def read(path: Path) -> Iterator[Record]:
-    """The records of a worker's log that this process or its own workers have written.
+    """The records of one worker's log.
 
     Raises:
-        RunError: the log is missing, cut or damaged; the message says where.
-    """
-    return (frame.record() for frame in frames(path))
-
-
-def frames(path: Path) -> Iterator[Frame]:
-    """The records of one worker's log, packed.
-
-    Raises:
-        RunError: the log is missing, cut or damaged; the message says where.
+        RunError: the log is missing, cut, damaged or of another format; the message says where.
     """
     try:
         with reading.open_regular(path) as file:
-            content = file.read()
-    except OSError as error:
-        raise RunError(f"the log {path} cannot be read: {error.strerror}") from error
-    at = 0
-    while at < len(content):
-        head = content[at : at + _HEAD.size]
-        size, crc, kind = _HEAD.unpack(head) if len(head) == _HEAD.size else (1 << 32, 0, 0)
-        payload = content[at + _HEAD.size : at + _HEAD.size + size]
-        if len(payload) < size:
-            raise RunError(
-                f"the log {path} is cut at byte {at} of {len(content)}: its last record is not "
-                "whole; copy the run's folder again, or record another run"
-            )
-        if zlib.crc32(payload, kind) != crc:
-            raise RunError(
-                f"the log {path} is damaged: the record at byte {at} has another checksum than "
-                "it was written with; copy the run's folder again, or record another run"
-            )
-        yield _frame(path, at, kind, payload)
-        at += _HEAD.size + size
-
-
-def _frame(path: Path, at: int, kind: int, payload: bytes) -> Frame:
-    if kind not in list(Kind):
+            at = 0
+            while head := file.read(_HEAD.size):
+                size, crc = _HEAD.unpack(head.ljust(_HEAD.size, b"\xff"))
+                payload = file.read(min(size, os.fstat(file.fileno()).st_size))
+                if len(payload) < size:
+                    raise RunError(
+                        f"the log {path} is cut: its last record, at byte {at}, is not whole; "
+                        f"{_WAY_OUT}"
+                    )
+                if zlib.crc32(payload) != crc:
+                    raise RunError(
+                        f"the log {path} is damaged: the record at byte {at} has another checksum "
+                        f"than it was written with; {_WAY_OUT}"
+                    )
+                yield _decoded(payload)
+                at += _HEAD.size + size
+    except (ValueError, TypeError, LookupError, struct.error, zlib.error) as error:
         raise RunError(
-            f"the log {path} has a record of kind {kind} at byte {at}, which this mlxhog does not "
-            "know; replay it with the version that recorded it"
-        )
-    frame, pieces, here = Frame(path, at, Kind(kind), ()), [], 0
-    with frame._checked():
-        while here < len(payload):
-            (size,) = _LENGTH.unpack_from(payload, here)
-            here += _LENGTH.size + size
-            if here > len(payload):
-                raise ValueError("a piece is longer than the record")
-            pieces.append(payload[here - size : here])
-    return replace(frame, pieces=tuple(pieces))
-
-
-def _begin(content: bytes) -> Begin:
-    return Begin(**plain_json.loads(content))
-
-
-def _step(
-    numbers: bytes, flags: bytes, gaps: bytes, sums: bytes, sha256: bytes, *, limits: Limits | None
-) -> Step:
-    width = gaps[0]
-    if width not in (1, 2, 4):
-        raise ValueError(f"gaps of {width} bytes")
-    most = None if limits is None else limits.accesses * width
-    accesses = np.frombuffer(_unpacked(gaps[1:], most), f"<u{width}").astype(np.uint32)
-    step = Step(
-        Numbers.unpack(numbers),
-        bool(flags[0]),
-        accesses,
-        np.frombuffer(sums, "<u4").astype(np.uint32),
-        sha256,
-    )
-    if limits is not None:
-        _check_numbers(step.numbers, limits, applied=step.applied)
-        _check("stripes read", len(step.sums), limits.stripes, limits.stripes)
-        if len(sha256) not in (0, 32):
-            raise ValueError(f"a SHA-256 of {len(sha256)} bytes")
-    return step
-
-
-def _torn(
-    numbers: bytes,
-    flags: bytes,
-    accesses: bytes,
-    floats: bytes,
-    private: bytes,
-    *,
-    limits: Limits | None,
-) -> Torn:
-    room: tuple[int | None, ...] = (None,) * 3
-    if limits is not None:
-        room = (4 * limits.accesses, limits.shared_bytes, limits.private_bytes)
-    unpacked = [_unpacked(*one) for one in zip((accesses, floats, private), room, strict=True)]
-    known = np.frombuffer(unpacked[0], "<u4").astype(np.uint32)
-    writing, unfinished = bool(flags[0] & WRITING), bool(flags[0] & UNFINISHED)
-    torn = Torn(Numbers.unpack(numbers), writing, unfinished, known, *unpacked[1:])
-    if limits is not None:
-        _check_numbers(torn.numbers, limits, applied=writing)
-        if unfinished and not len(known):
-            raise ValueError("it died in an access, and has no access")
-        state = limits.private_bytes if writing else 0
-        _check("bytes of private state", len(torn.private), state, state)
-    return torn
-
-
-def _unpacked(packed: bytes, most: int | None) -> bytes:
-    """Decompress a piece; a piece of more than `most` bytes is refused before it is unpacked."""
-    if most is None:
-        return zlib.decompress(packed)
-    unpack = zlib.decompressobj()
-    content = unpack.decompress(packed, most + 1)
-    if len(content) > most:
-        raise ValueError(f"a piece unpacks to more than {most:,} bytes")
-    if not unpack.eof:
-        raise ValueError("a packed piece is cut")
-    return content
-
-
-def _check_numbers(numbers: Numbers, limits: Limits, *, applied: bool) -> None:
-    _check("batch", numbers.ticket, 0, limits.tickets - 1)
-    _check("workers", numbers.workers, 1, limits.slots)
-    for name in ("number", "epoch", "version_read"):
-        _check(name, getattr(numbers, name), 0, MOST_COUNT)
-    for name in ("opt_step", "shared_step"):
-        _check(name, getattr(numbers, name), int(applied), MOST_COUNT)
-    for name in ("horizon", "lr"):
-        if not math.isfinite(getattr(numbers, name)):
-            raise ValueError(f"{name} is not finite")
-
-
-def _check(name: str, value: object, low: int, high: int) -> None:
-    if type(value) is not int or not low <= value <= high:
-        expected = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-        raise ValueError(f"{name}: {shown(value)}, expected {expected}")
+            f"the log {path} has at byte {at} no record that this mlxhog knows "
+            f"({message_of(error)}); replay it with the version that recorded it, or {_WAY_OUT}"
+        ) from error
+    except OSError as error:
+        raise RunError(f"the log {path} cannot be read: {error.strerror}; {_WAY_OUT}") from error
 
 
 def worker_path(directory: Path, slot: int) -> Path:
@@ -417,48 +225,88 @@ def append(path: Path, record: Record) -> None:
     """Append a record to a log; no other process may write it at the same time.
 
     Raises:
-        EnvironmentLacks: the disk is full, or the system refuses.
+        EnvironmentLacks: the disk is full, or the system refuses; the log is unchanged.
     """
     with disk_errors(f"writing {path}"), path.open("ab", buffering=0) as file:
         append_all(file.fileno(), encode(record))
 
 
-class Log:
-    """A worker's own log, open while it appends to it.
+# -- the two JSON files ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Header:
+    """The set-up of a recorded run, in `header.json`.
 
     Attributes:
-        fd: descriptor of the file.
-        size: its size in bytes, where the next record begins.
+        workers: workers at the start.
+        slots: number in the worker table.
+        layout_sha256: digest of the layout.
+        tokens_sha256: digest of the training text.
+        versions: of Python, NumPy, mlxhog and the frameworks; the machine's name and processor.
+        initial_sha256: digests of weights and optimizer state at the beginning.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Open a log, which already has its BEGIN record.
-
-        Raises:
-            EnvironmentLacks: the system refuses.
-        """
-        self.path = path
-        with disk_errors(f"writing {path}"):
-            self.fd = os.open(path, os.O_WRONLY | os.O_APPEND)
-            self.size = os.fstat(self.fd).st_size
-
-    def append(self, record: Record) -> None:
-        """Append a record.
-
-        Raises:
-            EnvironmentLacks: the disk is full, or the system refuses; the log is unchanged.
-        """
-        content = encode(record)
-        with disk_errors(f"writing {self.path}"):
-            append_all(self.fd, content)
-        self.size += len(content)
+    FILE: ClassVar = "header.json"
+    ABSENT: ClassVar = (
+        "the run {} was not recorded; record one with: mlxhog train --determinism record"
+    )
+    workers: tuple[Begin, ...]
+    slots: int
+    layout_sha256: str
+    tokens_sha256: str
+    versions: Mapping[str, str]
+    initial_sha256: Mapping[str, str]
 
 
-def cut(path: Path, size: int) -> None:
-    """Cut a log to `size` bytes, to remove an incomplete record.
+@dataclass(frozen=True)
+class End:
+    """The final state of a recorded run, in `end.json`.
+
+    Attributes:
+        sha256: digests of weights and optimizer state.
+        sums: of every stripe of the weights.
+    """
+
+    FILE: ClassVar = "end.json"
+    ABSENT: ClassVar = (
+        "the log of {} has no end: the run still trains, or was killed with its supervisor; only a "
+        "run that has ended can be replayed"
+    )
+    sha256: Mapping[str, str]
+    sums: tuple[int, ...]
+
+
+Part = TypeVar("Part", Header, End)
+
+
+def store(directory: Path, part: Header | End) -> None:
+    """Write one of the two files into a run's folder.
 
     Raises:
-        EnvironmentLacks: the system refuses.
+        EnvironmentLacks: the disk is full, or the system refuses.
     """
+    path = directory / FOLDER / part.FILE
     with disk_errors(f"writing {path}"):
-        os.truncate(path, size)
+        replace_file(path, plain_json.dumps({"format": FORMAT, **asdict(part)}, indent=1) + b"\n")
+
+
+def load(cls: type[Part], directory: Path) -> Part:
+    """Read one of the two files.
+
+    Raises:
+        RunError: the run was not recorded, has not ended, or the file is damaged.
+    """
+    path = directory / FOLDER / cls.FILE
+    try:
+        values = plain_json.read(path)
+        if not isinstance(values, dict) or values.get("format") != FORMAT:
+            raise ValueError(f"expected a log of format {FORMAT}")
+        return typed.read(cls, values)
+    except FileNotFoundError:
+        raise RunError(cls.ABSENT.format(directory)) from None
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{path} cannot be read ({message_of(error)}); replay it with the version that "
+            "recorded it, or copy the run's folder again"
+        ) from error

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from mlxhog import _native
-from mlxhog.machine import darwin
+from mlxhog.base import darwin
 
 monotonic_ns = time.monotonic_ns  # since boot, equal in every process of one machine
 

@@ -35,8 +35,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
+from mlxhog.base import plain_json
 from mlxhog.errors import ArenaError, MlxhogError, RunError
-from mlxhog.files import plain_json
 
 ATTACH = "attach"
 MOST_BYTES = 1 << 16  # in the line of a client

@@ -22,8 +22,8 @@ from pathlib import Path
 
 from mlxhog.arena.layout import PAGE
 from mlxhog.arena.process import available_bytes
+from mlxhog.base.durable import require_space
 from mlxhog.errors import ArenaError, EnvironmentLacks
-from mlxhog.files.durable import require_space
 
 _NO_ROOM = (errno.ENOSPC, errno.ENOMEM, errno.EFBIG, errno.EDQUOT)
 _FORBIDDEN = (

@@ -21,8 +21,8 @@ from multiprocessing.process import BaseProcess
 from typing import IO, Any
 
 from mlxhog.arena.arena import Arena
-from mlxhog.machine import interrupts
-from mlxhog.machine.processes import FAULT_EXIT_CODE, SpawnedCall, end_spawning, spawning
+from mlxhog.base import interrupts
+from mlxhog.base.processes import FAULT_EXIT_CODE, SpawnedCall, end_spawning, spawning
 
 _TAIL_BYTES = 4096  # last bytes of a process's output, which may explain its death
 _NOTED_WITHIN_S = 10.0  # an exit code that another thread collected is there long before

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from mlxhog.backends.backend import NAMES, WEIGHTS, Backend
 from mlxhog.backends.gpu_share import GPUShare, limit_mps, relax_watchdog
+from mlxhog.base import darwin, machine
+from mlxhog.base.workers import GPU_BACKENDS, one_backend, resolve_workers
 from mlxhog.errors import ConfigError
-from mlxhog.machine import darwin, machine
-from mlxhog.machine.workers import GPU_BACKENDS, one_backend, resolve_workers
 from mlxhog.models.ops.kernels import resolve
 
 __all__ = ["create", "create_alone"]

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.arena import Slot
+from mlxhog.base.mapped import BFLOAT16
 from mlxhog.data.batch import IGNORED, Batch
 from mlxhog.errors import DataError
-from mlxhog.files.mapped import BFLOAT16
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.ngrams import NgramTables
 from mlxhog.models.sampled_head import SampledHead

@@ -33,9 +33,9 @@ from mlxhog.backends.backend import (
 )
 from mlxhog.backends.gpu_share import GPUShare, MLXCache, limit_mlx
 from mlxhog.backends.inference import Inference
+from mlxhog.base import mapped
 from mlxhog.data.batch import Batch
 from mlxhog.errors import UNLOADABLE, ConfigError, EnvironmentLacks, not_imported
-from mlxhog.files import mapped
 from mlxhog.metal.engine import adoptable
 from mlxhog.models import families, lm
 from mlxhog.models.families import ModelConfig

@@ -32,9 +32,9 @@ from mlxhog.backends.backend import (
 )
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.backends.inference import Inference
+from mlxhog.base import mapped
 from mlxhog.data.batch import Batch
 from mlxhog.errors import UNLOADABLE, ConfigError, EnvironmentLacks, LostGPU, not_imported
-from mlxhog.files import mapped
 from mlxhog.models import families, lm, ngrams
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops.kernels import resolve

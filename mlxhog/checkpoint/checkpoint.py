@@ -28,6 +28,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.base import mapped, plain_json, reading, tensors
+from mlxhog.base.durable import (
+    disk_errors,
+    new_directory,
+    remove,
+    replace_file,
+    replace_link,
+    require_space,
+    write_synced,
+)
+from mlxhog.base.paths import expanded
 from mlxhog.checkpoint import formats, manifest
 from mlxhog.checkpoint import run as runs
 from mlxhog.checkpoint.formats import contents, weights
@@ -37,17 +48,6 @@ from mlxhog.config import plugins
 from mlxhog.data import tokenizers
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import CheckpointError, ConfigError, RunError
-from mlxhog.files import mapped, plain_json, reading, tensors
-from mlxhog.files.durable import (
-    disk_errors,
-    new_directory,
-    remove,
-    replace_file,
-    replace_link,
-    require_space,
-    write_synced,
-)
-from mlxhog.files.paths import expanded
 from mlxhog.models import families, ngrams
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.xlstm_large.config import NO_EFFECT

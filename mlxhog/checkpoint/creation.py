@@ -16,9 +16,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlxhog.base.durable import disk_errors, replace_file
 from mlxhog.checkpoint.run import STARTING, Run, clear
 from mlxhog.errors import EnvironmentLacks, RunError
-from mlxhog.files.durable import disk_errors, replace_file
 
 if TYPE_CHECKING:
     from mlxhog.config.config import TrainConfig

@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from mlxhog.base import plain_json, reading
+from mlxhog.base.durable import write_synced
 from mlxhog.errors import CheckpointError, shown
-from mlxhog.files import plain_json, reading
-from mlxhog.files.durable import write_synced
 
 FORMAT = 1
 NAME = "state.json"

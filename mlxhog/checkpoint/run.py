@@ -30,12 +30,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from mlxhog.base import durable, plain_json, reading
+from mlxhog.base.durable import append_lines, disk_errors, replace_file
+from mlxhog.base.paths import expanded
 from mlxhog.checkpoint import manifest
 from mlxhog.config.sources import Layer, read_stored, read_yaml
 from mlxhog.errors import DataError, EnvironmentLacks, RunError, did_you_mean
-from mlxhog.files import durable, plain_json, reading
-from mlxhog.files.durable import append_lines, disk_errors, replace_file
-from mlxhog.files.paths import expanded
 
 _STATUS = "run.json"
 _REMOVED = ".removed-"

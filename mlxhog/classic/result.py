@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mlxhog.base.quantities import format_count
 from mlxhog.classic.problem import Float32
-from mlxhog.files.quantities import format_count
 from mlxhog.report.table import AnswerNote, FailureNote, Section
 
 

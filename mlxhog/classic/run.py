@@ -28,6 +28,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mlxhog.arena import Arena
+from mlxhog.base import machine
 from mlxhog.classic.config import ClassicConfig, check
 from mlxhog.classic.cyclades import ConflictFree
 from mlxhog.classic.problem import Int32, Int64, Problem, check_finite
@@ -43,7 +44,6 @@ from mlxhog.classic.worker import (
 )
 from mlxhog.config import schedules
 from mlxhog.errors import ConfigError
-from mlxhog.machine import machine
 from mlxhog.report.views import Observer
 
 Shapes = Mapping[str, tuple[int, ...]]

@@ -31,9 +31,9 @@ from mlxhog.arena import Arena, ArenaHandle, Layout, plan
 from mlxhog.arena.process import WatchedTime, monotonic_ns
 from mlxhog.arena.worker_pool import WorkerPool, WorkerProcess
 from mlxhog.arena.workers import State
+from mlxhog.base.processes import FAULTS, end_by, in_one_line
 from mlxhog.classic.problem import Float32, Kernel, ProblemMemory
 from mlxhog.errors import WorkerFailed
-from mlxhog.machine.processes import FAULTS, end_by, in_one_line
 
 ORDER, WORDS = "classic.order", "classic.words"
 _DATA = "data."

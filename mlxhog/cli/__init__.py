@@ -231,12 +231,12 @@ def _run(command: str, arguments: list[str]) -> int:
             )
             return 2
         if error.errno in (errno.EMFILE, errno.ENFILE):
-            from mlxhog.machine.processes import descriptors_text
+            from mlxhog.base.processes import descriptors_text
 
             print(f"no more files can be opened: {descriptors_text()}", file=sys.stderr)
             return LACKS
         if error.errno in (errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS):
-            from mlxhog.files.durable import explained
+            from mlxhog.base.durable import explained
 
             print(f"a file cannot be written: {explained(error)}", file=sys.stderr)
             return LACKS

@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlxhog.base.paths import expanded
 from mlxhog.cli.flags import Flags
 from mlxhog.cli.output import ended_by_signal, print_json, print_sections
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import resolve
 from mlxhog.errors import ConfigError
-from mlxhog.files.paths import expanded
 
 if TYPE_CHECKING:
     from mlxhog.theory.analysis.report import Analysis
@@ -110,7 +110,7 @@ def _folder(path: Path) -> Path:
 
 
 def _draw(analysis: Analysis, folder: Path) -> list[Path]:
-    from mlxhog.files.durable import replace_file
+    from mlxhog.base.durable import replace_file
     from mlxhog.theory.analysis.report import plots
 
     paths = []

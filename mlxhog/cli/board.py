@@ -7,9 +7,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlxhog.base.http_server import listen, say_once_where_connections_wait, url_of
 from mlxhog.cli.flags import RUN_HELP, Flags, RunFolder
 from mlxhog.config.options import option
-from mlxhog.machine.http_server import listen, say_once_where_connections_wait, url_of
 
 ABOUT = """\
 Serve a page that follows a run: curves over time, samples and updates, staleness, workers, samples

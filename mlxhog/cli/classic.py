@@ -7,17 +7,17 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, TextIO
 
+from mlxhog.base.quantities import format_count, format_duration
 from mlxhog.cli.flags import Flags
 from mlxhog.cli.output import print_json, print_sections
 from mlxhog.errors import ConfigError
-from mlxhog.files.quantities import format_count, format_duration
 from mlxhog.report.views import StatusLine
 
 if TYPE_CHECKING:
+    from mlxhog.base.interrupts import Interrupts
     from mlxhog.classic.config import ClassicConfig
     from mlxhog.classic.problem import Problem
     from mlxhog.classic.result import ClassicProgress, ClassicResult
-    from mlxhog.machine.interrupts import Interrupts
 
 ABOUT = """\
 Solve one of the Hogwild paper's problems with several processes on one arena, beside plain serial
@@ -87,11 +87,11 @@ def _list(*, as_json: bool) -> None:
 
 
 def _solve(name: str, config: ClassicConfig, how: Any) -> int:
+    from mlxhog.base import machine
+    from mlxhog.base.interrupts import Interrupts
     from mlxhog.classic import problems
     from mlxhog.classic.result import sections, warnings
     from mlxhog.classic.run import compare, train
-    from mlxhog.machine import machine
-    from mlxhog.machine.interrupts import Interrupts
 
     load = os.getloadavg()[0]
     with StatusLine(sys.stderr, quiet=how.quiet) as status:

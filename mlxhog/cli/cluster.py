@@ -6,6 +6,7 @@ import shlex
 import sys
 from time import sleep
 
+from mlxhog.base.numa import NODES, nodes, numactl, require_numactl
 from mlxhog.cli.flags import Flags
 from mlxhog.cluster.lighthouse import (
     TOKEN_VARIABLE,
@@ -15,7 +16,6 @@ from mlxhog.cluster.lighthouse import (
     token_of,
 )
 from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.machine.numa import NODES, nodes, numactl, require_numactl
 
 LOOK_S = 0.5  # between two looks for a signal
 EXAMPLES = (

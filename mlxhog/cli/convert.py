@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlxhog.base.paths import expanded
+from mlxhog.base.quantities import format_bytes, format_count, parse_bytes
 from mlxhog.cli.flags import Flags, RunFolder
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
-from mlxhog.files.paths import expanded
-from mlxhog.files.quantities import format_bytes, format_count, parse_bytes
 
 if TYPE_CHECKING:
     from mlxhog.checkpoint.formats import Opened
@@ -114,9 +114,9 @@ def run(arguments: list[str]) -> int:
 
 def _card(source: "Opened", to: str, arguments: list[str]) -> bytes:
     """The model card: that of the source, or one from the record of its run."""
+    from mlxhog.base import reading
     from mlxhog.checkpoint.manifest import CARD, CARD_MARK
     from mlxhog.checkpoint.run import run_of
-    from mlxhog.files import reading
     from mlxhog.report import card
 
     checkpoint = source.path.resolve()

@@ -72,8 +72,8 @@ def run(arguments: list[str]) -> int:
 
 def _conclude(record: dict[str, Any], *, keep: bool) -> None:
     """Store the record, then read it as a run would, and add its consequences."""
+    from mlxhog.base import machine, verdicts
     from mlxhog.doctor.record import conclude
-    from mlxhog.machine import machine, verdicts
 
     identity = verdicts.Identity(**record["identity"])
     record["stored"], record["not_stored"] = None, "--quick is not stored; run `mlxhog doctor`"

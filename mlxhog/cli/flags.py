@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from mlxhog.base.quantities import Interval
 from mlxhog.config import plugins
 from mlxhog.config.choices import KINDS, Choice, Kind
 from mlxhog.config.options import Option, option, options, to_flag
 from mlxhog.config.sources import Layer, resolve, suggestion
 from mlxhog.errors import ConfigError
-from mlxhog.files.quantities import Interval
 
 C = TypeVar("C")
 

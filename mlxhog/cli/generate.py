@@ -234,7 +234,7 @@ def read_prompts(spec: str) -> tuple[list[str], tuple[str, ...]]:
 
 def _read(path: Path | None, what: str) -> str:
     """Return the text of a file, or of standard input, as training reads it."""
-    from mlxhog.files import reading
+    from mlxhog.base import reading
 
     try:
         # A file, or a pipe, as `--prompt-file <(...)` gives.
@@ -278,8 +278,8 @@ def _stop_strings(words: Sequence[str]) -> tuple[str, ...]:
 
 def _from_json(where: str, line: str) -> tuple[str, bool]:
     """Return the prompt of a line, and whether it is a conversation."""
+    from mlxhog.base import plain_json
     from mlxhog.data import conversations
-    from mlxhog.files import plain_json
 
     expected = 'wanted {"prompt": "..."} or {"messages": [...]}'
     try:

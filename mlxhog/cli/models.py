@@ -3,9 +3,9 @@
 import json
 from typing import Any
 
+from mlxhog.base.quantities import format_count
 from mlxhog.cli.flags import Flags
 from mlxhog.errors import ConfigError
-from mlxhog.files.quantities import format_count
 
 ABOUT = """\
 List the architectures of the package, or print one as YAML with a comment for every field, for

@@ -9,8 +9,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from mlxhog.base.paths import path_from_here
 from mlxhog.cli.flags import RunFolder
-from mlxhog.files.paths import path_from_here
 
 if TYPE_CHECKING:
     from mlxhog.report.table import Section
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def print_json(value: object) -> None:
     """Print a value that may hold NumPy scalars and paths, as one line of JSON."""
-    from mlxhog.files import plain_json  # it imports NumPy
+    from mlxhog.base import plain_json  # it imports NumPy
 
     print(plain_json.dumps(value).decode())
 

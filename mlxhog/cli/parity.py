@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlxhog.base import float32
+from mlxhog.base.paths import expanded
 from mlxhog.cli.flags import Flags
 from mlxhog.cli.output import ended_by_signal, print_json, print_sections
 from mlxhog.config import plugin_file
 from mlxhog.config.choices import OPTIMIZERS
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
-from mlxhog.files.paths import expanded
-from mlxhog.machine import float32
 from mlxhog.report.table import AnswerNote, FailureNote, Section
 
 if TYPE_CHECKING:

@@ -52,8 +52,8 @@ def run(arguments: list[str]) -> int:
     flags.argument("runs", metavar="RUN", nargs="+", help=RUN_HELP)
     flags.argument("--json", action="store_true", help="end with one line of JSON, without curves")
     parsed, config = flags.read(PlotConfig, arguments)
+    from mlxhog.base.durable import disk_errors, replace_file
     from mlxhog.checkpoint.run import find
-    from mlxhog.files.durable import disk_errors, replace_file
     from mlxhog.report import charts
     from mlxhog.report.record import RunRecord, different_texts
 

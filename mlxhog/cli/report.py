@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlxhog.base.quantities import format_bytes
 from mlxhog.cli.flags import RUN_HELP, Flags, RunFolder
 from mlxhog.config.options import option
 from mlxhog.errors import RunError
-from mlxhog.files.quantities import format_bytes
 
 if TYPE_CHECKING:
     from mlxhog.report.record import RunRecord
@@ -42,8 +42,8 @@ def run(arguments: list[str]) -> int:
     flags.argument("runs", metavar="RUN", nargs="+", help=RUN_HELP)
     flags.argument("--json", action="store_true", help="end with one line of JSON")
     parsed, config = flags.read(ReportConfig, arguments)
+    from mlxhog.base.durable import disk_errors, replace_file
     from mlxhog.checkpoint.run import find
-    from mlxhog.files.durable import disk_errors, replace_file
     from mlxhog.report.record import RunRecord
     from mlxhog.report.run_page import report
 

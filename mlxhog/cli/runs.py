@@ -9,15 +9,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.cli.flags import Flags, RunFolder
-from mlxhog.cli.output import run_word
-from mlxhog.errors import ConfigError, RunError, shown
-from mlxhog.files.quantities import (
+from mlxhog.base.quantities import (
     format_bytes,
     format_count,
     format_duration,
     format_number,
 )
+from mlxhog.cli.flags import Flags, RunFolder
+from mlxhog.cli.output import run_word
+from mlxhog.errors import ConfigError, RunError, shown
 from mlxhog.report.metrics import label, number, scored_at, share_text
 from mlxhog.report.streams import printable, wrapped
 

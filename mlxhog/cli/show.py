@@ -8,11 +8,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlxhog.base.paths import path_from_here
 from mlxhog.cli.flags import RUN_HELP, Flags, RunFolder
 from mlxhog.cli.output import run_word
 from mlxhog.data import encodings
 from mlxhog.errors import ConfigError
-from mlxhog.files.paths import path_from_here
 from mlxhog.report.metrics import number
 from mlxhog.report.shares import in_words
 from mlxhog.report.streams import WIDTH, in_columns

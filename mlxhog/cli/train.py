@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlxhog.base import interrupts
+from mlxhog.base.paths import path_from_here
+from mlxhog.base.quantities import format_count, format_duration
 from mlxhog.cli.flags import Flags, Parsed
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import Layer
 from mlxhog.errors import ConfigError
-from mlxhog.files.paths import path_from_here
-from mlxhog.files.quantities import format_count, format_duration
-from mlxhog.machine import interrupts
 from mlxhog.report.metrics import beside_counts, is_emulated, label, scored_at, share_text
 from mlxhog.report.plain import observer
 from mlxhog.report.streams import printable, wrapped

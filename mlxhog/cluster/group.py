@@ -21,9 +21,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.base.quantities import MOST_SECONDS
 from mlxhog.cluster.identity import Identity
 from mlxhog.errors import MlxhogError, shown
-from mlxhog.files.quantities import MOST_SECONDS
 
 Float32 = NDArray[np.float32]
 MOST_COUNT = 2**60

@@ -10,9 +10,9 @@ from importlib.metadata import version
 from typing import Self
 
 from mlxhog.arena import Layout
+from mlxhog.base import plain_json
 from mlxhog.config.cluster import Cluster
 from mlxhog.errors import ConfigError, shown
-from mlxhog.files import plain_json
 
 _WAYS_OUT = {
     "version": "install the same version of mlxhog on all machines",

@@ -32,10 +32,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from mlxhog.base.quantities import format_duration
 from mlxhog.cluster.group import ClusterError
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError, EnvironmentLacks, shown
-from mlxhog.files.quantities import format_duration
 
 TOKEN_VARIABLE: Final = "MLXHOG_CLUSTER_TOKEN"
 CLOCK_S: Final = 30.0

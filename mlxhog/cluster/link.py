@@ -26,6 +26,8 @@ from mlxhog.arena import Arena, ArenaHandle
 from mlxhog.arena.control import Command
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import STILL, Phase, State
+from mlxhog.base.processes import FAULTS, end_by
+from mlxhog.base.quantities import format_duration
 from mlxhog.cluster.anchor import Anchor
 from mlxhog.cluster.group import ClusterError, Describe, Group, Machine, Membership, Offer
 from mlxhog.cluster.identity import Identity
@@ -33,8 +35,6 @@ from mlxhog.cluster.lighthouse import own_ip, parse_address, token_of_member
 from mlxhog.cluster.round import Outcome, play
 from mlxhog.config.cluster import Cluster
 from mlxhog.errors import MlxhogError
-from mlxhog.files.quantities import format_duration
-from mlxhog.machine.processes import FAULTS, end_by
 from mlxhog.report.machines import Roster
 
 NAP_S = 0.01

@@ -46,6 +46,8 @@ from torchft.checkpointing._serialization import _streaming_load
 from torchft.coordination import LighthouseClient, LighthouseServer
 from torchft.process_group import create_store_client
 
+from mlxhog.base import plain_json
+from mlxhog.base.processes import FAULTS
 from mlxhog.cluster.group import (
     ClusterError,
     Describe,
@@ -67,8 +69,6 @@ from mlxhog.cluster.lighthouse import (
     seal,
 )
 from mlxhog.errors import message_of, shown
-from mlxhog.files import plain_json
-from mlxhog.machine.processes import FAULTS
 
 logging.getLogger("torchft").setLevel(logging.ERROR)
 LEAST_REPLICAS: Final = 1

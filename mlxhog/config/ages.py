@@ -22,7 +22,7 @@ from functools import cached_property
 from random import Random
 from typing import NamedTuple
 
-from mlxhog.files.quantities import parse_number
+from mlxhog.base.quantities import parse_number
 
 _AGES = (
     "fixed:N, uniform:LOW:HIGH, geometric:MEAN, histogram:AGE=WEIGHT,... or "

@@ -6,6 +6,7 @@ from functools import partial
 
 import yaml
 
+from mlxhog.base.quantities import Interval
 from mlxhog.config import contradictions, optimizers, plugins
 from mlxhog.config.choices import CLUSTERS, OPTIMIZERS, SCHEDULES, STRATEGIES, Choice
 from mlxhog.config.cluster import Cluster
@@ -15,7 +16,6 @@ from mlxhog.config.options import option, options, spelt
 from mlxhog.config.sources import Layer, Merged, resolve
 from mlxhog.config.strategy import StrategyChoice
 from mlxhog.errors import ConfigError
-from mlxhog.files.quantities import Interval
 
 DEFAULT_TIME_S = 60.0
 DEFAULT_MODEL = "minute"

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from mlxhog.base import plain_yaml
 from mlxhog.config.choices import Rules, broken, unread
 from mlxhog.config.fine_tuning import ENDS
 from mlxhog.config.options import is_set, options
 from mlxhog.config.rules import parse_slowdowns
-from mlxhog.files import plain_yaml
 
 _SWITCHED_OFF: dict[str, tuple[str, tuple[str, ...], str]] = {
     "live_every": ("live", ("off",), "so readers get no copies; set live=on"),

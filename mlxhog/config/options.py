@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
 
+from mlxhog.base import plain_yaml
+from mlxhog.base.quantities import Interval, parse_count, parse_duration_s, parse_number
 from mlxhog.errors import ConfigError, did_you_mean, shown
-from mlxhog.files import plain_yaml
-from mlxhog.files.quantities import Interval, parse_count, parse_duration_s, parse_number
 
 _METADATA = "mlxhog.option"
 PLAIN = (int, float, bool, str)

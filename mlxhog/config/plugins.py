@@ -26,13 +26,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
+from mlxhog.base import reading
+from mlxhog.base.cache import is_kept, private_directory, user_cache_directory
+from mlxhog.base.paths import expanded
 from mlxhog.config import plugin_file
 from mlxhog.config.choices import UnknownChoice
 from mlxhog.config.plugin_file import Plugin, files_of
 from mlxhog.errors import ConfigError, EnvironmentLacks, shown
-from mlxhog.files import reading
-from mlxhog.files.cache import is_kept, private_directory, user_cache_directory
-from mlxhog.files.paths import expanded
 
 FLAG = "--plugin"
 KEY = "plugin"

@@ -29,8 +29,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
+from mlxhog.base.quantities import parse_duration_s, parse_number
 from mlxhog.errors import ConfigError
-from mlxhog.files.quantities import parse_duration_s, parse_number
 
 _Forms = Mapping[str, tuple[float | None, Callable[[float], bool]] | None]
 """Word -> the number that it has by default, and which numbers are legal; None if it has none."""

@@ -20,11 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mlxhog.base import plain_yaml, reading
+from mlxhog.base.plain_yaml import as_assignments
 from mlxhog.config.choices import KINDS, Choice, Kind, UnknownChoice
 from mlxhog.config.options import Option, numbers_of, options
 from mlxhog.errors import MOST_SUGGESTIONS, ConfigError, did_you_mean, shown
-from mlxhog.files import plain_yaml, reading
-from mlxhog.files.plain_yaml import as_assignments
 
 Config = TypeVar("Config")
 Layer = dict[str, tuple[object, str]]

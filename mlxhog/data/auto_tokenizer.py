@@ -18,9 +18,9 @@ from __future__ import annotations
 import importlib.util
 from typing import Final
 
-from mlxhog.data.corpora import SOTU_SHA256
+from mlxhog.base.quantities import format_bytes
+from mlxhog.data.sotu import SOTU_SHA256
 from mlxhog.data.tokenizers import SHIPPED, size_of
-from mlxhog.files.quantities import format_bytes
 
 AUTO: Final = "auto"
 BYTES_PER_ID: Final = 1024

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,12 +132,9 @@ class Batches:
         self._ahead_at = (-1, 0)
 
     @classmethod
-    def open(
-        cls, path: Path, *, seq_len: int, batch_size: int, seed: int, frozen: bool = False
-    ) -> Batches:
-        """Return the batches of the token file at a path."""
-        file = TokenFile.open(path)
-        return cls(file, seq_len=seq_len, batch_size=batch_size, seed=seed, frozen=frozen)
+    def open(cls, path: Path, **arguments: Any) -> Self:
+        """Return the batches of the token file at a path; the other arguments as of the class."""
+        return cls(TokenFile.open(path), **arguments)
 
     @property
     def n_tickets(self) -> int:

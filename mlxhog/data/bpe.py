@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.base import plain_json, reading
 from mlxhog.data import conversations
 from mlxhog.errors import DataError, EnvironmentLacks, message_of, shown
-from mlxhog.files import plain_json, reading
 
 BOS_TOKEN = "<|bos|>"
 
@@ -267,7 +267,11 @@ def _named_bos(path: Path) -> str | None:
         beside = path.with_name(neighbour)
         if not beside.is_file():
             continue
-        bos = _parse(_read(beside), str(beside)).get("bos_token")
+        try:
+            content = reading.read_small(beside, refusal=DataError)
+        except OSError as error:
+            raise DataError(f"{beside} cannot be read: {error}; fetch it again") from error
+        bos = _parse(content, str(beside)).get("bos_token")
         bos_token = bos.get("content") if isinstance(bos, dict) else bos
         if isinstance(bos_token, str):
             try:
@@ -276,13 +280,6 @@ def _named_bos(path: Path) -> str | None:
                 raise DataError(f"{beside}: bos_token has half a character") from error
             return bos_token
     return None
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return reading.read_small(path, refusal=DataError)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error}; fetch it again") from error
 
 
 def _tokenizers() -> Any:

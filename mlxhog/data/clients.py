@@ -24,14 +24,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.base import plain_json, reading
+from mlxhog.base.durable import replace_file
 from mlxhog.data import heldout
 from mlxhog.data.batch import Batch
-from mlxhog.data.batches import Order
-from mlxhog.data.corpora import read_sotu
+from mlxhog.data.batches import Batches, Order
+from mlxhog.data.sotu import read_sotu
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import ConfigError, DataError, message_of
-from mlxhog.files import plain_json, reading
-from mlxhog.files.durable import replace_file
 
 PARTS = 10
 FILE = "split.json"
@@ -115,15 +115,14 @@ def divide(
             shares = _shares(clients, alpha, [seed, index, attempt], index)
             for client, part in zip(documents, _cut(own, shares), strict=True):
                 client.extend(part)
-        counts = [sum(tokens[k] for k in own) for own in documents]
-        if min(counts) >= least_tokens:
-            distance = _distance(documents, labels, tokens, names)
-            return Division(tuple(tuple(sorted(own)) for own in documents), tuple(counts), distance)
+        least = min(sum(tokens[k] for k in own) for own in documents)
+        if least >= least_tokens:
+            return _division([sorted(own) for own in documents], labels, tokens)
         if alpha in (0, np.inf):
             break  # the shares are not random
     raise DataError(
         f"{len(labels)} documents of {len(names)} classes leave one of {clients} clients with "
-        f"{min(counts):,} tokens, fewer than the {least_tokens:,} of one batch; use fewer "
+        f"{least:,} tokens, fewer than the {least_tokens:,} of one batch; use fewer "
         "--clients, or a larger --split-alpha"
     )
 
@@ -166,9 +165,7 @@ def divided(
     tokens, n = (starts[1:] - starts[:-1]).tolist(), len(starts) - 1
     labels = classes(source, rule, n)
     if stored is not None and (stored / FILE).exists():
-        documents = _read(stored / FILE, n, clients)
-        counts = tuple(sum(tokens[k] for k in own) for own in documents)
-        return Division(documents, counts, _distance(documents, labels, tokens, sorted({*labels})))
+        return _division(_read(stored / FILE, n, clients), labels, tokens)
     return divide(
         labels, tokens, clients=clients, alpha=alpha, seed=seed, least_tokens=least_tokens
     )
@@ -203,19 +200,14 @@ def _read(path: Path, n_documents: int, clients: int) -> tuple[tuple[int, ...], 
 def _shares(clients: int, alpha: float, seed: Sequence[int], index: int) -> NDArray[np.float64]:
     """Each client's share of a class."""
     if alpha == 0:
-        return _all_to(index % clients, clients)
+        return np.asarray(np.eye(clients)[index % clients])
     if alpha == np.inf:
         return np.full(clients, 1.0 / clients)
     rng = np.random.Generator(np.random.PCG64(list(seed)))
     drawn = rng.dirichlet(np.full(clients, alpha))
     # With a tiny alpha all shares of a draw may round to 0; then NumPy returns NaN.
-    return drawn if np.isfinite(drawn).all() else _all_to(int(rng.integers(clients)), clients)
-
-
-def _all_to(client: int, clients: int) -> NDArray[np.float64]:
-    shares = np.zeros(clients)
-    shares[client] = 1.0
-    return shares
+    sound = np.isfinite(drawn).all()
+    return np.asarray(drawn if sound else np.eye(clients)[rng.integers(clients)])
 
 
 def _cut(own: Sequence[int], shares: NDArray[np.float64]) -> list[Sequence[int]]:
@@ -228,25 +220,20 @@ def _cut(own: Sequence[int], shares: NDArray[np.float64]) -> list[Sequence[int]]
     return [own[end - count : end] for end, count in zip(ends, counts.tolist(), strict=True)]
 
 
-def _distance(
-    documents: Sequence[Sequence[int]],
-    labels: Sequence[str],
-    tokens: Sequence[int],
-    names: Sequence[str],
-) -> float:
-    place = {name: at for at, name in enumerate(names)}
-
-    def shares(own: Sequence[int]) -> NDArray[np.float64]:
-        counts = np.zeros(len(names))
-        for k in own:
-            counts[place[labels[k]]] += tokens[k]
-        return np.asarray(counts / counts.sum(), np.float64)
-
-    whole = shares(range(len(labels)))
-    return float(np.mean([0.5 * np.abs(shares(own) - whole).sum() for own in documents]))
+def _division(
+    documents: Sequence[Sequence[int]], labels: Sequence[str], tokens: Sequence[int]
+) -> Division:
+    names, classes = np.unique(labels, return_inverse=True)
+    counts = np.zeros((len(documents), len(names)), np.int64)
+    for own, of_client in zip(documents, counts, strict=True):
+        np.add.at(of_client, classes[list(own)], np.array(tokens)[list(own)])
+    totals = counts.sum(1)
+    shares, whole = counts / np.maximum(1, totals)[:, None], counts.sum(0) / counts.sum()
+    distance = float(np.abs(shares - whole).sum(1).mean() / 2)
+    return Division(tuple(map(tuple, documents)), tuple(totals.tolist()), distance)
 
 
-class ClientBatches:
+class ClientBatches(Batches):
     """The batches of all clients: first the tickets of client 0, then of client 1, and so on.
 
     Each client has epochs of its own: its tickets of an epoch hold each of its sequences once.
@@ -271,52 +258,29 @@ class ClientBatches:
         frozen: bool = False,
     ) -> None:
         """See the class."""
-        self._file, self._seq_len, self._batch_size = file, seq_len, batch_size
-        self._seed, self._frozen = seed, frozen and file.prompts is not None
+        super().__init__(file, seq_len=seq_len, batch_size=batch_size, seed=seed, frozen=frozen)
         starts = file.starts.astype(np.int64)
-        self._starts = [starts[list(own)] for own in documents]
-        lengths = [starts[np.array(own) + 1] - starts[list(own)] for own in documents]
-        self._ends = [np.cumsum(own) for own in lengths]
+        clients = [np.array(own, np.int64) for own in documents]
+        self._ends = [np.cumsum(starts[own + 1] - starts[own]) for own in clients]
+        # From a place in the text of a client to the place in the file, for each document.
+        self._shifts = [
+            starts[own + 1] - ends for own, ends in zip(clients, self._ends, strict=True)
+        ]
         sequences = [max(0, int(ends[-1]) - 1) // seq_len for ends in self._ends]
         if (table := file.rows(seq_len)) is not None:
-            self._rows = [np.flatnonzero(np.isin(table.document, list(own))) for own in documents]
+            self._rows = [np.flatnonzero(np.isin(table.document, own)) for own in clients]
             sequences = [len(rows) for rows in self._rows]
-        self.tickets = tuple(-(-n // batch_size) for n in sequences)
-        """Tickets in an epoch of each client."""
         self._orders = [
             Order(n, f"{file.digest}|client {client}", seed) for client, n in enumerate(sequences)
         ]
+        self.tickets = tuple(-(-n // batch_size) for n in sequences)
+        """Tickets in an epoch of each client."""
         self._firsts = np.cumsum([0, *self.tickets]).tolist()
-
-    @classmethod
-    def open(
-        cls,
-        path: Path,
-        documents: Sequence[Sequence[int]],
-        *,
-        seq_len: int,
-        batch_size: int,
-        seed: int,
-        frozen: bool = False,
-    ) -> ClientBatches:
-        """Return the batches of clients with these documents of the token file at a path."""
-        return cls(
-            TokenFile.open(path),
-            documents,
-            seq_len=seq_len,
-            batch_size=batch_size,
-            seed=seed,
-            frozen=frozen,
-        )
 
     @property
     def n_tickets(self) -> int:
         """Number of tickets of all clients."""
         return int(self._firsts[-1])
-
-    def example(self) -> Batch:
-        """Return a batch of the usual shape, to try a model with."""
-        return self.at(0, 0)
 
     def at(self, epoch: int, ticket: int) -> Batch:
         """Return the batch of one ticket; `epoch` counts the epochs of its client.
@@ -328,30 +292,12 @@ class ClientBatches:
             raise ValueError(f"ticket {ticket} is not one of the {self.n_tickets} of all clients")
         client = bisect_right(self._firsts, ticket) - 1
         order, begin = self._orders[client], (ticket - self._firsts[client]) * self._batch_size
-        count = min(self._batch_size, order.n - begin)
-        batch = self._batch(client, order.at(epoch, begin, count))
-        seed = (self._seed << 32 | epoch) * self.n_tickets * self._batch_size
-        return replace(batch, seed=seed + ticket * self._batch_size, frozen=self._frozen)
-
-    def _batch(self, client: int, sequences: NDArray[np.int64]) -> Batch:
-        """The batch of some sequences of a client's text."""
+        sequences = order.at(epoch, begin, min(self._batch_size, order.n - begin))
         if self._file.prompts is not None:
-            return self._file.batch(self._rows[client][sequences], self._seq_len)
-        places = np.stack([self._places(client, k) for k in sequences.tolist()])
-        rows = self._file.tokens[places].astype(np.int32)
-        x, y = np.ascontiguousarray(rows[:, :-1]), np.ascontiguousarray(rows[:, 1:])
-        return Batch(x, y, int(self._file.bytes_at(places[:, 1:]).sum()))
-
-    def _places(self, client: int, k: int) -> NDArray[np.int64]:
-        """Places in the file of tokens [k T, k T + T] of a client's text."""
-        ends, starts = self._ends[client], self._starts[client]
-        at, stop = k * self._seq_len, (k + 1) * self._seq_len + 1
-        pieces = []
-        document = int(np.searchsorted(ends, at, side="right"))
-        while at < stop:
-            end = int(ends[document])
-            first = int(starts[document]) + at - (int(ends[document - 1]) if document else 0)
-            count = min(stop, end) - at
-            pieces.append(np.arange(first, first + count))
-            at, document = at + count, document + 1
-        return np.concatenate(pieces)
+            batch = self._file.batch(self._rows[client][sequences], self._seq_len)
+        else:
+            places = sequences[:, None] * self._seq_len + np.arange(self._seq_len + 1)
+            document = np.searchsorted(self._ends[client], places, side="right")
+            batch = self._file.batch_at(places + self._shifts[client][document])
+        seed = (self._seed << 32 | epoch) * self.n_tickets + ticket
+        return replace(batch, seed=seed * self._batch_size, frozen=self._frozen)

@@ -1,8 +1,6 @@
 """Finding a corpus by its name, and listing its files; only `hf:NAME` may download anything.
 
     sotu                    233 State of the Union addresses, in the package
-    py:stdlib               the running interpreter's standard library
-    py:site                 every .py of the active environment
     FILE, FOLDER, GLOB      the user's own text; the prefixes `file:` and `dir:` make it explicit
     hf:NAME, hf:FOLDER      a data set that the package `datasets` loads, see `tables.DataSet`
 
@@ -18,23 +16,21 @@ from __future__ import annotations
 import difflib
 import glob
 import hashlib
-import importlib.resources
-import json
 import os
-import sysconfig
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
+from mlxhog.base.paths import expanded, printable
 from mlxhog.data import encodings, folders, heldout, records, tables, textfiles
 from mlxhog.data.encodings import quoted
 from mlxhog.data.folders import Skipped
+from mlxhog.data.sotu import SOTU, read_sotu
 from mlxhog.errors import DataError, EnvironmentLacks
-from mlxhog.files.paths import expanded, printable
 
 Documents = Callable[[], Iterator[bytes]]
 """Reads the documents from the start, in their fixed order, each time it is called."""
@@ -245,11 +241,11 @@ def find(spec: str, text_key: str | None = None) -> Corpus:
         EnvironmentLacks: a data set needs a package that is not installed.
     """
     if not spec.removeprefix("file:").removeprefix("dir:").removeprefix("hf:").strip():
-        raise DataError(f"the corpus is {spec!r}; name one of {', '.join(_NAMED)}, or a path")
+        raise DataError(f"the corpus is {spec!r}; name {SOTU}, or a path")
     if len(specs := [one for one in spec.split("\n") if one.strip()]) > 1:
         return Corpus.together([find(one, text_key) for one in specs])
-    if spec in _NAMED:
-        return _NAMED[spec]()
+    if spec == SOTU:
+        return Corpus(SOTU, lambda: (address.text.encode() for address in read_sotu()))
     if spec.startswith("hf:"):
         return _data_set(spec.removeprefix("hf:"), text_key)
     path = expanded(spec.removeprefix("file:").removeprefix("dir:"))
@@ -269,11 +265,6 @@ def find(spec: str, text_key: str | None = None) -> Corpus:
             )
         return Corpus.chosen(str(path.absolute()), files, text_key, skipped=skipped)
     raise DataError(_unknown(spec, path))
-
-
-def learned_whole(corpus: Corpus) -> Corpus:
-    """Return a corpus whose examples are plain text, so that their prompts are learned, too."""
-    return corpus.mapped(lambda documents, _: textfiles.short_documents(map(bytes, documents)))
 
 
 def parts(corpus: Corpus, text_key: str | None = None) -> list[Corpus]:
@@ -368,37 +359,6 @@ def _once(documents: Iterable[bytes], path: Path, known: dict[bytes, Path]) -> I
         raise _EqualFile(known[digest.digest()])
 
 
-def _sotu() -> Corpus:
-    return Corpus("sotu", lambda: (address.text.encode() for address in read_sotu()))
-
-
-def _stdlib() -> Corpus:
-    return Corpus("py:stdlib", lambda: _python([Path(sysconfig.get_path("stdlib"))]))
-
-
-def _site() -> Corpus:
-    roots = dict.fromkeys(Path(sysconfig.get_path(p)) for p in ("purelib", "platlib"))
-    return Corpus("py:site", lambda: _python(list(roots)))
-
-
-_NAMED: dict[str, Callable[[], Corpus]] = {
-    "sotu": _sotu,
-    "py:stdlib": _stdlib,
-    "py:site": _site,
-}
-
-
-def _python(roots: list[Path]) -> Iterator[bytes]:
-    """Yield every `.py` below the roots that is text, except installed packages."""
-    for root in roots:
-        skip_names = {"__pycache__"} | {"site-packages", "dist-packages"} - {root.name}
-        for path in sorted(root.rglob("*.py")):
-            if skip_names.isdisjoint(path.relative_to(root).parts) and path.is_file():
-                # A few test fixtures of the library contain zero bytes on purpose.
-                if b"\0" not in path.read_bytes():
-                    yield from textfiles.documents(path, None)
-
-
 def _folder(folder: Path, text_key: str | None) -> Corpus:
     source = os.path.abspath(folder)
     texts, skipped = folders.look(folder, text_key)
@@ -467,7 +427,7 @@ def full_path(spec: str) -> str | None:
 
 
 def _is_path(spec: str) -> bool:
-    return spec not in _NAMED and not spec.startswith("hf:")
+    return spec != SOTU and not spec.startswith("hf:")
 
 
 def _full_path(spec: str) -> str:
@@ -486,73 +446,17 @@ def is_missing(spec: str) -> bool:
 
 
 def _unknown(spec: str, path: Path) -> str:
-    names = ", ".join(_NAMED)
     if path.parent != Path() or path.suffix or spec.startswith(("file:", "dir:")):
         parent = path.parent
         if not parent.is_dir():
             return f"no file or folder {str(path)!r}: there is no folder {str(parent)!r}"
-        siblings = [p.name for p in parent.iterdir()]
-        near = difflib.get_close_matches(path.name, siblings, n=1)
-        hint = f"did you mean {str(parent / near[0])!r}?" if near else f"corpora: {names}"
-        return f"no file or folder {str(path)!r}; {hint}"
-    here = [p.name for p in Path().iterdir() if not p.name.startswith(".")]
-    near = difflib.get_close_matches(spec, [*_NAMED, *here], n=1)
-    hint = f"did you mean {near[0]!r}?" if near else "a file, a folder or a glob works too."
-    return f"no corpus {spec!r}; {hint} Corpora: {names}"
-
-
-SOTU_FILE = "sotu.jsonl.xz"
-SOTU_SHA256 = "ab8e008677790ccf7f1d8db07098de8259e0500055fdd62d7e7632412854c2ac"
-"""SHA-256 over the UTF-8 texts, in order, joined by one zero byte."""
-
-
-@dataclass(frozen=True)
-class Address:
-    """One address: its speaker, party and year, and its text on one line."""
-
-    year: int
-    name: str
-    party: str
-    text: str
-
-
-def sotu_digest(addresses: Iterable[Address]) -> str:
-    """Return the hexadecimal digest of addresses, to compare with `SOTU_SHA256`."""
-    return hashlib.sha256(b"\0".join(a.text.encode() for a in addresses)).hexdigest()
-
-
-def read_sotu() -> list[Address]:
-    """Return the shipped addresses in chronological order.
-
-    Raises:
-        DataError: the shipped file is missing or damaged; reinstalling the package repairs it.
-    """
-    file = importlib.resources.files("mlxhog") / "data" / "texts" / SOTU_FILE
-    import lzma  # which a Python may lack, see `unpacking`
-
-    try:
-        lines = lzma.decompress(file.read_bytes()).splitlines()
-        addresses = [Address(**json.loads(line)) for line in lines]
-    except (OSError, EOFError, lzma.LZMAError, ValueError, TypeError) as error:
-        raise DataError(
-            f"the embedded corpus {SOTU_FILE} cannot be read ({error}); reinstall mlxhog"
-        ) from error
-    check_addresses(addresses, f"the embedded corpus {SOTU_FILE}", "reinstall mlxhog")
-    return addresses
-
-
-def check_addresses(addresses: list[Address], what: str, way_out: str) -> None:
-    """Refuse every text except version 0.2.3 of sotu.
-
-    Raises:
-        DataError: `what` has another text; the message ends with `way_out`.
-    """
-    digest = sotu_digest(addresses)
-    if digest != SOTU_SHA256:
-        raise DataError(
-            f"{what} holds {len(addresses)} addresses with digest {digest}, "
-            f"expected 233 with {SOTU_SHA256}; {way_out}"
-        )
+        what, names = f"file or folder {str(path)!r}", [p.name for p in parent.iterdir()]
+    else:
+        here = [p.name for p in Path().iterdir() if not p.name.startswith(".")]
+        what, parent, names = f"corpus {spec!r}", Path(), [SOTU, *here]
+    if near := difflib.get_close_matches(path.name, names, n=1):
+        return f"no {what}; did you mean {str(parent / near[0])!r}?"
+    return f"no {what}; name {SOTU}, a file, a folder or a glob"
 
 
 LOOKED_AT = 100
@@ -561,87 +465,54 @@ LOOKED_AT = 100
 _PLUS = " + "
 
 
-@dataclass(frozen=True)
-class TextFile:
-    """A file whose text is read.
+def inventory(
+    corpus: Corpus,
+    text_key: str | None = None,
+    held_out_bytes: Mapping[str, int] | None = None,
+) -> dict[str, Any]:
+    """Look at the files of a corpus, and describe them in JSON types.
 
-    Attributes:
-        path: path of the file.
-        n_bytes: size on the disk.
-        field: the key or column with the text in most of the first `LOOKED_AT` records, or two
-            with a plus between them; None for a file that is text itself.
-        not_utf8: offset in the unpacked file of the first byte that is not UTF-8; None if all are.
-        fields: field -> number of these records with their text in it.
-        held_out_bytes: bytes of text that are held out; None if they were not counted.
+        source    the user's name for the corpus
+        field     for a data set, the column with the text
+        files     files that are read: `path`, `n_bytes` on the disk, and
+                  field           the key or column with the text in most of the first `LOOKED_AT`
+                                  records, or two with a plus between them; null for text itself
+                  fields          field -> number of these records with their text in it
+                  not_utf8        offset in the unpacked file of the first byte that is not UTF-8
+                  held_out_bytes  bytes of text that are held out; null if they were not counted
+        skipped   files that are not read: `path` and `reason`
+
+    Args:
+        corpus: as `checked` returned it.
+        text_key: as for `find`.
+        held_out_bytes: of each file; files that it does not name have none.
+
+    Raises:
+        DataError: a file cannot be read.
     """
-
-    path: str
-    n_bytes: int
-    field: str | None
-    not_utf8: int | None
-    fields: Mapping[str, int]
-    held_out_bytes: int | None = None
-
-
-@dataclass(frozen=True)
-class Inventory:
-    """The files of a corpus.
-
-    Attributes:
-        source: the user's name for the corpus.
-        field: for a data set, the column with the text.
-        files: files that are read.
-        skipped: files that are not read.
-    """
-
-    source: str
-    field: str | None
-    files: tuple[TextFile, ...]
-    skipped: tuple[Skipped, ...]
-
-    @classmethod
-    def of(
-        cls,
-        corpus: Corpus,
-        text_key: str | None = None,
-        held_out_bytes: Mapping[str, int] | None = None,
-    ) -> Inventory:
-        """Look at the files of a corpus.
-
-        Args:
-            corpus: as `checked` returned it.
-            text_key: as for `find`.
-            held_out_bytes: of each file; files that it does not name have none.
-
-        Raises:
-            DataError: a file cannot be read.
-        """
-        files = [_look(path, text_key) for path in (*corpus.files, *corpus.held_out)]
-        if (counts := held_out_bytes) is not None:
-            files = [replace(one, held_out_bytes=counts.get(one.path, 0)) for one in files]
-        return cls(corpus.source, _joined(corpus.keys), tuple(files), corpus.skipped)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as JSON types."""
-        return {
-            "source": self.source,
-            "field": self.field,
-            "files": [asdict(file) for file in self.files],
-            "skipped": [one.to_json() for one in self.skipped],
-        }
-
-
-def _look(path: Path, text_key: str | None) -> TextFile:
-    fields, not_utf8 = dict[str, int](), None
-    kind = textfiles.record_kind(path)
-    if kind:
-        counts = textfiles.fields(path, text_key, LOOKED_AT)
-        fields = {_PLUS.join(keys): count for keys, count in counts.items()}
-    if kind != tables.PARQUET_SUFFIX:
-        first = textfiles.not_utf8(path)
-        not_utf8 = None if first is None else first[0]
-    return TextFile(str(path), path.stat().st_size, next(iter(fields), None), not_utf8, fields)
-
-
-def _joined(keys: tuple[str, ...]) -> str | None:
-    return _PLUS.join(keys) or None
+    files = list[dict[str, Any]]()
+    for path in (*corpus.files, *corpus.held_out):
+        fields, not_utf8, kind = dict[str, int](), None, textfiles.record_kind(path)
+        if kind:
+            counts = textfiles.fields(path, text_key, LOOKED_AT)
+            fields = {_PLUS.join(keys): count for keys, count in counts.items()}
+        if kind != tables.PARQUET_SUFFIX:
+            not_utf8 = textfiles.not_utf8(path)
+        files.append(
+            {
+                "path": str(path),
+                "n_bytes": path.stat().st_size,
+                "field": next(iter(fields), None),
+                "not_utf8": not_utf8 and not_utf8[0],
+                "fields": fields,
+                "held_out_bytes": None,
+            }
+        )
+        if held_out_bytes is not None:
+            files[-1]["held_out_bytes"] = held_out_bytes.get(str(path), 0)
+    return {
+        "source": corpus.source,
+        "field": _PLUS.join(corpus.keys) or None,
+        "files": files,
+        "skipped": [one.to_json() for one in corpus.skipped],
+    }

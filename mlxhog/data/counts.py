@@ -33,11 +33,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog import _native
+from mlxhog.base import plain_json
+from mlxhog.base.durable import replace_file
 from mlxhog.data import subset
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import DataError, EnvironmentLacks
-from mlxhog.files import plain_json
-from mlxhog.files.durable import replace_file
 
 CONTEXT = 7
 """Bytes of context of the mark."""

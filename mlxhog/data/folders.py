@@ -19,9 +19,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlxhog.base.paths import printable
 from mlxhog.data import encodings, tables, textfiles, unpacking
 from mlxhog.errors import DataError, EnvironmentLacks, visible
-from mlxhog.files.paths import printable
 
 _CACHES = ("__pycache__",)
 

@@ -28,21 +28,22 @@ import gzip
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.base import plain_json, typed
+from mlxhog.base.durable import replace_file
 from mlxhog.data import textfiles, unpacking
 from mlxhog.data.batch import IGNORED, Batch, empty_rows
 from mlxhog.data.examples import Example
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import DataError, EnvironmentLacks
-from mlxhog.files import plain_json
-from mlxhog.files.durable import replace_file
 
 RULES = ("every-12th", "tail")
 SAME = "training examples"
@@ -111,7 +112,8 @@ def split(documents: Iterable[bytes], rule: str, n_bytes: int = 0) -> Iterator[t
         if is_long and isinstance(document, Example):
             yield False, document
         elif is_long or rule == "tail":
-            halves = _halves(document, _cut(document))
+            end = _cut(document)
+            halves = ((False, document[:end]), (True, document[end:]))
             yield from ((held, part) for held, part in halves if part)
         else:
             seen += size
@@ -119,10 +121,6 @@ def split(documents: Iterable[bytes], rule: str, n_bytes: int = 0) -> Iterator[t
             is_held_out = is_due if rule == "volume" else i % _EVERY == _OFFSET
             held_out += is_held_out * size
             yield is_held_out, document
-
-
-def _halves(document: bytes, end: int) -> tuple[tuple[bool, bytes], tuple[bool, bytes]]:
-    return (False, document[:end]), (True, document[end:])
 
 
 def _cut(document: bytes) -> int:
@@ -198,11 +196,10 @@ def by_name(files: Sequence[Path], folder: Path) -> Named:
         )
         if not _FEWEST_BYTES <= size <= rest:
             return Named(tuple(files), unheeded=(*held_out, *test))
-    records = tuple(path for path in train if _has_records(path))
-    if not records:
-        return Named(others, held_out, test)
-    trained = set(records)
-    return Named(records, held_out, test, tuple(path for path in others if path not in trained))
+    records = tuple(filter(_has_records, train))
+    trained = set(records or others)
+    beside = tuple(path for path in others if path not in trained)
+    return Named(records or others, held_out, test, beside)
 
 
 def _has_records(path: Path) -> bool:
@@ -334,7 +331,13 @@ MARKS_FILE = "marks.json"
 _MOST_BYTES = 1 << 20
 UNIFORM = {"uniform": 8.0}
 _LEAST = 0.01  # lower bound in bits per byte, for text that only repeats itself
-_NAMES = ("unigram", "gzip", "xz")
+_NAMES = (*UNIFORM, "unigram", "gzip", "xz")
+
+
+@dataclass(frozen=True)
+class _Marks:
+    sha256: str
+    bits_per_byte: Mapping[str, float]
 
 
 def marks_of_text(text: bytes, original_bytes: int | None = None) -> dict[str, float]:
@@ -372,9 +375,13 @@ def marks_of(val: Path, tokenizer: Tokenizer) -> dict[str, float]:
         DataError: the token file is damaged.
     """
     file, memory = TokenFile.open(val), val.with_name(MARKS_FILE)
-    remembered = _remembered(memory, file.digest)
-    if remembered is not None:
-        return remembered
+    try:
+        stored = typed.read(_Marks, dict(plain_json.read(memory)))
+    except (OSError, ValueError, TypeError):
+        stored = _Marks("", {})
+    marks = dict(stored.bits_per_byte)
+    if stored.sha256 == file.digest and marks.keys() == set(_NAMES) and min(marks.values()) > 0:
+        return marks
     n_bytes = np.cumsum(file.bytes_at(slice(2 * _MOST_BYTES)))  # some tokens have no byte
     end = int(np.searchsorted(n_bytes, _MOST_BYTES)) + 1
     text = tokenizer.decode(np.asarray(file.tokens[:end], np.int32))
@@ -382,22 +389,9 @@ def marks_of(val: Path, tokenizer: Tokenizer) -> dict[str, float]:
         marks = marks_of_text(text[:_MOST_BYTES])
     else:
         marks = marks_of_text(text, int(n_bytes[:end][-1]))
-    content = json.dumps({"sha256": file.digest, "bits_per_byte": marks}, indent=1)
+    content = json.dumps(asdict(_Marks(file.digest, marks)), indent=1)
     try:
         replace_file(memory, content.encode())
     except (OSError, EnvironmentLacks):
         pass  # another user's directory, or a full disk: the next call computes them again
     return marks
-
-
-def _remembered(memory: Path, digest: str) -> dict[str, float] | None:
-    """Return the marks of this text from `marks.json`; None if it has no valid marks of it."""
-    try:
-        record = plain_json.read(memory)
-        if record["sha256"] != digest:
-            return None
-        marks = {name: float(record["bits_per_byte"][name]) for name in record["bits_per_byte"]}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-    sound = all(math.isfinite(bits) and bits > 0 for bits in marks.values())
-    return marks if sound and marks.keys() == {*UNIFORM, *_NAMES} else None

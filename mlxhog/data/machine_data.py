@@ -22,9 +22,9 @@ from collections.abc import Container, Iterable, Iterator
 
 import numpy as np
 
+from mlxhog.base.paths import printable
+from mlxhog.base.quantities import format_bytes
 from mlxhog.data.examples import Example
-from mlxhog.files.paths import printable
-from mlxhog.files.quantities import format_bytes
 
 _NAMED = 5  # most files that a note names
 _HEX_BITS, _BASE64_BITS = 3.5, 4.7

@@ -21,6 +21,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mlxhog.base import plain_json
+from mlxhog.base.cache import user_cache_directory
+from mlxhog.base.durable import full_disk, require_space, sync, write_synced
+from mlxhog.base.paths import printable
 from mlxhog.data import auto_tokenizer, corpora, heldout, tables, textfiles, tokenizers
 from mlxhog.data.bpe import is_utf8
 from mlxhog.data.encodings import conversion
@@ -30,10 +34,6 @@ from mlxhog.data.machine_data import MachineData
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter, item_size
 from mlxhog.errors import DataError
-from mlxhog.files import plain_json
-from mlxhog.files.cache import user_cache_directory
-from mlxhog.files.durable import full_disk, require_space, sync, write_synced
-from mlxhog.files.paths import printable
 
 _VERSION = "mlxhog-prepared-3"
 _RECORD = "prepared.json"
@@ -150,7 +150,7 @@ def prepare(
     machine = MachineData(skip=skip_machine_data)
     corpus = corpora.find(source, text_key).mapped(machine.read)
     if loss_on == "all":
-        corpus = corpora.learned_whole(corpus)
+        corpus = corpus.mapped(lambda texts, _: textfiles.short_documents(map(bytes, texts)))
     corpus, scan = _scan(corpus, strict)
     machine.is_measured = True
     rule = heldout.rule_for(val, scan.sizes)
@@ -173,23 +173,20 @@ def prepare(
     key = hashlib.sha256(identity.encode()).hexdigest()
     target = (out_dir or cache / key[:32]).absolute()
     with _locked(cache, target):
-        if _key_of(target) == key:
-            if existing := _existing(target, corpus, spec):
-                return _with_notes(existing, scan, notes)
-            notes.append(f"the stored tokens of {corpus.source} were damaged and are made anew")
+        prepared = None
+        if is_stored := _key_of(target) == key:
+            prepared = _existing(target, corpus, spec, scan, rule)
         elif out_dir and target.exists() and any(target.iterdir()):
             raise DataError(f"{out_dir} has other files; choose a new directory, or delete it")
-        _write(target, key, corpus, scan, rule, spec, progress)
-        prepared = _existing(target, corpus, spec, fresh=True)
+        if prepared is None:
+            if is_stored:
+                notes.append(f"the stored tokens of {corpus.source} were damaged and are made anew")
+            _write(target, key, corpus, scan, rule, spec, progress)
+            prepared = _existing(target, corpus, spec, scan, rule, fresh=True)
     if prepared is None:
         raise DataError(f"{target} cannot be read back as it was written; check the disk")
-    return _with_notes(prepared, scan, notes)
-
-
-def _with_notes(prepared: Prepared, scan: _Scan, notes: list[str]) -> Prepared:
     # None is stored: the same text may come from another folder, with other files, next time.
-    own = _notes(scan, prepared)
-    return replace(prepared, notes=(*prepared.corpus.notes(), *own, *notes))
+    return replace(prepared, notes=(*corpus.notes(), *_notes(scan, prepared), *notes))
 
 
 def _tokenizer_of(spec: str, scan: _Scan, rule: str, width: int) -> tuple[str, list[str]]:
@@ -210,38 +207,20 @@ def _tokenizer_of(spec: str, scan: _Scan, rule: str, width: int) -> tuple[str, l
     return spec, [] if note is None else [note]
 
 
-class _Digest:
-    """SHA-256 over documents, joined by a zero byte; examples begin with their parts' lengths."""
-
-    def __init__(self) -> None:
-        """Start with no documents."""
-        self._sha256, self._separator = hashlib.sha256(), b""
-
-    def add(self, document: bytes) -> None:
-        """Add the next document."""
-        if isinstance(document, Example):
-            lengths = " ".join(map(str, document.lengths[:-1]))
-            self._sha256.update(f"\0prompt {lengths}\0".encode())
-        self._sha256.update(self._separator)
-        self._sha256.update(document)
-        self._separator = b"\0"
-
-    def copy(self) -> _Digest:
-        """Return an independent copy."""
-        other = _Digest()
-        other._sha256, other._separator = self._sha256.copy(), self._separator
-        return other
-
-    def hexdigest(self) -> str:
-        """Return the digest of the documents so far."""
-        return self._sha256.hexdigest()
+def _hash(digest: Any, document: bytes, *, is_first: bool) -> None:
+    """Add a document to a SHA-256; they are joined by a zero byte, examples begin with lengths."""
+    if isinstance(document, Example):
+        lengths = " ".join(map(str, document.lengths[:-1]))
+        digest.update(f"\0prompt {lengths}\0".encode())
+    digest.update(b"" if is_first else b"\0")
+    digest.update(document)
 
 
 @dataclass
 class _Scan:
     """Counts of a corpus from its first reading."""
 
-    digest: _Digest = field(default_factory=_Digest)
+    digest: Any = field(default_factory=hashlib.sha256)
     sizes: heldout.Sizes = heldout.Sizes()
     n_given: int = 0
     given_bytes: int = 0
@@ -252,13 +231,13 @@ class _Scan:
     @property
     def sha256(self) -> str:
         """The digest of the documents."""
-        return self.digest.hexdigest()
+        return str(self.digest.hexdigest())
 
     def after(self, documents: Iterable[bytes], *, given: bool = False) -> _Scan:
         """Return the counts with more documents; `given` ones are the corpus's held-out text."""
         scan = replace(self, digest=self.digest.copy())
         for document in documents:
-            scan.digest.add(document)
+            _hash(scan.digest, document, is_first=not scan.sizes.n_documents)
             scan.sizes = scan.sizes.plus(document)
             scan.n_given += given
             scan.given_bytes += given * len(document)
@@ -324,34 +303,31 @@ def _key_of(target: Path) -> str | None:
 
 
 def _existing(
-    target: Path, corpus: corpora.Corpus, spec: str, *, fresh: bool = False
+    target: Path, corpus: corpora.Corpus, spec: str, scan: _Scan, rule: str, *, fresh: bool = False
 ) -> Prepared | None:
-    """Return the prepared corpus in the directory `target`, or None if it is damaged."""
+    """Return the prepared corpus in a directory with its key, or None if it is damaged."""
+    train, val = target / "train.bin", target / "val.bin"
     try:
-        record: dict[str, Any] = plain_json.read(target / _RECORD)
-        if not all(isinstance(record[name], str) for name in ("corpus_sha256", "rule")):
-            return None
-        train, val = target / "train.bin", target / "val.bin"
         tokenizer = tokenizers.load(target)
-        for path in (train, val):
-            if TokenFile.open(path).header["tokenizer_sha256"] != tokenizer.sha256:
-                return None
-        return Prepared(
-            train=train,
-            val=val,
-            tokenizer=tokenizer,
-            spec=spec,
-            source=corpus.source,
-            corpus_sha256=record["corpus_sha256"],
-            rule=record["rule"],
-            notes=(),
-            fresh=fresh,
-            corpus=corpus,
-            n_bytes=int(record["bytes"]),
-            changed=int(record["changed"]),
-        )
-    except (DataError, OSError, ValueError, KeyError, TypeError):
+        headers = [TokenFile.open(path).header for path in (train, val)]
+    except (DataError, OSError, ValueError):
         return None  # it will be written again
+    if any(header["tokenizer_sha256"] != tokenizer.sha256 for header in headers):
+        return None
+    return Prepared(
+        train=train,
+        val=val,
+        tokenizer=tokenizer,
+        spec=spec,
+        source=corpus.source,
+        corpus_sha256=scan.sha256,
+        rule=rule,
+        notes=(),
+        fresh=fresh,
+        corpus=corpus,
+        n_bytes=scan.sizes.n_bytes,
+        changed=sum(header.get("changed", 0) for header in headers),
+    )
 
 
 def _write(
@@ -382,7 +358,7 @@ def _write(
             require_space(part, need, f"preparing {corpus.source}")
             for name, content in tokenizer.files().items():
                 write_synced(part / name, content)
-            changed = _write_tokens(part, corpus, scan, rule, tokenizer)
+            _write_tokens(part, corpus, scan, rule, tokenizer)
             record = {
                 "key": key,
                 "source": corpus.source,
@@ -391,7 +367,6 @@ def _write(
                 "bytes": scan.sizes.n_bytes,
                 "rule": rule,
                 "tokenizer": spec,
-                "changed": changed,
             }
             write_synced(part / _RECORD, json.dumps(record, indent=1).encode())
             sync(part)
@@ -405,13 +380,15 @@ def _write(
 
 def _write_tokens(
     part: Path, corpus: corpora.Corpus, scan: _Scan, rule: str, tokenizer: Tokenizer
-) -> int:
-    """Write both token files; returns the number of documents that the tokenizer has changed."""
-    digest = _Digest()
+) -> None:
+    """Write both token files."""
+    digest, is_first = hashlib.sha256(), True
 
     def hashed(documents: Iterable[bytes], name: str) -> Iterator[bytes]:
+        nonlocal is_first
         for document in documents:
-            digest.add(document)
+            _hash(digest, document, is_first=is_first)
+            is_first = False
             yield document
 
     train = TokenWriter(part / "train.bin", tokenizer, split="train", source=corpus.source)
@@ -427,7 +404,6 @@ def _write_tokens(
             raise DataError(
                 f"{corpus.source} is too short: no {name} text{corpus.in_brackets()}; use more text"
             )
-    return train.changed + val.changed
 
 
 def _together(pieces: Iterable[tuple[bool, bytes]]) -> Iterator[list[tuple[bool, bytes]]]:

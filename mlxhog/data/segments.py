@@ -30,10 +30,10 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.base import plain_json
+from mlxhog.base.durable import append_all, append_lines, disk_errors, flush, read_lines, sync
 from mlxhog.data.batch import IGNORED, Batch, empty_rows
 from mlxhog.errors import DataError, shown
-from mlxhog.files import plain_json
-from mlxhog.files.durable import append_all, append_lines, disk_errors, flush, read_lines, sync
 
 FOLDER = "stream"
 SEGMENTS, TOKENS, ROWS, EXAMPLES = "segments.jsonl", "tokens.bin", "rows.bin", "examples.jsonl"

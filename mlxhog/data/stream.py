@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mlxhog.base import plain_json
+from mlxhog.base.durable import append_lines, disk_errors, replace_file
 from mlxhog.data import records
 from mlxhog.data.examples import Example
 from mlxhog.data.segments import (
@@ -27,8 +29,6 @@ from mlxhog.data.segments import (
 )
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import CheckpointError, DataError, RunError, shown
-from mlxhog.files import plain_json
-from mlxhog.files.durable import append_lines, disk_errors, replace_file
 
 FORMAT = 2
 ABOUT = "stream.json"

@@ -125,13 +125,11 @@ def _cut(file: TokenFile, chosen: dict[int, int]) -> TokenFile:
     """A token file of the first tokens of each chosen document, in the order of the file."""
     documents = np.array(sorted(chosen), np.int64)
     counts = np.array([chosen[document] for document in documents.tolist()], np.int64)
-    begins = file.starts[documents].astype(np.int64).tolist()
-    ranges = zip(begins, counts.tolist(), strict=True)
-    tokens = np.concatenate([file.tokens[begin : begin + n] for begin, n in ranges])
-    token_bytes = None
-    if (lengths := file.token_bytes) is not None:
-        ranges = zip(begins, counts.tolist(), strict=True)
-        token_bytes = np.concatenate([lengths[begin : begin + n] for begin, n in ranges])
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    begins = file.starts[documents].astype(np.int64)
+    places = np.arange(starts[-1]) + np.repeat(begins - starts[:-1], counts)
+    tokens = file.tokens[places]
+    token_bytes = None if file.token_bytes is None else file.token_bytes[places]
     prompts = None if file.prompts is None else np.asarray(file.prompts[documents])
     digest = hashlib.sha256(tokens.tobytes())
     if prompts is not None:
@@ -140,9 +138,9 @@ def _cut(file: TokenFile, chosen: dict[int, int]) -> TokenFile:
         **file.header,
         "tokens": len(tokens),
         "documents": len(documents),
-        "bytes": int((file.byte_lengths[tokens] if token_bytes is None else token_bytes).sum()),
+        "bytes": int(file.bytes_at(places).sum()),
         "examples": 0 if prompts is None else int((prompts > 0).sum()),
         "sha256": digest.hexdigest(),
     }
-    starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.uint64)
+    starts = starts.astype(np.uint64)
     return TokenFile(file.path, tokens, starts, file.byte_lengths, header, prompts, token_bytes)

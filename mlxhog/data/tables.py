@@ -16,12 +16,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
+from mlxhog.base.paths import expanded
+from mlxhog.base.quantities import format_bytes
+from mlxhog.base.reading import MOST_LINE_BYTES
 from mlxhog.data import records
 from mlxhog.data.unpacking import Bounds, most_unpacked
 from mlxhog.errors import DataError, EnvironmentLacks, message_of, shown
-from mlxhog.files.paths import expanded
-from mlxhog.files.quantities import format_bytes
-from mlxhog.files.reading import MOST_LINE_BYTES
 
 CSV_SUFFIXES = frozenset([".csv", ".tsv"])
 PARQUET_SUFFIX = ".parquet"

@@ -19,13 +19,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from mlxhog.base import plain_json, reading
+from mlxhog.base.reading import MOST_LINE_BYTES
 from mlxhog.data import encodings, tables, unpacking
 from mlxhog.data.examples import Example
 from mlxhog.data.records import naming, record_text, text_keys
 from mlxhog.data.unpacking import Bounds
 from mlxhog.errors import DataError, message_of, shown
-from mlxhog.files import plain_json, reading
-from mlxhog.files.reading import MOST_LINE_BYTES
 
 LINES_SUFFIXES = frozenset([".jsonl", ".ndjson", ".jsonlines"])
 """Suffixes of files with a record in every line."""

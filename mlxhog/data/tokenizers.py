@@ -13,6 +13,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.base import reading
+from mlxhog.base.paths import expanded
+from mlxhog.base.quantities import parse_count
 from mlxhog.data import conversations
 from mlxhog.data.bpe import (
     BOS_TOKEN,
@@ -24,9 +27,6 @@ from mlxhog.data.bpe import (
     train_bpe,
 )
 from mlxhog.errors import DataError
-from mlxhog.files import reading
-from mlxhog.files.paths import expanded
-from mlxhog.files.quantities import parse_count
 
 
 class Tokenizer(Protocol):
@@ -199,35 +199,23 @@ class ByteTokenizer:
 
     def files(self) -> dict[str, bytes]:
         """Return the files, by name, that describe this tokenizer to others."""
+        byte_level = {
+            "type": "ByteLevel",
+            "add_prefix_space": False,
+            "trim_offsets": True,
+            "use_regex": False,
+        }
+        separator = {"id": self.bos, "content": BOS_TOKEN}
+        flags = ("single_word", "lstrip", "rstrip", "normalized")
         description: dict[str, object] = {
             "version": "1.0",
             "truncation": None,
             "padding": None,
-            "added_tokens": [
-                {
-                    "id": self.bos,
-                    "content": BOS_TOKEN,
-                    "single_word": False,
-                    "lstrip": False,
-                    "rstrip": False,
-                    "normalized": False,
-                    "special": True,
-                }
-            ],
+            "added_tokens": [separator | dict.fromkeys(flags, False) | {"special": True}],
             "normalizer": None,
-            "pre_tokenizer": {
-                "type": "ByteLevel",
-                "add_prefix_space": False,
-                "trim_offsets": True,
-                "use_regex": False,
-            },
+            "pre_tokenizer": byte_level,
             "post_processor": bos_first(self.bos),
-            "decoder": {
-                "type": "ByteLevel",
-                "add_prefix_space": False,
-                "trim_offsets": True,
-                "use_regex": False,
-            },
+            "decoder": byte_level,
             "model": {
                 "type": "BPE",
                 "dropout": None,

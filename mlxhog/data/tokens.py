@@ -31,28 +31,32 @@ from typing import IO, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.base import plain_json, typed
+from mlxhog.base.durable import flush, write_synced
 from mlxhog.data.batch import Batch, empty_rows
 from mlxhog.data.examples import Example, ExampleRows
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import DataError, message_of, shown
-from mlxhog.files import plain_json
-from mlxhog.files.durable import flush, write_synced
 
 FORMAT = 1
 _CHECKED_BYTES = 1 << 20
 _COUNTED, _RUN = 1 << 24, 1 << 14  # most tokens that `frequencies` counts, and tokens per run
-_FIELDS: dict[str, type] = {
-    "dtype": str,
-    "tokens": int,
-    "documents": int,
-    "bos": int,
-    "vocab": int,
-    "bytes": int,
-    "tokenizer_sha256": str,
-    "sha256": str,
-    "split": str,
-    "source": str,
-}
+
+
+@dataclass(frozen=True)
+class _Header:
+    dtype: str
+    tokens: int
+    documents: int
+    bos: int
+    vocab: int
+    bytes: int
+    tokenizer_sha256: str
+    sha256: str
+    split: str
+    source: str
+    examples: int = 0
+    changed: int = 0
 
 
 @dataclass(frozen=True)
@@ -178,13 +182,18 @@ class TokenFile:
             )
         if (table := self.rows(seq_len)) is not None:
             return self._examples(numbers, table, seq_len)
-        rows = np.empty((len(numbers), seq_len + 1), np.int32)
-        for row, i in zip(rows, numbers.tolist(), strict=True):
-            row[:] = self.tokens[i * seq_len : (i + 1) * seq_len + 1]
+        return self.batch_at(numbers[:, None] * seq_len + np.arange(seq_len + 1))
+
+    def batch_at(self, places: NDArray[np.int64]) -> Batch:
+        """Return the tokens at some places, (B, T + 1), as one batch of B rows.
+
+        Raises:
+            DataError: an id is not in the vocabulary.
+        """
+        rows = self.tokens[places].astype(np.int32)
         self.check_known(rows)
-        y = np.ascontiguousarray(rows[:, 1:])
-        n_bytes = sum(self.row_bytes(seq_len, i) for i in numbers.tolist())
-        return Batch(np.ascontiguousarray(rows[:, :-1]), y, n_bytes)
+        x, y = np.ascontiguousarray(rows[:, :-1]), np.ascontiguousarray(rows[:, 1:])
+        return Batch(x, y, int(self.bytes_at(places[:, 1:]).sum()))
 
     def bytes_at(self, places: slice | NDArray[np.int64]) -> NDArray[np.int64]:
         """Return how many bytes of the original text the tokens at some places stand for."""
@@ -281,27 +290,17 @@ def _header(path: Path) -> dict[str, Any]:
         raise DataError(f"{path} is not JSON: {error}; {_WAY_OUT}") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise DataError(f"{path} is not the header of a token file of format {FORMAT}; {_WAY_OUT}")
-    for name, kind in _FIELDS.items():
-        value = header.get(name)
-        fits = type(value) is kind
-        if not fits or (kind is int and not 0 <= header[name] < 2**62):
-            raise DataError(
-                f"{path}: {name!r} is {shown(value)}, expected {kind.__name__}; {_WAY_OUT}"
-            )
-    for name in ("examples", "changed"):
-        number = header.get(name, 0)
-        if type(number) is not int or not 0 <= number <= header["documents"]:
-            raise DataError(
-                f"{path}: {name!r} is {shown(number)}, expected a number of documents; {_WAY_OUT}"
-            )
-    if not header["bos"] < header["vocab"] < 2**31:
-        raise DataError(
-            f"{path}: bos is {header['bos']} of a vocabulary of {header['vocab']}; {_WAY_OUT}"
-        )
-    if header["dtype"] not in ("uint16", "uint32"):
-        raise DataError(
-            f"{path}: dtype {shown(header['dtype'])}, expected uint16 or uint32; {_WAY_OUT}"
-        )
+    try:
+        of = typed.read(_Header, header)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}; {_WAY_OUT}") from error
+    most = {"examples": of.documents, "changed": of.documents, "vocab": 2**31 - 1}
+    most |= {"bos": of.vocab - 1, "tokens": 2**62, "documents": 2**62, "bytes": 2**62}
+    for name, limit in most.items():
+        if not 0 <= (number := getattr(of, name)) <= limit:
+            raise DataError(f"{path}: {name} is {number}, expected 0 to {limit}; {_WAY_OUT}")
+    if of.dtype not in ("uint16", "uint32"):
+        raise DataError(f"{path}: dtype {shown(of.dtype)}, expected uint16 or uint32; {_WAY_OUT}")
     return header
 
 

@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Self, cast
 
+from mlxhog.base import reading
+from mlxhog.base.quantities import format_bytes
+from mlxhog.base.reading import MOST_LINE_BYTES
 from mlxhog.errors import DataError, EnvironmentLacks
-from mlxhog.files import reading
-from mlxhog.files.quantities import format_bytes
-from mlxhog.files.reading import MOST_LINE_BYTES
 
 try:
     import lzma

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from mlxhog.base.quantities import MOST_COUNT
 from mlxhog.config.options import convert_fields, option
 from mlxhog.errors import ConfigError, shown
-from mlxhog.files.quantities import MOST_COUNT
 
 MOST_STOPS, MOST_STOP_CHARACTERS = 8, 100
 """Limits of stop strings, because the text is compared with each of them after every token."""

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from mlxhog import arena, backends
 from mlxhog.arena.child import START_S, Child, Failed, Lane
 from mlxhog.backends.backend import Backend
+from mlxhog.base import float32
+from mlxhog.base.load import LoadWatch
+from mlxhog.base.machine import Machine
+from mlxhog.base.verdicts import GPU_ENGINES
+from mlxhog.base.workers import BACKENDS, missing
 from mlxhog.data.batch import Batch
 from mlxhog.doctor.checks import Check, CheckResult, absent, check, failed
-from mlxhog.machine import float32
-from mlxhog.machine.load import LoadWatch
-from mlxhog.machine.machine import Machine
-from mlxhog.machine.verdicts import GPU_ENGINES
-from mlxhog.machine.workers import BACKENDS, missing
 from mlxhog.models import lm_numpy
 from mlxhog.models.families import init_params, param_spec
 from mlxhog.models.registry import load_architecture

@@ -19,11 +19,11 @@ import numpy as np
 from mlxhog.arena import segment
 from mlxhog.arena.child import START_S, Child, Failed, Lane, Late
 from mlxhog.arena.process import available_bytes
+from mlxhog.base import darwin, float32, verdicts
+from mlxhog.base.load import Load, LoadWatch
+from mlxhog.base.machine import Machine
 from mlxhog.doctor.litmus import create_arena, shared, values_of
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.machine import darwin, float32, verdicts
-from mlxhog.machine.load import Load, LoadWatch
-from mlxhog.machine.machine import Machine
 from mlxhog.models.ops.operators import LONGEST_SUM
 
 

@@ -8,6 +8,9 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from mlxhog.arena.child import START_S, Child, Failed, Lane
+from mlxhog.base import machine as machines
+from mlxhog.base import verdicts
+from mlxhog.base.load import LoadWatch
 from mlxhog.doctor import backends, kernels
 from mlxhog.doctor.checks import (
     Check,
@@ -28,9 +31,6 @@ from mlxhog.doctor.litmus import (
     try_reader,
 )
 from mlxhog.doctor.pair import PART, check_pair
-from mlxhog.machine import machine as machines
-from mlxhog.machine import verdicts
-from mlxhog.machine.load import LoadWatch
 from mlxhog.report.views import Stages, TellStep
 
 STAGES: Final = (

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.arena.child import START_S, Child, Failed, Lane
+from mlxhog.base.machine import Machine
+from mlxhog.base.verdicts import GPU_ENGINES
+from mlxhog.base.workers import missing
 from mlxhog.doctor.checks import Check, CheckResult, check
-from mlxhog.machine.machine import Machine
-from mlxhog.machine.verdicts import GPU_ENGINES
-from mlxhog.machine.workers import missing
 from mlxhog.metal import engine as engines
 from mlxhog.metal.engine import ReferenceEngine
 from mlxhog.metal.kernel import Launch

@@ -42,9 +42,9 @@ from mlxhog import arena
 from mlxhog.arena import Arena
 from mlxhog.arena.child import START_S, Child, Failed, Lane, Late
 from mlxhog.arena.process import WatchedTime
-from mlxhog.machine.load import LoadWatch
-from mlxhog.machine.machine import Machine
-from mlxhog.machine.workers import missing
+from mlxhog.base.load import LoadWatch
+from mlxhog.base.machine import Machine
+from mlxhog.base.workers import missing
 from mlxhog.metal import engine as engines
 from mlxhog.metal.kernels.adds import dense_axpy, scatter_add_rows
 from mlxhog.optim import updates

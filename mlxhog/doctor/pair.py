@@ -12,12 +12,12 @@ import tempfile
 from pathlib import Path
 from typing import Any, Final
 
+from mlxhog.base.load import LoadWatch
+from mlxhog.base.machine import Machine
+from mlxhog.base.workers import GPU_BACKENDS, missing, resolve_workers
 from mlxhog.config.config import TrainConfig
 from mlxhog.doctor.checks import AGAIN, Check, CheckResult, absent
 from mlxhog.errors import MlxhogError
-from mlxhog.machine.load import LoadWatch
-from mlxhog.machine.machine import Machine
-from mlxhog.machine.workers import GPU_BACKENDS, missing, resolve_workers
 from mlxhog.report.views import TellStep
 from mlxhog.theory import CompareConfig, paired_test
 from mlxhog.theory.paired_test import PairedResult

@@ -1,6 +1,6 @@
 """The record of doctor: its consequences for runs, and its tables.
 
-`mlxhog.machine.verdicts` writes and reads the file.
+`mlxhog.base.verdicts` writes and reads the file.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from dataclasses import asdict
 from itertools import groupby
 from typing import Any
 
+from mlxhog.base.machine import Machine
+from mlxhog.base.quantities import format_bytes, format_count
+from mlxhog.base.verdicts import Verdicts
+from mlxhog.base.workers import BACKENDS, GPU_BACKENDS, missing, resolve_workers
 from mlxhog.doctor.checks import AGAIN, CheckResult
 from mlxhog.doctor.litmus import KERNELS, PROMISED, broken
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.files.quantities import format_bytes, format_count
-from mlxhog.machine.machine import Machine
-from mlxhog.machine.verdicts import Verdicts
-from mlxhog.machine.workers import BACKENDS, GPU_BACKENDS, missing, resolve_workers
 from mlxhog.models.ops import kernels
 from mlxhog.report.table import AnswerNote, FailureNote, Section
 from mlxhog.training.kernel_choice import doctors_refusal, why_not_metal

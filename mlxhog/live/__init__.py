@@ -8,8 +8,8 @@ racy                 the shared parameters while workers write them      between
 
 from typing import Any
 
+from mlxhog.base.workers import BACKEND_WORDS
 from mlxhog.config.options import option
-from mlxhog.machine.workers import BACKEND_WORDS
 
 READ_MODES = ("double_buffer", "pinned_per_sequence", "racy")
 """The default first."""

@@ -16,6 +16,8 @@ from pathlib import Path
 from mlxhog import backends
 from mlxhog.arena import Arena
 from mlxhog.arena.requests import CONNECT_S, NoAnswer, socket_path
+from mlxhog.base.paths import expanded
+from mlxhog.base.processes import environment
 from mlxhog.checkpoint import checkpoint, formats, manifest
 from mlxhog.checkpoint import run as runs
 from mlxhog.checkpoint.formats import Opened
@@ -24,11 +26,9 @@ from mlxhog.checkpoint.run import Run
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.decoding.model import Model
 from mlxhog.errors import ArenaError, CheckpointError, MlxhogError, RunError
-from mlxhog.files.paths import expanded
 from mlxhog.live import CHECKPOINT, READ_MODES
 from mlxhog.live.running import NoCopies, RunWeights
 from mlxhog.live.source import CheckpointWeights, WeightSource, checked_mode
-from mlxhog.machine.processes import environment
 from mlxhog.models.families import ModelConfig
 from mlxhog.report.views import Tell
 
@@ -57,7 +57,7 @@ def open_source(
     Args:
         spec: a run (a path, a name below `root`, or `latest`), or the path of a checkpoint.
         root: the folder of runs.
-        backend: one of `BACKEND_WORDS` in `mlxhog/machine/workers.py`.
+        backend: one of `BACKEND_WORDS` in `mlxhog/base/workers.py`.
         weights: dtype of its weights, of `WEIGHTS` or `QUANTIZED_BITS` in `mlxhog/backends`.
         mode: one of `MODES` in `mlxhog/live`.
         wait_s: longest wait for a run that is starting.

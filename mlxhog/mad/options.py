@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from mlxhog.base.machine import Machine
+from mlxhog.base.quantities import parse_bytes, parse_count, parse_duration_s
+from mlxhog.base.workers import GPU_BACKENDS
 from mlxhog.config import optimizers
 from mlxhog.config.choices import OPTIMIZERS, SCHEDULES, STRATEGIES
 from mlxhog.config.optimizer import Decayed, OptimizerChoice
@@ -14,9 +17,6 @@ from mlxhog.config.options import convert_fields, is_set, option, options, to_fl
 from mlxhog.config.schedules import BETA, FALLING
 from mlxhog.config.sources import Merged
 from mlxhog.errors import ConfigError
-from mlxhog.files.quantities import parse_bytes, parse_count, parse_duration_s
-from mlxhog.machine.machine import Machine
-from mlxhog.machine.workers import GPU_BACKENDS
 
 if TYPE_CHECKING:
     from mlxhog.mad.study.study import Study

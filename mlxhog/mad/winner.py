@@ -26,9 +26,9 @@ from typing import Literal
 
 import numpy as np
 
+from mlxhog.base.durable import replace_file
+from mlxhog.base.paths import expanded
 from mlxhog.errors import ConfigError, StudyError
-from mlxhog.files.durable import replace_file
-from mlxhog.files.paths import expanded
 from mlxhog.mad.report.ranking import read_ranking
 from mlxhog.mad.scores import UNFINISHED, CandidateScore
 from mlxhog.mad.study import study as studies

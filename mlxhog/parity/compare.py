@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from mlxhog.machine.workers import GPU_BACKENDS
+from mlxhog.base.workers import GPU_BACKENDS
 from mlxhog.parity import operators, tolerances
 from mlxhog.parity.optimizers import AMPLIFICATION
 from mlxhog.parity.subject import (

@@ -22,8 +22,8 @@ from safetensors.numpy import save_file
 
 from mlxhog.arena.child import Child, Failed, Lane
 from mlxhog.backends import precision
+from mlxhog.base import tensors
 from mlxhog.errors import ConfigError, WorkerFailed
-from mlxhog.files import tensors
 from mlxhog.parity import operators, optimizers, results, tolerances
 from mlxhog.parity.engines import FrameworkEngine, NumPyEngine, RoundingEngine
 from mlxhog.parity.subject import (

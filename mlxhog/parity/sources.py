@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog import backends
+from mlxhog.base import machine
+from mlxhog.base.quantities import format_bytes
 from mlxhog.checkpoint import checkpoint, formats
 from mlxhog.checkpoint.formats import Opened
 from mlxhog.checkpoint.formats.opening import refuse_not_finite
 from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.files.quantities import format_bytes
-from mlxhog.machine import machine
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.registry import load_architecture, load_candidate, with_changes

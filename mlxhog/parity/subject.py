@@ -35,11 +35,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.base import machine, verdicts
+from mlxhog.base.workers import BACKENDS, GPU_BACKENDS, missing
 from mlxhog.config.optimizer import OptimizerChoice
 from mlxhog.config.optimizers import SGD, AdamW, Momentum
 from mlxhog.errors import ConfigError, EnvironmentLacks, did_you_mean
-from mlxhog.machine import machine, verdicts
-from mlxhog.machine.workers import BACKENDS, GPU_BACKENDS, missing
 from mlxhog.models import families, ngrams
 from mlxhog.models.mad import MADConfig
 from mlxhog.models.ops import kernels

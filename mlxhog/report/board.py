@@ -21,8 +21,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mlxhog.arena import requests
+from mlxhog.base.http_server import OWN_NAMES, ForeignRequest, check_names
 from mlxhog.errors import MlxhogError
-from mlxhog.machine.http_server import OWN_NAMES, ForeignRequest, check_names
 from mlxhog.report.record import RunRecord
 from mlxhog.report.run_page import report
 

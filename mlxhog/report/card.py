@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mlxhog.base.durable import disk_errors, replace_file
+from mlxhog.base.quantities import format_bytes, format_count, format_duration
 from mlxhog.checkpoint import manifest
 from mlxhog.checkpoint.run import Run, run_of
 from mlxhog.errors import CheckpointError, RunError
-from mlxhog.files.durable import disk_errors, replace_file
-from mlxhog.files.quantities import format_bytes, format_count, format_duration
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.report.metrics import number, share_text

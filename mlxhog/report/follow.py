@@ -17,11 +17,11 @@ from mlxhog.arena import Arena
 from mlxhog.arena.control import Command
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.requests import socket_path
+from mlxhog.base.typed import fill
+from mlxhog.base.workers import WorkerSpec
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.budget import Budget
 from mlxhog.errors import ArenaError, RunError, message_of
-from mlxhog.files.typed import fill
-from mlxhog.machine.workers import WorkerSpec
 from mlxhog.report.history import History
 from mlxhog.report.metrics import (
     Activity,

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.files import reading
+from mlxhog.base import reading
 from mlxhog.report.metrics import EVALUATED
 
 OF_RUN = (

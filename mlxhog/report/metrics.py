@@ -8,9 +8,9 @@ from enum import Enum
 from statistics import median
 from typing import Any
 
+from mlxhog.base.quantities import format_clock, format_count, format_duration, format_share
+from mlxhog.base.typed import fill
 from mlxhog.config.config import EMULATED
-from mlxhog.files.quantities import format_clock, format_count, format_duration, format_share
-from mlxhog.files.typed import fill
 from mlxhog.report.shares import shares
 
 # Bits per byte of simple models of the `sotu` corpus, for comparison. Measured on the whole text; a

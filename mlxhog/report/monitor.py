@@ -16,12 +16,12 @@ from mlxhog.arena import Arena
 from mlxhog.arena.control import RecordKind, Ring
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import State
+from mlxhog.base.workers import WorkerSpec
 from mlxhog.config.budget import Budget
 from mlxhog.data import counts, heldout
 from mlxhog.data.heldout import bits_per_byte
 from mlxhog.data.prepare import Prepared
 from mlxhog.errors import MlxhogError
-from mlxhog.machine.workers import WorkerSpec
 from mlxhog.report.machines import machines_of
 from mlxhog.report.metrics import (
     ANY_TEXT,

@@ -13,7 +13,7 @@ from functools import cache
 from html import escape
 from importlib import resources
 
-from mlxhog.files import plain_json
+from mlxhog.base import plain_json
 from mlxhog.report.charts import DARK, LIGHT
 
 STYLE = """

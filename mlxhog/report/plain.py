@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TextIO
 
-from mlxhog.files.quantities import format_bytes, format_count
+from mlxhog.base.quantities import format_bytes, format_count
 from mlxhog.report.metrics import Doing, Progress, WorkerReport, clock, eta, label, number, rate
 from mlxhog.report.streams import console, printable
 from mlxhog.report.views import LineView, Observer, Silence, in_notebook, may_redraw

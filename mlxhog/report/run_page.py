@@ -11,7 +11,7 @@ from html import escape
 from importlib.metadata import version
 from typing import Any
 
-from mlxhog.files.quantities import (
+from mlxhog.base.quantities import (
     format_bytes,
     format_count,
     format_duration,

@@ -19,7 +19,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mlxhog.files.quantities import format_share
+from mlxhog.base.quantities import format_share
 
 Report = Mapping[str, Any]
 """The fields of a worker's report."""

@@ -20,8 +20,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlxhog.base.durable import append_all, disk_errors
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.files.durable import append_all, disk_errors
 from mlxhog.report.metrics import Progress
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from mlxhog.files.quantities import format_bytes, format_count, format_duration
+from mlxhog.base.quantities import format_bytes, format_count, format_duration
 from mlxhog.report.machines import IN_QUORUM
 from mlxhog.report.metrics import (
     REFERENCE_BITS_PER_BYTE,

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from io import StringIO
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TextIO, TypeVar
 
-from mlxhog.files.quantities import format_bytes
+from mlxhog.base.quantities import format_bytes
 from mlxhog.report.streams import console, printable_lines, wrapped
 
 if TYPE_CHECKING:

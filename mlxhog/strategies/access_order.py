@@ -10,6 +10,7 @@ turns, as do the names of the segments. `recorded.py` has the workers.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,9 @@ from numpy.typing import NDArray
 from mlxhog import _native
 from mlxhog.arena import Arena, Layout, event_log
 from mlxhog.arena.event_log import NUMBERS_BYTES, Died, Numbers, Torn, UInt32
-from mlxhog.arena.layout import PARAMETER_COPY, Slot
+from mlxhog.arena.layout import PARAMETER_COPY
 from mlxhog.backends.backend import Float32
+from mlxhog.base.durable import disk_errors
 from mlxhog.optim import updates
 from mlxhog.strategies import look_ahead
 
@@ -36,20 +38,6 @@ def segments(slots: int) -> dict[str, tuple[str, int]]:
     """Arena segments of the table above; a quarter of the parameters' bytes is room for a step."""
     books = {f"turns.{slot}": ("uint8", PARAMETER_COPY) for slot in range(1, slots + 1)}
     return {NEXT: ("uint8", PARAMETER_COPY), **books}
-
-
-def limits(layout: Layout) -> event_log.Limits:
-    """The most that a record of a run with this layout can say."""
-    shared = [name for name in SHARED if name in layout.segments]
-    private = private_names(layout, 1)
-    return event_log.Limits(
-        slots=layout.max_workers,
-        tickets=layout.n_tickets,
-        stripes=-(-layout.probe.offset // updates.STRIPE),
-        accesses=(layout.segments["turns.1"].nbytes - _native.TURNS_HEAD) // 4,
-        shared_bytes=sum(layout.segments[name].nbytes for name in shared),
-        private_bytes=sum(layout.segments[name].nbytes for name in private),
-    )
 
 
 def access_counts(arena: Arena) -> UInt32:
@@ -108,9 +96,9 @@ class Book:
         word = _native.load_u32(self.content, 8)
         return word - 1 if word else None
 
-    def accesses(self, count: int) -> UInt32:
-        """The numbers of this step's first accesses, (count,) uint32."""
-        return self.content[_native.TURNS_HEAD :].view(np.uint32)[:count].copy()
+    def accesses(self) -> UInt32:
+        """The numbers of this step's accesses, (n,) uint32."""
+        return self.content[_native.TURNS_HEAD :].view(np.uint32)[: self.last[1]].copy()
 
 
 def stripe_sums(arena: Arena) -> UInt32:
@@ -135,23 +123,24 @@ def regions(layout: Layout) -> list[Region]:
 def guarded(layout: Layout, word: int) -> list[tuple[int, int]]:
     """Runs of the parameter segment that a lock word guards, as (first float, end)."""
     runs = []
-    for slot in layout.slots.values():
-        if slot.kind == "rows" and slot.row_word0 is not None:
-            row, width = word - slot.row_word0, updates.row_width(slot)
-            if 0 <= row < slot.shape[0]:
-                runs.append((slot.offset + row * width, slot.offset + (row + 1) * width))
-        elif slot.kind != "rows":
-            begin = max(slot.offset, word * updates.STRIPE)
-            end = min(slot.offset + slot.size, (word + 1) * updates.STRIPE)
-            if begin < end:
-                runs.append((begin, end))
+    for first, floats, width, row_word0 in regions(layout):
+        if row_word0 is None:
+            begin, end = word * updates.STRIPE, (word + 1) * updates.STRIPE
+        else:
+            begin = first + (word - row_word0) * width
+            end = begin + width
+        begin, end = max(begin, first), min(end, first + floats)
+        if begin < end:
+            runs.append((begin, end))
     return runs
 
 
-def parameters_in(layout: Layout, begin: int, end: int) -> str:
-    """Names of the parameters that lie in [begin, end) of their segment."""
-    slots: list[Slot] = sorted(layout.slots.values(), key=lambda one: one.offset)
-    return ", ".join(s.name for s in slots if s.offset < end and begin < s.offset + s.size)
+def stripe_name(layout: Layout, stripe: int) -> str:
+    """A stripe in words, with the parameters that lie in it: `stripe 2 (dense, few)`."""
+    begin, end = stripe * updates.STRIPE, (stripe + 1) * updates.STRIPE
+    slots = sorted(layout.slots.values(), key=lambda one: one.offset)
+    names = [s.name for s in slots if s.offset < end and begin < s.offset + s.size]
+    return f"stripe {stripe} ({', '.join(names)})"
 
 
 def shared_floats(arena: Arena, word: int) -> list[Float32]:
@@ -168,21 +157,15 @@ def private_floats(arena: Arena, slot: int) -> list[Float32]:
 
 def private_names(layout: Layout, slot: int) -> list[str]:
     """Segments of one worker's private optimizer state: floats with the slot in their name."""
-    own = [name for name in layout.segments if name.rpartition(".")[2] == str(slot)]
     return [
         name
-        for name in own
-        if layout.segments[name].dtype == "float32" and not name.startswith("live.")
+        for name, segment in layout.segments.items()
+        if name.endswith(f".{slot}") and segment.dtype == "float32" and not name.startswith("live.")
     ]
 
 
-def contents(arrays: list[Float32]) -> bytes:
-    """Some arrays as bytes."""
-    return b"".join(array.tobytes() for array in arrays)
-
-
 def put(arrays: list[Float32], content: bytes) -> None:
-    """Set arrays to the bytes of `contents`."""
+    """Set arrays to their joined bytes."""
     floats, at = np.frombuffer(content, np.float32), 0
     for array in arrays:
         array[...] = floats[at : at + len(array)]
@@ -206,17 +189,16 @@ def settle(arena: Arena, run_dir: Path, slot: int, *, died: bool) -> None:
         if died:
             event_log.append(path, Died())
         return
-    event_log.cut(path, book.begun_at)  # it may have written a part of its record
+    with disk_errors(f"writing {path}"):
+        os.truncate(path, book.begun_at)  # it may have written a part of its record
     word, count = book.last
-    accesses, shared = book.accesses(count), access_counts(arena)
+    accesses, shared = book.accesses(), access_counts(arena)
+    writing = phase == WRITING
     unfinished = count > 0 and int(shared[word]) == int(accesses[-1])
-    floats, private = b"", b""
-    if unfinished and phase == WRITING:
-        floats = contents(shared_floats(arena, word))
-    if phase == WRITING:
-        private = contents(private_floats(arena, slot))
-    torn = Torn(book.numbers, phase == WRITING, unfinished, accesses, floats, private)
-    event_log.append(path, torn)
+    floats = shared_floats(arena, word) if writing and unfinished else []
+    private = private_floats(arena, slot) if writing else []
+    joined = (b"".join(array.tobytes() for array in arrays) for arrays in (floats, private))
+    event_log.append(path, Torn(book.numbers, writing, unfinished, accesses, *joined))
     if unfinished:
         shared[word] += 1
     book.phase = IDLE

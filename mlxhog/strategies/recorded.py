@@ -98,14 +98,11 @@ class OrderedWorker(HogwildWorker):
         self._target = replace(
             context.target(context.slot), locks=self._locks, mode=updates.IN_TURN, record=record
         )
-        self._reader = look_ahead.AsTheyAre(arena.params)
-        recorded = [arena.segment(name) for name in look_ahead.recorded(arena, facts)]
+        self._reader = look_ahead.reader(arena, facts, workers)
         if workers == 1:
+            recorded = [arena.segment(name) for name in look_ahead.recorded(arena, facts)]
             _native.zero_in_turn(self._locks, self._regions, recorded, seed)
-        if record is not None:
-            self._reader = look_ahead.LastSteps(arena.params, record, workers)
-        elif facts.prediction == "own" and workers > 1:
-            self._reader = look_ahead.OwnMovement(arena, workers)
+        if isinstance(self._reader, look_ahead.OwnMovement):
             self._previous = self._reader.previous  # each stripe of it is read in order
             access = (self._locks, self._regions, self._previous, arena.params)
             _native.read_in_turn(*access, seed=seed)
@@ -134,7 +131,7 @@ class RecordedWorker(OrderedWorker):
         """Prepare one worker; its log has the record of its beginning."""
         super().__init__(context)
         assert context.run_dir is not None
-        self._log = event_log.Log(event_log.worker_path(context.run_dir, context.slot))
+        self._log = event_log.worker_path(context.run_dir, context.slot)
         self._number = 0
         self._lease: Lease | None = None
         self._sums: UInt32 = np.empty(0, np.uint32)
@@ -156,10 +153,9 @@ class RecordedWorker(OrderedWorker):
         context.entry.version_read = self._version_read
         workers = context.live_workers
         numbers = Numbers(
-            self._number, lease.epoch, lease.ticket, self._version_read, workers,
-            self._horizon(workers),
-        )  # fmt: skip
-        self.book.numbers, self.book.begun_at = numbers, self._log.size
+            lease.epoch, lease.ticket, self._version_read, workers, self._horizon(workers)
+        )
+        self.book.numbers, self.book.begun_at = numbers, self._log.stat().st_size
         self.book.phase = access_order.READING
         self._read_in_order(numbers)
         weights = self._weights_read()
@@ -179,8 +175,9 @@ class RecordedWorker(OrderedWorker):
         """Add this worker's optimizer step, and append its record."""
         outcome = super().write(grads, lease, samples)
         self._number += 1
-        numbers, gaps = self.book.numbers, self._order.gaps()
-        self._log.append(Step(numbers, outcome.applied, gaps, self._sums, self._sha256))
+        numbers, accesses = self.book.numbers, self.book.accesses()
+        step = Step(numbers, outcome.applied, accesses, self._sums, self._sha256)
+        event_log.append(self._log, step)
         self.book.phase = access_order.IDLE
         return outcome
 
@@ -220,9 +217,8 @@ class ReplayedWorker(OrderedWorker):
         Raises:
             Mismatch: the weights are others.
         """
-        torn = isinstance(record, Torn)
-        unfinished = isinstance(record, Torn) and record.writing and record.unfinished
-        self._order.repeat(record.accesses.tolist(), absolute=torn, torn=unfinished)
+        torn = isinstance(record, Torn) and record.writing and record.unfinished
+        self._order.repeat(record.accesses.tolist(), torn=torn)
         with _contradictions():
             self._read_in_order(record.numbers)
         if isinstance(record, Torn):
@@ -231,12 +227,9 @@ class ReplayedWorker(OrderedWorker):
         weights = self._weights_read()
         differ = np.flatnonzero(_native.stripe_sums(weights) != record.sums)
         if len(differ):
-            begin = int(differ[0]) * updates.STRIPE
-            names = access_order.parameters_in(
-                self.context.arena.layout, begin, begin + updates.STRIPE
-            )
+            first = access_order.stripe_name(self.context.arena.layout, int(differ[0]))
             more = f" and {len(differ) - 1} others" if len(differ) > 1 else ""
-            raise Mismatch(f"it reads other weights in stripe {differ[0]} ({names}){more}")
+            raise Mismatch(f"it reads other weights in {first}{more}")
         if record.sha256 and hashlib.sha256(weights.data).digest() != record.sha256:
             raise Mismatch("the weights that it reads have another SHA-256")
         self.context.backend.refresh()
@@ -259,17 +252,10 @@ class ReplayedWorker(OrderedWorker):
                 f"it has {self._order.done} accesses to shared parameters, recorded were "
                 f"{len(record.accesses)}"
             )
-        if isinstance(record, Torn):
-            self._leave_as(record)
-
-    def _leave_as(self, record: Torn) -> None:
-        """Leave memory as the worker left it that died while writing."""
-        arena, slot = self.context.arena, self.context.slot
-        if record.unfinished:
-            word, _ = self.book.last
-            shared = access_order.shared_floats(arena, word)
-            if len(record.floats) != sum(array.nbytes for array in shared):
-                raise Mismatch("its record lacks the shared arrays after its last access")
-            access_order.put(shared, record.floats)
-            self._order.settle()
-        access_order.put(access_order.private_floats(arena, slot), record.private)
+        if isinstance(record, Torn):  # leave memory as its worker left it
+            arena = self.context.arena
+            if record.unfinished:
+                word, _ = self.book.last
+                access_order.put(access_order.shared_floats(arena, word), record.floats)
+                self._order.settle()
+            access_order.put(access_order.private_floats(arena, self.context.slot), record.private)

@@ -19,8 +19,8 @@ Source of the quantities: Niu, Recht, Re, Wright 2011, arXiv:1106.5730, section 
 
 from dataclasses import dataclass
 
+from mlxhog.base.quantities import format_duration
 from mlxhog.config.options import option
-from mlxhog.files.quantities import format_duration
 
 
 @dataclass(frozen=True, kw_only=True)

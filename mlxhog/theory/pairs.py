@@ -24,6 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from mlxhog.arena.child import Child, Failed
+from mlxhog.base import durable, plain_json
+from mlxhog.base.durable import disk_errors
+from mlxhog.base.quantities import format_duration, format_share
 from mlxhog.checkpoint import run as runs
 from mlxhog.checkpoint.creation import default_name
 from mlxhog.config.config import TrainConfig
@@ -32,9 +35,6 @@ from mlxhog.config.sources import specs_of, spelt_values_of
 from mlxhog.data import heldout
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import ConfigError, DataError, EnvironmentLacks, RunError, WorkerFailed
-from mlxhog.files import durable, plain_json
-from mlxhog.files.durable import disk_errors
-from mlxhog.files.quantities import format_duration, format_share
 from mlxhog.models import families
 from mlxhog.report.metrics import Progress, Result
 from mlxhog.report.views import TellStep

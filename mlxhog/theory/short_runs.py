@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mlxhog import backends
 from mlxhog.arena.child import Lane
+from mlxhog.base.quantities import Interval
 from mlxhog.checkpoint import formats
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.contradictions import CHOICES, choosing
@@ -18,7 +19,6 @@ from mlxhog.config.fine_tuning import WITHOUT_ENDS
 from mlxhog.config.options import options
 from mlxhog.data import heldout
 from mlxhog.data.tokens import TokenFile
-from mlxhog.files.quantities import Interval
 from mlxhog.report.metrics import Result
 from mlxhog.report.views import Tell
 from mlxhog.training import trainer

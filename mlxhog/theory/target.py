@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mlxhog.base import plain_yaml, reading
+from mlxhog.base.paths import expanded
 from mlxhog.checkpoint import checkpoint as checkpoints
 from mlxhog.checkpoint import formats
 from mlxhog.checkpoint import run as runs
@@ -14,8 +16,6 @@ from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.config.options import options
 from mlxhog.config.sources import Layer
 from mlxhog.errors import ConfigError, RunError, nearest
-from mlxhog.files import plain_yaml, reading
-from mlxhog.files.paths import expanded
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.registry import architectures, load_architecture

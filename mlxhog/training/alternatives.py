@@ -54,7 +54,7 @@ class Alternative:
     resolution: Resolution
     strategy: Strategy
     optimizer: Optimizer
-    batches: Callable[[], Batches | ClientBatches]
+    batches: Callable[[], Batches]
     n_tickets: int
     division: Division | None
 
@@ -197,7 +197,7 @@ def _batches(
     train: TokenFile,
     *,
     stored: Path | None,
-) -> tuple[Strategy, Callable[[], Batches | ClientBatches], int, Division | None]:
+) -> tuple[Strategy, Callable[[], Batches], int, Division | None]:
     """The batches of the text, or of each client's part of it.
 
     Args:
@@ -236,7 +236,7 @@ def _batches(
             stored=stored,
         )
     if division is not None and isinstance(strategy, Local):
-        divided = partial(ClientBatches.open, data.train, division.documents, **rows)
+        divided = partial(ClientBatches.open, data.train, documents=division.documents, **rows)
         tickets = divided().tickets
         return replace(strategy, client_tickets=tickets), divided, sum(tickets), division
     n_tickets = math.ceil(train.n_sequences(config.seq_len) / size)

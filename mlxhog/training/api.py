@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from mlxhog.base.paths import expanded
 from mlxhog.config import contradictions, plugins
 from mlxhog.config.choices import OPTIMIZERS, STRATEGIES, Kind
 from mlxhog.config.config import PLUGIN, TrainConfig, train_config
@@ -15,7 +16,6 @@ from mlxhog.config.fine_tuning import ORIGINS
 from mlxhog.config.options import options
 from mlxhog.config.sources import Layer, of_keywords
 from mlxhog.errors import ConfigError
-from mlxhog.files.paths import expanded
 from mlxhog.report.plain import observer as shown_on
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ does not depend on the batch, and the run reports its share. The number of measu
 the largest part of a budget of time are those of the measurement for a strategy
 (`choose_strategy.py`).
 
-The speeds stay in a file of this machine (`mlxhog.machine.batch_speeds`), so a later run of the
+The speeds stay in a file of this machine (`mlxhog.base.batch_speeds`), so a later run of the
 same model, context, workers and versions measures at most larger batches. Speeds of a busy machine
 are used, but not kept. A resumed run keeps its batch.
 """
@@ -38,17 +38,16 @@ from mlxhog import backends
 from mlxhog.arena.child import START_S, Child, Failed, Lane
 from mlxhog.backends.backend import Backend
 from mlxhog.backends.gpu_share import most_sequences
+from mlxhog.base import batch_speeds, float32, machine, plain_json
+from mlxhog.base.batch_speeds import BatchSpeed
+from mlxhog.base.load import LoadWatch
+from mlxhog.base.quantities import format_count, format_share, parse_count
 from mlxhog.checkpoint import checkpoint
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import read_stored
 from mlxhog.data.batch import Batch, joined
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.files import plain_json
-from mlxhog.files.quantities import format_count, format_share, parse_count
-from mlxhog.machine import batch_speeds, float32, machine
-from mlxhog.machine.batch_speeds import BatchSpeed
-from mlxhog.machine.load import LoadWatch
 from mlxhog.models.ops.operators import LONGEST_SUM
 from mlxhog.report.views import StatusLine
 from mlxhog.training import choose_strategy

@@ -15,6 +15,7 @@ from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger, Position
 from mlxhog.arena.requests import Refused
 from mlxhog.arena.workers import State
+from mlxhog.base import mapped
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
 from mlxhog.cluster.anchor import Anchor
@@ -24,7 +25,6 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.config.strategy import InRounds, strategy_name
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import CheckpointError, EnvironmentLacks
-from mlxhog.files import mapped
 from mlxhog.models.families import param_spec
 from mlxhog.models.spec import ParamSpec, initial_value
 from mlxhog.optim.delay_feedback import FEEDBACK

@@ -43,10 +43,10 @@ import numpy as np
 from mlxhog import _native
 from mlxhog.arena import Arena
 from mlxhog.arena.control import Command
+from mlxhog.base.quantities import format_number
+from mlxhog.base.workers import WorkerSpec
 from mlxhog.config.strategies import Hogwild, Sync
 from mlxhog.config.strategy import StrategyChoice
-from mlxhog.files.quantities import format_number
-from mlxhog.machine.workers import WorkerSpec
 from mlxhog.report.metrics import Activity, Doing
 from mlxhog.strategies import division
 

@@ -9,10 +9,10 @@ from typing import Self
 
 from mlxhog._native import ops
 from mlxhog.backends import gpu_share
+from mlxhog.base import float32, machine, verdicts
+from mlxhog.base.workers import WorkerSpec, resolve_workers
 from mlxhog.config import optimizers, rules
 from mlxhog.config.config import TrainConfig
-from mlxhog.machine import float32, machine, verdicts
-from mlxhog.machine.workers import WorkerSpec, resolve_workers
 from mlxhog.training import kernel_choice
 from mlxhog.training.kernel_choice import Writers
 

@@ -30,6 +30,9 @@ import numpy as np
 
 from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger
+from mlxhog.base import plain_json
+from mlxhog.base.durable import disk_errors, read_lines
+from mlxhog.base.paths import expanded, printable
 from mlxhog.data import records, textfiles, unpacking
 from mlxhog.data.examples import Example
 from mlxhog.data.segments import EXAMPLES, Closed, Draft, SourceFile, StreamBatches, TrainingRow
@@ -37,9 +40,6 @@ from mlxhog.data.stream import StreamWriter, document_rows, example_rows, read_e
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.unpacking import Bounds
 from mlxhog.errors import DataError, EnvironmentLacks, MlxhogError, WorkerFailed, message_of
-from mlxhog.files import plain_json
-from mlxhog.files.durable import disk_errors, read_lines
-from mlxhog.files.paths import expanded, printable
 from mlxhog.training.job import BatchSource
 from mlxhog.training.plan import Plan
 

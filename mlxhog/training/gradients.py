@@ -14,10 +14,10 @@ from mlxhog.arena.control import Command
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Entry, Phase
 from mlxhog.backends.backend import Backend, Grads
+from mlxhog.base.workers import GPU_BACKENDS
 from mlxhog.cluster.anchor import own_epochs
 from mlxhog.config.rules import Slowdown, parse_slowdowns
 from mlxhog.data.batch import Batch, joined
-from mlxhog.machine.workers import GPU_BACKENDS
 from mlxhog.optim import updates
 from mlxhog.strategies import Lease
 from mlxhog.strategies.context import show_model

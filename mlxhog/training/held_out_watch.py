@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from mlxhog.base.quantities import Interval
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.files.quantities import Interval
 from mlxhog.report.monitor import Monitor
 from mlxhog.report.views import Tell
 from mlxhog.training.resume import Resumption

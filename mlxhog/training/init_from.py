@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.arena import Arena
+from mlxhog.base import mapped
 from mlxhog.checkpoint import checkpoint, formats, manifest
 from mlxhog.checkpoint.formats import Opened
 from mlxhog.checkpoint.formats.opening import refuse_not_finite
@@ -26,7 +27,6 @@ from mlxhog.data.prepare import Prepared, prepare
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import CheckpointError, DataError, MlxhogError
-from mlxhog.files import mapped
 from mlxhog.models import families, ngrams
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.xlstm_large.config import SPELLINGS

@@ -16,12 +16,12 @@ from mlxhog.arena import ArenaHandle, Layout, control, published
 from mlxhog.arena.control import Ring
 from mlxhog.arena.layout import PARAMETER_COPY
 from mlxhog.backends.gpu_share import GPUShare, most_sequences
+from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec
 from mlxhog.cluster.link import LinkJob
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.schedules import Rate
 from mlxhog.data.batch import Batch
-from mlxhog.machine.workers import GPU_BACKENDS, WorkerSpec
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.sampled_head import SampledHead
 from mlxhog.models.spec import ParamSpec

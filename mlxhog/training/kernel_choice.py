@@ -29,10 +29,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mlxhog.base.verdicts import GPU_ENGINES, Verdicts
+from mlxhog.base.workers import GPU_BACKENDS
 from mlxhog.config.config import EMULATED, TrainConfig
 from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.machine.verdicts import GPU_ENGINES, Verdicts
-from mlxhog.machine.workers import GPU_BACKENDS
 from mlxhog.models.ops import kernels
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from mlxhog.base.quantities import format_count
 from mlxhog.config.budget import Budget
 from mlxhog.data.tokens import TokenFile
-from mlxhog.files.quantities import format_count
 
 
 def in_steps(

@@ -14,11 +14,11 @@ from typing import Self
 from mlxhog.arena import Layout
 from mlxhog.arena.child import START_S, Child, Failed, Lane
 from mlxhog.backends.gpu_share import USABLE, GPUShare, recommended_bytes
+from mlxhog.base.quantities import format_bytes
+from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.strategy import FedBack, Sparse
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.files.quantities import format_bytes
-from mlxhog.machine.workers import GPU_BACKENDS, WorkerSpec
 from mlxhog.models.families import ModelConfig, param_count
 from mlxhog.optim import Optimizer
 from mlxhog.strategies import Strategy

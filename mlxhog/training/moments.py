@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.arena import Arena
+from mlxhog.base import mapped
 from mlxhog.checkpoint import checkpoint
 from mlxhog.config import optimizers
 from mlxhog.errors import CheckpointError
-from mlxhog.files import mapped
 from mlxhog.optim.delay_feedback import FEEDBACK
 from mlxhog.optim.sparsified import RESIDUAL
 from mlxhog.optim.tables import MEANS

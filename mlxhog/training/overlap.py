@@ -19,8 +19,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from mlxhog.arena import control
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Phase
+from mlxhog.base import darwin
 from mlxhog.errors import ConfigError
-from mlxhog.machine import darwin
 from mlxhog.strategies import Context, Lease
 from mlxhog.strategies.hogwild import OverlappedWorker
 from mlxhog.training.gradients import Gradients

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlxhog.arena import Layout
+from mlxhog.base.quantities import format_count
 from mlxhog.cluster import anchor
 from mlxhog.cluster.identity import Identity
 from mlxhog.cluster.link import LinkJob
@@ -22,7 +23,6 @@ from mlxhog.data.counts import SAMPLE
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import ConfigError
-from mlxhog.files.quantities import format_count
 from mlxhog.models import families, ngrams, registry
 from mlxhog.models.families import ModelConfig, param_count, param_spec
 from mlxhog.models.mad import MADConfig

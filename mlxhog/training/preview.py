@@ -6,16 +6,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from mlxhog.base import verdicts
+from mlxhog.base.paths import printable
+from mlxhog.base.quantities import format_bytes, format_count, format_duration
+from mlxhog.base.workers import GPU_BACKENDS
 from mlxhog.checkpoint import run
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import specs_of, spelt_values_of
-from mlxhog.data.corpora import Inventory
+from mlxhog.data.corpora import inventory
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import RunError
-from mlxhog.files.paths import printable
-from mlxhog.files.quantities import format_bytes, format_count, format_duration
-from mlxhog.machine import verdicts
-from mlxhog.machine.workers import GPU_BACKENDS
 from mlxhog.models import families
 from mlxhog.models.families import param_count
 from mlxhog.models.registry import load_architecture
@@ -81,7 +81,7 @@ def facts(plan: Plan, asked: TrainConfig) -> dict[str, Any]:
             "blocks": plan.model.num_hidden_layers,
             "vocab_size": plan.model.vocab_size,
         },
-        "data": Inventory.of(plan.data.corpus, config.text_key, held_out_bytes).to_json()
+        "data": inventory(plan.data.corpus, config.text_key, held_out_bytes)
         | {
             "documents": train.header["documents"],
             "tokens": train.n_tokens,

@@ -24,7 +24,7 @@ from mlxhog.arena.marks import (
 )
 from mlxhog.arena.published import WORDS, Copies
 from mlxhog.arena.requests import RunServer
-from mlxhog.files.quantities import Interval
+from mlxhog.base.quantities import Interval
 from mlxhog.optim.updates import Float32
 from mlxhog.training.session import WorkerSession
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import connection
@@ -19,22 +20,18 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mlxhog.arena import Arena, control, event_log
-from mlxhog.arena.event_log import Begin, Frame, Kind, Step, Torn
+from mlxhog.arena.event_log import Begin, Died, End, Header, Step, Torn
 from mlxhog.arena.ledger import Ledger
-from mlxhog.arena.process import monotonic_ns
-from mlxhog.arena.worker_pool import WorkerProcess
+from mlxhog.arena.worker_pool import WorkerProcess, last_lines
 from mlxhog.arena.workers import Phase
+from mlxhog.base.workers import MOST_WORKERS, WorkerSpec
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.config.contradictions import choosing
 from mlxhog.data.encodings import words
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import CheckpointError, DataError, EnvironmentLacks, RunError, WorkerFailed
-from mlxhog.machine.workers import WorkerSpec
-from mlxhog.optim import updates
 from mlxhog.strategies import Lease, access_order
 from mlxhog.strategies.recorded import Mismatch, ReplayedWorker
 from mlxhog.training import checkpoints, recording, worker
@@ -81,83 +78,89 @@ class ReplayResult:
 
 
 @dataclass(frozen=True)
-class ProcessLog:
-    """The log of one process in a slot.
+class Process:
+    """One recorded process: its place in the log of its slot, and what the log says of it.
 
     Attributes:
         slot: of the worker table.
         number: processes in this slot before it.
         begin: its backend, threads and kernels.
         first: its first step, counted in the slot.
-        frames: records of its steps, packed as they are in the log.
+        steps: number of its steps, torn ones included.
+        hashes: number of its steps with a SHA-256.
     """
 
     slot: int
     number: int
     begin: Begin
     first: int
-    frames: tuple[Frame, ...]
+    steps: int = 0
+    hashes: int = 0
 
     def __str__(self) -> str:
-        """The name of the process in messages."""
+        """Its name in messages."""
         return f"worker {self.slot} ({self.begin.backend})"
 
-
-# -- one process ----------------------------------------------------------------------------------
-
-
-def main(pipe: Connection, job: Job, directory: Path, number: int) -> None:
-    """Entry point of a process that replays one log; it reports the result through the pipe."""
-    with (job.run_dir / f"worker-{job.slot}.log").open("a", buffering=1) as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-    part = parts(directory, job.slot)[number]
-    arena = Arena.from_handle(job.handle, write=job.setup.writers.write)
-    entry = arena.workers.entry(job.slot)
-    gradients = worker.start_gradients(job, arena, entry)
-    context = worker.make_context(job, arena, entry, gradients.backend)
-    steps = Steps(job, context, control.Ring(arena.segment(f"ring.{job.slot}")), gradients)
-    repeated, limits = steps.strategy, access_order.limits(arena.layout)
-    assert isinstance(repeated, ReplayedWorker)
-    for k, frame in enumerate(part.frames):
-        entry.beat(Phase.COMPUTE)
-        record = frame.record(limits)
-        assert isinstance(record, Step | Torn)
-        try:
-            if repeated.repeat_read(record):
-                grads = gradients.gradient(Lease(record.numbers.epoch, record.numbers.ticket))
-                repeated.repeat_write(record, grads)
-        except Mismatch as difference:
-            pipe.send((k, str(difference)))
-            return
-    pipe.send((len(part.frames), None))
-    context.backend.close()
+    def records(self, directory: Path) -> Iterator[Step | Torn]:
+        """Its steps, from the log of a run."""
+        number = -1
+        for record in event_log.read(event_log.worker_path(directory, self.slot)):
+            number += isinstance(record, Begin)
+            if number == self.number and isinstance(record, Step | Torn):
+                yield record
 
 
-def parts(directory: Path, slot: int) -> list[ProcessLog]:
-    """The logs of the processes in one slot, in order.
+def processes(directory: Path, slot: int) -> list[Process]:
+    """The processes that a slot had, in order.
 
     Raises:
         RunError: the log is cut or damaged.
     """
     path = event_log.worker_path(directory, slot)
-    begins: list[Begin] = []
-    by_process: list[list[Frame]] = []
-    for frame in event_log.frames(path):
-        if frame.kind == Kind.BEGIN:
-            begin = frame.record()
-            assert isinstance(begin, Begin)
-            begins.append(begin)
-            by_process.append([])
-        elif not begins:
-            raise RunError(f"the log {path} does not begin with a worker; it is not whole")
-        elif frame.kind != Kind.DIED:
-            by_process[-1].append(frame)
-    processes, first = [], 0
-    for number, (begin, steps) in enumerate(zip(begins, by_process, strict=True)):
-        processes.append(ProcessLog(slot, number, begin, first, tuple(steps)))
-        first += len(steps)
-    return processes
+    all_of_slot: list[Process] = []
+    for record in event_log.read(path):
+        if isinstance(record, Begin):
+            first = sum(one.steps for one in all_of_slot)
+            all_of_slot.append(Process(slot, len(all_of_slot), record, first))
+        elif not all_of_slot:
+            raise RunError(
+                f"the log {path} does not begin with a worker; copy the run's folder again, or "
+                "record another run"
+            )
+        elif not isinstance(record, Died):
+            last = all_of_slot[-1]
+            hashed = isinstance(record, Step) and bool(record.sha256)
+            all_of_slot[-1] = replace(last, steps=last.steps + 1, hashes=last.hashes + hashed)
+    return all_of_slot
+
+
+def main(pipe: Connection, job: Job, directory: Path, process: Process) -> None:
+    """Entry point of a process that repeats another; it sends its first difference, or None."""
+    with (job.run_dir / f"worker-{job.slot}.log").open("a", buffering=1) as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    arena = Arena.from_handle(job.handle, write=job.setup.writers.write)
+    entry = arena.workers.entry(job.slot)
+    gradients = worker.start_gradients(job, arena, entry)
+    context = worker.make_context(job, arena, entry, gradients.backend)
+    ring = control.Ring(arena.segment(f"ring.{job.slot}"))
+    repeated = Steps(job, context, ring, gradients).strategy
+    assert isinstance(repeated, ReplayedWorker)
+    for k, record in enumerate(process.records(directory), process.first + 1):
+        entry.beat(Phase.COMPUTE)
+        numbers = record.numbers
+        try:
+            if repeated.repeat_read(record):
+                grads = gradients.gradient(Lease(numbers.epoch, numbers.ticket))
+                repeated.repeat_write(record, grads)
+        except Mismatch as difference:
+            pipe.send(
+                f"{process}, its step {k} (batch {numbers.epoch}.{numbers.ticket}, read after "
+                f"update {numbers.version_read}): {difference}"
+            )
+            return
+    pipe.send(None)
+    context.backend.close()
 
 
 # -- the run --------------------------------------------------------------------------------------
@@ -177,65 +180,48 @@ def replay(run: Run, *, anyway: bool = False) -> ReplayResult:
         DataError: the run was trained on other text.
         WorkerFailed: a process of the replay died.
     """
-    began_ns = monotonic_ns()
-    recorded = read(run, anyway=anyway)
-    header, end, logs, plan = recorded.header, recorded.end, recorded.logs, recorded.plan
+    began = time.monotonic()
+    header, slots, plan, end = read(run, anyway=anyway)
     with ExitStack() as stack:
-        logs_of_processes = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        replaying = _Replay(plan, header, run.directory, logs_of_processes, stack)
-        difference = replaying.follow(logs) or replaying.compare(end)
-    frames = [frame for log in logs for part in log for frame in part.frames]
+        output = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        arena = stack.enter_context(
+            Arena.create(plan.layout, write=plan.writers.write, run_id="replay")
+        )
+        checkpoints.restore(plan, arena, Ledger(arena))
+        if differ := _differing(arena, header.initial_sha256):
+            raise CheckpointError(
+                f"the run began with other values of {', '.join(differ)} than this mlxhog and "
+                "NumPy make of its seed; replay it with the versions that recorded it"
+            )
+        difference = _follow(slots, plan, arena, run.directory, output) or _compare(arena, end)
+    every = [process for slot in slots for process in slot]
     return ReplayResult(
         run=str(run.directory),
         workers=tuple(worker.backend for worker in header.workers),
-        steps=len(frames),
-        deaths=sum(max(0, len(log) - 1) for log in logs),
-        hashes=sum(frame.is_hashed for frame in frames) + len(end.sha256),
+        steps=sum(one.steps for one in every),
+        deaths=sum(one.number > 0 for one in every),
+        hashes=sum(one.hashes for one in every) + len(end.sha256),
         difference=difference,
-        sha256=end.sha256["params"],
-        seconds=(monotonic_ns() - began_ns) / 1e9,
+        sha256=end.sha256.get("params", ""),
+        seconds=time.monotonic() - began,
     )
 
 
-@dataclass(frozen=True)
-class Recording:
-    """A recorded run, read and checked.
-
-    Attributes:
-        header: its set-up.
-        end: its final state.
-        logs: of the processes in each slot.
-        plan: of the recorded run.
-    """
-
-    header: recording.RecordHeader
-    end: recording.RecordEnd
-    logs: tuple[list[ProcessLog], ...]
-    plan: Plan
-
-
-def read(run: Run, *, anyway: bool = False) -> Recording:
-    """Read and check the record of a run; raises the errors of `replay`."""
-    header = recording.RecordHeader.read(run.directory)
-    logs = tuple(
-        parts(run.directory, slot)
-        for slot in range(1, header.slots + 1)
+def read(run: Run, *, anyway: bool = False) -> tuple[Header, list[list[Process]], Plan, End]:
+    """Read the record of a run: header, processes of each slot, plan, end; raises as `replay`."""
+    header = event_log.load(Header, run.directory)
+    slots = [
+        processes(run.directory, slot)
+        for slot in range(1, min(header.slots, MOST_WORKERS) + 1)
         if event_log.worker_path(run.directory, slot).exists()
-    )
+    ]
     if not anyway:
-        _check_versions(header, logs)
-    plan = _plan(header, run)
-    limits = access_order.limits(plan.layout)
-    for part in (part for log in logs for part in log):
-        recording.check_worker(part.begin)
-        for frame in part.frames:
-            frame.record(limits)
-    end = recording.RecordEnd.read(run.directory, limits.stripes)
-    return Recording(header, end, logs, plan)
+        backends = {process.begin.backend for slot in slots for process in slot}
+        _check_versions(header.versions, backends)
+    return header, slots, _plan(header, run), event_log.load(End, run.directory)
 
 
-def _check_versions(header: recording.RecordHeader, logs: Sequence[Sequence[ProcessLog]]) -> None:
-    backends = {part.begin.backend for log in logs for part in log}
+def _check_versions(recorded: Mapping[str, str], backends: set[str]) -> None:
     try:
         here = recording.versions(backends)
     except ModuleNotFoundError as error:
@@ -245,12 +231,9 @@ def _check_versions(header: recording.RecordHeader, logs: Sequence[Sequence[Proc
         ) from error
     differ = [
         f"{name} {was} (here {here.get(name, 'missing')})"
-        for name, was in header.versions.items()
+        for name, was in recorded.items()
         if here.get(name) != was
     ]
-    machine, was = recording.here(), header.machine
-    if machine["processor"] != was["processor"] or machine["name"] != was["name"]:
-        differ.append(f"{was['name']}, {was['processor']} (here {machine['processor']})")
     if differ:
         raise EnvironmentLacks(
             f"the run was recorded with {', '.join(differ)}; other versions and processors round "
@@ -258,7 +241,7 @@ def _check_versions(header: recording.RecordHeader, logs: Sequence[Sequence[Proc
         )
 
 
-def _plan(header: recording.RecordHeader, run: Run) -> Plan:
+def _plan(header: Header, run: Run) -> Plan:
     """The plan of a recorded run, without any choice by this machine.
 
     Raises:
@@ -272,7 +255,11 @@ def _plan(header: recording.RecordHeader, run: Run) -> Plan:
         workers=",".join(worker.backend for worker in header.workers),
         max_workers=header.slots,
     )
-    plan = replace(make_plan(config), workers=header.workers, kernels=header.kernels)
+    plan = replace(
+        make_plan(config),
+        workers=tuple(WorkerSpec(one.backend, one.threads) for one in header.workers),
+        kernels=tuple(one.kernels for one in header.workers),
+    )
     if recording.layout_digest(plan.layout) != header.layout_sha256:
         raise CheckpointError(
             f"the log of {run.directory} is from another layout of the parameters than model "
@@ -288,149 +275,107 @@ def _plan(header: recording.RecordHeader, run: Run) -> Plan:
     return plan
 
 
-class _Replay:
-    """The processes of one replay and their arena."""
+def _follow(
+    slots: Sequence[Sequence[Process]], plan: Plan, arena: Arena, directory: Path, output: Path
+) -> str | None:
+    """Repeat all processes, those of a slot one after the other; returns the first difference.
 
-    def __init__(
-        self,
-        plan: Plan,
-        header: recording.RecordHeader,
-        directory: Path,
-        logs: Path,
-        stack: ExitStack,
-    ) -> None:
-        """Create the arena in the initial state of the run.
-
-        Raises:
-            CheckpointError: the initial weights are others.
-        """
-        self._setup, self._directory, self._logs = plan.for_workers(), directory, logs
-        self.arena = stack.enter_context(
-            Arena.create(plan.layout, write=plan.writers.write, run_id="replay")
-        )
-        checkpoints.restore(plan, self.arena, Ledger(self.arena))
-        initial = recording.digests(self.arena)
-        expected = header.initial_sha256.items()
-        differ = [name for name, was in expected if initial.get(name) != was]
-        if differ:
-            raise CheckpointError(
-                f"the run began with other values of {', '.join(differ)} than this mlxhog and "
-                "NumPy make of its seed; replay it with the versions that recorded it"
-            )
-        self._budget = plan.budget
-        self._running: dict[int, tuple[ProcessLog, WorkerProcess]] = {}
-        stack.callback(self._end_all)
-
-    def _end_all(self) -> None:
-        for _, process in self._running.values():
-            process.close()
-
-    def follow(self, logs: Sequence[Sequence[ProcessLog]]) -> str | None:
-        """Replay every log; returns the first difference.
-
-        Raises:
-            WorkerFailed: a process died.
-        """
-        waiting = {log[0].slot: [part for part in log if part.frames] for log in logs if log}
-        for slot in waiting:
-            self._start_next(waiting, slot)
-        quiet: tuple[list[Any], int] = ([], monotonic_ns())
-        while self._running:
-            ready = connection.wait(
-                [x for _, one in self._running.values() for x in (one.pipe, one.process.sentinel)],
-                timeout=POLL_S,
-            )
-            for slot, (part, process) in list(self._running.items()):
-                if process.pipe in ready or process.process.sentinel in ready:
-                    difference = self._ended(part, process)
+    Raises:
+        WorkerFailed: a process died.
+    """
+    waiting = [[process for process in slot if process.steps] for slot in slots]
+    running: dict[int, tuple[Process, WorkerProcess]] = {}
+    state, since = list[Any](), time.monotonic()
+    try:
+        while True:
+            for slot in waiting:
+                if slot and slot[0].slot not in running:
+                    process = slot.pop(0)
+                    spawned = _spawn(process, plan, arena, directory, output)
+                    running[process.slot] = process, spawned
+            if not running:
+                return None
+            books = [access_order.Book(arena, slot) for slot in running]
+            now = [(slot, book.last) for slot, book in zip(running, books, strict=True)]
+            if now != state or any(book.waits_for is None for book in books):
+                state, since = now, time.monotonic()
+            elif time.monotonic() - since > STUCK_S:
+                return _stuck([process for process, _ in running.values()], arena)
+            ready = connection.wait([one.pipe for _, one in running.values()], timeout=POLL_S)
+            for process, spawned in list(running.values()):
+                if spawned.pipe in ready:
+                    difference = _ended(process, spawned, output)
                     if difference is not None:
                         return difference
-                    del self._running[slot]
-                    self._start_next(waiting, slot)
-            state = [(slot, access_order.Book(self.arena, slot).last) for slot in self._running]
-            all_wait = all(
-                access_order.Book(self.arena, slot).waits_for is not None for slot in self._running
-            )
-            if state != quiet[0] or not all_wait:
-                quiet = (state, monotonic_ns())
-            elif self._running and monotonic_ns() - quiet[1] > STUCK_S * 1e9:
-                return self._stuck()
+                    del running[process.slot]
+    finally:
+        for _, spawned in running.values():
+            spawned.close()
+
+
+def _spawn(
+    process: Process, plan: Plan, arena: Arena, directory: Path, output: Path
+) -> WorkerProcess:
+    slot, kernels = process.slot, process.begin.kernels
+    spec, setup = WorkerSpec(process.begin.backend, process.begin.threads), plan.for_workers()
+    while len(setup.workers) < slot - 1:  # slots that others have joined in
+        setup = setup.with_worker(len(setup.workers) + 1, spec, kernels)
+    job = Job(
+        setup=setup.with_worker(slot, spec, kernels),
+        handle=arena.handle(),
+        slot=slot,
+        budget=plan.budget,
+        step_limit=None,
+        run_dir=output,
+    )
+    return WorkerProcess(
+        main,
+        (job, directory, process),
+        name=f"mlxhog-replay-{slot}",
+        threads=spec.threads,
+        pipe=True,
+        arena=arena,
+        slots=(slot,),
+    )
+
+
+def _ended(process: Process, spawned: WorkerProcess, output: Path) -> str | None:
+    death = spawned.reap(timeout_s=10.0)
+    try:
+        difference: str | None = spawned.pipe.recv()
+    except EOFError:
+        with (output / f"worker-{process.slot}.log").open("a+b") as log:
+            last = last_lines(log)[-1]
+        raise WorkerFailed(f"{process} of the replay died ({death}): {last}") from None
+    spawned.close()
+    return difference
+
+
+def _stuck(running: Sequence[Process], arena: Arena) -> str:
+    """A message with the turn that each worker waits for, if none can continue."""
+    counts, texts = access_order.access_counts(arena), []
+    for process in running:
+        word = access_order.Book(arena, process.slot).waits_for
+        if word is not None:
+            texts.append(f"{process} waits at stripe or row {word}, access {int(counts[word])}")
+    return f"no worker can continue, so the logs do not fit together: {'; '.join(texts)}"
+
+
+def _differing(arena: Arena, recorded: Mapping[str, str]) -> list[str]:
+    digests = recording.digests(arena)
+    return [name for name, was in recorded.items() if digests.get(name) != was]
+
+
+def _compare(arena: Arena, end: End) -> str | None:
+    """Compare the arena with the end of the run; returns the differences in words."""
+    if not (differ := _differing(arena, end.sha256)):
         return None
-
-    def _start_next(self, waiting: dict[int, list[ProcessLog]], slot: int) -> None:
-        if not waiting[slot]:
-            return
-        part = waiting[slot].pop(0)
-        spec = WorkerSpec(part.begin.backend, part.begin.threads)
-        setup = self._setup
-        while len(setup.workers) < slot - 1:  # slots that others have joined in
-            setup = setup.with_worker(len(setup.workers) + 1, spec, part.begin.kernels)
-        job = Job(
-            setup=setup.with_worker(slot, spec, part.begin.kernels),
-            handle=self.arena.handle(),
-            slot=slot,
-            budget=self._budget,
-            step_limit=None,
-            run_dir=self._logs,
-        )
-        process = WorkerProcess(
-            main,
-            (job, self._directory, part.number),
-            name=f"mlxhog-replay-{slot}",
-            threads=spec.threads,
-            pipe=True,
-            arena=self.arena,
-            slots=(slot,),
-        )
-        self._running[slot] = (part, process)
-
-    def _ended(self, part: ProcessLog, process: WorkerProcess) -> str | None:
-        try:
-            done, difference = process.pipe.recv() if process.pipe.poll(POLL_S) else (0, None)
-        except EOFError:
-            done, difference = 0, None
-        if difference is None and done < len(part.frames):
-            death = process.reap(timeout_s=10.0)
-            words = (self._logs / f"worker-{part.slot}.log").read_text(errors="replace")
-            raise WorkerFailed(f"{part} of the replay died ({death}): {words.strip()[-600:]}")
-        process.reap(timeout_s=10.0)
-        process.close()
-        return None if difference is None else f"{self._name(part, done)}: {difference}"
-
-    @staticmethod
-    def _name(part: ProcessLog, index: int) -> str:
-        """The name of a step of a worker, with its batch and the version that it read."""
-        numbers = part.frames[index].numbers
-        return (
-            f"{part}, its step {part.first + index + 1} (batch {numbers.epoch}.{numbers.ticket}, "
-            f"read after update {numbers.version_read})"
-        )
-
-    def _stuck(self) -> str:
-        """A message with the turn that each worker waits for, if none can continue."""
-        counts, texts = access_order.access_counts(self.arena), []
-        for part, _ in self._running.values():
-            word = access_order.Book(self.arena, part.slot).waits_for
-            if word is not None:
-                texts.append(f"{part} waits at stripe or row {word}, access {int(counts[word])}")
-        return f"no worker can continue, so the logs do not fit together: {'; '.join(texts)}"
-
-    def compare(self, end: recording.RecordEnd) -> str | None:
-        """Compare the arena with the end of the run; returns the differences in words."""
-        digests = recording.digests(self.arena)
-        differ = [name for name, was in end.sha256.items() if digests.get(name) != was]
-        if not differ:
-            return None
-        text = f"the end: {', '.join(differ)} differ from the record"
-        stripes = np.flatnonzero(access_order.stripe_sums(self.arena) != end.sums)
-        return f"{text}{self._named(stripes)}"
-
-    def _named(self, stripes: Iterable[int]) -> str:
-        for stripe in stripes:
-            begin = int(stripe) * updates.STRIPE
-            names = access_order.parameters_in(self.arena.layout, begin, begin + updates.STRIPE)
-            return f", first in stripe {stripe} ({names})"
-        return ""
+    pairs = zip(access_order.stripe_sums(arena).tolist(), end.sums, strict=False)
+    stripes = [
+        access_order.stripe_name(arena.layout, k) for k, (a, b) in enumerate(pairs) if a != b
+    ]
+    first = f", first in {stripes[0]}" if stripes else ""
+    return f"the end: {', '.join(differ)} differ from the record{first}"
 
 
 __all__ = ["ReplayResult", "replay"]

@@ -15,6 +15,10 @@ from typing import Any
 from mlxhog.arena import Arena
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.requests import socket_path
+from mlxhog.base import float32, machine
+from mlxhog.base.paths import path_from_here
+from mlxhog.base.quantities import format_bytes, format_count, format_share
+from mlxhog.base.workers import GPU_BACKENDS
 from mlxhog.checkpoint.run import Run, run_of
 from mlxhog.config import optimizers
 from mlxhog.config.budget import Budget
@@ -24,10 +28,6 @@ from mlxhog.data import corpora
 from mlxhog.data.encodings import words
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import EnvironmentLacks, MlxhogError, RunError
-from mlxhog.files.paths import path_from_here
-from mlxhog.files.quantities import format_bytes, format_count, format_share
-from mlxhog.machine import float32, machine
-from mlxhog.machine.workers import GPU_BACKENDS
 from mlxhog.report.machines import machines_of
 from mlxhog.report.metrics import EVALUATED, Doing, Evaluation, Progress, Result, label
 from mlxhog.report.monitor import Monitor

@@ -23,10 +23,10 @@ from mlxhog.arena import Arena
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.requests import Refused, Request, RunServer
 from mlxhog.arena.workers import Entry, Phase, State
+from mlxhog.base import machine, verdicts
+from mlxhog.base.verdicts import Verdicts
+from mlxhog.base.workers import GPU_BACKENDS, joining_workers
 from mlxhog.errors import ConfigError, EnvironmentLacks, RunError, shown
-from mlxhog.machine import machine, verdicts
-from mlxhog.machine.verdicts import Verdicts
-from mlxhog.machine.workers import GPU_BACKENDS, joining_workers
 from mlxhog.optim import updates
 from mlxhog.optim.delay_feedback import FEEDBACK
 from mlxhog.optim.sparsified import RESIDUAL

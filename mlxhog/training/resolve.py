@@ -12,15 +12,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mlxhog import optim
+from mlxhog.base.paths import expanded
+from mlxhog.base.quantities import format_number
+from mlxhog.base.workers import WorkerSpec
 from mlxhog.config import optimizers, schedules
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.strategies import Serial
 from mlxhog.config.strategy import StrategyChoice, of, strategy_name
 from mlxhog.errors import ConfigError
-from mlxhog.files.paths import expanded
-from mlxhog.files.quantities import format_number
-from mlxhog.machine.workers import WorkerSpec
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.training import choose_strategy, vocabulary

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from mlxhog.arena.ledger import Position
+from mlxhog.base.quantities import parse_number
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.checkpoint import Checkpoint
 from mlxhog.checkpoint.run import Run
@@ -25,7 +26,6 @@ from mlxhog.config.strategy import StrategyChoice
 from mlxhog.data.encodings import quoted, words
 from mlxhog.data.prepare import Prepared
 from mlxhog.errors import CheckpointError, ConfigError, RunError
-from mlxhog.files.quantities import parse_number
 from mlxhog.report.metrics import scored_at
 
 _NEEDED = (

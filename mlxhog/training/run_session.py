@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
+from mlxhog.base.interrupts import Interrupts
 from mlxhog.checkpoint.run import Run
-from mlxhog.machine.interrupts import Interrupts
 from mlxhog.report.metrics import Doing, Progress
 from mlxhog.report.views import Observer
 from mlxhog.training import checkpoints

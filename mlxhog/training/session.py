@@ -18,11 +18,11 @@ from mlxhog.arena import Arena
 from mlxhog.arena.control import Command
 from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.process import WatchedTime, monotonic_ns
+from mlxhog.base.workers import WorkerSpec
 from mlxhog.cluster.link import LinkJob
 from mlxhog.cluster.watched_link import Link
 from mlxhog.config.budget import Budget
 from mlxhog.errors import WorkerFailed
-from mlxhog.machine.workers import WorkerSpec
 from mlxhog.report.metrics import Activity, Doing
 from mlxhog.training.job import Job, Setup
 from mlxhog.training.supervisor import Supervisor

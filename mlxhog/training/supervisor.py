@@ -25,11 +25,11 @@ from mlxhog.arena.marks import Marks
 from mlxhog.arena.process import WatchedTime, limit_in_words, monotonic_ns
 from mlxhog.arena.worker_pool import Death, WorkerPool, WorkerProcess
 from mlxhog.arena.workers import MAX_NONFINITE, STILL, Entry, Phase, State
+from mlxhog.base.durable import disk_errors
+from mlxhog.base.workers import WorkerSpec
 from mlxhog.cluster.watched_link import Link
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError, Diverged, EnvironmentLacks, WorkerFailed
-from mlxhog.files.durable import disk_errors
-from mlxhog.machine.workers import WorkerSpec
 from mlxhog.strategies import Strategy, access_order
 from mlxhog.training import worker
 from mlxhog.training.job import Job

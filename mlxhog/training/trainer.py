@@ -11,6 +11,10 @@ from typing import Any
 from mlxhog.arena.control import Command
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.requests import socket_path
+from mlxhog.base import darwin
+from mlxhog.base.durable import disk_errors, replace_file
+from mlxhog.base.processes import require_descriptors
+from mlxhog.base.quantities import Interval
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.creation import new_run
 from mlxhog.checkpoint.run import RUNNING, STARTING, Run
@@ -24,10 +28,6 @@ from mlxhog.errors import (
     MlxhogError,
     WorkerFailed,
 )
-from mlxhog.files.durable import disk_errors, replace_file
-from mlxhog.files.quantities import Interval
-from mlxhog.machine import darwin
-from mlxhog.machine.processes import require_descriptors
 from mlxhog.report import card
 from mlxhog.report.metrics import Activity, Doing, Progress, Result
 from mlxhog.report.views import Observer

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mlxhog.base import plain_yaml
+from mlxhog.base.quantities import format_count
 from mlxhog.config.config import TrainConfig
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import ConfigError
-from mlxhog.files import plain_yaml
-from mlxhog.files.quantities import format_count
 from mlxhog.models import families, registry
 from mlxhog.models.families import ModelConfig, param_count
 from mlxhog.training.resume import Resumption

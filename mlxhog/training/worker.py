@@ -23,12 +23,12 @@ from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.worker_pool import last_lines
 from mlxhog.arena.workers import Entry, Phase, State
 from mlxhog.backends.backend import Backend, Float32
+from mlxhog.base import float32
+from mlxhog.base.processes import FAULTS, end_by
+from mlxhog.base.workers import GPU_BACKENDS
 from mlxhog.checkpoint.run import Run
 from mlxhog.config import optimizers
 from mlxhog.errors import EnvironmentLacks, LostGPU, MetalError, MlxhogError, ShapeError, message_of
-from mlxhog.machine import float32
-from mlxhog.machine.processes import FAULTS, end_by
-from mlxhog.machine.workers import GPU_BACKENDS
 from mlxhog.models import families
 from mlxhog.optim import metal_steps, muon
 from mlxhog.optim.metal_steps import MetalSteps, NotShared, Rule

@@ -16,8 +16,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, get_type_hints
 
+from mlxhog.base.reading import MOST_DIGITS
 from mlxhog.errors import ConfigError
-from mlxhog.files.reading import MOST_DIGITS
 from mlxhog.models.fields import MOST_LAYERS
 from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers import known, make

@@ -1,16 +1,13 @@
 """What the spawned processes of these tests do."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import sys
 import time
-from multiprocessing.connection import Connection
 
 from mlxhog.arena import Arena, ArenaHandle
+from mlxhog.base.processes import end_by, follow_parent
 from mlxhog.errors import WriteModeError
-from mlxhog.machine.processes import end_by, follow_parent
 
 WAIT_S = 60.0
 
@@ -70,7 +67,7 @@ def serve_and_wait_to_be_killed(path, ready):
     ready.poll(WAIT_S)
 
 
-def echo(pipe: Connection) -> None:
+def echo(pipe):
     """In a worker: send back what comes, until the pipe is closed."""
     follow_parent()
     try:
@@ -80,19 +77,19 @@ def echo(pipe: Connection) -> None:
         pass
 
 
-def leave(code: int) -> None:
+def leave(code):
     """In a worker: end at once."""
     follow_parent()
     os._exit(code)
 
 
-def meet_fault() -> None:
+def meet_fault():
     """In a worker: an error that no restart cures."""
     follow_parent()
     end_by(TypeError("no such argument"))
 
 
-def stay(pipe: Connection) -> None:
+def stay(pipe):
     """In a worker: never end by itself."""
     follow_parent()
     pipe.send(os.getpid())

@@ -1,14 +1,11 @@
 """Whatever is tried in a child, its parent hears of it, and nothing outlives the parent."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,12 +21,12 @@ PATIENCE_S = 30.0
 
 
 @pytest.fixture
-def child() -> Iterator[Child]:
+def child():
     with Child() as started:
         yield started
 
 
-def gone(pid: int) -> bool:
+def gone(pid):
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -38,39 +35,35 @@ def gone(pid: int) -> bool:
 
 
 @pytest.mark.slow
-def test_a_child_says_nothing_on_the_streams_of_its_parent(
-    child: Child, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_child_says_nothing_on_the_streams_of_its_parent(child, capfd):
     assert child.call(START_S, planted.talk) == child.pid
     assert capfd.readouterr() == ("", "")
 
 
-def test_what_a_lane_keeps_is_there_the_next_time(child: Child) -> None:
+def test_what_a_lane_keeps_is_there_the_next_time(child):
     assert [child.call(START_S, planted.count_up) for _ in range(3)] == [1, 2, 3]
 
 
-def test_an_error_is_told_and_the_child_goes_on(child: Child) -> None:
+def test_an_error_is_told_and_the_child_goes_on(child):
     with pytest.raises(Failed, match="ValueError: this cannot work"):
         child.call(START_S, planted.fail)
     assert child.call(START_S, planted.count_up) == 1
 
 
-def test_a_death_is_told_with_its_signal_and_its_last_words(child: Child) -> None:
+def test_a_death_is_told_with_its_signal_and_its_last_words(child):
     with pytest.raises(Failed, match="SIGABRT.*the GPU is gone"):
         child.call(START_S, planted.crash)
     with pytest.raises(Failed, match="SIGABRT"):
         child.call(START_S, planted.count_up)
 
 
-def test_a_function_that_never_returns_is_given_up(child: Child) -> None:
+def test_a_function_that_never_returns_is_given_up(child):
     child.call(START_S, planted.count_up)
     with pytest.raises(Failed, match="no answer within 0 s"):
         child.call(0.2, planted.hang)
 
 
-def test_a_pause_of_the_whole_group_is_no_silence_of_a_child(
-    child: Child, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pause_of_the_whole_group_is_no_silence_of_a_child(child, monkeypatch):
     """Every look at its pipe is an hour after the one before, as by Ctrl-Z."""
     hours = itertools.count()
     with monkeypatch.context() as patch:
@@ -78,7 +71,7 @@ def test_a_pause_of_the_whole_group_is_no_silence_of_a_child(
         assert child.call(START_S, planted.count_up) == 1
 
 
-def test_the_slots_of_a_child_are_free_when_it_has_gone() -> None:
+def test_the_slots_of_a_child_are_free_when_it_has_gone():
     arena = create_arena(2)
     try:
         for _ in range(2):
@@ -103,7 +96,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_a_child_leaves_when_its_parent_is_killed(tmp_path: Path) -> None:
+def test_a_child_leaves_when_its_parent_is_killed(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(PARENT)
     environ = os.environ | {"PYTHONPATH": str(ROOT)}

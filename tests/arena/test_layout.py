@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxhog.arena.layout import PAGE, PROBE_NAME, STRIPE_FLOATS, Layout, Segment, plan
+from mlxhog.arena.layout import PAGE, PROBE_NAME, STRIPE_FLOATS, plan
 from mlxhog.errors import ArenaError, ShapeError
 from mlxhog.models import families
 from mlxhog.models.registry import load_architecture
@@ -108,13 +108,13 @@ ANON_MAX_SIZE = 0xFFFFF000  # of XNU: what it asks for at most when it makes a s
 PAGES = 16_384
 
 
-def boundaries(total: int) -> set[int]:
+def boundaries(total):
     """Where a piece of an object may begin, however XNU rounds to its pages."""
     sizes = (ANON_MAX_SIZE, ANON_MAX_SIZE // PAGES * PAGES, -(-ANON_MAX_SIZE // PAGES) * PAGES)
     return {at for size in sizes for at in range(size, total, size)}
 
 
-def crossed(segment: Segment, starts: set[int]) -> bool:
+def crossed(segment, starts):
     return any(segment.offset < at < segment.offset + segment.nbytes for at in starts)
 
 
@@ -186,7 +186,7 @@ def test_impossible_counts_are_refused_with_a_reason(changes, reason):
 SMALL = {"m": {"b": (7, 2), "a": (3,)}, "norm": {"b": (1,)}}
 
 
-def small_state() -> Layout:
+def small_state():
     specs = {"a": Spec((3,)), "b": Spec((700, 200))}
     return plan(specs, max_workers=2, private=("m", "v", "norm"), state=SMALL, n_tickets=1)
 

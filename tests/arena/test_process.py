@@ -1,12 +1,10 @@
 """A watcher's clock."""
 
-import pytest
-
 from mlxhog.arena import process
 from mlxhog.arena.process import WatchedTime
 
 
-def test_only_time_in_which_somebody_looked_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_time_in_which_somebody_looked_counts(monkeypatch):
     now = [5_000_000_000]
     monkeypatch.setattr(process, "monotonic_ns", lambda: now[0])
     watched = WatchedTime()

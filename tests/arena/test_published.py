@@ -1,14 +1,8 @@
 """The copies a run publishes: whoever dies or stops at whatever moment, the others go on."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import signal
-from collections.abc import Iterator
-from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +10,8 @@ import pytest
 from mlxhog.arena import Arena, plan, published
 from mlxhog.arena.marks import SEGMENT, Marks, MarksReader
 from mlxhog.arena.published import Copies
+from mlxhog.base.processes import follow_parent
 from mlxhog.errors import ArenaError
-from mlxhog.machine.processes import follow_parent
 from tests.arena.children import WAIT_S
 from tests.arena.test_arena import SPAWN, Spec
 from tests.training.test_deaths import wait_until
@@ -26,23 +20,23 @@ SPECS = {"a": Spec((40, 50)), "b": Spec((7,)), "c": Spec((64, 64))}
 
 
 @pytest.fixture
-def arena() -> Iterator[Arena]:
+def arena():
     layout = plan(SPECS, max_workers=2, n_tickets=1, extra=published.segments(3, 2))
     with Arena.create(layout) as arena:
         yield arena
 
 
-def filled(value: float) -> Any:
+def filled(value):
     """What publishes a model of one number, as the version of that number."""
 
-    def fill(out: np.ndarray) -> tuple[int, int, int]:
+    def fill(out):
         out[:] = value
         return int(value), int(value), 0
 
     return fill
 
 
-def take(copies: Copies) -> tuple[int, list[float]]:
+def take(copies):
     """The version of the newest copy, and the numbers in it."""
     out = np.full(2000, -1, np.float32)
     copy = copies.take(out)
@@ -50,7 +44,7 @@ def take(copies: Copies) -> tuple[int, list[float]]:
     return copy.version, np.unique(out).tolist()
 
 
-def spawned(target: Any, *arguments: Any) -> tuple[Any, Connection]:
+def spawned(target, *arguments):
     ours, theirs = SPAWN.Pipe()
     process = SPAWN.Process(target=target, args=(*arguments, theirs))
     process.start()
@@ -58,12 +52,12 @@ def spawned(target: Any, *arguments: Any) -> tuple[Any, Connection]:
     return process, ours
 
 
-def publish_half(handle: Any, pipe: Connection) -> None:
+def publish_half(handle, pipe):
     """In a process: be amid a copy for ever."""
     follow_parent()
     arena = Arena.from_handle(handle)
 
-    def fill(out: np.ndarray) -> tuple[int, int, int]:
+    def fill(out):
         out[: out.size // 2] = 99
         pipe.send("amid")
         pipe.poll(WAIT_S)
@@ -72,7 +66,7 @@ def publish_half(handle: Any, pipe: Connection) -> None:
     Copies(arena).publish(fill)
 
 
-def hold(path: Path, pipe: Connection) -> None:
+def hold(path, pipe):
     """In a process: read the newest copy, and be in the midst of it until told to go on."""
     follow_parent()
     arena = Arena.connect(path)
@@ -80,7 +74,7 @@ def hold(path: Path, pipe: Connection) -> None:
     copies = Copies(arena)
     floats, asked = copies.floats, []
 
-    def slow(number: int) -> Any:
+    def slow(number):
         if not asked:
             asked.append(number)
             pipe.send("holds")
@@ -88,11 +82,11 @@ def hold(path: Path, pipe: Connection) -> None:
             pipe.recv()
         return floats(number)
 
-    copies.floats = slow  # type: ignore[method-assign]
+    copies.floats = slow
     pipe.send(take(copies))
 
 
-def write_into_a_copy(path: Path, pipe: Connection) -> None:
+def write_into_a_copy(path, pipe):
     """In a process: what a reader must not be able to do."""
     arena = Arena.connect(path)
     address = arena.segment("live.1").ctypes.data
@@ -101,7 +95,7 @@ def write_into_a_copy(path: Path, pipe: Connection) -> None:
     pipe.send("written")
 
 
-def test_copies_take_turns_and_the_newest_is_read(arena: Arena) -> None:
+def test_copies_take_turns_and_the_newest_is_read(arena):
     copies = Copies(arena)
     assert copies.take(np.empty(8, np.float32)) is None
     for value in range(1, 6):
@@ -109,7 +103,7 @@ def test_copies_take_turns_and_the_newest_is_read(arena: Arena) -> None:
         assert take(copies) == (value, [value])
 
 
-def test_a_publisher_killed_amid_a_copy_leaves_the_last_one(arena: Arena) -> None:
+def test_a_publisher_killed_amid_a_copy_leaves_the_last_one(arena):
     copies = Copies(arena)
     copies.publish(filled(1))
     process, pipe = spawned(publish_half, arena.handle())
@@ -122,7 +116,7 @@ def test_a_publisher_killed_amid_a_copy_leaves_the_last_one(arena: Arena) -> Non
     assert take(copies) == (2, [2])
 
 
-def test_a_reader_is_counted_while_its_process_lives(arena: Arena, tmp_path: Path) -> None:
+def test_a_reader_is_counted_while_its_process_lives(arena, tmp_path):
     copies, path = Copies(arena), tmp_path / "socket"
     copies.publish(filled(1))
     with arena.serve(path) as server, Arena.connect(path):
@@ -135,7 +129,7 @@ def test_a_reader_is_counted_while_its_process_lives(arena: Arena, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_a_reader_that_stopped_is_overtaken_and_reads_again(arena: Arena, tmp_path: Path) -> None:
+def test_a_reader_that_stopped_is_overtaken_and_reads_again(arena, tmp_path):
     copies, path = Copies(arena), tmp_path / "socket"
     copies.publish(filled(1))
     with arena.serve(path):
@@ -150,7 +144,7 @@ def test_a_reader_that_stopped_is_overtaken_and_reads_again(arena: Arena, tmp_pa
         process.join(WAIT_S)
 
 
-def test_a_reader_that_writes_is_ended_by_the_system(arena: Arena, tmp_path: Path) -> None:
+def test_a_reader_that_writes_is_ended_by_the_system(arena, tmp_path):
     path = tmp_path / "socket"
     with arena.serve(path):
         process, pipe = spawned(write_into_a_copy, path)
@@ -162,7 +156,7 @@ def test_a_reader_that_writes_is_ended_by_the_system(arena: Arena, tmp_path: Pat
             Arena.connect(path).segment("live.2")[0] = 1
 
 
-def test_marks_say_who_is_amid_an_update_and_of_what(arena: Arena) -> None:
+def test_marks_say_who_is_amid_an_update_and_of_what(arena):
     one, other = Marks(arena, 1), Marks(arena, 2)
     reader = MarksReader(arena.segment(SEGMENT), arena.layout)
     before, of_a = reader.quiet(), reader.quiet("a")
@@ -181,7 +175,7 @@ def test_marks_say_who_is_amid_an_update_and_of_what(arena: Arena) -> None:
     assert reader.unchanged(None, reader.quiet())
 
 
-def test_what_a_dead_worker_was_amid_is_ended_once(arena: Arena) -> None:
+def test_what_a_dead_worker_was_amid_is_ended_once(arena):
     reader = MarksReader(arena.segment(SEGMENT), arena.layout)
     for update in (False, True):
         marks = Marks(arena, 1)
@@ -197,7 +191,7 @@ def test_what_a_dead_worker_was_amid_is_ended_once(arena: Arena) -> None:
     assert reader.unchanged(None, at_rest)
 
 
-def test_an_arena_without_marks_is_not_marked() -> None:
+def test_an_arena_without_marks_is_not_marked():
     with Arena.create(plan(SPECS, n_tickets=1)) as bare:
         marks = Marks(bare, 1, whole=True)
         marks.begin_update()

@@ -5,9 +5,6 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,7 +15,7 @@ from mlxhog.errors import RunError
 LIMIT_S = 20.0
 
 
-def echo(request: Request) -> None:
+def echo(request):
     if request.name == "refuse":
         request.refuse(Refused("not here", 3))
     else:
@@ -26,17 +23,17 @@ def echo(request: Request) -> None:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[RunServer]:
+def server(tmp_path):
     with RunServer(socket_path(tmp_path)) as server:
         yield server
 
 
 @contextlib.contextmanager
-def polled(server: RunServer, act: Callable[[Request], None] = echo) -> Iterator[None]:
+def polled(server, act=echo):
     """Let a thread look for requests until the block ends, as a supervisor does."""
     over = threading.Event()
 
-    def poll() -> None:
+    def poll():
         while not over.wait(0.005):
             for request in server.take():
                 act(request)
@@ -50,14 +47,14 @@ def polled(server: RunServer, act: Callable[[Request], None] = echo) -> Iterator
         thread.join()
 
 
-def connected(server: RunServer) -> socket.socket:
+def connected(server):
     client = socket.socket(socket.AF_UNIX)
     client.settimeout(LIMIT_S)
     client.connect(os.fspath(server.path))
     return client
 
 
-def reply(client: socket.socket) -> Any:
+def reply(client):
     with client:
         return json.loads(client.makefile("rb").readline())
 
@@ -112,7 +109,7 @@ def test_a_long_answer_arrives_whole_at_a_client_that_reads_slowly(server):
 
 
 def test_a_client_that_reads_no_answer_holds_up_no_other(server, tmp_path):
-    def answer(request: Request) -> None:
+    def answer(request):
         request.answer(text="x" * 3_000_000 if request.name == "long" else "short")
 
     with polled(server, answer), connected(server) as deaf:

@@ -1,7 +1,5 @@
 """Worker processes are spawned into slots, told from each other by how they die, and reaped."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import random
@@ -11,20 +9,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from mlxhog.arena import Arena, plan
 from mlxhog.arena.worker_pool import Death, WorkerPool, WorkerProcess, last_lines
 from mlxhog.arena.workers import State
+from mlxhog.base.processes import require_descriptors
 from mlxhog.checkpoint.run import list_runs
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.machine.processes import require_descriptors
 from tests.arena import children
 from tests.processes import alive, below
 from tests.training.small import small_config
@@ -36,16 +32,16 @@ PATIENCE_S = 60.0
 
 
 @pytest.fixture
-def arena() -> Iterator[Arena]:
+def arena():
     with Arena.create(plan({}, max_workers=3, n_tickets=1)) as arena:
         yield arena
 
 
-def spawn(target: Callable[..., None], *arguments: object, **options: Any) -> WorkerProcess:
+def spawn(target, *arguments, **options):
     return WorkerProcess(target, arguments, name="mlxhog-test", threads=1, **options)
 
 
-def test_a_process_answers_over_its_pipe_and_leaves_when_it_is_closed() -> None:
+def test_a_process_answers_over_its_pipe_and_leaves_when_it_is_closed():
     process = spawn(children.echo, pipe=True)
     process.pipe.send("hello")
     assert process.pipe.recv() == "hello"
@@ -54,7 +50,7 @@ def test_a_process_answers_over_its_pipe_and_leaves_when_it_is_closed() -> None:
     assert process.reap(None) == Death(0)
 
 
-def test_a_fault_an_exit_and_a_kill_are_told_from_each_other() -> None:
+def test_a_fault_an_exit_and_a_kill_are_told_from_each_other():
     fault = spawn(children.meet_fault).reap(None)
     left = spawn(children.leave, 3).reap(None)
     stuck = spawn(children.stay, pipe=True)
@@ -65,7 +61,7 @@ def test_a_fault_an_exit_and_a_kill_are_told_from_each_other() -> None:
     assert [str(death) for death in (left, killed)] == ["exit code 3", "signal SIGKILL"]
 
 
-def test_a_process_that_does_not_end_in_time_is_killed_and_reaped_once() -> None:
+def test_a_process_that_does_not_end_in_time_is_killed_and_reaped_once():
     process = spawn(children.stay, pipe=True)
     pid = process.pipe.recv()
     assert process.reap(0.05) == Death(-signal.SIGKILL)
@@ -78,7 +74,7 @@ def test_a_process_that_does_not_end_in_time_is_killed_and_reaped_once() -> None
     assert process.pipe.closed
 
 
-def test_a_slot_belongs_to_a_process_until_it_is_reaped(arena: Arena) -> None:
+def test_a_slot_belongs_to_a_process_until_it_is_reaped(arena):
     pool, entry = WorkerPool(), arena.workers.entry(2)
     pool[2] = spawn(children.stay, pipe=True, arena=arena, slots=(2,))
     assert pool[2].pipe.recv() == entry.pid
@@ -91,7 +87,7 @@ def test_a_slot_belongs_to_a_process_until_it_is_reaped(arena: Arena) -> None:
     assert 2 not in pool
 
 
-def test_a_worker_that_has_finished_stays_so_when_it_is_reaped(arena: Arena) -> None:
+def test_a_worker_that_has_finished_stays_so_when_it_is_reaped(arena):
     entry = arena.workers.entry(1)
     process = spawn(children.leave, 0, arena=arena, slots=(1, 3))
     entry.state = State.FINISHED
@@ -100,7 +96,7 @@ def test_a_worker_that_has_finished_stays_so_when_it_is_reaped(arena: Arena) -> 
     assert arena.workers.entry(3).state == State.DEAD
 
 
-def test_a_pool_hears_of_the_first_death_and_keeps_the_others() -> None:
+def test_a_pool_hears_of_the_first_death_and_keeps_the_others():
     pool = WorkerPool({3: spawn(children.stay, pipe=True), 1: spawn(children.leave, 3)})
     deadline = time.monotonic() + PATIENCE_S
     while not (slots := pool.wait(PATIENCE_S)):
@@ -124,11 +120,11 @@ input()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_no_process_outlives_the_one_that_spawned_it(number: int) -> None:
+def test_no_process_outlives_the_one_that_spawned_it(number):
     command = [sys.executable, "-c", PARENT]
     environ = os.environ | {"PYTHONPATH": str(ROOT)}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, env=environ, **pipes) as parent:  # type: ignore[call-overload]
+    with subprocess.Popen(command, text=True, env=environ, **pipes) as parent:
         try:
             pid = int(parent.stdout.readline())
             parent.send_signal(number)
@@ -141,7 +137,7 @@ def test_no_process_outlives_the_one_that_spawned_it(number: int) -> None:
             parent.kill()
 
 
-def test_the_last_lines_of_a_log_are_those_of_its_newest_process(tmp_path: Path) -> None:
+def test_the_last_lines_of_a_log_are_those_of_its_newest_process(tmp_path):
     log = tmp_path / "log"
     log.write_bytes(b"old\n" + 9999 * b"x" + b"\nnew\n\n")
     with log.open("rb") as output:
@@ -167,9 +163,7 @@ while not (metrics := list(Path({out!r}).glob("*/metrics.jsonl"))):
 
 
 @pytest.mark.slow
-def test_a_program_whose_daemon_thread_trains_ends_at_once_and_its_workers_with_it(
-    tmp_path: Path,
-) -> None:
+def test_a_program_whose_daemon_thread_trains_ends_at_once_and_its_workers_with_it(tmp_path):
     config = small_config(tmp_path)
     program = DAEMON.format(model=config.model, data=config.data, out=config.out)
     ended = subprocess.run(
@@ -200,7 +194,7 @@ up.wait()
 """
 
 
-def test_a_process_of_a_daemon_thread_ends_with_the_program() -> None:
+def test_a_process_of_a_daemon_thread_ends_with_the_program():
     environ = os.environ | {"PYTHONPATH": str(ROOT)}
     ended = subprocess.run(
         [sys.executable, "-c", HELD],
@@ -213,10 +207,10 @@ def test_a_process_of_a_daemon_thread_ends_with_the_program() -> None:
     assert not alive(int(ended.stdout))
 
 
-def test_threads_that_spawn_at_once_leave_the_program_as_it_was() -> None:
+def test_threads_that_spawn_at_once_leave_the_program_as_it_was():
     main, environ = sys.modules["__main__"], dict(os.environ)
 
-    def several(threads: int) -> None:
+    def several(threads):
         for _ in range(4):
             WorkerProcess(children.leave, (0,), name="mlxhog-test", threads=threads).close()
 
@@ -226,7 +220,7 @@ def test_threads_that_spawn_at_once_leave_the_program_as_it_was() -> None:
     assert dict(os.environ) == environ
 
 
-def test_an_exit_code_that_another_thread_collects_is_waited_for() -> None:
+def test_an_exit_code_that_another_thread_collects_is_waited_for():
     """A spawn elsewhere polls all children: `waitpid` there, a moment before it notes the code."""
     process = WorkerProcess(children.leave, (3,), name="mlxhog-test")
     os.waitpid(process.pid, 0)
@@ -257,7 +251,7 @@ def main(): pass
 """
 
 
-def test_a_worker_that_still_imports_leaves_when_its_parent_dies(tmp_path: Path) -> None:
+def test_a_worker_that_still_imports_leaves_when_its_parent_dies(tmp_path):
     (tmp_path / "slow_to_import.py").write_text(SLOW)
     environ = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
     command = [sys.executable, "-c", IMPORTING]
@@ -281,7 +275,7 @@ while True:
 
 
 @pytest.mark.slow
-def test_a_kill_at_any_moment_of_spawning_leaves_no_process() -> None:
+def test_a_kill_at_any_moment_of_spawning_leaves_no_process():
     environ = os.environ | {"PYTHONPATH": str(ROOT)}
     moments = random.Random(0)
     for _ in range(6):
@@ -296,9 +290,7 @@ def test_a_kill_at_any_moment_of_spawning_leaves_no_process() -> None:
         until(lambda pids=pids: not any(map(alive, pids)))
 
 
-def test_without_a_free_descriptor_nothing_is_spawned_and_the_message_says_what_to_do(
-    arena: Arena,
-) -> None:
+def test_without_a_free_descriptor_nothing_is_spawned_and_the_message_says_what_to_do(arena):
     descriptors = []
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
@@ -319,7 +311,7 @@ def test_without_a_free_descriptor_nothing_is_spawned_and_the_message_says_what_
     require_descriptors(8, "a run")
 
 
-def until(condition: Callable[[], bool]) -> None:
+def until(condition):
     """Wait for something."""
     deadline = time.monotonic() + PATIENCE_S
     while not condition():

@@ -8,15 +8,12 @@ among it, where it does for everybody: a second session compiles what has change
 compiles a small program, and with it those libraries: two minutes of a core, once for a user.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,7 +24,7 @@ NATIVE = HERE.parents[1] / "metal" / "native"
 CMAKE = (NATIVE / "CMakeLists.txt").read_text()
 
 
-def _words(pattern: str) -> list[str]:
+def _words(pattern):
     found = re.search(pattern, CMAKE)
     assert found is not None, f"CMakeLists.txt has no {pattern}"
     return re.split(r"[\s;]+", found[1].strip())
@@ -44,7 +41,7 @@ _CACHE = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))  # not th
 _ZIG_CACHE = os.environ.get("ZIG_GLOBAL_CACHE_DIR", f"{_CACHE}/zig")
 
 
-def zig() -> list[str]:
+def zig():
     """The compiler's command; a test that cannot have it is skipped."""
     package = importlib.util.find_spec("ziglang")
     if package is None or package.origin is None:
@@ -52,7 +49,7 @@ def zig() -> list[str]:
     return [str(Path(package.origin).with_name("zig")), "c++"]
 
 
-def qemu() -> str:
+def qemu():
     """The emulator's program; a test that cannot have it is skipped."""
     for name in ("qemu-aarch64-static", "qemu-aarch64"):
         if found := shutil.which(name):
@@ -62,7 +59,7 @@ def qemu() -> str:
     )
 
 
-def options(source: Path) -> list[str]:
+def options(source):
     """The options with which the wheel's build compiles a source of `metal/native`."""
     name = str(source.relative_to(NATIVE)) if source.is_relative_to(NATIVE) else ""
     found = ["-std=c++20", "-O3", "-ffp-contract=off"]
@@ -71,7 +68,7 @@ def options(source: Path) -> list[str]:
     return found
 
 
-def run(command: Iterable[str | Path], *, check: bool = True) -> subprocess.CompletedProcess[str]:
+def run(command, *, check=True):
     """Run the compiler; a complaint is a failure, unless the caller looks at it."""
     caches = {"ZIG_GLOBAL_CACHE_DIR": _ZIG_CACHE, "ZIG_LOCAL_CACHE_DIR": _ZIG_CACHE}
     process = subprocess.run(
@@ -81,13 +78,13 @@ def run(command: Iterable[str | Path], *, check: bool = True) -> subprocess.Comp
     return process
 
 
-def assembly(source: Path, result: Path) -> str:
+def assembly(source, result):
     """What Apple's M1 gets of a source, as text."""
     run([*zig(), *MACOS, *options(source), f"-I{NATIVE / 'arena'}", "-S", source, "-o", result])
     return result.read_text()
 
 
-def program(result: Path, sources: Iterable[Path]) -> list[str]:
+def program(result, sources):
     """Compile sources and link them; programs in one folder share what both have.
 
     Returns:
@@ -97,7 +94,7 @@ def program(result: Path, sources: Iterable[Path]) -> list[str]:
     folders = (HERE / "include", NATIVE / "arena", NATIVE / "updates")
     include = [f"-I{folder}" for folder in folders]
 
-    def compiled(source: Path) -> Path:
+    def compiled(source):
         to = result.with_name(f"{source.parent.name}-{source.stem}.o")
         if not to.exists():
             run([*command, *options(source), *include, "-c", source, "-o", to])
@@ -109,7 +106,7 @@ def program(result: Path, sources: Iterable[Path]) -> list[str]:
     return [qemu(), str(result)]
 
 
-def litmus(folder: Path) -> list[str]:
+def litmus(folder):
     """Compile `litmus.cpp`; returns its command."""
     return program(folder / "litmus", (HERE / "litmus.cpp", NATIVE / "arena/ledger.cpp"))
 

@@ -9,16 +9,13 @@ largest differences of its results are printed. The session fails if one is larg
 with arguments was never called.
 """
 
-from __future__ import annotations
-
 import copy
 import os
 import shlex
 import struct
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -43,35 +40,35 @@ class Emulated:
     Concurrency: calls from several threads take turns.
     """
 
-    def __init__(self, command: Sequence[str]) -> None:
+    def __init__(self, command):
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._to: BinaryIO = self._process.stdin  # type: ignore[assignment]
-        self._from: BinaryIO = self._process.stdout  # type: ignore[assignment]
+        self._to = self._process.stdin
+        self._from = self._process.stdout
         self._lock = threading.Lock()
-        self.called: set[str] = set()
-        self.apart: dict[str, float] = {}  # largest difference, as a part of the largest element
-        self.is_property: dict[str, bool] = {}
-        self.operators: set[str] = set()  # functions of arguments
+        self.called = set()
+        self.apart = {}  # largest difference, as a part of the largest element
+        self.is_property = {}
+        self.operators = set()  # functions of arguments
         for _ in range(self._number("I")):
             name = self._text()
             self.is_property[name] = self._number("?")
             if self._number("?"):
                 self.operators.add(name)
 
-    def close(self) -> None:
+    def close(self):
         """End the driver."""
         self._to.close()
         self._process.wait(60)
         self._from.close()
 
-    def call(self, name: str, *given: Any, **named: Any) -> Any:
+    def call(self, name, *given, **named):
         """Call a function there; arrays it writes are written here."""
         with self._lock:
             self.called.add(name)
-            arrays: list[np.ndarray[Any, Any]] = []
+            arrays = []
             request = [_text(name), struct.pack("<I", len(given))]
             request += [_value(value, arrays) for value in given]
             request.append(struct.pack("<I", len(named)))
@@ -80,7 +77,7 @@ class Emulated:
             self._to.flush()
             return self._answer(arrays)
 
-    def _answer(self, arrays: Sequence[np.ndarray[Any, Any]]) -> Any:
+    def _answer(self, arrays):
         kind = self._read(1)
         if kind != b"k":
             raise ERRORS[kind](self._text())
@@ -91,7 +88,7 @@ class Emulated:
             array[...] = np.ndarray(array.shape, array.dtype, data)
         return result
 
-    def _result(self) -> Any:
+    def _result(self):
         tag = self._read(1)
         if tag == b"l":
             return tuple(self._result() for _ in range(self._number("I")))
@@ -101,31 +98,31 @@ class Emulated:
             None if tag == b"n" else self._number({b"b": "?", b"i": "q", b"d": "d", b"o": "I"}[tag])
         )
 
-    def _read(self, n: int) -> bytes:
+    def _read(self, n):
         data = self._from.read(n)
         assert len(data) == n, f"the driver ended with {self._process.wait(60)}"
         return data
 
-    def _number(self, form: str) -> Any:
+    def _number(self, form):
         return struct.unpack(f"<{form}", self._read(struct.calcsize(form)))[0]
 
-    def _text(self) -> str:
+    def _text(self):
         return self._read(self._number("I")).decode()
 
 
 class Remote:
     """An object of the driver."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number):
         self.number = number
 
 
-def _text(text: str) -> bytes:
+def _text(text):
     data = text.encode()
     return struct.pack("<I", len(data)) + data
 
 
-def _value(value: Any, arrays: list[np.ndarray[Any, Any]]) -> bytes:
+def _value(value, arrays):
     if value is None:
         return b"n"
     if isinstance(value, np.ndarray):
@@ -136,7 +133,7 @@ def _value(value: Any, arrays: list[np.ndarray[Any, Any]]) -> bytes:
         return b"l" + struct.pack("<I", len(value)) + b"".join(_value(x, arrays) for x in value)
     if isinstance(value, str):
         return b"s" + _text(value)
-    forms: Mapping[type, tuple[bytes, str]] = {
+    forms = {
         bool: (b"b", "?"),
         int: (b"i", "q"),
         float: (b"d", "d"),
@@ -149,7 +146,7 @@ def _value(value: Any, arrays: list[np.ndarray[Any, Any]]) -> bytes:
     return tag + struct.pack(f"<{form}", value)
 
 
-def _array(array: np.ndarray[Any, Any], arrays: list[np.ndarray[Any, Any]]) -> bytes:
+def _array(array, arrays):
     for k, other in enumerate(arrays):  # one memory there, too
         if array.nbytes and (array.ctypes.data, array.nbytes) == (other.ctypes.data, other.nbytes):
             return b"r" + struct.pack("<I", k)
@@ -162,8 +159,8 @@ def _array(array: np.ndarray[Any, Any], arrays: list[np.ndarray[Any, Any]]) -> b
     return b"a" + array.dtype.kind.encode() + head + array.tobytes()
 
 
-def _function(emulated: Emulated, name: str, here: Callable[..., Any]) -> Callable[..., Any]:
-    def call(*given: Any, **named: Any) -> Any:
+def _function(emulated, name, here):
+    def call(*given, **named):
         arguments = [*given, *named.values()]
         copies = copy.deepcopy(arguments)
         result = emulated.call(name, *given, **named)
@@ -177,7 +174,7 @@ def _function(emulated: Emulated, name: str, here: Callable[..., Any]) -> Callab
     return call
 
 
-def _arrays(value: Any) -> Iterator[np.ndarray[Any, Any]]:
+def _arrays(value):
     if isinstance(value, np.ndarray):
         yield value
     elif isinstance(value, list | tuple):
@@ -185,30 +182,30 @@ def _arrays(value: Any) -> Iterator[np.ndarray[Any, Any]]:
             yield from _arrays(each)
 
 
-def _difference(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> float:
+def _difference(x, y):
     both = np.isfinite(x) & np.isfinite(y)
     wide = x[both].astype(np.float64), y[both].astype(np.float64)
     apart, largest = (np.abs(each).max(initial=0.0) for each in (wide[0] - wide[1], wide[1]))
     return float(apart / largest) if apart else 0.0
 
 
-def _class(emulated: Emulated, name: str, members: Sequence[str]) -> type:
-    def method(member: str) -> Any:
-        def call(self: Remote, *given: Any, **named: Any) -> Any:
+def _class(emulated, name, members):
+    def method(member):
+        def call(self, *given, **named):
             return emulated.call(f"{name}.{member}", self, *given, **named)
 
         return property(call) if emulated.is_property[f"{name}.{member}"] else call
 
-    def init(self: Remote, *given: Any, **named: Any) -> None:
+    def init(self, *given, **named):
         Remote.__init__(self, emulated.call(f"{name}.__init__", *given, **named))
 
     made = {member: method(member) for member in members if member != "__init__"}
     return type(name, (Remote,), {**made, "__init__": init})
 
 
-def install(emulated: Emulated) -> None:
+def install(emulated):
     """Put the driver's functions and classes in the place of the native module's."""
-    classes: dict[str, list[str]] = {}
+    classes = {}
     for name in emulated.is_property:
         place, _, last = name.rpartition(".")
         if place in ("", "ops"):
@@ -220,10 +217,10 @@ def install(emulated: Emulated) -> None:
         setattr(_native, name, _class(emulated, name, members))
 
 
-_here: list[Emulated] = []
+_here = []
 
 
-def pytest_configure(config: pytest.Config) -> None:
+def pytest_configure(config):
     emulated = Emulated(shlex.split(os.environ["MLXHOG_ARM64"]))
     _here.append(emulated)
     install(emulated)
@@ -234,12 +231,12 @@ def pytest_configure(config: pytest.Config) -> None:
             del twins.TWINS[name]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items):
     """Keep some cases of each test, and of batches that are decoded those of small models.
 
     41 rows of the large model take most of a minute.
     """
-    by_test: dict[str, list[pytest.Item]] = {}
+    by_test = {}
     for item in items:
         of_operators = "run" in getattr(getattr(item, "callspec", None), "params", {})
         name = item.nodeid if of_operators else item.nodeid.partition("[")[0]
@@ -255,7 +252,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = [item for same in by_test.values() for item in _spread(same)]
 
 
-def _spread(cases: list[Case]) -> list[Case]:
+def _spread(cases):
     """The first of some cases, the last, and others between."""
     if len(cases) <= MOST_CASES:
         return cases
@@ -264,18 +261,18 @@ def _spread(cases: list[Case]) -> list[Case]:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_sessionfinish(session: pytest.Session) -> None:
+def pytest_sessionfinish(session):
     large = max(_here[0].apart.values(), default=0.0) > GRADIENT_F32.of_largest
     if large or _here[0].operators - _here[0].called:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def pytest_terminal_summary(terminalreporter):
     missing = sorted(_here[0].operators - _here[0].called)
     terminalreporter.line(f"{len(_here[0].called)} functions called on arm64, never: {missing}")
     for name, apart in sorted(_here[0].apart.items(), key=lambda each: each[1]):
         terminalreporter.line(f"{apart:8.1e}  {name}")
 
 
-def pytest_unconfigure(config: pytest.Config) -> None:
+def pytest_unconfigure(config):
     _here[0].close()

@@ -1,9 +1,6 @@
 """Native code as instructions of Apple's M1: sums stay in registers, and orders are in them."""
 
-from __future__ import annotations
-
 import re
-from pathlib import Path
 
 import pytest
 
@@ -33,10 +30,10 @@ Word dekel(Word* mine, const Word* other) {
 """
 
 
-def functions(text: str) -> dict[str, list[str]]:
+def functions(text):
     """Instructions and labels of each function, without directives and comments."""
-    found: dict[str, list[str]] = {}
-    lines: list[str] = []
+    found = {}
+    lines = []
     for line in text.splitlines():
         line = line.split(";")[0].rstrip()
         if re.match(r"_\w+:", line):
@@ -46,7 +43,7 @@ def functions(text: str) -> dict[str, list[str]]:
     return found
 
 
-def innermost_loops(lines: list[str]) -> list[list[str]]:
+def innermost_loops(lines):
     """The instructions between a label and a jump back to it, where no other such pair lies."""
     places = {line[:-1]: k for k, line in enumerate(lines) if line.endswith(":")}
     jumps = ((places.get(line.split()[-1]), k) for k, line in enumerate(lines) if line[0] in "bct")
@@ -58,16 +55,14 @@ def innermost_loops(lines: list[str]) -> list[list[str]]:
     ]
 
 
-def product_loops(text: str) -> list[list[str]]:
+def product_loops(text):
     loops = [loop for lines in functions(text).values() for loop in innermost_loops(lines)]
     return [loop for loop in loops if any(MULTIPLIES.match(line) for line in loop)]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gemm", "few_rows"])
-def test_no_product_loop_stores_anything_and_the_widest_keeps_sixteen_sums(
-    name: str, tmp_path: Path
-) -> None:
+def test_no_product_loop_stores_anything_and_the_widest_keeps_sixteen_sums(name, tmp_path):
     text = assembly(NATIVE / "ops" / f"{name}.cpp", tmp_path / f"{name}.s")
     loops = product_loops(text)
     storing = [loop for loop in loops if any(STORES.match(line) for line in loop)]
@@ -76,7 +71,7 @@ def test_no_product_loop_stores_anything_and_the_widest_keeps_sixteen_sums(
     assert max(sums, default=0) >= 16, sums
 
 
-def test_the_check_finds_a_store_of_a_product_loop_and_no_other() -> None:
+def test_the_check_finds_a_store_of_a_product_loop_and_no_other():
     text = """
 _f:
 \tstr q0, [sp]
@@ -96,7 +91,7 @@ LBB0_2:
 
 
 @pytest.fixture(scope="module")
-def words(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def words(tmp_path_factory):
     """The instructions of every access to the arena's words."""
     folder = tmp_path_factory.mktemp("words")
     (folder / "words.cpp").write_text(WORDS)
@@ -117,7 +112,5 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         ("dekel", r"(?s)str x.*dmb ish\b.*ldr x"),
     ],
 )
-def test_every_order_that_the_source_names_is_in_the_instructions(
-    words: dict[str, str], function: str, expected: str
-) -> None:
+def test_every_order_that_the_source_names_is_in_the_instructions(words, function, expected):
     assert re.search(expected, words[function]), words[function]

@@ -4,14 +4,11 @@ Qemu runs each instruction, so results are those of NEON. Its threads have the m
 CPU: x86 lets a load overtake an earlier store and nothing else, an M1 more (docs/apple.md).
 """
 
-from __future__ import annotations
-
 import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -47,13 +44,13 @@ Program = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     zig(), qemu()  # before a minute of work: skips without them
     return tmp_path_factory.mktemp("arm64")
 
 
 @pytest.fixture(scope="module")
-def driver(folder: Path) -> list[str]:
+def driver(folder):
     """All native operators, behind bindings that read a stream in place of Python's objects."""
     own = [NATIVE / name for name in OPERATORS]
     own += [*sorted((NATIVE / "ops").glob("bind_*.cpp")), NATIVE / "ops/shapes.cpp"]
@@ -66,14 +63,14 @@ def driver(folder: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def emulated(driver: list[str]) -> Iterator[Emulated]:
+def emulated(driver):
     made = Emulated(driver)
     yield made
     made.close()
 
 
-def runner(command: list[str]) -> Program:
-    def run(*arguments: object) -> str:
+def runner(command):
+    def run(*arguments):
         full = [*command, *map(str, arguments)]
         return subprocess.run(full, capture_output=True, text=True, timeout=200, check=True).stdout
 
@@ -81,21 +78,19 @@ def runner(command: list[str]) -> Program:
 
 
 @pytest.fixture(scope="module")
-def threads(folder: Path) -> Program:
+def threads(folder):
     """The updates and locks of tests/metal/threads.cpp."""
     sources = [ROOT / "tests/metal/threads.cpp", *(NATIVE / "updates" / name for name in UPDATES)]
     return runner(program(folder / "threads", sources))
 
 
 @pytest.fixture(scope="module")
-def litmus(folder: Path) -> Program:
+def litmus(folder):
     return runner(cross.litmus(folder))
 
 
 @pytest.mark.slow
-def test_the_tests_of_every_native_operator_pass_on_arm64(
-    driver: list[str], tmp_path: Path
-) -> None:
+def test_the_tests_of_every_native_operator_pass_on_arm64(driver, tmp_path):
     own = ["-p", "tests.arm64.emulated", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 'own'}"]
     own += ["-k", "not too_large_for_malloc"]  # about this system's memory, not the processor
     inherited = {name: x for name, x in os.environ.items() if not name.startswith("PYTEST_")}
@@ -111,15 +106,13 @@ def test_the_tests_of_every_native_operator_pass_on_arm64(
 
 
 @pytest.mark.slow
-def test_an_m1_multiplies_by_neon(emulated: Emulated) -> None:
+def test_an_m1_multiplies_by_neon(emulated):
     assert emulated.call("ops.gemm_kernel") == "neon"
 
 
 @pytest.mark.slow
 @each_of("shape", [(1, 7), (31, 33), (64, 128), (128, 96)], ids=str)
-def test_the_polar_factor_is_that_of_this_machine(
-    emulated: Emulated, shape: tuple[int, int]
-) -> None:
+def test_the_polar_factor_is_that_of_this_machine(emulated, shape):
     x = draw(*shape)
     here, there = np.empty_like(x), np.empty_like(x)
     _native.polar([x], [here], [1.0], ORTHOGONALIZATIONS["polar3"])
@@ -128,32 +121,30 @@ def test_the_polar_factor_is_that_of_this_machine(
 
 
 @pytest.mark.slow
-def test_every_update_rule_has_the_bits_of_this_machine(threads: Program) -> None:
+def test_every_update_rule_has_the_bits_of_this_machine(threads):
     here = runner([str(build("here", "-O3"))])
     assert threads("digest") == here("digest")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["lossless", "cas"])
-def test_three_threads_lose_no_update_under_locks_or_compare_and_swap(
-    threads: Program, mode: str
-) -> None:
+def test_three_threads_lose_no_update_under_locks_or_compare_and_swap(threads, mode):
     lost, _, all_of_them = threads("count", WRITE_MODES[mode], 60).split()
     assert int(lost) == 0
     assert int(all_of_them) > 10**6
 
 
 @pytest.mark.slow
-def test_of_two_threads_with_a_fence_one_sees_the_other(litmus: Program) -> None:
+def test_of_two_threads_with_a_fence_one_sees_the_other(litmus):
     assert int(litmus("dekel", 1, 5_000)) == 0
 
 
 @pytest.mark.slow
-def test_a_copy_between_equal_marks_is_of_one_write(litmus: Program) -> None:
+def test_a_copy_between_equal_marks_is_of_one_write(litmus):
     _, mixed = map(int, litmus("marks", 20_000).split())
     assert mixed == 0
 
 
 @pytest.mark.slow
-def test_every_ticket_is_done_once_by_threads_that_share_a_small_ring(litmus: Program) -> None:
+def test_every_ticket_is_done_once_by_threads_that_share_a_small_ring(litmus):
     assert litmus("ledger", 20_000).split() == ["0", "20000"]

@@ -1,50 +1,47 @@
 """What one process does with an arena that MLX uses without a copy; it ends with the process."""
 
-from __future__ import annotations
-
 import os
-from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 
-from mlxhog.arena import Arena, ArenaHandle
+from mlxhog.arena import Arena
 from tests.backends.grafted import graft
 
 
-def slice_added_in_place(flat: mx.array) -> mx.array:
+def slice_added_in_place(flat):
     part = flat[8:40]
     part += 1
     return part
 
 
-def whole_added_in_place(flat: mx.array) -> mx.array:
+def whole_added_in_place(flat):
     flat += 1
     return flat
 
 
-def at_add(flat: mx.array) -> mx.array:
+def at_add(flat):
     return flat.at[3:9].add(5.0)
 
 
-def item_assigned(flat: mx.array) -> mx.array:
+def item_assigned(flat):
     part = flat[0:64]
     part[2] = 9.0
     part[4:8] = mx.ones(4)
     return part
 
 
-def unary_on_a_reshaped_slice(flat: mx.array) -> mx.array:
+def unary_on_a_reshaped_slice(flat):
     return mx.exp(flat[:64].reshape(8, 8)) * 2 - 1
 
 
-def linear_updated_by_sgd(flat: mx.array) -> mx.array:
+def linear_updated_by_sgd(flat):
     layer = nn.Linear(8, 8)
     layer.update({"weight": flat[64:128].reshape(8, 8), "bias": flat[128:136]})
 
-    def loss(model: nn.Linear, x: mx.array) -> mx.array:
+    def loss(model, x):
         return (model(x) ** 2).sum()
 
     for _ in range(3):
@@ -54,7 +51,7 @@ def linear_updated_by_sgd(flat: mx.array) -> mx.array:
     return layer.weight
 
 
-def compiled(flat: mx.array) -> mx.array:
+def compiled(flat):
     return mx.compile(lambda w: (w + 1) * w - 2)(flat[:4096])
 
 
@@ -72,7 +69,7 @@ OPERATIONS = {
 }
 
 
-def run(handle: ArenaHandle, pipe: Any, names: list[str]) -> None:
+def run(handle, pipe, names):
     """Send, per operation, whether its result is new and whether the arena kept its bytes."""
     mx.set_default_device(mx.cpu)
     with Arena.from_handle(handle) as arena:
@@ -95,7 +92,7 @@ def run(handle: ArenaHandle, pipe: Any, names: list[str]) -> None:
         pipe.send((visible, results, bool((params == before).all())))
 
 
-def write_to_imported(handle: ArenaHandle, pipe: Any) -> None:
+def write_to_imported(handle, pipe):
     """Prove that the fixture aliases: a write through MLX's memory shows in the arena."""
     with Arena.from_handle(handle) as arena:
         place = arena.layout.segments["params"]
@@ -106,7 +103,7 @@ def write_to_imported(handle: ArenaHandle, pipe: Any) -> None:
         pipe.send((float(arena.params[5]), float(flat[6].item())))
 
 
-def add_to_the_only_reference(handle: ArenaHandle, pipe: Any) -> None:
+def add_to_the_only_reference(handle, pipe):
     """What the fixture guards against: nobody else holds the memory, so MLX reuses it."""
     with Arena.from_handle(handle) as arena:
         place = arena.layout.segments["params"]

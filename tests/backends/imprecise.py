@@ -1,7 +1,5 @@
 """Stand-ins of a backend that computes less than float32, one for each kind of fault."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -18,25 +16,25 @@ Operator = Callable[..., Any]
 BITS_OF_TF32 = np.uint32(0xFFFFE000)
 
 
-def cut(x: Array) -> Array:
+def cut(x):
     """Drop all but 10 bits of each fraction."""
     return (x.view(np.uint32) & BITS_OF_TF32).view(np.float32)
 
 
-def operands_of_10_bits(right: Operator, arrays: Arrays) -> Operator:
+def operands_of_10_bits(right, arrays):
     """As an M5's GPU multiplies unless MLX_ENABLE_TF32 is 0."""
 
-    def linears(x: Any, weights: Any, biases: Any = None) -> Any:
+    def linears(x, weights, biases=None):
         x, *weights = (arrays.array(cut(arrays.host(each))) for each in (x, *weights))
         return right(x, weights, biases)
 
     return linears
 
 
-def wrong_in_the_ninth_row(right: Operator, arrays: Arrays) -> Operator:
+def wrong_in_the_ninth_row(right, arrays):
     """As a kernel for many rows that was compiled for another system (mlx issue 3585)."""
 
-    def linears(x: Any, weights: Any, biases: Any = None) -> Any:
+    def linears(x, weights, biases=None):
         y = arrays.host(right(x, weights, biases)[0]).copy()
         y[8:] *= np.float32(1.01)
         return (arrays.array(y),)
@@ -44,31 +42,31 @@ def wrong_in_the_ninth_row(right: Operator, arrays: Arrays) -> Operator:
     return linears
 
 
-def nan_in_long_sums(right: Operator, arrays: Arrays) -> Operator:
+def nan_in_long_sums(right, arrays):
     """As torch adds on an M1 or M2 where it reads behind the operands (pytorch issue 177116)."""
 
-    def linears(x: Any, weights: Any, biases: Any = None) -> Any:
+    def linears(x, weights, biases=None):
         y = arrays.host(right(x, weights, biases)[0])
         return (arrays.array(np.full_like(y, np.nan) if x.shape[-1] > LONGEST_SUM else y),)
 
     return linears
 
 
-def nan_at_minus_infinity(right: Operator, arrays: Arrays) -> Operator:
+def nan_at_minus_infinity(right, arrays):
     """As fast mathematics computes a gate (mlx issue 3592)."""
 
-    def head_norm_gate(h: Any, o: Any, w: Any, eps: float) -> Any:
+    def head_norm_gate(h, o, w, eps):
         y, gate = arrays.host(right(h, o, w, eps)), arrays.host(o)
         return arrays.array(np.where(np.isneginf(gate), np.float32(np.nan), y))
 
     return head_norm_gate
 
 
-def result_of_the_call_before(right: Operator, arrays: Arrays) -> Operator:
+def result_of_the_call_before(right, arrays):
     """As a kernel of a graph that does not wait for the one before it (mlx issue 3347)."""
-    last: list[Any] = []
+    last = []
 
-    def soft_cap(x: Any, c: float) -> Any:
+    def soft_cap(x, c):
         last.append(right(x, c))
         return last[-2] if len(last) > 1 else last[-1]
 

@@ -1,24 +1,15 @@
 """Products in bfloat16 leave everything else of a training step in float32."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
-
 import mlx.core as mx
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from mlxhog import backends
-from mlxhog.backends.backend import Grads
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError
 from mlxhog.models import families
-from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops.reference import ops_mlx, ops_torch
-from mlxhog.models.spec import ParamSpec
 from mlxhog.optim.gradients import Rows
 from tests.backends.untrained import bound
 from tests.models.sample import batch, config, perturbed_params, v1_config
@@ -38,13 +29,13 @@ of_each = pytest.mark.parametrize("cfg", MODELS.values(), ids=MODELS)
 class Probe:
     """The reference ops of one framework, which note the types that every op is given."""
 
-    def __init__(self, ops: Any) -> None:
+    def __init__(self, ops):
         self._ops, self.xp = ops, ops.xp
-        self.given: dict[str, set[str]] = {}
-        self.products: set[tuple[tuple[int, ...], str]] = set()
+        self.given = {}
+        self.products = set()
 
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
+    def __getattr__(self, name):
+        def call(*args, **kwargs):
             if name in PRODUCTS:
                 self.products |= {(tuple(w.shape), str(w.dtype)) for w in args[1]}
                 args_seen = args[:1]
@@ -61,13 +52,13 @@ class Probe:
         return call
 
 
-def flat(grads: Grads) -> dict[str, NDArray[np.float32]]:
+def flat(grads):
     """Every gradient as one row of numbers."""
     values = {name: g.values if isinstance(g, Rows) else g for name, g in grads.items()}
     return {name: value.ravel() for name, value in values.items()}
 
 
-def applied(cfg: ModelConfig, spec: ParamSpec) -> tuple[int, ...]:
+def applied(cfg, spec):
     """Shape in which a matrix is applied: the v1 stack multiplies by each half of `proj_up`."""
     halved = cfg.model_type == "xlstm_v1" and spec.name.endswith("proj_up.weight")
     rows, *others = spec.shape
@@ -76,9 +67,7 @@ def applied(cfg: ModelConfig, spec: ParamSpec) -> tuple[int, ...]:
 
 @on_both
 @of_each
-def test_loss_and_gradients_are_near_those_of_float32_and_arrive_in_float32(
-    name: str, cfg: ModelConfig
-) -> None:
+def test_loss_and_gradients_are_near_those_of_float32_and_arrive_in_float32(name, cfg):
     # With wide open gates a denominator may pass near 0, and no rounding is small there.
     params = families.init_params(cfg, seed=3)
     text = Batch(*batch(cfg, 3, 14, seed=3), n_bytes=0)
@@ -99,8 +88,8 @@ def test_loss_and_gradients_are_near_those_of_float32_and_arrive_in_float32(
 @on_both
 @of_each
 def test_gates_norms_cells_and_losses_are_given_float32_and_products_bfloat16(
-    name: str, cfg: ModelConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    name, cfg, monkeypatch
+):
     framework = name.partition(":")[0]
     probe = Probe((ops_torch if framework == "torch" else ops_mlx).OPS)
     monkeypatch.setattr("mlxhog.backends.inference.choose", lambda *_, **__: probe)
@@ -120,7 +109,7 @@ def test_gates_norms_cells_and_losses_are_given_float32_and_products_bfloat16(
 
 
 @on_both
-def test_evaluation_and_generation_stay_in_float32(name: str) -> None:
+def test_evaluation_and_generation_stay_in_float32(name):
     cfg = config()
     params = perturbed_params(cfg, seed=1)
     text = Batch(*batch(cfg, 2, 9, seed=1), n_bytes=0)
@@ -138,9 +127,7 @@ def test_evaluation_and_generation_stay_in_float32(name: str) -> None:
         ("native", "bfloat16", "'native', which cannot compute with bfloat16 weights; use auto"),
     ],
 )
-def test_a_type_that_cannot_be_computed_in_is_refused(
-    name: str, kernels: str, compute_dtype: str, message: str
-) -> None:
+def test_a_type_that_cannot_be_computed_in_is_refused(name, kernels, compute_dtype, message):
     with pytest.raises(ConfigError, match=message):
         backends.create(
             name, threads=1, kernels=kernels, cpu_blas="auto", compute_dtype=compute_dtype

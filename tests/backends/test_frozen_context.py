@@ -1,16 +1,11 @@
 """Frozen contexts: a prompt's state is read, and no gradient flows into the prompt."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import numpy as np
 import pytest
 
 from mlxhog.backends.mlx import MLXBackend
 from mlxhog.data.batch import IGNORED, Batch
 from mlxhog.models import families, lm_numpy
-from mlxhog.models.families import ModelConfig
 from mlxhog.models.forward_pass import Pass
 from mlxhog.models.registry import load_candidate
 from mlxhog.optim.gradients import Rows
@@ -22,7 +17,7 @@ NAMES = ("torch:cpu", "mlx:cpu")
 MODELS = {"xlstm": config(), "xlstm_v1": v1_config()}
 
 
-def examples(cfg: ModelConfig, *, frozen: bool) -> Batch:
+def examples(cfg, *, frozen):
     """Three rows whose contexts have 5, 0 and 9 inputs; tokens below 8 are in the contexts only."""
     rng = np.random.default_rng(3)
     x = rng.integers(8, cfg.vocab_size, (3, 12), dtype=np.int32)
@@ -34,9 +29,7 @@ def examples(cfg: ModelConfig, *, frozen: bool) -> Batch:
     return Batch(x, y, n_bytes=0, frozen=frozen)
 
 
-def reference(
-    cfg: ModelConfig, params: dict[str, Any], batch: Batch
-) -> tuple[float, dict[str, Any]]:
+def reference(cfg, params, batch):
     """Loss and gradient in float64, a row at a time: the state behind a context is a constant."""
     params = {name: value.astype(np.float64) for name, value in params.items()}
     grads = {name: np.zeros(value.shape) for name, value in params.items()}
@@ -46,8 +39,8 @@ def reference(
         state = None
         if begin:
             _, state = lm_numpy.forward(cfg, params, lm_numpy.embed(cfg, params, x[None, :begin]))
-        run: Pass[Any] = Pass(None)  # type: ignore[arg-type]
-        own: dict[str, Any] = {}
+        run = Pass(None)
+        own = {}
         h, _, back = families.of(cfg).reference.blocks(
             cfg, params, lm_numpy.embed(cfg, params, x[None, begin:]), state, own, run
         )
@@ -70,7 +63,7 @@ def reference(
     return nats / total, grads
 
 
-def dense(grad: Any, shape: tuple[int, ...]) -> Any:
+def dense(grad, shape):
     if not isinstance(grad, Rows):
         return grad
     whole = np.zeros(shape, np.float32)
@@ -81,9 +74,7 @@ def dense(grad: Any, shape: tuple[int, ...]) -> Any:
 @pytest.mark.parametrize("family", MODELS)
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kernels", ["reference", "native"])
-def test_the_gradient_is_that_of_the_completion_behind_a_constant_state(
-    name: str, kernels: str, family: str
-) -> None:
+def test_the_gradient_is_that_of_the_completion_behind_a_constant_state(name, kernels, family):
     cfg = MODELS[family]
     params = perturbed_params(cfg, seed=1)
     batch = examples(cfg, frozen=True)
@@ -96,20 +87,20 @@ def test_the_gradient_is_that_of_the_completion_behind_a_constant_state(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_frozen_context_changes_no_loss_and_touches_no_row_of_the_embedding(name: str) -> None:
+def test_a_frozen_context_changes_no_loss_and_touches_no_row_of_the_embedding(name):
     cfg = MODELS["xlstm"]
     backend = bound(name, cfg, perturbed_params(cfg, seed=1))
     trained, all_grads = backend.loss_and_grads(examples(cfg, frozen=False))
-    rows_of_all = {*np.asarray(all_grads[families.embedding(cfg)].index).tolist()}  # type: ignore[union-attr]
+    rows_of_all = {*np.asarray(all_grads[families.embedding(cfg)].index).tolist()}
     frozen, grads = backend.loss_and_grads(examples(cfg, frozen=True))
-    rows = {*np.asarray(grads[families.embedding(cfg)].index).tolist()}  # type: ignore[union-attr]
+    rows = {*np.asarray(grads[families.embedding(cfg)].index).tolist()}
     assert_close(frozen, trained, LOSS_F32)
     assert min(rows) >= 8
     assert min(rows_of_all) < 8
 
 
 @pytest.mark.parametrize("line", ["mlstm swiglu", "mh-attention swiglu", "mamba hyena"])
-def test_other_layers_take_frozen_contexts_as_well(line: str) -> None:
+def test_other_layers_take_frozen_contexts_as_well(line):
     cfg = load_candidate(line)
     params = perturbed_params(cfg, seed=1)
     losses = []
@@ -122,7 +113,7 @@ def test_other_layers_take_frozen_contexts_as_well(line: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_compiled_gradient_takes_a_state() -> None:
+def test_a_compiled_gradient_takes_a_state():
     cfg = SMALLEST
     params = perturbed_params(cfg, seed=1)
     plain = bound("mlx:cpu", cfg, params, "reference")
@@ -143,14 +134,14 @@ class Traced(Exception):
 
 @pytest.mark.parametrize("family", MODELS)
 def test_a_gradient_of_xlstm_is_traced_with_a_state_and_nothing_in_it_evaluates(
-    family: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    family, monkeypatch
+):
     cfg = MODELS[family]
     backend = bound("mlx:cpu", cfg, perturbed_params(cfg, seed=1), "reference")
     assert isinstance(backend, MLXBackend)
     compiled, results = backend._mx.compile(backend._value_and_grad), []
 
-    def trace(*arguments: Any) -> Any:
+    def trace(*arguments):
         results.append(compiled(*arguments))
         raise Traced
 

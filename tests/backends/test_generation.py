@@ -1,19 +1,13 @@
 """Every backend generates the same text, and the recurrent state stays as small as it began."""
 
-from __future__ import annotations
-
 import resource
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from mlxhog.backends.backend import Backend
 from mlxhog.decoding.generate import answer
 from mlxhog.decoding.options import Sampling
-from mlxhog.models.families import ModelConfig, init_params
+from mlxhog.models.families import init_params
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.models.xlstm_v1 import XLSTMV1Config
 from mlxhog.models.xlstm_v1.block_config import MLSTMBlockConfig, SLSTMBlockConfig
@@ -25,7 +19,7 @@ BACKENDS = [
 ]
 on_every = pytest.mark.parametrize(("name", "kernels"), BACKENDS)
 
-MODELS: dict[str, ModelConfig] = {
+MODELS = {
     "large": XLSTMLargeConfig(vocab_size=96, hidden_size=32, num_hidden_layers=2, num_heads=2),
     "large, resets": XLSTMLargeConfig(
         vocab_size=96,
@@ -47,7 +41,7 @@ MODELS: dict[str, ModelConfig] = {
 }
 
 
-def params_of(cfg: ModelConfig) -> dict[str, Any]:
+def params_of(cfg):
     """Parameters whose logits are well apart."""
     random = np.random.default_rng(1)
     return {
@@ -56,7 +50,7 @@ def params_of(cfg: ModelConfig) -> dict[str, Any]:
     }
 
 
-def greedy(backend: Backend, prompts: Sequence[Any], V: int, n: int, **how: Any) -> list[list[int]]:
+def greedy(backend, prompts, V, n, **how):
     """The greedy tokens after each prompt."""
     text = answer(
         backend,
@@ -66,23 +60,21 @@ def greedy(backend: Backend, prompts: Sequence[Any], V: int, n: int, **how: Any)
         stop_at_document_end=False,
         **how,
     )
-    answers: list[list[int]] = [[] for _ in prompts]
+    answers = [[] for _ in prompts]
     for one in text:
         assert one.token is not None
         answers[one.row].append(one.token)
     return answers
 
 
-def prompts(V: int) -> list[NDArray[np.int64]]:
+def prompts(V):
     random = np.random.default_rng(2)
     return [random.integers(1, V, n) for n in (5, 1, 70, 16)]
 
 
 @on_every
 @pytest.mark.parametrize("case", ["hf_d_generate", "large_a"])
-def test_greedy_tokens_are_those_that_the_references_generated(
-    name: str, kernels: str, case: str
-) -> None:
+def test_greedy_tokens_are_those_that_the_references_generated(name, kernels, case):
     recorded = model_case(case)
     prompt, ids = recorded.tensors["greedy_prompt"], recorded.tensors["greedy_ids"]
     if case.startswith("hf_"):  # transformers repeats the prompt, xlstm does not
@@ -101,7 +93,7 @@ def test_greedy_tokens_are_those_that_the_references_generated(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
-def test_greedy_tokens_are_the_same_on_every_backend_alone_and_in_a_batch(model: str) -> None:
+def test_greedy_tokens_are_the_same_on_every_backend_alone_and_in_a_batch(model):
     cfg, result = MODELS[model], {}
     for name, kernels in BACKENDS:
         backend = bound(name, cfg, params_of(cfg), kernels)
@@ -119,7 +111,7 @@ def test_greedy_tokens_are_the_same_on_every_backend_alone_and_in_a_batch(model:
 
 @on_every
 @pytest.mark.parametrize("model", ["large", "v1"])
-def test_the_length_of_prefill_chunks_changes_nothing(name: str, kernels: str, model: str) -> None:
+def test_the_length_of_prefill_chunks_changes_nothing(name, kernels, model):
     cfg = MODELS[model]
     backend = bound(name, cfg, params_of(cfg), kernels)
     texts = prompts(cfg.vocab_size)
@@ -128,14 +120,14 @@ def test_the_length_of_prefill_chunks_changes_nothing(name: str, kernels: str, m
         assert greedy(backend, texts, cfg.vocab_size, 12, prefill_chunk=chunk) == expected
 
 
-def state_bytes(state: Any) -> int:
+def state_bytes(state):
     parts = [state] if isinstance(state, np.ndarray) else [p for block in state for p in block]
     return sum(int(part.nbytes) for part in parts)
 
 
 @on_every
 @pytest.mark.parametrize("model", ["large", "v1"])
-def test_states_and_memory_do_not_grow_with_the_length(name: str, kernels: str, model: str) -> None:
+def test_states_and_memory_do_not_grow_with_the_length(name, kernels, model):
     cfg = MODELS[model]
     backend = bound(name, cfg, params_of(cfg), kernels)
     tokens = np.random.default_rng(3).integers(1, cfg.vocab_size, (1, 256)).astype(np.int32)
@@ -152,7 +144,7 @@ def test_states_and_memory_do_not_grow_with_the_length(name: str, kernels: str, 
 
 
 @on_every
-def test_states_of_a_batch_can_be_stacked_and_taken_apart(name: str, kernels: str) -> None:
+def test_states_of_a_batch_can_be_stacked_and_taken_apart(name, kernels):
     cfg = MODELS["v1"]
     backend = bound(name, cfg, params_of(cfg), kernels)
     texts = [text.astype(np.int32)[None] for text in prompts(cfg.vocab_size)]

@@ -14,12 +14,11 @@ import pytest
 
 from mlxhog import arena, backends
 from mlxhog.backends import gpu_share
-from mlxhog.backends.backend import Backend
 from mlxhog.backends.gpu_share import GPUShare, limit_mlx, limit_mps
 from mlxhog.backends.mlx import _MOST_FORMS, MLXBackend, Signatures
 from mlxhog.data.batch import Batch
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.models.families import ModelConfig, init_params, param_spec
+from mlxhog.models.families import init_params, param_spec
 from tests.models.sample import SMALLEST
 from tests.tolerances import GRADIENT_ANY_F32, LOGITS_F32, LOSS_F32, assert_close
 
@@ -32,68 +31,66 @@ class Recorder:
 
     gpu: Any = "gpu"
 
-    def __init__(self, recommended_bytes: int) -> None:
+    def __init__(self, recommended_bytes):
         self.recommended_bytes = recommended_bytes
-        self.limits: dict[str, int] = {}
+        self.limits = {}
 
-    def device_info(self, device: Any = None) -> dict[str, int]:
+    def device_info(self, device=None):
         if device != self.gpu:
             return {"device_name": "a CPU"}
         return {"max_recommended_working_set_size": self.recommended_bytes}
 
-    def set_memory_limit(self, limit: int) -> None:
+    def set_memory_limit(self, limit):
         self.limits["memory"] = limit
 
-    def set_cache_limit(self, limit: int) -> None:
+    def set_cache_limit(self, limit):
         self.limits["cache"] = limit
 
-    def set_wired_limit(self, limit: int) -> None:
+    def set_wired_limit(self, limit):
         self.limits["wired"] = limit
 
     active_bytes = peak_bytes = 0
 
-    def get_active_memory(self) -> int:
+    def get_active_memory(self):
         return self.active_bytes
 
-    def get_peak_memory(self) -> int:
+    def get_peak_memory(self):
         return self.peak_bytes
 
-    def reset_peak_memory(self) -> None:
+    def reset_peak_memory(self):
         self.peak_bytes = 0
 
 
-def limits(
-    share: GPUShare, recommended_bytes: int = 16 * GIB, *, on_gpu: bool = True
-) -> dict[str, int]:
-    gpu: Any = Recorder(recommended_bytes)
+def limits(share, recommended_bytes=16 * GIB, *, on_gpu=True):
+    gpu = Recorder(recommended_bytes)
     limit_mlx(gpu, share, on_gpu=on_gpu)
-    result: dict[str, int] = gpu.limits
+    result = gpu.limits
     return result
 
 
-def test_one_gpu_worker_may_wire_three_quarters_of_the_memory() -> None:
+def test_one_gpu_worker_may_wire_three_quarters_of_the_memory():
     assert limits(GPUShare(workers=1)) == {"memory": 12 * GIB, "cache": GIB, "wired": 12 * GIB}
 
 
-def test_gpu_workers_share_the_memory_and_wire_none_of_it() -> None:
+def test_gpu_workers_share_the_memory_and_wire_none_of_it():
     result = limits(GPUShare(workers=4))
     assert result == {"memory": 3 * GIB, "cache": 3 * GIB // 8, "wired": 0}
 
 
-def test_imported_memory_counts_once_against_what_mlx_calls_active() -> None:
+def test_imported_memory_counts_once_against_what_mlx_calls_active():
     result = limits(GPUShare(workers=2, adopted_bytes=4 * GIB))
     assert result["memory"] == 6 * GIB, "MLX counts the imported 4 GiB as active itself"
     assert result["cache"] == 2 * GIB // 8, "what is left for arrays of its own"
 
 
-def test_a_cpu_worker_on_a_mac_gets_a_small_cache_and_wires_nothing() -> None:
+def test_a_cpu_worker_on_a_mac_gets_a_small_cache_and_wires_nothing():
     assert limits(GPUShare(workers=1), on_gpu=False) == {"memory": 12 * GIB, "cache": GIB}
     adopts_all = GPUShare(workers=1, adopted_bytes=12 * GIB)
     assert limits(adopts_all, on_gpu=False) == {"memory": 12 * GIB, "cache": 8 << 20}
 
 
-def test_the_cache_grows_to_the_largest_gradient_and_stays_in_the_workers_memory() -> None:
-    gpu: Any = Recorder(16 * GIB)
+def test_the_cache_grows_to_the_largest_gradient_and_stays_in_the_workers_memory():
+    gpu = Recorder(16 * GIB)
     cache, kept = limit_mlx(gpu, GPUShare(workers=2, adopted_bytes=GIB), on_gpu=True), []
     for peak_gib in (2.5, 3, 5, 4, 100):
         gpu.active_bytes = 2 * GIB
@@ -105,14 +102,12 @@ def test_the_cache_grows_to_the_largest_gradient_and_stays_in_the_workers_memory
     )
 
 
-def test_a_gpu_that_is_too_small_for_its_workers_is_refused_with_the_way_out() -> None:
+def test_a_gpu_that_is_too_small_for_its_workers_is_refused_with_the_way_out():
     with pytest.raises(EnvironmentLacks, match="4 workers.*use fewer GPU workers"):
         limits(GPUShare(workers=4, adopted_bytes=3 * GIB))
 
 
-def test_torch_gets_its_share_before_it_starts_unless_the_user_gave_it_one(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_torch_gets_its_share_before_it_starts_unless_the_user_gave_it_one(monkeypatch):
     high, low = "PYTORCH_MPS_HIGH_WATERMARK_RATIO", "PYTORCH_MPS_LOW_WATERMARK_RATIO"
     for name in (high, low):
         monkeypatch.setenv(name, "")  # so that both are put back afterwards
@@ -125,13 +120,13 @@ def test_torch_gets_its_share_before_it_starts_unless_the_user_gave_it_one(
     assert os.environ[high] == "0.5"
 
 
-def batch(B: int, S: int, seed: int = 0) -> Batch:
+def batch(B, S, seed=0):
     rng = np.random.default_rng(seed)
     x = rng.integers(0, MODEL.vocab_size, (B, S), dtype=np.int32)
     return Batch(x, np.roll(x, -1, axis=1), n_bytes=12 * B)
 
 
-def bound(backend: Backend, model: ModelConfig = MODEL) -> Backend:
+def bound(backend, model=MODEL):
     """The backend with the model's first parameters."""
     layout = arena.plan(param_spec(model), max_workers=1, n_tickets=1)
     backend.bind(model, layout.slots, layout.n_floats, None)
@@ -143,7 +138,7 @@ def bound(backend: Backend, model: ModelConfig = MODEL) -> Backend:
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+def gpu(monkeypatch):
     """MLX's CPU device under the name of its GPU."""
     recorder = Recorder(8 * GIB)
     recorder.gpu = mx.cpu
@@ -154,7 +149,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     return recorder
 
 
-def mlx(name: str, **more: Any) -> Any:
+def mlx(name, **more):
     share = more.pop("share", GPUShare())
     return bound(
         MLXBackend(name, threads=1, kernels="reference", cpu_blas="reference", share=share, **more)
@@ -162,7 +157,7 @@ def mlx(name: str, **more: Any) -> Any:
 
 
 @pytest.mark.slow
-def test_the_gpu_worker_computes_what_the_cpu_worker_computes(gpu: Recorder) -> None:
+def test_the_gpu_worker_computes_what_the_cpu_worker_computes(gpu):
     plain = mlx("mlx:cpu")
     backend = mlx("mlx:gpu", share=GPUShare(piece_tokens=32))
     assert gpu.limits["memory"] == 6 * GIB
@@ -188,7 +183,7 @@ def test_the_gpu_worker_computes_what_the_cpu_worker_computes(gpu: Recorder) -> 
     assert_close(logits, plain.logits(tokens, None)[0], LOGITS_F32)
 
 
-def test_a_compiled_gradient_sees_the_parameters_of_every_refresh(gpu: Recorder) -> None:
+def test_a_compiled_gradient_sees_the_parameters_of_every_refresh(gpu):
     backend = mlx("mlx:gpu")
     before, _ = backend.loss_and_grads(batch(2, 16))
     backend.inbox[:] *= np.float32(1.5)
@@ -200,9 +195,7 @@ def test_a_compiled_gradient_sees_the_parameters_of_every_refresh(gpu: Recorder)
     assert_close(after, fresh.loss_and_grads(batch(2, 16))[0], LOSS_F32)
 
 
-def test_a_gradient_is_compiled_once_for_every_shape(
-    gpu: Recorder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gradient_is_compiled_once_for_every_shape(gpu, capsys, monkeypatch):
     monkeypatch.setattr(mx, "compile", lambda call, **_: call)  # on a CPU by g++, which takes long
     backend = mlx("mlx:gpu")
     for B in (2, 2, 1, 2):
@@ -214,7 +207,7 @@ def test_a_gradient_is_compiled_once_for_every_shape(
     ]
 
 
-def test_too_many_compiled_forms_are_warned_of_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_too_many_compiled_forms_are_warned_of_once(capsys):
     signatures = Signatures()
     for S in range(1, _MOST_FORMS + 5):
         signatures.call((2, S))
@@ -223,10 +216,8 @@ def test_too_many_compiled_forms_are_warned_of_once(capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize("name", ["mlx:gpu", "mlx:cpu"])
-def test_a_mac_without_a_metal_device_is_refused_at_once(
-    gpu: Recorder, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    def device_info(_: object) -> None:
+def test_a_mac_without_a_metal_device_is_refused_at_once(gpu, monkeypatch, name):
+    def device_info(_):
         raise RuntimeError("[metal::load_device] No Metal device available.")
 
     monkeypatch.setattr(mx, "device_info", device_info)
@@ -235,7 +226,7 @@ def test_a_mac_without_a_metal_device_is_refused_at_once(
     assert error.value.exit_code == 3
 
 
-def test_evaluation_and_prompts_are_cut_into_pieces() -> None:
+def test_evaluation_and_prompts_are_cut_into_pieces():
     share = GPUShare(piece_tokens=100)
     parts = list(gpu_share.rows(batch(5, 40), share))
     assert [len(part.x) for part in parts] == [2, 2, 1]
@@ -250,6 +241,6 @@ def test_evaluation_and_prompts_are_cut_into_pieces() -> None:
 
 @pytest.mark.usefixtures("no_apple_gpu")
 @pytest.mark.parametrize("name", ["mlx:gpu", "torch:mps"])
-def test_a_gpu_backend_on_a_machine_without_one_says_what_to_use(name: str) -> None:
+def test_a_gpu_backend_on_a_machine_without_one_says_what_to_use(name):
     with pytest.raises(EnvironmentLacks, match=f"{name} needs .*use .*cpu"):
         backends.create(name, threads=1, kernels="auto", cpu_blas="reference")

@@ -1,9 +1,6 @@
 """MLX operations never write into imported memory: the arena changes by our kernels alone."""
 
-from __future__ import annotations
-
 import sys
-from typing import Any
 
 import pytest
 
@@ -18,7 +15,7 @@ pytestmark = pytest.mark.skipif(
 WAIT_S = 60.0
 
 
-def answer(target: Any, *arguments: Any) -> Any:
+def answer(target, *arguments):
     """What another process says of an arena."""
     ours, theirs = CONTEXT.Pipe()
     with Arena.create(plan({}, n_tickets=1)) as arena:
@@ -33,11 +30,11 @@ def answer(target: Any, *arguments: Any) -> Any:
 
 
 @pytest.mark.slow
-def test_the_fixture_is_one_memory_seen_from_both_sides() -> None:
+def test_the_fixture_is_one_memory_seen_from_both_sides():
     assert answer(children.write_to_imported) == (7.0, 8.0)
 
 
-def test_mlx_operations_never_write_into_imported_memory() -> None:
+def test_mlx_operations_never_write_into_imported_memory():
     visible, results, own_pages = answer(children.run, list(children.OPERATIONS))
     assert visible, "MLX sees what the host wrote"
     assert results.keys() == children.OPERATIONS.keys()
@@ -47,5 +44,5 @@ def test_mlx_operations_never_write_into_imported_memory() -> None:
     assert own_pages, "a new array was given the arena's pages"
 
 
-def test_the_check_would_notice_a_write() -> None:
+def test_the_check_would_notice_a_write():
     assert answer(children.add_to_the_only_reference) is True

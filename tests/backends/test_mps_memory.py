@@ -3,17 +3,11 @@
 The CPU stands in for the GPU: its work on gradients is pending until somebody waits.
 """
 
-from __future__ import annotations
-
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 
 from mlxhog.backends import torch as backend_torch
-from mlxhog.backends.backend import Grads
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.backends.torch import TorchBackend
 from mlxhog.errors import LostGPU
@@ -31,32 +25,32 @@ class MPS:
         gives_up: whether Metal ends its work unfinished, so that its memory stays as it was.
     """
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.waits = self.copies = 0
         self.pending = self.gives_up = False
-        self._last: Any = ()
+        self._last = ()
 
-    def synchronize(self) -> None:
+    def synchronize(self):
         self.waits += 1
         self.pending = False
 
-    def host_alias(self, storage: Any) -> Any:
+    def host_alias(self, storage):
         assert not self.pending, "the CPU looks at what the GPU still writes"
         return storage
 
-    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def install(self, monkeypatch):
         grad, cpu, iadd = torch.autograd.grad, torch.Tensor.cpu, torch.Tensor.__iadd__
 
-        def pending_grad(*arguments: Any, **keywords: Any) -> Any:
+        def pending_grad(*arguments, **keywords):
             self.pending = True
             if not self.gives_up:
                 self._last = grad(*arguments, **keywords)
             return self._last
 
-        def added(tensor: torch.Tensor, value: Any) -> torch.Tensor:
+        def added(tensor, value):
             return tensor if self.gives_up else iadd(tensor, value)
 
-        def copied(tensor: torch.Tensor) -> torch.Tensor:
+        def copied(tensor):
             self.copies, self.pending = self.copies + 1, False
             return cpu(tensor).clone()
 
@@ -69,38 +63,36 @@ class MPS:
 
 
 @pytest.fixture
-def mps(monkeypatch: pytest.MonkeyPatch) -> MPS:
+def mps(monkeypatch):
     result = MPS()
     result.install(monkeypatch)
     return result
 
 
-def worker(name: str = "torch:mps") -> Any:
-    backend: Any = TorchBackend(name, threads=1, kernels="reference", share=GPUShare())
+def worker(name="torch:mps"):
+    backend = TorchBackend(name, threads=1, kernels="reference", share=GPUShare())
     backend.device = torch.device("cpu")
     return bound(backend)
 
 
-def arrays(grads: Grads) -> dict[str, Any]:
+def arrays(grads):
     return {name: getattr(grad, "values", grad) for name, grad in grads.items()}
 
 
-def assert_same_gradients(backend: Any, other: Any) -> None:
+def assert_same_gradients(backend, other):
     loss, grads = backend.loss_and_grads(batch(2, 16))
     expected_loss, expected = other.loss_and_grads(batch(2, 16))
     assert loss == expected_loss
     assert_equal(arrays(grads), arrays(expected))
 
 
-def assert_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
+def assert_equal(found, expected):
     for name, grad in expected.items():
         assert found[name].flags.c_contiguous
         assert np.array_equal(found[name], grad), name
 
 
-def test_one_wait_serves_all_gradients_and_no_tensor_is_copied(
-    mps: MPS, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_wait_serves_all_gradients_and_no_tensor_is_copied(mps, capsys):
     plain, backend = worker("torch:cpu"), worker()
     assert "gradients of torch:mps are read where they lie" in capsys.readouterr().out
     mps.waits = mps.copies = 0
@@ -109,7 +101,7 @@ def test_one_wait_serves_all_gradients_and_no_tensor_is_copied(
     assert_same_gradients(backend, plain)
 
 
-def test_the_inbox_is_the_memory_of_the_parameters_and_the_gpu_waits_for_it(mps: MPS) -> None:
+def test_the_inbox_is_the_memory_of_the_parameters_and_the_gpu_waits_for_it(mps):
     plain, backend = worker("torch:cpu"), worker()
     for one in (backend, plain):
         one.inbox[:] *= np.float32(1.5)
@@ -122,13 +114,8 @@ def test_the_inbox_is_the_memory_of_the_parameters_and_the_gpu_waits_for_it(mps:
 
 
 @pytest.mark.parametrize("refusal", [AttributeError, RuntimeError])
-def test_an_older_torch_and_memory_of_the_gpu_alone_have_copies(
-    mps: MPS,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    refusal: type[Exception],
-) -> None:
-    def refuse(storage: Any) -> Any:
+def test_an_older_torch_and_memory_of_the_gpu_alone_have_copies(mps, monkeypatch, capsys, refusal):
+    def refuse(storage):
         raise refusal("not backed by a shared-storage MTLBuffer")
 
     if refusal is AttributeError:
@@ -147,9 +134,7 @@ def test_an_older_torch_and_memory_of_the_gpu_alone_have_copies(
 
 
 @pytest.mark.parametrize("aliased", [True, False])
-def test_a_gradient_that_the_gpu_gave_up_is_refused(
-    mps: MPS, monkeypatch: pytest.MonkeyPatch, aliased: bool
-) -> None:
+def test_a_gradient_that_the_gpu_gave_up_is_refused(mps, monkeypatch, aliased):
     if not aliased:
         monkeypatch.delattr(torch.mps, "_host_alias_storage")
     backend = worker()
@@ -165,9 +150,7 @@ def test_a_gradient_that_the_gpu_gave_up_is_refused(
 
 
 @pytest.mark.usefixtures("mps")
-def test_a_gradient_is_refused_after_mps_has_written_of_lost_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gradient_is_refused_after_mps_has_written_of_lost_work(tmp_path, monkeypatch):
     earlier = b"Error: command buffer exited with error status.\n"  # of the process before
     (log := tmp_path / "worker-1.log").write_bytes(earlier)
     with log.open("a+b", buffering=0) as stream:
@@ -181,7 +164,7 @@ def test_a_gradient_is_refused_after_mps_has_written_of_lost_work(
         backend.loss_and_grads(batch(2, 16))
 
 
-def test_a_gradient_outlives_the_next_one(mps: MPS) -> None:
+def test_a_gradient_outlives_the_next_one(mps):
     backend = worker()
     first = arrays(backend.loss_and_grads(batch(2, 16))[1])
     before = {name: grad.copy() for name, grad in first.items()}
@@ -191,7 +174,7 @@ def test_a_gradient_outlives_the_next_one(mps: MPS) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
 @pytest.mark.usefixtures("mps")
-def test_the_view_of_a_part_has_its_place_shape_and_type(dtype: torch.dtype) -> None:
+def test_the_view_of_a_part_has_its_place_shape_and_type(dtype):
     part = torch.arange(12, dtype=dtype).reshape(3, 4)[1:, ::2]
     view = backend_torch._alias(part)
     assert view.dtype == dtype

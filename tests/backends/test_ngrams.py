@@ -1,9 +1,6 @@
 """Models with tables of n-grams: both backends next to the reference, whole and token by token."""
 
-from __future__ import annotations
-
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,14 +8,13 @@ import pytest
 from mlxhog import backends
 from mlxhog.data.batch import IGNORED, Batch
 from mlxhog.models import families, lm_numpy, ngrams
-from mlxhog.models.families import ModelConfig
 from mlxhog.optim.gradients import Rows
 from tests.backends.untrained import bound
 from tests.models.sample import batch, config, perturbed_params, v1_config
 from tests.pairs import each_of
 from tests.tolerances import GRADIENT_ANY_F32, LOGITS_F32, LOSS_F32, assert_close
 
-TABLES: dict[str, Any] = {
+TABLES = {
     "ngram_orders": (2, 3, 5),
     "ngram_dim": 4,
     "ngram_rows": 1024,
@@ -33,7 +29,7 @@ pytestmark = [
 ]
 
 
-def sample(family: str) -> tuple[ModelConfig, dict[str, Any], Batch]:
+def sample(family):
     """A model, its parameters and tables, and a batch in which documents end."""
     cfg = MODELS[family]
     x, y = batch(cfg, 3, 12, seed=5)
@@ -42,9 +38,7 @@ def sample(family: str) -> tuple[ModelConfig, dict[str, Any], Batch]:
 
 
 @each_of("kernels", ["reference", "auto"])
-def test_loss_and_gradients_are_those_of_the_reference(
-    name: str, family: str, kernels: str
-) -> None:
+def test_loss_and_gradients_are_those_of_the_reference(name, family, kernels):
     cfg, params, given = sample(family)
     tables = ngrams.of(cfg)
     assert tables is not None
@@ -64,7 +58,7 @@ def test_loss_and_gradients_are_those_of_the_reference(
         assert_close(grad.values, whole[grad.index], GRADIENT_ANY_F32, label=table)
 
 
-def test_the_reference_differentiates_its_own_loss(name: str, family: str) -> None:
+def test_the_reference_differentiates_its_own_loss(name, family):
     cfg, params, given = sample(family)
     _, grads = lm_numpy.differentiate(cfg, params, given.x, given.y)
     rng, step, tables = np.random.default_rng(0), 1e-5, ngrams.of(cfg)
@@ -78,7 +72,7 @@ def test_the_reference_differentiates_its_own_loss(name: str, family: str) -> No
         expected += float((part * towards[table][index]).sum())
         at += tables.dim
 
-    def loss_at(length: float) -> float:
+    def loss_at(length):
         moved = {name: params[name] + length * direction for name, direction in towards.items()}
         return lm_numpy.loss(cfg, params | moved, given.x, given.y)
 
@@ -87,7 +81,7 @@ def test_the_reference_differentiates_its_own_loss(name: str, family: str) -> No
 
 
 @each_of("kernels", ["reference", "auto"])
-def test_logits_do_not_depend_on_how_tokens_are_read(name: str, family: str, kernels: str) -> None:
+def test_logits_do_not_depend_on_how_tokens_are_read(name, family, kernels):
     cfg, params, given = sample(family)
     backend = bound(name, cfg, params, kernels)
     x = lm_numpy.embed(cfg, params, given.x)
@@ -100,7 +94,7 @@ def test_logits_do_not_depend_on_how_tokens_are_read(name: str, family: str, ker
         assert_close(last, expected[:, end - 1], LOGITS_F32)
 
 
-def test_states_are_stacked_and_taken_with_the_ids_before_them(name: str, family: str) -> None:
+def test_states_are_stacked_and_taken_with_the_ids_before_them(name, family):
     cfg, params, given = sample(family)
     backend = bound(name, cfg, params)
     states = [backend.logits(given.x[k : k + 1, :6], None)[1] for k in range(3)]
@@ -110,7 +104,7 @@ def test_states_are_stacked_and_taken_with_the_ids_before_them(name: str, family
     assert_close(last, expected[[2, 0]], LOGITS_F32)
 
 
-def test_behind_a_frozen_context_its_ids_count(name: str, family: str) -> None:
+def test_behind_a_frozen_context_its_ids_count(name, family):
     cfg, params, given = sample(family)
     backend = bound(name, cfg, params)
     y = given.y.copy()
@@ -127,7 +121,7 @@ def test_behind_a_frozen_context_its_ids_count(name: str, family: str) -> None:
         assert moved < every  # no gradient flows into the contexts
 
 
-def test_a_loaded_checkpoint_computes_the_same(name: str, family: str) -> None:
+def test_a_loaded_checkpoint_computes_the_same(name, family):
     cfg, params, given = sample(family)
     expected = bound(name, cfg, params).evaluate(given)
     backend = backends.create(name, threads=1, kernels="auto", cpu_blas="auto")

@@ -1,7 +1,5 @@
 """Muon's orthogonalisation by a worker's framework is that of the CPU's native code."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -10,7 +8,6 @@ from numpy.typing import NDArray
 
 from mlxhog import _native, backends
 from mlxhog.backends import polar
-from mlxhog.backends.backend import Backend
 from mlxhog.optim import muon
 from mlxhog.optim.muon import ORTHOGONALIZATIONS
 from tests.tolerances import POLAR_DEVICE_F32, POLAR_GRADED_F32, assert_close
@@ -20,24 +17,24 @@ SHAPES = [(64, 128), (128, 64), (64, 128), (96, 96), (1, 7), (64, 128), (5, 1)]
 
 
 @pytest.fixture(scope="module", params=["mlx:cpu", "torch:cpu"])
-def backend(request: pytest.FixtureRequest) -> Backend:
+def backend(request):
     return backends.create(request.param, threads=1, kernels="reference", cpu_blas="auto")
 
 
-def drawn() -> tuple[list[Float32], list[float]]:
+def drawn():
     rng = np.random.default_rng(0)
     xs = [rng.standard_normal(shape, dtype=np.float32) for shape in SHAPES]
     return xs, [0.2 * k + 0.1 for k in range(len(xs))]
 
 
-def by_native_code(xs: list[Float32], scales: list[float], name: str) -> list[Float32]:
+def by_native_code(xs, scales, name):
     us = [np.empty_like(x) for x in xs]
     _native.polar(xs, us, scales, ORTHOGONALIZATIONS[name])
     return us
 
 
 @pytest.mark.parametrize("name", ORTHOGONALIZATIONS)
-def test_it_is_ours_to_a_hundred_thousandth(backend: Backend, name: str) -> None:
+def test_it_is_ours_to_a_hundred_thousandth(backend, name):
     xs, scales = drawn()
     us = backend.polar(xs, scales, ORTHOGONALIZATIONS[name])
     for u, ours in zip(us, by_native_code(xs, scales, name), strict=True):
@@ -47,9 +44,7 @@ def test_it_is_ours_to_a_hundred_thousandth(backend: Backend, name: str) -> None
 
 
 @pytest.mark.parametrize("name", ORTHOGONALIZATIONS)
-def test_of_graded_singular_values_it_is_as_near_to_float64_as_ours(
-    backend: Backend, name: str
-) -> None:
+def test_of_graded_singular_values_it_is_as_near_to_float64_as_ours(backend, name):
     u, s, v = np.linalg.svd(drawn()[0][0].astype(np.float64), full_matrices=False)
     x = ((u * np.geomspace(1.0, 1e-5, len(s))) @ v).astype(np.float32)
     wide = x.astype(np.float64)
@@ -62,7 +57,7 @@ def test_of_graded_singular_values_it_is_as_near_to_float64_as_ours(
         assert_close(result, exact, POLAR_GRADED_F32[name])
 
 
-def test_neither_zeros_nor_tiny_nor_huge_numbers_make_it_fail(backend: Backend) -> None:
+def test_neither_zeros_nor_tiny_nor_huge_numbers_make_it_fail(backend):
     x = drawn()[0][0]
     sizes = [0.0, 1e-35, 1e-20, 1.0, 1e15]
     given = [np.asarray(x * np.float64(size), np.float32) for size in sizes]
@@ -74,7 +69,7 @@ def test_neither_zeros_nor_tiny_nor_huge_numbers_make_it_fail(backend: Backend) 
         assert_close(u, ours, POLAR_DEVICE_F32)
 
 
-def test_the_other_matrices_of_a_call_change_nothing_of_importance(backend: Backend) -> None:
+def test_the_other_matrices_of_a_call_change_nothing_of_importance(backend):
     xs, scales = drawn()
     together = backend.polar(xs, scales, ORTHOGONALIZATIONS["polar3"])
     for x, scale, u in zip(xs, scales, together, strict=True):
@@ -82,7 +77,7 @@ def test_the_other_matrices_of_a_call_change_nothing_of_importance(backend: Back
         assert_close(u, alone, POLAR_DEVICE_F32)
 
 
-def cut(x: Any) -> Float32:
+def cut(x):
     """Factors with 10 bits behind the point, as TF32 has them."""
     bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
     return ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
@@ -91,17 +86,15 @@ def cut(x: Any) -> Float32:
 class Coarse(np.ndarray[Any, Any]):
     """An array whose products keep 10 bits of their factors."""
 
-    def __matmul__(self, other: Any) -> Any:
+    def __matmul__(self, other):
         return (cut(self) @ cut(other)).view(Coarse)
 
 
-def test_a_device_is_near_the_cpu_and_one_that_cuts_factors_to_ten_bits_is_not(
-    backend: Backend,
-) -> None:
+def test_a_device_is_near_the_cpu_and_one_that_cuts_factors_to_ten_bits_is_not(backend):
     assert muon.distance(backend.polar) < muon.MOST_DISTANCE / 10
-    arrays: Any = type("Arrays", (), {"permute": staticmethod(np.transpose)})
+    arrays = type("Arrays", (), {"permute": staticmethod(np.transpose)})
 
-    def coarse(xs: Any, scales: Any, coefficients: Any) -> list[Float32]:
+    def coarse(xs, scales, coefficients):
         return polar.polar(
             xs,
             scales,

@@ -1,19 +1,13 @@
 """The sampled loss of both backends, next to the formula and to the full softmax."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import numpy as np
 import pytest
 
 from mlxhog import arena, backends
-from mlxhog.backends.backend import Backend
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.backends.mlx import MLXBackend
 from mlxhog.data.batch import Batch
 from mlxhog.models import families, lm_numpy
-from mlxhog.models.families import ModelConfig
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.sampled_head import SampledHead
 from mlxhog.optim.gradients import Rows
@@ -27,7 +21,7 @@ on_both = pytest.mark.parametrize("name", NAMES)
 KERNELS = pytest.mark.parametrize("kernels", ["reference", "auto"])
 
 
-def lay(backend: Backend, cfg: ModelConfig, params: dict[str, Any], head: SampledHead) -> Backend:
+def lay(backend, cfg, params, head):
     """The backend with these parameters and a sampled head."""
     layout = arena.plan(families.param_spec(cfg), max_workers=1, n_tickets=1)
     backend.bind(cfg, layout.slots, layout.n_floats, None, head)
@@ -37,23 +31,21 @@ def lay(backend: Backend, cfg: ModelConfig, params: dict[str, Any], head: Sample
     return backend
 
 
-def sampled(
-    name: str, cfg: ModelConfig, params: dict[str, Any], head: SampledHead, kernels: str = "auto"
-) -> Backend:
+def sampled(name, cfg, params, head, kernels="auto"):
     backend = backends.create(name, threads=1, kernels=kernels, cpu_blas="auto")
     return lay(backend, cfg, params, head)
 
 
-def some_of(cfg: ModelConfig, n: int) -> SampledHead:
+def some_of(cfg, n):
     return SampledHead(n, np.linspace(1, 3, cfg.vocab_size))
 
 
-def small_batch(cfg: ModelConfig, seed: int = 5) -> Batch:
+def small_batch(cfg, seed=5):
     x, y = sample_batch(cfg, 2, 4, seed=seed)
     return Batch(x, y, n_bytes=0, seed=seed)
 
 
-def formula(cfg: ModelConfig, params: dict[str, Any], head: SampledHead, batch: Batch) -> float:
+def formula(cfg, params, head, batch):
     """-s_y + log(sum over targets of exp(s) + sum over drawn ones of exp(s) / pi), float64."""
     logits, _ = lm_numpy.forward(cfg, params, lm_numpy.embed(cfg, params, batch.x))
     candidates = head.draw(batch.y, batch.seed)
@@ -68,9 +60,7 @@ def formula(cfg: ModelConfig, params: dict[str, Any], head: SampledHead, batch: 
 @on_both
 @KERNELS
 @each_of("cap", [30.0, 2.0])
-def test_the_loss_is_the_formula_on_the_logits_of_the_float64_reference(
-    name: str, kernels: str, cap: float
-) -> None:
+def test_the_loss_is_the_formula_on_the_logits_of_the_float64_reference(name, kernels, cap):
     cfg = config(output_logit_soft_cap=cap)
     params, batch, head = perturbed_params(cfg, seed=5), small_batch(cfg), some_of(cfg, 6)
     loss, _ = sampled(name, cfg, params, head, kernels).loss_and_grads(batch)
@@ -79,9 +69,7 @@ def test_the_loss_is_the_formula_on_the_logits_of_the_float64_reference(
 
 @on_both
 @KERNELS
-def test_enough_draws_give_the_loss_and_the_gradient_of_the_full_softmax(
-    name: str, kernels: str
-) -> None:
+def test_enough_draws_give_the_loss_and_the_gradient_of_the_full_softmax(name, kernels):
     cfg = config()
     params, batch = perturbed_params(cfg, seed=5), small_batch(cfg)
     wanted_loss, expected = lm_numpy.differentiate(cfg, params, batch.x, batch.y)
@@ -93,7 +81,7 @@ def test_enough_draws_give_the_loss_and_the_gradient_of_the_full_softmax(
         assert_close(whole(grad, params[parameter]), expected[parameter], GRADIENT_ANY_F32)
 
 
-def whole(grad: Any, like: Any) -> Any:
+def whole(grad, like):
     if not isinstance(grad, Rows):
         return grad
     dense = np.zeros(like.shape)
@@ -102,7 +90,7 @@ def whole(grad: Any, like: Any) -> Any:
 
 
 @pytest.mark.parametrize("model", ["large", "7to1-tiny", "mad-7to1"])
-def test_mlx_and_torch_agree_on_the_loss_and_every_gradient(model: str) -> None:
+def test_mlx_and_torch_agree_on_the_loss_and_every_gradient(model):
     cfg = config() if model == "large" else load_architecture(model)
     params, batch = perturbed_params(cfg, seed=2), small_batch(cfg)
     both = [
@@ -117,7 +105,7 @@ def test_mlx_and_torch_agree_on_the_loss_and_every_gradient(model: str) -> None:
 
 
 @on_both
-def test_the_gradient_of_the_head_is_the_rows_of_the_candidates(name: str) -> None:
+def test_the_gradient_of_the_head_is_the_rows_of_the_candidates(name):
     cfg = config()
     params, batch, head = perturbed_params(cfg, seed=5), small_batch(cfg), some_of(cfg, 6)
     _, grads = sampled(name, cfg, params, head).loss_and_grads(batch)
@@ -128,7 +116,7 @@ def test_the_gradient_of_the_head_is_the_rows_of_the_candidates(name: str) -> No
 
 
 @on_both
-def test_evaluation_takes_the_whole_vocabulary(name: str) -> None:
+def test_evaluation_takes_the_whole_vocabulary(name):
     cfg = config()
     params, batch = perturbed_params(cfg, seed=5), small_batch(cfg)
     expected = lm_numpy.loss(cfg, params, batch.x, batch.y)
@@ -136,7 +124,7 @@ def test_evaluation_takes_the_whole_vocabulary(name: str) -> None:
     assert_close(score.nats / score.targets, expected, LOSS_F32)
 
 
-def test_a_compiled_gradient_sees_the_same_shapes_for_every_batch_and_gives_the_same() -> None:
+def test_a_compiled_gradient_sees_the_same_shapes_for_every_batch_and_gives_the_same():
     cfg = SMALLEST
     params, head = perturbed_params(cfg, seed=5), some_of(cfg, 6)
     plain, compiled = (

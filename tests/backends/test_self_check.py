@@ -3,10 +3,7 @@
 NumPy's references stand in for the GPU: kernels compute in them, by the engines' own code.
 """
 
-from __future__ import annotations
-
 from types import SimpleNamespace
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -14,9 +11,9 @@ import pytest
 
 from mlxhog import backends
 from mlxhog.backends import self_check
-from mlxhog.backends.self_check import CHECKS, SIZES, Sizes, faults
+from mlxhog.backends.self_check import CHECKS, SIZES, faults
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.metal.engine import Engine, ReferenceEngine
+from mlxhog.metal.engine import ReferenceEngine
 from mlxhog.metal.registry import KERNELS
 from mlxhog.models.ops import kernels
 from mlxhog.models.ops.metal import ops_mlx as metal_mlx
@@ -25,24 +22,24 @@ from mlxhog.models.ops.operators import Ops
 from mlxhog.optim.gradients import Rows
 from mlxhog.parity import tolerances
 from mlxhog.training import worker
-from tests.backends.test_gpu_worker import Recorder, batch, bound, gpu
+from tests.backends.test_gpu_worker import batch, bound, gpu
 from tests.metal.fake_gpu import FakeMLX
 from tests.metal.faulty import FaultyEngine
 from tests.pairs import each_of
 
 __all__ = ["gpu"]  # the fixture
 
-FORMS: dict[str, Any] = {"mlx": metal_mlx.MetalForm, "torch": metal_torch.MetalForm}
+FORMS = {"mlx": metal_mlx.MetalForm, "torch": metal_torch.MetalForm}
 OPERATOR_OF = {"conv": "causal_conv", "mlstm": "mlstm_cell", "slstm": "slstm_cell"}
 OF_MODELS = [name for name in KERNELS if name.partition("_")[0] in OPERATOR_OF]
 
 
-def found(framework: str, engine: Engine) -> dict[str, str]:
+def found(framework, engine):
     return faults(framework, "cpu", Ops(FORMS[framework](engine)), threads=1)
 
 
 @pytest.mark.parametrize("framework", FORMS)
-def test_right_kernels_pass_with_room(framework: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_right_kernels_pass_with_room(framework, monkeypatch):
     allowed = {
         kind: self_check.Allowed(one.atol / 2, one.of_largest / 2, one.of_all / 2)
         for kind, one in self_check.ALLOWED.items()
@@ -53,14 +50,12 @@ def test_right_kernels_pass_with_room(framework: str, monkeypatch: pytest.Monkey
 
 @pytest.mark.slow
 @pytest.mark.parametrize("framework", FORMS)
-def test_the_metal_source_passes(framework: str, host_engine: Any) -> None:
+def test_the_metal_source_passes(framework, host_engine):
     assert found(framework, host_engine({"mlx": "mlx", "torch": "mps"}[framework])) == {}
 
 
 @each_of("kernel", OF_MODELS)
-def test_a_kernel_off_by_a_hundredth_is_found_in_its_operator_and_in_no_other(
-    kernel: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_kernel_off_by_a_hundredth_is_found_in_its_operator_and_in_no_other(kernel, monkeypatch):
     monkeypatch.setattr(self_check, "SIZES", SIZES[:1])
     (operator,) = (faulty := found("mlx", FaultyEngine(kernel)))
     assert operator == OPERATOR_OF[kernel.partition("_")[0]]
@@ -68,18 +63,18 @@ def test_a_kernel_off_by_a_hundredth_is_found_in_its_operator_and_in_no_other(
     assert "of its largest entry, expected " in faulty[operator]
 
 
-def test_a_fault_says_where_and_by_how_much() -> None:
+def test_a_fault_says_where_and_by_how_much():
     fault = found("torch", FaultyEngine("slstm_forward"))["slstm_cell"]
     assert fault == "h is off by 1.0e-02 of its largest entry, expected 2.1e-05 at most"
 
 
 @each_of("sizes", SIZES)
-def test_a_kernel_that_is_wrong_in_one_size_is_found(sizes: Sizes) -> None:
+def test_a_kernel_that_is_wrong_in_one_size_is_found(sizes):
     assert set(found("mlx", FaultyEngine("mlstm_out", only={"DK": sizes.DK}))) == {"mlstm_cell"}
 
 
 @pytest.mark.parametrize("framework", FORMS)
-def test_a_kernel_that_does_not_run_or_gives_no_number_is_a_fault(framework: str) -> None:
+def test_a_kernel_that_does_not_run_or_gives_no_number_is_a_fault(framework):
     broken = found(framework, FaultyEngine("mlstm_bwd_out", by=None))
     assert broken == {
         "mlstm_cell": "kernel mlstm_bwd_out does not compile: error: unknown type 'flaot'"
@@ -87,7 +82,7 @@ def test_a_kernel_that_does_not_run_or_gives_no_number_is_a_fault(framework: str
     assert "off by nan" in found(framework, FaultyEngine("conv_forward", by=np.nan))["causal_conv"]
 
 
-def test_every_operator_with_a_kernel_is_checked_with_the_tolerances_of_parity() -> None:
+def test_every_operator_with_a_kernel_is_checked_with_the_tolerances_of_parity():
     metal, plain = FORMS["mlx"], kernels.choose("mlx", "reference", "cpu").form
     names = [name for name in vars(Ops) if not name.startswith("_")]
     own = {name for name in names if getattr(metal, name) is not getattr(type(plain), name)}
@@ -102,7 +97,7 @@ def test_every_operator_with_a_kernel_is_checked_with_the_tolerances_of_parity()
 # -- a worker --------------------------------------------------------------------------------------
 
 
-def backend_of(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> tuple[Any, FakeMLX]:
+def backend_of(monkeypatch, engine):
     """An "mlx:gpu" worker's backend with Metal kernels, whose GPU is stood in for."""
     mlx = FakeMLX(dict(KERNELS), engine=engine).install(monkeypatch)
     monkeypatch.setattr(mx, "compile", lambda function: function)  # the stand-in evaluates
@@ -110,14 +105,12 @@ def backend_of(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> tuple[Any, Fa
     return backends.create("mlx:gpu", threads=1, kernels="metal", cpu_blas="reference"), mlx
 
 
-def grads_of(backend: Any) -> dict[str, Any]:
+def grads_of(backend):
     _, grads = bound(backend).loss_and_grads(batch(2, 20))
     return {k: v.values if isinstance(v, Rows) else v.copy() for k, v in grads.items()}
 
 
-def test_an_operator_with_a_fault_is_the_plain_one_and_the_others_stay_kernels(
-    gpu: Recorder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_operator_with_a_fault_is_the_plain_one_and_the_others_stay_kernels(gpu, monkeypatch):
     backend, mlx = backend_of(monkeypatch, FaultyEngine("slstm_backward"))
     faulty = backend.check_kernels()
     assert set(faulty) == {"slstm_cell"}, faulty
@@ -129,9 +122,7 @@ def test_an_operator_with_a_fault_is_the_plain_one_and_the_others_stay_kernels(
     assert mlx.calls, "the model's convolution is launches"
 
 
-def test_with_a_fault_the_gradient_is_that_of_the_plain_operators(
-    gpu: Recorder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_with_a_fault_the_gradient_is_that_of_the_plain_operators(gpu, monkeypatch):
     backend, mlx = backend_of(monkeypatch, FaultyEngine("conv_forward"))
     wrong = grads_of(backend)
     backend.check_kernels()
@@ -148,16 +139,16 @@ def test_with_a_fault_the_gradient_is_that_of_the_plain_operators(
 FAULTS = {"slstm_cell": "h is off by 1.0e-02 of its largest entry, expected 2.1e-05 at most"}
 
 
-def checked(faulty: dict[str, str], *, requested: str, force: bool = False) -> bool:
+def checked(faulty, *, requested, force=False):
     config = SimpleNamespace(kernels=requested, force=force)
-    job: Any = SimpleNamespace(config=config, slot=2, spec=SimpleNamespace(backend="mlx:gpu"))
-    asked: list[bool] = []
-    backend: Any = SimpleNamespace(check_kernels=lambda: asked.append(True) or faulty)
+    job = SimpleNamespace(config=config, slot=2, spec=SimpleNamespace(backend="mlx:gpu"))
+    asked = []
+    backend = SimpleNamespace(check_kernels=lambda: asked.append(True) or faulty)
     worker.check_kernels(job, backend)
     return bool(asked)
 
 
-def test_a_worker_names_the_kernel_the_error_and_what_it_uses(capfd: Any) -> None:
+def test_a_worker_names_the_kernel_the_error_and_what_it_uses(capfd):
     assert checked(FAULTS, requested="auto")
     assert capfd.readouterr().out == (
         "notice: worker 2 (mlx:gpu) uses the plain mlx operators slstm_cell, whose Metal kernels "
@@ -168,7 +159,7 @@ def test_a_worker_names_the_kernel_the_error_and_what_it_uses(capfd: Any) -> Non
     assert capfd.readouterr().out == ""
 
 
-def test_requested_kernels_with_a_fault_are_refused_with_the_way_out() -> None:
+def test_requested_kernels_with_a_fault_are_refused_with_the_way_out():
     with pytest.raises(EnvironmentLacks, match=r"slstm_cell: h is off .*--kernels auto.*--force"):
         checked(FAULTS, requested="metal")
     assert not checked(FAULTS, requested="metal", force=True)

@@ -1,13 +1,10 @@
 """Both backends compute the same for a mixed stack, with the same units dropped in training."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from mlxhog.backends.backend import Grads
 from mlxhog.data.batch import Batch
 from mlxhog.models import families, lm, lm_numpy
 from tests.backends.untrained import bound
@@ -28,7 +25,7 @@ X, Y = batch(CFG, 3, 14, seed=5)
 BATCH = Batch(X, Y, n_bytes=0, seed=11)
 
 
-def dense(grads: Grads) -> dict[str, np.ndarray]:
+def dense(grads):
     """Gradients in the shapes of the parameters."""
     results = {}
     for name, grad in grads.items():
@@ -41,7 +38,7 @@ def dense(grads: Grads) -> dict[str, np.ndarray]:
 
 
 @on_both
-def test_a_batch_drops_the_units_that_its_seed_says(name: str) -> None:
+def test_a_batch_drops_the_units_that_its_seed_says(name):
     masks = lm.dropout_masks(CFG, X.shape, BATCH.seed)
     wanted_loss, expected = lm_numpy.differentiate(CFG, PARAMS, X, Y, masks=masks)
     backend = bound(name, CFG, PARAMS)
@@ -55,13 +52,13 @@ def test_a_batch_drops_the_units_that_its_seed_says(name: str) -> None:
 
 
 @on_both
-def test_evaluation_drops_nothing(name: str) -> None:
+def test_evaluation_drops_nothing(name):
     whole, _ = lm_numpy.differentiate(CFG, PARAMS, X, Y)
     score = bound(name, CFG, PARAMS).evaluate(BATCH)
     assert_close(score.nats / score.targets, whole, LOSS_F32)
 
 
-def test_a_mask_keeps_the_mean_and_drops_its_share() -> None:
+def test_a_mask_keeps_the_mean_and_drops_its_share():
     masks = lm.dropout_masks(CFG, (64, 100), seed=0)
     assert masks is not None
     assert masks.keys() == families.dropout_sites(CFG).keys()

@@ -1,22 +1,17 @@
 """Weights of fewer bits: nearly the same logits, in less memory; refused where there are none."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from mlxhog import backends
-from mlxhog.backends.backend import Backend
 from mlxhog.decoding.generate import answer
 from mlxhog.decoding.options import Sampling
 from mlxhog.errors import ConfigError
 from mlxhog.models import families
-from mlxhog.models.families import ModelConfig, init_params, param_spec
+from mlxhog.models.families import init_params, param_spec
 from mlxhog.models.ops import kernels
 from mlxhog.models.ops.reference.quantized_mlx import Quantized, suits
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
@@ -28,12 +23,11 @@ from tests.tolerances import (
     LOGITS_8BIT,
     LOGITS_BFLOAT16,
     LOGITS_F32,
-    Tolerance,
     assert_close,
 )
 
 V = 96
-MODELS: dict[str, ModelConfig] = {
+MODELS = {
     "large": XLSTMLargeConfig(vocab_size=V, hidden_size=128, num_hidden_layers=2, num_heads=4),
     "tied": XLSTMLargeConfig(
         vocab_size=V,
@@ -56,22 +50,20 @@ LOSSY = {"bfloat16": LOGITS_BFLOAT16, "8bit": LOGITS_8BIT, "4bit": LOGITS_4BIT}
 TOKENS = np.random.default_rng(1).integers(0, V, (2, 20)).astype(np.int32)
 
 
-def loaded(name: str, cfg: ModelConfig, weights: str, chosen: str = "auto") -> Backend:
+def loaded(name, cfg, weights, chosen="auto"):
     backend = backends.create(name, threads=1, kernels=chosen, cpu_blas="auto")
     assert backend.load(cfg, init_params(cfg, seed=3), weights=weights) == []
     return backend
 
 
-def weight_bytes(backend: Any) -> int:
+def weight_bytes(backend):
     return sum(int(value.nbytes) for value in backend.params.values())
 
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("chosen", ["native", "reference"])
 @pytest.mark.parametrize(("weights", "tolerance"), [*LOSSY.items(), ("float32", LOGITS_F32)])
-def test_mlx_logits_stay_near_those_of_float32_weights(
-    model: str, chosen: str, weights: str, tolerance: Tolerance
-) -> None:
+def test_mlx_logits_stay_near_those_of_float32_weights(model, chosen, weights, tolerance):
     cfg = MODELS[model]
     expected, _ = loaded("torch:cpu", cfg, "float32", "reference").logits(TOKENS, None)
     backend = loaded("mlx:cpu", cfg, weights, "auto" if weights == "bfloat16" else chosen)
@@ -84,7 +76,7 @@ def test_mlx_logits_stay_near_those_of_float32_weights(
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_torch_logits_stay_near_those_of_float32_weights_in_bfloat16(model: str) -> None:
+def test_torch_logits_stay_near_those_of_float32_weights_in_bfloat16(model):
     cfg = MODELS[model]
     expected, _ = loaded("torch:cpu", cfg, "float32", "reference").logits(TOKENS, None)
     actual, _ = loaded("torch:cpu", cfg, "bfloat16").logits(TOKENS, None)
@@ -93,11 +85,11 @@ def test_torch_logits_stay_near_those_of_float32_weights_in_bfloat16(model: str)
 
 @pytest.mark.parametrize("weights", ["float32", *LOSSY])
 @pytest.mark.parametrize("model", MODELS)
-def test_a_model_may_be_loaded_in_one_thread_and_used_in_others(model: str, weights: str) -> None:
+def test_a_model_may_be_loaded_in_one_thread_and_used_in_others(model, weights):
     cfg = MODELS[model]
     backend = loaded("mlx:cpu", cfg, weights, "reference")
 
-    def in_another_thread(call: Callable[[], Any]) -> Any:
+    def in_another_thread(call):
         with ThreadPoolExecutor(1) as pool:
             return pool.submit(call).result()
 
@@ -109,7 +101,7 @@ def test_a_model_may_be_loaded_in_one_thread_and_used_in_others(model: str, weig
     assert_close(last, expected, LOSSY.get(weights, LOGITS_F32))
 
 
-def test_fewer_bits_take_less_memory() -> None:
+def test_fewer_bits_take_less_memory():
     cfg = MODELS["large"]
     whole, half, eighths, fourths = (
         weight_bytes(loaded("mlx:cpu", cfg, weights))
@@ -122,10 +114,10 @@ def test_fewer_bits_take_less_memory() -> None:
 
 
 @pytest.mark.parametrize("weights", LOSSY)
-def test_text_is_generated_with_fewer_bits(weights: str) -> None:
+def test_text_is_generated_with_fewer_bits(weights):
     backend = loaded("mlx:cpu", MODELS["large"], weights)
     sampling = Sampling(max_new_tokens=12, temperature=0.0)
-    how: Any = {"tokenizer": Ids(V), "sampling": sampling}
+    how = {"tokenizer": Ids(V), "sampling": sampling}
     first, again = (
         list(answer(backend, [[5, 6, 7]], stop_at_document_end=False, **how)) for _ in range(2)
     )
@@ -135,11 +127,9 @@ def test_text_is_generated_with_fewer_bits(weights: str) -> None:
 
 @pytest.mark.parametrize("name", ["torch:cpu", "mlx:cpu"])
 @pytest.mark.parametrize("model", MODELS)
-def test_gates_norms_and_cells_are_float32_beside_matrices_of_16_bits(
-    name: str, model: str
-) -> None:
+def test_gates_norms_and_cells_are_float32_beside_matrices_of_16_bits(name, model):
     cfg = MODELS[model]
-    backend: Any = loaded(name, cfg, "bfloat16")
+    backend = loaded(name, cfg, "bfloat16")
     narrow = {n for n, value in backend.params.items() if "bfloat16" in str(value.dtype)}
     expected = {n for n, parameter in param_spec(cfg).items() if parameter.product}
     assert narrow == expected | {families.embedding(cfg)}
@@ -149,16 +139,16 @@ def test_gates_norms_and_cells_are_float32_beside_matrices_of_16_bits(
     assert all("float32" in str(part.dtype) for block in state for part in block)
 
 
-def test_gates_of_many_heads_are_not_packed() -> None:
+def test_gates_of_many_heads_are_not_packed():
     cfg = XLSTMLargeConfig(vocab_size=V, hidden_size=128, num_hidden_layers=1, num_heads=64)
-    backend: Any = loaded("mlx:cpu", cfg, "8bit")
+    backend = loaded("mlx:cpu", cfg, "8bit")
     gate = backend.params["backbone.blocks.0.mlstm_layer.fgate_preact.weight"]
     assert suits(gate.shape)
     assert not isinstance(gate, Quantized)
 
 
-def test_gates_norms_and_matrices_of_odd_width_keep_their_type() -> None:
-    backend: Any = loaded("mlx:cpu", MODELS["large"], "4bit")
+def test_gates_norms_and_matrices_of_odd_width_keep_their_type():
+    backend = loaded("mlx:cpu", MODELS["large"], "4bit")
     spec = param_spec(MODELS["large"])
     packed = {name for name, value in backend.params.items() if isinstance(value, Quantized)}
     assert packed == {name for name in spec if suits(spec[name].shape)}
@@ -171,7 +161,7 @@ def test_gates_norms_and_matrices_of_odd_width_keep_their_type() -> None:
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_rows_and_products_are_those_of_the_expanded_matrix(bits: int) -> None:
+def test_rows_and_products_are_those_of_the_expanded_matrix(bits):
     random = np.random.default_rng(bits)
     w = mx.array(random.standard_normal((48, 96)).astype(np.float32))
     x = mx.array(random.standard_normal((3, 5, 96)).astype(np.float32))
@@ -189,14 +179,14 @@ def test_rows_and_products_are_those_of_the_expanded_matrix(bits: int) -> None:
 
 
 @pytest.mark.parametrize("weights", ["8bit", "4bit"])
-def test_torch_refuses_quantised_weights_with_the_way_out(weights: str) -> None:
+def test_torch_refuses_quantised_weights_with_the_way_out(weights):
     backend = backends.create("torch:cpu", threads=1, kernels="auto", cpu_blas="auto")
     cfg = MODELS["large"]
     with pytest.raises(ConfigError, match=rf"'{weights}'.*--backend mlx:cpu"):
         backend.load(cfg, init_params(cfg, seed=0), weights=weights)
 
 
-def test_native_kernels_refuse_bfloat16_weights_when_asked_for_by_name() -> None:
+def test_native_kernels_refuse_bfloat16_weights_when_asked_for_by_name():
     with pytest.raises(ConfigError, match="cannot compute with bfloat16 weights"):
         loaded("torch:cpu", MODELS["large"], "bfloat16", "native")
     assert kernels.resolve("mlx", "auto", "cpu", weights="bfloat16") == "reference"

@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from mlxhog import arena, backends
-from mlxhog.backends.backend import Backend
 from mlxhog.models import families
-from mlxhog.models.families import ModelConfig
 
 
-def bound(
-    name: str,
-    cfg: ModelConfig,
-    params: dict[str, Any],
-    kernels: str = "auto",
-    compute_dtype: str = "float32",
-) -> Backend:
+def bound(name, cfg, params, kernels="auto", compute_dtype="float32"):
     """A backend that holds these parameters, and reads the tables among them."""
     backend = backends.create(
         name, threads=1, kernels=kernels, cpu_blas="auto", compute_dtype=compute_dtype
@@ -41,13 +32,13 @@ class Ids:
     sha256: str = ""
 
     @property
-    def n_ids(self) -> int:
+    def n_ids(self):
         return self.vocab_size
 
-    def decode(self, ids: Any) -> bytes:
+    def decode(self, ids):
         return b""
 
-    def encode(self, text: bytes) -> Any:
+    def encode(self, text):
         raise NotImplementedError
 
     byte_lengths = files = encode

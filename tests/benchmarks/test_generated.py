@@ -1,9 +1,5 @@
 """Generated data of experiments have the published statistics."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import numpy as np
 import pytest
 
@@ -13,11 +9,11 @@ from tests.tolerances import FITTED_STATISTIC, assert_close
 
 
 @pytest.fixture(scope="module")
-def generated(load: Any) -> Any:
+def generated(load):
     return load("experiment.generated")
 
 
-def test_dblife_like_has_the_published_row_and_shows_a_tenth_of_labels(generated: Any) -> None:
+def test_dblife_like_has_the_published_row_and_shows_a_tenth_of_labels(generated):
     graph = generated.dblife_like()
     assert (graph.n_vertices, graph.n_edges) == (18_167, 180_110)
     met = Hypergraph(*pair_supports(graph.heads, graph.tails), graph.n_vertices)
@@ -33,9 +29,7 @@ def test_dblife_like_has_the_published_row_and_shows_a_tenth_of_labels(generated
 
 
 @pytest.mark.parametrize(("density", "each"), [(0.001, 1), (0.05, 10), (1.0, 200)])
-def test_rows_of_one_density_have_as_many_features_and_length_1(
-    generated: Any, density: float, each: int
-) -> None:
+def test_rows_of_one_density_have_as_many_features_and_length_1(generated, density, each):
     train, test = generated.sparse_regression(2000, 200, density, noise=0.0, seed=1)
     assert (train.n_rows, test.n_rows, train.n_features) == (2000, 500, 200)
     assert np.all(np.diff(train.indptr) == each)

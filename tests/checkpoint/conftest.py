@@ -1,21 +1,15 @@
 """A run, and checkpoints of one small model."""
 
-from __future__ import annotations
-
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 
 from mlxhog.checkpoint import checkpoint, creation
-from mlxhog.checkpoint.run import Run
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.models.families import init_params
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 
 
-def model_of(hidden_size: int) -> XLSTMLargeConfig:
+def model_of(hidden_size):
     return XLSTMLargeConfig(
         vocab_size=320, hidden_size=hidden_size, num_hidden_layers=2, num_heads=2, chunk_size=16
     )
@@ -27,12 +21,12 @@ STATE = {"tokens": 123, "data": {"epoch": 0, "watermark": 4, "done": [6, 7], "to
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
+def run(tmp_path):
     return creation.create(tmp_path / "runs", "test")
 
 
-def save(run: Run, step: int = 1000, **changed: Any) -> Path:
-    arguments: dict[str, Any] = {
+def save(run, step=1000, **changed):
+    arguments = {
         "params": PARAMS,
         "model_config": CONFIG,
         "optimizer": {
@@ -46,5 +40,5 @@ def save(run: Run, step: int = 1000, **changed: Any) -> Path:
     return checkpoint.save(run, step=step, **(arguments | changed))
 
 
-def names(run: Run) -> list[str]:
+def names(run):
     return sorted(path.name for path in run.checkpoints.iterdir())

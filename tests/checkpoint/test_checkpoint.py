@@ -1,29 +1,25 @@
 """Checkpoints: what was saved comes back, transformers loads them, and runs locate them."""
 
-from __future__ import annotations
-
 import errno
 import mmap
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import transformers
 
+from mlxhog.base import tensors
 from mlxhog.checkpoint import checkpoint
-from mlxhog.checkpoint.run import Run
 from mlxhog.data import bpe
-from mlxhog.data.tokenizers import ByteTokenizer, Tokenizer
+from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import CheckpointError, ConfigError, EnvironmentLacks, RunError
-from mlxhog.files import tensors
 from mlxhog.models.families import init_params
 from tests.checkpoint.conftest import PARAMS, STATE, model_of, names, save
 
 
-def test_a_checkpoint_gives_back_what_was_saved(run: Run) -> None:
+def test_a_checkpoint_gives_back_what_was_saved(run):
     path = save(run)
     loaded = checkpoint.load(path)
     assert path == run.checkpoints / "step-00001000"
@@ -39,18 +35,18 @@ def test_a_checkpoint_gives_back_what_was_saved(run: Run) -> None:
     assert loaded.config["hidden_size"] == 64
 
 
-def test_parameters_are_mapped_and_not_copied(run: Run) -> None:
+def test_parameters_are_mapped_and_not_copied(run):
     loaded = checkpoint.load(save(run))
     for array in loaded.params.values():
         assert not array.flags.writeable
         assert array.flags.c_contiguous
-        base: Any = array
+        base = array
         while isinstance(base, np.ndarray):
             base = base.base
         assert isinstance(base.obj, mmap.mmap)
 
 
-def test_views_of_a_larger_array_are_saved_as_they_look(run: Run) -> None:
+def test_views_of_a_larger_array_are_saved_as_they_look(run):
     flat = np.arange(24, dtype=np.float32)
     params = {"a": flat[:12].reshape(3, 4), "b": flat[12:].reshape(4, 3).T}
     path = save(run, params=params, optimizer={})
@@ -61,19 +57,17 @@ def test_views_of_a_larger_array_are_saved_as_they_look(run: Run) -> None:
 
 
 @pytest.mark.parametrize("hidden_size", [64, 128])
-def test_transformers_loads_a_checkpoint_and_computes_the_same_logits(
-    run: Run, hidden_size: int
-) -> None:
+def test_transformers_loads_a_checkpoint_and_computes_the_same_logits(run, hidden_size):
     sizes = model_of(hidden_size)
     config, params = sizes.to_dict(), init_params(sizes, seed=1)
     path = save(run, model_config=config, params=params)
-    loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(path, output_loading_info=True)
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(path, output_loading_info=True)
     model, info = loaded
     assert type(model).__name__ == "xLSTMForCausalLM"
     assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert model.dtype == torch.float32
 
-    transformers_model: Any = transformers.AutoModelForCausalLM
+    transformers_model = transformers.AutoModelForCausalLM
     direct = transformers_model.from_config(transformers.AutoConfig.for_model(**config))
     direct.load_state_dict({name: torch.from_numpy(array) for name, array in params.items()})
     tokens = torch.arange(40)[None] * 7 % 257
@@ -84,9 +78,9 @@ def test_transformers_loads_a_checkpoint_and_computes_the_same_logits(
     assert torch.equal(logits, expected)
 
 
-def test_transformers_generates_text_from_the_link_to_the_newest_checkpoint(run: Run) -> None:
+def test_transformers_generates_text_from_the_link_to_the_newest_checkpoint(run):
     save(run)
-    model: Any = transformers.AutoModelForCausalLM.from_pretrained(run.model)
+    model = transformers.AutoModelForCausalLM.from_pretrained(run.model)
     tokenizer = transformers.AutoTokenizer.from_pretrained(run.model)
     prompt = tokenizer("The ", return_tensors="pt")
     assert prompt["input_ids"].tolist() == [[256, *b"The "]]
@@ -95,15 +89,15 @@ def test_transformers_generates_text_from_the_link_to_the_newest_checkpoint(run:
     assert tokens.shape[1] > 5
 
 
-def test_a_bpe_tokenizer_travels_with_the_checkpoint(run: Run) -> None:
-    tokenizer: Tokenizer = bpe.train_bpe([b"the state of the union " * 9], 270)
+def test_a_bpe_tokenizer_travels_with_the_checkpoint(run):
+    tokenizer = bpe.train_bpe([b"the state of the union " * 9], 270)
     loaded = checkpoint.load(save(run, tokenizer=tokenizer))
     checkpoint.check_tokenizer(loaded, tokenizer)
     with pytest.raises(CheckpointError, match=rf"{tokenizer.sha256}.*{ByteTokenizer().sha256}"):
         checkpoint.check_tokenizer(loaded, ByteTokenizer())
 
 
-def test_latest_moves_and_only_the_last_few_remain(run: Run) -> None:
+def test_latest_moves_and_only_the_last_few_remain(run):
     with pytest.raises(CheckpointError, match="has no checkpoint"):
         checkpoint.latest(run)
     for step in (10, 20, 30, 40):
@@ -112,7 +106,7 @@ def test_latest_moves_and_only_the_last_few_remain(run: Run) -> None:
     assert names(run) == ["latest", "step-00000030", "step-00000040"]
 
 
-def test_a_resumed_run_keeps_its_newest_checkpoint_though_its_step_is_lower(run: Run) -> None:
+def test_a_resumed_run_keeps_its_newest_checkpoint_though_its_step_is_lower(run):
     save(run, 100)
     save(run, 200)
     path = save(run, 150, keep_last=1)
@@ -120,20 +114,20 @@ def test_a_resumed_run_keeps_its_newest_checkpoint_though_its_step_is_lower(run:
     assert names(run) == ["latest", "step-00000150"]
 
 
-def test_saving_a_step_again_replaces_it(run: Run) -> None:
+def test_saving_a_step_again_replaces_it(run):
     save(run, 10)
     path = save(run, 10, state={"second": True})
     assert checkpoint.load(path).state == {"second": True}
     assert names(run) == ["latest", "step-00000010"]
 
 
-def test_keeping_no_checkpoint_is_refused(run: Run) -> None:
+def test_keeping_no_checkpoint_is_refused(run):
     with pytest.raises(ConfigError, match="keep_last is 0"):
         save(run, keep_last=0)
 
 
 @pytest.mark.parametrize("spec", ["checkpoint", "run path", "run name", "a part", "latest"])
-def test_a_checkpoint_is_located_by_its_path_or_by_its_run(run: Run, spec: str) -> None:
+def test_a_checkpoint_is_located_by_its_path_or_by_its_run(run, spec):
     save(run, 1)
     path = save(run, 2)
     name = {
@@ -146,7 +140,7 @@ def test_a_checkpoint_is_located_by_its_path_or_by_its_run(run: Run, spec: str) 
     assert checkpoint.locate(name, run.directory.parent) == path
 
 
-def test_one_of_a_runs_checkpoints_is_located_by_its_name(run: Run) -> None:
+def test_one_of_a_runs_checkpoints_is_located_by_its_name(run):
     first, root = save(run, 1), run.directory.parent
     save(run, 2)
     assert checkpoint.locate("latest", root, "step-00000001") == first
@@ -155,7 +149,7 @@ def test_one_of_a_runs_checkpoints_is_located_by_its_name(run: Run) -> None:
             checkpoint.locate("latest", root, which)
 
 
-def test_a_choice_among_checkpoints_is_refused_where_one_is_named(run: Run) -> None:
+def test_a_choice_among_checkpoints_is_refused_where_one_is_named(run):
     path, root = save(run, 1), run.directory.parent
     checkpoint.mark_best(run, path)
     for spec in (str(path), str(run.model), f"{run.name}/best"):
@@ -164,7 +158,7 @@ def test_a_choice_among_checkpoints_is_refused_where_one_is_named(run: Run) -> N
     assert checkpoint.locate(run.name, root, "best").resolve() == path.resolve()
 
 
-def test_the_link_to_the_model_moves_with_every_checkpoint(run: Run) -> None:
+def test_the_link_to_the_model_moves_with_every_checkpoint(run):
     for step in (1, 2, 3):
         path = save(run, step, keep_last=1)
         assert run.model.is_symlink()
@@ -175,13 +169,11 @@ def test_the_link_to_the_model_moves_with_every_checkpoint(run: Run) -> None:
     assert (moved / "model" / "config.json").is_file()  # the link is relative
 
 
-def test_a_link_that_cannot_move_leaves_the_one_before(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_link_that_cannot_move_leaves_the_one_before(run, monkeypatch):
     first = save(run, 1)
     replace = os.replace
 
-    def refuse(source: Path, target: Path) -> None:
+    def refuse(source, target):
         if target == run.model:
             raise OSError(errno.EIO, "Input/output error")
         replace(source, target)
@@ -193,8 +185,8 @@ def test_a_link_that_cannot_move_leaves_the_one_before(
     assert not list(run.directory.glob("*.part"))
 
 
-def test_a_file_system_without_links_has_none(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
+def test_a_file_system_without_links_has_none(run, monkeypatch):
+    def refuse(*_):
         raise OSError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(Path, "symlink_to", refuse)
@@ -202,12 +194,12 @@ def test_a_file_system_without_links_has_none(run: Run, monkeypatch: pytest.Monk
     assert not run.model.exists()
 
 
-def test_a_path_that_the_system_refuses_to_look_at_is_named(tmp_path: Path) -> None:
+def test_a_path_that_the_system_refuses_to_look_at_is_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"cannot read n+: File name too long; name an"):
         checkpoint.locate("n" * 300, tmp_path)
 
 
-def test_what_is_neither_run_nor_checkpoint_is_named(run: Run, tmp_path: Path) -> None:
+def test_what_is_neither_run_nor_checkpoint_is_named(run, tmp_path):
     with pytest.raises(CheckpointError, match="neither a checkpoint nor a run") as caught:
         checkpoint.locate(str(tmp_path), tmp_path / "runs")
     for needed in ("model.safetensors", "config.json", "run.json"):

@@ -1,23 +1,16 @@
 """Deaths and full disks while a checkpoint is saved, and every kind of damage named."""
 
-from __future__ import annotations
-
 import errno
 import os
 import shutil
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from mlxhog.base import durable, mapped
 from mlxhog.checkpoint import checkpoint, manifest
-from mlxhog.checkpoint.run import Run
 from mlxhog.errors import CheckpointError, EnvironmentLacks
-from mlxhog.files import durable, mapped
 from tests.checkpoint.conftest import CONFIG, PARAMS, STATE, names, save
 from tests.small_disk import small_disk
 
@@ -29,13 +22,13 @@ class Killed(BaseException):
 @pytest.mark.parametrize("moment", range(8))
 @pytest.mark.parametrize("same_step", [False, True])
 def test_a_process_killed_while_saving_leaves_a_whole_checkpoint(
-    run: Run, monkeypatch: pytest.MonkeyPatch, moment: int, same_step: bool
-) -> None:
+    run, monkeypatch, moment, same_step
+):
     save(run, 10, state={"n": 1})
     calls = iter(range(100))
 
-    def dying(real: Any) -> Any:
-        def call(*arguments: Any, **options: Any) -> Any:
+    def dying(real):
+        def call(*arguments, **options):
             if next(calls) == moment:
                 raise Killed
             return real(*arguments, **options)
@@ -56,13 +49,11 @@ def test_a_process_killed_while_saving_leaves_a_whole_checkpoint(
 
 
 @pytest.mark.parametrize("call", ["between", "after"])
-def test_a_process_killed_between_the_renames_loses_nothing(
-    run: Run, monkeypatch: pytest.MonkeyPatch, call: str
-) -> None:
+def test_a_process_killed_between_the_renames_loses_nothing(run, monkeypatch, call):
     save(run, 10, state={"n": 1})
     real = os.replace
 
-    def replace(source: Path, target: Path) -> None:
+    def replace(source, target):
         if str(source).endswith(".part") and call == "between":
             raise Killed
         real(source, target)
@@ -79,7 +70,7 @@ def test_a_process_killed_between_the_renames_loses_nothing(
 
 
 @pytest.fixture
-def cramped_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+def cramped_run(run, monkeypatch):
     """A run with one checkpoint and too little room on its disk for a second one.
 
     The disk is a real one where the system lets us mount it, else the writer fails midway.
@@ -92,14 +83,14 @@ def cramped_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
         yield run
 
 
-def full_midway(source: NDArray[Any]) -> Iterator[NDArray[Any]]:
+def full_midway(source):
     yield source.reshape(-1)[:10]
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_a_disk_that_fills_up_while_saving_leaves_the_previous_checkpoint_whole(
-    cramped_run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    cramped_run, monkeypatch
+):
     monkeypatch.setattr(checkpoint, "require_space", lambda *_: None)
     with pytest.raises(EnvironmentLacks, match="disk became full while saving .*step-00000020"):
         save(cramped_run, 20)
@@ -107,9 +98,7 @@ def test_a_disk_that_fills_up_while_saving_leaves_the_previous_checkpoint_whole(
     checkpoint.load(checkpoint.latest(cramped_run))
 
 
-def test_a_disk_too_small_is_refused_before_anything_is_written(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_too_small_is_refused_before_anything_is_written(run, monkeypatch):
     save(run, 10)
     monkeypatch.setattr(durable, "SPACE_MARGIN", 1e12)
     with pytest.raises(EnvironmentLacks, match=r"step-00000020 needs .* bytes on the disk of"):
@@ -117,13 +106,11 @@ def test_a_disk_too_small_is_refused_before_anything_is_written(
     assert names(run) == ["latest", "step-00000010"]
 
 
-def test_a_full_disk_while_moving_latest_is_reported_too(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_while_moving_latest_is_reported_too(run, monkeypatch):
     save(run, 10)
     real = durable.write_synced
 
-    def full(path: Path, content: bytes) -> None:
+    def full(path, content):
         if path.name.startswith("latest"):
             raise OSError(errno.ENOSPC, "No space left on device")
         real(path, content)
@@ -135,7 +122,7 @@ def test_a_full_disk_while_moving_latest_is_reported_too(
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_parameters_that_are_not_finite_are_never_saved(run: Run, value: float) -> None:
+def test_parameters_that_are_not_finite_are_never_saved(run, value):
     save(run, 10)
     broken = PARAMS | {"lm_head.weight": np.full((320, 64), value, np.float32)}
     with pytest.raises(CheckpointError, match=r"lm_head.weight has numbers that are not finite"):
@@ -149,7 +136,7 @@ def test_parameters_that_are_not_finite_are_never_saved(run: Run, value: float) 
     "name", ["model.safetensors", "optimizer.safetensors", "config.json", "tokenizer.json"]
 )
 @pytest.mark.parametrize("damage", ["truncated", "missing", "changed"])
-def test_a_damaged_file_is_named_with_another_checkpoint(run: Run, name: str, damage: str) -> None:
+def test_a_damaged_file_is_named_with_another_checkpoint(run, name, damage):
     older, path = save(run, 10), save(run, 20)
     file = path / name
     content = bytearray(file.read_bytes())
@@ -172,14 +159,14 @@ def test_a_damaged_file_is_named_with_another_checkpoint(run: Run, name: str, da
         ('{"format": 1, "step": 5}', "state.json does not match its digest"),
     ],
 )
-def test_a_damaged_manifest_is_named(run: Run, content: str, message: str) -> None:
+def test_a_damaged_manifest_is_named(run, content, message):
     path = save(run)
     (path / "state.json").write_text(content)
     with pytest.raises(CheckpointError, match=message):
         checkpoint.load(path)
 
 
-def test_a_foreign_directory_is_no_checkpoint(tmp_path: Path) -> None:
+def test_a_foreign_directory_is_no_checkpoint(tmp_path):
     save_file({"x": np.zeros(3, np.float32)}, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"not a checkpoint of mlxhog: it has no state"):
         checkpoint.load(checkpoint.locate(str(tmp_path), tmp_path))
@@ -188,7 +175,7 @@ def test_a_foreign_directory_is_no_checkpoint(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors"])
-def test_numbers_that_are_not_finite_are_named(run: Run, file: str) -> None:
+def test_numbers_that_are_not_finite_are_named(run, file):
     path = save(run)
     arrays = {name: array.copy() for name, array in load_file(path / file).items()}
     name = sorted(arrays)[0]
@@ -201,7 +188,7 @@ def test_numbers_that_are_not_finite_are_named(run: Run, file: str) -> None:
     checkpoint.load(path, verify=False)
 
 
-def test_resuming_with_another_architecture_names_what_differs(run: Run) -> None:
+def test_resuming_with_another_architecture_names_what_differs(run):
     loaded = checkpoint.load(save(run))
     checkpoint.check_architecture(loaded, CONFIG | {"chunk_size": 128, "use_cache": True})
     with pytest.raises(CheckpointError) as caught:
@@ -211,9 +198,7 @@ def test_resuming_with_another_architecture_names_what_differs(run: Run) -> None
     )
 
 
-def test_a_newest_checkpoint_without_its_record_is_named_and_no_older_one_is_taken(
-    run: Run,
-) -> None:
+def test_a_newest_checkpoint_without_its_record_is_named_and_no_older_one_is_taken(run):
     older, newest = save(run, step=1), save(run, step=2)
     (newest / manifest.NAME).unlink()
     with pytest.raises(CheckpointError, match=rf"{newest.name} is damaged.*use {older}"):

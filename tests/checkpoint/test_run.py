@@ -1,36 +1,31 @@
 """Run directories: made once, held by one process, found again, readable after any death."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os
 import stat
 import threading
-from collections.abc import Callable
-from multiprocessing.connection import Connection
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mlxhog.base import durable, reading
 from mlxhog.checkpoint import creation
 from mlxhog.checkpoint import run as runs
 from mlxhog.checkpoint.run import Run
 from mlxhog.errors import EnvironmentLacks, RunError
-from mlxhog.files import durable, reading
 from tests.forked import CONTEXT
 from tests.pairs import each_of
 from tests.threads import in_threads
 
 
-def hold(directory: Path, connection: Connection) -> None:
+def hold(directory, connection):
     with Run(directory).lock():
         connection.send(os.getpid())
         connection.recv()
 
 
-def test_a_new_run_is_private_and_named_after_its_time(run: Run) -> None:
+def test_a_new_run_is_private_and_named_after_its_time(run):
     assert stat.S_IMODE(run.directory.stat().st_mode) == 0o700
     date, time, name = run.name.split("-")
     assert (len(date), len(time), name) == (8, 6, "test")
@@ -38,11 +33,11 @@ def test_a_new_run_is_private_and_named_after_its_time(run: Run) -> None:
     assert run.read_status()["status"] == "interrupted"  # no process holds it
 
 
-def test_runs_created_at_once_get_directories_of_their_own(tmp_path: Path) -> None:
+def test_runs_created_at_once_get_directories_of_their_own(tmp_path):
     barrier = threading.Barrier(4)
-    results: list[Run] = []
+    results = []
 
-    def create(name: str) -> None:
+    def create(name):
         barrier.wait(timeout=10)
         results.extend(creation.create(tmp_path, name) for _ in range(3))
 
@@ -51,12 +46,12 @@ def test_runs_created_at_once_get_directories_of_their_own(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "a b", "ü"])
-def test_a_name_that_is_no_directory_name_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_name_that_is_no_directory_name_is_refused(tmp_path, name):
     with pytest.raises(RunError, match="use letters, digits"):
         creation.create(tmp_path, name)
 
 
-def test_a_run_that_starts_is_found_with_its_options_and_held(tmp_path: Path) -> None:
+def test_a_run_that_starts_is_found_with_its_options_and_held(tmp_path):
     with creation.starting(tmp_path / "runs", "new", "lr: 0.5\n") as run:
         assert runs.find("latest", tmp_path / "runs") == run
         assert (run.is_starting(), run.is_locked()) == (True, True)
@@ -64,8 +59,8 @@ def test_a_run_that_starts_is_found_with_its_options_and_held(tmp_path: Path) ->
     assert not run.is_locked()
 
 
-def test_a_start_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    def fail(run: Run) -> None:
+def test_a_start_that_fails_leaves_nothing(tmp_path):
+    def fail(run):
         (run.directory / "architecture").mkdir()
         raise KeyboardInterrupt
 
@@ -77,10 +72,8 @@ def test_a_start_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_that_a_full_disk_keeps_from_being_made_leaves_no_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(path: Path, content: bytes) -> None:
+def test_a_run_that_a_full_disk_keeps_from_being_made_leaves_no_folder(tmp_path, monkeypatch):
+    def full(path, content):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(creation, "replace_file", full)
@@ -89,8 +82,8 @@ def test_a_run_that_a_full_disk_keeps_from_being_made_leaves_no_folder(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_that_fails_later_stays(tmp_path: Path) -> None:
-    def fail(run: Run) -> None:
+def test_a_run_that_fails_later_stays(tmp_path):
+    def fail(run):
         run.write_status({"status": runs.RUNNING})
         raise KeyboardInterrupt
 
@@ -99,13 +92,13 @@ def test_a_run_that_fails_later_stays(tmp_path: Path) -> None:
     assert run.read_status()["status"] == "interrupted"
 
 
-def test_a_root_that_is_a_file_is_refused(tmp_path: Path) -> None:
+def test_a_root_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "runs").write_text("x")
     with pytest.raises(RunError, match="expected a directory of runs"):
         creation.create(tmp_path / "runs", "x")
 
 
-def test_a_second_command_on_a_run_is_told_who_holds_it(run: Run) -> None:
+def test_a_second_command_on_a_run_is_told_who_holds_it(run):
     here, there = CONTEXT.Pipe()
     child = CONTEXT.Process(target=hold, args=(run.directory, there))
     child.start()
@@ -123,7 +116,7 @@ def test_a_second_command_on_a_run_is_told_who_holds_it(run: Run) -> None:
         assert run.is_locked()
 
 
-def test_the_lock_is_free_after_use_and_can_be_taken_again(run: Run) -> None:
+def test_the_lock_is_free_after_use_and_can_be_taken_again(run):
     assert not run.is_locked()
     for _ in range(2):
         with run.lock():
@@ -131,10 +124,10 @@ def test_the_lock_is_free_after_use_and_can_be_taken_again(run: Run) -> None:
         assert not run.is_locked()
 
 
-def test_a_lock_being_tested_does_not_stop_its_owner(run: Run) -> None:
+def test_a_lock_being_tested_does_not_stop_its_owner(run):
     done = threading.Event()
 
-    def test_forever() -> None:
+    def test_forever():
         while not done.is_set():
             run.is_locked()
 
@@ -149,7 +142,7 @@ def test_a_lock_being_tested_does_not_stop_its_owner(run: Run) -> None:
         tester.join(timeout=10)
 
 
-def test_status_is_replaced_whole_and_keeps_its_time_of_creation(run: Run) -> None:
+def test_status_is_replaced_whole_and_keeps_its_time_of_creation(run):
     created = run.read_status()["created_ns"]
     run.write_status({"status": "finished", "loss": float("nan"), "step": np.int64(3)})
     status = json.loads((run.directory / "run.json").read_text())
@@ -157,7 +150,7 @@ def test_status_is_replaced_whole_and_keeps_its_time_of_creation(run: Run) -> No
     assert not list(run.directory.glob("*.part"))
 
 
-def test_a_run_whose_supervisor_was_killed_reads_as_interrupted(run: Run) -> None:
+def test_a_run_whose_supervisor_was_killed_reads_as_interrupted(run):
     run.write_status({"status": "running"})
     assert run.read_status()["status"] == "interrupted"
     with run.lock():
@@ -165,12 +158,12 @@ def test_a_run_whose_supervisor_was_killed_reads_as_interrupted(run: Run) -> Non
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]"])
-def test_a_damaged_status_says_so(run: Run, content: str) -> None:
+def test_a_damaged_status_says_so(run, content):
     (run.directory / "run.json").write_text(content)
     assert run.read_status() == {"status": "damaged"}
 
 
-def test_metrics_come_back_line_by_line(run: Run) -> None:
+def test_metrics_come_back_line_by_line(run):
     assert run.read_metrics() == []
     run.append_metrics({"step": 1, "loss": float("inf"), "per_worker": [np.float32(0.5)]})
     run.append_metrics({"step": 2})
@@ -178,7 +171,7 @@ def test_metrics_come_back_line_by_line(run: Run) -> None:
 
 
 @pytest.mark.parametrize("torn", [b'{"step": 3, "lo', b'{"x": "' + b"y" * 200_000])
-def test_a_torn_last_line_is_ignored_and_then_replaced(run: Run, torn: bytes) -> None:
+def test_a_torn_last_line_is_ignored_and_then_replaced(run, torn):
     run.append_metrics({"step": 1})
     with run.metrics_path.open("ab") as file:
         file.write(torn)
@@ -187,16 +180,14 @@ def test_a_torn_last_line_is_ignored_and_then_replaced(run: Run, torn: bytes) ->
     assert run.read_metrics() == [{"step": 1}, {"step": 2}]
 
 
-def test_a_torn_only_line_is_ignored_too(run: Run) -> None:
+def test_a_torn_only_line_is_ignored_too(run):
     run.metrics_path.write_bytes(b'{"st')
     assert run.read_metrics() == []
     run.append_metrics({"step": 1})
     assert run.read_metrics() == [{"step": 1}]
 
 
-def test_metrics_may_have_any_number_of_lines_but_no_endless_one(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_metrics_may_have_any_number_of_lines_but_no_endless_one(run, monkeypatch):
     steps = [{"step": step, "elapsed_s": step / 4} for step in range(8)]
     lines = [json.dumps(step).encode() + b"\n" for step in steps]
     monkeypatch.setattr(reading, "MOST_LINE_BYTES", max(map(len, lines)))
@@ -213,13 +204,11 @@ def test_metrics_may_have_any_number_of_lines_but_no_endless_one(
         run.read_metrics()
 
 
-def test_a_full_disk_leaves_status_and_metrics_as_they_were(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_status_and_metrics_as_they_were(run, monkeypatch):
     run.append_metrics({"step": 1})
     before = (run.directory / "run.json").read_bytes()
 
-    def full(*_: object) -> None:
+    def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
@@ -230,26 +219,26 @@ def test_a_full_disk_leaves_status_and_metrics_as_they_were(
     assert run.read_metrics() == [{"step": 1}]
 
 
-def test_samples_are_appended(run: Run) -> None:
+def test_samples_are_appended(run):
     run.append_sample("one")
     run.append_sample("two")
     assert run.samples_path.read_text() == "one\ntwo\n"
 
 
-def test_a_sample_of_many_lines_is_read_back_whole(run: Run) -> None:
+def test_a_sample_of_many_lines_is_read_back_whole(run):
     run.append_sample("one")
     run.append_sample("two\nlines\r\n\u2026")
     assert run.last_sample() == "two lines \u2026"
 
 
-def test_runs_are_listed_oldest_first(tmp_path: Path) -> None:
+def test_runs_are_listed_oldest_first(tmp_path):
     assert runs.list_runs(tmp_path / "none") == []
     results = [creation.create(tmp_path, name) for name in ("b", "a", "c")]
     (tmp_path / "not-a-run").mkdir()
     assert [run.name for run in runs.list_runs(tmp_path)] == [run.name for run in results]
 
 
-def test_a_removed_run_is_gone_with_everything_it_held(tmp_path: Path) -> None:
+def test_a_removed_run_is_gone_with_everything_it_held(tmp_path):
     kept, gone = (creation.create(tmp_path, name) for name in ("kept", "gone"))
     (gone.checkpoints / "step-00000001").mkdir()
     gone.model.symlink_to("checkpoints/step-00000001")
@@ -257,22 +246,20 @@ def test_a_removed_run_is_gone_with_everything_it_held(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [kept.directory]
 
 
-def test_a_run_that_trains_is_not_removed(run: Run) -> None:
+def test_a_run_that_trains_is_not_removed(run):
     before = sorted(run.directory.iterdir())
     with run.lock(), pytest.raises(RunError, match="in use by process"):
         runs.remove(run)
     assert sorted(run.directory.iterdir()) == sorted([*before, run.directory / "lock"])
 
 
-def remove_and_wait(directory: Path, connection: Connection) -> None:
+def remove_and_wait(directory, connection):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(durable, "remove", lambda path: connection.send(path) or connection.recv())
         runs.remove(Run(directory))
 
 
-def test_a_removal_that_was_killed_leaves_no_half_run_and_the_next_one_clears_up(
-    tmp_path: Path,
-) -> None:
+def test_a_removal_that_was_killed_leaves_no_half_run_and_the_next_one_clears_up(tmp_path):
     first, second = (creation.create(tmp_path, name) for name in ("a", "b"))
     here, there = CONTEXT.Pipe()
     child = CONTEXT.Process(target=remove_and_wait, args=(first.directory, there))
@@ -288,9 +275,7 @@ def test_a_removal_that_was_killed_leaves_no_half_run_and_the_next_one_clears_up
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_is_found_as_latest_by_name_and_by_path(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_is_found_as_latest_by_name_and_by_path(tmp_path, monkeypatch):
     root = tmp_path / "runs"
     first, second = (creation.create(root, name) for name in ("b", "a"))
     assert runs.find("latest", root) == second
@@ -300,9 +285,7 @@ def test_a_run_is_found_as_latest_by_name_and_by_path(
     assert runs.find(f"runs/{first.name}", root) == first
 
 
-def test_a_part_of_a_name_that_no_other_run_has_is_enough(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_part_of_a_name_that_no_other_run_has_is_enough(tmp_path, monkeypatch):
     root = tmp_path / "runs"
     notes, letters = (creation.create(root, name) for name in ("notes", "letters"))
     monkeypatch.chdir(tmp_path)
@@ -319,7 +302,7 @@ def test_a_part_of_a_name_that_no_other_run_has_is_enough(
         runs.find(f"runs/{letters.name[:-2]}", root)
 
 
-def test_a_part_that_many_names_have_lists_the_newest(tmp_path: Path) -> None:
+def test_a_part_that_many_names_have_lists_the_newest(tmp_path):
     results = [creation.create(tmp_path, f"a{k}") for k in range(runs.MOST_NAMED + 2)]
     with pytest.raises(RunError, match="and 2 more; give more of the name") as caught:
         runs.find("-a", tmp_path)
@@ -327,7 +310,7 @@ def test_a_part_that_many_names_have_lists_the_newest(tmp_path: Path) -> None:
     assert results[0].name not in str(caught.value)
 
 
-def test_an_unknown_run_suggests_the_nearest_name(tmp_path: Path) -> None:
+def test_an_unknown_run_suggests_the_nearest_name(tmp_path):
     run = creation.create(tmp_path, "sotu")
     with pytest.raises(RunError, match=rf"did you mean '{run.name}'"):
         runs.find(f"{run.name[:-2]}ut", tmp_path)
@@ -339,7 +322,7 @@ def test_an_unknown_run_suggests_the_nearest_name(tmp_path: Path) -> None:
         runs.find("%%%%", tmp_path)
 
 
-def test_where_there_are_no_runs_none_is_suggested(tmp_path: Path) -> None:
+def test_where_there_are_no_runs_none_is_suggested(tmp_path):
     with pytest.raises(
         RunError, match=r"no run 'latst': .* has no runs, .* mlxhog train"
     ) as caught:
@@ -348,30 +331,30 @@ def test_where_there_are_no_runs_none_is_suggested(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("spec", ["s/nothere", "./nothere", "/nothere"])
-def test_a_path_that_does_not_exist_is_called_so(tmp_path: Path, spec: str) -> None:
+def test_a_path_that_does_not_exist_is_called_so(tmp_path, spec):
     creation.create(tmp_path, "sotu")
     with pytest.raises(RunError) as caught:
         runs.find(spec, tmp_path)
     assert str(caught.value) == f"{spec} does not exist; name a run, or a path that exists"
 
 
-def test_a_mistyped_path_of_a_run_suggests_the_nearest_run(tmp_path: Path) -> None:
+def test_a_mistyped_path_of_a_run_suggests_the_nearest_run(tmp_path):
     run = creation.create(tmp_path, "sotu")
     with pytest.raises(RunError, match=rf"does not exist; did you mean '{run.name}'\?"):
         runs.find(str(run.directory)[:-1], tmp_path)
 
 
-def test_latest_of_no_run_says_how_to_start_one(tmp_path: Path) -> None:
+def test_latest_of_no_run_says_how_to_start_one(tmp_path):
     with pytest.raises(RunError, match="start one with: mlxhog train"):
         runs.find("latest", tmp_path)
 
 
-def test_a_directory_that_is_no_run_is_named(tmp_path: Path) -> None:
+def test_a_directory_that_is_no_run_is_named(tmp_path):
     with pytest.raises(RunError, match=r"is not a run: it has no run.json"):
         runs.find(str(tmp_path), tmp_path / "runs")
 
 
-def test_a_run_that_vanished_cannot_be_locked(run: Run, tmp_path: Path) -> None:
+def test_a_run_that_vanished_cannot_be_locked(run, tmp_path):
     with pytest.raises(RunError, match="cannot be opened"), Run(tmp_path / "gone").lock():
         pass
 
@@ -390,9 +373,7 @@ def test_a_run_that_vanished_cannot_be_locked(run: Run, tmp_path: Path) -> None:
         runs.clear,
     ],
 )
-def test_a_process_writes_nothing_into_a_folder_that_took_the_place_of_its_run(
-    tmp_path: Path, write: Callable[[Run], object]
-) -> None:
+def test_a_process_writes_nothing_into_a_folder_that_took_the_place_of_its_run(tmp_path, write):
     run = creation.create(tmp_path, "own")
     with run.lock():
         run.directory.rename(tmp_path / "elsewhere")
@@ -407,11 +388,11 @@ def test_a_process_writes_nothing_into_a_folder_that_took_the_place_of_its_run(
         write(run)
 
 
-def files_of(folder: Path) -> list[Path]:
+def files_of(folder):
     return [path for path in folder.iterdir() if path.is_file()]
 
 
-def test_a_folder_without_a_lock_in_the_place_of_a_run_is_not_its_own(tmp_path: Path) -> None:
+def test_a_folder_without_a_lock_in_the_place_of_a_run_is_not_its_own(tmp_path):
     run = creation.create(tmp_path, "own")
     with run.lock():
         run.directory.rename(tmp_path / "elsewhere")

@@ -4,47 +4,43 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog import _native
 from mlxhog.optim.gradients import Float32
-from tests.metal.shared import Shared
 
 WIDTH = 16  # floats in a row of x
 BOARD_FLOATS = 1024  # a page at the start of a shared segment's floats
 KINDS = ("private", "racy", "lossless", "hot_cold", "aig", "round_robin", "sync")
 
 
-def aligned_bytes(n: int) -> NDArray[np.uint8]:
+def aligned_bytes(n):
     """Zeros at a 128-byte boundary."""
     raw = np.zeros(n + 128, np.uint8)
     start = -raw.ctypes.data % 128
     return raw[start : start + n]
 
 
-def alone(kind: str, n_words: int = 256, **options: Any) -> _native.ClassicScheme:
+def alone(kind, n_words=256, **options):
     """The scheme of a run's only worker."""
     board = aligned_bytes(_native.ClassicBoard.bytes(1))
     locks = _native.Locks(np.zeros(n_words, np.uint32), np.zeros(512, np.uint8), 1, 1)
     return _native.ClassicScheme(kind, board, locks, 0, 0, 1, **options)
 
 
-def board_of(segment: Shared, workers: int) -> _native.ClassicBoard:
+def board_of(segment, workers):
     """The board in the first page of a segment's floats."""
     return _native.ClassicBoard(segment.floats[:BOARD_FLOATS].view(np.uint8), workers)
 
 
-def x_of(segment: Shared) -> Float32:
+def x_of(segment):
     """The parameters behind it, in rows."""
     return segment.floats[BOARD_FLOATS:].reshape(-1, WIDTH)
 
 
-def scheme_of(
-    segment: Shared, kind: str, rank: int, workers: int, generation: int = 1, **options: Any
-) -> _native.ClassicScheme:
+def scheme_of(segment, kind, rank, workers, generation=1, **options):
     """The scheme of worker `rank`, in table slot rank + 1."""
     words = segment.floats[:BOARD_FLOATS].view(np.uint8)
     locks = _native.Locks(segment.words, segment.table, rank + 1, generation)
@@ -64,9 +60,7 @@ class Sparse:
 
     @classmethod
     @functools.cache
-    def random(
-        cls, n: int = 300, d: int = 200, *, seed: int = 0, targets: bool = False, empty: bool = True
-    ) -> Sparse:
+    def random(cls, n=300, d=200, *, seed=0, targets=False, empty=True):
         """Row lengths 0 to 40, coordinate u with probability about 1 / (u + 8)."""
         rng = np.random.default_rng(seed)
         p = 1.0 / (np.arange(d) + 8.0)
@@ -87,13 +81,11 @@ class Sparse:
             d,
         )
 
-    def zeros(self) -> Float32:
+    def zeros(self):
         """An x of whole rows."""
         return np.zeros((-(-self.d // WIDTH), WIDTH), np.float32)
 
-    def problem(
-        self, x: Float32, *, loss: str = "hinge", shrink: bool = True, active_rows: bool = False
-    ) -> _native.LinearProblem:
+    def problem(self, x, *, loss="hinge", shrink=True, active_rows=False):
         """The native problem over x."""
         return _native.LinearProblem(
             x,
@@ -106,19 +98,19 @@ class Sparse:
             active_rows=active_rows,
         )
 
-    def row(self, e: int) -> tuple[NDArray[np.int32], Float32, np.float32]:
+    def row(self, e):
         """Coordinates, values and label of a row."""
         at = slice(self.indptr[e], self.indptr[e + 1])
         return self.indices[at], self.values[at], self.labels[e]
 
 
-def orders(n: int, workers: int, seed: int = 0) -> list[NDArray[np.int32]]:
+def orders(n, workers, seed=0):
     """A shuffle of n examples, cut into the workers' shares."""
     shuffled = np.random.default_rng(seed).permutation(n).astype(np.int32)
     return [np.ascontiguousarray(share) for share in np.array_split(shuffled, workers)]
 
 
-def slope_of(loss: str, margin: np.float32, y: np.float32) -> np.float32:
+def slope_of(loss, margin, y):
     """d loss / d margin."""
     if loss == "hinge":
         return np.float32(-y if y * margin < 1 else 0)
@@ -127,7 +119,7 @@ def slope_of(loss: str, margin: np.float32, y: np.float32) -> np.float32:
     return np.float32(-float(y) / (1.0 + np.exp(float(y) * float(margin))))
 
 
-def sums(products: Float32, lanes: int) -> np.float32:
+def sums(products, lanes):
     """The sum in `lanes` partial sums, element i in sum i modulo `lanes`, added by halves."""
     padded = np.zeros((-(-len(products) // lanes), lanes), np.float32)
     padded.reshape(-1)[: len(products)] = products

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +16,12 @@ from mlxhog.optim.gradients import Float32
 Pairs = list[tuple[int, int, float]]
 
 
-def in_order(pairs: Pairs, order: NDArray[np.int32]) -> Pairs:
+def in_order(pairs, order):
     """The pairs as a worker meets them."""
     return [pairs[e] for e in order]
 
 
-def table(pairs: Pairs) -> NDArray[np.int32]:
+def table(pairs):
     """The pairs as the native loop reads them."""
     first, second, values = zip(*pairs, strict=True)
     return pack_pairs(np.array(first, np.int32), np.array(second, np.int32), values)
@@ -39,9 +38,7 @@ class Factors:
     shrink_items: Float32
 
     @classmethod
-    def random(
-        cls, n: int = 300, users: int = 20, items: int = 9, *, width: int = 16, seed: int = 0
-    ) -> Factors:
+    def random(cls, n=300, users=20, items=9, *, width=16, seed=0):
         """Every row has a rating about n / users or n / items times; few rows, so they collide."""
         rng = np.random.default_rng(seed)
         ratings = [
@@ -56,11 +53,11 @@ class Factors:
             (0.1 * rng.random(items)).astype(np.float32),
         )
 
-    def copies(self) -> tuple[Float32, Float32]:
+    def copies(self):
         """Both factors, to be changed."""
         return self.left.copy(), self.right.copy()
 
-    def problem(self, left: Float32, right: Float32, **options: Any) -> _native.CompletionProblem:
+    def problem(self, left, right, **options):
         """The native problem over these factors; items have the lock words behind the users'."""
         return _native.CompletionProblem(
             left,
@@ -82,7 +79,7 @@ class Tangle:
     fixed: NDArray[np.uint8]
 
     @classmethod
-    def random(cls, n: int = 300, vertices: int = 30, *, labels: int = 2, seed: int = 0) -> Tangle:
+    def random(cls, n=300, vertices=30, *, labels=2, seed=0):
         """Terminals are the first vertices, one per label; two labels are one float."""
         rng = np.random.default_rng(seed)
         edges = []
@@ -95,12 +92,12 @@ class Tangle:
         fixed[:labels] = 1
         return cls(x[:, 1:].copy() if labels == 2 else x, edges, fixed)
 
-    def problem(self, x: Float32, **options: Any) -> _native.CutProblem:
+    def problem(self, x, **options):
         """The native problem over x."""
         return _native.CutProblem(x, table(self.edges), self.fixed, **options)
 
 
-def cut_grid(side: int = 8, *, seed: int = 0) -> Graph:
+def cut_grid(side=8, *, seed=0):
     """A cube with whole weights 1 .. 10; side 8 and seed 0 have the maximum flow 347.
 
     The draws are in the order of the recorded reference.
@@ -117,7 +114,7 @@ def cut_grid(side: int = 8, *, seed: int = 0) -> Graph:
     )
 
 
-def clusters(vertices: int, edges: int, labels: int) -> Graph:
+def clusters(vertices, edges, labels):
     """Vertex v has label v % labels; an edge in ten joins two labels, a vertex in ten is shown."""
     rng = np.random.default_rng(0)
     heads = rng.integers(vertices, size=edges)

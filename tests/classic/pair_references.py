@@ -1,20 +1,13 @@
 """Plain NumPy references of the problems on pairs: operation by operation as the native loop."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-
 import numpy as np
-from numpy.typing import NDArray
-
-from mlxhog.optim.gradients import Float32
 
 # -- matrix completion -----------------------------------------------------------------------------
 
 LANES = 16
 
 
-def _dot(a: Float32, b: Float32) -> np.float32:
+def _dot(a, b):
     """The product of two rows, a multiple of 16 floats wide, in the order of a SIMD loop.
 
     Sixteen partial sums, which are then halved: 16 -> 8 -> 4 -> 2 -> 1.
@@ -28,9 +21,7 @@ def _dot(a: Float32, b: Float32) -> np.float32:
     return np.float32(sums[0])
 
 
-def _changes(
-    left: Float32, right: Float32, rating: float, shrink_l: float, shrink_r: float, gamma: float
-) -> tuple[Float32, Float32]:
+def _changes(left, right, rating, shrink_l, shrink_r, gamma):
     """What one example subtracts from both rows, from their old values.
 
     gamma (2 e R_v + shrink_u L_u) and the same with the roles exchanged, where e = L_u . R_v - Z
@@ -43,26 +34,18 @@ def _changes(
     return change_l, change_r
 
 
-def _within_norm(row: Float32, longest: float) -> Float32:
+def _within_norm(row, longest):
     """The row, scaled down to length `longest` where it is longer; 0 allows any length."""
     squared = _dot(row, row)
     if longest == 0 or not squared > np.float32(longest) * np.float32(longest):
         return row
-    shorter: Float32 = row * (np.float32(longest) / np.sqrt(squared))
+    shorter = row * (np.float32(longest) / np.sqrt(squared))
     return shorter
 
 
 def completion_epoch(
-    left: Float32,
-    right: Float32,
-    ratings: Sequence[tuple[int, int, float]],
-    shrink_users: Float32,
-    shrink_items: Float32,
-    gamma: float,
-    *,
-    batch: int = 1,
-    longest: float = 0.0,
-) -> None:
+    left, right, ratings, shrink_users, shrink_items, gamma, *, batch=1, longest=0.0
+):
     """Take a step for each `batch` ratings (user, item, value), changing both factors in place.
 
     All gradients of a step are taken at the same values, and their mean is subtracted.
@@ -84,14 +67,14 @@ def completion_epoch(
 ROUNDING = 2.0**-22  # of a sum, per entry
 
 
-def project(row: Float32) -> Float32:
+def project(row):
     """A row back to where it may be: the simplex, or [0, 1] where two labels are one scalar."""
     if len(row) == 1:
         return np.clip(row, row.dtype.type(0), row.dtype.type(1))
     return project_onto_simplex(row)
 
 
-def _read(row: Float32) -> Float32:
+def _read(row):
     """A row as it is read: projected where it is off the simplex by more than rounding."""
     if len(row) == 1:
         return row
@@ -99,14 +82,7 @@ def _read(row: Float32) -> Float32:
     return project(row) if off > row.dtype.type(len(row) * ROUNDING) else row
 
 
-def cut_epoch(
-    x: Float32,
-    edges: Sequence[tuple[int, int, float]],
-    fixed: Sequence[bool],
-    gamma: float,
-    *,
-    batch: int = 1,
-) -> None:
+def cut_epoch(x, edges, fixed, gamma, *, batch=1):
     """Take a step for each `batch` edges (head, tail, weight), changing the free rows in place.
 
     All signs of a step are taken at the same x; its edges then move their ends one after the other.
@@ -124,7 +100,7 @@ def cut_epoch(
                 x[v] = project(x[v] + move)
 
 
-def project_onto_simplex(v: NDArray[np.float32]) -> NDArray[np.float32]:
+def project_onto_simplex(v):
     """The nearest point of {x >= 0, sum x = 1} to v, (labels,), at least one label.
 
     With v sorted in falling order, theta = (v_1 + .. + v_k - 1) / k for the largest k whose v_k
@@ -136,5 +112,5 @@ def project_onto_simplex(v: NDArray[np.float32]) -> NDArray[np.float32]:
     # Once false it stays false, so the first failure ends the search.
     stays = falling > thetas
     k = len(v) if stays.all() else max(int(np.argmin(stays)), 1)
-    nearest: NDArray[np.float32] = np.maximum(v - thetas[k - 1], v.dtype.type(0))
+    nearest = np.maximum(v - thetas[k - 1], v.dtype.type(0))
     return nearest

@@ -10,13 +10,9 @@ Names are those of the JSON files beside this one:
                    images: no line of it is shared with the native loops that are tested
 """
 
-from __future__ import annotations
-
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -35,7 +31,7 @@ CIFAR_STEPS = {"seed": 0, "order_seed": 1, "lr": 0.002, "decay": 0.9, "batch": 2
 CIFAR_EPOCHS = (1, 5, 20)
 
 
-def netflix_like() -> dict[str, Any]:
+def netflix_like():
     ratings = hold_out(generators.netflix_like(), seed=0)
     defaults = MatrixCompletion.defaults
     ranks = {}
@@ -47,7 +43,7 @@ def netflix_like() -> dict[str, Any]:
     return {"seed": 0, **steps, "ranks": ranks}
 
 
-def abdomen_like() -> dict[str, Any]:
+def abdomen_like():
     defaults = GraphCuts.defaults
     return {
         "seed": 0,
@@ -58,7 +54,7 @@ def abdomen_like() -> dict[str, Any]:
     }
 
 
-def _volume(side: int) -> dict[str, Any]:
+def _volume(side):
     graph = generators.abdomen_like(side)
     run = train(GraphCuts(graph), ClassicConfig(scheme="serial"))
     return {
@@ -71,7 +67,7 @@ def _volume(side: int) -> dict[str, Any]:
     }
 
 
-def cifar_dense() -> dict[str, Any]:
+def cifar_dense():
     train, test = generators.cifar_dense(seed=CIFAR_STEPS["seed"])
     assert test is not None
     x, y = train.features.astype(np.float64), train.labels.astype(int)
@@ -94,12 +90,10 @@ def cifar_dense() -> dict[str, Any]:
     return {**CIFAR_STEPS, "pixels": pixels, "trace": trace}
 
 
-RECORDS: dict[str, Callable[[], dict[str, Any]]] = {
-    record.__name__: record for record in (netflix_like, abdomen_like, cifar_dense)
-}
+RECORDS = {record.__name__: record for record in (netflix_like, abdomen_like, cifar_dense)}
 
 
-def main() -> None:
+def main():
     """Write the file of each name."""
     for name in sys.argv[1:] or RECORDS:
         record = {"made_by": f"python -m tests.classic.recorded {name}", **RECORDS[name]()}

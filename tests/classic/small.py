@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlxhog import _native
-from mlxhog.classic.datasets import SparseRows
-from mlxhog.classic.problem import Defaults, Float32, Int32, Int64, ProblemMemory
+from mlxhog.classic.problem import Defaults, Float32, Int32, Int64
 
 WIDTH = 16
 
 
-def row_of(rows: SparseRows, number: int) -> tuple[Int32, Float32]:
+def row_of(rows, number):
     """Features and values of one example, as views."""
     entries = slice(rows.indptr[number], rows.indptr[number + 1])
     return rows.indices[entries], rows.values[entries]
 
 
-def build(memory: ProblemMemory) -> _native.LinearProblem:
+def build(memory):
     """The hinge problem over the arena, in a worker."""
     data = memory.data
     return _native.LinearProblem(
@@ -51,22 +48,22 @@ class Hinge:
     )
 
     @property
-    def n_examples(self) -> int:
+    def n_examples(self):
         return len(self.labels)
 
     @property
-    def kernel(self) -> Any:
+    def kernel(self):
         return build
 
     @property
-    def shrink(self) -> Float32:
+    def shrink(self):
         degree = np.maximum(1, np.bincount(self.indices, minlength=self.n_features))
         return (2 * self.lam / degree).astype(np.float32)
 
-    def initial(self, seed: int) -> dict[str, Float32]:
+    def initial(self, seed):
         return {"x": np.zeros((-(-self.n_features // WIDTH), WIDTH), np.float32)}
 
-    def data(self) -> dict[str, NDArray[Any]]:
+    def data(self):
         shrink = np.zeros(self.initial(0)["x"].size, np.float32)
         shrink[: self.n_features] = self.shrink
         return {
@@ -77,7 +74,7 @@ class Hinge:
             "shrink": shrink,
         }
 
-    def measures(self, params: Any) -> dict[str, float]:
+    def measures(self, params):
         x = params["x"].reshape(-1)[: self.n_features].astype(np.float64)
         margins = self.labels * np.add.reduceat(self.values * x[self.indices], self.indptr[:-1])
         return {
@@ -85,11 +82,11 @@ class Hinge:
             "train_error": float((margins <= 0).mean()),
         }
 
-    def supports(self) -> tuple[Int64, Int32, int]:
+    def supports(self):
         return self.indptr, self.indices, self.n_features
 
 
-def hinge(n: int = 600, d: int = 100, row: int = 8, seed: int = 0) -> Hinge:
+def hinge(n=600, d=100, row=8, seed=0):
     """Rows of `row` features out of `d`, the low ones more often; separable but for noise."""
     rng = np.random.default_rng(seed)
     low = (d // row * rng.random((n, row)) ** 3).astype(np.int32)

@@ -1,7 +1,5 @@
 """What a run of a classic problem refuses, and how it ends when the step size is too large."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """`mlxhog classic`: what it prints, and how it ends."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -32,11 +30,11 @@ LAST = [
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
+def small(monkeypatch):
     monkeypatch.setattr(problems, "create", lambda name, config: hinge())
 
 
-def answer(capsys: pytest.CaptureFixture[str], *words: str) -> dict:
+def answer(capsys, *words):
     assert main(["classic", "svm", "--json", *words]) == 0
     return json.loads(capsys.readouterr().out)
 

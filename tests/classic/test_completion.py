@@ -1,7 +1,5 @@
 """The problem matrix-completion: its data, its reference values, and every scheme on it."""
 
-from __future__ import annotations
-
 import json
 from itertools import pairwise
 from pathlib import Path

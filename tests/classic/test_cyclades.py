@@ -1,34 +1,28 @@
 """Parallel steps whose result is that of serial ones."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import numpy as np
 import pytest
 
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.cyclades import ComponentSummary, components, divide
 from mlxhog.classic.generators import netflix_like
-from mlxhog.classic.problem import Problem
 from mlxhog.classic.problems.completion import MatrixCompletion, hold_out
-from mlxhog.classic.result import ClassicResult
 from mlxhog.classic.run import train
 from mlxhog.errors import ConfigError
-from tests.classic.small import Hinge, hinge
+from tests.classic.small import hinge
 from tests.classic.test_run import SERIAL, same
 
 
-def supports(*edges: list[int]) -> tuple[np.ndarray, np.ndarray, int]:
+def supports(*edges):
     indptr = np.cumsum([0, *map(len, edges)]).astype(np.int64)
     return indptr, np.concatenate([*map(np.asarray, edges), []]).astype(np.int32), 10
 
 
-def partition(labels: np.ndarray) -> set[frozenset[int]]:
+def partition(labels):
     return {frozenset(np.flatnonzero(labels == one).tolist()) for one in np.unique(labels)}
 
 
-def test_components_are_what_is_connected_by_common_coordinates() -> None:
+def test_components_are_what_is_connected_by_common_coordinates():
     graph = supports([0, 1], [2], [1, 3], [4, 5], [], [3])
     every = np.arange(6, dtype=np.int32)
     assert partition(components(graph, every)) == {
@@ -44,7 +38,7 @@ def test_components_are_what_is_connected_by_common_coordinates() -> None:
     }  # fmt: skip
 
 
-def test_components_go_whole_and_in_order_to_whoever_has_least_to_do() -> None:
+def test_components_go_whole_and_in_order_to_whoever_has_least_to_do():
     labels = np.array([3, 0, 3, 1, 0, 3, 2], np.int32)
     shares = divide(labels, 2)
     assert [share.tolist() for share in shares] == [[0, 2, 5, 6], [1, 3, 4]]
@@ -54,19 +48,19 @@ def test_components_go_whole_and_in_order_to_whoever_has_least_to_do() -> None:
     assert summary.speedup == 7 / 4
 
 
-def sparse() -> Hinge:
+def sparse():
     return hinge(n=500, d=4000, row=4)
 
 
-def told(problem: Problem, **options: Any) -> tuple[ClassicResult, list[str]]:
+def told(problem, **options):
     """A run's result and its messages."""
-    messages: list[str | None] = []
+    messages = []
     config = ClassicConfig(scheme="cyclades", workers=2, **options)
     result = train(problem, config, lambda progress: messages.append(progress.message))
     return result, list(filter(None, messages))
 
 
-def ratings() -> MatrixCompletion:
+def ratings():
     return MatrixCompletion(*hold_out(netflix_like(3000, 900, 700), seed=0), rank=4)
 
 
@@ -79,7 +73,7 @@ def ratings() -> MatrixCompletion:
     ],
     ids=["svm", "with replacement", "matrix completion"],
 )
-def test_two_workers_are_serial_bit_for_bit(problem: Problem, options: dict[str, Any]) -> None:
+def test_two_workers_are_serial_bit_for_bit(problem, options):
     serial = {name: value for name, value in options.items() if name != "component_batch"}
     reference = train(problem, ClassicConfig(scheme="serial", **serial))
     result, messages = told(problem, **options)
@@ -91,7 +85,7 @@ def test_two_workers_are_serial_bit_for_bit(problem: Problem, options: dict[str,
     assert "2 workers are up to" in messages[0]
 
 
-def test_where_all_conflict_one_component_is_told_and_is_serial() -> None:
+def test_where_all_conflict_one_component_is_told_and_is_serial():
     dense = hinge(n=60, d=8, row=8)
     result, messages = told(dense)
     assert same(result, train(dense, SERIAL))
@@ -109,6 +103,6 @@ def test_where_all_conflict_one_component_is_told_and_is_serial() -> None:
         ),
     ],
 )
-def test_options_that_contradict_it_are_refused(options: dict[str, Any], message: str) -> None:
+def test_options_that_contradict_it_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         train(hinge(), ClassicConfig(workers=2, **options))

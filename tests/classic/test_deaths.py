@@ -1,14 +1,11 @@
 """A worker or the host of a classic run is killed: no orphan, no hang, one clear sentence."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +13,6 @@ import pytest
 from mlxhog.arena import process
 from mlxhog.classic import worker
 from mlxhog.classic.config import ClassicConfig
-from mlxhog.classic.result import ClassicProgress
 from mlxhog.classic.run import train
 from mlxhog.errors import WorkerFailed
 from tests.classic.small import hinge
@@ -27,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 PATIENCE_S = 30.0
 
 
-def worker_pids() -> list[int]:
+def worker_pids():
     return [
         child.pid
         for child in multiprocessing.active_children()
@@ -38,16 +34,16 @@ def worker_pids() -> list[int]:
 class Killer:
     """Sends a worker a signal in the midst of an epoch, once."""
 
-    def __init__(self, signum: int = signal.SIGKILL) -> None:
+    def __init__(self, signum=signal.SIGKILL):
         self.signum, self.victim = signum, 0
 
-    def __call__(self, progress: ClassicProgress) -> None:
+    def __call__(self, progress):
         if not self.victim and 0 < progress.done < MANY.n_examples and worker_pids():
             self.victim = worker_pids()[-1]
             os.kill(self.victim, self.signum)
 
 
-def run_of(scheme: str, **options: object) -> ClassicConfig:
+def run_of(scheme, **options):
     workers = 1 if scheme == "serial" else 2
     return ClassicConfig(workers=workers, scheme=scheme, epochs=10_000, beta=1.0, **options)
 
@@ -63,7 +59,7 @@ def test_a_killed_worker_ends_the_run_with_a_sentence_and_leaves_no_process(sche
 
 
 def test_a_worker_that_is_killed_while_it_starts_ends_the_run():
-    def at_once(progress: ClassicProgress) -> None:
+    def at_once(progress):
         for pid in worker_pids():
             os.kill(pid, signal.SIGKILL)
 
@@ -88,7 +84,7 @@ def test_a_pause_of_the_whole_group_is_no_stall(monkeypatch):
 
         hours = 0
 
-        def __call__(self, progress: ClassicProgress) -> None:
+        def __call__(self, progress):
             super().__call__(progress)
             if self.victim and self.hours < 40:
                 self.hours += 1
@@ -101,7 +97,7 @@ def test_a_pause_of_the_whole_group_is_no_stall(monkeypatch):
     assert (watch.hours, result.status) == (40, "done")
 
 
-def wait_for(holds: Callable[[], bool]) -> None:
+def wait_for(holds):
     deadline = time.monotonic() + PATIENCE_S
     while not holds():
         assert time.monotonic() < deadline
@@ -127,7 +123,7 @@ def test_nothing_outlives_a_host_that_is_killed():
 
 
 def test_an_interrupted_run_keeps_the_epochs_that_it_has_measured():
-    def impatient(progress: ClassicProgress) -> None:
+    def impatient(progress):
         if progress.epoch is not None and progress.epoch.number == 3:
             raise KeyboardInterrupt
 

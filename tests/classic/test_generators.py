@@ -8,7 +8,6 @@ import pytest
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import maximum_flow
 
-from mlxhog.classic.datasets import Graph
 from mlxhog.classic.generators import (
     abdomen_like,
     cifar_dense,
@@ -30,7 +29,7 @@ ABDOMEN = json.loads((HERE / "abdomen_like.json").read_text())
 # -- rows -----------------------------------------------------------------------------------------
 
 
-def meeting(rows, number: int) -> float:
+def meeting(rows, number):
     """The share of rows that have a feature in common with one of them."""
     marked = np.zeros(rows.n_features, bool)
     marked[row_of(rows, number)[0]] = True
@@ -205,7 +204,7 @@ def test_the_grid_of_the_recorded_cut_is_drawn_as_recorded():
     assert_close(rho, expected["rho"], RECORDED_F32)
 
 
-def maximum_flow_of(graph: Graph, scale: int) -> float:
+def maximum_flow_of(graph, scale):
     """The largest flow from label 1 to label 0, capacities in whole parts of 1 / scale."""
     source, sink = graph.n_vertices, graph.n_vertices + 1
     known = np.array(list(graph.terminals.items()))

@@ -44,7 +44,7 @@ def images():
     return create("image-svm", ClassicConfig())
 
 
-def sequential(problem, epochs: int, lr: float, decay: float, batch: int, order_seed: int = 1):
+def sequential(problem, epochs, lr, decay, batch, order_seed=1):
     """Yield the measures after each epoch of plain SGD, with the order of the recorded runs."""
     params = problem.initial(0)
     native = problem.kernel(ProblemMemory(params, problem.data(), {}))

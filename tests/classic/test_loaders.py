@@ -1,12 +1,8 @@
 """Files of data are read as they are meant, or refused with the file and the line in error."""
 
-from __future__ import annotations
-
 import bz2
 import gzip
 import subprocess
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +22,7 @@ from mlxhog.errors import ConfigError, DataError
 from tests.pairs import each_of, max_examples
 
 
-def written(folder: Path, text: str, name: str = "rows.svm") -> Path:
+def written(folder, text, name="rows.svm"):
     path = folder / name
     path.write_bytes(text.encode())
     return path
@@ -243,10 +239,10 @@ LINES = st.lists(
 )
 
 
-def meaning(line: str) -> tuple[float, list[tuple[int, np.float32]]] | None:
+def meaning(line):
     """Label and pairs of a line that is not empty; None if a line must not be so."""
 
-    def number(word: str) -> float:
+    def number(word):
         value = float("nan" if "_" in word else word)
         assert np.isfinite(value)
         return value
@@ -274,7 +270,7 @@ def test_a_block_of_svmlight_means_what_its_lines_mean(lines):
             loaders._parse_svmlight(text, None, signs=False)
         return
     labels, lengths, features, values = loaders._parse_svmlight(text, None, signs=False)
-    rows: list[Any] = [row for row in expected if row is not None]
+    rows = [row for row in expected if row is not None]
     assert labels.tolist() == [label for label, _ in rows]
     assert lengths.tolist() == [len(pairs) for _, pairs in rows]
     assert features.tolist() == [feature for _, pairs in rows for feature, _ in pairs]

@@ -1,7 +1,5 @@
 """Matrix completion in C++: what one worker computes, to the bit, and what several keep."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -9,7 +7,6 @@ import numpy as np
 import pytest
 
 from mlxhog import _native
-from mlxhog.optim.gradients import Float32
 from tests.classic.native import KINDS, alone, orders
 from tests.classic.pair_problems import Factors, in_order, table
 from tests.classic.pair_references import completion_epoch
@@ -21,7 +18,7 @@ GAMMA = 0.05
 SCHEMES = tuple(kind for kind in KINDS if kind != "hot_cold")
 
 
-def assert_same_bits(actual: tuple[Float32, Float32], expected: tuple[Float32, Float32]) -> None:
+def assert_same_bits(actual, expected):
     for ours, theirs in zip(actual, expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 

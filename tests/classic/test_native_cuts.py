@@ -1,7 +1,5 @@
 """Graph cuts in C++: what one worker computes, to the bit."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -12,7 +10,6 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from mlxhog import _native
-from mlxhog.optim.gradients import Float32
 from tests.classic.native import KINDS, alone, orders
 from tests.classic.pair_problems import Tangle, in_order, table
 from tests.classic.pair_references import cut_epoch, project, project_onto_simplex
@@ -125,7 +122,7 @@ ROWS = arrays(
 )
 
 
-def native(v: Float32) -> Float32:
+def native(v):
     rows = v.reshape(1, -1).copy()
     _native.project_onto_simplex(rows)
     return rows[0]

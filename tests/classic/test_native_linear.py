@@ -1,7 +1,5 @@
 """Sparse and dense linear problems: what one worker computes, to the bit."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -9,7 +7,6 @@ import numpy as np
 import pytest
 
 from mlxhog import _native
-from mlxhog.optim.gradients import Float32
 from tests.classic.native import KINDS, WIDTH, Sparse, alone, orders, slope_of, sums
 from tests.pairs import each_of
 from tests.tolerances import CLASSIC_STEP_F32
@@ -20,7 +17,7 @@ LOSSES = ("hinge", "logistic", "squares")
 GAMMA = 0.37
 
 
-def same_bits(actual: Float32, expected: Float32) -> None:
+def same_bits(actual, expected):
     """Equal as numbers: a zero may have either sign."""
     np.testing.assert_array_equal(actual.reshape(-1), expected.reshape(-1))
 
@@ -28,9 +25,7 @@ def same_bits(actual: Float32, expected: Float32) -> None:
 # -- sparse rows ----------------------------------------------------------------------------------
 
 
-def sequential(
-    data: Sparse, order: np.ndarray, *, loss: str, shrink: bool, batch: int, active_rows: bool
-) -> Float32:
+def sequential(data, order, *, loss, shrink, batch, active_rows):
     """Plain sequential SGD in NumPy float32."""
     x = data.zeros().reshape(-1)
     seen = active = 0
@@ -58,7 +53,7 @@ def sequential(
 @each_of("batch", [1, 3])
 @each_of("shrink", [True, False])
 @each_of("loss", LOSSES)
-def test_one_worker_is_sequential_sgd_bit_for_bit(loss: str, shrink: bool, batch: int) -> None:
+def test_one_worker_is_sequential_sgd_bit_for_bit(loss, shrink, batch):
     data = Sparse.random(targets=loss == "squares")
     x = data.zeros()
     order = np.concatenate([*orders(300, 1), *orders(300, 1, seed=1)])
@@ -70,7 +65,7 @@ def test_one_worker_is_sequential_sgd_bit_for_bit(loss: str, shrink: bool, batch
 
 
 @each_of("batch", [1, 4])
-def test_active_rows_shrink_only_violating_rows_by_the_running_ratio(batch: int) -> None:
+def test_active_rows_shrink_only_violating_rows_by_the_running_ratio(batch):
     data = Sparse.random()
     x = data.zeros()
     order = np.concatenate([*orders(300, 1), *orders(300, 1, seed=1)])
@@ -84,9 +79,7 @@ def test_active_rows_shrink_only_violating_rows_by_the_running_ratio(batch: int)
 @each_of("kind", KINDS[1:])
 @each_of("batch", [1, 3])
 @each_of("loss", LOSSES)
-def test_every_scheme_with_one_worker_gives_the_bits_of_serial(
-    loss: str, batch: int, kind: str
-) -> None:
+def test_every_scheme_with_one_worker_gives_the_bits_of_serial(loss, batch, kind):
     data = Sparse.random(n=3000, targets=loss == "squares")
     order = orders(3000, 1)[0]
     serial, x = data.zeros(), data.zeros()
@@ -99,7 +92,7 @@ def test_every_scheme_with_one_worker_gives_the_bits_of_serial(
 
 
 @each_of("name", ["svm", "svm_violating"])
-def test_one_step_of_the_svm_is_the_recorded_one(name: str) -> None:
+def test_one_step_of_the_svm_is_the_recorded_one(name):
     case = GOLDEN["svm"] | GOLDEN[name]
     x = np.zeros((1, WIDTH), np.float32)
     x[0, :5] = case["w"]
@@ -129,7 +122,7 @@ def test_one_step_of_the_svm_is_the_recorded_one(name: str) -> None:
         ({"shrink": np.ones(17, np.float32)}, "shrink has more coordinates than x"),
     ],
 )
-def test_rows_that_do_not_fit_are_refused(change: dict[str, np.ndarray], message: str) -> None:
+def test_rows_that_do_not_fit_are_refused(change, message):
     arrays = {
         "indptr": np.array([0, 2, 2]),
         "indices": np.array([1, 2], np.int32),
@@ -146,23 +139,14 @@ def test_rows_that_do_not_fit_are_refused(change: dict[str, np.ndarray], message
 # -- dense rows -----------------------------------------------------------------------------------
 
 
-def dense_data(n: int, d: int, classes: int) -> tuple[Float32, Float32, Float32]:
+def dense_data(n, d, classes):
     rng = np.random.default_rng(3)
     features = rng.standard_normal((n, d), dtype=np.float32)
     labels = rng.integers(classes, size=n) if classes > 1 else np.where(rng.random(n) < 0.5, -1, 1)
     return features, labels.astype(np.float32), np.full(d, 0.01, np.float32)
 
 
-def sequential_dense(
-    features: Float32,
-    labels: Float32,
-    shrink: Float32 | None,
-    order: np.ndarray,
-    *,
-    loss: str,
-    classes: int,
-    batch: int,
-) -> Float32:
+def sequential_dense(features, labels, shrink, order, *, loss, classes, batch):
     """Plain sequential SGD in NumPy float32, (classes, d)."""
     x = np.zeros((classes, features.shape[1]), np.float32)
     for i in range(0, len(order), batch):
@@ -185,8 +169,8 @@ def sequential_dense(
 @each_of(("d", "classes", "batch", "width"), [(5, 1, 1, 16), (70, 3, 1, 32), (100, 10, 7, 128)])
 @each_of("loss", LOSSES)
 def test_one_worker_on_dense_rows_is_sequential_sgd_bit_for_bit(
-    loss: str, d: int, classes: int, batch: int, width: int, kind: str
-) -> None:
+    loss, d, classes, batch, width, kind
+):
     features, labels, shrink = dense_data(60, d, classes)
     x = np.zeros((classes * -(-d // width), width), np.float32)
     order = orders(60, 1)[0]
@@ -209,7 +193,7 @@ def test_one_worker_on_dense_rows_is_sequential_sgd_bit_for_bit(
         assert not actual[:, d:].any()
 
 
-def test_a_dense_problem_has_no_hot_head() -> None:
+def test_a_dense_problem_has_no_hot_head():
     features, labels, shrink = dense_data(4, 20, 1)
     x = np.zeros((2, WIDTH), np.float32)
     problem = _native.DenseLinearProblem(x, features, labels, shrink)
@@ -217,7 +201,7 @@ def test_a_dense_problem_has_no_hot_head() -> None:
         problem.run(alone("hot_cold", hot=16), orders(4, 1)[0], 0.1)
 
 
-def test_classes_that_do_not_exist_are_refused() -> None:
+def test_classes_that_do_not_exist_are_refused():
     features, labels, shrink = dense_data(4, 20, 1)
     x = np.zeros((6, WIDTH), np.float32)
     labels[2] = 3

@@ -1,19 +1,13 @@
 """What the schemes promise with several workers: who sees whose writes, what is never lost."""
 
-from __future__ import annotations
-
 import os
 import time
-from collections.abc import Callable
-from multiprocessing.synchronize import Barrier
-from typing import Any
 
 import numpy as np
 import pytest
 
 from mlxhog import _native
-from mlxhog.machine.processes import follow_parent
-from mlxhog.optim.gradients import Float32
+from mlxhog.base.processes import follow_parent
 from tests.classic.native import (
     BOARD_FLOATS,
     WIDTH,
@@ -25,16 +19,14 @@ from tests.classic.native import (
     sums,
     x_of,
 )
-from tests.metal.shared import PROCESSES, TIMEOUT_S, Shared, pid_of, run, shared, spawned
+from tests.metal.shared import PROCESSES, TIMEOUT_S, pid_of, run, shared, spawned
 
 N, D, WORKERS = 301, 200, 3  # shares of 101, 100 and 100 examples
 GAMMA = 0.2
 X_FLOATS = BOARD_FLOATS + -(-D // WIDTH) * WIDTH
 
 
-def train_share(
-    segment: Shared, kind: str, rank: int, options: dict[str, Any], batch: int, epochs: int
-) -> None:
+def train_share(segment, kind, rank, options, batch, epochs):
     """One worker of a run on `Sparse.random(N, D)`; epochs without a reset between them."""
     problem = Sparse.random(N, D).problem(x_of(segment))
     scheme = scheme_of(segment, kind, rank, WORKERS, **options)
@@ -43,7 +35,7 @@ def train_share(
         assert problem.run(scheme, share, GAMMA, batch) == len(share)
 
 
-def trained(kind: str, *, batch: int = 1, epochs: int = 1, **options: Any) -> Float32:
+def trained(kind, *, batch=1, epochs=1, **options):
     """x after a run of three processes."""
     with shared(X_FLOATS, 64, WORKERS) as segment:
         for rank in range(WORKERS):
@@ -59,17 +51,17 @@ def trained(kind: str, *, batch: int = 1, epochs: int = 1, **options: Any) -> Fl
 # -- turns ----------------------------------------------------------------------------------------
 
 
-def slope_at(data: Sparse, x: Float32, e: int) -> np.float32:
+def slope_at(data, x, e):
     u, z, y = data.row(e)
     return slope_of("hinge", sums(z * x[u], 4), y)
 
 
-def apply(data: Sparse, x: Float32, e: int, slope: np.float32, old: Float32, step: float) -> None:
+def apply(data, x, e, slope, old, step):
     u, z, _ = data.row(e)
     x[u] = x[u] - np.float32(step) * (slope * z + data.shrink[u] * old[u])
 
 
-def test_round_robin_applies_each_gradient_exactly_p_minus_1_writes_after_its_read() -> None:
+def test_round_robin_applies_each_gradient_exactly_p_minus_1_writes_after_its_read():
     data, shares = Sparse.random(N, D), orders(N, WORKERS)
     x = data.zeros().reshape(-1)
     slopes = [slope_at(data, x, share[0]) for share in shares]
@@ -81,7 +73,7 @@ def test_round_robin_applies_each_gradient_exactly_p_minus_1_writes_after_its_re
     np.testing.assert_array_equal(trained("round_robin"), x)
 
 
-def test_sync_applies_the_mean_of_gradients_at_the_same_x() -> None:
+def test_sync_applies_the_mean_of_gradients_at_the_same_x():
     data, shares = Sparse.random(N, D), orders(N, WORKERS)
     x = data.zeros().reshape(-1)
     for i in range(len(shares[0])):
@@ -94,11 +86,11 @@ def test_sync_applies_the_mean_of_gradients_at_the_same_x() -> None:
 
 
 @pytest.mark.parametrize("kind", ["round_robin", "sync"])
-def test_turns_with_mini_batches_give_the_same_bits_in_every_run(kind: str) -> None:
+def test_turns_with_mini_batches_give_the_same_bits_in_every_run(kind):
     np.testing.assert_array_equal(trained(kind, batch=4), trained(kind, batch=4))
 
 
-def test_round_robin_with_free_reads_does_every_example() -> None:
+def test_round_robin_with_free_reads_does_every_example():
     assert np.isfinite(trained("round_robin", ordered_reads=False)).all()
 
 
@@ -109,9 +101,7 @@ ADDS = dict.fromkeys(("racy", "lossless", "aig", "hot_cold"), 200_000) | {"round
 CELLS = 40
 
 
-def counting_problem(
-    segment: Shared, kind: str, rank: int
-) -> tuple[_native.LinearProblem, np.ndarray]:
+def counting_problem(segment, kind, rank):
     """Every example takes 1 from each of 20 of 40 cells, if the step is -1: no margin reaches 1."""
     rng = np.random.default_rng(rank)
     cells = np.sort([rng.choice(CELLS, 20, replace=False) for _ in range(50)], axis=1)
@@ -127,9 +117,7 @@ def counting_problem(
     return problem, np.bincount(cells.reshape(-1), minlength=48) * (ADDS[kind] // 50)
 
 
-def count_down(
-    segment: Shared, kind: str, rank: int, options: dict[str, Any], together: Barrier
-) -> None:
+def count_down(segment, kind, rank, options, together):
     problem, _ = counting_problem(segment, kind, rank)
     probe = x_of(segment).reshape(-1)[48:49]
     scheme = scheme_of(segment, kind, rank, WORKERS, probe=probe, **options)
@@ -138,7 +126,7 @@ def count_down(
     assert problem.run(scheme, order, -1.0) == ADDS[kind]
 
 
-def counted(kind: str, **options: Any) -> tuple[Float32, np.ndarray]:
+def counted(kind, **options):
     """What three workers counted down, the probe last, and what they should have."""
     with shared(BOARD_FLOATS + 64, 64, WORKERS) as segment:
         for rank in range(WORKERS):
@@ -153,14 +141,14 @@ def counted(kind: str, **options: Any) -> tuple[Float32, np.ndarray]:
     ("kind", "options"),
     [("lossless", {}), ("aig", {}), ("round_robin", {}), ("hot_cold", {"hot": 48, "period": 16})],
 )
-def test_no_update_is_lost(kind: str, options: dict[str, Any]) -> None:
+def test_no_update_is_lost(kind, options):
     cells, expected = counted(kind, **options)
     np.testing.assert_array_equal(-cells[:48], expected)
     if kind != "hot_cold":  # the probe is no coordinate of its head
         assert cells[48] == WORKERS * ADDS[kind]
 
 
-def test_racy_updates_may_be_lost_but_none_is_torn_or_invented() -> None:
+def test_racy_updates_may_be_lost_but_none_is_torn_or_invented():
     cells, expected = counted("racy")
     np.testing.assert_array_equal(cells, np.rint(cells))
     assert (-cells[:48] <= expected).all()
@@ -173,7 +161,7 @@ def test_racy_updates_may_be_lost_but_none_is_torn_or_invented() -> None:
 A = 2_796_203.0  # 0x4a2aaaac; its multiples up to 6 are exact and share hardly a byte
 
 
-def push_and_pull(segment: Shared, kind: str, rank: int) -> None:
+def push_and_pull(segment, kind, rank):
     """Rows of one coordinate each: +1 pushes it up by A unless it is positive, -1 down."""
     problem = _native.LinearProblem(
         x_of(segment),
@@ -190,7 +178,7 @@ def push_and_pull(segment: Shared, kind: str, rank: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["racy", "lossless", "aig"])
-def test_readers_never_see_a_torn_value(kind: str) -> None:
+def test_readers_never_see_a_torn_value(kind):
     with shared(BOARD_FLOATS + 16, 16, WORKERS) as segment:
         for rank in range(WORKERS):
             segment.locks(rank + 1)
@@ -212,14 +200,14 @@ def test_readers_never_see_a_torn_value(kind: str) -> None:
 KILLS = 4
 
 
-def wait_until(done: Callable[[], bool]) -> None:
+def wait_until(done):
     deadline = time.monotonic() + TIMEOUT_S
     while not done():
         assert time.monotonic() < deadline, "the workers hang"
         os.sched_yield()
 
 
-def run_for_ever(segment: Shared, kind: str, rank: int, generation: int) -> None:
+def run_for_ever(segment, kind, rank, generation):
     follow_parent()  # it must not outlive a test that is killed
     problem = Sparse.random(N, D, empty=False).problem(x_of(segment))
     scheme = scheme_of(segment, kind, rank, WORKERS, generation, hot=64, period=2)
@@ -229,7 +217,7 @@ def run_for_ever(segment: Shared, kind: str, rank: int, generation: int) -> None
 
 
 @pytest.mark.parametrize("kind", ["aig", "hot_cold"])
-def test_a_killed_worker_leaves_no_lock_that_others_wait_for(kind: str) -> None:
+def test_a_killed_worker_leaves_no_lock_that_others_wait_for(kind):
     rng = np.random.default_rng(0)
     with shared(X_FLOATS, 64, WORKERS) as segment:
         board = board_of(segment, WORKERS)
@@ -259,28 +247,26 @@ def test_a_killed_worker_leaves_no_lock_that_others_wait_for(kind: str) -> None:
         assert np.isfinite(x_of(segment)).all()
 
 
-def advance(board: _native.ClassicBoard, ranks: Any) -> None:
+def advance(board, ranks):
     """Until each worker has done some examples more."""
     goal = {rank: board.examples(rank) + 1000 for rank in ranks}
     wait_until(lambda: all(board.examples(rank) >= least for rank, least in goal.items()))
 
 
-def with_replacement(
-    processes: list[Any], segment: Shared, kind: str, victim: int, generation: int
-) -> None:
+def with_replacement(processes, segment, kind, victim, generation):
     process = PROCESSES.Process(target=run_for_ever, args=(segment, kind, victim, generation))
     process.start()
     assert pid_of(process)
     processes[victim] = process
 
 
-def wait_for_the_absent(segment: Shared, kind: str, rank: int) -> None:
+def wait_for_the_absent(segment, kind, rank):
     problem = Sparse.random(N, D).problem(x_of(segment))
     assert problem.run(scheme_of(segment, kind, rank, WORKERS), orders(N, 1)[0], GAMMA) < N
 
 
 @pytest.mark.parametrize("kind", ["round_robin", "sync"])
-def test_a_stop_ends_every_wait(kind: str) -> None:
+def test_a_stop_ends_every_wait(kind):
     with shared(X_FLOATS, 64, WORKERS) as segment:
         board = board_of(segment, WORKERS)
         with spawned(wait_for_the_absent, [(segment, kind, rank) for rank in (1, 2)]) as processes:
@@ -307,7 +293,7 @@ def test_a_stop_ends_every_wait(kind: str) -> None:
         ({"probe": np.zeros(2, np.float32)}, "probe: wanted one float"),
     ],
 )
-def test_a_scheme_that_cannot_work_is_refused(change: dict[str, Any], message: str) -> None:
+def test_a_scheme_that_cannot_work_is_refused(change, message):
     with shared(BOARD_FLOATS) as segment:
         words = segment.floats.view(np.uint8)
         arguments = {
@@ -318,7 +304,7 @@ def test_a_scheme_that_cannot_work_is_refused(change: dict[str, Any], message: s
             _native.ClassicScheme(**(arguments | change))
 
 
-def test_orders_and_rows_outside_the_problem_are_refused() -> None:
+def test_orders_and_rows_outside_the_problem_are_refused():
     with shared(X_FLOATS, 4) as segment:
         data = Sparse.random(N, D)
         problem = data.problem(x_of(segment))

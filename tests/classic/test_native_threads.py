@@ -4,8 +4,6 @@ As in tests/metal/test_thread_sanitizer.py, whose compiler and launcher these ar
 between processes, and the relaxed-atomic build makes the same loops legal between threads.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -22,7 +20,7 @@ launcher = sanitizer.launcher  # a fixture
 pytestmark = sanitizer.pytestmark
 
 
-def build(name: str, *options: str) -> Path:
+def build(name, *options):
     files = [Path(__file__).with_name("threads.cpp"), *(ROOT / source for source in SOURCES)]
     usual = (*sanitizer.OPTIONS, f"-I{ROOT / 'classic'}", *sanitizer.WATCHED)
     return kept.linked(f"classic-{name}", files, *usual, *options)
@@ -34,9 +32,7 @@ def build(name: str, *options: str) -> Path:
     [(kind, "sparse") for kind in KINDS]
     + [(kind, "dense") for kind in KINDS if kind != "hot_cold"],
 )
-def test_no_data_race_in_the_relaxed_atomic_build(
-    launcher: list[str], kind: str, rows: str
-) -> None:
+def test_no_data_race_in_the_relaxed_atomic_build(launcher, kind, rows):
     program = build("atomic", "-DMLXHOG_ATOMIC_KERNELS=1")
     ended = sanitizer.finish(*launcher, program, kind, rows)
     assert ended.returncode == 0, ended.stderr[:4000]
@@ -45,9 +41,7 @@ def test_no_data_race_in_the_relaxed_atomic_build(
 
 
 @pytest.mark.slow
-def test_the_sanitizer_sees_the_races_of_the_plain_build_on_dense_rows(
-    launcher: list[str],
-) -> None:
+def test_the_sanitizer_sees_the_races_of_the_plain_build_on_dense_rows(launcher):
     ended = sanitizer.finish(*launcher, build("plain"), "racy", "dense")
     assert ended.returncode == sanitizer.RACE_FOUND
     assert "data race" in ended.stderr

@@ -1,10 +1,7 @@
 """What several workers keep on problems of pairs: no update lost, rows whole, a death survived."""
 
-from __future__ import annotations
-
 import os
 import time
-from multiprocessing.synchronize import Barrier
 
 import numpy as np
 import pytest
@@ -13,7 +10,7 @@ from mlxhog import _native
 from mlxhog.classic.problem import pack_pairs
 from tests.classic.native import BOARD_FLOATS, board_of, scheme_of
 from tests.classic.pair_problems import Tangle
-from tests.metal.shared import PROCESSES, TIMEOUT_S, Shared, pid_of, run, shared, spawned
+from tests.metal.shared import PROCESSES, TIMEOUT_S, pid_of, run, shared, spawned
 from tests.tolerances import SIMPLEX_F32, assert_close
 
 WORKERS = 3
@@ -23,15 +20,15 @@ ADDS = {"racy": 200_000, "lossless": 200_000, "aig": 200_000, "round_robin": 500
 LOSSLESS = ("lossless", "aig", "round_robin")
 
 
-def share_of(rank: int, adds: int) -> np.ndarray:
+def share_of(rank, adds):
     return np.arange(rank * adds, (rank + 1) * adds, dtype=np.int32)
 
 
-def floats_of(segment: Shared) -> np.ndarray:
+def floats_of(segment):
     return segment.floats[BOARD_FLOATS:]
 
 
-def prepare(segment: Shared) -> None:
+def prepare(segment):
     for rank in range(WORKERS):
         segment.locks(rank + 1)
 
@@ -39,7 +36,7 @@ def prepare(segment: Shared) -> None:
 # -- nothing is lost ------------------------------------------------------------------------------
 
 
-def rate(segment: Shared, kind: str, rank: int, together: Barrier) -> None:
+def rate(segment, kind, rank, together):
     """Each of the worker's users rates item 0 once, and so adds 1 to its first column.
 
     A user's row is 2^-30 long and the rating -2^29: the product of the rows is lost in the error,
@@ -62,7 +59,7 @@ def rate(segment: Shared, kind: str, rank: int, together: Barrier) -> None:
     assert problem.run(scheme_of(segment, kind, rank, WORKERS), share, 1.0) == len(share)
 
 
-def rated(kind: str) -> float:
+def rated(kind):
     with shared(BOARD_FLOATS + 16, 1 + WORKERS * ADDS[kind], WORKERS) as segment:
         prepare(segment)
         together = PROCESSES.Barrier(WORKERS)
@@ -85,7 +82,7 @@ def test_racy_ratings_may_be_lost_but_none_is_torn_or_invented():
     assert 0 < value <= WORKERS * ADDS["racy"]
 
 
-def star(segment: Shared, kind: str, labels: int) -> tuple[_native.CutProblem, np.ndarray]:
+def star(segment, kind, labels):
     """Vertex 0, and terminals of label 0 that each pull it by 2^-20, which is exact."""
     n, width = WORKERS * ADDS[kind] + 1, 1 if labels == 2 else labels
     x = floats_of(segment)[: n * width].reshape(n, width)
@@ -96,14 +93,14 @@ def star(segment: Shared, kind: str, labels: int) -> tuple[_native.CutProblem, n
     return _native.CutProblem(x, edges, fixed), x
 
 
-def pull(segment: Shared, kind: str, rank: int, labels: int, together: Barrier) -> None:
+def pull(segment, kind, rank, labels, together):
     problem, _ = star(segment, kind, labels)
     share = share_of(rank, ADDS[kind])
     together.wait(TIMEOUT_S)
     assert problem.run(scheme_of(segment, kind, rank, WORKERS), share, 1.0) == len(share)
 
 
-def pulled(kind: str, labels: int) -> np.ndarray:
+def pulled(kind, labels):
     n = WORKERS * ADDS[kind] + 1
     with shared(BOARD_FLOATS + n * labels, n, WORKERS) as segment:
         prepare(segment)
@@ -130,7 +127,7 @@ def test_no_pull_of_an_edge_is_lost(labels, kind):
 TANGLE = Tangle.random(n=500, vertices=12, labels=8, seed=3)
 
 
-def cut_on(segment: Shared, rank: int, rounds: int) -> None:
+def cut_on(segment, rank, rounds):
     x = floats_of(segment)[: TANGLE.x.size].reshape(TANGLE.x.shape)
     problem = TANGLE.problem(x)
     scheme = scheme_of(segment, "lossless", rank, WORKERS)

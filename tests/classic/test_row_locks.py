@@ -1,7 +1,5 @@
 """Which locks a step takes: all of a dead worker's, so that each one taken is counted and freed."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from mlxhog import _native
@@ -14,7 +12,7 @@ SPARSE, FACTORS = Sparse.random(), Factors.random()
 EXAMPLES = (3, 17, 50)
 
 
-def rows_locked(kind: str, problem: object, example: int, n_words: int, **options: int) -> set[int]:
+def rows_locked(kind, problem, example, n_words, **options):
     """Rows that were taken over from the dead worker, and given free, by a step on one example."""
     table = aligned_bytes(2 * WORKER.itemsize)
     entries = table.view(WORKER)

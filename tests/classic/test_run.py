@@ -1,12 +1,9 @@
 """A run of a classic problem: what its schemes promise, through spawned workers."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
 from mlxhog.classic.config import ClassicConfig
-from mlxhog.classic.result import ClassicResult
 from mlxhog.classic.run import (
     LEAST_PROBE_UPDATES,
     compare,
@@ -36,11 +33,11 @@ TURN = 8  # examples; a turn for each would make these tests some of the system'
 
 
 @pytest.fixture(scope="module")
-def serial() -> ClassicResult:
+def serial():
     return train(PROBLEM, SERIAL)
 
 
-def same(a: ClassicResult, b: ClassicResult) -> bool:
+def same(a, b):
     return all(np.array_equal(a.params[name], b.params[name]) for name in a.params)
 
 
@@ -66,7 +63,7 @@ def test_three_workers_repeat_themselves_bit_for_bit(scheme):
     assert first.objective == again.objective
 
 
-def near(result: ClassicResult, reference: ClassicResult) -> bool:
+def near(result, reference):
     apart = abs(result.objective - reference.objective)
     return apart < CLASSIC_NEAR_SERIAL.of_largest * reference.objective
 

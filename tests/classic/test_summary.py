@@ -1,16 +1,12 @@
 """The answer and the table of a classic run."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from mlxhog.classic.result import ClassicResult, Epoch, sections, warnings
 from tests.pairs import each_of
 
 
-def run(
-    objective: float, seconds: float, *, scheme: str = "hogwild", workers: int = 2
-) -> ClassicResult:
+def run(objective, seconds, *, scheme="hogwild", workers=2):
     epoch = Epoch(1, 0.1, seconds, seconds * workers, 1000, {"objective": objective})
     return ClassicResult(
         problem="svm",

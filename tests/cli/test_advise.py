@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +11,15 @@ from typing import Any
 
 import pytest
 
+from mlxhog.base.load import Load, LoadWatch
 from mlxhog.cli import main
-from mlxhog.machine.load import Load, LoadWatch
 from mlxhog.theory.advisor import advise
 from mlxhog.theory.advisor.profile import Profile
 from tests.training.small import small_config
 from tests.words import changed
 
 
-def words_of(folder: Path) -> list[str]:
+def words_of(folder):
     """The arguments for a small model, its text and workers."""
     config = small_config(folder)
     small = ["--seq-len", "32", "--batch-size", "2", "--threads", "1", "--workers", "mlx:cpu*2"]
@@ -28,7 +27,7 @@ def words_of(folder: Path) -> list[str]:
 
 
 @pytest.fixture
-def words(tmp_path: Path) -> list[str]:
+def words(tmp_path):
     """Those arguments."""
     return words_of(tmp_path)
 
@@ -47,12 +46,12 @@ class Advised:
 
 
 @pytest.fixture(scope="module")
-def advised(tmp_path_factory: pytest.TempPathFactory) -> Advised:
+def advised(tmp_path_factory):
     """Advice with a trial."""
     folder, profiles, out = tmp_path_factory.mktemp("advised"), list[Profile](), io.StringIO()
     measured_profile = advise.measured_profile
 
-    def kept(*arguments: Any) -> Profile:
+    def kept(*arguments):
         profiles.append(measured_profile(*arguments))
         return profiles[-1]
 
@@ -64,7 +63,7 @@ def advised(tmp_path_factory: pytest.TempPathFactory) -> Advised:
 
 
 @pytest.mark.slow
-def test_advice_is_measured_tried_and_explained(advised: Advised) -> None:
+def test_advice_is_measured_tried_and_explained(advised):
     advice = advised.found
     assert advice["answer"].startswith(f"{advice['chosen']}: mlxhog train --strategy ")
     assert advice["because"]
@@ -83,11 +82,8 @@ def test_advice_is_measured_tried_and_explained(advised: Advised) -> None:
 
 @pytest.mark.slow
 def test_without_a_trial_only_the_rules_answer_first_and_in_80_columns(
-    words: list[str],
-    advised: Advised,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+    words, advised, monkeypatch, capsys
+):
     monkeypatch.setattr(advise, "measured_profile", lambda *_: advised.profile)
     monkeypatch.setattr(LoadWatch, "look", lambda watch: QUIET)
     assert main(["advise", *words, *QUICK, "--no-try"]) == 0
@@ -100,12 +96,9 @@ def test_without_a_trial_only_the_rules_answer_first_and_in_80_columns(
 
 @pytest.mark.slow
 def test_beside_other_programs_the_answer_is_that_it_cannot_be_told_and_a_guess(
-    words: list[str],
-    advised: Advised,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    def measured(target: Any, options: Any, tell: Callable[[str, str], None]) -> Profile:
+    words, advised, monkeypatch, capsys
+):
+    def measured(target, options, tell):
         for part in ("lock-free", "one worker", "in rounds", "gradients", "gradients"):
             tell(part, "12 steps")
         return advised.profile
@@ -130,9 +123,7 @@ def test_beside_other_programs_the_answer_is_that_it_cannot_be_told_and_a_guess(
         (["--strateg", "sync"], "no flag '--strateg'"),
     ],
 )
-def test_bad_input_is_answered_before_anything_is_measured(
-    words: list[str], more: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_input_is_answered_before_anything_is_measured(words, more, message, capsys):
     assert main(["advise", *changed(words, *more)]) == 2
     out, err = capsys.readouterr()
     assert message in err
@@ -140,6 +131,6 @@ def test_bad_input_is_answered_before_anything_is_measured(
     assert "lock-free ..." not in err
 
 
-def test_a_subject_is_required(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_subject_is_required(capsys):
     assert main(["advise"]) == 2
     assert "CONFIG_OR_RUN" in capsys.readouterr().err

@@ -1,15 +1,11 @@
 """`mlxhog analyze` through the real command."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -24,22 +20,20 @@ LOOK = ["--samples", "12", "--batches", "40", "--seq-len", "32", "--batch-size",
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> list[str]:
+def model(tmp_path):
     """The arguments for a small model and its text."""
     config = small_config(tmp_path)
     return [config.model, "--data", config.data, "--out", str(tmp_path / "runs")]
 
 
-def analyzed(words: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+def analyzed(words, capsys):
     assert main(["analyze", *words, "--json"]) == 0
-    output: dict[str, Any] = json.loads(capsys.readouterr().out)
+    output = json.loads(capsys.readouterr().out)
     return output
 
 
 @pytest.mark.slow
-def test_json_has_blocks_staleness_bounds_and_advice(
-    model: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_json_has_blocks_staleness_bounds_and_advice(model, capsys):
     result = analyzed([*model, *LOOK, *MLX, "--seconds", "0.5", "--threads", "1"], capsys)
     assert [block["name"] for block in result["blocks"]] == [
         "embedding", "layer 0", "out_norm", "head",
@@ -72,9 +66,7 @@ def test_json_has_blocks_staleness_bounds_and_advice(
 
 
 @pytest.mark.slow
-def test_a_run_is_analyzed_at_its_checkpoint_with_the_staleness_it_recorded(
-    model: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_is_analyzed_at_its_checkpoint_with_the_staleness_it_recorded(model, capsys):
     spec, *how = model
     train = ["--steps", "60", "--workers", "mlx:cpu*2", "--threads", "1", "--eval-every", "off"]
     small = ["--seq-len", "32", "--batch-size", "2", "--sample-every", "off", "--json"]
@@ -89,9 +81,7 @@ def test_a_run_is_analyzed_at_its_checkpoint_with_the_staleness_it_recorded(
 
 
 @pytest.mark.slow
-def test_a_person_reads_the_tables_and_figures_are_written(
-    model: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_person_reads_the_tables_and_figures_are_written(model, tmp_path, capsys):
     figures = tmp_path / "figures"
     how = [*MLX, "--seconds", "0", "--workers", "torch:cpu*3", "--plot", str(figures)]
     assert main(["analyze", *model, *LOOK, *how, "--all"]) == 0
@@ -118,9 +108,7 @@ def test_a_person_reads_the_tables_and_figures_are_written(
         assert str(path) in out
 
 
-def test_the_answer_comes_first_and_the_tables_by_all(
-    model: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_answer_comes_first_and_the_tables_by_all(model, capsys):
     words = ["analyze", *model, *LOOK, *MLX, "--seconds", "0"]
     assert main(words) == 0
     out, _ = capsys.readouterr()
@@ -134,9 +122,7 @@ def test_the_answer_comes_first_and_the_tables_by_all(
     assert capsys.readouterr() == ("", "")
 
 
-def test_the_same_seed_gives_the_same_numbers(
-    model: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_same_seed_gives_the_same_numbers(model, capsys):
     words = [*model, *LOOK, *MLX, "--seconds", "0"]
     first, again = (analyzed(words, capsys) for _ in range(2))
     first.pop("seconds"), again.pop("seconds")
@@ -162,9 +148,7 @@ def test_the_same_seed_gives_the_same_numbers(
         ([], 2, "CONFIG_OR_RUN is missing"),
     ],
 )
-def test_bad_input_is_answered_before_anything_is_measured(
-    words: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_input_is_answered_before_anything_is_measured(words, code, message, capsys):
     assert main(["analyze", *words]) == code
     out, err = capsys.readouterr()
     assert message in err
@@ -172,17 +156,12 @@ def test_bad_input_is_answered_before_anything_is_measured(
     assert "gradients ..." not in err
 
 
-def test_a_text_of_one_batch_is_too_little(
-    model: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_text_of_one_batch_is_too_little(model, capsys):
     assert main(["analyze", *model, *LOOK[:6], "--batch-size", "2000"]) == 2
     assert "conflict takes two; use more text" in capsys.readouterr().err
 
 
-def test_figures_without_matplotlib_name_the_extra(
-    model: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+def test_figures_without_matplotlib_name_the_extra(model, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(charts.importlib.util, "find_spec", lambda name: None)
     assert main(["analyze", *model, *LOOK, "--plot", str(tmp_path / "figures")]) == 3
     assert "pip install matplotlib" in capsys.readouterr().err
@@ -190,7 +169,7 @@ def test_figures_without_matplotlib_name_the_extra(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_signal_ends_it_and_leaves_no_process(model: list[str], number: int) -> None:
+def test_a_signal_ends_it_and_leaves_no_process(model, number):
     command = [sys.executable, "-m", "mlxhog", "analyze", *model, *MLX, "--seconds", "0"]
     command += changed(LOOK, "--samples", "100k", "--threads", "1")
     with subprocess.Popen(

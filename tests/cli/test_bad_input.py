@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from mlxhog.base import machine
 from mlxhog.checkpoint import creation
 from mlxhog.cli import main
 from mlxhog.live import opening
-from mlxhog.machine import machine
 from mlxhog.models.registry import load_architecture
 from tests.pairs import each_of
 from tests.training.small import SMALL_MODEL
@@ -22,7 +22,7 @@ SMALL = "--seq-len 32 --batch-size 2 --workers mlx:cpu --threads 1 --steps 2 --q
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(tmp_path, monkeypatch):
     """A folder with a small model and texts of every bad kind."""
     monkeypatch.chdir(tmp_path)
     for name, change in {
@@ -100,9 +100,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("--force maybe", 2, "--force is 'maybe'; wanted true or false"),
     ],
 )
-def test_train_refuses_with_one_message_and_leaves_nothing(
-    here: Path, words: str, code: int, message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_train_refuses_with_one_message_and_leaves_nothing(here, words, code, message, capsys):
     if "mlx:gpu" in words and machine.here().apple_gpu:
         pytest.skip("this machine has what the case lacks: an Apple GPU")
     common = ["train", "--model=small.yaml", "--data=good.txt", *SMALL]
@@ -116,9 +114,9 @@ def test_train_refuses_with_one_message_and_leaves_nothing(
 
 @pytest.mark.slow
 def test_a_framework_that_is_not_installed_is_named_with_the_command_that_installs_it(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def only(framework: str) -> None:
+    here, monkeypatch, capsys
+):
+    def only(framework):
         one = machine.here().__class__("linux", "x86_64", 2, 8 << 30, "", frozenset({framework}))
         monkeypatch.setattr(machine, "here", lambda: one)
 
@@ -149,10 +147,7 @@ def test_a_framework_that_is_not_installed_is_named_with_the_command_that_instal
         ("good.txt", 2, "good.txt is not a run"),
     ],
 )
-def test_generate_refuses_what_is_no_model(
-    here: Path, words: str, code: int, message: str, capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+def test_generate_refuses_what_is_no_model(here, words, code, message, capsys, monkeypatch):
     monkeypatch.setattr(opening, "FIRST_RUN_S", 0.1)
     assert main(["generate", words]) == code
     out, err = capsys.readouterr()
@@ -161,12 +156,10 @@ def test_generate_refuses_what_is_no_model(
 
 
 @each_of("number", [errno.EACCES, errno.EPERM])
-def test_a_path_that_the_system_refuses_is_named(
-    here: Path, number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_path_that_the_system_refuses_is_named(here, number, monkeypatch, capsys):
     is_dir = Path.is_dir
 
-    def refused(path: Path) -> bool:
+    def refused(path):
         if path.name == "closed":  # as for a user who is not root
             raise PermissionError(number, os.strerror(number), path)
         return is_dir(path)
@@ -181,16 +174,12 @@ def test_a_path_that_the_system_refuses_is_named(
         assert out == ""
 
 
-def test_a_prompt_that_is_not_utf8_is_refused(
-    here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_prompt_that_is_not_utf8_is_refused(here, capsys):
     assert main(["generate", "latest", "--prompt", "a\udcff"]) == 2
     assert "not UTF-8 text" in capsys.readouterr().err
 
 
-def test_a_run_without_a_checkpoint_says_how_to_begin_again(
-    here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_without_a_checkpoint_says_how_to_begin_again(here, capsys):
     new_run = creation.create(Path("runs"), "early")
     assert main(["generate", new_run.name]) == 2
     assert f"mlxhog train --config {new_run.config_path}" in capsys.readouterr().err

@@ -7,19 +7,18 @@ import subprocess
 import sys
 import tomllib
 import types
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
-from mlxhog.checkpoint import creation, run
+from mlxhog.checkpoint import creation
 from mlxhog.cli import COMMANDS, PACKAGES, mad, main
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.optimizers import AdamW, Muon
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.report.metrics import Progress, Result
+from mlxhog.report.metrics import Result
 from tests.pairs import each_of
 from tests.report.sample_run import PROGRESS, WORKER
 
@@ -46,25 +45,23 @@ RESULT = Result(
 class Trainer(types.ModuleType):
     """Replaces the trainer and its plan, and keeps their configuration."""
 
-    def __init__(self, result: Result) -> None:
+    def __init__(self, result):
         super().__init__("mlxhog.training.trainer")
         self.result = result
-        self.config: TrainConfig | None = None
+        self.config = None
 
-    def make_plan(self, config: TrainConfig) -> types.SimpleNamespace:
+    def make_plan(self, config):
         self.config = config
         return types.SimpleNamespace()
 
-    def train(
-        self, config: TrainConfig, *, observer: Callable[[Progress], None], run: run.Run | None
-    ) -> Result:
+    def train(self, config, *, observer, run):
         self.config = config
         observer(PROGRESS)
         return self.result
 
 
 @pytest.fixture
-def trainer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Trainer:
+def trainer(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     fake = Trainer(RESULT)
     for name in ("trainer", "plan"):
@@ -72,7 +69,7 @@ def trainer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Trainer:
     return fake
 
 
-def command(*words: str) -> subprocess.CompletedProcess[str]:
+def command(*words):
     return subprocess.run(
         [sys.executable, "-m", "mlxhog", *words], capture_output=True, text=True, check=False
     )
@@ -176,7 +173,7 @@ def test_a_flag_wins_over_the_file_and_an_absent_one_does_not(trainer, tmp_path)
 
 
 @pytest.fixture
-def stored_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+def stored_run(monkeypatch, tmp_path):
     """The name of a run that was started with --lr 0.5 --steps 100."""
     monkeypatch.chdir(tmp_path)
     new_run = creation.create(Path("runs"), "old")
@@ -262,7 +259,7 @@ def test_runs_says_how_to_make_the_first_one(tmp_path, capsys):
 
 
 def test_an_error_of_the_trainer_is_a_message_and_its_exit_code(trainer, monkeypatch, capsys):
-    def refuse(config: TrainConfig, *, observer: object, run: object) -> Result:
+    def refuse(config, *, observer, run):
         raise EnvironmentLacks("needs 21.4 GB, has 12.8 GB; lower --batch-size")
 
     monkeypatch.setattr(trainer, "train", refuse)
@@ -273,8 +270,8 @@ def test_an_error_of_the_trainer_is_a_message_and_its_exit_code(trainer, monkeyp
     assert "Traceback" not in err
 
 
-def lacking(name: str) -> Callable[[TrainConfig], None]:
-    def refuse(config: TrainConfig) -> None:
+def lacking(name):
+    def refuse(config):
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
     return refuse
@@ -308,7 +305,7 @@ def test_what_a_lacking_package_is_installed_by_is_the_name_in_pyproject():
 
 
 def test_ctrl_c_before_the_run_ends_with_130(trainer, monkeypatch):
-    def interrupt(config: TrainConfig) -> None:
+    def interrupt(config):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(trainer, "make_plan", interrupt)

@@ -1,14 +1,10 @@
 """`mlxhog compare` through the real command: verdicts, refusals, interruption and continuation."""
 
-from __future__ import annotations
-
 import json
 import signal
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -23,7 +19,7 @@ from tests.training.small import small_config
 
 
 @pytest.fixture
-def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def words(tmp_path, monkeypatch):
     """The arguments for a small model, its text and one worker, in a new folder."""
     monkeypatch.chdir(tmp_path)
     config = small_config(tmp_path)
@@ -33,15 +29,13 @@ def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture
-def compare(
-    words: list[str], capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[dict[str, Any], str]]:
+def compare(words, capsys):
     """Compare with further arguments; return the JSON and stderr."""
 
-    def run(*more: str) -> tuple[dict[str, Any], str]:
+    def run(*more):
         assert main(["compare", *words, *more, "--json"]) == 0
         out, err = capsys.readouterr()
-        result: dict[str, Any] = json.loads(out)
+        result = json.loads(out)
         return result, err
 
     return run
@@ -49,8 +43,8 @@ def compare(
 
 @pytest.mark.slow
 def test_a_better_step_size_is_told_early_and_the_same_command_then_only_answers(
-    compare: Any, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+    compare, words, tmp_path, capsys
+):
     sides = ["--a", "--lr 1e-2", "--b", "--lr=1e-5", "--pairs", "5"]
     result, err = compare(*sides)
     assert result["verdict"] == "a"
@@ -89,8 +83,8 @@ def test_a_better_step_size_is_told_early_and_the_same_command_then_only_answers
 
 @pytest.mark.slow
 def test_what_repeats_bit_for_bit_cannot_be_told_and_a_damaged_record_is_named(
-    compare: Any, words: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+    compare, words, capsys
+):
     result, _ = compare("--pairs", "2")
     assert result["verdict"] == "cannot be told"
     assert "ended equal in every pair" in result["answer"]
@@ -106,8 +100,8 @@ def test_what_repeats_bit_for_bit_cannot_be_told_and_a_damaged_record_is_named(
 
 
 def test_a_folder_with_runs_that_are_not_of_a_comparison_is_refused_and_keeps_them(
-    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+    words, tmp_path, capsys
+):
     mine = write_run(tmp_path / "runs", "mine")
     assert main(["compare", *words, "--pairs", "2", "--folder", "."]) == 2
     assert "has runs that no comparison made" in capsys.readouterr().err
@@ -115,16 +109,14 @@ def test_a_folder_with_runs_that_are_not_of_a_comparison_is_refused_and_keeps_th
 
 
 @pytest.mark.slow
-def test_a_run_that_diverges_counts_as_knowing_nothing(compare: Any) -> None:
+def test_a_run_that_diverges_counts_as_knowing_nothing(compare):
     wild = "--optimizer sgd --lr 1e30 --clip 0"
     result, _ = compare("--a", wild, "--pairs", "2")
     assert {pair["a"]["bits_per_byte"] for pair in result["pairs"]} == {8.0}
     assert any("A diverged in 2 of 2 runs" in note for note in result["notes"])
 
 
-def test_files_runs_and_names_are_sides(
-    tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_files_runs_and_names_are_sides(tmp_path, words, capsys):
     from mlxhog.cli.compare import find_side
 
     result = train(small_config(tmp_path, steps=2))
@@ -137,7 +129,7 @@ def test_files_runs_and_names_are_sides(
     of_run = find_side("b", "latest", [], root)
     assert of_run.title == Path(result.run).name
     assert of_run.config.model == str(Path(result.run) / "model")
-    equal: Any = {"embedding_lr": 1, "head_lr": 1, "scalar_lr": 1}
+    equal = {"embedding_lr": 1, "head_lr": 1, "scalar_lr": 1}
     assert of_run.config.optimizer == AdamW(beta1=0.9, **equal)
 
 
@@ -159,9 +151,7 @@ def test_files_runs_and_names_are_sides(
         (["--b", "--model 7to1-tinny"], "B (small): no architecture '7to1-tinny'"),
     ],
 )
-def test_bad_input_is_named_before_anything_is_trained(
-    words: list[str], more: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_input_is_named_before_anything_is_trained(words, more, message, capsys):
     assert main(["compare", *more, *words]) == 2
     out, err = capsys.readouterr()
     assert message in err
@@ -169,9 +159,7 @@ def test_bad_input_is_named_before_anything_is_trained(
     assert not Path("comparisons").exists()
 
 
-def test_budgets_of_the_sides_must_be_equal_where_the_command_has_none(
-    tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_budgets_of_the_sides_must_be_equal_where_the_command_has_none(tmp_path, words, capsys):
     for name, budget in (("a", "tokens: 3000"), ("b", "time: 5"), ("c", "epochs: 5")):
         (tmp_path / f"{name}.yaml").write_text(f"model: tiny\nlr: 0.1\n{budget}\n")
     assert main(["compare", "a.yaml", "b.yaml"]) == 2
@@ -180,9 +168,7 @@ def test_budgets_of_the_sides_must_be_equal_where_the_command_has_none(
     assert "equal time, tokens or steps" in capsys.readouterr().err
 
 
-def test_both_sides_take_equally_many_steps_whatever_a_step_has(
-    words: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_both_sides_take_equally_many_steps_whatever_a_step_has(words, capsys):
     at = words.index("--tokens")
     words[at : at + 2] = ["--steps", "3"]
     assert main(["compare", *words, "--b", "--batch-size 4", "--pairs", "2", "--json"]) == 0
@@ -193,9 +179,7 @@ def test_both_sides_take_equally_many_steps_whatever_a_step_has(
 
 
 @pytest.mark.slow
-def test_pairs_that_are_done_survive_every_end_of_the_command(
-    compare: Any, words: list[str]
-) -> None:
+def test_pairs_that_are_done_survive_every_end_of_the_command(compare, words):
     """First that of Ctrl-C, then that of the command that continues, which is killed."""
     for ending in (signal.SIGINT, signal.SIGKILL):
         with Program("compare", *words, "--pairs", "2") as process:
@@ -221,7 +205,7 @@ def test_pairs_that_are_done_survive_every_end_of_the_command(
     assert len(list(record.parent.joinpath("runs").iterdir())) == 4  # removed
 
 
-def test_the_time_left_is_that_of_the_run_and_of_all_pairs_at_most() -> None:
+def test_the_time_left_is_that_of_the_run_and_of_all_pairs_at_most():
     now = replace(PROGRESS, budget_fraction=0.25, elapsed_s=30.0, eta_s=90.0)
     assert how_far(now, 5) == "25 %, 1 min 30 s left; all pairs: at most 11 min 30 s"
     assert how_far(replace(now, eta_s=None), 5) == "25 %"

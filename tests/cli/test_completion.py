@@ -12,7 +12,7 @@ from mlxhog.cli import COMMANDS, main
 from mlxhog.models.registry import architectures
 
 
-def completed(capsys: pytest.CaptureFixture[str], *words: str, shell: str = "bash") -> list[str]:
+def completed(capsys, *words, shell="bash"):
     assert main(["completion", shell, "--", *words]) == 0
     return capsys.readouterr().out.splitlines()
 

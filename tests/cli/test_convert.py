@@ -1,19 +1,14 @@
 """`mlxhog convert`: other packages load its files, bit for bit."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import transformers
 import yaml
-from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from xlstm import xLSTMLMModel
 from xlstm.xlstm_large.from_pretrained import load_from_pretrained
@@ -30,22 +25,22 @@ from tests.saved import saved_run
 from tests.tolerances import LOGITS_F32, assert_close
 
 
-def convert(*words: object) -> int:
+def convert(*words):
     return main(["convert", *map(str, words)])
 
 
-def package_logits(model: Any) -> NDArray[np.float32]:
+def package_logits(model):
     with torch.no_grad():
         out = model(peers.TOKENS)
     return (out[0] if isinstance(out, tuple) else out).numpy()
 
 
-def transformers_logits(model: Any) -> NDArray[np.float32]:
+def transformers_logits(model):
     with torch.no_grad():
         return model(peers.TOKENS, use_cache=False).logits.numpy()
 
 
-def loaded_large(folder: Path) -> Any:
+def loaded_large(folder):
     return load_from_pretrained(
         folder,
         chunkwise_kernel_name=peers.NATIVE["chunkwise_kernel"],
@@ -54,14 +49,14 @@ def loaded_large(folder: Path) -> Any:
     ).eval()
 
 
-def loaded_v1(folder: Path, like: Any) -> Any:
+def loaded_v1(folder, like):
     model = xLSTMLMModel(like.config).eval()
     model.load_state_dict(state_dict(folder), strict=True)
     return model
 
 
 @pytest.fixture
-def hf(tmp_path: Path) -> Path:
+def hf(tmp_path):
     return peers.save_transformers(tmp_path / "hf")
 
 
@@ -70,8 +65,8 @@ def hf(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(("use_bias", "shard_size"), [(False, "300kB"), (True, "5GB")])
 def test_transformers_loads_what_came_from_the_package_and_computes_the_same(
-    tmp_path: Path, use_bias: bool, shard_size: str
-) -> None:
+    tmp_path, use_bias, shard_size
+):
     model = peers.large(use_bias=use_bias, embedding_dim=128)
     if use_bias:  # transformers' final norm has none
         torch.nn.init.zeros_(model.backbone.out_norm.bias)
@@ -87,15 +82,15 @@ def test_transformers_loads_what_came_from_the_package_and_computes_the_same(
 
 @pytest.mark.parametrize("shard_size", ["5GB", "300kB"])
 def test_the_package_loads_what_came_from_transformers_and_computes_the_same(
-    tmp_path: Path, hf: Path, shard_size: str
-) -> None:
+    tmp_path, hf, shard_size
+):
     assert convert(hf, tmp_path / "b", "--to", "xlstm", "--shard-size", shard_size) == 0
     theirs = loaded_large(tmp_path / "b")
     expected = transformers_logits(transformers.AutoModelForCausalLM.from_pretrained(hf).eval())
     assert_close(package_logits(theirs), expected, LOGITS_F32)
 
 
-def test_the_package_loads_fused_weights(tmp_path: Path, hf: Path) -> None:
+def test_the_package_loads_fused_weights(tmp_path, hf):
     assert convert(hf, tmp_path / "b", "--to", "xlstm", "--fused") == 0
     fields = yaml.safe_load((tmp_path / "b" / "config.yaml").read_text())
     theirs = xLSTMLarge(xLSTMLargeConfig(**fields)).eval()
@@ -106,7 +101,7 @@ def test_the_package_loads_fused_weights(tmp_path: Path, hf: Path) -> None:
     assert_same(state_dict(tmp_path / "c"), state_dict(hf))
 
 
-def test_a_run_becomes_a_directory_of_transformers(tmp_path: Path) -> None:
+def test_a_run_becomes_a_directory_of_transformers(tmp_path):
     model = XLSTMLargeConfig(vocab_size=320, hidden_size=128, num_hidden_layers=1, num_heads=2)
     params = families.init_params(model, seed=1)
     source_run = saved_run(tmp_path / "runs", "a", model, params, step=3)
@@ -118,9 +113,7 @@ def test_a_run_becomes_a_directory_of_transformers(tmp_path: Path) -> None:
         assert formats.open(target).tokenizer().bos == 256
 
 
-def test_a_tied_head_is_written_out_since_transformers_does_not_tie_it(
-    tmp_path: Path, hf: Path
-) -> None:
+def test_a_tied_head_is_written_out_since_transformers_does_not_tie_it(tmp_path, hf):
     fields = json.loads((hf / "config.json").read_text())
     (hf / "config.json").write_text(json.dumps(fields | {"tie_word_embeddings": True}))
     weights = load_file(hf / "model.safetensors")
@@ -153,8 +146,8 @@ def test_a_tied_head_is_written_out_since_transformers_does_not_tie_it(
     ],
 )
 def test_transformers_weights_and_unknown_fields_survive_every_way_around(
-    tmp_path: Path, hf: Path, between: list[str], dtype: torch.dtype
-) -> None:
+    tmp_path, hf, between, dtype
+):
     model = transformers.AutoModelForCausalLM.from_pretrained(hf, dtype=dtype)
     model.save_pretrained(hf)
     source = hf
@@ -173,9 +166,7 @@ def test_transformers_weights_and_unknown_fields_survive_every_way_around(
 
 
 @in_pairs(slstm_at=[[], [1], [0, 1]], tie_weights=[False, True], slstm=["vanilla", "cuda"])
-def test_a_v1_stack_survives_the_way_to_ours_and_back(
-    tmp_path: Path, slstm_at: list[int], tie_weights: bool, slstm: str
-) -> None:
+def test_a_v1_stack_survives_the_way_to_ours_and_back(tmp_path, slstm_at, tie_weights, slstm):
     model = peers.v1(slstm_at, tie_weights=tie_weights)
     source = peers.save_package(model, tmp_path / "a")
     assert convert(source, tmp_path / "b", "--to", "mlxhog") == 0
@@ -189,9 +180,7 @@ def test_a_v1_stack_survives_the_way_to_ours_and_back(
         assert fields["slstm_block"]["slstm"]["backend"] == slstm
 
 
-def test_a_final_norm_with_a_bias_goes_to_ours_and_back_but_not_to_transformers(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_final_norm_with_a_bias_goes_to_ours_and_back_but_not_to_transformers(tmp_path, capsys):
     model = peers.large(use_bias=True)
     source = peers.save_package(model, tmp_path / "a")
     assert convert(source, tmp_path / "b", "--to", "mlxhog") == 0
@@ -202,7 +191,7 @@ def test_a_final_norm_with_a_bias_goes_to_ours_and_back_but_not_to_transformers(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_a_type_is_converted_as_torch_rounds(tmp_path: Path, hf: Path, dtype: str) -> None:
+def test_a_type_is_converted_as_torch_rounds(tmp_path, hf, dtype):
     assert convert(hf, tmp_path / "b", "--to", "hf", "--dtype", dtype) == 0
     rounded = {name: t.to(getattr(torch, dtype)) for name, t in state_dict(hf).items()}
     assert_same(state_dict(tmp_path / "b"), rounded)
@@ -210,9 +199,7 @@ def test_a_type_is_converted_as_torch_rounds(tmp_path: Path, hf: Path, dtype: st
 
 
 @pytest.mark.parametrize("dtype", ["keep", "bfloat16"])
-def test_a_check_compares_the_logits_of_both(
-    tmp_path: Path, hf: Path, dtype: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_check_compares_the_logits_of_both(tmp_path, hf, dtype, capsys):
     words = [hf, tmp_path / "b", "--to", "xlstm", "--dtype", dtype, "--check"]
     assert convert(*words, "--json") == 0
     logits = json.loads(capsys.readouterr().out)["logits"]
@@ -221,12 +208,10 @@ def test_a_check_compares_the_logits_of_both(
     assert logits["largest_difference"] < 0.1 < logits["largest"]
 
 
-def test_a_check_that_finds_other_logits_ends_with_code_1(
-    tmp_path: Path, hf: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_check_that_finds_other_logits_ends_with_code_1(tmp_path, hf, monkeypatch, capsys):
     real = translation.to_xlstm
 
-    def swapped(arrays: translation.Arrays, *words: Any, **options: Any) -> dict[str, NDArray[Any]]:
+    def swapped(arrays, *words, **options):
         converted = real(arrays, *words, **options)
         layer = "backbone.blocks.1.mlstm_layer."
         q, k = f"{layer}q.weight", f"{layer}k.weight"
@@ -240,9 +225,7 @@ def test_a_check_that_finds_other_logits_ends_with_code_1(
 # -- its output ------------------------------------------------------------------------------------
 
 
-def test_one_line_says_what_was_converted(
-    tmp_path: Path, hf: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_line_says_what_was_converted(tmp_path, hf, capsys):
     assert convert(hf, tmp_path / "b", "--to", "mlxhog") == 0
     out, err = capsys.readouterr()
     assert err == ""
@@ -252,7 +235,7 @@ def test_one_line_says_what_was_converted(
     assert str(tmp_path / "b") in line
 
 
-def test_json_is_one_object(tmp_path: Path, hf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_is_one_object(tmp_path, hf, capsys):
     assert convert(hf, tmp_path / "b", "--to", "xlstm", "--json", "--shard-size", "300kB") == 0
     record = json.loads(capsys.readouterr().out)
     assert (record["from"], record["to"], record["family"]) == ("hf", "xlstm", "xlstm")
@@ -288,9 +271,7 @@ print(highest() - before)
     ("stored", "to", "dtype"),
     [("safetensors", "hf", ""), ("pt", "xlstm", "bfloat16"), ("safetensors", "mlxhog", "float32")],
 )
-def test_memory_stays_flat_however_large_the_model(
-    tmp_path: Path, stored: str, to: str, dtype: str
-) -> None:
+def test_memory_stays_flat_however_large_the_model(tmp_path, stored, to, dtype):
     model = XLSTMLargeConfig(vocab_size=24_000, hidden_size=512, num_hidden_layers=2, num_heads=2)
     params = {
         name: torch.full(spec.shape, 0.5) for name, spec in families.param_spec(model).items()

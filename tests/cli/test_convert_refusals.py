@@ -1,36 +1,31 @@
 """`mlxhog convert`: refusals, without a half written or a lost file."""
 
-from __future__ import annotations
-
 import errno
 import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from numpy.typing import NDArray
 
+from mlxhog.base import durable, mapped
 from mlxhog.checkpoint import formats
 from mlxhog.cli import main
-from mlxhog.files import durable, mapped
 from tests.checkpoint.formats import peers
 from tests.checkpoint.formats.peers import assert_same, state_dict
 from tests.pairs import each_of
 from tests.small_disk import small_disk
 
 
-def convert(*words: object) -> int:
+def convert(*words):
     return main(["convert", *map(str, words)])
 
 
 @pytest.fixture
-def hf(tmp_path: Path) -> Path:
+def hf(tmp_path):
     return peers.save_transformers(tmp_path / "hf")
 
 
-def refused(capsys: pytest.CaptureFixture[str], code: int, message: str, *words: object) -> None:
+def refused(capsys, code, message, *words):
     assert convert(*words) == code
     out, err = capsys.readouterr()
     assert message in err, err
@@ -38,13 +33,11 @@ def refused(capsys: pytest.CaptureFixture[str], code: int, message: str, *words:
     assert out == ""
 
 
-def entries(folder: Path) -> list[str]:
+def entries(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_what_transformers_cannot_compute_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_transformers_cannot_compute_is_refused(tmp_path, capsys):
     v1 = peers.save_package(peers.v1([1]), tmp_path / "v1")
     bare = peers.save_package(peers.large(add_out_norm=False), tmp_path / "bare")
     refused(capsys, 2, "transformers has no model for", v1, tmp_path / "x", "--to", "hf")
@@ -52,9 +45,7 @@ def test_what_transformers_cannot_compute_is_refused(
     assert entries(tmp_path) == ["bare", "v1"]
 
 
-def test_a_target_that_exists_is_replaced_only_on_request(
-    tmp_path: Path, hf: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_target_that_exists_is_replaced_only_on_request(tmp_path, hf, capsys):
     target = tmp_path / "b"
     assert convert(hf, target, "--to", "hf", "--quiet") == 0
     capsys.readouterr()
@@ -71,9 +62,7 @@ def test_a_target_that_exists_is_replaced_only_on_request(
 
 
 @pytest.mark.parametrize("force", [[], ["--force"]])
-def test_a_file_of_macos_finder_does_not_block_a_target(
-    tmp_path: Path, hf: Path, force: list[str]
-) -> None:
+def test_a_file_of_macos_finder_does_not_block_a_target(tmp_path, hf, force):
     target = tmp_path / "b"
     target.mkdir()
     if force:
@@ -84,9 +73,7 @@ def test_a_file_of_macos_finder_does_not_block_a_target(
 
 
 @pytest.mark.parametrize("other", ["README.md", ".git"])
-def test_replacing_a_checkpoint_deletes_nothing_else(
-    tmp_path: Path, hf: Path, capsys: pytest.CaptureFixture[str], other: str
-) -> None:
+def test_replacing_a_checkpoint_deletes_nothing_else(tmp_path, hf, capsys, other):
     target = Path(shutil.copytree(hf, tmp_path / "b"))
     (target / other).mkdir() if other == ".git" else (target / other).touch()
     before = entries(target)
@@ -95,14 +82,12 @@ def test_replacing_a_checkpoint_deletes_nothing_else(
     assert entries(target) == before
 
 
-def test_a_target_inside_a_file_is_refused(
-    tmp_path: Path, hf: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_target_inside_a_file_is_refused(tmp_path, hf, capsys):
     (tmp_path / "a").touch()
     refused(capsys, 2, "a is not a directory", hf, tmp_path / "a" / "b" / "c", "--to", "hf")
 
 
-def test_a_checkpoint_can_be_replaced_by_itself_in_another_form(tmp_path: Path, hf: Path) -> None:
+def test_a_checkpoint_can_be_replaced_by_itself_in_another_form(tmp_path, hf):
     before = state_dict(hf)
     assert convert(hf, hf, "--to", "xlstm", "--force") == 0
     assert convert(hf, hf, "--to", "hf", "--force") == 0
@@ -123,13 +108,7 @@ def test_a_checkpoint_can_be_replaced_by_itself_in_another_form(tmp_path: Path, 
         (("--to", "hf", "--config", "gone.json"), "cannot read the config gone.json"),
     ],
 )
-def test_wrong_options_are_refused_before_anything_is_written(
-    tmp_path: Path,
-    hf: Path,
-    words: tuple[str, ...],
-    message: str,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_wrong_options_are_refused_before_anything_is_written(tmp_path, hf, words, message, capsys):
     refused(capsys, 2, message, hf, tmp_path / "b", *words)
     assert entries(tmp_path) == ["hf"]
 
@@ -147,8 +126,8 @@ DAMAGED = "has numbers that are not finite; use another checkpoint of the same m
     ],
 )
 def test_numbers_that_are_not_finite_or_too_large_for_the_type_are_named(
-    tmp_path: Path, value: float, dtype: str, reason: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+    tmp_path, value, dtype, reason, capsys
+):
     model = peers.large()
     with torch.no_grad():
         model.backbone.blocks[1].ffn.proj_up.weight[3, 4] = value
@@ -158,17 +137,13 @@ def test_numbers_that_are_not_finite_or_too_large_for_the_type_are_named(
     assert entries(tmp_path) == ["a"]
 
 
-def test_a_disk_too_small_is_refused_before_anything_is_written(
-    tmp_path: Path, hf: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_disk_too_small_is_refused_before_anything_is_written(tmp_path, hf, monkeypatch, capsys):
     monkeypatch.setattr(durable, "SPACE_MARGIN", 1e12)
     refused(capsys, 3, "checkpoint b needs", hf, tmp_path / "b", "--to", "hf")
     assert entries(tmp_path) == ["hf"]
 
 
-def test_a_disk_that_is_full_leaves_nothing_half_written(
-    tmp_path: Path, hf: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_disk_that_is_full_leaves_nothing_half_written(tmp_path, hf, monkeypatch, capsys):
     monkeypatch.setattr(durable, "SPACE_MARGIN", 0)  # as if other programs filled it
     (tmp_path / "disk").mkdir()
     with small_disk(tmp_path / "disk", 200_000) as mounted:
@@ -179,11 +154,11 @@ def test_a_disk_that_is_full_leaves_nothing_half_written(
         assert entries(tmp_path / "disk") == []
 
 
-def full_after(n: int) -> Callable[[NDArray[Any]], Iterator[NDArray[Any]]]:
+def full_after(n):
     """A reader of arrays that fails with a full disk after some of them."""
     real, calls = mapped.chunks, iter(range(n))
 
-    def chunks(source: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    def chunks(source):
         if next(calls, None) is None:
             raise OSError(errno.ENOSPC, "No space left on device")
         yield from real(source)
@@ -192,13 +167,7 @@ def full_after(n: int) -> Callable[[NDArray[Any]], Iterator[NDArray[Any]]]:
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_a_disk_that_fills_up_leaves_nothing_half_written(
-    tmp_path: Path,
-    hf: Path,
-    force: bool,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_disk_that_fills_up_leaves_nothing_half_written(tmp_path, hf, force, monkeypatch, capsys):
     if force:
         shutil.copytree(hf, tmp_path / "b")
     before = entries(tmp_path)
@@ -210,16 +179,14 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written(
         assert formats.open(tmp_path / "b").format == "hf"
 
 
-def test_what_a_killed_process_left_is_removed(tmp_path: Path, hf: Path) -> None:
+def test_what_a_killed_process_left_is_removed(tmp_path, hf):
     (tmp_path / "b.999999999.part").mkdir()
     (tmp_path / "b.999999999.part" / "model.safetensors").touch()
     assert convert(hf, tmp_path / "b", "--to", "hf") == 0
     assert entries(tmp_path) == ["b", "hf"]
 
 
-def test_a_process_killed_while_it_replaces_a_checkpoint_loses_neither(
-    tmp_path: Path, hf: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_process_killed_while_it_replaces_a_checkpoint_loses_neither(tmp_path, hf, capsys):
     assert convert(hf, tmp_path / "b", "--to", "xlstm") == 0
     (tmp_path / "b").rename(tmp_path / "b.999999999.old")
     capsys.readouterr()

@@ -1,17 +1,13 @@
 """Examples in a command's help are valid command lines."""
 
-from __future__ import annotations
-
 import contextlib
 import shlex
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
 
 import pytest
 
 from mlxhog.cli import COMMANDS, mad, main
-from mlxhog.cli.flags import Flags, Parsed
+from mlxhog.cli.flags import Flags
 from mlxhog.config.options import options
 from mlxhog.config.sources import resolve
 from tests.pairs import each_of
@@ -27,17 +23,17 @@ class CommandLineRead(Exception):
 
 
 @pytest.fixture
-def only_parses(monkeypatch: pytest.MonkeyPatch) -> None:
+def only_parses(monkeypatch):
     """Let every command end after the check of its flags and values."""
-    classes: dict[Flags, list[type]] = {}
+    classes = {}
     add, parse = Flags.options, Flags.parse
 
-    def options_of(self: Flags, cls: type, *how: Any, **named: Any) -> None:
+    def options_of(self, cls, *how, **named):
         classes.setdefault(self, []).append(cls)
         add(self, cls, *how, **named)
 
-    def parsed(self: Flags, arguments: Sequence[str]) -> NoReturn:
-        line: Parsed = parse(self, arguments)
+    def parsed(self, arguments):
+        line = parse(self, arguments)
         assert line.problems == []
         for cls in classes.get(self, []):
             resolve(cls, [{n: value for n, value in line.values.items() if n in options(cls)}])
@@ -47,7 +43,7 @@ def only_parses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Flags, "parse", parsed)
 
 
-def examples(text: str) -> Iterator[list[str]]:
+def examples(text):
     """Yield the words of each example of a help, without the part for the shell."""
     for line in text.partition("\nexamples:\n")[2].splitlines():
         if line.startswith("  mlxhog "):
@@ -59,9 +55,7 @@ def examples(text: str) -> Iterator[list[str]]:
 
 
 @each_of("name", [*HELPS, *LEAVES])
-def test_every_example_of_a_help_can_be_typed(
-    name: str, only_parses: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_example_of_a_help_can_be_typed(name, only_parses, capsys):
     with contextlib.suppress(SystemExit):
         main([*name.split(), "--help"])
     lines = list(examples(capsys.readouterr().out))

@@ -1,11 +1,8 @@
 """`mlxhog generate`: one prompt or many, the end of an answer, the pace."""
 
-from __future__ import annotations
-
 import io
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,26 +16,26 @@ LONG = "--max-new-tokens=40"
 
 
 @pytest.fixture
-def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def model(tmp_path, monkeypatch):
     """The name of a run with a checkpoint of a tiny model of letters and newlines only."""
     monkeypatch.chdir(tmp_path)
     return saved_run(tmp_path / "runs", params=letters()).name
 
 
-def told(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
+def told(capsys, *words):
     """The JSON output of the command."""
     assert main(["generate", *words, "--json"]) == 0
     return json.loads(capsys.readouterr().out)
 
 
-def printed(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[str, str]:
+def printed(capsys, *words):
     """The standard output and the standard error of the command."""
     assert main(["generate", *words]) == 0
     captured = capsys.readouterr()
     return captured.out, captured.err
 
 
-def test_the_pace_stands_beside_the_text(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_pace_stands_beside_the_text(model, capsys):
     text, beside = printed(capsys, model, "--prompt", "The ", LONG)
     assert text.startswith("The ")
     amount, _, first = beside.partition("; ")
@@ -47,9 +44,7 @@ def test_the_pace_stands_beside_the_text(model: str, capsys: pytest.CaptureFixtu
     assert first.startswith("the first after 0.")
 
 
-def test_json_tells_tokens_pace_and_why_the_answer_ended(
-    model: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_json_tells_tokens_pace_and_why_the_answer_ended(model, capsys):
     result = told(capsys, model, "--prompt", "The ", LONG, "--seed=2")
     assert result["prompt"] == "The "
     assert result["tokens"] == len(result["ids"]) == 40
@@ -59,16 +54,14 @@ def test_json_tells_tokens_pace_and_why_the_answer_ended(
     assert result["tokens_per_s"] > 0
 
 
-def test_one_token_has_no_pace(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_token_has_no_pace(model, capsys):
     result = told(capsys, model, "--max-new-tokens=1")
     assert result["tokens"] == 1
     assert result["tokens_per_s"] is None
 
 
 @pytest.mark.parametrize("repeats", [1, 2])
-def test_the_answer_ends_before_any_of_the_stop_strings(
-    model: str, repeats: int, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_answer_ends_before_any_of_the_stop_strings(model, repeats, capsys):
     text = told(capsys, model, LONG, "--seed=5")["text"]
     stop = text[11:13]
     words = ["--stop", stop, "--stop", "never said"][: 2 * repeats]
@@ -78,18 +71,14 @@ def test_the_answer_ends_before_any_of_the_stop_strings(
     assert result["tokens"] > 0
 
 
-def test_a_newline_in_a_stop_string_is_written_as_two_characters(
-    model: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_newline_in_a_stop_string_is_written_as_two_characters(model, capsys):
     text = told(capsys, model, LONG)["text"]
     result = told(capsys, model, LONG, "--stop", r"\n")
     assert "\n" in text
     assert (result["text"], result["finish_reason"]) == (text[: text.index("\n")], "stop")
 
 
-def test_a_large_repetition_penalty_never_says_the_same_twice(
-    model: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_large_repetition_penalty_never_says_the_same_twice(model, capsys):
     words = (model, "--prompt", "ab", "--temperature=0", "--max-new-tokens=3")
     plain, punished = (
         told(capsys, *words, f"--repetition-penalty={penalty}")["ids"] for penalty in (1, 1000)
@@ -98,9 +87,7 @@ def test_a_large_repetition_penalty_never_says_the_same_twice(
     assert len({*b"ab", *punished}) == 5  # five letters are likely at any time
 
 
-def test_prompts_of_a_file_are_answered_as_each_alone(
-    model: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_prompts_of_a_file_are_answered_as_each_alone(model, capsys):
     prompts = ["The ", "A much longer beginning of a text", "x", "yes, and"]
     Path("prompts.txt").write_text("\n".join(prompts) + "\n\n")
     words = (model, LONG, "--temperature=0", "--batch-size=3")
@@ -121,17 +108,13 @@ def test_prompts_of_a_file_are_answered_as_each_alone(
     assert "tok/s" in beside
 
 
-def test_prompts_with_newlines_come_as_json_lines(
-    model: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_prompts_with_newlines_come_as_json_lines(model, capsys):
     Path("prompts.jsonl").write_text('{"prompt": "a\\nb"}\n\n{"prompt": "", "id": 7}\n')
     many = told(capsys, model, LONG, "--prompt-file", "prompts.jsonl")
     assert [result["prompt"] for result in many["answers"]] == ["a\nb", ""]
 
 
-def test_conversations_are_prompts_with_the_text_and_the_ends_of_the_server(
-    model: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_conversations_are_prompts_with_the_text_and_the_ends_of_the_server(model, capsys):
     messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]
     talks = [messages[:1], [*messages, *messages[:1]]]
     lines = [json.dumps({"messages": talk}) + "\n" for talk in talks]
@@ -145,25 +128,19 @@ def test_conversations_are_prompts_with_the_text_and_the_ends_of_the_server(
         read_prompts("mixed.jsonl")
 
 
-def test_prompts_come_from_standard_input(
-    model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_prompts_come_from_standard_input(model, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbfone\r\ntwo")))
     many = told(capsys, model, LONG, "--prompt-file", "-")
     assert [result["prompt"] for result in many["answers"]] == ["one", "two"]
 
 
-def test_standard_input_that_is_not_text_is_refused(
-    model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_standard_input_that_is_not_text_is_refused(model, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9")))
     assert main(["generate", model, "--prompt", "-"]) == 2
     assert "--prompt -: not UTF-8 text" in capsys.readouterr().err
 
 
-def test_the_length_of_prefill_chunks_does_not_change_the_answer(
-    model: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_length_of_prefill_chunks_does_not_change_the_answer(model, capsys):
     words = (model, "--prompt", "A beginning of some length " * 5, "--temperature=0", LONG)
     texts = {told(capsys, *words, f"--prefill-chunk={n}")["text"] for n in (1, 13, 512)}
     assert len(texts) == 1
@@ -187,13 +164,8 @@ def test_the_length_of_prefill_chunks_does_not_change_the_answer(
     ],
 )
 def test_bad_input_is_named_before_the_model_is_loaded(
-    words: list[str],
-    code: int,
-    message: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+    words, code, message, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     Path("empty.txt").write_text("\n  \n")
     Path("good.txt").write_text("one\ntwo")
@@ -209,14 +181,12 @@ def test_bad_input_is_named_before_the_model_is_loaded(
 
 
 @pytest.mark.usefixtures("no_apple_gpu")
-def test_a_backend_without_its_device_is_refused(
-    model: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_backend_without_its_device_is_refused(model, capsys):
     assert main(["generate", model, "--backend", "mlx:gpu"]) == 3
     assert "mlx:gpu" in capsys.readouterr().err
 
 
-def test_quantised_weights_are_for_mlx(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_quantised_weights_are_for_mlx(model, capsys):
     assert main(["generate", model, "--weights=4bit"]) == 2
     out, err = capsys.readouterr()
     assert out == ""

@@ -1,7 +1,5 @@
 """`mlxhog models` lists architectures and prints files; `train` takes a user's own size."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -12,9 +10,7 @@ from mlxhog.cli import main
 from mlxhog.models.registry import architectures, load_architecture
 
 
-def test_the_list_has_every_architecture_and_fits_a_terminal(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_the_list_has_every_architecture_and_fits_a_terminal(capsys):
     assert main(["models"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:3] == ["name", "family", "parameters"]
@@ -30,9 +26,7 @@ def test_the_list_has_every_architecture_and_fits_a_terminal(
 
 
 @pytest.mark.parametrize("words", [["10m"], ["7to1-tiny", "--set", "hidden_size=64"]])
-def test_what_it_prints_is_the_model(
-    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_it_prints_is_the_model(words, tmp_path, capsys):
     assert main(["models", *words]) == 0
     (tmp_path / "my.yaml").write_text(capsys.readouterr().out)
     cfg = load_architecture(words[0], words[2] if len(words) > 1 else None)
@@ -50,9 +44,7 @@ def test_what_it_prints_is_the_model(
         ("tiny --jsn", "no flag '--jsn'; did you mean '--json'?"),
     ],
 )
-def test_bad_input_is_answered(
-    words: str, message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_input_is_answered(words, message, capsys):
     assert main(["models", *words.split()]) == 2
     out, err = capsys.readouterr()
     assert message in err
@@ -64,9 +56,7 @@ REST = "--workers mlx:cpu --threads 1 --steps 4 --sample-every off --json"
 
 
 @pytest.mark.slow
-def test_one_command_trains_a_size_of_ones_own_on_text_of_ones_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_command_trains_a_size_of_ones_own_on_text_of_ones_own(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("notes").mkdir()
     words = np.random.default_rng(0).choice(["lock", "free", "adds", "never", "wait"], 6000)

@@ -4,8 +4,6 @@ Lines run in this process, split as in a shell; with the user's layers as in a n
 does not know them. A long line is shortened, and ended by Ctrl-C as soon as it trains.
 """
 
-from __future__ import annotations
-
 import ast
 import io
 import os
@@ -14,7 +12,6 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest import mock
@@ -42,11 +39,11 @@ SMALLER = " --workers mlx:cpu*2 --seq-len 32 --batch-size 2 --data text --eval-t
 class Output(io.StringIO):
     """The output of a command, which is interrupted at a pattern."""
 
-    def __init__(self, until: re.Pattern[str] | None) -> None:
+    def __init__(self, until):
         super().__init__()
         self._until = until
 
-    def write(self, text: str) -> int:
+    def write(self, text):
         size = super().write(text)
         if self._until is not None and self._until.search(self.getvalue()):
             self._until = None
@@ -57,16 +54,16 @@ class Output(io.StringIO):
 class Shell:
     """A folder in which lines run, and the `next:` lines of their output."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder):
         self.folder = folder
-        self.next: list[str] = []
+        self.next = []
         self.environment = {
             "XDG_CACHE_HOME": str(folder / "cache"),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         }
         small_config(folder)  # writes a text and an architecture
 
-    def run(self, line: str, until: re.Pattern[str] | None = None) -> str:
+    def run(self, line, until=None):
         """Run a line to its end, or press Ctrl-C at a pattern; keep its `next:` lines."""
         program, *words = shlex.split(line)
         assert program == "mlxhog"
@@ -87,7 +84,7 @@ class Shell:
         return self._kept(text)
 
     @contextmanager
-    def training(self, line: str) -> Iterator[None]:
+    def training(self, line):
         """Run a line in a shell; it trains in the block, and gets Ctrl-C at the end."""
         process = subprocess.Popen(
             f"exec {line}", shell=True, cwd=self.folder, env={**os.environ, **self.environment},
@@ -104,18 +101,18 @@ class Shell:
         assert process.returncode == INTERRUPTED, f"$ {line}\n{output}"
         self._kept(output)
 
-    def _kept(self, output: str) -> str:
+    def _kept(self, output):
         self.next += [line for line in next_lines(output) if line not in self.next]
         return output
 
-    def run_next(self) -> None:
+    def run_next(self):
         """Run every kept line, in order, without the lines that these print."""
         for line in list(self.next):
             is_long, is_new = line.startswith(LONG), line.startswith(f"{LONG}--model")
             self.run(line + SMALLER * is_new, TRAINS if is_long else None)
 
 
-def wait_for(process: subprocess.Popen[str], pattern: re.Pattern[str]) -> str:
+def wait_for(process, pattern):
     """Return the output of a process up to a line."""
     assert process.stdout is not None
     output = ""
@@ -127,7 +124,7 @@ def wait_for(process: subprocess.Popen[str], pattern: re.Pattern[str]) -> str:
     raise AssertionError(f"{process.args} ended before {pattern.pattern!r}:\n{output}")
 
 
-def next_lines(output: str) -> Iterator[str]:
+def next_lines(output):
     """Yield the commands of `next:` and `continue:` lines, and those below them."""
     below = False
     for line in output.splitlines():
@@ -139,7 +136,7 @@ def next_lines(output: str) -> Iterator[str]:
         below = bool(said) or (below and line.startswith("      mlxhog "))
 
 
-def search(shell: Shell, mixers: str, how: str = "") -> None:
+def search(shell, mixers, how=""):
     """A study of two candidates that its budget stops, and that then continues to its end."""
     space = f"space: {{depth: 2, mixers: {mixers}, channels: [swiglu], dim: 16}}"
     (shell.folder / "space.yaml").write_text(space)
@@ -151,7 +148,7 @@ def search(shell: Shell, mixers: str, how: str = "") -> None:
     shell.run("mlxhog mad vote s --out w.yaml")
 
 
-def train(shell: Shell, how: str) -> None:
+def train(shell, how):
     """A run that ends, continues, is interrupted, and is observed during and after it."""
     shell.run(f"mlxhog train {how} --strategy hogwild --steps 2{SMALLER}")
     shell.run("mlxhog train --resume latest --steps 2")
@@ -164,7 +161,7 @@ def train(shell: Shell, how: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Shell:
+def runs(tmp_path_factory):
     """The shell after a run was trained, watched and interrupted."""
     shell = Shell(tmp_path_factory.mktemp("runs"))
     train(shell, "--model small.yaml")
@@ -172,7 +169,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Shell:
 
 
 @pytest.fixture(scope="module")
-def studies(tmp_path_factory: pytest.TempPathFactory) -> Shell:
+def studies(tmp_path_factory):
     """The shell after a search, and after all other commands with `next:` lines."""
     shell = Shell(tmp_path_factory.mktemp("studies"))
     search(shell, "[gated-conv, mlstm]")
@@ -183,17 +180,17 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> Shell:
 
 
 @pytest.mark.slow
-def test_every_next_line_after_a_run_can_be_pasted(runs: Shell) -> None:
+def test_every_next_line_after_a_run_can_be_pasted(runs):
     runs.run_next()
 
 
 @pytest.mark.slow
-def test_every_next_line_after_a_study_can_be_pasted(studies: Shell) -> None:
+def test_every_next_line_after_a_study_can_be_pasted(studies):
     studies.run_next()
 
 
 @pytest.mark.slow
-def test_every_printer_of_a_next_line_is_reached(runs: Shell, studies: Shell) -> None:
+def test_every_printer_of_a_next_line_is_reached(runs, studies):
     said = [*runs.next, *studies.next, "mlxhog watch "]  # `train` has run it
     unreached = {
         place: text for place, text in printers() if not any(one.startswith(text) for one in said)
@@ -205,26 +202,26 @@ OWN = "--plugin my_layer.py"
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Shell:
+def own(tmp_path):
     """A shell with a layer of the user."""
     (tmp_path / "my_layer.py").write_text(EXAMPLE.read_text())
     return Shell(tmp_path)
 
 
 @pytest.mark.slow
-def test_every_next_line_after_a_run_with_own_layers_can_be_pasted(own: Shell) -> None:
+def test_every_next_line_after_a_run_with_own_layers_can_be_pasted(own):
     (own.folder / "own.yaml").write_text("model: {dim: 16, layers: [my_layer, swiglu]}")
     train(own, f"--model own.yaml {OWN}")
     own.run_next()
 
 
 @pytest.mark.slow
-def test_every_next_line_after_a_study_with_own_layers_can_be_pasted(own: Shell) -> None:
+def test_every_next_line_after_a_study_with_own_layers_can_be_pasted(own):
     search(own, "[{type: my_layer, expand: [1, 2]}]", OWN)
     own.run_next()
 
 
-def printers() -> Iterator[tuple[str, str]]:
+def printers():
     """Yield place and begin of every `next:` text of the product."""
     for file in sorted(PRODUCT.rglob("*.py")):
         tree = ast.parse(file.read_text())

@@ -1,7 +1,5 @@
 """`mlxhog parity` through the real command."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os
@@ -10,15 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mlxhog.backends.autodiff import MLXArrays
+from mlxhog.base import float32, tensors
 from mlxhog.cli import main
-from mlxhog.files import tensors
-from mlxhog.machine import float32
 from mlxhog.models.ops.kernels import choose
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.xlstm_large import param_spec
@@ -32,7 +28,7 @@ SMALL = [*QUICK, "--seq-len", "9", "--batch-size", "1"]
 
 
 @pytest.fixture
-def architecture(tmp_path: Path) -> str:
+def architecture(tmp_path):
     path = tmp_path / "small.yaml"
     path.write_text(
         "model_type: xlstm\nvocab_size: 23\nhidden_size: 16\nnum_hidden_layers: 2\nnum_heads: 2\n"
@@ -42,9 +38,7 @@ def architecture(tmp_path: Path) -> str:
 
 
 @pytest.mark.slow
-def test_the_answer_comes_first_and_all_shows_every_tensor(
-    architecture: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_answer_comes_first_and_all_shows_every_tensor(architecture, capsys):
     assert main(["parity", "--config", architecture, *SMALL]) == 0
     out, err = capsys.readouterr()
     answer = out.splitlines()[0]
@@ -69,9 +63,7 @@ def test_the_answer_comes_first_and_all_shows_every_tensor(
     assert capsys.readouterr() == ("", "")
 
 
-def test_json_is_one_object_with_a_row_for_every_tensor(
-    architecture: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_json_is_one_object_with_a_row_for_every_tensor(architecture, capsys, monkeypatch):
     monkeypatch.setenv("MLX_ENABLE_TF32", "1")
     assert main(["parity", architecture, *SMALL, "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
@@ -82,7 +74,7 @@ def test_json_is_one_object_with_a_row_for_every_tensor(
         assert {"a", "b", "what", "max_abs", "max_rel", "tolerance", "ok"} <= set(row)
         assert row["ok"] is (row["max_abs"] <= row["tolerance"])
     compared = {row["what"] for row in record["rows"] if row["a"] != row["b"]}
-    for name in param_spec(load_architecture(architecture)):  # type: ignore[arg-type]
+    for name in param_spec(load_architecture(architecture)):
         assert {f"grad/{name}", f"after/adamw/{name}"} <= compared
     assert {"loss", "logits", "hidden/0", "hidden/2", "hidden/out_norm", "state/1/C"} <= compared
     assert {"products/7 rows", "gates/mlstm_cell", "tiny/products"} <= compared
@@ -90,9 +82,7 @@ def test_json_is_one_object_with_a_row_for_every_tensor(
     assert "stepwise/logits" in itself
 
 
-def test_a_perturbed_parameter_ends_with_1_and_the_first_bad_tensor(
-    architecture: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_perturbed_parameter_ends_with_1_and_the_first_bad_tensor(architecture, capsys):
     command = ["parity", architecture, *SMALL, "--perturb", "lm_head.weight", "--json"]
     assert main(command) == 1
     out, err = capsys.readouterr()
@@ -105,8 +95,8 @@ def test_a_perturbed_parameter_ends_with_1_and_the_first_bad_tensor(
 
 @pytest.mark.usefixtures("sides_here")
 def test_products_of_10_bits_disagree_and_a_users_tf32_is_kept_and_named(
-    architecture: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+    architecture, monkeypatch, capsys
+):
     ops = choose("mlx", "native", "cpu")
     cut = imprecise.operands_of_10_bits(ops.linears, MLXArrays("cpu", 1))
     monkeypatch.setattr(ops, "linears", cut)
@@ -121,16 +111,12 @@ def test_products_of_10_bits_disagree_and_a_users_tf32_is_kept_and_named(
     assert os.environ[float32.VARIABLE] == "1"
 
 
-def test_a_parameter_to_perturb_that_is_unknown_is_answered_with_the_nearest(
-    architecture: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_parameter_to_perturb_that_is_unknown_is_answered_with_the_nearest(architecture, capsys):
     assert main(["parity", architecture, *SMALL, "--perturb", "lm_hed.weight"]) == 2
     assert "did you mean 'lm_head.weight'?" in capsys.readouterr().err
 
 
-def test_save_writes_what_was_compared(
-    architecture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_save_writes_what_was_compared(architecture, tmp_path, capsys):
     file = tmp_path / "arrays.npz"
     command = ["parity", architecture, *SMALL, "--save", str(file), "--json"]
     assert main(command) == 0
@@ -154,14 +140,9 @@ def test_save_writes_what_was_compared(
     ],
 )
 def test_a_place_that_save_cannot_write_is_refused_before_anything_is_computed(
-    architecture: str,
-    tmp_path: Path,
-    file: str,
-    message: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    def never(*arguments: object, **named: object) -> None:
+    architecture, tmp_path, file, message, monkeypatch, capsys
+):
+    def never(*arguments, **named):
         raise AssertionError("something was computed")
 
     monkeypatch.setattr(comparison, "compare_sides", never)
@@ -173,12 +154,9 @@ def test_a_place_that_save_cannot_write_is_refused_before_anything_is_computed(
 
 
 def test_a_disk_that_is_full_when_all_is_computed_is_told(
-    architecture: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    def full(*arguments: object, **named: object) -> None:
+    architecture, tmp_path, monkeypatch, capsys
+):
+    def full(*arguments, **named):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(np, "savez", full)
@@ -191,7 +169,7 @@ def test_a_disk_that_is_full_when_all_is_computed_is_told(
 
 
 @pytest.fixture
-def checkpoint(architecture: str, tmp_path: Path) -> Path:
+def checkpoint(architecture, tmp_path):
     cfg = load_architecture(architecture)
     folder = tmp_path / "checkpoint"
     folder.mkdir()
@@ -200,9 +178,7 @@ def checkpoint(architecture: str, tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_checkpoint_is_compared_with_its_own_parameters(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_checkpoint_is_compared_with_its_own_parameters(checkpoint, tmp_path, capsys):
     file = tmp_path / "arrays.npz"
     assert main(["parity", str(checkpoint), *SMALL, "--save", str(file)]) == 0
     assert "parameters are the checkpoint's own" in capsys.readouterr().out
@@ -212,9 +188,7 @@ def test_a_checkpoint_is_compared_with_its_own_parameters(
     assert 0 < np.abs(after - params["lm_head.weight"]).max() < 0.1
 
 
-def test_a_checkpoint_with_a_number_that_is_none_is_refused_by_name(
-    checkpoint: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_checkpoint_with_a_number_that_is_none_is_refused_by_name(checkpoint, capsys):
     path = checkpoint / "model.safetensors"
     params = {name: value.copy() for name, value in tensors.read(path).items()}
     params["backbone.out_norm.weight"][2] = np.nan
@@ -223,9 +197,7 @@ def test_a_checkpoint_with_a_number_that_is_none_is_refused_by_name(
     assert "backbone.out_norm.weight has numbers that are not finite" in capsys.readouterr().err
 
 
-def test_one_token_is_compared_without_a_loss(
-    architecture: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_token_is_compared_without_a_loss(architecture, capsys):
     assert main(["parity", architecture, *QUICK, "--seq-len", "1", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert not [row for row in record["rows"] if row["kind"] in ("loss", "grad", "after")]
@@ -246,22 +218,20 @@ def test_one_token_is_compared_without_a_loss(
         (["7b"], 3, "use fewer --backends"),
     ],
 )
-def test_wrong_input_is_answered_with_the_way_out(
-    words: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_input_is_answered_with_the_way_out(words, code, message, capsys):
     assert main(["parity", *words]) == code
     assert message in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("no_apple_gpu")
-def test_a_backend_that_is_not_here_is_lacking(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_backend_that_is_not_here_is_lacking(capsys):
     assert main(["parity", "tiny", "--backends", "numpy,mlx:gpu"]) == 3
     assert "mlx:gpu needs macOS on Apple silicon" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_and_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
+def test_a_signal_ends_it_and_leaves_nothing(number, tmp_path):
     command = [sys.executable, "-m", "mlxhog", "parity", "7to1-tiny", "--steps", "200"]
     with subprocess.Popen(
         command,
@@ -281,9 +251,7 @@ def test_a_signal_ends_it_and_leaves_nothing(number: signal.Signals, tmp_path: P
     assert not list(tmp_path.iterdir())
 
 
-def test_fields_of_an_architecture_have_the_values_of_set(
-    architecture: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_fields_of_an_architecture_have_the_values_of_set(architecture, capsys):
     fields = ["--set", "hidden_size=24", "--set", "num_heads=3"]
     assert main(["parity", architecture, *SMALL, *fields, "--all", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
@@ -297,8 +265,6 @@ def test_fields_of_an_architecture_have_the_values_of_set(
         (["--checkpoint", "latest", "--set", "x=1"], "the checkpoint latest are fixed"),
     ],
 )
-def test_set_is_refused_where_it_changes_nothing(
-    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_set_is_refused_where_it_changes_nothing(words, message, capsys):
     assert main(["parity", *words]) == 2
     assert message in capsys.readouterr().err

@@ -1,9 +1,5 @@
 """Prompts of files are read as training reads its text."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import pytest
 
 from mlxhog.cli import generate
@@ -19,7 +15,7 @@ PROMPTS = {
 
 
 @each_of("name", PROMPTS)
-def test_a_prompt_is_read_as_training_reads_its_text(tmp_path: Path, name: str) -> None:
+def test_a_prompt_is_read_as_training_reads_its_text(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(PROMPTS[name])
     (document,) = textfiles.documents(path, None)
@@ -31,7 +27,7 @@ def test_a_prompt_is_read_as_training_reads_its_text(tmp_path: Path, name: str) 
     assert generate.read_prompts(str(lines)) == ([document.decode()], ())
 
 
-def test_a_prompt_in_utf16_without_a_mark_is_named(tmp_path: Path) -> None:
+def test_a_prompt_in_utf16_without_a_mark_is_named(tmp_path):
     (tmp_path / "a").write_bytes("never wait, never lock".encode("utf-16-le"))
     with pytest.raises(ConfigError, match="UTF-16LE without a byte-order mark; save it as UTF-8"):
         generate.read_prompt(f"@{tmp_path / 'a'}")

@@ -7,7 +7,6 @@ import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -32,16 +31,16 @@ class Trained:
     messages: list[str]
 
     @property
-    def run(self) -> Run:
+    def run(self):
         return Run(Path(self.second.run))
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     options = {"eval_every": "1h", "report_to": "tensorboard", "name": "words"}
     first = train(small_config(folder, **options))
-    messages: list[str] = []
+    messages = []
     second = train(
         small_config(folder, **{**options, "steps": 10}, resume=first.run),
         observer=lambda progress: messages.append(progress.message or ""),
@@ -50,27 +49,27 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 
 @pytest.fixture
-def here(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> Trained:
+def here(trained, monkeypatch):
     """The run, from the folder that holds its runs, on a terminal of 80 columns."""
     monkeypatch.chdir(trained.folder)
     monkeypatch.setenv("COLUMNS", "80")
     return trained
 
 
-def said(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
+def said(capsys, *words):
     """The output lines of a command."""
     assert main(list(words)) == 0
     return capsys.readouterr().out.splitlines()
 
 
-def told(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
+def told(capsys, *words):
     """The JSON output of a command."""
     (line,) = said(capsys, *words, "--json")
     return json.loads(line)
 
 
 @pytest.mark.slow
-def test_steps_tokens_and_time_are_those_of_the_whole_run(trained: Trained) -> None:
+def test_steps_tokens_and_time_are_those_of_the_whole_run(trained):
     first, second = trained.first, trained.second
     assert (first.steps, second.steps) == (20, 30)
     assert second.tokens == 1.5 * first.tokens
@@ -83,7 +82,7 @@ def test_steps_tokens_and_time_are_those_of_the_whole_run(trained: Trained) -> N
 
 
 @pytest.mark.slow
-def test_the_list_says_what_the_run_is(here: Trained, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_list_says_what_the_run_is(here, capsys):
     _, line, text, *_ = said(capsys, "runs")
     bits = f"{here.second.val_bits_per_byte:.3f}~"
     assert text.startswith("~ of a part of the held-out text")
@@ -93,9 +92,7 @@ def test_the_list_says_what_the_run_is(here: Trained, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.slow
-def test_show_says_model_data_options_resumes_and_checkpoints(
-    here: Trained, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_show_says_model_data_options_resumes_and_checkpoints(here, capsys):
     shown = " ".join(" ".join(said(capsys, "show", "words")).split())  # lines fold by the path
     for part in (
         f"{here.run.name}: done",
@@ -116,9 +113,7 @@ def test_show_says_model_data_options_resumes_and_checkpoints(
     assert record["checkpoints"][-1] == "step-00000030 (latest)"
 
 
-def test_show_of_a_family_that_transformers_lacks_says_what_loads_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_show_of_a_family_that_transformers_lacks_says_what_loads_it(tmp_path, capsys):
     config = small_config(tmp_path, model=mixed_model(tmp_path), steps=1)
     run = Path(train(config).run)
     record = told(capsys, "show", run.name, "--out", str(tmp_path / "runs"))
@@ -126,9 +121,7 @@ def test_show_of_a_family_that_transformers_lacks_says_what_loads_it(
 
 
 @pytest.mark.slow
-def test_plot_draws_a_line_in_the_terminal_and_a_picture(
-    here: Trained, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_plot_draws_a_line_in_the_terminal_and_a_picture(here, capsys):
     line, scale, path = said(capsys, "plot", "words")
     (plotted,) = told(capsys, "plot", "words")["runs"]
     assert plotted["final_bits_per_byte"] == here.second.final_bits_per_byte
@@ -139,9 +132,7 @@ def test_plot_draws_a_line_in_the_terminal_and_a_picture(
     assert Path(path).read_bytes().startswith(PNG)
 
 
-def test_plot_puts_several_runs_in_one_picture_on_one_scale(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_plot_puts_several_runs_in_one_picture_on_one_scale(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
     write_run(tmp_path / "runs", "20260101-000000-one", metrics=lines(3000))
@@ -157,9 +148,7 @@ def test_plot_puts_several_runs_in_one_picture_on_one_scale(
     assert record["notes"] == []
 
 
-def test_plot_says_where_held_out_numbers_are_of_different_text(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_plot_says_where_held_out_numbers_are_of_different_text(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, held_out in (("one", HELD_OUT), ("old", None)):
         write_run(tmp_path / "runs", name, metrics=lines(9), status={"held_out": held_out})
@@ -169,18 +158,14 @@ def test_plot_says_where_held_out_numbers_are_of_different_text(
     assert "old (not recorded, data" in note
 
 
-def test_plot_of_a_run_without_numbers_says_so(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_plot_of_a_run_without_numbers_says_so(tmp_path, capsys):
     write_run(tmp_path, "20260101-000000-new")
     assert main(["plot", "latest", "--out", str(tmp_path)]) == 2
     assert "20260101-000000-new has no numbers yet" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_eval_of_the_held_out_text_is_what_training_ended_with(
-    here: Trained, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_eval_of_the_held_out_text_is_what_training_ended_with(here, capsys):
     record = told(capsys, "eval", "words", "--backend", "mlx:cpu")
     assert (here.first.final_share, here.second.final_share) == (1.0, 1.0)
     assert record["bits_per_byte"] == pytest.approx(here.second.final_bits_per_byte, rel=1e-5)
@@ -191,9 +176,7 @@ def test_eval_of_the_held_out_text_is_what_training_ended_with(
 
 
 @pytest.mark.slow
-def test_eval_scores_every_file_and_their_sum(
-    here: Trained, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_eval_scores_every_file_and_their_sum(here, capsys, tmp_path):
     files = tmp_path / "notes"
     files.mkdir()
     (files / "a.txt").write_text("lock free adds never wait " * 9)
@@ -236,9 +219,7 @@ def test_eval_scores_every_file_and_their_sum(
         (["latest", "--seq-len", "1"], "--seq-len is '1'; wanted a whole number at least 2"),
     ],
 )
-def test_eval_refuses_bad_input(
-    here: Trained, capsys: pytest.CaptureFixture[str], words: list[str], says: str
-) -> None:
+def test_eval_refuses_bad_input(here, capsys, words, says):
     Path("bad").mkdir(exist_ok=True)
     Path("bad/a.txt").write_text("text")
     Path("bad/b.txt").write_bytes(b"\0")
@@ -247,18 +228,14 @@ def test_eval_refuses_bad_input(
 
 
 @pytest.mark.slow
-def test_eval_refuses_a_choice_among_checkpoints_where_one_is_named(
-    here: Trained, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_eval_refuses_a_choice_among_checkpoints_where_one_is_named(here, capsys):
     path = str(here.run.checkpoints / "step-00000030")
     assert main(["eval", path, "--checkpoint", "step-00000020"]) == 2
     assert f"{path} names one checkpoint, and --checkpoint is 'step-00" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_eval_of_a_checkpoint_without_a_run_wants_a_text(
-    here: Trained, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_eval_of_a_checkpoint_without_a_run_wants_a_text(here, capsys, tmp_path):
     copy = shutil.copytree(here.run.model, tmp_path / "copy")
     assert main(["eval", str(copy)]) == 2
     assert "name one with --data" in capsys.readouterr().err
@@ -267,7 +244,7 @@ def test_eval_of_a_checkpoint_without_a_run_wants_a_text(
 
 
 @pytest.mark.slow
-def test_tensorboard_reads_the_whole_run(trained: Trained) -> None:
+def test_tensorboard_reads_the_whole_run(trained):
     shown = scalars(trained.run.directory)
     steps = [step for step, _ in shown["train/loss"]]
     assert steps == sorted(set(steps))

@@ -1,7 +1,5 @@
 """`mlxhog runs`: a list that fits the terminal; `mlxhog runs rm`: whole runs or none."""
 
-from __future__ import annotations
-
 import io
 import json
 import re
@@ -13,7 +11,6 @@ import pytest
 
 from mlxhog.checkpoint import creation
 from mlxhog.checkpoint import run as runs
-from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
 from tests.report.sample_run import HELD_OUT, lines, write_run
 
@@ -28,14 +25,14 @@ DONE = {
 
 
 @pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def root(tmp_path, monkeypatch):
     """The folder of runs in the current folder, on a terminal of 80 columns."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
     return tmp_path / "runs"
 
 
-def listed(capsys: pytest.CaptureFixture[str]) -> list[str]:
+def listed(capsys):
     """The output of the command, which fits the terminal."""
     assert main(["runs"]) == 0
     shown = capsys.readouterr().out.splitlines()
@@ -43,9 +40,7 @@ def listed(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return shown
 
 
-def test_a_line_says_what_a_run_was_and_what_it_came_to(
-    root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_line_says_what_a_run_was_and_what_it_came_to(root, capsys):
     write_run(root, "20260101-000000-sotu", status=DONE)
     header, line = listed(capsys)
     assert header.split() == "run model data params steps time bits/byte trained".split()
@@ -53,15 +48,13 @@ def test_a_line_says_what_a_run_was_and_what_it_came_to(
     assert line.split() == f"20260101-000000-sotu tiny sotu 940k 1,084 57 s 1.730 {today}".split()
 
 
-def saved(run: Run) -> None:
+def saved(run):
     """Give it a directory that looks like a checkpoint."""
     (run.checkpoints / "step-00000010").mkdir()
     (run.checkpoints / "step-00000010" / "state.json").write_text("{}")
 
 
-def test_what_a_run_killed_at_its_start_is_told_to_do_is_what_resume_says(
-    root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_a_run_killed_at_its_start_is_told_to_do_is_what_resume_says(root, capsys):
     run = creation.create(root, "early", "lr: 0.5\n")  # of a process that was killed
     assert main(["show", "latest"]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
@@ -73,9 +66,7 @@ def test_what_a_run_killed_at_its_start_is_told_to_do_is_what_resume_says(
     assert main([*command[1:], "--dry-run", "--tokenizer", "bytes"]) == 0
 
 
-def test_a_run_that_starts_takes_no_request_and_says_so(
-    root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_that_starts_takes_no_request_and_says_so(root, capsys):
     with creation.starting(root, "new", "") as run:
         assert main(["stop", "latest"]) == 2
         assert f"the run {run.name} is starting" in capsys.readouterr().err
@@ -83,9 +74,7 @@ def test_a_run_that_starts_takes_no_request_and_says_so(
         assert f"next: mlxhog watch {run.name}" in capsys.readouterr().out
 
 
-def test_a_run_that_was_killed_shows_what_its_metrics_reached(
-    root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_that_was_killed_shows_what_its_metrics_reached(root, capsys):
     run = write_run(
         root,
         "20260101-000000-notes",
@@ -101,7 +90,7 @@ def test_a_run_that_was_killed_shows_what_its_metrics_reached(
     assert listed(capsys)[-1] == "- interrupted: mlxhog train --resume RUN continues it"
 
 
-def test_every_state_has_its_mark(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_state_has_its_mark(root, capsys):
     write_run(root, "20260101-000000-gone", status={**DONE, "status": "diverged"})
     trains = write_run(root, "20260301-000000-now", status={**DONE, "status": "running"})
     with creation.starting(root, "new", ""), trains.lock():
@@ -115,12 +104,8 @@ def test_every_state_has_its_mark(root: Path, capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize("columns", [60, 80, 200])
 @pytest.mark.parametrize("name", ["sotu", "n" * 30])
 def test_a_narrow_terminal_drops_columns_and_cuts_no_value(
-    root: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    columns: int,
-    name: str,
-) -> None:
+    root, capsys, monkeypatch, columns, name
+):
     monkeypatch.setenv("COLUMNS", str(columns))
     long = {**DONE, "data": "d" * 30, "result": {**DONE["result"], "seconds": 3900}}
     write_run(root, f"20260101-000000-{name}", status=long)
@@ -137,12 +122,7 @@ def test_a_narrow_terminal_drops_columns_and_cuts_no_value(
 
 
 @pytest.mark.parametrize("columns", [60, 100])
-def test_show_breaks_lines_between_values(
-    root: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    columns: int,
-) -> None:
+def test_show_breaks_lines_between_values(root, capsys, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
     config = (
         "lr: 0.004242640687119285\nbeta2: 0.9995\ntime: 3900.0\nmodel: 60m\nseq_len: 64\n"
@@ -163,7 +143,7 @@ def test_show_breaks_lines_between_values(
     assert json.loads(capsys.readouterr().out)["options"]["lr"] == 0.004242640687119285
 
 
-def test_json_has_the_same_numbers(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_has_the_same_numbers(root, capsys):
     write_run(root, "20260101-000000-sotu", status=DONE)
     assert main(["runs", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
@@ -172,9 +152,7 @@ def test_json_has_the_same_numbers(root: Path, capsys: pytest.CaptureFixture[str
     assert (record["steps"], record["seconds"], record["bits_per_byte"]) == (1084, 57.0, 1.7304)
 
 
-def test_numbers_that_are_not_of_all_held_out_text_have_a_mark_and_its_text(
-    root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_numbers_that_are_not_of_all_held_out_text_have_a_mark_and_its_text(root, capsys):
     small = {"text": "0123456789abcdef every-12th 4096", "n_bytes": 4096, "share": 0.005}
     for name, held_out, share in (
         ("a-whole", {**HELD_OUT, "share": 1.0}, 1.0),
@@ -198,17 +176,15 @@ def test_numbers_that_are_not_of_all_held_out_text_have_a_mark_and_its_text(
 
 
 @pytest.fixture
-def three(root: Path) -> list[Run]:
+def three(root):
     return [creation.create(root, name) for name in ("a-one", "b-two", "b-three")]
 
 
-def left(root: Path) -> list[str]:
+def left(root):
     return sorted(path.name.rpartition("-")[2] for path in root.iterdir())
 
 
-def test_runs_are_removed_by_whole_names_with_date_or_without_and_by_path(
-    root: Path, three: list[Run], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_runs_are_removed_by_whole_names_with_date_or_without_and_by_path(root, three, capsys):
     assert main(["runs", "rm", three[0].name, "b-two", "a-one", "--yes"]) == 0
     output = capsys.readouterr().out
     assert all(f"removed {run.name} (" in output for run in three[:2])
@@ -231,23 +207,14 @@ def test_runs_are_removed_by_whole_names_with_date_or_without_and_by_path(
         (["a-one", "--yess"], "did you mean '--yes'"),
     ],
 )
-def test_nothing_is_removed_where_anything_is_wrong(
-    root: Path,
-    three: list[Run],
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    words: list[str],
-    says: str,
-) -> None:
+def test_nothing_is_removed_where_anything_is_wrong(root, three, capsys, monkeypatch, words, says):
     monkeypatch.setattr("sys.stdin", io.StringIO())
     assert main(["runs", "rm", *words]) == 2
     assert len(left(root)) == 3
     assert re.search(says, capsys.readouterr().err)
 
 
-def test_a_name_that_several_runs_have_removes_none_of_them(
-    root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_name_that_several_runs_have_removes_none_of_them(root, capsys):
     for date in ("20260101", "20260102"):
         write_run(root, f"{date}-000000-notes")
     write_run(root, "20260103-000000-my-notes")
@@ -257,18 +224,14 @@ def test_a_name_that_several_runs_have_removes_none_of_them(
     assert sorted(path.name[:8] for path in root.iterdir()) == ["20260101", "20260102"]
 
 
-def test_a_run_that_trains_is_named_and_nothing_is_removed(
-    root: Path, three: list[Run], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_that_trains_is_named_and_nothing_is_removed(root, three, capsys):
     with three[1].lock():
         assert main(["runs", "rm", "a-one", "b-two", "--yes"]) == 2
     assert f"trains now; end it first: mlxhog stop {three[1].name}" in capsys.readouterr().err
     assert len(left(root)) == 3
 
 
-def test_a_run_elsewhere_is_named_in_advice_by_a_path_that_finds_it(
-    tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_elsewhere_is_named_in_advice_by_a_path_that_finds_it(tmp_path, root, capsys):
     write_run(root, "20260101-000000-here")
     there = write_run(tmp_path / "my runs", "20260101-000000-there")
     saved(there)
@@ -287,15 +250,7 @@ def test_a_run_elsewhere_is_named_in_advice_by_a_path_that_finds_it(
 
 
 @pytest.mark.parametrize(("answer", "code", "remain"), [("y\n", 0, 2), ("\n", 1, 3), ("", 1, 3)])
-def test_on_a_terminal_it_asks(
-    root: Path,
-    three: list[Run],
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    answer: str,
-    code: int,
-    remain: int,
-) -> None:
+def test_on_a_terminal_it_asks(root, three, capsys, monkeypatch, answer, code, remain):
     typed = io.StringIO(answer)
     monkeypatch.setattr(typed, "isatty", lambda: True)
     monkeypatch.setattr("sys.stdin", typed)

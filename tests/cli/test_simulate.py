@@ -1,9 +1,6 @@
 """`mlxhog simulate` through the real command."""
 
-from __future__ import annotations
-
 import json
-from pathlib import Path
 
 import pytest
 
@@ -12,9 +9,7 @@ from mlxhog.cli import main
 from tests.pairs import each_of
 
 
-def test_one_slow_worker_holds_up_who_waits_and_the_answer_stands_first(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_one_slow_worker_holds_up_who_waits_and_the_answer_stands_first(capsys):
     words = ["simulate", "--workers", "16", "--slow", "1=10", "--updates", "1000"]
     assert main(words) == 0
     text = capsys.readouterr().out
@@ -29,7 +24,7 @@ def test_one_slow_worker_holds_up_who_waits_and_the_answer_stands_first(
 
 
 @pytest.mark.slow
-def test_a_toy_problem_shows_what_staleness_costs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_toy_problem_shows_what_staleness_costs(capsys):
     words = ["--objective", "quadratic", "--strategies", "serial,hogwild"]
     options = ["--times", "constant:1s", "--workers", "2", "--seed", "1"]
     assert main(["simulate", *words, *options, "--json"]) == 0
@@ -39,9 +34,7 @@ def test_a_toy_problem_shows_what_staleness_costs(capsys: pytest.CaptureFixture[
     assert "hogwild reaches the target first" in capsys.readouterr().out
 
 
-def test_times_of_a_run_are_simulated_and_may_be_slowed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_times_of_a_run_are_simulated_and_may_be_slowed(tmp_path, capsys):
     run = Run(tmp_path / "20260101-000000-a")
     run.directory.mkdir()
     run.write_status({"status": "done"})
@@ -88,9 +81,7 @@ def test_times_of_a_run_are_simulated_and_may_be_slowed(
         (["--run", "nothing"], "nothing"),
     ],
 )
-def test_bad_input_is_named_with_the_way_out(
-    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_input_is_named_with_the_way_out(words, message, capsys):
     assert main(["simulate", *words]) == 2
     out, err = capsys.readouterr()
     assert message in err
@@ -98,9 +89,7 @@ def test_bad_input_is_named_with_the_way_out(
 
 
 @pytest.mark.slow
-def test_between_machines_rounds_by_the_clock_send_less_than_synchronous_steps(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_between_machines_rounds_by_the_clock_send_less_than_synchronous_steps(capsys):
     words = ["simulate", "--machines", "2", "--link", "100Mbit:50ms", "--workers", "4"]
     assert main(words) == 0
     text = capsys.readouterr().out

@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mlxhog.cluster.group import ClusterError, Float32, Machine, Membership, Offer, State
+from mlxhog.cluster.group import ClusterError, Float32, Machine, Membership, State
 from mlxhog.cluster.identity import Identity
 
 Script = Callable[[str, str, int], bool]
 """(member, call, round) -> whether the call fails; it may also wait."""
 
 
-def _undisturbed(member: str, call: str, round: int) -> bool:
+def _undisturbed(member, call, round):
     return False
 
 
@@ -47,14 +47,14 @@ class Table:
     _meetings: int = 0
     _averages: int = 0
 
-    def check(self, identity: Identity) -> None:
+    def check(self, identity):
         """See `Group.check`."""
         with self._changed:
             if self.identity is not None:
                 identity.check(self.identity)
             self.identity = identity
 
-    def meet(self, name: str, state: State) -> tuple[Membership, State | None]:
+    def meet(self, name, state):
         """Wait for the members of a round; see `Group.join` and `Group.state`."""
         with self._changed:
             self._waiting[name] = state
@@ -73,7 +73,7 @@ class Table:
                     self._changed.notify_all()
             return self._membership(name)
 
-    def _membership(self, name: str) -> tuple[Membership, State | None]:
+    def _membership(self, name):
         newest = max(state.round for state in self._states.values())
         source = next(one for one in self._members if self._states[one].round == newest)
         rank, own = self._members.index(name), self._states[name]
@@ -82,7 +82,7 @@ class Table:
         ids = tuple(zlib.crc32(one.encode()) for one in self._members)
         return Membership(newest, rank, ids, tuple(map(Machine, ids, self._members))), state
 
-    def mean(self, name: str, buffer: Float32 | None) -> Float32 | None:
+    def mean(self, name, buffer):
         """The mean of all members' buffers; None if one of them has none or does not come."""
         with self._changed:
             self._buffers[name] = buffer
@@ -98,7 +98,7 @@ class Table:
                 self._changed.notify_all()
             return self._mean
 
-    def forget(self, name: str) -> None:
+    def forget(self, name):
         """Remove a member that leaves."""
         with self._changed:
             self._waiting.pop(name, None)
@@ -108,7 +108,7 @@ class Table:
 class InProcess:
     """One member; see `Group`."""
 
-    def __init__(self, table: Table, name: str, offer: Offer) -> None:
+    def __init__(self, table, name, offer):
         """Take a place at the table.
 
         Args:
@@ -118,17 +118,17 @@ class InProcess:
         """
         self._table, self._name, self._offer = table, name, offer
         self._round = 0
-        self._state: State | None = None
+        self._state = None
 
-    def _call(self, call: str) -> None:
+    def _call(self, call):
         if self._table.script(self._name, call, self._round):
             raise ClusterError(f"cluster: {self._name} cannot reach the table to {call}")
 
-    def check(self, identity: Identity) -> None:
+    def check(self, identity):
         """Compare with the first member."""
         self._table.check(identity)
 
-    def join(self) -> Membership:
+    def join(self):
         """Wait for the members of the next round."""
         state = self._offer()
         self._round = state.round
@@ -137,12 +137,12 @@ class InProcess:
         self._round = member.round
         return member
 
-    def state(self) -> State | None:
+    def state(self):
         """The members' state, if this member's own is older."""
         self._call("state")
         return self._state
 
-    def average(self, buffer: Float32, exact: int) -> bool:
+    def average(self, buffer, exact):
         """Replace the buffer by the mean."""
         try:
             self._call("average")
@@ -156,6 +156,6 @@ class InProcess:
         np.copyto(buffer, mean)
         return True
 
-    def leave(self) -> None:
+    def leave(self):
         """Leave the table."""
         self._table.forget(self._name)

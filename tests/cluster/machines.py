@@ -5,7 +5,6 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 
@@ -19,7 +18,7 @@ from tests.cluster.in_process import InProcess, Table
 SHAPES = {"a": (40,), "b": (7, 30), "c": (2500,)}
 
 
-def choice(**numbers: Any) -> Cluster:
+def choice(**numbers):
     """A cluster's numbers; its address is never used."""
     return Cluster(**{"address": "127.0.0.1:8600", **numbers})
 
@@ -33,7 +32,7 @@ class Machine:
     cluster: Cluster = field(default_factory=choice)
     seed: int = 0
 
-    def __post_init__(self) -> None:
+    def __post_init__(self):
         spec = {
             name: SimpleNamespace(shape=shape, init="zeros", kind="dense")
             for name, shape in SHAPES.items()
@@ -49,34 +48,34 @@ class Machine:
         self.own.begin()
         self.begin_link()
 
-    def begin_link(self) -> None:
+    def begin_link(self):
         """A new link, such as after the death of the last."""
         self.own = Anchor(self.arena)
         self.own.settle()
         self.group = InProcess(self.table, self.name, self.own.state)
 
     @property
-    def id(self) -> int:
+    def id(self):
         """Its id in the table."""
         return zlib.crc32(self.name.encode())
 
-    def play(self, *, is_due: bool = True) -> round.Outcome:
+    def play(self, *, is_due=True):
         self.group.check(self.identity)
         return round.play(self.own, self.group, self.cluster, is_due=is_due)
 
-    def train(self, step: float, tokens: int = 100) -> None:
+    def train(self, step, tokens=100):
         """Add a number to every parameter, as workers would."""
         for name in SHAPES:
             self.arena.param(name)[...] += np.float32(step)
         self.arena.counters.add("tokens", tokens)
 
     @property
-    def theta(self) -> np.ndarray[Any, np.dtype[np.float32]]:
+    def theta(self):
         """All parameters, a copy."""
         return np.concatenate([self.arena.param(name).ravel() for name in SHAPES])
 
     @property
-    def theta_s(self) -> np.ndarray[Any, np.dtype[np.float32]]:
+    def theta_s(self):
         """theta_s of the same parameters, a copy."""
         flat = self.own.of("anchor")
         slots = self.arena.layout.slots
@@ -84,6 +83,6 @@ class Machine:
             [flat[slots[name].offset : slots[name].offset + slots[name].size] for name in SHAPES]
         )
 
-    def close(self) -> None:
+    def close(self):
         del self.own, self.group
         self.arena.close()

@@ -5,13 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import zlib
-from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
 from time import monotonic, time
 from types import SimpleNamespace
-from typing import Any, Self
 from urllib.request import urlopen
 
 import numpy as np
@@ -42,40 +39,40 @@ class Answer:
 class Running:
     """A process of a test that answers over a pipe."""
 
-    def __init__(self, function: Any, *arguments: Any) -> None:
+    def __init__(self, function, *arguments):
         self._pipe, its = CONTEXT.Pipe()
         self._process = CONTEXT.Process(target=function, args=(its, *arguments), daemon=True)
         self._process.start()
         its.close()
 
-    def __enter__(self) -> Self:
+    def __enter__(self):
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_):
         self.kill()
 
-    def call(self, *words: Any) -> Any:
+    def call(self, *words):
         self.send(*words)
         return self.answer()
 
-    def send(self, *words: Any) -> None:
+    def send(self, *words):
         self._pipe.send(words)
 
-    def answer(self) -> Any:
+    def answer(self):
         assert self._pipe.poll(ANSWER_S), "no answer"
         answer = self._pipe.recv()
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    def has_answered(self) -> bool:
+    def has_answered(self):
         return self._pipe.poll()
 
-    def signal(self, number: int) -> None:
+    def signal(self, number):
         assert self._process.pid is not None
         os.kill(self._process.pid, number)
 
-    def kill(self) -> None:
+    def kill(self):
         with suppress(ProcessLookupError):
             self.signal(signal.SIGKILL)
         self._process.join(ANSWER_S)
@@ -85,22 +82,22 @@ class Running:
 class Member(Running):
     """A machine with four parameters; each round moves them by the mean of the members' ones."""
 
-    def __init__(self, address: str, name: str, value: float = 1.0, **options: Any) -> None:
+    def __init__(self, address, name, value=1.0, **options):
         super().__init__(_member, address, name, value, options)
 
-    def __enter__(self) -> Self:
+    def __enter__(self):
         assert self.answer() is None  # the lighthouse knows it
         return self
 
 
-def together(members: Sequence[Running], *words: Any) -> list[Any]:
+def together(members, *words):
     """Give all members a command, then wait for all answers."""
     for member in members:
         member.send(*words)
     return [member.answer() for member in members]
 
 
-def admit(old: Sequence[Running], new: Sequence[Running]) -> list[Any]:
+def admit(old, new):
     """Play rounds until one has the new members, too; return all answers to that one.
 
     A round of all members of the one before does not wait for others that have not asked yet.
@@ -116,7 +113,7 @@ def admit(old: Sequence[Running], new: Sequence[Running]) -> list[Any]:
 
 
 @contextmanager
-def cluster(*values: float, **options: Any) -> Iterator[tuple[str, list[Member]]]:
+def cluster(*values, **options):
     """Run a lighthouse and a member for each value; nothing of them is left afterwards."""
     with lighthouse() as (_, address):
         members = [Member(address, f"m{n}", value, **options) for n, value in enumerate(values)]
@@ -125,15 +122,13 @@ def cluster(*values: float, **options: Any) -> Iterator[tuple[str, list[Member]]
 
 
 @contextmanager
-def lighthouse(
-    address: str = "127.0.0.1:0", token: str = "", options: Lighthouse = QUICK
-) -> Iterator[tuple[Running, str]]:
+def lighthouse(address="127.0.0.1:0", token="", options=QUICK):
     """Run a lighthouse, which answers every call with its status; return its address, too."""
     with Running(_lighthouse, address, token, options) as running:
         yield running, running.answer()
 
 
-def _lighthouse(pipe: Connection, address: str, token: str, options: Lighthouse) -> None:
+def _lighthouse(pipe, address, token, options):
     from mlxhog.cluster.torchft_group import Authority
 
     authority = Authority(parse_address(address), token, options)
@@ -146,7 +141,7 @@ def _lighthouse(pipe: Connection, address: str, token: str, options: Lighthouse)
                 pipe.send(page.read().decode())
 
 
-def _member(pipe: Connection, address: str, name: str, value: float, options: Any) -> None:
+def _member(pipe, address, name, value, options):
     try:
         with suppress(EOFError):
             _calls(pipe, address, name, value, **options)
@@ -155,32 +150,32 @@ def _member(pipe: Connection, address: str, name: str, value: float, options: An
 
 
 def _calls(
-    pipe: Connection,
-    address: str,
-    name: str,
-    value: float,
+    pipe,
+    address,
+    name,
+    value,
     *,
-    round: int = 0,
-    anchor: float = 0.0,
-    identity: Identity = IDENTITY,
-    timeout_s: float = 20.0,
-    clock_ahead_s: float = 0.0,
-    loses_transfers: bool = False,
-    is_stranger: bool = False,
-    **options: Any,
-) -> None:
+    round=0,
+    anchor=0.0,
+    identity=IDENTITY,
+    timeout_s=20.0,
+    clock_ahead_s=0.0,
+    loses_transfers=False,
+    is_stranger=False,
+    **options,
+):
     from mlxhog.cluster import torchft_group
     from mlxhog.cluster.torchft_group import TorchftGroup
 
-    torchft_group.time = SimpleNamespace(time=lambda: time() + clock_ahead_s)  # type: ignore[assignment]
+    torchft_group.time = SimpleNamespace(time=lambda: time() + clock_ahead_s)
     if loses_transfers:
-        torchft_group._Transport.recv_checkpoint = _lose  # type: ignore[method-assign]
+        torchft_group._Transport.recv_checkpoint = _lose
     if is_stranger:
-        torchft_group.check_token = lambda *_: None  # type: ignore[assignment]
+        torchft_group.check_token = lambda *_: None
     theta, zeros = np.full(4, anchor, np.float32), np.zeros(4, np.float32)
     own = State(round=round, tokens=0, anchor=theta, velocity=zeros)
 
-    def describe() -> Machine:
+    def describe():
         return Machine(zlib.crc32(name.encode()), name, tokens=own.round, rounds=own.round)
 
     group = TorchftGroup(
@@ -211,5 +206,5 @@ def _calls(
         pipe.send(Answer(membership, commits, has_loaded, own))
 
 
-def _lose(*_: object, **more: object) -> dict[str, Any]:
+def _lose(*_, **more):
     raise OSError("the connection was lost")

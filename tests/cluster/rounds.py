@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mlxhog.cluster.link import ROUNDS
@@ -14,7 +12,7 @@ from mlxhog.cluster.link import ROUNDS
 Lines = list[dict[str, Any]]
 
 
-def rounds_in(root: Path) -> Lines:
+def rounds_in(root):
     """The rounds of the newest run below a folder; its last line may be cut off."""
     runs = sorted((root / "runs").glob("*"))
     path = runs[-1] / "logs" / ROUNDS if runs else root / "none"
@@ -23,14 +21,14 @@ def rounds_in(root: Path) -> Lines:
     return [json.loads(line) for line in path.read_text().splitlines(True) if line.endswith("\n")]
 
 
-def part_of(root: Path) -> dict[str, Any]:
+def part_of(root):
     """The part of the newest run below a folder in its cluster, of run.json."""
     newest = max((root / "runs").glob("*"))
-    part: dict[str, Any] = json.loads((newest / "run.json").read_text())["cluster"]
+    part = json.loads((newest / "run.json").read_text())["cluster"]
     return part
 
 
-def is_balanced(part: dict[str, Any]) -> bool:
+def is_balanced(part):
     """Whether all tokens that a machine trained are committed, declared lost, or wait."""
     counts = [part[f"tokens_{what}"] for what in ("committed", "lost", "waiting")]
     return bool(min(counts) >= 0 and sum(counts) == part["tokens_trained"])
@@ -53,9 +51,9 @@ class Audit:
     partial: int = 0
 
     @classmethod
-    def of(cls, runs: Iterable[Lines]) -> Audit:
+    def of(cls, runs):
         """Compare the lines of all runs."""
-        by_round: dict[int, Lines] = defaultdict(list)
+        by_round = defaultdict(list)
         for lines in runs:
             for line in lines:
                 by_round[line["round"]].append(line)

@@ -1,15 +1,11 @@
 """Whole runs of a cluster, each in a process of its own with its own folder, as on a machine."""
 
-from __future__ import annotations
-
 import os
 import signal
-from pathlib import Path
-from typing import Any
 
 from mlxhog import train
 from tests.another_process import Running
-from tests.cluster.rounds import Lines, rounds_in
+from tests.cluster.rounds import rounds_in
 from tests.processes import alive, below
 from tests.report.running import wait_until
 from tests.training.small import small_config
@@ -17,12 +13,12 @@ from tests.training.small import small_config
 FOREVER = 10**6
 
 
-def options_of(address: str, **more: Any) -> dict[str, Any]:
+def options_of(address, **more):
     """Options of a run in a cluster; its worker leaves the cores to others."""
     return {"cluster": address, "round_every": 0.3, "steps": FOREVER, "slow": "0=4", **more}
 
 
-def _train(root: Path, options: dict[str, Any]) -> None:
+def _train(root, options):
     null = os.open(os.devnull, os.O_WRONLY)
     errors = os.open(root / "errors.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(null, 1)
@@ -33,7 +29,7 @@ def _train(root: Path, options: dict[str, Any]) -> None:
 class Machine:
     """A run in a cluster."""
 
-    def __init__(self, root: Path, address: str, **more: Any) -> None:
+    def __init__(self, root, address, **more):
         root.mkdir(exist_ok=True)
         self.root = root
         resumes = "resume" in more  # in the same folder, behind the rounds of the earlier call
@@ -41,30 +37,30 @@ class Machine:
         self._skipped = len(rounds_in(root)) if resumes else 0
         self._process = Running(_train, root, options_of(address, **more))
 
-    def rounds(self) -> Lines:
+    def rounds(self):
         """The rounds of this run; none before it has a folder."""
         runs = set((self.root / "runs").glob("*")) - self._earlier
         return rounds_in(self.root)[self._skipped :] if runs else []
 
-    def await_round_of(self, members: int) -> None:
+    def await_round_of(self, members):
         """Wait for one more round of a number of members."""
         before = len(self.rounds())
 
-        def has_come() -> bool:
+        def has_come():
             assert self._process.poll() is None, (self.root / "errors.txt").read_text()
             return any(one["members"] == members for one in self.rounds()[before:])
 
         wait_until(has_come)
 
-    def interrupt(self) -> None:
+    def interrupt(self):
         self._process.send_signal(signal.SIGINT)
 
-    def wait(self) -> None:
+    def wait(self):
         """Wait for its end, which reports no error."""
         code = self._process.wait(60)
         assert code == 0, (self.root / "errors.txt").read_text()
 
-    def kill(self) -> None:
+    def kill(self):
         """Kill the run; its workers and its link follow."""
         children = below(self._process.pid)
         self._process.kill()

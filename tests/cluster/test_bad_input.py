@@ -1,7 +1,5 @@
 """What a machine cannot join with, or cannot do, is said: the value, what it must be, a way out."""
 
-from __future__ import annotations
-
 import importlib.util
 import socket
 import time

@@ -1,7 +1,5 @@
 """Machines that cannot train one model are refused at the join, with both values."""
 
-from __future__ import annotations
-
 from dataclasses import fields, replace
 
 import pytest
@@ -24,7 +22,7 @@ OTHER = Identity(
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(Identity)])
-def test_every_difference_is_refused_with_both_values_and_a_way_out(name: str) -> None:
+def test_every_difference_is_refused_with_both_values_and_a_way_out(name):
     with pytest.raises(ConfigError) as raised:
         OWN.check(replace(OWN, **{name: getattr(OTHER, name)}))
     message = str(raised.value)
@@ -35,21 +33,21 @@ def test_every_difference_is_refused_with_both_values_and_a_way_out(name: str) -
     assert len(message.splitlines()) == 1
 
 
-def test_all_differences_are_named_at_once() -> None:
+def test_all_differences_are_named_at_once():
     with pytest.raises(ConfigError) as raised:
         OWN.check(OTHER)
     assert len(str(raised.value).splitlines()) == len(fields(Identity))
     assert str(raised.value).endswith("; if all of them have left, restart mlxhog cluster start")
 
 
-def test_equal_machines_pass_and_an_identity_survives_the_wire() -> None:
+def test_equal_machines_pass_and_an_identity_survives_the_wire():
     OWN.check(Identity.from_json(OWN.to_json()))
 
 
 @pytest.mark.parametrize(
     "text", ["", "[]", '{"version": "9"}', '{"other": 1}', "[" * 100_000, '{"seed": 1, "seed": 2}']
 )
-def test_the_identity_of_another_version_is_refused_in_words(text: str) -> None:
+def test_the_identity_of_another_version_is_refused_in_words(text):
     with pytest.raises(ConfigError, match="install the same version.*; if all of them have left"):
         OWN.check(Identity.from_json(text))
 
@@ -69,19 +67,19 @@ def test_the_identity_of_another_version_is_refused_in_words(text: str) -> None:
         ({"round_every": 3}, "add --cluster HOST:PORT"),
     ],
 )
-def test_a_wrong_choice_of_a_cluster_is_refused(options: dict[str, object], problem: str) -> None:
+def test_a_wrong_choice_of_a_cluster_is_refused(options, problem):
     with pytest.raises(ConfigError, match=problem):
-        TrainConfig(**options)  # type: ignore[arg-type]
+        TrainConfig(**options)
 
 
-def test_a_run_without_a_cluster_is_read_back_from_its_own_options() -> None:
+def test_a_run_without_a_cluster_is_read_back_from_its_own_options():
     stored = yaml.safe_load(TrainConfig().to_yaml())
     layer = of_keywords("config.yaml:1", stored)
     assert train_config([by_flat_names(layer)]).cluster is None
 
 
-def test_the_token_of_a_cluster_is_not_stored_with_the_run() -> None:
-    config = TrainConfig(cluster="here:1", cluster_token="a secret")  # type: ignore[arg-type, call-arg]
+def test_the_token_of_a_cluster_is_not_stored_with_the_run():
+    config = TrainConfig(cluster="here:1", cluster_token="a secret")
     assert config.cluster is not None
     assert config.cluster.token == "a secret"
     stored = config.to_yaml()
@@ -90,8 +88,8 @@ def test_the_token_of_a_cluster_is_not_stored_with_the_run() -> None:
     assert again.cluster == replace(config.cluster, token=None)
 
 
-def test_an_address_and_numbers_beside_it_make_the_choice() -> None:
-    config = TrainConfig(cluster="mac.lan:8600", round_every="1m")  # type: ignore[arg-type, call-arg]
+def test_an_address_and_numbers_beside_it_make_the_choice():
+    config = TrainConfig(cluster="mac.lan:8600", round_every="1m")
     assert config.cluster is not None
     assert config.cluster.address == "mac.lan:8600"
     assert config.cluster.round_every == 60.0

@@ -1,7 +1,5 @@
 """The address and the token of a cluster, and the command that starts one."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import signal

@@ -1,17 +1,14 @@
 """A link is replaced when it dies, and neither its life nor its death stops the workers."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -38,7 +35,7 @@ Start = Callable[[OpenGroup], Link]
 
 
 @pytest.fixture
-def machine() -> Iterator[Machine]:
+def machine():
     one = Machine(Table(1), cluster=choice(round_every=0.02, outer_lr=1.0, outer_momentum=0.0))
     one.arena.counters.store("command", Command.TRAIN)
     yield one
@@ -46,11 +43,11 @@ def machine() -> Iterator[Machine]:
 
 
 @pytest.fixture
-def start(machine: Machine, tmp_path: Path) -> Iterator[Start]:
+def start(machine, tmp_path):
     """Starts a link in the second worker slot of the machine."""
-    links: list[Link] = []
+    links = []
 
-    def begin(open_group: OpenGroup) -> Link:
+    def begin(open_group):
         job = LinkJob(
             cluster=machine.cluster,
             identity=machine.identity,
@@ -67,7 +64,7 @@ def start(machine: Machine, tmp_path: Path) -> Iterator[Start]:
         link.stop(PATIENCE_S)
 
 
-def poll_until(link: Link, condition: Callable[[], bool]) -> None:
+def poll_until(link, condition):
     """Watch a link as its supervisor does."""
     until = time.monotonic() + PATIENCE_S
     while not condition():
@@ -77,9 +74,7 @@ def poll_until(link: Link, condition: Callable[[], bool]) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_link_is_replaced_and_the_next_continues_from_the_arena(
-    machine: Machine, start: Start
-) -> None:
+def test_a_killed_link_is_replaced_and_the_next_continues_from_the_arena(machine, start):
     machine.train(1.0)
     link = start(children.alone)
     poll_until(link, lambda: machine.own.number("rounds") > 1)
@@ -97,7 +92,7 @@ def test_a_killed_link_is_replaced_and_the_next_continues_from_the_arena(
     assert not alive(first)
 
 
-def test_the_log_of_a_link_keeps_its_newer_half(machine: Machine, start: Start) -> None:
+def test_the_log_of_a_link_keeps_its_newer_half(machine, start):
     link = start(children.alone)
     log = link._job.log
     with log.open("ab") as output:
@@ -108,9 +103,7 @@ def test_the_log_of_a_link_keeps_its_newer_half(machine: Machine, start: Start) 
 
 
 @pytest.mark.slow
-def test_a_machine_alone_looks_for_others_between_its_rounds(
-    machine: Machine, start: Start
-) -> None:
+def test_a_machine_alone_looks_for_others_between_its_rounds(machine, start):
     machine.cluster = choice(round_every=3600.0)
     machine.train(1.0)
     link = start(children.growing)
@@ -120,16 +113,14 @@ def test_a_machine_alone_looks_for_others_between_its_rounds(
 
 
 @pytest.mark.slow
-def test_a_machine_that_does_not_fit_is_refused_with_the_reason(start: Start) -> None:
+def test_a_machine_that_does_not_fit_is_refused_with_the_reason(start):
     link = start(children.refusing)
     with pytest.raises(ConfigError, match="the token is wrong; take that of the line"):
         poll_until(link, lambda: False)
 
 
 @pytest.mark.slow
-def test_a_machine_that_has_trained_alone_and_does_not_fit_trains_on_alone(
-    machine: Machine, start: Start
-) -> None:
+def test_a_machine_that_has_trained_alone_and_does_not_fit_trains_on_alone(machine, start):
     machine.arena.counters.store("start_ns", 1)
     link = start(children.refusing)
     poll_until(link, lambda: bool(link.messages))
@@ -138,9 +129,7 @@ def test_a_machine_that_has_trained_alone_and_does_not_fit_trains_on_alone(
 
 
 @pytest.mark.slow
-def test_a_cluster_out_of_reach_is_reported_once_and_tried_again(
-    start: Start, tmp_path: Path
-) -> None:
+def test_a_cluster_out_of_reach_is_reported_once_and_tried_again(start, tmp_path):
     link = start(children.out_of_reach)
     log = tmp_path / "link.log"
     poll_until(link, lambda: log.exists() and log.read_text().count("no lighthouse answers") > 1)
@@ -148,7 +137,7 @@ def test_a_cluster_out_of_reach_is_reported_once_and_tried_again(
     assert "no lighthouse answers" in message
 
 
-def test_a_fault_of_the_program_is_reported_and_not_tried_again(start: Start) -> None:
+def test_a_fault_of_the_program_is_reported_and_not_tried_again(start):
     link = start(children.faulty)
     poll_until(link, lambda: bool(link.messages))
     link.poll()
@@ -157,7 +146,7 @@ def test_a_fault_of_the_program_is_reported_and_not_tried_again(start: Start) ->
 
 
 @pytest.mark.slow
-def test_a_stopped_link_is_killed_and_replaced(tmp_path: Path) -> None:
+def test_a_stopped_link_is_killed_and_replaced(tmp_path):
     machine = Machine(Table(1), cluster=choice(round_every=0.02, timeout_s=0.5))
     machine.arena.counters.store("command", Command.TRAIN)
     log = tmp_path / "link.log"
@@ -181,11 +170,9 @@ def test_a_stopped_link_is_killed_and_replaced(tmp_path: Path) -> None:
         machine.close()
 
 
-def test_the_token_of_a_link_is_that_of_the_option_else_of_the_environment(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_token_of_a_link_is_that_of_the_option_else_of_the_environment(monkeypatch):
     torchft_group = pytest.importorskip("mlxhog.cluster.torchft_group")
-    tokens: list[str] = []
+    tokens = []
     monkeypatch.setattr(
         torchft_group, "TorchftGroup", lambda *_, token, **more: tokens.append(token)
     )
@@ -197,13 +184,11 @@ def test_the_token_of_a_link_is_that_of_the_option_else_of_the_environment(
     assert tokens == ["of the environment", "of the option"]
 
 
-def never() -> NoReturn:
+def never():
     raise AssertionError("no cluster answers, so it is not called")
 
 
-def test_a_cluster_that_does_not_answer_costs_no_import_of_torch(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_cluster_that_does_not_answer_costs_no_import_of_torch(monkeypatch):
     monkeypatch.setitem(sys.modules, "mlxhog.cluster.torchft_group", None)  # refuses its import
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
@@ -211,7 +196,7 @@ def test_a_cluster_that_does_not_answer_costs_no_import_of_torch(
         open_torchft(choice(address=address), never, never)
 
 
-def test_an_own_address_without_a_machine_is_refused_by_its_name() -> None:
+def test_an_own_address_without_a_machine_is_refused_by_its_name():
     with socket.create_server(("127.0.0.1", 0)) as server:
         cluster = choice(address=f"127.0.0.1:{server.getsockname()[1]}", own_address="no..where")
         with pytest.raises(ConfigError, match=r"'no\.\.where' has no IPv4 address here; name"):
@@ -219,7 +204,7 @@ def test_an_own_address_without_a_machine_is_refused_by_its_name() -> None:
 
 
 @pytest.mark.slow
-def test_a_link_changes_no_parameter_during_a_pause(machine: Machine, start: Start) -> None:
+def test_a_link_changes_no_parameter_during_a_pause(machine, start):
     # With outer_lr 1 a machine alone would add nothing, and the test could not fail.
     machine.cluster = choice(round_every=0.02, outer_lr=0.5, outer_momentum=0.0)
     link = start(children.alone)
@@ -238,9 +223,7 @@ def test_a_link_changes_no_parameter_during_a_pause(machine: Machine, start: Sta
 
 
 @pytest.mark.slow
-def test_a_link_leaves_after_the_last_round_and_not_when_the_run_ends(
-    machine: Machine, start: Start
-) -> None:
+def test_a_link_leaves_after_the_last_round_and_not_when_the_run_ends(machine, start):
     link = start(children.alone)
     poll_until(link, lambda: machine.own.number("rounds") > 0)
     machine.arena.counters.store("command", Command.REST)
@@ -253,9 +236,7 @@ def test_a_link_leaves_after_the_last_round_and_not_when_the_run_ends(
 
 
 @pytest.mark.slow
-def test_a_machine_that_a_cluster_refuses_leaves_no_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_machine_that_a_cluster_refuses_leaves_no_run(tmp_path, monkeypatch):
     job_of = plan._link
     monkeypatch.setattr(
         plan, "_link", lambda *them: replace(job_of(*them), open_group=children.refusing)
@@ -267,13 +248,11 @@ def test_a_machine_that_a_cluster_refuses_leaves_no_run(
 
 
 @pytest.mark.slow
-def test_a_run_in_a_cluster_trains_commits_and_reports_its_part(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_in_a_cluster_trains_commits_and_reports_its_part(tmp_path, monkeypatch):
     job_of = plan._link
 
-    def with_group(*arguments: object) -> LinkJob | None:
-        job = job_of(*arguments)  # type: ignore[arg-type]
+    def with_group(*arguments):
+        job = job_of(*arguments)
         return None if job is None else replace(job, open_group=children.alone)
 
     monkeypatch.setattr(plan, "_link", with_group)

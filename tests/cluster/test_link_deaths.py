@@ -1,12 +1,7 @@
 """A link that dies at any line is followed by one that continues from the arena."""
 
-from __future__ import annotations
-
 import inspect
 import sys
-from collections.abc import Iterator
-from types import CodeType, FrameType
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +14,7 @@ from tests.strategies.deaths import Died
 
 MEAN = choice(outer_lr=1.0, outer_momentum=0.0)
 """With these numbers theta_s is the mean of all movements: its value tells what is in it."""
-CODES: dict[str, CodeType] = {
+CODES = {
     function.__name__: function.__code__
     for function in (
         round.play, round._packed, round._after,
@@ -29,18 +24,18 @@ CODES: dict[str, CodeType] = {
 }  # fmt: skip
 
 
-def lines() -> Iterator[tuple[str, int]]:
+def lines():
     """Every line of a round, as (function, its number)."""
     for name, code in CODES.items():
         found = {line for _, _, line in code.co_lines() if line and line > code.co_firstlineno}
         yield from ((name, line) for line in sorted(found))
 
 
-def dies_at(name: str, number: int, times: int) -> Any:
+def dies_at(name, number, times):
     """A trace function that raises where a line is about to run for the n-th time."""
     left = times
 
-    def trace(frame: FrameType, event: str, argument: object) -> Any:
+    def trace(frame, event, argument):
         nonlocal left
         if frame.f_code is CODES[name] and event == "line" and frame.f_lineno == number:
             left -= 1
@@ -52,7 +47,7 @@ def dies_at(name: str, number: int, times: int) -> Any:
     return trace
 
 
-def dies(one: Machine, name: str, number: int, times: int) -> bool:
+def dies(one, name, number, times):
     """Play a round that ends at a line; returns whether the line was reached."""
     before = sys.gettrace()
     sys.settrace(dies_at(name, number, times))
@@ -67,7 +62,7 @@ def dies(one: Machine, name: str, number: int, times: int) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("times", [1, 3])
-def test_a_link_that_dies_at_any_line_loses_at_most_its_round(times: int) -> None:
+def test_a_link_that_dies_at_any_line_loses_at_most_its_round(times):
     reached = 0
     for name, number in lines():
         one = Machine(Table(1), "a", MEAN)
@@ -90,7 +85,7 @@ def test_a_link_that_dies_at_any_line_loses_at_most_its_round(times: int) -> Non
 
 
 @pytest.mark.slow
-def test_a_link_that_dies_while_others_go_on_counts_no_movement_twice() -> None:
+def test_a_link_that_dies_while_others_go_on_counts_no_movement_twice():
     """What it has sent may be in their state, and so it is given up."""
     lost = 0
     for name, number in lines():
@@ -115,7 +110,7 @@ def test_a_link_that_dies_while_others_go_on_counts_no_movement_twice() -> None:
     assert lost > 5
 
 
-def test_a_death_within_an_add_begins_at_the_parameters_as_they_are() -> None:
+def test_a_death_within_an_add_begins_at_the_parameters_as_they_are():
     one = Machine(Table(1), "a", choice(outer_lr=0.5, outer_momentum=0.0))
     try:
         one.train(1.0)

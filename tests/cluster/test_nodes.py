@@ -1,21 +1,18 @@
 """A simulated box of two NUMA nodes: what `cluster numa` prints trains one model on both."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import signal
 import subprocess
 import sys
 from contextlib import ExitStack, suppress
-from pathlib import Path
 
 import pytest
 
+from mlxhog.base.numa import Node
 from mlxhog.cli import cluster, main
-from mlxhog.machine.numa import Node
 from tests.cluster.members import lighthouse
-from tests.cluster.rounds import Lines, rounds_in
+from tests.cluster.rounds import rounds_in
 from tests.cluster.runs import FOREVER
 from tests.processes import alive, below
 from tests.report.running import wait_until
@@ -32,7 +29,7 @@ os.execvp(sys.argv[end + 1], sys.argv[end + 1 :])
 """Stands in for numactl, which containers often forbid; of the memory it knows nothing."""
 
 
-def cores_below(pid: int) -> list[set[int]]:
+def cores_below(pid):
     """The cores of a process, and of those that it started."""
     listed = []
     for one in (pid, *below(pid)):
@@ -41,7 +38,7 @@ def cores_below(pid: int) -> list[set[int]]:
     return listed
 
 
-def common(sides: list[Lines]) -> dict[int, list[str]]:
+def common(sides):
     """The digests of theta_s after rounds of two members that both have recorded."""
     digests = [
         {one["round"]: one["theta_s"] for one in side if one["members"] == 2} for side in sides
@@ -52,8 +49,8 @@ def common(sides: list[Lines]) -> dict[int, list[str]]:
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="macOS has no such call")
 def test_the_commands_for_two_nodes_train_one_model_each_on_its_cores(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+    tmp_path, monkeypatch, capsys
+):
     cores = sorted(os.sched_getaffinity(0))
     nodes = Node(0, (cores[0],), 1 << 30), Node(1, (cores[-1],), 1 << 30)
     monkeypatch.setattr(cluster, "nodes", lambda: nodes)
@@ -80,7 +77,7 @@ def test_the_commands_for_two_nodes_train_one_model_each_on_its_cores(
             stack.callback(one.kill)
             processes.append(one)
 
-        def rounds() -> dict[int, list[str]]:
+        def rounds():
             for root, one in zip(roots, processes, strict=True):
                 assert one.poll() is None, (root / "errors.txt").read_text()
             return common([rounds_in(root) for root in roots])

@@ -1,8 +1,6 @@
 """A round between machines is an outer step of DiLoCo, and the same bits on all of them."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -13,7 +11,6 @@ from mlxhog.cluster.group import ClusterError
 from mlxhog.cluster.round import Outcome, to_bfloat16
 from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.training.gradients import Gradients
-from tests.cluster.in_process import Script
 from tests.cluster.machines import SHAPES, Machine, Table, choice
 from tests.strategies import local_runs
 from tests.strategies.test_sync import LR
@@ -24,11 +21,11 @@ BOUNDS = np.cumsum([np.prod(shape) for shape in SHAPES.values()])[:-1]
 
 
 @pytest.fixture
-def machines() -> Iterator[Make]:
+def machines():
     """Makes machines of one table."""
-    made: list[Machine] = []
+    made = []
 
-    def make(n: int, *, script: Script | None = None, **numbers: object) -> list[Machine]:
+    def make(n, *, script=None, **numbers):
         table = Table(n, join_timeout_s=5.0)
         if script is not None:
             table.script = script
@@ -40,11 +37,11 @@ def machines() -> Iterator[Make]:
         one.close()
 
 
-def rounds(machines: list[Machine]) -> list[Outcome | Exception]:
+def rounds(machines):
     """One round of every machine; an error ends its link, and a new one is made."""
-    outcomes: dict[str, Outcome | Exception] = {}
+    outcomes = {}
 
-    def play(one: Machine) -> None:
+    def play(one):
         try:
             outcomes[one.name] = one.play()
         except (ClusterError, ConfigError) as error:
@@ -55,7 +52,7 @@ def rounds(machines: list[Machine]) -> list[Outcome | Exception]:
     return [outcomes[one.name] for one in machines]
 
 
-def test_rounds_of_two_stopped_machines_equal_diloco_in_one_process(machines: Make) -> None:
+def test_rounds_of_two_stopped_machines_equal_diloco_in_one_process(machines):
     of = local_runs.method("diloco", 2, average_every=1, outer_momentum=0.9)
     pair = machines(2, outer_momentum=0.9)
     for k in range(6):
@@ -72,9 +69,7 @@ def test_rounds_of_two_stopped_machines_equal_diloco_in_one_process(machines: Ma
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_theta_s_has_the_same_bits_on_all_machines_after_every_round(
-    machines: Make, dtype: str
-) -> None:
+def test_theta_s_has_the_same_bits_on_all_machines_after_every_round(machines, dtype):
     team, rng = machines(3, round_dtype=dtype), np.random.default_rng(0)
     for _ in range(5):
         for one in team:
@@ -85,7 +80,7 @@ def test_theta_s_has_the_same_bits_on_all_machines_after_every_round(
     assert team[0].own.number("tokens") == sum(one.own.trained() for one in team)
 
 
-def test_machines_weigh_by_their_tokens(machines: Make) -> None:
+def test_machines_weigh_by_their_tokens(machines):
     pair = machines(2, outer_lr=1.0, outer_momentum=0.0)
     pair[0].train(1.0, tokens=300)
     pair[1].train(5.0, tokens=100)
@@ -94,8 +89,8 @@ def test_machines_weigh_by_their_tokens(machines: Make) -> None:
         np.testing.assert_allclose(one.theta, 2.0, rtol=1e-6)
 
 
-def test_what_workers_add_during_a_round_stays_and_goes_into_the_next(machines: Make) -> None:
-    def script(member: str, call: str, number: int) -> bool:
+def test_what_workers_add_during_a_round_stays_and_goes_into_the_next(machines):
+    def script(member, call, number):
         if (member, call, number) == ("a", "average", 0):
             pair[0].train(0.5)
         return False
@@ -112,9 +107,7 @@ def test_what_workers_add_during_a_round_stays_and_goes_into_the_next(machines: 
         np.testing.assert_allclose(one.theta, 1.5, rtol=1e-6)
 
 
-def test_a_machine_that_missed_rounds_loads_theta_s_and_keeps_its_own_movement(
-    machines: Make,
-) -> None:
+def test_a_machine_that_missed_rounds_loads_theta_s_and_keeps_its_own_movement(machines):
     pair = machines(2, outer_lr=1.0, outer_momentum=0.0)
     a, b = pair
     a.table.expected = 1
@@ -132,9 +125,7 @@ def test_a_machine_that_missed_rounds_loads_theta_s_and_keeps_its_own_movement(
     assert a.own.number("tokens") == 300
 
 
-def test_a_member_that_is_lost_in_the_average_leaves_the_others_round_uncommitted(
-    machines: Make,
-) -> None:
+def test_a_member_that_is_lost_in_the_average_leaves_the_others_round_uncommitted(machines):
     pair = machines(2, script=lambda member, call, _: (member, call) == ("b", "average"))
     before = pair[0].own.state().digest
     for one in pair:
@@ -150,7 +141,7 @@ def test_a_member_that_is_lost_in_the_average_leaves_the_others_round_uncommitte
     assert [one.own.number("lost") for one in pair] == [0, 0]
 
 
-def test_a_machine_alone_commits_no_round_before_it_is_due(machines: Make) -> None:
+def test_a_machine_alone_commits_no_round_before_it_is_due(machines):
     (one,) = machines(1)
     one.train(1.0)
     assert one.play(is_due=False) is Outcome.EARLY
@@ -160,9 +151,7 @@ def test_a_machine_alone_commits_no_round_before_it_is_due(machines: Make) -> No
     assert one.own.report()["tokens_committed"] == 100
 
 
-def test_members_of_unequal_theta_s_drop_the_round_and_take_that_of_the_first(
-    machines: Make,
-) -> None:
+def test_members_of_unequal_theta_s_drop_the_round_and_take_that_of_the_first(machines):
     pair = machines(2)
     rounds(pair)
     pair[1].own.of("anchor")[3] += 1
@@ -172,19 +161,19 @@ def test_members_of_unequal_theta_s_drop_the_round_and_take_that_of_the_first(
     assert len({one.own.state().digest for one in pair}) == 1
 
 
-def test_a_machine_does_not_load_what_is_older_than_its_own(machines: Make) -> None:
+def test_a_machine_does_not_load_what_is_older_than_its_own(machines):
     (one,) = machines(1)
     one.train(1.0)
     rounds([one])
     before = one.own.state()
     fresh = replace(before, round=0, anchor=np.zeros_like(before.anchor))
-    one.group.state = lambda: fresh  # type: ignore[method-assign]
+    one.group.state = lambda: fresh
     (error,) = rounds([one])
     assert "begin at round 0, and this machine has 1 rounds" in str(error)
     assert one.own.state().digest == before.digest
 
 
-def test_parameters_that_are_not_finite_do_not_reach_the_others(machines: Make) -> None:
+def test_parameters_that_are_not_finite_do_not_reach_the_others(machines):
     pair = machines(2)
     pair[0].table.join_timeout_s = 0.2
     pair[1].train(float("nan"))
@@ -211,9 +200,7 @@ def test_parameters_that_are_not_finite_do_not_reach_the_others(machines: Make) 
         ({"seconds": "1"}, "has trained for '1' s"),
     ],
 )
-def test_a_state_that_no_member_has_is_refused_and_the_own_one_stays(
-    machines: Make, change: dict[str, object], message: str
-) -> None:
+def test_a_state_that_no_member_has_is_refused_and_the_own_one_stays(machines, change, message):
     (one,) = machines(1)
     one.train(1.0)
     rounds([one])
@@ -221,8 +208,8 @@ def test_a_state_that_no_member_has_is_refused_and_the_own_one_stays(
     for name in ("anchor", "velocity"):
         if isinstance(change.get(name), float):
             change = change | {name: np.full_like(before.anchor, change[name])}
-    sent = replace(before, **change)  # type: ignore[arg-type]
-    one.group.state = lambda: sent  # type: ignore[method-assign]
+    sent = replace(before, **change)
+    one.group.state = lambda: sent
     (error,) = rounds([one])
     assert isinstance(error, ClusterError)
     assert message in str(error)
@@ -244,9 +231,7 @@ def test_a_state_that_no_member_has_is_refused_and_the_own_one_stays(
         (-2, 3e38),
     ],
 )
-def test_a_mean_that_no_training_has_is_refused_and_the_own_state_stays(
-    machines: Make, place: int, value: float
-) -> None:
+def test_a_mean_that_no_training_has_is_refused_and_the_own_state_stays(machines, place, value):
     pair = machines(2)
     for one in pair:
         one.train(1.0)
@@ -256,12 +241,12 @@ def test_a_mean_that_no_training_has_is_refused_and_the_own_state_stays(
         one.train(1.0)
         average = one.group.average
 
-        def poisoned(buffer: np.ndarray, exact: int, average=average) -> bool:  # type: ignore[type-arg, no-untyped-def]
+        def poisoned(buffer, exact, average=average):
             commits = average(buffer, exact)
             buffer[place] = value
             return commits
 
-        one.group.average = poisoned  # type: ignore[method-assign]
+        one.group.average = poisoned
     assert all("cluster: the mean of the members" in str(error) for error in rounds(pair))
     for one, (digest, theta) in zip(pair, before, strict=True):
         assert one.own.state().digest == digest
@@ -272,12 +257,12 @@ def test_a_mean_that_no_training_has_is_refused_and_the_own_state_stays(
     assert pair[0].own.number("lost") == pair[1].own.number("lost") == 0
 
 
-def test_to_bfloat16_keeps_eight_bits_and_rounds_ties_to_even() -> None:
+def test_to_bfloat16_keeps_eight_bits_and_rounds_ties_to_even():
     x = np.array([1.0, 1 + 2.0**-8, 1 + 3 * 2.0**-8, -3.14159], np.float32)
     assert to_bfloat16(x).tolist() == [1.0, 1.0, 1 + 2.0**-6, -3.140625]
 
 
-def test_rounding_to_bfloat16_is_made_up_for_in_later_rounds(machines: Make) -> None:
+def test_rounding_to_bfloat16_is_made_up_for_in_later_rounds(machines):
     (one,) = machines(1, round_dtype="bfloat16", outer_lr=1.0, outer_momentum=0.0)
     step, n = 1.0 + 1 / 300, 40  # lies between two numbers of bfloat16
     for _ in range(n):
@@ -286,7 +271,7 @@ def test_rounding_to_bfloat16_is_made_up_for_in_later_rounds(machines: Make) -> 
     np.testing.assert_allclose(one.theta_s, n * step, atol=1 / 128)
 
 
-def test_the_probe_and_the_padding_of_the_arena_stay_as_they_are(machines: Make) -> None:
+def test_the_probe_and_the_padding_of_the_arena_stay_as_they_are(machines):
     pair = machines(2)
     pair[0].arena.probe[:] = 5.0
     pair[0].train(1.0)
@@ -295,14 +280,14 @@ def test_the_probe_and_the_padding_of_the_arena_stay_as_they_are(machines: Make)
     np.testing.assert_array_equal(pair[1].arena.probe, 0.0)
 
 
-def test_an_outer_step_counts_in_the_version_that_staleness_is_measured_by(machines: Make) -> None:
+def test_an_outer_step_counts_in_the_version_that_staleness_is_measured_by(machines):
     (one,) = machines(1)
     one.train(1.0)
     rounds([one])
     assert one.arena.counters.load("version") == 1
 
 
-def resumed(one: Machine, *, is_last: bool) -> Machine:
+def resumed(one, *, is_last):
     """A machine that starts from the checkpoint of another; nothing of the other is shared."""
     arrays, numbers = one.own.saved()
     arrays, theta = {name: value.copy() for name, value in arrays.items()}, one.theta
@@ -314,7 +299,7 @@ def resumed(one: Machine, *, is_last: bool) -> Machine:
     return again
 
 
-def test_a_checkpoint_has_theta_s_and_the_momentum_of_any_machine(machines: Make) -> None:
+def test_a_checkpoint_has_theta_s_and_the_momentum_of_any_machine(machines):
     pair = machines(2)
     for one in pair:
         one.train(1.0)
@@ -335,8 +320,8 @@ def test_a_checkpoint_has_theta_s_and_the_momentum_of_any_machine(machines: Make
 
 
 def test_links_and_resumed_runs_of_a_machine_have_its_id_and_a_copy_elsewhere_another(
-    machines: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    machines, monkeypatch
+):
     one, again, copy = machines(3)
     id, saved = one.own.number("id"), one.own.saved()
     one.begin_link()
@@ -347,22 +332,20 @@ def test_links_and_resumed_runs_of_a_machine_have_its_id_and_a_copy_elsewhere_an
     assert copy.own.number("id") != id
 
 
-def test_the_second_run_of_one_checkpoint_becomes_another_machine(machines: Make) -> None:
+def test_the_second_run_of_one_checkpoint_becomes_another_machine(machines):
     pair = machines(2)
     pair[0].table.join_timeout_s = 0.2
     for one in pair:
         one.own.store("id", 7)
         join = one.group.join
-        one.group.join = lambda join=join: replace(join(), ids=(7, 7))  # type: ignore[method-assign]
+        one.group.join = lambda join=join: replace(join(), ids=(7, 7))
     refused, error = rounds(pair)
     assert refused is Outcome.REFUSED
     assert "another member resumed the same checkpoint" in str(error)
     assert [one.own.number("id") == 7 for one in pair] == [True, False]
 
 
-def test_the_movement_of_a_checkpoint_waits_for_the_first_tokens_and_goes_with_them(
-    machines: Make,
-) -> None:
+def test_the_movement_of_a_checkpoint_waits_for_the_first_tokens_and_goes_with_them(machines):
     pair = machines(2, outer_lr=1.0, outer_momentum=0.0)
     pair[0].train(1.0)
     again = resumed(pair[0], is_last=True)
@@ -379,9 +362,7 @@ def test_the_movement_of_a_checkpoint_waits_for_the_first_tokens_and_goes_with_t
 
 
 @pytest.mark.parametrize("is_last", [True, False])
-def test_a_movement_in_an_old_checkpoint_that_others_may_have_is_not_sent_again(
-    machines: Make, is_last: bool
-) -> None:
+def test_a_movement_in_an_old_checkpoint_that_others_may_have_is_not_sent_again(machines, is_last):
     (one,) = machines(1, outer_lr=1.0, outer_momentum=0.0)
     one.train(1.0)
     again = resumed(one, is_last=is_last)
@@ -396,19 +377,17 @@ def test_a_movement_in_an_old_checkpoint_that_others_may_have_is_not_sent_again(
         again.close()
 
 
-def commit_in_the_first_only(pair: list[Machine]) -> None:
+def commit_in_the_first_only(pair):
     """A round with 100 tokens of each, whose end the second of two machines does not learn."""
     for one in pair:
         one.train(1.0)
     average = pair[1].group.average
-    pair[1].group.average = lambda *words: average(*words) and False  # type: ignore[method-assign]
+    pair[1].group.average = lambda *words: average(*words) and False
     assert rounds(pair) == [Outcome.COMMITTED, Outcome.REFUSED]
     pair[1].begin_link()
 
 
-def test_a_round_that_one_member_commits_and_another_does_not_see_counts_once(
-    machines: Make,
-) -> None:
+def test_a_round_that_one_member_commits_and_another_does_not_see_counts_once(machines):
     pair = machines(2, outer_lr=1.0, outer_momentum=0.0)
     a, b = pair
     commit_in_the_first_only(pair)
@@ -422,9 +401,7 @@ def test_a_round_that_one_member_commits_and_another_does_not_see_counts_once(
         np.testing.assert_allclose(one.theta, 2.0, rtol=1e-6)
 
 
-def test_what_a_machine_commits_alone_again_in_the_same_round_is_given_up(
-    machines: Make,
-) -> None:
+def test_what_a_machine_commits_alone_again_in_the_same_round_is_given_up(machines):
     pair = machines(2, outer_lr=1.0, outer_momentum=0.0)
     a, b = pair
     commit_in_the_first_only(pair)
@@ -440,7 +417,7 @@ def test_what_a_machine_commits_alone_again_in_the_same_round_is_given_up(
         np.testing.assert_array_equal(one.theta, 1.0)
 
 
-def test_a_movement_that_was_sent_before_a_checkpoint_is_not_sent_again(machines: Make) -> None:
+def test_a_movement_that_was_sent_before_a_checkpoint_is_not_sent_again(machines):
     pair = machines(2, outer_lr=1.0, outer_momentum=0.0)
     commit_in_the_first_only(pair)
     again = resumed(pair[1], is_last=True)
@@ -452,7 +429,7 @@ def test_a_movement_that_was_sent_before_a_checkpoint_is_not_sent_again(machines
         again.close()
 
 
-def test_a_joiner_takes_over_the_position_of_the_schedule(machines: Make) -> None:
+def test_a_joiner_takes_over_the_position_of_the_schedule(machines):
     pair = machines(2)
     a, b = pair
     a.table.expected = 1
@@ -467,7 +444,7 @@ def test_a_joiner_takes_over_the_position_of_the_schedule(machines: Make) -> Non
     assert b.own.seconds() == pytest.approx(a.own.seconds(), abs=5.0)
 
 
-def test_each_machine_reads_the_text_in_an_order_of_its_own(machines: Make) -> None:
+def test_each_machine_reads_the_text_in_an_order_of_its_own(machines):
     class Batches:
         def at(self, epoch, ticket):
             return epoch, ticket

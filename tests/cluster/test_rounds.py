@@ -1,13 +1,11 @@
 """The audit of recorded rounds finds what must not be there."""
 
-from typing import Any
-
 import pytest
 
-from tests.cluster.rounds import Audit, Lines, is_balanced
+from tests.cluster.rounds import Audit, is_balanced
 
 
-def line(number: int, tokens: int, cluster_tokens: int, theta_s: str = "a") -> dict[str, Any]:
+def line(number, tokens, cluster_tokens, theta_s="a"):
     return {
         "round": number, "members": 2, "tokens": tokens, "cluster_tokens": cluster_tokens,
         "theta_s": theta_s,
@@ -24,11 +22,11 @@ def line(number: int, tokens: int, cluster_tokens: int, theta_s: str = "a") -> d
         ([line(0, 5, 15)], Audit(rounds=2, partial=1)),
     ],
 )
-def test_rounds_that_differ_or_do_not_add_up_are_counted(second: Lines, expected: Audit) -> None:
+def test_rounds_that_differ_or_do_not_add_up_are_counted(second, expected):
     assert Audit.of([[line(0, 10, 15), line(1, 2, 18)], second]) == expected
 
 
-def test_a_run_whose_tokens_are_not_all_counted_is_out_of_balance() -> None:
+def test_a_run_whose_tokens_are_not_all_counted_is_out_of_balance():
     part = {"tokens_committed": 5, "tokens_lost": 2, "tokens_waiting": 1}
     assert is_balanced({**part, "tokens_trained": 8})
     assert not is_balanced({**part, "tokens_trained": 9})

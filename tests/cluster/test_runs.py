@@ -1,25 +1,18 @@
 """Whole runs in a cluster: links and machines are killed, and no token is lost unnoticed."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import shutil
 import signal
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from mlxhog import train
-from mlxhog.cluster.link import LinkJob
-from mlxhog.report.metrics import Progress
 from mlxhog.training import plan
 from tests.cluster import children
 from tests.cluster.members import lighthouse
-from tests.cluster.rounds import Audit, Lines, is_balanced, part_of, rounds_in
+from tests.cluster.rounds import Audit, is_balanced, part_of, rounds_in
 from tests.cluster.runs import Machine, options_of
 from tests.training.small import let_no_worker_finish, small_config
 
@@ -27,23 +20,23 @@ KILLS = 3
 
 
 @pytest.fixture
-def _one_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def _one_machine(monkeypatch):
     """Links open a cluster of one machine, without a network."""
     job_of = plan._link
 
-    def with_group(*arguments: Any) -> LinkJob | None:
+    def with_group(*arguments):
         job = job_of(*arguments)
         return None if job is None else replace(job, open_group=children.alone)
 
     monkeypatch.setattr(plan, "_link", with_group)
 
 
-def watched(root: Path, act: Callable[[int], bool], **options: Any) -> dict[str, Any]:
+def watched(root, act, **options):
     """Train until an action that sees the number of rounds is over; the run's part."""
 
     is_over = False
 
-    def look(progress: Progress) -> None:
+    def look(progress):
         nonlocal is_over
         if not is_over and (is_over := act(len(rounds_in(root)))):
             os.kill(os.getpid(), signal.SIGINT)
@@ -54,16 +47,16 @@ def watched(root: Path, act: Callable[[int], bool], **options: Any) -> dict[str,
     return part_of(root)
 
 
-def link_processes() -> list[Any]:
+def link_processes():
     return [one for one in multiprocessing.active_children() if one.name == "mlxhog-link"]
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_one_machine")
-def test_a_run_whose_links_are_killed_commits_what_it_has_trained(tmp_path: Path) -> None:
-    killed_at: list[int] = []
+def test_a_run_whose_links_are_killed_commits_what_it_has_trained(tmp_path):
+    killed_at = []
 
-    def act(rounds: int) -> bool:
+    def act(rounds):
         if killed_at and rounds <= killed_at[-1] + 1:
             return False  # the killed link may have added one line since
         if len(killed_at) == KILLS:
@@ -84,9 +77,7 @@ def test_a_run_whose_links_are_killed_commits_what_it_has_trained(tmp_path: Path
 
 @pytest.mark.usefixtures("_one_machine")
 @pytest.mark.parametrize("stop_workers", [False, True])
-def test_a_run_ends_with_a_round_of_all_that_it_has_trained(
-    tmp_path: Path, stop_workers: bool
-) -> None:
+def test_a_run_ends_with_a_round_of_all_that_it_has_trained(tmp_path, stop_workers):
     options = {"stop_workers": stop_workers, "slow": "0=4"}
     part = watched(tmp_path, lambda rounds: rounds > 2, **options)
     assert part["tokens_committed"] == part["tokens_trained"] > 0
@@ -95,9 +86,7 @@ def test_a_run_ends_with_a_round_of_all_that_it_has_trained(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_one_machine")
-def test_a_run_whose_workers_do_not_finish_their_step_is_done_and_saved(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_whose_workers_do_not_finish_their_step_is_done_and_saved(tmp_path, monkeypatch):
     let_no_worker_finish(monkeypatch)
     options = options_of("127.0.0.1:8600", steps=None, time="500ms", slow=None)
     result = train(small_config(tmp_path, **options))
@@ -107,7 +96,7 @@ def test_a_run_whose_workers_do_not_finish_their_step_is_done_and_saved(
 
 
 @pytest.mark.slow
-def test_machines_that_join_die_and_come_again_have_one_model(tmp_path: Path) -> None:
+def test_machines_that_join_die_and_come_again_have_one_model(tmp_path):
     pytest.importorskip("torchft")
     with lighthouse() as (_, address):
         first = Machine(tmp_path / "a", address)
@@ -139,11 +128,9 @@ def test_machines_that_join_die_and_come_again_have_one_model(tmp_path: Path) ->
     assert audit.partial <= 1  # that in which the second was killed
 
 
-def call_of_two(
-    address: str, roots: list[Path], **options: Any
-) -> tuple[list[Lines], list[dict[str, Any]]]:
+def call_of_two(address, roots, **options):
     """Let two machines train until they had a round together, then stop both."""
-    machines: list[Machine] = []
+    machines = []
     try:
         machines += [Machine(root, address, **options) for root in roots]
         machines[0].await_round_of(2)
@@ -159,9 +146,7 @@ def call_of_two(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("copied", [False, True])
-def test_a_cluster_that_was_stopped_resumes_from_the_checkpoints_of_its_machines(
-    tmp_path: Path, copied: bool
-) -> None:
+def test_a_cluster_that_was_stopped_resumes_from_the_checkpoints_of_its_machines(tmp_path, copied):
     pytest.importorskip("torchft")
     roots = [tmp_path / name for name in "ab"]
     with lighthouse() as (_, address):

@@ -1,7 +1,5 @@
 """Members on torchft in processes: what they commit, and what a death, a stop or a split costs."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import signal

@@ -1,7 +1,5 @@
 """How old a simulated gradient is: a function of seed and step."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import numpy as np
@@ -13,12 +11,12 @@ from tests.pairs import each_of
 STEPS = 4000
 
 
-def ages(text: str, seed: int = 0) -> list[int]:
+def ages(text, seed=0):
     course = SimulatedStaleness.parse(text).course(seed)
     return [course.at(step).staleness for step in range(STEPS)]
 
 
-def test_a_fixed_age_is_that_of_workers_that_apply_in_turn() -> None:
+def test_a_fixed_age_is_that_of_workers_that_apply_in_turn():
     rule = SimulatedStaleness.parse("fixed:2")
     assert (rule.workers, rule.most) == (3, 2)
     course = rule.course(0)
@@ -29,7 +27,7 @@ def test_a_fixed_age_is_that_of_workers_that_apply_in_turn() -> None:
     ("text", "mean", "most"),
     [("uniform:1:5", 3.0, 5), ("geometric:3", 3.0, 25), ("histogram:0=1,4=3", 3.0, 4)],
 )
-def test_drawn_ages_have_the_requested_mean(text: str, mean: float, most: int) -> None:
+def test_drawn_ages_have_the_requested_mean(text, mean, most):
     drawn = ages(text)
     assert np.mean(drawn) == pytest.approx(mean, rel=0.05)
     assert max(drawn) <= SimulatedStaleness.parse(text).most == most
@@ -37,13 +35,13 @@ def test_drawn_ages_have_the_requested_mean(text: str, mean: float, most: int) -
     assert ages(text, seed=1) != drawn
 
 
-def test_an_age_depends_on_no_other_step() -> None:
+def test_an_age_depends_on_no_other_step():
     rule = SimulatedStaleness.parse("uniform:0:9")
     in_order, alone = rule.course(3), rule.course(3)
     assert [in_order.at(step) for step in range(50)][49] == alone.at(49)
 
 
-def test_speeds_give_each_worker_its_part_and_gradients_a_mean_age_of_p_minus_1() -> None:
+def test_speeds_give_each_worker_its_part_and_gradients_a_mean_age_of_p_minus_1():
     rule = SimulatedStaleness.parse("speed:1,1,1,4")
     course = rule.course(0)
     steps = [course.at(number) for number in range(STEPS)]
@@ -55,12 +53,12 @@ def test_speeds_give_each_worker_its_part_and_gradients_a_mean_age_of_p_minus_1(
     assert max(slow) <= rule.most
 
 
-def test_with_equal_speeds_workers_apply_in_turn() -> None:
+def test_with_equal_speeds_workers_apply_in_turn():
     fixed, speed = (SimulatedStaleness.parse(text).course(0) for text in ("fixed:2", "speed:1,1,1"))
     assert [fixed.at(k) for k in range(20)] == [speed.at(k) for k in range(20)]
 
 
-def test_no_gradient_is_older_than_the_run() -> None:
+def test_no_gradient_is_older_than_the_run():
     course = SimulatedStaleness.parse("histogram:9=1").course(0)
     assert [course.at(step) for step in (0, 4, 9)] == [(0, 0), (0, 4), (0, 9)]
 
@@ -73,6 +71,6 @@ def test_no_gradient_is_older_than_the_run() -> None:
         "speed:1,1e9", "normal:1",
     ],
 )  # fmt: skip
-def test_a_rule_that_cannot_be_is_refused_with_what_was_wanted(text: str) -> None:
+def test_a_rule_that_cannot_be_is_refused_with_what_was_wanted(text):
     with pytest.raises(ValueError, match="wanted fixed:N"):
         SimulatedStaleness.parse(text)

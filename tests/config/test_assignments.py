@@ -1,15 +1,13 @@
 """Changed fields add up over sources and flags, and a wrong one is named."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
 
+from mlxhog.base import plain_yaml
 from mlxhog.cli.train import configuration, flags
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError
-from mlxhog.files import plain_yaml
 
 
 @pytest.mark.parametrize(
@@ -23,24 +21,22 @@ from mlxhog.files import plain_yaml
         ("a = 1e-6 , b=null", {"a": "1e-6", "b": None}),
     ],
 )
-def test_a_text_names_fields_and_values(text: str | None, values: dict[str, object]) -> None:
+def test_a_text_names_fields_and_values(text, values):
     assert plain_yaml.assignments(text) == values
     assert plain_yaml.assignments(plain_yaml.as_assignments(values)) == values
 
 
 @pytest.mark.parametrize("text", ["hidden_size", "=3", "a=", "a=[1", "a=1, b"])
-def test_what_is_no_assignment_is_named(text: str) -> None:
+def test_what_is_no_assignment_is_named(text):
     with pytest.raises(ConfigError, match="^set: "):
         TrainConfig(set=text)
 
 
-def given(words: str) -> TrainConfig:
+def given(words):
     return configuration(flags().parse(words.split()))
 
 
-def test_flags_and_the_file_add_up_and_the_last_value_of_a_field_wins(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_flags_and_the_file_add_up_and_the_last_value_of_a_field_wins(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("a.yaml").write_text("set: {hidden_size: 64, slstm_at: [1]}\n")
     Path("b.yaml").write_text("set: hidden_size=64, num_heads=2\n")
@@ -57,7 +53,7 @@ def test_flags_and_the_file_add_up_and_the_last_value_of_a_field_wins(
         given("-c c.yaml")
 
 
-def test_what_a_run_stores_says_the_same_again(tmp_path: Path) -> None:
-    config = TrainConfig(set={"hidden_size": 256, "slstm_at": [1, 3]})  # type: ignore[arg-type]
+def test_what_a_run_stores_says_the_same_again(tmp_path):
+    config = TrainConfig(set={"hidden_size": 256, "slstm_at": [1, 3]})
     (tmp_path / "config.yaml").write_text(config.to_yaml())
     assert given(f"-c {tmp_path / 'config.yaml'}") == config

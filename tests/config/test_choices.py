@@ -1,16 +1,11 @@
 """What can be chosen by name: how it is spelt, and which choice several sources come to."""
 
-from __future__ import annotations
-
 import pickle
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from mlxhog.config.choices import KINDS, OPTIMIZERS, SCHEDULES, Kind, UnknownChoice
+from mlxhog.config.choices import KINDS, OPTIMIZERS, SCHEDULES, UnknownChoice
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
 from mlxhog.config.schedules import WSD, Backoff, Constant, Cosine
@@ -18,7 +13,7 @@ from mlxhog.config.sources import read_stored, read_yaml, resolve
 from mlxhog.errors import ConfigError
 
 
-def given(*layers: str, folder: Path | None = None, **flags: object) -> TrainConfig:
+def given(*layers, folder=None, **flags):
     """The configuration of YAML texts, the weakest first, and of flags."""
     sources = []
     for number, text in enumerate(layers):
@@ -42,8 +37,8 @@ def given(*layers: str, folder: Path | None = None, **flags: object) -> TrainCon
     ],
 )
 def test_a_choice_is_read_from_text_a_mapping_or_itself_and_spelt_so_that_it_is_read_back(
-    spelt: Any, choice: Any
-) -> None:
+    spelt, choice
+):
     assert SCHEDULES.read(spelt) == choice
     assert SCHEDULES.read(str(choice)) == choice
     assert SCHEDULES.read(choice.to_dict()) == choice
@@ -64,12 +59,12 @@ def test_a_choice_is_read_from_text_a_mapping_or_itself_and_spelt_so_that_it_is_
         (3, "wanted a name"),
     ],
 )
-def test_what_is_no_choice_is_refused_in_words(spelt: Any, message: str) -> None:
+def test_what_is_no_choice_is_refused_in_words(spelt, message):
     with pytest.raises(ConfigError, match=message):
         SCHEDULES.read(spelt)
 
 
-def test_flat_numbers_go_to_the_choice_that_the_run_has(tmp_path: Path) -> None:
+def test_flat_numbers_go_to_the_choice_that_the_run_has(tmp_path):
     assert given(schedule="backoff", backoff_beta=0.5).schedule == Backoff(beta=0.5)
     assert given(warmup=0.2).schedule == Cosine(warmup=0.2)
     text = "schedule: {name: backoff, steps: 7, beta: 0.3}\n"
@@ -79,9 +74,7 @@ def test_flat_numbers_go_to_the_choice_that_the_run_has(tmp_path: Path) -> None:
     )
 
 
-def test_a_stronger_source_changes_numbers_of_the_same_choice_and_begins_another_anew(
-    tmp_path: Path,
-) -> None:
+def test_a_stronger_source_changes_numbers_of_the_same_choice_and_begins_another_anew(tmp_path):
     weak = "schedule: backoff(steps=7)\n"
     assert given(weak, folder=tmp_path, schedule="backoff(beta=0.5)").schedule == Backoff(
         steps=7, beta=0.5
@@ -93,7 +86,7 @@ def test_a_stronger_source_changes_numbers_of_the_same_choice_and_begins_another
     assert given(flat, folder=tmp_path, schedule="backoff(steps=8)").schedule == Backoff(steps=8)
 
 
-def test_every_source_is_named_where_its_number_is_wrong(tmp_path: Path) -> None:
+def test_every_source_is_named_where_its_number_is_wrong(tmp_path):
     with pytest.raises(ConfigError, match="^--backoff-beta: cosine has no backoff_beta; backoff"):
         given(backoff_beta=0.5)
     with pytest.raises(ConfigError, match="^--backoff-beta is 2; wanted a number above 0"):
@@ -107,39 +100,37 @@ def test_every_source_is_named_where_its_number_is_wrong(tmp_path: Path) -> None
     assert cause.name == "bakoff"
 
 
-def test_the_file_of_a_run_with_a_number_of_another_choice_is_refused_in_one_sentence(
-    tmp_path: Path,
-) -> None:
+def test_the_file_of_a_run_with_a_number_of_another_choice_is_refused_in_one_sentence(tmp_path):
     file = tmp_path / "config.yaml"
     file.write_text("schedule: inverse\nlr_floor: 0.1\nwarmup: 0.03\n")
     with pytest.raises(ConfigError, match="2: lr_floor: inverse has no lr_floor; .*--init-from"):
         read_stored(file)
 
 
-def test_programs_may_give_flat_numbers_too() -> None:
+def test_programs_may_give_flat_numbers_too():
     config = TrainConfig(schedule="backoff", backoff_steps=9)
     assert config.schedule == Backoff(steps=9)
-    changed: Any = {"backoff_beta": 0.5}
+    changed = {"backoff_beta": 0.5}
     assert replace(config, **changed).schedule == Backoff(steps=9, beta=0.5)
     assert replace(config, schedule=WSD()).schedule == WSD()
     with pytest.raises(ConfigError, match="no option 'bakcoff_steps'; did you mean"):
         TrainConfig(**{"bakcoff_steps": 3})
 
 
-def test_no_flat_name_stands_for_two_things() -> None:
+def test_no_flat_name_stands_for_two_things():
     own = [word for one in options(TrainConfig).values() for word in (one.name, *one.aliases)]
     flat = [name for kind in KINDS for name in kind.numbers()]
     assert len(own + flat) == len({*own, *flat})
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.title)
-def test_every_number_that_a_choice_lacks_is_refused_beside_it_in_words(kind: Kind) -> None:
+def test_every_number_that_a_choice_lacks_is_refused_beside_it_in_words(kind):
     for name, choice in kind.known().items():
         own = {spec.flat for spec in options(choice).values()}
         for flat, number in kind.numbers().items():
             if flat in own:
                 continue
-            values: Any = {kind.title: name, flat: number.option.default}
+            values = {kind.title: name, flat: number.option.default}
             with pytest.raises(ConfigError, match=f"{name} has no {flat}; .* ha(s|ve)"):
                 TrainConfig(**values)
 
@@ -152,15 +143,15 @@ def test_every_number_that_a_choice_lacks_is_refused_beside_it_in_words(kind: Ki
     ],
 )
 def test_a_number_is_refused_beside_the_one_that_takes_its_place_in_every_spelling(
-    tmp_path: Path, kind: Kind, name: str, other: str, number: str
-) -> None:
+    tmp_path, kind, name, other, number
+):
     value = 0.9 if other == "beta2" else 5
-    chosen: dict[str, Any] = {kind.title: name}
-    both: dict[str, Any] = {other: value, number: 2}
-    inside: dict[str, Any] = {kind.title: f"{name}({other}={value}, {number}=2)"}
-    later: dict[str, Any] = {number: 2}
+    chosen = {kind.title: name}
+    both = {other: value, number: 2}
+    inside = {kind.title: f"{name}({other}={value}, {number}=2)"}
+    later = {number: 2}
     file = f"{kind.title}: {name}\n{other}: {value}\n"
-    spellings: list[Callable[[], object]] = [
+    spellings = [
         lambda: given(**chosen, **both),
         lambda: given(**inside),
         lambda: given(f"{file}{number}: 2\n", folder=tmp_path),
@@ -176,7 +167,7 @@ def test_a_number_is_refused_beside_the_one_that_takes_its_place_in_every_spelli
     assert given(**chosen, **both) == given(file, folder=tmp_path)
 
 
-def test_what_a_run_stores_has_every_number_and_is_read_back(tmp_path: Path) -> None:
+def test_what_a_run_stores_has_every_number_and_is_read_back(tmp_path):
     config = TrainConfig(schedule="backoff(beta=0.5)", steps=3)
     text = config.to_yaml()
     assert "schedule:\n  name: backoff\n" in text

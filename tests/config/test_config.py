@@ -8,6 +8,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlxhog.base.quantities import (
+    Interval,
+)
 from mlxhog.cli.train import configuration
 from mlxhog.cli.train import flags as train_flags
 from mlxhog.config import contradictions
@@ -15,18 +18,15 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.config.optimizers import AdamW, Apollo, Muon
 from mlxhog.config.options import options
 from mlxhog.config.rules import Slowdown, parse_slowdowns
-from mlxhog.config.sources import Layer, read_yaml, resolve
+from mlxhog.config.sources import read_yaml, resolve
 from mlxhog.config.strategy import strategy_name
 from mlxhog.errors import ConfigError
-from mlxhog.files.quantities import (
-    Interval,
-)
 from tests.pairs import each_of
 
 ROOT = Path(__file__).parents[2]
 
 
-def written(tmp_path: Path, text: str) -> Layer:
+def written(tmp_path, text):
     path = tmp_path / "conf.yaml"
     path.write_text(text)
     return read_yaml(path)
@@ -63,7 +63,7 @@ def test_a_run_without_a_budget_takes_a_minute():
 
 def test_a_configuration_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        TrainConfig().lr = 1.0  # type: ignore[misc]
+        TrainConfig().lr = 1.0
 
 
 def test_python_values_are_converted_like_yaml_values():

@@ -1,7 +1,5 @@
 """Options that contradict each other or have no effect are refused, with the way out."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,16 +1,11 @@
 """A Python file of a user's own is executed here and in worker processes, and adds choices."""
 
-from __future__ import annotations
-
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
 
@@ -19,7 +14,6 @@ from mlxhog.config.choices import SCHEDULES, UnknownChoice
 from mlxhog.errors import ConfigError
 
 PROGRAM = """
-from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar
@@ -49,39 +43,39 @@ class Place:
 
 
 @pytest.fixture(autouse=True)
-def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_registry(monkeypatch):
     """Leave the schedules of other tests as they are."""
     monkeypatch.setattr(SCHEDULES, "_by_name", dict(SCHEDULES.known()))
 
 
-def write(path: Path, text: str = PROGRAM) -> Path:
+def write(path, text=PROGRAM):
     path.write_text(text, encoding="utf-8")
     return path
 
 
-def module_of(file: Path) -> ModuleType:
+def module_of(file):
     return plugin_file.execute(*plugin_file.read(str(file)))
 
 
-def double(halving: Any) -> object:
+def double(halving):
     return halving.double()
 
 
-def same(thing: object) -> object:
+def same(thing):
     return thing
 
 
-def test_a_file_is_executed_once_and_what_it_defines_is_registered(tmp_path: Path) -> None:
+def test_a_file_is_executed_once_and_what_it_defines_is_registered(tmp_path):
     file = write(tmp_path / "mine.py")
     executed = getattr(sys, "executions", 0)
     module = plugins.load(file)
     assert plugins.load(str(file)) is module
-    assert sys.executions == executed + 1  # type: ignore[attr-defined]
+    assert sys.executions == executed + 1
     assert [each.path for each in plugin_file.loaded()][-1] == str(file)
     assert SCHEDULES.find("halving") is module.Halving
 
 
-def test_what_a_file_defines_travels_to_a_spawned_process_and_back(tmp_path: Path) -> None:
+def test_what_a_file_defines_travels_to_a_spawned_process_and_back(tmp_path):
     module = module_of(write(tmp_path / "mine.py"))
     (plugin,) = plugin_file.files_of([module.Halving])
     things = (module.Halving(every=4), module.Place(5), module.Unit.STEP)
@@ -93,9 +87,7 @@ def test_what_a_file_defines_travels_to_a_spawned_process_and_back(tmp_path: Pat
 
 
 @pytest.mark.parametrize("change", [lambda file: write(file, "x = ("), Path.unlink])
-def test_what_travels_does_not_depend_on_the_file_any_more(
-    tmp_path: Path, change: Callable[[Path], object]
-) -> None:
+def test_what_travels_does_not_depend_on_the_file_any_more(tmp_path, change):
     file = write(tmp_path / "mine.py")
     halving = module_of(file).Halving(every=4)
     change(file)
@@ -104,22 +96,22 @@ def test_what_travels_does_not_depend_on_the_file_any_more(
         assert pool.submit(double, halving).result(60) == halving.double()
 
 
-def test_a_copy_of_a_file_is_a_module_of_its_own(tmp_path: Path) -> None:
+def test_a_copy_of_a_file_is_a_module_of_its_own(tmp_path):
     (tmp_path / "copy").mkdir()
     one, two = (module_of(write(tmp_path / name)) for name in ("mine.py", "copy/mine.py"))
     assert type(pickle.loads(pickle.dumps(one.Place()))) is one.Place
     assert type(pickle.loads(pickle.dumps(two.Place()))) is two.Place
 
 
-def test_bytes_that_do_not_have_the_digest_are_not_executed(tmp_path: Path) -> None:
+def test_bytes_that_do_not_have_the_digest_are_not_executed(tmp_path):
     sent = pickle.dumps(module_of(write(tmp_path / "mine.py")).Halving())
-    executed = sys.executions  # type: ignore[attr-defined]
+    executed = sys.executions
     with pytest.raises(ConfigError, match=r"mine\.py was damaged on the way here"):
         pickle.loads(sent.replace(b"2 * self.every", b"3 * self.every"))
-    assert sys.executions == executed  # type: ignore[attr-defined]
+    assert sys.executions == executed
 
 
-def test_the_files_of_objects_and_classes_are_known(tmp_path: Path) -> None:
+def test_the_files_of_objects_and_classes_are_known(tmp_path):
     file = write(tmp_path / "mine.py")
     module = module_of(file)
     for things in ([module.Halving()], [module.Place, 1, None, "x"]):
@@ -140,9 +132,7 @@ SUM = "0123456789abcdef" * 4
         ("a.py, ", ["a.py"]),
     ],
 )
-def test_a_comma_divides_files_only_behind_the_end_of_one(
-    value: object, expected: list[str]
-) -> None:
+def test_a_comma_divides_files_only_behind_the_end_of_one(value, expected):
     assert plugins.texts(value) == expected
 
 
@@ -162,13 +152,13 @@ DECORATOR = "@dataclass(frozen=True, kw_only=True)"
     ],
 )
 def test_a_file_that_adds_no_choice_as_it_must_be_is_refused_with_the_place(
-    tmp_path: Path, text: str, message: str
-) -> None:
+    tmp_path, text, message
+):
     with pytest.raises(ConfigError, match=message):
         plugins.load(write(tmp_path / "bad.py", text))
 
 
-def test_what_is_no_python_file_is_refused(tmp_path: Path) -> None:
+def test_what_is_no_python_file_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"none\.py: cannot read it: No such file"):
         plugins.load(tmp_path / "none.py")
     with pytest.raises(ConfigError, match=r"notes\.txt: not a Python file"):
@@ -191,10 +181,8 @@ else:
 """
 
 
-def test_an_unknown_choice_is_looked_for_in_its_file_once_the_user_has_named_that(
-    tmp_path: Path,
-) -> None:
-    def recall(how: str) -> str:
+def test_an_unknown_choice_is_looked_for_in_its_file_once_the_user_has_named_that(tmp_path):
+    def recall(how):
         command = [sys.executable, "-c", RECALL, str(file), how]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
@@ -206,7 +194,7 @@ def test_an_unknown_choice_is_looked_for_in_its_file_once_the_user_has_named_tha
     assert recall("remembered") == "halving(every=5)\n"
 
 
-def test_an_unknown_choice_says_which_it_is_also_in_another_process() -> None:
+def test_an_unknown_choice_says_which_it_is_also_in_another_process():
     with pytest.raises(UnknownChoice, match="no schedule 'halvin';.* need the file") as refused:
         SCHEDULES.find("halvin")
     arrived = pickle.loads(pickle.dumps(refused.value))

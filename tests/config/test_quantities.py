@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mlxhog.files.quantities import (
+from mlxhog.base.quantities import (
     MOST_SECONDS,
     Interval,
     format_bytes,

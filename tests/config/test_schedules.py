@@ -1,7 +1,5 @@
 """Step sizes over a run."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 
@@ -13,7 +11,7 @@ from mlxhog.config.budget import Budget
 from tests.pairs import each_of
 
 EPOCHS = schedules.Epochs(10)
-SCHEDULES: dict[str, schedules.Schedule] = {
+SCHEDULES = {
     "constant": schedules.Constant(warmup=0.1),
     "cosine": schedules.Cosine(warmup=0.1, lr_floor=0.25),
     "wsd": schedules.WSD(warmup=0.1, lr_floor=0.25),
@@ -22,24 +20,24 @@ SCHEDULES: dict[str, schedules.Schedule] = {
 }
 
 
-def at(name: str, progress: float, update: int = 0, step_share: float = 0.0) -> float:
+def at(name, progress, update=0, step_share=0.0):
     return SCHEDULES[name].of_run(2.0, EPOCHS, step_share)(progress, update)
 
 
 @each_of("name", ["constant", "cosine", "wsd"])
-def test_warm_up_rises_on_a_line_to_lr(name: str) -> None:
+def test_warm_up_rises_on_a_line_to_lr(name):
     results = [at(name, progress) for progress in (0.0, 0.025, 0.05, 0.1)]
     assert results == pytest.approx([0.0, 0.5, 1.0, 2.0])
 
 
 @each_of("name", ["constant", "cosine", "wsd"])
-def test_the_first_step_of_n_in_the_warm_up_has_an_nth_of_lr(name: str) -> None:
+def test_the_first_step_of_n_in_the_warm_up_has_an_nth_of_lr(name):
     results = [at(name, k / 40, step_share=1 / 40) for k in range(4)]  # a warm-up of 4 steps
     assert results == pytest.approx([0.5, 1.0, 1.5, 2.0])
     assert at(name, 0.0, step_share=1.0) == 2.0  # the only step of a run
 
 
-def test_a_step_is_the_share_of_the_run_that_steps_or_tokens_limit() -> None:
+def test_a_step_is_the_share_of_the_run_that_steps_or_tokens_limit():
     assert Budget(steps=16, seconds=60.0).step_share(100) == 1 / 16
     assert Budget(steps=12, steps_before=4).step_share(100) == 1 / 16
     assert Budget(tokens=1600).step_share(100) == 1 / 16
@@ -47,21 +45,21 @@ def test_a_step_is_the_share_of_the_run_that_steps_or_tokens_limit() -> None:
 
 
 @each_of(("name", "end"), [("constant", 2.0), ("cosine", 0.5), ("wsd", 0.5)])
-def test_the_end_is_at_the_floor_and_stays_there(name: str, end: float) -> None:
+def test_the_end_is_at_the_floor_and_stays_there(name, end):
     assert at(name, 1.0) == pytest.approx(end)
     assert at(name, 1.5) == pytest.approx(end)
 
 
-def test_cosine_is_half_way_down_in_the_middle_of_its_descent() -> None:
+def test_cosine_is_half_way_down_in_the_middle_of_its_descent():
     assert at("cosine", 0.55) == pytest.approx((2.0 + 0.5) / 2)
 
 
-def test_wsd_is_stable_until_its_last_fifth() -> None:
+def test_wsd_is_stable_until_its_last_fifth():
     assert at("wsd", 0.8) == pytest.approx(2.0)
     assert at("wsd", 0.9) == pytest.approx((2.0 + 0.5) / 2)
 
 
-def test_no_warm_up_starts_at_lr() -> None:
+def test_no_warm_up_starts_at_lr():
     assert schedules.Cosine(warmup=0.0).at(3.0, 0.0, 0) == 3.0
 
 
@@ -75,9 +73,7 @@ def test_no_warm_up_starts_at_lr() -> None:
         ("linear", "adamw", 0.25),
     ],
 )
-def test_four_workers_take_a_part_of_lr_by_the_rule(
-    rule: str, optimizer: str, factor: float
-) -> None:
+def test_four_workers_take_a_part_of_lr_by_the_rule(rule, optimizer, factor):
     chosen = optimizers.by_name(optimizer)
     assert chosen.workers_factor(rule, 4) == factor
     assert chosen.workers_factor(rule, 1) == 1.0
@@ -88,9 +84,7 @@ def test_four_workers_take_a_part_of_lr_by_the_rule(
 @pytest.mark.parametrize(
     ("steps", "beta"), [(100, 0.37), (1000, 0.37), (19, 0.37), (7, 0.5), (3, 0.9)]
 )
-def test_backoff_stages_grow_by_one_over_beta_and_steps_shrink_by_beta(
-    steps: int, beta: float
-) -> None:
+def test_backoff_stages_grow_by_one_over_beta_and_steps_shrink_by_beta(steps, beta):
     schedule = schedules.Backoff(steps=steps, beta=beta)
     updates = np.arange(32_000)
     sizes = np.array([schedule.at(1.0, 0.0, int(k)) for k in updates])
@@ -102,25 +96,25 @@ def test_backoff_stages_grow_by_one_over_beta_and_steps_shrink_by_beta(
 
 
 @pytest.mark.parametrize("name", ["backoff", "inverse"])
-def test_epochs_count_as_updates_do_and_the_step_size_stays_within_one(name: str) -> None:
+def test_epochs_count_as_updates_do_and_the_step_size_stays_within_one(name):
     by_epoch = replace(SCHEDULES[name], steps=1000, epochs=3).of_run(2.0, EPOCHS, 0.0)
     by_update = replace(SCHEDULES[name], steps=3).of_run(2.0, EPOCHS, 0.0)
     for update in range(400):
         assert by_epoch(0.0, update) == by_update(0.0, update // EPOCHS.n)
 
 
-def test_an_epoch_is_what_has_been_handed_out_whatever_updates_took_before() -> None:
+def test_an_epoch_is_what_has_been_handed_out_whatever_updates_took_before():
     epochs = schedules.Epochs(10, per_update=4.0, version=20, batches=35)
     assert [epochs.of(update) for update in (20, 21, 22, 24)] == [3, 3, 4, 5]
 
 
-def test_inverse_is_half_after_its_steps_and_falls_as_one_over_k() -> None:
+def test_inverse_is_half_after_its_steps_and_falls_as_one_over_k():
     assert [at("inverse", 0.0, update) for update in (0, 100, 300)] == [2.0, 1.0, 0.5]
     assert at("inverse", 0.0, 10**7) == pytest.approx(2.0 * 100 / 10**7, rel=1e-4)
 
 
-def test_the_default_beta_has_the_papers_smallest_constant() -> None:
-    def constant(b: float) -> float:
+def test_the_default_beta_has_the_papers_smallest_constant():
+    def constant(b):
         return math.log(2 / b) / (1 - b)
 
     best = 0.37336
@@ -131,7 +125,7 @@ def test_the_default_beta_has_the_papers_smallest_constant() -> None:
 
 
 @pytest.mark.slow
-def test_backoff_falls_as_one_over_k_on_a_strongly_convex_quadratic() -> None:
+def test_backoff_falls_as_one_over_k_on_a_strongly_convex_quadratic():
     # f(x) = c x^2 / 2 with gradient noise of variance sigma^2: the expected error obeys exactly
     # a <- (1 - gamma c)^2 a + gamma^2 sigma^2, so no sampling is needed.
     c, sigma, theta, beta = 1.0, 1.0, 0.2, schedules.BETA

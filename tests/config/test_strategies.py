@@ -1,13 +1,10 @@
 """What a strategy owns, and what it is: no number stands beside a class that has no use for it."""
 
-from __future__ import annotations
-
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
-from mlxhog.config.choices import KINDS, Kind
+from mlxhog.config.choices import KINDS
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
 from mlxhog.config.strategies import SSP, Hogwild
@@ -22,17 +19,17 @@ PAIRS = [
 ]
 
 
-def test_every_number_is_refused_beside_every_choice_without_it_and_its_owners_are_named() -> None:
+def test_every_number_is_refused_beside_every_choice_without_it_and_its_owners_are_named():
     assert len(PAIRS) > 100
     for kind, choice, flat in PAIRS:
         number = kind.numbers()[flat]
-        given: dict[str, Any] = {kind.title: choice.name, flat: legal(number.option)}
+        given = {kind.title: choice.name, flat: legal(number.option)}
         owners = ", ".join(owner.name for owner in number.owners)
         with pytest.raises(ConfigError, match=f"{choice.name} has no {flat}; {owners} ha(s|ve)$"):
             TrainConfig(**given)
 
 
-def legal(number: Any) -> object:
+def legal(number):
     """A value of a number that is not its default."""
     if number.choices:
         return next(word for word in number.choices if word != number.default)
@@ -42,21 +39,21 @@ def legal(number: Any) -> object:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.title)
-def test_every_number_says_what_it_is_and_every_choice_what_it_does(kind: Kind) -> None:
+def test_every_number_says_what_it_is_and_every_choice_what_it_does(kind):
     for choice in kind.known().values():
         assert choice.about
         assert all(spec.help for spec in options(choice).values())
 
 
-def test_another_strategy_begins_with_its_defaults() -> None:
+def test_another_strategy_begins_with_its_defaults():
     config = TrainConfig(strategy="ssp", slack=2, staleness_lr="exp")
     assert replace(config, strategy=Hogwild()).strategy == Hogwild()
-    more: Any = {"slack": 5}
+    more = {"slack": 5}
     assert replace(config, **more).strategy == SSP(slack=5, staleness_lr="exp")
     assert replace(config, strategy=None).strategy is None
 
 
-def test_numbers_of_one_strategy_that_go_nowhere_are_refused() -> None:
+def test_numbers_of_one_strategy_that_go_nowhere_are_refused():
     for wrong in (
         "hogwild(rotate_every=5)", "hogwild(shares=speed)", "hogwild(error_feedback=false)",
         "hogwild(async_after=0.1, blocks=disjoint)", "local_sgd(clients=2)",

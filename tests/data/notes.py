@@ -1,13 +1,9 @@
 """A folder as people have them: 500 small files of 20 kinds, a few of them bad."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import os
 import tarfile
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
@@ -22,15 +18,15 @@ TEXT_KINDS = (
 NAMES = ("README", "Makefile", "LICENSE", "TODO", "Dockerfile")
 
 
-def make_notes(folder: Path) -> int:
+def make_notes(folder):
     """Write the folder; returns how many of its files are text that can be read."""
     draw = np.random.default_rng(0)
 
-    def text(n_words: int = 60) -> str:
+    def text(n_words=60):
         words = draw.choice(WORDS, n_words)
         return "\n".join(" ".join(words[k : k + 10]) for k in range(0, n_words, 10)) + "\n"
 
-    kinds: dict[str, Callable[[], bytes]] = {
+    kinds = {
         **{suffix: lambda: text().encode() for suffix in TEXT_KINDS},
         ".1": lambda: f".TH ADD 1\n.SH NAME\nN\bNA\bAM\bME\bE {text()}".encode(),
         ".log": lambda: f"\x1b[31merror\x1b[0m {text()}".encode(),
@@ -77,7 +73,7 @@ BAD = {
 """File -> what is wrong with it."""
 
 
-def make_bad(folder: Path) -> None:
+def make_bad(folder):
     """Write a folder of nothing but bad files."""
     folder.mkdir()
     (folder / "half.txt.gz").write_bytes(gzip.compress(b"never wait " * 50)[:-9])

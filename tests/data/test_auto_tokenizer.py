@@ -1,26 +1,23 @@
 """`--tokenizer auto` fits text and model, and says what it took."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 import sys
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from mlxhog.data import corpora, tokenizers
+from mlxhog.data import tokenizers
 from mlxhog.data.auto_tokenizer import choose, too_large
 from mlxhog.data.prepare import prepare
+from mlxhog.data.sotu import SOTU_SHA256
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import DataError
 from tests.pairs import each_of
 from tools import sotu_tokenizer
 
 MIB = 1 << 20
-TEXT: dict[str, Any] = {
+TEXT = {
     "n_bytes": 4 * MIB, "n_documents": 100, "not_utf8": 0, "width": 128, "sha256": "",
     "rule": "every-12th",
 }  # fmt: skip
@@ -39,22 +36,18 @@ TEXT: dict[str, Any] = {
         ({"width": 16}, "bytes", "width 16 is narrow"),
         ({"not_utf8": 1}, "bpe:4096", "learnt"),
         ({"not_utf8": 2}, "bytes", "2 of 100 documents are not UTF-8"),
-        ({"sha256": corpora.SOTU_SHA256}, "sotu", ""),
-        ({"sha256": corpora.SOTU_SHA256, "rule": "tail"}, "bpe:4096", "learnt"),
+        ({"sha256": SOTU_SHA256}, "sotu", ""),
+        ({"sha256": SOTU_SHA256, "rule": "tail"}, "bpe:4096", "learnt"),
     ],
 )
-def test_the_choice_is_a_function_of_text_and_width_with_its_reason(
-    text: dict[str, Any], spec: str, reason: str
-) -> None:
+def test_the_choice_is_a_function_of_text_and_width_with_its_reason(text, spec, reason):
     chosen, note = choose(**TEXT | text)
     assert chosen == spec
     assert reason in (note or "")
     assert spec == "sotu" or (note or "").startswith(f"tokenizer {spec}")
 
 
-def test_without_the_package_that_learns_it_is_bytes_and_says_so(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_without_the_package_that_learns_it_is_bytes_and_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     spec, note = choose(**TEXT)
     assert spec == "bytes"
@@ -70,16 +63,14 @@ def test_without_the_package_that_learns_it_is_bytes_and_says_so(
     ],
 )
 def test_a_vocabulary_that_the_text_cannot_teach_is_reported_with_the_largest_sensible(
-    spec: str, n_bytes: int, warning: str | None
-) -> None:
+    spec, n_bytes, warning
+):
     found = too_large(spec, n_bytes)
     assert (found is None) == (warning is None)
     assert warning is None or re.search(warning, str(found))
 
 
-def test_the_shipped_tokenizer_has_its_digest_and_4096_ids(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_shipped_tokenizer_has_its_digest_and_4096_ids(monkeypatch):
     tokenizer = tokenizers.shipped()
     assert tokenizer.sha256 == tokenizers.SHIPPED_SHA256
     assert (tokenizer.n_ids, tokenizer.vocab_size, tokenizer.bos) == (4096, 4096, 0)
@@ -89,14 +80,14 @@ def test_the_shipped_tokenizer_has_its_digest_and_4096_ids(
 
 
 @pytest.mark.slow
-def test_the_shipped_tokenizer_is_learnt_from_the_training_documents_alone() -> None:
+def test_the_shipped_tokenizer_is_learnt_from_the_training_documents_alone():
     texts = list(sotu_tokenizer.training_texts())
     assert (len(texts), sum(map(len, texts))) == (214, 9_897_244)
     assert hashlib.sha256(sotu_tokenizer.learn()).hexdigest() == tokenizers.SHIPPED_SHA256
 
 
 @pytest.fixture
-def prose(tmp_path: Path) -> Path:
+def prose(tmp_path):
     """1.2 MiB of words in 24 documents."""
     folder, random = tmp_path / "prose", np.random.default_rng(0)
     folder.mkdir()
@@ -108,8 +99,8 @@ def prose(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_a_learnt_vocabulary_is_encoded_in_parallel_as_text_by_text_and_learnt_once(
-    prose: Path, tmp_path: Path
-) -> None:
+    prose, tmp_path
+):
     first = prepare(str(prose), "auto", cache_dir=tmp_path / "cache")
     assert first.spec == "bpe:1024"
     assert first.notes[-1].startswith("tokenizer bpe:1024, learnt from 1.3 MB")
@@ -123,13 +114,11 @@ def test_a_learnt_vocabulary_is_encoded_in_parallel_as_text_by_text_and_learnt_o
     assert not prepare(str(prose), "bpe:1024", cache_dir=tmp_path / "cache").fresh
 
 
-def test_a_stored_tokenizer_that_is_cut_off_or_changed_is_learnt_anew_and_a_line_says_so(
-    tmp_path: Path,
-) -> None:
+def test_a_stored_tokenizer_that_is_cut_off_or_changed_is_learnt_anew_and_a_line_says_so(tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("document " * 200)
 
-    def prepared() -> Any:
+    def prepared():
         return prepare(str(text), "bpe:300", cache_dir=tmp_path / "cache")
 
     stored = prepared().train.parent / "tokenizer.json"
@@ -143,7 +132,7 @@ def test_a_stored_tokenizer_that_is_cut_off_or_changed_is_learnt_anew_and_a_line
     assert not prepared().fresh
 
 
-def test_a_short_text_takes_bytes(tmp_path: Path) -> None:
+def test_a_short_text_takes_bytes(tmp_path):
     (tmp_path / "a.txt").write_text("a few words " * 100)
     prepared = prepare(str(tmp_path / "a.txt"), "auto", cache_dir=tmp_path / "cache")
     assert (prepared.spec, prepared.tokenizer.name) == ("bytes", "bytes")

@@ -1,9 +1,5 @@
 """Tickets cover an epoch: every sequence once, in the order of the keyed permutation."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -17,23 +13,23 @@ from tests.pairs import each_of, max_examples
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> TokenFile:
+def file(tmp_path):
     path = tmp_path / "train.bin"
     with TokenWriter(path, ByteTokenizer(), split="train", source="test") as writer:
         writer.add(np.random.default_rng(0).integers(0, 256, 1000).astype(np.uint8).tobytes())
     return TokenFile.open(path)
 
 
-def rows(file: TokenFile, indices: list[int]) -> list[list[int]]:
-    result: list[list[int]] = file.batch(np.array(indices), 10).x.tolist()
+def rows(file, indices):
+    result = file.batch(np.array(indices), 10).x.tolist()
     return result
 
 
 @pytest.mark.parametrize("blocks", [False, True])
 @pytest.mark.parametrize("batch_size", [1, 7, 100, 1000])
 def test_the_tickets_of_an_epoch_hold_every_sequence_once_in_order(
-    file: TokenFile, batch_size: int, blocks: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    file, batch_size, blocks, monkeypatch
+):
     if blocks:  # the path of corpora above 65,536 sequences
         monkeypatch.setattr(module, "TABLE_LIMIT", 10)
         monkeypatch.setattr(module, "_AHEAD", 16)
@@ -45,7 +41,7 @@ def test_the_tickets_of_an_epoch_hold_every_sequence_once_in_order(
         assert results == rows(file, order.at(epoch, 0, 100).tolist())
 
 
-def test_a_ticket_is_the_same_whoever_asks_and_whenever(file: TokenFile) -> None:
+def test_a_ticket_is_the_same_whoever_asks_and_whenever(file):
     one, other = (Batches(file, seq_len=10, batch_size=8, seed=0) for _ in range(2))
     for ticket in (5, 0, 12, 5):
         assert np.array_equal(
@@ -54,7 +50,7 @@ def test_a_ticket_is_the_same_whoever_asks_and_whenever(file: TokenFile) -> None
     assert np.array_equal(one.at(0, 3).y, other.at(0, 3).y)
 
 
-def test_no_two_sequences_of_a_run_share_what_is_random_about_them(file: TokenFile) -> None:
+def test_no_two_sequences_of_a_run_share_what_is_random_about_them(file):
     source = Batches(file, seq_len=10, batch_size=8, seed=0)
     batches = [source.at(epoch, ticket) for epoch in (0, 1) for ticket in range(13)]
     seeds = [batch.part(row, row + 1).seed for batch in batches for row in range(len(batch.x))]
@@ -64,7 +60,7 @@ def test_no_two_sequences_of_a_run_share_what_is_random_about_them(file: TokenFi
 
 
 @pytest.mark.parametrize("ticket", [-1, 13])
-def test_a_ticket_outside_the_epoch_is_refused(file: TokenFile, ticket: int) -> None:
+def test_a_ticket_outside_the_epoch_is_refused(file, ticket):
     with pytest.raises(ValueError, match="not one of the epoch's 13"):
         Batches(file, seq_len=10, batch_size=8, seed=0).at(0, ticket)
 
@@ -84,15 +80,13 @@ ZEROS = "0" * 64
         (1_000_003, 7, 2, [510957, 352135, 345588, 935015, 14665, 993767]),
     ],
 )
-def test_the_order_has_its_recorded_values(
-    n: int, seed: int, epoch: int, expected: list[int]
-) -> None:
+def test_the_order_has_its_recorded_values(n, seed, epoch, expected):
     assert Order(n, ZEROS, seed).at(epoch, 0, len(expected)).tolist() == expected
 
 
 @max_examples(60)
 @given(st.integers(1, 400), st.integers(0, 2**63), st.integers(0, 1000))
-def test_every_small_epoch_holds_every_sequence_once(n: int, seed: int, epoch: int) -> None:
+def test_every_small_epoch_holds_every_sequence_once(n, seed, epoch):
     order = Order(n, ZEROS, seed).at(epoch, 0, n)
     assert np.array_equal(np.sort(order), np.arange(n))
 
@@ -100,21 +94,21 @@ def test_every_small_epoch_holds_every_sequence_once(n: int, seed: int, epoch: i
 @pytest.mark.parametrize(
     "n", [65_535, 65_536, 65_537, 65_599, 131_071, 131_072, 131_073, 1_000_003]
 )
-def test_every_large_epoch_holds_every_sequence_once(n: int) -> None:
+def test_every_large_epoch_holds_every_sequence_once(n):
     order = Order(n, "ab" * 32, 3).at(1, 0, n)
     assert np.array_equal(np.sort(order), np.arange(n))
 
 
 @max_examples(40)
 @given(st.sampled_from([1000, 70_001]), st.data())
-def test_any_piece_equals_the_same_piece_of_the_whole(n: int, data: st.DataObject) -> None:
+def test_any_piece_equals_the_same_piece_of_the_whole(n, data):
     start = data.draw(st.integers(0, n))
     count = data.draw(st.integers(0, min(n - start, 500)))
     whole = Order(n, ZEROS, 1).at(4, 0, n)
     assert np.array_equal(Order(n, ZEROS, 1).at(4, start, count), whole[start : start + count])
 
 
-def test_order_depends_on_corpus_seed_and_epoch_only() -> None:
+def test_order_depends_on_corpus_seed_and_epoch_only():
     base = Order(1000, ZEROS, 0)
     first = base.at(0, 0, 1000)
     base.at(1, 0, 1000)
@@ -123,9 +117,9 @@ def test_order_depends_on_corpus_seed_and_epoch_only() -> None:
     assert not any(np.array_equal(first, other) for other in others)
 
 
-def test_all_orders_of_four_are_about_equally_likely() -> None:
+def test_all_orders_of_four_are_about_equally_likely():
     seeds = 4_800
-    counts: dict[tuple[int, ...], int] = {}
+    counts = {}
     for seed in range(seeds):
         order = tuple(Order(4, ZEROS, seed).at(0, 0, 4).tolist())
         counts[order] = counts.get(order, 0) + 1
@@ -136,6 +130,6 @@ def test_all_orders_of_four_are_about_equally_likely() -> None:
 
 
 @each_of(("start", "count"), [(-1, 2), (9, 2), (0, 11), (5, -1)])
-def test_a_range_outside_the_epoch_is_refused(start: int, count: int) -> None:
+def test_a_range_outside_the_epoch_is_refused(start, count):
     with pytest.raises(ValueError, match="leave the epoch of 10"):
         Order(10, ZEROS, 0).at(0, start, count)

@@ -1,10 +1,6 @@
 """Tokenizers that change a text: noted, and bits per byte are of the original bytes."""
 
-from __future__ import annotations
-
 import json
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +13,7 @@ from mlxhog.data.prepare import prepare
 from mlxhog.data.tokens import TokenFile, TokenWriter
 from tests.pairs import each_of
 
-STEPS: dict[str, dict[str, Any]] = {
+STEPS = {
     "lower case": {"normalizer": {"type": "Lowercase"}},
     "NFC": {"normalizer": {"type": "NFC"}},
     "NFD": {"normalizer": {"type": "NFD"}},
@@ -31,7 +27,7 @@ STEPS: dict[str, dict[str, Any]] = {
 TEXT = "The naïve cafe\u0301: ﬁne, 한국어 İstanbul, and a tab\t.\n\n"
 
 
-def tokenizer(*, white_space: bool = False, add_prefix_space: bool = False, **fields: Any) -> Any:
+def tokenizer(*, white_space=False, add_prefix_space=False, **fields):
     """A tokenizer of bytes and some pairs of them, with further steps."""
     plain = train_bpe([TEXT.encode() * 3, TEXT.lower().encode() * 3], 300)
     description = json.loads(plain.files()["tokenizer.json"])
@@ -43,7 +39,7 @@ def tokenizer(*, white_space: bool = False, add_prefix_space: bool = False, **fi
 
 
 @each_of("step", STEPS)
-def test_the_tokens_of_a_changed_text_stand_for_all_its_bytes(step: str) -> None:
+def test_the_tokens_of_a_changed_text_stand_for_all_its_bytes(step):
     one, text = tokenizer(**STEPS[step]), TEXT.encode()
     ids = one.encode(text)
     assert one.decode(ids) != text
@@ -53,7 +49,7 @@ def test_the_tokens_of_a_changed_text_stand_for_all_its_bytes(step: str) -> None
     assert bool(one.changes) == (step != "white space")
 
 
-def test_each_token_of_a_changed_text_stands_for_its_own_characters() -> None:
+def test_each_token_of_a_changed_text_stands_for_its_own_characters():
     one = tokenizer(normalizer={"type": "Replace", "pattern": {"String": "x"}, "content": "yyyyyy"})
     text = "ab x 한 x".encode()
     ids = one.encode(text)
@@ -69,7 +65,7 @@ INVALID = (b"caf\xe9 au lait", b"\xe2\x82 cut \xf0\x9f\x98", b"\xff" * 5, "é".e
 
 
 @each_of("text", INVALID)
-def test_a_byte_that_is_not_utf8_counts_once_and_not_as_its_replacement(text: bytes) -> None:
+def test_a_byte_that_is_not_utf8_counts_once_and_not_as_its_replacement(text):
     one = train_bpe([b"cafe au lait"], 260)
     ids = one.encode(text)
     lengths = one.changed_lengths(text, ids)
@@ -77,13 +73,13 @@ def test_a_byte_that_is_not_utf8_counts_once_and_not_as_its_replacement(text: by
     assert lengths.sum() == len(text) < len(one.decode(ids))
 
 
-def test_a_text_that_stays_as_it_is_needs_no_lengths() -> None:
+def test_a_text_that_stays_as_it_is_needs_no_lengths():
     for one in (tokenizer(), tokenizer(normalizer={"type": "Lowercase"})):
         text = TEXT.lower().encode()
         assert one.changed_lengths(text, one.encode(text)) is None
 
 
-def write(path: Path, documents: list[bytes], one: Any) -> TokenFile:
+def write(path, documents, one):
     with TokenWriter(path, one, split="val", source="test") as writer:
         for document in documents:
             writer.add(document)
@@ -96,7 +92,7 @@ DOCUMENTS = [
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> tuple[TokenFile, TokenFile]:
+def files(tmp_path):
     """The same documents, once by a tokenizer that makes each é and 한 longer, once by bytes."""
     longer = tokenizer(normalizer={"type": "NFD"})
     return write(tmp_path / "nfd.bin", DOCUMENTS, longer), write(
@@ -104,7 +100,7 @@ def files(tmp_path: Path) -> tuple[TokenFile, TokenFile]:
     )
 
 
-def test_every_count_of_bytes_is_of_the_original_text(files: tuple[TokenFile, TokenFile]) -> None:
+def test_every_count_of_bytes_is_of_the_original_text(files):
     n_bytes = sum(map(len, DOCUMENTS))
     for file, changed in zip(files, (20, 0), strict=True):
         assert (file.header["bytes"], file.header["changed"]) == (n_bytes, changed)
@@ -118,9 +114,7 @@ def test_every_count_of_bytes_is_of_the_original_text(files: tuple[TokenFile, To
         assert of_clients.at(0, 0).n_bytes == in_rows
 
 
-def test_the_same_part_of_a_text_is_evaluated_by_every_tokenizer(
-    files: tuple[TokenFile, TokenFile],
-) -> None:
+def test_the_same_part_of_a_text_is_evaluated_by_every_tokenizer(files):
     parts = [subset.of(file, 160) for file in files]
     starts = [file.starts.tolist() for file in files]
     assert parts[0].header["documents"] == parts[1].header["documents"] < len(DOCUMENTS)
@@ -129,9 +123,7 @@ def test_the_same_part_of_a_text_is_evaluated_by_every_tokenizer(
         assert part.header["bytes"] == int(part.bytes_at(slice(None)).sum())
 
 
-def test_counts_and_marks_are_per_byte_of_the_original_text(
-    files: tuple[TokenFile, TokenFile], tmp_path: Path
-) -> None:
+def test_counts_and_marks_are_per_byte_of_the_original_text(files, tmp_path):
     file = files[0]
     model = Counts.of(file)
     ids = np.asarray(file.tokens, np.int32)
@@ -148,7 +140,7 @@ def test_counts_and_marks_are_per_byte_of_the_original_text(
         assert marks[name] == pytest.approx(ratio * of_seen[name], rel=0.01)
 
 
-def test_examples_count_the_original_bytes_of_their_completions(tmp_path: Path) -> None:
+def test_examples_count_the_original_bytes_of_their_completions(tmp_path):
     (tmp_path / "train.jsonl").write_text(
         "".join(json.dumps({"prompt": "é" * i, "completion": "é" * 10}) + "\n" for i in range(24))
     )
@@ -163,7 +155,7 @@ def test_examples_count_the_original_bytes_of_their_completions(tmp_path: Path) 
     assert train.batch(np.arange(22), 64).n_bytes == 22 * 20
 
 
-def test_a_tokenizer_that_changes_the_text_is_noted(tmp_path: Path) -> None:
+def test_a_tokenizer_that_changes_the_text_is_noted(tmp_path):
     (tmp_path / "text").mkdir()
     for i in range(12):
         (tmp_path / "text" / f"{i:02}.txt").write_text(

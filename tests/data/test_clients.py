@@ -1,9 +1,6 @@
 """Text that is divided among clients: every document once, as unevenly as alpha says."""
 
-from __future__ import annotations
-
 import math
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,19 +16,19 @@ LABELS = [f"class {k % 5}" for k in range(100)]
 TOKENS = [10 + k % 7 for k in range(100)]
 
 
-def divide(alpha: float, n: int = 4, seed: int = 0, least: int = 1) -> clients.Division:
+def divide(alpha, n=4, seed=0, least=1):
     return clients.divide(LABELS, TOKENS, clients=n, alpha=alpha, seed=seed, least_tokens=least)
 
 
 @pytest.mark.parametrize("alpha", [0, 0.01, 0.1, 1.0, 100.0, math.inf])
-def test_every_document_goes_to_exactly_one_client(alpha: float) -> None:
+def test_every_document_goes_to_exactly_one_client(alpha):
     division = divide(alpha)
     assert sorted(k for own in division.documents for k in own) == list(range(100))
     assert sum(division.tokens) == sum(TOKENS)
     assert division == divide(alpha)
 
 
-def test_a_smaller_alpha_makes_texts_differ_more() -> None:
+def test_a_smaller_alpha_makes_texts_differ_more():
     distances = [
         np.mean([divide(alpha, seed=seed).distance for seed in range(5)])
         for alpha in (math.inf, 100.0, 1.0, 0.1)
@@ -43,26 +40,26 @@ def test_a_smaller_alpha_makes_texts_differ_more() -> None:
     assert divide(alpha=0.1, seed=1) != divide(alpha=0.1)
 
 
-def test_at_alpha_zero_no_class_has_two_clients() -> None:
+def test_at_alpha_zero_no_class_has_two_clients():
     owners = [{LABELS[k] for k in own} for own in divide(0).documents]
     assert sum(len(names) for names in owners) == 5
 
 
-def test_shares_are_drawn_again_until_every_client_has_enough() -> None:
+def test_shares_are_drawn_again_until_every_client_has_enough():
     assert min(divide(0.3, least=100).tokens) >= 100
     with pytest.raises(DataError, match="use fewer --clients, or a larger --split-alpha"):
         divide(0.0, n=6)
 
 
 @pytest.mark.slow
-def test_addresses_are_divided_by_party_and_other_texts_in_ten_parts() -> None:
+def test_addresses_are_divided_by_party_and_other_texts_in_ten_parts():
     assert len(clients.classes("sotu", "every-12th", 214)) == 214
     assert len(set(clients.classes("sotu", "tail", 233))) == 8
     assert len(set(clients.classes("/texts", "tail", 20))) == 10
 
 
 @pytest.fixture
-def train(tmp_path: Path) -> TokenFile:
+def train(tmp_path):
     folder = tmp_path / "text"
     folder.mkdir()
     for k in range(24):
@@ -71,7 +68,7 @@ def train(tmp_path: Path) -> TokenFile:
     return TokenFile.open(prepared.train)
 
 
-def test_a_clients_batches_are_its_own_text_each_sequence_once(train: TokenFile) -> None:
+def test_a_clients_batches_are_its_own_text_each_sequence_once(train):
     n = len(train.starts) - 1
     documents = [tuple(range(k, n, 3)) for k in range(3)]
     batches = ClientBatches(train, documents, seq_len=16, batch_size=4, seed=1)
@@ -93,11 +90,11 @@ def test_a_clients_batches_are_its_own_text_each_sequence_once(train: TokenFile)
     assert first == batches.n_tickets
 
 
-def test_workers_train_their_clients_in_turn_and_go_on_when_there_are_others() -> None:
-    def rounds(workers: int) -> Rounds:
+def test_workers_train_their_clients_in_turn_and_go_on_when_there_are_others():
+    def rounds(workers):
         data = np.zeros(Rounds.segment(workers, 5)["copies.words"][1], np.uint8)
         arena = SimpleNamespace(segment=lambda name: data)
-        return Rounds(arena, workers)  # type: ignore[arg-type]
+        return Rounds(arena, workers)
 
     two, claims = rounds(2), []
     for _ in range(4):
@@ -114,6 +111,6 @@ def test_workers_train_their_clients_in_turn_and_go_on_when_there_are_others() -
     assert [three.client(rank, 5) for rank in range(3)] == [(0, 2), (1, 2), (2, 1)]
 
 
-def test_a_worker_without_a_client_is_refused(train: TokenFile) -> None:
+def test_a_worker_without_a_client_is_refused(train):
     with pytest.raises(ConfigError, match="1 of 3 workers would have no text"):
         clients.divided(train, "x", "tail", clients=2, workers=3, alpha=1, seed=0, least_tokens=1)

@@ -1,11 +1,7 @@
 """Conversations: one text for training, serving, generating and transformers, and its answers."""
 
-from __future__ import annotations
-
 import contextlib
 import json
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,13 +13,13 @@ from mlxhog.data.batch import IGNORED
 from mlxhog.data.bpe import train_bpe
 from mlxhog.data.examples import Example
 from mlxhog.data.prepare import prepare
-from mlxhog.data.tokenizers import ByteTokenizer, Tokenizer
+from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter
 from mlxhog.errors import DataError
 from tests.pairs import each_of
 
 WEATHER = {"type": "function", "function": {"name": "weather", "arguments": '{"at": "Paris"}'}}
-TALKS: list[list[dict[str, Any]]] = [
+TALKS = [
     [{"role": "user", "content": "say one"}, {"role": "assistant", "content": "one"}],
     [
         {"role": "system", "content": "Be brief.  "},
@@ -68,25 +64,25 @@ KEYS = st.sampled_from(
 ) | st.sampled_from(["user", "assistant", "text"])
 
 
-def written(folder: Path, documents: list[bytes], tokenizer: Tokenizer) -> TokenFile:
+def written(folder, documents, tokenizer):
     path = folder / "train.bin"
     with TokenWriter(path, tokenizer, split="train", source="test") as writer:
         writer.add_all(documents)
     return TokenFile.open(path)
 
 
-def example(messages: list[dict[str, Any]]) -> Example:
+def example(messages):
     text = records.record_text({"messages": messages}, None, "it")
     assert isinstance(text, Example)
     return text
 
 
-def tokenizers() -> list[Tokenizer]:
+def tokenizers():
     texts = [bytes(example(talk)) for talk in TALKS] * 4
     return [ByteTokenizer(), train_bpe(texts, 400)]
 
 
-def test_a_conversation_is_a_line_for_each_turn_and_ends_where_the_answer_begins() -> None:
+def test_a_conversation_is_a_line_for_each_turn_and_ends_where_the_answer_begins():
     assert conversations.prompt(TALKS[1][:4]) == (
         "System: Be brief.\nUser: Zwei?\nJa, ä 中\nAssistant: 2\nUser: \nAssistant:"
     )
@@ -96,7 +92,7 @@ def test_a_conversation_is_a_line_for_each_turn_and_ends_where_the_answer_begins
 
 
 @each_of("talk", TALKS)
-def test_training_and_serving_have_the_same_text_before_every_answer(talk: Any) -> None:
+def test_training_and_serving_have_the_same_text_before_every_answer(talk):
     turns = list(example(talk).turns())
     answers = [k for k, message in enumerate(talk) if message["role"] == "assistant"]
     before = b""
@@ -108,7 +104,7 @@ def test_training_and_serving_have_the_same_text_before_every_answer(talk: Any) 
         before += answer
 
 
-def test_the_form_of_sharegpt_is_the_same_conversation() -> None:
+def test_the_form_of_sharegpt_is_the_same_conversation():
     talk = [{"from": "human", "value": "say one"}, {"from": "gpt", "value": "one"}]
     text = records.record_text({"conversations": talk, "id": "7"}, None, "it")
     assert isinstance(text, Example)
@@ -125,14 +121,14 @@ JSON = st.recursive(
 
 @pytest.mark.slow
 @given(messages=st.lists(st.dictionaries(KEYS, JSON, max_size=4) | JSON, max_size=4) | JSON)
-def test_any_json_is_a_conversation_or_refused(messages: Any) -> None:
+def test_any_json_is_a_conversation_or_refused(messages):
     with contextlib.suppress(DataError):
         conversations.prompt(messages)
         conversations.pieces(messages)
 
 
 @each_of("talk", TALKS)
-def test_no_message_can_look_like_a_turn_or_end_an_answer(talk: Any) -> None:
+def test_no_message_can_look_like_a_turn_or_end_an_answer(talk):
     text = "\n" + conversations.prompt(talk)
     assert sum(text.count(stop) for stop in conversations.STOPS) == len(talk) + 1
     for _, answer in example(talk).turns():
@@ -140,7 +136,7 @@ def test_no_message_can_look_like_a_turn_or_end_an_answer(talk: Any) -> None:
 
 
 @pytest.mark.slow
-def test_the_exported_template_writes_our_text_and_our_tokens(tmp_path: Path) -> None:
+def test_the_exported_template_writes_our_text_and_our_tokens(tmp_path):
     transformers = pytest.importorskip("transformers")
     for k, tokenizer in enumerate(tokenizers()):
         folder = tmp_path / str(k)
@@ -164,9 +160,7 @@ def test_the_exported_template_writes_our_text_and_our_tokens(tmp_path: Path) ->
             theirs.apply_chat_template([{"role": "robot", "content": "a"}])
 
 
-def test_every_answer_is_a_row_with_the_tokens_that_serving_reads_before_it(
-    tmp_path: Path,
-) -> None:
+def test_every_answer_is_a_row_with_the_tokens_that_serving_reads_before_it(tmp_path):
     for k, tokenizer in enumerate(tokenizers()):
         folder = tmp_path / str(k)
         folder.mkdir()
@@ -198,7 +192,7 @@ def test_every_answer_is_a_row_with_the_tokens_that_serving_reads_before_it(
             assert context == [tokenizer.bos, *tokenizer.encode(prompt.encode()).tolist()]
 
 
-def test_of_a_long_conversation_an_answer_keeps_the_text_right_before_it(tmp_path: Path) -> None:
+def test_of_a_long_conversation_an_answer_keeps_the_text_right_before_it(tmp_path):
     file = written(tmp_path, [example(TALKS[1])], ByteTokenizer())
     rows = file.rows(24)
     assert rows is not None
@@ -210,7 +204,7 @@ def test_of_a_long_conversation_an_answer_keeps_the_text_right_before_it(tmp_pat
 
 
 @pytest.mark.slow
-def test_the_work_for_a_conversation_grows_with_its_length_and_not_faster(tmp_path: Path) -> None:
+def test_the_work_for_a_conversation_grows_with_its_length_and_not_faster(tmp_path):
     many = [{"role": "user", "content": "a"}] * 100_000  # with quadratic work, minutes
     text = example([*many, {"role": "assistant", "content": "b"}])
     assert len(text) == 100_000 * len("User: a\n") + len("Assistant: b")
@@ -219,8 +213,8 @@ def test_the_work_for_a_conversation_grows_with_its_length_and_not_faster(tmp_pa
     assert file.n_sequences(64) == len(list(turns.turns())) == 30_000
 
 
-def test_a_part_of_the_held_out_text_has_conversations_whole(tmp_path: Path) -> None:
-    documents: list[bytes] = [example(TALKS[k % len(TALKS)]) for k in range(60)]
+def test_a_part_of_the_held_out_text_has_conversations_whole(tmp_path):
+    documents = [example(TALKS[k % len(TALKS)]) for k in range(60)]
     file = written(tmp_path, documents, ByteTokenizer())
     part = subset.of(file, 1600)
     assert part.header["documents"] < file.header["documents"]
@@ -235,7 +229,7 @@ def test_a_part_of_the_held_out_text_has_conversations_whole(tmp_path: Path) -> 
     assert text
 
 
-def test_loss_on_all_learns_users_and_prompts_too(tmp_path: Path) -> None:
+def test_loss_on_all_learns_users_and_prompts_too(tmp_path):
     path = tmp_path / "talks.jsonl"
     path.write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in TALKS * 3))
     cache = tmp_path / "cache"
@@ -278,7 +272,7 @@ def test_loss_on_all_learns_users_and_prompts_too(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_messages_that_make_no_sense_are_named(messages: Any, message: str) -> None:
+def test_messages_that_make_no_sense_are_named(messages, message):
     with pytest.raises(DataError, match=message):
         conversations.prompt(messages)
 
@@ -290,7 +284,7 @@ def test_messages_that_make_no_sense_are_named(messages: Any, message: str) -> N
         ([{"role": "assistant", "content": " "}], "it: message 1, an answer, is empty; remove"),
     ],
 )
-def test_a_conversation_without_an_answer_is_refused(messages: Any, message: str) -> None:
+def test_a_conversation_without_an_answer_is_refused(messages, message):
     with pytest.raises(DataError, match=message):
         example(messages)
 
@@ -310,7 +304,7 @@ def test_a_conversation_without_an_answer_is_refused(messages: Any, message: str
         ({"problem": "p", "solution": "a"}, (b"p\n", b"a")),
     ],
 )
-def test_a_question_and_its_answer_are_a_prompt_and_a_completion(record: Any, pair: Any) -> None:
+def test_a_question_and_its_answer_are_a_prompt_and_a_completion(record, pair):
     text = records.record_text(record, None, "it")
     assert isinstance(text, Example)
     assert list(text.turns()) == [pair]
@@ -325,9 +319,7 @@ def test_a_question_and_its_answer_are_a_prompt_and_a_completion(record: Any, pa
         ({"talk": TALKS[0]}, "talk", (b"User: say one\nAssistant:", b" one")),
     ],
 )
-def test_text_key_names_prompt_and_completion_or_a_conversation(
-    record: Any, text_key: str, pair: Any
-) -> None:
+def test_text_key_names_prompt_and_completion_or_a_conversation(record, text_key, pair):
     text = records.record_text(record, text_key, "it")
     assert isinstance(text, Example)
     assert list(text.turns()) == [pair]
@@ -350,14 +342,12 @@ def test_text_key_names_prompt_and_completion_or_a_conversation(
         ({"question": "q", "reply": "a"}, "question,answer", "no key 'answer'; keys are"),
     ],
 )
-def test_keys_that_could_mean_several_things_are_a_question_to_the_user(
-    record: Any, text_key: str | None, message: str
-) -> None:
+def test_keys_that_could_mean_several_things_are_a_question_to_the_user(record, text_key, message):
     with pytest.raises(DataError, match=message):
         records.record_text(record, text_key, "it")
 
 
-def test_a_csv_of_questions_and_answers_is_read_with_both_columns(tmp_path: Path) -> None:
+def test_a_csv_of_questions_and_answers_is_read_with_both_columns(tmp_path):
     (tmp_path / "a.csv").write_text("question,answer\nq,a\n")
     (text,) = textfiles.documents(tmp_path / "a.csv", "question,answer")
     assert isinstance(text, Example)

@@ -1,18 +1,15 @@
 """Counted n-grams against a dictionary, in which every occurrence is counted by itself."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from mlxhog.data import counts, subset
 from mlxhog.data.counts import Counts
-from mlxhog.data.prepare import Prepared, prepare
+from mlxhog.data.prepare import prepare
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import DataError
 from tests.pairs import each_of
@@ -20,14 +17,14 @@ from tests.pairs import each_of
 Context = tuple[int, ...]
 
 
-def text_of(ids: NDArray[np.int64], vocab: int, n_bytes: int | None = None) -> TokenFile:
+def text_of(ids, vocab, n_bytes=None):
     """A token file of one document, in memory; by default an id stands for a byte."""
     header = {"documents": 0, "bytes": n_bytes or len(ids), "vocab": vocab, "bos": 0}
     starts = np.array([0, len(ids)], np.uint64)
     return TokenFile(Path("text.bin"), ids.astype(np.uint16), starts, np.ones(vocab, int), header)
 
 
-def drawn(symbols: int, n: int, seed: int = 0) -> NDArray[np.int64]:
+def drawn(symbols, n, seed=0):
     """A text in which few contexts are frequent and most are rare."""
     random = np.random.default_rng(seed)
     words = [(random.random(6) ** 3 * symbols).astype(int) for _ in range(30)]
@@ -38,26 +35,24 @@ def drawn(symbols: int, n: int, seed: int = 0) -> NDArray[np.int64]:
 class Dictionary:
     """The definition: occurrences of (context, next id), and the mixture, one id after another."""
 
-    def __init__(self, ids: NDArray[np.int64], table: Counts, runs: int = 1) -> None:
+    def __init__(self, ids, table, runs=1):
         self.table, self.ids = table, ids.tolist()
-        self.pairs: Counter[tuple[Context, int]] = Counter()
+        self.pairs = Counter()
         length = len(ids) // runs
         for begin in range(0, length * runs, length):
             for at in range(begin + table.orders, begin + length):
                 self.pairs.update(self.keys(at))
 
-    def keys(self, at: int) -> list[tuple[Context, int]]:
+    def keys(self, at):
         return [(tuple(self.ids[at - k : at]), self.ids[at]) for k in range(self.table.orders + 1)]
 
-    def without(self, at: int) -> Counter[tuple[Context, int]]:
+    def without(self, at):
         """The counts of the text in which this occurrence was left out."""
         rest = self.pairs.copy()
         rest.subtract(self.keys(at))
         return +rest
 
-    def distribution(
-        self, context: Context, pairs: Counter[tuple[Context, int]] | None = None
-    ) -> NDArray[np.float64]:
+    def distribution(self, context, pairs=None):
         p = np.full(self.table.vocab, 1 / self.table.vocab)
         for k in range(min(len(context), self.table.orders) + 1):
             own = context[len(context) - k :]
@@ -78,7 +73,7 @@ TEXTS = [(3, 400, 7), (200, 500, 7), (300, 700, 6), (5000, 5600, 3)]
 
 @pytest.mark.slow
 @each_of("symbols, n, orders", TEXTS)
-def test_every_probability_is_that_of_a_dictionary(symbols: int, n: int, orders: int) -> None:
+def test_every_probability_is_that_of_a_dictionary(symbols, n, orders):
     ids = drawn(symbols, n)
     table = Counts.of(text_of(ids, symbols + 9))
     assert table.orders == orders
@@ -95,9 +90,7 @@ def test_every_probability_is_that_of_a_dictionary(symbols: int, n: int, orders:
 
 
 @each_of("symbols, n, orders", TEXTS[:3])
-def test_without_itself_is_a_count_of_the_text_without_this_occurrence(
-    symbols: int, n: int, orders: int
-) -> None:
+def test_without_itself_is_a_count_of_the_text_without_this_occurrence(symbols, n, orders):
     ids = drawn(symbols, n)
     table = Counts.of(text_of(ids, symbols))
     by_hand = Dictionary(ids, table)
@@ -112,12 +105,12 @@ def test_without_itself_is_a_count_of_the_text_without_this_occurrence(
         table.probabilities(ids.astype(np.int32), np.array([orders - 1]), without_itself=True)
 
 
-def test_the_weights_are_those_under_which_the_text_without_each_occurrence_is_likeliest() -> None:
+def test_the_weights_are_those_under_which_the_text_without_each_occurrence_is_likeliest():
     ids = drawn(20, 3000)
     table = Counts.of(text_of(ids, 20))
     positions = np.arange(table.orders, len(ids))
 
-    def nats(weights: NDArray[np.float32]) -> float:
+    def nats(weights):
         other = Counts(table.contexts, table.successors, weights, 20)
         p = other.probabilities(ids.astype(np.int32), positions, without_itself=True)
         return float(-np.log(p).mean())
@@ -131,7 +124,7 @@ def test_the_weights_are_those_under_which_the_text_without_each_occurrence_is_l
     assert nats(np.full_like(table.weights, 0.5)) > best + 0.02
 
 
-def test_of_a_long_text_evenly_spaced_runs_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_long_text_evenly_spaced_runs_are_counted(monkeypatch):
     monkeypatch.setattr(counts, "SAMPLE", 400)
     monkeypatch.setattr(counts, "_RUN", 100)
     ids = np.arange(1000) // 2 % 50
@@ -144,26 +137,26 @@ def test_of_a_long_text_evenly_spaced_runs_are_counted(monkeypatch: pytest.Monke
     assert ours[0] == pytest.approx(expected, rel=1e-6)
 
 
-def test_longer_tokens_have_contexts_of_fewer_ids_that_span_as_many_bytes() -> None:
+def test_longer_tokens_have_contexts_of_fewer_ids_that_span_as_many_bytes():
     ids = drawn(100, 600)
     assert Counts.of(text_of(ids, 100, n_bytes=4 * len(ids))).orders == 2
     assert Counts.of(text_of(ids, 100, n_bytes=9 * len(ids))).orders == 1
 
 
-def test_a_text_shorter_than_a_context_is_refused_in_words() -> None:
+def test_a_text_shorter_than_a_context_is_refused_in_words():
     with pytest.raises(DataError, match="has 7 tokens, too few to count what follows 7"):
         Counts.of(text_of(np.arange(7), 9))
 
 
-def prepared(folder: Path, text: str, name: str = "a.txt") -> Prepared:
+def prepared(folder, text, name="a.txt"):
     folder.mkdir(exist_ok=True)
     (folder / name).write_text(text)
     return prepare(str(folder / name))
 
 
 def test_the_score_is_of_the_held_out_part_and_is_stored_beside_it_until_a_text_changes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tmp_path, monkeypatch
+):
     words = np.random.default_rng(0).choice(["lock", "free", "adds", "never", "wait"], 3000)
     text = prepared(tmp_path / "a", " ".join(words))
     table, part = Counts.of(TokenFile.open(text.train)), subset.of(TokenFile.open(text.val), 512)
@@ -173,7 +166,7 @@ def test_the_score_is_of_the_held_out_part_and_is_stored_beside_it_until_a_text_
     assert bits == pytest.approx(-np.log2(p).sum() / part.header["bytes"])
     assert bits < 1  # five words
 
-    def recount(file: TokenFile) -> Counts:
+    def recount(file):
         raise DataError("counted again")
 
     monkeypatch.setattr(Counts, "of", recount)
@@ -188,7 +181,7 @@ def test_the_score_is_of_the_held_out_part_and_is_stored_beside_it_until_a_text_
             counts.score(text.train, text.val, 256)
 
 
-def test_prompts_and_completions_have_no_score(tmp_path: Path) -> None:
+def test_prompts_and_completions_have_no_score(tmp_path):
     lines = [json.dumps({"prompt": f"{k}: ", "completion": "wait"}) for k in range(24)]
     text = prepared(tmp_path, "\n".join(lines), "a.jsonl")
     assert counts.score(text.train, text.val, 512) is None

@@ -1,9 +1,6 @@
 """Examples of prompt and completion: completions alone are labels, whatever is cut."""
 
-from __future__ import annotations
-
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxhog.data import heldout, textfiles
-from mlxhog.data.batch import IGNORED, Batch, joined
+from mlxhog.data.batch import IGNORED, joined
 from mlxhog.data.batches import Batches
 from mlxhog.data.clients import ClientBatches
 from mlxhog.data.examples import Example, ExampleRows
@@ -24,7 +21,7 @@ from tests.pairs import max_examples
 QUESTIONS = [(f"What is {k} plus one?", f"{k + 1}") for k in range(40)]
 
 
-def file_of(folder: Path, documents: list[bytes]) -> TokenFile:
+def file_of(folder, documents):
     path = folder / "train.bin"
     with TokenWriter(path, ByteTokenizer(), split="train", source="test") as writer:
         for document in documents:
@@ -32,17 +29,17 @@ def file_of(folder: Path, documents: list[bytes]) -> TokenFile:
     return TokenFile.open(path)
 
 
-def lines(folder: Path, records: list[dict[str, str]], name: str = "train.jsonl") -> Path:
+def lines(folder, records, name="train.jsonl"):
     path = folder / name
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     return path
 
 
-def questions(folder: Path) -> Path:
+def questions(folder):
     return lines(folder, [{"prompt": p, "completion": c} for p, c in QUESTIONS])
 
 
-def counted(batch: Batch, row: int = 0) -> bytes:
+def counted(batch, row=0):
     """The text of a row's counted labels, with | for the end."""
     ids = batch.y[row][batch.y[row] != IGNORED]
     return bytes(np.where(ids == 256, ord("|"), ids).astype(np.uint8))
@@ -58,8 +55,8 @@ def counted(batch: Batch, row: int = 0) -> bytes:
     ],
 )
 def test_a_line_break_belongs_to_the_prompt_where_neither_part_brings_white_space(
-    tmp_path: Path, prompt: str, completion: str, text: bytes, n: int
-) -> None:
+    tmp_path, prompt, completion, text, n
+):
     path = lines(tmp_path, [{"prompt": prompt, "completion": completion}])
     (example,) = textfiles.documents(path, None)
     assert isinstance(example, Example)
@@ -73,9 +70,7 @@ def test_a_line_break_belongs_to_the_prompt_where_neither_part_brings_white_spac
         ({"prompt": ["p"], "completion": "c"}, r"train.jsonl:1: 'prompt' is a list, expected"),
     ],
 )
-def test_a_record_that_is_no_example_is_named(
-    tmp_path: Path, record: dict[str, str], message: str
-) -> None:
+def test_a_record_that_is_no_example_is_named(tmp_path, record, message):
     with pytest.raises(DataError, match=message):
         list(textfiles.documents(lines(tmp_path, [record]), None))
 
@@ -85,9 +80,7 @@ def test_a_record_that_is_no_example_is_named(
     documents=st.lists(st.tuples(st.integers(0, 12), st.integers(1, 12)), min_size=1, max_size=6),
     seq_len=st.integers(1, 9),
 )
-def test_rows_count_every_label_of_a_completion_once_and_none_of_a_prompt(
-    documents: list[tuple[int, int]], seq_len: int
-) -> None:
+def test_rows_count_every_label_of_a_completion_once_and_none_of_a_prompt(documents, seq_len):
     starts = np.cumsum([0, *(1 + p + c for p, c in documents)]).astype(np.uint64)
     prompts = np.array([p for p, _ in documents], np.uint32)
     rows = ExampleRows.of(starts, prompts, np.zeros(len(prompts), np.bool_), seq_len)
@@ -106,9 +99,7 @@ def test_rows_count_every_label_of_a_completion_once_and_none_of_a_prompt(
     assert rows.cut == sum(p > 0 for p, c in documents if 1 + p + c > seq_len)
 
 
-def test_a_batch_of_examples_has_completions_as_labels_and_the_whole_text_as_inputs(
-    tmp_path: Path,
-) -> None:
+def test_a_batch_of_examples_has_completions_as_labels_and_the_whole_text_as_inputs(tmp_path):
     file = file_of(tmp_path, [Example(b"ab", b"cd"), Example(b"one", b"two")])
     batch = file.batch(np.array([0, 1]), 16)
     assert batch.x[0, :6].tolist() == [256, *b"ab\ncd"]
@@ -118,9 +109,7 @@ def test_a_batch_of_examples_has_completions_as_labels_and_the_whole_text_as_inp
     file.verify()
 
 
-def test_prompt_and_completion_of_other_texts_are_cut_at_the_beginning_of_the_prompt(
-    tmp_path: Path,
-) -> None:
+def test_prompt_and_completion_of_other_texts_are_cut_at_the_beginning_of_the_prompt(tmp_path):
     file = file_of(tmp_path, [Example(b"0123456789", b"abc"), b"plain text of many letters"])
     batch = file.batch(np.array([0]), 8)
     assert counted(batch) == b"abc|"
@@ -132,7 +121,7 @@ def test_prompt_and_completion_of_other_texts_are_cut_at_the_beginning_of_the_pr
     assert b"".join(texts) == b"plain text of many letters|"
 
 
-def test_the_same_tokens_with_another_prompt_are_another_text(tmp_path: Path) -> None:
+def test_the_same_tokens_with_another_prompt_are_another_text(tmp_path):
     files = []
     for k, example in enumerate((Example(b"a ", b"bc"), Example(b"a b", b"\tc"), b"a bc")):
         folder = tmp_path / str(k)
@@ -147,23 +136,21 @@ def test_the_same_tokens_with_another_prompt_are_another_text(tmp_path: Path) ->
     ("content", "message"),
     [(b"\0" * 3, "has 3 bytes, expected 1 items of 4"), (b"\xff" * 4, "longer than its document")],
 )
-def test_damaged_prompts_are_named(tmp_path: Path, content: bytes, message: str) -> None:
+def test_damaged_prompts_are_named(tmp_path, content, message):
     path = file_of(tmp_path, [Example(b"ab", b"cd")]).path
     path.with_suffix(".prompts").write_bytes(content)
     with pytest.raises(DataError, match=rf"train.prompts.*{message}.*prepare the corpus again"):
         TokenFile.open(path).n_sequences(8)
 
 
-def test_documents_out_of_order_are_named(tmp_path: Path) -> None:
+def test_documents_out_of_order_are_named(tmp_path):
     path = file_of(tmp_path, [Example(b"ab", b"cd"), Example(b"e ", b"f", b" g ", b"h")]).path
     path.with_suffix(".idx").write_bytes(np.array([0, 2**60, 10, 14], "<u8").tobytes())
     with pytest.raises(DataError, match=r"train.idx is out of order; prepare the corpus again"):
         TokenFile.open(path).n_sequences(8)
 
 
-def test_a_prepared_corpus_says_that_losses_are_of_completions_and_counts_their_bytes(
-    tmp_path: Path,
-) -> None:
+def test_a_prepared_corpus_says_that_losses_are_of_completions_and_counts_their_bytes(tmp_path):
     data = prepare(str(questions(tmp_path)), cache_dir=tmp_path / "cache")
     assert any("40 of 40 documents are examples" in note for note in data.notes)
     train, val = data.open(32)
@@ -174,9 +161,7 @@ def test_a_prepared_corpus_says_that_losses_are_of_completions_and_counts_their_
     assert sum(batch.n_labels for batch in batches) == len("".join(held_out))  # no separators
 
 
-def test_examples_too_few_to_hold_one_out_are_evaluated_themselves_and_a_note_says_so(
-    tmp_path: Path,
-) -> None:
+def test_examples_too_few_to_hold_one_out_are_evaluated_themselves_and_a_note_says_so(tmp_path):
     path = lines(tmp_path, [{"prompt": "p", "completion": c} for c in "abc"])
     data = prepare(str(path), cache_dir=tmp_path / "cache")
     train, val = data.open(8)
@@ -189,15 +174,13 @@ def test_examples_too_few_to_hold_one_out_are_evaluated_themselves_and_a_note_sa
     assert any("no example is held out of fewer than 6" in note for note in data.notes)
 
 
-def test_an_example_is_not_cut_in_two_for_held_out_text(tmp_path: Path) -> None:
+def test_an_example_is_not_cut_in_two_for_held_out_text(tmp_path):
     path = questions(tmp_path)
     with pytest.raises(DataError, match=r"40 examples of prompt and completion.*valid\.jsonl"):
         prepare(str(path), cache_dir=tmp_path / "cache", val="tail")
 
 
-def test_every_example_is_in_one_batch_of_an_epoch_and_frozen_where_that_is_asked_for(
-    tmp_path: Path,
-) -> None:
+def test_every_example_is_in_one_batch_of_an_epoch_and_frozen_where_that_is_asked_for(tmp_path):
     file = file_of(tmp_path, [Example(p.encode(), c.encode()) for p, c in QUESTIONS])
     for frozen in (True, False):
         batches = Batches(file, seq_len=32, batch_size=3, seed=0, frozen=frozen)
@@ -213,9 +196,7 @@ def test_every_example_is_in_one_batch_of_an_epoch_and_frozen_where_that_is_aske
     assert sorted(answers) == sorted(f"{answer}|".encode() for _, answer in QUESTIONS)
 
 
-def test_rows_of_unequal_batches_go_together_and_a_context_can_be_left_out(
-    tmp_path: Path,
-) -> None:
+def test_rows_of_unequal_batches_go_together_and_a_context_can_be_left_out(tmp_path):
     file = file_of(tmp_path, [Example(b"p" * 40, b"long enough"), Example(b"q", b"r")])
     wide, narrow = (file.batch(np.array([k]), 64) for k in (0, 1))
     both = joined([wide, narrow])

@@ -1,7 +1,5 @@
 """What of a folder is read: text by its content; what is bad is skipped, named, or refused."""
 
-from __future__ import annotations
-
 import errno
 import gzip
 import importlib
@@ -25,18 +23,18 @@ from tests.training.small import small_config
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path):
     (tmp_path / "notes").mkdir()
     return tmp_path / "notes"
 
 
-def read(folder: Path, text_key: str | None = None) -> dict[str, str]:
+def read(folder, text_key=None):
     """The files of a folder that are skipped -> why."""
     corpus = corpora.readable(str(folder), text_key)
     return {str(one.path.relative_to(folder)): one.reason for one in corpus.skipped}
 
 
-def test_a_folder_of_500_files_of_20_kinds_is_prepared_at_the_first_attempt(folder: Path) -> None:
+def test_a_folder_of_500_files_of_20_kinds_is_prepared_at_the_first_attempt(folder):
     n_texts = notes.make_notes(folder)
     prepared = prepare(str(folder), cache_dir=folder.parent / "cache")
     assert prepared.train.stat().st_size > 100_000
@@ -56,9 +54,9 @@ def test_a_folder_of_500_files_of_20_kinds_is_prepared_at_the_first_attempt(fold
         assert reason in bad
 
 
-def test_a_folder_of_500_files_of_20_kinds_trains_at_the_first_attempt(folder: Path) -> None:
+def test_a_folder_of_500_files_of_20_kinds_trains_at_the_first_attempt(folder):
     notes.make_notes(folder)
-    messages: list[str] = []
+    messages = []
     result = train(
         small_config(folder.parent, data=str(folder), steps=3),
         observer=lambda progress: messages.append(progress.message or ""),
@@ -68,9 +66,7 @@ def test_a_folder_of_500_files_of_20_kinds_trains_at_the_first_attempt(folder: P
     assert [one for one in messages if one.startswith("bad files: bad/half.txt.gz: cut short")]
 
 
-def test_strict_data_refuses_with_every_bad_file_named(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_strict_data_refuses_with_every_bad_file_named(folder, capsys):
     notes.make_notes(folder)
     assert main(["train", "--data", str(folder), "--strict-data", "--dry-run"]) == 2
     error = capsys.readouterr().err
@@ -78,9 +74,7 @@ def test_strict_data_refuses_with_every_bad_file_named(
     assert len(error.splitlines()) == 1
 
 
-def test_every_skipped_file_is_listed_with_its_reason_before_a_run(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_skipped_file_is_listed_with_its_reason_before_a_run(folder, capsys):
     notes.make_notes(folder)
     words = ["train", "--data", str(folder), "--dry-run", "--workers", "torch:cpu"]
     assert main(words) == 0
@@ -97,20 +91,20 @@ def test_every_skipped_file_is_listed_with_its_reason_before_a_run(
 
 
 @each_of("name", notes.BAD)
-def test_a_bad_file_that_is_named_itself_is_an_error(tmp_path: Path, name: str) -> None:
+def test_a_bad_file_that_is_named_itself_is_an_error(tmp_path, name):
     notes.make_bad(tmp_path / "bad")
     with pytest.raises(DataError, match=notes.BAD[name].removeprefix("line 2: ")):
         prepare(str(tmp_path / "bad" / name), cache_dir=tmp_path / "cache")
 
 
-def test_a_folder_with_nothing_but_bad_files_is_an_error_that_names_them(tmp_path: Path) -> None:
+def test_a_folder_with_nothing_but_bad_files_is_an_error_that_names_them(tmp_path):
     notes.make_bad(tmp_path / "bad")
     with pytest.raises(DataError, match="has no readable text: 11 of 11 files") as caught:
         prepare(str(tmp_path / "bad"), cache_dir=tmp_path / "cache")
     assert all(f"{name}" in str(caught.value) for name in notes.BAD)
 
 
-def test_a_bad_file_that_a_glob_matches_is_skipped(tmp_path: Path) -> None:
+def test_a_bad_file_that_a_glob_matches_is_skipped(tmp_path):
     notes.make_bad(tmp_path / "bad")
     (tmp_path / "bad" / "good.txt").write_text("good")
     corpus = corpora.readable(str(tmp_path / "bad" / "*.txt"))
@@ -118,14 +112,14 @@ def test_a_bad_file_that_a_glob_matches_is_skipped(tmp_path: Path) -> None:
     assert len(corpus.skipped) == 5
 
 
-def test_a_folder_whose_rest_is_too_short_says_what_was_skipped(folder: Path) -> None:
+def test_a_folder_whose_rest_is_too_short_says_what_was_skipped(folder):
     (folder / "a.txt").write_text("a")
     (folder / "b.txt.gz").write_bytes(b"no gzip")
     with pytest.raises(DataError, match=r"too short: no held-out text \(1 of 2 .*b\.txt\.gz: cut "):
         prepare(str(folder), cache_dir=folder.parent / "cache")
 
 
-def test_all_bad_files_are_named_as_far_as_a_message_goes(folder: Path) -> None:
+def test_all_bad_files_are_named_as_far_as_a_message_goes(folder):
     for number in range(500):
         (folder / f"{number:03}.txt").write_bytes(b"x" * number + b"\0")
         (folder / f"{number:03}.md").touch()
@@ -137,15 +131,13 @@ def test_all_bad_files_are_named_as_far_as_a_message_goes(folder: Path) -> None:
     assert message.endswith(" more; choose other files")
 
 
-def test_files_and_folders_that_are_closed_are_skipped_and_named(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_and_folders_that_are_closed_are_skipped_and_named(folder, monkeypatch):
     (folder / "a.txt").write_text("a")
     (folder / "sub" / "closed").mkdir(parents=True)
     (folder / "sub" / "closed.txt").write_text("c")
     list_folder, open_file = os.scandir, unpacking.open_file
 
-    def refuse(path: Path | str) -> None:
+    def refuse(path):
         if "closed" in Path(path).name:  # as a user who is not root sees it
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
@@ -158,9 +150,9 @@ def test_files_and_folders_that_are_closed_are_skipped_and_named(
 
 
 def test_files_that_need_a_missing_package_are_skipped_with_the_command_that_installs_it(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def missing(name: str) -> None:
+    folder, monkeypatch
+):
+    def missing(name):
         raise ModuleNotFoundError(name)
 
     monkeypatch.setattr(importlib, "import_module", missing)
@@ -174,7 +166,7 @@ def test_files_that_need_a_missing_package_are_skipped_with_the_command_that_ins
     )
 
 
-def test_nothing_of_a_bad_file_is_trained(folder: Path) -> None:
+def test_nothing_of_a_bad_file_is_trained(folder):
     for name in "abcdefgh":
         (folder / f"{name}.txt").write_text(f"text {name} " * 9)
     alone = prepare(str(folder), cache_dir=folder.parent / "cache")
@@ -214,14 +206,14 @@ OTHERS = {
 }
 
 
-def test_a_file_of_no_known_kind_is_read_where_its_content_is_text(folder: Path) -> None:
+def test_a_file_of_no_known_kind_is_read_where_its_content_is_text(folder):
     for name, content in (TEXTS | OTHERS).items():
         (folder / name).write_bytes(content)
     assert set(read(folder)) == set(OTHERS)
     assert "table.csv" not in read(folder, "text")
 
 
-def test_a_hidden_file_is_read_by_its_name_and_by_a_glob_only(folder: Path) -> None:
+def test_a_hidden_file_is_read_by_its_name_and_by_a_glob_only(folder):
     (folder / ".bashrc").write_text("alias a=b")
     (folder / "a.txt").write_text("a")
     assert read(folder) == {".bashrc": "a hidden file"}
@@ -229,7 +221,7 @@ def test_a_hidden_file_is_read_by_its_name_and_by_a_glob_only(folder: Path) -> N
         assert list(corpora.find(str(spec)).documents()) == [b"alias a=b"]
 
 
-def test_a_name_that_is_no_text_is_named_all_the_same(folder: Path) -> None:
+def test_a_name_that_is_no_text_is_named_all_the_same(folder):
     (folder / "a.txt").write_text("a")
     bad = os.fsdecode(os.fsencode(folder) + b"/b\xff.txt")
     Path(bad).write_bytes(b"\0")
@@ -244,9 +236,7 @@ def test_a_name_that_is_no_text_is_named_all_the_same(folder: Path) -> None:
     assert shlex.split(encodings.quoted(folder / "a 'b'")) == [str(folder / "a 'b'")]
 
 
-def test_what_a_packed_file_unpacks_to_is_bounded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_packed_file_unpacks_to_is_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(unpacking, "MOST_EXPANDED", 1 << 20)
     for name in ("a.txt.gz", "a.jsonl.gz"):
         (tmp_path / name).write_bytes(gzip.compress(b"a\n" * (2 << 20)))
@@ -260,8 +250,8 @@ def test_what_a_packed_file_unpacks_to_is_bounded(
 @each_of("split", [False, True])
 @each_of("line", [b"never wait\n", b"never wait\n\n", "caf\xe9".encode()])
 def test_a_long_text_is_read_in_documents_of_at_most_a_mebibyte_and_in_little_memory(
-    tmp_path: Path, line: bytes, split: bool
-) -> None:
+    tmp_path, line, split
+):
     text = line * ((20 << 20) // len(line))
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(text, 1))
     rest = memoryview(text)
@@ -288,8 +278,8 @@ def test_a_long_text_is_read_in_documents_of_at_most_a_mebibyte_and_in_little_me
     ],
 )
 def test_a_record_that_is_too_long_is_refused_before_it_is_read(
-    tmp_path: Path, name: str, content: bytes, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tmp_path, name, content, message, monkeypatch
+):
     for module in (textfiles, textfiles.tables):
         monkeypatch.setattr(module, "MOST_LINE_BYTES", 1000)
     (tmp_path / name).write_bytes(content % (b"x" * 2000))

@@ -1,7 +1,5 @@
 """Files are read as what they are: records, packed text, links, and other formats by their name."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import json
@@ -24,11 +22,11 @@ LINES = b'{"text": "one"}\n{"text": "two"}\n'
 LIST = b'[\n  {"text": "one"},\n  {"text": "two"}\n]\n'
 
 
-def read(path: Path, text_key: str | None = None) -> list[bytes]:
+def read(path, text_key=None):
     return list(textfiles.documents(path, text_key))
 
 
-def written(path: Path, content: bytes | str) -> Path:
+def written(path, content):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
@@ -50,27 +48,25 @@ def written(path: Path, content: bytes | str) -> Path:
         ("lines.jsonl", lzma.compress(LINES)),
     ],
 )
-def test_records_are_records_by_suffix_or_content(
-    tmp_path: Path, name: str, content: bytes
-) -> None:
+def test_records_are_records_by_suffix_or_content(tmp_path, name, content):
     path = written(tmp_path / "d" / name, content)
     assert read(path) == [b"one", b"two"]
     assert list(corpora.find(str(tmp_path / "d")).documents()) == [b"one", b"two"]
-    assert corpora.Inventory.of(corpora.find(str(path))).files[0].field == "text"
+    assert corpora.inventory(corpora.find(str(path)))["files"][0]["field"] == "text"
 
 
-def test_a_json_file_of_one_record_is_one_document(tmp_path: Path) -> None:
+def test_a_json_file_of_one_record_is_one_document(tmp_path):
     assert read(written(tmp_path / "a.json", json.dumps({"text": "one"}, indent=1))) == [b"one"]
 
 
-def test_parquet_is_known_by_its_content(tmp_path: Path) -> None:
+def test_parquet_is_known_by_its_content(tmp_path):
     pa = pytest.importorskip("pyarrow")
     pytest.importorskip("pyarrow.parquet").write_table(pa.table({"text": ["x"]}), tmp_path / "part")
     assert list(corpora.find(str(tmp_path)).documents()) == [b"x"]
 
 
 @each_of("content", [b"{}\n", b"{braces}\n", b"[1] a reference\n", b"{\n  open\n", b"text {x}\n"])
-def test_text_that_begins_with_a_brace_stays_text(tmp_path: Path, content: bytes) -> None:
+def test_text_that_begins_with_a_brace_stays_text(tmp_path, content):
     assert read(written(tmp_path / "notes", content)) == [content]
 
 
@@ -82,22 +78,20 @@ def test_text_that_begins_with_a_brace_stays_text(tmp_path: Path, content: bytes
         ("dump", '{"body": "x"}\n', r"dump:1: no key 'text'; .*--text-key body"),
     ],
 )
-def test_a_bad_record_of_json_is_named(
-    tmp_path: Path, name: str, content: str, message: str
-) -> None:
+def test_a_bad_record_of_json_is_named(tmp_path, name, content, message):
     with pytest.raises(DataError, match=message):
         read(written(tmp_path / name, content))
 
 
 def test_a_list_that_is_too_large_to_be_read_at_once_says_how_to_make_lines_of_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("mlxhog.files.reading.MOST_BYTES", 20)
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("mlxhog.base.reading.MOST_BYTES", 20)
     with pytest.raises(DataError, match=r"more than 20 bytes.*jq -c '\.\[\]' \S+a\.json"):
         read(written(tmp_path / "a.json", LIST))
 
 
-def test_json_of_programs_is_left_out_of_a_folder_with_a_note(tmp_path: Path) -> None:
+def test_json_of_programs_is_left_out_of_a_folder_with_a_note(tmp_path):
     written(tmp_path / "a.txt", "text")
     written(tmp_path / "package.json", '{\n "name": "x",\n "version": "1"\n}')
     written(tmp_path / "people.json", '[{"name": "x"}]')
@@ -116,7 +110,7 @@ CHATS = {
 
 
 @each_of("name", CHATS)
-def test_a_chat_export_is_never_text_with_braces(tmp_path: Path, name: str) -> None:
+def test_a_chat_export_is_never_text_with_braces(tmp_path, name):
     path = written(tmp_path / name, json.dumps(CHATS[name], indent=1))
     for spec in (path, tmp_path):
         with pytest.raises(DataError, match=r"chat export.*docs/own-text\.md"):
@@ -127,28 +121,28 @@ def test_a_chat_export_is_never_text_with_braces(tmp_path: Path, name: str) -> N
     assert read(slack) == [b"hi"]
 
 
-def _npz() -> bytes:
+def _npz():
     file = io.BytesIO()
     np.savez(file, a=np.arange(300, dtype=np.int16))
     return file.getvalue()
 
 
-def _npy() -> bytes:
+def _npy():
     file = io.BytesIO()
     np.save(file, np.arange(300, dtype=np.int16))
     return file.getvalue()
 
 
-def _tar(mode: str) -> bytes:
+def _tar(mode):
     file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode=mode) as tar:  # type: ignore[call-overload]
+    with tarfile.open(fileobj=file, mode=mode) as tar:
         info = tarfile.TarInfo("a.txt")
         info.size = 4
         tar.addfile(info, io.BytesIO(b"text"))
     return file.getvalue()
 
 
-def _zip(*names: str) -> bytes:
+def _zip(*names):
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         for name in names:
@@ -174,7 +168,7 @@ OTHERS = {
 
 @each_of("name", OTHERS)
 @each_of("suffix", ["", ".txt"])
-def test_another_format_is_named_as_what_it_is(tmp_path: Path, name: str, suffix: str) -> None:
+def test_another_format_is_named_as_what_it_is(tmp_path, name, suffix):
     content, message = OTHERS[name]
     path = written(tmp_path / "d" / (name.replace(".gz", suffix) + suffix), content)
     with pytest.raises(DataError, match=message) as caught:
@@ -184,13 +178,13 @@ def test_another_format_is_named_as_what_it_is(tmp_path: Path, name: str, suffix
         corpora.readable(str(tmp_path / "d"))
 
 
-def test_zeros_of_other_data_are_not_taken_for_utf16(tmp_path: Path) -> None:
+def test_zeros_of_other_data_are_not_taken_for_utf16(tmp_path):
     numbers = np.arange(2000, dtype="<i2").tobytes()
     with pytest.raises(DataError, match="is not text: a zero byte at offset 0"):
         read(written(tmp_path / "a.txt", numbers))
 
 
-def test_markup_is_left_out_of_a_folder_and_read_by_its_name_with_a_note(tmp_path: Path) -> None:
+def test_markup_is_left_out_of_a_folder_and_read_by_its_name_with_a_note(tmp_path):
     folder = tmp_path / "d"
     for name in ("a.ipynb", "b.ipynb", "c.html", "mail.mbox"):
         written(folder / name, '{"cells": []}')
@@ -206,7 +200,7 @@ def test_markup_is_left_out_of_a_folder_and_read_by_its_name_with_a_note(tmp_pat
         assert "read as it stands, with all markup: a notebook; unpack or convert it: jup" in note
 
 
-def test_a_link_to_a_folder_is_followed_once_and_loops_are_named(tmp_path: Path) -> None:
+def test_a_link_to_a_folder_is_followed_once_and_loops_are_named(tmp_path):
     notes, away = tmp_path / "notes", tmp_path / "away"
     written(notes / "a.txt", "a")
     written(notes / "sub" / "b.txt", "b")
@@ -230,7 +224,7 @@ def test_a_link_to_a_folder_is_followed_once_and_loops_are_named(tmp_path: Path)
     assert "6 nowhere: cannot be read" in bad
 
 
-def test_a_glob_reads_a_file_once_however_many_links_lead_to_it(tmp_path: Path) -> None:
+def test_a_glob_reads_a_file_once_however_many_links_lead_to_it(tmp_path):
     written(tmp_path / "sub" / "a.txt", "a")
     (tmp_path / "sub" / "loop").symlink_to(tmp_path)
     (tmp_path / "again.txt").symlink_to(tmp_path / "sub" / "a.txt")
@@ -239,7 +233,7 @@ def test_a_glob_reads_a_file_once_however_many_links_lead_to_it(tmp_path: Path) 
     assert "linked (the same file as" in corpus.notes()[1]
 
 
-def test_several_texts_are_one_corpus_each_of_which_is_read_as_alone(tmp_path: Path) -> None:
+def test_several_texts_are_one_corpus_each_of_which_is_read_as_alone(tmp_path):
     written(tmp_path / "notes" / "a.txt", "a")
     written(tmp_path / "notes" / "b.png", b"\x89PNG\0")
     written(tmp_path / "notes" / "c.txt", b"\0")
@@ -260,13 +254,13 @@ def test_several_texts_are_one_corpus_each_of_which_is_read_as_alone(tmp_path: P
         corpora.readable(f"{tmp_path}/notes\n{bad}")
 
 
-def test_a_file_that_two_names_lead_to_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_two_names_lead_to_is_refused(tmp_path):
     written(tmp_path / "notes" / "a.txt", "a")
     with pytest.raises(DataError, match=r"names \S+a.txt more than once.*name every file"):
         corpora.find(f"{tmp_path}/notes\n{tmp_path}/notes/a.txt")
 
 
-def test_messages_about_stored_tokens_name_the_text_of_this_call(tmp_path: Path) -> None:
+def test_messages_about_stored_tokens_name_the_text_of_this_call(tmp_path):
     for name in ("first", "second"):
         for number in range(12):
             written(tmp_path / name / f"{number}.txt", b"caf\xe9 " * 200 + bytes([48 + number]))

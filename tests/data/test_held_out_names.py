@@ -1,16 +1,12 @@
 """Files whose names say that they are held out: of every kind, and never trained on."""
 
-from __future__ import annotations
-
 import gzip
 import json
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from mlxhog.data import corpora, heldout
-from mlxhog.data.prepare import Prepared, prepare
+from mlxhog.data.prepare import prepare
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import DataError
 from tests.pairs import each_of
@@ -18,40 +14,40 @@ from tests.pairs import each_of
 WORDS = "the text of this file is long enough to be held out; "
 
 
-def text_in(path: Path) -> str:
+def text_in(path):
     return bytes(int(t) for t in TokenFile.open(path).tokens if t < 256).decode()
 
 
-def prepared(folder: Path) -> Prepared:
+def prepared(folder):
     return prepare(str(folder), cache_dir=folder.parent / "cache")
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path, text):
     path.write_text(text)
 
 
-def write_packed(path: Path, text: str) -> None:
+def write_packed(path, text):
     path.write_bytes(gzip.compress(text.encode()))
 
 
-def write_records(path: Path, text: str) -> None:
+def write_records(path, text):
     path.write_text(json.dumps({"text": text}) + "\n")
 
 
-def write_packed_records(path: Path, text: str) -> None:
+def write_packed_records(path, text):
     write_packed(path, json.dumps({"text": text}) + "\n")
 
 
-def write_table(path: Path, text: str) -> None:
+def write_table(path, text):
     path.write_text(f'text\n"{text}"\n')
 
 
-def write_parquet(path: Path, text: str) -> None:
+def write_parquet(path, text):
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     parquet.write_table(arrow.table({"text": [text]}), path)
 
 
-WRITERS: dict[str, Callable[[Path, str], None]] = {
+WRITERS = {
     ".txt": write_text,
     ".md": write_text,
     "": write_text,
@@ -68,9 +64,7 @@ SHARDS = ("{}", "{}-00000-of-00002", "{}_1", "{}.03")
 @each_of("suffix", WRITERS)
 @pytest.mark.parametrize("shard", SHARDS)
 @pytest.mark.parametrize("word", ["valid", "validation", "Val", "dev", "test"])
-def test_files_of_every_kind_are_held_out_by_name(
-    tmp_path: Path, suffix: str, shard: str, word: str
-) -> None:
+def test_files_of_every_kind_are_held_out_by_name(tmp_path, suffix, shard, word):
     folder = tmp_path / "data"
     folder.mkdir()
     if not suffix and shard != "{}":
@@ -84,7 +78,7 @@ def test_files_of_every_kind_are_held_out_by_name(
     assert corpus.notes() == [f"held-out text, by name: {shard.format(word)}{suffix}"]
 
 
-def test_a_run_is_evaluated_on_the_files_that_are_held_out_by_name(tmp_path: Path) -> None:
+def test_a_run_is_evaluated_on_the_files_that_are_held_out_by_name(tmp_path):
     folder = tmp_path / "data"
     roles(folder, "a.txt", "b.txt", "valid.txt")
     result = prepared(folder)
@@ -93,7 +87,7 @@ def test_a_run_is_evaluated_on_the_files_that_are_held_out_by_name(tmp_path: Pat
     assert text_in(result.val) == "valid.txt ".ljust(400, "x")
 
 
-def roles(folder: Path, *names: str, size: int = 400) -> dict[str, str]:
+def roles(folder, *names, size=400):
     """What the files of these names are."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -116,9 +110,7 @@ TRAINED = (
 
 
 @each_of("name", TRAINED)
-def test_a_word_within_another_and_a_page_about_it_are_text_to_train_on(
-    tmp_path: Path, name: str
-) -> None:
+def test_a_word_within_another_and_a_page_about_it_are_text_to_train_on(tmp_path, name):
     assert roles(tmp_path, "a.txt", "b.txt", "train.py", "reader.py", name) == {}
 
 
@@ -135,21 +127,21 @@ BESIDE = {
 
 
 @each_of("name", BESIDE)
-def test_a_word_of_a_name_counts_beside_the_same_name_with_train(tmp_path: Path, name: str) -> None:
+def test_a_word_of_a_name_counts_beside_the_same_name_with_train(tmp_path, name):
     assert roles(tmp_path, "a.md", BESIDE[name], name)[name] == "held_out"
 
 
 @each_of("name", set(BESIDE) - {"wiki.valid.tokens"})
-def test_without_that_name_it_is_text_to_train_on(tmp_path: Path, name: str) -> None:
+def test_without_that_name_it_is_text_to_train_on(tmp_path, name):
     assert roles(tmp_path, "a.txt", "b.txt", name) == {}
 
 
-def test_shards_with_further_words_are_held_out(tmp_path: Path) -> None:
+def test_shards_with_further_words_are_held_out(tmp_path):
     names = ("all.parquet", "validation_matched-00000-of-00001.parquet")
     assert roles(tmp_path, *names) == {names[1]: "held_out"}
 
 
-def test_beside_held_out_text_test_files_are_neither_trained_nor_evaluated(tmp_path: Path) -> None:
+def test_beside_held_out_text_test_files_are_neither_trained_nor_evaluated(tmp_path):
     folder = tmp_path / "data"
     roles(folder, "train.txt", "valid.txt", "test.txt")
     result = prepared(folder)
@@ -163,9 +155,7 @@ def test_beside_held_out_text_test_files_are_neither_trained_nor_evaluated(tmp_p
 @pytest.mark.parametrize(
     ("train_size", "size"), [(300, 4000), (4000, 20)], ids=["too little to train", "almost none"]
 )
-def test_a_name_does_not_count_if_the_text_contradicts_it(
-    tmp_path: Path, train_size: int, size: int
-) -> None:
+def test_a_name_does_not_count_if_the_text_contradicts_it(tmp_path, train_size, size):
     folder = tmp_path / "data"
     roles(folder, "a.txt", size=train_size)
     assert roles(folder, "test.txt", size=size) == {"test.txt": "unheeded"}
@@ -177,25 +167,25 @@ def test_a_name_does_not_count_if_the_text_contradicts_it(
     assert note.startswith("training text in spite of its name: test.txt: the other")
 
 
-def test_a_folder_with_nothing_but_a_test_file_is_trained_on(tmp_path: Path) -> None:
+def test_a_folder_with_nothing_but_a_test_file_is_trained_on(tmp_path):
     assert roles(tmp_path, "test.txt") == {"test.txt": "unheeded"}
 
 
-def test_a_glob_holds_out_by_name_as_well(tmp_path: Path) -> None:
+def test_a_glob_holds_out_by_name_as_well(tmp_path):
     folder = tmp_path / "data"
     roles(folder, "a.txt", "valid.txt")
     corpus = corpora.find(str(folder / "*.txt"))
     assert [path.name for path in corpus.held_out] == ["valid.txt"]
 
 
-def test_held_out_files_that_cannot_be_read_are_an_error(tmp_path: Path) -> None:
+def test_held_out_files_that_cannot_be_read_are_an_error(tmp_path):
     write_records(tmp_path / "train.jsonl", WORDS)
     (tmp_path / "valid.jsonl").write_text("{")
     with pytest.raises(DataError, match=r"valid\.jsonl:1: not JSON"):
         prepare(str(tmp_path), cache_dir=tmp_path / "cache")
 
 
-def test_of_equal_files_one_is_read_in_any_packing_and_line_ends(tmp_path: Path) -> None:
+def test_of_equal_files_one_is_read_in_any_packing_and_line_ends(tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
     for i in range(12):
@@ -214,7 +204,7 @@ def test_of_equal_files_one_is_read_in_any_packing_and_line_ends(tmp_path: Path)
     assert note in result.notes
 
 
-def test_a_held_out_file_with_the_text_of_a_training_file_is_not_held_out(tmp_path: Path) -> None:
+def test_a_held_out_file_with_the_text_of_a_training_file_is_not_held_out(tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
     for name in ("train", "valid"):

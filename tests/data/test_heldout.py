@@ -1,10 +1,7 @@
 """Held-out text: which it is, and how it is evaluated."""
 
-from __future__ import annotations
-
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +18,7 @@ from mlxhog.errors import DataError
 from tests.pairs import each_of, max_examples
 
 
-def token_file(directory: Path, documents: list[bytes]) -> TokenFile:
+def token_file(directory, documents):
     path = directory / "val.bin"
     with TokenWriter(path, ByteTokenizer(), split="val", source="test") as writer:
         for document in documents:
@@ -29,13 +26,13 @@ def token_file(directory: Path, documents: list[bytes]) -> TokenFile:
     return TokenFile.open(path)
 
 
-def test_every_twelfth_document_from_the_sixth_on_is_held_out() -> None:
+def test_every_twelfth_document_from_the_sixth_on_is_held_out():
     documents = [bytes([i]) for i in range(30)]
     held_out = [text for held, text in heldout.split(documents, "every-12th") if held]
     assert held_out == [bytes([5]), bytes([17]), bytes([29])]
 
 
-def sizes_of(documents: list[bytes]) -> heldout.Sizes:
+def sizes_of(documents):
     sizes = heldout.Sizes()
     for document in documents:
         sizes = sizes.plus(document)
@@ -43,13 +40,13 @@ def sizes_of(documents: list[bytes]) -> heldout.Sizes:
 
 
 @pytest.mark.parametrize(("n", "rule"), [(1, "tail"), (5, "tail"), (6, "every-12th")])
-def test_a_corpus_of_few_documents_holds_out_tails(n: int, rule: str) -> None:
+def test_a_corpus_of_few_documents_holds_out_tails(n, rule):
     assert heldout.rule_for("every-12th", sizes_of([b"text"] * n)) == rule
     assert heldout.rule_for("tail", sizes_of([b"text"] * 100)) == "tail"
 
 
 @pytest.mark.parametrize("n", [*range(6, 60), 1000])
-def test_equal_documents_are_held_out_by_number(n: int) -> None:
+def test_equal_documents_are_held_out_by_number(n):
     documents = [b"text"] * n
     assert heldout.rule_for("every-12th", sizes_of(documents)) == "every-12th"
 
@@ -64,7 +61,7 @@ UNEQUAL = {
 
 
 @each_of("why", UNEQUAL)
-def test_of_unequal_documents_a_share_of_the_volume_is_held_out(why: str) -> None:
+def test_of_unequal_documents_a_share_of_the_volume_is_held_out(why):
     documents = UNEQUAL[why]
     sizes = sizes_of(documents)
     assert heldout.rule_for("every-12th", sizes) == "volume"
@@ -74,7 +71,7 @@ def test_of_unequal_documents_a_share_of_the_volume_is_held_out(why: str) -> Non
     assert 0.06 < held_out / sizes.n_bytes < 0.11
 
 
-def test_of_a_long_document_among_others_the_end_is_held_out() -> None:
+def test_of_a_long_document_among_others_the_end_is_held_out():
     documents = UNEQUAL["a novel is most of the text"]
     pieces = list(heldout.split(documents, "volume", sizes_of(documents).n_bytes))
     novel = [len(text) for held, text in pieces if held and text.startswith(b"novel")]
@@ -82,21 +79,21 @@ def test_of_a_long_document_among_others_the_end_is_held_out() -> None:
     assert len([text for held, text in pieces if held and text.startswith(b"note")]) in (1, 2)
 
 
-def test_by_volume_examples_stay_whole() -> None:
+def test_by_volume_examples_stay_whole():
     documents = [Example(b"ask ", b"answer " * (500 if i == 3 else 10)) for i in range(24)]
     pieces = list(heldout.split(documents, "volume", sizes_of(documents).n_bytes))
     assert [text for _, text in pieces] == documents
     assert 1 <= sum(held for held, _ in pieces) <= 3
 
 
-def test_an_unknown_rule_suggests_its_neighbour() -> None:
+def test_an_unknown_rule_suggests_its_neighbour():
     with pytest.raises(DataError, match="no held-out rule 'every-12'; did you mean 'every-12th'"):
         heldout.rule_for("every-12", sizes_of([b"text"] * 100))
 
 
 @max_examples(60)
 @given(st.lists(st.text(alphabet="ab é\n", min_size=1, max_size=2000), min_size=1, max_size=4))
-def test_tails_lose_no_byte_and_cut_no_character(texts: list[str]) -> None:
+def test_tails_lose_no_byte_and_cut_no_character(texts):
     documents = [text.encode() for text in texts]
     pieces = list(heldout.split(documents, "tail"))
     assert b"".join(text for _, text in pieces) == b"".join(documents)
@@ -104,14 +101,14 @@ def test_tails_lose_no_byte_and_cut_no_character(texts: list[str]) -> None:
         text.decode()
 
 
-def test_a_tail_without_a_space_starts_at_a_character() -> None:
+def test_a_tail_without_a_space_starts_at_a_character():
     text = ("é" * 100 + "a").encode()  # 92 % of it end within one
     (_, head), (held_out, tail) = heldout.split([text], "tail")
     assert held_out
     assert (head.decode(), tail.decode()) == ("é" * 93, "é" * 7 + "a")
 
 
-def test_a_tail_is_about_eight_percent_and_starts_at_a_word() -> None:
+def test_a_tail_is_about_eight_percent_and_starts_at_a_word():
     text = b"word " * 4000
     (_, head), (held_out, tail) = heldout.split([text], "tail")
     assert held_out
@@ -120,7 +117,7 @@ def test_a_tail_is_about_eight_percent_and_starts_at_a_word() -> None:
     assert head.endswith(b" ")
 
 
-def test_evaluation_counts_every_byte_once_and_no_separator(tmp_path: Path) -> None:
+def test_evaluation_counts_every_byte_once_and_no_separator(tmp_path):
     documents = [b"first text", b"second", b"the third one"]
     file = token_file(tmp_path, documents)
     batches = list(heldout.batches(file, seq_len=4, batch_size=3))
@@ -133,7 +130,7 @@ def test_evaluation_counts_every_byte_once_and_no_separator(tmp_path: Path) -> N
     assert (inputs[file.n_tokens - 1 :] == file.bos).all()
 
 
-def test_evaluation_of_a_part_is_spread_over_the_file_and_repeatable(tmp_path: Path) -> None:
+def test_evaluation_of_a_part_is_spread_over_the_file_and_repeatable(tmp_path):
     file = token_file(tmp_path, [bytes(range(100)) * 10])
     options = {"seq_len": 10, "batch_size": 2, "eval_tokens": 45}
     first, again = (list(heldout.batches(file, **options)) for _ in range(2))
@@ -144,13 +141,13 @@ def test_evaluation_of_a_part_is_spread_over_the_file_and_repeatable(tmp_path: P
         assert np.array_equal(a.y, b.y)
 
 
-def test_more_evaluation_tokens_than_there_are_is_the_whole_file(tmp_path: Path) -> None:
+def test_more_evaluation_tokens_than_there_are_is_the_whole_file(tmp_path):
     file = token_file(tmp_path, [b"x" * 100])
     batches = list(heldout.batches(file, seq_len=8, batch_size=4, eval_tokens=10**9))
     assert sum(b.n_bytes for b in batches) == 100
 
 
-def test_batches_are_passed_over_and_counted(tmp_path: Path) -> None:
+def test_batches_are_passed_over_and_counted(tmp_path):
     file = token_file(tmp_path, [b"abcdefghijklmnopqrstuvwxyz"])
     shape = {"seq_len": 4, "batch_size": 2}
     whole = list(heldout.batches(file, **shape))
@@ -162,19 +159,17 @@ def test_batches_are_passed_over_and_counted(tmp_path: Path) -> None:
         ]
 
 
-def test_the_more_parameters_the_fewer_rows_in_a_batch() -> None:
+def test_the_more_parameters_the_fewer_rows_in_a_batch():
     """Twice a parameter and token are its operations, and 10^11 the most of a batch."""
     rows = [heldout.rows_of_batch(10**6, length) for length in (100, 10_000, 50_000, 10**6)]
     assert rows == [16, 4, 1, 1]
 
 
-def test_bits_per_byte_of_a_uniform_guess_is_eight() -> None:
+def test_bits_per_byte_of_a_uniform_guess_is_eight():
     assert heldout.bits_per_byte(100 * math.log(256), 100) == pytest.approx(8.0)
 
 
-def test_a_word_that_is_no_rule_is_refused_also_where_data_bring_their_held_out_text(
-    tmp_path: Path,
-) -> None:
+def test_a_word_that_is_no_rule_is_refused_also_where_data_bring_their_held_out_text(tmp_path):
     for name in ("train", "valid"):
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({"text": f"{name} " * 50}))
     with pytest.raises(DataError, match="no held-out rule 'tial'; did you mean 'tail'"):

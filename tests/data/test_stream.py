@@ -4,15 +4,13 @@ import itertools
 import json
 import multiprocessing
 import os
-from collections.abc import Iterable, Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mlxhog.data.batch import IGNORED, Batch
-from mlxhog.data.segments import TICKETS, SourceFile, StreamBatches, TrainingRow
+from mlxhog.data.segments import TICKETS, SourceFile, StreamBatches
 from mlxhog.data.stream import (
     StreamWriter,
     _pieces,
@@ -29,34 +27,29 @@ TOKENIZER = ByteTokenizer()
 BOS = TOKENIZER.bos
 
 
-def opened(run: Path, batch_size: int = 2, seq_len: int = 8) -> StreamWriter:
+def opened(run, batch_size=2, seq_len=8):
     writer = StreamWriter(run, TOKENIZER, seq_len=seq_len, batch_size=batch_size)
     writer.accept_examples()
     return writer
 
 
-def publish(
-    writer: StreamWriter,
-    rows: Iterable[TrainingRow],
-    sources: Sequence[SourceFile],
-    examples_end: int,
-) -> None:
+def publish(writer, rows, sources, examples_end):
     with writer.draft() as draft:
         for row in rows:
             draft.add(row)
         writer.publish(draft, sources, examples_end)
 
 
-def batches(run: Path) -> StreamBatches:
+def batches(run):
     example = Batch(np.zeros((1, 4), np.int32), np.zeros((1, 4), np.int32), 4)
     return StreamBatches(run / "stream", TOKENIZER.byte_lengths().astype(np.int64), example)
 
 
-def rows_of(*texts: str, seq_len: int = 8) -> list[TrainingRow]:
+def rows_of(*texts, seq_len=8):
     return [row for text in texts for row in document_rows(text.encode(), TOKENIZER, seq_len)]
 
 
-def labels(batch: Batch) -> list[bytes]:
+def labels(batch):
     """The text that each row of a batch is trained to say."""
     return [bytes(TOKENIZER.decode(row[row != IGNORED])) for row in batch.y]
 
@@ -307,7 +300,7 @@ def test_a_torn_line_of_who_was_killed_is_no_part_of_the_next_example(tmp_path):
     assert [json.loads(line)["prompt"] for line in path.read_text().splitlines()] == ["a", "d"]
 
 
-def append_many(run: Path, name: int) -> None:
+def append_many(run, name):
     for k in range(50):
         append_examples(run, [{"prompt": f"{name}", "answer": f"{k}"}], TOKENIZER)
 
@@ -333,7 +326,7 @@ def test_a_disk_without_room_stores_no_part_of_an_example(tmp_path, monkeypatch)
     def full(*_):
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr("mlxhog.files.durable.flush", full)
+    monkeypatch.setattr("mlxhog.base.durable.flush", full)
     with pytest.raises(EnvironmentLacks, match="disk"):
         append_examples(tmp_path, [{"prompt": "a", "answer": "b"}], TOKENIZER)
     assert (tmp_path / "stream" / "examples.jsonl").read_bytes() == b""

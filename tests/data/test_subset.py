@@ -1,9 +1,6 @@
 """The part of the held-out text that is scored: fixed by the text, nested, of a given size."""
 
-from __future__ import annotations
-
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,15 +9,13 @@ from hypothesis import strategies as st
 
 from mlxhog.data import heldout, subset
 from mlxhog.data.examples import Example
-from mlxhog.data.tokenizers import ByteTokenizer, Tokenizer, build
+from mlxhog.data.tokenizers import ByteTokenizer, build
 from mlxhog.data.tokens import TokenFile, TokenWriter
 from mlxhog.errors import DataError
 from tests.pairs import max_examples
 
 
-def token_file(
-    folder: Path, documents: list[bytes], tokenizer: Tokenizer | None = None
-) -> TokenFile:
+def token_file(folder, documents, tokenizer=None):
     path = folder / "val.bin"
     with TokenWriter(path, tokenizer or ByteTokenizer(), split="val", source="test") as writer:
         for document in documents:
@@ -28,7 +23,7 @@ def token_file(
     return TokenFile.open(path)
 
 
-def beginnings(file: TokenFile, tokenizer: Tokenizer | None = None) -> list[bytes]:
+def beginnings(file, tokenizer=None):
     """The text of every document of a file."""
     made_by = tokenizer or ByteTokenizer()
     places = file.starts.astype(int).tolist()
@@ -38,7 +33,7 @@ def beginnings(file: TokenFile, tokenizer: Tokenizer | None = None) -> list[byte
     ]
 
 
-def holds(larger: list[bytes], smaller: list[bytes]) -> bool:
+def holds(larger, smaller):
     """Whether each text of the one begins a text of the other; documents differ in their heads."""
     return all(any(one.startswith(part) for one in larger) for part in smaller)
 
@@ -48,9 +43,7 @@ def holds(larger: list[bytes], smaller: list[bytes]) -> bool:
     st.lists(st.integers(0, 3000), min_size=1, max_size=40),
     st.lists(st.integers(1, 40_000), min_size=2, max_size=4),
 )
-def test_of_two_parts_the_larger_holds_the_smaller(
-    tmp_path_factory: pytest.TempPathFactory, lengths: list[int], sizes: list[int]
-) -> None:
+def test_of_two_parts_the_larger_holds_the_smaller(tmp_path_factory, lengths, sizes):
     documents = [b"%02d" % k + b"x" * n for k, n in enumerate(lengths)]
     file = token_file(tmp_path_factory.mktemp("file"), documents)
     parts = [subset.of(file, n) for n in sorted(sizes)]
@@ -61,7 +54,7 @@ def test_of_two_parts_the_larger_holds_the_smaller(
         assert holds(beginnings(larger), beginnings(smaller))
 
 
-def test_a_part_is_of_sixteen_documents_or_more_and_the_same_again(tmp_path: Path) -> None:
+def test_a_part_is_of_sixteen_documents_or_more_and_the_same_again(tmp_path):
     file = token_file(tmp_path, [b"%02d" % k * 5000 for k in range(40)])
     part = subset.of(file, 8000)
     assert [len(text) for text in beginnings(part)] == [500] * 16
@@ -71,12 +64,12 @@ def test_a_part_is_of_sixteen_documents_or_more_and_the_same_again(tmp_path: Pat
     assert chosen != list(range(16))
 
 
-def test_a_small_text_is_taken_whole(tmp_path: Path) -> None:
+def test_a_small_text_is_taken_whole(tmp_path):
     file = token_file(tmp_path, [b"one", b"two"])
     assert subset.of(file, subset.BYTES) is file
 
 
-def test_tokenizers_cut_the_same_documents_at_the_same_bytes(tmp_path: Path) -> None:
+def test_tokenizers_cut_the_same_documents_at_the_same_bytes(tmp_path):
     documents = [f"{k:02d} never wait, add without a lock. ".encode() * 40 for k in range(30)]
     words = build("bpe:300", lambda: iter(documents))
     (tmp_path / "words").mkdir()
@@ -87,7 +80,7 @@ def test_tokenizers_cut_the_same_documents_at_the_same_bytes(tmp_path: Path) -> 
         assert len(ours) - len(theirs) < 32  # bytes of a token
 
 
-def test_an_example_is_never_cut(tmp_path: Path) -> None:
+def test_an_example_is_never_cut(tmp_path):
     documents = [Example(b"q%02d: " % k * 20, b"answer %02d" % k) for k in range(30)]
     file = token_file(tmp_path, [bytes(3000), *documents])
     part = subset.of(file, 500)
@@ -99,7 +92,7 @@ def test_an_example_is_never_cut(tmp_path: Path) -> None:
     assert sum(rows) == sum(len(t) - 100 if t.startswith(b"q") else len(t) for t in texts)
 
 
-def test_every_byte_of_a_part_is_scored_once(tmp_path: Path) -> None:
+def test_every_byte_of_a_part_is_scored_once(tmp_path):
     file = token_file(tmp_path, [b"%02d" % k * 700 for k in range(20)])
     part = subset.of(file, 3000)
     for seq_len in (16, 100, 4096):
@@ -108,7 +101,7 @@ def test_every_byte_of_a_part_is_scored_once(tmp_path: Path) -> None:
     part.verify()
 
 
-def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
+def test_a_damaged_file_is_refused(tmp_path):
     file = token_file(tmp_path, [b"%02d" % k * 500 for k in range(20)])
     swapped = file.starts.copy()
     swapped[[3, 4]] = swapped[[4, 3]]

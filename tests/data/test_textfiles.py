@@ -1,7 +1,5 @@
 """Text files become documents: every format, every kind of damage."""
 
-from __future__ import annotations
-
 import gzip
 import importlib
 import json
@@ -9,7 +7,6 @@ import lzma
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,17 +15,17 @@ from mlxhog.errors import DataError, EnvironmentLacks
 from tests.pairs import each_of
 
 
-def read(path: Path, text_key: str | None = None, *, split: bool = False) -> list[bytes]:
+def read(path, text_key=None, *, split=False):
     return list(textfiles.documents(path, text_key, split=split))
 
 
-def jsonl(path: Path, *records: object) -> Path:
+def jsonl(path, *records):
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     return path
 
 
 @each_of("suffix", [".txt", ".md", ".py", ""])
-def test_a_text_file_is_one_document(tmp_path: Path, suffix: str) -> None:
+def test_a_text_file_is_one_document(tmp_path, suffix):
     path = tmp_path / f"file{suffix}"
     path.write_text("first\n\nsecond\n")
     assert read(path) == [b"first\n\nsecond\n"]
@@ -36,7 +33,7 @@ def test_a_text_file_is_one_document(tmp_path: Path, suffix: str) -> None:
 
 @each_of("name", ["a.txt", "a.jsonl"])
 @each_of("pack", [gzip, lzma])
-def test_compressed_files_read_like_plain_ones(tmp_path: Path, name: str, pack: object) -> None:
+def test_compressed_files_read_like_plain_ones(tmp_path, name, pack):
     plain = tmp_path / name
     plain.write_text('{"text": "one"}\n{"text": "two"}\n')
     compressed = tmp_path / (name + (".gz" if pack is gzip else ".xz"))
@@ -46,7 +43,7 @@ def test_compressed_files_read_like_plain_ones(tmp_path: Path, name: str, pack: 
 
 @each_of("name", ["a.txt.gz", "a.jsonl.gz", "a.csv.gz", "a.txt.xz", "a.jsonl.xz", "a.tsv.xz"])
 @each_of("damage", ["truncated", "foreign"])
-def test_a_damaged_compressed_file_is_named(tmp_path: Path, name: str, damage: str) -> None:
+def test_a_damaged_compressed_file_is_named(tmp_path, name, damage):
     pack = gzip if name.endswith("gz") else lzma
     whole = pack.compress(b'{"text": "one"}\n' * 100)
     path = tmp_path / name
@@ -56,7 +53,7 @@ def test_a_damaged_compressed_file_is_named(tmp_path: Path, name: str, damage: s
             read(path, key)
 
 
-def test_the_suffix_of_compression_may_be_in_capitals(tmp_path: Path) -> None:
+def test_the_suffix_of_compression_may_be_in_capitals(tmp_path):
     path = tmp_path / "D.TXT.GZ"
     path.write_bytes(gzip.compress(b"one"))
     assert textfiles.kind(path) == ".txt"
@@ -64,7 +61,7 @@ def test_the_suffix_of_compression_may_be_in_capitals(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def zstd() -> Any:
+def zstd():
     """What packs, and reads `.zst` here: a part of Python from 3.14 on, else a package."""
     return pytest.importorskip("compression.zstd" if sys.version_info >= (3, 14) else "zstandard")
 
@@ -79,9 +76,7 @@ def zstd() -> Any:
         ("a.txt", "x" * 10_000_000),
     ],
 )
-def test_zstd_files_read_like_plain_ones(
-    tmp_path: Path, zstd: Any, name: str, content: str
-) -> None:
+def test_zstd_files_read_like_plain_ones(tmp_path, zstd, name, content):
     plain, packed = tmp_path / name, tmp_path / (name + ".zst")
     plain.write_bytes(content.encode())
     half = len(plain.read_bytes()) // 2
@@ -93,7 +88,7 @@ def test_zstd_files_read_like_plain_ones(
 
 @each_of("name", ["a.txt.zst", "a.jsonl.zst", "a.csv.zst"])
 @each_of("damage", ["truncated", "between frames", "foreign", "empty"])
-def test_a_damaged_zstd_file_is_named(tmp_path: Path, zstd: Any, name: str, damage: str) -> None:
+def test_a_damaged_zstd_file_is_named(tmp_path, zstd, name, damage):
     whole = zstd.compress((b"text\n" if ".csv" in name else b'{"text": "one"}\n') * 100)
     content = {
         "truncated": whole[:-2],
@@ -106,10 +101,8 @@ def test_a_damaged_zstd_file_is_named(tmp_path: Path, zstd: Any, name: str, dama
         read(tmp_path / name, "text")
 
 
-def test_zstd_without_its_package_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def missing(name: str) -> None:
+def test_zstd_without_its_package_says_what_to_install(tmp_path, monkeypatch):
+    def missing(name):
         raise ModuleNotFoundError(name)
 
     (tmp_path / "a.jsonl.zst").write_bytes(b"packed")
@@ -118,7 +111,7 @@ def test_zstd_without_its_package_says_what_to_install(
         read(tmp_path / "a.jsonl.zst")
 
 
-def test_crlf_becomes_lf_and_a_byte_order_mark_goes(tmp_path: Path) -> None:
+def test_crlf_becomes_lf_and_a_byte_order_mark_goes(tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\n")
     records = tmp_path / "a.jsonl"
@@ -127,7 +120,7 @@ def test_crlf_becomes_lf_and_a_byte_order_mark_goes(tmp_path: Path) -> None:
     assert read(records) == [b"one\ntwo"]
 
 
-def test_bytes_that_are_not_utf8_survive(tmp_path: Path) -> None:
+def test_bytes_that_are_not_utf8_survive(tmp_path):
     path = tmp_path / "latin1.txt"
     path.write_bytes(b"caf\xe9")
     records = tmp_path / "latin1.jsonl"
@@ -136,7 +129,7 @@ def test_bytes_that_are_not_utf8_survive(tmp_path: Path) -> None:
     assert read(records) == [b"caf\xe9", b"?"]
 
 
-def test_documents_without_text_are_left_out(tmp_path: Path) -> None:
+def test_documents_without_text_are_left_out(tmp_path):
     (tmp_path / "empty.txt").write_text(" \n")
     records = jsonl(tmp_path / "a.jsonl", {"text": ""}, {"text": "x"}, {"text": "\n"})
     assert read(tmp_path / "empty.txt") == []
@@ -153,13 +146,11 @@ def test_documents_without_text_are_left_out(tmp_path: Path) -> None:
          b"User: hi\nAssistant: yo"),
     ],
 )  # fmt: skip
-def test_records_are_read_by_the_usual_keys(
-    tmp_path: Path, record: dict[str, object], text: bytes
-) -> None:
+def test_records_are_read_by_the_usual_keys(tmp_path, record, text):
     assert read(jsonl(tmp_path / "a.jsonl", record)) == [text]
 
 
-def test_text_key_chooses_another_key(tmp_path: Path) -> None:
+def test_text_key_chooses_another_key(tmp_path):
     path = jsonl(tmp_path / "a.jsonl", {"text": "t", "body": "b"})
     assert read(path, "body") == [b"b"]
 
@@ -178,14 +169,14 @@ def test_text_key_chooses_another_key(tmp_path: Path) -> None:
         ('{"messages": [{"role": "user"}]}', r"a.jsonl:2: message 1 has no content"),
     ],
 )  # fmt: skip
-def test_a_bad_line_is_named_with_the_way_out(tmp_path: Path, line: str, message: str) -> None:
+def test_a_bad_line_is_named_with_the_way_out(tmp_path, line, message):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "good"}\n' + line)
     with pytest.raises(DataError, match=message):
         read(path)
 
 
-def test_a_binary_file_is_refused_wherever_its_first_zero_is(tmp_path: Path) -> None:
+def test_a_binary_file_is_refused_wherever_its_first_zero_is(tmp_path):
     for before in (b"PK\x03", b"x" * 1_000_000):
         (tmp_path / "a.txt").write_bytes(before + b"\0")
         offset = f"{len(before):,}"
@@ -193,12 +184,12 @@ def test_a_binary_file_is_refused_wherever_its_first_zero_is(tmp_path: Path) -> 
             read(tmp_path / "a.txt")
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(DataError, match=r"gone.txt cannot be read: No such file"):
         read(tmp_path / "gone.txt")
 
 
-def test_a_large_file_of_prose_splits_at_blank_lines_and_loses_nothing(tmp_path: Path) -> None:
+def test_a_large_file_of_prose_splits_at_blank_lines_and_loses_nothing(tmp_path):
     paragraphs = [f"{i} " + "word " * (i % 300) + "\n" * (2 + i % 3) for i in range(600)]
     path = tmp_path / "book.txt"
     path.write_text("".join(paragraphs))
@@ -211,7 +202,7 @@ def test_a_large_file_of_prose_splits_at_blank_lines_and_loses_nothing(tmp_path:
 
 
 @pytest.mark.parametrize("name", ["small.txt", "code.py"])
-def test_small_files_and_code_are_not_split(tmp_path: Path, name: str) -> None:
+def test_small_files_and_code_are_not_split(tmp_path, name):
     path = tmp_path / name
     path.write_text("word\n\n" * (100 if name == "small.txt" else 50_000))
     assert len(read(path, split=True)) == 1
@@ -235,9 +226,7 @@ CONTENTS = {
 @each_of("encoding", MARKED.values(), ids=MARKED)
 @each_of("name", CONTENTS)
 @each_of("packed", [False, True])
-def test_text_with_a_byte_order_mark_is_decoded(
-    tmp_path: Path, encoding: str, name: str, packed: bool
-) -> None:
+def test_text_with_a_byte_order_mark_is_decoded(tmp_path, encoding, name, packed):
     content, text = CONTENTS[name]
     mark = "\ufeff" if encoding.endswith("-be") else ""
     data = (mark + content).encode(encoding)
@@ -250,9 +239,7 @@ def test_text_with_a_byte_order_mark_is_decoded(
 
 
 @each_of("name", ["a.txt", "a.jsonl", "a.csv"])
-def test_text_that_is_not_encoded_as_its_mark_says_is_refused_with_the_place(
-    tmp_path: Path, name: str
-) -> None:
+def test_text_that_is_not_encoded_as_its_mark_says_is_refused_with_the_place(tmp_path, name):
     line = '{"text": "a"}\n' if name == "a.jsonl" else "text\n"
     content = ("\ufeff" + line * 50_000).encode("utf-16-le")
     (tmp_path / name).write_bytes(content + b"\x00\xd8" + content)  # half a pair
@@ -267,8 +254,8 @@ def test_text_that_is_not_encoded_as_its_mark_says_is_refused_with_the_place(
 @each_of("name", ["a.txt", "a.jsonl", "a.csv"])
 @each_of("packed", [False, True])
 def test_utf16_without_a_mark_is_refused_with_a_command_that_converts_it(
-    tmp_path: Path, encoding: str, name: str, packed: bool
-) -> None:
+    tmp_path, encoding, name, packed
+):
     folder = tmp_path / "my 'notes'"
     folder.mkdir()
     content = '{"text": "never wait, add without a lock"}\n' * 9
@@ -295,9 +282,7 @@ def test_utf16_without_a_mark_is_refused_with_a_command_that_converts_it(
     ],
     ids=range(7),
 )
-def test_the_first_byte_that_is_not_utf8_is_found_where_it_is(
-    tmp_path: Path, content: bytes, first: tuple[int, int] | None
-) -> None:
+def test_the_first_byte_that_is_not_utf8_is_found_where_it_is(tmp_path, content, first):
     (tmp_path / "a.txt").write_bytes(content)
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(content))
     assert textfiles.not_utf8(tmp_path / "a.txt") == first

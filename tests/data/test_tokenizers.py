@@ -1,12 +1,7 @@
 """Tokenizers lose no byte, count them, and describe themselves to other programs."""
 
-from __future__ import annotations
-
 import json
 import sys
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxhog.data import bpe, tokenizers
-from mlxhog.data.tokenizers import ByteTokenizer, Tokenizer
+from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import DataError, EnvironmentLacks
 from tests.pairs import max_examples
 
@@ -24,23 +19,23 @@ TEXT = "The state of the Union is “strong”, 1790\n and naïve. <|bos|> Ünï
 
 
 @pytest.fixture(scope="module")
-def trained() -> bpe.BpeTokenizer:
+def trained():
     return bpe.train_bpe([TEXT * 3, b"plain words of the state"], 300)
 
 
 @pytest.fixture(params=["bytes", "bpe"])
-def tokenizer(request: pytest.FixtureRequest, trained: bpe.BpeTokenizer) -> Tokenizer:
+def tokenizer(request, trained):
     return ByteTokenizer() if request.param == "bytes" else trained
 
 
-def save(tokenizer: Tokenizer, directory: Path) -> Path:
+def save(tokenizer, directory):
     directory.mkdir(exist_ok=True)
     for name, content in tokenizer.files().items():
         (directory / name).write_bytes(content)
     return directory
 
 
-def test_the_byte_tokenizer_has_the_published_ids() -> None:
+def test_the_byte_tokenizer_has_the_published_ids():
     tokenizer = ByteTokenizer()
     assert (tokenizer.vocab_size, tokenizer.n_ids, tokenizer.bos) == (320, 257, 256)
     assert tokenizer.encode(b"\x00a\xff").tolist() == [0, 97, 255]
@@ -49,27 +44,27 @@ def test_the_byte_tokenizer_has_the_published_ids() -> None:
 
 @max_examples(100)
 @given(st.binary(max_size=200))
-def test_bytes_come_back_exactly(text: bytes) -> None:
+def test_bytes_come_back_exactly(text):
     tokenizer = ByteTokenizer()
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 @max_examples(100)
 @given(st.text(max_size=100))
-def test_bpe_text_comes_back_exactly(trained: bpe.BpeTokenizer, text: str) -> None:
+def test_bpe_text_comes_back_exactly(trained, text):
     ids = trained.encode(text.encode())
     assert trained.decode(ids) == text.encode()
     assert trained.byte_lengths()[ids].sum() == len(text.encode())
 
 
-def test_text_that_spells_the_separator_is_still_text(tokenizer: Tokenizer) -> None:
+def test_text_that_spells_the_separator_is_still_text(tokenizer):
     ids = tokenizer.encode(TEXT)
     assert tokenizer.bos not in ids
     assert tokenizer.decode(ids) == TEXT
     assert tokenizer.byte_lengths()[tokenizer.bos] == 0
 
 
-def test_ids_fit_the_vocabulary_which_is_a_multiple_of_64(tokenizer: Tokenizer) -> None:
+def test_ids_fit_the_vocabulary_which_is_a_multiple_of_64(tokenizer):
     ids = tokenizer.encode(TEXT)
     assert ids.dtype == np.int32
     assert ids.max() < tokenizer.n_ids <= tokenizer.vocab_size
@@ -77,36 +72,34 @@ def test_ids_fit_the_vocabulary_which_is_a_multiple_of_64(tokenizer: Tokenizer) 
     assert tokenizer.byte_lengths().shape == (tokenizer.vocab_size,)
 
 
-def test_a_saved_tokenizer_is_the_same_one(tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_a_saved_tokenizer_is_the_same_one(tokenizer, tmp_path):
     loaded = tokenizers.load(save(tokenizer, tmp_path))
     assert type(loaded) is type(tokenizer)
     assert (loaded.sha256, loaded.bos) == (tokenizer.sha256, tokenizer.bos)
     assert loaded.encode(TEXT).tolist() == tokenizer.encode(TEXT).tolist()
 
 
-def test_transformers_reads_our_tokenizer_files(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    theirs: Any = transformers.AutoTokenizer.from_pretrained(save(tokenizer, tmp_path))
+def test_transformers_reads_our_tokenizer_files(tokenizer, tmp_path):
+    theirs = transformers.AutoTokenizer.from_pretrained(save(tokenizer, tmp_path))
     text = TEXT.replace(b"<|bos|>", b"")
     ids = theirs(text.decode())["input_ids"]
     assert ids == [tokenizer.bos, *tokenizer.encode(text).tolist()]
     assert theirs.decode(ids, skip_special_tokens=True).encode() == text
 
 
-def test_bpe_training_is_repeatable_and_learns_from_the_given_text() -> None:
+def test_bpe_training_is_repeatable_and_learns_from_the_given_text():
     first, second = (bpe.train_bpe([TEXT * 20], 270) for _ in range(2))
     assert first.sha256 == second.sha256
     assert (first.n_ids, first.vocab_size, first.bos) == (270, 320, 0)
     assert len(first.encode(TEXT)) < len(TEXT)
 
 
-def test_bpe_replaces_bytes_that_are_not_utf8(trained: bpe.BpeTokenizer) -> None:
+def test_bpe_replaces_bytes_that_are_not_utf8(trained):
     assert trained.utf8_only
     assert trained.decode(trained.encode(b"caf\xe9")) == "caf\ufffd".encode()
 
 
-def test_the_start_token_is_read_from_the_files_and_never_guessed(
-    trained: bpe.BpeTokenizer, tmp_path: Path
-) -> None:
+def test_the_start_token_is_read_from_the_files_and_never_guessed(trained, tmp_path):
     save(trained, tmp_path)
     config = tmp_path / "tokenizer_config.json"
     config.write_text(json.dumps({"bos_token": {"content": "the"}}))
@@ -122,9 +115,7 @@ def test_the_start_token_is_read_from_the_files_and_never_guessed(
         tokenizers.load(tmp_path / "tokenizer.json")
 
 
-def test_a_text_is_never_cut_or_padded_whatever_the_file_says(
-    trained: bpe.BpeTokenizer, tmp_path: Path
-) -> None:
+def test_a_text_is_never_cut_or_padded_whatever_the_file_says(trained, tmp_path):
     save(trained, tmp_path)
     batches = package.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     batches.enable_truncation(max_length=4)
@@ -135,16 +126,14 @@ def test_a_text_is_never_cut_or_padded_whatever_the_file_says(
         assert loaded.encode(text).tolist() == trained.encode(text).tolist()
 
 
-def test_the_home_of_a_user_may_begin_the_path_of_a_tokenizer(
-    trained: bpe.BpeTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_home_of_a_user_may_begin_the_path_of_a_tokenizer(trained, tmp_path, monkeypatch):
     save(trained, tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert tokenizers.build("~/tokenizer.json", no_text).sha256 == trained.sha256
     assert tokenizers.identity("~") == tokenizers.identity(str(tmp_path))
 
 
-def test_a_vocabulary_that_is_not_byte_level_is_refused(tmp_path: Path) -> None:
+def test_a_vocabulary_that_is_not_byte_level_is_refused(tmp_path):
     words = package.Tokenizer(package.models.WordLevel({"a b": 0, "<s>": 1}, unk_token="<s>"))
     (tmp_path / "tokenizer.json").write_text(words.to_str())
     (tmp_path / "tokenizer_config.json").write_text('{"bos_token": "<s>"}')
@@ -156,16 +145,14 @@ def test_a_vocabulary_that_is_not_byte_level_is_refused(tmp_path: Path) -> None:
     ("content", "message"),
     [(b"{", "is not JSON"), (b"[]", "expected a JSON object"), (b"{}", "not a tokenizer.json")],
 )
-def test_a_damaged_tokenizer_file_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+def test_a_damaged_tokenizer_file_is_named(tmp_path, content, message):
     (tmp_path / "tokenizer.json").write_bytes(content)
     (tmp_path / "tokenizer_config.json").write_text('{"bos_token": "<s>"}')
     with pytest.raises(DataError, match=rf"tokenizer.json.*{message}"):
         tokenizers.load(tmp_path)
 
 
-def test_a_tokenizer_file_on_which_the_package_panics_is_named(
-    trained: bpe.BpeTokenizer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_tokenizer_file_on_which_the_package_panics_is_named(trained, tmp_path, capfd):
     save(trained, tmp_path)
     path = tmp_path / "tokenizer.json"
     description = json.loads(path.read_bytes())
@@ -176,7 +163,7 @@ def test_a_tokenizer_file_on_which_the_package_panics_is_named(
     assert "panicked" in capfd.readouterr().err  # what Rust says goes to the terminal
 
 
-def test_a_start_token_that_is_no_text_is_named(trained: bpe.BpeTokenizer, tmp_path: Path) -> None:
+def test_a_start_token_that_is_no_text_is_named(trained, tmp_path):
     save(trained, tmp_path)
     (tmp_path / "special_tokens_map.json").unlink(missing_ok=True)
     (tmp_path / "tokenizer_config.json").write_text('{"bos_token": "\\ud800"}')
@@ -184,7 +171,7 @@ def test_a_start_token_that_is_no_text_is_named(trained: bpe.BpeTokenizer, tmp_p
         tokenizers.load(tmp_path)
 
 
-def no_text() -> Iterator[bytes]:
+def no_text():
     return iter([])
 
 
@@ -199,19 +186,17 @@ def no_text() -> Iterator[bytes]:
         ("bpe:100", "needs at least 257 ids"),
     ],
 )
-def test_an_unknown_tokenizer_says_what_is_known(spec: str, message: str) -> None:
+def test_an_unknown_tokenizer_says_what_is_known(spec, message):
     with pytest.raises(DataError, match=message):
         tokenizers.build(spec, no_text)
 
 
-def test_bpe_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bpe_without_its_package_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(EnvironmentLacks, match="tokenizers: python -m pip install tokenizers"):
         tokenizers.build("bpe:300", no_text)
 
 
-def test_identity_changes_with_the_tokenizer_and_needs_no_training(
-    trained: bpe.BpeTokenizer, tmp_path: Path
-) -> None:
+def test_identity_changes_with_the_tokenizer_and_needs_no_training(trained, tmp_path):
     specs = ["bytes", "bpe:300", "bpe:301", str(save(trained, tmp_path))]
     assert len({tokenizers.identity(spec) for spec in specs}) == 4

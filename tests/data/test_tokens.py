@@ -1,9 +1,6 @@
 """Token files: what is written is read, and damage is named."""
 
-from __future__ import annotations
-
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxhog.data import bpe
-from mlxhog.data.tokenizers import ByteTokenizer, Tokenizer
+from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter
 from mlxhog.errors import DataError
 from tests.pairs import each_of, max_examples
 
 
-def write(directory: Path, documents: list[bytes], tokenizer: Tokenizer | None = None) -> Path:
+def write(directory, documents, tokenizer=None):
     path = directory / "train.bin"
     with TokenWriter(path, tokenizer or ByteTokenizer(), split="train", source="test") as writer:
         for document in documents:
@@ -27,9 +24,7 @@ def write(directory: Path, documents: list[bytes], tokenizer: Tokenizer | None =
 
 @max_examples(50)
 @given(documents=st.lists(st.binary(max_size=60), min_size=1, max_size=8))
-def test_documents_come_back_from_the_file(
-    tmp_path_factory: pytest.TempPathFactory, documents: list[bytes]
-) -> None:
+def test_documents_come_back_from_the_file(tmp_path_factory, documents):
     file = TokenFile.open(write(tmp_path_factory.mktemp("tokens"), documents))
     starts = file.starts.astype(int).tolist()
     assert [
@@ -41,7 +36,7 @@ def test_documents_come_back_from_the_file(
     file.verify()
 
 
-def test_sequences_overlap_by_one_token_and_the_tail_is_left_out(tmp_path: Path) -> None:
+def test_sequences_overlap_by_one_token_and_the_tail_is_left_out(tmp_path):
     file = TokenFile.open(write(tmp_path, [b"abcdefgh"]))  # BOS and 8 letters
     assert file.n_sequences(4) == 2
     assert file.n_sequences(3) == 2
@@ -54,14 +49,14 @@ def test_sequences_overlap_by_one_token_and_the_tail_is_left_out(tmp_path: Path)
     assert batch.n_bytes == 8
 
 
-def test_separators_are_no_bytes_of_text(tmp_path: Path) -> None:
+def test_separators_are_no_bytes_of_text(tmp_path):
     file = TokenFile.open(write(tmp_path, [b"ab", b"cd"]))
     batch = file.batch(np.array([0]), 5)
     assert batch.y.tolist() == [[97, 98, 256, 99, 100]]
     assert batch.n_bytes == 4
 
 
-def test_bpe_tokens_count_the_bytes_they_stand_for(tmp_path: Path) -> None:
+def test_bpe_tokens_count_the_bytes_they_stand_for(tmp_path):
     text = b"the state of the union " * 20
     tokenizer = bpe.train_bpe([text], 300)
     file = TokenFile.open(write(tmp_path, [text], tokenizer))
@@ -69,7 +64,7 @@ def test_bpe_tokens_count_the_bytes_they_stand_for(tmp_path: Path) -> None:
     assert file.batch(np.array([0]), file.n_tokens - 1).n_bytes == len(text)
 
 
-def test_large_vocabularies_take_four_bytes_a_token(tmp_path: Path) -> None:
+def test_large_vocabularies_take_four_bytes_a_token(tmp_path):
     class Wide(ByteTokenizer):
         vocab_size = 65_600
 
@@ -78,20 +73,20 @@ def test_large_vocabularies_take_four_bytes_a_token(tmp_path: Path) -> None:
     assert TokenFile.open(path).tokens.tolist() == [256, 97, 98, 99]
 
 
-def test_a_token_file_is_mapped_and_cannot_be_written(tmp_path: Path) -> None:
+def test_a_token_file_is_mapped_and_cannot_be_written(tmp_path):
     file = TokenFile.open(write(tmp_path, [b"abc"]))
     assert isinstance(file.tokens.base, np.memmap)
     assert not file.tokens.flags.writeable
 
 
 @pytest.mark.parametrize("index", [-1, 2])
-def test_a_sequence_outside_the_file_is_refused(tmp_path: Path, index: int) -> None:
+def test_a_sequence_outside_the_file_is_refused(tmp_path, index):
     file = TokenFile.open(write(tmp_path, [b"abcdefgh"]))
     with pytest.raises(DataError, match=rf"has sequences 0..1 of 4, asked for {index}"):
         file.batch(np.array([index]), 4)
 
 
-def test_a_sequence_length_below_one_is_refused(tmp_path: Path) -> None:
+def test_a_sequence_length_below_one_is_refused(tmp_path):
     with pytest.raises(DataError, match="seq_len is 0"):
         TokenFile.open(write(tmp_path, [b"abc"])).n_sequences(0)
 
@@ -106,10 +101,10 @@ def test_a_sequence_length_below_one_is_refused(tmp_path: Path) -> None:
         (".bin", b"\xff" * 22, r"token 65535 at position 0 is outside the vocabulary of 320"),
         (".json", b"{", r"train.json is not JSON"),
         (".json", b"[]", r"not the header of a token file of format 1"),
-        (".json", b'{"format": 1}', r"'dtype' is None, expected str"),
+        (".json", b'{"format": 1}', r"'dtype', .* is missing"),
     ],
 )
-def test_a_damaged_file_is_named(tmp_path: Path, suffix: str, content: bytes, message: str) -> None:
+def test_a_damaged_file_is_named(tmp_path, suffix, content, message):
     path = write(tmp_path, [b"abcdefghij"])
     path.with_suffix(suffix).write_bytes(content)
     with pytest.raises(DataError, match=rf"{message}.*prepare the corpus again"):
@@ -117,14 +112,14 @@ def test_a_damaged_file_is_named(tmp_path: Path, suffix: str, content: bytes, me
 
 
 @each_of("suffix", [".bin", ".idx", ".len", ".json"])
-def test_a_missing_file_is_named(tmp_path: Path, suffix: str) -> None:
+def test_a_missing_file_is_named(tmp_path, suffix):
     path = write(tmp_path, [b"abc"])
     path.with_suffix(suffix).unlink()
     with pytest.raises(DataError, match=rf"train{suffix} cannot be read"):
         TokenFile.open(path)
 
 
-def test_a_foreign_dtype_is_refused(tmp_path: Path) -> None:
+def test_a_foreign_dtype_is_refused(tmp_path):
     path = write(tmp_path, [b"abc"])
     header = json.loads(path.with_suffix(".json").read_text())
     path.with_suffix(".json").write_text(json.dumps(header | {"dtype": "float64"}))
@@ -132,7 +127,7 @@ def test_a_foreign_dtype_is_refused(tmp_path: Path) -> None:
         TokenFile.open(path)
 
 
-def test_verify_finds_a_changed_token(tmp_path: Path) -> None:
+def test_verify_finds_a_changed_token(tmp_path):
     path = write(tmp_path, [b"abc"])
     content = bytearray(path.read_bytes())
     content[2] ^= 1
@@ -141,7 +136,7 @@ def test_verify_finds_a_changed_token(tmp_path: Path) -> None:
         TokenFile.open(path).verify()
 
 
-def test_the_end_of_a_long_file_is_looked_at_when_it_is_opened(tmp_path: Path) -> None:
+def test_the_end_of_a_long_file_is_looked_at_when_it_is_opened(tmp_path):
     path = write(tmp_path, [b"a" * 1_200_000])  # more than the first and the last MiB
     content = bytearray(path.read_bytes())
     content[-2:] = b"\xff\xff"
@@ -150,7 +145,7 @@ def test_the_end_of_a_long_file_is_looked_at_when_it_is_opened(tmp_path: Path) -
         TokenFile.open(path)
 
 
-def test_verify_finds_documents_out_of_order(tmp_path: Path) -> None:
+def test_verify_finds_documents_out_of_order(tmp_path):
     path = write(tmp_path, [b"ab", b"cd", b"ef"])
     path.with_suffix(".idx").write_bytes(np.array([0, 6, 3, 9], "<u8").tobytes())
     with pytest.raises(DataError, match="out of order"):

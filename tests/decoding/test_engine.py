@@ -1,34 +1,28 @@
 """The engine: requests come and go between tokens, prompts are read in turns, sessions go on."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import numpy as np
 import pytest
 
 from mlxhog.data.tokenizers import ByteTokenizer
-from mlxhog.decoding.engine import Engine, Piece, Request
+from mlxhog.decoding.engine import Engine, Request
 from mlxhog.decoding.generate import answer
 from mlxhog.decoding.options import Sampling
 from mlxhog.errors import ConfigError, DataError, Diverged
-from tests.decoding.readers import Countdown, History, MarkovModel, Reader
+from tests.decoding.readers import Countdown, MarkovModel
 
 BYTES = ByteTokenizer()
 
 
-def engine(model: Reader | None = None, **how: Any) -> Engine[History]:
+def engine(model=None, **how):
     return Engine(model or MarkovModel(), BYTES, **how)
 
 
-def asked(
-    prompt: list[int], n: int = 8, *, session: str | None = None, ends: Any = (), **numbers: Any
-) -> Request:
+def asked(prompt, n=8, *, session=None, ends=(), **numbers):
     sampling = Sampling(max_new_tokens=n, **numbers)
     return Request(prompt=prompt, sampling=sampling, ends=ends, session=session)
 
 
-def rest(engine: Engine[History]) -> list[Piece]:
+def rest(engine):
     """Everything until nobody is left."""
     pieces = []
     while engine.is_busy:
@@ -36,17 +30,17 @@ def rest(engine: Engine[History]) -> list[Piece]:
     return pieces
 
 
-def tokens(pieces: list[Piece], row: int) -> list[int | None]:
+def tokens(pieces, row):
     return [piece.token for piece in pieces if piece.row == row]
 
 
-def alone(prompt: list[int], n: int = 8, seed: int = 0) -> list[int | None]:
+def alone(prompt, n=8, seed=0):
     sampling = Sampling(max_new_tokens=n, seed=seed)
     text = answer(MarkovModel(), [prompt], tokenizer=BYTES, sampling=sampling)
     return [piece.token for piece in text]
 
 
-def test_a_request_is_admitted_between_tokens_and_no_answer_depends_on_another() -> None:
+def test_a_request_is_admitted_between_tokens_and_no_answer_depends_on_another():
     e = engine()
     first = e.submit(asked([84], n=12, seed=1))
     pieces = e.step() + e.step()
@@ -59,14 +53,14 @@ def test_a_request_is_admitted_between_tokens_and_no_answer_depends_on_another()
     assert tokens(pieces, second) == alone([65, 66], 5, 2)
 
 
-def test_a_long_prompt_holds_nobody_up_for_longer_than_two_pieces() -> None:
+def test_a_long_prompt_holds_nobody_up_for_longer_than_two_pieces():
     model = MarkovModel()
     e = engine(model, prefill_chunk=10)
     streaming = e.submit(asked([84], n=30))
     e.step()
     long = e.submit(asked([7] * 95))
     short = e.submit(asked([8] * 5))
-    pieces: list[Piece] = []
+    pieces = []
     while not tokens(pieces, long):
         before = len(model.calls)
         step = e.step()
@@ -77,8 +71,8 @@ def test_a_long_prompt_holds_nobody_up_for_longer_than_two_pieces() -> None:
     assert tokens(pieces + rest(e), long) == alone([7] * 95)
 
 
-def test_where_a_prompt_is_cut_does_not_depend_on_its_neighbours() -> None:
-    def cuts(*others: int) -> list[int]:
+def test_where_a_prompt_is_cut_does_not_depend_on_its_neighbours():
+    def cuts(*others):
         model = Spy()
         e = engine(model, prefill_chunk=8)
         for length in others:
@@ -88,11 +82,11 @@ def test_where_a_prompt_is_cut_does_not_depend_on_its_neighbours() -> None:
         return model.cuts
 
     class Spy(MarkovModel):
-        def __init__(self) -> None:
+        def __init__(self):
             super().__init__()
-            self.cuts: list[int] = []
+            self.cuts = []
 
-        def logits(self, tokens: Any, state: Any) -> Any:
+        def logits(self, tokens, state):
             if tokens.shape[1] > 1 and 2 in tokens:
                 self.cuts.append(tokens.shape[1])
             return super().logits(tokens, state)
@@ -101,7 +95,7 @@ def test_where_a_prompt_is_cut_does_not_depend_on_its_neighbours() -> None:
 
 
 @pytest.mark.parametrize("steps", [0, 1, 4])
-def test_a_cancelled_answer_stops_wherever_it_is_and_the_others_go_on(steps: int) -> None:
+def test_a_cancelled_answer_stops_wherever_it_is_and_the_others_go_on(steps):
     e = engine(batch_size=2, prefill_chunk=4)
     rows = [e.submit(asked([84 + k] * (k + 2), n=9, seed=k)) for k in range(4)]
     pieces = [piece for _ in range(steps) for piece in e.step()]
@@ -114,7 +108,7 @@ def test_a_cancelled_answer_stops_wherever_it_is_and_the_others_go_on(steps: int
     assert tokens(pieces + after, 2) == alone([86] * 4, 9, 2)
 
 
-def test_no_more_answers_than_the_batch_has_places_run_together() -> None:
+def test_no_more_answers_than_the_batch_has_places_run_together():
     model = MarkovModel()
     e = engine(model, batch_size=3)
     for k in range(7):
@@ -127,7 +121,7 @@ def test_no_more_answers_than_the_batch_has_places_run_together() -> None:
     assert not e.is_busy
 
 
-def test_parameters_may_change_between_two_steps() -> None:
+def test_parameters_may_change_between_two_steps():
     old, new = MarkovModel(seed=0), MarkovModel(seed=1)
     model = MarkovModel(seed=0)
     e = engine(model)
@@ -142,14 +136,14 @@ def test_parameters_may_change_between_two_steps() -> None:
         history.append(int(token or 0))
 
 
-def test_a_prompt_outside_the_vocabulary_is_refused_and_changes_nothing() -> None:
+def test_a_prompt_outside_the_vocabulary_is_refused_and_changes_nothing():
     e = engine()
     with pytest.raises(DataError, match="token 300 at position 1 is outside"):
         e.submit(asked([1, 300]))
     assert not e.is_busy
 
 
-def test_after_logits_that_are_not_finite_the_engine_can_be_cleared() -> None:
+def test_after_logits_that_are_not_finite_the_engine_can_be_cleared():
     model = MarkovModel()
     e = engine(model, most_sessions=2)
     e.submit(asked([1], session="a"))
@@ -166,7 +160,7 @@ def test_after_logits_that_are_not_finite_the_engine_can_be_cleared() -> None:
 # -- sessions --------------------------------------------------------------------------------------
 
 
-def read_by(request: Request, *before: Request, model: Reader | None = None) -> tuple[int, ...]:
+def read_by(request, *before, model=None):
     """What the model has read when it draws the first token of the last request."""
     spy = model or MarkovModel()
     e = engine(spy, most_sessions=4)
@@ -178,7 +172,7 @@ def read_by(request: Request, *before: Request, model: Reader | None = None) -> 
     return spy.read[0] if request.sampling.max_new_tokens == 1 else spy.read[0][:-1]
 
 
-def test_a_session_goes_on_after_prompt_and_answer() -> None:
+def test_a_session_goes_on_after_prompt_and_answer():
     text = [token for token in alone([84, 85], 4) if token is not None]
     first = asked([84, 85], n=4, session="a")
     read = read_by(asked([70, 71], n=1, session="a"), first)
@@ -187,20 +181,20 @@ def test_a_session_goes_on_after_prompt_and_answer() -> None:
     assert read_by(asked([70, 71], n=1), first) == (256, 70, 71)
 
 
-def test_a_session_ends_before_the_stop_string_as_its_answer_does() -> None:
+def test_a_session_ends_before_the_stop_string_as_its_answer_does():
     one = asked([0], n=13, session="a", stop=("wo t",), temperature=0)
     read = read_by(asked([7], n=1, session="a"), one, model=Countdown(b"one two three"))
     assert bytes(read[2:-1]) == b"one t"
 
 
-def test_a_session_whose_document_ended_may_be_asked_for_nothing_new() -> None:
+def test_a_session_whose_document_ended_may_be_asked_for_nothing_new():
     one = asked([0], n=5, session="a", ends={256}, temperature=0)
     model = Countdown([104, 256, 105])
     assert read_by(asked([], n=1, session="a"), one, model=model) == (256, 0, 104, 256)
 
 
 @pytest.mark.parametrize("n", [1, 5])
-def test_a_session_counts_its_tokens(n: int) -> None:
+def test_a_session_counts_its_tokens(n):
     e = engine(most_sessions=1)
     for turn in range(1, 4):
         e.submit(asked([84, 85], n=n, session="a"))
@@ -211,7 +205,7 @@ def test_a_session_counts_its_tokens(n: int) -> None:
         assert len(session.state[0]) == session.n_tokens - 1
 
 
-def test_a_cancelled_answer_leaves_its_session_as_it_was() -> None:
+def test_a_cancelled_answer_leaves_its_session_as_it_was():
     e = engine(most_sessions=4)
     e.submit(asked([84], n=2, session="a"))
     rest(e)
@@ -224,7 +218,7 @@ def test_a_cancelled_answer_leaves_its_session_as_it_was() -> None:
     assert e.session("a") is before
 
 
-def test_a_session_takes_one_request_at_a_time() -> None:
+def test_a_session_takes_one_request_at_a_time():
     e = engine(most_sessions=4)
     e.submit(asked([84], session="a"))
     with pytest.raises(ConfigError, match="another request of session 'a' is in progress; wait"):
@@ -234,7 +228,7 @@ def test_a_session_takes_one_request_at_a_time() -> None:
     e.submit(asked([85], session="a"))
 
 
-def test_the_session_that_was_used_longest_ago_is_forgotten_first() -> None:
+def test_the_session_that_was_used_longest_ago_is_forgotten_first():
     e = engine(most_sessions=2)
     for name in ("a", "b", "a", "c"):
         e.submit(asked([84], n=1, session=name))
@@ -243,13 +237,13 @@ def test_the_session_that_was_used_longest_ago_is_forgotten_first() -> None:
     assert e.n_sessions == 2
 
 
-def probabilities(before: list[int]) -> np.ndarray[Any, Any]:
+def probabilities(before):
     logits = MarkovModel().says(tuple(before))[: BYTES.n_ids].astype(np.float64)
     return np.exp(logits) / np.exp(logits).sum()
 
 
 @pytest.mark.parametrize("chunk", [2, 100])
-def test_scores_are_the_model_s_probabilities_of_prompt_and_answer(chunk: int) -> None:
+def test_scores_are_the_model_s_probabilities_of_prompt_and_answer(chunk):
     e = engine(prefill_chunk=chunk)
     sampling = Sampling(max_new_tokens=2, temperature=5.0, top_k=3)
     e.submit(Request(prompt=[84, 65, 66], sampling=sampling, top=2, scores_prompt=True))
@@ -264,7 +258,7 @@ def test_scores_are_the_model_s_probabilities_of_prompt_and_answer(chunk: int) -
         assert list(score.top) == np.argsort(-expected)[:2].tolist()
 
 
-def test_the_first_token_that_a_model_reads_has_no_probability() -> None:
+def test_the_first_token_that_a_model_reads_has_no_probability():
     e = engine()
     sampling = Sampling(max_new_tokens=1)
     e.submit(Request(prompt=[BYTES.bos, 65], sampling=sampling, top=0, scores_prompt=True))
@@ -274,7 +268,7 @@ def test_the_first_token_that_a_model_reads_has_no_probability() -> None:
     assert drawn.top == {}
 
 
-def test_a_request_without_an_answer_reads_its_prompt_only() -> None:
+def test_a_request_without_an_answer_reads_its_prompt_only():
     e = engine()
     sampling = Sampling(max_new_tokens=1)
     e.submit(Request(prompt=[65, 66], sampling=sampling, top=1, scores_prompt=True, writes=False))
@@ -283,7 +277,7 @@ def test_a_request_without_an_answer_reads_its_prompt_only() -> None:
     assert [score.token for score in piece.scores] == [65, 66]
 
 
-def test_the_end_of_a_document_has_a_score() -> None:
+def test_the_end_of_a_document_has_a_score():
     e = engine()
     sampling = Sampling(max_new_tokens=1, temperature=0)
     likeliest = int(np.argmax(probabilities([BYTES.bos, 65])))
@@ -293,9 +287,9 @@ def test_the_end_of_a_document_has_a_score() -> None:
     assert [score.token for score in piece.scores] == [likeliest]
 
 
-def test_logits_that_are_not_finite_have_no_scores() -> None:
+def test_logits_that_are_not_finite_have_no_scores():
     e = engine(Countdown([0]))
-    e._model.says = lambda history: np.full(320, np.nan, np.float32)  # type: ignore[attr-defined]
+    e._model.says = lambda history: np.full(320, np.nan, np.float32)
     sampling = Sampling(max_new_tokens=1)
     e.submit(Request(prompt=[0], sampling=sampling, top=1, scores_prompt=True, writes=False))
     with pytest.raises(Diverged):

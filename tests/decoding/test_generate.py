@@ -1,57 +1,41 @@
 """Generation: the state is carried, text comes in whole characters, bad prompts are refused."""
 
-from __future__ import annotations
-
-from collections.abc import Iterable
-from typing import Any
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from mlxhog.data import bpe
-from mlxhog.data.tokenizers import ByteTokenizer, Tokenizer
-from mlxhog.decoding.engine import Piece, RecurrentModel
+from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.decoding.generate import answer
 from mlxhog.decoding.options import Sampling
 from mlxhog.decoding.text import TextStream
 from mlxhog.errors import ConfigError, DataError
-from tests.decoding.readers import Countdown, History, MarkovModel, Reader
+from tests.decoding.readers import Countdown, MarkovModel, Reader
 from tests.pairs import max_examples
 
 BYTES = ByteTokenizer()
 
 
-def run(
-    model: RecurrentModel[History],
-    prompt: list[int],
-    n: int = 20,
-    *,
-    stop: bool = False,
-    seed: int = 0,
-) -> list[int]:
+def run(model, prompt, n=20, *, stop=False, seed=0):
     """The tokens after a prompt."""
     sampling = Sampling(max_new_tokens=n, seed=seed)
     pieces = answer(model, [prompt], tokenizer=BYTES, sampling=sampling, stop_at_document_end=stop)
     return [piece.token for piece in pieces if piece.token is not None]
 
 
-def streamed(tokens: Iterable[int], tokenizer: Tokenizer = BYTES) -> list[str]:
+def streamed(tokens, tokenizer=BYTES):
     """The pieces of text that tokens make certain."""
     stream = TextStream(tokenizer)
     return list(filter(None, [*map(stream.read, tokens), stream.end()]))
 
 
-def greedy(
-    model: RecurrentModel[History], prompts: Any, n: int = 20, *stop: str, **how: Any
-) -> list[Piece]:
+def greedy(model, prompts, n=20, *stop, **how):
     sampling = Sampling(max_new_tokens=n, temperature=0.0, stop=stop)
     return list(answer(model, prompts, tokenizer=BYTES, sampling=sampling, **how))
 
 
-def of_row(said: list[Piece], row: int) -> tuple[list[int | None], str, str | None]:
+def of_row(said, row):
     """Tokens, text and finish reason of one answer."""
     mine = [one for one in said if one.row == row]
     assert all(one.finish_reason is None for one in mine[:-1])
@@ -62,14 +46,14 @@ def of_row(said: list[Piece], row: int) -> tuple[list[int | None], str, str | No
     )
 
 
-def test_the_same_seed_gives_the_same_text_twice() -> None:
+def test_the_same_seed_gives_the_same_text_twice():
     first, again, other = (run(MarkovModel(), [84, 104], seed=s) for s in (1, 1, 2))
     assert len(first) == 20
     assert first == again
     assert first != other
 
 
-def test_the_model_reads_bos_the_prompt_and_every_token_but_the_last() -> None:
+def test_the_model_reads_bos_the_prompt_and_every_token_but_the_last():
     model = MarkovModel()
     text = run(model, [84, 104], n=4)
     assert model.read == ((256, 84, 104, *text[:-1]),)
@@ -77,13 +61,13 @@ def test_the_model_reads_bos_the_prompt_and_every_token_but_the_last() -> None:
 
 
 @pytest.mark.parametrize("prompt", [[], [256]])
-def test_bos_is_there_once(prompt: list[int]) -> None:
+def test_bos_is_there_once(prompt):
     model = MarkovModel()
     run(model, prompt, n=1)
     assert model.read == ((256,),)
 
 
-def test_a_long_prompt_is_read_in_pieces_with_the_same_result() -> None:
+def test_a_long_prompt_is_read_in_pieces_with_the_same_result():
     prompt = [i % 256 for i in range(1300)]
     whole, pieces = MarkovModel(), MarkovModel()
     expected = greedy(whole, [prompt], prefill_chunk=10_000)
@@ -92,7 +76,7 @@ def test_a_long_prompt_is_read_in_pieces_with_the_same_result() -> None:
     assert pieces.calls[:4] == [(1, 512), (1, 512), (1, 277), (1, 1)]
 
 
-def test_padding_rows_of_the_vocabulary_are_never_drawn() -> None:
+def test_padding_rows_of_the_vocabulary_are_never_drawn():
     assert of_row(greedy(Countdown([104, 105]), [[0]], n=2), 0)[0] == [104, 105]
 
 
@@ -100,12 +84,12 @@ def test_padding_rows_of_the_vocabulary_are_never_drawn() -> None:
     ("stop", "expected"),
     [(True, ([104], "h", "document_end")), (False, ([104, 256, 105], "hi", "length"))],
 )
-def test_a_drawn_bos_ends_the_document(stop: bool, expected: Any) -> None:
+def test_a_drawn_bos_ends_the_document(stop, expected):
     text = greedy(Countdown([104, 256, 105]), [[0]], n=3, stop_at_document_end=stop)
     assert of_row(text, 0) == expected
 
 
-def test_a_stop_string_ends_the_answer_and_is_not_said() -> None:
+def test_a_stop_string_ends_the_answer_and_is_not_said():
     said = greedy(Countdown(b"one two three"), [[0]], 13, "wo t", "zzz")
     tokens, text, reason = of_row(said, 0)
     assert (bytes(t for t in tokens if t is not None), text, reason) == (
@@ -115,13 +99,13 @@ def test_a_stop_string_ends_the_answer_and_is_not_said() -> None:
     )
 
 
-def test_what_only_began_like_a_stop_string_is_said_in_the_end() -> None:
+def test_what_only_began_like_a_stop_string_is_said_in_the_end():
     text = greedy(Countdown(b"one two"), [[0]], 7, "two three")
     assert of_row(text, 0)[1:] == ("one two", "length")
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 16])
-def test_answers_of_a_batch_are_what_each_prompt_gets_alone(batch_size: int) -> None:
+def test_answers_of_a_batch_are_what_each_prompt_gets_alone(batch_size):
     prompts = [[84, 104, 101], [], [65] * 40, [66, 67], [9] * 7]
     together = greedy(MarkovModel(), prompts, 20, "\x10", batch_size=batch_size)
     for row, prompt in enumerate(prompts):
@@ -129,8 +113,8 @@ def test_answers_of_a_batch_are_what_each_prompt_gets_alone(batch_size: int) -> 
         assert of_row(together, row) == of_row(alone, 0)
 
 
-def test_random_answers_of_a_batch_depend_on_their_row_alone() -> None:
-    def answers(batch_size: int) -> list[Any]:
+def test_random_answers_of_a_batch_depend_on_their_row_alone():
+    def answers(batch_size):
         text = list(
             answer(
                 MarkovModel(),
@@ -148,7 +132,7 @@ def test_random_answers_of_a_batch_depend_on_their_row_alone() -> None:
     assert run(MarkovModel(), [84], n=12, stop=True, seed=3) == first
 
 
-def test_each_answer_stops_on_its_own_and_the_next_prompt_takes_its_place() -> None:
+def test_each_answer_stops_on_its_own_and_the_next_prompt_takes_its_place():
     model = Countdown(b"ab", b"cdefg", b"hij")
     texts = {0: "stop", 1: "length", 2: "stop"}
     text = greedy(model, [[0], [1], [2]], 5, "b", "j", batch_size=2)
@@ -158,9 +142,9 @@ def test_each_answer_stops_on_its_own_and_the_next_prompt_takes_its_place() -> N
     assert model.calls[:4] == [(1, 2), (1, 2), (2, 1), (1, 2)]  # the third prompt came in early
 
 
-def test_a_repetition_penalty_counts_prompt_and_answer() -> None:
+def test_a_repetition_penalty_counts_prompt_and_answer():
     class Stubborn(Reader):
-        def says(self, history: tuple[int, ...]) -> NDArray[np.float32]:
+        def says(self, history):
             logits = np.zeros(320, np.float32)
             logits[[65, 66, 67, 68]] = [9.0, 8.0, 7.0, 1.0]
             return logits
@@ -171,8 +155,8 @@ def test_a_repetition_penalty_counts_prompt_and_answer() -> None:
 
 
 @pytest.mark.parametrize("token", [257, 319, 70_000, -1])
-def test_a_prompt_outside_the_vocabulary_is_refused_at_once(token: int) -> None:
-    how: Any = {"tokenizer": BYTES, "sampling": Sampling()}
+def test_a_prompt_outside_the_vocabulary_is_refused_at_once(token):
+    how = {"tokenizer": BYTES, "sampling": Sampling()}
     with pytest.raises(DataError, match=rf"token {token} at position 1 is outside .* 257 ids"):
         answer(MarkovModel(), [[1, token]], **how)
     with pytest.raises(DataError, match=rf"token {token} at position 1 of prompt 2 is outside"):
@@ -186,7 +170,7 @@ def test_a_prompt_outside_the_vocabulary_is_refused_at_once(token: int) -> None:
         ({"prefill_chunk": 0}, "prefill_chunk is 0, expected 1 or more"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused_at_once(options: Any, message: str) -> None:
+def test_settings_that_make_no_sense_are_refused_at_once(options, message):
     with pytest.raises(ConfigError, match=message):
         answer(MarkovModel(), [[]], tokenizer=BYTES, sampling=Sampling(), **options)
 
@@ -194,7 +178,7 @@ def test_settings_that_make_no_sense_are_refused_at_once(options: Any, message: 
 # -- text ------------------------------------------------------------------------------------------
 
 
-def read(text: bytes, *stop: str, tokenizer: Tokenizer = BYTES) -> tuple[list[str], bool]:
+def read(text, *stop, tokenizer=BYTES):
     """The pieces of a text, and whether a stop string ended it."""
     stream = TextStream(tokenizer, stop)
     pieces = []
@@ -205,34 +189,34 @@ def read(text: bytes, *stop: str, tokenizer: Tokenizer = BYTES) -> tuple[list[st
     return [*pieces, stream.end()], stream.stopped
 
 
-def test_a_character_is_held_back_until_it_is_whole() -> None:
+def test_a_character_is_held_back_until_it_is_whole():
     pieces = streamed("a\u2019é".encode())
     assert pieces == ["a", "\u2019", "é"]
 
 
-def test_bytes_that_are_no_character_become_the_replacement_mark() -> None:
+def test_bytes_that_are_no_character_become_the_replacement_mark():
     assert "".join(streamed(b"a\xff\xe2\x80")) == "a\ufffd\ufffd"
     assert streamed([104, 256, 105]) == ["h", "i"]
 
 
-def test_the_beginning_of_a_stop_string_is_held_back_until_it_is_none() -> None:
+def test_the_beginning_of_a_stop_string_is_held_back_until_it_is_none():
     assert read(b"aSTOx", "STOP") == (["a", "", "", "", "STOx", ""], False)
     assert read(b"aSTO", "STOP") == (["a", "", "", "", "STO"], False)
     assert read(b"aSTOPb", "STOP") == (["a", "", "", "", ""], True)
 
 
-def test_a_stop_string_may_begin_inside_its_own_beginning() -> None:
+def test_a_stop_string_may_begin_inside_its_own_beginning():
     assert read(b"aaab", "aab") == (["", "", "a", ""], True)
 
 
-def test_the_first_of_several_stop_strings_ends_the_text() -> None:
+def test_the_first_of_several_stop_strings_ends_the_text():
     pieces, stopped = read("über die Brücke".encode(), "ücke", "Brü")
     assert ("".join(pieces), stopped) == ("über die ", True)
 
 
 @max_examples(60)
 @given(st.binary(max_size=60))
-def test_streamed_pieces_are_the_decoded_text(text: bytes) -> None:
+def test_streamed_pieces_are_the_decoded_text(text):
     assert "".join(streamed(text)) == text.decode(errors="replace")
 
 
@@ -241,7 +225,7 @@ def test_streamed_pieces_are_the_decoded_text(text: bytes) -> None:
     text=st.text("ab’", max_size=12),
     stop=st.lists(st.text("ab’", min_size=1, max_size=4), max_size=3),
 )
-def test_the_text_ends_at_the_first_stop_string_that_is_whole(text: str, stop: list[str]) -> None:
+def test_the_text_ends_at_the_first_stop_string_that_is_whole(text, stop):
     pieces, stopped = read(text.encode(), *stop)
     ends = [text.index(one) + len(one) for one in stop if one in text]
     assert stopped == bool(ends)
@@ -250,7 +234,7 @@ def test_the_text_ends_at_the_first_stop_string_that_is_whole(text: str, stop: l
     assert "".join(pieces) == (visible[: min(begins)] if begins else text)
 
 
-def test_a_bpe_tokenizer_streams_the_same_text_and_the_same_stops() -> None:
+def test_a_bpe_tokenizer_streams_the_same_text_and_the_same_stops():
     text = "the state of the “Union” is naïve. " * 5
     tokenizer = bpe.train_bpe([text.encode()], 270)
     ids = tokenizer.encode(text.encode()).tolist()

@@ -1,10 +1,6 @@
 """A checkpoint writes text on every backend, and the command prints it."""
 
-from __future__ import annotations
-
 import json
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,25 +9,24 @@ import transformers
 from safetensors.numpy import load_file, save_file
 
 from mlxhog import load
-from mlxhog.checkpoint import creation, run
+from mlxhog.base import machine, mapped
+from mlxhog.checkpoint import creation
 from mlxhog.cli import main
 from mlxhog.data.bpe import train_bpe
 from mlxhog.decoding.options import Sampling
 from mlxhog.errors import CheckpointError, EnvironmentLacks
-from mlxhog.files import mapped
-from mlxhog.machine import machine
 from tests import saved
 from tests.checkpoint.formats import peers
 from tests.tolerances import LOGITS_F32, assert_close
 
 
 @pytest.fixture
-def saved_run(tmp_path: Path) -> run.Run:
+def saved_run(tmp_path):
     """A run with a checkpoint of a tiny model that has learnt nothing."""
     return saved.saved_run(tmp_path / "runs")
 
 
-def answer(result: run.Run, backend: str, **sampling: Any) -> str:
+def answer(result, backend, **sampling):
     model = load(result.name, out=result.directory.parent, backend=backend)
     return model.generate("The ", max_new_tokens=40, **{"temperature": 1.0, **sampling})
 
@@ -88,7 +83,7 @@ def test_a_run_that_is_not_there_is_an_error_with_exit_code_2(saved_run, capsys)
 
 
 @pytest.fixture
-def hf(tmp_path: Path) -> Path:
+def hf(tmp_path):
     """A directory of transformers with a vocabulary of its own, in bfloat16."""
     folder = tmp_path / "hf"
     tokenizer = train_bpe([b"the constitution of the united states " * 20], 300)
@@ -118,7 +113,7 @@ def test_the_command_writes_with_a_directory_of_transformers(hf, capsys):
 
 @pytest.mark.parametrize("as_list", [False, True])
 def test_the_end_token_of_a_config_ends_the_answer(hf, as_list):
-    def said() -> list[int | None]:
+    def said():
         sampling = Sampling(temperature=0.0, max_new_tokens=8)
         return [one.token for one in load(hf, backend="torch").answer(["The "], sampling)]
 
@@ -156,7 +151,7 @@ def test_numbers_that_are_not_finite_are_named_before_any_text(hf, backend, caps
 
 
 def test_torch_copies_no_weight_that_is_stored_as_it_is_held(saved_run, monkeypatch):
-    def copied(*_: object) -> bool:
+    def copied(*_):
         raise AssertionError("a float32 weight was copied")
 
     monkeypatch.setattr(mapped, "copy", copied)

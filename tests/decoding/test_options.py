@@ -1,15 +1,10 @@
 """Options of an answer: one set of limits for the command, Python and clients of a server."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from mlxhog import LanguageModel, load
+from mlxhog import load
 from mlxhog.cli import main
 from mlxhog.decoding.options import Sampling
 from mlxhog.errors import ConfigError
@@ -19,23 +14,23 @@ from tests.saved import saved_run
 
 
 @pytest.fixture
-def saved(tmp_path: Path) -> Path:
+def saved(tmp_path):
     """A run with a checkpoint of a tiny model that has learnt nothing."""
     return saved_run(tmp_path / "runs").directory
 
 
 @pytest.fixture
-def model(saved: Path) -> Iterator[LanguageModel]:
+def model(saved):
     with load(saved, backend="mlx") as result:
         yield result
 
 
-def field(name: str) -> str:
+def field(name):
     """What OpenAI's clients call an option."""
     return "max_tokens" if name == "max_new_tokens" else name
 
 
-def sampling_of(**fields: Any) -> Sampling:
+def sampling_of(**fields):
     """What a client's request is understood as."""
     body = {"model": "m", "prompt": "a", **{field(name): value for name, value in fields.items()}}
     return completion(json.dumps(body).encode(), model="m").sampling
@@ -59,8 +54,8 @@ def sampling_of(**fields: Any) -> Sampling:
     ],
 )
 def test_a_wrong_number_is_one_sentence_that_names_it_as_the_user_wrote_it(
-    model: LanguageModel, capsys: pytest.CaptureFixture[str], name: str, value: Any, wanted: str
-) -> None:
+    model, capsys, name, value, wanted
+):
     flag = f"--{name.replace('_', '-')}"
     assert main(["generate", "nothing", f"{flag}={value}"]) == 2
     assert f"{flag} is '{value}'; wanted {wanted}\n" in capsys.readouterr().err
@@ -75,15 +70,15 @@ def test_a_wrong_number_is_one_sentence_that_names_it_as_the_user_wrote_it(
     assert str(inside.value) == f"{name} is {value}; wanted {wanted}"
 
 
-def test_an_alias_is_named_as_it_was_written(model: LanguageModel) -> None:
+def test_an_alias_is_named_as_it_was_written(model):
     with pytest.raises(ConfigError, match=r"generate\(\): max_tokens is 0; wanted"):
         model.generate("a", max_tokens=0)
 
 
 def test_the_largest_penalty_and_seed_are_the_same_for_the_command_python_and_clients(
-    model: LanguageModel, saved: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    largest: Any = {"repetition_penalty": 1000, "seed": 2**63 - 1, "max_new_tokens": 5}
+    model, saved, capsys
+):
+    largest = {"repetition_penalty": 1000, "seed": 2**63 - 1, "max_new_tokens": 5}
     text = model.generate("a", **largest)
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in largest.items()]
     assert main(["generate", str(saved), "--prompt=a", "--backend=mlx", "--json", *flags]) == 0
@@ -107,8 +102,8 @@ def test_the_largest_penalty_and_seed_are_the_same_for_the_command_python_and_cl
     ],
 )
 def test_wrong_stop_strings_are_one_sentence_that_names_them_as_the_user_does(
-    model: LanguageModel, capsys: pytest.CaptureFixture[str], stop: list[str], problem: str
-) -> None:
+    model, capsys, stop, problem
+):
     assert main(["generate", "nothing", *(f"--stop={text}" for text in stop)]) == 2
     assert f"--stop {problem}\n" in capsys.readouterr().err
     with pytest.raises(ConfigError) as by_keyword:

@@ -1,16 +1,11 @@
 """Sampling follows its settings and repeats itself."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from numpy.typing import NDArray
 from transformers import (
     LogitsProcessorList,
     MinPLogitsWarper,
@@ -26,21 +21,21 @@ from mlxhog.errors import Diverged
 from tests.pairs import each_of, max_examples
 
 
-def logits_of(*probabilities: float) -> NDArray[np.float32]:
+def logits_of(*probabilities):
     with np.errstate(divide="ignore"):
         return np.log(np.array([probabilities], np.float32))
 
 
-def drawing(row: int = 0, **numbers: Any) -> Sampler:
+def drawing(row=0, **numbers):
     return Sampler(Sampling(**{"temperature": 1.0} | numbers), row)
 
 
-def frequencies(sampler: Sampler, logits: NDArray[np.float32], n: int = 10_000) -> list[float]:
+def frequencies(sampler, logits, n=10_000):
     counts = np.bincount(sampler(np.repeat(logits, n, axis=0)), minlength=logits.shape[1])
     return [float(c) / n for c in counts]
 
 
-def test_the_same_seed_draws_the_same_tokens() -> None:
+def test_the_same_seed_draws_the_same_tokens():
     logits = np.random.default_rng(0).standard_normal((50, 100)).astype(np.float32)
     first, again, other = (drawing(seed=seed)(logits) for seed in (1, 1, 2))
     assert first.dtype == np.int32
@@ -48,7 +43,7 @@ def test_the_same_seed_draws_the_same_tokens() -> None:
     assert not np.array_equal(first, other)
 
 
-def test_temperature_one_draws_from_the_models_distribution() -> None:
+def test_temperature_one_draws_from_the_models_distribution():
     assert frequencies(drawing(), logits_of(0.5, 0.3, 0.2, 0.0)) == pytest.approx(
         [0.5, 0.3, 0.2, 0.0], abs=0.015
     )
@@ -70,7 +65,7 @@ def test_temperature_one_draws_from_the_models_distribution() -> None:
         ({"top_k": 2, "top_p": 0.5}, [1.0, 0.0, 0.0]),
     ],
 )
-def test_each_filter_keeps_what_it_says(options: dict[str, Any], expected: list[float]) -> None:
+def test_each_filter_keeps_what_it_says(options, expected):
     actual = frequencies(drawing(**options), logits_of(0.5, 0.3, 0.2))
     assert actual == pytest.approx(expected, abs=0.015)
 
@@ -83,10 +78,8 @@ def test_each_filter_keeps_what_it_says(options: dict[str, Any], expected: list[
     top_p=st.sampled_from([0.1, 0.35, 0.77, 0.93]),
     min_p=st.sampled_from([0.01, 0.13, 0.5]),
 )
-def test_the_possible_tokens_are_those_of_transformers(
-    logits: NDArray[np.float32], temperature: float, top_k: int, top_p: float, min_p: float
-) -> None:
-    warpers: Any = LogitsProcessorList(
+def test_the_possible_tokens_are_those_of_transformers(logits, temperature, top_k, top_p, min_p):
+    warpers = LogitsProcessorList(
         [
             TemperatureLogitsWarper(temperature),
             TopKLogitsWarper(top_k),
@@ -100,7 +93,7 @@ def test_the_possible_tokens_are_those_of_transformers(
     assert set(ours(np.repeat(logits, 300, axis=0)).tolist()) <= possible
 
 
-def distribution(sampler: Sampler, logits: NDArray[np.float32], n: int) -> dict[int, float]:
+def distribution(sampler, logits, n):
     tokens, counts = np.unique(sampler(np.repeat(logits, n, axis=0)), return_counts=True)
     return dict(zip(tokens.tolist(), (counts / n).tolist(), strict=True))
 
@@ -110,10 +103,10 @@ def distribution(sampler: Sampler, logits: NDArray[np.float32], n: int) -> dict[
     "options",
     [{"top_p": 0.9}, {"top_k": 40, "top_p": 0.8}, {"min_p": 0.3}],
 )
-def test_a_large_vocabulary_is_filtered_like_a_small_one(options: dict[str, Any]) -> None:
+def test_a_large_vocabulary_is_filtered_like_a_small_one(options):
     random = np.random.default_rng(0)
     logits = random.standard_normal((1, 5000)).astype(np.float32) * 2
-    warpers: Any = LogitsProcessorList(
+    warpers = LogitsProcessorList(
         [
             TopKLogitsWarper(options.get("top_k", 5000)),
             TopPLogitsWarper(options.get("top_p", 1.0)),
@@ -129,7 +122,7 @@ def test_a_large_vocabulary_is_filtered_like_a_small_one(options: dict[str, Any]
 
 
 @pytest.mark.slow
-def test_a_large_vocabulary_is_drawn_from_in_its_own_proportions() -> None:
+def test_a_large_vocabulary_is_drawn_from_in_its_own_proportions():
     logits = np.full((1, 2000), -np.inf, np.float32)
     expected = {0: 0.2, 511: 0.1, 512: 0.3, 1700: 0.05, 1999: 0.35}
     logits[0, list(expected)] = np.log(list(expected.values()))
@@ -139,19 +132,19 @@ def test_a_large_vocabulary_is_drawn_from_in_its_own_proportions() -> None:
         assert actual[token] == pytest.approx(share, abs=0.015)
 
 
-def test_tokens_whose_probabilities_round_to_one_number_are_told_apart_by_their_logits() -> None:
+def test_tokens_whose_probabilities_round_to_one_number_are_told_apart_by_their_logits():
     logits = np.array([[0.0, 1e-38, 1.0, -9.0]], np.float32)
     assert set(distribution(drawing(top_p=0.75), logits, 2000)) == {1, 2}
 
 
-def test_of_equal_tokens_top_k_keeps_the_first() -> None:
+def test_of_equal_tokens_top_k_keeps_the_first():
     logits = np.zeros((1, 50), np.float32)
     logits[0, 40] = 1.0
     assert set(distribution(drawing(top_k=3), logits, 2000)) == {0, 1, 40}
 
 
 @each_of("penalty", [0.5, 1.0, 1.3])
-def test_the_repetition_penalty_is_that_of_transformers(penalty: float) -> None:
+def test_the_repetition_penalty_is_that_of_transformers(penalty):
     random = np.random.default_rng(0)
     logits = random.standard_normal((20, 50)).astype(np.float32)
     read = random.integers(0, 50, (20, 15))
@@ -166,23 +159,21 @@ def test_the_repetition_penalty_is_that_of_transformers(penalty: float) -> None:
     np.testing.assert_array_equal(logits, before)
 
 
-def test_answers_to_several_prompts_have_random_numbers_of_their_own() -> None:
+def test_answers_to_several_prompts_have_random_numbers_of_their_own():
     logits = np.zeros((50, 100), np.float32)
     first, again, second = (drawing(row, seed=4)(logits) for row in (0, 0, 1))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, second)
 
 
-def test_a_token_that_is_impossible_is_never_drawn() -> None:
+def test_a_token_that_is_impossible_is_never_drawn():
     logits = logits_of(0.0, 1.0, 0.0)
     assert set(drawing()(np.repeat(logits, 1000, axis=0)).tolist()) == {1}
 
 
 @each_of("temperature", [0.01, 1e-40, 1e-50])
 @each_of("how", [{}, {"top_p": 0.5}, {"top_k": 2}, {"min_p": 0.1}])
-def test_large_logits_and_tiny_temperatures_do_not_overflow(
-    temperature: float, how: dict[str, Any]
-) -> None:
+def test_large_logits_and_tiny_temperatures_do_not_overflow(temperature, how):
     logits = np.array([[1e30, -1e30, 0.0]], np.float32)
     sampler = drawing(temperature=temperature, **how)
     assert sampler(logits).tolist() == [0]
@@ -191,7 +182,7 @@ def test_large_logits_and_tiny_temperatures_do_not_overflow(
 
 @each_of("temperature", [0.0, 1.0])
 @each_of("bad", [[np.nan, 0.0], [-np.inf, -np.inf], [np.inf, 0.0]])
-def test_logits_that_are_not_finite_are_refused(temperature: float, bad: list[float]) -> None:
+def test_logits_that_are_not_finite_are_refused(temperature, bad):
     with pytest.raises(Diverged, match="logits are not finite"):
         drawing(temperature=temperature)(np.array([[0.0, 1.0], bad], np.float32))
 
@@ -206,12 +197,12 @@ def test_logits_that_are_not_finite_are_refused(temperature: float, bad: list[fl
     penalties=st.lists(st.sampled_from([1.0, 1.0, 1.5]), min_size=5, max_size=5),
 )
 def test_samplers_that_draw_together_draw_what_each_draws_alone(
-    logits: NDArray[np.float32], temperatures: Any, top_ks: Any, penalties: Any
-) -> None:
+    logits, temperatures, top_ks, penalties
+):
     logits[:, 0] = 0.0  # something can be drawn
     occurred = np.arange(40) % 3 == 0
 
-    def samplers() -> list[Sampler]:
+    def samplers():
         each = enumerate(zip(temperatures, top_ks, penalties, strict=True))
         return [
             drawing(temperature=t, top_k=k, repetition_penalty=p, seed=seed)
@@ -225,7 +216,7 @@ def test_samplers_that_draw_together_draw_what_each_draws_alone(
 
 
 @pytest.mark.parametrize("bad", [np.nan, -np.inf])
-def test_one_row_that_is_not_finite_is_an_error_among_others(bad: float) -> None:
+def test_one_row_that_is_not_finite_is_an_error_among_others(bad):
     logits = np.zeros((3, 10), np.float32)
     logits[1] = bad
     with pytest.raises(Diverged):

@@ -1,12 +1,9 @@
 """What `mlxhog doctor` says of this machine, once for all tests that read it."""
 
-from __future__ import annotations
-
 import io
 import json
 import re
 from contextlib import redirect_stderr, redirect_stdout
-from typing import Any
 
 import pytest
 
@@ -14,12 +11,12 @@ from mlxhog.cli import main
 
 
 @pytest.fixture(scope="package")
-def record() -> dict[str, Any]:
+def record():
     """What `mlxhog doctor --quick --json` prints, which is all it prints."""
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
         code = main(["doctor", "--quick", "--json"])
     assert code == 0, err.getvalue() + out.getvalue()
     assert re.findall(r"^(\d) of 6: .+ \.\.\.$", err.getvalue(), re.M) == list("123456")
-    record: dict[str, Any] = json.loads(out.getvalue())
+    record = json.loads(out.getvalue())
     return record

@@ -1,29 +1,24 @@
 """Writers, readers and functions that go wrong on purpose, for children to import."""
 
-from __future__ import annotations
-
 import os
 import sys
 import time
 
 import numpy as np
 
-from mlxhog.arena import Arena
-from mlxhog.arena.child import Lane
-from mlxhog.doctor.litmus import COUNTS, NATIVE, Accessor, Adder, Pass, shared, values_of
-from mlxhog.optim.updates import Float32
+from mlxhog.doctor.litmus import COUNTS, NATIVE, Accessor, shared, values_of
 
 EVERY = 4  # the dropper leaves out one of this number of passes
 
 
-def dropper(mapped: Arena, slot: int) -> Adder:
+def dropper(mapped, slot):
     """Adds by native code, but leaves out every fourth pass."""
     native = NATIVE.make(mapped, slot)
 
-    def adder(kernel: str, mode: str, value: float) -> Pass:
+    def adder(kernel, mode, value):
         add, passes = native(kernel, mode, value), 0
 
-        def sometimes() -> None:
+        def sometimes():
             nonlocal passes
             passes += 1
             if passes % EVERY:
@@ -34,22 +29,22 @@ def dropper(mapped: Arena, slot: int) -> Adder:
     return adder
 
 
-def tearer(mapped: Arena, slot: int) -> Adder:
+def tearer(mapped, slot):
     """Leaves half a value where a reader can see it."""
     values = shared(mapped, "dense")
 
-    def tear() -> None:
+    def tear():
         values[0] = np.float32(0.5)
 
     return lambda kernel, mode, value: tear
 
 
-def crasher(mapped: Arena, slot: int) -> Adder:
+def crasher(mapped, slot):
     """Ends its process, as a GPU may."""
     return lambda kernel, mode, value: lambda: crash(None)
 
 
-def refuser(mapped: Arena, slot: int) -> Adder:
+def refuser(mapped, slot):
     """Cannot be made here."""
     raise OSError("no such device")
 
@@ -57,10 +52,10 @@ def refuser(mapped: Arena, slot: int) -> Adder:
 class TornReader:
     """Sees half of one value."""
 
-    def __init__(self, mapped: Arena, slot: int) -> None:
+    def __init__(self, mapped, slot):
         self._arena = mapped
 
-    def read(self) -> Float32:
+    def read(self):
         values = values_of(self._arena, "dense")
         values[7] += 0.5
         return values
@@ -69,11 +64,11 @@ class TornReader:
 class OldReader:
     """Sees every second time what was there at the last but one."""
 
-    def __init__(self, mapped: Arena, slot: int) -> None:
+    def __init__(self, mapped, slot):
         self._arena = mapped
-        self._seen: list[Float32] = []
+        self._seen = []
 
-    def read(self) -> Float32:
+    def read(self):
         self._seen = [*self._seen, values_of(self._arena, "dense")][-3:]
         return self._seen.pop(0) if len(self._seen) == 3 else self._seen[-1]
 
@@ -81,37 +76,37 @@ class OldReader:
 class BlindReader:
     """Never sees a write."""
 
-    def __init__(self, mapped: Arena, slot: int) -> None:
+    def __init__(self, mapped, slot):
         self._seen = np.zeros_like(COUNTS["dense"])
 
-    def read(self) -> Float32:
+    def read(self):
         return self._seen
 
 
-def planted(name: str) -> Accessor:
+def planted(name):
     """The kind of writer or reader of that name."""
     return Accessor(name, f"tests.doctor.planted:{name}")
 
 
-def crash(lane: Lane | None) -> None:
+def crash(lane):
     print("the GPU is gone", file=sys.stderr, flush=True)
     os.abort()
 
 
-def fail(lane: Lane) -> None:
+def fail(lane):
     raise ValueError("this cannot work")
 
 
-def hang(lane: Lane) -> None:
+def hang(lane):
     time.sleep(3600)
 
 
-def talk(lane: Lane) -> int:
+def talk(lane):
     print("noise from a framework")
     return os.getpid()
 
 
-def count_up(lane: Lane) -> int:
-    count: int = lane.store.get("count", 0) + 1
+def count_up(lane):
+    count = lane.store.get("count", 0) + 1
     lane.store["count"] = count
     return count

@@ -1,19 +1,14 @@
 """A gradient of every backend: right, measured, and the same again; children stand in for a GPU."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
-
 import numpy as np
 import pytest
 
 from mlxhog.arena.child import Failed
+from mlxhog.base.load import Load
+from mlxhog.base.machine import Machine
+from mlxhog.base.workers import BACKENDS
 from mlxhog.doctor import backends
-from mlxhog.doctor.backends import Gradient
 from mlxhog.doctor.checks import CheckResult
-from mlxhog.machine.load import Load
-from mlxhog.machine.machine import Machine
-from mlxhog.machine.workers import BACKENDS
 
 QUIET, BUSY = Load(0.0, 2, 0.4), Load(1.8, 2, 9.3)
 MAC = Machine("macos", "arm64", 10, 8 << 30, "Apple M4", frozenset({"mlx", "torch"}))
@@ -25,47 +20,47 @@ Form = tuple[str, str]
 class Children:
     """Children that compute RIGHT and a speed, unless told otherwise by (backend, form)."""
 
-    def __init__(self) -> None:
-        self.gradients: dict[Form, list[Gradient]] = {}
-        self.failing: set[Form] = set()
-        self.speeds: list[Form] = []
+    def __init__(self):
+        self.gradients = {}
+        self.failing = set()
+        self.speeds = []
 
-    def __call__(self, **_: bool) -> Children:
+    def __call__(self, **_):
         return self
 
-    def __enter__(self) -> Children:
+    def __enter__(self):
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_):
         pass
 
-    def start(self, lane: int, function: object, *form: str) -> None:
+    def start(self, lane, function, *form):
         self.form = form[0], form[1]
 
-    def take(self, lane: int, timeout_s: float) -> Gradient:
+    def take(self, lane, timeout_s):
         if self.form in self.failing:
             raise Failed("the GPU is gone")
         planned = self.gradients.get(self.form)
         return planned.pop(0) if planned else RIGHT
 
-    def call(self, limit_s: float, function: object, name: str, form: str, n: int) -> float:
+    def call(self, limit_s, function, name, form, n):
         self.speeds.append((name, form))
         return 300.0 if form == "metal" else 200.0
 
 
 @pytest.fixture
-def children(monkeypatch: pytest.MonkeyPatch) -> Children:
+def children(monkeypatch):
     fake = Children()
     monkeypatch.setattr(backends, "Child", fake)
     monkeypatch.setattr(backends, "reference", lambda: RIGHT)
     return fake
 
 
-def results(measured: backends.Measured) -> Mapping[str, CheckResult]:
+def results(measured):
     return {check.name: check.result for check in measured.checks}
 
 
-def test_a_gpu_is_measured_with_both_forms_where_the_kernels_agreed(children: Children) -> None:
+def test_a_gpu_is_measured_with_both_forms_where_the_kernels_agreed(children):
     measured = backends.check_backends(MAC, 4, {"mlx"})
     assert children.speeds == [
         ("mlx:gpu", "reference"),
@@ -86,9 +81,7 @@ def test_a_gpu_is_measured_with_both_forms_where_the_kernels_agreed(children: Ch
 @pytest.mark.parametrize(
     ("form", "result"), [("metal", CheckResult.WARN), ("reference", CheckResult.FAIL)]
 )
-def test_a_form_that_fails_on_a_gpu_is_told_with_what_follows(
-    children: Children, form: str, result: CheckResult
-) -> None:
+def test_a_form_that_fails_on_a_gpu_is_told_with_what_follows(children, form, result):
     children.failing = {("mlx:gpu", form)}
     measured = backends.check_backends(MAC, 4, {"mlx"})
     (bad,) = [check for check in measured.checks if check.result != CheckResult.PASS]
@@ -100,9 +93,7 @@ def test_a_form_that_fails_on_a_gpu_is_told_with_what_follows(
 
 
 @pytest.mark.parametrize("bad", [[1.0, -2.01], [np.nan, -2.0], [1.0, np.inf], [0.0, 0.0]])
-def test_a_wrong_gradient_fails_and_names_the_parameter(
-    children: Children, bad: list[float]
-) -> None:
+def test_a_wrong_gradient_fails_and_names_the_parameter(children, bad):
     wrong = {**RIGHT, "w": np.array(bad)}
     children.gradients = {("torch:cpu", "auto"): [wrong]}
     measured = backends.check_backends(MAC, 4)
@@ -113,7 +104,7 @@ def test_a_wrong_gradient_fails_and_names_the_parameter(
     assert "torch:cpu" not in measured.tokens_per_s
 
 
-def test_a_form_whose_bits_differ_is_not_recorded(children: Children) -> None:
+def test_a_form_whose_bits_differ_is_not_recorded(children):
     other = {**RIGHT, "w": RIGHT["w"] * (1 + 1e-6)}
     children.gradients = {("torch:mps", "reference"): [RIGHT, other]}
     measured = backends.check_backends(MAC, 4)
@@ -125,7 +116,7 @@ def test_a_form_whose_bits_differ_is_not_recorded(children: Children) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_apple_gpu")
-def test_a_backend_that_does_not_start_fails_and_is_not_measured() -> None:
+def test_a_backend_that_does_not_start_fails_and_is_not_measured():
     mac = Machine("macos", "arm64", 10, 8 << 30, "Apple M4", frozenset({"mlx"}))
     measured = backends.check_backends(mac, 1)
     gpu = next(check for check in measured.checks if check.name == "backend mlx:gpu")

@@ -1,25 +1,21 @@
 """`mlxhog doctor` as a user meets it: one object, a table, and nothing left behind."""
 
-from __future__ import annotations
-
 import io
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
+from mlxhog.base import machine, verdicts
+from mlxhog.base.workers import BACKENDS, missing
 from mlxhog.cli import doctor, main
 from mlxhog.doctor.checks import CheckResult
 from mlxhog.doctor.litmus import PROMISED, all_readers
 from mlxhog.doctor.record import PASTE_LINES, TEMPLATE, paste, sections
-from mlxhog.machine import machine, verdicts
-from mlxhog.machine.workers import BACKENDS, missing
 from mlxhog.report.table import show
 from tests.processes import alive, below
 
@@ -27,7 +23,7 @@ PATIENCE_S = 60.0
 
 
 @pytest.mark.slow
-def test_the_object_has_the_promised_keys(record: dict[str, Any]) -> None:
+def test_the_object_has_the_promised_keys(record):
     for name in ("facts", "checks", "litmus", "reads", "tokens_per_s", "verdict"):
         assert record[name], name
     for row in record["litmus"]:
@@ -41,9 +37,7 @@ def test_the_object_has_the_promised_keys(record: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_a_paste_says_in_forty_lines_what_an_issue_needs(
-    record: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_paste_says_in_forty_lines_what_an_issue_needs(record, monkeypatch, capsys):
     monkeypatch.setattr("mlxhog.doctor.examine.examine", lambda *_: dict(record))
     assert main(["doctor", "--quick", "--paste"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -57,14 +51,14 @@ def test_a_paste_says_in_forty_lines_what_an_issue_needs(
     assert len(paste({**record, "checks": many}).splitlines()) == PASTE_LINES
 
 
-def test_the_template_of_a_macs_report_is_there() -> None:
+def test_the_template_of_a_macs_report_is_there():
     template = yaml.safe_load((Path(__file__).parents[2] / TEMPLATE).read_text())
     assert template["name"] == "A Mac's report"
     assert any("mlxhog doctor --paste" in str(part) for part in template["body"])
 
 
 @pytest.mark.slow
-def test_nothing_of_ours_lost_or_tore_a_value(record: dict[str, Any]) -> None:
+def test_nothing_of_ours_lost_or_tore_a_value(record):
     for row in record["litmus"]:
         assert row["torn"] == 0, row
         if row["mode"] in ("lossless", "cas"):
@@ -72,7 +66,7 @@ def test_nothing_of_ours_lost_or_tore_a_value(record: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_readers_see_whole_values_in_order(record: dict[str, Any]) -> None:
+def test_readers_see_whole_values_in_order(record):
     readers = all_readers(machine.here())
     assert len(record["reads"]) == len(readers) * len(PROMISED)
     for row in record["reads"]:
@@ -83,9 +77,7 @@ def test_readers_see_whole_values_in_order(record: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_backends_here_compute_the_reference_gradient_and_are_measured(
-    record: dict[str, Any],
-) -> None:
+def test_backends_here_compute_the_reference_gradient_and_are_measured(record):
     checks, speeds = {check["name"]: check for check in record["checks"]}, record["tokens_per_s"]
     for name in BACKENDS:
         check, lack = checks[f"backend {name}"], missing(name, machine.here())
@@ -94,14 +86,14 @@ def test_backends_here_compute_the_reference_gradient_and_are_measured(
     assert all(speed > 0 for speed in speeds.values())
 
 
-def shown(record: dict[str, Any], *, everything: bool = True) -> str:
+def shown(record, *, everything=True):
     out = io.StringIO()
     show(sections(record, everything=everything), out, plain=True)
     return out.getvalue()
 
 
 @pytest.mark.slow
-def test_a_racy_writer_that_lost_nothing_does_not_pass(record: dict[str, Any]) -> None:
+def test_a_racy_writer_that_lost_nothing_does_not_pass(record):
     rows = [{**row, "lost": 0} for row in record["litmus"]]
     lines = [line for line in shown({**record, "litmus": rows}).splitlines() if "twice" in line]
     assert [line.split()[0] for line in lines if " racy " in line] == ["lucky"]
@@ -109,14 +101,14 @@ def test_a_racy_writer_that_lost_nothing_does_not_pass(record: dict[str, Any]) -
 
 
 @pytest.mark.slow
-def test_the_table_explains_its_words_and_says_that_all_is_well(record: dict[str, Any]) -> None:
+def test_the_table_explains_its_words_and_says_that_all_is_well(record):
     text = shown(record)
     assert "lossy: some were lost" in text
     assert "`mlxhog train` needs no options" in text
 
 
 @pytest.mark.slow
-def test_a_quick_look_is_not_kept(record: dict[str, Any]) -> None:
+def test_a_quick_look_is_not_kept(record):
     assert record["stored"] is None
     assert "quick" in record["not_stored"]
     assert not verdicts.load().usable
@@ -124,9 +116,7 @@ def test_a_quick_look_is_not_kept(record: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("plain", [True, False])
-def test_the_table_shows_every_part(
-    record: dict[str, Any], plain: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_table_shows_every_part(record, plain, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     stream = io.StringIO()
     show(sections(record, everything=True), stream, plain=plain)
@@ -146,7 +136,7 @@ def test_the_table_shows_every_part(
 
 
 @pytest.mark.slow
-def test_the_table_names_what_failed_and_what_follows(record: dict[str, Any]) -> None:
+def test_the_table_names_what_failed_and_what_follows(record):
     lost = {**record["litmus"][0], "lost": 7}
     wrong = {"name": "dense_axpy", "instance": "", "engine": "mlx", "ok": False}
     wrong |= {"max_error": 0.25, "tolerance": 0.0}
@@ -176,7 +166,7 @@ def test_the_table_names_what_failed_and_what_follows(record: dict[str, Any]) ->
 
 
 @pytest.mark.slow
-def test_the_answer_comes_first_and_in_few_lines(record: dict[str, Any]) -> None:
+def test_the_answer_comes_first_and_in_few_lines(record):
     short, text = shown(record, everything=False), shown(record)
     first = "Every promise holds here; `mlxhog train` needs no options."
     assert short.splitlines()[0] == text.splitlines()[0] == first
@@ -187,7 +177,7 @@ def test_the_answer_comes_first_and_in_few_lines(record: dict[str, Any]) -> None
 
 
 @pytest.mark.slow
-def test_the_answer_counts_checks_that_a_busy_machine_left_unclear(record: dict[str, Any]) -> None:
+def test_the_answer_counts_checks_that_a_busy_machine_left_unclear(record):
     load = "cannot be told: busy machine (load average 9.3 on 2 processors)"
     check = {
         "name": "a run", "result": "unclear", "found": f"{load}: 12 steps",
@@ -203,9 +193,7 @@ def test_the_answer_counts_checks_that_a_busy_machine_left_unclear(record: dict[
 
 
 @pytest.mark.slow
-def test_quiet_says_nothing_but_what_failed(
-    record: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_quiet_says_nothing_but_what_failed(record, monkeypatch, capsys):
     monkeypatch.setattr("mlxhog.doctor.examine.examine", lambda *_: kept(record))
     assert main(["doctor", "--quick", "--quiet"]) == 0
     assert capsys.readouterr() == ("", "")
@@ -215,7 +203,7 @@ def test_quiet_says_nothing_but_what_failed(
     assert capsys.readouterr() == ("", "FAILED: a run\n")
 
 
-def kept(record: dict[str, Any], **changes: Any) -> dict[str, Any]:
+def kept(record, **changes):
     """A copy as `examine` returns it, before anything is concluded."""
     mine = {key: value for key, value in record.items() if key not in ("verdict", "stored")}
     return mine | changes
@@ -224,12 +212,8 @@ def kept(record: dict[str, Any], **changes: Any) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize(("failed", "code"), [([], 0), (["litmus native + native"], 1)])
 def test_a_full_look_is_kept_and_its_exit_code_says_whether_all_held(
-    record: dict[str, Any],
-    failed: list[str],
-    code: int,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+    record, failed, code, monkeypatch, capsys
+):
     mine = kept(record, failed=failed)
     monkeypatch.setattr("mlxhog.doctor.examine.examine", lambda *_: mine)
     assert main(["doctor"]) == code
@@ -242,11 +226,8 @@ def test_a_full_look_is_kept_and_its_exit_code_says_whether_all_held(
 
 @pytest.mark.slow
 def test_a_cache_that_cannot_be_written_is_reported_and_ends_nothing(
-    record: dict[str, Any],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+    record, monkeypatch, tmp_path, capsys
+):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     mine = kept(record)
@@ -256,9 +237,7 @@ def test_a_cache_that_cannot_be_written_is_reported_and_ends_nothing(
 
 
 @pytest.mark.slow
-def test_seconds_reach_the_litmus_tests_with_their_unit(
-    record: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_seconds_reach_the_litmus_tests_with_their_unit(record, monkeypatch):
     calls = []
     mine = kept(record)
     monkeypatch.setattr(
@@ -278,20 +257,13 @@ def test_seconds_reach_the_litmus_tests_with_their_unit(
         (["everything"], "unexpected argument 'everything'"),
     ],
 )
-def test_wrong_input_is_answered_before_anything_is_tried(
-    words: list[str],
-    message: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_wrong_input_is_answered_before_anything_is_tried(words, message, monkeypatch, capsys):
     monkeypatch.setattr("mlxhog.doctor.examine.examine", None)
     assert main(["doctor", *words]) == 2
     assert message in capsys.readouterr().err
 
 
-def test_help_has_examples(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_help_has_examples(capsys):
     with pytest.raises(SystemExit) as end:
         doctor.run(["--help"])
     assert end.value.code == 0
@@ -300,7 +272,7 @@ def test_help_has_examples(
     assert "--seconds" in out
 
 
-def heed_interrupts() -> None:
+def heed_interrupts():
     """Take Ctrl-C as a terminal's child does; a shell's background jobs inherit a deaf ear."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -318,7 +290,7 @@ sys.exit(main())
 
 
 @pytest.fixture
-def started() -> Iterator[subprocess.Popen[str]]:
+def started():
     """A doctor whose litmus tests are under way, with children."""
     with subprocess.Popen(
         [sys.executable, "-c", LITMUS_TESTS],
@@ -340,9 +312,7 @@ def started() -> Iterator[subprocess.Popen[str]]:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="lists processes by /proc")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_no_process_and_no_memory_is_left_when_doctor_is_killed(
-    started: subprocess.Popen[str], number: int
-) -> None:
+def test_no_process_and_no_memory_is_left_when_doctor_is_killed(started, number):
     deadline = time.monotonic() + PATIENCE_S
     while len(children := below(started.pid)) < 2:
         assert time.monotonic() < deadline, "it has no children"

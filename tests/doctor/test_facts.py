@@ -1,35 +1,31 @@
 """What is known to be wrong with a system or a version is found, and says what to do."""
 
-from __future__ import annotations
-
 import platform
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
+from mlxhog.base import machine
+from mlxhog.base.machine import Machine
 from mlxhog.doctor import checks
-from mlxhog.doctor.checks import Check, CheckResult
+from mlxhog.doctor.checks import CheckResult
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.machine import machine
-from mlxhog.machine.machine import Machine
 
 MAC = Machine("macos", "arm64", 10, 8 << 30, "Apple M4 Pro", frozenset({"mlx", "torch"}))
 GOOD = {"page_bytes": 16_384, "versions": {"mlx": "0.32.4", "torch": "2.13.0"}}
 
 
-def by_name(here: Machine, facts: Mapping[str, Any], **environ: str) -> dict[str, Check]:
+def by_name(here, facts, **environ):
     return {check.name: check for check in checks.check_facts(here, facts, environ)}
 
 
 @pytest.fixture
-def mac(monkeypatch: pytest.MonkeyPatch) -> Machine:
+def mac(monkeypatch):
     monkeypatch.setattr(platform, "mac_ver", lambda: ("26.1", ("", "", ""), "arm64"))
     return MAC
 
 
-def test_a_good_mac_passes(mac: Machine) -> None:
+def test_a_good_mac_passes(mac):
     assert {check.result for check in by_name(mac, GOOD).values()} == {CheckResult.PASS}
 
 
@@ -41,15 +37,13 @@ def test_a_good_mac_passes(mac: Machine) -> None:
         ("torch", {"versions": {"mlx": "0.32.4", "torch": "2.9.1+cpu"}}, "2.9.1+cpu"),
     ],
 )
-def test_what_is_too_old_or_other_fails_with_a_consequence(
-    mac: Machine, name: str, change: Mapping[str, Any], message: str
-) -> None:
+def test_what_is_too_old_or_other_fails_with_a_consequence(mac, name, change, message):
     check = by_name(mac, {**GOOD, **change})[name]
     assert (check.result, check.found) == (CheckResult.FAIL, message)
     assert check.consequence
 
 
-def test_torch_that_adds_long_sums_wrong_is_warned_of(mac: Machine) -> None:
+def test_torch_that_adds_long_sums_wrong_is_warned_of(mac):
     old = replace(mac, chip="Apple M2 Max")
     check = by_name(old, GOOD)["torch's long sums"]
     assert (check.result, check.found) == (CheckResult.WARN, "torch 2.13.0 on an Apple M2 Max")
@@ -58,29 +52,29 @@ def test_torch_that_adds_long_sums_wrong_is_warned_of(mac: Machine) -> None:
     assert by_name(old, newer)["torch's long sums"].result == CheckResult.PASS
 
 
-def test_a_framework_that_is_not_installed_is_absent(mac: Machine) -> None:
+def test_a_framework_that_is_not_installed_is_absent(mac):
     facts = {**GOOD, "versions": {"mlx": "0.33.0", "torch": "not installed"}}
     assert by_name(mac, facts)["torch"].result == CheckResult.ABSENT
 
 
-def test_spinning_gpu_fences_are_refused(mac: Machine) -> None:
+def test_spinning_gpu_fences_are_refused(mac):
     check = by_name(mac, GOOD, MLX_METAL_FAST_SYNCH="1")["MLX_METAL_FAST_SYNCH"]
     assert check.result == CheckResult.FAIL
     assert "unset it" in check.consequence
 
 
-def test_an_intel_python_on_apple_silicon_is_told(mac: Machine) -> None:
+def test_an_intel_python_on_apple_silicon_is_told(mac):
     check = by_name(replace(mac, translated=True), GOOD)["Rosetta"]
     assert check.result == CheckResult.FAIL
     assert "install one for Apple silicon" in check.consequence
 
 
-def test_an_old_macos_is_told(mac: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_macos_is_told(mac, monkeypatch):
     monkeypatch.setattr(platform, "mac_ver", lambda: ("13.6", ("", "", ""), "arm64"))
     assert by_name(mac, GOOD)["macOS"].result == CheckResult.FAIL
 
 
-def test_this_machine_is_described_in_plain_values() -> None:
+def test_this_machine_is_described_in_plain_values():
     here = checks.collect_facts(machine.here())
     assert here["cores"] >= 1
     assert here["memory_bytes"] > 1 << 28
@@ -88,7 +82,7 @@ def test_this_machine_is_described_in_plain_values() -> None:
 
 
 @pytest.mark.slow
-def test_shared_memory_here_keeps_what_a_killed_child_wrote() -> None:
+def test_shared_memory_here_keeps_what_a_killed_child_wrote():
     large, killed = checks.check_shared_memory()
     assert large.result in (
         CheckResult.PASS,
@@ -98,8 +92,8 @@ def test_shared_memory_here_keeps_what_a_killed_child_wrote() -> None:
     assert killed.result == CheckResult.PASS
 
 
-def test_a_machine_without_shared_memory_cannot_train(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(nbytes: int) -> None:
+def test_a_machine_without_shared_memory_cannot_train(monkeypatch):
+    def refuse(nbytes):
         raise EnvironmentLacks("there is none")
 
     monkeypatch.setattr(checks.segment, "create", refuse)

@@ -1,10 +1,6 @@
 """Doctor's run of the Metal kernels, on the emulated engine in place of a GPU's."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,17 +14,17 @@ from mlxhog.metal.kernels.adds import DENSE_AXPY
 
 
 @pytest.fixture
-def lane() -> Lane:
+def lane():
     return Lane(None, 0)
 
 
-def one_kernel() -> Iterator[tuple[Any, str]]:
+def one_kernel():
     yield DENSE_AXPY, ""
 
 
-def test_an_engine_that_works_has_a_row_per_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_works_has_a_row_per_kernel(monkeypatch):
     monkeypatch.setattr(kernels, "instances", one_kernel)
-    told: list[str] = []
+    told = []
     check, rows = check_engine("emulated:mlx", told.append)
     assert check.result == CheckResult.PASS
     row = {"name": "dense_axpy", "instance": "", "engine": "emulated:mlx", "ok": True}
@@ -37,19 +33,17 @@ def test_an_engine_that_works_has_a_row_per_kernel(monkeypatch: pytest.MonkeyPat
     assert told == ["dense_axpy on emulated:mlx"]
 
 
-def test_an_engine_that_cannot_start_is_told_and_runs_nothing() -> None:
+def test_an_engine_that_cannot_start_is_told_and_runs_nothing():
     check, rows = check_engine("nothing", lambda step: None)
     assert (check.result, rows) == (CheckResult.WARN, [])
     assert "no Metal engine 'nothing'" in check.found
     assert "no --gpu-write metal" in check.consequence
 
 
-def test_a_kernel_that_differs_from_its_reference_is_caught(
-    lane: Lane, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_kernel_that_differs_from_its_reference_is_caught(lane, monkeypatch):
     assert difference(lane, "emulated:mps", "dense_axpy", "") == 0.0
 
-    def half_as_much(**arrays: Any) -> None:
+    def half_as_much(**arrays):
         DENSE_AXPY.reference(**{**arrays, "scale": arrays["scale"] / 2})
 
     wrong = replace(DENSE_AXPY, reference=half_as_much)
@@ -58,16 +52,14 @@ def test_a_kernel_that_differs_from_its_reference_is_caught(
     assert difference(lane, "emulated:mps", "dense_axpy", "") > 0.0
 
 
-def test_a_nan_on_one_side_only_is_an_infinite_error() -> None:
+def test_a_nan_on_one_side_only_is_an_infinite_error():
     one, nan = np.ones(3, np.float32), np.array([1, np.nan, 1], np.float32)
     assert kernels._error(nan, one) == np.inf
     assert kernels._error(nan, nan) == 0.0
     assert kernels._error(one, 2 * one) == 0.5
 
 
-def test_an_engine_that_copies_instead_of_importing_is_caught(
-    lane: Lane, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_engine_that_copies_instead_of_importing_is_caught(lane, monkeypatch):
     assert write_imported(lane, "reference") == ""
     monkeypatch.setattr(ReferenceEngine, "adopt", lambda self, host: host.copy())
     assert "imported memory has 64 wrong values" in write_imported(lane, "reference")

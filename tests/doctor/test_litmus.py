@@ -1,14 +1,13 @@
 """Two writers, and a reader beside one: our promises hold, bad ones on purpose are caught."""
 
-from __future__ import annotations
-
 from collections import Counter
-from collections.abc import Iterator
 from itertools import combinations_with_replacement
 
 import numpy as np
 import pytest
 
+from mlxhog.base.load import Load, LoadWatch
+from mlxhog.base.machine import Machine
 from mlxhog.doctor.examine import broken_reads
 from mlxhog.doctor.litmus import (
     COUNTS,
@@ -29,8 +28,6 @@ from mlxhog.doctor.litmus import (
     count_lost,
     try_reader,
 )
-from mlxhog.machine.load import Load, LoadWatch
-from mlxhog.machine.machine import Machine
 from tests.doctor.planted import EVERY, planted
 
 SECONDS = 0.02
@@ -40,13 +37,13 @@ BARE = Machine("linux", "x86_64", 2, 8 << 30, "", frozenset())
 
 
 @pytest.fixture(scope="module")
-def litmus() -> Iterator[Litmus]:
+def litmus():
     pair = Litmus(SECONDS)
     yield pair
     pair.close()
 
 
-def test_every_pair_of_writers_is_tried_in_threads_and_in_processes() -> None:
+def test_every_pair_of_writers_is_tried_in_threads_and_in_processes():
     tried = Counter(
         (case.writers[0].name, case.writers[1].name, case.kernel, case.where)
         for case in cases(all_writers(MAC, ["mlx", "mps"]))
@@ -58,18 +55,18 @@ def test_every_pair_of_writers_is_tried_in_threads_and_in_processes() -> None:
                 assert tried[a, b, kernel, where] >= 1, (a, b, kernel, where)
 
 
-def test_beside_metal_every_writer_uses_compare_and_swap() -> None:
+def test_beside_metal_every_writer_uses_compare_and_swap():
     trials = list(cases(all_writers(MAC, ["mlx", "mps"])))
     assert {case.mode for case in trials if any(kind.gpu for kind in case.writers)} == {"cas"}
     assert {case.mode for case in trials} == {*PROMISED, "racy"}
 
 
-def test_a_machine_without_a_framework_tries_the_rest() -> None:
+def test_a_machine_without_a_framework_tries_the_rest():
     assert all_writers(BARE, []) == [NATIVE]
     assert [(how, kind.name) for how, kind in all_readers(BARE)] == [("snapshot", "native")]
 
 
-def test_a_metal_writer_loses_nothing_where_its_kernel_is_emulated(litmus: Litmus) -> None:
+def test_a_metal_writer_loses_nothing_where_its_kernel_is_emulated(litmus):
     metal = Accessor("metal:mlx", "mlxhog.doctor.litmus:metal", ("emulated:mlx",))
     for kernel in KERNELS:
         row = litmus.run(Case((metal, NATIVE), kernel, "processes", "cas"))
@@ -79,9 +76,7 @@ def test_a_metal_writer_loses_nothing_where_its_kernel_is_emulated(litmus: Litmu
 
 @pytest.mark.parametrize("where", WHERE)
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_a_writer_that_drops_adds_is_caught_with_the_number_it_dropped(
-    litmus: Litmus, where: str, kernel: str
-) -> None:
+def test_a_writer_that_drops_adds_is_caught_with_the_number_it_dropped(litmus, where, kernel):
     row = litmus.run(Case((planted("dropper"), planted("dropper")), kernel, where, "cas"))
     assert "error" not in row
     each = int(COUNTS[kernel].sum())
@@ -92,7 +87,7 @@ def test_a_writer_that_drops_adds_is_caught_with_the_number_it_dropped(
     assert broken(row)
 
 
-def test_a_value_that_tears_is_seen_while_it_is_written(litmus: Litmus) -> None:
+def test_a_value_that_tears_is_seen_while_it_is_written(litmus):
     row = litmus.run(Case((planted("tearer"), NATIVE), "dense", "processes", "cas"))
     assert row["torn"] > 0
     assert broken(row)
@@ -101,16 +96,14 @@ def test_a_value_that_tears_is_seen_while_it_is_written(litmus: Litmus) -> None:
 @pytest.mark.parametrize(
     ("name", "message"), [("crasher", "the GPU is gone"), ("refuser", "no such device")]
 )
-def test_a_writer_that_fails_is_reported_and_the_next_pair_runs(
-    litmus: Litmus, name: str, message: str
-) -> None:
+def test_a_writer_that_fails_is_reported_and_the_next_pair_runs(litmus, name, message):
     row = litmus.run(Case((NATIVE, planted(name)), "dense", "processes", "cas"))
     assert message in row["error"]
     assert broken(row)
     assert "error" not in litmus.run(Case((NATIVE, NATIVE), "dense", "processes", "lossless"))
 
 
-def test_losses_of_racy_and_gpu_writers_break_no_promise() -> None:
+def test_losses_of_racy_and_gpu_writers_break_no_promise():
     row = {"writers": ["native", "native"], "mode": "racy", "lost": 9, "torn": 0}
     assert not broken(row)
     assert broken({**row, "torn": 1})
@@ -118,7 +111,7 @@ def test_losses_of_racy_and_gpu_writers_break_no_promise() -> None:
     assert not broken({**row, "mode": "cas", "writers": ["native", "metal:mlx"]})
 
 
-def test_what_is_missing_at_the_end_is_lost_and_what_no_loss_explains_is_torn() -> None:
+def test_what_is_missing_at_the_end_is_lost_and_what_no_loss_explains_is_torn():
     values = (10 * COUNTS["rows"]).astype(np.float32)
     assert count_lost(values, "rows", 10) == (0, 0)
     values[:2] -= 3
@@ -128,7 +121,7 @@ def test_what_is_missing_at_the_end_is_lost_and_what_no_loss_explains_is_torn() 
 
 
 @pytest.mark.parametrize(("mode", "torn"), [("lossless", 1), ("cas", 1), ("racy", 0)])
-def test_a_value_that_falls_is_torn_where_nothing_may_be_lost(mode: str, torn: int) -> None:
+def test_a_value_that_falls_is_torn_where_nothing_may_be_lost(mode, torn):
     watch = ValueMonitor(Case((NATIVE, NATIVE), "dense", "threads", mode), 100)
     values = np.full_like(COUNTS["dense"], 5)
     watch(values)
@@ -141,13 +134,13 @@ def test_a_value_that_falls_is_torn_where_nothing_may_be_lost(mode: str, torn: i
 
 
 @pytest.fixture(scope="module")
-def reading() -> Iterator[Litmus]:
+def reading():
     litmus = Litmus(0.04)
     yield litmus
     litmus.close()
 
 
-def test_the_two_values_of_the_tear_test_have_no_byte_in_common() -> None:
+def test_the_two_values_of_the_tear_test_have_no_byte_in_common():
     low, high = (np.float32(value).tobytes() for value in (LOW, HIGH))
     assert not set(low) & set(high)
     step = np.float32(HIGH - LOW)
@@ -155,26 +148,24 @@ def test_the_two_values_of_the_tear_test_have_no_byte_in_common() -> None:
     assert np.float32(HIGH) - step == np.float32(LOW)
 
 
-def test_a_reader_of_torn_values_is_caught(reading: Litmus) -> None:
+def test_a_reader_of_torn_values_is_caught(reading):
     row = try_reader(reading, "snapshot", planted("TornReader"), "lossless")
     assert row["torn"] > 0
 
 
-def test_a_reader_of_old_values_is_caught(reading: Litmus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_of_old_values_is_caught(reading, monkeypatch):
     monkeypatch.setattr(reading, "seconds", 1.0)  # on busy cores both get their turn in that time
     row = try_reader(reading, "snapshot", planted("OldReader"), "lossless")
     assert row["backwards"] > 0
 
 
-def test_a_reader_that_never_sees_a_write_is_reported(reading: Litmus) -> None:
+def test_a_reader_that_never_sees_a_write_is_reported(reading):
     blind = planted("BlindReader")
     row = try_reader(reading, "live", blind, "lossless", patience_s=0.5)
     assert "not seen within 0.5 s" in row["error"]
 
 
-def test_what_a_busy_machine_had_no_time_for_breaks_no_promise(
-    reading: Litmus, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_busy_machine_had_no_time_for_breaks_no_promise(reading, monkeypatch):
     monkeypatch.setattr(LoadWatch, "look", lambda watch: Load(1.8, 2, 9.3))
     blind = planted("BlindReader")
     row = try_reader(reading, "snapshot", blind, "lossless", patience_s=0.5)

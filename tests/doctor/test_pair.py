@@ -1,20 +1,18 @@
 """Doctor's comparison of both engines of a GPU with one of them, with speeds that tests choose."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from mlxhog.base.load import LoadWatch
+from mlxhog.base.machine import Machine
 from mlxhog.doctor import pair
 from mlxhog.doctor.checks import CheckResult
 from mlxhog.errors import WorkerFailed
-from mlxhog.machine.load import Load, LoadWatch
-from mlxhog.machine.machine import Machine
 from tests.doctor.test_backends import BUSY, MAC, QUIET
 from tests.pairs import each_of
 
@@ -27,21 +25,21 @@ ALONE, TOGETHER = "mlx:gpu", "mlx:gpu,torch:mps"
 class Watch(LoadWatch):
     """A watch that saw this load."""
 
-    def __init__(self, load: Load) -> None:
+    def __init__(self, load):
         self.load = load
 
-    def look(self) -> Load:
+    def look(self):
         return self.load
 
 
 @pytest.fixture
-def measured(monkeypatch: pytest.MonkeyPatch) -> Measured:
+def measured(monkeypatch):
     """Doctor's check where a run with torch:mps is faster by each of some factors, in turn."""
 
-    def check(gains: Iterable[float], load: Load = QUIET, here: Machine = MAC) -> Any:
+    def check(gains, load=QUIET, here=MAC):
         teams, of_pairs = list[str](), iter(gains)
 
-        def run(log: Any, number: int, tell: Any) -> Any:
+        def run(log, number, tell):
             teams[:] = [side.config.workers for side in log.comparison.sides]
             return SimpleNamespace(log_speed=math.log(next(of_pairs)))
 
@@ -52,7 +50,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Measured:
     return check
 
 
-def test_a_gain_is_kept_with_its_interval(measured: Measured) -> None:
+def test_a_gain_is_kept_with_its_interval(measured):
     check, row, _ = measured(1.3 * one for one in NOISE)
     assert check.result == CheckResult.PASS
     assert 1 < row["low"] < row["gain"] < row["high"]
@@ -60,7 +58,7 @@ def test_a_gain_is_kept_with_its_interval(measured: Measured) -> None:
     assert row["model"] in check.found
 
 
-def test_a_loss_and_no_difference_are_results_too(measured: Measured) -> None:
+def test_a_loss_and_no_difference_are_results_too(measured):
     check, row, _ = measured(0.8 * one for one in NOISE)
     assert check.result == CheckResult.PASS
     assert row["high"] < 1
@@ -69,20 +67,20 @@ def test_a_loss_and_no_difference_are_results_too(measured: Measured) -> None:
     assert row["low"] < 1 < row["high"]
 
 
-def test_the_other_team_has_the_gpu_workers_that_auto_has_on_this_chip(measured: Measured) -> None:
+def test_the_other_team_has_the_gpu_workers_that_auto_has_on_this_chip(measured):
     ultra = replace(MAC, chip="Apple M2 Ultra", cores=16)
     *_, teams = measured(NOISE, here=ultra)
     assert teams == [f"{ALONE},{TOGETHER}", f"{ALONE},{ALONE}"]
 
 
-def test_a_busy_machine_has_no_result(measured: Measured) -> None:
+def test_a_busy_machine_has_no_result(measured):
     check, row, _ = measured(NOISE, BUSY)
     assert (check.result, row) == (CheckResult.UNCLEAR, None)
     assert check.found.startswith("cannot be told: busy machine")
 
 
-def test_a_pair_that_cannot_train_fails_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
+def test_a_pair_that_cannot_train_fails_with_the_reason(monkeypatch):
+    def fail(*_):
         raise WorkerFailed("worker 2 lost its GPU")
 
     monkeypatch.setattr(pair, "compared", fail)
@@ -98,9 +96,7 @@ def test_a_pair_that_cannot_train_fails_with_the_reason(monkeypatch: pytest.Monk
         (replace(MAC, frameworks=frozenset({"mlx"})), "torch:mps needs torch"),
     ],
 )
-def test_a_machine_without_both_engines_has_nothing_to_compare(
-    measured: Measured, here: Machine, lack: str
-) -> None:
+def test_a_machine_without_both_engines_has_nothing_to_compare(measured, here, lack):
     check, row, teams = measured(NOISE, here=here)
     assert (check.result, row, teams) == (CheckResult.ABSENT, None, [])
     assert lack in check.found

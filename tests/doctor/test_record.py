@@ -1,18 +1,15 @@
 """What follows from a record for a run."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from mlxhog.base.machine import Machine
+from mlxhog.base.verdicts import Verdicts
+from mlxhog.base.workers import BACKENDS
 from mlxhog.doctor.litmus import Accessor, Case, Litmus
 from mlxhog.doctor.record import conclude
-from mlxhog.machine.machine import Machine
-from mlxhog.machine.verdicts import Verdicts
-from mlxhog.machine.workers import BACKENDS
-from tests.machine.test_verdicts import adds, kernel, reads
+from tests.base.test_verdicts import adds, kernel, reads
 
 # -- what doctor says `auto` will do is what a run does with the same record -----------------------
 
@@ -22,12 +19,12 @@ MAC = Machine("macos", "arm64", 10, 8 << 30, "Apple M4 Pro", frozenset({"mlx", "
 FAST_GPU = {"mlx:gpu": 100_000.0, "mlx:cpu": 1_000.0, "torch:cpu": 1_000.0}
 
 
-def record(**parts: Any) -> Verdicts:
-    empty: dict[str, Any] = {"litmus": [], "reads": [], "kernels": [], "tokens_per_s": {}}
+def record(**parts):
+    empty = {"litmus": [], "reads": [], "kernels": [], "tokens_per_s": {}}
     return Verdicts(Path("record.json"), None, empty | parts)
 
 
-def test_without_a_gpu_the_cpu_adds_every_step() -> None:
+def test_without_a_gpu_the_cpu_adds_every_step():
     verdict = conclude(record(litmus=adds("native", "native")), LINUX)
     assert verdict["gpu_write"]["auto"] == "cpu"
     assert verdict["gpu_write_metal"] == {}
@@ -35,14 +32,14 @@ def test_without_a_gpu_the_cpu_adds_every_step() -> None:
     assert set(verdict["read_live"]) == {"torch:cpu"}
 
 
-def test_cpu_workers_in_the_mix_leave_every_step_to_the_cpu() -> None:
+def test_cpu_workers_in_the_mix_leave_every_step_to_the_cpu():
     verdict = conclude(record(litmus=adds("metal:mlx", "metal:mlx", "threads")), MAC)
     assert verdict["workers"]["auto"] == "mlx:gpu,mlx:cpu,mlx:cpu"
     assert verdict["gpu_write"]["auto"] == "cpu"
     assert "CPU workers" in verdict["gpu_write"]["why"]
 
 
-def test_a_gpu_that_runs_alone_and_lost_nothing_writes() -> None:
+def test_a_gpu_that_runs_alone_and_lost_nothing_writes():
     rows = adds("metal:mlx", "metal:mlx", "threads")
     good = record(litmus=rows, kernels=[kernel("mlx")], tokens_per_s=FAST_GPU)
     verdict = conclude(good, MAC)
@@ -61,9 +58,7 @@ def test_a_gpu_that_runs_alone_and_lost_nothing_writes() -> None:
         ({"kernels": []}, "ran no kernel on mlx"),
     ],
 )
-def test_a_gpu_that_loses_or_computes_wrongly_does_not_write(
-    parts: dict[str, Any], message: str
-) -> None:
+def test_a_gpu_that_loses_or_computes_wrongly_does_not_write(parts, message):
     rows = adds("metal:mlx", "metal:mlx", "threads")
     good = {"litmus": rows, "kernels": [kernel("mlx")], "tokens_per_s": FAST_GPU}
     verdict = conclude(record(**{**good, **parts}), MAC)
@@ -71,7 +66,7 @@ def test_a_gpu_that_loses_or_computes_wrongly_does_not_write(
     assert message in verdict["gpu_write"]["why"]
 
 
-def test_auto_kernels_are_reported_for_every_backend() -> None:
+def test_auto_kernels_are_reported_for_every_backend():
     speeds = {"tokens_per_s": FAST_GPU, "tokens_per_s_metal": {"mlx:gpu": 150_000.0}}
     lines = conclude(record(kernels=[kernel("mlx")], **speeds), MAC)["kernels"]
     assert {name: each["auto"] for name, each in lines.items()} == {
@@ -85,13 +80,13 @@ def test_auto_kernels_are_reported_for_every_backend() -> None:
     assert set(conclude(record(), LINUX)["kernels"]) == {"mlx:cpu", "torch:cpu"}
 
 
-def test_live_reads_are_as_the_record_permits_them() -> None:
+def test_live_reads_are_as_the_record_permits_them():
     verdict = conclude(record(reads=[reads("torch:cpu"), reads("mlx:gpu", torn=1)]), MAC)
     assert verdict["read_live"]["torch:cpu"]["ok"]
     assert not verdict["read_live"]["mlx:gpu"]["ok"]
 
 
-def test_a_machine_without_a_framework_has_no_workers() -> None:
+def test_a_machine_without_a_framework_has_no_workers():
     bare = Machine("linux", "x86_64", 2, 8 << 30, "", frozenset())
     verdict = conclude(record(), bare)
     assert verdict["workers"]["auto"] == ""
@@ -99,14 +94,14 @@ def test_a_machine_without_a_framework_has_no_workers() -> None:
     assert verdict["gpu_write"]["auto"] == "cpu"
 
 
-def test_every_backend_that_can_run_has_a_verdict() -> None:
+def test_every_backend_that_can_run_has_a_verdict():
     verdict = conclude(record(), MAC)
     assert set(verdict["gpu_write_metal"]) | set(verdict["read_live"]) == set(BACKENDS) - {
         "mlx:cpu"
     }
 
 
-def test_rows_as_on_a_mac_are_what_a_run_looks_for() -> None:
+def test_rows_as_on_a_mac_are_what_a_run_looks_for():
     """The rows come from the litmus tests; only the name says that the writer is a GPU."""
     metal = Accessor("metal:mlx", "mlxhog.doctor.litmus:metal", ("emulated:mlx",))
     litmus = Litmus(0.01)

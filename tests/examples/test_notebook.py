@@ -1,7 +1,5 @@
 """The notebook of `examples/` runs, on less text and with a shorter budget."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import nbformat
@@ -15,7 +13,7 @@ pytestmark = pytest.mark.filterwarnings("default")
 
 
 @pytest.fixture(scope="module")
-def cells(tmp_path_factory: pytest.TempPathFactory) -> list[nbformat.NotebookNode]:
+def cells(tmp_path_factory):
     """Its code cells with what they have shown."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     (budget,) = [cell for cell in notebook.cells if "time=6, " in cell.source]
@@ -35,18 +33,18 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> list[nbformat.NotebookNod
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def shown(cells: list[nbformat.NotebookNode], source: str) -> list[nbformat.NotebookNode]:
+def shown(cells, source):
     """The outputs of the cell that begins so."""
     (cell,) = (cell for cell in cells if cell.source.startswith(source))
     return list(cell.outputs)
 
 
-def printed(cells: list[nbformat.NotebookNode], source: str) -> str:
+def printed(cells, source):
     return "".join(output.text for output in shown(cells, source) if output.name == "stdout")
 
 
 @pytest.mark.slow
-def test_training_shows_one_table(cells: list[nbformat.NotebookNode]) -> None:
+def test_training_shows_one_table(cells):
     (output,) = shown(cells, "result = mlxhog.train(")
     assert output.output_type == "display_data"
     assert "mlx:cpu" in output.data["text/plain"]
@@ -55,7 +53,7 @@ def test_training_shows_one_table(cells: list[nbformat.NotebookNode]) -> None:
 
 
 @pytest.mark.slow
-def test_the_model_writes_streams_and_scores(cells: list[nbformat.NotebookNode]) -> None:
+def test_the_model_writes_streams_and_scores(cells):
     (output,) = shown(cells, "model = mlxhog.load(")
     assert "first-week" in output.data["text/plain"]
     assert printed(cells, "print(model.generate(")
@@ -66,10 +64,10 @@ def test_the_model_writes_streams_and_scores(cells: list[nbformat.NotebookNode])
 
 
 @pytest.mark.slow
-def test_a_resumed_run_is_shown_by_an_observer(cells: list[nbformat.NotebookNode]) -> None:
+def test_a_resumed_run_is_shown_by_an_observer(cells):
     assert printed(cells, "losses = []").startswith("10 steps more")
 
 
-def test_the_notebook_is_kept_without_outputs() -> None:
+def test_the_notebook_is_kept_without_outputs():
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells)

@@ -1,15 +1,11 @@
 """Streams whose reader has left."""
 
-from __future__ import annotations
-
 import contextlib
 import os
-from collections.abc import Iterator
-from typing import TextIO
 
 
 @contextlib.contextmanager
-def broken_pipe() -> Iterator[TextIO]:
+def broken_pipe():
     """The end of a pipe that is written to, after the other end was closed."""
     read, write = os.pipe()
     os.close(read)

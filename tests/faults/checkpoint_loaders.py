@@ -1,21 +1,16 @@
 """Readers of models, checkpoints and runs, each with a small valid one; see `loaders`."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json
 import shutil
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import yaml
-from numpy.typing import NDArray
 
 from mlxhog import cli
+from mlxhog.base import tensors
 from mlxhog.checkpoint import checkpoint, creation, formats, manifest
 from mlxhog.checkpoint import run as runs
 from mlxhog.checkpoint.formats import contents
@@ -23,25 +18,24 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.data import bpe
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import MlxhogError
-from mlxhog.files import tensors
 from mlxhog.models import families
 from mlxhog.theory.analysis import staleness
 from tests.faults.subjects import LARGE, TEXTS_BYTES, V1, Subject
 
 
-def _params(fields: dict[str, Any]) -> tuple[Any, dict[str, NDArray[np.float32]]]:
+def _params(fields):
     model = families.read(fields)
     return model, families.init_params(model, 0)
 
 
-def _touch(path: Path) -> None:
+def _touch(path):
     opened = formats.open(path)
     out = {name: np.empty(a.shape, np.float32) for name, a in opened.tensors.items()}
     opened.copy_into(out)
     opened.tokenizer()
 
 
-def _write_hf(folder: Path) -> Iterable[Path]:
+def _write_hf(folder):
     model, params = _params(LARGE)
     tensors.write(folder / "model.safetensors", params)
     config = contents.our_config_json(model, dtype=np.dtype(np.float32)) | {"bos_token_id": 256}
@@ -52,7 +46,7 @@ def _write_hf(folder: Path) -> Iterable[Path]:
     return [folder / name for name in ("model.safetensors", "config.json", "tokenizer.json")]
 
 
-def _write_shards(folder: Path) -> Iterable[Path]:
+def _write_shards(folder):
     model, params = _params(LARGE)
     names = sorted(params)
     files = {"model-1.safetensors": names[::2], "model-2.safetensors": names[1::2]}
@@ -67,7 +61,7 @@ def _write_shards(folder: Path) -> Iterable[Path]:
     return [index, *(folder / file for file in files)]
 
 
-def _write_torch(folder: Path) -> Iterable[Path]:
+def _write_torch(folder):
     _, params = _params(V1)
     file = folder / "model.pt"
     torch.save({"state_dict": {name: torch.from_numpy(a) for name, a in params.items()}}, file)
@@ -75,14 +69,14 @@ def _write_torch(folder: Path) -> Iterable[Path]:
     return [file, folder / "config.yaml"]
 
 
-def _write_old_torch(folder: Path) -> Iterable[Path]:
+def _write_old_torch(folder):
     (file, config) = _write_torch(folder)
     state = torch.load(file, weights_only=True)
     torch.save(state, file, _use_new_zipfile_serialization=False)
     return [file]
 
 
-def _write_run(folder: Path) -> Iterable[Path]:
+def _write_run(folder):
     run = creation.create(folder, "fuzz")
     model, params = _params(LARGE)
     checkpoint.save(
@@ -116,7 +110,7 @@ def _write_run(folder: Path) -> Iterable[Path]:
     ]
 
 
-def _read_runs(folder: Path) -> None:
+def _read_runs(folder):
     for words in (["runs"], ["runs", "--json"]):
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
@@ -131,7 +125,7 @@ def _read_runs(folder: Path) -> None:
             read()
 
 
-def _write_checkpoint(folder: Path) -> Iterable[Path]:
+def _write_checkpoint(folder):
     _write_run(folder)
     (path,) = folder.glob("*-fuzz/checkpoints/step-*")
     path.rename(folder / "step-00000003")
@@ -141,11 +135,11 @@ def _write_checkpoint(folder: Path) -> Iterable[Path]:
     return sorted((folder / "step-00000003").iterdir())
 
 
-def _read_checkpoint(folder: Path) -> None:
+def _read_checkpoint(folder):
     checkpoint.load(folder / "step-00000003")
 
 
-def _read_signed(folder: Path) -> None:
+def _read_signed(folder):
     """As if whoever changed a file had also written a manifest that fits."""
     path = folder / "step-00000003"
     state = path / manifest.NAME

@@ -1,25 +1,19 @@
 """Workers that meet an error in their first or fourth gradient or share; children import it."""
 
-from __future__ import annotations
-
-from typing import Any
-
-from mlxhog.classic.problem import NativeProblem, ProblemMemory
 from mlxhog.training import worker
 from mlxhog.training.gradients import Gradients
-from mlxhog.training.job import Job
 
-FAULTS: dict[int, Exception] = {  # by the seed of the run
+FAULTS = {  # by the seed of the run
     1: TypeError("rms_norm(): incompatible function arguments.\n\nInvoked with: mlx.core.array"),
     2: KeyError("blocks.0.norm"),
     3: AssertionError(),
     4: ValueError("operands could not be broadcast together"),
 }
-PASSING: dict[int, Exception] = {5: RuntimeError("short of memory"), 6: OSError("short of memory")}
+PASSING = {5: RuntimeError("short of memory"), 6: OSError("short of memory")}
 EARLY = 10  # added to the seed: in the first gradient, which nobody uses
 
 
-def main(job: Job) -> None:
+def main(job):
     """A worker as always, but for the error; a passing one meets its first process only."""
     gradient = Gradients.of
     warm_up = Gradients.warm_up
@@ -27,7 +21,7 @@ def main(job: Job) -> None:
     error = (FAULTS | PASSING)[seed % EARLY]
     marker = job.run_dir / "passed"
 
-    def failing(self: Gradients, batches: Any) -> Any:
+    def failing(self, batches):
         nonlocal calls
         calls += 1
         if calls == 4 and not marker.exists():
@@ -35,14 +29,14 @@ def main(job: Job) -> None:
             raise error
         return gradient(self, batches)
 
-    def failing_at_once(self: Gradients) -> None:
+    def failing_at_once(self):
         raise error
 
-    Gradients.of = failing  # type: ignore[method-assign]
-    Gradients.warm_up = failing_at_once if seed > EARLY else warm_up  # type: ignore[method-assign]
+    Gradients.of = failing
+    Gradients.warm_up = failing_at_once if seed > EARLY else warm_up
     worker.main(job)
 
 
-def classic_kernel(memory: ProblemMemory) -> NativeProblem:
+def classic_kernel(memory):
     """The kernel of a classic problem, with an error."""
     raise FAULTS[1]

@@ -17,16 +17,13 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
-from types import FrameType
 
 from mlxhog.errors import MOST_CHARACTERS, MlxhogError
 from tests.faults.loaders import SUBJECTS
 from tests.faults.mutations import mutate
-from tests.faults.subjects import Subject
 from tests.processes import limit_memory
 
 CASE_S = 10
@@ -50,7 +47,7 @@ class Hang(BaseException):
     """A case took longer than `CASE_S`."""
 
 
-def cases_of(subject: Subject, seed: int, folder: Path, count: int) -> Iterator[Failure | None]:
+def cases_of(subject, seed, folder, count):
     """Run mutations 0 .. count - 1 of a subject in a folder of its own."""
     files = {path: path.read_bytes() for path in subject.write(folder)}
     subject.read(folder)  # what is valid is read
@@ -65,7 +62,7 @@ def cases_of(subject: Subject, seed: int, folder: Path, count: int) -> Iterator[
                 other.write_bytes(content)
 
 
-def attempt(subject: Subject, number: int, path: Path, folder: Path) -> Failure | None:
+def attempt(subject, number, path, folder):
     """Read one mutated file; None where that ended as it should."""
     faulthandler.dump_traceback_later(6 * CASE_S, exit=True)
     signal.alarm(CASE_S)
@@ -88,7 +85,7 @@ def attempt(subject: Subject, number: int, path: Path, folder: Path) -> Failure 
     return None
 
 
-def main() -> int:
+def main():
     """Run the command; prints a JSON line per failure and one summary."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mutations", type=int, default=5200)
@@ -98,7 +95,7 @@ def main() -> int:
     options = parser.parse_args()
     warnings.simplefilter("error")
 
-    def hang(number: int, frame: FrameType | None) -> None:
+    def hang(number, frame):
         raise Hang(f"more than {CASE_S} s")
 
     signal.signal(signal.SIGALRM, hang)

@@ -6,8 +6,6 @@ One line per run, and how many of them left a checkpoint, said how they ended, a
 exit code. A run that is interrupted before its first step has no checkpoint to leave, and says so.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import json
@@ -27,7 +25,7 @@ from tests.training.test_bad_days import flags
 from tests.training.test_deaths import wait_until
 
 CAUSES = ("INT", "TERM", "HUP", "pipe")
-MOMENTS: dict[str, dict[str, object] | None] = {
+MOMENTS = {
     "start-up": None,  # the delay counts from the start of the process, else from the first metrics
     "training": {},
     "checkpointing": {"save_every": 5},
@@ -40,9 +38,7 @@ PIPE_STEPS = 4000  # a run whose pipe is closed continues until its budget is us
 PIPE_S = 0.5  # it is closed by then, long before that
 
 
-def interrupted(
-    folder: Path, cause: str, moment: dict[str, object] | None, *, delay_s: float
-) -> str:
+def interrupted(folder, cause, moment, *, delay_s):
     """Interrupt a run, and check how it ends.
 
     Args:
@@ -106,7 +102,7 @@ def interrupted(
     return "saved"
 
 
-def main() -> int:
+def main():
     """Interrupt runs and count how they ended; returns 1 if one ended wrongly."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeat", type=int, default=3)
@@ -114,7 +110,7 @@ def main() -> int:
     arguments = parser.parse_args()
     random_ = random.Random(arguments.seed)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup the runs would ignore it, too
-    counts: Counter[str] = Counter()
+    counts = Counter()
     for _ in range(arguments.repeat):
         for cause in CAUSES:
             for name, moment in MOMENTS.items():

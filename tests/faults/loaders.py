@@ -5,21 +5,18 @@ A subject writes its files with our own writers and reads them as the program do
 anything is computed from what was read. Its reader returns, or raises an `MlxhogError`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import gzip
 import io
 import lzma
-from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 
 from mlxhog import cli
 from mlxhog.arena import Arena, event_log
 from mlxhog.arena.ledger import Ledger
+from mlxhog.base import plain_json, verdicts
 from mlxhog.checkpoint.run import Run
 from mlxhog.classic.loaders import load_cifar10, load_graph, load_ratings, load_svmlight
 from mlxhog.cli.generate import read_prompts
@@ -30,8 +27,6 @@ from mlxhog.data.examples import Example
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter
 from mlxhog.errors import MlxhogError
-from mlxhog.files import plain_json
-from mlxhog.machine import verdicts
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import Point, RunConfig
 from mlxhog.mad.search.samplers import ListSampler
@@ -68,12 +63,12 @@ MAC = verdicts.Identity("Apple M4 Pro", "macos 26.1", "0.2.0", "0.32.4", "2.13.0
 # -- configurations and architectures -------------------------------------------------------------
 
 
-def _read_config(folder: Path) -> None:
+def _read_config(folder):
     resolve(TrainConfig, [read_yaml(folder / "train.yaml")])
 
 
-def _architecture(name: str) -> Callable[[Path], None]:
-    def read(folder: Path) -> None:
+def _architecture(name):
+    def read(folder):
         model = registry.load_architecture(folder / name)
         families.param_count(model)
         assert all(min(spec.shape) > 0 for spec in families.param_spec(model).values())
@@ -83,38 +78,38 @@ def _architecture(name: str) -> Callable[[Path], None]:
     return read
 
 
-def _read_space(folder: Path) -> None:
+def _read_space(folder):
     space = read_space(folder / "space.yaml")
     space.to_dict()
 
 
-def _analyze(folder: Path) -> None:
+def _analyze(folder):
     target.find_target(str(folder / "any.yaml"), {}, folder)
 
 
 # -- text, tokens and tokenizers ------------------------------------------------------------------
 
 
-def _read_corpus(name: str) -> Callable[[Path], None]:
-    def read(folder: Path) -> None:
+def _read_corpus(name):
+    def read(folder):
         for _ in corpora.find(str(folder / name)).documents():
             pass
 
     return read
 
 
-def _write_tokens(folder: Path, *examples: Example) -> Iterable[Path]:
+def _write_tokens(folder, *examples):
     with TokenWriter(folder / "t.bin", ByteTokenizer(), split="train", source="x") as writer:
         for text in (*TEXTS_BYTES, *examples):
             writer.add(text)
     return sorted(folder.glob("t.*"))
 
 
-def _write_examples(folder: Path) -> Iterable[Path]:
+def _write_examples(folder):
     return _write_tokens(folder, Example(b"2+2=", b"4"), Example(b"a ", b"b", b" c ", b"d"))
 
 
-def _read_tokens(folder: Path) -> None:
+def _read_tokens(folder):
     file = TokenFile.open(folder / "t.bin")
     if file.n_sequences(4):
         file.batch(np.array([0, file.n_sequences(4) - 1]), 4)
@@ -123,7 +118,7 @@ def _read_tokens(folder: Path) -> None:
     assert file.bos >= 0
 
 
-def _write_prepared(folder: Path) -> Iterable[Path]:
+def _write_prepared(folder):
     (folder / "corpus.jsonl").write_text(RECORDS * 8)
     prepare.prepare(
         str(folder / "corpus.jsonl"), cache_dir=folder / "cache", out_dir=folder / "out"
@@ -131,18 +126,18 @@ def _write_prepared(folder: Path) -> Iterable[Path]:
     return [folder / "out" / name for name in ("prepared.json", "train.json", "val.bin")]
 
 
-def _read_prepared(folder: Path) -> None:
+def _read_prepared(folder):
     prepare._key_of(folder / "out")
-    prepare._existing(folder / "out", corpora.find("sotu"), "bytes")
+    prepare._existing(folder / "out", corpora.find("sotu"), "bytes", prepare._Scan(), "tail")
 
 
-def _write_tokenizer(folder: Path) -> Iterable[Path]:
+def _write_tokenizer(folder):
     for name, content in bpe.train_bpe(TEXTS_BYTES, 270).files().items():
         (folder / name).write_bytes(content)
     return [folder / "tokenizer.json", folder / "tokenizer_config.json"]
 
 
-def _read_tokenizer(folder: Path) -> None:
+def _read_tokenizer(folder):
     tokenizer = tokenizers.load(folder, 0)
     ids = tokenizer.encode(TEXTS_BYTES[1])
     tokenizer.decode(ids)
@@ -152,33 +147,32 @@ def _read_tokenizer(folder: Path) -> None:
 # -- MAD, doctor ------------------------------------------------------------------
 
 
-def _write_rows(folder: Path) -> Iterable[Path]:
+def _write_rows(folder):
     rows = make_task("in-context-recall", seq_len=16, vocab=8, train_rows=16, test_rows=8)
     files.write(folder / "rows.npz", rows)
     return [folder / "rows.npz"]
 
 
-def _read_rows(folder: Path) -> None:
+def _read_rows(folder):
     check(files.read(folder / "rows.npz"))
 
 
-def _write_recording(folder: Path) -> Iterable[Path]:
+def _write_recording(folder):
     """The record of a run of two workers, one of which died, without anything trained."""
     config = small_config(folder, workers="torch:cpu*2", determinism="record", optimizer="muon")
     plan, run = make_plan(config), Run(folder)
     with Arena.create(plan.layout) as arena:
         checkpoints.restore(plan, arena, Ledger(arena))
         recording.begin(plan, folder, arena)
-        limits = access_order.limits(plan.layout)
-        numbers = event_log.Numbers(0, 0, 1, 3, 2, 1.0, 1, 1, 0.1, 1.0)
-        gaps = np.arange(20, dtype=np.uint32)
+        numbers = event_log.Numbers(0, 1, 3, 2, 1.0, 1, 1, 0.1, 1.0)
+        accesses = np.arange(20, dtype=np.uint32)
         sums = access_order.stripe_sums(arena)
-        records: tuple[event_log.Record, ...] = (
+        records = (
             event_log.Begin("torch:cpu", 1, "native"),
-            event_log.Step(numbers, True, gaps, sums, bytes(32)),
-            event_log.Torn(numbers, True, True, gaps, bytes(64), bytes(limits.private_bytes)),
+            event_log.Step(numbers, True, accesses, sums, bytes(32)),
+            event_log.Torn(numbers, True, True, accesses, bytes(64), bytes(64)),
             event_log.Begin("torch:cpu", 1, "native"),
-            event_log.Step(numbers, False, gaps, sums),
+            event_log.Step(numbers, False, accesses, sums),
             event_log.Died(),
         )
         for slot in (1, 2):
@@ -190,7 +184,7 @@ def _write_recording(folder: Path) -> Iterable[Path]:
     return [*(folder / f"{n}.json" for n in ("header", "end")), *sorted(folder.glob("*.log"))]
 
 
-def write_study(folder: Path) -> Iterable[Path]:
+def write_study(folder):
     candidate = canonical(parse("gated-conv"))
     new_study = study.Study(candidates=(candidate,), suite="smoke", protocol={"steps": 2})
     stored = store.create(folder, "s", new_study.to_dict())
@@ -212,9 +206,9 @@ def write_study(folder: Path) -> Iterable[Path]:
     return [folder / "s" / n for n in ("study.yaml", "runs.jsonl", "candidates.jsonl")] + [curve]
 
 
-def _read_study(folder: Path) -> None:
+def _read_study(folder):
     stored = store.find(str(folder / "s"), folder)
-    errors: list[MlxhogError] = []
+    errors = []
     for read in (
         lambda: study.read(stored).measured(),
         lambda: [stored.curve(one.key) for one in stored.records()],
@@ -231,7 +225,7 @@ def _read_study(folder: Path) -> None:
         raise errors[0]
 
 
-def write_record(folder: Path) -> Iterable[Path]:
+def write_record(folder):
     row = {
         "writers": ["metal:mlx", "torch:cpu"], "where": "processes", "mode": "cas", "adds": 10,
         "lost": 0, "torn": 0, "adds_per_s": 1e6, "kernel": "dense",
@@ -254,7 +248,7 @@ def write_record(folder: Path) -> Iterable[Path]:
     return [path]
 
 
-def _read_record(folder: Path) -> None:
+def _read_record(folder):
     record = verdicts.load(folder, MAC)
     for verdict in (
         record.gpu_write(["mlx:gpu", "torch:cpu"]), record.live_read("mlx:gpu"),
@@ -286,7 +280,7 @@ PRIZE = "1:\n30,3,2005-09-06\n7,5,2005-05-13\n2:\n30,4,2005-10-19\n"
 EDGES = "# a graph\n0 1 2.5\n1\t2\t1\n2 3 1\n0 3 0.5\n"
 
 
-def _write_edges(folder: Path) -> Iterable[Path]:
+def _write_edges(folder):
     (folder / "edges.txt").write_text(EDGES)
     (folder / "terminals.txt").write_text("0 0\n2 1\n")
     return [folder / "edges.txt", folder / "terminals.txt"]

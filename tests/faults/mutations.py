@@ -5,21 +5,14 @@ is: a structured one is also taken apart and put together again around a changed
 checksums and lengths fit and the damage reaches the code behind them.
 """
 
-from __future__ import annotations
-
 import gzip
 import io
 import json
 import lzma
 import re
-import struct
 import zipfile
-import zlib
-from collections.abc import Callable
-from random import Random
-from typing import Any
 
-NASTY: tuple[Any, ...] = (
+NASTY = (
     None, True, False, -1, 0, 1, 2, 255, 2**31 - 1, 2**31, 2**32, 2**53, 2**63, 2**64, 10**16,
     -(10**16),
     9_000_000_000_000_000, 10**400, 0.5, -0.5, 1e-320, 1e308, float("nan"), float("inf"),
@@ -63,9 +56,9 @@ WHOLE = (
 _TOKEN = re.compile(r"-?\d[\d_.eE+-]*|\"[^\"\n]*\"|[\w./-]+")
 
 
-def mutate(content: bytes, rng: Random) -> bytes:
+def mutate(content, rng):
     """Return another content than `content`, with one to a few changes."""
-    ways: list[Callable[[bytes, Random], bytes]] = [_turn, _cut, _insert, _overwrite, _double]
+    ways = [_turn, _cut, _insert, _overwrite, _double]
     if rng.random() < 0.03:
         return rng.choice(WHOLE)
     if content[:4] == b"PK\x03\x04":
@@ -76,8 +69,6 @@ def mutate(content: bytes, rng: Random) -> bytes:
         ways = [*ways, *[_repack_xz] * 4]
     elif _is_safetensors(content):
         ways = [*ways, *[_reheader] * 8]
-    elif _is_log(content):
-        ways = [*ways, *[_reframe] * 8]
     elif content[:1] in (b"{", b"["):
         ways = [*ways, *[_restructure] * 8, *[_reword] * 3]
     elif b"\0" not in content[:1000]:
@@ -87,7 +78,7 @@ def mutate(content: bytes, rng: Random) -> bytes:
     return content
 
 
-def _turn(content: bytes, rng: Random) -> bytes:
+def _turn(content, rng):
     changed = bytearray(content)
     for _ in range(rng.choice((1, 1, 2, 8))):
         if changed:
@@ -95,36 +86,36 @@ def _turn(content: bytes, rng: Random) -> bytes:
     return bytes(changed)
 
 
-def _place(content: bytes | bytearray, rng: Random) -> int:
+def _place(content, rng):
     """A place, rather near the beginning: that is where headers are."""
     end = rng.choice((16, 128, len(content)))
     return rng.randrange(max(1, min(end, len(content))))
 
 
-def _cut(content: bytes, rng: Random) -> bytes:
+def _cut(content, rng):
     first = rng.randrange(len(content) + 1)
     if rng.random() < 0.5:
         return content[:first]
     return content[:first] + content[first + rng.choice((1, 2, 8, 100)) :]
 
 
-def _insert(content: bytes, rng: Random) -> bytes:
+def _insert(content, rng):
     at = _place(content, rng)
     return content[:at] + rng.randbytes(rng.choice((1, 2, 8, 64))) + content[at:]
 
 
-def _overwrite(content: bytes, rng: Random) -> bytes:
+def _overwrite(content, rng):
     at = _place(content, rng)
     value = rng.choice((b"\xff" * 8, b"\xff" * 4, b"\0" * 8, b"\x7f" + b"\xff" * 3, b"\0\0\0\x80"))
     return content[:at] + value + content[at + len(value) :]
 
 
-def _double(content: bytes, rng: Random) -> bytes:
+def _double(content, rng):
     first, second = sorted(rng.randrange(len(content) + 1) for _ in range(2))
     return content[:second] + content[first:]
 
 
-def _reword(content: bytes, rng: Random) -> bytes:
+def _reword(content, rng):
     """Replace a word, a number or a quoted text."""
     text = content.decode("utf-8", "surrogateescape")
     results = list(_TOKEN.finditer(text[:200_000]))
@@ -136,7 +127,7 @@ def _reword(content: bytes, rng: Random) -> bytes:
     return changed.encode("utf-8", "surrogateescape")
 
 
-def _relined(content: bytes, rng: Random) -> bytes:
+def _relined(content, rng):
     """Move, double or take out a line."""
     lines = content.split(b"\n")
     line = lines.pop(rng.randrange(len(lines)))
@@ -145,7 +136,7 @@ def _relined(content: bytes, rng: Random) -> bytes:
     return b"\n".join(lines)
 
 
-def _restructure(content: bytes, rng: Random) -> bytes:
+def _restructure(content, rng):
     """Replace, remove or wrap a value of JSON, or of one line of JSON lines."""
     lines = content.split(b"\n")
     number = None
@@ -165,7 +156,7 @@ def _restructure(content: bytes, rng: Random) -> bytes:
     return b"\n".join(lines)
 
 
-def changed(value: Any, rng: Random) -> Any:
+def changed(value, rng):
     """Return a plain value with another value at one of its places."""
     if not isinstance(value, dict | list) or not value or rng.random() < 0.05:
         return [value] if rng.random() < 0.1 else rng.choice(NASTY)
@@ -186,82 +177,19 @@ def changed(value: Any, rng: Random) -> Any:
     return {key: changed(one, rng) if key == name else one for key, one in value.items()}
 
 
-def _is_safetensors(content: bytes) -> bool:
+def _is_safetensors(content):
     length = int.from_bytes(content[:8], "little")
     return content[8:9] == b"{" and 2 <= length <= len(content) - 8
 
 
-def _reheader(content: bytes, rng: Random) -> bytes:
+def _reheader(content, rng):
     """Change the header of a safetensors file, and give its length anew."""
     end = 8 + int.from_bytes(content[:8], "little")
     header = _restructure(content[8:end], rng)
     return len(header).to_bytes(8, "little") + header + content[end:]
 
 
-_HEAD, _LENGTH = struct.Struct("<IIB"), struct.Struct("<I")
-
-
-def _is_log(content: bytes) -> bool:
-    """Whether it is the log of a recorded worker (`mlxhog/arena/event_log.py`)."""
-    if len(content) < _HEAD.size:
-        return False
-    size, crc, kind = _HEAD.unpack_from(content)
-    return size > 0 and zlib.crc32(content[_HEAD.size : _HEAD.size + size], kind) == crc
-
-
-def _reframe(content: bytes, rng: Random) -> bytes:
-    """Change a piece of one record, or its kind, or move it; lengths and checksums then fit."""
-    records = []
-    while _is_log(content):
-        size, _, kind = _HEAD.unpack_from(content)
-        records.append((kind, content[_HEAD.size : _HEAD.size + size]))
-        content = content[_HEAD.size + size :]
-    if not records:  # another change came first
-        return content
-    at = rng.randrange(len(records))
-    kind, payload = records[at]
-    roll = rng.random()
-    if roll < 0.1:
-        kind = rng.randrange(6)
-    elif roll < 0.2:
-        records.insert(rng.randrange(len(records)), records[at])
-    else:
-        pieces = []
-        while payload:
-            (size,) = _LENGTH.unpack_from(payload)
-            pieces.append(payload[_LENGTH.size : _LENGTH.size + size])
-            payload = payload[_LENGTH.size + size :]
-        if pieces:
-            which = rng.randrange(len(pieces))
-            pieces[which] = _repiece(pieces[which], rng)
-        payload = b"".join(_LENGTH.pack(len(piece)) + piece for piece in pieces)
-    records[at] = kind, payload
-    return b"".join(
-        _HEAD.pack(len(payload), zlib.crc32(payload, kind), kind) + payload
-        for kind, payload in records
-    )
-
-
-def _repiece(piece: bytes, rng: Random) -> bytes:
-    """Change a piece; one that is packed, behind a byte or not, is packed again."""
-    for first in (0, 1):
-        try:
-            inner = zlib.decompress(piece[first:])
-        except zlib.error:
-            continue
-        inner = bytes(1 << 26) if rng.random() < 0.02 else mutate(inner, rng)
-        return piece[:first] + zlib.compress(inner, 1)
-    if piece[:1] == b"{":
-        return _restructure(piece, rng)
-    changed_bytes = bytearray(piece)
-    if piece:
-        value = rng.choice((bytes(8), b"\xff" * 8, b"\1" + bytes(7), b"\0\0\0\0\0\0\xf8\x7f"))
-        begin = rng.randrange(0, len(piece), 4)
-        changed_bytes[begin : begin + 8] = value[: len(piece) - begin]
-    return bytes(changed_bytes) if rng.random() < 0.9 else rng.choice((b"", piece[:-1], piece * 2))
-
-
-def _repack_zip(content: bytes, rng: Random) -> bytes:
+def _repack_zip(content, rng):
     """Change one entry of an archive, whose checksum then fits."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -278,18 +206,18 @@ def _repack_zip(content: bytes, rng: Random) -> bytes:
     return out.getvalue()
 
 
-def _repack_gzip(content: bytes, rng: Random) -> bytes:
+def _repack_gzip(content, rng):
     return gzip.compress(mutate(gzip.decompress(content), rng)) if _sound(content) else content[1:]
 
 
-def _repack_xz(content: bytes, rng: Random) -> bytes:
+def _repack_xz(content, rng):
     try:
         return lzma.compress(mutate(lzma.decompress(content), rng), preset=0)
     except (EOFError, lzma.LZMAError):
         return _turn(content, rng)
 
 
-def _sound(content: bytes) -> bool:
+def _sound(content):
     try:
         gzip.decompress(content)
     except Exception:  # a damaged one raises what it likes

@@ -6,15 +6,11 @@ a signal, an endless call or another exception is not. The call under way is pri
 run with the same seed and one call more to see it.
 """
 
-from __future__ import annotations
-
 import math
 import random
 import re
 import resource
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 
@@ -51,12 +47,12 @@ CPU_S = 60
 class Fuzz:
     """One seeded stream of calls."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed):
         self.random = random.Random(seed)
-        self.sizes: tuple[int, ...] = (1, 2)
+        self.sizes = (1, 2)
         self.hostile = 0.0  # the share of odd arguments in the call under way
 
-    def array(self, kind: str) -> Any:
+    def array(self, kind):
         """An array of the kind that a signature names, or nearly."""
         rng = self.random
         dtype = re.search(r"dtype=(\w+)", kind)
@@ -96,7 +92,7 @@ class Fuzz:
             result = raw[1:].view(result.dtype)[: result.size].reshape(result.shape)
         return result
 
-    def value(self, kind: str) -> Any:
+    def value(self, kind):
         """A value for a parameter of this kind."""
         rng = self.random
         if rng.random() < self.hostile / 20:
@@ -123,7 +119,7 @@ class Fuzz:
         result = getattr(_native, kind.rpartition(".")[2], None)
         return instance(result) if isinstance(result, type) else None
 
-    def call(self, function: Callable[..., Any], receiver: tuple[Any, ...]) -> None:
+    def call(self, function, receiver):
         """One call; every exception but ANSWERS is a fault."""
         self.hostile = self.random.choice((0.0, 0.0, 0.2, 0.6))
         self.sizes = tuple(self.random.choice(SIZES) for _ in range(self.random.choice((1, 1, 2))))
@@ -142,7 +138,7 @@ class Fuzz:
             pass
 
 
-def _split(text: str, mark: str) -> Iterator[str]:
+def _split(text, mark):
     """The parts of `text` between marks outside of brackets."""
     depth, start = 0, 0
     for at, letter in enumerate(text):
@@ -153,7 +149,7 @@ def _split(text: str, mark: str) -> Iterator[str]:
     yield text[start:].strip()
 
 
-def signature(function: Any) -> list[tuple[str, str, bool]]:
+def signature(function):
     """Name, kind and whether by keyword, of each parameter."""
     text = function.__nb_signature__[0][0]
     inside = text[text.index("(") + 1 : text.rindex(")", 0, text.rindex("->"))]
@@ -167,22 +163,22 @@ def signature(function: Any) -> list[tuple[str, str, bool]]:
     return results
 
 
-def _default_cut(kind: str) -> str:
+def _default_cut(kind):
     """A parameter's kind without its default value, which follows the last `=` outside brackets."""
     return next(_split(kind, "=")).strip()
 
 
-def board(workers: int = 1) -> np.ndarray:
+def board(workers=1):
     """Aligned zeros for a board, the ledger's words or a worker table."""
     raw = np.zeros(4096 + 128, np.uint8)
     return raw[-raw.ctypes.data % 128 :][:4096]
 
 
-def instance(kind: type) -> Any:
+def instance(kind):
     """A valid object of a native class."""
     f32, i32 = np.float32, np.int32
     pairs, rows = np.array([[0, 1, 0], [1, 0, 0]], i32), np.zeros((2, 16), f32)
-    makers: dict[str, Callable[[], Any]] = {
+    makers = {
         "Locks": lambda: _native.Locks(np.zeros(8, np.uint32), board(), 1, 1),
         "TicketLedger": ledger,
         "ClassicBoard": lambda: _native.ClassicBoard(board(), 1),
@@ -204,7 +200,7 @@ def instance(kind: type) -> Any:
     return makers[kind.__name__]() if kind.__name__ in makers else None
 
 
-def ledger() -> _native.TicketLedger:
+def ledger():
     """A ledger on memory of random words, more often than not corrupt."""
     words, slots = board()[:640], np.zeros(8, np.uint64)
     for at in range(0, 640, 128):
@@ -215,9 +211,9 @@ def ledger() -> _native.TicketLedger:
     return _native.TicketLedger(words, slots)
 
 
-def targets() -> list[tuple[str, Any, Any]]:
+def targets():
     """Every native function, constructor and method, with the class whose method it is."""
-    results: list[tuple[str, Any, Any]] = []
+    results = []
     for module in (_native, _native.ops):
         for name, value in vars(module).items():
             if isinstance(value, type):
@@ -229,7 +225,7 @@ def targets() -> list[tuple[str, Any, Any]]:
     return results
 
 
-def main(seed: int, calls: int) -> None:
+def main(seed, calls):
     """Make the calls; ends normally if each of them did."""
     limit_memory(MEMORY)
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))

@@ -75,17 +75,17 @@ class Subject:
     weight: int = 4
 
 
-def text_file(name: str, content: str | bytes) -> Callable[[Path], Iterable[Path]]:
-    def write(folder: Path) -> Iterable[Path]:
+def text_file(name, content):
+    def write(folder):
         (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
         return [folder / name]
 
     return write
 
 
-def yaml_file(name: str, value: object) -> Callable[[Path], Iterable[Path]]:
+def yaml_file(name, value):
     return text_file(name, yaml.safe_dump(value, sort_keys=False))
 
 
-def json_file(name: str, value: object) -> Callable[[Path], Iterable[Path]]:
+def json_file(name, value):
     return text_file(name, json.dumps(value, indent=1))

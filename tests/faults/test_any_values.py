@@ -1,19 +1,16 @@
 """Whatever value or text stands in a file, its reader returns or raises one of our errors."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
-from typing import Any
 
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
+from mlxhog.base import plain_json, plain_yaml
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
 from mlxhog.config.sources import of_keywords, resolve
 from mlxhog.errors import ConfigError, StudyError
-from mlxhog.files import plain_json, plain_yaml
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.search.space import to_space
 from mlxhog.mad.study.store import StudyRecord
@@ -47,7 +44,7 @@ LAYERS = st.from_regex(
 
 @same_every_time
 @given(st.dictionaries(st.sampled_from(OPTIONS), values, min_size=1, max_size=3))
-def test_options_take_any_value_or_refuse_it(chosen: dict[str, Any]) -> None:
+def test_options_take_any_value_or_refuse_it(chosen):
     with contextlib.suppress(ConfigError):
         config = resolve(TrainConfig, [of_keywords("conf.yaml:1", chosen)])
         again = plain_yaml.entries(config.to_yaml()) or []
@@ -58,9 +55,7 @@ def test_options_take_any_value_or_refuse_it(chosen: dict[str, Any]) -> None:
 
 @same_every_time
 @given(st.sampled_from([LARGE, V1, MAD]), st.data(), values)
-def test_a_model_takes_any_value_or_refuses_it(
-    fields: dict[str, Any], data: st.DataObject, value: object
-) -> None:
+def test_a_model_takes_any_value_or_refuses_it(fields, data, value):
     inside = fields.get("model", fields)
     name = data.draw(st.sampled_from(sorted(inside)))
     spoilt = {**inside, name: value}
@@ -73,21 +68,21 @@ def test_a_model_takes_any_value_or_refuses_it(
 @given(
     values, st.sampled_from(["depth", "mixers", "channels", "defaults", "budget", "start", "dim"])
 )
-def test_a_space_takes_any_value_or_refuses_it(value: object, name: str) -> None:
+def test_a_space_takes_any_value_or_refuses_it(value, name):
     with contextlib.suppress(ConfigError):
         to_space({"depth": 2, "mixers": ["mlstm"], "channels": ["swiglu"], name: value})
 
 
 @same_every_time
 @given(st.one_of(LAYERS, st.text(max_size=40)))
-def test_a_line_of_layers_is_read_or_refused(line: str) -> None:
+def test_a_line_of_layers_is_read_or_refused(line):
     with contextlib.suppress(ConfigError):
         assert parse(line)
 
 
 @same_every_time
 @given(st.one_of(st.text(), st.text("[]{}:,-&*!|>'\"\\# \n\ta1.%?=<~", max_size=60)))
-def test_any_text_is_plain_yaml_or_is_none(text: str) -> None:
+def test_any_text_is_plain_yaml_or_is_none(text):
     for read in (plain_yaml.loads, plain_yaml.entries):
         with contextlib.suppress(plain_yaml.NotYaml):
             read(text)
@@ -95,7 +90,7 @@ def test_any_text_is_plain_yaml_or_is_none(text: str) -> None:
 
 @same_every_time
 @given(st.one_of(st.text(), st.binary(), st.text('[]{}:,"\\u01de-.+ntrf', max_size=60)))
-def test_any_text_is_plain_json_or_is_none(text: str | bytes) -> None:
+def test_any_text_is_plain_json_or_is_none(text):
     with contextlib.suppress(ValueError):
         value = plain_json.loads(text)
         assert plain_json.loads(plain_json.dumps(value)) == value
@@ -103,8 +98,8 @@ def test_any_text_is_plain_json_or_is_none(text: str | bytes) -> None:
 
 @same_every_time
 @given(st.sampled_from(RECORDED), values)
-def test_a_record_of_a_run_takes_any_value_or_refuses_it(name: str, value: object) -> None:
-    entry: dict[str, Any] = dict.fromkeys(RECORDED, "x")
+def test_a_record_of_a_run_takes_any_value_or_refuses_it(name, value):
+    entry = dict.fromkeys(RECORDED, "x")
     entry |= dict.fromkeys(("acc_token", "acc_macro", "ceiling", "loss", "seconds"), 1.0)
     entry |= {"val_token": None, "val_macro": None, "steps": 1, "params": 1, "state": 1}
     entry |= {"by_length": (), "solved": None}

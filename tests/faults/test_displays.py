@@ -1,7 +1,5 @@
 """Output that cannot be written: work goes on, what only tells ends, and the exit code says so."""
 
-from __future__ import annotations
-
 import errno
 import io
 import json
@@ -16,7 +14,6 @@ from mlxhog import train
 from mlxhog.arena.worker_pool import Death, WorkerProcess
 from mlxhog.checkpoint import checkpoint, run
 from mlxhog.cli import main
-from mlxhog.report.metrics import Progress, Result
 from mlxhog.report.streams import LastingStream, OutputLost
 from tests.faults.broken import broken_pipe
 from tests.training.small import small_config
@@ -26,11 +23,11 @@ from tests.training.test_bad_days import flags
 class Refusing(io.StringIO):
     """A stream that takes some text, then none."""
 
-    def __init__(self, accepted: int, number: int) -> None:
+    def __init__(self, accepted, number):
         super().__init__()
         self.left, self.number = accepted, number
 
-    def write(self, text: str) -> int:
+    def write(self, text):
         self.left -= 1
         if self.left < 0:
             raise OSError(self.number, "refused")
@@ -38,7 +35,7 @@ class Refusing(io.StringIO):
 
 
 @pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC, errno.EIO])
-def test_a_stream_that_refuses_text_falls_silent(number: int) -> None:
+def test_a_stream_that_refuses_text_falls_silent(number):
     behind = Refusing(1, number)
     stream = LastingStream(behind)
     for text in ("one", "two", "three"):
@@ -49,16 +46,16 @@ def test_a_stream_that_refuses_text_falls_silent(number: int) -> None:
     assert stream.failure.errno == number
 
 
-def test_a_stream_that_is_all_a_command_has_to_do_ends_it() -> None:
+def test_a_stream_that_is_all_a_command_has_to_do_ends_it():
     stream = LastingStream(Refusing(0, errno.EPIPE), ends=True)
     with pytest.raises(OutputLost):
         stream.write("one")
 
 
-def test_an_observer_whose_pipe_is_closed_does_not_end_the_training(tmp_path: Path) -> None:
+def test_an_observer_whose_pipe_is_closed_does_not_end_the_training(tmp_path):
     calls = []
 
-    def observe(progress: Progress) -> None:
+    def observe(progress):
         calls.append(progress)
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
@@ -68,9 +65,7 @@ def test_an_observer_whose_pipe_is_closed_does_not_end_the_training(tmp_path: Pa
     assert result.checkpoint is not None
 
 
-def test_a_process_is_spawned_where_the_reader_of_the_output_has_left(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_process_is_spawned_where_the_reader_of_the_output_has_left(monkeypatch):
     """As when a worker is replaced while a program that prints to a closed pipe trains."""
     with broken_pipe() as pipe:
         monkeypatch.setattr(sys, "stdout", pipe)
@@ -80,9 +75,7 @@ def test_a_process_is_spawned_where_the_reader_of_the_output_has_left(
     assert process.reap(None) == Death(0)
 
 
-def test_training_goes_on_without_the_pipe_of_its_progress(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_training_goes_on_without_the_pipe_of_its_progress(tmp_path, monkeypatch, capsys):
     config = small_config(tmp_path, steps=3)
     with broken_pipe() as pipe:
         monkeypatch.setattr(sys, "stderr", pipe)
@@ -90,9 +83,7 @@ def test_training_goes_on_without_the_pipe_of_its_progress(
     assert json.loads(capsys.readouterr().out)["status"] == "done"
 
 
-def test_training_whose_result_nobody_reads_is_saved_and_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_training_whose_result_nobody_reads_is_saved_and_says_so(tmp_path, monkeypatch, capsys):
     config = small_config(tmp_path, steps=3)
     with broken_pipe() as pipe:
         monkeypatch.setattr(sys, "stdout", pipe)
@@ -104,14 +95,12 @@ def test_training_whose_result_nobody_reads_is_saved_and_says_so(
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Result:
+def trained(tmp_path_factory):
     return train(small_config(tmp_path_factory.mktemp("trained"), steps=2))
 
 
 @pytest.mark.slow
-def test_generate_stops_when_its_reader_leaves_and_says_so(
-    trained: Result, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_generate_stops_when_its_reader_leaves_and_says_so(trained, monkeypatch, capsys):
     with broken_pipe() as pipe:
         monkeypatch.setattr(sys, "stdout", pipe)
         assert main(["generate", trained.run, "--max-new-tokens", "1000000"]) == 3
@@ -119,9 +108,7 @@ def test_generate_stops_when_its_reader_leaves_and_says_so(
 
 
 @pytest.mark.slow
-def test_a_reader_that_leaves_a_list_had_what_it_wanted(
-    trained: Result, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_reader_that_leaves_a_list_had_what_it_wanted(trained, monkeypatch, capsys):
     with broken_pipe() as pipe:
         monkeypatch.setattr(sys, "stdout", pipe)
         assert main(["runs", "--out", str(Path(trained.run).parent)]) == 0
@@ -129,7 +116,7 @@ def test_a_reader_that_leaves_a_list_had_what_it_wanted(
 
 
 @pytest.mark.slow
-def test_a_command_with_closed_standard_streams_trains(tmp_path: Path) -> None:
+def test_a_command_with_closed_standard_streams_trains(tmp_path):
     """Files that it opens would else get the numbers of these streams, and workers write there."""
     config = small_config(tmp_path, steps=3)
     command = [sys.executable, "-m", "mlxhog", "train", *flags(config)]

@@ -1,9 +1,6 @@
 """An error of a program in itself ends a run with its text at once; others cost a restart."""
 
-from __future__ import annotations
-
 import json
-from pathlib import Path
 
 import pytest
 
@@ -27,7 +24,7 @@ TEXTS = {
 
 
 @pytest.fixture(autouse=True)
-def faulty(monkeypatch: pytest.MonkeyPatch) -> None:
+def faulty(monkeypatch):
     monkeypatch.setattr(worker, "main", faulty_worker.main)
 
 
@@ -36,9 +33,7 @@ def faulty(monkeypatch: pytest.MonkeyPatch) -> None:
     [*TEXTS, EARLY + 1],
     ids=[*(text.split(":")[0] for text in TEXTS.values()), "while it starts"],
 )
-def test_a_fault_in_a_worker_ends_the_run_at_once_with_its_text_and_what_it_reached(
-    tmp_path: Path, seed: int
-) -> None:
+def test_a_fault_in_a_worker_ends_the_run_at_once_with_its_text_and_what_it_reached(tmp_path, seed):
     with pytest.raises(WorkerFailed, match=TEXTS[seed % EARLY]) as failure:
         train(small_config(tmp_path, seed=seed, workers="mlx:cpu"))
     (run,) = (tmp_path / "runs").iterdir()
@@ -53,14 +48,12 @@ def test_a_fault_in_a_worker_ends_the_run_at_once_with_its_text_and_what_it_reac
 
 
 @pytest.mark.parametrize("seed", faulty_worker.PASSING)
-def test_an_error_that_may_have_passed_costs_a_restart(tmp_path: Path, seed: int) -> None:
+def test_an_error_that_may_have_passed_costs_a_restart(tmp_path, seed):
     result = train(small_config(tmp_path, seed=seed, workers="mlx:cpu"))
     assert (result.status, result.restarts) == ("done", 1)
 
 
-def test_a_fault_in_a_classic_worker_ends_the_run_at_once_with_its_text(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_fault_in_a_classic_worker_ends_the_run_at_once_with_its_text(monkeypatch):
     monkeypatch.setattr(small, "build", faulty_worker.classic_kernel)
     with pytest.raises(WorkerFailed, match=rf"worker \d ended with an error .*: {TEXTS[1]}"):
         classic_train(small.hinge(), ClassicConfig(workers=2, epochs=1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import _posixshmem  # type: ignore[import-not-found]
+import _posixshmem
 import contextlib
 import errno
 import os
@@ -12,23 +12,19 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import pytest
 
 from mlxhog import cli, train
 from mlxhog.arena import event_log, requests, segment
+from mlxhog.base import durable
 from mlxhog.checkpoint import checkpoint, creation
 from mlxhog.checkpoint import run as runs
 from mlxhog.data.stream import StreamWriter, append_examples
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import ArenaError, EnvironmentLacks
-from mlxhog.files import durable
 from mlxhog.mad.study.store import LineFile, Store
-from mlxhog.report.metrics import Progress
 from mlxhog.training import reporting, trainer
 from tests.checkpoint.conftest import names, save
 from tests.pairs import each_of
@@ -43,23 +39,21 @@ REFUSALS = (
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> runs.Run:
+def run(tmp_path):
     return creation.create(tmp_path / "runs", "small")
 
 
-def refuse(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+def refuse(monkeypatch, number):
     """Let the system refuse to flush anything to the disk."""
 
-    def fail(descriptor: int) -> None:
+    def fail(descriptor):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "fsync", fail)
 
 
 @pytest.mark.parametrize("number", REFUSALS)
-def test_a_refused_write_is_said_in_words_and_the_old_file_stands(
-    run: runs.Run, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
+def test_a_refused_write_is_said_in_words_and_the_old_file_stands(run, monkeypatch, number):
     save(run, 10)
     journal = LineFile(run.directory / "journal.jsonl")
     journal.append({"n": 1})
@@ -78,7 +72,7 @@ def test_a_refused_write_is_said_in_words_and_the_old_file_stands(
 
 
 @contextlib.contextmanager
-def file_size_limit(n_bytes: int) -> Iterator[None]:
+def file_size_limit(n_bytes):
     """Let the system refuse to make a file longer, as a full disk does: amid a write."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
@@ -88,13 +82,11 @@ def file_size_limit(n_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@each_of("name", ["metrics", "events", "samples", "study", "examples", "log", "own log"])
-def test_a_log_keeps_nothing_of_what_the_disk_refused_in_part(tmp_path: Path, name: str) -> None:
+@each_of("name", ["metrics", "events", "samples", "study", "examples", "log"])
+def test_a_log_keeps_nothing_of_what_the_disk_refused_in_part(tmp_path, name):
     run, store, log = runs.Run(tmp_path), Store(tmp_path), tmp_path / "worker-0.log"
     StreamWriter(tmp_path, ByteTokenizer(), seq_len=9000, batch_size=1).accept_examples()
-    log.touch()
-    own = event_log.Log(log)
-    appends: dict[str, tuple[Path, Callable[[str], None]]] = {
+    appends = {
         "metrics": (run.metrics_path, lambda text: run.append_metrics({"text": text})),
         "events": (run.events_path, lambda text: run.append_event({"text": text})),
         "samples": (run.samples_path, run.append_sample),
@@ -109,7 +101,6 @@ def test_a_log_keeps_nothing_of_what_the_disk_refused_in_part(tmp_path: Path, na
             ),
         ),
         "log": (log, lambda text: event_log.append(log, event_log.Begin(text, 1, ""))),
-        "own log": (log, lambda text: own.append(event_log.Begin(text, 1, ""))),
     }
     path, append = appends[name]
     append("x" * 100)
@@ -120,10 +111,9 @@ def test_a_log_keeps_nothing_of_what_the_disk_refused_in_part(tmp_path: Path, na
     ):
         append("y" * 6000)  # fits into a buffer
     assert path.read_bytes() == before
-    os.close(own.fd)
 
 
-def test_a_link_planted_under_a_part_name_is_not_followed(tmp_path: Path) -> None:
+def test_a_link_planted_under_a_part_name_is_not_followed(tmp_path):
     victim, target = tmp_path / "victim", tmp_path / "run.json"
     victim.write_text("mine")
     target.with_name(f"run.json.{os.getpid()}.part").symlink_to(victim)
@@ -132,7 +122,7 @@ def test_a_link_planted_under_a_part_name_is_not_followed(tmp_path: Path) -> Non
     assert not target.is_symlink()
 
 
-def test_checkpoints_go_in_the_order_in_which_they_were_saved(run: runs.Run) -> None:
+def test_checkpoints_go_in_the_order_in_which_they_were_saved(run):
     """Not by the time of their files, which a copy or a wrong clock changes."""
     for step in (30, 10):
         save(run, step)
@@ -141,9 +131,7 @@ def test_checkpoints_go_in_the_order_in_which_they_were_saved(run: runs.Run) -> 
     assert names(run) == ["latest", "step-00000010", "step-00000020"]
 
 
-def test_a_link_among_checkpoints_is_dropped_and_not_what_it_points_to(
-    run: runs.Run, tmp_path: Path
-) -> None:
+def test_a_link_among_checkpoints_is_dropped_and_not_what_it_points_to(run, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     os.rename(save(run, 10), elsewhere)
     (run.checkpoints / "step-00000010").symlink_to(elsewhere)
@@ -153,14 +141,12 @@ def test_a_link_among_checkpoints_is_dropped_and_not_what_it_points_to(
 
 
 @pytest.mark.slow
-def test_a_run_whose_folder_is_moved_trains_on_and_says_so_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_whose_folder_is_moved_trains_on_and_says_so_once(tmp_path, monkeypatch):
     monkeypatch.setattr(reporting, "METRICS_S", 0.0)
     monkeypatch.setattr(reporting, "REPORT_S", 0.0)
-    messages: list[str] = []
+    messages = []
 
-    def move(progress: Progress) -> None:
+    def move(progress):
         messages.append(progress.message or "")
         for outcome in runs.list_runs(tmp_path / "runs"):
             if progress.step > 0:
@@ -177,12 +163,10 @@ def test_a_run_whose_folder_is_moved_trains_on_and_says_so_once(
 
 
 @pytest.mark.parametrize("number", [errno.ENOENT, errno.EROFS, errno.EACCES])
-def test_without_shared_memory_an_arena_is_a_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
+def test_without_shared_memory_an_arena_is_a_file(tmp_path, monkeypatch, number):
     """As in a container without /dev/shm, or with one that is read-only."""
 
-    def refuse(*_: object, **__: object) -> int:
+    def refuse(*_, **__):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(_posixshmem, "shm_open", refuse)
@@ -205,7 +189,7 @@ def test_a_limit_on_the_size_of_files_is_named(tmp_path: Path, command: str) -> 
         "mad data": ["--task=M", "--train-rows=30000", f"--out={tmp_path / 'rows.npz'}"],
     }
 
-    def limit() -> None:
+    def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 
     process = subprocess.run(
@@ -224,15 +208,15 @@ def test_a_limit_on_the_size_of_files_is_named(tmp_path: Path, command: str) -> 
 
 @pytest.mark.parametrize("squat", [Path.touch, lambda path: path.symlink_to("/")])
 def test_something_in_the_place_of_the_directory_of_sockets_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, squat: Any
-) -> None:
+    tmp_path, monkeypatch, squat
+):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     squat(tmp_path / f"mlxhog-{os.getuid()}")
     with pytest.raises(ArenaError, match="is not a directory of this user"):
         requests.socket_path(tmp_path / ("long" * 40))
 
 
-def test_a_checkpoint_of_before_the_order_was_kept_counts_as_older(run: runs.Run) -> None:
+def test_a_checkpoint_of_before_the_order_was_kept_counts_as_older(run):
     first = save(run, 30)
     (first / "state.json").write_text('{"format": 1}')
     second = save(run, 10)
@@ -254,14 +238,14 @@ MORE_READERS = {
 
 
 @pytest.mark.slow
-def test_a_pipe_in_place_of_any_file_of_a_run_never_holds_up_a_command(tmp_path: Path) -> None:
+def test_a_pipe_in_place_of_any_file_of_a_run_never_holds_up_a_command(tmp_path):
     config = small_config(tmp_path, workers="mlx:cpu", determinism="record", steps=2)
     run = Path(train(config, observer=None).run)
 
     class Waits(BaseException):  # an OSError would be answered in words
         pass
 
-    def late(number: int, frame: FrameType | None) -> None:
+    def late(number, frame):
         raise Waits
 
     names = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}

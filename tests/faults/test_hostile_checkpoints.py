@@ -1,24 +1,20 @@
 """What a checkpoint's directory may do to the program that opens or converts it: nothing."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
 import zipfile
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from mlxhog.base import reading
 from mlxhog.checkpoint import checkpoint, creation, formats, manifest
 from mlxhog.checkpoint.formats.converting import Conversion, convert
 from mlxhog.data import tokenizers
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import CheckpointError, ConfigError, DataError, MlxhogError
-from mlxhog.files import reading
 from mlxhog.models import families
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from tests.own_plugins import mlxhog
@@ -29,7 +25,7 @@ HUGE = 200 * 10**9
 
 
 @pytest.fixture
-def ours(tmp_path: Path) -> Path:
+def ours(tmp_path):
     """A checkpoint of ours."""
     return checkpoint.save(
         creation.create(tmp_path, "a"),
@@ -43,16 +39,14 @@ def ours(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def foreign(tmp_path: Path, ours: Path) -> Path:
+def foreign(tmp_path, ours):
     """A directory of transformers, which has no manifest."""
     convert(formats.open(ours), tmp_path / "hf", Conversion(to="hf"))
     return tmp_path / "hf"
 
 
 @pytest.mark.parametrize("name", ["vocab.json", "tokenizer_config.json", "chat_template.jinja"])
-def test_convert_copies_nothing_from_outside_of_the_checkpoint(
-    tmp_path: Path, foreign: Path, name: str
-) -> None:
+def test_convert_copies_nothing_from_outside_of_the_checkpoint(tmp_path, foreign, name):
     (tmp_path / "secret").write_text('{"bos_token": "x"}')
     (foreign / name).unlink(missing_ok=True)
     (foreign / name).symlink_to("../secret")
@@ -61,7 +55,7 @@ def test_convert_copies_nothing_from_outside_of_the_checkpoint(
     assert not (tmp_path / "new").exists()
 
 
-def test_the_cache_of_the_hub_opens_and_converts(tmp_path: Path, foreign: Path) -> None:
+def test_the_cache_of_the_hub_opens_and_converts(tmp_path, foreign):
     """The layout of huggingface_hub: every file is a link to ../../blobs/DIGEST."""
     repository = tmp_path / "models--a--b"
     snapshot = repository / "snapshots" / "0123abcd"
@@ -78,9 +72,7 @@ def test_the_cache_of_the_hub_opens_and_converts(tmp_path: Path, foreign: Path) 
     assert tokenizers.load(tmp_path / "of-named").sha256 == ByteTokenizer().sha256
 
 
-def test_links_within_the_directory_and_to_tensors_elsewhere_are_followed(
-    tmp_path: Path, foreign: Path
-) -> None:
+def test_links_within_the_directory_and_to_tensors_elsewhere_are_followed(tmp_path, foreign):
     (foreign / "config.json").rename(foreign / "real.json")
     (foreign / "config.json").symlink_to("real.json")
     (foreign / "model.safetensors").rename(tmp_path / "elsewhere.safetensors")
@@ -97,9 +89,7 @@ def test_links_within_the_directory_and_to_tensors_elsewhere_are_followed(
         ("model.safetensors.index.json", CheckpointError),
     ],
 )
-def test_a_sparse_file_of_200_gb_is_refused_unread(
-    tmp_path: Path, foreign: Path, name: str, error: type[MlxhogError]
-) -> None:
+def test_a_sparse_file_of_200_gb_is_refused_unread(tmp_path, foreign, name, error):
     if name.endswith("index.json"):
         (foreign / "model.safetensors").unlink()
     (foreign / name).touch()
@@ -108,7 +98,7 @@ def test_a_sparse_file_of_200_gb_is_refused_unread(
         convert(formats.open(foreign), tmp_path / "new", Conversion(to="xlstm"))
 
 
-def test_a_tokenizer_of_200_gb_and_one_that_never_ends_are_refused(tmp_path: Path) -> None:
+def test_a_tokenizer_of_200_gb_and_one_that_never_ends_are_refused(tmp_path):
     file, fifo = tmp_path / "a" / "tokenizer.json", tmp_path / "b.json"
     file.parent.mkdir()
     file.touch()
@@ -120,7 +110,7 @@ def test_a_tokenizer_of_200_gb_and_one_that_never_ends_are_refused(tmp_path: Pat
         reading.read_small(fifo)
 
 
-def test_the_command_refuses_a_sparse_file_in_one_line(tmp_path: Path, foreign: Path) -> None:
+def test_the_command_refuses_a_sparse_file_in_one_line(tmp_path, foreign):
     (foreign / "tokenizer.json").unlink()
     (foreign / "vocab.json").touch()
     os.truncate(foreign / "vocab.json", HUGE)
@@ -133,7 +123,7 @@ def test_the_command_refuses_a_sparse_file_in_one_line(tmp_path: Path, foreign: 
 # -- digests ---------------------------------------------------------------------------------------
 
 
-def flip_a_bit(path: Path) -> None:
+def flip_a_bit(path):
     with path.open("r+b") as file:
         file.seek(-1, os.SEEK_END)
         last = file.read(1)[0]
@@ -141,9 +131,7 @@ def flip_a_bit(path: Path) -> None:
         file.write(bytes([last ^ 1]))
 
 
-def test_one_bit_in_the_tensors_of_ours_is_noticed_by_open_and_convert(
-    tmp_path: Path, ours: Path
-) -> None:
+def test_one_bit_in_the_tensors_of_ours_is_noticed_by_open_and_convert(tmp_path, ours):
     flip_a_bit(ours / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"model\.safetensors has digest .*, expected "):
         formats.open(ours)
@@ -153,7 +141,7 @@ def test_one_bit_in_the_tensors_of_ours_is_noticed_by_open_and_convert(
     assert not (tmp_path / "new").exists()
 
 
-def test_tensors_that_the_manifest_does_not_list_are_refused(ours: Path) -> None:
+def test_tensors_that_the_manifest_does_not_list_are_refused(ours):
     record = manifest.read(ours)
     (ours / manifest.NAME).unlink()
     (ours / "model.safetensors").rename(ours.parent / "kept")
@@ -164,9 +152,7 @@ def test_tensors_that_the_manifest_does_not_list_are_refused(ours: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["/etc/hostname", "../lock", "huge.bin"])
-def test_a_manifest_makes_nothing_be_read_elsewhere_nor_anything_huge(
-    ours: Path, name: str
-) -> None:
+def test_a_manifest_makes_nothing_be_read_elsewhere_nor_anything_huge(ours, name):
     record = json.loads((ours / manifest.NAME).read_bytes())
     (ours / "huge.bin").touch()
     os.truncate(ours / "huge.bin", HUGE)
@@ -179,7 +165,7 @@ def test_a_manifest_makes_nothing_be_read_elsewhere_nor_anything_huge(
         formats.open(ours)
 
 
-def test_moments_are_not_read_for_the_weights_alone(ours: Path) -> None:
+def test_moments_are_not_read_for_the_weights_alone(ours):
     flip_a_bit(ours / "optimizer.safetensors")
     formats.open(ours)
     with pytest.raises(CheckpointError, match=r"optimizer\.safetensors has digest"):
@@ -194,7 +180,7 @@ def test_moments_are_not_read_for_the_weights_alone(ours: Path) -> None:
         b"", b"(" * 100_000,
     ],
 )  # fmt: skip
-def test_whatever_torch_raises_for_a_damaged_pickle_is_ours(tmp_path: Path, pickled: bytes) -> None:
+def test_whatever_torch_raises_for_a_damaged_pickle_is_ours(tmp_path, pickled):
     path = tmp_path / "model.pt"
     torch.save({"a": torch.zeros(2)}, path)
     with zipfile.ZipFile(path) as archive:
@@ -209,9 +195,7 @@ def test_whatever_torch_raises_for_a_damaged_pickle_is_ours(tmp_path: Path, pick
 @each_of(
     "content", [b"\xff\xfe\x00", b"../../x", b"..", b"a\x1b[2Jb", b"x" * 10_000, b"x" * 300, b"\0"]
 )
-def test_a_latest_that_names_no_directory_is_refused_with_a_way_out(
-    tmp_path: Path, content: bytes
-) -> None:
+def test_a_latest_that_names_no_directory_is_refused_with_a_way_out(tmp_path, content):
     folder = creation.create(tmp_path, "r")
     (folder.checkpoints / "latest").write_bytes(content)
     with pytest.raises(CheckpointError, match="latest must have the name of a checkpoint"):
@@ -230,9 +214,7 @@ def test_a_latest_that_names_no_directory_is_refused_with_a_way_out(
         ({"files": {"x": {"bytes": 1}}}, "has no digest of 'x'"),
     ],
 )
-def test_a_manifest_with_a_digest_that_fits_may_still_be_none(
-    tmp_path: Path, changes: dict[str, Any], message: str
-) -> None:
+def test_a_manifest_with_a_digest_that_fits_may_still_be_none(tmp_path, changes, message):
     manifest.write(tmp_path, 3, {})
     record = json.loads((tmp_path / manifest.NAME).read_bytes()) | changes
     record["sha256"] = manifest._own_digest(record)
@@ -242,7 +224,7 @@ def test_a_manifest_with_a_digest_that_fits_may_still_be_none(
 
 
 @pytest.mark.parametrize("largest", [2**32 - 1, 10**9])
-def test_a_tokenizer_with_an_id_of_billions_takes_no_memory(tmp_path: Path, largest: int) -> None:
+def test_a_tokenizer_with_an_id_of_billions_takes_no_memory(tmp_path, largest):
     for name, content in tokenizers.ByteTokenizer().files().items():
         (tmp_path / name).write_bytes(content)
     path = tmp_path / "tokenizer.json"

@@ -1,19 +1,17 @@
 """Files that were made to break their reader: refused in words, soon, and in little memory."""
 
-from __future__ import annotations
-
 import io
 import json
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from mlxhog import cli
+from mlxhog.base import plain_json, verdicts
 from mlxhog.checkpoint import creation
 from mlxhog.checkpoint import run as runs
 from mlxhog.config.config import TrainConfig
@@ -29,8 +27,6 @@ from mlxhog.errors import (
     StudyError,
     shown,
 )
-from mlxhog.files import plain_json
-from mlxhog.machine import verdicts
 from mlxhog.mad.search import space as space_file
 from mlxhog.mad.study import store, study
 from mlxhog.mad.tasks import dataset as files
@@ -65,9 +61,7 @@ from tests.pairs import each_of
         ("lr: " + "x" * 100_000, "lr is 'xxx"),
     ],
 )
-def test_a_config_that_is_no_plain_yaml_is_refused_with_its_line(
-    tmp_path: Path, text: str, message: str
-) -> None:
+def test_a_config_that_is_no_plain_yaml_is_refused_with_its_line(tmp_path, text, message):
     path = tmp_path / "conf.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError) as caught:
@@ -76,7 +70,7 @@ def test_a_config_that_is_no_plain_yaml_is_refused_with_its_line(
     assert len(str(caught.value)) < 1000
 
 
-def test_a_yaml_file_of_many_megabytes_is_refused_before_it_is_parsed(tmp_path: Path) -> None:
+def test_a_yaml_file_of_many_megabytes_is_refused_before_it_is_parsed(tmp_path):
     path = tmp_path / "large.yaml"
     with path.open("wb") as file:
         file.truncate(1 << 40)  # sparse
@@ -101,12 +95,12 @@ def test_a_yaml_file_of_many_megabytes_is_refused_before_it_is_parsed(tmp_path: 
         ('"\\ud800"', "half a character"),
     ],
 )
-def test_json_that_nothing_can_handle_is_a_value_error(text: str, message: str) -> None:
+def test_json_that_nothing_can_handle_is_a_value_error(text, message):
     with pytest.raises(ValueError, match=message):
         plain_json.loads(text)
 
 
-def test_a_record_of_json_lines_may_hold_nan_beside_its_text(tmp_path: Path) -> None:
+def test_a_record_of_json_lines_may_hold_nan_beside_its_text(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "hello", "score": NaN}\n')
     assert list(corpora.find(str(path)).documents()) == [b"hello"]
@@ -120,14 +114,14 @@ def test_a_record_of_json_lines_may_hold_nan_beside_its_text(tmp_path: Path) -> 
 
 @each_of("value", [9e15, 9_000_000_000_000_000, 10**300, 2**40, "9e15", -1, 0, True])
 @each_of("field", ["num_heads", "hidden_size", "num_hidden_layers"])
-def test_a_size_beyond_reason_is_refused_at_once(field: str, value: Any) -> None:
+def test_a_size_beyond_reason_is_refused_at_once(field, value):
     with pytest.raises(ConfigError, match=field):
         families.read({**LARGE, field: value})
 
 
 @each_of("value", [float("nan"), float("inf"), 1e300, -1.0, "nan", "1e999"])
 @each_of("field", ["norm_eps", "qk_dim_factor", "gate_soft_cap", "ffn_proj_factor"])
-def test_a_number_that_is_none_is_refused_by_name(field: str, value: Any) -> None:
+def test_a_number_that_is_none_is_refused_by_name(field, value):
     with pytest.raises(ConfigError, match=field):
         families.read({**LARGE, field: value})
 
@@ -141,7 +135,7 @@ def test_a_number_that_is_none_is_refused_by_name(field: str, value: Any) -> Non
         {"slstm_block": {"slstm": {}, "feedforward": {"proj_factor": 1e29}}},
     ],
 )  # fmt: skip
-def test_v1_refuses_what_it_cannot_build(changes: dict[str, Any]) -> None:
+def test_v1_refuses_what_it_cannot_build(changes):
     with pytest.raises(ConfigError):
         families.read({**V1, **changes})
 
@@ -154,12 +148,12 @@ def test_v1_refuses_what_it_cannot_build(changes: dict[str, Any]) -> None:
         [{"repeat": 9e15, "layers": ["mlstm"]}], [[["mlstm"]]],
     ],
 )  # fmt: skip
-def test_mad_refuses_layers_beyond_reason(layers: Any) -> None:
+def test_mad_refuses_layers_beyond_reason(layers):
     with pytest.raises(ConfigError):
         families.read({"version": 1, "model": {"dim": 16, "layers": layers}})
 
 
-def test_a_choice_of_every_combination_of_long_lists_is_refused() -> None:
+def test_a_choice_of_every_combination_of_long_lists_is_refused():
     hundred = list(range(1, 101))
     mixer = {"type": "mamba", "expand": hundred, "states": hundred, "conv": hundred}
     with pytest.raises(ConfigError, match="mamba has 1000000 combinations of its numbers"):
@@ -171,7 +165,7 @@ def test_a_choice_of_every_combination_of_long_lists_is_refused() -> None:
 # -- MAD, runs, studies, doctor --------------------------------------------------------------------
 
 
-def _npz(path: Path, header: bytes, *, rest: bytes = b"") -> None:
+def _npz(path, header, *, rest=b""):
     """One array with a header of one's own, in an archive whose checksums fit."""
     npy = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + rest
     with zipfile.ZipFile(path, "w") as archive:
@@ -191,15 +185,13 @@ def _npz(path: Path, header: bytes, *, rest: bytes = b"") -> None:
         b"\xff" * 50,
     ],
 )
-def test_an_npz_with_a_header_of_its_own_is_refused_before_memory_is_taken(
-    tmp_path: Path, header: bytes
-) -> None:
+def test_an_npz_with_a_header_of_its_own_is_refused_before_memory_is_taken(tmp_path, header):
     _npz(tmp_path / "a.npz", header)
     with pytest.raises(DataError, match=r"a.npz: not an .npz file of plain arrays"):
         files.read(tmp_path / "a.npz")
 
 
-def test_an_npz_that_needs_a_password_is_refused(tmp_path: Path) -> None:
+def test_an_npz_that_needs_a_password_is_refused(tmp_path):
     out = io.BytesIO()
     np.savez(out, meta=np.array("{}"))
     content = bytearray(out.getvalue())
@@ -221,9 +213,7 @@ def test_an_npz_that_needs_a_password_is_refused(tmp_path: Path) -> None:
         b'{"name": "other", "status": "running"}',
     ],
 )  # fmt: skip
-def test_one_bad_run_does_not_break_the_list_of_runs(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes
-) -> None:
+def test_one_bad_run_does_not_break_the_list_of_runs(tmp_path, capsys, content):
     good, bad = creation.create(tmp_path, "good"), creation.create(tmp_path, "bad")
     good.write_status({"status": "done", "steps": 7, "result": {"val_bits_per_byte": 2.5}})
     (bad.directory / "run.json").write_bytes(content)
@@ -239,7 +229,7 @@ def test_one_bad_run_does_not_break_the_list_of_runs(
     assert runs.find("latest", tmp_path).name in (good.name, bad.name)
 
 
-def test_metrics_that_are_no_objects_are_named(tmp_path: Path) -> None:
+def test_metrics_that_are_no_objects_are_named(tmp_path):
     run = creation.create(tmp_path, "r")
     for content in (b"[1]\n", b"{\n", b"\xff\n", b"[" * 100_000 + b"\n", b"NaN\n"):
         run.metrics_path.write_bytes(b'{"step": 1}\n' + content)
@@ -260,9 +250,7 @@ def test_metrics_that_are_no_objects_are_named(tmp_path: Path) -> None:
         ("suite: smoke", "suite: " + "[" * 3000, "nested more than"),
     ],
 )
-def test_an_edited_study_is_refused_by_field(
-    tmp_path: Path, before: str, after: str, message: str
-) -> None:
+def test_an_edited_study_is_refused_by_field(tmp_path, before, after, message):
     stored = store.create(tmp_path, "s", study.Study(candidates=("gated-conv",)).to_dict())
     path = stored.directory / "study.yaml"
     text = path.read_text()
@@ -280,9 +268,7 @@ def test_an_edited_study_is_refused_by_field(
         {"config": {"task": 1, "seed": 0}}, {"acc_macro": True}, {"params": 10**30},
     ],
 )  # fmt: skip
-def test_a_record_of_a_run_with_a_foreign_value_is_refused_by_field(
-    tmp_path: Path, changes: dict[str, Any]
-) -> None:
+def test_a_record_of_a_run_with_a_foreign_value_is_refused_by_field(tmp_path, changes):
     list(loaders.write_study(tmp_path))
     path = tmp_path / "s" / "runs.jsonl"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes) + "\n")
@@ -300,9 +286,7 @@ def test_a_record_of_a_run_with_a_foreign_value_is_refused_by_field(
         (("reads", 0, "visible_s"), "soon"), (("litmus", 0, "writers"), [["a"], {}]),
     ],
 )  # fmt: skip
-def test_a_damaged_record_of_doctor_permits_nothing(
-    tmp_path: Path, path: tuple[Any, ...], value: object
-) -> None:
+def test_a_damaged_record_of_doctor_permits_nothing(tmp_path, path, value):
     (file,) = loaders.write_record(tmp_path)
     assert verdicts.load(tmp_path, loaders.MAC).gpu_write(["mlx:gpu", "torch:cpu"]).ok
     record = json.loads(file.read_bytes())
@@ -323,7 +307,7 @@ def test_a_damaged_record_of_doctor_permits_nothing(
 # -- messages --------------------------------------------------------------------------------------
 
 
-def test_no_message_is_longer_than_a_screen_and_its_way_out_stays() -> None:
+def test_no_message_is_longer_than_a_screen_and_its_way_out_stays():
     error = ConfigError(f"lr is {'x' * 10**6}; wanted a number")
     assert len(str(error)) < MOST_CHARACTERS + 100
     assert str(error).startswith("lr is xxx")
@@ -331,8 +315,8 @@ def test_no_message_is_longer_than_a_screen_and_its_way_out_stays() -> None:
     assert "996,0" in str(error)
 
 
-def test_a_value_is_shown_shortened_whatever_it_is() -> None:
-    deep: list[Any] = []
+def test_a_value_is_shown_shortened_whatever_it_is():
+    deep = []
     for _ in range(100_000):
         deep = [deep]
     for value in (deep, 10**6000, "x" * 10**6, ["x" * 1000] * 1000, {k: k for k in range(10**4)}):
@@ -340,7 +324,7 @@ def test_a_value_is_shown_shortened_whatever_it_is() -> None:
     assert shown("a\x1b[2J") == "'a\\x1b[2J'"
 
 
-def test_an_error_survives_the_way_between_processes() -> None:
+def test_an_error_survives_the_way_between_processes():
     import pickle
 
     error = pickle.loads(pickle.dumps(StudyError("a study")))
@@ -353,7 +337,7 @@ def test_an_error_survives_the_way_between_processes() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_500_mutated_files_raise_nothing_but_our_errors() -> None:
+def test_500_mutated_files_raise_nothing_but_our_errors():
     """A child, for it bounds its own memory; what crashes it says in which case.
 
     The limit is for machines that do other things beside it.

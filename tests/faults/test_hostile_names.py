@@ -1,14 +1,11 @@
 """Names and messages from others' files move no cursor, end in no formula and are no markup."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json
 import os
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,11 +30,11 @@ CONTROLS = set("\x1b\x07\x9b\u202e\r\t\x00")
 class Terminal(io.StringIO):
     """A stream that takes control sequences."""
 
-    def isatty(self) -> bool:
+    def isatty(self):
         return True
 
 
-def test_a_tensors_name_cannot_send_escape_sequences_to_the_terminal(tmp_path: Path) -> None:
+def test_a_tensors_name_cannot_send_escape_sequences_to_the_terminal(tmp_path):
     """The whole command: the name is part of an error that no place of ours cleans."""
     names = {f"backbone.{CLEARS}.weight": np.ones((2, 2), np.float32)}
     save_file(names, tmp_path / "model.safetensors")
@@ -48,9 +45,7 @@ def test_a_tensors_name_cannot_send_escape_sequences_to_the_terminal(tmp_path: P
     assert not CONTROLS & set(ended.err)
 
 
-def test_a_runs_name_cannot_either_and_json_escapes_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_runs_name_cannot_either_and_json_escapes_it(tmp_path, capsys):
     folder = tmp_path / f"20260101-{CLEARS}"
     folder.mkdir()
     (folder / "run.json").write_text(json.dumps({"status": CLEARS}))
@@ -64,17 +59,13 @@ def test_a_runs_name_cannot_either_and_json_escapes_it(
     assert json.loads(out)["status"] == CLEARS
 
 
-def test_bytes_of_a_name_that_are_no_utf8_are_printed_without_an_error(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_bytes_of_a_name_that_are_no_utf8_are_printed_without_an_error(tmp_path, capfd):
     name = os.fsdecode(b"a\xff\xfe")
     assert cli.main(["convert", str(tmp_path / name), str(tmp_path / "b"), "--to", "hf"]) == 2
     assert str(tmp_path / "a") in capfd.readouterr().err
 
 
-def test_streams_are_as_before_when_a_command_has_ended(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_streams_are_as_before_when_a_command_has_ended(capsys):
     before = sys.stdout, sys.stderr
     with printable_output():
         print(f"{CLEARS}a\nb")
@@ -83,7 +74,7 @@ def test_streams_are_as_before_when_a_command_has_ended(
     assert capsys.readouterr().out.strip().endswith("a\nb")
 
 
-def test_pictures_keep_their_colors_and_lose_what_names_bring_along() -> None:
+def test_pictures_keep_their_colors_and_lose_what_names_bring_along():
     stream = Terminal()
     table = Table()
     table.add_column("name")
@@ -96,7 +87,7 @@ def test_pictures_keep_their_colors_and_lose_what_names_bring_along() -> None:
     assert not any(part in shown for part in ("\x1b[2J", "\x1b]0", "\x07", "\x9b", "\u202e"))
 
 
-def test_a_line_of_progress_takes_brackets_for_text() -> None:
+def test_a_line_of_progress_takes_brackets_for_text():
     stream = Terminal()
     with StatusLine(stream, quiet=False) as line:
         line.show("backbone[/red].weight\x1b[2J")
@@ -106,12 +97,12 @@ def test_a_line_of_progress_takes_brackets_for_text() -> None:
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t=", "\r="])
-def test_a_cell_of_csv_is_never_a_formula(start: str) -> None:
+def test_a_cell_of_csv_is_never_a_formula(start):
     assert cell(f"{start}cmd|' /C calc'!A0")[0] in "' "
     assert cell("mlstm mlp") == "mlstm mlp"
 
 
-def test_a_study_of_hostile_names_makes_harmless_csv_markdown_and_html(tmp_path: Path) -> None:
+def test_a_study_of_hostile_names_makes_harmless_csv_markdown_and_html(tmp_path):
     name = f"=HYPERLINK(1)` | <script>x</script>{CLEARS}"
     ranking = read_ranking(sample.study(tmp_path))
     ranking = replace(

@@ -1,21 +1,18 @@
 """Signals at any moment: what was reached is saved, a message, and exit code 130."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from mlxhog.base.interrupts import SIGNALS, Interrupts
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import list_runs
-from mlxhog.machine.interrupts import SIGNALS, Interrupts
 from tests.another_process import Program
 from tests.faults.interrupted_runs import MOMENTS, interrupted
 from tests.training.small import small_config
@@ -29,9 +26,7 @@ FIRST_MOMENTS = {
 }
 
 
-def ended(
-    folder: Path, *words: str, environment: Mapping[str, str] | None = None
-) -> tuple[int, str, str]:
+def ended(folder, *words, environment=None):
     """Exit code, stdout and stderr of a Python process in a folder."""
     process = subprocess.run(
         [sys.executable, *words],
@@ -47,9 +42,7 @@ def ended(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("moment", "number"), [*zip(FIRST_MOMENTS, SIGNALS, strict=True)])
-def test_a_signal_before_training_is_a_message_and_130(
-    tmp_path: Path, moment: str, number: int
-) -> None:
+def test_a_signal_before_training_is_a_message_and_130(tmp_path, moment, number):
     """The process sends the signal to itself when it first calls a function."""
     module, _, name = FIRST_MOMENTS[moment].rpartition(".")
     program = (
@@ -73,9 +66,7 @@ importlib.import_module = lambda *_: HOW
 
 
 @pytest.mark.parametrize("how", ["exec(text)", 'type("Owner", (), {"named": Named()})'])
-def test_an_interrupt_where_imports_make_dataclasses_is_a_message_and_130(
-    tmp_path: Path, how: str
-) -> None:
+def test_an_interrupt_where_imports_make_dataclasses_is_a_message_and_130(tmp_path, how):
     """CPython marks the one as unhandled, so that `-m` ends by a signal, and wraps the other."""
     (tmp_path / "sitecustomize.py").write_text(INTERRUPTS_ITSELF.replace("HOW", how))
     environment = {"PYTHONPATH": str(tmp_path)}
@@ -84,7 +75,7 @@ def test_an_interrupt_where_imports_make_dataclasses_is_a_message_and_130(
 
 
 @pytest.mark.slow
-def test_a_terminal_that_is_closed_ends_a_run_like_an_interrupt(tmp_path: Path) -> None:
+def test_a_terminal_that_is_closed_ends_a_run_like_an_interrupt(tmp_path):
     config = small_config(tmp_path, workers="mlx:cpu*2", steps=1_000_000, slow="0=5,1=5")
     with Command(config) as command:
         command.train()
@@ -97,11 +88,11 @@ def test_a_terminal_that_is_closed_ends_a_run_like_an_interrupt(tmp_path: Path) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["checkpointing", "evaluation"])
-def test_an_interrupted_run_leaves_a_checkpoint(tmp_path: Path, moment: str) -> None:
+def test_an_interrupted_run_leaves_a_checkpoint(tmp_path, moment):
     assert interrupted(tmp_path, "TERM", MOMENTS[moment], delay_s=0.3) == "saved"
 
 
-def test_under_nohup_a_closed_terminal_is_ignored() -> None:
+def test_under_nohup_a_closed_terminal_is_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with Interrupts() as signals:
@@ -119,13 +110,11 @@ LAST_MOMENTS = {
 }
 
 
-def test_signals_while_a_run_ends_leave_its_result_whole_and_exit_code_0_or_130(
-    tmp_path: Path,
-) -> None:
+def test_signals_while_a_run_ends_leave_its_result_whole_and_exit_code_0_or_130(tmp_path):
     for k, (files, words) in enumerate(LAST_MOMENTS.values()):
         config = small_config(tmp_path, workers="mlx:cpu", steps=5, name=f"r{k}")
 
-        def has_come(files: str = f"runs/*r{k}/{files}", words: str = words) -> bool:
+        def has_come(files=f"runs/*r{k}/{files}", words=words):
             texts = [path.read_text().replace(" ", "") for path in tmp_path.glob(files)]
             return any(words in text for text in texts)
 

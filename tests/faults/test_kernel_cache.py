@@ -1,18 +1,14 @@
 """Nothing is loaded from the cache of compiled kernels that another user could have put there."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mlxhog.base.cache import is_kept, private_directory
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.files.cache import is_kept, private_directory
 from mlxhog.metal.host import build
 from mlxhog.metal.host.engine import HostEngine
 from tests.metal.host.probes import GROUP_SUM, on
@@ -24,7 +20,7 @@ __attribute__((constructor)) static void ran() {{ open("{mark}", O_CREAT | O_WRO
 
 
 @pytest.fixture
-def planted(tmp_path: Path, host_engine: Callable[..., HostEngine]) -> tuple[Path, Path]:
+def planted(tmp_path, host_engine):
     """A cache whose kernel is a link to a library that leaves a mark, and the mark's path."""
     cache, mark = tmp_path / "cache", tmp_path / "ran"
     private_directory(cache)
@@ -41,16 +37,14 @@ def planted(tmp_path: Path, host_engine: Callable[..., HostEngine]) -> tuple[Pat
     return path, mark
 
 
-def test_a_library_planted_in_the_cache_is_refused_and_does_not_run(
-    planted: tuple[Path, Path],
-) -> None:
+def test_a_library_planted_in_the_cache_is_refused_and_does_not_run(planted):
     path, mark = planted
     with pytest.raises(EnvironmentLacks, match=rf"{path.name} is not trusted: it is a link"):
         HostEngine("mps", cache=path.parent).run(on(GROUP_SUM, np.ones(64, np.float32)))
     assert not mark.exists()
 
 
-def test_a_cache_is_made_for_this_user_alone_whatever_the_umask(tmp_path: Path) -> None:
+def test_a_cache_is_made_for_this_user_alone_whatever_the_umask(tmp_path):
     main = tmp_path / "main.cpp"
     main.write_text("int main() { return 0; }\n")
     umask = os.umask(0)
@@ -64,14 +58,14 @@ def test_a_cache_is_made_for_this_user_alone_whatever_the_umask(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("mode", [0o770, 0o702, 0o1777])
-def test_a_cache_that_others_can_write_is_refused(tmp_path: Path, mode: int) -> None:
+def test_a_cache_that_others_can_write_is_refused(tmp_path, mode):
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache").chmod(mode)
     with pytest.raises(EnvironmentLacks, match=r"can be written by others \(mode 0?1?7"):
         build.make_cache(tmp_path / "cache")
 
 
-def test_a_cache_in_a_folder_where_others_can_rename_it_is_refused(tmp_path: Path) -> None:
+def test_a_cache_in_a_folder_where_others_can_rename_it_is_refused(tmp_path):
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
     with pytest.raises(EnvironmentLacks, match=rf"lies in {tmp_path}/open, which can be written"):
@@ -80,9 +74,7 @@ def test_a_cache_in_a_folder_where_others_can_rename_it_is_refused(tmp_path: Pat
     build.make_cache(tmp_path / "open" / "mlxhog" / "metal")
 
 
-def test_the_cache_of_another_user_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_cache_of_another_user_is_refused(tmp_path, monkeypatch):
     private_directory(tmp_path / "cache")
     (tmp_path / "cache" / "a.so").touch(0o600)
     assert is_kept(tmp_path / "cache" / "a.so")
@@ -94,7 +86,7 @@ def test_the_cache_of_another_user_is_refused(
         is_kept(tmp_path / "cache" / "a.so")
 
 
-def test_a_library_that_others_can_write_or_that_is_no_file_is_refused(tmp_path: Path) -> None:
+def test_a_library_that_others_can_write_or_that_is_no_file_is_refused(tmp_path):
     file, fifo = tmp_path / "a.so", tmp_path / "b.so"
     file.touch(0o600)
     file.chmod(0o660)
@@ -105,7 +97,7 @@ def test_a_library_that_others_can_write_or_that_is_no_file_is_refused(tmp_path:
     assert not is_kept(tmp_path / "c.so")
 
 
-def test_a_link_to_a_cache_is_followed_once_and_judged_by_where_it_leads(tmp_path: Path) -> None:
+def test_a_link_to_a_cache_is_followed_once_and_judged_by_where_it_leads(tmp_path):
     (tmp_path / "real").mkdir(mode=0o700)
     (tmp_path / "link").symlink_to(tmp_path / "real")
     assert build.make_cache(tmp_path / "link") == (tmp_path / "real").resolve()

@@ -3,8 +3,6 @@
 What an older build dies of runs in a child process with a limit on time and memory.
 """
 
-from __future__ import annotations
-
 import resource
 import subprocess
 import sys
@@ -22,14 +20,14 @@ from tests.processes import limit_memory
 HUGE = (1 << 64) - 1
 
 
-def limited() -> None:
+def limited():
     """In the child: end rather than fill the machine."""
     limit_memory(3 << 30)
     resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def child(*command: str) -> str:
+def child(*command):
     """What a limited child says; fails with its last words unless it ends with 0."""
     process = subprocess.run(
         [sys.executable, *command],
@@ -43,7 +41,7 @@ def child(*command: str) -> str:
     return process.stdout
 
 
-def script(body: str) -> str:
+def script(body):
     """What a script says that sees this module's imports."""
     head = """
         import numpy as np, threading
@@ -56,13 +54,13 @@ def script(body: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
-def test_random_calls_of_every_native_function_end_in_a_result_or_an_error(seed: int) -> None:
+def test_random_calls_of_every_native_function_end_in_a_result_or_an_error(seed):
     out = child("-m", "tests.faults.native_fuzz", str(seed), "4000")
     assert out.splitlines()[-1].startswith("done")
 
 
 @pytest.mark.parametrize("word0", [5, HUGE, HUGE - 1])
-def test_add_at_refuses_lock_words_whose_last_number_wraps(word0: int) -> None:
+def test_add_at_refuses_lock_words_whose_last_number_wraps(word0):
     out = script(f"""
         words, flat = np.zeros(8, np.uint32), np.zeros(4096, np.float32)
         locks = _native.Locks(words, board(), 1, 1)
@@ -76,7 +74,7 @@ def test_add_at_refuses_lock_words_whose_last_number_wraps(word0: int) -> None:
     assert f"4 lock words from {word0} on: there are 8" in out
 
 
-def test_the_classic_problems_refuse_lock_words_whose_last_number_wraps() -> None:
+def test_the_classic_problems_refuse_lock_words_whose_last_number_wraps():
     out = script(f"""
         locks = _native.Locks(np.zeros(8, np.uint32), board(), 1, 1)
         pairs, fixed = np.array([[0, 1, 0]], np.int32), np.zeros(2, np.uint8)
@@ -96,7 +94,7 @@ def test_the_classic_problems_refuse_lock_words_whose_last_number_wraps() -> Non
 
 @pytest.mark.parametrize("how", ["take_reaching(u, 0, n, 1, None, 0.5, True)",
                                  "take_largest(u, 0, n, 1, None, n // 2, True)"])  # fmt: skip
-def test_a_pending_step_that_others_write_is_never_read_past_what_was_counted(how: str) -> None:
+def test_a_pending_step_that_others_write_is_never_read_past_what_was_counted(how):
     out = script(f"""
         n, over = 1 << 16, threading.Event()
         u = np.zeros(n, np.float32)
@@ -116,7 +114,7 @@ def test_a_pending_step_that_others_write_is_never_read_past_what_was_counted(ho
     assert out == "whole\n"
 
 
-def words_of(**values: int) -> tuple[np.ndarray, np.ndarray]:
+def words_of(**values):
     """A ledger's memory: its words by name, and 8 free slots."""
     words = board()[:640]
     for name, value in values.items():
@@ -133,7 +131,7 @@ LEDGER_CALLS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("upper", "lower"), [(HUGE, 0), (9, 0), (4, 5)])
-def test_a_ledger_whose_window_is_impossible_is_an_error_at_once(upper: int, lower: int) -> None:
+def test_a_ledger_whose_window_is_impossible_is_an_error_at_once(upper, lower):
     # `claim` searches only where it has not noticed all
     out = script(f"""
         from mlxhog.errors import ArenaError
@@ -153,7 +151,7 @@ def test_a_ledger_whose_window_is_impossible_is_an_error_at_once(upper: int, low
         assert "resume it from its last checkpoint" in line
 
 
-def test_a_slot_in_no_state_is_an_error() -> None:
+def test_a_slot_in_no_state_is_an_error():
     words, slots = words_of(next=3)
     slots[1] = 1 << 40 | 6
     ledger = ledger_on(words, slots, 4)
@@ -163,16 +161,16 @@ def test_a_slot_in_no_state_is_an_error() -> None:
         ledger.state(0, 1)
 
 
-def test_a_watermark_beyond_all_laps_is_refused() -> None:
+def test_a_watermark_beyond_all_laps_is_refused():
     words, slots = words_of()
     with pytest.raises(ValueError, match="wanted a number of tickets below"):
         _native.TicketLedger(words, slots).restore(HUGE - 8, [HUGE - 7], 0)
 
 
-def test_no_slot_ever_holds_a_word_that_it_held_in_an_earlier_lap() -> None:
+def test_no_slot_ever_holds_a_word_that_it_held_in_an_earlier_lap():
     words, slots = words_of()
     ledger = _native.TicketLedger(words, slots)
-    held: list[set[int]] = [set() for _ in range(8)]
+    held = [set() for _ in range(8)]
     for ticket in range(
         8 * 70
     ):  # a worker stopped for 32 laps, or for 64, would meet its word again
@@ -184,7 +182,7 @@ def test_no_slot_ever_holds_a_word_that_it_held_in_an_earlier_lap() -> None:
         assert ledger.finish(ticket, 7)
 
 
-def test_a_graph_of_more_vertices_than_memory_costs_no_memory() -> None:
+def test_a_graph_of_more_vertices_than_memory_costs_no_memory():
     out = script("""
         met = np.zeros(2, np.int64)
         for n in (1 << 62, (1 << 64) - 1):
@@ -196,13 +194,13 @@ def test_a_graph_of_more_vertices_than_memory_costs_no_memory() -> None:
     assert out == "[0 0]\n[2 2]\n" * 2
 
 
-def test_a_slot_that_no_lock_word_can_name_is_refused() -> None:
+def test_a_slot_that_no_lock_word_can_name_is_refused():
     table = np.zeros(70_000 * 512, np.uint8)
     with pytest.raises(ValueError, match="wanted 1 to 65535"):
         _native.Locks(np.zeros(1, np.uint32), table, 65_536, 1)
 
 
-def test_states_whose_number_of_elements_wraps_are_refused() -> None:
+def test_states_whose_number_of_elements_wraps_are_refused():
     out = script("""
         for shape in ((1, 0, 1, 1 << 32), (1 << 40, 0, 1, 4)):
             q = np.zeros(shape, np.float32)

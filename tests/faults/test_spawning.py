@@ -1,7 +1,5 @@
 """Workers run neither the caller's program nor modules that lie in the current directory."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -16,7 +14,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "my_layer.py"
 PLANTED = ("multiprocessing", "numpy", "json", "pickle", "signal", "mlxhog", "sitecustomize")
 
 
-def ended(command: list[str | Path], folder: Path, text: str = "") -> str:
+def ended(command, folder, text=""):
     """Run a command in a folder; returns what it printed, and fails with what it said."""
     process = subprocess.run(
         command, input=text, cwd=folder, capture_output=True, text=True, timeout=120, check=False
@@ -25,7 +23,7 @@ def ended(command: list[str | Path], folder: Path, text: str = "") -> str:
     return process.stdout
 
 
-def script(tmp_path: Path) -> str:
+def script(tmp_path):
     """A program without `if __name__ == "__main__"`."""
     config = small_config(tmp_path, steps=3)
     return (
@@ -40,7 +38,7 @@ def script(tmp_path: Path) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["file", "standard input", "-c", "interactive"])
-def test_a_program_without_a_main_guard_trains_once(tmp_path: Path, form: str) -> None:
+def test_a_program_without_a_main_guard_trains_once(tmp_path, form):
     program = script(tmp_path)
     (tmp_path / "program.py").write_text(program)
     words, text = {
@@ -53,9 +51,7 @@ def test_a_program_without_a_main_guard_trains_once(tmp_path: Path, form: str) -
 
 
 @pytest.mark.slow
-def test_a_layer_that_only_the_program_defines_is_refused_and_trains_from_a_module(
-    tmp_path: Path,
-) -> None:
+def test_a_layer_that_only_the_program_defines_is_refused_and_trains_from_a_module(tmp_path):
     config = small_config(tmp_path, steps=2)
     model = tmp_path / "mine.yaml"
     model.write_text("version: 1\nmodel: {dim: 16, layers: 'my_layer swiglu'}\n")
@@ -80,7 +76,7 @@ def test_a_layer_that_only_the_program_defines_is_refused_and_trains_from_a_modu
     assert text == "done\n"
 
 
-def test_what_only_the_program_defines_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_what_only_the_program_defines_is_refused_in_one_line(tmp_path):
     program = (
         "from mlxhog.arena.worker_pool import WorkerProcess\n"
         "from mlxhog.errors import ConfigError\n"
@@ -106,9 +102,7 @@ def test_what_only_the_program_defines_is_refused_in_one_line(tmp_path: Path) ->
     ],
     ids=lambda words: words.split()[0],
 )
-def test_no_process_of_a_command_imports_from_the_current_directory(
-    tmp_path: Path, words: str
-) -> None:
+def test_no_process_of_a_command_imports_from_the_current_directory(tmp_path, words):
     small_config(tmp_path)  # writes the model and the text
     for name in PLANTED:
         (tmp_path / f"{name}.py").write_text(

@@ -3,14 +3,10 @@
 Files whose fault would be a crash are read in another process.
 """
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import zipfile
 from collections import OrderedDict
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -40,10 +36,10 @@ for path in sys.argv[1:]:
 class Claim:
     """Pickles as a tensor of any offset, sizes and strides over a storage of eight floats."""
 
-    def __init__(self, first: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> None:
+    def __init__(self, first, shape, strides):
         self.claim = (first, shape, strides)
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self):
         storage = torch.storage.TypedStorage(
             wrap_storage=torch.arange(8, dtype=torch.float32).untyped_storage(),
             dtype=torch.float32,
@@ -52,7 +48,7 @@ class Claim:
         return torch._utils._rebuild_tensor_v2, (storage, *self.claim, False, OrderedDict())
 
 
-def said(*paths: Path) -> list[str]:
+def said(*paths):
     """What reading files in another process says of each; it has to end by itself."""
     process = subprocess.run(
         [sys.executable, "-c", READ, *map(str, paths)], capture_output=True, text=True, timeout=120
@@ -64,12 +60,10 @@ def said(*paths: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_strides_that_wrap_the_address_space_and_a_dict_that_holds_itself_are_refused(
-    tmp_path: Path,
-) -> None:
+def test_strides_that_wrap_the_address_space_and_a_dict_that_holds_itself_are_refused(tmp_path):
     save(tmp_path / "archive.pt", Claim(0, (5, 2), (2**62, 1)), True)
     save(tmp_path / "old.pt", Claim(0, (5, 2), (2**62, 1)), False)
-    loop: dict[str, Any] = {}
+    loop = {}
     loop["model"] = loop
     torch.save(loop, tmp_path / "loop.pt")
     archive, old, itself = said(*(tmp_path / f"{name}.pt" for name in ("archive", "old", "loop")))
@@ -90,15 +84,13 @@ BEYOND = {
 
 @each_of("zipped", [True, False], ids=["archive", "old-layout"])
 @each_of("claim", BEYOND.values(), ids=BEYOND)
-def test_a_tensor_beyond_its_numbers_is_refused_before_it_is_viewed(
-    tmp_path: Path, claim: Claim, zipped: bool
-) -> None:
+def test_a_tensor_beyond_its_numbers_is_refused_before_it_is_viewed(tmp_path, claim, zipped):
     save(tmp_path / "a.pt", claim, zipped)
     with pytest.raises(CheckpointError, match=r"a\.pt"):
         read(tmp_path / "a.pt")
 
 
-def test_views_within_their_storage_are_read_exactly(tmp_path: Path) -> None:
+def test_views_within_their_storage_are_read_exactly(tmp_path):
     whole = torch.arange(24, dtype=torch.float32).reshape(4, 6)
     views = {"t": whole.t(), "rows": whole[1::2, 1:3], "last": whole[3, 5], "none": whole[:0].t()}
     torch.save(views, tmp_path / "a.pt")
@@ -106,7 +98,7 @@ def test_views_within_their_storage_are_read_exactly(tmp_path: Path) -> None:
         np.testing.assert_array_equal(array, views[name].numpy())
 
 
-def test_an_archive_whose_entry_is_smaller_than_claimed_is_refused(tmp_path: Path) -> None:
+def test_an_archive_whose_entry_is_smaller_than_claimed_is_refused(tmp_path):
     torch.save({"a": torch.arange(64.0), "b": torch.arange(64.0)}, tmp_path / "a.pt")
     changed = rewritten(
         tmp_path / "a.pt", lambda name, data: data[:16] if "/data/" in name else data
@@ -115,7 +107,7 @@ def test_an_archive_whose_entry_is_smaller_than_claimed_is_refused(tmp_path: Pat
         read(changed)
 
 
-def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path):
     torch.save({"a": torch.arange(64.0)}, tmp_path / "a.pt")
     changed = rewritten(tmp_path / "a.pt", lambda name, data: data, zipfile.ZIP_DEFLATED)
     with pytest.raises(CheckpointError, match="is compressed"):
@@ -128,9 +120,7 @@ def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path: Path) -
     ids=["sparse", "without numbers"],
 )
 @pytest.mark.filterwarnings("ignore:Sparse")
-def test_a_tensor_that_is_no_array_of_the_file_is_refused(
-    tmp_path: Path, tensor: torch.Tensor
-) -> None:
+def test_a_tensor_that_is_no_array_of_the_file_is_refused(tmp_path, tensor):
     torch.save({"a": tensor}, tmp_path / "a.pt")
     with pytest.raises(CheckpointError, match="of a|a has type"):
         read(tmp_path / "a.pt")
@@ -138,20 +128,18 @@ def test_a_tensor_that_is_no_array_of_the_file_is_refused(
 
 @each_of("zipped", [True, False], ids=["archive", "old-layout"])
 @each_of("shape", [(0, 2**62), (2**62, 0), (0, 2**31, 2**31), (0,) * 70])
-def test_a_tensor_without_numbers_whose_shape_no_array_has_is_refused(
-    tmp_path: Path, shape: tuple[int, ...], zipped: bool
-) -> None:
+def test_a_tensor_without_numbers_whose_shape_no_array_has_is_refused(tmp_path, shape, zipped):
     tensor = torch.empty(shape)
     torch.save({"a": tensor}, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
     with pytest.raises(CheckpointError, match="a has shape .*, which no array can have"):
         read(tmp_path / "a.pt")
 
 
-def save(path: Path, claim: Claim, zipped: bool) -> None:
+def save(path, claim, zipped):
     torch.save({"a": claim}, path, _use_new_zipfile_serialization=zipped)
 
 
-def rewritten(path: Path, change: Any, compression: int = zipfile.ZIP_STORED) -> Path:
+def rewritten(path, change, compression=zipfile.ZIP_STORED):
     """Copy an archive, with other bytes in its entries."""
     copy = path.with_name("b.pt")
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(copy, "w", compression) as new:

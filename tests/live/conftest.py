@@ -1,7 +1,5 @@
 """Writers of a run of patterns fork; observers of runs are called at every look."""
 
-from __future__ import annotations
-
 import sys
 
 import pytest
@@ -12,7 +10,7 @@ from tests.live import patterns
 
 
 @pytest.fixture(autouse=True)
-def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+def _soon(monkeypatch):
     monkeypatch.setattr(reporting, "REPORT_S", 0.0)
     if sys.platform == "linux":
         monkeypatch.setattr(patterns, "SPAWN", forked.CONTEXT)

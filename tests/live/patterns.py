@@ -7,25 +7,21 @@ go through the marks, locks and counters of real workers, in processes of their 
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.arena import Arena, ArenaHandle, plan, published
+from mlxhog.arena import Arena, plan, published
 from mlxhog.arena.control import Command
 from mlxhog.arena.marks import Marks
+from mlxhog.base.processes import follow_parent
+from mlxhog.base.quantities import Interval
 from mlxhog.config.config import TrainConfig
-from mlxhog.files.quantities import Interval
 from mlxhog.live.running import RunWeights
-from mlxhog.live.source import Loaded
-from mlxhog.machine.processes import follow_parent
 from mlxhog.models.families import param_spec
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.optim import updates
@@ -37,13 +33,13 @@ WAIT_S = 60.0
 MODEL = XLSTMLargeConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1, num_heads=2)
 
 
-def layout(max_workers: int = 3, **more: tuple[str, int]) -> Any:
+def layout(max_workers=3, **more):
     spec = param_spec(MODEL)
     extra = {**published.segments(len(spec), max_workers), **more}
     return plan(spec, max_workers=max_workers, n_tickets=4, extra=extra)
 
 
-def add_ones(handle: ArenaHandle, slot: int, pipe: Connection) -> None:
+def add_ones(handle, slot, pipe):
     """In a worker: update after update, with some arithmetic in between, until told to leave."""
     follow_parent()
     with Arena.from_handle(handle, write="lossless") as arena:
@@ -72,29 +68,21 @@ class Inbox:
     slots: Any = None
     bound: int = 0
 
-    def bind(
-        self,
-        model: Any,
-        slots: Any,
-        n_floats: int,
-        live: Any,
-        sampled: Any = None,
-        tables: Any = (),
-    ) -> None:
+    def bind(self, model, slots, n_floats, live, sampled=None, tables=()):
         self.inbox, self.slots = np.full(n_floats, -1, np.float32), slots
         self.bound += 1
 
-    def load(self, model: Any, tensors: Any, *, weights: str = "float32") -> list[str]:
+    def load(self, model, tensors, *, weights="float32"):
         raise AssertionError(f"a reader of float32 has no {weights} to load")
 
-    def refresh(self) -> None:
+    def refresh(self):
         pass
 
 
 class PatternRun:
     """The arena of such a run, its publisher, and readers connected to it."""
 
-    def __init__(self, folder: Path, publish_every: Interval, writers: int) -> None:
+    def __init__(self, folder, publish_every, writers):
         self.arena = Arena.create(layout(), run_id="patterns")
         self.arena.counters.store("command", Command.TRAIN)
         strategy = build(TrainConfig(steps=1, strategy="hogwild"), max(1, writers))
@@ -111,16 +99,16 @@ class PatternRun:
             assert ours.poll(WAIT_S)
             ours.recv()
 
-    def reader(self, mode: str) -> RunWeights:
+    def reader(self, mode):
         return RunWeights(Arena.connect(self.path), MODEL, name="patterns", mode=mode)
 
-    def stop_writers(self) -> None:
+    def stop_writers(self):
         """They end the update they are amid."""
         self.arena.counters.store("command", Command.EXIT)
         for process in self.processes:
             process.join(WAIT_S)
 
-    def close(self) -> None:
+    def close(self):
         self.stop_writers()
         for process in self.processes:
             process.kill()
@@ -131,9 +119,7 @@ class PatternRun:
 
 
 @contextmanager
-def pattern_run(
-    folder: Path, *, every: str | int = "20ms", writers: int = 1
-) -> Iterator[PatternRun]:
+def pattern_run(folder, *, every="20ms", writers=1):
     run = PatternRun(folder, Interval.parse(every), writers)
     try:
         yield run
@@ -141,7 +127,7 @@ def pattern_run(
         run.close()
 
 
-def numbers(values: NDArray[np.float32], arena: Arena) -> dict[str, NDArray[np.float32]]:
+def numbers(values, arena):
     """Which numbers each parameter holds."""
     return {
         name: np.unique(values[slot.offset : slot.offset + slot.size])
@@ -149,7 +135,7 @@ def numbers(values: NDArray[np.float32], arena: Arena) -> dict[str, NDArray[np.f
     }
 
 
-def check(mode: str, loaded: Loaded, values: NDArray[np.float32], arena: Arena) -> None:
+def check(mode, loaded, values, arena):
     """Assert what a mode promises of what it gave, and what it said of it."""
     result = numbers(values, arena)
     everything = np.unique(np.concatenate(list(result.values())))

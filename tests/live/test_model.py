@@ -1,22 +1,17 @@
 """What `mlxhog.load` returns: text, logits and scores of a model, wherever it lies."""
 
-from __future__ import annotations
-
 import json
 import math
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from mlxhog import LanguageModel, errors, load
-from mlxhog.checkpoint import checkpoint, run
+from mlxhog import errors, load
+from mlxhog.base import machine
+from mlxhog.checkpoint import checkpoint
 from mlxhog.cli import main
 from mlxhog.decoding import scoring
 from mlxhog.live import opening
-from mlxhog.machine import machine
 from mlxhog.models.families import init_params
 from tests.saved import SMALL, saved_run
 from tests.tolerances import LOGITS_F32, assert_close
@@ -25,20 +20,18 @@ IDS = [256, *b"The people of the United States"]
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> run.Run:
+def saved(tmp_path_factory):
     """A run with a checkpoint of a tiny model that has learnt nothing."""
     return saved_run(tmp_path_factory.mktemp("loaded") / "runs", step=3)
 
 
 @pytest.fixture(scope="module")
-def model(saved: run.Run) -> Iterator[LanguageModel]:
+def model(saved):
     with load(saved.directory, backend="mlx:cpu") as result:
         yield result
 
 
-def test_generate_returns_what_the_command_writes(
-    model: LanguageModel, saved: run.Run, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_generate_returns_what_the_command_writes(model, saved, capsys):
     options = {"max_new_tokens": 30, "temperature": 0.9, "top_k": 20, "seed": 4}
     text = model.generate("The ", **options)
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
@@ -51,9 +44,7 @@ def test_generate_returns_what_the_command_writes(
     assert json.loads(capsys.readouterr().out)["text"] == model.generate("The ")
 
 
-def test_the_pieces_of_a_stream_are_the_answer_and_end_before_a_stop_string(
-    model: LanguageModel,
-) -> None:
+def test_the_pieces_of_a_stream_are_the_answer_and_end_before_a_stop_string(model):
     pieces = list(model.stream("The ", max_new_tokens=60))
     text = "".join(pieces)
     assert text == model.generate("The ", max_new_tokens=60)
@@ -64,9 +55,7 @@ def test_the_pieces_of_a_stream_are_the_answer_and_end_before_a_stop_string(
 
 
 @pytest.mark.parametrize("backend", ["torch", "mlx"])
-def test_logits_are_those_of_reading_one_token_after_another(
-    saved: run.Run, backend: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_logits_are_those_of_reading_one_token_after_another(saved, backend, monkeypatch):
     model = load(saved.directory, backend=backend)
     logits = model.logits(IDS)
     assert (logits.shape, logits.dtype) == ((len(IDS), 320), np.float32)
@@ -80,9 +69,7 @@ def test_logits_are_those_of_reading_one_token_after_another(
     assert_close(both[0], logits, LOGITS_F32)
 
 
-def test_score_is_the_cross_entropy_of_a_document_in_bits_per_byte(
-    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_score_is_the_cross_entropy_of_a_document_in_bits_per_byte(model, monkeypatch):
     text = "Häuser ☃ of the States"
     ids = np.frombuffer(text.encode(), np.uint8).astype(np.int64)
     logits = model.logits([256, *ids[:-1]]).astype(np.float64)
@@ -93,7 +80,7 @@ def test_score_is_the_cross_entropy_of_a_document_in_bits_per_byte(
     assert model.score(text) == pytest.approx(expected, rel=1e-5)
 
 
-def test_it_tells_what_it_is(model: LanguageModel, saved: run.Run) -> None:
+def test_it_tells_what_it_is(model, saved):
     assert model.config.hidden_size == 32
     assert model.tokenizer.bos == 256
     assert model.num_parameters == sum(a.size for a in init_params(SMALL, seed=0).values())
@@ -101,7 +88,7 @@ def test_it_tells_what_it_is(model: LanguageModel, saved: run.Run) -> None:
     assert "mlx:cpu" in repr(model)
 
 
-def test_a_run_goes_by_latest_its_name_its_folder_or_a_checkpoint(saved: run.Run) -> None:
+def test_a_run_goes_by_latest_its_name_its_folder_or_a_checkpoint(saved):
     (step,) = saved.checkpoints.glob("step-*")
     checkpoint.mark_best(saved, step)
     root, best = saved.directory.parent, saved.checkpoints / "best"
@@ -111,9 +98,7 @@ def test_a_run_goes_by_latest_its_name_its_folder_or_a_checkpoint(saved: run.Run
             assert model.whose == f"checkpoint step-00000003 of run {saved.name}"
 
 
-def test_a_run_that_is_not_there_is_answered_with_those_that_are(
-    saved: run.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_is_not_there_is_answered_with_those_that_are(saved, tmp_path, monkeypatch):
     monkeypatch.setattr(opening, "FIRST_RUN_S", 0.1)
     with pytest.raises(errors.RunError, match=saved.name):
         load("elsewhere", out=saved.directory.parent)
@@ -134,9 +119,7 @@ def test_a_run_that_is_not_there_is_answered_with_those_that_are(
         ({"out": None}, "out is a NoneType, expected a str or a path"),
     ],
 )
-def test_what_cannot_be_loaded_so_is_said(
-    saved: run.Run, how: dict[str, Any], message: str
-) -> None:
+def test_what_cannot_be_loaded_so_is_said(saved, how, message):
     with pytest.raises(errors.ConfigError, match=message):
         load(saved.directory, **how)
 
@@ -160,14 +143,12 @@ def test_what_cannot_be_loaded_so_is_said(
         (lambda m: m.score(3), "the text is a int"),
     ],
 )
-def test_bad_input_is_refused_with_the_way_out(
-    model: LanguageModel, call: Any, message: str
-) -> None:
+def test_bad_input_is_refused_with_the_way_out(model, call, message):
     with pytest.raises(errors.MlxhogError, match=message):
         call(model)
 
 
-def test_a_closed_model_says_so(saved: run.Run) -> None:
+def test_a_closed_model_says_so(saved):
     with load(saved.directory, backend="mlx") as model:
         pass
     model.close()
@@ -176,9 +157,7 @@ def test_a_closed_model_says_so(saved: run.Run) -> None:
             call()
 
 
-def test_auto_is_a_backend_that_is_installed(
-    saved: run.Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_auto_is_a_backend_that_is_installed(saved, monkeypatch):
     for frameworks, expected in (({"torch", "mlx"}, "torch:cpu"), ({"mlx"}, "mlx:cpu")):
         linux = machine.Machine("linux", "x86_64", 2, 8 << 30, "", frozenset(frameworks))
         monkeypatch.setattr(machine, "here", lambda here=linux: here)

@@ -1,11 +1,8 @@
 """What each read mode promises of a model that is being written."""
 
-from __future__ import annotations
-
 import itertools
 import time
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +10,9 @@ import pytest
 from mlxhog.arena import Arena
 from mlxhog.arena.published import Copies
 from mlxhog.arena.requests import NoAnswer
+from mlxhog.base.quantities import Interval
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ArenaError, ConfigError
-from mlxhog.files.quantities import Interval
 from mlxhog.live import READ_MODES
 from mlxhog.live.running import RunWeights
 from mlxhog.live.source import WeightFollower
@@ -31,7 +28,7 @@ READS = 200
 
 @pytest.mark.parametrize("mode", READ_MODES)
 @pytest.mark.parametrize("writers", [1, 2])
-def test_every_read_keeps_the_promise_of_its_mode(mode: str, writers: int, tmp_path: Path) -> None:
+def test_every_read_keeps_the_promise_of_its_mode(mode, writers, tmp_path):
     with pattern_run(tmp_path, writers=writers) as run:
         source, backend, versions, consistent = run.reader(mode), Inbox(), set(), 0
         last = -1
@@ -51,13 +48,13 @@ def test_every_read_keeps_the_promise_of_its_mode(mode: str, writers: int, tmp_p
         assert consistent or mode == "racy"
 
 
-def test_what_was_published_never_changes_under_a_reader(tmp_path: Path) -> None:
+def test_what_was_published_never_changes_under_a_reader(tmp_path):
     with pattern_run(tmp_path, writers=2) as run:
         arenas = [Arena.connect(run.path) for _ in range(3)]
         weights = np.empty(run.arena.layout.probe.offset, np.float32)
         for arena in arenas:
             arena.ask_for_copies()
-        by_number: dict[int, bytes] = {}
+        by_number = {}
         for arena in itertools.cycle(arenas):
             copy = Copies(arena).take(weights)
             if copy is not None:
@@ -69,7 +66,7 @@ def test_what_was_published_never_changes_under_a_reader(tmp_path: Path) -> None
             arena.close()
 
 
-def test_nothing_is_copied_while_nobody_reads(tmp_path: Path) -> None:
+def test_nothing_is_copied_while_nobody_reads(tmp_path):
     with pattern_run(tmp_path, every="5ms", writers=1) as run:
         copies = Copies(run.arena)
         assert copies.number() == 0
@@ -82,11 +79,11 @@ def test_nothing_is_copied_while_nobody_reads(tmp_path: Path) -> None:
         assert copies.number() == before
 
 
-def test_weights_of_a_sequence_stay_until_it_ends(tmp_path: Path) -> None:
+def test_weights_of_a_sequence_stay_until_it_ends(tmp_path):
     with pattern_run(tmp_path, every="5ms", writers=1) as run:
         backend = Inbox()
         source = run.reader("pinned_per_sequence")
-        follower = WeightFollower(source, backend)  # type: ignore[arg-type]
+        follower = WeightFollower(source, backend)
         first = follower.refresh(in_sequence=True)
         while not source.has_newer():
             pass
@@ -100,7 +97,7 @@ def test_weights_of_a_sequence_stay_until_it_ends(tmp_path: Path) -> None:
         source.close()
 
 
-def test_the_last_weights_stay_when_the_run_has_ended(tmp_path: Path) -> None:
+def test_the_last_weights_stay_when_the_run_has_ended(tmp_path):
     with pattern_run(tmp_path, every=10**6, writers=2) as run:
         source, backend = run.reader("double_buffer"), Inbox()
         source.load(backend)
@@ -121,9 +118,7 @@ def test_the_last_weights_stay_when_the_run_has_ended(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["double_buffer", "racy"])
-def test_of_averaged_runs_a_reader_says_whose_parameters_it_reads(
-    mode: str, tmp_path: Path
-) -> None:
+def test_of_averaged_runs_a_reader_says_whose_parameters_it_reads(mode, tmp_path):
     strategy = build(TrainConfig(steps=1, strategy="avg_runs"), 2)
     path = tmp_path / "socket"
     with Arena.create(layout(2, **strategy.segments(len(param_spec(MODEL))))) as arena:
@@ -144,7 +139,7 @@ def test_of_averaged_runs_a_reader_says_whose_parameters_it_reads(
             publisher.end()
 
 
-def test_what_a_meeting_of_copies_comes_to_is_published_when_the_run_ends(tmp_path: Path) -> None:
+def test_what_a_meeting_of_copies_comes_to_is_published_when_the_run_ends(tmp_path):
     strategy = build(TrainConfig(steps=1, strategy="avg_runs"), 2)
     path = tmp_path / "socket"
     with Arena.create(layout(2, **strategy.segments(len(param_spec(MODEL))))) as arena:
@@ -164,7 +159,7 @@ def test_what_a_meeting_of_copies_comes_to_is_published_when_the_run_ends(tmp_pa
             publisher.end()
 
 
-def test_a_mode_that_is_none_and_a_run_without_copies_are_refused(tmp_path: Path) -> None:
+def test_a_mode_that_is_none_and_a_run_without_copies_are_refused(tmp_path):
     from mlxhog.arena import plan
 
     path = tmp_path / "socket"
@@ -179,7 +174,7 @@ def test_a_mode_that_is_none_and_a_run_without_copies_are_refused(tmp_path: Path
         source.close()
 
 
-def test_a_reader_that_gives_up_waiting_for_a_copy_is_a_reader_no_more(tmp_path: Path) -> None:
+def test_a_reader_that_gives_up_waiting_for_a_copy_is_a_reader_no_more(tmp_path):
     path = tmp_path / "socket"
     with Arena.create(layout()) as arena, arena.serve(path) as server:  # whose process is stopped
         with pytest.raises(NoAnswer):
@@ -189,7 +184,7 @@ def test_a_reader_that_gives_up_waiting_for_a_copy_is_a_reader_no_more(tmp_path:
         wait_until(lambda: (server.came, server.present) == (1, 0), 20, "the reader to leave")
 
 
-def test_an_arena_of_another_model_is_refused(tmp_path: Path) -> None:
+def test_an_arena_of_another_model_is_refused(tmp_path):
     with pattern_run(tmp_path, writers=0) as run:
         from mlxhog.models.xlstm_large import XLSTMLargeConfig
 

@@ -1,7 +1,5 @@
 """Readers of runs that really train: what they get is what checkpoints of the same version hold."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -9,14 +7,12 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from mlxhog import LanguageModel, TrainConfig, load, train
+from mlxhog import load, train
 from mlxhog.arena import Arena, plan, requests
 from mlxhog.arena.requests import socket_path
 from mlxhog.checkpoint import checkpoint, creation, formats
@@ -28,7 +24,6 @@ from mlxhog.live.opening import open_source
 from mlxhog.live.running import RunWeights
 from mlxhog.live.source import WeightFollower
 from mlxhog.models.families import param_spec
-from mlxhog.report.metrics import Progress
 from mlxhog.training import publishing, reporting
 from tests.live.patterns import Inbox
 from tests.saved import SMALL, save, saved_run
@@ -41,13 +36,13 @@ LIMIT_S = 60.0
 class Watcher:
     """Reads a run from a thread of its own, load after load, while `train` goes on here."""
 
-    def __init__(self, config: TrainConfig, once: Callable[[Any], None]) -> None:
+    def __init__(self, config, once):
         self._out, self._once = Path(config.out), once
         self._over = threading.Event()
-        self.error: BaseException | None = None
+        self.error = None
         self._thread = threading.Thread(target=self._read)
 
-    def _read(self) -> None:
+    def _read(self):
         try:
             while not self._over.is_set():
                 with contextlib.suppress(MlxhogError, ValueError):  # it is not there yet
@@ -63,11 +58,11 @@ class Watcher:
         except BaseException as error:
             self.error = error
 
-    def __enter__(self) -> Watcher:
+    def __enter__(self):
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_):
         self._over.set()
         self._thread.join(LIMIT_S)
         if self.error is not None:
@@ -77,19 +72,19 @@ class Watcher:
 @pytest.mark.slow
 @pytest.mark.parametrize(("strategy", "workers"), [("serial", 1), ("sync", 2), ("round_robin", 2)])
 def test_a_version_is_the_parameters_after_so_many_updates(
-    strategy: str, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    strategy, workers, tmp_path, monkeypatch
+):
     """These strategies give the same parameters again: a rerun says what a version holds."""
     monkeypatch.setattr(publishing, "POLL_S", 0.002)
     monkeypatch.setattr(reporting, "REPORT_S", 0.02)
     steady = {"schedule": "constant", "warmup": 0.0}
     options = {**steady, "strategy": strategy, "workers": f"mlx:cpu*{workers}"}
-    by_version: dict[int, bytes] = {}
-    ended: list[bool] = []
+    by_version = {}
+    ended = []
     (tmp_path / "a").mkdir()
     backend = Inbox()
 
-    def look(source: RunWeights) -> None:
+    def look(source):
         loaded = source.load(backend)
         if loaded.consistent:
             slots = backend.slots.values()
@@ -97,7 +92,7 @@ def test_a_version_is_the_parameters_after_so_many_updates(
             bits = b"".join(part.tobytes() for part in parts)
             assert by_version.setdefault(loaded.version, bits) == bits
 
-    def end(progress: Progress) -> None:
+    def end(progress):
         if len(by_version) >= 3 and not ended:
             ended.append(True)
             signal.raise_signal(signal.SIGINT)
@@ -121,12 +116,12 @@ class Observer:
     The first weights have none.
     """
 
-    def __init__(self, out: str) -> None:
+    def __init__(self, out):
         self.out, self.texts = Path(out), dict[int, str]()
-        self.model: LanguageModel | None = None
+        self.model = None
         self._ended = False
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress):
         if progress.step < 1:
             return
         self.model = self.model or load("latest", out=self.out, backend="torch:cpu")
@@ -140,14 +135,12 @@ class Observer:
                 signal.raise_signal(signal.SIGINT)
 
 
-def written(model: LanguageModel) -> str:
+def written(model):
     return model.generate("lock", temperature=0, max_new_tokens=12)
 
 
 @pytest.mark.slow
-def test_a_reader_writes_what_the_checkpoint_of_its_version_writes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_reader_writes_what_the_checkpoint_of_its_version_writes(tmp_path, monkeypatch):
     """Only copies at rest, of which each has a checkpoint, and the first are published here."""
     monkeypatch.setattr(reporting, "REPORT_S", 0.1)
     config = small_config(
@@ -173,13 +166,11 @@ def test_a_reader_writes_what_the_checkpoint_of_its_version_writes(
     observer.model.close()
 
 
-def test_generate_says_which_weights_of_a_run_it_wrote_with(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_generate_says_which_weights_of_a_run_it_wrote_with(tmp_path, capsys):
     config = small_config(tmp_path, steps=None, time=120.0)
-    answers: list[tuple[dict[str, Any], str]] = []
+    answers = []
 
-    def generate(progress: Progress) -> None:
+    def generate(progress):
         if progress.step < 1 or answers:
             return
         words = ["generate", "latest", "--out", config.out, "--prompt=lock", "--max-new-tokens=5"]
@@ -206,21 +197,21 @@ def test_generate_says_which_weights_of_a_run_it_wrote_with(
 
 @pytest.mark.slow
 def test_after_a_worker_was_killed_amid_an_update_a_reader_still_gets_whole_models(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr(reporting, "REPORT_S", 0.02)
     config = small_config(tmp_path, workers="mlx:cpu*2", steps=None, time=120.0, restarts=100)
-    consistent_after: set[int] = set()  # versions
-    killed: list[int] = []
-    ended: list[bool] = []
+    consistent_after = set()  # versions
+    killed = []
+    ended = []
     backend = Inbox()
 
-    def look(source: RunWeights) -> None:
+    def look(source):
         loaded = source.load(backend)
         if len(killed) >= 3 and loaded.consistent:
             consistent_after.add(loaded.version)
 
-    def kill(progress: Progress) -> None:
+    def kill(progress):
         pids = [w.pid for w in progress.workers if w.state == "running" and w.pid not in killed]
         if progress.step >= 1 and pids and len(killed) < 3:
             os.kill(pids[0], signal.SIGKILL)
@@ -236,7 +227,7 @@ def test_after_a_worker_was_killed_amid_an_update_a_reader_still_gets_whole_mode
     assert_no_segment_stays()
 
 
-def test_a_run_that_has_ended_is_read_from_its_checkpoint(tmp_path: Path) -> None:
+def test_a_run_that_has_ended_is_read_from_its_checkpoint(tmp_path):
     result = train(small_config(tmp_path, steps=5))
     source, model = open_source("latest", root=tmp_path / "runs", backend="torch:cpu")
     assert source.ended()
@@ -247,7 +238,7 @@ def test_a_run_that_has_ended_is_read_from_its_checkpoint(tmp_path: Path) -> Non
 
 
 @contextlib.contextmanager
-def held_run(folder: Path) -> Iterator[runs.Run]:
+def held_run(folder):
     """A run that a supervisor holds."""
     run = creation.create(folder, "held")
     with run.lock():
@@ -255,9 +246,7 @@ def held_run(folder: Path) -> Iterator[runs.Run]:
         yield run
 
 
-def test_a_run_of_another_version_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_of_another_version_is_refused(tmp_path, monkeypatch):
     from tests.live.patterns import layout
 
     with held_run(tmp_path) as run, contextlib.ExitStack() as stack:
@@ -272,14 +261,14 @@ def test_a_run_of_another_version_is_refused(
 
 @pytest.mark.parametrize("why", ["another version", "no copies"])
 def test_a_resumed_run_that_cannot_be_read_is_followed_by_its_checkpoints(
-    why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    why, tmp_path, monkeypatch
+):
     run = saved_run(tmp_path)
     source, model = open_source(run.name, root=tmp_path, backend="torch:cpu")
     follower = WeightFollower(source, model.backend)
     connect = Arena.connect
 
-    def connected(path: Path, patience_s: float) -> Arena:
+    def connected(path, patience_s):
         if why == "another version":
             raise ArenaError("it is not the socket of a run of this version of mlxhog")
         return connect(path, patience_s)
@@ -297,13 +286,11 @@ def test_a_resumed_run_that_cannot_be_read_is_followed_by_its_checkpoints(
     model.backend.close()
 
 
-def test_looking_for_a_resumed_run_takes_a_tenth_of_the_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_looking_for_a_resumed_run_takes_a_tenth_of_the_time(tmp_path, monkeypatch):
     run, looks, now = saved_run(tmp_path), list[float](), [100.0]
     source, model = open_source(run.name, root=tmp_path, backend="torch:cpu")
 
-    def look(version: int) -> None:
+    def look(version):
         looks.append(now[0])
         now[0] += 2  # such as a run whose process does not answer
 
@@ -318,11 +305,11 @@ def test_looking_for_a_resumed_run_takes_a_tenth_of_the_time(
     model.backend.close()
 
 
-def test_a_run_without_copies_is_read_from_its_checkpoint(tmp_path: Path) -> None:
+def test_a_run_without_copies_is_read_from_its_checkpoint(tmp_path):
     config = small_config(tmp_path, steps=None, time=120.0, save_every=10, live="off")
-    notes: list[str] = []
+    notes = []
 
-    def look(progress: Progress) -> None:
+    def look(progress):
         with contextlib.suppress(CheckpointError):
             if progress.step >= 20 and not notes:
                 source, _ = open_source("latest", root=Path(config.out), backend="torch:cpu")
@@ -335,7 +322,7 @@ def test_a_run_without_copies_is_read_from_its_checkpoint(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_the_weights_stay_readable_when_the_supervisor_is_killed(tmp_path: Path) -> None:
+def test_the_weights_stay_readable_when_the_supervisor_is_killed(tmp_path):
     import subprocess
     import sys
 
@@ -345,9 +332,9 @@ def test_the_weights_stay_readable_when_the_supervisor_is_killed(tmp_path: Path)
     command = [sys.executable, "-m", "mlxhog", "train", "--quiet", *flags(config)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:
-            results: list[Any] = []
+            results = []
 
-            def opened() -> bool:
+            def opened():
                 with contextlib.suppress(MlxhogError):
                     results[:] = open_source("latest", root=Path(config.out), backend="torch:cpu")
                 return bool(results) and not results[0].ended()
@@ -371,7 +358,7 @@ def test_the_weights_stay_readable_when_the_supervisor_is_killed(tmp_path: Path)
 # -- a run that starts -----------------------------------------------------------------------------
 
 
-def copied(run: runs.Run, name: str) -> runs.Run:
+def copied(run, name):
     """Another run with the same checkpoint, which is the latest."""
     later = runs.Run(run.directory.with_name(name))
     shutil.copytree(run.directory, later.directory, symlinks=True)
@@ -381,15 +368,13 @@ def copied(run: runs.Run, name: str) -> runs.Run:
     return later
 
 
-def test_a_run_that_starts_is_waited_for_and_is_never_answered_for_by_the_one_before(
-    tmp_path: Path,
-) -> None:
+def test_a_run_that_starts_is_waited_for_and_is_never_answered_for_by_the_one_before(tmp_path):
     before = saved_run(tmp_path, "before")
-    said: list[str] = []
+    said = []
     with contextlib.ExitStack() as stack:
         new = stack.enter_context(creation.starting(tmp_path, "new", ""))
 
-        def pause(seconds: float) -> None:
+        def pause(seconds):
             copied(before, "copy").directory.rename(tmp_path / "moved")  # the new one has begun
             shutil.rmtree(new.directory)
             (tmp_path / "moved").rename(new.directory)
@@ -403,19 +388,19 @@ def test_a_run_that_starts_is_waited_for_and_is_never_answered_for_by_the_one_be
     assert said == [f"run {new.name} is starting: no weights yet; waiting up to 60 s (--wait)"]
 
 
-def test_a_run_whose_start_fails_while_it_is_waited_for_is_an_error(tmp_path: Path) -> None:
+def test_a_run_whose_start_fails_while_it_is_waited_for_is_an_error(tmp_path):
     saved_run(tmp_path, "before")
     failing = creation.starting(tmp_path, "new", "")
     new = failing.__enter__()
 
-    def pause(seconds: float) -> None:
+    def pause(seconds):
         failing.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
 
     with pytest.raises(RunError, match=f"run {new.name} ended before it had weights"):
         open_source("latest", root=tmp_path, backend="torch:cpu", wait_s=60, pause=pause)
 
 
-def test_a_run_that_starts_for_longer_than_one_waits_is_an_error(tmp_path: Path) -> None:
+def test_a_run_that_starts_for_longer_than_one_waits_is_an_error(tmp_path):
     saved_run(tmp_path, "before")
     with (
         creation.starting(tmp_path, "new", "") as new,
@@ -424,13 +409,11 @@ def test_a_run_that_starts_for_longer_than_one_waits_is_an_error(tmp_path: Path)
         open_source("latest", root=tmp_path, backend="torch:cpu", wait_s=0.0)
 
 
-def test_latest_is_the_run_that_began_while_another_was_opened(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_latest_is_the_run_that_began_while_another_was_opened(tmp_path, monkeypatch):
     before = saved_run(tmp_path, "before")
     open_checkpoint, opened = formats.open, list[Path]()
 
-    def opened_late(path: Path) -> Any:
+    def opened_late(path):
         if not opened:
             copied(before, "later")
         opened.append(path)

@@ -7,8 +7,6 @@ a GPU that the CPU stands in for, in MLX and (without FAKE_NO_MPS) in PyTorch; F
 adds a check of every native call. What it cannot show: real scheduling, memory pressure, Metal.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -30,7 +28,7 @@ linux_only = pytest.mark.skipif(
 
 
 @cache
-def build(name: str, *words: str | Path, link: tuple[str, ...] = ()) -> Path:
+def build(name, *words, link=()):
     """Compile a shared library for these tests, of sources and with options."""
     sources = [word for word in words if isinstance(word, Path)]
     options = [word for word in words if isinstance(word, str)]
@@ -42,12 +40,12 @@ def build(name: str, *words: str | Path, link: tuple[str, ...] = ()) -> Path:
     )
 
 
-def libsystem() -> Path:
+def libsystem():
     """The preloaded library."""
     return build("libsystem", HERE / "libsystem.cpp")
 
 
-def environment(**facts: object) -> dict[str, str]:
+def environment(**facts):
     """The environment that puts a process and its children on "macOS".
 
     A test of this process that made a GPU backend may have set `WATCHDOG`, as a user's does not.
@@ -65,7 +63,7 @@ def environment(**facts: object) -> dict[str, str]:
     }
 
 
-def with_caffeinate(folder: Path) -> tuple[Path, str]:
+def with_caffeinate(folder):
     """Make a `caffeinate` that keeps nothing awake; returns the log of its words, and a PATH."""
     program, log = folder / "caffeinate", folder / "caffeinate.log"
     program.write_text(f'#!/bin/sh\necho "$@" > {log}.part\nmv {log}.part {log}\nexec sleep 600\n')
@@ -73,7 +71,7 @@ def with_caffeinate(folder: Path) -> tuple[Path, str]:
     return log, f"{folder}{os.pathsep}{os.environ['PATH']}"
 
 
-def simulated(code: str, *arguments: object, timeout_s: float = 120, **facts: object) -> str:
+def simulated(code, *arguments, timeout_s=120, **facts):
     """Run Python code in the simulation; returns what it prints, and fails with what it said."""
     process = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],

@@ -22,7 +22,7 @@ START_TIME = "test_a_start_time_tells_a_process_from_its_successor_and_from_none
 
 @pytest.mark.slow
 @linux_only
-def test_the_arenas_own_tests_pass_in_the_simulation() -> None:
+def test_the_arenas_own_tests_pass_in_the_simulation():
     files = [f"tests/arena/test_{name}.py" for name in ("arena", "attach", "workers")]
     files.append("tests/metal/test_adoptable.py")
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *files]
@@ -42,7 +42,7 @@ def test_the_arenas_own_tests_pass_in_the_simulation() -> None:
 
 @pytest.mark.slow
 @linux_only
-def test_in_a_sandbox_the_arena_is_an_unnamed_file_and_says_so(tmp_path: Path) -> None:
+def test_in_a_sandbox_the_arena_is_an_unnamed_file_and_says_so(tmp_path):
     code = """
 import os, sys
 from pathlib import Path

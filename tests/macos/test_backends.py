@@ -1,10 +1,7 @@
 """Backends on a Mac: two devices in one process, and the threads that ask for performance cores."""
 
-from __future__ import annotations
-
 import json
 import re
-from pathlib import Path
 
 import pytest
 
@@ -41,7 +38,7 @@ assert mx.default_device() == mx.gpu, "that of the program that uses mlxhog"
 
 
 @pytest.mark.slow
-def test_backends_on_both_devices_work_in_one_process() -> None:
+def test_backends_on_both_devices_work_in_one_process():
     printed = simulated(BOTH_DEVICES, FAKE_METAL=1)
     assert printed == "mlx:cpu mlx:gpu mlx:cpu mlx:gpu cpu gpu cpu gpu\n"
 
@@ -85,7 +82,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_every_thread_that_computes_asks_for_performance_cores(tmp_path: Path) -> None:
+def test_every_thread_that_computes_asks_for_performance_cores(tmp_path):
     log = tmp_path / "qos"
     own, asked = json.loads(simulated(ASKING, tmp_path / "runs", FAKE_QOS_LOG=log).splitlines()[-1])
     lines = [tuple(map(int, line.split())) for line in log.read_text().splitlines()]
@@ -111,7 +108,7 @@ print(*{create_alone(word).name for word in words})
 
 
 @pytest.mark.slow
-def test_serve_generate_eval_and_load_choose_the_gpu() -> None:
+def test_serve_generate_eval_and_load_choose_the_gpu():
     assert simulated(COMMANDS, FAKE_METAL=1).split() == ["mlx:gpu"]
 
 
@@ -119,7 +116,7 @@ LOADING = """
 import mmap, sys
 from pathlib import Path
 import numpy as np
-from mlxhog.files import mapped, tensors
+from mlxhog.base import mapped, tensors
 
 path = Path(sys.argv[1])
 arrays = {name: np.arange(1000, dtype=np.float32) for name in "abc"}
@@ -132,7 +129,7 @@ print(mmap.mmap.flushes - before)
 """
 
 
-def test_loading_a_file_has_the_drive_flush_its_cache_once(tmp_path: Path) -> None:
+def test_loading_a_file_has_the_drive_flush_its_cache_once(tmp_path):
     assert simulated(LOADING, tmp_path / "x.safetensors") == "1\n"
 
 
@@ -146,7 +143,7 @@ RUN_TESTS = "import pytest, sys; sys.exit(pytest.main(['-p', 'no:cacheprovider',
 
 
 @pytest.mark.slow
-def test_tests_that_limit_memory_or_stop_the_disk_pass_on_a_mac() -> None:
+def test_tests_that_limit_memory_or_stop_the_disk_pass_on_a_mac():
     printed = simulated(RUN_TESTS, *FOR_A_MAC.split())
     assert re.search(r"\d+ passed", printed)
     assert "skipped" not in printed

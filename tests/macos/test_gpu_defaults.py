@@ -1,10 +1,7 @@
 """Defaults of GPU workers in a simulated macOS: the batch, and the watchdog of Apple's driver."""
 
-from __future__ import annotations
-
 import json
 import re
-from pathlib import Path
 
 import pytest
 
@@ -22,8 +19,8 @@ CREATE = "import sys; from mlxhog import backends; backends.create_alone(sys.arg
      ("mlx:cpu", {}, "None")],
 )  # fmt: skip
 def test_a_gpu_backend_asks_for_more_time_before_mlx_loads_unless_the_user_has_decided(
-    tmp_path: Path, backend: str, user: dict[str, object], value: str
-) -> None:
+    tmp_path, backend, user, value
+):
     log = tmp_path / "log"
     simulated(CREATE, backend, FAKE_METAL=1, FAKE_MLX_LOG=log, **user)
     assert log.read_text().split()[1] == value
@@ -48,7 +45,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_a_gpu_worker_trains_with_a_measured_batch(tmp_path: Path) -> None:
+def test_a_gpu_worker_trains_with_a_measured_batch(tmp_path):
     log = tmp_path / "log"
     printed = simulated(TRAIN, tmp_path, FAKE_METAL=1, FAKE_MLX_LOG=log)
     pids, batch, tokens, (line,) = json.loads(printed.splitlines()[-1])
@@ -79,9 +76,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_a_batch_beyond_the_working_set_is_refused_with_the_largest_that_fits(
-    tmp_path: Path,
-) -> None:
+def test_a_batch_beyond_the_working_set_is_refused_with_the_largest_that_fits(tmp_path):
     (line,) = simulated(TOO_LARGE, tmp_path, 1_000_000, FAKE_METAL=1).splitlines()
     assert "and a worker has 6.0 GiB (0.75 of the recommended memory for 1 GPU worker" in line
     found = re.search(r"largest batch that fits is (\d+) \(--batch-size \1\)", line)

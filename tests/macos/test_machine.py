@@ -6,17 +6,17 @@ import sys
 
 import pytest
 
+from mlxhog.base import darwin, machine
+from mlxhog.base.workers import resolve_workers
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.machine import darwin, machine
-from mlxhog.machine.workers import resolve_workers
-from tests.machine.test_workers import mac
+from tests.base.test_workers import mac
 from tests.macos.simulation import linux_only, simulated, with_caffeinate
 
 HERE = """
 import json
 from dataclasses import asdict
 from mlxhog.doctor.checks import collect_facts
-from mlxhog.machine import machine
+from mlxhog.base import machine
 found = machine.here()
 efficiency = {"efficiency_cores": collect_facts(found)["efficiency_cores"]}
 print(json.dumps({**asdict(found), **efficiency, "frameworks": sorted(found.frameworks)}))
@@ -56,7 +56,7 @@ def test_memory_is_what_the_kernel_says_and_available_less_than_all_of_it():
 
 LOAD = """
 import subprocess, sys
-from mlxhog.machine.load import LoadWatch
+from mlxhog.base.load import LoadWatch
 watch = LoadWatch()
 subprocess.run([sys.executable, "-c", "sum(range(10**7))"], check=True)
 print(watch.look().busy)
@@ -122,7 +122,7 @@ def test_elsewhere_nothing_of_macos_is_asked():
 AWAKE = """
 import os, sys, time
 from pathlib import Path
-from mlxhog.machine import darwin
+from mlxhog.base import darwin
 log = Path(sys.argv[1])
 with darwin.awake() as note:
     while note == "" and not log.exists():

@@ -4,11 +4,8 @@ Everything runs in the simulation, where `site/metal_arrays.py` makes MLX's arra
 `site/native_arguments.py` checks and notes every call of a native function.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -107,14 +104,14 @@ assert _native.sumsq(np.array(x, copy=False)) == 8
 """
 
 
-def native_calls(log: Path) -> Counter[str]:
+def native_calls(log):
     """Native functions, and in how many processes each was called; none with a foreign array."""
     lines = log.read_text().splitlines()
     assert not [line for line in lines if line.startswith(REFUSED)]
     return Counter(lines)
 
 
-def ops_that_mlx_uses() -> set[str]:
+def ops_that_mlx_uses():
     """The native functions that the sources of MLX's native operators name."""
     texts = (path.read_text() for path in NATIVE.glob("*.py") if path.stem != "adapter_torch")
     return {name for text in texts for name in re.findall(r"(?<!models\.)\bops\.[a-z]\w+", text)}
@@ -122,9 +119,7 @@ def ops_that_mlx_uses() -> set[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("family", "overlap"), [("xlstm", ""), ("xlstm_v1", "overlap")])
-def test_the_default_workers_train_evaluate_and_write_text(
-    tmp_path: Path, family: str, overlap: str
-) -> None:
+def test_the_default_workers_train_evaluate_and_write_text(tmp_path, family, overlap):
     log = tmp_path / "calls"
     mac = {"FAKE_METAL": 1, "FAKE_LEVELS": "Performance:3,Efficiency:4"}
     simulated(TRAIN_AND_WRITE, tmp_path, family, overlap, FAKE_NATIVE_LOG=log, **mac)
@@ -137,7 +132,7 @@ def test_the_default_workers_train_evaluate_and_write_text(
 
 
 @pytest.mark.slow
-def test_a_candidate_with_every_mad_layer_trains_and_is_scored(tmp_path: Path) -> None:
+def test_a_candidate_with_every_mad_layer_trains_and_is_scored(tmp_path):
     log = tmp_path / "calls"
     simulated(MAD, FAKE_METAL=1, FAKE_NATIVE_LOG=log)
     elsewhere = {"ops.linears", "ops.soft_cap"}  # called by tests above and below
@@ -146,16 +141,14 @@ def test_a_candidate_with_every_mad_layer_trains_and_is_scored(tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_no_array_of_mlx_reaches_native_code_in_parity_analyze_and_linears(tmp_path: Path) -> None:
+def test_no_array_of_mlx_reaches_native_code_in_parity_analyze_and_linears(tmp_path):
     log = tmp_path / "calls"
     simulated(COMPARE + ANALYZE + LINEARS, tmp_path, FAKE_METAL=1, FAKE_NATIVE_LOG=log)
     of_linears = {"ops.linears_grad", "ops.linear_cross_entropy"}
     assert {"ops.mlstm_grad", "bitmap_meetings"} | of_linears <= set(native_calls(log))
 
 
-def test_the_check_refuses_arrays_of_mlx_in_functions_lists_and_constructors(
-    tmp_path: Path,
-) -> None:
+def test_the_check_refuses_arrays_of_mlx_in_functions_lists_and_constructors(tmp_path):
     log = tmp_path / "calls"
     simulated(REFUSALS, FAKE_NATIVE_LOG=log)
     refused = [f"{REFUSED}{name}" for name in ("sumsq", "ops.linears", "LinearProblem.__init__")]

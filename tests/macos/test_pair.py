@@ -4,11 +4,7 @@ Both engines are stand-ins that the CPU computes (`site/metal_arrays.py`, `site/
 this tests our code around them and nothing of a Mac's GPU.
 """
 
-from __future__ import annotations
-
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -59,7 +55,7 @@ if __name__ == "__main__":
 """
 
 
-def trained(folder: Path, killed: str, **options: object) -> list[dict[str, Any]]:
+def trained(folder, killed, **options):
     """Train the pair and kill one; returns what its replay says, if any, and facts of the run."""
     arguments = (folder, json.dumps(options), killed)
     printed = simulated(TRAIN, *arguments, timeout_s=LIMIT_S, FAKE_METAL=1)
@@ -77,14 +73,12 @@ def trained(folder: Path, killed: str, **options: object) -> list[dict[str, Any]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", PAIR)
-def test_both_write_and_each_continues_when_the_other_is_killed(
-    tmp_path: Path, killed: str
-) -> None:
+def test_both_write_and_each_continues_when_the_other_is_killed(tmp_path, killed):
     trained(tmp_path, killed, steps=60)
 
 
 @pytest.mark.slow
-def test_a_recorded_run_with_a_killed_worker_replays_bit_for_bit(tmp_path: Path) -> None:
+def test_a_recorded_run_with_a_killed_worker_replays_bit_for_bit(tmp_path):
     options = {"determinism": "record", "force": True, "optimizer": "muon", "steps": 40}
     replay, _ = trained(tmp_path, "torch:mps", **options)
     assert (replay["equal"], replay["deaths"]) == (True, 1)
@@ -111,7 +105,7 @@ for other in others:
 
 
 @pytest.mark.slow
-def test_both_compute_the_gradient_at_the_parameters_of_the_last_refresh() -> None:
+def test_both_compute_the_gradient_at_the_parameters_of_the_last_refresh():
     simulated(GRADIENTS, FAKE_METAL=1)
 
 
@@ -130,7 +124,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_the_pair_is_refused_where_torch_sees_no_gpu(tmp_path: Path) -> None:
+def test_the_pair_is_refused_where_torch_sees_no_gpu(tmp_path):
     printed = simulated(REFUSED, tmp_path, FAKE_METAL=1, FAKE_NO_MPS=1)
     assert "refused: " in printed
     assert "torch:mps needs an Apple GPU that torch supports" in printed
@@ -142,7 +136,7 @@ import json, sys
 from dataclasses import asdict
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.machine import verdicts
+from mlxhog.base import verdicts
 from mlxhog.training.engines import RunEngines
 
 def recordable():
@@ -167,9 +161,7 @@ for changes in json.loads(sys.argv[1]):
 ROW = {"model": "10m", "pairs": 4, "gain": 1.2, "low": 1.1, "high": 1.3}
 
 
-def test_auto_and_recorded_runs_follow_the_record_of_this_mac_and_these_versions(
-    tmp_path: Path,
-) -> None:
+def test_auto_and_recorded_runs_follow_the_record_of_this_mac_and_these_versions(tmp_path):
     repeats = {name: {"reference": True} for name in PAIR}
     records = [
         None,
@@ -194,7 +186,7 @@ import json, sys
 from dataclasses import asdict
 from pathlib import Path
 from mlxhog.doctor import pair
-from mlxhog.machine import machine
+from mlxhog.base import machine
 from tests.doctor.test_backends import QUIET
 from tests.doctor.test_pair import Watch
 from tests.training.small import small_config
@@ -207,7 +199,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_doctor_compares_runs_of_the_pair_with_runs_of_one(tmp_path: Path) -> None:
+def test_doctor_compares_runs_of_the_pair_with_runs_of_one(tmp_path):
     printed = simulated(DOCTOR, tmp_path, timeout_s=LIMIT_S, FAKE_METAL=1)
     check, row = json.loads(printed.splitlines()[-1])
     assert check["result"] == "PASS"

@@ -1,7 +1,5 @@
 """process_life.cpp and pool.cpp as macOS compiles them; its libproc answers truthfully."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import signal
@@ -9,9 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +24,7 @@ USER_INITIATED = 0x19
 
 
 @pytest.fixture(scope="module")
-def life() -> ctypes.CDLL:
+def life():
     """The macOS branch of process_life.cpp, and the locks, as C functions."""
     sources = [HERE / "life.cpp", UPDATES / "process_life.cpp", UPDATES / "locks.cpp"]
     options = ["-D__APPLE__", f"-isystem{HERE / 'include'}"]
@@ -42,7 +38,7 @@ def life() -> ctypes.CDLL:
 
 
 @contextmanager
-def child() -> Iterator[subprocess.Popen[bytes]]:
+def child():
     """A living process; afterwards a reaped one."""
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
@@ -52,14 +48,14 @@ def child() -> Iterator[subprocess.Popen[bytes]]:
         process.communicate()
 
 
-def become_zombie(process: subprocess.Popen[bytes]) -> None:
+def become_zombie(process):
     """Kill a child and wait, without reaping it, until it is a zombie."""
     os.kill(process.pid, signal.SIGKILL)
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
 
 
 @pytest.mark.slow
-def test_a_living_process_is_not_gone_and_keeps_its_start_time(life: Any) -> None:
+def test_a_living_process_is_not_gone_and_keeps_its_start_time(life):
     with child() as process:
         started = life.start_time(process.pid)
         assert started > life.start_time(os.getpid()) > 1_600_000_000_000_000  # microseconds
@@ -68,7 +64,7 @@ def test_a_living_process_is_not_gone_and_keeps_its_start_time(life: Any) -> Non
 
 
 @pytest.mark.slow
-def test_a_zombie_is_gone_although_its_pid_still_exists(life: Any) -> None:
+def test_a_zombie_is_gone_although_its_pid_still_exists(life):
     with child() as process:
         started = life.start_time(process.pid)
         become_zombie(process)
@@ -77,7 +73,7 @@ def test_a_zombie_is_gone_although_its_pid_still_exists(life: Any) -> None:
 
 
 @pytest.mark.slow
-def test_a_reaped_process_is_gone_and_has_no_start_time(life: Any) -> None:
+def test_a_reaped_process_is_gone_and_has_no_start_time(life):
     with child() as process:
         started = life.start_time(process.pid)
     assert life.gone(process.pid, started)
@@ -85,7 +81,7 @@ def test_a_reaped_process_is_gone_and_has_no_start_time(life: Any) -> None:
 
 
 @pytest.mark.slow
-def test_a_pid_that_was_given_to_another_process_is_gone(life: Any) -> None:
+def test_a_pid_that_was_given_to_another_process_is_gone(life):
     with child() as process:
         started = life.start_time(process.pid)
         assert life.gone(process.pid, started + 1)
@@ -93,27 +89,27 @@ def test_a_pid_that_was_given_to_another_process_is_gone(life: Any) -> None:
 
 
 @pytest.mark.slow
-def test_nobody_has_no_start_time_and_did_not_die(life: Any) -> None:
+def test_nobody_has_no_start_time_and_did_not_die(life):
     for pid in (0, -1):
         assert life.start_time(pid) == 0
         assert not life.gone(pid, 5)
 
 
 @pytest.mark.slow
-def test_the_clock_is_pythons_own(life: Any) -> None:
+def test_the_clock_is_pythons_own(life):
     before = time.monotonic_ns()
     assert before <= life.now_ns() <= time.monotonic_ns()
 
 
 @pytest.mark.slow
-def test_the_lock_of_a_killed_worker_that_nobody_reaped_is_taken_over(life: Any) -> None:
+def test_the_lock_of_a_killed_worker_that_nobody_reaped_is_taken_over(life):
     words, table = np.zeros(1, np.uint32), np.zeros(2, WORKER_DTYPE)
     with child() as process:
         table["pid"], table["start_time"] = process.pid, life.start_time(process.pid)
         words[0] = 1  # held by slot 1, generation 0
-        taken: list[int] = []
+        taken = []
 
-        def take() -> None:
+        def take():
             taken.append(life.take(words.ctypes.data, table.ctypes.data, 2, 2))
 
         waiter = threading.Thread(target=take, daemon=True)
@@ -127,7 +123,7 @@ def test_the_lock_of_a_killed_worker_that_nobody_reaped_is_taken_over(life: Any)
 
 
 @pytest.mark.slow
-def test_helpers_of_the_pool_have_the_class_of_their_caller() -> None:
+def test_helpers_of_the_pool_have_the_class_of_their_caller():
     flags = ["-D__APPLE__", f"-isystem{HERE / 'include'}", f"-I{OPS}"]
     pool = ctypes.CDLL(str(build("pool", *flags, HERE / "pool.cpp", OPS / "pool.cpp")))
     classes = (ctypes.c_uint * 3)()

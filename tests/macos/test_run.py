@@ -1,13 +1,10 @@
 """A training run on a simulated macOS: arena, spawned workers, deaths, readers, resume."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -37,7 +34,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_killed_workers_are_replaced(tmp_path: Path) -> None:
+def test_killed_workers_are_replaced(tmp_path):
     options = {"kills": 2, "workers": "mlx:cpu*2", "steps": 80}
     log = tmp_path / "qos"
     awake, path = with_caffeinate(tmp_path)
@@ -77,9 +74,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_a_run_on_an_m5_names_tf32_once_records_it_and_keeps_the_users_value(
-    tmp_path: Path,
-) -> None:
+def test_a_run_on_an_m5_names_tf32_once_records_it_and_keeps_the_users_value(tmp_path):
     facts = {"FAKE_METAL": 1, "FAKE_CHIP": "Apple M5", "FAKE_LEVELS": "Super:4,Efficiency:6"}
     by_default, off, on = json.loads(simulated(ON_M5, tmp_path, **facts).splitlines()[-1])
     assert off == [False, [], "0"]
@@ -93,7 +88,7 @@ def test_a_run_on_an_m5_names_tf32_once_records_it_and_keeps_the_users_value(
 
 
 @pytest.mark.slow
-def test_a_sandboxed_run_trains_on_a_file_and_says_so(tmp_path: Path) -> None:
+def test_a_sandboxed_run_trains_on_a_file_and_says_so(tmp_path):
     options = {"kills": 1, "workers": "mlx:cpu*2", "strategy": "sync", "steps": 60}
     command = [sys.executable, "-c", TRAIN, str(tmp_path), json.dumps(options)]
     process = subprocess.run(
@@ -110,9 +105,7 @@ def test_a_sandboxed_run_trains_on_a_file_and_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_when_the_supervisor_is_killed_workers_leave_a_reader_is_told_and_the_run_resumes(
-    tmp_path: Path,
-) -> None:
+def test_when_the_supervisor_is_killed_workers_leave_a_reader_is_told_and_the_run_resumes(tmp_path):
     options = {"kills": 0, "workers": "mlx:cpu*2", "steps": 100_000, "save_every": "1s"}
     command = [sys.executable, "-c", TRAIN, str(tmp_path), json.dumps(options)]
     child = subprocess.Popen(command, env=environment(), cwd=ROOT, stderr=subprocess.PIPE)

@@ -81,7 +81,7 @@ def error(call, *arguments):
         ("pages of 16 KiB", "print(sys.platform, mmap.PAGESIZE)", "darwin 16384"),
     ],
 )  # fmt: skip
-def test_the_simulation_has(fact: str, code: str, printed: str) -> None:
+def test_the_simulation_has(fact, code, printed):
     assert simulated(TOOLS + code).strip() == printed
 
 

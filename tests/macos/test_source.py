@@ -1,7 +1,5 @@
 """Our sources use nothing that macOS lacks, and its compiler takes them."""
 
-from __future__ import annotations
-
 import ast
 import os
 import re
@@ -36,10 +34,10 @@ NOT_IN_OS = re.compile(
 VARIADIC = {"open", "fcntl", "ioctl", "shm_open", "printf", "sem_open"}
 
 
-def seen_by_macos(text: str) -> str:
+def seen_by_macos(text):
     """The lines that a compiler on macOS does not skip, without comments; unclear ones stay."""
-    lines: list[str] = []
-    branches: list[tuple[bool | None, bool]] = []  # of each open #if: is it Apple's, is it read
+    lines = []
+    branches = []  # of each open #if: is it Apple's, is it read
     for line in text.splitlines():
         if line.startswith("#if"):
             apple = True if "__APPLE__" in line else None
@@ -55,12 +53,12 @@ def seen_by_macos(text: str) -> str:
     return "\n".join(lines)
 
 
-def test_native_code_uses_nothing_that_macos_lacks() -> None:
+def test_native_code_uses_nothing_that_macos_lacks():
     wrong = {path: NOT_IN_CPP.findall(seen_by_macos(path.read_text())) for path in CPP}
     assert not (wrong := {name: names for name, names in wrong.items() if names}), wrong
 
 
-def test_the_check_of_native_code_finds_what_it_looks_for() -> None:
+def test_the_check_of_native_code_finds_what_it_looks_for():
     both = '#if defined(__APPLE__)\nint a;\n#else\nopen("/proc/x");\n#endif\n'
     assert seen_by_macos(both) == "int a;"
     assert NOT_IN_CPP.search(seen_by_macos('#if X\nopen("/proc/x");\n#endif\nint b;'))
@@ -69,7 +67,7 @@ def test_the_check_of_native_code_finds_what_it_looks_for() -> None:
     )
 
 
-def linux_only_names(tree: ast.Module) -> set[str]:
+def linux_only_names(tree):
     """`os.X` that macOS lacks and that no `hasattr(os, "X")` of the same file guards."""
     used, guarded = set(), set()
     for node in ast.walk(tree):
@@ -81,7 +79,7 @@ def linux_only_names(tree: ast.Module) -> set[str]:
     return used - guarded
 
 
-def variadic_calls(tree: ast.Module) -> set[str]:
+def variadic_calls(tree):
     """Variadic C functions called in a file that loads libraries with ctypes."""
     imports = [
         name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names
@@ -99,7 +97,7 @@ def variadic_calls(tree: ast.Module) -> set[str]:
     }
 
 
-def test_python_uses_nothing_that_macos_lacks() -> None:
+def test_python_uses_nothing_that_macos_lacks():
     wrong = {}
     for path in PYTHON:
         text = path.read_text(encoding="utf-8")
@@ -110,7 +108,7 @@ def test_python_uses_nothing_that_macos_lacks() -> None:
     assert not wrong, wrong
 
 
-def test_the_check_of_python_finds_what_it_looks_for() -> None:
+def test_the_check_of_python_finds_what_it_looks_for():
     assert linux_only_names(ast.parse("import os\nos.sched_yield()")) == {"sched_yield"}
     guarded = "import os\nif hasattr(os, 'sched_yield'):\n    os.sched_yield()"
     assert not linux_only_names(ast.parse(guarded))
@@ -118,7 +116,7 @@ def test_the_check_of_python_finds_what_it_looks_for() -> None:
     assert variadic_calls(ast.parse(wrong)) == {"shm_open"}
 
 
-def test_workers_are_spawned_and_never_forked() -> None:
+def test_workers_are_spawned_and_never_forked():
     for path in PYTHON:
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"os\.fork|get_context\(\"fork|set_start_method", text), path
@@ -127,7 +125,7 @@ def test_workers_are_spawned_and_never_forked() -> None:
 
 
 @pytest.mark.slow
-def test_the_native_code_compiles_for_apple_silicon(tmp_path: Path) -> None:
+def test_the_native_code_compiles_for_apple_silicon(tmp_path):
     """With macOS's headers and libc++: there uint64_t is not size_t, so mixing templates fails."""
     nanobind = pytest.importorskip("nanobind")
     python = tmp_path / "python"
@@ -147,7 +145,7 @@ def test_the_native_code_compiles_for_apple_silicon(tmp_path: Path) -> None:
     most += ["limits", "memory", "mutex", "optional", "random", "string", "thread", "vector"]
     parsing = Lock()
 
-    def parsed() -> Path:
+    def parsed():
         """The headers, parsed, and what they instantiate instantiated, once for all files."""
         headers, result = tmp_path / "headers.h", tmp_path / "headers.pch"
         with parsing:
@@ -160,7 +158,7 @@ def test_the_native_code_compiles_for_apple_silicon(tmp_path: Path) -> None:
     versions = [sys.version, *map(metadata.version, ("ziglang", "nanobind"))]
     own_headers = [path for path in NATIVE if path.suffix == ".h"]
 
-    def compiled(source: Path) -> Path:
+    def compiled(source):
         return kept.made(
             f"macos-{source.stem}.o",
             lambda result: run([*command, "-include-pch", parsed(), "-c", source, "-o", result]),

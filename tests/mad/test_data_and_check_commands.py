@@ -18,7 +18,7 @@ def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def mad(*words: str) -> int:
+def mad(*words):
     return main(["mad", *words])
 
 

@@ -1,12 +1,7 @@
 """`mlxhog mad tasks`, `suites` and `layers` list all of them, also those of the user."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 from mlxhog.cli import main
 from mlxhog.mad.suites import SUITES, suite
@@ -18,15 +13,13 @@ from tests.own_plugins import mlxhog
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def listed(capsys: pytest.CaptureFixture[str], *words: str) -> list[dict[str, Any]]:
+def listed(capsys, *words):
     assert main(["mad", *words, "--json"]) == 0
-    facts: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
+    facts = json.loads(capsys.readouterr().out)
     return facts
 
 
-def test_every_task_is_listed_with_what_it_tests_and_its_baseline(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_every_task_is_listed_with_what_it_tests_and_its_baseline(capsys):
     facts = {one["name"]: one for one in listed(capsys, "tasks")}
     assert BENCHMARK.keys() <= facts.keys()
     for name, task in BENCHMARK.items():
@@ -35,9 +28,7 @@ def test_every_task_is_listed_with_what_it_tests_and_its_baseline(
         assert task.settings(**values) == task.settings()
 
 
-def test_every_layer_is_listed_with_a_line_a_source_and_numbers_that_can_be_set(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_every_layer_is_listed_with_a_line_a_source_and_numbers_that_can_be_set(capsys):
     facts = {one["name"]: one for one in listed(capsys, "layers")}
     for layer in BUILT_IN:
         one = facts[layer.name]
@@ -49,9 +40,7 @@ def test_every_layer_is_listed_with_a_line_a_source_and_numbers_that_can_be_set(
             assert parse(f"{layer.name}({name}={value})") == parse(layer.name)
 
 
-def test_every_suite_is_listed_with_its_runs_and_what_it_measures(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_every_suite_is_listed_with_its_runs_and_what_it_measures(capsys):
     facts = listed(capsys, "suites")
     assert [one["name"] for one in facts] == list(SUITES)
     for one in facts:
@@ -63,9 +52,7 @@ def test_every_suite_is_listed_with_its_runs_and_what_it_measures(
     assert "compression 66, memorization 36" in capsys.readouterr().out
 
 
-def test_the_lines_name_numbers_as_a_line_of_layers_takes_them(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_the_lines_name_numbers_as_a_line_of_layers_takes_them(capsys):
     assert main(["mad", "layers"]) == 0
     text = capsys.readouterr().out
     assert "heads=none kv_heads=none rope=true base=10000 qk_norm=false bias=true" in text
@@ -73,7 +60,7 @@ def test_the_lines_name_numbers_as_a_line_of_layers_takes_them(
     assert "noisy-in-context-recall (NR)  " in capsys.readouterr().out
 
 
-def test_own_layers_and_tasks_are_listed_with_their_file(tmp_path: Path) -> None:
+def test_own_layers_and_tasks_are_listed_with_their_file(tmp_path):
     file = EXAMPLES / "my_layer.py"
     ended = mlxhog(tmp_path, "mad", "layers", "--plugin", str(file), "--json")
     (own,) = (one for one in json.loads(ended.out) if one["name"] == "my_layer")
@@ -83,7 +70,7 @@ def test_own_layers_and_tasks_are_listed_with_their_file(tmp_path: Path) -> None
     assert "my_task (MY)  the first half in reverse order" in ended.out
 
 
-def test_a_layer_that_says_nothing_of_itself_has_the_first_line_of_its_file(tmp_path: Path) -> None:
+def test_a_layer_that_says_nothing_of_itself_has_the_first_line_of_its_file(tmp_path):
     text = (EXAMPLES / "my_layer.py").read_text()
     (tmp_path / "quiet.py").write_text(
         "".join(line for line in text.splitlines(True) if "about =" not in line)

@@ -1,7 +1,5 @@
 """`--plugin` adds all definitions of a file, of any kind."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -20,7 +18,7 @@ class Halving(Choice):
 SMALL = ("--set", "seq_len=9", "--set", "train_rows=64", "--set", "test_rows=16", "--dim", "16")
 
 
-def test_a_file_with_a_layer_a_task_and_a_schedule_is_named_once(tmp_path: Path) -> None:
+def test_a_file_with_a_layer_a_task_and_a_schedule_is_named_once(tmp_path):
     (tmp_path / "all.py").write_text(LAYER.read_text() + TASK.read_text() + SCHEDULE)
     how = ("--plugin", "all.py", "--layers", "my_layer swiglu", "--task", "MY", *SMALL)
     for workers in ("mlx:cpu", "mlx:cpu*2"):
@@ -32,7 +30,7 @@ def test_a_file_with_a_layer_a_task_and_a_schedule_is_named_once(tmp_path: Path)
         assert (result["task"], result["status"], result["steps"]) == ("my_task", "done", 2)
 
 
-def test_the_rows_of_a_task_from_a_file_are_drawn_again_by_it(tmp_path: Path) -> None:
+def test_the_rows_of_a_task_from_a_file_are_drawn_again_by_it(tmp_path):
     text = TASK.read_text()
     (tmp_path / "mine.py").write_text(text)
     (tmp_path / "other.py").write_text(text.replace("content[:, ::-1]", "content"))
@@ -47,7 +45,7 @@ def test_the_rows_of_a_task_from_a_file_are_drawn_again_by_it(tmp_path: Path) ->
     assert "--plugin FILE" in ended.err
 
 
-def test_an_own_strategy_has_its_numbers_for_the_workers_of_a_candidate(tmp_path: Path) -> None:
+def test_an_own_strategy_has_its_numbers_for_the_workers_of_a_candidate(tmp_path):
     how = ("--plugin", str(EXAMPLES / "my_strategy.py"), "--workers", "torch:cpu*2", "--dry-run")
     of = ("--task", "CR", "--layers", "gated-conv", *SMALL[2:])
     ended = mlxhog(tmp_path, "mad", "train", *of, *how, "--strategy", "my_strategy(share=0.3)")

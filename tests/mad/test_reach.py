@@ -11,11 +11,11 @@ from tests.pairs import each_of
 
 
 @pytest.fixture(autouse=True)
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def file(**model: object) -> None:
+def file(**model):
     lines = "".join(f"  {name}: {value}\n" for name, value in model.items())
     Path("a.yaml").write_text(f"model:\n  dim: 16\n{lines}")
 
@@ -38,12 +38,8 @@ BENCH = "mad bench --config a.yaml --dry-run --suite"
     ],
 )
 def test_a_task_with_longer_rows_than_a_candidate_is_made_for_is_refused(
-    model: dict[str, str],
-    words: str,
-    message: str,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    model, words, message, capsys, monkeypatch
+):
     monkeypatch.setattr(run_plan, "make_task", None)  # nothing is drawn
     file(max_length=64, **model)
     assert main(words.split()) == 2
@@ -52,8 +48,8 @@ def test_a_task_with_longer_rows_than_a_candidate_is_made_for_is_refused(
 
 
 def test_scored_rows_longer_than_those_to_train_on_are_refused_with_learned_positions(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+    capsys, monkeypatch
+):
     monkeypatch.setattr(Depo, "test_length", property(lambda settings: 2048))
     monkeypatch.setattr(run_plan, "make_task", None)
     message = (
@@ -86,6 +82,6 @@ def test_scored_rows_longer_than_those_to_train_on_are_refused_with_learned_posi
         ({"position": "sincos", "layers": "mlstm"}, f"{TRAIN} CR --position none"),
     ],
 )
-def test_shorter_rows_and_layers_for_any_length_are_not(model: dict[str, str], words: str) -> None:
+def test_shorter_rows_and_layers_for_any_length_are_not(model, words):
     file(max_length=64, **model)
     assert main(words.split()) == 0

@@ -1,7 +1,5 @@
 """Scores follow their definition; intervals and rank correlations equal worked examples."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 
@@ -11,14 +9,14 @@ import pytest
 from mlxhog.errors import StudyError
 from mlxhog.mad.options import point_name
 from mlxhog.mad.scores import half_width, scores
-from tests.mad.search.recorded import StudyRecord, layers, record, setting, suite
+from tests.mad.search.recorded import layers, record, setting, suite
 
 A = "gated-conv swiglu"
 B = "swiglu gated-conv"
 TWO_TASKS = suite(setting("one"), setting("two"))
 
 
-def complete(candidate: str, one: float, two: float, seed: int = 0) -> list[StudyRecord]:
+def complete(candidate, one, two, seed=0):
     return [
         record(candidate, "one", one, seed=seed),
         record(candidate, "two", two, seed=seed),
@@ -49,7 +47,7 @@ def test_a_score_is_the_best_point_then_the_mean_of_settings_then_the_mean_of_ta
 
 
 def test_parameters_and_state_are_those_of_the_suites_width_whatever_widths_settings_have():
-    def run(label: str, dim: int, acc: float, seed: int) -> StudyRecord:
+    def run(label, dim, acc, seed):
         one = record(A, "one", acc, label=label, seed=seed)
         return replace(one, config={**one.config, "dim": dim}, state=10 * dim)
 
@@ -256,9 +254,7 @@ PRINTED = {1: 12.7062, 2: 4.30265, 3: 3.18245, 4: 2.77645, 9: 2.26216, 30: 2.042
 
 
 @pytest.mark.parametrize(("df", "expected"), PRINTED.items())
-def test_the_interval_is_as_many_standard_errors_as_the_tables_of_students_t_say(
-    df: int, expected: float
-):
+def test_the_interval_is_as_many_standard_errors_as_the_tables_of_students_t_say(df, expected):
     values = np.random.default_rng(df).normal(size=df + 1)
     error = np.std(values, ddof=1) / math.sqrt(df + 1)
     assert half_width(list(values)) == pytest.approx(expected * error, rel=3e-6)

@@ -1,7 +1,6 @@
 """`mlxhog mad show` prints the parts of an architecture."""
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -10,7 +9,7 @@ from mlxhog.models import families
 from mlxhog.models.registry import load_candidate
 
 
-def test_show_lists_layers_parameters_states_and_shapes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_lists_layers_parameters_states_and_shapes(capsys):
     assert main(["mad", "show", "mlstm(h4) swiglu slstm"]) == 0
     out = capsys.readouterr().out
     lines = [line.split() for line in out.splitlines()]
@@ -20,7 +19,7 @@ def test_show_lists_layers_parameters_states_and_shapes(capsys: pytest.CaptureFi
     assert ["recurrent.weight", "4", "x", "128", "x", "32"] in lines
 
 
-def test_show_counts_every_parameter_of_the_model(capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_counts_every_parameter_of_the_model(capsys):
     assert main(["mad", "show", "mad-7to1", "--json"]) == 0
     output = json.loads(capsys.readouterr().out)
     cfg = load_candidate("mad-7to1")
@@ -30,9 +29,7 @@ def test_show_counts_every_parameter_of_the_model(capsys: pytest.CaptureFixture[
     assert [part["layer"] for part in output["parts"]] == [None, *range(16), None, None]
 
 
-def test_show_takes_words_sizes_and_files(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_show_takes_words_sizes_and_files(tmp_path, capsys):
     file = tmp_path / "a.yaml"
     file.write_text("model: {dim: 32, layers: [mlstm, swiglu]}")
     results = []
@@ -53,8 +50,6 @@ def test_show_takes_words_sizes_and_files(
         (["mlstm", "--dims", "6"], "no flag '--dims'; did you mean '--dim'"),
     ],
 )
-def test_show_answers_wrong_input_with_exit_code_2(
-    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_show_answers_wrong_input_with_exit_code_2(words, message, capsys):
     assert main(["mad", "show", *words]) == 2
     assert message in capsys.readouterr().err

@@ -10,7 +10,7 @@ from mlxhog.mad.options import PUBLISHED, Protocol
 from mlxhog.mad.run import RunConfig
 from mlxhog.mad.study.session import Planning
 from mlxhog.mad.study.study import Study
-from mlxhog.mad.suites import SUITES, Suite, at_dim, expand, fixed, only, suite, with_rates
+from mlxhog.mad.suites import SUITES, at_dim, expand, fixed, only, suite, with_rates
 from mlxhog.mad.tasks import BENCHMARK, find, make_task, resolve
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.layers import make
@@ -18,7 +18,7 @@ from mlxhog.models.mad.layers import make
 LAYERS = (make("gated-conv"), make("swiglu")) * 2
 
 
-def runs(measured: Suite, *arguments, **how) -> list[RunConfig]:
+def runs(measured, *arguments, **how):
     return list(expand(measured, *arguments, **how))
 
 
@@ -186,7 +186,7 @@ def test_recall_compares_numbers_of_pairs_at_three_widths_and_copies_of_four_len
     assert len({config.key() for config in configs.values()}) == len(configs) == 12
 
 
-def _own(config: RunConfig) -> dict[str, object]:
+def _own(config):
     """What a label of suite recall says."""
     names = {"MQAR": ("n_pairs",), "SC": ("seq_len",), "SG": ("gap_prob",)}[find(config.task).short]
     own = {name: config.settings[name] for name in names}

@@ -9,16 +9,14 @@ import re
 import signal
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
 
 import pytest
 
+from mlxhog.base import tensors
+from mlxhog.base.interrupts import Interrupts
 from mlxhog.cli import main
 from mlxhog.cli.mad.train_view import RunLine
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.files import tensors
-from mlxhog.machine.interrupts import Interrupts
 from mlxhog.mad.run import Point
 from mlxhog.mad.training import candidate
 from mlxhog.models import families
@@ -32,16 +30,16 @@ SMALL = (
 MIXER = ["--layers", "gated-conv swiglu"]
 
 
-def mad_train(*words: str) -> int:
+def mad_train(*words):
     return main(["mad", "train", *words])
 
 
-def trained(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+def trained(capsys, *words):
     """The last output line of a run, as JSON."""
     assert mad_train(*SMALL, *MIXER, "--json", "--quiet", *words) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    result: dict[str, Any] = json.loads(out.splitlines()[-1])
+    result = json.loads(out.splitlines()[-1])
     return result
 
 
@@ -63,7 +61,7 @@ def test_an_option_of_another_schedule_is_refused(
 
 @pytest.mark.parametrize("backend", ["mlx", "torch", "mlx:cpu"])
 @pytest.mark.usefixtures("no_apple_gpu")
-def test_a_run_ends_with_one_line_of_json(backend: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_ends_with_one_line_of_json(backend, capsys):
     result = trained(capsys, "--steps", "12", "--backend", backend)
     first = ["task", "layers", "backend", "status", "steps", "seconds"]
     assert list(result)[: len(first)] == first
@@ -77,10 +75,8 @@ def test_a_run_ends_with_one_line_of_json(backend: str, capsys: pytest.CaptureFi
     assert result["settings"]["vocab"] == 8
 
 
-def test_the_key_of_a_run_is_the_same_however_its_workers_train(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    def key(flags: str) -> str:
+def test_the_key_of_a_run_is_the_same_however_its_workers_train(capsys):
+    def key(flags):
         return str(trained(capsys, "--workers", "mlx:cpu*2", "--dry-run", *flags.split())["key"])
 
     usual, backoff = key(""), key("--schedule backoff --backoff-steps 3")
@@ -90,7 +86,7 @@ def test_the_key_of_a_run_is_the_same_however_its_workers_train(
     assert len({usual, backoff, key("--schedule backoff --backoff-steps 4")}) == 3
 
 
-def test_flags_reach_the_protocol_and_several_workers(capsys: pytest.CaptureFixture[str]) -> None:
+def test_flags_reach_the_protocol_and_several_workers(capsys):
     result = trained(
         capsys, "--epochs", "2", "--workers", "mlx:cpu*2", "--strategy", "sync", "--weight-decay",
         "0.1", "--select", "val",
@@ -103,9 +99,7 @@ def test_flags_reach_the_protocol_and_several_workers(capsys: pytest.CaptureFixt
     assert result["val_token"] is not None
 
 
-def test_an_architecture_file_says_layers_width_and_position(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_architecture_file_says_layers_width_and_position(tmp_path, capsys):
     file = tmp_path / "arch.yaml"
     file.write_text("version: 1\nmodel: {dim: 24, position: learned, layers: [swiglu]}\n")
     words = [*SMALL[: SMALL.index("--dim")], "--arch", str(file), "--steps", "2", "--json"]
@@ -115,9 +109,7 @@ def test_an_architecture_file_says_layers_width_and_position(
     assert output["params"] > 24 * 15  # of the positions only
 
 
-def test_the_trained_model_is_kept_where_asked(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_trained_model_is_kept_where_asked(tmp_path, capsys):
     words = [*SMALL, *MIXER, "--steps", "2", "--save", str(tmp_path / "kept")]
     assert mad_train(*words) == 0
     assert "accuracy" in capsys.readouterr().out
@@ -130,10 +122,8 @@ def test_the_trained_model_is_kept_where_asked(
     assert "kept exists; choose another name, or remove it" in capsys.readouterr().err
 
 
-def test_a_model_that_cannot_be_saved_costs_no_numbers(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object) -> None:
+def test_a_model_that_cannot_be_saved_costs_no_numbers(tmp_path, capsys, monkeypatch):
+    def full(*_):
         raise EnvironmentLacks("the disk is full")
 
     monkeypatch.setattr(candidate, "save_checkpoint", full)
@@ -144,7 +134,7 @@ def test_a_model_that_cannot_be_saved_costs_no_numbers(
     assert err.endswith("the disk is full\n")
 
 
-def test_a_diverged_run_says_so_and_exits_with_4(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_diverged_run_says_so_and_exits_with_4(capsys):
     assert mad_train(*changed(SMALL, *MIXER, "--steps", "90", "--lr", "1e30", "--json")) == 4
     output = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (output["status"], output["acc_token"]) == ("diverged", 0.0)
@@ -152,7 +142,7 @@ def test_a_diverged_run_says_so_and_exits_with_4(capsys: pytest.CaptureFixture[s
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", ["mlx:cpu", "mlx:cpu*2"])
-def test_ctrl_c_ends_with_what_was_reached(workers: str) -> None:
+def test_ctrl_c_ends_with_what_was_reached(workers):
     words = [*SMALL, *MIXER, "--workers", workers, "--steps", "1000000", "--stop-accuracy", "2"]
     child = subprocess.Popen(
         [sys.executable, "-m", "mlxhog", "mad", "train", *words, "--json"],
@@ -170,9 +160,7 @@ def test_ctrl_c_ends_with_what_was_reached(workers: str) -> None:
     assert result["curve"][-1]["step"] == result["steps"] > 0
 
 
-def test_a_dry_run_says_sizes_and_the_time_that_a_few_steps_promise(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_dry_run_says_sizes_and_the_time_that_a_few_steps_promise(capsys):
     assert mad_train(*SMALL, *MIXER, "--dry-run", "--json") == 0
     output = json.loads(capsys.readouterr().out)
     assert (output["limit"], output["dim"]) == (2000, 16)
@@ -203,16 +191,14 @@ def test_a_dry_run_says_sizes_and_the_time_that_a_few_steps_promise(
         ("--layers swiglu --train-rows 9", "a setting of the task is given as in --set vocab=32"),
     ],
 )
-def test_wrong_input_is_answered_with_the_way_out(
-    words: str, message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_input_is_answered_with_the_way_out(words, message, capsys):
     assert mad_train(*words.split()) == 2
     out, err = capsys.readouterr()
     assert message in err
     assert out == ""
 
 
-def line(stream: io.StringIO, *, quiet: bool = False) -> RunLine:
+def line(stream, *, quiet=False):
     clock = iter(range(100))
     return RunLine(
         stream,
@@ -224,7 +210,7 @@ def line(stream: io.StringIO, *, quiet: bool = False) -> RunLine:
     )
 
 
-def test_a_pipe_gets_a_line_per_evaluation_unless_it_is_to_be_quiet() -> None:
+def test_a_pipe_gets_a_line_per_evaluation_unless_it_is_to_be_quiet():
     point = Point(step=10, seconds=5.0, loss=1.5, acc_token=0.25, acc_macro=0.2)
     for quiet in (False, True):
         stream = io.StringIO()

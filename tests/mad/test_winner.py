@@ -1,7 +1,5 @@
 """A vote takes the most frequent layers of the best candidates; scaling keeps the proportions."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import get_args
 
@@ -14,7 +12,7 @@ from mlxhog.mad.winner import How, scaled, unit_of, upper_part, vote
 from mlxhog.models.mad.sequence import canonical, parse
 
 
-def scored(*lines: tuple[str, float]):
+def scored(*lines):
     return [(tuple(text.split()), score) for text, score in lines]
 
 
@@ -72,7 +70,7 @@ def test_of_depths_with_as_many_candidates_that_of_the_best_is_taken():
         ([0.8, 0.7, 0.4, 0.3], 2),
     ],
 )
-def test_the_upper_part_ends_where_the_scores_fall_apart(scores: list[float], upper: int):
+def test_the_upper_part_ends_where_the_scores_fall_apart(scores, upper):
     assert upper_part(scores) == upper
 
 
@@ -81,16 +79,14 @@ def test_the_upper_part_ends_where_the_scores_fall_apart(scores: list[float], up
     factor=st.integers(1, 9),
     shift=st.integers(-50, 50),
 )
-def test_the_upper_part_does_not_depend_on_scale_or_origin(
-    scores: list[int], factor: int, shift: int
-):
+def test_the_upper_part_does_not_depend_on_scale_or_origin(scores, factor, shift):
     falling = sorted(scores, reverse=True)
     moved = [factor * score + shift for score in falling]
     if len(set(falling)) == 1:
         assert upper_part(falling) == len(falling)
         return
 
-    def within(k: int) -> float:  # twice the sum of squared distances within both parts, exactly
+    def within(k):  # twice the sum of squared distances within both parts, exactly
         return sum(
             (sum((a - b) ** 2 for a in part for b in part) / len(part))
             for part in (falling[:k], falling[k:])

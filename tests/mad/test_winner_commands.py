@@ -23,19 +23,19 @@ from tests.tolerances import LOGITS_F32, assert_close
 
 
 @pytest.fixture(autouse=True)
-def _at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _at(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def run(*words: str) -> int:
+def run(*words):
     return main(["mad", *words])
 
 
-def layers_of(path: str) -> str:
+def layers_of(path):
     return canonical(load_architecture(path).layers)
 
 
-def test_vote_prints_every_slot_and_who_voted(capsys: pytest.CaptureFixture[str]):
+def test_vote_prints_every_slot_and_who_voted(capsys):
     study(Path("studies"))
     assert run("vote", "first", "--top", "2") == 0
     output = capsys.readouterr().out
@@ -44,9 +44,7 @@ def test_vote_prints_every_slot_and_who_voted(capsys: pytest.CaptureFixture[str]
     assert "place 1 of 3 in the study, score 0.900" in output
 
 
-def test_vote_as_json_has_slots_voters_and_the_score_where_it_is_known(
-    capsys: pytest.CaptureFixture[str],
-):
+def test_vote_as_json_has_slots_voters_and_the_score_where_it_is_known(capsys):
     study(Path("studies"))
     assert run("vote", "first", "--json", "--out", "w.yaml") == 0
     output = json.loads(capsys.readouterr().out)
@@ -57,7 +55,7 @@ def test_vote_as_json_has_slots_voters_and_the_score_where_it_is_known(
     assert layers_of(output["file"]) == CONV
 
 
-def test_candidates_that_lack_runs_do_not_vote(capsys: pytest.CaptureFixture[str]):
+def test_candidates_that_lack_runs_do_not_vote(capsys):
     def lacks(record):
         return None if record.candidate == CONV and record.seed == 1 else record
 
@@ -66,17 +64,13 @@ def test_candidates_that_lack_runs_do_not_vote(capsys: pytest.CaptureFixture[str
     assert json.loads(capsys.readouterr().out)["candidates"] == 2
 
 
-def test_a_study_without_a_finished_candidate_says_how_to_go_on(
-    capsys: pytest.CaptureFixture[str],
-):
+def test_a_study_without_a_finished_candidate_says_how_to_go_on(capsys):
     study(Path("studies"), change=lambda record: record if record.seed == 1 else None)
     assert run("vote", "first") == 2
     assert "continue it: mlxhog mad resume first" in capsys.readouterr().err
 
 
-def test_the_winner_of_a_study_is_scaled_at_the_width_it_was_searched_at(
-    capsys: pytest.CaptureFixture[str],
-):
+def test_the_winner_of_a_study_is_scaled_at_the_width_it_was_searched_at(capsys):
     study(Path("studies"), dim=48)
     assert run("scale", "first", "--depth", "6", "--out", "deep.yaml", "--json") == 0
     output = json.loads(capsys.readouterr().out)
@@ -85,7 +79,7 @@ def test_the_winner_of_a_study_is_scaled_at_the_width_it_was_searched_at(
 
 
 @pytest.mark.parametrize("how", ["stack", "stretch"])
-def test_a_file_that_is_scaled_can_be_scaled_again(how: str):
+def test_a_file_that_is_scaled_can_be_scaled_again(how):
     line = "mlstm(h2) swiglu(inner=48) slstm(h2) mlp"
     assert run("scale", line, "--depth", "8", "--how", how, "--out", "a.yaml", "--dim", "32") == 0
     assert run("scale", "a.yaml", "--depth", "8", "--out", "b.yaml") == 0
@@ -111,16 +105,14 @@ def test_a_file_that_is_scaled_can_be_scaled_again(how: str):
         (["vote", "frist"], "did you mean 'first'"),
     ],
 )
-def test_a_mistake_writes_nothing_and_names_the_way_out(
-    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
-):
+def test_a_mistake_writes_nothing_and_names_the_way_out(words, message, capsys):
     study(Path("studies"))
     assert run(*words) == 2
     assert message in capsys.readouterr().err
     assert [path.name for path in Path().iterdir()] == ["studies"]
 
 
-def test_a_scaled_winner_trains_as_a_language_model(capsys: pytest.CaptureFixture[str]):
+def test_a_scaled_winner_trains_as_a_language_model(capsys):
     line = "mlstm(h2) swiglu(inner=16) gated-conv mlp(inner=16)"
     scale = ["--depth", "4", "--how", "stretch", "--out", "d.yaml", "--dim", "16"]
     assert run("scale", line, *scale) == 0
@@ -135,8 +127,8 @@ def test_a_scaled_winner_trains_as_a_language_model(capsys: pytest.CaptureFixtur
 
 @pytest.mark.slow
 def test_a_winner_travels_from_the_search_to_transformers_and_to_modules_of_both_frameworks(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+    capsys, monkeypatch
+):
     transformers = pytest.importorskip("transformers", reason="the extra [peers]")
     dynamic = importlib.import_module("transformers.dynamic_module_utils")
     monkeypatch.setattr(dynamic, "HF_MODULES_CACHE", str(Path("modules").absolute()))
@@ -170,7 +162,7 @@ def test_a_winner_travels_from_the_search_to_transformers_and_to_modules_of_both
     capsys.readouterr()
 
 
-def test_a_module_of_a_model_file_has_the_initial_values_of_training_and_learns() -> None:
+def test_a_module_of_a_model_file_has_the_initial_values_of_training_and_learns():
     Path("m.yaml").write_text("model: {dim: 16, layers: 'mlstm(h2) swiglu(inner=16)'}")
     model = TorchModel("m.yaml", seed=3)
     values = init_params(load_architecture("m.yaml"), 3)

@@ -12,7 +12,6 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-import pytest
 import torch
 
 from mlxhog.errors import MetalError
@@ -20,9 +19,7 @@ from mlxhog.metal.engine import Engine, ReferenceEngine
 from mlxhog.metal.kernel import Kernel, Launch, read_source
 
 
-def _run(
-    engine: Engine, kernel: Kernel, inputs: list[Any], outputs: list[Any], **how: Any
-) -> list[Any]:
+def _run(engine, kernel, inputs, outputs, **how):
     """Compute a launch in NumPy; returns the outputs in order."""
     named = dict(zip([argument.name for argument in kernel.inputs], inputs, strict=True))
     shapes = dict(zip([argument.name for argument in kernel.outputs], outputs, strict=True))
@@ -30,7 +27,7 @@ def _run(
     return [result[argument.name] for argument in kernel.outputs]
 
 
-def entry(kernels: dict[str, Kernel], name: str) -> tuple[Kernel, str]:
+def entry(kernels, name):
     """The kernel and the instance of a whole kernel."""
     base, _, instance = name.rpartition("_")
     return (kernels[name], "") if name in kernels else (kernels[base], instance)
@@ -49,13 +46,13 @@ class FakeMLX:
     breaks: str = ""  # what the Metal compiler says instead
     most_threads: int = 1024  # in a group, of every compiled kernel
 
-    def install(self, monkeypatch: pytest.MonkeyPatch) -> FakeMLX:
+    def install(self, monkeypatch):
         monkeypatch.setattr(mx.metal, "is_available", lambda: True)
         monkeypatch.setattr(mx.fast, "metal_kernel", self.metal_kernel)
         monkeypatch.setattr(mx, "asarray", self.asarray)
         return self
 
-    def memory(self, n: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    def memory(self, n):
         """Host memory that this MLX can adopt: it is in fact that of an array of its own."""
         array = mx.zeros(n)
         mx.eval(array)
@@ -63,19 +60,19 @@ class FakeMLX:
         self.lent[host.ctypes.data] = array
         return host
 
-    def asarray(self, host: Any, *, copy: bool | None = None) -> mx.array:
+    def asarray(self, host, *, copy=None):
         assert copy is False
         if host.ctypes.data not in self.lent:
             raise ValueError("[convert] Cannot import a CPU array without a copy.")
         return self.lent[host.ctypes.data]
 
-    def metal_kernel(self, **built: Any) -> Any:
+    def metal_kernel(self, **built):
         self.built.append(built)
         kernel, instance = entry(self.kernels, built["name"].removeprefix("mlxhog_"))
         assert built["header"] == read_source(kernel.header)
         assert built["source"] == kernel.body(instance)
 
-        def call(**given: Any) -> list[mx.array]:
+        def call(**given):
             self.calls.append(given)
             self.launched.append(kernel)
             if self.breaks:
@@ -121,23 +118,23 @@ class FakeMPS:
     breaks: str = ""
     most_threads: int = 1024
 
-    def install(self, monkeypatch: pytest.MonkeyPatch) -> FakeMPS:
+    def install(self, monkeypatch):
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
         monkeypatch.setattr(torch.mps, "compile_shader", self.compile_shader)
         monkeypatch.setattr(torch.mps, "synchronize", self._synchronize)
         return self
 
-    def _synchronize(self) -> None:
+    def _synchronize(self):
         self.synchronized += 1
 
-    def compile_shader(self, text: str) -> Any:
+    def compile_shader(self, text):
         """Raise what torch raises: c10::SyntaxError, in Python SyntaxError."""
         if self.breaks:
             raise SyntaxError(self.breaks)
         self.compiled.append(text)
         return _Library(self)
 
-    def call(self, name: str, arguments: tuple[Any, ...], how: dict[str, Any]) -> None:
+    def call(self, name, arguments, how):
         self.calls.append((name, arguments, how))
         if math.prod(how["group_size"]) > self.most_threads:
             raise ValueError(f"Threadgroup size exceeds {self.most_threads} limit")
@@ -169,5 +166,5 @@ class FakeMPS:
 class _Library:
     fake: FakeMPS
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name):
         return lambda *arguments, **how: self.fake.call(name, arguments, how)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from mlxhog.errors import MetalError
 from mlxhog.metal.engine import ReferenceEngine
-from mlxhog.metal.kernel import Launch
 
 
 @dataclass
@@ -23,7 +21,7 @@ class FaultyEngine(ReferenceEngine):
     by: float | None = 1e-2
     only: dict[str, int] = field(default_factory=dict)
 
-    def run(self, launch: Launch) -> dict[str, Any]:
+    def run(self, launch):
         results = super().run(launch)
         if launch.kernel.name != self.kernel or not self.only.items() <= launch.inputs.items():
             return results

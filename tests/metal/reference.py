@@ -8,33 +8,31 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 
-def sigmoid(x: Array) -> Array:
+def sigmoid(x):
     return np.asarray(np.exp(-np.logaddexp(0, -x)))
 
 
-def log_sigmoid(x: Array) -> Array:
+def log_sigmoid(x):
     return np.minimum(x, 0) - np.log1p(np.exp(-np.abs(x)))
 
 
-def rms_norm(x: Array, w: Array, *, eps: float) -> Array:
+def rms_norm(x, w, *, eps):
     return np.asarray(w * x / np.sqrt((x**2).mean(-1, keepdims=True) + eps))
 
 
-def rms_norm_grad(x: Array, w: Array, d_out: Array, *, eps: float) -> tuple[Array, Array]:
+def rms_norm_grad(x, w, d_out, *, eps):
     scale = 1 / np.sqrt((x**2).mean(-1, keepdims=True) + eps)
     d_unit = d_out * w
     dx = scale * (d_unit - x * scale**2 * (d_unit * x).mean(-1, keepdims=True))
     return dx, (d_out * x * scale).reshape(-1, w.size).sum(0)
 
 
-def head_norm_gate(h: Array, o: Array, w: Array, *, eps: float) -> Array:
+def head_norm_gate(h, o, w, *, eps):
     unit, _ = _layer_norm(h, eps)
     return np.asarray(sigmoid(o) * (w * unit.reshape(o.shape)))
 
 
-def head_norm_gate_grad(
-    h: Array, o: Array, w: Array, d_out: Array, *, eps: float
-) -> tuple[Array, Array, Array]:
+def head_norm_gate_grad(h, o, w, d_out, *, eps):
     unit, scale = _layer_norm(h, eps)
     flat, gate = unit.reshape(o.shape), sigmoid(o)
     d_unit = (d_out * gate * w).reshape(h.shape)
@@ -44,31 +42,29 @@ def head_norm_gate_grad(
     return dh, do, (d_out * gate * flat).reshape(-1, w.size).sum(0)
 
 
-def _layer_norm(h: Array, eps: float) -> tuple[Array, Array]:
+def _layer_norm(h, eps):
     scale = 1 / np.sqrt(h.var(-1, keepdims=True) + eps)
     return (h - h.mean(-1, keepdims=True)) * scale, scale
 
 
-def swiglu(gate: Array, up: Array) -> Array:
+def swiglu(gate, up):
     return np.asarray(gate * sigmoid(gate) * up)
 
 
-def swiglu_grad(gate: Array, up: Array, d_out: Array) -> tuple[Array, Array]:
+def swiglu_grad(gate, up, d_out):
     s = sigmoid(gate)
     return d_out * up * s * (1 + gate * (1 - s)), d_out * gate * s
 
 
-def soft_cap(x: Array, *, cap: float) -> Array:
+def soft_cap(x, *, cap):
     return np.asarray(cap * np.tanh(x / cap))
 
 
-def soft_cap_grad(x: Array, d_out: Array, *, cap: float) -> Array:
+def soft_cap_grad(x, d_out, *, cap):
     return np.asarray(d_out / np.cosh(x / cap) ** 2)
 
 
-def capped_cross_entropy(
-    logits: Array, labels: Array, *, cap: float | None
-) -> tuple[float, int, Array]:
+def capped_cross_entropy(logits, labels, *, cap):
     """Sum of nats, count of labels other than -100, gradient of the sum."""
     capped = logits if cap is None else soft_cap(logits, cap=cap)
     top = capped.max(-1, keepdims=True)

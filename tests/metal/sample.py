@@ -8,16 +8,16 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 
-def draw(*shape: int, seed: int = 0, scale: float = 1.0) -> Array:
+def draw(*shape, seed=0, scale=1.0):
     """Normal numbers; different for every shape and seed."""
     r = np.random.default_rng((seed, *shape))
     return (scale * r.standard_normal(shape)).astype(np.float32)
 
 
-def unwritten(*shape: int) -> Array:
+def unwritten(*shape):
     return np.full(shape, np.nan, np.float32)
 
 
-def wide(*arrays: Array) -> tuple[Array, ...]:
+def wide(*arrays):
     """The same numbers in float64."""
     return tuple(x.astype(np.float64) for x in arrays)

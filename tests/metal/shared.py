@@ -6,21 +6,15 @@ bytes                  what
 + table, to 4096       floats, float32
 """
 
-from __future__ import annotations
-
 import mmap
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import reduction
-from multiprocessing.process import BaseProcess
-from typing import Any
 
 import numpy as np
 
 from mlxhog import _native
-from mlxhog.optim.gradients import Float32
 from tests import forked
 
 PROCESSES = forked.CONTEXT
@@ -36,14 +30,14 @@ WORKER = np.dtype(
 )
 
 
-def _page(n: int) -> int:
+def _page(n):
     return -n % 4096 + n
 
 
 class Shared:
     """Lock words, worker table and floats in one mapping; picklable while a process starts."""
 
-    def __init__(self, n_floats: int, n_words: int = 0, n_workers: int = 4, fd: int = -1) -> None:
+    def __init__(self, n_floats, n_words=0, n_workers=4, fd=-1):
         n_words = n_words or n_floats // _native.STRIPE + 1
         table_at = _page(4 * n_words)
         floats_at = table_at + _page(WORKER.itemsize * n_workers)
@@ -57,33 +51,33 @@ class Shared:
         self.words = np.frombuffer(self._map, np.uint32, n_words)
         self.table = np.frombuffer(self._map, np.uint8, WORKER.itemsize * n_workers, table_at)
         self.workers = self.table.view(WORKER)
-        self.floats: Float32 = np.frombuffer(self._map, np.float32, n_floats, floats_at)
+        self.floats = np.frombuffer(self._map, np.float32, n_floats, floats_at)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self):
         return _attach, (*self.sizes, reduction.DupFd(self.fd))
 
-    def locks(self, slot: int, generation: int = 1) -> _native.Locks:
+    def locks(self, slot, generation=1):
         """The locks of worker `slot`, whose table entry is made to fit."""
         self.workers["generation"][slot - 1] = generation
         return _native.Locks(self.words, self.table, slot, generation)
 
-    def close(self) -> None:
+    def close(self):
         """Close the descriptor; the mapping goes with the last view."""
         os.close(self.fd)
 
 
-def _attach(n_floats: int, n_words: int, n_workers: int, fd: Any) -> Shared:
+def _attach(n_floats, n_words, n_workers, fd):
     return Shared(n_floats, n_words, n_workers, fd.detach())
 
 
-def pid_of(process: BaseProcess) -> int:
+def pid_of(process):
     """The pid of a started process."""
     assert process.pid is not None
     return process.pid
 
 
 @contextmanager
-def shared(n_floats: int, n_words: int = 0, n_workers: int = 4) -> Iterator[Shared]:
+def shared(n_floats, n_words=0, n_workers=4):
     """A fresh zeroed segment."""
     segment = Shared(n_floats, n_words, n_workers)
     try:
@@ -93,11 +87,9 @@ def shared(n_floats: int, n_words: int = 0, n_workers: int = 4) -> Iterator[Shar
 
 
 @contextmanager
-def spawned(
-    target: Callable[..., None], jobs: Sequence[tuple[Any, ...]]
-) -> Iterator[list[BaseProcess]]:
+def spawned(target, jobs):
     """Processes `target(*job)`, started; none outlives the block."""
-    processes: list[BaseProcess] = [PROCESSES.Process(target=target, args=job) for job in jobs]
+    processes = [PROCESSES.Process(target=target, args=job) for job in jobs]
     try:
         for process in processes:
             process.start()
@@ -108,7 +100,7 @@ def spawned(
             process.join(TIMEOUT_S)
 
 
-def run(target: Callable[..., None], jobs: Sequence[tuple[Any, ...]]) -> None:
+def run(target, jobs):
     """Run `target(*job)` for every job at once, each in a process, and want them all to succeed."""
     with spawned(target, jobs) as processes:
         for process in processes:

@@ -1,8 +1,5 @@
 """Concurrent adds: what is lost, and what never is."""
 
-from __future__ import annotations
-
-from multiprocessing.synchronize import Barrier
 from threading import BrokenBarrierError
 
 import numpy as np
@@ -12,8 +9,8 @@ from mlxhog import _native
 from mlxhog.arena.arena import lost_update_rate
 from mlxhog.errors import ShapeError
 from mlxhog.optim import updates
-from mlxhog.optim.gradients import Float32, Rows
-from tests.metal.shared import PROCESSES, TIMEOUT_S, Shared, run, shared
+from mlxhog.optim.gradients import Rows
+from tests.metal.shared import PROCESSES, TIMEOUT_S, run, shared
 from tests.optim.small import Slot
 
 LOSSLESS, RACY, CAS = 0, 1, 2
@@ -24,9 +21,7 @@ WIDTH = 64
 BY_ROWS = ("rows", "table")
 
 
-def add_ones(
-    segment: Shared, barrier: Barrier, slot: int, kernel: str, n: int, rounds: int
-) -> None:
+def add_ones(segment, barrier, slot, kernel, n, rounds):
     """One worker: `rounds` times, add 1.0 to n floats at OFFSET."""
     locks, flat = segment.locks(slot), segment.floats
     ones = np.ones(n, np.float32)
@@ -51,7 +46,7 @@ def add_ones(
             _native.add_cas(flat, OFFSET, ones, int(kernel.removeprefix("cas")))
 
 
-def concurrent_adds(kernel: str, workers: int, n: int) -> tuple[Float32, int]:
+def concurrent_adds(kernel, workers, n):
     """The floats after TOTAL_ADDS concurrent adds of 1.0, and what each should be."""
     rounds = max(1, TOTAL_ADDS // (n * workers))
     assert rounds * workers < 2**24, "beyond it float32 cannot count by ones"
@@ -68,7 +63,7 @@ def concurrent_adds(kernel: str, workers: int, n: int) -> tuple[Float32, int]:
 @pytest.mark.slow
 @pytest.mark.parametrize(("workers", "n"), [(2, (1 << 20) + TAIL), (4, 16_384 + TAIL)])
 @pytest.mark.parametrize("kernel", ["stripe", *BY_ROWS, "cas1", "cas2", "cas4"])
-def test_no_add_is_lost(kernel: str, workers: int, n: int) -> None:
+def test_no_add_is_lost(kernel, workers, n):
     if kernel == "cas4" and _native.widest_cas() < 4:
         pytest.skip("this CPU has no compare-and-swap of four floats")
     if kernel in BY_ROWS:
@@ -77,7 +72,7 @@ def test_no_add_is_lost(kernel: str, workers: int, n: int) -> None:
     np.testing.assert_array_equal(floats, expected)
 
 
-def test_racy_adds_lose_less_than_a_fifth_and_never_invent_one() -> None:
+def test_racy_adds_lose_less_than_a_fifth_and_never_invent_one():
     floats, expected = concurrent_adds("racy", 2, (1 << 20) + TAIL)
     assert floats.max() <= expected
     lost = lost_update_rate(floats, expected)
@@ -89,7 +84,7 @@ ROWS = Slot("rows", (4, 8), 0, kind="rows", row_word0=0)
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_duplicate_rows_all_add_up(native: bool) -> None:
+def test_duplicate_rows_all_add_up(native):
     with shared(4 * 8, n_words=4) as segment:
         values = np.arange(4 * 8, dtype=np.float32).reshape(4, 8)
         delta = Rows(np.array([2, 0, 2, 2], np.int32), values)
@@ -103,7 +98,7 @@ def test_duplicate_rows_all_add_up(native: bool) -> None:
 
 @pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("row", [-1, 4])
-def test_a_row_outside_the_parameter_is_refused_unwritten(row: int, native: bool) -> None:
+def test_a_row_outside_the_parameter_is_refused_unwritten(row, native):
     flat = np.zeros(4 * 8, np.float32)
     delta = Rows(np.array([0, row], np.int32), np.ones((2, 8), np.float32))
     with pytest.raises(ShapeError, match="the parameter has rows 0 to 3"):
@@ -112,9 +107,9 @@ def test_a_row_outside_the_parameter_is_refused_unwritten(row: int, native: bool
 
 
 @pytest.mark.parametrize("mode", [LOSSLESS, RACY, CAS])
-def test_the_probe_counts_every_add_of_one_worker(mode: int) -> None:
+def test_the_probe_counts_every_add_of_one_worker(mode):
     class Place:
-        def __init__(self, segment: Shared) -> None:
+        def __init__(self, segment):
             self.flat, self.locks, self.mode = segment.floats, segment.locks(1), mode
 
     with shared(4096) as segment:
@@ -134,11 +129,11 @@ SLOTS = {
 }
 
 
-def add_one_form(segment: Shared, barrier: Barrier, worker: int, kind: str, rounds: int) -> None:
+def add_one_form(segment, barrier, worker, kind, rounds):
     """Worker 1 adds a dense gradient of ones, the other the same as rows, twice each."""
     slot = SLOTS[kind]
     locks = segment.locks(worker)
-    delta: Float32 | updates.Rows = np.ones(slot.shape, np.float32)
+    delta = np.ones(slot.shape, np.float32)
     if worker != 1:
         index = np.tile(np.random.default_rng(0).permutation(512).astype(np.int32), 2)
         delta = updates.Rows(index, np.ones((len(index), WIDTH), np.float32))
@@ -149,7 +144,7 @@ def add_one_form(segment: Shared, barrier: Barrier, worker: int, kind: str, roun
 
 
 @pytest.mark.parametrize("kind", SLOTS)
-def test_dense_and_row_gradients_of_one_parameter_exclude_each_other(kind: str) -> None:
+def test_dense_and_row_gradients_of_one_parameter_exclude_each_other(kind):
     rounds = 1000
     with shared(OFFSET + SLOTS[kind].size, n_words=40 + 512) as segment:
         barrier = PROCESSES.Barrier(2)

@@ -4,8 +4,6 @@ The build that a Mac has, with another CBLAS for Accelerate: Debian's OpenBLAS i
 else the one that MLX's package for Linux brings.
 """
 
-from __future__ import annotations
-
 import ctypes.util
 import subprocess
 from pathlib import Path
@@ -33,7 +31,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def cblas() -> list[str]:
+def cblas():
     """Linker options of a library with `cblas_sgemm`."""
     debian = ctypes.util.find_library("openblas")
     library = str(OF_MLX[0]) if debian is None else f"-l:{debian}"
@@ -41,7 +39,7 @@ def cblas() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def programs() -> tuple[Path, Path]:
+def programs():
     """The program with a BLAS, and one whose library lacks `cblas_sgemm`."""
     sources = [ROOT / "tests/metal/blas.cpp", *(OPS / name for name in SOURCES)]
     options = ["-std=c++20", "-O0", "-fPIE", "-pthread", "-fopenmp-simd", f"-I{OPS}"]
@@ -50,7 +48,7 @@ def programs() -> tuple[Path, Path]:
     return with_blas, kept.linked("no-blas", sources, *options, link=["-pie"])
 
 
-def run(program: Path, *words: object, given: list[Float32] | None = None) -> Float32:
+def run(program, *words, given=None):
     """Run the program on arrays; returns the floats that it prints."""
     ended = subprocess.run(
         [program, *map(str, words)],
@@ -62,15 +60,13 @@ def run(program: Path, *words: object, given: list[Float32] | None = None) -> Fl
     return np.frombuffer(ended.stdout, np.float32)
 
 
-def drawn(*shape: int) -> Float32:
+def drawn(*shape):
     return np.random.default_rng(shape).standard_normal(shape, dtype=np.float32)
 
 
 @pytest.mark.slow
 @each_of("shape", [(64, 200), (200, 64), (300, 300), (1, 7), (5, 1)], ids=str)
-def test_a_blas_orthogonalises_as_our_own_products_do(
-    programs: tuple[Path, Path], shape: tuple[int, int]
-) -> None:
+def test_a_blas_orthogonalises_as_our_own_products_do(programs, shape):
     x = drawn(*shape)
     ours = np.empty_like(x)
     _native.polar([x], [ours], [1.0], ORTHOGONALIZATIONS["polar3"])
@@ -80,9 +76,7 @@ def test_a_blas_orthogonalises_as_our_own_products_do(
 
 @pytest.mark.slow
 @each_of("sizes", [(50, 96, 40), (33, 520, 70), (7, 20, 600)], ids=str)
-def test_a_blas_multiplies_linear_maps_and_their_gradients(
-    programs: tuple[Path, Path], sizes: tuple[int, int, int]
-) -> None:
+def test_a_blas_multiplies_linear_maps_and_their_gradients(programs, sizes):
     rows, width, out = sizes
     x, w, dy = drawn(rows, width), drawn(out, width), drawn(rows, out)
     results = run(programs[0], "linear", *sizes, given=[x, w, dy])
@@ -91,7 +85,7 @@ def test_a_blas_multiplies_linear_maps_and_their_gradients(
 
 
 @pytest.mark.slow
-def test_a_system_without_cblas_sgemm_takes_our_own_products(programs: tuple[Path, Path]) -> None:
+def test_a_system_without_cblas_sgemm_takes_our_own_products(programs):
     """The symbol is bound weakly, so the module loads there, too."""
     with_blas, without = programs
     assert subprocess.run([with_blas, "found"], check=False).returncode == 0

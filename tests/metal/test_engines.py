@@ -3,11 +3,8 @@
 The frameworks' Metal parts are stood in for (`fake_gpu.py`); the engines' own code is all real.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -28,7 +25,7 @@ from mlxhog.metal.registry import KERNELS
 N = 100
 
 
-def fakes(which: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
+def fakes(which, monkeypatch):
     """An engine over a stand-in of its framework, and the stand-in."""
     from tests.metal.fake_gpu import FakeMLX, FakeMPS
 
@@ -40,15 +37,13 @@ def fakes(which: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
 both = pytest.mark.parametrize("which", ["mlx", "mps"])
 
 
-def floats(n: int, seed: int = 0) -> Any:
+def floats(n, seed=0):
     return np.random.default_rng(seed).standard_normal(n, dtype=np.float32)
 
 
 @both
 @pytest.mark.parametrize("n", [1, 7, 8, 65])
-def test_an_engine_adds_in_place_what_the_reference_adds(
-    which: str, n: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_engine_adds_in_place_what_the_reference_adds(which, n, monkeypatch):
     _, fake_engine = fakes(which, monkeypatch)
     before, g = floats(N), floats(n, 1)
     arena = fake_engine.array(before)
@@ -60,9 +55,7 @@ def test_an_engine_adds_in_place_what_the_reference_adds(
 
 
 @both
-def test_duplicate_rows_add_up_in_a_matrix_that_is_passed_as_it_is(
-    which: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_duplicate_rows_add_up_in_a_matrix_that_is_passed_as_it_is(which, monkeypatch):
     _, fake_engine = fakes(which, monkeypatch)
     arena = fake_engine.array(np.zeros(40, np.float32))
     rows, g = np.array([2, 0, 2], np.int32), np.ones((3, 4), np.float32)
@@ -76,9 +69,7 @@ def test_duplicate_rows_add_up_in_a_matrix_that_is_passed_as_it_is(
 
 @both
 @pytest.mark.parametrize("name", sorted(KERNELS))
-def test_every_kernel_gets_its_arguments_from_an_engine(
-    which: str, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_kernel_gets_its_arguments_from_an_engine(which, name, monkeypatch):
     fake, fake_engine = fakes(which, monkeypatch)
     kernel = KERNELS[name]
     for instance in kernel.instances or ("",):
@@ -100,15 +91,13 @@ def test_every_kernel_gets_its_arguments_from_an_engine(
                 assert_same(fake_engine.host(inputs[name]), copied[name], kernel.rtol)
 
 
-def assert_same(actual: Any, expected: Any, rtol: float) -> None:
+def assert_same(actual, expected, rtol):
     assert actual.dtype == expected.dtype
     actual = np.reshape(actual, expected.shape)
     np.testing.assert_allclose(actual, expected, rtol=rtol, atol=rtol)
 
 
-def test_mlx_builds_a_kernel_once_and_wraps_one_call_of_ours(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_mlx_builds_a_kernel_once_and_wraps_one_call_of_ours(monkeypatch):
     fake, fake_engine = fakes("mlx", monkeypatch)
     arena = fake_engine.array(floats(N))
     for n in (3, 30):
@@ -121,9 +110,7 @@ def test_mlx_builds_a_kernel_once_and_wraps_one_call_of_ours(
     assert [call["threadgroup"] for call in fake.calls] == [(3, 1, 1), (30, 1, 1)]
 
 
-def test_mlx_passes_scalars_as_arrays_and_fills_short_inputs_up(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_mlx_passes_scalars_as_arrays_and_fills_short_inputs_up(monkeypatch):
     fake, fake_engine = fakes("mlx", monkeypatch)
     arena = fake_engine.array(floats(N))
     fake_engine.run(dense_axpy(arena, fake_engine.array(floats(3)), scale=2, offset=5))
@@ -134,9 +121,7 @@ def test_mlx_passes_scalars_as_arrays_and_fills_short_inputs_up(
     assert (offset.dtype, offset.item()) == (mx.uint32, 5)
 
 
-def test_mps_compiles_a_kernel_once(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_mps_compiles_a_kernel_once(monkeypatch):
     fake, fake_engine = fakes("mps", monkeypatch)
     arena = fake_engine.array(floats(N))
     for _ in range(2):
@@ -145,9 +130,7 @@ def test_mps_compiles_a_kernel_once(
     assert fake.calls[0][2] == {"threads": [30, 1, 1], "group_size": [30, 1, 1]}
 
 
-def test_a_kernel_that_writes_an_input_has_finished_when_run_returns(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_kernel_that_writes_an_input_has_finished_when_run_returns(monkeypatch):
     fake, fake_engine = fakes("mps", monkeypatch)
     fake_engine.run(
         dense_axpy(fake_engine.array(floats(N)), fake_engine.array(floats(9)), scale=1.0, offset=0)
@@ -158,11 +141,9 @@ def test_a_kernel_that_writes_an_input_has_finished_when_run_returns(
     assert fake.synchronized == 1
 
 
-def test_a_kernel_without_written_inputs_stays_lazy_and_takes_lazy_results(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_kernel_without_written_inputs_stays_lazy_and_takes_lazy_results(monkeypatch):
     _, fake_engine = fakes("mlx", monkeypatch)
-    evaluated: list[Any] = []
+    evaluated = []
     evaluate = mx.eval
     monkeypatch.setattr(
         "mlxhog.metal.engine_mlx.mx.eval", lambda *x: evaluated.append(x) or evaluate(*x)
@@ -176,13 +157,11 @@ def test_a_kernel_without_written_inputs_stays_lazy_and_takes_lazy_results(
     np.testing.assert_allclose(fake_engine.host(arena), 4.0, rtol=1e-6)
 
 
-def test_an_in_place_kernel_inside_a_compiled_function_is_refused(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_an_in_place_kernel_inside_a_compiled_function_is_refused(monkeypatch):
     fake, fake_engine = fakes("mlx", monkeypatch)
     arena = fake_engine.array(floats(N))
 
-    def step(g: mx.array) -> mx.array:
+    def step(g):
         return fake_engine.run(dense_axpy(arena, g, scale=1.0, offset=0))["done"]
 
     with pytest.raises(MetalError, match=r"cannot run inside mx\.compile"):
@@ -190,7 +169,7 @@ def test_an_in_place_kernel_inside_a_compiled_function_is_refused(
     assert not fake.calls
 
 
-def test_memory_that_would_be_copied_is_never_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_would_be_copied_is_never_written(monkeypatch):
     fake, fake_engine = fakes("mlx", monkeypatch)
     every_other = mx.zeros(2 * N)[::2]
     with pytest.raises(MetalError, match="copy of arena.*whole flat array"):
@@ -203,8 +182,8 @@ def test_memory_that_would_be_copied_is_never_written(monkeypatch: pytest.Monkey
 
 @both
 def test_a_group_that_the_compiled_kernel_is_too_large_for_is_told_with_the_way_out(
-    which: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    which, monkeypatch
+):
     fake, fake_engine = fakes(which, monkeypatch)
     fake.most_threads = 64
     with pytest.raises(MetalError, match=r"dense_axpy .*100 x 1 x 1 .*64.*use --kernels"):
@@ -215,13 +194,11 @@ def test_a_group_that_the_compiled_kernel_is_too_large_for_is_told_with_the_way_
         )
 
 
-def test_memory_that_torch_does_not_take_from_mlx_is_lacking(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_memory_that_torch_does_not_take_from_mlx_is_lacking(monkeypatch):
     mlx, _ = fakes("mlx", monkeypatch)
     _, fake_engine = fakes("mps", monkeypatch)
 
-    def refuse(*_: Any) -> Any:
+    def refuse(*_):
         raise BufferError("Unsupported device type for DLPack")
 
     monkeypatch.setattr(torch, "from_dlpack", refuse)
@@ -230,9 +207,7 @@ def test_memory_that_torch_does_not_take_from_mlx_is_lacking(
 
 
 @both
-def test_a_launch_without_threads_runs_nothing_and_gives_zeros(
-    which: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_launch_without_threads_runs_nothing_and_gives_zeros(which, monkeypatch):
     fake, fake_engine = fakes(which, monkeypatch)
     g = fake_engine.array(np.zeros(0, np.float32))
     outputs = fake_engine.run(dense_axpy(fake_engine.array(floats(N)), g, scale=1.0, offset=0))
@@ -240,10 +215,10 @@ def test_a_launch_without_threads_runs_nothing_and_gives_zeros(
     assert not fake.calls
 
 
-def bad_launches(result: Any) -> dict[str, Any]:
+def bad_launches(result):
     good = dense_axpy(result.array(floats(N)), result.array(floats(9)), scale=1.0, offset=0)
 
-    def given(**changed: Any) -> Any:
+    def given(**changed):
         return replace(good, inputs={**good.inputs, **changed})
 
     return {
@@ -271,8 +246,8 @@ def bad_launches(result: Any) -> dict[str, Any]:
     ],
 )
 def test_an_argument_that_does_not_fit_is_refused_before_anything_runs(
-    which: str, case: str, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    which, case, message, monkeypatch
+):
     fake, fake_engine = fakes(which, monkeypatch)
     with pytest.raises(ShapeError, match=message.replace("(", r"\(")):
         fake_engine.run(bad_launches(fake_engine)[case])
@@ -280,9 +255,7 @@ def test_an_argument_that_does_not_fit_is_refused_before_anything_runs(
 
 
 @both
-def test_a_kernel_that_does_not_compile_is_named_with_the_compilers_words(
-    which: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_kernel_that_does_not_compile_is_named_with_the_compilers_words(which, monkeypatch):
     fake, fake_engine = fakes(which, monkeypatch)
     fake.breaks = "program_source:7:3: error: use of undeclared identifier 'arenna'"
     launch = dense_axpy(
@@ -292,14 +265,14 @@ def test_a_kernel_that_does_not_compile_is_named_with_the_compilers_words(
         fake_engine.run(launch)
 
 
-def test_the_stand_in_raises_what_torch_raises_for_a_text_that_does_not_compile() -> None:
+def test_the_stand_in_raises_what_torch_raises_for_a_text_that_does_not_compile():
     include = Path(torch.__file__).parent / "include"
     exceptions = (include / "torch/csrc/Exceptions.h").read_text()
     assert "_CATCH_GENERIC_ERROR(SyntaxError, PyExc_SyntaxError" in exceptions
     assert not issubclass(SyntaxError, RuntimeError)
 
 
-def test_adopted_memory_is_the_same_on_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_adopted_memory_is_the_same_on_both_sides(monkeypatch):
     fake, fake_engine = fakes("mlx", monkeypatch)
     host = fake.memory(N)
     adopted = fake_engine.adopt(host)
@@ -308,7 +281,7 @@ def test_adopted_memory_is_the_same_on_both_sides(monkeypatch: pytest.MonkeyPatc
     assert host[5:13].tolist() == [8, 1, 1, 1, 1, 1, 1, 1]
 
 
-def test_mps_adopts_what_mlx_lends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mps_adopts_what_mlx_lends_it(monkeypatch):
     from tests.metal.fake_gpu import FakeMLX
 
     lender = FakeMLX(KERNELS).install(monkeypatch)
@@ -323,15 +296,13 @@ def test_mps_adopts_what_mlx_lends_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @both
-def test_memory_that_cannot_be_adopted_is_refused_with_the_way_out(
-    which: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_that_cannot_be_adopted_is_refused_with_the_way_out(which, monkeypatch):
     _, fake_engine = fakes(which, monkeypatch)
     with pytest.raises(EnvironmentLacks, match="without a copy.*--gpu-write cpu"):
         fake_engine.adopt(np.zeros(4096, np.float32))
 
 
-def test_what_mlx_gives_instead_of_an_import_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_mlx_gives_instead_of_an_import_is_refused(monkeypatch):
     """As hosted runners do: a buffer of length 0, or one elsewhere, and no error."""
     fake, fake_engine = fakes("mlx", monkeypatch)
     host = fake.memory(4096)
@@ -342,9 +313,7 @@ def test_what_mlx_gives_instead_of_an_import_is_refused(monkeypatch: pytest.Monk
             fake_engine.adopt(host)
 
 
-def test_an_mlx_that_may_donate_adopted_memory_is_refused(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_an_mlx_that_may_donate_adopted_memory_is_refused(monkeypatch, tmp_path):
     assert engine_mlx.refuses_donation()
     engine_mlx.refuses_donation.cache_clear()
     header = tmp_path / "include" / "mlx" / "array.h"
@@ -359,12 +328,12 @@ def test_an_mlx_that_may_donate_adopted_memory_is_refused(
 
 
 @pytest.mark.usefixtures("no_apple_gpu")
-def test_without_an_apple_gpu_an_engine_says_what_to_use_instead() -> None:
+def test_without_an_apple_gpu_an_engine_says_what_to_use_instead():
     for name in ("mlx", "mps"):
         with pytest.raises(EnvironmentLacks, match="Apple GPU.*--gpu-write cpu"):
             engine.create(name)
 
 
-def test_an_unknown_engine_is_refused_with_the_known_ones() -> None:
+def test_an_unknown_engine_is_refused_with_the_known_ones():
     with pytest.raises(ConfigError, match="mlx, mps, emulated:mlx"):
         engine.create("cuda")

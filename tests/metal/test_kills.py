@@ -6,21 +6,16 @@ by halves: where gradients are zero and both betas 1/2, a step halves them. A wo
 thread, or by several, each of which may die in a stripe.
 """
 
-from __future__ import annotations
-
 import os
 import time
-from collections.abc import Callable
 from functools import partial
-from multiprocessing.process import BaseProcess
 
 import numpy as np
 import pytest
 
 from mlxhog import _native
-from mlxhog.machine.processes import follow_parent
-from mlxhog.optim.updates import Float32
-from tests.metal.shared import PROCESSES, TIMEOUT_S, Shared, pid_of, shared
+from mlxhog.base.processes import follow_parent
+from tests.metal.shared import PROCESSES, TIMEOUT_S, pid_of, shared
 
 WORKERS, KILLS = 3, 50
 WIDTH = 32  # of a row of a table
@@ -28,7 +23,7 @@ LOSSLESS = 0
 by_threads = pytest.mark.parametrize("threads", [1, 2])
 
 
-def add_for_ever(segment: Shared, slot: int, generation: int, threads: int) -> None:
+def add_for_ever(segment, slot, generation, threads):
     """One worker: add 1.0 to every float, count the finished step, again."""
     follow_parent()  # it must not outlive a test that is killed
     locks = _native.Locks(segment.words, segment.table, slot, generation)
@@ -46,7 +41,7 @@ def add_for_ever(segment: Shared, slot: int, generation: int, threads: int) -> N
 add_by_one, add_by_two = partial(add_for_ever, threads=1), partial(add_for_ever, threads=2)
 
 
-def step_a_table_for_ever(segment: Shared, slot: int, generation: int) -> None:
+def step_a_table_for_ever(segment, slot, generation):
     """One worker: take a step of every row that adds 1.0 to it, count it, again."""
     follow_parent()
     locks = _native.Locks(segment.words, segment.table, slot, generation)
@@ -61,13 +56,13 @@ def step_a_table_for_ever(segment: Shared, slot: int, generation: int) -> None:
         seed += 1
 
 
-def moments_of(segment: Shared) -> list[Float32]:
+def moments_of(segment):
     """Parameters, both moments, and the steps that each worker may take in all."""
     n = (segment.floats.size - WORKERS) // 3
     return np.split(segment.floats, [n, 2 * n, 3 * n])
 
 
-def halve_as_often_as_allowed(segment: Shared, slot: int, generation: int, threads: int) -> None:
+def halve_as_often_as_allowed(segment, slot, generation, threads):
     """One worker: steps of AdamW with moments of all, as many as `moments_of` says it may take."""
     follow_parent()
     locks = _native.Locks(segment.words, segment.table, slot, generation)
@@ -89,11 +84,11 @@ def halve_as_often_as_allowed(segment: Shared, slot: int, generation: int, threa
 class Supervisor:
     """The part of a supervisor that deaths need: reap, mark dead, sweep, reuse the slot."""
 
-    def __init__(self, segment: Shared, work: Callable[[Shared, int, int], None]) -> None:
+    def __init__(self, segment, work):
         self.segment, self.workers, self.work = segment, segment.workers, work
         self.processes = {slot: self.spawn(slot) for slot in range(1, WORKERS + 1)}
 
-    def spawn(self, slot: int) -> BaseProcess:
+    def spawn(self, slot):
         entry = self.workers[slot - 1 : slot]
         entry["pid"] = 0
         _native.sweep_locks(self.segment.words, slot)
@@ -106,13 +101,13 @@ class Supervisor:
         entry["pid"] = pid_of(process)
         return process
 
-    def kill(self, slot: int) -> None:
+    def kill(self, slot):
         process = self.processes[slot]
         process.kill()
         process.join(TIMEOUT_S)
         self.workers["dead"][slot - 1] = 1
 
-    def wait_for_steps(self, slots: list[int], more: int) -> None:
+    def wait_for_steps(self, slots, more):
         """Until each of `slots` has finished `more` further steps; a hang fails here."""
         goal = {slot: int(self.workers["steps"][slot - 1]) + more for slot in slots}
         deadline = time.monotonic() + TIMEOUT_S
@@ -130,9 +125,7 @@ class Supervisor:
         (step_a_table_for_ever, 1, 64, 400),
     ],
 )
-def test_random_kills_leave_no_lock_taken_and_lose_no_finished_step(
-    work: Callable[[Shared, int, int], None], threads: int, stripes: int, steps: int
-) -> None:
+def test_random_kills_leave_no_lock_taken_and_lose_no_finished_step(work, threads, stripes, steps):
     """By two threads a step has more stripes, so that locks, not wake-ups, take its time."""
     rng = np.random.default_rng(0)
     n = stripes * _native.STRIPE
@@ -165,12 +158,12 @@ def test_random_kills_leave_no_lock_taken_and_lose_no_finished_step(
 
 @pytest.mark.slow
 @by_threads
-def test_random_kills_lose_no_moment_of_a_finished_step(threads: int) -> None:
+def test_random_kills_lose_no_moment_of_a_finished_step(threads):
     died = any(killed_at_random(threads, seed) for seed in range(10))
     assert died, "no worker died amid a step"
 
 
-def killed_at_random(threads: int, seed: int) -> bool:
+def killed_at_random(threads, seed):
     """Kill workers and check the moments; whether one died amid a step."""
     kills, each, begin = 10, 4, 110  # 2^110 is halved 200 times at most
     rng = np.random.default_rng(seed)

@@ -1,14 +1,11 @@
 """A dead worker's lock is taken over, a live one's never."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -17,14 +14,14 @@ import numpy as np
 import pytest
 
 from mlxhog import _native
-from tests.metal.shared import PROCESSES, TIMEOUT_S, Shared, pid_of, shared, spawned
+from tests.metal.shared import PROCESSES, TIMEOUT_S, pid_of, shared, spawned
 
 HOLDER, WAITER, OTHER = 1, 2, 3
 
 Holder = tuple[BaseProcess, Event]
 
 
-def hold(segment: Shared, i: int, holding: Event, let_go: Event) -> None:
+def hold(segment, i, holding, let_go):
     """A worker that holds lock `i` until it is told to let go, or dies."""
     locks = segment.locks(HOLDER)
     segment.workers["pid"][HOLDER - 1] = os.getpid()
@@ -36,13 +33,13 @@ def hold(segment: Shared, i: int, holding: Event, let_go: Event) -> None:
 
 
 @pytest.fixture
-def segment() -> Iterator[Shared]:
+def segment():
     with shared(8 * _native.STRIPE) as result:
         yield result
 
 
 @pytest.fixture
-def holder(segment: Shared) -> Iterator[Holder]:
+def holder(segment):
     """A spawned worker that holds lock 3, and the event that makes it let go."""
     holding, let_go = PROCESSES.Event(), PROCESSES.Event()
     with spawned(hold, [(segment, 3, holding, let_go)]) as (process,):
@@ -50,10 +47,10 @@ def holder(segment: Shared) -> Iterator[Holder]:
         yield process, let_go
 
 
-def acquiring(locks: _native.Locks, i: int) -> threading.Thread:
+def acquiring(locks, i):
     """A thread that takes and releases lock `i`; over when it has."""
 
-    def take_and_release() -> None:
+    def take_and_release():
         locks.acquire(i)
         locks.release(i)
 
@@ -62,7 +59,7 @@ def acquiring(locks: _native.Locks, i: int) -> threading.Thread:
     return thread
 
 
-def test_a_free_lock_is_taken_and_freed(segment: Shared) -> None:
+def test_a_free_lock_is_taken_and_freed(segment):
     locks = segment.locks(WAITER, generation=7)
     locks.acquire(5)
     assert segment.words[5] == WAITER | 7 << 16 == locks.word
@@ -71,9 +68,7 @@ def test_a_free_lock_is_taken_and_freed(segment: Shared) -> None:
     assert locks.takeovers == 0
 
 
-def test_a_lock_of_a_reaped_worker_is_taken_over_and_counted(
-    segment: Shared, holder: Holder
-) -> None:
+def test_a_lock_of_a_reaped_worker_is_taken_over_and_counted(segment, holder):
     process, _ = holder
     locks = segment.locks(WAITER)
     process.kill()
@@ -86,9 +81,7 @@ def test_a_lock_of_a_reaped_worker_is_taken_over_and_counted(
     assert segment.workers["takeovers"][WAITER - 1] == 1
 
 
-def test_without_a_supervisor_the_waiter_finds_out_that_the_owner_is_gone(
-    segment: Shared, holder: Holder
-) -> None:
+def test_without_a_supervisor_the_waiter_finds_out_that_the_owner_is_gone(segment, holder):
     process, _ = holder
     process.kill()
     process.join(TIMEOUT_S)
@@ -97,7 +90,7 @@ def test_without_a_supervisor_the_waiter_finds_out_that_the_owner_is_gone(
     assert locks.takeovers == 1
 
 
-def test_an_unreaped_zombie_counts_as_gone(segment: Shared, holder: Holder) -> None:
+def test_an_unreaped_zombie_counts_as_gone(segment, holder):
     process, _ = holder
     os.kill(pid_of(process), signal.SIGKILL)  # and nobody waits for it
     locks = segment.locks(WAITER)
@@ -113,7 +106,7 @@ ctypes.CDLL(None).pthread_exit(None)
 """
 
 
-def test_a_process_whose_first_thread_has_ended_lives_while_another_may_write() -> None:
+def test_a_process_whose_first_thread_has_ended_lives_while_another_may_write():
     """On Linux it is a zombie in the list of processes; a killed worker is one, for a moment."""
     words = [sys.executable, "-c", FIRST_THREAD_ENDS]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
@@ -132,7 +125,7 @@ def test_a_process_whose_first_thread_has_ended_lives_while_another_may_write() 
         assert _native.process_is_gone(process.pid, started)
 
 
-def test_a_stopped_worker_is_waited_for(segment: Shared, holder: Holder) -> None:
+def test_a_stopped_worker_is_waited_for(segment, holder):
     process, let_go = holder
     locks = segment.locks(WAITER)
     os.kill(pid_of(process), signal.SIGSTOP)
@@ -147,7 +140,7 @@ def test_a_stopped_worker_is_waited_for(segment: Shared, holder: Holder) -> None
     assert locks.takeovers == 0
 
 
-def test_a_pid_that_now_names_another_process_counts_as_gone(segment: Shared) -> None:
+def test_a_pid_that_now_names_another_process_counts_as_gone(segment):
     owner = segment.locks(HOLDER)
     owner.acquire(3)
     segment.workers["pid"][HOLDER - 1] = os.getpid()  # alive, but started at another time
@@ -157,7 +150,7 @@ def test_a_pid_that_now_names_another_process_counts_as_gone(segment: Shared) ->
     assert locks.takeovers == 1
 
 
-def test_a_predecessor_in_a_reused_slot_is_dead_and_its_successor_is_not(segment: Shared) -> None:
+def test_a_predecessor_in_a_reused_slot_is_dead_and_its_successor_is_not(segment):
     predecessor = segment.locks(HOLDER, generation=1)
     predecessor.acquire(2)
     successor = segment.locks(HOLDER, generation=2)  # the slot's entry now says 2
@@ -173,7 +166,7 @@ def test_a_predecessor_in_a_reused_slot_is_dead_and_its_successor_is_not(segment
     assert locks.takeovers == 1
 
 
-def test_generations_wrap_at_16_bits(segment: Shared) -> None:
+def test_generations_wrap_at_16_bits(segment):
     locks = segment.locks(HOLDER, generation=0x1_0003)
     locks.acquire(0)
     assert segment.words[0] == HOLDER | 3 << 16
@@ -184,7 +177,7 @@ def test_generations_wrap_at_16_bits(segment: Shared) -> None:
     waiting.join(TIMEOUT_S)
 
 
-def test_a_sweep_frees_exactly_the_dead_slots_words(segment: Shared) -> None:
+def test_a_sweep_frees_exactly_the_dead_slots_words(segment):
     for generation, i in ((1, 0), (1, 1), (2, 2)):
         segment.locks(HOLDER, generation).acquire(i)
     segment.locks(OTHER).acquire(4)
@@ -195,26 +188,26 @@ def test_a_sweep_frees_exactly_the_dead_slots_words(segment: Shared) -> None:
     assert np.count_nonzero(segment.words) == 1
 
 
-def test_a_word_that_names_no_worker_is_taken_over(segment: Shared) -> None:
+def test_a_word_that_names_no_worker_is_taken_over(segment):
     segment.words[1] = 999
     locks = segment.locks(WAITER)
     locks.acquire(1)
     assert locks.takeovers == 1
 
 
-def test_only_the_owner_releases(segment: Shared) -> None:
+def test_only_the_owner_releases(segment):
     segment.locks(HOLDER).acquire(1)
     with pytest.raises(ValueError, match="does not hold"):
         segment.locks(WAITER).release(1)
 
 
 @pytest.mark.parametrize("slot", [0, 5])
-def test_a_slot_outside_the_table_is_refused(segment: Shared, slot: int) -> None:
+def test_a_slot_outside_the_table_is_refused(segment, slot):
     with pytest.raises(ValueError, match="wanted 1 to 4"):
         _native.Locks(segment.words, segment.table, slot, 1)
 
 
-def test_a_processs_start_time_tells_it_from_others(holder: Holder) -> None:
+def test_a_processs_start_time_tells_it_from_others(holder):
     process, _ = holder
     assert (
         0 < _native.process_start_time(os.getpid()) <= _native.process_start_time(pid_of(process))

@@ -1,17 +1,13 @@
 """With one worker every write mode gives the bits of the NumPy reference."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxhog import _native
-from mlxhog.optim import SGD, AdamW, Momentum, Optimizer, Target, updates
-from mlxhog.optim.gradients import Float32, Rows
+from mlxhog.optim import SGD, AdamW, Momentum, Target, updates
+from mlxhog.optim.gradients import Rows
 from mlxhog.optim.rule import StepTrace
 from tests.metal.shared import shared
 from tests.optim.small import Slot
@@ -29,13 +25,13 @@ N = 4 * _native.STRIPE + 200
 N_WORDS = 5 + 29
 
 
-def gradients(rng: np.random.Generator) -> dict[str, dict[str, Float32 | Rows]]:
+def gradients(rng):
     """A gradient of every form for every kind of parameter."""
 
-    def dense(slot: Slot) -> Float32:
+    def dense(slot):
         return rng.standard_normal(slot.shape, dtype=np.float32)
 
-    def rows(slot: Slot, *, duplicates: bool) -> Rows:
+    def rows(slot, *, duplicates):
         index = rng.choice(slot.shape[0], 17, replace=duplicates).astype(np.int32)
         return Rows(index, rng.standard_normal((17, WIDTH), dtype=np.float32))
 
@@ -46,7 +42,7 @@ def gradients(rng: np.random.Generator) -> dict[str, dict[str, Float32 | Rows]]:
     }
 
 
-OPTIMIZERS: dict[str, Callable[[bool], Optimizer]] = {
+OPTIMIZERS = {
     "sgd": lambda native: SGD(weight_decay=0.1, native=native),
     "momentum": lambda native: Momentum(weight_decay=0.1, native=native),
     "nesterov": lambda native: Momentum(momentum=0.7, nesterov=True, native=native),
@@ -55,7 +51,7 @@ OPTIMIZERS: dict[str, Callable[[bool], Optimizer]] = {
 }
 
 
-def trained(optimizer: Optimizer, mode: int, form: str, *, recorded: bool = False) -> list[Float32]:
+def trained(optimizer, mode, form, *, recorded=False):
     """Parameters, state and record after four steps."""
     rng = np.random.default_rng(1)
     with shared(N, N_WORDS) as segment:
@@ -83,9 +79,7 @@ def trained(optimizer: Optimizer, mode: int, form: str, *, recorded: bool = Fals
 @each_of("mode", MODES)
 @each_of("form", ["all dense", "rows", "rows of a dense parameter"])
 @each_of("name", OPTIMIZERS)
-def test_every_mode_of_every_optimizer_gives_the_references_bits(
-    name: str, form: str, mode: int
-) -> None:
+def test_every_mode_of_every_optimizer_gives_the_references_bits(name, form, mode):
     make = OPTIMIZERS[name]
     for actual, expected in zip(
         trained(make(True), mode, form), trained(make(False), mode, form), strict=True
@@ -95,7 +89,7 @@ def test_every_mode_of_every_optimizer_gives_the_references_bits(
 
 @each_of("mode", MODES)
 @each_of("name", ["sgd", "momentum", "adamw, shared moments"])
-def test_recorded_steps_are_those_of_dense_parameters_in_every_mode(name: str, mode: int) -> None:
+def test_recorded_steps_are_those_of_dense_parameters_in_every_mode(name, mode):
     make = OPTIMIZERS[name]
     native, reference, plain = (
         trained(make(native), mode, "all dense", recorded=recorded)
@@ -113,9 +107,7 @@ def test_recorded_steps_are_those_of_dense_parameters_in_every_mode(name: str, m
 
 @each_of("mode", MODES)
 @given(data=st.data())
-def test_adds_of_any_size_and_alignment_give_the_references_bits(
-    mode: int, data: st.DataObject
-) -> None:
+def test_adds_of_any_size_and_alignment_give_the_references_bits(mode, data):
     offset = data.draw(st.integers(0, 2100), label="offset")
     size = data.draw(st.integers(0, N - offset), label="size")
     shift = data.draw(st.integers(0, 5), label="shift of the delta")
@@ -134,7 +126,7 @@ def test_adds_of_any_size_and_alignment_give_the_references_bits(
 
 
 @each_of("n", [1, 15, 1024, 4099])
-def test_snapshots_copy_and_predict_as_the_reference_does(n: int) -> None:
+def test_snapshots_copy_and_predict_as_the_reference_does(n):
     rng = np.random.default_rng(0)
     src, prev = rng.standard_normal((2, n), dtype=np.float32)
     dst, coef = np.empty(n, np.float32), np.float32(0.5)
@@ -152,7 +144,7 @@ def test_snapshots_copy_and_predict_as_the_reference_does(n: int) -> None:
 
 
 @each_of("n", [0, 1, 16, 33, 100_003])
-def test_sum_of_squares_is_a_float64_sum(n: int) -> None:
+def test_sum_of_squares_is_a_float64_sum(n):
     g = np.random.default_rng(0).standard_normal(n, dtype=np.float32)
     assert _native.sumsq(g) == pytest.approx(
         float(np.sum(np.square(g, dtype=np.float64))), rel=1e-14
@@ -161,7 +153,7 @@ def test_sum_of_squares_is_a_float64_sum(n: int) -> None:
 
 @each_of("bad", [np.nan, np.inf, -np.inf])
 @each_of("at", [0, 17, 99])
-def test_sum_of_squares_is_finite_only_if_every_element_is(bad: float, at: int) -> None:
+def test_sum_of_squares_is_finite_only_if_every_element_is(bad, at):
     g = np.full(100, 3e38, np.float32)  # its square overflows float32, not float64
     assert np.isfinite(_native.sumsq(g))
     g[at] = bad

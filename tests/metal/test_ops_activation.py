@@ -16,7 +16,7 @@ threads = each_of("threads", [1, 2])
 
 @sizes
 @threads
-def test_swiglu_and_its_gradients(size: int, threads: int) -> None:
+def test_swiglu_and_its_gradients(size, threads):
     gate, up, d_out = draw(size, scale=8), draw(size, seed=1), draw(size, seed=2)
     out, d_gate, d_up = unwritten(size), unwritten(size), unwritten(size)
     ops.swiglu(gate, up, out, threads=threads)
@@ -30,7 +30,7 @@ def test_swiglu_and_its_gradients(size: int, threads: int) -> None:
 @sizes
 @threads
 @each_of("name", sorted({activation_name(name) for name in ACTIVATIONS}))
-def test_glu_and_its_gradients(size: int, threads: int, name: str) -> None:
+def test_glu_and_its_gradients(size, threads, name):
     gate, up, d_out = draw(size, scale=4), draw(size, seed=1), draw(size, seed=2)
     out, d_gate, d_up = unwritten(size), unwritten(size), unwritten(size)
     ops.glu(name, gate, up, out, threads=threads)
@@ -42,7 +42,7 @@ def test_glu_and_its_gradients(size: int, threads: int, name: str) -> None:
     assert_close(d_up, wanted_up, OP_F32, label="d_up")
 
 
-def test_gelu_is_precise_where_it_is_nearly_zero() -> None:
+def test_gelu_is_precise_where_it_is_nearly_zero():
     x = np.linspace(-8, 30, 100_001).astype(np.float32)
     out = unwritten(x.size)
     ops.glu("gelu", x, np.ones_like(x), out, threads=1)
@@ -51,7 +51,7 @@ def test_gelu_is_precise_where_it_is_nearly_zero() -> None:
 
 
 @each_of("name", sorted({activation_name(name) for name in ACTIVATIONS}))
-def test_activations_have_the_right_limits_and_pass_nan_on(name: str) -> None:
+def test_activations_have_the_right_limits_and_pass_nan_on(name):
     x = np.array([np.nan, 0.0, 1e4, -1e4], np.float32)
     out, slope, d_up = unwritten(4), unwritten(4), unwritten(4)
     ops.glu(name, x, np.ones_like(x), out, threads=1)
@@ -65,7 +65,7 @@ def test_activations_have_the_right_limits_and_pass_nan_on(name: str) -> None:
 @sizes
 @threads
 @each_of("cap", [15.0, 30.0, 0.5])
-def test_soft_cap_and_its_gradient(size: int, threads: int, cap: float) -> None:
+def test_soft_cap_and_its_gradient(size, threads, cap):
     x, d_out = draw(size, scale=cap), draw(size, seed=1)
     out, dx = unwritten(size), unwritten(size)
     ops.soft_cap(x, out, cap=cap, threads=threads)
@@ -74,7 +74,7 @@ def test_soft_cap_and_its_gradient(size: int, threads: int, cap: float) -> None:
     assert_close(dx, reference.soft_cap_grad(*wide(x, d_out), cap=cap), OP_F32)
 
 
-def test_elementary_functions_are_within_a_few_ulp() -> None:
+def test_elementary_functions_are_within_a_few_ulp():
     # silu(x) is x * sigmoid(x), soft_cap(x, 1) is tanh(x): exp, sigmoid and tanh through their ops.
     x = np.linspace(-30, 30, 100_001).astype(np.float32)
     out = unwritten(x.size)
@@ -86,7 +86,7 @@ def test_elementary_functions_are_within_a_few_ulp() -> None:
     assert (np.abs(out - expected) <= 3 * np.spacing(np.abs(expected).astype(np.float32))).all()
 
 
-def test_the_functions_have_the_right_limits_and_pass_nan_on() -> None:
+def test_the_functions_have_the_right_limits_and_pass_nan_on():
     x = np.array([np.inf, -np.inf, np.nan, 0.0, 1e30, -1e30], np.float32)
     out = unwritten(x.size)
     ops.soft_cap(x, out, cap=2.0, threads=1)

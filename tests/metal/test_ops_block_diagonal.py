@@ -1,7 +1,5 @@
 """The native block-diagonal maps equal their float64 definition, blocks of any size in one call."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 
@@ -29,13 +27,13 @@ cases = pytest.mark.parametrize(("rows", "blocks"), CASES, ids=str)
 Blocks = list[tuple[int, int, int]]
 
 
-def arguments(rows: int, blocks: Blocks) -> tuple[Any, list[Any], list[Any]]:
+def arguments(rows, blocks):
     x = draw(rows, blocks[0][0] * blocks[0][2])
     weights = [draw(*block, seed=k) for k, block in enumerate(blocks)]
     return x, weights, [draw(rows, G * out, seed=9 + k) for k, (G, out, _) in enumerate(blocks)]
 
 
-def gradients(rows: int, blocks: Blocks, threads: int) -> tuple[Any, list[Any], list[Any]]:
+def gradients(rows, blocks, threads):
     x, weights, dys = arguments(rows, blocks)
     dx, d_weights = unwritten(*x.shape), [unwritten(*w.shape) for w in weights]
     d_biases = [unwritten(dy.shape[1]) for dy in dys]
@@ -45,7 +43,7 @@ def gradients(rows: int, blocks: Blocks, threads: int) -> tuple[Any, list[Any], 
 
 @cases
 @each_of("threads", [1, 3])
-def test_outputs_and_gradients(rows: int, blocks: Blocks, threads: int) -> None:
+def test_outputs_and_gradients(rows, blocks, threads):
     x, weights, dys = arguments(rows, blocks)
     biases = [draw(dy.shape[1]) if k % 2 == 0 else None for k, dy in enumerate(dys)]
     outs = [unwritten(*dy.shape) for dy in dys]
@@ -63,7 +61,7 @@ def test_outputs_and_gradients(rows: int, blocks: Blocks, threads: int) -> None:
     assert_close(dx, wanted_dx[0], OP_GRADIENT_F32, label="x")
 
 
-def test_gradients_have_the_same_bits_for_any_thread_count() -> None:
+def test_gradients_have_the_same_bits_for_any_thread_count():
     blocks = [(8, 4, 4), (1, 32, 32), (4, 8, 8)]
     results = [gradients(1000, blocks, threads) for threads in (1, 2, 5)]
     for dx, d_weights, d_biases in results[1:]:
@@ -73,7 +71,7 @@ def test_gradients_have_the_same_bits_for_any_thread_count() -> None:
             np.testing.assert_array_equal(d_biases[k], results[0][2][k])
 
 
-def test_an_input_without_gradient_is_left_out() -> None:
+def test_an_input_without_gradient_is_left_out():
     x, weights, dys = arguments(6, [(3, 4, 4), (2, 5, 6)])
     d_weights = [unwritten(*w.shape) for w in weights]
     ops.block_diagonal_grad(x, weights, dys, None, d_weights, [None, None], threads=1)
@@ -83,13 +81,13 @@ def test_an_input_without_gradient_is_left_out() -> None:
         np.testing.assert_array_equal(d_weight, expected)
 
 
-def test_without_maps_the_input_gradient_is_zero() -> None:
+def test_without_maps_the_input_gradient_is_zero():
     dx = unwritten(4, 6)
     ops.block_diagonal_grad(draw(4, 6), [], [], dx, [], [], threads=1)
     assert (dx == 0).all()
 
 
-def test_blocks_that_do_not_split_the_input_are_refused() -> None:
+def test_blocks_that_do_not_split_the_input_are_refused():
     x, out = draw(3, 12), np.zeros((3, 12), np.float32)
     with pytest.raises(ValueError, match="weight has 2 blocks of 4 inputs, x has 12"):
         ops.block_diagonal(x, [draw(2, 6, 4)], [None], [out], threads=1)

@@ -1,7 +1,5 @@
 """The native convolution equals its float64 definition for any shape, document and thread count."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 
@@ -18,20 +16,20 @@ threads = each_of("threads", [1, 3])
 PARTS = ("dx", "dw", "db", "d_state")
 
 
-def arguments(shape: tuple[int, ...], *, packed: bool) -> tuple[Any, ...]:
+def arguments(shape, *, packed):
     """x, w, b, state and starts."""
     B, S, C, K = shape
     starts = (np.random.default_rng(S).random((B, S)) < 0.2).astype(np.uint8) if packed else None
     return draw(B, S, C), draw(C, 1, K), draw(C), draw(B, K - 1, C, seed=1), starts
 
 
-def forward(inputs: tuple[Any, ...], *, silu: bool, threads: int) -> tuple[Any, Any]:
+def forward(inputs, *, silu, threads):
     y, last = unwritten(*inputs[0].shape), unwritten(*inputs[3].shape)
     ops.causal_conv(*inputs, y, last, silu=silu, threads=threads)
     return y, last
 
 
-def gradients(inputs: tuple[Any, ...], *, silu: bool, threads: int) -> tuple[Any, ...]:
+def gradients(inputs, *, silu, threads):
     dy, d_last = draw(*inputs[0].shape, seed=2), draw(*inputs[3].shape, seed=3)
     result = tuple(unwritten(*x.shape) for x in inputs[:4])
     ops.causal_conv_grad(*inputs, dy, d_last, *result, silu=silu, threads=threads)
@@ -42,9 +40,7 @@ def gradients(inputs: tuple[Any, ...], *, silu: bool, threads: int) -> tuple[Any
 @threads
 @each_of("packed", [False, True])
 @each_of("silu", [False, True])
-def test_output_last_inputs_and_gradients(
-    shape: tuple[int, ...], threads: int, packed: bool, silu: bool
-) -> None:
+def test_output_last_inputs_and_gradients(shape, threads, packed, silu):
     inputs = arguments(shape, packed=packed)
     x, w, b, state = wide(*inputs[:4])
     wanted_y, wanted_last, back = layers_numpy.causal_conv(
@@ -59,7 +55,7 @@ def test_output_last_inputs_and_gradients(
         assert_close(actual, expected, OP_GRADIENT_F32, label=name)
 
 
-def test_gradients_have_the_same_bits_for_any_thread_count() -> None:
+def test_gradients_have_the_same_bits_for_any_thread_count():
     inputs = arguments((3, 700, 24, 4), packed=True)
     one, two, five = (gradients(inputs, silu=True, threads=n) for n in (1, 2, 5))
     for name, a, b, c in zip(PARTS, one, two, five, strict=True):
@@ -67,7 +63,7 @@ def test_gradients_have_the_same_bits_for_any_thread_count() -> None:
         np.testing.assert_array_equal(a, c, err_msg=name)
 
 
-def test_a_state_left_out_is_zero_and_needs_no_gradient() -> None:
+def test_a_state_left_out_is_zero_and_needs_no_gradient():
     x, w, b, state, _ = arguments((2, 5, 6, 4), packed=False)
     zeros = np.zeros_like(state)
     expected = gradients((x, w, b, zeros, None), silu=True, threads=1)
@@ -81,7 +77,7 @@ def test_a_state_left_out_is_zero_and_needs_no_gradient() -> None:
         np.testing.assert_array_equal(a, b, err_msg=name)
 
 
-def test_wrong_sizes_are_refused_before_anything_is_written() -> None:
+def test_wrong_sizes_are_refused_before_anything_is_written():
     x, w, b, state, _ = arguments((2, 5, 6, 4), packed=False)
     y, last = np.zeros_like(x), np.zeros_like(state)
     with pytest.raises(ValueError, match=r"state has shape \(2, 2, 6\); .*K-1, C\) = \(2, 3, 6\)"):

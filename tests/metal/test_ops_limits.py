@@ -15,22 +15,22 @@ HUGE = 6_000_000
 """Positions whose chunk of scores, in float32, is larger than 47 bits can address."""
 
 
-def scale_in_pool() -> None:
+def scale_in_pool():
     """One call that needs a second thread."""
     x = np.ones(200_000, np.float32)
     ops.scale(x, 2.0, threads=2)
     assert (x == 2).all()
 
 
-def test_a_map_of_no_inputs_is_its_bias() -> None:
+def test_a_map_of_no_inputs_is_its_bias():
     b, y = draw(3), unwritten(5, 3)
     ops.linears(draw(5, 0), [draw(3, 0)], [b], [y], threads=2)
     np.testing.assert_array_equal(y, np.tile(b, (5, 1)))
 
 
 @pytest.mark.parametrize("outs", [[], [0], [0, 0], [0, 20], [20, 0]])
-def test_maps_without_outputs_add_nothing_to_the_input_gradient(outs: list[int]) -> None:
-    def gradient(outs: list[int]) -> np.ndarray:
+def test_maps_without_outputs_add_nothing_to_the_input_gradient(outs):
+    def gradient(outs):
         dx, weights = unwritten(4, 3), [draw(out, 3) for out in outs]
         d_outs, d_weights = [draw(4, out) for out in outs], [unwritten(out, 3) for out in outs]
         ops.linears_grad(draw(4, 3), weights, d_outs, dx, d_weights, [None] * len(outs), threads=1)
@@ -40,12 +40,12 @@ def test_maps_without_outputs_add_nothing_to_the_input_gradient(outs: list[int])
     np.testing.assert_array_equal(gradient(outs), expected)
 
 
-def test_an_array_beyond_every_address_is_a_memory_error() -> None:
+def test_an_array_beyond_every_address_is_a_memory_error():
     with pytest.raises(MemoryError):
         ops.empty([2**62, 8])
 
 
-def test_memory_that_runs_out_in_a_thread_is_an_error_of_the_call_and_of_no_other() -> None:
+def test_memory_that_runs_out_in_a_thread_is_an_error_of_the_call_and_of_no_other():
     B, S = 2, HUGE
     q, gate = np.zeros((B, S, 1, 1), np.float32), np.zeros((B, S, 1), np.float32)
     h, den = np.empty_like(q), np.empty_like(gate)
@@ -55,8 +55,8 @@ def test_memory_that_runs_out_in_a_thread_is_an_error_of_the_call_and_of_no_othe
     scale_in_pool()
 
 
-def test_a_chunk_of_any_length_is_at_most_the_sequence() -> None:
-    def h(chunk: int) -> np.ndarray:
+def test_a_chunk_of_any_length_is_at_most_the_sequence():
+    def h(chunk):
         result, C, n, m = (
             unwritten(1, 5, 1, 3),
             *(np.zeros((1, 1, 2, *s), np.float32) for s in ((3, 3), (3,), ())),
@@ -97,7 +97,7 @@ print("the end")
 """
 
 
-def test_a_process_ends_while_a_daemon_thread_has_the_pool_at_work() -> None:
+def test_a_process_ends_while_a_daemon_thread_has_the_pool_at_work():
     process = subprocess.run(
         [sys.executable, "-c", BUSY], capture_output=True, text=True, timeout=60, check=False
     )
@@ -127,7 +127,7 @@ except MemoryError:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="macOS does not limit a process's memory")
-def test_after_memory_ran_out_a_smaller_matrix_is_orthogonalized() -> None:
+def test_after_memory_ran_out_a_smaller_matrix_is_orthogonalized():
     process = subprocess.run(
         [sys.executable, "-c", SHORT_OF_MEMORY], capture_output=True, text=True, check=False
     )
@@ -136,7 +136,7 @@ def test_after_memory_ran_out_a_smaller_matrix_is_orthogonalized() -> None:
 
 # Python 3.12 warns of any fork beside threads; this one is what the test is about.
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_forked_process_has_threads_of_its_own() -> None:
+def test_a_forked_process_has_threads_of_its_own():
     scale_in_pool()
     child = os.fork()
     if child == 0:

@@ -12,7 +12,7 @@ from tests.tolerances import OP_F32, assert_close
 @each_of("rows", [0, 1, 13, 14, 15, 300])
 @each_of("width", [1, 17, 32, 600])
 @each_of("threads", [1, 2])
-def test_outputs_and_gradients(rows: int, width: int, threads: int) -> None:
+def test_outputs_and_gradients(rows, width, threads):
     outs = (1, 4, 15, 33, 64)
     x = draw(rows, width)
     weights = [draw(out, width, seed=out) for out in outs]
@@ -35,7 +35,7 @@ def test_outputs_and_gradients(rows: int, width: int, threads: int) -> None:
             assert_close(d_bias, wide(d)[0].sum(0), OP_F32, label="db")
 
 
-def test_leaving_the_input_gradient_out_changes_no_weight_gradient() -> None:
+def test_leaving_the_input_gradient_out_changes_no_weight_gradient():
     x, w, d = draw(50, 20), draw(30, 20), draw(50, 30)
     with_dx, without_dx = unwritten(30, 20), unwritten(30, 20)
     ops.linears_grad(x, [w], [d], unwritten(50, 20), [with_dx], [None], threads=1)
@@ -43,7 +43,7 @@ def test_leaving_the_input_gradient_out_changes_no_weight_gradient() -> None:
     np.testing.assert_array_equal(with_dx, without_dx)
 
 
-def test_the_thread_count_does_not_change_a_bit() -> None:
+def test_the_thread_count_does_not_change_a_bit():
     x, w = draw(500, 300), draw(130, 300)
     one, two = unwritten(500, 130), unwritten(500, 130)
     ops.linears(x, [w], [None], [one], threads=1)
@@ -51,7 +51,7 @@ def test_the_thread_count_does_not_change_a_bit() -> None:
     np.testing.assert_array_equal(one, two)
 
 
-def test_wrong_sizes_are_refused_by_name() -> None:
+def test_wrong_sizes_are_refused_by_name():
     x, w = draw(3, 4), draw(5, 4)
     with pytest.raises(ValueError, match="weight has 25 elements, expected 20"):
         ops.linears(x, [draw(5, 5)], [None], [unwritten(3, 5)], threads=1)

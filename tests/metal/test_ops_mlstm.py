@@ -3,7 +3,6 @@
 The recurrence is differentiated step by step: it shares no formula with the kernel.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,26 +30,22 @@ class Cell:
     d_results: tuple[Array, ...]
 
 
-def sample(
-    B: int, S: int, NH: int, DK: int, DV: int, *, seed: int = 0, zero_state: bool = False
-) -> Cell:
+def sample(B, S, NH, DK, DV, *, seed=0, zero_state=False):
     r = np.random.default_rng(seed)
 
-    def draw(*shape: int) -> Array:
+    def draw(*shape):
         return r.standard_normal(shape).astype(np.float32)
 
     q, k, v = draw(B, S, NH, DK), draw(B, S, NH, DK), draw(B, S, NH, DV)
     i, f = draw(B, S, NH), 3 + draw(B, S, NH)
-    state: tuple[Array, ...] = (draw(B, NH, DK, DV), draw(B, NH, DK), draw(B, NH))
+    state = (draw(B, NH, DK, DV), draw(B, NH, DK), draw(B, NH))
     if zero_state:
         state = tuple(np.zeros_like(x) for x in state)
     d_last = (draw(B, NH, DK, DV), draw(B, NH, DK), draw(B, NH))
     return Cell((q, k, v, i, f), state, (draw(B, S, NH, DV), *d_last))
 
 
-def run(
-    cell: Cell, chunk: int, threads: int = 1, stride: int = 1
-) -> tuple[dict[str, Array], dict[str, Array]]:
+def run(cell, chunk, threads=1, stride=1):
     """Results h C n m and gradients by name, from the native kernels."""
     q, _, v, i, _ = cell.inputs
     B, S, NH, DK = q.shape
@@ -62,7 +57,7 @@ def run(
     )
     C[:, :, 0], n[:, :, 0], m[:, :, 0] = cell.state
     h, den = np.full_like(v, np.nan), np.full_like(i, np.nan)
-    how: dict[str, Any] = {"chunk": chunk, "stride": stride, "eps": EPS, "threads": threads}
+    how = {"chunk": chunk, "stride": stride, "eps": EPS, "threads": threads}
     ops.mlstm(*cell.inputs, h, den, C, n, m, **how)
     grads = [np.full_like(x, np.nan) for x in cell.inputs]
     dh, *d_state = (x.copy() for x in cell.d_results)
@@ -71,7 +66,7 @@ def run(
     return results, dict(zip(NAMES, (*grads, *d_state), strict=True))
 
 
-def wanted(cell: Cell) -> tuple[dict[str, Array], dict[str, Array]]:
+def wanted(cell):
     state = wide(*cell.state)
     h, last, backward = mlstm_numpy.recurrent(*wide(*cell.inputs), eps=EPS, state=state)
     dh, *d_last = wide(*cell.d_results)
@@ -79,7 +74,7 @@ def wanted(cell: Cell) -> tuple[dict[str, Array], dict[str, Array]]:
     return results, dict(zip(NAMES, backward(dh, d_last), strict=True))
 
 
-def assert_same(actual: Mapping[str, Array], expected: Mapping[str, Array], tolerance: Any) -> None:
+def assert_same(actual, expected, tolerance):
     for name in expected:
         assert_close(actual[name], expected[name], tolerance, label=name)
 
@@ -97,9 +92,7 @@ def assert_same(actual: Mapping[str, Array], expected: Mapping[str, Array], tole
         (1, 130, 1, 64, 128, 128),
     ],
 )
-def test_results_and_gradients_equal_the_recurrence(
-    B: int, S: int, NH: int, DK: int, DV: int, chunk: int
-) -> None:
+def test_results_and_gradients_equal_the_recurrence(B, S, NH, DK, DV, chunk):
     cell = sample(B, S, NH, DK, DV)
     results, grads = run(cell, chunk)
     expected, expected_grads = wanted(cell)
@@ -122,7 +115,7 @@ def test_results_and_gradients_equal_the_recurrence(
     ids=str,
 )
 @each_of("zero_state", [True, False])
-def test_extreme_gates_stay_exact(gates: dict[str, float], zero_state: bool) -> None:
+def test_extreme_gates_stay_exact(gates, zero_state):
     cell = sample(2, 75, 2, 16, 32, zero_state=zero_state)
     for name, value in gates.items():
         cell.inputs["qkvif".index(name)][...] = value
@@ -132,7 +125,7 @@ def test_extreme_gates_stay_exact(gates: dict[str, float], zero_state: bool) -> 
     assert_same(grads, expected_grads, GRADIENT_ANY_F32)
 
 
-def test_very_negative_forget_gates_among_ordinary_ones_lose_no_digits() -> None:
+def test_very_negative_forget_gates_among_ordinary_ones_lose_no_digits():
     cell = sample(1, 256, 2, 16, 32)
     cell.inputs[4][:, ::7] = -500.0
     results, grads = run(cell, 64)
@@ -141,14 +134,14 @@ def test_very_negative_forget_gates_among_ordinary_ones_lose_no_digits() -> None
     assert_same(grads, expected_grads, GRADIENT_ANY_F32)
 
 
-def test_a_first_step_without_a_past_has_no_forget_gradient_but_from_eps() -> None:
+def test_a_first_step_without_a_past_has_no_forget_gradient_but_from_eps():
     cell = sample(1, 20, 2, 16, 32, zero_state=True)
     cell.inputs[3][:, 0] = 1.0  # the stabiliser, by which eps counts, begins there
     _, grads = run(cell, 16)
     assert (grads["f"][:, 0] == 0).all()
 
 
-def test_the_thread_count_does_not_change_a_bit() -> None:
+def test_the_thread_count_does_not_change_a_bit():
     cell = sample(2, 70, 3, 16, 32)
     one, two = run(cell, 32, threads=1), run(cell, 32, threads=4)
     for a, b in zip(one, two, strict=True):
@@ -158,7 +151,7 @@ def test_the_thread_count_does_not_change_a_bit() -> None:
 
 @each_of("S", [1, 16, 70, 96])
 @each_of("stride", [2, 3, 5, 100])
-def test_how_many_chunk_states_are_kept_does_not_change_a_bit(S: int, stride: int) -> None:
+def test_how_many_chunk_states_are_kept_does_not_change_a_bit(S, stride):
     cell = sample(2, S, 2, 16, 32)
     for kept, all_kept in zip(run(cell, 16, stride=stride), run(cell, 16), strict=True):
         for name in kept:
@@ -166,9 +159,7 @@ def test_how_many_chunk_states_are_kept_does_not_change_a_bit(S: int, stride: in
 
 
 @each_of(("DK", "chunk"), [(8, 64), (64, 64), (100, 64), (512, 64), (64, 1)])
-def test_a_training_step_keeps_no_more_of_the_states_than_of_the_values(
-    DK: int, chunk: int
-) -> None:
+def test_a_training_step_keeps_no_more_of_the_states_than_of_the_values(DK, chunk):
     S, first_and_last = 64 * 512, 2
     stride = ops.mlstm_stride(DK=DK, chunk=chunk)
     chunks = -(-S // chunk)
@@ -176,7 +167,7 @@ def test_a_training_step_keeps_no_more_of_the_states_than_of_the_values(
     assert (matrices - first_and_last) * DK <= S
 
 
-def test_a_sequence_in_two_parts_continues_from_the_state() -> None:
+def test_a_sequence_in_two_parts_continues_from_the_state():
     cell = sample(2, 50, 2, 8, 12)
     whole, _ = run(cell, 16)
     first = Cell(tuple(x[:, :23].copy() for x in cell.inputs), cell.state, tuple(cell.d_results))
@@ -188,7 +179,7 @@ def test_a_sequence_in_two_parts_continues_from_the_state() -> None:
 
 
 @pytest.mark.slow
-def test_outputs_too_large_for_malloc_to_keep_are_computed_like_any_others() -> None:
+def test_outputs_too_large_for_malloc_to_keep_are_computed_like_any_others():
     large = sample(1, 17 * 1024, 1, 2, 512)
     assert large.inputs[2].nbytes > 32 << 20
     results, _ = run(large, 64)
@@ -201,7 +192,7 @@ def test_outputs_too_large_for_malloc_to_keep_are_computed_like_any_others() -> 
     np.testing.assert_array_equal(results["C"], b["C"])
 
 
-def test_nan_in_any_input_reaches_the_output() -> None:
+def test_nan_in_any_input_reaches_the_output():
     for j, name in enumerate("qkvif"):
         cell = sample(1, 20, 1, 4, 4)
         cell.inputs[j][0, 0] = np.nan
@@ -209,11 +200,11 @@ def test_nan_in_any_input_reaches_the_output() -> None:
         assert np.isnan(results["h"]).any(), name
 
 
-def test_arrays_of_a_wrong_size_are_refused_by_name() -> None:
+def test_arrays_of_a_wrong_size_are_refused_by_name():
     cell = sample(1, 4, 1, 4, 4)
     q, k, v, i, f = cell.inputs
     state = [np.zeros(shape, np.float32) for shape in [(1, 1, 2, 4, 4), (1, 1, 2, 4), (1, 1, 2)]]
-    how: dict[str, Any] = {"chunk": 4, "stride": 1, "eps": EPS, "threads": 1}
+    how = {"chunk": 4, "stride": 1, "eps": EPS, "threads": 1}
     with pytest.raises(ValueError, match=r"den has shape .*; the other .* = \(1, 4, 1\)"):
         ops.mlstm(
             q,

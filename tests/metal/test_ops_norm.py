@@ -18,7 +18,7 @@ threads = pytest.mark.parametrize("threads", [1, 3])
 
 @shapes
 @threads
-def test_rms_norm_and_its_gradients(shape: tuple[int, ...], threads: int) -> None:
+def test_rms_norm_and_its_gradients(shape, threads):
     x, w, d_out = draw(*shape), draw(shape[-1]), draw(*shape, seed=1)
     out, dx, dw = unwritten(*shape), unwritten(*shape), unwritten(shape[-1])
     ops.rms_norm(x, w, out, eps=EPS, threads=threads)
@@ -29,7 +29,7 @@ def test_rms_norm_and_its_gradients(shape: tuple[int, ...], threads: int) -> Non
     assert_close(dw, wanted_dw, OP_F32, label="dw")
 
 
-def test_rms_norm_of_tiny_rows_keeps_its_eps() -> None:
+def test_rms_norm_of_tiny_rows_keeps_its_eps():
     x, w, out = draw(4, 32, scale=1e-4), np.ones(32, np.float32), unwritten(4, 32)
     ops.rms_norm(x, w, out, eps=EPS, threads=1)
     assert_close(out, reference.rms_norm(*wide(x, w), eps=EPS), OP_F32)
@@ -37,7 +37,7 @@ def test_rms_norm_of_tiny_rows_keeps_its_eps() -> None:
 
 @each_of(("rows", "heads", "width"), [(1, 1, 1), (5, 3, 7), (300, 4, 32), (2, 1, 64)])
 @threads
-def test_head_norm_gate_and_its_gradients(rows: int, heads: int, width: int, threads: int) -> None:
+def test_head_norm_gate_and_its_gradients(rows, heads, width, threads):
     d = heads * width
     h, o, w, d_out = (
         draw(rows, heads, width),
@@ -56,7 +56,7 @@ def test_head_norm_gate_and_its_gradients(rows: int, heads: int, width: int, thr
 
 @each_of(("rows", "heads", "width"), [(1, 1, 1), (5, 3, 7), (300, 4, 32), (2, 1, 64)])
 @threads
-def test_layer_norm_and_its_gradients(rows: int, heads: int, width: int, threads: int) -> None:
+def test_layer_norm_and_its_gradients(rows, heads, width, threads):
     x, w = draw(rows, heads, width), draw(heads * width)
     out, dx, dw = unwritten(*x.shape), unwritten(*x.shape), unwritten(w.size)
     d_out = draw(*x.shape, seed=1)
@@ -71,9 +71,7 @@ def test_layer_norm_and_its_gradients(rows: int, heads: int, width: int, threads
 
 @each_of(("rows", "heads", "width"), [(1, 1, 1), (5, 3, 7), (300, 4, 32), (2, 1, 64)])
 @threads
-def test_head_norm_skip_gate_and_its_gradients(
-    rows: int, heads: int, width: int, threads: int
-) -> None:
+def test_head_norm_skip_gate_and_its_gradients(rows, heads, width, threads):
     d = heads * width
     inputs = {
         "h": draw(rows, heads, width),
@@ -94,14 +92,14 @@ def test_head_norm_skip_gate_and_its_gradients(
         assert_close(grads[name], gradient.reshape(inputs[name].shape), tolerance, label=name)
 
 
-def test_the_small_outputs_of_a_fresh_cell_feel_the_eps_of_the_head_norm() -> None:
+def test_the_small_outputs_of_a_fresh_cell_feel_the_eps_of_the_head_norm():
     h, o, w = draw(3, 2, 16, scale=1e-3), draw(3, 32), draw(32)
     out = unwritten(3, 32)
     ops.head_norm_gate(h, o, w, out, eps=EPS, threads=1)
     assert_close(out, reference.head_norm_gate(*wide(h, o, w), eps=EPS), OP_F32)
 
 
-def test_weight_gradients_have_the_same_bits_for_any_thread_count() -> None:
+def test_weight_gradients_have_the_same_bits_for_any_thread_count():
     x, w, d_out = draw(1000, 64), draw(64), draw(1000, 64, seed=1)
     results = []
     for threads in (1, 2, 5):
@@ -112,7 +110,7 @@ def test_weight_gradients_have_the_same_bits_for_any_thread_count() -> None:
     np.testing.assert_array_equal(results[0], results[2])
 
 
-def test_wrong_sizes_and_types_are_refused_before_anything_is_written() -> None:
+def test_wrong_sizes_and_types_are_refused_before_anything_is_written():
     x, w, out = draw(4, 8), draw(8), np.zeros((4, 8), np.float32)
     with pytest.raises(ValueError, match=r"w has shape \(7,\); .*\(D,\) = \(8,\)"):
         ops.rms_norm(x, w[:7], out, eps=EPS, threads=1)

@@ -1,7 +1,6 @@
 """The native sLSTM kernel equals the float64 cell for any sizes, threads and gates."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pytest
@@ -27,9 +26,7 @@ class Cell:
     d_last: Array
 
 
-def sample(
-    B: int, S: int, NH: int, DH: int, *, zero_state: bool = False, packed: bool = False
-) -> Cell:
+def sample(B, S, NH, DH, *, zero_state=False, packed=False):
     rng = np.random.default_rng(0)
     state = slstm_state(B, NH, DH)
     if zero_state:
@@ -43,7 +40,7 @@ def sample(
     )
 
 
-def run(cell: Cell, threads: int = 1) -> dict[str, Array]:
+def run(cell, threads=1):
     """The output y, the last state and every gradient by name, from the native kernels."""
     B, S, NH, DH = cell.dh.shape
     inputs, R = cell.inputs.values(), cell.inputs["R"]
@@ -62,7 +59,7 @@ def run(cell: Cell, threads: int = 1) -> dict[str, Array]:
     }
 
 
-def wanted(cell: Cell) -> dict[str, Array]:
+def wanted(cell):
     states, backward = slstm_cell(
         *wide(*cell.inputs.values()), state=wide(*cell.state), starts=cell.starts
     )
@@ -72,7 +69,7 @@ def wanted(cell: Cell) -> dict[str, Array]:
     return {"y": states[0], **last, **dict(zip(names, grads, strict=True))}
 
 
-def assert_is_the_cell(cell: Cell) -> None:
+def assert_is_the_cell(cell):
     actual = run(cell)
     for name, value in wanted(cell).items():
         tolerance = SLSTM_GRADIENT_F32 if name.startswith("d") else SLSTM_F32
@@ -84,9 +81,7 @@ def assert_is_the_cell(cell: Cell) -> None:
     ("B", "S", "NH", "DH"),
     [(1, 1, 1, 1), (2, 1, 3, 5), (3, 20, 2, 8), (1, 9, 1, 33), (15, 6, 1, 16), (29, 3, 2, 4)],
 )
-def test_results_and_gradients_equal_the_float64_cell(
-    B: int, S: int, NH: int, DH: int, packed: bool
-) -> None:
+def test_results_and_gradients_equal_the_float64_cell(B, S, NH, DH, packed):
     assert_is_the_cell(sample(B, S, NH, DH, packed=packed))
 
 
@@ -105,7 +100,7 @@ def test_results_and_gradients_equal_the_float64_cell(
     ],
     ids=str,
 )
-def test_extreme_gates_stay_exact(gates: dict[str, float], zero_state: bool) -> None:
+def test_extreme_gates_stay_exact(gates, zero_state):
     cell = sample(2, 30, 2, 6, zero_state=zero_state)
     for name, value in gates.items():
         cell.inputs[name][...] += np.float32(value)
@@ -114,7 +109,7 @@ def test_extreme_gates_stay_exact(gates: dict[str, float], zero_state: bool) -> 
 
 @each_of("packed", [False, True], ids=["one document", "packed"])
 @each_of("threads", [2, 3, 16])
-def test_any_number_of_threads_gives_the_same_bits(threads: int, packed: bool) -> None:
+def test_any_number_of_threads_gives_the_same_bits(threads, packed):
     for sizes in ((16, 9, 2, 24), (5, 6, 1, 5)):
         cell = sample(*sizes, packed=packed)
         one, several = run(cell), run(cell, threads)
@@ -122,7 +117,7 @@ def test_any_number_of_threads_gives_the_same_bits(threads: int, packed: bool) -
             np.testing.assert_array_equal(several[name], value, err_msg=name)
 
 
-def test_the_output_does_not_depend_on_whether_the_tape_is_kept() -> None:
+def test_the_output_does_not_depend_on_whether_the_tape_is_kept():
     cell = sample(3, 7, 2, 10)
     y, state = unwritten(*cell.dh.shape), [x.copy() for x in cell.state]
     ops.slstm(*cell.inputs.values(), None, y, None, *state, threads=1)
@@ -133,18 +128,18 @@ def test_the_output_does_not_depend_on_whether_the_tape_is_kept() -> None:
 
 @each_of("zero_state", [True, False])
 @each_of("name", INPUTS)
-def test_nan_in_any_input_reaches_the_output(name: str, zero_state: bool) -> None:
+def test_nan_in_any_input_reaches_the_output(name, zero_state):
     cell = sample(1, 6, 1, 4, zero_state=zero_state)
     cell.inputs[name].reshape(-1)[0] = np.nan
     assert np.isnan(run(cell)["y"]).any()
 
 
-def test_arrays_of_a_wrong_size_are_refused_by_name() -> None:
+def test_arrays_of_a_wrong_size_are_refused_by_name():
     cell = sample(2, 3, 1, 4)
     inputs, state = list(cell.inputs.values()), [x.copy() for x in cell.state]
     y = unwritten(*cell.dh.shape)
 
-    def call(*arrays: Any, starts: Any = None, out: Any = y, tape: Any = None) -> None:
+    def call(*arrays, starts=None, out=y, tape=None):
         ops.slstm(*arrays, starts, out, tape, *state, threads=1)
 
     with pytest.raises(ValueError, match=r"R has shape \(15, 4\); .*, 4\*DH, .* = \(1, 16, 4\)"):

@@ -1,21 +1,16 @@
 """Adds at single elements: the bits of the reference, no add lost, also beside whole-array adds."""
 
-from __future__ import annotations
-
 import os
 import time
-from multiprocessing.synchronize import Barrier
 from threading import BrokenBarrierError
-from typing import Any
 
 import numpy as np
 import pytest
 
 from mlxhog import _native
-from mlxhog.machine.processes import follow_parent
+from mlxhog.base.processes import follow_parent
 from mlxhog.optim import updates
-from mlxhog.optim.gradients import Float32, Int32
-from tests.metal.shared import PROCESSES, TIMEOUT_S, Shared, run, shared, spawned
+from tests.metal.shared import PROCESSES, TIMEOUT_S, run, shared, spawned
 from tests.metal.test_one_worker import MODES
 from tests.optim.small import Slot
 from tests.pairs import each_of
@@ -28,7 +23,7 @@ N = 16 * _native.STRIPE
 N_WORDS = 16 + 150
 
 
-def some(rng: np.random.Generator, slot: Slot, n: int) -> Int32:
+def some(rng, slot, n):
     """`n` elements of a parameter, ascending."""
     return np.sort(rng.choice(slot.size, n, replace=False)).astype(np.int32)
 
@@ -36,7 +31,7 @@ def some(rng: np.random.Generator, slot: Slot, n: int) -> Int32:
 @each_of("mode", MODES)
 @each_of("slot", [DENSE, ROWS], ids=["dense", "rows"])
 @each_of("n", [0, 1, 700])
-def test_one_worker_gives_the_bits_of_the_reference(mode: int, slot: Slot, n: int) -> None:
+def test_one_worker_gives_the_bits_of_the_reference(mode, slot, n):
     rng = np.random.default_rng(n)
     index, values = some(rng, slot, n), rng.standard_normal(n, dtype=np.float32)
     before = rng.standard_normal(N, dtype=np.float32)
@@ -62,8 +57,8 @@ def test_one_worker_gives_the_bits_of_the_reference(mode: int, slot: Slot, n: in
     ],
 )
 def test_elements_that_are_not_ascending_inside_the_parameter_are_refused_unwritten(
-    index: list[int], values: list[float], what: str
-) -> None:
+    index, values, what
+):
     flat = np.zeros(N, np.float32)
     arguments = (np.array(index, np.int32), np.array(values, np.float32))
     with pytest.raises(ValueError, match=what):
@@ -71,7 +66,7 @@ def test_elements_that_are_not_ascending_inside_the_parameter_are_refused_unwrit
     assert not flat.any()
 
 
-def test_lossless_adds_without_locks_or_with_too_few_are_refused() -> None:
+def test_lossless_adds_without_locks_or_with_too_few_are_refused():
     one = (np.zeros(1, np.int32), np.ones(1, np.float32))
     with shared(N, 16) as segment, pytest.raises(ValueError, match="lock words"):
         updates.add_at(segment.floats, ROWS, *one, locks=segment.locks(1), mode=LOSSLESS)
@@ -79,9 +74,7 @@ def test_lossless_adds_without_locks_or_with_too_few_are_refused() -> None:
         updates.add_at(np.zeros(N, np.float32), ROWS, *one, locks=None, mode=LOSSLESS)
 
 
-def add_in_every_form(
-    segment: Shared, barrier: Barrier, slot: int, mode: int, name: str, rounds: int
-) -> None:
+def add_in_every_form(segment, barrier, slot, mode, name, rounds):
     """One worker: 1.0 to random elements, to random rows, and to the whole parameter, in turn."""
     locks, rng = segment.locks(slot), np.random.default_rng(slot)
     parameter = DENSE if name == "dense" else ROWS
@@ -92,19 +85,19 @@ def add_in_every_form(
         raise SystemExit("a worker never started") from error
     for k in range(rounds):
         index = some(rng, parameter, 500)
-        how: dict[str, Any] = {"locks": locks, "mode": mode, "seed": slot << 32 | k}
+        how = {"locks": locks, "mode": mode, "seed": slot << 32 | k}
         updates.add_at(segment.floats, parameter, index, np.ones(500, np.float32), **how)
         updates.add(segment.floats, parameter, rows, **how)
         updates.add(segment.floats, parameter, np.ones(parameter.shape, np.float32), **how)
 
 
-def ones_for(index: Any, parameter: Slot) -> updates.Rows:
+def ones_for(index, parameter):
     """Ones for some rows."""
     values = np.ones((len(index), parameter.shape[1]), np.float32)
     return updates.Rows(index.astype(np.int32), values)
 
 
-def wanted_after(workers: int, parameter: Slot, rounds: int) -> Float32:
+def wanted_after(workers, parameter, rounds):
     """What `add_in_every_form` adds up to."""
     total = np.zeros(parameter.size, np.float32)
     for slot in range(1, workers + 1):
@@ -120,7 +113,7 @@ def wanted_after(workers: int, parameter: Slot, rounds: int) -> Float32:
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", [LOSSLESS, CAS], ids=["lossless", "cas"])
 @pytest.mark.parametrize("name", ["dense", "rows"])
-def test_no_add_is_lost_whatever_form_the_other_writers_adds_have(mode: int, name: str) -> None:
+def test_no_add_is_lost_whatever_form_the_other_writers_adds_have(mode, name):
     workers, rounds = 3, 1500
     parameter = DENSE if name == "dense" else ROWS
     with shared(N, N_WORDS) as segment:
@@ -133,7 +126,7 @@ def test_no_add_is_lost_whatever_form_the_other_writers_adds_have(mode: int, nam
         assert actual.sum() == segment.floats.sum(), "an add reached beyond its parameter"
 
 
-def add_for_ever(segment: Shared, slot: int) -> None:
+def add_for_ever(segment, slot):
     """One worker: 1.0 to the same elements, count the finished step, again."""
     follow_parent()  # it must not outlive a test that is killed
     locks = segment.locks(slot)
@@ -146,7 +139,7 @@ def add_for_ever(segment: Shared, slot: int) -> None:
 
 
 @pytest.mark.slow
-def test_killed_workers_lose_no_finished_step_and_leave_no_lock_taken() -> None:
+def test_killed_workers_lose_no_finished_step_and_leave_no_lock_taken():
     for kill in range(5):
         with shared(N, N_WORDS) as segment:
             steps = segment.workers["steps"]
@@ -172,7 +165,7 @@ def test_killed_workers_lose_no_finished_step_and_leave_no_lock_taken() -> None:
             assert result[1::3].max() == result[2::3].max() == 0
 
 
-def wait_for(steps: Any, worker: int, goal: int) -> None:
+def wait_for(steps, worker, goal):
     """Until a worker has finished `goal` steps; a hang fails here."""
     deadline = time.monotonic() + TIMEOUT_S
     while int(steps[worker]) < goal:

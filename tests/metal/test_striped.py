@@ -1,16 +1,13 @@
 """Several threads of one worker give the bits of one thread: norm, steps, adds and reads."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from mlxhog import _native
-from mlxhog.optim import SGD, AdamW, Momentum, Optimizer, Target, updates
-from mlxhog.optim.gradients import Float32, Rows, global_norm
+from mlxhog.optim import SGD, AdamW, Momentum, Target, updates
+from mlxhog.optim.gradients import Rows, global_norm
 from mlxhog.optim.rule import StepTrace
 from tests.metal.shared import shared
 from tests.optim.small import Slot
@@ -21,7 +18,7 @@ SMALL = Slot("small", (33,), LARGE.offset + LARGE.size)
 SLOTS = {slot.name: slot for slot in (LARGE, SMALL)}
 N = SMALL.offset + SMALL.size + 100
 MODES = [pytest.param(mode, id=name) for name, mode in updates.WRITE_MODES.items()]
-OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {
+OPTIMIZERS = {
     "sgd": lambda: SGD(weight_decay=0.1),
     "momentum": lambda: Momentum(weight_decay=0.1),
     "adamw": lambda: AdamW(weight_decay=0.1),
@@ -30,7 +27,7 @@ OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {
 TO = ("parameters", "parameters, recorded", "pending")
 
 
-def trained(optimizer: Optimizer, mode: int, to: str, threads: int) -> list[Float32]:
+def trained(optimizer, mode, to, threads):
     """Every array that three steps write."""
     rng = np.random.default_rng(1)
     with shared(N) as segment:
@@ -65,9 +62,7 @@ def trained(optimizer: Optimizer, mode: int, to: str, threads: int) -> list[Floa
 @each_of("to", TO)
 @each_of("mode", MODES)
 @each_of("name", OPTIMIZERS)
-def test_steps_by_several_threads_have_the_bits_of_one_thread(
-    name: str, mode: int, to: str
-) -> None:
+def test_steps_by_several_threads_have_the_bits_of_one_thread(name, mode, to):
     if to == "pending" and name == "adamw, shared moments":
         return  # refused: a pending step moves nothing shared
     one, three = (trained(OPTIMIZERS[name](), mode, to, threads) for threads in (1, 3))
@@ -77,9 +72,9 @@ def test_steps_by_several_threads_have_the_bits_of_one_thread(
 
 @each_of("threads", [2, 3, 7, 10**9])
 @each_of("n", [0, 1, 4099, 300_001])
-def test_reads_by_several_threads_have_the_bits_of_one_thread(n: int, threads: int) -> None:
+def test_reads_by_several_threads_have_the_bits_of_one_thread(n, threads):
     src, last, prev = np.random.default_rng(0).standard_normal((3, n), dtype=np.float32)
-    read: dict[int, list[Float32]] = {}
+    read = {}
     for count in (1, threads):
         own, dst = prev.copy(), np.zeros((3, n), np.float32)
         updates.snapshot(dst[0], src, threads=count)
@@ -91,23 +86,21 @@ def test_reads_by_several_threads_have_the_bits_of_one_thread(n: int, threads: i
     np.testing.assert_array_equal(read[threads][0], src)
 
 
-def test_a_norm_does_not_depend_on_the_number_of_threads() -> None:
+def test_a_norm_does_not_depend_on_the_number_of_threads():
     rng = np.random.default_rng(0)
     sizes = (10, 3 << 18, (1 << 18) + 7, 0, 600_000)
-    grads: dict[str, Float32 | Rows] = {
-        str(k): rng.standard_normal(n, dtype=np.float32) for k, n in enumerate(sizes)
-    }
+    grads = {str(k): rng.standard_normal(n, dtype=np.float32) for k, n in enumerate(sizes)}
     grads["rows"] = Rows(np.array([1, 0, 1], np.int32), np.ones((3, 4), np.float32))
     norms = {global_norm(grads, threads) for threads in (1, 2, 3, 8, 2, 1)}
     assert len(norms) == 1
     dense = np.concatenate([grads[str(k)] for k in range(len(sizes))]).astype(np.float64)
     assert norms.pop() == pytest.approx(math.sqrt(float((dense**2).sum()) + 20.0), rel=1e-13)
     for bad in (np.nan, np.inf):
-        grads["1"][-1] = bad  # type: ignore[index]
+        grads["1"][-1] = bad
         assert not math.isfinite(global_norm(grads, 3))
 
 
-def test_a_norm_of_arrays_of_a_mebibyte_is_the_sum_over_them_as_before() -> None:
+def test_a_norm_of_arrays_of_a_mebibyte_is_the_sum_over_them_as_before():
     """So recorded hashes of small models stay."""
     rng = np.random.default_rng(0)
     grads = {str(k): rng.standard_normal(n, dtype=np.float32) for k, n in enumerate((9, 1 << 18))}

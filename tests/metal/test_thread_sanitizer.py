@@ -5,8 +5,6 @@ nothing of. MLXHOG_ATOMIC_KERNELS=1 makes the same loops legal between threads o
 the sanitizer can check locks and walks.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess
@@ -28,14 +26,14 @@ RACE_FOUND = 66  # the sanitizer's exit code
 pytestmark = pytest.mark.skipif(kept.COMPILER is None, reason="no C++ compiler")
 
 
-def build(name: str, *options: str) -> Path:
+def build(name, *options):
     """threads.cpp with the kernels' sources."""
     folder = ROOT / "metal/native/updates"
     sources = [ROOT / "tests/metal/threads.cpp", *(folder / source for source in SOURCES)]
     return kept.linked(name, sources, *OPTIONS, f"-I{folder}", *options)
 
 
-def finish(*command: str | Path) -> subprocess.CompletedProcess[str]:
+def finish(*command):
     """Run a program to its end, or to the first race."""
     return subprocess.run(
         [str(part) for part in command],
@@ -48,7 +46,7 @@ def finish(*command: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def launcher(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def launcher(tmp_path_factory):
     """What to put before a sanitized program; skips where the sanitizer cannot run at all.
 
     Some of its versions do not survive some kernels' address randomisation, which `setarch -R`
@@ -65,7 +63,7 @@ def launcher(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     pytest.skip("the thread sanitizer does not run on this system")
 
 
-def atomic() -> Path:
+def atomic():
     """The relaxed-atomic build, watched."""
     return build("atomic", *WATCHED, "-DMLXHOG_ATOMIC_KERNELS=1")
 
@@ -73,30 +71,28 @@ def atomic() -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("work", ["race", "striped"])
 @pytest.mark.parametrize("mode", ["lossless", "racy", "cas"])
-def test_no_data_race_in_the_relaxed_atomic_build(
-    launcher: list[str], mode: str, work: str
-) -> None:
+def test_no_data_race_in_the_relaxed_atomic_build(launcher, mode, work):
     ended = finish(*launcher, atomic(), work, str(WRITE_MODES[mode]))
     assert ended.returncode == 0, ended.stderr[:4000]
     assert "WARNING" not in ended.stderr
 
 
 @pytest.mark.slow
-def test_the_sanitizer_sees_the_races_of_the_plain_build(launcher: list[str]) -> None:
+def test_the_sanitizer_sees_the_races_of_the_plain_build(launcher):
     ended = finish(*launcher, build("watched", *WATCHED), "race", str(WRITE_MODES["racy"]))
     assert ended.returncode == RACE_FOUND
     assert "data race" in ended.stderr
 
 
 @pytest.fixture(scope="module")
-def plain() -> Path:
+def plain():
     """The kernels as the wheel has them."""
     return build("plain", "-O3")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["lossless", "cas"])
-def test_shared_moments_lose_none_of_a_hundred_million_updates(plain: Path, mode: str) -> None:
+def test_shared_moments_lose_none_of_a_hundred_million_updates(plain, mode):
     ended = finish(plain, "count", str(WRITE_MODES[mode]), "2200")
     lost, _, all_of_them = ended.stdout.split()
     assert (int(lost), ended.returncode) == (0, 0)
@@ -104,7 +100,7 @@ def test_shared_moments_lose_none_of_a_hundred_million_updates(plain: Path, mode
 
 
 @pytest.mark.slow
-def test_both_builds_give_the_same_bits_with_one_worker(launcher: list[str], plain: Path) -> None:
+def test_both_builds_give_the_same_bits_with_one_worker(launcher, plain):
     watched = finish(*launcher, atomic(), "digest").stdout
     digests = {finish(plain, "digest").stdout, watched}
     assert len(digests) == 1

@@ -1,16 +1,11 @@
 """A reader never sees a float that nobody wrote."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from multiprocessing.synchronize import Barrier
-
 import numpy as np
 import pytest
 
 from mlxhog import _native
-from mlxhog.machine.processes import follow_parent
-from tests.metal.shared import PROCESSES, TIMEOUT_S, Shared, shared, spawned
+from mlxhog.base.processes import follow_parent
+from tests.metal.shared import PROCESSES, TIMEOUT_S, shared, spawned
 
 LOSSLESS, RACY, CAS = 0, 1, 2
 N = 40 * _native.STRIPE + 13
@@ -24,7 +19,7 @@ ONE, PI, NEAR_PI = (
 STEP = np.float32(NEAR_PI - ONE)
 
 
-def _kernels(segment: Shared, slot: int, half: slice) -> dict[str, Callable[[int], None]]:
+def _kernels(segment, slot, half):
     """What one writer does in its half of the floats in its k-th round, by kernel."""
     locks, flat, offset = segment.locks(slot), segment.floats, half.start
     n = half.stop - half.start
@@ -33,7 +28,7 @@ def _kernels(segment: Shared, slot: int, half: slice) -> dict[str, Callable[[int
     grads = [-delta for delta in deltas]
     m = np.zeros(len(flat), np.float32)
 
-    def momentum(mode: int, k: int) -> None:
+    def momentum(mode, k):
         _native.momentum_step(locks, mode, flat, offset, grads[k % 2], m, lr=1.0, momentum=0.0)
 
     return {
@@ -57,7 +52,7 @@ KERNELS = (
 )  # fmt: skip
 
 
-def write_for_ever(segment: Shared, barrier: Barrier, slot: int, kernel: str) -> None:
+def write_for_ever(segment, barrier, slot, kernel):
     follow_parent()  # it must not outlive a test that is killed
     half = slice(0, N // 2) if slot == 1 else slice(N // 2, N)
     write = _kernels(segment, slot, half)[kernel]
@@ -71,7 +66,7 @@ def write_for_ever(segment: Shared, barrier: Barrier, slot: int, kernel: str) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_readers_see_only_what_was_written(kernel: str) -> None:
+def test_readers_see_only_what_was_written(kernel):
     with shared(N) as segment:
         segment.floats[...] = ONE
         written = [x.view(np.uint32) for x in (ONE, PI if kernel == "copy" else NEAR_PI)]

@@ -16,16 +16,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file
 
 from mlxhog.models import families
-from mlxhog.models.families import ModelConfig
 from mlxhog.models.translation import to_ours
 from mlxhog.models.xlstm_large import OUT_NORM, XLSTMLargeConfig
 from mlxhog.parity.subject import Array, ModelPlan, Results, next_labels
@@ -62,7 +59,7 @@ class RecordedCase:
     greedy: int = 0
 
 
-def read(path: Path) -> RecordedCase:
+def read(path):
     """Read a recorded case: the .safetensors file, and the .json file beside it."""
     arrays = load_file(path)
     meta = json.loads(path.with_suffix(".json").read_text())
@@ -76,7 +73,7 @@ def read(path: Path) -> RecordedCase:
     return _components(title, arrays)
 
 
-def _model(title: str, arrays: dict[str, Array], meta: Mapping[str, Any]) -> RecordedCase:
+def _model(title, arrays, meta):
     cfg = _config(meta["config"])
     params = to_ours(_below("param.", arrays), cfg)
     grads = to_ours(_below("grad.", arrays), cfg)
@@ -91,7 +88,7 @@ def _model(title: str, arrays: dict[str, Array], meta: Mapping[str, Any]) -> Rec
         prompt = arrays.pop("greedy_prompt").astype(np.int32)
         arrays["greedy_ids"] = _continuation(arrays["greedy_ids"], prompt)
         fixed["greedy_prompt"], greedy = prompt, arrays["greedy_ids"].shape[1]
-    recorded: dict[str, dict[str, Array]] = {}
+    recorded = {}
     for name, grad in grads.items():
         recorded.setdefault(RECORDED, {})[f"grad/{name}"] = grad
     for name, value in arrays.items():
@@ -109,17 +106,15 @@ def _model(title: str, arrays: dict[str, Array], meta: Mapping[str, Any]) -> Rec
     return RecordedCase(title, ModelPlan(cfg), inputs, fixed, recorded, tuple(notes), greedy)
 
 
-def _as_it_ran(
-    cfg: ModelConfig, params: dict[str, Array], grads: dict[str, Array]
-) -> tuple[ModelConfig, list[str]]:
+def _as_it_ran(cfg, params, grads):
     """Return the model that the package ran, which may differ from its config; and notes on that.
 
     With `use_bias` the final norm of the xlstm package has a bias, that of transformers has none.
     transformers applies this norm even with `add_out_norm` false, and ties no head. If a head is
     tied, its second name is removed from `params` and `grads`.
     """
-    changes: dict[str, Any] = {}
-    notes: list[str] = []
+    changes = {}
+    notes = []
     if isinstance(cfg, XLSTMLargeConfig):
         changes["out_norm_bias"] = f"{OUT_NORM}.bias" in params
         if not cfg.add_out_norm and f"{OUT_NORM}.weight" in params:
@@ -134,27 +129,27 @@ def _as_it_ran(
             large = isinstance(cfg, XLSTMLargeConfig)
             changes["tie_word_embeddings" if large else "tie_weights"] = False
             notes.append("the config ties the head, but the recorded head is a separate matrix")
-    return dataclasses.replace(cfg, **changes), notes  # type: ignore[type-var]
+    return dataclasses.replace(cfg, **changes), notes
 
 
-def _config(fields: Mapping[str, Any]) -> ModelConfig:
+def _config(fields):
     """Read a config of either package; only the v1 stack has fields for two kinds of blocks."""
     v1 = "mlstm_block" in fields or "slstm_block" in fields
     return families.read({"model_type": "xlstm_v1", **fields} if v1 else fields)
 
 
-def _below(prefix: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
+def _below(prefix, arrays):
     return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
 
 
-def _continuation(ids: Array, prompt: Array) -> Array:
+def _continuation(ids, prompt):
     """Tokens after the prompt: transformers' generate repeats the prompt, xlstm's does not."""
     P = prompt.shape[1]
     repeats = ids.shape[1] > P and np.array_equal(ids[:, :P], prompt)
     return ids[:, P:] if repeats else ids
 
 
-def _result_name(name: str) -> str | None:
+def _result_name(name):
     """Return the name of a recorded result in `subject.py`, or None for one that has none."""
     if name == "greedy_ids":
         return GREEDY
@@ -173,7 +168,7 @@ def _result_name(name: str) -> str | None:
     return None
 
 
-def _shaped(name: str, value: Array) -> Array:
+def _shaped(name, value):
     if name == "loss":
         return value.reshape(())
     if name.endswith("/m") and value.ndim == 3 and value.shape[-1] == 1:
@@ -181,7 +176,7 @@ def _shaped(name: str, value: Array) -> Array:
     return value
 
 
-def _mlstm(title: str, arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> RecordedCase:
+def _mlstm(title, arrays, meta):
     inputs = {letter: _positions_second(arrays[letter]) for letter in "qkvif"}
     if "c_initial" in arrays:
         inputs |= {
@@ -189,7 +184,7 @@ def _mlstm(title: str, arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> 
             "n0": arrays["n_initial"],
             "m0": arrays["m_initial"][..., 0],
         }
-    recorded: dict[str, dict[str, Array]] = {}
+    recorded = {}
     notes = []
     scale = arrays["q"].shape[-1] ** 0.5
     for key, value in arrays.items():
@@ -212,7 +207,7 @@ def _mlstm(title: str, arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> 
     return _in_float32(title, plan, inputs, fixed, recorded, notes)
 
 
-def _form(recorded: str, arrays: Mapping[str, Array]) -> tuple[str, str]:
+def _form(recorded, arrays):
     """Return the form of a recorded name, and its side."""
     f64 = "_f64" if recorded.endswith("_f64") else ""
     base = recorded.removesuffix("_f64")
@@ -227,7 +222,7 @@ def _form(recorded: str, arrays: Mapping[str, Array]) -> tuple[str, str]:
     return form, side + f64
 
 
-def _mlstm_result(what: str, value: Array, scale: float) -> tuple[str | None, Array]:
+def _mlstm_result(what, value, scale):
     """Return a result in our name and layout; v1 has `scale` in the key, we in the query."""
     if what == "h":
         return "h", _positions_second(value)
@@ -245,14 +240,7 @@ def _mlstm_result(what: str, value: Array, scale: float) -> tuple[str | None, Ar
     return None, value
 
 
-def _in_float32(
-    title: str,
-    plan: CellPlan,
-    inputs: Mapping[str, Array],
-    fixed: Mapping[str, Array],
-    recorded: Mapping[str, Results],
-    notes: Sequence[str],
-) -> RecordedCase:
+def _in_float32(title, plan, inputs, fixed, recorded, notes):
     """Return a subject in float32, so that all sides get the same numbers, NumPy's float64 too."""
     narrow, weights = (
         {name: np.asarray(value, np.float32) for name, value in arrays.items()}
@@ -261,36 +249,36 @@ def _in_float32(
     return RecordedCase(title, plan, narrow, weights, recorded, tuple(notes))
 
 
-def _positions_second(x: Array) -> Array:
+def _positions_second(x):
     """(B, NH, S, ...) -> (B, S, NH, ...)."""
     return np.ascontiguousarray(x.swapaxes(1, 2))
 
 
-def _slstm(title: str, arrays: Mapping[str, Array]) -> RecordedCase:
+def _slstm(title, arrays):
     NH, _, DH = arrays["R"].shape
     S, B, _ = arrays["Wx"].shape
 
-    def gates(x: Array) -> dict[str, Array]:
+    def gates(x):
         split = x.reshape(S, B, 4, NH, DH).transpose(2, 1, 0, 3, 4)
         return dict(zip("ifzo", map(np.ascontiguousarray, split), strict=True))
 
-    def heads(x: Array) -> Array:  # (S, B, H) -> (B, S, NH, DH)
+    def heads(x):  # (S, B, H) -> (B, S, NH, DH)
         return np.ascontiguousarray(x.reshape(S, B, NH, DH).swapaxes(0, 1))
 
-    def state(x: Array) -> dict[str, Array]:  # (4, B, H) in the order h, c, n, m
+    def state(x):  # (4, B, H) in the order h, c, n, m
         return {
             f"{letter}0": part.reshape(B, NH, DH) for letter, part in zip("hcnm", x, strict=True)
         }
 
-    recorded: dict[str, dict[str, Array]] = {}
+    recorded = {}
     for prefix, side in (("", RECORDED), ("f64.", f"{RECORDED}_f64")):
-        grads: dict[str, Callable[[Array], dict[str, Array]]] = {
+        grads = {
             "grad_Wx": gates,
             "grad_state0": state,
             "grad_R": lambda x: {"R": x},
             "grad_b": lambda x: {"b": x},
         }
-        results: dict[str, Array] = {}
+        results = {}
         if f"{prefix}states_all" in arrays:
             h, *others = (heads(part) for part in arrays[f"{prefix}states_all"])
             results |= {"sequence/h": h, "stepwise/h": h}
@@ -316,8 +304,8 @@ def _slstm(title: str, arrays: Mapping[str, Array]) -> RecordedCase:
     return _in_float32(title, SlstmPlan(), inputs, fixed, recorded, notes)
 
 
-def _components(title: str, arrays: Mapping[str, Array]) -> RecordedCase:
-    recorded: dict[str, dict[str, Array]] = {}
+def _components(title, arrays):
+    recorded = {}
     inputs, names, notes = {}, [], []
     for key, value in arrays.items():
         if not key.removesuffix("_f64").endswith(".y"):

@@ -18,7 +18,7 @@ sequence or stepwise of an sLSTM cell), OP/y of an operator.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,9 +26,6 @@ import numpy as np
 
 from mlxhog.models.ops.reference import mlstm_numpy, recurrences_numpy
 from mlxhog.models.ops.reference.ops_numpy import FLOAT64
-from mlxhog.parity.engines import FrameworkEngine
-from mlxhog.parity.results import NamedArrays
-from mlxhog.parity.subject import Array
 
 Inputs = Mapping[str, Any]
 Call = Callable[[Any, Inputs], Any]
@@ -49,13 +46,11 @@ class MlstmPlan:
     chunk_size: int
     eps: float
 
-    def computed(
-        self, engine: FrameworkEngine, inputs: Mapping[str, Array], fixed: Mapping[str, Array]
-    ) -> NamedArrays:
+    def computed(self, engine, inputs, fixed):
         """Compute every form by an engine."""
         return mlstm(engine, self, inputs, fixed["h_weight"])
 
-    def reference(self, inputs: Mapping[str, Array], fixed: Mapping[str, Array]) -> NamedArrays:
+    def reference(self, inputs, fixed):
         """Compute the forms in float64."""
         return mlstm_reference(self, inputs, fixed["h_weight"])
 
@@ -64,13 +59,11 @@ class MlstmPlan:
 class SlstmPlan:
     """The sLSTM cell alone, over the sequence and step by step; gradient as of `MlstmPlan`."""
 
-    def computed(
-        self, engine: FrameworkEngine, inputs: Mapping[str, Array], fixed: Mapping[str, Array]
-    ) -> NamedArrays:
+    def computed(self, engine, inputs, fixed):
         """Compute the cell by an engine."""
         return slstm(engine, inputs, fixed["h_weight"])
 
-    def reference(self, inputs: Mapping[str, Array], fixed: Mapping[str, Array]) -> NamedArrays:
+    def reference(self, inputs, fixed):
         """Compute the cell in float64."""
         return slstm_reference(inputs, fixed["h_weight"])
 
@@ -81,20 +74,16 @@ class ComponentsPlan:
 
     names: tuple[str, ...]
 
-    def computed(
-        self, engine: FrameworkEngine, inputs: Mapping[str, Array], fixed: Mapping[str, Array]
-    ) -> NamedArrays:
+    def computed(self, engine, inputs, fixed):
         """Compute every operator by an engine."""
         return components(engine, self, inputs)
 
-    def reference(self, inputs: Mapping[str, Array], fixed: Mapping[str, Array]) -> NamedArrays:
+    def reference(self, inputs, fixed):
         """Compute every operator in float64."""
         return components_reference(self, inputs)
 
 
-def mlstm(
-    engine: FrameworkEngine, plan: MlstmPlan, inputs: Mapping[str, Array], weight: Array
-) -> NamedArrays:
+def mlstm(engine, plan, inputs, weight):
     """Compute all forms of `mlstm_cell` over the sequence, and the cell step by step.
 
     One operator has the three forms: chunks of the recorded size, one chunk for the whole sequence
@@ -113,25 +102,17 @@ def mlstm(
     yield from _last_state("stepwise", steps[-1][1])
 
 
-def _mlstm_call(chunk_size: int, eps: float) -> OperatorCall:
-    def call(ops: Any, xs: Inputs) -> tuple[Any, Any]:
+def _mlstm_call(chunk_size, eps):
+    def call(ops, xs):
         state = tuple(xs[name] for name in MLSTM_STATE) if "C0" in xs else None
         sequence = [xs[letter] for letter in MLSTM_SEQUENCE]
-        result: tuple[Any, Any] = ops.mlstm_cell(
-            *sequence, chunk_size=chunk_size, eps=eps, state=state
-        )
+        result = ops.mlstm_cell(*sequence, chunk_size=chunk_size, eps=eps, state=state)
         return result
 
     return call
 
 
-def _steps(
-    engine: FrameworkEngine,
-    call: OperatorCall,
-    inputs: Mapping[str, Array],
-    sequence: Iterable[str],
-    start: Iterable[str],
-) -> Iterator[tuple[Array, list[Array]]]:
+def _steps(engine, call, inputs, sequence, start):
     """Yield the output and the state of a cell after each position."""
     now = dict(inputs)
     S = next(inputs[name].shape[1] for name in sequence)
@@ -142,7 +123,7 @@ def _steps(
         yield h, state
 
 
-def mlstm_reference(plan: MlstmPlan, inputs: Mapping[str, Array], weight: Array) -> NamedArrays:
+def mlstm_reference(plan, inputs, weight):
     """Compute the forms in float64; the chunkwise one equals the recurrent: without gradient."""
     exact = {name: value.astype(np.float64) for name, value in inputs.items()}
     sequence = [exact[letter] for letter in MLSTM_SEQUENCE]
@@ -166,19 +147,17 @@ def mlstm_reference(plan: MlstmPlan, inputs: Mapping[str, Array], weight: Array)
             yield f"parallel/grad/{name}", grad
 
 
-def _last_state(form: str, state: Any) -> NamedArrays:
+def _last_state(form, state):
     for letter, part in zip("Cnm", state, strict=True):
         yield f"{form}/state/{letter}", part
 
 
-def slstm(engine: FrameworkEngine, inputs: Mapping[str, Array], weight: Array) -> NamedArrays:
+def slstm(engine, inputs, weight):
     """Compute the cell with the operators of an engine."""
 
-    def call(ops: Any, xs: Inputs) -> tuple[Any, Any]:
+    def call(ops, xs):
         arguments = [xs[name] for name in (*SLSTM_SEQUENCE, *SLSTM_WEIGHTS)]
-        result: tuple[Any, Any] = ops.slstm_cell(
-            *arguments, state=tuple(xs[name] for name in SLSTM_START)
-        )
+        result = ops.slstm_cell(*arguments, state=tuple(xs[name] for name in SLSTM_START))
         return result
 
     h, last, grads = engine.apply(call, inputs, weight)
@@ -192,7 +171,7 @@ def slstm(engine: FrameworkEngine, inputs: Mapping[str, Array], weight: Array) -
     yield from _trace([np.stack(parts, 1) for parts in states])
 
 
-def slstm_reference(inputs: Mapping[str, Array], weight: Array) -> NamedArrays:
+def slstm_reference(inputs, weight):
     """Compute the cell in float64, step by step."""
     exact = {name: value.astype(np.float64) for name, value in inputs.items()}
     names = (*SLSTM_SEQUENCE, *SLSTM_WEIGHTS)
@@ -208,7 +187,7 @@ def slstm_reference(inputs: Mapping[str, Array], weight: Array) -> NamedArrays:
     yield from _trace(list(states))
 
 
-def _trace(states: list[Array]) -> NamedArrays:
+def _trace(states):
     """Yield h, c, n and m after every position, each (B, S, NH, DH)."""
     yield "stepwise/h", states[0]
     for letter, part in zip(SLSTM_STATE[1:], states[1:], strict=True):
@@ -218,7 +197,7 @@ def _trace(states: list[Array]) -> NamedArrays:
 V1_EPS, LARGE_EPS = 1e-5, 1e-6
 CAPPED = 20.0
 
-CALLS: dict[str, Call] = {
+CALLS = {
     "conv": lambda ops, t: ops.causal_conv(t["x"], t["conv.weight"], t["conv.bias"], silu=False)[0],
     "headwise": lambda ops, t: ops.block_diagonal(
         t["x"], [t["headwise.weight"]], [t["headwise.bias"]]
@@ -231,7 +210,7 @@ CALLS: dict[str, Call] = {
 }
 
 
-def call_of(name: str) -> Call | None:
+def call_of(name):
     """Return the operator of a name in the table above, or None."""
     if name.startswith("soft_cap_"):
         cap = float(name.removeprefix("soft_cap_"))
@@ -239,9 +218,7 @@ def call_of(name: str) -> Call | None:
     return CALLS.get(name)
 
 
-def components(
-    engine: FrameworkEngine, plan: ComponentsPlan, inputs: Mapping[str, Array]
-) -> NamedArrays:
+def components(engine, plan, inputs):
     """Compute every operator."""
     for name in plan.names:
         call = call_of(name)
@@ -250,7 +227,7 @@ def components(
         yield f"{name}/y", y
 
 
-def components_reference(plan: ComponentsPlan, inputs: Mapping[str, Array]) -> NamedArrays:
+def components_reference(plan, inputs):
     """Compute every operator in float64."""
     exact = {name: value.astype(np.float64) for name, value in inputs.items()}
     for name in plan.names:
@@ -259,16 +236,16 @@ def components_reference(plan: ComponentsPlan, inputs: Mapping[str, Array]) -> N
         yield f"{name}/y", call(FLOAT64, exact)
 
 
-def _alone(call: Call) -> OperatorCall:
+def _alone(call):
     """Return a call without further results."""
     return lambda ops, t: (call(ops, t), ())
 
 
-def _heads(t: Inputs) -> Any:
+def _heads(t):
     return t["x4_bnsh"].swapaxes(1, 2)
 
 
-def _head_rms(ops: Any, x4: Any, w: Any) -> Any:
+def _head_rms(ops, x4, w):
     B, S, NH, DH = x4.shape
     ones = w[:DH] * 0.0 + 1.0
     return ops.rms_norm(x4, ones, LARGE_EPS).reshape(B, S, NH * DH) * w

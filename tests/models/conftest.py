@@ -1,15 +1,11 @@
 """One thread of torch: operators this small only wait for a second one."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
-
 import pytest
 import torch
 
 
 @pytest.fixture(autouse=True, scope="package")
-def _one_thread() -> Iterator[None]:
+def _one_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

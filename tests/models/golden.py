@@ -50,23 +50,23 @@ class ModelCase:
     tensors: dict[str, Array]
 
     @property
-    def tokens(self) -> Array:
+    def tokens(self):
         return self.tensors["input_ids"].astype(np.int32)
 
     @property
-    def labels(self) -> Array:
+    def labels(self):
         """The target of each position: the next token's label, and -100 at the end."""
         recorded = self.tensors.get("labels", self.tensors["input_ids"])
         end = np.full_like(recorded[:, :1], -100)
         return np.concatenate([recorded[:, 1:], end], axis=1).astype(np.int32)
 
-    def state(self, layer: int, prefix: str = "state") -> tuple[Array, Array, Array]:
+    def state(self, layer, prefix="state"):
         """Recorded C, n and m of one block, m as (B, NH)."""
         C, n, m = (self.tensors[f"{prefix}.{layer}.{name}"] for name in "Cnm")
         return C, n, m[..., 0]
 
 
-def model_case(name: str) -> ModelCase:
+def model_case(name):
     tensors = load_file(FOLDER / f"{name}.safetensors")
     config = recorded_config(name)
     return ModelCase(
@@ -77,13 +77,13 @@ def model_case(name: str) -> ModelCase:
     )
 
 
-def recorded_config(name: str) -> dict[str, Any]:
+def recorded_config(name):
     """The config that the library of a case was given, with what it made of it."""
-    config: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text())["config"]
+    config = json.loads((FOLDER / f"{name}.json").read_text())["config"]
     return config
 
 
-def _renamed(tensors: dict[str, Array], prefix: str) -> dict[str, Array]:
+def _renamed(tensors, prefix):
     """Tensors of one prefix; the xlstm package calls the embedding `embedding.weight`."""
     result = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     return {EMBEDDING if k == "embedding.weight" else k: v for k, v in result.items()}
@@ -100,17 +100,17 @@ class CellCase:
     eps: float
     recorded: dict[str, Array]
 
-    def h(self, form: str) -> Array:
+    def h(self, form):
         return _positions_first(self.recorded[f"{form}.h"])
 
-    def last_state(self, form: str) -> tuple[Array, Array, Array]:
+    def last_state(self, form):
         C, n, m = (self.recorded[f"{form}.{name}"] for name in "Cnm")
         return C, n, m[..., 0]
 
-    def grad(self, form: str, name: str) -> Array:
+    def grad(self, form, name):
         return _positions_first(self.recorded[f"{form}.grad_{name}"])
 
-    def forms(self) -> list[str]:
+    def forms(self):
         """Recorded float64 forms that start from m = 0 or the given state: all but `parallel`."""
         return [
             form
@@ -119,7 +119,7 @@ class CellCase:
         ]
 
 
-def cell_case(name: str) -> CellCase:
+def cell_case(name):
     tensors = load_file(FOLDER / f"{name}.safetensors")
     meta = json.loads((FOLDER / f"{name}.json").read_text())
     state = None
@@ -136,6 +136,6 @@ def cell_case(name: str) -> CellCase:
     )
 
 
-def _positions_first(x: Array) -> Array:
+def _positions_first(x):
     """(B, NH, S, ...) -> (B, S, NH, ...)."""
     return x.swapaxes(1, 2)

@@ -1,10 +1,6 @@
 """Cases in the recorded format, computed by the float64 reference."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +16,7 @@ from tests.models.sample import cell_inputs, config, perturbed_params
 Array = NDArray[Any]
 
 
-def stacked(arrays: Mapping[str, Array]) -> dict[str, Array]:
+def stacked(arrays):
     """Arrays of the xlstm package as weight_mode "fused" has them."""
     return {
         name: np.concatenate([arrays[part] for part in parts]) if parts[1:] else arrays[name]
@@ -28,14 +24,7 @@ def stacked(arrays: Mapping[str, Array]) -> dict[str, Array]:
     }
 
 
-def large_model(
-    folder: Path,
-    *,
-    fused: bool = False,
-    changes: Mapping[str, Any] | None = None,
-    said: Mapping[str, Any] | None = None,
-    **spoilt: Array,
-) -> Path:
+def large_model(folder, *, fused=False, changes=None, said=None, **spoilt):
     """Write a case of xLSTM Large, under the names of the xlstm package where `fused`.
 
     Args:
@@ -48,7 +37,7 @@ def large_model(
     cfg = config(**(changes or {}))
     params = perturbed_params(cfg, 3)
     tokens = np.random.default_rng(3).integers(0, cfg.vocab_size, (2, 11)).astype(np.int64)
-    hidden: list[Array] = []
+    hidden = []
     logits, state = lm_numpy.forward(
         cfg, params, lm_numpy.embed(cfg, params, tokens), hidden=hidden
     )
@@ -74,7 +63,7 @@ def large_model(
     return _write(folder, "made_large", tensors, {"config": fields}, spoilt)
 
 
-def mlstm_cell(folder: Path, **spoilt: Array) -> Path:
+def mlstm_cell(folder, **spoilt):
     """Write a case of the mLSTM cell, its form v1_recurrent with the scale in the key."""
     inputs = cell_inputs(2, 7, 2, 4, 6, 5)
     weight = np.random.default_rng(5).standard_normal((2, 7, 2, 6)).astype(np.float32)
@@ -99,13 +88,11 @@ def mlstm_cell(folder: Path, **spoilt: Array) -> Path:
     return _write(folder, "made_cell", tensors, facts, spoilt)
 
 
-def _heads_first(x: Array) -> Array:
+def _heads_first(x):
     return np.ascontiguousarray(x.swapaxes(1, 2))
 
 
-def _write(
-    folder: Path, name: str, tensors: dict[str, Array], facts: dict[str, Any], spoilt: Any
-) -> Path:
+def _write(folder, name, tensors, facts, spoilt):
     tensors |= {key.replace("__", "."): value for key, value in spoilt.items()}
     path = folder / f"{name}.safetensors"
     save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, path)

@@ -6,11 +6,8 @@ prints a line per disagreement and a verdict; exit code 1 if anything disagrees.
 computed in this process.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +16,11 @@ from mlxhog.models import families
 from mlxhog.models.spec import initial_value
 from mlxhog.models.xlstm_v1 import XLSTMV1Config
 from mlxhog.parity import compare, compute, tolerances
-from mlxhog.parity.compare import ComparedTensor
-from mlxhog.parity.engines import ModelEngine, NumPyEngine
-from mlxhog.parity.results import NamedArrays
-from mlxhog.parity.subject import Array, ModelPlan, ParitySide, Results
+from mlxhog.parity.engines import NumPyEngine
+from mlxhog.parity.subject import ModelPlan, ParitySide
 from mlxhog.parity.tolerances import Tolerance
 from tests.models import cases
-from tests.models.cases import GREEDY, RECORDED, RecordedCase
+from tests.models.cases import GREEDY, RECORDED
 
 SIDES = (
     ParitySide("numpy", "numpy"),
@@ -47,7 +42,7 @@ PARALLEL = tolerances.FLOAT64 | {
 """Tolerances for the v1 stack in float64, which the xlstm package runs with the parallel form."""
 
 
-def compared(case: RecordedCase, sides: Sequence[ParitySide] = SIDES) -> list[ComparedTensor]:
+def compared(case, sides=SIDES):
     """Compute a case by every side, and compare all that was recorded."""
     plan, rows = case.plan, []
     conditions = _conditions(case)
@@ -71,14 +66,14 @@ def compared(case: RecordedCase, sides: Sequence[ParitySide] = SIDES) -> list[Co
     return rows
 
 
-def _pairs(mine: Results, expected: Results, *, exact: bool) -> list[tuple[str, str]]:
+def _pairs(mine, expected, *, exact):
     """Pairs of equal names, or of another form of a cell and the recurrent one.
 
     In the parallel form eps has another scale, which float64 can see.
     """
     forms = ("chunkwise/",) if exact else ("chunkwise/", "parallel/")
 
-    def alike(name: str) -> str:
+    def alike(name):
         form = next((form for form in forms if name.startswith(form)), "")
         return f"recurrent/{name.removeprefix(form)}" if form else name
 
@@ -89,7 +84,7 @@ def _pairs(mine: Results, expected: Results, *, exact: bool) -> list[tuple[str, 
     return [(a, b) for a, b in pairs if a in mine and b in expected]
 
 
-def _results(case: RecordedCase, side: ParitySide) -> NamedArrays:
+def _results(case, side):
     plan, fixed = case.plan, case.fixed
     if not isinstance(plan, ModelPlan):
         if side.float64:
@@ -110,9 +105,9 @@ def _results(case: RecordedCase, side: ParitySide) -> NamedArrays:
             yield f"init/{name}", initial_value(spec, seed=0)
 
 
-def _greedy(engine: ModelEngine, prompt: Array, count: int) -> Array:
+def _greedy(engine, prompt, count):
     """The `count` most likely next tokens, (B, count) int32."""
-    ids: list[Array] = []
+    ids = []
     token, state = prompt, None
     while len(ids) < count:
         one = engine.forward(token, state)
@@ -122,11 +117,11 @@ def _greedy(engine: ModelEngine, prompt: Array, count: int) -> Array:
     return np.concatenate(ids, 1)
 
 
-def _conditions(case: RecordedCase) -> Mapping[str, float]:
+def _conditions(case):
     """How far the reference moves when its inputs are rounded once more, by result."""
     plan = case.plan
 
-    def reference(inputs: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+    def reference(inputs):
         if isinstance(plan, ModelPlan):
             return compute.exact(plan, inputs, case.fixed)
         return plan.reference(inputs, case.fixed)
@@ -138,7 +133,7 @@ def _conditions(case: RecordedCase) -> Mapping[str, float]:
     return known
 
 
-def unmet(case: RecordedCase, rows: Sequence[ComparedTensor]) -> list[str]:
+def unmet(case, rows):
     """Recorded results that no side computes."""
     met = {(row.b, row.against) for row in rows}
     return [
@@ -149,7 +144,7 @@ def unmet(case: RecordedCase, rows: Sequence[ComparedTensor]) -> list[str]:
     ]
 
 
-def main() -> int:
+def main():
     """Print the verdict for one case."""
     parser = argparse.ArgumentParser(prog="python -m tests.models.recorded", description=__doc__)
     parser.add_argument("case", type=Path, help="a .safetensors file with its .json beside it")

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.models.families import ModelConfig, init_params, table_spec
+from mlxhog.models.families import init_params, table_spec
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.sequence import parse
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
@@ -18,9 +18,9 @@ SMALLEST = MADConfig(vocab_size=23, hidden_size=16, layers=parse("gated-conv"))
 """A model with a state, for `mx.compile`: on a CPU that calls g++ for every kernel it fuses."""
 
 
-def config(**changes: Any) -> XLSTMLargeConfig:
+def config(**changes):
     """A model that is small enough for every test."""
-    base: dict[str, Any] = {
+    base = {
         "vocab_size": 23,
         "hidden_size": 16,
         "num_hidden_layers": 2,
@@ -31,9 +31,9 @@ def config(**changes: Any) -> XLSTMLargeConfig:
     return XLSTMLargeConfig(**(base | changes))
 
 
-def v1_config(**changes: Any) -> XLSTMV1Config:
+def v1_config(**changes):
     """A mixed model of the original stack, small enough for every test; fields as in YAML."""
-    base: dict[str, Any] = {
+    base = {
         "vocab_size": 23,
         "embedding_dim": 16,
         "num_blocks": 3,
@@ -48,7 +48,7 @@ def v1_config(**changes: Any) -> XLSTMV1Config:
     return XLSTMV1Config.from_dict(base | changes, strict=True)
 
 
-def perturbed_params(cfg: ModelConfig, seed: int) -> dict[str, Array]:
+def perturbed_params(cfg, seed):
     """Initial values with noise on top, so that no gate is closed and no gradient vanishes.
 
     Tables of n-grams, if the model has any, are among them.
@@ -64,7 +64,7 @@ def perturbed_params(cfg: ModelConfig, seed: int) -> dict[str, Array]:
     return params
 
 
-def batch(cfg: ModelConfig, B: int, S: int, seed: int) -> tuple[Array, Array]:
+def batch(cfg, B, S, seed):
     """Tokens and labels, (B, S) int32; about a tenth of the labels is -100."""
     rng = np.random.default_rng(seed)
     tokens = rng.integers(0, cfg.vocab_size, (B, S), dtype=np.int32)
@@ -73,7 +73,7 @@ def batch(cfg: ModelConfig, B: int, S: int, seed: int) -> tuple[Array, Array]:
     return tokens, labels
 
 
-def cell_inputs(B: int, S: int, NH: int, DK: int, DV: int, seed: int) -> dict[str, Array]:
+def cell_inputs(B, S, NH, DK, DV, seed):
     """Inputs of the mLSTM cell, float32, in our layouts."""
     rng = np.random.default_rng(seed)
     shapes = {

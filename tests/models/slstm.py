@@ -1,7 +1,6 @@
 """The sLSTM cell for tests: random inputs, and the recorded cases, in our layouts."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,12 +33,12 @@ class SlstmCase:
     d_state: tuple[Array, ...] | None
 
 
-def slstm_case(name: str) -> SlstmCase:
+def slstm_case(name):
     t = load_file(FOLDER / f"{name}.safetensors")
     shape = json.loads((FOLDER / f"{name}.json").read_text())["shape"]
     B, S, NH, DH = (shape[letter] for letter in ("B", "S", "NH", "DH"))
 
-    def positions(x: Array, *parts: int) -> Any:
+    def positions(x, *parts):
         """(..., S, B, parts * NH * DH) -> parts, if any, then (B, S, NH, DH)."""
         split = x.reshape(*x.shape[:-2], B, *parts, NH, DH)
         first = np.moveaxis(split, -3, 0) if parts else split
@@ -58,7 +57,7 @@ def slstm_case(name: str) -> SlstmCase:
     )
 
 
-def slstm_inputs(B: int, S: int, NH: int, DH: int, *, seed: int = 0) -> dict[str, Array]:
+def slstm_inputs(B, S, NH, DH, *, seed=0):
     """Random inputs by the names in INPUTS, float32."""
     rng = np.random.default_rng((seed, B, S, NH, DH))
     gates = {name: rng.normal(0, 2, (B, S, NH, DH)) for name in "ifzo"}
@@ -67,13 +66,13 @@ def slstm_inputs(B: int, S: int, NH: int, DH: int, *, seed: int = 0) -> dict[str
     return {name: value.astype(np.float32) for name, value in gates.items()}
 
 
-def slstm_state(B: int, NH: int, DH: int, *, seed: int = 0) -> tuple[Array, ...]:
+def slstm_state(B, NH, DH, *, seed=0):
     """A random state that the cell could have reached."""
     rng = np.random.default_rng((seed, B, NH, DH))
     h, c, n, m = rng.normal(0, 1, (4, B, NH, DH)).astype(np.float32)
     return h, c, 1 + np.abs(n), m
 
 
-def wide(x: Mapping[str, Array]) -> dict[str, Array]:
+def wide(x):
     """The same numbers in float64."""
     return {name: value.astype(np.float64) for name, value in x.items()}

@@ -1,14 +1,12 @@
 """A config says what can be built, and refuses the rest with a way out."""
 
-from typing import Any
-
 import pytest
 
 from mlxhog.errors import ConfigError
 from mlxhog.models.xlstm_large import XLSTMLargeConfig, param_count, param_spec
 from tests.pairs import each_of
 
-SIZES: dict[str, Any] = {
+SIZES = {
     "vocab_size": 50304,
     "hidden_size": 768,
     "num_hidden_layers": 12,
@@ -16,7 +14,7 @@ SIZES: dict[str, Any] = {
 }
 
 
-def make(**changes: Any) -> XLSTMLargeConfig:
+def make(**changes):
     return XLSTMLargeConfig(**(SIZES | changes))
 
 
@@ -31,9 +29,7 @@ def make(**changes: Any) -> XLSTMLargeConfig:
         ({"hidden_size": 736, "vocab_size": 65536}, 126_901_952 + 65536 * 736),
     ],
 )
-def test_parameter_counts_are_those_of_the_published_models(
-    changes: dict[str, Any], count: int
-) -> None:
+def test_parameter_counts_are_those_of_the_published_models(changes, count):
     assert param_count(make(**changes)) == count
 
 
@@ -42,11 +38,11 @@ def test_parameter_counts_are_those_of_the_published_models(
     [(64, 192), (128, 384), (192, 512), (256, 704), (320, 896), (384, 1024), (512, 1408)]
     + [(640, 1728), (768, 2048), (1024, 2752), (2048, 5504), (4096, 10944)],
 )
-def test_the_feed_forward_width_rounds_as_in_the_published_models(d: int, width: int) -> None:
+def test_the_feed_forward_width_rounds_as_in_the_published_models(d, width):
     assert make(hidden_size=d).ffn_dim == width
 
 
-def test_matrices_decay_and_the_embedding_norms_and_biases_do_not() -> None:
+def test_matrices_decay_and_the_embedding_norms_and_biases_do_not():
     spec = param_spec(make(num_hidden_layers=1, use_bias=True))
     for name, parameter in spec.items():
         matrix = len(parameter.shape) == 2 and name != "backbone.embeddings.weight"
@@ -56,7 +52,7 @@ def test_matrices_decay_and_the_embedding_norms_and_biases_do_not() -> None:
     assert spec["lm_head.weight"].size == 50304 * 768
 
 
-def test_bias_adds_one_to_every_map_and_norm_but_the_last() -> None:
+def test_bias_adds_one_to_every_map_and_norm_but_the_last():
     extra = set(param_spec(make(num_hidden_layers=1, use_bias=True))) - set(
         param_spec(make(num_hidden_layers=1))
     )
@@ -67,7 +63,7 @@ def test_bias_adds_one_to_every_map_and_norm_but_the_last() -> None:
     assert extra == {f"{block}{name}.bias" for name in f"{linears} {norms}".split()}
 
 
-def test_sizes_that_do_not_divide_are_refused_by_name() -> None:
+def test_sizes_that_do_not_divide_are_refused_by_name():
     with pytest.raises(
         ConfigError,
         match=r"hidden_size 770 \* qk_dim_factor 0.5 = 385 does not divide into num_heads 4; "
@@ -92,12 +88,12 @@ def test_sizes_that_do_not_divide_are_refused_by_name() -> None:
         ),
     ],
 )
-def test_what_cannot_be_built_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
+def test_what_cannot_be_built_is_refused_by_name(changes, message):
     with pytest.raises(ConfigError, match=message):
         make(**changes)
 
 
-def test_both_spellings_of_a_size_are_read() -> None:
+def test_both_spellings_of_a_size_are_read():
     ours = XLSTMLargeConfig.from_dict(SIZES)
     theirs = {"vocab_size": 50304, "embedding_dim": 768, "num_blocks": 12, "num_heads": 4}
     assert XLSTMLargeConfig.from_dict(theirs) == ours
@@ -108,7 +104,7 @@ def test_both_spellings_of_a_size_are_read() -> None:
         XLSTMLargeConfig.from_dict(theirs | {"hidden_size": 512})
 
 
-def test_a_config_survives_being_written_and_read_with_fields_it_does_not_know() -> None:
+def test_a_config_survives_being_written_and_read_with_fields_it_does_not_know():
     cfg = XLSTMLargeConfig.from_dict(SIZES | {"eps": 1e-5, "id2label": {"0": "a"}})
     again = XLSTMLargeConfig.from_dict(cfg.to_dict())
     assert again == cfg
@@ -116,7 +112,7 @@ def test_a_config_survives_being_written_and_read_with_fields_it_does_not_know()
     assert cfg.to_dict()["id2label"] == {"0": "a"}
 
 
-def test_transformers_reads_what_is_written() -> None:
+def test_transformers_reads_what_is_written():
     import transformers
 
     cfg = make(num_hidden_layers=2, chunk_size=32, output_logit_soft_cap=20.0)
@@ -140,19 +136,17 @@ def test_transformers_reads_what_is_written() -> None:
         ({"output_logit_soft_cap": None}, "output_logit_soft_cap is null, no bound"),
     ],
 )
-def test_a_value_of_the_wrong_type_is_refused_by_name(
-    changes: dict[str, Any], message: str
-) -> None:
+def test_a_value_of_the_wrong_type_is_refused_by_name(changes, message):
     with pytest.raises(ConfigError, match=message):
         XLSTMLargeConfig.from_dict(SIZES | changes)
 
 
-def test_numbers_that_yaml_reads_as_text_are_numbers() -> None:
+def test_numbers_that_yaml_reads_as_text_are_numbers():
     cfg = XLSTMLargeConfig.from_dict(SIZES | {"eps": "1e-5", "num_heads": "8"})
     assert (cfg.eps, cfg.num_heads) == (1e-5, 8)
 
 
-def test_a_misspelt_field_is_answered_with_its_neighbour_where_fields_are_written_by_hand() -> None:
+def test_a_misspelt_field_is_answered_with_its_neighbour_where_fields_are_written_by_hand():
     data = SIZES | {"gate_softcap": 15.0}
     with pytest.raises(
         ConfigError, match="unknown .* 'gate_softcap'; did you mean 'gate_soft_cap'"

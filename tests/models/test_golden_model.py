@@ -7,7 +7,7 @@ from mlxhog.models import lm_numpy
 from mlxhog.models.families import param_count, param_spec
 from mlxhog.models.spec import initial_value
 from tests.models.golden import MODELS, TRAINED, V1_MODELS, model_case
-from tests.models.twins import TWINS, Twin, all_twins
+from tests.models.twins import TWINS, all_twins
 from tests.pairs import each_of
 from tests.tolerances import (
     FLOAT64,
@@ -23,7 +23,7 @@ from tests.tolerances import (
 @pytest.mark.slow
 @all_twins
 @each_of("name", [*MODELS, *V1_MODELS])
-def test_logits_equal_the_recorded_ones(twin: Twin, name: str) -> None:
+def test_logits_equal_the_recorded_ones(twin, name):
     case = model_case(name)
     logits, _ = twin.logits(case.cfg, case.params, case.tokens)
     assert_close(logits, case.tensors["logits"], LOGITS_F32)
@@ -33,9 +33,7 @@ def test_logits_equal_the_recorded_ones(twin: Twin, name: str) -> None:
 @pytest.mark.slow
 @all_twins
 @each_of("name", [*(name for name in MODELS if name.startswith("hf_")), *V1_MODELS])
-def test_the_residual_stream_equals_the_recorded_one_after_every_block(
-    twin: Twin, name: str
-) -> None:
+def test_the_residual_stream_equals_the_recorded_one_after_every_block(twin, name):
     case = model_case(name)
     hidden = twin.hidden(case.cfg, case.params, case.tokens)
     for layer in range(case.cfg.num_hidden_layers + 1):
@@ -47,7 +45,7 @@ def test_the_residual_stream_equals_the_recorded_one_after_every_block(
 @pytest.mark.slow
 @all_twins
 @each_of("name", [*TRAINED, *V1_MODELS])
-def test_loss_and_every_gradient_equal_the_recorded_ones(twin: Twin, name: str) -> None:
+def test_loss_and_every_gradient_equal_the_recorded_ones(twin, name):
     case = model_case(name)
     loss, grads = twin.loss_and_grads(case.cfg, case.params, case.tokens, case.labels)
     assert_close(loss, case.tensors["loss"][0], LOSS_F32)
@@ -58,7 +56,7 @@ def test_loss_and_every_gradient_equal_the_recorded_ones(twin: Twin, name: str) 
 
 @all_twins
 @each_of("name", ["hf_d_generate", "large_a", "large_b_oddlen"])
-def test_the_state_after_a_sequence_equals_the_recorded_one(twin: Twin, name: str) -> None:
+def test_the_state_after_a_sequence_equals_the_recorded_one(twin, name):
     case = model_case(name)
     _, state = twin.logits(case.cfg, case.params, case.tokens)
     for layer, parts in enumerate(state):
@@ -69,7 +67,7 @@ def test_the_state_after_a_sequence_equals_the_recorded_one(twin: Twin, name: st
 @pytest.mark.slow
 @all_twins
 @each_of("name", ["large_a", "large_b_oddlen", *V1_MODELS])
-def test_one_token_at_a_time_gives_the_recorded_logits_and_state(twin: Twin, name: str) -> None:
+def test_one_token_at_a_time_gives_the_recorded_logits_and_state(twin, name):
     case = model_case(name)
     state = twin.zero_state(case.cfg, len(case.tokens))
     for t in range(case.tokens.shape[1]):
@@ -82,7 +80,7 @@ def test_one_token_at_a_time_gives_the_recorded_logits_and_state(twin: Twin, nam
 
 
 @each_of("name", V1_MODELS)
-def test_the_reference_equals_the_recorded_float64_runs(name: str) -> None:
+def test_the_reference_equals_the_recorded_float64_runs(name):
     case = model_case(name)
     # The package's parallel form takes its stabiliser from the sequence alone, as a recurrence
     # does whose memory has never been written. Otherwise eps enters at another scale: 3e-8 here.
@@ -100,7 +98,7 @@ def test_the_reference_equals_the_recorded_float64_runs(name: str) -> None:
 
 
 @each_of("name", V1_MODELS)
-def test_the_gradients_of_the_reference_equal_the_recorded_ones(name: str) -> None:
+def test_the_gradients_of_the_reference_equal_the_recorded_ones(name):
     case = model_case(name)
     loss, grads = lm_numpy.differentiate(case.cfg, case.params, case.tokens, case.labels)
     assert_close(loss, case.tensors["loss_f64"][0], LOSS_F32)
@@ -110,7 +108,7 @@ def test_the_gradients_of_the_reference_equal_the_recorded_ones(name: str) -> No
 
 
 @each_of("name", V1_MODELS)
-def test_names_and_shapes_are_those_of_the_package_and_so_are_fresh_biases(name: str) -> None:
+def test_names_and_shapes_are_those_of_the_package_and_so_are_fresh_biases(name):
     case = model_case(name)
     spec = param_spec(case.cfg)
     assert {n: p.shape for n, p in spec.items()} == {n: v.shape for n, v in case.params.items()}

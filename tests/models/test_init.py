@@ -30,9 +30,7 @@ NORMALS = {
 
 
 @pytest.mark.parametrize(("name", "std"), NORMALS.items())
-def test_matrices_are_normal_with_the_standard_deviation_of_the_papers(
-    name: str, std: float
-) -> None:
+def test_matrices_are_normal_with_the_standard_deviation_of_the_papers(name, std):
     value = init_params(CFG, seed=0)[name]
     error = 4 / math.sqrt(value.size)  # four standard errors of a mean
     assert abs(value.mean()) < error * std
@@ -40,7 +38,7 @@ def test_matrices_are_normal_with_the_standard_deviation_of_the_papers(
     assert 3.5 < np.abs(value).max() / std < 6.5
 
 
-def test_gates_start_closed_for_input_and_open_for_memory() -> None:
+def test_gates_start_closed_for_input_and_open_for_memory():
     layer = {
         name.removeprefix("backbone.blocks.0.mlstm_layer."): value
         for name, value in init_params(CFG, seed=0).items()
@@ -52,7 +50,7 @@ def test_gates_start_closed_for_input_and_open_for_memory() -> None:
     np.testing.assert_array_equal(layer["multihead_norm.weight"], np.ones(D))
 
 
-def test_names_and_shapes_are_those_of_transformers_and_so_are_most_statistics() -> None:
+def test_names_and_shapes_are_those_of_transformers_and_so_are_most_statistics():
     recorded = json.loads((FOLDER / "hf_init_stats.json").read_text())["stats"]
     ours = init_params(CFG, seed=0)
     assert {name: list(value.shape) for name, value in ours.items()} == {
@@ -65,7 +63,7 @@ def test_names_and_shapes_are_those_of_transformers_and_so_are_most_statistics()
         assert ours[name].std() == pytest.approx(entry["std"], rel=0.05, abs=1e-6), name
 
 
-def test_a_value_depends_on_seed_and_name_alone() -> None:
+def test_a_value_depends_on_seed_and_name_alone():
     spec = param_spec(CFG)["lm_head.weight"]
     np.testing.assert_array_equal(initial_value(spec, 7), initial_value(spec, 7))
     assert not np.array_equal(initial_value(spec, 7), initial_value(spec, 8))
@@ -79,13 +77,13 @@ def test_a_value_depends_on_seed_and_name_alone() -> None:
     )
 
 
-def test_every_value_is_contiguous_float32() -> None:
+def test_every_value_is_contiguous_float32():
     for value in init_params(CFG, seed=0).values():
         assert value.dtype == np.float32
         assert value.flags.c_contiguous
 
 
 @pytest.mark.parametrize("init", ["triangle:1", "normal", "zeros:1", "slstm_powerlaw:4"])
-def test_an_unknown_initialiser_is_refused_by_name(init: str) -> None:
+def test_an_unknown_initialiser_is_refused_by_name(init):
     with pytest.raises(ConfigError, match=f"parameter w has the initialiser '{init}'; known are"):
         initial_value(ParamSpec("w", (2, 2), init), seed=0)

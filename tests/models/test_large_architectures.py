@@ -10,13 +10,13 @@ PUBLISHED = {"160m": 162_303_840, "1.3b": 1_420_839_104, "7b": 6_865_424_896}
 FFN_DIM = {"minute": 384, "tiny": 384, "160m": 2048, "400m": 2752, "1.3b": 5504, "7b": 10944}
 
 
-def large(name: str) -> XLSTMLargeConfig:
+def large(name):
     cfg = load_architecture(name)
     assert isinstance(cfg, XLSTMLargeConfig)
     return cfg
 
 
-def by_formula(cfg: XLSTMLargeConfig, ffn_dim: int) -> int:
+def by_formula(cfg, ffn_dim):
     """Parameters of a model without biases and with a head of its own."""
     d, NH = cfg.hidden_size, cfg.num_heads
     dqk, dv = d // 2, d
@@ -25,17 +25,17 @@ def by_formula(cfg: XLSTMLargeConfig, ffn_dim: int) -> int:
 
 
 @pytest.mark.parametrize("name", FFN_DIM)
-def test_a_large_architecture_has_the_parameters_of_the_formula(name: str) -> None:
+def test_a_large_architecture_has_the_parameters_of_the_formula(name):
     cfg = large(name)
     assert families.param_count(cfg) == by_formula(cfg, FFN_DIM[name])
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_a_published_architecture_has_the_published_number_of_parameters(name: str) -> None:
+def test_a_published_architecture_has_the_published_number_of_parameters(name):
     assert families.param_count(large(name)) == PUBLISHED[name]
 
 
-def test_7b_has_the_shapes_of_the_released_checkpoint() -> None:
+def test_7b_has_the_shapes_of_the_released_checkpoint():
     d, dqk, dv, NH, U, V = 4096, 2048, 4096, 8, 10944, 50304
     spec = families.param_spec(large("7b"))
     shapes = {name: parameter.shape for name, parameter in spec.items()}

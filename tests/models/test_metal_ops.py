@@ -1,7 +1,5 @@
 """Models and cells on the emulated Metal kernels compute what the plain operators do."""
 
-from typing import Any
-
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -35,18 +33,18 @@ from tests.tolerances import (
     assert_close,
 )
 
-EMULATED: dict[str, Twin] = {
+EMULATED = {
     "torch": Twin("torch", "metal-emulated"),
     "mlx": Twin("mlx", "metal-emulated"),
 }
-REFERENCE: dict[str, Twin] = {"torch": Twin("torch", "reference"), "mlx": Twin("mlx", "reference")}
+REFERENCE = {"torch": Twin("torch", "reference"), "mlx": Twin("mlx", "reference")}
 TOLERANCE = {name: CELL_F32 for name in CELLS} | {"mlstm_cell_d_extreme": CELL_EXTREME_F32}
 frameworks = pytest.mark.parametrize("framework", EMULATED)
 cells = pytest.mark.parametrize("name", CELLS)
 
 
 @frameworks
-def test_every_op_without_a_kernel_is_the_plain_one(framework: str) -> None:
+def test_every_op_without_a_kernel_is_the_plain_one(framework):
     metal, plain = type(EMULATED[framework].ops.form), type(REFERENCE[framework].ops.form)
     names = [name for name in vars(Ops) if not name.startswith("_")]
     own = {name for name in names if getattr(metal, name) is not getattr(plain, name)}
@@ -56,9 +54,7 @@ def test_every_op_without_a_kernel_is_the_plain_one(framework: str) -> None:
 @frameworks
 @cells
 @pytest.mark.parametrize("chunk_size", [7, 64, 1000])
-def test_output_and_last_state_equal_the_recorded_ones(
-    framework: str, name: str, chunk_size: int
-) -> None:
+def test_output_and_last_state_equal_the_recorded_ones(framework, name, chunk_size):
     case = cell_case(name)
     h, state = EMULATED[framework].op(
         "mlstm_cell", *case.inputs.values(), chunk_size=chunk_size, eps=case.eps, state=case.state
@@ -70,10 +66,10 @@ def test_output_and_last_state_equal_the_recorded_ones(
 
 
 @frameworks
-def test_gradients_flow_through_output_and_state_of_one_call_into_the_next(framework: str) -> None:
+def test_gradients_flow_through_output_and_state_of_one_call_into_the_next(framework):
     inputs = cell_inputs(2, 21, 2, 4, 6, seed=0)
 
-    def scalar(ops: Any, p: Any) -> Any:
+    def scalar(ops, p):
         how = {"chunk_size": 8, "eps": 1e-6}
         first, state = ops.mlstm_cell(*(x[:, :13] for x in p.values()), **how)
         h, (C, n, _) = ops.mlstm_cell(*(x[:, 13:] for x in p.values()), **how, state=state)
@@ -87,10 +83,10 @@ def test_gradients_flow_through_output_and_state_of_one_call_into_the_next(frame
 
 @pytest.mark.slow
 @frameworks
-def test_a_gradient_through_the_last_state_alone_needs_no_output(framework: str) -> None:
+def test_a_gradient_through_the_last_state_alone_needs_no_output(framework):
     inputs = cell_inputs(1, 6, 2, 3, 5, seed=1)
 
-    def scalar(ops: Any, p: Any) -> Any:
+    def scalar(ops, p):
         _, (C, _, _) = ops.mlstm_cell(*p.values(), chunk_size=4, eps=1e-6)
         return (C**2).sum()
 
@@ -102,7 +98,7 @@ def test_a_gradient_through_the_last_state_alone_needs_no_output(framework: str)
 
 @pytest.mark.slow
 @frameworks
-def test_the_tiny_model_has_the_loss_and_every_gradient_of_the_reference(framework: str) -> None:
+def test_the_tiny_model_has_the_loss_and_every_gradient_of_the_reference(framework):
     cfg = load_architecture("tiny")
     params = perturbed_params(cfg, seed=0)
     tokens, labels = batch(cfg, 2, 13, seed=0)
@@ -115,7 +111,7 @@ def test_the_tiny_model_has_the_loss_and_every_gradient_of_the_reference(framewo
 
 @pytest.mark.slow
 @frameworks
-def test_a_sequence_in_pieces_equals_the_whole_sequence(framework: str) -> None:
+def test_a_sequence_in_pieces_equals_the_whole_sequence(framework):
     cfg, twin = config(), EMULATED[framework]
     params = perturbed_params(cfg, seed=1)
     tokens, _ = batch(cfg, 2, 12, seed=1)
@@ -127,9 +123,9 @@ def test_a_sequence_in_pieces_equals_the_whole_sequence(framework: str) -> None:
     assert_close(np.concatenate(pieces, 1), whole, LOGITS_F32)
 
 
-def test_inputs_of_16_bits_are_computed_in_float32() -> None:
+def test_inputs_of_16_bits_are_computed_in_float32():
     inputs = [value.astype(np.float16) for value in cell_inputs(1, 5, 1, 3, 4, seed=2).values()]
-    how: dict[str, Any] = {"chunk_size": 4, "eps": 1e-6}
+    how = {"chunk_size": 4, "eps": 1e-6}
     expected = Twin("torch", "reference").op("mlstm_cell", *inputs, **how)[0]
     h, _ = choose("torch", "metal-emulated", "cpu").mlstm_cell(*map(torch.tensor, inputs), **how)
     assert h.dtype == torch.float32
@@ -140,7 +136,7 @@ def test_inputs_of_16_bits_are_computed_in_float32() -> None:
 
 
 @frameworks
-def test_a_training_step_runs_all_seven_kernels(framework: str) -> None:
+def test_a_training_step_runs_all_seven_kernels(framework):
     inputs = cell_inputs(1, 5, 1, 3, 4, seed=3)
     EMULATED[framework].op_grads(
         lambda ops, p: ops.mlstm_cell(*p.values(), chunk_size=4, eps=1e-6)[0].sum(), inputs
@@ -156,7 +152,7 @@ def test_a_training_step_runs_all_seven_kernels(framework: str) -> None:
 # -- as on an Apple GPU, whose Metal is stood in for -----------------------------------------------
 
 
-def kernels_of_a_gpu(framework: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Ops, list[Any]]:
+def kernels_of_a_gpu(framework, monkeypatch):
     """The ops, computed by the host shim, and the launches they make."""
     emulated = choose(framework, "metal-emulated", "cpu").form.engine
     if framework == "mlx":
@@ -166,12 +162,12 @@ def kernels_of_a_gpu(framework: str, monkeypatch: pytest.MonkeyPatch) -> tuple[O
     return Ops(metal_torch.MetalForm(MPSEngine("cpu"))), mps.calls
 
 
-def lazy_kernels(monkeypatch: pytest.MonkeyPatch) -> tuple[Ops, list[str]]:
+def lazy_kernels(monkeypatch):
     """MLX's ops whose launches only have shapes, as in a trace, and the names of those made."""
-    launched: list[str] = []
+    launched = []
 
-    def lazy_kernel(*, name: str, **_: Any) -> Any:
-        def call(*, inputs: Any, output_shapes: Any, output_dtypes: Any, **_: Any) -> Any:
+    def lazy_kernel(*, name, **_):
+        def call(*, inputs, output_shapes, output_dtypes, **_):
             launched.append(name)
             pairs = zip(output_shapes, output_dtypes, strict=True)
             return [mx.zeros(shape, dtype) + inputs[0].sum() for shape, dtype in pairs]
@@ -184,13 +180,11 @@ def lazy_kernels(monkeypatch: pytest.MonkeyPatch) -> tuple[Ops, list[str]]:
 
 
 @frameworks
-def test_on_a_gpu_the_engine_gets_the_arrays_of_the_framework_itself(
-    framework: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_on_a_gpu_the_engine_gets_the_arrays_of_the_framework_itself(framework, monkeypatch):
     inputs = cell_inputs(2, 11, 3, 4, 6, seed=4)
     ops, launches = kernels_of_a_gpu(framework, monkeypatch)
 
-    def scalar(ops: Any, p: Any) -> Any:
+    def scalar(ops, p):
         h, (C, _, _) = ops.mlstm_cell(*p.values(), chunk_size=4, eps=1e-6)
         return (h**2).sum() + C.sum()
 
@@ -203,15 +197,15 @@ def test_on_a_gpu_the_engine_gets_the_arrays_of_the_framework_itself(
 
 @frameworks
 def test_on_a_gpu_the_convolution_runs_its_five_kernels_on_the_arrays_of_the_framework(
-    framework: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    framework, monkeypatch
+):
     rng = np.random.default_rng(0)
     shapes = {"x": (2, 9, 6), "w": (6, 1, 4), "b": (6,), "state": (2, 3, 6)}
     inputs = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
     starts = rng.random((2, 9)) < 0.3
     ops, launches = kernels_of_a_gpu(framework, monkeypatch)
 
-    def scalar(ops: Any, p: Any) -> Any:
+    def scalar(ops, p):
         flags = EMULATED[framework].array(starts)
         y, last = ops.causal_conv(**p, starts=flags, silu=True)
         return (y**2).sum() + (last**3).sum()
@@ -224,12 +218,10 @@ def test_on_a_gpu_the_convolution_runs_its_five_kernels_on_the_arrays_of_the_fra
 
 
 @pytest.mark.slow
-def test_under_mlx_the_cell_and_its_gradient_are_traced_without_evaluating(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_under_mlx_the_cell_and_its_gradient_are_traced_without_evaluating(monkeypatch):
     ops, launched = lazy_kernels(monkeypatch)
 
-    def loss(*sequence: mx.array) -> mx.array:
+    def loss(*sequence):
         h, (C, _, _) = ops.mlstm_cell(*sequence, chunk_size=4, eps=1e-6)
         return h.sum() + C.sum()
 
@@ -246,13 +238,13 @@ def test_under_mlx_the_cell_and_its_gradient_are_traced_without_evaluating(
 
 @frameworks
 def test_on_a_gpu_the_slstm_cell_gives_the_engine_the_arrays_of_the_framework_itself(
-    framework: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    framework, monkeypatch
+):
     inputs, twin = slstm_inputs(2, 7, 3, 4), REFERENCE[framework]
     ops, launches = kernels_of_a_gpu(framework, monkeypatch)
     starts = twin.array(np.array([[0, 0, 1, 0, 0, 0, 0], [1, 0, 0, 0, 0, 1, 0]], bool))
 
-    def scalar(ops: Any, p: Any) -> Any:
+    def scalar(ops, p):
         h, (h_last, c, _, _) = ops.slstm_cell(*p.values(), starts=starts)
         return (h**2).sum() + (h_last**3).sum() + c.sum()
 
@@ -264,12 +256,10 @@ def test_on_a_gpu_the_slstm_cell_gives_the_engine_the_arrays_of_the_framework_it
 
 
 @pytest.mark.slow
-def test_under_mlx_the_slstm_cell_and_its_gradient_are_traced_without_evaluating(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_under_mlx_the_slstm_cell_and_its_gradient_are_traced_without_evaluating(monkeypatch):
     ops, launched = lazy_kernels(monkeypatch)
 
-    def loss(*inputs: mx.array) -> mx.array:
+    def loss(*inputs):
         h, (_, c, _, _) = ops.slstm_cell(*inputs)
         return h.sum() + c.sum()
 
@@ -283,13 +273,13 @@ def test_under_mlx_the_slstm_cell_and_its_gradient_are_traced_without_evaluating
 
 @pytest.mark.slow
 @frameworks
-def test_a_head_wider_than_a_group_of_threads_is_refused_with_the_limit(framework: str) -> None:
+def test_a_head_wider_than_a_group_of_threads_is_refused_with_the_limit(framework):
     inputs = slstm_inputs(1, 1, 1, 1025)
     with pytest.raises(ShapeError, match="heads of 1025 units, .* at most 1024; use more heads"):
         EMULATED[framework].op("slstm_cell", *inputs.values())
 
 
-def test_inputs_of_16_bits_to_the_slstm_cell_are_computed_in_float32() -> None:
+def test_inputs_of_16_bits_to_the_slstm_cell_are_computed_in_float32():
     inputs = [value.astype(np.float16) for value in slstm_inputs(1, 5, 2, 3).values()]
     expected, _ = REFERENCE["torch"].op("slstm_cell", *inputs)
     h, _ = choose("torch", "metal-emulated", "cpu").slstm_cell(*map(torch.tensor, inputs))

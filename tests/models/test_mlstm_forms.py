@@ -22,7 +22,6 @@ from tests.tolerances import (
     CELL_GRADIENT_F32,
     GRADIENT_ANY_F32,
     STATE_F32,
-    Tolerance,
     assert_close,
 )
 
@@ -39,48 +38,48 @@ class Form:
     run: Callable[..., Any]
     recorded: tuple[str, ...] = ("chunkwise_f64", "chunkwise_padded_f64", "recurrent_f64")
 
-    def __call__(self, inputs: Arrays, **how: Any) -> tuple[Array, ...]:
+    def __call__(self, inputs, **how):
         """h and, where the form has one, the last C, n and m."""
         arrays = {name: self.twin.array(x) for name, x in inputs.items()}
         results = self.run(self.twin.ops, arrays, **how)
         return tuple(self.twin.numpy(x) for x in results)
 
-    def grads(self, inputs: Arrays, weights: list[Array], **how: Any) -> Arrays:
+    def grads(self, inputs, weights, **how):
         """Of the sum of as many results as there are weights, each weighted."""
         w = [self.twin.array(weight) for weight in weights]
 
-        def total(ops: Any, arrays: Any) -> Any:
+        def total(ops, arrays):
             results = self.run(ops, arrays, **how)
             return sum((x * weight).sum() for x, weight in zip(results, w, strict=False))
 
         return self.twin.op_grads(total, inputs)
 
 
-def of_ops(framework: str, kernels: str) -> Form:
-    def run(ops: Any, x: Any, *, chunk_size: int, eps: float) -> Any:
+def of_ops(framework, kernels):
+    def run(ops, x, *, chunk_size, eps):
         h, state = ops.mlstm_cell(*sequence(x), chunk_size=chunk_size, eps=eps, state=given(x))
         return h, *state
 
     return Form(Twin(framework, kernels), run)
 
 
-def of_plain(twin: Twin) -> dict[str, Form]:
-    def chunkwise(ops: Any, x: Any, **how: Any) -> Any:
+def of_plain(twin):
+    def chunkwise(ops, x, **how):
         h, state = ops.form.mlstm_chunkwise(*sequence(x), **how, state=given(x))
         return h, *state
 
-    def recurrent(ops: Any, x: Any, *, eps: float, **_: Any) -> Any:
+    def recurrent(ops, x, *, eps, **_):
         h, state = ops.form.mlstm_recurrent(*sequence(x), eps=eps, state=given(x))
         return h, *state
 
     return {"chunkwise": Form(twin, chunkwise), "recurrent": Form(twin, recurrent)}
 
 
-def sequence(x: Any) -> list[Any]:
+def sequence(x):
     return [x[name] for name in "qkvif"]
 
 
-def given(x: Any) -> tuple[Any, ...] | None:
+def given(x):
     return tuple(x[name] for name in STATE) if "C" in x else None
 
 
@@ -102,7 +101,7 @@ EPS = (1e-6, 1e-3, 0.1)
 WIDTHS = (2, 3, 5)  # NH, DK, DV
 
 
-def sample(S: int, *, state: bool) -> tuple[Arrays, list[Array]]:
+def sample(S, *, state):
     """Inputs of two sequences, and weights of h, C, n and m."""
     NH, DK, DV = WIDTHS
     rng = np.random.default_rng(S)
@@ -113,20 +112,20 @@ def sample(S: int, *, state: bool) -> tuple[Arrays, list[Array]]:
     return x, [rng.standard_normal(p, np.float32) for p in ((2, S, NH, DV), *parts)]
 
 
-def in_float64(x: Arrays, eps: float) -> tuple[list[Array], Callable[..., Arrays]]:
+def in_float64(x, eps):
     """Results of the recurrence, and its gradients from those of h and of the last state."""
     exact = {name: value.astype(np.float64) for name, value in x.items()}
     h, last, backward = mlstm_numpy.recurrent(*sequence(exact), eps=eps, state=given(exact))
     names = (*"qkvif", *STATE)
 
-    def grads(dh: Array, *d_last: Array) -> Arrays:
+    def grads(dh, *d_last):
         result = backward(dh.astype(np.float64), [d.astype(np.float64) for d in d_last] or None)
         return {name: g for name, g in zip(names, result, strict=True) if name in x}
 
     return [h, *last], grads
 
 
-def tolerance(name: str) -> Tolerance:
+def tolerance(name):
     """Of the output in a recorded case."""
     return CELL_EXTREME_F32 if name == "mlstm_cell_d_extreme" else CELL_F32
 
@@ -134,7 +133,7 @@ def tolerance(name: str) -> Tolerance:
 @pytest.mark.slow
 @forms
 @each_of("name", CELLS)
-def test_outputs_states_and_gradients_equal_the_recorded_ones(form: Form, name: str) -> None:
+def test_outputs_states_and_gradients_equal_the_recorded_ones(form, name):
     case = cell_case(name)
     inputs = case.inputs | dict(zip(STATE, case.state or (), strict=False))
     how = {"chunk_size": case.chunk_size, "eps": case.eps}
@@ -156,9 +155,7 @@ def test_outputs_states_and_gradients_equal_the_recorded_ones(form: Form, name: 
 
 @pytest.mark.slow
 @in_pairs(form=FORMS, eps=EPS, S=SIZES)
-def test_gradients_through_output_and_last_state_are_exact_for_any_eps(
-    form: Form, S: int, eps: float
-) -> None:
+def test_gradients_through_output_and_last_state_are_exact_for_any_eps(form, S, eps):
     x, weights = sample(S, state=True)
     results, expected = in_float64(x, eps)
     result = form(x, chunk_size=4, eps=eps)
@@ -171,7 +168,7 @@ def test_gradients_through_output_and_last_state_are_exact_for_any_eps(
 
 @pytest.mark.slow
 @in_pairs(form=FORMS, eps=EPS, S=SIZES)
-def test_gradients_without_a_state_are_exact_for_any_eps(form: Form, S: int, eps: float) -> None:
+def test_gradients_without_a_state_are_exact_for_any_eps(form, S, eps):
     x, (dh, *_) = sample(S, state=False)
     _, expected = in_float64(x, eps)
     exact = expected(dh)
@@ -182,11 +179,11 @@ def test_gradients_without_a_state_are_exact_for_any_eps(form: Form, S: int, eps
 
 @pytest.mark.slow
 @forms
-def test_gates_that_are_shut_for_good_give_zeros_and_no_nan(form: Form) -> None:
+def test_gates_that_are_shut_for_good_give_zeros_and_no_nan(form):
     x, (dh, *_) = sample(7, state=False)
     x["i"] -= 200.0  # v1 has no cap on its gates
     x["f"] -= 100.0
-    how: dict[str, Any] = {"chunk_size": 4, "eps": 1e-6}
+    how = {"chunk_size": 4, "eps": 1e-6}
     np.testing.assert_allclose(form(x, **how)[0], 0.0, atol=1e-30)
     for name, gradient in form.grads(x, [dh], **how).items():
         np.testing.assert_allclose(gradient, 0.0, atol=1e-30, err_msg=name)
@@ -195,14 +192,14 @@ def test_gates_that_are_shut_for_good_give_zeros_and_no_nan(form: Form) -> None:
 @pytest.mark.slow
 @forms
 @each_of("i, f", [(30.0, 30.0), (88.0, 88.0), (15.0, 60.0)])
-def test_gates_far_out_are_those_of_the_float64_recurrence(form: Form, i: float, f: float) -> None:
+def test_gates_far_out_are_those_of_the_float64_recurrence(form, i, f):
     x, (dh, *_) = sample(33, state=False)
     rng = np.random.default_rng(0)
     for name, largest in (("i", i), ("f", f)):
         levels = np.array([-1.0, -0.2, 0.0, 0.2, 1.0], np.float32) * np.float32(largest)
         x[name] = rng.choice(levels, x[name].shape)
     (h, *_), expected = in_float64(x, 1e-6)
-    how: dict[str, Any] = {"chunk_size": 4, "eps": 1e-6}
+    how = {"chunk_size": 4, "eps": 1e-6}
     assert_close(form(x, **how)[0], h, CELL_EXTREME_F32)
     grads = form.grads(x, [dh], **how)
     for name, gradient in expected(dh).items():
@@ -211,13 +208,13 @@ def test_gates_far_out_are_those_of_the_float64_recurrence(form: Form, i: float,
 
 @pytest.mark.slow
 @forms
-def test_a_document_behind_another_computes_what_it_computes_alone(form: Form) -> None:
+def test_a_document_behind_another_computes_what_it_computes_alone(form):
     lengths = (9, 1, 14)
     S = sum(lengths)
     x, (dh, *_) = sample(S, state=False)
     starts = [sum(lengths[:j]) for j in range(len(lengths))]
     x["f"][:, starts] = -25.0  # the reset of a model at the first position of a document
-    how: dict[str, Any] = {"chunk_size": 4, "eps": 1e-6}
+    how = {"chunk_size": 4, "eps": 1e-6}
     h, *_ = form(x, **how)
     grads = form.grads(x, [dh], **how)
     for start, length in zip(starts, lengths, strict=True):
@@ -234,7 +231,7 @@ def test_a_document_behind_another_computes_what_it_computes_alone(form: Form) -
 
 
 @in_pairs(twin=TWINS, name=CELLS, chunk_size=[1, 7, 64])
-def test_the_chunk_size_does_not_change_the_output(twin: Twin, name: str, chunk_size: int) -> None:
+def test_the_chunk_size_does_not_change_the_output(twin, name, chunk_size):
     case = cell_case(name)
     h, _ = twin.op(
         "mlstm_cell", *case.inputs.values(), chunk_size=chunk_size, eps=case.eps, state=case.state
@@ -243,7 +240,7 @@ def test_the_chunk_size_does_not_change_the_output(twin: Twin, name: str, chunk_
 
 
 @frameworks
-def test_more_chunks_than_one_product_takes_are_those_of_the_recurrence(framework: str) -> None:
+def test_more_chunks_than_one_product_takes_are_those_of_the_recurrence(framework):
     S = 2 * MOST_CHUNKS + 3
     x, weights = sample(S, state=True)
     form = of_ops(framework, "reference")
@@ -258,7 +255,7 @@ def test_more_chunks_than_one_product_takes_are_those_of_the_recurrence(framewor
 @pytest.mark.slow
 @each_of("twin", TWINS.values(), ids=TWINS)
 @each_of("name", CELLS)
-def test_one_position_at_a_time_gives_the_recorded_output_and_state(twin: Twin, name: str) -> None:
+def test_one_position_at_a_time_gives_the_recorded_output_and_state(twin, name):
     case = cell_case(name)
     state = case.state
     outputs = []
@@ -275,11 +272,9 @@ def test_one_position_at_a_time_gives_the_recorded_output_and_state(twin: Twin, 
 @forms
 @each_of("name", "qkvif")
 @each_of("value", [np.nan, np.inf])
-def test_a_position_that_is_not_finite_changes_no_bit_before_it(
-    form: Form, name: str, value: float
-) -> None:
+def test_a_position_that_is_not_finite_changes_no_bit_before_it(form, name, value):
     x, _ = sample(33, state=False)
-    how: dict[str, Any] = {"chunk_size": 16, "eps": 1e-6}
+    how = {"chunk_size": 16, "eps": 1e-6}
     form = replace(form, twin=replace(form.twin, guarded=True))
     expected = form(x, **how)[0]
     for at in (5, 30):
@@ -294,7 +289,7 @@ def test_a_position_that_is_not_finite_changes_no_bit_before_it(
 
 
 @each_of("name", "kvif")
-def test_nor_in_the_chunks_and_the_parallel_form_of_numpy(name: str) -> None:
+def test_nor_in_the_chunks_and_the_parallel_form_of_numpy(name):
     x = {n: v.astype(np.float64) for n, v in sample(33, state=False)[0].items()}
     bad = x | {name: x[name].copy()}
     bad[name][0, 20, 1] = np.nan

@@ -1,17 +1,12 @@
 """Gradients of MLX's plain operators: row-major weights, and work that is linear in the length."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from mlxhog.models import lm
-from mlxhog.models.families import ModelConfig
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.layers import known
 from mlxhog.models.mad.sequence import parse
@@ -22,7 +17,7 @@ from tests.pairs import each_of
 from tests.tolerances import OP_F32, OP_GRADIENT_F32, assert_close
 from tools.counts import dispatched, primitives
 
-MODELS: dict[str, Callable[[], ModelConfig]] = {
+MODELS = {
     "large": partial(config, use_bias=True),
     "large, tied": partial(config, tie_word_embeddings=True),
     "v1": v1_config,
@@ -34,7 +29,7 @@ MODELS: dict[str, Callable[[], ModelConfig]] = {
     for layer in known()
 }
 WIDTH = 3
-CELLS: dict[str, tuple[tuple[tuple[int, ...], ...], Callable[..., Any]]] = {
+CELLS = {
     "mlstm": (
         ((WIDTH,), (WIDTH,), (WIDTH,), (), ()),
         partial(OPS.mlstm_cell, chunk_size=2, eps=1e-6),
@@ -60,12 +55,12 @@ CELLS: dict[str, tuple[tuple[tuple[int, ...], ...], Callable[..., Any]]] = {
 
 @each_of("model", MODELS.values(), ids=MODELS)
 @pytest.mark.slow
-def test_the_gradient_of_every_matrix_is_row_major(model: Callable[[], ModelConfig]) -> None:
+def test_the_gradient_of_every_matrix_is_row_major(model):
     cfg = model()
     params = {name: mx.array(value) for name, value in perturbed_params(cfg, seed=0).items()}
     tokens, labels = map(mx.array, batch(cfg, 2, 9, seed=0))
 
-    def loss(params: dict[str, mx.array]) -> mx.array:
+    def loss(params):
         x = lm.embed(cfg, params, tokens, OPS.xp)
         return lm.loss_from_embedding(cfg, params, x, labels, ops=OPS)
 
@@ -75,7 +70,7 @@ def test_the_gradient_of_every_matrix_is_row_major(model: Callable[[], ModelConf
     assert [name for name, view in views.items() if not view.flags.c_contiguous] == []
 
 
-def gradient(name: str, S: int) -> list[mx.array]:
+def gradient(name, S):
     """The graph of a cell's gradients over S positions."""
     shapes, cell = CELLS[name]
     inputs = [mx.full((1, S, 1, *shape), -0.1) for shape in shapes]
@@ -86,21 +81,21 @@ def gradient(name: str, S: int) -> list[mx.array]:
 
 @pytest.mark.slow
 @each_of("name", CELLS)
-def test_no_position_or_chunk_has_a_gradient_of_the_size_of_the_sequence(name: str) -> None:
+def test_no_position_or_chunk_has_a_gradient_of_the_size_of_the_sequence(name):
     short, long = (primitives(gradient(name, S)).count("SliceUpdate") for S in (48, 144))
     assert short == long
 
 
-def test_chunks_of_the_mlstm_dispatch_nothing_of_their_own() -> None:
+def test_chunks_of_the_mlstm_dispatch_nothing_of_their_own():
     assert dispatched(gradient("mlstm", 48)) == dispatched(gradient("mlstm", 144))
 
 
 @each_of("count", [1, 2, 10, 11, 100, 123])
-def test_the_entries_of_any_number_have_their_gradient(count: int) -> None:
+def test_the_entries_of_any_number_have_their_gradient(count):
     x = mx.arange(count * 2, dtype=mx.float32).reshape(2, count)
     weights = mx.arange(count) + 1
 
-    def total(x: mx.array) -> mx.array:
+    def total(x):
         entries = arrays_mlx.unstack(x, 1)
         return sum(weights[j] * entry.sum() for j, entry in enumerate(entries))
 
@@ -109,7 +104,7 @@ def test_the_entries_of_any_number_have_their_gradient(count: int) -> None:
     np.testing.assert_array_equal(np.array(grad), np.broadcast_to(np.array(weights), (2, count)))
 
 
-SECOND: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+SECOND = {
     "linear": (lambda x: arrays_mlx.linear(x, x), lambda x: x @ x.T),
     "affine": (lambda x: arrays_mlx.linear(x, x, x[0]), lambda x: x @ x.T + x[0]),
     "two linears": (lambda x: sum(OPS.linears(x, [x, 2 * x])), lambda x: 3 * x @ x.T),
@@ -128,7 +123,7 @@ SECOND: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
 """A function with a gradient of its own, and the same in MLX's."""
 
 
-def test_matrices_of_16_bits_are_products_of_16_bits_also_beside_biases_of_32() -> None:
+def test_matrices_of_16_bits_are_products_of_16_bits_also_beside_biases_of_32():
     rng = np.random.default_rng(0)
     x, w, b = (mx.array(rng.standard_normal(shape, np.float32)) for shape in ((5, 8), (3, 8), (3,)))
     narrow = w.astype(mx.bfloat16)
@@ -141,12 +136,10 @@ def test_matrices_of_16_bits_are_products_of_16_bits_also_beside_biases_of_32() 
 
 
 @each_of("ours, plain", SECOND.values(), ids=SECOND)
-def test_a_gradient_has_the_gradient_that_mlx_gives_it(
-    ours: Callable[..., Any], plain: Callable[..., Any]
-) -> None:
+def test_a_gradient_has_the_gradient_that_mlx_gives_it(ours, plain):
     x = mx.array(np.random.default_rng(0).standard_normal((4, 4), np.float32))
 
-    def second(function: Callable[..., Any]) -> mx.array:
+    def second(function):
         first = mx.grad(lambda x: (function(x) ** 3).sum())
         return mx.grad(lambda x: (first(x) ** 2).sum())(x)
 

@@ -24,11 +24,11 @@ PAIRS = {
 pairs = pytest.mark.parametrize(("native", "reference"), PAIRS.values(), ids=PAIRS)
 
 
-def draw(*shape: int, seed: int = 0) -> Any:
+def draw(*shape, seed=0):
     return np.random.default_rng((seed, *shape)).standard_normal(shape).astype(np.float32)
 
 
-def assert_same_grads(native: Twin, reference: Twin, scalar: Any, inputs: Arrays) -> None:
+def assert_same_grads(native, reference, scalar, inputs):
     grads, expected = native.op_grads(scalar, inputs), reference.op_grads(scalar, inputs)
     assert grads.keys() == expected.keys()
     for name in expected:
@@ -37,9 +37,7 @@ def assert_same_grads(native: Twin, reference: Twin, scalar: Any, inputs: Arrays
 
 @pytest.mark.parametrize("fast_gemm", [True, False])
 @pytest.mark.parametrize("twin", TWINS.values(), ids=TWINS)
-def test_linears_are_products_with_the_transposed_weights(
-    twin: Twin, fast_gemm: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_linears_are_products_with_the_transposed_weights(twin, fast_gemm, monkeypatch):
     for module in (adapter_torch, adapter_mlx):
         monkeypatch.setattr(module, "FAST_GEMM", fast_gemm)
     x, weights, bias = draw(2, 3, 8), (draw(5, 8), draw(4, 8), draw(40, 8)), draw(4)
@@ -61,9 +59,7 @@ def test_linears_are_products_with_the_transposed_weights(
     ],
 )
 @each_of("threads", [1, 3])
-def test_linears_of_any_size_are_right_in_every_block(
-    rows: int, width: int, out: int, threads: int
-) -> None:
+def test_linears_of_any_size_are_right_in_every_block(rows, width, out, threads):
     x, w, dy = draw(rows, width), draw(out, width), draw(rows, out)
     y, dx, dw = np.empty_like(dy), np.empty_like(x), np.empty_like(w)
     ops.linears(x, [w], [None], [y], threads=threads)
@@ -77,12 +73,10 @@ def test_linears_of_any_size_are_right_in_every_block(
 
 
 @pairs
-def test_gradients_of_linears_whose_outputs_are_partly_unused(
-    native: Twin, reference: Twin
-) -> None:
+def test_gradients_of_linears_whose_outputs_are_partly_unused(native, reference):
     inputs = {"x": draw(6, 8), "a": draw(5, 8), "b": draw(4, 8), "c": draw(4), "d": draw(3, 8)}
 
-    def scalar(ops: Any, p: Any) -> Any:
+    def scalar(ops, p):
         first, second, _ = ops.linears(p["x"], (p["a"], p["b"], p["d"]), (None, p["c"], None))
         return (first**2).sum() + (second**3).sum() + 0 * p["d"].sum()
 
@@ -90,9 +84,7 @@ def test_gradients_of_linears_whose_outputs_are_partly_unused(
 
 
 @pairs
-def test_gradients_flow_through_the_state_from_one_call_to_the_next(
-    native: Twin, reference: Twin
-) -> None:
+def test_gradients_flow_through_the_state_from_one_call_to_the_next(native, reference):
     B, S, NH, DK, DV = 2, 21, 2, 4, 6
     inputs = {
         "q": draw(B, S, NH, DK),
@@ -102,7 +94,7 @@ def test_gradients_flow_through_the_state_from_one_call_to_the_next(
         "f": 2 + draw(B, S, NH, seed=1),
     }
 
-    def scalar(ops: Any, p: Any) -> Any:
+    def scalar(ops, p):
         how = {"chunk_size": 8, "eps": 1e-6}
         _, state = ops.mlstm_cell(*(x[:, :13] for x in p.values()), **how)
         h, _ = ops.mlstm_cell(*(x[:, 13:] for x in p.values()), **how, state=state)
@@ -112,14 +104,12 @@ def test_gradients_flow_through_the_state_from_one_call_to_the_next(
 
 
 @pytest.mark.parametrize("chunk_size", [4, 64])
-def test_what_the_cell_keeps_for_its_gradient_grows_linearly_with_the_length(
-    chunk_size: int,
-) -> None:
-    def kept(S: int) -> int:
+def test_what_the_cell_keeps_for_its_gradient_grows_linearly_with_the_length(chunk_size):
+    def kept(S):
         """Numbers kept between the forward and the backward pass; heads wider than the chunk."""
         sizes = []
 
-        def count(x: torch.Tensor) -> torch.Tensor:
+        def count(x):
             sizes.append(x.numel())
             return x
 
@@ -133,9 +123,7 @@ def test_what_the_cell_keeps_for_its_gradient_grows_linearly_with_the_length(
     assert long == 4 * short
 
 
-def test_without_a_gradient_the_cell_keeps_no_state_between_the_chunks(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_without_a_gradient_the_cell_keeps_no_state_between_the_chunks(monkeypatch):
     calls = []
     kernel = sequence.ops.mlstm
 
@@ -143,7 +131,7 @@ def test_without_a_gradient_the_cell_keeps_no_state_between_the_chunks(
         empty = staticmethod(ops.empty)
 
         @staticmethod
-        def mlstm(*arrays: Any, **how: Any) -> None:
+        def mlstm(*arrays, **how):
             calls.append(arrays[7].shape)
             kernel(*arrays, **how)
 
@@ -156,29 +144,27 @@ def test_without_a_gradient_the_cell_keeps_no_state_between_the_chunks(
 
 
 @pairs
-def test_inputs_need_not_be_contiguous(native: Twin, reference: Twin) -> None:
+def test_inputs_need_not_be_contiguous(native, reference):
     inputs = {"gate": draw(7, 5), "up": draw(7, 5, seed=1)}
 
-    def scalar(ops: Any, p: Any) -> Any:
+    def scalar(ops, p):
         return (ops.swiglu(p["gate"].T, p["up"].T).T[1:] ** 2).sum()
 
     assert_same_grads(native, reference, scalar, inputs)
 
 
 @pairs
-def test_one_input_used_by_several_ops_gathers_all_its_gradients(
-    native: Twin, reference: Twin
-) -> None:
+def test_one_input_used_by_several_ops_gathers_all_its_gradients(native, reference):
     inputs = {"x": draw(4, 6), "w": draw(6), "m": draw(6, 6)}
 
-    def scalar(ops: Any, p: Any) -> Any:
+    def scalar(ops, p):
         (y,) = ops.linears(ops.rms_norm(p["x"], p["w"], 1e-6), (p["m"],))
         return (ops.soft_cap(p["x"] + y, 2.0) ** 2).sum() + (p["x"] ** 3).sum()
 
     assert_same_grads(native, reference, scalar, inputs)
 
 
-def test_a_second_backward_through_the_loss_says_what_to_do() -> None:
+def test_a_second_backward_through_the_loss_says_what_to_do():
     logits = torch.tensor(draw(3, 5)).requires_grad_()
     nats, _ = NATIVE_TORCH.capped_cross_entropy(logits, torch.tensor([0, 1, -100]), 30.0)
     torch.autograd.grad(nats, logits, retain_graph=True)
@@ -191,12 +177,12 @@ def test_a_second_backward_through_the_loss_says_what_to_do() -> None:
         torch.autograd.grad(nats, w)
 
 
-def test_mlx_ops_without_a_gradient_compute_the_same_as_constants() -> None:
+def test_mlx_ops_without_a_gradient_compute_the_same_as_constants():
     x, w = mx.array(draw(4, 6)), mx.array(draw(6))
     q, k, v = (mx.array(draw(2, 9, 2, 4, seed=seed)) for seed in range(3))
     i, f = (mx.array(draw(2, 9, 2, seed=seed)) for seed in (3, 4))
 
-    def results() -> list[Any]:
+    def results():
         h, state = NATIVE_MLX.mlstm_cell(q, k, v, i, f, chunk_size=4, eps=1e-6)
         convolved = NATIVE_MLX.causal_conv(x[None], mx.ones((6, 1, 3)), w, silu=True)
         return [NATIVE_MLX.rms_norm(x, w, 1e-6), h, *state, *convolved]
@@ -211,7 +197,7 @@ def test_mlx_ops_without_a_gradient_compute_the_same_as_constants() -> None:
     assert np.any(np.array(mx.grad(lambda y: NATIVE_MLX.soft_cap(y, 2.0).sum())(x)))
 
 
-def test_a_view_of_a_row_major_array_is_its_memory_and_keeps_it_alive() -> None:
+def test_a_view_of_a_row_major_array_is_its_memory_and_keeps_it_alive():
     for x in (mx.arange(6.0).reshape(2, 3) + 1, mx.arange(4), mx.array(3.0), mx.zeros((0, 4))):
         (view,) = adapter_mlx.views(x)  # which evaluates
         assert view.ctypes.data == np.frombuffer(memoryview(x), np.uint8).ctypes.data
@@ -221,7 +207,7 @@ def test_a_view_of_a_row_major_array_is_its_memory_and_keeps_it_alive() -> None:
     np.testing.assert_array_equal(view, np.arange(1000.0) * 2)
 
 
-def test_a_view_of_another_array_is_a_row_major_copy() -> None:
+def test_a_view_of_another_array_is_a_row_major_copy():
     x = mx.arange(12.0).reshape(3, 4)
     for y in (x.T, x[:, 1:3], x[::2], mx.broadcast_to(x[0], (3, 4))):
         (view,) = adapter_mlx.views(y)
@@ -229,7 +215,7 @@ def test_a_view_of_another_array_is_a_row_major_copy() -> None:
         np.testing.assert_array_equal(view, np.array(y))
 
 
-def test_other_types_than_float32_are_refused() -> None:
+def test_other_types_than_float32_are_refused():
     with pytest.raises(TypeError):
         NATIVE_TORCH.soft_cap(torch.zeros(3, dtype=torch.float64), 1.0)
     with pytest.raises(TypeError):
@@ -239,15 +225,13 @@ def test_other_types_than_float32_are_refused() -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_mlx_ops_take_their_thread_count_from_set_threads(
-    threads: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mlx_ops_take_their_thread_count_from_set_threads(threads, monkeypatch):
     counts = []
 
     class Recorder:
         empty = staticmethod(ops.empty)
 
-        def soft_cap(self, *_: Any, threads: int, **__: Any) -> None:
+        def soft_cap(self, *_, threads, **__):
             counts.append(threads)
 
     monkeypatch.setattr(layers, "ops", Recorder())

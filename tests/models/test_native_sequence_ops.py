@@ -13,7 +13,7 @@ from tests.models.test_native_ops import draw
 Run = Callable[[int], list[Any]]
 
 
-def attention_run(threads: int) -> list[Any]:
+def attention_run(threads):
     """Outputs and gradients; heads that share a cache line, and more queries than one block."""
     B, S, L, NH, DH = 2, 45, 70, 5, 6
     q, k, v, d_out = draw(B, S, NH, DH), draw(B, L, NH, DH), draw(B, L, NH, DH, seed=1), draw(S)
@@ -28,11 +28,11 @@ def attention_run(threads: int) -> list[Any]:
     return [out, lse, *grads, turned]
 
 
-def empty_like(*arrays: Any) -> list[Any]:
+def empty_like(*arrays):
     return [np.full_like(x, np.nan) for x in arrays]
 
 
-def decay_run(threads: int) -> list[Any]:
+def decay_run(threads):
     """More positions than a chunk, heads wider and narrower than a vector, one decay each."""
     B, S, NH, DK, DV = 2, 45, 3, 18, 5
     q, k, v, dh = draw(B, S, NH, DK), draw(B, S, NH, DK, seed=1), draw(B, S, NH, DV), draw(S)
@@ -47,30 +47,30 @@ def decay_run(threads: int) -> list[Any]:
     return [h, last, *grads]
 
 
-def decay_by_value_run(threads: int) -> list[Any]:
+def decay_by_value_run(threads):
     """As `decay_run`, with a decay per key."""
     B, S, NH, DK, DV = 2, 45, 3, 18, 5
     q, k, v = draw(B, S, NH, DV), draw(B, S, NH, DK), draw(B, S, NH, DV, seed=1)
     log_decay, state = -np.abs(draw(B, S, NH, DK, seed=1)), draw(B, NH, DK, DV)
     states = np.empty((B, NH, ops.decay_chunks(S=S, DK=DK), DK, DV), np.float32)
     h, last, *grads = empty_like(k, state, q, k, v, log_decay, state)
-    how: dict[str, Any] = {"scale": 0.5, "by_value": True, "threads": threads}
+    how = {"scale": 0.5, "by_value": True, "threads": threads}
     ops.decay(q, k, v, log_decay, state, h, last, states, **how)
     ops.decay_grad(q, k, v, log_decay, states, k, state, *grads, **how)
     return [h, last, *grads]
 
 
-def regression_run(threads: int) -> list[Any]:
+def regression_run(threads):
     """Heads wider than a vector, a state, and all gradients."""
     B, S, NH, D = 2, 45, 3, 18
     q, k, root = draw(B, S, NH, D), draw(B, S, NH, D, seed=1), draw(B, NH, D, D)
     inputs = (q, k / 4, -np.abs(draw(B, S, NH, 1)), 1 + np.abs(draw(NH, D)), root @ root.mT)
-    how: dict[str, Any] = {"steps": 20, "threads": threads}
+    how = {"steps": 20, "threads": threads}
     (x, last), saved = REGRESSION.forward(*inputs, keep=True, **how)
     return [x, last, *REGRESSION.backward((*saved, x), (q, last), [True] * 5, **how)]
 
 
-def delta_run(threads: int) -> list[Any]:
+def delta_run(threads):
     """As `decay_run`, with an odd number of rows."""
     B, S, NH, DK, DV = 2, 45, 3, 17, 5
     q, k, v = draw(B, S, NH, DK), draw(B, S, NH, DK, seed=1) / 5, draw(B, S, NH, DV)
@@ -85,7 +85,7 @@ def delta_run(threads: int) -> list[Any]:
     return [h, last, *grads]
 
 
-def dplr_run(threads: int) -> list[Any]:
+def dplr_run(threads):
     """As `delta_run`, with values wider than a vector."""
     B, S, NH, DK, DV = 2, 45, 3, 17, 21
     q, read, v, dh = draw(B, S, NH, DK), draw(B, S, NH, DK, seed=1) / 5, draw(B, S, NH, DV), draw(S)
@@ -100,7 +100,7 @@ def dplr_run(threads: int) -> list[Any]:
     return [h, last, *grads]
 
 
-def scan_run(threads: int) -> list[Any]:
+def scan_run(threads):
     """More positions than a chunk, and channels and states that fill no vector."""
     B, S, C, N = 5, 37, 21, 6
     u, dt, A = draw(B, S, C), np.abs(draw(B, S, C, seed=1)), -np.abs(draw(C, N))
@@ -113,7 +113,7 @@ def scan_run(threads: int) -> list[Any]:
     return [y, last, *grads]
 
 
-def long_conv_run(threads: int) -> list[Any]:
+def long_conv_run(threads):
     """Channels that fill no vector, positions that fill no tile, more taps than positions."""
     x, f, dy = draw(3, 37, 21), draw(21, 50), draw(3, 37, 21, seed=1)
     y, dx, df = empty_like(x, x, f)
@@ -127,14 +127,14 @@ def long_conv_run(threads: int) -> list[Any]:
     [attention_run, decay_run, decay_by_value_run, regression_run]
     + [delta_run, dplr_run, scan_run, long_conv_run],
 )
-def test_the_bits_do_not_depend_on_the_number_of_threads(run: Run) -> None:
+def test_the_bits_do_not_depend_on_the_number_of_threads(run):
     alone, three = run(1), run(3)
     for one, other in zip(alone, three, strict=True):
         assert np.isfinite(one).all()
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_regression_of_a_tiny_query_is_finite_and_of_an_infinite_one_is_not() -> None:
+def test_a_regression_of_a_tiny_query_is_finite_and_of_an_infinite_one_is_not():
     q, k = draw(1, 4, 1, 3), draw(1, 4, 1, 3, seed=1)
     q[0, :3] *= np.array([1e-25, np.nan, 1e30], np.float32)[:, None, None]
     inputs = (q, k, -np.abs(draw(1, 4, 1, 1)), np.ones((1, 3), np.float32), None)
@@ -143,17 +143,17 @@ def test_a_regression_of_a_tiny_query_is_finite_and_of_an_infinite_one_is_not() 
 
 
 @pytest.mark.parametrize("keep", [False, True])
-def test_a_sequence_without_positions_leaves_the_state_as_it_is(keep: bool) -> None:
+def test_a_sequence_without_positions_leaves_the_state_as_it_is(keep):
     q, gate = draw(2, 0, 3, 4), draw(2, 0, 3)
     state = draw(2, 3, 4, 4), draw(2, 3, 4), draw(2, 3)
-    how: dict[str, Any] = {"chunk_size": 8, "eps": 1e-6, "keep": keep, "threads": 1}
+    how = {"chunk_size": 8, "eps": 1e-6, "keep": keep, "threads": 1}
     (h, *last), _ = MLSTM.forward(q, q, q, gate, gate, *state, **how)
     assert h.shape == (2, 0, 3, 4)
     for before, after in zip(state, last, strict=True):
         np.testing.assert_array_equal(after, before)
 
 
-def test_padding_keys_and_what_lies_behind_the_window_get_no_gradient() -> None:
+def test_padding_keys_and_what_lies_behind_the_window_get_no_gradient():
     _, _, _, dk, dv, _ = attention_run(1)
     for grad in (dk, dv):
         assert not grad[0, : 70 - 45].any()
@@ -169,9 +169,7 @@ def test_padding_keys_and_what_lies_behind_the_window_get_no_gradient() -> None:
         (None, None, 2, "k has 2 positions, q 3"),
     ],
 )
-def test_attention_refuses_what_it_would_read_past(
-    lengths: list[int] | None, window: int | None, L: int, expected: str
-) -> None:
+def test_attention_refuses_what_it_would_read_past(lengths, window, L, expected):
     q, k = draw(1, 3, 2, 4), draw(1, L, 2, 4)
     counts = None if lengths is None else np.array(lengths, np.int32)
     out, lse = np.zeros_like(q), np.zeros((1, 2, 3), np.float32)
@@ -180,7 +178,7 @@ def test_attention_refuses_what_it_would_read_past(
     assert not out.any()
 
 
-def test_attention_over_scores_too_large_to_exponentiate_is_finite() -> None:
+def test_attention_over_scores_too_large_to_exponentiate_is_finite():
     q = 1e3 * np.ones((1, 40, 1, 4), np.float32)
     q[0, ::2] *= -1
     out, lse = np.empty_like(q), np.empty((1, 1, 40), np.float32)

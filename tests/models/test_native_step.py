@@ -1,13 +1,10 @@
 """The native step stands in for the twins one token at a time, whatever the model and the batch."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 
 from mlxhog.models import lm_native
-from mlxhog.models.families import ModelConfig, init_params
-from mlxhog.models.lm_native import Decoder
+from mlxhog.models.families import init_params
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.models.xlstm_v1 import XLSTMV1Config
 from mlxhog.models.xlstm_v1.block_config import (
@@ -23,7 +20,7 @@ from tests.pairs import each_of
 from tests.tolerances import LOGITS_F32, STATE_F32, assert_close
 
 PLAIN = Twin("torch", "reference")
-LARGE: dict[str, dict[str, Any]] = {
+LARGE = {
     "usual": {"hidden_size": 64, "num_heads": 4},
     "odd": {"hidden_size": 30, "num_heads": 3, "ffn_round_up_to_multiple_of": 1, "vocab_size": 37},
     "wide values": {"hidden_size": 32, "num_heads": 2, "v_dim_factor": 2.0, "gate_soft_cap": 5.0},
@@ -38,7 +35,7 @@ LARGE: dict[str, dict[str, Any]] = {
     },
     "three threads": {"hidden_size": 512, "num_heads": 4, "vocab_size": 3000},
 }
-V1: dict[str, dict[str, Any]] = {
+V1 = {
     "v1": {"slstm_at": (1,)},
     "v1, mLSTM alone": {"slstm_block": None, "num_blocks": 1, "bias": True},
     "v1, sLSTM alone": {"mlstm_block": None, "slstm_at": (0, 1), "tie_weights": True},
@@ -70,9 +67,8 @@ V1: dict[str, dict[str, Any]] = {
 SIZES = [*LARGE, *V1]
 
 
-def model(name: str) -> tuple[ModelConfig, dict[str, Any]]:
+def model(name):
     """A model whose every parameter matters: none is left at 0 or 1."""
-    cfg: ModelConfig
     if name in LARGE:
         cfg = XLSTMLargeConfig(**({"vocab_size": 70, "num_hidden_layers": 2} | LARGE[name]))
     else:
@@ -92,13 +88,13 @@ def model(name: str) -> tuple[ModelConfig, dict[str, Any]]:
     return cfg, params
 
 
-def native(cfg: ModelConfig, params: Any, *, threads: int) -> Decoder:
+def native(cfg, params, *, threads):
     result = lm_native.decoder(cfg, params, framework="torch", kernels="native", threads=threads)
     assert result is not None
     return result
 
 
-def decode(decoder: Decoder, tokens: Any, state: Any = None) -> tuple[Any, Any]:
+def decode(decoder, tokens, state=None):
     """Logits (B, S, V) of tokens read one at a time, and the last state."""
     state = decoder.init_state(len(tokens)) if state is None else state
     logits = []
@@ -110,7 +106,7 @@ def decode(decoder: Decoder, tokens: Any, state: Any = None) -> tuple[Any, Any]:
 
 @pytest.mark.slow
 @each_of("name", SIZES)
-def test_steps_give_the_logits_and_the_state_of_the_whole_sequence(name: str) -> None:
+def test_steps_give_the_logits_and_the_state_of_the_whole_sequence(name):
     cfg, params = model(name)
     tokens = np.random.default_rng(2).integers(0, cfg.vocab_size, (3, 9)).astype(np.int32)
     tokens[1, [0, 4]] = 3  # where a model that resets begins anew
@@ -124,7 +120,7 @@ def test_steps_give_the_logits_and_the_state_of_the_whole_sequence(name: str) ->
 
 
 @each_of("name", ["large_a", "large_b_oddlen", "hf_d_generate", "v1_mixed_7to1", "v1_slstm_b"])
-def test_steps_give_what_the_references_recorded(name: str) -> None:
+def test_steps_give_what_the_references_recorded(name):
     case = model_case(name)
     logits, _ = decode(native(case.cfg, case.params, threads=1), case.tokens)
     assert_close(logits, case.tensors["logits_f64"], LOGITS_F32)
@@ -133,7 +129,7 @@ def test_steps_give_what_the_references_recorded(name: str) -> None:
 @pytest.mark.slow
 @each_of("rows", [7, 41])  # fewer than lanes, and groups of lanes for two threads
 @each_of("name", SIZES)
-def test_a_sequence_decodes_to_the_same_bits_alone_and_in_a_batch(name: str, rows: int) -> None:
+def test_a_sequence_decodes_to_the_same_bits_alone_and_in_a_batch(name, rows):
     cfg, params = model(name)
     tokens = np.random.default_rng(3).integers(0, cfg.vocab_size, (rows, 5)).astype(np.int32)
     logits, state = decode(native(cfg, params, threads=3), tokens)
@@ -145,7 +141,7 @@ def test_a_sequence_decodes_to_the_same_bits_alone_and_in_a_batch(name: str, row
 
 
 @each_of("name", ["usual", "v1"])
-def test_a_step_goes_on_from_a_state_of_the_twin_and_gives_one_back(name: str) -> None:
+def test_a_step_goes_on_from_a_state_of_the_twin_and_gives_one_back(name):
     cfg, params = model(name)
     tokens = np.random.default_rng(4).integers(0, 70, (2, 8)).astype(np.int32)
     decoder = native(cfg, params, threads=1)
@@ -157,7 +153,7 @@ def test_a_step_goes_on_from_a_state_of_the_twin_and_gives_one_back(name: str) -
 
 
 @each_of("name", ["usual", "v1"])
-def test_a_step_leaves_the_state_before_it_alone(name: str) -> None:
+def test_a_step_leaves_the_state_before_it_alone(name):
     cfg, params = model(name)
     decoder = native(cfg, params, threads=1)
     _, before = decoder.step(np.array([1], np.int32), decoder.init_state(1))
@@ -176,7 +172,7 @@ def test_a_step_leaves_the_state_before_it_alone(name: str) -> None:
         ("v1", "xlstm_block_stack.blocks.1.xlstm.slstm_cell._bias_"),
     ],
 )
-def test_a_parameter_that_is_not_finite_shows_in_the_logits(name: str, parameter: str) -> None:
+def test_a_parameter_that_is_not_finite_shows_in_the_logits(name, parameter):
     cfg, params = model(name)
     params[parameter][1] = np.nan
     logits, _ = native(cfg, params, threads=1).step(
@@ -186,17 +182,17 @@ def test_a_parameter_that_is_not_finite_shows_in_the_logits(name: str, parameter
 
 
 @each_of("name", ["usual", "v1"])
-def test_a_token_outside_the_vocabulary_is_named(name: str) -> None:
+def test_a_token_outside_the_vocabulary_is_named(name):
     cfg, params = model(name)
     decoder = native(cfg, params, threads=1)
     with pytest.raises(ValueError, match=r"token 70 in row 1 is outside \[0, 70\)"):
         decoder.step(np.array([0, 70], np.int32), decoder.init_state(2))
 
 
-def test_the_native_step_is_chosen_where_native_kernels_compute_in_float32() -> None:
+def test_the_native_step_is_chosen_where_native_kernels_compute_in_float32():
     cfg, params = model("usual")
 
-    def result(params: Any, chosen: str) -> bool:
+    def result(params, chosen):
         chosen_step = lm_native.decoder(cfg, params, framework="torch", kernels=chosen, threads=1)
         return chosen_step is not None
 
@@ -206,23 +202,23 @@ def test_the_native_step_is_chosen_where_native_kernels_compute_in_float32() -> 
 
 
 @each_of("missing", ["blocks.0.xlstm.q_proj.weight", "blocks.0.xlstm.conv1d.conv.bias"])
-def test_a_model_that_lacks_a_layer_is_refused(missing: str) -> None:
+def test_a_model_that_lacks_a_layer_is_refused(missing):
     cfg, params = model("v1")
     del params[f"xlstm_block_stack.{missing}"]
     with pytest.raises(ValueError, match=r"layer \d of block 0 has no (weight|bias)"):
         native(cfg, params, threads=1)
 
 
-def test_a_v1_step_refuses_to_write_over_the_state_it_reads() -> None:
+def test_a_v1_step_refuses_to_write_over_the_state_it_reads():
     cfg, params = model("v1")
-    decoder: Any = native(cfg, params, threads=1)
+    decoder = native(cfg, params, threads=1)
     state, logits = decoder.init_state(1), np.empty((1, cfg.vocab_size), np.float32)
     with pytest.raises(ValueError, match="shares memory with before"):
         decoder._native.step(np.array([1], np.int32), state, state, logits, threads=1)
 
 
 @each_of("name", ["usual", "v1"])
-def test_fewer_than_one_thread_is_one(name: str) -> None:
+def test_fewer_than_one_thread_is_one(name):
     cfg, params = model(name)
     tokens = np.array([[1, 2]], np.int32)
     none, _ = decode(native(cfg, params, threads=0), tokens)

@@ -1,7 +1,5 @@
 """Rows of n-grams: numbered where they fit, else hashed, from the ids of one document only."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np
@@ -17,11 +15,11 @@ FEW, RESET = 8, 1
 """Ids, and the one that begins a document."""
 
 
-def tables(*orders: int, rows: int = 1 << 10, reset: int | None = None) -> NgramTables:
+def tables(*orders, rows=1 << 10, reset=None):
     return NgramTables(orders=orders, dim=4, most_rows=rows, vocab_size=FEW, reset_token=reset)
 
 
-def hashed(ids: list[int], rows: int) -> int:
+def hashed(ids, rows):
     """The formula in Python's own integers; the newest id is the last."""
     mask, key = (1 << 64) - 1, 0
     for j, id in enumerate(reversed(ids)):
@@ -32,7 +30,7 @@ def hashed(ids: list[int], rows: int) -> int:
     return (key & mask) >> (64 - (rows.bit_length() - 1))
 
 
-def test_a_row_of_a_hashed_table_is_the_formula_on_the_last_ids() -> None:
+def test_a_row_of_a_hashed_table_is_the_formula_on_the_last_ids():
     some = tables(2, 5, rows=64)
     ids = np.random.default_rng(0).integers(0, FEW, (3, 20), dtype=np.int32)
     rows = some.rows_of(ids)
@@ -41,7 +39,7 @@ def test_a_row_of_a_hashed_table_is_the_formula_on_the_last_ids() -> None:
         assert rows[f"ngrams.table_{n}"][b, t] == hashed(before[-n:], 64)
 
 
-def test_n_grams_that_fit_have_rows_of_their_own() -> None:
+def test_n_grams_that_fit_have_rows_of_their_own():
     some = tables(2, 3)
     assert [spec.shape[0] for spec in some.specs.values()] == [FEW * 9, FEW * 81]
     every = np.array(list(itertools.product(range(FEW), repeat=3)), np.int32)
@@ -51,7 +49,7 @@ def test_n_grams_that_fit_have_rows_of_their_own() -> None:
     assert rows.max() < some.specs["ngrams.table_3"].shape[0]
 
 
-def test_of_an_earlier_document_nothing_is_seen() -> None:
+def test_of_an_earlier_document_nothing_is_seen():
     some = tables(2, 4, reset=RESET)
     ids = np.array([[5, 6, RESET, 3, 4, 7]], np.int32)
     other = np.array([[2, RESET, 3, 4, 7]], np.int32)
@@ -64,7 +62,7 @@ def test_of_an_earlier_document_nothing_is_seen() -> None:
 
 
 @pytest.mark.parametrize("reset", [None, RESET])
-def test_rows_do_not_depend_on_how_a_sequence_is_cut(reset: int | None) -> None:
+def test_rows_do_not_depend_on_how_a_sequence_is_cut(reset):
     some = tables(2, 3, 5, rows=64, reset=reset)
     ids = np.random.default_rng(1).integers(0, FEW, (2, 17), dtype=np.int32)
     whole, before = some.rows_of(ids), some.nothing_before(2)
@@ -74,7 +72,7 @@ def test_rows_do_not_depend_on_how_a_sequence_is_cut(reset: int | None) -> None:
         assert all((rows[name] == whole[name][:, cut]).all() for name in whole)
 
 
-def test_rows_of_a_long_text_are_spread_over_the_table() -> None:
+def test_rows_of_a_long_text_are_spread_over_the_table():
     some = NgramTables(orders=(8,), dim=1, most_rows=1 << 12, vocab_size=256, reset_token=None)
     ids = np.random.default_rng(2).integers(0, 256, (1, 1 << 14), dtype=np.int32)
     counts = np.bincount(some.rows_of(ids)["ngrams.table_8"][0], minlength=1 << 12)
@@ -95,27 +93,27 @@ def test_rows_of_a_long_text_are_spread_over_the_table() -> None:
         ("ngram_order=2", "did you mean 'ngram_orders'"),
     ],
 )
-def test_fields_out_of_range_are_refused_in_words(field: str, expected: str) -> None:
+def test_fields_out_of_range_are_refused_in_words(field, expected):
     for name in ("tiny", "5m-v1"):
         with pytest.raises(ConfigError, match="model " + name) as refusal:
             load_architecture(name, field)
         assert expected in str(refusal.value)
 
 
-def test_a_model_of_mad_layers_has_no_such_field() -> None:
+def test_a_model_of_mad_layers_has_no_such_field():
     with pytest.raises(ConfigError, match="the model has no field 'ngram_orders'"):
         load_architecture("mad-7to1", "ngram_orders=2-8")
 
 
 @pytest.mark.parametrize("cfg", [config(), v1_config()], ids=["xlstm", "xlstm_v1"])
-def test_another_model_is_written_and_declared_as_before(cfg: families.ModelConfig) -> None:
+def test_another_model_is_written_and_declared_as_before(cfg):
     assert not [field for field in cfg.to_dict() if field.startswith("ngram")]
     assert not [name for name in families.param_spec(cfg) if name.startswith("ngram")]
     assert families.table_spec(cfg) == {}
 
 
 @pytest.mark.parametrize("name", ["tiny", "5m-v1"])
-def test_a_model_with_tables_is_read_as_it_was_written(name: str) -> None:
+def test_a_model_with_tables_is_read_as_it_was_written(name):
     cfg = load_architecture(name, "ngram_orders=2-4, ngram_dim=8, ngram_rows=4096")
     assert families.read(cfg.to_dict()) == cfg
     assert "ngram_orders: [2, 3, 4]" in to_yaml(cfg)

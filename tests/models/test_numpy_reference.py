@@ -1,7 +1,5 @@
 """The float64 reference equals the recorded float64 runs, and its gradient is the gradient."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 
@@ -22,7 +20,7 @@ from tests.tolerances import (
 
 
 @each_of("name", MODELS)
-def test_logits_equal_the_recorded_float64_ones(name: str) -> None:
+def test_logits_equal_the_recorded_float64_ones(name):
     case = model_case(name)
     x = lm_numpy.embed(case.cfg, case.params, case.tokens)
     logits, _ = lm_numpy.forward(case.cfg, case.params, x)
@@ -30,7 +28,7 @@ def test_logits_equal_the_recorded_float64_ones(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_loss_and_every_gradient_equal_the_recorded_ones(name: str) -> None:
+def test_loss_and_every_gradient_equal_the_recorded_ones(name):
     case = model_case(name)
     loss, grads = lm_numpy.differentiate(case.cfg, case.params, case.tokens, case.labels)
     assert_close(loss, case.tensors["loss_f64"][0], FLOAT64)
@@ -39,7 +37,7 @@ def test_loss_and_every_gradient_equal_the_recorded_ones(name: str) -> None:
 
 
 @each_of("name", CELLS)
-def test_all_forms_of_the_cell_equal_the_recorded_float64_ones(name: str) -> None:
+def test_all_forms_of_the_cell_equal_the_recorded_float64_ones(name):
     case = cell_case(name)
     inputs = [value.astype(np.float64) for value in case.inputs.values()]
     h, state, _ = mlstm_numpy.recurrent(*inputs, eps=case.eps, state=case.state)
@@ -61,7 +59,7 @@ def test_all_forms_of_the_cell_equal_the_recorded_float64_ones(name: str) -> Non
 
 
 @each_of("name", CELLS)
-def test_gradients_of_the_cell_equal_the_recorded_float64_ones(name: str) -> None:
+def test_gradients_of_the_cell_equal_the_recorded_float64_ones(name):
     case = cell_case(name)
     inputs = [value.astype(np.float64) for value in case.inputs.values()]
     _, _, backward = mlstm_numpy.recurrent(*inputs, eps=case.eps, state=case.state)
@@ -75,7 +73,7 @@ def test_gradients_of_the_cell_equal_the_recorded_float64_ones(name: str) -> Non
 
 
 @each_of("name", [name for name in CELLS if name != "mlstm_cell_c_init"])
-def test_gradients_of_the_parallel_form_equal_the_recorded_float64_ones(name: str) -> None:
+def test_gradients_of_the_parallel_form_equal_the_recorded_float64_ones(name):
     case = cell_case(name)
     inputs = [value.astype(np.float64) for value in case.inputs.values()]
     _, backward = mlstm_numpy.parallel(*inputs, eps=case.eps)
@@ -85,9 +83,7 @@ def test_gradients_of_the_parallel_form_equal_the_recorded_float64_ones(name: st
 
 @each_of("eps", [1e-3, 0.1])
 @each_of("S", [1, 6])
-def test_gradients_of_the_cell_and_of_its_states_are_the_change_of_the_results(
-    eps: float, S: int
-) -> None:
+def test_gradients_of_the_cell_and_of_its_states_are_the_change_of_the_results(eps, S):
     B, NH, DK, DV = 2, 2, 3, 4
     rng = np.random.default_rng(S)
     state = {"C": (B, NH, DK, DV), "n": (B, NH, DK), "m": (B, NH)}
@@ -95,13 +91,13 @@ def test_gradients_of_the_cell_and_of_its_states_are_the_change_of_the_results(
     dh = rng.normal(size=x["v"].shape)
     d_last = [rng.normal(size=shape) for shape in state.values()]
 
-    def recurrent(y: dict[str, np.ndarray]) -> tuple[float, Any]:
+    def recurrent(y):
         sequence, first_state = [y[name] for name in "qkvif"], [y[name] for name in state]
         h, last, backward = mlstm_numpy.recurrent(*sequence, eps=eps, state=first_state)
         total = (h * dh).sum() + sum((a * b).sum() for a, b in zip(last, d_last, strict=True))
         return float(total), lambda: backward(dh, d_last)
 
-    def parallel(y: dict[str, np.ndarray]) -> tuple[float, Any]:
+    def parallel(y):
         h, backward = mlstm_numpy.parallel(*(y[name] for name in "qkvif"), eps=eps)
         return float((h * dh).sum()), lambda: backward(dh)
 
@@ -116,7 +112,7 @@ def test_gradients_of_the_cell_and_of_its_states_are_the_change_of_the_results(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("use_bias", [False, True])
-def test_every_gradient_of_the_model_is_the_change_of_the_loss(use_bias: bool) -> None:
+def test_every_gradient_of_the_model_is_the_change_of_the_loss(use_bias):
     cfg = config(use_bias=use_bias, v_dim_factor=1.5, eps=1e-3)
     params = {k: v.astype(np.float64) for k, v in perturbed_params(cfg, seed=3).items()}
     assert_slopes(cfg, params)

@@ -24,7 +24,7 @@ from tests.tolerances import (
     assert_close,
 )
 
-LARGE_CONFIGS: dict[str, dict[str, Any]] = {
+LARGE_CONFIGS = {
     "plain": {},
     "one head": {"num_heads": 1, "chunk_size": 5},
     "wide values": {"v_dim_factor": 2.0, "qk_dim_factor": 1.0},
@@ -36,7 +36,7 @@ LARGE_CONFIGS: dict[str, dict[str, Any]] = {
     "odd sizes": {"hidden_size": 18, "num_heads": 3, "vocab_size": 7, "chunk_size": 64},
 }
 NARROW = {"round_proj_up_to_multiple_of": 8}
-V1_CONFIGS: dict[str, dict[str, Any]] = {
+V1_CONFIGS = {
     "mixed": {},
     "mLSTM alone, tied, with biases": {
         "slstm_at": [],
@@ -78,11 +78,11 @@ DROPPING = {
     "slstm_block": {"slstm": {"num_heads": 2}, "feedforward": {"dropout": 0.4, **NARROW}},
 }
 Model = Callable[[], Any]
-LARGE: dict[str, Model] = {name: partial(config, **c) for name, c in LARGE_CONFIGS.items()}
-V1: dict[str, Model] = {f"v1, {name}": partial(v1_config, **c) for name, c in V1_CONFIGS.items()}
+LARGE = {name: partial(config, **c) for name, c in LARGE_CONFIGS.items()}
+V1 = {f"v1, {name}": partial(v1_config, **c) for name, c in V1_CONFIGS.items()}
 
 
-def assert_reference(twin: Twin, cfg: Any, params: Any, tokens: Any, labels: Any) -> None:
+def assert_reference(twin, cfg, params, tokens, labels):
     """Loss and every gradient are those of the float64 reference."""
     expected_loss, expected = lm_numpy.differentiate(cfg, params, tokens, labels)
     loss, grads = twin.loss_and_grads(cfg, params, tokens, labels)
@@ -93,9 +93,7 @@ def assert_reference(twin: Twin, cfg: Any, params: Any, tokens: Any, labels: Any
 
 @pytest.mark.slow
 @in_pairs(twin=TWINS, model=LARGE | V1, S=[1, 2, 4, 9, 16, 23])
-def test_loss_logits_and_every_gradient_equal_the_float64_reference(
-    twin: Twin, model: Model, S: int
-) -> None:
+def test_loss_logits_and_every_gradient_equal_the_float64_reference(twin, model, S):
     cfg = model()
     params = perturbed_params(cfg, seed=S)
     tokens, labels = batch(cfg, 3, S, seed=S)
@@ -109,14 +107,14 @@ def test_loss_logits_and_every_gradient_equal_the_float64_reference(
 @pytest.mark.slow
 @each_of("twin", [Twin("torch", "metal-emulated"), Twin("mlx", "metal-emulated")])
 @each_of("name", ["v1, mixed", "v1, documents"])
-def test_metal_kernels_give_every_gradient_of_the_float64_reference(twin: Twin, name: str) -> None:
+def test_metal_kernels_give_every_gradient_of_the_float64_reference(twin, name):
     cfg = V1[name]()
     params = perturbed_params(cfg, seed=6)
     assert_reference(twin, cfg, params, *batch(cfg, 2, 9, seed=6))
 
 
 @all_twins
-def test_documents_packed_into_one_sequence_compute_what_they_compute_alone(twin: Twin) -> None:
+def test_documents_packed_into_one_sequence_compute_what_they_compute_alone(twin):
     cfg = config(reset_at_document_boundaries=True, bos_token_id=0)
     params = perturbed_params(cfg, seed=1)
     tokens, _ = batch(cfg, 2, 21, seed=1)
@@ -128,7 +126,7 @@ def test_documents_packed_into_one_sequence_compute_what_they_compute_alone(twin
 
 
 @all_twins
-def test_a_model_at_its_initial_values_equals_the_float64_reference(twin: Twin) -> None:
+def test_a_model_at_its_initial_values_equals_the_float64_reference(twin):
     # The input gate is nearly closed there, so that both eps matter.
     cfg = config()
     params = init_params(cfg, seed=0)
@@ -146,9 +144,7 @@ def test_a_model_at_its_initial_values_equals_the_float64_reference(twin: Twin) 
     chunk_size=st.integers(1, 20),
     seed=st.integers(0, 2**16),
 )
-def test_the_cell_equals_its_reference_at_any_size(
-    twin: Twin, B: int, S: int, NH: int, DK: int, DV: int, chunk_size: int, seed: int
-) -> None:
+def test_the_cell_equals_its_reference_at_any_size(twin, B, S, NH, DK, DV, chunk_size, seed):
     inputs = cell_inputs(B, S, NH, DK, DV, seed)
     h, state = twin.op("mlstm_cell", *inputs.values(), chunk_size=chunk_size, eps=1e-6)
     exact = [value.astype(np.float64) for value in inputs.values()]
@@ -159,7 +155,7 @@ def test_the_cell_equals_its_reference_at_any_size(
 
 
 @all_twins
-def test_no_state_means_the_state_of_zeros(twin: Twin) -> None:
+def test_no_state_means_the_state_of_zeros(twin):
     cfg = config()
     params = perturbed_params(cfg, seed=2)
     tokens, _ = batch(cfg, 2, 6, seed=2)
@@ -169,7 +165,7 @@ def test_no_state_means_the_state_of_zeros(twin: Twin) -> None:
 
 
 @all_twins
-def test_the_sum_loss_is_the_mean_loss_times_the_number_of_labels(twin: Twin) -> None:
+def test_the_sum_loss_is_the_mean_loss_times_the_number_of_labels(twin):
     cfg = config()
     params = perturbed_params(cfg, seed=3)
     tokens, labels = batch(cfg, 2, 9, seed=3)
@@ -179,7 +175,7 @@ def test_the_sum_loss_is_the_mean_loss_times_the_number_of_labels(twin: Twin) ->
 
 
 @all_twins
-def test_a_batch_without_labels_has_loss_zero_and_gradients_zero(twin: Twin) -> None:
+def test_a_batch_without_labels_has_loss_zero_and_gradients_zero(twin):
     cfg = config()
     params = perturbed_params(cfg, seed=4)
     tokens, labels = batch(cfg, 2, 5, seed=4)
@@ -190,7 +186,7 @@ def test_a_batch_without_labels_has_loss_zero_and_gradients_zero(twin: Twin) -> 
 
 @pytest.mark.slow
 @all_twins
-def test_dropped_units_are_those_of_the_reference_and_evaluation_drops_none(twin: Twin) -> None:
+def test_dropped_units_are_those_of_the_reference_and_evaluation_drops_none(twin):
     cfg = v1_config(**DROPPING)
     params = perturbed_params(cfg, seed=0)
     tokens, labels = batch(cfg, 2, 7, seed=0)
@@ -209,7 +205,7 @@ def test_dropped_units_are_those_of_the_reference_and_evaluation_drops_none(twin
     assert_close(twin.sum_loss(cfg, params, tokens, labels) / scored, whole, LOSS_F32)
 
 
-def test_dropout_is_where_the_package_has_it() -> None:
+def test_dropout_is_where_the_package_has_it():
     block = "xlstm_block_stack.blocks"
     assert dropout_sites(v1_config(**DROPPING)) == {
         "token_embedding.weight": (16, 0.2),
@@ -224,9 +220,7 @@ def test_dropout_is_where_the_package_has_it() -> None:
 
 @pytest.mark.slow
 @in_pairs(twin=TWINS, model={"plain": config} | V1, parts=[[1] * 11, [3, 1, 5, 2]])
-def test_a_sequence_in_parts_gives_the_logits_and_the_state_of_the_whole(
-    twin: Twin, model: Model, parts: list[int]
-) -> None:
+def test_a_sequence_in_parts_gives_the_logits_and_the_state_of_the_whole(twin, model, parts):
     cfg = model()
     params = perturbed_params(cfg, seed=1)
     tokens, _ = batch(cfg, 2, sum(parts), seed=1)
@@ -243,7 +237,7 @@ def test_a_sequence_in_parts_gives_the_logits_and_the_state_of_the_whole(
 
 
 @all_twins
-def test_documents_in_one_sequence_compute_what_they_compute_alone(twin: Twin) -> None:
+def test_documents_in_one_sequence_compute_what_they_compute_alone(twin):
     cfg = v1_config(reset_at_document_boundaries=True, bos_token_id=0, slstm_at=[0, 2])
     params = perturbed_params(cfg, seed=2)
     rng = np.random.default_rng(2)
@@ -260,14 +254,14 @@ def test_documents_in_one_sequence_compute_what_they_compute_alone(twin: Twin) -
 
 @pytest.mark.slow
 @each_of("model", V1.values(), ids=V1)
-def test_every_gradient_of_the_reference_is_the_change_of_the_loss(model: Model) -> None:
+def test_every_gradient_of_the_reference_is_the_change_of_the_loss(model):
     cfg = model()
     params = {k: v.astype(np.float64) for k, v in perturbed_params(cfg, seed=3).items()}
     assert_slopes(cfg, params)
 
 
 @pytest.mark.slow
-def test_gradients_with_dropout_are_the_change_of_the_loss() -> None:
+def test_gradients_with_dropout_are_the_change_of_the_loss():
     cfg = v1_config(**DROPPING)
     params = {k: v.astype(np.float64) for k, v in perturbed_params(cfg, seed=4).items()}
     assert_slopes(cfg, params, lm.dropout_masks(cfg, (2, 6), seed=7))

@@ -1,13 +1,12 @@
 """An architecture is found by its name or by a path, printed with every field, and changed."""
 
 import json
-from pathlib import Path
 
 import pytest
 
+from mlxhog.base import plain_yaml
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import ConfigError
-from mlxhog.files import plain_yaml
 from mlxhog.models import families
 from mlxhog.models.registry import architectures, fields, is_stored, load_architecture, to_yaml
 from mlxhog.models.xlstm_large import param_count
@@ -15,20 +14,20 @@ from mlxhog.models.xlstm_large import param_count
 SIZES = {"5m": 5e6, "10m": 10e6, "30m": 30e6, "60m": 60e6}
 
 
-def test_tiny_is_the_model_of_the_benchmarks() -> None:
+def test_tiny_is_the_model_of_the_benchmarks():
     cfg = load_architecture("tiny")
     assert (cfg.hidden_size, cfg.num_hidden_layers, cfg.num_heads) == (128, 4, 4)
     assert cfg.vocab_size == 320
     assert param_count(cfg) == 939_680
 
 
-def test_every_architecture_of_the_package_loads() -> None:
+def test_every_architecture_of_the_package_loads():
     assert "tiny" in architectures()
     for name in architectures():
         load_architecture(name)
 
 
-def test_a_yaml_a_config_and_a_checkpoint_directory_are_read(tmp_path: Path) -> None:
+def test_a_yaml_a_config_and_a_checkpoint_directory_are_read(tmp_path):
     cfg = load_architecture("tiny")
     (tmp_path / "config.json").write_text(json.dumps(cfg.to_dict()))
     (tmp_path / "mine.yaml").write_text(
@@ -53,15 +52,13 @@ def test_a_yaml_a_config_and_a_checkpoint_directory_are_read(tmp_path: Path) -> 
         ("config.json", "\udcff", "cannot read the architecture"),
     ],
 )
-def test_a_file_that_is_not_an_architecture_is_refused(
-    tmp_path: Path, file: str, text: str, message: str
-) -> None:
+def test_a_file_that_is_not_an_architecture_is_refused(tmp_path, file, text, message):
     (tmp_path / file).write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(ConfigError, match=message):
         load_architecture(tmp_path / file)
 
 
-def test_an_unknown_name_is_answered_with_its_neighbour() -> None:
+def test_an_unknown_name_is_answered_with_its_neighbour():
     with pytest.raises(ConfigError, match="no architecture 'tinny'.*did you mean 'tiny'"):
         load_architecture("tinny")
     with pytest.raises(ConfigError, match="known are .*tiny"):
@@ -70,7 +67,7 @@ def test_an_unknown_name_is_answered_with_its_neighbour() -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("family", ["xlstm", "xlstm_v1"])
-def test_a_size_is_the_number_of_parameters_within_a_tenth(size: str, family: str) -> None:
+def test_a_size_is_the_number_of_parameters_within_a_tenth(size, family):
     cfg = load_architecture(size if family == "xlstm" else f"{size}-v1")
     assert cfg.model_type == family
     cfg = families.for_tokens(cfg, bos=ByteTokenizer.bos, vocab_size=ByteTokenizer.vocab_size)
@@ -78,9 +75,7 @@ def test_a_size_is_the_number_of_parameters_within_a_tenth(size: str, family: st
 
 
 @pytest.mark.parametrize("name", architectures())
-def test_a_model_printed_as_yaml_is_that_model_with_a_comment_for_every_field(
-    name: str, tmp_path: Path
-) -> None:
+def test_a_model_printed_as_yaml_is_that_model_with_a_comment_for_every_field(name, tmp_path):
     cfg = load_architecture(name)
     text = to_yaml(cfg)
     (tmp_path / "mine.yaml").write_text(text)
@@ -90,11 +85,11 @@ def test_a_model_printed_as_yaml_is_that_model_with_a_comment_for_every_field(
     assert set(plain_yaml.loads(text)) >= {"model_type", "vocab_size", "bos_token_id"}
 
 
-def test_no_setting_of_a_family_is_left_without_a_description() -> None:
+def test_no_setting_of_a_family_is_left_without_a_description():
     for name in ("tiny", "7to1-tiny", "mad-7to1"):
         cfg = load_architecture(name)
         described = {one.name.split(".")[0] for one in fields(cfg)}
-        assert described == set(cfg.__dataclass_fields__) - {"extra"}  # type: ignore[attr-defined]
+        assert described == set(cfg.__dataclass_fields__) - {"extra"}
 
 
 @pytest.mark.parametrize(
@@ -107,14 +102,12 @@ def test_no_setting_of_a_family_is_left_without_a_description() -> None:
         ("tiny", None, (128, 4)),
     ],
 )
-def test_fields_are_changed_by_either_familys_names(
-    name: str, changes: str | None, sizes: tuple[int, int]
-) -> None:
+def test_fields_are_changed_by_either_familys_names(name, changes, sizes):
     cfg = load_architecture(name, changes)
     assert (cfg.hidden_size, cfg.num_hidden_layers) == sizes
 
 
-def test_what_a_change_does_not_name_stays() -> None:
+def test_what_a_change_does_not_name_stays():
     before, after = load_architecture("160m"), load_architecture("160m", "num_heads=6")
     assert before.to_dict() | {"num_heads": 6} == after.to_dict()
 
@@ -137,21 +130,21 @@ def test_what_a_change_does_not_name_stays() -> None:
         ("tiny", "hidden_size", "'hidden_size' is not NAME=VALUE"),
     ],
 )
-def test_a_change_that_cannot_be_made_is_refused(name: str, changes: str, message: str) -> None:
+def test_a_change_that_cannot_be_made_is_refused(name, changes, message):
     with pytest.raises(ConfigError) as caught:
         load_architecture(name, changes)
     assert message in str(caught.value)
     assert f"model {name} with --set" in str(caught.value)
 
 
-def test_ids_of_a_config_that_a_smaller_vocabulary_lacks_are_dropped() -> None:
+def test_ids_of_a_config_that_a_smaller_vocabulary_lacks_are_dropped():
     large = load_architecture("160m")
     assert large.to_dict()["eos_token_id"] == 2
     small = families.for_tokens(large, bos=0, vocab_size=2).to_dict()
     assert (small["eos_token_id"], small["pad_token_id"], small["bos_token_id"]) == (None, 1, 0)
 
 
-def test_a_checkpoints_sizes_are_fixed_and_those_of_a_name_or_yaml_are_not(tmp_path: Path) -> None:
+def test_a_checkpoints_sizes_are_fixed_and_those_of_a_name_or_yaml_are_not(tmp_path):
     assert is_stored(tmp_path)
     assert is_stored("model/config.json")
     assert not is_stored("tiny")

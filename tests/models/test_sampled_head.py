@@ -1,7 +1,5 @@
 """Which words a sampled loss is taken over."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,9 +13,7 @@ LABELS = np.array([[3, 7, IGNORED], [3, 0, 7]], np.int32)
 
 
 @given(st.lists(st.floats(1e-3, 1e6), min_size=1, max_size=40), st.integers(0, 50))
-def test_probabilities_are_at_most_one_add_up_and_follow_the_weights(
-    weights: list[float], n: int
-) -> None:
+def test_probabilities_are_at_most_one_add_up_and_follow_the_weights(weights, n):
     w = np.array(weights)
     share = inclusion(w, n)
     assert ((share >= 0) & (share <= 1)).all()
@@ -33,16 +29,14 @@ def test_probabilities_are_at_most_one_add_up_and_follow_the_weights(
     st.integers(0, 50),
     st.floats(0, 1, exclude_max=True),
 )
-def test_as_many_different_words_are_drawn_as_were_asked_for(
-    weights: list[float], n: int, start: float
-) -> None:
+def test_as_many_different_words_are_drawn_as_were_asked_for(weights, n, start):
     chosen = systematic(inclusion(np.array(weights), n), start)
     assert len(chosen) == min(n, len(weights))
     assert len(np.unique(chosen)) == len(chosen)
 
 
 @pytest.mark.slow
-def test_words_are_drawn_as_often_as_their_probability_says() -> None:
+def test_words_are_drawn_as_often_as_their_probability_says():
     head, draws = SampledHead.of_counts(4, COUNTS), 4000
     counts, stated = np.zeros(10), np.zeros(10)
     for seed in range(draws):
@@ -54,7 +48,7 @@ def test_words_are_drawn_as_often_as_their_probability_says() -> None:
     assert (np.abs(counts / draws - stated) <= 4.5 * error).all()
 
 
-def test_candidates_are_the_targets_and_other_words_and_labels_point_at_them() -> None:
+def test_candidates_are_the_targets_and_other_words_and_labels_point_at_them():
     result = SampledHead.of_counts(4, COUNTS).draw(LABELS, seed=5)
     assert result.count == len(result.ids) == 7
     assert (np.diff(result.ids) > 0).all()
@@ -64,7 +58,7 @@ def test_candidates_are_the_targets_and_other_words_and_labels_point_at_them() -
     assert (result.log_inclusion[np.isin(result.ids, LABELS)] == 0).all()
 
 
-def test_the_same_seed_draws_the_same_words_and_another_seed_others() -> None:
+def test_the_same_seed_draws_the_same_words_and_another_seed_others():
     head = SampledHead.of_counts(4, COUNTS)
     ids = [head.draw(LABELS, seed).ids.tolist() for seed in (1, 1, 2, 3)]
     assert ids[0] == ids[1]
@@ -72,7 +66,7 @@ def test_the_same_seed_draws_the_same_words_and_another_seed_others() -> None:
 
 
 @pytest.mark.slow
-def test_a_sampled_sum_over_the_vocabulary_is_right_on_average() -> None:
+def test_a_sampled_sum_over_the_vocabulary_is_right_on_average():
     head, values = SampledHead.of_counts(4, COUNTS), np.exp(np.linspace(-1, 2, 10))
     estimates = []
     for seed in range(4000):
@@ -83,13 +77,13 @@ def test_a_sampled_sum_over_the_vocabulary_is_right_on_average() -> None:
 
 
 @pytest.mark.parametrize("n", [7, 50])
-def test_enough_draws_take_every_word_as_it_is(n: int) -> None:
+def test_enough_draws_take_every_word_as_it_is(n):
     result = SampledHead.of_counts(n, COUNTS).draw(LABELS, seed=0)
     assert result.ids.tolist() == list(range(10))
     assert not result.log_inclusion.any()
 
 
-def test_a_batch_without_targets_has_candidates_and_no_labels() -> None:
+def test_a_batch_without_targets_has_candidates_and_no_labels():
     result = SampledHead.of_counts(4, COUNTS).draw(np.full((1, 3), IGNORED, np.int32), seed=0)
     assert result.count == 4
     assert (result.labels == IGNORED).all()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mlxhog._native import ops
 from mlxhog.models.ops.reference import layers_numpy, recurrences_numpy
-from tests.models.twins import TWINS, Twin
+from tests.models.twins import TWINS
 from tests.pairs import each_of, in_pairs
 from tests.tolerances import SEQUENCE_F32, SEQUENCE_GRADIENT_F32, assert_close
 
@@ -23,7 +23,7 @@ Array = NDArray[Any]
 twins = each_of("twin", TWINS.values(), ids=TWINS)
 
 
-def draw(*shape: int, seed: int = 0) -> Array:
+def draw(*shape, seed=0):
     return np.random.default_rng((seed, *shape)).standard_normal(shape).astype(np.float32)
 
 
@@ -37,29 +37,17 @@ class Case:
     fixed: dict[str, Any] = field(default_factory=dict)  # arrays without a gradient, and numbers
     form: dict[str, Any] = field(default_factory=dict)  # what the reference does not take
 
-    def expected(self, **inputs: Array) -> tuple[Array, ...]:
+    def expected(self, **inputs):
         wide = {name: x.astype(np.float64) for name, x in inputs.items()}
         result = self.reference(**wide, **self.fixed)
         return result if isinstance(result, tuple) else (result,)
 
-    def result(self, twin: Twin) -> tuple[Array, ...]:
+    def result(self, twin):
         result = twin.op(self.op, **self.inputs, **self.fixed, **self.form)
         return result if isinstance(result, tuple) else (result,)
 
 
-def decay(
-    B: int,
-    S: int,
-    NH: int,
-    DK: int,
-    DV: int,
-    *,
-    scalar: bool = False,
-    speed: float = 0.3,
-    chunk: int = 8,
-    state: bool = True,
-    by_value: bool = False,
-) -> Case:
+def decay(B, S, NH, DK, DV, *, scalar=False, speed=0.3, chunk=8, state=True, by_value=False):
     """q, k, v and the decay of a linear recurrence; `speed` is that of forgetting."""
     inputs = {
         "q": draw(B, S, NH, DV if by_value else DK),
@@ -74,9 +62,7 @@ def decay(
     return Case("decay_cell", reference, inputs, fixed, {"chunk_size": chunk})
 
 
-def regression(
-    B: int, S: int, NH: int, D: int, *, speed: float = 0.3, chunk: int = 8, state: bool = True
-) -> Case:
+def regression(B, S, NH, D, *, speed=0.3, chunk=8, state=True):
     """q, unit keys and a ridge; `speed` is that of forgetting."""
     inputs = {
         "q": draw(B, S, NH, D),
@@ -91,7 +77,7 @@ def regression(
     return Case("regression_cell", recurrences_numpy.regression_cell, inputs, {}, form)
 
 
-def unit_keys(*shape: int, alike: bool = False) -> Array:
+def unit_keys(*shape, alike=False):
     """Keys of length 1, (B, S, NH, DK); nearly equal ones of a head with `alike`."""
     k = draw(*shape, seed=1)
     if alike:
@@ -99,18 +85,7 @@ def unit_keys(*shape: int, alike: bool = False) -> Array:
     return k / np.sqrt((k * k).sum(-1, keepdims=True))
 
 
-def delta(
-    B: int,
-    S: int,
-    NH: int,
-    DK: int,
-    DV: int,
-    *,
-    speed: float = 0.3,
-    chunk: int = 8,
-    alike: bool = False,
-    state: bool = True,
-) -> Case:
+def delta(B, S, NH, DK, DV, *, speed=0.3, chunk=8, alike=False, state=True):
     """q, unit keys, v and the gates of the delta rule; `alike` makes all keys of a head equal."""
     inputs = {
         "q": draw(B, S, NH, DK),
@@ -124,19 +99,7 @@ def delta(
     return Case("delta_cell", recurrences_numpy.delta_cell, inputs, {}, {"chunk_size": chunk})
 
 
-def dplr(
-    B: int,
-    S: int,
-    NH: int,
-    DK: int,
-    DV: int,
-    *,
-    speed: float = 0.3,
-    chunk: int = 8,
-    own: bool = True,
-    alike: bool = False,
-    state: bool = True,
-) -> Case:
+def dplr(B, S, NH, DK, DV, *, speed=0.3, chunk=8, own=True, alike=False, state=True):
     """q, v, the decay and unit keys to read; `own` removes elsewhere than it writes."""
     read = unit_keys(B, S, NH, DK, alike=alike)
     rate = 1 / (1 + np.exp(-draw(B, S, NH, DK, seed=5)))
@@ -154,7 +117,7 @@ def dplr(
     return Case("dplr_cell", recurrences_numpy.dplr_cell, inputs, {}, {"chunk_size": chunk})
 
 
-def scan(B: int, S: int, C: int, N: int, *, speed: float = 0.3, state: bool = True) -> Case:
+def scan(B, S, C, N, *, speed=0.3, state=True):
     """u, dt and the matrices of a selective scan; `speed` is the largest dt."""
     inputs = {
         "u": draw(B, S, C),
@@ -168,36 +131,27 @@ def scan(B: int, S: int, C: int, N: int, *, speed: float = 0.3, state: bool = Tr
     return Case("selective_scan", recurrences_numpy.selective_scan, inputs)
 
 
-def attention(
-    B: int,
-    S: int,
-    L: int,
-    NH: int,
-    DH: int,
-    *,
-    window: int | None = None,
-    lengths: tuple[int, ...] | None = None,
-) -> Case:
+def attention(B, S, L, NH, DH, *, window=None, lengths=None):
     """Queries of the last S of L positions."""
     inputs = {
         "q": draw(B, S, NH, DH),
         "k": draw(B, L, NH, DH, seed=1),
         "v": draw(B, L, NH, DH, seed=2),
     }
-    fixed: dict[str, Any] = {"window": window}
+    fixed = {"window": window}
     if lengths is not None:
         fixed["lengths"] = np.array(lengths, np.int32)
     return Case("attention", layers_numpy.attention, inputs, fixed)
 
 
-def rope(B: int, S: int, NH: int, DH: int, offset: tuple[int, ...] | None = None) -> Case:
-    fixed: dict[str, Any] = {"base": 100.0}
+def rope(B, S, NH, DH, offset=None):
+    fixed = {"base": 100.0}
     if offset is not None:
         fixed["offset"] = np.array(offset, np.int32)
     return Case("rope", layers_numpy.rope, {"x": draw(B, S, NH, DH)}, fixed)
 
 
-def long_conv(B: int, S: int, C: int, J: int) -> Case:
+def long_conv(B, S, C, J):
     inputs = {"x": draw(B, S, C), "f": draw(C, J, seed=1)}
     return Case("long_conv", layers_numpy.long_conv, inputs)
 
@@ -264,7 +218,7 @@ cases = each_of("case", CASES.values(), ids=CASES)
 @pytest.mark.slow
 @twins
 @cases
-def test_an_operator_equals_its_reference_position_by_position(twin: Twin, case: Case) -> None:
+def test_an_operator_equals_its_reference_position_by_position(twin, case):
     for result, expected in zip(case.result(twin), case.expected(**case.inputs), strict=True):
         assert_close(result, expected, SEQUENCE_F32)
 
@@ -272,10 +226,10 @@ def test_an_operator_equals_its_reference_position_by_position(twin: Twin, case:
 @pytest.mark.slow
 @twins
 @cases
-def test_every_gradient_equals_central_differences(twin: Twin, case: Case) -> None:
+def test_every_gradient_equals_central_differences(twin, case):
     weights = [draw(*y.shape, seed=9) for y in case.expected(**case.inputs)]
 
-    def scalar(ops: Any, p: Any) -> Any:
+    def scalar(ops, p):
         fixed = {
             name: twin.array(x) if isinstance(x, np.ndarray) else x
             for name, x in case.fixed.items()
@@ -285,7 +239,7 @@ def test_every_gradient_equals_central_differences(twin: Twin, case: Case) -> No
         pairs = zip(result, weights, strict=True)
         return sum((y * twin.array(w)).sum() for y, w in pairs)
 
-    def loss(**inputs: Array) -> float:
+    def loss(**inputs):
         pairs = zip(case.expected(**inputs), weights, strict=True)
         return float(sum((y * w).sum() for y, w in pairs))
 
@@ -301,7 +255,7 @@ def test_every_gradient_equals_central_differences(twin: Twin, case: Case) -> No
         assert_close(result / size, expected / size, SEQUENCE_GRADIENT_F32, label=name)
 
 
-def _moved(inputs: dict[str, Array], name: str, direction: Array, step: float) -> dict[str, Array]:
+def _moved(inputs, name, direction, step):
     return inputs | {name: inputs[name].astype(np.float64) + step * direction}
 
 
@@ -316,9 +270,7 @@ def _moved(inputs: dict[str, Array], name: str, direction: Array, step: float) -
         "and removal by the key": partial(dplr, own=False),
     },
 )
-def test_a_head_that_forgets_at_any_speed_is_computed_exactly(
-    twin: Twin, speed: float, make: Callable[..., Case]
-) -> None:
+def test_a_head_that_forgets_at_any_speed_is_computed_exactly(twin, speed, make):
     case = make(2, 33, 2, 4, 4, speed=speed, chunk=32)
     for result, expected in zip(case.result(twin), case.expected(**case.inputs), strict=True):
         assert_close(result, expected, SEQUENCE_F32)
@@ -330,7 +282,7 @@ def test_a_head_that_forgets_at_any_speed_is_computed_exactly(
 
 
 @twins
-def test_a_regression_of_one_step_goes_along_the_query(twin: Twin) -> None:
+def test_a_regression_of_one_step_goes_along_the_query(twin):
     case = regression(2, 5, 2, 6)
     q, ridge = case.inputs["q"].copy(), case.inputs["ridge"]
     q[:, 2] = 0
@@ -346,9 +298,7 @@ def test_a_regression_of_one_step_goes_along_the_query(twin: Twin) -> None:
 @twins
 @each_of("speed", [10.0, 1e4])
 @each_of("make", [delta, scan])
-def test_the_other_recurrences_do_not_overflow_either(
-    twin: Twin, make: Callable[..., Case], speed: float
-) -> None:
+def test_the_other_recurrences_do_not_overflow_either(twin, make, speed):
     case = make(2, 33, 4, 4, 4, speed=speed) if make is delta else make(2, 33, 4, 4, speed=speed)
     for result, expected in zip(case.result(twin), case.expected(**case.inputs), strict=True):
         assert_close(result, expected, SEQUENCE_F32)
@@ -365,7 +315,7 @@ def test_the_other_recurrences_do_not_overflow_either(
     },
     chunk=[1, 2, 16, 32],
 )
-def test_the_length_of_chunks_is_only_a_form(twin: Twin, case: Case, chunk: int) -> None:
+def test_the_length_of_chunks_is_only_a_form(twin, case, chunk):
     result = twin.op(case.op, **case.inputs, **case.fixed, chunk_size=chunk)
     for one, expected in zip(result, case.result(twin), strict=True):
         assert_close(one, expected, SEQUENCE_F32)
@@ -373,7 +323,7 @@ def test_the_length_of_chunks_is_only_a_form(twin: Twin, case: Case, chunk: int)
 
 @twins
 @cases
-def test_a_position_that_is_not_finite_changes_no_bit_before_it(twin: Twin, case: Case) -> None:
+def test_a_position_that_is_not_finite_changes_no_bit_before_it(twin, case):
     twin = replace(twin, guarded=True)
     expected, *_ = case.result(twin)
     S = expected.shape[1]

@@ -1,7 +1,5 @@
 """The sLSTM cell of every twin and kind of kernels is the recorded and the float64 cell."""
 
-from typing import Any
-
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -14,7 +12,6 @@ from tests.models.slstm import (
     CASES,
     INPUTS,
     STATE,
-    Array,
     slstm_case,
     slstm_inputs,
     slstm_state,
@@ -41,7 +38,7 @@ OF_STATE = tuple(f"{letter}0" for letter in STATE)
 NAMES = (*INPUTS, *OF_STATE)
 
 
-def starts_of(*documents: list[int], S: int) -> Array:
+def starts_of(*documents, S):
     """(B, S) uint8: 1 at the first positions given for each sequence."""
     starts = np.zeros((len(documents), S), np.uint8)
     for row, positions in zip(starts, documents, strict=True):
@@ -50,7 +47,7 @@ def starts_of(*documents: list[int], S: int) -> Array:
 
 
 @all_cases
-def test_the_float64_reference_reproduces_the_recorded_states_and_gradients(name: str) -> None:
+def test_the_float64_reference_reproduces_the_recorded_states_and_gradients(name):
     case = slstm_case(name)
     state = [x.astype(np.float64) for x in case.state]
     states, backward = slstm_cell(*wide(case.inputs).values(), state=state)
@@ -64,7 +61,7 @@ def test_the_float64_reference_reproduces_the_recorded_states_and_gradients(name
 
 
 @each_of("packed", [False, True], ids=["one document", "packed"])
-def test_the_float64_gradient_is_the_slope_of_outputs_and_last_states(packed: bool) -> None:
+def test_the_float64_gradient_is_the_slope_of_outputs_and_last_states(packed):
     B, S, NH, DH = 2, 5, 2, 3
     values = wide(slstm_inputs(B, S, NH, DH))
     values |= dict(zip(OF_STATE, slstm_state(B, NH, DH), strict=True))
@@ -72,11 +69,11 @@ def test_the_float64_gradient_is_the_slope_of_outputs_and_last_states(packed: bo
     rng = np.random.default_rng(1)
     dh, d_last = rng.normal(size=(B, S, NH, DH)), rng.normal(size=(4, B, NH, DH))
 
-    def run(x: dict[str, Array]) -> Any:
+    def run(x):
         state = [np.asarray(x[name], np.float64) for name in OF_STATE]
         return slstm_cell(*(x[name] for name in INPUTS), state=state, starts=starts)
 
-    def loss(x: dict[str, Array]) -> float:
+    def loss(x):
         states, _ = run(x)
         last = np.stack(states)[:, :, -1]
         return float((states[0] * dh).sum() + (last * d_last).sum())
@@ -92,7 +89,7 @@ def test_the_float64_gradient_is_the_slope_of_outputs_and_last_states(packed: bo
 
 @all_twins
 @all_cases
-def test_the_output_and_the_last_state_equal_the_recorded_ones(twin: Twin, name: str) -> None:
+def test_the_output_and_the_last_state_equal_the_recorded_ones(twin, name):
     case = slstm_case(name)
     h, last = twin.op("slstm_cell", *case.inputs.values(), state=case.state)
     assert_close(h, case.states[0], SLSTM_F32)
@@ -103,9 +100,9 @@ def test_the_output_and_the_last_state_equal_the_recorded_ones(twin: Twin, name:
 @pytest.mark.slow
 @all_twins
 @all_cases
-def test_one_position_at_a_time_passes_through_every_recorded_state(twin: Twin, name: str) -> None:
+def test_one_position_at_a_time_passes_through_every_recorded_state(twin, name):
     case = slstm_case(name)
-    state: Any = case.state
+    state = case.state
     for t in range(case.states[0].shape[1]):
         gates = [case.inputs[gate][:, t : t + 1] for gate in "ifzo"]
         h, state = twin.op("slstm_cell", *gates, case.inputs["R"], case.inputs["b"], state=state)
@@ -116,11 +113,11 @@ def test_one_position_at_a_time_passes_through_every_recorded_state(twin: Twin, 
 
 @all_twins
 @all_cases
-def test_every_gradient_equals_the_recorded_one(twin: Twin, name: str) -> None:
+def test_every_gradient_equals_the_recorded_one(twin, name):
     case = slstm_case(name)
     weight = twin.array(case.h_weight)
 
-    def weighted_sum(ops: Any, p: Any) -> Any:
+    def weighted_sum(ops, p):
         state = [p[letter] for letter in OF_STATE]
         h, _ = ops.slstm_cell(*(p[letter] for letter in INPUTS), state=state)
         return (h * weight).sum()
@@ -141,8 +138,8 @@ def test_every_gradient_equals_the_recorded_one(twin: Twin, name: str) -> None:
     packed={"one document": False, "packed": True},
 )
 def test_output_states_and_all_gradients_are_those_of_the_float64_reference(
-    twin: Twin, shape: tuple[int, ...], from_zeros: bool, packed: bool
-) -> None:
+    twin, shape, from_zeros, packed
+):
     B, S, NH, DH = shape
     inputs, state = slstm_inputs(B, S, NH, DH), slstm_state(B, NH, DH)
     if from_zeros:
@@ -160,7 +157,7 @@ def test_output_states_and_all_gradients_are_those_of_the_float64_reference(
     weights = [twin.array(x) for x in (dh, *d_last)]
     given_starts = None if starts is None else twin.array(starts)
 
-    def weighted_sum(ops: Any, p: Any) -> Any:
+    def weighted_sum(ops, p):
         state = [p[letter] for letter in OF_STATE]
         h, last = ops.slstm_cell(
             *(p[letter] for letter in INPUTS), state=state, starts=given_starts
@@ -174,7 +171,7 @@ def test_output_states_and_all_gradients_are_those_of_the_float64_reference(
 
 
 @all_twins
-def test_documents_packed_into_one_sequence_compute_what_they_compute_alone(twin: Twin) -> None:
+def test_documents_packed_into_one_sequence_compute_what_they_compute_alone(twin):
     S, NH, DH = 11, 2, 4
     inputs = slstm_inputs(1, S, NH, DH)
     whole, last = twin.op("slstm_cell", *inputs.values(), starts=starts_of([0, 3, 4], S=S))
@@ -187,7 +184,7 @@ def test_documents_packed_into_one_sequence_compute_what_they_compute_alone(twin
 
 
 @all_twins
-def test_a_document_that_starts_first_forgets_the_given_state(twin: Twin) -> None:
+def test_a_document_that_starts_first_forgets_the_given_state(twin):
     inputs, starts = slstm_inputs(2, 5, 1, 3), np.array([[True] + 4 * [False]] * 2)
     fresh, _ = twin.op("slstm_cell", *inputs.values())
     h, _ = twin.op("slstm_cell", *inputs.values(), state=slstm_state(2, 1, 3), starts=starts)
@@ -195,7 +192,7 @@ def test_a_document_that_starts_first_forgets_the_given_state(twin: Twin) -> Non
 
 
 @all_twins
-def test_a_sequence_beside_others_computes_what_it_computes_alone(twin: Twin) -> None:
+def test_a_sequence_beside_others_computes_what_it_computes_alone(twin):
     inputs, state = slstm_inputs(2, 6, 2, 3), slstm_state(2, 2, 3)
     for part in state:
         part[0] = 0  # only one of the two begins at its first step
@@ -208,17 +205,17 @@ def test_a_sequence_beside_others_computes_what_it_computes_alone(twin: Twin) ->
 
 
 @all_twins
-def test_gradients_flow_through_the_state_of_one_call_into_the_next(twin: Twin) -> None:
+def test_gradients_flow_through_the_state_of_one_call_into_the_next(twin):
     inputs = slstm_inputs(2, 12, 2, 5)
     weight = twin.array(np.random.default_rng(3).normal(size=(2, 5, 2, 5)))
 
-    def in_two_calls(ops: Any, p: Any) -> Any:
+    def in_two_calls(ops, p):
         R, b = p["R"], p["b"]
         _, state = ops.slstm_cell(*(p[gate][:, :7] for gate in "ifzo"), R, b)
         h, _ = ops.slstm_cell(*(p[gate][:, 7:] for gate in "ifzo"), R, b, state=state)
         return (h * weight).sum()
 
-    def in_one(ops: Any, p: Any) -> Any:
+    def in_one(ops, p):
         return (ops.slstm_cell(*p.values())[0][:, 7:] * weight).sum()
 
     grads, expected = twin.op_grads(in_two_calls, inputs), twin.op_grads(in_one, inputs)
@@ -227,10 +224,10 @@ def test_gradients_flow_through_the_state_of_one_call_into_the_next(twin: Twin) 
 
 
 @all_twins
-def test_a_gradient_through_the_last_state_alone_needs_no_output(twin: Twin) -> None:
+def test_a_gradient_through_the_last_state_alone_needs_no_output(twin):
     inputs = slstm_inputs(1, 4, 1, 3)
 
-    def scalar(ops: Any, p: Any) -> Any:
+    def scalar(ops, p):
         _, (_, c, _, _) = ops.slstm_cell(*p.values())
         return (c**3).sum()
 
@@ -242,7 +239,7 @@ def test_a_gradient_through_the_last_state_alone_needs_no_output(twin: Twin) -> 
         assert_close(grads[name], expected, SLSTM_GRADIENT_F32, label=name)
 
 
-def test_the_native_cell_takes_inputs_that_are_not_contiguous() -> None:
+def test_the_native_cell_takes_inputs_that_are_not_contiguous():
     inputs = slstm_inputs(2, 5, 2, 3)
     i, f, z, o, R, b = (torch.tensor(x) for x in inputs.values())
     strided = [torch.stack([x, x], -1)[..., 0].requires_grad_() for x in (i, f, z, o)]
@@ -254,7 +251,7 @@ def test_the_native_cell_takes_inputs_that_are_not_contiguous() -> None:
     assert all(x.grad is not None for x in strided)
 
 
-def test_the_native_cell_refuses_other_types_than_float32() -> None:
+def test_the_native_cell_refuses_other_types_than_float32():
     inputs = wide(slstm_inputs(1, 2, 1, 2))
     with pytest.raises(TypeError):
         NATIVE_TORCH.slstm_cell(*(torch.tensor(x) for x in inputs.values()))

@@ -1,7 +1,5 @@
 """Names and layouts of other packages, and back, without an element changed."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import json
@@ -23,7 +21,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "xlstm"
 
 
 @pytest.mark.parametrize("prefix", ["param.", "grad."])
-def test_the_recorded_fused_case_splits_into_our_parameters_and_back(prefix: str) -> None:
+def test_the_recorded_fused_case_splits_into_our_parameters_and_back(prefix):
     config = json.loads((GOLDEN / "large_d_fused.json").read_text())["config"]
     recorded = load_file(GOLDEN / "large_d_fused.safetensors")
     theirs = {k.removeprefix(prefix): v for k, v in recorded.items() if k.startswith(prefix)}
@@ -39,7 +37,7 @@ def test_the_recorded_fused_case_splits_into_our_parameters_and_back(prefix: str
 
 
 @pytest.mark.parametrize("use_bias", [False, True])
-def test_the_packages_fused_model_computes_the_same_from_our_fused_arrays(use_bias: bool) -> None:
+def test_the_packages_fused_model_computes_the_same_from_our_fused_arrays(use_bias):
     sizes = {"use_bias": use_bias, "add_out_norm": False, "v_dim_factor": 2.0}
     single, fused = peers.large(**sizes), peers.large(**sizes, weight_mode="fused")
     model = families.read(vars(single.config))
@@ -50,7 +48,7 @@ def test_the_packages_fused_model_computes_the_same_from_our_fused_arrays(use_bi
         assert_close(fused(peers.TOKENS)[0].numpy(), single(peers.TOKENS)[0].numpy(), LOGITS_F32)
 
 
-def test_the_cuda_layout_of_an_slstm_cell_is_told_by_its_shape_and_reordered() -> None:
+def test_the_cuda_layout_of_an_slstm_cell_is_told_by_its_shape_and_reordered():
     package = peers.v1([0, 1])
     vanilla = peers.state(package)
     cuda = dict(vanilla)
@@ -71,13 +69,13 @@ def test_the_cuda_layout_of_an_slstm_cell_is_told_by_its_shape_and_reordered() -
     assert_same(translation.to_xlstm(vanilla, model, slstm="cuda"), cuda)
 
 
-def assert_same(arrays: translation.Arrays, expected: translation.Arrays) -> None:
+def assert_same(arrays, expected):
     assert arrays.keys() == expected.keys()
     for name, array in expected.items():
         np.testing.assert_array_equal(arrays[name], array, err_msg=name)
 
 
-def test_an_unknown_name_and_a_foreign_shape_pass_through() -> None:
+def test_an_unknown_name_and_a_foreign_shape_pass_through():
     model = families.read(vars(peers.large().config))
     arrays = {
         "backbone.blocks.0.mlstm_layer.qkv_opreact.weight": np.zeros((7, 64)),

@@ -61,9 +61,7 @@ PARAMS = init_params(CFG, seed=0)
 
 
 @each_of(("name", "std"), NORMALS.items())
-def test_matrices_are_normal_with_the_standard_deviation_of_the_package(
-    name: str, std: float
-) -> None:
+def test_matrices_are_normal_with_the_standard_deviation_of_the_package(name, std):
     value = PARAMS[name]
     error = 4 / math.sqrt(value.size)  # four standard errors of a mean
     assert abs(value.mean()) < error * std
@@ -72,9 +70,7 @@ def test_matrices_are_normal_with_the_standard_deviation_of_the_package(
 
 
 @each_of(("name", "bound"), UNIFORMS.items())
-def test_convolutions_and_the_standard_recurrent_matrix_are_uniform(
-    name: str, bound: float
-) -> None:
+def test_convolutions_and_the_standard_recurrent_matrix_are_uniform(name, bound):
     value = PARAMS[name]
     error = 4 / math.sqrt(value.size)
     assert abs(value.mean()) < error * bound
@@ -83,24 +79,24 @@ def test_convolutions_and_the_standard_recurrent_matrix_are_uniform(
 
 
 @each_of("name", ZEROS)
-def test_norms_gates_and_biases_start_at_zero(name: str) -> None:
+def test_norms_gates_and_biases_start_at_zero(name):
     assert not PARAMS[name].any()
 
 
-def test_an_input_gate_starts_about_zero_and_the_skip_at_one() -> None:
+def test_an_input_gate_starts_about_zero_and_the_skip_at_one():
     bias = PARAMS[f"{MLSTM}.xlstm.mlstm_cell.igate.bias"]
     assert 0 < np.abs(bias).max() < 0.5
     np.testing.assert_array_equal(PARAMS[f"{MLSTM}.xlstm.learnable_skip"], np.ones(2 * D))
 
 
 @pytest.mark.parametrize("init", ["slstm_powerlaw:3:1.6", "slstm_linspace:3:5.0:9.0"])
-def test_one_unit_in_a_head_takes_the_first_forget_bias(init: str) -> None:
+def test_one_unit_in_a_head_takes_the_first_forget_bias(init):
     bias = initial_value(ParamSpec("b", (4 * 3,), init), seed=0)
     np.testing.assert_array_equal(bias.reshape(4, 3), [[0] * 3, [5] * 3, [0] * 3, [0] * 3])
 
 
 @pytest.mark.parametrize("name", ["standard", "zeros"])
-def test_the_other_biases_of_the_slstm_are_uniform_or_zero(name: str) -> None:
+def test_the_other_biases_of_the_slstm_are_uniform_or_zero(name):
     cfg = XLSTMV1Config.from_dict(
         CFG.to_dict() | {"slstm_block": {"slstm": {"bias_init": name}}}, strict=False
     )

@@ -4,7 +4,6 @@ Wanted numbers come from the recorded components and from the float64 layers of
 `ops/reference/layers_numpy.py`, whose gradients are checked against central differences here.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -35,21 +34,21 @@ CONVS = [(2, 9, 24, 4), (1, 2, 5, 4), (3, 7, 3, 1), (1, 1, 33, 3), (2, 1, 16, 1)
 activation_names = each_of("activation", ACTIVATIONS)
 
 
-def draw(*shape: int, seed: int = 0) -> Array:
+def draw(*shape, seed=0):
     return np.random.default_rng((seed, *shape)).standard_normal(shape).astype(np.float32)
 
 
-def wide(inputs: dict[str, Array]) -> dict[str, Array]:
+def wide(inputs):
     return {name: x.astype(np.float64) for name, x in inputs.items()}
 
 
 @pytest.fixture(scope="module")
-def recorded() -> dict[str, Array]:
+def recorded():
     return load_file(FOLDER / "components.safetensors")
 
 
 @convolving
-def test_the_recorded_components_are_reproduced(twin: Twin, recorded: dict[str, Array]) -> None:
+def test_the_recorded_components_are_reproduced(twin, recorded):
     t = recorded
     y, _ = twin.op("causal_conv", t["x"], t["conv.weight"], t["conv.bias"], silu=False)
     assert_close(y, t["conv.y"], OP_F32, label="conv")
@@ -62,7 +61,7 @@ def test_the_recorded_components_are_reproduced(twin: Twin, recorded: dict[str, 
     assert_close(y, expected, OP_F32, label="head_norm")
 
 
-def conv_inputs(shape: tuple[int, ...], *, packed: bool) -> tuple[dict[str, Array], Array | None]:
+def conv_inputs(shape, *, packed):
     """x, w, b, state, and the starts of documents."""
     B, S, C, K = shape
     inputs = {"x": draw(B, S, C), "w": draw(C, 1, K), "b": draw(C), "state": draw(B, K - 1, C)}
@@ -72,9 +71,7 @@ def conv_inputs(shape: tuple[int, ...], *, packed: bool) -> tuple[dict[str, Arra
 
 @pytest.mark.slow
 @in_pairs(twin=CONVOLVING, shape=CONVS, packed=[False, True], silu=[False, True])
-def test_causal_conv_and_its_gradients(
-    twin: Twin, shape: tuple[int, ...], packed: bool, silu: bool
-) -> None:
+def test_causal_conv_and_its_gradients(twin, shape, packed, silu):
     inputs, starts = conv_inputs(shape, packed=packed)
     dy, dlast = draw(*shape[:3], seed=1), draw(*inputs["state"].shape, seed=2)
     wanted_y, wanted_last, back = layers_numpy.causal_conv(**wide(inputs), starts=starts, silu=silu)
@@ -82,7 +79,7 @@ def test_causal_conv_and_its_gradients(
     assert_close(y, wanted_y, OP_F32)
     np.testing.assert_array_equal(last, wanted_last.astype(np.float32))
 
-    def scalar(ops: Any, p: Any) -> Any:
+    def scalar(ops, p):
         flags = None if starts is None else twin.array(starts)
         y, last = ops.causal_conv(**p, starts=flags, silu=silu)
         return (y * twin.array(dy)).sum() + (last * twin.array(dlast)).sum()
@@ -95,7 +92,7 @@ def test_causal_conv_and_its_gradients(
 
 
 @convolving
-def test_a_convolution_without_a_state_begins_with_zeros(twin: Twin) -> None:
+def test_a_convolution_without_a_state_begins_with_zeros(twin):
     inputs, _ = conv_inputs((2, 6, 8, 4), packed=False)
     inputs["state"][:] = 0
     actual, _ = twin.op("causal_conv", **inputs, silu=True)
@@ -104,7 +101,7 @@ def test_a_convolution_without_a_state_begins_with_zeros(twin: Twin) -> None:
     np.testing.assert_array_equal(y, actual)
     assert last.shape == state.shape
 
-    def scalar(ops: Any, p: Any) -> Any:
+    def scalar(ops, p):
         return (ops.causal_conv(**p, silu=True)[0] ** 2).sum()
 
     assert twin.op_grads(scalar, inputs).keys() == inputs.keys()
@@ -112,7 +109,7 @@ def test_a_convolution_without_a_state_begins_with_zeros(twin: Twin) -> None:
 
 @pytest.mark.slow
 @convolving
-def test_positions_one_at_a_time_with_the_state_equal_the_whole_sequence(twin: Twin) -> None:
+def test_positions_one_at_a_time_with_the_state_equal_the_whole_sequence(twin):
     inputs, starts = conv_inputs((2, 11, 8, 4), packed=True)
     assert starts is not None
     x, state = inputs.pop("x"), inputs.pop("state")
@@ -133,7 +130,7 @@ def test_positions_one_at_a_time_with_the_state_equal_the_whole_sequence(twin: T
 
 
 @convolving
-def test_documents_packed_into_one_sequence_convolve_as_each_alone(twin: Twin) -> None:
+def test_documents_packed_into_one_sequence_convolve_as_each_alone(twin):
     lengths = (1, 5, 2, 1, 6)
     inputs, _ = conv_inputs((1, sum(lengths), 8, 4), packed=False)
     starts = np.zeros((1, sum(lengths)), bool)
@@ -148,7 +145,7 @@ def test_documents_packed_into_one_sequence_convolve_as_each_alone(twin: Twin) -
 
 
 @convolving
-def test_what_an_earlier_document_holds_is_not_even_multiplied(twin: Twin) -> None:
+def test_what_an_earlier_document_holds_is_not_even_multiplied(twin):
     inputs, _ = conv_inputs((1, 8, 4, 4), packed=False)
     inputs["x"][:, :3] = np.nan
     starts = np.zeros((1, 8), bool)
@@ -160,7 +157,7 @@ def test_what_an_earlier_document_holds_is_not_even_multiplied(twin: Twin) -> No
 
 @twins
 @each_of("shape", [(1, 1, 3), (2, 3, 7), (2, 200, 33), (1, 1, 128)], ids=str)
-def test_layer_norm_and_its_gradients(twin: Twin, shape: tuple[int, ...]) -> None:
+def test_layer_norm_and_its_gradients(twin, shape):
     inputs = {"x": draw(*shape), "w": draw(shape[-1])}
     dy = draw(*shape, seed=1)
     unit, back = layers_numpy.layer_norm(inputs["x"].astype(np.float64), 1e-5)
@@ -174,7 +171,7 @@ def test_layer_norm_and_its_gradients(twin: Twin, shape: tuple[int, ...]) -> Non
 
 @twins
 @each_of("shape", [(1, 1, 1, 1), (2, 3, 3, 7), (2, 150, 4, 32)], ids=str)
-def test_head_norm_and_its_gradients(twin: Twin, shape: tuple[int, ...]) -> None:
+def test_head_norm_and_its_gradients(twin, shape):
     flat = (*shape[:2], shape[2] * shape[3])
     inputs = {"h": draw(*shape), "w": draw(flat[2])}
     dy = draw(*flat, seed=1)
@@ -190,7 +187,7 @@ def test_head_norm_and_its_gradients(twin: Twin, shape: tuple[int, ...]) -> None
 
 @twins
 @each_of("shape", [(1, 1, 1, 1), (2, 3, 3, 7), (2, 150, 4, 32)], ids=str)
-def test_head_norm_skip_gate_and_its_gradients(twin: Twin, shape: tuple[int, ...]) -> None:
+def test_head_norm_skip_gate_and_its_gradients(twin, shape):
     flat = (*shape[:2], shape[2] * shape[3])
     inputs = {
         "h": draw(*shape),
@@ -222,16 +219,14 @@ DIAGONALS = [
 
 
 @in_pairs(twin=TWINS, sizes=DIAGONALS, biased=[False, True])
-def test_block_diagonal_and_its_gradients(
-    twin: Twin, sizes: tuple[int, int, list[tuple[int, int, int]]], biased: bool
-) -> None:
+def test_block_diagonal_and_its_gradients(twin, sizes, biased):
     B, S, blocks = sizes
     inputs = {"x": draw(B, S, blocks[0][0] * blocks[0][2])}
     inputs |= {f"w{k}": draw(*block, seed=k) for k, block in enumerate(blocks)}
     if biased:  # all but the first
         inputs |= {f"b{k}": draw(b[0] * b[1], seed=k) for k, b in enumerate(blocks) if k}
 
-    def of(p: Any) -> tuple[list[Any], list[Any] | None]:
+    def of(p):
         weights = [p[f"w{k}"] for k in range(len(blocks))]
         return weights, [p.get(f"b{k}") for k in range(len(blocks))] if biased else None
 
@@ -245,7 +240,7 @@ def test_block_diagonal_and_its_gradients(
         dx, expected[f"w{k}"], expected[f"b{k}"] = back(dy.astype(np.float64))
         expected["x"] += dx
 
-    def scalar(ops: Any, p: Any) -> Any:
+    def scalar(ops, p):
         outs = ops.block_diagonal(p["x"], *of(p))
         return sum((out * twin.array(dy)).sum() for out, dy in zip(outs, dys, strict=True))
 
@@ -256,9 +251,7 @@ def test_block_diagonal_and_its_gradients(
 
 @each_of("twin", TWINS.values(), ids=TWINS)
 @each_of("block", [(4, 32, 32), (16, 4, 4)], ids=str)
-def test_block_diagonal_where_the_framework_multiplies_faster(
-    twin: Twin, block: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_block_diagonal_where_the_framework_multiplies_faster(twin, block, monkeypatch):
     for module in (adapter_torch, adapter_mlx):
         monkeypatch.setattr(module, "FAST_GEMM", False)
     x, w = draw(2, 5, block[0] * block[2]), draw(*block)
@@ -269,7 +262,7 @@ def test_block_diagonal_where_the_framework_multiplies_faster(
 
 @twins
 @activation_names
-def test_an_activation_and_its_gradient(twin: Twin, activation: str) -> None:
+def test_an_activation_and_its_gradient(twin, activation):
     x, dy = 4 * draw(3, 5, 77), draw(3, 5, 77, seed=2)
     y, slope = layers_numpy.activation(activation, x.astype(np.float64))
     assert_close(twin.op("activate", x, activation), y, OP_F32)
@@ -281,7 +274,7 @@ def test_an_activation_and_its_gradient(twin: Twin, activation: str) -> None:
 
 @each_of("x", [-1e20, -1e4, 1e4, 1e20])
 @activation_names
-def test_native_activations_far_out_are_finite_and_nan_stays_nan(activation: str, x: float) -> None:
+def test_native_activations_far_out_are_finite_and_nan_stays_nan(activation, x):
     inputs = np.array([x, np.nan, x], np.float32)
     y, dx = np.empty_like(inputs), np.empty_like(inputs)
     ops.activate(activation_name(activation), inputs, y, threads=1)
@@ -294,7 +287,7 @@ def test_native_activations_far_out_are_finite_and_nan_stays_nan(activation: str
 
 @twins
 @activation_names
-def test_glu_and_its_gradients(twin: Twin, activation: str) -> None:
+def test_glu_and_its_gradients(twin, activation):
     inputs = {"gate": 4 * draw(3, 5, 77), "up": draw(3, 5, 77, seed=1)}
     dy = draw(3, 5, 77, seed=2)
     y, back = layers_numpy.glu(*wide(inputs).values(), activation)
@@ -307,14 +300,14 @@ def test_glu_and_its_gradients(twin: Twin, activation: str) -> None:
 
 
 @twins
-def test_an_activation_that_does_not_exist_is_refused_with_those_that_do(twin: Twin) -> None:
+def test_an_activation_that_does_not_exist_is_refused_with_those_that_do(twin):
     with pytest.raises(ConfigError, match=r"activation is 'tanh'; choose one of gelu, .*, selu"):
         twin.op("glu", draw(2, 3), draw(2, 3), "tanh")
 
 
 @twins
 @each_of("V", [1, 5, 300])
-def test_cross_entropy_without_a_cap_and_its_gradient(twin: Twin, V: int) -> None:
+def test_cross_entropy_without_a_cap_and_its_gradient(twin, V):
     logits, labels = 20 * draw(70, V), np.random.default_rng(V).integers(0, V, 70, np.int32)
     labels[::7] = -100
     x = logits.astype(np.float64)
@@ -335,14 +328,14 @@ def test_cross_entropy_without_a_cap_and_its_gradient(twin: Twin, V: int) -> Non
 
 
 @twins
-def test_norms_of_small_numbers_keep_their_eps(twin: Twin) -> None:
+def test_norms_of_small_numbers_keep_their_eps(twin):
     x, w = 1e-3 * draw(3, 4, 16), draw(16)
     unit, _ = layers_numpy.layer_norm(x.astype(np.float64), 1e-5)
     assert_close(twin.op("layer_norm", x, w, 1e-5), w * unit, OP_F32)
 
 
 @each_of("twin", HALF.values(), ids=HALF)
-def test_inputs_of_16_bits_are_computed_in_float32_and_give_their_own_type(twin: Twin) -> None:
+def test_inputs_of_16_bits_are_computed_in_float32_and_give_their_own_type(twin):
     x, w, b = (a.astype(np.float16) for a in (draw(2, 7, 12), draw(12, 1, 4), draw(12)))
     heads, scale = x.reshape(2, 7, 3, 4), b
     y, last = twin.op("causal_conv", x, w, b, silu=True)
@@ -361,7 +354,7 @@ def test_inputs_of_16_bits_are_computed_in_float32_and_give_their_own_type(twin:
         assert_close(actual, exact, ROUNDED_F16)
 
 
-def differences(scalar: Callable[[dict[str, Array]], float], inputs: dict[str, Array]) -> Any:
+def differences(scalar, inputs):
     """Gradients by central differences."""
     results = {}
     for name, x in inputs.items():
@@ -377,12 +370,12 @@ def differences(scalar: Callable[[dict[str, Array]], float], inputs: dict[str, A
 
 
 @each_of("packed", [False, True])
-def test_the_float64_convolution_differentiates_itself(packed: bool) -> None:
+def test_the_float64_convolution_differentiates_itself(packed):
     inputs, starts = conv_inputs((2, 5, 2, 3), packed=packed)
     inputs = wide(inputs)
     dy, dlast = draw(2, 5, 2, seed=1) / 8, draw(2, 2, 2, seed=2) / 8
 
-    def scalar(p: dict[str, Array]) -> float:
+    def scalar(p):
         y, last, _ = layers_numpy.causal_conv(**p, starts=starts, silu=True)
         return float((y * dy).sum() + (last * dlast).sum())
 
@@ -392,7 +385,7 @@ def test_the_float64_convolution_differentiates_itself(packed: bool) -> None:
         assert_close(grad, expected[name], FINITE_DIFFERENCE, label=name)
 
 
-def test_the_float64_block_diagonal_map_differentiates_itself() -> None:
+def test_the_float64_block_diagonal_map_differentiates_itself():
     inputs = wide({"x": draw(1, 3, 6), "w": draw(2, 2, 3), "b": draw(4)})
     dy = draw(1, 3, 4, seed=1) / 8
     _, back = layers_numpy.block_diagonal(**inputs)
@@ -404,7 +397,7 @@ def test_the_float64_block_diagonal_map_differentiates_itself() -> None:
 
 
 @activation_names
-def test_the_float64_activations_differentiate_themselves(activation: str) -> None:
+def test_the_float64_activations_differentiate_themselves(activation):
     x = draw(40).astype(np.float64)
     _, slope = layers_numpy.activation(activation, x)
     up, _ = layers_numpy.activation(activation, x + 1e-6)
@@ -412,9 +405,7 @@ def test_the_float64_activations_differentiate_themselves(activation: str) -> No
     assert_close(slope, (up - down) / 2e-6, FINITE_DIFFERENCE)
 
 
-def test_the_float64_layers_are_those_of_the_recorded_components(
-    recorded: dict[str, Array],
-) -> None:
+def test_the_float64_layers_are_those_of_the_recorded_components(recorded):
     t = wide(recorded)
     y, _, _ = layers_numpy.causal_conv(t["x"], t["conv.weight"], t["conv.bias"], silu=False)
     assert_close(y, t["conv.y"], OP_F32)

@@ -4,7 +4,7 @@
 """
 
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from mlxhog.models import lm, lm_numpy
-from mlxhog.models.families import ModelConfig, param_spec
+from mlxhog.models.families import param_spec
 from mlxhog.models.ops.kernels import MODULES, choose
 from tests.models.sample import batch
 from tests.pairs import each_of
@@ -36,22 +36,20 @@ class Twin:
     guarded: bool = False
 
     @property
-    def ops(self) -> Any:
+    def ops(self):
         return choose(self.framework, self.kernels, "cpu", guarded=self.guarded)
 
-    def array(self, x: Any) -> Any:
+    def array(self, x):
         """The framework's array; of every array in a tree, in which float64 becomes float32."""
         return _map(x, torch.tensor if self.framework == "torch" else mx.array)
 
-    def numpy(self, x: Any) -> Any:
+    def numpy(self, x):
         """NumPy's array; of every array in a tuple."""
         if isinstance(x, tuple):
             return tuple(self.numpy(value) for value in x)
         return x.detach().numpy() if self.framework == "torch" else np.array(x)
 
-    def logits(
-        self, cfg: ModelConfig, params: Params, tokens: Array, state: Any = None
-    ) -> tuple[Array, list[State]]:
+    def logits(self, cfg, params, tokens, state=None):
         """Logits and last state; `state` as returned by `zero_state` or by an earlier call."""
         p, ids = self.array(params), self.array(tokens)
         y, new = lm.forward(
@@ -64,27 +62,20 @@ class Twin:
         )
         return self.numpy(y), [self.numpy(block) for block in new]
 
-    def zero_state(self, cfg: ModelConfig, B: int) -> list[State]:
+    def zero_state(self, cfg, B):
         return [self.numpy(block) for block in lm.init_state(cfg, B, self.ops.xp)]
 
-    def hidden(self, cfg: ModelConfig, params: Params, tokens: Array) -> list[Array]:
+    def hidden(self, cfg, params, tokens):
         """The residual stream after the embedding and each block, then after the last norm."""
         p, hidden = self.array(params), list[Any]()
         x = lm.embed(cfg, p, self.array(tokens), self.ops.xp)
         lm.forward(cfg, p, x, ops=self.ops, hidden=hidden)
         return [self.numpy(x) for x in hidden]
 
-    def loss_and_grads(
-        self,
-        cfg: ModelConfig,
-        params: Params,
-        tokens: Array,
-        labels: Array,
-        masks: Params | None = None,
-    ) -> tuple[float, dict[str, Array]]:
+    def loss_and_grads(self, cfg, params, tokens, labels, masks=None):
         ids = self.array(tokens)
 
-        def loss_of(p: Any) -> Any:
+        def loss_of(p):
             return lm.loss_from_embedding(
                 cfg,
                 p,
@@ -97,22 +88,20 @@ class Twin:
 
         return self._value_and_grads(loss_of, params)
 
-    def sum_loss(self, cfg: ModelConfig, params: Params, tokens: Array, labels: Array) -> float:
+    def sum_loss(self, cfg, params, tokens, labels):
         p = self.array(params)
         x = lm.embed(cfg, p, self.array(tokens), self.ops.xp)
         return float(lm.sum_loss(cfg, p, x, self.array(labels), ops=self.ops).item())
 
-    def op(self, name: str, *args: Any, **kwargs: Any) -> Any:
+    def op(self, name, *args, **kwargs):
         """Call one of the ops with NumPy arguments."""
         return self.numpy(getattr(self.ops, name)(*self.array(args), **self.array(kwargs)))
 
-    def op_grads(self, scalar: Callable[[Any, Any], Any], inputs: Params) -> dict[str, Array]:
+    def op_grads(self, scalar, inputs):
         """Gradient of `scalar(ops, arrays by name)` with respect to every input that it reaches."""
         return self._value_and_grads(lambda p: scalar(self.ops, p), inputs)[1]
 
-    def _value_and_grads(
-        self, scalar: Callable[[Any], Any], inputs: Params
-    ) -> tuple[float, dict[str, Array]]:
+    def _value_and_grads(self, scalar, inputs):
         arrays = self.array(inputs)
         if self.framework == "mlx":
             value, grads = mx.value_and_grad(scalar)(arrays)
@@ -124,7 +113,7 @@ class Twin:
         return value.item(), {name: self.numpy(grad) for name, grad in grads.items()}
 
 
-def _map(x: Any, convert: Callable[[Array], Any]) -> Any:
+def _map(x, convert):
     """Convert every array in a tree of tuples, lists and mappings; float64 becomes float32."""
     if isinstance(x, np.ndarray):
         return convert(x.astype(np.float32) if x.dtype == np.float64 else x)
@@ -145,12 +134,12 @@ TWINS = {
 all_twins = each_of("twin", TWINS.values(), ids=TWINS)
 
 
-def assert_slopes(cfg: ModelConfig, params: dict[str, Any], masks: Any = None) -> None:
+def assert_slopes(cfg, params, masks=None):
     """Every gradient of the NumPy reference is the change of its loss, with dropout's masks too."""
     tokens, labels = batch(cfg, 2, 6, seed=4)
     rng = np.random.default_rng(5)
 
-    def loss(moved: dict[str, Any]) -> float:
+    def loss(moved):
         return lm_numpy.differentiate(cfg, moved, tokens, labels, masks=masks)[0]
 
     _, grads = lm_numpy.differentiate(cfg, params, tokens, labels, masks=masks)
@@ -161,7 +150,7 @@ def assert_slopes(cfg: ModelConfig, params: dict[str, Any], masks: Any = None) -
         assert_close((grads[name] * way).sum(), slope, FINITE_DIFFERENCE, label=name)
 
 
-def assert_agreement(cfg: ModelConfig, params: Params, tokens: Array, labels: Array) -> None:
+def assert_agreement(cfg, params, tokens, labels):
     """All twins compute the gradients of the plain operators of torch."""
     by_twin = {
         name: twin.loss_and_grads(cfg, params, tokens, labels)[1] for name, twin in TWINS.items()

@@ -1,7 +1,5 @@
 """Layers of the xlstm package, small, with noise on their parameters."""
 
-from typing import Any
-
 import torch
 from xlstm import (
     FeedForwardConfig,
@@ -29,7 +27,7 @@ KERNELS = {
 }
 
 
-def official(kind: str) -> Any:
+def official(kind):
     """The package's module of the same sizes as that of KINDS."""
     torch.manual_seed(1)
     module = _make(kind)
@@ -38,18 +36,18 @@ def official(kind: str) -> Any:
     return module
 
 
-def slstm_config(**changes: Any) -> Any:
+def slstm_config(**changes):
     types = [f"dtype{part}" for part in ("", "_b", "_r", "_w", "_g", "_s", "_a")]
     sizes = {"embedding_dim": 16, "num_heads": 2, "backend": "vanilla"}
     return sLSTMLayerConfig(**sizes, **dict.fromkeys(types, "float32"), **changes)
 
 
-def large_config(**changes: Any) -> Any:
+def large_config(**changes):
     sizes = {"embedding_dim": 16, "num_heads": 2, "num_blocks": 1, "vocab_size": 1}
     return large.xLSTMLargeConfig(**sizes, ffn_round_up_to_multiple_of=8, **KERNELS, **changes)
 
 
-def _make(kind: str) -> Any:
+def _make(kind):
     rounded = {"round_proj_up_to_multiple_of": 8}
     mlstm = mLSTMLayerConfig(embedding_dim=16, num_heads=2, context_length=POSITIONS, **rounded)
     one = {"_num_blocks": 1, "_block_idx": 0}

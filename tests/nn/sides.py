@@ -1,7 +1,6 @@
 """The modules of either framework with NumPy arrays, so that a test says what holds for both."""
 
 import importlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -19,7 +18,7 @@ mx.set_default_device(mx.cpu)
 V1 = {"num_heads": 2, "round_proj_up_to_multiple_of": 8, "chunk_size": 4}
 LARGE = {"variant": "large", "num_heads": 2, "chunk_size": 4}
 FFN = {"round_proj_up_to_multiple_of": 8}
-KINDS: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
+KINDS = {
     "mlstm": ("MLSTM", (16, 16), V1),
     "slstm": ("SLSTM", (16, 16), {"num_heads": 2}),
     "mlstm-large": ("MLSTM", (16, 16), LARGE),
@@ -40,64 +39,56 @@ class Side:
     framework: str
     kernels: str
 
-    def make(self, name: str, *sizes: int, **options: Any) -> Any:
+    def make(self, name, *sizes, **options):
         module = importlib.import_module(f"mlxhog.nn.{self.framework}")
         self.seed(0)
         options = {"batch_first": True, "kernels": self.kernels} | options
         return getattr(module, name)(*sizes, **options)
 
-    def kind(self, kind: str, **options: Any) -> Any:
+    def kind(self, kind, **options):
         """Make one of KINDS, with parameters of which none is special."""
         name, sizes, own = KINDS[kind]
         layer = self.make(name, *sizes, **own, **options)
         self.load(layer, perturbed(self.parameters(layer)))
         return layer
 
-    def seed(self, seed: int) -> None:
+    def seed(self, seed):
         torch.manual_seed(seed)
         mx.random.seed(seed)
 
-    def array(self, x: Any) -> Any:
+    def array(self, x):
         if isinstance(x, tuple):
             return tuple(map(self.array, x))
         if x is None:
             return None
         return torch.tensor(x) if self.framework == "torch" else mx.array(x)
 
-    def numpy(self, x: Any) -> Any:
+    def numpy(self, x):
         if isinstance(x, tuple):
             return tuple(map(self.numpy, x))
         return x.detach().numpy() if self.framework == "torch" else np.array(x)
 
-    def parameters(self, layer: Any) -> dict[str, Array]:
+    def parameters(self, layer):
         if self.framework == "torch":
             return {name: self.numpy(p).copy() for name, p in layer.named_parameters()}
         return {_package(name): self.numpy(p) for name, p in tree_flatten(layer.parameters())}
 
-    def load(self, layer: Any, weights: Mapping[str, Array]) -> None:
+    def load(self, layer, weights):
         if self.framework == "torch":
             layer.load_state_dict({name: torch.tensor(x) for name, x in weights.items()})
         else:
             layer.load_weights(list(weights.items()))
 
-    def run(self, layer: Any, x: Array, state: Any = None, **positions: Any) -> tuple[Array, Any]:
+    def run(self, layer, x, state=None, **positions):
         y, last = layer(self.array(x), self.array(state), **self._positions(positions))
         return self.numpy(y), self.numpy(last)
 
-    def grads(
-        self,
-        layer: Any,
-        x: Array,
-        dy: Array,
-        state: Any = None,
-        dlast: Any = None,
-        **positions: Any,
-    ) -> dict[str, Array]:
+    def grads(self, layer, x, dy, state=None, dlast=None, **positions):
         """Gradients of sum(y * dy) + sum(last * dlast) by name of the parameter, and of "input"."""
         positions = self._positions(positions)
         weights = self.array(dlast) if dlast is not None else ()
 
-        def scalar(x: Any) -> Any:
+        def scalar(x):
             y, last = layer(x, self.array(state), **positions)
             total = (y * self.array(dy)).sum()
             for parts, own in zip(last, weights, strict=False):
@@ -113,7 +104,7 @@ class Side:
             results = {name: self.numpy(attrgetter(name)(layer).grad) for name in names}
             return results | {"input": self.numpy(leaf.grad)}
 
-        def of(parameters: Any, x: Any) -> Any:
+        def of(parameters, x):
             layer.update(parameters)
             return scalar(x)
 
@@ -123,7 +114,7 @@ class Side:
         results = {_package(name): self.numpy(g) for name, g in tree_flatten(by_tree)}
         return results | {"input": self.numpy(by_input)}
 
-    def _positions(self, positions: Mapping[str, Any]) -> dict[str, Any]:
+    def _positions(self, positions):
         return {
             name: self.array(x) if isinstance(x, np.ndarray) else x for name, x in positions.items()
         }
@@ -137,14 +128,14 @@ SIDES = {
 }
 
 
-def _package(name: str) -> str:
+def _package(name):
     """The package's name of a parameter of MLX's modules."""
     for part in ("recurrent_kernel", "bias"):
         name = name.replace(f"slstm_cell.{part}", f"slstm_cell._{part}_")
     return name
 
 
-def perturbed(parameters: Mapping[str, Array]) -> dict[str, Array]:
+def perturbed(parameters):
     """The parameters with noise on top, so that no gate is closed and no gradient vanishes."""
     rng = np.random.default_rng(3)
     results = {}
@@ -155,5 +146,5 @@ def perturbed(parameters: Mapping[str, Array]) -> dict[str, Array]:
     return results
 
 
-def draw(*shape: int, seed: int = 0) -> Array:
+def draw(*shape, seed=0):
     return np.random.default_rng((seed, *shape)).standard_normal(shape).astype(np.float32)

@@ -1,7 +1,6 @@
 """What the modules of both frameworks promise: state, padding, order, dropout, bad input."""
 
 import importlib
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,23 +19,23 @@ LENGTHS = np.array([9, 4, 0, 1, 7])
 B, S = len(LENGTHS), 9
 
 
-def width(kind: str) -> int:
+def width(kind):
     return KINDS[kind][1][0]
 
 
-def assert_state_close(actual: Any, expected: Any) -> None:
+def assert_state_close(actual, expected):
     for layer, (own, other) in enumerate(zip(actual, expected, strict=True)):
         for part, (x, y) in enumerate(zip(own, other, strict=True)):
             assert_close(x, y, STATE_F32, label=f"layer {layer}, part {part}")
 
 
-def row(state: Any, k: int) -> Any:
+def row(state, k):
     return tuple(tuple(part[k : k + 1] for part in layer) for layer in state)
 
 
 @sides
 @kinds
-def test_a_sequence_in_pieces_gives_what_it_gives_whole(side: Side, kind: str):
+def test_a_sequence_in_pieces_gives_what_it_gives_whole(side, kind):
     layer, x = side.kind(kind), draw(3, S, width(kind))
     whole, last = side.run(layer, x)
     state, pieces = None, []
@@ -50,9 +49,7 @@ def test_a_sequence_in_pieces_gives_what_it_gives_whole(side: Side, kind: str):
 @sides
 @kinds
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_position_that_is_not_finite_changes_no_bit_before_it(
-    side: Side, kind: str, value: float
-):
+def test_a_position_that_is_not_finite_changes_no_bit_before_it(side, kind, value):
     layer, x = side.kind(kind), draw(3, S, width(kind))
     expected, _ = side.run(layer, x)
     for at in (1, 6):
@@ -65,7 +62,7 @@ def test_a_position_that_is_not_finite_changes_no_bit_before_it(
 
 
 @pytest.mark.parametrize("framework", ["torch", "mlx"])
-def test_nor_does_a_word_in_a_language_model(framework: str):
+def test_nor_does_a_word_in_a_language_model(framework):
     layers = parse("mlstm(h2) gla(h2) path(h2) mh-hyena(h2) mh-attention(h2)")
     cfg = MADConfig(vocab_size=8, hidden_size=16, layers=layers, max_length=32)
     side, module = Side(framework, "reference"), importlib.import_module(f"mlxhog.nn.{framework}")
@@ -82,7 +79,7 @@ def test_nor_does_a_word_in_a_language_model(framework: str):
 
 @sides
 @kinds
-def test_padding_changes_neither_output_nor_state_whatever_stands_in_it(side: Side, kind: str):
+def test_padding_changes_neither_output_nor_state_whatever_stands_in_it(side, kind):
     layer, x = side.kind(kind), draw(B, S, width(kind))
     _, before = side.run(layer, draw(B, 5, width(kind), seed=1))
     x[np.arange(S) >= LENGTHS[:, None]] = np.nan
@@ -103,7 +100,7 @@ def test_padding_changes_neither_output_nor_state_whatever_stands_in_it(side: Si
 
 @sides
 @kinds
-def test_gradients_of_padded_rows_are_those_of_each_row_alone(side: Side, kind: str):
+def test_gradients_of_padded_rows_are_those_of_each_row_alone(side, kind):
     layer, x, dy = side.kind(kind), draw(B, S, width(kind)), draw(B, S, 16, seed=1)
     _, last = side.run(layer, x)
     dlast = tuple(tuple(draw(*part.shape, seed=2) for part in layer) for layer in last)
@@ -122,7 +119,7 @@ def test_gradients_of_padded_rows_are_those_of_each_row_alone(side: Side, kind: 
 
 @both
 @pytest.mark.parametrize("kind", ["slstm-block", "mlstms-projected"])
-def test_a_mask_may_leave_out_any_place(side: Side, kind: str):
+def test_a_mask_may_leave_out_any_place(side, kind):
     layer, x = side.kind(kind), draw(3, S, width(kind))
     mask = np.array([[0, 0, 1, 1, 1, 1, 1, 1, 1], [1, 0, 1, 0, 0, 1, 1, 0, 0], [1] * 9]) == 1
     y, last = side.run(layer, np.where(mask[..., None], x, np.nan), mask=mask)
@@ -136,7 +133,7 @@ def test_a_mask_may_leave_out_any_place(side: Side, kind: str):
 
 
 @both
-def test_layers_after_one_another_are_each_the_input_of_the_next(side: Side):
+def test_layers_after_one_another_are_each_the_input_of_the_next(side):
     stack, x = side.kind("mlstms-projected"), draw(3, S, 6)
     weights = side.parameters(stack)
     single = side.kind("mlstm")
@@ -154,7 +151,7 @@ def test_layers_after_one_another_are_each_the_input_of_the_next(side: Side):
 
 
 @both
-def test_time_may_come_first(side: Side):
+def test_time_may_come_first(side):
     rows, times = side.kind("slstm"), side.kind("slstm", batch_first=False)
     x = draw(B, S, 16)
     y, last = side.run(rows, x, lengths=LENGTHS)
@@ -164,7 +161,7 @@ def test_time_may_come_first(side: Side):
 
 
 @both
-def test_one_sequence_has_no_axis_of_rows(side: Side):
+def test_one_sequence_has_no_axis_of_rows(side):
     layer, x = side.kind("mlstms-projected"), draw(1, S, 6)
     whole, last = side.run(layer, x)
     first, state = side.run(layer, x[0, :4])
@@ -175,7 +172,7 @@ def test_one_sequence_has_no_axis_of_rows(side: Side):
 
 @both
 @pytest.mark.parametrize("kind", ["mlstm", "slstm", "slstm-block", "mlstms-projected"])
-def test_dropout_drops_while_training_alone_and_by_the_frameworks_seed(side: Side, kind: str):
+def test_dropout_drops_while_training_alone_and_by_the_frameworks_seed(side, kind):
     plain, layer = side.kind(kind), side.kind(kind, dropout=0.5)
     x = draw(8, 32, width(kind))
     expected, _ = side.run(plain, x)
@@ -196,7 +193,7 @@ def test_dropout_drops_while_training_alone_and_by_the_frameworks_seed(side: Sid
 
 
 @both
-def test_initial_values_follow_the_frameworks_seed_and_differ_by_layer(side: Side):
+def test_initial_values_follow_the_frameworks_seed_and_differ_by_layer(side):
     one, same = (side.parameters(side.make("MLSTM", 16, 16, 2)) for _ in range(2))
     for name, x in one.items():
         np.testing.assert_array_equal(same[name], x)
@@ -208,7 +205,7 @@ def test_initial_values_follow_the_frameworks_seed_and_differ_by_layer(side: Sid
     assert (other["proj_up.weight"] != one["layers.0.proj_up.weight"]).all()
 
 
-CONFIG_MISTAKES: list[tuple[str, tuple[Any, ...], dict[str, Any], str]] = [
+CONFIG_MISTAKES = [
     ("SLSTM", (16, 30), {}, r"30 does not divide into .*num_heads 4"),
     ("SLSTM", (16, 32), {"heads": 2}, r"did you mean '.*num_heads'\?"),
     ("SLSTM", (16, 32), {"bidirectional": True}, r"unknown .*bidirectional"),
@@ -229,19 +226,17 @@ CONFIG_MISTAKES: list[tuple[str, tuple[Any, ...], dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("name", "sizes", "options", "message"), CONFIG_MISTAKES)
-def test_an_option_that_cannot_be_is_refused_with_the_way_out(
-    name: str, sizes: tuple[Any, ...], options: dict[str, Any], message: str
-):
+def test_an_option_that_cannot_be_is_refused_with_the_way_out(name, sizes, options, message):
     with pytest.raises(ConfigError, match=message):
         SIDES["torch"].make(name, *sizes, **options)
 
 
 @both
-def test_a_batch_or_state_that_does_not_fit_is_refused_with_what_would(side: Side):
+def test_a_batch_or_state_that_does_not_fit_is_refused_with_what_would(side):
     layer, x = side.kind("slstm"), draw(3, S, 16)
     _, state = side.run(layer, x)
     one = state[0][0]
-    cases: list[tuple[Any, Any, dict[str, Any], type[Exception], str]] = [
+    cases = [
         (x[0, 0], None, {}, ShapeError, r"shape \(16,\); give it as \(B, S, 16\), batch_first=T"),
         (x[..., :5], None, {}, ShapeError, r"shape \(3, 9, 5\); give it as \(B, S, 16\)"),
         (x[:, :0], None, {}, ShapeError, r"shape \(3, 0, 16\).* at least one row and position"),

@@ -1,8 +1,5 @@
 """What MLX's modules promise beyond those of PyTorch: trees of parameters, files, compilation."""
 
-from pathlib import Path
-from typing import Any
-
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
@@ -17,7 +14,7 @@ from tests.tolerances import LOGITS_F32, OP_F32, assert_close
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_both_frameworks_have_the_same_names_and_compute_the_same(kind: str):
+def test_both_frameworks_have_the_same_names_and_compute_the_same(kind):
     torch, mlx = SIDES["torch"], SIDES["mlx"]
     theirs, ours = torch.kind(kind), mlx.kind(kind)
     assert torch.parameters(theirs).keys() == mlx.parameters(ours).keys()
@@ -27,16 +24,16 @@ def test_both_frameworks_have_the_same_names_and_compute_the_same(kind: str):
 
 
 class Model(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.rnn = XLSTMBlock(16, cell="slstm", num_heads=2)
         self.head = nn.Linear(16, 16)
 
-    def __call__(self, x: mx.array) -> mx.array:
+    def __call__(self, x):
         return self.head(self.rnn(x)[0])
 
 
-def test_inside_a_model_it_trains_freezes_and_comes_back_from_a_file(tmp_path: Path):
+def test_inside_a_model_it_trains_freezes_and_comes_back_from_a_file(tmp_path):
     mx.random.seed(0)
     model, x = Model(), mx.array(draw(4, 12, 16))
     model.rnn.xlstm_norm.freeze()
@@ -45,7 +42,7 @@ def test_inside_a_model_it_trains_freezes_and_comes_back_from_a_file(tmp_path: P
     assert "rnn.xlstm.slstm_cell.recurrent_kernel" in before
     optimizer = optim.Adam(learning_rate=3e-3)
 
-    def loss_of(model: Any) -> mx.array:
+    def loss_of(model):
         return ((model(x)[:, 1:] - x[:, :-1]) ** 2).mean()
 
     losses = []

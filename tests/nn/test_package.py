@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.nn.package import POSITIONS, large_config, official, slstm_config
-from tests.nn.sides import SIDES, Side, draw
+from tests.nn.sides import SIDES, draw
 from tests.tolerances import GRADIENT_F32, LOGITS_F32, STATE_F32, assert_close
 
 OFFICIAL = (
@@ -17,7 +17,7 @@ sides = pytest.mark.parametrize("side", SIDES.values(), ids=SIDES)
 
 @sides
 @pytest.mark.parametrize("kind", OFFICIAL)
-def test_the_packages_state_dict_gives_its_output_and_every_gradient(side: Side, kind: str):
+def test_the_packages_state_dict_gives_its_output_and_every_gradient(side, kind):
     theirs, ours = official(kind), side.kind(kind)
     side.load(ours, {name: x.numpy() for name, x in theirs.state_dict().items()})
     x, dy = draw(3, POSITIONS, 16), draw(3, POSITIONS, 16, seed=1)
@@ -62,7 +62,7 @@ def test_a_state_of_xlstm_large_goes_on_where_the_packages_does():
 
 
 @pytest.mark.parametrize("side", [SIDES["torch"], SIDES["mlx"]], ids=["torch", "mlx"])
-def test_weights_that_a_gpu_stored_are_turned_into_the_layout_of_the_cpu(side: Side):
+def test_weights_that_a_gpu_stored_are_turned_into_the_layout_of_the_cpu(side):
     from xlstm.blocks.slstm.cell import sLSTMCell_cuda
 
     theirs, ours = official("slstm"), side.kind("slstm")

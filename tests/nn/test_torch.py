@@ -5,7 +5,6 @@ import pickle
 import re
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -20,7 +19,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "layers.md"
 
 
 @pytest.mark.parametrize("make", [SLSTM, MLSTM])
-def test_it_takes_and_gives_the_shapes_of_lstm(make: Any):
+def test_it_takes_and_gives_the_shapes_of_lstm(make):
     theirs, ours = nn.LSTM(6, 16, 2, dropout=0.1), make(6, 16, 2, dropout=0.1)
     x = torch.randn(9, 4, 6)
     assert ours(x)[0].shape == theirs(x)[0].shape == (9, 4, 16)
@@ -33,7 +32,7 @@ def test_it_takes_and_gives_the_shapes_of_lstm(make: Any):
 
 @pytest.mark.parametrize("kernels", ["native", "reference"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_under_autocast_it_computes_in_float32_from_inputs_of_16_bits(kind: str, kernels: str):
+def test_under_autocast_it_computes_in_float32_from_inputs_of_16_bits(kind, kernels):
     layer = SIDES["torch" if kernels == "native" else "torch-reference"].kind(kind)
     x = torch.randn(2, 5, layer.input_size).bfloat16().requires_grad_()
     expected, end = layer(x.float())
@@ -61,16 +60,16 @@ class Unused(torch.autograd.Function):
     """x, of whose gradient autograd learns nothing: it is None, not zeros."""
 
     @staticmethod
-    def forward(ctx: Any, x: Any) -> Any:
+    def forward(ctx, x):
         return x.clone()
 
     @staticmethod
-    def backward(ctx: Any, *_: Any) -> Any:
+    def backward(ctx, *_):
         return None
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_any_of_the_output_and_the_states_may_be_without_a_gradient(kind: str):
+def test_any_of_the_output_and_the_states_may_be_without_a_gradient(kind):
     layer = SIDES["torch"].kind(kind)
     x = torch.randn(2, 5, layer.input_size, requires_grad=True)
     _, start = layer(x)
@@ -147,14 +146,14 @@ def test_another_type_than_float32_is_refused():
 
 
 @pytest.mark.parametrize("make", [SLSTM, MLSTM])
-def test_the_reference_kernels_have_second_derivatives_and_take_functional_transforms(make: Any):
+def test_the_reference_kernels_have_second_derivatives_and_take_functional_transforms(make):
     layer, x = make(16, 16, num_heads=2, kernels="reference"), torch.randn(5, 2, 16)
     leaf = x.clone().requires_grad_()
     (slope,) = torch.autograd.grad(layer(leaf)[0].square().sum(), leaf, create_graph=True)
     (second,) = torch.autograd.grad(slope.sum(), leaf)
     assert second.any()
 
-    def loss(params: Any) -> Any:
+    def loss(params):
         return torch.func.functional_call(layer, params, (x,))[0].square().sum()
 
     params = dict(layer.named_parameters())
@@ -173,7 +172,7 @@ def test_native_kernels_say_that_they_have_no_second_derivative():
 
 def test_what_the_page_on_layers_shows_runs():
     (block,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    names: dict[str, Any] = {}
+    names = {}
     exec(block, names)
     assert names["output"].shape == (4, 100, 64)
 

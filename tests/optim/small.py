@@ -1,28 +1,18 @@
 """A few parameters in one private segment, as an optimizer's target."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
 
 from mlxhog.arena import layout
-from mlxhog.optim import Optimizer, Target
-from mlxhog.optim.gradients import Float32
+from mlxhog.optim import Target
 from mlxhog.optim.rule import new_state
 
 RACY = 1  # needs no locks; with one worker all modes are the same (tests/metal/test_one_worker.py)
 
 
 class Slot(layout.Slot):
-    def __init__(
-        self,
-        name: str,
-        shape: tuple[int, ...],
-        offset: int,
-        kind: str = "dense",
-        row_word0: int | None = None,
-    ) -> None:
+    def __init__(self, name, shape, offset, kind="dense", row_word0=None):
         size = math.prod(shape)
         super().__init__(name, shape, offset, size, kind, init="zeros", row_word0=row_word0)
 
@@ -34,11 +24,11 @@ SLOTS = {slot.name: slot for slot in (MATRIX, BIAS, EMBEDDING)}
 N = 160
 
 
-def initial(seed: int = 0) -> Float32:
+def initial(seed=0):
     return np.random.default_rng(seed).standard_normal(N, dtype=np.float32)
 
 
-def target(optimizer: Optimizer, flat: Float32, *decay: str) -> Target:
+def target(optimizer, flat, *decay):
     """A target over `flat` with fresh state, where weight decay applies to the names given."""
     shapes = optimizer.state_shapes({slot.name: slot.shape for slot in SLOTS.values()})
     private, places = new_state(optimizer.state_segments, shapes, N)
@@ -54,5 +44,5 @@ def target(optimizer: Optimizer, flat: Float32, *decay: str) -> Target:
     )
 
 
-def parameter(flat: Float32, slot: Slot) -> Float32:
+def parameter(flat, slot):
     return flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mlxhog import arena, optim
+from mlxhog import arena
 from mlxhog.arena import Arena
 from mlxhog.metal.engine import ReferenceEngine
 from mlxhog.metal.host.engine import HostEngine
@@ -46,10 +45,10 @@ class Trajectory:
     lr: float
 
     @property
-    def is_hidden(self) -> bool:
+    def is_hidden(self):
         return self.projections is not None
 
-    def rule(self, **how: object) -> Apollo:
+    def rule(self, **how):
         """The optimizer of its group, with the package's defaults."""
         group = self.group
         beta1, beta2 = group.get("betas", (0.9, 0.999))
@@ -67,23 +66,23 @@ class Trajectory:
             scale_first=group.get("scale_front", False),
             zero_guard=False,
         )
-        return replace(rule, **how)  # type: ignore[arg-type]
+        return replace(rule, **how)
 
-    def draw_projection(self, slot: object, rank: int, number: int, **_: object) -> NDArray[Any]:
+    def draw_projection(self, slot, rank, number, **_):
         assert self.projections is not None
         return self.projections[number].astype(np.float32)
 
-    def steps(self) -> Iterator[tuple[int, NDArray[Any]]]:
+    def steps(self):
         """Each step that has a gradient."""
         for at, grad in enumerate(self.grads):
             if not np.isnan(grad).all():
                 yield at, grad
 
 
-def trajectories(case: str) -> list[Trajectory]:
+def trajectories(case):
     data = np.load(GOLDEN / f"{case}.npz")
     config = json.loads(str(data["config"]))
-    trajectories: list[Trajectory] = []
+    trajectories = []
     for group in config["groups"]:
         for _ in group["shapes"]:
             key = f"p{len(trajectories)}_"
@@ -101,7 +100,7 @@ def trajectories(case: str) -> list[Trajectory]:
     return trajectories
 
 
-def place(rule: Apollo, trajectory: Trajectory) -> tuple[Target, Slot]:
+def place(rule, trajectory):
     slot = Slot("p", trajectory.init.shape, 32)
     flat = np.zeros(slot.offset + slot.size + 32, np.float32)
     parameter(flat, slot)[...] = trajectory.init
@@ -114,9 +113,7 @@ def place(rule: Apollo, trajectory: Trajectory) -> tuple[Target, Slot]:
 @pytest.mark.slow
 @each_of("native", [True, False], ids=["native", "reference"])
 @each_of("case", CASES)
-def test_steps_are_those_of_the_authors_package(
-    case: str, native: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_steps_are_those_of_the_authors_package(case, native, monkeypatch):
     for trajectory in trajectories(case):
         monkeypatch.setattr(apollo, "draw_projection", trajectory.draw_projection)
         rule = trajectory.rule(native=native)
@@ -130,7 +127,7 @@ def test_steps_are_those_of_the_authors_package(
                 assert_close(where.state("norm", slot)[0], trajectory.norms[at], APOLLO_GOLDEN)
 
 
-def test_in_float64_the_formula_is_the_packages() -> None:
+def test_in_float64_the_formula_is_the_packages():
     for trajectory in trajectories("float64"):
         w, rule = trajectory.init.copy(), trajectory.rule()
         m, v, norm = (np.zeros_like(x[0]) for x in (*trajectory.moments, trajectory.norms))
@@ -156,7 +153,7 @@ def test_in_float64_the_formula_is_the_packages() -> None:
             assert_close(w, trajectory.params[at], APOLLO_GOLDEN_F64)
 
 
-def test_a_projection_is_the_same_in_every_process_and_another_for_every_refresh() -> None:
+def test_a_projection_is_the_same_in_every_process_and_another_for_every_refresh():
     p = draw_projection(MATRIX, 4, 0, seed=3, right=False)
     assert p.shape == (6, 4)
     assert p.dtype == np.float32
@@ -174,18 +171,18 @@ def test_a_projection_is_the_same_in_every_process_and_another_for_every_refresh
 RECORDED = (0.17810124, -0.46952346)
 
 
-def test_projected_columns_have_length_one_on_average() -> None:
+def test_projected_columns_have_length_one_on_average():
     p = draw_projection(Slot("large", (900, 400), 0), 100, 5, seed=0, right=True)
     assert p.shape == (100, 400)
     assert np.square(p).sum(axis=0).mean() == pytest.approx(1.0, rel=0.02)
 
 
-def test_a_gradient_of_zeros_stops_a_matrix_only_in_the_packages_way() -> None:
+def test_a_gradient_of_zeros_stops_a_matrix_only_in_the_packages_way():
     rng = np.random.default_rng(0)
     grads = [rng.standard_normal(MATRIX.shape, dtype=np.float32) for _ in range(6)]
     grads[2][...] = 0
 
-    def moved(*, zero_guard: bool) -> list[float]:
+    def moved(*, zero_guard):
         rule = Apollo(hidden=frozenset({"matrix"}), rank=2, zero_guard=zero_guard)
         flat = initial()
         where, lengths = target(rule, flat), []
@@ -202,7 +199,7 @@ def test_a_gradient_of_zeros_stops_a_matrix_only_in_the_packages_way() -> None:
     assert max(official[3:]) < 1e-6
 
 
-def test_updates_grow_by_one_percent_at_most() -> None:
+def test_updates_grow_by_one_percent_at_most():
     rule, flat = Apollo(hidden=frozenset({"matrix"}), rank=2), initial()
     where, lengths = target(rule, flat), []
     rng = np.random.default_rng(0)
@@ -214,12 +211,12 @@ def test_updates_grow_by_one_percent_at_most() -> None:
     assert growth.max() < 1.0101
 
 
-def test_updates_are_about_as_large_as_adams_at_every_rank() -> None:
+def test_updates_are_about_as_large_as_adams_at_every_rank():
     """Where gradients point nowhere in particular; the scale is the shorter side over the rank."""
     slot, rng = Slot("matrix", (64, 200), 0), np.random.default_rng(0)
     grads = [rng.standard_normal(slot.shape, dtype=np.float32) for _ in range(30)]
 
-    def length(rule: optim.Optimizer) -> float:
+    def length(rule):
         flat = np.zeros(slot.size, np.float32)
         shapes = rule.state_shapes({"matrix": slot.shape})
         private, places = new_state(rule.state_segments, shapes, flat.size)
@@ -237,14 +234,14 @@ def test_updates_are_about_as_large_as_adams_at_every_rank() -> None:
 
 
 @pytest.mark.slow
-def test_the_state_is_small() -> None:
+def test_the_state_is_small():
     model = load_architecture("tiny")
     hidden = families.hidden_matrices(model)
     shapes = {name: one.shape for name, one in families.param_spec(model).items()}
     full = sum(math.prod(shape) for shape in shapes.values())
     rest = sum(math.prod(shape) for name, shape in shapes.items() if name not in hidden)
 
-    def floats(rule: Apollo) -> int:
+    def floats(rule):
         state = rule.state_shapes(shapes)
         return sum(math.prod(shape) for kind in state.values() for shape in kind.values())
 
@@ -260,7 +257,7 @@ class Parameter:
     init: str = "zeros"
 
 
-ENGINES: dict[str, Callable[[], Any]] = {
+ENGINES = {
     "reference": ReferenceEngine,
     "emulated": lambda: HostEngine("mlx"),
 }
@@ -270,9 +267,7 @@ ENGINES: dict[str, Callable[[], Any]] = {
 @each_of("engine", ENGINES)
 @each_of("tensor", [False, True], ids=["channels", "tensor"])
 @each_of("shape", [(40, 33), (7, 50)], ids=str)
-def test_metal_kernels_take_the_same_steps(
-    shape: tuple[int, int], tensor: bool, engine: str
-) -> None:
+def test_metal_kernels_take_the_same_steps(shape, tensor, engine):
     params = {"bias": Parameter((9,)), "matrix": Parameter(shape)}
     rule = Apollo(hidden=frozenset({"matrix"}), rank=2, tensor=tensor, weight_decay=0.3)
     own = rule.state_shapes({name: one.shape for name, one in params.items()})

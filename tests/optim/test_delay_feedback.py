@@ -1,20 +1,14 @@
 """Error feedback on delay: what is added in advance, and that it is taken back exactly."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-
 import numpy as np
 
-from mlxhog.optim import SGD, AdamW, DelayFeedback, Muon, Optimizer
+from mlxhog.optim import SGD, AdamW, DelayFeedback, Muon
 from mlxhog.optim.delay_feedback import FEEDBACK
-from mlxhog.optim.gradients import Float32
-from mlxhog.optim.updates import Rows
 from tests.optim.small import BIAS, EMBEDDING, MATRIX, SLOTS, initial, parameter, target
 from tests.pairs import each_of
 
 HIDDEN = frozenset({"matrix"})
-RULES: dict[str, Callable[[bool], Optimizer]] = {
+RULES = {
     "sgd": lambda native: SGD(native=native),
     "adamw": lambda native: AdamW(native=native),
     "adamw, shared moments": lambda native: AdamW(shared=True, native=native),
@@ -24,12 +18,12 @@ RULES: dict[str, Callable[[bool], Optimizer]] = {
 STEPS, LR = 6, 0.1
 
 
-def gradients(seed: int) -> dict[str, Float32 | Rows]:
+def gradients(seed):
     rng = np.random.default_rng(seed)
     return {name: rng.standard_normal(slot.shape, dtype=np.float32) for name, slot in SLOTS.items()}
 
 
-def trained(optimizer: Optimizer, *shares: float) -> tuple[Float32, Float32]:
+def trained(optimizer, *shares):
     """Parameters of one worker after a step with each share, and what it has added in advance."""
     flat = initial()
     place = target(optimizer, flat, "matrix")
@@ -39,14 +33,14 @@ def trained(optimizer: Optimizer, *shares: float) -> tuple[Float32, Float32]:
 
 
 @each_of("rule", RULES)
-def test_steps_that_are_not_late_are_the_rules_own_bit_for_bit(rule: str) -> None:
+def test_steps_that_are_not_late_are_the_rules_own_bit_for_bit(rule):
     own, _ = trained(RULES[rule](True), *[0.0] * STEPS)
     fed, ahead = trained(DelayFeedback(RULES[rule](True)), *[0.0] * STEPS)
     np.testing.assert_array_equal(fed.view(np.uint32), own.view(np.uint32))
     assert not ahead.any()
 
 
-def test_whatever_the_shares_were_only_that_of_the_last_step_is_in_the_parameters() -> None:
+def test_whatever_the_shares_were_only_that_of_the_last_step_is_in_the_parameters():
     steps = [gradients(count) for count in range(1, 5)]
     found, ahead = trained(DelayFeedback(SGD(weight_decay=0.0)), 0.5, 0.0, 2.0, 0.75)
     for name, slot in SLOTS.items():
@@ -57,7 +51,7 @@ def test_whatever_the_shares_were_only_that_of_the_last_step_is_in_the_parameter
         np.testing.assert_allclose(parameter(ahead, slot), share * last, atol=1e-6)
 
 
-def test_one_stream_a_step_late_is_the_published_rule() -> None:
+def test_one_stream_a_step_late_is_the_published_rule():
     """x(t+1) = x(t) - 2 u(t-1) + u(t-2), where u(t) = lr g(x(t)), on a quadratic."""
     optimizer, curvature = DelayFeedback(SGD(weight_decay=0.0)), np.float32(1.7)
     flat = initial()
@@ -74,7 +68,7 @@ def test_one_stream_a_step_late_is_the_published_rule() -> None:
     np.testing.assert_allclose(history, x, rtol=2e-5, atol=1e-6)
 
 
-def test_workers_whose_steps_stay_the_same_are_as_far_ahead_as_steps_are_on_their_way() -> None:
+def test_workers_whose_steps_stay_the_same_are_as_far_ahead_as_steps_are_on_their_way():
     """P workers of which each is P - 1 updates late: F = (P - 1)/P, and P - 1 steps in all."""
     workers = 4
     optimizer, flat = DelayFeedback(SGD(weight_decay=0.0)), initial()
@@ -90,7 +84,7 @@ def test_workers_whose_steps_stay_the_same_are_as_far_ahead_as_steps_are_on_thei
         np.testing.assert_allclose(parameter(flat, BIAS), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_with_muon_only_hidden_matrices_count_on_what_is_to_come() -> None:
+def test_with_muon_only_hidden_matrices_count_on_what_is_to_come():
     own, _ = trained(RULES["muon"](True), *[0.0] * STEPS)
     fed, ahead = trained(DelayFeedback(RULES["muon"](True)), *[0.5] * STEPS)
     for slot in (BIAS, EMBEDDING):
@@ -103,7 +97,7 @@ def test_with_muon_only_hidden_matrices_count_on_what_is_to_come() -> None:
 
 
 @each_of("rule", ["sgd", "adamw"])
-def test_the_native_form_gives_the_bits_of_the_reference(rule: str) -> None:
+def test_the_native_form_gives_the_bits_of_the_reference(rule):
     shares = (0.5, 0.75, 0.0, 0.5)
     native, reference = (
         trained(DelayFeedback(RULES[rule](form), native=form), *shares) for form in (True, False)

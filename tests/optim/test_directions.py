@@ -1,17 +1,14 @@
 """Lion, Adan and SOAP take the steps of their formulas, from native code as from the references."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from mlxhog import _native
-from mlxhog.optim import Adan, Apollo, Lion, Optimizer, Soap
-from mlxhog.optim.gradients import Float32, Rows
+from mlxhog.optim import Adan, Apollo, Lion, Soap
+from mlxhog.optim.gradients import Rows
 from mlxhog.optim.soap import refreshed
 from mlxhog.optim.updates import WRITE_MODES
 from tests.metal.shared import shared
@@ -24,7 +21,7 @@ LR, DECAY, SCALE = 0.05, 0.2, 0.5
 # float32 rounding of some twenty steps of order LR
 RTOL, ATOL = 1e-5, 1e-6
 
-RULES: dict[str, Optimizer] = {
+RULES = {
     "lion": Lion(weight_decay=DECAY),
     "adan": Adan(weight_decay=DECAY),
     "apollo": Apollo(hidden=HIDDEN, rank=3, refresh_every=3, weight_decay=DECAY),
@@ -33,7 +30,7 @@ RULES: dict[str, Optimizer] = {
 }
 
 
-def gradients(step: int) -> dict[str, Float32 | Rows]:
+def gradients(step):
     rng = np.random.default_rng(step)
     index = np.array([7, 2, 7], np.int32)  # a duplicate, as tokens repeat
     return {
@@ -44,10 +41,10 @@ def gradients(step: int) -> dict[str, Float32 | Rows]:
 
 
 @each_of("rule", RULES)
-def test_native_steps_have_the_references_bits(rule: str) -> None:
+def test_native_steps_have_the_references_bits(rule):
     flats, states = [initial(), initial()], []
     for native, flat in zip((True, False), flats, strict=True):
-        optimizer = replace(RULES[rule], native=native)  # type: ignore[type-var]
+        optimizer = replace(RULES[rule], native=native)
         where = target(optimizer, flat, "matrix", "embedding")
         for step in range(1, 6):
             optimizer.step(where, gradients(step), lr=LR, step=step, grad_scale=SCALE)
@@ -60,7 +57,7 @@ def test_native_steps_have_the_references_bits(rule: str) -> None:
 
 @each_of("mode", WRITE_MODES)
 @each_of("rule", RULES)
-def test_every_write_mode_gives_the_same_bits_with_one_worker(rule: str, mode: str) -> None:
+def test_every_write_mode_gives_the_same_bits_with_one_worker(rule, mode):
     optimizer, flat = RULES[rule], initial()
     racy = target(optimizer, flat, "matrix")
     with shared(len(flat), 16) as segment:
@@ -76,7 +73,7 @@ def test_every_write_mode_gives_the_same_bits_with_one_worker(rule: str, mode: s
 
 
 @each_of("rule", RULES)
-def test_rows_that_a_gradient_does_not_touch_stay(rule: str) -> None:
+def test_rows_that_a_gradient_does_not_touch_stay(rule):
     optimizer, flat = RULES[rule], initial()
     where = target(optimizer, flat, "embedding")
     for step in (1, 2):
@@ -86,7 +83,7 @@ def test_rows_that_a_gradient_does_not_touch_stay(rule: str) -> None:
 
 
 @each_of("rule", RULES)
-def test_a_step_can_wait_in_the_worker(rule: str) -> None:
+def test_a_step_can_wait_in_the_worker(rule):
     optimizer, flat = RULES[rule], initial()
     direct, pending = initial(), np.zeros_like(flat)
     waiting = replace(target(optimizer, flat, "matrix"), pending=pending)
@@ -96,22 +93,22 @@ def test_a_step_can_wait_in_the_worker(rule: str) -> None:
     np.testing.assert_array_equal(flat + pending, direct)
 
 
-def lion(steps: int) -> NDArray[np.float64]:
+def lion(steps):
     w, m = parameter(initial(), MATRIX).astype(np.float64), np.zeros(MATRIX.shape)
     for step in range(1, steps + 1):
-        g = SCALE * gradients(step)["matrix"].astype(np.float64)  # type: ignore[union-attr]
+        g = SCALE * gradients(step)["matrix"].astype(np.float64)
         w -= LR * (np.sign(0.9 * m + 0.1 * g) + DECAY * w)
         m = 0.99 * m + 0.01 * g
     return w
 
 
-def adan(steps: int) -> NDArray[np.float64]:
+def adan(steps):
     """Algorithm 1 of the paper with the authors' bias corrections, in the paper's letters."""
     w, prev = parameter(initial(), MATRIX).astype(np.float64), None
     m, v, n = (np.zeros(MATRIX.shape) for _ in range(3))
     b1, b2, b3 = 0.98, 0.92, 0.99
     for k in range(1, steps + 1):
-        g = SCALE * gradients(k)["matrix"].astype(np.float64)  # type: ignore[union-attr]
+        g = SCALE * gradients(k)["matrix"].astype(np.float64)
         d = np.zeros_like(g) if prev is None else g - prev
         m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * d
         n = b3 * n + (1 - b3) * (g + b2 * d) ** 2
@@ -122,7 +119,7 @@ def adan(steps: int) -> NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("name", ["lion", "adan"])
-def test_steps_are_those_of_the_formula(name: str) -> None:
+def test_steps_are_those_of_the_formula(name):
     flat = initial()
     where = target(RULES[name], flat, "matrix")
     for step in range(1, 21):
@@ -132,13 +129,11 @@ def test_steps_are_those_of_the_formula(name: str) -> None:
     np.testing.assert_allclose(parameter(flat, MATRIX), expected, rtol=RTOL, atol=ATOL)
 
 
-def is_orthonormal(basis: Float32) -> bool:
+def is_orthonormal(basis):
     return bool(np.allclose(basis.T @ basis, np.eye(len(basis)), atol=1e-5))
 
 
-def soap(
-    steps: int, every: int, ql: NDArray[np.float64], qr: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def soap(steps, every, ql, qr):
     """Algorithm 3 of the paper in float64; the first gradient only begins L and R.
 
     Their first eigenvectors are given: those of equal eigenvalues may be turned.
@@ -146,7 +141,7 @@ def soap(
     w = parameter(initial(), MATRIX).astype(np.float64)
     m, v, b = np.zeros(MATRIX.shape), np.zeros(MATRIX.shape), 0.95
     for k in range(steps):
-        g = SCALE * gradients(k + 1)["matrix"].astype(np.float64)  # type: ignore[union-attr]
+        g = SCALE * gradients(k + 1)["matrix"].astype(np.float64)
         if k == 0:
             left, right = (1 - b) * g @ g.T, (1 - b) * g.T @ g
             for x, q in ((left, ql), (right, qr)):
@@ -169,10 +164,10 @@ def soap(
     return w
 
 
-def test_soap_takes_the_steps_of_its_algorithm() -> None:
+def test_soap_takes_the_steps_of_its_algorithm():
     flat = initial()
     where = target(RULES["soap"], flat, "matrix")
-    first: list[NDArray[np.float64]] = []
+    first = []
     for step in range(1, 15):
         grads = {"matrix": gradients(step)["matrix"]}
         RULES["soap"].step(where, grads, lr=LR, step=step, grad_scale=SCALE)
@@ -182,7 +177,7 @@ def test_soap_takes_the_steps_of_its_algorithm() -> None:
     assert_close(parameter(flat, MATRIX), soap(14, 3, *first), SOAP_F32)
 
 
-def test_soaps_first_gradient_moves_no_hidden_matrix() -> None:
+def test_soaps_first_gradient_moves_no_hidden_matrix():
     flat = initial()
     where = target(RULES["soap"], flat, "matrix")
     RULES["soap"].step(where, gradients(1), lr=LR, step=1)
@@ -192,12 +187,12 @@ def test_soaps_first_gradient_moves_no_hidden_matrix() -> None:
         assert is_orthonormal(where.state(name, MATRIX))
 
 
-def test_a_refreshed_basis_comes_nearer_to_the_eigenvectors() -> None:
+def test_a_refreshed_basis_comes_nearer_to_the_eigenvectors():
     rng = np.random.default_rng(0)
     vectors, _ = np.linalg.qr(rng.standard_normal((8, 8)))
     second = ((vectors * np.geomspace(1, 1e-3, 8)) @ vectors.T).astype(np.float32)
 
-    def off_diagonal(basis: Float32) -> float:
+    def off_diagonal(basis):
         turned = basis.T @ second @ basis
         return float(np.abs(turned - np.diag(np.diag(turned))).max())
 
@@ -210,7 +205,7 @@ def test_a_refreshed_basis_comes_nearer_to_the_eigenvectors() -> None:
     assert distances[-1] < 0.1 * distances[0]
 
 
-def test_bases_that_are_an_average_are_computed_anew_and_good_ones_stay() -> None:
+def test_bases_that_are_an_average_are_computed_anew_and_good_ones_stay():
     grads = {"matrix": gradients(1)["matrix"]}
     where = target(RULES["soap"], initial(), "matrix")
     RULES["soap"].step(where, grads, lr=LR, step=1)
@@ -223,7 +218,7 @@ def test_bases_that_are_an_average_are_computed_anew_and_good_ones_stay() -> Non
     assert is_orthonormal(basis)
 
 
-def test_sides_that_are_too_long_have_no_basis(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sides_that_are_too_long_have_no_basis(monkeypatch):
     monkeypatch.setattr("mlxhog.optim.soap.LONGEST", 6)
     rule, flat = Soap(hidden=HIDDEN), initial()
     where = target(rule, flat)
@@ -235,7 +230,7 @@ def test_sides_that_are_too_long_have_no_basis(monkeypatch: pytest.MonkeyPatch) 
     assert (parameter(flat, MATRIX) != parameter(initial(), MATRIX)).all()
 
 
-def test_state_of_another_size_than_its_gradient_is_refused() -> None:
+def test_state_of_another_size_than_its_gradient_is_refused():
     g, m = np.zeros((2, 3), np.float32), np.zeros(5, np.float32)
     with pytest.raises(ValueError, match="m has 5 floats, its gradient 6"):
         _native.lion_direction(g, m, g.copy(), beta1=0.9, beta2=0.99)

@@ -1,7 +1,5 @@
 """Rows, sums and the global norm of gradients mean what their dense counterparts mean."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,10 +7,10 @@ from hypothesis import strategies as st
 
 from mlxhog.errors import ShapeError
 from mlxhog.optim import gradients
-from mlxhog.optim.gradients import Float32, GradientSum, Rows
+from mlxhog.optim.gradients import GradientSum, Rows
 
 
-def dense(rows: Rows, n_rows: int) -> Float32:
+def dense(rows, n_rows):
     """The same gradient as a dense array."""
     whole = np.zeros((n_rows, rows.values.shape[1]), np.float32)
     np.add.at(whole, rows.index, rows.values)
@@ -20,7 +18,7 @@ def dense(rows: Rows, n_rows: int) -> Float32:
 
 
 @given(st.lists(st.integers(0, 9), max_size=30), st.integers(1, 20))
-def test_coalesced_rows_ascend_and_mean_the_same(index: list[int], width: int) -> None:
+def test_coalesced_rows_ascend_and_mean_the_same(index, width):
     values = np.random.default_rng(0).standard_normal((len(index), width), dtype=np.float32)
     rows = Rows(np.array(index, np.int32), values)
     once = rows.coalesced()
@@ -29,18 +27,18 @@ def test_coalesced_rows_ascend_and_mean_the_same(index: list[int], width: int) -
     np.testing.assert_array_equal(dense(once, 10), dense(rows, 10))
 
 
-def test_rows_that_ascend_are_not_copied() -> None:
+def test_rows_that_ascend_are_not_copied():
     rows = Rows(np.array([1, 4, 7], np.int32), np.ones((3, 2), np.float32))
     assert rows.coalesced() is rows
 
 
 @pytest.mark.parametrize(("index", "values"), [((3,), (2, 4)), ((2, 1), (2, 4)), ((2,), (2,))])
-def test_index_and_values_must_belong_together(index: list[int], values: tuple[int, ...]) -> None:
+def test_index_and_values_must_belong_together(index, values):
     with pytest.raises(ShapeError, match="wanted"):
         Rows(np.zeros(index, np.int32), np.zeros(values, np.float32))
 
 
-def test_a_gradient_sum_copies_because_backends_reuse_their_arrays() -> None:
+def test_a_gradient_sum_copies_because_backends_reuse_their_arrays():
     reused = {"w": np.full(3, 1.0, np.float32)}
     rows = Rows(np.array([2, 0], np.int32), np.ones((2, 2), np.float32))
     total = GradientSum()
@@ -57,7 +55,7 @@ def test_a_gradient_sum_copies_because_backends_reuse_their_arrays() -> None:
     np.testing.assert_array_equal(summed.values, [[1.25, 1.25], [0.5, 0.5], [0.75, 0.75]])
 
 
-def test_the_norm_is_that_of_the_concatenated_gradient() -> None:
+def test_the_norm_is_that_of_the_concatenated_gradient():
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((3, 7), dtype=np.float32), rng.standard_normal(5, dtype=np.float32)
     whole = np.concatenate([a.ravel(), b]).astype(np.float64)
@@ -66,13 +64,13 @@ def test_the_norm_is_that_of_the_concatenated_gradient() -> None:
     )
 
 
-def test_duplicate_rows_are_summed_before_they_are_squared() -> None:
+def test_duplicate_rows_are_summed_before_they_are_squared():
     values = np.array([[3.0], [1.0], [-3.0]], np.float32)
     assert gradients.global_norm({"rows": Rows(np.array([4, 0, 4], np.int32), values)}) == 1.0
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_one_bad_element_makes_the_norm_not_finite(bad: float) -> None:
+def test_one_bad_element_makes_the_norm_not_finite(bad):
     grads = {"a": np.ones(1000, np.float32), "b": np.ones(7, np.float32)}
     assert np.isfinite(gradients.global_norm(grads))
     grads["a"][501] = bad
@@ -83,7 +81,5 @@ def test_one_bad_element_makes_the_norm_not_finite(bad: float) -> None:
     ("norm", "max_norm", "factor"),
     [(0.1, 0.5, 1.0), (2.0, 0.5, 0.25), (7.0, 0.0, 1.0), (0.0, 1.0, 1.0)],
 )
-def test_the_factor_brings_a_long_gradient_down_and_leaves_a_short_one(
-    norm: float, max_norm: float, factor: float
-) -> None:
+def test_the_factor_brings_a_long_gradient_down_and_leaves_a_short_one(norm, max_norm, factor):
     assert gradients.clip_factor(norm, max_norm) == pytest.approx(factor, rel=1e-6)

@@ -1,9 +1,5 @@
 """Step sizes by group: each parameter moves as its rule moves it with the lr of its group."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import numpy as np
 import pytest
 
@@ -14,8 +10,8 @@ from mlxhog.config.optimizer import GROUPS
 from mlxhog.errors import ConfigError
 from mlxhog.models import families
 from mlxhog.models.registry import load_architecture
-from mlxhog.optim import AdamW, Adan, Apollo, Grouped, Muon, Optimizer, Soap
-from mlxhog.optim.gradients import Grads, Rows
+from mlxhog.optim import AdamW, Adan, Apollo, Grouped, Muon, Soap
+from mlxhog.optim.gradients import Rows
 from tests.optim.small import BIAS, EMBEDDING, MATRIX, initial, parameter, target
 from tests.pairs import each_of
 
@@ -29,7 +25,7 @@ GROUPED = {
 LR = 0.01
 
 
-def gradients(step: int) -> dict[str, Any]:
+def gradients(step):
     random = np.random.default_rng(step)
     rows = np.array([3, 7], np.int32)
     return {
@@ -39,21 +35,19 @@ def gradients(step: int) -> dict[str, Any]:
     }
 
 
-def trained(rule: Optimizer, *, lr: float = LR) -> Any:
+def trained(rule, *, lr=LR):
     """The parameters after three steps."""
     flat = initial()
     of = target(rule, flat, "matrix", "embedding")
     for step in (1, 2, 3):
-        grads: Grads = gradients(step)
+        grads = gradients(step)
         rule.step(of, grads, lr=lr, step=step, grad_scale=0.5)
     return flat
 
 
 @each_of("native", [True, False])
 @each_of("kind", [AdamW, Adan, Apollo, Muon, Soap])
-def test_each_group_moves_as_the_whole_model_would_with_its_step_size(
-    kind: Any, native: bool
-) -> None:
+def test_each_group_moves_as_the_whole_model_would_with_its_step_size(kind, native):
     own = {} if kind in (AdamW, Adan) else {"hidden": HIDDEN}
     if kind is Muon:
         own["shared"] = True
@@ -64,7 +58,7 @@ def test_each_group_moves_as_the_whole_model_would_with_its_step_size(
         np.testing.assert_array_equal(parameter(grouped, slot), parameter(alone, slot))
 
 
-def test_factors_of_one_change_nothing_and_none_is_built() -> None:
+def test_factors_of_one_change_nothing_and_none_is_built():
     config = TrainConfig(strategy="serial", optimizer="muon", embedding_lr=1, head_lr="auto")
     assert isinstance(optim.build(config, HIDDEN, groups=GROUPED), Muon)
 
@@ -79,16 +73,14 @@ def test_factors_of_one_change_nothing_and_none_is_built() -> None:
         (4096, 4, "sync", 0.013, (12, 2.4, 1.5)),
     ],
 )
-def test_open_step_sizes_follow_from_the_vocabulary(
-    vocabulary: int, workers: int, strategy: str, lr: float, factors: tuple[float, ...]
-) -> None:
+def test_open_step_sizes_follow_from_the_vocabulary(vocabulary, workers, strategy, lr, factors):
     config = TrainConfig(strategy=strategy)
     chosen = optim.for_model(config, 128, HIDDEN, workers, vocabulary=vocabulary)
     assert chosen.top_lr == pytest.approx(lr)
     assert tuple(getattr(chosen.optimizer, name) for name in GROUPS.values()) == factors
 
 
-def test_a_given_factor_stays_and_a_tied_head_moves_with_the_smaller_one() -> None:
+def test_a_given_factor_stays_and_a_tied_head_moves_with_the_smaller_one():
     config = TrainConfig(strategy="serial", embedding_lr=3)
     given = optim.for_model(config, 128, HIDDEN, 1, vocabulary=4096).optimizer
     assert isinstance(given, optimizers.Muon)
@@ -101,14 +93,14 @@ def test_a_given_factor_stays_and_a_tied_head_moves_with_the_smaller_one() -> No
     assert (chosen.optimizer.embedding_lr, chosen.optimizer.head_lr) == (2.4, 1)
 
 
-def test_every_parameter_of_a_model_has_one_group_or_is_a_hidden_matrix() -> None:
+def test_every_parameter_of_a_model_has_one_group_or_is_a_hidden_matrix():
     for name in ("minute", "7to1-tiny", "mad-7to1"):
         model = load_architecture(name)
         parts = [*families.rate_groups(model).values(), families.hidden_matrices(model)]
         assert sorted(n for part in parts for n in part) == sorted(families.param_spec(model))
 
 
-def test_a_factor_of_a_group_that_the_model_lacks_is_refused() -> None:
+def test_a_factor_of_a_group_that_the_model_lacks_is_refused():
     groups = families.rate_groups(load_architecture("minute", "tie_word_embeddings=true"))
     config = TrainConfig(strategy="serial", head_lr=2)
     with pytest.raises(
@@ -117,6 +109,6 @@ def test_a_factor_of_a_group_that_the_model_lacks_is_refused() -> None:
         optim.build(config, HIDDEN, groups=groups)
 
 
-def test_an_optimizer_without_a_second_moment_has_no_factors() -> None:
+def test_an_optimizer_without_a_second_moment_has_no_factors():
     with pytest.raises(ConfigError, match="sgd has no head_lr; muon"):
         TrainConfig(optimizer="sgd", head_lr=2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,12 +11,11 @@ import pytest
 
 from mlxhog.arena import Arena, plan
 from mlxhog.errors import ShapeError
-from mlxhog.metal.engine import Engine, ReferenceEngine, shares_memory
+from mlxhog.metal.engine import ReferenceEngine, shares_memory
 from mlxhog.metal.engine_mlx import MLXEngine
 from mlxhog.metal.engine_torch import MPSEngine
-from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.registry import KERNELS
-from mlxhog.optim import SGD, AdamW, Momentum, Muon, Optimizer, Target, metal_steps
+from mlxhog.optim import SGD, AdamW, Momentum, Muon, Target, metal_steps
 from mlxhog.optim.gradients import Rows
 from mlxhog.optim.metal_steps import MetalSteps, decay_flags, runs
 from mlxhog.optim.rule import StepTrace
@@ -60,10 +59,10 @@ Make = Callable[[str], Any]
 
 
 @pytest.fixture(scope="module")
-def create(host_engine: Callable[..., HostEngine]) -> Make:
+def create(host_engine):
     """Makes engines by name."""
 
-    def made(name: str) -> Any:
+    def made(name):
         consumer = name.partition(":")[2]
         return host_engine(consumer) if consumer else ReferenceEngine()
 
@@ -71,7 +70,7 @@ def create(host_engine: Callable[..., HostEngine]) -> Make:
 
 
 @pytest.fixture
-def arena() -> Iterator[Arena]:
+def arena():
     shared = ("m", "v", "last", "prev")
     layout = plan(PARAMETERS, max_workers=2, private=("m", "v"), shared=shared, n_tickets=4)
     with Arena.create(layout, write="cas") as arena:
@@ -81,9 +80,9 @@ def arena() -> Iterator[Arena]:
         yield arena
 
 
-def gradients(step: int) -> dict[str, Any]:
+def gradients(step):
     rng = np.random.default_rng(step)
-    results: dict[str, Any] = {
+    results = {
         name: rng.standard_normal(parameter.shape, dtype=np.float32)
         for name, parameter in PARAMETERS.items()
     }
@@ -92,16 +91,9 @@ def gradients(step: int) -> dict[str, Any]:
     return results
 
 
-def target(
-    arena: Arena,
-    rule: Optimizer,
-    slot: int,
-    engine: Engine | None,
-    *,
-    recorded: bool = False,
-) -> Target:
+def target(arena, rule, slot, engine, *, recorded=False):
     slots = arena.layout.slots
-    shared: Mapping[str, Any] = {name: arena.segment(name) for name in rule.shared_segments}
+    shared = {name: arena.segment(name) for name in rule.shared_segments}
     return Target(
         flat=arena.params,
         slots=slots,
@@ -115,14 +107,7 @@ def target(
     )
 
 
-def train(
-    arena: Arena,
-    rule: Optimizer,
-    engine: Engine | None,
-    steps: int = 5,
-    *,
-    recorded: bool = False,
-) -> dict[str, Any]:
+def train(arena, rule, engine, steps=5, *, recorded=False):
     """The parameters and state after some steps from the arena's; the arena is put back."""
     before = {name: arena.segment(name).copy() for name in ("params", *STATE)}
     goal = target(arena, rule, 1, engine, recorded=recorded)
@@ -137,8 +122,8 @@ def train(
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("rule", RULES)
 def test_one_worker_gets_the_same_bits_from_metal_kernels_as_from_native_code(
-    arena: Arena, create: Make, engine: str, rule: str
-) -> None:
+    arena, create, engine, rule
+):
     native = train(arena, RULES[rule], None)
     metal = train(arena, RULES[rule], create(engine))
     for name, value in native.items():
@@ -151,9 +136,7 @@ def test_one_worker_gets_the_same_bits_from_metal_kernels_as_from_native_code(
     ("rule", "engine"),
     [("sgd", "emulated:mlx"), ("adamw-shared", "emulated:mps"), ("muon-shared", "emulated:mlx")],
 )
-def test_metal_kernels_record_the_steps_that_native_code_records(
-    arena: Arena, create: Make, rule: str, engine: str
-) -> None:
+def test_metal_kernels_record_the_steps_that_native_code_records(arena, create, rule, engine):
     native = train(arena, RULES[rule], None, recorded=True)
     metal = train(arena, RULES[rule], create(engine), recorded=True)
     for name, value in native.items():
@@ -167,11 +150,11 @@ def test_metal_kernels_record_the_steps_that_native_code_records(
 @pytest.mark.parametrize("which", ["mlx", "mps"])
 @pytest.mark.parametrize("rule", ["momentum", "adamw", "adamw-shared", "muon", "muon-shared"])
 def test_the_engines_of_both_frameworks_take_the_native_steps(
-    arena: Arena, create: Make, monkeypatch: pytest.MonkeyPatch, which: str, rule: str
-) -> None:
+    arena, create, monkeypatch, which, rule
+):
     """Over stand-ins of their Metal parts, which run the Metal source in MLX's own memory."""
     lender = FakeMLX(dict(KERNELS), engine=create("emulated:mlx")).install(monkeypatch)
-    engine: Engine = MLXEngine()
+    engine = MLXEngine()
     if which == "mps":
         FakeMPS(dict(KERNELS), engine=create("emulated:mps")).install(monkeypatch)
         engine = MPSEngine("cpu")
@@ -196,10 +179,10 @@ def test_the_engines_of_both_frameworks_take_the_native_steps(
         assert_in_place(lender, [goal.flat, *goal.private.values(), *goal.shared.values()])
 
 
-def assert_in_place(lender: FakeMLX, segments: list[Any]) -> None:
+def assert_in_place(lender, segments):
     """Kernels were given the segments themselves, and returned none of the state."""
     own = {segment.ctypes.data for segment in segments}
-    written: set[int] = set()
+    written = set()
     for kernel, call in zip(lender.launched, lender.calls, strict=True):
         assert {output.name for output in kernel.outputs} <= {"done", "x_out"}
         for argument, value in zip(kernel.inputs, call["inputs"], strict=True):
@@ -208,11 +191,11 @@ def assert_in_place(lender: FakeMLX, segments: list[Any]) -> None:
     assert written == own
 
 
-def test_neighbouring_dense_parameters_are_one_launch_and_rows_another(arena: Arena) -> None:
-    launched: list[tuple[str, int]] = []
+def test_neighbouring_dense_parameters_are_one_launch_and_rows_another(arena):
+    launched = []
 
     class Counting(ReferenceEngine):
-        def run(self, launch: Any) -> dict[str, Any]:
+        def run(self, launch):
             launched.append((launch.kernel.name, launch.inputs["offset"]))
             return super().run(launch)
 
@@ -231,7 +214,7 @@ def test_neighbouring_dense_parameters_are_one_launch_and_rows_another(arena: Ar
     assert [offset for _, offset in launched] == [slots["a.bias"].offset, slots["b.scale"].offset]
 
 
-def test_a_dense_gradient_of_a_rows_parameter_is_a_launch_of_its_own(arena: Arena) -> None:
+def test_a_dense_gradient_of_a_rows_parameter_is_a_launch_of_its_own(arena):
     """Its steps are not recorded, where those of its neighbours are."""
     grads = {**gradients(0), "embedding": np.ones((11, 5), np.float32)}
     pairs = target(arena, SGD(), 1, None).pairs(grads)
@@ -239,7 +222,7 @@ def test_a_dense_gradient_of_a_rows_parameter_is_a_launch_of_its_own(arena: Aren
     assert launches == [["a.bias", "a.matrix", "b.scale"], ["embedding"], ["z.matrix"]]
 
 
-def test_a_step_writes_neither_padding_nor_the_probe(arena: Arena, create: Make) -> None:
+def test_a_step_writes_neither_padding_nor_the_probe(arena, create):
     after = train(arena, AdamW(weight_decay=0.5), create("emulated:mlx"))
     inside = np.zeros(arena.params.size, bool)
     for slot in arena.layout.slots.values():
@@ -248,7 +231,7 @@ def test_a_step_writes_neither_padding_nor_the_probe(arena: Arena, create: Make)
         assert not after[name][~inside].any()
 
 
-def test_ones_are_added_to_the_probe_by_the_kernel_that_adds(arena: Arena, create: Make) -> None:
+def test_ones_are_added_to_the_probe_by_the_kernel_that_adds(arena, create):
     metal = MetalSteps(create("emulated:mps"), arena.params, arena.layout.slots, DECAY)
     metal.add(arena.layout.probe.offset, np.ones(64, np.float32))
     assert arena.probe.tolist() == [1.0] * 64
@@ -256,9 +239,7 @@ def test_ones_are_added_to_the_probe_by_the_kernel_that_adds(arena: Arena, creat
 
 @pytest.mark.slow
 @each_of("rule", RULES)
-def test_warming_up_builds_the_kernels_and_changes_nothing(
-    arena: Arena, create: Make, rule: str
-) -> None:
+def test_warming_up_builds_the_kernels_and_changes_nothing(arena, create, rule):
     engine = create("emulated:mlx")
     metal = MetalSteps(engine, arena.params, arena.layout.slots, DECAY)
     before = arena.params.copy()
@@ -269,7 +250,7 @@ def test_warming_up_builds_the_kernels_and_changes_nothing(
     np.testing.assert_array_equal(arena.params, before)
 
 
-def test_decay_flags_are_one_per_32_floats_of_the_parameters_that_decay(arena: Arena) -> None:
+def test_decay_flags_are_one_per_32_floats_of_the_parameters_that_decay(arena):
     flags = decay_flags(arena.layout.slots, DECAY, arena.params.size)
     assert len(flags) == arena.params.size // 32
     for name, slot in arena.layout.slots.items():
@@ -277,15 +258,13 @@ def test_decay_flags_are_one_per_32_floats_of_the_parameters_that_decay(arena: A
             assert flags[at // 32] == (name in DECAY)
 
 
-def test_parameters_off_the_32_float_boundaries_are_refused() -> None:
+def test_parameters_off_the_32_float_boundaries_are_refused():
     with pytest.raises(ShapeError, match="'matrix' starts at float 3.*multiples of 32"):
         decay_flags(SLOTS, frozenset(), 160)
 
 
 @each_of("engine", ENGINES)
-def test_an_engine_over_the_arena_itself_passes_the_self_check(
-    arena: Arena, create: Make, engine: str
-) -> None:
+def test_an_engine_over_the_arena_itself_passes_the_self_check(arena, create, engine):
     new_engine = create(engine)
     before = arena.params.copy()
     at = arena.layout.self_check(1)
@@ -293,7 +272,7 @@ def test_an_engine_over_the_arena_itself_passes_the_self_check(
     np.testing.assert_array_equal(arena.params, before)
 
 
-def test_an_engine_over_a_copy_fails_the_self_check(arena: Arena) -> None:
+def test_an_engine_over_a_copy_fails_the_self_check(arena):
     engine = ReferenceEngine()
     before = arena.params.copy()
     at = arena.layout.self_check(1)
@@ -302,7 +281,7 @@ def test_an_engine_over_a_copy_fails_the_self_check(arena: Arena) -> None:
     class ReadsOnce(ReferenceEngine):
         """Writes through, but computes with what it read first."""
 
-        def run(self, launch: Any) -> dict[str, Any]:
+        def run(self, launch):
             arena.params[at] = 1.5
             return {}
 

@@ -1,14 +1,11 @@
 """Muon: what its polynomials do to singular values, native and reference, and who is hidden."""
 
-from __future__ import annotations
-
 import math
 import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from mlxhog import _native, optim
 from mlxhog.errors import ConfigError
@@ -16,7 +13,7 @@ from mlxhog.models import families
 from mlxhog.models.families import read
 from mlxhog.models.registry import load_architecture
 from mlxhog.optim import AdamW, Muon, Sparsified
-from mlxhog.optim.gradients import Float32, Rows
+from mlxhog.optim.gradients import Rows
 from mlxhog.optim.muon import (
     ORTHOGONALIZATIONS,
     ROOM,
@@ -36,30 +33,30 @@ SHAPES = [(1, 1), (1, 7), (5, 1), (6, 9), (31, 33), (64, 128), (128, 128), (200,
 HIDDEN = frozenset({"matrix"})
 
 
-def drawn(rows: int, cols: int, seed: int = 0) -> Float32:
+def drawn(rows, cols, seed=0):
     """A matrix whose singular values spread over two orders of magnitude, as gradients' do."""
     rng = np.random.default_rng((rows, cols, seed))
     x = rng.standard_normal((rows, cols)) * np.linspace(0.1, 1.0, cols) ** 2
     return x.astype(np.float32)
 
 
-def exact(x: Float32, name: str) -> NDArray[np.float64]:
+def exact(x, name):
     """The steps as they are defined: odd polynomials of the singular values, in float64."""
     left, values, right = np.linalg.svd(x.astype(np.float64), full_matrices=False)
     values = values / (ROOM * math.sqrt(float((values**2).sum())))
     for a, b, c in ORTHOGONALIZATIONS[name]:
         values = a * values + b * values**3 + c * values**5
-    result: NDArray[np.float64] = (left * values) @ right
+    result = (left * values) @ right
     return result
 
 
-def native_polar(x: Float32, name: str) -> Float32:
+def native_polar(x, name):
     u = np.empty_like(x)
     _native.polar([x], [u], [1.0], ORTHOGONALIZATIONS[name])
     return u
 
 
-def composed_quintics(low: float, steps: int, cushion: float) -> list[tuple[float, ...]]:
+def composed_quintics(low, steps, cushion):
     """Odd quintics whose composition is nearest to 1 on [low, 1]; arXiv:2505.16932, algorithm 2."""
     high, coefficients = 1.0, []
     for _ in range(steps):
@@ -79,13 +76,13 @@ def composed_quintics(low: float, steps: int, cushion: float) -> list[tuple[floa
     return coefficients
 
 
-def test_polar3_is_the_composition_of_quintics_nearest_to_one() -> None:
+def test_polar3_is_the_composition_of_quintics_nearest_to_one():
     derived = composed_quintics(1e-3, 3, cushion=0.02407327424182761)
     np.testing.assert_allclose(ORTHOGONALIZATIONS["polar3"], derived, rtol=1e-12)
 
 
 @each_of(("name", "low", "high"), [("polar3", 0.134, 1.867), ("ns5", 0.5, 1.21)])
-def test_singular_values_of_order_one_end_near_one(name: str, low: float, high: float) -> None:
+def test_singular_values_of_order_one_end_near_one(name, low, high):
     least = {"polar3": 1e-3, "ns5": 5e-3}[name]
     values = np.geomspace(least, 0.99, 40)
     rng = np.random.default_rng(0)
@@ -104,9 +101,7 @@ def test_singular_values_of_order_one_end_near_one(name: str, low: float, high: 
 @pytest.mark.slow
 @each_of("name", ORTHOGONALIZATIONS)
 @each_of("shape", SHAPES, ids=str)
-def test_the_reference_changes_singular_values_and_nothing_else(
-    shape: tuple[int, int], name: str
-) -> None:
+def test_the_reference_changes_singular_values_and_nothing_else(shape, name):
     x = drawn(*shape)
     assert_close(polar_reference(x, ORTHOGONALIZATIONS[name]), exact(x, name), POLAR_F32)
 
@@ -114,21 +109,21 @@ def test_the_reference_changes_singular_values_and_nothing_else(
 @pytest.mark.slow
 @each_of("name", ORTHOGONALIZATIONS)
 @each_of("shape", SHAPES, ids=str)
-def test_native_code_agrees_with_the_reference(shape: tuple[int, int], name: str) -> None:
+def test_native_code_agrees_with_the_reference(shape, name):
     x = drawn(*shape)
     expected = polar_reference(x, ORTHOGONALIZATIONS[name])
     assert_close(native_polar(x, name), expected, POLAR_F32)
 
 
 @each_of("size", [1e-20, 1e15])
-def test_the_size_of_a_gradient_does_not_matter(size: float) -> None:
+def test_the_size_of_a_gradient_does_not_matter(size):
     x = drawn(20, 30)
     direction = native_polar(np.asarray(x * size, np.float32), "polar3")
     assert_close(direction, exact(x, "polar3"), POLAR_F32)
 
 
 @each_of("native", [True, False])
-def test_a_gradient_of_zeros_moves_a_hidden_matrix_by_its_decay_alone(native: bool) -> None:
+def test_a_gradient_of_zeros_moves_a_hidden_matrix_by_its_decay_alone(native):
     flat = initial()
     before = flat.copy()
     rule = Muon(hidden=HIDDEN, weight_decay=0.5, native=native)
@@ -138,7 +133,7 @@ def test_a_gradient_of_zeros_moves_a_hidden_matrix_by_its_decay_alone(native: bo
 
 
 @each_of("native", [True, False])
-def test_a_step_is_the_rule(native: bool) -> None:
+def test_a_step_is_the_rule(native):
     flat = initial()
     before = flat.copy()
     rule = Muon(hidden=HIDDEN, beta1=0.8, nesterov=0.3, weight_decay=0.2, native=native)
@@ -161,8 +156,8 @@ def test_a_step_is_the_rule(native: bool) -> None:
     [(4, None, (4, 4)), (None, 2, (6, 1)), (4, 2, (6, 4)), (100, None, (6, 6))],
 )
 def test_rows_can_be_orthogonalised_alone_always_or_between_whole_matrices(
-    native: bool, rows: int | None, every: int | None, blocks: tuple[int, int]
-) -> None:
+    native, rows, every, blocks
+):
     flat = initial()
     w = parameter(flat.copy(), MATRIX).astype(np.float64)
     rule = Muon(hidden=HIDDEN, beta1=0.0, weight_decay=0.0, rows=rows, every=every, native=native)
@@ -175,7 +170,7 @@ def test_rows_can_be_orthogonalised_alone_always_or_between_whole_matrices(
     assert_close(parameter(flat, MATRIX), w, POLAR_F32)
 
 
-def test_native_means_have_the_references_bits() -> None:
+def test_native_means_have_the_references_bits():
     g, m, x = drawn(40, 50), drawn(40, 50, seed=1), np.empty((40, 50), np.float32)
     rates = {"beta1": 0.9, "nesterov": 0.1, "grad_scale": 0.3}
     expected = direction_reference(g, m, **rates)
@@ -184,10 +179,10 @@ def test_native_means_have_the_references_bits() -> None:
         np.testing.assert_array_equal(result.view(np.uint32), wanted.view(np.uint32))
 
 
-def test_neither_threads_nor_repetition_change_a_bit() -> None:
+def test_neither_threads_nor_repetition_change_a_bit():
     xs = [drawn(*shape) for shape in ((64, 128), (128, 128), (128, 384), (384, 128))]
 
-    def found(threads: int) -> list[Float32]:
+    def found(threads):
         us = [np.empty_like(x) for x in xs]
         scales = [1.0] * len(xs)
         steps = ORTHOGONALIZATIONS["polar3"]
@@ -200,7 +195,7 @@ def test_neither_threads_nor_repetition_change_a_bit() -> None:
             np.testing.assert_array_equal(one, other)
 
 
-def test_everything_but_hidden_matrices_takes_adamws_steps() -> None:
+def test_everything_but_hidden_matrices_takes_adamws_steps():
     muon, adamw = Muon(hidden=HIDDEN, weight_decay=0.3), AdamW(weight_decay=0.3)
     rows = Rows(np.array([7, 2, 7], np.int32), np.ones((3, 5), np.float32))
     grads = {"bias": np.ones(9, np.float32), "embedding": rows}
@@ -213,7 +208,7 @@ def test_everything_but_hidden_matrices_takes_adamws_steps() -> None:
         np.testing.assert_array_equal(parameter(flats[0], slot), parameter(flats[1], slot))
 
 
-def test_a_gradient_of_rows_counts_as_zero_elsewhere() -> None:
+def test_a_gradient_of_rows_counts_as_zero_elsewhere():
     rule, flats = Muon(hidden=HIDDEN), [initial(), initial()]
     rows = Rows(np.array([1, 4], np.int32), drawn(2, 9))
     whole = np.zeros(MATRIX.shape, np.float32)
@@ -228,7 +223,7 @@ SECOND = Slot("second", (90, 20), 2900)
 VECTOR = Slot("vector", (50,), 4800)
 
 
-def after_two_steps(mode: str, *, shares: bool, recorded: bool) -> dict[str, Float32]:
+def after_two_steps(mode, *, shares, recorded):
     """Parameters, moments and record of one worker."""
     rule = Muon(hidden=frozenset({"large", "second"}), shared=shares)
     rng = np.random.default_rng(1)
@@ -265,9 +260,7 @@ def after_two_steps(mode: str, *, shares: bool, recorded: bool) -> dict[str, Flo
         ("cas", True, True),
     ],
 )
-def test_every_way_to_write_gives_the_same_bits_with_one_worker(
-    mode: str, shares: bool, recorded: bool
-) -> None:
+def test_every_way_to_write_gives_the_same_bits_with_one_worker(mode, shares, recorded):
     plain = after_two_steps("racy", shares=False, recorded=False)
     actual = after_two_steps(mode, shares=shares, recorded=recorded)
     for name in ("w", "m", "v"):
@@ -281,7 +274,7 @@ def test_every_way_to_write_gives_the_same_bits_with_one_worker(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["lossless", "cas"])
-def test_no_step_of_a_mean_that_two_workers_share_is_lost(mode: str) -> None:
+def test_no_step_of_a_mean_that_two_workers_share_is_lost(mode):
     """Gradients are 0 and betas 1/2, so every step halves the moments, which says how many were."""
     rule = Muon(
         hidden=frozenset({"matrix"}), beta1=0.5, beta2=0.5, nesterov=0.0, rows=1, shared=True
@@ -293,7 +286,7 @@ def test_no_step_of_a_mean_that_two_workers_share_is_lost(mode: str) -> None:
     barrier = threading.Barrier(2, timeout=30)
     with shared(150_000) as segment:
 
-        def work(slot: int) -> None:
+        def work(slot):
             where = replace(
                 target(rule, segment.floats),
                 slots={"matrix": matrix, "vector": vector},
@@ -311,7 +304,7 @@ def test_no_step_of_a_mean_that_two_workers_share_is_lost(mode: str) -> None:
         assert set(halved.tolist()) == {2.0 * steps}
 
 
-def test_a_part_of_a_step_can_wait_in_the_worker() -> None:
+def test_a_part_of_a_step_can_wait_in_the_worker():
     flat = initial()
     before = flat.copy()
     selection = optim.Selection.parse("topk:0.1")
@@ -324,7 +317,7 @@ def test_a_part_of_a_step_can_wait_in_the_worker() -> None:
     assert (parameter(where.private["residual"], MATRIX) != 0).sum() == MATRIX.size - moved.sum()
 
 
-def test_mismatched_matrices_are_refused() -> None:
+def test_mismatched_matrices_are_refused():
     x, steps = drawn(4, 5), ORTHOGONALIZATIONS["polar3"]
     with pytest.raises(ValueError, match=r"us\[0\] has another shape"):
         _native.polar([x], [np.empty((5, 4), np.float32)], [1.0], steps)
@@ -345,9 +338,7 @@ def test_mismatched_matrices_are_refused() -> None:
         ("lfm2-tiny", {"in_proj", "w3"}, {"conv"}),
     ],
 )
-def test_hidden_matrices_are_those_inside_the_blocks_that_are_wide_both_ways(
-    model: str, hidden: set[str], others: set[str]
-) -> None:
+def test_hidden_matrices_are_those_inside_the_blocks_that_are_wide_both_ways(model, hidden, others):
     cfg = load_architecture(model)
     spec, names = families.param_spec(cfg), families.hidden_matrices(cfg)
     for name in names:
@@ -359,7 +350,7 @@ def test_hidden_matrices_are_those_inside_the_blocks_that_are_wide_both_ways(
     assert not any(name.endswith(end) for name in endings for end in others)
 
 
-def test_options_choose_muon_for_a_model() -> None:
+def test_options_choose_muon_for_a_model():
     model = load_architecture("tiny")
     hidden = families.hidden_matrices(model)
     muon = optim.build(chosen("muon"), hidden, threads=2)
@@ -376,7 +367,7 @@ def test_options_choose_muon_for_a_model() -> None:
         chosen("muon", orthogonalization="svd")
 
 
-def test_a_model_without_hidden_matrices_is_moved_by_adamw() -> None:
+def test_a_model_without_hidden_matrices_is_moved_by_adamw():
     sizes = {"vocab_size": 32, "hidden_size": 16}
     model = read({"model_type": "mad", "layers": ["slstm-v1"], **sizes})
     assert families.hidden_matrices(model) == frozenset()

@@ -1,11 +1,7 @@
 """What an optimizer promises besides its formula: state, groups, errors, and the choice by name."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +15,7 @@ from mlxhog.config.optimizer import GROUPS as FACTORS
 from mlxhog.config.options import options
 from mlxhog.config.strategies import Hogwild
 from mlxhog.errors import ConfigError, ShapeError
-from mlxhog.optim import SGD, AdamW, Adan, Apollo, Lion, Momentum, Muon, Optimizer, Soap
+from mlxhog.optim import SGD, AdamW, Adan, Apollo, Lion, Momentum, Muon, Soap
 from mlxhog.optim.gradients import Rows
 from mlxhog.optim.muon import polar_references
 from mlxhog.optim.rule import StepWatch
@@ -31,7 +27,7 @@ GROUPS = {
     group: frozenset({name})
     for group, name in {"embedding": "embedding", "head": "matrix", "scalar": "bias"}.items()
 }
-EQUAL: dict[str, Any] = dict.fromkeys(FACTORS.values(), 1.0)
+EQUAL = dict.fromkeys(FACTORS.values(), 1.0)
 
 
 NUMBERS = {
@@ -39,14 +35,14 @@ NUMBERS = {
 }  # fmt: skip
 
 
-def chosen(name: str = "adamw", **others: Any) -> TrainConfig:
+def chosen(name="adamw", **others):
     """One worker with an optimizer, and those of `NUMBERS` that it has."""
     has = options(OPTIMIZERS.find(name))
     own = {number: value for number, value in NUMBERS.items() if number in has}
     return TrainConfig(strategy="serial", optimizer={"name": name, **own}, **others)
 
 
-def test_options_choose_the_optimizer() -> None:
+def test_options_choose_the_optimizer():
     adamw = AdamW(beta1=0.8, beta2=0.9, eps=1e-6, weight_decay=0.2)
     assert optim.build(chosen()) == adamw
     assert optim.build(chosen("momentum")) == Momentum(momentum=0.6, weight_decay=0.2)
@@ -65,7 +61,7 @@ def test_options_choose_the_optimizer() -> None:
     assert optim.build(config, HIDDEN) == mini
 
 
-def test_every_name_that_the_options_offer_makes_an_optimizer() -> None:
+def test_every_name_that_the_options_offer_makes_an_optimizer():
     for name in OPTIMIZERS.known():
         assert optim.build(TrainConfig(optimizer=name)).state_segments is not None
 
@@ -96,25 +92,20 @@ def test_every_name_that_the_options_offer_makes_an_optimizer() -> None:
     ],
 )
 def test_what_is_left_open_follows_from_optimizer_width_and_strategy(
-    options: dict[str, Any],
-    width: int,
-    workers: int,
-    lr: float,
-    beta1: float | None,
-    nesterov: float | None,
-) -> None:
+    options, width, workers, lr, beta1, nesterov
+):
     settled = optim.for_model(TrainConfig(**options), width, HIDDEN, workers)
     numbers = optimizers.open_numbers(settled)
     assert settled.top_lr == pytest.approx(lr)
     assert (numbers.get("beta1"), numbers.get("nesterov")) == (beta1, nesterov)
 
 
-def test_muon_without_hidden_matrices_is_adamw_at_its_step_size() -> None:
+def test_muon_without_hidden_matrices_is_adamw_at_its_step_size():
     settled = optim.for_model(TrainConfig(strategy="serial"), 128, frozenset(), 1)
     assert (settled.optimizer, settled.lr) == (optimizers.AdamW(beta1=0.9, **EQUAL), 1e-3)
 
 
-def test_what_only_muon_has_goes_with_it_where_a_model_has_no_hidden_matrices() -> None:
+def test_what_only_muon_has_goes_with_it_where_a_model_has_no_hidden_matrices():
     config = TrainConfig(predict="last", nesterov=0.2, orthogonalization="ns5", eps=1e-6)
     settled = optim.for_model(config, 128, frozenset(), 2)
     assert settled.optimizer == optimizers.AdamW(beta1=0.9, eps=1e-6, **EQUAL)
@@ -124,7 +115,7 @@ def test_what_only_muon_has_goes_with_it_where_a_model_has_no_hidden_matrices() 
     assert optim.for_model(config, 128, HIDDEN, 2).prediction == "last"
 
 
-def test_the_second_moment_may_forget_by_tokens() -> None:
+def test_the_second_moment_may_forget_by_tokens():
     config = TrainConfig(optimizer="adamw", beta2_half_life=4096)
     built = optim.build(config, tokens_per_step=512)
     assert isinstance(built, AdamW)
@@ -134,11 +125,11 @@ def test_the_second_moment_may_forget_by_tokens() -> None:
     assert twice.beta2 == pytest.approx(built.beta2**2)
 
 
-def of_numbers() -> list[tuple[str, str]]:
+def of_numbers():
     return [(name, number) for name, one in OPTIMIZERS.known().items() for number in options(one)]
 
 
-OTHER: dict[str, object] = {
+OTHER = {
     "beta1": 0.5, "nesterov": 0.7, "orthogonalization": "ns5", "rows": 2,
     "rank": 2, "scale": 9.0, "compat": "official", "moments": "shared", "beta2_half_life": 100,
     "every": 2, "device": "worker", **dict.fromkeys(FACTORS.values(), 3.0),
@@ -147,16 +138,14 @@ OTHER: dict[str, object] = {
 
 
 @each_of(("name", "number"), of_numbers())
-def test_every_number_of_an_optimizer_changes_its_steps_or_its_state(
-    name: str, number: str
-) -> None:
+def test_every_number_of_an_optimizer_changes_its_steps_or_its_state(name, number):
     """After a gradient of zeros, and with a long one, so that guards and limits act, too."""
     spec = options(OPTIMIZERS.find(name))[number]
     value = OTHER.get(number) or float(str(spec.default)) / 2
     if number == "eps":  # in sight beside the second moment
         value = 0.1
 
-    def trained(**numbers: Any) -> tuple[bytes, tuple[str, ...]]:
+    def trained(**numbers):
         choice = replace(OPTIMIZERS.read(name), **numbers)
         config = TrainConfig(strategy="serial", optimizer=choice)
         rule = optim.build(config, HIDDEN, groups=GROUPS, tokens_per_step=10)
@@ -176,15 +165,15 @@ def test_every_number_of_an_optimizer_changes_its_steps_or_its_state(
     assert trained(**{number: value}) != trained()
 
 
-def test_an_unknown_optimizer_is_refused_with_the_known_ones() -> None:
+def test_an_unknown_optimizer_is_refused_with_the_known_ones():
     with pytest.raises(ConfigError, match="did you mean 'adamw'"):
         TrainConfig(optimizer="adam")
     with pytest.raises(ConfigError, match="known are muon, adamw"):
         TrainConfig(optimizer="rmsprop")
 
 
-def test_the_state_of_each_optimizer_is_private_unless_it_is_asked_to_share() -> None:
-    def segments(result: Optimizer) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def test_the_state_of_each_optimizer_is_private_unless_it_is_asked_to_share():
+    def segments(result):
         return result.state_segments, result.shared_segments
 
     assert segments(SGD()) == ((), ())
@@ -194,7 +183,7 @@ def test_the_state_of_each_optimizer_is_private_unless_it_is_asked_to_share() ->
     assert segments(optim.build(chosen("muon", moments="shared"))) == ((), ("m", "v"))
 
 
-def test_two_workers_share_moments_and_count_their_updates_together() -> None:
+def test_two_workers_share_moments_and_count_their_updates_together():
     rule = AdamW(beta1=0.5, weight_decay=0.0, eps=0.0, shared=True)
     flat = np.zeros(N, np.float32)
     first = target(rule, flat)
@@ -218,7 +207,7 @@ def test_two_workers_share_moments_and_count_their_updates_together() -> None:
     ],
     ids=["sgd", "momentum", "adamw", "lion", "adam of apollo", "apollo"],
 )
-def test_weight_decay_touches_only_its_group(rule: Optimizer) -> None:
+def test_weight_decay_touches_only_its_group(rule):
     flat = initial()
     before = flat.copy()
     zeros = {slot.name: np.zeros(slot.shape, np.float32) for slot in (MATRIX, BIAS)}
@@ -227,7 +216,7 @@ def test_weight_decay_touches_only_its_group(rule: Optimizer) -> None:
     np.testing.assert_array_equal(parameter(flat, BIAS), parameter(before, BIAS))
 
 
-BAD_GRADIENTS: dict[str, tuple[str, Any]] = {
+BAD_GRADIENTS = {
     "unknown name": ("nobody", np.zeros(3, np.float32)),
     "shape": ("bias", np.zeros(8, np.float32)),
     "transposed": ("matrix", np.zeros((9, 6), np.float32)),
@@ -243,16 +232,14 @@ BAD_GRADIENTS: dict[str, tuple[str, Any]] = {
 class Clock:
     """A clock that stands still unless a test moves it."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.ns = 1_000
 
-    def __call__(self) -> int:
+    def __call__(self):
         return self.ns
 
 
-def test_the_time_of_a_step_is_neither_that_of_its_write_nor_of_a_wait(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_time_of_a_step_is_neither_that_of_its_write_nor_of_a_wait(monkeypatch):
     clock, entry = Clock(), Entry(1, np.zeros(ENTRY_BYTES, np.uint8))
     monkeypatch.setattr("mlxhog.optim.rule.monotonic_ns", clock)
     watch = StepWatch(entry)
@@ -272,7 +259,7 @@ class Writes(StepWatch):
     writes = 0
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
+    def writing(self):
         self.writes += 1
         with super().writing():
             yield
@@ -283,9 +270,7 @@ class Writes(StepWatch):
     [(AdamW(), False), (Momentum(), False), (SGD(), True), (Lion(), True), (Adan(), True),
      (Muon(hidden=HIDDEN), True)],
 )  # fmt: skip
-def test_a_direction_is_written_apart_from_its_computation(
-    optimizer: Optimizer, apart: bool
-) -> None:
+def test_a_direction_is_written_apart_from_its_computation(optimizer, apart):
     watch = Writes(Entry(1, np.zeros(ENTRY_BYTES, np.uint8)))
     where = replace(target(optimizer, initial()), watch=watch)
     optimizer.step(where, {"matrix": np.ones(MATRIX.shape, np.float32)}, lr=0.1, step=1)
@@ -298,9 +283,7 @@ def test_a_direction_is_written_apart_from_its_computation(
     [SGD(), Momentum(), AdamW(), Lion(), Adan(), Apollo(hidden=HIDDEN), Soap(hidden=HIDDEN)],
     ids=["sgd", "momentum", "adamw", "lion", "adan", "apollo", "soap"],
 )
-def test_a_gradient_that_does_not_fit_is_refused_before_anything_is_written(
-    rule: Optimizer, case: str
-) -> None:
+def test_a_gradient_that_does_not_fit_is_refused_before_anything_is_written(rule, case):
     name, grad = BAD_GRADIENTS[case]
     flat = initial()
     before = flat.copy()
@@ -311,7 +294,7 @@ def test_a_gradient_that_does_not_fit_is_refused_before_anything_is_written(
     np.testing.assert_array_equal(flat, before)
 
 
-def test_a_dense_gradient_of_a_rows_parameter_reaches_every_row() -> None:
+def test_a_dense_gradient_of_a_rows_parameter_reaches_every_row():
     rule = SGD()
     flat = np.zeros(N, np.float32)
     rule.step(

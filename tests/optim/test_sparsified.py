@@ -1,8 +1,5 @@
 """Sparsified steps: what is written, what waits, and that nothing is forgotten."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -10,14 +7,14 @@ import pytest
 
 from mlxhog import optim
 from mlxhog.config.rules import Selection
-from mlxhog.optim import SGD, AdamW, Momentum, Optimizer, Sparsified
-from mlxhog.optim.gradients import Float32, Rows
+from mlxhog.optim import SGD, AdamW, Momentum, Sparsified
+from mlxhog.optim.gradients import Rows
 from mlxhog.optim.sparsified import RESIDUAL
 from tests.optim.small import EMBEDDING, MATRIX, SLOTS, N, initial, parameter, target
 from tests.optim.test_optimizers import chosen
 from tests.pairs import each_of
 
-RULES: dict[str, Callable[[bool], Optimizer]] = {
+RULES = {
     "sgd": lambda native: SGD(weight_decay=0.1, native=native),
     "momentum": lambda native: Momentum(weight_decay=0.1, native=native),
     "adamw": lambda native: AdamW(weight_decay=0.1, native=native),
@@ -26,9 +23,9 @@ each_rule = pytest.mark.parametrize("rule", RULES)
 TENTH = Selection("topk", 0.1)
 
 
-def gradients(seed: int) -> dict[str, Float32 | Rows]:
+def gradients(seed):
     rng = np.random.default_rng(seed)
-    results: dict[str, Float32 | Rows] = {
+    results = {
         name: rng.standard_normal(SLOTS[name].shape, dtype=np.float32)
         for name in ("matrix", "bias")
     }
@@ -37,7 +34,7 @@ def gradients(seed: int) -> dict[str, Float32 | Rows]:
     return results
 
 
-def trained(optimizer: Optimizer, steps: int = 6) -> tuple[Float32, dict[str, Float32]]:
+def trained(optimizer, steps=6):
     """Parameters and private state after some steps of one worker."""
     flat = initial()
     place = target(optimizer, flat, "matrix", "embedding")
@@ -47,7 +44,7 @@ def trained(optimizer: Optimizer, steps: int = 6) -> tuple[Float32, dict[str, Fl
 
 
 @each_rule
-def test_a_share_of_one_is_dense_training_bit_for_bit(rule: str) -> None:
+def test_a_share_of_one_is_dense_training_bit_for_bit(rule):
     dense, state = trained(RULES[rule](True))
     sparse, sparse_state = trained(Sparsified(RULES[rule](True), Selection("topk", 1.0)))
     np.testing.assert_array_equal(sparse.view(np.uint32), dense.view(np.uint32))
@@ -59,9 +56,7 @@ def test_a_share_of_one_is_dense_training_bit_for_bit(rule: str) -> None:
 @each_rule
 @each_of("selection", [TENTH, Selection("threshold", 1.3)], ids=lambda s: s.kind)
 @each_of("error_feedback", [True, False])
-def test_the_native_form_gives_the_bits_of_the_reference(
-    rule: str, selection: Selection, error_feedback: bool
-) -> None:
+def test_the_native_form_gives_the_bits_of_the_reference(rule, selection, error_feedback):
     optimizer = [
         trained(
             Sparsified(RULES[rule](native), selection, error_feedback=error_feedback, native=native)
@@ -75,7 +70,7 @@ def test_the_native_form_gives_the_bits_of_the_reference(
         np.testing.assert_array_equal(native_state[name], values, err_msg=name)
 
 
-def test_what_was_written_and_what_waits_is_every_step_that_was_taken() -> None:
+def test_what_was_written_and_what_waits_is_every_step_that_was_taken():
     optimizer = Sparsified(SGD(), TENTH)
     flat = np.zeros(N, np.float32)
     place = target(optimizer, flat)
@@ -90,7 +85,7 @@ def test_what_was_written_and_what_waits_is_every_step_that_was_taken() -> None:
     assert np.count_nonzero(waiting) > 0
 
 
-def test_without_error_feedback_what_is_not_written_is_dropped() -> None:
+def test_without_error_feedback_what_is_not_written_is_dropped():
     optimizer = Sparsified(SGD(), TENTH, error_feedback=False)
     assert optimizer.state_segments == ()
     flat = np.zeros(N, np.float32)
@@ -103,7 +98,7 @@ def test_without_error_feedback_what_is_not_written_is_dropped() -> None:
 
 
 @each_rule
-def test_exactly_the_elements_that_it_says_are_written(rule: str) -> None:
+def test_exactly_the_elements_that_it_says_are_written(rule):
     optimizer = Sparsified(RULES[rule](True), TENTH)
     flat = initial()
     place = target(optimizer, flat, "matrix")
@@ -120,7 +115,7 @@ def test_exactly_the_elements_that_it_says_are_written(rule: str) -> None:
         assert set(optimizer.written["embedding"] // 5) <= set(rows.index.tolist())
 
 
-def test_moments_are_those_of_the_whole_gradient() -> None:
+def test_moments_are_those_of_the_whole_gradient():
     # Not the parameters' own: weight decay is off, so that the steps do not depend on them.
     _, dense = trained(AdamW(weight_decay=0.0))
     _, sparse = trained(Sparsified(AdamW(weight_decay=0.0), TENTH))
@@ -128,7 +123,7 @@ def test_moments_are_those_of_the_whole_gradient() -> None:
         np.testing.assert_array_equal(sparse[name], dense[name])
 
 
-def test_a_dense_gradient_of_a_rows_parameter_is_sparsified_as_a_whole() -> None:
+def test_a_dense_gradient_of_a_rows_parameter_is_sparsified_as_a_whole():
     optimizer = Sparsified(SGD(), TENTH)
     flat = np.zeros(N, np.float32)
     grad = np.arange(55, dtype=np.float32).reshape(EMBEDDING.shape)
@@ -136,7 +131,7 @@ def test_a_dense_gradient_of_a_rows_parameter_is_sparsified_as_a_whole() -> None
     assert optimizer.written["embedding"].tolist() == [49, 50, 51, 52, 53, 54]
 
 
-def test_options_choose_what_is_written() -> None:
+def test_options_choose_what_is_written():
     assert isinstance(optim.build(chosen()), AdamW)
     optimizer = optim.build(replace(chosen(), sparsify="topk:0.1", error_feedback=False))
     assert isinstance(optimizer, Sparsified)

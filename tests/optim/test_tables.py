@@ -1,7 +1,5 @@
 """Steps of tables: the formula, rows outside of the batch, and a norm of 0."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -19,7 +17,7 @@ SPECS = {name: ParamSpec(name, (9, 4), "zeros", "rows") for name in ("ngrams.tab
 ONE, OTHER = SPECS
 
 
-def private(*, native: bool = True) -> Tables:
+def private(*, native=True):
     """Two tables of one process."""
     layout = arena.plan({"w": ParamSpec("w", (3,), "zeros")}, tables=SPECS, n_tickets=1)
     floats = layout.segments["tables"].count
@@ -33,17 +31,17 @@ def private(*, native: bool = True) -> Tables:
     )
 
 
-def table(tables: Tables, name: str) -> np.ndarray:
+def table(tables, name):
     slot = tables.slots[name]
     return tables.flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
 
 
-def gradient(seed: int, *index: int) -> Rows:
+def gradient(seed, *index):
     values = np.random.default_rng(seed).standard_normal((len(index), 4)).astype(np.float32)
     return Rows(np.array(index, np.int32), values)
 
 
-def test_a_step_is_the_gradient_over_the_running_norm_of_its_table() -> None:
+def test_a_step_is_the_gradient_over_the_running_norm_of_its_table():
     ours, expected, mean = private(), np.zeros((9, 4)), 0.0
     for step, grad in enumerate((gradient(0, 1, 4), gradient(1, 4, 5, 8), gradient(2, 0))):
         ours.step({ONE: grad}, lr=0.03 / (step + 1))
@@ -56,7 +54,7 @@ def test_a_step_is_the_gradient_over_the_running_norm_of_its_table() -> None:
     assert not table(ours, OTHER).any()
 
 
-def test_the_size_of_the_loss_does_not_matter() -> None:
+def test_the_size_of_the_loss_does_not_matter():
     small, large = private(), private()
     for seed in range(3):
         grad = gradient(seed, 2, 3)
@@ -65,7 +63,7 @@ def test_the_size_of_the_loss_does_not_matter() -> None:
     assert np.array_equal(table(small, ONE), table(large, ONE))
 
 
-def test_native_steps_are_the_reference_bit_for_bit() -> None:
+def test_native_steps_are_the_reference_bit_for_bit():
     native, reference = private(), private(native=False)
     for seed in range(3):
         for ours in (native, reference):
@@ -74,7 +72,7 @@ def test_native_steps_are_the_reference_bit_for_bit() -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, math.nan, math.inf])
-def test_a_gradient_of_zeros_or_one_that_is_not_finite_moves_nothing(value: float) -> None:
+def test_a_gradient_of_zeros_or_one_that_is_not_finite_moves_nothing(value):
     ours = private()
     ours.step({ONE: gradient(0, 1)}, lr=0.03)
     before, means = ours.flat.copy(), ours.means.copy()
@@ -83,14 +81,14 @@ def test_a_gradient_of_zeros_or_one_that_is_not_finite_moves_nothing(value: floa
     assert np.array_equal(ours.means, means)
 
 
-def test_a_foreign_gradient_is_refused_before_anything_is_written() -> None:
+def test_a_foreign_gradient_is_refused_before_anything_is_written():
     ours = private()
     with pytest.raises(ShapeError, match="rows 0 to 8"):
         ours.step({ONE: gradient(0, 1), OTHER: gradient(0, 9)}, lr=0.03)
     assert not ours.flat.any()
 
 
-def test_in_an_arena_tables_are_apart_from_all_that_is_laid_out_like_the_parameters() -> None:
+def test_in_an_arena_tables_are_apart_from_all_that_is_laid_out_like_the_parameters():
     spec = {"w": ParamSpec("w", (3,), "zeros")}
     sizes = {"n_tickets": 1, "max_workers": 2, "private": ["m"], "extra": segments(2)}
     layout, plain = (arena.plan(spec, tables=tables, **sizes) for tables in (SPECS, None))
@@ -107,13 +105,13 @@ def test_in_an_arena_tables_are_apart_from_all_that_is_laid_out_like_the_paramet
         del ours
 
 
-def test_two_writers_of_the_same_rows_lose_no_increment() -> None:
+def test_two_writers_of_the_same_rows_lose_no_increment():
     spec, adds = {"w": ParamSpec("w", (3,), "zeros")}, 3000
     layout = arena.plan(spec, tables=SPECS, n_tickets=1, max_workers=2, extra=segments(2))
     ones = Rows(np.arange(9, dtype=np.int32), np.ones((9, 4), np.float32))
     with arena.Arena.create(layout) as made:
 
-        def add(slot: int) -> None:
+        def add(slot):
             made.workers.acquire_slot(slot=slot)
             ours = Tables.of(made, slot)
             assert ours is not None
@@ -125,7 +123,7 @@ def test_two_writers_of_the_same_rows_lose_no_increment() -> None:
         assert all((made.param(name) == 2 * adds).all() for name in SPECS)
 
 
-def test_gradients_are_parted_by_name() -> None:
+def test_gradients_are_parted_by_name():
     grads = {"w": np.ones(3, np.float32), ONE: gradient(0, 1)}
     dense, rows = parted(grads, private())
     assert (dense.keys(), rows.keys()) == ({"w"}, {ONE})

@@ -1,7 +1,5 @@
 """What a selection takes out of a pending step, natively as in the reference."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +7,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from mlxhog.config.rules import Selection
-from mlxhog.optim.gradients import Float32, Int32
 from mlxhog.optim.sparsified import take
 from tests.optim.small import EMBEDDING, MATRIX, N, initial, parameter
 
@@ -18,9 +15,7 @@ SELECTIONS += [Selection("threshold", f) for f in (0.5, 1.0, 3.0)]
 LR = 1.5
 
 
-def both(
-    selection: Selection, pending: Float32, rows: Int32 | None, keep: bool
-) -> list[tuple[Int32, Float32, Float32]]:
+def both(selection, pending, rows, keep):
     """What the native and the NumPy form take of the embedding, and what they leave."""
     results = []
     for native in (True, False):
@@ -40,9 +35,7 @@ values = st.sampled_from([0.0, -0.0, 0.25, -0.25, 0.75, 1.5, -1.5, 4.5, 1e-40, -
     selection=st.sampled_from(SELECTIONS),
     keep=st.booleans(),
 )
-def test_the_native_form_takes_what_the_reference_takes(
-    pending: Float32, rows: set[int] | None, selection: Selection, keep: bool
-) -> None:
+def test_the_native_form_takes_what_the_reference_takes(pending, rows, selection, keep):
     pending = np.nan_to_num(pending, nan=7.0, posinf=np.inf, neginf=-np.inf)
     index = None if rows is None else np.array(sorted(rows), np.int32)
     native, reference = both(selection, pending, index, keep)
@@ -50,7 +43,7 @@ def test_the_native_form_takes_what_the_reference_takes(
         np.testing.assert_array_equal(a, b)
 
 
-def test_topk_takes_the_largest_and_among_equals_the_first() -> None:
+def test_topk_takes_the_largest_and_among_equals_the_first():
     pending = initial()
     parameter(pending, MATRIX)[...] = 1.0
     parameter(pending, MATRIX)[2, 3] = -5.0
@@ -59,7 +52,7 @@ def test_topk_takes_the_largest_and_among_equals_the_first() -> None:
     assert taken.tolist() == [1.0, 1.0, -5.0]
 
 
-def test_topk_takes_a_share_rounded_up_and_never_a_zero() -> None:
+def test_topk_takes_a_share_rounded_up_and_never_a_zero():
     pending = np.zeros(N, np.float32)
     parameter(pending, MATRIX)[0, :3] = (1.0, 2.0, 3.0)
     index, _ = take(Selection("topk", 0.02), pending, MATRIX, None, lr=LR, keep=True)
@@ -68,7 +61,7 @@ def test_topk_takes_a_share_rounded_up_and_never_a_zero() -> None:
     assert index.tolist() == [0]
 
 
-def test_a_threshold_is_counted_in_step_sizes() -> None:
+def test_a_threshold_is_counted_in_step_sizes():
     pending = np.zeros(N, np.float32)
     parameter(pending, MATRIX)[0, :3] = (2.9, -3.0, 3.1)
     index, _ = take(Selection("threshold", 2.0), pending, MATRIX, None, lr=1.5, keep=True)
@@ -76,9 +69,7 @@ def test_a_threshold_is_counted_in_step_sizes() -> None:
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_what_is_taken_is_gone_and_the_rest_of_the_candidates_stays_or_is_dropped(
-    keep: bool,
-) -> None:
+def test_what_is_taken_is_gone_and_the_rest_of_the_candidates_stays_or_is_dropped(keep):
     pending = initial()
     before = pending.copy()
     rows = np.array([1, 4], np.int32)
@@ -96,6 +87,6 @@ def test_what_is_taken_is_gone_and_the_rest_of_the_candidates_stays_or_is_droppe
 
 
 @pytest.mark.parametrize("text", ["topk", "topk:0", "topk:1.1", "topk:x", "threshold:-1", "some:1"])
-def test_a_selection_that_makes_no_sense_is_refused_with_what_is_wanted(text: str) -> None:
+def test_a_selection_that_makes_no_sense_is_refused_with_what_is_wanted(text):
     with pytest.raises(ValueError, match="wanted none, topk:F"):
         Selection.parse(text)

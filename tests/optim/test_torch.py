@@ -1,13 +1,11 @@
 """Our optimizers take PyTorch's steps (torch.optim.SGD, AdamW, SparseAdam)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np
 import torch
 
-from mlxhog.optim import SGD, AdamW, Momentum, Optimizer, gradients
+from mlxhog.optim import SGD, AdamW, Momentum, gradients
 from mlxhog.optim.gradients import Rows
 from tests.optim.small import BIAS, EMBEDDING, MATRIX, initial, parameter, target
 from tests.pairs import each_of
@@ -21,7 +19,7 @@ RTOL, ATOL = 2e-5, 2e-6
 
 TorchOptimizer = Callable[[list[dict[str, object]]], torch.optim.Optimizer]
 
-PAIRS: dict[str, tuple[Optimizer, TorchOptimizer]] = {
+PAIRS = {
     "sgd": (SGD(weight_decay=DECAY), lambda groups: torch.optim.SGD(groups, lr=LR)),
     "momentum": (
         Momentum(momentum=0.8, weight_decay=DECAY),
@@ -44,7 +42,7 @@ PAIRS: dict[str, tuple[Optimizer, TorchOptimizer]] = {
 
 @each_of("clipped", [False, True], ids=["unclipped", "clipped"])
 @each_of("name", PAIRS)
-def test_dense_steps_with_clipping_and_decay_groups_equal_torchs(name: str, clipped: bool) -> None:
+def test_dense_steps_with_clipping_and_decay_groups_equal_torchs(name, clipped):
     ours, make_theirs = PAIRS[name]
     flat = initial()
     to = target(ours, flat, "matrix")
@@ -68,7 +66,7 @@ def test_dense_steps_with_clipping_and_decay_groups_equal_torchs(name: str, clip
     np.testing.assert_allclose(parameter(flat, BIAS), b.numpy(), rtol=RTOL, atol=ATOL)
 
 
-def test_rows_equal_torchs_sparse_adam_and_absent_rows_stay() -> None:
+def test_rows_equal_torchs_sparse_adam_and_absent_rows_stay():
     ours = AdamW(beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.0)
     flat = initial()
     to = target(ours, flat)
@@ -86,7 +84,7 @@ def test_rows_equal_torchs_sparse_adam_and_absent_rows_stay() -> None:
             EMBEDDING.shape,
             check_invariants=True,
         )
-        theirs.step()  # type: ignore[no-untyped-call]  # torch
+        theirs.step()  # torch
     actual = parameter(flat, EMBEDDING)
     np.testing.assert_allclose(actual, table.detach().numpy(), rtol=RTOL, atol=ATOL)
     np.testing.assert_array_equal(actual[9:], before[9:])

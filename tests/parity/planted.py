@@ -6,19 +6,16 @@ called, in the model as well as alone, and an optimizer steps along the wrong gr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pytest
 
-from mlxhog.arena.child import Lane
 from mlxhog.parity import compute
 from mlxhog.parity.compute import compute_side, engine_of
-from mlxhog.parity.engines import FrameworkEngine
-from mlxhog.parity.subject import Array, ParitySide
+from mlxhog.parity.subject import Array
 
 ENTRIES = ("all", "random", "one")
 
@@ -38,7 +35,7 @@ class OperatorFault:
     entries: str = "all"
     ulps: int = 4
 
-    def offset(self, y: Array) -> Array:
+    def offset(self, y):
         """What is added to a result, float32."""
         off = self.ulps * np.spacing(y)  # has the sign of y: away from 0
         if self.entries == "random":
@@ -66,7 +63,7 @@ Fault = OperatorFault | SignFault
 
 
 @contextmanager
-def planted(engine: FrameworkEngine, fault: Fault | None) -> Iterator[None]:
+def planted(engine, fault):
     """Let an engine compute with a fault, if any, until the block ends."""
     with pytest.MonkeyPatch.context() as patch:
         if isinstance(fault, OperatorFault):
@@ -77,17 +74,15 @@ def planted(engine: FrameworkEngine, fault: Fault | None) -> Iterator[None]:
         yield
 
 
-def _off(
-    engine: FrameworkEngine, right: Callable[..., Any], fault: OperatorFault
-) -> Callable[..., Any]:
+def _off(engine, right, fault):
     """An operator whose first result y is y + offset(y); gradients are those of y."""
 
     xp = engine._ops().xp
 
-    def shifted(y: Any) -> Any:
+    def shifted(y):
         return y + xp.stop_gradient(engine._array(fault.offset(engine._host(y))))
 
-    def wrong(*args: Any, **kwargs: Any) -> Any:
+    def wrong(*args, **kwargs):
         y = right(*args, **kwargs)
         return (shifted(y[0]), *y[1:]) if isinstance(y, tuple) else shifted(y)
 
@@ -97,8 +92,8 @@ def _off(
 Differentiate = Callable[[Array, Array], tuple[float, dict[str, Array]]]
 
 
-def _flipped(differentiate: Differentiate, fault: SignFault) -> Differentiate:
-    def wrong(tokens: Array, targets: Array) -> tuple[float, dict[str, Array]]:
+def _flipped(differentiate, fault):
+    def wrong(tokens, targets):
         loss, grads = differentiate(tokens, targets)
         grad = grads[fault.parameter].copy()
         grad.reshape(-1)[fault.place] *= -1.0
@@ -108,11 +103,11 @@ def _flipped(differentiate: Differentiate, fault: SignFault) -> Differentiate:
 
 
 @contextmanager
-def every_engine(fault: Fault | None) -> Iterator[None]:
+def every_engine(fault):
     """Let sides compute with a fault, if any, in this process until the block ends."""
     with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
 
-        def faulty_engine(side: ParitySide) -> FrameworkEngine:
+        def faulty_engine(side):
             engine = engine_of(side)
             stack.enter_context(planted(engine, fault))
             return engine
@@ -133,7 +128,7 @@ class FaultySide:
     name: str
     fault: Fault
 
-    def __call__(self, lane: Lane, side: ParitySide, *arguments: Any) -> list[str]:
+    def __call__(self, lane, side, *arguments):
         """Compute a side's results; returns their names."""
         if side.name != self.name:
             return compute_side(lane, side, *arguments)

@@ -1,9 +1,6 @@
 """A model without recorded results shows every gradient, on tokens that anybody can draw again."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny", "7to1-tiny"])
-def test_every_gradient_of_a_perturbed_model_is_worth_comparing(name: str) -> None:
+def test_every_gradient_of_a_perturbed_model_is_worth_comparing(name):
     cfg = load_architecture(name)
     subject = model_subject(name, cfg, perturbed_init(cfg, 0), TrialSettings(seq_len=12), "")
     _, grads = lm_numpy.differentiate(
@@ -39,7 +36,7 @@ def test_every_gradient_of_a_perturbed_model_is_worth_comparing(name: str) -> No
     assert min(largest.values()) > 1e-5 * max(largest.values())
 
 
-def test_the_same_seed_gives_the_same_subject() -> None:
+def test_the_same_seed_gives_the_same_subject():
     cfg = config()
     for seed, same in ((1, True), (2, False)):
         a, b = perturbed_init(cfg, 1), perturbed_init(cfg, seed)
@@ -47,7 +44,7 @@ def test_the_same_seed_gives_the_same_subject() -> None:
         assert np.array_equal(tokens(cfg, 2, 9, 1), tokens(cfg, 2, 9, seed)) is same
 
 
-def test_a_tenth_of_the_positions_and_the_last_one_are_not_scored() -> None:
+def test_a_tenth_of_the_positions_and_the_last_one_are_not_scored():
     cfg = config()
     subject = model_subject(
         "x", cfg, perturbed_init(cfg, 0), TrialSettings(batch_size=8, seq_len=200), ""
@@ -57,26 +54,26 @@ def test_a_tenth_of_the_positions_and_the_last_one_are_not_scored() -> None:
     assert 0.05 < (targets[:, :-1] == -100).mean() < 0.15
 
 
-def test_one_token_has_no_loss_and_says_so() -> None:
+def test_one_token_has_no_loss_and_says_so():
     cfg = config()
     subject = model_subject("x", cfg, perturbed_init(cfg, 0), TrialSettings(seq_len=1), "")
     assert "targets" not in subject.fixed
     assert any("no loss" in note for note in subject.notes)
 
 
-def test_a_model_that_resets_has_a_document_beginning_in_the_middle() -> None:
+def test_a_model_that_resets_has_a_document_beginning_in_the_middle():
     cfg = config(reset_at_document_boundaries=True, bos_token_id=7)
     assert (tokens(cfg, 3, 10, 0)[:, 5] == 7).all()
 
 
-def test_the_published_model_is_refused_before_anything_is_drawn() -> None:
+def test_the_published_model_is_refused_before_anything_is_drawn():
     source = open_source("config", "7b", TrialSettings(), Path("runs"))
     chosen, _ = subjects.choose("numpy,torch:cpu", "auto", source.plan)
     with pytest.raises(EnvironmentLacks, match=r"7b needs about \d+ GB in 2 processes"):
         check_memory(source, chosen)
 
 
-def test_a_perturbed_parameter_differs_everywhere_and_by_its_own_size() -> None:
+def test_a_perturbed_parameter_differs_everywhere_and_by_its_own_size():
     inputs = {"w": np.full((50, 4), 100.0, np.float32), "zero": np.zeros(9, np.float32)}
     noise = perturbed(inputs, "w", 0) - inputs["w"]
     assert 5.0 < noise.std() < 20.0
@@ -85,7 +82,7 @@ def test_a_perturbed_parameter_differs_everywhere_and_by_its_own_size() -> None:
         perturbed(inputs, "zer", 0)
 
 
-def test_who_computes_is_chosen_by_name() -> None:
+def test_who_computes_is_chosen_by_name():
     plan = ModelPlan(config())
     names = [side.name for side in subjects.choose("mlx:cpu,numpy,torch:cpu", "all", plan)[0]]
     assert names == [
@@ -97,14 +94,14 @@ def test_who_computes_is_chosen_by_name() -> None:
         subjects.choose("numpi", "all", plan)
 
 
-def test_a_peer_that_cannot_build_a_model_is_left_out_with_the_reason() -> None:
+def test_a_peer_that_cannot_build_a_model_is_left_out_with_the_reason():
     plan = ModelPlan(load_architecture(ROOT / "models" / "7to1-tiny.yaml"))
     chosen, notes = subjects.choose("auto", "auto", plan)
     assert "transformers" not in [side.name for side in chosen]
     assert "left out: transformers has no v1 stack" in notes
 
 
-def test_families_know_every_architecture_that_parity_is_asked_for() -> None:
+def test_families_know_every_architecture_that_parity_is_asked_for():
     source = open_source(
         "config", str(ROOT / "models" / "tiny.yaml"), TrialSettings(), Path("runs")
     )
@@ -123,8 +120,6 @@ def test_families_know_every_architecture_that_parity_is_asked_for() -> None:
         ({"reset_at_document_boundaries": True, "bos_token_id": 0}, []),
     ],
 )
-def test_a_peer_is_asked_for_the_models_that_it_has(
-    changes: dict[str, Any], peers: list[str]
-) -> None:
+def test_a_peer_is_asked_for_the_models_that_it_has(changes, peers):
     plan = ModelPlan(config(**changes))
     assert [name for name in PEERS if not_computable(name, plan) is None] == peers

@@ -1,26 +1,22 @@
 """Tolerances grow where rounding the inputs is enough to move a result."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Mapping
 from functools import partial
 
 import numpy as np
 
 from mlxhog.parity import compare, tolerances
 from mlxhog.parity.engines import NumPyEngine, RoundingEngine
-from mlxhog.parity.subject import Array
 from tests.models.sample import batch, config, perturbed_params
 
 
-def sums(inputs: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+def sums(inputs):
     """A sum that cancels, and one that does not."""
     a, b = inputs["a"].astype(np.float64), inputs["b"].astype(np.float64)
     yield "grad/cancels", a - b
     yield "grad/adds", a + b
 
 
-def test_what_cancels_moves_and_what_adds_up_does_not() -> None:
+def test_what_cancels_moves_and_what_adds_up_does_not():
     inputs = {"a": np.full(9, 1.0, np.float32), "b": np.full(9, 0.9999, np.float32)}
     results, conditions = tolerances.split(
         dict(tolerances.measure(dict(sums(inputs)), inputs, sums))
@@ -30,14 +26,14 @@ def test_what_cancels_moves_and_what_adds_up_does_not() -> None:
     assert 1e-4 < conditions["grad/cancels"] < 1e-2
 
 
-def test_inputs_are_rounded_by_at_most_half_a_unit() -> None:
+def test_inputs_are_rounded_by_at_most_half_a_unit():
     x = np.random.default_rng(0).normal(size=1000)
     moved = tolerances.rounded({"x": x}, 1)["x"]
     assert 0 < np.abs(moved / x - 1).max() <= 2.0**-24 * 1.001
 
 
-def test_a_maximum_whose_sides_nearly_change_places_moves() -> None:
-    def steep(inputs: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+def test_a_maximum_whose_sides_nearly_change_places_moves():
+    def steep(inputs):
         yield "grad/kink", np.where(inputs["a"] > 1.0 + 6 * tolerances.ROUNDING, 2.0, 1.0)
 
     inputs = {"a": np.full(50, 1.0, np.float32)}
@@ -45,8 +41,8 @@ def test_a_maximum_whose_sides_nearly_change_places_moves() -> None:
     assert conditions == {"grad/kink": 1.0 / 16.0}
 
 
-def test_of_a_parameter_after_steps_its_way_counts_and_not_where_it_began() -> None:
-    def stays(inputs: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+def test_of_a_parameter_after_steps_its_way_counts_and_not_where_it_began():
+    def stays(inputs):
         yield "after/sgd/w", inputs["w"].astype(np.float64) + 0.25
 
     inputs = {"w": np.full(50, 1000.0, np.float32)}
@@ -54,7 +50,7 @@ def test_of_a_parameter_after_steps_its_way_counts_and_not_where_it_began() -> N
     assert conditions["after/sgd/w"] < 1e-12
 
 
-def test_a_difference_is_allowed_as_far_as_rounding_moves_the_result() -> None:
+def test_a_difference_is_allowed_as_far_as_rounding_moves_the_result():
     expected = {"logits": np.array([5.0])}
     for conditions, ok in (({}, False), ({"logits": 1e-5}, True)):
         for name in ("logits", "stepwise/logits"):
@@ -70,7 +66,7 @@ def test_a_difference_is_allowed_as_far_as_rounding_moves_the_result() -> None:
     assert not row.ok
 
 
-def test_a_result_without_a_condition_of_its_own_has_that_of_what_it_stands_for() -> None:
+def test_a_result_without_a_condition_of_its_own_has_that_of_what_it_stands_for():
     conditions = {"grad/w": 1.0, "logits": 3.0, "state/n": 4.0}
     results = {
         "after/adamw/w": 1.0,
@@ -81,12 +77,12 @@ def test_a_result_without_a_condition_of_its_own_has_that_of_what_it_stands_for(
     assert {name: tolerances.condition_of(name, conditions) for name in results} == results
 
 
-def test_noise_shows_what_float32_loses_where_no_rounding_of_the_inputs_does() -> None:
+def test_noise_shows_what_float32_loses_where_no_rounding_of_the_inputs_does():
     cfg = config(num_hidden_layers=1)
     tokens, targets = batch(cfg, 1, 2, seed=2)
     params = perturbed_params(cfg, 2)
 
-    def gradients(engine: NumPyEngine, at: Mapping[str, Array]) -> dict[str, Array]:
+    def gradients(engine, at):
         engine.load(cfg, at)
         return engine.differentiate(tokens, targets)[1]
 
@@ -103,7 +99,7 @@ def test_noise_shows_what_float32_loses_where_no_rounding_of_the_inputs_does() -
     assert noise[f"noise/grad/{keys}"] > 1e-5 * np.abs(grads[keys]).max()
 
 
-def test_a_small_gradient_is_measured_by_its_own_noise_between_backends_that_have_it() -> None:
+def test_a_small_gradient_is_measured_by_its_own_noise_between_backends_that_have_it():
     expected = {"grad/large": np.array([1.0]), "grad/small": np.array([1e-4])}
     conditions = {name: 1e-8 for name in expected} | {f"noise/{name}": 1e-8 for name in expected}
     for off, noise, ok in ((1e-6, False, True), (1e-6, True, False), (1e-7, True, True)):

@@ -1,12 +1,8 @@
 """An optimizer of a plugin is compared with float64, and one that breaks a promise is found."""
 
-from __future__ import annotations
-
 import json
 import runpy
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +10,6 @@ import pytest
 from mlxhog.errors import ConfigError
 from mlxhog.optim.rule import parameter
 from mlxhog.parity import optimizers, tolerances
-from mlxhog.parity.subject import Array
 from tests.models.sample import config, perturbed_params
 from tests.own_plugins import mlxhog
 from tests.pairs import each_of
@@ -26,12 +21,12 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "my_optimizer.py"
 
 
 @pytest.fixture
-def own() -> Any:
+def own():
     """The class of the example, fresh."""
     return runpy.run_path(str(EXAMPLE))["MyOptimizer"]
 
 
-def worst(choice: Any) -> float:
+def worst(choice):
     """How far a parameter is from the formula after three steps, in roundings per step."""
     steps = optimizers.ours(
         config(), perturbed_params(config(), 1), lambda _, step: one_gradient(step), 3, [choice]
@@ -42,39 +37,35 @@ def worst(choice: Any) -> float:
     return max(float(off[0]) for off in apart.values())
 
 
-def formula(half: float) -> Callable[..., tuple[Array, Array]]:
-    def reference(
-        own: Any, w: Array, g: Array, m: Array, *, lr: float, decay: bool, count: int
-    ) -> tuple[Array, Array]:
+def formula(half):
+    def reference(own, w, g, m, *, lr, decay, count):
         m = own.beta * m + (1.0 - own.beta) * g
         return -lr * (m / (abs(m) + half) + decay * own.weight_decay * w), m
 
     return reference
 
 
-def test_the_example_takes_the_steps_that_it_takes_in_float64(own: Any) -> None:
+def test_the_example_takes_the_steps_that_it_takes_in_float64(own):
     assert worst(own()) < tolerances.PLUGIN_STEP / 4
 
 
 @each_of(("half", "ok"), [(1e-3, True), (1.01e-3, False)])
-def test_a_reference_of_its_own_takes_the_place_of_its_update(
-    own: Any, half: float, ok: bool
-) -> None:
+def test_a_reference_of_its_own_takes_the_place_of_its_update(own, half, ok):
     own.reference = formula(half)
     assert (worst(own()) <= tolerances.PLUGIN_STEP) is ok
 
 
-def ignores_grad_scale(own: Any, target: Any, pairs: Any, step: Any) -> None:
+def ignores_grad_scale(own, target, pairs, step):
     for slot, grad in pairs:
         target.add(slot, slice(None), np.float32(-step.lr) * grad)
 
 
-def writes_the_parameters_itself(own: Any, target: Any, pairs: Any, step: Any) -> None:
+def writes_the_parameters_itself(own, target, pairs, step):
     for slot, grad in pairs:
         parameter(target.flat, slot)[...] -= np.float32(step.lr * step.grad_scale) * grad
 
 
-def keeps_its_state_outside_of_the_arena(own: Any, target: Any, pairs: Any, step: Any) -> None:
+def keeps_its_state_outside_of_the_arena(own, target, pairs, step):
     for slot, grad in pairs:
         m = own.means.get(slot.name, 0.0) + np.float32(step.grad_scale) * grad
         own.means[slot.name] = m
@@ -85,15 +76,15 @@ def keeps_its_state_outside_of_the_arena(own: Any, target: Any, pairs: Any, step
     "update",
     [ignores_grad_scale, writes_the_parameters_itself, keeps_its_state_outside_of_the_arena],
 )
-def test_an_update_that_breaks_a_promise_is_found(own: Any, update: Callable[..., None]) -> None:
+def test_an_update_that_breaks_a_promise_is_found(own, update):
     own.update, own.means = update, {}
     assert worst(own()) > 100 * tolerances.PLUGIN_STEP
 
 
-def test_an_update_that_takes_float32_alone_is_asked_for_a_reference(own: Any) -> None:
+def test_an_update_that_takes_float32_alone_is_asked_for_a_reference(own):
     update = own.update
 
-    def narrow(self: Any, target: Any, pairs: Any, step: Any) -> None:
+    def narrow(self, target, pairs, step):
         if target.flat.dtype != np.float32:
             raise TypeError("float32 alone")
         update(self, target, pairs, step)
@@ -106,7 +97,7 @@ def test_an_update_that_takes_float32_alone_is_asked_for_a_reference(own: Any) -
 
 
 @pytest.mark.slow
-def test_the_command_compares_it_and_names_a_wrong_one(tmp_path: Path) -> None:
+def test_the_command_compares_it_and_names_a_wrong_one(tmp_path):
     wrong = tmp_path / "wrong.py"
     wrong.write_text(
         EXAMPLE.read_text().replace('"grad_scale": step.grad_scale', '"grad_scale": 1')

@@ -1,15 +1,10 @@
 """Parity compares the precision of float32, and says what MLX_ENABLE_TF32 has to do with it."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import pytest
 
 from mlxhog.backends import precision
 from mlxhog.backends.autodiff import MLXArrays
 from mlxhog.parity import compute, operators
-from mlxhog.parity.compare import ComparedTensor
 from mlxhog.parity.comparison import compare_all
 from mlxhog.parity.subject import ModelPlan, ParitySide, ParitySubject
 from tests.backends.imprecise import FAULTS
@@ -20,7 +15,7 @@ MLX = ParitySide("mlx:cpu+reference", "mlx:cpu", "reference")
 SUBJECT = ParitySubject("probes", ModelPlan(config()), {}, {})
 
 
-def rows(engine: Any) -> list[ComparedTensor]:
+def rows(engine):
     results = {
         NUMPY.name: dict(precision.exact()),
         MLX.name: dict(operators.precision_results(engine)),
@@ -28,14 +23,14 @@ def rows(engine: Any) -> list[ComparedTensor]:
     return list(compare_all(SUBJECT, [NUMPY, MLX], results)[0])
 
 
-def test_every_probe_is_compared_and_agrees() -> None:
+def test_every_probe_is_compared_and_agrees():
     compared = rows(compute.engine_of(MLX))
     assert {row.what for row in compared} == set(precision.PROBES)
     assert [row for row in compared if not row.ok] == []
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
-def test_a_planted_fault_disagrees(monkeypatch: pytest.MonkeyPatch, fault: Any) -> None:
+def test_a_planted_fault_disagrees(monkeypatch, fault):
     engine = compute.engine_of(MLX)
     operator, kind = FAULTS[fault]
     ops = engine._ops()

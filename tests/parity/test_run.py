@@ -1,15 +1,10 @@
 """Sides compute in processes of their own; what goes wrong there is said, and nothing stays."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing import util
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,10 +13,10 @@ from mlxhog.errors import ConfigError, WorkerFailed
 from mlxhog.models import lm_numpy, ngrams
 from mlxhog.models.families import param_spec
 from mlxhog.parity import compute, optimizers, tolerances
-from mlxhog.parity.comparison import ParityReport, compare_sides
+from mlxhog.parity.comparison import compare_sides
 from mlxhog.parity.compute import computed_results
 from mlxhog.parity.engines import NumPyEngine
-from mlxhog.parity.subject import Array, ModelPlan, ParitySide, ParitySubject
+from mlxhog.parity.subject import ModelPlan, ParitySide, ParitySubject
 from tests.models.sample import batch, config, perturbed_params
 from tests.parity.here import Here
 
@@ -37,7 +32,7 @@ EVERY = (
 
 
 @pytest.fixture(autouse=True)
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def scratch(tmp_path, monkeypatch):
     """The only place for temporary files."""
     folder = tmp_path / "scratch"
     folder.mkdir()
@@ -46,17 +41,17 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def quiet(side: str, step: str) -> None:
+def quiet(side, step):
     """No output."""
 
 
-def failures(result: ParityReport) -> list[str]:
+def failures(result):
     return [f"{row.a} {row.b} {row.what}" for row in result.rows if not row.ok]
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("sides_here")
-def test_every_backend_and_form_reads_the_same_rows_of_tables() -> None:
+def test_every_backend_and_form_reads_the_same_rows_of_tables():
     tables = {"ngram_orders": (2, 4), "ngram_dim": 4, "ngram_rows": 256}
     subject = small(reset_at_document_boundaries=True, bos_token_id=1, **tables)
     comparison = compare_sides(subject, EVERY, quiet)
@@ -77,7 +72,7 @@ def test_every_backend_and_form_reads_the_same_rows_of_tables() -> None:
     assert not np.array_equal(first[3], second[3])
 
 
-def small(**changes: Any) -> ParitySubject:
+def small(**changes):
     cfg = config(**changes)
     tokens, targets = batch(cfg, 2, 9, seed=1)
     plan = ModelPlan(cfg, steps=2)
@@ -92,7 +87,7 @@ def small(**changes: Any) -> ParitySubject:
     ("name", "first"),
     [("lm_head.weight", "logits"), ("backbone.blocks.1.norm_ffn.weight", "hidden/2")],
 )
-def test_a_perturbed_parameter_shows_where_it_is_used_first(name: str, first: str) -> None:
+def test_a_perturbed_parameter_shows_where_it_is_used_first(name, first):
     comparison = compare_sides(small(), [NUMPY, MLX], quiet, perturb=name)
     assert not comparison.ok
     assert comparison.first_bad is not None
@@ -100,7 +95,7 @@ def test_a_perturbed_parameter_shows_where_it_is_used_first(name: str, first: st
 
 
 @pytest.mark.slow
-def test_a_perturbed_parameter_that_no_comparison_shows_is_a_failure() -> None:
+def test_a_perturbed_parameter_that_no_comparison_shows_is_a_failure():
     cfg = config()
     subject = small()
     unused = ParitySubject(
@@ -116,7 +111,7 @@ NUMPY_TWICE = ParitySide("numpy again", "numpy")
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("sides_here")
-def test_peers_take_the_same_steps_with_the_optimizers_of_torch() -> None:
+def test_peers_take_the_same_steps_with_the_optimizers_of_torch():
     peers = (ParitySide("transformers", "transformers"), ParitySide("xlstm", "xlstm"))
     comparison = compare_sides(small(), (NUMPY, *peers), quiet)
     assert comparison.ok, failures(comparison)
@@ -125,11 +120,11 @@ def test_peers_take_the_same_steps_with_the_optimizers_of_torch() -> None:
         assert {"after/adamw/lm_head.weight", "after/momentum/backbone.out_norm.weight"} <= compared
 
 
-def test_optimizers_are_compared_by_steps_that_matter() -> None:
+def test_optimizers_are_compared_by_steps_that_matter():
     subject = small()
-    cfg = subject.plan.cfg  # type: ignore[union-attr]
+    cfg = subject.plan.cfg
 
-    def gradient(params: Any, step: int) -> Any:
+    def gradient(params, step):
         return lm_numpy.differentiate(cfg, params, *subject.fixed.values())[1]
 
     rules = {
@@ -141,19 +136,19 @@ def test_optimizers_are_compared_by_steps_that_matter() -> None:
         assert moved > 1e-3 * optimizers.LR["adamw"]
 
 
-def one_gradient(seed: int) -> dict[str, Array]:
+def one_gradient(seed):
     spec = param_spec(config())
     rng = np.random.default_rng(seed)
     return {name: rng.normal(0, 0.1, one.shape).astype(np.float32) for name, one in spec.items()}
 
 
-def worst_steps() -> dict[str, float]:
+def worst_steps():
     """How far our steps are from the formula, by rule, all of them along three given gradients."""
     steps = optimizers.ours(config(), small().inputs, lambda params, step: one_gradient(step), 3)
     return {rule: max(float(off[0]) for off in apart.values()) for rule, _, apart in steps}
 
 
-def test_our_steps_are_what_the_formula_makes_of_the_same_gradients() -> None:
+def test_our_steps_are_what_the_formula_makes_of_the_same_gradients():
     assert max(worst_steps().values()) < tolerances.STEP
 
 
@@ -161,12 +156,10 @@ def test_our_steps_are_what_the_formula_makes_of_the_same_gradients() -> None:
     ("name", "wrong", "rule"),
     [("MOMENTUM", 0.9001, "momentum"), ("EPS", 1.01e-2, "adamw"), ("BETA2", 0.9501, "adamw")],
 )
-def test_a_slightly_wrong_constant_of_an_optimizer_is_found(
-    name: str, wrong: float, rule: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_slightly_wrong_constant_of_an_optimizer_is_found(name, wrong, rule, monkeypatch):
     right = optimizers.Formula.step
 
-    def step(formula: optimizers.Formula, grads: Mapping[str, Array]) -> None:
+    def step(formula, grads):
         with monkeypatch.context() as patch:
             patch.setattr(optimizers, name, wrong)
             right(formula, grads)
@@ -179,18 +172,18 @@ def test_a_slightly_wrong_constant_of_an_optimizer_is_found(
 class Deadly:
     """Ends the process that unpickles it."""
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self):
         return os.abort, ()
 
 
-def test_a_child_that_dies_is_named_with_its_last_words(scratch: Path) -> None:
-    subject = ParitySubject("deadly", Deadly(), {}, {})  # type: ignore[arg-type]
+def test_a_child_that_dies_is_named_with_its_last_words(scratch):
+    subject = ParitySubject("deadly", Deadly(), {}, {})
     with pytest.raises(WorkerFailed, match="numpy cannot compute it: the process ended .*SIGABRT"):
         compare_sides(subject, [NUMPY, NUMPY_TWICE], quiet)
     assert not list(scratch.iterdir())
 
 
-def test_an_error_in_a_child_is_named_with_its_side(scratch: Path) -> None:
+def test_an_error_in_a_child_is_named_with_its_side(scratch):
     odd = ParitySide("torch:cpu", "torch:cpu", "metal")
     with pytest.raises(ConfigError, match="torch:cpu cannot compute it: kernels is"):
         compare_sides(small(), [NUMPY, odd], quiet)
@@ -198,8 +191,8 @@ def test_an_error_in_a_child_is_named_with_its_side(scratch: Path) -> None:
 
 
 @pytest.mark.slow
-def test_files_are_gone_when_the_block_ends_however_it_ends(scratch: Path) -> None:
-    def stop() -> None:
+def test_files_are_gone_when_the_block_ends_however_it_ends(scratch):
+    def stop():
         with computed_results(small(), [NUMPY], None, quiet):
             assert list(scratch.iterdir())
             raise KeyboardInterrupt
@@ -212,21 +205,21 @@ def test_files_are_gone_when_the_block_ends_however_it_ends(scratch: Path) -> No
 class Threaded(Here):
     """A child that computes beside its parent."""
 
-    def start(self, lane: Any, function: Callable[..., Any], *arguments: Any) -> None:
+    def start(self, lane, function, *arguments):
         """Compute in a thread, and then make the pipe ready to be read."""
         begin = super().start
         threading.Thread(target=lambda: begin(lane, function, *arguments)).start()
 
 
-def test_a_side_that_takes_long_says_what_it_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_side_that_takes_long_says_what_it_computes(monkeypatch):
     seen = threading.Event()
 
-    def slow(*arguments: Any) -> Iterator[tuple[str, Any]]:
+    def slow(*arguments):
         arguments[-1]("the hard part")
         assert seen.wait(30)
         yield "loss", np.zeros(())
 
-    def tell(name: str, step: str) -> None:
+    def tell(name, step):
         if step == "numpy: the hard part":
             seen.set()
 
@@ -237,6 +230,6 @@ def test_a_side_that_takes_long_says_what_it_computes(monkeypatch: pytest.Monkey
         assert seen.is_set()
 
 
-def test_one_side_alone_has_nothing_to_be_compared_with() -> None:
+def test_one_side_alone_has_nothing_to_be_compared_with():
     with pytest.raises(ConfigError, match="numpy is the only side"):
         compare_sides(small(), [NUMPY], quiet)

@@ -1,11 +1,5 @@
 """A browser and runs for the pages of a run."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
-
 import pytest
 
 from tests.browser import chromium, visit
@@ -15,11 +9,11 @@ __all__ = ["chromium", "training", "visit"]
 
 
 @pytest.fixture
-def training(tmp_path: Path) -> Iterator[Any]:
+def training(tmp_path):
     """Starts runs; they are ended with the test."""
-    started: list[Training] = []
+    started = []
 
-    def start(seconds: float, metrics_s: float = 0.2) -> Training:
+    def start(seconds, metrics_s=0.2):
         started.append(Training(tmp_path, seconds, metrics_s))
         return started[-1]
 

@@ -1,16 +1,12 @@
 """A run that another process trains."""
 
-from __future__ import annotations
-
 import os
 import signal
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
 from mlxhog import train
-from mlxhog.checkpoint.run import Run, list_runs
+from mlxhog.checkpoint.run import list_runs
 from mlxhog.report.history import newest_line
 from mlxhog.training import reporting
 from tests.another_process import Running
@@ -19,7 +15,7 @@ from tests.training.small import small_config
 T = TypeVar("T")
 
 
-def wait_until(condition: Callable[[], T | None], limit_s: float = 60.0) -> T:
+def wait_until(condition, limit_s=60.0):
     """The first result of a condition that counts as true."""
     end = time.monotonic() + limit_s
     while not (value := condition()):
@@ -28,7 +24,7 @@ def wait_until(condition: Callable[[], T | None], limit_s: float = 60.0) -> T:
     return value
 
 
-def _train(root: Path, seconds: float, metrics_s: float) -> None:
+def _train(root, seconds, metrics_s):
     reporting.METRICS_S = metrics_s
     null = os.open(os.devnull, os.O_WRONLY)
     for descriptor in (1, 2):
@@ -40,19 +36,19 @@ def _train(root: Path, seconds: float, metrics_s: float) -> None:
 class Training:
     """A run in a process of its own, whose metrics have a line in so many seconds."""
 
-    def __init__(self, root: Path, seconds: float, metrics_s: float = 0.2) -> None:
+    def __init__(self, root, seconds, metrics_s=0.2):
         self.process = Running(_train, root, seconds, metrics_s)
-        self.run: Run = wait_until(lambda: self._run(root / "runs"))
+        self.run = wait_until(lambda: self._run(root / "runs"))
 
-    def _run(self, runs: Path) -> Run | None:
+    def _run(self, runs):
         assert self.process.poll() is None
         listed = list_runs(runs)
         return listed[0] if listed and newest_line(listed[0].metrics_path) else None
 
-    def stop(self) -> None:
+    def stop(self):
         self.process.send_signal(signal.SIGINT)
         self.process.wait(60)
 
-    def kill(self) -> None:
+    def kill(self):
         self.process.kill()
         self.process.wait()

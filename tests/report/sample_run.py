@@ -1,13 +1,9 @@
 """Runs that nobody trained, for what reads or shows them: their progress, and their folders."""
 
-from __future__ import annotations
-
 import json
 import math
-from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from mlxhog.checkpoint.run import Run
@@ -53,7 +49,7 @@ HELD_OUT = {
 """What a run.json says of the part of the held-out text that evaluations are of."""
 
 
-def lines(n: int, workers: int = 2, *, every_s: float = 2.0, pid: int = 100) -> Iterator[Line]:
+def lines(n, workers=2, *, every_s=2.0, pid=100):
     """Metrics of a run that goes well: every worker takes 10 steps between two lines."""
     for k in range(1, n + 1):
         table = [
@@ -93,7 +89,7 @@ def lines(n: int, workers: int = 2, *, every_s: float = 2.0, pid: int = 100) -> 
         }
 
 
-def event(kind: str, text: str, *, elapsed_s: float = 4.0, step: int = 40) -> Line:
+def event(kind, text, *, elapsed_s=4.0, step=40):
     """A line of events.jsonl."""
     return {"t_s": 1.8e9, "elapsed_s": elapsed_s, "step": step, "kind": kind, "text": text}
 
@@ -106,14 +102,14 @@ EVENTS = (
 
 
 def write_run(
-    root: Path,
-    name: str = "20260101-000000-made",
+    root,
+    name="20260101-000000-made",
     *,
-    metrics: Iterable[Line] = (),
-    events: Iterable[Line] | None = EVENTS,
-    status: Line | None = None,
-    config: str = "seq_len: 64\nlr: 0.01\nworkers: torch:cpu*2\n",
-) -> Run:
+    metrics=(),
+    events=EVENTS,
+    status=None,
+    config="seq_len: 64\nlr: 0.01\nworkers: torch:cpu*2\n",
+):
     """Write the folder of a run, and return it."""
     run = Run((root / name).absolute())
     run.checkpoints.mkdir(parents=True)
@@ -133,7 +129,7 @@ def write_run(
     return run
 
 
-def append(run: Run, metrics: Iterable[Line]) -> None:
+def append(run, metrics):
     """Let a run grow."""
     with run.metrics_path.open("a") as file:
         file.writelines(json.dumps(line) + "\n" for line in metrics)

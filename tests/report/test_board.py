@@ -1,7 +1,5 @@
 """`mlxhog board`: a page that follows a run, on this machine, in a real browser."""
 
-from __future__ import annotations
-
 import json
 import re
 import signal
@@ -9,14 +7,11 @@ import socket
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from mlxhog import cli
-from mlxhog.checkpoint.run import Run
-from mlxhog.files import durable
+from mlxhog.base import durable
 from tests.another_process import Program
 from tests.report.running import wait_until
 from tests.report.sample_run import EVENTS, append, event, lines, write_run
@@ -26,12 +21,12 @@ from tests.report.test_report import HOSTILE
 class Server:
     """`mlxhog board` of one run, in a process of its own."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run):
         self.process = Program("board", str(run.directory), "--port", "0", "--json")
         output = json.loads(self.process.stdout.readline())
         self.url, self.token = output["url"], output["token"]
 
-    def open(self, path: str, *, method: str = "GET", **headers: str) -> Any:
+    def open(self, path, *, method="GET", **headers):
         """Ask it for something; returns status and content, of errors too."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         request = urllib.request.Request(self.url + path, method=method, headers=named)
@@ -41,7 +36,7 @@ class Server:
         except urllib.error.HTTPError as error:
             return error.code, error.read()
 
-    def end(self) -> int:
+    def end(self):
         """End it as Ctrl-C does; returns its exit code."""
         self.process.send_signal(signal.SIGINT)
         self.process.communicate(timeout=30)
@@ -49,11 +44,11 @@ class Server:
 
 
 @pytest.fixture
-def serve() -> Iterator[Any]:
+def serve():
     """Starts boards; they are ended with the test."""
-    started: list[Server] = []
+    started = []
 
-    def start(run: Run) -> Server:
+    def start(run):
         started.append(Server(run))
         return started[-1]
 
@@ -64,21 +59,21 @@ def serve() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def ended(tmp_path_factory):
     """The board of a run that has ended."""
     server = Server(write_run(tmp_path_factory.mktemp("ended"), metrics=lines(3)))
     yield server
     server.end()
 
 
-def run_in(page: bytes) -> dict[str, Any]:
+def run_in(page):
     """The data of the run on a page."""
     found = re.search(rb'id="data">(.*?)</script>', page, re.S)
     assert found is not None
     return json.loads(found[1])["runs"][0]
 
 
-def held(run: Run) -> Any:
+def held(run):
     """Hold the lock of a run, as the process that trains it does."""
     lock = (run.directory / "lock").open("a+")
     durable.take_lock(lock)
@@ -104,7 +99,7 @@ def test_a_page_is_sent_again_only_when_the_run_has_news(tmp_path, serve):
     run = write_run(tmp_path, metrics=lines(3), events=EVENTS[:1])
     server = serve(run)
 
-    def ask(tag: str) -> tuple[int, str, bytes]:
+    def ask(tag):
         request = urllib.request.Request(server.url, headers={"If-None-Match": tag})
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
@@ -112,7 +107,7 @@ def test_a_page_is_sent_again_only_when_the_run_has_news(tmp_path, serve):
         except urllib.error.HTTPError as error:
             return error.code, error.headers["ETag"], error.read()
 
-    def news(tag: str) -> tuple[str, bytes]:
+    def news(tag):
         return wait_until(lambda: (found := ask(tag))[0] == 200 and found[1:])
 
     _, tag, _ = ask("")

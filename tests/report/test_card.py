@@ -1,20 +1,16 @@
 """The model card says what the record of a run says, and no more."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from mlxhog.checkpoint import formats
-from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
 from mlxhog.report import card
 from tests.saved import SMALL, saved_run
 
 
-def trained(folder: Path, **result: Any) -> Run:
+def trained(folder, **result):
     """A run with a checkpoint and a result, which no process has trained."""
     run = saved_run(folder / "runs", step=16)
     run.config_path.write_text("data: notes|`x`.txt\nsteps: 16\n")
@@ -24,7 +20,7 @@ def trained(folder: Path, **result: Any) -> Run:
     return run
 
 
-def test_a_card_names_data_steps_score_and_command(tmp_path: Path) -> None:
+def test_a_card_names_data_steps_score_and_command(tmp_path):
     run = trained(tmp_path)
     card.write(run, SMALL)
     written = (run.model / "README.md").read_text()
@@ -37,7 +33,7 @@ def test_a_card_names_data_steps_score_and_command(tmp_path: Path) -> None:
     assert str(tmp_path) not in written
 
 
-def test_the_score_of_all_held_out_text_stands_in_place_of_a_part_s(tmp_path: Path) -> None:
+def test_the_score_of_all_held_out_text_stands_in_place_of_a_part_s(tmp_path):
     larger = {"final_bits_per_byte": 1.3, "final_tokens": 12_000, "final_share": 1.0}
     run = trained(tmp_path, **larger)
     written = card.text(SMALL, run.model.resolve())
@@ -47,18 +43,14 @@ def test_the_score_of_all_held_out_text_stands_in_place_of_a_part_s(tmp_path: Pa
 @pytest.mark.parametrize(
     "result", [{"val_at_end": False}, {"checkpoint": "step-00000003"}, {"val_bits_per_byte": None}]
 )
-def test_a_score_of_another_step_is_not_this_checkpoint_s(
-    tmp_path: Path, result: dict[str, Any]
-) -> None:
+def test_a_score_of_another_step_is_not_this_checkpoint_s(tmp_path, result):
     run = trained(tmp_path, **result)
     written = card.text(SMALL, run.model.resolve())
     assert "not evaluated at this step" in written
     assert "bits per byte" not in written
 
 
-def test_an_export_has_a_card_which_further_conversions_carry(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_export_has_a_card_which_further_conversions_carry(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     trained(tmp_path)
     assert main(["convert", "latest", "exported", "--to", "hf", "--quiet"]) == 0
@@ -73,8 +65,8 @@ def test_an_export_has_a_card_which_further_conversions_carry(
 
 
 def test_a_card_of_others_is_carried_and_a_card_that_its_user_keeps_is_not_replaced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+    tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     trained(tmp_path)
     words = ["--to", "hf", "--quiet"]
@@ -87,6 +79,6 @@ def test_a_card_of_others_is_carried_and_a_card_that_its_user_keeps_is_not_repla
     assert "theirs has README.md, which --force would delete" in capsys.readouterr().err
 
 
-def test_a_checkpoint_without_a_run_has_a_card_that_claims_nothing(tmp_path: Path) -> None:
+def test_a_checkpoint_without_a_run_has_a_card_that_claims_nothing(tmp_path):
     written = card.text(SMALL, tmp_path / "theirs", to="hf")
     assert "data, steps and score: not recorded in `theirs`" in written

@@ -1,7 +1,5 @@
 """Pictures are drawn without a word of matplotlib."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 
@@ -16,7 +14,7 @@ assert charts.png(figure).startswith(b"\\x89PNG")
 
 
 @pytest.mark.slow
-def test_a_title_in_another_script_and_a_new_cache_are_drawn_without_a_warning(tmp_path) -> None:
+def test_a_title_in_another_script_and_a_new_cache_are_drawn_without_a_warning(tmp_path):
     (tmp_path / "file").touch()
     environment = {"MPLCONFIGDIR": str(tmp_path / "file" / "cache"), "TMPDIR": str(tmp_path)}
     ended = subprocess.run(

@@ -1,10 +1,7 @@
 """Every view of a run shows the machines of its cluster."""
 
-from __future__ import annotations
-
 import io
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 
 import pytest
@@ -35,7 +32,7 @@ TWO = replace(
 
 
 @pytest.fixture
-def roster() -> Iterator[Roster]:
+def roster():
     arena = Arena.create(plan({}, max_workers=1, n_tickets=8, extra=machines.segment()))
     one = Roster(arena)
     yield one
@@ -43,7 +40,7 @@ def roster() -> Iterator[Roster]:
     arena.close()
 
 
-def states(roster: Roster) -> dict[str, str]:
+def states(roster):
     return {one.name: one.state for one in roster.reports()}
 
 

@@ -8,14 +8,14 @@ import pytest
 from mlxhog.arena import Arena, plan
 from mlxhog.arena.control import RING_BYTES, RecordKind, Ring
 from mlxhog.arena.process import monotonic_ns
+from mlxhog.base.workers import WorkerSpec
 from mlxhog.config.budget import Budget
-from mlxhog.machine.workers import WorkerSpec
 from mlxhog.report import monitor
 from mlxhog.report.metrics import clock, eta
 from mlxhog.report.monitor import Monitor
 
 
-def test_training_bits_are_per_byte_of_text_however_long_a_token_is() -> None:
+def test_training_bits_are_per_byte_of_text_however_long_a_token_is():
     layout = plan({}, max_workers=1, n_tickets=1, extra={"ring.1": ("uint8", RING_BYTES)})
     with Arena.create(layout) as arena:
         monitor = Monitor(arena, [WorkerSpec("torch:cpu", 1)], Budget(steps=1))
@@ -31,9 +31,7 @@ def test_training_bits_are_per_byte_of_text_however_long_a_token_is() -> None:
         assert progress.train_bits_per_byte == pytest.approx(7.0 / 4 / math.log(2))
 
 
-def test_clock_share_and_time_left_are_of_this_call_and_its_training(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_clock_share_and_time_left_are_of_this_call_and_its_training(monkeypatch):
     layout = plan({}, max_workers=1, n_tickets=1, extra={"ring.1": ("uint8", RING_BYTES)})
     with Arena.create(layout) as arena:
         before = Budget(seconds=60.0, seconds_before=600.0, steps_before=10)
@@ -47,7 +45,7 @@ def test_clock_share_and_time_left_are_of_this_call_and_its_training(
         assert progress.elapsed_s == pytest.approx(640.0)
 
 
-def test_that_no_step_fits_any_more_is_not_taken_back() -> None:
+def test_that_no_step_fits_any_more_is_not_taken_back():
     layout = plan({}, max_workers=1, n_tickets=1, extra={"ring.1": ("uint8", RING_BYTES)})
     with Arena.create(layout) as arena:
         monitor = Monitor(arena, [WorkerSpec("torch:cpu", 1)], Budget(seconds=60.0))
@@ -60,9 +58,7 @@ def test_that_no_step_fits_any_more_is_not_taken_back() -> None:
 @pytest.mark.parametrize(
     ("step_s", "ago_s", "rate"), [(8.0, 6.0, 10 / 8), (3.0, 0.0, 10 / 3), (8.0, 17.0, 0.0)]
 )
-def test_slow_steps_have_a_speed_until_a_worker_is_still_for_the_time_of_two(
-    step_s: float, ago_s: float, rate: float
-) -> None:
+def test_slow_steps_have_a_speed_until_a_worker_is_still_for_the_time_of_two(step_s, ago_s, rate):
     layout = plan({}, max_workers=1, n_tickets=1, extra={"ring.1": ("uint8", RING_BYTES)})
     with Arena.create(layout) as arena:
         monitor = Monitor(arena, [WorkerSpec("torch:cpu", 1)], Budget(steps=1))
@@ -74,7 +70,7 @@ def test_slow_steps_have_a_speed_until_a_worker_is_still_for_the_time_of_two(
         assert monitor.progress().tokens_per_s == pytest.approx(rate)
 
 
-def test_staleness_is_counted_for_each_worker_and_for_all() -> None:
+def test_staleness_is_counted_for_each_worker_and_for_all():
     rings = {f"ring.{k}": ("uint8", RING_BYTES) for k in (1, 2)}
     layout = plan({}, max_workers=2, n_tickets=1, extra=rings)
     with Arena.create(layout) as arena:

@@ -1,7 +1,5 @@
 """`mlxhog report`: one file that says everything of a run, and stands in for nothing it lacks."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -12,7 +10,7 @@ import sys
 import pytest
 
 from mlxhog import cli, train
-from mlxhog.files import durable
+from mlxhog.base import durable
 from mlxhog.mad.report.page import page as page_of_study
 from mlxhog.mad.report.plots import plots
 from mlxhog.mad.report.ranking import read_ranking

@@ -1,7 +1,5 @@
 """The live table in a window whose size changes: a pseudo-terminal, and what it would show."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import pty
@@ -11,7 +9,6 @@ import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,12 +30,12 @@ TOKEN = re.compile(r"\x1b\[\??([\d;]*)([A-Za-z])|(.)", re.DOTALL)
 class Screen:
     """What a terminal shows that breaks its lines anew when it is resized, as most do."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width):
         self.width = width
-        self.rows: list[tuple[str, bool]] = [("", False)]  # text, and whether the next goes on
+        self.rows = [("", False)]  # text, and whether the next goes on
         self.row = self.column = 0
 
-    def feed(self, text: str) -> None:
+    def feed(self, text):
         for numbers, command, character in TOKEN.findall(text):
             if command:
                 self._control(command, int(numbers) if numbers.isdecimal() else 0)
@@ -57,12 +54,12 @@ class Screen:
                 self.rows[self.row] = (padded[: self.column] + character + after, goes_on)
                 self.column += 1
 
-    def _down(self) -> None:
+    def _down(self):
         self.row += 1
         if self.row == len(self.rows):
             self.rows.append(("", False))
 
-    def _control(self, command: str, number: int) -> None:
+    def _control(self, command, number):
         if command == "A":
             self.row = max(0, self.row - max(number, 1))
         elif command == "K":
@@ -74,7 +71,7 @@ class Screen:
         else:
             assert command in "mhl", command
 
-    def resize(self, width: int) -> None:
+    def resize(self, width):
         joined, goes_on = [""], True
         for text, more in self.rows[: self.row + 1]:  # nothing was written below
             joined = [*joined[:-1], joined[-1] + text] if goes_on else [*joined, text]
@@ -86,14 +83,14 @@ class Screen:
         self.row, self.column = len(self.rows) - 1, len(self.rows[-1][0])
 
     @property
-    def text(self) -> str:
+    def text(self):
         return "\n".join(text.rstrip() for text, _ in self.rows).strip()
 
 
 class Window:
     """A process that draws the table on a terminal of ours."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width):
         self.ours, theirs = pty.openpty()
         self.screen = Screen(width)
         self._tell(width)
@@ -106,10 +103,10 @@ class Window:
         )  # fmt: skip
         os.close(theirs)
 
-    def _tell(self, width: int) -> None:
+    def _tell(self, width):
         fcntl.ioctl(self.ours, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
 
-    def draw(self) -> str:
+    def draw(self):
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write("\n")
@@ -126,13 +123,13 @@ class Window:
         self.screen.feed(shown.decode())
         return self.screen.text
 
-    def resize(self, width: int) -> None:
+    def resize(self, width):
         self._tell(width)
         self.screen.resize(width)
 
 
 @pytest.fixture
-def window() -> Iterator[Window]:
+def window():
     result = Window(100)
     yield result
     with result.process:
@@ -147,12 +144,12 @@ def window() -> Iterator[Window]:
     os.close(result.ours)
 
 
-def once(text: str, *words: str) -> None:
+def once(text, *words):
     assert [text.count(word) for word in words] == [1] * len(words), text
 
 
 @pytest.mark.slow
-def test_a_table_in_a_window_that_shrinks_and_grows_is_drawn_once(window: Window) -> None:
+def test_a_table_in_a_window_that_shrinks_and_grows_is_drawn_once(window):
     window.draw()
     for number, width in enumerate((60, 45, 110, 70), start=1):
         window.resize(width)

@@ -1,18 +1,13 @@
 """Where the time goes: the parts of a step add up, and every place shows the same shares."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from mlxhog import cli
 from mlxhog.report.record import RunRecord
 from mlxhog.report.shares import PARTS, costly_optimizer, in_words, rows, shares
-from tests.report.sample_run import Line, lines, write_run
+from tests.report.sample_run import lines, write_run
 
 CPU = {
     "read_s": 1.0, "compute_s": 80.0, "forward_s": 30.0, "apply_s": 10.0, "optimizer_s": 6.0,
@@ -21,7 +16,7 @@ CPU = {
 GPU = {**CPU, "forward_s": 0.0, "compute_s": 180.0}
 
 
-def timed_lines(n: int) -> Iterator[Line]:
+def timed_lines(n):
     """Metrics whose first worker has a CPU, and whose second one a GPU."""
     for line in lines(n):
         for worker, seconds in zip(line["workers"], (CPU, GPU), strict=True):
@@ -29,31 +24,31 @@ def timed_lines(n: int) -> Iterator[Line]:
         yield {**line, "first_step_s": 3.25}
 
 
-def test_every_second_of_a_step_belongs_to_one_part() -> None:
+def test_every_second_of_a_step_belongs_to_one_part():
     assert shares([CPU]) == {
         "forward": 0.3, "backward": 0.5, "optimizer": 0.06, "read": 0.01, "write": 0.04,
         "wait": 0.07, "other": 0.02,
     }  # fmt: skip
 
 
-def test_a_gradient_whose_passes_are_computed_at_once_is_one_part() -> None:
+def test_a_gradient_whose_passes_are_computed_at_once_is_one_part():
     assert shares([GPU])["gradient"] == 0.9
     assert list(shares([CPU, GPU])) == list(PARTS)
     assert sum(shares([CPU, GPU]).values()) == pytest.approx(1.0, abs=1e-3)
 
 
 @pytest.mark.parametrize("worker", [{}, dict.fromkeys(CPU, 0)])
-def test_a_worker_without_recorded_parts_has_no_shares(worker: dict[str, float]) -> None:
+def test_a_worker_without_recorded_parts_has_no_shares(worker):
     assert shares([worker]) == {}
     assert shares([worker, CPU]) == shares([CPU])
 
 
 @pytest.mark.parametrize("value", [None, "8", True, -1.0, float("nan"), float("inf"), [2.0]])
-def test_a_damaged_number_counts_as_no_time(value: Any) -> None:
+def test_a_damaged_number_counts_as_no_time(value):
     assert shares([{**CPU, "wait_s": value}]) == shares([{**CPU, "wait_s": 0.0}])
 
 
-def test_a_worker_whose_optimizer_takes_more_than_a_fifth_of_its_steps_is_named() -> None:
+def test_a_worker_whose_optimizer_takes_more_than_a_fifth_of_its_steps_is_named():
     cheap, costly = {**CPU, "steps": 50}, {**CPU, "steps": 50, "apply_s": 40.0, "optimizer_s": 36.0}
     assert costly_optimizer([cheap]) is None
     named = costly_optimizer([cheap, costly, {**costly, "optimizer_s": 30.0}])
@@ -62,14 +57,12 @@ def test_a_worker_whose_optimizer_takes_more_than_a_fifth_of_its_steps_is_named(
     assert costly_optimizer([]) is None
 
 
-def test_the_table_has_no_column_that_is_empty() -> None:
+def test_the_table_has_no_column_that_is_empty():
     assert rows({"1 torch:cpu": shares([CPU]), "2 old": {}})[0][:3] == ["", "forward", "backward"]
     assert rows({"2 old": {}}) == []
 
 
-def test_show_and_the_page_have_the_shares_of_the_run_and_of_each_worker(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_show_and_the_page_have_the_shares_of_the_run_and_of_each_worker(tmp_path, capsys):
     run = write_run(tmp_path, metrics=timed_lines(5))
     assert cli.main(["show", str(run.directory), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)

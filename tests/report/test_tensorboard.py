@@ -1,9 +1,6 @@
 """Events for TensorBoard, read back by its own reader."""
 
-from __future__ import annotations
-
 import importlib.util
-from pathlib import Path
 
 import pytest
 
@@ -13,9 +10,7 @@ from mlxhog.report.metrics import Progress
 from mlxhog.report.tensorboard import TensorBoard
 
 
-def progress(
-    step: int, *, loss: float = 2.0, val_loss: float | None = None, val_step: int | None = None
-) -> Progress:
+def progress(step, *, loss=2.0, val_loss=None, val_step=None):
     """A run after so many steps."""
     return Progress(
         step=step,
@@ -28,7 +23,7 @@ def progress(
     )
 
 
-def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+def scalars(folder):
     """Tag -> (step, value) as TensorBoard shows them."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -40,7 +35,7 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     }
 
 
-def test_a_run_is_read_back_with_each_evaluation_at_the_step_that_it_scored(tmp_path: Path) -> None:
+def test_a_run_is_read_back_with_each_evaluation_at_the_step_that_it_scored(tmp_path):
     board = TensorBoard(tmp_path)
     board.write(progress(10, loss=3.0))
     board.write(progress(20, loss=2.5, val_loss=2.0, val_step=12))
@@ -55,7 +50,7 @@ def test_a_run_is_read_back_with_each_evaluation_at_the_step_that_it_scored(tmp_
     }
 
 
-def test_a_resumed_run_forgets_the_steps_that_were_lost(tmp_path: Path) -> None:
+def test_a_resumed_run_forgets_the_steps_that_were_lost(tmp_path):
     killed = TensorBoard(tmp_path)
     for step in (10, 20, 30):
         killed.write(progress(step, loss=step))
@@ -69,7 +64,7 @@ def test_a_resumed_run_forgets_the_steps_that_were_lost(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def without_package(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_package(monkeypatch):
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "tensorboard" else find_spec(name)
@@ -77,11 +72,11 @@ def without_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("without_package")
-def test_without_the_package_the_message_says_what_to_install() -> None:
+def test_without_the_package_the_message_says_what_to_install():
     with pytest.raises(EnvironmentLacks, match="python -m pip install tensorboard; metrics.jsonl"):
         tensorboard.require()
 
 
-def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_what_cannot_be_written_is_named(tmp_path):
     with pytest.raises(EnvironmentLacks, match=r"writing .*gone/events.* failed"):
         TensorBoard(tmp_path / "gone")

@@ -13,7 +13,6 @@ from mlxhog.report.metrics import (
     ANY_TEXT,
     Activity,
     Doing,
-    Progress,
 )
 from mlxhog.report.plain import PlainLines, observer
 from mlxhog.report.terminal import LiveTable, render, scale
@@ -34,14 +33,14 @@ NOTHING_YET = replace(
 )
 
 
-def shown(progress: Progress, sample: str | None = None) -> str:
+def shown(progress, sample=None):
     console = Console(record=True, width=100, file=io.StringIO())
     console.print(render(progress, sample))
     return console.export_text()
 
 
 class Terminal(io.StringIO):
-    def isatty(self) -> bool:
+    def isatty(self):
         return True
 
 
@@ -180,8 +179,8 @@ def test_plain_lines_when_there_is(stream, quiet, environ):
 class Cell:
     """IPython as far as a notebook's kernel needs it; keeps what the cell shows."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.shown: list[dict[str, str]] = []
+    def __init__(self, monkeypatch):
+        self.shown = []
         shell = SimpleNamespace(kernel=object())
         package = SimpleNamespace(get_ipython=lambda: shell)
         monkeypatch.setitem(sys.modules, "IPython", package)
@@ -261,7 +260,7 @@ def test_the_words_of_the_table_are_explained_once():
         assert text.count(f"{word}  ") == 1
 
 
-def byte_lines(*, quiet: bool, seconds: list[float]) -> str:
+def byte_lines(*, quiet, seconds):
     clock = iter([0.0, *(t for second in seconds for t in (second, second))])
     stream = io.StringIO()
     with BytesLine(stream, quiet=quiet, clock=lambda: next(clock)) as tell:
@@ -270,11 +269,11 @@ def byte_lines(*, quiet: bool, seconds: list[float]) -> str:
     return stream.getvalue()
 
 
-def test_a_pipe_gets_a_line_every_few_seconds() -> None:
+def test_a_pipe_gets_a_line_every_few_seconds():
     assert byte_lines(quiet=False, seconds=[6.0]) == "10%  100 MB of 1.0 GB  tensor 0\n"
 
 
-def test_short_or_quiet_work_leaves_no_line() -> None:
+def test_short_or_quiet_work_leaves_no_line():
     assert byte_lines(quiet=False, seconds=[1.0]) == ""
     assert byte_lines(quiet=True, seconds=[100.0]) == ""
 

@@ -1,7 +1,5 @@
 """`mlxhog watch`: what another terminal's run does, from outside, without disturbing it."""
 
-from __future__ import annotations
-
 import json
 import os
 import pty
@@ -20,9 +18,8 @@ import pytest
 
 from mlxhog import cli
 from mlxhog.arena import requests
+from mlxhog.base import durable
 from mlxhog.checkpoint import creation
-from mlxhog.checkpoint.run import Run
-from mlxhog.files import durable
 from mlxhog.report.follow import RunFollower, follow, progress_of
 from mlxhog.report.metrics import Activity, Doing, Progress
 from mlxhog.report.record import RunRecord
@@ -31,11 +28,11 @@ from tests.report.running import Training, wait_until
 from tests.report.sample_run import EVENTS, append, event, lines, write_run
 
 
-def watch(run: Run) -> Program:
+def watch(run):
     return Program("watch", str(run.directory))
 
 
-def states(run: Run, slot: int) -> set[str]:
+def states(run, slot):
     """What the metrics of a run say that a worker slot has been."""
     return {span.state for span in RunRecord(run).history.spans if span.slot == slot}
 
@@ -110,10 +107,10 @@ def test_bad_input_is_refused(tmp_path, capsys, monkeypatch, words, says):
 
 def test_new_lines_events_and_the_end_are_followed(tmp_path):
     run = write_run(tmp_path, metrics=lines(3), events=EVENTS[:1])
-    reports: list[Progress] = []
+    reports = []
     looks = []
 
-    def live(seconds: float) -> None:
+    def live(seconds):
         """Between two looks the run goes on."""
         looks.append(seconds)
         if len(looks) == 1:
@@ -194,9 +191,9 @@ def test_a_run_is_watched_through_its_shared_memory_and_not_disturbed_and_pipes_
     going_on,
 ):
     """The last test of that run, which it ends."""
-    reports: list[Progress] = []
+    reports = []
 
-    def enough(_: float) -> None:
+    def enough(_):
         time.sleep(0.1)
         steps = {progress.step for progress in reports if not progress.message}
         if len(steps) > 6 or len(reports) == 100:  # of 10 s, in which its files get five lines
@@ -260,8 +257,8 @@ def test_on_a_terminal_the_table_is_redrawn_and_fits(tmp_path, columns, environ)
 
 
 def test_a_run_that_starts_is_waited_for_and_one_that_cannot_start_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+    tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     failing = creation.starting(Path("runs"), "new", "")
     run = failing.__enter__()

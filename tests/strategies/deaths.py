@@ -1,16 +1,11 @@
 """Deaths at any line of a strategy: a trace function that raises where SIGKILL would strike."""
 
-from __future__ import annotations
-
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
-from types import CodeType, FrameType
-from typing import Any
 
 from mlxhog import strategies
 from mlxhog.arena.ledger import Ledger
@@ -18,7 +13,7 @@ from mlxhog.arena.ledger import Ledger
 STRATEGIES = str(Path(strategies.__file__).parent)
 
 
-def let_others_run() -> None:
+def let_others_run():
     """Wait as a worker does that has nothing to do; a loop without it keeps the others waiting."""
     time.sleep(0.0002)
 
@@ -27,18 +22,18 @@ class Died(BaseException):
     """Stands for SIGKILL: nothing behind the line where it is raised runs."""
 
 
-def _code(strategy: type, name: str) -> CodeType:
+def _code(strategy, name):
     """Of a method, of a function beside the class, or of `module.function` or `module.Class.f`."""
     module, _, rest = name.partition(".")
     if rest:
         result = attrgetter(rest)(sys.modules[f"{strategies.__name__}.{module}"])
     else:
         result = getattr(strategy, name, None) or vars(sys.modules[strategy.__module__])[name]
-    code: CodeType = result.__code__
+    code = result.__code__
     return code
 
 
-def lines(strategy: type, methods: Sequence[str]) -> Iterator[tuple[str, int]]:
+def lines(strategy, methods):
     """Every line of some methods and functions, as (its name, number within it)."""
     for method in methods:
         code = _code(strategy, method)
@@ -47,12 +42,12 @@ def lines(strategy: type, methods: Sequence[str]) -> Iterator[tuple[str, int]]:
         yield from ((method, number) for number in sorted(numbers))
 
 
-def dies_at(strategy: type, method: str, number: int, *, times: int = 1) -> Any:
+def dies_at(strategy, method, number, *, times=1):
     """A trace function that raises where a line of a method is about to run for the n-th time."""
     code = _code(strategy, method)
     left = times
 
-    def trace(frame: FrameType, event: str, argument: object) -> Any:
+    def trace(frame, event, argument):
         nonlocal left
         if frame.f_code is not code:
             return trace if frame.f_code.co_filename == code.co_filename else None
@@ -66,10 +61,10 @@ def dies_at(strategy: type, method: str, number: int, *, times: int = 1) -> Any:
     return trace
 
 
-def dies_with(others: threading.Event) -> Any:
+def dies_with(others):
     """A trace function that raises at the next line of a strategy once others have died."""
 
-    def trace(frame: FrameType, event: str, argument: object) -> Any:
+    def trace(frame, event, argument):
         if STRATEGIES not in frame.f_code.co_filename:
             return None
         if event == "line" and others.is_set():
@@ -80,15 +75,7 @@ def dies_with(others: threading.Event) -> Any:
     return trace
 
 
-def die_together(
-    victim: Callable[[], None],
-    other: Callable[[], None],
-    strategy: type,
-    line: tuple[str, int],
-    *,
-    times: int,
-    reap: Callable[[], object] = lambda: None,
-) -> bool:
+def die_together(victim, other, strategy, line, *, times, reap=lambda: None):
     """Run two workers in threads; one dies at a line, and the other wherever it is then.
 
     Args:
@@ -104,7 +91,7 @@ def die_together(
     """
     dead = threading.Event()
 
-    def run(work: Callable[[], None], trace: Any) -> None:
+    def run(work, trace):
         sys.settrace(trace)
         try:
             work()
@@ -128,20 +115,13 @@ def die_together(
     return dead.is_set()
 
 
-def after(event: threading.Event, run: Callable[[Any], object], worker: Any) -> None:
+def after(event, run, worker):
     """Run a worker once another has begun, which else would find no work left."""
     assert event.wait(30)
     run(worker)
 
 
-def die_and_be_replaced(
-    victim: Any,
-    line: tuple[str, int],
-    make: Callable[[], Any],
-    run: Callable[[Any], object],
-    *,
-    of: type | None = None,
-) -> bool:
+def die_and_be_replaced(victim, line, make, run, *, of=None):
     """Run a worker that dies once, and then the one that replaces it.
 
     Args:
@@ -170,9 +150,7 @@ def die_and_be_replaced(
     return True
 
 
-def dies_beside_another(
-    make: Callable[[int], Any], line: tuple[str, int], run: Callable[[Any], object]
-) -> tuple[bool, Any]:
+def dies_beside_another(make, line, run):
     """One of two workers dies and is replaced, while the other continues and ends.
 
     Args:
@@ -188,7 +166,7 @@ def dies_beside_another(
     thread = threading.Thread(target=after, args=(begun, run, other), daemon=True)
     thread.start()
 
-    def begin(worker: Any) -> None:
+    def begin(worker):
         begun.set()
         run(worker)
 

@@ -1,10 +1,7 @@
 """Local methods in one process: workers in threads, and the expected result, step by step."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +12,7 @@ from mlxhog.arena.workers import Phase
 from mlxhog.config.budget import Budget
 from mlxhog.config.choices import OPTIMIZERS
 from mlxhog.config.local_strategies import DiLoCo, FedProx, Scaffold
-from mlxhog.optim import SGD, Optimizer
+from mlxhog.optim import SGD
 from mlxhog.strategies import RUNS, Idle, Lease
 from mlxhog.strategies.local import Local, LocalWorker
 from tests.strategies.deaths import let_others_run
@@ -24,13 +21,13 @@ from tests.threads import in_threads
 
 STEPS = 9
 FLOATS = 3000  # every worker averages a part of them
-OPTIONS: dict[str, Any] = {
+OPTIONS = {
     "average_every": 2, "local_after": 0, "local_work": "equal",
     "prox_mu": 0.5, "prox": "grad", "replicas": None, "outer_lr": 0.7, "outer_momentum": 0.9,
 }  # fmt: skip
 
 
-def method(name: str, workers: int = 2, **options: object) -> Local:
+def method(name, workers=2, **options):
     """A local method with options that tell every term of it apart."""
     (kind,) = (run for choice, run in RUNS.items() if choice.name == name)
     assert isinstance(kind, type)
@@ -44,7 +41,7 @@ def method(name: str, workers: int = 2, **options: object) -> Local:
     return result
 
 
-def new_arena(of: Local, *, private: tuple[str, ...] = ()) -> Arena:
+def new_arena(of, *, private=()):
     """An arena whose one parameter begins at 0, before its workers start."""
     parameter = SimpleNamespace(shape=(FLOATS,), init="zeros", kind="dense")
     layout = plan(
@@ -57,28 +54,24 @@ def new_arena(of: Local, *, private: tuple[str, ...] = ()) -> Arena:
     return arena
 
 
-def worker(
-    arena: Arena, slot: int, of: Local, *, steps: int = STEPS, optimizer: Optimizer | None = None
-) -> LocalWorker:
+def worker(arena, slot, of, *, steps=STEPS, optimizer=None):
     """One worker, in a slot that may have had another."""
     opt_step = arena.workers.entry(slot).opt_step
     ctx = replace(context(arena, slot, of), optimizer=optimizer or SGD())
     ctx.entry.opt_step = opt_step
     ctx.step_limit, ctx.budget = steps, Budget(steps=steps)
-    ctx.backend = SimpleNamespace(  # type: ignore[assignment]
-        inbox=np.zeros_like(arena.params), refresh=lambda: None
-    )
+    ctx.backend = SimpleNamespace(inbox=np.zeros_like(arena.params), refresh=lambda: None)
     new_worker = of.worker(ctx)
     assert isinstance(new_worker, LocalWorker)
     return new_worker
 
 
-def gradient(ticket: int, at: float) -> float:
+def gradient(ticket, at):
     """Of a batch: differs between batches, and depends on where it is taken."""
     return 1.0 + ticket + 0.25 * at
 
 
-def take_step(worker: LocalWorker, lease: Lease) -> None:
+def take_step(worker, lease):
     """One step by the gradient of a lease's batch."""
     worker.read()
     number = lease.epoch * worker.context.ledger.n + lease.ticket
@@ -86,7 +79,7 @@ def take_step(worker: LocalWorker, lease: Lease) -> None:
     worker.write({"w": np.full(FLOATS, result, np.float32)}, lease, samples=1)
 
 
-def take_steps(worker: LocalWorker) -> None:
+def take_steps(worker):
     """Steps until the budget of all is used up, and this worker's part in meetings."""
     context = worker.context
     context.entry.phase = Phase.DATA
@@ -97,13 +90,13 @@ def take_steps(worker: LocalWorker) -> None:
             let_others_run()
 
 
-def all_done(worker: LocalWorker) -> bool:
+def all_done(worker):
     """Whether every worker has taken its steps; the others may need this one in a meeting."""
     context = worker.context
     return context.strategy.steps_done(context.arena, context.ledger) == context.step_limit
 
 
-def run(arena: Arena, of: Local, *, steps: int = STEPS, optimizer: Optimizer | None = None) -> None:
+def run(arena, of, *, steps=STEPS, optimizer=None):
     """All steps of all workers, to the model."""
     results = [
         worker(arena, slot, of, steps=steps, optimizer=optimizer)
@@ -113,11 +106,11 @@ def run(arena: Arena, of: Local, *, steps: int = STEPS, optimizer: Optimizer | N
     of.settle(arena, Ledger(arena))
 
 
-def f32(value: float) -> np.float32:
+def f32(value):
     return np.float32(value)
 
 
-def mean(values: list[np.float32]) -> np.float32:
+def mean(values):
     """As the strategies round it."""
     total = values[0]
     for value in values[1:]:
@@ -128,7 +121,7 @@ def mean(values: list[np.float32]) -> np.float32:
 class Sequential:
     """A method as its paper has it: one worker after the other, in float32."""
 
-    def __init__(self, of: Local, *, steps: int = STEPS, without: int | None = None) -> None:
+    def __init__(self, of, *, steps=STEPS, without=None):
         """Take all steps, but for the effect of one."""
         self.of, self.choice, workers = of, of.choice, of.workers
         self.own = [f32(0.0)] * workers
@@ -137,9 +130,9 @@ class Sequential:
         self.meetings = 0
         done = 0
         while done < steps:
-            lengths = of.steps_of_round(None, done)  # type: ignore[arg-type]
+            lengths = of.steps_of_round(None, done)
             order = sorted((j, p) for p in range(workers) for j in range(min(lengths[p], steps)))
-            self._gradients: list[list[np.float32]] = [[] for _ in range(workers)]
+            self._gradients = [[] for _ in range(workers)]
             for _, rank in order[: steps - done]:
                 if done != without:
                     self._step(rank, done)
@@ -149,12 +142,12 @@ class Sequential:
                 self._meet()
         self.model = mean(self.own) if self.amid else self.own[0]
 
-    def _end(self, order: list[tuple[int, int]], steps: int, done: int) -> int:
+    def _end(self, order, steps, done):
         """The number at which the round ends."""
         taken = sum(map(len, self._gradients))
         return done + len(order) - taken
 
-    def _step(self, rank: int, ticket: int) -> None:
+    def _step(self, rank, ticket):
         at, chosen = self.own[rank], self.choice
         direction = result = f32(gradient(ticket, float(at)))
         if isinstance(chosen, FedProx) and chosen.prox == "grad":
@@ -166,7 +159,7 @@ class Sequential:
         self._gradients[rank].append(result)
         self.own[rank] = f32(at - f32(f32(LR) * direction))
 
-    def _meet(self) -> None:
+    def _meet(self):
         chosen, average = self.choice, mean(self.own)
         if isinstance(chosen, Scaffold):
             self._next_controls()
@@ -179,7 +172,7 @@ class Sequential:
         self.anchor, self.own = average, [average] * self.of.workers
         self.meetings += 1
 
-    def _next_controls(self) -> None:
+    def _next_controls(self):
         """Option II."""
         after = []
         for own, control, result in zip(self.own, self.controls, self._gradients, strict=True):

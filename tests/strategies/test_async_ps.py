@@ -6,7 +6,6 @@ import random
 import threading
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.workers import State
 from mlxhog.config.budget import Budget
 from mlxhog.optim import AdamW
-from mlxhog.strategies import Idle, Lease, Strategy, WriteResult, ssp
+from mlxhog.strategies import Idle, Lease, ssp
 from mlxhog.strategies.async_ps import AsyncPS, AsyncPSWorker
 from mlxhog.strategies.ssp import SSP, SSPWorker, clocks_of
 from tests.strategies.deaths import dies_beside_another, lines
@@ -26,13 +25,13 @@ from tests.strategies.test_sync import LR, context, strategy, wait_until
 STEPS = 8
 
 
-def server(slack: int | None = None, workers: int = 2, **options: object) -> Strategy:
+def server(slack=None, workers=2, **options):
     kind = AsyncPS if slack is None else SSP
-    how: dict[str, object] = {"slack": slack, **options}
+    how = {"slack": slack, **options}
     return strategy(kind, workers, **how)
 
 
-def new_arena(of: Strategy, steps: int = STEPS, state: tuple[str, ...] = ()) -> Arena:
+def new_arena(of, steps=STEPS, state=()):
     parameter = SimpleNamespace(shape=(4,), init="zeros", kind="dense")
     extra = of.segments(1)
     layout = plan(
@@ -44,24 +43,22 @@ def new_arena(of: Strategy, steps: int = STEPS, state: tuple[str, ...] = ()) -> 
     return arena
 
 
-def worker(arena: Arena, slot: int, of: Strategy, steps: int = STEPS, **more: Any) -> Any:
+def worker(arena, slot, of, steps=STEPS, **more):
     ctx = context(arena, slot, of)
     ctx.entry.state = State.RUNNING
     ctx.budget = Budget(steps=steps)
-    ctx.backend = SimpleNamespace(  # type: ignore[assignment]
-        inbox=np.zeros_like(arena.params), refresh=lambda: None
-    )
+    ctx.backend = SimpleNamespace(inbox=np.zeros_like(arena.params), refresh=lambda: None)
     for name, value in more.items():
         setattr(ctx, name, value)
     return of.worker(ctx)
 
 
-def push(worker: AsyncPSWorker, lease: Lease | Idle, gradient: float = 1.0) -> WriteResult:
+def push(worker, lease, gradient=1.0):
     assert isinstance(lease, Lease)
     return worker.write({"w": np.full(4, gradient, np.float32)}, lease, samples=1)
 
 
-def take_steps(worker: AsyncPSWorker) -> None:
+def take_steps(worker):
     steps_done = worker.context.strategy.steps_done
     arena, ledger = worker.context.arena, worker.context.ledger
     while (lease := worker.claim()) is not Idle.DONE or steps_done(arena, ledger) < STEPS:
@@ -70,7 +67,7 @@ def take_steps(worker: AsyncPSWorker) -> None:
             push(worker, lease)
 
 
-def test_staleness_is_the_updates_between_a_pull_and_its_push() -> None:
+def test_staleness_is_the_updates_between_a_pull_and_its_push():
     of = server()
     with new_arena(of) as arena:
         one, other = worker(arena, 1, of), worker(arena, 2, of)
@@ -84,7 +81,7 @@ def test_staleness_is_the_updates_between_a_pull_and_its_push() -> None:
         assert arena.param("w").tolist() == [-2 * LR] * 4
 
 
-def test_all_gradients_go_into_one_optimizer_state_in_the_order_of_their_arrival() -> None:
+def test_all_gradients_go_into_one_optimizer_state_in_the_order_of_their_arrival():
     of, rule = server(), AdamW(weight_decay=0.0)
     with new_arena(of, state=("m", "v")) as several, new_arena(of, state=("m", "v")) as alone:
         more = {"optimizer": rule}
@@ -102,7 +99,7 @@ def test_all_gradients_go_into_one_optimizer_state_in_the_order_of_their_arrival
 
 
 @pytest.mark.parametrize("value", [np.inf, np.nan])
-def test_a_gradient_that_is_not_finite_is_pushed_in_vain(value: float) -> None:
+def test_a_gradient_that_is_not_finite_is_pushed_in_vain(value):
     of = server()
     with new_arena(of) as arena:
         one = worker(arena, 1, of)
@@ -116,13 +113,13 @@ def test_a_gradient_that_is_not_finite_is_pushed_in_vain(value: float) -> None:
 # -- the gate --------------------------------------------------------------------------------------
 
 
-def iterate(worker: SSPWorker) -> None:
+def iterate(worker):
     lease = worker.claim()
     worker.read()
     push(worker, lease)
 
 
-def test_a_worker_begins_no_step_that_is_too_far_ahead_of_the_slowest() -> None:
+def test_a_worker_begins_no_step_that_is_too_far_ahead_of_the_slowest():
     of = server(slack=2)
     with new_arena(of, steps=60) as arena:
         fast, slow = worker(arena, 1, of, 60), worker(arena, 2, of, 60)
@@ -140,7 +137,7 @@ def test_a_worker_begins_no_step_that_is_too_far_ahead_of_the_slowest() -> None:
         assert clocks_of(arena) == {1: 4, 2: 1}
 
 
-def test_no_worker_waits_for_a_dead_one_and_its_successor_is_not_behind_the_slowest() -> None:
+def test_no_worker_waits_for_a_dead_one_and_its_successor_is_not_behind_the_slowest():
     of = server(slack=0)
     with new_arena(of, steps=60) as arena:
         one, dead = worker(arena, 1, of, 60), worker(arena, 2, of, 60)
@@ -157,7 +154,7 @@ def test_no_worker_waits_for_a_dead_one_and_its_successor_is_not_behind_the_slow
 
 
 @pytest.mark.parametrize("ends", ["finished", "done"])
-def test_no_worker_waits_for_one_that_has_ended(ends: str) -> None:
+def test_no_worker_waits_for_one_that_has_ended(ends):
     of = server(slack=0)
     with new_arena(of, steps=60) as arena:
         one, other = worker(arena, 1, of, 60), worker(arena, 2, of, 60)
@@ -183,9 +180,7 @@ def test_a_worker_at_the_gate_hears_the_supervisor(counter: str, idle: Idle) -> 
         assert one.claim() is idle
 
 
-def test_a_worker_that_holds_up_the_others_for_long_is_named_once(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_worker_that_holds_up_the_others_for_long_is_named_once(monkeypatch):
     monkeypatch.setattr(ssp, "NOTICE_S", 1e-6)
     of = server(slack=0)
     with new_arena(of) as arena:
@@ -207,15 +202,13 @@ def test_a_worker_that_holds_up_the_others_for_long_is_named_once(
 
 
 @pytest.mark.parametrize("slack", [0, 1, 3])
-def test_clocks_and_staleness_stay_within_their_bounds_at_any_speeds_and_deaths(
-    slack: int,
-) -> None:
+def test_clocks_and_staleness_stay_within_their_bounds_at_any_speeds_and_deaths(slack):
     """Steps of four workers in a random order, as far as the gate lets them; some of them die."""
     workers, steps, rng = 4, 50, random.Random(slack)
     of, worst = server(slack=slack, workers=workers), 0
     with new_arena(of, steps=steps) as arena:
         team = {slot: worker(arena, slot, of, steps) for slot in range(1, workers + 1)}
-        leases: dict[int, Lease] = {}
+        leases = {}
         for one in team.values():
             one._enter()
         while of.steps_done(arena, Ledger(arena)) < steps:
@@ -251,9 +244,7 @@ def test_clocks_and_staleness_stay_within_their_bounds_at_any_speeds_and_deaths(
         (1, SSPWorker, ("claim", "_enter", "_wait_at_gate", "_landed")),
     ],
 )
-def test_a_death_at_any_line_stops_no_other_worker_and_costs_one_torn_step(
-    slack: int | None, kind: type[AsyncPSWorker], methods: tuple[str, ...]
-) -> None:
+def test_a_death_at_any_line_stops_no_other_worker_and_costs_one_torn_step(slack, kind, methods):
     of, reached = server(slack=slack), 0
     for method, number in lines(kind, methods):
         with new_arena(of) as arena:

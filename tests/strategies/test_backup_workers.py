@@ -1,11 +1,8 @@
 """Rounds that do not wait for the slowest, in one process."""
 
-from __future__ import annotations
-
 import threading
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +15,7 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.config import strategies as choices
 from mlxhog.config.budget import Budget
 from mlxhog.errors import ConfigError
-from mlxhog.strategies import Idle, Lease, Strategy, WriteResult, build
+from mlxhog.strategies import Idle, Lease, build
 from mlxhog.strategies.backup_workers import QuorumWorker, SyncWithBackups, members
 from tests.strategies.deaths import after, die_and_be_replaced, lines
 from tests.strategies.test_sync import LR, context, note_step, strategy
@@ -28,7 +25,7 @@ WORKERS, ROUNDS = 3, 3
 OF = strategy(SyncWithBackups, WORKERS, backup_workers=1)
 
 
-def new_arena() -> Arena:
+def new_arena():
     parameter = SimpleNamespace(shape=(4,), init="zeros", kind="dense")
     params = {name: parameter for name in "abc"}
     arena = Arena.create(plan(params, max_workers=3, n_tickets=16, extra=OF.segments(3)))
@@ -36,34 +33,32 @@ def new_arena() -> Arena:
     return arena
 
 
-def worker(arena: Arena, rank: int, rounds: int = ROUNDS) -> QuorumWorker:
+def worker(arena, rank, rounds=ROUNDS):
     ctx = context(arena, rank + 1, OF)
     ctx.step_limit = rounds
-    ctx.backend = SimpleNamespace(  # type: ignore[assignment]
-        inbox=np.zeros_like(arena.params), refresh=lambda: None
-    )
+    ctx.backend = SimpleNamespace(inbox=np.zeros_like(arena.params), refresh=lambda: None)
     return QuorumWorker(ctx)
 
 
-def write(worker: QuorumWorker, lease: Lease | Idle) -> WriteResult:
+def write(worker, lease):
     """A gradient of 1 + rank everywhere."""
     assert isinstance(lease, Lease)
     gradient = np.full(4, 1.0 + worker.context.rank, np.float32)
     return worker.write({name: gradient for name in "abc"}, lease, samples=1)
 
 
-def take_rounds(worker: QuorumWorker) -> None:
+def take_rounds(worker):
     while (lease := worker.claim()) is not Idle.DONE:
         if isinstance(lease, Lease):
             worker.read()
             write(worker, lease)
 
 
-def together(*workers: QuorumWorker, run: Any = take_rounds) -> list[threading.Thread]:
+def together(*workers, run=take_rounds):
     return begin(run, workers)
 
 
-def test_a_round_is_the_mean_of_the_first_and_no_worker_waits_for_the_last() -> None:
+def test_a_round_is_the_mean_of_the_first_and_no_worker_waits_for_the_last():
     with new_arena() as arena:
         slow, *fast = [worker(arena, rank) for rank in (1, 0, 2)]
         lease = slow.claim()
@@ -83,7 +78,7 @@ def test_a_round_is_the_mean_of_the_first_and_no_worker_waits_for_the_last() -> 
         assert Ledger(arena).state(0, 1) == TicketState.DONE  # its text is passed over
 
 
-def test_a_late_worker_continues_with_the_newest_round_and_leaves_no_ticket_behind() -> None:
+def test_a_late_worker_continues_with_the_newest_round_and_leaves_no_ticket_behind():
     with new_arena() as arena:
         slow, *fast = [worker(arena, rank) for rank in (1, 0, 2)]
         begun = fast[0].claim()  # rank 0 decides on the first round
@@ -98,7 +93,7 @@ def test_a_late_worker_continues_with_the_newest_round_and_leaves_no_ticket_behi
         assert OF.between_steps(arena)
 
 
-def test_a_checkpoint_passes_over_the_rounds_that_an_evaluating_worker_misses() -> None:
+def test_a_checkpoint_passes_over_the_rounds_that_an_evaluating_worker_misses():
     with new_arena() as arena:
         slow, *fast = [worker(arena, rank, ROUNDS) for rank in (1, 0, 2)]
         join(together(*fast))  # all rounds, while the other evaluates
@@ -116,7 +111,7 @@ def test_a_checkpoint_passes_over_the_rounds_that_an_evaluating_worker_misses() 
         assert ledger.watermark == ROUNDS * WORKERS
 
 
-def test_a_round_is_begun_if_the_workers_that_it_waits_for_end_it_in_time() -> None:
+def test_a_round_is_begun_if_the_workers_that_it_waits_for_end_it_in_time():
     with new_arena() as arena:
         first, *_ = [worker(arena, rank) for rank in range(WORKERS)]
         arena.counters.store("start_ns", monotonic_ns())
@@ -127,17 +122,17 @@ def test_a_round_is_begun_if_the_workers_that_it_waits_for_end_it_in_time() -> N
         assert isinstance(first.claim(), Lease)
 
 
-def test_a_ticket_that_is_not_done_is_not_taken_for_one_that_a_predecessor_applied() -> None:
+def test_a_ticket_that_is_not_done_is_not_taken_for_one_that_a_predecessor_applied():
     with new_arena() as arena:
         one = worker(arena, 0)
         assert one.context.ledger.claim_exact(0, 0, 99)
         assert one.claim() is Idle.WAIT
 
 
-def test_steps_are_counted_by_one_worker_of_each_round() -> None:
+def test_steps_are_counted_by_one_worker_of_each_round():
     counted = []
 
-    def take(one: QuorumWorker) -> None:
+    def take(one):
         while (lease := one.claim()) is not Idle.DONE:
             if isinstance(lease, Lease):
                 one.read()
@@ -152,14 +147,14 @@ def test_steps_are_counted_by_one_worker_of_each_round() -> None:
 
 
 @pytest.mark.parametrize(("backups", "workers"), [(2, 2), (1, 1), (1, 25)])
-def test_a_round_has_a_worker_to_wait_for(backups: int, workers: int) -> None:
+def test_a_round_has_a_worker_to_wait_for(backups, workers):
     config = TrainConfig(strategy=choices.Sync(backup_workers=backups))
     with pytest.raises(ConfigError, match="backup_workers is"):
         build(config, workers)
 
 
 @pytest.mark.slow
-def test_a_death_at_any_line_stops_no_other_worker_and_costs_at_most_one_torn_apply() -> None:
+def test_a_death_at_any_line_stops_no_other_worker_and_costs_at_most_one_torn_apply():
     """Of the rank that decides on rounds, and of another."""
     methods = ("claim", "_pass_over", "pass_over", "_decide", "write", "_wait_for_quorum")
     reached = 0
@@ -172,7 +167,7 @@ def test_a_death_at_any_line_stops_no_other_worker_and_costs_at_most_one_torn_ap
             begun = threading.Event()
             threads = together(*others, run=partial(after, begun, take_rounds))
 
-            def run(one: QuorumWorker, begun: threading.Event = begun) -> None:
+            def run(one, begun=begun):
                 begun.set()
                 take_rounds(one)
 
@@ -192,10 +187,10 @@ def test_a_death_at_any_line_stops_no_other_worker_and_costs_at_most_one_torn_ap
     assert reached >= 25
 
 
-def strategy_of(workers: int) -> Strategy:
+def strategy_of(workers):
     config = TrainConfig(strategy=choices.Sync(backup_workers=1))
     return build(config, workers)
 
 
-def test_a_step_counts_as_many_batches_as_it_waits_for() -> None:
+def test_a_step_counts_as_many_batches_as_it_waits_for():
     assert strategy_of(3).batches_per_step() == 2

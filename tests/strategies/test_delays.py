@@ -1,9 +1,6 @@
 """The steps of late gradients under each option."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -35,31 +32,29 @@ from tests.strategies.test_sync import LR, context, strategy
         ("drop:2", [1, 1, 1, 0, 0]),
     ],
 )
-def test_the_step_size_of_a_late_gradient_is_what_the_rule_says(
-    text: str, factors: list[float]
-) -> None:
+def test_the_step_size_of_a_late_gradient_is_what_the_rule_says(text, factors):
     rule = StalenessRule.parse(text)
     assert [rule.factor(tau, 4) for tau in (0, 1, 2, 3, 8)] == pytest.approx(factors)
 
 
-def test_gradients_more_than_twice_as_late_as_there_are_workers_are_left_out_by_default() -> None:
+def test_gradients_more_than_twice_as_late_as_there_are_workers_are_left_out_by_default():
     rule = StalenessRule.parse("drop")
     assert [rule.factor(tau, 4) for tau in (8, 9)] == [1.0, 0.0]
 
 
 @each_of("text", ["linear:-1", "exp:2", "exp:x", "drop:-1", "none:1", "sqrt", ""])
-def test_a_rule_that_cannot_be_is_refused(text: str) -> None:
+def test_a_rule_that_cannot_be_is_refused(text):
     with pytest.raises(ValueError, match="wanted none, linear:C"):
         StalenessRule.parse(text)
 
 
 @each_of("text", ["constant:0", "adaptive:-1", "constant:x", "linear"])
-def test_a_compensation_that_cannot_be_is_refused(text: str) -> None:
+def test_a_compensation_that_cannot_be_is_refused(text):
     with pytest.raises(ValueError, match="wanted none, constant:F"):
         Compensation.parse(text)
 
 
-def test_rates_by_speed_move_the_parameters_equally_far_and_as_far_as_without_them() -> None:
+def test_rates_by_speed_move_the_parameters_equally_far_and_as_far_as_without_them():
     times = [0.1, 0.1, 0.5]
     factors = [speed_factor(own, times) for own in times]
     per_second = [factor / own for factor, own in zip(factors, times, strict=True)]
@@ -68,7 +63,7 @@ def test_rates_by_speed_move_the_parameters_equally_far_and_as_far_as_without_th
     assert speed_factor(0.1, [0.1, 0.0]) == 1.0  # not measured yet
 
 
-def test_a_share_of_all_step_sizes_that_is_not_the_share_of_the_text_is_reported() -> None:
+def test_a_share_of_all_step_sizes_that_is_not_the_share_of_the_text_is_reported():
     assert share_warning([1.0, 1.0], [100, 150]) is None
     assert share_warning([0.0, 0.0], [0, 0]) is None
     result = share_warning([9.0, 1.0], [500, 500])
@@ -76,7 +71,7 @@ def test_a_share_of_all_step_sizes_that_is_not_the_share_of_the_text_is_reported
     assert result.startswith("worker 2 computed 50% of the text, but has 10% of all step sizes")
 
 
-def arena_with_rows() -> Arena:
+def arena_with_rows():
     params = {
         "rows": SimpleNamespace(shape=(3, 2), init="zeros", kind="rows"),
         "w": SimpleNamespace(shape=(4,), init="zeros", kind="dense"),
@@ -86,15 +81,13 @@ def arena_with_rows() -> Arena:
     return arena
 
 
-def worker(arena: Arena, slot: int, **options: object) -> HogwildWorker:
+def worker(arena, slot, **options):
     of = context(arena, slot, strategy(Hogwild, **options))
-    of.backend = SimpleNamespace(  # type: ignore[assignment]
-        inbox=np.zeros_like(arena.params), refresh=lambda: None
-    )
+    of.backend = SimpleNamespace(inbox=np.zeros_like(arena.params), refresh=lambda: None)
     return HogwildWorker(of)
 
 
-def test_a_compensated_gradient_has_moved_on_with_the_parameters() -> None:
+def test_a_compensated_gradient_has_moved_on_with_the_parameters():
     with arena_with_rows() as arena:
         one = worker(arena, 1, delay_compensation="constant:0.5")
         one.read()
@@ -110,7 +103,7 @@ def test_a_compensated_gradient_has_moved_on_with_the_parameters() -> None:
         assert sparse.values.tolist() == [[2 + 0.5 * 4 * 4] * 2]  # its rows are summed up first
 
 
-def test_an_adaptive_compensation_is_divided_by_the_root_of_the_mean_square() -> None:
+def test_an_adaptive_compensation_is_divided_by_the_root_of_the_mean_square():
     with arena_with_rows() as arena:
         one = worker(arena, 1, delay_compensation="adaptive:2")
         one.read()
@@ -128,7 +121,7 @@ def test_an_adaptive_compensation_is_divided_by_the_root_of_the_mean_square() ->
             assert one._delays.compensated(lost) is lost  # and leaves the mean as it is
 
 
-def test_the_first_gradient_of_a_row_is_divided_by_its_own_size_whenever_it_comes() -> None:
+def test_the_first_gradient_of_a_row_is_divided_by_its_own_size_whenever_it_comes():
     with arena_with_rows() as arena:
         one = worker(arena, 1, delay_compensation="adaptive:2")
         one.read()
@@ -140,7 +133,7 @@ def test_the_first_gradient_of_a_row_is_divided_by_its_own_size_whenever_it_come
             np.testing.assert_allclose(actual.values, 3 + 2 / 3 * 9, rtol=1e-5)
 
 
-def take(worker: HogwildWorker, gradient: float = 1.0, others: int = 0) -> None:
+def take(worker, gradient=1.0, others=0):
     """A step that comes `others` updates late."""
     lease = worker.claim()
     assert isinstance(lease, Lease)
@@ -149,7 +142,7 @@ def take(worker: HogwildWorker, gradient: float = 1.0, others: int = 0) -> None:
     worker.write({"w": np.full(4, gradient, np.float32)}, lease, samples=1)
 
 
-def test_lock_free_workers_scale_a_late_step_and_note_its_size() -> None:
+def test_lock_free_workers_scale_a_late_step_and_note_its_size():
     with arena_with_rows() as arena:
         one = worker(arena, 1, staleness_lr="linear:1")
         take(one, others=0)
@@ -158,16 +151,16 @@ def test_lock_free_workers_scale_a_late_step_and_note_its_size() -> None:
         assert one.context.entry.rate_sum == LR * 1.25
 
 
-def test_the_reported_staleness_is_the_one_that_the_step_size_was_scaled_by() -> None:
+def test_the_reported_staleness_is_the_one_that_the_step_size_was_scaled_by():
     with arena_with_rows() as arena:
         one = worker(arena, 1, staleness_lr="linear:1")
         rule = one.context.optimizer
 
-        def step(*args: Any, **options: Any) -> None:
+        def step(*args, **options):
             rule.step(*args, **options)
             arena.counters.add("version", 5)  # steps of others that land meanwhile
 
-        one.context.optimizer = SimpleNamespace(step=step)  # type: ignore[assignment]
+        one.context.optimizer = SimpleNamespace(step=step)
         lease = one.claim()
         assert isinstance(lease, Lease)
         one.read()
@@ -178,7 +171,7 @@ def test_the_reported_staleness_is_the_one_that_the_step_size_was_scaled_by() ->
         assert outcome.version == 3 + 5 + 1
 
 
-def test_a_gradient_that_comes_too_late_changes_nothing_and_is_no_sign_of_divergence() -> None:
+def test_a_gradient_that_comes_too_late_changes_nothing_and_is_no_sign_of_divergence():
     with arena_with_rows() as arena:
         one = worker(arena, 1, staleness_lr="drop:2")
         lease = one.claim()
@@ -192,7 +185,7 @@ def test_a_gradient_that_comes_too_late_changes_nothing_and_is_no_sign_of_diverg
         assert one.context.ledger.count_done() == 1
 
 
-def test_a_late_step_counts_on_the_next_ones_by_its_own_staleness() -> None:
+def test_a_late_step_counts_on_the_next_ones_by_its_own_staleness():
     """Each worker has read before the other wrote: F = 1/2, 3/4, ... of its last step."""
     parameter = SimpleNamespace(shape=(4,), init="zeros", kind="dense")
     layout = plan({"w": parameter}, max_workers=2, private=(FEEDBACK,), n_tickets=8)
@@ -202,9 +195,7 @@ def test_a_late_step_counts_on_the_next_ones_by_its_own_staleness() -> None:
         for slot in (1, 2):
             of = context(arena, slot, strategy(Hogwild, delay_feedback=True))
             of.optimizer = optimizer
-            of.backend = SimpleNamespace(  # type: ignore[assignment]
-                inbox=np.zeros_like(arena.params), refresh=lambda: None
-            )
+            of.backend = SimpleNamespace(inbox=np.zeros_like(arena.params), refresh=lambda: None)
             workers.append(HogwildWorker(of))
         take(workers[0], gradient=4.0)
         assert arena.param("w").tolist() == [-LR * 4] * 4  # no update came between
@@ -216,7 +207,7 @@ def test_a_late_step_counts_on_the_next_ones_by_its_own_staleness() -> None:
         assert arena.param("w").tolist() == [plain - LR * 8 / 2] * 4  # its advance is taken back
 
 
-def test_without_an_option_nothing_is_computed() -> None:
+def test_without_an_option_nothing_is_computed():
     with arena_with_rows() as arena:
         one = Delays(worker(arena, 1).context)
         grads = {"w": np.ones(4, np.float32)}

@@ -1,9 +1,5 @@
 """Block-disjoint workers: the holders of groups, and that concurrent updates never meet."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import numpy as np
 import pytest
 
@@ -29,16 +25,16 @@ MODELS = ("tiny", "7to1-tiny", "mad-7to1", "mad-7to1-v1", "lfm2-tiny", "125m")
 MIXED = ("7to1-tiny", "mad-7to1", "mad-7to1-v1")
 
 
-def words(workers: int) -> Any:
+def words(workers):
     _, n_bytes = strategy(Disjoint, workers).segments(1)["blocks.words"]
     return np.zeros(n_bytes, np.uint8)
 
 
-def test_a_group_has_one_holder_while_workers_change_at_the_same_time() -> None:
+def test_a_group_has_one_holder_while_workers_change_at_the_same_time():
     shared, holders = words(WORKERS), [0] * (WORKERS + 1)
-    problems: list[str] = []
+    problems = []
 
-    def change_for_long(slot: int) -> None:
+    def change_for_long(slot):
         groups = Groups(shared, WORKERS + 1, slot)
         for _ in range(3000):
             holders[groups.held] = slot
@@ -51,7 +47,7 @@ def test_a_group_has_one_holder_while_workers_change_at_the_same_time() -> None:
     assert not problems
 
 
-def test_a_worker_moves_to_the_group_that_has_been_free_for_longest() -> None:
+def test_a_worker_moves_to_the_group_that_has_been_free_for_longest():
     shared = words(2)
     first, second = Groups(shared, 3, 1), Groups(shared, 3, 2)
     assert (first.held, second.held) == (0, 1)
@@ -62,7 +58,7 @@ def test_a_worker_moves_to_the_group_that_has_been_free_for_longest() -> None:
     assert (second.held, first.held) == (2, 1)
 
 
-def test_a_worker_that_replaces_a_dead_one_holds_its_group() -> None:
+def test_a_worker_that_replaces_a_dead_one_holds_its_group():
     shared = words(2)
     first, second = Groups(shared, 3, 1), Groups(shared, 3, 2)
     second.change()
@@ -71,7 +67,7 @@ def test_a_worker_that_replaces_a_dead_one_holds_its_group() -> None:
 
 
 @pytest.fixture
-def arena() -> Any:
+def arena():
     spec = families.param_spec(MODEL)
     layout = plan(
         spec,
@@ -84,7 +80,7 @@ def arena() -> Any:
         yield arena
 
 
-def worker(arena: Arena, slot: int, rotate_every: int, *, clip: float = 0.0) -> DisjointWorker:
+def worker(arena, slot, rotate_every, *, clip=0.0):
     kind = strategy(Disjoint, WORKERS, rotate_every=rotate_every, clip=clip)
     ctx = context(arena, slot, kind)
     ctx.step_limit, ctx.budget = None, Budget(steps=10_000)
@@ -92,20 +88,18 @@ def worker(arena: Arena, slot: int, rotate_every: int, *, clip: float = 0.0) -> 
     return DisjointWorker(ctx)
 
 
-def ones(arena: Arena) -> dict[str, Any]:
+def ones(arena):
     return {name: np.ones(slot.shape, np.float32) for name, slot in arena.layout.slots.items()}
 
 
 @pytest.mark.parametrize(("reset", "count"), [(False, 7), (True, 0)])
-def test_an_optimizer_that_begins_anew_counts_its_steps_anew(
-    arena: Arena, reset: bool, count: int
-) -> None:
+def test_an_optimizer_that_begins_anew_counts_its_steps_anew(arena, reset, count):
     kind = strategy(Disjoint, WORKERS, fresh_optimizer=reset)
     kind.restore_state(arena, {"block_steps": dict.fromkeys(arena.layout.slots, 7)})
     assert steps_taken(arena) == dict.fromkeys(arena.layout.slots, count)
 
 
-def take_step(worker: DisjointWorker, grads: dict[str, Any]) -> frozenset[str]:
+def take_step(worker, grads):
     """One step; returns the names of the parameters that it wrote."""
     lease = worker.claim()
     assert isinstance(lease, Lease)
@@ -118,7 +112,7 @@ def take_step(worker: DisjointWorker, grads: dict[str, Any]) -> frozenset[str]:
     )
 
 
-def test_a_worker_writes_its_own_blocks_alone_and_visits_all(arena: Arena) -> None:
+def test_a_worker_writes_its_own_blocks_alone_and_visits_all(arena):
     alone, grads = worker(arena, 1, rotate_every=2), ones(arena)
     written = [take_step(alone, grads) for _ in range(8)]
     assert written[0::2] == written[1::2]  # two steps in each place
@@ -127,10 +121,10 @@ def test_a_worker_writes_its_own_blocks_alone_and_visits_all(arena: Arena) -> No
     assert sorted(name for part in visited for name in part) == sorted(grads)
 
 
-def test_updates_that_overlap_in_time_never_write_a_common_parameter(arena: Arena) -> None:
-    steps: list[tuple[int, int, int, frozenset[str]]] = []
+def test_updates_that_overlap_in_time_never_write_a_common_parameter(arena):
+    steps = []
 
-    def train(slot: int, mine: DisjointWorker) -> None:
+    def train(slot, mine):
         grads = ones(arena)
         for _ in range(60):
             lease = mine.claim()
@@ -156,7 +150,7 @@ def test_updates_that_overlap_in_time_never_write_a_common_parameter(arena: Aren
         np.testing.assert_array_equal(arena.param(name), -0.5 * count)
 
 
-def test_the_gradient_is_clipped_by_the_norm_of_the_workers_own_blocks(arena: Arena) -> None:
+def test_the_gradient_is_clipped_by_the_norm_of_the_workers_own_blocks(arena):
     one, grads = worker(arena, 1, rotate_every=9, clip=1.0), ones(arena)
     written = take_step(one, grads)
     step = np.concatenate([arena.param(name).reshape(-1) for name in written])
@@ -165,7 +159,7 @@ def test_the_gradient_is_clipped_by_the_norm_of_the_workers_own_blocks(arena: Ar
 
 @each_of("model", MODELS)
 @each_of("workers", [1, 2, 3])
-def test_every_parameter_is_in_one_group(model: str, workers: int) -> None:
+def test_every_parameter_is_in_one_group(model, workers):
     cfg = load_architecture(model)
     result = block_groups(cfg, workers)
     assert len(result) == (workers + 1 if workers > 1 else 1)
@@ -176,12 +170,12 @@ def test_every_parameter_is_in_one_group(model: str, workers: int) -> None:
 
 @each_of("model", MIXED)
 @each_of("workers", [2, 3, 6])
-def test_mlstm_and_slstm_are_apart(model: str, workers: int) -> None:
+def test_mlstm_and_slstm_are_apart(model, workers):
     for group in block_groups(load_architecture(model), workers):
         assert {block.cell for block in group} - {None} in ({"mlstm"}, {"slstm"}, set())
 
 
-def test_groups_of_equal_layers_are_of_about_the_same_size() -> None:
+def test_groups_of_equal_layers_are_of_about_the_same_size():
     sizes = [
         sum(block.size for block in group) for group in block_groups(load_architecture("125m"), 3)
     ]
@@ -189,7 +183,7 @@ def test_groups_of_equal_layers_are_of_about_the_same_size() -> None:
 
 
 @each_of("model", MIXED)
-def test_the_cell_with_more_parameters_makes_more_groups(model: str) -> None:
+def test_the_cell_with_more_parameters_makes_more_groups(model):
     cells = [
         {block.cell for block in group} - {None}
         for group in block_groups(load_architecture(model), 3)
@@ -198,7 +192,7 @@ def test_the_cell_with_more_parameters_makes_more_groups(model: str) -> None:
 
 
 @each_of("model", MODELS)
-def test_a_block_is_the_embedding_a_layer_or_the_head(model: str) -> None:
+def test_a_block_is_the_embedding_a_layer_or_the_head(model):
     cfg = load_architecture(model)
     results = {block.name: block for block in parameter_blocks(cfg)}
     assert list(results) == [
@@ -209,14 +203,14 @@ def test_a_block_is_the_embedding_a_layer_or_the_head(model: str) -> None:
     assert sum(block.size for block in results.values()) == families.param_count(cfg)
 
 
-def test_the_cell_of_a_feed_forward_layer_is_that_of_the_layer_before() -> None:
+def test_the_cell_of_a_feed_forward_layer_is_that_of_the_layer_before():
     cells = [
         block.cell for block in parameter_blocks(load_architecture("mad-7to1")) if block.is_layer
     ]
     assert cells == ["mlstm"] * 14 + ["slstm"] * 2
 
 
-def test_more_workers_than_blocks_are_refused_with_the_most_there_can_be() -> None:
+def test_more_workers_than_blocks_are_refused_with_the_most_there_can_be():
     with pytest.raises(ConfigError, match="take at most 5 workers"):
         block_groups(load_architecture("tiny"), 6)
     assert len(block_groups(load_architecture("tiny"), 5)) == 6

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +14,7 @@ from mlxhog.arena import Arena, plan
 from mlxhog.arena.control import Command
 from mlxhog.arena.ledger import Ledger
 from mlxhog.config.budget import Budget
-from mlxhog.strategies import Idle, Lease, Strategy, StrategyWorker, build
+from mlxhog.strategies import Idle, Lease, build
 from mlxhog.strategies.aig import AigWorker
 from mlxhog.strategies.async_ps import AsyncPSWorker
 from mlxhog.strategies.backup_workers import QuorumWorker
@@ -49,7 +47,7 @@ class Kind:
     backup_workers: int = 0
 
     @property
-    def strategy(self) -> Strategy:
+    def strategy(self):
         numbers = {
             **OPTIONS, "async_after": self.async_after, "backup_workers": self.backup_workers,
             "slack": 1,
@@ -61,7 +59,7 @@ class Kind:
         return build(config, WORKERS)
 
     @property
-    def may_starve(self) -> bool:
+    def may_starve(self):
         """Whether one worker may take all steps, since no worker waits for another."""
         return issubclass(self.dies_in, HogwildWorker) and self.async_after == 0
 
@@ -87,7 +85,7 @@ KINDS = [
 class Run:
     """One call to `train`, as far as strategies and the ledger see it."""
 
-    def __init__(self, kind: Kind, steps: int) -> None:
+    def __init__(self, kind, steps):
         self.kind, self.steps, self.strategy = kind, steps, kind.strategy
         parameter = SimpleNamespace(shape=(4,), init="zeros", kind="dense")
         params = {"a": parameter, "b": parameter}
@@ -97,23 +95,21 @@ class Run:
         self.taken = dict.fromkeys(range(1, WORKERS + 1), 0)  # steps, by slot
         self.is_dead = False  # the victim
 
-    def begin(self, kept: Mapping[str, Any] | None = None) -> None:
+    def begin(self, kept=None):
         self.strategy.begin(self.arena, kept)
         self.strategy.limit_steps(self.arena, self.ledger, self.steps)
         self.arena.counters.store("command", Command.TRAIN)
         self.workers = [self.worker(slot + 1) for slot in range(WORKERS)]
 
-    def worker(self, slot: int) -> StrategyWorker:
+    def worker(self, slot):
         opt_step = self.arena.workers.entry(slot).opt_step
         ctx = context(self.arena, slot, self.strategy)
         ctx.entry.opt_step = opt_step
         ctx.step_limit, ctx.budget = self.steps, Budget(steps=self.steps)
-        ctx.backend = SimpleNamespace(  # type: ignore[assignment]
-            inbox=np.zeros_like(self.arena.params), refresh=lambda: None
-        )
+        ctx.backend = SimpleNamespace(inbox=np.zeros_like(self.arena.params), refresh=lambda: None)
         return self.strategy.worker(ctx)
 
-    def work(self, worker: Any, victim: Any = None) -> None:
+    def work(self, worker, victim=None):
         """What a worker does until the run is over; a victim beside it is left steps to die in."""
         while True:
             if victim is not None and self._is_ahead(worker, victim):
@@ -132,40 +128,40 @@ class Run:
             else:
                 let_others_run()
 
-    def _is_ahead(self, worker: Any, victim: Any) -> bool:
+    def _is_ahead(self, worker, victim):
         """Whether a lock-free worker would take steps that a living victim needs."""
         lead = self.taken[worker.context.slot] - self.taken[victim.context.slot]
         is_over = self.is_dead or self.done() >= self.steps
         return self.kind.may_starve and lead >= LEAD and not is_over
 
-    def done(self) -> int:
+    def done(self):
         return self.strategy.steps_done(self.arena, self.ledger)
 
-    def finish(self) -> None:
+    def finish(self):
         in_threads(self.work, self.workers)
 
-    def mark_dead(self, worker: Any) -> None:
+    def mark_dead(self, worker):
         """What the supervisor does first when a worker is dead: its locks may be taken over."""
         self.arena.workers.mark_dead(worker.context.slot)
         self.is_dead = True
 
-    def reap(self) -> None:
+    def reap(self):
         """What the supervisor does first when all are dead."""
         for slot in range(1, WORKERS + 1):
             self.arena.workers.mark_dead(slot)
             self.ledger.reap(self.arena.workers.entry(slot).incarnation)
 
-    def successors_hold_still(self) -> bool:
+    def successors_hold_still(self):
         """Whether the workers that replace the dead take nothing while a checkpoint is taken."""
         self.arena.counters.store("pause", 1)
         return all(isinstance(self.worker(k + 1).claim(), Idle) for k in range(WORKERS))
 
-    def end(self) -> None:
+    def end(self):
         """What is done up to the checkpoint when the dead are not replaced."""
         self.reap()
         self.strategy.settle(self.arena, self.ledger)
 
-    def resumed(self) -> Run:
+    def resumed(self):
         """The next call, which takes the rest of the budget."""
         kind, old = self.kind, self.arena
         new = Run(kind, self.steps - old.counters.load("steps"))
@@ -184,9 +180,7 @@ class Run:
 @pytest.mark.parametrize(
     "kind", KINDS, ids=lambda k: f"{type(k.strategy).__name__}-{k.dies_in.__name__}"
 )
-def test_steps_before_and_after_a_resume_are_the_budget_wherever_all_workers_died(
-    kind: Kind,
-) -> None:
+def test_steps_before_and_after_a_resume_are_the_budget_wherever_all_workers_died(kind):
     reached = still = 0
     for method, number in lines(kind.dies_in, kind.methods):
         run = Run(kind, STEPS)
@@ -217,7 +211,7 @@ def test_steps_before_and_after_a_resume_are_the_budget_wherever_all_workers_die
     assert still >= 1
 
 
-def check(kind: Kind, run: Run, where: str) -> None:
+def check(kind, run, where):
     """No batch was passed over or done twice, where a step is a batch."""
     if kind.dies_in in (SyncWorker, QuorumWorker):
         return

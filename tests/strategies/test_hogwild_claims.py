@@ -1,7 +1,5 @@
 """Lock-free workers take exactly the tickets of the budget, whichever worker dies."""
 
-from __future__ import annotations
-
 from functools import partial
 from types import SimpleNamespace
 
@@ -12,11 +10,9 @@ from mlxhog._native import STRIPE
 from mlxhog.arena import Arena, plan
 from mlxhog.arena.control import Command
 from mlxhog.arena.ledger import Ledger, Position
-from mlxhog.backends.backend import Grads
 from mlxhog.config.budget import Budget
 from mlxhog.optim import SGD, AdamW, Muon, Target
 from mlxhog.strategies import Idle, Lease, look_ahead
-from mlxhog.strategies.context import WriteResult
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
 from tests.strategies.deaths import die_and_be_replaced, lines
 from tests.strategies.test_sync import LR, context, strategy
@@ -26,7 +22,7 @@ HOGWILD = strategy(Hogwild)
 METHODS = ("claim", "_all_are_handed_out", "read", "write", "corrected", "_step", "_add")
 
 
-def new_arena(steps: int | None = STEPS, position: Position | None = None) -> Arena:
+def new_arena(steps=STEPS, position=None):
     parameter = SimpleNamespace(shape=(4,), init="zeros", kind="dense")
     arena = Arena.create(plan({"w": parameter}, max_workers=2, n_tickets=8))
     ledger = Ledger(arena)
@@ -37,14 +33,14 @@ def new_arena(steps: int | None = STEPS, position: Position | None = None) -> Ar
     return arena
 
 
-def worker(arena: Arena, slot: int) -> HogwildWorker:
+def worker(arena, slot):
     ctx = context(arena, slot, HOGWILD)
     ctx.step_limit, ctx.budget = STEPS, Budget(steps=STEPS)
     ctx.ledger = Ledger(arena)
     return HogwildWorker(ctx)
 
 
-def take_steps(worker: HogwildWorker, gradient: float = 1.0) -> list[int]:
+def take_steps(worker, gradient=1.0):
     """Steps until none is left; the numbers of their tickets."""
     tickets = []
     while isinstance(lease := worker.claim(), Lease):
@@ -56,7 +52,7 @@ def take_steps(worker: HogwildWorker, gradient: float = 1.0) -> list[int]:
 
 
 @pytest.mark.slow
-def test_a_death_at_any_line_of_a_step_costs_the_budget_none_and_adds_none() -> None:
+def test_a_death_at_any_line_of_a_step_costs_the_budget_none_and_adds_none():
     unreached = []
     for method, number in lines(HogwildWorker, METHODS):
         with new_arena() as arena:
@@ -72,7 +68,7 @@ def test_a_death_at_any_line_of_a_step_costs_the_budget_none_and_adds_none() -> 
     assert reached >= 25, unreached
 
 
-def test_a_death_at_any_line_loses_no_moment_of_a_step_that_was_counted() -> None:
+def test_a_death_at_any_line_loses_no_moment_of_a_step_that_was_counted():
     """Gradients are 0 and both betas 1/2, so every step halves the moments of all workers."""
     optimizer, begin = AdamW(beta1=0.5, beta2=0.5, weight_decay=0.0, shared=True), 2.0**STEPS
     parameter = SimpleNamespace(shape=(4,), init="zeros", kind="dense")
@@ -85,7 +81,7 @@ def test_a_death_at_any_line_loses_no_moment_of_a_step_that_was_counted() -> Non
             for name in ("m", "v"):
                 arena.segment(name)[:4] = begin
 
-            def make(arena: Arena = arena) -> HogwildWorker:
+            def make(arena=arena):
                 found = worker(arena, 1)
                 found.context.optimizer = optimizer
                 found._follow(1)
@@ -105,11 +101,11 @@ MUON = Muon(
     hidden=frozenset({"a", "b"}), beta1=0.5, beta2=0.5, nesterov=0.0, weight_decay=0.0, shared=True
 )
 SHAPES = {"a": (30, 90), "b": (40, 30), "c": (7,)}
-ZEROS: Grads = {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}
+ZEROS = {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}
 BEGIN = 2.0**STEPS
 
 
-def muon_arena() -> Arena:
+def muon_arena():
     """An arena for Muon with shared moments and looking ahead, the defaults of a run.
 
     Gradients are 0 and betas 1/2: a step halves the moments, and moves a matrix by one direction.
@@ -128,23 +124,21 @@ def muon_arena() -> Arena:
     return arena
 
 
-def muon_worker(arena: Arena, slot: int) -> HogwildWorker:
+def muon_worker(arena, slot):
     ctx = context(arena, slot, DEFAULT)
     ctx.step_limit, ctx.budget, ctx.optimizer = STEPS, Budget(steps=STEPS), MUON
-    ctx.backend = SimpleNamespace(  # type: ignore[assignment]
-        inbox=np.zeros_like(arena.params), refresh=lambda: None
-    )
+    ctx.backend = SimpleNamespace(inbox=np.zeros_like(arena.params), refresh=lambda: None)
     return HogwildWorker(ctx)
 
 
-def take_rest(worker: HogwildWorker) -> None:
+def take_rest(worker):
     """Steps of zero gradients until none is left."""
     while isinstance(lease := worker.claim(), Lease):
         worker.read()
         worker.write(ZEROS, lease, samples=1)
 
 
-def steps_in(arena: Arena, segment: str, name: str) -> set[float]:
+def steps_in(arena, segment, name):
     """The numbers of steps that the elements of a parameter's moments have seen."""
     slot = arena.layout.slots[name]
     values = arena.segment(segment)[slot.offset : slot.offset + slot.size]
@@ -152,7 +146,7 @@ def steps_in(arena: Arena, segment: str, name: str) -> set[float]:
 
 
 @pytest.mark.slow
-def test_a_death_at_any_line_of_muon_loses_no_step_of_shared_moments_that_was_counted() -> None:
+def test_a_death_at_any_line_of_muon_loses_no_step_of_shared_moments_that_was_counted():
     places = [
         *((HogwildWorker, line) for line in lines(HogwildWorker, METHODS)),
         *((Muon, line) for line in lines(Muon, ("update", "_directions"))),
@@ -173,9 +167,7 @@ def test_a_death_at_any_line_of_muon_loses_no_step_of_shared_moments_that_was_co
             assert isinstance(held, Lease)
             survivor.read()
 
-            def others(
-                arena: Arena = arena, survivor: HogwildWorker = survivor, held: Lease = held
-            ) -> HogwildWorker:
+            def others(arena=arena, survivor=survivor, held=held):
                 survivor.write(ZEROS, held, samples=1)
                 return muon_worker(arena, 1)
 
@@ -206,7 +198,7 @@ def test_a_death_at_any_line_of_muon_loses_no_step_of_shared_moments_that_was_co
 
 
 @pytest.mark.parametrize("part", ["moments", "step"])
-def test_a_stripe_that_a_dead_worker_holds_half_written_is_taken_over(part: str) -> None:
+def test_a_stripe_that_a_dead_worker_holds_half_written_is_taken_over(part):
     with muon_arena() as arena:
         words = range(arena.layout.slots["a"].offset // STRIPE, arena.segment("locks").size)
     for word in words:
@@ -237,7 +229,7 @@ def test_a_stripe_that_a_dead_worker_holds_half_written_is_taken_over(part: str)
             assert np.isfinite(arena.params).all()
 
 
-def test_a_ticket_that_comes_back_at_the_end_is_taken_by_a_worker_that_had_none_left() -> None:
+def test_a_ticket_that_comes_back_at_the_end_is_taken_by_a_worker_that_had_none_left():
     with new_arena(steps=2) as arena:
         dead, other = worker(arena, 1), worker(arena, 2)
         assert isinstance(dead.claim(), Lease)
@@ -251,9 +243,7 @@ def test_a_ticket_that_comes_back_at_the_end_is_taken_by_a_worker_that_had_none_
 @pytest.mark.parametrize(
     ("steps", "expected"), [(1, [10]), (2, [10, 12]), (3, [10, 12, 13]), (4, [10, 12, 13, 15])]
 )
-def test_a_resumed_budget_passes_over_tickets_that_are_done(
-    steps: int, expected: list[int]
-) -> None:
+def test_a_resumed_budget_passes_over_tickets_that_are_done(steps, expected):
     position = Position(epoch=1, watermark=2, done=[3, 6], torn=0, n=8)
     with new_arena(steps, position) as arena:
         one = worker(arena, 1)
@@ -261,7 +251,7 @@ def test_a_resumed_budget_passes_over_tickets_that_are_done(
         assert HOGWILD.steps_done(arena, one.context.ledger) == steps
 
 
-def test_an_outcome_counts_the_updates_that_landed_since_the_read() -> None:
+def test_an_outcome_counts_the_updates_that_landed_since_the_read():
     with new_arena() as arena:
         slow, other = worker(arena, 1), worker(arena, 2)
         take_step(other, 1.0)
@@ -276,7 +266,7 @@ def test_an_outcome_counts_the_updates_that_landed_since_the_read() -> None:
 
 
 @pytest.mark.parametrize("value", [np.inf, np.nan])
-def test_a_gradient_that_is_not_finite_is_dropped_and_counts_no_update(value: float) -> None:
+def test_a_gradient_that_is_not_finite_is_dropped_and_counts_no_update(value):
     with new_arena() as arena:
         one = worker(arena, 1)
         outcome = take_step(one, value)
@@ -287,14 +277,14 @@ def test_a_gradient_that_is_not_finite_is_dropped_and_counts_no_update(value: fl
         assert (arena.counters.load("version"), one.context.entry.opt_step) == (1, 1)
 
 
-def take_step(worker: HogwildWorker, gradient: float) -> WriteResult:
+def take_step(worker, gradient):
     lease = worker.claim()
     assert isinstance(lease, Lease)
     worker.read()
     return worker.write({"w": np.full(4, gradient, np.float32)}, lease, samples=1)
 
 
-def test_without_a_budget_of_steps_tickets_never_end() -> None:
+def test_without_a_budget_of_steps_tickets_never_end():
     with new_arena(None) as arena:
         one = worker(arena, 1)
         for _ in range(3 * one.context.ledger.n):

@@ -1,22 +1,18 @@
 """Local methods: the result of each of them, wherever a worker dies."""
 
-from __future__ import annotations
-
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 
 from mlxhog import TrainConfig
-from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger
 from mlxhog.config.budget import Budget
 from mlxhog.errors import ConfigError
 from mlxhog.optim import SGD, AdamW, Momentum
 from mlxhog.strategies import Idle, Lease, build
-from mlxhog.strategies.local import Local, LocalWorker
+from mlxhog.strategies.local import LocalWorker
 from mlxhog.strategies.rounds import DECIDED, MARK, STAGES, Rounds
 from mlxhog.strategies.rounds import STEPS as STEPS_WORD
 from tests.pairs import each_of
@@ -40,7 +36,7 @@ METHODS = (
     "local.Local.decide", "local_sgd.average_share", "local_sgd.take_average",
     "rounds.Rounds.take_in", "rounds.Rounds.set_next", "rounds.Rounds.begin_next",
 )  # fmt: skip
-KINDS: dict[str, dict[str, Any]] = {
+KINDS = {
     "avg_runs": {},
     "local_sgd": {},
     "local_sgd unequal": {"steps_by_rank": [3, 1]},
@@ -50,7 +46,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "scaffold": {},
     "diloco": {},
 }
-MORE_LINES: dict[str, tuple[str, ...]] = {
+MORE_LINES = {
     "fedprox": ("local_sgd.keep_anchor",),
     "scaffold": (
         "local_sgd.keep_anchor", "scaffold.note_movement", "scaffold.average_controls",
@@ -60,13 +56,13 @@ MORE_LINES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
-def kind(name: str, workers: int = 2, **options: object) -> Local:
+def kind(name, workers=2, **options):
     return method(name.split()[0], workers, **{**KINDS[name], **options})
 
 
 @each_of("workers", [1, 2, 3])
 @each_of("name", KINDS)
-def test_every_method_is_what_its_paper_says_bit_for_bit(name: str, workers: int) -> None:
+def test_every_method_is_what_its_paper_says_bit_for_bit(name, workers):
     more = {"steps_by_rank": [3, 1, 2][:workers]} if "unequal" in name else {}
     of = kind(name, workers, **more)
     with new_arena(of) as arena:
@@ -80,7 +76,7 @@ def test_every_method_is_what_its_paper_says_bit_for_bit(name: str, workers: int
 
 
 @each_of("every", [1, 2, 100])
-def test_copies_are_averaged_whenever_each_worker_has_taken_h_steps(every: int) -> None:
+def test_copies_are_averaged_whenever_each_worker_has_taken_h_steps(every):
     of = method("local_sgd", 2, average_every=every)
     with new_arena(of) as arena:
         run(arena, of)
@@ -90,7 +86,7 @@ def test_copies_are_averaged_whenever_each_worker_has_taken_h_steps(every: int) 
 
 
 @pytest.mark.parametrize("optimizer", [SGD(), Momentum(), AdamW()])
-def test_fedprox_without_a_pull_is_local_sgd_bit_for_bit(optimizer: Any) -> None:
+def test_fedprox_without_a_pull_is_local_sgd_bit_for_bit(optimizer):
     models = []
     for of in (method("local_sgd"), method("fedprox", prox_mu=0.0)):
         with new_arena(of, private=optimizer.state_segments) as arena:
@@ -99,7 +95,7 @@ def test_fedprox_without_a_pull_is_local_sgd_bit_for_bit(optimizer: Any) -> None
     assert np.array_equal(models[0].view(np.uint32), models[1].view(np.uint32))
 
 
-def test_diloco_whose_outer_step_is_the_mean_is_local_sgd_to_a_few_ulp() -> None:
+def test_diloco_whose_outer_step_is_the_mean_is_local_sgd_to_a_few_ulp():
     models = []
     for of in (method("local_sgd"), method("diloco", outer_lr=1.0, outer_momentum=0.0)):
         with new_arena(of) as arena:
@@ -108,7 +104,7 @@ def test_diloco_whose_outer_step_is_the_mean_is_local_sgd_to_a_few_ulp() -> None
     np.testing.assert_array_max_ulp(models[0], models[1], maxulp=4)
 
 
-def test_one_replica_of_diloco_without_momentum_is_its_inner_optimizer_to_a_few_ulp() -> None:
+def test_one_replica_of_diloco_without_momentum_is_its_inner_optimizer_to_a_few_ulp():
     models = []
     for of in (method("avg_runs", 1), method("diloco", 1, outer_lr=1.0, outer_momentum=0.0)):
         with new_arena(of) as arena:
@@ -117,7 +113,7 @@ def test_one_replica_of_diloco_without_momentum_is_its_inner_optimizer_to_a_few_
     np.testing.assert_array_max_ulp(models[0], models[1], maxulp=4)
 
 
-def test_the_outer_step_is_that_of_torch_sgd_with_nesterov() -> None:
+def test_the_outer_step_is_that_of_torch_sgd_with_nesterov():
     import torch
 
     of = method("diloco", 2, average_every=1)
@@ -134,7 +130,7 @@ def test_the_outer_step_is_that_of_torch_sgd_with_nesterov() -> None:
     assert ours == pytest.approx(theta.item(), rel=1e-6)
 
 
-def test_workers_of_one_replica_train_the_same_copy() -> None:
+def test_workers_of_one_replica_train_the_same_copy():
     of = method("diloco", 4, replicas=2, average_every=1)
     with new_arena(of) as arena:
         slots = [worker(arena, slot, of, steps=4) for slot in (1, 2, 3, 4)]
@@ -155,7 +151,7 @@ def test_workers_of_one_replica_train_the_same_copy() -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum"])
-def test_the_mean_control_variate_is_the_mean_of_all_after_every_round(optimizer: str) -> None:
+def test_the_mean_control_variate_is_the_mean_of_all_after_every_round(optimizer):
     of = method("scaffold", 3, optimizer=optimizer, average_every=1)
     rule = SGD() if optimizer == "sgd" else Momentum()
     with new_arena(of, private=rule.state_segments) as arena:
@@ -173,7 +169,7 @@ def test_the_mean_control_variate_is_the_mean_of_all_after_every_round(optimizer
             assert max(controls) != min(controls)  # there is something to correct
 
 
-def test_the_mean_of_raw_gradients_is_option_ii_where_steps_are_plain() -> None:
+def test_the_mean_of_raw_gradients_is_option_ii_where_steps_are_plain():
     """`clip` is so high that it changes no step, and yet no longer plain SGD by its options."""
     results = []
     for of in (method("scaffold", 2), method("scaffold", 2, clip=1e9)):
@@ -185,7 +181,7 @@ def test_the_mean_of_raw_gradients_is_option_ii_where_steps_are_plain() -> None:
     assert results[0][0] != results[0][1]
 
 
-def test_the_first_round_of_scaffold_is_local_sgd_and_the_second_is_not() -> None:
+def test_the_first_round_of_scaffold_is_local_sgd_and_the_second_is_not():
     models = []
     for name in ("local_sgd", "scaffold"):
         of, own = method(name), []
@@ -203,7 +199,7 @@ def test_the_first_round_of_scaffold_is_local_sgd_and_the_second_is_not() -> Non
 # -- optimizer state -------------------------------------------------------------------------------
 
 
-def test_each_worker_keeps_its_moments_when_copies_are_averaged() -> None:
+def test_each_worker_keeps_its_moments_when_copies_are_averaged():
     of, rule = method("local_sgd", 2, optimizer="momentum"), Momentum()
     with new_arena(of, private=("m",)) as arena:
         workers = [worker(arena, slot, of, steps=4, optimizer=rule) for slot in (1, 2)]
@@ -221,7 +217,7 @@ def test_each_worker_keeps_its_moments_when_copies_are_averaged() -> None:
 # -- the view of the run ---------------------------------------------------------------------------
 
 
-def test_an_average_has_no_part_in_the_lost_update_probe() -> None:
+def test_an_average_has_no_part_in_the_lost_update_probe():
     of = method("local_sgd")
     with new_arena(of) as arena:
         arena.probe[...] = 7.0
@@ -229,7 +225,7 @@ def test_an_average_has_no_part_in_the_lost_update_probe() -> None:
         assert arena.probe.tolist() == [7.0] * arena.probe.size
 
 
-def test_the_model_that_is_evaluated_while_training_is_the_average_of_the_copies() -> None:
+def test_the_model_that_is_evaluated_while_training_is_the_average_of_the_copies():
     of = method("avg_runs")
     with new_arena(of) as arena:
         take_step(one := worker(arena, 1, of), lease_of(one))
@@ -242,13 +238,13 @@ def test_the_model_that_is_evaluated_while_training_is_the_average_of_the_copies
         assert arena.param("w").tolist() == [0.0] * FLOATS
 
 
-def lease_of(one: LocalWorker) -> Lease:
+def lease_of(one):
     lease = one.claim()
     assert isinstance(lease, Lease)
     return lease
 
 
-def test_each_copy_can_be_evaluated_in_the_place_of_the_average_which_then_returns() -> None:
+def test_each_copy_can_be_evaluated_in_the_place_of_the_average_which_then_returns():
     of = method("avg_runs")
     with new_arena(of) as arena:
         run(arena, of)
@@ -260,7 +256,7 @@ def test_each_copy_can_be_evaluated_in_the_place_of_the_average_which_then_retur
         assert arena.param("w").tolist() == [reference.model] * FLOATS
 
 
-def test_an_average_that_is_worse_than_a_copy_is_warned_of() -> None:
+def test_an_average_that_is_worse_than_a_copy_is_warned_of():
     of = method("avg_runs")
     assert of.warning(2.0, [2.1, 2.2]) is None
     assert of.warning(2.0, []) is None
@@ -280,9 +276,7 @@ def test_an_average_that_is_worse_than_a_copy_is_warned_of() -> None:
         ("diloco", {}, 2 + 1),
     ],
 )
-def test_a_network_would_carry_an_all_reduce_for_every_average(
-    name: str, options: dict[str, Any], models: int
-) -> None:
+def test_a_network_would_carry_an_all_reduce_for_every_average(name, options, models):
     of = method(name, **options)
     rule = Momentum() if options else SGD()
     with new_arena(of, private=rule.state_segments) as arena:
@@ -299,14 +293,14 @@ def test_a_network_would_carry_an_all_reduce_for_every_average(
 @pytest.mark.slow
 @each_of("stop", [4, 5, 7])
 @each_of("name", KINDS)
-def test_a_resumed_run_equals_one_that_never_stopped(name: str, stop: int) -> None:
+def test_a_resumed_run_equals_one_that_never_stopped(name, stop):
     of = kind(name)
     with new_arena(of) as arena, new_arena(of) as resumed:
         run(arena, of, steps=stop)
         for segment in of.kept_segments():
             resumed.segment(segment)[...] = arena.segment(segment)
         resumed.counters.store("version", arena.counters.load("version"))
-        state: dict[str, Any] = {**of.state(arena), "ledger": Ledger(arena).position()}
+        state = {**of.state(arena), "ledger": Ledger(arena).position()}
         of.begin(resumed, of.resume(resumed, Ledger(resumed), state))
         run(resumed, of, steps=STEPS - stop)
         assert resumed.param("w").tolist() == [Sequential(of).model] * FLOATS
@@ -314,15 +308,15 @@ def test_a_resumed_run_equals_one_that_never_stopped(name: str, stop: int) -> No
         assert resumed.counters.load("steps") == STEPS - stop
 
 
-def test_a_run_resumed_with_other_replicas_begins_from_the_average() -> None:
+def test_a_run_resumed_with_other_replicas_begins_from_the_average():
     of, other = method("diloco", 2), method("diloco", 2, replicas=1)
     with new_arena(of) as arena, new_arena(other) as resumed:
         run(arena, of, steps=4)
-        state: dict[str, Any] = {**of.state(arena), "ledger": Ledger(arena).position()}
+        state = {**of.state(arena), "ledger": Ledger(arena).position()}
         assert other.resume(resumed, Ledger(resumed), state) is None
 
 
-def test_the_first_steps_that_are_averaged_one_by_one_are_those_of_the_run() -> None:
+def test_the_first_steps_that_are_averaged_one_by_one_are_those_of_the_run():
     of = method("local_sgd", 2, local_after=6)
     with new_arena(of) as arena:
         assert Rounds(arena, 2).of_all(MARK) == [1, 1]
@@ -333,7 +327,7 @@ def test_the_first_steps_that_are_averaged_one_by_one_are_those_of_the_run() -> 
         assert Rounds(arena, 2).of_run(DECIDED) == 2  # of 2 steps, and of 4
 
 
-def test_the_step_size_of_a_resumed_run_counts_the_tokens_before_it_once() -> None:
+def test_the_step_size_of_a_resumed_run_counts_the_tokens_before_it_once():
     of = method("avg_runs")
     with new_arena(of) as arena, new_arena(of) as resumed:
         run(arena, of, steps=4)
@@ -345,7 +339,7 @@ def test_the_step_size_of_a_resumed_run_counts_the_tokens_before_it_once() -> No
         assert one.lr() == pytest.approx(0.6)
 
 
-def test_a_step_that_was_torn_when_its_run_was_killed_is_passed_over_after_the_resume() -> None:
+def test_a_step_that_was_torn_when_its_run_was_killed_is_passed_over_after_the_resume():
     of = method("avg_runs")
     with new_arena(of) as arena:
         one = worker(arena, 1, of)
@@ -359,16 +353,16 @@ def test_a_step_that_was_torn_when_its_run_was_killed_is_passed_over_after_the_r
         assert one.context.entry.opt_step == 7
 
 
-def test_workers_that_wait_see_nothing_of_a_meeting_that_is_held_for_a_checkpoint() -> None:
+def test_workers_that_wait_see_nothing_of_a_meeting_that_is_held_for_a_checkpoint():
     of = method("diloco")
     with new_arena(of) as arena:
         workers = [worker(arena, slot, of) for slot in (1, 2)]
         for one in workers * 2:
             take_step(one, lease_of(one))
         arena.counters.store("pause", 1)
-        looks: list[object] = []
+        looks = []
 
-        def look(*unused: object) -> None:
+        def look(*unused):
             looks.extend(one.claim() for one in workers)  # as they do while the arena is settled
 
         watched = type(of)(of.choice, of.facts, 2)
@@ -382,7 +376,7 @@ def test_workers_that_wait_see_nothing_of_a_meeting_that_is_held_for_a_checkpoin
 # -- local work ------------------------------------------------------------------------------------
 
 
-def test_by_speed_a_slower_worker_takes_fewer_steps_in_a_round() -> None:
+def test_by_speed_a_slower_worker_takes_fewer_steps_in_a_round():
     of = method("local_sgd", 2, average_every=8, local_work="speed")
     with new_arena(of) as arena:
         assert of.steps_of_round(arena, 0) == [8, 8]  # nothing is measured yet
@@ -406,10 +400,8 @@ def test_by_speed_a_slower_worker_takes_fewer_steps_in_a_round() -> None:
         ("diloco", 6, {"replicas": 4}, "does not divide 6 workers; take one of 1, 2, 3, 6"),
     ],
 )
-def test_local_steps_that_do_not_fit_the_run_are_refused(
-    name: str, workers: int, options: dict[str, Any], message: str
-) -> None:
-    model: Any = SimpleNamespace()
+def test_local_steps_that_do_not_fit_the_run_are_refused(name, workers, options, message):
+    model = SimpleNamespace()
     config = TrainConfig(strategy=name, seq_len=10, batch_size=1, **options)
     with pytest.raises(ConfigError, match=message):
         build(config, workers).check(model, config)
@@ -421,7 +413,7 @@ def test_local_steps_that_do_not_fit_the_run_are_refused(
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("name", ["local_sgd unequal", "fedprox", "scaffold", "diloco"])
-def test_a_death_at_any_line_changes_nothing_but_a_torn_step(name: str, rank: int) -> None:
+def test_a_death_at_any_line_changes_nothing_but_a_torn_step(name, rank):
     of, unreached = kind(name), []
     every_line = list(lines(LocalWorker, METHODS[: 14 if "unequal" in name else 0]))
     with new_arena(of) as arena:
@@ -444,7 +436,7 @@ def test_a_death_at_any_line_changes_nothing_but_a_torn_step(name: str, rank: in
     assert len(unreached) <= len(every_line) / 3, unreached
 
 
-def test_the_successor_of_a_worker_that_died_at_a_meetings_end_waits_for_the_others() -> None:
+def test_the_successor_of_a_worker_that_died_at_a_meetings_end_waits_for_the_others():
     """Else it would assign the next batches by the round that they have not ended yet."""
     of = method("local_sgd")
     with new_arena(of) as arena:
@@ -470,7 +462,7 @@ def test_the_successor_of_a_worker_that_died_at_a_meetings_end_waits_for_the_oth
         check(arena, of, "the last stage")
 
 
-def check(arena: Arena, of: Local, where: str) -> None:
+def check(arena, of, where):
     """Every count is exact; so are the parameters, unless a step was torn."""
     assert arena.counters.load("version") == STEPS, where
     assert of.steps_done(arena, Ledger(arena)) == STEPS, where

@@ -1,9 +1,6 @@
 """Workers under one lock, or under the locks of the blocks they touch, in one process."""
 
-from __future__ import annotations
-
 import threading
-from collections.abc import Iterator
 from functools import partial
 from types import SimpleNamespace
 
@@ -12,11 +9,10 @@ import pytest
 
 from mlxhog.arena import Arena, plan
 from mlxhog.arena.control import Command
-from mlxhog.arena.layout import Layout
 from mlxhog.arena.ledger import Ledger
 from mlxhog.config.budget import Budget
 from mlxhog.optim.updates import STRIPE, Rows
-from mlxhog.strategies import Idle, Lease, Strategy
+from mlxhog.strategies import Idle, Lease
 from mlxhog.strategies.aig import Aig, AigWorker, lock_words
 from mlxhog.strategies.hogwild import HogwildWorker
 from mlxhog.strategies.locked import LOCK, Locked, LockedWorker
@@ -28,7 +24,7 @@ STEPS = 6
 KINDS = {"locked": Locked, "aig": Aig}
 
 
-def layout(of: Strategy) -> Layout:
+def layout(of):
     params = {
         "rows": SimpleNamespace(shape=(5, 2), init="zeros", kind="rows"),
         "w": SimpleNamespace(shape=(3 * STRIPE,), init="zeros", kind="dense"),
@@ -37,11 +33,11 @@ def layout(of: Strategy) -> Layout:
 
 
 @pytest.fixture(params=list(KINDS))
-def of(request: pytest.FixtureRequest) -> Strategy:
+def of(request):
     return strategy(KINDS[request.param])
 
 
-def new_arena(of: Strategy) -> Arena:
+def new_arena(of):
     arena = Arena.create(layout(of))
     of.limit_steps(arena, Ledger(arena), STEPS)
     arena.counters.store("command", Command.TRAIN)
@@ -49,17 +45,15 @@ def new_arena(of: Strategy) -> Arena:
 
 
 @pytest.fixture
-def arena(of: Strategy) -> Iterator[Arena]:
+def arena(of):
     with new_arena(of) as arena:
         yield arena
 
 
-def worker(arena: Arena, slot: int, of: Strategy) -> HogwildWorker:
+def worker(arena, slot, of):
     ctx = context(arena, slot, of)
     ctx.budget = Budget(steps=STEPS)
-    ctx.backend = SimpleNamespace(  # type: ignore[assignment]
-        inbox=np.zeros_like(arena.params), refresh=lambda: None
-    )
+    ctx.backend = SimpleNamespace(inbox=np.zeros_like(arena.params), refresh=lambda: None)
     new_worker = of.worker(ctx)
     assert isinstance(new_worker, HogwildWorker)
     return new_worker
@@ -71,20 +65,20 @@ GRADIENT = {
 }
 
 
-def take_steps(worker: HogwildWorker) -> None:
+def take_steps(worker):
     while isinstance(lease := worker.claim(), Lease) or lease is Idle.WAIT:
         if isinstance(lease, Lease):
             worker.read()
             worker.write(GRADIENT, lease, samples=1)
 
 
-def held(arena: Arena) -> int:
+def held(arena):
     """Lock words that are held."""
     own = arena.segment(LOCK) if LOCK in arena.layout.segments else arena.segment("locks")[:0]
     return int(np.count_nonzero(arena.segment("locks"))) + int(np.count_nonzero(own))
 
 
-def take_each_lock(worker: HogwildWorker) -> None:
+def take_each_lock(worker):
     """Take the lock that a worker left when it died in the last step of all."""
     if isinstance(worker, LockedWorker):
         worker._lock.acquire()
@@ -95,7 +89,7 @@ def take_each_lock(worker: HogwildWorker) -> None:
         locks.release(word)
 
 
-def test_two_workers_lose_nothing_and_leave_no_lock(arena: Arena, of: Strategy) -> None:
+def test_two_workers_lose_nothing_and_leave_no_lock(arena, of):
     in_threads(take_steps, [worker(arena, slot, of) for slot in (1, 2)])
     assert arena.counters.load("version") == STEPS
     assert np.all(arena.param("w") == -LR * STEPS)
@@ -103,7 +97,7 @@ def test_two_workers_lose_nothing_and_leave_no_lock(arena: Arena, of: Strategy) 
     assert held(arena) == 0
 
 
-def test_another_waits_until_the_step_is_over(arena: Arena, of: Strategy) -> None:
+def test_another_waits_until_the_step_is_over(arena, of):
     first, second = worker(arena, 1, of), worker(arena, 2, of)
     locks = arena.locks(1)
     if isinstance(first, LockedWorker):
@@ -124,7 +118,7 @@ def test_another_waits_until_the_step_is_over(arena: Arena, of: Strategy) -> Non
     assert np.all(arena.param("w") == -LR * STEPS)
 
 
-def test_a_whole_step_under_the_lock_is_never_late() -> None:
+def test_a_whole_step_under_the_lock_is_never_late():
     of = strategy(Locked)
     with new_arena(of) as arena:
         one, other = worker(arena, 1, of), worker(arena, 2, of)
@@ -141,7 +135,7 @@ def test_a_whole_step_under_the_lock_is_never_late() -> None:
         assert arena.counters.load("version") == STEPS
 
 
-def test_locks_are_those_of_the_blocks_that_a_gradient_touches(of: Strategy) -> None:
+def test_locks_are_those_of_the_blocks_that_a_gradient_touches(of):
     slots = layout(of).slots
     rows, dense = slots["rows"], slots["w"]
     assert rows.row_word0 is not None
@@ -154,7 +148,7 @@ def test_locks_are_those_of_the_blocks_that_a_gradient_touches(of: Strategy) -> 
     assert whole == list(range(first, (dense.offset + dense.size - 1) // STRIPE + 1))
 
 
-def test_steps_on_other_rows_do_not_wait_for_each_other() -> None:
+def test_steps_on_other_rows_do_not_wait_for_each_other():
     of = strategy(Aig)
     with new_arena(of) as arena:
         slot = arena.layout.slots["rows"]
@@ -169,7 +163,7 @@ def test_steps_on_other_rows_do_not_wait_for_each_other() -> None:
         assert arena.param("rows")[4].tolist() == [-LR, -LR]
 
 
-def test_a_death_at_any_line_stops_no_other_worker_and_costs_one_torn_step(of: Strategy) -> None:
+def test_a_death_at_any_line_stops_no_other_worker_and_costs_one_torn_step(of):
     kind = AigWorker if isinstance(of, Aig) else LockedWorker
     methods = [name for name in ("read", "write", "_touched") if name in vars(kind)]
     reached = 0

@@ -1,10 +1,6 @@
 """Where gradients are taken: at the parameters, or where they are expected to be."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +19,7 @@ PREDICTIONS = {"none": AsTheyAre, "own": OwnMovement, "last": LastSteps}
 
 
 @pytest.fixture
-def arena() -> Iterator[Arena]:
+def arena():
     parameter = SimpleNamespace(shape=(N,), init="zeros", kind="dense")
     extra = strategy(Hogwild, 2, prediction="last").segments(1)
     layout = plan({"w": parameter}, max_workers=2, n_tickets=8, extra=extra)
@@ -32,7 +28,7 @@ def arena() -> Iterator[Arena]:
         yield arena
 
 
-def read(result: Any, arena: Arena) -> float:
+def read(result, arena):
     """The first element that a reader reads."""
     dst = np.empty_like(arena.params)
     result.read(dst)
@@ -40,21 +36,21 @@ def read(result: Any, arena: Arena) -> float:
     return float(dst[0])
 
 
-def last_steps(arena: Arena, last: float, prev: float) -> None:
+def last_steps(arena, last, prev):
     result = record(arena, facts(prediction="last"), 2)
     assert result is not None
     result.last[:N], result.prev[:N] = last, prev
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_one_worker_reads_the_parameters_as_they_are(arena: Arena, prediction: str) -> None:
+def test_one_worker_reads_the_parameters_as_they_are(arena, prediction):
     last_steps(arena, 5.0, 3.0)
     arena.param("w")[...] = 1.0
     assert read(reader(arena, facts(prediction=prediction), 1), arena) == 1.0
     assert type(reader(arena, facts(prediction=prediction), 2)) is PREDICTIONS[prediction]
 
 
-def test_last_steps_are_repeated_as_often_as_others_are_expected_to_step(arena: Arena) -> None:
+def test_last_steps_are_repeated_as_often_as_others_are_expected_to_step(arena):
     result = reader(arena, facts(prediction="last"), 4)
     arena.param("w")[...] = 1.0
     last_steps(arena, 0.5, 0.25)
@@ -67,7 +63,7 @@ def test_last_steps_are_repeated_as_often_as_others_are_expected_to_step(arena: 
     assert read(result, arena) == pytest.approx(1.0 + 0.9 * 7 * step)
 
 
-def test_own_movement_is_extrapolated_by_the_share_of_the_others(arena: Arena) -> None:
+def test_own_movement_is_extrapolated_by_the_share_of_the_others(arena):
     result = reader(arena, facts(prediction="own"), 4)
     arena.param("w")[...] = 2.0
     assert read(result, arena) == 2.0 + 0.75 * 2.0
@@ -84,8 +80,8 @@ def test_own_movement_is_extrapolated_by_the_share_of_the_others(arena: Arena) -
     ],
 )
 def test_own_movement_is_extrapolated_for_no_more_steps_than_are_expected(
-    arena: Arena, steps: int, landed: int, share: float
-) -> None:
+    arena, steps, landed, share
+):
     result = reader(arena, facts(prediction="own"), 4)
     for _ in range(200):
         result.landed(landed)
@@ -97,14 +93,12 @@ def test_own_movement_is_extrapolated_for_no_more_steps_than_are_expected(
     assert read(result, arena) == 3.0 + 0.75  # between these reads came one of each again
 
 
-def test_every_step_of_a_worker_is_seen_by_the_next_read_of_another(arena: Arena) -> None:
+def test_every_step_of_a_worker_is_seen_by_the_next_read_of_another(arena):
     workers = []
     for slot in (1, 2):
         ctx = context(arena, slot, strategy(Hogwild, 2, prediction="last"))
         ctx.budget, ctx.step_limit = Budget(steps=8), 8
-        ctx.backend = SimpleNamespace(  # type: ignore[assignment]
-            inbox=np.zeros_like(arena.params), refresh=lambda: None
-        )
+        ctx.backend = SimpleNamespace(inbox=np.zeros_like(arena.params), refresh=lambda: None)
         workers.append(HogwildWorker(ctx))
     one, other = workers
     lease = one.claim()
@@ -116,7 +110,7 @@ def test_every_step_of_a_worker_is_seen_by_the_next_read_of_another(arena: Arena
     assert other.context.backend.inbox[0] == moved + (moved + 0.5 * moved)
 
 
-def test_in_turn_copies_are_moved_on_by_the_steps_of_all_others() -> None:
+def test_in_turn_copies_are_moved_on_by_the_steps_of_all_others():
     turns = strategy(RoundRobin, 3, seq_len=1, prediction="last")
     parameter = SimpleNamespace(shape=(N,), init="zeros", kind="dense")
     layout = plan({"w": parameter}, max_workers=3, n_tickets=8, extra=turns.segments(1))
@@ -125,9 +119,7 @@ def test_in_turn_copies_are_moved_on_by_the_steps_of_all_others() -> None:
         arena.counters.store("command", Command.TRAIN)
         ctx = context(arena, 1, turns)
         ctx.step_limit, ctx.budget = 9, Budget(steps=9)
-        ctx.backend = SimpleNamespace(  # type: ignore[assignment]
-            inbox=np.zeros_like(arena.params), refresh=lambda: None
-        )
+        ctx.backend = SimpleNamespace(inbox=np.zeros_like(arena.params), refresh=lambda: None)
         worker = turns.worker(ctx)
         lease = worker.claim()
         assert isinstance(lease, Lease)

@@ -1,16 +1,12 @@
 """A worker that reads for its next gradient before it adds the last one's step."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import numpy as np
 
-from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger, TicketState
 from mlxhog.config.budget import Budget
 from mlxhog.strategies import Idle, Lease
-from mlxhog.strategies.context import WriteResult
 from mlxhog.strategies.delays import Delays
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker, OverlappedWorker
 from mlxhog.strategies.look_ahead import LastSteps, OwnMovement, reader
@@ -25,23 +21,21 @@ ONES = {"w": np.ones(4, np.float32)}
 arena = test_look_ahead.arena  # the fixture
 
 
-def worker(arena: Arena, slot: int) -> OverlappedWorker:
+def worker(arena, slot):
     ctx = context(arena, slot, OVERLAPPED)
     ctx.step_limit, ctx.budget = STEPS, Budget(steps=STEPS)
     ctx.ledger = Ledger(arena)
-    ctx.backend = SimpleNamespace(  # type: ignore[assignment]
-        inbox=np.zeros_like(arena.params), refresh=lambda: None
-    )
+    ctx.backend = SimpleNamespace(inbox=np.zeros_like(arena.params), refresh=lambda: None)
     made = OVERLAPPED.worker(ctx)
     assert isinstance(made, OverlappedWorker)
     return made
 
 
-def take_steps(worker: OverlappedWorker) -> list[tuple[float, WriteResult]]:
+def take_steps(worker):
     """Steps until no ticket is left: the parameter of each gradient, and the outcome."""
-    seen: list[float] = []
-    outcomes: list[WriteResult] = []
-    waiting: Lease | None = None
+    seen = []
+    outcomes = []
+    waiting = None
     while isinstance(lease := worker.claim(), Lease):
         worker.read()
         seen.append(float(worker.context.backend.inbox[0]))
@@ -55,7 +49,7 @@ def take_steps(worker: OverlappedWorker) -> list[tuple[float, WriteResult]]:
     return list(zip(seen, outcomes, strict=True))
 
 
-def test_a_death_at_any_line_costs_the_budget_none_and_adds_none() -> None:
+def test_a_death_at_any_line_costs_the_budget_none_and_adds_none():
     """The worker holds two tickets; of the two only the one that was being added may be torn."""
     places = [
         *((HogwildWorker, line) for line in lines(HogwildWorker, test_hogwild_claims.METHODS)),
@@ -65,7 +59,7 @@ def test_a_death_at_any_line_costs_the_budget_none_and_adds_none() -> None:
     for of, line in places:
         with new_arena() as arena:
 
-            def make(arena: Arena = arena) -> OverlappedWorker:
+            def make(arena=arena):
                 nonlocal two_came_back
                 states = [Ledger(arena).state(0, ticket) for ticket in range(STEPS)]
                 two_came_back += states.count(TicketState.RETURNED) == 2
@@ -87,7 +81,7 @@ def test_a_death_at_any_line_costs_the_budget_none_and_adds_none() -> None:
     assert two_came_back > 0, "no death found a worker with two tickets"
 
 
-def test_a_gradient_of_one_worker_is_exactly_one_update_late_and_the_staleness_says_so() -> None:
+def test_a_gradient_of_one_worker_is_exactly_one_update_late_and_the_staleness_says_so():
     with new_arena() as arena:
         steps = take_steps(worker(arena, 1))
         assert [seen / -LR for seen, _ in steps] == [0, 0, 1, 2, 3]
@@ -95,7 +89,7 @@ def test_a_gradient_of_one_worker_is_exactly_one_update_late_and_the_staleness_s
         assert [outcome.version for _, outcome in steps] == [1, 2, 3, 4, 5]
 
 
-def test_steps_of_others_are_counted_beside_its_own() -> None:
+def test_steps_of_others_are_counted_beside_its_own():
     with new_arena() as arena:
         slow, other = worker(arena, 1), worker(arena, 2)
         first = slow.claim()
@@ -112,7 +106,7 @@ def test_steps_of_others_are_counted_beside_its_own() -> None:
         assert slow.write(ONES, second, samples=1).staleness == 2
 
 
-def test_looking_ahead_expects_the_workers_own_step_too(arena: Arena) -> None:
+def test_looking_ahead_expects_the_workers_own_step_too(arena):
     ahead = reader(arena, facts(prediction="last", overlap=True), 3)
     assert isinstance(ahead, LastSteps)
     last_steps(arena, 0.5, 0.5)
@@ -124,7 +118,7 @@ def test_looking_ahead_expects_the_workers_own_step_too(arena: Arena) -> None:
     assert own.horizon(3) == 3.0
 
 
-def test_a_gradient_is_late_only_beyond_the_workers_own_step(arena: Arena) -> None:
+def test_a_gradient_is_late_only_beyond_the_workers_own_step(arena):
     of = strategy(Hogwild, overlap=True, staleness_lr="delay_adaptive")
     delays = Delays(context(arena, 1, of))
     assert [delays.rate(1.0, staleness) for staleness in (0, 2, 4)] == [1.0, 1.0, 0.5]

@@ -1,11 +1,8 @@
 """Turns of several workers, in one process."""
 
-from __future__ import annotations
-
 import threading
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +12,7 @@ from mlxhog.arena.control import Command
 from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.workers import Phase
 from mlxhog.config.budget import Budget
-from mlxhog.strategies import Idle, Lease, Strategy
+from mlxhog.strategies import Idle, Lease
 from mlxhog.strategies.round_robin import _TURN, RoundRobin, RoundRobinWorker
 from tests.strategies.deaths import die_and_be_replaced, let_others_run, lines
 from tests.strategies.test_sync import LR, context, strategy
@@ -25,11 +22,11 @@ TURNS = 9
 METHODS = ("claim", "_open", "_take_in", "read", "write", "_record", "_lr", "_apply")
 
 
-def turns(workers: int) -> Strategy:
+def turns(workers):
     return strategy(RoundRobin, workers, seq_len=10)
 
 
-def new_arena(workers: int = 3) -> Arena:
+def new_arena(workers=3):
     """An arena whose one parameter begins at 1, before its workers start."""
     parameter = SimpleNamespace(shape=(4,), init="zeros", kind="dense")
     extra = turns(workers).segments(1)
@@ -41,16 +38,14 @@ def new_arena(workers: int = 3) -> Arena:
     return arena
 
 
-def worker(arena: Arena, slot: int, *, workers: int = 3, steps: int = TURNS) -> RoundRobinWorker:
+def worker(arena, slot, *, workers=3, steps=TURNS):
     ctx = context(arena, slot, turns(workers))
     ctx.step_limit, ctx.budget = steps, Budget(steps=steps)
-    ctx.backend = SimpleNamespace(  # type: ignore[assignment]
-        inbox=np.zeros_like(arena.params), refresh=lambda: None
-    )
+    ctx.backend = SimpleNamespace(inbox=np.zeros_like(arena.params), refresh=lambda: None)
     return RoundRobinWorker(ctx)
 
 
-def take_turns(worker: RoundRobinWorker) -> None:
+def take_turns(worker):
     """Turns until none is left; the gradient is the parameter that was read, so staleness shows."""
     while (lease := worker.claim()) is not Idle.DONE:
         if isinstance(lease, Lease):
@@ -65,7 +60,7 @@ def take_turns(worker: RoundRobinWorker) -> None:
             let_others_run()
 
 
-def expected(turns: int, workers: int, without: int | None = None) -> np.float32:
+def expected(turns, workers, without=None):
     """w[t+1] = w[t] - lr * w[t - (P - 1)], the first P gradients at w[0]; one step may be lost."""
     history = [np.float32(1.0)]
     for turn in range(turns):
@@ -75,12 +70,12 @@ def expected(turns: int, workers: int, without: int | None = None) -> np.float32
     return history[-1]
 
 
-def together(arena: Arena, slots: list[int], workers: int) -> list[threading.Thread]:
+def together(arena, slots, workers):
     return begin(take_turns, [worker(arena, slot, workers=workers) for slot in slots])
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
-def test_every_gradient_is_applied_p_minus_1_updates_after_it_was_read(workers: int) -> None:
+def test_every_gradient_is_applied_p_minus_1_updates_after_it_was_read(workers):
     with new_arena(workers) as arena:
         join(together(arena, list(range(1, workers + 1)), workers))
         assert arena.param("w").tolist() == [expected(TURNS, workers)] * 4
@@ -90,7 +85,7 @@ def test_every_gradient_is_applied_p_minus_1_updates_after_it_was_read(workers: 
         assert Ledger(arena).watermark == TURNS
 
 
-def test_a_pause_lets_open_turns_run_out_and_changes_nothing() -> None:
+def test_a_pause_lets_open_turns_run_out_and_changes_nothing():
     with new_arena(2) as arena:
         first, second = (worker(arena, slot, workers=2) for slot in (1, 2))
         leases = first.claim(), second.claim()
@@ -110,7 +105,7 @@ def test_a_pause_lets_open_turns_run_out_and_changes_nothing() -> None:
         assert arena.param("w").tolist() == [expected(TURNS, 2)] * 4
 
 
-def test_a_resumed_run_continues_with_the_copies_and_the_worker_whose_turn_it_is() -> None:
+def test_a_resumed_run_continues_with_the_copies_and_the_worker_whose_turn_it_is():
     with new_arena(2) as arena, new_arena(2) as resumed:
         join(together_for(arena, steps=5))
         for name in turns(2).kept_segments():
@@ -125,14 +120,12 @@ def test_a_resumed_run_continues_with_the_copies_and_the_worker_whose_turn_it_is
         assert resumed.workers.entry(2).staleness_max == 1
 
 
-def test_the_turn_of_a_worker_that_died_after_its_step_is_ended(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_turn_of_a_worker_that_died_after_its_step_is_ended(monkeypatch):
     with new_arena(2) as arena:
         victim = worker(arena, 1, workers=2)
         store = victim._words.store
 
-        def die_before_the_turn_is_passed_on(line: int, word: int, value: int) -> None:
+        def die_before_the_turn_is_passed_on(line, word, value):
             if (line, word) == (0, _TURN):
                 raise KeyboardInterrupt
             store(line, word, value)
@@ -148,13 +141,13 @@ def test_the_turn_of_a_worker_that_died_after_its_step_is_ended(
         assert arena.param("w").tolist() == [expected(1, 2)] * 4
 
 
-def together_for(arena: Arena, steps: int) -> list[threading.Thread]:
+def together_for(arena, steps):
     workers = [worker(arena, slot, workers=2, steps=steps) for slot in (1, 2)]
     return begin(take_turns, workers)
 
 
 @pytest.mark.parametrize("limit", [1, 2])
-def test_a_budget_of_fewer_steps_than_workers_is_kept(limit: int) -> None:
+def test_a_budget_of_fewer_steps_than_workers_is_kept(limit):
     with new_arena(3) as arena:
         workers = [worker(arena, slot, steps=limit) for slot in (1, 2, 3)]
         in_threads(take_turns, workers)
@@ -162,7 +155,7 @@ def test_a_budget_of_fewer_steps_than_workers_is_kept(limit: int) -> None:
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_death_at_any_line_of_a_turn_changes_nothing_but_a_torn_step(rank: int) -> None:
+def test_a_death_at_any_line_of_a_turn_changes_nothing_but_a_torn_step(rank):
     unreached = []
     for method, number in lines(RoundRobinWorker, METHODS):
         with new_arena(2) as arena:
@@ -179,17 +172,17 @@ def test_a_death_at_any_line_of_a_turn_changes_nothing_but_a_torn_step(rank: int
     assert reached >= 50, unreached
 
 
-def check(arena: Arena, where: str) -> None:
+def check(arena, where):
     """Every count is exact; so are the parameters, unless a step was torn."""
     assert arena.counters.load("version") == TURNS, where
     assert turns(2).steps_done(arena, Ledger(arena)) == TURNS, where
     assert arena.workers.entry(1).opt_step == 5, where
     assert arena.workers.entry(2).opt_step == 4, where
-    position: Any = Ledger(arena).position()
+    position = Ledger(arena).position()
     assert (position["epoch"] * position["n"] + position["watermark"], position["done"]) == (
         TURNS,
         [],
     ), where
     assert position["torn"] <= 1, where
-    lost: list[int | None] = [None, *range(TURNS)] if position["torn"] else [None]
+    lost = [None, *range(TURNS)] if position["torn"] else [None]
     assert arena.param("w").tolist() in [[expected(TURNS, 2, one)] * 4 for one in lost], where

@@ -1,10 +1,7 @@
 """Simulated asynchrony, in one process."""
 
-from __future__ import annotations
-
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -27,13 +24,13 @@ STEPS = 9
 METHODS = ("claim", "read", "write", "_record", "_lr", "_apply")
 
 
-def simulation(rule: str = "fixed:1", **options: object) -> Sim:
+def simulation(rule="fixed:1", **options):
     result = strategy(Sim, 1, seq_len=10, seed=0, sim_staleness=rule, **options)
     assert isinstance(result, Sim)
     return result
 
 
-def new_arena(sim: Sim) -> Arena:
+def new_arena(sim):
     """An arena whose one parameter begins at 1."""
     parameter = SimpleNamespace(shape=(4,), init="zeros", kind="dense")
     layout = plan({"w": parameter}, max_workers=sim.slots, n_tickets=8, extra=sim.segments(1))
@@ -44,16 +41,14 @@ def new_arena(sim: Sim) -> Arena:
     return arena
 
 
-def worker(arena: Arena, sim: Sim, steps: int = STEPS) -> SimWorker:
+def worker(arena, sim, steps=STEPS):
     ctx = context(arena, 1, sim)
     ctx.step_limit, ctx.budget = steps, Budget(steps=steps)
-    ctx.backend = SimpleNamespace(  # type: ignore[assignment]
-        inbox=np.zeros_like(arena.params), refresh=lambda: None
-    )
+    ctx.backend = SimpleNamespace(inbox=np.zeros_like(arena.params), refresh=lambda: None)
     return SimWorker(ctx, sim)
 
 
-def take_steps(worker: SimWorker) -> list[int]:
+def take_steps(worker):
     """All steps that are left, whose gradient is the parameter that was read; their staleness."""
     staleness = []
     while (lease := worker.claim()) is not Idle.DONE:
@@ -66,7 +61,7 @@ def take_steps(worker: SimWorker) -> list[int]:
 
 
 @pytest.mark.parametrize("age", [0, 1, 2])
-def test_a_fixed_age_makes_the_steps_of_workers_that_apply_in_turn(age: int) -> None:
+def test_a_fixed_age_makes_the_steps_of_workers_that_apply_in_turn(age):
     sim = simulation(f"fixed:{age}")
     with new_arena(sim) as arena:
         assert take_steps(worker(arena, sim)) == [min(k, age) for k in range(STEPS)]
@@ -77,14 +72,14 @@ def test_a_fixed_age_makes_the_steps_of_workers_that_apply_in_turn(age: int) -> 
 
 
 @pytest.mark.parametrize("rule", ["delay_adaptive", "drop"])
-def test_rules_of_late_gradients_count_the_simulated_workers(rule: str) -> None:
+def test_rules_of_late_gradients_count_the_simulated_workers(rule):
     sim = simulation("fixed:3", staleness_lr=rule)  # four workers, whose usual age is three
     with new_arena(sim) as arena:
         take_steps(worker(arena, sim))
         assert arena.param("w").tolist() == [expected(STEPS, 4)] * 4  # as without a rule
 
 
-def test_each_step_is_taken_at_the_age_that_its_rule_draws() -> None:
+def test_each_step_is_taken_at_the_age_that_its_rule_draws():
     sim = simulation("uniform:0:3")
     with new_arena(sim) as arena:
         ages = [sim.simulated(step).staleness for step in range(STEPS)]
@@ -96,7 +91,7 @@ def test_each_step_is_taken_at_the_age_that_its_rule_draws() -> None:
         assert arena.param("w").tolist() == [history[-1]] * 4
 
 
-def test_late_steps_of_a_simulation_obey_the_rules_for_late_gradients() -> None:
+def test_late_steps_of_a_simulation_obey_the_rules_for_late_gradients():
     sim = simulation("fixed:2", staleness_lr="drop:1")
     with new_arena(sim) as arena:
         take_steps(worker(arena, sim, steps=4))
@@ -105,7 +100,7 @@ def test_late_steps_of_a_simulation_obey_the_rules_for_late_gradients() -> None:
         assert sim.steps_done(arena, Ledger(arena)) == 4
 
 
-def test_a_resumed_simulation_continues_with_the_copies_it_had() -> None:
+def test_a_resumed_simulation_continues_with_the_copies_it_had():
     sim = simulation("speed:1,1,3")
     with new_arena(sim) as whole, new_arena(sim) as first, new_arena(sim) as second:
         take_steps(worker(whole, sim))
@@ -122,7 +117,7 @@ def test_a_resumed_simulation_continues_with_the_copies_it_had() -> None:
         assert sim.position(second) == sim.position(whole)
 
 
-def test_copies_of_another_rule_are_no_use_and_ages_begin_anew() -> None:
+def test_copies_of_another_rule_are_no_use_and_ages_begin_anew():
     old, sim = simulation("fixed:1"), simulation("fixed:2")
     with new_arena(old) as first, new_arena(sim) as second:
         take_steps(worker(first, old, steps=5))
@@ -130,7 +125,7 @@ def test_copies_of_another_rule_are_no_use_and_ages_begin_anew() -> None:
         assert take_steps(worker(second, sim, steps=4)) == [0, 1, 2, 2]
 
 
-def test_a_death_at_any_line_of_a_step_changes_nothing_but_a_torn_step() -> None:
+def test_a_death_at_any_line_of_a_step_changes_nothing_but_a_torn_step():
     sim, unreached = simulation(), []
     for method, number in lines(SimWorker, METHODS):
         with new_arena(sim) as arena:
@@ -142,26 +137,24 @@ def test_a_death_at_any_line_of_a_step_changes_nothing_but_a_torn_step() -> None
     assert len(list(lines(SimWorker, METHODS))) - len(unreached) >= 45, unreached
 
 
-def check(arena: Arena, sim: Sim, where: str) -> None:
+def check(arena, sim, where):
     """Every count is exact; so are the parameters, unless a step was torn."""
     assert arena.counters.load("version") == STEPS, where
     assert sim.steps_done(arena, Ledger(arena)) == STEPS, where
     assert [arena.workers.entry(slot).opt_step for slot in (1, 2)] == [5, 4], where
-    position: Any = Ledger(arena).position()
+    position = Ledger(arena).position()
     assert position["torn"] <= 1, where
-    lost: list[int | None] = [None, *range(STEPS)] if position["torn"] else [None]
+    lost = [None, *range(STEPS)] if position["torn"] else [None]
     assert arena.param("w").tolist() in [[expected(STEPS, 2, one)] * 4 for one in lost], where
 
 
-def test_the_step_of_a_process_that_died_after_it_is_ended(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_step_of_a_process_that_died_after_it_is_ended(monkeypatch):
     sim = simulation()
     with new_arena(sim) as arena:
         victim = worker(arena, sim)
         store = victim._words.store
 
-        def die_before_the_step_is_counted(line: int, word: int, value: int) -> None:
+        def die_before_the_step_is_counted(line, word, value):
             if (line, word) == (0, _STEP):
                 raise KeyboardInterrupt
             store(line, word, value)
@@ -174,7 +167,7 @@ def test_the_step_of_a_process_that_died_after_it_is_ended(
         assert sim.steps_done(arena, Ledger(arena)) == arena.counters.load("version") == 1
 
 
-def test_several_processes_are_refused() -> None:
+def test_several_processes_are_refused():
     config = TrainConfig(strategy=choices.Sim())
     with pytest.raises(ConfigError, match="simulates its workers in one process"):
         build(config, 2)

@@ -2,10 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +12,7 @@ from mlxhog.arena import Arena, plan
 from mlxhog.arena.control import Command
 from mlxhog.arena.ledger import Ledger, TicketState
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.arena.workers import Entry, Phase
+from mlxhog.arena.workers import Phase
 from mlxhog.config.budget import Budget
 from mlxhog.config.choices import STRATEGIES
 from mlxhog.config.optimizers import SGD as PlainSGD
@@ -22,7 +20,7 @@ from mlxhog.config.options import options
 from mlxhog.config.schedules import Constant
 from mlxhog.config.strategy import StrategyChoice
 from mlxhog.optim import SGD
-from mlxhog.strategies import RUNS, Context, Idle, Lease, RunFacts, Strategy, TicketPart
+from mlxhog.strategies import RUNS, Context, Idle, Lease, RunFacts
 from mlxhog.strategies.backup_workers import SyncWithBackups
 from mlxhog.strategies.control_words import Words
 from mlxhog.strategies.disjoint import Disjoint
@@ -45,9 +43,9 @@ def arena():
         yield arena
 
 
-def strategy(kind: type[Strategy], workers: int = 2, **values: object) -> Strategy:
+def strategy(kind, workers=2, **values):
     """A strategy with facts of a run, and numbers of its own by their flat names."""
-    named: dict[object, str] = {run: choice.name for choice, run in RUNS.items()}
+    named = {run: choice.name for choice, run in RUNS.items()}
     named |= {Sync: "sync", SyncWithBackups: "sync", Sim: "sim"}
     if kind is Disjoint:
         values["blocks"] = "disjoint"
@@ -56,7 +54,7 @@ def strategy(kind: type[Strategy], workers: int = 2, **values: object) -> Strate
     return kind(chosen(named.get(kind, "hogwild"), numbers), facts(**own), workers)
 
 
-def facts(**values: Any) -> RunFacts:
+def facts(**values):
     """Facts of a run with plain steps."""
     return replace(FACTS, **values)
 
@@ -68,7 +66,7 @@ FACTS = RunFacts(
 )  # fmt: skip
 
 
-def chosen(name: str, numbers: Mapping[str, object]) -> StrategyChoice:
+def chosen(name, numbers):
     """A choice with those numbers that it has."""
     choice = STRATEGIES.find(name)
     own = {spec.flat for spec in options(choice).values()}
@@ -77,9 +75,9 @@ def chosen(name: str, numbers: Mapping[str, object]) -> StrategyChoice:
     return made
 
 
-def context(arena: Arena, slot: int, of: Strategy | None = None) -> Context:
+def context(arena, slot, of=None):
     entry = arena.workers.acquire_slot(slot=slot)
-    backend: Any = SimpleNamespace(inbox=arena.params)  # it computes with the parameters themselves
+    backend = SimpleNamespace(inbox=arena.params)  # it computes with the parameters themselves
     return Context(
         arena=arena,
         ledger=Ledger(arena),
@@ -94,23 +92,23 @@ def context(arena: Arena, slot: int, of: Strategy | None = None) -> Context:
         budget=Budget(steps=10),
         step_limit=10,
         decay=frozenset(),
-        model=SimpleNamespace(),  # type: ignore[arg-type]
+        model=SimpleNamespace(),
     )
 
 
-def words(arena: Arena) -> Words:
+def words(arena):
     """The words that the workers of a round share; `sync.py` has their table."""
     return Words(arena.segment("sync.words"))
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
+def wait_until(condition):
     end = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.001)
 
 
-def step(worker: SyncWorker, gradient: float) -> None:
+def step(worker, gradient):
     """One worker's part of a round."""
     lease = worker.claim()
     assert isinstance(lease, Lease)
@@ -119,7 +117,7 @@ def step(worker: SyncWorker, gradient: float) -> None:
     worker.write({"w": np.full(4, gradient, np.float32)}, lease, samples=1)
 
 
-def test_a_worker_that_waits_amid_a_round_does_not_count_as_holding_still(arena: Arena) -> None:
+def test_a_worker_that_waits_amid_a_round_does_not_count_as_holding_still(arena):
     first, second = SyncWorker(context(arena, 1)), SyncWorker(context(arena, 2))
     entry = first.context.entry
     thread = threading.Thread(target=step, args=(first, 1.0), daemon=True)
@@ -133,7 +131,7 @@ def test_a_worker_that_waits_amid_a_round_does_not_count_as_holding_still(arena:
     assert arena.param("w").tolist() == [-LR * 2.0] * 4
 
 
-def test_a_round_is_clipped_by_the_norm_of_its_mean_gradient(arena: Arena) -> None:
+def test_a_round_is_clipped_by_the_norm_of_its_mean_gradient(arena):
     of = strategy(Sync, clip=1.0)
     first, second = SyncWorker(context(arena, 1, of)), SyncWorker(context(arena, 2, of))
     thread = threading.Thread(target=step, args=(first, 2.0), daemon=True)
@@ -144,9 +142,7 @@ def test_a_round_is_clipped_by_the_norm_of_its_mean_gradient(arena: Arena) -> No
 
 
 @pytest.mark.parametrize("counted", [10, 20])
-def test_the_step_size_of_a_round_does_not_depend_on_who_has_counted_the_last_one(
-    arena: Arena, counted: int
-) -> None:
+def test_the_step_size_of_a_round_does_not_depend_on_who_has_counted_the_last_one(arena, counted):
     first = context(arena, 1)
     first.budget, first.step_limit = Budget(tokens=100), None
     first.schedule = lambda progress, update: 1.0 - progress
@@ -155,7 +151,7 @@ def test_the_step_size_of_a_round_does_not_depend_on_who_has_counted_the_last_on
     workers = [SyncWorker(first), SyncWorker(context(arena, 2))]
     leases = [worker.claim() for worker in workers]
 
-    def take(rank: int) -> None:
+    def take(rank):
         lease = leases[rank]
         assert isinstance(lease, Lease)
         workers[rank].read()
@@ -165,9 +161,7 @@ def test_the_step_size_of_a_round_does_not_depend_on_who_has_counted_the_last_on
     np.testing.assert_array_equal(arena.param("w"), np.float32([-0.8] * 4))
 
 
-def test_a_round_that_was_done_is_not_done_again_because_a_death_left_it_uncounted(
-    arena: Arena,
-) -> None:
+def test_a_round_that_was_done_is_not_done_again_because_a_death_left_it_uncounted(arena):
     first = context(arena, 1)
     first.step_limit = 1
     words(arena).store(2, 0, 3)  # all stages of the first round
@@ -175,15 +169,13 @@ def test_a_round_that_was_done_is_not_done_again_because_a_death_left_it_uncount
     assert SyncWorker(first).claim() is Idle.DONE
 
 
-def note_step(entry: Entry, seconds: float) -> None:
+def note_step(entry, seconds):
     """Let a worker's only step so far have taken `seconds`."""
     entry.compute_ns, entry.steps = int(seconds * 1e9), 1
 
 
 @pytest.mark.parametrize(("slowest_s", "idle"), [(100.0, Idle.DONE), (10.0, None)])
-def test_a_round_is_begun_only_if_the_slowest_worker_ends_it_in_time(
-    arena: Arena, slowest_s: float, idle: Idle | None
-) -> None:
+def test_a_round_is_begun_only_if_the_slowest_worker_ends_it_in_time(arena, slowest_s, idle):
     first, second = (context(arena, slot) for slot in (1, 2))
     arena.counters.store("start_ns", monotonic_ns())
     first.budget, first.step_limit = Budget(seconds=60.0), None
@@ -196,9 +188,7 @@ def test_a_round_is_begun_only_if_the_slowest_worker_ends_it_in_time(
     assert strategy(Hogwild).step_s(arena) == 0.5  # of which the fastest still begins one
 
 
-def test_a_ticket_that_is_not_done_is_not_taken_for_one_that_a_predecessor_applied(
-    arena: Arena,
-) -> None:
+def test_a_ticket_that_is_not_done_is_not_taken_for_one_that_a_predecessor_applied(arena):
     worker = SyncWorker(context(arena, 1))
     ledger = worker.context.ledger
     assert ledger.claim_exact(0, 0, 99)
@@ -213,23 +203,23 @@ def test_a_ticket_that_is_not_done_is_not_taken_for_one_that_a_predecessor_appli
 EACH = 4  # sequences of a ticket
 
 
-def by_speed(arena: Arena, slot: int) -> SyncWorker:
+def by_speed(arena, slot):
     of = strategy(Sync, sync_shares="speed", sequences=EACH)
     return SyncWorker(context(arena, slot, of))
 
 
-def note_speeds(arena: Arena, *seconds: float) -> None:
+def note_speeds(arena, *seconds):
     """Let each rank have taken this long for a sequence so far."""
     for rank, each_s in enumerate(seconds):
         words(arena).store_float(3 + 2 * rank, 1, each_s)
 
 
-def value(part: TicketPart) -> list[float]:
+def value(part):
     """The gradients of a part's sequences; eight of a round are 1 to 8."""
     return [float(1 + EACH * part.ticket + row) for row in range(part.begin, part.end)]
 
 
-def take_round(worker: SyncWorker) -> Lease:
+def take_round(worker):
     """One worker's part of a round, with the mean gradient of the sequences that it leased."""
     lease = worker.claim()
     while lease is Idle.WAIT:
@@ -247,14 +237,12 @@ def take_round(worker: SyncWorker) -> Lease:
     ("seconds", "counts"),
     [((0.0, 1.0), [4, 4]), ((1.0, 1.2), [4, 4]), ((1.0, 2.9), [6, 2]), ((9.0, 1.0), [0, 8])],
 )
-def test_a_round_by_speed_has_the_mean_gradient_of_all_its_sequences(
-    arena: Arena, seconds: tuple[float, float], counts: list[int]
-) -> None:
+def test_a_round_by_speed_has_the_mean_gradient_of_all_its_sequences(arena, seconds, counts):
     workers = [by_speed(arena, slot) for slot in (1, 2)]
     note_speeds(arena, *seconds)
     for slot in (1, 2):  # gradients that are not written have no effect
         arena.segment(f"grads.{slot}").fill(np.nan)
-    leases: list[Lease] = []
+    leases = []
     in_threads(lambda worker: leases.append(take_round(worker)), workers)
     leases.sort(key=lambda lease: lease.ticket)
     rows = [[one for part in lease.parts or () for one in value(part)] for lease in leases]
@@ -264,7 +252,7 @@ def test_a_round_by_speed_has_the_mean_gradient_of_all_its_sequences(
     assert [Ledger(arena).state(0, ticket) for ticket in (0, 1)] == [TicketState.DONE] * 2
 
 
-def test_the_replacement_of_a_dead_worker_computes_the_same_sequences(arena: Arena) -> None:
+def test_the_replacement_of_a_dead_worker_computes_the_same_sequences(arena):
     first, second = by_speed(arena, 1), by_speed(arena, 2)
     note_speeds(arena, 1.0, 2.9)
     assert isinstance(first.claim(), Lease)
@@ -277,7 +265,7 @@ def test_the_replacement_of_a_dead_worker_computes_the_same_sequences(arena: Are
     assert by_speed(arena, 2).claim() == lease
 
 
-def test_a_worker_without_a_sequence_gets_one_again(arena: Arena) -> None:
+def test_a_worker_without_a_sequence_gets_one_again(arena):
     note_speeds(arena, 1.0, 9.0)
     shares, rounds = SharesBySpeed(words(arena), 2, EACH), 0
     while shares.counts()[1] == 0:

@@ -1,9 +1,6 @@
 """A worker dies at every line of a synchronous round, and its successor finishes the round."""
 
-from __future__ import annotations
-
 import threading
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -27,7 +24,7 @@ SHARES = ("counts", "publish", "parts", "note")
 BY_SPEED = (*METHODS, *(f"division.SharesBySpeed.{name}" for name in SHARES))
 
 
-def new_arena() -> Arena:
+def new_arena():
     """An arena with a parameter for each of two ranks to average and apply."""
     parameter = SimpleNamespace(shape=(4,), init="zeros", kind="dense")
     params = {"a": parameter, "b": parameter}
@@ -36,7 +33,7 @@ def new_arena() -> Arena:
     return arena
 
 
-def take_rounds(worker: SyncWorker, rounds: int) -> None:
+def take_rounds(worker, rounds):
     """Rounds until `rounds` are finished by this worker's rank, also by its predecessor."""
     gradient = np.full(4, GRADIENTS[worker.context.rank], np.float32)
     while worker._stages(worker.context.rank) < 3 * rounds:
@@ -49,22 +46,22 @@ def take_rounds(worker: SyncWorker, rounds: int) -> None:
             let_others_run()
 
 
-def new_worker(arena: Arena, slot: int) -> SyncWorker:
+def new_worker(arena, slot):
     return SyncWorker(context(arena, slot))
 
 
-def new_open_worker(arena: Arena, slot: int) -> SyncWorker:
+def new_open_worker(arena, slot):
     """Of a run that may change its strategy: a round begins when both are there."""
     return SyncWorker(context(arena, slot, replace(strategy(Sync), open=True)))
 
 
-def new_worker_by_speed(arena: Arena, slot: int) -> SyncWorker:
+def new_worker_by_speed(arena, slot):
     """Of a run in which rank 1 has been three times as slow as rank 0 so far."""
     note_speeds(arena, 1e-3, 2.9e-3)
     return by_speed(arena, slot)
 
 
-def take_rounds_by_speed(worker: SyncWorker, rounds: int) -> None:
+def take_rounds_by_speed(worker, rounds):
     """The same, with the mean gradient of the sequences that were dealt to the rank."""
     while worker._stages(worker.context.rank) < 3 * rounds:
         lease = worker.claim()
@@ -91,12 +88,8 @@ def take_rounds_by_speed(worker: SyncWorker, rounds: int) -> None:
 )
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_death_at_any_line_of_a_round_costs_at_most_one_torn_apply(
-    rank: int,
-    methods: tuple[str, ...],
-    new_worker: Callable[[Arena, int], SyncWorker],
-    take_rounds: Callable[[SyncWorker, int], None],
-    rtol: float,
-) -> None:
+    rank, methods, new_worker, take_rounds, rtol
+):
     unreached = []
     for method, number in lines(SyncWorker, methods):
         with new_arena() as arena:
@@ -115,7 +108,7 @@ def test_a_death_at_any_line_of_a_round_costs_at_most_one_torn_apply(
     assert reached >= 40, unreached
 
 
-def check(arena: Arena, rank: int, where: str, rtol: float) -> None:
+def check(arena, rank, where, rtol):
     """Counts are exact; so are parameters, but for rounding and the share of a torn apply."""
     assert arena.counters.load("version") == ROUNDS, where
     assert [arena.workers.entry(slot).opt_step for slot in (1, 2)] == [ROUNDS, ROUNDS], where

@@ -1,21 +1,16 @@
 """Supports for tests: bitmaps of sets that are listed."""
 
-from __future__ import annotations
-
-from collections.abc import Collection, Iterable
-
 import numpy as np
-from numpy.typing import NDArray
 
 from mlxhog.theory.supports import Supports
 
 
-def of_masks(masks: NDArray[np.bool_]) -> Supports:
+def of_masks(masks):
     """Supports of boolean rows, (samples, n)."""
     return Supports(np.packbits(masks, axis=1, bitorder="little"), masks.shape[1])
 
 
-def of_lists(supports: Collection[Iterable[int]], n: int) -> Supports:
+def of_lists(supports, n):
     """Supports of coordinates in [0, n), in any order."""
     masks = np.zeros((len(supports), n), bool)
     for mask, support in zip(masks, supports, strict=True):

@@ -1,7 +1,5 @@
 """Omega, Delta, rho and conflict of a data set."""
 
-from __future__ import annotations
-
 import json
 import signal
 from pathlib import Path
@@ -25,7 +23,7 @@ any_hypergraph = st.lists(st.sets(coordinates, max_size=6), min_size=1, max_size
 )
 
 
-def counted(graph: Hypergraph) -> list[int]:
+def counted(graph):
     """Edge degrees by comparing every pair."""
     edges = [
         set(graph.indices[start:stop].tolist())
@@ -35,7 +33,7 @@ def counted(graph: Hypergraph) -> list[int]:
 
 
 @pytest.mark.parametrize("name", ["A", "B"])
-def test_the_worked_examples_are_exact(name: str) -> None:
+def test_the_worked_examples_are_exact(name):
     recorded = GOLDEN[name]
     graph = Hypergraph.from_lists(EDGES[name], recorded["n"])
     assert len(graph) == recorded["m"]
@@ -51,7 +49,7 @@ def test_the_worked_examples_are_exact(name: str) -> None:
 @pytest.mark.slow
 @given(any_hypergraph)
 @max_examples(200)
-def test_rho_lies_between_delta_and_omega_delta(graph: Hypergraph) -> None:
+def test_rho_lies_between_delta_and_omega_delta(graph):
     assert graph.delta <= graph.rho <= 1
     busiest = int(graph.degrees.max())  # counts: rho <= Omega Delta is an equality now and then
     assert graph.edge_degrees.max() <= graph.omega * busiest
@@ -61,19 +59,19 @@ def test_rho_lies_between_delta_and_omega_delta(graph: Hypergraph) -> None:
 
 @given(any_hypergraph)
 @max_examples(100)
-def test_edge_degrees_equal_those_of_comparing_every_pair(graph: Hypergraph) -> None:
+def test_edge_degrees_equal_those_of_comparing_every_pair(graph):
     assert graph.edge_degrees.tolist() == counted(graph)
 
 
 @pytest.mark.slow
 @given(st.lists(st.sets(st.integers(0, 5), max_size=2), min_size=1, max_size=40))
 @max_examples(200)
-def test_a_graph_with_parallel_edges_is_counted_like_any_other(edges: list[set[int]]) -> None:
+def test_a_graph_with_parallel_edges_is_counted_like_any_other(edges):
     graph = Hypergraph.from_lists([sorted(edge) for edge in edges], 6)
     assert graph.edge_degrees.tolist() == counted(graph)
 
 
-def test_edges_are_met_across_the_blocks_of_the_native_count() -> None:
+def test_edges_are_met_across_the_blocks_of_the_native_count():
     # Some coordinates in most edges, some in a few, some in none, over three blocks of 8192 edges.
     rng = np.random.default_rng(0)
     mask = rng.random((17_000, 40)) < np.linspace(0, 0.1, 40) ** 2
@@ -83,18 +81,18 @@ def test_edges_are_met_across_the_blocks_of_the_native_count() -> None:
     assert (graph.edge_degrees[some] == expected).all()
 
 
-def test_pairs_of_examples_are_counted_once_each() -> None:
+def test_pairs_of_examples_are_counted_once_each():
     graph = Hypergraph.from_lists([[0], [0], [1], []], 2)
     assert graph.p_conf == pytest.approx(1 / 6)
     assert graph.mean_conflict_degree == pytest.approx(2 / 4)
 
 
-def test_a_single_example_conflicts_with_none() -> None:
+def test_a_single_example_conflicts_with_none():
     graph = Hypergraph.from_lists([[0, 2]], 3)
     assert (graph.rho, graph.delta, graph.p_conf) == (1.0, 1.0, 0.0)
 
 
-def test_examples_without_coordinates_meet_none() -> None:
+def test_examples_without_coordinates_meet_none():
     graph = Hypergraph.from_lists([[], []], 3)
     assert (graph.omega, graph.delta, graph.rho, graph.p_conf) == (0, 0.0, 0.0, 0.0)
 
@@ -111,15 +109,13 @@ def test_examples_without_coordinates_meet_none() -> None:
         ([0, 0, 2], [3, 1], "edge 1 has coordinate 1 after 3"),
     ],
 )
-def test_bad_edges_are_refused_by_number(
-    indptr: list[int], indices: list[int], message: str
-) -> None:
+def test_bad_edges_are_refused_by_number(indptr, indices, message):
     with pytest.raises(DataError, match=message):
         Hypergraph(np.array(indptr), np.array(indices, np.int32), 5)
 
 
 @each_of("dtype", [np.uint16, np.uint32, np.int64])
-def test_indices_of_any_integer_type_are_checked_before_they_are_narrowed(dtype: type) -> None:
+def test_indices_of_any_integer_type_are_checked_before_they_are_narrowed(dtype):
     graph = Hypergraph(np.array([0, 2], dtype), np.array([1, 3], dtype), 5)
     assert (graph.indptr.dtype, graph.indices.dtype) == (np.int64, np.int32)
     with pytest.raises(DataError, match="edge 0 has coordinate 1 after 3"):
@@ -136,8 +132,8 @@ class Interrupted(Exception):
     pass
 
 
-def test_a_long_count_stops_at_the_next_signal() -> None:
-    def interrupt(number: int, frame: object) -> None:
+def test_a_long_count_stops_at_the_next_signal():
+    def interrupt(number, frame):
         raise Interrupted
 
     edges = 100_000  # 13 blocks, which all meet in one coordinate
@@ -153,12 +149,12 @@ def test_a_long_count_stops_at_the_next_signal() -> None:
     assert met.max() < edges
 
 
-def test_lists_outside_the_coordinates_are_refused_by_number() -> None:
+def test_lists_outside_the_coordinates_are_refused_by_number():
     with pytest.raises(DataError, match="edge 1 has coordinate 7"):
         Hypergraph.from_lists([[0], [1, 7]], 5)
 
 
-def test_the_native_count_refuses_indices_that_would_leave_its_arrays() -> None:
+def test_the_native_count_refuses_indices_that_would_leave_its_arrays():
     met = np.zeros(1, np.int64)
     with pytest.raises(ValueError, match="outside"):
         _native.edge_degrees(np.array([0, 1]), np.array([5], np.int32), 5, met)

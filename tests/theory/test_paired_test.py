@@ -1,13 +1,9 @@
 """The sequential test keeps its error rate, tells what is there, and stops once it can tell."""
 
-from __future__ import annotations
-
 import math
-from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from mlxhog.theory.paired_test import (
     ERROR,
@@ -24,14 +20,14 @@ SEQUENCES = 100_000
 TABLE_ERROR = 4 * math.sqrt(ERROR * (1 - ERROR) / SEQUENCES)
 
 
-def draw(planned: int, tails: str = "normal") -> NDArray[np.float64]:
+def draw(planned, tails="normal"):
     rng = np.random.default_rng(planned)
     if tails == "normal":
         return rng.standard_normal((SEQUENCES, planned))
     return rng.standard_t(3, (SEQUENCES, planned))
 
 
-def crossings(drawn: NDArray[np.float64], planned: int) -> NDArray[np.int64]:
+def crossings(drawn, planned):
     """The sign of each sequence's first crossing, 0 for none."""
     signs = np.zeros(len(drawn), np.int64)
     for k in range(2, planned + 1):
@@ -44,36 +40,34 @@ def crossings(drawn: NDArray[np.float64], planned: int) -> NDArray[np.int64]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("planned", [2, 3, 4, 6, 10, 20])
-def test_one_comparison_in_a_hundred_tells_by_chance_whatever_the_number_of_looks(
-    planned: int,
-) -> None:
+def test_one_comparison_in_a_hundred_tells_by_chance_whatever_the_number_of_looks(planned):
     rate = (crossings(draw(planned), planned) != 0).mean()
     assert rate == pytest.approx(ERROR, abs=TABLE_ERROR)
 
 
-def test_longer_tails_give_no_more_false_wins() -> None:
+def test_longer_tails_give_no_more_false_wins():
     assert (crossings(draw(6, "long"), 6) != 0).mean() <= ERROR
 
 
-def test_a_gain_of_two_point_six_spreads_is_told_in_nine_of_ten() -> None:
+def test_a_gain_of_two_point_six_spreads_is_told_in_nine_of_ten():
     signs = crossings(draw(6) + 2.6, 6)
     assert (signs == 1).mean() >= 0.9
     assert (signs == -1).mean() == 0.0
 
 
-def test_the_table_has_every_number_of_pairs_and_no_level_above_the_error() -> None:
+def test_the_table_has_every_number_of_pairs_and_no_level_above_the_error():
     assert sorted(LEVELS) == list(range(2, MOST + 1))
     assert all(ERROR / 2 < level <= ERROR * 1.001 for level in LEVELS.values())
 
 
-def test_boundaries_fall_with_pairs_and_there_is_no_look_before_the_third() -> None:
+def test_boundaries_fall_with_pairs_and_there_is_no_look_before_the_third():
     limits = [boundary(k, 6) for k in range(1, 7)]
     assert limits[: FEWEST - 1] == [math.inf] * (FEWEST - 1)
     assert limits == sorted(limits, reverse=True)
     assert math.isfinite(boundary(2, 2))
 
 
-def test_a_clear_gain_is_told_at_the_first_look_and_later_pairs_change_nothing() -> None:
+def test_a_clear_gain_is_told_at_the_first_look_and_later_pairs_change_nothing():
     clear = [0.100, 0.101, 0.1005]
     outcome = judge(clear, 6)
     assert (outcome.pairs, outcome.sign, outcome.ended) == (3, 1, True)
@@ -84,7 +78,7 @@ def test_a_clear_gain_is_told_at_the_first_look_and_later_pairs_change_nothing()
     assert judge([7 * x for x in clear], 6).sign == 1
 
 
-def test_what_cannot_be_told_goes_on_to_the_planned_end() -> None:
+def test_what_cannot_be_told_goes_on_to_the_planned_end():
     differences = [0.01, -0.02, 0.015, 0.0, -0.005, 0.01]
     for k in range(6):
         assert not judge(differences[:k], 6).ended
@@ -94,7 +88,7 @@ def test_what_cannot_be_told_goes_on_to_the_planned_end() -> None:
 
 
 @pytest.mark.parametrize("planned", [3, 6])
-def test_a_p_value_over_all_looks_is_small_as_seldom_as_it_says(planned: int) -> None:
+def test_a_p_value_over_all_looks_is_small_as_seldom_as_it_says(planned):
     drawn = draw(planned)[:4000]
     values = np.array([p_value(row, planned) for row in drawn.tolist()])
     for level in (0.01, 0.05, 0.2):
@@ -102,7 +96,7 @@ def test_a_p_value_over_all_looks_is_small_as_seldom_as_it_says(planned: int) ->
         assert (values <= level).mean() <= level + spread
 
 
-def test_a_p_value_agrees_with_the_verdict_and_is_unknown_before_the_first_look() -> None:
+def test_a_p_value_agrees_with_the_verdict_and_is_unknown_before_the_first_look():
     for row in draw(6)[:300].tolist():
         outcome = judge([value + 2.0 for value in row], 6)
         assert outcome.p <= ERROR or not outcome.sign
@@ -111,15 +105,15 @@ def test_a_p_value_agrees_with_the_verdict_and_is_unknown_before_the_first_look(
     assert judge([0.0, 0.0, 0.0], 3).p == 1.0
 
 
-def test_runs_that_repeat_bit_for_bit_are_equal_and_not_told_apart() -> None:
+def test_runs_that_repeat_bit_for_bit_are_equal_and_not_told_apart():
     outcome = judge([0.0] * 4, 4)
     assert (outcome.sign, outcome.ended, outcome.low, outcome.high) == (0, True, 0.0, 0.0)
 
 
-def test_the_interval_is_that_of_students_t_at_the_level_of_the_look() -> None:
+def test_the_interval_is_that_of_students_t_at_the_level_of_the_look():
     from scipy import stats
 
     values = [0.1, 0.2, 0.3]
-    outcome: Any = look(values, 3)
+    outcome = look(values, 3)
     expected = stats.t.interval(1 - LEVELS[3], 2, 0.2, 0.1 / math.sqrt(3))
     assert (outcome.low, outcome.high) == pytest.approx(expected)

@@ -1,7 +1,5 @@
 """Simulated workers against closed forms."""
 
-from __future__ import annotations
-
 import json
 
 import pytest
@@ -13,10 +11,9 @@ from mlxhog.theory.simulator.schemes import (
     Locked,
     OuterLoop,
     RoundRobin,
-    Scheme,
     Sync,
 )
-from mlxhog.theory.simulator.times import ComputeTime, times_of
+from mlxhog.theory.simulator.times import times_of
 from mlxhog.theory.simulator.workers import Worker
 from tests.tolerances import SIMULATED_RATE
 
@@ -24,7 +21,7 @@ SECOND = times_of("constant", 1.0)
 
 LEAST, DELAY = 1.0, 2.0
 ROUNDS = 4000
-TIMES: dict[str, ComputeTime] = {
+TIMES = {
     "constant": SECOND,
     "exponential": times_of("exponential", 0.0, 1.0),
     "shifted": times_of("exponential", LEAST, DELAY),
@@ -32,27 +29,27 @@ TIMES: dict[str, ComputeTime] = {
 }
 
 
-def workers_of(workers: int, compute: ComputeTime, **costs: float) -> list[Worker]:
+def workers_of(workers, compute, **costs):
     return [Worker(name="w", compute=compute, **costs) for _ in range(workers)]
 
 
-def harmonic(k: int) -> float:
+def harmonic(k):
     return sum(1 / j for j in range(1, k + 1))
 
 
-def close(value: float) -> object:
+def close(value):
     return pytest.approx(value, rel=SIMULATED_RATE.of_largest)
 
 
 @pytest.mark.parametrize(("workers", "time"), [*zip((1, 2, 4, 8), TIMES, strict=True)])
-def test_the_mean_staleness_of_hogwild_is_the_number_of_the_others(workers: int, time: str) -> None:
+def test_the_mean_staleness_of_hogwild_is_the_number_of_the_others(workers, time):
     prediction = simulate(workers_of(workers, TIMES[time], read_s=0.1, apply_s=0.1), Hogwild())
     # Exact but for the gradients in flight when counting starts and ends.
     edge = workers * prediction.staleness.max / prediction.staleness.steps
     assert prediction.staleness.mean == pytest.approx(workers - 1, abs=edge)
 
 
-def test_a_slow_worker_changes_who_is_stale_but_not_the_mean() -> None:
+def test_a_slow_worker_changes_who_is_stale_but_not_the_mean():
     mixed = [
         *workers_of(7, times_of("exponential", 0.5, 0.5)),
         *workers_of(1, times_of("exponential", 5.0, 5.0)),
@@ -64,12 +61,12 @@ def test_a_slow_worker_changes_who_is_stale_but_not_the_mean() -> None:
     assert slow.steps < min(worker.steps for worker in fast)
 
 
-def test_workers_of_equal_constant_speed_are_never_later_than_the_number_of_the_others() -> None:
+def test_workers_of_equal_constant_speed_are_never_later_than_the_number_of_the_others():
     assert simulate(workers_of(6, SECOND), Hogwild()).staleness.max == 5
 
 
 @pytest.mark.parametrize("workers", [1, 10])
-def test_hogwild_loses_no_time_to_stragglers(workers: int) -> None:
+def test_hogwild_loses_no_time_to_stragglers(workers):
     prediction = simulate(workers_of(workers, TIMES["shifted"]), Hogwild(), updates=ROUNDS)
     assert prediction.updates_per_s == close(workers / (LEAST + DELAY))
     assert prediction.efficiency == close(1)
@@ -78,7 +75,7 @@ def test_hogwild_loses_no_time_to_stragglers(workers: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 4])
-def test_a_barrier_waits_for_the_slowest(workers: int) -> None:
+def test_a_barrier_waits_for_the_slowest(workers):
     prediction = simulate(workers_of(workers, TIMES["shifted"]), Sync(), updates=ROUNDS)
     round_s = LEAST + DELAY * harmonic(workers)  # E[max of P]
     assert prediction.updates_per_s == close(1 / round_s)
@@ -89,7 +86,7 @@ def test_a_barrier_waits_for_the_slowest(workers: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backups", [1, 7])
-def test_backup_workers_shorten_the_round_and_waste_their_gradients(backups: int) -> None:
+def test_backup_workers_shorten_the_round_and_waste_their_gradients(backups):
     prediction = simulate(workers_of(8, TIMES["shifted"]), Sync(backups=backups), updates=ROUNDS)
     round_s = LEAST + DELAY * (harmonic(8) - harmonic(backups))
     assert prediction.updates_per_s == close(1 / round_s)
@@ -98,7 +95,7 @@ def test_backup_workers_shorten_the_round_and_waste_their_gradients(backups: int
 
 
 @pytest.mark.parametrize("workers", [1, 2, 16])
-def test_one_lock_for_all_limits_the_speed_to_amdahls(workers: int) -> None:
+def test_one_lock_for_all_limits_the_speed_to_amdahls(workers):
     add = 0.25
     prediction = simulate(
         workers_of(workers, times_of("constant", 1.0 - add), apply_s=add), Locked()
@@ -110,7 +107,7 @@ def test_one_lock_for_all_limits_the_speed_to_amdahls(workers: int) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
-def test_round_robin_of_equal_workers_is_limited_by_compute_or_by_the_turns(workers: int) -> None:
+def test_round_robin_of_equal_workers_is_limited_by_compute_or_by_the_turns(workers):
     for handover in (0.01, 0.5):
         prediction = simulate(
             workers_of(workers, SECOND, read_s=0.1, apply_s=0.2),
@@ -120,7 +117,7 @@ def test_round_robin_of_equal_workers_is_limited_by_compute_or_by_the_turns(work
         assert prediction.updates_per_s == close(workers / period)
 
 
-def test_round_robin_of_two_exponential_workers_makes_three_updates_in_two_mean_times() -> None:
+def test_round_robin_of_two_exponential_workers_makes_three_updates_in_two_mean_times():
     # The time D between two updates obeys D' = max(0, T - D); for T exponential with mean 1 it is 0
     # with probability 1/3 and exponential otherwise, so its mean is 2/3.
     prediction = simulate(workers_of(2, TIMES["exponential"]), RoundRobin(), updates=2 * ROUNDS)
@@ -129,7 +126,7 @@ def test_round_robin_of_two_exponential_workers_makes_three_updates_in_two_mean_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("time", TIMES)
-def test_round_robin_has_one_staleness_and_lies_between_barrier_and_hogwild(time: str) -> None:
+def test_round_robin_has_one_staleness_and_lies_between_barrier_and_hogwild(time):
     workers = workers_of(4, TIMES[time])
     prediction = simulate(workers, RoundRobin())
     assert (prediction.staleness.mean, prediction.staleness.p50, prediction.staleness.max) == (
@@ -142,7 +139,7 @@ def test_round_robin_has_one_staleness_and_lies_between_barrier_and_hogwild(time
     assert prediction.gradients_per_s * slack >= simulate(workers, Sync()).gradients_per_s
 
 
-def test_averaged_runs_meet_once_per_period() -> None:
+def test_averaged_runs_meet_once_per_period():
     prediction = simulate(
         workers_of(3, SECOND, read_s=0.5, apply_s=0.25),
         OuterLoop(period=4, round_s=1.0),
@@ -153,7 +150,7 @@ def test_averaged_runs_meet_once_per_period() -> None:
 
 
 @pytest.mark.slow
-def test_longer_periods_wait_less_for_stragglers() -> None:
+def test_longer_periods_wait_less_for_stragglers():
     efficiency = [
         simulate(workers_of(4, TIMES["shifted"]), OuterLoop(period=period)).efficiency
         for period in (1, 4, 16, 64)
@@ -163,20 +160,20 @@ def test_longer_periods_wait_less_for_stragglers() -> None:
 
 
 @pytest.mark.parametrize("workers", [2, 4])
-def test_more_workers_than_cores_share_them(workers: int) -> None:
+def test_more_workers_than_cores_share_them(workers):
     prediction = simulate(workers_of(workers, SECOND), Hogwild(), cores=2)
     assert prediction.updates_per_s == close(2)
     assert prediction.efficiency == close(2 / workers)
 
 
-def test_a_worker_on_the_gpu_takes_no_core_from_the_others() -> None:
+def test_a_worker_on_the_gpu_takes_no_core_from_the_others():
     gpu = Worker(name="mlx:gpu", compute=SECOND, on_core=False)
     prediction = simulate([gpu, *workers_of(2, SECOND)], Hogwild(), cores=2)
     assert prediction.updates_per_s == close(3)
 
 
 @pytest.mark.parametrize("scheme", [Hogwild(), RoundRobin(), Sync(backups=1), OuterLoop(3)])
-def test_the_same_seed_gives_the_same_prediction(scheme: Scheme) -> None:
+def test_the_same_seed_gives_the_same_prediction(scheme):
     workers = workers_of(3, TIMES["shifted"], apply_s=0.1)
     runs = [simulate(workers, scheme, updates=500, seed=seed) for seed in (7, 7, 8)]
     assert runs[0] == runs[1]
@@ -184,7 +181,7 @@ def test_the_same_seed_gives_the_same_prediction(scheme: Scheme) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_printed_is_named_a_prediction_and_lists_its_inputs() -> None:
+def test_what_is_printed_is_named_a_prediction_and_lists_its_inputs():
     prediction = simulate(workers_of(2, TIMES["measured"]), RoundRobin(0.001), cores=24)
     printed = json.loads(json.dumps(prediction.to_json()))
     assert set(printed) == {"prediction", "inputs"}
@@ -193,7 +190,7 @@ def test_what_is_printed_is_named_a_prediction_and_lists_its_inputs() -> None:
     assert printed["inputs"]["workers"][0]["compute"]["count"] == 4
 
 
-def test_workers_and_machines_that_cannot_be_are_refused() -> None:
+def test_workers_and_machines_that_cannot_be_are_refused():
     with pytest.raises(DataError, match="takes no time"):
         workers_of(1, times_of("constant", 0.0))
     with pytest.raises(DataError, match=r"apply_s = -1"):

@@ -1,14 +1,11 @@
 """Supports as bitmaps; estimates from them are unbiased, and their intervals hold as promised."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from mlxhog import _native
 from mlxhog.errors import DataError, ShapeError
@@ -27,25 +24,25 @@ sets = st.lists(st.sets(st.integers(0, N - 1)), max_size=12)
 
 
 @given(sets)
-def test_supports_keep_their_coordinates(samples: list[set[int]]) -> None:
+def test_supports_keep_their_coordinates(samples):
     supports = of_lists(samples, N)
     assert supports.sizes().tolist() == [len(sample) for sample in samples]
     assert supports.counts.tolist() == [sum(v in sample for sample in samples) for v in range(N)]
 
 
 @given(sets, sets)
-def test_meetings_are_those_of_the_sets(samples: list[set[int]], others: list[set[int]]) -> None:
+def test_meetings_are_those_of_the_sets(samples, others):
     meetings = of_lists(samples, N).meetings(of_lists(others, N))
     assert meetings.tolist() == [sum(bool(a & b) for b in others) for a in samples]
 
 
-def test_meetings_are_counted_wherever_they_are() -> None:
+def test_meetings_are_counted_wherever_they_are():
     n = 100_003
     one = of_lists([[n - 1], [5_000]], n)
     assert one.meetings(of_lists([[0, n - 1], [n - 2]], n)).tolist() == [1, 0]
 
 
-def test_supports_that_are_none_are_refused() -> None:
+def test_supports_that_are_none_are_refused():
     with pytest.raises(ShapeError, match=r"wanted \(samples, 2\) uint8"):
         Supports(np.zeros((1, 3), np.uint8), 9)
     with pytest.raises(ShapeError, match="do not meet"):
@@ -62,7 +59,7 @@ def test_supports_that_are_none_are_refused() -> None:
 RESAMPLES = 200
 
 
-def rows(probabilities: NDArray[np.float64], count: int) -> NDArray[np.bool_]:
+def rows(probabilities, count):
     """Examples that hold each coordinate independently with its probability."""
     return np.random.default_rng(0).random((count, len(probabilities))) < probabilities
 
@@ -82,7 +79,7 @@ POPULATIONS = {
 class Population:
     """What is true of independent draws from a set of examples."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name):
         self.masks = POPULATIONS[name]
         self.n = self.masks.shape[1]
         graph = Hypergraph.from_lists([np.flatnonzero(row) for row in self.masks], self.n)
@@ -90,18 +87,18 @@ class Population:
         self.shares = graph.edge_degrees / len(graph)
         self.p_conf = float(self.shares.mean())
 
-    def draw(self, samples: int, seed: int) -> Supports:
+    def draw(self, samples, seed):
         chosen = np.random.default_rng(seed).integers(0, len(self.masks), samples)
         return of_masks(self.masks[chosen])
 
 
 @pytest.fixture(params=POPULATIONS)
-def population(request: pytest.FixtureRequest) -> Population:
+def population(request):
     return Population(request.param)
 
 
 @pytest.mark.slow
-def test_the_interval_of_p_conf_holds_as_often_as_it_says(population: Population) -> None:
+def test_the_interval_of_p_conf_holds_as_often_as_it_says(population):
     covered = 0
     for seed in range(RESAMPLES):
         estimate = supports.estimate_p_conf(population.draw(150, seed))
@@ -110,7 +107,7 @@ def test_the_interval_of_p_conf_holds_as_often_as_it_says(population: Population
 
 
 @pytest.mark.slow
-def test_the_interval_of_delta_holds_as_often_as_it_says(population: Population) -> None:
+def test_the_interval_of_delta_holds_as_often_as_it_says(population):
     covered = 0
     for seed in range(RESAMPLES):
         estimate = supports.estimate_delta(population.draw(150, seed))
@@ -119,7 +116,7 @@ def test_the_interval_of_delta_holds_as_often_as_it_says(population: Population)
 
 
 @pytest.mark.slow
-def test_the_bounds_of_rho_hold_as_often_as_they_say(population: Population) -> None:
+def test_the_bounds_of_rho_hold_as_often_as_they_say(population):
     covered = 0
     for seed in range(RESAMPLES):
         estimate = supports.estimate_rho(population.draw(150, seed), omega=population.omega)
@@ -127,7 +124,7 @@ def test_the_bounds_of_rho_hold_as_often_as_they_say(population: Population) -> 
     assert covered / RESAMPLES >= 0.95
 
 
-def test_choosing_the_busiest_coordinate_does_not_inflate_delta() -> None:
+def test_choosing_the_busiest_coordinate_does_not_inflate_delta():
     population = Population("equally busy coordinates")
     draws = [population.draw(60, seed) for seed in range(RESAMPLES)]
     honest = np.mean([supports.estimate_delta(sample).value for sample in draws])
@@ -135,12 +132,12 @@ def test_choosing_the_busiest_coordinate_does_not_inflate_delta() -> None:
     assert honest <= population.delta < largest
 
 
-def test_p_conf_is_the_share_of_all_pairs_that_meet() -> None:
+def test_p_conf_is_the_share_of_all_pairs_that_meet():
     estimate = supports.estimate_p_conf(of_lists([[0], [0, 1], [1], []], 2))
     assert estimate.value == pytest.approx(2 / 6)
 
 
-def test_of_dense_gradients_every_quantity_is_one() -> None:
+def test_of_dense_gradients_every_quantity_is_one():
     dense = of_masks(np.ones((64, 1000), bool))
     for estimator in (supports.estimate_delta, supports.estimate_p_conf):
         estimate = estimator(dense)
@@ -153,14 +150,14 @@ def test_of_dense_gradients_every_quantity_is_one() -> None:
 
 @each_of("samples", [2, 3, 20, 1476])
 @each_of("share", [0.0, 0.003, 0.3, 0.5, 0.97, 1.0])
-def test_the_interval_of_pairs_is_never_wider_than_hoeffdings(samples: int, share: float) -> None:
+def test_the_interval_of_pairs_is_never_wider_than_hoeffdings(samples, share):
     error = math.sqrt(math.log(2 / 0.05) / (2 * (samples // 2)))
     low = stats.pairs_low(share, samples, 0.025)
     high = stats.pairs_high(share, samples, 0.025)
     assert max(0.0, share - error) <= low <= share <= high <= min(1.0, share + error)
 
 
-def test_the_interval_of_many_pairs_is_an_eighth_narrower_than_hoeffdings() -> None:
+def test_the_interval_of_many_pairs_is_an_eighth_narrower_than_hoeffdings():
     error = math.sqrt(math.log(2 / 0.05) / (2 * 738))
     assert error == pytest.approx(0.05, abs=1e-4)  # the spec's S = 1476 for +-0.05
     low, high = (limit(0.5, 1476, 0.025) for limit in (stats.pairs_low, stats.pairs_high))
@@ -169,13 +166,13 @@ def test_the_interval_of_many_pairs_is_an_eighth_narrower_than_hoeffdings() -> N
     assert high - low < 0.2 * 2 * error
 
 
-def test_where_all_pairs_agree_the_interval_is_that_of_disjoint_pairs() -> None:
+def test_where_all_pairs_agree_the_interval_is_that_of_disjoint_pairs():
     assert stats.pairs_low(1.0, 60, 0.025) == pytest.approx(0.025 ** (1 / 30))
     assert stats.pairs_low(1.0, 60, 0.025) == pytest.approx(stats.binomial_low(30, 30, 0.025))
     assert stats.pairs_high(0.0, 60, 0.025) == pytest.approx(1 - 0.025 ** (1 / 30))
 
 
-def test_binomial_limits_are_those_whose_tails_are_the_risk() -> None:
+def test_binomial_limits_are_those_whose_tails_are_the_risk():
     from scipy.stats import binom
 
     assert binom.sf(6, 20, stats.binomial_low(7, 20, 0.025)) == pytest.approx(0.025)
@@ -184,7 +181,7 @@ def test_binomial_limits_are_those_whose_tails_are_the_risk() -> None:
     assert stats.binomial_high(20, 20, 0.025) == 1.0
 
 
-def test_too_few_samples_are_refused_with_how_many_it_takes() -> None:
+def test_too_few_samples_are_refused_with_how_many_it_takes():
     for estimator in (supports.estimate_p_conf, supports.estimate_rho, supports.estimate_delta):
         with pytest.raises(DataError, match="draw 4 or more"):
             estimator(of_lists([[0]], 4))

@@ -1,7 +1,5 @@
 """CONFIG_OR_RUN: what a word may name."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 
@@ -19,20 +17,20 @@ from tests.training.small import SMALL_MODEL, small_config
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(tmp_path_factory):
     """The directory of a run."""
     return Path(train(small_config(tmp_path_factory.mktemp("trained"), steps=8)).run)
 
 
 @pytest.fixture
-def run(trained: Path, tmp_path: Path) -> Path:
+def run(trained, tmp_path):
     """A copy of it that may be spoilt."""
     copy = tmp_path / "runs" / trained.name
     shutil.copytree(trained, copy)
     return copy
 
 
-def test_an_architecture_by_name_and_by_file_is_trained_with_the_defaults(tmp_path: Path) -> None:
+def test_an_architecture_by_name_and_by_file_is_trained_with_the_defaults(tmp_path):
     by_name = find_target("tiny", {}, tmp_path)
     assert (by_name.config.model, by_name.checkpoint) == ("tiny", None)
     file = tmp_path / "mine.yaml"
@@ -42,15 +40,13 @@ def test_an_architecture_by_name_and_by_file_is_trained_with_the_defaults(tmp_pa
     assert by_file.config.batch_size == 8
 
 
-def test_a_mad_architecture_is_one_although_its_file_has_a_key_of_the_training_options(
-    tmp_path: Path,
-) -> None:
+def test_a_mad_architecture_is_one_although_its_file_has_a_key_of_the_training_options(tmp_path):
     file = tmp_path / "mad.yaml"
     file.write_text("version: 1\nmodel: {dim: 24, layers: [swiglu]}\n")
     assert find_target(str(file), {}, tmp_path).model.model_type == "mad"
 
 
-def test_a_file_of_training_options_names_its_model_and_flags_win(tmp_path: Path) -> None:
+def test_a_file_of_training_options_names_its_model_and_flags_win(tmp_path):
     file = tmp_path / "conf.yaml"
     file.write_text("model: tiny\nlr: 1e-2\nbatch_size: 4\n")
     target = find_target(str(file), {"lr": (0.5, "--lr")}, tmp_path)
@@ -60,7 +56,7 @@ def test_a_file_of_training_options_names_its_model_and_flags_win(tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["path", "name", "latest", "checkpoint", "best", "best's path"])
-def test_a_run_brings_its_settings_its_checkpoint_and_its_architecture(run: Path, how: str) -> None:
+def test_a_run_brings_its_settings_its_checkpoint_and_its_architecture(run, how):
     step = next((run / "checkpoints").glob("step-*"))
     checkpoints.mark_best(Run(run), step)
     spec = {
@@ -79,7 +75,7 @@ def test_a_run_brings_its_settings_its_checkpoint_and_its_architecture(run: Path
 
 
 @pytest.mark.slow
-def test_a_run_whose_architecture_file_is_gone_is_analyzed_all_the_same(run: Path) -> None:
+def test_a_run_whose_architecture_file_is_gone_is_analyzed_all_the_same(run):
     text = run.joinpath("config.yaml").read_text()
     moved = text.replace("small.yaml", "gone.yaml")
     assert moved != text
@@ -88,7 +84,7 @@ def test_a_run_whose_architecture_file_is_gone_is_analyzed_all_the_same(run: Pat
 
 
 @pytest.mark.slow
-def test_a_checkpoint_alone_is_analyzed_with_its_own_tokenizer(run: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_alone_is_analyzed_with_its_own_tokenizer(run, tmp_path):
     alone = tmp_path / "alone"
     shutil.copytree(next((run / "checkpoints").glob("step-*")), alone)
     target = find_target(str(alone), {}, run.parent)
@@ -109,15 +105,13 @@ def test_a_checkpoint_alone_is_analyzed_with_its_own_tokenizer(run: Path, tmp_pa
         ("tinny/best", "did you mean 'tiny'?"),
     ],
 )
-def test_a_word_that_names_nothing_is_answered_with_the_nearest(
-    tmp_path: Path, spec: str, message: str
-) -> None:
+def test_a_word_that_names_nothing_is_answered_with_the_nearest(tmp_path, spec, message):
     with pytest.raises((ConfigError, RunError), match=message):
         find_target(spec, {}, tmp_path)
 
 
 @pytest.mark.slow
-def test_a_run_without_a_checkpoint_says_so(run: Path) -> None:
+def test_a_run_without_a_checkpoint_says_so(run):
     shutil.rmtree(run / "checkpoints")
     (run / "checkpoints").mkdir()
     with pytest.raises(CheckpointError, match="has no checkpoint"):
@@ -125,13 +119,13 @@ def test_a_run_without_a_checkpoint_says_so(run: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_that_keeps_no_best_checkpoint_says_so(run: Path) -> None:
+def test_a_run_that_keeps_no_best_checkpoint_says_so(run):
     with pytest.raises(CheckpointError, match="keeps no best checkpoint; train with --keep-best"):
         find_target(f"{run}/best", {}, run.parent)
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_which_one_bit_changed_is_refused(run: Path) -> None:
+def test_a_checkpoint_of_which_one_bit_changed_is_refused(run):
     file = next((run / "checkpoints").glob("step-*")) / "model.safetensors"
     content = bytearray(file.read_bytes())
     content[-100] ^= 1
@@ -141,7 +135,7 @@ def test_a_checkpoint_of_which_one_bit_changed_is_refused(run: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_is_not_analyzed_on_tokens_of_another_tokenizer(run: Path) -> None:
+def test_a_run_is_not_analyzed_on_tokens_of_another_tokenizer(run):
     target = find_target(str(run), {"tokenizer": ("bpe:300", "--tokenizer")}, run.parent)
     with pytest.raises(CheckpointError, match="use the same tokenizer"):
         plan_of(target, AnalyzeConfig())
@@ -158,7 +152,7 @@ def test_a_run_is_not_analyzed_on_tokens_of_another_tokenizer(run: Path) -> None
         ("", "is empty"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, text: str, message: str) -> None:
+def test_what_is_wrong_with_a_file_is_said(tmp_path, text, message):
     file = tmp_path / "conf.yaml"
     file.write_text(text)
     with pytest.raises(MlxhogError, match=message):
@@ -166,7 +160,7 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, text: str, message: s
 
 
 @pytest.mark.slow
-def test_settings_of_another_kind_of_run_are_refused(run: Path) -> None:
+def test_settings_of_another_kind_of_run_are_refused(run):
     run.joinpath("config.yaml").write_text("task: copying\nmodel: tiny\n")
     with pytest.raises(ConfigError, match="options that mlxhog train does not have"):
         find_target(str(run), {}, run.parent)

@@ -1,13 +1,8 @@
 """A worker whose framework raises MLX's error of ended GPU work; children import it."""
 
-from __future__ import annotations
-
-from typing import Any
-
 from mlxhog.errors import MetalError
 from mlxhog.training import worker
 from mlxhog.training.gradients import Gradients
-from mlxhog.training.job import Job
 
 MLX_SAYS = (
     "[METAL] Command buffer execution failed: Impacting Interactivity "
@@ -16,12 +11,12 @@ MLX_SAYS = (
 AFTER = 3  # gradients
 
 
-def main(job: Job) -> None:
+def main(job):
     """A usual worker that fails with more than one sequence at a time."""
     gradient = Gradients.of
     calls = 0
 
-    def ended(self: Gradients, batches: Any) -> Any:
+    def ended(self, batches):
         nonlocal calls
         calls += 1
         if job.micro_batch > 2 and calls > AFTER:
@@ -30,5 +25,5 @@ def main(job: Job) -> None:
             raise MetalError("kernel mlstm_out failed") from RuntimeError(MLX_SAYS)
         return gradient(self, batches)
 
-    Gradients.of = ended  # type: ignore[method-assign]
+    Gradients.of = ended
     worker.main(job)

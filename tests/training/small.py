@@ -1,17 +1,11 @@
 """A run small enough for a test: one block of width 32, 30 KB of text, a second or two."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pytest
-from numpy.typing import NDArray
 
 from mlxhog import TrainConfig
 from mlxhog.checkpoint import checkpoint
-from mlxhog.report.metrics import Result
 from mlxhog.report.monitor import Monitor
 from mlxhog.training import trainer
 from mlxhog.training.deadlines import Deadlines
@@ -43,14 +37,14 @@ bos_token_id: 256
 """
 
 
-def mixed_model(tmp_path: Path) -> str:
+def mixed_model(tmp_path):
     """The path of an architecture with an mLSTM and an sLSTM block, dropout and resets."""
     path = tmp_path / "mixed.yaml"
     path.write_text(MIXED_MODEL)
     return str(path)
 
 
-def let_no_worker_finish(monkeypatch: pytest.MonkeyPatch) -> None:
+def let_no_worker_finish(monkeypatch):
     """Let the runs of a test end while each worker is within a step, as far as they can see."""
     monkeypatch.setattr(trainer, "GRACE_S", 0.2)
     monkeypatch.setattr(Deadlines, "step_s", lambda self, save_s: 0.5)
@@ -58,17 +52,17 @@ def let_no_worker_finish(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Supervisor, "_rests", lambda self, seat: False)
 
 
-def end_the_time_when(monkeypatch: pytest.MonkeyPatch, is_over: Callable[[], bool]) -> None:
+def end_the_time_when(monkeypatch, is_over):
     """Let the time budgets of a test's runs be used up when this holds, however fast they are."""
     seconds = Monitor.seconds
 
-    def longer(monitor: Monitor) -> float:
+    def longer(monitor):
         return seconds(monitor) + (monitor.budget.seconds or 0.0) * is_over()
 
     monkeypatch.setattr(Monitor, "seconds", longer)
 
 
-def small_config(tmp_path: Path, **options: object) -> TrainConfig:
+def small_config(tmp_path, **options):
     """A configuration whose run takes a second or two, in its own folders."""
     model = tmp_path / "small.yaml"
     model.write_text(SMALL_MODEL)
@@ -78,7 +72,7 @@ def small_config(tmp_path: Path, **options: object) -> TrainConfig:
         words = np.random.default_rng(0).choice(["lock", "free", "adds", "never", "wait"], 8000)
         for k in range(12):
             (text / f"{k:02}.txt").write_text(" ".join(words[k * 500 : k * 500 + 600]))
-    defaults: dict[str, object] = {
+    defaults = {
         "model": str(model),
         "data": str(text),
         "seq_len": 32,
@@ -97,25 +91,23 @@ def small_config(tmp_path: Path, **options: object) -> TrainConfig:
     values = {**defaults, **options}
     if values["eval_every"] != "off":
         values.setdefault("eval_tokens", 1024)
-    return TrainConfig(**values)  # type: ignore[arg-type]
+    return TrainConfig(**values)
 
 
-def parameters(result: Result) -> dict[str, NDArray[np.float32]]:
+def parameters(result):
     """The final parameters of a run."""
     assert result.checkpoint is not None
     loaded = checkpoint.load(Path(result.checkpoint))
     return {name: np.array(value) for name, value in loaded.params.items()}
 
 
-def largest_difference(
-    a: dict[str, NDArray[np.float32]], b: dict[str, NDArray[np.float32]]
-) -> float:
+def largest_difference(a, b):
     """The largest absolute difference over all parameters."""
     assert a.keys() == b.keys()
     return max(float(np.abs(a[name] - b[name]).max()) for name in a)
 
 
-def identical(a: dict[str, NDArray[np.float32]], b: dict[str, NDArray[np.float32]]) -> bool:
+def identical(a, b):
     """Whether two sets of parameters are equal bit for bit."""
     return a.keys() == b.keys() and all(
         np.array_equal(a[name].view(np.uint32), b[name].view(np.uint32)) for name in a

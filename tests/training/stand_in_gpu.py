@@ -3,21 +3,17 @@
 FAULTY_ENGINE has the arguments of `FaultyEngine`, which computes its Metal kernels.
 """
 
-from __future__ import annotations
-
 import json
 import os
-from typing import Any
 
 import pytest
 
 from mlxhog.training import worker
-from mlxhog.training.job import Job
 
 FAULTY = "FAULTY_ENGINE"
 
 
-def main(job: Job) -> None:
+def main(job):
     """A usual worker on the stand-in."""
     import mlx.core as mx
 
@@ -27,7 +23,7 @@ def main(job: Job) -> None:
     from tests.metal.faulty import FaultyEngine
 
     self_check.SIZES = self_check.SIZES[:1]  # NumPy computes all kernels
-    changed: Any = mx
+    changed = mx
     changed.gpu = mx.cpu
     changed.device_info = lambda *_: {"max_recommended_working_set_size": 8 << 30}
     changed.set_memory_limit = changed.set_cache_limit = changed.set_wired_limit = lambda _: None

@@ -1,9 +1,6 @@
 """The strategies that `--strategy auto` leaves open: one arena and one start for all of them."""
 
-from __future__ import annotations
-
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +8,9 @@ import pytest
 from mlxhog import train
 from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger
-from mlxhog.config.config import TrainConfig
 from mlxhog.training.checkpoints import begin, fill_parameters, restore
 from mlxhog.training.choose_strategy import LOCK_FREE, ROUNDS
-from mlxhog.training.plan import Plan, make_plan
+from mlxhog.training.plan import make_plan
 from tests.training.small import small_config
 
 CHOICES = {"sync": ROUNDS, "hogwild": LOCK_FREE}
@@ -22,13 +18,13 @@ NAMES = tuple(CHOICES)
 SAME = ("budget", "private_state", "shared_state")
 
 
-def open_config(tmp_path: Path, **options: object) -> TrainConfig:
+def open_config(tmp_path, **options):
     """Two workers, and an open strategy."""
     given = {"strategy": "auto", "workers": "mlx:cpu*2", "optimizer": "muon", "lr": None}
     return small_config(tmp_path, **{**given, **options})
 
 
-def named(config: TrainConfig, name: str) -> Plan:
+def named(config, name):
     """The plan of a run with that strategy from the beginning."""
     return make_plan(replace(config, strategy=CHOICES[name]))
 
@@ -36,8 +32,8 @@ def named(config: TrainConfig, name: str) -> Plan:
 @pytest.mark.parametrize("budget", [{"steps": 20}, {"steps": None, "tokens": 5000}])
 @pytest.mark.parametrize("optimizer", ["muon", "adamw", "soap"])
 def test_a_strategy_that_is_chosen_has_the_numbers_that_it_has_when_it_is_named(
-    tmp_path: Path, optimizer: str, budget: dict[str, int]
-) -> None:
+    tmp_path, optimizer, budget
+):
     config = open_config(tmp_path, optimizer=optimizer, **budget)
     plan = make_plan(config)
     assert {one.strategy.name for one in plan.alternatives} == set(NAMES)
@@ -54,8 +50,8 @@ def test_a_strategy_that_is_chosen_has_the_numbers_that_it_has_when_it_is_named(
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw", "soap"])
 def test_an_arena_for_either_strategy_has_what_both_need_and_the_size_of_the_larger(
-    tmp_path: Path, optimizer: str
-) -> None:
+    tmp_path, optimizer
+):
     config = open_config(tmp_path, optimizer=optimizer, model="tiny")
     plan, alone = make_plan(config), [named(config, name) for name in NAMES]
     for one in alone:
@@ -70,7 +66,7 @@ def test_an_arena_for_either_strategy_has_what_both_need_and_the_size_of_the_lar
 
 
 @pytest.mark.slow
-def test_a_resumed_run_has_the_moments_of_the_strategy_that_is_chosen(tmp_path: Path) -> None:
+def test_a_resumed_run_has_the_moments_of_the_strategy_that_is_chosen(tmp_path):
     first = train(open_config(tmp_path, workers="mlx:cpu", steps=3))
     config = open_config(tmp_path, resume=first.run)
     plan = make_plan(config)

@@ -1,14 +1,12 @@
 """`mlxhog.train` from Python: keywords, a file or a configuration, and the shown progress."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import mlxhog
+from mlxhog.base.quantities import Interval
 from mlxhog.checkpoint import creation, run
 from mlxhog.config.choices import STRATEGIES
 from mlxhog.config.config import TrainConfig
@@ -18,7 +16,6 @@ from mlxhog.config.schedules import WSD, Backoff
 from mlxhog.config.sources import of_keywords
 from mlxhog.config.strategies import Hogwild, Sync
 from mlxhog.errors import ConfigError, DataError
-from mlxhog.files.quantities import Interval
 from mlxhog.report.plain import PlainLines
 from mlxhog.training.api import configured
 from tests.training.small import small_config
@@ -27,9 +24,9 @@ Asked = list[tuple[TrainConfig, Any]]
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Asked:
+def asked(monkeypatch, tmp_path):
     """The configuration that would be trained, and its observer."""
-    result: Asked = []
+    result = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
         "mlxhog.training.trainer.train",
@@ -38,7 +35,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Asked:
     return result
 
 
-def test_keywords_are_the_options_by_their_names(asked: Asked, tmp_path: Path) -> None:
+def test_keywords_are_the_options_by_their_names(asked, tmp_path):
     mlxhog.train(data=tmp_path / "notes", time="90s", workers=2, size="10m", eval_every=50)
     mlxhog.train()
     mlxhog.train(set={"hidden_size": 64, "num_hidden_layers": 1})
@@ -50,7 +47,7 @@ def test_keywords_are_the_options_by_their_names(asked: Asked, tmp_path: Path) -
     ]
 
 
-def test_keywords_win_over_a_file(asked: Asked, tmp_path: Path) -> None:
+def test_keywords_win_over_a_file(asked, tmp_path):
     file = tmp_path / "conf.yaml"
     file.write_text("seq_len: 64\nlr: 1e-3\n")
     mlxhog.train(str(file), lr=2e-3)
@@ -61,7 +58,7 @@ def test_keywords_win_over_a_file(asked: Asked, tmp_path: Path) -> None:
     ]
 
 
-def test_lines_are_shown_where_there_is_no_terminal_and_nothing_for_none(asked: Asked) -> None:
+def test_lines_are_shown_where_there_is_no_terminal_and_nothing_for_none(asked):
     config = TrainConfig(steps=1)
     mlxhog.train(config)
     mlxhog.train(config, observer=None)
@@ -88,18 +85,18 @@ def test_lines_are_shown_where_there_is_no_terminal_and_nothing_for_none(asked: 
         (lambda: mlxhog.train(observer="quiet"), "observer is 'quiet', expected 'auto', None"),
     ],
 )
-def test_bad_input_names_the_error_and_the_way_out(asked: Asked, call: Any, message: str) -> None:
+def test_bad_input_names_the_error_and_the_way_out(asked, call, message):
     with pytest.raises(mlxhog.ConfigError, match=message):
         call()
     assert not asked
 
 
 @pytest.fixture
-def stored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., str]:
+def stored(monkeypatch, tmp_path):
     """Makes a run with these options, some of them "auto"; returns its name."""
     monkeypatch.chdir(tmp_path)
 
-    def make(*automatic: str, **options: Any) -> str:
+    def make(*automatic, **options):
         new_run = creation.create(Path("runs"), "old")
         new_run.config_path.write_text(TrainConfig(steps=100, **options).to_yaml())
         new_run.write_status({"automatic": automatic})
@@ -108,7 +105,7 @@ def stored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., str
     return make
 
 
-def resumed(name: str, **options: object) -> TrainConfig:
+def resumed(name, **options):
     """The options with which such a run resumes."""
     return configured([of_keywords("train()", {"resume": name, **options})])
 
@@ -116,7 +113,7 @@ def resumed(name: str, **options: object) -> TrainConfig:
 SYNC = {"strategy": "sync", "sync_shares": "speed", "lr": 0.00424, "beta1": 0.75}
 
 
-def test_a_run_that_averages_resumes_lock_free(stored: Callable[..., str]) -> None:
+def test_a_run_that_averages_resumes_lock_free(stored):
     name = stored("lr", "beta1", **SYNC, workers="2")
     config = resumed(name, strategy="hogwild", max_workers=4)
     assert config.strategy == Hogwild()
@@ -140,11 +137,8 @@ def test_a_run_that_averages_resumes_lock_free(stored: Callable[..., str]) -> No
     ],
 )
 def test_a_run_resumes_without_the_options_that_another_choice_does_not_take(
-    stored: Callable[..., str],
-    options: dict[str, Any],
-    changes: dict[str, Any],
-    left_out: list[str],
-) -> None:
+    stored, options, changes, left_out
+):
     name = stored(**options)
     config, same = resumed(name, **changes), resumed(name)
     for one in left_out:
@@ -152,16 +146,14 @@ def test_a_run_resumes_without_the_options_that_another_choice_does_not_take(
         assert value_of(same, one) == options[one]
 
 
-def value_of(config: TrainConfig, name: str) -> object:
+def value_of(config, name):
     """An option of a run, or a number of its strategy; the default if the strategy lacks it."""
     if name not in STRATEGIES.numbers():
         return getattr(config, name)
     return getattr(config.strategy, name, STRATEGIES.numbers()[name].option.default)
 
 
-def test_a_run_keeps_the_numbers_of_its_schedule_but_not_for_another_one(
-    stored: Callable[..., str],
-) -> None:
+def test_a_run_keeps_the_numbers_of_its_schedule_but_not_for_another_one(stored):
     name = stored(schedule="backoff", backoff_steps=9)
     assert resumed(name).schedule == Backoff(steps=9)
     assert resumed(name, schedule="backoff", backoff_beta=0.5).schedule == Backoff(
@@ -170,9 +162,7 @@ def test_a_run_keeps_the_numbers_of_its_schedule_but_not_for_another_one(
     assert resumed(name, schedule="wsd").schedule == WSD()
 
 
-def test_another_optimizer_begins_with_its_defaults_and_the_same_one_keeps_its_numbers(
-    stored: Callable[..., str],
-) -> None:
+def test_another_optimizer_begins_with_its_defaults_and_the_same_one_keeps_its_numbers(stored):
     name = stored(optimizer="adamw", beta2=0.9, eps=0.1)
     own = AdamW(beta2=0.9, eps=0.1)
     assert resumed(name).optimizer == resumed(name, optimizer="auto").optimizer == own
@@ -197,17 +187,13 @@ def test_another_optimizer_begins_with_its_defaults_and_the_same_one_keeps_its_n
         ({"strategy": "hogwild", "lr": 0.1}, 0.1, None),
     ],
 )
-def test_automatic_options_are_decided_again_if_the_run_changes(
-    stored: Callable[..., str], changes: dict[str, Any], lr: float | None, beta1: float | None
-) -> None:
+def test_automatic_options_are_decided_again_if_the_run_changes(stored, changes, lr, beta1):
     config = resumed(stored("lr", "beta1", **SYNC, workers="2"), **changes)
     assert open_numbers(config)["lr"] == lr
     assert open_numbers(config)["beta1"] == beta1
 
 
-def test_a_step_size_that_was_given_stays_but_with_another_optimizer(
-    stored: Callable[..., str],
-) -> None:
+def test_a_step_size_that_was_given_stays_but_with_another_optimizer(stored):
     name = stored("beta1", **SYNC, workers="2")
     config = resumed(name, strategy="hogwild", workers=4)
     assert (config.lr, config.optimizer) == (0.00424, Muon())
@@ -216,17 +202,13 @@ def test_a_step_size_that_was_given_stays_but_with_another_optimizer(
     assert (config.lr, config.optimizer) == (0.00424, Muon(beta1=0.75))
 
 
-def test_a_run_whose_workers_were_not_measured_keeps_nothing_of_the_guess(
-    stored: Callable[..., str],
-) -> None:
+def test_a_run_whose_workers_were_not_measured_keeps_nothing_of_the_guess(stored):
     config = resumed(stored("lr", "beta1", lr=0.00424, beta1=0.75))
     assert (config.strategy, config.lr, config.optimizer) == (None, None, Muon())
 
 
 @pytest.mark.slow
-def test_a_run_resumes_with_its_own_options(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_resumes_with_its_own_options(tmp_path, capsys):
     config = small_config(tmp_path, steps=4)
     values = {name: getattr(config, name) for name in options(TrainConfig)}
     result = mlxhog.train(**values)
@@ -235,7 +217,7 @@ def test_a_run_resumes_with_its_own_options(
     output = capsys.readouterr()
     assert "1 worker: mlx:cpu" in output.err
     assert output.out == ""
-    reports: list[mlxhog.Progress] = []
+    reports = []
     again = mlxhog.train(resume="latest", steps=3, out=config.out, observer=reports.append)
     assert (again.run, again.steps, again.tokens) == (result.run, 7, 7 * 2 * 32)
     assert isinstance(reports[-1], mlxhog.Progress)
@@ -243,13 +225,13 @@ def test_a_run_resumes_with_its_own_options(
 
 
 def test_a_new_run_is_the_latest_before_anything_is_prepared_and_goes_where_that_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     earlier = creation.create(Path("runs"), "old")
-    met: list[run.Run] = []
+    met = []
 
-    def refuse(config: TrainConfig, **_: object) -> None:
+    def refuse(config, **_):
         met.append(run.find("latest", Path("runs")))
         assert met[0].is_starting()
         raise DataError("no text")
@@ -262,9 +244,7 @@ def test_a_new_run_is_the_latest_before_anything_is_prepared_and_goes_where_that
     assert [path.name for path in Path("runs").iterdir()] == [earlier.name]
 
 
-def test_a_run_that_begins_with_the_latest_means_the_one_before_it(
-    asked: Asked, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_begins_with_the_latest_means_the_one_before_it(asked, monkeypatch):
     monkeypatch.setattr(
         "mlxhog.checkpoint.checkpoint.locate", lambda spec, root: run.find(spec, root).directory
     )

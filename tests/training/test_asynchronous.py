@@ -1,7 +1,5 @@
 """Runs with a server, a gate, locks and simulated staleness, by real processes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,6 @@ from mlxhog.arena.ledger import Ledger
 from mlxhog.checkpoint import checkpoint
 from mlxhog.config.strategy import strategy_name
 from mlxhog.errors import ConfigError
-from mlxhog.report.metrics import Result
 from mlxhog.strategies import ssp
 from mlxhog.training.checkpoints import restore
 from mlxhog.training.plan import make_plan
@@ -35,8 +32,8 @@ TWO = "mlx:cpu*2"
     ],
 )
 def test_simulated_staleness_of_p_minus_1_is_p_processes_in_turn_bit_for_bit(
-    tmp_path: Path, workers: int, options: dict[str, object]
-) -> None:
+    tmp_path, workers, options
+):
     common, late = {"steps": 31, **options}, workers - 1
     turns = small_config(tmp_path, strategy="round_robin", workers=f"mlx:cpu*{workers}", **common)
     sim = small_config(
@@ -49,7 +46,7 @@ def test_simulated_staleness_of_p_minus_1_is_p_processes_in_turn_bit_for_bit(
 
 
 @pytest.mark.slow
-def test_a_simulation_without_staleness_is_serial(tmp_path: Path) -> None:
+def test_a_simulation_without_staleness_is_serial(tmp_path):
     fresh = train(small_config(tmp_path, strategy="sim", sim_staleness="fixed:0"))
     serial = train(small_config(tmp_path, strategy="serial"))
     assert identical(parameters(fresh), parameters(serial))
@@ -66,16 +63,14 @@ def test_a_simulation_without_staleness_is_serial(tmp_path: Path) -> None:
     ],
     ids=lambda options: str(options["strategy"]),
 )
-def test_a_killed_worker_stops_no_other_and_the_run_reaches_its_last_step(
-    tmp_path: Path, options: dict[str, object]
-) -> None:
+def test_a_killed_worker_stops_no_other_and_the_run_reaches_its_last_step(tmp_path, options):
     """Even one that holds the lock, as it always does under `locked`."""
     result = train_and_kill(small_config(tmp_path, **{"workers": TWO, "steps": 60, **options}))
     assert result.lost_update_rate == 0.0
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Result:
+def served(tmp_path_factory):
     """Workers of both frameworks and a server, one of them slow, with rules for late gradients."""
     return train(
         small_config(
@@ -87,7 +82,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Result:
 
 
 @pytest.mark.slow
-def test_workers_of_both_frameworks_train_with_a_server(served: Result) -> None:
+def test_workers_of_both_frameworks_train_with_a_server(served):
     assert (served.status, served.steps, served.lost_update_rate) == ("done", 120, 0.0)
     assert served.val_bits_per_byte is not None
     assert served.val_bits_per_byte < 3.5
@@ -95,7 +90,7 @@ def test_workers_of_both_frameworks_train_with_a_server(served: Result) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_by_staleness_reports_each_workers_part_of_all_step_sizes(served: Result) -> None:
+def test_a_run_by_staleness_reports_each_workers_part_of_all_step_sizes(served):
     shares = [worker["rate_share"] for worker in served.to_json()["workers"]]
     rates = [
         sum(count / (1 + 2 * age) for age, count in worker.staleness.items())  # of linear:2
@@ -106,9 +101,7 @@ def test_a_run_by_staleness_reports_each_workers_part_of_all_step_sizes(served: 
 
 
 @pytest.mark.slow
-def test_rescaled_by_speed_a_slow_worker_moves_the_parameters_as_far_as_a_fast_one(
-    tmp_path: Path,
-) -> None:
+def test_rescaled_by_speed_a_slow_worker_moves_the_parameters_as_far_as_a_fast_one(tmp_path):
     config = small_config(tmp_path, workers=TWO, slow="1=4", rescale_by_speed=True, steps=120)
     result = train(config)
     slow = result.workers[1]
@@ -118,25 +111,23 @@ def test_rescaled_by_speed_a_slow_worker_moves_the_parameters_as_far_as_a_fast_o
 
 
 @pytest.mark.slow
-def test_the_slow_worker_at_the_gate_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_slow_worker_at_the_gate_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(ssp, "NOTICE_S", 0.05)
-    messages: list[str] = []
+    messages = []
     config = small_config(tmp_path, strategy="ssp", slack=0, workers=TWO, slow="1=60", steps=4)
     train(config, observer=lambda progress: messages.append(progress.message or ""))
     assert any(message.startswith("worker 2 is slow: after") for message in messages)
 
 
 @pytest.mark.slow
-def test_a_server_resumes_with_more_workers(tmp_path: Path) -> None:
+def test_a_server_resumes_with_more_workers(tmp_path):
     first = train(small_config(tmp_path, steps=10, strategy="async_ps"))
     more = small_config(tmp_path, steps=10, strategy="async_ps", resume=first.run, workers=TWO)
     assert train(more).steps == 20
 
 
 @pytest.fixture(scope="module")
-def ahead(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+def ahead(tmp_path_factory):
     """A run whose last steps include corrections; in some, one worker is alone at the end."""
     folder = tmp_path_factory.mktemp("ahead")
     while True:
@@ -148,9 +139,7 @@ def ahead(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
 
 
 @pytest.mark.slow
-def test_updates_added_in_advance_keep_their_sum_with_other_workers(
-    ahead: tuple[Path, Result],
-) -> None:
+def test_updates_added_in_advance_keep_their_sum_with_other_workers(ahead):
     folder, first = ahead
     saved = checkpoint.load(Path(str(first.checkpoint))).optimizer
     three = {"workers": "mlx:cpu*3", "steps": 10, "delay_feedback": True}
@@ -171,9 +160,7 @@ def test_updates_added_in_advance_keep_their_sum_with_other_workers(
 @pytest.mark.parametrize(
     "changes", [{"delay_feedback": False}, {"delay_feedback": True, "reset_optimizer": True}]
 )
-def test_updates_added_in_advance_are_undone_if_no_worker_will_undo_them(
-    ahead: tuple[Path, Result], changes: dict[str, bool]
-) -> None:
+def test_updates_added_in_advance_are_undone_if_no_worker_will_undo_them(ahead, changes):
     folder, first = ahead
     loaded = checkpoint.load(Path(str(first.checkpoint)))
     planned = make_plan(small_config(folder, workers=TWO, resume=first.run, steps=10, **changes))
@@ -187,7 +174,7 @@ def test_updates_added_in_advance_are_undone_if_no_worker_will_undo_them(
         assert ahead > 0
 
 
-def test_an_option_of_one_strategy_chooses_it(tmp_path: Path) -> None:
+def test_an_option_of_one_strategy_chooses_it(tmp_path):
     options = {"slack": 2, "backup_workers": 1, "sim_staleness": "fixed:3"}
     chosen = [
         strategy_name(small_config(tmp_path, strategy="auto", **{name: value}))
@@ -233,7 +220,7 @@ def test_an_option_of_one_strategy_chooses_it(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_an_option_that_contradicts_the_strategy_is_refused_with_the_way_out(
-    tmp_path: Path, options: dict[str, object], message: str
-) -> None:
+    tmp_path, options, message
+):
     with pytest.raises(ConfigError, match=message):
         small_config(tmp_path, **options)

@@ -5,9 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import pytest
@@ -16,7 +14,6 @@ from mlxhog import TrainConfig, train
 from mlxhog.checkpoint import checkpoint, run
 from mlxhog.config.options import options, to_flag
 from mlxhog.errors import CheckpointError, EnvironmentLacks, RunError, WorkerFailed
-from mlxhog.report.metrics import Progress, Result
 from mlxhog.training import checkpoints, trainer
 from mlxhog.training.final_evaluation import FinalEvaluation
 from tests.processes import alive, workers_of
@@ -26,7 +23,7 @@ from tests.training.small import let_no_worker_finish, small_config
 from tests.training.test_deaths import assert_no_segment_stays, wait_until
 
 
-def flags(config: TrainConfig) -> list[str]:
+def flags(config):
     """The command-line words for this configuration."""
     changed = [
         (to_flag(name), spec.spell(getattr(config, name)))
@@ -39,7 +36,7 @@ def flags(config: TrainConfig) -> list[str]:
 class Command:
     """`mlxhog train --json` in a child process, with its workers' ids."""
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config):
         self.runs = Path(config.out)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "mlxhog", "train", "--json", *flags(config)],
@@ -47,22 +44,22 @@ class Command:
             stderr=subprocess.PIPE,
             text=True,
         )
-        self.workers: list[int] = []
+        self.workers = []
 
-    def __enter__(self) -> Self:
+    def __enter__(self):
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_):
         """End it, in success or failure; its workers follow."""
         self.process.kill()
         self.process.wait()
 
-    def train(self) -> None:
+    def train(self):
         """Wait until the run has taken steps."""
         wait_until(lambda: any(self.runs.glob("*/metrics.jsonl")), 90, "a training run")
         self.workers = workers_of(self.process.pid)
 
-    def end(self) -> tuple[int, dict[str, object], str]:
+    def end(self):
         """Exit code, the line of JSON, and messages."""
         out, err = self.process.communicate(timeout=90)
         assert "Traceback" not in err
@@ -72,12 +69,12 @@ class Command:
 
 
 @pytest.fixture
-def endless(tmp_path: Path) -> TrainConfig:
+def endless(tmp_path):
     return small_config(tmp_path, workers="mlx:cpu*2", steps=1_000_000, slow="0=5,1=5")
 
 
 @pytest.mark.slow
-def test_an_interrupt_saves_and_ends_with_130(endless: TrainConfig) -> None:
+def test_an_interrupt_saves_and_ends_with_130(endless):
     with Command(endless) as command:
         command.train()
         for pid in (command.process.pid, *command.workers):  # to the group, as a terminal does
@@ -94,9 +91,7 @@ def test_an_interrupt_saves_and_ends_with_130(endless: TrainConfig) -> None:
 
 
 @pytest.mark.slow
-def test_an_interrupt_while_workers_start_ends_at_once_and_says_nothing_was_saved(
-    endless: TrainConfig,
-) -> None:
+def test_an_interrupt_while_workers_start_ends_at_once_and_says_nothing_was_saved(endless):
     with Command(endless) as command:
         wait_until(lambda: bool(workers_of(command.process.pid)), 90, "workers")
         command.workers = workers_of(command.process.pid)
@@ -107,9 +102,7 @@ def test_an_interrupt_while_workers_start_ends_at_once_and_says_nothing_was_save
 
 
 @pytest.mark.slow
-def test_an_interrupt_during_the_final_evaluation_asks_for_no_sample(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupt_during_the_final_evaluation_asks_for_no_sample(tmp_path, monkeypatch):
     monkeypatch.setattr(
         FinalEvaluation, "finish", lambda self: setattr(self._session.signals, "count", 1)
     )
@@ -120,10 +113,10 @@ def test_an_interrupt_during_the_final_evaluation_asks_for_no_sample(
 
 
 @pytest.mark.slow
-def test_a_frozen_worker_is_replaced(tmp_path: Path) -> None:
-    frozen: list[int] = []
+def test_a_frozen_worker_is_replaced(tmp_path):
+    frozen = []
 
-    def freeze(directory: Path) -> None:
+    def freeze(directory):
         frozen.append(until(directory, lambda workers: workers[1]["steps"] > 0)[1]["pid"])
         os.kill(frozen[0], signal.SIGSTOP)
         until(directory, lambda workers: workers[1]["pid"] not in (0, frozen[0]))
@@ -140,26 +133,24 @@ def test_a_frozen_worker_is_replaced(tmp_path: Path) -> None:
     assert not alive(frozen[0])
 
 
-def full_disk_after(saves: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def full_disk_after(saves, monkeypatch):
     """Let checkpoints fail as on a full disk, after a number that succeed."""
     real, left = checkpoints.save, [saves]
 
-    def save(*arguments: object) -> Path:
+    def save(*arguments):
         left[0] -= 1
         if left[0] < 0:
             raise EnvironmentLacks("checkpoint needs 9 bytes, 1 is free; free some space")
-        return real(*arguments)  # type: ignore[arg-type]
+        return real(*arguments)
 
     monkeypatch.setattr(checkpoints, "save", save)
 
 
 @pytest.mark.slow
-def test_a_full_disk_at_the_end_loses_no_result_and_no_earlier_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_at_the_end_loses_no_result_and_no_earlier_checkpoint(tmp_path, monkeypatch):
     first = train(small_config(tmp_path, steps=5))
     full_disk_after(0, monkeypatch)
-    messages: list[str] = []
+    messages = []
     config = small_config(tmp_path, steps=7, resume=first.run, eval_every="1h")
     result = train(config, observer=lambda p: messages.append(p.message or ""))
     assert (result.status, result.steps, result.checkpoint) == ("unsaved", 12, None)
@@ -172,16 +163,14 @@ def test_a_full_disk_at_the_end_loses_no_result_and_no_earlier_checkpoint(
 
 
 @pytest.mark.slow
-def test_a_full_disk_during_training_is_reported_and_training_continues(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_during_training_is_reported_and_training_continues(tmp_path, monkeypatch):
     full_disk_after(1, monkeypatch)
 
-    def full(*_: object) -> None:
+    def full(*_):
         raise EnvironmentLacks("the disk became full")
 
     monkeypatch.setattr(run.Run, "append_metrics", full)
-    messages: list[str] = []
+    messages = []
     config = small_config(tmp_path, steps=100, save_every=20)
     result = train(config, observer=lambda p: messages.append(p.message or ""))
     assert (result.status, result.steps) == ("unsaved", 100)
@@ -191,8 +180,8 @@ def test_a_full_disk_during_training_is_reported_and_training_continues(
 
 
 @pytest.mark.slow
-def test_workers_that_keep_dying_leave_a_checkpoint(tmp_path: Path) -> None:
-    def kill(progress: Progress) -> None:
+def test_workers_that_keep_dying_leave_a_checkpoint(tmp_path):
+    def kill(progress):
         for worker in progress.workers:
             if progress.step and worker.state == "running" and alive(worker.pid):
                 os.kill(worker.pid, signal.SIGKILL)
@@ -204,9 +193,7 @@ def test_workers_that_keep_dying_leave_a_checkpoint(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_that_ends_before_its_budget_is_used_has_failed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_ends_before_its_budget_is_used_has_failed(tmp_path, monkeypatch):
     monkeypatch.setattr(trainer._Training, "_train", lambda self: None)
     with pytest.raises(WorkerFailed, match="ended after 0 of 5 steps") as caught:
         train(small_config(tmp_path, steps=5, eval_every="1h"))
@@ -216,11 +203,9 @@ def test_a_run_that_ends_before_its_budget_is_used_has_failed(
 
 
 @pytest.mark.slow
-def test_a_run_ends_whose_workers_do_not_finish_the_step_in_hand(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_ends_whose_workers_do_not_finish_the_step_in_hand(tmp_path, monkeypatch):
     let_no_worker_finish(monkeypatch)
-    messages: list[str] = []
+    messages = []
     config = small_config(tmp_path, steps=None, time="500ms", eval_every="1h", sample_every="1h")
     result = train(config, observer=lambda p: messages.append(p.message or ""))
     assert result.status == "done"
@@ -230,10 +215,8 @@ def test_a_run_ends_whose_workers_do_not_finish_the_step_in_hand(
 
 
 @pytest.mark.slow
-def test_parameters_that_are_not_finite_end_the_run_as_diverged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object) -> Path:
+def test_parameters_that_are_not_finite_end_the_run_as_diverged(tmp_path, monkeypatch):
+    def refuse(*_):
         raise CheckpointError("lm_head.weight has numbers that are not finite")
 
     monkeypatch.setattr(checkpoints, "save", refuse)
@@ -243,9 +226,7 @@ def test_parameters_that_are_not_finite_end_the_run_as_diverged(
 
 
 @pytest.mark.slow
-def test_a_second_command_on_a_run_is_refused_and_the_first_continues(
-    tmp_path: Path,
-) -> None:
+def test_a_second_command_on_a_run_is_refused_and_the_first_continues(tmp_path):
     first = train(small_config(tmp_path, steps=2))
     with run.Run(Path(first.run)).lock(), pytest.raises(RunError, match=str(os.getpid())):
         train(small_config(tmp_path, steps=2, resume=first.run))
@@ -253,23 +234,23 @@ def test_a_second_command_on_a_run_is_refused_and_the_first_continues(
 
 
 @pytest.fixture(scope="module")
-def two_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+def two_checkpoints(tmp_path_factory):
     folder = tmp_path_factory.mktemp("damaged")
     first = train(small_config(folder, steps=3))
     return folder, train(small_config(folder, steps=3, resume=first.run))
 
 
-def cut(file: Path) -> None:
+def cut(file):
     os.truncate(file, file.stat().st_size - 10)
 
 
-def flip(file: Path) -> None:
+def flip(file):
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 0xFF
     file.write_bytes(content)
 
 
-def replace(file: Path) -> None:
+def replace(file):
     file.write_bytes(b"hello\n")
 
 
@@ -277,8 +258,8 @@ def replace(file: Path) -> None:
 @pytest.mark.parametrize("damage", [cut, flip, replace, Path.unlink])
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "config.json"])
 def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_is_named_and_works(
-    two_checkpoints: tuple[Path, Result], name: str, damage: Callable[[Path], None]
-) -> None:
+    two_checkpoints, name, damage
+):
     folder, result = two_checkpoints
     file = Path(str(result.checkpoint)) / name
     whole = file.read_bytes()
@@ -293,7 +274,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_is_named_and_work
 
 
 @pytest.mark.slow
-def test_a_run_resumes_from_an_earlier_checkpoint(tmp_path: Path) -> None:
+def test_a_run_resumes_from_an_earlier_checkpoint(tmp_path):
     first = train(small_config(tmp_path, steps=3))
     second = train(small_config(tmp_path, steps=3, resume=first.run))
     again = train(small_config(tmp_path, steps=3, resume=str(first.checkpoint)))

@@ -1,32 +1,27 @@
 """`--batch-size auto`: speeds of growing batches choose one, and memory bounds it."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 
-from mlxhog import TrainConfig, train
+from mlxhog import train
 from mlxhog.arena.child import Failed
 from mlxhog.backends import gpu_share
 from mlxhog.backends.gpu_share import GPUShare
+from mlxhog.base import batch_speeds
+from mlxhog.base.batch_speeds import BatchSpeed
+from mlxhog.base.load import Load
+from mlxhog.base.workers import WorkerSpec
 from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
 from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.machine import batch_speeds
-from mlxhog.machine.batch_speeds import BatchSpeed
-from mlxhog.machine.load import Load
-from mlxhog.machine.workers import WorkerSpec
-from mlxhog.report.metrics import Progress
 from mlxhog.report.views import StatusLine
 from mlxhog.training import batch_size, memory
-from mlxhog.training.batch_size import BatchChoice, Limit, choose, limit_of, planned, speed_of
+from mlxhog.training.batch_size import Limit, choose, limit_of, planned, speed_of
 from mlxhog.training.memory import GradientMemory, check_gpu, worker_bytes
 from mlxhog.training.plan import make_plan
 from tests.training.small import small_config
@@ -39,16 +34,16 @@ class Watch:
 
     others = 0.0
 
-    def look(self) -> Load:
+    def look(self):
         return Load(self.others, 2, 0.0)
 
 
 @pytest.fixture(autouse=True)
-def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+def _quiet(monkeypatch):
     monkeypatch.setattr(batch_size, "LoadWatch", Watch)
 
 
-def speeds(*tokens_per_s: float, error: float = 0.0) -> list[BatchSpeed]:
+def speeds(*tokens_per_s, error=0.0):
     """Of 1, 2, 4, ... sequences."""
     return [BatchSpeed(2**k, speed, error, 1.0) for k, speed in enumerate(tokens_per_s)]
 
@@ -56,20 +51,18 @@ def speeds(*tokens_per_s: float, error: float = 0.0) -> list[BatchSpeed]:
 # -- the rule --------------------------------------------------------------------------------------
 
 
-def chosen(
-    these: Sequence[BatchSpeed], limit: Limit = NO_LIMIT, known: int = 0
-) -> tuple[BatchChoice, list[int]]:
+def chosen(these, limit=NO_LIMIT, known=0):
     """The choice, and the batches that it had measured; it must not ask for others."""
     by_size, asked = {one.sequences: one for one in these}, list[int]()
 
-    def measure(sequences: int, before: Sequence[BatchSpeed]) -> BatchSpeed:
+    def measure(sequences, before):
         asked.append(sequences)
         return by_size[sequences]
 
     return choose(these[:known], limit, measure), asked
 
 
-def test_a_batch_grows_until_tokens_per_second_stop_to_rise() -> None:
+def test_a_batch_grows_until_tokens_per_second_stop_to_rise():
     choice, asked = chosen(speeds(100, 190, 300, 309, 999))
     assert (choice.sequences, asked) == (4, [1, 2, 4, 8])
     assert str(choice) == (
@@ -79,17 +72,17 @@ def test_a_batch_grows_until_tokens_per_second_stop_to_rise() -> None:
     )
 
 
-def test_a_rise_within_two_standard_errors_does_not_count() -> None:
+def test_a_rise_within_two_standard_errors_does_not_count():
     assert chosen(speeds(100, 110, 112, error=0.02))[0].sequences == 2
     assert chosen(speeds(100, 110, 112, error=0.04))[0].sequences == 1
 
 
-def test_the_limit_ends_the_growth_and_is_the_reason() -> None:
+def test_the_limit_ends_the_growth_and_is_the_reason():
     choice, asked = chosen(speeds(100, 200, 400, 800), Limit(7, "the text ends"))
     assert (choice.sequences, choice.why, asked) == (4, "the text ends", [1, 2, 4])
 
 
-def test_known_speeds_are_not_measured_again() -> None:
+def test_known_speeds_are_not_measured_again():
     choice, asked = chosen(speeds(100, 200, 300, 301), known=2)
     assert (choice.sequences, choice.measured, asked) == (4, 2, [4, 8])
     choice, asked = chosen(speeds(100, 200, 300, 301), known=4)
@@ -97,7 +90,7 @@ def test_known_speeds_are_not_measured_again() -> None:
     assert "(measured by an earlier run)" in str(choice)
 
 
-def test_workers_add_up_and_what_delays_a_few_gradients_does_not_count() -> None:
+def test_workers_add_up_and_what_delays_a_few_gradients_does_not_count():
     speed = speed_of(2, [(512, [0.5, 0.5, 9.0, 0.5]), (512, [1.0, 1.0])])
     assert speed == BatchSpeed(2, 512 / 0.5 + 512, 0.0, 10.5 / 4)
     assert speed_of(2, [(512, [0.4, 0.6, 9.0])]).error == pytest.approx(0.2 / 2**0.5)
@@ -115,32 +108,29 @@ class FakeChild:
     fails_from = 4
     begun = 0
 
-    def __init__(self, *, promises: bool) -> None:
-        self.result: Any = None
+    def __init__(self, *, promises):
+        self.result = None
 
-    def __enter__(self) -> FakeChild:
+    def __enter__(self):
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_):
         pass
 
-    def start(
-        self, lane: int, function: Callable[..., Any], setup: object, rank: int, sequences: int,
-        *limit_s: float,
-    ) -> None:  # fmt: skip
+    def start(self, lane, function, setup, rank, sequences, *limit_s):
         assert (function is batch_size.gradient_times) == bool(limit_s)
         FakeChild.begun += 1
         self.result = (sequences * 32, [float(sequences)] * 2) if limit_s else None
         self.failed = sequences >= self.fails_from
 
-    def take(self, lane: int, timeout_s: float) -> Any:
+    def take(self, lane, timeout_s):
         assert FakeChild.begun % 2 == 0
         if self.failed:
             raise Failed("MemoryError: out of memory")
         return self.result
 
 
-def open_config(tmp_path: Path, **options: object) -> TrainConfig:
+def open_config(tmp_path, **options):
     return small_config(tmp_path, batch_size="auto", **options)
 
 
@@ -148,17 +138,15 @@ TWO = {"workers": "mlx:cpu*2"}
 
 
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> None:
+def fake(monkeypatch):
     """Workers that only seem to compute, and a batch that grows as long as it can."""
     monkeypatch.setattr(batch_size, "Child", FakeChild)
     monkeypatch.setattr(batch_size, "LEAST_RISE", -1.0)
 
 
 @pytest.mark.usefixtures("fake")
-def test_a_worker_that_fails_bounds_the_batch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shown: list[str] = []
+def test_a_worker_that_fails_bounds_the_batch(tmp_path, monkeypatch):
+    shown = []
     monkeypatch.setattr(batch_size, "MEASURE_S", 60.0)
     monkeypatch.setattr(StatusLine, "show", lambda _, text: shown.append(text))
     plan, choice = planned(open_config(tmp_path, **TWO), make_plan, progress=True)
@@ -178,9 +166,7 @@ def test_a_worker_that_fails_bounds_the_batch(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fake")
-def test_the_measurement_has_a_tenth_of_a_budget_of_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_measurement_has_a_tenth_of_a_budget_of_time(tmp_path, monkeypatch):
     monkeypatch.setattr(FakeChild, "fails_from", 1000)
     monkeypatch.setattr(batch_speeds, "load", lambda key: ())
     for time_s, sequences, limit_s in ((80, 1, 8), (100, 2, 10), (1000, 2, 20), (None, 2, 20)):
@@ -190,7 +176,7 @@ def test_the_measurement_has_a_tenth_of_a_budget_of_time(
         assert f"would take the measurement over {limit_s} s" in choice.why
 
 
-def test_workers_compute_gradients_of_the_runs_text(tmp_path: Path) -> None:
+def test_workers_compute_gradients_of_the_runs_text(tmp_path):
     setup = make_plan(small_config(tmp_path, batch_size=1, grad_accumulation=2)).for_workers()
     text = setup.batches()
     batch = batch_size._batch(setup, 3)
@@ -198,7 +184,7 @@ def test_workers_compute_gradients_of_the_runs_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_real_workers_are_measured_and_their_speeds_kept(tmp_path: Path) -> None:
+def test_real_workers_are_measured_and_their_speeds_kept(tmp_path):
     tables = {"set": "ngram_orders=2-3,ngram_rows=64", "sampled_head": 8}
     config = open_config(tmp_path, workers="mlx:cpu,torch:cpu", time=16, **tables)
     plan, choice = planned(config, make_plan)
@@ -213,9 +199,7 @@ def test_real_workers_are_measured_and_their_speeds_kept(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("grad_accumulation", [1, 3])
-def test_every_gradient_of_a_step_has_text_of_its_own(
-    tmp_path: Path, grad_accumulation: int
-) -> None:
+def test_every_gradient_of_a_step_has_text_of_its_own(tmp_path, grad_accumulation):
     more = {**TWO, "grad_accumulation": grad_accumulation}
     plan = make_plan(small_config(tmp_path, batch_size=1, **more))
     limit = limit_of(plan)
@@ -224,7 +208,7 @@ def test_every_gradient_of_a_step_has_text_of_its_own(
     assert f"{text} sequences of the text" in limit.why
 
 
-def test_the_largest_batch_is_the_largest_that_a_run_may_have(tmp_path: Path) -> None:
+def test_the_largest_batch_is_the_largest_that_a_run_may_have(tmp_path):
     config = small_config(tmp_path, batch_size=1, strategy="serial")
     plan = make_plan(config)
     room = plan.arena_bytes + worker_bytes(plan.gradient_memory, 40) + 1000
@@ -241,9 +225,7 @@ GIB = 1 << 30
 GRADIENT = GradientMemory(fixed_bytes=GIB, sequence_bytes=GIB // 2)
 
 
-def test_the_memory_of_the_gpu_bounds_the_batch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_memory_of_the_gpu_bounds_the_batch(tmp_path, monkeypatch):
     plan = make_plan(small_config(tmp_path, batch_size=1))
     own = plan.gradient_memory.of_batch(5)
     monkeypatch.setattr(batch_size, "own_gpu_bytes", lambda share, workers: own)
@@ -251,9 +233,7 @@ def test_the_memory_of_the_gpu_bounds_the_batch(
     assert (limit.sequences, limit.why) == (5, "more do not fit in the memory of the GPU")
 
 
-def test_a_gradient_of_mps_has_no_more_tokens_than_it_adds_right(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gradient_of_mps_has_no_more_tokens_than_it_adds_right(tmp_path, monkeypatch):
     plan = make_plan(small_config(tmp_path, batch_size=1))
     sums = "torch:mps sums at most 32,766 tokens right in a gradient"
     most = limit_of(replace(plan, workers=(WorkerSpec("torch:cpu", 1), CPU))).sequences
@@ -263,9 +243,7 @@ def test_a_gradient_of_mps_has_no_more_tokens_than_it_adds_right(
     assert (limit.sequences, limit.why) == (most // 2, sums)
 
 
-def test_a_batch_that_does_not_fit_the_gpu_is_refused_with_the_largest_that_does(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_batch_that_does_not_fit_the_gpu_is_refused_with_the_largest_that_does(monkeypatch):
     monkeypatch.setattr(memory, "own_gpu_bytes", lambda share, workers: 6 * GIB)
     share = GPUShare(workers=2)
     check_gpu(10, GRADIENT, share, [GPU, GPU], machine_bytes=1)
@@ -279,15 +257,13 @@ def test_a_batch_that_does_not_fit_the_gpu_is_refused_with_the_largest_that_does
         assert words in str(refusal.value)
 
 
-def test_a_model_of_which_no_sequence_fits_the_gpu_is_refused(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_model_of_which_no_sequence_fits_the_gpu_is_refused(monkeypatch):
     monkeypatch.setattr(memory, "own_gpu_bytes", lambda share, workers: -GIB)
     with pytest.raises(EnvironmentLacks, match=r"has 0\.0 GiB .*not even one sequence fits: take"):
         check_gpu(1, GRADIENT, GPUShare(), [GPU], machine_bytes=1)
 
 
-def test_the_driver_is_asked_only_if_the_batch_may_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_driver_is_asked_only_if_the_batch_may_not_fit(monkeypatch):
     asked = list[object]()
     monkeypatch.setattr(memory, "own_gpu_bytes", lambda *arguments: asked.append(arguments))
     share = GPUShare(workers=1)
@@ -298,12 +274,12 @@ def test_the_driver_is_asked_only_if_the_batch_may_not_fit(monkeypatch: pytest.M
     assert memory.GPU_BACKENDS == ("mlx:gpu", "torch:mps")
 
 
-def test_a_run_without_gpu_workers_asks_no_driver() -> None:
+def test_a_run_without_gpu_workers_asks_no_driver():
     assert memory.own_gpu_bytes(GPUShare(), [CPU]) is None
 
 
 @pytest.mark.usefixtures("no_apple_gpu")
-def test_a_driver_that_does_not_answer_is_named() -> None:
+def test_a_driver_that_does_not_answer_is_named():
     with pytest.raises(EnvironmentLacks, match="mlx:gpu does not say how much memory the GPU has"):
         memory.own_gpu_bytes(GPUShare(), [GPU])
 
@@ -312,10 +288,10 @@ def test_a_driver_that_does_not_answer_is_named() -> None:
 
 
 @pytest.fixture
-def two(monkeypatch: pytest.MonkeyPatch) -> Callable[[TrainConfig], None]:
+def two(monkeypatch):
     """Keeps speeds by which the batch of a run is 2; nothing can be measured."""
 
-    def keep(config: TrainConfig) -> None:
+    def keep(config):
         plan = make_plan(replace(config, batch_size=1))
         batch_speeds.save(batch_size._key(plan), speeds(100, 200, 201))
 
@@ -324,12 +300,10 @@ def two(monkeypatch: pytest.MonkeyPatch) -> Callable[[TrainConfig], None]:
 
 
 @pytest.mark.slow
-def test_a_run_has_the_batch_that_was_measured_and_a_resume_keeps_it(
-    tmp_path: Path, two: Callable[[TrainConfig], None]
-) -> None:
+def test_a_run_has_the_batch_that_was_measured_and_a_resume_keeps_it(tmp_path, two):
     config, messages = open_config(tmp_path, steps=3), list[str]()
 
-    def observer(progress: Progress) -> None:
+    def observer(progress):
         messages.append(progress.message or "")
 
     two(config)
@@ -352,16 +326,12 @@ def test_a_run_has_the_batch_that_was_measured_and_a_resume_keeps_it(
 
 
 @pytest.mark.slow
-def test_a_run_with_a_number_measures_nothing_and_records_no_choice(tmp_path: Path) -> None:
+def test_a_run_with_a_number_measures_nothing_and_records_no_choice(tmp_path):
     result = train(small_config(tmp_path, steps=1))
     assert Run(Path(result.run)).read_status()["batch_size"] is None
 
 
-def test_a_dry_run_has_the_batch_too(
-    tmp_path: Path,
-    two: Callable[[TrainConfig], None],
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_dry_run_has_the_batch_too(tmp_path, two, capsys):
     config = open_config(tmp_path, steps=3)
     two(config)
     path = tmp_path / "run.yaml"
@@ -374,10 +344,8 @@ def test_a_dry_run_has_the_batch_too(
 
 
 @pytest.mark.usefixtures("fake")
-def test_speeds_that_cannot_be_kept_are_used_and_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def save(key: object, speeds: object) -> None:
+def test_speeds_that_cannot_be_kept_are_used_and_said(tmp_path, monkeypatch):
+    def save(key, speeds):
         raise EnvironmentLacks("the measured batches cannot be kept")
 
     monkeypatch.setattr(batch_speeds, "save", save)
@@ -386,9 +354,7 @@ def test_speeds_that_cannot_be_kept_are_used_and_said(
 
 
 @pytest.mark.usefixtures("fake")
-def test_speeds_of_a_busy_machine_are_used_but_not_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_speeds_of_a_busy_machine_are_used_but_not_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(Watch, "others", 1.2)
     for _ in range(2):
         plan, choice = planned(open_config(tmp_path, **TWO), make_plan)
@@ -397,7 +363,7 @@ def test_speeds_of_a_busy_machine_are_used_but_not_kept(
     assert plan.notes[-1].endswith("; not kept, since other programs used 1.2 of 2 processors")
 
 
-def test_other_commands_ask_for_a_number(tmp_path: Path) -> None:
+def test_other_commands_ask_for_a_number(tmp_path):
     with pytest.raises(ConfigError, match="only mlxhog train measures; give a number"):
         make_plan(open_config(tmp_path))
 
@@ -407,7 +373,7 @@ def test_other_commands_ask_for_a_number(tmp_path: Path) -> None:
     [{"seq_len": 64}, {"workers": "mlx:cpu*2"}, {"kernels": "reference"},
      {"set": "hidden_size=64"}, {"compute_dtype": "bfloat16"}],
 )  # fmt: skip
-def test_speeds_of_another_kind_of_run_do_not_count(tmp_path: Path, other: Any) -> None:
-    options: tuple[dict[str, Any], ...] = ({}, other, {"lr": 1})
+def test_speeds_of_another_kind_of_run_do_not_count(tmp_path, other):
+    options = ({}, other, {"lr": 1})
     keys = [batch_size._key(make_plan(small_config(tmp_path, **more))) for more in options]
     assert keys[0] == keys[2] != keys[1]

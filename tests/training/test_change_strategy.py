@@ -6,9 +6,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +17,6 @@ from mlxhog.arena.requests import ask
 from mlxhog.arena.workers import State
 from mlxhog.checkpoint import checkpoint
 from mlxhog.config.budget import Budget
-from mlxhog.report.metrics import Result
 from mlxhog.training import change_strategy, choose_strategy, session, worker
 from mlxhog.training.change_strategy import (
     RULE,
@@ -43,7 +40,7 @@ AUTO = {"strategy": "auto", "workers": "mlx:cpu*2"}
 # -- the rule --------------------------------------------------------------------------------------
 
 
-def rounds(*seconds: tuple[float, ...]) -> list[list[StepTime]]:
+def rounds(*seconds):
     """Steps of workers whose gradients take so long in each round, until the slowest has ended."""
     lasted = [max(of_round) for of_round in zip(*seconds, strict=True)]
     return [
@@ -52,7 +49,7 @@ def rounds(*seconds: tuple[float, ...]) -> list[list[StepTime]]:
     ]
 
 
-def test_rounds_lose_the_gradients_that_the_same_workers_compute_without_waiting() -> None:
+def test_rounds_lose_the_gradients_that_the_same_workers_compute_without_waiting():
     assert lost_in_rounds(rounds((0.02,) * 9, (0.02,) * 9)) == pytest.approx(0.0)
     # A round of .04 s gives two gradients, without waiting three are computed in that time.
     assert lost_in_rounds(rounds((0.02,) * 9, (0.04,) * 9)) == pytest.approx(1 / 3)
@@ -61,7 +58,7 @@ def test_rounds_lose_the_gradients_that_the_same_workers_compute_without_waiting
     assert lost_in_rounds([[StepTime(128, 0.02, 0.0)] * 9, idle]) == pytest.approx(0.0)
 
 
-def test_rounds_end_when_the_last_ones_lose_more_than_the_limit() -> None:
+def test_rounds_end_when_the_last_ones_lose_more_than_the_limit():
     one, slow = (0.02,) * RULE.rounds, (0.03,) * RULE.rounds
     assert RULE.ends(rounds(one, one)) is None
     assert RULE.ends(rounds(one[1:], slow[1:])) is None  # too few
@@ -73,7 +70,7 @@ def test_rounds_end_when_the_last_ones_lose_more_than_the_limit() -> None:
     assert RULE.ends(became_fast) is None
 
 
-def test_rounds_begin_when_they_would_lose_less_than_the_limit() -> None:
+def test_rounds_begin_when_they_would_lose_less_than_the_limit():
     lock_free = [[StepTime(64, s, 0.0)] * RULE.gradients for s in (0.02, 0.02)]
     assert RULE.begins(lock_free, 2) == pytest.approx(0.0)
     held_up = [[StepTime(64, s, 0.0) for s in (0.02, 0.08) * 32] for _ in range(2)]
@@ -82,14 +79,14 @@ def test_rounds_begin_when_they_would_lose_less_than_the_limit() -> None:
 
 
 @pytest.mark.parametrize("factor", np.linspace(1.0, 4.0, 31))
-def test_no_speeds_end_rounds_and_begin_them(factor: float) -> None:
+def test_no_speeds_end_rounds_and_begin_them(factor):
     """With shares as large as they are at the start, of a text of which each may be divided."""
     seconds = (0.02,) * RULE.gradients, (0.02 * factor,) * RULE.gradients
     apart = [[StepTime(64, s, 0.0) for s in own] for own in seconds]
     assert RULE.ends(rounds(*seconds)) is None or RULE.begins(apart, 1) is None
 
 
-def test_a_budget_continues_at_the_share_that_is_done_in_steps_of_another_size() -> None:
+def test_a_budget_continues_at_the_share_that_is_done_in_steps_of_another_size():
     """100 batches: 50 rounds of two, or 100 lock-free steps."""
     in_rounds, lock_free = (Budget(steps=n, equal_steps_before=0.0) for n in (50, 100))
     changed = lock_free.continuing(in_rounds, steps=20)
@@ -108,9 +105,7 @@ def test_a_budget_continues_at_the_share_that_is_done_in_steps_of_another_size()
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw", "soap"])
-def test_a_change_and_back_keeps_the_moments_and_their_number_of_steps(
-    tmp_path: Path, optimizer: str
-) -> None:
+def test_a_change_and_back_keeps_the_moments_and_their_number_of_steps(tmp_path, optimizer):
     plan = make_plan(open_config(tmp_path, optimizer=optimizer))
     averaging, lock_free = (plan.with_strategy(name, measured=True) for name in ("sync", "hogwild"))
     rng = np.random.default_rng(0)
@@ -120,7 +115,7 @@ def test_a_change_and_back_keeps_the_moments_and_their_number_of_steps(
         for slot in (1, 2):
             entry = arena.workers.acquire_slot(slot=slot)
             entry.opt_step, entry.state = 5, State.RUNNING
-        before: dict[str, Any] = {}
+        before = {}
         for kind in averaging.private_state:  # those of slot 1 are everybody's
             for name, part in arena.layout.parts(f"{kind}.1").items():
                 value = rng.random(part.size, np.float32)
@@ -148,13 +143,13 @@ def test_a_change_and_back_keeps_the_moments_and_their_number_of_steps(
 # -- runs ------------------------------------------------------------------------------------------
 
 
-def changes(directory: Path) -> list[dict[str, Any]]:
+def changes(directory):
     """The changes of a run, from its events."""
     lines = (directory / "events.jsonl").read_text().splitlines()
     return [event for event in map(json.loads, lines) if event["kind"] == "strategy"]
 
 
-def wait_for(directory: Path, strategy: str, act: Callable[[], object] = lambda: None) -> None:
+def wait_for(directory, strategy, act=lambda: None):
     """Wait until a run has changed to a strategy, acting meanwhile."""
     end = time.monotonic() + 60
     while strategy not in [event["strategy"] for event in changes(directory)]:
@@ -163,7 +158,7 @@ def wait_for(directory: Path, strategy: str, act: Callable[[], object] = lambda:
         time.sleep(0.02)
 
 
-def check_tickets(result: Result, first: str) -> None:
+def check_tickets(result, first):
     """Every batch was trained once: two in each round, one in each lock-free step."""
     assert result.checkpoint is not None
     state = checkpoint.load(Path(result.checkpoint)).state
@@ -178,10 +173,10 @@ def check_tickets(result: Result, first: str) -> None:
 
 
 @pytest.fixture
-def averages(monkeypatch: pytest.MonkeyPatch) -> None:
+def averages(monkeypatch):
     """Every measurement of gradients says that rounds cost nothing."""
 
-    def choose(seconds: list[list[float]], sequences: int) -> choose_strategy.MeasuredStrategy:
+    def choose(seconds, sequences):
         return choose_strategy.MeasuredStrategy("sync", 1.0, (0.0,) * 2, (0.0,) * 2)
 
     monkeypatch.setattr(choose_strategy, "choose", choose)
@@ -190,16 +185,16 @@ def averages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_a_run_whose_worker_is_stopped_ends_its_rounds_and_begins_them_when_it_is_not(
-    tmp_path: Path, averages: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def stop_and_continue(pid: int) -> None:
+    tmp_path, averages, monkeypatch
+):
+    def stop_and_continue(pid):
         os.kill(pid, signal.SIGSTOP)
         try:
             time.sleep(0.1)
         finally:
             os.kill(pid, signal.SIGCONT)
 
-    def disturb(directory: Path) -> None:
+    def disturb(directory):
         pid = until(directory, works(2))[2]["pid"]
         wait_for(directory, "hogwild", lambda: stop_and_continue(pid))
         wait_for(directory, "sync")
@@ -217,16 +212,16 @@ def test_a_run_whose_worker_is_stopped_ends_its_rounds_and_begins_them_when_it_i
     ]
 
 
-def metrics(result: Result) -> list[dict[str, Any]]:
+def metrics(result):
     lines = (Path(result.run) / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
 
 
 @pytest.mark.slow
 def test_rounds_end_where_a_worker_is_not_there_and_before_others_join_or_leave(
-    tmp_path: Path, averages: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def come_and_go(directory: Path) -> None:
+    tmp_path, averages, monkeypatch
+):
+    def come_and_go(directory):
         wait_for(directory, "hogwild")
         wait_for(directory, "sync")
         ask(directory, "join", workers="mlx:cpu")
@@ -249,10 +244,10 @@ def test_rounds_end_where_a_worker_is_not_there_and_before_others_join_or_leave(
 class Always(ChangeRule):
     """Changes whenever enough steps were looked at."""
 
-    def ends(self, steps: Sequence[Sequence[StepTime]]) -> float | None:
+    def ends(self, steps):
         return 1.0 if all(len(own) >= self.rounds for own in steps) else None
 
-    def begins(self, steps: Sequence[Sequence[StepTime]], sequences: int) -> float:
+    def begins(self, steps, sequences):
         return 0.0
 
 
@@ -265,18 +260,18 @@ class Deadly(Supervisor):
 
     kills: list[tuple[str, int]]
 
-    def holding_still(self) -> bool:
+    def holding_still(self):
         self._kill_at("pause")
         return super().holding_still()
 
-    def all_built(self) -> bool:
+    def all_built(self):
         self._kill_at("choice")
         built = super().all_built()
         if built:
             self._kill_at("end")
         return built
 
-    def _kill_at(self, moment: str) -> None:
+    def _kill_at(self, moment):
         kills, started = self.kills, self.arena.counters.load("steps") > 10
         if started and kills and kills[-1][0] == moment and len(self.pool) == 2:
             _, victims = kills.pop()
@@ -285,9 +280,7 @@ class Deadly(Supervisor):
 
 
 @pytest.mark.slow
-def test_a_death_at_any_moment_of_a_change_loses_no_batch(
-    tmp_path: Path, averages: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_death_at_any_moment_of_a_change_loses_no_batch(tmp_path, averages, monkeypatch):
     kills = [(moment, victims) for victims in (1, 2) for moment in ("pause", "choice", "end")]
     monkeypatch.setattr(change_strategy, "RULE", Always(rounds=8, gradients=8, growth=1))
     monkeypatch.setattr(session, "Supervisor", Deadly)
@@ -302,7 +295,7 @@ def test_a_death_at_any_moment_of_a_change_loses_no_batch(
 
 
 @pytest.mark.slow
-def test_a_named_strategy_never_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_named_strategy_never_changes(tmp_path, monkeypatch):
     monkeypatch.setattr(change_strategy, "RULE", Always(rounds=2, gradients=2))
     options = {"strategy": "sync", "sync_shares": "speed", "workers": "mlx:cpu*2"}
     result = train(small_config(tmp_path, steps=30, **options))

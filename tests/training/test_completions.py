@@ -1,23 +1,18 @@
 """Runs on examples of prompt and completion, by every kind of strategy."""
 
-from __future__ import annotations
-
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from mlxhog import TrainConfig, train
+from mlxhog import train
 from mlxhog.cli.train import summary
-from mlxhog.report.metrics import Result
 from mlxhog.training.plan import make_plan
 from tests.training.small import largest_difference, parameters, small_config
 
 COLOURS = ["red", "blue", "green", "black", "white", "gold"]
 
 
-def config_of(folder: Path, **options: Any) -> TrainConfig:
+def config_of(folder, **options):
     """Options of a small run on pairs of colours; the completion is the second and the first."""
     data = folder / "colours.jsonl"
     pairs = [(a, b) for a in COLOURS for b in COLOURS]
@@ -38,7 +33,7 @@ def config_of(folder: Path, **options: Any) -> TrainConfig:
     ],
     ids=["hogwild", "sync", "local_sgd"],
 )  # fmt: skip
-def test_every_strategy_learns_completions(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_every_strategy_learns_completions(tmp_path, options):
     config = config_of(tmp_path, steps=60, lr=1e-2, eval_every=1000, **options)
     result = train(config)
     assert (result.status, result.steps) == ("done", 60)
@@ -49,8 +44,8 @@ def test_every_strategy_learns_completions(tmp_path: Path, options: dict[str, An
 
 
 @pytest.mark.slow
-def test_micro_batches_weigh_by_their_labels_as_one_batch_would(tmp_path: Path) -> None:
-    def run(batch_size: int, accumulation: int) -> Result:
+def test_micro_batches_weigh_by_their_labels_as_one_batch_would(tmp_path):
+    def run(batch_size, accumulation):
         return train(
             config_of(
                 tmp_path, steps=3, strategy="serial", optimizer="sgd", lr=0.1, clip=0.0,
@@ -62,7 +57,7 @@ def test_micro_batches_weigh_by_their_labels_as_one_batch_would(tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_tokens_of_examples_are_steps_of_their_mean_length(tmp_path: Path) -> None:
+def test_tokens_of_examples_are_steps_of_their_mean_length(tmp_path):
     plan = make_plan(config_of(tmp_path, steps=None, tokens=5000))
     train_file, _ = plan.data.open(32)
     rows = train_file.rows(32)

@@ -8,19 +8,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from unittest import mock
 
 import pytest
 
-from mlxhog import TrainConfig, train
+from mlxhog import train
 from mlxhog.arena.control import Command
 from mlxhog.arena.workers import MAX_NONFINITE, State
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
 from mlxhog.errors import WorkerFailed
-from mlxhog.report.metrics import Result
 from mlxhog.training import session
 from mlxhog.training.supervisor import Supervisor
 from tests.processes import alive, workers_of
@@ -46,19 +44,19 @@ worker_pool.get_context = lambda method: forked.CONTEXT
 ROOT = Path(__file__).parents[2]
 
 
-def wait_until(condition, limit_s: float, what: str) -> None:
+def wait_until(condition, limit_s, what):
     end = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < end, f"waited {limit_s} s for: {what}"
         time.sleep(0.02)
 
 
-def shared_segments() -> set[str]:
+def shared_segments():
     names = os.listdir("/dev/shm") if os.path.isdir("/dev/shm") else []  # macOS lists none
     return {name for name in names if "mh-" in name or "mlxhog" in name}
 
 
-def assert_no_segment_stays() -> None:
+def assert_no_segment_stays():
     """A segment has a name while it is made: another test's may be seen, but only for a moment."""
     seen = shared_segments()
     wait_until(lambda: not seen & shared_segments(), 60, f"{seen} to have no name")
@@ -72,18 +70,16 @@ class Killer:
     worker of a backend.
     """
 
-    def __init__(
-        self, kills: int, backends: Sequence[str] = (), before: Callable[[], object] = lambda: None
-    ) -> None:
+    def __init__(self, kills, backends=(), before=lambda: None):
         self.left, self.backends = kills, backends
         self._before, self._random, self._killed = before, random.Random(0), set[int]()
         self._slot = self._steps = 0  # of the next victim, when it was chosen
 
-    def train(self, config: TrainConfig) -> Result:
+    def train(self, config):
         """Train, and kill."""
         poll = Supervisor.poll
 
-        def poll_and_kill(supervisor: Supervisor, timeout_s: float) -> None:
+        def poll_and_kill(supervisor, timeout_s):
             poll(supervisor, timeout_s)
             if self.left:
                 self._look(supervisor)
@@ -93,7 +89,7 @@ class Killer:
         assert self.left == 0, "the run ended before every kill was done"
         return result
 
-    def _look(self, supervisor: Supervisor) -> None:
+    def _look(self, supervisor):
         entries, counters = supervisor.arena.workers, supervisor.arena.counters
         up = {
             seat.slot: seat.spec.backend
@@ -119,7 +115,7 @@ class Killer:
             counters.store("pause", int(self.left > 0))
 
 
-def train_and_kill(config: TrainConfig, kills: int = 1) -> Result:
+def train_and_kill(config, kills=1):
     """A killed worker is replaced, and the run reaches its last step."""
     result = Killer(kills=kills).train(config)
     assert (result.status, result.restarts) == ("done", kills)
@@ -139,14 +135,12 @@ def train_and_kill(config: TrainConfig, kills: int = 1) -> Result:
     ],
     ids=lambda options: " ".join(map(str, options.values())),
 )  # fmt: skip
-def test_a_killed_worker_is_replaced_and_the_run_reaches_its_last_step(
-    tmp_path: Path, options: dict[str, object]
-) -> None:
+def test_a_killed_worker_is_replaced_and_the_run_reaches_its_last_step(tmp_path, options):
     train_and_kill(small_config(tmp_path, workers="mlx:cpu*2", **options), kills=2)
 
 
 @pytest.mark.slow
-def test_in_a_team_of_mlx_and_torch_a_killed_worker_of_either_is_replaced(tmp_path: Path) -> None:
+def test_in_a_team_of_mlx_and_torch_a_killed_worker_of_either_is_replaced(tmp_path):
     """In rounds, which wait for both."""
     backends = ["mlx:cpu", "torch:cpu"]
     config = small_config(tmp_path, workers=",".join(backends), strategy="sync", steps=40)
@@ -158,9 +152,7 @@ def test_in_a_team_of_mlx_and_torch_a_killed_worker_of_either_is_replaced(tmp_pa
 
 
 @pytest.mark.slow
-def test_a_layer_file_may_be_edited_while_a_run_trains_and_replaces_a_worker(
-    tmp_path: Path,
-) -> None:
+def test_a_layer_file_may_be_edited_while_a_run_trains_and_replaces_a_worker(tmp_path):
     file = tmp_path / "edited.py"
     example = (ROOT / "examples" / "my_layer.py").read_text()
     file.write_text(example.replace('"my_layer"', '"edited"'))
@@ -178,20 +170,20 @@ class Deadly(Supervisor):
 
     at: set[object]
 
-    def poll(self, timeout_s: float) -> None:
+    def poll(self, timeout_s):
         if self.arena.counters.load("steps"):
             self._kill_all("step")
         super().poll(timeout_s)
 
-    def command(self, command: Command) -> None:
+    def command(self, command):
         super().command(command)
         self._kill_all(command)
 
-    def holding_still(self) -> bool:
+    def holding_still(self):
         self._kill_all("pause")
         return super().holding_still()
 
-    def _kill_all(self, moment: object) -> None:
+    def _kill_all(self, moment):
         if moment in self.at:
             self.at.remove(moment)
             for worker in self.pool.values():
@@ -214,9 +206,7 @@ class Deadly(Supervisor):
     ],
     ids=lambda options: " ".join(map(str, options.values())),
 )
-def test_a_run_whose_workers_all_die_together_reaches_its_last_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, object]
-) -> None:
+def test_a_run_whose_workers_all_die_together_reaches_its_last_step(tmp_path, monkeypatch, options):
     monkeypatch.setattr(Deadly, "at", {"step"}, raising=False)
     monkeypatch.setattr(session, "Supervisor", Deadly)
     config = small_config(tmp_path, **{"workers": "mlx:cpu*2", "steps": 30, **options})
@@ -231,8 +221,8 @@ def test_a_run_whose_workers_all_die_together_reaches_its_last_step(
 @pytest.mark.slow
 @pytest.mark.parametrize(("strategy", "steps"), [("sync", 30), ("avg_runs", 50)])
 def test_workers_that_die_at_every_command_cost_no_step_and_no_evaluation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, steps: int
-) -> None:
+    tmp_path, monkeypatch, strategy, steps
+):
     moments = {"pause", Command.REST, Command.EVALUATE, Command.SAMPLE}
     monkeypatch.setattr(Deadly, "at", set(moments), raising=False)
     monkeypatch.setattr(session, "Supervisor", Deadly)
@@ -250,7 +240,7 @@ def test_workers_that_die_at_every_command_cost_no_step_and_no_evaluation(
 
 
 @pytest.mark.slow
-def test_a_worker_that_keeps_dying_ends_the_run_with_its_last_words(tmp_path: Path) -> None:
+def test_a_worker_that_keeps_dying_ends_the_run_with_its_last_words(tmp_path):
     config = small_config(tmp_path, steps=100_000, restarts=1)
     with pytest.raises(WorkerFailed, match="SIGKILL.*--restarts"):
         Killer(kills=10).train(config)
@@ -258,7 +248,7 @@ def test_a_worker_that_keeps_dying_ends_the_run_with_its_last_words(tmp_path: Pa
     assert run["status"] == "failed"
 
 
-def start_child(tmp_path: Path, *resume: Path, forked: bool = False) -> subprocess.Popen[bytes]:
+def start_child(tmp_path, *resume, forked=False):
     script = tmp_path / "child.py"
     script.write_text((FORKED if forked else "") + RUN_IN_CHILD)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -266,7 +256,7 @@ def start_child(tmp_path: Path, *resume: Path, forked: bool = False) -> subproce
     return subprocess.Popen(words, env=environment, stderr=subprocess.PIPE)
 
 
-def run_directory(tmp_path: Path) -> Path:
+def run_directory(tmp_path):
     """The run below a folder, once its first line of metrics is whole."""
     runs = tmp_path / "runs"
     wait_until(
@@ -277,15 +267,13 @@ def run_directory(tmp_path: Path) -> Path:
     return next(runs.glob("*/metrics.jsonl")).parent
 
 
-def worker_pids(run: Path) -> list[int]:
+def worker_pids(run):
     last = (run / "metrics.jsonl").read_text().splitlines()[0]
     return [worker["pid"] for worker in json.loads(last)["workers"]]
 
 
 @pytest.mark.slow
-def test_when_the_supervisor_is_killed_workers_leave_and_the_run_can_be_resumed(
-    tmp_path: Path,
-) -> None:
+def test_when_the_supervisor_is_killed_workers_leave_and_the_run_can_be_resumed(tmp_path):
     child = start_child(tmp_path)
     try:
         run = run_directory(tmp_path)
@@ -307,7 +295,7 @@ def test_when_the_supervisor_is_killed_workers_leave_and_the_run_can_be_resumed(
 
 
 @pytest.mark.slow
-def test_gradients_that_are_not_finite_are_dropped_counted_and_end_the_run(tmp_path: Path) -> None:
+def test_gradients_that_are_not_finite_are_dropped_counted_and_end_the_run(tmp_path):
     # a step size this large destroys the parameters at the first update
     config = small_config(
         tmp_path, optimizer="sgd", clip=0, lr=1e30, schedule="constant", warmup=0, steps=1000
@@ -326,22 +314,20 @@ UNBORN = re.compile(
 
 
 @pytest.mark.slow
-def test_random_deaths_leave_no_hang_no_orphan_and_a_run_that_resumes(
-    tmp_path: Path,
-) -> None:
+def test_random_deaths_leave_no_hang_no_orphan_and_a_run_that_resumes(tmp_path):
     """SIGKILL of one worker, of all, or of the supervisor, at random moments, 15 times.
 
     The workers of the first supervisor are spawned, and often die before they train.
     """
     chosen = random.Random(1)
-    run: Path | None = None
+    run = None
     deaths = rounds = 0
     while deaths < 15:
         rounds += 1
         forked = rounds > 1
         child = start_child(tmp_path, *([] if run is None else [run]), forked=forked)
         try:
-            pids: list[int] = []
+            pids = []
             if run is None:  # the first child lives until there is something to resume
                 run = run_directory(tmp_path)
                 wait_until((run / "checkpoints" / "latest").exists, 60, "a checkpoint")

@@ -1,9 +1,6 @@
 """`mlxhog train` without options: the tokenizer of the text, a model and step sizes that fit it."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +18,7 @@ from tests.training.small import parameters, small_config
 
 
 @pytest.mark.slow
-def test_the_default_is_the_preset_of_a_minute_over_the_shipped_tokenizer(tmp_path: Path) -> None:
+def test_the_default_is_the_preset_of_a_minute_over_the_shipped_tokenizer(tmp_path):
     plan = make_plan(TrainConfig(out=str(tmp_path), workers="mlx:cpu"))
     stored = plan.resolution.stored
     assert (stored.model, stored.tokenizer) == ("minute", "sotu")
@@ -35,8 +32,8 @@ def test_the_default_is_the_preset_of_a_minute_over_the_shipped_tokenizer(tmp_pa
 
 
 @pytest.mark.slow
-def test_the_default_of_0_2_is_two_words_away(tmp_path: Path) -> None:
-    words: dict[str, Any] = {"model": "tiny", "tokenizer": "bytes", "workers": "mlx:cpu"}
+def test_the_default_of_0_2_is_two_words_away(tmp_path):
+    words = {"model": "tiny", "tokenizer": "bytes", "workers": "mlx:cpu"}
     plan = make_plan(TrainConfig(**words, out=str(tmp_path)))
     assert (plan.parameters, plan.model.vocab_size) == (939_680, 320)
     assert plan.config.lr == 0.003
@@ -45,9 +42,7 @@ def test_the_default_of_0_2_is_two_words_away(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_over_learnt_pieces_is_resumed_scored_and_loaded_by_transformers(
-    tmp_path: Path,
-) -> None:
+def test_a_run_over_learnt_pieces_is_resumed_scored_and_loaded_by_transformers(tmp_path):
     minute = {"optimizer": "muon", "lr": None, "strategy": "serial", "seq_len": 16}
     first = train(small_config(tmp_path, tokenizer="sotu", sample_every="1h", **minute))
     stored = yaml.safe_load((Path(first.run) / "config.yaml").read_text())
@@ -60,14 +55,14 @@ def test_a_run_over_learnt_pieces_is_resumed_scored_and_loaded_by_transformers(
     plan = make_plan(small_config(tmp_path, **tuned))
     assert plan.config.lr == Muon().default_lr(32)  # its embedding is trained
     saved = checkpoint.load(Path(str(second.checkpoint)))
-    model: Any = transformers.AutoModelForCausalLM.from_pretrained(saved.path)
+    model = transformers.AutoModelForCausalLM.from_pretrained(saved.path)
     assert model.get_input_embeddings().weight.shape == (4096, 32)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["hogwild", "sync", "avg_runs"])
-def test_a_first_step_moves_each_group_by_its_factor(tmp_path: Path, strategy: str) -> None:
-    options: dict[str, Any] = {
+def test_a_first_step_moves_each_group_by_its_factor(tmp_path, strategy):
+    options = {
         "strategy": strategy, "schedule": "constant", "warmup": 0, "steps": 1, "seed": 0,
     }  # fmt: skip
     plain, grouped = (

@@ -5,7 +5,6 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +15,6 @@ from mlxhog.arena.requests import Refused, ask
 from mlxhog.arena.workers import Phase, State
 from mlxhog.checkpoint import checkpoint
 from mlxhog.cli import main
-from mlxhog.report.metrics import Progress, Result
 from mlxhog.training import requests
 from mlxhog.training.memory import Memory
 from mlxhog.training.plan import make_plan
@@ -26,30 +24,30 @@ from tests.training.asking import Client, endless, trained, until
 from tests.training.small import small_config
 
 
-def tickets(result: Result) -> tuple[int, dict[str, Any]]:
+def tickets(result):
     """Batches that a run's ledger counts, and the state of its checkpoint."""
     state = checkpoint.load(Path(str(result.checkpoint))).state
     ledger = state["ledger"]
     return ledger["epoch"] * ledger["n"] + ledger["watermark"] + len(ledger["done"]), state
 
 
-def works(slot: int, steps: int = 1) -> Any:
+def works(slot, steps=1):
     """Whether the worker of a slot trains, and has taken at least n steps."""
 
-    def condition(workers: dict[int, Any]) -> bool:
+    def condition(workers):
         one = workers.get(slot, {"state": "", "steps": 0})
         return one["state"] == "running" and one["steps"] >= steps
 
     return condition
 
 
-def has_left(slot: int) -> Any:
+def has_left(slot):
     return lambda workers: workers[slot]["state"] == "left"
 
 
 @pytest.mark.slow
 def test_a_worker_that_joins_takes_batches_of_the_same_ledger(tmp_path):
-    def join(directory: Path) -> None:
+    def join(directory):
         answer = ask(directory, "join", workers="torch:cpu")["message"]
         assert answer.startswith("worker 2 (torch:cpu, 1 thread) joins")
         until(directory, works(2, steps=5))
@@ -72,7 +70,7 @@ def test_a_budget_in_steps_is_met_exactly_while_workers_join_leave_and_die(tmp_p
     options = {"slow": "0=10,1=10", "lr_workers": "sqrt"}
     config = small_config(tmp_path, workers="mlx:cpu*2", steps=600, **options)
 
-    def disturb(directory: Path) -> None:
+    def disturb(directory):
         ask(directory, "join", workers="mlx:cpu*2")
         joined = until(directory, lambda workers: works(3)(workers) and works(4)(workers))
         os.kill(joined[4]["pid"], signal.SIGKILL)
@@ -91,7 +89,7 @@ def test_a_budget_in_steps_is_met_exactly_while_workers_join_leave_and_die(tmp_p
 
 @pytest.mark.slow
 def test_a_slot_that_was_left_is_taken_again(tmp_path):
-    def come_and_go(directory: Path) -> None:
+    def come_and_go(directory):
         ask(directory, "join", workers="mlx:cpu*2")
         until(directory, lambda workers: works(2)(workers) and works(3)(workers))
         with pytest.raises(Refused, match="0 free slots beside its 3 workers.*--max-workers"):
@@ -116,13 +114,13 @@ def test_a_slot_that_was_left_is_taken_again(tmp_path):
 def test_a_run_is_resumed_with_the_workers_of_its_configuration(tmp_path):
     config = endless(tmp_path, optimizer="adamw")
 
-    def join(directory: Path) -> None:
+    def join(directory):
         ask(directory, "join", workers="mlx:cpu")
         until(directory, works(2))
 
-    messages: list[str] = []
+    messages = []
 
-    def note(progress: Progress) -> None:
+    def note(progress):
         messages.extend([progress.message] if progress.message else [])
 
     first = trained(config, join)
@@ -140,7 +138,7 @@ def test_workers_of_shared_moments_who_look_ahead_take_others_in(tmp_path, worke
     assert config.prediction == "last"
     slot = 2 if workers == "mlx:cpu" else 3
 
-    def come_and_go(directory: Path) -> None:
+    def come_and_go(directory):
         ask(directory, "join", workers="mlx:cpu")
         until(directory, works(slot, steps=5))
         ask(directory, "leave")
@@ -155,7 +153,7 @@ def test_workers_of_shared_moments_who_look_ahead_take_others_in(tmp_path, worke
 def test_workers_that_cannot_join_are_refused_and_training_continues(tmp_path, capsys):
     config = endless(tmp_path, workers="mlx:cpu*2")
 
-    def refused(directory: Path) -> None:
+    def refused(directory):
         for words, code, message in [
             (["--workers", "torch:cqu"], 2, "did you mean 'torch:cpu'?"),
             (["--workers", "torch:mps"], 3, "needs macOS on Apple silicon"),
@@ -183,7 +181,7 @@ def test_workers_that_cannot_join_are_refused_and_training_continues(tmp_path, c
 
 @pytest.mark.slow
 def test_a_strategy_that_counts_on_its_workers_refuses(tmp_path):
-    def refused(directory: Path) -> None:
+    def refused(directory):
         with pytest.raises(Refused, match="strategy sync has a part of each step.*use|hogwild"):
             ask(directory, "join")
         with pytest.raises(Refused, match="the workers of this run are fixed"):
@@ -194,7 +192,7 @@ def test_a_strategy_that_counts_on_its_workers_refuses(tmp_path):
 
 @pytest.mark.slow
 def test_a_worker_with_unwritten_updates_cannot_leave(tmp_path):
-    def join(directory: Path) -> None:
+    def join(directory):
         ask(directory, "join", workers="mlx:cpu")
         until(directory, works(2))
         with pytest.raises(Refused, match="error_feedback.*would be lost"):
@@ -224,7 +222,7 @@ def test_only_workers_that_do_not_wait_for_others_are_elastic(tmp_path, options,
     assert fixed is None or fixed in str(run_plan.strategy.fixed)
 
 
-def shape(n: int) -> Any:
+def shape(n):
     return SimpleNamespace(shape=(n,), init="zeros", kind="dense")
 
 
@@ -236,7 +234,7 @@ def test_free_slots_are_as_many_as_are_asked_for(tmp_path, max_workers, slots):
 
 @pytest.mark.parametrize(("megabytes", "free"), [(20, 0), (120, 1), (1000, 2)])
 def test_free_slots_are_fewer_where_memory_is_short(megabytes, free):
-    def lay_out(strategy: strategies.Strategy) -> Any:  # a slot takes 4 MB
+    def lay_out(strategy):  # a slot takes 4 MB
         return plan({"w": shape(10**6)}, max_workers=strategy.slots, private="m", n_tickets=1)
 
     strategy = strategies.build(TrainConfig(strategy="hogwild"), 2)
@@ -244,7 +242,7 @@ def test_free_slots_are_fewer_where_memory_is_short(megabytes, free):
     assert (larger.slots, layout.max_workers) == (2 + free, 2 + free)
 
 
-def arena_of_three() -> Arena:
+def arena_of_three():
     private = ("m", "residual", "feedback")
     return Arena.create(plan({"w": shape(8)}, max_workers=3, private=private, n_tickets=1))
 
@@ -269,9 +267,9 @@ def test_state_is_copied_while_its_owner_does_not_write_it(monkeypatch):
     with arena_of_three() as arena:
         entry = arena.workers.acquire_slot(slot=1)
         entry.state, entry.phase, entry.opt_step = State.RUNNING, Phase.APPLY, 3
-        naps: list[float] = []
+        naps = []
 
-        def nap(seconds: float) -> None:
+        def nap(seconds):
             naps.append(seconds)
             if len(naps) == 4:  # its step is over
                 arena.segment("m.1")[...] = 4.0

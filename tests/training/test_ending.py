@@ -1,7 +1,5 @@
 """A run ends within its budget of time, with its evaluation, a checkpoint and a sample."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import signal
@@ -10,7 +8,6 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,25 +15,19 @@ import pytest
 from mlxhog import train
 from mlxhog.arena.control import RECORD, Command, Ring
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.backends.backend import Backend, Grads
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
 from mlxhog.cli.train import summary
-from mlxhog.data.batch import Batch
-from mlxhog.report.metrics import Activity, Progress
+from mlxhog.report.metrics import Activity
 from mlxhog.training import checkpoints, deadlines, trainer, worker
 from mlxhog.training.deadlines import Deadlines
-from mlxhog.training.evaluation import HeldOutScore, HeldOutTexts, TextJobs
+from mlxhog.training.evaluation import HeldOutTexts, TextJobs
 from mlxhog.training.gradients import Gradients
-from mlxhog.training.job import Job
-from mlxhog.training.plan import Plan
 from tests.training.small import end_the_time_when, small_config
 
 
 @pytest.mark.slow
-def test_the_last_evaluation_needs_no_record_in_any_ring(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_last_evaluation_needs_no_record_in_any_ring(tmp_path, monkeypatch):
     # All records are lost, as where the supervisor stalls while workers fill their rings.
     monkeypatch.setattr(Ring, "drain", lambda ring: np.empty(0, RECORD))
     result = train(small_config(tmp_path, steps=4, eval_every="1h"))
@@ -45,9 +36,7 @@ def test_the_last_evaluation_needs_no_record_in_any_ring(
 
 
 @pytest.mark.slow
-def test_an_evaluation_without_time_says_that_it_covers_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_evaluation_without_time_says_that_it_covers_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(Deadlines, "evaluation_ns", lambda deadlines, **_: 1)
     result = train(small_config(tmp_path, steps=4, eval_every="1h"))
     assert (result.status, result.val_at_end, result.val_bits_per_byte) == ("done", False, None)
@@ -56,9 +45,7 @@ def test_an_evaluation_without_time_says_that_it_covers_nothing(
 
 
 @pytest.mark.slow
-def test_the_last_line_names_the_fixed_part_and_the_larger_score_each_with_its_share(
-    tmp_path: Path,
-) -> None:
+def test_the_last_line_names_the_fixed_part_and_the_larger_score_each_with_its_share(tmp_path):
     result = train(small_config(tmp_path, steps=4, eval_every="1h"))
     assert (result.val_tokens, result.val_bytes, result.final_tokens) == (1024, 1024, 3113)
     bits, final = result.val_bits_per_byte, result.final_bits_per_byte
@@ -73,23 +60,23 @@ def test_the_last_line_names_the_fixed_part_and_the_larger_score_each_with_its_s
     assert f"held-out text: {bits:.3f} bits per byte\n" in summary(whole)
 
 
-def that_is_killed_in_the_larger_score(job: Job) -> None:
+def that_is_killed_in_the_larger_score(job):
     """A worker that is killed when it begins the larger score. Children import it."""
     score = HeldOutTexts.score
 
-    def killed(texts: HeldOutTexts, backend: Backend, place: int) -> HeldOutScore:
+    def killed(texts, backend, place):
         if place >= texts.part.n_batches:
             os.kill(os.getpid(), signal.SIGKILL)
         return score(texts, backend, place)
 
-    HeldOutTexts.score = killed  # type: ignore[method-assign]
+    HeldOutTexts.score = killed
     worker.main(job)
 
 
 @pytest.mark.slow
 def test_a_complete_run_whose_workers_keep_dying_in_the_larger_score_is_done_without_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr(worker, "main", that_is_killed_in_the_larger_score)
     messages = Messages()
     config = small_config(tmp_path, steps=4, eval_every="1h", restarts=1)
@@ -103,7 +90,7 @@ def test_a_complete_run_whose_workers_keep_dying_in_the_larger_score_is_done_wit
     assert Run(Path(result.run)).read_status()["status"] == "done"
 
 
-def test_a_slow_start_shortens_a_training_unless_it_is_to_have_the_whole_time() -> None:
+def test_a_slow_start_shortens_a_training_unless_it_is_to_have_the_whole_time():
     began_ns = monotonic_ns() - int(40e9)
     cut, whole = (Deadlines(began_ns, 60.0, whole=whole) for whole in (False, True))
     assert cut.training_s(save_s=0.0, evaluates=False, samples=False) == pytest.approx(
@@ -115,17 +102,17 @@ def test_a_slow_start_shortens_a_training_unless_it_is_to_have_the_whole_time() 
 class Messages(list[str]):
     """An observer that keeps a run's messages."""
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress):
         if progress.message is not None:
             self.append(progress.message)
 
 
 @pytest.mark.slow
 def test_a_run_whose_start_took_much_of_its_time_says_how_much_and_what_is_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tmp_path, monkeypatch
+):
     class AfterASlowStart(Deadlines):
-        def __init__(self, began_ns: int, seconds: float | None, *, whole: bool) -> None:
+        def __init__(self, began_ns, seconds, *, whole):
             super().__init__(began_ns - int(1000e9), seconds, whole=whole)
 
     messages = Messages()
@@ -148,14 +135,12 @@ def test_a_run_whose_start_took_much_of_its_time_says_how_much_and_what_is_left(
 class TimeIsOver(Deadlines):
     """Deadlines of a run whose end took longer than its remaining time."""
 
-    def _rest_s(self) -> float:
+    def _rest_s(self):
         return -5.0
 
 
 @pytest.mark.slow
-def test_a_sample_is_written_in_the_end_however_late_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sample_is_written_in_the_end_however_late_it_is(tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "Deadlines", TimeIsOver)
     config = small_config(tmp_path, steps=4, time=3000, sample_every="1h", eval_every="1h")
     result = train(config)
@@ -165,12 +150,10 @@ def test_a_sample_is_written_in_the_end_however_late_it_is(
 
 
 @pytest.mark.slow
-def test_another_worker_writes_the_sample_where_one_dies_over_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    killed: list[int] = []
+def test_another_worker_writes_the_sample_where_one_dies_over_it(tmp_path, monkeypatch):
+    killed = []
 
-    def kill_the_sampling_worker(progress: Progress) -> None:
+    def kill_the_sampling_worker(progress):
         if progress.doing is not None and progress.doing.activity == Activity.SAMPLING:
             killed[len(killed) :] = [] if killed else [progress.workers[0].pid]
             monkeypatch.setattr(worker, "main", plain)
@@ -186,22 +169,22 @@ def test_another_worker_writes_the_sample_where_one_dies_over_it(
     assert result.sample.startswith("The")
 
 
-def that_never_ends_a_sample(job: Job) -> None:
+def that_never_ends_a_sample(job):
     """A worker that hangs over a sample. Children import it."""
-    TextJobs._sample = lambda jobs: time.sleep(600)  # type: ignore[method-assign]
+    TextJobs._sample = lambda jobs: time.sleep(600)
     worker.main(job)
 
 
-def that_is_killed_over_a_sample(job: Job) -> None:
+def that_is_killed_over_a_sample(job):
     """A worker that is killed when it begins a sample. Children import it."""
-    TextJobs._sample = lambda jobs: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
+    TextJobs._sample = lambda jobs: os.kill(os.getpid(), signal.SIGKILL)
     worker.main(job)
 
 
 @pytest.mark.slow
 def test_a_complete_run_whose_workers_keep_dying_over_its_sample_is_done_without_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr(worker, "main", that_is_killed_over_a_sample)
     messages = Messages()
     options = {"workers": "mlx:cpu*2", "steps": 4, "sample_every": "1h", "restarts": 0}
@@ -215,11 +198,11 @@ def test_a_complete_run_whose_workers_keep_dying_over_its_sample_is_done_without
 IN_HAND = "last-step-in-hand"
 
 
-def with_a_step_beyond_the_time(job: Job, last: int) -> None:
+def with_a_step_beyond_the_time(job, last):
     """A worker whose last gradient ends half a second after training. Children import it."""
     whole, calls = Gradients.of, itertools.count(1)
 
-    def slow(gradients: Gradients, batches: list[Batch]) -> tuple[float, Grads]:
+    def slow(gradients, batches):
         if next(calls) == last:
             (job.run_dir / IN_HAND).touch()
             while gradients._arena.counters.load("command") == Command.TRAIN:
@@ -227,11 +210,11 @@ def with_a_step_beyond_the_time(job: Job, last: int) -> None:
             time.sleep(0.5)
         return whole(gradients, batches)
 
-    Gradients.of = slow  # type: ignore[method-assign]
+    Gradients.of = slow
     worker.main(job)
 
 
-def end_amid_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int) -> None:
+def end_amid_step(monkeypatch, tmp_path, number):
     """Let the time of a run be over once its only worker computes this gradient."""
     main = partial(with_a_step_beyond_the_time, last=number)
     monkeypatch.setattr(worker, "main", main)
@@ -240,8 +223,8 @@ def end_amid_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int) 
 
 @pytest.mark.slow
 def test_the_last_worker_is_waited_for_since_it_evaluates_and_writes_the_sample(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr(trainer, "GRACE_S", 0.1)
     end_amid_step(monkeypatch, tmp_path, number=2)
     ends = {"steps": None, "time": 600.0, "sample_every": "1h", "eval_every": "1h"}
@@ -255,8 +238,8 @@ NOW_NS = 10**12
 
 
 def test_a_training_leaves_time_for_the_last_evaluation_which_has_it_however_late_it_is(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    monkeypatch,
+):
     monkeypatch.setattr(deadlines, "monotonic_ns", lambda: NOW_NS)
     begun = Deadlines(NOW_NS - int(12e9), 60.0)
     trained_s = begun.training_s(save_s=0.0, evaluates=True, samples=False, evaluation_s=4.0)
@@ -269,13 +252,11 @@ def test_a_training_leaves_time_for_the_last_evaluation_which_has_it_however_lat
 
 
 @pytest.mark.slow
-def test_a_step_that_exceeds_the_time_is_abandoned_and_its_batch_returned(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_step_that_exceeds_the_time_is_abandoned_and_its_batch_returned(tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "GRACE_S", 0.5)
-    stopped: list[int] = []
+    stopped = []
 
-    def stop_the_second_worker(progress: Progress) -> None:
+    def stop_the_second_worker(progress):
         second = progress.workers[1]
         if progress.step >= 1 and not stopped:
             stopped.append(second.pid)
@@ -304,16 +285,14 @@ def test_a_step_that_exceeds_the_time_is_abandoned_and_its_batch_returned(
 
 
 @pytest.mark.slow
-def test_a_first_step_is_waited_for_as_long_as_the_run_still_ends_in_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_first_step_is_waited_for_as_long_as_the_run_still_ends_in_time(tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "GRACE_S", 0.1)
     end_amid_step(monkeypatch, tmp_path, number=1)
     result = train(small_config(tmp_path, steps=None, time=600.0))
     assert (result.status, result.steps) == ("done", 1)
 
 
-def test_a_first_step_leaves_time_for_its_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_first_step_leaves_time_for_its_checkpoint(monkeypatch):
     monkeypatch.setattr(deadlines, "monotonic_ns", lambda: NOW_NS)
     late = Deadlines(NOW_NS - int(9e9), 6.0)
     assert late.step_s(1.0) == 6 + 10 - 3 - 9 - 1
@@ -321,12 +300,12 @@ def test_a_first_step_leaves_time_for_its_checkpoint(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.slow
 def test_the_checkpoint_that_time_is_left_for_is_as_large_as_the_one_that_is_saved(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sizes: list[int] = []
+    tmp_path, monkeypatch
+):
+    sizes = []
     n_bytes = checkpoints.n_bytes
 
-    def noted(plan: Plan, n_slots: int) -> int:
+    def noted(plan, n_slots):
         sizes.append(n_bytes(plan, n_slots))
         return sizes[-1]
 
@@ -339,13 +318,11 @@ def test_the_checkpoint_that_time_is_left_for_is_as_large_as_the_one_that_is_sav
 
 
 @pytest.mark.slow
-def test_training_leaves_time_for_a_large_checkpoint_but_takes_a_fifth_of_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    limits: list[float | None] = []
+def test_training_leaves_time_for_a_large_checkpoint_but_takes_a_fifth_of_it(tmp_path, monkeypatch):
+    limits = []
     training_s = Deadlines.training_s
 
-    def noted(self: Deadlines, **values: Any) -> float | None:
+    def noted(self, **values):
         limits.append(training_s(self, **values))
         return limits[-1]
 

@@ -7,20 +7,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from mlxhog import TrainConfig, train
+from mlxhog import train
 from mlxhog.arena.requests import ask
 from mlxhog.checkpoint import checkpoint, run
-from mlxhog.data.segments import Segment, read_segments, stored_rows
+from mlxhog.data.segments import read_segments, stored_rows
 from mlxhog.data.stream import append_examples
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import CheckpointError, ConfigError, WorkerFailed
-from mlxhog.report.metrics import Progress, Result
 from mlxhog.training import follow
 from mlxhog.training.follow import Follower
 from mlxhog.training.plan import make_plan
@@ -31,22 +29,22 @@ TOKENIZER = ByteTokenizer()
 ROOT = Path(__file__).parents[2]
 
 
-def following(tmp_path: Path, **options: object) -> TrainConfig:
+def following(tmp_path, **options):
     folder = tmp_path / "new"
     folder.mkdir(exist_ok=True)
     return small_config(tmp_path, follow=str(folder), **{"steps": None, **options})
 
 
-def segments(directory: Path) -> list[Segment]:
+def segments(directory):
     return read_segments(directory / "stream", verify=True)
 
 
-def rows(directory: Path) -> list[bytes]:
+def rows(directory):
     """The text of every published row, in order; BOS has no text."""
     return [bytes(TOKENIZER.decode(row.ids)) for row in stored_rows(directory / "stream")]
 
 
-def done(directory: Path) -> int:
+def done(directory):
     """Tickets of the stream that the last checkpoint counts as trained."""
     new_run = run.Run(directory)
     _, path = checkpoint.resumable(str(directory), new_run.directory.parent)
@@ -55,7 +53,7 @@ def done(directory: Path) -> int:
     return int(position["epoch"] * position["n"] + position["watermark"])
 
 
-def wait_for(condition: Callable[[], bool], what: str) -> None:
+def wait_for(condition, what):
     end = time.monotonic() + LIMIT_S
     while not condition():
         assert time.monotonic() < end, f"waited for: {what}"
@@ -65,17 +63,17 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
 class Following(Client):
     """Acts on a run that follows, even before its first step; keeps its messages."""
 
-    def __init__(self, config: TrainConfig, act: Callable[[Path], object]) -> None:
+    def __init__(self, config, act):
         super().__init__(config, act, steps=0)
-        self.messages: list[str] = []
+        self.messages = []
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress):
         self.messages += [progress.message] if progress.message else []
         super().__call__(progress)
 
 
-def followed(config: TrainConfig, act: Callable[[Path], object]) -> tuple[Result, list[str]]:
-    def act_and_stop(directory: Path) -> None:
+def followed(config, act):
+    def act_and_stop(directory):
         try:
             act(directory)
         finally:
@@ -87,10 +85,10 @@ def followed(config: TrainConfig, act: Callable[[Path], object]) -> tuple[Result
     return result, client.messages
 
 
-def trained_all(directory: Path, n: int) -> Callable[[], bool]:
+def trained_all(directory, n):
     """Whether n rows are published, and a checkpoint counts all tickets as trained."""
 
-    def condition() -> bool:
+    def condition():
         if len(rows(directory)) < n:
             return False
         ask(directory, "checkpoint")
@@ -100,7 +98,7 @@ def trained_all(directory: Path, n: int) -> Callable[[], bool]:
 
 
 @pytest.fixture
-def looking_often(monkeypatch) -> None:
+def looking_often(monkeypatch):
     for name in ("LOOK_S", "SETTLED_S"):
         monkeypatch.setattr(follow, name, 0.1)
 
@@ -112,7 +110,7 @@ def test_new_files_and_examples_are_trained_once_in_order(tmp_path):
     folder = Path(config.follow)
     (folder / "first.txt").write_text("the first text " * 3)
 
-    def feed(directory: Path) -> None:
+    def feed(directory):
         wait_for(trained_all(directory, 2), "the first file")
         lines = [{"prompt": "two and two is", "answer": " four"}, {"text": "a plain record"}]
         (folder / "next.jsonl").write_text("\n".join(map(json.dumps, lines)))
@@ -169,20 +167,20 @@ def test_text_that_was_acknowledged_is_trained_once_after_any_kill(tmp_path):
     script = tmp_path / "follow.py"
     script.write_text(RUN)
     config = following(tmp_path)
-    sent: list[str] = []
+    sent = []
 
-    def start(*resume: str) -> subprocess.Popen[bytes]:
+    def start(*resume):
         command = [sys.executable, str(script), str(tmp_path), *resume]
         return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
-    def send(directory: Path, count: int) -> None:
+    def send(directory, count):
         for _ in range(count):
             text = f"number {len(sent)}"
             append_examples(directory, [{"prompt": "say", "answer": f" {text}"}], TOKENIZER)
             sent.append(f"say {text}")
             (Path(str(config.follow)) / f"{len(sent):04}.txt").write_text(f"file {len(sent)}")
 
-    def seen(directory: Path) -> set[str]:
+    def seen(directory):
         return {row.decode() for row in rows(directory)}
 
     process = start()
@@ -219,12 +217,12 @@ def test_a_fault_of_the_follower_ends_the_run_with_a_checkpoint(tmp_path, monkey
     (Path(str(config.follow)) / "a.txt").write_text("some text " * 30)
     look, steps = Follower.look, threading.Event()
 
-    def faulty(self: Follower) -> bool:
+    def faulty(self):
         if steps.is_set():
             raise LookupError("there is no such thing")
         return look(self)
 
-    def observe(progress: Progress) -> None:
+    def observe(progress):
         if progress.step:
             steps.set()
 

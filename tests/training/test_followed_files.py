@@ -8,14 +8,12 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from mlxhog.data.segments import TrainingRow, stored_rows
+from mlxhog.data.segments import stored_rows
 from mlxhog.data.stream import StreamWriter, append_examples
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.training import follow
@@ -27,12 +25,12 @@ from tests.training.test_follow import ROOT, TOKENIZER, rows
 TALK = b"User: a\nAssistant: b"
 
 
-def new_follower(folder: Path, run: Path) -> Follower:
+def new_follower(folder, run):
     return Follower(folder, StreamWriter(run, TOKENIZER, seq_len=16, batch_size=1))
 
 
 @pytest.fixture
-def follower(tmp_path, monkeypatch) -> Any:
+def follower(tmp_path, monkeypatch):
     """A follower that takes a file at its first look."""
     monkeypatch.setattr(follow, "SETTLED_S", 0.0)
     folder = tmp_path / "new"
@@ -71,7 +69,7 @@ def test_a_file_that_is_not_text_is_named_once_and_the_others_are_trained(follow
     ]
 
 
-def trained(directory: Path) -> list[bytes]:
+def trained(directory):
     """The trained text of every published row."""
     rows = stored_rows(directory / "stream")
     return [bytes(TOKENIZER.decode(row.ids[row.masked + 1 :])) for row in rows]
@@ -148,7 +146,7 @@ def test_a_pipe_that_takes_the_place_of_a_file_is_left_out(follower, tmp_path, m
     assert "not a regular file" in follower.messages[0]
 
 
-def packed(suffix: str, text: bytes) -> bytes:
+def packed(suffix, text):
     if suffix == ".gz":
         return gzip.compress(text)
     if suffix == ".xz":
@@ -224,7 +222,7 @@ def test_a_file_that_is_being_read_when_the_run_ends_is_read_after_a_resume(foll
     reading, ended = threading.Event(), threading.Event()
     real = follower._rows
 
-    def slow(path: Path) -> Iterator[TrainingRow]:
+    def slow(path):
         for row in real(path):
             yield row
             reading.set()
@@ -248,7 +246,7 @@ def test_a_disk_that_does_not_answer_delays_no_end_of_a_run(follower, tmp_path, 
     reading, answers = threading.Event(), threading.Event()
     real = follower._rows
 
-    def hangs(path: Path) -> Iterator[TrainingRow]:
+    def hangs(path):
         yield from real(path)
         reading.set()
         assert answers.wait(LIMIT_S)
@@ -269,7 +267,7 @@ def test_an_unexpected_error_of_a_reader_costs_its_file_alone(follower, tmp_path
     (follower.folder / "b.txt").write_text("good")
     real = follower._rows
 
-    def fails(path: Path) -> Iterator[TrainingRow]:
+    def fails(path):
         yield from real(path)
         if path.name == "a.txt":
             raise RuntimeError("unexpected")
@@ -288,7 +286,7 @@ def test_a_file_that_the_machine_cannot_read_now_is_read_when_the_run_is_resumed
     (follower.folder / "b.txt").write_text("good")
     real = follower._rows
 
-    def fails(path: Path) -> Iterator[TrainingRow]:
+    def fails(path):
         yield from real(path)
         if path.name == "a.txt":
             raise lack

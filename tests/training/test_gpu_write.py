@@ -3,22 +3,19 @@
 No Mac is needed: `metal-emulated` runs the project's Metal source on the CPU.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
 from mlxhog import TrainConfig, train
+from mlxhog.base import verdicts
+from mlxhog.base.verdicts import Verdict, Verdicts
 from mlxhog.checkpoint import checkpoint
 from mlxhog.cli.train import summary
 from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.machine import verdicts
-from mlxhog.machine.verdicts import Verdict, Verdicts
-from mlxhog.report.metrics import Progress, Result
 from mlxhog.report.plain import line
 from mlxhog.training import kernel_choice
 from tests.cli.test_cli import RESULT
@@ -30,7 +27,7 @@ from tests.training.test_deaths import Killer
 EMULATED = {"gpu_write": "metal-emulated"}
 
 
-def run(tmp_path: Path, **options: object) -> Result:
+def run(tmp_path, **options):
     return train(small_config(tmp_path, **options))
 
 
@@ -48,9 +45,7 @@ def run(tmp_path: Path, **options: object) -> Result:
     ],
     ids=lambda options: "-".join(map(str, options.values())),
 )
-def test_every_optimizer_and_strategy_takes_the_same_steps_through_metal_source(
-    tmp_path: Path, options: dict[str, object]
-) -> None:
+def test_every_optimizer_and_strategy_takes_the_same_steps_through_metal_source(tmp_path, options):
     native = run(tmp_path, **options)
     metal = run(tmp_path, **options, **EMULATED)
     assert metal.steps == native.steps == 20
@@ -59,14 +54,14 @@ def test_every_optimizer_and_strategy_takes_the_same_steps_through_metal_source(
 
 
 @pytest.mark.slow
-def test_workers_of_both_frameworks_lose_no_update_through_metal_source(tmp_path: Path) -> None:
+def test_workers_of_both_frameworks_lose_no_update_through_metal_source(tmp_path):
     result = run(tmp_path, workers="mlx:cpu,torch:cpu", steps=60, **EMULATED)
     assert result.status == "done"
     assert result.lost_update_rate == 0
 
 
 @pytest.mark.slow
-def test_a_run_through_metal_source_is_resumed_by_native_steps(tmp_path: Path) -> None:
+def test_a_run_through_metal_source_is_resumed_by_native_steps(tmp_path):
     schedule = {"schedule": "constant", "warmup": 0}
     whole = run(tmp_path, steps=20, **schedule, **EMULATED)
     first = run(tmp_path, steps=10, **schedule, **EMULATED)
@@ -78,9 +73,7 @@ def test_a_run_through_metal_source_is_resumed_by_native_steps(tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_a_worker_killed_in_mid_step_is_replaced_and_no_other_step_is_lost(
-    tmp_path: Path,
-) -> None:
+def test_a_worker_killed_in_mid_step_is_replaced_and_no_other_step_is_lost(tmp_path):
     config = small_config(tmp_path, workers="mlx:cpu*2", steps=200, **EMULATED)
     result = Killer(kills=1).train(config)
     assert (result.status, result.restarts) == ("done", 1)
@@ -88,8 +81,8 @@ def test_a_worker_killed_in_mid_step_is_replaced_and_no_other_step_is_lost(
 
 
 @pytest.mark.slow
-def test_every_output_says_that_steps_were_emulated(tmp_path: Path) -> None:
-    reports: list[Progress] = []
+def test_every_output_says_that_steps_were_emulated(tmp_path):
+    reports = []
     result = train(
         small_config(tmp_path, workers="mlx:cpu", steps=10, **EMULATED), observer=reports.append
     )
@@ -109,8 +102,8 @@ def test_every_output_says_that_steps_were_emulated(tmp_path: Path) -> None:
     assert "gpu-write metal-emulated: Metal source ran on the CPU" in summary(result)
 
 
-def test_a_run_of_native_steps_says_so_too(tmp_path: Path) -> None:
-    reports: list[Progress] = []
+def test_a_run_of_native_steps_says_so_too(tmp_path):
+    reports = []
     result = train(small_config(tmp_path, steps=3), observer=reports.append)
     assert (result.to_json()["gpu_write"], result.to_json()["emulated"]) == ("cpu", False)
     assert "gpu-write" not in (reports[0].message or "")
@@ -123,21 +116,21 @@ def test_a_run_of_native_steps_says_so_too(tmp_path: Path) -> None:
 class Doctor:
     """A verdict on every question, in place of this machine's record."""
 
-    def __init__(self, ok: bool, reason: str = "lost 3 of 9 adds here") -> None:
+    def __init__(self, ok, reason="lost 3 of 9 adds here"):
         self.verdict = Verdict(ok, reason)
 
-    def gpu_write(self, backends: Any) -> Verdict:
+    def gpu_write(self, backends):
         return self.verdict
 
-    def live_read(self, backend: str) -> Verdict:
+    def live_read(self, backend):
         return self.verdict
 
-    def kernels(self, engine: str) -> Verdict:
+    def kernels(self, engine):
         return self.verdict
 
 
-def resolved(backends: str, doctor: Doctor, **options: object) -> kernel_choice.Writers:
-    config = TrainConfig(**options)  # type: ignore[arg-type]
+def resolved(backends, doctor, **options):
+    config = TrainConfig(**options)
     return kernel_choice.choose_writers(config, backends.split(), cast(Verdicts, doctor))
 
 
@@ -157,12 +150,7 @@ GOOD, BAD = Doctor(True), Doctor(False)
         ("torch:cpu", BAD, EMULATED, ("metal-emulated", "cas")),
     ],
 )
-def test_a_choice_of_writers_has_one_meaning(
-    backends: str,
-    doctor: Doctor,
-    options: dict[str, object],
-    expected: tuple[str, str],
-) -> None:
+def test_a_choice_of_writers_has_one_meaning(backends, doctor, options, expected):
     writers = resolved(backends, doctor, **options)
     assert (writers.gpu_write, writers.write) == expected
 
@@ -176,12 +164,7 @@ def test_a_choice_of_writers_has_one_meaning(
         ("mlx:gpu", GOOD, {"write": "lossless"}, "write=lossless was requested"),
     ],
 )
-def test_auto_falls_back_to_the_cpu_and_says_why(
-    backends: str,
-    doctor: Doctor,
-    options: dict[str, object],
-    reason: str,
-) -> None:
+def test_auto_falls_back_to_the_cpu_and_says_why(backends, doctor, options, reason):
     writers = resolved(backends, doctor, gpu_write="auto", **options)
     assert (writers.gpu_write, writers.write) == ("cpu", "lossless")
     (note,) = writers.notes
@@ -189,19 +172,19 @@ def test_auto_falls_back_to_the_cpu_and_says_why(
     assert reason in note
 
 
-def test_auto_says_so_when_it_chooses_metal() -> None:
+def test_auto_says_so_when_it_chooses_metal():
     assert "metal" in resolved("mlx:gpu", GOOD, gpu_write="auto").notes[0]
 
 
-def test_metal_without_a_gpu_worker_or_a_good_verdict_is_refused_with_the_way_out() -> None:
+def test_metal_without_a_gpu_worker_or_a_good_verdict_is_refused_with_the_way_out():
     with pytest.raises(ConfigError, match="needs a GPU worker.*metal-emulated"):
         resolved("mlx:cpu torch:cpu", GOOD, gpu_write="metal")
     with pytest.raises(EnvironmentLacks, match="lost 3 of 9.*mlxhog doctor.*--force"):
         resolved("mlx:gpu", BAD, gpu_write="metal")
 
 
-def test_live_reads_of_a_gpu_need_a_good_verdict_too() -> None:
-    options: dict[str, Any] = {"read": "live", "predict": "none"}
+def test_live_reads_of_a_gpu_need_a_good_verdict_too():
+    options = {"read": "live", "predict": "none"}
     with pytest.raises(EnvironmentLacks, match="read=live of mlx:gpu.*mlxhog doctor.*--force"):
         resolved("mlx:gpu", BAD, **options)
     for backends, doctor, more in (
@@ -212,7 +195,7 @@ def test_live_reads_of_a_gpu_need_a_good_verdict_too() -> None:
         assert resolved(backends, doctor, **options, **more).gpu_write == "cpu"
 
 
-def test_without_a_record_of_this_machine_metal_is_refused(tmp_path: Path) -> None:
+def test_without_a_record_of_this_machine_metal_is_refused(tmp_path):
     with pytest.raises(EnvironmentLacks, match="run `mlxhog doctor`"):
         kernel_choice.choose_writers(
             TrainConfig(gpu_write="metal"), ["mlx:gpu"], verdicts.load(tmp_path)
@@ -221,15 +204,15 @@ def test_without_a_record_of_this_machine_metal_is_refused(tmp_path: Path) -> No
 
 @each_of("write", ["lossless", "racy"])
 @each_of("who", ["metal", "metal-emulated"])
-def test_locks_beside_metal_kernels_are_a_contradiction(write: str, who: str) -> None:
+def test_locks_beside_metal_kernels_are_a_contradiction(write, who):
     with pytest.raises(
         ConfigError, match=f"is {write}, but beside gpu_write={who}.*set write=auto"
     ):
         TrainConfig(write=write, gpu_write=who)
 
 
-def test_each_worker_gets_the_engine_of_its_framework() -> None:
-    def engines(who: str) -> list[str | None]:
+def test_each_worker_gets_the_engine_of_its_framework():
+    def engines(who):
         writers = kernel_choice.Writers(who, "cas")
         return [writers.engine(b) for b in ("mlx:gpu", "mlx:cpu", "torch:mps", "torch:cpu")]
 
@@ -238,13 +221,13 @@ def test_each_worker_gets_the_engine_of_its_framework() -> None:
     assert engines("metal-emulated") == ["emulated:mlx"] * 2 + ["emulated:mps"] * 2
 
 
-def test_the_table_on_a_terminal_names_who_adds_the_steps() -> None:
+def test_the_table_on_a_terminal_names_who_adds_the_steps():
     assert "gpu-write" not in shown(PROGRESS)
     assert "gpu-write metal" in shown(replace(PROGRESS, gpu_write="metal"))
     assert "kernels metal-emulated" in shown(replace(PROGRESS, kernels="metal-emulated"))
 
 
-def test_emulated_operations_of_the_model_make_a_run_emulated() -> None:
+def test_emulated_operations_of_the_model_make_a_run_emulated():
     result = replace(RESULT, kernels="metal-emulated")
     assert result.to_json()["emulated"] is True
     assert "kernels metal-emulated: Metal source ran on the CPU" in summary(result)

@@ -1,10 +1,7 @@
 """Every held-out score of a run is of the same text, regardless of its time or speed."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +19,7 @@ from tests.training.small import small_config
 WORDS = ["lock", "free", "adds", "never", "wait"]
 
 
-def texts(folder: Path) -> str:
+def texts(folder):
     """A corpus whose held-out text is hard in its first half, and easy in its second."""
     rng = np.random.default_rng(0)
     hard = ["".join(rng.choice(list("abcdefghijklmnopqrstuvwxyz"), 200)) for _ in range(15)]
@@ -33,7 +30,7 @@ def texts(folder: Path) -> str:
     return str(folder)
 
 
-def listed(root: Path, capsys: pytest.CaptureFixture[str]) -> float:
+def listed(root, capsys):
     """The bits per byte of the one run that `mlxhog runs` lists."""
     capsys.readouterr()
     assert main(["runs", "--out", str(root), "--json"]) == 0
@@ -41,17 +38,17 @@ def listed(root: Path, capsys: pytest.CaptureFixture[str]) -> float:
     return float(json.loads(line)["bits_per_byte"])
 
 
-def of_all_text(result: Result, capsys: pytest.CaptureFixture[str]) -> float:
+def of_all_text(result, capsys):
     """The bits per byte of all held-out text, by `mlxhog eval`."""
     capsys.readouterr()
     assert main(["eval", str(result.checkpoint), "--backend", "mlx:cpu", "--json"]) == 0
     return float(json.loads(capsys.readouterr().out)["bits_per_byte"])
 
 
-def end_after(monkeypatch: pytest.MonkeyPatch, batches: int | None) -> None:
+def end_after(monkeypatch, batches):
     """Let the last evaluation end when the fixed part and some batches of all text are done."""
 
-    def begin(evaluation: FinalEvaluation) -> bool:
+    def begin(evaluation):
         most = len(evaluation._scores)
         end = most if batches is None else evaluation._part_end + batches
         evaluation._begin(end, monotonic_ns() + 60 * 10**9)
@@ -62,12 +59,10 @@ def end_after(monkeypatch: pytest.MonkeyPatch, batches: int | None) -> None:
 
 @pytest.mark.slow
 def test_the_list_shows_a_rise_after_more_training_only_where_all_of_the_text_has_it(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+    tmp_path, monkeypatch, capsys
+):
     shown, whole, results = list[float](), list[float](), list[Result]()
-    options: dict[str, Any] = {
+    options = {
         "data": texts(tmp_path), "eval_every": "1h", "eval_tokens": 512, "seed": 1,
         "schedule": "constant", "warmup": 0.0, "name": "one",
     }  # fmt: skip
@@ -88,19 +83,17 @@ def test_the_list_shows_a_rise_after_more_training_only_where_all_of_the_text_ha
     # The larger score covers what there was time for, and says so.
     assert [each.final_share == 1.0 for each in results] == [True, False, True]
     assert results[0].final_bits_per_byte == pytest.approx(whole[0], rel=1e-5)
-    assert results[1].final_bits_per_byte > results[0].final_bits_per_byte  # type: ignore[operator]
+    assert results[1].final_bits_per_byte > results[0].final_bits_per_byte
 
 
 @pytest.mark.slow
-def test_a_resumed_run_keeps_its_text_whatever_its_budget(
-    tmp_path: Path,
-) -> None:
+def test_a_resumed_run_keeps_its_text_whatever_its_budget(tmp_path):
     folder = tmp_path / "long"
     folder.mkdir()
     for name in ("valid", "train"):
         document = json.dumps({"text": " ".join(WORDS * 4000)}) + "\n"
         (folder / f"{name}.jsonl").write_text(document)
-    options: dict[str, Any] = {"data": str(folder), "eval_tokens": None, "steps": None}
+    options = {"data": str(folder), "eval_tokens": None, "steps": None}
     first = train(small_config(tmp_path, **options, time=1e-3))  # the model is too slow for that
     options |= {"resume": first.run, "steps": 1}
     part = make_plan(small_config(tmp_path, **options)).held_out
@@ -109,9 +102,7 @@ def test_a_resumed_run_keeps_its_text_whatever_its_budget(
     assert make_plan(small_config(tmp_path, **options)).held_out.asked_bytes == 16_384
 
 
-def test_a_checkpoint_of_another_version_is_refused_in_one_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_checkpoint_of_another_version_is_refused_in_one_sentence(tmp_path, capsys):
     first = train(small_config(tmp_path))
     path = Path(str(first.checkpoint)) / "state.json"
     record = json.loads(path.read_text())
@@ -127,9 +118,9 @@ def test_a_checkpoint_of_another_version_is_refused_in_one_sentence(
 
 @pytest.mark.slow
 def test_a_score_of_less_text_than_the_fixed_part_is_not_called_the_larger_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def little(self: FinalEvaluation) -> evaluation.HeldOutScore:
+    tmp_path, monkeypatch
+):
+    def little(self):
         return evaluation.HeldOutScore(nats=700.0, n_bytes=100, tokens=100, share=0.1)
 
     options = {"data": texts(tmp_path), "steps": 2, "eval_every": "1h", "eval_tokens": 2000}

@@ -1,7 +1,5 @@
 """Held-out evaluations during training: the best, its checkpoint, and early stopping."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -9,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,14 +16,14 @@ from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
 from mlxhog.errors import CheckpointError, ConfigError
-from mlxhog.report.metrics import Evaluation, Result
+from mlxhog.report.metrics import Evaluation
 from mlxhog.training.held_out_watch import HeldOutWatch
 from mlxhog.training.plan import make_plan
 from tests.training.small import small_config
 from tests.training.test_deaths import ROOT, run_directory, wait_until
 
 
-def test_patience_counts_evaluations_without_a_new_best() -> None:
+def test_patience_counts_evaluations_without_a_new_best():
     watch = HeldOutWatch(patience=2)
     for step, (bits, best, ends) in enumerate(
         [(3.0, True, False), (2.5, True, False), (2.5, False, False), (2.6, False, True)]
@@ -36,14 +33,14 @@ def test_patience_counts_evaluations_without_a_new_best() -> None:
     assert (watch.bits_per_byte, watch.step) == (2.5, 1)
 
 
-def test_a_best_that_could_not_be_saved_keeps_no_worse_one_from_being_saved() -> None:
+def test_a_best_that_could_not_be_saved_keeps_no_worse_one_from_being_saved():
     watch, saves = HeldOutWatch(keeps_best=True), []
-    monitor: Any = SimpleNamespace(evaluations=0)
+    monitor = SimpleNamespace(evaluations=0)
     for bits, fits in ((3.0, True), (1.0, False), (2.0, True), (2.5, True)):
         monitor.evaluations += 1
         monitor.evaluation = Evaluation(val_bits_per_byte=bits, val_step=monitor.evaluations)
 
-        def save(bits: float = bits, fits: bool = fits) -> bool:
+        def save(bits=bits, fits=fits):
             saves.append(bits)
             return fits
 
@@ -52,7 +49,7 @@ def test_a_best_that_could_not_be_saved_keeps_no_worse_one_from_being_saved() ->
     assert (watch.bits_per_byte, watch.step, watch.since) == (2.0, 3, 1)
 
 
-def test_a_loss_that_is_reached_ends_a_run_in_bits_per_byte() -> None:
+def test_a_loss_that_is_reached_ends_a_run_in_bits_per_byte():
     watch = HeldOutWatch(stop_at_loss=2.0)
     watch.take(2.1, 1)
     assert watch.reason_to_stop() is None
@@ -62,8 +59,8 @@ def test_a_loss_that_is_reached_ends_a_run_in_bits_per_byte() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["hogwild", "sync", "local_sgd"])
-def test_epochs_are_passes_over_the_text(tmp_path: Path, strategy: str) -> None:
-    options: dict[str, Any] = {"steps": None, "epochs": 2, "workers": "mlx:cpu*2"}
+def test_epochs_are_passes_over_the_text(tmp_path, strategy):
+    options = {"steps": None, "epochs": 2, "workers": "mlx:cpu*2"}
     if strategy == "local_sgd":
         options["average_every"] = 4
     config = small_config(tmp_path, seq_len=64, batch_size=8, strategy=strategy, **options)
@@ -79,10 +76,10 @@ def test_epochs_are_passes_over_the_text(tmp_path: Path, strategy: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def patient(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result, list[str]]:
+def patient(tmp_path_factory):
     """A run that cannot get better, and its messages."""
     folder = tmp_path_factory.mktemp("patient")
-    messages: list[str] = []
+    messages = []
     config = small_config(
         folder, steps=100_000, eval_every=5, patience=2, lr=1e-30, schedule="constant",
         weight_decay=0.0,
@@ -91,9 +88,7 @@ def patient(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result, lis
 
 
 @pytest.mark.slow
-def test_a_run_without_a_new_best_ends_early_and_says_why(
-    patient: tuple[Path, Result, list[str]],
-) -> None:
+def test_a_run_without_a_new_best_ends_early_and_says_why(patient):
     _, result, messages = patient
     assert result.status == "done"
     assert 15 <= result.steps < 100_000
@@ -102,9 +97,7 @@ def test_a_run_without_a_new_best_ends_early_and_says_why(
 
 
 @pytest.mark.slow
-def test_the_best_checkpoint_is_found_by_name_and_path_and_generates(
-    patient: tuple[Path, Result, list[str]], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_best_checkpoint_is_found_by_name_and_path_and_generates(patient, capsys):
     folder, result, _ = patient
     run = Run(Path(result.run))
     best = checkpoint.best(run)
@@ -119,11 +112,9 @@ def test_the_best_checkpoint_is_found_by_name_and_path_and_generates(
 
 
 @pytest.mark.slow
-def test_a_run_resumes_from_its_best_and_a_finished_one_asks_for_a_budget(
-    patient: tuple[Path, Result, list[str]],
-) -> None:
+def test_a_run_resumes_from_its_best_and_a_finished_one_asks_for_a_budget(patient):
     folder, result, _ = patient
-    saved = checkpoint.load(checkpoint.best(Run(Path(result.run))))  # type: ignore[arg-type]
+    saved = checkpoint.load(checkpoint.best(Run(Path(result.run))))
     config = small_config(folder, steps=3, eval_every=5, patience=2, resume=f"{result.run}/best")
     plan = make_plan(config)
     assert plan.resumption is not None
@@ -136,8 +127,8 @@ def test_a_run_resumes_from_its_best_and_a_finished_one_asks_for_a_budget(
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_reached_ends_the_run_and_no_best_is_kept_unasked(tmp_path: Path) -> None:
-    messages: list[str] = []
+def test_a_loss_that_is_reached_ends_the_run_and_no_best_is_kept_unasked(tmp_path):
+    messages = []
     config = small_config(tmp_path, steps=100_000, eval_every=2, stop_at_loss=9.0)
     result = train(config, observer=lambda p: messages.append(p.message or ""))
     assert (result.status, result.steps < 100_000) == ("done", True)
@@ -147,7 +138,7 @@ def test_a_loss_that_is_reached_ends_the_run_and_no_best_is_kept_unasked(tmp_pat
 
 
 @pytest.mark.slow
-def test_a_killed_run_leaves_a_whole_best_that_later_ones_do_not_drop(tmp_path: Path) -> None:
+def test_a_killed_run_leaves_a_whole_best_that_later_ones_do_not_drop(tmp_path):
     config = small_config(
         tmp_path, steps=None, time=120, eval_every=5, save_every=3, keep_last=1, keep_best=True
     )

@@ -1,12 +1,9 @@
 """A run that begins with the weights of a checkpoint: kept and new rows, and refusals."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,20 +18,19 @@ from mlxhog.data import bpe
 from mlxhog.errors import CheckpointError, ConfigError, DataError, MlxhogError
 from mlxhog.models import families
 from mlxhog.models.families import init_params
-from mlxhog.report.metrics import Result
 from mlxhog.training.checkpoints import restore
-from mlxhog.training.plan import Plan, make_plan
+from mlxhog.training.plan import make_plan
 from tests.training.small import SMALL_MODEL, mixed_model, small_config
 
 
 @pytest.fixture(scope="module")
-def before(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+def before(tmp_path_factory):
     """A folder with a small run."""
     folder = tmp_path_factory.mktemp("before")
     return folder, train(small_config(folder, steps=10, name="first"))
 
 
-def tuned(before: tuple[Path, Result], **options: Any) -> TrainConfig:
+def tuned(before, **options):
     """Options of a run that begins with that run's weights, on text of its own."""
     folder, first = before
     text = folder / "new"
@@ -45,20 +41,20 @@ def tuned(before: tuple[Path, Result], **options: Any) -> TrainConfig:
     return small_config(folder, **{**defaults, **options})
 
 
-def first_parameters(plan: Plan) -> dict[str, Any]:
+def first_parameters(plan):
     """The initial parameters of a run with this plan."""
     with Arena.create(plan.layout) as arena:
         restore(plan, arena, Ledger(arena))
         return {name: np.array(arena.param(name)) for name in arena.layout.slots}
 
 
-def weights(path: str | Path | None) -> dict[str, Any]:
+def weights(path):
     assert path is not None
     return {name: np.array(value) for name, value in formats.open(path).tensors.items()}
 
 
 @pytest.mark.parametrize("by", ["run", "checkpoint", "latest", "name"])
-def test_a_run_begins_with_the_weights_alone(before: tuple[Path, Result], by: str) -> None:
+def test_a_run_begins_with_the_weights_alone(before, by):
     folder, first = before
     spec = {"run": first.run, "checkpoint": first.checkpoint, "latest": "latest"}
     plan = make_plan(tuned(before, init_from=spec.get(by, Path(first.run).name)))
@@ -72,11 +68,9 @@ def test_a_run_begins_with_the_weights_alone(before: tuple[Path, Result], by: st
 
 
 @pytest.mark.slow
-def test_the_run_names_its_initial_weights_and_resumes_and_repeats_without_asking(
-    before: tuple[Path, Result],
-) -> None:
+def test_the_run_names_its_initial_weights_and_resumes_and_repeats_without_asking(before):
     _, first = before
-    messages: list[str] = []
+    messages = []
     result = train(
         tuned(before, init_from="latest"), observer=lambda p: messages.append(p.message or "")
     )
@@ -91,7 +85,7 @@ def test_the_run_names_its_initial_weights_and_resumes_and_repeats_without_askin
     assert make_plan(again).model.hidden_size == 32
 
 
-def test_a_directory_of_transformers_gives_model_and_weights(before: tuple[Path, Result]) -> None:
+def test_a_directory_of_transformers_gives_model_and_weights(before):
     folder, first = before
     target = folder / "hf"
     assert main(["convert", str(first.checkpoint), str(target), "--to", "hf"]) == 0
@@ -100,9 +94,7 @@ def test_a_directory_of_transformers_gives_model_and_weights(before: tuple[Path,
     assert all(np.array_equal(begin[name], saved[name]) for name in saved)
 
 
-def test_rows_of_tokens_with_the_same_text_are_kept_and_others_begin_anew(
-    before: tuple[Path, Result],
-) -> None:
+def test_rows_of_tokens_with_the_same_text_are_kept_and_others_begin_anew(before):
     _, first = before
     config = tuned(before, tokenizer="bpe:300", resize_vocab=True)
     plan = make_plan(config)
@@ -122,7 +114,7 @@ def test_rows_of_tokens_with_the_same_text_are_kept_and_others_begin_anew(
     assert all(np.array_equal(begin[name], saved[name]) for name in others)
 
 
-def model_file(folder: Path, **changes: str) -> str:
+def model_file(folder, **changes):
     lines = dict(line.split(": ") for line in SMALL_MODEL.split("\n") if line)
     path = folder / f"{'-'.join(changes)}.yaml"
     path.write_text("".join(f"{key}: {value}\n" for key, value in {**lines, **changes}.items()))
@@ -137,16 +129,12 @@ def model_file(folder: Path, **changes: str) -> str:
         ({"num_hidden_layers": "2"}, r"num_hidden_layers is 1 there and 2 here"),
     ],
 )
-def test_a_model_with_other_shapes_is_refused_naming_them(
-    before: tuple[Path, Result], changes: dict[str, str], message: str
-) -> None:
+def test_a_model_with_other_shapes_is_refused_naming_them(before, changes, message):
     with pytest.raises(CheckpointError, match=message):
         make_plan(tuned(before, model=model_file(before[0], **changes)))
 
 
-def test_a_files_vocabulary_is_the_checkpoints_and_one_that_is_asked_for_is_refused(
-    before: tuple[Path, Result],
-) -> None:
+def test_a_files_vocabulary_is_the_checkpoints_and_one_that_is_asked_for_is_refused(before):
     model = model_file(before[0], vocab_size="384")
     assert make_plan(tuned(before, model=model)).model.vocab_size == 320
     message = "vocabulary of 320 rows, the model here of 384; add --resize-vocab"
@@ -155,15 +143,13 @@ def test_a_files_vocabulary_is_the_checkpoints_and_one_that_is_asked_for_is_refu
             make_plan(tuned(before, set="vocab_size=384", **options))
 
 
-def test_unusable_checkpoints_and_models_are_refused_with_the_way_out(
-    before: tuple[Path, Result],
-) -> None:
+def test_unusable_checkpoints_and_models_are_refused_with_the_way_out(before):
     folder, first = before
     bare = folder / "bare"
     bare.mkdir()
     for name in ("model.safetensors", "config.json"):
         (bare / name).write_bytes((Path(str(first.checkpoint)) / name).read_bytes())
-    refused: list[tuple[dict[str, Any], type[MlxhogError], str]] = [
+    refused = [
         ({"model": mixed_model(folder)}, CheckpointError, r"family xLSTM Large \(xlstm\).*first"),
         ({"tokenizer": "bpe:300"}, CheckpointError, r"tokenizer bytes .* or add --resize-vocab"),
         ({"init_from": "nothing"}, MlxhogError, r"no run 'nothing'"),
@@ -178,7 +164,7 @@ def test_unusable_checkpoints_and_models_are_refused_with_the_way_out(
     assert plan.model.vocab_size == 320
 
 
-def test_weights_that_are_not_finite_are_refused(before: tuple[Path, Result]) -> None:
+def test_weights_that_are_not_finite_are_refused(before):
     folder, first = before
     target = folder / "nan"
     assert main(["convert", str(first.checkpoint), str(target), "--to", "hf"]) == 0
@@ -191,9 +177,7 @@ def test_weights_that_are_not_finite_are_refused(before: tuple[Path, Result]) ->
         first_parameters(plan)
 
 
-def test_the_command_exits_with_the_reason_where_the_shapes_are_others(
-    before: tuple[Path, Result], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_exits_with_the_reason_where_the_shapes_are_others(before, capsys):
     folder, _ = before
     wide = model_file(folder, hidden_size="64")
     words = ["train", "--model", wide, "--init-from", "latest", "--out", str(folder / "runs")]
@@ -214,14 +198,12 @@ def test_the_command_exits_with_the_reason_where_the_shapes_are_others(
         ({"patience": 1, "determinism": "rounds", "steps": 5}, "patience ends each run"),
     ],
 )
-def test_options_that_contradict_each_other_are_named(
-    options: dict[str, Any], message: str
-) -> None:
+def test_options_that_contradict_each_other_are_named(options, message):
     with pytest.raises(ConfigError, match=message):
         TrainConfig(**options)
 
 
-def test_the_options_stay_open_only_where_a_checkpoint_closes_them() -> None:
+def test_the_options_stay_open_only_where_a_checkpoint_closes_them():
     fresh = TrainConfig()
     assert (fresh.model, fresh.tokenizer) == ("minute", "auto")
     open_ = TrainConfig(init_from="x")
@@ -230,7 +212,7 @@ def test_the_options_stay_open_only_where_a_checkpoint_closes_them() -> None:
     assert json.dumps(open_.to_yaml())
 
 
-def text_of(folder: Path, *more: str) -> str:
+def text_of(folder, *more):
     """A folder with four files of the earlier run's text, and more."""
     folder.mkdir()
     for k in range(4):
@@ -240,9 +222,7 @@ def text_of(folder: Path, *more: str) -> str:
     return str(folder)
 
 
-def test_a_score_on_text_that_the_earlier_run_trained_on_has_a_note(
-    before: tuple[Path, Result], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_score_on_text_that_the_earlier_run_trained_on_has_a_note(before, capsys):
     folder, first = before
     data = text_of(folder / "again")  # of which the earlier run held out none, or one file
     again = tuned(before, data=data, eval_every="1h", name="again")
@@ -259,15 +239,13 @@ def test_a_score_on_text_that_the_earlier_run_trained_on_has_a_note(
     assert other.held_out.seen == ""  # its text is its own
 
 
-def test_text_of_the_earlier_run_that_it_held_out_has_no_note(
-    before: tuple[Path, Result],
-) -> None:
+def test_text_of_the_earlier_run_that_it_held_out_has_no_note(before):
     folder, _ = before
     same = make_plan(tuned(before, data=str(folder / "text"), eval_every="1h"))
     assert same.held_out.seen == ""
 
 
-def test_text_of_an_earlier_run_that_is_gone_is_said_not_to_be_checked(tmp_path: Path) -> None:
+def test_text_of_an_earlier_run_that_is_gone_is_said_not_to_be_checked(tmp_path):
     first = train(small_config(tmp_path, steps=2))
     data = text_of(tmp_path / "some")
     config = small_config(

@@ -1,9 +1,6 @@
 """Runs with Muon: either backend, one worker or several, saved and resumed like AdamW's."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +21,7 @@ from mlxhog.training.plan import make_plan
 from tests.training.small import identical, largest_difference, parameters, small_config
 
 MUON = {"optimizer": "muon", "lr": 3e-3, "schedule": "constant", "warmup": 0}
-EQUAL: dict[str, Any] = dict.fromkeys(GROUPS.values(), 1.0)
+EQUAL = dict.fromkeys(GROUPS.values(), 1.0)
 """One step size for all groups, as for every vocabulary of bytes."""
 WITHOUT_HIDDEN = """
 model_type: mad
@@ -36,7 +33,7 @@ bos_token_id: 256
 
 
 @pytest.mark.slow
-def test_hidden_matrices_keep_a_mean_and_the_rest_both_moments(tmp_path: Path) -> None:
+def test_hidden_matrices_keep_a_mean_and_the_rest_both_moments(tmp_path):
     result = train(small_config(tmp_path, moments="private", **MUON))
     saved = checkpoint.load(Path(str(result.checkpoint)))
     hidden = families.hidden_matrices(load_architecture(str(tmp_path / "small.yaml")))
@@ -47,7 +44,7 @@ def test_hidden_matrices_keep_a_mean_and_the_rest_both_moments(tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_both_backends_take_the_same_steps(tmp_path: Path) -> None:
+def test_both_backends_take_the_same_steps(tmp_path):
     """As far as their gradients agree: float32 rounding, which a polar factor enlarges.
 
     No rule depends on the backend of the gradient, so one optimizer suffices.
@@ -63,7 +60,7 @@ def test_both_backends_take_the_same_steps(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_in_turn_a_run_that_looks_ahead_takes_other_steps(tmp_path: Path) -> None:
+def test_in_turn_a_run_that_looks_ahead_takes_other_steps(tmp_path):
     common = {**MUON, "strategy": "round_robin", "workers": "mlx:cpu*2", "moments": "shared"}
     ahead, plain = (
         parameters(train(small_config(tmp_path, predict=predict, **common)))
@@ -73,7 +70,7 @@ def test_in_turn_a_run_that_looks_ahead_takes_other_steps(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_private_moments_become_those_of_all_and_the_other_way_round(tmp_path: Path) -> None:
+def test_private_moments_become_those_of_all_and_the_other_way_round(tmp_path):
     common = {**MUON, "workers": "mlx:cpu*2", "steps": 20}
     private = train(small_config(tmp_path, moments="private", **common))
     shared = train(small_config(tmp_path, moments="shared", resume=private.run, **common))
@@ -87,7 +84,7 @@ def test_private_moments_become_those_of_all_and_the_other_way_round(tmp_path: P
 
 
 @pytest.mark.slow
-def test_private_moments_that_were_those_of_all_have_seen_the_steps_of_all(tmp_path: Path) -> None:
+def test_private_moments_that_were_those_of_all_have_seen_the_steps_of_all(tmp_path):
     common = {**MUON, "workers": "mlx:cpu*2", "steps": 20}
     shared = train(small_config(tmp_path, moments="shared", **common))
     assert sum(checkpoint.load(Path(str(shared.checkpoint))).state["opt_steps"].values()) == 20
@@ -103,9 +100,7 @@ def test_private_moments_that_were_those_of_all_have_seen_the_steps_of_all(tmp_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [{}, {"async_after": 0.5}], ids=["hogwild", "async_after"])
-def test_last_steps_are_restored_and_restart_with_another_optimizer_state(
-    tmp_path: Path, more: dict[str, float]
-) -> None:
+def test_last_steps_are_restored_and_restart_with_another_optimizer_state(tmp_path, more):
     common = {**MUON, **more, "workers": "mlx:cpu*2", "steps": 20}
     first = train(small_config(tmp_path, **common))
     loaded = checkpoint.load(Path(str(first.checkpoint)))
@@ -128,9 +123,7 @@ def test_last_steps_are_restored_and_restart_with_another_optimizer_state(
 
 
 @pytest.mark.slow
-def test_the_moments_of_another_optimizer_are_refused_or_dropped_on_request(
-    tmp_path: Path,
-) -> None:
+def test_the_moments_of_another_optimizer_are_refused_or_dropped_on_request(tmp_path):
     first = train(small_config(tmp_path, **MUON))
     adamw = {"resume": first.run, "steps": 10}
     with pytest.raises(CheckpointError, match=r"optimizer muon, this is adamw.*--reset-optimizer"):
@@ -143,7 +136,7 @@ def test_the_moments_of_another_optimizer_are_refused_or_dropped_on_request(
 
 
 @pytest.mark.slow
-def test_a_run_of_adamw_resumes_with_it_if_no_optimizer_is_named(tmp_path: Path) -> None:
+def test_a_run_of_adamw_resumes_with_it_if_no_optimizer_is_named(tmp_path):
     first = train(small_config(tmp_path))
     resumed = {"resume": first.run, "steps": 10}
     assert (
@@ -157,7 +150,7 @@ def test_a_run_of_adamw_resumes_with_it_if_no_optimizer_is_named(tmp_path: Path)
         make_plan(small_config(tmp_path, optimizer="muon", **resumed))
 
 
-def test_the_stored_configuration_names_options_that_the_model_decided(tmp_path: Path) -> None:
+def test_the_stored_configuration_names_options_that_the_model_decided(tmp_path):
     result = train(small_config(tmp_path, optimizer="auto", lr=None))
     stored = yaml.safe_load((Path(result.run) / "config.yaml").read_text())
     assert stored["optimizer"] == Muon(beta1=0.9, nesterov=0.1, **EQUAL).to_dict()
@@ -165,7 +158,7 @@ def test_the_stored_configuration_names_options_that_the_model_decided(tmp_path:
 
 
 @pytest.mark.slow
-def test_a_step_is_the_same_whichever_worker_orthogonalises(tmp_path: Path) -> None:
+def test_a_step_is_the_same_whichever_worker_orthogonalises(tmp_path):
     """Each thread of a worker, or each worker of a round, takes its own matrices."""
     common = {**MUON, "beta1": 0.9, "steps": 5}
     one, two = (
@@ -191,9 +184,7 @@ def test_a_step_is_the_same_whichever_worker_orthogonalises(tmp_path: Path) -> N
     ],
     ids=lambda options: "-".join(map(str, options.values())),
 )
-def test_a_step_is_the_same_whether_the_cpu_or_the_workers_device_orthogonalises(
-    tmp_path: Path, options: dict[str, object]
-) -> None:
+def test_a_step_is_the_same_whether_the_cpu_or_the_workers_device_orthogonalises(tmp_path, options):
     common = {**MUON, "steps": 6, **options}
     by_cpu, by_worker = (
         parameters(train(small_config(tmp_path, orthogonalization_device=device, **common)))
@@ -204,9 +195,7 @@ def test_a_step_is_the_same_whether_the_cpu_or_the_workers_device_orthogonalises
 
 
 @pytest.mark.slow
-def test_a_model_without_hidden_matrices_trains_with_adamw_and_the_plan_says_so(
-    tmp_path: Path,
-) -> None:
+def test_a_model_without_hidden_matrices_trains_with_adamw_and_the_plan_says_so(tmp_path):
     model = tmp_path / "model.yaml"
     model.write_text(WITHOUT_HIDDEN)
     common = {"model": str(model), "strategy": "serial", "steps": 10, "lr": None}

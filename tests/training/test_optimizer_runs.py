@@ -1,7 +1,5 @@
 """Runs with Lion, Adan, APOLLO and SOAP: their state, their step sizes, other workers."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 
@@ -28,7 +26,7 @@ REFRESHED = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("optimizer", "strategy"), [("soap", "sync"), ("apollo", "round_robin")])
-def test_several_workers_train_with_it(tmp_path: Path, optimizer: str, strategy: str) -> None:
+def test_several_workers_train_with_it(tmp_path, optimizer, strategy):
     common = {
         **COMMON,
         **REFRESHED.get(optimizer, {}),
@@ -41,7 +39,7 @@ def test_several_workers_train_with_it(tmp_path: Path, optimizer: str, strategy:
 
 
 @pytest.mark.slow
-def test_apollo_keeps_projected_moments_and_a_norm_of_hidden_matrices(tmp_path: Path) -> None:
+def test_apollo_keeps_projected_moments_and_a_norm_of_hidden_matrices(tmp_path):
     config = small_config(tmp_path, optimizer="apollo", projection_rank=3, **COMMON)
     result = train(config)
     saved = checkpoint.load(Path(str(result.checkpoint)))
@@ -60,7 +58,7 @@ def test_apollo_keeps_projected_moments_and_a_norm_of_hidden_matrices(tmp_path: 
     assert sum(key.startswith("norm") for key in saved.optimizer) == len(hidden)
 
 
-def test_a_small_state_makes_a_small_arena(tmp_path: Path) -> None:
+def test_a_small_state_makes_a_small_arena(tmp_path):
     common = {"model": "tiny", "workers": "2", "max_workers": 2}
     adamw, mini = (
         make_plan(small_config(tmp_path, optimizer=optimizer, **common))
@@ -74,9 +72,7 @@ def test_a_small_state_makes_a_small_arena(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["apollo", "soap"])
-def test_other_workers_begin_with_the_state_of_one_where_bases_have_no_average(
-    tmp_path: Path, optimizer: str
-) -> None:
+def test_other_workers_begin_with_the_state_of_one_where_bases_have_no_average(tmp_path, optimizer):
     common = {**COMMON, **REFRESHED[optimizer], "strategy": "hogwild", "optimizer": optimizer}
     first = train(small_config(tmp_path, workers="mlx:cpu*2", steps=12, **common))
     saved = checkpoint.load(Path(str(first.checkpoint)))
@@ -97,7 +93,7 @@ def test_other_workers_begin_with_the_state_of_one_where_bases_have_no_average(
                 assert arena.workers.entry(slot).opt_step == steps[source]
 
 
-def test_state_of_another_shape_is_refused_by_name(tmp_path: Path) -> None:
+def test_state_of_another_shape_is_refused_by_name(tmp_path):
     common = {**COMMON, "strategy": "serial", "optimizer": "apollo"}
     first = train(small_config(tmp_path, steps=4, projection_rank=4, **common))
     again = small_config(tmp_path, steps=4, projection_rank=2, resume=first.run, **common)
@@ -105,10 +101,8 @@ def test_state_of_another_shape_is_refused_by_name(tmp_path: Path) -> None:
         train(again)
 
 
-def test_two_lock_free_workers_of_lion_take_a_smaller_step_and_the_plan_says_so(
-    tmp_path: Path,
-) -> None:
-    def plan_of(**options: object) -> tuple[float, list[str]]:
+def test_two_lock_free_workers_of_lion_take_a_smaller_step_and_the_plan_says_so(tmp_path):
+    def plan_of(**options):
         plan = make_plan(small_config(tmp_path, lr=1e-3, **options))
         return plan.schedule(0.0)(0.03, 0), [note for note in plan.notes if "lr_workers" in note]
 
@@ -124,7 +118,7 @@ def test_two_lock_free_workers_of_lion_take_a_smaller_step_and_the_plan_says_so(
 
 
 @pytest.mark.slow
-def test_the_half_life_of_the_second_moment_is_in_tokens_of_a_step(tmp_path: Path) -> None:
+def test_the_half_life_of_the_second_moment_is_in_tokens_of_a_step(tmp_path):
     common = {**COMMON, "strategy": "serial", "steps": 6, "batch_size": 2}  # 64 tokens a step
     by_tokens = train(small_config(tmp_path, beta2_half_life=640, **common))
     directly = train(small_config(tmp_path, beta2=2.0**-0.1, **common))
@@ -132,7 +126,7 @@ def test_the_half_life_of_the_second_moment_is_in_tokens_of_a_step(tmp_path: Pat
 
 
 @pytest.mark.parametrize("optimizer", ["lion", "soap"])
-def test_a_model_without_hidden_matrices_trains_too(tmp_path: Path, optimizer: str) -> None:
+def test_a_model_without_hidden_matrices_trains_too(tmp_path, optimizer):
     model = tmp_path / "model.yaml"
     model.write_text(
         "model_type: mad\nvocab_size: 320\nhidden_size: 32\nlayers: [slstm-v1]\nbos_token_id: 256\n"
@@ -145,7 +139,7 @@ def test_a_model_without_hidden_matrices_trains_too(tmp_path: Path, optimizer: s
 
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["lion", "soap"])
-def test_metal_kernels_add_the_same_steps_to_a_run(tmp_path: Path, optimizer: str) -> None:
+def test_metal_kernels_add_the_same_steps_to_a_run(tmp_path, optimizer):
     common = {
         **COMMON,
         **REFRESHED.get(optimizer, {}),

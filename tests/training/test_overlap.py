@@ -1,28 +1,24 @@
 """`--overlap`: a step is added beside the next gradient, counted as late, and never lost."""
 
-from __future__ import annotations
-
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 
 from mlxhog import TrainConfig, train
-from mlxhog.arena import Arena, control
+from mlxhog.arena import control
 from mlxhog.arena.control import Command
 from mlxhog.arena.ledger import TicketState
 from mlxhog.arena.workers import Phase
-from mlxhog.backends.backend import Grads
+from mlxhog.base.workers import WorkerSpec
 from mlxhog.checkpoint import checkpoint
 from mlxhog.config.budget import Budget
 from mlxhog.config.rules import Slowdown
 from mlxhog.errors import ConfigError
-from mlxhog.machine.workers import WorkerSpec
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
 from mlxhog.training import evaluation, worker
 from mlxhog.training.memory import GradientMemory
@@ -39,46 +35,42 @@ TOKENS = 10
 Compute = Callable[[], None]
 
 
-def no_work() -> None:
+def no_work():
     """A gradient that takes no time."""
 
 
-def overlapped(
-    arena: Arena, compute: Compute = no_work, budget: Budget | None = None, of: Any = None
-) -> OverlappedSteps:
+def overlapped(arena, compute=no_work, budget=None, of=None):
     """Steps of a worker whose gradients are 1, computed while `compute` runs."""
     chosen = of or strategy(Hogwild, overlap=True)
     one = context(arena, 1, chosen)
     one.budget = budget or Budget(steps=9)
-    one.backend = SimpleNamespace(  # type: ignore[assignment]
-        inbox=np.zeros_like(arena.params), refresh=no_work
-    )
+    one.backend = SimpleNamespace(inbox=np.zeros_like(arena.params), refresh=no_work)
 
-    def gradient(batches: object) -> tuple[float, Grads]:
+    def gradient(batches):
         compute()
         return 1.0, {"w": np.ones(4, np.float32)}
 
     batch = SimpleNamespace(x=np.zeros((1, TOKENS)), n_tokens=TOKENS, n_labels=TOKENS, n_bytes=40)
-    gradients: Any = SimpleNamespace(
+    gradients = SimpleNamespace(
         micro_batches=lambda lease: [batch],
         of=gradient,
         slow_down=lambda *_: None,
         slowdown=Slowdown(),
         backend=SimpleNamespace(forward_share=None),
     )
-    setup: Any = SimpleNamespace(strategy=chosen, config=TrainConfig(overlap=True))
+    setup = SimpleNamespace(strategy=chosen, config=TrainConfig(overlap=True))
     ring = control.Ring(np.zeros(control.RING_BYTES, np.uint8))
     return OverlappedSteps(job(slot=1, setup=setup), one, ring, gradients)
 
 
 @pytest.fixture
-def arena() -> Iterator[Arena]:
+def arena():
     with new_arena(steps=4) as result:
         yield result
 
 
-def test_a_step_is_added_and_recorded_while_the_next_gradient_is_computed(arena: Arena) -> None:
-    def compute() -> None:
+def test_a_step_is_added_and_recorded_while_the_next_gradient_is_computed(arena):
+    def compute():
         before = next(gradients)
         wait_until(lambda: entry.steps == before)
 
@@ -94,7 +86,7 @@ def test_a_step_is_added_and_recorded_while_the_next_gradient_is_computed(arena:
     assert arena.counters.load("tokens") == 4 * TOKENS
 
 
-def test_the_arena_keeps_still_at_a_pause_and_before_any_request(arena: Arena) -> None:
+def test_the_arena_keeps_still_at_a_pause_and_before_any_request(arena):
     steps = overlapped(arena)
     steps.step()
     assert (steps.context.entry.steps, arena.counters.load("version")) == (0, 0)
@@ -107,19 +99,19 @@ def test_the_arena_keeps_still_at_a_pause_and_before_any_request(arena: Arena) -
     assert evaluation.takes_on(steps.context, "eval_asked", "eval_taken")
     assert steps.context.entry.steps == arena.counters.load("version") == 2
     steps.step()
-    jobs: Any = SimpleNamespace(evaluate_rest=no_work)
+    jobs = SimpleNamespace(evaluate_rest=no_work)
     assert not worker.Work(steps.context, steps, jobs).follow(Command.EVALUATE)
     assert steps.context.entry.steps == 3
     assert steps.context.entry.staleness_max == 0  # each was read after the last one's write
 
 
-def test_an_error_in_a_gradient_leaves_the_step_beside_it_whole_and_counted(arena: Arena) -> None:
-    def compute() -> None:
+def test_an_error_in_a_gradient_leaves_the_step_beside_it_whole_and_counted(arena):
+    def compute():
         if computed:
             raise ConfigError("the framework fails")
         computed.append(1)
 
-    computed: list[int] = []
+    computed = []
     steps = overlapped(arena, compute)
     steps.step()
     with pytest.raises(ConfigError, match="the framework fails"):
@@ -130,16 +122,16 @@ def test_an_error_in_a_gradient_leaves_the_step_beside_it_whole_and_counted(aren
     assert ledger.state(0, 1) == TicketState.LEASED  # comes back when its worker is reaped
 
 
-def test_a_budget_of_tokens_is_not_exceeded_by_the_step_that_waits(arena: Arena) -> None:
+def test_a_budget_of_tokens_is_not_exceeded_by_the_step_that_waits(arena):
     steps = overlapped(arena, budget=Budget(tokens=2 * TOKENS))
     for _ in range(5):
         steps.step()
     assert arena.counters.load("tokens") == 2 * TOKENS
 
 
-def test_a_strategy_of_ones_own_with_another_worker_is_refused(arena: Arena) -> None:
+def test_a_strategy_of_ones_own_with_another_worker_is_refused(arena):
     class Own(Hogwild):
-        def worker(self, context: Any) -> HogwildWorker:
+        def worker(self, context):
             return HogwildWorker(context)
 
     with pytest.raises(ConfigError, match="HogwildWorker, expected an OverlappedWorker"):
@@ -150,15 +142,13 @@ def test_a_strategy_of_ones_own_with_another_worker_is_refused(arena: Arena) -> 
     ("backend", "threads", "expected"),
     [("torch:cpu", 4, (3, 1)), ("torch:cpu", 1, (1, 1)), ("mlx:gpu", 4, (4, 4))],
 )
-def test_a_cpu_worker_has_no_more_threads_than_it_was_given(
-    backend: str, threads: int, expected: tuple[int, int]
-) -> None:
+def test_a_cpu_worker_has_no_more_threads_than_it_was_given(backend, threads, expected):
     one = a_job(backend, overlap=True)
-    one.setup.workers = 2 * (WorkerSpec(backend, threads),)  # type: ignore[misc]
+    one.setup.workers = 2 * (WorkerSpec(backend, threads),)
     assert (one.compute_threads, one.step_threads) == expected
 
 
-def test_the_gradient_that_waits_counts_in_the_memory_of_a_worker(tmp_path: Path) -> None:
+def test_the_gradient_that_waits_counts_in_the_memory_of_a_worker(tmp_path):
     one, two = (make_plan(small_config(tmp_path, overlap=on)) for on in (False, True))
     without, waiting = (
         GradientMemory.of(each.config, each.model, each.layout, 1).fixed_bytes
@@ -168,9 +158,7 @@ def test_the_gradient_that_waits_counts_in_the_memory_of_a_worker(tmp_path: Path
 
 
 @pytest.mark.slow
-def test_one_worker_takes_the_steps_of_a_simulation_with_gradients_one_update_old(
-    tmp_path: Path,
-) -> None:
+def test_one_worker_takes_the_steps_of_a_simulation_with_gradients_one_update_old(tmp_path):
     aged = {"strategy": "sim", "sim_staleness": "histogram:1=1"}
     for optimizer in ("adamw", "muon"):
         common = {"optimizer": optimizer, "moments": "private", "predict": "none"}
@@ -184,7 +172,7 @@ def test_one_worker_takes_the_steps_of_a_simulation_with_gradients_one_update_ol
 
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_killed_workers_lose_no_step_and_no_ticket(tmp_path: Path, optimizer: str) -> None:
+def test_killed_workers_lose_no_step_and_no_ticket(tmp_path, optimizer):
     config = small_config(
         tmp_path, workers="mlx:cpu*2", overlap=True, steps=200, optimizer=optimizer
     )
@@ -193,8 +181,8 @@ def test_killed_workers_lose_no_step_and_no_ticket(tmp_path: Path, optimizer: st
 
 
 @pytest.mark.slow
-def test_checkpoints_and_evaluations_find_no_step_that_waits(tmp_path: Path) -> None:
-    common: dict[str, Any] = {"workers": "mlx:cpu*2", "overlap": True}
+def test_checkpoints_and_evaluations_find_no_step_that_waits(tmp_path):
+    common = {"workers": "mlx:cpu*2", "overlap": True}
     first = train(small_config(tmp_path, steps=25, save_every=9, eval_every=7, **common))
     second = train(small_config(tmp_path, steps=35, resume=first.run, **common))
     assert (second.status, second.steps) == ("done", 60)

@@ -1,7 +1,5 @@
 """An optimizer is one file: no line of the package changes, and every command finds it again."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -17,7 +15,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "my_optimizer.py"
 
 
 @pytest.mark.slow
-def test_a_run_with_an_own_optimizer_is_recorded_replayed_and_resumed(tmp_path: Path) -> None:
+def test_a_run_with_an_own_optimizer_is_recorded_replayed_and_resumed(tmp_path):
     small_config(tmp_path)  # writes a text
     small = (
         *("--model", "small.yaml", "--data", "text", "--seq-len", "32", "--steps", "3"),
@@ -50,5 +48,5 @@ def test_a_run_with_an_own_optimizer_is_recorded_replayed_and_resumed(tmp_path: 
     assert "was trained with optimizer my_optimizer" in other.err
 
 
-def test_the_example_is_short() -> None:
+def test_the_example_is_short():
     assert len(EXAMPLE.read_text().splitlines()) <= 45

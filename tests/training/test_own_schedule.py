@@ -1,9 +1,5 @@
 """A schedule is one file: every command that reads the run finds it again."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import pytest
 import yaml
 
@@ -31,7 +27,7 @@ class Staircase(Schedule):
 
 
 @pytest.mark.slow
-def test_a_run_with_an_own_schedule_is_resumed_replayed_and_evaluated(tmp_path: Path) -> None:
+def test_a_run_with_an_own_schedule_is_resumed_replayed_and_evaluated(tmp_path):
     (tmp_path / "mine.py").write_text(SCHEDULE)
     (tmp_path / "conf.yaml").write_text("plugin: mine.py\nschedule: staircase\nsteps: 2\n")
     small_config(tmp_path)  # writes a text

@@ -1,10 +1,7 @@
 """A strategy in a file of the user's own: examples/my_strategy.py, which changes no other file."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import yaml
@@ -23,15 +20,13 @@ TWO = {"workers": "mlx:cpu*2", "plugin": str(FILE)}
 
 
 @pytest.fixture
-def own(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def own(monkeypatch):
     """The module of the file, unknown to other tests."""
     monkeypatch.setattr(STRATEGIES, "_by_name", dict(STRATEGIES.known()))
     return plugins.load(FILE)
 
 
-def test_a_strategy_of_ones_own_keeps_the_options_that_its_class_declares(
-    own: ModuleType, tmp_path: Path
-) -> None:
+def test_a_strategy_of_ones_own_keeps_the_options_that_its_class_declares(own, tmp_path):
     options = {**TWO, "strategy": "my_strategy", "optimizer": "sgd"}
     config = small_config(tmp_path, predict="own", staleness_lr="exp", my_share=0.3, **options)
     assert config.strategy == own.MyStrategy(predict="own", staleness_lr="exp", share=0.3)
@@ -45,9 +40,7 @@ def test_a_strategy_of_ones_own_keeps_the_options_that_its_class_declares(
         small_config(tmp_path, determinism="record", **options)
 
 
-def test_a_strategy_without_a_runner_is_refused_with_the_missing_line(
-    own: ModuleType, tmp_path: Path
-) -> None:
+def test_a_strategy_without_a_runner_is_refused_with_the_missing_line(own, tmp_path):
     @dataclass(frozen=True, kw_only=True)
     class Lost(StrategyChoice):
         name = "lost"
@@ -58,9 +51,7 @@ def test_a_strategy_without_a_runner_is_refused_with_the_missing_line(
 
 
 @pytest.mark.slow
-def test_a_strategy_of_ones_own_trains_with_two_workers_and_resumes(
-    own: ModuleType, tmp_path: Path
-) -> None:
+def test_a_strategy_of_ones_own_trains_with_two_workers_and_resumes(own, tmp_path):
     first = train(small_config(tmp_path, steps=20, strategy="my_strategy(share=0.3)", **TWO))
     assert (first.status, first.steps) == ("done", 20)
     stored = yaml.safe_load((Path(first.run) / "config.yaml").read_text())

@@ -1,7 +1,5 @@
 """The output of `train --dry-run`, and warnings of text that is read too often."""
 
-from __future__ import annotations
-
 import json
 import math
 import re
@@ -13,12 +11,12 @@ from unittest.mock import Mock
 
 import pytest
 
+from mlxhog.base import verdicts
+from mlxhog.base.verdicts import Verdicts
+from mlxhog.base.workers import WorkerSpec
 from mlxhog.checkpoint import creation
 from mlxhog.cli import main
 from mlxhog.config.budget import Budget
-from mlxhog.machine import verdicts
-from mlxhog.machine.verdicts import Verdicts
-from mlxhog.machine.workers import WorkerSpec
 from mlxhog.report.metrics import Progress, WorkerReport
 from mlxhog.report.monitor import Monitor
 from mlxhog.training import engines, lengths, preview
@@ -34,7 +32,7 @@ WORDS = (
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(tmp_path, monkeypatch):
     """A folder with a model and a text, on a machine that was never measured."""
     small_config(tmp_path)
     (tmp_path / "text" / "12.jsonl").write_text('{"content": "one more"}\n')
@@ -44,14 +42,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+def said(capsys, *words):
     assert main(changed(WORDS, *words)) == 0
     return capsys.readouterr().out
 
 
-def test_it_names_changed_options_files_and_memory(
-    here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_it_names_changed_options_files_and_memory(here, capsys):
     known = json.loads(said(capsys, "--json"))
     assert known["changed"]["set"] == "hidden_size=64"
     assert {"model", "data", "tokens", "seq_len"} <= known["changed"].keys()
@@ -83,9 +79,7 @@ def test_it_names_changed_options_files_and_memory(
     assert not (here / "runs").exists()
 
 
-def test_it_names_the_files_with_held_out_text_and_their_share(
-    here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_it_names_the_files_with_held_out_text_and_their_share(here, capsys):
     (here / "text" / "novel.md").write_text("call me ishmael " * 3000)
     data = json.loads(said(capsys, "--json"))["data"]
     by_file = {Path(one["path"]).name: one["held_out_bytes"] for one in data["files"]}
@@ -102,9 +96,7 @@ def test_it_names_the_files_with_held_out_text_and_their_share(
     assert "novel.md  3.8 kB" in "".join(lines[held_out + 1 : held_out + 3])
 
 
-def test_it_names_files_that_are_held_out_by_name(
-    here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_it_names_files_that_are_held_out_by_name(here, capsys):
     (here / "text" / "valid.txt").write_text("word " * 100)
     data = json.loads(said(capsys, "--json"))["data"]
     held_out = {Path(one["path"]).name: one["held_out_bytes"] for one in data["files"]}
@@ -114,9 +106,7 @@ def test_it_names_files_that_are_held_out_by_name(
     assert "note: held-out text, by name: valid.txt\n" in text
 
 
-def test_it_names_files_whose_texts_are_in_other_fields(
-    here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_it_names_files_whose_texts_are_in_other_fields(here, capsys):
     assert "fields  " not in said(capsys)
     (here / "text" / "13.jsonl").write_text('{"text": "a"}\n{"content": "b"}\n{"text": "c"}\n')
     text, known = said(capsys), json.loads(said(capsys, "--json"))
@@ -127,9 +117,7 @@ def test_it_names_files_whose_texts_are_in_other_fields(
     assert f"fields         {line}" in text
 
 
-def test_the_time_is_estimated_from_a_run_like_it_and_else_from_doctor(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_time_is_estimated_from_a_run_like_it_and_else_from_doctor(here, monkeypatch):
     config = small_config(here, tokens=10_000, steps=None)
     plan = make_plan(config)
     assert preview.tokens_per_s(plan) is None
@@ -152,9 +140,7 @@ def test_the_time_is_estimated_from_a_run_like_it_and_else_from_doctor(
     assert "about 20 s" in preview.text(plan, config)
 
 
-def test_workers_on_one_gpu_count_once_in_the_estimate(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_on_one_gpu_count_once_in_the_estimate(here, monkeypatch):
     team = [WorkerSpec(name, 1) for name in ("mlx:gpu", "torch:mps", "mlx:cpu")]
     plan = replace(make_plan(small_config(here)), workers=tuple(team))
     record = {"tokens_per_s": {"mlx:gpu": 9000.0, "torch:mps": 7000.0, "mlx:cpu": 1000.0}}
@@ -164,16 +150,14 @@ def test_workers_on_one_gpu_count_once_in_the_estimate(
     assert estimate[0] == pytest.approx(10_000 * 939_680 / plan.parameters)
 
 
-def test_notes_and_the_warning_of_repetition_are_shown(
-    here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_notes_and_the_warning_of_repetition_are_shown(here, capsys):
     known = json.loads(said(capsys, "--tokens", "1m", "--json"))
     (warning,) = [note for note in known["notes"] if "times in this budget" in note]
     assert f"read {known['epochs']:.3g} times" in warning
     assert f"note: {warning}" in said(capsys, "--tokens", "1m")
 
 
-def test_epochs_count_the_batches_of_synchronous_rounds(here: Path) -> None:
+def test_epochs_count_the_batches_of_synchronous_rounds(here):
     config = small_config(here, workers="mlx:cpu*3", async_after=0.25, steps=None, epochs=6)
     plan = make_plan(config)
     tickets = math.ceil(plan.epoch_tokens / plan.tokens_per_step)
@@ -196,9 +180,7 @@ def test_epochs_count_the_batches_of_synchronous_rounds(here: Path) -> None:
         (Budget(), 50.0, None),
     ],
 )
-def test_a_budget_is_counted_in_passes(
-    budget: Budget, rate: float | None, read: float | None
-) -> None:
+def test_a_budget_is_counted_in_passes(budget, rate, read):
     result = lengths.passes(budget, epoch_tokens=100, tokens_per_step=64, tokens_per_s=rate)
     assert result == read
     assert (lengths.warning(read, 100) is not None) == (
@@ -209,22 +191,20 @@ def test_a_budget_is_counted_in_passes(
 class FastMonitor:
     """The monitor of a run that has read its text `times` times in half its time."""
 
-    def __init__(self, epoch_tokens: int, times: float) -> None:
+    def __init__(self, epoch_tokens, times):
         self.budget, self.tokens = Budget(seconds=60), int(times * epoch_tokens)
 
-    def totals(self) -> tuple[int, int, float]:
+    def totals(self):
         return 10, self.tokens, 30.0
 
-    def progress(self, **shown: object) -> Progress:
+    def progress(self, **shown):
         return Progress(budget_fraction=0.5, message=shown.get("message"))
 
 
 @pytest.mark.parametrize(("times", "warned"), [(1.9, 0), (3.9, 0), (4.5, 1)])
-def test_a_budget_of_time_is_warned_of_once_the_text_was_read_often(
-    here: Path, times: float, warned: int
-) -> None:
+def test_a_budget_of_time_is_warned_of_once_the_text_was_read_often(here, times, warned):
     plan = make_plan(small_config(here, time=60, steps=None))
-    messages: list[str] = []
+    messages = []
     monitor = cast(Monitor, FastMonitor(plan.epoch_tokens, times))
     reporter = Reporter(
         plan,
@@ -258,8 +238,8 @@ def test_a_budget_of_time_is_warned_of_once_the_text_was_read_often(
     ],
 )
 def test_a_costly_optimizer_is_named_once_with_the_option_that_lowers_its_share(
-    here: Path, optimizer: dict[str, object], backend: str, way: str
-) -> None:
+    here, optimizer, backend, way
+):
     costly = WorkerReport(
         slot=1, backend=backend, steps=50, compute_s=1.0, apply_s=0.6, optimizer_s=0.5
     )
@@ -267,7 +247,7 @@ def test_a_costly_optimizer_is_named_once_with_the_option_that_lowers_its_share(
         progress=lambda **shown: Progress(workers=(costly,), message=shown.get("message")),
         totals=lambda: (50, 100, 1.6),
     )
-    messages: list[str] = []
+    messages = []
     plan = make_plan(small_config(here, **optimizer))
     reporter = Reporter(
         plan,
@@ -292,9 +272,8 @@ def test_a_costly_optimizer_is_named_once_with_the_option_that_lowers_its_share(
     ],
 )
 def test_a_mac_without_accelerates_product_is_named(
-    here: Path, monkeypatch: pytest.MonkeyPatch, system: str, has_blas: bool, optimizer: str,
-    notes: int,
-) -> None:  # fmt: skip
+    here, monkeypatch, system, has_blas, optimizer, notes
+):
     monkeypatch.setattr(engines, "sys", SimpleNamespace(platform=system))
     monkeypatch.setattr(engines, "ops", SimpleNamespace(has_blas=lambda: has_blas))
     plan = make_plan(small_config(here, optimizer=optimizer))

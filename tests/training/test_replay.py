@@ -1,12 +1,9 @@
 """A recorded run of real processes, killed ones included, is replayed bit for bit or refused."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
 import signal
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
@@ -17,20 +14,19 @@ from mlxhog import TrainConfig, train
 from mlxhog.arena import event_log
 from mlxhog.arena.event_log import Step
 from mlxhog.arena.requests import Refused, ask
+from mlxhog.base import machine
+from mlxhog.base.machine import Machine
+from mlxhog.base.verdicts import Verdicts
 from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
 from mlxhog.errors import CheckpointError, ConfigError, DataError, EnvironmentLacks, RunError
-from mlxhog.machine import machine
-from mlxhog.machine.machine import Machine
-from mlxhog.machine.verdicts import Verdicts
-from mlxhog.report.metrics import Result
 from mlxhog.training import recording, replay
 from mlxhog.training.kernel_choice import check_recorded
 from tests.training.asking import endless, trained, until
 from tests.training.small import identical, parameters, small_config
 
 
-def kill_the_first_worker(directory: Path) -> None:
+def kill_the_first_worker(directory):
     """Kill it once both have taken some steps, and wait for steps of its replacement."""
     workers = until(directory, lambda workers: all(workers[k]["steps"] > 20 for k in (1, 2)))
     pid, steps = workers[1]["pid"], workers[1]["steps"]
@@ -46,7 +42,7 @@ def kill_the_first_worker(directory: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Result:
+def recorded(tmp_path_factory):
     """Two workers with shared moments; one was killed."""
     config = endless(
         tmp_path_factory.mktemp("recorded"), workers="mlx:cpu*2", determinism="record",
@@ -58,15 +54,13 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Result:
 
 
 @pytest.fixture
-def copy(recorded: Result, tmp_path: Path) -> Path:
+def copy(recorded, tmp_path):
     """A copy of the recorded run's folder that tests may damage."""
     return Path(shutil.copytree(recorded.run, tmp_path / Path(recorded.run).name))
 
 
 @pytest.mark.slow
-def test_a_recorded_run_with_a_killed_worker_replays_to_its_hashes(
-    recorded: Result, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_recorded_run_with_a_killed_worker_replays_to_its_hashes(recorded, capsys):
     assert main(["replay", recorded.run, "--json"]) == 0
     outcome = json.loads(capsys.readouterr().out)
     assert outcome["equal"]
@@ -76,7 +70,7 @@ def test_a_recorded_run_with_a_killed_worker_replays_to_its_hashes(
 
 
 @pytest.mark.slow
-def test_mlx_and_torch_workers_with_moments_of_their_own_replay(tmp_path: Path) -> None:
+def test_mlx_and_torch_workers_with_moments_of_their_own_replay(tmp_path):
     muon = {"optimizer": "muon", "moments": "private", "orthogonalization_device": "worker"}
     config = small_config(
         tmp_path, workers="mlx:cpu,torch:cpu", determinism="record", steps=40, **muon
@@ -88,9 +82,7 @@ def test_mlx_and_torch_workers_with_moments_of_their_own_replay(tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_the_first_difference_is_named_by_worker_step_and_stripe(
-    copy: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_first_difference_is_named_by_worker_step_and_stripe(copy, capsys):
     path = event_log.worker_path(copy, 2)
     records = list(event_log.read(path))
     steps = [record for record in records if isinstance(record, Step)]
@@ -103,9 +95,7 @@ def test_the_first_difference_is_named_by_worker_step_and_stripe(
 
 
 @pytest.mark.slow
-def test_logs_that_do_not_fit_together_end_in_a_message(
-    copy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_logs_that_do_not_fit_together_end_in_a_message(copy, monkeypatch):
     monkeypatch.setattr(replay, "STUCK_S", 1.0)
     path = event_log.worker_path(copy, 2)
     records = list(event_log.read(path))
@@ -116,7 +106,7 @@ def test_logs_that_do_not_fit_together_end_in_a_message(
     assert "worker 1 (mlx:cpu) waits at stripe or row" in outcome.difference
 
 
-def header(directory: Path, **values: object) -> None:
+def header(directory, **values):
     path = directory / event_log.FOLDER / "header.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
@@ -127,26 +117,22 @@ def header(directory: Path, **values: object) -> None:
     [
         (lambda run: shutil.rmtree(run / "replay"), RunError, "was not recorded; record one with"),
         (lambda run: (run / "replay" / "end.json").unlink(), RunError, "has no end"),
-        (lambda run: header(run, format=99), RunError, "expected a log of format 1"),
+        (lambda run: header(run, format=99), RunError, "expected a log of format 2"),
         (lambda run: header(run, layout_sha256="0"), CheckpointError, "another layout"),
         (lambda run: header(run, tokens_sha256="0" * 64), DataError, "other text|digest 0000"),
         (lambda run: header(run, initial_sha256={"params": ""}), CheckpointError, "began with"),
         (lambda run: header(run, versions={"numpy": "1.0"}), EnvironmentLacks, r"numpy 1\.0"),
     ],
 )  # fmt: skip
-def test_a_run_that_cannot_be_replayed_is_refused_with_the_reason(
-    copy: Path, spoil: Callable[[Path], object], error: type[Exception], message: str
-) -> None:
+def test_a_run_that_cannot_be_replayed_is_refused_with_the_reason(copy, spoil, error, message):
     spoil(copy)
     with pytest.raises(error, match=message):
         replay.replay(Run(copy))
 
 
 @pytest.mark.slow
-def test_a_replay_without_the_backend_says_which(
-    copy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def missing(backends: set[str]) -> dict[str, str]:
+def test_a_replay_without_the_backend_says_which(copy, monkeypatch):
+    def missing(backends):
         raise ModuleNotFoundError(name="mlx")
 
     monkeypatch.setattr(recording, "versions", missing)
@@ -155,17 +141,15 @@ def test_a_replay_without_the_backend_says_which(
 
 
 @pytest.mark.slow
-def test_a_log_that_is_cut_is_refused_before_anything_starts(copy: Path) -> None:
+def test_a_log_that_is_cut_is_refused_before_anything_starts(copy):
     path = event_log.worker_path(copy, 1)
     path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(RunError, match="is cut at byte"):
+    with pytest.raises(RunError, match="is cut: its last record, at byte"):
         replay.replay(Run(copy))
 
 
 @pytest.mark.slow
-def test_a_recorded_run_resumes_only_without_a_record_which_stays(
-    copy: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_recorded_run_resumes_only_without_a_record_which_stays(copy, capsys):
     more = ["train", "--resume", str(copy), "--steps", "5", "--quiet"]
     assert main(more) == 2
     assert "a record begins with its run; add --determinism none" in capsys.readouterr().err
@@ -173,11 +157,11 @@ def test_a_recorded_run_resumes_only_without_a_record_which_stays(
     assert replay.replay(Run(copy)).difference is None
 
 
-def test_workers_on_a_gpu_are_recorded_where_doctor_found_that_they_repeat_or_by_force() -> None:
+def test_workers_on_a_gpu_are_recorded_where_doctor_found_that_they_repeat_or_by_force():
     config = TrainConfig(determinism="record")
     workers = (["torch:cpu", "mlx:gpu"], ["native", "reference"])
 
-    def record(**forms: bool) -> Verdicts:
+    def record(**forms):
         return Verdicts(Path("none"), None, {"repeats": {"mlx:gpu": forms}})
 
     check_recorded(config, *workers, record(reference=True))
@@ -193,15 +177,13 @@ def test_workers_on_a_gpu_are_recorded_where_doctor_found_that_they_repeat_or_by
 
 
 @pytest.mark.slow
-def test_a_run_in_rounds_ends_with_the_same_bits_again(tmp_path: Path) -> None:
+def test_a_run_in_rounds_ends_with_the_same_bits_again(tmp_path):
     options = {"workers": "mlx:cpu*2", "determinism": "rounds", "strategy": "auto", "steps": 60}
     first, second = (train(small_config(tmp_path, **options)) for _ in range(2))
     assert identical(parameters(first), parameters(second))
 
 
-def test_rounds_refuses_a_strategy_whose_runs_differ_and_names_those_that_do_not(
-    tmp_path: Path,
-) -> None:
+def test_rounds_refuses_a_strategy_whose_runs_differ_and_names_those_that_do_not(tmp_path):
     config = small_config(tmp_path, determinism="rounds", strategy="hogwild")
     with pytest.raises(ConfigError, match="hogwild is never the same twice") as refused:
         train(config)
@@ -211,10 +193,10 @@ def test_rounds_refuses_a_strategy_whose_runs_differ_and_names_those_that_do_not
 
 
 @pytest.mark.slow
-def test_workers_that_join_and_leave_a_recorded_run_are_replayed(tmp_path: Path) -> None:
+def test_workers_that_join_and_leave_a_recorded_run_are_replayed(tmp_path):
     mac = Machine("macos", "arm64", 4, 8 << 30, "Apple M4", frozenset({"mlx"}))
 
-    def join_and_leave(directory: Path) -> None:
+    def join_and_leave(directory):
         with (
             mock.patch.object(machine, "here", return_value=mac),
             pytest.raises(Refused, match="mlx:gpu is not known to compute the same bits"),
@@ -233,12 +215,12 @@ def test_workers_that_join_and_leave_a_recorded_run_are_replayed(tmp_path: Path)
     run = Run(Path(trained(config, join_and_leave).run))
     outcome = replay.replay(run)
     assert outcome.difference is None
-    assert {one.slot for slot in (1, 2) for one in replay.parts(run.directory, slot)} == {1, 2}
+    assert [len(replay.processes(run.directory, slot)) for slot in (1, 2)] == [1, 1]
 
 
 @pytest.mark.slow
-def test_no_worker_joins_a_recorded_run_with_moments_of_its_own(tmp_path: Path) -> None:
-    def join(directory: Path) -> None:
+def test_no_worker_joins_a_recorded_run_with_moments_of_its_own(tmp_path):
+    def join(directory):
         with pytest.raises(Refused, match="begin with another worker's moments"):
             ask(directory, "join", workers="mlx:cpu")
 

@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -39,9 +38,9 @@ def test_the_command_stops_the_latest_run(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_checkpoint_that_is_asked_for_is_there_with_the_answer(tmp_path):
-    answers: list[Any] = []
+    answers = []
 
-    def save(directory: Path) -> None:
+    def save(directory):
         answers.append(ask(directory, "checkpoint"))
         answers.append(checkpoint.load(Path(answers[0]["path"])).state["used"]["steps"])
 
@@ -53,7 +52,7 @@ def test_a_checkpoint_that_is_asked_for_is_there_with_the_answer(tmp_path):
 def test_a_sample_that_is_asked_for_is_written(tmp_path):
     config = endless(tmp_path, sample_every="1h")
 
-    def sample(directory: Path) -> None:
+    def sample(directory):
         ask(directory, "sample")
         new_run = run.Run(directory)
         while not new_run.last_sample():
@@ -64,7 +63,7 @@ def test_a_sample_that_is_asked_for_is_written(tmp_path):
 
 @pytest.mark.slow
 def test_status_names_the_activity_and_the_workers(tmp_path):
-    answers: list[Any] = []
+    answers = []
     trained(endless(tmp_path), lambda directory: answers.append(ask(directory, "status")))
     assert answers[0]["doing"] == "training"
     assert answers[0]["step"] >= 3
@@ -73,7 +72,7 @@ def test_status_names_the_activity_and_the_workers(tmp_path):
 
 @pytest.mark.slow
 def test_unknown_requests_are_refused_and_training_continues(tmp_path):
-    def ask_nonsense(directory: Path) -> None:
+    def ask_nonsense(directory):
         with pytest.raises(Refused, match="no request 'explode'; a run takes status, stop"):
             ask(directory, "explode")
         with pytest.raises(Refused, match="no field 'step'"):

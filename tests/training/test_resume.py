@@ -6,7 +6,6 @@ import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ import torch
 import transformers
 import yaml
 
-from mlxhog import TrainConfig, train
+from mlxhog import train
 from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger
 from mlxhog.checkpoint import checkpoint, run
@@ -22,7 +21,6 @@ from mlxhog.checkpoint.creation import default_name
 from mlxhog.cli import main
 from mlxhog.errors import CheckpointError, ConfigError, DataError
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
-from mlxhog.report.metrics import Progress, Result
 from mlxhog.strategies.sync import is_over
 from mlxhog.training.checkpoints import restore
 from mlxhog.training.final_evaluation import FinalEvaluation
@@ -31,16 +29,16 @@ from tests.models.twins import TWINS
 from tests.training.small import small_config
 
 
-def state_of(stored: run.Run) -> dict[str, Any]:
+def state_of(stored):
     """The state in the last checkpoint of a run."""
     return checkpoint.load(checkpoint.latest(stored)).state
 
 
-def run_interrupted_after(steps: int, config: TrainConfig) -> Result:
+def run_interrupted_after(steps, config):
     """Train until Ctrl-C, which comes as soon as n steps are reported."""
-    pressed: list[int] = []
+    pressed = []
 
-    def press(progress: Progress) -> None:
+    def press(progress):
         if progress.step >= steps and not pressed:
             pressed.append(progress.step)
             signal.raise_signal(signal.SIGINT)
@@ -48,13 +46,13 @@ def run_interrupted_after(steps: int, config: TrainConfig) -> Result:
     return train(config, observer=press)
 
 
-def state(result: Result) -> dict[str, Any]:
+def state(result):
     """The state in the last checkpoint of a result's run."""
     return checkpoint.load(Path(str(result.checkpoint))).state
 
 
 @pytest.mark.slow
-def test_a_run_resumes_with_another_strategy_and_learns_on(tmp_path: Path) -> None:
+def test_a_run_resumes_with_another_strategy_and_learns_on(tmp_path):
     workers = {"serial": "mlx:cpu", "sync": "mlx:cpu*2", "hogwild": "mlx:cpu*2"}
     bits, before = 9.0, None
     for turn, strategy in enumerate(("serial", "sync", "hogwild", "serial"), start=1):
@@ -71,11 +69,9 @@ def test_a_run_resumes_with_another_strategy_and_learns_on(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_workers_that_join_take_the_average_of_the_moments_and_the_run_says_so(
-    tmp_path: Path,
-) -> None:
+def test_workers_that_join_take_the_average_of_the_moments_and_the_run_says_so(tmp_path):
     first = train(small_config(tmp_path, steps=20, workers="mlx:cpu*2"))
-    messages: list[str] = []
+    messages = []
     config = small_config(tmp_path, steps=20, workers="mlx:cpu*3", resume=first.run)
     second = train(config, observer=lambda p: messages.append(p.message or ""))
     assert second.steps == 40
@@ -83,9 +79,7 @@ def test_workers_that_join_take_the_average_of_the_moments_and_the_run_says_so(
 
 
 @pytest.mark.slow
-def test_a_run_that_went_asynchronous_resumes_with_every_workers_own_moments(
-    tmp_path: Path,
-) -> None:
+def test_a_run_that_went_asynchronous_resumes_with_every_workers_own_moments(tmp_path):
     options = {"workers": "mlx:cpu*2", "async_after": 0.5, "steps": 40}
     first = train(small_config(tmp_path, **options))
     loaded = checkpoint.load(Path(str(first.checkpoint)))
@@ -103,7 +97,7 @@ def test_a_run_that_went_asynchronous_resumes_with_every_workers_own_moments(
 
 
 @pytest.mark.slow
-def test_the_rest_of_a_budget_of_passes_is_the_same_text_for_other_workers(tmp_path: Path) -> None:
+def test_the_rest_of_a_budget_of_passes_is_the_same_text_for_other_workers(tmp_path):
     options = {"epochs": 1, "steps": None}
     config = small_config(tmp_path, workers="mlx:cpu*2", strategy="sync", **options)
     steps = make_plan(config).budget.steps
@@ -125,7 +119,7 @@ def test_the_rest_of_a_budget_of_passes_is_the_same_text_for_other_workers(tmp_p
     assert (again.steps, again.equal_steps_before) == (math.ceil(steps - done), done)
 
 
-def test_epochs_of_a_schedule_continue_where_the_text_was_left(tmp_path: Path) -> None:
+def test_epochs_of_a_schedule_continue_where_the_text_was_left(tmp_path):
     options = {"schedule": "backoff", "backoff_epochs": 1, "backoff_beta": 0.5, "steps": 2}
     config = small_config(tmp_path, workers="mlx:cpu*2", strategy="sync", **options)
     first = train(config)
@@ -136,10 +130,10 @@ def test_epochs_of_a_schedule_continue_where_the_text_was_left(tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_a_resumed_synchronous_run_has_no_moments_to_average(tmp_path: Path) -> None:
+def test_a_resumed_synchronous_run_has_no_moments_to_average(tmp_path):
     options = {"workers": "mlx:cpu*2", "strategy": "sync", "steps": 5}
     first = train(small_config(tmp_path, **options))
-    messages: list[str] = []
+    messages = []
     train(
         small_config(tmp_path, resume=first.run, **options),
         observer=lambda p: messages.append(p.message or ""),
@@ -147,8 +141,8 @@ def test_a_resumed_synchronous_run_has_no_moments_to_average(tmp_path: Path) -> 
     assert not any("moments" in message for message in messages)
 
 
-def test_a_run_opens_with_a_summary(tmp_path: Path) -> None:
-    messages: list[str] = []
+def test_a_run_opens_with_a_summary(tmp_path):
+    messages = []
     result = train(
         small_config(tmp_path, steps=2), observer=lambda p: messages.append(p.message or "")
     )
@@ -159,15 +153,13 @@ def test_a_run_opens_with_a_summary(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_automatic_step_size_is_that_of_the_strategy_that_resumes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_automatic_step_size_is_that_of_the_strategy_that_resumes(tmp_path, capsys):
     options = {"optimizer": "muon", "lr": None, "workers": "mlx:cpu*2", "strategy": "sync"}
     first = train(small_config(tmp_path, steps=4, sync_shares="speed", **options))
     sync = 3e-3 * math.sqrt(2 * 128 / 32)
     stored = run.Run(Path(first.run))
 
-    def values() -> tuple[float, float]:
+    def values():
         config = yaml.safe_load(stored.config_path.read_text())
         return config["lr"], config["optimizer"]["beta1"]
 
@@ -200,14 +192,12 @@ def test_an_automatic_step_size_is_that_of_the_strategy_that_resumes(
     assert values() == (0.002, 0.9)
 
 
-def resume(directory: str, *flags: str) -> int:
+def resume(directory, *flags):
     return main(["train", "--resume", directory, *flags, "--json"])
 
 
 @pytest.mark.slow
-def test_steps_tokens_time_and_metrics_count_on_over_resumes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_steps_tokens_time_and_metrics_count_on_over_resumes(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     first = train(small_config(tmp_path, steps=10, eval_every="1h"))
     stored = run.Run(Path(first.run))
@@ -238,9 +228,7 @@ def test_steps_tokens_time_and_metrics_count_on_over_resumes(
 
 
 @pytest.mark.slow
-def test_a_run_that_is_done_asks_for_a_budget(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_that_is_done_asks_for_a_budget(tmp_path, capsys):
     first = train(small_config(tmp_path, steps=10))
     assert resume(first.run) == 2
     output = capsys.readouterr().err
@@ -252,9 +240,7 @@ def test_a_run_that_is_done_asks_for_a_budget(
 
 
 @pytest.mark.slow
-def test_a_budget_that_was_cut_short_is_used_up_after_a_resume(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_budget_that_was_cut_short_is_used_up_after_a_resume(tmp_path, monkeypatch, capsys):
     interrupted = run_interrupted_after(3, small_config(tmp_path, steps=150))
     assert interrupted.status == "interrupted"
     assert interrupted.steps < 150
@@ -264,12 +250,12 @@ def test_a_budget_that_was_cut_short_is_used_up_after_a_resume(
 
 @pytest.mark.slow
 def test_a_run_killed_in_its_last_evaluation_is_only_evaluated_by_a_resume(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+    tmp_path, monkeypatch, capsys
+):
     class Killed(BaseException):
         pass
 
-    def die(evaluation: object) -> None:
+    def die(evaluation):
         raise Killed
 
     config = small_config(tmp_path, steps=10, eval_every="1h")
@@ -290,14 +276,12 @@ def test_a_run_killed_in_its_last_evaluation_is_only_evaluated_by_a_resume(
 
 
 @pytest.mark.slow
-def test_transformers_computes_the_logits_of_our_twin_from_a_trained_checkpoint(
-    tmp_path: Path,
-) -> None:
+def test_transformers_computes_the_logits_of_our_twin_from_a_trained_checkpoint(tmp_path):
     result = train(small_config(tmp_path, steps=20))
     loaded = checkpoint.load(Path(str(result.checkpoint)))
     tokens = np.frombuffer(b"\0never wait lock free adds", np.uint8).astype(np.int32)[None]
     tokens[0, 0] = 256
-    model: Any = transformers.AutoModelForCausalLM.from_pretrained(result.checkpoint)
+    model = transformers.AutoModelForCausalLM.from_pretrained(result.checkpoint)
     with torch.no_grad():
         expected = model.eval()(torch.from_numpy(tokens).long(), use_cache=False).logits.numpy()
     config = XLSTMLargeConfig.from_dict(loaded.config)
@@ -311,13 +295,13 @@ def test_transformers_computes_the_logits_of_our_twin_from_a_trained_checkpoint(
     ("data", "name"),
     [("sotu", "sotu"), ("notes/", "notes"), ("a/my text.txt", "my-text"), ("notes/*.md", "notes")],
 )
-def test_a_run_is_named_after_its_corpus(data: str, name: str) -> None:
+def test_a_run_is_named_after_its_corpus(data, name):
     assert default_name(data) == name
     assert default_name("/") == "run"
 
 
 @pytest.mark.slow
-def test_a_run_resumes_with_its_own_tokenizer_and_text_only(tmp_path: Path) -> None:
+def test_a_run_resumes_with_its_own_tokenizer_and_text_only(tmp_path):
     first = train(small_config(tmp_path, steps=2))
     with pytest.raises(CheckpointError, match="was trained with tokenizer bytes .*use the same"):
         train(small_config(tmp_path, steps=2, resume=first.run, tokenizer="bpe:300"))
@@ -340,9 +324,7 @@ def test_a_run_resumes_with_its_own_tokenizer_and_text_only(tmp_path: Path) -> N
         train(small_config(tmp_path, steps=2, resume=first.run))
 
 
-def test_a_run_resumes_elsewhere_with_the_text_at_its_full_path(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_resumes_elsewhere_with_the_text_at_its_full_path(tmp_path, monkeypatch):
     config = small_config(tmp_path, steps=2)
     monkeypatch.chdir(tmp_path)
     first = train(replace(config, data="text", model="small.yaml"))
@@ -355,9 +337,7 @@ def test_a_run_resumes_elsewhere_with_the_text_at_its_full_path(
 
 
 @pytest.mark.slow
-def test_a_copied_run_keeps_the_folder_in_the_place_of_its_link_to_the_model(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_copied_run_keeps_the_folder_in_the_place_of_its_link_to_the_model(tmp_path, capsys):
     first = train(small_config(tmp_path, steps=2))
     copy = tmp_path / "copied-run"
     shutil.copytree(first.run, copy)  # which follows links, as `cp -rL` does
@@ -368,9 +348,7 @@ def test_a_copied_run_keeps_the_folder_in_the_place_of_its_link_to_the_model(
     assert checkpoint.latest(run.Run(copy)).name == "step-00000003"
 
 
-def test_a_run_whose_text_is_gone_says_where_it_was_and_the_way_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_whose_text_is_gone_says_where_it_was_and_the_way_out(tmp_path, monkeypatch, capsys):
     stored = run.Run(tmp_path / "runs" / "20260101-000000-notes")
     stored.checkpoints.mkdir(parents=True)
     stored.config_path.write_text("data: notes\n")

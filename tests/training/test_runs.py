@@ -26,9 +26,7 @@ from tests.training.small import (
 
 
 @pytest.mark.slow
-def test_memory_of_a_run_is_freed_at_its_end_without_the_garbage_collector(
-    tmp_path: Path,
-) -> None:
+def test_memory_of_a_run_is_freed_at_its_end_without_the_garbage_collector(tmp_path):
     gc.collect()
     gc.disable()
     try:
@@ -40,7 +38,7 @@ def test_memory_of_a_run_is_freed_at_its_end_without_the_garbage_collector(
 
 
 @pytest.mark.slow
-def test_a_run_resumes_with_another_number_of_workers_and_another_backend(tmp_path: Path) -> None:
+def test_a_run_resumes_with_another_number_of_workers_and_another_backend(tmp_path):
     first = train(small_config(tmp_path, workers="mlx:cpu*2", steps=40))
     config = small_config(tmp_path, workers="mlx:cpu", steps=40, resume=first.run)
     second = train(config)
@@ -51,7 +49,7 @@ def test_a_run_resumes_with_another_number_of_workers_and_another_backend(tmp_pa
 
 
 @pytest.mark.slow
-def test_after_a_resume_late_in_an_epoch_later_epochs_see_every_sequence(tmp_path: Path) -> None:
+def test_after_a_resume_late_in_an_epoch_later_epochs_see_every_sequence(tmp_path):
     """The regression of Lightning-AI/litgpt#1712."""
     options = {"batch_size": 8}  # so that an epoch has few steps
     probe = train(small_config(tmp_path, steps=1, **options))
@@ -69,7 +67,7 @@ def test_after_a_resume_late_in_an_epoch_later_epochs_see_every_sequence(tmp_pat
     assert state["ledger"]["torn"] == 0
 
 
-def test_another_architecture_cannot_take_up_a_run(tmp_path: Path) -> None:
+def test_another_architecture_cannot_take_up_a_run(tmp_path):
     first = train(small_config(tmp_path, steps=2))
     other = tmp_path / "wide.yaml"
     other.write_text((tmp_path / "small.yaml").read_text().replace("32", "64"))
@@ -77,14 +75,14 @@ def test_another_architecture_cannot_take_up_a_run(tmp_path: Path) -> None:
         train(small_config(tmp_path, steps=2, resume=first.run, model=str(other)))
 
 
-def test_a_batch_that_cannot_be_filled_is_refused_before_anything_starts(tmp_path: Path) -> None:
+def test_a_batch_that_cannot_be_filled_is_refused_before_anything_starts(tmp_path):
     with pytest.raises((ConfigError, DataError), match="seq"):
         train(small_config(tmp_path, seq_len=1_000_000))
     assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.slow
-def test_the_run_directory_holds_the_files_of_the_design(tmp_path: Path) -> None:
+def test_the_run_directory_holds_the_files_of_the_design(tmp_path):
     result = train(small_config(tmp_path, steps=5, sample_every=2))
     run = Path(result.run)
     names = {path.name for path in run.iterdir()}
@@ -97,9 +95,7 @@ def test_the_run_directory_holds_the_files_of_the_design(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_a_mixed_stack_learns_and_resumes_from_its_checkpoint(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_mixed_stack_learns_and_resumes_from_its_checkpoint(tmp_path, capsys):
     common = {
         "model": mixed_model(tmp_path),
         "eval_every": "1h",
@@ -127,24 +123,22 @@ def test_a_mixed_stack_learns_and_resumes_from_its_checkpoint(
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_another_family_is_not_resumed(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_family_is_not_resumed(tmp_path):
     large = train(small_config(tmp_path, steps=2))
     with pytest.raises(CheckpointError, match="model_type is 'xlstm' there and 'xlstm_v1' here"):
         train(small_config(tmp_path, steps=2, model=mixed_model(tmp_path), resume=large.run))
 
 
-def test_a_run_of_one_step_trains(tmp_path: Path) -> None:
+def test_a_run_of_one_step_trains(tmp_path):
     small, large = (train(small_config(tmp_path, steps=1, lr=lr)) for lr in (1e-3, 1e-2))
     assert not identical(parameters(small), parameters(large))
 
 
 @pytest.mark.slow
-def test_a_run_is_reported_beside_counts_of_the_same_text(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_is_reported_beside_counts_of_the_same_text(tmp_path, capsys):
     result = train(small_config(tmp_path, eval_every=10))
     assert result.counts_bits_per_byte is not None
-    assert result.counts_bits_per_byte < result.val_bits_per_byte  # type: ignore[operator]
+    assert result.counts_bits_per_byte < result.val_bits_per_byte
     line = f"{result.counts_bits_per_byte:.3f}: this network does not beat them"
     assert f"counts of 7 bytes, without a network, have {line}" in summary(result)
     assert main(["show", result.run]) == 0

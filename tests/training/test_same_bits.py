@@ -3,17 +3,12 @@
 Each strategy is paired with another optimizer: neither knows the other.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from mlxhog import train
 from mlxhog.checkpoint import checkpoint
-from mlxhog.report.metrics import Result
 from tests.training.small import identical, parameters, small_config
 from tests.training.test_deaths import train_and_kill
 from tests.training.test_tables import SET
@@ -21,7 +16,7 @@ from tests.training.test_tables import SET
 CONSTANT = {"schedule": "constant", "warmup": 0}
 FALLING = {"schedule": "backoff", "backoff_steps": 10}
 TWO, THREE = {"workers": "mlx:cpu*2"}, {"workers": "mlx:cpu*3"}
-RUNS: dict[str, dict[str, Any]] = {
+RUNS = {
     "serial": {"optimizer": "soap", "precondition_every": 3},
     "hogwild": {"optimizer": "adan", "set": SET},
     "locked": {"optimizer": "apollo", "projection_every": 7},
@@ -40,21 +35,21 @@ RUNS: dict[str, dict[str, Any]] = {
 STEPS = 32
 
 
-def config_of(folder: Path, strategy: str, **options: object) -> Any:
+def config_of(folder, strategy, **options):
     chosen = RUNS[strategy] if "schedule" in RUNS[strategy] else RUNS[strategy] | CONSTANT
     return small_config(folder, **{"strategy": strategy, "steps": STEPS, **chosen, **options})
 
 
-def saved(result: Result) -> checkpoint.Checkpoint:
+def saved(result):
     return checkpoint.load(Path(str(result.checkpoint)))
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Result]]:
+def whole(tmp_path_factory):
     """The folder of a strategy, and its run from the first to the last step."""
-    runs: dict[str, tuple[Path, Result]] = {}
+    runs = {}
 
-    def of(strategy: str) -> tuple[Path, Result]:
+    def of(strategy):
         if strategy not in runs:
             folder = tmp_path_factory.mktemp(strategy)
             runs[strategy] = folder, train(config_of(folder, strategy))
@@ -66,8 +61,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Pat
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", RUNS)
 def test_a_run_that_is_saved_evaluated_and_resumed_ends_with_the_bits_of_one_that_is_not(
-    whole: Callable[[str], tuple[Path, Result]], strategy: str
-) -> None:
+    whole, strategy
+):
     folder, result = whole(strategy)
     first = train(config_of(folder, strategy, steps=17, save_every=9, eval_every=7))
     second = train(config_of(folder, strategy, steps=STEPS - 17, resume=first.run))
@@ -77,7 +72,7 @@ def test_a_run_that_is_saved_evaluated_and_resumed_ends_with_the_bits_of_one_tha
     assert identical(dict(ours), dict(theirs))
 
 
-def counts(result: Result) -> tuple[object, ...]:
+def counts(result):
     """The counts of the checkpoint, exact after any death."""
     state = saved(result).state
     position = {**state["ledger"], "torn": 0}
@@ -86,7 +81,7 @@ def counts(result: Result) -> tuple[object, ...]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["sync", "round_robin", "local_sgd", "scaffold"])
-def test_a_death_changes_no_bit(whole: Callable[[str], tuple[Path, Result]], strategy: str) -> None:
+def test_a_death_changes_no_bit(whole, strategy):
     folder, result = whole(strategy)
     killed = train_and_kill(config_of(folder, strategy, slow="0=3,1=3"))
     if not killed.torn:  # a step that its worker died in may be half added

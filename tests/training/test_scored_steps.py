@@ -6,7 +6,6 @@ import json
 import signal
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -16,7 +15,7 @@ from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
 from mlxhog.cli.train import summary
 from mlxhog.report.history import newest_line
-from mlxhog.report.metrics import COUNTS, Activity, Progress, Result, scored_at
+from mlxhog.report.metrics import COUNTS, Activity, Progress, scored_at
 from mlxhog.report.record import RunRecord
 from mlxhog.report.run_page import tiles
 from mlxhog.training import final_evaluation
@@ -40,7 +39,7 @@ EARLY = replace(
 VERDICT = "does not beat them"
 
 
-def test_a_result_of_an_earlier_step_names_it_and_has_no_verdict() -> None:
+def test_a_result_of_an_earlier_step_names_it_and_has_no_verdict():
     shown = summary(EARLY)
     assert "held-out text: 2.355 bits per byte at step 3 of 16\n" in shown
     assert VERDICT not in shown
@@ -48,19 +47,19 @@ def test_a_result_of_an_earlier_step_names_it_and_has_no_verdict() -> None:
 
 
 @pytest.mark.parametrize("status", ["interrupted", "done"])
-def test_a_result_of_the_last_step_has_a_verdict(status: str) -> None:
+def test_a_result_of_the_last_step_has_a_verdict(status):
     shown = summary(replace(EARLY, status=status, val_step=16))
     assert "held-out text: 2.355 bits per byte\n" in shown
     assert VERDICT in shown
 
 
-def test_a_run_that_was_done_before_its_last_evaluation_has_no_verdict() -> None:
+def test_a_run_that_was_done_before_its_last_evaluation_has_no_verdict():
     shown = summary(replace(EARLY, status="done"))
     assert "bits per byte at step 3 of 16; no time was left to evaluate the end" in shown
     assert VERDICT not in shown
 
 
-def interrupted_run(root: Path, **result: object) -> Run:
+def interrupted_run(root, **result):
     """A run of 400 steps whose only evaluation scored step 100, beside better counts."""
     metrics = [
         {
@@ -90,9 +89,7 @@ def test_every_view_of_a_run_names_the_step_and_gives_no_verdict(
     assert "at step 100 of 400" in str(tiles(RunRecord(run)))
 
 
-def test_the_list_of_runs_marks_the_number_and_names_the_step(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_list_of_runs_marks_the_number_and_names_the_step(tmp_path, capsys, monkeypatch):
     run = interrupted_run(tmp_path)
     monkeypatch.chdir(tmp_path)
     assert main(["runs"]) == 0
@@ -101,7 +98,7 @@ def test_the_list_of_runs_marks_the_number_and_names_the_step(
     assert f"< of an earlier step: {run.name} at step 100 of 400" in legend
 
 
-def test_a_killed_run_is_listed_with_its_last_evaluation(tmp_path: Path) -> None:
+def test_a_killed_run_is_listed_with_its_last_evaluation(tmp_path):
     newest = newest_line(interrupted_run(tmp_path).metrics_path)
     assert newest is not None
     assert (newest["step"], newest["val_bits_per_byte"], newest["val_step"]) == (400, 2.355, 100)
@@ -109,7 +106,7 @@ def test_a_killed_run_is_listed_with_its_last_evaluation(tmp_path: Path) -> None
     assert newest_line(tmp_path / "none") is None
 
 
-def test_a_checkpoint_has_the_score_of_the_run_that_ended_with_it(tmp_path: Path) -> None:
+def test_a_checkpoint_has_the_score_of_the_run_that_ended_with_it(tmp_path):
     run, state = interrupted_run(tmp_path), {"used": {"steps": 400}, "val_bits_per_byte": 2.9}
     path = Path("elsewhere/checkpoints/step-00000400")  # the run was copied
     assert score_of(run, path, state) == "held-out 2.900"
@@ -118,16 +115,16 @@ def test_a_checkpoint_has_the_score_of_the_run_that_ended_with_it(tmp_path: Path
     assert score_of(None, path, {"used": {"steps": 9}}) == ""
 
 
-def test_an_edited_file_names_no_step() -> None:
+def test_an_edited_file_names_no_step():
     assert scored_at("3", 16) == scored_at(3, None) == scored_at(None, 16) == ""
 
 
-def test_a_line_of_metrics_has_no_evaluation_of_an_earlier_line(tmp_path: Path) -> None:
+def test_a_line_of_metrics_has_no_evaluation_of_an_earlier_line(tmp_path):
     now = Progress(step=5, val_share=1.0)
     monitor = Mock(progress=lambda **_: now, totals=lambda: (5, 100, 1.6))
     run = creation.create(tmp_path / "runs", "r")
     reporter = Reporter(make_plan(small_config(tmp_path)), run, monitor, None)
-    scored: dict[str, Any] = {"val_step": 4, "val_bits_per_byte": 2.0, "val_loss": 1.4}
+    scored = {"val_step": 4, "val_bits_per_byte": 2.0, "val_loss": 1.4}
     for step, change in ((5, {}), (7, scored), (9, scored), (9, {**scored, "val_step": 9})):
         now = replace(now, step=step, **change)
         reporter.append_metrics()
@@ -141,10 +138,10 @@ def test_a_line_of_metrics_has_no_evaluation_of_an_earlier_line(tmp_path: Path) 
 class Interrupting:
     """An observer that interrupts after the first evaluation, and on the next as often again."""
 
-    def __init__(self, again: int = 0) -> None:
+    def __init__(self, again=0):
         self.again, self.done = again, False
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress):
         is_evaluating = progress.doing and progress.doing.activity is Activity.EVALUATING
         if not self.done and progress.val_step is not None:
             self.done = True
@@ -154,15 +151,13 @@ class Interrupting:
             signal.raise_signal(signal.SIGINT)
 
 
-def interrupted(tmp_path: Path, again: int = 0) -> Result:
+def interrupted(tmp_path, again=0):
     config = small_config(tmp_path, steps=100_000, eval_every=2, eval_tokens=10**6)
     return train(config, observer=Interrupting(again))
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_has_the_score_of_its_checkpoint(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_interrupted_run_has_the_score_of_its_checkpoint(tmp_path, capsys):
     result = interrupted(tmp_path)
     assert (result.status, result.val_step, result.val_share) == ("interrupted", result.steps, 1.0)
     assert main(["eval", result.run, "--json"]) == 0
@@ -176,8 +171,8 @@ def test_an_interrupted_run_has_the_score_of_its_checkpoint(
 
 @pytest.mark.slow
 def test_an_interrupted_run_whose_evaluation_is_long_names_the_step_that_it_scored(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr(final_evaluation, "INTERRUPTED_S", 0.0)
     result = interrupted(tmp_path)
     assert result.val_step is not None
@@ -186,7 +181,7 @@ def test_an_interrupted_run_whose_evaluation_is_long_names_the_step_that_it_scor
 
 
 @pytest.mark.slow
-def test_a_second_interrupt_ends_the_evaluation_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+def test_a_second_interrupt_ends_the_evaluation_and_keeps_the_checkpoint(tmp_path):
     result = interrupted(tmp_path, again=1)
     assert result.status == "interrupted"
     assert result.checkpoint is not None

@@ -1,9 +1,6 @@
 """Runs with the options of group sparse: equal to dense where they must be, killed, resumed."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +10,6 @@ from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger
 from mlxhog.checkpoint import checkpoint
 from mlxhog.errors import ConfigError
-from mlxhog.report.metrics import Result
 from mlxhog.strategies.disjoint import steps_taken
 from mlxhog.training.checkpoints import restore
 from mlxhog.training.plan import make_plan
@@ -21,7 +17,7 @@ from tests.training.small import identical, mixed_model, parameters, small_confi
 from tests.training.test_deaths import Killer, assert_no_segment_stays
 
 TWO = "mlx:cpu*2"
-SPARSE: dict[str, dict[str, Any]] = {
+SPARSE = {
     "topk": {"sparsify": "topk:0.02"},
     "threshold": {"sparsify": "threshold:2", "error_feedback": "false"},
     "sampled head": {"sampled_head": 40},
@@ -32,26 +28,26 @@ SPARSE: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def saved(result: Result) -> checkpoint.Checkpoint:
+def saved(result):
     return checkpoint.load(Path(str(result.checkpoint)))
 
 
 @pytest.fixture(scope="module")
-def two_topk(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+def two_topk(tmp_path_factory):
     """A folder, and a run in it of two workers that keep residuals."""
     folder = tmp_path_factory.mktemp("topk")
     return folder, train(small_config(folder, workers=TWO, **SPARSE["topk"]))
 
 
 @pytest.mark.slow
-def test_one_worker_that_writes_everything_is_dense_training_bit_for_bit(tmp_path: Path) -> None:
+def test_one_worker_that_writes_everything_is_dense_training_bit_for_bit(tmp_path):
     dense = parameters(train(small_config(tmp_path)))
     for sparse in ({"sparsify": "topk:1"}, {"sparsify": "threshold:1e-30"}, {"blocks": "disjoint"}):
         assert identical(dense, parameters(train(small_config(tmp_path, **sparse)))), sparse
 
 
 @pytest.mark.slow
-def test_a_sparsified_run_of_one_worker_is_the_same_in_every_write_mode(tmp_path: Path) -> None:
+def test_a_sparsified_run_of_one_worker_is_the_same_in_every_write_mode(tmp_path):
     lossless, racy, cas = (
         parameters(train(small_config(tmp_path, write=write, **SPARSE["topk"])))
         for write in ("lossless", "racy", "cas")
@@ -61,7 +57,7 @@ def test_a_sparsified_run_of_one_worker_is_the_same_in_every_write_mode(tmp_path
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_replaced_and_the_run_reaches_its_last_step(tmp_path: Path) -> None:
+def test_a_killed_worker_is_replaced_and_the_run_reaches_its_last_step(tmp_path):
     config = small_config(
         tmp_path, workers=TWO, steps=80, model=mixed_model(tmp_path), **SPARSE["all of them"]
     )
@@ -74,7 +70,7 @@ def test_a_killed_worker_is_replaced_and_the_run_reaches_its_last_step(tmp_path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["threshold", "all of them"])
-def test_a_run_in_two_parts_is_the_run_in_one(tmp_path: Path, kind: str) -> None:
+def test_a_run_in_two_parts_is_the_run_in_one(tmp_path, kind):
     common = {**SPARSE[kind], "schedule": "constant", "warmup": 0}
     whole = train(small_config(tmp_path, steps=16, **common))
     first = train(small_config(tmp_path, steps=8, **common))
@@ -83,7 +79,7 @@ def test_a_run_in_two_parts_is_the_run_in_one(tmp_path: Path, kind: str) -> None
 
 
 @pytest.mark.slow
-def test_a_resumed_run_has_every_workers_residual(two_topk: tuple[Path, Result]) -> None:
+def test_a_resumed_run_has_every_workers_residual(two_topk):
     folder, first = two_topk
     loaded = saved(first).optimizer
     planned = make_plan(small_config(folder, resume=first.run, workers=TWO, **SPARSE["topk"]))
@@ -99,9 +95,7 @@ def test_a_resumed_run_has_every_workers_residual(two_topk: tuple[Path, Result])
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 3])
-def test_other_workers_take_over_all_that_was_not_written_yet(
-    two_topk: tuple[Path, Result], workers: int
-) -> None:
+def test_other_workers_take_over_all_that_was_not_written_yet(two_topk, workers):
     folder, first = two_topk
     loaded = saved(first).optimizer
     config = small_config(folder, workers=f"mlx:cpu*{workers}", resume=first.run, **SPARSE["topk"])
@@ -121,9 +115,7 @@ def test_other_workers_take_over_all_that_was_not_written_yet(
     [{}, {"strategy": "local_sgd"}, {"reset_optimizer": True, **SPARSE["topk"]}],
     ids=["dense", "copies", "reset"],
 )
-def test_a_run_resumed_without_residuals_writes_the_waiting_updates(
-    two_topk: tuple[Path, Result], options: dict[str, Any]
-) -> None:
+def test_a_run_resumed_without_residuals_writes_the_waiting_updates(two_topk, options):
     folder, first = two_topk
     loaded = saved(first)
     planned = make_plan(small_config(folder, workers=TWO, resume=first.run, **options))
@@ -140,9 +132,7 @@ def test_a_run_resumed_without_residuals_writes_the_waiting_updates(
 
 
 @pytest.mark.slow
-def test_the_step_counts_of_disjoint_blocks_are_saved_and_their_moments_are_one_set(
-    tmp_path: Path,
-) -> None:
+def test_the_step_counts_of_disjoint_blocks_are_saved_and_their_moments_are_one_set(tmp_path):
     options = {"workers": TWO, "model": mixed_model(tmp_path), **SPARSE["disjoint"]}
     first = train(small_config(tmp_path, **options))
     state = saved(first).state
@@ -161,8 +151,8 @@ def test_the_step_counts_of_disjoint_blocks_are_saved_and_their_moments_are_one_
 @pytest.mark.slow
 @pytest.mark.parametrize("write", ["lossless", "racy"])
 def test_the_probe_is_added_to_as_a_sparse_step_is_and_not_where_blocks_are_disjoint(
-    tmp_path: Path, write: str
-) -> None:
+    tmp_path, write
+):
     sparse = train(small_config(tmp_path, write=write, **SPARSE["topk"]))
     assert sparse.lost_update_rate == 0.0  # of one worker
     options = {"workers": TWO, "model": mixed_model(tmp_path), **SPARSE["disjoint"]}
@@ -170,7 +160,7 @@ def test_the_probe_is_added_to_as_a_sparse_step_is_and_not_where_blocks_are_disj
 
 
 @pytest.mark.slow
-def test_a_sampled_head_has_a_lock_per_row_and_evaluation_takes_every_word(tmp_path: Path) -> None:
+def test_a_sampled_head_has_a_lock_per_row_and_evaluation_takes_every_word(tmp_path):
     options = {"eval_every": "1h", "steps": 50, "seed": 3}
     config = small_config(tmp_path, sampled_head=60, **options)
     planned = make_plan(config)
@@ -192,8 +182,8 @@ def test_a_sampled_head_has_a_lock_per_row_and_evaluation_takes_every_word(tmp_p
     ],
 )
 def test_options_that_the_model_cannot_use_are_refused_with_the_way_out(
-    tmp_path: Path, model: str, options: dict[str, Any], what: str
-) -> None:
+    tmp_path, model, options, what
+):
     path = tmp_path / "other.yaml"
     path.write_text(Path(small_config(tmp_path).model).read_text() + model)
     with pytest.raises(ConfigError, match=what):

@@ -1,18 +1,15 @@
 """Each family of strategies in a user's program, with workers that are spawned as a user's."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
 import sys
-from typing import Any
 
 import pytest
 
 from tests.training.small import small_config
 
-FAMILIES: dict[str, dict[str, object]] = {
+FAMILIES = {
     "lock-free": {"strategy": "hogwild"},
     "in turn": {"strategy": "round_robin"},
     "synchronous": {"strategy": "sync"},
@@ -33,7 +30,7 @@ for options in json.load(sys.stdin):
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
+def results(tmp_path_factory):
     """The results of runs of all families, one after the other in one program."""
     folder = tmp_path_factory.mktemp("teams")
     config = small_config(folder)
@@ -59,9 +56,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
-def test_spawned_workers_train_together_to_the_last_step(
-    results: dict[str, list[Any]], family: str
-) -> None:
+def test_spawned_workers_train_together_to_the_last_step(results, family):
     status, steps, restarts, workers = results[family]
     assert (status, steps, restarts) == ("done", 12, 0)
     assert len(workers) == 2

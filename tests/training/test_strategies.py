@@ -7,7 +7,6 @@ import pytest
 from mlxhog import train
 from mlxhog.checkpoint import checkpoint
 from mlxhog.errors import ConfigError
-from mlxhog.report.metrics import Result
 from mlxhog.report.shares import PARTS, shares
 from mlxhog.training.plan import make_plan
 from tests.training.asking import endless, trained, until
@@ -25,8 +24,8 @@ from tests.training.test_elastic import works
     ],
 )  # fmt: skip
 def test_one_worker_of_any_strategy_and_write_mode_is_the_serial_run_bit_for_bit(
-    tmp_path: Path, optimizer: str, others: list[str]
-) -> None:
+    tmp_path, optimizer, others
+):
     serial = parameters(train(small_config(tmp_path, strategy="serial", optimizer=optimizer)))
     for other in others:
         strategy, _, write = other.partition(" ")
@@ -37,7 +36,7 @@ def test_one_worker_of_any_strategy_and_write_mode_is_the_serial_run_bit_for_bit
 
 
 @pytest.mark.slow
-def test_in_round_robin_every_gradient_is_as_old_as_there_are_other_workers(tmp_path: Path) -> None:
+def test_in_round_robin_every_gradient_is_as_old_as_there_are_other_workers(tmp_path):
     config = small_config(tmp_path, workers="mlx:cpu*3", strategy="round_robin", steps=30)
     result = train(config)
     assert [worker.steps for worker in result.workers] == [10, 10, 10]
@@ -47,10 +46,8 @@ def test_in_round_robin_every_gradient_is_as_old_as_there_are_other_workers(tmp_
 
 
 @pytest.mark.slow
-def test_averaged_runs_tell_of_every_copy_and_the_checkpoint_holds_the_average(
-    tmp_path: Path,
-) -> None:
-    messages: list[str] = []
+def test_averaged_runs_tell_of_every_copy_and_the_checkpoint_holds_the_average(tmp_path):
+    messages = []
     config = small_config(
         tmp_path, workers="mlx:cpu*2", strategy="avg_runs", steps=60, lr=1e-2, eval_every="1h"
     )
@@ -67,7 +64,7 @@ def test_averaged_runs_tell_of_every_copy_and_the_checkpoint_holds_the_average(
 
 
 @pytest.mark.slow
-def test_runs_that_are_averaged_often_agree_at_last(tmp_path: Path) -> None:
+def test_runs_that_are_averaged_often_agree_at_last(tmp_path):
     config = small_config(
         tmp_path, workers="mlx:cpu*2", strategy="local_sgd", average_every=5, steps=150, lr=1e-2,
         eval_every="1h",
@@ -78,14 +75,12 @@ def test_runs_that_are_averaged_often_agree_at_last(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_on_divided_text_resumes_bit_for_bit_and_also_with_other_workers(
-    tmp_path: Path,
-) -> None:
+def test_a_run_on_divided_text_resumes_bit_for_bit_and_also_with_other_workers(tmp_path):
     common = {
         "strategy": "scaffold", "workers": "mlx:cpu*2", "schedule": "constant", "warmup": 0,
         "average_every": 4, "split": "dirichlet", "split_alpha": 0.3, "clients": 3,
     }  # fmt: skip
-    messages: list[str] = []
+    messages = []
     whole = train(
         small_config(tmp_path, steps=30, **common),
         observer=lambda progress: messages.append(progress.message or ""),
@@ -103,9 +98,7 @@ def test_a_run_on_divided_text_resumes_bit_for_bit_and_also_with_other_workers(
 
 
 @pytest.mark.slow
-def test_two_synchronous_workers_and_two_micro_batches_equal_one_large_batch(
-    tmp_path: Path,
-) -> None:
+def test_two_synchronous_workers_and_two_micro_batches_equal_one_large_batch(tmp_path):
     large = train(small_config(tmp_path, strategy="serial", batch_size=4))
     rounds = train(small_config(tmp_path, strategy="sync", workers="mlx:cpu*2"))
     parts = train(small_config(tmp_path, grad_accumulation=2))
@@ -116,9 +109,7 @@ def test_two_synchronous_workers_and_two_micro_batches_equal_one_large_batch(
 
 
 @pytest.mark.slow
-def test_shares_by_speed_change_the_worker_and_not_the_result_also_of_a_resumed_run(
-    tmp_path: Path,
-) -> None:
+def test_shares_by_speed_change_the_worker_and_not_the_result_also_of_a_resumed_run(tmp_path):
     common = {
         "strategy": "sync", "workers": "mlx:cpu*2", "batch_size": 3, "optimizer": "momentum",
         "lr": 1e-2, "schedule": "constant", "warmup": 0,
@@ -136,13 +127,13 @@ def test_shares_by_speed_change_the_worker_and_not_the_result_also_of_a_resumed_
         assert second.workers[rank].tokens == of_slow
 
 
-def test_a_slowed_worker_that_the_run_does_not_have_is_refused(tmp_path: Path) -> None:
+def test_a_slowed_worker_that_the_run_does_not_have_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="slow names worker 2, and the run has 2 with ranks 0 to"):
         make_plan(small_config(tmp_path, workers="mlx:cpu*2", slow="0=2,2=2"))
 
 
 @pytest.mark.slow
-def test_a_late_worker_joins_a_run_and_a_synchronous_one_waits_for_it(tmp_path: Path) -> None:
+def test_a_late_worker_joins_a_run_and_a_synchronous_one_waits_for_it(tmp_path):
     late = {"workers": "mlx:cpu*2", "slow": "1=late:300ms"}
     joined = trained(endless(tmp_path, **late), lambda run: until(run, works(2)))
     assert joined.workers[1].steps > 0
@@ -154,7 +145,7 @@ def test_a_late_worker_joins_a_run_and_a_synchronous_one_waits_for_it(tmp_path: 
 
 
 @pytest.fixture(scope="module")
-def side_by_side(tmp_path_factory: pytest.TempPathFactory) -> Result:
+def side_by_side(tmp_path_factory):
     """A lock-free run of workers of both frameworks."""
     config = small_config(
         tmp_path_factory.mktemp("both"), workers="mlx:cpu,torch:cpu", strategy="hogwild",
@@ -165,9 +156,7 @@ def side_by_side(tmp_path_factory: pytest.TempPathFactory) -> Result:
 
 
 @pytest.mark.slow
-def test_mlx_and_torch_workers_train_one_set_of_parameters_side_by_side(
-    side_by_side: Result,
-) -> None:
+def test_mlx_and_torch_workers_train_one_set_of_parameters_side_by_side(side_by_side):
     result = side_by_side
     assert result.status == "done"
     assert result.steps == 120
@@ -180,7 +169,7 @@ def test_mlx_and_torch_workers_train_one_set_of_parameters_side_by_side(
 
 
 @pytest.mark.slow
-def test_every_part_of_a_step_is_measured_in_each_worker(side_by_side: Result) -> None:
+def test_every_part_of_a_step_is_measured_in_each_worker(side_by_side):
     parts = set(PARTS) - {"gradient"}
     for worker in side_by_side.workers:
         assert set(shares([vars(worker)])) == parts
@@ -200,7 +189,7 @@ def test_every_part_of_a_step_is_measured_in_each_worker(side_by_side: Result) -
 
 
 @pytest.mark.slow
-def test_a_live_read_run_of_one_worker_equals_a_snapshot_run(tmp_path: Path) -> None:
+def test_a_live_read_run_of_one_worker_equals_a_snapshot_run(tmp_path):
     options = {"predict": "none", "workers": "torch:cpu"}
     snapshot = parameters(train(small_config(tmp_path, **options)))
     live = parameters(train(small_config(tmp_path, read="live", **options)))
@@ -208,7 +197,7 @@ def test_a_live_read_run_of_one_worker_equals_a_snapshot_run(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_run_can_start_synchronous_and_continue_lock_free(tmp_path: Path) -> None:
+def test_a_run_can_start_synchronous_and_continue_lock_free(tmp_path):
     config = small_config(tmp_path, workers="mlx:cpu*2", async_after=0.5, steps=40)
     result = train(config)
     assert result.status == "done"
@@ -217,7 +206,7 @@ def test_a_run_can_start_synchronous_and_continue_lock_free(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_a_token_budget_holds_although_synchronous_steps_take_more_tokens(tmp_path: Path) -> None:
+def test_a_token_budget_holds_although_synchronous_steps_take_more_tokens(tmp_path):
     budget, per_batch = 6400, 64
     config = small_config(tmp_path, workers="mlx:cpu*2", async_after=0.5, steps=None, tokens=budget)
     result = train(config)
@@ -226,7 +215,7 @@ def test_a_token_budget_holds_although_synchronous_steps_take_more_tokens(tmp_pa
 
 
 @pytest.mark.slow
-def test_shared_moments_train(tmp_path: Path) -> None:
+def test_shared_moments_train(tmp_path):
     config = small_config(
         tmp_path, workers="mlx:cpu*2", moments="shared", steps=120, lr=1e-2, eval_every="1h"
     )

@@ -1,10 +1,6 @@
 """The supervisor's judgement of workers: silent, at rest, or dead too often."""
 
-from __future__ import annotations
-
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -13,8 +9,8 @@ from mlxhog.arena import Arena, plan, process, worker_pool
 from mlxhog.arena.control import Command
 from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.workers import Phase, State
+from mlxhog.base.workers import WorkerSpec
 from mlxhog.errors import WorkerFailed
-from mlxhog.machine.workers import WorkerSpec
 from mlxhog.strategies import build
 from mlxhog.training.supervisor import LEAVE_S, RESTART_WINDOW_S, Supervisor
 
@@ -27,45 +23,45 @@ class Process:
 
     sentinel = pid = 0
 
-    def __init__(self) -> None:
-        self.exitcode: int | None = None
+    def __init__(self):
+        self.exitcode = None
 
-    def start(self) -> None:
+    def start(self):
         pass
 
-    def is_alive(self) -> bool:
+    def is_alive(self):
         return self.exitcode is None
 
-    def kill(self) -> None:
+    def kill(self):
         self.exitcode = -9
 
-    def join(self, timeout: float | None = None) -> None:
+    def join(self, timeout=None):
         pass
 
-    def close(self) -> None:
+    def close(self):
         pass
 
 
 class Clock:
     """A fake of the machine's clock."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch):
         self.ns = 10**12
         monkeypatch.setattr(process, "monotonic_ns", lambda: self.ns)
         monkeypatch.setattr("mlxhog.arena.workers.monotonic_ns", lambda: self.ns)
         monkeypatch.setattr("mlxhog.training.supervisor.monotonic_ns", lambda: self.ns)
 
-    def wait(self, seconds: float) -> None:
+    def wait(self, seconds):
         self.ns += round(seconds * 1e9)
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+def clock(monkeypatch):
     return Clock(monkeypatch)
 
 
 @pytest.fixture
-def supervisor(clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def supervisor(clock, tmp_path, monkeypatch):
     """The supervisor of two spawned workers."""
     parameter = SimpleNamespace(shape=(4,), init="zeros", kind="dense")
     config = TrainConfig(heartbeat_timeout_s=TIMEOUT_S, restarts=5, strategy="hogwild")
@@ -74,7 +70,7 @@ def supervisor(clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(worker_pool, "get_context", lambda _: context)
     monkeypatch.setattr(worker_pool.connection, "wait", lambda *_, timeout: clock.wait(POLL_S))
 
-    def make_job(slot: int, halvings: int) -> Any:
+    def make_job(slot, halvings):
         return None
 
     with Arena.create(plan({"w": parameter}, max_workers=4, n_tickets=8)) as arena:
@@ -86,22 +82,20 @@ def supervisor(clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         supervisor.kill()
 
 
-def run(supervisor: Supervisor, phase: Phase = Phase.COMPUTE) -> None:
+def run(supervisor, phase=Phase.COMPUTE):
     """Let every worker be up."""
     for seat in supervisor.seats:
         supervisor.entry(seat).state = State.RUNNING
         supervisor.entry(seat).beat(phase)
 
 
-def die(supervisor: Supervisor) -> None:
+def die(supervisor):
     """Let the first worker die, and the supervisor see it."""
     supervisor.pool[1].kill()
     supervisor.poll(POLL_S)
 
 
-def test_a_pause_of_the_whole_group_is_no_silence_of_a_worker(
-    supervisor: Supervisor, clock: Clock
-) -> None:
+def test_a_pause_of_the_whole_group_is_no_silence_of_a_worker(supervisor, clock):
     run(supervisor)
     for _ in range(10):
         supervisor.poll(POLL_S)
@@ -111,9 +105,7 @@ def test_a_pause_of_the_whole_group_is_no_silence_of_a_worker(
     assert all(supervisor.pool[slot].is_alive() for slot in (1, 2))
 
 
-def test_a_worker_that_is_silent_while_it_is_watched_is_replaced(
-    supervisor: Supervisor,
-) -> None:
+def test_a_worker_that_is_silent_while_it_is_watched_is_replaced(supervisor):
     run(supervisor)
     silent, other = supervisor.seats
     for _ in range(round(0.9 * TIMEOUT_S / POLL_S)):
@@ -128,7 +120,7 @@ def test_a_worker_that_is_silent_while_it_is_watched_is_replaced(
     assert "no sign of life for 60 s" in supervisor.messages[0]
 
 
-def test_workers_that_are_starting_or_dead_do_not_rest(supervisor: Supervisor) -> None:
+def test_workers_that_are_starting_or_dead_do_not_rest(supervisor):
     assert not supervisor.resting()
     run(supervisor, Phase.IDLE)
     assert supervisor.resting()
@@ -143,9 +135,7 @@ def test_workers_that_are_starting_or_dead_do_not_rest(supervisor: Supervisor) -
     assert not supervisor.resting()
 
 
-def test_a_worker_that_never_gets_up_is_given_up_however_long_each_start_takes(
-    supervisor: Supervisor, clock: Clock
-) -> None:
+def test_a_worker_that_never_gets_up_is_given_up_however_long_each_start_takes(supervisor, clock):
     for _ in range(5):
         clock.wait(RESTART_WINDOW_S / 3)
         die(supervisor)
@@ -153,9 +143,7 @@ def test_a_worker_that_never_gets_up_is_given_up_however_long_each_start_takes(
         die(supervisor)
 
 
-def test_deaths_of_a_worker_that_was_up_are_forgotten_in_time(
-    supervisor: Supervisor, clock: Clock
-) -> None:
+def test_deaths_of_a_worker_that_was_up_are_forgotten_in_time(supervisor, clock):
     for _ in range(20):
         run(supervisor)
         clock.wait(RESTART_WINDOW_S / 3)
@@ -163,9 +151,7 @@ def test_deaths_of_a_worker_that_was_up_are_forgotten_in_time(
     assert supervisor.restarts == 20
 
 
-def test_only_workers_that_do_not_rest_in_time_are_ended(
-    supervisor: Supervisor,
-) -> None:
+def test_only_workers_that_do_not_rest_in_time_are_ended(supervisor):
     supervisor.command(Command.REST)
     run(supervisor, Phase.IDLE)
     busy, other = supervisor.seats
@@ -182,9 +168,7 @@ def test_only_workers_that_do_not_rest_in_time_are_ended(
 
 
 @pytest.mark.parametrize("phase", [Phase.EVALUATE, Phase.SAMPLE])
-def test_a_worker_that_evaluates_or_samples_keeps_no_checkpoint_waiting(
-    supervisor: Supervisor, phase: Phase
-) -> None:
+def test_a_worker_that_evaluates_or_samples_keeps_no_checkpoint_waiting(supervisor, phase):
     run(supervisor, Phase.WAITING)
     busy, _ = supervisor.seats
     for own, still in ((Phase.COMPUTE, False), (Phase.DATA, False), (phase, True)):
@@ -193,9 +177,7 @@ def test_a_worker_that_evaluates_or_samples_keeps_no_checkpoint_waiting(
     assert supervisor.has_side_job()
 
 
-def test_a_worker_that_was_abandoned_as_it_left_is_not_killed_again(
-    supervisor: Supervisor, clock: Clock
-) -> None:
+def test_a_worker_that_was_abandoned_as_it_left_is_not_killed_again(supervisor, clock):
     slot = joined(supervisor)
     supervisor.leave(slot)
     supervisor.entry(supervisor.seats[-1]).beat(Phase.COMPUTE)
@@ -206,12 +188,12 @@ def test_a_worker_that_was_abandoned_as_it_left_is_not_killed_again(
         supervisor.poll(POLL_S)
 
 
-def live(supervisor: Supervisor) -> int:
+def live(supervisor):
     """The number of workers on which step sizes and predictions depend."""
     return supervisor.arena.counters.load("workers")
 
 
-def joined(supervisor: Supervisor) -> int:
+def joined(supervisor):
     """The slot of a worker that has joined two others; it is up."""
     slot = supervisor.free_slots()[0]
     supervisor.join(slot, WorkerSpec("mlx:cpu", 1))
@@ -223,7 +205,7 @@ def joined(supervisor: Supervisor) -> int:
     return slot
 
 
-def test_a_joined_worker_counts_until_it_has_left(supervisor: Supervisor) -> None:
+def test_a_joined_worker_counts_until_it_has_left(supervisor):
     assert (joined(supervisor), supervisor.free_slots()) == (3, [4])
     supervisor.leave(3)
     supervisor.poll(POLL_S)
@@ -236,16 +218,14 @@ def test_a_joined_worker_counts_until_it_has_left(supervisor: Supervisor) -> Non
     assert joined(supervisor) == 4
 
 
-def test_a_death_changes_no_count_since_the_worker_is_replaced(supervisor: Supervisor) -> None:
+def test_a_death_changes_no_count_since_the_worker_is_replaced(supervisor):
     slot = joined(supervisor)
     supervisor.pool[slot].kill()
     supervisor.poll(POLL_S)
     assert (live(supervisor), supervisor.restarts) == (3, 1)
 
 
-def test_a_worker_that_leaves_and_does_not_go_is_killed(
-    supervisor: Supervisor, clock: Clock
-) -> None:
+def test_a_worker_that_leaves_and_does_not_go_is_killed(supervisor, clock):
     slot = joined(supervisor)
     supervisor.leave(slot)
     for _ in range(round(LEAVE_S) + 2):
@@ -256,9 +236,7 @@ def test_a_worker_that_leaves_and_does_not_go_is_killed(
     assert supervisor.messages == [f"worker {slot} (mlx:cpu) has left after 0 steps"]
 
 
-def test_a_worker_that_joins_and_fails_is_given_up_and_the_run_continues(
-    supervisor: Supervisor,
-) -> None:
+def test_a_worker_that_joins_and_fails_is_given_up_and_the_run_continues(supervisor):
     supervisor.join(3, WorkerSpec("mlx:gpu", 1))
     supervisor.pool[3].process.exitcode = 3  # the environment lacks something
     supervisor.poll(POLL_S)
@@ -275,14 +253,14 @@ def test_a_worker_that_joins_and_fails_is_given_up_and_the_run_continues(
     assert (live(supervisor), len(supervisor.seats)) == (2, 2)
 
 
-def test_the_last_worker_is_not_given_up_because_it_has_joined(supervisor: Supervisor) -> None:
+def test_the_last_worker_is_not_given_up_because_it_has_joined(supervisor):
     slot = joined(supervisor)
     for other in (1, 2):
         supervisor.leave(other)
         supervisor.pool[other].kill()
     supervisor.poll(POLL_S)
 
-    def die_again() -> None:
+    def die_again():
         run(supervisor)
         supervisor.pool[slot].kill()
         supervisor.poll(POLL_S)
@@ -293,9 +271,7 @@ def test_the_last_worker_is_not_given_up_because_it_has_joined(supervisor: Super
         die_again()
 
 
-def test_a_worker_still_starting_when_training_ends_is_dismissed(
-    supervisor: Supervisor,
-) -> None:
+def test_a_worker_still_starting_when_training_ends_is_dismissed(supervisor):
     run(supervisor, Phase.IDLE)
     supervisor.join(3, WorkerSpec("mlx:cpu", 1))
     assert not supervisor.resting()

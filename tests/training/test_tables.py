@@ -1,7 +1,5 @@
 """Runs with tables of n-grams: what they learn, lose, save and refuse."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -9,13 +7,12 @@ import numpy as np
 import pytest
 import transformers
 
-from mlxhog import TrainConfig, load, train
+from mlxhog import load, train
 from mlxhog.checkpoint import checkpoint
 from mlxhog.cli import main
 from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.models import ngrams
 from mlxhog.optim.tables import MEANS
-from mlxhog.report.metrics import Result
 from mlxhog.training.plan import make_plan
 from tests.training.small import identical, parameters, small_config
 from tests.training.test_deaths import train_and_kill
@@ -23,17 +20,17 @@ from tests.training.test_deaths import train_and_kill
 SET = "ngram_orders=2-4, ngram_dim=8, ngram_rows=1024"
 
 
-def with_tables(tmp_path: Path, **options: object) -> TrainConfig:
+def with_tables(tmp_path, **options):
     return small_config(tmp_path, **{"set": SET, **options})
 
 
-def touched(result: Result) -> set[str]:
+def touched(result):
     """Names of the tables in which rows have moved."""
     return {name for name, value in parameters(result).items() if "table" in name and value.any()}
 
 
 @pytest.mark.slow
-def test_tables_learn_what_the_last_ids_say(tmp_path: Path) -> None:
+def test_tables_learn_what_the_last_ids_say(tmp_path):
     options = {"steps": 60, "eval_every": "1h"}
     plain = train(small_config(tmp_path, **options))
     result = train(with_tables(tmp_path, **options))
@@ -45,7 +42,7 @@ def test_tables_learn_what_the_last_ids_say(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_rounds_average_rows(tmp_path: Path) -> None:
+def test_rounds_average_rows(tmp_path):
     rounds = train(with_tables(tmp_path, strategy="sync", workers="mlx:cpu*2", steps=10))
     # Two workers with a batch of 2 average to the gradient of one with a batch of 4.
     alone = train(with_tables(tmp_path, strategy="serial", grad_accumulation=2, steps=10))
@@ -55,7 +52,7 @@ def test_rounds_average_rows(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_replaced_and_the_run_reaches_its_last_step(tmp_path: Path) -> None:
+def test_a_killed_worker_is_replaced_and_the_run_reaches_its_last_step(tmp_path):
     result = train_and_kill(with_tables(tmp_path, workers="mlx:cpu*2", steps=200))
     assert len(touched(result)) == 3
 
@@ -73,7 +70,7 @@ def test_a_killed_worker_is_replaced_and_the_run_reaches_its_last_step(tmp_path:
     ],
     ids=lambda options: " ".join(map(str, options.values())),
 )
-def test_strategies_and_optimizers_carry_tables(tmp_path: Path, options: dict[str, object]) -> None:
+def test_strategies_and_optimizers_carry_tables(tmp_path, options):
     result = train(with_tables(tmp_path, **options))
     assert (result.status, len(touched(result))) == ("done", 3)
 
@@ -94,18 +91,14 @@ def test_strategies_and_optimizers_carry_tables(tmp_path: Path, options: dict[st
     ],
     ids=str,
 )
-def test_what_does_not_carry_tables_says_so_and_names_the_way_out(
-    tmp_path: Path, options: dict[str, object], words: str
-) -> None:
+def test_what_does_not_carry_tables_says_so_and_names_the_way_out(tmp_path, options, words):
     workers = "mlx:cpu" if options.get("strategy") == "sim" else "mlx:cpu*2"
     with pytest.raises(ConfigError, match=words):
         make_plan(with_tables(tmp_path, **{"workers": workers, "steps": 200, **options}))
 
 
 @pytest.mark.slow
-def test_a_checkpoint_without_tables_gets_none_and_one_with_tables_keeps_them(
-    tmp_path: Path,
-) -> None:
+def test_a_checkpoint_without_tables_gets_none_and_one_with_tables_keeps_them(tmp_path):
     plain = train(small_config(tmp_path, steps=2))
     with pytest.raises(CheckpointError, match="ngram_orders is None there and"):
         train(with_tables(tmp_path, steps=2, resume=plain.run))
@@ -123,7 +116,7 @@ def test_a_checkpoint_without_tables_gets_none_and_one_with_tables_keeps_them(
 
 
 @pytest.mark.slow
-def test_of_a_model_with_tables_one_checkpoint_is_kept(tmp_path: Path) -> None:
+def test_of_a_model_with_tables_one_checkpoint_is_kept(tmp_path):
     result = train(with_tables(tmp_path, steps=30, save_every=5))
     run = Path(str(result.run_dir)) if hasattr(result, "run_dir") else tmp_path / "runs"
     assert len(list(run.rglob("step-*/model.safetensors"))) == 1
@@ -132,7 +125,7 @@ def test_of_a_model_with_tables_one_checkpoint_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_text_is_generated_and_scored_with_the_tables(tmp_path: Path) -> None:
+def test_text_is_generated_and_scored_with_the_tables(tmp_path):
     result = train(with_tables(tmp_path, steps=40))
     with load(str(result.checkpoint), backend="torch:cpu") as model:
         scored = model.score("lock free adds never wait")
@@ -142,9 +135,7 @@ def test_text_is_generated_and_scored_with_the_tables(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_conversion_to_other_programs_is_refused_and_to_ours_keeps_them(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_conversion_to_other_programs_is_refused_and_to_ours_keeps_them(tmp_path, capsys):
     result = train(with_tables(tmp_path, steps=5))
     source = str(result.checkpoint)
     with pytest.raises(ValueError, match="model_type"):
@@ -157,9 +148,7 @@ def test_conversion_to_other_programs_is_refused_and_to_ours_keeps_them(
 
 
 @pytest.mark.slow
-def test_analyze_tells_tables_and_parameters_apart(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_analyze_tells_tables_and_parameters_apart(tmp_path, capsys):
     result = train(with_tables(tmp_path, steps=5))
     command = ["analyze", str(result.run), "--samples", "12", "--seconds", "0", "--json"]
     command += ["--backend", "mlx:cpu", "--batches", "20"]

@@ -1,7 +1,5 @@
 """A run's vocabulary is its tokenizer's; a checkpoint's is fixed."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -10,18 +8,18 @@ import pytest
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.models.registry import load_architecture
-from mlxhog.training.plan import Plan, make_plan
+from mlxhog.training.plan import make_plan
 from mlxhog.training.trainer import train
 from tests.training.small import SMALL_MODEL, small_config
 
 
-def notes(plan: Plan) -> list[str]:
+def notes(plan):
     """The messages of a run on its vocabulary."""
     words = ("vocabulary", "learnt")
     return [note for note in plan.notes if any(word in note for word in words)]
 
 
-def stored(tmp_path: Path, vocab_size: int) -> str:
+def stored(tmp_path, vocab_size):
     """The folder of a checkpoint with this vocabulary size."""
     model = tmp_path / "checkpoint.yaml"
     model.write_text(SMALL_MODEL.replace("320", str(vocab_size)))
@@ -32,7 +30,7 @@ def stored(tmp_path: Path, vocab_size: int) -> str:
     return str(folder)
 
 
-def test_a_vocabulary_that_fits_is_not_mentioned(tmp_path: Path) -> None:
+def test_a_vocabulary_that_fits_is_not_mentioned(tmp_path):
     plan = make_plan(small_config(tmp_path))
     assert plan.model.vocab_size == 320
     assert not notes(plan)
@@ -40,8 +38,8 @@ def test_a_vocabulary_that_fits_is_not_mentioned(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("own", [257, 1000, 50_304])
 def test_a_smaller_and_a_larger_vocabulary_become_the_tokenizers_and_one_line_says_so(
-    tmp_path: Path, own: int
-) -> None:
+    tmp_path, own
+):
     config = small_config(tmp_path)
     Path(config.model).write_text(SMALL_MODEL.replace("vocab_size: 320", f"vocab_size: {own}"))
     plan = make_plan(config)
@@ -51,7 +49,7 @@ def test_a_smaller_and_a_larger_vocabulary_become_the_tokenizers_and_one_line_sa
     assert f"vocabulary 320, that of tokenizer bytes, in place of {own:,} of model small" in note
 
 
-def test_a_learnt_tokenizer_brings_as_many_rows_as_it_has_ids(tmp_path: Path) -> None:
+def test_a_learnt_tokenizer_brings_as_many_rows_as_it_has_ids(tmp_path):
     config = small_config(tmp_path, tokenizer="bpe:4000")
     Path(config.model).write_text(SMALL_MODEL.replace("vocab_size: 320", "vocab_size: 1000"))
     plan = make_plan(config)
@@ -62,7 +60,7 @@ def test_a_learnt_tokenizer_brings_as_many_rows_as_it_has_ids(tmp_path: Path) ->
     assert f"vocabulary {plan.model.vocab_size:,}" in fitted
 
 
-def test_a_checkpoints_vocabulary_is_kept_and_refused_where_it_is_too_small(tmp_path: Path) -> None:
+def test_a_checkpoints_vocabulary_is_kept_and_refused_where_it_is_too_small(tmp_path):
     plan = make_plan(small_config(tmp_path, model=stored(tmp_path, 512)))
     assert plan.model.vocab_size == 512
     (note,) = notes(plan)
@@ -74,7 +72,7 @@ def test_a_checkpoints_vocabulary_is_kept_and_refused_where_it_is_too_small(tmp_
     assert grown.model.vocab_size == 320
 
 
-def test_a_vocabulary_that_is_asked_for_is_taken(tmp_path: Path) -> None:
+def test_a_vocabulary_that_is_asked_for_is_taken(tmp_path):
     plan = make_plan(small_config(tmp_path, set="vocab_size=640, hidden_size=64"))
     assert (plan.model.vocab_size, plan.model.hidden_size) == (640, 64)
     assert not notes(plan)
@@ -83,7 +81,7 @@ def test_a_vocabulary_that_is_asked_for_is_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_resumed_run_keeps_its_vocabulary_and_its_changed_fields(tmp_path: Path) -> None:
+def test_a_resumed_run_keeps_its_vocabulary_and_its_changed_fields(tmp_path):
     config = small_config(tmp_path, tokenizer="bpe:300", set="hidden_size=64", steps=2)
     first = train(config)
     plan = make_plan(TrainConfig(**{**vars(config), "resume": first.run, "steps": 2}))

@@ -4,25 +4,21 @@ The tests cause the abort: by SIGABRT, as on a Mac, or by the error that MLX rai
 stand in for GPU workers.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 
 from mlxhog import train
 from mlxhog.backends.gpu_share import GPUShare
+from mlxhog.base.workers import WorkerSpec
 from mlxhog.data.batch import Batch
 from mlxhog.errors import LostGPU, WorkerFailed
-from mlxhog.machine.workers import WorkerSpec
-from mlxhog.report.metrics import Progress
 from mlxhog.strategies import Lease
 from mlxhog.training import worker
 from mlxhog.training.gradients import Gradients
@@ -35,11 +31,11 @@ from tests.training.test_deaths import alive
 class Aborter:
     """Aborts the newest worker process of a run as soon as it trains, from an observer."""
 
-    def __init__(self, aborts: int) -> None:
+    def __init__(self, aborts):
         self.left, self.aborted = aborts, set[int]()
-        self.messages: list[str] = []
+        self.messages = []
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress):
         if progress.message is not None:
             self.messages.append(progress.message)
         (worker,) = progress.workers
@@ -52,16 +48,14 @@ class Aborter:
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def gpu(monkeypatch):
     """Workers of MLX on the CPU count as GPU workers."""
     monkeypatch.setattr(worker, "GPU_BACKENDS", ("mlx:cpu",))
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("gpu")
-def test_an_aborted_gpu_worker_computes_half_as_much_at_a_time_and_the_run_is_done(
-    tmp_path: Path,
-) -> None:
+def test_an_aborted_gpu_worker_computes_half_as_much_at_a_time_and_the_run_is_done(tmp_path):
     observer = Aborter(aborts=2)
     result = train(small_config(tmp_path, batch_size=4, steps=400), observer=observer)
     assert observer.left == 0, "the run ended before every abort"
@@ -83,7 +77,7 @@ def test_an_aborted_gpu_worker_computes_half_as_much_at_a_time_and_the_run_is_do
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("gpu")
-def test_the_fourth_abort_ends_the_run_with_the_hints(tmp_path: Path) -> None:
+def test_the_fourth_abort_ends_the_run_with_the_hints(tmp_path):
     observer = Aborter(aborts=4)
     with pytest.raises(WorkerFailed, match=r"ever smaller micro-batches.*--seq-len.*MLX_MAX_OPS"):
         train(small_config(tmp_path, batch_size=16, steps=100_000, restarts=10), observer=observer)
@@ -92,9 +86,7 @@ def test_the_fourth_abort_ends_the_run_with_the_hints(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("gpu")
-def test_a_worker_whose_error_comes_from_mlx_computes_half_as_much_at_a_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_whose_error_comes_from_mlx_computes_half_as_much_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(worker, "main", lost_gpu.main)
     observer = Aborter(aborts=0)
     result = train(small_config(tmp_path, batch_size=4, steps=40), observer=observer)
@@ -107,13 +99,13 @@ def test_a_worker_whose_error_comes_from_mlx_computes_half_as_much_at_a_time(
     assert "micro-batches of 1 sequence." in notes[1]
 
 
-def test_only_metals_errors_of_unfinished_work_count_as_such() -> None:
+def test_only_metals_errors_of_unfinished_work_count_as_such():
     assert worker.is_lost_gpu(RuntimeError(lost_gpu.MLX_SAYS))
     assert worker.is_lost_gpu(LostGPU("torch:mps lost work"))
     assert not worker.is_lost_gpu(RuntimeError("[metal::malloc] Resource limit (499000) exceeded."))
 
 
-def test_a_cpu_worker_that_aborts_is_no_watchdogs_victim() -> None:
+def test_a_cpu_worker_that_aborts_is_no_watchdogs_victim():
     assert worker.ended_by_watchdog("mlx:gpu", -signal.SIGABRT)
     assert worker.ended_by_watchdog("torch:mps", -signal.SIGABRT)
     assert worker.ended_by_watchdog("mlx:gpu", worker.LOST_GPU_EXIT_CODE)
@@ -122,12 +114,12 @@ def test_a_cpu_worker_that_aborts_is_no_watchdogs_victim() -> None:
     assert not worker.ended_by_watchdog("mlx:gpu", -signal.SIGKILL)
 
 
-def job(**options: Any) -> Job:
+def job(**options):
     blank = dict.fromkeys(Job.__dataclass_fields__)
-    return Job(**{**blank, **options})  # type: ignore[arg-type]
+    return Job(**{**blank, **options})
 
 
-def test_every_abort_halves_micro_batches_and_pieces_down_to_one() -> None:
+def test_every_abort_halves_micro_batches_and_pieces_down_to_one():
     setup = SimpleNamespace(
         config=SimpleNamespace(micro_batch=6, seq_len=10_000),
         gpu_share=GPUShare(piece_tokens=4096),
@@ -143,27 +135,25 @@ def test_every_abort_halves_micro_batches_and_pieces_down_to_one() -> None:
 class Backend:
     """Gives the mean of a batch as its gradient, and keeps the batches' sizes."""
 
-    def __init__(self) -> None:
-        self.sizes: list[int] = []
+    def __init__(self):
+        self.sizes = []
 
-    def loss_and_grads(self, batch: Batch) -> tuple[float, dict[str, Any]]:
+    def loss_and_grads(self, batch):
         self.sizes.append(len(batch.x))
         mean = batch.x.mean(dtype=np.float32)
         return float(mean), {"w": np.array([mean], np.float32)}
 
 
 @pytest.mark.parametrize(("micro_batch", "sizes"), [(8, [8]), (4, [4, 4]), (3, [3, 3, 2])])
-def test_smaller_micro_batches_give_the_gradient_of_the_same_sequences(
-    micro_batch: int, sizes: list[int]
-) -> None:
+def test_smaller_micro_batches_give_the_gradient_of_the_same_sequences(micro_batch, sizes):
     x = np.arange(32, dtype=np.int32).reshape(8, 4)
     data = SimpleNamespace(at=lambda epoch, ticket: Batch(x, x, n_bytes=32))
-    backend: Any = Backend()
-    entry: Any = SimpleNamespace(beat=lambda: None)
+    backend = Backend()
+    entry = SimpleNamespace(beat=lambda: None)
     setup = SimpleNamespace(batches=lambda: data, link=None)
     config = SimpleNamespace(slow=None)
-    job: Any = SimpleNamespace(micro_batch=micro_batch, slot=1, setup=setup, config=config)
-    arena: Any = SimpleNamespace(layout=SimpleNamespace(segments={}))
+    job = SimpleNamespace(micro_batch=micro_batch, slot=1, setup=setup, config=config)
+    arena = SimpleNamespace(layout=SimpleNamespace(segments={}))
     result = Gradients(job, arena, entry, backend)
     batches = result.micro_batches(Lease(0, 0))
     loss, grads = result.of(batches)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -14,15 +12,14 @@ import pytest
 from mlxhog import TrainConfig, train
 from mlxhog.arena import Arena, control, plan
 from mlxhog.arena.control import Command
-from mlxhog.backends.backend import Grads
+from mlxhog.base.workers import BACKENDS, WorkerSpec
 from mlxhog.config.budget import Budget
 from mlxhog.config.rules import Slowdown
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.machine.workers import BACKENDS, WorkerSpec
 from mlxhog.metal.engine import ReferenceEngine
 from mlxhog.optim import Muon, metal_steps, muon
 from mlxhog.optim.metal_steps import ADAM
-from mlxhog.strategies import Context, Lease, Strategy, WriteResult, build
+from mlxhog.strategies import Lease, WriteResult, build
 from mlxhog.strategies.hogwild import Hogwild
 from mlxhog.training import gradients, steps, worker
 from mlxhog.training.job import Job
@@ -35,29 +32,29 @@ from tests.training.test_watchdog import job
 class OneBatch:
     """A strategy's worker with one batch of a given outcome."""
 
-    def __init__(self, outcome: WriteResult, counts: bool) -> None:
+    def __init__(self, outcome, counts):
         self._outcome, self._counts = outcome, counts
 
-    def claim(self) -> Lease:
+    def claim(self):
         return Lease(0, 0)
 
-    def read(self) -> None:
+    def read(self):
         pass
 
-    def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
+    def write(self, grads, lease, samples):
         return self._outcome
 
-    def counts_step(self) -> bool:
+    def counts_step(self):
         return self._counts
 
 
-def scripted(one: OneBatch) -> Strategy:
+def scripted(one):
     """A strategy with such a worker."""
 
     class Scripted(Hogwild):
         probes: ClassVar[bool] = False
 
-        def worker(self, context: Context) -> Any:
+        def worker(self, context):
             return one
 
     return strategy(Scripted)
@@ -72,10 +69,10 @@ def scripted(one: OneBatch) -> Strategy:
     ],
 )
 def test_a_round_that_is_dropped_counts_once_and_text_that_is_thrown_away_does_not(
-    arena: Arena, outcomes: list[tuple[bool, WriteResult]], dropped: int, tokens: int
-) -> None:
+    arena, outcomes, dropped, tokens
+):
     batch = SimpleNamespace(x=np.zeros((1, 10)), n_tokens=10, n_labels=10, n_bytes=40)
-    gradients: Any = SimpleNamespace(
+    gradients = SimpleNamespace(
         micro_batches=lambda lease: [batch],
         of=lambda batches: (1.0, {}),
         slow_down=lambda *_: None,
@@ -94,11 +91,11 @@ def test_a_round_that_is_dropped_counts_once_and_text_that_is_thrown_away_does_n
     assert (counters.load("steps"), counters.load("tokens")) == (1, tokens)
 
 
-def test_a_worker_commanded_to_rest_finishes_the_round_that_others_wait_for() -> None:
-    events: list[str] = []
-    takes_steps: Any = SimpleNamespace(step=lambda: events.append("step"))
-    side_jobs: Any = SimpleNamespace(serve=lambda: events.append("side job"))
-    work = worker.Work(SimpleNamespace(), takes_steps, side_jobs)  # type: ignore[arg-type]
+def test_a_worker_commanded_to_rest_finishes_the_round_that_others_wait_for():
+    events = []
+    takes_steps = SimpleNamespace(step=lambda: events.append("step"))
+    side_jobs = SimpleNamespace(serve=lambda: events.append("side job"))
+    work = worker.Work(SimpleNamespace(), takes_steps, side_jobs)
     assert work.follow(Command.REST)  # it asks its strategy before it holds still
     assert events == ["step"]
 
@@ -106,28 +103,28 @@ def test_a_worker_commanded_to_rest_finishes_the_round_that_others_wait_for() ->
 class Clock:
     """Time that passes in naps only, and a run that is stopped at a given moment."""
 
-    def __init__(self, stops_at_s: float) -> None:
+    def __init__(self, stops_at_s):
         self.now_s, self.stops_at_s, self.naps = 0.0, stops_at_s, 0
 
-    def nap(self, seconds: float) -> None:
+    def nap(self, seconds):
         self.now_s += seconds
         self.naps += 1
 
-    def training(self) -> bool:
+    def training(self):
         return self.now_s < self.stops_at_s
 
 
 @pytest.mark.parametrize(("stops_at_s", "slept_s"), [(9.0, 0.6), (0.3, 0.3)])
 def test_a_slowed_gradient_takes_longer_with_signs_of_life_and_ends_with_the_run(
-    monkeypatch: pytest.MonkeyPatch, arena: Arena, stops_at_s: float, slept_s: float
-) -> None:
+    monkeypatch, arena, stops_at_s, slept_s
+):
     clock, beats = Clock(stops_at_s), []
     monkeypatch.setattr(gradients, "monotonic_ns", lambda: round(clock.now_s * 1e9))
     monkeypatch.setattr(gradients.time, "sleep", clock.nap)
     config = TrainConfig(slow="1=4", seed=0)
-    setup: Any = SimpleNamespace(config=config, batches=lambda: None)
-    entry: Any = SimpleNamespace(beat=lambda: beats.append(clock.now_s))
-    backend: Any = SimpleNamespace()
+    setup = SimpleNamespace(config=config, batches=lambda: None)
+    entry = SimpleNamespace(beat=lambda: beats.append(clock.now_s))
+    backend = SimpleNamespace()
     slowed = gradients.Gradients(job(slot=2, setup=setup), arena, entry, backend)
     slowed.slow_down(200_000_000, 5, clock.training)
     assert clock.now_s == pytest.approx(slept_s, abs=0.02)
@@ -136,8 +133,8 @@ def test_a_slowed_gradient_takes_longer_with_signs_of_life_and_ends_with_the_run
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_threads_of_a_worker_are_those_of_its_optimizer_and_its_passes(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, threads: int
-) -> None:
+    monkeypatch, tmp_path, threads
+):
     config = small_config(tmp_path, strategy="serial", optimizer="muon", threads=threads)
     plan = make_plan(config)
     backend = SimpleNamespace(bind=lambda *_: None)
@@ -159,18 +156,18 @@ def test_the_threads_of_a_worker_are_those_of_its_optimizer_and_its_passes(
 
 
 class Refuses(ReferenceEngine):
-    def adopt(self, host: Any) -> Any:
+    def adopt(self, host):
         raise EnvironmentLacks("MLX cannot import this")
 
 
 class RefusesLater(ReferenceEngine):
     """Imports the parameters and `more` segments, then fails."""
 
-    def __init__(self, more: int) -> None:
+    def __init__(self, more):
         super().__init__()
         self._left = more + 1
 
-    def adopt(self, host: Any) -> Any:
+    def adopt(self, host):
         self._left -= 1
         if self._left < 0:
             raise EnvironmentLacks("MLX cannot import one more")
@@ -178,12 +175,12 @@ class RefusesLater(ReferenceEngine):
 
 
 class Copies(ReferenceEngine):
-    def adopt(self, host: Any) -> Any:
+    def adopt(self, host):
         return host.copy()
 
 
 @pytest.fixture
-def arena() -> Iterator[Arena]:
+def arena():
     with Arena.create(
         plan(
             {},
@@ -198,8 +195,8 @@ def arena() -> Iterator[Arena]:
         yield arena
 
 
-def a_job(backend: str, engine: str | None = None, **options: object) -> Job:
-    config = TrainConfig(**{"strategy": "hogwild", "optimizer": "adamw", **options})  # type: ignore[arg-type]
+def a_job(backend, engine=None, **options):
+    config = TrainConfig(**{"strategy": "hogwild", "optimizer": "adamw", **options})
     return job(
         slot=2,
         setup=SimpleNamespace(
@@ -212,14 +209,14 @@ def a_job(backend: str, engine: str | None = None, **options: object) -> Job:
     )
 
 
-def with_engine(monkeypatch: pytest.MonkeyPatch, engine: Any) -> None:
+def with_engine(monkeypatch, engine):
     monkeypatch.setattr(metal_steps.engines, "create", lambda name, **_: engine)
 
 
-def a_backend(error: float) -> Any:
+def a_backend(error):
     """A backend that orthogonalises as the CPU does, but for a relative error."""
 
-    def polar(xs: Any, scales: Any, coefficients: Any) -> Any:
+    def polar(xs, scales, coefficients):
         return [(1 + error) * u for u in muon.polar_references(xs, scales, coefficients)]
 
     return SimpleNamespace(polar=polar)
@@ -233,7 +230,7 @@ def a_backend(error: float) -> Any:
         ("worker", {"mlx:gpu", "torch:mps", "mlx:cpu", "torch:cpu"}),
     ],
 )
-def test_each_worker_orthogonalises_where_the_option_says(device: str, of: set[str]) -> None:
+def test_each_worker_orthogonalises_where_the_option_says(device, of):
     backend = a_backend(1e-6)
     for name in BACKENDS:
         one = a_job(name, optimizer="muon", orthogonalization_device=device)
@@ -243,9 +240,7 @@ def test_each_worker_orthogonalises_where_the_option_says(device: str, of: set[s
 
 
 @pytest.mark.parametrize("error", [0.01, np.nan])
-def test_a_device_that_is_too_coarse_is_refused_or_replaced_by_the_cpu_aloud(
-    capsys: pytest.CaptureFixture[str], error: float
-) -> None:
+def test_a_device_that_is_too_coarse_is_refused_or_replaced_by_the_cpu_aloud(capsys, error):
     backend = a_backend(error)
     asked = a_job("mlx:cpu", optimizer="muon", orthogonalization_device="worker")
     with pytest.raises(EnvironmentLacks, match="mlx:cpu differ from the CPU's.*MLX_ENABLE_TF32=0"):
@@ -255,12 +250,10 @@ def test_a_device_that_is_too_coarse_is_refused_or_replaced_by_the_cpu_aloud(
     assert notice.startswith("notice: worker 2 orthogonalises on the CPU: directions of mlx:gpu")
 
 
-LIVE: dict[str, object] = {"read": "live", "predict": "none"}
+LIVE = {"read": "live", "predict": "none"}
 
 
-def test_a_gpu_reads_the_parameters_themselves_where_both_sides_are_one_memory(
-    monkeypatch: pytest.MonkeyPatch, arena: Arena
-) -> None:
+def test_a_gpu_reads_the_parameters_themselves_where_both_sides_are_one_memory(monkeypatch, arena):
     with_engine(monkeypatch, ReferenceEngine())
     params = worker.live_params(a_job("mlx:gpu", **LIVE), arena)
     assert params is not None
@@ -274,13 +267,7 @@ def test_a_gpu_reads_the_parameters_themselves_where_both_sides_are_one_memory(
     ("engine", "why"),
     [(Refuses(), "MLX cannot import this"), (Copies(), "does not see the writes of the other")],
 )
-def test_a_gpu_that_cannot_share_memory_falls_back_aloud(
-    monkeypatch: pytest.MonkeyPatch,
-    arena: Arena,
-    capsys: pytest.CaptureFixture[str],
-    engine: Any,
-    why: str,
-) -> None:
+def test_a_gpu_that_cannot_share_memory_falls_back_aloud(monkeypatch, arena, capsys, engine, why):
     with_engine(monkeypatch, engine)
     assert worker.live_params(a_job("mlx:gpu", **LIVE), arena) is None
     assert worker.gpu_steps(a_job("mlx:gpu", "mlx"), arena, ADAM) is None
@@ -291,9 +278,7 @@ def test_a_gpu_that_cannot_share_memory_falls_back_aloud(
     assert writes.endswith(why)
 
 
-def test_a_gpu_that_shares_memory_adds_its_own_steps(
-    monkeypatch: pytest.MonkeyPatch, arena: Arena
-) -> None:
+def test_a_gpu_that_shares_memory_adds_its_own_steps(monkeypatch, arena):
     with_engine(monkeypatch, ReferenceEngine())
     before = arena.params.copy()
     assert worker.gpu_steps(a_job("mlx:gpu", "mlx"), arena, ADAM) is not None
@@ -303,19 +288,14 @@ def test_a_gpu_that_shares_memory_adds_its_own_steps(
 
 @pytest.mark.parametrize("more", [0, 1])
 def test_moments_that_cannot_be_imported_leave_the_steps_to_the_cpu(
-    monkeypatch: pytest.MonkeyPatch,
-    arena: Arena,
-    capsys: pytest.CaptureFixture[str],
-    more: int,
-) -> None:
+    monkeypatch, arena, capsys, more
+):
     with_engine(monkeypatch, RefusesLater(more))
     assert worker.gpu_steps(a_job("mlx:gpu", "mlx"), arena, ADAM) is None
     assert "lets the CPU add its steps, not the GPU: MLX cannot" in capsys.readouterr().out
 
 
-def test_every_segment_of_the_rule_is_imported_before_the_first_step(
-    monkeypatch: pytest.MonkeyPatch, arena: Arena
-) -> None:
+def test_every_segment_of_the_rule_is_imported_before_the_first_step(monkeypatch, arena):
     with_engine(monkeypatch, RefusesLater(4))
     steps = worker.gpu_steps(a_job("mlx:gpu", "mlx"), arena, ADAM)
     assert steps is not None
@@ -326,9 +306,7 @@ def test_every_segment_of_the_rule_is_imported_before_the_first_step(
     assert worker.gpu_steps(a_job("mlx:gpu", "mlx"), arena, rule) is None
 
 
-def test_memory_of_several_pieces_of_macos_is_not_imported(
-    monkeypatch: pytest.MonkeyPatch, arena: Arena, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_memory_of_several_pieces_of_macos_is_not_imported(monkeypatch, arena, capsys):
     with_engine(monkeypatch, ReferenceEngine())
     monkeypatch.setattr(type(arena.layout), "straddles", lambda self, name: name == "v.2")
     assert worker.gpu_steps(a_job("mlx:gpu", "mlx"), arena, ADAM) is None
@@ -339,9 +317,7 @@ def test_memory_of_several_pieces_of_macos_is_not_imported(
 
 
 @pytest.mark.slow
-def test_the_supervisor_passes_on_notices_of_a_starting_worker(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_supervisor_passes_on_notices_of_a_starting_worker(tmp_path, monkeypatch):
     log = tmp_path / "worker-1.log"
     assert worker.read_notices(log, 0) == []
     log.write_text("notice: of an earlier process\n")
@@ -350,7 +326,7 @@ def test_the_supervisor_passes_on_notices_of_a_starting_worker(
         stream.write("something else\nnotice: it takes snapshots\n")
     assert worker.read_notices(log, begin) == ["it takes snapshots"]
 
-    messages: list[str] = []
+    messages = []
     monkeypatch.setattr(worker, "read_notices", lambda path, since: [f"notice of {path.name}"])
     train(
         small_config(tmp_path, workers="mlx:cpu*2", steps=2),

@@ -1,7 +1,5 @@
 """Generated data of classic problems that only experiments use."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from mlxhog.classic.datasets import Graph, SparseRows
@@ -13,9 +11,7 @@ LABELLED_SHARE = 0.1  # share of vertices that are terminals
 ASTRAY_SHARE = 0.05  # share of edges whose tail is drawn without regard to its label
 
 
-def dblife_like(
-    vertices: int = 18_167, edges: int = 180_110, labels: int = 8, *, seed: int = 0
-) -> Graph:
+def dblife_like(vertices=18_167, edges=180_110, labels=8, *, seed=0):
     """Draw a graph whose ends follow p_j ~ 1/(j + 86).
 
     Every vertex has a label, and most edges join vertices of the same label; one vertex in ten is a
@@ -57,9 +53,7 @@ def dblife_like(
 # -- rows of one density ---------------------------------------------------------------------------
 
 
-def sparse_regression(
-    n: int, n_features: int, density: float, *, noise: float = 0.1, seed: int = 0
-) -> tuple[SparseRows, SparseRows]:
+def sparse_regression(n, n_features, density, *, noise=0.1, seed=0):
     """Draw a linear regression whose rows all have the same number of non-zero features.
 
     Rows have norm 1 and uniformly drawn features; labels are the product with a dense plane of
@@ -79,7 +73,7 @@ def sparse_regression(
     each = max(1, round(density * n_features))
     plane = rng.standard_normal(n_features)
 
-    def draw(count: int) -> SparseRows:
+    def draw(count):
         rows = [rng.choice(n_features, each, replace=False, shuffle=False) for _ in range(count)]
         indices = np.sort(np.stack(rows), axis=1)
         values = rng.standard_normal((count, each))

@@ -55,7 +55,7 @@ from harness.claims import (
 )
 from harness.machine import BUSY_SHARE, ROOT, LoadWatch, wait_until_quiet
 
-from mlxhog.files.durable import replace_file
+from mlxhog.base.durable import replace_file
 from mlxhog.report.charts import png
 
 RESULTS = ROOT / "benchmarks" / "results"

@@ -30,7 +30,7 @@ std::string text(std::size_t n) { return std::to_string(n); }
 // Turns together with the arrays they live in, kept alive.
 struct TurnsObject {
   TurnsObject(Words next_array, Bytes book_array)
-      : next(next_array), book(checked(book_array)), turns(next.data(), next.size(), book.data(), book.size()) {}
+      : next(next_array), book(checked(book_array)), turns(next.data(), book.data(), book.size()) {}
 
   static Bytes checked(Bytes book) {
     if (reinterpret_cast<std::uintptr_t>(book.data()) % 8 != 0 || book.size() < Turns::kHead) {
@@ -98,19 +98,13 @@ void bind_turns(nb::module_& m) {
       .def(nb::init<Words, Bytes>(), "next"_a.noconvert(), "book"_a.noconvert())
       .def("record", [](TurnsObject& self) { self.turns.record(); }, "Begin a step whose accesses are noted.")
       .def("repeat",
-           [](TurnsObject& self, std::vector<std::uint32_t> turns, bool absolute, bool torn) {
-             self.turns.repeat(std::move(turns), absolute, torn);
+           [](TurnsObject& self, std::vector<std::uint32_t> turns, bool torn) {
+             self.turns.repeat(std::move(turns), torn);
            },
-           "turns"_a, "absolute"_a = false, "torn"_a = false,
-           "Begin a step whose accesses come in recorded turns (gaps unless absolute), and end with the last.")
+           "turns"_a, "torn"_a = false, "Begin a step whose accesses come in recorded turns, and end with the last.")
       .def("stop", [](TurnsObject& self) { self.turns.stop(); }, "Let a thread that waits for a turn give up.")
       .def("settle", [](TurnsObject& self) { self.turns.settle(); }, "End the access that a torn step left.")
-      .def_prop_ro("done", [](const TurnsObject& self) { return self.turns.done(); }, "Accesses of this step so far.")
-      .def("gaps",
-           [](const TurnsObject& self) {  // a repeated step may have more accesses than the book has room for
-             return numbers(self.turns.gaps(), std::min(self.turns.done(), self.turns.room()));
-           },
-           "Of each access of this step, those of others since this worker's last one there, (done,) uint32.");
+      .def_prop_ro("done", [](const TurnsObject& self) { return self.turns.done(); }, "Accesses of this step so far.");
   m.attr("TURNS_HEAD") = Turns::kHead;
   m.def("follow_turns",
         [](LocksObject& locks, TurnsObject& turns) {

@@ -28,10 +28,9 @@ void Turns::record() {
   publish(0, 0);
 }
 
-void Turns::repeat(std::vector<std::uint32_t> turns, bool absolute, bool torn) {
+void Turns::repeat(std::vector<std::uint32_t> turns, bool torn) {
   turns_ = std::move(turns);
   repeats_ = true;
-  absolute_ = absolute;
   torn_ = torn;
   unsettled_ = false;
   done_ = 0;
@@ -51,14 +50,12 @@ void Turns::note(Locks& locks, std::size_t word) {
   locks.lock_of_living(word);
   turn_ = next_[word];
   noted_[done_] = turn_;
-  gaps_[done_] = turn_ - seen_[word];
-  seen_[word] = turn_ + 1;
   publish(word, ++done_);
 }
 
 bool Turns::wait(Locks& locks, std::size_t word) {
   if (done_ == turns_.size()) return false;
-  turn_ = turns_[done_] + (absolute_ ? 0 : seen_[word]);
+  turn_ = turns_[done_];
   __atomic_store_n(waits_, static_cast<std::uint32_t>(word + 1), __ATOMIC_RELAXED);
   for (long looks = 0;; ++looks) {
     // Acquire: pairs with the release of the worker that had the turn before.
@@ -80,7 +77,6 @@ bool Turns::wait(Locks& locks, std::size_t word) {
     }
   }
   __atomic_store_n(waits_, 0u, __ATOMIC_RELAXED);
-  seen_[word] = turn_ + 1;
   publish(word, ++done_);
   if (torn_ && done_ == turns_.size()) {
     torn_word_ = word;

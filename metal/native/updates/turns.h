@@ -26,21 +26,18 @@ class Turns {
   static constexpr std::size_t kHead = 512;  // bytes of a book in front of its turns
 
   // `next` and `book` stay owned by the caller and must outlive this object.
-  Turns(std::uint32_t* next, std::size_t n_words, std::uint8_t* book, std::size_t book_bytes)
+  Turns(std::uint32_t* next, std::uint8_t* book, std::size_t book_bytes)
       : next_(next), words_(reinterpret_cast<std::uint64_t*>(book)), waits_(reinterpret_cast<std::uint32_t*>(book + 8)),
-        noted_(reinterpret_cast<std::uint32_t*>(book + kHead)), room_((book_bytes - kHead) / sizeof(std::uint32_t)),
-        seen_(n_words, 0), gaps_(room_) {}
+        noted_(reinterpret_cast<std::uint32_t*>(book + kHead)), room_((book_bytes - kHead) / sizeof(std::uint32_t)) {}
 
-  std::size_t room() const { return room_; }
   std::size_t done() const { return done_; }
-  const std::uint32_t* gaps() const { return gaps_.data(); }
 
   // Begin a step whose accesses are noted.
   void record();
 
-  // Begin a step whose accesses have the turns of a recorded one: gaps as `gaps` gave them, or turns themselves.
-  // Later accesses are left out. With `torn` the last waits for its turn and then leaves the rest to `settle`.
-  void repeat(std::vector<std::uint32_t> turns, bool absolute, bool torn);
+  // Begin a step whose accesses have the turns of a recorded one. Later accesses are left out. With `torn` the last
+  // waits for its turn and then leaves the rest to `settle`.
+  void repeat(std::vector<std::uint32_t> turns, bool torn);
 
   // End the waits for turns in other threads with an error.
   void stop() { stopped_.store(true, std::memory_order_relaxed); }
@@ -80,13 +77,11 @@ class Turns {
   std::uint32_t* waits_;
   std::uint32_t* noted_;
   std::size_t room_;
-  std::vector<std::uint32_t> seen_;   // by word: the turn after this worker's last access
-  std::vector<std::uint32_t> gaps_;   // accesses of others since then
   std::vector<std::uint32_t> turns_;  // to be repeated
   std::size_t done_ = 0, torn_word_ = 0;
   std::uint32_t turn_ = 0;
   std::atomic<bool> stopped_{false};
-  bool repeats_ = false, absolute_ = false, torn_ = false, unsettled_ = false;
+  bool repeats_ = false, torn_ = false, unsettled_ = false;
 };
 
 // A sum of each 1024 floats' bits, weighted by place: sums[i] of values [1024 i, 1024 (i + 1)).

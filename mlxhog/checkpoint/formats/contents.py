@@ -30,11 +30,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.base import plain_json
+from mlxhog.base.tensors import TensorSource
 from mlxhog.checkpoint.formats import table_rows
 from mlxhog.config import plugins
 from mlxhog.errors import ConfigError
-from mlxhog.files import plain_json
-from mlxhog.files.tensors import TensorSource
 from mlxhog.models import families, ngrams, translation
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.mad import MADConfig

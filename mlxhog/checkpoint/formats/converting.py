@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import yaml
 
+from mlxhog.base import mapped, plain_json, reading
+from mlxhog.base.tensors import TensorSource
 from mlxhog.checkpoint import manifest
 from mlxhog.checkpoint.formats import contents, saving
 from mlxhog.checkpoint.formats.opening import Opened
 from mlxhog.checkpoint.formats.saving import OnTensor
 from mlxhog.errors import CheckpointError, ConfigError
-from mlxhog.files import mapped, plain_json, reading
-from mlxhog.files.tensors import TensorSource
 from mlxhog.models.mad import MADConfig
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 

@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.base import mapped, plain_json, plain_yaml, reading
+from mlxhog.base.mapped import FLOATS
+from mlxhog.base.paths import expanded
+from mlxhog.base.reading import MOST_CONFIG_BYTES
 from mlxhog.checkpoint import manifest
 from mlxhog.checkpoint.formats import table_rows, weights
 from mlxhog.checkpoint.formats.weights import listed
 from mlxhog.data import tokenizers
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import MOST_SHOWN, CheckpointError, ConfigError, DataError, shown
-from mlxhog.files import mapped, plain_json, plain_yaml, reading
-from mlxhog.files.mapped import FLOATS
-from mlxhog.files.paths import expanded
-from mlxhog.files.reading import MOST_CONFIG_BYTES
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.translation import to_ours

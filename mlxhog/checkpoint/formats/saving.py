@@ -12,19 +12,19 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from mlxhog.checkpoint import manifest
-from mlxhog.checkpoint.formats import weights
-from mlxhog.checkpoint.formats.weights import listed
-from mlxhog.errors import CheckpointError, ConfigError, EnvironmentLacks
-from mlxhog.files import mapped, plain_json
-from mlxhog.files.durable import (
+from mlxhog.base import mapped, plain_json
+from mlxhog.base.durable import (
     full_disk,
     is_gone,
     new_directory,
     require_space,
     write_synced,
 )
-from mlxhog.files.tensors import TensorSource, write_entries
+from mlxhog.base.tensors import TensorSource, write_entries
+from mlxhog.checkpoint import manifest
+from mlxhog.checkpoint.formats import weights
+from mlxhog.checkpoint.formats.weights import listed
+from mlxhog.errors import CheckpointError, ConfigError, EnvironmentLacks
 
 _REPLACED = {*weights.ENDINGS, ".json", ".yaml", ".yml", ".jinja", ".model", ".py"}
 """Suffixes of the files of a checkpoint, in any format."""

@@ -25,9 +25,9 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
+from mlxhog.base import mapped, reading
+from mlxhog.base.tensors import refuse_many
 from mlxhog.errors import UNLOADABLE, CheckpointError, message_of, not_imported, shown
-from mlxhog.files import mapped, reading
-from mlxhog.files.tensors import refuse_many
 
 try:
     import torch

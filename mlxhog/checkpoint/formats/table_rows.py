@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.base.mapped import FLOATS
+from mlxhog.base.tensors import TensorSource
 from mlxhog.errors import CheckpointError
-from mlxhog.files.mapped import FLOATS
-from mlxhog.files.tensors import TensorSource
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 

@@ -17,8 +17,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from mlxhog.base import plain_json, reading, tensors
 from mlxhog.errors import CheckpointError
-from mlxhog.files import plain_json, reading, tensors
 
 INDEX = "model.safetensors.index.json"
 _NAMED = (

@@ -14,10 +14,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from mlxhog.base.durable import replace_file
 from mlxhog.cli.flags import Flags
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
-from mlxhog.files.durable import replace_file
 
 if TYPE_CHECKING:
     from mlxhog.mad.report.ranking import Ranking

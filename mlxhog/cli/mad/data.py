@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlxhog.base.paths import expanded
+from mlxhog.base.quantities import format_bytes
 from mlxhog.cli.flags import Flags
 from mlxhog.cli.output import print_json
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError, DataError
-from mlxhog.files.paths import expanded
-from mlxhog.files.quantities import format_bytes
 
 if TYPE_CHECKING:
     from mlxhog.mad.tasks import Dataset, Settings

@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TextIO
 
+from mlxhog.base.quantities import format_count, format_duration, parse_number
 from mlxhog.cli.flags import Flags, Parsed
 from mlxhog.config.options import option, options
 from mlxhog.config.sources import Config, resolve, values_of
 from mlxhog.errors import ConfigError
-from mlxhog.files.quantities import format_count, format_duration, parse_number
 from mlxhog.mad.options import PROTOCOL, ExecutionConfig, Protocol
 from mlxhog.report.streams import console
 from mlxhog.report.views import Observer, Silence, may_redraw
@@ -178,8 +178,8 @@ def common(config: StudyConfig, parsed: Parsed) -> dict[str, Any]:
         ConfigError: the workers or the tasks are impossible.
         EnvironmentLacks: a backend is missing here.
     """
-    from mlxhog.machine import machine
-    from mlxhog.machine.workers import backend_here, resolve_workers
+    from mlxhog.base import machine
+    from mlxhog.base.workers import backend_here, resolve_workers
     from mlxhog.mad import tasks
 
     here = machine.here()
@@ -259,7 +259,7 @@ def dry_run(
         store: of the study, if it exists.
         as_json: print one JSON object.
     """
-    from mlxhog.machine import machine
+    from mlxhog.base import machine
 
     study, here = planning.study, machine.here()
     records = () if store is None else store.records()
@@ -317,7 +317,7 @@ def go(
     retry_failed: bool = False,
 ) -> int:
     """Execute a session and print its result; return the exit code."""
-    from mlxhog.machine import machine
+    from mlxhog.base import machine
     from mlxhog.mad.study.session import execute
 
     study, here = planning.study, machine.here()

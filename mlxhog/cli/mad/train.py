@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlxhog.base.paths import expanded
 from mlxhog.cli.flags import Flags, Parsed
 from mlxhog.cli.mad.data import SET_FLAG, add_task_flags, read_settings
 from mlxhog.cli.mad.session import part
@@ -16,7 +17,6 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import numbers_of, option
 from mlxhog.config.sources import values_of
 from mlxhog.errors import ConfigError, MlxhogError
-from mlxhog.files.paths import expanded
 from mlxhog.mad.options import PROTOCOL, Protocol, worker_options
 
 if TYPE_CHECKING:
@@ -183,9 +183,9 @@ def _run_config(
     layers: Sequence[str] | None,
 ) -> RunConfig:
     """Return the configuration of the run, with everything that decides its numbers."""
+    from mlxhog.base import machine
+    from mlxhog.base.workers import GPU_BACKENDS, backend_here, resolve_workers
     from mlxhog.config import plugin_file
-    from mlxhog.machine import machine
-    from mlxhog.machine.workers import GPU_BACKENDS, backend_here, resolve_workers
     from mlxhog.mad import tasks
     from mlxhog.mad.run import RunConfig
     from mlxhog.mad.training.run_plan import check_reach
@@ -235,8 +235,8 @@ def _train(
     plan: RunPlan, worker_options: dict[str, object], save: str | None, *, quiet: bool
 ) -> tuple[RunResult, MlxhogError | None]:
     """Train with a status line and Ctrl-C; return the result and the error of the saving."""
+    from mlxhog.base.interrupts import Interrupts
     from mlxhog.cli.mad.train_view import RunLine
-    from mlxhog.machine.interrupts import Interrupts
     from mlxhog.mad.training import candidate
 
     with Interrupts() as signals:

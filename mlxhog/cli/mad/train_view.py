@@ -8,9 +8,9 @@ from dataclasses import asdict
 from math import floor
 from typing import Any, TextIO
 
+from mlxhog.base.interrupts import Interrupts
+from mlxhog.base.quantities import format_bytes, format_duration
 from mlxhog.cli.output import print_json
-from mlxhog.files.quantities import format_bytes, format_duration
-from mlxhog.machine.interrupts import Interrupts
 from mlxhog.mad.run import Callbacks, Point, RunResult
 from mlxhog.mad.tasks.dataset import HELD, held_length
 from mlxhog.mad.training.candidate import estimate

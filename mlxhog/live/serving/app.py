@@ -20,6 +20,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
+from mlxhog.base.http_server import OWN_NAMES, ForeignRequest, check_names, is_own
 from mlxhog.checkpoint.run import Run, is_run, run_of
 from mlxhog.data.stream import append_examples
 from mlxhog.decoding.engine import Int32, Request, checked_ids
@@ -37,7 +38,6 @@ from mlxhog.live.serving.engine_thread import (
 from mlxhog.live.serving.metrics import CONTENT_TYPE_LATEST, Metrics
 from mlxhog.live.serving.replies import EventStream, Reply, error_body, for_client, unless_gone
 from mlxhog.live.serving.requests import ClientRequest, RefusedRequest
-from mlxhog.machine.http_server import OWN_NAMES, ForeignRequest, check_names, is_own
 
 RETRY_AFTER_S = 1
 MOST_BODY_BYTES = 1_000_000

@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mlxhog.base.http_server import is_own
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
 from mlxhog.live import MODES, READ_MODES, backend_option, wait_option
-from mlxhog.machine.http_server import is_own
 
 KEY_VARIABLE = "MLXHOG_API_KEY"
 

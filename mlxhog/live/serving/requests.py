@@ -13,11 +13,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mlxhog.base import plain_json, typed
 from mlxhog.config.options import option, options
 from mlxhog.data import conversations
 from mlxhog.decoding.options import Sampling, stop_strings
 from mlxhog.errors import ConfigError, DataError, did_you_mean, shown
-from mlxhog.files import plain_json, typed
 
 MOST_EXAMPLES = 1000
 """Largest number of examples in one request."""

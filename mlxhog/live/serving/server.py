@@ -15,12 +15,12 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mlxhog.base.http_server import listen, say_once_where_connections_wait, url_of
+from mlxhog.base.interrupts import SIGNALS
 from mlxhog.decoding.model import Model
 from mlxhog.live.serving.app import Api
 from mlxhog.live.serving.config import ServeConfig, key_of, origins_of
 from mlxhog.live.serving.engine_thread import EngineThread
-from mlxhog.machine.http_server import listen, say_once_where_connections_wait, url_of
-from mlxhog.machine.interrupts import SIGNALS
 from mlxhog.report.views import Tell
 
 PATIENCE_S = 30.0

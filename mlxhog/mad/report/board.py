@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TextIO
 
-from mlxhog.files.quantities import format_clock
+from mlxhog.base.quantities import format_clock
 from mlxhog.mad.study.progress import ActiveRun, Best, StudyProgress
 from mlxhog.mad.study.store import StudyRecord
 from mlxhog.report.streams import printable

@@ -10,7 +10,7 @@ from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.files.quantities import format_bytes, format_count, format_duration
+from mlxhog.base.quantities import format_bytes, format_count, format_duration
 from mlxhog.mad.report.board import accuracy, cut, folded, score, short, styled
 from mlxhog.mad.report.ranking import WITHIN, Ranking, equal_cost
 from mlxhog.mad.scores import LOST, CandidateScore

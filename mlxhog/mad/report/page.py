@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from html import escape
 
-from mlxhog.files.quantities import format_duration
+from mlxhog.base.quantities import format_duration
 from mlxhog.mad.report.leaderboard import NOTE, Column, ceiling_note, lost, table
 from mlxhog.mad.report.plots import Plot
 from mlxhog.mad.report.ranking import Ranking

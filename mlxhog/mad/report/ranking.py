@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 
-from mlxhog.files.quantities import format_value
+from mlxhog.base.quantities import format_value
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import Point, solved_accuracy
 from mlxhog.mad.scores import UNFINISHED, CandidateScore, Select, scores

@@ -28,9 +28,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from mlxhog.base import plain_yaml, reading
+from mlxhog.base.quantities import parse_count
 from mlxhog.errors import ConfigError, did_you_mean
-from mlxhog.files import plain_yaml, reading
-from mlxhog.files.quantities import parse_count
 from mlxhog.mad.search.budget import SizeBudget
 from mlxhog.mad.suites import SUITES
 from mlxhog.models.mad.config import POSITIONS

@@ -26,8 +26,8 @@ from importlib.metadata import version
 from typing import Any
 
 from mlxhog.arena.process import WatchedTime
+from mlxhog.base.processes import limits_of_threads
 from mlxhog.errors import EnvironmentLacks, WorkerFailed
-from mlxhog.machine.processes import limits_of_threads
 from mlxhog.mad.run import RunConfig, failed
 from mlxhog.mad.study.workers import (
     START_S,

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
+from mlxhog.base.interrupts import Interrupts
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.machine.interrupts import Interrupts
 from mlxhog.mad.options import Limit
 from mlxhog.mad.run import Point, RunConfig, failed
 from mlxhog.mad.search.pruning import Pruner

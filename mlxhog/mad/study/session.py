@@ -7,9 +7,9 @@ from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from typing import Any
 
+from mlxhog.base import machine
+from mlxhog.base.workers import resolve_workers
 from mlxhog.errors import ConfigError
-from mlxhog.machine import machine
-from mlxhog.machine.workers import resolve_workers
 from mlxhog.mad import tasks
 from mlxhog.mad.options import ExecutionConfig, Protocol
 from mlxhog.mad.run import RunConfig

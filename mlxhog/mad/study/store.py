@@ -28,10 +28,10 @@ from typing import IO, Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
+from mlxhog.base import durable, plain_json, plain_yaml, reading
+from mlxhog.base.durable import append_lines, disk_errors, replace_file
+from mlxhog.base.paths import expanded
 from mlxhog.errors import StudyError, did_you_mean, shown
-from mlxhog.files import durable, plain_json, plain_yaml, reading
-from mlxhog.files.durable import append_lines, disk_errors, replace_file
-from mlxhog.files.paths import expanded
 from mlxhog.mad.run import STATUSES, Point, RunConfig, RunResult, run_title
 from mlxhog.mad.search.budget import state
 from mlxhog.models import families

@@ -29,9 +29,9 @@ from typing import Any, Protocol, Self
 
 from mlxhog.arena.process import WatchedTime
 from mlxhog.arena.worker_pool import WorkerProcess, last_lines
+from mlxhog.base.durable import disk_errors
+from mlxhog.base.quantities import format_bytes
 from mlxhog.errors import MlxhogError, WorkerFailed
-from mlxhog.files.durable import disk_errors
-from mlxhog.files.quantities import format_bytes
 from mlxhog.mad.run import Callbacks, Point, RunConfig, RunResult, failed
 
 START_S = 120.0

@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.base import plain_json
+from mlxhog.base.durable import replace_file, require_space
 from mlxhog.errors import DataError, ShapeError
-from mlxhog.files import plain_json
-from mlxhog.files.durable import replace_file, require_space
 from mlxhog.mad.tasks.task import IGNORED, Ints
 
 Int32 = NDArray[np.int32]

@@ -26,11 +26,11 @@ from mlxhog.arena import Arena
 from mlxhog.arena.control import Command, RecordKind, Ring
 from mlxhog.arena.process import monotonic_ns, process_start_time
 from mlxhog.arena.workers import MAX_NONFINITE, State
+from mlxhog.base import plain_json
 from mlxhog.checkpoint import manifest
 from mlxhog.checkpoint.formats import contents, saving
 from mlxhog.config.budget import Budget
 from mlxhog.errors import Diverged, WorkerFailed
-from mlxhog.files import plain_json
 from mlxhog.mad.run import Callbacks, RunConfig, RunResult
 from mlxhog.mad.tasks.dataset import ceiling
 from mlxhog.mad.training.evaluation import (

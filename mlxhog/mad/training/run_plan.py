@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from mlxhog import optim, strategies
 from mlxhog.arena import Arena
 from mlxhog.backends.gpu_share import GPUShare
+from mlxhog.base import machine, verdicts
+from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec, resolve_workers
 from mlxhog.config import schedules
 from mlxhog.config.choices import SCHEDULES, STRATEGIES
 from mlxhog.config.config import TrainConfig
@@ -24,8 +26,6 @@ from mlxhog.config.strategies import Serial, Sim
 from mlxhog.data.batch import Batch
 from mlxhog.data.batches import Order
 from mlxhog.errors import ConfigError
-from mlxhog.machine import machine, verdicts
-from mlxhog.machine.workers import GPU_BACKENDS, WorkerSpec, resolve_workers
 from mlxhog.mad import tasks
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.options import worker_options as possible_options

@@ -46,7 +46,7 @@ const runView = (() => {
     const two = (n) => String(n).padStart(2, "0");
     return (h ? h + ":" : "") + two(m) + ":" + two(Math.floor(s) % 60);
   };
-  // As `format_duration` of files/quantities.py.
+  // As `format_duration` of base/quantities.py.
   const duration = (s) => {
     if (s < 9.95) return +s.toPrecision(2) + " s";
     const whole = Math.round(s), days = Math.floor(whole / 86400);

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from mlxhog.base import machine
+from mlxhog.base.load import Load, LoadWatch
 from mlxhog.config.strategies import Hogwild
 from mlxhog.errors import ConfigError
-from mlxhog.machine import machine
-from mlxhog.machine.load import Load, LoadWatch
 from mlxhog.report.table import Section
 from mlxhog.report.views import Stages, TellStep
 from mlxhog.theory.advisor import AdviseConfig

@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.arena.child import Child, Lane
+from mlxhog.base.load import LoadWatch
 from mlxhog.checkpoint.run import Run
 from mlxhog.config import optimizers
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.strategies import Hogwild, Serial, Sync
 from mlxhog.errors import ConfigError, Diverged, WorkerFailed
-from mlxhog.machine.load import LoadWatch
 from mlxhog.report.metrics import Result
 from mlxhog.report.views import Tell, TellStep
 from mlxhog.theory.advisor import AdviseConfig

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mlxhog.files.quantities import format_bytes
+from mlxhog.base.quantities import format_bytes
 from mlxhog.theory.simulator.links import FLOAT_BYTES, Link, sent_bytes
 from mlxhog.theory.simulator.workers import Worker
 from mlxhog.training import choose_strategy

@@ -10,6 +10,8 @@ import numpy as np
 
 from mlxhog import optim
 from mlxhog.arena.child import Child
+from mlxhog.base import machine
+from mlxhog.base.workers import BACKENDS, WorkerSpec, backend_here, resolve_workers
 from mlxhog.checkpoint import checkpoint
 from mlxhog.config import optimizers
 from mlxhog.config.config import TrainConfig
@@ -18,8 +20,6 @@ from mlxhog.config.optimizers import SGD
 from mlxhog.config.strategies import Hogwild, Serial
 from mlxhog.config.strategy import sparsify
 from mlxhog.errors import ConfigError, DataError, did_you_mean
-from mlxhog.machine import machine
-from mlxhog.machine.workers import BACKENDS, WorkerSpec, backend_here, resolve_workers
 from mlxhog.models import families, ngrams
 from mlxhog.report.views import TellStep
 from mlxhog.theory import bounds

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mlxhog.files.quantities import format_count
+from mlxhog.base.quantities import format_count
 from mlxhog.report.charts import LIGHT, blank, png, style, title
 from mlxhog.report.table import AnswerNote, Section
 from mlxhog.theory.analysis.advice import Advice, Evidence, verdict

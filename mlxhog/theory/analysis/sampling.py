@@ -19,11 +19,11 @@ from mlxhog import backends
 from mlxhog.arena import Layout, Slot
 from mlxhog.arena.child import Lane
 from mlxhog.backends.backend import Backend, Grads
+from mlxhog.base.workers import WorkerSpec
 from mlxhog.checkpoint import formats
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.strategy import sparsify
 from mlxhog.data.batches import Batches
-from mlxhog.machine.workers import WorkerSpec
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig, init_params, parameter_blocks
 from mlxhog.models.sampled_head import SampledHead

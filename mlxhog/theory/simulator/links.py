@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Self
 
+from mlxhog.base.quantities import parse_duration_s
 from mlxhog.errors import ConfigError
-from mlxhog.files.quantities import parse_duration_s
 from mlxhog.theory.simulator.schemes import Scheme
 from mlxhog.theory.simulator.workers import Behaviour, Phase, SharedState, Start, WorkerContext
 

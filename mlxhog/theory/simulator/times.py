@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.base.quantities import parse_duration_s, parse_number
 from mlxhog.errors import DataError, did_you_mean
-from mlxhog.files.quantities import parse_duration_s, parse_number
 
 Successive = Callable[..., Iterator[float]]
 _DRAWN_AT_ONCE = 256

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from mlxhog.base.quantities import format_bytes, parse_duration_s
 from mlxhog.config.options import convert_fields, option
 from mlxhog.config.rules import Slowdown, parse_slowdowns
 from mlxhog.errors import ConfigError, DataError, did_you_mean
-from mlxhog.files.quantities import format_bytes, parse_duration_s
 from mlxhog.report.table import Section
 from mlxhog.theory.simulator import Event, Prediction, Simulation, simulate, times
 from mlxhog.theory.simulator.links import FLOAT_BYTES, FORM, ClusterRounds, Link, sent_bytes

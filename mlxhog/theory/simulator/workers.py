@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mlxhog.base.workers import GPU_BACKENDS
 from mlxhog.errors import DataError
-from mlxhog.machine.workers import GPU_BACKENDS
 from mlxhog.theory.simulator.objectives import Learner
 from mlxhog.theory.simulator.times import ComputeTime, times_of
 

@@ -1,11 +1,7 @@
 """Small checkpoints, written by transformers and by the xlstm package themselves."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
-from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
@@ -35,12 +31,12 @@ NATIVE = {
 TOKENS = torch.tensor([[0, 5, 7, 11, 3, 49, 1, 2, 30, 8, 17, 4, 4, 9, 21, 33, 6]])
 
 
-def seeded() -> None:
+def seeded():
     """Before a model is made: packages draw initial values from torch's global generator."""
     torch.manual_seed(0)
 
 
-def spread(model: torch.nn.Module, seed: int = 0) -> None:
+def spread(model, seed=0):
     """Give every parameter values of its own, so that no two can be mixed up."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -48,7 +44,7 @@ def spread(model: torch.nn.Module, seed: int = 0) -> None:
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
 
 
-def transformers_model(**changed: Any) -> Any:
+def transformers_model(**changed):
     sizes = {"vocab_size": 50, "hidden_size": 128, "num_hidden_layers": 2, "num_heads": 2}
     sizes |= {"num_blocks": 2, "use_cache": False, **NATIVE}
     seeded()
@@ -57,7 +53,7 @@ def transformers_model(**changed: Any) -> Any:
     return model
 
 
-def large(**changed: Any) -> Any:
+def large(**changed):
     """An xLSTMLarge of the package."""
     sizes = {"vocab_size": 50, "embedding_dim": 64, "num_blocks": 2, "num_heads": 2, **NATIVE}
     seeded()
@@ -66,7 +62,7 @@ def large(**changed: Any) -> Any:
     return model
 
 
-def v1(slstm_at: list[int], *, conv: int = 4, ffn: bool = True, **changed: Any) -> Any:
+def v1(slstm_at, *, conv=4, ffn=True, **changed):
     """An xLSTMLMModel of the package, on the CPU."""
     kinds = [block in slstm_at for block in range(2)]
     mlstm = mLSTMLayerConfig(num_heads=2, conv1d_kernel_size=conv or 4)
@@ -91,7 +87,7 @@ def v1(slstm_at: list[int], *, conv: int = 4, ffn: bool = True, **changed: Any) 
     return model
 
 
-def save_transformers(folder: Path) -> Path:
+def save_transformers(folder):
     """A directory of transformers with a tokenizer, and with fields that we do not know."""
     transformers_model().save_pretrained(folder)
     for name, content in ByteTokenizer().files().items():
@@ -102,7 +98,7 @@ def save_transformers(folder: Path) -> Path:
     return folder
 
 
-def save_package(model: Any, folder: Path, name: str = "model.pt") -> Path:
+def save_package(model, folder, name="model.pt"):
     """Save a model of the xlstm package as its users do: a state dict, and the config as YAML."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(model.state_dict(), folder / name)
@@ -110,23 +106,23 @@ def save_package(model: Any, folder: Path, name: str = "model.pt") -> Path:
     return folder
 
 
-def save_config(model: Any, folder: Path) -> None:
+def save_config(model, folder):
     text = yaml.safe_dump(dataclasses.asdict(model.config))
     (folder / "config.yaml").write_text(text)
 
 
-def state(model: Any) -> dict[str, Any]:
+def state(model):
     """A state dict as NumPy arrays; bfloat16 becomes float32, which holds it exactly."""
     return {name: tensor.float().numpy() for name, tensor in model.state_dict().items()}
 
 
-def state_dict(folder: Path) -> Tensors:
+def state_dict(folder):
     """What the safetensors files of a directory hold."""
     files = sorted(folder.glob("*.safetensors"))
     return {name: tensor for file in files for name, tensor in load_file(file).items()}
 
 
-def assert_same(tensors: Tensors, expected: Tensors) -> None:
+def assert_same(tensors, expected):
     assert tensors.keys() == expected.keys()
     for name, tensor in expected.items():
         assert tensors[name].dtype == tensor.dtype, name

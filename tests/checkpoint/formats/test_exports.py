@@ -1,50 +1,44 @@
 """What a user of transformers does with an export of a sequence of layers."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_model, save_model
 
+from mlxhog.base import tensors
 from mlxhog.checkpoint import checkpoint, formats
 from mlxhog.checkpoint.formats.contents import token_ids
 from mlxhog.checkpoint.formats.converting import Conversion, convert
 from mlxhog.data.tokenizers import ByteTokenizer
-from mlxhog.files import tensors
 from mlxhog.models import families
-from mlxhog.models.families import ModelConfig
 from mlxhog.nn.torch import LanguageModel
 from tests.saved import SMALL, saved_run
 
 MAX_LENGTH = 77
 
 
-def layers(**fields: Any) -> ModelConfig:
+def layers(**fields):
     model = {"dim": 16, "layers": "mlstm(h2) swiglu(inner=16)", "max_length": MAX_LENGTH}
     return families.read({"model": model | {"position": "learned"} | fields})
 
 
-def exported(folder: Path, model: ModelConfig) -> Path:
+def exported(folder, model):
     run = saved_run(folder / "runs", model=model)
     convert(formats.open(run.model.resolve()), folder / "e", Conversion("hf"))
     return folder / "e"
 
 
-def fields(folder: Path, name: str = "config.json") -> dict[str, Any]:
-    read: dict[str, Any] = json.loads((folder / name).read_bytes())
+def fields(folder, name="config.json"):
+    read = json.loads((folder / name).read_bytes())
     return read
 
 
-def test_an_export_names_the_tokens_that_end_and_pad_a_text(tmp_path: Path) -> None:
+def test_an_export_names_the_tokens_that_end_and_pad_a_text(tmp_path):
     folder = exported(tmp_path, layers())
     names = fields(folder, "tokenizer_config.json")
     assert names["bos_token"] == names["eos_token"] == names["pad_token"]
@@ -53,18 +47,14 @@ def test_an_export_names_the_tokens_that_end_and_pad_a_text(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("model", [layers(), SMALL], ids=["layers", "xlstm"])
-def test_generate_of_transformers_draws_no_id_without_a_token(
-    tmp_path: Path, model: ModelConfig
-) -> None:
+def test_generate_of_transformers_draws_no_id_without_a_token(tmp_path, model):
     folder = exported(tmp_path, model)
     unused = list(range(ByteTokenizer.n_ids, ByteTokenizer.vocab_size))
     assert fields(folder, "generation_config.json")["suppress_tokens"] == unused
     assert checkpoint.read_model(folder)[0].vocab_size == ByteTokenizer.vocab_size
 
 
-def test_a_checkpoint_without_the_list_gets_it_from_its_tokenizer(
-    tmp_path: Path,
-) -> None:
+def test_a_checkpoint_without_the_list_gets_it_from_its_tokenizer(tmp_path):
     older = exported(tmp_path, SMALL)
     (older / "generation_config.json").unlink()
     convert(formats.open(older), tmp_path / "again", Conversion("hf"))
@@ -73,18 +63,18 @@ def test_a_checkpoint_without_the_list_gets_it_from_its_tokenizer(
 
 
 @pytest.mark.parametrize("vocabulary", [b'{"a": 0, "b": 2}', b'[["a", -1.0], ["b", -2.0]]'])
-def test_tokens_are_counted_in_each_kind_of_vocabulary(vocabulary: bytes) -> None:
+def test_tokens_are_counted_in_each_kind_of_vocabulary(vocabulary):
     text = b'{"model": {"vocab": %s}, "added_tokens": [{"id": 5}]}' % vocabulary
     assert token_ids(text) - {1, 2} == {0, 5}
 
 
 @pytest.mark.parametrize("text", [b"[]", b'{"model": {}}', b'{"model": {"vocab": 3}}', b"{"])
-def test_a_tokenizer_without_a_vocabulary_is_refused(text: bytes) -> None:
+def test_a_tokenizer_without_a_vocabulary_is_refused(text):
     with pytest.raises(ValueError, match=r"no vocabulary|JSON|Expecting"):
         token_ids(text)
 
 
-def test_unknown_fields_of_a_config_survive_both_directions(tmp_path: Path) -> None:
+def test_unknown_fields_of_a_config_survive_both_directions(tmp_path):
     folder = exported(tmp_path, layers())
     (folder / "config.json").write_text(
         json.dumps(fields(folder) | {"mine": [1], "pad_token_id": 7})
@@ -99,7 +89,7 @@ def test_unknown_fields_of_a_config_survive_both_directions(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["embedding", "head"])
-def test_tied_weights_load_from_either_name(tmp_path: Path, name: str) -> None:
+def test_tied_weights_load_from_either_name(tmp_path, name):
     model = replace(SMALL, tie_word_embeddings=True)
     run = saved_run(tmp_path, model=model)
     whole = dict(tensors.read(run.model / "model.safetensors"))
@@ -113,7 +103,7 @@ def test_tied_weights_load_from_either_name(tmp_path: Path, name: str) -> None:
     np.testing.assert_array_equal(opened.tensors[families.embedding(model)], expected)
 
 
-def test_a_tensor_that_save_model_wrote_once_has_all_its_names(tmp_path: Path) -> None:
+def test_a_tensor_that_save_model_wrote_once_has_all_its_names(tmp_path):
     module = LanguageModel(layers(vocab_size=20))
     module.get_parameter("head.weight").data.copy_(module.get_parameter("embedding.weight"))
     module.get_submodule("head").weight = module.get_parameter("embedding.weight")  # shared
@@ -130,7 +120,7 @@ def test_a_tensor_that_save_model_wrote_once_has_all_its_names(tmp_path: Path) -
 
 
 @pytest.fixture
-def transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def transformers(tmp_path, monkeypatch):
     package = pytest.importorskip("transformers", reason="the extra [peers]")
     dynamic = importlib.import_module("transformers.dynamic_module_utils")
     monkeypatch.setattr(dynamic, "HF_MODULES_CACHE", str(tmp_path / "modules"))
@@ -138,7 +128,7 @@ def transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[An
     return package
 
 
-def loaded(transformers: Any, folder: Path, **how: Any) -> tuple[Any, Any]:
+def loaded(transformers, folder, **how):
     how["trust_remote_code"] = True
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
     return transformers.AutoModelForCausalLM.from_pretrained(folder, **how), tokenizer
@@ -146,8 +136,8 @@ def loaded(transformers: Any, folder: Path, **how: Any) -> tuple[Any, Any]:
 
 @pytest.mark.slow
 def test_generate_takes_what_the_tokenizer_returns_and_padding_changes_no_answer(
-    transformers: Any, tmp_path: Path
-) -> None:
+    transformers, tmp_path
+):
     model, tokenizer = loaded(transformers, exported(tmp_path, layers()))
     how = {"max_new_tokens": 4, "do_sample": False}
     alone = [
@@ -168,7 +158,7 @@ def test_generate_takes_what_the_tokenizer_returns_and_padding_changes_no_answer
 
 
 @pytest.mark.slow
-def test_the_pipeline_writes_text(transformers: Any, tmp_path: Path) -> None:
+def test_the_pipeline_writes_text(transformers, tmp_path):
     folder = exported(tmp_path, layers())
     model, tokenizer = loaded(transformers, folder)
     write = transformers.pipeline("text-generation", model=model, tokenizer=tokenizer)
@@ -178,9 +168,7 @@ def test_the_pipeline_writes_text(transformers: Any, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_loads_computes_and_learns(
-    transformers: Any, tmp_path: Path, dtype: torch.dtype
-) -> None:
+def test_half_precision_loads_computes_and_learns(transformers, tmp_path, dtype):
     model, _ = loaded(transformers, exported(tmp_path, layers()), dtype=dtype)
     assert model.dtype == dtype
     tokens = torch.arange(12)[None]
@@ -194,8 +182,8 @@ def test_half_precision_loads_computes_and_learns(
 
 @pytest.mark.slow
 def test_the_model_has_what_tools_of_transformers_ask_for_and_survives_save_pretrained(
-    transformers: Any, tmp_path: Path
-) -> None:
+    transformers, tmp_path
+):
     model, _ = loaded(transformers, exported(tmp_path, layers()))
     assert model.config.num_hidden_layers == 2
     assert model.get_input_embeddings()(torch.tensor([3])).shape == (1, 16)

@@ -1,12 +1,8 @@
 """Checkpoints that others wrote are recognised, and what is wrong with one is named."""
 
-from __future__ import annotations
-
 import json
 import pickle
 import shutil
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,14 +11,14 @@ import yaml
 from safetensors.numpy import load_file, save_file
 
 from mlxhog.checkpoint import checkpoint, formats
-from mlxhog.errors import CheckpointError, ConfigError, MlxhogError
+from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.models import families
 from tests.checkpoint.formats import peers
 from tests.pairs import each_of
 from tests.saved import SMALL, saved_run
 
 
-def same(opened: formats.Opened, expected: dict[str, Any]) -> None:
+def same(opened, expected):
     """The tensors are exactly the given ones, whatever the type they are stored in."""
     assert opened.tensors.keys() == expected.keys()
     for name, array in expected.items():
@@ -30,7 +26,7 @@ def same(opened: formats.Opened, expected: dict[str, Any]) -> None:
 
 
 @pytest.fixture
-def hf(tmp_path: Path) -> Path:
+def hf(tmp_path):
     """A directory that transformers wrote: bfloat16, in shards."""
     model = peers.transformers_model().to(torch.bfloat16)
     model.save_pretrained(tmp_path / "hf", max_shard_size="400KB")
@@ -43,9 +39,7 @@ def hf(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("size", ["1GB", "400KB"])
-def test_a_directory_of_transformers_opens_whole_or_in_shards(
-    tmp_path: Path, dtype: torch.dtype, size: str
-) -> None:
+def test_a_directory_of_transformers_opens_whole_or_in_shards(tmp_path, dtype, size):
     model = peers.transformers_model(use_bias=True).to(dtype)
     model.save_pretrained(tmp_path, max_shard_size=size)
     opened = formats.open(tmp_path)
@@ -57,7 +51,7 @@ def test_a_directory_of_transformers_opens_whole_or_in_shards(
 @pytest.mark.parametrize(
     "names", [("hidden_size", "num_hidden_layers"), ("embedding_dim", "num_blocks")]
 )
-def test_either_spelling_of_a_size_is_enough(hf: Path, names: tuple[str, str]) -> None:
+def test_either_spelling_of_a_size_is_enough(hf, names):
     fields = json.loads((hf / "config.json").read_text())
     for name in {"hidden_size", "num_hidden_layers", "embedding_dim", "num_blocks"} - set(names):
         del fields[name]
@@ -67,9 +61,7 @@ def test_either_spelling_of_a_size_is_enough(hf: Path, names: tuple[str, str]) -
 
 @each_of("weight_mode", ["single", "fused"])
 @each_of("use_bias", [False, True])
-def test_a_state_dict_of_xlstm_large_opens(
-    tmp_path: Path, weight_mode: str, use_bias: bool
-) -> None:
+def test_a_state_dict_of_xlstm_large_opens(tmp_path, weight_mode, use_bias):
     model = peers.large(weight_mode=weight_mode, use_bias=use_bias)
     opened = formats.open(peers.save_package(model, tmp_path))
     assert opened.format == "xlstm"
@@ -85,14 +77,14 @@ def test_a_state_dict_of_xlstm_large_opens(
 
 
 @pytest.mark.parametrize("slstm_at", [[], [1], [0, 1]])
-def test_a_state_dict_of_the_v1_stack_opens(tmp_path: Path, slstm_at: list[int]) -> None:
+def test_a_state_dict_of_the_v1_stack_opens(tmp_path, slstm_at):
     model = peers.v1(slstm_at)
     opened = formats.open(peers.save_package(model, tmp_path))
     assert (opened.format, opened.config.model_type) == ("xlstm", "xlstm_v1")
     same(opened, peers.state(model))
 
 
-def test_a_checkpoint_of_ours_opens(tmp_path: Path) -> None:
+def test_a_checkpoint_of_ours_opens(tmp_path):
     opened = formats.open(checkpoint.latest(saved_run(tmp_path, step=3)))
     assert (opened.format, opened.tokenizer().bos) == ("mlxhog", 256)
     same(opened, families.init_params(SMALL, seed=0))
@@ -100,9 +92,7 @@ def test_a_checkpoint_of_ours_opens(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["model.pt", "x.pth", "last.ckpt", "pytorch_model.bin"])
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "model._orig_mod."])
-def test_what_training_programs_put_around_a_state_dict_is_taken_off(
-    tmp_path: Path, name: str, prefix: str
-) -> None:
+def test_what_training_programs_put_around_a_state_dict_is_taken_off(tmp_path, name, prefix):
     model = peers.large()
     inner = {prefix + key: value for key, value in model.state_dict().items()}
     torch.save({"state_dict": inner, "epoch": 3, "optimizer": {"lr": 1.0}}, tmp_path / name)
@@ -113,7 +103,7 @@ def test_what_training_programs_put_around_a_state_dict_is_taken_off(
     same(formats.open(tmp_path / name), expected)
 
 
-def test_torch_files_of_the_old_layout_and_strided_tensors_open(tmp_path: Path) -> None:
+def test_torch_files_of_the_old_layout_and_strided_tensors_open(tmp_path):
     model = peers.large()
     state = model.state_dict()
     state["lm_head.weight"] = state["lm_head.weight"].t().contiguous().t()
@@ -125,7 +115,7 @@ def test_torch_files_of_the_old_layout_and_strided_tensors_open(tmp_path: Path) 
         same(formats.open(tmp_path), expected)
 
 
-def test_a_config_that_lies_elsewhere_is_named(tmp_path: Path) -> None:
+def test_a_config_that_lies_elsewhere_is_named(tmp_path):
     model = peers.v1([1])
     peers.save_package(model, tmp_path / "a")
     config = tmp_path / "b.yaml"
@@ -135,7 +125,7 @@ def test_a_config_that_lies_elsewhere_is_named(tmp_path: Path) -> None:
     same(formats.open(tmp_path / "a", config), peers.state(model))
 
 
-def test_tied_weights_are_one_parameter_whether_stored_once_or_twice(tmp_path: Path) -> None:
+def test_tied_weights_are_one_parameter_whether_stored_once_or_twice(tmp_path):
     model = peers.v1([], tie_weights=True)
     folder = peers.save_package(model, tmp_path)
     assert "lm_head.weight" in torch.load(folder / "model.pt", weights_only=True)
@@ -147,15 +137,15 @@ def test_tied_weights_are_one_parameter_whether_stored_once_or_twice(tmp_path: P
 # -- memory ----------------------------------------------------------------------------------------
 
 
-def test_opening_reads_no_tensor(hf: Path) -> None:
+def test_opening_reads_no_tensor(hf):
     for tensor in formats.open(hf).tensors.values():
-        base: Any = tensor
+        base = tensor
         while isinstance(base, np.ndarray):
             assert not base.flags.writeable
             base = base.base
 
 
-def test_copying_converts_and_names_what_is_not_finite(hf: Path) -> None:
+def test_copying_converts_and_names_what_is_not_finite(hf):
     opened = formats.open(hf)
     out = {name: np.empty(tensor.shape, np.float32) for name, tensor in opened.tensors.items()}
     opened.copy_into(out)
@@ -172,21 +162,19 @@ def test_copying_converts_and_names_what_is_not_finite(hf: Path) -> None:
 # -- what is wrong ---------------------------------------------------------------------------------
 
 
-def refused(path: Path, *said: str, error: type[MlxhogError] = CheckpointError) -> None:
+def refused(path, *said, error=CheckpointError):
     with pytest.raises(error) as caught:
         formats.open(path)
     for part in said:
         assert part in str(caught.value), str(caught.value)
 
 
-def edit(file: Path, **changed: Any) -> None:
+def edit(file, **changed):
     fields = json.loads(file.read_text())
     file.write_text(json.dumps({k: v for k, v in (fields | changed).items() if v is not None}))
 
 
-def test_tensors_that_are_missing_superfluous_misshapen_or_of_a_wrong_type_are_all_named(
-    tmp_path: Path,
-) -> None:
+def test_tensors_that_are_missing_superfluous_misshapen_or_of_a_wrong_type_are_all_named(tmp_path):
     peers.transformers_model().save_pretrained(tmp_path)
     arrays = dict(load_file(tmp_path / "model.safetensors"))
     del arrays["backbone.blocks.1.ffn.proj_up.weight"]
@@ -204,12 +192,12 @@ def test_tensors_that_are_missing_superfluous_misshapen_or_of_a_wrong_type_are_a
     )
 
 
-def test_many_faults_are_counted_instead_of_listed(hf: Path) -> None:
+def test_many_faults_are_counted_instead_of_listed(hf):
     edit(hf / "config.json", num_hidden_layers=9, num_blocks=9)
     refused(hf, "is missing", "; and ")
 
 
-def test_a_head_that_is_missing_is_explained(tmp_path: Path) -> None:
+def test_a_head_that_is_missing_is_explained(tmp_path):
     peers.transformers_model().save_pretrained(tmp_path)
     arrays = dict(load_file(tmp_path / "model.safetensors"))
     del arrays["lm_head.weight"]
@@ -232,14 +220,12 @@ def test_a_head_that_is_missing_is_explained(tmp_path: Path) -> None:
         ({"add_out_norm": False}, "add_out_norm is false, but the file has"),
     ],
 )
-def test_config_fields_that_contradict_each_other_are_refused(
-    hf: Path, changed: dict[str, Any], message: str
-) -> None:
+def test_config_fields_that_contradict_each_other_are_refused(hf, changed, message):
     edit(hf / "config.json", **changed)
     refused(hf, message, error=ConfigError)
 
 
-def test_a_wrong_config_value_names_where_the_config_is(hf: Path, tmp_path: Path) -> None:
+def test_a_wrong_config_value_names_where_the_config_is(hf, tmp_path):
     named = tmp_path / "named.json"
     shutil.copy(hf / "config.json", named)
     edit(named, num_heads=3)
@@ -250,13 +236,13 @@ def test_a_wrong_config_value_names_where_the_config_is(hf: Path, tmp_path: Path
     refused(hf, f"the config of {hf}: ", "divide into num_heads 3", error=ConfigError)
 
 
-def test_two_config_files_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+def test_two_config_files_that_contradict_each_other_are_refused(tmp_path):
     folder = peers.save_package(peers.large(), tmp_path)
     (folder / "config.json").write_text('{"num_heads": 4}')
     refused(folder, "num_heads is 4 in config.json and 2 in config.yaml", error=ConfigError)
 
 
-def test_a_config_of_the_other_generation_is_refused(tmp_path: Path) -> None:
+def test_a_config_of_the_other_generation_is_refused(tmp_path):
     folder = peers.save_package(peers.large(), tmp_path)
     (folder / "config.yaml").write_text(yaml.safe_dump({"model_type": "xlstm_v1"}))
     refused(folder, "model_type 'xlstm_v1' and the tensors are those of 'xlstm'")
@@ -274,7 +260,7 @@ def test_a_config_of_the_other_generation_is_refused(tmp_path: Path) -> None:
         ("outside", "is not an index of shards"),
     ],
 )
-def test_a_damaged_shard_or_index_is_named(hf: Path, damage: str, message: str) -> None:
+def test_a_damaged_shard_or_index_is_named(hf, damage, message):
     index = hf / "model.safetensors.index.json"
     content = json.loads(index.read_text())
     weight_map = content["weight_map"]
@@ -296,7 +282,7 @@ def test_a_damaged_shard_or_index_is_named(hf: Path, damage: str, message: str) 
     refused(hf, message)
 
 
-def test_a_gap_in_the_packages_numbered_shards_is_named(tmp_path: Path) -> None:
+def test_a_gap_in_the_packages_numbered_shards_is_named(tmp_path):
     model = peers.large()
     peers.save_config(model, tmp_path)
     state = peers.state(model)
@@ -318,9 +304,7 @@ def test_a_gap_in_the_packages_numbered_shards_is_named(tmp_path: Path) -> None:
         ("GPT-NeoX", ["gpt_neox.layers.0.attention.query_key_value.weight"]),
     ],
 )
-def test_a_checkpoint_of_another_family_says_which_it_looks_like(
-    tmp_path: Path, family: str, names: list[str]
-) -> None:
+def test_a_checkpoint_of_another_family_says_which_it_looks_like(tmp_path, family, names):
     save_file(
         {name: np.zeros((2, 2), np.float32) for name in names}, tmp_path / "model.safetensors"
     )
@@ -328,7 +312,7 @@ def test_a_checkpoint_of_another_family_says_which_it_looks_like(
     refused(tmp_path, f"looks like {family}", f"model_type {family.lower()!r}")
 
 
-def test_what_real_transformers_models_write_is_told_apart(tmp_path: Path) -> None:
+def test_what_real_transformers_models_write_is_told_apart(tmp_path):
     from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
     llama = LlamaConfig(
@@ -352,9 +336,7 @@ def test_what_real_transformers_models_write_is_told_apart(tmp_path: Path) -> No
         (b"PK\x03\x04 not a zip", "missing, truncated or foreign"),
     ],
 )
-def test_a_torch_file_without_a_state_dict_is_refused(
-    tmp_path: Path, content: Any, message: str
-) -> None:
+def test_a_torch_file_without_a_state_dict_is_refused(tmp_path, content, message):
     file = tmp_path / "model.pt"
     if isinstance(content, bytes):
         file.write_bytes(content)
@@ -366,11 +348,11 @@ def test_a_torch_file_without_a_state_dict_is_refused(
 class Payload:
     """What a pickle may run when it is loaded."""
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self):
         return (exec, ("raise AssertionError('ran')",))
 
 
-def test_a_torch_file_that_would_run_a_program_is_refused_unread(tmp_path: Path) -> None:
+def test_a_torch_file_that_would_run_a_program_is_refused_unread(tmp_path):
     torch.save({"state_dict": peers.large().state_dict(), "extra": Payload()}, tmp_path / "m.pt")
     refused(tmp_path / "m.pt", "has more than tensors")
     (tmp_path / "plain.pt").write_bytes(pickle.dumps({"w": Payload()}))  # of which torch warns
@@ -378,23 +360,21 @@ def test_a_torch_file_that_would_run_a_program_is_refused_unread(tmp_path: Path)
 
 
 @each_of("name", ["model.safetensors", "model_0.safetensors", "model.pt"])
-def test_a_pointer_of_git_lfs_is_called_so_with_what_fetches_the_file(
-    tmp_path: Path, name: str
-) -> None:
+def test_a_pointer_of_git_lfs_is_called_so_with_what_fetches_the_file(tmp_path, name):
     (tmp_path / name).write_text(
         f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 4976698672\n"
     )
     refused(tmp_path, f"{name} is a Git LFS pointer", f"`git lfs pull` in {tmp_path}")
 
 
-def test_a_truncated_torch_file_is_refused(tmp_path: Path) -> None:
+def test_a_truncated_torch_file_is_refused(tmp_path):
     folder = peers.save_package(peers.large(), tmp_path)
     whole = (folder / "model.pt").read_bytes()
     (folder / "model.pt").write_bytes(whole[: len(whole) // 2])
     refused(folder, "model.pt is missing, truncated or foreign")
 
 
-def test_a_directory_with_several_checkpoints_or_none_is_refused(tmp_path: Path) -> None:
+def test_a_directory_with_several_checkpoints_or_none_is_refused(tmp_path):
     refused(tmp_path, "has no checkpoint")
     refused(tmp_path / "gone", "there is no such file or directory")
     for name in ("a.pt", "b.pt"):

@@ -1,7 +1,5 @@
 """Tensors of a checkpoint in files: shards, and places that refuse them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -9,20 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlxhog.base.tensors import TensorSource
 from mlxhog.checkpoint.formats import saving
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.files.tensors import TensorSource
 
 
-def entry(n: int) -> TensorSource:
+def entry(n):
     array = np.zeros(n, np.float16)
     return TensorSource(array.shape, array.dtype, (array,))
 
 
 @given(sizes=st.lists(st.integers(0, 40), max_size=20), limit=st.integers(1, 100))
-def test_shards_hold_every_tensor_once_in_order_and_within_the_limit(
-    sizes: list[int], limit: int
-) -> None:
+def test_shards_hold_every_tensor_once_in_order_and_within_the_limit(sizes, limit):
     entries = {f"t{k}": entry(n) for k, n in enumerate(sizes)}
     shards = saving.shards(entries, limit)
     assert [name for shard in shards for name in shard] == list(entries)
@@ -31,27 +27,27 @@ def test_shards_hold_every_tensor_once_in_order_and_within_the_limit(
         assert sum(held) <= limit or len(held) == 1
 
 
-def test_an_entry_counts_its_bytes_in_the_file_and_not_in_memory() -> None:
+def test_an_entry_counts_its_bytes_in_the_file_and_not_in_memory():
     parts = (np.zeros((2, 3), np.float32), np.zeros((4, 3), np.float32))
     assert TensorSource((6, 3), np.dtype(np.float16), parts).nbytes == 6 * 3 * 2
 
 
 @pytest.mark.parametrize("limit", [1, 10**12])
-def test_a_model_without_tensors_is_one_file(limit: int) -> None:
+def test_a_model_without_tensors_is_one_file(limit):
     assert saving.shards({}, limit) == [{}]
 
 
 @pytest.mark.parametrize("refused", ["made", "made/deeper", "made/deeper/model"])
 def test_a_place_that_the_system_refuses_is_named_and_nothing_is_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str
-) -> None:
+    tmp_path, monkeypatch, refused
+):
     # Root may write anywhere, so the system's answer is put in its mouth.
     mkdir = Path.mkdir
 
-    def refusing(self: Path, *args: object, **kwargs: object) -> None:
+    def refusing(self, *args, **kwargs):
         if str(self).startswith(str(tmp_path / refused)):
             raise PermissionError(13, "Permission denied", str(self))
-        mkdir(self, *args, **kwargs)  # type: ignore[arg-type]
+        mkdir(self, *args, **kwargs)
 
     monkeypatch.setattr(Path, "mkdir", refusing)
     target = tmp_path / "made" / "deeper" / "model"
@@ -63,7 +59,7 @@ def test_a_place_that_the_system_refuses_is_named_and_nothing_is_left(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_target_that_cannot_be_looked_at_is_named(tmp_path: Path) -> None:
+def test_a_target_that_cannot_be_looked_at_is_named(tmp_path):
     target = tmp_path / ("n" * 300)
     with pytest.raises(EnvironmentLacks, match=r"cannot write .*: File name too long"):
         saving.check_target(target, force=False)

@@ -1,9 +1,6 @@
 """Tables in files: touched rows only, the same bits back, and words for what does not fit."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +14,7 @@ CFG = config(ngram_orders=(2, 4), ngram_dim=4, ngram_rows=256)
 NAME = "ngrams.table_4"
 
 
-def tables() -> dict[str, np.ndarray]:
+def tables():
     some = {
         name: np.zeros(spec.shape, np.float32) for name, spec in families.table_spec(CFG).items()
     }
@@ -25,7 +22,7 @@ def tables() -> dict[str, np.ndarray]:
     return some
 
 
-def test_only_touched_rows_are_kept_and_all_come_back() -> None:
+def test_only_touched_rows_are_kept_and_all_come_back():
     whole = tables()
     entries = contents.our_entries(CFG, whole)
     assert sum(entry.nbytes for entry in entries.values()) == 2 * (4 + 16)
@@ -47,14 +44,14 @@ def test_only_touched_rows_are_kept_and_all_come_back() -> None:
         {f"{NAME}.values": np.ones((2, 4), np.int32)},
     ],
 )
-def test_rows_that_do_not_fit_are_refused(change: dict[str, Any]) -> None:
+def test_rows_that_do_not_fit_are_refused(change):
     entries = contents.our_entries(CFG, tables())
     stored = {name: entry.parts[0] for name, entry in entries.items()} | change
     with pytest.raises(CheckpointError, match=f"the rows of {NAME} do not fit a table of 256 rows"):
         table_rows.unpacked(stored, CFG, Path("here"))
 
 
-def test_other_formats_refuse_tables_by_name() -> None:
+def test_other_formats_refuse_tables_by_name():
     words = "tables of n-grams \\(ngram_orders 2, 4\\), which {} does not have; use --to mlxhog"
     with pytest.raises(ConfigError, match=words.format("transformers")):
         contents.refuse(CFG, {})

@@ -1,22 +1,16 @@
 """A checkpoint that knows five letters and newlines, and a server for each file of tests."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
-from pathlib import Path
-
-import openai
 import pytest
 
 from tests.browser import chromium, visit
-from tests.live.serving.servers import MLX, Server, serving
+from tests.live.serving.servers import MLX, serving
 from tests.saved import letters, saved_run
 
 __all__ = ["chromium", "client", "folder", "server", "visit"]
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     """A folder whose `runs` hold one run, saved after 7 updates."""
     folder = tmp_path_factory.mktemp("serving")
     saved_run(folder / "runs", "letters", params=letters(), step=7)
@@ -24,7 +18,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(folder: Path) -> Iterator[Server]:
+def server(folder):
     """A server with small limits, so that tests reach them."""
     limits = ("--batch-size=8", "--queue=4", "--max-new-tokens=200000", "--max-prompt-tokens=3000")
     with serving("latest", MLX, *limits, "--sessions=4", cwd=folder) as server:
@@ -32,6 +26,6 @@ def server(folder: Path) -> Iterator[Server]:
 
 
 @pytest.fixture
-def client(server: Server) -> openai.OpenAI:
+def client(server):
     """OpenAI's own client."""
     return server.openai()

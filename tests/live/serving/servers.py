@@ -7,10 +7,8 @@ import select
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -33,36 +31,36 @@ class Server:
     http: httpx.Client
 
     @property
-    def url(self) -> str:
+    def url(self):
         """As clients of OpenAI want it: with /v1."""
         return str(self.told["url"])
 
     @property
-    def root(self) -> str:
+    def root(self):
         return self.url.removesuffix("/v1")
 
     @property
-    def model(self) -> str:
+    def model(self):
         return str(self.told["model"])
 
     @property
-    def address(self) -> tuple[str, int]:
+    def address(self):
         parts = urlsplit(self.url)
         assert parts.hostname is not None
         assert parts.port is not None
         return parts.hostname, parts.port
 
-    def openai(self) -> openai.OpenAI:
+    def openai(self):
         """A client of OpenAI; it is closed with the server."""
         return openai.OpenAI(
             base_url=self.url, api_key="none", max_retries=0, http_client=self.http
         )
 
-    def health(self) -> dict[str, Any]:
-        answer: dict[str, Any] = self.http.get(f"{self.root}/health").json()
+    def health(self):
+        answer = self.http.get(f"{self.root}/health").json()
         return answer
 
-    def metric(self, name: str) -> float:
+    def metric(self, name):
         """The sum of a metric over its labels."""
         lines = self.http.get(f"{self.root}/metrics").text.splitlines()
         return sum(
@@ -71,11 +69,11 @@ class Server:
             if line.split("{")[0].split(" ")[0] == name
         )
 
-    def rss_bytes(self) -> int:
+    def rss_bytes(self):
         asked = ["ps", "-o", "rss=", "-p", str(self.process.pid)]
         return 1024 * int(subprocess.run(asked, capture_output=True, check=True).stdout)
 
-    def end(self, number: int = signal.SIGINT) -> tuple[int, str]:
+    def end(self, number=signal.SIGINT):
         """Send a signal; returns exit code and what it printed to stderr."""
         self.process.send_signal(number)
         _, err = self.process.communicate(timeout=END_S)
@@ -83,7 +81,7 @@ class Server:
 
 
 @contextmanager
-def serving(model: str | Path, *words: str, cwd: Path, **environment: str) -> Iterator[Server]:
+def serving(model, *words, cwd, **environment):
     """A server on a free port, until the block ends."""
     process = Program("serve", str(model), "--port", "0", "--json", *words, cwd=cwd, **environment)
     http = httpx.Client(verify=False, timeout=START_S)  # which takes no certificates
@@ -107,22 +105,22 @@ def serving(model: str | Path, *words: str, cwd: Path, **environment: str) -> It
 
 
 @contextmanager
-def connected(server: Server) -> Iterator[socket.socket]:
+def connected(server):
     """A connection to write any bytes to."""
     with socket.create_connection(server.address, timeout=START_S) as connection:
         yield connection
 
 
-def head(path: str, *lines: str, method: str = "POST") -> bytes:
+def head(path, *lines, method="POST"):
     """The head of a request."""
     return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: localhost", *lines, "", ""]).encode()
 
 
-def post(path: str, body: bytes) -> bytes:
+def post(path, body):
     return head(path, f"Content-Length: {len(body)}", "Content-Type: application/json") + body
 
 
-def answered(connection: socket.socket) -> bytes:
+def answered(connection):
     """Everything until the server closes; what a reset cuts off is left out."""
     received = b""
     try:
@@ -133,5 +131,5 @@ def answered(connection: socket.socket) -> bytes:
     return received
 
 
-def status_of(answer: bytes) -> int:
+def status_of(answer):
     return int(answer.split(b" ", 2)[1])

@@ -1,11 +1,7 @@
 """Who may use the server: keys, web pages of other sites, and odd headers."""
 
-from __future__ import annotations
-
 import asyncio
-from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any
 
 import httpx
 import pytest
@@ -19,20 +15,13 @@ SITE = "https://chat.example"
 KEY = "secret"
 
 
-def answer(
-    method: str,
-    path: str,
-    headers: Mapping[str, str] | Sequence[tuple[bytes, bytes]] = (),
-    *,
-    origins: tuple[str, ...] = (),
-    key: str | None = None,
-) -> httpx.Response:
+def answer(method, path, headers=(), *, origins=(), key=None):
     """What a server without an engine answers to one request."""
-    engine: Any = SimpleNamespace()
-    served: Any = SimpleNamespace(name="m")
+    engine = SimpleNamespace()
+    served = SimpleNamespace(name="m")
     api = Api(engine, served, ServeConfig(), key, origins)
 
-    async def asked() -> httpx.Response:
+    async def asked():
         transport = httpx.ASGITransport(api, raise_app_exceptions=True)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             return await client.request(method, path, headers=headers)
@@ -40,7 +29,7 @@ def answer(
     return asyncio.run(asked())
 
 
-def preflight(origin: str, **how: Any) -> httpx.Response:
+def preflight(origin, **how):
     asked = {
         "Origin": origin,
         "Access-Control-Request-Method": "POST",
@@ -50,7 +39,7 @@ def preflight(origin: str, **how: Any) -> httpx.Response:
 
 
 @each_of("origins", [(SITE,), ("http://localhost:3000", SITE), ("*",)])
-def test_a_browser_of_an_allowed_site_may_send_its_key(origins: tuple[str, ...]) -> None:
+def test_a_browser_of_an_allowed_site_may_send_its_key(origins):
     leave = preflight(SITE, origins=origins, key=KEY)
     assert leave.status_code == 200
     assert leave.headers["access-control-allow-origin"] in (SITE, "*")
@@ -61,13 +50,13 @@ def test_a_browser_of_an_allowed_site_may_send_its_key(origins: tuple[str, ...])
     assert read.headers["access-control-allow-origin"] in (SITE, "*")
 
 
-def test_a_page_of_an_allowed_site_can_read_that_its_key_is_wrong() -> None:
+def test_a_page_of_an_allowed_site_can_read_that_its_key_is_wrong():
     read = answer("GET", "/v1/models", {"Origin": SITE}, origins=(SITE,), key=KEY)
     assert read.status_code == 401
     assert read.headers["access-control-allow-origin"] == SITE
 
 
-def test_a_named_site_needs_no_key_where_the_server_has_none() -> None:
+def test_a_named_site_needs_no_key_where_the_server_has_none():
     assert answer("GET", "/v1/models", {"Origin": SITE}, origins=(SITE,)).status_code == 200
     other = answer("GET", "/v1/models", {"Origin": "https://evil.example"}, origins=(SITE,))
     assert other.status_code == 403
@@ -75,7 +64,7 @@ def test_a_named_site_needs_no_key_where_the_server_has_none() -> None:
 
 
 @each_of("key", [None, KEY])
-def test_other_sites_get_no_leave(key: str | None) -> None:
+def test_other_sites_get_no_leave(key):
     for origins in ((), (SITE,)):
         refused = preflight("https://evil.example", origins=origins, key=key)
         assert refused.status_code == 400
@@ -98,8 +87,8 @@ def test_other_sites_get_no_leave(key: str | None) -> None:
         ("é", ""),
     ],
 )
-def test_odd_names_end_in_a_status(host: str, origin: str) -> None:
-    headers: Any = [(b"Host", host.encode("latin-1"))]
+def test_odd_names_end_in_a_status(host, origin):
+    headers = [(b"Host", host.encode("latin-1"))]
     if origin:
         headers.append((b"Origin", origin.encode("latin-1")))
     for key in (None, KEY):
@@ -109,7 +98,7 @@ def test_odd_names_end_in_a_status(host: str, origin: str) -> None:
             assert "location" not in read.headers
 
 
-def test_the_page_needs_no_key_and_loads_nothing_from_elsewhere() -> None:
+def test_the_page_needs_no_key_and_loads_nothing_from_elsewhere():
     page = answer("GET", "/", key=KEY)
     assert page.status_code == 200
     policy = page.headers["content-security-policy"]
@@ -135,7 +124,7 @@ def test_the_page_needs_no_key_and_loads_nothing_from_elsewhere() -> None:
         ("*", KEY, ["*"]),
     ],
 )
-def test_origins_are_scheme_host_and_port(text: str, key: str | None, origins: list[str]) -> None:
+def test_origins_are_scheme_host_and_port(text, key, origins):
     assert origins_of(ServeConfig(allow_origin=text), key) == origins
 
 
@@ -147,6 +136,6 @@ def test_origins_are_scheme_host_and_port(text: str, key: str | None, origins: l
         ("*", "needs|set an API key"),
     ],
 )
-def test_what_is_no_origin_is_refused(text: str, message: str) -> None:
+def test_what_is_no_origin_is_refused(text, message):
     with pytest.raises(ConfigError, match=message):
         origins_of(ServeConfig(allow_origin=text), None)

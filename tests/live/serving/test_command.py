@@ -1,22 +1,18 @@
 """`mlxhog serve`: its words, its errors, its end, keys, and many models."""
 
-from __future__ import annotations
-
 import json
 import signal
 import socket
 import subprocess
 import sys
 from contextlib import ExitStack, closing
-from pathlib import Path
-from typing import Any
 
 import httpx
 import openai
 import pytest
 
+from mlxhog.base.http_server import listen
 from mlxhog.cli import main
-from mlxhog.machine.http_server import listen
 from tests.another_process import Program
 from tests.live.serving.servers import MLX, serving
 from tests.processes import descriptors_limited
@@ -24,7 +20,7 @@ from tests.processes import descriptors_limited
 slow = pytest.mark.slow
 
 
-def test_help_shows_how_to_serve(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_shows_how_to_serve(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["serve", "--help"])
     assert ended.value.code == 0
@@ -43,22 +39,14 @@ def test_help_shows_how_to_serve(capsys: pytest.CaptureFixture[str]) -> None:
         (["latest", "--prot", "1"], "did you mean '--port'"),
     ],
 )
-def test_wrong_words_are_named(
-    words: list[str],
-    says: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_wrong_words_are_named(words, says, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLXHOG_API_KEY", raising=False)
     assert main(["serve", *words, *([] if "--port" in words else ["--port", "0"])]) == 2
     assert says in capsys.readouterr().err
 
 
-def test_a_port_in_use_is_one_line(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_port_in_use_is_one_line(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     with closing(listen("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
@@ -69,7 +57,7 @@ def test_a_port_in_use_is_one_line(
 
 @slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_the_server_well_and_frees_its_port(folder: Path, number: int) -> None:
+def test_a_signal_ends_the_server_well_and_frees_its_port(folder, number):
     with serving("latest", MLX, cwd=folder) as server:
         port = server.address[1]
         code, err = server.end(number)
@@ -78,9 +66,9 @@ def test_a_signal_ends_the_server_well_and_frees_its_port(folder: Path, number: 
 
 
 @slow
-def test_a_signal_ends_streams_that_would_go_on_for_minutes(folder: Path) -> None:
+def test_a_signal_ends_streams_that_would_go_on_for_minutes(folder):
     with serving("latest", MLX, "--max-new-tokens=10000000", cwd=folder) as server:
-        body: Any = {"model": server.model, "prompt": "ab", "max_tokens": 10**7, "stream": True}
+        body = {"model": server.model, "prompt": "ab", "max_tokens": 10**7, "stream": True}
         with httpx.stream("POST", f"{server.url}/completions", json=body, timeout=60) as answer:
             next(answer.iter_lines())
             server.process.send_signal(signal.SIGINT)
@@ -90,11 +78,11 @@ def test_a_signal_ends_streams_that_would_go_on_for_minutes(folder: Path) -> Non
 
 
 @slow
-def test_with_a_key_only_those_who_have_it_are_answered(folder: Path) -> None:
+def test_with_a_key_only_those_who_have_it_are_answered(folder):
     key = {"MLXHOG_API_KEY": "opensesame"}
     with serving("latest", MLX, "--host", "0.0.0.0", cwd=folder, **key) as server:
         url, http = f"http://127.0.0.1:{server.address[1]}", server.http
-        body: Any = {"model": server.model, "prompt": "ab"}
+        body = {"model": server.model, "prompt": "ab"}
         for headers, status in (
             ({}, 401),
             ({"Authorization": "Bearer wrong"}, 401),
@@ -115,14 +103,14 @@ def test_with_a_key_only_those_who_have_it_are_answered(folder: Path) -> None:
 
 
 @slow
-def test_health_and_metrics_tell_what_is_served(folder: Path) -> None:
+def test_health_and_metrics_tell_what_is_served(folder):
     with serving("latest", "--backend", "torch:cpu", cwd=folder) as server:
         health = server.health()
         assert health["status"] == "ok"
         assert health["model"] == server.model
         assert health["training"] is False
         assert (health["version"], health["newest"]) == (7, 7)
-        body: Any = {"model": server.model, "prompt": "ab", "max_tokens": 9, "n": 2}
+        body = {"model": server.model, "prompt": "ab", "max_tokens": 9, "n": 2}
         assert httpx.post(f"{server.url}/completions", json=body).status_code == 200
         assert server.metric("mlxhog_answers_total") == 2
         assert server.metric("mlxhog_tokens_total") == 2 + 2 * 9
@@ -131,7 +119,7 @@ def test_health_and_metrics_tell_what_is_served(folder: Path) -> None:
 
 
 @slow
-def test_a_checkpoint_is_served_by_its_path(folder: Path) -> None:
+def test_a_checkpoint_is_served_by_its_path(folder):
     (path,) = (folder / "runs").glob("*/checkpoints/step-*")
     with serving(path, MLX, cwd=folder) as server:
         assert "checkpoint" in server.told["weights"]
@@ -139,7 +127,7 @@ def test_a_checkpoint_is_served_by_its_path(folder: Path) -> None:
 
 
 @slow
-def test_a_run_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
+def test_a_run_without_a_checkpoint_is_refused(tmp_path):
     from mlxhog.checkpoint import creation
 
     creation.create(tmp_path / "runs", "empty")
@@ -151,7 +139,7 @@ def test_a_run_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @slow
-def test_more_connections_than_files_can_be_open_are_one_line_and_no_end(folder: Path) -> None:
+def test_more_connections_than_files_can_be_open_are_one_line_and_no_end(folder):
     with descriptors_limited(80):
         process = subprocess.Popen(
             [sys.executable, "-m", "mlxhog", "serve", "latest", "--port=0", "--json", MLX],

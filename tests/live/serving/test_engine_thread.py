@@ -1,19 +1,15 @@
 """The engine's thread: newer weights between tokens, errors of the model, many clients."""
 
-from __future__ import annotations
-
 import asyncio
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.decoding.engine import Request
@@ -23,7 +19,6 @@ from mlxhog.errors import (
     CheckpointError,
     ConfigError,
     Diverged,
-    MlxhogError,
     RunError,
 )
 from mlxhog.live.serving import engine_thread
@@ -31,41 +26,38 @@ from mlxhog.live.serving.app import Api
 from mlxhog.live.serving.config import ServeConfig
 from mlxhog.live.serving.engine_thread import (
     AnswerJob,
-    AnswerPart,
     Busy,
     EngineThread,
     ServerFailed,
 )
 from mlxhog.live.source import Loaded, WeightSource
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
-from tests.decoding.readers import History, Reader
+from tests.decoding.readers import Reader
 
 
 class Letter(Reader):
     """Says one letter for ever: that of its weights. The test lets it say each."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
-        self.letter: float = ord("a")
+        self.letter = ord("a")
         self.may_say = threading.Semaphore(0)
-        self.error: Exception | None = None
+        self.error = None
 
-    def logits(
-        self, tokens: NDArray[np.int32], state: History | None
-    ) -> tuple[NDArray[np.float32], History]:
+    def logits(self, tokens, state):
         assert self.may_say.acquire(timeout=30)
         if self.error is not None:
             raise self.error
         return super().logits(tokens, state)
 
-    def says(self, history: tuple[int, ...]) -> NDArray[np.float32]:
+    def says(self, history):
         logits = np.zeros(320, np.float32)
         if np.isnan(self.letter):
             return logits + np.nan
         logits[int(self.letter)] = 40.0
         return logits
 
-    def close(self) -> None:
+    def close(self):
         pass
 
 
@@ -74,31 +66,31 @@ class Letters(WeightSource):
 
     whose = "letters"
 
-    def __init__(self, mode: str) -> None:
+    def __init__(self, mode):
         self.mode, self.version, self.loaded, self.is_closed = mode, 0, 0, False
 
-    def newest(self) -> int:
+    def newest(self):
         return self.version
 
-    def has_newer(self) -> bool:
+    def has_newer(self):
         return self.version != self.loaded
 
-    def load(self, backend: Any) -> Loaded:
+    def load(self, backend):
         self.loaded = self.version
         backend.letter = ord("a") + self.version
         return Loaded(version=self.version, oldest=self.version)
 
-    def ended(self) -> bool:
+    def ended(self):
         return False
 
-    def close(self) -> None:
+    def close(self):
         self.is_closed = True
 
 
 class Bench:
     """An engine's thread with a model that waits for the test."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, mode: str, **how: Any) -> None:
+    def __init__(self, monkeypatch, mode, **how):
         self.backend, self.source = Letter(), Letters(mode)
         config = XLSTMLargeConfig(vocab_size=320, hidden_size=32, num_hidden_layers=1, num_heads=2)
         model = SimpleNamespace(
@@ -114,12 +106,12 @@ class Bench:
         assert self.thread.wait().name == "letters"
         assert self.thread.whose == "letters"
 
-    def job(self, n: int = 4, count: int = 1, **how: Any) -> AnswerJob:
+    def job(self, n=4, count=1, **how):
         sampling = Sampling(max_new_tokens=n, temperature=0)
         request = Request(prompt=[1, 2], sampling=sampling, **how)
         return AnswerJob([request] * count)
 
-    def say(self, tokens: int) -> None:
+    def say(self, tokens):
         self.backend.may_say.release(tokens)
 
 
@@ -127,10 +119,10 @@ Make = Callable[..., Bench]
 
 
 @pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
-    results: list[Bench] = []
+def bench(monkeypatch):
+    results = []
 
-    def make(mode: str = "double_buffer", **how: Any) -> Bench:
+    def make(mode="double_buffer", **how):
         results.append(Bench(monkeypatch, mode, **how))
         return results[-1]
 
@@ -141,28 +133,28 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
         assert one.source.is_closed
 
 
-def run(work: Coroutine[Any, Any, None]) -> None:
-    async def soon() -> None:
+def run(work):
+    async def soon():
         await asyncio.wait_for(work, timeout=60)
 
     asyncio.run(soon())
 
 
-async def rest(job: AnswerJob) -> list[AnswerPart]:
-    parts: list[AnswerPart] = []
+async def rest(job):
+    parts = []
     while some := await job.parts():
         parts += some
     return parts
 
 
-def text(parts: list[AnswerPart], choice: int = 0) -> str:
+def text(parts, choice=0):
     return "".join(part.text for part in parts if part.choice == choice)
 
 
-def test_weights_change_between_two_tokens_and_every_part_names_its_own(bench: Make) -> None:
+def test_weights_change_between_two_tokens_and_every_part_names_its_own(bench):
     b = bench()
 
-    async def work() -> None:
+    async def work():
         job = b.job(n=4)
         b.thread.start(job)
         b.say(1)  # the prompt; the first token comes of it
@@ -183,10 +175,10 @@ def test_weights_change_between_two_tokens_and_every_part_names_its_own(bench: M
     run(work())
 
 
-def test_pinned_answers_keep_their_weights_to_the_end(bench: Make) -> None:
+def test_pinned_answers_keep_their_weights_to_the_end(bench):
     b = bench("pinned_per_sequence")
 
-    async def work() -> None:
+    async def work():
         job = b.job(n=6)
         b.thread.start(job)
         b.say(2)
@@ -201,13 +193,11 @@ def test_pinned_answers_keep_their_weights_to_the_end(bench: Make) -> None:
     run(work())
 
 
-def test_pinned_answers_that_follow_each_other_do_not_keep_old_weights_for_ever(
-    bench: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pinned_answers_that_follow_each_other_do_not_keep_old_weights_for_ever(bench, monkeypatch):
     monkeypatch.setattr(engine_thread, "PINNED_S", 0.0)
     b = bench("pinned_per_sequence", batch_size=2)
 
-    async def work() -> None:
+    async def work():
         first = b.job(n=8)
         b.thread.start(first)
         b.say(2)
@@ -223,10 +213,10 @@ def test_pinned_answers_that_follow_each_other_do_not_keep_old_weights_for_ever(
     run(work())
 
 
-def test_many_answers_run_together_and_the_rest_waits_or_is_sent_away(bench: Make) -> None:
+def test_many_answers_run_together_and_the_rest_waits_or_is_sent_away(bench):
     b = bench(batch_size=3, queue=2)
 
-    async def work() -> None:
+    async def work():
         jobs = [b.job(n=2) for _ in range(5)]
         for job in jobs:
             b.thread.start(job)
@@ -241,10 +231,10 @@ def test_many_answers_run_together_and_the_rest_waits_or_is_sent_away(bench: Mak
     run(work())
 
 
-def test_a_cancelled_job_frees_its_place_at_once(bench: Make) -> None:
+def test_a_cancelled_job_frees_its_place_at_once(bench):
     b = bench(batch_size=1, queue=0)
 
-    async def work() -> None:
+    async def work():
         gone = b.job(n=1000)
         b.thread.start(gone)
         b.say(2)
@@ -258,10 +248,10 @@ def test_a_cancelled_job_frees_its_place_at_once(bench: Make) -> None:
     run(work())
 
 
-def test_weights_that_are_not_finite_end_answers_until_newer_ones_are_there(bench: Make) -> None:
+def test_weights_that_are_not_finite_end_answers_until_newer_ones_are_there(bench):
     b = bench()
 
-    async def work() -> None:
+    async def work():
         b.say(100)
         b.backend.letter = np.nan
         jobs = [b.job(), b.job()]
@@ -280,17 +270,15 @@ def test_weights_that_are_not_finite_end_answers_until_newer_ones_are_there(benc
 
 
 @pytest.mark.parametrize("error", [CheckpointError("w is damaged"), ArenaError("w is of another")])
-def test_answers_that_the_weights_end_are_counted_as_errors(
-    bench: Make, monkeypatch: pytest.MonkeyPatch, error: MlxhogError
-) -> None:
-    def damaged(backend: Any) -> Loaded:
+def test_answers_that_the_weights_end_are_counted_as_errors(bench, monkeypatch, error):
+    def damaged(backend):
         raise error
 
     b = bench(sessions=1)
     api = Api(b.thread, b.thread.wait(), ServeConfig(sessions=1), None)
-    fields: dict[str, Any] = {"model": "letters", "prompt": "ab", "temperature": 0}
+    fields = {"model": "letters", "prompt": "ab", "temperature": 0}
 
-    async def work() -> None:
+    async def work():
         transport = httpx.ASGITransport(api)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             b.say(100)
@@ -310,12 +298,12 @@ def test_answers_that_the_weights_end_are_counted_as_errors(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_stream_is_refused_with_the_status_of_the_whole_answer(bench: Make, stream: bool) -> None:
+def test_a_stream_is_refused_with_the_status_of_the_whole_answer(bench, stream):
     b = bench(sessions=1)
     api = Api(b.thread, b.thread.wait(), ServeConfig(sessions=1), None)
-    fields: dict[str, Any] = {"model": "letters", "prompt": "ab", "session": "s", "stream": stream}
+    fields = {"model": "letters", "prompt": "ab", "session": "s", "stream": stream}
 
-    async def work() -> None:
+    async def work():
         transport = httpx.ASGITransport(api)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             first = asyncio.create_task(client.post("/v1/completions", json=fields))
@@ -334,12 +322,10 @@ def test_a_stream_is_refused_with_the_status_of_the_whole_answer(bench: Make, st
     run(work())
 
 
-def test_an_error_of_the_program_is_told_as_such_and_printed(
-    bench: Make, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_an_error_of_the_program_is_told_as_such_and_printed(bench, capfd):
     b = bench()
 
-    async def work() -> None:
+    async def work():
         b.say(100)
         b.backend.error = ZeroDivisionError("of a kernel")
         b.thread.start(job := b.job())
@@ -354,10 +340,10 @@ def test_an_error_of_the_program_is_told_as_such_and_printed(
     assert "ZeroDivisionError: of a kernel" in capfd.readouterr().err
 
 
-def test_two_requests_in_one_session_at_a_time_are_refused(bench: Make) -> None:
+def test_two_requests_in_one_session_at_a_time_are_refused(bench):
     b = bench(sessions=2)
 
-    async def work() -> None:
+    async def work():
         b.thread.start(first := b.job(session="s"))
         b.thread.start(second := b.job(session="s"))
         b.say(1)  # the engine may have begun the first before it saw the second
@@ -374,21 +360,17 @@ def test_two_requests_in_one_session_at_a_time_are_refused(bench: Make) -> None:
     run(work())
 
 
-def test_what_cannot_be_opened_is_an_error_of_the_starter(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_what_cannot_be_opened_is_an_error_of_the_starter(monkeypatch):
     thread = EngineThread("nothing", ServeConfig(out="nowhere", wait=0))
     with pytest.raises(RunError, match="nothing"):
         thread.wait()
     thread.stop()
 
 
-def test_a_source_that_breaks_ends_the_thread_with_its_error(
-    bench: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_source_that_breaks_ends_the_thread_with_its_error(bench, monkeypatch):
     b = bench()
 
-    def broken() -> bool:
+    def broken():
         raise OSError("the run's folder is gone")
 
     monkeypatch.setattr(b.source, "ended", broken)
@@ -430,7 +412,7 @@ sys.exit(__main__.main())
 
 
 @pytest.mark.slow
-def test_a_thread_that_does_not_stop_changes_neither_exit_code_nor_output() -> None:
+def test_a_thread_that_does_not_stop_changes_neither_exit_code_nor_output():
     process = subprocess.run(
         [sys.executable, "-c", BUSY], capture_output=True, text=True, timeout=60, check=False
     )

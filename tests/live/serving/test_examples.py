@@ -4,23 +4,19 @@ import json
 import resource
 import shutil
 import sys
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 
 from mlxhog.data.stream import StreamWriter
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.live.serving.requests import MOST_EXAMPLES, RefusedRequest, examples
-from tests.live.serving.servers import MLX, Server, serving
+from tests.live.serving.servers import MLX, serving
 
 ONE = {"prompt": "2 and 2 is", "answer": " 4"}
 
 
 @pytest.fixture(scope="module")
-def followed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def followed(folder, tmp_path_factory):
     """A folder whose `runs` hold one run that follows; of 16 tokens at a time."""
     copy = tmp_path_factory.mktemp("followed")
     shutil.copytree(folder / "runs", copy / "runs", dirs_exist_ok=True)
@@ -30,18 +26,18 @@ def followed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def fed(followed: Path) -> Iterator[Server]:
+def fed(followed):
     with serving("latest", MLX, cwd=followed) as server:
         yield server
 
 
-def kept(folder: Path) -> list[Any]:
+def kept(folder):
     (directory,) = (folder / "runs").iterdir()
     path = directory / "stream" / "examples.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def posted(server: Server, body: object) -> httpx.Response:
+def posted(server, body):
     return server.http.post(f"{server.url}/examples", json=body)
 
 

@@ -1,12 +1,9 @@
 """Slow, broken and hostile clients get an error and harm nobody."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import socket
 import threading
-from collections.abc import Iterator
 from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any
@@ -16,13 +13,12 @@ import openai
 import pytest
 import uvicorn
 
+from mlxhog.base.http_server import listen
 from mlxhog.live.serving import server as serving_server
 from mlxhog.live.serving.config import ServeConfig
 from mlxhog.live.serving.server import Patience
-from mlxhog.machine.http_server import listen
 from tests.live.serving.servers import (
     START_S,
-    Server,
     answered,
     connected,
     head,
@@ -36,7 +32,7 @@ MINUTES = 200_000
 
 
 @pytest.fixture(autouse=True)
-def _harms_nobody(server: Server, client: openai.OpenAI) -> Iterator[None]:
+def _harms_nobody(server, client):
     """After each of them another client is answered, and nothing of theirs is left."""
     yield
     answer = client.completions.create(model=server.model, prompt="ab", max_tokens=5)
@@ -46,7 +42,7 @@ def _harms_nobody(server: Server, client: openai.OpenAI) -> Iterator[None]:
     until(lambda: server.health()["running"] + server.health()["waiting"] == 0)
 
 
-def until(holds: Any) -> None:
+def until(holds):
     """Wait for what comes true soon, and fail where it does not."""
     for _ in range(600):
         if holds():
@@ -55,7 +51,7 @@ def until(holds: Any) -> None:
     raise AssertionError("it did not come true")
 
 
-def sent(server: Server, *parts: bytes) -> bytes:
+def sent(server, *parts):
     with connected(server) as connection:
         try:
             for part in parts:
@@ -65,7 +61,7 @@ def sent(server: Server, *parts: bytes) -> bytes:
         return answered(connection)
 
 
-def message(answer: bytes) -> str:
+def message(answer):
     """What the error says, in OpenAI's form."""
     body = json.loads(answer.partition(b"\r\n\r\n")[2])
     assert set(body["error"]) == {"message", "type", "param", "code"}
@@ -89,21 +85,21 @@ CLOSE = "Connection: close"
         (b'{"max_tokens": ' + b"9" * 5000 + b"}", "the body is not JSON"),
     ],
 )
-def test_a_body_that_is_not_json_is_refused(server: Server, body: bytes, says: str) -> None:
+def test_a_body_that_is_not_json_is_refused(server, body, says):
     request = head(COMPLETIONS, CLOSE, f"Content-Length: {len(body)}") + body
     answer = sent(server, request)
     assert status_of(answer) == 400
     assert says in message(answer)
 
 
-def test_a_huge_body_is_refused_by_its_length(server: Server) -> None:
+def test_a_huge_body_is_refused_by_its_length(server):
     request = head(COMPLETIONS, CLOSE, "Content-Length: 104857600")
     answer = sent(server, request, *[b"x" * (1 << 20)] * 100)
     assert status_of(answer) == 413
     assert "more than 1,000,000 bytes" in message(answer)
 
 
-def test_a_huge_body_of_unknown_length_is_refused_where_the_limit_is(server: Server) -> None:
+def test_a_huge_body_of_unknown_length_is_refused_where_the_limit_is(server):
     before = server.rss_bytes()
     request = head(COMPLETIONS, CLOSE, "Transfer-Encoding: chunked")
     piece = b"%x\r\n%s\r\n" % (1 << 16, b"x" * (1 << 16))
@@ -121,7 +117,7 @@ def test_a_huge_body_of_unknown_length_is_refused_where_the_limit_is(server: Ser
     ],
     ids=["many", "short", "long"],
 )
-def test_ten_thousand_headers_are_refused(server: Server, lines: list[str]) -> None:
+def test_ten_thousand_headers_are_refused(server, lines):
     answer = sent(server, head(COMPLETIONS, *lines, CLOSE))
     assert status_of(answer) in (400, 431)
 
@@ -129,7 +125,7 @@ def test_ten_thousand_headers_are_refused(server: Server, lines: list[str]) -> N
 @pytest.mark.parametrize(
     "noise", [b"\x16\x03\x01\x02\x00\x01\x00" * 40, b"GET\r\n\r\n", b"\0" * 99]
 )
-def test_what_is_not_http_is_refused(server: Server, noise: bytes) -> None:
+def test_what_is_not_http_is_refused(server, noise):
     assert status_of(sent(server, noise)) == 400
 
 
@@ -137,22 +133,20 @@ def test_what_is_not_http_is_refused(server: Server, noise: bytes) -> None:
     ("method", "path", "status"),
     [("GET", COMPLETIONS, 405), ("POST", "/v1/nothing", 404), ("GET", "/../etc/passwd", 404)],
 )
-def test_paths_that_are_not_there_name_those_that_are(
-    server: Server, method: str, path: str, status: int
-) -> None:
+def test_paths_that_are_not_there_name_those_that_are(server, method, path, status):
     answer = sent(server, head(path, CLOSE, "Content-Length: 0", method=method))
     assert status_of(answer) == status
     assert "this server has /, /v1/completions" in message(answer)
 
 
-def long_stream(server: Server, **how: Any) -> bytes:
+def long_stream(server, **how):
     """A request for the likeliest letters, among which no end of a document ever is."""
     fields = {"model": server.model, "prompt": "ab", "max_tokens": MINUTES, "stream": True}
     fields |= {"temperature": 0} | how
     return post(COMPLETIONS, json.dumps(fields).encode())
 
 
-def test_a_client_that_leaves_in_mid_stream_cancels_its_answer(server: Server) -> None:
+def test_a_client_that_leaves_in_mid_stream_cancels_its_answer(server):
     with connected(server) as connection:
         connection.sendall(long_stream(server, n=4))
         assert b"data:" in connection.recv(65536) + connection.recv(65536)
@@ -161,21 +155,19 @@ def test_a_client_that_leaves_in_mid_stream_cancels_its_answer(server: Server) -
     assert server.metric("mlxhog_answers_total") > 0
 
 
-def test_a_client_that_leaves_while_it_waits_for_a_whole_answer_cancels_it(
-    server: Server,
-) -> None:
+def test_a_client_that_leaves_while_it_waits_for_a_whole_answer_cancels_it(server):
     with connected(server) as connection:
         connection.sendall(long_stream(server, stream=False))
         until(lambda: server.health()["running"] == 1)
     until(lambda: server.health()["running"] == 0)
 
 
-def test_a_client_that_leaves_in_mid_body_is_forgotten(server: Server) -> None:
+def test_a_client_that_leaves_in_mid_body_is_forgotten(server):
     with connected(server) as connection:
         connection.sendall(head(COMPLETIONS, "Content-Length: 100") + b'{"prompt"')
 
 
-def test_a_client_that_does_not_read_holds_nobody_up(server: Server, client: openai.OpenAI) -> None:
+def test_a_client_that_does_not_read_holds_nobody_up(server, client):
     with connected(server) as connection:
         connection.sendall(long_stream(server, n=7))
         until(lambda: server.health()["running"] == 7)
@@ -185,7 +177,7 @@ def test_a_client_that_does_not_read_holds_nobody_up(server: Server, client: ope
             assert answer.usage.completion_tokens == 50
 
 
-def test_beyond_the_queue_clients_are_told_to_retry(server: Server, client: openai.OpenAI) -> None:
+def test_beyond_the_queue_clients_are_told_to_retry(server, client):
     with connected(server) as first, connected(server) as second:
         first.sendall(long_stream(server, n=8))
         second.sendall(long_stream(server, n=4))
@@ -197,7 +189,7 @@ def test_beyond_the_queue_clients_are_told_to_retry(server: Server, client: open
     until(lambda: server.health()["running"] + server.health()["waiting"] == 0)
 
 
-def test_web_pages_of_others_may_not_use_the_server(server: Server) -> None:
+def test_web_pages_of_others_may_not_use_the_server(server):
     body = {"model": server.model, "prompt": "ab"}
     for headers, status in (
         ({"Origin": "https://evil.example"}, 403),
@@ -211,8 +203,8 @@ def test_web_pages_of_others_may_not_use_the_server(server: Server) -> None:
 
 
 @pytest.mark.slow
-def test_memory_stays_flat_over_hundreds_of_requests(server: Server, client: openai.OpenAI) -> None:
-    def some(count: int) -> None:
+def test_memory_stays_flat_over_hundreds_of_requests(server, client):
+    def some(count):
         for k in range(count):
             client.completions.create(
                 model=server.model,
@@ -234,18 +226,16 @@ def test_memory_stays_flat_over_hundreds_of_requests(server: Server, client: ope
 # -- in this process -------------------------------------------------------------------------------
 
 
-def test_connections_are_taken_for_twice_the_answers_that_may_run_or_wait(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_connections_are_taken_for_twice_the_answers_that_may_run_or_wait(monkeypatch):
     monkeypatch.setattr(serving_server, "MOST_CONNECTIONS", 1)
-    engine: Any = SimpleNamespace(most_answers=4, died=None, wait=str, stop=str)
-    statuses: list[int] = []
+    engine = SimpleNamespace(most_answers=4, died=None, wait=str, stop=str)
+    statuses = []
 
-    async def app(scope: Any, receive: Any, send: Any) -> None:
+    async def app(scope, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    def ask(url: str) -> None:
+    def ask(url):
         address = (httpx.URL(url).host, httpx.URL(url).port or 0)
         try:
             with ExitStack() as connections:
@@ -255,13 +245,13 @@ def test_connections_are_taken_for_twice_the_answers_that_may_run_or_wait(
         finally:
             engine.died = EOFError()  # which ends the server
 
-    def on_ready(url: str, *_: object) -> None:
+    def on_ready(url, *_):
         threads.append(threading.Thread(target=ask, args=[url]))
         threads[0].start()
 
     monkeypatch.setattr(serving_server, "EngineThread", lambda *_: engine)
     monkeypatch.setattr(serving_server, "Api", lambda *_: app)
-    threads: list[threading.Thread] = []
+    threads = []
     with pytest.raises(EOFError):
         serving_server.serve("a model", ServeConfig(port=0), on_ready)
     threads[0].join(START_S)
@@ -273,12 +263,12 @@ Impatient = tuple[tuple[str, int], set[Any]]
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[Impatient]:
+def impatient(monkeypatch):
     """A server that waits for a quarter of a second and writes a lot."""
     monkeypatch.setattr(serving_server, "PATIENCE_S", 0.25)
     monkeypatch.setattr(serving_server, "LOOK_S", 0.05)
 
-    async def app(scope: Any, receive: Any, send: Any) -> None:
+    async def app(scope, receive, send):
         await receive()
         await send({"type": "http.response.start", "status": 200, "headers": []})
         for _ in range(100):
@@ -292,7 +282,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[Impatient]:
         uvicorn.Config(patience, http="h11", ws="none", lifespan="off", log_config=None)
     )
 
-    async def serve() -> None:
+    async def serve():
         watch = asyncio.create_task(patience.watch())
         await server.serve(sockets=[listener])
         watch.cancel()
@@ -312,9 +302,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[Impatient]:
     [b"", b"GET / HT", head("/", "Content-Length: 10")[:-2], head("/", method="GET")],
     ids=["nothing", "half a line", "half a head", "reads nothing"],
 )
-def test_a_client_that_keeps_the_server_waiting_is_dropped(
-    impatient: Impatient, sent: bytes
-) -> None:
+def test_a_client_that_keeps_the_server_waiting_is_dropped(impatient, sent):
     address, connections = impatient
     with socket.create_connection(address, timeout=START_S) as connection:
         until(lambda: connections)

@@ -1,34 +1,29 @@
 """The package `openai`, unchanged, against a real server."""
 
-from __future__ import annotations
-
 import math
-from pathlib import Path
-from typing import Any
 
 import openai
 import pytest
 
 from mlxhog import load
-from tests.live.serving.servers import Server
 from tests.pairs import each_of
 from tests.threads import in_threads
 
 LETTERS = set("abcdefghi\n")
 
 
-def ask(client: openai.OpenAI, server: Server, prompt: Any = "ab", **how: Any) -> Any:
+def ask(client, server, prompt="ab", **how):
     return client.completions.create(model=server.model, prompt=prompt, **({"seed": 1} | how))
 
 
-def say(client: openai.OpenAI, server: Server, text: str = "ab", **how: Any) -> Any:
+def say(client, server, text="ab", **how):
     message = {"role": "user", "content": text}
     return client.chat.completions.create(
         model=server.model, messages=[message], **({"seed": 1} | how)
     )
 
 
-def test_the_list_of_models_has_the_run(client: openai.OpenAI, server: Server) -> None:
+def test_the_list_of_models_has_the_run(client, server):
     (model,) = client.models.list().data
     assert model.id == server.model
     assert client.models.retrieve(server.model) == model
@@ -36,9 +31,7 @@ def test_the_list_of_models_has_the_run(client: openai.OpenAI, server: Server) -
         client.models.retrieve("gpt-4")
 
 
-def test_a_completion_is_what_generate_writes_with_the_same_seed(
-    client: openai.OpenAI, server: Server, folder: Path
-) -> None:
+def test_a_completion_is_what_generate_writes_with_the_same_seed(client, server, folder):
     answer = ask(client, server, max_tokens=40, temperature=0.8)
     with load("latest", out=folder / "runs", backend="torch:cpu") as model:
         expected = model.generate("ab", temperature=0.8, seed=1, max_new_tokens=40)
@@ -47,7 +40,7 @@ def test_a_completion_is_what_generate_writes_with_the_same_seed(
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (2, 40)
 
 
-def test_a_stream_brings_the_same_text(client: openai.OpenAI, server: Server) -> None:
+def test_a_stream_brings_the_same_text(client, server):
     whole = ask(client, server, max_tokens=60)
     chunks = list(
         ask(client, server, max_tokens=60, stream=True, stream_options={"include_usage": True})
@@ -58,9 +51,7 @@ def test_a_stream_brings_the_same_text(client: openai.OpenAI, server: Server) ->
     assert len({chunk.id for chunk in chunks}) == 1
 
 
-def test_a_chat_answers_as_the_assistant_whole_and_as_a_stream(
-    client: openai.OpenAI, server: Server
-) -> None:
+def test_a_chat_answers_as_the_assistant_whole_and_as_a_stream(client, server):
     answer = say(client, server, max_completion_tokens=30, stop="ab")
     message = answer.choices[0].message
     assert message.role == "assistant"
@@ -73,10 +64,10 @@ def test_a_chat_answers_as_the_assistant_whole_and_as_a_stream(
     assert chunks[-1].choices[0].finish_reason == answer.choices[0].finish_reason
 
 
-def test_a_chat_is_the_text_that_the_documents_show(client: openai.OpenAI, server: Server) -> None:
+def test_a_chat_is_the_text_that_the_documents_show(client, server):
     text = "System: Be brief.\nUser: ab\nAssistant:"
     plain = ask(client, server, text, max_tokens=30, stop="\nUser:").choices[0].text
-    messages: Any = [
+    messages = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": [{"type": "text", "text": "ab"}]},
     ]
@@ -86,7 +77,7 @@ def test_a_chat_is_the_text_that_the_documents_show(client: openai.OpenAI, serve
     assert answer.choices[0].message.content == plain.lstrip()
 
 
-def test_every_answer_says_which_weights_wrote_it(client: openai.OpenAI, server: Server) -> None:
+def test_every_answer_says_which_weights_wrote_it(client, server):
     answer = ask(client, server)
     assert answer.system_fingerprint == "v7"
     weights = answer.model_extra["mlxhog"]
@@ -98,9 +89,7 @@ def test_every_answer_says_which_weights_wrote_it(client: openai.OpenAI, server:
     assert last.system_fingerprint == "v7"
 
 
-def test_several_prompts_and_answers_come_in_their_order(
-    client: openai.OpenAI, server: Server
-) -> None:
+def test_several_prompts_and_answers_come_in_their_order(client, server):
     answer = ask(client, server, ["ab", "hi"], n=2, max_tokens=12, echo=True)
     texts = [choice.text for choice in answer.choices]
     assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
@@ -113,32 +102,32 @@ def test_several_prompts_and_answers_come_in_their_order(
     assert streamed == texts
 
 
-def test_a_prompt_may_be_ids(client: openai.OpenAI, server: Server) -> None:
+def test_a_prompt_may_be_ids(client, server):
     text = ask(client, server, "ab", echo=True).choices[0].text
     assert ask(client, server, [97, 98], echo=True).choices[0].text == text
     assert ask(client, server, [[97, 98]], echo=True).choices[0].text == text
 
 
-def test_seeds_decide_and_without_one_answers_differ(client: openai.OpenAI, server: Server) -> None:
+def test_seeds_decide_and_without_one_answers_differ(client, server):
     texts = [ask(client, server, max_tokens=60, seed=s).choices[0].text for s in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]
     drawn = {ask(client, server, max_tokens=60, seed=None).choices[0].text for _ in range(3)}
     assert len(drawn) == 3
 
 
-def test_an_answer_does_not_depend_on_its_neighbours(client: openai.OpenAI, server: Server) -> None:
-    def one(k: int) -> str:
+def test_an_answer_does_not_depend_on_its_neighbours(client, server):
+    def one(k):
         prompt = "abcde"[: k % 5 + 1] * (1 + 70 * k)
         return str(ask(client, server, prompt, max_tokens=80, seed=k).choices[0].text)
 
     alone = [one(k) for k in range(8)]
-    together: dict[int, str] = {}
+    together = {}
     in_threads(lambda k: together.update({k: one(k)}), range(8))
     assert [together[k] for k in range(8)] == alone
 
 
-def test_a_session_goes_on_where_it_was(client: openai.OpenAI, server: Server) -> None:
-    def turn(text: str, session: str) -> Any:
+def test_a_session_goes_on_where_it_was(client, server):
+    def turn(text, session):
         return ask(client, server, text, max_tokens=20, extra_body={"session": session})
 
     first = turn("ab", "one")
@@ -160,10 +149,8 @@ def test_a_session_goes_on_where_it_was(client: openai.OpenAI, server: Server) -
     assert turn("cd", "one").model_extra["mlxhog"]["session"]["resumed"] is False
 
 
-def test_a_chat_in_a_session_sends_new_messages_alone(
-    client: openai.OpenAI, server: Server
-) -> None:
-    how: Any = {"max_tokens": 15, "extra_body": {"session": "chat"}}
+def test_a_chat_in_a_session_sends_new_messages_alone(client, server):
+    how = {"max_tokens": 15, "extra_body": {"session": "chat"}}
     first = say(client, server, "ab", **how).choices[0].message.content
     second = say(client, server, "cd", **how)
     text = f"User: ab\nAssistant:{first}\nUser: cd\nAssistant:"
@@ -189,17 +176,13 @@ def test_a_chat_in_a_session_sends_new_messages_alone(
         ({"extra_body": {"session": "a b"}}, "session is 'a b'; wanted a name"),
     ],
 )
-def test_what_makes_no_sense_is_refused_with_a_reason(
-    client: openai.OpenAI, server: Server, fields: dict[str, Any], message: str
-) -> None:
+def test_what_makes_no_sense_is_refused_with_a_reason(client, server, fields, message):
     with pytest.raises(openai.BadRequestError, match=message):
         ask(client, server, **fields)
     assert ask(client, server).choices[0].text
 
 
-def test_a_harness_scores_a_text_with_echo_and_logprobs(
-    client: openai.OpenAI, server: Server, folder: Path
-) -> None:
+def test_a_harness_scores_a_text_with_echo_and_logprobs(client, server, folder):
     how = {"max_tokens": 1, "echo": True, "logprobs": 1, "temperature": 0}
     answer = ask(client, server, [[97, 98, 99], [104, 105]], **how)
     with load("latest", out=folder / "runs", backend="torch:cpu") as model:
@@ -217,7 +200,7 @@ def test_a_harness_scores_a_text_with_echo_and_logprobs(
     assert ask(client, server, "abc", max_tokens=0).choices[0].text == ""
 
 
-def test_a_stream_brings_the_same_probabilities(client: openai.OpenAI, server: Server) -> None:
+def test_a_stream_brings_the_same_probabilities(client, server):
     how = {"max_tokens": 9, "logprobs": 2, "echo": True}
     whole = ask(client, server, **how).choices[0].logprobs
     parts = [chunk.choices[0].logprobs for chunk in ask(client, server, stream=True, **how)]
@@ -226,6 +209,6 @@ def test_a_stream_brings_the_same_probabilities(client: openai.OpenAI, server: S
     assert [at for part in parts if part for at in part.text_offset] == whole.text_offset
 
 
-def test_another_model_is_named_and_refused(client: openai.OpenAI, server: Server) -> None:
+def test_another_model_is_named_and_refused(client, server):
     with pytest.raises(openai.NotFoundError, match="no model 'gpt-4'"):
         client.completions.create(model="gpt-4", prompt="a")

@@ -1,16 +1,10 @@
 """The page to chat with a model, in a browser."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.browser import Visit
-from tests.live.serving.servers import MLX, Server, serving
+from tests.live.serving.servers import MLX, serving
 
 pytestmark = pytest.mark.slow
 
@@ -19,24 +13,24 @@ PHONE = {"width": 390, "height": 844}
 
 
 @pytest.fixture(scope="module")
-def locked(folder: Path) -> Iterator[Server]:
+def locked(folder):
     """A server that wants a key."""
     with serving("latest", MLX, cwd=folder, MLXHOG_API_KEY=KEY) as server:
         yield server
 
 
-def opened(visit: Any, server: Server, **options: Any) -> tuple[Visit, Any]:
-    window: Visit = visit(**options)
+def opened(visit, server, **options):
+    window = visit(**options)
     window.page.goto(server.root)
     return window, window.page
 
 
-def say(page: Any, text: str) -> None:
+def say(page, text):
     page.get_by_label("Message").fill(text)
     page.get_by_label("Message").press("Enter")
 
 
-def streamed(*texts: str) -> str:
+def streamed(*texts):
     """A stream that says these texts."""
     chunks = [{"choices": [{"delta": {"content": text}, "finish_reason": None}]} for text in texts]
     last = {
@@ -46,9 +40,7 @@ def streamed(*texts: str) -> str:
     return "".join(f"data: {json.dumps(one)}\n\n" for one in (*chunks, last)) + "data: [DONE]\n\n"
 
 
-def test_a_phone_shows_an_answer_while_it_is_written_and_nothing_sticks_out(
-    visit: Any, server: Server
-) -> None:
+def test_a_phone_shows_an_answer_while_it_is_written_and_nothing_sticks_out(visit, server):
     from playwright.sync_api import expect
 
     window, page = opened(visit, server, viewport=PHONE)
@@ -63,9 +55,7 @@ def test_a_phone_shows_an_answer_while_it_is_written_and_nothing_sticks_out(
     assert all(url.startswith(server.root) for url in window.requests)
 
 
-def test_a_long_answer_can_be_stopped_and_a_new_chat_begins_empty(
-    visit: Any, server: Server
-) -> None:
+def test_a_long_answer_can_be_stopped_and_a_new_chat_begins_empty(visit, server):
     from playwright.sync_api import expect
 
     window, page = opened(visit, server)
@@ -81,15 +71,13 @@ def test_a_long_answer_can_be_stopped_and_a_new_chat_begins_empty(
     assert window.troubles == []
 
 
-def test_text_of_the_model_is_never_markup_and_earlier_turns_are_sent(
-    visit: Any, server: Server
-) -> None:
+def test_text_of_the_model_is_never_markup_and_earlier_turns_are_sent(visit, server):
     from playwright.sync_api import expect
 
-    bodies: list[Any] = []
+    bodies = []
     markup = "<img src=x onerror=\"document.title='x'\"> <b>bold</b>\n\ntwo"
 
-    def fulfil(route: Any) -> None:
+    def fulfil(route):
         bodies.append(route.request.post_data_json)
         stream = streamed(markup[:9], markup[9:])
         route.fulfill(status=200, content_type="text/event-stream", body=stream)
@@ -110,7 +98,7 @@ def test_text_of_the_model_is_never_markup_and_earlier_turns_are_sent(
     assert window.troubles == []
 
 
-def test_an_error_is_shown_and_the_message_can_be_sent_again(visit: Any, server: Server) -> None:
+def test_an_error_is_shown_and_the_message_can_be_sent_again(visit, server):
     from playwright.sync_api import expect
 
     _, page = opened(visit, server)
@@ -123,7 +111,7 @@ def test_an_error_is_shown_and_the_message_can_be_sent_again(visit: Any, server:
     expect(page.locator(".about")).to_contain_text("weights")
 
 
-def test_a_server_with_a_key_asks_for_it(visit: Any, locked: Server) -> None:
+def test_a_server_with_a_key_asks_for_it(visit, locked):
     from playwright.sync_api import expect
 
     _, page = opened(visit, locked, viewport=PHONE)

@@ -1,9 +1,6 @@
 """Fields of requests: what they mean, and what is refused."""
 
-from __future__ import annotations
-
 import json
-from typing import Any
 
 import pytest
 
@@ -12,7 +9,6 @@ from mlxhog.live.serving.requests import (
     _IGNORED,
     _REFUSED,
     CHAT_TOKENS,
-    ClientRequest,
     RefusedRequest,
     chat,
     completion,
@@ -20,16 +16,16 @@ from mlxhog.live.serving.requests import (
 from tests.pairs import each_of
 
 
-def asked(**fields: Any) -> ClientRequest:
+def asked(**fields):
     return completion(json.dumps({"model": "m", "prompt": "a"} | fields).encode(), model="m")
 
 
-def talked(**fields: Any) -> ClientRequest:
+def talked(**fields):
     body = {"model": "m", "messages": [{"role": "user", "content": "a"}]} | fields
     return chat(json.dumps(body).encode(), model="m")
 
 
-def test_what_is_left_out_is_openai_s_default() -> None:
+def test_what_is_left_out_is_openai_s_default():
     one = asked()
     assert one.prompts == ("a",)
     assert (one.n, one.stream, one.echo, one.session) == (1, False, False, None)
@@ -38,11 +34,11 @@ def test_what_is_left_out_is_openai_s_default() -> None:
     assert talked().sampling.max_new_tokens == CHAT_TOKENS
 
 
-def test_without_a_seed_every_request_has_another() -> None:
+def test_without_a_seed_every_request_has_another():
     assert asked().sampling.seed != asked().sampling.seed != asked(seed=None).sampling.seed
 
 
-def test_null_is_the_same_as_leaving_a_field_out() -> None:
+def test_null_is_the_same_as_leaving_a_field_out():
     names = ("max_tokens", "temperature", "top_k", "stop", "stream", "logprobs", "session", "echo")
     assert asked(seed=1, **dict.fromkeys(names)) == asked(seed=1)
 
@@ -57,11 +53,11 @@ def test_null_is_the_same_as_leaving_a_field_out() -> None:
         ({"prompt": ""}, ("",)),
     ],
 )
-def test_a_prompt_is_a_text_or_ids_or_several(fields: Any, prompts: Any) -> None:
+def test_a_prompt_is_a_text_or_ids_or_several(fields, prompts):
     assert asked(**fields).prompts == prompts
 
 
-def test_requests_of_other_clients_mean_here_what_they_mean_elsewhere() -> None:
+def test_requests_of_other_clients_mean_here_what_they_mean_elsewhere():
     assert asked(top_p=0).sampling.top_p == 0
     assert asked(top_k=-1).sampling.top_k == 0
     assert asked(seed=-1).sampling.seed != asked(seed=-1).sampling.seed
@@ -72,13 +68,13 @@ def test_requests_of_other_clients_mean_here_what_they_mean_elsewhere() -> None:
 
 
 @each_of("name", sorted(_IGNORED))
-def test_fields_that_never_change_a_text_are_ignored(name: str) -> None:
+def test_fields_that_never_change_a_text_are_ignored(name):
     asked(**{name: "anything"})
     talked(**{name: {"any": ["thing"]}})
 
 
 @each_of("name", sorted(_REFUSED))
-def test_other_unsupported_fields_are_refused_unless_they_change_nothing(name: str) -> None:
+def test_other_unsupported_fields_are_refused_unless_they_change_nothing(name):
     for value in _REFUSED[name]:
         asked(**{name: value})
         talked(**{name: value})
@@ -95,19 +91,19 @@ def test_other_unsupported_fields_are_refused_unless_they_change_nothing(name: s
         ("guidance", "unknown field 'guidance'$"),
     ],
 )
-def test_a_suggestion_is_never_the_word_itself(field: str, message: str) -> None:
+def test_a_suggestion_is_never_the_word_itself(field, message):
     with pytest.raises(RefusedRequest, match=message):
         asked(**{field: [1]})
 
 
 @each_of("field", ["prompt", "echo", "logprobs"])
-def test_a_chat_names_the_path_of_fields_of_completions(field: str) -> None:
+def test_a_chat_names_the_path_of_fields_of_completions(field):
     with pytest.raises(RefusedRequest, match=f"{field} is a field of /v1/completions"):
         talked(**{field: True})
     talked(echo=False, logprobs=False)
 
 
-def test_fields_that_ask_for_nothing_are_taken() -> None:
+def test_fields_that_ask_for_nothing_are_taken():
     asked(logit_bias={}, presence_penalty=0, best_of=1, user="me", suffix="", frequency_penalty=0.0)
     talked(tools=[], tool_choice="auto", response_format={"type": "text"}, metadata={"a": "b"})
 
@@ -121,7 +117,7 @@ def test_fields_that_ask_for_nothing_are_taken() -> None:
         ({"suffix": "x"}, "suffix"),
     ],
 )
-def test_fields_that_would_change_the_answer_are_refused(fields: Any, param: str) -> None:
+def test_fields_that_would_change_the_answer_are_refused(fields, param):
     with pytest.raises(RefusedRequest, match=f"{param} is not supported here") as raised:
         asked(**fields)
     assert raised.value.param == param
@@ -158,7 +154,7 @@ def test_fields_that_would_change_the_answer_are_refused(fields: Any, param: str
         {"modle": "m"},
     ],
 )
-def test_every_wrong_field_is_named(fields: dict[str, Any]) -> None:
+def test_every_wrong_field_is_named(fields):
     with pytest.raises(RefusedRequest) as raised:
         asked(**fields)
     assert raised.value.status == 400
@@ -178,19 +174,19 @@ def test_every_wrong_field_is_named(fields: dict[str, Any]) -> None:
         [{"role": ["user"], "content": "a"}],
     ],
 )
-def test_messages_that_make_no_sense_are_refused(messages: Any) -> None:
+def test_messages_that_make_no_sense_are_refused(messages):
     with pytest.raises(RefusedRequest, match="messages|message 1"):
         talked(messages=messages)
 
 
-def test_a_chat_becomes_a_text_that_the_model_goes_on_with() -> None:
+def test_a_chat_becomes_a_text_that_the_model_goes_on_with():
     one = talked(stop=["x"])
     assert one.prompts == ("User: a\nAssistant:",)
     assert one.sampling.stop == ("\nSystem:", "\nUser:", "\nAssistant:", "\nTool:", "x")
     assert one.joint == "\n"
 
 
-def test_the_newer_name_of_the_length_wins() -> None:
+def test_the_newer_name_of_the_length_wins():
     assert talked(max_completion_tokens=5, max_tokens=9).sampling.max_new_tokens == 5
     with pytest.raises(RefusedRequest, match="max_completion_tokens is 0; wanted a whole number"):
         talked(max_completion_tokens=0)

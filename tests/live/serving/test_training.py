@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +32,7 @@ class Served:
 
 
 @contextmanager
-def trained_and_served(folder: Path) -> Iterator[Served]:
+def trained_and_served(folder):
     """A run without end, and its server, until the block ends."""
     config = small_config(folder, steps=10**6, batch_size=1, live_every=1, slow="0=8")  # it sleeps
     with ExitStack() as stack:
@@ -46,13 +45,13 @@ def trained_and_served(folder: Path) -> Iterator[Served]:
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def shared(tmp_path_factory):
     """A run and a server that no test ends."""
     with trained_and_served(tmp_path_factory.mktemp("served")) as served:
         yield served
 
 
-def until(holds: Callable[[], Any]) -> None:
+def until(holds):
     for _ in range(1200):
         if holds():
             return
@@ -60,8 +59,8 @@ def until(holds: Callable[[], Any]) -> None:
     raise AssertionError("it did not come true")
 
 
-def version(server: Server, **how: Any) -> tuple[int, int]:
-    fields: Any = {"model": server.model, "prompt": "The ", "max_tokens": 5} | how
+def version(server, **how):
+    fields = {"model": server.model, "prompt": "The ", "max_tokens": 5} | how
     weights = server.openai().completions.create(**fields).model_extra["mlxhog"]
     assert weights["age_s"] >= 0
     return weights["version_first"], weights["version_last"]
@@ -85,7 +84,7 @@ class Life:
 
 
 @pytest.fixture(scope="module")
-def life(tmp_path_factory: pytest.TempPathFactory) -> Life:
+def life(tmp_path_factory):
     """One run, and a server that was there all the time."""
     folder = tmp_path_factory.mktemp("life")
     with trained_and_served(folder) as served, ExitStack() as stack:
@@ -111,26 +110,26 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> Life:
 
 
 @pytest.mark.slow
-def test_when_the_run_ends_its_last_weights_stay(life: Life) -> None:
+def test_when_the_run_ends_its_last_weights_stay(life):
     for end in (0, 2):
         assert life.ended[end] == (life.saved[end], life.saved[end])
 
 
 @pytest.mark.slow
-def test_a_server_follows_a_run_that_is_resumed(life: Life) -> None:
+def test_a_server_follows_a_run_that_is_resumed(life):
     assert [health["weights"] for health in life.resumed] == [f"run {life.run}"] * 2
     for end in (1, 2):
         assert life.ended[end][1] > life.saved[end - 1]
 
 
 @pytest.mark.slow
-def test_a_killed_run_leaves_weights_and_a_server_that_answers(life: Life) -> None:
+def test_a_killed_run_leaves_weights_and_a_server_that_answers(life):
     first, last = life.ended[1]
     assert life.resumed[0]["newest"] <= first == last
 
 
 @pytest.mark.slow
-def test_a_server_of_an_ended_run_takes_its_newer_checkpoint(tmp_path: Path) -> None:
+def test_a_server_of_an_ended_run_takes_its_newer_checkpoint(tmp_path):
     config = small_config(tmp_path, steps=5, live="off")
     cache = str(tmp_path / "cache")
     Program("train", "--quiet", *flags(config), cwd=tmp_path, XDG_CACHE_HOME=cache).communicate()
@@ -145,8 +144,8 @@ def test_a_server_of_an_ended_run_takes_its_newer_checkpoint(tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_beside_a_stopped_trainer_the_newest_checkpoint_is_read_and_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+    tmp_path, monkeypatch, capsys
+):
     connect = Arena.connect
     monkeypatch.setattr(Arena, "connect", lambda path, patience_s: connect(path, 0.5))
     monkeypatch.chdir(tmp_path)
@@ -169,7 +168,7 @@ def test_beside_a_stopped_trainer_the_newest_checkpoint_is_read_and_said(
     assert weights == expected
 
 
-def test_two_completions_come_from_two_versions(shared: Served) -> None:
+def test_two_completions_come_from_two_versions(shared):
     server = shared.server
     assert server.health()["training"] is True
     _, first = version(server)
@@ -179,12 +178,12 @@ def test_two_completions_come_from_two_versions(shared: Served) -> None:
     assert server.metric("mlxhog_weights_loads") > 0
 
 
-def test_a_stream_sees_newer_weights_between_its_tokens(shared: Served) -> None:
+def test_a_stream_sees_newer_weights_between_its_tokens(shared):
     server = shared.server
-    fields: Any = {"model": server.model, "prompt": "The ", "max_tokens": 4000, "stream": True}
+    fields = {"model": server.model, "prompt": "The ", "max_tokens": 4000, "stream": True}
 
-    def has_two() -> bool:
-        chunks: Any = list(server.openai().completions.create(**fields))
+    def has_two():
+        chunks = list(server.openai().completions.create(**fields))
         weights = chunks[-1].model_extra["mlxhog"]
         assert str(chunks[-1].system_fingerprint) == f"v{weights['version_last']}"
         return bool(weights["version_last"] > weights["version_first"])
@@ -192,7 +191,7 @@ def test_a_stream_sees_newer_weights_between_its_tokens(shared: Served) -> None:
     until(has_two)
 
 
-def test_a_killed_server_does_not_hold_the_run_up(shared: Served) -> None:
+def test_a_killed_server_does_not_hold_the_run_up(shared):
     with serving("latest", MLX, cwd=shared.folder) as other:
         version(other)
         other.process.kill()
@@ -205,12 +204,12 @@ def test_a_killed_server_does_not_hold_the_run_up(shared: Served) -> None:
     assert shared.training.poll() is None
 
 
-def test_a_hundred_requests_of_many_clients_while_it_trains_all_succeed(shared: Served) -> None:
+def test_a_hundred_requests_of_many_clients_while_it_trains_all_succeed(shared):
     server = shared.server
-    failed: list[str] = []
-    versions: set[int] = set()
+    failed = []
+    versions = set()
 
-    def ask(k: int) -> None:
+    def ask(k):
         for _ in range(10):
             fields = {"model": server.model, "prompt": "The " * (k + 1), "max_tokens": 20}
             answer = server.http.post(f"{server.url}/completions", json=fields)

@@ -1,24 +1,19 @@
 """Changing a module when it is imported, in a process that may never import it."""
 
 import sys
-from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
-from types import ModuleType
 
 
-def after_import(name: str, change: Callable[[ModuleType], None]) -> None:
+def after_import(name, change):
     """Call `change` with the module `name` as soon as somebody has imported it."""
     sys.meta_path.insert(0, _Finder(name, change))
 
 
 class _Finder(MetaPathFinder):
-    def __init__(self, name: str, change: Callable[[ModuleType], None]) -> None:
+    def __init__(self, name, change):
         self.name, self.change = name, change
 
-    def find_spec(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    def find_spec(self, name, path, target=None):
         if name != self.name:
             return None
         others = (finder for finder in sys.meta_path if finder is not self)
@@ -28,9 +23,9 @@ class _Finder(MetaPathFinder):
             return spec
         execute = spec.loader.exec_module
 
-        def changed(module: ModuleType) -> None:
+        def changed(module):
             execute(module)
             self.change(module)
 
-        spec.loader.exec_module = changed  # type: ignore[method-assign]
+        spec.loader.exec_module = changed
         return spec

@@ -7,17 +7,14 @@ device); DLPack, `DLManagedTensor`, `DLManagedTensorVersioned`.
 
 import ctypes
 import os
-from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType
-from typing import Any
 
 CPU, METAL = 1, 8  # DLDeviceType
 DEVICE_AT = {b"dltensor": 8, b"dltensor_versioned": 40}  # bytes before `device_type`
 MEMORY_BYTES = 8 << 30
 
 
-def install(mx: ModuleType) -> None:
+def install(mx):
     """Change `mlx.core`; with FAKE_METAL it has a GPU, too, whose arrays the CPU computes.
 
     The file FAKE_MLX_LOG gets a line for each process: its id, and the GPU watchdog's variable.
@@ -30,17 +27,17 @@ def install(mx: ModuleType) -> None:
         _add_gpu(mx)
 
 
-def _add_gpu(mx: Any) -> None:
+def _add_gpu(mx):
     of_cpu = mx.device_info()
     of_gpu = {**of_cpu, "max_recommended_working_set_size": MEMORY_BYTES}
     chosen = mx.Device(mx.gpu, 0)
 
-    def choose(device: Any) -> None:
+    def choose(device):
         nonlocal chosen
         chosen = mx.Device(mx.gpu if device == mx.gpu else mx.cpu, 0)
 
     @contextmanager
-    def stream(device: Any) -> Iterator[None]:
+    def stream(device):
         before = chosen
         choose(device)
         try:
@@ -48,7 +45,7 @@ def _add_gpu(mx: Any) -> None:
         finally:
             choose(before)
 
-    def device_info(device: Any = None) -> dict[str, Any]:
+    def device_info(device=None):
         return of_gpu if (chosen if device is None else device) == mx.gpu else of_cpu
 
     mx.metal.is_available = lambda: True
@@ -57,7 +54,7 @@ def _add_gpu(mx: Any) -> None:
     mx.disable_compile()  # it would start a C++ compiler
 
 
-def _export_metal(array: Any) -> None:
+def _export_metal(array):
     api = ctypes.pythonapi
     api.PyCapsule_GetName.argtypes = [ctypes.py_object]
     api.PyCapsule_GetName.restype = ctypes.c_char_p
@@ -65,7 +62,7 @@ def _export_metal(array: Any) -> None:
     api.PyCapsule_GetPointer.restype = ctypes.c_void_p
     of_the_host = array.__dlpack__
 
-    def dlpack(self: Any, *, dl_device: tuple[int, int] | None = None, **keywords: Any) -> Any:
+    def dlpack(self, *, dl_device=None, **keywords):
         capsule = of_the_host(self, **keywords)
         if dl_device is None or dl_device[0] != CPU:
             kind = api.PyCapsule_GetName(capsule)

@@ -6,15 +6,12 @@ checked inside `torch.autograd.grad`. Source: torch 2.13, errors of `numpy` and 
 """
 
 import os
-from collections.abc import Callable, Iterator
 from functools import wraps
-from types import ModuleType
-from typing import Any
 
 CREATORS = "zeros ones empty full arange eye tensor"
 
 
-def install(torch: ModuleType) -> None:
+def install(torch):
     """Change `torch`, unless FAKE_NO_MPS leaves it without the device, as a virtual machine may."""
     if "FAKE_METAL" not in os.environ or "FAKE_NO_MPS" in os.environ:
         return
@@ -22,13 +19,11 @@ def install(torch: ModuleType) -> None:
     plain = torch._C.DisableTorchFunctionSubclass
     device_of = torch.Tensor.device.__get__
 
-    class OnMPS(torch.Tensor):  # type: ignore[misc, name-defined]
+    class OnMPS(torch.Tensor):
         """A tensor on the stand-in device."""
 
         @classmethod
-        def __torch_function__(
-            cls, function: Callable[..., Any], types: Any, args: Any = (), keywords: Any = None
-        ) -> Any:
+        def __torch_function__(cls, function, types, args=(), keywords=None):
             """Compute on the CPU what the device can compute."""
             if function == device_of:
                 return mps
@@ -43,21 +38,21 @@ def install(torch: ModuleType) -> None:
                 )
             return super().__torch_function__(function, types, args, on_cpu(keywords or {}))
 
-    def tensors(values: Any) -> Iterator[Any]:
+    def tensors(values):
         if isinstance(values, torch.Tensor):
             yield values
         elif isinstance(values, list | tuple):
             for value in values:
                 yield from tensors(value)
 
-    def on_cpu(keywords: dict[str, Any]) -> dict[str, Any]:
+    def on_cpu(keywords):
         return {name: value for name, value in keywords.items() if name != "device"}
 
-    def moved(x: Any, kind: type) -> Any:
+    def moved(x, kind):
         with plain():
             return x.clone().as_subclass(kind)
 
-    def to(x: Any, *args: Any, **keywords: Any) -> Any:
+    def to(x, *args, **keywords):
         places = [one for one in (*args, keywords.get("device")) if is_device(one)]
         if not places:
             return tensor_to(x, *args, **keywords)
@@ -67,12 +62,12 @@ def install(torch: ModuleType) -> None:
         keywords = on_cpu(keywords)
         return tensor_to(result, *rest, **keywords) if rest or keywords else result
 
-    def is_device(value: Any) -> bool:
+    def is_device(value):
         return isinstance(value, torch.device | str)
 
-    def creator(make: Callable[..., Any]) -> Callable[..., Any]:
+    def creator(make):
         @wraps(make)
-        def created(*args: Any, device: Any = None, **keywords: Any) -> Any:
+        def created(*args, device=None, **keywords):
             if device is None or torch.device(device) != mps:
                 return make(*args, device=device, **keywords)
             return make(*args, **keywords).as_subclass(OnMPS)

@@ -7,20 +7,17 @@ function in each process is written to the file that FAKE_NATIVE_LOG names, one 
 
 import functools
 import os
-from collections.abc import Callable, Iterable
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 
 REFUSED = "refused: "  # before the name of a function that was called with such an array
 
 
-def install(native: ModuleType) -> None:
+def install(native):
     """Replace what the extension module and its submodule offer by checked forms."""
     log = os.open(os.environ["FAKE_NATIVE_LOG"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
-    def note(line: str) -> None:
+    def note(line):
         os.write(log, f"{line}\n".encode())
 
     for module in (native, native.ops):
@@ -32,11 +29,11 @@ def install(native: ModuleType) -> None:
                 setattr(module, name, _checked(full_name, value, note))
 
 
-def _checked(name: str, function: Callable[..., Any], note: Callable[[str], None]) -> Any:
+def _checked(name, function, note):
     called = False
 
     @functools.wraps(function)
-    def call(*arguments: Any, **keywords: Any) -> Any:
+    def call(*arguments, **keywords):
         nonlocal called
         if not called:
             called = True
@@ -49,7 +46,7 @@ def _checked(name: str, function: Callable[..., Any], note: Callable[[str], None
     return call
 
 
-def _checked_class(name: str, kind: type, note: Callable[[str], None]) -> type:
+def _checked_class(name, kind, note):
     members = {
         member: _checked(f"{name}.{member}", value, note)
         for member, value in vars(kind).items()
@@ -58,7 +55,7 @@ def _checked_class(name: str, kind: type, note: Callable[[str], None]) -> type:
     return type(kind)(kind.__name__, (kind,), members)
 
 
-def _foreign(values: Iterable[Any]) -> Iterable[Any]:
+def _foreign(values):
     for value in values:
         if isinstance(value, list | tuple):
             yield from _foreign(value)

@@ -8,7 +8,6 @@ import signal
 import socket
 import sys
 import sysconfig
-from typing import Any
 
 import metal_arrays
 import mps_tensors
@@ -24,7 +23,7 @@ class Mapping(mmap.mmap):
 
     flushes = 0
 
-    def __new__(cls, fileno: int, *arguments: Any, **keywords: Any) -> Any:
+    def __new__(cls, fileno, *arguments, **keywords):
         """Map a file, or anonymous memory, which has no drive."""
         Mapping.flushes += fileno != -1
         return super().__new__(cls, fileno, *arguments, **keywords)

@@ -1,8 +1,5 @@
 """A YAML file of a candidate becomes the flat list; errors name the place of a mistake."""
 
-from pathlib import Path
-from typing import Any
-
 import pytest
 import yaml
 from hypothesis import given
@@ -16,17 +13,17 @@ from mlxhog.models.registry import load_architecture, load_candidate, to_yaml
 from tests.pairs import each_of
 
 
-def read(text: str) -> MADConfig:
+def read(text):
     cfg = families.read(yaml.safe_load(text), strict=True)
     assert isinstance(cfg, MADConfig)
     return cfg
 
 
-def flat(layers: str) -> str:
+def flat(layers):
     return canonical(read(f"version: 1\nmodel: {{{layers}}}").layers)
 
 
-def test_items_lines_and_repetitions_mean_the_same_list() -> None:
+def test_items_lines_and_repetitions_mean_the_same_list():
     expected = "gated-conv(kernel=4) swiglu gated-conv(kernel=4) swiglu"
     for layers in (
         "layers: [{repeat: 2, layers: [{type: gated-conv, kernel: 4}, swiglu]}]",
@@ -37,12 +34,12 @@ def test_items_lines_and_repetitions_mean_the_same_list() -> None:
         assert flat(layers) == expected
 
 
-def test_a_number_of_the_item_wins_over_the_defaults() -> None:
+def test_a_number_of_the_item_wins_over_the_defaults():
     result = flat("defaults: {gated-conv: {kernel: 4}}, layers: [{type: gated-conv, kernel: 2}]")
     assert result == "gated-conv(kernel=2)"
 
 
-def test_sizes_of_the_file_are_those_of_the_model() -> None:
+def test_sizes_of_the_file_are_those_of_the_model():
     cfg = read(
         "version: 1\nmodel: {dim: 64, vocab_size: 50, position: sincos, max_length: 40, "
         "backbone: autoencoder, norm: rmsnorm, norm_eps: 1e-5, layers: swiglu}"
@@ -58,7 +55,7 @@ def test_sizes_of_the_file_are_those_of_the_model() -> None:
     )
 
 
-def test_a_written_model_reads_back_from_yaml_and_from_a_config(tmp_path: Path) -> None:
+def test_a_written_model_reads_back_from_yaml_and_from_a_config(tmp_path):
     cfg = read("model: {dim: 64, layers: '(gated-conv swiglu(inner=48))*2'}")
     file = tmp_path / "winner.yaml"
     file.write_text(to_yaml(cfg))
@@ -96,7 +93,7 @@ def test_a_written_model_reads_back_from_yaml_and_from_a_config(tmp_path: Path) 
         ("model: {layers: 'gated-conv(kernel=0)'}", r"layer 0 \(gated-conv\): kernel is 0"),
     ],
 )
-def test_a_mistake_is_told_with_its_place(text: str, message: str) -> None:
+def test_a_mistake_is_told_with_its_place(text, message):
     with pytest.raises(ConfigError, match=message):
         read(text)
 
@@ -125,16 +122,16 @@ MODELS = st.fixed_dictionaries(
 
 
 @given(MODELS | TREES)
-def test_whatever_a_file_holds_is_a_model_or_a_mistake_in_words(model: Any) -> None:
+def test_whatever_a_file_holds_is_a_model_or_a_mistake_in_words(model):
     try:
         cfg = families.read({"version": 1, "model": model}, strict=True)
     except ConfigError:
         return
-    assert families.read(yaml.safe_load(to_yaml(cfg)), strict=True) == cfg  # type: ignore[arg-type]
+    assert families.read(yaml.safe_load(to_yaml(cfg)), strict=True) == cfg
 
 
 @given(st.lists(TREES, max_size=4))
-def test_whatever_layers_a_config_holds_are_read_or_refused_in_words(layers: list[Any]) -> None:
+def test_whatever_layers_a_config_holds_are_read_or_refused_in_words(layers):
     try:
         families.read({"model_type": "mad", "vocab_size": 9, "hidden_size": 8, "layers": layers})
     except ConfigError:

@@ -1,12 +1,8 @@
 """A candidate in a YAML file is a language model for every command."""
 
-from __future__ import annotations
-
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,7 +12,6 @@ from mlxhog.cli import main
 from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.models.mad import param_spec
 from mlxhog.models.registry import load_candidate
-from mlxhog.report.metrics import Result
 from tests.saved import saved_run
 from tests.training.small import small_config
 
@@ -24,7 +19,7 @@ LAYERS = "mh-attention(h4) mlp mlstm(h2) moe-swiglu slstm(h2) hyena(expand=1) gl
 WINNER = f"version: 1\nmodel: {{dim: 32, layers: '{LAYERS}'}}\n"
 
 
-def candidate(folder: Path, text: str = WINNER) -> str:
+def candidate(folder, text=WINNER):
     path = folder / "winner.yaml"
     path.write_text(text)
     return str(path)
@@ -34,7 +29,7 @@ MIXED = {"workers": "torch:cpu,mlx:cpu", "eval_every": "1h", "steps": 25}
 
 
 @pytest.fixture(scope="module")
-def first(tmp_path_factory: pytest.TempPathFactory) -> Result:
+def first(tmp_path_factory):
     """The result of a run with workers of both frameworks."""
     folder = tmp_path_factory.mktemp("winner")
     result = train(small_config(folder, model=candidate(folder), **MIXED))
@@ -43,20 +38,18 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Result:
 
 
 @pytest.fixture(scope="module")
-def trained(first: Result) -> tuple[Path, Path]:
+def trained(first):
     """That run, and its checkpoint."""
     assert first.checkpoint is not None
     return Path(first.run), Path(first.checkpoint)
 
 
-def told(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
+def told(capsys, *words):
     assert main([*words, "--json"]) == 0
     return json.loads(capsys.readouterr().out.splitlines()[-1])  # MLX's backend says its BLAS
 
 
-def texts(
-    capsys: pytest.CaptureFixture[str], model: Path, backend: str, prompts: Sequence[str]
-) -> list[str]:
+def texts(capsys, model, backend, prompts):
     """Greedy answers to a batch of prompts."""
     lines = model.parent / "prompts.txt"
     lines.write_text("\n".join(prompts) + "\n")
@@ -69,9 +62,7 @@ def texts(
 
 
 @pytest.mark.slow
-def test_a_candidate_learns_with_workers_of_both_frameworks_and_goes_on(
-    first: Result, tmp_path: Path
-) -> None:
+def test_a_candidate_learns_with_workers_of_both_frameworks_and_goes_on(first, tmp_path):
     shutil.copytree(first.run, tmp_path / "run")
     again = {"model": candidate(tmp_path), "resume": str(tmp_path / "run"), "workers": "mlx:cpu*2"}
     second = train(small_config(tmp_path, **{**MIXED, **again}))
@@ -82,9 +73,7 @@ def test_a_candidate_learns_with_workers_of_both_frameworks_and_goes_on(
 
 
 @pytest.mark.slow
-def test_a_checkpoint_is_the_architecture_it_was_trained_with(
-    trained: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_checkpoint_is_the_architecture_it_was_trained_with(trained, capsys):
     _, path = trained
     assert {"model.safetensors", "config.json"} <= {file.name for file in path.iterdir()}
     cfg = load_candidate(path)
@@ -95,9 +84,7 @@ def test_a_checkpoint_is_the_architecture_it_was_trained_with(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["torch:cpu", "mlx:cpu"])
-def test_prompts_of_different_lengths_are_answered_together_as_alone(
-    trained: tuple[Path, Path], backend: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_prompts_of_different_lengths_are_answered_together_as_alone(trained, backend, capsys):
     prompts = ["lock free", "adds", "never wait for a lock that is long gone"]
     together = texts(capsys, trained[1], backend, prompts)
     alone = [texts(capsys, trained[1], backend, [prompt])[0] for prompt in prompts]
@@ -115,18 +102,14 @@ def test_prompts_of_different_lengths_are_answered_together_as_alone(
         ),
     ],
 )
-def test_another_candidate_does_not_go_on_from_the_checkpoint(
-    trained: tuple[Path, Path], tmp_path: Path, layers: str, message: str
-) -> None:
+def test_another_candidate_does_not_go_on_from_the_checkpoint(trained, tmp_path, layers, message):
     other = candidate(tmp_path, f"model: {{dim: 32, layers: '{layers}'}}")
     with pytest.raises(CheckpointError, match=message):
         train(small_config(tmp_path, model=other, steps=2, resume=str(trained[0])))
 
 
 @pytest.mark.slow
-def test_both_backends_write_the_same_text_from_a_run_and_from_its_checkpoint(
-    trained: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_both_backends_write_the_same_text_from_a_run_and_from_its_checkpoint(trained, capsys):
     answers = {
         (path, backend): texts(capsys, path, backend, ["lock free"])[0]
         for path in trained
@@ -136,9 +119,7 @@ def test_both_backends_write_the_same_text_from_a_run_and_from_its_checkpoint(
 
 
 @pytest.mark.slow
-def test_convert_says_that_the_xlstm_package_has_no_such_model(
-    trained: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_convert_says_that_the_xlstm_package_has_no_such_model(trained, capsys):
     target = trained[0].parent / "to-xlstm"
     assert main(["convert", str(trained[1]), str(target), "--to", "xlstm"]) == 2
     message = "the xlstm package has no model for MAD candidate; use --to mlxhog"
@@ -147,9 +128,7 @@ def test_convert_says_that_the_xlstm_package_has_no_such_model(
 
 
 @pytest.mark.slow
-def test_convert_changes_the_type_of_the_weights_and_nothing_else(
-    trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_convert_changes_the_type_of_the_weights_and_nothing_else(trained, tmp_path, capsys):
     target = tmp_path / "half"
     words = ["convert", str(trained[1]), str(target), "--to", "mlxhog", "--dtype", "bfloat16"]
     assert main([*words, "--json"]) == 0
@@ -158,13 +137,11 @@ def test_convert_changes_the_type_of_the_weights_and_nothing_else(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("sides_here")
-def test_parity_compares_what_each_side_computes_and_says_what_numpy_does_not(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_parity_compares_what_each_side_computes_and_says_what_numpy_does_not(tmp_path, capsys):
     small = ["--seq-len", "9", "--batch-size", "1", "--steps", "1"]
     result = told(capsys, "parity", candidate(tmp_path), *small)
     assert result["ok"]
-    compared: dict[str, set[str]] = {}
+    compared = {}
     for row in result["rows"]:
         compared.setdefault(row["b"], set()).add(row["what"].split("/")[0])
     precision = {"products", "chain", "gates", "tiny"}
@@ -175,9 +152,7 @@ def test_parity_compares_what_each_side_computes_and_says_what_numpy_does_not(
 
 
 @pytest.mark.usefixtures("sides_here")
-def test_parity_notices_a_spoilt_parameter_of_a_candidate(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_parity_notices_a_spoilt_parameter_of_a_candidate(tmp_path, capsys):
     words = ["parity", candidate(tmp_path), "--seq-len", "9", "--steps", "0", "--kernels", "auto"]
     assert main([*words, "--perturb", "layers.2.igate.bias"]) == 1
     assert "disagree" in capsys.readouterr().err
@@ -187,9 +162,7 @@ AUTOENCODER = "model: {dim: 16, backbone: autoencoder, layers: mlstm}"
 
 
 @pytest.mark.usefixtures("sides_here")
-def test_an_autoencoder_agrees_on_every_backend(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_autoencoder_agrees_on_every_backend(tmp_path, capsys):
     small = ["--seq-len", "9", "--batch-size", "1", "--steps", "0", "--kernels", "auto"]
     result = told(capsys, "parity", candidate(tmp_path, AUTOENCODER), *small)
     assert result["ok"]
@@ -197,26 +170,24 @@ def test_an_autoencoder_agrees_on_every_backend(
     assert not any(row["what"].startswith("stepwise") for row in result["rows"])
 
 
-def test_an_autoencoder_is_no_language_model(tmp_path: Path) -> None:
+def test_an_autoencoder_is_no_language_model(tmp_path):
     with pytest.raises(ConfigError, match="backbone is autoencoder: .*mlxhog mad train"):
         train(small_config(tmp_path, model=candidate(tmp_path, AUTOENCODER)))
 
 
-def saved(folder: Path, text: str) -> str:
+def saved(folder, text):
     """The checkpoint of an untrained candidate."""
     cfg = load_candidate(candidate(folder, text))
     return str(checkpoint.latest(saved_run(folder / "runs", "untrained", cfg)))
 
 
-def test_an_autoencoder_writes_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_autoencoder_writes_no_text(tmp_path, capsys):
     assert main(["generate", saved(tmp_path, AUTOENCODER), "--prompt", "a"]) == 2
     assert "backbone is autoencoder: it reconstructs a whole sequence" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("position", ["learned", "sincos"])
-def test_text_ends_where_the_positions_do(
-    tmp_path: Path, position: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_text_ends_where_the_positions_do(tmp_path, position, capsys):
     text = f"model: {{dim: 16, position: {position}, max_length: 12, layers: mlstm}}"
     words = ["generate", saved(tmp_path, text), "--prompt", "lock", "--max-new-tokens"]
     assert main([*words, "8"]) == 0
@@ -224,7 +195,7 @@ def test_text_ends_where_the_positions_do(
     assert "13 tokens, but the model has 12 positions" in capsys.readouterr().err
 
 
-def test_sequences_end_where_the_positions_do(tmp_path: Path) -> None:
+def test_sequences_end_where_the_positions_do(tmp_path):
     text = "model: {dim: 16, position: learned, max_length: 30, layers: mlstm}"
     with pytest.raises(ConfigError, match="32 tokens, but the model has 30 positions"):
         train(small_config(tmp_path, model=candidate(tmp_path, text)))

@@ -9,7 +9,6 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -27,12 +26,12 @@ EXAMPLE = Path(__file__).parents[3] / "examples" / "my_layer.py"
 LINE = "my_layer swiglu"
 
 
-def told(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
+def told(capsys, *words):
     assert main([*words, "--json"]) == 0
     return json.loads(capsys.readouterr().out.splitlines()[-1])  # MLX's backend says its BLAS
 
 
-def other(folder: Path, name: str, *changes: tuple[str, str]) -> Path:
+def other(folder, name, *changes):
     """The example under another name, with some of its text replaced."""
     text = EXAMPLE.read_text().replace('"my_layer"', f'"{name}"')
     for old, new in changes:
@@ -43,13 +42,13 @@ def other(folder: Path, name: str, *changes: tuple[str, str]) -> Path:
     return file
 
 
-def in_another_process(code: str, *words: str) -> subprocess.CompletedProcess[str]:
+def in_another_process(code, *words):
     command = [sys.executable, "-c", code, *words]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
 
 @pytest.mark.parametrize("where", ["--backend=torch", "--backend=mlx", "--workers=mlx:cpu*2"])
-def test_a_layer_from_a_file_is_trained(where: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_layer_from_a_file_is_trained(where, capsys):
     small = ("--set", "seq_len=16", "--set", "train_rows=64", "--set", "test_rows=16")
     result = told(
         capsys,
@@ -62,7 +61,7 @@ def test_a_layer_from_a_file_is_trained(where: str, capsys: pytest.CaptureFixtur
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("sides_here")
-def test_parity_checks_a_layer_from_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+def test_parity_checks_a_layer_from_a_file(capsys):
     small = ("--seq-len", "9", "--batch-size", "1", "--steps", "1")
     result = told(capsys, "parity", LINE, "--plugin", str(EXAMPLE), *small)
     assert result["ok"]
@@ -72,9 +71,7 @@ def test_parity_checks_a_layer_from_a_file(capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.usefixtures("sides_here")
-def test_parity_notices_a_reference_that_says_something_else(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_parity_notices_a_reference_that_says_something_else(tmp_path, capsys):
     file = other(tmp_path, "wrong", ("+ dt[:, t] * v[:, t]", "+ v[:, t]"))
     words = ["parity", "wrong swiglu", "--plugin", str(file), "--seq-len", "9", "--steps", "0"]
     assert main([*words, "--kernels", "auto"]) == 1
@@ -82,7 +79,7 @@ def test_parity_notices_a_reference_that_says_something_else(
 
 
 @pytest.fixture(scope="module")
-def undeclared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undeclared(tmp_path_factory):
     """A layer that reads an undeclared parameter."""
     change = ('ones_like(p["z_proj.bias"]', 'ones_like(p["z_proj.bia"]')
     return other(tmp_path_factory.mktemp("layers"), "undeclared", change)
@@ -120,7 +117,7 @@ def test_a_parameter_that_a_layer_reads_and_does_not_declare_is_refused_in_words
 UNPICKLE = "import pickle, sys; print(pickle.loads(bytes.fromhex(sys.argv[1])).layers)"
 
 
-def test_a_configuration_brings_its_layers_to_another_process(tmp_path: Path) -> None:
+def test_a_configuration_brings_its_layers_to_another_process(tmp_path):
     file = other(tmp_path, "travels")
     plugins.load(file)
     layers = parse("travels(expand=3) swiglu")
@@ -130,10 +127,10 @@ def test_a_configuration_brings_its_layers_to_another_process(tmp_path: Path) ->
     assert pickle.loads(data).layers == layers
 
 
-def test_a_run_with_another_text_of_the_layer_is_another_run(tmp_path: Path) -> None:
+def test_a_run_with_another_text_of_the_layer_is_another_run(tmp_path):
     file = other(tmp_path, "keyed")
 
-    def keys() -> list[str]:
+    def keys():
         with own_plugins(forgets=True):
             plugins.load(file)
             runs = (
@@ -150,9 +147,7 @@ def test_a_run_with_another_text_of_the_layer_is_another_run(tmp_path: Path) -> 
     assert swiglu == other_swiglu
 
 
-def test_an_unknown_layer_is_answered_with_the_flag(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unknown_layer_is_answered_with_the_flag(tmp_path, capsys):
     with pytest.raises(ConfigError, match="no layer 'mine'; .*need the file .*--plugin FILE"):
         make("mine")
     config = tmp_path / "config.json"
@@ -167,7 +162,7 @@ def test_an_unknown_layer_is_answered_with_the_flag(
     assert result["layers"] == "mine(expand=2) swiglu"
 
 
-def test_a_file_may_be_named_twice(tmp_path: Path) -> None:
+def test_a_file_may_be_named_twice(tmp_path):
     file = other(tmp_path, "twice")
     for _ in range(2):
         plugins.load(file)
@@ -191,9 +186,7 @@ def test_a_file_may_be_named_twice(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_file_without_a_layer_is_refused_in_words(
-    tmp_path: Path, text: str | None, message: str
-) -> None:
+def test_a_file_without_a_layer_is_refused_in_words(tmp_path, text, message):
     file = tmp_path / "layer.py"
     if text is not None:
         head = "from dataclasses import dataclass\n@dataclass(frozen=True)\n"
@@ -202,12 +195,12 @@ def test_a_file_without_a_layer_is_refused_in_words(
         plugins.load(file)
 
 
-def test_a_name_of_the_package_is_taken(tmp_path: Path) -> None:
+def test_a_name_of_the_package_is_taken(tmp_path):
     with pytest.raises(ConfigError, match="there is a layer 'mlstm' already"):
         plugins.load(other(tmp_path, "mlstm"))
 
 
-def test_numbers_of_a_layer_have_a_type_that_a_line_can_write(tmp_path: Path) -> None:
+def test_numbers_of_a_layer_have_a_type_that_a_line_can_write(tmp_path):
     file = other(tmp_path, "listed", ("expand: int = 1", "expand: tuple[int, ...] = (1,)"))
     with pytest.raises(ConfigError, match="expand needs a default and one of the types int, float"):
         plugins.load(file)

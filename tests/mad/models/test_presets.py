@@ -1,7 +1,5 @@
 """Presets of blocks expand to layers; ambiguous ones need another field."""
 
-from typing import Any
-
 import pytest
 
 from mlxhog.errors import ConfigError
@@ -12,33 +10,33 @@ from mlxhog.models.registry import architectures, load_architecture, load_candid
 from tests.pairs import each_of
 
 
-def read(**blocks: Any) -> MADConfig:
+def read(**blocks):
     cfg = families.read({"version": 1, "model": {"blocks": blocks}}, strict=True)
     assert isinstance(cfg, MADConfig)
     return cfg
 
 
-def test_seven_to_one_in_the_large_style_is_a_mixer_and_a_swiglu_per_block() -> None:
+def test_seven_to_one_in_the_large_style_is_a_mixer_and_a_swiglu_per_block():
     cfg = read(preset="xlstm", ratio="7:1", count=8, style="large")
     assert cfg.layers == parse("(mlstm swiglu)*7 slstm swiglu")
 
 
-def test_seven_to_one_in_the_v1_style_has_feed_forward_layers_at_slstm_alone() -> None:
+def test_seven_to_one_in_the_v1_style_has_feed_forward_layers_at_slstm_alone():
     cfg = read(preset="xlstm", ratio="7:1", count=16, style="v1")
     assert cfg.layers == parse("(mlstm-v1*7 slstm-v1 geglu)*2")
 
 
-def test_seven_to_one_without_a_style_is_an_error() -> None:
+def test_seven_to_one_without_a_style_is_an_error():
     with pytest.raises(ConfigError, match="style is missing; say which blocks"):
         read(preset="xlstm", ratio="7:1", count=8)
 
 
-def test_places_of_slstm_can_be_named() -> None:
+def test_places_of_slstm_can_be_named():
     cfg = read(preset="xlstm", slstm_at=[1], count=3, style="large")
     assert cfg.layers == parse("mlstm swiglu slstm swiglu mlstm swiglu")
 
 
-def test_stripes_repeat_to_the_depth_that_is_asked_for() -> None:
+def test_stripes_repeat_to_the_depth_that_is_asked_for():
     cfg = read(
         preset="striping",
         pattern="1M:2S",
@@ -49,13 +47,13 @@ def test_stripes_repeat_to_the_depth_that_is_asked_for() -> None:
     assert cfg.layers == parse("mlstm mlp (slstm mlp)*2 mlstm mlp slstm mlp")
 
 
-def test_layer_types_of_lfm2_are_its_operators_with_its_numbers() -> None:
+def test_layer_types_of_lfm2_are_its_operators_with_its_numbers():
     cfg = read(preset="lfm2", layer_types=["conv", "full_attention"])
     attention = "mh-attention(h16,kv_heads=8,base=1000000.0,qk_norm=true,bias=false)"
     assert canonical(cfg.layers) == f"gated-conv swiglu {attention} swiglu"
 
 
-def test_defaults_reach_the_layers_of_a_preset() -> None:
+def test_defaults_reach_the_layers_of_a_preset():
     model = {
         "defaults": {"mlstm": {"heads": 2}},
         "blocks": {"preset": "xlstm", "ratio": "1:0", "count": 1, "style": "large"},
@@ -95,21 +93,19 @@ def test_defaults_reach_the_layers_of_a_preset() -> None:
         ),
     ],
 )
-def test_a_mistake_in_a_preset_is_told_with_its_way_out(
-    blocks: dict[str, Any], message: str
-) -> None:
+def test_a_mistake_in_a_preset_is_told_with_its_way_out(blocks, message):
     xlstm = {"preset": "xlstm", "ratio": "7:1", "count": 8, "style": "large"}
     settings = blocks if "preset" in blocks or not blocks else xlstm | blocks
     with pytest.raises(ConfigError, match=f"model.blocks: .*{message}"):
         read(**settings)
 
 
-def test_slstm_places_outside_of_the_blocks_are_refused() -> None:
+def test_slstm_places_outside_of_the_blocks_are_refused():
     with pytest.raises(ConfigError, match="slstm_at names block 3, and the blocks are 0 to 2"):
         read(preset="xlstm", slstm_at=[3], count=3, style="large")
 
 
-def test_candidates_of_the_package_are_architectures_and_spaces_are_not() -> None:
+def test_candidates_of_the_package_are_architectures_and_spaces_are_not():
     assert canonical(load_candidate("mad-7to1").layers) == canonical(
         parse("(mlstm swiglu)*7 slstm swiglu")
     )

@@ -1,7 +1,5 @@
 """Files with the user's layers remember the layers' file, which runs only if the user named it."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re
@@ -12,15 +10,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mlxhog.files import cache
-from tests.own_plugins import Ended, mlxhog
+from mlxhog.base import cache
+from tests.own_plugins import mlxhog
 from tests.training.small import small_config
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "my_layer.py"
 
 
 @pytest.fixture
-def winner(tmp_path: Path) -> Path:
+def winner(tmp_path):
     """An architecture file with a layer from my_layer.py beside it."""
     (tmp_path / "my_layer.py").write_text(EXAMPLE.read_text())
     words = ("my_layer swiglu", "--depth", "2", "--dim", "16", "--out", "w.yaml")
@@ -29,29 +27,29 @@ def winner(tmp_path: Path) -> Path:
     return tmp_path / "w.yaml"
 
 
-def shown(winner: Path, *words: str) -> Ended:
+def shown(winner, *words):
     return mlxhog(winner.parent, "mad", "show", winner.name, "--json", *words)
 
 
-def test_a_written_architecture_names_path_and_digest_of_its_file(winner: Path) -> None:
+def test_a_written_architecture_names_path_and_digest_of_its_file(winner):
     file = winner.parent / "my_layer.py"
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     assert yaml.safe_load(winner.read_text())["plugin"] == [f"{file} sha256:{digest}"]
 
 
-def test_a_later_command_loads_the_remembered_file_and_says_so(winner: Path) -> None:
+def test_a_later_command_loads_the_remembered_file_and_says_so(winner):
     ended = shown(winner)
     assert json.loads(ended.out)["layers"] == "my_layer swiglu"
     assert ended.err == f"plugin {winner.parent}/my_layer.py\n"
 
 
-def test_a_file_of_architecture_fields_remembers_too(winner: Path) -> None:
+def test_a_file_of_architecture_fields_remembers_too(winner):
     fields = winner.with_name("fields.yaml")
     fields.write_text(mlxhog(winner.parent, "models", "w.yaml").out)
     assert json.loads(shown(fields).out)["layers"] == "my_layer swiglu"
 
 
-def test_a_file_that_changed_is_refused_with_the_flag_that_takes_it_as_it_is(winner: Path) -> None:
+def test_a_file_that_changed_is_refused_with_the_flag_that_takes_it_as_it_is(winner):
     file = winner.parent / "my_layer.py"
     file.write_text(file.read_text() + "# edited\n")
     refused = shown(winner)
@@ -63,7 +61,7 @@ def test_a_file_that_changed_is_refused_with_the_flag_that_takes_it_as_it_is(win
     assert "is not the version that was remembered" in taken.err
 
 
-def test_a_file_that_is_gone_is_asked_for_and_its_copy_is_the_same(winner: Path) -> None:
+def test_a_file_that_is_gone_is_asked_for_and_its_copy_is_the_same(winner):
     file = winner.parent / "my_layer.py"
     file.rename(winner.parent / "moved.py")
     refused = shown(winner)
@@ -77,7 +75,7 @@ EVIL = EXAMPLE.read_text() + "\nfrom pathlib import Path\nPath(__file__).with_na
 
 
 @pytest.mark.parametrize("form", ["w.yaml", "config.json"])
-def test_what_comes_from_elsewhere_runs_no_code_by_naming_a_file(tmp_path: Path, form: str) -> None:
+def test_what_comes_from_elsewhere_runs_no_code_by_naming_a_file(tmp_path, form):
     file = tmp_path / "evil.py"
     file.write_text(EVIL)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -95,7 +93,7 @@ def test_what_comes_from_elsewhere_runs_no_code_by_naming_a_file(tmp_path: Path,
     assert (tmp_path / "ran").exists()
 
 
-def test_a_configuration_file_runs_a_file_only_as_it_was_named_before(tmp_path: Path) -> None:
+def test_a_configuration_file_runs_a_file_only_as_it_was_named_before(tmp_path):
     file = tmp_path / "my_layer.py"
     file.write_text(EVIL)
     (tmp_path / "arch.yaml").write_text("model: {dim: 16, layers: [my_layer, swiglu]}")
@@ -114,7 +112,7 @@ def test_a_configuration_file_runs_a_file_only_as_it_was_named_before(tmp_path: 
     assert f"{file} has changed since you named it to mlxhog" in refused.err
 
 
-def test_a_note_that_others_can_write_is_not_believed(winner: Path) -> None:
+def test_a_note_that_others_can_write_is_not_believed(winner):
     (note,) = (cache.user_cache_directory() / "named-files").iterdir()
     note.chmod(0o666)
     refused = shown(winner)
@@ -123,7 +121,7 @@ def test_a_note_that_others_can_write_is_not_believed(winner: Path) -> None:
 
 
 @pytest.mark.parametrize("value", ["7", "[7]", "{a: b}", '"x.py sha256:12"', '"\\0"', "~nobody/x"])
-def test_a_memory_that_no_mlxhog_writes_is_refused_in_words(winner: Path, value: str) -> None:
+def test_a_memory_that_no_mlxhog_writes_is_refused_in_words(winner, value):
     text = re.sub(r"plugin:.*\n.*", f"plugin: {value}", winner.read_text())
     winner.write_text(text)
     refused = shown(winner)
@@ -142,9 +140,7 @@ SMALL = (
 
 
 @pytest.mark.slow
-def test_a_study_and_a_run_remember_the_file_for_every_later_command(
-    tmp_path: Path,
-) -> None:
+def test_a_study_and_a_run_remember_the_file_for_every_later_command(tmp_path):
     """Also in a folder whose name has a comma, which divides the files that are named."""
     folder = tmp_path / "a, b"
     folder.mkdir()
@@ -189,7 +185,7 @@ print(mlxhog.load(run, backend="mlx:cpu").config.layers[0].name)
 
 
 @pytest.mark.slow
-def test_python_takes_the_file_as_an_argument(tmp_path: Path) -> None:
+def test_python_takes_the_file_as_an_argument(tmp_path):
     small_config(tmp_path)  # writes a text
     (tmp_path / "my_layer.py").write_text(EXAMPLE.read_text())
     (tmp_path / "arch.yaml").write_text("model: {dim: 16, layers: [my_layer, swiglu]}")

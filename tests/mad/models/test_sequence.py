@@ -1,20 +1,19 @@
 """A flat list of layers is a model's identity, for any spelling."""
 
 from dataclasses import fields
-from typing import Any, get_type_hints
+from typing import get_type_hints
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxhog.errors import ConfigError
-from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers import known, make
 from mlxhog.models.mad.sequence import MOST_LAYERS, canonical, parse
 from mlxhog.models.registry import load_candidate
 from tests.pairs import each_of
 
-VALUES: dict[Any, st.SearchStrategy[Any]] = {
+VALUES = {
     int: st.integers(0, 1000),
     float: st.floats(-1e30, 1e30),
     bool: st.booleans(),
@@ -25,30 +24,28 @@ VALUES: dict[Any, st.SearchStrategy[Any]] = {
 
 
 @st.composite
-def layers(draw: st.DrawFn) -> Layer:
+def layers(draw):
     """Any layer with any numbers, possible at a width or not."""
     layer = draw(st.sampled_from(sorted(known().values(), key=lambda layer: layer.name)))
     types = get_type_hints(layer)
     names = [field.name for field in fields(layer)]
     chosen = draw(st.lists(st.sampled_from(names), unique=True)) if names else []
-    result: Layer = layer(**{name: draw(VALUES[types[name]]) for name in chosen})
+    result = layer(**{name: draw(VALUES[types[name]]) for name in chosen})
     return result
 
 
 @given(st.lists(layers(), min_size=1, max_size=8).map(tuple))
-def test_the_canonical_text_of_any_list_reads_back_as_the_list(made: tuple[Layer, ...]) -> None:
+def test_the_canonical_text_of_any_list_reads_back_as_the_list(made):
     assert parse(canonical(made)) == made
 
 
 @given(st.lists(layers(), min_size=1, max_size=3), st.lists(layers(), min_size=1, max_size=3))
-def test_two_lists_have_one_canonical_text_only_if_they_are_equal(
-    first: list[Layer], second: list[Layer]
-) -> None:
+def test_two_lists_have_one_canonical_text_only_if_they_are_equal(first, second):
     assert (canonical(first) == canonical(second)) == (first == second)
 
 
 @given(st.text("()*,= h4mlstm swiglu2.-\tinner=none", max_size=40))
-def test_any_line_is_a_sequence_or_a_mistake_in_words(line: str) -> None:
+def test_any_line_is_a_sequence_or_a_mistake_in_words(line):
     try:
         sequence = parse(line)
     except ConfigError:
@@ -56,7 +53,7 @@ def test_any_line_is_a_sequence_or_a_mistake_in_words(line: str) -> None:
     assert parse(canonical(sequence)) == sequence
 
 
-def test_groups_repeat_and_nest() -> None:
+def test_groups_repeat_and_nest():
     assert canonical(parse("(gated-conv swiglu)*2 swiglu")) == (
         "gated-conv swiglu gated-conv swiglu swiglu"
     )
@@ -66,18 +63,18 @@ def test_groups_repeat_and_nest() -> None:
     )
 
 
-def test_words_of_a_command_line_are_a_sequence() -> None:
+def test_words_of_a_command_line_are_a_sequence():
     assert parse(["gated-conv", "swiglu"]) == parse("gated-conv swiglu")
 
 
-def test_numbers_are_read_with_the_types_of_the_layer() -> None:
+def test_numbers_are_read_with_the_types_of_the_layer():
     assert parse("gated-conv( kernel = 4 ) swiglu(inner=none)") == (
         make("gated-conv", {"kernel": 4}),
         make("swiglu"),
     )
 
 
-def test_defaults_hold_where_a_layer_says_nothing_else() -> None:
+def test_defaults_hold_where_a_layer_says_nothing_else():
     sequence = parse("gated-conv gated-conv(kernel=2)", {"gated-conv": {"kernel": 5}})
     assert sequence == (make("gated-conv", {"kernel": 5}), make("gated-conv", {"kernel": 2}))
 
@@ -102,17 +99,17 @@ def test_defaults_hold_where_a_layer_says_nothing_else() -> None:
         (f"swiglu*{10**12}", f"{10**12} layers; write {MOST_LAYERS} at most"),
     ],
 )
-def test_what_is_no_sequence_is_refused_with_its_place(text: str, message: str) -> None:
+def test_what_is_no_sequence_is_refused_with_its_place(text, message):
     with pytest.raises(ConfigError, match=message):
         parse(text)
 
 
-def test_a_line_is_an_architecture_for_bytes() -> None:
+def test_a_line_is_an_architecture_for_bytes():
     cfg = load_candidate("gated-conv swiglu")
     assert (cfg.hidden_size, cfg.vocab_size) == (128, 320)
     assert canonical(cfg.layers) == "gated-conv swiglu"
 
 
-def test_an_architecture_of_another_family_is_refused() -> None:
+def test_an_architecture_of_another_family_is_refused():
     with pytest.raises(ConfigError, match="tiny is a model of the family 'xlstm'"):
         load_candidate("tiny")

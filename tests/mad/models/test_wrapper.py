@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ positions = each_of("position", ["none", "learned", "sincos"])
 backbones = each_of("backbone", ["language-model", "autoencoder"])
 
 
-def config(**changes: Any) -> MADConfig:
+def config(**changes):
     return MADConfig(
         vocab_size=23, hidden_size=16, layers=parse("mlstm(h2) swiglu"), max_length=12, **changes
     )
@@ -33,7 +32,7 @@ def config(**changes: Any) -> MADConfig:
 @twins
 @positions
 @backbones
-def test_a_twin_computes_what_the_reference_does(name: str, position: str, backbone: str) -> None:
+def test_a_twin_computes_what_the_reference_does(name, position, backbone):
     cfg = config(position=position, backbone=backbone)
     params, (tokens, _) = perturbed_params(cfg, 1), batch(cfg, 2, 12, 2)
     expected, _ = lm_numpy.forward(cfg, params, lm_numpy.embed(cfg, params, tokens))
@@ -42,7 +41,7 @@ def test_a_twin_computes_what_the_reference_does(name: str, position: str, backb
 
 @positions
 @backbones
-def test_all_twins_agree_on_every_gradient(position: str, backbone: str) -> None:
+def test_all_twins_agree_on_every_gradient(position, backbone):
     cfg = config(position=position, backbone=backbone)
     params, (tokens, labels) = perturbed_params(cfg, 1), batch(cfg, 2, 9, 2)
     assert_agreement(cfg, params, tokens, labels)
@@ -50,7 +49,7 @@ def test_all_twins_agree_on_every_gradient(position: str, backbone: str) -> None
 
 @twins
 @positions
-def test_positions_go_on_where_the_state_ends(name: str, position: str) -> None:
+def test_positions_go_on_where_the_state_ends(name, position):
     cfg, side = config(position=position), TWINS[name]
     params, (tokens, _) = perturbed_params(cfg, 1), batch(cfg, 2, 12, 2)
     expected, _ = side.logits(cfg, params, tokens)
@@ -61,14 +60,14 @@ def test_positions_go_on_where_the_state_ends(name: str, position: str) -> None:
     assert_close(np.concatenate(results, 1), expected, LOGITS_F32)
 
 
-def test_the_decoder_is_two_layers_of_exact_gelu_on_the_last_vector_and_a_place() -> None:
+def test_the_decoder_is_two_layers_of_exact_gelu_on_the_last_vector_and_a_place():
     cfg = config(backbone="autoencoder")
     params, (tokens, _) = perturbed_params(cfg, 1), batch(cfg, 2, 12, 2)
     p = {name: torch.from_numpy(value).double() for name, value in params.items()}
     for last in ("layers.0.out_proj.weight", "layers.1.w3.weight"):
         params[last][...] = 0.0  # the encoder is the embedding
 
-    def normed(x: torch.Tensor, name: str) -> torch.Tensor:
+    def normed(x, name):
         return F.rms_norm(x, x.shape[-1:], p[f"{name}.weight"], cfg.norm_eps)
 
     x = p["embedding.weight"][tokens[:, -1:].astype(np.int64)]
@@ -82,7 +81,7 @@ def test_the_decoder_is_two_layers_of_exact_gelu_on_the_last_vector_and_a_place(
 
 
 @twins
-def test_every_output_of_an_autoencoder_depends_on_the_last_token(name: str) -> None:
+def test_every_output_of_an_autoencoder_depends_on_the_last_token(name):
     cfg, side = config(backbone="autoencoder"), TWINS[name]
     params, (tokens, _) = perturbed_params(cfg, 1), batch(cfg, 1, 12, 2)
     before, _ = side.logits(cfg, params, tokens)
@@ -94,15 +93,15 @@ def test_every_output_of_an_autoencoder_depends_on_the_last_token(name: str) -> 
 # -- parameters ------------------------------------------------------------------------------------
 
 
-def model_of(*layers: str, **changes: object) -> MADConfig:
+def model_of(*layers, **changes):
     items = tuple(map(make, layers))
     return MADConfig(vocab_size=512, hidden_size=64, layers=items, max_length=256, **changes)
 
 
 @each_of("backbone", ["language-model", "autoencoder"])
 def test_the_wrapper_begins_normal_its_biases_at_0_and_a_language_models_head_as_a_linear_map(
-    backbone: str,
-) -> None:
+    backbone,
+):
     params = init_params(model_of("swiglu", backbone=backbone, position="learned"), 1)
     own = {name: value for name, value in params.items() if not name.startswith("layers.")}
     assert {"embedding.weight", "position.weight", "head.weight", "head.bias"} <= own.keys()
@@ -122,20 +121,20 @@ def test_the_wrapper_begins_normal_its_biases_at_0_and_a_language_models_head_as
 
 
 @each_of("name", sorted(layer.name for layer in BUILT_IN))
-def test_a_layer_begins_as_it_says_and_the_wrapper_changes_nothing_of_it(name: str) -> None:
+def test_a_layer_begins_as_it_says_and_the_wrapper_changes_nothing_of_it(name):
     layer = make(name)
     spec = param_spec(model_of("swiglu", name))
     for own in layer.param_spec(64):
         assert replace(spec[f"layers.1.{own.name}"], name=own.name) == own
 
 
-def test_every_layer_begins_with_numbers_of_its_own() -> None:
+def test_every_layer_begins_with_numbers_of_its_own():
     params = init_params(model_of("swiglu", "swiglu"), 1)
     assert not np.array_equal(params["layers.0.w1.weight"], params["layers.1.w1.weight"])
 
 
 @each_of("position", ["none", "learned"])
-def test_of_the_wrapper_the_maps_decay_and_no_embedding_norm_or_bias(position: str) -> None:
+def test_of_the_wrapper_the_maps_decay_and_no_embedding_norm_or_bias(position):
     spec = param_spec(model_of("swiglu", backbone="autoencoder", position=position))
     assert {name for name in spec if spec[name].decay and not name.startswith("layers.")} == {
         "decoder.0.linear.weight",

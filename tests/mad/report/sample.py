@@ -3,11 +3,10 @@
 import functools
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from unittest.mock import patch
 
-from mlxhog.mad.run import Point, RunConfig
-from mlxhog.mad.study.store import Store, StudyRecord, create
+from mlxhog.mad.run import Point
+from mlxhog.mad.study.store import StudyRecord, create
 from mlxhog.mad.study.study import Study
 from mlxhog.mad.suites import expand, suite
 from mlxhog.models.mad.layers import make
@@ -23,17 +22,17 @@ WORTH = {CONV: 0.9, CHANNELS: 0.3, MIXED: 0.6}
 Change = Callable[[StudyRecord], StudyRecord | None]
 
 
-def unchanged(record: StudyRecord) -> StudyRecord | None:
+def unchanged(record):
     return record
 
 
-def accuracy(candidate: str, seed: int) -> float:
+def accuracy(candidate, seed):
     """Scores of the seeds 0, 1, 2 differ by 0.01 around the candidate's worth."""
     return WORTH[candidate] + 0.01 * (seed - 1)
 
 
 @functools.cache
-def runs() -> tuple[StudyRecord, ...]:
+def runs():
     """Every run of the study, all with status done."""
     return tuple(
         _record(candidate, config)
@@ -64,7 +63,7 @@ RECORD = StudyRecord(
 )
 
 
-def _record(candidate: str, config: RunConfig) -> StudyRecord:
+def _record(candidate, config):
     acc = accuracy(candidate, config.seed)
     return replace(
         RECORD,
@@ -78,12 +77,7 @@ def _record(candidate: str, config: RunConfig) -> StudyRecord:
     )
 
 
-def study(
-    root: Path,
-    name: str = "first",
-    change: Change = unchanged,
-    **definition,
-) -> Store:
+def study(root, name="first", change=unchanged, **definition):
     """Write a study directory; `change` may change a record, or leave it out with None."""
     described = Study(candidates=CANDIDATES, suite="smoke", seeds=SEEDS)
     with patch("os.fsync"):  # these tests do not concern a crash of the machine
@@ -93,7 +87,7 @@ def study(
     return store
 
 
-def curve(record: StudyRecord) -> list[Point]:
+def curve(record):
     return [
         Point(
             step=step,

@@ -1,7 +1,5 @@
 """The board of a running study: plain lines, a live picture, and names of architectures."""
 
-from __future__ import annotations
-
 import io
 import re
 from dataclasses import replace
@@ -14,9 +12,8 @@ from rich.console import Console
 from mlxhog.cli.mad.session import observer
 from mlxhog.mad.options import PUBLISHED, Protocol
 from mlxhog.mad.report.board import LiveBoard, Picture, PlainBoard, folded, short
-from mlxhog.mad.run import Point, RunConfig
+from mlxhog.mad.run import Point
 from mlxhog.mad.study.progress import ActiveRun, Best, StudyProgress
-from mlxhog.mad.study.store import StudyRecord
 from tests.mad.report.sample import RECORD
 from tests.mad.study.small import config
 from tests.pairs import each_of
@@ -24,7 +21,7 @@ from tests.pairs import each_of
 SEQUENCES = st.lists(st.sampled_from(["mlstm", "swiglu", "slstm"]), min_size=1, max_size=12)
 
 
-def unfolded(text: str) -> list[str]:
+def unfolded(text):
     results = []
     for group, one, times in re.findall(r"(?:\(([^)]*)\)|(\S+?))(?:\*(\d+))?(?:\s|$)", text):
         results += (group or one).split() * int(times or 1)
@@ -57,12 +54,12 @@ def test_a_shortened_sequence_fits_its_column(layers, width):
 LONG = "mlstm(heads=4) swiglu " * 7 + "slstm(heads=4) swiglu"
 
 
-def run(candidate: str, label: str, steps: int) -> RunConfig:
+def run(candidate, label, steps):
     protocol = Protocol(optimizer=PUBLISHED, lr=5e-4, steps=steps)
     return replace(config(), candidate=candidate, label=label, protocol=protocol)
 
 
-def trouble(candidate: str, status: str, reason: str) -> StudyRecord:
+def trouble(candidate, status, reason):
     run = config().to_dict()
     return replace(RECORD, candidate=candidate, config=run, status=status, reason=reason)
 
@@ -89,11 +86,11 @@ PROGRESS = StudyProgress(
 
 
 class Terminal(io.StringIO):
-    def isatty(self) -> bool:
+    def isatty(self):
         return True
 
 
-def drawn(progress: StudyProgress, width: int = 120) -> str:
+def drawn(progress, width=120):
     console = Console(record=True, width=width, file=io.StringIO())
     with patch("time.monotonic", return_value=31.0):
         console.print(Picture(progress))

@@ -20,12 +20,12 @@ def _here(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Store:
+def whole(tmp_path_factory):
     return study(tmp_path_factory.mktemp("studies"))
 
 
 @pytest.fixture
-def first(whole: Store) -> Store:
+def first(whole):
     return Store(Path(shutil.copytree(whole.directory, Path("studies", "first"))))
 
 

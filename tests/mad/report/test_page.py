@@ -27,12 +27,12 @@ class Page(HTMLParser):
 
     VOID = ("meta", "img", "source", "br")
 
-    def __init__(self, html: str) -> None:
+    def __init__(self, html):
         super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
+        self.tags = []
+        self.open = []
         self.text = ""
-        self.table: list[list[str]] = []
+        self.table = []
         self.feed(html)
 
     def handle_starttag(self, tag, attrs):

@@ -1,7 +1,5 @@
 """The numbers of plots: scores by slot, and the Pareto front."""
 
-from __future__ import annotations
-
 import itertools
 
 import pytest

@@ -1,41 +1,38 @@
 """Records and suites made by hand."""
 
-from typing import Any
-
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import RunConfig
 from mlxhog.mad.study.store import StudyRecord
 from mlxhog.mad.suites import Setting, Suite
-from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers import make
 
 
-def suite(*settings: Setting, points: tuple[dict[str, Any], ...] = ({"lr": 1e-3},)) -> Suite:
+def suite(*settings, points=({"lr": 1e-3},)):
     return Suite("made", settings, points, {}, dim=32)
 
 
-def setting(task: str, label: str = "baseline") -> Setting:
+def setting(task, label="baseline"):
     return Setting(task, {}, label)
 
 
-def layers(candidate: str) -> tuple[Layer, ...]:
+def layers(candidate):
     return tuple(make(name) for name in candidate.split())
 
 
 def record(
-    candidate: str,
-    task: str,
-    acc: float,
+    candidate,
+    task,
+    acc,
     *,
-    label: str = "baseline",
-    lr: float | None = 1e-3,
-    seed: int = 0,
-    status: str = "done",
-    token: float | None = None,
-    val: float | None = None,
-    ceiling: float = 1.0,
-    steps: int = 10,
-) -> StudyRecord:
+    label="baseline",
+    lr=1e-3,
+    seed=0,
+    status="done",
+    token=None,
+    val=None,
+    ceiling=1.0,
+    steps=10,
+):
     config = RunConfig(
         task=task,
         settings={"vocab": 16},

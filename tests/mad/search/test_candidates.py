@@ -1,5 +1,4 @@
 import itertools
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -7,9 +6,9 @@ from hypothesis import strategies as st
 
 from mlxhog.errors import ConfigError
 from mlxhog.mad.search.budget import params, state
-from mlxhog.mad.search.candidates import LISTED, CandidateSet, Layers
+from mlxhog.mad.search.candidates import LISTED, CandidateSet
 from mlxhog.mad.search.samplers import SAMPLERS, make_sampler
-from mlxhog.mad.search.space import DEEPEST, Space, to_space
+from mlxhog.mad.search.space import DEEPEST, to_space
 from mlxhog.models.mad.layers import BUILT_IN, at_width, make
 from tests.mad.search.spaces import LENGTH, SMALL, D, candidates, every
 from tests.pairs import max_examples
@@ -21,7 +20,7 @@ FLAT = {"canon", "gated-conv", "slstm", "slstm-v1"}
 """A few numbers per channel of the model."""
 
 
-def enumerated(space: Space) -> list[Layers]:
+def enumerated(space):
     """Every candidate, found by trying every sequence of the space."""
     budget = space.budget
     return [
@@ -46,9 +45,7 @@ def enumerated(space: Space) -> list[Layers]:
     ),
 )
 @max_examples(25)
-def test_candidates_are_counted_and_numbered_as_if_all_were_tried(
-    template: str, depth: Any, most: dict[str, int], budget: dict[str, int]
-):
+def test_candidates_are_counted_and_numbered_as_if_all_were_tried(template, depth, most, budget):
     keys = {"template": template, "depth": depth, "max_count": most, "budget": budget}
     space = to_space(SMALL | keys)
     expected = enumerated(space)
@@ -91,7 +88,7 @@ def test_a_large_space_without_a_candidate_says_how_far_the_draws_were_off():
 
 
 @pytest.mark.parametrize("name", ["params", "state"])
-def test_a_budget_that_nothing_keeps_says_how_much_is_lacking(name: str):
+def test_a_budget_that_nothing_keeps_says_how_much_is_lacking(name):
     size = {"params": lambda x: params(x, D), "state": lambda x: state(x, D, LENGTH)}[name]
     mixers = [{"type": "gated-conv", "kernel": [2, 3]}]
     least = min(size(layers) for layers in every(candidates(mixers=mixers)))
@@ -101,7 +98,7 @@ def test_a_budget_that_nothing_keeps_says_how_much_is_lacking(name: str):
 
 
 def test_two_budgets_that_cannot_be_kept_together_say_so():
-    keys: dict[str, Any] = {
+    keys = {
         "depth": 2,
         "mixers": ["slstm", "mlstm"],
         "channels": ["swiglu"],
@@ -119,7 +116,7 @@ def test_counts_that_leave_a_slot_empty_say_so():
         candidates(max_count={"gated-conv": 1})
 
 
-RESCALED: dict[str, Any] = {
+RESCALED = {
     "mixers": ["mlstm(h2)", "gated-conv"],
     "channels": ["swiglu", "mlp"],
 }
@@ -145,7 +142,7 @@ def test_a_candidate_within_the_budget_is_not_rescaled():
 
 
 def test_rescaling_spares_the_layers_that_are_small():
-    keys: dict[str, Any] = {"depth": 2, "mixers": ["mlstm(h2)"], "channels": ["mlp"]}
+    keys = {"depth": 2, "mixers": ["mlstm(h2)"], "channels": ["mlp"]}
     ((mixer, channel),) = every(candidates(**keys, budget={"state": 500, "rescale": True}))
     assert (mixer.heads, channel.inner) == (4, None)
     ((mixer, channel),) = every(candidates(**keys, budget={"params": 12_000, "rescale": True}))
@@ -160,7 +157,7 @@ def test_a_candidate_that_no_rescaling_makes_fit_is_rejected():
 
 
 @pytest.mark.parametrize("mixer", sorted(set(MIXERS) - GROWS - FLAT))
-def test_every_mixer_with_a_memory_of_fixed_size_shrinks_by_a_third_and_keeps_its_kind(mixer: str):
+def test_every_mixer_with_a_memory_of_fixed_size_shrinks_by_a_third_and_keeps_its_kind(mixer):
     whole = state([make(mixer)], 64, 64)
     keys = {"depth": 1, "mixers": [mixer], "budget": {"state": 2 * whole // 3, "rescale": True}}
     ((choices,),) = every(CandidateSet(to_space(keys), 64, 64))
@@ -180,7 +177,7 @@ def test_a_space_may_have_every_layer_there_is():
 
 
 def test_the_state_of_a_cache_is_counted_at_the_length_that_the_budget_says():
-    keys: dict[str, Any] = {"mixers": ["gated-conv", "mh-attention(h4)"], "channels": ["mlp"]}
+    keys = {"mixers": ["gated-conv", "mh-attention(h4)"], "channels": ["mlp"]}
     assert candidates(**keys, budget={"state": 1000}).count == 1
     assert candidates(**keys, budget={"state": 1000, "length": 4}).count == 4
 
@@ -196,9 +193,7 @@ def test_choices_that_rescaling_would_make_equal_are_refused():
     params_bound=st.integers(6_000, 40_000),
 )
 @max_examples(40)
-def test_rescaled_candidates_and_their_plans_correspond_one_to_one(
-    state_bound: int, params_bound: int
-):
+def test_rescaled_candidates_and_their_plans_correspond_one_to_one(state_bound, params_bound):
     space = to_space(
         {
             "depth": [2, 4],
@@ -218,7 +213,7 @@ def test_rescaled_candidates_and_their_plans_correspond_one_to_one(
 
 
 def test_choices_that_no_candidate_has_room_for_are_named():
-    keys: dict[str, Any] = {"mixers": ["gated-conv", "slstm", "mlstm"], "channels": ["mlp"]}
+    keys = {"mixers": ["gated-conv", "slstm", "mlstm"], "channels": ["mlp"]}
     assert candidates(**keys).unused() == ()
     # mLSTM keeps 388 numbers, sLSTM 128 and the convolution 64: the first fits beside nothing.
     tight = candidates(**keys, budget={"state": 400})

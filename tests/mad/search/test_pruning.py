@@ -1,5 +1,4 @@
 import itertools
-from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -19,9 +18,7 @@ COPY, COMPRESS, RECALL = "selective-copying", "compression", "in-context-recall"
 A, B, C, D, E = (f"gated-conv(kernel={k})" for k in (2, 3, 4, 5, 6))
 
 
-def planned(
-    candidate: str, task: str, *, lr: float = 1e-3, steps: int = 3000, select: str = "test"
-) -> RunConfig:
+def planned(candidate, task, *, lr=1e-3, steps=3000, select="test"):
     return RunConfig(
         task=task,
         settings={"train_rows": 640},
@@ -35,36 +32,29 @@ def planned(
     )
 
 
-def point(step: int, accuracy: float) -> Point:
+def point(step, accuracy):
     return Point(step=step, seconds=1.0, loss=1.0, acc_token=0.0, acc_macro=accuracy)
 
 
 class Study:
     """Runs that end, and a pruner that takes their results."""
 
-    def __init__(self) -> None:
-        self.curves: dict[str, list[Point]] = {}
-        self.records: list[tuple[RunConfig, StudyRecord]] = []
+    def __init__(self):
+        self.curves = {}
+        self.records = []
         self.pruner = self.fresh()
 
-    def fresh(self) -> Halving:
+    def fresh(self):
         return Halving(lambda key: self.curves[key])
 
-    def rebuilt(self) -> Halving:
+    def rebuilt(self):
         """The state of a resumed study."""
         pruner = self.fresh()
         for run, record in self.records:
             pruner.ended(run, record)
         return pruner
 
-    def end(
-        self,
-        run: RunConfig,
-        curve: Sequence[Point],
-        status: str = "done",
-        *,
-        test: float | None = None,
-    ) -> None:
+    def end(self, run, curve, status="done", *, test=None):
         last = curve[-1]
         self.curves[run.key()] = list(curve)
         record = StudyRecord(
@@ -90,12 +80,12 @@ class Study:
         self.records.append((run, record))
         self.pruner.ended(run, record)
 
-    def finish(self, candidate: str, task: str, at_300: float, end: float) -> None:
+    def finish(self, candidate, task, at_300, end):
         self.end(planned(candidate, task), [point(300, at_300), point(3000, end)])
 
 
 @pytest.mark.parametrize("name", ["smoke", "lite", "full", "knowledge"])
-def test_recall_is_never_asked_before_1000_steps(name: str):
+def test_recall_is_never_asked_before_1000_steps(name):
     for config in expand(suite(name), layers("gated-conv swiglu"), [0]):
         rungs = Rungs().of(config)
         assert list(rungs) == sorted(set(rungs))
@@ -104,7 +94,7 @@ def test_recall_is_never_asked_before_1000_steps(name: str):
 
 
 def test_rungs_are_three_and_each_three_times_the_one_before():
-    def rungs(task: str, steps: int) -> tuple[int, ...]:
+    def rungs(task, steps):
         return Rungs().of(planned(A, task, steps=steps))
 
     assert rungs(COPY, 3000) == (300, 900, 2700)
@@ -202,7 +192,7 @@ def test_a_run_that_ended_early_stands_with_its_accuracy_on_the_rows_that_decide
 
 
 @pytest.mark.parametrize("status", ["diverged", "failed"])
-def test_a_lost_run_counts_as_0_at_every_rung(status: str):
+def test_a_lost_run_counts_as_0_at_every_rung(status):
     study = Study()
     for candidate in (A, B, C):
         for task in (COPY, COMPRESS):
@@ -231,7 +221,7 @@ def test_a_pruner_rebuilt_from_the_records_decides_as_the_one_that_is_gone():
         curve = [point(300, next(accuracies)), point(last, next(accuracies))]
         study.end(planned(candidate, COMPRESS), curve, status)
 
-    def answers(pruner: Halving) -> list[bool]:
+    def answers(pruner):
         results = []
         for accuracy, step in itertools.product((0.1, 0.4, 0.5, 0.6, 0.8), (300, 900, 2700)):
             new = f"{E} {accuracy} {step}"

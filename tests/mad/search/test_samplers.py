@@ -1,28 +1,26 @@
 from statistics import fmean
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxhog.errors import ConfigError
-from mlxhog.mad.search.candidates import CandidateSet, Layers
-from mlxhog.mad.search.samplers import MUTATIONS, SAMPLERS, Evolution, Mutation, make_sampler
+from mlxhog.mad.search.samplers import MUTATIONS, SAMPLERS, Evolution, make_sampler
 from mlxhog.models.mad.sequence import canonical
 from tests.mad.search.spaces import candidates, every
 
 NAMES = pytest.mark.parametrize("name", SAMPLERS)
-DEEP: dict[str, Any] = {
+DEEP = {
     "depth": 8,
     "mixers": [{"type": "gated-conv", "kernel": [1, 2, 3, 4, 5, 6]}],
     "channels": ["swiglu", "mlp", "geglu"],
 }
 """104,976 candidates."""
-FEW: dict[str, Any] = {"mixers": [{"type": "gated-conv", "kernel": [1, 2, 3]}]}
+FEW = {"mixers": [{"type": "gated-conv", "kernel": [1, 2, 3]}]}
 """36 candidates of depth 4 and 6 of depth 2: more than any sampler draws at random first."""
 
 
-def score(layers: Layers) -> float:
+def score(layers):
     """Best for kernels 5 2 6 1 and the maps below; a pair of neighbours counts on its own."""
     kernels = [getattr(layer, "kernel", 0) for layer in layers[::2]]
     maps = [layer.name for layer in layers[1::2]]
@@ -31,7 +29,7 @@ def score(layers: Layers) -> float:
     return sum(right) + 0.5 * (kernels[:2] == [5, 2])
 
 
-def search(result: CandidateSet, name: str, seed: int, budget: int) -> list[Layers]:
+def search(result, name, seed, budget):
     """The proposals of a sampler, one candidate at a time."""
     sampler = make_sampler(name, result, seed)
     proposed = []
@@ -42,7 +40,7 @@ def search(result: CandidateSet, name: str, seed: int, budget: int) -> list[Laye
 
 
 @NAMES
-def test_every_candidate_is_proposed_once_and_then_none(name: str):
+def test_every_candidate_is_proposed_once_and_then_none(name):
     choices = candidates(mixers=[{"type": "gated-conv", "kernel": [1, 2]}], depth=[2, 4])
     proposed = search(choices, name, 0, 10**6)
     assert len(proposed) == choices.count
@@ -50,13 +48,13 @@ def test_every_candidate_is_proposed_once_and_then_none(name: str):
 
 
 @NAMES
-def test_a_seed_repeats_its_proposals(name: str):
+def test_a_seed_repeats_its_proposals(name):
     choices = candidates()
     assert search(choices, name, 3, 12) == search(choices, name, 3, 12)
 
 
 @pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "grid"])
-def test_another_seed_has_another_order(name: str):
+def test_another_seed_has_another_order(name):
     choices = candidates()
     assert search(choices, name, 3, 8) != search(choices, name, 4, 8)
 
@@ -67,7 +65,7 @@ def test_grid_follows_the_order_of_the_space_whatever_the_scores():
 
 
 @NAMES
-def test_a_resumed_sampler_goes_on_as_if_it_had_never_stopped(name: str):
+def test_a_resumed_sampler_goes_on_as_if_it_had_never_stopped(name):
     choices = candidates()
     whole = search(choices, name, 5, 16)
     for killed_after in (1, 11):
@@ -84,7 +82,7 @@ def test_a_resumed_sampler_goes_on_as_if_it_had_never_stopped(name: str):
 
 
 @NAMES
-def test_a_candidate_in_progress_when_the_study_was_killed_is_not_proposed_again(name: str):
+def test_a_candidate_in_progress_when_the_study_was_killed_is_not_proposed_again(name):
     choices = candidates(**FEW, depth=[2, 4])
     resumed = make_sampler(name, choices, 5)
     known = [choices.candidate(number) for number in range(0, 42, 2)]
@@ -98,7 +96,7 @@ def test_a_candidate_in_progress_when_the_study_was_killed_is_not_proposed_again
 
 
 @NAMES
-def test_several_candidates_may_be_asked_for_before_any_is_told(name: str):
+def test_several_candidates_may_be_asked_for_before_any_is_told(name):
     choices = candidates(**FEW)
     sampler = make_sampler(name, choices, 1)
     flying = [sampler.ask() for _ in range(3)]
@@ -113,7 +111,7 @@ def test_several_candidates_may_be_asked_for_before_any_is_told(name: str):
 
 
 @NAMES
-def test_the_score_of_repeated_runs_takes_the_place_of_the_first_one(name: str):
+def test_the_score_of_repeated_runs_takes_the_place_of_the_first_one(name):
     choices = candidates()
     first, second = (make_sampler(name, choices, 2) for _ in range(2))
     told = search(choices, "random", 9, 20)
@@ -126,10 +124,10 @@ def test_the_score_of_repeated_runs_takes_the_place_of_the_first_one(name: str):
 
 
 @pytest.mark.parametrize(("name", "seeds"), [("evolution", 16), ("tpe", 2)])
-def test_a_search_that_learns_beats_random_draws_of_the_same_number(name: str, seeds: int):
+def test_a_search_that_learns_beats_random_draws_of_the_same_number(name, seeds):
     choices = candidates(**DEEP)
 
-    def best(sampler: str) -> float:
+    def best(sampler):
         return fmean(
             max(score(layers) for layers in search(choices, sampler, seed, 100))
             for seed in range(seeds)
@@ -142,7 +140,7 @@ def test_tpe_leaves_its_mode_for_new_candidates_near_it():
     """Of 36, the best is found within three proposals of the ten random ones."""
     choices = candidates(**FEW, depth=4)
 
-    def worth(layers: Layers) -> float:
+    def worth(layers):
         kernels = [getattr(layer, "kernel", 0) for layer in layers[::2]]
         maps = [layer.name for layer in layers[1::2]]
         right = sum(a == b for a, b in zip(kernels, (3, 2), strict=True))
@@ -180,7 +178,7 @@ def test_children_differ_from_a_recent_candidate_in_one_change():
         last = child
 
 
-def less_a_block(layers: Layers) -> set[Layers]:
+def less_a_block(layers):
     """The candidate, and it without each of its blocks of a mixer and a map."""
     return {layers, *(layers[:at] + layers[at + 2 :] for at in range(0, len(layers), 2))}
 
@@ -194,7 +192,7 @@ def less_a_block(layers: Layers) -> set[Layers]:
     stream=st.randoms(use_true_random=False),
 )
 def test_a_change_keeps_to_the_slots_and_depths_of_the_space(
-    template: str, depth: Any, before: Any, mutation: Mutation, number: int, stream: Any
+    template, depth, before, mutation, number, stream
 ):
     choices = candidates(
         template=template, depth=2 if before and depth == 1 else depth, before=before
@@ -207,7 +205,7 @@ def test_a_change_keeps_to_the_slots_and_depths_of_the_space(
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS)
-def test_every_kind_of_change_leads_to_other_candidates(mutation: Mutation):
+def test_every_kind_of_change_leads_to_other_candidates(mutation):
     import random
 
     choices = candidates(depth=[2, 6])
@@ -222,7 +220,7 @@ def test_an_unknown_sampler_is_answered_with_its_neighbour():
 
 
 @NAMES
-def test_rescaled_spaces_can_be_searched(name: str):
+def test_rescaled_spaces_can_be_searched(name):
     budget = {"params": 22_000, "state": 1000, "rescale": True}
     choices = candidates(mixers=["mlstm(h2)", "gated-conv"], budget=budget)
     proposed = search(choices, name, 0, 10**6)

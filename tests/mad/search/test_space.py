@@ -1,6 +1,4 @@
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -15,10 +13,10 @@ from mlxhog.models.registry import architectures
 from tests.mad.search.spaces import candidates, candidates_of, every
 from tests.pairs import each_of
 
-BASE: dict[str, Any] = {"depth": 4, "mixers": ["mlstm", "slstm"], "channels": ["swiglu"]}
+BASE = {"depth": 4, "mixers": ["mlstm", "slstm"], "channels": ["swiglu"]}
 
 
-def names(layers: Any) -> str:
+def names(layers):
     return canonical(layers)
 
 
@@ -74,7 +72,7 @@ def test_a_layer_before_each_other_is_in_every_block_of_an_alternating_and_of_a_
         ("free", [2, 4, 8], (2, 4, 8)),
     ],
 )
-def test_a_depth_is_a_number_or_a_range(template: str, depth: object, expected: tuple[int, ...]):
+def test_a_depth_is_a_number_or_a_range(template, depth, expected):
     assert to_space(BASE | {"template": template, "depth": depth}).depths == expected
 
 
@@ -96,7 +94,7 @@ def test_a_depth_is_a_number_or_a_range(template: str, depth: object, expected: 
         {"dim": 64, "position": "sincos", "suite": "lite", "channels": ["mlp(inner=48)"]},
     ],
 )
-def test_a_space_written_out_is_the_same_space(keys: dict[str, Any]):
+def test_a_space_written_out_is_the_same_space(keys):
     space = to_space(BASE | keys)
     assert to_space(yaml.safe_load(yaml.safe_dump(space.to_dict()))) == space
 
@@ -140,7 +138,7 @@ def test_a_space_written_out_is_the_same_space(keys: dict[str, Any]):
         ({"dim": -1}, "dim is -1"),
     ],
 )
-def test_a_mistake_is_answered_with_what_was_meant(keys: dict[str, Any], message: str):
+def test_a_mistake_is_answered_with_what_was_meant(keys, message):
     with pytest.raises(ConfigError, match=message):
         to_space(BASE | keys)
 
@@ -161,7 +159,7 @@ def test_a_space_without_a_depth_is_refused():
         ("version: 2\nspace: {depth: 4}", "this program reads version 1"),
     ],
 )
-def test_a_file_that_is_no_space_is_refused_by_its_name(tmp_path: Path, text: str, message: str):
+def test_a_file_that_is_no_space_is_refused_by_its_name(tmp_path, text, message):
     path = tmp_path / "mine.yaml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match=message) as caught:
@@ -169,7 +167,7 @@ def test_a_file_that_is_no_space_is_refused_by_its_name(tmp_path: Path, text: st
     assert str(path) in str(caught.value)
 
 
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path):
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(ConfigError, match="no space 'nowhere.yaml'"):
         read_space("nowhere.yaml")
     with pytest.raises(ConfigError, match="did you mean 'space-small'"):
@@ -206,9 +204,7 @@ def test_the_example_in_the_documentation_is_a_space():
     assert choices.unused() == parse("mh-attention(h16)")  # 65,536 numbers of 16,384
 
 
-def test_a_dry_run_names_the_layers_that_the_budget_leaves_no_room_for(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_a_dry_run_names_the_layers_that_the_budget_leaves_no_room_for(tmp_path, capsys):
     path = tmp_path / "mine.yaml"
     keys = {"depth": 2, "mixers": ["gated-conv", "mh-attention"], "channels": ["swiglu"]}
     path.write_text(yaml.safe_dump({"space": keys | {"budget": {"state": 1000}}}))

@@ -1,7 +1,5 @@
 """Small studies: candidates of one layer, runs without training, and runs that fail."""
 
-from __future__ import annotations
-
 import ctypes
 import functools
 import os
@@ -10,7 +8,6 @@ import signal
 import sys
 import threading
 import time
-from pathlib import Path
 from statistics import fmean
 
 import numpy as np
@@ -24,18 +21,18 @@ from mlxhog.mad.study.progress import Best
 from mlxhog.mad.study.scheduler import Proposals, Scheduler
 from mlxhog.mad.study.store import Store, create, is_study
 from mlxhog.mad.study.study import Study
-from mlxhog.mad.study.workers import Event, Pool, RunFunction
+from mlxhog.mad.study.workers import Event, Pool
 from mlxhog.models.mad.sequence import canonical, parse
 
 SILENCE_S = 60.0
 
 
-def texts(n: int) -> list[str]:
+def texts(n):
     """`n` different candidates in canonical form."""
     return [canonical(parse(f"gated-conv(kernel={k + 2})")) for k in range(n)]
 
 
-def config(candidate: str = "gated-conv", *, n: int = 0, dim: int = 8, **settings) -> RunConfig:
+def config(candidate="gated-conv", *, n=0, dim=8, **settings):
     return RunConfig(
         task="in-context-recall",
         settings=settings,
@@ -48,16 +45,16 @@ def config(candidate: str = "gated-conv", *, n: int = 0, dim: int = 8, **setting
     )
 
 
-def plan(candidate: str, *, runs: int = 4) -> list[RunConfig]:
+def plan(candidate, *, runs=4):
     """Runs of a candidate that differ in their seed `n`."""
     return [config(candidate, n=n) for n in range(runs)]
 
 
-def judge(records) -> Best:
+def judge(records):
     return Best(candidate=records[0].candidate, score=fmean(record.acc_macro for record in records))
 
 
-def result(of: RunConfig, *, status: str = "done", curve: tuple[Point, ...] = ()) -> RunResult:
+def result(of, *, status="done", curve=()):
     """The result of a run: the same for equal configs, different for others."""
     score = int(of.key(), 16) / 16**16
     return RunResult(
@@ -142,13 +139,13 @@ class DiesOnArrival:
         most: processes that do.
     """
 
-    def __init__(self, folder: Path, most: int) -> None:
+    def __init__(self, folder, most):
         self.folder, self.most = folder, most
 
     def __call__(self, config, *, callbacks, rungs):
         return result(config)
 
-    def __setstate__(self, state: dict) -> None:
+    def __setstate__(self, state):
         vars(self).update(state)
         if len(list(self.folder.iterdir())) < self.most:
             (self.folder / str(os.getpid())).touch()
@@ -161,29 +158,29 @@ class DiesOnArrival:
 class Threads:
     """An executor whose workers are threads, for tests that do not need processes."""
 
-    def __init__(self, run: RunFunction, parallel: int) -> None:
+    def __init__(self, run, parallel):
         self._run, self._parallel = run, parallel
-        self._events: queue.Queue[Event] = queue.Queue()
-        self._answers: dict[str, queue.Queue[bool]] = {}  # by run in progress
+        self._events = queue.Queue()
+        self._answers = {}  # by run in progress
 
-    def __enter__(self) -> Threads:
+    def __enter__(self):
         return self
 
-    def __exit__(self, kind: object, *_: object) -> None:
+    def __exit__(self, kind, *_):
         assert kind or not self._answers
 
-    def free(self) -> int:
+    def free(self):
         return self._parallel - len(self._answers)
 
-    def submit(self, run: RunConfig, rungs: tuple[int, ...]) -> str:
+    def submit(self, run, rungs):
         self._answers[run.key()] = queue.Queue()
         threading.Thread(target=self._execute, args=(run, rungs)).start()
         return "1"
 
-    def answer(self, key: str, prune: bool) -> None:
+    def answer(self, key, prune):
         self._answers[key].put(prune)
 
-    def events(self, timeout_s: float) -> list[Event]:
+    def events(self, timeout_s):
         try:
             event = self._events.get(timeout=timeout_s)
         except queue.Empty:
@@ -192,18 +189,18 @@ class Threads:
             del self._answers[event.key]
         return [event]
 
-    def _execute(self, run: RunConfig, rungs: tuple[int, ...]) -> None:
+    def _execute(self, run, rungs):
         said, key = self._events, run.key()
         answers = self._answers[key]
 
         class Callbacks:
-            def beat(self) -> None:
+            def beat(self):
                 pass
 
-            def point(self, point: Point) -> None:
+            def point(self, point):
                 said.put(Event(key, "point", point))
 
-            def should_prune(self, point: Point) -> bool:
+            def should_prune(self, point):
                 said.put(Event(key, "rung", point))
                 return answers.get()
 
@@ -211,15 +208,14 @@ class Threads:
         said.put(Event(key, "end", ended, "here"))
 
 
-def study(root: Path, name: str = "s", candidates: int = 2) -> Store:
+def study(root, name="s", candidates=2):
     """The store of a study of some candidates, created if it does not exist."""
     if is_study(root / name):
         return Store(root / name)
     return create(root, name, Study(candidates=tuple(texts(candidates))).to_dict())
 
 
-def processes(store: Store, run, *, parallel: int = 1, silence_s: float = SILENCE_S,
-              memory_limit: int | None = None) -> Pool:  # fmt: skip
+def processes(store, run, *, parallel=1, silence_s=SILENCE_S, memory_limit=None):
     """The executor of the command: workers in processes of their own."""
     return Pool(
         run, parallel=parallel, threads=1, logs=store.directory / "logs", silence_s=silence_s,
@@ -227,8 +223,7 @@ def processes(store: Store, run, *, parallel: int = 1, silence_s: float = SILENC
     )  # fmt: skip
 
 
-def go(store: Store, run=quick, *, candidates: int = 2, parallel: int = 1, runs: int = 4,
-       executor=None, **how):  # fmt: skip
+def go(store, run=quick, *, candidates=2, parallel=1, runs=4, executor=None, **how):
     """Execute a session of a study and return its result."""
     sampler = how.pop("sampler", None) or ListSampler([parse(text) for text in texts(candidates)])
     with store.lock():
@@ -243,7 +238,7 @@ def go(store: Store, run=quick, *, candidates: int = 2, parallel: int = 1, runs:
             ).run()
 
 
-def table(store: Store) -> dict[str, tuple]:
+def table(store):
     """The results of a study, without time and order."""
     return {
         record.key: (record.candidate, record.label, record.status, record.acc_macro)
@@ -251,7 +246,7 @@ def table(store: Store) -> dict[str, tuple]:
     }
 
 
-def assert_same_studies(one: Store, other: Store) -> None:
+def assert_same_studies(one, other):
     """Assert that the same runs have the same evaluations."""
     assert table(one) == table(other)
     for record in one.records():
@@ -265,7 +260,7 @@ TINY = ("--tasks", "M,CR", "--steps", "4", "--eval-every", "2", "--dim", "16", "
 ON_MLX = ("--backend", "mlx")
 
 
-def space(root: Path) -> str:
+def space(root):
     """A file of a space of two candidates."""
     path = root / "space.yaml"
     choices = {"depth": 2, "mixers": [{"type": "gated-conv", "kernel": [2, 3]}]}

@@ -32,7 +32,7 @@ def space(tmp_path):
     return small.space(tmp_path)
 
 
-def said(capsys) -> dict:
+def said(capsys):
     """The last line on stdout, which is one JSON object."""
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 

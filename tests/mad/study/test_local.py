@@ -1,7 +1,5 @@
 """Events of a run in a worker process; no process outlives the study."""
 
-from __future__ import annotations
-
 import functools
 import multiprocessing
 import os
@@ -191,13 +189,13 @@ def test_parallelism_changes_no_result(tmp_path):
 
 
 @pytest.fixture
-def now(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def now(monkeypatch):
     now = [10**12]
     monkeypatch.setattr(process, "monotonic_ns", lambda: now[0])
     return now
 
 
-def begun(executor: Pool) -> None:
+def begun(executor):
     """Begin a run that is silent, and wait until its worker is ready."""
     executor.submit(config(n=1), ())
     while executor._seats[0].host is None:

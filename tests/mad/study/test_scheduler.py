@@ -171,7 +171,7 @@ def test_a_budget_of_time_that_is_used_up_begins_no_run(tmp_path):
 
 
 def test_time_used_counts_runs_beside_each_other_once():
-    def at(second: int, seconds: float):
+    def at(second, seconds):
         return ended(second, at=f"2026-01-01T00:00:{second:02}+00:00", seconds=seconds)
 
     assert seconds_used([]) == 0
@@ -243,7 +243,7 @@ def session(tmp_path):
     script.write_text(SESSION)
     begun = []
 
-    def start() -> subprocess.Popen[str]:
+    def start():
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         begun.append(
             subprocess.Popen(
@@ -261,12 +261,12 @@ def session(tmp_path):
         process.stdout.close()
 
 
-def lines(store) -> int:
+def lines(store):
     path = store / "runs.jsonl"
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def wait_for(condition, timeout_s: float = 60.0):
+def wait_for(condition, timeout_s=60.0):
     deadline = time.monotonic() + timeout_s
     while not (result := condition()):
         assert time.monotonic() < deadline

@@ -1,7 +1,5 @@
 """`--share-embedding` of `mlxhog mad search`, through the real command."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -21,16 +19,16 @@ ONE = "--parallel 1 --backend mlx"
 
 
 @pytest.fixture(autouse=True)
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("space.yaml").write_text(SPACE)
 
 
-def mad(words: str) -> int:
+def mad(words):
     return main(["mad", *words.split()])
 
 
-def records(study: str) -> list[dict]:
+def records(study):
     lines = (Path("studies") / study / "runs.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
 

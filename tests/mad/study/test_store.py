@@ -16,7 +16,7 @@ from mlxhog.mad.study.study import Study, read, refuse_another
 from tests.mad.study.small import config
 
 
-def ended(n: int = 0, **changes) -> StudyRecord:
+def ended(n=0, **changes):
     of_run = config(n=n)
     values = StudyRecord(
         key=of_run.key(), candidate="gated-conv", config=of_run.to_dict(), label=f"n={n}",
@@ -28,7 +28,7 @@ def ended(n: int = 0, **changes) -> StudyRecord:
 
 
 @pytest.fixture
-def store(tmp_path) -> Store:
+def store(tmp_path):
     return create(tmp_path, "s", Study(candidates=("gated-conv",)).to_dict())
 
 

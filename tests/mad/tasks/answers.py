@@ -7,12 +7,12 @@ answer's, as in a scored row.
 
 from itertools import groupby, permutations
 
-from mlxhog.mad.tasks import IGNORED, Dataset
+from mlxhog.mad.tasks import IGNORED
 
 Row = list[int]
 
 
-def in_context_recall(s, x: Row, data: Dataset) -> Row:
+def in_context_recall(s, x, data):
     values, y = {}, [IGNORED] * len(x)
     marker = -1 if s.multi_query else s.vocab - 1
     tokens = [token for token in x if token != marker]
@@ -25,7 +25,7 @@ def in_context_recall(s, x: Row, data: Dataset) -> Row:
     return y
 
 
-def fuzzy_in_context_recall(s, x: Row, data: Dataset) -> Row:
+def fuzzy_in_context_recall(s, x, data):
     ends = {"key": s.keys, "value": s.ordinary, "noise": s.ordinary + s.noise_vocab}
     runs, at = [], 0
     for kind, run in groupby(x, lambda t: next((k for k in ends if t < ends[k]), str(t))):
@@ -43,28 +43,28 @@ def fuzzy_in_context_recall(s, x: Row, data: Dataset) -> Row:
     return y[: len(y) - len(value)] + list(value)
 
 
-def selective_copying(s, x: Row, data: Dataset) -> Row:
+def selective_copying(s, x, data):
     content = [token for token in x if token < s.vocab - 2]
     return [IGNORED] * (len(x) - len(content)) + content
 
 
-def compression(s, x: Row, data: Dataset) -> Row:
+def compression(s, x, data):
     noise = range(s.vocab - 1 - s.noise_vocab, s.vocab - 1)
     return [IGNORED if token in noise else token for token in x]
 
 
-def memorization(s, x: Row, data: Dataset) -> Row:
+def memorization(s, x, data):
     values = dict(zip(data.kv_keys.tolist(), data.kv_values.tolist(), strict=True))
     return [values.get(x[at - 1], IGNORED) if at % 2 else IGNORED for at in range(len(x))]
 
 
-def multi_query_associative_recall(s, x: Row, data: Dataset) -> Row:
+def multi_query_associative_recall(s, x, data):
     values = dict(zip(x[0 : 2 * s.n_pairs : 2], x[1 : 2 * s.n_pairs : 2], strict=True))
     queries = range(2 * s.n_pairs, len(x), 2)
     return [values.get(x[at], IGNORED) if at in queries else IGNORED for at in range(len(x))]
 
 
-def selective_grammar(s, x: Row, data: Dataset) -> Row:
+def selective_grammar(s, x, data):
     state, y = 0, []
     for token in x:
         after = int(data.grammar[state, token])
@@ -73,7 +73,7 @@ def selective_grammar(s, x: Row, data: Dataset) -> Row:
     return y
 
 
-def state_tracking(s, x: Row, data: Dataset) -> Row:
+def state_tracking(s, x, data):
     if s.group in ("parity", "Z60"):
         return [sum(x[: at + 1]) % s.tokens for at in range(len(x))]
     n = int(s.group[1])
@@ -89,7 +89,7 @@ def state_tracking(s, x: Row, data: Dataset) -> Row:
     return y
 
 
-def dyck(s, x: Row, data: Dataset) -> Row:
+def dyck(s, x, data):
     stack, y = [], []
     for token in x:
         if token < s.kinds:
@@ -101,7 +101,7 @@ def dyck(s, x: Row, data: Dataset) -> Row:
     return y
 
 
-def depo(s, x: Row, data: Dataset) -> Row:
+def depo(s, x, data):
     first = next(at for at, token in enumerate(x) if s.names <= token < s.names + s.hops)
     edges = [tuple(x[at + s.edge - 2 : at + s.edge]) for at in range(1, first, s.edge)]
     after, y = dict(edges), [IGNORED] * len(x)
@@ -117,8 +117,8 @@ def depo(s, x: Row, data: Dataset) -> Row:
     return y
 
 
-def mano(s, x: Row, data: Dataset) -> Row:
-    def value(at: int) -> tuple[int, int]:  # of the expression at a place, and its end
+def mano(s, x, data):
+    def value(at):  # of the expression at a place, and its end
         if x[at] < s.modulus:
             return x[at], at + 1
         a, middle = value(at + 1)
@@ -134,7 +134,7 @@ def mano(s, x: Row, data: Dataset) -> Row:
     return y
 
 
-def my_task(s, x: Row, data: Dataset) -> Row:
+def my_task(s, x, data):
     content = x[: s.seq_len // 2]
     return [IGNORED] * (len(x) - len(content)) + content[::-1]
 
@@ -142,7 +142,7 @@ def my_task(s, x: Row, data: Dataset) -> Row:
 noisy_in_context_recall = in_context_recall
 
 
-def expected(settings, x: Row, y: Row, data: Dataset, *, train: bool) -> Row:
+def expected(settings, x, y, data, *, train):
     """The targets of a row: the answers, and in dense training rows of recall the next tokens.
 
     Targets that the inputs do not determine are the row's own.

@@ -1,7 +1,5 @@
 """Accuracies equal their definition and another package's; ceilings and floors the spec's."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -33,7 +31,7 @@ def test_ignored_positions_count_for_nothing():
     assert acc_macro(targets, predictions) == 1 / 3
 
 
-def long_rows(train: int, test: int) -> Dataset:
+def long_rows(train, test):
     short, long = (np.zeros((2, length), np.int32) for length in (train, test))
     return Dataset(train_x=short, train_y=short, test_x=long, test_y=long, meta={})
 

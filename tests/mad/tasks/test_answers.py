@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from mlxhog.config.options import options
-from mlxhog.mad.tasks import Dataset, find, make_task, resolve
+from mlxhog.mad.tasks import find, make_task, resolve
 from mlxhog.mad.tasks.dataset import read
 from tests.mad.tasks.answers import expected
 from tests.pairs import each_of
@@ -51,7 +51,7 @@ CASES = [
 ]
 
 
-def check_targets(settings, data: Dataset) -> None:
+def check_targets(settings, data):
     for split, (inputs, targets) in data.splits().items():
         for x, y in zip(inputs.tolist(), targets.tolist(), strict=True):
             assert y == expected(settings, x, y, data, train=split == "train")
@@ -86,7 +86,7 @@ def test_an_answer_that_is_wrong_is_noticed():
                 check_targets(resolve(task, {**FEW, **settings}), data)
 
 
-def uniform(values: np.ndarray, low: int, high: int) -> float:
+def uniform(values, low, high):
     """The p-value of numbers as uniform ones of low .. high - 1."""
     assert values.min() >= low
     assert values.max() < high

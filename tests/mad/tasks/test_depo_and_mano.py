@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mlxhog.errors import ConfigError
-from mlxhog.mad.tasks import IGNORED, Dataset, make_task, resolve
+from mlxhog.mad.tasks import IGNORED, make_task, resolve
 from tests.pairs import each_of
 
 SMALL = {"train_rows": 600, "test_rows": 150, "val_rows": 130}
@@ -19,17 +19,17 @@ NEAR = 0.02
 """About five standard deviations of a share of 10,000 draws."""
 
 
-def shares(values, low: int, high: int) -> np.ndarray:
+def shares(values, low, high):
     return np.bincount(np.asarray(values) - low, minlength=high - low) / len(values)
 
 
-def whole(data: Dataset, split: str, row: int) -> list[int]:
+def whole(data, split, row):
     """The tokens of a row, with the answer that is only a target."""
     x, y = (part[row].tolist() for part in data.splits()[split])
     return [*x, data.meta["vocab_size"] - 1 if y[-1] == IGNORED else y[-1]]
 
 
-def depo_row(text: list[int], names: int, edge: int):
+def depo_row(text, names, edge):
     """Edges, and queries (hops, start, answer, place of the answer), of a row."""
     first = next(at for at, token in enumerate(text) if names <= token < names + 5)
     edges = [tuple(text[at + edge - 2 : at + edge]) for at in range(1, first, edge)]
@@ -61,7 +61,7 @@ def test_depo_has_the_statistics_of_the_reference():
     np.testing.assert_allclose(shares(gaps, 1, 8), [1 / 7] * 7, atol=2 * NEAR)
 
 
-def mano_value(text: list[int], at: int, p: int) -> tuple[int, int, int, int | None]:
+def mano_value(text, at, p):
     """Value, end and operations of the expression at a place, and those of its first part."""
     if text[at] < p:
         return text[at], at + 1, 0, None
@@ -70,7 +70,7 @@ def mano_value(text: list[int], at: int, p: int) -> tuple[int, int, int, int | N
     return (a + b, a - b, a * b)[text[at] - p] % p, end, before + after + 1, before
 
 
-def mano_row(text: list[int], p: int):
+def mano_row(text, p):
     """Problems of a row: operations, those of the first part, value, answer, its place."""
     problems, at = [], 0
     while at + 1 < len(text) and text[at + 1] != text[0]:

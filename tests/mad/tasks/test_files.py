@@ -58,7 +58,7 @@ def test_arrays_that_do_not_fit_together_are_refused(tmp_path):
     path = tmp_path / "a.npz"
     good = dict(np.load(GOLDEN / "mem_v32_t16.npz"))
 
-    def meta(**settings: int) -> np.ndarray:
+    def meta(**settings):
         ours = {"task": "memorization", "seed": 7, "generator": "mlxhog 1"}
         return np.array(json.dumps({**ours, **settings}))
 

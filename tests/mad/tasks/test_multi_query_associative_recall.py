@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mlxhog.errors import ConfigError
-from mlxhog.mad.tasks import IGNORED, Dataset, make_task
+from mlxhog.mad.tasks import IGNORED, make_task
 from tests.pairs import each_of
 
 REFERENCE_ROWS = 40_000
@@ -34,7 +34,7 @@ Of rows that HazyResearch/zoology at d88d6f5 draws with T 64 and V 128.
 """
 
 
-def places(data: Dataset, P: int) -> np.ndarray:
+def places(data, P):
     """The place of each key's query (n, P), in the order of the pairs."""
     x, y = data.train_x, data.train_y
     at = np.nonzero(y != IGNORED)[1].reshape(-1, P)

@@ -20,7 +20,7 @@ SMALL = ["--task", "my_task", "--plugin", str(EXAMPLE), "--set", "seq_len=9"]
 CANDIDATE = ["--layers", "mlstm swiglu", "--dim", "16", "--steps", "4", "--json", "--quiet"]
 
 
-def json_of(capsys: pytest.CaptureFixture[str], *words: str) -> dict:
+def json_of(capsys, *words):
     assert main(["mad", *words]) == 0
     return json.loads(capsys.readouterr().out)
 
@@ -70,7 +70,7 @@ def test_the_tasks_of_the_benchmark_are_the_six_whatever_is_added():
     assert len(BENCHMARK) == 6
 
 
-def edited(path: Path, *changes: tuple[str, str]) -> Path:
+def edited(path, *changes):
     """Write the example with other text."""
     text = EXAMPLE.read_text()
     for old, new in changes:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mlxhog.errors import ConfigError
-from mlxhog.mad.tasks import Dataset, check, make_task
+from mlxhog.mad.tasks import check, make_task
 from mlxhog.mad.tasks.dataset import read, write
 from mlxhog.mad.tasks.selective_grammar import NOT_ALLOWED
 from tests.pairs import each_of
@@ -12,7 +12,7 @@ from tests.pairs import each_of
 FEW = {"train_rows": 256, "test_rows": 130}
 
 
-def walked(data: Dataset, row: int) -> tuple[list[int], list[bool]]:
+def walked(data, row):
     """States of a training row by the grammar, one token at a time, and which are held."""
     state, states, held = 0, [], []
     for token in data.train_x[row]:

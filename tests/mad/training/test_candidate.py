@@ -1,20 +1,14 @@
 """One candidate, trained in this process: its configuration decides its numbers; it learns."""
 
-from __future__ import annotations
-
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
-from mlxhog.arena import Arena
 from mlxhog.config.optimizers import Muon
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.mad.options import Protocol
-from mlxhog.mad.run import RunConfig
 from mlxhog.mad.suites import expand, only, suite
 from mlxhog.mad.training.candidate import train
 from mlxhog.mad.training.run_plan import make_run_plan
@@ -28,12 +22,12 @@ from tests.tolerances import STEP_LOSSES_F32, assert_close
 BACKENDS = ("torch:cpu", "mlx:cpu")
 
 
-def losses(config: RunConfig) -> NDArray[np.float64]:
+def losses(config):
     """The training loss of every step."""
     return np.array([point.loss for point in train(config).curve])
 
 
-def torch_losses(config: RunConfig) -> NDArray[np.float64]:
+def torch_losses(config):
     """The same by torch's AdamW and schedule, from the same initial values on the same batches."""
     plan, protocol = make_run_plan(config), config.protocol
     params = {
@@ -54,7 +48,6 @@ def torch_losses(config: RunConfig) -> NDArray[np.float64]:
         weight_decay=protocol.weight_decay,
     )
     epochs = plan.limit // plan.per_epoch
-    schedule: torch.optim.lr_scheduler.LRScheduler
     if protocol.schedule == "backoff":  # one epoch at lr, then 1 / .37 of them at .37 lr
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: 1 if k < 1 else 0.37)
     else:
@@ -76,7 +69,7 @@ def torch_losses(config: RunConfig) -> NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_the_same_run_gives_the_same_numbers_whatever_ran_before(backend: str) -> None:
+def test_the_same_run_gives_the_same_numbers_whatever_ran_before(backend):
     config = small_run(workers=backend)
     first = numbers(train(config))
     train(small_run(workers=backend, layers="swiglu gated-conv swiglu", seed=9, dim=32))
@@ -95,9 +88,7 @@ def test_the_same_run_gives_the_same_numbers_whatever_ran_before(backend: str) -
     ],
     ids=["cosine", "constant and decay", "decay of everything", "back-off by epoch"],
 )
-def test_a_run_is_that_of_torchs_adamw_stepped_by_epoch(
-    backend: str, protocol: dict[str, object]
-) -> None:
+def test_a_run_is_that_of_torchs_adamw_stepped_by_epoch(backend, protocol):
     config = small_run(
         workers=backend, lr=2e-2, steps=None, epochs=4, eval_every=1, stop_accuracy=2, **protocol
     )
@@ -107,9 +98,7 @@ def test_a_run_is_that_of_torchs_adamw_stepped_by_epoch(
 
 
 @pytest.mark.parametrize("layers", ["mlstm swiglu", "slstm mh-attention", "gated-conv gla"])
-def test_both_backends_have_the_same_rows_and_values_and_near_equal_first_losses(
-    layers: str,
-) -> None:
+def test_both_backends_have_the_same_rows_and_values_and_near_equal_first_losses(layers):
     """So a rung ranks candidates alike: `python benchmarks/mad_bench.py rungs`."""
     runs = [
         replace(
@@ -128,7 +117,7 @@ def test_both_backends_have_the_same_rows_and_values_and_near_equal_first_losses
     assert_close(losses(runs[0]), losses(runs[1]), STEP_LOSSES_F32)
 
 
-def test_an_open_step_size_is_that_of_mlxhog_train_for_the_candidates_width() -> None:
+def test_an_open_step_size_is_that_of_mlxhog_train_for_the_candidates_width():
     config = small_run(optimizer="muon", lr=None)
     assert make_run_plan(config).config.top_lr == Muon().default_lr(config.dim)
     assert config.to_dict()["protocol"]["lr"] is None
@@ -136,7 +125,7 @@ def test_an_open_step_size_is_that_of_mlxhog_train_for_the_candidates_width() ->
     assert make_run_plan(wide).config.top_lr == Muon().default_lr(32)
 
 
-def test_the_numbers_of_the_optimizer_are_part_of_a_run() -> None:
+def test_the_numbers_of_the_optimizer_are_part_of_a_run():
     spelt = ("muon", "muon(nesterov=0.3)", "muon(weight_decay=0)", "adamw", "lion")
     assert len({small_run(optimizer=one).key() for one in spelt}) == len(spelt)
     short = small_run(optimizer="adamw", beta2=0.999, weight_decay=0.0)
@@ -145,7 +134,7 @@ def test_the_numbers_of_the_optimizer_are_part_of_a_run() -> None:
         small_run(optimizer="adamw(nesterov=0.3)")
 
 
-def test_options_of_back_off_are_part_of_a_run_only_where_its_schedule_has_them() -> None:
+def test_options_of_back_off_are_part_of_a_run_only_where_its_schedule_has_them():
     assert "backoff_steps" not in small_run().to_dict()["protocol"]
     assert small_run(backoff_steps=7).key() == small_run().key()
     assert small_run(schedule="backoff", backoff_steps=7).key() != small_run().key()
@@ -153,13 +142,13 @@ def test_options_of_back_off_are_part_of_a_run_only_where_its_schedule_has_them(
         small_run(backoff_epochs=2)
 
 
-def test_decay_reaches_matrices_only_unless_everything_is_asked_for() -> None:
+def test_decay_reaches_matrices_only_unless_everything_is_asked_for():
     plain = losses(small_run(eval_every=1, lr=2e-2, weight_decay=0.3))
     everything = losses(small_run(eval_every=1, lr=2e-2, weight_decay=0.3, wd_all=True))
     assert np.abs(plain - everything).max() > 10 * STEP_LOSSES_F32.atol
 
 
-def test_an_epoch_deals_every_row_once_in_an_order_of_its_own() -> None:
+def test_an_epoch_deals_every_row_once_in_an_order_of_its_own():
     batches = make_run_plan(small_run(batch_size=20)).task_rows.batches()
     rows = make_run_plan(small_run(batch_size=20)).task_rows.dataset().train_x
     epochs = [
@@ -174,14 +163,14 @@ def test_an_epoch_deals_every_row_once_in_an_order_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_diverging_run_ends_soon_and_scores_0(backend: str) -> None:
+def test_a_diverging_run_ends_soon_and_scores_0(backend):
     result = train(small_run(workers=backend, lr=1e30, steps=500))
     assert result.status == "diverged"
     assert result.acc_token == result.acc_macro == 0
     assert result.steps < 50
 
 
-def test_a_run_beats_once_a_step_and_tells_every_evaluation() -> None:
+def test_a_run_beats_once_a_step_and_tells_every_evaluation():
     callbacks = Recorder()
     result = train(small_run(), callbacks=callbacks)
     assert result.status == "done"
@@ -191,37 +180,37 @@ def test_a_run_beats_once_a_step_and_tells_every_evaluation() -> None:
     assert (result.curve[-1].acc_token, result.curve[-1].loss) == (result.acc_token, result.loss)
 
 
-def test_a_rung_may_prune_a_run_which_keeps_its_scores() -> None:
+def test_a_rung_may_prune_a_run_which_keeps_its_scores():
     whole = train(small_run())
     pruned = train(small_run(), callbacks=Recorder(prune=True), rungs=(6,))
     assert (pruned.status, pruned.steps) == ("pruned", 6)
     assert pruned.acc_token == whole.curve[0].acc_token
 
 
-def test_an_interrupted_run_is_evaluated_where_it_stands() -> None:
+def test_an_interrupted_run_is_evaluated_where_it_stands():
     result = train(small_run(), callbacks=Recorder(interrupt_at=4))
     assert (result.status, result.steps) == ("interrupted", 4)
     assert result.curve[-1].step == 4
     assert result.acc_token == result.curve[-1].acc_token
 
 
-def test_an_interrupt_during_the_last_scoring_still_ends_with_scores() -> None:
+def test_an_interrupt_during_the_last_scoring_still_ends_with_scores():
     beats = 12 + 1  # of the steps, and of the evaluation in the middle
     result = train(small_run(), callbacks=Recorder(interrupt_at=beats + 1))
     assert (result.status, result.steps) == ("interrupted", 12)
     assert [point.step for point in result.curve] == [6, 12]
 
 
-def test_a_second_interrupt_leaves_at_once() -> None:
+def test_a_second_interrupt_leaves_at_once():
     class Impatient(Recorder):
-        def beat(self) -> None:
+        def beat(self):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         train(small_run(), callbacks=Impatient())
 
 
-def test_validation_rows_decide_where_asked_for_and_both_are_told() -> None:
+def test_validation_rows_decide_where_asked_for_and_both_are_told():
     settings = {"val_rows": 16}
     by_test = train(small_run(settings=settings))
     by_val = train(small_run(settings=settings, select="val"))
@@ -232,7 +221,7 @@ def test_validation_rows_decide_where_asked_for_and_both_are_told() -> None:
         train(small_run(select="val"))
 
 
-def test_a_run_that_cannot_be_is_refused_before_rows_are_drawn() -> None:
+def test_a_run_that_cannot_be_is_refused_before_rows_are_drawn():
     with pytest.raises(ConfigError, match="seq_len is 15"):
         make_run_plan(small_run(settings={"seq_len": 15}))
     with pytest.raises(ConfigError, match="did you mean 'torch:cpu'"):
@@ -240,15 +229,15 @@ def test_a_run_that_cannot_be_is_refused_before_rows_are_drawn() -> None:
 
 
 @pytest.mark.usefixtures("no_apple_gpu")
-def test_a_backend_that_is_not_here_is_refused() -> None:
+def test_a_backend_that_is_not_here_is_refused():
     with pytest.raises(EnvironmentLacks, match="macOS on Apple silicon"):
         make_run_plan(small_run(workers="mlx:gpu"))
 
 
-def test_the_parameters_can_be_kept() -> None:
+def test_the_parameters_can_be_kept():
     params = {}
 
-    def on_end(arena: Arena) -> None:
+    def on_end(arena):
         params.update({name: arena.param(name).copy() for name in arena.layout.slots})
 
     config = small_run()
@@ -266,9 +255,7 @@ def test_the_parameters_can_be_kept() -> None:
         ("fuzzy-in-context-recall", {"vocab": 16, "seq_len": 32}),
     ],
 )
-def test_scored_labels_train_on_the_same_rows_where_an_answer_can_be_known(
-    task: str, settings: dict[str, object]
-) -> None:
+def test_scored_labels_train_on_the_same_rows_where_an_answer_can_be_known(task, settings):
     dense, scored = (
         make_run_plan(small_run(task=task, settings=settings, labels=labels)).task_rows.dataset()
         for labels in ("dense", "scored")
@@ -282,13 +269,13 @@ def test_scored_labels_train_on_the_same_rows_where_an_answer_can_be_known(
     assert np.array_equal(dense.test_y, scored.test_y)
 
 
-def test_scored_labels_need_not_learn_what_nobody_can_know() -> None:
+def test_scored_labels_need_not_learn_what_nobody_can_know():
     dense, scored = (losses(small_run(labels=labels, lr=2e-2)) for labels in ("dense", "scored"))
     assert not np.array_equal(dense, scored)
 
 
-def test_fuzzy_compat_of_the_protocol_reaches_the_rows() -> None:
-    def task_rows(**protocol: bool) -> object:
+def test_fuzzy_compat_of_the_protocol_reaches_the_rows():
+    def task_rows(**protocol):
         settings = {"vocab": 16, "seq_len": 32}
         run = small_run(task="fuzzy-in-context-recall", settings=settings, **protocol)
         return make_run_plan(run).task_rows.settings.fuzzy_compat
@@ -297,7 +284,7 @@ def test_fuzzy_compat_of_the_protocol_reaches_the_rows() -> None:
     assert task_rows() is False
 
 
-def test_what_training_rows_never_show_is_the_ceiling_of_a_result() -> None:
+def test_what_training_rows_never_show_is_the_ceiling_of_a_result():
     settings = {"vocab": 64, "train_rows": 1}
     result = train(small_run(task="memorization", settings=settings, steps=1))
     assert 0 < result.ceiling < 0.5
@@ -312,9 +299,7 @@ def test_what_training_rows_never_show_is_the_ceiling_of_a_result() -> None:
         ("memorization", 200, "mlx:cpu"),
     ],
 )
-def test_mlstm_with_its_convolution_answers_99_percent_in_time(
-    task: str, within: int, backend: str
-) -> None:
+def test_mlstm_with_its_convolution_answers_99_percent_in_time(task, within, backend):
     runs = expand(
         only(suite("smoke"), [task]),
         parse("mlstm swiglu mlstm swiglu"),
@@ -336,9 +321,7 @@ def test_mlstm_with_its_convolution_answers_99_percent_in_time(
         ("selective-grammar", {"depth": 2, "vocab": 9, "gap_prob": 0.0}, "torch:cpu"),
     ],
 )
-def test_one_mlstm_of_width_32_learns_a_small_setting_in_200_steps(
-    task: str, settings: dict[str, Any], backend: str
-) -> None:
+def test_one_mlstm_of_width_32_learns_a_small_setting_in_200_steps(task, settings, backend):
     """The settings of the suites take longer: `python benchmarks/mad_bench.py oracles`."""
     config = small_run(
         task=task,
@@ -371,8 +354,8 @@ SLSTM = "slstm(heads=1,bias_init=powerlaw,recurrent_init=uniform) swiglu"
     ],
 )
 def test_an_slstm_holds_a_state_at_16_times_the_training_length_and_an_mlstm_does_not(
-    task: str, settings: dict[str, Any], layers: str, held: bool, backend: str
-) -> None:
+    task, settings, layers, held, backend
+):
     config = small_run(
         workers=backend,
         task=task,
@@ -391,6 +374,6 @@ def test_an_slstm_holds_a_state_at_16_times_the_training_length_and_an_mlstm_doe
     assert all((accuracy == 1.0) == held for _, accuracy in result.by_length)
 
 
-def test_runs_at_once_share_the_memory_of_a_gpu() -> None:
+def test_runs_at_once_share_the_memory_of_a_gpu():
     alone, beside = make_run_plan(small_run()), make_run_plan(small_run(), parallel=3)
     assert (alone.gpu_share.workers, beside.gpu_share.workers) == (1, 3)

@@ -1,7 +1,5 @@
 """The steps of evaluations, the end of a run, and the mean loss between evaluations."""
 
-from __future__ import annotations
-
 import math
 
 import pytest
@@ -18,15 +16,10 @@ from mlxhog.mad.training.evaluation import (
 from tests.mad.training.small_runs import Recorder
 
 
-def evaluations(
-    *accuracies: float,
-    callbacks: Recorder | None = None,
-    rungs: tuple[int, ...] = (),
-    **protocol: object,
-) -> Evaluations:
+def evaluations(*accuracies, callbacks=None, rungs=(), **protocol):
     """A course of at most 100 steps, evaluated every 10, with one evaluation per accuracy."""
     evaluator = Evaluations(
-        Protocol(**{"eval_every": 10, **protocol}),  # type: ignore[arg-type]
+        Protocol(**{"eval_every": 10, **protocol}),
         limit=100,
         per_epoch=10,
         callbacks=callbacks or Recorder(),
@@ -39,18 +32,18 @@ def evaluations(
     return evaluator
 
 
-def test_a_run_takes_2000_steps_where_nothing_is_said() -> None:
+def test_a_run_takes_2000_steps_where_nothing_is_said():
     assert step_limit(Protocol(), per_epoch=7) == DEFAULT_STEPS == 2000
     assert step_limit(Protocol(steps=5), per_epoch=7) == 5
     assert step_limit(Protocol(epochs=5), per_epoch=7) == 35
 
 
-def test_an_evaluation_comes_every_epoch_of_25_steps_or_more() -> None:
+def test_an_evaluation_comes_every_epoch_of_25_steps_or_more():
     assert [interval(Protocol(), per_epoch=n) for n in (2, 25, 100)] == [25, 25, 100]
     assert interval(Protocol(eval_every=3), per_epoch=100) == 3
 
 
-def test_evaluations_come_at_their_interval_at_every_rung_and_at_the_end() -> None:
+def test_evaluations_come_at_their_interval_at_every_rung_and_at_the_end():
     evaluator = evaluations(rungs=(15, 30))
     due, step = [], 0
     while step < 40:
@@ -61,24 +54,24 @@ def test_evaluations_come_at_their_interval_at_every_rung_and_at_the_end() -> No
     assert evaluations(eval_every=64).next_evaluation(64) == 100
 
 
-def test_a_run_is_done_as_soon_as_the_accuracy_is_reached() -> None:
+def test_a_run_is_done_as_soon_as_the_accuracy_is_reached():
     assert evaluations(0.5, 0.9, stop_accuracy=0.95).status is None
     assert evaluations(0.5, 0.95, stop_accuracy=0.95).status == "done"
     assert evaluations(1.0, stop_accuracy=1.1).status is None
 
 
-def test_a_run_is_done_at_its_last_step() -> None:
+def test_a_run_is_done_at_its_last_step():
     assert evaluations(*[0.1] * 9).status is None
     assert evaluations(*[0.1] * 10).status == "done"
 
 
-def test_patience_counts_evaluations_since_the_best_one() -> None:
+def test_patience_counts_evaluations_since_the_best_one():
     assert evaluations(0.1, 0.3, 0.2, 0.2, patience=3).status is None
     assert evaluations(0.1, 0.3, 0.2, 0.2, 0.3, patience=3).status == "done"
     assert evaluations(0.1, 0.3, 0.2, 0.2, 0.4, 0.1, patience=3).status is None
 
 
-def test_only_rungs_ask_whether_to_go_on_and_a_no_prunes() -> None:
+def test_only_rungs_ask_whether_to_go_on_and_a_no_prunes():
     callbacks = Recorder(prune=True)
     assert evaluations(0.1, callbacks=callbacks, rungs=(20,)).status is None
     assert callbacks.asked == []
@@ -86,7 +79,7 @@ def test_only_rungs_ask_whether_to_go_on_and_a_no_prunes() -> None:
     assert callbacks.asked == [20]
 
 
-def test_a_rung_that_asynchronous_workers_ran_past_is_asked_at_once() -> None:
+def test_a_rung_that_asynchronous_workers_ran_past_is_asked_at_once():
     callbacks = Recorder(prune=True)
     evaluator = evaluations(callbacks=callbacks, rungs=(20,))
     evaluator.take(23, 1.0, 2.0, Accuracies(0.1, 0.1))
@@ -94,7 +87,7 @@ def test_a_rung_that_asynchronous_workers_ran_past_is_asked_at_once() -> None:
     assert callbacks.asked == [23]
 
 
-def test_a_diverged_run_scores_0_whatever_it_had_reached() -> None:
+def test_a_diverged_run_scores_0_whatever_it_had_reached():
     evaluator = evaluations(0.7).result("diverged", 14, 1.0, Accuracies(0.7, 0.6, 0.5, 0.4))
     assert (evaluator.acc_token, evaluator.acc_macro, evaluator.val_token, evaluator.val_macro) == (
         0,
@@ -108,19 +101,19 @@ def test_a_diverged_run_scores_0_whatever_it_had_reached() -> None:
 
 
 @pytest.mark.parametrize(("stop", "step"), [(0.999, 20), (0.95, 10), (2.0, 20)])
-def test_a_task_is_solved_at_99_percent_or_at_a_lower_stop_accuracy(stop: float, step: int) -> None:
+def test_a_task_is_solved_at_99_percent_or_at_a_lower_stop_accuracy(stop, step):
     run = evaluations(0.95, 0.99, 0.5, stop_accuracy=stop)
     assert run.result("done", 30, 1.0, Accuracies(0.5, 0.5)).solved == step
     run = evaluations(0.9, stop_accuracy=stop)
     assert run.result("done", 10, 1.0, Accuracies(0.9, 0.9)).solved is None
 
 
-def test_a_run_without_an_evaluation_has_no_loss() -> None:
+def test_a_run_without_an_evaluation_has_no_loss():
     assert math.isnan(evaluations().result("interrupted", 0, 0.0, Accuracies(0.0, 0.0)).loss)
 
 
 @pytest.mark.parametrize(("select", "decides"), [("test", 0.2), ("val", 0.6)])
-def test_the_rows_that_decide_make_the_curve(select: str, decides: float) -> None:
+def test_the_rows_that_decide_make_the_curve(select, decides):
     evaluator = evaluations(select=select)
     evaluator.take(10, 1.0, 2.0, Accuracies(0.2, 0.1, 0.6, 0.5))
     assert evaluator.curve[0].acc_token == decides
@@ -128,7 +121,7 @@ def test_the_rows_that_decide_make_the_curve(select: str, decides: float) -> Non
     assert (result.acc_token, result.val_token) == (0.2, 0.6)
 
 
-def test_the_mean_is_that_of_the_steps_since_the_evaluation_before() -> None:
+def test_the_mean_is_that_of_the_steps_since_the_evaluation_before():
     mean = MeanLoss()
     for loss in (1.0, 2.0, math.nan, math.inf):
         mean.add(loss)
@@ -136,7 +129,7 @@ def test_the_mean_is_that_of_the_steps_since_the_evaluation_before() -> None:
     assert math.isnan(mean.pop())
 
 
-def test_steps_that_came_while_another_worker_evaluated_count_for_the_next() -> None:
+def test_steps_that_came_while_another_worker_evaluated_count_for_the_next():
     mean = MeanLoss()
     for at, loss in ((10, 1.0), (30, 5.0), (20, 3.0)):
         mean.add(loss, at)

@@ -1,23 +1,17 @@
 """Several workers train one candidate through one arena, as they train a language model."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal
-from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from mlxhog import backends
-from mlxhog.arena import Arena
 from mlxhog.arena.control import RECORD, Ring
+from mlxhog.base.workers import WorkerSpec
 from mlxhog.config.strategies import SSP, Hogwild, Sync
 from mlxhog.errors import ConfigError, WorkerFailed
-from mlxhog.machine.workers import WorkerSpec
-from mlxhog.mad.run import RunConfig, RunResult
 from mlxhog.mad.training import evaluation
 from mlxhog.mad.training.candidate import train
 from mlxhog.mad.training.evaluation import Accuracies, score
@@ -31,13 +25,13 @@ TWO = "mlx:cpu*2"  # it starts faster than torch
 class Kept:
     """The parameters at the end of a run."""
 
-    def __init__(self) -> None:
-        self.flat: NDArray[np.float32] = np.empty(0, np.float32)
+    def __init__(self):
+        self.flat = np.empty(0, np.float32)
 
-    def __call__(self, arena: Arena) -> None:
+    def __call__(self, arena):
         self.flat = arena.params.copy()
 
-    def scores(self, config: RunConfig) -> Accuracies:
+    def scores(self, config):
         """Score these parameters in this process."""
         plan = make_run_plan(config)
         backend = backends.create("torch:cpu", threads=1, kernels="native", cpu_blas="auto")
@@ -48,11 +42,11 @@ class Kept:
 class Killer(Recorder):
     """Kills a worker of the run at its first evaluation."""
 
-    def __init__(self, times: int) -> None:
+    def __init__(self, times):
         super().__init__()
         self.left = times
 
-    def beat(self) -> None:
+    def beat(self):
         super().beat()
         children = [c for c in multiprocessing.active_children() if c.name == "mlxhog-worker-1"]
         if self.points and self.left and children:
@@ -60,7 +54,7 @@ class Killer(Recorder):
             os.kill(children[0].pid or 0, signal.SIGKILL)
 
 
-def train_two(config: RunConfig, **how: Any) -> tuple[RunResult, Kept, list[str]]:
+def train_two(config, **how):
     end, messages = Kept(), list[str]()
     result = train(config, on_end=end, tell=messages.append, **how)
     return result, end, messages
@@ -89,8 +83,8 @@ def train_two(config: RunConfig, **how: Any) -> tuple[RunResult, Kept, list[str]
     ],
 )
 def test_workers_take_every_step_of_the_budget_and_the_last_parameters_are_scored(
-    workers: str, worker_options: dict[str, object]
-) -> None:
+    workers, worker_options
+):
     config = small_run(workers=workers, lr=2e-2, steps=60, eval_every=20)
     result, end, _ = train_two(config, worker_options=worker_options)
     assert (result.status, result.steps) == ("done", 60)
@@ -100,7 +94,7 @@ def test_workers_take_every_step_of_the_budget_and_the_last_parameters_are_score
     assert result.curve[-1].loss < 0.9 * np.log(8)  # at its begin
 
 
-def test_accuracies_by_length_arrive_from_several_workers() -> None:
+def test_accuracies_by_length_arrive_from_several_workers():
     rows = {"group": "parity", "vocab": 2, "test_rows": 8, "seq_len": 8, "test_length": 40}
     config = small_run(workers=TWO, task="state-tracking", settings=rows)
     result, end, _ = train_two(config)
@@ -108,13 +102,13 @@ def test_accuracies_by_length_arrive_from_several_workers() -> None:
     assert result.by_length == end.scores(config).by_length
 
 
-def test_an_epoch_has_fewer_steps_where_some_of_them_are_rounds_of_all_workers() -> None:
+def test_an_epoch_has_fewer_steps_where_some_of_them_are_rounds_of_all_workers():
     config = small_run(workers="mlx:cpu*3", epochs=2, steps=None)
     plans = [make_run_plan(config, {"async_after": share}) for share in (0.0, 0.5)]
     assert [plan.limit for plan in plans] == [12, 6]  # of one batch, and of two on average
 
 
-def test_workers_without_a_strategy_have_the_one_of_mlxhog_train_for_their_devices() -> None:
+def test_workers_without_a_strategy_have_the_one_of_mlxhog_train_for_their_devices():
     alike = make_run_plan(small_run(workers=TWO)).config.strategy
     assert isinstance(alike, Sync)
     assert alike.shares == "speed"
@@ -124,14 +118,14 @@ def test_workers_without_a_strategy_have_the_one_of_mlxhog_train_for_their_devic
     assert isinstance(numbers, SSP)
 
 
-def test_simulated_workers_are_refused_whatever_the_workers() -> None:
+def test_simulated_workers_are_refused_whatever_the_workers():
     for workers in (TWO, "mlx:cpu"):
         with pytest.raises(ConfigError, match="strategy sim is for mlxhog train"):
             train_two(small_run(workers=workers, steps=4), worker_options={"strategy": "sim"})
 
 
 @pytest.mark.slow
-def test_averaged_gradients_give_the_same_parameters_again() -> None:
+def test_averaged_gradients_give_the_same_parameters_again():
     first, second = (
         train_two(small_run(workers=TWO, lr=2e-2, steps=20), worker_options={"strategy": "sync"})[1]
         for _ in range(2)
@@ -140,7 +134,7 @@ def test_averaged_gradients_give_the_same_parameters_again() -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_replaced_and_no_step_is_missing() -> None:
+def test_a_killed_worker_is_replaced_and_no_step_is_missing():
     callbacks = Killer(times=1)
     config = small_run(workers=TWO, steps=200, eval_every=20, stop_accuracy=2)
     result, end, messages = train_two(config, callbacks=callbacks)
@@ -150,13 +144,13 @@ def test_a_killed_worker_is_replaced_and_no_step_is_missing() -> None:
     assert result.acc_token == end.scores(config).acc_token
 
 
-def test_a_worker_that_dies_too_often_ends_the_run_with_its_last_words() -> None:
+def test_a_worker_that_dies_too_often_ends_the_run_with_its_last_words():
     config = small_run(workers=TWO, steps=100_000, eval_every=20, stop_accuracy=2)
     with pytest.raises(WorkerFailed, match="died 1 times"):
         train_two(config, callbacks=Killer(times=1), worker_options={"restarts": 0})
 
 
-def test_workers_stop_as_soon_as_the_accuracy_is_reached() -> None:
+def test_workers_stop_as_soon_as_the_accuracy_is_reached():
     config = small_run(workers=TWO, steps=100_000, eval_every=20, stop_accuracy=0.01)
     result, end, _ = train_two(config)
     assert result.status == "done"
@@ -164,7 +158,7 @@ def test_workers_stop_as_soon_as_the_accuracy_is_reached() -> None:
     assert result.acc_token == end.scores(config).acc_token
 
 
-def test_a_rung_prunes_several_workers_too() -> None:
+def test_a_rung_prunes_several_workers_too():
     config = small_run(workers=TWO, steps=100_000, eval_every=10_000, stop_accuracy=2)
     callbacks = Recorder(prune=True)
     result, _, _ = train_two(config, callbacks=callbacks, rungs=(30,))
@@ -172,9 +166,9 @@ def test_a_rung_prunes_several_workers_too() -> None:
     assert 30 <= callbacks.asked[0] <= result.steps < 10_000
 
 
-def test_an_interrupted_run_of_several_workers_is_scored_where_it_stands() -> None:
+def test_an_interrupted_run_of_several_workers_is_scored_where_it_stands():
     class Interrupter(Recorder):
-        def beat(self) -> None:
+        def beat(self):
             if self.points and not self.beats:
                 self.beats = 1
                 raise KeyboardInterrupt
@@ -186,15 +180,13 @@ def test_an_interrupted_run_of_several_workers_is_scored_where_it_stands() -> No
     assert result.acc_token == end.scores(config).acc_token
 
 
-def test_several_diverging_workers_end_the_run_with_0() -> None:
+def test_several_diverging_workers_end_the_run_with_0():
     result, _, _ = train_two(small_run(workers=TWO, lr=1e30, steps=5000))
     assert result.status == "diverged"
     assert result.acc_token == result.acc_macro == 0
 
 
-def test_evaluations_arrive_though_every_record_in_the_rings_is_lost(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_evaluations_arrive_though_every_record_in_the_rings_is_lost(monkeypatch):
     # As if the supervisor stalled while workers fill their rings with steps.
     monkeypatch.setattr(Ring, "drain", lambda ring: np.empty(0, RECORD))
     result, _, _ = train_two(small_run(workers=TWO), callbacks=Recorder())
@@ -204,7 +196,7 @@ def test_evaluations_arrive_though_every_record_in_the_rings_is_lost(
     assert np.isnan(result.curve[-1].loss)  # only the rings have them
 
 
-def test_the_newest_score_of_a_worker_stays_until_it_is_taken() -> None:
+def test_the_newest_score_of_a_worker_stays_until_it_is_taken():
     memory = np.zeros(2 * evaluation.SLOT_BYTES, np.uint8)
     worker, supervisor = evaluation.ScoreSlot(memory, 2), evaluation.ScoreSlot(memory, 2)
     other = evaluation.ScoreSlot(memory, 1)

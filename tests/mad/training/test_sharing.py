@@ -1,7 +1,5 @@
 """Candidates with a shared embedding: one table, and no other shared state."""
 
-from __future__ import annotations
-
 import multiprocessing
 from dataclasses import replace
 
@@ -10,7 +8,7 @@ import pytest
 
 from mlxhog.config.plugin_file import Plugin
 from mlxhog.errors import ConfigError
-from mlxhog.mad.run import Callbacks, RunConfig
+from mlxhog.mad.run import Callbacks
 from mlxhog.mad.training.candidate import train
 from mlxhog.mad.training.sharing import EMBEDDING, SharedEmbedding, SharedRun, common, shared_tables
 from mlxhog.models.families import init_params
@@ -21,12 +19,12 @@ from tests.mad.training.small_runs import numbers, small_run
 BACKENDS = ("torch:cpu", "mlx:cpu")
 
 
-def table(run: SharedRun, config: RunConfig) -> np.ndarray:
+def table(run, config):
     """The present table of a run."""
     return run._arena.param(run.names[common(config)])
 
 
-def go(run: SharedRun, config: RunConfig):
+def go(run, config):
     return run(config, callbacks=Callbacks(), rungs=())
 
 
@@ -96,7 +94,7 @@ def test_two_candidates_in_the_same_step_see_each_others_rows():
         assert np.abs(moved_by_second).max() > 1e-4
 
 
-def init_params_of(config: RunConfig) -> np.ndarray:
+def init_params_of(config):
     from mlxhog.mad.training.run_plan import make_run_plan
 
     return init_params(make_run_plan(config).model, config.seed)[EMBEDDING]
@@ -118,7 +116,7 @@ def test_every_setting_seed_and_point_has_a_table_of_its_own():
             np.testing.assert_array_equal(one, init_params_of(config))
 
 
-def execute(run: SharedRun, config: RunConfig, queue) -> None:
+def execute(run, config, queue):
     queue.put(go(run, config).status)
 
 

@@ -1,21 +1,16 @@
 """The one place that says why a test of this folder was left out: it needs an Apple GPU."""
 
-from __future__ import annotations
-
 import mmap
-from collections.abc import Callable, Iterator
 
 import mlx.core as mx
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from mlxhog.metal import engine as engines
-from mlxhog.metal.engine import Engine
 
 
 @pytest.fixture
-def metal_device() -> Iterator[None]:
+def metal_device():
     """An Apple GPU that MLX sees, and computes on: other tests have chosen the CPU."""
     if not mx.metal.is_available():
         pytest.skip("no Metal device: mx.metal.is_available() is False")
@@ -26,16 +21,16 @@ def metal_device() -> Iterator[None]:
 
 
 @pytest.fixture(params=["mlx", "mps"])
-def engine(request: pytest.FixtureRequest, metal_device: None) -> Engine:
+def engine(request, metal_device):
     """Each framework's engine on the GPU."""
     return engines.create(request.param)
 
 
 @pytest.fixture
-def pages(metal_device: None) -> Callable[[int], NDArray[np.float32]]:
+def pages(metal_device):
     """Makes host memory that a GPU can import: zeros, whole pages, as an arena has them."""
 
-    def make(n_pages: int) -> NDArray[np.float32]:
+    def make(n_pages):
         return np.frombuffer(mmap.mmap(-1, n_pages * mmap.PAGESIZE), np.float32)
 
     return make

@@ -1,21 +1,17 @@
 """Every kernel agrees with its reference on the GPU, through MLX and through PyTorch."""
 
-from __future__ import annotations
-
 from dataclasses import replace
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlxhog.metal.engine import Engine, ReferenceEngine
-from mlxhog.metal.kernel import Launch
+from mlxhog.metal.engine import ReferenceEngine
 from mlxhog.metal.kernels.adds import dense_axpy
 from tools import sanitize
 
 
-def disagreements(engine: Engine, launch: Launch) -> list[str]:
+def disagreements(engine, launch):
     """Run a launch of NumPy arrays on an engine; name each array that differs from the reference.
 
     The tolerance is the kernel's own, or that of a fused multiply-add.
@@ -24,7 +20,7 @@ def disagreements(engine: Engine, launch: Launch) -> list[str]:
     expected = {name: np.array(value)[()] for name, value in launch.inputs.items()}
     outputs = ReferenceEngine().run(replace(launch, inputs=expected))
     scalars = {argument.name for argument in kernel.inputs if argument.scalar}
-    inputs: dict[str, Any] = {
+    inputs = {
         name: value if name in scalars else engine.array(np.array(value))
         for name, value in launch.inputs.items()
     }
@@ -41,7 +37,7 @@ def disagreements(engine: Engine, launch: Launch) -> list[str]:
     ]
 
 
-def _error(actual: Any, expected: Any) -> float:
+def _error(actual, expected):
     """The largest difference, relative to the largest value where that exceeds 1."""
     if expected.dtype.kind != "f":
         return 0.0 if np.array_equal(actual, expected) else np.inf
@@ -86,15 +82,13 @@ def test_every_kernel_agrees_with_its_reference_when_emulated(host_engine, consu
     ] == []
 
 
-def test_tests_on_the_gpu_run_there_and_leave_the_device_as_it_was(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tests_on_the_gpu_run_there_and_leave_the_device_as_it_was(request, monkeypatch):
     chosen = [mx.Device(mx.cpu)]
     monkeypatch.setattr(mx, "default_device", lambda: chosen[-1])
     monkeypatch.setattr(mx, "set_default_device", chosen.append)
     monkeypatch.setattr(mx.metal, "is_available", lambda: True)
 
-    def restored() -> None:
+    def restored():
         assert chosen == [mx.cpu, mx.gpu, mx.cpu]
 
     request.addfinalizer(restored)  # runs after the fixture has ended

@@ -1,7 +1,5 @@
 """Host memory and the GPU's are one: imports, donation, DLPack, tensors inside a storage."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

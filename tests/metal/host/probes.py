@@ -1,34 +1,22 @@
 """The kernels in `kernels/`, declared as the product declares its own."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from mlxhog.metal.kernel import Argument, Kernel, Launch, Size
+from mlxhog.metal.kernel import Argument, Kernel, Launch
 
 KERNELS = Path(__file__).parent / "kernels"
 DONE = Argument(name="done", dtype="uint32")
 
 
-def _no_reference(**_: Any) -> None:
+def _no_reference(**_):
     raise AssertionError("probes have no reference")
 
 
-def _no_sample(_: np.random.Generator, n: int) -> Launch:
+def _no_sample(_, n):
     raise AssertionError(f"probes have no sample of {n}")
 
 
-def probe(
-    name: str,
-    header: str,
-    source: str,
-    inputs: tuple[Argument, ...],
-    outputs: tuple[Argument, ...] = (DONE,),
-    **changes: Any,
-) -> Kernel:
+def probe(name, header, source, inputs, outputs=(DONE,), **changes):
     """A kernel of `kernels/`."""
     return Kernel(
         name=name,
@@ -42,7 +30,7 @@ def probe(
     )
 
 
-def _count(name: str, dtype: str, *more: Argument) -> Kernel:
+def _count(name, dtype, *more):
     inputs = (
         Argument(name="shared", dtype=dtype, writes=True),
         Argument(name="step", scalar=True),
@@ -154,7 +142,7 @@ FUNCTIONS = probe(
 )
 
 
-def count(kernel: Kernel, shared: Any, adds: int, *, group: int = 256, **more: Any) -> Launch:
+def count(kernel, shared, adds, *, group=256, **more):
     """A launch that adds 1.0 `adds` times to the words of `shared` in turn."""
     return Launch(
         kernel=kernel,
@@ -165,15 +153,7 @@ def count(kernel: Kernel, shared: Any, adds: int, *, group: int = 256, **more: A
     )
 
 
-def on(
-    kernel: Kernel,
-    x: Any,
-    *,
-    n: int | None = None,
-    group: Size = (256, 1, 1),
-    width: int = 1,
-    **scalars: Any,
-) -> Launch:
+def on(kernel, x, *, n=None, group=(256, 1, 1), width=1, **scalars):
     """A launch of one thread for each element of x."""
     n = x.size if n is None else n
     return Launch(

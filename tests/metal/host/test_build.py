@@ -1,7 +1,5 @@
 """Kernels compile once, also for several processes at once; what does not compile is shown."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from dataclasses import replace
@@ -30,7 +28,7 @@ print(engine.run(probes.on(probes.GROUP_SUM, numpy.ones(64, numpy.float32)))["y"
 
 @pytest.mark.slow
 def test_two_processes_may_build_one_kernel_at_once_in_the_users_cache_and_a_third_finds_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path, monkeypatch
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     command = [sys.executable, "-c", RUN, "mlx"]
@@ -49,7 +47,7 @@ def test_two_processes_may_build_one_kernel_at_once_in_the_users_cache_and_a_thi
     assert HostEngine("mlx").run(on(probes.GROUP_SUM, X))["y"][0] == 64
 
 
-def test_a_compile_error_names_file_and_line(shim_cache: Path):
+def test_a_compile_error_names_file_and_line(shim_cache):
     file = probes.KERNELS / "forbidden" / "misspelt.metal"
     text = translate.cpp(read_source(str(file), lines=True))
     with pytest.raises(MetalError) as caught:
@@ -59,7 +57,7 @@ def test_a_compile_error_names_file_and_line(shim_cache: Path):
     assert f"{file}:7:" in message
 
 
-def test_the_error_of_a_header_names_the_header(shim: HostEngine):
+def test_the_error_of_a_header_names_the_header(shim):
     with pytest.raises(MetalError, match=r"kernels/deep\.h:\d+:\d+: error: "):
         shim.run(on(probes.DEEP, X))
 
@@ -71,16 +69,14 @@ def test_the_error_of_the_call_that_mlx_wraps_shows_the_word(host_engine):
         host_engine("mlx").run(replace(launch, kernel=replace(launch.kernel, source=misspelt)))
 
 
-def test_a_missing_compiler_is_named_with_what_to_install(host_engine, consumer: str):
+def test_a_missing_compiler_is_named_with_what_to_install(host_engine, consumer):
     with pytest.raises(EnvironmentLacks, match=r"no C\+\+ compiler 'no-such-g\+\+'.*install g\+\+"):
         host_engine(consumer, compiler="no-such-g++").run(on(probes.GROUP_SUM, X))
 
 
 @pytest.mark.parametrize("system", ["darwin", "linux"])
-def test_apples_headers_get_the_flags_that_they_insist_on(
-    monkeypatch: pytest.MonkeyPatch, shim_cache: Path, system: str
-):
-    commands: list[tuple[str, ...]] = []
+def test_apples_headers_get_the_flags_that_they_insist_on(monkeypatch, shim_cache, system):
+    commands = []
     monkeypatch.setattr(build.sys, "platform", system)
     monkeypatch.setattr(build, "is_kept", lambda path: False)
     monkeypatch.setattr(build, "_compile", lambda name, path, flags, *_: commands.append(flags))
@@ -91,7 +87,7 @@ def test_apples_headers_get_the_flags_that_they_insist_on(
         assert wanted & set(flags) == (wanted if system == "darwin" else set())
 
 
-def test_fibers_are_apples_own_on_every_mac_and_compile_there(tmp_path: Path):
+def test_fibers_are_apples_own_on_every_mac_and_compile_there(tmp_path):
     """With a stand-in for its header: ours is written for Linux's assembler."""
     (tmp_path / "ucontext.h").write_text(
         "#ifndef _XOPEN_SOURCE\n"
@@ -109,5 +105,5 @@ def test_fibers_are_apples_own_on_every_mac_and_compile_there(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_clang_builds_and_runs_the_same_kernels(host_engine, consumer: str, clang: str):
+def test_clang_builds_and_runs_the_same_kernels(host_engine, consumer, clang):
     assert (host_engine(consumer, compiler=clang).run(on(probes.GROUP_SUM, X))["y"] == 64).all()

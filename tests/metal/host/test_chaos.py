@@ -1,7 +1,5 @@
 """Chaos makes races happen: plain adds lose, atomic adds do not, and a seed repeats everything."""
 
-from __future__ import annotations
-
 import ctypes
 from pathlib import Path
 
@@ -9,7 +7,6 @@ import numpy as np
 import pytest
 
 from mlxhog.metal.host import build
-from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.kernel import Launch
 from tests.metal.host import probes
 from tests.metal.host.probes import count, on
@@ -17,23 +14,23 @@ from tests.metal.host.probes import count, on
 N = 65_536
 
 
-def lost(engine: HostEngine, kernel=probes.PLAIN_COUNT) -> int:
+def lost(engine, kernel=probes.PLAIN_COUNT):
     shared = np.zeros(8, np.float32)
     engine.run(count(kernel, shared, N))
     return N - int(shared.sum())
 
 
-def test_plain_adds_lose_under_chaos_with_a_fixed_seed(host_engine, consumer: str):
+def test_plain_adds_lose_under_chaos_with_a_fixed_seed(host_engine, consumer):
     assert lost(host_engine(consumer, chaos=3, threads=1)) > N // 10
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
 @pytest.mark.parametrize("seed", [0, 3, 2**31])
-def test_atomic_adds_lose_nothing_under_chaos(host_engine, consumer: str, seed: int, threads: int):
+def test_atomic_adds_lose_nothing_under_chaos(host_engine, consumer, seed, threads):
     assert lost(host_engine(consumer, chaos=seed, threads=threads), probes.ATOMIC_COUNT) == 0
 
 
-def test_a_seed_repeats_a_run_of_launches_on_one_os_thread(host_engine, consumer: str):
+def test_a_seed_repeats_a_run_of_launches_on_one_os_thread(host_engine, consumer):
     first, second, other = (host_engine(consumer, chaos=seed, threads=1) for seed in (3, 3, 4))
     runs = [[lost(engine) for _ in range(3)] for engine in (first, second, other)]
     assert runs[0] == runs[1]
@@ -41,11 +38,11 @@ def test_a_seed_repeats_a_run_of_launches_on_one_os_thread(host_engine, consumer
     assert len(set(runs[0])) == 3  # launches of one engine differ from each other
 
 
-def test_without_chaos_one_os_thread_loses_nothing(host_engine, consumer: str):
+def test_without_chaos_one_os_thread_loses_nothing(host_engine, consumer):
     assert lost(host_engine(consumer, threads=1)) == 0
 
 
-def test_groups_run_out_of_order(host_engine, consumer: str):
+def test_groups_run_out_of_order(host_engine, consumer):
     launch = Launch(
         kernel=probes.ARRIVAL,
         inputs={"counter": np.zeros(8, np.uint32)},
@@ -58,9 +55,7 @@ def test_groups_run_out_of_order(host_engine, consumer: str):
     assert order != sorted(order)
 
 
-def test_compare_exchange_fails_spuriously_and_a_bounded_loop_survives_it(
-    host_engine, consumer: str
-):
+def test_compare_exchange_fails_spuriously_and_a_bounded_loop_survives_it(host_engine, consumer):
     shared, failures = np.zeros(16, np.uint32), np.zeros(8, np.uint32)
     engine = host_engine(consumer, chaos=5, threads=2)
     engine.run(count(probes.PAIR_COUNT, shared, 16 * 2048, failures=failures))
@@ -69,7 +64,7 @@ def test_compare_exchange_fails_spuriously_and_a_bounded_loop_survives_it(
     assert failures[1] > 16 * 2048 // 32
 
 
-def test_threads_that_meet_meet_under_chaos_too(host_engine, consumer: str):
+def test_threads_that_meet_meet_under_chaos_too(host_engine, consumer):
     x = np.arange(1000, dtype=np.float32)
     y = host_engine(consumer, chaos=7).run(on(probes.GROUP_SUM, x))["y"]
     for start in range(0, 1000, 256):
@@ -77,7 +72,7 @@ def test_threads_that_meet_meet_under_chaos_too(host_engine, consumer: str):
 
 
 @pytest.mark.slow
-def test_a_fiber_is_begun_once_and_serves_later_groups(host_engine, consumer: str, shim_cache):
+def test_a_fiber_is_begun_once_and_serves_later_groups(host_engine, consumer, shim_cache):
     flags = ("-DMLXHOG_UCONTEXT", "-include", str(Path(__file__).parent / "count_contexts.h"))
     engine = host_engine(consumer, chaos=3, threads=1, flags=flags)
     runtime = ctypes.CDLL(str(build._runtime(shim_cache, "g++", flags)))
@@ -88,7 +83,7 @@ def test_a_fiber_is_begun_once_and_serves_later_groups(host_engine, consumer: st
 
 
 @pytest.mark.slow
-def test_both_ways_to_switch_fibers_agree(host_engine, consumer: str):
+def test_both_ways_to_switch_fibers_agree(host_engine, consumer):
     ours = host_engine(consumer, chaos=3, threads=1)
     portable = host_engine(consumer, chaos=3, threads=1, flags=("-DMLXHOG_UCONTEXT",))
     assert lost(ours) == lost(portable)

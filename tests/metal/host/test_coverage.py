@@ -1,9 +1,5 @@
 """All Metal source of the project runs under the shim, counted."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -15,9 +11,7 @@ from tools import coverage
 
 
 @pytest.mark.slow
-def test_every_kernel_instance_and_every_function_runs_as_both_consumers_would(
-    shim_cache: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_every_kernel_instance_and_every_function_runs_as_both_consumers_would(shim_cache, capsys):
     compile_all(
         {name: HostEngine(name, cache=shim_cache, flags=coverage.FLAGS) for name in CONSUMERS}
     )
@@ -28,7 +22,7 @@ def test_every_kernel_instance_and_every_function_runs_as_both_consumers_would(
 
 
 @pytest.mark.slow
-def test_a_function_that_did_not_run_is_missing(shim_cache: Path, consumer: str):
+def test_a_function_that_did_not_run_is_missing(shim_cache, consumer):
     engine = HostEngine(consumer, cache=shim_cache, flags=coverage.FLAGS)
     engine.run(on(probes.UNWRITTEN, np.ones(64, np.float32)))
     ran = coverage.functions_ran(engine.built(probes.UNWRITTEN))

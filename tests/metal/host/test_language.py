@@ -1,16 +1,10 @@
 """The stand-in for Metal's library means what Metal means, and lacks what Apple GPUs lack."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from mlxhog.errors import MetalError
 from mlxhog.metal.host import build, translate
-from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.kernel import Launch, read_source
 from tests.metal.host import probes
 from tests.metal.host.probes import on
@@ -30,7 +24,7 @@ FORBIDDEN = {
 }
 
 
-def awkward() -> np.ndarray:
+def awkward():
     """Values of all sizes, ties, infinities, NaN, denormals."""
     rng = np.random.default_rng(0)
     bits = rng.integers(0, 1 << 32, 20_000, dtype=np.uint32)
@@ -41,21 +35,21 @@ def awkward() -> np.ndarray:
         return np.concatenate([bits.view("f4"), ties.view("f4"), few, normal]).astype("f4")
 
 
-def bfloat(x: np.ndarray) -> np.ndarray:
+def bfloat(x):
     """Round to the upper half of a float, ties to even."""
     word = x.astype(np.float32).view(np.uint32).astype(np.uint64)
     rounded = (word + 0x7FFF + (word >> 16 & 1)) >> 16 << 16
     return np.where(np.isnan(x), np.float32(np.nan), rounded.astype(np.uint32).view(np.float32))
 
 
-def half(x: np.ndarray) -> np.ndarray:
+def half(x):
     with np.errstate(all="ignore"):
         return x.astype(np.float16).astype(np.float32)
 
 
 @pytest.mark.parametrize(("instance", "rounded"), [("half", half), ("bfloat", bfloat)])
 def test_small_floats_round_to_nearest_even_after_every_operation(
-    host_engine: Callable[..., HostEngine], consumer: str, compiler: str, instance: str, rounded
+    host_engine, consumer, compiler, instance, rounded
 ):
     x = awkward()
     launch = Launch(
@@ -77,7 +71,7 @@ def test_small_floats_round_to_nearest_even_after_every_operation(
     np.testing.assert_array_equal(back, t)
 
 
-def test_functions_agree_with_numpy(shim: HostEngine):
+def test_functions_agree_with_numpy(shim):
     x = np.array([0.3, 1.0, 2.5, 0.7, 1.7, 3.5, 0.5, np.nan, np.inf, 4.0], np.float32)
     out = shim.run(on(probes.FUNCTIONS, x, width=20))["y"].reshape(-1, 20).T
     a, b = x, np.roll(x, -1)
@@ -103,7 +97,7 @@ def test_functions_agree_with_numpy(shim: HostEngine):
 
 
 @each_of("name", sorted(FORBIDDEN))
-def test_what_apple_gpus_lack_does_not_compile(name: str, shim_cache: Path):
+def test_what_apple_gpus_lack_does_not_compile(name, shim_cache):
     file = probes.KERNELS / "forbidden" / f"{name}.metal"
     text = read_source(str(file), lines=True)
     with pytest.raises(MetalError, match=FORBIDDEN[name]):

@@ -1,7 +1,5 @@
 """A launch covers its grid as Metal would: ragged groups, positions, sizes, arguments in place."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -10,7 +8,7 @@ import pytest
 
 from mlxhog.errors import ConfigError, MetalError, ShapeError
 from mlxhog.metal.host.engine import HostEngine
-from mlxhog.metal.kernel import Launch, Size
+from mlxhog.metal.kernel import Launch
 from tests.metal.host import probes
 from tests.metal.host.probes import count, on
 from tests.pairs import each_of
@@ -20,9 +18,7 @@ from tests.pairs import each_of
     ("grid", "group"),
     [((7, 5, 3), (4, 2, 2)), ((300, 1, 1), (256, 1, 1)), ((33, 2, 1), (33, 1, 1))],
 )
-def test_every_thread_knows_where_it_is_also_in_ragged_groups(
-    shim: HostEngine, grid: Size, group: Size
-):
+def test_every_thread_knows_where_it_is_also_in_ragged_groups(shim, grid, group):
     n = grid[0] * grid[1] * grid[2]
     launch = Launch(
         kernel=probes.POSITIONS,
@@ -49,11 +45,11 @@ def test_every_thread_knows_where_it_is_also_in_ragged_groups(
     np.testing.assert_array_equal(out, expected)
 
 
-def test_groups_run_in_order_on_one_os_thread(host_engine, consumer: str):
+def test_groups_run_in_order_on_one_os_thread(host_engine, consumer):
     assert _arrivals(host_engine(consumer, threads=1)) == list(range(64))
 
 
-def test_a_group_is_kept_within_the_grid(shim: HostEngine):
+def test_a_group_is_kept_within_the_grid(shim):
     launch = Launch(
         kernel=probes.POSITIONS,
         inputs={"x": np.zeros(8, np.float32)},
@@ -64,7 +60,7 @@ def test_a_group_is_kept_within_the_grid(shim: HostEngine):
     assert (shim.run(launch)["out"][:, 18:21] == (5, 1, 1)).all()
 
 
-def _arrivals(engine: HostEngine) -> list[int]:
+def _arrivals(engine):
     launch = Launch(
         kernel=probes.ARRIVAL,
         inputs={"counter": np.zeros(8, np.uint32)},
@@ -75,7 +71,7 @@ def _arrivals(engine: HostEngine) -> list[int]:
     return engine.run(launch)["order"].tolist()
 
 
-def test_engines_of_two_threads_add_to_the_same_memory_without_loss(host_engine, consumer: str):
+def test_engines_of_two_threads_add_to_the_same_memory_without_loss(host_engine, consumer):
     shared = np.zeros(8, np.float32)
     engines = [host_engine(consumer) for _ in range(2)]
     with ThreadPoolExecutor(2) as pool:
@@ -85,24 +81,24 @@ def test_engines_of_two_threads_add_to_the_same_memory_without_loss(host_engine,
     assert (shared == 2 * (1 << 16) / 8).all()
 
 
-def test_an_empty_grid_launches_nothing_and_returns_zeros(shim: HostEngine):
+def test_an_empty_grid_launches_nothing_and_returns_zeros(shim):
     x = np.zeros(8, np.float32)
     launch = replace(on(probes.GROUP_SUM, x), grid=(0, 1, 1))
     assert (shim.run(launch)["y"] == 0).all()
 
 
-def test_a_group_of_more_than_1024_threads_is_refused(shim: HostEngine):
+def test_a_group_of_more_than_1024_threads_is_refused(shim):
     with pytest.raises(MetalError, match=r"\(2048, 1, 1\) is 2048 threads; a GPU runs 1 to 1024"):
         shim.run(on(probes.GROUP_SUM, np.zeros(4096, np.float32), group=(2048, 1, 1)))
 
 
 @each_of("n", [1, 7, 8, 9])
-def test_small_inputs_run_the_one_form_of_a_kernel(shim: HostEngine, n: int):
+def test_small_inputs_run_the_one_form_of_a_kernel(shim, n):
     x = np.arange(n, dtype=np.float32)
     assert (shim.run(on(probes.GROUP_SUM, x))["y"] == x.sum()).all()
 
 
-def test_inputs_are_written_in_place_at_any_alignment(shim: HostEngine):
+def test_inputs_are_written_in_place_at_any_alignment(shim):
     whole = np.zeros(33, np.float32)
     shim.run(count(probes.ATOMIC_COUNT, whole[1:], 320))
     assert whole[0] == 0
@@ -122,7 +118,7 @@ def test_mlx_cannot_write_an_input_that_it_passes_as_constants(host_engine):
         ([0.0] * 16, "a list elsewhere, or not row-major"),
     ],
 )
-def test_an_array_of_the_wrong_kind_is_refused_by_name(shim: HostEngine, shared, actual: str):
+def test_an_array_of_the_wrong_kind_is_refused_by_name(shim, shared, actual):
     launch = count(probes.ATOMIC_COUNT, np.zeros(16, np.float32), 16)
     message = (
         f"kernel atomic_count: shared is {actual}; expected a row-major NumPy array of float32"
@@ -131,7 +127,7 @@ def test_an_array_of_the_wrong_kind_is_refused_by_name(shim: HostEngine, shared,
         shim.run(replace(launch, inputs={**launch.inputs, "shared": shared}))
 
 
-def test_a_read_only_array_cannot_be_written(shim: HostEngine):
+def test_a_read_only_array_cannot_be_written(shim):
     shared = np.zeros(16, np.float32)
     shared.flags.writeable = False
     with pytest.raises(ShapeError, match="shared is read-only; the kernel writes it in place"):
@@ -149,21 +145,21 @@ def test_a_read_only_array_cannot_be_written(shim: HostEngine):
         (float("nan"), "words is nan; expected a number that uint32 can hold"),
     ],
 )
-def test_a_scalar_of_the_wrong_kind_is_refused_by_name(shim: HostEngine, value, message: str):
+def test_a_scalar_of_the_wrong_kind_is_refused_by_name(shim, value, message):
     launch = count(probes.ATOMIC_COUNT, np.zeros(16, np.float32), 16)
     with pytest.raises(ShapeError, match=message):
         shim.run(replace(launch, inputs={**launch.inputs, "words": value}))
 
 
 @each_of("number", [3, 3.0, np.float32(3), np.array(3), np.array([3.0])])
-def test_any_number_is_bound_as_the_type_that_is_declared(shim: HostEngine, number):
+def test_any_number_is_bound_as_the_type_that_is_declared(shim, number):
     shared = np.zeros(16, np.float32)
     launch = count(probes.ATOMIC_COUNT, shared, 16)
     shim.run(replace(launch, inputs={**launch.inputs, "step": number}))
     assert (shared == 3).all()
 
 
-def test_missing_and_unknown_arguments_are_named(shim: HostEngine):
+def test_missing_and_unknown_arguments_are_named(shim):
     launch = count(probes.ATOMIC_COUNT, np.zeros(16, np.float32), 16)
     inputs = {"shared": launch.inputs["shared"], "step": 1.0, "wrods": 16}
     with pytest.raises(ShapeError, match="got shared, step, wrods; expected shared, step, words"):

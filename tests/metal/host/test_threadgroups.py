@@ -1,21 +1,18 @@
 """Threads of a group meet at barriers and in simd-group functions, or the launch says why not."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from mlxhog.errors import MetalError
-from mlxhog.metal.host.engine import HostEngine
 from tests.metal.host import probes
 from tests.metal.host.probes import on
 from tests.pairs import each_of
 
 
 @each_of("n", [256, 1, 31, 33, 300, 2049])
-def test_threads_of_a_group_share_sums_across_barriers(shim: HostEngine, n: int):
+def test_threads_of_a_group_share_sums_across_barriers(shim, n):
     x = np.random.default_rng(n).integers(0, 100, n).astype(np.float32)
     y = shim.run(on(probes.GROUP_SUM, x))["y"]
     for start in range(0, n, 256):
@@ -23,7 +20,7 @@ def test_threads_of_a_group_share_sums_across_barriers(shim: HostEngine, n: int)
 
 
 @pytest.mark.parametrize("n", [32, 64, 40])
-def test_simd_functions_see_the_existing_lanes_of_their_simd_group(shim: HostEngine, n: int):
+def test_simd_functions_see_the_existing_lanes_of_their_simd_group(shim, n):
     rng = np.random.default_rng(n)
     x = rng.integers(1, 3, n).astype(np.float32)
     x[5] = 31.0
@@ -50,25 +47,25 @@ def test_simd_functions_see_the_existing_lanes_of_their_simd_group(shim: HostEng
 
 
 @pytest.mark.slow
-def test_a_simdgroup_multiplies_matrices_of_8_x_8(shim: HostEngine):
+def test_a_simdgroup_multiplies_matrices_of_8_x_8(shim):
     rng = np.random.default_rng(0)
     x = rng.integers(-9, 9, (2, 8, 10)).astype(np.float32)
     y = shim.run(on(probes.MATRIX_PRODUCT, x.reshape(-1), n=32, width=2))["y"]
     np.testing.assert_array_equal(y.reshape(8, 8), 2 + x[0, :, :8] @ x[1, :, :8].T)
 
 
-def test_fewer_threads_than_a_simdgroup_have_no_matrices(shim: HostEngine):
+def test_fewer_threads_than_a_simdgroup_have_no_matrices(shim):
     y = shim.run(on(probes.MATRIX_PRODUCT, np.ones(160, np.float32), n=16, width=2))["y"]
     assert np.isnan(y).all()
 
 
-def test_threads_at_two_barriers_are_reported_with_both_places(shim: HostEngine):
+def test_threads_at_two_barriers_are_reported_with_both_places(shim):
     x = np.ones(64, np.float32)
     with pytest.raises(MetalError, match=r"divergent barrier: thread 32 .*meeting\.h:45.*h:43"):
         shim.run(on(probes.DIVERGENT, x, returns=0))
 
 
-def test_a_barrier_that_others_never_reach_is_reported(shim: HostEngine):
+def test_a_barrier_that_others_never_reach_is_reported(shim):
     x = np.ones(64, np.float32)
     with pytest.raises(
         MetalError, match=r"divergent barrier: .*meeting\.h:43, 32 of the group's 64 threads have"
@@ -76,7 +73,7 @@ def test_a_barrier_that_others_never_reach_is_reported(shim: HostEngine):
         shim.run(on(probes.DIVERGENT, x, returns=1))
 
 
-def test_the_process_goes_on_after_a_divergent_barrier(shim: HostEngine):
+def test_the_process_goes_on_after_a_divergent_barrier(shim):
     x = np.ones(64, np.float32)
     with pytest.raises(MetalError):
         shim.run(on(probes.DIVERGENT, x, returns=1))
@@ -86,7 +83,7 @@ def test_the_process_goes_on_after_a_divergent_barrier(shim: HostEngine):
 @each_of(
     ("kernel", "call"), [(probes.GROUP_SUM, "simd_sum"), (probes.DIVERGENT, "threadgroup_barrier")]
 )
-def test_meeting_is_refused_unless_the_kernel_declares_it(shim: HostEngine, kernel, call):
+def test_meeting_is_refused_unless_the_kernel_declares_it(shim, kernel, call):
     scalars = {"returns": 1} if kernel is probes.DIVERGENT else {}
     launch = on(replace(kernel, lockstep=False), np.ones(64, np.float32), **scalars)
     with pytest.raises(
@@ -95,18 +92,18 @@ def test_meeting_is_refused_unless_the_kernel_declares_it(shim: HostEngine, kern
         shim.run(launch)
 
 
-def test_threadgroup_memory_is_poisoned_for_every_group(shim: HostEngine):
+def test_threadgroup_memory_is_poisoned_for_every_group(shim):
     x = np.ones(256, np.float32)
     y = shim.run(on(probes.UNWRITTEN, x, group=(64, 1, 1)))["y"].reshape(4, 64)
     assert (y[:, 0] == 1).all()
     assert np.isnan(y[:, 1:]).all()
 
 
-def test_outputs_hold_poison_before_the_launch(shim: HostEngine):
+def test_outputs_hold_poison_before_the_launch(shim):
     y = shim.run(on(probes.GROUP_SUM, np.ones(64, np.float32), width=2))["y"]
     assert np.isnan(y[64:]).all()
 
 
-def test_an_array_too_large_for_a_fiber_does_not_compile(shim: HostEngine):
+def test_an_array_too_large_for_a_fiber_does_not_compile(shim):
     with pytest.raises(MetalError, match="frame size"):
         shim.run(on(probes.DEEP, np.ones(64, np.float32)))

@@ -1,7 +1,5 @@
 """Sizes and numbers that kernels get wrong, and how results are compared: by their bits."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -31,11 +29,11 @@ ODDITIES = np.array(
 )
 
 
-def normal(n: int, *, seed: int = 0) -> Float32:
+def normal(n, *, seed=0):
     return np.random.default_rng((seed, n)).standard_normal(n, dtype=np.float32)
 
 
-def odd(n: int, *, seed: int = 0) -> Float32:
+def odd(n, *, seed=0):
     """Normal numbers, every third replaced by an oddity."""
     x = normal(n, seed=seed)
     places = np.arange(seed % 3, n, 3)
@@ -43,7 +41,7 @@ def odd(n: int, *, seed: int = 0) -> Float32:
     return x
 
 
-def assert_same_bits(actual: Array, expected: Array, *, label: str = "") -> None:
+def assert_same_bits(actual, expected, *, label=""):
     """Fail unless all bits are equal; NaN equals NaN, whatever its sign and payload."""
     assert (actual.shape, actual.dtype) == (expected.shape, expected.dtype), label
     bits = np.dtype(f"u{expected.itemsize}")
@@ -57,5 +55,5 @@ def assert_same_bits(actual: Array, expected: Array, *, label: str = "") -> None
     )
 
 
-def counter() -> NDArray[np.uint32]:
+def counter():
     return np.zeros(8, np.uint32)

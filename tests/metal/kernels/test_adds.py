@@ -1,10 +1,6 @@
 """Adds to the flat arena: values by their bits, and what is refused."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -12,19 +8,16 @@ import pytest
 import torch
 
 from mlxhog.errors import ShapeError
-from mlxhog.metal.engine import Engine
-from mlxhog.metal.host.engine import HostEngine
-from mlxhog.metal.kernel import Launch
 from mlxhog.metal.kernels import adds
 from mlxhog.metal.kernels.arguments import MOST
-from tests.metal.kernels.numbers import SIZES, Array, assert_same_bits, normal, odd
+from tests.metal.kernels.numbers import SIZES, assert_same_bits, normal, odd
 from tests.pairs import each_of
 
 DENSE = {"dense_axpy": adds.dense_axpy, "racy_axpy": adds.racy_axpy}
 SCALE = np.float32(-0.3)
 
 
-def added(arena: Array, g: Array, offset: int) -> Array:
+def added(arena, g, offset):
     """What the arena is after the add of one writer."""
     after = arena.copy()
     with np.errstate(all="ignore"):
@@ -34,9 +27,7 @@ def added(arena: Array, g: Array, offset: int) -> Array:
 
 @each_of("n", SIZES)
 @each_of("name", DENSE)
-def test_a_dense_add_rounds_the_product_and_touches_nothing_else(
-    engine: Engine, name: str, n: int
-) -> None:
+def test_a_dense_add_rounds_the_product_and_touches_nothing_else(engine, name, n):
     for offset in (0, 1, 7, 33):
         arena, g = odd(n + 40, seed=1), odd(n, seed=2)
         expected = added(arena, g, offset)
@@ -44,20 +35,20 @@ def test_a_dense_add_rounds_the_product_and_touches_nothing_else(
         assert_same_bits(arena, expected, label=f"offset {offset}")
 
 
-def test_a_gradient_of_any_shape_is_added_in_row_major_order(engine: Engine) -> None:
+def test_a_gradient_of_any_shape_is_added_in_row_major_order(engine):
     arena, g = normal(40), normal(30).reshape(2, 3, 5)
     expected = added(arena, g, 4)
     engine.run(adds.dense_axpy(arena, g, scale=SCALE, offset=4))
     assert_same_bits(arena, expected)
 
 
-def test_a_launch_says_that_it_has_run(engine: Engine) -> None:
+def test_a_launch_says_that_it_has_run(engine):
     arena = normal(8)
     assert engine.run(adds.dense_axpy(arena, arena.copy(), scale=1, offset=0))["done"] == 1
 
 
 @each_of(("n_rows", "d"), [(0, 8), (1, 1), (1, 257), (2, 7), (9, 64), (300, 31), (300, 257)])
-def test_rows_add_up_with_their_duplicates(engine: Engine, n_rows: int, d: int) -> None:
+def test_rows_add_up_with_their_duplicates(engine, n_rows, d):
     rng = np.random.default_rng((n_rows, d))
     height = 11
     rows = rng.integers(0, height, n_rows).astype(np.int32)
@@ -72,7 +63,7 @@ def test_rows_add_up_with_their_duplicates(engine: Engine, n_rows: int, d: int) 
     assert outputs.tolist() == [1] * n_rows
 
 
-def test_rows_of_any_numbers_agree_to_rounding(engine: Engine) -> None:
+def test_rows_of_any_numbers_agree_to_rounding(engine):
     rows = np.random.default_rng(0).integers(0, 50, 4000).astype(np.int32)
     arena, g = normal(50 * 16 + 3), normal(4000 * 16).reshape(4000, 16)
     expected = arena.astype(np.float64)
@@ -81,7 +72,7 @@ def test_rows_of_any_numbers_agree_to_rounding(engine: Engine) -> None:
     np.testing.assert_allclose(arena, expected, rtol=1e-6, atol=1e-5)
 
 
-def test_nan_and_infinity_in_a_row_stay_in_their_row(engine: Engine) -> None:
+def test_nan_and_infinity_in_a_row_stay_in_their_row(engine):
     arena = np.ones(4 * 3 + 8, np.float32)
     g = np.array([[np.nan, np.inf, -np.inf]], np.float32)
     rows = np.array([2], np.int32)
@@ -90,7 +81,7 @@ def test_nan_and_infinity_in_a_row_stay_in_their_row(engine: Engine) -> None:
     assert (np.delete(arena, [6, 7, 8]) == 1).all()
 
 
-def test_rows_that_python_cannot_see_are_left_out_and_reported(engine: Engine) -> None:
+def test_rows_that_python_cannot_see_are_left_out_and_reported(engine):
     arena = normal(3 * 4 + 8)
     g = np.ones((5, 4), np.float32)
     launch = adds.scatter_add_rows(arena, np.zeros(5, np.int32), g, scale=1, offset=0, height=3)
@@ -102,10 +93,8 @@ def test_rows_that_python_cannot_see_are_left_out_and_reported(engine: Engine) -
     assert outputs.tolist() == [1, 0, 0, 0, 0]
 
 
-def test_the_naive_add_loses_adds_which_the_atomic_one_keeps(
-    consumer: str, host_engine: Callable[..., HostEngine]
-) -> None:
-    def sums(front: Callable[..., Launch]) -> Array:
+def test_the_naive_add_loses_adds_which_the_atomic_one_keeps(consumer, host_engine):
+    def sums(front):
         shim = host_engine(consumer, chaos=3, threads=1)  # one seed, one thread: one schedule
         arena = np.zeros(64, np.float32)
         launch = front(arena, np.ones(64, np.float32), scale=1.0, offset=0)
@@ -120,7 +109,7 @@ def test_the_naive_add_loses_adds_which_the_atomic_one_keeps(
 
 
 @each_of("array", [mx.array, torch.from_numpy, np.asarray])
-def test_launches_are_made_of_arrays_of_every_framework(array: Callable[[Array], Any]) -> None:
+def test_launches_are_made_of_arrays_of_every_framework(array):
     arena, g = array(normal(64)), array(normal(12).reshape(3, 4))
     rows = array(np.array([5, 0, 5], np.int32))
     dense = adds.dense_axpy(arena, g, scale=1.0, offset=2)
@@ -138,7 +127,7 @@ class Huge:
 
 
 ONES = np.ones(8, np.float32)
-BAD: dict[str, tuple[Callable[[Array], Any], str]] = {
+BAD = {
     "negative offset": (lambda a: adds.dense_axpy(a, ONES, scale=1, offset=-1), "-1 to 7"),
     "past the end": (lambda a: adds.dense_axpy(a, ONES, scale=1, offset=9), "9 to 17"),
     "far past the end": (lambda a: adds.dense_axpy(a, ONES, scale=1, offset=2**32), "4294967296"),
@@ -163,20 +152,20 @@ BAD: dict[str, tuple[Callable[[Array], Any], str]] = {
 }
 
 
-def scatter(arena: Array, rows: list[int], height: int = 4) -> Launch:
+def scatter(arena, rows, height=4):
     g = np.ones((2, 3), np.float32)
     index = np.array(rows, np.int32)
     return adds.scatter_add_rows(arena, index, g, scale=1, offset=0, height=height)
 
 
 @each_of("case", BAD)
-def test_a_launch_outside_its_arrays_is_refused(case: str) -> None:
+def test_a_launch_outside_its_arrays_is_refused(case):
     make, message = BAD[case]
     with pytest.raises(ShapeError, match=message):
         make(np.zeros(16, np.float32))
 
 
-WRONG: dict[str, Callable[[Array], Array]] = {
+WRONG = {
     "float64": lambda g: g.astype(np.float64),
     "float16": lambda g: g.astype(np.float16),
     "every second": lambda g: np.repeat(g, 2)[::2],
@@ -185,9 +174,7 @@ WRONG: dict[str, Callable[[Array], Array]] = {
 
 @each_of("name", ["arena", "g"])
 @each_of("case", WRONG)
-def test_another_dtype_or_layout_is_refused_and_nothing_written(
-    shim: HostEngine, case: str, name: str
-) -> None:
+def test_another_dtype_or_layout_is_refused_and_nothing_written(shim, case, name):
     arena, g = normal(16), normal(16)
     before = arena.copy()
     launch = adds.dense_axpy(arena, g, scale=1, offset=0)

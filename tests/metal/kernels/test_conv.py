@@ -10,8 +10,6 @@ from safetensors.numpy import load_file
 
 from mlxhog.errors import ShapeError
 from mlxhog.metal.engine import ReferenceEngine
-from mlxhog.metal.host.engine import HostEngine
-from mlxhog.metal.kernel import Launch
 from mlxhog.metal.kernels import conv
 from tests.pairs import each_of
 from tests.tolerances import METAL_CONV_F32, assert_close
@@ -35,19 +33,19 @@ shapes = each_of("shape", SHAPES)
 packed = each_of("packed", [False, True])
 
 
-def sample(shape: tuple[int, ...], packed: bool = False) -> Arrays:
+def sample(shape, packed=False):
     """Inputs; packed, each output sees a random number of positions before its own."""
     B, S, CH, K, P = shape
     rng = np.random.default_rng(0)
-    x: Arrays = dict(conv.sample_conv(rng, B=B, S=S, CH=CH, K=K, P=P))
+    x = dict(conv.sample_conv(rng, B=B, S=S, CH=CH, K=K, P=P))
     return x | {"back": rng.integers(0, K, (B, S), np.int32)} if packed else x
 
 
-def run(engine: Any, x: Arrays) -> tuple[Arrays, list[Launch]]:
+def run(engine, x):
     """x with the outputs of all five kernels, each fed by those before it, and the launches."""
     x, outputs = dict(x), []
 
-    def launch(one: Launch) -> None:
+    def launch(one):
         outputs.append(one)
         x.update(engine.run(one))
 
@@ -60,7 +58,7 @@ def run(engine: Any, x: Arrays) -> tuple[Arrays, list[Launch]]:
     return x, outputs
 
 
-def in_float64(x: Arrays) -> Arrays:
+def in_float64(x):
     inputs = {
         name: torch.tensor(x[name], dtype=torch.float64, requires_grad=True)
         for name in ("x", "w", "bias")
@@ -83,9 +81,7 @@ def in_float64(x: Arrays) -> Arrays:
 
 @shapes
 @packed
-def test_every_kernel_agrees_with_its_reference(
-    shim: HostEngine, shape: tuple[int, ...], packed: bool
-) -> None:
+def test_every_kernel_agrees_with_its_reference(shim, shape, packed):
     expected, launches = run(ReferenceEngine(), sample(shape, packed))
     for launch in launches:
         for name, value in shim.run(launch).items():
@@ -95,9 +91,7 @@ def test_every_kernel_agrees_with_its_reference(
 
 @shapes
 @packed
-def test_the_references_are_the_convolution_in_float64(
-    shape: tuple[int, ...], packed: bool
-) -> None:
+def test_the_references_are_the_convolution_in_float64(shape, packed):
     x = sample(shape, packed)
     engine, _ = run(ReferenceEngine(), x)
     expected = in_float64(x)
@@ -107,9 +101,7 @@ def test_the_references_are_the_convolution_in_float64(
 
 @shapes
 @packed
-def test_the_kernels_are_the_convolution_in_float64(
-    shim: HostEngine, shape: tuple[int, ...], packed: bool
-) -> None:
+def test_the_kernels_are_the_convolution_in_float64(shim, shape, packed):
     x = sample(shape, packed)
     actual, _ = run(shim, x)
     expected = in_float64(x)
@@ -119,14 +111,14 @@ def test_the_kernels_are_the_convolution_in_float64(
 
 @shapes
 @packed
-def test_silu_can_be_left_out(shim: HostEngine, shape: tuple[int, ...], packed: bool) -> None:
+def test_silu_can_be_left_out(shim, shape, packed):
     x = sample(shape, packed)
     launch = conv.conv_forward(x["x"], x["w"], x["bias"], x["back"], silu=False)
     for engine in (shim, ReferenceEngine()):
         assert_close(engine.run(launch)["y"], in_float64(x)["pre"], METAL_CONV_F32)
 
 
-def test_no_output_sees_further_than_the_taps_and_the_first_input(shim: HostEngine) -> None:
+def test_no_output_sees_further_than_the_taps_and_the_first_input(shim):
     x = sample((2, 9, 4, 4, 2))
     expected = shim.run(conv.conv_forward(x["x"], x["w"], x["bias"], x["back"], silu=True))["y"]
     for far in (2**31 - 1, -1):
@@ -135,7 +127,7 @@ def test_no_output_sees_further_than_the_taps_and_the_first_input(shim: HostEngi
         np.testing.assert_array_equal(actual, expected)
 
 
-def test_the_output_is_silu_of_the_recorded_convolution(shim: HostEngine) -> None:
+def test_the_output_is_silu_of_the_recorded_convolution(shim):
     t = load_file(GOLDEN)
     back = np.full(t["x"].shape[:2], 3, np.int32)
     arguments = (t["x"], t["conv.weight"], t["conv.bias"], back)
@@ -144,7 +136,7 @@ def test_the_output_is_silu_of_the_recorded_convolution(shim: HostEngine) -> Non
     assert_close(actual, pre / (1.0 + np.exp(-pre)), METAL_CONV_F32)
 
 
-def test_no_output_depends_on_a_later_position(shim: HostEngine) -> None:
+def test_no_output_depends_on_a_later_position(shim):
     x = sample((1, 12, 3, 4, 0))
     before = shim.run(conv.conv_forward(x["x"], x["w"], x["bias"], x["back"], silu=True))["y"]
     x["x"][:, 7:] += 1.0
@@ -153,14 +145,14 @@ def test_no_output_depends_on_a_later_position(shim: HostEngine) -> None:
     assert (before[:, 7:] != after[:, 7:]).any()
 
 
-def test_gradients_of_weights_have_the_same_bits_in_every_run(shim: HostEngine) -> None:
+def test_gradients_of_weights_have_the_same_bits_in_every_run(shim):
     x = sample((3, 200, 5, 4, 0))
     (first, _), (second, _) = run(shim, x), run(shim, x)
     np.testing.assert_array_equal(first["dw"], second["dw"])
     np.testing.assert_array_equal(first["dbias"], second["dbias"])
 
 
-def test_arrays_that_do_not_belong_together_are_refused_by_name() -> None:
+def test_arrays_that_do_not_belong_together_are_refused_by_name():
     x = sample((1, 4, 3, 2, 0))
     with pytest.raises(ShapeError, match=r"conv_forward: bias has shape \(2,\), .* require \(3,\)"):
         conv.conv_forward(x["x"], x["w"], x["bias"][:2], x["back"], silu=True)

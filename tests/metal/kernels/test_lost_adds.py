@@ -6,15 +6,12 @@ grid that the kernel does not look at.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pytest
 
-from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.kernel import Launch
 from mlxhog.metal.kernels import adds, steps
 from mlxhog.metal.kernels.step_rules import FLAG_FLOATS, momentum_hp, sgd_hp
@@ -38,20 +35,20 @@ class Count:
     times: int = ADDS // N
 
 
-def zeros(n: int = N) -> Array:
+def zeros(n=N):
     return np.zeros(n, np.float32)
 
 
-def ones(n: int = N) -> Array:
+def ones(n=N):
     return np.ones(n, np.float32)
 
 
-def dense_axpy() -> Count:
+def dense_axpy():
     arena = zeros()
     return Count(adds.dense_axpy(arena, ones(), scale=1.0, offset=0), (arena,))
 
 
-def scatter_add_rows() -> Count:
+def scatter_add_rows():
     arena, rows = zeros(), np.arange(8, dtype=np.int32)
     g = ones().reshape(8, 8)
     return Count(adds.scatter_add_rows(arena, rows, g, scale=1.0, offset=0, height=8), (arena,))
@@ -68,9 +65,9 @@ RULES = {
 }
 
 
-def step(name: str, *, rows: bool) -> Count:
+def step(name, *, rows):
     rule, hp = RULES[name]
-    x: dict[str, Any] = {name: zeros() for name in ("arena", *rule.written)}
+    x = {name: zeros() for name in ("arena", *rule.written)}
     x |= {"failures": counter()} if rule.shared else {}
     rates = {"decays": np.zeros(2, np.uint8), "hp": hp, "offset": 0}
     if rows:
@@ -81,19 +78,19 @@ def step(name: str, *, rows: bool) -> Count:
     return Count(launch, (x["arena"], *(x[name] for name in rule.shared if name == "v")))
 
 
-def muon_direction_shared() -> Count:
+def muon_direction_shared():
     m, hp = zeros(), np.array([1, 1, 0, 1, 0, 0, 0, 0], np.float32)  # m = 1 * m + 1 * g
     x = {"m": m, "failures": counter(), "g": ones()}
     return Count(steps.muon_direction(x, hp=hp, offset=0), (m,))
 
 
-def channel_scale_apply() -> Count:
+def channel_scale_apply():
     arena, g = zeros(), ones().reshape(8, 8)
     launch = steps.channel_scale_apply(arena, g, ones(8), axis=0, coef=1.0, offset=0)
     return Count(launch, (arena,))
 
 
-CASES: dict[str, Callable[[], Count]] = {
+CASES = {
     "dense_axpy": dense_axpy,
     "scatter_add_rows": scatter_add_rows,
     "sgd_apply": lambda: step("sgd", rows=False),
@@ -111,7 +108,7 @@ CASES: dict[str, Callable[[], Count]] = {
 }
 
 
-def repeated(launch: Launch, times: int) -> Launch:
+def repeated(launch, times):
     """The launch, `times` over along the last axis of its grid."""
     x, y, _ = launch.grid
     if y > 1:
@@ -121,9 +118,7 @@ def repeated(launch: Launch, times: int) -> Launch:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
-def test_half_a_million_adds_under_chaos_all_arrive(
-    host_engine: Callable[..., HostEngine], name: str
-) -> None:
+def test_half_a_million_adds_under_chaos_all_arrive(host_engine, name):
     count = CASES[name]()
     shim = host_engine("mlx", chaos=11, threads=4)
     launch = repeated(count.launch, count.times)
@@ -134,7 +129,7 @@ def test_half_a_million_adds_under_chaos_all_arrive(
     assert "failures" not in launch.inputs or not launch.inputs["failures"].any()
 
 
-def test_every_kernel_that_writes_shared_memory_is_held_to_it() -> None:
+def test_every_kernel_that_writes_shared_memory_is_held_to_it():
     writers = {
         f"{name} {instance}".rstrip()
         for name, kernel in KERNELS.items()
@@ -145,7 +140,7 @@ def test_every_kernel_that_writes_shared_memory_is_held_to_it() -> None:
     assert writers - {"racy_axpy", own} == set(CASES)
 
 
-def own_steps(seed: int, arena: Array, shim: HostEngine, rule: steps.Rule, hp: Array) -> Any:
+def own_steps(seed, arena, shim, rule, hp):
     """The moments of a worker after some steps on an arena that another worker writes, too."""
     moments = {name: zeros(len(arena)) for name in rule.written}
     rates = {"decays": np.zeros(len(arena) // FLAG_FLOATS, np.uint8), "hp": hp, "offset": 0}
@@ -165,9 +160,7 @@ OWN = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OWN)
-def test_workers_at_once_move_their_own_moments_as_alone_and_lose_no_step(
-    host_engine: Callable[..., HostEngine], name: str
-) -> None:
+def test_workers_at_once_move_their_own_moments_as_alone_and_lose_no_step(host_engine, name):
     rule, hp = RULES[name][0], OWN[name]
     together, apart = zeros(4096), zeros(4096)
     shims = [host_engine("mlx", chaos=seed, threads=2) for seed in range(WORKERS)]

@@ -1,16 +1,12 @@
 """The mLSTM kernels: each agrees with its NumPy reference, and together they are the cell."""
 
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from mlxhog.errors import ShapeError
 from mlxhog.metal.engine import ReferenceEngine
-from mlxhog.metal.host.engine import HostEngine
-from mlxhog.metal.kernel import Kernel, Launch
 from mlxhog.metal.kernels import mlstm
 from mlxhog.metal.kernels.mlstm import (
     backward_launches,
@@ -26,7 +22,6 @@ from tests.tolerances import (
     METAL_CLOSED_F32,
     METAL_GATES_F32,
     METAL_OPEN_F32,
-    Tolerance,
     assert_close,
 )
 
@@ -47,7 +42,7 @@ SHAPES = {
 shapes = each_of("shape", SHAPES.values(), ids=SHAPES)
 
 
-def sample(shape: tuple[int, ...], seed: int = 0) -> Arrays:
+def sample(shape, seed=0):
     B, S, NH, DK, DV, _ = shape
     rng = np.random.default_rng(seed)
     x = sample_cell(rng, B=B, S=S, NH=NH, DK=DK, DV=DV)
@@ -55,12 +50,12 @@ def sample(shape: tuple[int, ...], seed: int = 0) -> Arrays:
     return x
 
 
-def all_launches(x: Arrays, chunk: int) -> Iterator[Launch]:
+def all_launches(x, chunk):
     yield from forward_launches(x, chunk=chunk, eps=EPS)
     yield from backward_launches(x, chunk=chunk, eps=EPS)
 
 
-def run_cell(engine: Any, x: Arrays, chunk: int) -> Arrays:
+def run_cell(engine, x, chunk):
     """x with the outputs of all seven kernels, each fed by those before it."""
     x = dict(x)
     for launch in all_launches(x, chunk):
@@ -68,7 +63,7 @@ def run_cell(engine: Any, x: Arrays, chunk: int) -> Arrays:
     return x
 
 
-def in_float64(x: Arrays) -> Arrays:
+def in_float64(x):
     """Output, state and gradients from the recurrence; gradients through h alone."""
     exact = {name: x[name].astype(np.float64) for name in x}
     sequence, state = (exact[name] for name in "qkvif"), [exact[f"{name}0"] for name in "Cnm"]
@@ -78,7 +73,7 @@ def in_float64(x: Arrays) -> Arrays:
     return {"h": h, **dict(zip("Cnm", last, strict=True)), **gradients}
 
 
-def forget_gradient(x: Arrays, chunk: int) -> Any:
+def forget_gradient(x, chunk):
     """df from db and from the states after the chunks, as `mlstm_backward.h` says."""
     db, f = x["db"].astype(np.float64), x["f"].astype(np.float64)
     at_end = (x["C"] * x["dC"]).sum((-2, -1)) + (x["n"] * x["dn"]).sum(-1)
@@ -90,13 +85,7 @@ def forget_gradient(x: Arrays, chunk: int) -> Any:
     return later.swapaxes(1, 2) / (1.0 + np.exp(f))
 
 
-def assert_is_the_cell(
-    x: Arrays,
-    actual: Arrays,
-    chunk: int,
-    cell: Tolerance = METAL_CELL_F32,
-    gates: Tolerance = METAL_GATES_F32,
-) -> None:
+def assert_is_the_cell(x, actual, chunk, cell=METAL_CELL_F32, gates=METAL_GATES_F32):
     expected = in_float64(x)
     assert_close(actual["h"], expected["h"], cell, label="h")
     for name in "Cnm":
@@ -111,7 +100,7 @@ def assert_is_the_cell(
 
 @pytest.mark.slow
 @shapes
-def test_every_kernel_agrees_with_its_reference(shim: HostEngine, shape: tuple[int, ...]) -> None:
+def test_every_kernel_agrees_with_its_reference(shim, shape):
     x = sample(shape)
     for launch in run_reference(x, all_launches(x, shape[-1])):
         result = shim.run(launch)
@@ -123,12 +112,12 @@ def test_every_kernel_agrees_with_its_reference(shim: HostEngine, shape: tuple[i
 
 
 @shapes
-def test_the_references_are_the_cell_in_float64(shape: tuple[int, ...]) -> None:
+def test_the_references_are_the_cell_in_float64(shape):
     x = without_last_state(sample(shape))
     assert_is_the_cell(x, run_cell(ReferenceEngine(), x, shape[-1]), shape[-1])
 
 
-def without_last_state(x: Arrays) -> Arrays:
+def without_last_state(x):
     """Let the last state have no gradient, as the float64 recurrence takes it to be."""
     return x | {name: np.zeros_like(x[name]) for name in ("dC_last", "dn_last")}
 
@@ -143,15 +132,13 @@ EXTREME = [
 
 
 @each_of(("i", "f", "tolerance"), EXTREME)
-def test_extreme_gates_give_the_same_as_in_float64(
-    shim: HostEngine, i: float, f: float, tolerance: Tolerance
-) -> None:
+def test_extreme_gates_give_the_same_as_in_float64(shim, i, f, tolerance):
     x = without_last_state(sample((1, 11, 2, 6, 5, 4)))
     x["i"], x["f"] = x["i"] + np.float32(i), x["f"] + np.float32(f)
     assert_is_the_cell(x, run_cell(shim, x, 4), 4, cell=tolerance, gates=tolerance)
 
 
-def test_queries_of_zero_give_outputs_and_key_gradients_of_zero(shim: HostEngine) -> None:
+def test_queries_of_zero_give_outputs_and_key_gradients_of_zero(shim):
     x = without_last_state(sample((1, 9, 1, 4, 6, 4)))
     x["q"][...] = 0.0
     result = run_cell(shim, x, 4)
@@ -161,15 +148,13 @@ def test_queries_of_zero_give_outputs_and_key_gradients_of_zero(shim: HostEngine
     assert result["dq"].any()
 
 
-def test_a_gradient_of_the_last_state_reaches_all_that_was_written_into_it(
-    shim: HostEngine,
-) -> None:
+def test_a_gradient_of_the_last_state_reaches_all_that_was_written_into_it(shim):
     shape = (1, 10, 2, 5, 6, 4)
     x = sample(shape)
     x["dh"][...] = 0.0  # only the state counts
     actual = run_cell(shim, x, 4)
 
-    def loss(changed: Arrays) -> float:
+    def loss(changed):
         exact = {name: value.astype(np.float64) for name, value in changed.items()}
         _, (C, n, m), _ = mlstm_numpy.recurrent(
             *(exact[name] for name in "qkvif"),
@@ -201,9 +186,7 @@ LOCKSTEP = [kernel for kernel in mlstm.KERNELS if kernel.lockstep]
 
 @pytest.mark.slow
 @each_of("kernel", LOCKSTEP, ids=lambda kernel: kernel.name)
-def test_any_order_of_threads_gives_the_same_bits(
-    host_engine: Callable[..., HostEngine], consumer: str, kernel: Kernel
-) -> None:
+def test_any_order_of_threads_gives_the_same_bits(host_engine, consumer, kernel):
     x = sample((1, 40, 1, 40, 5, 40))
     launches = run_reference(x, all_launches(x, 40))
     launch = next(launch for launch in launches if launch.kernel is kernel)
@@ -214,13 +197,13 @@ def test_any_order_of_threads_gives_the_same_bits(
             np.testing.assert_array_equal(actual[name], calm[name])
 
 
-def test_a_chunk_that_is_too_long_is_refused_with_the_reason() -> None:
+def test_a_chunk_that_is_too_long_is_refused_with_the_reason():
     gate = np.zeros((1, 100, 1), np.float32)
     with pytest.raises(ShapeError, match="chunks of 65 positions and take 1 to 64"):
         mlstm.mlstm_gates({"i": gate, "f": gate}, chunk=65)
 
 
-def test_arrays_that_do_not_belong_together_are_refused_by_name() -> None:
+def test_arrays_that_do_not_belong_together_are_refused_by_name():
     x = sample((1, 8, 2, 4, 6, 4))
     x["v"] = x["v"][:, :7]
     launches = forward_launches(x, chunk=4, eps=EPS)
@@ -229,7 +212,7 @@ def test_arrays_that_do_not_belong_together_are_refused_by_name() -> None:
         next(launches)
 
 
-def test_states_beyond_32_bits_are_refused() -> None:
+def test_states_beyond_32_bits_are_refused():
     class Huge:
         shape = (64, 64, 64, 512)
 
@@ -237,8 +220,8 @@ def test_states_beyond_32_bits_are_refused() -> None:
         mlstm.mlstm_bwd_states({"q": Huge(), "dh": Huge()}, chunk=1)
 
 
-def test_pairs_of_positions_beyond_32_bits_are_refused() -> None:
-    def huge(*shape: int) -> NDArray[np.float32]:
+def test_pairs_of_positions_beyond_32_bits_are_refused():
+    def huge(*shape):
         return np.broadcast_to(np.float32(0), shape)
 
     B, S, NH = 64, 2**15, 64

@@ -1,7 +1,5 @@
 """What holds for every kernel of the project."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np
@@ -14,13 +12,13 @@ from tools import mlx_text
 
 
 @each_of("name", KERNELS)
-def test_a_kernel_has_the_name_of_its_function(name: str) -> None:
+def test_a_kernel_has_the_name_of_its_function(name):
     assert KERNELS[name].name == name
     assert f" {name}(" in read_source(KERNELS[name].header)
 
 
 @pytest.mark.slow
-def test_the_text_of_every_kernel_is_that_of_mlx_but_for_its_name() -> None:
+def test_the_text_of_every_kernel_is_that_of_mlx_but_for_its_name():
     """MLX's name for a kernel has the types of its arguments."""
     every = mlx_text.entries()
     for (name, each), text in zip(every.items(), mlx_text.texts(list(every)), strict=True):
@@ -32,13 +30,13 @@ PROMISES_BITS = sorted(name for name, kernel in KERNELS.items() if kernel.rtol =
 
 
 @each_of("name", PROMISES_BITS)
-def test_a_kernel_that_promises_bits_forbids_metal_to_fuse_products_and_sums(name: str) -> None:
+def test_a_kernel_that_promises_bits_forbids_metal_to_fuse_products_and_sums(name):
     pragma = "#pragma METAL fp contract(off)\n"
     text = read_source(KERNELS[name].header)
     assert text.index(pragma) < text.index(f" {name}(")
 
 
-def test_a_gpu_that_fuses_all_the_same_is_allowed_a_few_units_in_the_last_place() -> None:
+def test_a_gpu_that_fuses_all_the_same_is_allowed_a_few_units_in_the_last_place():
     kernel, exact = KERNELS["mlstm_out"], KERNELS["sgd_apply"]
     assert exact.allowed(emulated=True) == 0.0
     assert 0 < exact.allowed(emulated=False) <= 1e-6
@@ -52,7 +50,7 @@ STREAMING = (
 
 
 @each_of("name", STREAMING)
-def test_bytes_per_element_are_those_of_a_launch_that_streams_its_arrays(name: str) -> None:
+def test_bytes_per_element_are_those_of_a_launch_that_streams_its_arrays(name):
     kernel, n = KERNELS[name], 1 << 16
     launch = kernel.sample(np.random.default_rng(0), n)
     moved = sum(int(np.prod(shape)) * 4 for shape in launch.outputs.values())

@@ -3,7 +3,6 @@
 The cell that they make up is compared in tests/models/test_slstm_cell.py.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,6 @@ import torch
 
 from mlxhog.errors import ShapeError
 from mlxhog.metal.engine import ReferenceEngine
-from mlxhog.metal.host.engine import HostEngine
-from mlxhog.metal.kernel import Kernel, Launch
 from mlxhog.metal.kernels import slstm
 from mlxhog.metal.kernels.slstm import sample_slstm, slstm_backward, slstm_forward
 from tests.pairs import each_of
@@ -33,7 +30,7 @@ fresh_or_not = each_of("fresh", [True, False], ids=["from zeros", "from a state"
 packed_or_not = each_of("packed", [False, True], ids=["one document", "packed"])
 
 
-def sample(shape: dict[str, int], fresh: bool, packed: bool = False) -> Arrays:
+def sample(shape, fresh, packed=False):
     rng = np.random.default_rng(0)
     x = sample_slstm(rng, **shape, fresh=fresh, packed=packed)
     B, S, NH, DH = shape.values()
@@ -42,15 +39,15 @@ def sample(shape: dict[str, int], fresh: bool, packed: bool = False) -> Arrays:
     return x
 
 
-def forward(x: Arrays) -> Launch:
+def forward(x):
     return slstm_forward(x)
 
 
-def backward(x: Arrays) -> Launch:
+def backward(x):
     return slstm_backward(x)
 
 
-def run(engine: Any, x: Arrays) -> Arrays:
+def run(engine, x):
     """x with the outputs of both kernels, dR and dbias."""
     x = x | engine.run(forward(x))
     x |= engine.run(backward(x))
@@ -61,7 +58,7 @@ def run(engine: Any, x: Arrays) -> Arrays:
     return x
 
 
-def plain_loop(x: Arrays) -> Arrays:
+def plain_loop(x):
     """The cell as in the paper, in float64, with the gradients of torch's autograd."""
     t64 = {name: torch.tensor(x[name], dtype=torch.float64, requires_grad=True) for name in GIVEN}
     G, R, bias, *now = t64.values()
@@ -89,7 +86,7 @@ def plain_loop(x: Arrays) -> Arrays:
     }
 
 
-def assert_is_the_cell(actual: Arrays, expected: Arrays) -> None:
+def assert_is_the_cell(actual, expected):
     for name, value in expected.items():
         assert_close(actual[name], value, METAL_SLSTM_F32, label=name)
 
@@ -97,9 +94,7 @@ def assert_is_the_cell(actual: Arrays, expected: Arrays) -> None:
 @shapes
 @fresh_or_not
 @packed_or_not
-def test_each_kernel_agrees_with_its_reference(
-    shim: HostEngine, shape: dict[str, int], fresh: bool, packed: bool
-) -> None:
+def test_each_kernel_agrees_with_its_reference(shim, shape, fresh, packed):
     x = sample(shape, fresh, packed)
     expected = x | ReferenceEngine().run(forward(x))
     for launch in (forward(expected), backward(expected)):
@@ -112,17 +107,13 @@ def test_each_kernel_agrees_with_its_reference(
 @shapes
 @fresh_or_not
 @packed_or_not
-def test_the_references_are_the_cell_in_float64(
-    shape: dict[str, int], fresh: bool, packed: bool
-) -> None:
+def test_the_references_are_the_cell_in_float64(shape, fresh, packed):
     x = sample(shape, fresh, packed)
     assert_is_the_cell(run(ReferenceEngine(), x), plain_loop(x))
 
 
 @each_of("gates", [(-30.0, 0.0), (15.0, -30.0), (-30.0, -30.0), (15.0, 15.0)])
-def test_extreme_gates_give_the_same_as_in_float64(
-    shim: HostEngine, gates: tuple[float, float]
-) -> None:
+def test_extreme_gates_give_the_same_as_in_float64(shim, gates):
     x = sample(SHAPES["several heads"], fresh=True)
     x["G"][:, :, 0] += np.float32(gates[0])
     x["G"][:, :, 1] += np.float32(gates[1])
@@ -133,8 +124,8 @@ def test_extreme_gates_give_the_same_as_in_float64(
 @each_of("gate", [0, 1], ids=["input gate", "forget gate"])
 @each_of("t", [0, 4])
 def test_a_nan_in_a_gate_reaches_the_same_states_and_gradients_as_in_the_reference(
-    shim: HostEngine, fresh: bool, gate: int, t: int
-) -> None:
+    shim, fresh, gate, t
+):
     x = sample(SHAPES["several heads"], fresh)
     x["G"][1, t, gate, 0, 2] = np.nan
     actual, expected = run(shim, x), run(ReferenceEngine(), x)
@@ -144,9 +135,7 @@ def test_a_nan_in_a_gate_reaches_the_same_states_and_gradients_as_in_the_referen
 
 
 @each_of("kernel", slstm.KERNELS, ids=lambda kernel: kernel.name)
-def test_any_order_of_threads_gives_the_same_bits(
-    host_engine: Callable[..., HostEngine], consumer: str, kernel: Kernel
-) -> None:
+def test_any_order_of_threads_gives_the_same_bits(host_engine, consumer, kernel):
     x = sample(SHAPES["odd width"], fresh=False, packed=True)
     x |= ReferenceEngine().run(forward(x))
     launch = forward(x) if kernel is slstm.FORWARD else backward(x)
@@ -158,14 +147,12 @@ def test_any_order_of_threads_gives_the_same_bits(
 
 
 @each_of(("DH", "instance"), [(1, "64"), (64, "64"), (65, "256"), (192, "256"), (257, "1024")])
-def test_a_group_has_threadgroup_memory_for_the_next_number_of_units(
-    DH: int, instance: str
-) -> None:
+def test_a_group_has_threadgroup_memory_for_the_next_number_of_units(DH, instance):
     x = sample({"B": 1, "S": 1, "NH": 1, "DH": DH}, fresh=True)
     assert forward(x).instance == instance
 
 
-def test_a_head_that_is_too_wide_is_refused_with_the_limit() -> None:
+def test_a_head_that_is_too_wide_is_refused_with_the_limit():
     class Wide:
         shape = (1, 1, 4, 1, 1025)
 
@@ -173,7 +160,7 @@ def test_a_head_that_is_too_wide_is_refused_with_the_limit() -> None:
         slstm_forward({"G": Wide()})
 
 
-def test_arrays_that_do_not_belong_together_are_refused_by_name() -> None:
+def test_arrays_that_do_not_belong_together_are_refused_by_name():
     x = sample(SHAPES["several heads"], fresh=True)
     x["R_T"] = x["R_T"][:1]
     with pytest.raises(ShapeError, match=r"slstm_forward: R_T has shape \(1, 4, 8, 8\)"):

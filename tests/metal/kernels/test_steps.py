@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pytest
 
 from mlxhog.errors import ShapeError
-from mlxhog.metal.engine import Engine
-from mlxhog.metal.host.engine import HostEngine
-from mlxhog.metal.kernel import Launch
 from mlxhog.metal.kernels import steps
 from mlxhog.metal.kernels.step_rules import FLAG_FLOATS, adam_hp, momentum_hp, muon_hp, sgd_hp
 from mlxhog.optim import SGD, AdamW, Momentum, Optimizer, Target
@@ -23,7 +18,7 @@ from tests.pairs import each_of
 
 LR, GRAD_SCALE = 0.05, 0.7
 RACY = 1  # needs no locks; with one worker all write modes give the same bits
-OPTIMIZERS: dict[str, Optimizer] = {
+OPTIMIZERS = {
     "sgd": SGD(weight_decay=0.3),
     "momentum": Momentum(momentum=0.8, weight_decay=0.3),
     "nesterov": Momentum(momentum=0.8, nesterov=True, weight_decay=0.3),
@@ -43,14 +38,14 @@ class Worker:
     m: Array
     v: Array
 
-    def native_step(self, grads: dict[str, Any], step: int) -> None:
+    def native_step(self, grads, step):
         state = {"m": self.m, "v": self.v}
         shared = {name: state.pop(name) for name in self.rule.shared_segments}
         slots = {slot.name: slot for slot in self.slots}
         target = Target(self.flat, slots, None, RACY, state, shared, self.decay)
         self.rule.step(target, grads, lr=LR, step=step, grad_scale=GRAD_SCALE)
 
-    def rates(self, step: int) -> dict[str, Any]:
+    def rates(self, step):
         """The keywords of a kernel's front function."""
         rule, flags = self.rule, np.zeros(-(-len(self.flat) // FLAG_FLOATS), np.uint8)
         for slot in self.slots:
@@ -79,26 +74,26 @@ class Worker:
             )
         return {"decays": flags, "hp": hp, "grad_scale": GRAD_SCALE}
 
-    def dense_step(self, engine: Engine, g: Array, offset: int, step: int) -> None:
+    def dense_step(self, engine, g, offset, step):
         """One launch over a run of parameters."""
         x = {"g": g, **self.state()}
         engine.run(self.rule.metal_rule.dense(x, **self.rates(step), offset=offset))
 
-    def row_step(self, engine: Engine, grad: Rows, slot: Slot, step: int) -> None:
+    def row_step(self, engine, grad, slot, step):
         """One launch over the rows that a gradient touches."""
         more = {**self.rates(step), "offset": slot.offset, "height": slot.shape[0]}
         x = {"rows": grad.index, "g": grad.values, **self.state()}
         engine.run(self.rule.metal_rule.rows(x, **more))
 
-    def state(self) -> dict[str, Any]:
+    def state(self):
         """The arrays that a launch writes in place."""
         moments = {name: getattr(self, name) for name in self.rule.metal_rule.written}
         failures = {"failures": counter()} if self.rule.shared_segments else {}
         return {"arena": self.flat, **moments, **failures}
 
 
-def two_alike(name: str, floats: int, decay: set[str], *slots: Slot) -> tuple[Worker, Worker]:
-    def make() -> Worker:
+def two_alike(name, floats, decay, *slots):
+    def make():
         flat = normal(floats, seed=1)
         zeros = [np.zeros(floats, np.float32) for _ in range(2)]
         return Worker(OPTIMIZERS[name], slots, frozenset(decay), flat, *zeros)
@@ -106,7 +101,7 @@ def two_alike(name: str, floats: int, decay: set[str], *slots: Slot) -> tuple[Wo
     return make(), make()
 
 
-def assert_alike(native: Worker, metal: Worker) -> None:
+def assert_alike(native, metal):
     assert_same_bits(metal.flat, native.flat, label="w")
     assert_same_bits(metal.m, native.m, label="m")
     assert_same_bits(metal.v, native.v, label="v")
@@ -115,9 +110,7 @@ def assert_alike(native: Worker, metal: Worker) -> None:
 @pytest.mark.slow
 @each_of("n", SIZES[1:])
 @each_of("name", OPTIMIZERS)
-def test_dense_steps_have_the_bits_of_the_native_optimizer(
-    engine: Engine, name: str, n: int
-) -> None:
+def test_dense_steps_have_the_bits_of_the_native_optimizer(engine, name, n):
     for offset in (0, 5, 64) if n < 1_000_000 else (5,):
         slot = Slot("p", (n,), offset)
         native, metal = two_alike(name, offset + n + 40, {"p"}, slot)
@@ -129,9 +122,7 @@ def test_dense_steps_have_the_bits_of_the_native_optimizer(
 
 
 @each_of("name", OPTIMIZERS)
-def test_numbers_that_are_not_normal_move_as_in_the_native_optimizer(
-    engine: Engine, name: str
-) -> None:
+def test_numbers_that_are_not_normal_move_as_in_the_native_optimizer(engine, name):
     slot = Slot("p", (300,), 0)
     native, metal = two_alike(name, 300, {"p"}, slot)
     native.flat[:] = metal.flat[:] = odd(300, seed=7)
@@ -143,9 +134,7 @@ def test_numbers_that_are_not_normal_move_as_in_the_native_optimizer(
 
 
 @each_of("name", OPTIMIZERS)
-def test_one_launch_over_a_run_decays_only_the_parameters_that_decay(
-    engine: Engine, name: str
-) -> None:
+def test_one_launch_over_a_run_decays_only_the_parameters_that_decay(engine, name):
     slots = Slot("a", (33,), 32), Slot("b", (32,), 96), Slot("c", (7,), 128), Slot("d", (40,), 160)
     native, metal = two_alike(name, 256, {"a", "c"}, *slots)
     run = np.zeros(200 - 32, np.float32)
@@ -166,9 +155,7 @@ def test_one_launch_over_a_run_decays_only_the_parameters_that_decay(
 
 @each_of(("n_rows", "d"), [(0, 8), (1, 1), (1, 257), (2, 5), (9, 64), (40, 8), (40, 257)])
 @each_of("name", OPTIMIZERS)
-def test_row_steps_have_the_bits_of_the_native_optimizer(
-    engine: Engine, name: str, n_rows: int, d: int
-) -> None:
+def test_row_steps_have_the_bits_of_the_native_optimizer(engine, name, n_rows, d):
     slot = Slot("embedding", (41, d), 32, "rows", row_word0=0)
     native, metal = two_alike(name, 32 + slot.size + 9, {"embedding"}, slot)
     rng = np.random.default_rng((n_rows, d))
@@ -180,9 +167,9 @@ def test_row_steps_have_the_bits_of_the_native_optimizer(
         assert_alike(native, metal)
 
 
-def test_rows_that_python_cannot_see_are_left_out_and_reported(engine: Engine) -> None:
+def test_rows_that_python_cannot_see_are_left_out_and_reported(engine):
     flat, g = normal(12 + 8), np.ones((3, 4), np.float32)
-    rates: dict[str, Any] = {
+    rates = {
         "decays": np.zeros(1, np.uint8),
         "hp": sgd_hp(lr=1.0, weight_decay=0.0),
     }
@@ -195,7 +182,7 @@ def test_rows_that_python_cannot_see_are_left_out_and_reported(engine: Engine) -
     assert_same_bits(flat, before)
 
 
-def test_an_empty_run_changes_nothing(engine: Engine) -> None:
+def test_an_empty_run_changes_nothing(engine):
     flat, nothing = normal(64), np.zeros(0, np.float32)
     before = flat.copy()
     x = {"arena": flat, "g": nothing, "m": flat.copy(), "v": flat.copy()}
@@ -206,9 +193,7 @@ def test_an_empty_run_changes_nothing(engine: Engine) -> None:
 
 @each_of("axis", [0, 1, None])
 @each_of("shape", [(1, 1), (3, 5), (5, 3), (64, 64), (257, 16)])
-def test_apollo_scales_rows_columns_or_all(
-    engine: Engine, shape: tuple[int, int], axis: int | None
-) -> None:
+def test_apollo_scales_rows_columns_or_all(engine, shape, axis):
     n = shape[0] * shape[1]
     g, arena = normal(n).reshape(shape), normal(n + 20, seed=3)
     s = np.square(normal(1 if axis is None else shape[axis], seed=4))
@@ -221,9 +206,7 @@ def test_apollo_scales_rows_columns_or_all(
     assert_same_bits(arena, expected)
 
 
-def test_an_element_of_the_shared_moment_that_never_settles_is_counted(
-    host_engine: Callable[..., HostEngine],
-) -> None:
+def test_an_element_of_the_shared_moment_that_never_settles_is_counted(host_engine):
     flat, m, v = (np.zeros(8, np.float32) for _ in range(3))
     # beta = 1 and 1 - beta = 1 make m and v count; the other rates leave w alone.
     hp = np.array([0, 0, 1, 1, 1, 1, 0, 1], np.float32)
@@ -238,9 +221,7 @@ def test_an_element_of_the_shared_moment_that_never_settles_is_counted(
     assert m.sum() + v.sum() + float(failures[0]) == 2 * 8 * 200
 
 
-def test_a_recorded_step_is_the_same_step_and_is_kept_beside_the_one_before(
-    engine: Engine,
-) -> None:
+def test_a_recorded_step_is_the_same_step_and_is_kept_beside_the_one_before(engine):
     for plain, recorded in (
         (steps.SGD, steps.SGD_RECORDED),
         (steps.ADAM_SHARED, steps.ADAM_SHARED_RECORDED),
@@ -268,9 +249,9 @@ def test_a_recorded_step_is_the_same_step_and_is_kept_beside_the_one_before(
             assert_same_bits(record[name][outside], before[name][outside])
 
 
-def test_a_shared_mean_moves_as_a_private_one(engine: Engine) -> None:
+def test_a_shared_mean_moves_as_a_private_one(engine):
     m, g = normal(50, seed=1), normal(32, seed=2)
-    rates: dict[str, Any] = {"hp": muon_hp(beta1=0.9, nesterov=0.2), "grad_scale": GRAD_SCALE}
+    rates = {"hp": muon_hp(beta1=0.9, nesterov=0.2), "grad_scale": GRAD_SCALE}
     means, directions = [m.copy(), m.copy()], []
     for mean, failures in zip(means, ({}, {"failures": counter()}), strict=True):
         launch = steps.muon_direction({"g": g, "m": mean, **failures}, **rates, offset=9)
@@ -285,22 +266,22 @@ def test_a_shared_mean_moves_as_a_private_one(engine: Engine) -> None:
 
 FLAT, G8, M8 = np.zeros(64, np.float32), np.ones(8, np.float32), np.zeros(8, np.float32)
 M64, V64 = np.zeros(64, np.float32), np.zeros(64, np.float32)
-RATES: dict[str, Any] = {"decays": np.zeros(2, np.uint8), "hp": np.zeros(8, np.float32)}
-FEW: dict[str, Any] = {**RATES, "decays": np.zeros(1, np.uint8)}
+RATES = {"decays": np.zeros(2, np.uint8), "hp": np.zeros(8, np.float32)}
+FEW = {**RATES, "decays": np.zeros(1, np.uint8)}
 SGD8 = {"arena": FLAT, "g": G8}
 G2 = np.ones((2, 4), np.float32)
 
 
-def index(*rows: int) -> Array:
+def index(*rows):
     return np.array(rows, np.int32)
 
 
-def rows_of(rows: Array, m: Array = M64, **rates: Any) -> Launch:
+def rows_of(rows, m=M64, **rates):
     x = {"arena": FLAT, "rows": rows, "g": G2, "m": m}
     return steps.MOMENTUM.rows(x, **rates, offset=32, height=4)
 
 
-BAD: dict[str, tuple[Callable[[], Any], str]] = {
+BAD = {
     "negative offset": (lambda: steps.SGD.dense(SGD8, **RATES, offset=-4), "-4 to 4"),
     "past the end": (lambda: steps.SGD.dense(SGD8, **RATES, offset=60), "60 to 68"),
     "few flags": (
@@ -346,14 +327,14 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
 
 
 @each_of("case", BAD)
-def test_arrays_that_do_not_fit_each_other_are_refused(case: str) -> None:
+def test_arrays_that_do_not_fit_each_other_are_refused(case):
     make, message = BAD[case]
     with pytest.raises(ShapeError, match=message):
         make()
 
 
 @each_of("name", ["arena", "g", "m", "v", "decays", "hp"])
-def test_another_dtype_is_refused_and_nothing_written(shim: HostEngine, name: str) -> None:
+def test_another_dtype_is_refused_and_nothing_written(shim, name):
     arena = normal(64)
     before = arena.copy()
     x = {"arena": arena, "g": G8, "m": M64, "v": V64}
@@ -365,9 +346,7 @@ def test_another_dtype_is_refused_and_nothing_written(shim: HostEngine, name: st
 
 
 @each_of("other", ["arena", "v", "g"])
-def test_an_array_that_a_kernel_writes_is_no_other_argument_too(
-    shim: HostEngine, other: str
-) -> None:
+def test_an_array_that_a_kernel_writes_is_no_other_argument_too(shim, other):
     x = {name: normal(64) for name in ("arena", "m", "v", "g")}
     before = {name: array.copy() for name, array in x.items()}
     launch = steps.ADAM.dense(x, **RATES, offset=0)

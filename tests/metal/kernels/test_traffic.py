@@ -1,21 +1,16 @@
 """The bytes that a kernel says it moves are those that its source touches."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from mlxhog.arena import Arena, plan
-from mlxhog.metal.kernel import HostArrays, Launch
+from mlxhog.metal.kernel import HostArrays
 from mlxhog.models.spec import ParamSpec
-from mlxhog.optim import AdamW, Momentum, Optimizer, Target
+from mlxhog.optim import AdamW, Momentum, Target
 from mlxhog.optim.metal_steps import MetalSteps
 from mlxhog.optim.updates import WRITE_MODES
 from tests.metal.host import probes
@@ -29,13 +24,13 @@ MEMORY_BOUND = traffic.memory_bound()
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _compiled(shim_cache: Path) -> None:
+def _compiled(shim_cache):
     traffic.compile_all([(one.kernel, one.instance) for one in MEMORY_BOUND.values()])
 
 
 @pytest.mark.slow
 @each_of("name", MEMORY_BOUND)
-def test_a_kernel_moves_as_many_bytes_as_it_says(name: str) -> None:
+def test_a_kernel_moves_as_many_bytes_as_it_says(name):
     """And besides only what does not grow with its elements: rates, row numbers, factors."""
     launch = MEMORY_BOUND[name]
     result = traffic.of(launch)
@@ -49,7 +44,7 @@ def test_a_kernel_moves_as_many_bytes_as_it_says(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_count_sees_reads_writes_and_atomic_adds() -> None:
+def test_the_count_sees_reads_writes_and_atomic_adds():
     result = traffic.of(MEMORY_BOUND["dense_axpy"])
     assert result["g"] == traffic.Traffic(4 * N, 0, 4 * N, 0, N // 32, N // 32)
     # An add of floats loads, then compares and exchanges.
@@ -66,15 +61,15 @@ class Counted(HostArrays):
 
     name, emulated = "counted", True
 
-    def __init__(self) -> None:
-        self.moved: Counter[str] = Counter()
-        self.launched: list[str] = []
+    def __init__(self):
+        self.moved = Counter()
+        self.launched = []
 
-    def host(self, array: Any) -> Any:
+    def host(self, array):
         self.moved["copies"] += 2 * array.nbytes  # read there, written here
         return array
 
-    def run(self, launch: Launch) -> dict[str, Any]:
+    def run(self, launch):
         self.launched.append(launch.kernel.name)
         for name, counted in traffic.of(launch).items():
             self.moved[name] += counted.read + counted.written
@@ -93,9 +88,7 @@ MOST_BYTES = 28.1
         (Momentum(), "momentum_apply", {"arena": 8, "m": 8, "g": 4}),
     ],
 )
-def test_a_step_moves_each_moment_once_in_and_once_out(
-    optimizer: Optimizer, kernel: str, each: dict[str, int]
-) -> None:
+def test_a_step_moves_each_moment_once_in_and_once_out(optimizer, kernel, each):
     layout = plan(
         {"w": ParamSpec("w", (N,), "zeros")},
         max_workers=1,
@@ -123,7 +116,7 @@ def test_a_step_moves_each_moment_once_in_and_once_out(
 
 @pytest.mark.slow
 @each_of(("stride", "lines"), [(0, 1), (1, 1), (2, 2), (3, 3), (32, 32), (33, 32)])
-def test_an_access_of_a_simdgroup_touches_the_lines_of_its_threads(stride: int, lines: int) -> None:
+def test_an_access_of_a_simdgroup_touches_the_lines_of_its_threads(stride, lines):
     x = np.zeros(64 * max(1, stride), np.float32)
     result = traffic.of(probes.on(probes.STRIDED, x, n=64, stride=stride))
     # Two simdgroups read twice, before and after they meet, and write once.
@@ -135,7 +128,7 @@ def test_an_access_of_a_simdgroup_touches_the_lines_of_its_threads(stride: int, 
 
 
 @pytest.mark.slow
-def test_no_count_of_a_kernel_is_above_its_record() -> None:
+def test_no_count_of_a_kernel_is_above_its_record():
     """A kernel that touches less is recorded again: python -m tests.metal.kernels.traffic."""
     record = json.loads(traffic.RECORD.read_text())
     counted = traffic.counts()
@@ -147,7 +140,7 @@ def test_no_count_of_a_kernel_is_above_its_record() -> None:
             assert count <= 1.05 * recorded.get(what, 0.0), f"{name} {what}"
 
 
-def flat(numbers: traffic.Counts) -> Iterator[tuple[str, float]]:
+def flat(numbers):
     """Counts, those of each argument among them, by name."""
     for name, count in numbers.items():
         if isinstance(count, dict):

@@ -12,7 +12,6 @@ import ctypes
 import json
 import os
 import subprocess
-from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +20,6 @@ import numpy as np
 
 from mlxhog.metal.host import build, translate
 from mlxhog.metal.host.engine import buffers, call
-from mlxhog.metal.kernel import Kernel, Launch
 from mlxhog.metal.kernels import mlstm, slstm
 from mlxhog.metal.registry import instances
 from tests import kept
@@ -55,7 +53,7 @@ class Traffic:
     lines: int = 0
 
 
-def of(launch: Launch) -> dict[str, Traffic]:
+def of(launch):
     """Run a launch and return the traffic of every array argument by name.
 
     Args:
@@ -100,7 +98,7 @@ def of(launch: Launch) -> dict[str, Traffic]:
     return result | {THREADGROUP: Traffic(0, counts.traffic_group_bytes(), *accesses)}
 
 
-def cell_launches() -> Iterator[Launch]:
+def cell_launches():
     """Yield a launch of every kernel of the cells, of one head."""
     rng = np.random.default_rng(0)
     x = mlstm.sample_cell(rng, B=1, S=POSITIONS, NH=1, DK=DK, DV=DV)
@@ -115,7 +113,7 @@ def cell_launches() -> Iterator[Launch]:
     yield slstm.slstm_backward(x)
 
 
-def memory_bound() -> dict[str, Launch]:
+def memory_bound():
     """Return a launch of every other kernel, in each instance, by its name."""
     return {
         f"{kernel.name}-{instance}".rstrip("-"): replace(
@@ -126,7 +124,7 @@ def memory_bound() -> dict[str, Launch]:
     }
 
 
-def dense(launch: Launch) -> Launch:
+def dense(launch):
     """The launch without the zeros and repeated rows that samples have, which would move less."""
     inputs = dict(launch.inputs)
     if "rows" in inputs:
@@ -138,7 +136,7 @@ def dense(launch: Launch) -> Launch:
     return replace(launch, inputs=inputs)
 
 
-def elements(launch: Launch) -> int:
+def elements(launch):
     """What `bytes_per_element` counts: the floats or blocks that come in."""
     names = ("g", "x", "dpre", "part", "blocks")
     counted = next(name for name in names if name in launch.inputs)
@@ -153,7 +151,7 @@ are of threadgroup memory. `accesses` are a simdgroup's, not bytes; `lines` are 
 them touches on average, by argument. A threadgroup has `group_bytes`."""
 
 
-def counts() -> dict[str, Counts]:
+def counts():
     """Count every kernel of the registry, by its name and instance."""
     launches = {one.kernel.name: (one, one.inputs["S"]) for one in cell_launches()}
     launches |= {name: (one, elements(one)) for name, one in memory_bound().items()}
@@ -162,7 +160,7 @@ def counts() -> dict[str, Counts]:
     return {name: _counts(of(one), n) for name, (one, n) in launches.items()}
 
 
-def _counts(counted: dict[str, Traffic], n: int) -> Counts:
+def _counts(counted, n):
     group = counted.pop(THREADGROUP)
     each = counted.values()
     sums = {
@@ -175,11 +173,11 @@ def _counts(counted: dict[str, Traffic], n: int) -> Counts:
         "group_stored": group.stored,
     }
     lines = {name: round(t.lines / t.accesses, 3) for name, t in counted.items() if t.accesses}
-    per_unit: Counts = {name: round(total / n, 3) for name, total in sums.items()}
+    per_unit = {name: round(total / n, 3) for name, total in sums.items()}
     return per_unit | {"group_bytes": group.written, "lines": lines}
 
 
-def compile_all(kernels: Iterable[tuple[Kernel, str]]) -> None:
+def compile_all(kernels):
     """Compile kernels in their instances, with a compiler on every core."""
     first, *others = (_program(kernel, instance) for kernel, instance in kernels)
     _library(*first)  # with the headers and the runtime, which all share
@@ -187,22 +185,22 @@ def compile_all(kernels: Iterable[tuple[Kernel, str]]) -> None:
         list(pool.map(lambda one: _library(*one), others))
 
 
-def _program(kernel: Kernel, instance: str) -> tuple[str, str]:
+def _program(kernel, instance):
     return translate.program(kernel, instance), kernel.entry(instance)
 
 
-def _library(text: str, name: str) -> Path:
+def _library(text, name):
     """A kernel with accesses that report themselves, and the rest without."""
     watched = ("poison_once", "run", "wait_for_group", "wait_for_simdgroup", "show")
     reports = ("-fsanitize=thread", "-O1", *(f"-D{name}=watched_{name}" for name in watched))
     usual = [build._version("g++"), *build._flags("g++"), build._shim_text()]
     runtime = sorted((build.HOST / "runtime").glob("*.cpp"))
 
-    def kernel(result: Path) -> None:
+    def kernel(result):
         parsed = build._prelude(kept.folder("shim"), "g++", (*build._flags("g++"), *reports))
         _compile(*reports, *parsed, "-c", "-x", "c++", "-", "-o", result, text=text)
 
-    def rest(result: Path) -> None:
+    def rest(result):
         _compile(*runtime, HERE / "traffic.cpp", "-I", build.HOST / "runtime", "-o", result)
 
     parts = (
@@ -212,7 +210,7 @@ def _library(text: str, name: str) -> Path:
     return kept.made(f"{name}.so", lambda result: _compile(*parts, "-o", result), *map(str, parts))
 
 
-def _compile(*arguments: str | Path, text: str = "") -> None:
+def _compile(*arguments, text=""):
     command = ["g++", *build._flags("g++"), *map(str, arguments)]
     subprocess.run(command, input=text, text=True, check=True)
 

@@ -1,19 +1,14 @@
 """Small models whose gradients are sampled in the test's own process."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlxhog.arena.child import Lane
 from mlxhog.config.sources import of_keywords
 from mlxhog.theory.analysis import AnalyzeConfig
 from mlxhog.theory.analysis.analyze import plan_of, subject_of
-from mlxhog.theory.analysis.sampling import GradientSample, Subject, Ticket, sample
+from mlxhog.theory.analysis.sampling import sample
 from mlxhog.theory.target import find_target
 from tests.training.small import small_config
 
@@ -23,13 +18,7 @@ model: {dim: 16, position: learned, max_length: 48, layers: [%s]}
 """
 
 
-def subject(
-    tmp_path: Path,
-    *,
-    architecture: str | None = None,
-    backend: str = "mlx:cpu",
-    **options: object,
-) -> Subject:
+def subject(tmp_path, *, architecture=None, backend="mlx:cpu", **options):
     """Gradients of a small model on a text of five words, at its initial values."""
     config = small_config(tmp_path)
     spec = config.model
@@ -42,12 +31,12 @@ def subject(
     return subject_of(target, plan_of(target, AnalyzeConfig(backend=backend)))
 
 
-def sampled(small: Subject, tickets: list[Ticket], lane: Lane | None = None) -> GradientSample:
+def sampled(small, tickets, lane=None):
     """Sample in this process."""
     return sample(Lane(None, 0) if lane is None else lane, small, tickets)
 
 
-def touched(sampling: GradientSample, small: Subject, block: str) -> NDArray[np.bool_]:
+def touched(sampling, small, block):
     """Which elements of a block each update touches, (gradients, elements)."""
     number = [one.name for one in small.blocks].index(block)
     count = small.blocks[number].parameters
@@ -55,14 +44,14 @@ def touched(sampling: GradientSample, small: Subject, block: str) -> NDArray[np.
     return bits.astype(bool)
 
 
-def touched_rows(sampling: GradientSample, small: Subject, block: str) -> NDArray[np.bool_]:
+def touched_rows(sampling, small, block):
     """Which rows of a block of one matrix, (gradients, rows)."""
     (slot,) = next(one.slots for one in small.blocks if one.name == block)
     elements = touched(sampling, small, block)
     return elements.reshape(len(elements), slot.shape[0], -1).any(axis=2)
 
 
-def flat(small: Subject, block: str, grads: Mapping[str, Any]) -> NDArray[np.float32]:
+def flat(small, block, grads):
     """A block's gradient as one vector, in the order of its elements."""
     (one,) = [each for each in small.blocks if each.name == block]
     parts = []

@@ -1,15 +1,11 @@
 """Advice follows from the numbers: each recommendation turns where its number does."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
 
 from mlxhog.arena import Slot
 from mlxhog.config.config import TrainConfig
-from mlxhog.theory.analysis.advice import Advice, Evidence, Lag, advise
+from mlxhog.theory.analysis.advice import Evidence, Lag, advise
 from mlxhog.theory.analysis.analyze import bounds_of, facts
 from mlxhog.theory.analysis.conflicts import BlockConflicts, RowConflicts
 from mlxhog.theory.analysis.sampling import Block, StaleGradient
@@ -21,7 +17,7 @@ from tests.theory.bitmaps import of_lists
 N, SAMPLES, UPDATES = 4000, 60, 1000
 
 
-def block(name: str, supports: Sequence[Sequence[int]], *, rows: bool = False) -> BlockConflicts:
+def block(name, supports, *, rows=False):
     slot = Slot(name=name, shape=(N,), offset=0, size=N, kind="dense", init="zeros")
     return BlockConflicts.of(Block(name, None, (slot,), row_sparse=rows), of_lists(supports, N))
 
@@ -45,7 +41,7 @@ ROWS = RowConflicts(
 )
 
 
-def seen(lost: float) -> ObservedStaleness:
+def seen(lost):
     return ObservedStaleness(
         source="probe",
         workers=2,
@@ -57,21 +53,24 @@ def seen(lost: float) -> ObservedStaleness:
     )
 
 
+LAG = Lag(mean=1.0, largest=2.0, seen=True)
+
+
 def advice(
-    blocks: tuple[BlockConflicts, ...] = (DENSE,),
+    blocks=(DENSE,),
     *,
-    write: str = "lossless",
-    trained: bool = False,
-    cosine: float = 0.95,
-    smoothness: float = 10.0,
-    lag: Lag = Lag(mean=1.0, largest=2.0, seen=True),  # noqa: B008
-    blocks_option: str = "all",
-    **options: object,
-) -> dict[str, Advice]:
+    write="lossless",
+    trained=False,
+    cosine=0.95,
+    smoothness=10.0,
+    lag=LAG,
+    blocks_option="all",
+    **options,
+):
     chosen = {"strategy": "hogwild", "optimizer": "adamw", "lr": 1e-3, **options}
     if blocks_option != "all":
         chosen["blocks"] = blocks_option
-    config = TrainConfig(**chosen)  # type: ignore[arg-type]
+    config = TrainConfig(**chosen)
     bounds = bounds_of(
         blocks,
         updates=UPDATES,
@@ -97,7 +96,7 @@ def advice(
     return {one.topic: one for one in topics}
 
 
-def test_dense_updates_are_to_be_added_losslessly_and_the_lost_share_is_said() -> None:
+def test_dense_updates_are_to_be_added_losslessly_and_the_lost_share_is_said():
     write = advice()["write"]
     assert "losslessly" in write.recommend
     assert "0.12 of all increments were lost in the probe" in write.because
@@ -105,7 +104,7 @@ def test_dense_updates_are_to_be_added_losslessly_and_the_lost_share_is_said() -
     assert advice(write="racy")["write"].flags == "--write lossless"
 
 
-def test_sparse_updates_may_be_added_racily_but_no_theorem_is_claimed_for_that() -> None:
+def test_sparse_updates_may_be_added_racily_but_no_theorem_is_claimed_for_that():
     write = advice((SPARSE,))["write"]
     assert write.flags == "--write racy"
     assert "the theorems assume lossless ones" in write.recommend
@@ -130,33 +129,31 @@ def test_sparse_updates_may_be_added_racily_but_no_theorem_is_claimed_for_that()
         {"optimizer": "muon", "blocks_option": "disjoint"},
     ],
 )
-def test_every_flag_that_is_advised_goes_with_the_options_there_are(
-    blocks: tuple[BlockConflicts, ...], chosen: dict[str, object]
-) -> None:
+def test_every_flag_that_is_advised_goes_with_the_options_there_are(blocks, chosen):
     options = {("blocks" if name == "blocks_option" else name): v for name, v in chosen.items()}
     write = "racy" if chosen.get("write") == "racy" else "lossless"
     settings = {name: value for name, value in chosen.items() if name != "write"}
-    topics = advice(blocks, write=write, cosine=0.2, **settings)  # type: ignore[arg-type]
+    topics = advice(blocks, write=write, cosine=0.2, **settings)
     for one in topics.values():
         words = one.flags.replace("--", "").replace("-", "_").split()
         added = dict(zip(words[::2], words[1::2], strict=True))
-        TrainConfig(**options | added)  # type: ignore[arg-type]
+        TrainConfig(**options | added)
         shared = one.topic == "moments" and "shared" in one.recommend
         assert not shared or added or chosen["moments"] == "shared"
 
 
-def test_sparsity_that_allows_no_lag_justifies_no_second_worker() -> None:
+def test_sparsity_that_allows_no_lag_justifies_no_second_worker():
     workers = advice((SPARSE, DENSE))["workers"]
     assert "sparsity does not justify a second worker" in workers.because
     assert "allows a lag of 0.501 in dense" in workers.because
     assert workers.flags == ""
 
 
-def test_updates_that_never_meet_allow_as_many_workers_as_there_are_cores() -> None:
+def test_updates_that_never_meet_allow_as_many_workers_as_there_are_cores():
     assert advice((SPARSE,))["workers"].flags == "--workers 8"
 
 
-def test_a_step_of_sgd_beyond_the_rule_is_to_be_lowered_and_one_below_it_kept() -> None:
+def test_a_step_of_sgd_beyond_the_rule_is_to_be_lowered_and_one_below_it_kept():
     # 1 / (L sqrt(tau_max tau_C)) = 1 / (10 sqrt(2 * 1)) = 0.0707
     above = advice(optimizer="sgd", lr=0.5)["step size"]
     assert above.flags == "--lr 0.071"
@@ -169,7 +166,7 @@ def test_a_step_of_sgd_beyond_the_rule_is_to_be_lowered_and_one_below_it_kept() 
     assert adam.flags == ""
 
 
-def test_reads_are_predicted_where_steps_come_late() -> None:
+def test_reads_are_predicted_where_steps_come_late():
     assert advice(predict="none")["predicted reads"].flags == "--predict own"
     assert advice(predict="own")["predicted reads"].flags == ""
     assert "predicted reads" not in advice(lag=Lag(mean=0.0, largest=0.0, seen=True))
@@ -186,8 +183,8 @@ def test_reads_are_predicted_where_steps_come_late() -> None:
     ],
 )
 def test_private_and_shared_moments_are_explained_with_what_each_costs(
-    optimizer: str, moments: str, recommend: str, flags: str
-) -> None:
+    optimizer, moments, recommend, flags
+):
     one = advice(optimizer=optimizer, moments=moments)["moments"]
     assert (one.recommend, one.flags) == (recommend, flags)
     assert "private ones cost memory for each worker, and see its gradients alone" in one.because
@@ -196,7 +193,7 @@ def test_private_and_shared_moments_are_explained_with_what_each_costs(
     assert (unmeasured in one.because) == (optimizer == "adamw")
 
 
-def test_moments_are_no_topic_where_they_cannot_be_chosen_or_nothing_is_late() -> None:
+def test_moments_are_no_topic_where_they_cannot_be_chosen_or_nothing_is_late():
     assert "moments" not in advice(optimizer="sgd")
     assert "moments" not in advice(strategy="sync")
     assert "moments" not in advice(sparsify="topk:0.01")
@@ -204,19 +201,17 @@ def test_moments_are_no_topic_where_they_cannot_be_chosen_or_nothing_is_late() -
 
 
 @each_of(("cosine", "flags"), [(0.95, ""), (0.7, "--async-after 0.05"), (0.2, "--async-after 0.1")])
-def test_the_faster_gradients_age_the_longer_training_begins_in_sync(
-    cosine: float, flags: str
-) -> None:
+def test_the_faster_gradients_age_the_longer_training_begins_in_sync(cosine, flags):
     assert advice(cosine=cosine)["synchronous start"].flags == flags
 
 
-def test_a_model_that_is_trained_already_has_no_start_to_be_synchronous() -> None:
+def test_a_model_that_is_trained_already_has_no_start_to_be_synchronous():
     topics = advice(cosine=0.2, trained=True)
     assert "synchronous start" not in topics
     assert "fewer workers" in topics["freshness"].recommend
 
 
-def test_only_an_embedding_of_its_own_has_sparse_rows() -> None:
+def test_only_an_embedding_of_its_own_has_sparse_rows():
     tied = advice()["embedding"]
     assert "tied" in tied.because
     own = advice((DENSE, block("embedding", [[k] for k in range(SAMPLES)], rows=True)))
@@ -224,7 +219,7 @@ def test_only_an_embedding_of_its_own_has_sparse_rows() -> None:
     assert "' ' 75%" in own["embedding"].because
 
 
-def test_disjoint_blocks_are_offered_to_dense_models_alone() -> None:
+def test_disjoint_blocks_are_offered_to_dense_models_alone():
     assert advice()["disjoint blocks"].flags == "--blocks disjoint"
     assert "disjoint blocks" not in advice((SPARSE,))
     chosen = advice(blocks_option="disjoint")["disjoint blocks"]
@@ -232,14 +227,14 @@ def test_disjoint_blocks_are_offered_to_dense_models_alone() -> None:
     assert "no two workers write the same block at once" in chosen.because
 
 
-def test_a_sparsified_run_is_told_whether_it_is_sparse_enough() -> None:
+def test_a_sparsified_run_is_told_whether_it_is_sparse_enough():
     assert "buys no sparsity" in advice(sparsify="topk:0.01")["sparsified steps"].recommend
     lag = Lag(mean=1.0, largest=1.0, seen=True)
     enough = advice((SPARSE,), sparsify="topk:0.01", lag=lag)["sparsified steps"]
     assert "sparse enough" in enough.recommend
 
 
-def test_random_supports_of_the_advised_share_meet_as_seldom_as_it_says() -> None:
+def test_random_supports_of_the_advised_share_meet_as_seldom_as_it_says():
     sparsified = advice()["sparsified steps"]
     share = float(sparsified.recommend.split("at most ")[1].split("%")[0]) / 100
     rng = np.random.default_rng(0)

@@ -1,9 +1,6 @@
 """The blocks of a model, and rows of the embedding under real batches, counted by hand."""
 
-from __future__ import annotations
-
 from itertools import combinations, pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +13,6 @@ from mlxhog.models import families
 from mlxhog.models.registry import architectures, load_architecture
 from mlxhog.theory.analysis.conflicts import (
     HOTTEST,
-    RowConflicts,
     count_embedding,
     token_name,
 )
@@ -48,9 +44,7 @@ def test_blocks_are_the_embedding_the_layers_the_last_norm_and_the_head():
 
 
 @pytest.mark.parametrize("architecture", ["tiny", "7to1-tiny"])
-def test_parts_of_a_layer_divide_it_into_projections_gates_and_feed_forward(
-    architecture: str,
-) -> None:
+def test_parts_of_a_layer_divide_it_into_projections_gates_and_feed_forward(architecture):
     model = load_architecture(architecture)
     slots = arena.plan(families.param_spec(model), max_workers=1, n_tickets=8).slots
     parts = blocks_of(model, slots, parts=True)
@@ -71,17 +65,17 @@ def test_parts_of_a_layer_divide_it_into_projections_gates_and_feed_forward(
 
 
 @pytest.fixture
-def batches(tmp_path: Path) -> Batches:
+def batches(tmp_path):
     data = prepare.prepare(small_config(tmp_path).data)
     return Batches.open(data.train, seq_len=4, batch_size=1, seed=0)
 
 
-def counted(batches: Batches, numbers: range) -> RowConflicts:
+def counted(batches, numbers):
     tickets = [(0, k) for k in numbers]
     return count_embedding(batches, tickets, 320, ByteTokenizer(), lambda step: None)
 
 
-def test_every_number_is_that_of_a_count_by_hand(batches: Batches) -> None:
+def test_every_number_is_that_of_a_count_by_hand(batches):
     rows = counted(batches, range(60))
     edges = [set(batches.at(0, k).x.reshape(-1).tolist()) for k in range(60)]
     touches = {token: sum(token in edge for edge in edges) for token in set().union(*edges)}
@@ -105,7 +99,7 @@ def test_every_number_is_that_of_a_count_by_hand(batches: Batches) -> None:
     assert 0 < rows.without_hottest < rows.p_conf < 1
 
 
-def test_tokens_are_named_by_what_they_stand_for() -> None:
+def test_tokens_are_named_by_what_they_stand_for():
     tokenizer = ByteTokenizer()
     assert token_name(tokenizer, 32) == "' '"
     assert token_name(tokenizer, 101) == "'e'"

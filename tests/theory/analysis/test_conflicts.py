@@ -1,9 +1,5 @@
 """From the bits of sampled gradients to Omega, rho, Delta and p_conf of each block."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -20,11 +16,9 @@ from tests.theory.bitmaps import of_lists
 
 
 @pytest.mark.slow
-def test_dense_blocks_have_rho_delta_and_p_conf_1_and_every_element_in_omega(
-    tmp_path: Path,
-) -> None:
+def test_dense_blocks_have_rho_delta_and_p_conf_1_and_every_element_in_omega(tmp_path):
     small = subject(tmp_path)
-    messages: list[str] = []
+    messages = []
     with Child() as child:
         measured = measure(child, small, tickets(small.batches().n_tickets, 24, 0), messages.append)
     assert measured.samples == len(measured.losses) == len(measured.norms) == 24
@@ -42,7 +36,7 @@ def test_dense_blocks_have_rho_delta_and_p_conf_1_and_every_element_in_omega(
     assert any("gradients" in step for step in messages)
 
 
-def test_supports_that_never_meet_have_no_conflict_and_rho_is_never_below_delta() -> None:
+def test_supports_that_never_meet_have_no_conflict_and_rho_is_never_below_delta():
     block = Block("b", None, (), row_sparse=False)
     apart = BlockConflicts.of(block, of_lists([[k] for k in range(40)], 40))
     assert apart.p_conf.value == 0.0
@@ -53,7 +47,7 @@ def test_supports_that_never_meet_have_no_conflict_and_rho_is_never_below_delta(
     assert star.delta.value == star.rho.value == star.p_conf.value == 1.0
 
 
-def test_batches_are_drawn_without_repetition_and_the_same_by_the_same_seed() -> None:
+def test_batches_are_drawn_without_repetition_and_the_same_by_the_same_seed():
     drawn = tickets(100, 60, seed=3)
     assert len(set(drawn)) == 60
     assert {epoch for epoch, _ in drawn} == {0}
@@ -64,9 +58,7 @@ def test_batches_are_drawn_without_repetition_and_the_same_by_the_same_seed() ->
     assert max(longer) <= (2, 4)
 
 
-def test_bitmaps_that_do_not_fit_are_refused_before_anything_is_sampled(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bitmaps_that_do_not_fit_are_refused_before_anything_is_sampled(tmp_path, monkeypatch):
     small = subject(tmp_path)
     one = sum(-(-block.parameters // 8) for block in small.blocks)
     monkeypatch.setattr(conflicts, "BITMAP_BYTES", 40 * one)
@@ -76,7 +68,7 @@ def test_bitmaps_that_do_not_fit_are_refused_before_anything_is_sampled(
         most_samples(small)
 
 
-def test_a_child_that_is_killed_is_an_error_and_no_process_remains() -> None:
+def test_a_child_that_is_killed_is_an_error_and_no_process_remains():
     with Child() as child:
         pid = child.pid
         with pytest.raises(WorkerFailed, match="SIGKILL"):
@@ -84,15 +76,13 @@ def test_a_child_that_is_killed_is_an_error_and_no_process_remains() -> None:
     assert not alive(pid)
 
 
-def test_what_the_child_cannot_do_is_said_in_its_words() -> None:
+def test_what_the_child_cannot_do_is_said_in_its_words():
     with Child() as child, pytest.raises(WorkerFailed, match="ValueError: no such kernel"):
         call_child(child, dying.fail)
 
 
-def test_a_gradient_that_is_not_finite_names_its_batch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gradient_that_is_not_finite_names_its_batch(tmp_path, monkeypatch):
     broken = GradientSample([], np.array([1.0, np.nan]), np.array([1.0, np.nan]))
     monkeypatch.setattr(conflicts, "call_child", lambda *how: broken)
     with pytest.raises(Diverged, match="batch 7 of epoch 1 is not finite"):
-        measure(None, subject(tmp_path), [(0, 3), (1, 7)], lambda step: None)  # type: ignore[arg-type]
+        measure(None, subject(tmp_path), [(0, 3), (1, 7)], lambda step: None)

@@ -1,7 +1,5 @@
 """Supports of real gradients: what a backend computes is what the theory is told."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +10,7 @@ import pytest
 
 from mlxhog.arena import Slot
 from mlxhog.arena.child import Lane
-from mlxhog.config.config import TrainConfig
 from mlxhog.models.families import hidden_matrices, param_spec
-from mlxhog.optim.gradients import Rows
 from mlxhog.optim.tables import Tables
 from mlxhog.theory.analysis.sampling import LAGS, compare_stale_gradients, curvature, source
 from mlxhog.theory.analysis.written import WrittenSteps
@@ -34,9 +30,7 @@ TICKETS = [(0, 0), (0, 3), (1, 5)]
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("architecture", [None, MIXED_MODEL], ids=["xlstm", "xlstm_v1"])
-def test_a_support_is_where_the_backends_own_gradient_is_not_zero(
-    tmp_path: Path, backend: str, architecture: str | None
-) -> None:
+def test_a_support_is_where_the_backends_own_gradient_is_not_zero(tmp_path, backend, architecture):
     small = subject(tmp_path, architecture=architecture, backend=backend)
     lane = Lane(None, 0)
     sampling = sampled(small, TICKETS, lane)
@@ -51,8 +45,8 @@ def test_a_support_is_where_the_backends_own_gradient_is_not_zero(
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_rows_of_the_embedding_that_move_are_those_of_the_tokens_in_the_batch(
-    tmp_path: Path, backend: str
-) -> None:
+    tmp_path, backend
+):
     small = subject(tmp_path, backend=backend)
     sampling = sampled(small, TICKETS)
     rows = touched_rows(sampling, small, "embedding")
@@ -62,9 +56,7 @@ def test_the_rows_of_the_embedding_that_move_are_those_of_the_tokens_in_the_batc
 
 
 @pytest.mark.parametrize("sparsify", ["topk:0.02", "threshold:3"])
-def test_of_a_sparsified_run_the_elements_count_that_a_worker_would_write(
-    tmp_path: Path, sparsify: str
-) -> None:
+def test_of_a_sparsified_run_the_elements_count_that_a_worker_would_write(tmp_path, sparsify):
     small = subject(tmp_path, sparsify=sparsify, sampled_head=40)
     lane = Lane(None, 0)
     sampling = sampled(small, TICKETS, lane)
@@ -83,7 +75,7 @@ def test_of_a_sparsified_run_the_elements_count_that_a_worker_would_write(
             assert (elements == mask).all()
 
 
-def test_of_a_sampled_head_the_rows_of_the_candidates_move(tmp_path: Path) -> None:
+def test_of_a_sampled_head_the_rows_of_the_candidates_move(tmp_path):
     small = subject(tmp_path, sampled_head=40)
     assert small.sampled is not None
     rows = touched_rows(sampled(small, TICKETS), small, "head")
@@ -94,9 +86,7 @@ def test_of_a_sampled_head_the_rows_of_the_candidates_move(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_positions_beyond_the_sequence_and_experts_not_taken_are_never_touched(
-    tmp_path: Path, backend: str
-) -> None:
+def test_positions_beyond_the_sequence_and_experts_not_taken_are_never_touched(tmp_path, backend):
     architecture = MAD_MODEL % "{type: moe-swiglu, experts: 8, active: 1, inner: 4}"
     small = subject(tmp_path, architecture=architecture, backend=backend, batch_size=1)
     sampling = sampled(small, TICKETS)
@@ -114,7 +104,7 @@ def test_positions_beyond_the_sequence_and_experts_not_taken_are_never_touched(
     assert not experts.all()  # tokens of so short a text do not take every expert
 
 
-def test_of_a_sparsified_step_what_is_written_counts(tmp_path: Path) -> None:
+def test_of_a_sparsified_step_what_is_written_counts(tmp_path):
     whole = subject(tmp_path)
     small = subject(tmp_path, sparsify="topk:0.01", error_feedback=False)
     gradients, steps = sampled(whole, TICKETS), sampled(small, TICKETS)
@@ -128,7 +118,7 @@ def test_of_a_sparsified_step_what_is_written_counts(tmp_path: Path) -> None:
         assert touched(gradients, whole, block.name).sum() > 10 * written.sum()
 
 
-def test_accumulated_gradients_touch_what_the_whole_batch_touches(tmp_path: Path) -> None:
+def test_accumulated_gradients_touch_what_the_whole_batch_touches(tmp_path):
     whole = sampled(subject(tmp_path, batch_size=2), TICKETS)
     parts = sampled(subject(tmp_path, batch_size=1, grad_accumulation=2), TICKETS)
     assert (whole.bits[0] == parts.bits[0]).all()
@@ -136,7 +126,7 @@ def test_accumulated_gradients_touch_what_the_whole_batch_touches(tmp_path: Path
 
 
 @pytest.mark.slow
-def test_a_checkpoints_gradients_are_taken_at_its_own_parameters(tmp_path: Path) -> None:
+def test_a_checkpoints_gradients_are_taken_at_its_own_parameters(tmp_path):
     result = train(small_config(tmp_path, steps=60, lr=1e-2))
     assert result.checkpoint is not None
     small = subject(tmp_path)
@@ -146,9 +136,7 @@ def test_a_checkpoints_gradients_are_taken_at_its_own_parameters(tmp_path: Path)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon(moments=shared, embedding_lr=2.0)"])
-def test_looking_at_how_gradients_change_leaves_the_parameters_as_they_were(
-    tmp_path: Path, optimizer: str
-) -> None:
+def test_looking_at_how_gradients_change_leaves_the_parameters_as_they_were(tmp_path, optimizer):
     small, lane = subject(tmp_path, optimizer=optimizer), Lane(None, 0)
     before = sampled(small, TICKETS, lane)
     assert curvature(lane, small, TICKETS[:1], 3) > 0
@@ -167,49 +155,49 @@ SLOT = Slot(name="x", shape=(4,), offset=0, size=4, kind="dense", init="zeros")
 class Quadratic:
     """f(x) = x' H x / 2 for a diagonal H, the same for every batch."""
 
-    def __init__(self, diagonal: list[float], config: TrainConfig) -> None:
+    def __init__(self, diagonal, config):
         self.diagonal = np.array(diagonal, np.float32)
         self.backend = SimpleNamespace(inbox=np.ones(len(diagonal), np.float32), refresh=int)
         self.flat = np.zeros(len(diagonal), np.float32)
         self.subject = SimpleNamespace(steps=config)
         none = np.empty(0, np.float32)
         self.tables = Tables(flat=none, slots={}, means=np.empty(0), locks=None, mode=0)
-        self.table_rows: dict[str, Rows] = {}
+        self.table_rows = {}
 
     @property
-    def grads_of_parameters(self) -> dict[str, np.ndarray]:
+    def grads_of_parameters(self):
         return {"x": self.flat}
 
-    def optimizer(self) -> WrittenSteps:
+    def optimizer(self):
         return WrittenSteps(self.subject.steps, {"x": SLOT}, self.backend.inbox, frozenset())
 
-    def gradient(self, ticket: object) -> float:
+    def gradient(self, ticket):
         self.flat[:] = self.diagonal * self.backend.inbox
         return float(self.flat @ self.backend.inbox) / 2
 
-    def move(self, direction: np.ndarray, length: float) -> None:
+    def move(self, direction, length):
         self.backend.inbox += np.float32(length) * direction
 
 
-def lane_over(problem: Quadratic) -> Lane:
+def lane_over(problem):
     lane = Lane(None, 0)
     lane.store["source"] = problem
     return lane
 
 
-def test_curvature_of_a_quadratic_is_its_largest_eigenvalue(tmp_path: Path) -> None:
+def test_curvature_of_a_quadratic_is_its_largest_eigenvalue(tmp_path):
     problem = Quadratic([1.0, -3.0, 7.0, 0.0], small_config(tmp_path))
-    steepest = curvature(lane_over(problem), problem.subject, [(0, 0)], 12)  # type: ignore[arg-type]
+    steepest = curvature(lane_over(problem), problem.subject, [(0, 0)], 12)
     assert_close(steepest, 7.0, POWER_ITERATION)
 
 
-def test_gradients_of_a_quadratic_age_as_their_formula_says(tmp_path: Path) -> None:
+def test_gradients_of_a_quadratic_age_as_their_formula_says(tmp_path):
     lr = 0.1
     config = small_config(tmp_path, optimizer="sgd(weight_decay=0.0)", clip=0.0, lr=lr)
     problem = Quadratic([1.0, 1.0, 2.0, 0.5], config)
     others = [(0, k) for k in range(LAGS[-1])]
     lane = lane_over(problem)
-    ages = compare_stale_gradients(lane, problem.subject, [(0, 0)], others, [])  # type: ignore[arg-type]
+    ages = compare_stale_gradients(lane, problem.subject, [(0, 0)], others, [])
     for one in ages:
         old = np.array([1.0, 1.0, 2.0, 0.5])
         fresh = old * (1 - lr * old) ** one.lag
@@ -219,9 +207,7 @@ def test_gradients_of_a_quadratic_age_as_their_formula_says(tmp_path: Path) -> N
         assert_close(one.change, change, AGED_F32)
 
 
-def test_frozen_prompts_leave_the_embedding_sparse_and_every_other_block_dense(
-    tmp_path: Path,
-) -> None:
+def test_frozen_prompts_leave_the_embedding_sparse_and_every_other_block_dense(tmp_path):
     data = tmp_path / "examples.jsonl"
     records = [{"prompt": "abcdefgh" * 2, "completion": f" {k % 10}"} for k in range(40)]
     data.write_text("".join(json.dumps(record) + "\n" for record in records))

@@ -1,7 +1,5 @@
 """Staleness: summaries of histograms, of recorded runs and of a short run."""
 
-from __future__ import annotations
-
 import json
 import tempfile
 from collections import Counter
@@ -24,7 +22,7 @@ from tests.training.small import small_config
 
 
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=200))
-def test_a_summary_is_that_of_the_values(values: list[int]) -> None:
+def test_a_summary_is_that_of_the_values(values):
     observed = staleness.of_histogram("w", Counter(values))
     assert (observed.name, observed.steps, observed.max) == ("w", len(values), max(values))
     assert observed.mean == pytest.approx(np.mean(values))
@@ -33,19 +31,19 @@ def test_a_summary_is_that_of_the_values(values: list[int]) -> None:
     assert observed.p99 == ordered[-(-99 * len(values) // 100) - 1]
 
 
-def test_a_worker_without_steps_has_no_staleness() -> None:
+def test_a_worker_without_steps_has_no_staleness():
     assert staleness.of_histogram("w", {}).steps == 0
 
 
-def test_counts_of_a_staleness_weigh_as_often_as_it_was_seen() -> None:
+def test_counts_of_a_staleness_weigh_as_often_as_it_was_seen():
     assert staleness.of_histogram("w", {7: 1, 0: 99}) == staleness.Staleness(
         name="w", steps=100, mean=0.07, p50=0, p99=0, max=7
     )
     assert staleness.of_histogram("w", {7: 2, 0: 98}).p99 == 7
 
 
-def test_each_worker_of_a_run_has_its_own_distribution_over_all_commands(tmp_path: Path) -> None:
-    def line(pid: int, **histograms: dict[int, int]) -> dict[str, object]:
+def test_each_worker_of_a_run_has_its_own_distribution_over_all_commands(tmp_path):
+    def line(pid, **histograms):
         return {
             "supervisor_pid": pid,
             "step": 40,
@@ -81,7 +79,7 @@ def test_each_worker_of_a_run_has_its_own_distribution_over_all_commands(tmp_pat
 
 
 @pytest.mark.slow
-def test_a_run_of_two_workers_records_how_old_each_of_its_steps_was(tmp_path: Path) -> None:
+def test_a_run_of_two_workers_records_how_old_each_of_its_steps_was(tmp_path):
     result = train(small_config(tmp_path, workers="mlx:cpu*2", steps=120))
     assert sum(result.staleness.values()) == result.steps == 120
     weighted = sum(worker.steps * worker.mean_staleness for worker in result.workers)
@@ -99,7 +97,7 @@ def test_a_run_of_two_workers_records_how_old_each_of_its_steps_was(tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_a_run_that_was_resumed_counts_both_commands(tmp_path: Path) -> None:
+def test_a_run_that_was_resumed_counts_both_commands(tmp_path):
     first = train(small_config(tmp_path, steps=20))
     run = Run(Path(first.run))
     other = run.read_metrics()[-1] | {"supervisor_pid": 0, "elapsed_s": 0.0}  # another process
@@ -113,15 +111,13 @@ def test_a_run_that_was_resumed_counts_both_commands(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_probe_shows_two_racy_workers_and_leaves_nothing_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_probe_shows_two_racy_workers_and_leaves_nothing_behind(tmp_path, monkeypatch):
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     # settings under which a lock-free run of two workers would be refused
     config = small_config(tmp_path, strategy="sync", read="live", max_workers=1, steps=5)
-    messages: list[str] = []
+    messages = []
     observed = probe_run(config, workers="mlx:cpu*2", seconds=0.5, tell=messages.append)
     assert (observed.source, observed.workers, observed.write) == ("probe", 2, "racy")
     assert observed.all.steps == sum(observed.histogram.values()) > 5
@@ -135,21 +131,19 @@ def test_a_probe_shows_two_racy_workers_and_leaves_nothing_behind(
 
 
 @pytest.mark.slow
-def test_a_probe_too_short_for_a_step_says_so(tmp_path: Path) -> None:
+def test_a_probe_too_short_for_a_step_says_so(tmp_path):
     config = small_config(tmp_path)
     with pytest.raises(WorkerFailed, match="give it longer, as in --seconds 30"):
         probe_run(config, workers="mlx:cpu*2", seconds=1e-9, tell=lambda step: None)
 
 
-def metrics(tmp_path: Path, *lines: dict[str, object]) -> Run:
+def metrics(tmp_path, *lines):
     run = Run(tmp_path)
     run.metrics_path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return run
 
 
-def test_a_run_without_steps_has_nothing_to_show_and_foreign_lines_are_refused(
-    tmp_path: Path,
-) -> None:
+def test_a_run_without_steps_has_nothing_to_show_and_foreign_lines_are_refused(tmp_path):
     assert of_run(metrics(tmp_path), "racy") is None
     with pytest.raises(RunError, match=r"metrics.jsonl holds a line that is not the progress"):
         of_run(metrics(tmp_path, {"step": 3, "elapsed_s": 1.0}), "racy")

@@ -1,9 +1,5 @@
 """What a worker would write for a gradient."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import numpy as np
 import pytest
 
@@ -26,7 +22,7 @@ DECAY = frozenset({"matrix"})
     ],
     ids=str,
 )
-def test_it_is_what_a_step_on_the_parameters_changes(options: dict[str, Any]) -> None:
+def test_it_is_what_a_step_on_the_parameters_changes(options):
     config = chosen(**options, lr=0.1, clip=0.0)
     params = initial()
     before = params.copy()
@@ -44,7 +40,7 @@ def test_it_is_what_a_step_on_the_parameters_changes(options: dict[str, Any]) ->
     np.testing.assert_array_equal(params, before)
 
 
-def test_a_gradient_that_is_zero_writes_nothing_with_sgd() -> None:
+def test_a_gradient_that_is_zero_writes_nothing_with_sgd():
     config = chosen("sgd", weight_decay=0.0, lr=0.1, clip=0.0)
     grad = np.zeros((6, 9), np.float32)
     grad[2, 3] = 1.0
@@ -52,7 +48,7 @@ def test_a_gradient_that_is_zero_writes_nothing_with_sgd() -> None:
     assert np.argwhere(mask).tolist() == [[2, 3]]
 
 
-def test_shared_moments_need_no_sharing_here() -> None:
+def test_shared_moments_need_no_sharing_here():
     config = chosen(moments="shared", lr=0.1, clip=0.0)
     masks = WrittenSteps(config, SLOTS, initial(), DECAY).masks(gradients(1))
     assert masks["matrix"].all()

@@ -1,7 +1,5 @@
 """Simulated workers that die, come back, join and finish; nobody waits for them."""
 
-from __future__ import annotations
-
 import pytest
 
 from mlxhog.errors import DataError
@@ -13,7 +11,6 @@ from mlxhog.theory.simulator.schemes import (
     OuterLoop,
     ParameterServer,
     RoundRobin,
-    Scheme,
     Sync,
 )
 from mlxhog.theory.simulator.times import times_of
@@ -26,14 +23,12 @@ SCHEMES = [
 ]  # fmt: skip
 
 
-def workers_of(count: int, **costs: float) -> list[Worker]:
+def workers_of(count, **costs):
     return [Worker(name="w", compute=times_of("constant", 1.0), **costs) for _ in range(count)]
 
 
 @each_of("scheme", SCHEMES)
-def test_the_others_go_on_when_a_worker_dies_and_it_works_again_when_it_is_back(
-    scheme: Scheme,
-) -> None:
+def test_the_others_go_on_when_a_worker_dies_and_it_works_again_when_it_is_back(scheme):
     """The death falls into the adding of a step, so into a lock, a turn, a round."""
     events = [Event(10.15, 1, joins=False), Event(40.0, 1, joins=True)]
     prediction = simulate(
@@ -46,7 +41,7 @@ def test_the_others_go_on_when_a_worker_dies_and_it_works_again_when_it_is_back(
     assert prediction.gradients_per_s > 0
 
 
-def test_who_joins_late_is_not_there_before() -> None:
+def test_who_joins_late_is_not_there_before():
     prediction = simulate(
         workers_of(2), Hogwild(), updates=150, warm_up=0, events=[Event(50.0, 1, joins=True)]
     )
@@ -54,7 +49,7 @@ def test_who_joins_late_is_not_there_before() -> None:
     assert prediction.staleness.mean == pytest.approx(2 / 3, abs=0.05)  # 1 where both are there
 
 
-def test_a_finished_worker_is_waited_for_by_nobody() -> None:
+def test_a_finished_worker_is_waited_for_by_nobody():
     first, *others = workers_of(3)
     short = Worker(name="w", compute=times_of("constant", 1.0), steps=5)
     assert first.steps is None
@@ -63,7 +58,7 @@ def test_a_finished_worker_is_waited_for_by_nobody() -> None:
         assert prediction.seconds < 105, scheme
 
 
-def test_events_that_cannot_be_are_refused() -> None:
+def test_events_that_cannot_be_are_refused():
     for events, text in (
         ([Event(1.0, 5, joins=False)], "wanted one of the 2 workers"),
         ([Event(-1.0, 0, joins=False)], "a time of 0 s or more"),

@@ -1,9 +1,5 @@
 """Rounds between machines against closed forms: what they take, and what they send."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import numpy as np
 import pytest
 
@@ -11,7 +7,7 @@ from mlxhog.errors import ConfigError
 from mlxhog.theory.simulator import Simulation, simulate
 from mlxhog.theory.simulator.links import ClusterRounds, Link, sent_bytes
 from mlxhog.theory.simulator.objectives import Learner, Quadratic
-from mlxhog.theory.simulator.schemes import OuterLoop, Scheme
+from mlxhog.theory.simulator.schemes import OuterLoop
 from mlxhog.theory.simulator.times import times_of
 from mlxhog.theory.simulator.workers import Worker
 
@@ -20,16 +16,16 @@ FAST = Link(1e12)
 BOWL = Quadratic((1.0, 0.5, 0.1))
 
 
-def cluster(link: Link = SLOW, machines: int = 2, **more: Any) -> ClusterRounds:
+def cluster(link=SLOW, machines=2, **more):
     return ClusterRounds(machines=machines, link=link, n_params=1e6, **more)
 
 
-def workers_of(*steps_s: float) -> list[Worker]:
+def workers_of(*steps_s):
     return [Worker(name="w", compute=times_of("constant", step_s)) for step_s in steps_s]
 
 
-def learned(scheme: Scheme, workers: list[Worker], updates: int, **outer: float) -> Learner:
-    learner = Learner(BOWL, lr=0.1, **outer)  # type: ignore[arg-type]
+def learned(scheme, workers, updates, **outer):
+    learner = Learner(BOWL, lr=0.1, **outer)
     Simulation(workers, scheme, learner=learner).run_until(updates)
     return learner
 
@@ -37,7 +33,7 @@ def learned(scheme: Scheme, workers: list[Worker], updates: int, **outer: float)
 # -- links -----------------------------------------------------------------------------------------
 
 
-def test_a_ring_all_reduce_takes_the_time_of_its_stages() -> None:
+def test_a_ring_all_reduce_takes_the_time_of_its_stages():
     assert SLOW.transfer_s(4e6) == pytest.approx(0.05 + 0.32)
     for machines in (2, 3, 8):
         stages = 2 * (machines - 1)
@@ -47,7 +43,7 @@ def test_a_ring_all_reduce_takes_the_time_of_its_stages() -> None:
     assert SLOW.round_s(4e6, 1) == 0
 
 
-def test_rounds_by_the_advised_time_use_a_tenth_of_the_link() -> None:
+def test_rounds_by_the_advised_time_use_a_tenth_of_the_link():
     every_s = SLOW.round_every_s(4e6, 2)
     assert SLOW.round_s(4e6, 2) <= 0.1 * every_s < SLOW.round_s(4e6, 2) + 0.1
     assert FAST.round_every_s(4, 2) == 1
@@ -62,7 +58,7 @@ def test_rounds_by_the_advised_time_use_a_tenth_of_the_link() -> None:
         ("2.5Gbit:1s", Link(312.5e6, 1.0)),
     ],
 )
-def test_a_link_is_read_and_spelt(text: str, link: Link) -> None:
+def test_a_link_is_read_and_spelt(text, link):
     read = Link.parse(text)
     assert (read.bytes_per_s, read.latency_s) == pytest.approx((link.bytes_per_s, link.latency_s))
     again = Link.parse(str(read))
@@ -72,7 +68,7 @@ def test_a_link_is_read_and_spelt(text: str, link: Link) -> None:
 @pytest.mark.parametrize(
     "text", ["", "fast", "0Mbit", "-1", "inf", "nan", "1Gbit:soon", "1Gbit:-1s"]
 )
-def test_other_links_are_refused_with_the_form(text: str) -> None:
+def test_other_links_are_refused_with_the_form(text):
     with pytest.raises(ConfigError, match="wanted"):
         Link.parse(text)
 
@@ -81,20 +77,20 @@ def test_other_links_are_refused_with_the_form(text: str) -> None:
 
 
 @pytest.mark.parametrize("link", [FAST, SLOW, Link(1e5, 1.0)])
-def test_workers_never_wait_for_a_link(link: Link) -> None:
+def test_workers_never_wait_for_a_link(link):
     workers = workers_of(0.25, 0.5, 0.25, 0.5)
     assert simulate(workers, cluster(link)).gradients_per_s == pytest.approx(12, rel=0.01)
 
 
 @pytest.mark.slow
-def test_stopped_workers_lose_the_time_of_the_rounds() -> None:
+def test_stopped_workers_lose_the_time_of_the_rounds():
     scheme = cluster(round_every_s=4.0, stop_workers=True)
     rate = simulate(workers_of(0.001, 0.001), scheme, updates=40_000).gradients_per_s
     lost = SLOW.round_s(4e6, 2) / 4.0
     assert rate == pytest.approx(2000 * (1 - lost), rel=0.01)
 
 
-def test_rounds_begin_by_the_clock_and_their_bytes_are_counted() -> None:
+def test_rounds_begin_by_the_clock_and_their_bytes_are_counted():
     use = cluster(round_every_s=10.0).use(105.0)
     assert use.rounds == 10
     assert use.bytes_per_s == pytest.approx(10 * 4e6 / 105)  # of each of two machines
@@ -103,13 +99,13 @@ def test_rounds_begin_by_the_clock_and_their_bytes_are_counted() -> None:
     assert half.bytes_per_s == pytest.approx(use.bytes_per_s / 2)
 
 
-def test_rounds_that_take_longer_than_their_interval_follow_each_other() -> None:
+def test_rounds_that_take_longer_than_their_interval_follow_each_other():
     link = Link(1e6)  # a round of 4 MB takes 4 s
     assert cluster(link, round_every_s=1.0).use(20.0).rounds == 4
     assert cluster(link, round_every_s=1.0).use(20.0).share == pytest.approx(19 / 20)
 
 
-def test_wrong_clusters_are_refused() -> None:
+def test_wrong_clusters_are_refused():
     with pytest.raises(ConfigError, match="2 machines with 3 workers"):
         simulate(workers_of(1, 1, 1), cluster())
 
@@ -118,14 +114,14 @@ def test_wrong_clusters_are_refused() -> None:
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_one_machine_alone_makes_the_outer_steps_of_diloco(momentum: float) -> None:
+def test_one_machine_alone_makes_the_outer_steps_of_diloco(momentum):
     outer = {"outer_lr": 0.7, "outer_momentum": momentum}
     ours = learned(cluster(machines=1, round_every_s=4.0), workers_of(1.0), 21, **outer)
     theirs = learned(OuterLoop(4), workers_of(1.0), 21, **outer)
     assert ours.model == pytest.approx(theirs.model, rel=1e-12)
 
 
-def test_machines_that_stop_make_the_outer_steps_of_diloco() -> None:
+def test_machines_that_stop_make_the_outer_steps_of_diloco():
     ours, theirs = (
         Learner(BOWL, lr=0.1, outer_lr=0.7, outer_momentum=0.9) for _ in range(2)
     )  # fmt: skip
@@ -142,7 +138,7 @@ def test_machines_that_stop_make_the_outer_steps_of_diloco() -> None:
         assert ours.model == pytest.approx(theirs.model, rel=1e-12)
 
 
-def test_machines_weigh_by_their_gradients() -> None:
+def test_machines_weigh_by_their_gradients():
     """One takes four steps in a round, the other one."""
     learner = learned(cluster(FAST, round_every_s=4.5), workers_of(1.0, 4.0), 6)
     h = np.array(BOWL.curvatures)

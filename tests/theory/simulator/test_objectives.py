@@ -1,7 +1,5 @@
 """Toy problems: gradients, minima, and what schemes make of them."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 
@@ -11,8 +9,8 @@ import pytest
 from mlxhog.errors import DataError
 from mlxhog.theory.simulator import Simulation
 from mlxhog.theory.simulator.machine import Event
-from mlxhog.theory.simulator.objectives import Learner, Objective, Quadratic, SparseLogistic
-from mlxhog.theory.simulator.schemes import Hogwild, OuterLoop, RoundRobin, Scheme, Sync
+from mlxhog.theory.simulator.objectives import Learner, Quadratic, SparseLogistic
+from mlxhog.theory.simulator.schemes import Hogwild, OuterLoop, RoundRobin, Sync
 from mlxhog.theory.simulator.times import times_of
 from mlxhog.theory.simulator.what_if import SimulateConfig, best_time
 from mlxhog.theory.simulator.workers import Worker
@@ -21,31 +19,31 @@ BOWL = Quadratic((1.0, 0.5, 0.1))
 SPARSE = SparseLogistic(examples=300, features=40, nonzeros=3)
 
 
-def learned(scheme: Scheme, workers: int, updates: int, **options: float) -> Learner:
-    learner = Learner(BOWL, lr=0.1, **options)  # type: ignore[arg-type]
+def learned(scheme, workers, updates, **options):
+    learner = Learner(BOWL, lr=0.1, **options)
     those = [Worker(name="w", compute=times_of("constant", 1.0))] * workers
     Simulation(those, scheme, learner=learner).run_until(updates)
     return learner
 
 
-def test_one_worker_without_noise_is_gradient_descent() -> None:
+def test_one_worker_without_noise_is_gradient_descent():
     expected = (1 - 0.1 * np.array(BOWL.curvatures)) ** 30
     assert learned(Hogwild(), 1, 30).model == pytest.approx(expected)
 
 
-def test_a_round_of_sync_is_one_step_of_the_mean_gradient() -> None:
+def test_a_round_of_sync_is_one_step_of_the_mean_gradient():
     expected = (1 - 0.1 * np.array(BOWL.curvatures)) ** 30
     assert learned(Sync(), 4, 30).model == pytest.approx(expected)
 
 
-def test_a_late_gradient_is_taken_where_it_was_read() -> None:
+def test_a_late_gradient_is_taken_where_it_was_read():
     x, h = [np.ones(3)] * 3, np.array(BOWL.curvatures)
     for _ in range(30):  # x(t + 1) = x(t) - lr h x(t - 2), from the first read of all three on
         x.append(x[-1] - 0.1 * h * x[-3])
     assert learned(RoundRobin(), 3, 30).model == pytest.approx(x[-1])
 
 
-def test_outer_momentum_is_nesterovs() -> None:
+def test_outer_momentum_is_nesterovs():
     h, x, v = np.array(BOWL.curvatures), np.ones(3), np.zeros(3)
     for _ in range(5):
         distance = x - (1 - 0.1 * h) ** 4 * x
@@ -58,7 +56,7 @@ def test_outer_momentum_is_nesterovs() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", [SPARSE, Quadratic((1.0, 0.2), noise=0.3)])
-def test_gradients_are_unbiased(objective: Objective) -> None:
+def test_gradients_are_unbiased(objective):
     rng, x = np.random.default_rng(0), objective.start() + 0.3
     draws = [objective.gradient(x, rng, k) for k in range(40_000)]
     mean, error = np.mean(draws, axis=0), np.std(draws, axis=0) / math.sqrt(len(draws))
@@ -69,7 +67,7 @@ def test_gradients_are_unbiased(objective: Objective) -> None:
         assert mean[k] == pytest.approx(slope, abs=5 * error[k] + 1e-4)
 
 
-def test_the_minimum_of_the_logistic_problem_is_one_and_sgd_gets_near_it() -> None:
+def test_the_minimum_of_the_logistic_problem_is_one_and_sgd_gets_near_it():
     assert SPARSE.excess(SPARSE.start()) > 0.05
     learner = Learner(SPARSE, lr=0.2, target=0.05 * SPARSE.excess(SPARSE.start()), every=20)
     two = [Worker(name="w", compute=times_of("constant", 1.0))] * 2
@@ -78,12 +76,12 @@ def test_the_minimum_of_the_logistic_problem_is_one_and_sgd_gets_near_it() -> No
     assert min(excess for _, _, excess in learner.course) > 0
 
 
-def test_a_step_size_of_0_is_refused() -> None:
+def test_a_step_size_of_0_is_refused():
     with pytest.raises(DataError, match="wanted"):
         Learner(BOWL, lr=0.0)
 
 
-def test_the_time_to_a_loss_is_of_the_cores_and_the_workers_that_there_are() -> None:
+def test_the_time_to_a_loss_is_of_the_cores_and_the_workers_that_there_are():
     four = [Worker(name="w", compute=times_of("constant", 0.1))] * 4
     config = SimulateConfig(updates=400, seed=1)
     free = best_time(four, Hogwild(), BOWL, config)

@@ -1,7 +1,5 @@
 """SSP keeps its bound, and no worker waits for ever."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np
@@ -14,21 +12,21 @@ from mlxhog.theory.simulator.times import times_of
 from mlxhog.theory.simulator.workers import Worker
 
 
-def workers_of(count: int, slow: float = 1.0, steps: int | None = None) -> list[Worker]:
+def workers_of(count, slow=1.0, steps=None):
     """The first is slower by a factor."""
     same = Worker(name="w", compute=times_of("exponential", 0.5, 0.5), steps=steps)
     first = replace(same, compute=same.compute.scaled(slow))
     return [first, *[same] * (count - 1)]
 
 
-def spread(machine: Simulation) -> int:
+def spread(machine):
     """How far clocks of workers that are there lie apart."""
     clocks = [machine.state.clocks.get(rank, 0) for rank in machine.state.alive]
     return max(clocks) - min(clocks)
 
 
 @pytest.mark.parametrize("slack", [0, 1, 3])
-def test_clocks_of_ssp_never_spread_by_more_than_the_slack_and_one(slack: int) -> None:
+def test_clocks_of_ssp_never_spread_by_more_than_the_slack_and_one(slack):
     machine = Simulation(workers_of(8, slow=10.0), SSP(slack), seed=3)
     widest = 0
     for version in range(1, 1500):
@@ -39,7 +37,7 @@ def test_clocks_of_ssp_never_spread_by_more_than_the_slack_and_one(slack: int) -
 
 
 @pytest.mark.slow
-def test_in_the_long_run_ssp_is_as_slow_as_its_slowest_worker() -> None:
+def test_in_the_long_run_ssp_is_as_slow_as_its_slowest_worker():
     slow = simulate(workers_of(8, slow=10.0), SSP(3), updates=4000)
     assert slow.gradients_per_s == pytest.approx(8 * 0.1, rel=0.05)
     assert slow.waiting[0] == 0
@@ -48,7 +46,7 @@ def test_in_the_long_run_ssp_is_as_slow_as_its_slowest_worker() -> None:
     assert even.gradients_per_s > simulate(workers_of(8), SSP(0), updates=4000).gradients_per_s
 
 
-def schedule(rng: np.random.Generator) -> tuple[list[Worker], list[Event], int]:
+def schedule(rng):
     """Workers of random speeds, some of which die, some of which come back."""
     count, slack = int(rng.integers(2, 9)), int(rng.integers(0, 5))
     workers = [
@@ -66,7 +64,7 @@ def schedule(rng: np.random.Generator) -> tuple[list[Worker], list[Event], int]:
 
 
 @pytest.mark.slow
-def test_random_schedules_with_deaths_all_come_to_their_end() -> None:
+def test_random_schedules_with_deaths_all_come_to_their_end():
     rng = np.random.default_rng(0)
     for seed in range(40):
         workers, events, slack = schedule(rng)
@@ -76,6 +74,6 @@ def test_random_schedules_with_deaths_all_come_to_their_end() -> None:
         assert not machine.state.alive
 
 
-def test_a_negative_slack_is_refused() -> None:
+def test_a_negative_slack_is_refused():
     with pytest.raises(ConfigError, match="of -1: wanted 0 or more"):
         simulate(workers_of(2), SSP(-1))

@@ -1,7 +1,5 @@
 """Distributions of times have the means they say, and are read from text."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np
@@ -14,7 +12,7 @@ from tests.pairs import each_of
 SPELLS = times_of("markov", 1.0, 10.0, 0.05, 0.2)
 
 
-def taken(time: ComputeTime, count: int = 40_000) -> np.ndarray:
+def taken(time, count=40_000):
     return np.array(list(itertools.islice(time.successive(np.random.default_rng(1)), count)))
 
 
@@ -30,13 +28,13 @@ def taken(time: ComputeTime, count: int = 40_000) -> np.ndarray:
         ComputeTime("constant", (1.0,), held_up=(0.1, 6.0)),
     ],
 )
-def test_the_mean_of_many_times_is_what_is_said(time: ComputeTime) -> None:
+def test_the_mean_of_many_times_is_what_is_said(time):
     assert taken(time).mean() == pytest.approx(time.mean_s, rel=0.06)
     assert taken(time.scaled(3.0), 50) == pytest.approx(3 * taken(time, 50))
     assert time.scaled(3.0).mean_s == pytest.approx(3 * time.mean_s)
 
 
-def test_a_lognormal_has_its_coefficient_of_variation_and_a_pareto_its_tail() -> None:
+def test_a_lognormal_has_its_coefficient_of_variation_and_a_pareto_its_tail():
     times = taken(times_of("lognormal", 2.0, 0.5))
     assert times.std() / times.mean() == pytest.approx(0.5, rel=0.05)
     tail = taken(times_of("pareto", 1.0, 1.5))
@@ -44,14 +42,14 @@ def test_a_lognormal_has_its_coefficient_of_variation_and_a_pareto_its_tail() ->
     assert np.mean(tail > 4) == pytest.approx(4**-1.5, rel=0.1)
 
 
-def test_slow_spells_last_as_long_as_their_probability_says() -> None:
+def test_slow_spells_last_as_long_as_their_probability_says():
     slow = taken(SPELLS) == 10.0
     assert slow.mean() == pytest.approx(0.05 / (0.05 + 0.2), rel=0.1)
     spells = sum(one for one, _ in itertools.groupby(slow))
     assert slow.sum() / spells == pytest.approx(1 / 0.2, rel=0.1)
 
 
-def test_recorded_times_come_in_their_order_round_and_round() -> None:
+def test_recorded_times_come_in_their_order_round_and_round():
     ordered = [1.0, 2.0, 3.0, 4.0, 5.0]
     times = taken(times_of("recorded", *ordered), 12)
     first = ordered.index(times[0])
@@ -68,7 +66,7 @@ def test_recorded_times_come_in_their_order_round_and_round() -> None:
         ("markov:1:10:.05:.2", SPELLS),
     ],
 )
-def test_a_time_model_is_read_from_text(text: str, time: ComputeTime) -> None:
+def test_a_time_model_is_read_from_text(text, time):
     assert parse(text) == time
 
 
@@ -82,7 +80,7 @@ def test_a_time_model_is_read_from_text(text: str, time: ComputeTime) -> None:
         ("pareto:1:x", "wanted a number"),
     ],
 )
-def test_what_is_no_time_model_is_named(text: str, message: str) -> None:
+def test_what_is_no_time_model_is_named(text, message):
     with pytest.raises(ValueError, match=message):
         parse(text)
 
@@ -98,8 +96,6 @@ def test_what_is_no_time_model_is_named(text: str, message: str) -> None:
         ("recorded", (), "no compute time was measured"),
     ],
 )
-def test_parameters_out_of_range_are_refused(
-    kind: str, numbers: tuple[float, ...], message: str
-) -> None:
+def test_parameters_out_of_range_are_refused(kind, numbers, message):
     with pytest.raises(DataError, match=message):
         times_of(kind, *numbers)

@@ -12,71 +12,69 @@ import importlib.util
 import sys
 import types
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from tests.mad.models.layers.test_published_layers import FLA, D, H, ours
 
 
-def stub(name: str) -> types.ModuleType:
+def stub(name):
     """A module whose names are all in `PIECES`, or never called."""
     module = types.ModuleType(name)
     module.__path__ = []
 
-    def piece(name: str) -> Any:
+    def piece(name):
         if name.startswith("__"):
             raise AttributeError(name)
         return PIECES.get(name)
 
-    module.__getattr__ = piece  # type: ignore[method-assign]
+    module.__getattr__ = piece
     return module
 
 
 class Stubs:
     """The finder and loader of every module of the package that a layer imports."""
 
-    def find_spec(self, name: str, *_: Any) -> Any:
+    def find_spec(self, name, *_):
         if name.split(".")[0] == "fla":
-            return importlib.util.spec_from_loader(name, self)  # type: ignore[arg-type]
+            return importlib.util.spec_from_loader(name, self)
         return None
 
-    def create_module(self, spec: Any) -> types.ModuleType:
+    def create_module(self, spec):
         return stub(spec.name)
 
-    def exec_module(self, module: types.ModuleType) -> None:
+    def exec_module(self, module):
         """Its names are found when they are asked for."""
 
 
 class Conv(nn.Conv1d):
     """Depthwise, causal, with SiLU."""
 
-    def __init__(self, hidden_size: int, kernel_size: int, bias: bool, activation: str) -> None:
+    def __init__(self, hidden_size, kernel_size, bias, activation):
         super().__init__(hidden_size, hidden_size, kernel_size, groups=hidden_size, bias=bias)
         self.past = kernel_size - 1
 
-    def forward(self, x: Tensor, **_: Any) -> tuple[Tensor, None]:  # type: ignore[override]
+    def forward(self, x, **_):
         return F.silu(super().forward(F.pad(x.mT, (self.past, 0))).mT), None
 
 
 class GatedNorm(nn.RMSNorm):
-    def forward(self, x: Tensor, g: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x, g):
         return super().forward(x) * F.silu(g)
 
 
-def unit(*xs: Tensor) -> list[Tensor]:
+def unit(*xs):
     return [x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6) for x in xs]
 
 
-def main(root: Path) -> None:
+def main(root):
     sys.meta_path.insert(0, Stubs())
 
-    def load(path: str, *names: str) -> list[Callable[..., Any]]:
+    def load(path, *names):
         spec = importlib.util.spec_from_file_location("text", root / "fla" / f"{path}.py")
         assert spec is not None
         assert spec.loader is not None
@@ -88,18 +86,18 @@ def main(root: Path) -> None:
     (product,) = load("ops/gated_delta_product/naive", "naive_recurrent_gated_delta_product")
     (dplr,) = load("ops/generalized_delta_rule/dplr/naive", "dplr_recurrence")
 
-    def chunk_delta_rule(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, **_: Any) -> Any:
+    def chunk_delta_rule(q, k, v, beta, **_):
         q, k = unit(q, k)
         o, last = rule(*(x.transpose(1, 2) for x in (q, k, v, beta)))
         return o.transpose(1, 2), last
 
-    def chunk_product(q: Tensor, k: Tensor, v: Tensor, num_householder: int, **how: Any) -> Any:
+    def chunk_product(q, k, v, num_householder, **how):
         q, k = unit(q, k)
         return product(
             q, k, v, how["g"], how["beta"], q.shape[-1] ** -0.5, num_householder=num_householder
         )
 
-    def chunk_rwkv7(**x: Any) -> Any:
+    def chunk_rwkv7(**x):
         names = ("r", "k", "v", "a", "b", "w")
         r, *others = (x[name].transpose(1, 2) for name in names)
         o, last = dplr(r * r.shape[-1] ** 0.5, *others)  # takes out the scale of the naive text
@@ -154,7 +152,7 @@ def main(root: Path) -> None:
     np.savez_compressed(FLA, **results)
 
 
-def convolved(p: dict[str, Tensor]) -> dict[str, Tensor]:
+def convolved(p):
     """The one matrix and the one convolution of q, k and v, cut into three."""
     keys = (len(p["qkv_proj.weight"]) - D) // 2
     parts = {}
@@ -172,7 +170,7 @@ def convolved(p: dict[str, Tensor]) -> dict[str, Tensor]:
     )
 
 
-def of_rwkv7(p: dict[str, Tensor]) -> dict[str, Tensor]:
+def of_rwkv7(p):
     weights = {f"x_{name}": p[f"mu_{name}"][None, None] for name in "rwkvag"}
     weights |= {name: p[name] for name in ("k_k", "k_a")} | {"r_k": p["r_k"].reshape(H, -1)}
     weights |= {f"{name}_proj.weight": p[f"{name}_proj.weight"] for name in "rkv"}
@@ -184,7 +182,7 @@ def of_rwkv7(p: dict[str, Tensor]) -> dict[str, Tensor]:
     return weights | {"o_proj.weight": p["out_proj.weight"]}
 
 
-PIECES: dict[str, Any] = {}
+PIECES = {}
 WEIGHTS = {"delta-net": convolved, "gated-delta-product": convolved, "rwkv7": of_rwkv7}
 
 if __name__ == "__main__":

@@ -12,40 +12,38 @@ import ast
 import runpy
 import sys
 from pathlib import Path
-from typing import Any
 
 import einops
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 MAMBA_COMMIT = "e9594ce1c732d97440f0332fdc43170a2294dbfa"
 B, S, H, D, SLOTS, TURNS = 2, 13, 2, 4, 3, 1
 
 
-def numbers(*shape: int, seed: int) -> Tensor:
+def numbers(*shape, seed):
     """Standard normal numbers, float32."""
     rng = np.random.default_rng(seed)
     return torch.from_numpy(rng.standard_normal(shape).astype(np.float32))
 
 
-def rows(seed: int, width: int = D) -> Tensor:
+def rows(seed, width=D):
     """Numbers of every position and head."""
     return numbers(B, S, H, width, seed=seed)
 
 
-def gate(seed: int) -> Tensor:
+def gate(seed):
     """Numbers of every position and head, without their last axis."""
     return rows(seed, 1)[..., 0]
 
 
-def fla(folder: Path, op: str) -> dict[str, Any]:
+def fla(folder, op):
     """Execute the `naive.py` of an operator."""
     return runpy.run_path(str(folder / "fla" / "ops" / op / "naive.py"))
 
 
-def step_reference(path: Path) -> Any:
+def step_reference(path):
     """Execute `mamba3_siso_step_ref` alone: the imports of its file need a GPU."""
     tree = ast.parse(path.read_text())
     (function,) = (
@@ -53,13 +51,13 @@ def step_reference(path: Path) -> Any:
         for node in tree.body
         if isinstance(node, ast.FunctionDef) and node.name == "mamba3_siso_step_ref"
     )
-    names: dict[str, Any] = {"torch": torch, "F": F, "repeat": einops.repeat}
+    names = {"torch": torch, "F": F, "repeat": einops.repeat}
     exec("import math\nfrom typing import Optional, Tuple", names)
     exec(compile(ast.Module([function], []), str(path), "exec"), names)
     return names[function.name]
 
 
-def record(folder: Path, mamba: Path) -> dict[str, Tensor]:
+def record(folder, mamba):
     """Return inputs and outputs, by "LAYER.NAME"."""
     q, k, v, w = rows(0), F.normalize(rows(1), dim=-1), rows(2), F.normalize(rows(3), dim=-1)
     forget, share = F.logsigmoid(gate(4)), torch.sigmoid(gate(5))

@@ -5,7 +5,6 @@ token, and a sequence in pieces, from any state, has the outputs of the whole.
 """
 
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -75,14 +74,14 @@ twins = each_of("name", TWINS)
 FRAMEWORKS = ("torch", "mlx")
 
 
-def in_turn(argument: str, values: Sequence[str]) -> Any:
+def in_turn(argument, values):
     """Each sequence with one of the values, which change the form and not the promise."""
     cases = [(text, values[k % len(values)]) for k, text in enumerate(SEQUENCES)]
     return each_of(("text", argument), cases)
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
+def _one_thread():
     """A second thread only slows such small operators."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -90,23 +89,23 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def config(text: str) -> MADConfig:
+def config(text):
     return MADConfig(vocab_size=23, hidden_size=32, layers=parse(text), max_length=80)
 
 
-def example(text: str, S: int, B: int = 2) -> tuple[MADConfig, dict[str, Array], Array, Array]:
+def example(text, S, B=2):
     """A model, parameters without zeros, tokens and labels."""
     cfg = config(text)
     return cfg, perturbed_params(cfg, 1), *batch(cfg, B, S, 2)
 
 
-def reference(cfg: MADConfig, params: Any, tokens: Array) -> Array:
-    logits: Array = lm_numpy.forward(cfg, params, lm_numpy.embed(cfg, params, tokens))[0]
+def reference(cfg, params, tokens):
+    logits = lm_numpy.forward(cfg, params, lm_numpy.embed(cfg, params, tokens))[0]
     return logits
 
 
 @cache
-def with_reference(text: str, S: int, B: int) -> tuple[MADConfig, dict[str, Array], Array, Array]:
+def with_reference(text, S, B):
     """A model, parameters, tokens and the logits of the reference."""
     cfg = MADConfig(vocab_size=23, hidden_size=32, layers=parse(text), max_length=S)
     params, (tokens, _) = perturbed_params(cfg, 1), batch(cfg, B, S, 2)
@@ -116,7 +115,7 @@ def with_reference(text: str, S: int, B: int) -> tuple[MADConfig, dict[str, Arra
 @pytest.mark.slow
 @twins
 @sequences
-def test_a_twin_computes_what_the_reference_does_position_by_position(text: str, name: str) -> None:
+def test_a_twin_computes_what_the_reference_does_position_by_position(text, name):
     cfg, params, tokens, expected = with_reference(text, 67, 2)
     actual, _ = TWINS[name].logits(cfg, params, tokens)
     assert_close(actual, expected, LOGITS_F32)
@@ -125,7 +124,7 @@ def test_a_twin_computes_what_the_reference_does_position_by_position(text: str,
 @pytest.mark.slow
 @twins
 @each_of("text", LONG)
-def test_a_thousand_positions_add_up_no_errors(text: str, name: str) -> None:
+def test_a_thousand_positions_add_up_no_errors(text, name):
     cfg, params, tokens, expected = with_reference(text, 1024, 1)
     actual, _ = TWINS[name].logits(cfg, params, tokens)
     assert_close(actual, expected, LOGITS_F32)
@@ -133,14 +132,14 @@ def test_a_thousand_positions_add_up_no_errors(text: str, name: str) -> None:
 
 @pytest.mark.slow
 @sequences
-def test_all_twins_agree_on_every_gradient(text: str) -> None:
+def test_all_twins_agree_on_every_gradient(text):
     cfg, params, tokens, labels = example(text, 19)
     assert_agreement(cfg, params, tokens, labels)
 
 
 @pytest.mark.slow
 @sequences
-def test_every_gradient_equals_central_differences_of_the_reference(text: str) -> None:
+def test_every_gradient_equals_central_differences_of_the_reference(text):
     cfg, params, tokens, labels = example(text, 7, B=1)
     wide = {name: value.astype(np.float64) for name, value in params.items()}
     _, grads = TWINS["torch-reference"].loss_and_grads(cfg, params, tokens, labels)
@@ -155,9 +154,7 @@ def test_every_gradient_equals_central_differences_of_the_reference(text: str) -
         assert_close(actual / size, expected / size, LAYER_GRADIENT_F32, label=name)
 
 
-def _loss(
-    cfg: MADConfig, params: dict[str, Array], name: str, tokens: Array, labels: Array, move: Array
-) -> float:
+def _loss(cfg, params, name, tokens, labels, move):
     logits = reference(cfg, params | {name: params[name] + move}, tokens)
     nats = np.log(np.exp(logits).sum(-1)) - np.take_along_axis(
         logits, np.maximum(labels, 0)[..., None], -1
@@ -166,7 +163,7 @@ def _loss(
 
 
 @in_turn("name", tuple(TWINS))
-def test_a_later_token_changes_no_earlier_output(text: str, name: str) -> None:
+def test_a_later_token_changes_no_earlier_output(text, name):
     cfg, params, tokens, _ = example(text, 40)
     before, _ = TWINS[name].logits(cfg, params, tokens)
     tokens[:, 21] = (tokens[:, 21] + 1) % cfg.vocab_size
@@ -178,7 +175,7 @@ def test_a_later_token_changes_no_earlier_output(text: str, name: str) -> None:
 @pytest.mark.slow
 @twins
 @sequences
-def test_a_sequence_read_in_pieces_gives_the_outputs_of_the_whole(text: str, name: str) -> None:
+def test_a_sequence_read_in_pieces_gives_the_outputs_of_the_whole(text, name):
     cfg, params, tokens, _ = example(text, 39)
     expected, last = TWINS[name].logits(cfg, params, tokens)
     number = SEQUENCES.index(text) + list(TWINS).index(name)
@@ -197,7 +194,7 @@ def test_a_sequence_read_in_pieces_gives_the_outputs_of_the_whole(text: str, nam
 @pytest.mark.slow
 @each_of("framework", FRAMEWORKS)
 @sequences
-def test_rows_of_any_lengths_go_on_together_as_each_would_alone(text: str, framework: str) -> None:
+def test_rows_of_any_lengths_go_on_together_as_each_would_alone(text, framework):
     cfg, params, tokens, _ = example(text, 48, B=4)
     side = TWINS[f"{framework}-reference"]
     lengths = (3, 40, 1, 12)
@@ -222,7 +219,7 @@ def test_rows_of_any_lengths_go_on_together_as_each_would_alone(text: str, frame
 
 
 @in_turn("framework", FRAMEWORKS)
-def test_the_state_that_is_counted_is_the_state_that_is_kept(text: str, framework: str) -> None:
+def test_the_state_that_is_counted_is_the_state_that_is_kept(text, framework):
     for length in (1, 5, 70):
         cfg, params, tokens, _ = example(text, length, B=1)
         _, state = TWINS[f"{framework}-reference"].logits(cfg, params, tokens)
@@ -233,7 +230,7 @@ def test_the_state_that_is_counted_is_the_state_that_is_kept(text: str, framewor
 
 @twins
 @sequences
-def test_a_position_that_is_not_finite_changes_no_bit_before_it(text: str, name: str) -> None:
+def test_a_position_that_is_not_finite_changes_no_bit_before_it(text, name):
     cfg, params, *_ = example(text, 37)
     if text.startswith("hyena") and name.endswith("reference"):
         return  # by Fourier transforms, where every position depends on all by its rounding

@@ -6,16 +6,14 @@ ends, and become simpler layers at special values of their gates.
 
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlxhog.models.forward_pass import Pass
 from mlxhog.models.mad import MADConfig
 from mlxhog.models.mad.layers import gsa, mamba3, path
 from mlxhog.models.mad.sequence import parse
-from tests.models.twins import TWINS, Twin
+from tests.models.twins import TWINS
 from tests.pairs import each_of
 from tests.tolerances import SEQUENCE_F32, STATE_F32, assert_close
 
@@ -24,18 +22,18 @@ D = 16
 twins = each_of("twin", TWINS.values(), ids=TWINS)
 
 
-def recorded(twin: Twin, layer: str, *names: str) -> list[Any]:
+def recorded(twin, layer, *names):
     with np.load(RECORDED) as arrays:
         return [twin.array(arrays[f"{layer}.{name}"]) for name in names]
 
 
-def assert_recorded(twin: Twin, actual: Any, layer: str, name: str = "h") -> None:
+def assert_recorded(twin, actual, layer, name="h"):
     with np.load(RECORDED) as arrays:
         assert_close(twin.numpy(actual), arrays[f"{layer}.{name}"], SEQUENCE_F32)
 
 
 @twins
-def test_mesa_solves_what_the_exact_code_of_fla_does(twin: Twin) -> None:
+def test_mesa_solves_what_the_exact_code_of_fla_does(twin):
     names = ("q", "k", "v", "log_decay", "beta", "ridge")
     q, k, v, log_decay, beta, ridge = recorded(twin, "mesa", *names)
     log_decay, root = log_decay[..., None], beta[..., None] ** 0.5
@@ -47,7 +45,7 @@ def test_mesa_solves_what_the_exact_code_of_fla_does(twin: Twin) -> None:
 
 
 @twins
-def test_gated_slot_attention_is_that_of_fla(twin: Twin) -> None:
+def test_gated_slot_attention_is_that_of_fla(twin):
     q, k, v, log_alpha = recorded(twin, "gsa", "q", "k", "v", "log_alpha")
     h, _ = gsa.slot_attention(twin.ops, q, k, v, -log_alpha, None)
     assert_recorded(twin, h, "gsa")
@@ -55,7 +53,7 @@ def test_gated_slot_attention_is_that_of_fla(twin: Twin) -> None:
 
 @each_of(("gate", "name"), [(False, "h"), (True, "h_forget")])
 @twins
-def test_path_attention_is_that_of_fla(twin: Twin, gate: bool, name: str) -> None:
+def test_path_attention_is_that_of_fla(twin, gate, name):
     q, k, v, w, beta, log_forget = recorded(twin, "path", "q", "k", "v", "w", "beta", "log_forget")
     cache = (q[:, :0], q[:, :0], *((beta[:, :0],) if gate else ()))
     gates = log_forget if gate else None
@@ -64,7 +62,7 @@ def test_path_attention_is_that_of_fla(twin: Twin, gate: bool, name: str) -> Non
 
 
 @twins
-def test_the_cell_of_mamba3_is_that_of_its_authors(twin: Twin) -> None:
+def test_the_cell_of_mamba3_is_that_of_its_authors(twin):
     names = ("q", "k", "v", "log_decay", "dt", "own", "w")
     q, k, v, log_decay, dt, own, w = recorded(twin, "mamba3", *names)
     angle = math.pi * twin.ops.xp.tanh(w) * dt[..., None]
@@ -73,9 +71,7 @@ def test_the_cell_of_mamba3_is_that_of_its_authors(twin: Twin) -> None:
     assert_recorded(twin, h, "mamba3")
 
 
-def layer(
-    text: str, twin: Twin, gates: dict[str, float] | None = None, S: int = 41
-) -> tuple[NDArray[Any], NDArray[Any], Any]:
+def layer(text, twin, gates=None, S=41):
     """Outputs of one layer and of its reference, and its last state; some parameters are scaled."""
     cfg = MADConfig(vocab_size=8, hidden_size=D, layers=parse(text))
     (one,) = cfg.layers
@@ -85,7 +81,7 @@ def layer(
         for spec in one.param_spec(D)
     }
     x = rng.standard_normal((2, S, D))
-    run: Pass[Any] = Pass(twin.ops)
+    run = Pass(twin.ops)
     y, state = one.forward(cfg, twin.array(p), twin.array(x), None, run)
     return twin.numpy(y), one.reference(cfg, p, x), state
 
@@ -100,15 +96,13 @@ def layer(
     ],
 )
 @twins
-def test_gates_at_their_ends_overflow_nowhere(
-    twin: Twin, text: str, gates: dict[str, float]
-) -> None:
+def test_gates_at_their_ends_overflow_nowhere(twin, text, gates):
     actual, expected, _ = layer(text, twin, gates)
     assert_close(actual, expected, STATE_F32)
 
 
 @twins
-def test_path_whose_reflections_are_closed_is_attention_without_positions(twin: Twin) -> None:
+def test_path_whose_reflections_are_closed_is_attention_without_positions(twin):
     with np.load(RECORDED) as arrays:
         q, k, v, w, beta = (twin.array(arrays[f"path.{name}"]) for name in "q k v w beta".split())
     cache = (q[:, :0], q[:, :0])
@@ -117,7 +111,7 @@ def test_path_whose_reflections_are_closed_is_attention_without_positions(twin: 
 
 
 @twins
-def test_the_angle_that_mamba3_keeps_is_within_a_turn(twin: Twin) -> None:
+def test_the_angle_that_mamba3_keeps_is_within_a_turn(twin):
     _, _, (_, theta, *_) = layer("mamba3(h2)", twin, {"dt_bias": 20.0}, S=120)
     kept = twin.numpy(theta)
     assert (kept >= -1e-4).all()
@@ -125,7 +119,7 @@ def test_the_angle_that_mamba3_keeps_is_within_a_turn(twin: Twin) -> None:
     assert np.ptp(kept) > 1
 
 
-def test_fewer_steps_of_conjugate_gradients_are_another_layer() -> None:
+def test_fewer_steps_of_conjugate_gradients_are_another_layer():
     twin = TWINS["torch-reference"]
     few, exact, _ = layer("mesa(h1,steps=2)", twin)
     assert np.abs(few - exact).max() > 1e-2

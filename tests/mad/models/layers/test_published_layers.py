@@ -4,9 +4,7 @@ Those in transformers are imported by the tests, since an import takes seconds a
 collects tests. The outputs of those in flash-linear-attention are recorded by `record_fla.py`.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +24,7 @@ FLA = Path(__file__).parent / "golden" / "fla_layers.npz"
 Params = dict[str, Tensor]
 
 
-def ours(text: str) -> tuple[Params, Tensor, Tensor]:
+def ours(text):
     """A layer's parameters, none of them at a special value, an input, and the output."""
     (layer,) = parse(text)
     rng = np.random.default_rng(0)
@@ -36,19 +34,19 @@ def ours(text: str) -> tuple[Params, Tensor, Tensor]:
         params[spec.name] = torch.from_numpy(initial_value(spec, 0) + noise)
     x = torch.from_numpy(rng.standard_normal((B, S, D)).astype(np.float32))
     cfg = MADConfig(vocab_size=8, hidden_size=D, layers=(layer,))
-    run: Pass[Tensor] = Pass(choose("torch", "reference", "cpu"))
+    run = Pass(choose("torch", "reference", "cpu"))
     y, _ = layer.forward(cfg, params, x, None, run)
     return params, x, y
 
 
-def theirs(module: torch.nn.Module, weights: Mapping[str, Tensor], x: Tensor, **more: Any) -> Any:
+def theirs(module, weights, x, **more):
     module.load_state_dict(weights, strict=True)
     module.eval()
     with torch.no_grad():
         return module(x, **more)
 
 
-def test_mamba_is_the_published_one() -> None:
+def test_mamba_is_the_published_one():
     from transformers import MambaConfig
     from transformers.models.mamba.modeling_mamba import MambaMixer
 
@@ -58,7 +56,7 @@ def test_mamba_is_the_published_one() -> None:
     assert_close(y, theirs(MambaMixer(config, 0), weights, x), LOGITS_F32)
 
 
-def test_ssd_is_the_mixer_of_mamba_2() -> None:
+def test_ssd_is_the_mixer_of_mamba_2():
     from transformers import Mamba2Config
     from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
 
@@ -82,7 +80,7 @@ def test_ssd_is_the_mixer_of_mamba_2() -> None:
     assert_close(y, theirs(Mamba2Mixer(config, 0), weights, x), LOGITS_F32)
 
 
-def test_gated_delta_net_is_that_of_qwen3_next() -> None:
+def test_gated_delta_net_is_that_of_qwen3_next():
     from transformers import Qwen3NextConfig
     from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextGatedDeltaNet
 
@@ -107,7 +105,7 @@ def test_gated_delta_net_is_that_of_qwen3_next() -> None:
     assert_close(y, theirs(Qwen3NextGatedDeltaNet(config, 0), weights, x), LOGITS_F32)
 
 
-def test_a_delta_product_of_one_step_is_the_gated_delta_net_of_olmo_hybrid() -> None:
+def test_a_delta_product_of_one_step_is_the_gated_delta_net_of_olmo_hybrid():
     from transformers import OlmoHybridConfig
     from transformers.models.olmo_hybrid.modeling_olmo_hybrid import OlmoHybridGatedDeltaNet
 
@@ -130,7 +128,7 @@ def test_a_delta_product_of_one_step_is_the_gated_delta_net_of_olmo_hybrid() -> 
     assert_close(y, theirs(mixer, weights, x), LOGITS_F32)
 
 
-def test_kda_is_that_of_kimi_linear() -> None:
+def test_kda_is_that_of_kimi_linear():
     from transformers import KimiLinearConfig
     from transformers.models.kimi_linear.modeling_kimi_linear import KimiLinearDeltaAttention
 
@@ -158,7 +156,7 @@ def test_kda_is_that_of_kimi_linear() -> None:
     assert_close(y, theirs(KimiLinearDeltaAttention(config, 0), weights, x), LOGITS_F32)
 
 
-def thirds(p: Params) -> list[Tensor]:
+def thirds(p):
     return list(p["qkv_proj.weight"].chunk(3))
 
 
@@ -166,12 +164,12 @@ RECORDED = dict(np.load(FLA))
 
 
 @each_of("text", RECORDED)
-def test_layers_of_the_delta_rule_are_those_of_flash_linear_attention(text: str) -> None:
+def test_layers_of_the_delta_rule_are_those_of_flash_linear_attention(text):
     assert_close(ours(text)[2], RECORDED[text], LOGITS_F32)
 
 
 @pytest.fixture
-def lfm2() -> Any:
+def lfm2():
     from transformers import Lfm2Config
 
     return Lfm2Config(
@@ -188,7 +186,7 @@ def lfm2() -> Any:
     )
 
 
-def test_attention_with_its_options_is_that_of_lfm2(lfm2: Any) -> None:
+def test_attention_with_its_options_is_that_of_lfm2(lfm2):
     from transformers.models.lfm2.modeling_lfm2 import Lfm2Attention, Lfm2RotaryEmbedding
 
     p, x, y = ours("mh-attention(h8,kv_heads=2,base=1e6,qk_norm=true,bias=false)")
@@ -201,7 +199,7 @@ def test_attention_with_its_options_is_that_of_lfm2(lfm2: Any) -> None:
     assert_close(y, actual, LOGITS_F32)
 
 
-def test_gated_conv_is_the_short_convolution_of_lfm2(lfm2: Any) -> None:
+def test_gated_conv_is_the_short_convolution_of_lfm2(lfm2):
     from transformers.models.lfm2.modeling_lfm2 import Lfm2ShortConv
 
     p, x, y = ours("gated-conv")

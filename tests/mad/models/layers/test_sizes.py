@@ -1,8 +1,6 @@
 """Sizes of the layers, refused numbers, initial values and ends of sequences."""
 
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -79,17 +77,17 @@ PARAMETERS = {
 
 
 @each_of("text", STATES)
-def test_the_states_at_width_128_are_those_of_the_table(text: str) -> None:
+def test_the_states_at_width_128_are_those_of_the_table(text):
     (layer,) = parse(text)
     assert dict(layer.state(D, 1000)) == STATES[text]
 
 
-def test_a_window_keeps_no_more_than_has_been_read() -> None:
+def test_a_window_keeps_no_more_than_has_been_read():
     assert make("mh-sliding-attention").state(D, 5) == {"cache": 2 * D * 5}
 
 
 @each_of("text", PARAMETERS)
-def test_the_parameters_at_width_128_are_counted_by_hand(text: str) -> None:
+def test_the_parameters_at_width_128_are_counted_by_hand(text):
     (layer,) = parse(text)
     assert sum(spec.size for spec in layer.param_spec(D)) == PARAMETERS[text]
 
@@ -144,13 +142,13 @@ def test_the_parameters_at_width_128_are_counted_by_hand(text: str) -> None:
         ("moe-swiglu(router=hash)", "router is 'hash'; choose one of top-k, mad"),
     ],
 )
-def test_what_cannot_be_built_is_refused_with_the_way_out(text: str, message: str) -> None:
+def test_what_cannot_be_built_is_refused_with_the_way_out(text, message):
     with pytest.raises(ConfigError, match=message):
         MADConfig(vocab_size=23, hidden_size=32, layers=parse(text))
 
 
 @each_of("text", ["ssd", "mamba", "gated-delta-net", "gated-delta-product", "kda"])
-def test_what_forgets_starts_between_slow_and_fast(text: str) -> None:
+def test_what_forgets_starts_between_slow_and_fast(text):
     (layer,) = parse(text)
     start = {spec.name: initial_value(spec, 7) for spec in layer.param_spec(D)}
     dt = np.logaddexp(start["dt_proj.bias" if text == "mamba" else "dt_bias"], 0)
@@ -171,13 +169,13 @@ def test_what_forgets_starts_between_slow_and_fast(text: str) -> None:
         "path",
     ],
 )  # fmt: skip
-def test_decay_of_weights_spares_gates_norms_and_biases(text: str) -> None:
+def test_decay_of_weights_spares_gates_norms_and_biases(text):
     (layer,) = parse(text)
     for spec in layer.param_spec(D):
         assert spec.decay == (len(spec.shape) > 1 and spec.name != "A_log"), spec.name
 
 
-def test_gla_forgets_by_the_sixteenth_root_of_its_gate() -> None:
+def test_gla_forgets_by_the_sixteenth_root_of_its_gate():
     layer = make("gla", {"heads": 1, "rank": 1})
     cfg = MADConfig(vocab_size=2, hidden_size=2, layers=(layer,))
     p = {f"{name}_proj.weight": np.ones((2, 2)) for name in "qkg"}
@@ -189,7 +187,7 @@ def test_gla_forgets_by_the_sixteenth_root_of_its_gate() -> None:
     assert last[0] / last[1] == pytest.approx(0.5 ** (1 / 16))
 
 
-def test_rwkv7_begins_as_its_published_first_layer() -> None:
+def test_rwkv7_begins_as_its_published_first_layer():
     (layer,) = parse("rwkv7")
     start = {spec.name: initial_value(spec, 7) for spec in layer.param_spec(D)}
     way = np.arange(D) / D
@@ -198,7 +196,7 @@ def test_rwkv7_begins_as_its_published_first_layer() -> None:
     np.testing.assert_allclose(start["w0"], -6 + 6 * np.arange(D) / (D - 1) + 0.5, atol=1e-6)
     assert not start["out_proj.weight"].any()
     assert [dict(make("rwkv7").state(d, 9))["shift"] for d in (64, 256)] == [64, 256]
-    assert [layer.ranks(d) for d in (64, 128, 1024, 2048)] == [  # type: ignore[attr-defined]
+    assert [layer.ranks(d) for d in (64, 128, 1024, 2048)] == [
         (32, 32),
         (32, 64),
         (64, 160),
@@ -207,7 +205,7 @@ def test_rwkv7_begins_as_its_published_first_layer() -> None:
 
 
 @each_of("text", ["delta-net({})", "gated-delta-product({},householders=1)", "kda({})"])
-def test_a_memory_of_negative_eigenvalues_counts_modulo_2(text: str) -> None:
+def test_a_memory_of_negative_eigenvalues_counts_modulo_2(text):
     outputs = {}
     for negative in ("true", "false"):
         (layer,) = parse(text.format(f"h1,conv=1,negative={negative}"))
@@ -223,7 +221,7 @@ def test_a_memory_of_negative_eigenvalues_counts_modulo_2(text: str) -> None:
     np.testing.assert_allclose(held, held[0], rtol=1e-4)
 
 
-def test_one_step_of_a_delta_product_is_gated_delta_net() -> None:
+def test_one_step_of_a_delta_product_is_gated_delta_net():
     one, other = (
         make("gated-delta-product", {"householders": 1, "negative": False}),
         make("gated-delta-net"),
@@ -237,7 +235,7 @@ def test_one_step_of_a_delta_product_is_gated_delta_net() -> None:
 
 
 @each_of(("text", "bias"), [("mlstm", "fgate.bias"), ("slstm", "recurrent.bias")])
-def test_forget_gates_of_xlstm_begin_open_at_3_to_6(text: str, bias: str) -> None:
+def test_forget_gates_of_xlstm_begin_open_at_3_to_6(text, bias):
     (layer,) = parse(text)
     (start,) = (initial_value(spec, 7) for spec in layer.param_spec(D) if spec.name == bias)
     opened = start[start != 0]
@@ -253,37 +251,33 @@ def test_forget_gates_of_xlstm_begin_open_at_3_to_6(text: str, bias: str) -> Non
         ("slstm(recurrent_init=uniform)", "recurrent.weight", -(32**-0.5), 32**-0.5),
     ],
 )
-def test_other_initial_values_have_their_ranges(
-    text: str, name: str, low: float, high: float
-) -> None:
+def test_other_initial_values_have_their_ranges(text, name, low, high):
     (layer,) = parse(text)
     (start,) = (initial_value(spec, 7) for spec in layer.param_spec(D) if spec.name == name)
     assert (start.min(), start.max()) == (pytest.approx(low, 0.01), pytest.approx(high, 0.01))
 
 
-def test_a_layer_is_written_with_every_number_and_read_back() -> None:
+def test_a_layer_is_written_with_every_number_and_read_back():
     assert to_dict(*parse("mlstm")) == {"type": "mlstm", "heads": 4, "conv": 4, "signed": False}
     signed = MADConfig(vocab_size=8, hidden_size=32, layers=parse("mlstm(signed=true)"))
     assert MADConfig.from_dict(signed.to_dict()) == signed
 
 
 @each_of(("d", "heads"), [(16, 1), (48, 3), (64, 4), (96, 6), (100, 5), (128, 16), (256, 16)])
-def test_heads_of_attention_that_says_none_are_16_wide_below_the_width_of_mad_lab(
-    d: int, heads: int
-) -> None:
+def test_heads_of_attention_that_says_none_are_16_wide_below_the_width_of_mad_lab(d, heads):
     for text in ("mh-attention", "mh-sliding-attention", "path"):
         assert at_width(parse(text), d) == parse(f"{text}(h{heads})")
         assert at_width(parse(f"{text}(h2)"), d) == parse(f"{text}(h2)")
 
 
-def test_heads_that_a_layer_says_do_not_follow_from_the_width() -> None:
+def test_heads_that_a_layer_says_do_not_follow_from_the_width():
     (layer,) = parse("mh-attention(h16)")
     assert at_width([layer], 64) == (layer,)
     (grouped,) = at_width(parse("mh-attention(kv_heads=2)"), 64)
-    assert (grouped.heads, grouped.kv_heads) == (4, 2)  # type: ignore[attr-defined]
+    assert (grouped.heads, grouped.kv_heads) == (4, 2)
 
 
-def test_a_checkpoint_and_a_run_have_the_heads_in_numbers(tmp_path: Path) -> None:
+def test_a_checkpoint_and_a_run_have_the_heads_in_numbers(tmp_path):
     layers = parse("mh-attention swiglu")
     model = MADConfig(vocab_size=8, hidden_size=64, layers=layers)
     assert model.to_dict()["layers"][0]["heads"] == 4
@@ -294,7 +288,7 @@ def test_a_checkpoint_and_a_run_have_the_heads_in_numbers(tmp_path: Path) -> Non
     assert replace(run, layers=named).key() == replace(run, layers=unnamed).key()
 
 
-def test_wavelengths_of_attention_reach_ten_thousand_where_nothing_is_said() -> None:
+def test_wavelengths_of_attention_reach_ten_thousand_where_nothing_is_said():
     assert parse("mh-attention mh-sliding-attention") == parse(
         "mh-attention(base=10000) mh-sliding-attention(base=10000)"
     )
@@ -303,28 +297,28 @@ def test_wavelengths_of_attention_reach_ten_thousand_where_nothing_is_said() -> 
 # -- xLSTM, Hyena and feed-forward layers ----------------------------------------------------------
 
 
-def config(layers: str) -> MADConfig:
+def config(layers):
     return MADConfig(vocab_size=23, hidden_size=16, layers=parse(layers), max_length=70)
 
 
-def logits(cfg: MADConfig, params: Any, tokens: Any) -> Any:
+def logits(cfg, params, tokens):
     return lm_numpy.forward(cfg, params, lm_numpy.embed(cfg, params, tokens))[0]
 
 
 @each_of("name", TWINS)
 @each_of("text", ["hyena", "mh-hyena(h4)"])
-def test_a_long_filter_reaches_as_far_back_as_the_model_is_long(text: str, name: str) -> None:
+def test_a_long_filter_reaches_as_far_back_as_the_model_is_long(text, name):
     cfg, side = replace(config(text), max_length=6), TWINS[name]
     params, (tokens, _) = perturbed_params(cfg, 1), batch(cfg, 1, 11, 2)
     expected = logits(cfg, params, tokens)
     assert_close(side.logits(cfg, params, tokens)[0], expected, LOGITS_F32)
-    state: Any = side.zero_state(cfg, 1)
+    state = side.zero_state(cfg, 1)
     for t in range(11):
         actual, state = side.logits(cfg, params, tokens[:, t : t + 1], state)
         assert_close(actual[:, 0], expected[:, t], LOGITS_F32)
 
 
-def test_a_mixture_takes_the_best_experts_alone_and_mad_labs_router_does_not() -> None:
+def test_a_mixture_takes_the_best_experts_alone_and_mad_labs_router_does_not():
     shares = {}
     for router in ("top-k", "mad"):
         cfg = config(f"moe-swiglu(router={router})")

@@ -1,17 +1,15 @@
 """Paths of users: the home that `~` means, or a refusal."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
 
+from mlxhog.base.paths import expanded, path_from_here
 from mlxhog.errors import ConfigError
-from mlxhog.files.paths import expanded, path_from_here
 from tests.pairs import each_of
 
 
-def test_a_tilde_is_the_home_and_other_paths_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_is_the_home_and_other_paths_stay(monkeypatch):
     monkeypatch.setenv("HOME", "/home/ada")
     assert expanded("~/notes") == Path("/home/ada/notes")
     assert expanded(Path("~")) == Path("/home/ada")
@@ -19,9 +17,7 @@ def test_a_tilde_is_the_home_and_other_paths_stay(monkeypatch: pytest.MonkeyPatc
         assert expanded(path) == Path(path)
 
 
-def test_a_path_is_shown_from_the_current_folder_where_it_lies_below_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_path_is_shown_from_the_current_folder_where_it_lies_below_it(tmp_path, monkeypatch):
     here = tmp_path / "here"
     here.mkdir()
     monkeypatch.chdir(here)
@@ -32,13 +28,13 @@ def test_a_path_is_shown_from_the_current_folder_where_it_lies_below_it(
 
 
 @each_of("path", ["~nosuchuser/x", "~nosuchuser", Path("~nosuchuser/x")])
-def test_the_home_of_nobody_is_refused_with_the_way_out(path: str | Path) -> None:
+def test_the_home_of_nobody_is_refused_with_the_way_out(path):
     with pytest.raises(ConfigError, match=r"not know a user 'nosuchuser'; write the whole path"):
         expanded(path)
 
 
-def test_a_user_without_a_home_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    def homeless(_: Path) -> Path:
+def test_a_user_without_a_home_is_told_so(monkeypatch):
+    def homeless(_):
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(Path, "expanduser", homeless)

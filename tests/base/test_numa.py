@@ -1,18 +1,15 @@
 """NUMA nodes as the kernel describes them, and command lines that keep to one."""
 
-from __future__ import annotations
-
 import shlex
-from pathlib import Path
 
 import pytest
 
+from mlxhog.base.numa import Node, nodes, numactl, numbers, require_numactl
 from mlxhog.cli import cluster, main
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.machine.numa import Node, nodes, numactl, numbers, require_numactl
 
 
-def describe(root: Path, number: int, cores: str, kilobytes: int) -> None:
+def describe(root, number, cores, kilobytes):
     folder = root / f"node{number}"
     folder.mkdir()
     (folder / "cpulist").write_text(f"{cores}\n")
@@ -21,7 +18,7 @@ def describe(root: Path, number: int, cores: str, kilobytes: int) -> None:
     )
 
 
-def test_nodes_have_the_cores_that_this_process_may_use_and_their_memory(tmp_path: Path) -> None:
+def test_nodes_have_the_cores_that_this_process_may_use_and_their_memory(tmp_path):
     describe(tmp_path, 10, "4-7", 2048)
     describe(tmp_path, 0, "0-1,3", 1024)
     (tmp_path / "node_list").mkdir()  # other files of the kernel
@@ -31,7 +28,7 @@ def test_nodes_have_the_cores_that_this_process_may_use_and_their_memory(tmp_pat
     )
 
 
-def test_a_node_without_memory_or_without_usable_cores_is_left_out(tmp_path: Path) -> None:
+def test_a_node_without_memory_or_without_usable_cores_is_left_out(tmp_path):
     describe(tmp_path, 0, "0-1", 1024)
     describe(tmp_path, 1, "", 1024)
     describe(tmp_path, 2, "2-3", 0)
@@ -39,32 +36,30 @@ def test_a_node_without_memory_or_without_usable_cores_is_left_out(tmp_path: Pat
     assert [node.number for node in nodes(tmp_path, frozenset(range(4)))] == [0]
 
 
-def test_a_system_that_describes_no_nodes_has_none(tmp_path: Path) -> None:
+def test_a_system_that_describes_no_nodes_has_none(tmp_path):
     assert nodes(tmp_path / "absent") == ()
 
 
 @pytest.mark.parametrize(
     ("text", "listed"), [("0", {0}), ("0-2,5\n", {0, 1, 2, 5}), ("", set()), ("3,1-1", {1, 3})]
 )
-def test_lists_of_the_kernel_are_read(text: str, listed: set[int]) -> None:
+def test_lists_of_the_kernel_are_read(text, listed):
     assert numbers(text) == listed
 
 
-def test_a_command_is_kept_to_the_cores_and_the_memory_of_its_node() -> None:
+def test_a_command_is_kept_to_the_cores_and_the_memory_of_its_node():
     assert numactl(Node(1, (4, 6), 1), ["mlxhog", "train"]) == [
         "numactl", "--physcpubind=4,6", "--membind=1", "--", "mlxhog", "train",
     ]  # fmt: skip
 
 
-def test_without_numactl_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_numactl_the_package_is_named(monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(EnvironmentLacks, match="apt install numactl"):
         require_numactl()
 
 
-def test_a_cluster_of_nodes_has_a_command_for_each_that_stays_on_it(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_cluster_of_nodes_has_a_command_for_each_that_stays_on_it(monkeypatch, capsys):
     two = Node(0, (0, 1), 1024), Node(1, (2, 3), 1024)
     monkeypatch.setattr(cluster, "nodes", lambda: two)
     monkeypatch.setattr(cluster, "require_numactl", lambda: None)
@@ -79,17 +74,13 @@ def test_a_cluster_of_nodes_has_a_command_for_each_that_stays_on_it(
         assert line.startswith("MLXHOG_CLUSTER_TOKEN='a word' numactl ")
 
 
-def test_the_commands_for_nodes_have_no_option_of_the_lighthouse(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_the_commands_for_nodes_have_no_option_of_the_lighthouse(capsys):
     for option in (["--json"], ["--heartbeat", "1s"], ["--join-timeout", "20s"]):
         assert main(["cluster", "numa", *option]) == 2
         assert f"no flag '{option[0]}'" in capsys.readouterr().err
 
 
-def test_a_system_without_nodes_gets_the_command_without_them(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_system_without_nodes_gets_the_command_without_them(monkeypatch, capsys):
     monkeypatch.setattr(cluster, "nodes", lambda: ())
     assert main(["cluster", "numa", "--address", "127.0.0.1:8601"]) == 3
     output = capsys.readouterr()

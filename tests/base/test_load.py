@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from mlxhog.machine import load
-from mlxhog.machine.load import Load, LoadWatch
+from mlxhog.base import load
+from mlxhog.base.load import Load, LoadWatch
 
 
 class Machine:

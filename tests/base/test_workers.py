@@ -4,30 +4,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.machine.machine import Machine, here
-from mlxhog.machine.verdicts import Verdict
-from mlxhog.machine.workers import (
+from mlxhog.base.machine import Machine, here
+from mlxhog.base.verdicts import Verdict
+from mlxhog.base.workers import (
     BACKENDS,
-    WorkerChoice,
     joining_workers,
     missing,
     resolve_workers,
 )
+from mlxhog.errors import ConfigError, EnvironmentLacks
 from tests.pairs import each_of
 
 BOTH = frozenset({"mlx", "torch"})
 
 
-def linux(cores: int = 2, frameworks: frozenset[str] = BOTH) -> Machine:
+def linux(cores=2, frameworks=BOTH):
     return Machine("linux", "x86_64", cores, 8 << 30, "", frameworks)
 
 
-def mac(chip: str = "Apple M4 Pro", cores: int = 10) -> Machine:
+def mac(chip="Apple M4 Pro", cores=10):
     return Machine("macos", "arm64", cores, 8 << 30, chip, BOTH)
 
 
-def listed(choice: WorkerChoice) -> list[tuple[str, int]]:
+def listed(choice):
     return [(worker.backend, worker.threads) for worker in choice.workers]
 
 

@@ -18,8 +18,8 @@ from typing import Any
 
 import yaml
 
+from mlxhog.base.reading import MOST_DEPTH, MOST_YAML_BYTES
 from mlxhog.errors import message_of, shown
-from mlxhog.files.reading import MOST_DEPTH, MOST_YAML_BYTES
 
 _FORMS = {
     "null": "~|null|Null|NULL|",

@@ -11,8 +11,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from mlxhog.base.processes import NO_DESCRIPTORS, descriptors_text
 from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.machine.processes import NO_DESCRIPTORS, descriptors_text
 
 OWN_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 """Names of this machine in a Host header."""

@@ -29,9 +29,9 @@ from multiprocessing import connection, parent_process, reduction, resource_trac
 from types import ModuleType
 from typing import Any, NoReturn
 
+from mlxhog.base import darwin
+from mlxhog.base.interrupts import SIGNALS
 from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.machine import darwin
-from mlxhog.machine.interrupts import SIGNALS
 
 FAULTS = (
     TypeError,

@@ -19,11 +19,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from mlxhog.base import machine, plain_json
+from mlxhog.base.cache import user_cache_directory
+from mlxhog.base.durable import replace_file
 from mlxhog.errors import MOST_SHOWN, EnvironmentLacks, message_of, shown
-from mlxhog.files import plain_json
-from mlxhog.files.cache import user_cache_directory
-from mlxhog.files.durable import replace_file
-from mlxhog.machine import machine
 
 FORMAT = 2
 GPU_ENGINES = {"mlx:gpu": "mlx", "torch:mps": "mps"}

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Collection, Mapping
 
-from mlxhog.machine.machine import Machine
+from mlxhog.base.machine import Machine
 
 VARIABLE = "MLX_ENABLE_TF32"
 FIRST_CHIP = 5

@@ -1,18 +1,16 @@
 """Every file within its limits is read or refused in time that grows as its size does."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import threading
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from mlxhog.base import plain_json, plain_yaml, reading, tensors
+from mlxhog.base.quantities import Interval, parse_duration_s
 from mlxhog.checkpoint import manifest
 from mlxhog.checkpoint.formats import weights
 from mlxhog.config import sources
@@ -21,8 +19,6 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import resolve
 from mlxhog.data import tokenizers
 from mlxhog.errors import CheckpointError, ConfigError, DataError
-from mlxhog.files import plain_json, plain_yaml, reading, tensors
-from mlxhog.files.quantities import Interval, parse_duration_s
 from mlxhog.live.serving.app import Api
 from mlxhog.live.serving.requests import RefusedRequest
 from mlxhog.models.mad import architecture, sequence
@@ -34,14 +30,14 @@ class CountedKey(str):
 
     comparisons = 0
 
-    def __eq__(self, other: object) -> bool:
+    def __eq__(self, other):
         CountedKey.comparisons += 1
-        return str.__eq__(self, other)  # type: ignore[arg-type]
+        return str.__eq__(self, other)
 
     __hash__ = str.__hash__
 
 
-def comparisons_of(n: int) -> int:
+def comparisons_of(n):
     CountedKey.comparisons = 0
     pairs = [(CountedKey(f"k{k}"), k) for k in (*range(n), n - 1)]
     with pytest.raises(ValueError, match=f"the key 'k{n - 1}' occurs twice"):
@@ -49,11 +45,11 @@ def comparisons_of(n: int) -> int:
     return CountedKey.comparisons
 
 
-def test_the_search_for_a_key_that_occurs_twice_takes_linear_time() -> None:
+def test_the_search_for_a_key_that_occurs_twice_takes_linear_time():
     assert comparisons_of(400) <= 5 * comparisons_of(100)
 
 
-def test_a_large_list_within_json_is_checked_to_its_last_value() -> None:
+def test_a_large_list_within_json_is_checked_to_its_last_value():
     text = json.dumps({"a": [0] * 10_000 + [[1.0]]}).replace("1.0", "1e999")
     with pytest.raises(ValueError, match="a number is too large"):
         plain_json.loads(text)
@@ -63,30 +59,30 @@ def test_a_large_list_within_json_is_checked_to_its_last_value() -> None:
 LONG = reading.MOST_YAML_BYTES
 
 
-def test_a_choice_with_a_long_gap_is_refused() -> None:
+def test_a_choice_with_a_long_gap_is_refused():
     with pytest.raises(ConfigError, match="wanted a name"):
         OPTIMIZERS.parts("adamw" + " " * LONG + "!")
 
 
 @each_of("read", [parse_duration_s, Interval.parse])
-def test_a_duration_of_very_many_digits_is_refused(read: Any) -> None:
+def test_a_duration_of_very_many_digits_is_refused(read):
     with pytest.raises(ValueError, match="wanted"):
         read("1" * LONG + "x")
 
 
-def test_stripes_of_very_many_digits_are_refused() -> None:
+def test_stripes_of_very_many_digits_are_refused():
     with pytest.raises(ConfigError, match="write stripes"):
         architecture._striping({"pattern": "1" * LONG}, {})
 
 
-def test_layers_of_very_many_nested_parentheses_are_refused() -> None:
+def test_layers_of_very_many_nested_parentheses_are_refused():
     depth = LONG // 9
     with pytest.raises(ConfigError, match="layers; write 4096 at most"):
         sequence.parse("(" * depth + "swiglu) " * depth)
 
 
-def test_only_the_first_unknown_options_get_a_suggestion(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
+def test_only_the_first_unknown_options_get_a_suggestion(monkeypatch):
+    asked = []
     monkeypatch.setattr(sources, "suggestion", lambda name, known: asked.append(name) or "")
     unknown = {f"x{k}": (1, f"conf.yaml:{k}") for k in range(1000)}
     with pytest.raises(ConfigError, match="no option 'x0'"):
@@ -94,9 +90,7 @@ def test_only_the_first_unknown_options_get_a_suggestion(monkeypatch: pytest.Mon
     assert len(asked) <= 20
 
 
-def test_texts_longer_than_their_limits_are_refused_unread(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_texts_longer_than_their_limits_are_refused_unread(monkeypatch, tmp_path):
     monkeypatch.setattr(reading, "MOST_JSON_BYTES", 100)
     monkeypatch.setattr(plain_yaml, "MOST_YAML_BYTES", 100)
     (tmp_path / "x.json").write_text("[" * 101)
@@ -115,17 +109,17 @@ ARRAYS = {f"blocks.{k}.w": np.ones(2, np.float32) for k in range(4)}
 OTHER_KIND = "so the file is damaged or of another kind; fetch it again"
 
 
-def safetensors_file(folder: Path) -> Path:
+def safetensors_file(folder):
     tensors.write(folder / "model.safetensors", ARRAYS)
     return folder / "model.safetensors"
 
 
-def torch_file(folder: Path) -> Path:
+def torch_file(folder):
     torch.save({k: torch.from_numpy(v) for k, v in ARRAYS.items()}, folder / "model.pt")
     return folder / "model.pt"
 
 
-def shards(folder: Path) -> Path:
+def shards(folder):
     for name, array in ARRAYS.items():
         tensors.write(folder / f"{name}.safetensors", {name: array})
     index = {"weight_map": {name: f"{name}.safetensors" for name in ARRAYS}}
@@ -133,14 +127,14 @@ def shards(folder: Path) -> Path:
     return folder / weights.INDEX
 
 
-def numbered(folder: Path) -> Path:
+def numbered(folder):
     for k, (name, array) in enumerate(ARRAYS.items()):
         tensors.write(folder / f"model_{k}.safetensors", {name: array})
     return folder / "model_0.safetensors"
 
 
 @each_of("make", [safetensors_file, torch_file, shards, numbered])
-def test_a_checkpoint_within_the_limits_is_read(tmp_path: Path, make: Any) -> None:
+def test_a_checkpoint_within_the_limits_is_read(tmp_path, make):
     read = weights.read(make(tmp_path))
     assert read.keys() == ARRAYS.keys()
 
@@ -161,8 +155,8 @@ def test_a_checkpoint_within_the_limits_is_read(tmp_path: Path, make: Any) -> No
     ],
 )
 def test_a_checkpoint_beyond_a_limit_is_refused_in_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any, limit: str, message: str
-) -> None:
+    tmp_path, monkeypatch, make, limit, message
+):
     file = make(tmp_path)
     monkeypatch.setattr(reading, limit, 3)
     with pytest.raises(CheckpointError, match=message) as caught:
@@ -171,7 +165,7 @@ def test_a_checkpoint_beyond_a_limit_is_refused_in_one_sentence(
     assert OTHER_KIND in str(caught.value)
 
 
-def test_an_index_that_disagrees_with_its_shards_is_refused_by_name(tmp_path: Path) -> None:
+def test_an_index_that_disagrees_with_its_shards_is_refused_by_name(tmp_path):
     index = shards(tmp_path)
     record = json.loads(index.read_bytes())
     record["weight_map"]["lost"] = "blocks.0.w.safetensors"
@@ -182,15 +176,13 @@ def test_an_index_that_disagrees_with_its_shards_is_refused_by_name(tmp_path: Pa
         weights.read(index)
 
 
-def test_a_shard_with_a_number_in_foreign_digits_is_no_numbered_shard(tmp_path: Path) -> None:
+def test_a_shard_with_a_number_in_foreign_digits_is_no_numbered_shard(tmp_path):
     numbered(tmp_path)
     tensors.write(tmp_path / "model_².safetensors", {})
     assert len(weights.parts(tmp_path / "model_0.safetensors")) == 4
 
 
-def test_a_manifest_of_too_many_files_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_manifest_of_too_many_files_is_refused(tmp_path, monkeypatch):
     for name in "abcd":
         (tmp_path / name).touch()
     manifest.write(tmp_path, 1, {})
@@ -199,9 +191,7 @@ def test_a_manifest_of_too_many_files_is_refused(
         manifest.read(tmp_path)
 
 
-def test_a_tokenizer_of_too_many_pieces_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_tokenizer_of_too_many_pieces_is_refused(tmp_path, monkeypatch):
     files = tokenizers.ByteTokenizer().files()
     description = json.loads(files["tokenizer.json"])
     description["model"]["vocab"]["aa"] = 257
@@ -216,18 +206,18 @@ def test_a_tokenizer_of_too_many_pieces_is_refused(
 # -- the server ----------------------------------------------------------------------------------
 
 
-def test_the_body_of_a_request_is_parsed_beside_the_event_loop() -> None:
-    threads: list[int] = []
+def test_the_body_of_a_request_is_parsed_beside_the_event_loop():
+    threads = []
 
-    def parse(body: bytes, *, model: str) -> Any:
+    def parse(body, *, model):
         threads.append(threading.get_ident())
         raise RefusedRequest(body.decode())
 
-    async def stream() -> Any:
+    async def stream():
         yield b"a body"
 
     http = SimpleNamespace(headers={}, stream=stream)
-    api: Any = SimpleNamespace(_served=SimpleNamespace(name="m"))
+    api = SimpleNamespace(_served=SimpleNamespace(name="m"))
     with pytest.raises(RefusedRequest, match="a body"):
-        asyncio.run(Api._answer(api, http, parse))  # type: ignore[arg-type]
+        asyncio.run(Api._answer(api, http, parse))
     assert threads != [threading.get_ident()]

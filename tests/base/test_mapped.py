@@ -1,36 +1,30 @@
 """Mapped files: views without copies, copies piece by piece, numbers that are not finite found."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
+from mlxhog.base import mapped, tensors
 from mlxhog.errors import CheckpointError
-from mlxhog.files import mapped, tensors
 from tests.pairs import each_of
 
 RANDOM = np.random.default_rng(0)
 
 
 @pytest.fixture
-def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_chunks(monkeypatch):
     monkeypatch.setattr(mapped, "CHUNK_BYTES", 64)
 
 
 @pytest.mark.parametrize("stored", mapped.FLOATS)
 @pytest.mark.parametrize("held", mapped.FLOATS)
 @pytest.mark.usefixtures("small_chunks")
-def test_a_copy_holds_every_number_in_the_wanted_type(tmp_path: Path, stored, held) -> None:
+def test_a_copy_holds_every_number_in_the_wanted_type(tmp_path, stored, held):
     array = RANDOM.standard_normal((13, 7)).astype(stored)
     tensors.write(tmp_path / "x", {"x": array})
     out = np.empty(array.shape, held)
@@ -41,7 +35,7 @@ def test_a_copy_holds_every_number_in_the_wanted_type(tmp_path: Path, stored, he
 @pytest.mark.parametrize("dtype", mapped.FLOATS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.usefixtures("small_chunks")
-def test_one_number_that_is_not_finite_is_found_wherever_it_is(dtype, bad) -> None:
+def test_one_number_that_is_not_finite_is_found_wherever_it_is(dtype, bad):
     for place in range(40):
         array = np.ones(40, dtype)
         assert mapped.is_finite(array)
@@ -51,17 +45,17 @@ def test_one_number_that_is_not_finite_is_found_wherever_it_is(dtype, bad) -> No
 
 
 @each_of("dtype", [np.float16, np.float32, np.float64])
-def test_the_largest_finite_numbers_are_finite(dtype) -> None:
+def test_the_largest_finite_numbers_are_finite(dtype):
     assert mapped.is_finite(np.full(100, np.finfo(dtype).max, dtype))
     assert mapped.is_finite(np.full(100, np.finfo(dtype).min, dtype))
     assert mapped.is_finite(np.empty(0, dtype))
 
 
-def test_a_number_too_large_for_the_wanted_type_is_not_finite() -> None:
+def test_a_number_too_large_for_the_wanted_type_is_not_finite():
     assert not mapped.copy(np.array([1e6], np.float32), np.empty(1, np.float16))
 
 
-def test_a_transposed_view_is_copied_in_its_own_order(tmp_path: Path) -> None:
+def test_a_transposed_view_is_copied_in_its_own_order(tmp_path):
     array = RANDOM.standard_normal((5, 6, 7)).astype(np.float32)
     tensors.write(tmp_path / "x", {"x": array})
     out = np.empty((5, 7, 6), np.float32)
@@ -70,7 +64,7 @@ def test_a_transposed_view_is_copied_in_its_own_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_chunks")
-def test_pieces_are_all_elements_once_and_in_order(tmp_path: Path) -> None:
+def test_pieces_are_all_elements_once_and_in_order(tmp_path):
     arrays = {name: RANDOM.standard_normal(1000 + k) for k, name in enumerate("abc")}
     tensors.write(tmp_path / "x", arrays)
     for name, view in tensors.read(tmp_path / "x").items():
@@ -79,7 +73,7 @@ def test_pieces_are_all_elements_once_and_in_order(tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.concatenate(pieces), arrays[name][5:])
 
 
-def test_a_file_that_is_replaced_or_removed_stays_readable(tmp_path: Path) -> None:
+def test_a_file_that_is_replaced_or_removed_stays_readable(tmp_path):
     array = RANDOM.standard_normal(1000).astype(np.float32)
     tensors.write(tmp_path / "x", {"x": array})
     view = tensors.read(tmp_path / "x")["x"]
@@ -91,9 +85,7 @@ def test_a_file_that_is_replaced_or_removed_stays_readable(tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("small_chunks")
-def test_on_macos_pieces_are_read_into_one_buffer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_on_macos_pieces_are_read_into_one_buffer(tmp_path, monkeypatch):
     monkeypatch.setattr(mapped, "_READS", True)
     arrays = {str(t): RANDOM.standard_normal(1000 + t.itemsize).astype(t) for t in mapped.FLOATS}
     tensors.write(tmp_path / "x", arrays)
@@ -105,9 +97,7 @@ def test_on_macos_pieces_are_read_into_one_buffer(
 
 
 @pytest.mark.usefixtures("small_chunks")
-def test_a_file_that_is_shortened_while_it_is_read_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_is_shortened_while_it_is_read_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(mapped, "_READS", True)
     tensors.write(tmp_path / "x", {"x": np.ones(100, np.float32)})
     view = tensors.read(tmp_path / "x")["x"]
@@ -122,7 +112,7 @@ COPY = """
 import resource, sys
 import numpy as np
 from pathlib import Path
-from mlxhog.files import mapped; from mlxhog.files import tensors
+from mlxhog.base import mapped; from mlxhog.base import tensors
 
 def highest():
     # ru_maxrss begins with that of the parent on Linux.
@@ -141,7 +131,7 @@ print(highest() - before)
 
 
 @pytest.mark.slow
-def test_copying_a_mapped_file_needs_little_memory_beside_the_copy(tmp_path: Path) -> None:
+def test_copying_a_mapped_file_needs_little_memory_beside_the_copy(tmp_path):
     tensors.write(tmp_path / "x", {"x": np.ones(N_BYTES // 4, np.float32)})
     command = [sys.executable, "-c", COPY, str(tmp_path / "x")]
     process = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -155,13 +145,13 @@ def test_copying_a_mapped_file_needs_little_memory_beside_the_copy(tmp_path: Pat
     "content",
     [b"", b"\x08", b"not a tensor file at all", (10**9).to_bytes(8, "little") + b"{}"],
 )
-def test_a_foreign_tensor_file_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_foreign_tensor_file_is_refused(tmp_path, content):
     (tmp_path / "x.safetensors").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"x.safetensors is missing.*; copy it again"):
         tensors.read(tmp_path / "x.safetensors")
 
 
-def test_a_tensor_type_that_numpy_lacks_is_named(tmp_path: Path) -> None:
+def test_a_tensor_type_that_numpy_lacks_is_named(tmp_path):
     header = {"x": {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
@@ -172,9 +162,9 @@ def test_a_tensor_type_that_numpy_lacks_is_named(tmp_path: Path) -> None:
 
 
 def test_an_io_error_while_writing_is_not_called_a_full_disk_and_leaves_no_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(source: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    tmp_path, monkeypatch
+):
+    def broken(source):
         yield source
         raise OSError(errno.EIO, "Input/output error")
 
@@ -186,9 +176,7 @@ def test_an_io_error_while_writing_is_not_called_a_full_disk_and_leaves_no_file(
 
 
 @each_of("shape", [(0, 2**62), (2**62, 0), (0, 2**64 - 1), (0, 2**31, 2**31), (0,) * 70])
-def test_a_tensor_without_numbers_whose_shape_no_array_has_is_refused(
-    tmp_path: Path, shape: tuple[int, ...]
-) -> None:
+def test_a_tensor_without_numbers_whose_shape_no_array_has_is_refused(tmp_path, shape):
     entry = {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}
     header = json.dumps({"x": entry}).encode()
     path = tmp_path / "x.safetensors"
@@ -197,6 +185,6 @@ def test_a_tensor_without_numbers_whose_shape_no_array_has_is_refused(
         tensors.read(path)
 
 
-def test_a_tensor_without_numbers_is_read_as_it_is(tmp_path: Path) -> None:
+def test_a_tensor_without_numbers_is_read_as_it_is(tmp_path):
     tensors.write(tmp_path / "x", {"x": np.zeros((0, 3), np.float32)})
     assert tensors.read(tmp_path / "x")["x"].shape == (0, 3)

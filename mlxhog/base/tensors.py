@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from mlxhog.base import mapped, plain_json, reading
+from mlxhog.base.durable import flush
 from mlxhog.errors import CheckpointError, message_of, shown
-from mlxhog.files import mapped, plain_json, reading
-from mlxhog.files.durable import flush
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),

@@ -1,7 +1,5 @@
 """What is said to be on the disk is there, also where fsync stops at the drive's cache."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import os
@@ -9,29 +7,26 @@ import stat
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mlxhog.files import durable, tensors
+from mlxhog.base import durable, tensors
 
 F_FULLFSYNC = 51
 
 
 @pytest.fixture
-def flushed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def flushed(monkeypatch):
     """What was called, as on macOS."""
-    calls: list[str] = []
+    calls = []
     monkeypatch.setattr(fcntl, "F_FULLFSYNC", F_FULLFSYNC, raising=False)
     monkeypatch.setattr(fcntl, "fcntl", lambda fd, what: calls.append(f"fcntl {what}"))
     monkeypatch.setattr(os, "fsync", lambda fd: calls.append("fsync"))
     return calls
 
 
-def test_on_macos_every_part_of_a_checkpoint_goes_through_the_drives_cache(
-    tmp_path: Path, flushed: list[str]
-) -> None:
+def test_on_macos_every_part_of_a_checkpoint_goes_through_the_drives_cache(tmp_path, flushed):
     durable.sync(tmp_path)
     durable.write_synced(tmp_path / "a", b"x")
     durable.replace_file(tmp_path / "b", b"x")  # the file, and its directory
@@ -40,10 +35,8 @@ def test_on_macos_every_part_of_a_checkpoint_goes_through_the_drives_cache(
 
 
 @pytest.mark.parametrize("number", [errno.ENOTSUP, errno.ENOTTY, errno.EINVAL])
-def test_a_filesystem_without_it_gets_an_fsync(
-    tmp_path: Path, flushed: list[str], monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    def refuse(fd: int, what: int) -> None:
+def test_a_filesystem_without_it_gets_an_fsync(tmp_path, flushed, monkeypatch, number):
+    def refuse(fd, what):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "fcntl", refuse)
@@ -52,14 +45,14 @@ def test_a_filesystem_without_it_gets_an_fsync(
 
 
 def test_content_is_on_the_disk_before_its_name_is_and_the_name_before_it_counts(
-    tmp_path: Path, flushed: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tmp_path, flushed, monkeypatch
+):
     replace = os.replace
 
-    def fsync(descriptor: int) -> None:
+    def fsync(descriptor):
         flushed.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
 
-    def rename(source: Path, target: Path) -> None:
+    def rename(source, target):
         flushed.append("name")
         replace(source, target)
 
@@ -78,15 +71,13 @@ def test_content_is_on_the_disk_before_its_name_is_and_the_name_before_it_counts
     assert flushed == ["file", "folder", "file"]
 
 
-def ended_pid() -> int:
+def ended_pid():
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     return process.pid
 
 
-def test_what_a_killed_writer_left_goes_with_the_next_one_and_nothing_else_does(
-    tmp_path: Path,
-) -> None:
+def test_what_a_killed_writer_left_goes_with_the_next_one_and_nothing_else_does(tmp_path):
     gone, target = ended_pid(), tmp_path / "run.json"
     (tmp_path / f"run.json.{gone}.part").write_text("half")
     (tmp_path / f"run.json.{10**9}.part").symlink_to("elsewhere")
@@ -110,10 +101,10 @@ def test_what_a_killed_writer_left_goes_with_the_next_one_and_nothing_else_does(
     assert {path.name for path in tmp_path.iterdir()} == left
 
 
-def test_lines_of_an_append_that_fails_are_never_read(tmp_path: Path) -> None:
+def test_lines_of_an_append_that_fails_are_never_read(tmp_path):
     path = tmp_path / "lines"
     durable.append_lines(path, b"first\n")
-    lines: list[bytes] = []
+    lines = []
     reader = threading.Thread(target=lambda: lines.append(durable.read_lines(path, 6, 1000)))
     with path.open("ab", buffering=0) as appending:
         fcntl.flock(appending, fcntl.LOCK_EX)
@@ -125,7 +116,7 @@ def test_lines_of_an_append_that_fails_are_never_read(tmp_path: Path) -> None:
     assert lines == [b""]
 
 
-def test_a_line_that_crosses_the_limit_is_read_to_its_end(tmp_path: Path) -> None:
+def test_a_line_that_crosses_the_limit_is_read_to_its_end(tmp_path):
     path = tmp_path / "lines"
     path.write_bytes(b"first\nsecond\nthird\nto")
     assert durable.read_lines(path, 0, 8) == b"first\nsecond\n"
@@ -133,10 +124,8 @@ def test_a_line_that_crosses_the_limit_is_read_to_its_end(tmp_path: Path) -> Non
     assert durable.read_lines(path, 19, 8) == b""
 
 
-def test_a_disk_that_fails_is_an_error_not_an_fsync(
-    tmp_path: Path, flushed: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(fd: int, what: int) -> None:
+def test_a_disk_that_fails_is_an_error_not_an_fsync(tmp_path, flushed, monkeypatch):
+    def fail(fd, what):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(fcntl, "fcntl", fail)

@@ -1,33 +1,30 @@
 """TF32 of MLX: off where numbers are promised, named where it acts, a user's value is kept."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import replace
-from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
 
 from mlxhog import backends
 from mlxhog.arena.child import Child
-from mlxhog.machine import float32
-from mlxhog.machine.float32 import VARIABLE
+from mlxhog.base import float32
+from mlxhog.base.float32 import VARIABLE
 from mlxhog.training import worker
 from tests.arena import children
-from tests.machine.test_workers import linux, mac
+from tests.base.test_workers import linux, mac
 
 GPU = ["mlx:gpu", "mlx:cpu"]
 
 
 @pytest.fixture(autouse=True)
-def unset(monkeypatch: pytest.MonkeyPatch) -> None:
+def unset(monkeypatch):
     """Put back afterwards, also if a test sets it."""
     monkeypatch.setenv(VARIABLE, "0")
     monkeypatch.delenv(VARIABLE)
 
 
-def test_a_promise_switches_it_off_and_keeps_the_value_of_a_user() -> None:
+def test_a_promise_switches_it_off_and_keeps_the_value_of_a_user():
     float32.promise()
     assert os.environ[VARIABLE] == "0"
     assert float32.user_value() is None
@@ -38,7 +35,7 @@ def test_a_promise_switches_it_off_and_keeps_the_value_of_a_user() -> None:
     assert "unset MLX_ENABLE_TF32" in float32.user_note()
 
 
-def test_it_acts_on_the_gpu_of_an_m5_unless_numbers_are_promised() -> None:
+def test_it_acts_on_the_gpu_of_an_m5_unless_numbers_are_promised():
     m5 = mac("Apple M5 Pro")
     assert float32.multiplies_as_tf32(GPU, m5, promised=False)
     assert "MLX_ENABLE_TF32=0 switches that off" in float32.note(GPU, m5, promised=False)
@@ -53,7 +50,7 @@ def test_it_acts_on_the_gpu_of_an_m5_unless_numbers_are_promised() -> None:
         assert float32.note(names, machine, promised=promised) == ""
 
 
-def test_a_value_of_the_user_decides_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_value_of_the_user_decides_and_is_named(monkeypatch):
     m5 = mac("Apple M5")
     for off in ("0", "", "off", " 0"):  # as MLX reads them
         monkeypatch.setenv(VARIABLE, off)
@@ -67,9 +64,7 @@ def test_a_value_of_the_user_decides_and_is_named(monkeypatch: pytest.MonkeyPatc
     ("value", "promises", "expected"),
     [(None, True, "0"), (None, False, None), ("1", True, "1")],
 )
-def test_a_child_of_doctor_or_parity_has_it_off(
-    monkeypatch: pytest.MonkeyPatch, value: str | None, promises: bool, expected: str | None
-) -> None:
+def test_a_child_of_doctor_or_parity_has_it_off(monkeypatch, value, promises, expected):
     if value is not None:
         monkeypatch.setenv(VARIABLE, value)
     with Child(promises=promises) as child:
@@ -79,14 +74,12 @@ def test_a_child_of_doctor_or_parity_has_it_off(
 @pytest.mark.parametrize(
     ("determinism", "expected"), [("none", None), ("rounds", "0"), ("record", "0"), ("replay", "0")]
 )
-def test_a_worker_of_a_run_that_promises_numbers_has_it_off(
-    monkeypatch: pytest.MonkeyPatch, determinism: str, expected: str | None
-) -> None:
-    def create(*_: object, **__: object) -> None:
+def test_a_worker_of_a_run_that_promises_numbers_has_it_off(monkeypatch, determinism, expected):
+    def create(*_, **__):
         raise ImportError("MLX would be imported here")
 
     monkeypatch.setattr(backends, "create", create)
-    job: Any = MagicMock()
+    job = MagicMock()
     job.config.determinism = determinism
     with pytest.raises(ImportError, match="would be imported"):
         worker.start_backend(job, MagicMock(), "native")

@@ -27,8 +27,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from mlxhog.base.quantities import format_bytes
 from mlxhog.errors import CheckpointError, MlxhogError
-from mlxhog.files.quantities import format_bytes
 
 MOST_BYTES = 1 << 28
 """Limit of a file that is read as a whole."""

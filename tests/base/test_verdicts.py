@@ -4,20 +4,18 @@ import json
 import os
 import re
 from dataclasses import asdict, replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 
+from mlxhog.base.verdicts import FORMAT, Identity, identity, load, save
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.machine.verdicts import FORMAT, Identity, Verdicts, identity, load, save
 from tests.pairs import each_of
 
 PAIR = {"model": "10m", "pairs": 4, "gain": 1.2, "low": 1.1, "high": 1.3}
 MAC = Identity("Apple M4 Pro", "macos 26.1", "0.2.0", "0.32.4", "2.13.0")
 
 
-def adds(a: str, b: str, where: str = "processes", **changes: Any) -> list[dict[str, Any]]:
+def adds(a, b, where="processes", **changes):
     """Litmus rows of a pair that lost nothing, dense and rows."""
     row = {
         "writers": [a, b],
@@ -31,12 +29,12 @@ def adds(a: str, b: str, where: str = "processes", **changes: Any) -> list[dict[
     return [{**row, "kernel": kernel, **changes} for kernel in ("dense", "rows")]
 
 
-def reads(reader: str, **changes: Any) -> dict[str, Any]:
+def reads(reader, **changes):
     row = {"reader": reader, "kind": "live", "writer": "native", "samples": 500}
     return row | {"torn": 0, "backwards": 0, "visible_s": 0.001} | changes
 
 
-def kernel(engine: str, **changes: Any) -> dict[str, Any]:
+def kernel(engine, **changes):
     row = {"name": "dense_axpy", "instance": "", "engine": engine, "ok": True}
     return row | changes
 
@@ -47,7 +45,7 @@ ODD = json.dumps(
 )
 
 
-def stored(directory: Path, who: Identity = MAC, **parts: Any) -> Path:
+def stored(directory, who=MAC, **parts):
     """A record where `load` looks for that of `MAC`."""
     record = {"format": FORMAT, "identity": asdict(who), "litmus": [], "reads": [], "kernels": []}
     path = directory / MAC.file_name
@@ -55,12 +53,12 @@ def stored(directory: Path, who: Identity = MAC, **parts: Any) -> Path:
     return path
 
 
-def verdicts(directory: Path, **parts: Any) -> Verdicts:
+def verdicts(directory, **parts):
     stored(directory, **parts)
     return load(directory, MAC)
 
 
-def test_an_untested_machine_permits_nothing_and_says_what_to_run(tmp_path: Path) -> None:
+def test_an_untested_machine_permits_nothing_and_says_what_to_run(tmp_path):
     record = load(tmp_path, MAC)
     assert not record.usable
     for verdict in (
@@ -75,22 +73,20 @@ def test_an_untested_machine_permits_nothing_and_says_what_to_run(tmp_path: Path
     assert record.tokens_per_s == {}
 
 
-def test_without_a_record_the_check_of_each_worker_decides_on_kernels_of_the_model(
-    tmp_path: Path,
-) -> None:
+def test_without_a_record_the_check_of_each_worker_decides_on_kernels_of_the_model(tmp_path):
     verdict = load(tmp_path, MAC).model_kernels("mlx:gpu")
     assert verdict.ok
     assert "each worker checks" in verdict.reason
     assert "run `mlxhog doctor`" in verdict.reason
 
 
-def test_a_record_is_named_by_chip_system_and_mlx() -> None:
+def test_a_record_is_named_by_chip_system_and_mlx():
     assert MAC.file_name == "doctor-apple_m4_pro-macos_26.1-0.32.4.json"
     assert "/" not in identity().file_name
 
 
 @each_of("field", ["chip", "system", "mlxhog", "mlx", "torch"])
-def test_a_record_of_another_machine_or_version_does_not_count(tmp_path: Path, field: str) -> None:
+def test_a_record_of_another_machine_or_version_does_not_count(tmp_path, field):
     stored(tmp_path, replace(MAC, **{field: "other"}), litmus=adds("metal:mlx", "metal:mlx"))
     record = load(tmp_path, MAC)
     assert not record.gpu_write(["mlx:gpu"]).ok
@@ -112,7 +108,7 @@ def test_a_record_of_another_machine_or_version_does_not_count(tmp_path: Path, f
         ODD.replace('"fast"', '{"reference": 1}').replace("tokens_per_s_metal", "repeats"),
     ],
 )
-def test_a_damaged_record_is_named_and_permits_nothing(tmp_path: Path, text: str) -> None:
+def test_a_damaged_record_is_named_and_permits_nothing(tmp_path, text):
     path = stored(tmp_path)
     path.write_text(text)
     record = load(tmp_path, MAC)
@@ -120,19 +116,19 @@ def test_a_damaged_record_is_named_and_permits_nothing(tmp_path: Path, text: str
     assert f"{path} is damaged" in record.live_read("mlx:gpu").reason
 
 
-def test_a_directory_in_the_records_place_is_a_damaged_record(tmp_path: Path) -> None:
+def test_a_directory_in_the_records_place_is_a_damaged_record(tmp_path):
     (tmp_path / MAC.file_name).mkdir()
     assert "is damaged" in str(load(tmp_path, MAC).problem)
 
 
-def test_a_gpu_worker_writes_where_it_lost_nothing_beside_itself(tmp_path: Path) -> None:
+def test_a_gpu_worker_writes_where_it_lost_nothing_beside_itself(tmp_path):
     record = verdicts(tmp_path, litmus=adds("metal:mlx", "metal:mlx", "threads"))
     verdict = record.gpu_write(["mlx:gpu"])
     assert verdict.ok
     assert "none of 2,000 concurrent adds" in verdict.reason
 
 
-def test_two_gpu_workers_need_the_result_of_two_processes(tmp_path: Path) -> None:
+def test_two_gpu_workers_need_the_result_of_two_processes(tmp_path):
     alone = adds("metal:mlx", "metal:mlx", "threads")
     assert not verdicts(tmp_path, litmus=alone).gpu_write(["mlx:gpu"] * 2).ok
     both = alone + adds("metal:mlx", "metal:mlx", "processes", lost=1)
@@ -141,7 +137,7 @@ def test_two_gpu_workers_need_the_result_of_two_processes(tmp_path: Path) -> Non
     assert "metal:mlx and metal:mlx (dense) lost 1 of 1,000" in verdict.reason
 
 
-def test_a_mix_needs_the_result_of_every_pair_with_a_gpu_writer(tmp_path: Path) -> None:
+def test_a_mix_needs_the_result_of_every_pair_with_a_gpu_writer(tmp_path):
     rows = adds("metal:mlx", "metal:mlx", "threads") + adds("torch:cpu", "metal:mlx")
     assert verdicts(tmp_path, litmus=rows).gpu_write(["mlx:gpu", "torch:cpu", "torch:cpu"]).ok
     verdict = verdicts(tmp_path, litmus=rows).gpu_write(["mlx:gpu", "mlx:cpu"])
@@ -151,18 +147,16 @@ def test_a_mix_needs_the_result_of_every_pair_with_a_gpu_writer(tmp_path: Path) 
 
 
 @each_of("changes", [{"lost": 1}, {"torn": 1}, {"error": "it hung"}])
-def test_one_lost_or_torn_value_or_a_failure_forbids_gpu_writes(
-    tmp_path: Path, changes: dict[str, Any]
-) -> None:
+def test_one_lost_or_torn_value_or_a_failure_forbids_gpu_writes(tmp_path, changes):
     rows = adds("metal:mlx", "metal:mlx", "threads", **changes)
     assert not verdicts(tmp_path, litmus=rows).gpu_write(["mlx:gpu"]).ok
 
 
-def test_a_mix_without_a_gpu_worker_has_nobody_to_write_from_a_gpu(tmp_path: Path) -> None:
+def test_a_mix_without_a_gpu_worker_has_nobody_to_write_from_a_gpu(tmp_path):
     assert verdicts(tmp_path).gpu_write(["torch:cpu"]).reason == "no GPU worker in the mix"
 
 
-def test_live_reads_are_permitted_where_all_were_whole_and_fresh(tmp_path: Path) -> None:
+def test_live_reads_are_permitted_where_all_were_whole_and_fresh(tmp_path):
     rows = [reads("mlx:gpu"), reads("mlx:gpu", writer="torch:cpu")]
     assert "1,000 live reads" in verdicts(tmp_path, reads=rows).live_read("mlx:gpu").reason
     assert not verdicts(tmp_path, reads=[reads("mlx:gpu", kind="snapshot")]).live_read("mlx:gpu").ok
@@ -172,7 +166,7 @@ def test_live_reads_are_permitted_where_all_were_whole_and_fresh(tmp_path: Path)
         )
 
 
-def test_kernels_count_where_all_of_them_agreed_on_the_engine(tmp_path: Path) -> None:
+def test_kernels_count_where_all_of_them_agreed_on_the_engine(tmp_path):
     assert verdicts(tmp_path, kernels=[kernel("mlx")]).kernels("mlx").ok
     assert not verdicts(tmp_path, kernels=[kernel("mlx")]).kernels("mps").ok
     wrong = kernel("mlx", name="slstm_forward", instance="64", ok=False)
@@ -192,8 +186,8 @@ def test_kernels_count_where_all_of_them_agreed_on_the_engine(tmp_path: Path) ->
     ],
 )
 def test_the_model_goes_through_metal_kernels_that_are_right_and_faster(
-    tmp_path: Path, parts: dict[str, Any], ok: bool, message: str
-) -> None:
+    tmp_path, parts, ok, message
+):
     good = {
         "kernels": [kernel("mlx")],
         "tokens_per_s": {"mlx:gpu": 200.0},
@@ -213,42 +207,40 @@ def test_the_model_goes_through_metal_kernels_that_are_right_and_faster(
         ({**PAIR, "gain": 0.8, "low": 0.7, "high": 0.9}, False, r"0\.80 times"),
     ],
 )
-def test_both_engines_of_a_gpu_train_where_the_whole_interval_is_a_gain(
-    tmp_path: Path, row: dict[str, Any], ok: bool, message: str
-) -> None:
+def test_both_engines_of_a_gpu_train_where_the_whole_interval_is_a_gain(tmp_path, row, ok, message):
     verdict = verdicts(tmp_path, pair=row).pair()
     assert verdict.ok is ok
     assert re.search(message, verdict.reason)
 
 
-def test_a_record_without_the_pair_names_doctor(tmp_path: Path) -> None:
+def test_a_record_without_the_pair_names_doctor(tmp_path):
     verdict = verdicts(tmp_path).pair()
     assert not verdict.ok
     assert "`mlxhog doctor`" in verdict.reason
 
 
-def test_a_form_repeats_where_two_processes_computed_the_same_bits(tmp_path: Path) -> None:
+def test_a_form_repeats_where_two_processes_computed_the_same_bits(tmp_path):
     record = verdicts(tmp_path, repeats={"mlx:gpu": {"reference": True, "metal": False}})
     assert record.repeats("mlx:gpu", "reference").ok
     assert not record.repeats("mlx:gpu", "metal").ok
     assert "not compared" in record.repeats("torch:mps", "reference").reason
 
 
-def test_measured_speeds_come_back_by_backend(tmp_path: Path) -> None:
+def test_measured_speeds_come_back_by_backend(tmp_path):
     assert verdicts(tmp_path, tokens_per_s={"torch:cpu": 9.5}).tokens_per_s == {"torch:cpu": 9.5}
 
 
 # -- a record is whole or absent, and is found again by who may use it -----------------------------
 
 
-RECORD: dict[str, Any] = {"litmus": [], "reads": [], "kernels": [], "tokens_per_s": {"a": 1.5}}
+RECORD = {"litmus": [], "reads": [], "kernels": [], "tokens_per_s": {"a": 1.5}}
 
 
-def identified(who: Identity) -> dict[str, Any]:
+def identified(who):
     return {"format": FORMAT, "identity": asdict(who), **RECORD}
 
 
-def test_what_is_saved_is_what_a_run_loads() -> None:
+def test_what_is_saved_is_what_a_run_loads():
     here = identity()
     path = save(identified(here), here)
     loaded = load()
@@ -258,7 +250,7 @@ def test_what_is_saved_is_what_a_run_loads() -> None:
     assert [file.name for file in path.parent.glob("doctor*")] == [path.name]
 
 
-def test_a_record_of_other_versions_is_replaced() -> None:
+def test_a_record_of_other_versions_is_replaced():
     here = identity()
     save(identified(replace(here, mlxhog="0.0.1")), here)
     assert not load().usable
@@ -266,26 +258,24 @@ def test_a_record_of_other_versions_is_replaced() -> None:
     assert load().usable
 
 
-def test_numbers_that_are_not_finite_are_kept_as_null(tmp_path: Path) -> None:
+def test_numbers_that_are_not_finite_are_kept_as_null(tmp_path):
     here = identity()
     row = {"max_error": float("inf")}
     path = save({**identified(here), "more": [row]}, here, tmp_path)
     assert '"max_error": null' in path.read_text()
 
 
-def test_a_folder_that_cannot_be_written_says_how_to_choose_another(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_says_how_to_choose_another(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(EnvironmentLacks, match="set XDG_CACHE_HOME"):
         save({}, identity(), tmp_path / "file" / "below")
 
 
-def test_a_writer_that_dies_leaves_the_old_record(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_writer_that_dies_leaves_the_old_record(tmp_path, monkeypatch):
     here = identity()
     save(identified(here), here, tmp_path)
 
-    def full(source: object, target: object) -> None:
+    def full(source, target):
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(os, "replace", full)

@@ -15,11 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from mlxhog.base import plain_json, verdicts
+from mlxhog.base.cache import user_cache_directory
+from mlxhog.base.durable import replace_file
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.files import plain_json
-from mlxhog.files.cache import user_cache_directory
-from mlxhog.files.durable import replace_file
-from mlxhog.machine import verdicts
 
 FORMAT = 1
 MOST_ROWS = 100

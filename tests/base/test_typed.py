@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import pytest
 
-from mlxhog.files.typed import fill, read
+from mlxhog.base.typed import fill, read
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Whole:
 WHOLE = Whole(n=3, ok=True, loss=2.5, parts=(Part("a"), Part("b", 1.0)), counts={0: 4, 7: 1})
 
 
-def test_what_asdict_wrote_is_read_back() -> None:
+def test_what_asdict_wrote_is_read_back():
     record = {**asdict(WHOLE), "counts": {"0": 4, "7": 1}, "new field": 1}
     assert read(Whole, record) == fill(Whole, record) == WHOLE
 
@@ -47,12 +46,12 @@ def test_what_asdict_wrote_is_read_back() -> None:
         ({"counts": {"many": 1}}, "^counts"),
     ],
 )
-def test_a_wrong_field_is_named_or_gets_its_default(record: dict[str, Any], message: str) -> None:
+def test_a_wrong_field_is_named_or_gets_its_default(record, message):
     with pytest.raises(ValueError, match=message):
         read(Whole, record)
     assert fill(Whole, record) == Whole()
 
 
-def test_the_good_entries_of_a_list_are_taken_from_a_damaged_file() -> None:
+def test_the_good_entries_of_a_list_are_taken_from_a_damaged_file():
     record = {"parts": [{"name": "a"}, 7, {"share": 1}], "counts": {"1": 2, "x": 3, "4": "y"}}
     assert fill(Whole, record) == Whole(parts=(Part("a"),), counts={1: 2})

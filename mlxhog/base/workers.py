@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from mlxhog.base.machine import Machine
 from mlxhog.errors import ConfigError, EnvironmentLacks, did_you_mean
-from mlxhog.machine.machine import Machine
 
 if TYPE_CHECKING:
-    from mlxhog.machine.verdicts import Verdict
+    from mlxhog.base.verdicts import Verdict
 
 BACKENDS = ("mlx:gpu", "mlx:cpu", "torch:mps", "torch:cpu")
 BACKEND_WORDS = ("auto", "torch", "mlx", *BACKENDS)

@@ -1,7 +1,7 @@
 """Writing JSON of NumPy scalars, paths and numbers that are not finite; reading JSON with limits.
 
 Reading any file ends soon, with a value or a ValueError; the limits stand in
-`mlxhog.files.reading`.
+`mlxhog.base.reading`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from mlxhog.base import reading
 from mlxhog.errors import shown
-from mlxhog.files import reading
 
 
 def dumps(value: object, *, indent: int | None = None) -> bytes:

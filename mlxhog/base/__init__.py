@@ -1,0 +1,1 @@
+"""What every other part stands on: files, quantities, processes, and facts of the machine."""
