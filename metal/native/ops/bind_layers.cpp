@@ -52,57 +52,16 @@ LongConv long_conv_shape(const Sizes& sizes) {
   return s;
 }
 
-// One map without its output: sizes of the blocks that split rows of `width`.
+// The sizes of map j: blocks that split rows of W numbers.
 template <class Map>
-Map blocks(const In& weight, Index width) {
-  if (weight.ndim() != 3) throw nb::value_error("weight must be (G, out / G, in / G)");
-  if (axis(weight, 0) * axis(weight, 2) != width)
-    throw nb::value_error(("weight has " + std::to_string(axis(weight, 0)) + " blocks of " + std::to_string(axis(weight, 2)) +
-                           " inputs, x has " + std::to_string(width))
-                              .c_str());
+Map blocks(const Sizes& sizes, std::size_t j) {
   Map map{};
-  map.groups = axis(weight, 0), map.out = axis(weight, 1), map.in = axis(weight, 2), map.weight = weight.data();
+  map.groups = sizes.at("G_j", j), map.out = sizes.at("OUT_j", j), map.in = sizes.at("IN_j", j);
+  if (map.groups * map.in != sizes["W"])
+    throw nb::value_error(("weight has " + std::to_string(map.groups) + " blocks of " + std::to_string(map.in) +
+                           " inputs, x has " + std::to_string(sizes["W"]))
+                              .c_str());
   return map;
-}
-
-void block_diagonal(const In& x, const std::vector<In>& weights, const std::vector<std::optional<In>>& biases,
-                    std::vector<Out> outs, int threads) {
-  const Index width = last("x", x), n = rows("x", x);
-  if (biases.size() != weights.size() || outs.size() != weights.size())
-    throw nb::value_error("weights, biases and outs must have one entry per map");
-  std::vector<DiagonalForward> maps;
-  for (std::size_t j = 0; j < weights.size(); ++j) {
-    auto map = blocks<DiagonalForward>(weights[j], width);
-    if (biases[j]) expect("bias", *biases[j], {map.groups, map.out});
-    expect("out", outs[j], {n, map.groups, map.out});
-    map.bias = data_or_null(biases[j]);
-    map.y = outs[j].data();
-    maps.push_back(map);
-  }
-  nb::gil_scoped_release release;
-  block_diagonal_forward(n, width, x.data(), maps, threads);
-}
-
-void block_diagonal_grad(const In& x, const std::vector<In>& weights, const std::vector<In>& d_outs,
-                         std::optional<Out> dx, std::vector<Out> d_weights,
-                         std::vector<std::optional<Out>> d_biases, int threads) {
-  const Index width = last("x", x), n = rows("x", x);
-  if (d_outs.size() != weights.size() || d_weights.size() != weights.size() || d_biases.size() != weights.size())
-    throw nb::value_error("weights, d_outs, d_weights and d_biases must have one entry per map");
-  if (dx) expect("dx", *dx, {n, width});
-  std::vector<DiagonalBackward> maps;
-  for (std::size_t j = 0; j < weights.size(); ++j) {
-    auto map = blocks<DiagonalBackward>(weights[j], width);
-    expect("d_out", d_outs[j], {n, map.groups, map.out});
-    expect("d_weight", d_weights[j], size(weights[j]));
-    if (d_biases[j]) expect("d_bias", *d_biases[j], {map.groups, map.out});
-    map.dy = d_outs[j].data();
-    map.d_weight = d_weights[j].data();
-    map.d_bias = data_or_null(d_biases[j]);
-    maps.push_back(map);
-  }
-  nb::gil_scoped_release release;
-  block_diagonal_backward(n, width, x.data(), maps, data_or_null(dx), threads);
 }
 
 }  // namespace
@@ -215,8 +174,27 @@ void bind_layers(nb::module_& m) {
       });
   m.def("is_small_block", &is_small_block, "out"_a, "inner"_a,
         "Whether block_diagonal has a kernel for blocks (out, inner); the others are matrix products.");
-  m.def("block_diagonal", &block_diagonal, A("x"), A("weights"), A("biases"), A("outs"), nb::kw_only(), "threads"_a,
-        "Slice g of out_j is slice g of x times W_j[g]^T, plus b_j; weights (G, out / G, in / G).");
-  m.def("block_diagonal_grad", &block_diagonal_grad, A("x"), A("weights"), A("d_outs"), A("dx").none(),
-        A("d_weights"), A("d_biases"), nb::kw_only(), "threads"_a);
+  const std::string maps = "x: N... W, weights: G_j OUT_j IN_j, ";
+  def(m, "block_diagonal", maps + "biases: G_j*OUT_j, outs: N... G_j*OUT_j",
+      "Slice g of out_j is slice g of x times W_j[g]^T, plus b_j.",
+      [](Sizes& sizes, Floats x, std::vector<Floats> weights, std::vector<MaybeFloats> biases,
+         std::vector<Result> outs, int threads) {
+        std::vector<DiagonalForward> maps;
+        for (std::size_t j = 0; j < weights.size(); ++j) {
+          DiagonalForward& map = maps.emplace_back(blocks<DiagonalForward>(sizes, j));
+          map.weight = weights[j], map.bias = biases[j], map.y = outs[j];
+        }
+        block_diagonal_forward(sizes["N"], sizes["W"], x, maps, threads);
+      });
+  def(m, "block_diagonal_grad",
+      maps + "d_outs: N... G_j*OUT_j, dx: N... W, d_weights: G_j OUT_j IN_j, d_biases: G_j*OUT_j", "",
+      [](Sizes& sizes, Floats x, std::vector<Floats> weights, std::vector<Floats> d_outs, MaybeResult dx,
+         std::vector<Result> d_weights, std::vector<MaybeResult> d_biases, int threads) {
+        std::vector<DiagonalBackward> maps;
+        for (std::size_t j = 0; j < weights.size(); ++j) {
+          DiagonalBackward& map = maps.emplace_back(blocks<DiagonalBackward>(sizes, j));
+          map.weight = weights[j], map.dy = d_outs[j], map.d_weight = d_weights[j], map.d_bias = d_biases[j];
+        }
+        block_diagonal_backward(sizes["N"], sizes["W"], x, maps, dx, threads);
+      });
 }

@@ -32,49 +32,6 @@ void check_labels(Index n, Index V, const std::int32_t* labels) {
                                 .c_str());
 }
 
-void scale_in_place(Out x, float factor, int threads) {
-  nb::gil_scoped_release release;
-  scale(size(x), factor, x.data(), threads);
-}
-
-void linears(const In& x, const std::vector<In>& weights, const std::vector<std::optional<In>>& biases,
-             std::vector<Out> outs, int threads) {
-  const Index in = last("x", x), n = rows("x", x);
-  if (biases.size() != weights.size() || outs.size() != weights.size())
-    throw nb::value_error("weights, biases and outs must have one entry per map");
-  std::vector<LinearForward> maps;
-  for (std::size_t j = 0; j < weights.size(); ++j) {
-    const Index out = rows("weight", weights[j]);
-    expect("weight", weights[j], {out, in});
-    if (biases[j]) expect("bias", *biases[j], out);
-    expect("out", outs[j], {n, out});
-    maps.push_back({out, weights[j].data(), biases[j] ? biases[j]->data() : nullptr, outs[j].data()});
-  }
-  nb::gil_scoped_release release;
-  linears_forward(n, in, x.data(), std::move(maps), threads);
-}
-
-void linears_grad(const In& x, const std::vector<In>& weights, const std::vector<In>& d_outs,
-                  std::optional<Out> dx, std::vector<Out> d_weights, std::vector<std::optional<Out>> d_biases,
-                  int threads) {
-  const Index in = last("x", x), n = rows("x", x);
-  if (d_outs.size() != weights.size() || d_weights.size() != weights.size() || d_biases.size() != weights.size())
-    throw nb::value_error("weights, d_outs, d_weights and d_biases must have one entry per map");
-  if (dx) expect("dx", *dx, {n, in});
-  std::vector<LinearBackward> maps;
-  for (std::size_t j = 0; j < weights.size(); ++j) {
-    const Index out = rows("weight", weights[j]);
-    expect("weight", weights[j], {out, in});
-    expect("d_out", d_outs[j], {n, out});
-    expect("d_weight", d_weights[j], {out, in});
-    if (d_biases[j]) expect("d_bias", *d_biases[j], out);
-    maps.push_back(
-        {out, weights[j].data(), d_outs[j].data(), d_weights[j].data(), data_or_null(d_biases[j])});
-  }
-  nb::gil_scoped_release release;
-  linears_backward(n, in, x.data(), std::move(maps), data_or_null(dx), threads);
-}
-
 MlstmShape cell_shape(Sizes& sizes, Index chunk, Index stride, float eps) {
   if (chunk < 1) throw nb::value_error("chunk must be at least 1");
   if (stride < 1) throw nb::value_error("stride must be at least 1");
@@ -142,11 +99,25 @@ void bind_ops(nb::module_& parent) {
                                                    d_weight, threads);
         return {total.nats, total.count};
       }, "cap"_a.none());
-  m.def("scale", &scale_in_place, A("x"), "factor"_a, nb::kw_only(), "threads"_a, "x *= factor.");
-  m.def("linears", &linears, A("x"), A("weights"), A("biases"), A("outs"), nb::kw_only(), "threads"_a,
-        "out_j = x W_j^T + b_j, weights (out, in).");
-  m.def("linears_grad", &linears_grad, A("x"), A("weights"), A("d_outs"), A("dx").none(), A("d_weights"), A("d_biases"),
-        nb::kw_only(), "threads"_a);
+  def(m, "scale", "x: N...", "x *= factor.",
+      [](Sizes& sizes, Result x, float factor, int threads) { scale(sizes["N"], factor, x, threads); }, "factor"_a);
+  def(m, "linears", "x: N... IN, weights: OUT_j IN, biases: OUT_j, outs: N... OUT_j", "out_j = x W_j^T + b_j.",
+      [](Sizes& sizes, Floats x, std::vector<Floats> weights, std::vector<MaybeFloats> biases,
+         std::vector<Result> outs, int threads) {
+        std::vector<LinearForward> maps;
+        for (std::size_t j = 0; j < weights.size(); ++j)
+          maps.push_back({sizes.at("OUT_j", j), weights[j], biases[j], outs[j]});
+        linears_forward(sizes["N"], sizes["IN"], x, std::move(maps), threads);
+      });
+  def(m, "linears_grad",
+      "x: N... IN, weights: OUT_j IN, d_outs: N... OUT_j, dx: N... IN, d_weights: OUT_j IN, d_biases: OUT_j", "",
+      [](Sizes& sizes, Floats x, std::vector<Floats> weights, std::vector<Floats> d_outs, MaybeResult dx,
+         std::vector<Result> d_weights, std::vector<MaybeResult> d_biases, int threads) {
+        std::vector<LinearBackward> maps;
+        for (std::size_t j = 0; j < weights.size(); ++j)
+          maps.push_back({sizes.at("OUT_j", j), weights[j], d_outs[j], d_weights[j], d_biases[j]});
+        linears_backward(sizes["N"], sizes["IN"], x, std::move(maps), dx, threads);
+      });
   const std::string inputs = "q k: B S NH DK, v: B S NH DV, i f: B S NH";
   const std::string results = ", h: B S NH DV, den: B S NH, C: B NH NM DK DV, n: B NH NC DK, m: B NH NC";
   def(m, "mlstm", inputs + results,
@@ -155,8 +126,8 @@ void bind_ops(nb::module_& parent) {
       [](Sizes& sizes, Floats q, Floats k, Floats v, Floats i, Floats f, Result h, Result den, Result C, Result n,
          Result m, Index chunk, Index stride, float eps, int threads) {
         const MlstmShape s = cell_shape(sizes, chunk, stride, eps);
-        expect_writes(h, product({s.B, s.S, s.NH, s.DV}));
-        expect_writes(C, product({s.B, s.NH, s.matrices(), s.DK, s.DV}));
+        expect_writes(h, s.B * s.S * s.NH * s.DV);
+        expect_writes(C, s.B * s.NH * s.matrices() * s.DK * s.DV);
         mlstm_forward(s, {q, k, v, i, f}, {h, den, C, n, m}, threads);
       }, "chunk"_a, "stride"_a, "eps"_a);
   m.def("mlstm_stride", &mlstm_stride, nb::kw_only(), "DK"_a, "chunk"_a,
@@ -169,7 +140,7 @@ void bind_ops(nb::module_& parent) {
          Floats m, Floats dh, Result dq, Result dk, Result dv, Result di, Result df, Result dC, Result dn, Result dm,
          Index chunk, Index stride, float eps, int threads) {
         const MlstmShape s = cell_shape(sizes, chunk, stride, eps);
-        const Index positions = product({s.B, s.S, s.NH});
+        const Index positions = s.B * s.S * s.NH;
         for (const Result gradient : {dq, dk}) expect_writes(gradient, positions * s.DK);
         expect_writes(dv, positions * s.DV);
         mlstm_backward(s, {q, k, v, i, f}, {h, den, C, n, m}, dh, {dq, dk, dv, di, df, dC, dn, dm}, threads);

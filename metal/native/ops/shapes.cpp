@@ -6,6 +6,9 @@
 namespace mlxhog {
 namespace {
 
+// An array without elements may have axes of any length, and a loop over these would not end.
+constexpr Index kMostEmpty = Index{1} << 24;
+
 std::vector<std::string> split(std::string_view text, char mark) {
   std::vector<std::string> parts;
   for (std::size_t at = 0; at <= text.size();) {
@@ -75,16 +78,25 @@ std::size_t Shapes::letter(std::string_view name) const {
   return static_cast<std::size_t>(std::find(letters.begin(), letters.end(), name) - letters.begin());
 }
 
+void Sizes::add_list(std::size_t entries) {
+  if (entries_ && entries != *entries_)
+    throw nb::value_error((shapes_.function + ": " + shapes_.arguments[argument_].name + " has " +
+                           std::to_string(entries) + " entries; every list must have one entry per map, here " +
+                           std::to_string(*entries_))
+                              .c_str());
+  entries_ = entries;
+  values_.resize(shapes_.letters.size() * std::max<std::size_t>(entries, 1), -1);
+}
+
 void Sizes::read() {
-  for (std::size_t j = 0; j < given_.size(); ++j) {
-    if (!given_[j]) continue;
-    if (endless(*given_[j]))
-      refuse(j, "an array without elements may have " + std::to_string(kMostEmpty) + " places in its other axes");
-    if (!has_rank(j)) continue;
-    const std::vector<Axis>& axes = shapes_.arguments[j].axes;
-    for (std::size_t a = 0; a < axes.size(); ++a) {
-      if (axes[a].letters.size() != 1 || axes[a].factor != 1 || axes[a].less) continue;
-      if (Index& value = values_[axes[a].letters[0]]; value < 0) value = length(j, a);
+  for (const View& view : views_) {
+    if (endless(view.shape))
+      refuse(view, "an array without elements may have " + std::to_string(kMostEmpty) + " places in its other axes");
+    if (!has_rank(view)) continue;
+    for (std::size_t a = 0; a < axes(view).size(); ++a) {
+      const Axis& axis = axes(view)[a];
+      if (axis.letters.size() != 1 || axis.factor != 1 || axis.less) continue;
+      if (Index& value = values_[place(axis.letters[0], view.entry)]; value < 0) value = length(view, a);
     }
   }
   check();
@@ -96,54 +108,57 @@ void Sizes::expect_positive(std::initializer_list<const char*> letters) const {
       throw nb::value_error((shapes_.function + ": " + letter + " is 0, expected at least 1").c_str());
 }
 
-bool Sizes::has_rank(std::size_t j) const {
-  const std::vector<Axis>& axes = shapes_.arguments[j].axes;
-  const std::size_t rank = given_[j]->size();
-  return !axes.empty() && axes[0].leading ? rank + 1 >= axes.size() : rank == axes.size();
+bool Sizes::has_rank(const View& view) const {
+  const std::size_t rank = view.shape.size(), count = axes(view).size();
+  return count && axes(view)[0].leading ? rank + 1 >= count : rank == count;
 }
 
-Index Sizes::length(std::size_t j, std::size_t axis) const {
-  const std::vector<Index>& shape = *given_[j];
-  const std::vector<Axis>& axes = shapes_.arguments[j].axes;
-  if (!axes[axis].leading) return shape[shape.size() - axes.size() + axis];
-  Index count = 1;
-  for (std::size_t a = 0; a + axes.size() <= shape.size(); ++a) count *= shape[a];
-  return count;
+Index Sizes::length(const View& view, std::size_t axis) const {
+  const std::size_t rank = view.shape.size(), count = axes(view).size();
+  if (!axes(view)[axis].leading) return view.shape[rank - count + axis];
+  Index product = 1;
+  for (std::size_t a = 0; a + count <= rank; ++a) product *= view.shape[a];
+  return product;
 }
 
-Index Sizes::expected(const Axis& axis) const {
+Index Sizes::expected(const Axis& axis, std::size_t entry) const {
   Index count = axis.factor;
   for (const std::size_t letter : axis.letters) {
-    if (values_[letter] < 0) return -1;
-    count *= values_[letter];
+    const Index value = values_[place(letter, entry)];
+    if (value < 0) return -1;
+    count *= value;
   }
   return count - axis.less;
 }
 
+std::size_t Sizes::place(std::size_t letter, std::size_t entry) const {
+  const bool varies = letter < shapes_.letters.size() && shapes_.letters[letter].ends_with("_j");
+  return varies ? letter + entry * shapes_.letters.size() : letter;
+}
+
 void Sizes::check() const {
-  for (std::size_t j = 0; j < given_.size(); ++j) {
-    if (!given_[j]) continue;
-    if (!has_rank(j)) refuse(j, required(j));
-    for (std::size_t a = 0; a < shapes_.arguments[j].axes.size(); ++a)
-      if (length(j, a) != expected(shapes_.arguments[j].axes[a])) refuse(j, required(j));
+  for (const View& view : views_) {
+    if (!has_rank(view)) refuse(view, required(view));
+    for (std::size_t a = 0; a < axes(view).size(); ++a)
+      if (length(view, a) != expected(axes(view)[a], view.entry)) refuse(view, required(view));
   }
 }
 
-std::string Sizes::required(std::size_t j) const {
+std::string Sizes::required(const View& view) const {
   std::vector<std::string> words, lengths;
-  for (const Axis& axis : shapes_.arguments[j].axes) {
-    const Index length = expected(axis);
+  for (const Axis& axis : axes(view)) {
+    const Index length = expected(axis, view.entry);
     words.push_back(axis.text);
     lengths.push_back(length < 0 ? axis.text : std::to_string(length) + (axis.leading ? "..." : ""));
   }
   return "the other arguments require " + tuple(words) + " = " + tuple(lengths);
 }
 
-void Sizes::refuse(std::size_t j, const std::string& required) const {
+void Sizes::refuse(const View& view, const std::string& required) const {
   std::vector<std::string> lengths;
-  for (const Index length : *given_[j]) lengths.push_back(std::to_string(length));
-  const std::string text = shapes_.function + ": " + shapes_.arguments[j].name + " has shape " + tuple(lengths);
-  throw nb::value_error((text + "; " + required).c_str());
+  for (const Index length : view.shape) lengths.push_back(std::to_string(length));
+  const std::string text = shapes_.function + ": " + shapes_.arguments[view.argument].name + " has shape ";
+  throw nb::value_error((text + tuple(lengths) + "; " + required).c_str());
 }
 
 }  // namespace mlxhog

@@ -1,9 +1,10 @@
 // Binds a function by the shapes of its arrays, one string such as "q k: B S NH DK, v out: B S NH DV, starts: B S".
 //
 // A letter has one value over all arrays. An axis is a letter, a number, a product such as 4*DH or a difference such as
-// K-1; "N..." stands for all leading axes, N for their product. A name without a shape is not an array. The function is
-// a lambda (Sizes&, pointers in the string's order, other arguments): T* is an array, Maybe<T> one that may be None. It
-// runs without the GIL, once every shape agrees.
+// K-1; "N..." stands for all leading axes, N for their product. A letter such as OUT_j has a value for each entry of the
+// arguments that are lists. A name without a shape is not an array. The function is a lambda (Sizes&, pointers in the
+// string's order, other arguments): T* is an array, Maybe<T> one that may be None, a vector of them a list. It runs
+// without the GIL, once every shape agrees.
 #pragma once
 
 #include <cstdint>
@@ -59,18 +60,20 @@ class Sizes {
  public:
   explicit Sizes(const Shapes& shapes) : shapes_(shapes), values_(shapes.letters.size(), -1) {}
 
-  // The next argument: one that is None or not an array, or the shape of an array.
-  void skip() { given_.emplace_back(); }
+  // An array of the argument that comes next; next() ends the argument.
   template <class Array>
-  void add(const Array& a) {
-    std::vector<Index>& lengths = given_.emplace_back().emplace();
-    for (std::size_t j = 0; j < a.ndim(); ++j) lengths.push_back(static_cast<Index>(a.shape(j)));
+  void add(const Array& a, std::size_t entry) {
+    View& view = views_.emplace_back(View{argument_, entry, {}});
+    for (std::size_t j = 0; j < a.ndim(); ++j) view.shape.push_back(static_cast<Index>(a.shape(j)));
   }
+  void add_list(std::size_t entries);
+  void next() { ++argument_; }
 
   // Reads the letters; refuses an array whose shape disagrees with those before it.
   void read();
 
-  Index operator[](std::string_view letter) const { return values_.at(shapes_.letter(letter)); }
+  Index operator[](std::string_view letter) const { return at(letter, 0); }
+  Index at(std::string_view letter, std::size_t entry) const { return values_.at(place(shapes_.letter(letter), entry)); }
 
   template <class Shape, class... Letters>
   Shape as(Letters... letters) const {
@@ -87,16 +90,25 @@ class Sizes {
   void expect_positive(std::initializer_list<const char*> letters) const;
 
  private:
-  bool has_rank(std::size_t j) const;
-  Index length(std::size_t j, std::size_t axis) const;
-  Index expected(const Axis& axis) const;
+  struct View {
+    std::size_t argument, entry;
+    std::vector<Index> shape;
+  };
+
+  const std::vector<Axis>& axes(const View& view) const { return shapes_.arguments[view.argument].axes; }
+  bool has_rank(const View&) const;
+  Index length(const View&, std::size_t axis) const;
+  Index expected(const Axis&, std::size_t entry) const;
+  std::size_t place(std::size_t letter, std::size_t entry) const;  // in values_
   void check() const;
-  [[noreturn]] void refuse(std::size_t j, const std::string& required) const;
-  std::string required(std::size_t j) const;
+  [[noreturn]] void refuse(const View&, const std::string& required) const;
+  std::string required(const View&) const;
 
   const Shapes& shapes_;
   std::vector<Index> values_;  // -1: not known
-  std::vector<std::optional<std::vector<Index>>> given_;
+  std::vector<View> views_;
+  std::size_t argument_ = 0;
+  std::optional<std::size_t> entries_;  // of every list
 };
 
 // How a parameter of the lambda arrives from Python.
@@ -104,7 +116,7 @@ template <class P>
 struct Argument {
   using Type = P;
   static constexpr bool optional = false;
-  static void view(Sizes& sizes, const Type&) { sizes.skip(); }
+  static void view(Sizes&, const Type&, std::size_t = 0) {}
   static P pass(const Type& value) { return value; }
 };
 
@@ -112,7 +124,7 @@ template <class T>
 struct Argument<T*> {
   using Type = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
   static constexpr bool optional = false;
-  static void view(Sizes& sizes, const Type& a) { sizes.add(a); }
+  static void view(Sizes& sizes, const Type& a, std::size_t entry = 0) { sizes.add(a, entry); }
   static T* pass(const Type& a) { return a.data(); }
 };
 
@@ -120,8 +132,25 @@ template <class T>
 struct Argument<Maybe<T>> {
   using Type = std::optional<typename Argument<T*>::Type>;
   static constexpr bool optional = true;
-  static void view(Sizes& sizes, const Type& a) { a ? sizes.add(*a) : sizes.skip(); }
+  static void view(Sizes& sizes, const Type& a, std::size_t entry = 0) {
+    if (a) sizes.add(*a, entry);
+  }
   static Maybe<T> pass(const Type& a) { return {a ? a->data() : nullptr}; }
+};
+
+template <class P>
+struct Argument<std::vector<P>> {
+  using Type = std::vector<typename Argument<P>::Type>;
+  static constexpr bool optional = false;
+  static void view(Sizes& sizes, const Type& list) {
+    sizes.add_list(list.size());
+    for (std::size_t j = 0; j < list.size(); ++j) Argument<P>::view(sizes, list[j], j);
+  }
+  static std::vector<P> pass(const Type& list) {
+    std::vector<P> all;
+    for (const auto& a : list) all.push_back(Argument<P>::pass(a));
+    return all;
+  }
 };
 
 template <class P>
@@ -137,7 +166,7 @@ void def_as(Returned (Function::*)(Sizes&, P...) const, nb::module_& m, const Sh
   if (shapes.arguments.size() != count) throw std::logic_error(shapes.function + ": its string has other arguments");
   const auto call = [shapes, function](typename Argument<P>::Type... arguments) -> Returned {
     Sizes sizes(shapes);
-    (Argument<P>::view(sizes, arguments), ...);
+    ((Argument<P>::view(sizes, arguments), sizes.next()), ...);
     sizes.read();
     nb::gil_scoped_release release;
     return function(sizes, Argument<P>::pass(arguments)...);
