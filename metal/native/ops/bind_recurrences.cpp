@@ -2,9 +2,7 @@
 #include <algorithm>
 #include <string>
 
-#include "decay.h"
-#include "delta.h"
-#include "dplr.h"
+#include "recurrence.h"
 #include "regression.h"
 #include "scan.h"
 #include "shapes.h"
@@ -12,26 +10,26 @@
 namespace mlxhog {
 namespace {
 
-DecayShape decay_shape(Sizes& sizes, float scale, bool by_value) {
-  const DecayShape s{sizes["B"], sizes["S"], sizes["NH"], sizes["DK"], sizes["DV"], sizes["A"], scale, by_value};
-  sizes.expect({{"A", s.A == 1 ? 1 : s.DK},
+RecurrenceShape recurrence_shape(Sizes& sizes, const float* beta, const float* read, const float* removal, float scale,
+                                 bool by_value) {
+  RecurrenceShape s{sizes["B"], sizes["S"], sizes["NH"], sizes["DK"], sizes["DV"], sizes["A"], Removal::none, scale,
+                    by_value};
+  if (!read != !removal || (beta && read) || (by_value && (beta || read)))
+    throw nb::value_error("recurrence: give beta, or read and removal, or neither and perhaps by_value");
+  if (beta) s.removal = Removal::own_key;
+  if (read) s.removal = Removal::free;
+  sizes.expect({{"A", s.A == 1 && !read ? 1 : s.DK},
                 {"DQ", by_value ? s.DV : s.DK},
                 {"DH", by_value ? s.DK : s.DV},
                 {"NC", s.chunks()}});
   return s;
 }
 
-Index decay_chunks(Index S, Index DK) {
+Index recurrence_chunks(Index S, Index DK) {
   if (S < 0 || DK < 1) throw nb::value_error("S must be at least 0 and DK at least 1");
-  DecayShape s{};
+  RecurrenceShape s{};
   s.S = S, s.DK = DK;
   return s.chunks();
-}
-
-DeltaShape delta_shape(Sizes& sizes) {
-  const auto s = sizes.as<DeltaShape>("B", "S", "NH", "DK", "DV");
-  sizes.expect({{"NC", s.chunks()}});
-  return s;
 }
 
 ScanShape scan_shape(Sizes& sizes) {
@@ -51,75 +49,47 @@ Index scan_kept(Index B, Index S, Index C, Index N) {
 void bind_recurrences(nb::module_& m) {
   using namespace nb::literals;
   using namespace mlxhog;
-  const std::string kept = ", kept: B NH NC DK DV", states = ", state: B NH DK DV";
-  const std::string decay = "q: B S NH DQ, k: B S NH DK, v: B S NH DV, log_decay: B S NH A";
-  def(m, "decay", decay + states + ", h: B S NH DH, last: B NH DK DV" + kept,
-      "S_t = diag(exp(log_decay_t)) S_{t-1} + k_t v_t^T, h_t = scale S_t^T q_t. A is DK or 1. By value, h_t = scale "
-      "S_t q_t, q is as wide as v and h as k. kept, for the gradient, has NC = decay_chunks.",
-      [](Sizes& sizes, Floats q, Floats k, Floats v, Floats log_decay, MaybeFloats state, Result h, Result last,
-         MaybeResult kept, float scale, bool by_value, int threads) {
-        const DecayShape s = decay_shape(sizes, scale, by_value);
-        decay_forward(s, {q, k, v, log_decay, state}, h, last, kept, threads);
-      }, "scale"_a, "by_value"_a = false);
-  def(m, "decay_grad",
-      decay + kept + ", dh: B S NH DH, d_last: B NH DK DV, dq: B S NH DQ, dk: B S NH DK, dv: B S NH DV, "
-                     "d_log_decay: B S NH A, d_state: B NH DK DV",
+  const std::string inputs =
+      "q: B S NH DQ, k: B S NH DK, v: B S NH DV, log_decay: B S NH A, beta: B S NH, read removal: B S NH DK";
+  const std::string kept = ", kept: B NH NC DK DV, held: B S NH DV";
+  def(m, "recurrence", inputs + ", state: B NH DK DV, h: B S NH DH, last: B NH DK DV" + kept,
+      "S_t = D S_{t-1} + k_t v_t^T, h_t = scale S_t^T q_t with D = diag(exp(log_decay_t)), A = DK or 1. With beta the "
+      "delta rule: beta_t k_t (v_t - S_{t-1}^T D k_t)^T in place of k_t v_t^T. With read and removal, less "
+      "removal_t (S_{t-1}^T read_t)^T. By value, h_t = scale S_t q_t, q is as wide as v and h as k. kept, with NC = "
+      "recurrence_chunks, and held, what was read, are for the gradient.",
+      [](Sizes& sizes, Floats q, Floats k, Floats v, Floats log_decay, MaybeFloats beta, MaybeFloats read,
+         MaybeFloats removal, MaybeFloats state, Result h, Result last, MaybeResult kept, MaybeResult held, float scale,
+         bool by_value, int threads) {
+        const RecurrenceShape s = recurrence_shape(sizes, beta, read, removal, scale, by_value);
+        recurrence_forward(s, {q, k, v, log_decay, beta, read, removal, state}, h, last, kept, held, threads);
+      }, "scale"_a = 1.0f, "by_value"_a = false);
+  def(m, "recurrence_grad",
+      inputs + kept + ", dh: B S NH DH, d_last: B NH DK DV, dq: B S NH DQ, dk: B S NH DK, dv: B S NH DV, "
+                      "d_log_decay: B S NH A, d_beta: B S NH, d_read d_removal: B S NH DK, d_state: B NH DK DV",
       "",
-      [](Sizes& sizes, Floats q, Floats k, Floats v, Floats log_decay, Floats kept, Floats dh, MaybeFloats d_last,
-         Result dq, Result dk, Result dv, Result d_log_decay, MaybeResult d_state, float scale, bool by_value,
-         int threads) {
-        const DecayShape s = decay_shape(sizes, scale, by_value);
-        decay_backward(s, {q, k, v, log_decay, nullptr}, kept, dh, d_last, {dq, dk, dv, d_log_decay, d_state},
-                       threads);
-      }, "scale"_a, "by_value"_a = false);
+      [](Sizes& sizes, Floats q, Floats k, Floats v, Floats log_decay, MaybeFloats beta, MaybeFloats read,
+         MaybeFloats removal, Floats kept, MaybeFloats held, Floats dh, MaybeFloats d_last, Result dq, Result dk,
+         Result dv, Result d_log_decay, MaybeResult d_beta, MaybeResult d_read, MaybeResult d_removal,
+         MaybeResult d_state, float scale, bool by_value, int threads) {
+        const RecurrenceShape s = recurrence_shape(sizes, beta, read, removal, scale, by_value);
+        if (s.removal != Removal::none && !held) throw nb::value_error("recurrence_grad: a removal has held values");
+        if (!beta != !d_beta || !read != !d_read || !read != !d_removal)
+          throw nb::value_error("recurrence_grad: give a gradient for each input, and for no other");
+        recurrence_backward(s, {q, k, v, log_decay, beta, read, removal, nullptr}, kept, held, dh, d_last,
+                            {dq, dk, dv, d_log_decay, d_beta, d_read, d_removal, d_state}, threads);
+      }, "scale"_a = 1.0f, "by_value"_a = false);
   def(m, "regression",
       "q k: B S NH D, log_decay: B S NH 1, ridge: NH D, state: B NH D D, x: B S NH D, last: B NH D D, "
       "kept: B NH NC D D",
       "S_t = exp(log_decay_t) S_{t-1} + k_t k_t^T, x_t = (S_t + diag(ridge))^-1 q_t by conjugate gradients; kept as "
-      "that of `decay`.",
+      "that of `recurrence`.",
       [](Sizes& sizes, Floats q, Floats k, Floats log_decay, Floats ridge, MaybeFloats state, Result x,
          MaybeResult last, MaybeResult kept, Index steps, int threads) {
         const Index D = sizes["D"];
-        const DecayShape s{sizes["B"], sizes["S"], sizes["NH"], D, D, 1, 1.0f, false};
+        const RecurrenceShape s{sizes["B"], sizes["S"], sizes["NH"], D, D, 1};
         sizes.expect({{"NC", s.chunks()}});
         regression(s, {q, k, log_decay, ridge, state}, steps, x, last, kept, threads);
       }, "steps"_a);
-  const std::string delta = "q k: B S NH DK, v: B S NH DV, log_decay beta: B S NH";
-  def(m, "delta", delta + states + ", h: B S NH DV, last: B NH DK DV" + kept + ", held: B S NH DV",
-      "S_t = a_t (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T with a_t = exp(log_decay_t), h_t = S_t^T q_t. kept, "
-      "with NC = decay_chunks, and held are for the gradient.",
-      [](Sizes& sizes, Floats q, Floats k, Floats v, Floats log_decay, Floats beta, MaybeFloats state, Result h,
-         Result last, MaybeResult kept, MaybeResult held, int threads) {
-        delta_forward(delta_shape(sizes), {q, k, v, log_decay, beta, state}, h, last, kept, held, threads);
-      });
-  def(m, "delta_grad",
-      delta + kept + ", held dh: B S NH DV, d_last: B NH DK DV, dq dk: B S NH DK, dv: B S NH DV, "
-                     "d_log_decay d_beta: B S NH, d_state: B NH DK DV",
-      "",
-      [](Sizes& sizes, Floats q, Floats k, Floats v, Floats log_decay, Floats beta, Floats kept, Floats held,
-         Floats dh, MaybeFloats d_last, Result dq, Result dk, Result dv, Result d_log_decay, Result d_beta,
-         MaybeResult d_state, int threads) {
-        delta_backward(delta_shape(sizes), {q, k, v, log_decay, beta, nullptr}, kept, held, dh, d_last,
-                       {dq, dk, dv, d_log_decay, d_beta, d_state}, threads);
-      });
-  const std::string dplr = "q k: B S NH DK, v: B S NH DV, log_decay read removal: B S NH DK";
-  def(m, "dplr", dplr + states + ", h: B S NH DV, last: B NH DK DV" + kept + ", held: B S NH DV",
-      "S_t = diag(exp(log_decay_t)) S_{t-1} - removal_t (S_{t-1}^T read_t)^T + k_t v_t^T, h_t = S_t^T q_t; kept and "
-      "held as those of `delta`.",
-      [](Sizes& sizes, Floats q, Floats k, Floats v, Floats log_decay, Floats read, Floats removal, MaybeFloats state,
-         Result h, Result last, MaybeResult kept, MaybeResult held, int threads) {
-        dplr_forward(delta_shape(sizes), {q, k, v, log_decay, read, removal, state}, h, last, kept, held, threads);
-      });
-  def(m, "dplr_grad",
-      dplr + kept + ", held dh: B S NH DV, d_last: B NH DK DV, dq dk: B S NH DK, dv: B S NH DV, "
-                    "d_log_decay d_read d_removal: B S NH DK, d_state: B NH DK DV",
-      "",
-      [](Sizes& sizes, Floats q, Floats k, Floats v, Floats log_decay, Floats read, Floats removal, Floats kept,
-         Floats held, Floats dh, MaybeFloats d_last, Result dq, Result dk, Result dv, Result d_log_decay,
-         Result d_read, Result d_removal, MaybeResult d_state, int threads) {
-        dplr_backward(delta_shape(sizes), {q, k, v, log_decay, read, removal, nullptr}, kept, held, dh, d_last,
-                      {dq, dk, dv, d_log_decay, d_read, d_removal, d_state}, threads);
-      });
   const std::string scan = "u dt: B S C, A: C N, Bt Ct: B S N";
   def(m, "scan", scan + ", state: B C N, y: B S C, last: B C N, kept: KEPT",
       "S_t[c] = exp(dt_t[c] A[c]) S_{t-1}[c] + dt_t[c] u_t[c] Bt_t, y_t[c] = S_t[c] . Ct_t. kept, for the gradient, "
@@ -137,6 +107,6 @@ void bind_recurrences(nb::module_& m) {
                       {du, ddt, dA, dBt, dCt, d_state}, threads);
       });
   m.def("scan_kept", &scan_kept, nb::kw_only(), "B"_a, "S"_a, "C"_a, "N"_a, "How many floats `scan` keeps.");
-  m.def("decay_chunks", &decay_chunks, nb::kw_only(), "S"_a, "DK"_a,
-        "How many states `decay`, `delta` and `dplr` keep per head.");
+  m.def("recurrence_chunks", &recurrence_chunks, nb::kw_only(), "S"_a, "DK"_a,
+        "How many states `recurrence` keeps per head.");
 }
