@@ -26,11 +26,17 @@ namespace {
 using Tokens = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Layer = std::pair<In, std::optional<In>>;
 
-void expect_named(const std::string& name, const In& a, Index wanted) { expect(name.c_str(), a, wanted); }
+template <class Array>
+void expect(const std::string& name, const Array& a, Index wanted) {
+  if (static_cast<Index>(a.size()) != wanted)
+    throw nb::value_error((name + " has " + std::to_string(a.size()) + " elements, expected " +
+                           std::to_string(wanted) + "; give every array the shape of its operator's docstring")
+                              .c_str());
+}
 
-// Refuses sizes that no model has, whose products would wrap.
+// Refuses sizes that no model has: a product of three others does not wrap.
 void expect_possible(std::initializer_list<std::pair<const char*, Index>> sizes) {
-  constexpr Index kMost = Index{1} << 24;
+  constexpr Index kMost = Index{1} << 20;
   for (const auto& [name, got] : sizes)
     if (got < 0 || got > kMost)
       throw nb::value_error((std::string(name) + " is " + std::to_string(got) + ", expected at most " +
@@ -56,7 +62,7 @@ void expect_parts(const char* whole, Index size, const char* parts, Index count)
 class Held {
  public:
   const float* hold(const std::string& name, const In& array, Index wanted) {
-    expect_named(name, array, wanted);
+    expect(name, array, wanted);
     arrays_.push_back(array);
     return array.data();
   }
@@ -74,10 +80,10 @@ template <class Run>
 void checked_step(const Tokens& tokens, const std::optional<In>& added, const In& before, Out& after, Out& logits,
                   Index state_floats, Index d, Index V, int threads, const Run& run) {
   const Index rows = static_cast<Index>(tokens.size());
-  if (added) expect("added", *added, {rows, d});
-  expect("before", before, {rows, state_floats});
-  expect("after", after, {rows, state_floats});
-  expect("logits", logits, {rows, V});
+  if (added) expect("added", *added, rows * d);
+  expect("before", before, rows * state_floats);
+  expect("after", after, rows * state_floats);
+  expect("logits", logits, rows * V);
   for (Index r = 0; r < rows; ++r)
     if (tokens.data()[r] < 0 || tokens.data()[r] >= V)
       throw nb::value_error(("token " + std::to_string(tokens.data()[r]) + " in row " + std::to_string(r) +
@@ -109,7 +115,7 @@ class Decoder {
       auto& layers = model_.blocks.emplace_back();
       for (std::size_t j = 0; j < kBlockLayers; ++j) {
         const std::string name = "layer " + std::to_string(j) + " of block " + std::to_string(model_.blocks.size() - 1);
-        layers[j].weight = held_.hold(name, block[j].first, product({sizes[j].first, sizes[j].second}));
+        layers[j].weight = held_.hold(name, block[j].first, sizes[j].first * sizes[j].second);
         if (block[j].second) layers[j].bias = held_.hold(name + " (bias)", *block[j].second, sizes[j].first);
       }
     }

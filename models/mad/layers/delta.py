@@ -16,7 +16,7 @@
 The transition of S has the eigenvalue 1 - beta in the direction of k. A beta above 1 makes it
 negative, which a linear recurrence needs to count modulo 2 at any length. A product of n
 generalised Householder matrices reaches any orthogonal matrix that moves at most n directions, so
-more of them track larger groups of permutations. A token is n positions of `delta_cell`, of which
+more of them track larger groups of permutations. A token is n positions of `recurrence`, of which
 the first decays and the last one has a query.
 
 Softplus of the bias begins log-uniform in 0.001 to 0.1, exp(A_log) uniform in 1 to 16.
@@ -127,7 +127,9 @@ class _Delta(DeltaRule):
             q = xp.pad(q[:, :, None], [(0, 0), (0, 0), (n - 1, 0), (0, 0), (0, 0)])
             decay = xp.pad(decay[:, :, None], [(0, 0), (0, 0), (0, n - 1), (0, 0)])
             q, decay = q.reshape(k.shape), decay.reshape(beta.shape)
-        h, cell = ops.delta_cell(q, k, v, decay, beta, chunk_size=CHUNK_SIZE, state=cell)
+        h, cell = ops.recurrence(
+            q, k, v, decay[..., None], beta=beta, chunk_size=CHUNK_SIZE, state=cell
+        )
         if n > 1:
             h = h.reshape(B, S, n, NH, d // NH)[:, :, -1]
         h = ops.rms_norm(h, p["head_norm.weight"], cfg.norm_eps).reshape(B, S, d)

@@ -14,7 +14,7 @@ Source: Yang et al. 2024, Gated Linear Attention, arXiv:2312.06635; mad-lab.
 from __future__ import annotations
 
 from mlxhog.models.mad.layer import *
-from mlxhog.models.ops.reference.recurrences_numpy import decay_cell
+from mlxhog.models.ops.reference.recurrences_numpy import recurrence
 
 CHUNK_SIZE = 32
 SLOWNESS = 16.0
@@ -59,7 +59,7 @@ class GLA(Layer):
         q, k, v, log_alpha = (
             y.reshape(B, S, self.heads, d // self.heads) for y in (q, k, v, log_alpha)
         )
-        h, last = ops.decay_cell(
+        h, last = ops.recurrence(
             q,
             k,
             v,
@@ -80,7 +80,7 @@ class GLA(Layer):
         gate = x @ p["decay_down.weight"].T @ p["decay_up.weight"].T + p["decay_up.bias"]
         q, k, v = q.reshape(heads), k.reshape(heads), v.reshape(heads)
         log_alpha = np.log(sigmoid(gate).reshape(heads)) / SLOWNESS
-        h, _ = decay_cell(q, k, v, log_alpha, scale=heads[-1] ** -0.5)
+        h, _ = recurrence(q, k, v, log_alpha, scale=heads[-1] ** -0.5)
         h = rms_norm(h, p["head_norm.weight"], cfg.norm_eps).reshape(B, S, d)
         return (silu(g) * h) @ p["out_proj.weight"].T
 

@@ -69,12 +69,10 @@ class KDA(DeltaRule):
         a = run.linear(a, p, "decay_up")
         g = run.linear(g, p, "gate_up")
         q, k, v, conv = self.query_key_value(ops, p["conv.weight"], u, conv, cfg.norm_eps)
-        beta = write_strength(ops, b, self.negative)[..., None]
+        beta = write_strength(ops, b, self.negative)
         dt = ops.activate(xp.float32(a) + p["dt_bias"], "softplus").reshape(q.shape)
         log_decay = -xp.exp(p["A_log"])[:, None] * dt
-        # The cell reads what is held before the decay, and writes with one key.
-        read = xp.exp(log_decay) * k
-        h, cell = ops.dplr_cell(q, beta * k, v, log_decay, read, chunk_size=CHUNK_SIZE, state=cell)
+        h, cell = ops.recurrence(q, k, v, log_decay, beta=beta, chunk_size=CHUNK_SIZE, state=cell)
         h = ops.rms_norm(h, p["head_norm.weight"], cfg.norm_eps).reshape(x.shape)
         return run.linear(ops.glu(g, h, "sigmoid"), p, "out_proj"), (cell, conv)
 

@@ -60,12 +60,11 @@ class LinearAttention(Layer):
         q, k = _features(p, "q_map", q, run), _features(p, "k_map", k, run)
         # A column of ones beside the values sums the keys, z; a log-decay of 0 forgets nothing.
         ones = xp.ones_like(v[..., :1])
-        h, last = ops.decay_cell(
+        h, last = ops.recurrence(
             q,
             k,
             xp.concatenate([v, ones], -1),
             xp.zeros_like(ones),
-            scale=1.0,
             chunk_size=CHUNK_SIZE,
             state=state and state[0],
         )

@@ -13,7 +13,7 @@ of a step and takes the place of Mamba-2's convolution. Without its last term S_
 
     R_t = alpha_t ( R_{t-1} + (l_{t-1} dt_{t-1} + (1 - l_t) dt_t) B_{t-1} x_{t-1}^T )
 
-which is one `decay_cell` on the inputs of the position before, so S_t takes no second cell and no
+which is one `recurrence` on the inputs of the position before, so S_t takes no second cell and no
 later position. Softplus of the bias begins log-uniform in 0.001 to 0.1. B and C are common to all
 heads but for their biases, which begin at 1. The form with several inputs and outputs per step
 (MIMO) is not included: it saves memory traffic on a GPU in decoding.
@@ -182,12 +182,11 @@ def turning_cell(
     written = xp.concatenate([xp.zeros_like(of_own[:, :1]), of_own[:, :-1]], 1) + of_before
     shifted_k = xp.concatenate([k_before[:, None], k[:, :-1]], 1)
     shifted_v = xp.concatenate([v_before[:, None], v[:, :-1]], 1)
-    h, cell = ops.decay_cell(
+    h, cell = ops.recurrence(
         q,
         shifted_k * (written * xp.exp(log_decay))[..., None],
         shifted_v,
         log_decay[..., None],
-        scale=1.0,
         chunk_size=CHUNK_SIZE,
         state=cell,
     )

@@ -85,8 +85,8 @@ class Mesa(Layer):
             chunk_size=CHUNK_SIZE,
             state=H,
         )
-        h, G = ops.decay_cell(
-            x_star, k, root * v.reshape(heads), log_decay, scale=1.0, chunk_size=CHUNK_SIZE, state=G
+        h, G = ops.recurrence(
+            x_star, k, root * v.reshape(heads), log_decay, chunk_size=CHUNK_SIZE, state=G
         )
         h = ops.rms_norm(h, p["head_norm.weight"], cfg.norm_eps)
         return run.linear(xp.astype(h, x).reshape(B, S, d), p, "out_proj"), (H, G, conv)

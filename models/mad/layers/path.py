@@ -18,7 +18,7 @@ R = tril(Q W^T) T and X = tril(W K^T, -1)
     Q' = Q - R W                   the queries as the start of the chunk sees them
     K' = K - (W^T T X)^T           the keys as its end sees them
 
-R X, R W, W^T T X and W^T T W are the outputs and the last state of one `delta_cell` with keys W and
+R X, R W, W^T T X and W^T T W are the outputs and the last state of one `recurrence` with keys W and
 values (X, W). Then the chunks follow one another; each reads all keys before it and moves them on.
 
 Source: Yang et al. 2025, PaTH Attention, arXiv:2505.16381; flash-linear-attention; Lin et al. 2025,
@@ -188,14 +188,13 @@ def reflected_attention(
     q, k, w, beta = chunks(D**-0.5 * q), chunks(k), chunks(w), chunks(beta)
     rows, columns = q.swapaxes(1, 2), xp.permute(k, (0, 2, 3, 1))
     X = xp.tril(w.swapaxes(1, 2) @ columns, -1).swapaxes(1, 2)
-    removed, moves = ops.delta_cell(
+    removed, moves = ops.recurrence(
         q,
         w,
         xp.concatenate([X, w], -1),
-        xp.zeros_like(beta),
-        beta,
+        xp.zeros_like(beta[..., None]),
+        beta=beta,
         chunk_size=CHUNK_SIZE,
-        state=None,
     )
     removed = removed.swapaxes(1, 2)
     inside = rows @ columns - removed[..., :C]

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from mlxhog.models.mad.layer import *
 from mlxhog.models.mad.layers.delta import CHUNK_SIZE, unit, unit_float64
-from mlxhog.models.ops.reference.recurrences_numpy import dplr_cell
+from mlxhog.models.ops.reference.recurrences_numpy import recurrence
 
 FASTEST = -math.exp(-0.5)
 """Log of the smallest factor by which an element decays at a position."""
@@ -112,7 +112,9 @@ class RWKV7(Layer):
         kappa = unit(ops, (k * p["k_k"]).reshape(heads), cfg.norm_eps)
         k = k * (1.0 + (a - 1.0) * p["k_a"])
         r, w, k, v, a = (y.reshape(heads) for y in (r, w, k, v, a))
-        h, cell = ops.dplr_cell(r, k, v, w, kappa, a * kappa, chunk_size=CHUNK_SIZE, state=cell)
+        h, cell = ops.recurrence(
+            r, k, v, w, read=kappa, removal=a * kappa, chunk_size=CHUNK_SIZE, state=cell
+        )
         h = ops.head_norm(h, p["head_norm.weight"], heads[-1] * EPS) + p["head_norm.bias"]
         bonus = (r * k * p["r_k"].reshape(heads[2:])).sum(-1)[..., None] * v
         y = run.linear((h + bonus.reshape(B, S, d)) * g, p, "out_proj")
@@ -134,7 +136,7 @@ class RWKV7(Layer):
         kappa = unit_float64((k * p["k_k"]).reshape(heads), cfg.norm_eps)
         k = k * (1.0 + (a - 1.0) * p["k_a"])
         r, w, k, v, a = (y.reshape(heads) for y in (r, w, k, v, a))
-        h, _ = dplr_cell(r, k, v, w, kappa, a * kappa)
+        h, _ = recurrence(r, k, v, w, read=kappa, removal=a * kappa)
         normed = layer_norm(h, heads[-1] * EPS)[0].reshape(B, S, d)
         o = p["head_norm.weight"] * normed + p["head_norm.bias"]
         bonus = np.einsum("bshk,hk->bsh", r * k, p["r_k"].reshape(heads[2:]))[..., None] * v

@@ -38,9 +38,7 @@ def test_mesa_solves_what_the_exact_code_of_fla_does(twin):
     q, k, v, log_decay, beta, ridge = recorded(twin, "mesa", *names)
     log_decay, root = log_decay[..., None], beta[..., None] ** 0.5
     x, _ = twin.ops.regression_cell(q, root * k, log_decay, ridge, steps=8, chunk_size=8)
-    h, _ = twin.ops.decay_cell(
-        x, root * k, root * v, log_decay, scale=1.0, chunk_size=4, state=None
-    )
+    h, _ = twin.ops.recurrence(x, root * k, root * v, log_decay, chunk_size=4)
     assert_recorded(twin, h, "mesa")
 
 
