@@ -21,7 +21,7 @@ from mlxhog.base.verdicts import GPU_ENGINES
 from mlxhog.base.workers import BACKENDS, missing
 from mlxhog.data.batch import Batch
 from mlxhog.doctor.checks import Check, CheckResult, absent, check, failed
-from mlxhog.models import lm_numpy
+from mlxhog.models import lm_float64
 from mlxhog.models.families import init_params, param_spec
 from mlxhog.models.registry import load_architecture
 from mlxhog.optim.gradients import Rows
@@ -137,7 +137,7 @@ def _error(actual: NDArray[Any], expected: NDArray[Any]) -> float:
 def reference() -> Gradient:
     """Return the loss ("loss") and the gradient of every parameter in float64."""
     batch, model = _batch(), load_architecture(MODEL)
-    loss, grads = lm_numpy.differentiate(model, init_params(model, 0), batch.x, batch.y)
+    loss, grads = lm_float64.differentiate(model, init_params(model, 0), batch.x, batch.y)
     return {"loss": np.array(loss), **grads}
 
 

@@ -25,7 +25,7 @@ from mlxhog.backends import precision
 from mlxhog.base import tensors
 from mlxhog.errors import ConfigError, WorkerFailed
 from mlxhog.parity import operators, optimizers, results, tolerances
-from mlxhog.parity.engines import FrameworkEngine, NumPyEngine, RoundingEngine
+from mlxhog.parity.engines import FrameworkEngine, NumPyEngine
 from mlxhog.parity.subject import (
     NUMPY,
     PEERS,
@@ -258,7 +258,7 @@ def _reference(
             return {name: grad for (kind, name), grad in named.items() if kind == "grad"}
 
         tell("noise of gradients")
-        rounding = partial(gradients, RoundingEngine())
+        rounding = partial(gradients, NumPyEngine(rounded=True))
         yield from tolerances.measure_noise(inputs, exact_gradients, rounding)
 
 

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 
 from mlxhog.parity import compare, tolerances
-from mlxhog.parity.engines import NumPyEngine, RoundingEngine
+from mlxhog.parity.engines import NumPyEngine
 from tests.models.sample import batch, config, perturbed_params
 
 
@@ -86,7 +86,7 @@ def test_noise_shows_what_float32_loses_where_no_rounding_of_the_inputs_does():
         engine.load(cfg, at)
         return engine.differentiate(tokens, targets)[1]
 
-    exact, rounding = (partial(gradients, one()) for one in (NumPyEngine, RoundingEngine))
+    exact, rounding = (partial(gradients, NumPyEngine(rounded=r)) for r in (False, True))
     grads, (_, noise) = (
         exact(params),
         tolerances.split(dict(tolerances.measure_noise(params, exact, rounding))),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mlxhog.errors import ConfigError, WorkerFailed
-from mlxhog.models import lm_numpy, ngrams
+from mlxhog.models import lm_float64, ngrams
 from mlxhog.models.families import param_spec
 from mlxhog.parity import compute, optimizers, tolerances
 from mlxhog.parity.comparison import compare_sides
@@ -125,7 +125,7 @@ def test_optimizers_are_compared_by_steps_that_matter():
     cfg = subject.plan.cfg
 
     def gradient(params, step):
-        return lm_numpy.differentiate(cfg, params, *subject.fixed.values())[1]
+        return lm_float64.differentiate(cfg, params, *subject.fixed.values())[1]
 
     rules = {
         rule: after for rule, after, _ in optimizers.reference(cfg, subject.inputs, gradient, 3)

@@ -73,17 +73,6 @@ class DeltaRule(Layer):
         q, k, v = (y.reshape(B, -1, self.heads, d // self.heads) for y in parts)
         return unit(ops, q, eps, q.shape[-1] ** -0.5), unit(ops, k, eps), v, conv
 
-    def query_key_value_float64(
-        self, p: Mapping[str, Float], x: Float, eps: float
-    ) -> tuple[Float, Float, Float]:
-        """Return q, k and v of whole sequences x (B, S, d), shapes as of `query_key_value`."""
-        B, _, d = x.shape
-        u, w = x @ p["qkv_proj.weight"].T, p["conv.weight"]
-        u, _, _ = causal_conv(u, w, np.zeros(len(w)), silu=True)
-        parts = np.split(u, [d, d + self.householders * d], axis=-1)
-        q, k, v = (y.reshape(B, -1, self.heads, d // self.heads) for y in parts)
-        return unit_float64(q, eps) / np.sqrt(q.shape[-1]), unit_float64(k, eps), v
-
 
 @dataclass(frozen=True, kw_only=True)
 class _Delta(DeltaRule):
@@ -136,30 +125,6 @@ class _Delta(DeltaRule):
         h = ops.swiglu(g[0], h) if g else h
         return run.linear(h, p, "out_proj"), (cell, conv)
 
-    def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
-        B, S, d = x.shape
-        n, NH = self.householders, self.heads
-        q, k, v = self.query_key_value_float64(p, x, cfg.norm_eps)
-        dh = q.shape[-1]
-        k, v = (y.reshape(B, S, n, NH, dh) for y in (k, v))
-        beta = (1 + self.negative) * sigmoid(x @ p["b_proj.weight"].T).reshape(B, S, n, NH)
-        keep = np.ones((B, S, NH))
-        if self.decay:
-            dt = softplus(x @ p["a_proj.weight"].T + p["dt_bias"])
-            keep = np.exp(-np.exp(p["A_log"]) * dt)
-        H, h = np.zeros((B, NH, dh, dh)), np.empty((B, S, NH, dh))
-        for t in range(S):
-            H = keep[:, t, :, None, None] * H
-            for i in range(n):
-                k_i, v_i, beta_i = k[:, t, i], v[:, t, i], beta[:, t, i, :, None]
-                write = beta_i * (v_i - np.einsum("bhkv,bhk->bhv", H, k_i))
-                H = H + k_i[..., None] * write[:, :, None]
-            h[:, t] = np.einsum("bhkv,bhk->bhv", H, q[:, t])
-        y = rms_norm(h, p["head_norm.weight"], cfg.norm_eps).reshape(B, S, d)
-        if self.gated:
-            y = silu(x @ p["g_proj.weight"].T) * y
-        return y @ p["out_proj.weight"].T
-
 
 @dataclass(frozen=True, kw_only=True)
 class DeltaNet(_Delta):
@@ -198,12 +163,6 @@ def unit(ops: Ops, x: Array, eps: float, length: float = 1.0) -> Array:
     """Return heads x (..., dh) scaled to a length, length * x / sqrt(|x|^2 + eps)."""
     dh = x.shape[-1]
     return ops.rms_norm(x, ops.xp.full((dh,), length * dh**-0.5, like=x), eps / dh)
-
-
-def unit_float64(x: Float, eps: float) -> Float:
-    """Return x / sqrt(|x|^2 + eps) of heads x (..., dh)."""
-    y: Float = x / np.sqrt((x * x).sum(-1, keepdims=True) + eps)
-    return y
 
 
 def write_strength(ops: Ops, b: Array, negative: bool = False) -> Array:

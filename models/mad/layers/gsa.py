@@ -15,7 +15,6 @@ Source: Zhang et al. 2024, Gated Slot Attention, arXiv:2409.07146; flash-linear-
 from __future__ import annotations
 
 from mlxhog.models.mad.layer import *
-from mlxhog.models.ops.reference.recurrences_numpy import recurrence
 
 CHUNK_SIZE = 32
 SLOWNESS = 8.0
@@ -59,19 +58,6 @@ class GSA(Layer):
             ops.activate(h.reshape(B, S, d), "silu"), p["out_norm.weight"], cfg.norm_eps
         )
         return run.linear(h, p, "out_proj"), last
-
-    def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
-        B, S, d = x.shape
-        qkv = silu(x @ p["qkv_proj.weight"].T).reshape(B, S, 3, self.heads, -1)
-        q, k, v = (qkv[:, :, i] for i in range(3))
-        log_alpha = -softplus(-x @ p["f_proj.weight"].T) / SLOWNESS
-        log_alpha = log_alpha.reshape(B, S, self.heads, -1)
-        write = 1.0 - np.exp(log_alpha)
-        scores, _ = recurrence(q, write, k, log_alpha, by_value=True)
-        share = np.exp(scores - scores.max(-1, keepdims=True))
-        h, _ = recurrence(share / share.sum(-1, keepdims=True), write, v, log_alpha)
-        h = rms_norm(silu(h.reshape(B, S, d)), p["out_norm.weight"], cfg.norm_eps)
-        return h @ p["out_proj.weight"].T
 
 
 def slot_attention(

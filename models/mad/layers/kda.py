@@ -75,19 +75,3 @@ class KDA(DeltaRule):
         h, cell = ops.recurrence(q, k, v, log_decay, beta=beta, chunk_size=CHUNK_SIZE, state=cell)
         h = ops.rms_norm(h, p["head_norm.weight"], cfg.norm_eps).reshape(x.shape)
         return run.linear(ops.glu(g, h, "sigmoid"), p, "out_proj"), (cell, conv)
-
-    def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
-        q, k, v = self.query_key_value_float64(p, x, cfg.norm_eps)
-        B, S, NH, dh = q.shape
-        beta = (1 + self.negative) * sigmoid(x @ p["b_proj.weight"].T)
-        low = x @ p["decay_down.weight"].T @ p["decay_up.weight"].T + p["dt_bias"]
-        keep = np.exp(-np.exp(p["A_log"])[:, None] * softplus(low).reshape(q.shape))
-        memory, h = np.zeros((B, NH, dh, dh)), np.empty(q.shape)
-        for t in range(S):
-            memory = keep[:, t, ..., None] * memory
-            write = v[:, t] - np.einsum("bhkv,bhk->bhv", memory, k[:, t])
-            memory += beta[:, t, :, None, None] * k[:, t, ..., None] * write[:, :, None]
-            h[:, t] = np.einsum("bhkv,bhk->bhv", memory, q[:, t])
-        h = rms_norm(h, p["head_norm.weight"], cfg.norm_eps).reshape(x.shape)
-        gate = sigmoid(x @ p["gate_down.weight"].T @ p["gate_up.weight"].T)
-        return (gate * h) @ p["out_proj.weight"].T

@@ -71,26 +71,6 @@ class LinearAttention(Layer):
         h = h[..., :-1] / xp.maximum(xp.abs(h[..., -1:]), self.floor)
         return run.linear(h.reshape(B, S, d), p, "out_proj"), (last,)
 
-    def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
-        B, S, d = x.shape
-        dh = d // self.heads
-        q, k, v = (
-            (x @ p[f"{name}.weight"].T).reshape(B, S, self.heads, dh)
-            for name in ("q_proj", "k_proj", "v_proj")
-        )
-        q, k = (
-            (u @ p[f"{name}.w1.weight"].T) * (u @ p[f"{name}.w2.weight"].T)
-            for name, u in (("q_map", q), ("k_map", k))
-        )
-        cell, z = np.zeros((B, self.heads, dh, dh)), np.zeros((B, self.heads, dh))
-        h = np.empty(v.shape)
-        for t in range(S):
-            cell += k[:, t, :, :, None] * v[:, t, :, None]
-            z += k[:, t]
-            divisor = np.maximum(np.abs((z * q[:, t]).sum(-1)), self.floor)
-            h[:, t] = np.einsum("bhkv,bhk->bhv", cell, q[:, t]) / divisor[..., None]
-        return h.reshape(B, S, d) @ p["out_proj.weight"].T
-
 
 def _features(p: Params, name: str, x: Array, run: Pass[Array]) -> Array:
     """Return phi(x) of every head."""
