@@ -50,7 +50,7 @@ class ParityConfig:
     """Options of `mlxhog parity`."""
 
     backends: str = option(
-        "auto", "sides: auto, or some of numpy, torch:cpu, mlx:cpu, xlstm .., by commas"
+        "auto", "sides: auto, or some of numpy, torch:cpu, mlx:cpu .., by commas"
     )
     kernels: str = option(
         "all",
@@ -135,7 +135,7 @@ def _compare(kind: str, where: str, config: ParityConfig, how: Any) -> int:
         steps=config.steps,
     )
     source = open_source(kind, where, sizes, Path(config.out), config.set)
-    chosen, lacks = choose(config.backends, config.kernels, source.plan)
+    chosen, lacks = choose(config.backends, config.kernels)
     check_memory(source, chosen)
     with (
         ended_by_signal(),

@@ -23,7 +23,7 @@ from mlxhog.models.ngrams import Carried
 from mlxhog.models.ops.kernels import choose
 from mlxhog.models.ops.operators import Ops
 from mlxhog.optim.gradients import Rows
-from mlxhog.parity.subject import Array
+from mlxhog.parity.subject import Array, Results
 
 State = Any
 """Arrays of the engine; callers pass it to the next call, or to `parts`."""
@@ -121,33 +121,10 @@ class FrameworkEngine:
         """Return a state as arrays, a list per block."""
         return [[self._host(part) for part in block] for block in _parted(state)[1]]
 
-    def apply(
-        self,
-        call: Callable[[Any, Mapping[str, Any]], tuple[Any, Any]],
-        inputs: Mapping[str, Array],
-        weight: Array | None = None,
-    ) -> tuple[Array, list[Array], dict[str, Array]]:
-        """Call operators on arrays of the framework, and differentiate them.
-
-        Args:
-            call: (operators, arrays by name) -> (result, other results).
-            inputs: the arrays.
-            weight: of the result, in the scalar sum(result * weight); None for no gradient.
-
-        Returns:
-            The result, the other results, and the gradient of the scalar by input.
-        """
-        ops = self._ops()
-        arrays = precision.uploaded(self._framework, inputs)
-        y, others = call(ops, self._framework.leaves(arrays))
-        grads: dict[str, Any] = {}
-        if weight is not None:
-            w = self._array(weight)
-            _, grads = self._framework.value_and_grad(
-                lambda xs: (call(ops, xs)[0] * w).sum(), arrays
-            )
-        gradient = {name: self._host(g) for name, g in grads.items()}
-        return self._host(y), [self._host(x) for x in others], gradient
+    def apply(self, call: Callable[[Any, Mapping[str, Any]], Any], inputs: Results) -> Array:
+        """Call operators on arrays of the framework."""
+        arrays = self._framework.leaves(precision.uploaded(self._framework, inputs))
+        return self._host(call(self._ops(), arrays))
 
     def _ops(self) -> Ops:
         return choose(self._name, self._kernels, self._device)

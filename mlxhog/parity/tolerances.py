@@ -117,7 +117,6 @@ FLOAT32 = {
     "init": Tolerance("float32 rounding of values up to 12", atol=2e-6),
     "h": Tolerance("float32 rounding of a cell alone", **asdict(ALLOWED["h"])),
     "y": Tolerance("float32 rounding of one operator", **asdict(ALLOWED["y"])),
-    "operator": Tolerance("units in the last place of a well-conditioned result, operators.py"),
     "step": Tolerance("units of the parameter's rounding per step, optimizers.py"),
     **{
         kind: Tolerance("float32 rounding, backends/precision.py", of_largest=most)
