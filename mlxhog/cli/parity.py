@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -120,14 +121,14 @@ def _source(arguments: Any, *, default: str | None) -> tuple[str, str]:
 
 def _compare(kind: str, where: str, config: ParityConfig, how: Any) -> int:
     # These import NumPy and the native module; wrong flags are refused before.
-    from mlxhog.parity.comparison import check_save_path, compare_sides
+    from mlxhog.parity.comparison import compare_sides
     from mlxhog.parity.sources import TrialSettings, check_memory, open_source
     from mlxhog.parity.subject import choose
     from mlxhog.report.views import PartLine, Stages
 
     save = None if config.save is None else expanded(config.save)
-    if save is not None:
-        check_save_path(save)
+    if save is not None and (save.is_dir() or not os.access(save.parent, os.W_OK | os.X_OK)):
+        raise ConfigError(f"--save {save}: name a file in a directory that can be written")
     sizes = TrialSettings(
         seed=config.seed,
         batch_size=config.batch_size,

@@ -219,7 +219,10 @@ def tensor_rows(
         of_kind[kind_of(other)] = max(of_kind.get(kind_of(other), 0.0), size)
     for name, other in pairs:
         kind, after = kind_of(other), parameter_after(other) is not None
-        sizes = tolerances.TensorScale(
+        tolerance, reason = tolerances.allowed(
+            kind,
+            precision,
+            tolerances.condition_of(other, conditions),
             largest=largest[other],
             of_all=of_kind[kind],
             value=_largest(expected[other]) if after else largest[other],
@@ -227,8 +230,6 @@ def tensor_rows(
             gradient=_amplified(other, steps, of_kind.get("grad", 0.0)),
             noise=conditions.get(tolerances.NOISE_PREFIX + other) if noise else None,
         )
-        condition = tolerances.condition_of(other, conditions)
-        tolerance, reason = tolerances.allowed(kind, precision, sizes, condition)
         row = ComparedTensor(a, b, name, other, kind, inexact * tolerance, reason)
         yield _measured(row, results[name], expected[other], largest[other])
 
@@ -248,7 +249,7 @@ def step_rows(a: str, results: Results) -> Iterator[ComparedTensor]:
         off, at, mine, formula = (float(x) for x in value)
         _, rule, parameter = name.split("/", 2)
         most = tolerances.STEP if rule in RULES else tolerances.PLUGIN_STEP
-        reason = tolerances.of("step", "float32").reason
+        reason = tolerances.FLOAT32["step"].reason
         row = ComparedTensor(a, "formula", name, name, "step", most, reason)
         located = replace(row, got=mine, wanted=formula, unit=ROUNDINGS)
         if not np.isfinite(off):
