@@ -22,7 +22,7 @@ from mlxhog.arena.process import available_bytes
 from mlxhog.base import darwin, float32, verdicts
 from mlxhog.base.load import Load, LoadWatch
 from mlxhog.base.machine import Machine
-from mlxhog.doctor.litmus import create_arena, shared, values_of
+from mlxhog.doctor.litmus import PROMISED, create_arena, shared, values_of
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.models.ops.operators import LONGEST_SUM
 
@@ -96,6 +96,21 @@ def failed(
 def absent(name: str, why: str, expected: str) -> Check:
     """Return the check of a thing that this machine does not have."""
     return Check(name, CheckResult.ABSENT, why, expected)
+
+
+def broken(row: Mapping[str, Any]) -> bool:
+    """Whether a row of the litmus tests breaks a promise of mlxhog.
+
+    Writers on a CPU must not fail, lose or tear; racy ones may lose. Snapshots, and live reads of a
+    CPU, must be whole and in order. What a GPU does is a fact, not an error.
+    """
+    failed = "error" in row and "untold" not in row
+    if "reader" in row:
+        relied = row["kind"] == "snapshot" or row["reader"].endswith(":cpu")
+        return relied and bool(row["torn"] or row["backwards"] or failed)
+    if any(name.startswith("metal:") for name in row["writers"]):
+        return False
+    return bool(row["torn"] or failed or (row["lost"] and row["mode"] in PROMISED))
 
 
 # -- the machine and the versions ------------------------------------------------------------------

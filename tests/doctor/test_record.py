@@ -1,5 +1,6 @@
 """What follows from a record for a run."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from mlxhog.base.machine import Machine
 from mlxhog.base.verdicts import Verdicts
 from mlxhog.base.workers import BACKENDS
+from mlxhog.doctor import litmus
 from mlxhog.doctor.litmus import Accessor, Case, Litmus
 from mlxhog.doctor.record import conclude
 from tests.base.test_verdicts import adds, kernel, reads
@@ -103,16 +105,16 @@ def test_every_backend_that_can_run_has_a_verdict():
 
 def test_rows_as_on_a_mac_are_what_a_run_looks_for():
     """The rows come from the litmus tests; only the name says that the writer is a GPU."""
-    metal = Accessor("metal:mlx", "mlxhog.doctor.litmus:metal", ("emulated:mlx",))
-    litmus = Litmus(0.01)
+    metal = Accessor("metal:mlx", partial(litmus.metal, name="emulated:mlx"))
+    pair = Litmus(0.01)
     try:
         rows = [
-            litmus.run(Case((metal, metal), name, where, "cas"))
+            pair.run(Case((metal, metal), name, where, "cas"))
             for name in ("dense", "rows")
             for where in ("threads", "processes")
         ]
     finally:
-        litmus.close()
+        pair.close()
     verdicts = record(litmus=rows, kernels=[kernel("mlx")], tokens_per_s=FAST_GPU)
     for backends in (["mlx:gpu"], ["mlx:gpu", "mlx:gpu"]):
         verdict = verdicts.gpu_write(backends)
