@@ -1,7 +1,7 @@
-"""Small objectives with known minima, and the parameters that simulated updates move.
+"""A small objective with a known minimum, and the parameters that simulated updates move.
 
-They show the cost of a schedule in updates; times alone give only the number of updates. The
-quadratic and the logistic loss are convex, unlike the loss of a neural network.
+It shows the cost of a schedule in updates; times alone give only their number. It is convex, unlike
+the loss of a neural network.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,19 +16,6 @@ from numpy.typing import NDArray
 from mlxhog.errors import DataError
 
 Float64 = NDArray[np.float64]
-
-
-class Objective(Protocol):
-    """A function to minimise by the gradients of random samples."""
-
-    def start(self) -> Float64:
-        """Return the initial parameters, (d,)."""
-
-    def gradient(self, x: Float64, rng: np.random.Generator, rank: int) -> Float64:
-        """Return an unbiased gradient at x, (d,), of a sample that a worker draws."""
-
-    def excess(self, x: Float64) -> float:
-        """Return the distance of the objective from its minimum."""
 
 
 @dataclass(frozen=True)
@@ -63,83 +49,6 @@ class Quadratic:
         return float(0.5 * (self.h * x) @ x)
 
 
-@dataclass(frozen=True)
-class SparseLogistic:
-    """Logistic regression with an L2 penalty on random examples that have few features each.
-
-    Attributes:
-        examples: n.
-        features: d.
-        nonzeros: features of each example, 1 to d.
-        penalty: lambda of lambda/2 |x|^2.
-        seed: of the data.
-    """
-
-    examples: int
-    features: int
-    nonzeros: int
-    penalty: float = 1e-3
-    seed: int = 0
-
-    @cached_property
-    def _data(self) -> tuple[NDArray[np.int64], Float64, Float64]:
-        """Features (n, k), their values (n, k), labels of -1 or 1 (n,)."""
-        rng = np.random.default_rng(self.seed)
-        shape = (self.examples, self.nonzeros)
-        keys = rng.random((self.examples, self.features))
-        index = np.argpartition(keys, self.nonzeros - 1, axis=1)[:, : self.nonzeros]
-        values = rng.standard_normal(shape) / np.sqrt(self.nonzeros)
-        truth = 3.0 * rng.standard_normal(self.features)
-        odds = 1 / (1 + np.exp(-(values * truth[index]).sum(axis=1)))
-        return index, values, np.where(rng.random(self.examples) < odds, 1.0, -1.0)
-
-    @cached_property
-    def _spread(self) -> Float64:
-        """One over the share of the examples that have each feature."""
-        counts = np.bincount(self._data[0].ravel(), minlength=self.features)
-        return self.examples / np.maximum(counts, 1)
-
-    @cached_property
-    def _minimum(self) -> float:
-        """The minimum, by L-BFGS on the whole data set."""
-        from scipy.optimize import minimize
-
-        index, values, labels = self._data
-
-        def slope(x: Float64) -> Float64:
-            margins = labels * (values * x[index]).sum(axis=1)
-            weights = -labels / (1 + np.exp(margins)) / self.examples
-            grad = self.penalty * x
-            np.add.at(grad, index.ravel(), (weights[:, None] * values).ravel())
-            return grad
-
-        return float(minimize(self._value, self.start(), jac=slope, method="L-BFGS-B").fun)
-
-    def start(self) -> Float64:
-        """Return zeros, (d,)."""
-        return np.zeros(self.features)
-
-    def gradient(self, x: Float64, rng: np.random.Generator, rank: int) -> Float64:
-        """Return that of one example; the penalty is spread over the examples with a feature."""
-        index, values, labels = self._data
-        k = int(rng.integers(self.examples))
-        rows = index[k]
-        margin = labels[k] * (values[k] @ x[rows])
-        sparse = np.zeros(self.features)
-        sparse[rows] = -labels[k] * values[k] / (1 + np.exp(margin))
-        sparse[rows] += self.penalty * x[rows] * self._spread[rows]
-        return sparse
-
-    def _value(self, x: Float64) -> float:
-        index, values, labels = self._data
-        margins = labels * (values * x[index]).sum(axis=1)
-        return float(np.logaddexp(0, -margins).mean() + 0.5 * self.penalty * x @ x)
-
-    def excess(self, x: Float64) -> float:
-        """Return the distance of the objective from its minimum."""
-        return self._value(x) - self._minimum
-
-
 # -- parameters that updates move ------------------------------------------------------------------
 
 LOOKS = 10
@@ -170,7 +79,7 @@ class Learner:
         params: by replica, `SHARED` among them.
     """
 
-    objective: Objective
+    objective: Quadratic
     lr: float
     seed: int = 0
     target: float | None = None
