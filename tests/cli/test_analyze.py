@@ -60,7 +60,7 @@ def test_json_has_blocks_staleness_bounds_and_advice(model, capsys):
         assert rules["head", name]["applies"] is False
         assert any(one["holds"] is False for one in rules["head", name]["assumptions"])
     assert rules["model", "step for dense problems"]["inputs"]["smoothness"] > 0
-    assert {"write", "workers", "embedding"} <= {one["topic"] for one in result["advice"]}
+    assert {"write", "workers"} <= {one["topic"] for one in result["advice"]}
     assert result["embedding"]["batches"] == 40
 
 
