@@ -4,9 +4,8 @@ Each machine trains its own copy of the parameters lock-free. By the clock, the 
 what their copies moved since their last common parameters, and each adds the result to its copy
 while its workers go on:
 
-    D      = sum over m of n_m (theta_s - theta_m) / sum of n_m      n_m: gradients in the movement
-    theta_s' = theta_s - outer_lr (D + outer_momentum v)             the outer step of DiLoCo
-    theta_m += theta_s' - theta_m as it was read
+    theta_s  = sum over m of n_m theta_m / sum of n_m      n_m: gradients in the movement
+    theta_m += theta_s - theta_m as it was read
 
 A ring all-reduce over M machines has 2 (M - 1) stages, each of which carries an M-th of the bytes
 (Patarasuk and Yuan 2009, Bandwidth Optimal All-reduce Algorithms for Clusters of Workstations).

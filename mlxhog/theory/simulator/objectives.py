@@ -71,8 +71,6 @@ class Learner:
         seed: of the samples.
         target: excess at which training ends, as the mean of ten looks; None for no target.
         every: updates between two looks at the excess.
-        outer_lr: step size of an outer loop; 1 sets the replicas to their mean.
-        outer_momentum: Nesterov momentum of an outer loop.
         course: (seconds, gradients, excess) at every look.
         reached: seconds and gradients at which the excess fell to the target; None until then.
         diverged: whether the excess has grown a thousandfold, which ends training.
@@ -84,8 +82,6 @@ class Learner:
     seed: int = 0
     target: float | None = None
     every: int = 1
-    outer_lr: float = 1.0
-    outer_momentum: float = 0.0
     course: list[tuple[float, int, float]] = field(default_factory=list)
     reached: tuple[float, int] | None = None
     diverged: bool = False
@@ -98,7 +94,6 @@ class Learner:
         self._rng = np.random.default_rng([self.seed, 3])
         self.params = {SHARED: self.objective.start()}
         self._read: dict[int, Float64] = {}  # by rank of the worker
-        self._velocity = np.zeros_like(self.params[SHARED])
         self._updates = 0
         self._sent: dict[int, Float64] = {}
 
@@ -128,37 +123,26 @@ class Learner:
             self.params[key] = self.params[SHARED].copy()
 
     def merge(self, keys: Sequence[int]) -> None:
-        """Make an outer step on the mean of some replicas, and set all replicas to the result.
-
-        v <- beta v + D; x <- x - lr (D + beta v), D the mean distance of these replicas from x.
-        Source: Douillard et al. 2023, arXiv:2311.08105.
-        """
-        self._outer(self.params[SHARED] - np.mean([self.params[key] for key in keys], axis=0))
-        for key in self.params:
-            if key != SHARED:
-                self.params[key] = self.params[SHARED].copy()
+        """Set all replicas to the mean of some."""
+        mean = np.mean([self.params[key] for key in keys], axis=0)
+        self.params = {key: mean.copy() for key in self.params}
 
     def send(self) -> None:
         """Read all replicas for a round."""
         self._sent = {key: x.copy() for key, x in self.params.items() if key != SHARED}
 
     def receive(self, gradients: Mapping[int, int]) -> None:
-        """Make an outer step on the mean of what was sent, and add its result to the replicas.
+        """Add to each replica the way from what it sent to the mean of what was sent.
 
         Args:
             gradients: of each replica in its movement, which weigh it; 0 for all is no step.
         """
         if not sum(gradients.values()):
             return
-        gone = [self.params[SHARED] - self._sent[key] for key in gradients]
-        self._outer(np.average(gone, axis=0, weights=list(gradients.values())))
+        sent = [self._sent[key] for key in gradients]
+        self.params[SHARED] = np.average(sent, axis=0, weights=list(gradients.values()))
         for key in gradients:
             self.params[key] += self.params[SHARED] - self._sent[key]
-
-    def _outer(self, gone: Float64) -> None:
-        self._velocity = self.outer_momentum * self._velocity + gone
-        step = gone + self.outer_momentum * self._velocity
-        self.params[SHARED] = self.params[SHARED] - self.outer_lr * step
 
     def note(self, seconds: float, gradients: int) -> None:
         """Count an update, and look at the excess after each `every`."""

@@ -141,14 +141,10 @@ class ParameterServer(Scheme):
 
     A worker that has pushed waits until its gradient is in the parameters, then pulls.
 
-    Attributes:
-        apply_s: seconds that the owner takes for one; None is the worker's own `apply_s`.
-
     Source: Dean et al. 2012, Large Scale Distributed Deep Networks (Downpour SGD).
     """
 
     strategy: ClassVar[str] = "async_ps"
-    apply_s: float | None = None
 
     def _behaviour(self, workers: Sequence[WorkerContext]) -> Callable[[WorkerContext], Behaviour]:
         arrived: list[int] = []
@@ -160,7 +156,7 @@ class ParameterServer(Scheme):
                 yield worker.copy()
                 arrived.append(worker.rank)
                 yield my_turn
-                yield worker.add() if self.apply_s is None else Phase(self.apply_s)
+                yield worker.add()
                 worker.apply(read)
                 arrived.pop(0)
 

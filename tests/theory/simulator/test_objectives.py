@@ -10,7 +10,7 @@ from mlxhog.errors import DataError
 from mlxhog.theory.simulator import Simulation
 from mlxhog.theory.simulator.machine import Event
 from mlxhog.theory.simulator.objectives import Learner, Quadratic
-from mlxhog.theory.simulator.schemes import Hogwild, OuterLoop, RoundRobin, Sync
+from mlxhog.theory.simulator.schemes import Hogwild, RoundRobin, Sync
 from mlxhog.theory.simulator.times import times_of
 from mlxhog.theory.simulator.what_if import SimulateConfig, best_time
 from mlxhog.theory.simulator.workers import Worker
@@ -40,17 +40,6 @@ def test_a_late_gradient_is_taken_where_it_was_read():
     for _ in range(30):  # x(t + 1) = x(t) - lr h x(t - 2), from the first read of all three on
         x.append(x[-1] - 0.1 * h * x[-3])
     assert learned(RoundRobin(), 3, 30).model == pytest.approx(x[-1])
-
-
-def test_outer_momentum_is_nesterovs():
-    h, x, v = np.array(BOWL.curvatures), np.ones(3), np.zeros(3)
-    for _ in range(5):
-        distance = x - (1 - 0.1 * h) ** 4 * x
-        v = 0.9 * v + distance
-        x = x - 0.7 * (distance + 0.9 * v)
-    result = learned(OuterLoop(4), 2, 2 * 4 * 5 + 1, outer_lr=0.7, outer_momentum=0.9)
-    learner_x = result.params[0]
-    assert learner_x == pytest.approx(x)
 
 
 @pytest.mark.slow
