@@ -165,8 +165,8 @@ class ConflictFree:
         if not self._described:
             self._tell(summary.text(batch, self._workers))
             self._described = True
-        seconds, native_s, examples = map(sum, zip(*rounds, strict=True))
-        return Totals(searched_s + seconds, native_s, examples)
+        seconds, native_s, done = map(sum, zip(*rounds, strict=True))
+        return Totals(searched_s + seconds, native_s, int(done))
 
     def _choose_batch(self, order: Int32) -> int:
         """The largest batch size with nearly the best predicted speed-up for the first examples."""

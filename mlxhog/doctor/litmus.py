@@ -174,11 +174,13 @@ def metal(mapped: Arena, slot: int, *, name: str) -> Adder:
 
     def adder(kernel: str, mode: str, value: float) -> Pass:
         increments = engine.array(np.full(SHAPES[kernel], value, np.float32))
-        place = {"scale": 1.0, "offset": mapped.layout.slots[kernel].offset}
+        offset = mapped.layout.slots[kernel].offset
         if kernel == "dense":
-            return partial(engine.run, dense_axpy(flat, increments, **place))
-        index = engine.array(INDEX)
-        return partial(engine.run, scatter_add_rows(flat, index, increments, height=ROWS, **place))
+            return partial(engine.run, dense_axpy(flat, increments, scale=1.0, offset=offset))
+        launch = scatter_add_rows(
+            flat, engine.array(INDEX), increments, scale=1.0, offset=offset, height=ROWS
+        )
+        return partial(engine.run, launch)
 
     return adder
 

@@ -59,7 +59,7 @@ class FrameworkEngine:
     def __init__(self, name: str, kernels: str, threads: int) -> None:
         self._name, _, self._device = name.partition(":")
         # Before its framework is imported here, so that MLX multiplies as in a worker.
-        self._backend = backends.create(name, threads=threads, kernels=kernels, cpu_blas="auto")
+        self.backend = backends.create(name, threads=threads, kernels=kernels, cpu_blas="auto")
         arrays = TorchArrays if self._name == "torch" else MLXArrays
         self._framework, self._kernels = arrays(self._device, threads), kernels
         self._cfg: ModelConfig | None = None
@@ -69,15 +69,15 @@ class FrameworkEngine:
         if cfg != self._cfg:
             layout = arena.plan(families.param_spec(cfg), max_workers=1, n_tickets=1)
             tables = {name: params[name] for name in families.table_spec(cfg)}
-            self._backend.bind(cfg, layout.slots, layout.n_floats, None, tables=tables)
+            self.backend.bind(cfg, layout.slots, layout.n_floats, None, tables=tables)
             self._cfg, self._slots, self._tables = cfg, layout.slots, tables
         for name, slot in self._slots.items():
-            self._backend.inbox[slot.offset : slot.offset + slot.size] = params[name].reshape(-1)
-        self._backend.refresh()
+            self.backend.inbox[slot.offset : slot.offset + slot.size] = params[name].reshape(-1)
+        self.backend.refresh()
 
     def forward(self, tokens: Array, state: State | None = None) -> Forward:
         """Compute tokens (B, S) int32 from the start, or from a state of an earlier call."""
-        cfg, params = self._model(), self._backend.params
+        cfg, params = self._model(), self.backend.params
         hidden: list[Any] = []
         before, state = _parted(state)
         ops, ids = self._ops(), self._framework.indices(tokens)
@@ -99,7 +99,7 @@ class FrameworkEngine:
         That of a table is the gradient of each row that was read, ascending.
         """
         cfg = self._model()
-        loss, grads = self._backend.loss_and_grads(
+        loss, grads = self.backend.loss_and_grads(
             Batch(tokens.copy(), targets.copy(), targets.size)
         )
         spec, whole = families.param_spec(cfg), dict[str, Array]()

@@ -52,7 +52,8 @@ class Supports:
     @cached_property
     def sizes(self) -> NDArray[np.int64]:
         """Number of coordinates in each support, (S,)."""
-        return np.bitwise_count(self.bits).sum(axis=1, dtype=np.int64)
+        sizes: NDArray[np.int64] = np.bitwise_count(self.bits).sum(axis=1, dtype=np.int64)
+        return sizes
 
     @cached_property
     def counts(self) -> NDArray[np.int64]:
