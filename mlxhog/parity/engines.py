@@ -22,7 +22,7 @@ from mlxhog.models.ngrams import Carried
 from mlxhog.models.ops.kernels import choose
 from mlxhog.models.ops.operators import Ops
 from mlxhog.optim.gradients import Rows
-from mlxhog.parity.subject import Array
+from mlxhog.parity.subject import Array, Results
 
 State = Any
 """Arrays of the engine; callers pass it to the next call, or to `parts`."""
@@ -58,7 +58,7 @@ class FrameworkEngine:
     def __init__(self, name: str, kernels: str, threads: int) -> None:
         self._name, _, self._device = name.partition(":")
         # Before its framework is imported here, so that MLX multiplies as in a worker.
-        self._backend = backends.create(name, threads=threads, kernels=kernels, cpu_blas="auto")
+        self.backend = backends.create(name, threads=threads, kernels=kernels, cpu_blas="auto")
         arrays = TorchArrays if self._name == "torch" else MLXArrays
         self._framework, self._kernels = arrays(self._device, threads), kernels
         self._cfg: ModelConfig | None = None
@@ -68,15 +68,15 @@ class FrameworkEngine:
         if cfg != self._cfg:
             layout = arena.plan(families.param_spec(cfg), max_workers=1, n_tickets=1)
             tables = {name: params[name] for name in families.table_spec(cfg)}
-            self._backend.bind(cfg, layout.slots, layout.n_floats, None, tables=tables)
+            self.backend.bind(cfg, layout.slots, layout.n_floats, None, tables=tables)
             self._cfg, self._slots, self._tables = cfg, layout.slots, tables
         for name, slot in self._slots.items():
-            self._backend.inbox[slot.offset : slot.offset + slot.size] = params[name].reshape(-1)
-        self._backend.refresh()
+            self.backend.inbox[slot.offset : slot.offset + slot.size] = params[name].reshape(-1)
+        self.backend.refresh()
 
     def forward(self, tokens: Array, state: State | None = None) -> Forward:
         """Compute tokens (B, S) int32 from the start, or from a state of an earlier call."""
-        cfg, params = self._model(), self._backend.params
+        cfg, params = self._model(), self.backend.params
         hidden: list[Any] = []
         before, state = _parted(state)
         ops, ids = self._ops(), self._framework.indices(tokens)
@@ -98,7 +98,7 @@ class FrameworkEngine:
         That of a table is the gradient of each row that was read, ascending.
         """
         cfg = self._model()
-        loss, grads = self._backend.loss_and_grads(
+        loss, grads = self.backend.loss_and_grads(
             Batch(tokens.copy(), targets.copy(), targets.size)
         )
         spec, whole = families.param_spec(cfg), dict[str, Array]()
@@ -120,33 +120,10 @@ class FrameworkEngine:
         """Return a state as arrays, a list per block."""
         return [[self._host(part) for part in block] for block in _parted(state)[1]]
 
-    def apply(
-        self,
-        call: Callable[[Any, Mapping[str, Any]], tuple[Any, Any]],
-        inputs: Mapping[str, Array],
-        weight: Array | None = None,
-    ) -> tuple[Array, list[Array], dict[str, Array]]:
-        """Call operators on arrays of the framework, and differentiate them.
-
-        Args:
-            call: (operators, arrays by name) -> (result, other results).
-            inputs: the arrays.
-            weight: of the result, in the scalar sum(result * weight); None for no gradient.
-
-        Returns:
-            The result, the other results, and the gradient of the scalar by input.
-        """
-        ops = self._ops()
-        arrays = precision.uploaded(self._framework, inputs)
-        y, others = call(ops, self._framework.leaves(arrays))
-        grads: dict[str, Any] = {}
-        if weight is not None:
-            w = self._array(weight)
-            _, grads = self._framework.value_and_grad(
-                lambda xs: (call(ops, xs)[0] * w).sum(), arrays
-            )
-        gradient = {name: self._host(g) for name, g in grads.items()}
-        return self._host(y), [self._host(x) for x in others], gradient
+    def apply(self, call: Callable[[Any, Mapping[str, Any]], Any], inputs: Results) -> Array:
+        """Call operators on arrays of the framework."""
+        arrays = self._framework.leaves(precision.uploaded(self._framework, inputs))
+        return self._host(call(self._ops(), arrays))
 
     def _ops(self) -> Ops:
         return choose(self._name, self._kernels, self._device)
