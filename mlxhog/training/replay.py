@@ -436,8 +436,8 @@ def _stuck(running: Sequence[Process], arena: Arena) -> str:
 
 
 def _differing(arena: Arena, recorded: Mapping[str, str]) -> list[str]:
-    digests = digests(arena)
-    return [name for name, was in recorded.items() if digests.get(name) != was]
+    here = digests(arena)
+    return [name for name, was in recorded.items() if here.get(name) != was]
 
 
 def _compare(arena: Arena, end: End) -> str | None:

@@ -27,7 +27,7 @@ from mlxhog.arena.process import WatchedTime, limit_in_words, monotonic_ns
 from mlxhog.arena.worker_pool import Death, WorkerPool, WorkerProcess
 from mlxhog.arena.workers import MAX_NONFINITE, STILL, Entry, Phase, State
 from mlxhog.base.durable import disk_errors
-from mlxhog.base.workers import WorkerSpec
+from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec
 from mlxhog.cluster.watched_link import Link
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError, Diverged, EnvironmentLacks, WorkerFailed
@@ -198,7 +198,7 @@ class Supervisor:
         return death
 
     def _settle(self, seat: _Seat) -> None:
-        """Replace a worker that has ended; one that was leaving, or joined and fails, is removed."""
+        """Replace a worker that has ended; remove one that was leaving, or joined and fails."""
         if seat.leaving_s is not None:
             self._remove(seat)
             return
@@ -228,7 +228,7 @@ class Supervisor:
         # A worker that never starts is given up, however long each attempt takes.
         while state != State.STARTING and seat.deaths_s[0] < now - RESTART_WINDOW_S:
             seat.deaths_s.popleft()
-        if seat.spec.backend in worker.GPU_BACKENDS and death.code in WATCHDOG:
+        if seat.spec.backend in GPU_BACKENDS and death.code in WATCHDOG:
             lost = f"lost its GPU ({self.last_line(seat.slot)})"
             self._ease(seat, f"{what} {lost if death.code > 0 else 'was aborted (SIGABRT)'}")
         if len(seat.deaths_s) > self.config.restarts:

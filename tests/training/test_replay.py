@@ -135,7 +135,7 @@ def test_a_replay_without_the_backend_says_which(copy, monkeypatch):
     def missing(backends):
         raise ModuleNotFoundError(name="mlx")
 
-    monkeypatch.setattr(recording, "versions", missing)
+    monkeypatch.setattr(replay, "versions", missing)
     with pytest.raises(EnvironmentLacks, match="workers mlx:cpu, and mlx is not installed"):
         replay.replay(Run(copy))
 

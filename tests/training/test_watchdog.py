@@ -19,7 +19,7 @@ from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.base.workers import WorkerSpec
 from mlxhog.data.batch import Batch
 from mlxhog.strategies import Lease
-from mlxhog.training import worker
+from mlxhog.training import supervisor, worker
 from mlxhog.training.gradients import Gradients
 from mlxhog.training.job import Job
 from tests.training import lost_gpu
@@ -49,7 +49,7 @@ class Aborter:
 @pytest.fixture
 def gpu(monkeypatch):
     """Workers of MLX on the CPU count as GPU workers."""
-    monkeypatch.setattr(worker, "GPU_BACKENDS", ("mlx:cpu",))
+    monkeypatch.setattr(supervisor, "GPU_BACKENDS", ("mlx:cpu",))
 
 
 @pytest.mark.slow

@@ -202,7 +202,7 @@ def _refuse_beyond(tensor: torch.Tensor, n: int, name: str, path: Path) -> None:
 
 
 def _refuse_larger_than_file(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Refuse a file of the old layout with larger tensors than itself, before they are allocated."""
+    """Refuse a file of the old layout with larger tensors than itself, before any allocation."""
     storages = {}
     for name, tensor in tensors.items():
         storage = tensor.untyped_storage()
