@@ -49,11 +49,11 @@ class Hogwild(Strategy):
 
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
         """Segments for looking ahead."""
-        return look_ahead.segments(self.facts, self.slots)
+        return look_ahead.segments(self.config, self.slots)
 
     def kept_segments(self) -> tuple[str, ...]:
         """Segments for looking ahead."""
-        return tuple(look_ahead.segments(self.facts, self.workers))
+        return tuple(look_ahead.segments(self.config, self.workers))
 
     def position(self, arena: Arena) -> dict[str, Any] | None:
         """Empty: it only ties the kept segments to the strategy and the number of workers."""
@@ -61,7 +61,7 @@ class Hogwild(Strategy):
 
     def worker(self, context: Context) -> HogwildWorker:
         """Prepare one worker."""
-        return OverlappedWorker(context) if self.facts.overlap else HogwildWorker(context)
+        return OverlappedWorker(context) if self.config.overlap else HogwildWorker(context)
 
 
 class HogwildWorker:
@@ -88,8 +88,8 @@ class HogwildWorker:
         context = self.context
         self._workers = workers
         if workers == 1:  # steps recorded now would be old when others join
-            look_ahead.forget(context.arena, context.facts)
-        self._reader = look_ahead.reader(context.arena, context.facts, workers)
+            look_ahead.forget(context.arena, context.config)
+        self._reader = look_ahead.reader(context.arena, context.config, workers)
         self._target = context.target(context.slot)
 
     def counts_step(self) -> bool:

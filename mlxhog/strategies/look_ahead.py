@@ -32,10 +32,10 @@ import numpy as np
 
 from mlxhog.arena import Arena
 from mlxhog.arena.layout import PARAMETER_COPY
+from mlxhog.config.config import TrainConfig
 from mlxhog.optim import updates
 from mlxhog.optim.rule import StepTrace
 from mlxhog.optim.updates import Float32
-from mlxhog.strategies.facts import RunFacts
 
 SEGMENTS: Final = ("ahead.last", "ahead.prev")
 TREND: Final = 0.5
@@ -44,33 +44,33 @@ MEMORY: Final = 0.9
 """Decay of the running mean of steps by others, per gradient."""
 
 
-def segments(facts: RunFacts, workers: int) -> dict[str, tuple[str, int]]:
+def segments(config: TrainConfig, workers: int) -> dict[str, tuple[str, int]]:
     """Arena segments of the table above; empty unless steps are recorded."""
-    if not looks_ahead(facts, workers):
+    if not looks_ahead(config, workers):
         return {}
     return {name: ("float32", PARAMETER_COPY) for name in SEGMENTS}
 
 
-def forget(arena: Arena, facts: RunFacts) -> None:
+def forget(arena: Arena, config: TrainConfig) -> None:
     """Set the last steps, if the run has them, to 0; no other worker may write meanwhile."""
-    for name in recorded(arena, facts):
+    for name in recorded(arena, config):
         arena.segment(name).fill(0.0)
 
 
-def recorded(arena: Arena, facts: RunFacts) -> tuple[str, ...]:
+def recorded(arena: Arena, config: TrainConfig) -> tuple[str, ...]:
     """Segments of the last steps, if the run has them, even while one worker records none."""
-    names = SEGMENTS if facts.prediction == "last" else ()
+    names = SEGMENTS if config.prediction == "last" else ()
     return tuple(name for name in names if name in arena.layout.segments)
 
 
-def looks_ahead(facts: RunFacts, workers: int) -> bool:
+def looks_ahead(config: TrainConfig, workers: int) -> bool:
     """Whether steps are recorded: with `predict=last` and several workers."""
-    return facts.prediction == "last" and workers > 1
+    return config.prediction == "last" and workers > 1
 
 
-def record(arena: Arena, facts: RunFacts, workers: int) -> StepTrace | None:
+def record(arena: Arena, config: TrainConfig, workers: int) -> StepTrace | None:
     """The arrays in which steps are recorded; None if they are not."""
-    if not looks_ahead(facts, workers):
+    if not looks_ahead(config, workers):
         return None
     last, prev = (arena.segment(name) for name in SEGMENTS)
     return StepTrace(last, prev)
@@ -173,10 +173,10 @@ class LastSteps(_Ahead):
         )
 
 
-def reader(arena: Arena, facts: RunFacts, workers: int) -> ParameterReader:
+def reader(arena: Arena, config: TrainConfig, workers: int) -> ParameterReader:
     """The reader of one of `workers` lock-free workers."""
-    if (recorded := record(arena, facts, workers)) is not None:
-        return LastSteps(arena.params, recorded, workers + facts.overlap)
-    if facts.prediction == "own" and workers > 1:
-        return OwnMovement(arena, workers, overlap=facts.overlap)
+    if (recorded := record(arena, config, workers)) is not None:
+        return LastSteps(arena.params, recorded, workers + config.overlap)
+    if config.prediction == "own" and workers > 1:
+        return OwnMovement(arena, workers, overlap=config.overlap)
     return AsTheyAre(arena.params)

@@ -45,7 +45,7 @@ class Recorded(Hogwild):
 
     def worker(self, context: Context) -> RecordedWorker | ReplayedWorker:
         """Prepare one worker."""
-        if self.facts.determinism == "replay":
+        if self.config.determinism == "replay":
             return ReplayedWorker(context)
         return RecordedWorker(context)
 
@@ -92,15 +92,15 @@ class OrderedWorker(HogwildWorker):
 
     def _follow_in_order(self, workers: int, seed: int) -> None:
         """Read and write as one of `workers` workers."""
-        context, arena, facts = self.context, self.context.arena, self.context.facts
+        context, arena, config = self.context, self.context.arena, self.context.config
         self._workers, self._previous = workers, None
-        record = look_ahead.record(arena, facts, workers)
+        record = look_ahead.record(arena, config, workers)
         self._target = replace(
             context.target(context.slot), locks=self._locks, mode=updates.IN_TURN, record=record
         )
-        self._reader = look_ahead.reader(arena, facts, workers)
+        self._reader = look_ahead.reader(arena, config, workers)
         if workers == 1:
-            recorded = [arena.segment(name) for name in look_ahead.recorded(arena, facts)]
+            recorded = [arena.segment(name) for name in look_ahead.recorded(arena, config)]
             _native.zero_in_turn(self._locks, self._regions, recorded, seed)
         if isinstance(self._reader, look_ahead.OwnMovement):
             self._previous = self._reader.previous  # each stripe of it is read in order

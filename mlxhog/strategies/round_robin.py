@@ -65,7 +65,7 @@ class RoundRobin(Strategy):
     def kept_segments(self) -> tuple[str, ...]:
         """The parameters at which each worker's next gradient is taken."""
         copies = (f"turns.read.{rank + 1}" for rank in range(self.workers))
-        return (*copies, *look_ahead.segments(self.facts, self.workers))
+        return (*copies, *look_ahead.segments(self.config, self.workers))
 
     def begin(self, arena: Arena, position: Mapping[str, Any] | None = None) -> None:
         """Let each worker's first gradient be taken at the parameters, or at its restored copy."""
@@ -115,7 +115,7 @@ def _take_in(strategy: Strategy, arena: Arena, words: Words, rank: int, record: 
     arena.workers.entry(rank + 1).opt_step = record.opt_step
     arena.counters.store("version", record.version)
     words.store(0, _TOKENS, record.tokens)
-    reader = look_ahead.reader(arena, strategy.facts, strategy.workers)
+    reader = look_ahead.reader(arena, strategy.config, strategy.workers)
     reader.read(arena.segment(f"turns.read.{rank + 1}"))
     words.store(1 + rank, 0, record.version)
 
@@ -221,7 +221,7 @@ class RoundRobinWorker:
         return StepRecord(
             opt_step=context.entry.opt_step + finite,
             version=context.arena.counters.load("version") + finite,
-            tokens=self._words.load(0, _TOKENS) + samples * context.facts.seq_len,
+            tokens=self._words.load(0, _TOKENS) + samples * context.config.seq_len,
             applied=finite,
             ticket=lease.epoch * context.ledger.n + lease.ticket,
         )

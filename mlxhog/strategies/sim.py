@@ -91,7 +91,7 @@ class Sim(Strategy):
 
     def kept_segments(self) -> tuple[str, ...]:
         """The parameters after each of the last steps, and what looking ahead needs."""
-        return (*self.copies(), *look_ahead.segments(self.facts, self.in_flight))
+        return (*self.copies(), *look_ahead.segments(self.config, self.in_flight))
 
     def copies(self) -> tuple[str, ...]:
         """Segments of the parameters after each of the last steps."""
@@ -166,7 +166,7 @@ class Sim(Strategy):
 
     @cached_property
     def _course(self) -> Course:
-        return self.rule.course(self.facts.seed)
+        return self.rule.course(self.config.seed)
 
     def copy_of(self, step: int) -> int:
         """Index of the copy of the parameters after `step` steps."""
@@ -178,7 +178,7 @@ class Sim(Strategy):
         arena.counters.store("version", record.version)
         words.store(0, _TOKENS, record.tokens)
         copy = self.copy_of(step + 1)
-        reader = look_ahead.reader(arena, self.facts, self.in_flight)
+        reader = look_ahead.reader(arena, self.config, self.in_flight)
         reader.read(arena.segment(f"sim.after.{copy}"))
         words.store(1 + copy, 0, record.version)
 
@@ -193,7 +193,7 @@ class SimWorker:
         self._words = Words(arena.segment("sim.words"))
         self._journal = strategy.journal(self._words)
         self._copies = [arena.segment(name) for name in strategy.copies()]
-        steps = look_ahead.record(arena, strategy.facts, strategy.in_flight)
+        steps = look_ahead.record(arena, strategy.config, strategy.in_flight)
         self._targets = [
             replace(context.target(slot), record=steps) for slot in strategy.state_slots(arena)
         ]
@@ -269,7 +269,7 @@ class SimWorker:
         return StepRecord(
             opt_step=context.arena.workers.entry(worker + 1).opt_step + applied,
             version=context.arena.counters.load("version") + applied,
-            tokens=self._words.load(0, _TOKENS) + samples * context.facts.seq_len,
+            tokens=self._words.load(0, _TOKENS) + samples * context.config.seq_len,
             applied=applied,
             ticket=lease.epoch * context.ledger.n + lease.ticket,
         )

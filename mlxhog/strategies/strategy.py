@@ -20,14 +20,11 @@ from mlxhog.arena.ledger import Ledger, Position
 from mlxhog.arena.workers import State
 from mlxhog.backends.backend import Float32
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.strategy import StrategyChoice
 from mlxhog.errors import ConfigError
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.ngrams import NgramTables
 from mlxhog.optim import updates
-from mlxhog.strategies import averaged_rows
 from mlxhog.strategies.context import Context, StrategyWorker
-from mlxhog.strategies.facts import RunFacts
 
 
 @dataclass(frozen=True)
@@ -38,16 +35,14 @@ class Strategy(ABC):
     arena.
 
     Attributes:
-        choice: the chosen strategy with its numbers.
-        facts: of the run.
+        config: of the run, with a chosen strategy.
         workers: number of workers at the start of the run.
         max_workers: worker slots of the arena, if more than that; see `slots`.
         open: whether the run may change to another strategy (`--strategy auto`).
         tables: of n-grams in the model, set by `with_tables`; None if it has none.
     """
 
-    choice: StrategyChoice
-    facts: RunFacts
+    config: TrainConfig
     workers: int
     max_workers: int = 0
     open: bool = False
@@ -63,6 +58,11 @@ class Strategy(ABC):
     """Whether workers read and write tables row by row, and nothing else of them."""
 
     @property
+    def choice(self) -> Any:
+        """The chosen strategy with its numbers."""
+        return self.config.strategy
+
+    @property
     def fixed(self) -> str | None:
         """Why no worker can join or leave while it runs; None where they can."""
         return f"strategy {self.name} has a part of each step for each of its workers"
@@ -70,7 +70,7 @@ class Strategy(ABC):
     @property
     def name(self) -> str:
         """Its name in options and messages."""
-        return self.choice.name
+        return str(self.choice.name)
 
     @property
     def slots(self) -> int:
@@ -79,12 +79,8 @@ class Strategy(ABC):
 
     # -- before anything is started --------------------------------------------------------------
 
-    def check(self, model: ModelConfig, config: TrainConfig) -> None:
+    def check(self, model: ModelConfig) -> None:
         """Refuse a model or a run that these workers cannot train.
-
-        Args:
-            model: of the run.
-            config: of the run.
 
         Raises:
             ConfigError: they cannot.
@@ -111,11 +107,6 @@ class Strategy(ABC):
             "--strategy hogwild, locked, serial or sync"
         )
 
-    def table_segments(self) -> dict[str, tuple[str, int]]:
-        """Segments of strategies that average the gradients of tables."""
-        tokens = self.workers * self.facts.sequences * self.facts.seq_len
-        return averaged_rows.segments(self.workers, self.tables, tokens)
-
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
         """Extra segments of the arena, as `arena.plan` takes them.
 
@@ -139,7 +130,7 @@ class Strategy(ABC):
     @property
     def tokens_per_step(self) -> int:
         """Tokens whose mean gradient one step applies."""
-        return self.batches_per_step() * self.facts.sequences * self.facts.seq_len
+        return self.batches_per_step() * self.config.sequences_per_ticket * self.config.seq_len
 
     @abstractmethod
     def worker(self, context: Context) -> StrategyWorker:

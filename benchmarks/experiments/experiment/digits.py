@@ -235,7 +235,7 @@ def _opened(strategy, seed, steps):
 
 
 def _worker(arena, slot, strategy):
-    lr, entry = strategy.facts.lr, arena.workers.acquire_slot(slot=slot)
+    lr, entry = strategy.config.lr, arena.workers.acquire_slot(slot=slot)
     inbox = np.zeros_like(arena.params)
     return strategy.worker(
         Context(
