@@ -21,6 +21,7 @@ from mlxhog.arena.marks import Marks
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Entry
 from mlxhog.backends.backend import Backend, Grads
+from mlxhog.config import optimizers
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
 from mlxhog.models.families import ModelConfig
@@ -261,7 +262,7 @@ class Context:
         """
         lr = self.schedule(self.progress(), self.arena.counters.load("version"))
         if (live := self.live_workers) != self.workers:
-            rule = partial(self.config.optimizer.workers_factor, self.strategy.choice.lr_rule)
+            rule = partial(optimizers.of(self.config).workers_factor, self.choice.lr_rule)
             lr *= rule(live) / rule(self.workers)
         return lr
 

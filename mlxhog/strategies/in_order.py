@@ -63,21 +63,17 @@ class InOrder(Strategy):
         Raises:
             ConfigError: there is one.
         """
-        if self._simulates and self.workers > 1:
+        if isinstance(self.choice, choices.Sim) and self.workers > 1:
             raise ConfigError(
                 f"strategy sim simulates its workers in one process, and workers asks for "
                 f"{self.workers}; name one, such as --workers mlx:cpu, or take the simulated "
                 "strategy itself"
             )
 
-    @property
-    def _simulates(self) -> bool:
-        return isinstance(self.choice, choices.Sim)
-
     @cached_property
     def rule(self) -> SimulatedStaleness:
         """The worker and the staleness of each step."""
-        if self._simulates:
+        if isinstance(self.choice, choices.Sim):
             return self.choice.rule
         return SimulatedStaleness.parse(f"fixed:{self.workers - 1}")
 

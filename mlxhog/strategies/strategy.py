@@ -48,6 +48,9 @@ class Strategy(ABC):
     open: bool = False
     tables: NgramTables | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse numbers of workers that cannot be."""
+
     numbered: ClassVar[bool] = False
     """Whether batches are assigned by number; a resumed run then cannot skip single ones."""
 

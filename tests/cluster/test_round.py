@@ -12,8 +12,8 @@ from mlxhog.cluster.round import Outcome, to_bfloat16
 from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.training.gradients import Gradients
 from tests.cluster.machines import SHAPES, Machine, Table, choice
-from tests.strategies import local_runs
-from tests.strategies.test_sync import LR
+from tests.strategies.runs import LR, Run, strategy
+from tests.strategies.test_laws import PARAMS, of_both
 from tests.threads import in_threads
 
 Make = Callable[..., list[Machine]]
@@ -53,16 +53,17 @@ def rounds(machines):
 
 
 def test_rounds_of_two_stopped_machines_equal_diloco_in_one_process(machines):
-    of = local_runs.method("diloco", 2, average_every=1, outer_momentum=0.9)
+    of = strategy("diloco", average_every=1)
     pair = machines(2, outer_momentum=0.9)
     for k in range(6):
         for rank, one in enumerate(pair):
             at = float(one.theta[0])
-            one.train(-LR * local_runs.gradient(2 * k + rank, at))
+            one.train(-LR * of_both(2 * k + rank, at))
         assert rounds(pair) == [Outcome.COMMITTED] * 2
-    with local_runs.new_arena(of) as arena:
-        local_runs.run(arena, of, steps=12)
-        expected = float(arena.param("w")[0])
+    run = Run(of, PARAMS, of_both, 12)
+    run.finish()
+    expected = run.model()["a"]
+    run.arena.close()
     assert expected != 0.0
     for one in pair:
         np.testing.assert_allclose(one.theta, expected, rtol=1e-6)
