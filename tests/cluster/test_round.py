@@ -1,6 +1,5 @@
 """A round between machines is an outer step of DiLoCo, and the same bits on all of them."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -16,7 +15,6 @@ from tests.strategies.runs import LR, Run, strategy
 from tests.strategies.test_laws import PARAMS, of_both
 from tests.threads import in_threads
 
-Make = Callable[..., list[Machine]]
 BOUNDS = np.cumsum([np.prod(shape) for shape in SHAPES.values()])[:-1]
 
 
@@ -25,10 +23,8 @@ def machines():
     """Makes machines of one table."""
     made = []
 
-    def make(n, *, script=None, **numbers):
-        table = Table(n, join_timeout_s=5.0)
-        if script is not None:
-            table.script = script
+    def make(n, *, limit_s=5.0, **numbers):
+        table = Table(n, limit_s)
         made.extend(Machine(table, name, choice(**numbers)) for name in "abcd"[:n])
         return made
 
@@ -91,12 +87,13 @@ def test_machines_weigh_by_their_tokens(machines):
 
 
 def test_what_workers_add_during_a_round_stays_and_goes_into_the_next(machines):
-    def script(member, call, number):
-        if (member, call, number) == ("a", "average", 0):
-            pair[0].train(0.5)
-        return False
+    def meanwhile(buffer, exact):
+        pair[0].group.average = average
+        pair[0].train(0.5)
+        return average(buffer, exact)
 
-    pair = machines(2, script=script, outer_lr=1.0, outer_momentum=0.0)
+    pair = machines(2, outer_lr=1.0, outer_momentum=0.0)
+    average, pair[0].group.average = pair[0].group.average, meanwhile
     for one in pair:
         one.train(1.0)
     rounds(pair)
@@ -127,7 +124,11 @@ def test_a_machine_that_missed_rounds_loads_theta_s_and_keeps_its_own_movement(m
 
 
 def test_a_member_that_is_lost_in_the_average_leaves_the_others_round_uncommitted(machines):
-    pair = machines(2, script=lambda member, call, _: (member, call) == ("b", "average"))
+    def lost(buffer, exact):
+        raise ClusterError("it cannot reach the others")
+
+    pair = machines(2, limit_s=0.2)
+    pair[1].group.average = lost
     before = pair[0].own.state().digest
     for one in pair:
         one.train(1.0)
@@ -136,7 +137,6 @@ def test_a_member_that_is_lost_in_the_average_leaves_the_others_round_uncommitte
     assert isinstance(error, ClusterError)
     assert pair[0].own.state().digest == before
     np.testing.assert_array_equal(pair[0].theta, 1.0)
-    pair[0].table.script = lambda *_: False
     assert rounds(pair) == [Outcome.COMMITTED] * 2
     assert pair[0].own.number("tokens") == 200
     assert [one.own.number("lost") for one in pair] == [0, 0]
@@ -175,8 +175,7 @@ def test_a_machine_does_not_load_what_is_older_than_its_own(machines):
 
 
 def test_parameters_that_are_not_finite_do_not_reach_the_others(machines):
-    pair = machines(2)
-    pair[0].table.join_timeout_s = 0.2
+    pair = machines(2, limit_s=0.2)
     pair[1].train(float("nan"))
     pair[0].train(1.0)
     refused, error = rounds(pair)
@@ -334,8 +333,7 @@ def test_links_and_resumed_runs_of_a_machine_have_its_id_and_a_copy_elsewhere_an
 
 
 def test_the_second_run_of_one_checkpoint_becomes_another_machine(machines):
-    pair = machines(2)
-    pair[0].table.join_timeout_s = 0.2
+    pair = machines(2, limit_s=0.2)
     for one in pair:
         one.own.store("id", 7)
         join = one.group.join
