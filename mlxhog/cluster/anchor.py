@@ -259,9 +259,7 @@ class Anchor:
             marks.begin_update()
             for slot in self._places:
                 part = step[slot.offset : slot.offset + slot.size].reshape(slot.shape)
-                marks.begin(slot.name)
                 updates.add(arena.params, slot, part, locks=locks, mode=mode)
-                marks.end(slot.name)
             arena.counters.add("version")
             marks.end_update()
             self.keep()

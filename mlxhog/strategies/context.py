@@ -134,8 +134,8 @@ class Context:
 
     @cached_property
     def marks(self) -> Marks:
-        """Marks of this worker's writes for readers; a Metal kernel writes many parameters."""
-        return Marks(self.arena, self.slot, whole=self.metal is not None)
+        """The mark of this worker's updates, for readers."""
+        return Marks(self.arena, self.slot)
 
     @cached_property
     def tables(self) -> Tables | None:
@@ -189,7 +189,6 @@ class Context:
             metal=self.metal,
             record=look_ahead.record(arena, self.config, self.live_workers),
             places=arena.layout.state,
-            marks=self.marks,
             watch=None if self.config.overlap else StepWatch(self.entry),
             polar=self.polar,
             threads=self.threads,
