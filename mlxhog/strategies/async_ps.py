@@ -21,12 +21,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import numpy as np
-
 from mlxhog.arena import Arena
-from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Grads
-from mlxhog.optim import updates
 from mlxhog.strategies.context import Context, Lease, WriteResult
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
 from mlxhog.strategies.locked import StepLock, lock_segment
@@ -75,40 +71,18 @@ class AsyncPSWorker(HogwildWorker):
         """Pull: the parameters of one version."""
         context = self.context
         self._server.acquire()
-        self._version_read = context.arena.counters.load("version")
-        updates.snapshot(context.backend.inbox, context.arena.params, threads=context.threads)
+        context.entry.version_read = self._version_read = context.arena.counters.load("version")
+        self._reader.read(context.backend.inbox, context.threads)
         self._server.release()
-        context.entry.version_read = self._version_read
         context.backend.refresh()
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
         """Push: the server applies the gradient, unless it is not finite or too late."""
-        context = self.context
-        entry, counters, ledger = context.entry, context.arena.counters, context.ledger
-        entry.phase = Phase.APPLY
         self._server.acquire()
-        version = counters.load("version")
-        staleness = version - self._version_read
-        grads = self._delays.compensated(grads)
-        norm = context.norm(grads)
-        late = self._delays.is_too_late(staleness)
-        applied = bool(np.isfinite(norm)) and not late
-        ledger.begin_apply(lease.epoch, lease.ticket, context.owner)
-        context.marks.begin_update()
-        if applied:
-            self._step(grads, norm, staleness)
-            self._state.opt_step += 1
-            counters.store("version", version + 1)
-        context.marks.end_update()
+        outcome = super().write(grads, lease, samples)
         self._landed()
-        ledger.finish(lease.epoch, lease.ticket, context.owner)
         self._server.release()
-        entry.ticket = -1
-        return WriteResult(applied, staleness, version + applied, too_late=late)
-
-    def _step(self, grads: Grads, norm: float, staleness: int) -> None:
-        """The server's next step."""
-        self._add(grads, norm, staleness, self._state.opt_step + 1)
+        return outcome
 
     def _landed(self) -> None:
         """End an iteration of this worker, which still holds the server's lock."""

@@ -74,7 +74,7 @@ class HogwildWorker:
             context: this worker's view of the run.
             more_tickets: tickets of this call that were taken beyond one for each step.
         """
-        self.context = context
+        self.context, self._state = context, context.entry  # whose optimizer's steps it counts
         arena = context.arena
         self._live = context.reads_live
         self._follow(context.live_workers)
@@ -151,13 +151,13 @@ class HogwildWorker:
             if context.tables is not None:
                 seed = self._version_read * 65_537 + context.slot
                 context.tables.step(rows, lr=context.table_lr(context.lr()), seed=seed)
-            entry.opt_step += 1
-        version = counters.add("version", 1) if applied else counters.load("version")
+            self._state.opt_step += 1
+        version = counters.add("version", int(applied)) + applied
         context.marks.end_update()
         ledger.finish(lease.epoch, lease.ticket, context.owner)
         entry.ticket = -1
         self._reader.landed(staleness)
-        return WriteResult(applied, staleness, version + 1, too_late=late)
+        return WriteResult(applied, staleness, version, too_late=late)
 
     def corrected(self, grads: Grads) -> Grads:
         """The gradient of the step, or the part of it that the worker writes."""
@@ -165,7 +165,7 @@ class HogwildWorker:
 
     def _step(self, grads: Grads, norm: float, staleness: int) -> None:
         """Write the optimizer's step for a gradient of this norm and staleness."""
-        self._add(grads, norm, staleness, self.context.entry.opt_step + 1)
+        self._add(grads, norm, staleness, self._state.opt_step + 1)
 
     def _add(self, grads: Grads, norm: float, staleness: int, step: int) -> None:
         """Write a step, the `step`-th of these parameters' private state."""
