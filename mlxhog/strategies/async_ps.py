@@ -25,7 +25,8 @@ from mlxhog.arena import Arena
 from mlxhog.backends.backend import Grads
 from mlxhog.strategies.context import Context, Lease, WriteResult
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
-from mlxhog.strategies.locked import StepLock, lock_segment
+from mlxhog.strategies.locked import SEGMENT, step_lock
+from mlxhog.strategies.strategy import Strategy
 
 STATE_SLOT = 1
 
@@ -33,16 +34,12 @@ STATE_SLOT = 1
 class AsyncPS(Hogwild):
     """Workers that pull from a server and push to it."""
 
-    carries_tables: ClassVar[bool] = False
-
-    @property
-    def fixed(self) -> str | None:
-        """The one optimizer state is in a worker's slot."""
-        return f"strategy {self.name} keeps the server's state in a worker's slot"
+    no_tables: ClassVar[str] = Strategy.no_tables
+    fixed_because: ClassVar[str] = "strategy {} keeps the server's state in a worker's slot"
 
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
         """The server's lock."""
-        return lock_segment()
+        return SEGMENT
 
     def state_slots(self, arena: Arena) -> tuple[int, ...]:
         """The server's."""
@@ -59,7 +56,7 @@ class AsyncPSWorker(HogwildWorker):
     def __init__(self, context: Context) -> None:
         """Prepare one worker."""
         super().__init__(context)
-        self._server = StepLock(context)
+        self._server = step_lock(context)
         self._state = context.arena.workers.entry(STATE_SLOT)
 
     def _follow(self, workers: int) -> None:
@@ -70,18 +67,18 @@ class AsyncPSWorker(HogwildWorker):
     def read(self) -> None:
         """Pull: the parameters of one version."""
         context = self.context
-        self._server.acquire()
+        self._server.acquire(0)
         context.entry.version_read = self._version_read = context.arena.counters.load("version")
         self._reader.read(context.backend.inbox, context.threads)
-        self._server.release()
+        self._server.release(0)
         context.backend.refresh()
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
         """Push: the server applies the gradient, unless it is not finite or too late."""
-        self._server.acquire()
+        self._server.acquire(0)
         outcome = super().write(grads, lease, samples)
         self._landed()
-        self._server.release()
+        self._server.release(0)
         return outcome
 
     def _landed(self) -> None:

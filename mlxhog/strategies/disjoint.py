@@ -43,12 +43,9 @@ class Disjoint(Hogwild):
     """Lock-free workers of which each writes only the blocks it holds."""
 
     probes: ClassVar[bool] = False  # no two updates meet, so none is lost
-    carries_tables: ClassVar[bool] = False
-
-    @property
-    def without_tables(self) -> str:
-        """Tables belong to no group of blocks."""
-        return "blocks=disjoint divides parameters, not tables, among the workers; leave it out"
+    no_tables: ClassVar[str] = (
+        "blocks=disjoint divides parameters, not tables, among the workers; leave it out"
+    )
 
     @property
     def fixed(self) -> str | None:

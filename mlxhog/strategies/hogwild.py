@@ -17,11 +17,10 @@ ledger gives out both again, or counts the one whose step was being added as tor
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from mlxhog.arena import Arena
 from mlxhog.arena.ledger import NO_END, TicketState
 from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Grads
@@ -39,13 +38,13 @@ class Hogwild(Strategy):
     the worker that takes its ticket.
     """
 
-    carries_tables: ClassVar[bool] = True
+    no_tables: ClassVar[str] = ""
+    fixed_because: ClassVar[str] = "strategy {} is one worker by itself"
 
     @property
     def fixed(self) -> str | None:
-        """`serial` has exactly one worker."""
-        elastic = self.choice.elastic
-        return None if elastic else f"strategy {self.name} is one worker by itself"
+        """None where workers may join and leave; `serial` has exactly one."""
+        return None if self.choice.elastic else super().fixed
 
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
         """Segments for looking ahead."""
@@ -54,10 +53,6 @@ class Hogwild(Strategy):
     def kept_segments(self) -> tuple[str, ...]:
         """Segments for looking ahead."""
         return tuple(look_ahead.segments(self.config, self.workers))
-
-    def position(self, arena: Arena) -> dict[str, Any] | None:
-        """Empty: it only ties the kept segments to the strategy and the number of workers."""
-        return {} if self.kept_segments() else None
 
     def worker(self, context: Context) -> HogwildWorker:
         """Prepare one worker."""

@@ -30,14 +30,9 @@ class Recorded(Hogwild):
     """Lock-free workers whose accesses are recorded, or repeated as recorded."""
 
     probes: ClassVar[bool] = False  # no update is lost under locks
-    carries_tables: ClassVar[bool] = False
-
-    @property
-    def without_tables(self) -> str:
-        """An access to a row of a table has no number."""
-        return (
-            "determinism=record numbers accesses to parameters, not to rows of tables; leave it out"
-        )
+    no_tables: ClassVar[str] = (
+        "determinism=record numbers accesses to parameters, not to rows of tables; leave it out"
+    )
 
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
         """Add the counts of accesses and the books."""

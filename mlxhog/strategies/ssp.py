@@ -101,13 +101,13 @@ class SSPWorker(AsyncPSWorker):
     def _enter(self) -> None:
         """Take part, not behind the slowest nor over `slack` behind any, so that none waits."""
         words, rank = self._words, self.context.rank
-        self._server.acquire()
+        self._server.acquire(0)
         slowest = min(clocks_of(self.context.arena).values(), default=0)
         fastest = max(words["clock", k] for k in range(self.context.strategy.slots))
         words["clock", rank] = max(words["clock", rank], slowest, fastest - self._slack)
         words["waits_since", rank] = 0
         words["owner", rank] = self.context.owner
-        self._server.release()
+        self._server.release(0)
 
     def _may_begin(self) -> bool:
         """Whether this worker is not too far ahead of the slowest."""

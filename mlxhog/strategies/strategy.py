@@ -57,8 +57,15 @@ class Strategy(ABC):
     probes: ClassVar[bool] = True
     """Whether workers add to the lost-update probe with every step."""
 
-    carries_tables: ClassVar[bool] = False
-    """Whether workers read and write tables row by row, and nothing else of them."""
+    fixed_because: ClassVar[str] = "strategy {} has a part of each step for each of its workers"
+    """Why no worker can join or leave while it runs; its name is filled in."""
+
+    no_tables: ClassVar[str] = (
+        "strategy {} copies or averages whole parameters, not rows of tables; take --strategy "
+        "hogwild, locked, serial or sync"
+    )
+    """Why workers do not carry tables, and the way out, as clauses; "" where they read and write
+    them row by row, and nothing else of them."""
 
     @property
     def choice(self) -> Any:
@@ -68,7 +75,7 @@ class Strategy(ABC):
     @property
     def fixed(self) -> str | None:
         """Why no worker can join or leave while it runs; None where they can."""
-        return f"strategy {self.name} has a part of each step for each of its workers"
+        return self.fixed_because.format(self.name)
 
     @property
     def name(self) -> str:
@@ -95,20 +102,13 @@ class Strategy(ABC):
         Raises:
             ConfigError: the strategy averages, copies or records whole arrays of parameters.
         """
-        if tables is not None and not self.carries_tables:
+        if tables is not None and self.no_tables:
             raise ConfigError(
-                f"the model has tables of n-grams (ngram_orders), and {self.without_tables}, or "
-                "train it without tables: --set ngram_orders=[]"
+                f"the model has tables of n-grams (ngram_orders), and "
+                f"{self.no_tables.format(self.name)}, or train it without tables: --set "
+                "ngram_orders=[]"
             )
         return replace(self, tables=tables)
-
-    @property
-    def without_tables(self) -> str:
-        """Why this strategy does not carry tables, and the way out, as clauses."""
-        return (
-            f"strategy {self.name} copies or averages whole parameters, not rows of tables; take "
-            "--strategy hogwild, locked, serial or sync"
-        )
 
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
         """Extra segments of the arena, as `arena.plan` takes them.
@@ -181,8 +181,11 @@ class Strategy(ABC):
         return ()
 
     def position(self, arena: Arena) -> dict[str, Any] | None:
-        """The strategy's position for a checkpoint; None if it has none."""
-        return None
+        """The strategy's position for a checkpoint; None if it has none.
+
+        An empty one only ties the kept segments to the strategy and the number of workers.
+        """
+        return {} if self.kept_segments() else None
 
     def state(self, arena: Arena) -> dict[str, Any]:
         """The strategy's entries in the state file of a checkpoint."""

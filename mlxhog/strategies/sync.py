@@ -84,7 +84,7 @@ class Sync(Strategy):
     """Averaged gradients; with equal shares, reruns with the same workers are bit-identical."""
 
     numbered: ClassVar[bool] = True
-    carries_tables: ClassVar[bool] = True
+    no_tables: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         """Refuse a number of backup workers that leaves none to wait for.
@@ -531,11 +531,7 @@ class SyncThenHogwild(Sync):
     """
 
     numbered: ClassVar[bool] = False
-
-    @property
-    def fixed(self) -> str | None:
-        """The rounds need every worker."""
-        return "async_after begins with rounds that need all of its workers"
+    fixed_because: ClassVar[str] = "async_after begins with rounds that need all of its workers"
 
     def batches_per_step(self) -> int:
         """Those of a lock-free step."""
@@ -553,10 +549,6 @@ class SyncThenHogwild(Sync):
     def kept_segments(self) -> tuple[str, ...]:
         """Segments for looking ahead."""
         return tuple(look_ahead.segments(self.config, self.workers))
-
-    def position(self, arena: Arena) -> dict[str, Any] | None:
-        """Empty: it only ties the kept segments to the strategy and the number of workers."""
-        return {} if self.kept_segments() else None
 
     def worker(self, context: Context) -> StrategyWorker:
         """Prepare one worker."""

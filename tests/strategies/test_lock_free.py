@@ -271,7 +271,7 @@ def test_another_waits_until_the_step_is_over(name):
     with new_arena(of, BLOCKS) as arena:
         one, other = worker(arena, 1, of), worker(arena, 2, of)
         if name == "locked":
-            locks, word = one._lock._locks, 0
+            locks, word = one._lock, 0
         else:
             locks, word = arena.locks(1), lock_words(arena.layout.slots["w"], TOUCHED["w"])[-1]
         locks.acquire(word)
