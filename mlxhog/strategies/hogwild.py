@@ -83,7 +83,8 @@ class HogwildWorker:
         context = self.context
         self._workers = workers
         if workers == 1:  # steps recorded now would be old when others join
-            look_ahead.forget(context.arena, context.config)
+            for name in look_ahead.recorded(context.arena, context.config):
+                context.arena.segment(name).fill(0.0)
         self._reader = look_ahead.reader(context.arena, context.config, workers)
         self._target = context.target(context.slot)
 

@@ -269,9 +269,10 @@ class InOrderWorker:
         record = self._steps.once(lease, counts, apply)
         self._strategy.take_in(context.arena, words, turn, record)
         context.marks.end_update()
-        if 1 < context.workers == words["open_below"] - turn:  # one process opens as it claims
-            if not (self._is_over(turn + context.workers) or context.paused()):
-                self._open(turn + context.workers + 1)
+        end = turn + context.workers
+        is_next = words["open_below"] == end and context.workers > 1  # one process opens in `claim`
+        if is_next and not (self._is_over(end) or context.paused()):
+            self._open(end + 1)
         entry.ticket = -1
         words["turn"] = turn + 1
         staleness = max(0, record.version - record.applied - entry.version_read)

@@ -26,8 +26,21 @@ def machines():
     def make(n, *, limit_s=5.0, **numbers):
         table = Table(n, limit_s)
         made.extend(Machine(table, name, choice(**numbers)) for name in "abcd"[:n])
-        return made
+        return list(made)
 
+    def resumed(one, *, is_last):
+        """A machine that starts from the checkpoint of another; nothing of the other is shared."""
+        arrays, numbers = one.own.saved()
+        arrays, theta = {name: value.copy() for name, value in arrays.items()}, one.theta
+        again = Machine(one.table, one.name, one.cluster)
+        made.append(again)
+        again.own.store("begun", 0)  # as before its first link
+        for name, part in zip(SHAPES, np.split(theta, BOUNDS), strict=True):
+            again.arena.param(name)[...] = part.reshape(SHAPES[name])
+        again.own.resume(arrays, numbers, seconds=30.0, is_last=is_last)
+        return again
+
+    make.resumed = resumed
     yield make
     for one in made:
         one.close()
@@ -287,36 +300,21 @@ def test_an_outer_step_counts_in_the_version_that_staleness_is_measured_by(machi
     assert one.arena.counters.load("version") == 1
 
 
-def resumed(one, *, is_last):
-    """A machine that starts from the checkpoint of another; nothing of the other is shared."""
-    arrays, numbers = one.own.saved()
-    arrays, theta = {name: value.copy() for name, value in arrays.items()}, one.theta
-    again = Machine(one.table, one.name, one.cluster)
-    again.own.store("begun", 0)  # as before its first link
-    for name, part in zip(SHAPES, np.split(theta, BOUNDS), strict=True):
-        again.arena.param(name)[...] = part.reshape(SHAPES[name])
-    again.own.resume(arrays, numbers, seconds=30.0, is_last=is_last)
-    return again
-
-
 def test_a_checkpoint_has_theta_s_and_the_momentum_of_any_machine(machines):
     pair = machines(2)
     for one in pair:
         one.train(1.0)
     rounds(pair)
-    again = resumed(pair[0], is_last=True)
-    try:
-        assert again.own.state().digest == pair[1].own.state().digest
-        np.testing.assert_array_equal(again.own.of("velocity"), pair[1].own.of("velocity"))
-        assert again.own.number("tokens") == 200
-        assert again.arena.counters.load("tokens_elsewhere") == 100
-        assert again.own.seconds() == 30.0
-        arrays, numbers = pair[0].own.saved()
-        del arrays["link.velocity/b"]
-        with pytest.raises(CheckpointError, match="link.velocity/b has shape None"):
-            again.own.resume(arrays, numbers, seconds=0.0, is_last=True)
-    finally:
-        again.close()
+    again = machines.resumed(pair[0], is_last=True)
+    assert again.own.state().digest == pair[1].own.state().digest
+    np.testing.assert_array_equal(again.own.of("velocity"), pair[1].own.of("velocity"))
+    assert again.own.number("tokens") == 200
+    assert again.arena.counters.load("tokens_elsewhere") == 100
+    assert again.own.seconds() == 30.0
+    arrays, numbers = pair[0].own.saved()
+    del arrays["link.velocity/b"]
+    with pytest.raises(CheckpointError, match="link.velocity/b has shape None"):
+        again.own.resume(arrays, numbers, seconds=0.0, is_last=True)
 
 
 def test_links_and_resumed_runs_of_a_machine_have_its_id_and_a_copy_elsewhere_another(
@@ -347,33 +345,27 @@ def test_the_second_run_of_one_checkpoint_becomes_another_machine(machines):
 def test_the_movement_of_a_checkpoint_waits_for_the_first_tokens_and_goes_with_them(machines):
     pair = machines(2, outer_lr=1.0, outer_momentum=0.0)
     pair[0].train(1.0)
-    again = resumed(pair[0], is_last=True)
-    try:
-        team = [again, pair[1]]
-        assert rounds(team) == [Outcome.COMMITTED] * 2  # before any worker has ended a step
-        np.testing.assert_array_equal(again.theta, 1.0)
-        again.train(1.0)
-        assert rounds(team) == [Outcome.COMMITTED] * 2
-        for one in team:
-            np.testing.assert_array_equal(one.theta, 2.0)
-    finally:
-        again.close()
+    again = machines.resumed(pair[0], is_last=True)
+    team = [again, pair[1]]
+    assert rounds(team) == [Outcome.COMMITTED] * 2  # before any worker has ended a step
+    np.testing.assert_array_equal(again.theta, 1.0)
+    again.train(1.0)
+    assert rounds(team) == [Outcome.COMMITTED] * 2
+    for one in team:
+        np.testing.assert_array_equal(one.theta, 2.0)
 
 
 @pytest.mark.parametrize("is_last", [True, False])
 def test_a_movement_in_an_old_checkpoint_that_others_may_have_is_not_sent_again(machines, is_last):
     (one,) = machines(1, outer_lr=1.0, outer_momentum=0.0)
     one.train(1.0)
-    again = resumed(one, is_last=is_last)
-    try:
-        rounds([one])  # the cluster commits the movement of the checkpoint
-        one.train(1.0)
-        rounds([one])
-        again.own.load(one.own.state())
-        np.testing.assert_array_equal(again.theta_s, 2.0)
-        np.testing.assert_array_equal(again.theta, 3.0 if is_last else 2.0)
-    finally:
-        again.close()
+    again = machines.resumed(one, is_last=is_last)
+    rounds([one])  # the cluster commits the movement of the checkpoint
+    one.train(1.0)
+    rounds([one])
+    again.own.load(one.own.state())
+    np.testing.assert_array_equal(again.theta_s, 2.0)
+    np.testing.assert_array_equal(again.theta, 3.0 if is_last else 2.0)
 
 
 def commit_in_the_first_only(pair):
@@ -419,13 +411,10 @@ def test_what_a_machine_commits_alone_again_in_the_same_round_is_given_up(machin
 def test_a_movement_that_was_sent_before_a_checkpoint_is_not_sent_again(machines):
     pair = machines(2, outer_lr=1.0, outer_momentum=0.0)
     commit_in_the_first_only(pair)
-    again = resumed(pair[1], is_last=True)
-    try:
-        again.own.load(pair[0].own.state())
-        np.testing.assert_array_equal(again.theta_s, 1.0)
-        np.testing.assert_array_equal(again.theta, 1.0)
-    finally:
-        again.close()
+    again = machines.resumed(pair[1], is_last=True)
+    again.own.load(pair[0].own.state())
+    np.testing.assert_array_equal(again.theta_s, 1.0)
+    np.testing.assert_array_equal(again.theta, 1.0)
 
 
 def test_a_joiner_takes_over_the_position_of_the_schedule(machines):
