@@ -265,6 +265,11 @@ class Context:
             lr *= rule(live) / rule(self.workers)
         return lr
 
+    def lr_at(self, steps: int, tokens: int, version: int) -> float:
+        """Step size of an update after these steps and tokens of this call, and this version."""
+        progress = self.budget.progress(steps=steps, tokens=tokens, seconds=self.seconds())
+        return self.schedule(progress, version)
+
     def wait_until(self, condition: Callable[[], bool], *, longest_s: float = 1e-3) -> None:
         """Wait for other workers, with growing naps; the supervisor replaces a dead one.
 

@@ -255,10 +255,11 @@ class InOrderWorker:
             return opt_step, version("version") + applies, tokens, applies
 
         def apply(record: StepRecord) -> None:
+            lr = context.lr_at(turn - self._first, words["tokens"], version("version"))
             context.optimizer.step(
                 self._targets[worker + 1],
                 grads,
-                lr=self._delays.rate(self._lr(), staleness),
+                lr=self._delays.rate(lr, staleness),
                 step=record.opt_step,
                 seed=entry.version_read * 65_537 + worker + 1,
                 grad_scale=context.grad_scale(norm),
@@ -277,11 +278,3 @@ class InOrderWorker:
         words["turn"] = turn + 1
         staleness = max(0, record.version - record.applied - entry.version_read)
         return WriteResult(record.applied, staleness, record.version, too_late=late)
-
-    def _lr(self) -> float:
-        """Step size of this turn, from the counts of the turns before it."""
-        context = self.context
-        progress = context.budget.progress(
-            steps=self._turn - self._first, tokens=self._words["tokens"], seconds=context.seconds()
-        )
-        return context.schedule(progress, context.arena.counters.load("version"))

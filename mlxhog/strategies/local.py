@@ -508,9 +508,8 @@ class LocalWorker:
         tokens, updates_of_all = (
             words[name, rank] * steps // own for name in ("tokens", "updates")
         )
-        progress = context.budget.progress(
-            steps=steps - self._before,
-            tokens=tokens - words["tokens_before"],
-            seconds=context.seconds(),
+        return context.lr_at(
+            steps - self._before,
+            tokens - words["tokens_before"],
+            words["version_base"] + updates_of_all,
         )
-        return context.schedule(progress, words["version_base"] + updates_of_all)

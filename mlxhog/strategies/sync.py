@@ -300,25 +300,21 @@ class SyncWorker:
         return code
 
     def _publish(self, round_: int) -> None:
-        """Store the step size of a round, its version and the sequences of each rank."""
+        """Store the step size of a round, its version and the sequences of each rank.
+
+        With equal shares the step size follows from the count of rank 0, so that reruns agree: the
+        others may not have counted their part of the last round yet.
+        """
         context, words = self.context, self._words
         words["version"] = version = context.arena.counters.load("version")
-        words.set_real("lr", context.schedule(self._progress(round_), version))
         if self._shares is not None:
+            words.set_real("lr", context.schedule(context.progress(), version))
             self._shares.publish()
-
-    def _progress(self, round_: int) -> float:
-        """As `Context.progress`; with equal shares from the count of rank 0, so reruns agree.
-
-        The others may not have counted their part of the last round yet.
-        """
-        context = self.context
-        if self._shares is not None:
-            return context.progress()
+            return
         tokens = context.workers * context.entry.tokens
         if self._strategy.backups:  # members differ from round to round
             tokens = context.arena.counters.load("tokens")
-        return context.budget.progress(steps=round_, tokens=tokens, seconds=context.seconds())
+        words.set_real("lr", context.lr_at(round_, tokens, version))
 
     # -- one round -------------------------------------------------------------------------------
 
