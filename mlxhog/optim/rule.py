@@ -17,7 +17,6 @@ import numpy as np
 
 from mlxhog import _native
 from mlxhog.arena.layout import place_state
-from mlxhog.arena.marks import Marks
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Entry
 from mlxhog.config.optimizer import OptimizerChoice
@@ -94,7 +93,6 @@ class Target:
             parameters are only read, without a lock. None adds steps to the parameters.
         record: takes the steps that are added to dense parameters, under the same locks.
         places: private segments that are not laid out as `flat`, name -> parameter -> place.
-        marks: show readers which parameter is being written.
         watch: counts the time of steps; None counts nothing.
         polar: orthogonalises on the worker's own device; None does so on the CPU.
         threads: of one pass over a dense parameter; the result does not depend on their number.
@@ -111,7 +109,6 @@ class Target:
     pending: Float32 | None = None
     record: StepTrace | None = None
     places: Mapping[str, Mapping[str, Slot]] = field(default_factory=dict)
-    marks: Marks | None = None
     watch: StepWatch | None = None
     polar: Polar | None = None
     threads: int = 1
@@ -161,33 +158,23 @@ class Target:
         m, v = (*state, None, None)[:2]
         common = (rule.name, self.locks, self.mode, self.flat, slot.offset)
         index, values = (grad.index, grad.values) if isinstance(grad, Rows) else (None, grad)
-        with self.marked(slot):
-            if index is not None or slot.kind == "rows":
-                _native.step_rows(
-                    *common, row_width(slot), slot.row_word0, index, values, m, v, hp,
-                    grad_scale=step.grad_scale, seed=step.seed, pending=self.pending,
-                )  # fmt: skip
-            else:
-                last, prev = self.record or (None, None)
-                _native.step(
-                    *common, values, m, v, hp, grad_scale=step.grad_scale, seed=step.seed,
-                    threads=self.threads, pending=self.pending, last=last, prev=prev,
-                )  # fmt: skip
+        if index is not None or slot.kind == "rows":
+            _native.step_rows(
+                *common, row_width(slot), slot.row_word0, index, values, m, v, hp,
+                grad_scale=step.grad_scale, seed=step.seed, pending=self.pending,
+            )  # fmt: skip
+        else:
+            last, prev = self.record or (None, None)
+            _native.step(
+                *common, values, m, v, hp, grad_scale=step.grad_scale, seed=step.seed,
+                threads=self.threads, pending=self.pending, last=last, prev=prev,
+            )  # fmt: skip
 
     def writing(self) -> AbstractContextManager[None]:
         """Count a block as the write of finished steps, unless they go to `pending`."""
         if self.watch is None or self.pending is not None:
             return nullcontext()
         return self.watch.writing()
-
-    @contextmanager
-    def marked(self, slot: Slot) -> Iterator[None]:
-        """Mark a parameter while it is written; after an error meanwhile the mark stays."""
-        if self.marks is not None:
-            self.marks.begin(slot.name)
-        yield
-        if self.marks is not None:
-            self.marks.end(slot.name)
 
     def add(self, slot: Slot, at: slice | Int32, delta: Float32) -> None:
         """Add a step to distinct rows without locks, for the references: one worker only."""

@@ -103,7 +103,7 @@ class Changes:
         if any(len(own) < self._needed for own in self._steps.values()):
             return
         steps = [list(own) for own in self._steps.values()]
-        lost = self._rule.begins(steps, self._run.plan.strategy.facts.sequences)
+        lost = self._rule.begins(steps, self._run.plan.strategy.config.sequences_per_ticket)
         if lost is not None and self._has_first_workers():
             self._change(
                 ROUNDS.name,

@@ -484,7 +484,7 @@ def _way(
     strategy = strategies.build(resolved, n_workers)
     if n_choices > 1:
         strategy = replace(strategy, open=True)
-    strategy.check(model, resolved)
+    strategy.check(model)
     strategy = strategy.with_tables(ngrams.of(model))
     stored = None if resumption is None else resumption.run.directory
     strategy, batches, n_tickets, division = _batches(
