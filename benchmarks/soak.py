@@ -37,7 +37,6 @@ from mlxhog.arena import Arena, event_log
 from mlxhog.arena.requests import socket_path
 from mlxhog.errors import ArenaError, MlxhogError
 from mlxhog.strategies.ssp import clocks_of
-from mlxhog.training import recording
 
 # -- gate -----------------------------------------------------------------------------------------
 
@@ -136,7 +135,7 @@ def replays(findings, chosen):
             print(f"{k + 1:3}  {workers:22} {optimizer:9} {outcomes[-1]['deaths']} deaths: "
                   f"{outcomes[-1]['difference'] or 'equal'}", flush=True)  # fmt: skip
         again = [recorded(folder, MIXES[0], "muon", 0, 1) for _ in range(2)]
-        ends = {recording.RecordEnd.read(run).sha256["params"] for run in again}
+        ends = {event_log.load(event_log.End, run).sha256["params"] for run in again}
     equal, deaths = (sum(int(one[name]) for one in outcomes) for name in ("equal", "deaths"))
     findings.results |= {"runs": outcomes, "deaths": deaths, "torn_steps": torn}
     findings.exact("recorded runs that replay to their hashes", equal, runs, n=runs)

@@ -11,14 +11,12 @@ import sys
 
 from training.recording import BYTES, HeldOut, record
 
-from mlxhog import TrainConfig
-
 
 def main():
     """Train, evaluate and print."""
     asked = json.loads(sys.argv[1])
     run = record(keep_params=True, **asked["options"])
-    held_out = HeldOut(TrainConfig(**BYTES), asked["eval_tokens"])
+    held_out = HeldOut(BYTES, asked["eval_tokens"])
     crossing, last = held_out.crossing(run.points, asked["bits"]), run.points[-1].params
     assert last is not None, "the parameters are kept"
     reached_s, reached_tokens = crossing or (math.inf, math.inf)

@@ -23,7 +23,7 @@ from harness.claims import Claim, Sample
 from harness.estimates import Ratio
 from harness.machine import smallest
 from training.race import Race
-from training.recording import BYTES, SMALLEST_RUN
+from training.recording import BYTES, of_this_size
 
 from mlxhog import TrainConfig
 from mlxhog.checkpoint.run import Run
@@ -139,8 +139,8 @@ def trained(arm, disturbance, seed, seconds):
     slow = None if disturbance.slow is None else disturbance.slow(seconds)
     with tempfile.TemporaryDirectory(prefix="mlxhog-benchmark-") as out:
         options = {**OPTIONS, **arm, "slow": slow, "seed": seed, "out": out}
-        tiny = {**BYTES, **SMALLEST_RUN, "steps": None, "eval_tokens": 2048}
-        options |= {**smallest(tiny, {}), "time": seconds}
+        options |= smallest(BYTES, {})
+        options = of_this_size({**options, "time": seconds})
         try:
             result = train(TrainConfig(**options), observer=disturber, whole_time=True)
         finally:

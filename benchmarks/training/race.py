@@ -24,8 +24,6 @@ from harness.claims import write_rows
 from harness.interleaved import with_twin
 from training.recording import BYTES, HeldOut, record
 
-from mlxhog import TrainConfig
-
 SETTINGS = Path(__file__).parent.with_name("time_to_loss_settings.json")
 UNTOLD = "cannot be told"
 SHORTER = 0.85  # factor between two amounts that are tried
@@ -205,7 +203,7 @@ class Course:
     def __init__(self, target):
         """Open the held-out text."""
         self.target = target
-        self._held_out = HeldOut(TrainConfig(**{**BYTES, **target.options}), target.eval_tokens)
+        self._held_out = HeldOut({**BYTES, **target.options}, target.eval_tokens)
 
     def seconds(self, arm, optimizer, seed, **options):
         """Train an arm at its settings; infinity where it does not reach the target."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness.machine import smallest
+from harness.machine import ROOT, smallest
 from numpy.typing import NDArray
 
 from mlxhog import TrainConfig, train
@@ -27,7 +27,6 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.requests import socket_path
 from mlxhog.data import heldout
 from mlxhog.report.metrics import Result
-from mlxhog.strategies import local
 
 MOST_BYTES = 2 << 30  # of parameters that are kept of a run
 
@@ -35,6 +34,13 @@ BYTES = {"model": "tiny", "tokenizer": "bytes"}
 """The model and the tokens of all recorded numbers, if an option does not name others."""
 SMALLEST_RUN = {"steps": 32, "tokens": None, "time": None, "batch_size": 2, "seq_len": 32}
 """What `--tiny` makes of every run but those of a cluster, whose rounds go by the clock."""
+
+
+def of_this_size(options):
+    """Options of a run; with `--tiny` those of a run of a second on the pages of docs/."""
+    return {**smallest({"data": str(ROOT / "docs")}, {}), **options, **smallest(SMALLEST_RUN, {})}
+
+
 QUIET_OPTIONS = {**BYTES, "eval_every": "off", "sample_every": "off", "save_every": "off"}
 
 
@@ -99,9 +105,8 @@ def record(*, keep_params=False, **options):
     out = Path(tempfile.mkdtemp(prefix="mlxhog-benchmark-"))
     try:
         recorder = _Recorder(out / "runs", keep_params)
-        config = TrainConfig(
-            **{**QUIET_OPTIONS, "out": str(out / "runs"), **options, **smallest(SMALLEST_RUN, {})}
-        )
+        options = of_this_size({**QUIET_OPTIONS, "out": str(out / "runs"), **options})
+        config = TrainConfig(**options)
         result = train(config, observer=recorder)
         if result.status == "interrupted":
             raise KeyboardInterrupt
@@ -121,7 +126,9 @@ def model_of(arena):
     params = arena.params.copy()
     replicas = sum(name.startswith("copies.") for name in arena.layout.segments) - 1
     if replicas > 0:
-        local.average(arena, replicas, params, slice(arena.layout.probe.offset))
+        n = arena.layout.probe.offset
+        copies = [arena.segment(f"copies.{k + 1}")[:n] for k in range(replicas)]
+        params[:n] = sum(copies[1:], start=copies[0]) / np.float32(replicas)
     return params
 
 
@@ -183,8 +190,7 @@ def end_bits(held_out, **options):
     from mlxhog.training.plan import make_plan
 
     with tempfile.TemporaryDirectory(prefix="mlxhog-benchmark-") as out:
-        options = {**QUIET_OPTIONS, **ALONE, **options, **smallest(SMALLEST_RUN, {})}
-        config = TrainConfig(**{**options, "out": out})
+        config = TrainConfig(**of_this_size({**QUIET_OPTIONS, **ALONE, **options, "out": out}))
         result = train(config, observer=None)
         if result.status == "interrupted":
             raise KeyboardInterrupt
@@ -200,14 +206,14 @@ def end_bits(held_out, **options):
 class HeldOut:
     """Bits per byte on held-out text, in this process, for recorded parameters."""
 
-    def __init__(self, config, tokens=65_536):
-        """Open the text and lay the model over a buffer."""
+    def __init__(self, options, tokens=65_536):
+        """Open the text of a run with these options, and lay its model over a buffer."""
         from mlxhog import backends
         from mlxhog.training.plan import make_plan
 
-        plan = make_plan(config)
-        self._file = plan.data.open(config.seq_len)[1]
-        self._seq_len, self._tokens = config.seq_len, smallest(2048, tokens)
+        plan = make_plan(TrainConfig(**of_this_size(options)))
+        self._seq_len, self._tokens = plan.config.seq_len, smallest(2048, tokens)
+        self._file = plan.data.open(self._seq_len)[1]
         self._backend = backends.create("torch:cpu", threads=2, kernels="auto", cpu_blas="auto")
         self._backend.bind(plan.model, plan.layout.slots, plan.layout.n_floats, None)
 

@@ -227,7 +227,7 @@ def _read_study(folder):
 
 def write_record(folder):
     row = {
-        "writers": ["metal:mlx", "torch:cpu"], "where": "processes", "mode": "cas", "adds": 10,
+        "writers": ["metal:mlx", "native"], "where": "processes", "mode": "cas", "adds": 10,
         "lost": 0, "torn": 0, "adds_per_s": 1e6, "kernel": "dense",
     }  # fmt: skip
     alone = row | {"writers": ["metal:mlx"] * 2, "where": "threads"}

@@ -15,7 +15,6 @@ from harness.machine import cores
 from training.recording import HeldOut, model_file, record
 
 from experiment.record import say
-from mlxhog import TrainConfig
 
 BATCH, SEQ = 2, 256
 WORST_BITS = 16.0
@@ -154,7 +153,7 @@ class Bench:
         """Open the held-out text."""
         self.setup, self._options = common, common.options()
         held_out = {name: self._options[name] for name in ("model", "tokenizer", "seq_len")}
-        self.held_out = HeldOut(TrainConfig(**held_out), tokens=common.eval_tokens)
+        self.held_out = HeldOut(held_out, tokens=common.eval_tokens)
 
     def train(self, name, *, seed, tokens, **options):
         """Train for so many tokens, and evaluate what was copied on the way.
