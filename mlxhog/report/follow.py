@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from mlxhog.checkpoint.run import Run
 from mlxhog.errors import RunError
-from mlxhog.report.metrics import Progress, marks_of, number
+from mlxhog.report.metrics import Progress, number, sound_marks
 from mlxhog.report.record import RunEvent, RunRecord
 from mlxhog.report.views import Observer
 
@@ -59,8 +59,8 @@ class RunFollower:
         events = record.events[-n_new:] if n_new else []
         messages += list(filter(None, map(_message, events)))[-MOST_MESSAGES:]
         sample = record.samples[-1].text if record.samples else None
-        marks = marks_of(record.history.newest)
-        return replace(record.progress, sample=sample, marks=marks), messages
+        progress = record.progress
+        return replace(progress, sample=sample, marks=sound_marks(progress.marks)), messages
 
     def ending(self) -> str:
         """State how the run ended, and suggest the next commands."""

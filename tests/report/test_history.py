@@ -132,4 +132,4 @@ def test_every_evaluation_is_one_point_and_the_larger_score_another(tmp_path):
         column = read.column(name)
         assert np.flatnonzero(~np.isnan(column)).tolist() == [2, 6]
         assert set(column[~np.isnan(column)]) == {value}
-    assert read.newest["final_bits_per_byte"] == 2.4
+    assert read.newest.final_bits_per_byte == 2.4
