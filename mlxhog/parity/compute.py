@@ -24,7 +24,7 @@ from mlxhog.backends import precision
 from mlxhog.base import tensors
 from mlxhog.errors import ConfigError, WorkerFailed
 from mlxhog.parity import optimizers, results, tolerances
-from mlxhog.parity.engines import FrameworkEngine, NumPyEngine, RoundingEngine
+from mlxhog.parity.engines import FrameworkEngine, NumPyEngine
 from mlxhog.parity.results import NamedArrays
 from mlxhog.parity.subject import NUMPY, Array, ModelPlan, ParitySide, ParitySubject, Results
 from mlxhog.report.views import TellStep
@@ -181,7 +181,9 @@ def _reference(
             return {name: np.asarray(grad) for name, grad in grads.items()}
 
         yield from tolerances.measure_noise(
-            inputs, partial(gradients, NumPyEngine()), partial(gradients, RoundingEngine())
+            inputs,
+            partial(gradients, NumPyEngine()),
+            partial(gradients, NumPyEngine(rounded=True)),
         )
 
 

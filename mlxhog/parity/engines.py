@@ -1,8 +1,7 @@
 """Engines, which compute a side's results: NumPy arrays in, NumPy arrays out.
 
-`NumPyEngine` runs the float64 references of models, `RoundingEngine` the same with every
-intermediate result rounded to float32. `FrameworkEngine` runs models and single operators by a
-backend with one form of the operators, as a worker does.
+`NumPyEngine` runs the references of models in float64. `FrameworkEngine` runs models and single
+operators by a backend with one form of the operators, as a worker does.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from mlxhog import arena, backends
 from mlxhog.backends import precision
 from mlxhog.backends.autodiff import MLXArrays, TorchArrays
 from mlxhog.data.batch import Batch
-from mlxhog.models import families, lm, lm_numpy, ngrams
+from mlxhog.models import families, lm, lm_float64, ngrams
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.ngrams import Carried
 from mlxhog.models.ops.kernels import choose
@@ -137,7 +136,14 @@ class FrameworkEngine:
 
 
 class NumPyEngine:
-    """The references of models in float64; methods as of `FrameworkEngine`."""
+    """The references of models in float64; methods as of `FrameworkEngine`.
+
+    Args:
+        rounded: every result of a gradient is rounded to float32.
+    """
+
+    def __init__(self, *, rounded: bool = False) -> None:
+        self._rounded = rounded
 
     def load(self, cfg: ModelConfig, params: Mapping[str, Array]) -> None:
         """Take a model's parameters; they are neither copied nor written."""
@@ -147,19 +153,21 @@ class NumPyEngine:
         """Compute tokens from the start, or from a state of an earlier call."""
         hidden: list[Any] = []
         before, state = _parted(state)
-        logits, state = lm_numpy.forward(
+        logits, state = lm_float64.forward(
             self._cfg,
             self._params,
-            lm_numpy.embed(self._cfg, self._params, tokens, before),
+            lm_float64.embed(self._cfg, self._params, tokens, before),
             state,
-            starts=lm_numpy.starts(self._cfg, tokens),
+            starts=lm_float64.starts(self._cfg, tokens),
             hidden=hidden,
         )
         return Forward(logits, hidden, _carried(self._cfg, tokens, before, state))
 
     def differentiate(self, tokens: Array, targets: Array) -> tuple[float, dict[str, Array]]:
         """Return the mean loss in nats, and its gradient by parameter."""
-        loss, grads = lm_numpy.differentiate(self._cfg, self._params, tokens, targets)
+        loss, grads = lm_float64.differentiate(
+            self._cfg, self._params, tokens, targets, rounded=self._rounded
+        )
         if (tables := ngrams.of(self._cfg)) is not None:
             read = np.asarray(grads.pop(ngrams.ROWS))
             for name, index, values in tables.parts(tables.rows_of(tokens), read):
@@ -168,53 +176,9 @@ class NumPyEngine:
                 np.add.at(grads[name], where, values)
         return loss, grads
 
-    def loss(self, tokens: Array, targets: Array) -> float:
-        """Return the mean loss in nats."""
-        return lm_numpy.loss(self._cfg, self._params, tokens, targets)
-
     def parts(self, state: State) -> list[list[Array]]:
         """Return a state as arrays, a list per block."""
         return [list(block) for block in _parted(state)[1]]
-
-
-class RoundingEngine(NumPyEngine):
-    """The references of models, with every intermediate result rounded to float32."""
-
-    def load(self, cfg: ModelConfig, params: Mapping[str, Array]) -> None:
-        """Take a model's parameters, which are not rounded."""
-        super().load(cfg, {n: x.astype(np.float64).view(_Rounding) for n, x in params.items()})
-
-
-class _Rounding(np.ndarray[Any, Any]):
-    """Float64 numbers; results that NumPy computes from them are rounded to float32, and so on."""
-
-    def __array_ufunc__(
-        self, ufunc: np.ufunc, method: str, *inputs: Any, out: Any = None, **kwargs: Any
-    ) -> Any:
-        if out is not None:
-            kwargs["out"] = tuple(map(_plain, out))
-        return _rounded(
-            getattr(ufunc, method)(*map(_plain, inputs), **kwargs), in_place=out is not None
-        )
-
-    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        return _rounded(super().__array_function__(function, types, args, kwargs))
-
-
-def _plain(x: Any) -> Any:
-    return x.view(np.ndarray) if isinstance(x, _Rounding) else x
-
-
-def _rounded(y: Any, *, in_place: bool = False) -> Any:
-    if isinstance(y, tuple):
-        return tuple(_rounded(one, in_place=in_place) for one in y)
-    if not isinstance(y, np.ndarray | np.floating) or y.dtype != np.float64:
-        return y
-    with np.errstate(over="ignore"):  # beyond float32: the noise is infinite then
-        near = np.asarray(y).astype(np.float32).astype(np.float64)
-    if in_place:
-        np.asarray(y)[...] = near
-    return near.view(_Rounding)
 
 
 def _parted(state: State | None) -> tuple[Any, Any]:

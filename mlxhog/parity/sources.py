@@ -36,10 +36,6 @@ PERTURBED = (
     "vanishes"
 )
 OWN = "parameters are the checkpoint's own"
-FORWARD = (
-    "numpy computes the forward pass of this family alone: gradients, states, steps and single "
-    "tokens are compared between the backends, and with PyTorch's plain operators"
-)
 WHOLE = "an auto-encoder reads whole sequences: no results token by token"
 MEMORY_SHARE = 0.8  # of the machine's memory
 COPIES, COPIES_OF_STEPS = 4, 16
@@ -149,8 +145,6 @@ def model_subject(
     ids = tokens(cfg, sizes.batch_size, sizes.seq_len, sizes.seed)
     fixed = {"tokens": ids}
     notes = [note, f"tokens are random (B, S) = {ids.shape}, a tenth of them not scored"]
-    if not families.of(cfg).reference_gradient:
-        notes.append(FORWARD)
     if not families.is_language_model(cfg):
         notes.append(WHOLE)
     plan = ModelPlan(cfg, steps=sizes.steps)

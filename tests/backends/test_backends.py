@@ -7,7 +7,7 @@ import pytest
 from mlxhog.backends.gpu_share import MLXCache
 from mlxhog.data.batch import IGNORED, Batch
 from mlxhog.errors import DataError
-from mlxhog.models import families, lm_numpy
+from mlxhog.models import families, lm_float64
 from tests.backends.untrained import bound
 from tests.models.sample import batch as sample_batch
 from tests.models.sample import config, perturbed_params
@@ -24,7 +24,7 @@ def test_gradients_of_a_batch_equal_the_float64_reference(name, tied, reset):
     cfg = config(tie_word_embeddings=tied, reset_at_document_boundaries=reset, bos_token_id=2)
     params = perturbed_params(cfg, seed=5)
     x, y = sample_batch(cfg, 3, 14, seed=5)
-    wanted_loss, expected = lm_numpy.differentiate(cfg, params, x, y)
+    wanted_loss, expected = lm_float64.differentiate(cfg, params, x, y)
     backend = bound(name, cfg, params)
     loss, grads = backend.loss_and_grads(Batch(x, y, n_bytes=0))
     assert_close(loss, wanted_loss, LOSS_F32)

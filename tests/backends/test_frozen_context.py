@@ -5,8 +5,7 @@ import pytest
 
 from mlxhog.backends.mlx import MLXBackend
 from mlxhog.data.batch import IGNORED, Batch
-from mlxhog.models import families, lm_numpy
-from mlxhog.models.forward_pass import Pass
+from mlxhog.models import families, lm_float64
 from mlxhog.models.registry import load_candidate
 from mlxhog.optim.gradients import Rows
 from tests.backends.untrained import bound
@@ -31,36 +30,20 @@ def examples(cfg, *, frozen):
 
 def reference(cfg, params, batch):
     """Loss and gradient in float64, a row at a time: the state behind a context is a constant."""
-    params = {name: value.astype(np.float64) for name, value in params.items()}
     grads = {name: np.zeros(value.shape) for name, value in params.items()}
     nats, total = 0.0, batch.n_labels
     for x, y in zip(batch.x, batch.y, strict=True):
-        begin = int((y != IGNORED).argmax())
-        state = None
+        begin, state = int((y != IGNORED).argmax()), None
         if begin:
-            _, state = lm_numpy.forward(cfg, params, lm_numpy.embed(cfg, params, x[None, :begin]))
-        run = Pass(None)
-        own = {}
-        h, _, back = families.of(cfg).reference.blocks(
-            cfg, params, lm_numpy.embed(cfg, params, x[None, begin:]), state, own, run
-        )
-        raw = h @ params[families.head(cfg)].T
-        cap = cfg.output_logit_soft_cap
-        logits = raw if cap is None else cap * np.tanh(raw / cap)
-        exp = np.exp(logits - logits.max(-1, keepdims=True))
-        share = exp / exp.sum(-1, keepdims=True)
-        counted = (y[begin:] != IGNORED)[None]
-        labels = np.where(counted, y[None, begin:], 0)[..., None]
-        nats -= float((np.log(np.take_along_axis(share, labels, -1))[..., 0] * counted).sum())
-        np.put_along_axis(share, labels, np.take_along_axis(share, labels, -1) - 1.0, -1)
-        d_raw = share * counted[..., None] / total
-        d_raw *= 1.0 if cap is None else 1.0 - (logits / cap) ** 2
-        name = families.head(cfg)
-        grads[name] += np.einsum("bsv,bsd->vd", d_raw, h)
-        np.add.at(grads[families.embedding(cfg)], x[None, begin:], back(d_raw @ params[name]))
-        for parameter, grad in own.items():
-            grads[parameter] += grad
-    return nats / total, grads
+            context = lm_float64.embed(cfg, params, x[None, :begin])
+            _, state = lm_float64.forward(cfg, params, context)
+        rest = x[None, begin:], y[None, begin:]
+        loss, own = lm_float64.differentiate(cfg, params, *rest, state=state)
+        share = (y != IGNORED).sum() / total
+        nats += loss * share
+        for name, grad in own.items():
+            grads[name] += share * grad
+    return nats, grads
 
 
 def dense(grad, shape):

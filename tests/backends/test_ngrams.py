@@ -7,7 +7,7 @@ import pytest
 
 from mlxhog import backends
 from mlxhog.data.batch import IGNORED, Batch
-from mlxhog.models import families, lm_numpy, ngrams
+from mlxhog.models import families, lm_float64, ngrams
 from mlxhog.optim.gradients import Rows
 from tests.backends.untrained import bound
 from tests.models.sample import batch, config, perturbed_params, v1_config
@@ -43,7 +43,7 @@ def test_loss_and_gradients_are_those_of_the_reference(name, family, kernels):
     tables = ngrams.of(cfg)
     assert tables is not None
     loss, grads = bound(name, cfg, params, kernels).loss_and_grads(given)
-    expected_loss, expected = lm_numpy.differentiate(cfg, params, given.x, given.y)
+    expected_loss, expected = lm_float64.differentiate(cfg, params, given.x, given.y)
     assert_close(loss, expected_loss, LOSS_F32)
     assert grads.keys() == families.param_spec(cfg).keys() | families.table_spec(cfg).keys()
     assert_close(grads[ngrams.WEIGHT], expected[ngrams.WEIGHT], GRADIENT_ANY_F32)
@@ -60,7 +60,7 @@ def test_loss_and_gradients_are_those_of_the_reference(name, family, kernels):
 
 def test_the_reference_differentiates_its_own_loss(name, family):
     cfg, params, given = sample(family)
-    _, grads = lm_numpy.differentiate(cfg, params, given.x, given.y)
+    _, grads = lm_float64.differentiate(cfg, params, given.x, given.y)
     rng, step, tables = np.random.default_rng(0), 1e-5, ngrams.of(cfg)
     assert tables is not None
     rows, at = tables.rows_of(given.x), 0
@@ -74,7 +74,7 @@ def test_the_reference_differentiates_its_own_loss(name, family):
 
     def loss_at(length):
         moved = {name: params[name] + length * direction for name, direction in towards.items()}
-        return lm_numpy.loss(cfg, params | moved, given.x, given.y)
+        return lm_float64.loss(cfg, params | moved, given.x, given.y)
 
     change = (loss_at(step) - loss_at(-step)) / (2 * step)
     assert abs(change - expected) < 1e-5 * max(1.0, abs(expected))
@@ -84,8 +84,8 @@ def test_the_reference_differentiates_its_own_loss(name, family):
 def test_logits_do_not_depend_on_how_tokens_are_read(name, family, kernels):
     cfg, params, given = sample(family)
     backend = bound(name, cfg, params, kernels)
-    x = lm_numpy.embed(cfg, params, given.x)
-    expected, _ = lm_numpy.forward(cfg, params, x, starts=lm_numpy.starts(cfg, given.x))
+    x = lm_float64.embed(cfg, params, given.x)
+    expected, _ = lm_float64.forward(cfg, params, x, starts=lm_float64.starts(cfg, given.x))
     every, _ = backend.every_logits(given.x, None)
     assert_close(every, expected, LOGITS_F32)
     state = None

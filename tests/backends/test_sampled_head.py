@@ -7,7 +7,7 @@ from mlxhog import arena, backends
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.backends.mlx import MLXBackend
 from mlxhog.data.batch import Batch
-from mlxhog.models import families, lm_numpy
+from mlxhog.models import families, lm_float64
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.sampled_head import SampledHead
 from mlxhog.optim.gradients import Rows
@@ -47,7 +47,7 @@ def small_batch(cfg, seed=5):
 
 def formula(cfg, params, head, batch):
     """-s_y + log(sum over targets of exp(s) + sum over drawn ones of exp(s) / pi), float64."""
-    logits, _ = lm_numpy.forward(cfg, params, lm_numpy.embed(cfg, params, batch.x))
+    logits, _ = lm_float64.forward(cfg, params, lm_float64.embed(cfg, params, batch.x))
     candidates = head.draw(batch.y, batch.seed)
     z = np.sum(
         np.exp(logits[..., candidates.ids]) * np.exp(-candidates.log_inclusion.astype(float)), -1
@@ -72,7 +72,7 @@ def test_the_loss_is_the_formula_on_the_logits_of_the_float64_reference(name, ke
 def test_enough_draws_give_the_loss_and_the_gradient_of_the_full_softmax(name, kernels):
     cfg = config()
     params, batch = perturbed_params(cfg, seed=5), small_batch(cfg)
-    wanted_loss, expected = lm_numpy.differentiate(cfg, params, batch.x, batch.y)
+    wanted_loss, expected = lm_float64.differentiate(cfg, params, batch.x, batch.y)
     backend = sampled(name, cfg, params, some_of(cfg, cfg.vocab_size), kernels)
     loss, grads = backend.loss_and_grads(batch)
     assert_close(loss, wanted_loss, LOSS_F32)
@@ -119,7 +119,7 @@ def test_the_gradient_of_the_head_is_the_rows_of_the_candidates(name):
 def test_evaluation_takes_the_whole_vocabulary(name):
     cfg = config()
     params, batch = perturbed_params(cfg, seed=5), small_batch(cfg)
-    expected = lm_numpy.loss(cfg, params, batch.x, batch.y)
+    expected = lm_float64.loss(cfg, params, batch.x, batch.y)
     score = sampled(name, cfg, params, some_of(cfg, 6)).evaluate(batch)
     assert_close(score.nats / score.targets, expected, LOSS_F32)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlxhog.data.batch import Batch
-from mlxhog.models import families, lm, lm_numpy
+from mlxhog.models import families, lm, lm_float64
 from tests.backends.untrained import bound
 from tests.models.sample import batch, perturbed_params, v1_config
 from tests.tolerances import GRADIENT_ANY_F32, LOSS_F32, assert_close
@@ -40,7 +40,7 @@ def dense(grads):
 @on_both
 def test_a_batch_drops_the_units_that_its_seed_says(name):
     masks = lm.dropout_masks(CFG, X.shape, BATCH.seed)
-    wanted_loss, expected = lm_numpy.differentiate(CFG, PARAMS, X, Y, masks=masks)
+    wanted_loss, expected = lm_float64.differentiate(CFG, PARAMS, X, Y, masks=masks)
     backend = bound(name, CFG, PARAMS)
     loss, grads = backend.loss_and_grads(BATCH)
     assert_close(loss, wanted_loss, LOSS_F32)
@@ -53,7 +53,7 @@ def test_a_batch_drops_the_units_that_its_seed_says(name):
 
 @on_both
 def test_evaluation_drops_nothing(name):
-    whole, _ = lm_numpy.differentiate(CFG, PARAMS, X, Y)
+    whole, _ = lm_float64.differentiate(CFG, PARAMS, X, Y)
     score = bound(name, CFG, PARAMS).evaluate(BATCH)
     assert_close(score.nats / score.targets, whole, LOSS_F32)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.models import lm_numpy
+from mlxhog.models import lm_float64
 from mlxhog.models.registry import load_architecture
 from mlxhog.parity import subject as subjects
 from mlxhog.parity.sources import (
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 def test_every_gradient_of_a_perturbed_model_is_worth_comparing(name):
     cfg = load_architecture(name)
     subject = model_subject(name, cfg, perturbed_init(cfg, 0), TrialSettings(seq_len=12), "")
-    _, grads = lm_numpy.differentiate(
+    _, grads = lm_float64.differentiate(
         cfg, subject.inputs, subject.fixed["tokens"], subject.fixed["targets"]
     )
     largest = {name: np.abs(grad).max() for name, grad in grads.items()}
