@@ -133,12 +133,13 @@ def _loss(
     masks: Mapping[str, NDArray[Any]] | None = None,
     state: State | None = None,
 ) -> Tensor:
-    dropped = masks and {name: _tensor(value).to(x.dtype) for name, value in masks.items()}
+    dropped = {name: mask.to(x.dtype) for name, mask in _tensors(masks or {}).items()}
     at = _maybe(starts(cfg, tokens))
     targets = torch.from_numpy(labels.astype(np.int64))
-    return lm.loss_from_embedding(
-        cfg, params, x, targets, ops=OPS, starts=at, masks=dropped, state=_state(state)
+    result: Tensor = lm.loss_from_embedding(
+        cfg, params, x, targets, ops=OPS, starts=at, masks=dropped or None, state=_state(state)
     )
+    return result
 
 
 def _tensors(params: Params) -> dict[str, Tensor]:

@@ -311,7 +311,7 @@ class Litmus:
         """
         watch = LoadWatch()
         try:
-            return row | measure()
+            return {**row, **measure()}
         except Failed as failure:
             load = watch.look()
             self.give_up()

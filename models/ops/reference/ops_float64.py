@@ -52,25 +52,17 @@ class Float64Form(TorchPlainForm):
         return torch.stack(hs, 1), S
 
     def regression_cell(
-        self,
-        q: Tensor,
-        k: Tensor,
-        log_decay: Tensor,
-        ridge: Tensor,
-        *,
-        steps: int,
-        chunk_size: int,
-        state: Tensor | None,
+        self, *x: Tensor, steps: int, chunk_size: int, state: Tensor | None
     ) -> tuple[Tensor, Tensor]:
+        q, k, log_decay, ridge = x
         S, xs = _start(k, k) if state is None else state, []
         for t in range(q.shape[1]):
             S = log_decay[:, t].exp()[..., None] * S + k[:, t, :, :, None] * k[:, t, :, None]
             xs.append(torch.linalg.solve(S.mT + torch.diag_embed(ridge), q[:, t]))
         return torch.stack(xs, 1), S
 
-    def selective_scan(
-        self, u: Tensor, dt: Tensor, A: Tensor, Bt: Tensor, Ct: Tensor, *, state: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def selective_scan(self, *x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        u, dt, A, Bt, Ct = x
         S = u.new_zeros(len(u), *A.shape) if state is None else state
         ys = []
         for t in range(u.shape[1]):
