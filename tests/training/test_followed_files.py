@@ -6,12 +6,10 @@ import lzma
 import os
 import socket
 import threading
-from dataclasses import replace
 
 import pytest
 
-from mlxhog.data.segments import stored_rows
-from mlxhog.data.stream import StreamWriter, append_examples
+from mlxhog.data.stream import Stream, StreamWriter, append_examples
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.training import follow
 from mlxhog.training.follow import Follower
@@ -68,7 +66,7 @@ def test_a_file_that_is_not_text_is_named_once_and_the_others_are_trained(follow
 
 def trained(directory):
     """The trained text of every published row."""
-    rows = stored_rows(directory / "stream")
+    rows = Stream(directory / "stream").update().all_rows()
     return [bytes(TOKENIZER.decode(row.ids[row.masked + 1 :])) for row in rows]
 
 
@@ -121,8 +119,11 @@ def packed(suffix, text):
         return gzip.compress(text)
     if suffix == ".xz":
         return lzma.compress(text)
-    zstandard = pytest.importorskip("zstandard")
-    return bytes(zstandard.compress(text))
+    arrow = pytest.importorskip("pyarrow")
+    sink = arrow.BufferOutputStream()
+    with arrow.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(text)
+    return sink.getvalue().to_pybytes()
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
@@ -130,7 +131,7 @@ def packed(suffix, text):
 def test_a_small_file_that_unpacks_to_more_than_the_limit_is_left_out(
     follower, tmp_path, monkeypatch, suffix, kind
 ):
-    monkeypatch.setattr(follower, "_bounds", replace(follower._bounds, most=100_000))
+    monkeypatch.setattr(follow, "MOST_BYTES", 100_000)
     line = b'{"text": "word word"}\n'
     for name, size in (("bomb", 200_000), ("fits", 90_000)):
         path = follower.folder / f"{name}{kind}{suffix}"
@@ -139,7 +140,7 @@ def test_a_small_file_that_unpacks_to_more_than_the_limit_is_left_out(
     assert follower.look()
     (message,) = follower.messages
     assert message.startswith("bomb")
-    assert "it holds more than 100,000 bytes, unpacked" in message
+    assert "holds more than 100,000 bytes, unpacked" in message
     expected = 90_000 // len(line) * (len(line) if kind == ".txt" else len(b"word word"))
     bytes_trained = sum(map(len, rows(tmp_path)))
     assert expected <= bytes_trained <= 1.1 * expected  # neighbouring rows overlap

@@ -227,8 +227,8 @@ def make_run_plan(
         groups=families.rate_groups(model),
         tokens_per_step=strategy.tokens_per_step,
     )
-    rule = of(training, StrategyChoice)
-    factor = optimizers.of(training).workers_factor(rule.lr_rule, rule.steppers(len(workers)))
+    choice = of(training, StrategyChoice)
+    factor = optimizers.of(training).workers_factor(choice.lr_rule, choice.steppers(len(workers)))
     lr = training.top_lr * factor
     per_epoch = max(1, int(n_tickets / strategy.mean_batches_per_step()))
     limit = step_limit(protocol, per_epoch)
