@@ -8,7 +8,6 @@ import pytest
 from mlxhog.data import heldout
 from mlxhog.data.bpe import BpeTokenizer, train_bpe
 from mlxhog.data.clients import ClientBatches
-from mlxhog.data.counts import Counts
 from mlxhog.data.prepare import prepare
 from mlxhog.data.tokens import TokenFile, TokenWriter
 from tests.pairs import each_of
@@ -106,23 +105,6 @@ def test_every_count_of_bytes_is_of_the_original_text(files):
         assert file.batch(np.arange(n), 16).n_bytes == in_rows
         of_clients = ClientBatches(file, [range(22)], seq_len=16, batch_size=n, seed=0)
         assert of_clients.at(0, 0).n_bytes == in_rows
-
-
-def test_counts_and_marks_are_per_byte_of_the_original_text(files, tmp_path):
-    file = files[0]
-    model = Counts.of(file)
-    ids = np.asarray(file.tokens, np.int32)
-    places = 1 + np.flatnonzero(ids[1:] != file.bos)
-    bits = -np.log2(model.probabilities(ids, places)).sum()
-    assert model.bits_per_byte(file) == pytest.approx(bits / sum(map(len, DOCUMENTS)))
-    one = tokenizer(normalizer={"type": "NFD"})
-    seen = b"".join(one.decode(one.encode(document)) for document in DOCUMENTS)
-    ratio = len(seen) / sum(map(len, DOCUMENTS))
-    assert ratio > 1.3
-    marks, of_seen = heldout.marks_of(file.path, one), heldout.marks_of_text(seen)
-    assert marks["uniform"] == 8.0
-    for name in ("unigram", "gzip", "xz"):
-        assert marks[name] == pytest.approx(ratio * of_seen[name], rel=0.01)
 
 
 def test_examples_count_the_original_bytes_of_their_completions(tmp_path):

@@ -11,18 +11,9 @@ from mlxhog.data import heldout
 from mlxhog.data.batch import IGNORED
 from mlxhog.data.examples import Example
 from mlxhog.data.prepare import prepare
-from mlxhog.data.tokenizers import ByteTokenizer
-from mlxhog.data.tokens import TokenFile, TokenWriter
 from mlxhog.errors import DataError
+from tests.data.token_files import token_file
 from tests.pairs import each_of, max_examples
-
-
-def token_file(directory, documents):
-    path = directory / "val.bin"
-    with TokenWriter(path, ByteTokenizer(), split="val", source="test") as writer:
-        for document in documents:
-            writer.add(document)
-    return TokenFile.open(path)
 
 
 def sizes_of(documents):
@@ -56,14 +47,6 @@ def test_of_unequal_documents_a_share_of_the_volume_is_held_out(why):
     assert b"".join(text for _, text in pieces) == b"".join(documents)
     held_out = sum(len(text) for held, text in pieces if held)
     assert 0.06 < held_out / sizes.n_bytes < 0.11
-
-
-def test_of_a_long_document_among_others_the_end_is_held_out():
-    documents = UNEQUAL["a novel is most of the text"]
-    pieces = list(heldout.split(documents, "volume", sizes_of(documents).n_bytes))
-    novel = [len(text) for held, text in pieces if held and text.startswith(b"novel")]
-    assert novel == [pytest.approx(0.08 * 60_000, abs=6)]
-    assert len([text for held, text in pieces if held and text.startswith(b"note")]) in (1, 2)
 
 
 def test_by_volume_examples_stay_whole():

@@ -110,19 +110,6 @@ def text_of(path):
     return bytes(int(t) for t in TokenFile.open(path).tokens if t < 256).decode()
 
 
-def test_a_note_names_its_share_and_files(folder):
-    (note,) = prepared(folder, skip=False).notes
-    total = sum(path.stat().st_size for path in folder.iterdir())
-    assert note.startswith(
-        f"machine data (base64, hexadecimal digits, PEM), {round(100 * 3211 / total)}% of the "
-        "text, is learnt; --skip-machine-data leaves it out: "
-    )
-    names = note.partition("leaves it out: ")[2].split(", ")
-    assert names[0] == f"{folder}/picture.txt (811 B)"
-    assert names[1:] == [f"{folder}/{i:02}.txt (800 B)" for i in (3, 5, 7)]
-    assert BASE64 in text_of(prepared(folder, skip=False).train)
-
-
 def test_it_is_left_out_of_training_and_held_out_text(folder):
     with_it, result = prepared(folder, skip=False), prepared(folder, skip=True)
     assert result.train != with_it.train

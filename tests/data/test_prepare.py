@@ -112,6 +112,8 @@ def test_a_damaged_cache_is_written_anew(corpus, cache, name, damage):
     second = prepare(str(corpus), cache_dir=cache)
     assert second.fresh
     second.open(16)
+    if name != "prepared.json":
+        assert f"the stored tokens of {corpus} were damaged and are made anew" in second.notes
 
 
 def test_out_dir_receives_exactly_the_result(corpus, cache, tmp_path):

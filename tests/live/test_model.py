@@ -46,7 +46,6 @@ def test_the_pieces_of_a_stream_are_the_answer_and_end_before_a_stop_string(mode
     text = "".join(pieces)
     assert text == model.generate("The ", max_new_tokens=60)
     assert len(pieces) > 1
-    assert list(model.generate("The ", max_new_tokens=60, stream=True)) == pieces
     stop = text[7:9]
     assert model.generate("The ", max_new_tokens=60, stop=stop) == text[: text.index(stop)]
 

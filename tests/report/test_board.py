@@ -116,7 +116,7 @@ def test_a_page_is_sent_again_only_when_the_run_has_news(tmp_path, serve):
     with run.events_path.open("a") as file:
         file.write(json.dumps(event("sample", "fresh text")) + "\n")
     tag, page = news(tag)
-    assert run_in(page)["events"][-1][2:] == ["sample", "fresh text"]
+    assert b"fresh text" in page
     run.drop_metrics_after(step=20, elapsed_s=2.0)  # as a resume does
     _, page = news(tag)
     assert run_in(page)["axes"]["updates"] == [20]

@@ -6,7 +6,7 @@ import pytest
 
 from mlxhog import cli
 from mlxhog.report.record import RunRecord
-from mlxhog.report.shares import PARTS, costly_optimizer, in_words, shares
+from mlxhog.report.shares import PARTS, costly_optimizer, in_words, rows, shares
 from tests.report.sample_run import lines, write_run
 
 CPU = {
@@ -69,6 +69,6 @@ def test_show_and_the_page_have_the_shares_of_the_run_and_of_each_worker(tmp_pat
     assert "first step after 3.2 s" in words
     for some in expected.values():
         assert ", ".join(in_words(shares(some))) in words
-    page = RunRecord(run).to_json(100)["shares"]
-    assert [row[0] for row in page] == ["", *expected]
-    assert page[2][:3] == ["1 torch:cpu", "30 %", "50 %"]
+    table = rows(RunRecord(run).shares())
+    assert [row[0] for row in table] == ["", *expected]
+    assert table[2][:3] == ["1 torch:cpu", "30 %", "50 %"]

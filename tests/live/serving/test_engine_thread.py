@@ -141,7 +141,7 @@ async def rest(job):
 
 
 def text(parts, choice=0):
-    return "".join(part.text for part in parts if part.choice == choice)
+    return "".join(part.piece.text for part in parts if part.choice == choice)
 
 
 def test_weights_change_between_two_tokens_and_every_part_names_its_own(bench):
@@ -163,7 +163,7 @@ def test_weights_change_between_two_tokens_and_every_part_names_its_own(bench):
         assert [part.loaded.version for part in parts] == [
             0 if letter == "a" else 5 for letter in text(parts)
         ]
-        assert parts[-1].finish_reason == "length"
+        assert parts[-1].piece.finish_reason == "length"
 
     run(work())
 

@@ -118,24 +118,6 @@ def test_every_wrong_field_is_named(fields):
     assert raised.value.param in fields
 
 
-@each_of(
-    "messages",
-    [
-        None,
-        [],
-        "hello",
-        [5],
-        [{"role": "robot", "content": "a"}],
-        [{"role": "user"}],
-        [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
-        [{"role": ["user"], "content": "a"}],
-    ],
-)
-def test_messages_that_make_no_sense_are_refused(messages):
-    with pytest.raises(RefusedRequest, match="messages|message 1"):
-        talked(messages=messages)
-
-
 def test_a_chat_becomes_a_text_that_the_model_goes_on_with():
     one = talked(stop=["x"])
     assert one.prompts == ("User: a\nAssistant:",)
