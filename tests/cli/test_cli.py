@@ -150,26 +150,12 @@ def test_quiet_prints_nothing_but_errors_and_json(trainer, capsys):
     assert capsys.readouterr() == ("", "20 steps in a row\n")
 
 
-def test_a_run_stopped_at_once_names_no_checkpoint(trainer, capsys):
-    trainer.result = replace(RESULT, status="interrupted", checkpoint=None)
-    assert main(["train", "--json"]) == 130
-    assert json.loads(capsys.readouterr().out)["checkpoint"] is None
-    main(["train"])
-    assert "no checkpoint was saved" in capsys.readouterr().out
-
-
 def test_flags_reach_the_trainer_with_their_types(trainer):
     words = "--lr=1e-3 --iters 10k --eval-every -1 --workers torch:cpu*2 --threads auto".split()
     assert main(["train", *words]) == 0
     assert trainer.config == TrainConfig(
         lr=1e-3, steps=10_000, eval_every="off", workers="torch:cpu*2"
     )
-
-
-def test_a_flag_wins_over_the_file_and_an_absent_one_does_not(trainer, tmp_path):
-    (tmp_path / "conf.yaml").write_text("lr: 0.5\nbatch_size: 8\n")
-    assert main(["train", "-c", str(tmp_path / "conf.yaml"), "--lr", "0.25"]) == 0
-    assert (trainer.config.lr, trainer.config.batch_size) == (0.25, 8)
 
 
 @pytest.fixture
@@ -195,12 +181,6 @@ def test_a_budget_given_with_resume_replaces_the_stored_one(trainer, stored_run,
     assert (config.steps, config.time) in [(None, 600.0), (50, None)]
 
 
-def test_resume_may_stand_in_the_file(trainer, stored_run, tmp_path):
-    (tmp_path / "conf.yaml").write_text(f"resume: {stored_run}\nclip: 1\n")
-    assert main(["train", "--config", "conf.yaml"]) == 0
-    assert (trainer.config.lr, trainer.config.clip) == (0.5, 1.0)
-
-
 def test_another_optimizer_does_not_inherit_the_step_size_of_the_run(trainer, stored_run):
     reset = ["train", "--resume", stored_run, "--reset-optimizer"]
     assert main([*reset, "--optimizer", "muon"]) == 0  # it is the default
@@ -216,41 +196,6 @@ def test_another_optimizer_does_not_inherit_the_step_size_of_the_run(trainer, st
 def test_resuming_a_run_that_is_not_there_names_the_nearest(trainer, stored_run, capsys):
     assert main(["train", "--resume", stored_run + "x"]) == 2
     assert f"did you mean '{stored_run}'?" in capsys.readouterr().err
-
-
-def test_runs_lists_what_is_known_of_every_run(stored_run, capsys):
-    creation.create(Path("runs"), "new").write_status(
-        {"status": "done", "steps": 40, "result": {"steps": 9, "val_bits_per_byte": 2.5}}
-    )
-    assert main(["runs"]) == 0
-    head, old, new, legend, *_ = capsys.readouterr().out.splitlines()
-    assert head.split()[:3] == ["run", "model", "data"]
-    assert old.split()[:-1] == ["x", stored_run, "minute", "sotu", "-", "-", "-", "-"]
-    assert new.split()[1:-1] == ["-", "-", "-", "9", "-", "2.500"]
-    assert legend == "x ended before its first checkpoint: mlxhog show RUN says what to do"
-
-
-def test_help_lists_the_options_of_doctor_once(capsys):
-    with pytest.raises(SystemExit):
-        main(["doctor", "--help"])
-    out = capsys.readouterr().out
-    assert out.count("options:") == 1
-    assert "--seconds" in out
-
-
-def test_runs_names_those_whose_steps_or_kernels_were_emulated(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    creation.create(Path("runs"), "test").write_status(
-        {"status": "done", "gpu_write": "metal-emulated", "kernels": "native", "emulated": True}
-    )
-    assert main(["runs"]) == 0
-    assert capsys.readouterr().out.rstrip().endswith("gpu-write metal-emulated")
-
-
-def test_runs_json_is_one_object_per_run(stored_run, capsys):
-    assert main(["runs", "--json"]) == 0
-    (line,) = capsys.readouterr().out.splitlines()
-    assert json.loads(line)["name"] == stored_run
 
 
 def test_runs_says_how_to_make_the_first_one(tmp_path, capsys):
@@ -396,14 +341,6 @@ def test_every_command_has_help_with_an_example(name, capsys):
     assert "--json" in out
 
 
-def test_train_help_lists_every_option_with_its_default(capsys):
-    with pytest.raises(SystemExit):
-        main(["train", "--help-all"])
-    out = " ".join(capsys.readouterr().out.split())
-    assert "--lr X, --learning-rate X largest step size of the schedule; auto" in out
-    assert "--eval-every STEPS|TIME|off" in out
-
-
 def test_the_help_of_a_command_with_many_options_shows_those_that_matter(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--help"])
@@ -448,11 +385,6 @@ def test_help_of_a_command_is_what_its_flag_prints(words, capsys):
         assert stop.value.code == 0
         shown.append(capsys.readouterr().out)
     assert shown[0] == shown[1]
-
-
-def test_help_of_an_unknown_command_suggests_the_nearest(capsys):
-    assert main(["help", "trian"]) == 2
-    assert "did you mean 'train'?" in capsys.readouterr().err
 
 
 def test_the_module_runs_as_a_command_and_tells_its_version():
