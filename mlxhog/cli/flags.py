@@ -139,7 +139,7 @@ class Flags:
     ) -> None:
         self.declared: dict[str, tuple[Option, list[type[Choice]], str | None]] = {}
         self._known = ["--help", *["--help-all"] * bool(main)]
-        self._parts, self._otherwise = parts, otherwise
+        self.parts, self._otherwise = parts, otherwise
         self._example = examples[0] if examples else command
         words = [one.argument for p in parts for one in options(p.cls).values() if one.argument]
         self._only_flags = not words
@@ -228,7 +228,7 @@ class Flags:
                 plugins.load(file)
         problems = [*self._unknown(extra), *self._repeated(arguments)]
         configs, wrong, own = [], list(problems), set[str]()
-        for part in self._parts:
+        for part in self.parts:
             if part.merged:
                 configs.append(part)
                 continue
@@ -239,7 +239,7 @@ class Flags:
                 )
             except ConfigError as error:
                 wrong.append(str(error))
-        merged = [part for part in self._parts if part.merged]
+        merged = [part for part in self.parts if part.merged]
         if len(wrong) > len(problems) or (wrong and not merged):
             raise ConfigError("\n".join(wrong))
         others = {name: value for name, value in values.items() if name not in own}

@@ -2,7 +2,6 @@
 
 import pytest
 
-from mlxhog.cli import main
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.optimizers import Muon
 from mlxhog.errors import ConfigError
@@ -73,13 +72,6 @@ def test_options_that_contradict_each_other_are_refused(values, message):
     begin, _, end = message.partition(".*")
     assert begin in str(error.value)
     assert end in str(error.value)
-
-
-def test_an_option_without_effect_is_one_line_that_begins_with_its_flag(capsys):
-    assert main(["train", "--dry-run", "--optimizer", "sgd", "--beta1", "0.5"]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("--beta1: sgd has no beta1; muon, adamw, ")
-    assert line.endswith(" have")
 
 
 def test_what_every_run_without_copies_for_readers_has_is_no_contradiction():
