@@ -128,33 +128,6 @@ def test_the_same_seed_gives_the_same_numbers(model, capsys):
     assert first == again
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "message"),
-    [
-        (["tinny"], 2, "did you mean 'tiny'?"),
-        (["tiny", "--samples", "3"], 2, "--samples is '3'; wanted a whole number at least 12"),
-        (["tiny", "--backend", "torch:cpuu"], 2, "did you mean 'torch:cpu'?"),
-        (["tiny", "--backend", "torch:cpu*2"], 2, "wanted auto or one of"),
-        (["tiny", "--worker", "2"], 2, "did you mean '--workers'?"),
-        (["tiny", "--eval-every", "3"], 2, "other options of train are read from a YAML file"),
-        (["tiny", "--data", "nowhere"], 2, "no corpus 'nowhere'"),
-        (
-            ["tiny", "--seq-len", "90M", "--tokenizer", "bytes"],
-            2,
-            "use more text or a smaller seq_len",
-        ),
-        (["tiny", "--plot", "/dev/null/figures"], 2, "choose another --plot"),
-        ([], 2, "CONFIG_OR_RUN is missing"),
-    ],
-)
-def test_bad_input_is_answered_before_anything_is_measured(words, code, message, capsys):
-    assert main(["analyze", *words]) == code
-    out, err = capsys.readouterr()
-    assert message in err
-    assert out == ""
-    assert "gradients ..." not in err
-
-
 def test_a_text_of_one_batch_is_too_little(model, capsys):
     assert main(["analyze", *model, *LOOK[:6], "--batch-size", "2000"]) == 2
     assert "conflict takes two; use more text" in capsys.readouterr().err
