@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from mlxhog.base.durable import replace_file
 from mlxhog.cli.flags import Flags
@@ -30,7 +30,6 @@ BOARD_EXAMPLES = (
     "mad board first",
     "mad board studies/first --watch",
     "mad board first --json",
-    "mad board first --csv first.csv --markdown first.md",
 )
 LOOK_EVERY_S = 2.0
 
@@ -46,14 +45,6 @@ class SelectConfig:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class LeaderboardConfig(SelectConfig):
-    """Options of `mlxhog mad board`."""
-
-    csv: str | None = option(None, "write a table with every number to this file; - is stdout")
-    markdown: str | None = option(None, "write a Markdown table to this file; - is stdout")
-
-
 def run_board(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     flags = Flags("mad board", BOARD_ABOUT, BOARD_EXAMPLES, ("STUDY",))
@@ -61,9 +52,7 @@ def run_board(arguments: list[str]) -> int:
     flags.plugin()
     flags.argument("--json", action="store_true", help="one JSON object")
     flags.argument("--watch", action="store_true", help="repeat it until the study stops")
-    parsed, config = flags.read(LeaderboardConfig, arguments)
-    if parsed.other.watch and (config.csv or config.markdown):
-        raise ConfigError("--watch is for the table and --json; write files without it")
+    parsed, config = flags.read(SelectConfig, arguments)
     from mlxhog.mad.report.ranking import read_ranking
     from mlxhog.mad.study.store import find
 
@@ -75,51 +64,17 @@ def run_board(arguments: list[str]) -> int:
     if parsed.other.watch:
         _watch(now, as_json=parsed.other.json)
         return 0
-    ranking = now()
-    if not show(ranking, config, as_json=parsed.other.json):
-        print("\n".join(_lines(ranking, sys.stdout)))
+    print(_text(now(), as_json=parsed.other.json))
     return 0
 
 
-def show(ranking: Ranking, config: LeaderboardConfig, *, as_json: bool) -> bool:
-    """Print a ranking as JSON, and write its files; return False if neither is chosen."""
-    from mlxhog.mad.report.leaderboard import to_csv, to_markdown
+def _text(ranking: Ranking, *, as_json: bool) -> str:
+    from mlxhog.mad.report.leaderboard import lines, to_json
 
     if as_json:
-        print(_json(ranking))
-    for path, text in ((config.csv, to_csv), (config.markdown, to_markdown)):
-        if path is not None:
-            _write(path, text(ranking))
-    return as_json or config.csv is not None or config.markdown is not None
-
-
-def _json(ranking: Ranking) -> str:
-    from mlxhog.mad.report.leaderboard import to_json
-
-    return json.dumps(to_json(ranking))
-
-
-def _lines(ranking: Ranking, stream: TextIO) -> list[str]:
-    from mlxhog.mad.report.leaderboard import lines
-
-    width = shutil.get_terminal_size().columns if stream.isatty() else None
-    return lines(ranking, width)
-
-
-def _write(path: str, text: str) -> None:
-    """Write a text to a file, or to stdout for "-".
-
-    Raises:
-        ConfigError: the file cannot be written.
-    """
-    if path == "-":
-        print(text, end="")
-        return
-    try:
-        replace_file(Path(path), text.encode())
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from error
-    print(path)
+        return json.dumps(to_json(ranking))
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    return "\n".join(lines(ranking, width))
 
 
 def _watch(now: Callable[[], Ranking], *, as_json: bool) -> None:
@@ -132,8 +87,7 @@ def _watch(now: Callable[[], Ranking], *, as_json: bool) -> None:
         while True:
             ranking = now()
             if len(ranking.records) != ended or not ranking.running:
-                text = _json(ranking) if as_json else "\n".join([*_lines(ranking, sys.stdout), ""])
-                print(text, flush=True)
+                print(_text(ranking, as_json=as_json), flush=True)
             ended = len(ranking.records)
             if not ranking.running:
                 return
@@ -144,14 +98,14 @@ def _watch(now: Callable[[], Ranking], *, as_json: bool) -> None:
 
 def _watch_live(now: Callable[[], Ranking]) -> None:
     from rich.live import Live  # 50 ms, only on a terminal
+    from rich.text import Text
 
-    from mlxhog.mad.report.leaderboard import LiveLeaderboard
     from mlxhog.report.streams import console
 
     with Live(console=console(sys.stdout), auto_refresh=False) as live:
         while True:
             ranking = now()
-            live.update(LiveLeaderboard(ranking), refresh=True)
+            live.update(Text(_text(ranking, as_json=False)), refresh=True)
             if not ranking.running:
                 return
             time.sleep(LOOK_EVERY_S)
@@ -191,8 +145,8 @@ def run_compare(arguments: list[str]) -> int:
 PLOT_ABOUT = """\
 Write the plots of a study as PNG files, and one HTML page with all of them and the leaderboard. The
 page needs no network, has a light and a dark theme, and can be printed.
-Learning curves per task; score against parameters, state and time with the Pareto front; importance
-of each slot; seeds with their intervals. The study may be running."""
+Learning curves per task; score against parameters, state and time with the Pareto front; seeds with
+their intervals. The study may be running."""
 PLOT_EXAMPLES = (
     "mad plot first",
     "mad plot first --out figures --open no",
