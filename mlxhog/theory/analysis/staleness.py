@@ -54,7 +54,7 @@ class ObservedStaleness:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values; the distribution over all steps beside the others."""
-        values = asdict(self)
+        values: dict[str, Any] = asdict(self)
         overall = values.pop("all")
         del overall["name"]
         values["histogram"] = {str(lag): steps for lag, steps in self.histogram.items()}
