@@ -97,7 +97,7 @@ PACKAGES = {
     "pyarrow": "pyarrow", "ray": "ray", "rich": "rich", "safetensors": "safetensors",
     "scipy": "scipy", "starlette": "starlette", "tensorboard": "tensorboard",
     "tokenizers": "tokenizers", "torch": "torch", "transformers": "transformers",
-    "uvicorn": "uvicorn", "xlstm": "xlstm", "yaml": "pyyaml", "zstandard": "zstandard",
+    "uvicorn": "uvicorn", "xlstm": "xlstm", "yaml": "pyyaml",
 }  # fmt: skip
 """Imported module -> its package for pip, as in pyproject.toml."""
 

@@ -253,12 +253,12 @@ def _normalised(content: bytes, what: str) -> str:
     Raises:
         ConfigError: it is not UTF-8, and has no mark of UTF-16 or UTF-32.
     """
-    from mlxhog.data import encodings
+    from mlxhog.data import textfiles
 
     try:
-        plain = encodings.plain(content)
-        if name := encodings.unmarked(plain):
-            raise ConfigError(f"{what}: {name} without a byte-order mark; save it as UTF-8")
+        plain = textfiles.plain(content)
+        if b"\0" in plain:
+            raise ConfigError(f"{what}: not UTF-8 text (it has a zero byte); save it as UTF-8")
         return plain.decode()
     except UnicodeError as error:
         raise ConfigError(f"{what}: not UTF-8 text") from error

@@ -49,7 +49,7 @@ def run(arguments: list[str]) -> int:
 def _facts(record: "RunRecord") -> dict[str, Any]:
     """Return the facts of a run as JSON types."""
     from mlxhog.models import families
-    from mlxhog.report.metrics import marks_of
+    from mlxhog.report.metrics import sound_marks
 
     run, status, model = record.run, record.status, _architecture(record.run)
     resumed = status.get("resumed")
@@ -73,8 +73,8 @@ def _facts(record: "RunRecord") -> dict[str, Any]:
             **{name: record.last(name) for name in _LAST},
             "val_step": record.history.evaluation.get("val_step"),
         },
-        "marks": dict(marks_of(record.history.newest)),
-        "first_step_s": record.history.newest.get("first_step_s"),
+        "marks": dict(sound_marks(record.progress.marks)),
+        "first_step_s": record.progress.first_step_s,
         "shares": record.shares(),
         "load": _load(run, model),
         "notes": record.notes,

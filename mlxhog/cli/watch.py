@@ -14,8 +14,8 @@ from mlxhog.report.views import Observer
 
 ABOUT = """\
 Show the table of `mlxhog train` for a run in another terminal; in a pipe, its lines. The command
-reads the run's files, and its shared memory without the right to write, so it disturbs no worker.
-It ends with the run and prints the result. Ctrl-C ends the command, not the run."""
+reads the run's files, which are written every two seconds, so it disturbs no worker. It ends with
+the run and prints the result. Ctrl-C ends the command, not the run."""
 EXAMPLES = (
     "watch latest",
     "watch runs/20260102-101500-sotu",
@@ -48,11 +48,11 @@ def run(arguments: list[str]) -> int:
             time.sleep(START_POLL_S)
         if not is_run(watched.directory):
             raise RunError(f"{watched.name} could not start; its terminal says why")
-        with RunFollower(watched) as follower:
-            with view as shown:
-                follow(follower, shown)
-            if not (parsed.other.json or parsed.other.quiet):
-                print(follower.ending())
+        follower = RunFollower(watched)
+        with view as shown:
+            follow(follower, shown)
+        if not (parsed.other.json or parsed.other.quiet):
+            print(follower.ending())
     except KeyboardInterrupt:
         state = "the run continues" if watched.is_locked() else "the run has ended"
         print(f"no longer watched; {state}: mlxhog watch {watched.directory}", file=sys.stderr)

@@ -503,7 +503,7 @@ def inventory(
                 "path": str(path),
                 "n_bytes": path.stat().st_size,
                 "field": next(iter(fields), None),
-                "not_utf8": not_utf8 and not_utf8[0],
+                "not_utf8": not_utf8,
                 "fields": fields,
                 "held_out_bytes": None,
             }

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlxhog.base.paths import printable
-from mlxhog.data import encodings, tables, textfiles, unpacking
+from mlxhog.data import encodings, tables, textfiles
 from mlxhog.errors import DataError, EnvironmentLacks, visible
 
 _CACHES = ("__pycache__",)
@@ -161,7 +161,7 @@ def _linked(path: Path, where: str) -> Skipped:
 def _skipped(path: Path, text_key: str | None) -> Skipped | None:
     """Return a file of a folder with the reason why it is not read; None if it is read."""
     kind = textfiles.kind(path)
-    packed = path.suffix.lower() if path.suffix.lower() in unpacking.SUFFIXES else ""
+    packed = path.suffix.lower() if path.suffix.lower() in textfiles.PACKED_SUFFIXES else ""
     label = kind + packed or "without suffix"
     if kind in tables.CSV_SUFFIXES and not text_key:
         return Skipped(path, label, "a table; --text-key names the column of its text")

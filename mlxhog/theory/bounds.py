@@ -107,9 +107,6 @@ def assume(facts: Facts, name: str) -> Assumption:
 K_LAG_SQUARED, LAG = 6, 6
 """Factors of tau^2 Omega sqrt(Delta) and of rho tau in the updates of Proposition 4.1."""
 
-SLACK = 0.1
-"""Number for "near serial", which is pen - 1 = o(1) in the paper."""
-
 ORDER_ONE = 100
 """Largest constant in "rho and Delta are of order 1/n": n rho and n Delta are at most this."""
 
@@ -146,17 +143,6 @@ def _penalty(tau: float, omega: float, rho: float, delta: float) -> Values:
     replacement; the program changes all of them.
     """
     return {"penalty": 1 + LAG * rho * tau + K_LAG_SQUARED * tau * (tau * omega * math.sqrt(delta))}
-
-
-def _near_serial(tau: float, omega: float, rho: float, delta: float) -> Values:
-    """Largest lag at which pen(tau) - 1 <= `SLACK`."""
-    a, b = K_LAG_SQUARED * omega * math.sqrt(delta), LAG * rho
-    if a > 0:
-        # The positive root of a t^2 + b t = slack, written so that nothing cancels.
-        largest = 2 * SLACK / (b + math.sqrt(b * b + 4 * a * SLACK))
-    else:
-        largest = SLACK / b if b > 0 else math.inf
-    return {"largest_tau": largest, "met": float(tau <= largest)}
 
 
 def _perturbed_iterate(tau: float, n_examples: float, mean_degree: float) -> Values:
@@ -201,11 +187,6 @@ THEOREMS = {
         HOGWILD, EVERY, _penalty,
         lambda v, tau, **_: f"the theorem asks for {v['penalty']:.3g} times the updates of serial "
         f"SGD at a lag of {tau:g}; it orders problems and predicts no speed",
-    ),
-    "near-serial": Theorem(
-        HOGWILD, EVERY, _near_serial,
-        lambda v, tau, **_: f"the theorem promises at most {SLACK:.0%} more updates than serial "
-        f"SGD up to a lag of {v['largest_tau']:.3g}; a lag of {tau:g} is {_within(v['met'])} that",
     ),
     "n^(1/4)": Theorem(
         HOGWILD, EVERY,

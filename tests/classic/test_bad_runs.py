@@ -7,7 +7,7 @@ import pytest
 
 from mlxhog.classic import problems
 from mlxhog.classic.config import ClassicConfig
-from mlxhog.classic.run import compare, train
+from mlxhog.classic.run import train
 from mlxhog.errors import ConfigError, DataError
 from tests.classic.small import hinge
 from tests.pairs import each_of
@@ -60,12 +60,6 @@ def test_a_step_size_that_diverges_is_stopped_with_a_smaller_one_to_try():
     assert result.status == "diverged"
     assert len(result.epochs) < 20
     assert result.advice.endswith("with --lr 1e+06; try --lr 0.1")
-
-
-def test_a_diverging_reference_spares_the_run():
-    result, serial = compare(PROBLEM, ClassicConfig(workers=2, lr=1e6))
-    assert result is serial
-    assert result.status == "diverged"
 
 
 @each_of(

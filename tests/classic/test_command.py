@@ -60,26 +60,6 @@ def test_its_json_ends_with_what_is_promised(capsys):
 
 
 @pytest.mark.usefixtures("small")
-def test_the_reference_may_be_left_out(capsys):
-    printed = answer(capsys, "--workers", "2", "--no-serial")
-    assert printed["serial_objective"] is printed["speedup"] is None
-
-
-@pytest.mark.usefixtures("small")
-def test_a_deterministic_scheme_answers_the_same_twice(capsys):
-    words = ["--scheme", "sync", "--workers", "2", "--batch-size", "8"]
-    first, again = answer(capsys, *words), answer(capsys, *words)
-    assert first["measures"] == again["measures"]
-    assert first["objective"] != first["serial_objective"]
-
-
-@pytest.mark.usefixtures("small")
-def test_serial_alone_is_its_own_reference(capsys):
-    printed = answer(capsys, "--scheme", "serial")
-    assert printed["objective"] == printed["serial_objective"]
-
-
-@pytest.mark.usefixtures("small")
 def test_the_table_says_what_the_numbers_mean(capsys, monkeypatch):
     monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))  # else it says: busy machine
     assert main(["classic", "svm", "--workers", "2", "--write", "lossless"]) == 0

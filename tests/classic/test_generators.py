@@ -54,17 +54,6 @@ def test_rcv1_like_has_the_statistics_of_rcv1(text, statistic, published):
     assert_close(value, published, FITTED_STATISTIC)
 
 
-def test_text_like_rcv1_conflicts_almost_everywhere():
-    rows = rcv1_like(3000)
-    graph = Hypergraph(rows.indptr, rows.indices, rows.n_features)
-    assert_close(graph.p_conf, 0.91, FITTED_STATISTIC)
-    q = graph.degrees / len(graph)
-    # P(two supports meet) where coordinates are in a support independently.
-    independent = 1 - np.prod(1 - np.square(q))
-    assert_close(independent, 0.989, FITTED_STATISTIC)
-    assert independent > graph.p_conf  # short rows conflict less
-
-
 @pytest.mark.slow
 def test_rcv1_like_rows_have_length_one_and_classes_are_balanced(text):
     norms = np.sqrt(np.add.reduceat(text.values.astype(float) ** 2, text.indptr[:-1]))
@@ -89,17 +78,6 @@ def test_linreg5_are_the_recorded_draws():
     best, *_ = np.linalg.lstsq(x, y)
     assert_close(best, RECORDED["linreg5"]["lstsq"], RECORDED_F32)
     assert_close(((x @ best - y) ** 2).mean(), RECORDED["linreg5"]["mse_opt"], RECORDED_F32)
-
-
-def test_cifar_dense_pixels_are_centred_within_their_range_and_alike_beside_each_other():
-    train, test = cifar_dense(2_000, 500)
-    assert test is not None
-    assert (train.n_features, train.n_classes, test.n_rows) == (3072, 10, 500)
-    assert abs(train.features.mean(axis=0)).max() < 1e-3
-    assert train.features.max() - train.features.min() <= 1.2
-    images = train.features.reshape(-1, 3, 32, 32)
-    for a, b in ((images[..., 1:], images[..., :-1]), (images[:, :, 1:], images[:, :, :-1])):
-        assert 0.93 < np.corrcoef(a.ravel(), b.ravel())[0, 1] < 0.97
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ import pytest
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.problem import ProblemMemory
 from mlxhog.classic.problems import create, linear
-from mlxhog.classic.problems.linear import loss_values
 from mlxhog.classic.run import train
 from mlxhog.errors import ConfigError, DataError
 from tests.classic.native import alone
@@ -122,11 +121,6 @@ def test_the_svm_reaches_the_losses_of_the_recorded_run(text, monkeypatch):
         assert_close(measures[name], expected, LOSS_OF_OTHER_DRAWS, label=name)
 
 
-def test_the_logistic_loss_does_not_overflow():
-    scores, labels = np.array([1e4, -1e4]), np.array([-1.0, -1.0])
-    assert loss_values("logistic", scores, labels).tolist() == [1e4, 0.0]
-
-
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
     """Real images of digits as svmlight text, labels 0 (odd) and 2 (even): train and test files."""
@@ -162,11 +156,6 @@ def test_a_fifth_is_held_out_of_a_file_without_test_data(digits):
     assert (problem.train.n_rows, problem.test.n_rows) == (1120, 280)
     again = create("svm", config)
     assert problem.test.values.tolist() == again.test.values.tolist()
-
-
-def test_features_of_a_file_are_numbered_by_how_busy_they_are(digits):
-    problem = create("svm", ClassicConfig(data=str(digits / "train.svm"), labels="0=-1,2=+1"))
-    assert (np.diff(problem.train.degrees()) <= 0).all()
 
 
 def test_numbers_as_labels_are_for_least_squares_only(tmp_path):

@@ -83,15 +83,6 @@ def test_sync_applies_the_mean_of_gradients_at_the_same_x():
     assert_close(trained("sync"), x, CLASSIC_STEP_F32)
 
 
-@pytest.mark.parametrize("kind", ["round_robin", "sync"])
-def test_turns_with_mini_batches_give_the_same_bits_in_every_run(kind):
-    np.testing.assert_array_equal(trained(kind, batch=4), trained(kind, batch=4))
-
-
-def test_round_robin_with_free_reads_does_every_example():
-    assert np.isfinite(trained("round_robin", ordered_reads=False)).all()
-
-
 # -- nothing is lost ------------------------------------------------------------------------------
 
 # Enough for milliseconds side by side, or nothing could be lost; turns tell by their order.

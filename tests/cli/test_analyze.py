@@ -56,7 +56,7 @@ def test_json_has_blocks_staleness_bounds_and_advice(model, capsys):
     rules = {(bound["block"], bound["name"]): bound for bound in result["bounds"]}
     assert rules["head", "proposition 4.1"]["values"] == {}
     assert "no bound" in rules["head", "proposition 4.1"]["words"]
-    for name in ("penalty", "near-serial", "n^(1/4)", "perturbed iterate"):
+    for name in ("penalty", "n^(1/4)", "perturbed iterate"):
         assert rules["head", name]["applies"] is False
         assert any(one["holds"] is False for one in rules["head", name]["assumptions"])
     assert rules["model", "step for dense problems"]["inputs"]["smoothness"] > 0

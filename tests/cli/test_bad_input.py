@@ -75,7 +75,7 @@ def here(tmp_path, monkeypatch):
             2,
             "its columns are 'id', 'review'; name the key of the text: --text-key review",
         ),
-        ("--data wide.txt", 2, "looks like UTF-16LE without a byte-order mark; convert it: "),
+        ("--data wide.txt", 2, "is not text: a zero byte at offset 1; "),
         ("--model huge.yaml", 3, "the parameters of model huge.yaml alone need"),
         ("--model deep.yaml", 2, "num_hidden_layers is 40000000; set it to 4096 at most"),
         ("--memory-limit 0.001", 3, "use fewer --workers, a smaller --batch-size or --model"),

@@ -16,7 +16,7 @@ from mlxhog.config.options import option
 from mlxhog.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from mlxhog.mad.tasks import Dataset, Settings
+    from mlxhog.mad.tasks import Dataset, Task
 
 SET_FLAG = "--set"
 
@@ -132,7 +132,7 @@ def _place(out: str) -> Path:
     return path
 
 
-def _planned(settings: Settings, config: DataConfig) -> dict[str, Any]:
+def _planned(settings: Task, config: DataConfig) -> dict[str, Any]:
     """Return the size of the file before packing."""
     scored = settings.test_rows + settings.val_rows
     tokens = settings.train_rows * settings.length + scored * settings.test_length
@@ -143,9 +143,9 @@ def _planned(settings: Settings, config: DataConfig) -> dict[str, Any]:
     }
 
 
-def _facts(settings: Settings, seed: int) -> dict[str, Any]:
+def _facts(settings: Task, seed: int) -> dict[str, Any]:
     return {
-        "task": settings.task,
+        "task": settings.name,
         "seed": seed,
         "vocab": settings.vocab,
         "seq_len": settings.seq_len,
@@ -157,7 +157,7 @@ def _facts(settings: Settings, seed: int) -> dict[str, Any]:
     }
 
 
-def _done(data: Dataset, settings: Settings, seconds: float, written: int) -> dict[str, Any]:
+def _done(data: Dataset, settings: Task, seconds: float, written: int) -> dict[str, Any]:
     from mlxhog.mad.tasks.dataset import ceiling, unigram
 
     rows = settings.train_rows + settings.test_rows + settings.val_rows

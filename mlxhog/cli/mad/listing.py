@@ -53,12 +53,12 @@ def run_tasks(arguments: list[str]) -> int:
 def _task(task: Any) -> dict[str, Any]:
     from mlxhog.config.options import options
 
-    baseline = task.settings()
+    baseline = task()
     settings = {
         name: {"value": getattr(baseline, name), "help": one.help}
-        for name, one in options(task.settings).items()
+        for name, one in options(task).items()
     }
-    about = task.about or _first_line(task.settings)
+    about = task.about or _first_line(task)
     return {"name": task.name, "short": task.short, "about": about, "settings": settings}
 
 

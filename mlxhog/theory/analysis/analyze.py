@@ -180,7 +180,6 @@ def bounds_of(
         for name, more in {
             "proposition 4.1": {"omega": one.omega, **sizes, **constants},
             "penalty": {"omega": one.omega, **sizes},
-            "near-serial": {"omega": one.omega, **sizes},
             "n^(1/4)": {"n": one.block.parameters, **sizes},
             "perturbed iterate": {
                 "n_examples": updates, "mean_degree": one.p_conf * (updates - 1),

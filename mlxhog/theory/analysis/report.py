@@ -244,13 +244,13 @@ def _theorems_section(analysis: Analysis) -> Section:
                 f"{rules['penalty'].values['penalty']:.3g}",
                 *(
                     f"{rules[name].values['largest_tau']:.3g}"
-                    for name in ("near-serial", "n^(1/4)", "perturbed iterate")
+                    for name in ("n^(1/4)", "perturbed iterate")
                 ),
                 f"{sum(each.holds is True for each in assumed)} of {len(assumed)}",
             )
         )
     header = (
-        "block", f"penalty at {analysis.evidence.lag.largest:g}", "near-serial to", "n^(1/4)",
+        "block", f"penalty at {analysis.evidence.lag.largest:g}", "n^(1/4)",
         "n/(2 Dbar)", "assumptions that hold",
     )  # fmt: skip
     notes = [next(iter(by.values()))["proposition 4.1"].words]
