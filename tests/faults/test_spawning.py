@@ -10,7 +10,6 @@ import pytest
 from tests.training.small import small_config
 
 MLXHOG = Path(sys.executable).with_name("mlxhog")
-EXAMPLE = Path(__file__).parents[2] / "examples" / "my_layer.py"
 PLANTED = ("multiprocessing", "numpy", "json", "pickle", "signal", "mlxhog", "sitecustomize")
 
 
@@ -48,32 +47,6 @@ def test_a_program_without_a_main_guard_trains_once(tmp_path, form):
         "interactive": (["-i"], program),
     }[form]
     assert ended([sys.executable, *words], tmp_path, text) == "done 1\n"
-
-
-@pytest.mark.slow
-def test_a_layer_that_only_the_program_defines_is_refused_and_trains_from_a_module(tmp_path):
-    config = small_config(tmp_path, steps=2)
-    model = tmp_path / "mine.yaml"
-    model.write_text("version: 1\nmodel: {dim: 16, layers: 'my_layer swiglu'}\n")
-    register = "from mlxhog.models.mad.layers import register\nregister(MovingAverage)\n"
-    train = (
-        "import mlxhog\n"
-        "try:\n"
-        f"    result = mlxhog.train(model={str(model)!r}, data={config.data!r}, seq_len=32, "
-        "workers='mlx:cpu', threads=1, eval_every='off', sample_every='off', steps=2)\n"
-        "    print(result.status)\n"
-        "except mlxhog.ConfigError as error:\n"
-        "    print(error)\n"
-    )
-    text = ended([sys.executable, "-"], tmp_path, EXAMPLE.read_text() + register + train)
-    assert text.count("\n") == 1
-    assert "MovingAverage" in text
-    assert "move it to a module of its own" in text
-    (tmp_path / "layers.py").write_text(EXAMPLE.read_text())
-    text = ended(
-        [sys.executable, "-"], tmp_path, f"from layers import MovingAverage\n{register}{train}"
-    )
-    assert text == "done\n"
 
 
 def test_what_only_the_program_defines_is_refused_in_one_line(tmp_path):

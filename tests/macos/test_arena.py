@@ -61,7 +61,9 @@ if __name__ == "__main__":
     assert simulated(code, tmp_path).strip() == "True []"
 
 
-@pytest.mark.parametrize("number", [errno.EPERM, errno.EACCES, errno.ENAMETOOLONG])
+@pytest.mark.parametrize(
+    "number", [errno.EPERM, errno.EACCES, errno.ENAMETOOLONG, errno.ENOENT, errno.EROFS]
+)
 def test_any_way_of_refusing_shared_memory_leads_to_a_file(number, tmp_path, monkeypatch):
     def refuse(name, flags, mode):
         raise OSError(number, os.strerror(number))
