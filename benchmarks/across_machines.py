@@ -162,7 +162,7 @@ def predicted(machines, link):
         "round_every_s": every_s,
         "gradients_per_s": ours.gradients_per_s,
         "sync_gradients_per_s": theirs.gradients_per_s,
-        "sent_mb_per_s": scheme.use(ours.seconds).bytes_per_s / 1e6,
+        "sent_mb_per_s": scheme.use(ours.seconds)["bytes_per_s"] / 1e6,
         "sync_sent_mb_per_s": theirs.updates_per_s * sent_bytes(once, machines) / 1e6,
     }
 

@@ -92,13 +92,12 @@ def promises(scale, findings):
     for mode in READ_MODES:
         with tempfile.TemporaryDirectory() as folder, pattern_run(Path(folder), writers=2) as run:
             source, backend = run.reader(mode), Inbox()
-            broken, whole, mixed, versions = 0, 0, 0, set()
+            broken, whole, versions = 0, 0, set()
             began = time.perf_counter()
             for _ in range(scale.reads):
                 loaded = source.load(backend)
                 versions.add(loaded.version)
                 whole += loaded.consistent
-                mixed += loaded.mixed or 0
                 try:
                     check(mode, loaded, backend.inbox, run.arena)
                 except AssertionError:
@@ -108,7 +107,6 @@ def promises(scale, findings):
         rows[mode] = {
             "reads": scale.reads,
             "of one version": whole / scale.reads,
-            "tensors of no one version": mixed,
             "versions seen": len(versions),
             "reads_per_s, checked": scale.reads / seconds,
         }
@@ -233,7 +231,7 @@ def publishing(scale, findings):
     rows = {}
     for name in smallest(SIZES[:1], SIZES):
         spec = families.param_spec(load_architecture(name))
-        layout = plan(spec, n_tickets=1, extra=published.segments(len(spec), 16))
+        layout = plan(spec, n_tickets=1, extra=published.segments(16))
         with Arena.create(layout) as arena:
             with tempfile.TemporaryDirectory() as name, arena.serve(Path(name) / "s") as server:
                 load = partial(

@@ -34,7 +34,7 @@ class Worker(HogwildWorker):
 
     def corrected(self, grads: Grads) -> Grads:
         """Scale those elements of a gradient."""
-        context, held, s = self.context, dict(grads), self.context.chosen(MyStrategy).share
+        context, held, s = self.context, dict(grads), self.context.choice.share
         for name, slot in context.arena.layout.slots.items():
             at = slice(slot.offset, slot.offset + slot.size)
             moved = context.arena.params[at] - context.backend.inbox[at]

@@ -1,15 +1,14 @@
 """The families of language models, by `model_type`, for arena, checkpoints and backends.
 
-A family is a package of `models/`: a config, one module `model` with its parameters and its forward
-pass (`Model`), and one with the same computation in float64 NumPy. `lm` and `lm_numpy` put the
-embedding, the head and the loss around them. This module imports no framework.
+A family is a package of `models/`: a config, and a module `model` with its parameters and its
+forward pass (`Model`). `lm` puts the embedding, the head and the loss around them. This module
+imports no framework.
 """
 
 import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
@@ -89,7 +88,6 @@ class Family:
 
     Attributes:
         model: module of its forward pass.
-        reference: module with the same in float64 NumPy.
         title: its name for people.
         from_dict: reads a config.json, or with `strict=True` a YAML file.
         param_spec: name -> spec of every parameter, in the order of use.
@@ -98,12 +96,9 @@ class Family:
         head: name of the matrix from x to logits, if it is not the embedding.
         dropout_sites: name -> (width, rate) of every place with dropout in training.
         head_bias: name of the bias of the logits, if there is one.
-        reference_gradient: whether the reference has `blocks`, with a state and a gradient; if not,
-            it has `hidden`, for whole sequences only.
     """
 
     model: Model
-    reference: ModuleType
     title: str
     from_dict: Callable[..., ModelConfig]
     param_spec: Callable[[Any], dict[str, ParamSpec]]
@@ -112,13 +107,11 @@ class Family:
     head: str
     dropout_sites: Callable[[Any], dict[str, tuple[int, float]]]
     head_bias: str | None = None
-    reference_gradient: bool = True
 
 
 FAMILIES = {
     "xlstm": Family(
         model=xlstm_large.model,
-        reference=xlstm_large.reference,
         title="xLSTM Large",
         from_dict=xlstm_large.XLSTMLargeConfig.from_dict,
         param_spec=xlstm_large.param_spec,
@@ -129,7 +122,6 @@ FAMILIES = {
     ),
     "xlstm_v1": Family(
         model=xlstm_v1.model,
-        reference=xlstm_v1.reference,
         title="xLSTM of the first paper",
         from_dict=xlstm_v1.XLSTMV1Config.from_dict,
         param_spec=xlstm_v1.param_spec,
@@ -140,7 +132,6 @@ FAMILIES = {
     ),
     "mad": Family(
         model=mad.model,
-        reference=mad.model,
         title="MAD candidate",
         from_dict=mad.read,
         param_spec=mad.param_spec,
@@ -149,7 +140,6 @@ FAMILIES = {
         head=mad.HEAD,
         dropout_sites=lambda cfg: {},
         head_bias=mad.HEAD_BIAS,
-        reference_gradient=False,
     ),
 }
 

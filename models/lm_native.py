@@ -3,7 +3,7 @@
 For a single token of a small model, a framework spends more time on starting operations than on
 arithmetic. Only this module decides when native steps replace `lm`: on a CPU with native kernels
 and float32 parameters, for xLSTM Large and the original xLSTM stack. The arithmetic is in
-`decode_large.cpp` and `decode_v1.cpp` of `metal/native/ops`, and is tested against `lm`.
+`decode.cpp` of `metal/native/ops`, and is tested against `lm`.
 """
 
 import math
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog._native import XlstmLargeDecoder, XlstmV1Decoder
+from mlxhog import _native
 from mlxhog.models import families, ngrams, xlstm_large, xlstm_v1
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops.kernels import resolve
@@ -23,7 +23,6 @@ from mlxhog.models.xlstm_v1 import XLSTMV1Config
 
 Float32 = NDArray[np.float32]
 Params = Mapping[str, Float32]
-Step = XlstmLargeDecoder | XlstmV1Decoder
 Layer = tuple[Float32 | None, Float32 | None]
 Shapes = Sequence[Sequence[tuple[int, ...]]]
 """Shape of every part of every block's state, without the batch axis."""
@@ -46,8 +45,7 @@ def decoder(
     if any(value.dtype != np.float32 or not value.flags.c_contiguous for value in params.values()):
         return None
     if isinstance(cfg, XLSTMLargeConfig):
-        step: Step = _large(cfg, params)
-        shapes: Shapes = xlstm_large.model.state_shapes(cfg)
+        step, shapes = _large(cfg, params), xlstm_large.model.state_shapes(cfg)
     elif isinstance(cfg, XLSTMV1Config):
         step, shapes = _v1(cfg, params), xlstm_v1.model.state_shapes(cfg)
     else:
@@ -61,7 +59,7 @@ class Decoder:
     Their states are one array (B, N): a row has the parts of one block after another.
 
     Args:
-        native: the native step of the family.
+        native: the native step of the model.
         vocab_size: V.
         shapes: shapes of the parts of a state of `lm`.
         threads: threads of the native kernel; used only for large models.
@@ -72,7 +70,7 @@ class Decoder:
 
     def __init__(
         self,
-        native: Step,
+        native: _native.Decoder,
         vocab_size: int,
         shapes: Shapes,
         threads: int,
@@ -146,34 +144,39 @@ _LARGE = (
     "ffn.proj_up",
     "ffn.proj_down",
 )
-"""Of a block of xLSTM Large, in the order of `BlockLayer` in `metal/native/ops/decode_large.h`."""
+"""Of a block of xLSTM Large, in the order of `LargeLayer` in `metal/native/ops/decode.h`."""
 
 
-def _large(cfg: XLSTMLargeConfig, params: Params) -> XlstmLargeDecoder:
+def _large(cfg: XLSTMLargeConfig, params: Params) -> _native.Decoder:
     """Make the native decoder; the parameters are read where they lie, at every step."""
     blocks = [
-        [(params[f"{p}.{name}.weight"], params.get(f"{p}.{name}.bias")) for name in _LARGE]
+        ("large", [_layer(params, f"{p}.{name}") for name in _LARGE])
         for p in map(xlstm_large.block_name, range(cfg.num_hidden_layers))
     ]
-    reset = families.reset_token(cfg)
-    return XlstmLargeDecoder(
-        d=cfg.hidden_size,
-        heads=cfg.num_heads,
-        DK=cfg.qk_head_dim,
-        DV=cfg.v_head_dim,
-        U=cfg.ffn_dim,
-        V=cfg.vocab_size,
+    out_norm, out_norm_bias = _layer(params, xlstm_large.OUT_NORM)
+    return _native.Decoder(
+        embedding=params[xlstm_large.EMBEDDING],
+        head=params[families.head(cfg)],
+        out_norm=out_norm,
+        out_norm_bias=out_norm_bias,
+        blocks=blocks,
+        rms=True,
         norm_eps=cfg.norm_eps,
-        eps=cfg.eps,
+        cell_eps=cfg.eps,
         gate_cap=cfg.gate_soft_cap,
         logit_cap=cfg.output_logit_soft_cap,
-        reset_token=-1 if reset is None else reset,
-        embedding=params[xlstm_large.EMBEDDING],
-        blocks=blocks,
-        out_norm=params.get(f"{xlstm_large.OUT_NORM}.weight"),
-        out_norm_bias=params.get(f"{xlstm_large.OUT_NORM}.bias"),
-        head=params[families.head(cfg)],
+        activation="gelu",
+        reset_token=_reset_token(cfg),
     )
+
+
+def _layer(params: Params, name: str) -> Layer:
+    return params.get(f"{name}.weight"), params.get(f"{name}.bias")
+
+
+def _reset_token(cfg: ModelConfig) -> int:
+    token = families.reset_token(cfg)
+    return -1 if token is None else token
 
 
 _MLSTM = (
@@ -202,47 +205,35 @@ _SLSTM = (
     "ffn.proj_up",
     "ffn.proj_down",
 )
-"""Of each kind of block of the original stack, in the order of `metal/native/ops/decode_v1.h`."""
+"""Of each kind of block of the original stack, in the order of `decode.h`, too."""
 
 
-def _v1(cfg: XLSTMV1Config, params: Params) -> XlstmV1Decoder:
+def _v1(cfg: XLSTMV1Config, params: Params) -> _native.Decoder:
     """Make the native decoder; the parameters are read where they lie, at every step."""
-    mlstm = cfg.mlstm_layer if cfg.mlstm_at else None
-    slstm = cfg.slstm_layer if cfg.slstm_at else None
-    ffn = cfg.feedforward if slstm else None
-    inner, reset = cfg.inner_dim if mlstm else 0, families.reset_token(cfg)
-    return XlstmV1Decoder(
-        d=cfg.embedding_dim,
-        V=cfg.vocab_size,
-        I=inner,
-        mlstm_heads=mlstm.num_heads if mlstm else 0,
-        mlstm_taps=mlstm.conv1d_kernel_size if mlstm else 1,
-        groups=inner // mlstm.qkv_proj_blocksize if mlstm else 0,
-        slstm_heads=slstm.num_heads if slstm else 0,
-        slstm_taps=slstm.conv1d_kernel_size if slstm else 0,
-        U=cfg.ffn_dim if ffn else 0,
-        activation=activation_name(ffn.act_fn) if ffn else "gelu",
+    ffn = cfg.feedforward if cfg.slstm_at else None
+    return _native.Decoder(
+        embedding=params[xlstm_v1.EMBEDDING],
+        head=params[families.head(cfg)],
+        out_norm=params[f"{xlstm_v1.OUT_NORM}.weight"] if cfg.add_post_blocks_norm else None,
+        blocks=[_v1_block(cfg, layer, params) for layer in range(cfg.num_blocks)],
+        rms=False,
         norm_eps=xlstm_v1.model.NORM_EPS,
         cell_eps=xlstm_v1.model.CELL_EPS,
-        reset_token=-1 if reset is None else reset,
-        embedding=params[xlstm_v1.EMBEDDING],
-        blocks=[
-            (layer in cfg.slstm_at, _v1_layers(cfg, layer, params))
-            for layer in range(cfg.num_blocks)
-        ],
-        out_norm=params[f"{xlstm_v1.OUT_NORM}.weight"] if cfg.add_post_blocks_norm else None,
-        head=params[families.head(cfg)],
+        activation=activation_name(ffn.act_fn) if ffn else "gelu",
+        reset_token=_reset_token(cfg),
     )
 
 
-def _v1_layers(cfg: XLSTMV1Config, layer: int, params: Params) -> list[Layer]:
-    p, layers = xlstm_v1.block_name(layer), list[Layer]()
-    for name in _SLSTM if layer in cfg.slstm_at else _MLSTM:
-        full = f"{p}.{name}"
-        if name == "xlstm.slstm_cell":
-            layers.append((params[f"{full}._recurrent_kernel_"], params[f"{full}._bias_"]))
-        elif name == "xlstm.learnable_skip":
-            layers.append((params[full], None))
-        else:
-            layers.append((params.get(f"{full}.weight"), params.get(f"{full}.bias")))
-    return layers
+def _v1_block(cfg: XLSTMV1Config, layer: int, params: Params) -> tuple[str, list[Layer]]:
+    p, is_slstm = xlstm_v1.block_name(layer), layer in cfg.slstm_at
+    own: dict[str, Layer] = {
+        "xlstm.slstm_cell": (
+            params.get(f"{p}.xlstm.slstm_cell._recurrent_kernel_"),
+            params.get(f"{p}.xlstm.slstm_cell._bias_"),
+        ),
+        "xlstm.learnable_skip": (params.get(f"{p}.xlstm.learnable_skip"), None),
+    }
+    layers = [
+        own.get(name) or _layer(params, f"{p}.{name}") for name in (_SLSTM if is_slstm else _MLSTM)
+    ]
+    return "slstm" if is_slstm else "mlstm", layers

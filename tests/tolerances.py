@@ -198,9 +198,6 @@ SGD_TRACE_F32 = Tolerance(
     "on the other side of the hinge, which moves a mean of thousands of rows by less than this",
     of_largest=1e-3,
 )
-CLASSIC_OBJECTIVE = Tolerance(
-    "a few thousand terms summed in two orders in float64", of_largest=1e-12
-)
 LOSS_OF_OTHER_DRAWS = Tolerance(
     "100,000 rows of the same law drawn anew: losses of five seeds are up to 2 % apart",
     of_largest=0.03,

@@ -158,27 +158,27 @@ SEEN = {}
 """c - c_i of every client, after the last round."""
 
 
-def note(strategy, arena, rounds, rank):
+def note(strategy, arena, rank):
     """Last stage: take the average, and note this client's correction."""
-    take_average(strategy, arena, rounds, rank)
+    take_average(strategy, arena, rank)
     SEEN[rank] = arena.segment(CONTROL) - arena.segment(f"{CONTROL}.{rank + 1}")
 
 
-def next_by_document(strategy, arena, rounds, rank):
+def next_by_document(strategy, arena, rank):
     """The document's rule: c_i moves by as much as c did; no gradient has a part in it."""
-    average_share(strategy, arena, rounds, rank)
+    average_share(strategy, arena, rank)
     controls = [arena.segment(f"{CONTROL}.{k + 1}") for k in range(CLIENTS)]
     moved = sum(controls) / np.float32(CLIENTS) - arena.segment(CONTROL)
     np.copyto(arena.segment(f"{CONTROL}.next.{rank + 1}"), controls[rank] + moved)
 
 
-def take_by_document(strategy, arena, rounds, rank):
+def take_by_document(strategy, arena, rank):
     """The next control variates become the present ones, of a client and its share of c."""
     after = [arena.segment(f"{CONTROL}.next.{k + 1}") for k in range(CLIENTS)]
     span = strategy.share(arena, rank)
     np.copyto(arena.segment(CONTROL)[span], sum(each[span] for each in after) / CLIENTS)
     np.copyto(arena.segment(f"{CONTROL}.{rank + 1}"), after[rank])
-    keep_anchor(strategy, arena, rounds, rank)
+    keep_anchor(strategy, arena, rank)
 
 
 class Watched(Scaffold):

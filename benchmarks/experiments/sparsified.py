@@ -28,7 +28,7 @@ from mlxhog.data.batches import Batches
 from mlxhog.models import families
 from mlxhog.strategies.disjoint import block_groups
 from mlxhog.theory.analysis.written import WrittenSteps
-from mlxhog.theory.supports import Estimate, Supports, estimate_delta, estimate_omega, estimate_rho
+from mlxhog.theory.supports import Supports
 from mlxhog.training.plan import make_plan
 
 ABOUT = Experiment(
@@ -110,9 +110,9 @@ class Measured:
 
     loss: list[float]
     share: list[float]
-    omega: Estimate
-    rho: Estimate
-    delta: Estimate
+    omega: int
+    rho: float
+    delta: float
     meetings: list[float]
     overlap: list[float]
     tokens_per_s: float
@@ -210,10 +210,10 @@ def measured(lane, size, losses, tokens_per_s):
     both = Supports(np.concatenate(bits), lane.layout.n_floats)
     return Measured(
         loss=losses,
-        share=(both.sizes() / lane.layout.n_floats).tolist(),
-        omega=estimate_omega(both),
-        rho=estimate_rho(both),
-        delta=estimate_delta(both),
+        share=(both.sizes / lane.layout.n_floats).tolist(),
+        omega=both.omega,
+        rho=both.rho,
+        delta=both.delta,
         meetings=(first.meetings(second) / len(second)).tolist(),
         overlap=overlap(first, second),
         tokens_per_s=tokens_per_s,
@@ -223,7 +223,7 @@ def measured(lane, size, losses, tokens_per_s):
 def overlap(first, second):
     """Mean share of each of the first supports that is in one of the second."""
     shares = []
-    for row, elements in zip(first.bits, first.sizes(), strict=True):
+    for row, elements in zip(first.bits, first.sizes, strict=True):
         written = np.unpackbits(row, count=first.n, bitorder="little").astype(bool)
         common = float(second.counts[written].sum()) / len(second)
         shares.append(common / elements if elements else 0.0)
@@ -282,10 +282,10 @@ def row(way, one, n, dense):
         "way": way,
         "loss": Mean.of(one.loss).spelt(".3f"),
         "above dense": Mean.of_differences(one.loss, dense.loss).spelt("+.3f"),
-        "Omega": int(one.omega.value),
-        "Omega/n": one.omega.value / n,
-        "rho >=": one.rho.value,
-        "Delta": one.delta.value,
+        "Omega": one.omega,
+        "Omega/n": one.omega / n,
+        "rho >=": one.rho,
+        "Delta": one.delta,
         "p_conf": Mean.of(one.meetings).value,
         "overlap": Mean.of(one.overlap).value,
     }

@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 Float32 = NDArray[np.float32]
 UInt32 = NDArray[np.uint32]
 Places = NDArray[np.integer[Any]]
+Flags = Places | bool
 
 HP = 8  # floats
 FLAG_FLOATS = 32
 
 Formula = Callable[..., tuple[Float32, ...]]
-"""(hp, w, scaled gradient, whether each element decays, *state) -> (increment of w, *new state)"""
+"""(hp, w, scaled gradient, whether an element decays, *state) -> (increment of w, *new state)"""
 
 
 def sgd_hp(*, lr: float, weight_decay: float) -> Float32:
@@ -60,15 +61,13 @@ def muon_hp(*, beta1: float, nesterov: float) -> Float32:
     return np.array([beta1, 1.0 - beta1, nesterov, 1.0 - nesterov, 0, 0, 0, 0], np.float32)
 
 
-def sgd(hp: Float32, w: Float32, g: Float32, decays: Places) -> tuple[Float32, ...]:
+def sgd(hp: Float32, w: Float32, g: Float32, decays: Flags) -> tuple[Float32, ...]:
     """`w -= lr * (g + weight_decay * w)`."""
     d = g + _rate(decays, hp[1]) * w
     return (-(hp[0] * d),)
 
 
-def momentum(
-    hp: Float32, w: Float32, g: Float32, decays: Places, m: Float32
-) -> tuple[Float32, ...]:
+def momentum(hp: Float32, w: Float32, g: Float32, decays: Flags, m: Float32) -> tuple[Float32, ...]:
     """`m = momentum * m + d; w -= lr * m` with d as in `sgd`.
 
     With Nesterov's look-ahead w moves by `lr * (d + momentum * m)`.
@@ -79,7 +78,7 @@ def momentum(
 
 
 def adam(
-    hp: Float32, w: Float32, g: Float32, decays: Places, m: Float32, v: Float32
+    hp: Float32, w: Float32, g: Float32, decays: Flags, m: Float32, v: Float32
 ) -> tuple[Float32, ...]:
     """AdamW: m and v are the exponential means of g and g^2.
 
@@ -93,7 +92,7 @@ def adam(
     return -(_rate(decays, decay) * w + step * (mean / denominator)), mean, square
 
 
-def _rate(decays: Places, rate: np.float32) -> Float32:
+def _rate(decays: Flags, rate: np.float32) -> Float32:
     return np.where(decays != 0, rate, np.float32(0))
 
 

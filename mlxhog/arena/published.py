@@ -6,11 +6,10 @@ again if the copy that it was reading was written meanwhile (a sequence lock), w
 slower than the time between two copies. The run publishes while readers are connected
 (`requests.py`).
 
-    live.1, live.2      float32   the copies; number k lies in `live.1` if k is odd
-    live.words          uint8, in lines of 128 bytes
-        line 0          [0] number of the newest copy, 0 none; [1] 1 after the last copy
-        line 1, 2       of each copy: [0] its mark (`marks.py`), [1] oldest, [2] version,
-                        [3] mixed, [4] time of the copy, monotonic ns
+    live.1, live.2  float32  the copies; number k lies in `live.1` if k is odd
+    live.words      uint8    of the run: number of the newest copy, 0 none; 1 after the last one.
+                             Of each copy: its mark (`marks.py`); its oldest and newest update;
+                             its time, monotonic ns
 """
 
 from __future__ import annotations
@@ -26,20 +25,19 @@ from mlxhog.arena import marks
 from mlxhog.arena.arena import Arena
 from mlxhog.arena.layout import PARAMETER_COPY
 from mlxhog.arena.process import monotonic_ns
+from mlxhog.arena.words import LINE, Table
 
-LINE = 128
 WORDS = "live.words"
-_NUMBER, _CLOSED = 0, 8
-_MARK, _OLDEST, _VERSION, _MIXED, _TIME = range(0, 40, 8)
+_TABLE = Table(run=(1, "number closed"), copy=(2, "mark oldest version time_ns"))
 
 
-def segments(n_params: int, max_workers: int) -> dict[str, tuple[str, int]]:
+def segments(max_workers: int) -> dict[str, tuple[str, int]]:
     """The extra segments of an arena whose run publishes copies, as `arena.plan` takes them."""
     return {
         "live.1": ("float32", PARAMETER_COPY),
         "live.2": ("float32", PARAMETER_COPY),
-        WORDS: ("uint8", 3 * LINE),
-        marks.SEGMENT: ("uint8", marks.marks_bytes(n_params, max_workers)),
+        WORDS: ("uint8", _TABLE.n_bytes),
+        marks.SEGMENT: ("uint8", marks.marks_bytes(max_workers)),
     }
 
 
@@ -51,14 +49,12 @@ class Copy:
         number: number of the copy, from 1.
         oldest: number of updates that are completely in it.
         version: number of updates of which at least a part may be in it.
-        mixed: number of tensors that were written during the copy.
         time_ns: time of the copy, monotonic.
     """
 
     number: int
     oldest: int
     version: int
-    mixed: int
     time_ns: int
 
 
@@ -71,12 +67,13 @@ class Copies:
         Raises:
             ArenaError: the run publishes no copies.
         """
-        self._words = arena.segment(WORDS)
+        self._data = arena.segment(WORDS)
+        self._words = _TABLE.open(self._data)
         self._floats = (arena.segment("live.2"), arena.segment("live.1"))
 
     def number(self) -> int:
         """Number of the newest copy; 0 before the first."""
-        return _native.load_u64(self._words, _NUMBER)
+        return self._words["number"]
 
     def floats(self, number: int) -> NDArray[np.float32]:
         """The memory of the copy with this number."""
@@ -84,14 +81,13 @@ class Copies:
 
     def mark(self, number: int) -> int | None:
         """A number that changes when the memory of this copy is written; None during the write."""
-        return _native.nobody_writes(self._words, self._line(number) + _MARK, LINE, 1)
+        return _native.nobody_writes(self._data, self._at(number), LINE, 1)
 
     def newest(self) -> Copy | None:
         """Number, time and updates of the newest copy; None before the first."""
         while (number := self.number()) != 0:
-            at, before = self._line(number), self.mark(number)
-            fields = (self._load(at + word) for word in (_OLDEST, _VERSION, _MIXED, _TIME))
-            copy = Copy(number, *fields)
+            before, row = self.mark(number), (number + 1) % 2
+            copy = Copy(number, *(self._words[k, row] for k in ("oldest", "version", "time_ns")))
             if before is not None and self.mark(number) == before and self.number() == number:
                 return copy
         return None
@@ -108,34 +104,29 @@ class Copies:
                 return copy
         return None
 
-    def publish(self, fill: Callable[[NDArray[np.float32]], tuple[int, int, int]]) -> None:
+    def publish(self, fill: Callable[[NDArray[np.float32]], marks.Updates]) -> None:
         """Write the next copy, and make it the newest; only one process may call this.
 
         Args:
-            fill: writes the parameters into its argument, and returns `oldest`, `version` and
-                `mixed` of the new `Copy`.
+            fill: writes the parameters into its argument, and returns the updates in it.
         """
-        number = self.number() + 1
-        at = self._line(number)
-        _native.begin_writing(self._words, at + _MARK)
-        time_ns = monotonic_ns()
-        values = (*fill(self.floats(number)), time_ns)
-        for word, value in zip((_OLDEST, _VERSION, _MIXED, _TIME), values, strict=True):
-            _native.store_u64(self._words, at + word, value)
-        _native.end_writing(self._words, at + _MARK)
-        _native.store_u64(self._words, _NUMBER, number)
+        words, number = self._words, self.number() + 1
+        row = (number + 1) % 2
+        _native.begin_writing(self._data, self._at(number))
+        words["time_ns", row] = monotonic_ns()
+        words["oldest", row], words["version", row] = fill(self.floats(number))
+        _native.end_writing(self._data, self._at(number))
+        words["number"] = number
 
     def close(self) -> None:
         """Mark the newest copy as the last."""
-        _native.store_u64(self._words, _CLOSED, 1)
+        self._words["closed"] = 1
 
     @property
     def closed(self) -> bool:
         """Whether the newest copy is the last."""
-        return _native.load_u64(self._words, _CLOSED) != 0
+        return self._words["closed"] != 0
 
-    def _line(self, number: int) -> int:
-        return LINE * (2 - number % 2)
-
-    def _load(self, at: int) -> int:
-        return _native.load_u64(self._words, at)
+    def _at(self, number: int) -> int:
+        """Byte of the mark of a copy."""
+        return LINE * (1 + (number + 1) % 2)

@@ -1,41 +1,8 @@
 """The worker table: the worker of each slot, and its progress.
 
 Slots are numbered 1 .. max_workers, entry k lies at byte 512 (k - 1) of the segment `workers`; one
-more entry belongs to the arena's creator. The same table in C++ is
+more entry belongs to the arena's creator. `Entry` has the fields; the same table in C++ is
 `metal/native/arena/worker_table.h`.
-
-    byte  type  field             written by        meaning
-       0  u32   state             supervisor        `State`
-       4  u32   generation        supervisor        uses of this slot; low 16 bits in lock words
-       8  u32   dead              supervisor        1 = `waitpid` done; its locks may be taken over
-      12  u32   incarnation       supervisor        owner of tickets: 24 bits, never used twice
-      16  i64   pid               supervisor
-      24  u64   start_time        supervisor        `process_start_time(pid)`, 0 unknown
-      32  u64   heartbeat_ns      worker            `monotonic_ns()` of its last sign of life
-      40  u32   phase             worker            `Phase`
-      44  u32   takeovers         worker            stripes it took over from the dead
-     128  i64   ticket            worker            the ticket in hand, -1 none
-     136  u64   version_read      worker            updates applied when it last read the parameters
-     144  u64   steps             worker
-     152  u64   tokens            worker
-     160  f64   loss              worker            of its last step
-     168  u64   dropped           worker            steps dropped for a gradient that was not finite
-     176  u64   nonfinite_in_row  worker            such steps since the last good one
-     184  u64   staleness_sum     worker
-     192  u64   staleness_max     worker
-     200  u64   probe_adds        worker            times it added 1 to the lost-update probe
-     208  u64   read_ns           worker            time spent reading parameters
-     216  u64   compute_ns        worker            ... computing gradients
-     224  u64   apply_ns          worker            ... applying them
-     232  u64   wait_ns           worker            ... waiting for others, locks, text
-     240  u64   rss_bytes         worker
-     248  u64   opt_step          worker            steps its optimizer state has seen
-     256  u64   restarts          supervisor        workers that died in this slot and were replaced
-     264  u64   torn              supervisor        tickets that died half applied
-     272  f64   rate_sum          worker            sum of its step sizes, if they depend on delay
-     280  u64   forward_ns        worker            of compute_ns: forward passes
-     288  u64   optimizer_ns      worker            of apply_ns: gradients into steps
-     296  u64   other_ns          worker            ... for tickets, batches and records
 
 `state`, `dead`, `generation`, `incarnation`, `pid` and `heartbeat_ns` are read and written with
 acquire and release order (a waiter that reads a pid also sees its start time, and no lock word from
@@ -44,6 +11,7 @@ before that process); the rest by plain aligned accesses, which never tear but p
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from enum import IntEnum
 from typing import Any
@@ -56,47 +24,6 @@ from mlxhog.arena.process import monotonic_ns, process_start_time
 from mlxhog.errors import ArenaError
 
 ENTRY_BYTES = 512
-_FIELDS = {
-    "state": ("<u4", 0),
-    "generation": ("<u4", 4),
-    "dead": ("<u4", 8),
-    "incarnation": ("<u4", 12),
-    "pid": ("<i8", 16),
-    "start_time": ("<u8", 24),
-    "heartbeat_ns": ("<u8", 32),
-    "phase": ("<u4", 40),
-    "takeovers": ("<u4", 44),
-    "ticket": ("<i8", 128),
-    "version_read": ("<u8", 136),
-    "steps": ("<u8", 144),
-    "tokens": ("<u8", 152),
-    "loss": ("<f8", 160),
-    "dropped": ("<u8", 168),
-    "nonfinite_in_row": ("<u8", 176),
-    "staleness_sum": ("<u8", 184),
-    "staleness_max": ("<u8", 192),
-    "probe_adds": ("<u8", 200),
-    "read_ns": ("<u8", 208),
-    "compute_ns": ("<u8", 216),
-    "apply_ns": ("<u8", 224),
-    "wait_ns": ("<u8", 232),
-    "rss_bytes": ("<u8", 240),
-    "opt_step": ("<u8", 248),
-    "restarts": ("<u8", 256),
-    "torn": ("<u8", 264),
-    "rate_sum": ("<f8", 272),
-    "forward_ns": ("<u8", 280),
-    "optimizer_ns": ("<u8", 288),
-    "other_ns": ("<u8", 296),
-}
-WORKER_DTYPE = np.dtype(
-    {
-        "names": list(_FIELDS),
-        "formats": [form for form, _ in _FIELDS.values()],
-        "offsets": [at for _, at in _FIELDS.values()],
-        "itemsize": ENTRY_BYTES,
-    }
-)
 MAX_INCARNATION = (1 << 24) - 1
 
 MAX_NONFINITE = 20
@@ -132,55 +59,44 @@ STILL = (Phase.IDLE, Phase.WAITING, Phase.STARTING, Phase.EVALUATE, Phase.SAMPLE
 """Phases in which a worker changes nothing, and holds no ticket that it works on."""
 
 
-class _Plain:
-    """A field read and written by one aligned access, without a memory order."""
+class _Field:
+    """A field of an entry: its type, as `memoryview.cast` names it, and its first byte."""
 
-    def __set_name__(self, owner: type, name: str) -> None:
-        form, at = _FIELDS[name]
-        self.view = {"<u4": "I", "<i8": "q", "<u8": "Q", "<f8": "d"}[form]
-        self.index = at // np.dtype(form).itemsize
+    def __init__(self, form: str, at: int) -> None:
+        self.form, self.at = form, at
+        self.index = at // struct.calcsize(form)
 
 
-class _Int(_Plain):
+class _Int(_Field):
+    """Read and written by one aligned access, without a memory order."""
+
     def __get__(self, entry: Entry, owner: type) -> int:
-        return int(entry.views[self.view][self.index])
+        return int(entry.views[self.form][self.index])
 
     def __set__(self, entry: Entry, value: int) -> None:
-        entry.views[self.view][self.index] = int(value)
+        entry.views[self.form][self.index] = int(value)
 
 
-class _Float(_Plain):
+class _Float(_Field):
+    """The same."""
+
     def __get__(self, entry: Entry, owner: type) -> float:
-        return float(entry.views[self.view][self.index])
+        return float(entry.views[self.form][self.index])
 
     def __set__(self, entry: Entry, value: float) -> None:
-        entry.views[self.view][self.index] = float(value)
+        entry.views[self.form][self.index] = float(value)
 
 
-class _Atomic32:
-    """A 32-bit field on which other processes base decisions: acquire loads, release stores."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.at = _FIELDS[name][1]
+class _Atomic(_Field):
+    """A field on which other processes base decisions: acquire loads, release stores."""
 
     def __get__(self, entry: Entry, owner: type) -> int:
-        return _native.load_u32(entry.data, self.at)
+        load = _native.load_u32 if self.form == "I" else _native.load_u64
+        return load(entry.data, self.at)
 
     def __set__(self, entry: Entry, value: int) -> None:
-        _native.store_u32(entry.data, self.at, int(value))
-
-
-class _Atomic64:
-    """The same, 64 bits wide."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.at = _FIELDS[name][1]
-
-    def __get__(self, entry: Entry, owner: type) -> int:
-        return _native.load_u64(entry.data, self.at)
-
-    def __set__(self, entry: Entry, value: int) -> None:
-        _native.store_u64(entry.data, self.at, int(value))
+        store = _native.store_u32 if self.form == "I" else _native.store_u64
+        store(entry.data, self.at, int(value))
 
 
 class Entry:
@@ -198,37 +114,41 @@ class Entry:
             "d": raw.cast("d"),
         }
 
-    state = _Atomic32()
-    generation = _Atomic32()
-    dead = _Atomic32()
-    incarnation = _Atomic32()
-    pid = _Atomic64()
-    start_time = _Int()
-    heartbeat_ns = _Atomic64()
-    phase = _Int()
-    takeovers = _Int()
-    ticket = _Int()
-    version_read = _Int()
-    steps = _Int()
-    tokens = _Int()
-    loss = _Float()
-    dropped = _Int()
-    nonfinite_in_row = _Int()
-    staleness_sum = _Int()
-    staleness_max = _Int()
-    probe_adds = _Int()
-    read_ns = _Int()
-    compute_ns = _Int()
-    apply_ns = _Int()
-    wait_ns = _Int()
-    rss_bytes = _Int()
-    opt_step = _Int()
-    restarts = _Int()
-    torn = _Int()
-    rate_sum = _Float()
-    forward_ns = _Int()
-    optimizer_ns = _Int()
-    other_ns = _Int()
+    # written by the supervisor
+    state = _Atomic("I", 0)  # `State`
+    generation = _Atomic("I", 4)  # uses of this slot; low 16 bits in lock words
+    dead = _Atomic("I", 8)  # 1 = `waitpid` done; its locks may be taken over
+    incarnation = _Atomic("I", 12)  # owner of tickets: 24 bits, never used twice
+    pid = _Atomic("q", 16)
+    start_time = _Int("Q", 24)  # `process_start_time(pid)`, 0 unknown
+    # written by the worker
+    heartbeat_ns = _Atomic("Q", 32)  # `monotonic_ns()` of its last sign of life
+    phase = _Int("I", 40)  # `Phase`
+    takeovers = _Int("I", 44)  # stripes it took over from the dead
+    ticket = _Int("q", 128)  # the ticket in hand, -1 none
+    version_read = _Int("Q", 136)  # updates applied when it last read the parameters
+    steps = _Int("Q", 144)
+    tokens = _Int("Q", 152)
+    loss = _Float("d", 160)  # of its last step
+    dropped = _Int("Q", 168)  # steps dropped for a gradient that was not finite
+    nonfinite_in_row = _Int("Q", 176)  # such steps since the last good one
+    staleness_sum = _Int("Q", 184)
+    staleness_max = _Int("Q", 192)
+    probe_adds = _Int("Q", 200)  # times it added 1 to the lost-update probe
+    read_ns = _Int("Q", 208)  # time spent reading parameters
+    compute_ns = _Int("Q", 216)  # ... computing gradients
+    apply_ns = _Int("Q", 224)  # ... applying them
+    wait_ns = _Int("Q", 232)  # ... waiting for others, locks, text
+    rss_bytes = _Int("Q", 240)
+    opt_step = _Int("Q", 248)  # steps its optimizer state has seen
+    # written by the supervisor
+    restarts = _Int("Q", 256)  # workers that died in this slot and were replaced
+    torn = _Int("Q", 264)  # tickets that died half applied
+    # written by the worker
+    rate_sum = _Float("d", 272)  # sum of its step sizes, if they depend on delay
+    forward_ns = _Int("Q", 280)  # of compute_ns: forward passes
+    optimizer_ns = _Int("Q", 288)  # of apply_ns: gradients into steps
+    other_ns = _Int("Q", 296)  # ... for tickets, batches and records
 
     @property
     def step_s(self) -> float:
@@ -242,6 +162,17 @@ class Entry:
             self.phase = phase
         self.heartbeat_ns = now_ns = monotonic_ns()
         return now_ns
+
+
+_FIELDS = {name: field for name, field in vars(Entry).items() if isinstance(field, _Field)}
+WORKER_DTYPE = np.dtype(
+    {
+        "names": list(_FIELDS),
+        "formats": [field.form for field in _FIELDS.values()],
+        "offsets": [field.at for field in _FIELDS.values()],
+        "itemsize": ENTRY_BYTES,
+    }
+)
 
 
 class WorkerTable:

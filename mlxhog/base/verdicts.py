@@ -155,7 +155,7 @@ class Verdicts:
         """
         if self.problem is not None:
             return Verdict(False, self.problem)
-        counts = Counter(GPU_WRITERS.get(backend, backend) for backend in backends)
+        counts = Counter(GPU_WRITERS.get(backend, "native") for backend in backends)
         if not counts.keys() & set(GPU_WRITERS.values()):
             return Verdict(False, "no GPU worker in the mix")
         adds = 0

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.classic.problem import Int32, Int64
-from mlxhog.classic.worker import RoundTotals, Share, Workers
+from mlxhog.classic.worker import Totals, Workers
 from mlxhog.report.views import Tell
 
 BATCHES = (64, 256, 1024, 4096, 16384)
@@ -138,17 +138,17 @@ class ConflictFree:
         self._supports, self._workers = supports, workers
         self._batch, self._tell, self._described = batch, tell, False
 
-    def epoch(self, order: Int32, workers: Workers, share: Share) -> RoundTotals:
+    def epoch(self, order: Int32, workers: Workers, gamma: float) -> Totals:
         """Have all examples of the order done; the order is rearranged within each batch.
 
         Args:
             order: (n,) int32, the shared order.
             workers: the workers of the run.
-            share: the settings that all shares have in common.
+            gamma: step size.
         """
         began_ns = monotonic_ns()
         batch = self._choose_batch(order)
-        totals, summary = RoundTotals(), ComponentSummary()
+        rounds, searched_s, summary = list[Totals](), 0.0, ComponentSummary()
         for start in range(0, len(order), batch):
             examples = order[start : start + batch].copy()
             labels = components(self._supports, examples)
@@ -159,13 +159,14 @@ class ConflictFree:
                 order[at : at + len(places)] = examples[places]
                 parts.append((at, len(places)))
                 at += len(places)
-            totals.seconds += (monotonic_ns() - began_ns) / 1e9  # the search is part of the epoch
-            totals.add(workers.do(parts, share))
+            searched_s += (monotonic_ns() - began_ns) / 1e9  # the search is part of the epoch
+            rounds.append(workers.do(parts, gamma))
             began_ns = monotonic_ns()
         if not self._described:
             self._tell(summary.text(batch, self._workers))
             self._described = True
-        return totals
+        seconds, native_s, done = map(sum, zip(*rounds, strict=True))
+        return Totals(searched_s + seconds, native_s, int(done))
 
     def _choose_batch(self, order: Int32) -> int:
         """The largest batch size with nearly the best predicted speed-up for the first examples."""

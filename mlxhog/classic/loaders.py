@@ -1,8 +1,7 @@
 """Files of data: svmlight text, rating triplets, edge lists, and CIFAR-10 in its binary form.
 
-Text is read in blocks of whole lines, so that a large file needs little memory besides its arrays.
-A parser turns lines into arrays at once, or raises ValueError. Where it does, halving the block
-finds the first line that it refuses, and the error names the file, the line and the reason.
+Every line of a text becomes a row of NumPy arrays, so an error names the file, the line and the
+reason.
 
 svmlight (RCV1, the LIBSVM collection)   LABEL FEATURE:VALUE ... # COMMENT; a `qid:` is ignored
 ratings (MovieLens' csv and dat, ...)    USER ITEM RATING, further columns are ignored
@@ -19,30 +18,29 @@ from __future__ import annotations
 
 import bz2
 import gzip
-import io
 import re
 import shlex
+import warnings
 import zlib
-from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.arena.process import available_bytes
+from mlxhog.base import reading
 from mlxhog.classic.datasets import DenseRows, Graph, LabelKind, Ratings, SparseRows
 from mlxhog.errors import ConfigError, DataError, EnvironmentLacks
 
 HELD_OUT_SHARE = 0.2
-BLOCK_BYTES = 1 << 20
+MOST_BYTES = 1 << 33
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 _OPENERS: Mapping[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open}
 
 Data = TypeVar("Data", DenseRows, SparseRows)
-Columns = tuple[NDArray[Any], ...]
 Float64 = NDArray[np.float64]
 
 
@@ -63,87 +61,92 @@ def held_out(data: Data, seed: int) -> tuple[Data, Data]:
 # -- text ------------------------------------------------------------------------------------------
 
 
-class _Malformed(ValueError):
-    """The reason why a line is refused."""
+@dataclass(frozen=True)
+class _Lines:
+    """The lines of a file that have data, and their numbers.
+
+    Attributes:
+        path: the file.
+        form: description of a line.
+        texts: each without its comment.
+        numbers: from 1.
+    """
+
+    path: Path
+    form: str
+    texts: list[bytes]
+    numbers: list[int]
+
+    def refuse(self, at: int, reason: str = "") -> NoReturn:
+        """Refuse a line."""
+        text = self.texts[at].decode(errors="backslashreplace").strip()
+        reason = reason or f"{text[:80]!r}; wanted {self.form}"
+        raise DataError(f"{self.path}:{self.numbers[at]}: {reason}")
+
+    def check(
+        self, wrong: NDArray[np.bool_], reason: Callable[[int], str], of: NDArray[Any] | None = None
+    ) -> None:
+        """Refuse the first line with a wrong entry; entry k is of line `of[k]`, or of line k."""
+        if wrong.any():
+            at = int(np.argmax(wrong))
+            self.refuse(at if of is None else int(of[at]), reason(at))
+
+    def parse(self, texts: list[bytes], counts: NDArray[np.int64]) -> Float64:
+        """The words of each line as numbers, so many of each; refuses a line with another word."""
+        numbers = _numbers(b" ".join(texts))
+        if len(numbers) != counts.sum():
+            self.refuse(next(k for k, n in enumerate(counts) if len(_numbers(texts[k])) != n))
+        return numbers
 
 
-def _refuse(wrong: NDArray[np.bool_], reason: Callable[[int], str]) -> None:
-    if wrong.any():
-        raise _Malformed(reason(int(np.argmax(wrong))))
+def _numbers(text: bytes) -> Float64:
+    """The words as numbers; fewer if one is none."""
+    try:
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+            return np.fromstring(text, sep=" ")
+    except ValueError:
+        return np.empty(0)
 
 
-def _read(
-    path: Path, parse: Callable[[bytes], Columns], line_form: str, *, heading: bool = True
-) -> Columns:
-    """The columns of a text file.
+def _read(path: Path, form: str, *, heading: bool = True, separators: bytes = b"") -> _Lines:
+    """Read a text file.
 
     Args:
         path: the file.
-        parse: turns whole lines into arrays, or raises ValueError.
-        line_form: description of a line.
+        form: description of a line.
         heading: whether a first line without a digit is skipped.
+        separators: further characters that separate columns.
 
     Raises:
-        DataError: the file is missing, empty, truncated or binary, or a line is malformed.
+        DataError: the file is missing, empty, truncated or binary, or has no data.
     """
-    parts = []
-    for line, text in _blocks(path):
-        if line == 1 and heading:
-            text = re.sub(rb"\A[^\d\n]*\n", b"\n", text)
-        try:
-            parts.append(parse(text))
-        except ValueError:
-            lines = text.removesuffix(b"\n").split(b"\n")
-            refusals = partial(_refusal, parse, lines)  # None up to the bad line, then errors
-            at = bisect_left(range(len(lines)), True, key=lambda k: refusals(k) is not None)
-            reason, line_text = refusals(at), lines[at].decode(errors="backslashreplace")
-            if not isinstance(reason, _Malformed):
-                reason = ValueError(f"{line_text[:80]!r}; wanted {line_form}")
-            raise DataError(f"{path}:{line + at}: {reason}") from None
-    columns = tuple(np.concatenate(column) for column in zip(*parts, strict=True))
-    if not columns or not len(columns[0]):
-        raise DataError(f"{path} has no data; wanted lines of {line_form}")
-    return columns
-
-
-def _refusal(parse: Callable[[bytes], Columns], lines: list[bytes], last: int) -> ValueError | None:
-    """Why the lines up to number `last` are refused, if they are."""
-    try:
-        parse(b"\n".join(lines[: last + 1]) + b"\n")
-    except ValueError as error:
-        return error
-    return None
-
-
-def _blocks(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield the whole lines of a file block by block, with the number of the first one."""
-    line, rest = 1, b""
+    packed = path.suffix in _OPENERS
     try:
         with _OPENERS.get(path.suffix, open)(path, "rb") as file:
-            while piece := file.read(BLOCK_BYTES):
-                if line == 1 and not rest:
-                    piece = piece.removeprefix(b"\xef\xbb\xbf")  # byte order mark
-                if b"\0" in piece:
-                    raise DataError(f"{path} is binary: it has a zero byte after line {line}")
-                text, newline, rest = (rest + piece).rpartition(b"\n")
-                if newline:
-                    yield line, text + newline
-                    line += text.count(b"\n") + 1
+            text = reading.read_all(file, MOST_BYTES)
     except (EOFError, zlib.error) as error:
-        raise DataError(
-            f"{path} is truncated or damaged after line {line} ({error}); download it again"
-        ) from error
+        raise DataError(f"{path} is truncated or damaged ({error}); download it again") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    if rest:
-        packed = path.suffix in _OPENERS
+    if not text:
+        raise DataError(f"{path} is empty; wanted one example per line")
+    if b"\0" in text:
+        raise DataError(f"{path} is binary: it has a zero byte")
+    lines = text.removeprefix(b"\xef\xbb\xbf").split(b"\n")  # byte order mark
+    if lines.pop():
         plain = shlex.quote(str(path.with_suffix("") if packed else path))
         raise DataError(
-            f"{path}:{line}: the last line has no line end, so the file may be truncated; if it is "
-            f"complete, {'unpack it and ' * packed}add one: echo >> {plain}"
+            f"{path}:{len(lines) + 1}: the last line has no line end, so the file may be truncated;"
+            f" if it is complete, {'unpack it and ' * packed}add one: echo >> {plain}"
         )
-    if line == 1:
-        raise DataError(f"{path} is empty; wanted one example per line")
+    if heading and lines and not re.search(rb"\d", lines[0]):
+        lines[0] = b""
+    spaces = bytes.maketrans(separators, b" " * len(separators))
+    texts = [_COMMENT.sub(b"", line).translate(spaces) for line in lines]
+    numbers = [number for number, line in enumerate(texts, start=1) if line.strip()]
+    if not numbers:
+        raise DataError(f"{path} has no data; wanted lines of {form}")
+    return _Lines(path, form, [texts[number - 1] for number in numbers], numbers)
 
 
 def _number(word: str) -> float | None:
@@ -156,8 +159,8 @@ def _number(word: str) -> float | None:
 # -- svmlight --------------------------------------------------------------------------------------
 
 BYTES_PER_FEATURE = 24  # of the model: x and its copy, degrees, order, numbers, decay
-_COMMENT = re.compile(rb"#[^\n]*|(?<=[ \t])qid:\d+(?=\s)")
-_ROW = re.compile(rb"\s*[^\s:]+(?:\s+[^\s:]+:[^\s:]+)+\s*")
+_COMMENT = re.compile(rb"[#%].*|(?<=[ \t])qid:\d+(?=\s)")
+_ROW = re.compile(rb"\s*[^\s:_]+(?:\s+[^\s:_]+:[^\s:_]+)+\s*")
 _ROW_FORM = "LABEL FEATURE:VALUE ..., features in ascending order"
 
 
@@ -209,8 +212,8 @@ def load_svmlight(
     """
     if labels is not None and label_kind == "signs" and not {*labels.values()} <= {-1.0, 1.0}:
         raise ConfigError(f"--labels maps to {sorted({*labels.values()})}; wanted -1 and +1")
-    parse = partial(_parse_svmlight, labels=labels, signs=label_kind == "signs")
-    files = [_read(path, parse, _ROW_FORM, heading=False) for path in (train, test) if path]
+    signs = label_kind == "signs"
+    files = [_parse_svmlight(path, labels, signs=signs) for path in (train, test) if path]
     base = min(1, *(int(features.min()) for _, _, features, _ in files))
     n_features = max(int(features.max()) for _, _, features, _ in files) + 1 - base
     needed, available = n_features * BYTES_PER_FEATURE, available_bytes()
@@ -234,78 +237,75 @@ def load_svmlight(
     return rows[0], rows[1] if test is not None else None
 
 
-def _parse_svmlight(text: bytes, labels: Mapping[float, float] | None, signs: bool) -> Columns:
-    lines = [line for line in _COMMENT.sub(b"", text).split(b"\n") if line.strip()]
-    if not all(map(_ROW.fullmatch, lines)):
-        raise ValueError
-    lengths = np.array([line.count(b":") for line in lines], np.int64)
-    numbers = _numbers(b" ".join(lines).replace(b":", b" "))
+def _parse_svmlight(
+    path: Path, labels: Mapping[float, float] | None, *, signs: bool
+) -> tuple[Float64, NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
+    """Labels and lengths of all rows, then their features and values."""
+    lines = _read(path, _ROW_FORM, heading=False)
+    for at, text in enumerate(lines.texts):
+        if not _ROW.fullmatch(text):
+            lines.refuse(at)
+    lengths = np.array([text.count(b":") for text in lines.texts], np.int64)
+    words = [text.replace(b":", b" ") for text in lines.texts]
+    numbers = lines.parse(words, 1 + 2 * lengths)
     at_label = np.cumsum(1 + 2 * lengths) - (1 + 2 * lengths)
-    if len(numbers) != (1 + 2 * lengths).sum():
-        raise ValueError
     features, values = np.delete(numbers, at_label).reshape(-1, 2).T
-    illegal = (features < 0) | (features != np.floor(features)) | (features >= 2**31 - 1)
-    _refuse(illegal, lambda at: f"feature {features[at]:g}; wanted a whole number below 2^31 - 1")
+    rows = np.repeat(np.arange(len(lengths)), lengths)
+    lines.check(
+        (features < 0) | (features != np.floor(features)) | ~(features < 2**31 - 1),
+        lambda at: f"feature {features[at]:g}; wanted a whole number below 2^31 - 1",
+        rows,
+    )
     steps = np.diff(features, prepend=-1.0)
     steps[np.cumsum(lengths) - lengths] = 1
-    _refuse(
+    lines.check(
         steps <= 0,
         lambda at: (
             f"feature {features[at]:g} after {features[at - 1]:g}; sort the features of each line, "
             "and sum the values of equal ones"
         ),
+        rows,
     )
-    _refuse(
+    lines.check(
         ~(np.abs(values) <= FLOAT32_MAX),
         lambda at: f"feature {features[at]:g} has value {values[at]:g}; wanted a finite float32",
+        rows,
     )
     old = numbers[at_label]
-    _refuse(~np.isfinite(old), lambda row: f"label {old[row]:g}; wanted a finite number")
+    lines.check(~np.isfinite(old), lambda row: f"label {old[row]:g}; wanted a finite number")
     if labels is None:
         new, way_out = old, "wanted -1 or +1. Map the labels, such as --labels 0=-1,1=+1"
     else:
         new = np.array([labels.get(label, np.nan) for label in old.tolist()])
         way_out = "add this label to --labels"
     illegal = np.abs(new) != 1 if signs else np.isnan(new)
-    _refuse(illegal, lambda row: f"label {old[row]:g}; {way_out}")
+    lines.check(illegal, lambda row: f"label {old[row]:g}; {way_out}")
     return new, lengths, features.astype(np.int32), values.astype(np.float32)
-
-
-def _numbers(text: bytes) -> Float64:
-    """The numbers of a text up to the first word that is none."""
-    try:
-        return np.fromstring(text, dtype=np.float64, sep=" ") if text else np.empty(0)
-    except DeprecationWarning:
-        raise ValueError from None
 
 
 # -- tables: ratings and graphs --------------------------------------------------------------------
 
-_SEPARATORS = bytes.maketrans(b",;\t\r%", b"    #")
-_MOVIE = re.compile(rb"^(\d+):[ \t\r]*$", re.MULTILINE)
-_MARK = -(2**60)
+_MOVIE = re.compile(rb"\s*\d+:\s*")
 _ID_LIMIT = 2**53  # smaller whole numbers are exact in float64
 MOST_LABELS = 4096  # a limit, because every vertex stores one number per label
 
 
-def _parse_table(text: bytes, least: int, *, columns: int | None = None) -> Float64:
-    """Lines as numbers, (lines, columns); all columns of the lines if `columns` is None."""
-    text = text.replace(b"::", b" ").translate(_SEPARATORS)
-    lines = [line for line in text.split(b"\n") if line.split(b"#")[0].strip()]
-    if not lines:
-        return np.empty((0, least))
-    table = np.loadtxt(
-        io.StringIO(b"\n".join(lines).decode("latin-1")),
-        ndmin=2,
-        usecols=None if columns is None else range(columns),
-    )
-    if table.shape[1] < least or not np.isfinite(table).all():
-        raise ValueError
+def _table(lines: _Lines, least: int, most: int) -> Float64:
+    """The lines as numbers, (lines, columns): as many columns as the first line has, up to most."""
+    columns = min(most, len(lines.texts[0].split()))
+    words = [text.split()[:columns] for text in lines.texts]
+    for at, each in enumerate(words):
+        if len(each) < max(columns, least):
+            lines.refuse(at)
+    counts = np.full(len(words), columns)
+    table = lines.parse([b" ".join(each) for each in words], counts).reshape(-1, columns)
+    for at in np.flatnonzero(~np.isfinite(table).all(axis=1))[:1]:
+        lines.refuse(int(at))
     return table
 
 
-def _ids(column: Float64, what: str) -> NDArray[np.int64]:
-    _refuse(
+def _ids(lines: _Lines, column: Float64, what: str) -> NDArray[np.int64]:
+    lines.check(
         (column < 0) | (column >= _ID_LIMIT) | (column != np.floor(column)),
         lambda row: f"{what} {column[row]:g}; wanted a whole number, 0 or more",
     )
@@ -329,40 +329,26 @@ def load_ratings(
         DataError: a file or a line is malformed, an identifier is not a whole number, or a rating
             is outside its range; the message names the line.
     """
-    movie = 0
-
-    def in_range(ratings: Float64) -> NDArray[np.float32]:
-        _refuse(
+    files = []
+    for path in (train, test):
+        if path is None:
+            continue
+        lines = _read(path, "USER ITEM RATING", separators=b",;\t\r")
+        if _MOVIE.fullmatch(lines.texts[0]):
+            users, items, ratings, lines = _prize(lines)
+        else:
+            texts = [text.replace(b"::", b" ") for text in lines.texts]
+            lines = _Lines(path, lines.form, texts, lines.numbers)
+            user, item, ratings = _table(lines, 3, 3).T
+            users, items = _ids(lines, user, "user"), _ids(lines, item, "item")
+        lines.check(
             (ratings < lowest) | (ratings > highest),
             lambda row: (
-                f"rating {ratings[row]:g}; wanted {lowest:g} .. {highest:g}. For another scale "
+                f"rating {ratings[row]:g}; wanted {lowest:g} .. {highest:g}. For another scale "  # noqa: B023
                 "give --rating-range LOW,HIGH"
             ),
         )
-        return ratings.astype(np.float32)
-
-    def triplets(text: bytes) -> Columns:
-        user, item, rating = _parse_table(text, 3, columns=3).T
-        return _ids(user, "user"), _ids(item, "item"), in_range(rating)
-
-    def prize(text: bytes) -> Columns:
-        """A line `7:` becomes the row (7, `_MARK`)."""
-        nonlocal movie
-        table = _parse_table(_MOVIE.sub(rb"\1,%d" % _MARK, text), 2, columns=2)
-        ids, opens = _ids(table[:, 0], "user or movie"), table[:, 1] == _MARK
-        # A row belongs to the last movie above it; that of the first rows is in the block before.
-        last = np.maximum.accumulate(np.where(opens, np.arange(len(ids)), -1))
-        movies = np.where(last >= 0, ids[last], movie)
-        columns = ids[~opens], movies[~opens], in_range(table[~opens, 1])
-        movie = int(movies[-1]) if len(movies) else movie
-        return columns
-
-    files = []
-    for path in (train, test):
-        if path is not None:
-            is_prize = _MOVIE.match(next(_blocks(path))[1]) is not None
-            form = "USER,RATING,DATE below a line MOVIE:" if is_prize else "USER ITEM RATING"
-            files.append(_read(path, prize if is_prize else triplets, form))
+        files.append((users, items, ratings.astype(np.float32)))
     n = len(files[0][0])
     user_ids, users = np.unique(np.concatenate([one[0] for one in files]), return_inverse=True)
     item_ids, items = np.unique(np.concatenate([one[1] for one in files]), return_inverse=True)
@@ -376,6 +362,20 @@ def load_ratings(
     if test is None:
         return every, None
     return every.take(np.arange(n)), every.take(np.arange(n, every.n_entries))
+
+
+def _prize(lines: _Lines) -> tuple[NDArray[np.int64], NDArray[np.int64], Float64, _Lines]:
+    """Users, movies and ratings in the prize's form, and the lines that have them."""
+    opens = np.array([_MOVIE.fullmatch(text) is not None for text in lines.texts])
+    names = np.array([int(lines.texts[k].rstrip().rstrip(b":")) for k in np.flatnonzero(opens)])
+    rest = np.flatnonzero(~opens)
+    form = "USER,RATING,DATE below a line MOVIE:"
+    lines = _Lines(
+        lines.path, form, [lines.texts[k] for k in rest], [lines.numbers[k] for k in rest]
+    )
+    user, ratings = _table(lines, 2, 2).T if len(rest) else np.empty((2, 0))
+    movies = names[np.cumsum(opens)[rest] - 1]
+    return _ids(lines, user, "user"), movies, ratings, lines
 
 
 def parse_rating_range(text: str) -> tuple[float, float]:
@@ -405,7 +405,16 @@ def load_graph(path: Path, terminals: str) -> Graph:
         DataError: a line is malformed, joins a vertex with itself, or has a weight below 0; the
             message names the line.
     """
-    heads, tails, weights = _read(path, _parse_edges, "VERTEX VERTEX [WEIGHT]")
+    lines = _read(path, "VERTEX VERTEX [WEIGHT]", separators=b",;\t\r")
+    table = _table(lines, 2, 3)
+    heads, tails = (_ids(lines, table[:, k], "vertex") for k in (0, 1))
+    cost = table[:, 2] if table.shape[1] > 2 else np.ones(len(table))
+    lines.check(heads == tails, lambda _: "an edge from a vertex to itself; leave it out")
+    lines.check(
+        (cost < 0) | (cost > FLOAT32_MAX),
+        lambda row: f"weight {cost[row]:g}; the cost of a cut is 0 or more, and a float32",
+    )
+    weights = cost.astype(np.float32)
     known = _terminal_labels(terminals)
     names, ends = np.unique(np.concatenate([heads, tails]), return_inverse=True)
     missing = sorted(known.keys() - set(names.tolist()))
@@ -421,28 +430,13 @@ def load_graph(path: Path, terminals: str) -> Graph:
     )
 
 
-def _parse_edges(text: bytes) -> Columns:
-    table = _parse_table(text, 2)
-    heads, tails = _ids(table[:, 0], "vertex"), _ids(table[:, 1], "vertex")
-    weights = table[:, 2] if table.shape[1] > 2 else np.ones(len(table))
-    _refuse(heads == tails, lambda _: "an edge from a vertex to itself; leave it out")
-    _refuse(
-        (weights < 0) | (weights > FLOAT32_MAX),
-        lambda row: f"weight {weights[row]:g}; the cost of a cut is 0 or more, and a float32",
-    )
-    return heads, tails, weights.astype(np.float32)
-
-
 def _terminal_labels(terminals: str) -> dict[int, int]:
     """The label of each terminal, by the vertex's name in the graph file."""
-
-    def parse(text: bytes) -> Columns:
-        table = _parse_table(text, 2)
-        return _ids(table[:, 0], "vertex"), _ids(table[:, 1], "label")
-
     if Path(terminals).is_file():
-        vertices, labels = _read(Path(terminals), parse, "VERTEX LABEL")
-        known = dict(zip(vertices.tolist(), labels.tolist(), strict=True))
+        lines = _read(Path(terminals), "VERTEX LABEL", separators=b",;\t\r")
+        vertices, labels = _table(lines, 2, 2).T
+        names, values = _ids(lines, vertices, "vertex"), _ids(lines, labels, "label")
+        known = dict(zip(names.tolist(), values.tolist(), strict=True))
     else:
         known = {}
         for pair in terminals.split(","):

@@ -14,7 +14,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mlxhog import _native
 from mlxhog.errors import DataError
 
 Float32 = NDArray[np.float32]
@@ -37,18 +36,12 @@ class ProblemMemory:
     row_word0: Mapping[str, int]
 
 
-class NativeProblem(Protocol):
-    """A problem in `mlxhog._native`, over one process's views of the arena."""
+Kernel = Callable[[ProblemMemory], Any]
+"""Builds the native problem over the arena's memory; picklable and small: workers get it.
 
-    def run(self, scheme: _native.ClassicScheme, order: Int32, gamma: float, batch: int = 1) -> int:
-        """Take a step for each `batch` examples of `order`; returns the examples done.
-
-        They are fewer only if the stop word was set. Concurrency: the promise of the scheme.
-        """
-
-
-Kernel = Callable[[ProblemMemory], NativeProblem]
-"""Builds the native problem over the arena's memory; picklable and small: workers get it."""
+Its `run(scheme, order, gamma, batch)` takes a step for each `batch` examples of `order`; returns
+the examples done, which are fewer only if the stop word was set.
+"""
 
 
 @dataclass(frozen=True)

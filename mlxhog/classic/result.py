@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mlxhog.base.quantities import format_count
@@ -39,14 +39,8 @@ class Epoch:
 
     def to_json(self) -> dict[str, Any]:
         """A row of the JSON output."""
-        return {
-            "epoch": self.number,
-            "lr": self.lr,
-            "seconds": self.seconds,
-            "native_s": self.native_s,
-            "examples": self.examples,
-            **self.measures,
-        }
+        values = asdict(self)
+        return {"epoch": values.pop("number"), **values, **values.pop("measures")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,16 +160,6 @@ class ClassicResult:
 
 
 BUSY = 0.3  # load average per core above which speeds are not meaningful
-_MAIN_ROWS = ("seconds", "examples/s", "lost updates")
-_ROWS: dict[str, Callable[[ClassicResult], str]] = {
-    "epochs": lambda run: str(len(run.epochs)),
-    "seconds": lambda run: f"{run.seconds:.3f}",
-    "examples/s": lambda run: format_count(run.examples_per_s),
-    "start-up, seconds": lambda run: f"{run.start_s:.2f}",
-    "lost updates": lambda run: (
-        f"{run.lost_updates:,} of {run.probe_updates:,}" if run.probe_updates else "-"
-    ),
-}
 
 
 def sections(
@@ -196,24 +180,25 @@ def sections(
         everything: whether to show all numbers; else objective, errors and speed.
     """
     runs = [result] if serial is None or serial is result else [serial, result]
-    rows: list[tuple[str, ...]] = [
-        (name.replace("_", " "), *(f"{run.measures[name]:.6g}" for run in runs))
+    rows = {
+        name.replace("_", " "): [f"{run.measures[name]:.6g}" for run in runs]
         for name in result.measures
         if everything or not name.endswith("_loss")
+    }
+    if everything:
+        rows["epochs"] = [str(len(run.epochs)) for run in runs]
+        rows["start-up, seconds"] = [f"{run.start_s:.2f}" for run in runs]
+    rows["seconds"] = [f"{run.seconds:.3f}" for run in runs]
+    rows["examples/s"] = [format_count(run.examples_per_s) for run in runs]
+    rows["lost updates"] = [
+        f"{run.lost_updates:,} of {run.probe_updates:,}" if run.probe_updates else "-"
+        for run in runs
     ]
-    rows += [
-        (name, *map(spell, runs))
-        for name, spell in _ROWS.items()
-        if everything or name in _MAIN_ROWS
-    ]
+    table = [(name, *cells) for name, cells in rows.items()]
+    title, header = f"{result.problem}: {about}", ("", *map(_label, runs))
     return [
         Section("", notes=[_answer(result, serial)]),
-        Section(
-            f"{result.problem}: {about}",
-            ("", *map(_label, runs)),
-            rows,
-            ["", *notes] if notes else (),
-        ),
+        Section(title, header, table, ["", *notes] if notes else ()),
     ]
 
 

@@ -36,7 +36,6 @@ from mlxhog.classic.result import ClassicProgress, ClassicResult, Epoch
 from mlxhog.classic.worker import (
     ORDER,
     Loop,
-    Share,
     Workers,
     data_views,
     param_views,
@@ -307,19 +306,12 @@ class _Run:
         plan, parts = self.plan, split_range(self.n, self.plan.workers)
         for number in range(1, plan.epochs + 1):
             self.order[:] = epoch_order(self.n, plan.config.seed, number, plan.config.sampling)
-            share = Share(gamma=plan.gamma(number))
+            gamma = plan.gamma(number)
             if self.conflict_free is None:
-                totals = self.workers.do(parts, share)
+                totals = self.workers.do(parts, gamma)
             else:
-                totals = self.conflict_free.epoch(self.order, self.workers, share)
-            epoch = Epoch(
-                number=number,
-                lr=share.gamma,
-                seconds=totals.seconds,
-                native_s=totals.native_s,
-                examples=totals.done.total(),
-                measures=self.problem.measures(self.params),
-            )
+                totals = self.conflict_free.epoch(self.order, self.workers, gamma)
+            epoch = Epoch(number, gamma, *totals, self.problem.measures(self.params))
             self.epochs.append(epoch)
             self.progress = replace(self.progress, epoch=epoch)
             self.observer(self.progress)
@@ -350,7 +342,7 @@ class _Run:
         probe, count = self.arena.probe[:1], min(self.n, MOST_PROBE_EXAMPLES)
         probe[0] = np.float32(0.0)
         parts = split_range(count, self.plan.workers)
-        self.workers.do(parts, Share(gamma=0.0, probe=True))
+        self.workers.do(parts, 0.0, probe=True)
         self.probe_updates = sum(examples // every for _, examples in parts)
         self.lost_updates = self.probe_updates - int(probe[0])
         for name, values in before.items():

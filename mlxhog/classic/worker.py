@@ -17,11 +17,9 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +32,7 @@ from mlxhog.arena.workers import State
 from mlxhog.base.processes import FAULTS, end_by, in_one_line
 from mlxhog.classic.problem import Float32, Kernel, ProblemMemory
 from mlxhog.errors import WorkerFailed
+from mlxhog.models.spec import ParamSpec
 
 ORDER, WORDS = "classic.order", "classic.words"
 _DATA = "data."
@@ -45,28 +44,15 @@ STALL_S = 60.0  # without one example done, after which the run fails
 # -- the arena -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _RowParam:
-    """A parameter of the arena: rows (n, width) float32 with a lock word for each row."""
-
-    shape: tuple[int, ...]
-    init: str = "initial values of a classic problem"
-    kind: str = "rows"
-
-
 def plan_layout(
     initial: Mapping[str, Float32], data: Mapping[str, NDArray[Any]], n_examples: int, workers: int
 ) -> Layout:
-    """Plan the arena of a run.
-
-    Args:
-        initial: initial parameters of the problem, each (rows, width).
-        data: data of the problem.
-        n_examples: number of its examples.
-        workers: largest number of workers of any run in this arena.
-    """
+    """Plan the arena of runs of a problem with its initial parameters, each (rows, width)."""
     return plan(
-        {name: _RowParam(values.shape) for name, values in initial.items()},
+        {
+            name: ParamSpec(name, values.shape, "zeros", kind="rows")
+            for name, values in initial.items()
+        },
         max_workers=workers,
         n_tickets=1,
         extra={
@@ -110,38 +96,24 @@ def _touch_pages(arrays: Iterable[NDArray[Any]]) -> None:
 # -- one worker ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Loop:
-    """The native loop of all workers of a run.
-
-    Attributes:
-        kind: "private", "racy", "lossless", "hot_cold", "aig", "round_robin" or "sync".
-        batch: examples in a step.
-        options: options of the native scheme.
-    """
+class Loop(NamedTuple):
+    """The native loop of all workers of a run."""
 
     kind: str
+    """Of `_native.ClassicScheme`."""
     batch: int
+    """Examples in a step."""
     options: Mapping[str, Any]
+    """Of the native scheme."""
 
 
-@dataclass(frozen=True)
-class Share:
-    """The part of a round that one worker does.
+class Totals(NamedTuple):
+    """Duration of a round, from the first worker's begin to the last one's end, and its work."""
 
-    Attributes:
-        gamma: step size.
-        probe: whether to add to the probe that counts lost updates (`run.py`).
-        start: the share is `order[start : start + count]`.
-        count: number of examples.
-        begin_ns: time of the begin, by `monotonic_ns`.
-    """
-
-    gamma: float
-    probe: bool = False
-    start: int = 0
-    count: int = 0
-    begin_ns: int = 0
+    seconds: float
+    native_s: float
+    """Inside the native loops, summed over workers."""
+    examples: int
 
 
 def main(pipe: Connection, *job: Any) -> None:
@@ -185,36 +157,16 @@ def _work(
     arena.workers.entry(rank + 1).state = State.RUNNING
     pipe.send((0, 0))
     while (share := pipe.recv()) is not None:
-        while (begin_ns := monotonic_ns()) < share.begin_ns:
+        (start, count), gamma, probe, at_ns = share
+        while (begin_ns := monotonic_ns()) < at_ns:
             pass
-        examples = order[share.start : share.start + share.count]
-        problem.run(probing if share.probe else plain, examples, share.gamma, loop.batch)
+        examples = order[start : start + count]
+        problem.run(probing if probe else plain, examples, gamma, loop.batch)
         pipe.send((begin_ns, monotonic_ns()))
     arena.workers.entry(rank + 1).state = State.FINISHED
 
 
 # -- all workers -----------------------------------------------------------------------------------
-
-
-@dataclass
-class RoundTotals:
-    """Totals over the rounds of one epoch.
-
-    Attributes:
-        seconds: duration of all rounds, each from the first worker's begin to the last one's end.
-        native_s: seconds inside the native loops, summed over workers.
-        done: number of examples done, by rank.
-    """
-
-    seconds: float = 0.0
-    native_s: float = 0.0
-    done: Counter[int] = field(default_factory=Counter)
-
-    def add(self, other: RoundTotals) -> None:
-        """Add the totals of further rounds."""
-        self.seconds += other.seconds
-        self.native_s += other.native_s
-        self.done.update(other.done)
 
 
 class Workers:
@@ -273,30 +225,27 @@ class Workers:
         self._answers(range(self._count))
         return (monotonic_ns() - began_ns) / 1e9
 
-    def do(self, parts: Sequence[tuple[int, int]], share: Share) -> RoundTotals:
-        """Have parts of the order, (start, count), done in one round.
+    def do(self, parts: Sequence[tuple[int, int]], gamma: float, *, probe: bool = False) -> Totals:
+        """Have parts of the order, (start, count) of each rank, done in one round.
 
         Args:
             parts: the part of each rank.
-            share: the settings that the shares of all workers have in common.
+            gamma: step size.
+            probe: whether to add to the probe that counts lost updates (`run.py`).
 
         Raises:
             WorkerFailed: a worker died, or no example was done for `STALL_S`.
         """
         self._board.reset()
-        done = Counter({rank: count for rank, (_, count) in enumerate(parts) if count})
         begin_ns = monotonic_ns() + BEGIN_NS
-        for rank in done:
-            start, count = parts[rank]
+        busy = [rank for rank, (_, count) in enumerate(parts) if count]
+        for rank in busy:
             with contextlib.suppress(OSError):  # it died: `_answers` says how
-                self._pool[rank + 1].pipe.send(
-                    replace(share, start=start, count=count, begin_ns=begin_ns)
-                )
-        spans = self._answers(done)
-        first, last = min(begin for begin, _ in spans), max(end for _, end in spans)
-        return RoundTotals(
-            (last - first) / 1e9, sum(end - begin for begin, end in spans) / 1e9, done
-        )
+                self._pool[rank + 1].pipe.send((parts[rank], gamma, probe, begin_ns))
+        spans = self._answers(busy)
+        seconds = max(end for _, end in spans) - min(begin for begin, _ in spans)
+        native = sum(end - begin for begin, end in spans)
+        return Totals(seconds / 1e9, native / 1e9, sum(count for _, count in parts))
 
     def stop(self) -> None:
         """End every worker, also in the middle of a share."""

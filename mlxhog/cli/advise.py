@@ -15,7 +15,7 @@ ABOUT = """\
 Which strategy for this model on this machine? Measures three short runs and some gradients (half
 a minute): the times of gradients and their variation, the cost of a round, the slowdown of workers
 by each other, the frequency of conflicting updates. Predicts every strategy but locked, aig, sim
-and avg_runs by simulation, applies a table of rules, trains the two best in turns for --try seconds
+and avg_runs by simulation, applies a table of rules, trains the two best in pairs for --try seconds
 each, and decides by held-out loss at equal time. On a machine that is busy with other programs the
 answer is only a guess, and says so.
 CONFIG_OR_RUN is as for analyze: an architecture, options of train, a run or a checkpoint."""

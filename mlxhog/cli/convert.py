@@ -4,7 +4,7 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,20 +96,52 @@ def run(arguments: list[str]) -> int:
         print(_line(source, target, config.to, files))
     failed = False
     if parsed.other.check:
-        from mlxhog.parity.sources import compare_logits
-
-        comparison = compare_logits(source, formats.open(target))
-        record["logits"] = asdict(comparison)
-        failed = config.dtype == "keep" and not comparison.same
+        largest, apart = _compare_logits(source, formats.open(target))
+        record["logits"] = {"tokens": TOKENS, "largest_difference": apart, "largest": largest}
+        text = (
+            f"after {TOKENS} tokens the largest logit is {largest:.3g} and the largest difference "
+            f"{apart:.2g}"
+        )
+        failed = config.dtype == "keep" and apart > ROUNDING * largest
         if failed:
-            print(
-                f"{target} computes other logits than {source.path}: {comparison}", file=sys.stderr
-            )
+            print(f"{target} computes other logits than {source.path}: {text}", file=sys.stderr)
         elif not parsed.other.json:
-            print(f"checked: {comparison}")
+            print(f"checked: {text}")
     if parsed.other.json:
         print(json.dumps(record))
     return 1 if failed else 0
+
+
+TOKENS = 64  # random ones, of --check
+ROUNDING = 1e-4
+"""Of the largest logit: the possible effect of another order of the same sums."""
+
+
+def _compare_logits(a: "Opened", b: "Opened") -> tuple[float, float]:
+    """Compute with both models in float32, on the CPU with PyTorch.
+
+    Returns:
+        The largest logit of the first, and the largest difference of two logits.
+
+    Raises:
+        CheckpointError: tensors are not finite; names them.
+        EnvironmentLacks: torch is not installed.
+    """
+    import numpy as np
+
+    from mlxhog import backends
+    from mlxhog.checkpoint.formats.opening import refuse_not_finite
+
+    logits = []
+    for one in (a, b):
+        ids = np.random.default_rng(0).integers(0, one.config.vocab_size, (1, TOKENS), np.int32)
+        backend = backends.create("torch:cpu", threads=1, kernels="auto", cpu_blas="auto")
+        try:
+            refuse_not_finite(backend.load(one.config, one.tensors), one.path)
+            logits.append(backend.logits(ids, None)[0])
+        finally:
+            backend.close()
+    return float(np.abs(logits[0]).max()), float(np.abs(logits[0] - logits[1]).max())
 
 
 def _card(source: "Opened", to: str, arguments: list[str]) -> bytes:

@@ -30,11 +30,11 @@ from mlxhog.arena import Arena
 from mlxhog.arena.layout import PARAMETER_COPY, Slot
 from mlxhog.arena.marks import Marks
 from mlxhog.arena.process import monotonic_ns
+from mlxhog.arena.words import Table
 from mlxhog.cluster.group import Float32, State
 from mlxhog.errors import CheckpointError
 from mlxhog.optim import updates
 from mlxhog.report import machines
-from mlxhog.strategies.control_words import LINE, Words
 
 NUMBERS, RESIDUAL = "link.numbers", "link.residual"
 KINDS = ("anchor", "velocity")
@@ -58,6 +58,7 @@ WORDS = (
     "ready",  # whether a link has seen that this machine fits the others
     "last",  # whether a link may play a round after training
 )  # fmt: skip
+TABLE = Table(link=(1, " ".join(WORDS)))
 
 
 def segments(*, residual: bool) -> dict[str, tuple[str, int]]:
@@ -65,7 +66,7 @@ def segments(*, residual: bool) -> dict[str, tuple[str, int]]:
     copies = ["link.anchor", "link.velocity", "link.read", *([RESIDUAL] if residual else [])]
     return {
         **dict.fromkeys(copies, ("float32", PARAMETER_COPY)),
-        NUMBERS: ("uint8", LINE * 2),
+        NUMBERS: ("uint8", TABLE.n_bytes),
         **machines.segment(),
     }
 
@@ -76,7 +77,7 @@ def own_epochs(arena: Arena) -> int:
     Args:
         arena: of a run whose link, or its supervisor, has drawn an id.
     """
-    return Words(arena.segment(NUMBERS)).load(0, WORDS.index("id")) % (1 << 31)
+    return TABLE.open(arena.segment(NUMBERS))["id"] % (1 << 31)
 
 
 class Anchor:
@@ -98,7 +99,7 @@ class Anchor:
             stopped: entered from the reading of a round until its difference is added.
         """
         self.arena, self._slot = arena, slot
-        self._words = Words(arena.segment(NUMBERS))
+        self._words = TABLE.open(arena.segment(NUMBERS))
         self._writing, self.stopped = writing, stopped
         self._places = list(arena.layout.slots.values())
         self.n = arena.layout.probe.offset
@@ -109,11 +110,11 @@ class Anchor:
 
     def number(self, name: str) -> int:
         """One of `WORDS`."""
-        return self._words.load(0, WORDS.index(name))
+        return self._words[name]
 
     def store(self, name: str, value: int) -> None:
         """Set such a number."""
-        self._words.store(0, WORDS.index(name), value)
+        self._words[name] = value
 
     def count(self, name: str, by: int = 1) -> None:
         """Add to such a number, which only this process writes."""
@@ -258,9 +259,7 @@ class Anchor:
             marks.begin_update()
             for slot in self._places:
                 part = step[slot.offset : slot.offset + slot.size].reshape(slot.shape)
-                marks.begin(slot.name)
                 updates.add(arena.params, slot, part, locks=locks, mode=mode)
-                marks.end(slot.name)
             arena.counters.add("version")
             marks.end_update()
             self.keep()

@@ -1,6 +1,6 @@
 """The seam between a link and its cluster: who takes part in a round, and their average.
 
-`torchft_group.py` implements it over a network, `tests/cluster/in_process.py` between threads. A
+`torchft_group.py` implements it over a network, `tests/cluster/group.py` between threads. A
 link makes these calls, in this order; `check` once, the others for every round:
 
     check    compare what all members must have in common

@@ -5,29 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
-from typing import Self
+from typing import Any, Self
 
 from mlxhog.arena import Layout
 from mlxhog.base import plain_json
 from mlxhog.config.cluster import Cluster
 from mlxhog.errors import ConfigError, shown
 
-_WAYS_OUT = {
-    "version": "install the same version of mlxhog on all machines",
-    "layout": "give all machines the same --model and --set",
-    "tokenizer": "give all machines the same --tokenizer, such as a tokenizer.json",
-    "data": "give all machines the same --data and --seq-len",
-    "batch_size": "give all machines the same --batch-size and --grad-accumulation",
-    "seed": "give all machines the same --seed",
-    "round_every": "give all machines the same --round-every",
-    "outer_lr": "give all machines the same --cluster-outer-lr",
-    "outer_momentum": "give all machines the same --cluster-outer-momentum",
-    "round_dtype": "give all machines the same --round-dtype",
-    "system": "Gloo cannot mix macOS and Linux (pytorch/gloo#383); take machines of one system",
-}
 _RESTART = "if all of them have left, restart mlxhog cluster start"  # it keeps the first identity
+_VERSION = "install the same version of mlxhog on all machines"
+
+
+def _same(options: str) -> Any:
+    """A field whose difference is cured by equal options."""
+    return field(metadata={"way_out": f"give all machines the same {options}"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,64 +28,47 @@ class Identity:
     """What must be equal on all members.
 
     Attributes:
-        version: of mlxhog.
         layout: digest of the names, shapes and places of the parameters.
         tokenizer: digest of the tokenizer.
         data: digest of the training text, with the length of a sequence.
         batch_size: sequences of a batch; the order of the data counts batches.
         seed: of initial values and of the order of the data.
-        round_every: seconds between two rounds.
-        outer_lr: of the outer optimizer.
-        outer_momentum: likewise.
         round_dtype: type of the numbers on the wire.
-        system: the operating system.
     """
 
-    version: str
-    layout: str
-    tokenizer: str
-    data: str
-    batch_size: int
-    seed: int
-    round_every: float
-    outer_lr: float
-    outer_momentum: float
-    round_dtype: str
-    system: str
+    version: str = field(metadata={"way_out": _VERSION})
+    layout: str = _same("--model and --set")
+    tokenizer: str = _same("--tokenizer, such as a tokenizer.json")
+    data: str = _same("--data and --seq-len")
+    batch_size: int = _same("--batch-size and --grad-accumulation")
+    seed: int = _same("--seed")
+    round_every: float = _same("--round-every")
+    outer_lr: float = _same("--cluster-outer-lr")
+    outer_momentum: float = _same("--cluster-outer-momentum")
+    round_dtype: str = _same("--round-dtype")
+    system: str = field(
+        metadata={
+            "way_out": "Gloo cannot mix macOS and Linux (pytorch/gloo#383); take machines of one "
+            "system"
+        }
+    )
 
     @classmethod
-    def of(
-        cls,
-        cluster: Cluster,
-        layout: Layout,
-        *,
-        tokenizer: str,
-        data: str,
-        batch_size: int,
-        seed: int,
-    ) -> Self:
+    def of(cls, cluster: Cluster, layout: Layout, **of_run: Any) -> Self:
         """Describe this machine's run; numbers of its own, such as its workers, do not count.
 
         Args:
             cluster: the choice of the run.
             layout: of the arena.
-            tokenizer: see the class.
-            data: see the class.
-            batch_size: see the class.
-            seed: see the class.
+            of_run: tokenizer, data, batch_size and seed.
         """
+        names = ("round_every", "outer_lr", "outer_momentum", "round_dtype")
         return cls(
             version=version("mlxhog"),
             layout=parameters_digest(layout),
-            tokenizer=tokenizer,
-            data=data,
-            batch_size=batch_size,
-            seed=seed,
-            round_every=cluster.round_every,
-            outer_lr=cluster.outer_lr,
-            outer_momentum=cluster.outer_momentum,
-            round_dtype=cluster.round_dtype,
             system=platform.system(),
+            **{name: getattr(cluster, name) for name in names},
+            **of_run,
         )
 
     def check(self, other: Identity) -> None:
@@ -102,10 +78,10 @@ class Identity:
             ConfigError: every difference, with both values and the way out.
         """
         problems = [
-            f"cluster: {field.name} is {shown(own)} here and {shown(its)} on the other machines; "
-            f"{_WAYS_OUT[field.name]}"
-            for field in fields(self)
-            if (own := getattr(self, field.name)) != (its := getattr(other, field.name))
+            f"cluster: {part.name} is {shown(own)} here and {shown(its)} on the other machines; "
+            f"{part.metadata['way_out']}"
+            for part in fields(self)
+            if (own := getattr(self, part.name)) != (its := getattr(other, part.name))
         ]
         if problems:
             raise ConfigError("\n".join(problems) + f"; {_RESTART}")
@@ -126,7 +102,7 @@ class Identity:
         except (ValueError, TypeError):
             raise ConfigError(
                 f"cluster: the other machines describe themselves as {shown(text)}, which mlxhog "
-                f"{version('mlxhog')} does not know; {_WAYS_OUT['version']}; {_RESTART}"
+                f"{version('mlxhog')} does not know; {_VERSION}; {_RESTART}"
             ) from None
 
 

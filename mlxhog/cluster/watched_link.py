@@ -138,7 +138,7 @@ class Link:
         state = self.arena.workers.entry(self.slot).state
         death = self._process.reap()
         self._process = None
-        Marks(self.arena, self.slot).settle()
+        Marks(self.arena, self.slot).end_update()
         self.arena.counters.store("round_pause", 0)
         if state == State.FINISHED:
             return
@@ -198,7 +198,7 @@ class Link:
         if self._process is not None and self.slot is not None:
             self._process.reap(timeout_s)
             self._process = None
-            Marks(self.arena, self.slot).settle()
+            Marks(self.arena, self.slot).end_update()
             self.arena.workers.release(self.slot)
             self.slot = None
 

@@ -11,9 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog import arena, backends
 from mlxhog.arena.child import START_S, Child, Failed, Lane
-from mlxhog.backends.backend import Backend
 from mlxhog.base import float32
 from mlxhog.base.load import LoadWatch
 from mlxhog.base.machine import Machine
@@ -21,10 +19,9 @@ from mlxhog.base.verdicts import GPU_ENGINES
 from mlxhog.base.workers import BACKENDS, missing
 from mlxhog.data.batch import Batch
 from mlxhog.doctor.checks import Check, CheckResult, absent, check, failed
-from mlxhog.models import lm_numpy
-from mlxhog.models.families import init_params, param_spec
+from mlxhog.models.families import init_params
 from mlxhog.models.registry import load_architecture
-from mlxhog.optim.gradients import Rows
+from mlxhog.parity.engines import FrameworkEngine, ModelEngine, NumPyEngine
 
 Gradient = dict[str, NDArray[Any]]
 
@@ -136,50 +133,33 @@ def _error(actual: NDArray[Any], expected: NDArray[Any]) -> float:
 
 def reference() -> Gradient:
     """Return the loss ("loss") and the gradient of every parameter in float64."""
-    batch, model = _batch(), load_architecture(MODEL)
-    loss, grads = lm_numpy.differentiate(model, init_params(model, 0), batch.x, batch.y)
-    return {"loss": np.array(loss), **grads}
+    return _gradient(NumPyEngine())
 
 
 def compute_gradient(lane: Lane, name: str, form: str) -> Gradient:
     """In a child: return what `reference` does, as a worker of the backend computes it."""
-    backend, batch = prepared(name, form)
-    loss, grads = backend.loss_and_grads(batch)
-    spec = param_spec(load_architecture(MODEL))
-    whole: Gradient = {"loss": np.array(loss)}
-    for parameter, grad in grads.items():
-        whole[parameter] = np.array(grad.values if isinstance(grad, Rows) else grad)
-        if isinstance(grad, Rows):
-            rows, whole[parameter] = whole[parameter], np.zeros(spec[parameter].shape, np.float32)
-            np.add.at(whole[parameter], grad.index, rows)
-    return whole
+    return _gradient(FrameworkEngine(name, form, 1))
 
 
 def measure_speed(lane: Lane, name: str, form: str, gradients: int) -> float:
     """In a child: return tokens/s of the faster half; other programs may delay the rest."""
-    backend, batch = prepared(name, form)
+    engine = FrameworkEngine(name, form, 1)
+    _gradient(engine)
     times = []
-    for _ in range(gradients + 1):
+    for _ in range(gradients):
         begin = time.perf_counter()
-        backend.loss_and_grads(batch)
+        engine.backend.loss_and_grads(Batch(*_tokens(), BATCH * LENGTH))
         times.append(time.perf_counter() - begin)
-    return batch.x.size / fmean(sorted(times[1:])[: -(-gradients // 2)])
+    return BATCH * LENGTH / fmean(sorted(times)[: -(-gradients // 2)])
 
 
-def prepared(name: str, form: str) -> tuple[Backend, Batch]:
-    """Return a backend with the initial model, and a batch for it."""
-    backend = backends.create(name, threads=1, kernels=form, cpu_blas="auto")
+def _gradient(engine: ModelEngine) -> Gradient:
     model = load_architecture(MODEL)
-    layout = arena.plan(param_spec(model), max_workers=1, n_tickets=1)
-    backend.bind(model, layout.slots, layout.n_floats, None)
-    for parameter, value in init_params(model, 0).items():
-        slot = layout.slots[parameter]
-        backend.inbox[slot.offset : slot.offset + slot.size] = value.reshape(-1)
-    backend.refresh()
-    return backend, _batch()
+    engine.load(model, init_params(model, 0))
+    loss, grads = engine.differentiate(*_tokens())
+    return {"loss": np.array(loss), **{name: np.array(grad) for name, grad in grads.items()}}
 
 
-def _batch() -> Batch:
+def _tokens() -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     tokens = np.random.default_rng(0).integers(0, 256, (BATCH, LENGTH + 1), dtype=np.int32)
-    x, y = np.ascontiguousarray(tokens[:, :-1]), np.ascontiguousarray(tokens[:, 1:])
-    return Batch(x, y, x.size)
+    return np.ascontiguousarray(tokens[:, :-1]), np.ascontiguousarray(tokens[:, 1:])

@@ -22,7 +22,7 @@ from mlxhog.arena.process import available_bytes
 from mlxhog.base import darwin, float32, verdicts
 from mlxhog.base.load import Load, LoadWatch
 from mlxhog.base.machine import Machine
-from mlxhog.doctor.litmus import create_arena, shared, values_of
+from mlxhog.doctor.litmus import PROMISED, create_arena, shared, values_of
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.models.ops.operators import LONGEST_SUM
 
@@ -98,11 +98,27 @@ def absent(name: str, why: str, expected: str) -> Check:
     return Check(name, CheckResult.ABSENT, why, expected)
 
 
+def broken(row: Mapping[str, Any]) -> bool:
+    """Whether a row of the litmus tests breaks a promise of mlxhog.
+
+    Writers on a CPU must not fail, lose or tear; racy ones may lose. Snapshots, and live reads of a
+    CPU, must be whole and in order. What a GPU does is a fact, not an error.
+    """
+    failed = "error" in row and "untold" not in row
+    if "reader" in row:
+        relied = row["kind"] == "snapshot" or row["reader"].endswith(":cpu")
+        return relied and bool(row["torn"] or row["backwards"] or failed)
+    if any(name.startswith("metal:") for name in row["writers"]):
+        return False
+    return bool(row["torn"] or failed or (row["lost"] and row["mode"] in PROMISED))
+
+
 # -- the machine and the versions ------------------------------------------------------------------
 
 OLDEST: Final = {"mlx": (0, 32, 4), "torch": (2, 12)}
 OLDEST_MACOS: Final = 14
 APPLE_PAGE: Final = 16_384
+SUMS: Final = "torch's long sums"
 COMPILERS: Final = ("c++", "g++", "clang++")
 
 
@@ -131,68 +147,43 @@ def check_facts(
     machine: Machine, facts: Mapping[str, Any], environ: Mapping[str, str] = os.environ
 ) -> Iterator[Check]:
     """Check the system and the versions."""
-    mac, page = machine.system == "macos", facts["page_bytes"]
-    if mac:
-        macos = platform.mac_ver()[0]
-        yield check(
-            "Rosetta",
-            not machine.translated,
-            "translated" if machine.translated else "native",
-            "not translated",
-            "this Python is for Intel: no GPU and no MLX; install one for Apple silicon",
-        )
-        yield check(
-            "macOS",
-            _numbers(macos) >= (OLDEST_MACOS,),
-            macos,
-            f"{OLDEST_MACOS} or newer",
-            "MLX has no Metal kernels for it: update the system",
-        )
-    yield check(
-        "page size",
-        page == APPLE_PAGE if machine.apple_gpu else APPLE_PAGE % page == 0,
-        f"{page} bytes",
-        f"{APPLE_PAGE} bytes on Apple silicon, a divisor of it elsewhere",
-        "arena segments are not aligned to pages here, so that no framework can import them",
-    )
-    for package, oldest in OLDEST.items():
-        version, expected = facts["versions"][package], ".".join(map(str, oldest)) + " or newer"
-        if version == verdicts.NONE:
-            yield absent(package, version, expected)
-            continue
-        yield check(
-            package,
-            _numbers(version) >= oldest,
-            version,
-            expected,
-            f"mlxhog relies on newer behaviour: python -m pip install -U {package}",
-        )
-    torch = facts["versions"]["torch"]
-    if machine.apple_gpu and torch != verdicts.NONE:
-        yield check(
-            "torch's long sums",
-            _numbers(torch) >= (2, 14) or re.match(r"Apple M[12]\b", machine.chip) is None,
-            f"torch {torch} on an {machine.chip}",
-            "torch 2.14 or newer on an M1 or M2",
-            f"on this GPU it adds more than {LONGEST_SUM:,} terms wrong; mlxhog splits such sums, "
-            "your own code may not: python -m pip install -U torch",
-            otherwise=CheckResult.WARN,
-        )
-    yield check(
-        "MLX_METAL_FAST_SYNCH",
-        not environ.get("MLX_METAL_FAST_SYNCH"),
-        environ.get("MLX_METAL_FAST_SYNCH") or "unset",
-        "unset",
-        "its GPU spins can lock the machine until it is restarted (mlx issue 3830): unset it",
-    )
-    yield check(
-        float32.VARIABLE,
-        not (note := float32.user_note(environ)),
-        environ.get(float32.VARIABLE, "unset"),
-        "unset or 0",
-        note,
-        otherwise=CheckResult.WARN,
-    )
+    page, versions, macos = facts["page_bytes"], facts["versions"], platform.mac_ver()[0]
+    old_gpu = re.match(r"Apple M[12]\b", machine.chip) is not None
+    spin, tf32 = environ.get("MLX_METAL_FAST_SYNCH"), float32.user_note(environ)
+    # (name, whether it applies, ok, observed, expected, consequence)
+    rows: list[tuple[str, bool, bool, str, str, str]] = [
+        ("Rosetta", machine.system == "macos", not machine.translated,
+         "translated" if machine.translated else "native", "not translated",
+         "this Python is for Intel: no GPU and no MLX; install one for Apple silicon"),
+        ("macOS", machine.system == "macos", _numbers(macos) >= (OLDEST_MACOS,), macos,
+         f"{OLDEST_MACOS} or newer", "MLX has no Metal kernels for it: update the system"),
+        ("page size", True, page == APPLE_PAGE if machine.apple_gpu else APPLE_PAGE % page == 0,
+         f"{page} bytes", f"{APPLE_PAGE} bytes on Apple silicon, a divisor of it elsewhere",
+         "arena segments are not aligned to pages here, so that no framework can import them"),
+        *(
+            (package, True, _numbers(versions[package]) >= oldest, versions[package],
+             ".".join(map(str, oldest)) + " or newer",
+             f"mlxhog relies on newer behaviour: python -m pip install -U {package}")
+            for package, oldest in OLDEST.items()
+        ),
+        (SUMS, machine.apple_gpu and versions["torch"] != verdicts.NONE,
+         not old_gpu or _numbers(versions["torch"]) >= (2, 14),
+         f"torch {versions['torch']} on an {machine.chip}",
+         "torch 2.14 or newer on an M1 or M2",
+         f"on this GPU it adds more than {LONGEST_SUM:,} terms wrong; mlxhog splits such sums, "
+         "your own code may not: python -m pip install -U torch"),
+        ("MLX_METAL_FAST_SYNCH", True, not spin, spin or "unset", "unset",
+         "its GPU spins can lock the machine until it is restarted (mlx issue 3830): unset it"),
+        (float32.VARIABLE, True, not tf32, environ.get(float32.VARIABLE, "unset"),
+         "unset or 0", tf32),
+    ]  # fmt: skip
+    for name, applies, ok, observed, expected, consequence in rows:
+        if observed == verdicts.NONE:
+            yield absent(name, observed, expected)
+        elif applies:
+            mild = name in (SUMS, float32.VARIABLE)
+            otherwise = CheckResult.WARN if mild else CheckResult.FAIL
+            yield check(name, ok, observed, expected, consequence, otherwise=otherwise)
 
 
 def _numbers(version: str) -> tuple[int, ...]:

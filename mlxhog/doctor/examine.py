@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -15,21 +14,14 @@ from mlxhog.doctor import backends, kernels
 from mlxhog.doctor.checks import (
     Check,
     CheckResult,
+    broken,
     check,
     check_facts,
     check_shared_memory,
     collect_facts,
     failed,
 )
-from mlxhog.doctor.litmus import (
-    PROMISED,
-    Litmus,
-    all_readers,
-    all_writers,
-    broken,
-    cases,
-    try_reader,
-)
+from mlxhog.doctor.litmus import PROMISED, Litmus, all_readers, all_writers, cases, try_reader
 from mlxhog.doctor.pair import PART, check_pair
 from mlxhog.report.views import Stages, TellStep
 
@@ -77,7 +69,7 @@ def examine(seconds: float, quick: bool, tell: TellStep) -> dict[str, Any]:
     writes, reads = [], []
     litmus = Litmus(min(seconds, QUICK_S) if quick else seconds)
     try:
-        pairs = list(cases(all_writers(machine, usable)))
+        pairs = list(cases(all_writers(usable)))
         for number, case in enumerate(pairs, start=1):
             tell("litmus", f"{number} of {len(pairs)}: {case}")
             writes.append(litmus.run(case))
@@ -115,7 +107,7 @@ def examine(seconds: float, quick: bool, tell: TellStep) -> dict[str, Any]:
             for row in writes
             if broken(row)
         ),
-        *broken_reads(reads),
+        *(f"{row['kind']} reads of {row['reader']}" for row in reads if broken(row)),
         *(f"kernel {row['name']} {row['instance']} on {row['engine']}" for row in wrong),
     ]
     return record
@@ -139,13 +131,3 @@ def spares_imports(lane: Lane) -> bool:
     from mlxhog.doctor import probes_mlx
 
     return probes_mlx.spares_imports()
-
-
-def broken_reads(rows: Iterable[dict[str, Any]]) -> list[str]:
-    """Return the wrong reads that runs rely on: snapshots, and live reads of a CPU."""
-    return [
-        f"{row['kind']} reads of {row['reader']}"
-        for row in rows
-        if (row["kind"] == "snapshot" or row["reader"].endswith(":cpu"))
-        and (row["torn"] or row["backwards"] or ("error" in row and "untold" not in row))
-    ]

@@ -13,12 +13,10 @@ A reader in another process must see whole values, in order and soon:
     counting    the writer adds 1.0 and publishes the number of its passes; the reader must see
                 whole numbers that never fall, and each published pass after a short time
 
-A snapshot may hold elements of different ages; each of them must be whole.
-
-    writer or reader    adds or reads
-    native              the kernels of `mlxhog.optim.updates`, with ready increments
-    mlx:cpu, torch:cpu  as workers do: the framework makes increments, the same kernels add them
-    metal:mlx, :mps     our Metal kernels on an Apple GPU
+    writer      native        the kernels of `mlxhog.optim.updates`, as every CPU worker adds
+                metal:mlx ..  our Metal kernels on an Apple GPU
+    reader      native        a snapshot by native code, as every worker's snapshot begins
+                mlx:gpu ..    a framework that computes with the shared bytes themselves (live)
 
 The arena has a parameter `dense` of 1024 floats with one stripe lock, and `rows` of 16 x 64 with a
 lock per row, whose adds name rows 0 .. 15 and every second again. Its counters: `steps` are the
@@ -32,9 +30,10 @@ import importlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations_with_replacement
 from multiprocessing import connection
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 
@@ -47,6 +46,7 @@ from mlxhog.base.machine import Machine
 from mlxhog.base.workers import missing
 from mlxhog.metal import engine as engines
 from mlxhog.metal.kernels.adds import dense_axpy, scatter_add_rows
+from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import updates
 from mlxhog.optim.gradients import Rows
 from mlxhog.optim.updates import Float32, Int32
@@ -81,18 +81,11 @@ _GRACE_S = 30.0  # for a writer that compiles its kernel, or waits for a core
 # -- the arena, writers and readers ----------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Parameter:
-    shape: tuple[int, ...]
-    kind: str
-    init: str = "zeros"
-
-
 def create_arena(slots: int) -> Arena:
     """Create an arena for litmus tests with `slots` writer slots."""
     parameters = {
-        "dense": _Parameter((FLOATS,), "dense"),
-        "rows": _Parameter((ROWS, FLOATS // ROWS), "rows"),
+        "dense": ParamSpec("dense", (FLOATS,), "zeros"),
+        "rows": ParamSpec("rows", (ROWS, FLOATS // ROWS), "zeros", kind="rows"),
     }
     return Arena.create(arena.plan(parameters, max_workers=slots, n_tickets=1))
 
@@ -124,80 +117,57 @@ def line_up(mapped: Arena, writers: int) -> None:
         time.sleep(0)
 
 
-Pass = Callable[[], None]
-Increments = Callable[[], Float32]
+Row = dict[str, Any]
+Pass = Callable[[], object]
 Adder = Callable[[str, str, float], Pass]
 """(kernel, mode, value) -> one pass, which adds `value` to each element `COUNTS[kernel]` times."""
-
-
-class LitmusReader(Protocol):
-    """Reads the dense parameter, in the thread that created it."""
-
-    def read(self) -> Float32:
-        """Return a private copy of the values that its framework sees now, (1024,) float32."""
+Reader = Callable[[], Float32]
+"""Returns a private copy of the dense values that its framework sees now, (1024,) float32."""
 
 
 @dataclass(frozen=True)
 class Accessor:
-    """A writer or a reader by name, and how a process creates it.
+    """A writer or a reader.
 
     Attributes:
         name: as in the table.
-        factory: `module:function`, called with (arena, slot, *arguments); an `Adder` of a writer.
-        arguments: of `factory`.
+        make: (arena, slot) -> its `Adder` or `Reader`; called in the thread that uses it.
     """
 
     name: str
-    factory: str
-    arguments: tuple[str, ...] = ()
+    make: Callable[[Arena, int], Any]
 
     @property
     def gpu(self) -> bool:
         """Whether it is Metal: only atomic adds may run beside it."""
         return self.name.startswith("metal:")
 
-    def make(self, mapped: Arena, slot: int) -> Any:
-        """Create it in the thread that uses it; imports its framework."""
-        module, _, function = self.factory.partition(":")
-        return getattr(importlib.import_module(module), function)(mapped, slot, *self.arguments)
+    def of(self, lane: Lane) -> Any:
+        """In a child: return the lane's writer or reader, made at its first use."""
+        key = self.name, getattr(self.make, "func", self.make)
+        return lane.keep(key, lambda: self.make(lane.arena, lane.slot))
 
 
-def cpu_adder(
-    mapped: Arena, slot: int, increments: Callable[[tuple[int, ...], float], Increments]
-) -> Adder:
-    """Return an adder by the native kernels.
-
-    Args:
-        mapped: the arena.
-        slot: this writer's, for its locks.
-        increments: (shape, value) -> a function that returns the increments of one pass.
-    """
+def native(mapped: Arena, slot: int) -> Adder:
+    """Create the writer by native kernels."""
     locks = mapped.locks(slot)
 
     def adder(kernel: str, mode: str, value: float) -> Pass:
-        make, how = increments(SHAPES[kernel], value), updates.WRITE_MODES[mode]
-        place = mapped.layout.slots[kernel]
-
-        def add() -> None:
-            delta = make() if kernel == "dense" else Rows(INDEX, make())
-            updates.add(mapped.params, place, delta, locks=locks, mode=how, seed=slot)
-
-        return add
+        array = np.full(SHAPES[kernel], value, np.float32)
+        return partial(
+            updates.add,
+            mapped.params,
+            mapped.layout.slots[kernel],
+            array if kernel == "dense" else Rows(INDEX, array),
+            locks=locks,
+            mode=updates.WRITE_MODES[mode],
+            seed=slot,
+        )
 
     return adder
 
 
-def native(mapped: Arena, slot: int) -> Adder:
-    """Create the writer whose increments are ready before the start."""
-
-    def ready(shape: tuple[int, ...], value: float) -> Increments:
-        array = np.full(shape, value, np.float32)
-        return lambda: array
-
-    return cpu_adder(mapped, slot, ready)
-
-
-def metal(mapped: Arena, slot: int, name: str) -> Adder:
+def metal(mapped: Arena, slot: int, *, name: str) -> Adder:
     """Create the writer that adds in place to the arena that a Metal engine imported."""
     engine = engines.create(name)
     flat = engine.adopt(mapped.params)
@@ -206,64 +176,44 @@ def metal(mapped: Arena, slot: int, name: str) -> Adder:
         increments = engine.array(np.full(SHAPES[kernel], value, np.float32))
         offset = mapped.layout.slots[kernel].offset
         if kernel == "dense":
-            launch = dense_axpy(flat, increments, scale=1.0, offset=offset)
-        else:
-            index = engine.array(INDEX)
-            launch = scatter_add_rows(
-                flat, index, increments, scale=1.0, offset=offset, height=ROWS
-            )
-
-        def add() -> None:
-            engine.run(launch)
-
-        return add
+            return partial(engine.run, dense_axpy(flat, increments, scale=1.0, offset=offset))
+        launch = scatter_add_rows(
+            flat, engine.array(INDEX), increments, scale=1.0, offset=offset, height=ROWS
+        )
+        return partial(engine.run, launch)
 
     return adder
 
 
-class NativeReader:
-    """A snapshot by native code, as at the beginning of every worker's snapshot."""
-
-    def __init__(self, mapped: Arena, slot: int) -> None:
-        self._arena = mapped
-
-    def read(self) -> Float32:
-        """Return the values that it sees now."""
-        return values_of(self._arena, "dense")
+def snapshot(mapped: Arena, slot: int) -> Reader:
+    """Create the native reader."""
+    return lambda: values_of(mapped, "dense")
 
 
-NATIVE: Final = Accessor("native", f"{__name__}:native")
+def live(mapped: Arena, slot: int, *, framework: str) -> Reader:
+    """Create the reader that computes with the shared bytes; imports its framework."""
+    probes = importlib.import_module(f"mlxhog.doctor.probes_{framework}")
+    reader: Reader = probes.live(mapped)
+    return reader
 
 
-def all_writers(machine: Machine, usable_engines: Sequence[str]) -> list[Accessor]:
-    """Return every writer of this machine, native code first.
+NATIVE: Final = Accessor("native", native)
+SNAPSHOT: Final = Accessor("native", snapshot)
+LIVE: Final = ("mlx:gpu", "torch:cpu")
+"""Backends that can compute with host memory itself."""
 
-    Args:
-        machine: this one.
-        usable_engines: Metal engines that could be started.
-    """
-    return [
-        NATIVE,
-        *(
-            Accessor(name, f"mlxhog.doctor.probes_{name.partition(':')[0]}:cpu_writer")
-            for name in ("torch:cpu", "mlx:cpu")
-            if missing(name, machine) is None
-        ),
-        *(Accessor(f"metal:{name}", f"{__name__}:metal", (name,)) for name in usable_engines),
-    ]
+
+def all_writers(usable_engines: Sequence[str]) -> list[Accessor]:
+    """Return every writer of this machine, with the Metal engines that could be started."""
+    gpus = [Accessor(f"metal:{name}", partial(metal, name=name)) for name in usable_engines]
+    return [NATIVE, *gpus]
 
 
 def all_readers(machine: Machine) -> list[tuple[str, Accessor]]:
     """Return every ("snapshot" or "live", reader) of this machine, named by its backend."""
-    readers = [("snapshot", Accessor("native", f"{__name__}:NativeReader"))]
-    for backend in ("mlx:cpu", "torch:cpu", "mlx:gpu", "torch:mps"):
-        framework, device = backend.split(":")
-        if missing(backend, machine) is None:
-            module = f"mlxhog.doctor.probes_{framework}"
-            readers.append(("snapshot", Accessor(backend, f"{module}:SnapshotReader", (device,))))
-            if backend in ("torch:cpu", "mlx:gpu"):  # the two that can alias host memory
-                readers.append(("live", Accessor(backend, f"{module}:LiveReader")))
-    return readers
+    here = [name for name in LIVE if missing(name, machine) is None]
+    makers = {name: partial(live, framework=name.partition(":")[0]) for name in here}
+    return [("snapshot", SNAPSHOT), *(("live", Accessor(*one)) for one in makers.items())]
 
 
 # -- two writers -----------------------------------------------------------------------------------
@@ -287,19 +237,13 @@ class Case:
 def cases(writers: Sequence[Accessor]) -> Iterator[Case]:
     """Yield every pair of writers, also of equal ones, in every mode that is possible.
 
-    A Metal writer is atomic, so a writer beside it must use `cas`. Only native code is racy here.
+    A Metal writer is atomic, so a writer beside it must use `cas`.
     """
     for a, b in combinations_with_replacement(writers, 2):
-        modes = ("cas",) if a.gpu or b.gpu else PROMISED
-        for mode in (*modes, "racy") if a == b == NATIVE else modes:
+        for mode in ("cas",) if a.gpu or b.gpu else (*PROMISED, "racy"):
             for kernel in KERNELS:
                 for where in WHERE:
                     yield Case((a, b), kernel, where, mode)
-
-
-def _kept(lane: Lane, accessor: Accessor) -> Any:
-    """In a child: return the lane's writer or reader, made at its first use."""
-    return lane.keep(accessor, lambda: accessor.make(lane.arena, lane.slot))
 
 
 def add_until(
@@ -310,7 +254,7 @@ def add_until(
     Returns:
         The number of passes, and their time.
     """
-    add: Pass = lane.keep((kind, kernel, mode), lambda: _kept(lane, kind)(kernel, mode, 1.0))
+    add: Pass = lane.keep((kind.name, kernel, mode), lambda: kind.of(lane)(kernel, mode, 1.0))
     line_up(lane.arena, writers)
     begin = now = time.perf_counter()
     passes = 0
@@ -334,13 +278,11 @@ class Litmus:
         self.seconds = seconds
         self.arena: Arena = create_arena(max(slot for slots in SLOTS for slot in slots))
         self._children: list[Child] = []
-        self._warm: set[tuple[Accessor, str, tuple[int, int]]] = set()
 
     @property
     def children(self) -> list[Child]:
         """The two processes, spawned when first needed and after a failure."""
         if not self._children:
-            self._warm.clear()
             self._children = [Child(self.arena, slots) for slots in SLOTS]
         return self._children
 
@@ -361,75 +303,64 @@ class Litmus:
         for counter in ("steps", "version"):
             self.arena.counters.store(counter, 0)
 
-    def run(self, case: Case) -> dict[str, Any]:
-        """Run one case; returns a row of the record.
+    def tried(
+        self, row: dict[str, Any], measure: Callable[[], Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        """Return a row of the record with what `measure` returns.
 
-        `error` has the failure of a writer. `untold` is there if it proves nothing, because the
-        machine was too busy.
+        `error` has a failure. `untold` is there if it proves nothing, because the machine was too
+        busy.
         """
         watch = LoadWatch()
-        row: dict[str, Any] = {
+        try:
+            return row | measure()
+        except Failed as failure:
+            load = watch.look()
+            self.give_up()
+            untold = {"untold": str(load)} if isinstance(failure, Late) and load.busy else {}
+            return row | {"error": str(failure), **untold}
+
+    def run(self, case: Case) -> dict[str, Any]:
+        """Run one case; returns a row of the record, see `tried`."""
+        row = {
             "writers": [kind.name for kind in case.writers],
             "kernel": case.kernel,
             "where": case.where,
             "mode": case.mode,
-            "adds": 0,
-            "lost": 0,
-            "torn": 0,
+            **dict.fromkeys(("adds", "lost", "torn"), 0),
             "adds_per_s": 0.0,
         }
-        try:
-            self._warm_up(case)
-            row |= self._measure(case)
-        except Failed as failure:
-            row |= _failed(failure, watch)
-            self.give_up()
-        return row
-
-    def _warm_up(self, case: Case) -> None:
-        """Let each writer import, compile and make one pass, alone, before the time counts."""
-        for kind, at in zip(case.writers, WHERE[case.where], strict=True):
-            if (kind, case.kernel, at) in self._warm:
-                continue
-            self.clear(case.kernel)
-            child, lane = self.children[at[0]], at[1]
-            child.start(lane, add_until, kind, case.kernel, case.mode, 1.0, 1, 1)
-            child.take(lane, START_S + _GRACE_S)
-            self._warm.add((kind, case.kernel, at))
+        return self.tried(row, lambda: self._measure(case))
 
     def _measure(self, case: Case) -> dict[str, Any]:
-        """Run rounds until the time is over; each ends while float32 still counts exactly."""
-        adds, lost, torn, seconds = 0, 0, 0, 0.0
-        while seconds < self.seconds:
-            tallies, torn_meanwhile = self._round(case, self.seconds - seconds)
-            passes = sum(each for each, _ in tallies)
-            missing_adds, wrong = count_lost(
-                values_of(self.arena, case.kernel), case.kernel, passes
-            )
-            adds += passes * int(COUNTS[case.kernel].sum())
-            lost, torn = lost + missing_adds, torn + wrong + torn_meanwhile
-            seconds += max(spent for _, spent in tallies)
-        return {"adds": adds, "lost": lost, "torn": torn, "adds_per_s": adds / seconds}
-
-    def _round(self, case: Case, seconds: float) -> tuple[list[tuple[int, float]], int]:
-        """Run one round from zero; returns the writers' passes and the number of torn values."""
-        self.clear(case.kernel)
-        limit = LIMITS[case.kernel]
-        places = [(self.children[child], lane) for child, lane in WHERE[case.where]]
-        for kind, (child, lane) in zip(case.writers, places, strict=True):
-            child.start(lane, add_until, kind, case.kernel, case.mode, seconds, limit, 2)
-        watch = ValueMonitor(case, 2 * limit)
-        watched = WatchedTime()
-        pipes = {child.pipe: child for child, _ in places}
-        while not all(child.done(lane) for child, lane in places):
+        kernel, places = case.kernel, WHERE[case.where]
+        for kind, (child, lane) in zip(case.writers, places, strict=True):  # import, compile
+            self.clear(kernel)
+            self.children[child].start(lane, add_until, kind, kernel, case.mode, 1.0, 1, 1)
+            self.children[child].take(lane, START_S + _GRACE_S)
+        self.clear(kernel)
+        lanes = [(self.children[child], lane) for child, lane in places]
+        limit = LIMITS[kernel]
+        for kind, (one, lane) in zip(case.writers, lanes, strict=True):
+            one.start(lane, add_until, kind, kernel, case.mode, self.seconds, limit, 2)
+        monitor, watched = ValueMonitor(case, 2 * limit), WatchedTime()
+        pipes: dict[Any, Child] = {one.pipe: one for one, _ in lanes}
+        while not all(one.done(lane) for one, lane in lanes):
             for ready in connection.wait(list(pipes), _LOOK_S):
-                pipes[ready].receive()  # type: ignore[index]  # wait() is typed as any waitable
-            for child, lane in places:
-                child.check(lane)
-            watch(values_of(self.arena, case.kernel))
-            if watched.look() > seconds + _GRACE_S:
-                raise Late(f"no answer within {seconds + _GRACE_S:.0f} s")
-        return [child.take(lane, 0.0) for child, lane in places], watch.torn
+                pipes[ready].receive()
+            for one, lane in lanes:
+                one.check(lane)
+            monitor(values_of(self.arena, kernel))
+            if watched.look() > self.seconds + _GRACE_S:
+                raise Late(f"no answer within {self.seconds + _GRACE_S:.0f} s")
+        tallies: list[tuple[int, float]] = [one.take(lane, 0.0) for one, lane in lanes]
+        passes = sum(each for each, _ in tallies)
+        lost, wrong = count_lost(values_of(self.arena, kernel), kernel, passes)
+        adds = passes * int(COUNTS[kernel].sum())
+        seconds = max(spent for _, spent in tallies)
+        return {
+            "adds": adds, "lost": lost, "torn": wrong + monitor.torn, "adds_per_s": adds / seconds,
+        }  # fmt: skip
 
 
 class ValueMonitor:
@@ -455,34 +386,11 @@ class ValueMonitor:
 
 
 def count_lost(values: Float32, kernel: str, passes: int) -> tuple[int, int]:
-    """Compare the values after a round with the number of adds.
-
-    Returns:
-        The number of lost adds, and of elements that no lost add explains.
-    """
+    """Return the number of lost adds after a case, and of elements that no lost add explains."""
     expected = passes * COUNTS[kernel].astype(np.float64)
     sane = (values <= expected) & (values == np.rint(values)) & (values >= 0)
     lost = (expected - values)[sane].sum()
     return int(lost), int(values.size - np.count_nonzero(sane))
-
-
-def broken(row: Mapping[str, Any]) -> bool:
-    """Whether a row of two writers breaks a promise of mlxhog.
-
-    Writers on a CPU must not fail, lose or tear; racy ones may lose. Losses of a GPU are a fact,
-    not an error.
-    """
-    if any(name.startswith("metal:") for name in row["writers"]):
-        return False
-    failed = "error" in row and "untold" not in row
-    return bool(row["torn"] or failed or (row["lost"] and row["mode"] in PROMISED))
-
-
-def _failed(failure: Failed, watch: LoadWatch) -> dict[str, str]:
-    """Return the fields of a failure; `untold` if a busy machine had no time for the processes."""
-    load = watch.look()
-    untold = {"untold": str(load)} if isinstance(failure, Late) and load.busy else {}
-    return {"error": str(failure), **untold}
 
 
 # -- a reader beside a writer ----------------------------------------------------------------------
@@ -492,12 +400,7 @@ HIGH: Final = 13981013.0  # 0x4B555555; HIGH - LOW is exact in float32, and so a
 
 
 def try_reader(
-    litmus: Litmus,
-    kind: str,
-    reader: Accessor,
-    mode: str,
-    *,
-    patience_s: float = PATIENCE_S,
+    litmus: Litmus, kind: str, reader: Accessor, mode: str, *, patience_s: float = PATIENCE_S
 ) -> dict[str, Any]:
     """Run one reader beside the native writer, each in a process of its own.
 
@@ -509,43 +412,35 @@ def try_reader(
         patience_s: limit of the time until the reader sees a write.
 
     Returns:
-        A row of the record: `samples` values read; `torn` of them never written; `backwards` that
-        fell; `visible_s`, the longest time until the reader saw a published pass.
+        A row of the record, see `Litmus.tried`: `samples` values read; `torn` of them never
+        written; `backwards` that fell; `visible_s`, the longest time until a published pass was
+        seen.
     """
-    row: dict[str, Any] = {
-        "reader": reader.name,
-        "kind": kind,
-        "writer": NATIVE.name,
-        "mode": mode,
-        "samples": 0,
-        "torn": 0,
-        "backwards": 0,
-        "visible_s": 0.0,
-    }
-    seconds, watch = litmus.seconds / 2, LoadWatch()
-    try:
+    counts = dict.fromkeys(("samples", "torn", "backwards"), 0) | {"visible_s": 0.0}
+    row = {"reader": reader.name, "kind": kind, "writer": NATIVE.name, "mode": mode, **counts}
+    seconds = litmus.seconds / 2
+
+    def measure() -> dict[str, Any]:
         reading, writing = litmus.children
-        reading.call(START_S + _GRACE_S, make_reader, reader)
+        reading.call(START_S + _GRACE_S, read_once, reader)
         litmus.clear("dense")
         writing.call(START_S + _GRACE_S, add_until, NATIVE, "dense", mode, 0.0, 0, 1)
         for flipping in (True, False):
             litmus.clear("dense", LOW if flipping else 0.0)
             writing.start(0, write_until, mode, seconds, flipping)
-            counts = reading.call(
-                seconds + patience_s + _GRACE_S, read_until, reader, seconds, flipping, patience_s
-            )
+            limit_s = seconds + patience_s + _GRACE_S
+            seen = reading.call(limit_s, read_until, reader, seconds, flipping, patience_s)
             writing.take(0, _GRACE_S)
-            for key, value in counts.items():
-                row[key] += value
-    except Failed as failure:
-        row |= _failed(failure, watch)
-        litmus.give_up()
-    return row
+            for key, value in seen.items():
+                counts[key] += value
+        return counts
+
+    return litmus.tried(row, measure)
 
 
-def make_reader(lane: Lane, reader: Accessor) -> None:
-    """In a child: create the reader and read once, before the time counts."""
-    _kept(lane, reader).read()
+def read_once(lane: Lane, reader: Accessor) -> None:
+    """In a child: create the reader and read, before the time counts."""
+    reader.of(lane)()
 
 
 def read_until(
@@ -556,7 +451,7 @@ def read_until(
     Raises:
         TimeoutError: a published pass did not become visible.
     """
-    source: LitmusReader = _kept(lane, reader)
+    read: Reader = reader.of(lane)
     counters = lane.arena.counters
     line_up(lane.arena, 2)
     samples = torn = backwards = 0
@@ -565,7 +460,7 @@ def read_until(
     deadline = time.perf_counter() + seconds
     while (begin := time.perf_counter()) < deadline:
         version = counters.load("version")
-        values = source.read()
+        values = read()
         samples += values.size
         if flipping:
             torn += int(np.count_nonzero((values != LOW) & (values != HIGH)))
@@ -578,14 +473,14 @@ def read_until(
                 break
             if now - begin > patience_s:
                 raise TimeoutError(f"a write was not seen within {patience_s:g} s")
-            values = source.read()
+            values = read()
         visible_s = max(visible_s, now - begin)
     return {"samples": samples, "torn": torn, "backwards": backwards, "visible_s": visible_s}
 
 
 def write_until(lane: Lane, mode: str, seconds: float, flipping: bool) -> None:
     """In a child: line up, then add and publish each pass until the time is over."""
-    adder: Adder = _kept(lane, NATIVE)
+    adder: Adder = NATIVE.of(lane)
     values = (HIGH - LOW, LOW - HIGH) if flipping else (1.0,)
     adds = [adder("dense", mode, value) for value in values]
     line_up(lane.arena, 2)

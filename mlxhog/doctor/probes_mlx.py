@@ -1,7 +1,4 @@
-"""MLX as a writer and as readers of the litmus arena, and its care for imported memory.
-
-Imported in a child.
-"""
+"""MLX as a reader of the litmus arena, and its care for imported memory; imported in a child."""
 
 from __future__ import annotations
 
@@ -14,8 +11,7 @@ import numpy as np
 from mlx.nn.layers.linear import Linear
 
 from mlxhog.arena import Arena
-from mlxhog.doctor.litmus import FLOATS, Adder, Increments, cpu_adder, shared
-from mlxhog.optim import updates
+from mlxhog.doctor.litmus import Reader
 from mlxhog.optim.updates import Float32
 
 _IMPORTED_BYTES: Final = 4 << 20
@@ -39,57 +35,15 @@ def spares_imports() -> bool:
     return bool((host == 1.0).all())
 
 
-class SnapshotReader:
-    """A flat MLX array whose memory is filled from the arena before each evaluation.
+def live(mapped: Arena) -> Reader:
+    """Create the reader that imports the arena without a copy; needs Metal."""
+    place = mapped.layout.slots["dense"]
+    flat = mx.asarray(mapped.params, copy=False)
+    alias = flat[place.offset : place.offset + place.size]
 
-    Args:
-        mapped: the arena.
-        slot: unused.
-        device: "cpu" or "gpu".
-    """
+    def read() -> Float32:
+        values = mx.multiply(alias, 1.0, stream=mx.Device(mx.gpu))  # a new array
+        mx.eval(values)
+        return np.array(values, copy=False)
 
-    def __init__(self, mapped: Arena, slot: int, device: str) -> None:
-        self._shared = shared(mapped, "dense")
-        self._device = mx.Device(mx.gpu if device == "gpu" else mx.cpu)
-        self._flat = mx.zeros(FLOATS)
-        mx.eval(self._flat)
-        self._inbox: Float32 = np.array(self._flat, copy=False)
-
-    def read(self) -> Float32:
-        """Return the values that it sees now."""
-        updates.snapshot(self._inbox, self._shared)
-        return _evaluated(self._flat, self._device)
-
-
-class LiveReader:
-    """The arena imported without a copy; needs Metal."""
-
-    def __init__(self, mapped: Arena, slot: int) -> None:
-        place = mapped.layout.slots["dense"]
-        flat = mx.asarray(mapped.params, copy=False)
-        self._live = flat[place.offset : place.offset + place.size]
-
-    def read(self) -> Float32:
-        """Return the values that it sees now."""
-        return _evaluated(self._live, mx.Device(mx.gpu))
-
-
-def _evaluated(array: mx.array, device: mx.Device) -> Float32:
-    """Return the values that a computation on the device sees: the product is a new array."""
-    values = mx.multiply(array, 1.0, stream=device)
-    mx.eval(values)
-    return np.array(values, copy=False)
-
-
-def cpu_writer(mapped: Arena, slot: int) -> Adder:
-    """Create a writer whose increments MLX evaluates on the CPU, anew in each pass."""
-
-    def fresh(shape: tuple[int, ...], value: float) -> Increments:
-        def make() -> Float32:
-            array = mx.full(shape, value, dtype=mx.float32, stream=mx.cpu)
-            mx.eval(array)
-            return np.array(array, copy=False)
-
-        return make
-
-    return cpu_adder(mapped, slot, fresh)
+    return read

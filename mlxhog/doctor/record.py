@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from typing import Any
@@ -14,8 +14,8 @@ from mlxhog.base.machine import Machine
 from mlxhog.base.quantities import format_bytes, format_count
 from mlxhog.base.verdicts import Verdicts
 from mlxhog.base.workers import BACKENDS, GPU_BACKENDS, missing, resolve_workers
-from mlxhog.doctor.checks import AGAIN, CheckResult
-from mlxhog.doctor.litmus import KERNELS, PROMISED, broken
+from mlxhog.doctor.checks import AGAIN, CheckResult, broken
+from mlxhog.doctor.litmus import KERNELS, LIVE, PROMISED
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.models.ops import kernels
 from mlxhog.report.table import AnswerNote, FailureNote, Section
@@ -23,8 +23,6 @@ from mlxhog.training.kernel_choice import doctors_refusal, why_not_metal
 
 TROUBLE = (CheckResult.WARN, CheckResult.FAIL, CheckResult.UNCLEAR)
 BUSY = f"unclear on a busy machine ({AGAIN})"
-LIVE = ("mlx:gpu", "torch:cpu")
-"""Backends that can compute with host memory itself."""
 
 
 def conclude(verdicts: Verdicts, machine: Machine) -> dict[str, Any]:
@@ -39,31 +37,36 @@ def conclude(verdicts: Verdicts, machine: Machine) -> dict[str, Any]:
         `--kernels auto`; whether each backend may use `--read live`, `--gpu-write metal` and
         `--determinism record`, and why.
     """
-    workers, backends = _workers(verdicts, machine)
+    speeds, backends = verdicts.tokens_per_s, list[str]()
+    try:
+        team = resolve_workers("auto", machine=machine, tokens_per_s=speeds, pair=verdicts.pair())
+    except EnvironmentLacks as error:
+        workers = {"auto": "", "why": str(error)}
+    else:
+        backends = [worker.backend for worker in team.workers]
+        measured = ", ".join(f"{name} {format_count(one)} tok/s" for name, one in speeds.items())
+        why = f"one thread of each: {measured}" if speeds else "not measured"
+        workers = {"auto": ",".join(backends), "why": "; ".join([why, *team.notes])}
     here = [name for name in BACKENDS if missing(name, machine) is None]
+    forms = {name: _kernels(verdicts, name) for name in here}
+    metal, record = {}, {}
+    for name in here:
+        if name in GPU_BACKENDS:
+            no = doctors_refusal([name], verdicts)
+            metal[name] = {"ok": no is None, "reason": no or verdicts.gpu_write([name]).reason}
+            record[name] = asdict(verdicts.repeats(name, forms[name]["auto"]))
+    no = why_not_metal(backends, verdicts)
     return {
         "workers": workers,
-        "kernels": {name: _kernels(verdicts, name) for name in here},
-        "gpu_write": _gpu_write(verdicts, backends),
-        "gpu_write_metal": {name: _metal(verdicts, name) for name in here if name in GPU_BACKENDS},
-        "record": {name: _record(verdicts, name) for name in here if name in GPU_BACKENDS},
+        "kernels": forms,
+        "gpu_write": {
+            "auto": "metal" if no is None else "cpu",
+            "why": no or verdicts.gpu_write(backends).reason,
+        },
+        "gpu_write_metal": metal,
+        "record": record,
         "read_live": {name: asdict(verdicts.live_read(name)) for name in here if name in LIVE},
     }
-
-
-def _workers(verdicts: Verdicts, machine: Machine) -> tuple[dict[str, str], list[str]]:
-    try:
-        chosen = resolve_workers(
-            "auto", machine=machine, tokens_per_s=verdicts.tokens_per_s, pair=verdicts.pair()
-        )
-    except EnvironmentLacks as error:
-        return {"auto": "", "why": str(error)}, []
-    backends = [worker.backend for worker in chosen.workers]
-    speeds = ", ".join(
-        f"{name} {format_count(speed)} tok/s" for name, speed in verdicts.tokens_per_s.items()
-    )
-    why = "; ".join([f"one thread of each: {speeds}" if speeds else "not measured", *chosen.notes])
-    return {"auto": ",".join(backends), "why": why}, backends
 
 
 def _kernels(verdicts: Verdicts, name: str) -> dict[str, str]:
@@ -71,29 +74,8 @@ def _kernels(verdicts: Verdicts, name: str) -> dict[str, str]:
     framework, device = name.split(":")
     verdict = verdicts.model_kernels(name)
     chosen = kernels.resolve(framework, "auto", device, metal_verified=verdict.ok)
-    if name in GPU_BACKENDS:
-        return {"auto": chosen, "why": verdict.reason}
-    why = "our C++ kernels" if chosen == "native" else "our C++ kernels are not built"
-    return {"auto": chosen, "why": why}
-
-
-def _gpu_write(verdicts: Verdicts, backends: list[str]) -> dict[str, str]:
-    """Return the choice of `--gpu-write auto` for the workers of `--workers auto`."""
-    refusal = why_not_metal(backends, verdicts)
-    if refusal is None:
-        return {"auto": "metal", "why": verdicts.gpu_write(backends).reason}
-    return {"auto": "cpu", "why": refusal}
-
-
-def _metal(verdicts: Verdicts, name: str) -> dict[str, Any]:
-    """Return whether a single worker of a backend may add its own steps, and the reason."""
-    refusal = doctors_refusal([name], verdicts)
-    return {"ok": refusal is None, "reason": refusal or verdicts.gpu_write([name]).reason}
-
-
-def _record(verdicts: Verdicts, name: str) -> dict[str, Any]:
-    """Return whether a worker of a GPU may be recorded, and the reason."""
-    return asdict(verdicts.repeats(name, _kernels(verdicts, name)["auto"]))
+    native = "our C++ kernels" if chosen == "native" else "our C++ kernels are not built"
+    return {"auto": chosen, "why": verdict.reason if name in GPU_BACKENDS else native}
 
 
 # -- its tables ------------------------------------------------------------------------------------
@@ -118,29 +100,27 @@ def sections(record: Row, *, everything: bool) -> list[Section]:
     failures = [FailureNote(f"FAILED: {name}") for name in record["failed"]]
     path = record["stored"]
     about = [f"stored in {path}" if path else str(record["not_stored"])]
-    if everything:
+    verdict, header = list(_verdict_rows(record["verdict"])), ("", "what", "found")
+    if not everything:
+        troubles = _check_rows(one for one in record["checks"] if one["result"] in TROUBLE)
+        choices = [row[:2] for row in verdict if " auto" in row[0]]
+        about.append(f"--all shows all {len(_tried(record))} checks.")
+        tables = [
+            Section("", header if troubles else (), troubles, failures),
+            Section("", ("option", "here"), choices, about),
+        ]
+        tables = tables if troubles or failures else tables[1:]
+    else:
+        of_kernels = list(_kernel_rows(record["kernels"]))
+        title = "Metal kernels against their references"
         tables = [
             Section("", notes=_heading(record)),
-            Section("checks", ("", "what", "found"), _check_rows(record["checks"])),
+            Section("checks", header, _check_rows(record["checks"])),
             _litmus_section(record["litmus"]),
             _reads_section(record["reads"]),
-            *([_kernels_section(record["kernels"])] if record["kernels"] else []),
-            Section(
-                "verdict",
-                ("option", "here", "why"),
-                list(_verdict_rows(record["verdict"])),
-                [*failures, *about],
-            ),
+            *([Section(title, ("", "engine", "kernels", ""), of_kernels)] if of_kernels else []),
+            Section("verdict", ("option", "here", "why"), verdict, [*failures, *about]),
         ]
-    else:
-        tables = []
-        troubles = _check_rows(one for one in record["checks"] if one["result"] in TROUBLE)
-        if troubles or failures:
-            header = ("", "what", "found") if troubles else ()
-            tables.append(Section("", header, troubles, failures))
-        choices = [row[:2] for row in _verdict_rows(record["verdict"]) if " auto" in row[0]]
-        about.append(f"--all shows all {len(_tried(record))} checks.")
-        tables.append(Section("", ("option", "here"), choices, about))
     return [Section("", notes=[answer(record)]), *tables]
 
 
@@ -217,38 +197,36 @@ def _check_rows(checks: Iterable[Row]) -> list[tuple[str, str, str]]:
 def _litmus_section(rows: Sequence[Row]) -> Section:
     """Return one line per pair and mode, of threads and processes; the JSON has all rows."""
     lines = []
-    for (writers, mode), group in groupby(rows, lambda row: (tuple(row["writers"]), row["mode"])):
+    for (writers, mode), group in groupby(rows, lambda row: (_pair(row), row["mode"])):
         trials = list(group)
         bad = any(row["lost"] or row["torn"] or "error" in row for row in trials)
+        result = ("WARN" if bad else "PASS") if mode in PROMISED else "lossy" if bad else "lucky"
         if any(map(broken, trials)):
             result = "FAIL"
         elif any(map(_untold, trials)):
-            result = str(CheckResult.UNCLEAR)
-        elif mode in PROMISED:
-            result = "WARN" if bad else "PASS"
-        else:
-            result = "lossy" if bad else "lucky"
+            result = "unclear"
         cells = [_lost([row for row in trials if row["kernel"] == kernel]) for kernel in KERNELS]
         fastest = format_count(max(row["adds_per_s"] for row in trials))
-        lines.append((result, _pair(writers), mode, *cells, fastest))
+        lines.append((result, writers, mode, *cells, fastest))
     return Section(
         "litmus: adds lost by two writers at once, in threads and in processes",
         ("", "writers", "how", *KERNELS, "adds/s"),
         lines,
-        [
-            f"torn values: {sum(row['torn'] for row in rows)}",
-            *_LEGEND,
-            *(f"{_error(row)}  ({_pair(row['writers'])})" for row in rows if "error" in row),
-        ],
+        [f"torn values: {sum(row['torn'] for row in rows)}", *_LEGEND, *_errors(rows, _pair)],
     )
 
 
-def _error(row: Row) -> str:
-    return f"{row['untold']}: {row['error']}" if "untold" in row else str(row["error"])
+def _errors(rows: Sequence[Row], name: Callable[[Row], str]) -> list[str]:
+    lines = []
+    for row in rows:
+        if "error" in row:
+            untold = f"{row['untold']}: " if "untold" in row else ""
+            lines.append(f"{untold}{row['error']}  ({name(row)})")
+    return lines
 
 
-def _pair(writers: Sequence[str]) -> str:
-    a, b = writers
+def _pair(row: Row) -> str:
+    a, b = row["writers"]
     return f"{a} twice" if a == b else f"{a} + {b}"
 
 
@@ -263,8 +241,8 @@ def _reads_section(rows: Sequence[Row]) -> Section:
         bad = row["torn"] or row["backwards"] or "error" in row
         lines.append(
             (
-                str(CheckResult.UNCLEAR) if _untold(row) else "FAIL" if bad else "PASS",
-                f"{row['reader']} {row['kind']}",
+                "unclear" if _untold(row) else "FAIL" if bad else "PASS",
+                _reader(row),
                 row["mode"],
                 format_count(row["samples"]),
                 str(row["torn"]),
@@ -272,17 +250,13 @@ def _reads_section(rows: Sequence[Row]) -> Section:
                 f"{row['visible_s'] * 1e3:.2f} ms",
             )
         )
-    return Section(
-        "reads while another process writes",
-        ("", "reader", "writer", "values", "torn", "fell", "seen after"),
-        lines,
-        [f"{_error(row)}  ({row['reader']} {row['kind']})" for row in rows if "error" in row],
-    )
+    header = ("", "reader", "writer", "values", "torn", "fell", "seen after")
+    title = "reads while another process writes"
+    return Section(title, header, lines, _errors(rows, _reader))
 
 
-def _kernels_section(rows: Sequence[Row]) -> Section:
-    header = ("", "engine", "kernels", "")
-    return Section("Metal kernels against their references", header, list(_kernel_rows(rows)))
+def _reader(row: Row) -> str:
+    return f"{row['reader']} {row['kind']}"
 
 
 def _kernel_rows(rows: Sequence[Row]) -> Iterator[tuple[str, str, str, str]]:

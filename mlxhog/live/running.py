@@ -72,9 +72,7 @@ class RunWeights(WeightSource):
             self.whose = f"run {name}, the own parameters of worker 1 of {len(own)}"
         elif own:
             self.whose = f"run {name}, the average of its workers' own parameters"
-        self._marks = (
-            MarksReader(arena.segment(SEGMENT), layout) if SEGMENT in layout.segments else None
-        )
+        self._marks = MarksReader(arena) if SEGMENT in layout.segments else None
         self._number, self._version, self._taken_ns = 0, -1, monotonic_ns()
         self._newest: Copy | None = None
         self._bound: WeightHolder | None = None
@@ -189,14 +187,14 @@ class RunWeights(WeightSource):
         copy_racily(out, self._shared[: self._n])
         # Updates in progress are counted first, so that one that ends now is counted.
         version = 0 if self._marks is None else self._marks.writers()
-        return Loaded(version=version + self._counted(), oldest=oldest, mixed=None)
+        return Loaded(version=version + self._counted(), oldest=oldest, racy=True)
 
     def _copy(self, copies: Copies, out: Float32) -> Loaded:
         """Read the newest published copy."""
         while (copy := copies.take(out)) is None:
             self._wait_for_copy(copies, since=0)
         self._number, self._taken_ns = copy.number, copy.time_ns
-        return Loaded(version=copy.version, oldest=copy.oldest, mixed=copy.mixed)
+        return Loaded(version=copy.version, oldest=copy.oldest)
 
 
 def _is_own(segment: str) -> bool:

@@ -38,20 +38,19 @@ class Loaded:
             updates were in progress.
         age_updates: updates that the run applied since then, at the time of asking.
         age_s: seconds since these weights were the newest, at the time of asking.
-        mixed: number of tensors with parts of an update; a mode that promises a consistent model
-            counts the whole model as one tensor. None is unknown.
+        racy: whether they were read while workers wrote them.
     """
 
     version: int
     oldest: int
     age_updates: int = 0
     age_s: float = 0.0
-    mixed: int | None = 0
+    racy: bool = False
 
     @property
     def consistent(self) -> bool:
         """Whether the weights are the model between two updates."""
-        return self.oldest == self.version and self.mixed == 0
+        return self.oldest == self.version and not self.racy
 
 
 class WeightSource:

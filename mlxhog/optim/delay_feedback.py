@@ -79,7 +79,7 @@ class DelayFeedback(Around):
             change = ahead - before
             if not change.any():
                 continue
-            with target.writing(), target.marked(slot):
+            with target.writing():
                 updates.add(
                     target.flat,
                     slot,

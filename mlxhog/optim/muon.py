@@ -208,8 +208,8 @@ class Muon(BesideAdamW):
     ) -> list[Float32]:
         """Update the means of some hidden matrices, and return the x of each."""
         m_flat = target.moments(shared=self.shared)["m"]
+        hp = muon_hp(beta1=self.beta1, nesterov=self.nesterov)
         if target.metal is not None:
-            hp = muon_hp(beta1=self.beta1, nesterov=self.nesterov)
             return target.metal.directions(batch, m_flat, hp, step.grad_scale, shared=self.shared)
         if self.native:
             xs = [np.empty(slot.shape, np.float32) for slot, _ in batch]
@@ -220,8 +220,7 @@ class Muon(BesideAdamW):
                 [slot.offset for slot, _ in batch],
                 [grad for _, grad in batch],
                 xs,
-                beta1=self.beta1,
-                nesterov=self.nesterov,
+                hp,
                 grad_scale=step.grad_scale,
                 seed=step.seed,
                 threads=self.threads,

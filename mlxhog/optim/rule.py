@@ -17,7 +17,6 @@ import numpy as np
 
 from mlxhog import _native
 from mlxhog.arena.layout import place_state
-from mlxhog.arena.marks import Marks
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Entry
 from mlxhog.config.optimizer import OptimizerChoice
@@ -25,8 +24,6 @@ from mlxhog.errors import ShapeError
 from mlxhog.optim import metal_steps
 from mlxhog.optim.metal_steps import MetalSteps
 from mlxhog.optim.updates import Float32, Grads, Int32, Rows, Slot, check, row_width
-
-NativeStep = Callable[..., None]
 
 Coefficients = tuple[tuple[float, float, float], ...]
 """(a, b, c) of each odd quintic a s + b s^3 + c s^5."""
@@ -96,7 +93,6 @@ class Target:
             parameters are only read, without a lock. None adds steps to the parameters.
         record: takes the steps that are added to dense parameters, under the same locks.
         places: private segments that are not laid out as `flat`, name -> parameter -> place.
-        marks: show readers which parameter is being written.
         watch: counts the time of steps; None counts nothing.
         polar: orthogonalises on the worker's own device; None does so on the CPU.
         threads: of one pass over a dense parameter; the result does not depend on their number.
@@ -113,7 +109,6 @@ class Target:
     pending: Float32 | None = None
     record: StepTrace | None = None
     places: Mapping[str, Mapping[str, Slot]] = field(default_factory=dict)
-    marks: Marks | None = None
     watch: StepWatch | None = None
     polar: Polar | None = None
     threads: int = 1
@@ -143,41 +138,43 @@ class Target:
 
     def apply(
         self,
-        dense: NativeStep,
-        rows: NativeStep,
+        rule: metal_steps.Rule,
         slot: Slot,
         grad: Float32 | Rows,
-        state: tuple[Float32, ...],
-        rates: Mapping[str, float],
+        state: Sequence[Float32],
+        hp: Float32,
+        step: Step,
     ) -> None:
-        """Call the native step for the slot's exclusion unit and the gradient's form."""
-        common = (self.locks, self.mode, self.flat, slot.offset)
-        with self.marked(slot):
-            if isinstance(grad, Rows):
-                place = (row_width(slot), slot.row_word0, grad.index, grad.values)
-                rows(*common, *place, *state, **rates, pending=self.pending)
-            elif slot.kind == "rows":
-                whole = (row_width(slot), slot.row_word0, None, grad)
-                rows(*common, *whole, *state, **rates, pending=self.pending)
-            else:
-                last, prev = self.record or (None, None)
-                how = {"threads": self.threads, "pending": self.pending, "last": last, "prev": prev}
-                dense(*common, grad, *state, **rates, **how)
+        """Take a native step by the slot's exclusion unit and the gradient's form.
+
+        Args:
+            rule: by its name.
+            slot: the parameter.
+            grad: its gradient.
+            state: the moments of the rule, laid out as `flat`.
+            hp: (8,) float32, the rates; `mlxhog.metal.kernels.step_rules`.
+            step: the numbers of the update.
+        """
+        m, v = (*state, None, None)[:2]
+        common = (rule.name, self.locks, self.mode, self.flat, slot.offset)
+        index, values = (grad.index, grad.values) if isinstance(grad, Rows) else (None, grad)
+        if index is not None or slot.kind == "rows":
+            _native.step_rows(
+                *common, row_width(slot), slot.row_word0, index, values, m, v, hp,
+                grad_scale=step.grad_scale, seed=step.seed, pending=self.pending,
+            )  # fmt: skip
+        else:
+            last, prev = self.record or (None, None)
+            _native.step(
+                *common, values, m, v, hp, grad_scale=step.grad_scale, seed=step.seed,
+                threads=self.threads, pending=self.pending, last=last, prev=prev,
+            )  # fmt: skip
 
     def writing(self) -> AbstractContextManager[None]:
         """Count a block as the write of finished steps, unless they go to `pending`."""
         if self.watch is None or self.pending is not None:
             return nullcontext()
         return self.watch.writing()
-
-    @contextmanager
-    def marked(self, slot: Slot) -> Iterator[None]:
-        """Mark a parameter while it is written; after an error meanwhile the mark stays."""
-        if self.marks is not None:
-            self.marks.begin(slot.name)
-        yield
-        if self.marks is not None:
-            self.marks.end(slot.name)
 
     def add(self, slot: Slot, at: slice | Int32, delta: Float32) -> None:
         """Add a step to distinct rows without locks, for the references: one worker only."""
@@ -323,6 +320,44 @@ class Optimizer(ABC):
         )
         with nullcontext() if target.watch is None else target.watch.computing():
             self.update(target, target.pairs(grads), numbers)
+
+
+class Fused(Optimizer):
+    """A rule that computes and writes its step in one native pass, or one launch.
+
+    Attributes:
+        weight_decay: decoupled or not, as `rates` says.
+        native: False takes the rule's formula in NumPy, for one worker only.
+    """
+
+    weight_decay: float
+    native: bool
+
+    @abstractmethod
+    def rates(self, step: Step, weight_decay: float) -> Float32:
+        """The rates of a step, (8,) float32; `mlxhog.metal.kernels.step_rules`."""
+
+    def update(self, target: Target, pairs: Pairs, step: Step) -> None:
+        """Apply one update."""
+        rule = self.metal_rule
+        moments = target.moments(shared=bool(rule.shared))
+        state = {name: moments[name] for name in (*rule.private, *rule.shared)}
+        decayed, plain = self.rates(step, self.weight_decay), self.rates(step, 0.0)
+        if target.metal is not None:
+            target.metal.apply(rule, pairs, state, decayed, step.grad_scale, target.record)
+            return
+        for slot, grad in pairs:
+            hp = decayed if slot.name in target.decay else plain
+            if self.native:
+                target.apply(rule, slot, grad, list(state.values()), hp, step)
+            else:
+                at, g = touched(grad)
+                w, *parts = (parameter(flat, slot) for flat in (target.flat, *state.values()))
+                scaled = np.float32(step.grad_scale) * g
+                delta, *new = rule.formula(hp, w[at], scaled, True, *(part[at] for part in parts))
+                for part, value in zip(parts, new, strict=True):
+                    part[at] = value
+                target.add(slot, at, delta)
 
 
 class Around(Optimizer):

@@ -141,7 +141,7 @@ class Sparsified(Around):
         """
         assert target.metal is None
         pending = self._pending(target)
-        self.rule.update(replace(target, pending=pending, marks=None), pairs, step)
+        self.rule.update(replace(target, pending=pending), pairs, step)
         written = {}
         for slot, grad in pairs:
             index, values = take(
@@ -153,7 +153,7 @@ class Sparsified(Around):
                 keep=self.error_feedback,
                 native=self.native,
             )
-            with target.writing(), target.marked(slot):
+            with target.writing():
                 updates.add_at(
                     target.flat,
                     slot,

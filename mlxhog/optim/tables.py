@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from mlxhog import _native
 from mlxhog.arena import Arena
 from mlxhog.arena.layout import TABLES, Slot
+from mlxhog.metal.kernels import step_rules
 from mlxhog.optim.gradients import Float32, Grads, Rows
-from mlxhog.optim.sgd import sgd_reference
 from mlxhog.optim.updates import WRITE_MODES, check, row_width
 
 KEEP: Final = 0.95
@@ -99,13 +99,16 @@ class Tables:
             self._add(slot, grad, lr / math.sqrt(after), seed)
 
     def _add(self, slot: Slot, grad: Rows, lr: float, seed: int) -> None:
+        hp = step_rules.sgd_hp(lr=lr, weight_decay=0.0)
         if self.native:
-            place = (slot.offset, row_width(slot), slot.row_word0, grad.index, grad.values)
-            _native.sgd_rows(self.locks, self.mode, self.flat, *place, lr=lr, seed=seed)
+            place = (self.flat, slot.offset, row_width(slot), slot.row_word0)
+            rows = (grad.index, grad.values, None, None)
+            _native.step_rows("sgd", self.locks, self.mode, *place, *rows, hp, seed=seed)
             return
         table = self.flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
         w = table[grad.index]
-        table[grad.index] += sgd_reference(w, grad.values, lr=lr, weight_decay=0.0, grad_scale=1.0)
+        (delta,) = step_rules.sgd(hp, w, grad.values, True)
+        table[grad.index] += delta
 
 
 def parted(

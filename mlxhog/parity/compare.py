@@ -5,7 +5,6 @@ an MLX side                 with the PyTorch side of the same kernels
 every side                  with PyTorch's plain kernels, in results that the reference lacks
 every side, step by step    with itself, over the whole sequence
 every side's optimizers     with their formulas, on that side's gradients
-every side's operators      with the reference where it is NumPy, in units in the last place
 """
 
 from __future__ import annotations
@@ -17,8 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mlxhog.base.workers import GPU_BACKENDS
-from mlxhog.parity import operators, tolerances
+from mlxhog.parity import tolerances
 from mlxhog.parity.optimizers import AMPLIFICATION
 from mlxhog.parity.subject import (
     NUMPY,
@@ -38,8 +36,8 @@ PLAIN = "torch:cpu+reference"
 OWN_CPU = frozenset({NUMPY, "torch:cpu", "mlx:cpu"})
 """Backends for which the noise of a gradient has been calibrated."""
 STEPWISE = "stepwise/"
-ELSEWHERE = ("operator/", "step/")
-"""Prefixes of results that have comparisons of their own."""
+STEP = "step/"
+"""Prefix of results that are compared with a formula."""
 
 
 @dataclass(frozen=True)
@@ -110,77 +108,54 @@ def rows(
         computed: results by the name of their side.
         conditions: of the reference, see `tolerances.py`.
     """
-    steps = subject.plan.steps
+    reference, *others = sides
+    by_name = {side.name: side for side in others}
 
-    def judged(
-        side: ParitySide,
-        other: str,
-        expected: Results,
-        precision: str,
-        pairs: Pairs,
-        *,
-        noise: bool = False,
-        **sizes: int,
+    def met(
+        side: ParitySide, other: ParitySide, pairs: Pairs, *, noise: bool = False, steps: int = 0
     ) -> Iterator[ComparedTensor]:
+        exact = sum(one.float64 for one in (side, other))
         return tensor_rows(
             side.name,
             computed[side.name],
-            other,
-            expected,
-            precision=precision,
+            other.name,
+            computed[other.name],
+            precision="float64" if exact == 2 else "float32",
             start=subject.inputs,
             conditions=conditions,
             pairs=pairs,
+            steps=steps,
+            inexact=1 if exact else 2,
             noise=noise,
-            **sizes,
         )
 
-    def judged_by(
+    def judged(
         side: ParitySide, other: ParitySide, leave_out: Results = MappingProxyType({})
     ) -> Iterator[ComparedTensor]:
-        precision = "float64" if side.float64 and other.float64 else "float32"
-        expected = computed[other.name]
-        pairs = [
-            pair
-            for pair in _pairs(computed[side.name], expected)
-            if leave_out.keys().isdisjoint(pair)
+        mine, theirs = computed[side.name], computed[other.name]
+        names = [
+            name
+            for name in mine
+            if name in theirs and name not in leave_out and not name.startswith(STEP)
         ]
-        inexact = 1 if side.float64 or other.float64 else 2
-        return judged(
-            side,
-            other.name,
-            expected,
-            precision,
-            pairs,
-            steps=steps,
-            inexact=inexact,
-            noise={side.backend, other.backend} <= OWN_CPU,
-        )
+        noise = {side.backend, other.backend} <= OWN_CPU
+        pairs = [(name, name) for name in names]
+        return met(side, other, pairs, noise=noise, steps=subject.plan.steps)
 
-    reference, *others = sides
     for side in others:
-        if reference.float64:
-            yield from operator_rows(
-                side.name,
-                computed[side.name],
-                reference.name,
-                computed[reference.name],
-                gpu=side.backend in GPU_BACKENDS,
-            )
-        yield from judged_by(side, reference)
+        yield from judged(side, reference)
         yield from step_rows(side.name, computed[side.name])
-    by_name = {side.name: side for side in others}
     for side in others:
         counterpart = by_name.get(_counterpart(side.name))
         if counterpart is not None:
-            yield from judged_by(side, counterpart)
+            yield from judged(side, counterpart)
         plain = by_name.get(PLAIN)
         if plain is not None and plain not in (side, counterpart):
-            yield from judged_by(side, plain, leave_out=computed[reference.name])
+            yield from judged(side, plain, leave_out=computed[reference.name])
     for side in sides:
         mine = computed[side.name]
-        precision, inexact = ("float64", 1) if side.float64 else ("float32", 2)
-        yield from judged(side, side.name, mine, precision, _steps(mine), inexact=inexact)
+        whole = [(name, name.removeprefix(STEPWISE)) for name in mine if name.startswith(STEPWISE)]
+        yield from met(side, side, [pair for pair in whole if pair[1] in mine])
 
 
 def first_bad(
@@ -195,24 +170,11 @@ def first_bad(
     return min((row for row in rows if not row.ok), key=place, default=None)
 
 
-def _pairs(mine: Results, theirs: Results) -> Pairs:
-    return [(name, name) for name in mine if name in theirs and not name.startswith(ELSEWHERE)]
-
-
 def _counterpart(name: str) -> str:
     """Return the PyTorch side that an MLX side is compared with; "" for other sides."""
     backend, plus, form = name.partition("+")
     counterpart = {"mlx:cpu": "torch:cpu", "mlx:gpu": "torch:mps"}.get(backend)
     return f"{counterpart}{plus}{form}" if counterpart else ""
-
-
-def _steps(mine: Results) -> Pairs:
-    """Return names of results step by step, each with its name over the whole sequence."""
-    return [
-        (name, whole)
-        for name in mine
-        if (whole := name.removeprefix(STEPWISE)) != name and whole in mine
-    ]
 
 
 def kind_of(name: str) -> str:
@@ -257,7 +219,10 @@ def tensor_rows(
         of_kind[kind_of(other)] = max(of_kind.get(kind_of(other), 0.0), size)
     for name, other in pairs:
         kind, after = kind_of(other), parameter_after(other) is not None
-        sizes = tolerances.TensorScale(
+        tolerance, reason = tolerances.allowed(
+            kind,
+            precision,
+            tolerances.condition_of(other, conditions),
             largest=largest[other],
             of_all=of_kind[kind],
             value=_largest(expected[other]) if after else largest[other],
@@ -265,8 +230,6 @@ def tensor_rows(
             gradient=_amplified(other, steps, of_kind.get("grad", 0.0)),
             noise=conditions.get(tolerances.NOISE_PREFIX + other) if noise else None,
         )
-        condition = tolerances.condition_of(other, conditions)
-        tolerance, reason = tolerances.allowed(kind, precision, sizes, condition)
         row = ComparedTensor(a, b, name, other, kind, inexact * tolerance, reason)
         yield _measured(row, results[name], expected[other], largest[other])
 
@@ -278,37 +241,15 @@ def _amplified(name: str, steps: int, largest_gradient: float) -> float:
     return AMPLIFICATION[name.split("/")[1]] * steps * largest_gradient
 
 
-def operator_rows(
-    a: str, results: Results, b: str, exact: Results, *, gpu: bool = False
-) -> Iterator[ComparedTensor]:
-    """Compare single operators with float64: each entry, and the root mean square of all."""
-    for name, expected in exact.items():
-        kind, _, operator = name.partition("/")
-        if kind != "operator" or name not in results:
-            continue
-        y = results[name]
-        ulps, most_rms = operators.OPERATORS[operator].allowed(gpu=gpu)
-        row = ComparedTensor(a, b, name, name, kind, ulps, tolerances.of(kind, "float32").reason)
-        row = replace(row, unit=LAST_PLACES)
-        if y.shape != expected.shape or not np.isfinite(y).all():
-            yield _measured(row, y, expected, 0.0)
-            continue
-        off = operators.apart(y, expected)
-        at, rms = int(off.argmax()), float(np.sqrt(np.mean(np.square(off))))
-        located = replace(row, where=(at,), got=float(y[at]), wanted=float(expected[at]))
-        yield _within(located, float(off[at]))
-        yield _within(replace(row, what=f"{name}/rms", tolerance=most_rms), rms)
-
-
 def step_rows(a: str, results: Results) -> Iterator[ComparedTensor]:
     """Compare a side's steps with their formulas on its own gradients."""
     for name, value in results.items():
-        if not name.startswith("step/"):
+        if not name.startswith(STEP):
             continue
         off, at, mine, formula = (float(x) for x in value)
         _, rule, parameter = name.split("/", 2)
         most = tolerances.STEP if rule in RULES else tolerances.PLUGIN_STEP
-        reason = tolerances.of("step", "float32").reason
+        reason = tolerances.FLOAT32["step"].reason
         row = ComparedTensor(a, "formula", name, name, "step", most, reason)
         located = replace(row, got=mine, wanted=formula, unit=ROUNDINGS)
         if not np.isfinite(off):
@@ -316,15 +257,10 @@ def step_rows(a: str, results: Results) -> Iterator[ComparedTensor]:
             continue
         shape = results[f"grad/{parameter}"].shape
         where = tuple(int(i) for i in np.unravel_index(int(at), shape))
-        yield _within(replace(located, where=where), off)
+        yield replace(located, where=where, max_abs=off, ok=off <= most)
 
 
-LAST_PLACES = "units in the last place"
 ROUNDINGS = "roundings of the parameter per step"
-
-
-def _within(row: ComparedTensor, off: float) -> ComparedTensor:
-    return replace(row, max_abs=off, ok=off <= row.tolerance)
 
 
 def _measured(row: ComparedTensor, x: Array, y: Array, largest: float) -> ComparedTensor:

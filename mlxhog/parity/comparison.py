@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -62,7 +61,7 @@ class ParityReport:
             "perturbed": perturbation,
             "first_bad": None if self.first_bad is None else self.first_bad.to_json(),
             "seconds": round(self.seconds, 3),
-            "reasons": {kind: tolerances.of(kind, "float32").reason for kind in kinds},
+            "reasons": {kind: tolerances.FLOAT32[kind].reason for kind in kinds},
             "rows": [row.to_json() for row in self.rows],
         }
 
@@ -84,7 +83,7 @@ def compare_sides(
         tell: called with (side, "") when a side begins.
         perturb: an input whose value is changed for the first side after the reference.
         seed: of that value.
-        save: .npz file for all arrays.
+        save: .npz file for all arrays, as SIDE/NAME.
 
     Raises:
         ConfigError: there is nothing to compare, or no such input to perturb.
@@ -96,16 +95,20 @@ def compare_sides(
     begin = time.perf_counter()
     perturbation = None
     if perturb is not None:
-        side = sides[min(1, len(sides) - 1)].name
         value = perturbed(subject.inputs, perturb, seed)
-        perturbation = Perturbation(side, perturb, value)
+        perturbation = Perturbation(sides[1].name, perturb, value)
     with computed_results(subject, sides, perturbation, tell) as results:
         rows, computed = compare_all(subject, sides, results)
         bad = compare.first_bad(rows, computed)
         if save is not None:
+            arrays: dict[str, Any] = {
+                f"{side}/{name}": x for side, mine in computed.items() for name, x in mine.items()
+            }
             try:
-                save_arrays(save, computed)
+                with save.open("wb") as file:
+                    np.savez(file, **arrays)
             except OSError as error:
+                save.unlink(missing_ok=True)
                 raise EnvironmentLacks(
                     f"--save {save}: {error.strerror or error}; choose another place"
                 ) from error
@@ -131,35 +134,3 @@ def compare_all(
         computed[name], known = tolerances.split(mine)
         conditions |= known
     return list(compare.rows(subject, sides, computed, conditions)), computed
-
-
-def check_save_path(path: Path) -> None:
-    """Refuse a file that `save` could not write, before the computation.
-
-    Raises:
-        ConfigError: it is a directory, or its directory is missing or not writable.
-    """
-    if path.is_dir():
-        raise ConfigError(f"--save {path} is a directory; name a file in it, like arrays.npz")
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ConfigError(
-            f"--save {path}: {path.parent} is not a writable directory; name a file in one"
-        )
-
-
-def save_arrays(path: Path, computed: Mapping[str, Results]) -> None:
-    """Write every array as SIDE/NAME into an uncompressed .npz file, atomically.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    arrays: dict[str, Any] = {
-        f"{side}/{name}": value for side, mine in computed.items() for name, value in mine.items()
-    }
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            np.savez(file, **arrays)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

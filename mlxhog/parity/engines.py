@@ -1,8 +1,7 @@
 """Engines, which compute a side's results: NumPy arrays in, NumPy arrays out.
 
-`NumPyEngine` runs the float64 references of models, `RoundingEngine` the same with every
-intermediate result rounded to float32. `FrameworkEngine` runs models and single operators by a
-backend with one form of the operators, as a worker does.
+`NumPyEngine` runs the references of models in float64. `FrameworkEngine` runs models and single
+operators by a backend with one form of the operators, as a worker does.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ from mlxhog import arena, backends
 from mlxhog.backends import precision
 from mlxhog.backends.autodiff import MLXArrays, TorchArrays
 from mlxhog.data.batch import Batch
-from mlxhog.models import families, lm, lm_numpy, ngrams
+from mlxhog.models import families, lm, lm_float64, ngrams
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.ngrams import Carried
 from mlxhog.models.ops.kernels import choose
 from mlxhog.models.ops.operators import Ops
 from mlxhog.optim.gradients import Rows
-from mlxhog.parity.subject import Array
+from mlxhog.parity.subject import Array, Results
 
 State = Any
 """Arrays of the engine; callers pass it to the next call, or to `parts`."""
@@ -59,7 +58,7 @@ class FrameworkEngine:
     def __init__(self, name: str, kernels: str, threads: int) -> None:
         self._name, _, self._device = name.partition(":")
         # Before its framework is imported here, so that MLX multiplies as in a worker.
-        self._backend = backends.create(name, threads=threads, kernels=kernels, cpu_blas="auto")
+        self.backend = backends.create(name, threads=threads, kernels=kernels, cpu_blas="auto")
         arrays = TorchArrays if self._name == "torch" else MLXArrays
         self._framework, self._kernels = arrays(self._device, threads), kernels
         self._cfg: ModelConfig | None = None
@@ -69,15 +68,15 @@ class FrameworkEngine:
         if cfg != self._cfg:
             layout = arena.plan(families.param_spec(cfg), max_workers=1, n_tickets=1)
             tables = {name: params[name] for name in families.table_spec(cfg)}
-            self._backend.bind(cfg, layout.slots, layout.n_floats, None, tables=tables)
+            self.backend.bind(cfg, layout.slots, layout.n_floats, None, tables=tables)
             self._cfg, self._slots, self._tables = cfg, layout.slots, tables
         for name, slot in self._slots.items():
-            self._backend.inbox[slot.offset : slot.offset + slot.size] = params[name].reshape(-1)
-        self._backend.refresh()
+            self.backend.inbox[slot.offset : slot.offset + slot.size] = params[name].reshape(-1)
+        self.backend.refresh()
 
     def forward(self, tokens: Array, state: State | None = None) -> Forward:
         """Compute tokens (B, S) int32 from the start, or from a state of an earlier call."""
-        cfg, params = self._model(), self._backend.params
+        cfg, params = self._model(), self.backend.params
         hidden: list[Any] = []
         before, state = _parted(state)
         ops, ids = self._ops(), self._framework.indices(tokens)
@@ -99,7 +98,7 @@ class FrameworkEngine:
         That of a table is the gradient of each row that was read, ascending.
         """
         cfg = self._model()
-        loss, grads = self._backend.loss_and_grads(
+        loss, grads = self.backend.loss_and_grads(
             Batch(tokens.copy(), targets.copy(), targets.size)
         )
         spec, whole = families.param_spec(cfg), dict[str, Array]()
@@ -121,33 +120,10 @@ class FrameworkEngine:
         """Return a state as arrays, a list per block."""
         return [[self._host(part) for part in block] for block in _parted(state)[1]]
 
-    def apply(
-        self,
-        call: Callable[[Any, Mapping[str, Any]], tuple[Any, Any]],
-        inputs: Mapping[str, Array],
-        weight: Array | None = None,
-    ) -> tuple[Array, list[Array], dict[str, Array]]:
-        """Call operators on arrays of the framework, and differentiate them.
-
-        Args:
-            call: (operators, arrays by name) -> (result, other results).
-            inputs: the arrays.
-            weight: of the result, in the scalar sum(result * weight); None for no gradient.
-
-        Returns:
-            The result, the other results, and the gradient of the scalar by input.
-        """
-        ops = self._ops()
-        arrays = precision.uploaded(self._framework, inputs)
-        y, others = call(ops, self._framework.leaves(arrays))
-        grads: dict[str, Any] = {}
-        if weight is not None:
-            w = self._array(weight)
-            _, grads = self._framework.value_and_grad(
-                lambda xs: (call(ops, xs)[0] * w).sum(), arrays
-            )
-        gradient = {name: self._host(g) for name, g in grads.items()}
-        return self._host(y), [self._host(x) for x in others], gradient
+    def apply(self, call: Callable[[Any, Mapping[str, Any]], Any], inputs: Results) -> Array:
+        """Call operators on arrays of the framework."""
+        arrays = self._framework.leaves(precision.uploaded(self._framework, inputs))
+        return self._host(call(self._ops(), arrays))
 
     def _ops(self) -> Ops:
         return choose(self._name, self._kernels, self._device)
@@ -160,7 +136,14 @@ class FrameworkEngine:
 
 
 class NumPyEngine:
-    """The references of models in float64; methods as of `FrameworkEngine`."""
+    """The references of models in float64; methods as of `FrameworkEngine`.
+
+    Args:
+        rounded: every result of a gradient is rounded to float32.
+    """
+
+    def __init__(self, *, rounded: bool = False) -> None:
+        self._rounded = rounded
 
     def load(self, cfg: ModelConfig, params: Mapping[str, Array]) -> None:
         """Take a model's parameters; they are neither copied nor written."""
@@ -170,19 +153,21 @@ class NumPyEngine:
         """Compute tokens from the start, or from a state of an earlier call."""
         hidden: list[Any] = []
         before, state = _parted(state)
-        logits, state = lm_numpy.forward(
+        logits, state = lm_float64.forward(
             self._cfg,
             self._params,
-            lm_numpy.embed(self._cfg, self._params, tokens, before),
+            lm_float64.embed(self._cfg, self._params, tokens, before),
             state,
-            starts=lm_numpy.starts(self._cfg, tokens),
+            starts=lm_float64.starts(self._cfg, tokens),
             hidden=hidden,
         )
         return Forward(logits, hidden, _carried(self._cfg, tokens, before, state))
 
     def differentiate(self, tokens: Array, targets: Array) -> tuple[float, dict[str, Array]]:
         """Return the mean loss in nats, and its gradient by parameter."""
-        loss, grads = lm_numpy.differentiate(self._cfg, self._params, tokens, targets)
+        loss, grads = lm_float64.differentiate(
+            self._cfg, self._params, tokens, targets, rounded=self._rounded
+        )
         if (tables := ngrams.of(self._cfg)) is not None:
             read = np.asarray(grads.pop(ngrams.ROWS))
             for name, index, values in tables.parts(tables.rows_of(tokens), read):
@@ -191,53 +176,9 @@ class NumPyEngine:
                 np.add.at(grads[name], where, values)
         return loss, grads
 
-    def loss(self, tokens: Array, targets: Array) -> float:
-        """Return the mean loss in nats."""
-        return lm_numpy.loss(self._cfg, self._params, tokens, targets)
-
     def parts(self, state: State) -> list[list[Array]]:
         """Return a state as arrays, a list per block."""
         return [list(block) for block in _parted(state)[1]]
-
-
-class RoundingEngine(NumPyEngine):
-    """The references of models, with every intermediate result rounded to float32."""
-
-    def load(self, cfg: ModelConfig, params: Mapping[str, Array]) -> None:
-        """Take a model's parameters, which are not rounded."""
-        super().load(cfg, {n: x.astype(np.float64).view(_Rounding) for n, x in params.items()})
-
-
-class _Rounding(np.ndarray[Any, Any]):
-    """Float64 numbers; results that NumPy computes from them are rounded to float32, and so on."""
-
-    def __array_ufunc__(
-        self, ufunc: np.ufunc, method: str, *inputs: Any, out: Any = None, **kwargs: Any
-    ) -> Any:
-        if out is not None:
-            kwargs["out"] = tuple(map(_plain, out))
-        return _rounded(
-            getattr(ufunc, method)(*map(_plain, inputs), **kwargs), in_place=out is not None
-        )
-
-    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        return _rounded(super().__array_function__(function, types, args, kwargs))
-
-
-def _plain(x: Any) -> Any:
-    return x.view(np.ndarray) if isinstance(x, _Rounding) else x
-
-
-def _rounded(y: Any, *, in_place: bool = False) -> Any:
-    if isinstance(y, tuple):
-        return tuple(_rounded(one, in_place=in_place) for one in y)
-    if not isinstance(y, np.ndarray | np.floating) or y.dtype != np.float64:
-        return y
-    with np.errstate(over="ignore"):  # beyond float32: the noise is infinite then
-        near = np.asarray(y).astype(np.float32).astype(np.float64)
-    if in_place:
-        np.asarray(y)[...] = near
-    return near.view(_Rounding)
 
 
 def _parted(state: State | None) -> tuple[Any, Any]:

@@ -22,11 +22,10 @@ from mlxhog import arena, optim
 from mlxhog.config.optimizer import OptimizerChoice
 from mlxhog.config.optimizers import SGD, AdamW, Momentum
 from mlxhog.errors import ConfigError, message_of
+from mlxhog.metal.kernels import step_rules
 from mlxhog.models.families import ModelConfig, param_spec, rate_groups
-from mlxhog.optim.adamw import adamw_reference
 from mlxhog.optim.groups import factors
 from mlxhog.optim.rule import new_state, parameter
-from mlxhog.optim.sgd import momentum_reference, sgd_reference
 from mlxhog.optim.updates import WRITE_MODES
 from mlxhog.parity.subject import RULES, Array
 
@@ -72,7 +71,7 @@ class Formula:
     It takes the steps of a method of the optimizer, `reference(w, g, *state, lr, decay, count)`,
     which returns the step of one parameter and then its new state in the order of `state_segments`.
     `decay` says whether weight decay applies to the parameter, `count` is the number of the step,
-    from 1 on. `SGD`, `Momentum` and `AdamW` have `_reference` for it. Without such a method it
+    from 1 on. `SGD`, `Momentum` and `AdamW` have a formula for it. Without such a method it
     takes those of `update`, with the references of native steps in place of these.
 
     Differences of a parameter are measured in units of its rounding: the spacing of float32 at its
@@ -147,32 +146,24 @@ def _reference(
     rule: str, w: Array, g: Array, *state: Array, lr: float, decay: bool, count: int
 ) -> tuple[Array, ...]:
     weight_decay = WEIGHT_DECAY if decay else 0.0
-    rates: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "grad_scale": 1.0}
+    formula: Callable[..., tuple[Array, ...]] = step_rules.sgd
+    hp = step_rules.sgd_hp(lr=lr, weight_decay=weight_decay)
     if rule == Momentum.name:
-        rates |= {"momentum": MOMENTUM, "nesterov": False}
+        formula, rates = step_rules.momentum, {"momentum": MOMENTUM, "weight_decay": weight_decay}
+        hp = step_rules.momentum_hp(lr=lr, nesterov=False, **rates)
     elif rule == AdamW.name:
-        rates |= {"beta1": BETA1, "beta2": BETA2, "eps": EPS}
+        rates = {"beta1": BETA1, "beta2": BETA2, "eps": EPS, "weight_decay": weight_decay}
         rates |= {"bias1": 1.0 - BETA1**count, "bias2": 1.0 - BETA2**count}
-    after: tuple[Array, ...] = _REFERENCES[f"{rule}_step"](w, g, *state, **rates)
-    return after
+        formula, hp = step_rules.adam, step_rules.adam_hp(lr=lr, **rates)
+    return formula(hp, w, g, True, *state)
 
 
 class _Float64Target(optim.Target):
-    """A target in float64, where native steps are replaced by their references."""
+    """A target in float64, where native steps are replaced by their formulas."""
 
-    def apply(
-        self, dense: Any, rows: Any, slot: Any, grad: Any, state: Any, rates: Mapping[str, Any]
-    ) -> None:
-        rates = {name: rate for name, rate in rates.items() if name not in ("seed", "shared")}
+    def apply(self, rule: Any, slot: Any, grad: Any, state: Any, hp: Any, step: Any) -> None:
         w, *parts = (parameter(flat, slot) for flat in (self.flat, *state))
-        _advance(_REFERENCES[dense.__name__], w, grad, parts, rates)
-
-
-_REFERENCES: Mapping[str, Callable[..., Any]] = {
-    "sgd_step": lambda *x, **rates: (sgd_reference(*x, **rates),),
-    "momentum_step": momentum_reference,
-    "adamw_step": adamw_reference,
-}
+        _advance(lambda w, g, *x: rule.formula(hp, w, g, True, *x), w, grad, parts, {})
 
 
 def _advance(

@@ -8,7 +8,7 @@ import numpy as np
 
 from mlxhog.models import families, ngrams
 from mlxhog.models.mad import MADConfig
-from mlxhog.parity.engines import Forward, ModelEngine, NumPyEngine
+from mlxhog.parity.engines import Forward, ModelEngine
 from mlxhog.parity.optimizers import After
 from mlxhog.parity.subject import Array, ModelPlan
 
@@ -40,8 +40,6 @@ def model(
         if name.startswith("grad/"):
             grads[name.removeprefix("grad/")] = value
         yield name, value
-    if _forward_only(engine, plan):
-        return
     if tokenwise and families.is_language_model(plan.cfg):
         yield from _stepwise(plan, engine, fixed["tokens"])
     if "targets" in fixed and plan.steps:
@@ -79,10 +77,6 @@ def _after(
             yield f"step/{rule}/{name}", value
 
 
-def _forward_only(engine: ModelEngine, plan: ModelPlan) -> bool:
-    return isinstance(engine, NumPyEngine) and not families.of(plan.cfg).reference_gradient
-
-
 def once(
     engine: ModelEngine, plan: ModelPlan, params: Mapping[str, Array], fixed: Mapping[str, Array]
 ) -> NamedArrays:
@@ -91,10 +85,6 @@ def once(
     whole = engine.forward(fixed["tokens"])
     yield from _hidden(plan, whole)
     yield "logits", whole.logits
-    if isinstance(engine, NumPyEngine) and _forward_only(engine, plan):
-        if "targets" in fixed:
-            yield "loss", np.array(engine.loss(fixed["tokens"], fixed["targets"]))
-        return
     yield from _state(plan, "state", engine.parts(whole.state))
     if "targets" in fixed:
         loss, grads = engine.differentiate(fixed["tokens"], fixed["targets"])

@@ -11,14 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mlxhog import backends
 from mlxhog.base import machine
 from mlxhog.base.quantities import format_bytes
 from mlxhog.checkpoint import checkpoint, formats
-from mlxhog.checkpoint.formats import Opened
-from mlxhog.checkpoint.formats.opening import refuse_not_finite
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
@@ -40,10 +36,6 @@ PERTURBED = (
     "vanishes"
 )
 OWN = "parameters are the checkpoint's own"
-FORWARD = (
-    "numpy computes the forward pass of this family alone: gradients, states, steps and single "
-    "tokens are compared between the backends, and with PyTorch's plain operators"
-)
 WHOLE = "an auto-encoder reads whole sequences: no results token by token"
 MEMORY_SHARE = 0.8  # of the machine's memory
 COPIES, COPIES_OF_STEPS = 4, 16
@@ -153,8 +145,6 @@ def model_subject(
     ids = tokens(cfg, sizes.batch_size, sizes.seq_len, sizes.seed)
     fixed = {"tokens": ids}
     notes = [note, f"tokens are random (B, S) = {ids.shape}, a tenth of them not scored"]
-    if not families.of(cfg).reference_gradient:
-        notes.append(FORWARD)
     if not families.is_language_model(cfg):
         notes.append(WHOLE)
     plan = ModelPlan(cfg, steps=sizes.steps)
@@ -225,61 +215,3 @@ def bytes_needed(plan: ModelPlan, shape: tuple[int, ...], sides: Sequence[Parity
     sizes = [8 if name == "numpy" else 4 for name in {side.backend for side in sides}]
     of_this_process = 4 * params
     return of_this_process + sum(sizes) * (copies * params + B * S * width)
-
-
-_TOKENS = 64
-_ROUNDING = 1e-4
-"""Of the largest logit: the possible effect of another order of the same sums."""
-
-
-@dataclass(frozen=True)
-class LogitDifference:
-    """The difference of two checkpoints' logits on random tokens.
-
-    Attributes:
-        tokens: number of tokens read.
-        largest_difference: between two logits.
-        largest: logit, in absolute value.
-    """
-
-    tokens: int
-    largest_difference: float
-    largest: float
-
-    @property
-    def same(self) -> bool:
-        """Whether rounding explains the difference."""
-        return self.largest_difference <= _ROUNDING * self.largest
-
-    def __str__(self) -> str:
-        """Return it as a clause."""
-        return (
-            f"after {self.tokens} tokens the largest logit is {self.largest:.3g} and the largest "
-            f"difference {self.largest_difference:.2g}"
-        )
-
-
-def compare_logits(a: Opened, b: Opened) -> LogitDifference:
-    """Compute with both models in float32, one after the other, on the CPU with PyTorch.
-
-    Raises:
-        CheckpointError: tensors are not finite; names them.
-        EnvironmentLacks: torch is not installed.
-    """
-    of_a, of_b = _logits(a), _logits(b)
-    return LogitDifference(
-        tokens=_TOKENS,
-        largest_difference=float(np.abs(of_a - of_b).max()),
-        largest=float(np.abs(of_a).max()),
-    )
-
-
-def _logits(opened: Opened) -> NDArray[np.float32]:
-    ids = np.random.default_rng(0).integers(0, opened.config.vocab_size, (1, _TOKENS), np.int32)
-    backend = backends.create("torch:cpu", threads=1, kernels="auto", cpu_blas="auto")
-    try:
-        refuse_not_finite(backend.load(opened.config, opened.tensors), opened.path)
-        logits, _ = backend.logits(ids, None)
-        return logits
-    finally:
-        backend.close()

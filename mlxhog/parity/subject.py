@@ -5,7 +5,6 @@ Processes get the settings of a subject by pickle and its arrays by file. Its si
     numpy                   float64, the reference of the others
     torch:cpu, mlx:cpu ..   a backend with the kernels that training would use there
     torch:cpu+reference     the same backend with another form of its kernels
-    transformers, xlstm     the peers, if the extra [peers] is installed and they can build it
 
 Names of results, the same for every side:
 
@@ -19,14 +18,11 @@ Names of results, the same for every side:
     grad/NAME                gradient of the loss
     after/RULE/NAME          a parameter after some steps of one of `RULES` on the same batch
     step/RULE/NAME           difference of those steps from their formula, on this side's gradients
-
-    operator/OP                               an operator alone, on inputs of `operators.py`
-    KIND/NAME                                 a probe of `backends/precision.py`
+    KIND/NAME                a probe of `backends/precision.py`
 """
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -40,10 +36,7 @@ from mlxhog.base.workers import BACKENDS, GPU_BACKENDS, missing
 from mlxhog.config.optimizer import OptimizerChoice
 from mlxhog.config.optimizers import SGD, AdamW, Momentum
 from mlxhog.errors import ConfigError, EnvironmentLacks, did_you_mean
-from mlxhog.models import families, ngrams
-from mlxhog.models.mad import MADConfig
 from mlxhog.models.ops import kernels
-from mlxhog.models.xlstm_large import XLSTMLargeConfig
 
 Array = NDArray[Any]
 Results = Mapping[str, Array]
@@ -119,10 +112,8 @@ def first(where: Array) -> tuple[int, ...]:
     return tuple(int(i) for i in np.unravel_index(int(np.argmax(where)), where.shape))
 
 
-TRANSFORMERS, XLSTM = "transformers", "xlstm"
-PEERS = (TRANSFORMERS, XLSTM)
 NUMPY = "numpy"
-EVERYONE = (NUMPY, "torch:cpu", "mlx:cpu", "torch:mps", "mlx:gpu", *PEERS)
+EVERYONE = (NUMPY, "torch:cpu", "mlx:cpu", "torch:mps", "mlx:gpu")
 
 
 @dataclass(frozen=True)
@@ -145,13 +136,12 @@ class ParitySide:
         return self.backend == NUMPY
 
 
-def choose(backends: str, forms: str, plan: ModelPlan) -> tuple[list[ParitySide], list[str]]:
+def choose(backends: str, forms: str) -> tuple[list[ParitySide], list[str]]:
     """Return the sides, the reference first, and notes on those that are left out.
 
     Args:
         backends: "auto" for all that are present, or names of `EVERYONE`, by commas.
         forms: "all" of every backend, or one of `kernels.CHOICES`.
-        plan: the computation; peers compute some models only.
 
     Raises:
         ConfigError: an unknown name, or kernels that a backend cannot run.
@@ -170,7 +160,7 @@ def choose(backends: str, forms: str, plan: ModelPlan) -> tuple[list[ParitySide]
     for name in EVERYONE:
         if named and name not in named:
             continue
-        lack = lacking(name, here, plan)
+        lack = missing(name, here) if name in BACKENDS else None
         if lack is None:
             sides += _of_backend(name, forms)
         elif named:
@@ -180,23 +170,8 @@ def choose(backends: str, forms: str, plan: ModelPlan) -> tuple[list[ParitySide]
     return sides, notes
 
 
-def lacking(name: str, here: machine.Machine, plan: ModelPlan) -> str | None:
-    """Return why a backend or peer cannot compute a plan here; None if it can."""
-    if name in BACKENDS:
-        return missing(name, here)
-    if name not in PEERS:
-        return None
-    if not _installed(name):
-        return f"{name} is not installed: python -m pip install {name}"
-    return not_computable(name, plan)
-
-
-def _installed(package: str) -> bool:
-    return importlib.util.find_spec(package) is not None
-
-
 def _of_backend(name: str, forms: str) -> Sequence[ParitySide]:
-    if name not in BACKENDS:
+    if name == NUMPY:
         return [ParitySide(name, name)]
     framework, device = name.split(":")
     resolve = partial(
@@ -214,24 +189,3 @@ def _of_backend(name: str, forms: str) -> Sequence[ParitySide]:
         ParitySide(name, name, usual),
         *(ParitySide(f"{name}+{form}", name, form) for form in others if form != usual),
     ]
-
-
-def not_computable(name: str, plan: ModelPlan) -> str | None:
-    """Return why a peer cannot compute a plan; None if it can."""
-    cfg = plan.cfg
-    if isinstance(cfg, MADConfig):
-        return f"{name} has no models of MAD layers"
-    if families.reset_token(cfg) is not None:
-        return f"{name} does not reset at document boundaries"
-    if ngrams.of(cfg) is not None:
-        return f"{name} has no tables of n-grams"
-    if isinstance(cfg, XLSTMLargeConfig):
-        if name == TRANSFORMERS and not cfg.add_out_norm:
-            return "transformers 5.23 applies out_norm although add_out_norm is false"
-        if name == TRANSFORMERS and cfg.out_norm_bias:
-            return "transformers' out_norm has no bias"
-        if cfg.tie_word_embeddings:
-            return f"{name} does not tie its embeddings"
-    elif name == TRANSFORMERS:
-        return "transformers has no v1 stack"
-    return None

@@ -66,28 +66,6 @@ class Tolerance:
     over the whole sequence (architecture tiny with seed 2, off by 2.9e-4)."""
 
 
-@dataclass(frozen=True)
-class TensorScale:
-    """Magnitudes that the tolerance of a tensor is relative to.
-
-    Attributes:
-        largest: its largest entry; for a parameter after some steps, its largest movement.
-        of_all: the same over all tensors of this kind.
-        value: its largest entry in any case.
-        steps: steps of the optimizer before it; 0 for other tensors.
-        gradient: largest entry of all gradients, times the effect of a gradient error on all steps
-            together.
-        noise: noise of a gradient, see above; None if unknown.
-    """
-
-    largest: float
-    of_all: float
-    value: float
-    steps: int = 0
-    gradient: float = 0.0
-    noise: float | None = None
-
-
 LAST_PLACES = 2
 
 FLOAT32 = {
@@ -117,7 +95,6 @@ FLOAT32 = {
     "init": Tolerance("float32 rounding of values up to 12", atol=2e-6),
     "h": Tolerance("float32 rounding of a cell alone", **asdict(ALLOWED["h"])),
     "y": Tolerance("float32 rounding of one operator", **asdict(ALLOWED["y"])),
-    "operator": Tolerance("units in the last place of a well-conditioned result, operators.py"),
     "step": Tolerance("units of the parameter's rounding per step, optimizers.py"),
     **{
         kind: Tolerance("float32 rounding, backends/precision.py", of_largest=most)
@@ -163,37 +140,37 @@ PLUGIN_STEP = 16.0
 with `half=1e-6` in examples/my_optimizer.py."""
 
 
-def of(kind: str, precision: str) -> Tolerance:
-    """Return the tolerance of a kind of tensor between two sides; a key of `TABLES`."""
-    return TABLES[precision][kind]
-
-
 def allowed(
-    kind: str, precision: str, sizes: TensorScale, condition: float | None
-) -> tuple[float, str]:
+    kind: str, precision: str, condition: float | None, *, largest: float, of_all: float,
+    value: float, steps: int = 0, gradient: float = 0.0, noise: float | None = None,
+) -> tuple[float, str]:  # fmt: skip
     """Return the largest difference that is no disagreement, and the reason.
 
     Args:
         kind: of tensor.
         precision: a key of `TABLES`.
-        sizes: of the wanted tensor.
         condition: its movement under one rounding of the inputs, as a share of its largest entry;
             None if unknown. It means nothing between two float64 programs.
+        largest: its largest entry; for a parameter after some steps, its largest movement.
+        of_all: the same over all tensors of this kind.
+        value: its largest entry in any case.
+        steps: steps of the optimizer before it; 0 for other tensors.
+        gradient: largest entry of all gradients, times the effect of a gradient error on all steps.
+        noise: noise of a gradient, see above; None if unknown.
     """
-    if precision == "float64":
-        condition = None
-    measured = condition is not None and precision == "float32"
-    tolerance = MEASURED[kind] if measured else of(kind, precision)
+    single = precision == "float32"
+    measured = single and condition is not None
+    tolerance = (MEASURED if measured else TABLES[precision])[kind]
+    condition = None if precision == "float64" else condition
     share = max(tolerance.of_largest, tolerance.roundings * (condition or 0.0))
-    last_place = 0.0
-    if precision == "float32":
-        last_place = (LAST_PLACES + sizes.steps) * float(np.spacing(np.float32(sizes.value)))
-    of_all = tolerance.of_all * sizes.of_all
-    if measured and sizes.noise is not None:
-        of_all = min(of_all, max(NOISE * sizes.noise, LEAST_OF_ALL * sizes.of_all))
-    most = share * sizes.largest + of_all + tolerance.atol + last_place
+    shared = tolerance.of_all * of_all
+    if measured and noise is not None:
+        shared = min(shared, max(NOISE * noise, LEAST_OF_ALL * of_all))
+    most = share * largest + shared + tolerance.atol
+    if single:
+        most += (LAST_PLACES + steps) * float(np.spacing(np.float32(value)))
     if measured:
-        most += MEASURED["grad"].of_all * sizes.gradient
+        most += MEASURED["grad"].of_all * gradient
     return most, tolerance.reason
 
 

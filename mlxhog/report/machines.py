@@ -17,19 +17,19 @@ from typing import Any, Final
 
 from mlxhog.arena import Arena
 from mlxhog.arena.process import monotonic_ns
+from mlxhog.arena.words import Table
 from mlxhog.report.metrics import MachineReport
 from mlxhog.report.streams import printable
-from mlxhog.strategies.control_words import LINE, Words
 
 MACHINES: Final = "link.machines"
 VIEW_BYTES: Final = 1 << 15
-_HEAD = 2 * LINE
+_HEAD = Table(view=(1, "views"), machine=(1, "alone"))
 IN_QUORUM, ALONE, AWAY = "in the quorum", "alone", "away"
 
 
 def segment() -> dict[str, tuple[str, int]]:
     """The segment of the table above, as `arena.plan` takes it."""
-    return {MACHINES: ("uint8", _HEAD + 2 * VIEW_BYTES)}
+    return {MACHINES: ("uint8", _HEAD.n_bytes + 2 * VIEW_BYTES)}
 
 
 class Roster:
@@ -41,7 +41,7 @@ class Roster:
     def __init__(self, arena: Arena) -> None:
         """Wrap the segment."""
         self._data = arena.segment(MACHINES)
-        self._words = Words(self._data[:_HEAD])
+        self._words = _HEAD.open(self._data)
 
     def write(
         self,
@@ -74,18 +74,18 @@ class Roster:
         }
         while len(text := json.dumps(view).encode()) > VIEW_BYTES - 8:
             view["machines"].pop()  # away for longest
-        n = self._words.load(0, 0) + 1
-        start = _HEAD + n % 2 * VIEW_BYTES
+        n = self._words["views"] + 1
+        start = _HEAD.n_bytes + n % 2 * VIEW_BYTES
         length = len(text).to_bytes(8, "little")
         self._data[start : start + 8 + len(text)] = memoryview(length + text)
-        self._words.store(0, 0, n)
+        self._words["views"] = n
 
     def _read(self) -> dict[str, Any]:
         """The newest view; {} before the first."""
-        while n := self._words.load(0, 0):
-            start = _HEAD + n % 2 * VIEW_BYTES
+        while n := self._words["views"]:
+            start = _HEAD.n_bytes + n % 2 * VIEW_BYTES
             view = self._data[start : start + VIEW_BYTES].tobytes()
-            if self._words.load(0, 0) == n:  # else the next but one may be half written there
+            if self._words["views"] == n:  # else the next but one may be half written there
                 length = int.from_bytes(view[:8], "little")
                 loaded: dict[str, Any] = json.loads(view[8 : 8 + length])
                 return loaded
@@ -94,11 +94,11 @@ class Roster:
     @property
     def is_alone(self) -> bool:
         """Whether this machine trains alone, as its supervisor last reported."""
-        return bool(self._words.load(1, 0))
+        return bool(self._words["alone"])
 
     @is_alone.setter
     def is_alone(self, value: bool) -> None:
-        self._words.store(1, 0, int(value))
+        self._words["alone"] = int(value)
 
     def notes(self) -> dict[str, str]:
         """What the user should know, by subject."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from mlxhog.config import local_strategies as local_choices
 from mlxhog.config import strategies as choices
@@ -11,60 +11,43 @@ from mlxhog.config.choices import STRATEGIES
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.strategy import StrategyChoice, of
 from mlxhog.errors import ConfigError
-from mlxhog.strategies import backup_workers, sim
 from mlxhog.strategies.aig import Aig
 from mlxhog.strategies.async_ps import AsyncPS
-from mlxhog.strategies.avg_runs import AvgRuns
 from mlxhog.strategies.context import Context, Idle, Lease, StrategyWorker, TicketPart, WriteResult
 from mlxhog.strategies.diloco import DiLoCo
 from mlxhog.strategies.disjoint import Disjoint
-from mlxhog.strategies.facts import RunFacts
 from mlxhog.strategies.fedprox import FedProx
 from mlxhog.strategies.hogwild import Hogwild
+from mlxhog.strategies.in_order import InOrder
+from mlxhog.strategies.local import AvgRuns
 from mlxhog.strategies.local_sgd import LocalSGD
 from mlxhog.strategies.locked import Locked
 from mlxhog.strategies.recorded import Recorded
-from mlxhog.strategies.round_robin import RoundRobin
 from mlxhog.strategies.scaffold import Scaffold
-from mlxhog.strategies.sim import Sim
 from mlxhog.strategies.ssp import SSP
 from mlxhog.strategies.strategy import Strategy
-from mlxhog.strategies.sync import Sync
-from mlxhog.strategies.sync_then_hogwild import SyncThenHogwild
+from mlxhog.strategies.sync import Sync, SyncThenHogwild
+
+Run = Callable[[TrainConfig, int, int], Strategy]
+"""Makes a strategy from a configuration, its workers at the start and at most."""
 
 
-def _lock_free(choice: Any, facts: RunFacts, workers: int, max_workers: int) -> Strategy:
+def _lock_free(config: TrainConfig, workers: int, max_workers: int) -> Strategy:
     """Lock-free workers; with `async_after` after rounds, with `blocks` each on its own blocks."""
-    run = Hogwild
+    choice, run = config.strategy, Hogwild
     if isinstance(choice, choices.Hogwild) and choice.async_after > 0:
-        return SyncThenHogwild(choice, facts, workers, max_workers)
+        return SyncThenHogwild(config, workers, max_workers)
     if isinstance(choice, choices.Hogwild) and choice.blocks == "disjoint":
         run = Disjoint
-    return run(choice, facts, workers, max_workers)
+    return run(config, workers, max_workers)
 
-
-def _rounds(choice: Any, facts: RunFacts, workers: int, max_workers: int) -> Strategy:
-    """Synchronous rounds; with backup workers they do not wait for all."""
-    if choice.backup_workers:
-        backup_workers.check(choice.backup_workers, workers)
-        return backup_workers.SyncWithBackups(choice, facts, workers, max_workers)
-    return Sync(choice, facts, workers, max_workers)
-
-
-def _simulated(choice: Any, facts: RunFacts, workers: int, max_workers: int) -> Strategy:
-    """One process that simulates workers."""
-    sim.check(workers)
-    return Sim(choice, facts, workers, max_workers)
-
-
-Run = Callable[[Any, RunFacts, int, int], Strategy]
-"""Makes a strategy from a choice, facts of the run, its workers at the start and at most."""
 
 RUNS: dict[type[StrategyChoice], Run] = {
-    choices.Sync: _rounds,
+    choices.Sync: Sync,
     choices.Hogwild: _lock_free,
     choices.Serial: _lock_free,
-    choices.RoundRobin: RoundRobin,
+    choices.RoundRobin: InOrder,
+    choices.Sim: InOrder,
     local_choices.LocalSGD: LocalSGD,
     local_choices.AvgRuns: AvgRuns,
     local_choices.FedProx: FedProx,
@@ -74,7 +57,6 @@ RUNS: dict[type[StrategyChoice], Run] = {
     choices.SSP: SSP,
     choices.Locked: Locked,
     choices.Aig: Aig,
-    choices.Sim: _simulated,
 }
 """The strategy of each choice; a choice that is not listed runs as its nearest base class."""
 
@@ -109,9 +91,9 @@ def build(config: TrainConfig, workers: int, max_workers: int = 0) -> Strategy:
         ConfigError: its runs do not repeat although they have to, it cannot have this number of
             workers, or no class runs it.
     """
-    chosen, facts = of(config, StrategyChoice), RunFacts.of(config)
+    chosen = of(config, StrategyChoice)
     if config.determinism in ("record", "replay"):
-        return Recorded(chosen, facts, workers, max_workers)
+        return Recorded(config, workers, max_workers)
     if config.determinism == "rounds" and not chosen.repeats:
         raise ConfigError(
             f"determinism=rounds: a run of strategy {chosen.name} is never the same twice; take "
@@ -124,10 +106,10 @@ def build(config: TrainConfig, workers: int, max_workers: int = 0) -> Strategy:
             f"no class runs strategy {chosen.name}; put @runs({name}) of mlxhog.strategies before "
             "the class that does"
         )
-    return run(chosen, facts, workers, max_workers)
+    return run(config, workers, max_workers)
 
 
 __all__ = [
-    "RUNS", "Context", "Idle", "Lease", "WriteResult", "TicketPart", "RunFacts", "Strategy",
-    "StrategyWorker", "build", "repeating", "runs",
+    "RUNS", "Context", "Idle", "Lease", "WriteResult", "TicketPart", "Strategy", "StrategyWorker",
+    "build", "repeating", "runs",
 ]  # fmt: skip

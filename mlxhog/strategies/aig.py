@@ -49,17 +49,10 @@ def lock_words(slot: Slot, grad: Float32 | Rows) -> Int32:
 class Aig(Hogwild):
     """Workers that lock the blocks they touch."""
 
-    carries_tables: ClassVar[bool] = False
-
-    @property
-    def without_tables(self) -> str:
-        """Its locks are those of parameters."""
-        return "strategy aig locks parameters, not rows of tables; take --strategy hogwild"
-
-    @property
-    def fixed(self) -> str | None:
-        """As `locked`."""
-        return MEASURED.format(self.name)
+    no_tables: ClassVar[str] = (
+        "strategy aig locks parameters, not rows of tables; take --strategy hogwild"
+    )
+    fixed_because: ClassVar[str] = MEASURED
 
     def worker(self, context: Context) -> AigWorker:
         """Prepare one worker."""

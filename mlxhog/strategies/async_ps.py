@@ -21,15 +21,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import numpy as np
-
 from mlxhog.arena import Arena
-from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Grads
-from mlxhog.optim import updates
 from mlxhog.strategies.context import Context, Lease, WriteResult
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
-from mlxhog.strategies.locked import StepLock, lock_segment
+from mlxhog.strategies.locked import SEGMENT, step_lock
+from mlxhog.strategies.strategy import Strategy
 
 STATE_SLOT = 1
 
@@ -37,16 +34,12 @@ STATE_SLOT = 1
 class AsyncPS(Hogwild):
     """Workers that pull from a server and push to it."""
 
-    carries_tables: ClassVar[bool] = False
-
-    @property
-    def fixed(self) -> str | None:
-        """The one optimizer state is in a worker's slot."""
-        return f"strategy {self.name} keeps the server's state in a worker's slot"
+    no_tables: ClassVar[str] = Strategy.no_tables
+    fixed_because: ClassVar[str] = "strategy {} keeps the server's state in a worker's slot"
 
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
         """The server's lock."""
-        return lock_segment()
+        return SEGMENT
 
     def state_slots(self, arena: Arena) -> tuple[int, ...]:
         """The server's."""
@@ -63,7 +56,7 @@ class AsyncPSWorker(HogwildWorker):
     def __init__(self, context: Context) -> None:
         """Prepare one worker."""
         super().__init__(context)
-        self._server = StepLock(context)
+        self._server = step_lock(context)
         self._state = context.arena.workers.entry(STATE_SLOT)
 
     def _follow(self, workers: int) -> None:
@@ -74,41 +67,19 @@ class AsyncPSWorker(HogwildWorker):
     def read(self) -> None:
         """Pull: the parameters of one version."""
         context = self.context
-        self._server.acquire()
-        self._version_read = context.arena.counters.load("version")
-        updates.snapshot(context.backend.inbox, context.arena.params, threads=context.threads)
-        self._server.release()
-        context.entry.version_read = self._version_read
+        self._server.acquire(0)
+        context.entry.version_read = self._version_read = context.arena.counters.load("version")
+        self._reader.read(context.backend.inbox, context.threads)
+        self._server.release(0)
         context.backend.refresh()
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
         """Push: the server applies the gradient, unless it is not finite or too late."""
-        context = self.context
-        entry, counters, ledger = context.entry, context.arena.counters, context.ledger
-        entry.phase = Phase.APPLY
-        self._server.acquire()
-        version = counters.load("version")
-        staleness = version - self._version_read
-        grads = self._delays.compensated(grads)
-        norm = context.norm(grads)
-        late = self._delays.is_too_late(staleness)
-        applied = bool(np.isfinite(norm)) and not late
-        ledger.begin_apply(lease.epoch, lease.ticket, context.owner)
-        context.marks.begin_update()
-        if applied:
-            self._step(grads, norm, staleness)
-            self._state.opt_step += 1
-            counters.store("version", version + 1)
-        context.marks.end_update()
+        self._server.acquire(0)
+        outcome = super().write(grads, lease, samples)
         self._landed()
-        ledger.finish(lease.epoch, lease.ticket, context.owner)
-        self._server.release()
-        entry.ticket = -1
-        return WriteResult(applied, staleness, version + applied, too_late=late)
-
-    def _step(self, grads: Grads, norm: float, staleness: int) -> None:
-        """The server's next step."""
-        self._add(grads, norm, staleness, self._state.opt_step + 1)
+        self._server.release(0)
+        return outcome
 
     def _landed(self) -> None:
         """End an iteration of this worker, which still holds the server's lock."""

@@ -6,12 +6,13 @@ step. It works on a `Context`, the same for all strategies.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mlxhog.arena import Arena
 from mlxhog.arena.control import Command
@@ -20,8 +21,9 @@ from mlxhog.arena.marks import Marks
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Entry
 from mlxhog.backends.backend import Backend, Grads
+from mlxhog.config import optimizers
 from mlxhog.config.budget import Budget
-from mlxhog.config.strategy import StrategyChoice
+from mlxhog.config.config import TrainConfig
 from mlxhog.models.families import ModelConfig
 from mlxhog.optim import Optimizer, Target, gradients, updates
 from mlxhog.optim.metal_steps import MetalSteps
@@ -30,11 +32,7 @@ from mlxhog.optim.tables import Tables
 from mlxhog.strategies import look_ahead
 
 if TYPE_CHECKING:
-    from mlxhog.strategies.facts import RunFacts
     from mlxhog.strategies.strategy import Strategy
-
-
-C = TypeVar("C", bound=StrategyChoice)
 
 
 class Idle(Enum):
@@ -136,8 +134,8 @@ class Context:
 
     @cached_property
     def marks(self) -> Marks:
-        """Marks of this worker's writes for readers; a Metal kernel writes many parameters."""
-        return Marks(self.arena, self.slot, whole=self.metal is not None)
+        """The mark of this worker's updates, for readers."""
+        return Marks(self.arena, self.slot)
 
     @cached_property
     def tables(self) -> Tables | None:
@@ -146,19 +144,18 @@ class Context:
 
     def table_lr(self, lr: float) -> float:
         """Step size of tables in an update with this `lr`."""
-        assert self.facts.lr is not None
-        return self.facts.ngram_lr * lr / self.facts.lr
+        assert self.config.lr is not None
+        return self.config.ngram_lr * lr / self.config.lr
 
     @property
-    def facts(self) -> RunFacts:
-        """Facts of the run."""
-        return self.strategy.facts
+    def config(self) -> TrainConfig:
+        """The resolved configuration of the run."""
+        return self.strategy.config
 
-    def chosen(self, kind: type[C]) -> C:
-        """The chosen strategy with its numbers, which is of this kind."""
-        choice = self.strategy.choice
-        assert isinstance(choice, kind), f"{choice} is not {kind.__name__}"
-        return choice
+    @property
+    def choice(self) -> Any:
+        """The chosen strategy with its numbers."""
+        return self.strategy.choice
 
     @property
     def workers(self) -> int:
@@ -190,10 +187,9 @@ class Context:
             shared={name: arena.segment(name) for name in self.optimizer.shared_segments},
             decay=self.decay,
             metal=self.metal,
-            record=look_ahead.record(arena, self.facts, self.live_workers),
+            record=look_ahead.record(arena, self.config, self.live_workers),
             places=arena.layout.state,
-            marks=self.marks,
-            watch=None if self.facts.overlap else StepWatch(self.entry),
+            watch=None if self.config.overlap else StepWatch(self.entry),
             polar=self.polar,
             threads=self.threads,
         )
@@ -265,9 +261,26 @@ class Context:
         """
         lr = self.schedule(self.progress(), self.arena.counters.load("version"))
         if (live := self.live_workers) != self.workers:
-            rule = partial(self.facts.optimizer.workers_factor, self.strategy.choice.lr_rule)
+            rule = partial(optimizers.of(self.config).workers_factor, self.choice.lr_rule)
             lr *= rule(live) / rule(self.workers)
         return lr
+
+    def lr_at(self, steps: int, tokens: int, version: int) -> float:
+        """Step size of an update after these steps and tokens of this call, and this version."""
+        progress = self.budget.progress(steps=steps, tokens=tokens, seconds=self.seconds())
+        return self.schedule(progress, version)
+
+    def wait_until(self, condition: Callable[[], bool], *, longest_s: float = 1e-3) -> None:
+        """Wait for other workers, with growing naps; the supervisor replaces a dead one.
+
+        The phase is kept: a worker that waits amid a round does not count as holding still.
+        """
+        began_ns, nap_s = monotonic_ns(), 0.0
+        while not condition():
+            self.entry.beat()
+            time.sleep(nap_s)
+            nap_s = min(longest_s, nap_s + 2e-5)
+        self.entry.wait_ns += monotonic_ns() - began_ns
 
     def norm(self, grads: Grads) -> float:
         """Euclidean norm of a gradient; finite exactly if every element is."""
@@ -275,7 +288,7 @@ class Context:
 
     def grad_scale(self, norm: float) -> float:
         """The factor that clips a gradient of this norm."""
-        return gradients.clip_factor(norm, self.facts.clip)
+        return gradients.clip_factor(norm, self.config.clip)
 
     def copy_to_inbox(self) -> None:
         """Copy the current model to the backend, without any prediction."""

@@ -68,7 +68,7 @@ class Delays:
         """P, or P + 1 with `--overlap`: a worker's own step then lands between, as another's."""
         if self._simulated is not None:
             return self._simulated
-        return self._context.live_workers + self._context.facts.overlap
+        return self._context.live_workers + self._context.config.overlap
 
     def is_too_late(self, staleness: int) -> bool:
         """Whether a gradient is left out."""

@@ -25,7 +25,7 @@ the anchor and of v; the worker's replica.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -33,17 +33,10 @@ import numpy as np
 from mlxhog.arena import Arena
 from mlxhog.arena.layout import PARAMETER_COPY
 from mlxhog.backends.backend import Float32
-from mlxhog.config import local_strategies as choices
-from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError
 from mlxhog.models.families import ModelConfig
-from mlxhog.strategies.local_sgd import (
-    ANCHOR,
-    Anchored,
-    keep_anchor,
-    take_average,
-)
-from mlxhog.strategies.rounds import Rounds
+from mlxhog.strategies.local import Stage
+from mlxhog.strategies.local_sgd import ANCHOR, Anchored, keep_anchor, take_average
 
 VELOCITY, NEXT = "outer.v", "outer.next"
 
@@ -69,7 +62,7 @@ def nesterov(
     return anchor - rate * ahead, velocity
 
 
-def outer_step(strategy: DiLoCo, arena: Arena, rounds: Rounds, rank: int) -> None:
+def outer_step(strategy: DiLoCo, arena: Arena, rank: int) -> None:
     """First stage: a worker's share of theta_s and v after the outer step."""
     span, chosen = strategy.share(arena, rank), strategy.choice
     anchor, velocity = arena.segment(ANCHOR)[span], arena.segment(VELOCITY)[span]
@@ -86,30 +79,24 @@ def outer_step(strategy: DiLoCo, arena: Arena, rounds: Rounds, rank: int) -> Non
     np.copyto(arena.params[span], theta)
 
 
-def keep_outer(strategy: DiLoCo, arena: Arena, rounds: Rounds, rank: int) -> None:
+def keep_outer(strategy: DiLoCo, arena: Arena, rank: int) -> None:
     """Second stage: a worker's share of theta_s and v for the beginning of the next round."""
     span = strategy.share(arena, rank)
-    keep_anchor(strategy, arena, rounds, rank)
+    keep_anchor(strategy, arena, rank)
     np.copyto(arena.segment(VELOCITY)[span], arena.segment(NEXT)[span])
 
 
 class DiLoCo(Anchored):
     """Replicas whose mean movement is a step of Nesterov's momentum."""
 
-    choice: choices.DiLoCo
-
-    stages: ClassVar[tuple[Callable[[Any, Arena, Rounds, int], None], ...]] = (
-        outer_step,
-        keep_outer,
-        take_average,
-    )
+    stages: ClassVar[tuple[Stage, ...]] = (outer_step, keep_outer, take_average)
 
     @property
     def replicas(self) -> int:
         """M; one for every worker unless chosen otherwise."""
-        return self.choice.replicas or self.workers
+        return int(self.choice.replicas or self.workers)
 
-    def check(self, model: ModelConfig, config: TrainConfig) -> None:
+    def check(self, model: ModelConfig) -> None:
         """Refuse replicas with unequal numbers of workers as well.
 
         Raises:
@@ -121,12 +108,12 @@ class DiLoCo(Anchored):
                 f"replicas is {self.replicas}, which does not divide {self.workers} workers; take "
                 f"one of {', '.join(map(str, divisors))}, or another number of workers"
             )
-        if config.determinism == "rounds" and self.replicas < self.workers:
+        if self.config.determinism == "rounds" and self.replicas < self.workers:
             raise ConfigError(
                 f"determinism is rounds, and the {self.workers // self.replicas} workers of each "
                 "replica train it lock-free; leave replicas out, or determinism"
             )
-        super().check(model, config)
+        super().check(model)
 
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
         """The segments of the table above."""

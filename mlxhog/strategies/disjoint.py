@@ -31,8 +31,6 @@ from numpy.typing import NDArray
 from mlxhog import _native
 from mlxhog.arena import Arena
 from mlxhog.backends.backend import Grads
-from mlxhog.config import strategies as choices
-from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError
 from mlxhog.models.families import ModelConfig, ParameterBlock, parameter_blocks
 from mlxhog.strategies.context import Context, Idle, Lease
@@ -45,19 +43,16 @@ class Disjoint(Hogwild):
     """Lock-free workers of which each writes only the blocks it holds."""
 
     probes: ClassVar[bool] = False  # no two updates meet, so none is lost
-    carries_tables: ClassVar[bool] = False
-
-    @property
-    def without_tables(self) -> str:
-        """Tables belong to no group of blocks."""
-        return "blocks=disjoint divides parameters, not tables, among the workers; leave it out"
+    no_tables: ClassVar[str] = (
+        "blocks=disjoint divides parameters, not tables, among the workers; leave it out"
+    )
 
     @property
     def fixed(self) -> str | None:
         """The number of groups is that of the workers, and one more."""
         return "blocks=disjoint divides the model's blocks among the workers that it began with"
 
-    def check(self, model: ModelConfig, config: TrainConfig) -> None:
+    def check(self, model: ModelConfig) -> None:
         """Refuse a model with too few blocks for the workers."""
         block_groups(model, self.workers)
 
@@ -87,7 +82,7 @@ class Disjoint(Hogwild):
         0 if the optimizer begins anew.
         """
         of_run = dict.fromkeys(arena.layout.slots, arena.workers.entry(1).opt_step)
-        known = not self.facts.fresh_optimizer and "block_steps" in state
+        known = not self.config.reset_optimizer and "block_steps" in state
         steps = state["block_steps"] if known else of_run
         words = arena.segment("blocks.steps")
         for k, name in enumerate(arena.layout.slots):
@@ -154,7 +149,7 @@ class DisjointWorker(HogwildWorker):
         self._groups = Groups(context.arena.segment("blocks.words"), len(members), context.slot)
         self._steps = context.arena.segment("blocks.steps")
         self._at = {name: 8 * k for k, name in enumerate(context.arena.layout.slots)}
-        self._rotate_every = context.chosen(choices.Hogwild).rotate_every
+        self._rotate_every = context.choice.rotate_every
         self._steps_here = 0
 
     def claim(self) -> Lease | Idle:

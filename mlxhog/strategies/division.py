@@ -6,11 +6,11 @@ import heapq
 from collections.abc import Sequence
 
 from mlxhog.arena.layout import Slot
+from mlxhog.arena.words import Words
 from mlxhog.optim import Grouped, Muon, Optimizer
 from mlxhog.optim.muon import ORTHOGONALIZATIONS, operations
 from mlxhog.optim.soap import Soap
 from mlxhog.strategies.context import TicketPart
-from mlxhog.strategies.control_words import Words
 
 MEMORY = 0.1
 """Weight of the newest gradient in the mean time of a sequence, from the tenth gradient on."""
@@ -49,20 +49,15 @@ def sequences(total: int, seconds: Sequence[float]) -> list[int]:
 
 
 class SharesBySpeed:
-    """The number of sequences of each rank in a round, by its measured time for one.
-
-    They are in `sync.words`; `sync.py` has the table.
-    """
+    """The number of sequences of each rank in a round, by its measured time for one (`sync.py`)."""
 
     def __init__(self, words: Words, workers: int, each: int) -> None:
         """Use the words of `workers` workers, whose tickets have `each` sequences."""
         self._words, self._workers, self._each = words, workers, each
-        self._line = 2 + 2 * workers
 
     def counts(self) -> list[int]:
         """Sequences of a round for each rank; equal numbers until all have been measured."""
-        ranks = range(self._workers)
-        seconds = [self._words.load_float(3 + 2 * rank, 1) for rank in ranks]
+        seconds = [self._words.real(("seconds", rank)) for rank in range(self._workers)]
         if not all(seconds):
             return [self._each] * self._workers
         return sequences(self._each * self._workers, seconds)
@@ -70,13 +65,13 @@ class SharesBySpeed:
     def publish(self) -> None:
         """Store the number of sequences of each rank in the next round."""
         for rank, count in enumerate(self.counts()):
-            self._words.store(self._line, rank, count)
+            self._words["sequences", rank] = count
 
     def parts(self, rank: int, first: int, n: int) -> tuple[TicketPart, ...]:
         """A rank's sequences of the round that begins with ticket `first`, of `n` in an epoch."""
         each = self._each
-        begin = sum(self._words.load(self._line, other) for other in range(rank))
-        end = begin + self._words.load(self._line, rank)
+        begin = sum(self._words["sequences", other] for other in range(rank))
+        end = begin + self._words["sequences", rank]
         return tuple(
             TicketPart(
                 *divmod(first + k, n), begin=max(0, begin - k * each), end=min(each, end - k * each)
@@ -87,17 +82,17 @@ class SharesBySpeed:
 
     def note(self, rank: int, samples: int, took_ns: int) -> None:
         """Add the time of a rank's gradient to its running mean."""
-        words, line = self._words, 3 + 2 * rank
-        mean_s, gradients = words.load_float(line, 1), words.load(line, 2)
+        words, gradients = self._words, self._words["gradients", rank]
+        mean_s = words.real(("seconds", rank))
         if samples == 0:
-            words.store_float(line, 1, mean_s * FORGETTING)
+            words.set_real(("seconds", rank), mean_s * FORGETTING)
             return
         took_s = took_ns / 1e9 / samples
         if gradients:
             took_s = min(took_s, OUTLIER * mean_s)
         weight = max(MEMORY, 1 / (gradients + 1))
-        words.store_float(line, 1, mean_s + weight * (took_s - mean_s))
-        words.store(line, 2, gradients + 1)
+        words.set_real(("seconds", rank), mean_s + weight * (took_s - mean_s))
+        words["gradients", rank] = gradients + 1
 
 
 def cost(slot: Slot, optimizer: Optimizer) -> float:

@@ -14,18 +14,14 @@ Source: Li et al. 2020, Federated Optimization in Heterogeneous Networks, arXiv:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from mlxhog.arena import Arena
 from mlxhog.backends.backend import Grads
-from mlxhog.config import local_strategies as choices
 from mlxhog.optim.rule import parameter
 from mlxhog.strategies.context import Context
-from mlxhog.strategies.control_words import StepRecord
-from mlxhog.strategies.local import LocalWorker
+from mlxhog.strategies.local import LocalWorker, Stage
 from mlxhog.strategies.local_sgd import (
     ANCHOR,
     Anchored,
@@ -34,50 +30,39 @@ from mlxhog.strategies.local_sgd import (
     keep_anchor,
     take_average,
 )
-from mlxhog.strategies.rounds import Rounds
+from mlxhog.strategies.numbered import StepRecord
 
 
 class FedProx(Anchored):
     """Local SGD with a proximal term."""
 
-    stages: ClassVar[tuple[Callable[[Any, Arena, Rounds, int], None], ...]] = (
-        average_share,
-        keep_anchor,
-        take_average,
-    )
+    stages: ClassVar[tuple[Stage, ...]] = (average_share, keep_anchor, take_average)
 
-    def worker(self, context: Context) -> FedProxWorker:
-        """Prepare one worker."""
-        return FedProxWorker(context)
+    def worker(self, context: Context) -> LocalWorker:
+        """Prepare one worker; without a pull it is that of local SGD."""
+        return (FedProxWorker if self.choice.mu > 0 else LocalWorker)(context, self)
 
 
 class FedProxWorker(LocalWorker):
     """Local steps with a pull."""
 
-    def __init__(self, context: Context) -> None:
-        """Prepare one worker."""
-        super().__init__(context)
-        chosen = context.chosen(choices.FedProx)
-        self._anchor, self._mu = context.arena.segment(ANCHOR), chosen.mu
-        self._in_gradient = chosen.mu > 0 and chosen.prox == "grad"
-        self._decoupled = chosen.mu > 0 and chosen.prox == "decoupled"
-
     def corrected(self, grads: Grads) -> Grads:
-        """Add `mu (w - a)`."""
-        if not self._in_gradient:
+        """Add `mu (w - a)`, unless the pull is decoupled."""
+        if self.context.choice.prox == "decoupled":
             return grads
         pulled: Grads = {}
         for name, grad in grads.items():
             slot = self.context.arena.layout.slots[name]
-            own, anchor = parameter(self._copy, slot), parameter(self._anchor, slot)
-            pull = np.float32(self._mu) * (own - anchor)
+            anchor = parameter(self.context.arena.segment(ANCHOR), slot)
+            pull = np.float32(self.context.choice.mu) * (parameter(self._copy, slot) - anchor)
             pulled[name] = dense(grad, slot.shape) + pull
         return pulled
 
     def apply(self, grads: Grads, direction: Grads, norm: float, record: StepRecord) -> None:
         """Pull first, if the pull is decoupled."""
-        if self._decoupled:
-            rate = np.float32(self.lr() * self._mu)
-            span = slice(self.context.arena.layout.probe.offset)
-            self._copy[span] -= rate * (self._copy[span] - self._anchor[span])
+        arena, choice = self.context.arena, self.context.choice
+        if choice.prox == "decoupled":
+            span = slice(arena.layout.probe.offset)
+            moved = self._copy[span] - arena.segment(ANCHOR)[span]
+            self._copy[span] -= np.float32(self.lr() * choice.mu) * moved
         super().apply(grads, direction, norm, record)

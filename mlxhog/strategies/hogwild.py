@@ -17,11 +17,10 @@ ledger gives out both again, or counts the one whose step was being added as tor
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from mlxhog.arena import Arena
 from mlxhog.arena.ledger import NO_END, TicketState
 from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Grads
@@ -39,29 +38,25 @@ class Hogwild(Strategy):
     the worker that takes its ticket.
     """
 
-    carries_tables: ClassVar[bool] = True
+    no_tables: ClassVar[str] = ""
+    fixed_because: ClassVar[str] = "strategy {} is one worker by itself"
 
     @property
     def fixed(self) -> str | None:
-        """`serial` has exactly one worker."""
-        elastic = self.choice.elastic
-        return None if elastic else f"strategy {self.name} is one worker by itself"
+        """None where workers may join and leave; `serial` has exactly one."""
+        return None if self.choice.elastic else super().fixed
 
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
         """Segments for looking ahead."""
-        return look_ahead.segments(self.facts, self.slots)
+        return look_ahead.segments(self.config, self.slots)
 
     def kept_segments(self) -> tuple[str, ...]:
         """Segments for looking ahead."""
-        return tuple(look_ahead.segments(self.facts, self.workers))
-
-    def position(self, arena: Arena) -> dict[str, Any] | None:
-        """Empty: it only ties the kept segments to the strategy and the number of workers."""
-        return {} if self.kept_segments() else None
+        return tuple(look_ahead.segments(self.config, self.workers))
 
     def worker(self, context: Context) -> HogwildWorker:
         """Prepare one worker."""
-        return OverlappedWorker(context) if self.facts.overlap else HogwildWorker(context)
+        return OverlappedWorker(context) if self.config.overlap else HogwildWorker(context)
 
 
 class HogwildWorker:
@@ -74,7 +69,7 @@ class HogwildWorker:
             context: this worker's view of the run.
             more_tickets: tickets of this call that were taken beyond one for each step.
         """
-        self.context = context
+        self.context, self._state = context, context.entry  # whose optimizer's steps it counts
         arena = context.arena
         self._live = context.reads_live
         self._follow(context.live_workers)
@@ -88,8 +83,9 @@ class HogwildWorker:
         context = self.context
         self._workers = workers
         if workers == 1:  # steps recorded now would be old when others join
-            look_ahead.forget(context.arena, context.facts)
-        self._reader = look_ahead.reader(context.arena, context.facts, workers)
+            for name in look_ahead.recorded(context.arena, context.config):
+                context.arena.segment(name).fill(0.0)
+        self._reader = look_ahead.reader(context.arena, context.config, workers)
         self._target = context.target(context.slot)
 
     def counts_step(self) -> bool:
@@ -151,13 +147,13 @@ class HogwildWorker:
             if context.tables is not None:
                 seed = self._version_read * 65_537 + context.slot
                 context.tables.step(rows, lr=context.table_lr(context.lr()), seed=seed)
-            entry.opt_step += 1
-        version = counters.add("version", 1) if applied else counters.load("version")
+            self._state.opt_step += 1
+        version = counters.add("version", int(applied)) + applied
         context.marks.end_update()
         ledger.finish(lease.epoch, lease.ticket, context.owner)
         entry.ticket = -1
         self._reader.landed(staleness)
-        return WriteResult(applied, staleness, version + 1, too_late=late)
+        return WriteResult(applied, staleness, version, too_late=late)
 
     def corrected(self, grads: Grads) -> Grads:
         """The gradient of the step, or the part of it that the worker writes."""
@@ -165,7 +161,7 @@ class HogwildWorker:
 
     def _step(self, grads: Grads, norm: float, staleness: int) -> None:
         """Write the optimizer's step for a gradient of this norm and staleness."""
-        self._add(grads, norm, staleness, self.context.entry.opt_step + 1)
+        self._add(grads, norm, staleness, self._state.opt_step + 1)
 
     def _add(self, grads: Grads, norm: float, staleness: int, step: int) -> None:
         """Write a step, the `step`-th of these parameters' private state."""

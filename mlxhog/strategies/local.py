@@ -1,8 +1,15 @@
 """Local methods: workers train copies of the parameters for some steps, and then meet.
 
 A replica is a copy of the parameters that one worker trains, or several lock-free (`diloco`). In a
-round worker p takes K_p steps (`rounds.py` says of which batches). With a budget of steps or tokens
-reruns are equal bit for bit where each worker has a replica of its own.
+round worker p takes K_p steps. Batches are assigned by number, in the order in which equally fast
+workers would take them: the first steps of all by rank, then the second ones, and so on. Step j of
+worker p in the round, both from 0, has the number
+
+    base + sum over q of min(K_q, j) + number of q < p with K_q > j       base: all earlier rounds
+
+so every number belongs to one step of one worker. With K steps for each of P workers it is
+base + j P + p. With a budget of steps or tokens reruns are equal bit for bit where each worker has
+a replica of its own.
 
 A meeting begins when rank 0 has seen every worker at the end of its round. It has the stages of the
 strategy. A stage begins when all workers have ended the one before, and doing one twice is
@@ -10,62 +17,54 @@ harmless, so the replacement of a dead worker continues in the middle. The last 
 next round. `settle` holds a meeting for which all are ready when a run ends; a run that ends within
 a round ends with the average of the replicas.
 
-The replicas are the segments copies.1 to copies.M (float32), and `rounds.py` has the counts.
-Counts of a worker continue over resumes. `settle` writes the current model into the parameters.
+    segment               dtype    meaning
+    copies.1 .. copies.M  float32  the replicas
+    copies.words          uint8    `Local.table`; counts of a worker continue over resumes
+
+    word            meaning
+    decided         meetings that rank 0 has decided on
+    version_base    version without the updates of the workers
+    steps_before    steps of all workers before this call; tokens_before and decided_before likewise
+    steps           of each worker; its tokens and updates likewise
+    stages          of meetings that it has ended
+    start, end      its steps at the beginning and the end of the round
+    updates_before  its updates at the beginning of the round
+    next_length     its steps in the round after the next meeting
+    batches         of each client, before the steps above
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from functools import cached_property
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
 from mlxhog.arena import Arena
 from mlxhog.arena.layout import PARAMETER_COPY
-from mlxhog.arena.ledger import Ledger, TicketState
-from mlxhog.arena.process import monotonic_ns
-from mlxhog.arena.workers import Phase
+from mlxhog.arena.ledger import Ledger
+from mlxhog.arena.words import Table, Words
 from mlxhog.backends.backend import Float32, Grads
 from mlxhog.optim import updates
 from mlxhog.strategies.context import Context, Idle, Lease, TicketPart, WriteResult
-from mlxhog.strategies.control_words import StepRecord
-from mlxhog.strategies.rounds import (
-    DECIDED,
-    MARK,
-    MEETINGS_BEFORE,
-    NEVER,
-    STAGES,
-    STEPS,
-    STEPS_BEFORE,
-    TOKENS,
-    TOKENS_BEFORE,
-    UPDATES,
-    VERSION_BASE,
-    Rounds,
+from mlxhog.strategies.numbered import (
+    JOURNAL,
+    NumberedSteps,
+    StepRecord,
+    last_record,
+    unfinished,
 )
 from mlxhog.strategies.strategy import Strategy, all_reduce_bytes
 
+NEVER: Final = 1 << 62
+"""Steps of a round that has no end."""
+KEPT: Final = ("steps", "tokens", "updates", "start", "end", "updates_before")
+"""Words of each worker that a checkpoint keeps."""
 
-def average(arena: Arena, replicas: int, out: Float32, span: slice) -> None:
-    """Write the mean of the replicas into a part of `out`, added in their order.
-
-    Concurrency: where workers are stepping, elements are of different ages.
-    """
-    first, *others = (arena.segment(name)[span] for name in replica_names(replicas))
-    mean = out[span]
-    np.copyto(mean, first)
-    for other in others:
-        mean += other
-    if others:
-        mean *= np.float32(1.0 / replicas)
-
-
-def replica_names(replicas: int) -> tuple[str, ...]:
-    """The segments of the replicas."""
-    return tuple(f"copies.{k + 1}" for k in range(replicas))
+Stage = Callable[[Any, Arena, int], None]
+"""A part of a meeting: a function of the strategy, the arena and a rank."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +78,8 @@ class Local(Strategy):
     client_tickets: tuple[int, ...] = ()
 
     numbered: ClassVar[bool] = True
-    stages: ClassVar[tuple[Callable[[Any, Arena, Rounds, int], None], ...]] = ()
-    """Of a meeting: functions of the strategy, the arena, its rounds and a rank."""
+    stages: ClassVar[tuple[Stage, ...]] = ()
+    """Of a meeting."""
 
     # -- differences between the methods ---------------------------------------------------------
 
@@ -95,9 +94,9 @@ class Local(Strategy):
 
     def worker(self, context: Context) -> LocalWorker:
         """Prepare one worker."""
-        return LocalWorker(context)
+        return LocalWorker(context, self)
 
-    # -- the replicas ----------------------------------------------------------------------------
+    # -- segments --------------------------------------------------------------------------------
 
     def replica_of(self, rank: int) -> int:
         """The replica, from 0, that a worker trains."""
@@ -105,12 +104,26 @@ class Local(Strategy):
 
     def replica_segments(self) -> tuple[str, ...]:
         """Their names."""
-        return replica_names(self.replicas)
+        return tuple(f"copies.{k + 1}" for k in range(self.replicas))
+
+    @cached_property
+    def table(self) -> Table:
+        """The words of the table above."""
+        return Table(
+            run=(1, "decided steps_before tokens_before decided_before version_base"),
+            worker=(self.workers, f"stages next_length {' '.join(KEPT)}"),
+            journal=(self.workers, JOURNAL),
+            client=(len(self.client_tickets), "batches"),
+        )
+
+    def words(self, arena: Arena) -> Words:
+        """The words of an arena."""
+        return self.table.open(arena.segment("copies.words"))
 
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
         """The replicas, other copies that the method keeps, and the counts."""
         copies = {name: ("float32", PARAMETER_COPY) for name in self.kept_segments()}
-        return {**copies, **Rounds.segment(self.workers, len(self.client_tickets))}
+        return {**copies, "copies.words": ("uint8", self.table.n_bytes)}
 
     def kept_segments(self) -> tuple[str, ...]:
         """Each replica's parameters."""
@@ -123,44 +136,116 @@ class Local(Strategy):
         return slice(min(begin, last), min(end, last))
 
     def average(self, arena: Arena, out: Float32, span: slice) -> None:
-        """Write the mean of the replicas into a part of `out`; see `average`."""
-        average(arena, self.replicas, out, span)
+        """Write the mean of the replicas into a part of `out`, added in their order.
+
+        Concurrency: where workers are stepping, elements are of different ages.
+        """
+        first, *others = (arena.segment(name)[span] for name in self.replica_segments())
+        mean = out[span]
+        np.copyto(mean, first)
+        for other in others:
+            mean += other
+        if others:
+            mean *= np.float32(1.0 / self.replicas)
+
+    # -- counts ----------------------------------------------------------------------------------
+
+    def each(self, words: Words, name: str) -> list[int]:
+        """A word of every worker."""
+        return [words[name, rank] for rank in range(self.workers)]
+
+    def before_next_step(self, words: Words, rank: int) -> tuple[int, int]:
+        """Numbers before a worker's next step j: those of earlier steps, those of step j."""
+        starts, ends = self.each(words, "start"), self.each(words, "end")
+        lengths = [end - start for end, start in zip(ends, starts, strict=True)]
+        j = words["steps", rank] - starts[rank]
+        earlier = sum(starts) + sum(min(length, j) for length in lengths)
+        return earlier, sum(length > j for length in lengths[:rank])
+
+    def at_end(self, words: Words) -> bool:
+        """Whether every worker has ended its round."""
+        return all(words["steps", rank] >= words["end", rank] for rank in range(self.workers))
+
+    def within_round(self, words: Words) -> bool:
+        """Whether any worker has taken a step of the round."""
+        return sum(self.each(words, "steps")) > sum(self.each(words, "start"))
+
+    def updates_in_round(self, arena: Arena, rank: int) -> int:
+        """Updates that a worker has made in the round."""
+        words = self.words(arena)
+        return words["updates", rank] - words["updates_before", rank]
+
+    def version(self, words: Words) -> int:
+        """Updates of the run."""
+        return words["version_base"] + sum(self.each(words, "updates"))
+
+    def take_in(self, arena: Arena, words: Words, rank: int, record: StepRecord) -> None:
+        """Store the counts of a step's record; doing it twice changes nothing."""
+        arena.workers.entry(rank + 1).opt_step = record.opt_step
+        words["updates", rank], words["tokens", rank] = record.version, record.tokens
+
+    def begin_next(self, arena: Arena, rank: int) -> None:
+        """Begin a worker's next round, at the end of a meeting; doing it twice is harmless."""
+        words = self.words(arena)
+        words["start", rank] = steps = words["steps", rank]
+        words["updates_before", rank] = words["updates", rank]
+        words["end", rank] = steps + words["next_length", rank]
+
+    def batches_of_steps(self, words: Words, client: int) -> int:
+        """Batches of a client that the steps in the words took: of its worker's, in turn."""
+        rank, place = client % self.workers, client // self.workers
+        clients = range(rank, len(self.client_tickets), self.workers)
+        passes, rest = divmod(words["steps", rank], len(clients))
+        return passes + (place < rest)
 
     # -- beginning and resuming ------------------------------------------------------------------
 
     def begin(self, arena: Arena, position: Mapping[str, Any] | None = None) -> None:
         """Start every replica from the arena's parameters, or where it left off."""
-        rounds, version = Rounds(arena, self.workers), arena.counters.load("version")
-        if position is not None:
-            arena.counters.store("first_ticket", position["first_ticket"])
-            rounds.restore(position, version, len(self.stages))
+        words, version = self.words(arena), arena.counters.load("version")
+        if position is None:
+            words["version_base"] = version
+            for name in self.replica_segments():
+                updates.snapshot(arena.segment(name), arena.params)
+            for rank, steps in enumerate(self.steps_of_round(arena, version)):
+                words["end", rank] = steps
             return
-        rounds.set_of_run(VERSION_BASE, version)
-        for name in self.replica_segments():
-            updates.snapshot(arena.segment(name), arena.params)
-        for rank, steps in enumerate(self.steps_of_round(arena, version)):
-            rounds.set_of(rank, MARK, steps)
+        arena.counters.store("first_ticket", position["first_ticket"])
+        for name in KEPT:
+            for rank, value in enumerate(position[name]):
+                words[name, rank] = value
+        words["steps_before"] = sum(position["steps"])
+        words["tokens_before"] = sum(position["tokens"])
+        words["version_base"] = version - sum(position["updates"])
+        words["decided"] = words["decided_before"] = meetings = position["meetings"]
+        for rank in range(self.workers):
+            words["stages", rank] = len(self.stages) * meetings
 
     def position(self, arena: Arena) -> dict[str, Any]:
         """The counts of all workers."""
+        words = self.words(arena)
         return {
             "first_ticket": arena.counters.load("first_ticket"),
             "replicas": self.replicas,
-            **Rounds(arena, self.workers).position(),
+            "meetings": words["decided"],
+            **{name: self.each(words, name) for name in KEPT},
         }
 
     def state(self, arena: Arena) -> dict[str, Any]:
         """Add the batches of each client's text that have been trained on, by any workers."""
-        rounds, clients = Rounds(arena, self.workers), len(self.client_tickets)
-        batches = [rounds.batches_of(client, clients) for client in range(clients)]
+        words = self.words(arena)
+        batches = [
+            words["batches", client] + self.batches_of_steps(words, client)
+            for client in range(len(self.client_tickets))
+        ]
         return {**super().state(arena), "clients": batches}
 
     def restore_state(self, arena: Arena, state: Mapping[str, Any]) -> None:
         """Continue each client's text where it was left, if there are as many clients."""
-        rounds, clients = Rounds(arena, self.workers), len(self.client_tickets)
-        of_clients = state.get("clients", [])
-        for client, batches in enumerate(of_clients if len(of_clients) == clients else []):
-            rounds.set_batches_of(client, clients, batches)
+        words, of_clients = self.words(arena), state.get("clients", [])
+        if len(of_clients) == len(self.client_tickets):
+            for client, batches in enumerate(of_clients):
+                words["batches", client] = batches - self.batches_of_steps(words, client)
 
     def resume(
         self, arena: Arena, ledger: Ledger, state: Mapping[str, Any]
@@ -170,56 +255,50 @@ class Local(Strategy):
         same = position.get("replicas") == self.replicas
         return super().resume(arena, ledger, state if same else {**state, "course": None})
 
-    # -- while no worker runs --------------------------------------------------------------------
+    # -- meetings --------------------------------------------------------------------------------
+
+    def next_lengths(self, arena: Arena) -> None:
+        """Store the steps of the round after the current one."""
+        words = self.words(arena)
+        done = words["version_base"] + sum(self.each(words, "end"))  # before, a step was an update
+        for rank, steps in enumerate(self.steps_of_round(arena, done)):
+            words["next_length", rank] = steps
+
+    def take_part(self, arena: Arena, rank: int, stage: int) -> None:
+        """Do a rank's part of a stage, counted from the first meeting, unless it is done."""
+        words = self.words(arena)
+        if words["stages", rank] == stage:
+            self.stages[stage % len(self.stages)](self, arena, rank)
+            words["stages", rank] = stage + 1
+
+    def _hold(self, arena: Arena, meetings: int) -> None:
+        """Do what is left of a meeting for all workers, none of which runs."""
+        first = len(self.stages) * (meetings - 1)
+        for stage in range(first, first + len(self.stages)):
+            for rank in range(self.workers):
+                self.take_part(arena, rank, stage)
 
     def settle(self, arena: Arena, ledger: Ledger) -> None:
         """End the steps of dead workers, hold a meeting that is due, and write the model."""
-        rounds, first = Rounds(arena, self.workers), arena.counters.load("first_ticket")
-        self._end_meeting(arena, rounds)  # after it all workers are in the same round
+        words, first = self.words(arena), arena.counters.load("first_ticket")
+        self._hold(arena, words["decided"])  # after it all workers are in the same round
         for rank in range(self.workers):
-            number, record = first + rounds.number(rank), rounds.journal(rank).read()
-            if record.ticket == number and ledger.state(*ledger.locate(number)) == TicketState.DONE:
-                rounds.take_in(rank, record)
-                rounds.set_of(rank, STEPS, rounds.of(rank, STEPS) + 1)
-        if rounds.all_reached():
-            self._hold_meeting(arena, rounds)
+            number = first + sum(self.before_next_step(words, rank))
+            if record := unfinished(words, rank, ledger, number):
+                self.take_in(arena, words, rank, record)
+                words["steps", rank] += 1
+        if self.at_end(words):
+            self.next_lengths(arena)
+            self._hold(arena, words["decided"] + 1)
+            words["decided"] += 1  # last: workers that wait see nothing of it before its end
         self._show(arena, arena.params)
-        arena.counters.store("version", rounds.version())
+        arena.counters.store("version", self.version(words))
         super().settle(arena, ledger)
-
-    def _next_round(self, arena: Arena, rounds: Rounds) -> Sequence[int]:
-        """Steps of the round after the current one; before these rounds a step was an update."""
-        before = rounds.of_run(VERSION_BASE)
-        return self.steps_of_round(arena, before + sum(rounds.of_all(MARK)))
-
-    def decide(self, arena: Arena, rounds: Rounds) -> None:
-        """Let a meeting begin, and store the length of the round after it."""
-        rounds.set_next(self._next_round(arena, rounds))
-        rounds.set_of_run(DECIDED, rounds.of_run(DECIDED) + 1)
-
-    def _hold_meeting(self, arena: Arena, rounds: Rounds) -> None:
-        """Hold a whole meeting; workers that wait see nothing of it before its end."""
-        rounds.set_next(self._next_round(arena, rounds))
-        for run in self.stages:
-            for rank in range(self.workers):
-                run(self, arena, rounds, rank)
-        meetings = rounds.of_run(DECIDED) + 1
-        for rank in range(self.workers):
-            rounds.set_of(rank, STAGES, len(self.stages) * meetings)
-        rounds.set_of_run(DECIDED, meetings)
-
-    def _end_meeting(self, arena: Arena, rounds: Rounds) -> None:
-        last = len(self.stages) * rounds.of_run(DECIDED)
-        for stage, run in enumerate(self.stages, start=last - len(self.stages)):
-            for rank in range(self.workers):
-                if rounds.of(rank, STAGES) == stage:
-                    run(self, arena, rounds, rank)
-                    rounds.set_of(rank, STAGES, stage + 1)
 
     def _show(self, arena: Arena, out: Float32) -> None:
         """Write the model into `out`: the replicas' average; after a meeting each equals it."""
         span = slice(arena.layout.probe.offset)
-        if Rounds(arena, self.workers).within():
+        if self.within_round(self.words(arena)):
             self.average(arena, out, span)
         else:
             np.copyto(out[span], arena.segment(self.replica_segments()[0])[span])
@@ -228,14 +307,13 @@ class Local(Strategy):
 
     def steps_done(self, arena: Arena, ledger: Ledger) -> int:
         """Steps of this call, of all workers."""
-        rounds = Rounds(arena, self.workers)
-        return sum(rounds.of_all(STEPS)) - rounds.of_run(STEPS_BEFORE)
+        words = self.words(arena)
+        return sum(self.each(words, "steps")) - words["steps_before"]
 
     def between_steps(self, arena: Arena) -> bool:
         """Whether no meeting is under way, or about to begin."""
-        rounds = Rounds(arena, self.workers)
-        ended = len(self.stages) * rounds.of_run(DECIDED)
-        return all(stages == ended for stages in rounds.of_all(STAGES))
+        words = self.words(arena)
+        return set(self.each(words, "stages")) == {len(self.stages) * words["decided"]}
 
     def load(self, arena: Arena, out: Float32, *, training: bool, threads: int = 1) -> None:
         """Average the replicas while they are trained; the parameters are outdated then."""
@@ -249,14 +327,39 @@ class Local(Strategy):
 
         The workers of a replica are on one machine.
         """
-        rounds = Rounds(arena, self.workers)
-        meetings = rounds.of_run(DECIDED) - rounds.of_run(MEETINGS_BEFORE)
-        models = meetings * self.models_per_meeting() + rounds.within()
+        words = self.words(arena)
+        meetings = words["decided"] - words["decided_before"]
+        models = meetings * self.models_per_meeting() + self.within_round(words)
         return models * all_reduce_bytes(arena, self.replicas)
 
     def models_per_meeting(self) -> int:
         """Arrays of the model's size that are averaged in a meeting."""
         return 1
+
+
+class AvgRuns(Local):
+    """Independent runs, averaged (Zinkevich et al. 2010, Parallelized SGD: SimuParallelSGD).
+
+    Every worker trains its own copy of the parameters on its own shard: of each epoch's shuffle it
+    takes every P-th batch. The copies are averaged in rank order once, at the end. The theory is
+    for convex problems. Copies of a network may leave the common basin of their first values; their
+    average is then worse than each of them, so a run evaluates them, too.
+    """
+
+    def copies(self) -> tuple[str, ...]:
+        """Each worker's own parameters, where they differ from the average."""
+        return () if self.workers == 1 else self.replica_segments()
+
+    def warning(self, average: float, copies: Sequence[float]) -> str | None:
+        """Warn where averaging has made the model worse."""
+        best = min(copies, default=average)
+        if best >= average:
+            return None
+        return (
+            f"the average of {len(copies)} runs has {average:.3f} bits per byte, the parameters of "
+            f"worker {copies.index(best) + 1} alone {best:.3f}: averaging did not help; average "
+            "during training with --strategy local_sgd --average-every 16, or use hogwild or sync"
+        )
 
 
 # -- one worker ------------------------------------------------------------------------------------
@@ -265,69 +368,83 @@ class Local(Strategy):
 class LocalWorker:
     """One worker's steps on its replica, and its part in meetings."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, strategy: Any) -> None:
         """Prepare one worker."""
-        assert isinstance(context.strategy, Local)
-        self.context, self._strategy = context, context.strategy
-        arena, strategy = context.arena, self._strategy
-        self._rounds = Rounds(arena, context.workers)
-        self._journal = self._rounds.journal(context.rank)
-        replica = strategy.replica_of(context.rank)
+        self.context, self.strategy = context, strategy
+        arena, rank = context.arena, context.rank
+        self._words: Words = strategy.words(arena)
+        self._steps = NumberedSteps(context, self._words, rank)
+        replica = strategy.replica_of(rank)
         self._copy = arena.segment(strategy.replica_segments()[replica])
         self._mates = [r for r in range(context.workers) if strategy.replica_of(r) == replica]
         self._target = replace(context.target(context.slot), flat=self._copy)
-        if self._mates == [context.rank]:  # no other writer: plain stores lose nothing
+        if self._mates == [rank]:  # no other writer: plain stores lose nothing
             self._target = replace(self._target, mode=updates.WRITE_MODES["racy"])
-        self._before = self._rounds.of_run(STEPS_BEFORE)
-        self._own = self._version_read = 0
-        self._leased = False
+        self._before = self._words["steps_before"]
+        self._version_read = 0
 
     def counts_step(self) -> bool:
         """Every batch is a step."""
         return True
 
-    # -- steps -----------------------------------------------------------------------------------
-
     def claim(self) -> Lease | Idle:
         """Lease this worker's next ticket, after a meeting that is due."""
-        context, rounds, rank = self.context, self._rounds, self.context.rank
-        self._take_part()
-        at_mark, number = rounds.at_mark(rank), rounds.number(rank)
+        context, words, strategy, rank = self.context, self._words, self.strategy, self.context.rank
+        self._meet()
+        at_end = words["steps", rank] >= words["end", rank]
+        number = sum(strategy.before_next_step(words, rank))
         # At the end of its round a worker waits for a meeting, if the budget reaches it.
-        end = sum(rounds.of_all(MARK)) if at_mark else number + 1
+        end = sum(strategy.each(words, "end")) if at_end else number + 1
         over = context.step_limit is not None and end > self._before + context.step_limit
-        if context.stopping() or context.used_up() or over:
+        if context.stopping() or context.used_up():
             return Idle.DONE
-        if context.paused():
+        if context.paused():  # the counts may be changing
             return Idle.WAIT
-        if at_mark:
-            if rank == 0 and rounds.all_reached():
-                self._strategy.decide(context.arena, rounds)
+        if over:
+            return Idle.DONE
+        if at_end:
+            if rank == 0 and strategy.at_end(words):
+                strategy.next_lengths(context.arena)
+                words["decided"] += 1
             return Idle.WAIT
-        return self._lease(context.arena.counters.load("first_ticket") + number)
+        number += context.arena.counters.load("first_ticket")
+        lease = self._steps.lease(number)
+        if lease is None:
+            return Idle.WAIT
+        if self._steps.is_over and last_record(words, rank).ticket != number:
+            context.entry.ticket = -1
+            words["steps", rank] += 1  # torn when the run before was killed
+            return Idle.WAIT
+        return replace(lease, parts=self._parts())
 
-    def _lease(self, number: int) -> Lease | Idle:
-        context, own = self.context, self._rounds.of(self.context.rank, STEPS)
-        epoch, ticket = context.ledger.locate(number)
-        self._leased = context.ledger.claim_exact(epoch, ticket, context.owner)
-        if not self._leased:
-            if context.ledger.state(epoch, ticket) != TicketState.DONE:
-                return Idle.WAIT  # a whole ring of tickets ahead of the oldest
-            if self._journal.read().ticket != number:  # torn when the run before was killed
-                self._rounds.set_of(context.rank, STEPS, own + 1)
-                return Idle.WAIT
-        self._own = own
-        context.entry.ticket = ticket
-        return Lease(epoch, ticket, self._parts())
+    def _meet(self) -> None:
+        """Do the rest of a meeting that rank 0 has decided on."""
+        context, words, strategy = self.context, self._words, self.strategy
+        last = len(strategy.stages) * words["decided"]
+        if words["stages", context.rank] >= last:
+            self._wait_for(last)  # a dead predecessor may not have waited for the others
+            return
+        context.marks.begin_update()
+        for stage in range(last - len(strategy.stages), last):
+            strategy.take_part(context.arena, context.rank, stage)
+            self._wait_for(stage + 1)
+        context.marks.end_update()
+
+    def _wait_for(self, stages: int) -> None:
+        """Wait until every worker has ended `stages` stages."""
+        each, words = self.strategy.each, self._words
+        self.context.wait_until(lambda: min(each(words, "stages")) >= stages)
 
     def _parts(self) -> tuple[TicketPart, ...] | None:
-        """The batch of the worker's own client, where the text is divided."""
-        tickets = self._strategy.client_tickets
+        """The batch of one of the worker's own clients, in turn, where the text is divided."""
+        tickets, words = self.strategy.client_tickets, self._words
         if not tickets:
             return None
-        client, number = self._rounds.client(self.context.rank, len(tickets))
+        own = range(self.context.rank, len(tickets), self.context.workers)
+        client = own[words["steps", self.context.rank] % len(own)]
+        number = words["batches", client] + self.strategy.batches_of_steps(words, client)
         epoch, ticket = divmod(number, tickets[client])
-        whole = self.context.facts.sequences
+        whole = self.context.config.sequences_per_ticket
         return (TicketPart(epoch, sum(tickets[:client]) + ticket, begin=0, end=whole),)
 
     def read(self) -> None:
@@ -340,29 +457,29 @@ class LocalWorker:
 
     def _replica_version(self) -> int:
         """Updates that the worker's replica has had."""
-        return sum(self._rounds.of(rank, UPDATES) for rank in self._mates)
+        return sum(self._words["updates", rank] for rank in self._mates)
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
         """Add the step to the worker's replica."""
-        context, rounds = self.context, self._rounds
-        entry, ledger = context.entry, context.ledger
+        context, words, rank = self.context, self._words, self.context.rank
         direction = self.corrected(grads)
         norm = context.norm(direction)
+        finite = bool(np.isfinite(norm))
         context.marks.begin_update()
         staleness = self._replica_version() - self._version_read
-        if self._leased:  # else its predecessor died after the step
-            record = self._record(lease, bool(np.isfinite(norm)), samples)
-            self._journal.write(record)
-            entry.phase = Phase.APPLY
-            ledger.begin_apply(lease.epoch, lease.ticket, context.owner)
-            if record.applied:
-                self.apply(grads, direction, norm, record)
-            ledger.finish(lease.epoch, lease.ticket, context.owner)
-        record = self._journal.read()
-        rounds.take_in(context.rank, record)
-        entry.ticket = -1
-        rounds.set_of(context.rank, STEPS, self._own + 1)
-        version = rounds.version()
+        steps = words["steps", rank]
+
+        def counts() -> tuple[int, int, int, bool]:
+            tokens = words["tokens", rank] + samples * context.config.seq_len
+            return context.entry.opt_step + finite, words["updates", rank] + finite, tokens, finite
+
+        record = self._steps.once(
+            lease, counts, lambda record: self.apply(grads, direction, norm, record)
+        )
+        self.strategy.take_in(context.arena, words, rank, record)
+        context.entry.ticket = -1
+        words["steps", rank] = steps + 1
+        version = self.strategy.version(words)
         context.arena.counters.store("version", version)
         context.marks.end_update()
         return WriteResult(applied=record.applied, staleness=staleness, version=version)
@@ -370,17 +487,6 @@ class LocalWorker:
     def corrected(self, grads: Grads) -> Grads:
         """The direction of a step, derived from the gradient."""
         return grads
-
-    def _record(self, lease: Lease, finite: bool, samples: int) -> StepRecord:
-        """Counts after this step; `version` counts the worker's own updates."""
-        context, rounds, rank = self.context, self._rounds, self.context.rank
-        return StepRecord(
-            opt_step=context.entry.opt_step + finite,
-            version=rounds.of(rank, UPDATES) + finite,
-            tokens=rounds.of(rank, TOKENS) + samples * context.facts.seq_len,
-            applied=finite,
-            ticket=lease.epoch * context.ledger.n + lease.ticket,
-        )
 
     def apply(self, grads: Grads, direction: Grads, norm: float, record: StepRecord) -> None:
         """One optimizer step along a direction of this norm, derived from the gradient."""
@@ -396,44 +502,14 @@ class LocalWorker:
 
     def lr(self) -> float:
         """Step size as if all workers were as far in the round as this one."""
-        context, rounds, rank = self.context, self._rounds, self.context.rank
-        steps, _ = rounds.before_next_step(rank)
-        own = max(1, rounds.of(rank, STEPS))
+        context, words, rank = self.context, self._words, self.context.rank
+        steps, _ = self.strategy.before_next_step(words, rank)
+        own = max(1, words["steps", rank])
         tokens, updates_of_all = (
-            rounds.of(rank, word) * steps // own for word in (TOKENS, UPDATES)
+            words[name, rank] * steps // own for name in ("tokens", "updates")
         )
-        progress = context.budget.progress(
-            steps=steps - self._before,
-            tokens=tokens - rounds.of_run(TOKENS_BEFORE),
-            seconds=context.seconds(),
+        return context.lr_at(
+            steps - self._before,
+            tokens - words["tokens_before"],
+            words["version_base"] + updates_of_all,
         )
-        return context.schedule(progress, rounds.of_run(VERSION_BASE) + updates_of_all)
-
-    # -- meetings --------------------------------------------------------------------------------
-
-    def _take_part(self) -> None:
-        """Do the rest of a meeting that rank 0 has decided on."""
-        context, rounds, stages = self.context, self._rounds, self._strategy.stages
-        rank, last = context.rank, len(stages) * rounds.of_run(DECIDED)
-        if rounds.of(rank, STAGES) >= last:
-            self._wait_for(last)  # a dead predecessor may not have waited for the others
-            return
-        context.marks.begin_update()
-        for stage, run in enumerate(stages, start=last - len(stages)):
-            if rounds.of(rank, STAGES) == stage:
-                run(self._strategy, context.arena, rounds, rank)
-                rounds.set_of(rank, STAGES, stage + 1)
-            self._wait_for(stage + 1)
-        context.marks.end_update()
-
-    def _wait_for(self, stages: int) -> None:
-        """Wait until every worker has ended `stages` stages; the supervisor replaces a dead one.
-
-        The phase is kept: during a meeting no worker holds still for a checkpoint.
-        """
-        entry, began_ns, nap_s = self.context.entry, monotonic_ns(), 0.0
-        while min(self._rounds.of_all(STAGES)) < stages:
-            entry.beat()
-            time.sleep(nap_s)
-            nap_s = min(1e-3, nap_s + 2e-5)
-        entry.wait_ns += monotonic_ns() - began_ns

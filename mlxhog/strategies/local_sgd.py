@@ -20,56 +20,46 @@ average, from which a round began, keep it as the anchor (`Anchored`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final
 
 import numpy as np
 
 from mlxhog.arena import Arena
 from mlxhog.backends.backend import Float32
-from mlxhog.config import local_strategies
-from mlxhog.config.config import TrainConfig
-from mlxhog.config.local_strategies import Averaged
 from mlxhog.errors import ConfigError
 from mlxhog.models.families import ModelConfig
 from mlxhog.optim import updates
 from mlxhog.optim.updates import Rows
-from mlxhog.strategies.local import Local
-from mlxhog.strategies.rounds import Rounds
+from mlxhog.strategies.local import Local, Stage
 
 ANCHOR: Final = "anchor"
 
 
-def average_share(strategy: LocalSGD, arena: Arena, rounds: Rounds, rank: int) -> None:
+def average_share(strategy: Local, arena: Arena, rank: int) -> None:
     """First stage: a worker's share of the average becomes the parameters."""
-    span = strategy.share(arena, rank)
-    strategy.average(arena, arena.params, span)
+    strategy.average(arena, arena.params, strategy.share(arena, rank))
 
 
-def take_average(strategy: LocalSGD, arena: Arena, rounds: Rounds, rank: int) -> None:
+def take_average(strategy: Local, arena: Arena, rank: int) -> None:
     """Last stage: the parameters become the worker's copy, and its next round begins."""
     replica = strategy.replica_segments()[strategy.replica_of(rank)]
     updates.snapshot(arena.segment(replica), arena.params)
-    rounds.begin_next(rank)
+    strategy.begin_next(arena, rank)
 
 
 class LocalSGD(Local):
     """Local runs that meet every H steps."""
 
-    choice: Averaged
+    stages: ClassVar[tuple[Stage, ...]] = (average_share, take_average)
 
-    stages: ClassVar[tuple[Callable[[Any, Arena, Rounds, int], None], ...]] = (
-        average_share,
-        take_average,
-    )
-
-    def check(self, model: ModelConfig, config: TrainConfig) -> None:
+    def check(self, model: ModelConfig) -> None:
         """Refuse local steps that do not fit the run.
 
         Raises:
             ConfigError: H is larger than the run.
         """
-        steps, limits = self.choice.local_steps, []
+        config, steps, limits = self.config, self.choice.local_steps, []
         if config.steps is not None:
             limits.append(config.steps)
         if config.tokens is not None:
@@ -85,20 +75,14 @@ class LocalSGD(Local):
 
     def steps_of_round(self, arena: Arena, done: int) -> Sequence[int]:
         """1 in the first part of post-local SGD, else H, or fewer by `local_work`."""
-        chosen = self.choice
-        if isinstance(chosen, local_strategies.LocalSGD) and done < chosen.local_after:
+        chosen, steps = self.choice, self.choice.local_steps
+        if done < getattr(chosen, "local_after", 0):
             return [1] * self.workers
-        if chosen.local_work == "speed":
-            return self._by_speed(arena)
-        return [chosen.local_steps] * self.workers
-
-    def _by_speed(self, arena: Arena) -> list[int]:
-        """As many as fit the time in which the fastest takes H; H until all have been measured."""
-        seconds = [arena.workers.entry(rank + 1).step_s for rank in range(self.workers)]
-        if not all(seconds):
-            return [self.choice.local_steps] * self.workers
-        shares = (min(seconds) / own_s for own_s in seconds)
-        return [max(1, int(self.choice.local_steps * share)) for share in shares]
+        if chosen.local_work == "speed":  # as many as fit the time in which the fastest takes H
+            seconds = [arena.workers.entry(rank + 1).step_s for rank in range(self.workers)]
+            if all(seconds):  # else not all have been measured yet
+                return [max(1, int(steps * (min(seconds) / own_s))) for own_s in seconds]
+        return [steps] * self.workers
 
 
 # -- the anchor ----------------------------------------------------------------------------------
@@ -118,7 +102,7 @@ class Anchored(LocalSGD):
             updates.snapshot(arena.segment(ANCHOR), arena.params)
 
 
-def keep_anchor(strategy: Anchored, arena: Arena, rounds: Rounds, rank: int) -> None:
+def keep_anchor(strategy: Local, arena: Arena, rank: int) -> None:
     """Stage of a meeting, when the parameters are whole: a share of them becomes the anchor."""
     span = strategy.share(arena, rank)
     np.copyto(arena.segment(ANCHOR)[span], arena.params[span])

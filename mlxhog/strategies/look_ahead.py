@@ -26,16 +26,16 @@ The worker that adds a step writes both with it, under its lock (`mlxhog.optim.T
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 
 from mlxhog.arena import Arena
 from mlxhog.arena.layout import PARAMETER_COPY
+from mlxhog.config.config import TrainConfig
 from mlxhog.optim import updates
 from mlxhog.optim.rule import StepTrace
 from mlxhog.optim.updates import Float32
-from mlxhog.strategies.facts import RunFacts
 
 SEGMENTS: Final = ("ahead.last", "ahead.prev")
 TREND: Final = 0.5
@@ -44,64 +44,39 @@ MEMORY: Final = 0.9
 """Decay of the running mean of steps by others, per gradient."""
 
 
-def segments(facts: RunFacts, workers: int) -> dict[str, tuple[str, int]]:
-    """Arena segments of the table above; empty unless steps are recorded."""
-    if not looks_ahead(facts, workers):
-        return {}
-    return {name: ("float32", PARAMETER_COPY) for name in SEGMENTS}
+def segments(config: TrainConfig, workers: int) -> dict[str, tuple[str, int]]:
+    """Arena segments of the table above; empty unless one of several workers records its steps."""
+    records = config.prediction == "last" and workers > 1
+    return {name: ("float32", PARAMETER_COPY) for name in SEGMENTS if records}
 
 
-def forget(arena: Arena, facts: RunFacts) -> None:
-    """Set the last steps, if the run has them, to 0; no other worker may write meanwhile."""
-    for name in recorded(arena, facts):
-        arena.segment(name).fill(0.0)
-
-
-def recorded(arena: Arena, facts: RunFacts) -> tuple[str, ...]:
+def recorded(arena: Arena, config: TrainConfig) -> tuple[str, ...]:
     """Segments of the last steps, if the run has them, even while one worker records none."""
-    names = SEGMENTS if facts.prediction == "last" else ()
-    return tuple(name for name in names if name in arena.layout.segments)
+    return tuple(name for name in segments(config, 2) if name in arena.layout.segments)
 
 
-def looks_ahead(facts: RunFacts, workers: int) -> bool:
-    """Whether steps are recorded: with `predict=last` and several workers."""
-    return facts.prediction == "last" and workers > 1
-
-
-def record(arena: Arena, facts: RunFacts, workers: int) -> StepTrace | None:
+def record(arena: Arena, config: TrainConfig, workers: int) -> StepTrace | None:
     """The arrays in which steps are recorded; None if they are not."""
-    if not looks_ahead(facts, workers):
-        return None
-    last, prev = (arena.segment(name) for name in SEGMENTS)
-    return StepTrace(last, prev)
-
-
-class ParameterReader(Protocol):
-    """One worker's reads of the parameters."""
-
-    def read(self, dst: Float32, threads: int = 1) -> None:
-        """Write the parameters that the next gradient is taken at into `dst`, (n,) float32.
-
-        Concurrency: others may be writing; elements are whole, of any age.
-        """
-
-    def landed(self, staleness: int) -> None:
-        """Note the number of steps by others between a read and the write of its gradient."""
+    names = segments(config, workers)
+    return StepTrace(*(arena.segment(name) for name in names)) if names else None
 
 
 class AsTheyAre:
-    """Reads the parameters as they are."""
+    """One worker's reads of the parameters, here as they are."""
 
     def __init__(self, params: Float32) -> None:
         """Read from the shared parameters, (n,) float32."""
         self._params = params
 
     def read(self, dst: Float32, threads: int = 1) -> None:
-        """A plain snapshot."""
+        """Write the parameters that the next gradient is taken at into `dst`, (n,) float32.
+
+        Concurrency: others may be writing; elements are whole, of any age.
+        """
         updates.snapshot(dst, self._params, threads=threads)
 
     def landed(self, staleness: int) -> None:
-        """No effect."""
+        """Note the number of steps by others between a read and the write of its gradient."""
 
 
 class _Ahead(AsTheyAre):
@@ -173,10 +148,10 @@ class LastSteps(_Ahead):
         )
 
 
-def reader(arena: Arena, facts: RunFacts, workers: int) -> ParameterReader:
+def reader(arena: Arena, config: TrainConfig, workers: int) -> AsTheyAre:
     """The reader of one of `workers` lock-free workers."""
-    if (recorded := record(arena, facts, workers)) is not None:
-        return LastSteps(arena.params, recorded, workers + facts.overlap)
-    if facts.prediction == "own" and workers > 1:
-        return OwnMovement(arena, workers, overlap=facts.overlap)
+    if (steps := record(arena, config, workers)) is not None:
+        return LastSteps(arena.params, steps, workers + config.overlap)
+    if config.prediction == "own" and workers > 1:
+        return OwnMovement(arena, workers, overlap=config.overlap)
     return AsTheyAre(arena.params)

@@ -30,14 +30,9 @@ class Recorded(Hogwild):
     """Lock-free workers whose accesses are recorded, or repeated as recorded."""
 
     probes: ClassVar[bool] = False  # no update is lost under locks
-    carries_tables: ClassVar[bool] = False
-
-    @property
-    def without_tables(self) -> str:
-        """An access to a row of a table has no number."""
-        return (
-            "determinism=record numbers accesses to parameters, not to rows of tables; leave it out"
-        )
+    no_tables: ClassVar[str] = (
+        "determinism=record numbers accesses to parameters, not to rows of tables; leave it out"
+    )
 
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
         """Add the counts of accesses and the books."""
@@ -45,7 +40,7 @@ class Recorded(Hogwild):
 
     def worker(self, context: Context) -> RecordedWorker | ReplayedWorker:
         """Prepare one worker."""
-        if self.facts.determinism == "replay":
+        if self.config.determinism == "replay":
             return ReplayedWorker(context)
         return RecordedWorker(context)
 
@@ -92,15 +87,15 @@ class OrderedWorker(HogwildWorker):
 
     def _follow_in_order(self, workers: int, seed: int) -> None:
         """Read and write as one of `workers` workers."""
-        context, arena, facts = self.context, self.context.arena, self.context.facts
+        context, arena, config = self.context, self.context.arena, self.context.config
         self._workers, self._previous = workers, None
-        record = look_ahead.record(arena, facts, workers)
+        record = look_ahead.record(arena, config, workers)
         self._target = replace(
             context.target(context.slot), locks=self._locks, mode=updates.IN_TURN, record=record
         )
-        self._reader = look_ahead.reader(arena, facts, workers)
+        self._reader = look_ahead.reader(arena, config, workers)
         if workers == 1:
-            recorded = [arena.segment(name) for name in look_ahead.recorded(arena, facts)]
+            recorded = [arena.segment(name) for name in look_ahead.recorded(arena, config)]
             _native.zero_in_turn(self._locks, self._regions, recorded, seed)
         if isinstance(self._reader, look_ahead.OwnMovement):
             self._previous = self._reader.previous  # each stripe of it is read in order

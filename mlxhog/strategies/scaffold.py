@@ -24,20 +24,19 @@ the average and of c; c_i and the anchor; the worker's copy.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from mlxhog.arena import Arena
 from mlxhog.backends.backend import Float32, Grads
+from mlxhog.config import optimizers, schedules
+from mlxhog.config.config import TrainConfig
 from mlxhog.config.optimizers import SGD
 from mlxhog.config.schedules import Constant
 from mlxhog.optim.rule import parameter
 from mlxhog.strategies.context import Context
-from mlxhog.strategies.control_words import StepRecord
-from mlxhog.strategies.facts import RunFacts
-from mlxhog.strategies.local import LocalWorker
+from mlxhog.strategies.local import LocalWorker, Stage
 from mlxhog.strategies.local_sgd import (
     ANCHOR,
     Anchored,
@@ -46,57 +45,54 @@ from mlxhog.strategies.local_sgd import (
     keep_anchor,
     take_average,
 )
-from mlxhog.strategies.rounds import Rounds
+from mlxhog.strategies.numbered import StepRecord
 
 CONTROL = "control"
 
 
-def is_plain(facts: RunFacts) -> bool:
+def is_plain(config: TrainConfig) -> bool:
     """Whether a round's steps are its directions times one number, so that Option II holds."""
-    constant = facts.schedule == Constant(warmup=0.0)
-    return facts.optimizer == SGD(weight_decay=0.0) and facts.clip == 0 and constant
+    constant = schedules.of(config) == Constant(warmup=0.0)
+    return optimizers.of(config) == SGD(weight_decay=0.0) and config.clip == 0 and constant
 
 
-def note_movement(strategy: Scaffold, arena: Arena, rounds: Rounds, rank: int) -> None:
+def note_movement(strategy: Scaffold, arena: Arena, rank: int) -> None:
     """First stage: a worker's next control variate from its movement, where Option II holds."""
-    steps = rounds.updates_in_round(rank)
-    if steps == 0 or not is_plain(strategy.facts):
+    steps = strategy.updates_in_round(arena, rank)
+    if steps == 0 or not is_plain(strategy.config):
         return
-    assert strategy.facts.lr is not None, "a run has a step size"
+    assert strategy.config.lr is not None, "a run has a step size"
     span = slice(arena.layout.probe.offset)
     copy = arena.segment(strategy.replica_segments()[rank])[span]
     own, mean = arena.segment(_own(rank))[span], arena.segment(CONTROL)[span]
-    moved = (arena.segment(ANCHOR)[span] - copy) / np.float32(steps * strategy.facts.lr)
+    moved = (arena.segment(ANCHOR)[span] - copy) / np.float32(steps * strategy.config.lr)
     np.copyto(arena.segment(_next(rank))[span], own - mean + moved)
 
 
-def average_controls(strategy: Scaffold, arena: Arena, rounds: Rounds, rank: int) -> None:
+def average_controls(strategy: Scaffold, arena: Arena, rank: int) -> None:
     """Second stage: a worker's share of the average, and of the mean control variate."""
-    average_share(strategy, arena, rounds, rank)
+    average_share(strategy, arena, rank)
     span, workers = strategy.share(arena, rank), strategy.workers
-    total = next_control(strategy, arena, rounds, 0, span).copy()
+    total = next_control(strategy, arena, 0, span).copy()
     for other in range(1, workers):
-        total += next_control(strategy, arena, rounds, other, span)
+        total += next_control(strategy, arena, other, span)
     np.copyto(arena.segment(CONTROL)[span], total * np.float32(1.0 / workers))
 
 
-def take_control(strategy: Scaffold, arena: Arena, rounds: Rounds, rank: int) -> None:
+def take_control(strategy: Scaffold, arena: Arena, rank: int) -> None:
     """Third stage: a worker's control variate, and its share of the anchor."""
     span = slice(arena.layout.probe.offset)
-    own = next_control(strategy, arena, rounds, rank, span)
-    np.copyto(arena.segment(_own(rank))[span], own)
-    keep_anchor(strategy, arena, rounds, rank)
+    np.copyto(arena.segment(_own(rank))[span], next_control(strategy, arena, rank, span))
+    keep_anchor(strategy, arena, rank)
 
 
-def next_control(
-    strategy: Scaffold, arena: Arena, rounds: Rounds, rank: int, span: slice
-) -> Float32:
+def next_control(strategy: Scaffold, arena: Arena, rank: int, span: slice) -> Float32:
     """A part of a worker's next control variate: the same through all stages but the last."""
-    steps = rounds.updates_in_round(rank)
+    steps = strategy.updates_in_round(arena, rank)
     if steps == 0:
         return arena.segment(_own(rank))[span]
     control = arena.segment(_next(rank))[span]
-    return control if is_plain(strategy.facts) else control * np.float32(1.0 / steps)
+    return control if is_plain(strategy.config) else control * np.float32(1.0 / steps)
 
 
 def _own(rank: int) -> str:
@@ -110,7 +106,7 @@ def _next(rank: int) -> str:
 class Scaffold(Anchored):
     """Local SGD whose steps are corrected by control variates."""
 
-    stages: ClassVar[tuple[Callable[[Any, Arena, Rounds, int], None], ...]] = (
+    stages: ClassVar[tuple[Stage, ...]] = (
         note_movement,
         average_controls,
         take_control,
@@ -120,45 +116,38 @@ class Scaffold(Anchored):
     def kept_segments(self) -> tuple[str, ...]:
         """Copies, anchor, and all control variates: a run may be resumed within a round."""
         ranks = range(self.workers)
-        controls = (*map(_own, ranks), *map(_next, ranks))
-        return (*super().kept_segments(), CONTROL, *controls)
+        return (*super().kept_segments(), CONTROL, *map(_own, ranks), *map(_next, ranks))
 
     def models_per_meeting(self) -> int:
         """The control variates as well."""
         return super().models_per_meeting() + 1
 
-    def worker(self, context: Context) -> ScaffoldWorker:
+    def worker(self, context: Context) -> LocalWorker:
         """Prepare one worker."""
-        return ScaffoldWorker(context)
+        return ScaffoldWorker(context, self)
 
 
 class ScaffoldWorker(LocalWorker):
     """Corrected local steps."""
 
-    def __init__(self, context: Context) -> None:
-        """Prepare one worker."""
-        super().__init__(context)
-        arena = context.arena
-        self._control, self._own_control, self._sum = (
-            arena.segment(name) for name in (CONTROL, _own(context.rank), _next(context.rank))
-        )
-        self._sums = not is_plain(context.facts)
-
     def corrected(self, grads: Grads) -> Grads:
         """`g - c_i + c`."""
+        arena = self.context.arena
         directions: Grads = {}
+        own, mean = arena.segment(_own(self.context.rank)), arena.segment(CONTROL)
         for name, grad in grads.items():
-            slot = self.context.arena.layout.slots[name]
-            own, mean = parameter(self._own_control, slot), parameter(self._control, slot)
-            directions[name] = dense(grad, slot.shape) + (mean - own)
+            slot = arena.layout.slots[name]
+            by = parameter(mean, slot) - parameter(own, slot)
+            directions[name] = dense(grad, slot.shape) + by
         return directions
 
     def apply(self, grads: Grads, direction: Grads, norm: float, record: StepRecord) -> None:
         """Add up the gradient of the backend, and step along the corrected one."""
-        if self._sums:
-            first = self._rounds.updates_in_round(self.context.rank) == 0
+        arena, rank = self.context.arena, self.context.rank
+        if not is_plain(self.context.config):
+            first = self.strategy.updates_in_round(arena, rank) == 0
             for name, grad in grads.items():
-                slot = self.context.arena.layout.slots[name]
-                total = parameter(self._sum, slot)
+                slot = arena.layout.slots[name]
+                total = parameter(arena.segment(_next(rank)), slot)
                 np.copyto(total, dense(grad, slot.shape) + (0.0 if first else total))
         super().apply(grads, direction, norm, record)

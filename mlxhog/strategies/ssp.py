@@ -15,25 +15,20 @@ server's lock, so all clocks are exact there.
 
     segment    dtype   meaning
     step.lock  uint32  the server's lock (`async_ps.py`)
-    ssp.words  uint8   line k, of worker slot k + 1: [0] its clock, [1] its incarnation while it
-                       takes part, else 0, [2] since when it waits, in monotonic nanoseconds, or 0
+    ssp.words  uint8   of each rank: its clock; its incarnation while it takes part, else 0; since
+                       when it waits, in monotonic nanoseconds, or 0
 """
 
 from __future__ import annotations
 
-import time
-
 from mlxhog.arena import Arena
 from mlxhog.arena.process import monotonic_ns
+from mlxhog.arena.words import Table, Words
 from mlxhog.arena.workers import State
-from mlxhog.config import strategies as choices
 from mlxhog.strategies.async_ps import AsyncPS, AsyncPSWorker
 from mlxhog.strategies.context import Context, Idle, Lease
-from mlxhog.strategies.control_words import LINE, Words
 
-_CLOCK, _OWNER, _WAITS_SINCE = range(3)
-SHORTEST_NAP_S = 5e-5
-LONGEST_NAP_S = 2e-3
+WORDS = "clock owner waits_since"
 NOTICE_S = 30.0  # the slowest worker is named when others have waited this long
 _GONE = (State.FREE, State.DEAD, State.FINISHED)
 
@@ -41,11 +36,12 @@ _GONE = (State.FREE, State.DEAD, State.FINISHED)
 class SSP(AsyncPS):
     """A parameter server with a gate."""
 
-    choice: choices.SSP
-
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
         """The segments of the table above."""
-        return {**super().segments(n_params), "ssp.words": ("uint8", LINE * self.slots)}
+        return {
+            **super().segments(n_params),
+            "ssp.words": ("uint8", Table(rank=(self.slots, WORDS)).n_bytes),
+        }
 
     def worker(self, context: Context) -> SSPWorker:
         """Prepare one worker."""
@@ -53,8 +49,8 @@ class SSP(AsyncPS):
 
     def held_up(self, arena: Arena) -> str | None:
         """Name the worker that others have waited for longer than `NOTICE_S`."""
-        words, limit_ns = Words(arena.segment("ssp.words")), 1e9 * NOTICE_S
-        since = [words.load(slot - 1, _WAITS_SINCE) for slot in range(1, self.slots + 1)]
+        words, limit_ns = words_of(arena), 1e9 * NOTICE_S
+        since = [words["waits_since", rank] for rank in range(self.slots)]
         now_ns = monotonic_ns()
         waiting = [k + 1 for k, at_ns in enumerate(since) if at_ns and now_ns - at_ns > limit_ns]
         clocks = clocks_of(arena)
@@ -70,12 +66,17 @@ class SSP(AsyncPS):
 
 def clocks_of(arena: Arena) -> dict[int, int]:
     """The clocks of the workers that take part, by slot; exact under the server's lock."""
-    words = Words(arena.segment("ssp.words"))
+    words = words_of(arena)
     return {
-        entry.slot: words.load(entry.slot - 1, _CLOCK)
+        entry.slot: words["clock", entry.slot - 1]
         for entry in arena.workers
-        if entry.state not in _GONE and words.load(entry.slot - 1, _OWNER) == entry.incarnation
+        if entry.state not in _GONE and words["owner", entry.slot - 1] == entry.incarnation
     }
+
+
+def words_of(arena: Arena) -> Words:
+    """The words of the table above."""
+    return Table(rank=(arena.layout.max_workers, WORDS)).open(arena.segment("ssp.words"))
 
 
 class SSPWorker(AsyncPSWorker):
@@ -84,62 +85,50 @@ class SSPWorker(AsyncPSWorker):
     def __init__(self, context: Context) -> None:
         """Prepare one worker, which takes part from its first claim on."""
         super().__init__(context)
-        self._words = Words(context.arena.segment("ssp.words"))
-        self._line = context.slot - 1
-        self._slack = context.chosen(choices.SSP).slack
+        self._words = words_of(context.arena)
+        self._slack: int = context.choice.slack
 
     def claim(self) -> Lease | Idle:
         """Take any free ticket, at most `slack` steps ahead of the slowest."""
-        if not self._takes_part():
+        if self._words["owner", self.context.rank] != self.context.owner:
             self._enter()
         idle = self._wait_at_gate()
         lease = super().claim() if idle is None else idle
         if lease is Idle.DONE:
-            self._words.store(self._line, _OWNER, 0)
+            self._words["owner", self.context.rank] = 0
         return lease
-
-    def _takes_part(self) -> bool:
-        return self._words.load(self._line, _OWNER) == self.context.owner
 
     def _enter(self) -> None:
         """Take part, not behind the slowest nor over `slack` behind any, so that none waits."""
-        words = self._words
-        self._server.acquire()
+        words, rank = self._words, self.context.rank
+        self._server.acquire(0)
         slowest = min(clocks_of(self.context.arena).values(), default=0)
-        fastest = max(words.load(k, _CLOCK) for k in range(self.context.strategy.slots))
-        own = words.load(self._line, _CLOCK)
-        words.store(self._line, _CLOCK, max(own, slowest, fastest - self._slack))
-        words.store(self._line, _WAITS_SINCE, 0)
-        words.store(self._line, _OWNER, self.context.owner)
-        self._server.release()
+        fastest = max(words["clock", k] for k in range(self.context.strategy.slots))
+        words["clock", rank] = max(words["clock", rank], slowest, fastest - self._slack)
+        words["waits_since", rank] = 0
+        words["owner", rank] = self.context.owner
+        self._server.release(0)
 
-    def _lead(self) -> int:
-        """Steps ahead of the slowest."""
+    def _may_begin(self) -> bool:
+        """Whether this worker is not too far ahead of the slowest."""
         clocks = clocks_of(self.context.arena)
-        return self._words.load(self._line, _CLOCK) - min(clocks.values())
+        return self._words["clock", self.context.rank] - min(clocks.values()) <= self._slack
 
     def _wait_at_gate(self) -> Idle | None:
         """Wait until no longer too far ahead; returns the reason if the wait ends otherwise."""
-        context, nap_s, began_ns = self.context, SHORTEST_NAP_S, 0
-        idle = None
-        while self._lead() > self._slack:
-            if context.stopping() or context.used_up():
-                idle = Idle.DONE
-                break
-            if context.paused():
-                idle = Idle.WAIT
-                break
-            if not began_ns:
-                began_ns = monotonic_ns()
-                self._words.store(self._line, _WAITS_SINCE, began_ns)
-            context.entry.beat()
-            time.sleep(nap_s)
-            nap_s = min(LONGEST_NAP_S, 2 * nap_s)
-        if began_ns:
-            self._words.store(self._line, _WAITS_SINCE, 0)
-            context.entry.wait_ns += monotonic_ns() - began_ns
-        return idle
+        context, words = self.context, self._words
+        if self._may_begin():
+            return None
+        words["waits_since", context.rank] = monotonic_ns()
+        context.wait_until(lambda: self._may_begin() or self._is_over() or context.paused())
+        words["waits_since", context.rank] = 0
+        if self._may_begin():
+            return None
+        return Idle.DONE if self._is_over() else Idle.WAIT
+
+    def _is_over(self) -> bool:
+        return self.context.stopping() or self.context.used_up()
 
     def _landed(self) -> None:
         """Advance its clock, under the server's lock."""
-        self._words.store(self._line, _CLOCK, self._words.load(self._line, _CLOCK) + 1)
+        self._words["clock", self.context.rank] += 1

@@ -20,14 +20,11 @@ from mlxhog.arena.ledger import Ledger, Position
 from mlxhog.arena.workers import State
 from mlxhog.backends.backend import Float32
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.strategy import StrategyChoice
 from mlxhog.errors import ConfigError
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.ngrams import NgramTables
 from mlxhog.optim import updates
-from mlxhog.strategies import averaged_rows
 from mlxhog.strategies.context import Context, StrategyWorker
-from mlxhog.strategies.facts import RunFacts
 
 
 @dataclass(frozen=True)
@@ -38,20 +35,21 @@ class Strategy(ABC):
     arena.
 
     Attributes:
-        choice: the chosen strategy with its numbers.
-        facts: of the run.
+        config: of the run, with a chosen strategy.
         workers: number of workers at the start of the run.
         max_workers: worker slots of the arena, if more than that; see `slots`.
         open: whether the run may change to another strategy (`--strategy auto`).
         tables: of n-grams in the model, set by `with_tables`; None if it has none.
     """
 
-    choice: StrategyChoice
-    facts: RunFacts
+    config: TrainConfig
     workers: int
     max_workers: int = 0
     open: bool = False
     tables: NgramTables | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse numbers of workers that cannot be."""
 
     numbered: ClassVar[bool] = False
     """Whether batches are assigned by number; a resumed run then cannot skip single ones."""
@@ -59,18 +57,30 @@ class Strategy(ABC):
     probes: ClassVar[bool] = True
     """Whether workers add to the lost-update probe with every step."""
 
-    carries_tables: ClassVar[bool] = False
-    """Whether workers read and write tables row by row, and nothing else of them."""
+    fixed_because: ClassVar[str] = "strategy {} has a part of each step for each of its workers"
+    """Why no worker can join or leave while it runs; its name is filled in."""
+
+    no_tables: ClassVar[str] = (
+        "strategy {} copies or averages whole parameters, not rows of tables; take --strategy "
+        "hogwild, locked, serial or sync"
+    )
+    """Why workers do not carry tables, and the way out, as clauses; "" where they read and write
+    them row by row, and nothing else of them."""
+
+    @property
+    def choice(self) -> Any:
+        """The chosen strategy with its numbers."""
+        return self.config.strategy
 
     @property
     def fixed(self) -> str | None:
         """Why no worker can join or leave while it runs; None where they can."""
-        return f"strategy {self.name} has a part of each step for each of its workers"
+        return self.fixed_because.format(self.name)
 
     @property
     def name(self) -> str:
         """Its name in options and messages."""
-        return self.choice.name
+        return str(self.choice.name)
 
     @property
     def slots(self) -> int:
@@ -79,12 +89,8 @@ class Strategy(ABC):
 
     # -- before anything is started --------------------------------------------------------------
 
-    def check(self, model: ModelConfig, config: TrainConfig) -> None:
+    def check(self, model: ModelConfig) -> None:
         """Refuse a model or a run that these workers cannot train.
-
-        Args:
-            model: of the run.
-            config: of the run.
 
         Raises:
             ConfigError: they cannot.
@@ -96,25 +102,13 @@ class Strategy(ABC):
         Raises:
             ConfigError: the strategy averages, copies or records whole arrays of parameters.
         """
-        if tables is not None and not self.carries_tables:
+        if tables is not None and self.no_tables:
             raise ConfigError(
-                f"the model has tables of n-grams (ngram_orders), and {self.without_tables}, or "
-                "train it without tables: --set ngram_orders=[]"
+                f"the model has tables of n-grams (ngram_orders), and "
+                f"{self.no_tables.format(self.name)}, or train it without tables: --set "
+                "ngram_orders=[]"
             )
         return replace(self, tables=tables)
-
-    @property
-    def without_tables(self) -> str:
-        """Why this strategy does not carry tables, and the way out, as clauses."""
-        return (
-            f"strategy {self.name} copies or averages whole parameters, not rows of tables; take "
-            "--strategy hogwild, locked, serial or sync"
-        )
-
-    def table_segments(self) -> dict[str, tuple[str, int]]:
-        """Segments of strategies that average the gradients of tables."""
-        tokens = self.workers * self.facts.sequences * self.facts.seq_len
-        return averaged_rows.segments(self.workers, self.tables, tokens)
 
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
         """Extra segments of the arena, as `arena.plan` takes them.
@@ -139,7 +133,7 @@ class Strategy(ABC):
     @property
     def tokens_per_step(self) -> int:
         """Tokens whose mean gradient one step applies."""
-        return self.batches_per_step() * self.facts.sequences * self.facts.seq_len
+        return self.batches_per_step() * self.config.sequences_per_ticket * self.config.seq_len
 
     @abstractmethod
     def worker(self, context: Context) -> StrategyWorker:
@@ -187,8 +181,11 @@ class Strategy(ABC):
         return ()
 
     def position(self, arena: Arena) -> dict[str, Any] | None:
-        """The strategy's position for a checkpoint; None if it has none."""
-        return None
+        """The strategy's position for a checkpoint; None if it has none.
+
+        An empty one only ties the kept segments to the strategy and the number of workers.
+        """
+        return {} if self.kept_segments() else None
 
     def state(self, arena: Arena) -> dict[str, Any]:
         """The strategy's entries in the state file of a checkpoint."""

@@ -20,6 +20,13 @@ of each for a sequence in earlier rounds; the replacement of a dead worker compu
 sequences. A worker still holds ticket R P + rank, which is done when the worker has ended the
 round. It may get no sequence at all, and then has no gradient: the mean is that of the others.
 
+With `backup_workers=b` a round does not wait for the slowest (Chen et al. 2016, arXiv:1604.00981).
+When P - b workers have written their gradients, the first that sees it closes the round: these are
+its members, and later gradients are dropped. The text of those is skipped, so text that takes long
+to compute counts less: the result is biased if such text differs from the rest. A worker that was
+too late marks its tickets of all missed rounds as done, and continues with the newest round. The
+lowest rank of the last round's members decides on the next one.
+
 In a run that may change its strategy a round begins when every worker is there. So no worker waits
 within a round for one that evaluates, starts again or comes late, and the run may change meanwhile.
 
@@ -28,138 +35,187 @@ within a round for one that evaluates, starts again or comes late, and the run m
     grads.mean         float32  their mean
     tables.*                    those of tables, see `averaged_rows.py`
     sync.norm          float64  sum of squares of the mean, per parameter
-    sync.words         uint8    words of 64 bits (`control_words.py`)
+    sync.words         uint8    `Sync.table`
 
-    line of sync.words  word  meaning
-                     0     0  decision
-                           1  steps that this call took with other strategies
-                     1     0  lr, a float
-                           1  version before the round
-              2 + 2 rank   0  finished stages
-                           1  steps its optimizer has taken with the round
-              3 + 2 rank   0  sequences in its batch, the weight of its gradient
-                           1  its seconds for one, a float; 0 is not measured yet
-                           2  number of gradients in that mean
-                           3  1 + the round that it is ready to begin, in an open run
-              2 + 2 P   rank  sequences of the round that the rank computes
+    word          meaning
+    decision      4 (R + 1) + the decision on round R
+    steps_before  steps that this call took with other strategies
+    lr, version   of the round; the version before it
+    members       (R + 1) 2^24 + a bit for each member of round R, which is closed
+    stages        of each rank: finished stages
+    opt_step      steps its optimizer has taken with the round
+    weight        sequences in its batch, the weight of its gradient
+    seconds       its seconds for one, a float, a mean over `gradients`; 0 is not measured yet
+    ready         1 + the round that it is ready to begin, in an open run
+    sequences     of the round that the rank computes
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, ClassVar, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlxhog import _native
 from mlxhog.arena import Arena
 from mlxhog.arena.layout import PARAMETER_COPY
-from mlxhog.arena.ledger import Ledger, TicketState
+from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.process import monotonic_ns
+from mlxhog.arena.words import Table, Words
 from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Grads
-from mlxhog.config.strategy import InRounds
+from mlxhog.errors import ConfigError
 from mlxhog.optim import tables, updates
 from mlxhog.optim.updates import Rows
-from mlxhog.strategies import division
-from mlxhog.strategies.averaged_rows import AveragedRows
-from mlxhog.strategies.context import Context, Idle, Lease, WriteResult
-from mlxhog.strategies.control_words import LINE, Words
+from mlxhog.strategies import averaged_rows, division, look_ahead
+from mlxhog.strategies.context import Context, Idle, Lease, StrategyWorker, WriteResult
+from mlxhog.strategies.hogwild import HogwildWorker
+from mlxhog.strategies.numbered import NumberedSteps
 from mlxhog.strategies.strategy import Strategy, all_reduce_bytes
 
 GO, STOP, SWITCH = 1, 2, 3
-WORDS_PER_LINE = LINE // 8
-
-
-def sync_segments(workers: int, n_params: int) -> dict[str, tuple[str, int]]:
-    """Arena segments of the table above."""
-    copies = [f"grads.{rank + 1}" for rank in range(workers)] + ["grads.mean"]
-    return {
-        **{name: ("float32", PARAMETER_COPY) for name in copies},
-        "sync.norm": ("float64", n_params),
-        "sync.words": ("uint8", LINE * (2 + 2 * workers + -(-workers // WORDS_PER_LINE))),
-    }
-
-
-def round_s(arena: Arena, workers: int, needed: int) -> float:
-    """Expected seconds of a round that waits for the fastest `needed` of its workers."""
-    return sorted(arena.workers.entry(rank + 1).step_s for rank in range(workers))[needed - 1]
-
-
-def is_over(words: NDArray[np.uint8], workers: int) -> bool:
-    """Whether all workers have left the rounds for lock-free steps with moments of their own.
-
-    Args:
-        words: the segment `sync.words`.
-        workers: of the run.
-    """
-    decided, code = divmod(Words(words).load(0, 0), 4)
-    return code == SWITCH and _finished_stages(words, workers) == {3 * (decided - 1) + 1}
-
-
-def between_rounds(words: NDArray[np.uint8], workers: int) -> bool:
-    """Whether no worker has begun, or may begin, a round while the arena is to hold still."""
-    decided, code = divmod(Words(words).load(0, 0), 4)
-    stages = _finished_stages(words, workers)
-    if code == SWITCH or len(stages) > 1:
-        return is_over(words, workers)
-    (stage,) = stages
-    return stage % 3 == 0 and (code == STOP or decided <= stage // 3)
-
-
-def rounds_done(words: NDArray[np.uint8], workers: int) -> int:
-    """Rounds of this call that every worker has ended."""
-    return min(_finished_stages(words, workers)) // 3
-
-
-def _finished_stages(words: NDArray[np.uint8], workers: int) -> set[int]:
-    return {Words(words).load(2 + 2 * rank, 0) for rank in range(workers)}
-
-
-def pass_over(words: NDArray[np.uint8], workers: int) -> None:
-    """Begin after the switch: in a resumed run whose workers already have their own moments."""
-    for rank in range(workers):
-        Words(words).store(2 + 2 * rank, 0, 1)
-    Words(words).store(0, 0, 1 << 2 | SWITCH)
+MOST_WORKERS: Final = 24
+"""With backup workers: bits of a set of ranks."""
 
 
 class Sync(Strategy):
     """Averaged gradients; with equal shares, reruns with the same workers are bit-identical."""
 
     numbered: ClassVar[bool] = True
-    carries_tables: ClassVar[bool] = True
+    no_tables: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        """Refuse a number of backup workers that leaves none to wait for.
+
+        Raises:
+            ConfigError: none is left, or there are more workers than a set of ranks has bits.
+        """
+        if self.backups and self.backups >= self.workers:
+            raise ConfigError(
+                f"backup_workers is {self.backups}, and the run has {self.workers} "
+                f"worker{'s' * (self.workers > 1)}: a round waits for at least one; take at most "
+                f"{self.workers - 1}, or more --workers"
+            )
+        if self.backups and self.workers > MOST_WORKERS:
+            raise ConfigError(
+                f"backup_workers is for up to {MOST_WORKERS} workers, and the run has "
+                f"{self.workers}; leave it out, or take fewer"
+            )
+
+    @property
+    def backups(self) -> int:
+        """Workers that a round does not wait for."""
+        return int(getattr(self.choice, "backup_workers", 0))
 
     def batches_per_step(self) -> int:
-        """One of every worker."""
-        return self.workers
+        """One of every worker that a round waits for."""
+        return self.workers - self.backups
+
+    @cached_property
+    def table(self) -> Table:
+        """The words of the table above."""
+        return Table(
+            run=(1, "decision steps_before lr version members"),
+            worker=(self.workers, "stages opt_step weight seconds gradients ready sequences"),
+        )
+
+    def words(self, arena: Arena) -> Words:
+        """The words of an arena."""
+        return self.table.open(arena.segment("sync.words"))
 
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
         """The segments of the table above."""
-        return {**sync_segments(self.workers, n_params), **self.table_segments()}
+        copies = [*(f"grads.{rank + 1}" for rank in range(self.workers)), "grads.mean"]
+        tokens = self.workers * self.config.sequences_per_ticket * self.config.seq_len
+        return {
+            **{name: ("float32", PARAMETER_COPY) for name in copies},
+            "sync.norm": ("float64", n_params),
+            "sync.words": ("uint8", self.table.n_bytes),
+            **averaged_rows.segments(self.workers, self.tables, tokens),
+        }
 
-    def worker(self, context: Context) -> SyncWorker:
+    def worker(self, context: Context) -> StrategyWorker:
         """Prepare one worker."""
-        return SyncWorker(context)
+        return SyncWorker(context, self)
 
     def limit_steps(self, arena: Arena, ledger: Ledger, steps: int | None, done: int = 0) -> None:
         """Store also the steps of other strategies."""
         super().limit_steps(arena, ledger, steps, done)
-        Words(arena.segment("sync.words")).store(0, 1, done)
+        self.words(arena)["steps_before"] = done
+
+    def stages(self, words: Words, ranks: Iterable[int] | None = None) -> list[int]:
+        """Finished stages of each rank, or of some."""
+        return [words["stages", rank] for rank in (range(self.workers) if ranks is None else ranks)]
+
+    def members(self, words: Words) -> tuple[int, list[int]]:
+        """With backup workers: the number of closed rounds, and the ranks in the last of them."""
+        closed, mask = divmod(words["members"], 1 << MOST_WORKERS)
+        return closed, [rank for rank in range(self.workers) if mask >> rank & 1]
+
+    def rounds_done(self, words: Words) -> int:
+        """Rounds of this call that all of their members have ended."""
+        if not self.backups:
+            return min(self.stages(words)) // 3
+        closed, ranks = self.members(words)
+        return closed - any(stages < 3 * closed for stages in self.stages(words, ranks))
 
     def steps_done(self, arena: Arena, ledger: Ledger) -> int:
-        """Rounds that every worker has ended, and the steps of other strategies before them."""
-        words = arena.segment("sync.words")
-        return Words(words).load(0, 1) + rounds_done(words, self.workers)
+        """Rounds that are done, and the steps of other strategies before them."""
+        words = self.words(arena)
+        return words["steps_before"] + self.rounds_done(words)
 
     def step_s(self, arena: Arena) -> float:
         """That of the slowest worker that a round waits for."""
-        return round_s(arena, self.workers, self.batches_per_step())
+        seconds = sorted(arena.workers.entry(rank + 1).step_s for rank in range(self.workers))
+        return seconds[self.workers - self.backups - 1]
+
+    def is_over(self, arena: Arena) -> bool:
+        """Whether all workers have left the rounds for lock-free steps with their own moments."""
+        words = self.words(arena)
+        decided, code = divmod(words["decision"], 4)
+        return code == SWITCH and set(self.stages(words)) == {3 * (decided - 1) + 1}
 
     def between_steps(self, arena: Arena) -> bool:
         """Whether no round is under way."""
-        return between_rounds(arena.segment("sync.words"), self.workers)
+        words = self.words(arena)
+        decided, code = divmod(words["decision"], 4)
+        return self.is_over(arena) or decided - (code == STOP) <= self.rounds_done(words)
+
+    def missed(self, words: Words, rank: int) -> bool:
+        """Whether a rank was too late for a closed round."""
+        if not self.backups:
+            return False
+        stages, (closed, ranks) = words["stages", rank], self.members(words)
+        behind = closed - stages // 3
+        return behind > 1 or (behind == 1 and rank not in ranks)
+
+    def pass_over(self, arena: Arena, ledger: Ledger, rank: int) -> None:
+        """Mark a rank's tickets of missed rounds as done, and the rank as ready for the next one.
+
+        Concurrency: the worker calls it, or another process while it holds still or is dead.
+        """
+        words, first = self.words(arena), arena.counters.load("first_ticket")
+        owner, (closed, _) = arena.workers.entry(rank + 1).incarnation, self.members(words)
+        for round_ in range(words["stages", rank] // 3, closed):
+            ticket = ledger.locate(first + round_ * self.workers + rank)
+            ledger.claim_exact(*ticket, owner)
+            ledger.begin_apply(*ticket, owner)
+            ledger.finish(*ticket, owner)
+        words["stages", rank] = 3 * closed
+
+    def settle(self, arena: Arena, ledger: Ledger) -> None:
+        """Skip the rounds that a worker missed, as it would itself.
+
+        It evaluates, or is dead. A resumed run would else begin with those tickets, and read again
+        all text that others have read since.
+        """
+        words = self.words(arena)
+        for rank in range(self.workers):
+            if self.missed(words, rank):
+                self.pass_over(arena, ledger, rank)
+        super().settle(arena, ledger)
 
     def state_slots(self, arena: Arena) -> tuple[int, ...]:
         """Slot 1: workers apply one averaged gradient together, so its state is that of all."""
@@ -171,169 +227,144 @@ class Sync(Strategy):
 
 
 class SyncWorker:
-    """One worker's part of every round."""
+    """One worker's part of every round that it is in time for."""
 
-    def __init__(self, context: Context, *, switch: Callable[[], bool] | None = None) -> None:
+    switched = False
+    """Whether the rounds are over, for lock-free steps."""
+
+    def __init__(
+        self, context: Context, strategy: Sync, switch: Callable[[], bool] = lambda: False
+    ) -> None:
         """Prepare one worker.
 
         Args:
             context: this worker's view of the run.
-            switch: asked by rank 0 before each round: whether synchronous training is over
-                (`SyncThenHogwild`); never, when None.
+            strategy: of the run.
+            switch: asked by rank 0 before each round: whether lock-free steps follow now.
         """
-        self.context = context
-        arena = context.arena
-        self._words = Words(arena.segment("sync.words"))
-        self._own = arena.segment(f"grads.{context.slot}")
-        self._all = [arena.segment(f"grads.{rank + 1}") for rank in range(context.workers)]
-        self._mean = arena.segment("grads.mean")
-        self._norms = arena.segment("sync.norm")
+        self.context, self._strategy, self._switch = context, strategy, switch
+        arena, ranks = context.arena, range(context.workers)
+        self._words = strategy.words(arena)
+        self._all = [arena.segment(f"grads.{rank + 1}") for rank in ranks]
+        self._mean, self._norms = arena.segment("grads.mean"), arena.segment("sync.norm")
         self._target = context.target(state_slot=1)
-        self._rows = AveragedRows(arena, context.workers) if context.tables is not None else None
-        self._names = list(arena.layout.slots)
-        slots = arena.layout.slots.values()
-        self._costs = [division.cost(slot, context.optimizer) for slot in slots]
-        self._ranks: Sequence[int] = range(context.workers)
-        self._needed = context.workers
-        self._share = division.parameters(self._costs, context.workers)[context.rank]
-        self._line = 2 + 2 * context.rank
+        self._rows = None
+        if context.tables is not None:
+            self._rows = averaged_rows.AveragedRows(arena, context.workers)
+        self._slots = list(arena.layout.slots.values())
+        self._costs = [division.cost(slot, context.optimizer) for slot in self._slots]
+        self._step = NumberedSteps(context, self._words, context.rank)
         self._shares: division.SharesBySpeed | None = None
-        if context.chosen(InRounds).shares == "speed":
-            each = context.facts.sequences
+        if context.choice.shares == "speed":
+            each = context.config.sequences_per_ticket
             self._shares = division.SharesBySpeed(self._words, context.workers, each)
         self._began_ns = 0
-        self._leased = False
-        self._switch = switch
-        self.switched = False
+        self._be_members(ranks)
 
-    # -- words shared by all workers -------------------------------------------------------------
+    def _be_members(self, ranks: Sequence[int]) -> None:
+        """Work in a round of these ranks, this one among them."""
+        self._ranks, self._place = ranks, ranks.index(self.context.rank)
+        self._share = division.parameters(self._costs, len(ranks))[self._place]
 
-    def _stages(self, rank: int) -> int:
-        return self._words.load(2 + 2 * rank, 0)
+    def counts_step(self) -> bool:
+        """A round is one step, counted by the first of its members."""
+        return self._place == 0
 
-    def _finish_stage(self, stage: int) -> None:
-        self._words.store(self._line, 0, stage + 1)
-
-    def _weight(self, rank: int) -> int:
-        return self._words.load(3 + 2 * rank, 0)
+    # -- the decision on a round -----------------------------------------------------------------
 
     def _decision(self, round_: int) -> int:
-        """The decision on a round: rank 0 makes it once, the others wait for it."""
-        context = self.context
-        word = self._words.load(0, 0)
-        if word >> 2 == round_ + 1 and word & 3 != STOP:
-            return word & 3
-        if context.rank != self._ranks[0]:
-            return word & 3 if word >> 2 == round_ + 1 else 0
-        limit = context.step_limit
+        """The decision on a round; 0 while there is none. One rank makes it, once."""
+        context, words, strategy = self.context, self._words, self._strategy
+        decided, code = divmod(words["decision"], 4)
+        if decided == round_ + 1 and code != STOP:
+            return code
+        ranks: Sequence[int] = range(context.workers)
+        if strategy.backups:
+            ranks = strategy.members(words)[1] or ranks
+        if context.rank != ranks[0]:
+            return code if decided == round_ + 1 else 0
         if context.paused() and not context.stopping():
             return 0
-        takes_s = round_s(context.arena, context.workers, self._needed)
-        if context.stopping() or context.used_up(takes_s):
+        limit = context.step_limit
+        over = limit is not None and round_ >= limit
+        if over or context.stopping() or context.used_up(strategy.step_s(context.arena)):
             code = STOP
-        elif limit is not None and round_ >= limit:
-            code = STOP
-        elif self._switch is not None and self._switch():
-            code = SWITCH
         else:
-            code = GO
-        if code != STOP:
-            if any(self._stages(rank) < 3 * round_ for rank in self._ranks):
-                return 0  # a worker that died at a round's end did not wait for the others
-            if not self._all_are_there(round_):
+            # A worker that died at a round's end did not wait for the others.
+            late = any(stages < 3 * round_ for stages in strategy.stages(words, ranks))
+            if late or (strategy.open and any(words["ready", rank] <= round_ for rank in ranks)):
                 return 0
+            code = SWITCH if self._switch() else GO
             self._publish(round_)
-        self._words.store(0, 0, (round_ + 1) << 2 | code)
+        words["decision"] = 4 * (round_ + 1) + code
         return code
 
-    def _all_are_there(self, round_: int) -> bool:
-        """Whether every worker is ready for a round; a run that cannot change does not ask."""
-        is_open, ranks = self.context.strategy.open, self._ranks
-        return not is_open or all(self._words.load(3 + 2 * rank, 3) > round_ for rank in ranks)
-
     def _publish(self, round_: int) -> None:
-        """Store the step size of a round, its version and the sequences of each rank."""
-        context = self.context
-        version = context.arena.counters.load("version")
-        self._words.store_float(1, 0, context.schedule(self._progress(round_), version))
-        self._words.store(1, 1, version)
+        """Store the step size of a round, its version and the sequences of each rank.
+
+        With equal shares the step size follows from the count of rank 0, so that reruns agree: the
+        others may not have counted their part of the last round yet.
+        """
+        context, words = self.context, self._words
+        words["version"] = version = context.arena.counters.load("version")
         if self._shares is not None:
+            words.set_real("lr", context.schedule(context.progress(), version))
             self._shares.publish()
-
-    def _progress(self, round_: int) -> float:
-        """As `Context.progress`; with equal shares from the count of rank 0, so reruns agree.
-
-        The others may not have counted their part of the last round yet.
-        """
-        context = self.context
-        if self._shares is not None:
-            return context.progress()
+            return
         tokens = context.workers * context.entry.tokens
-        return context.budget.progress(steps=round_, tokens=tokens, seconds=context.seconds())
-
-    def _step(self) -> int:
-        """Number of this worker's optimizer step in the round, from 1."""
-        return self._words.load(self._line, 1)
-
-    def _lr(self) -> float:
-        return self._words.load_float(1, 0)
-
-    def _wait_for(self, stage: int) -> None:
-        """Wait until every worker has finished a stage; the supervisor replaces a dead one.
-
-        The phase is kept: during a round no worker holds still for a checkpoint.
-        """
-        entry = self.context.entry
-        pause_s, began_ns = 0.0, monotonic_ns()
-        while any(self._stages(rank) <= stage for rank in self._ranks):
-            entry.beat()
-            time.sleep(pause_s)
-            pause_s = min(1e-3, pause_s + 2e-5)
-        entry.wait_ns += monotonic_ns() - began_ns
+        if self._strategy.backups:  # members differ from round to round
+            tokens = context.arena.counters.load("tokens")
+        words.set_real("lr", context.lr_at(round_, tokens, version))
 
     # -- one round -------------------------------------------------------------------------------
 
-    def counts_step(self) -> bool:
-        """A round is one step, counted by rank 0."""
-        return self.context.rank == 0
-
     def claim(self) -> Lease | Idle:
         """Lease ticket R P + rank of round R."""
-        context = self.context
-        round_, stage = divmod(self._stages(context.rank), 3)
-        if stage == 0 or self._switched_at(round_):
-            if context.strategy.open and not context.paused():
-                self._words.store(self._line + 1, 3, round_ + 1)
+        context, words, strategy = self.context, self._words, self._strategy
+        if strategy.missed(words, context.rank):
+            # While a checkpoint is saved, `settle` does it. No round lacks this worker: the members
+            # of the last one are enough to close the next.
+            if not context.paused():
+                self._pass_over()
+            return Idle.WAIT
+        round_, stage = divmod(words["stages", context.rank], 3)
+        if stage == 0 or words["decision"] == 4 * (round_ + 1) + SWITCH:
+            if strategy.open and not context.paused():
+                words["ready", context.rank] = round_ + 1
             code = self._decision(round_)
             if code == SWITCH:
                 self._leave(3 * round_)
             if code != GO:
                 return Idle.DONE if code == STOP else Idle.WAIT
-        first = context.arena.counters.load("first_ticket")
-        first += round_ * context.workers
-        epoch, ticket = divmod(first + context.rank, context.ledger.n)
-        self._leased = context.ledger.claim_exact(epoch, ticket, context.owner)
-        if not self._leased and context.ledger.state(epoch, ticket) != TicketState.DONE:
-            return Idle.WAIT  # not one that its predecessor applied
-        context.entry.ticket = ticket
+        first = context.arena.counters.load("first_ticket") + round_ * context.workers
+        lease = self._step.lease(first + context.rank)
+        if lease is None:
+            return Idle.WAIT
         if self._shares is None:
-            return Lease(epoch, ticket)
-        return Lease(epoch, ticket, self._shares.parts(context.rank, first, context.ledger.n))
+            return lease
+        parts = self._shares.parts(context.rank, first, context.ledger.n)
+        return Lease(lease.epoch, lease.ticket, parts)
 
-    def _switched_at(self, round_: int) -> bool:
-        return self._words.load(0, 0) == (round_ + 1) << 2 | SWITCH
+    def _pass_over(self) -> None:
+        self._strategy.pass_over(self.context.arena, self.context.ledger, self.context.rank)
+        self.context.entry.ticket = -1
 
     def _leave(self, stage: int) -> None:
         """Take the shared moments as this worker's own, and wait until all have done so."""
-        context = self.context
-        if self._stages(context.rank) == stage:
+        context, words = self.context, self._words
+        if words["stages", context.rank] == stage:
             if context.slot != 1:
                 own = context.target(context.slot).private
                 for name, moments in self._target.private.items():
                     updates.snapshot(own[name], moments)
-            self._finish_stage(stage)
+            words["stages", context.rank] = stage + 1
         self._wait_for(stage)
         self.switched = True
+
+    def _wait_for(self, stage: int) -> None:
+        """Wait until every member has finished a stage."""
+        stages, words = self._strategy.stages, self._words
+        self.context.wait_until(lambda: min(stages(words, self._ranks)) > stage)
 
     def read(self) -> None:
         """Plain snapshot: every worker of a round reads the same version.
@@ -341,62 +372,94 @@ class SyncWorker:
         It is the version that rank 0 published: the counter may be higher when a replacement reads.
         """
         context = self.context
-        context.entry.version_read = self._words.load(1, 1)
+        context.entry.version_read = self._words["version"]
         context.copy_to_inbox()
         self._began_ns = monotonic_ns()
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
-        """Average with the other workers' gradients, then apply this worker's share."""
-        context = self.context
-        start = self._stages(context.rank)
+        """Average with the other members' gradients, then apply this worker's share.
+
+        With backup workers the gradient is dropped if the round is closed.
+        """
+        context, words, strategy, rank = (
+            self.context,
+            self._words,
+            self._strategy,
+            self.context.rank,
+        )
+        start = words["stages", rank]
         base = start // 3 * 3
-        if start == base:
+        round_ = base // 3
+        if start == base and not (strategy.backups and strategy.members(words)[0] > round_):
             if self._shares is not None:
-                self._shares.note(context.rank, samples, monotonic_ns() - self._began_ns)
+                self._shares.note(rank, samples, monotonic_ns() - self._began_ns)
             if samples:
                 self._write_own(grads)
-            self._words.store(self._line + 1, 0, samples)
-            self._finish_stage(base)
-        return self._end_round(lease, start)
-
-    def _end_round(self, lease: Lease, start: int) -> WriteResult:
-        """Average and apply with the workers of the round; `start` stages are finished."""
-        context = self.context
-        entry, ledger, counters = context.entry, context.ledger, context.arena.counters
-        base = start // 3 * 3
+            words["weight", rank] = samples
+            words["stages", rank] = base + 1
+        if strategy.backups:
+            context.wait_until(lambda: self._is_closed(round_))
+            closed, ranks = strategy.members(words)
+            if closed > round_ + 1 or rank not in ranks:
+                self._place = -1
+                self._pass_over()
+                version = context.arena.counters.load("version")
+                return WriteResult(applied=False, version=version, too_late=True)
+            self._be_members(ranks)
         self._wait_for(base)  # also for a replacement: its predecessor may have been ahead
         context.marks.begin_update()  # before any worker of the round can apply its share
         if start <= base + 1:
             self._average()
             # Stored here, counted below: the replacement of a dead worker counts its step once.
-            self._words.store(self._line, 1, entry.opt_step + 1)
-            self._finish_stage(base + 1)
+            words["opt_step", rank] = context.entry.opt_step + 1
+            words["stages", rank] = base + 2
         self._wait_for(base + 1)
+        return self._end_round(lease, base)
+
+    def _is_closed(self, round_: int) -> bool:
+        """Whether a round is closed; closes it if enough gradients are there."""
+        words, strategy = self._words, self._strategy
+        word = words["members"]
+        if word >> MOST_WORKERS > round_:
+            return True
+        stages = strategy.stages(words)
+        arrived = [rank for rank, stage in enumerate(stages) if stage == 3 * round_ + 1]
+        if len(arrived) < strategy.batches_per_step():
+            return False
+        mask = sum(1 << rank for rank in arrived)
+        words.exchange("members", word, (round_ + 1) << MOST_WORKERS | mask)
+        return True
+
+    def _end_round(self, lease: Lease, base: int) -> WriteResult:
+        """Apply this worker's share, and wait for the others to have done so."""
+        context, words, rank = self.context, self._words, self.context.rank
+        entry, ledger = context.entry, context.ledger
         norm = float(np.sqrt(self._norms.sum()))
         finite = bool(np.isfinite(norm))
         entry.phase = Phase.APPLY
-        if self._leased:
+        if not self._step.is_over:
             ledger.begin_apply(lease.epoch, lease.ticket, context.owner)
             if finite:
                 self._apply(norm)
             ledger.finish(lease.epoch, lease.ticket, context.owner)
         if finite:
-            entry.opt_step = self._step()
+            entry.opt_step = words["opt_step", rank]
         entry.ticket = -1
         version = entry.version_read + finite  # every worker of a round read the same one
-        if context.rank == self._ranks[0]:
-            counters.store("version", version)
+        if self._place == 0:
+            context.arena.counters.store("version", version)
         context.marks.end_update()
-        self._finish_stage(base + 2)
+        words["stages", rank] = base + 3
         self._wait_for(base + 2)
         return WriteResult(applied=finite, staleness=0, version=version)
 
     def _write_own(self, grads: Grads) -> None:
         if self._rows is not None:
             self._rows.put(self.context.rank, tables.parted(grads, self.context.tables)[1])
-        for name, slot in self.context.arena.layout.slots.items():
-            grad = grads[name]
-            own = self._own[slot.offset : slot.offset + slot.size].reshape(slot.shape)
+        flat = self._all[self.context.rank]
+        for slot in self._slots:
+            grad = grads[slot.name]
+            own = flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
             if isinstance(grad, Rows):
                 own.fill(0.0)
                 np.add.at(own, grad.index, grad.values)
@@ -404,13 +467,12 @@ class SyncWorker:
                 np.copyto(own, grad)
 
     def _average(self) -> None:
-        slots = self.context.arena.layout.slots
         ranks, shares = zip(*self._shares_of_ranks(), strict=True)
         all_grads = [self._all[rank] for rank in ranks]
         equal = len(set(shares)) == 1
         scale = np.float32(1.0 / len(ranks))
         for index in self._share:
-            slot = slots[self._names[index]]
+            slot = self._slots[index]
             span = slice(slot.offset, slot.offset + slot.size)
             mean = self._mean[span]
             np.multiply(all_grads[0][span], shares[0], out=mean)
@@ -421,42 +483,149 @@ class SyncWorker:
 
     def _shares_of_ranks(self) -> list[tuple[int, np.float32]]:
         """Ranks with a gradient, and the weight of each, 1 on average."""
-        weights = {rank: weight for rank in self._ranks if (weight := self._weight(rank))}
+        every = {rank: self._words["weight", rank] for rank in self._ranks}
+        weights = {rank: weight for rank, weight in every.items() if weight}
         total, count = sum(weights.values()), len(weights)
         return [(rank, np.float32(weight * count / total)) for rank, weight in weights.items()]
 
-    def _apply_rows(self) -> None:
-        """Apply the optimizer to this worker's share of the tables."""
-        context, shares = self.context, self._shares_of_ranks()
-        if self._rows is None or context.tables is None:
-            return
-        parts = [(rank, float(share) / len(shares)) for rank, share in shares]
-        own = list(self._ranks).index(context.rank)
-        rows = {
-            name: self._rows.mean(k, parts)
-            for k, name in enumerate(self._rows.names)
-            if k % len(self._ranks) == own
-        }
-        context.tables.step(rows, lr=context.table_lr(self._lr()), seed=context.slot)
-
     def _apply(self, norm: float) -> None:
-        self._apply_rows()
-        context = self.context
+        """Apply the optimizer to this worker's share of the tables and of the parameters."""
+        context, lr = self.context, self._words.real("lr")
+        if self._rows is not None and context.tables is not None:
+            shares = self._shares_of_ranks()
+            parts = [(rank, float(share) / len(shares)) for rank, share in shares]
+            own = range(self._place, len(self._rows.names), len(self._ranks))
+            rows = {self._rows.names[k]: self._rows.mean(k, parts) for k in own}
+            context.tables.step(rows, lr=context.table_lr(lr), seed=context.slot)
         grads: Grads = {}
         for index in self._share:
-            name = self._names[index]
-            slot = context.arena.layout.slots[name]
+            slot = self._slots[index]
             mean = self._mean[slot.offset : slot.offset + slot.size].reshape(slot.shape)
+            grads[slot.name] = mean
             if slot.kind == "rows":  # an untouched row has an all-zero gradient
-                rows = np.flatnonzero(mean.any(axis=1)).astype(np.int32)
-                grads[name] = Rows(rows, np.ascontiguousarray(mean[rows]))
-            else:
-                grads[name] = mean
+                touched = np.flatnonzero(mean.any(axis=1)).astype(np.int32)
+                grads[slot.name] = Rows(touched, np.ascontiguousarray(mean[touched]))
         context.optimizer.step(
             self._target,
             grads,
-            lr=self._lr(),
-            step=self._step(),
+            lr=lr,
+            step=self._words["opt_step", context.rank],
             seed=context.slot,
             grad_scale=context.grad_scale(norm),
         )
+
+
+# -- rounds first, then lock-free ------------------------------------------------------------------
+
+
+class SyncThenHogwild(Sync):
+    """`--async-after F`: rounds for the first share F of the run, then lock-free steps.
+
+    Early in training staleness is expensive; later it is cheap. At the switch each worker takes the
+    shared moments as its private ones. A run that has gone asynchronous stays so when it is
+    resumed. One worker runs no rounds.
+    """
+
+    numbered: ClassVar[bool] = False
+    fixed_because: ClassVar[str] = "async_after begins with rounds that need all of its workers"
+
+    def batches_per_step(self) -> int:
+        """Those of a lock-free step."""
+        return 1
+
+    def mean_batches_per_step(self, *, went_async: bool = False) -> float:
+        """One per worker in the share of the steps that are rounds, and one in the rest."""
+        rounds = 0.0 if went_async else self.choice.async_after
+        return 1.0 + float(rounds) * (self.workers - 1)
+
+    def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
+        """Those of both."""
+        return {**super().segments(n_params), **look_ahead.segments(self.config, self.workers)}
+
+    def kept_segments(self) -> tuple[str, ...]:
+        """Segments for looking ahead."""
+        return tuple(look_ahead.segments(self.config, self.workers))
+
+    def worker(self, context: Context) -> StrategyWorker:
+        """Prepare one worker."""
+        if self.workers == 1:
+            return HogwildWorker(context)
+        return SyncThenHogwildWorker(context, self)
+
+    def steps_done(self, arena: Arena, ledger: Ledger) -> int:
+        """Rounds, and the tickets beyond those that the rounds took."""
+        tickets = Strategy.steps_done(self, arena, ledger)
+        if self.workers == 1:
+            return tickets
+        rounds = self.rounds_done(self.words(arena))
+        return rounds + tickets - rounds * self.workers if self.is_over(arena) else rounds
+
+    def step_s(self, arena: Arena) -> float:
+        """That of the slowest worker, while rounds wait for it."""
+        return Strategy.step_s(self, arena) if self.is_over(arena) else super().step_s(arena)
+
+    def between_steps(self, arena: Arena) -> bool:
+        """Whether no round is under way."""
+        return self.workers == 1 or super().between_steps(arena)
+
+    def state_slots(self, arena: Arena) -> tuple[int, ...]:
+        """Slot 1 while workers apply one averaged gradient together."""
+        return Strategy.state_slots(self, arena) if self.is_over(arena) else (1,)
+
+    def network_bytes(self, arena: Arena, steps: int) -> int:
+        """All-reduces of the rounds, and the pulls and pushes of the steps after them."""
+        if self.workers == 1:
+            return 0
+        rounds = min(steps, self.rounds_done(self.words(arena)))
+        together = super().network_bytes(arena, rounds)
+        return together + Strategy.network_bytes(self, arena, steps - rounds)
+
+    def state(self, arena: Arena) -> dict[str, Any]:
+        """Add whether each worker has moments of its own."""
+        return {**super().state(arena), "went_async": len(self.state_slots(arena)) > 1}
+
+    def resume(
+        self, arena: Arena, ledger: Ledger, state: Mapping[str, Any]
+    ) -> Mapping[str, Any] | None:
+        """Resume in the phase that the run was in."""
+        position = super().resume(arena, ledger, state)
+        if state.get("went_async"):  # begin after the switch, with moments of each worker's own
+            words = self.words(arena)
+            for rank in range(self.workers):
+                words["stages", rank] = 1
+            words["decision"] = 4 + SWITCH
+        else:  # rounds take batches by number
+            self._restore_ledger(arena, ledger, state, exact=False)
+        return position
+
+
+class SyncThenHogwildWorker:
+    """One worker of either phase."""
+
+    def __init__(self, context: Context, strategy: SyncThenHogwild) -> None:
+        """Start in the phase the run is in; a replacement takes over the moments of its slot."""
+        self.context, self._strategy = context, strategy
+        after = context.choice.async_after
+        self._sync = SyncWorker(context, strategy, lambda: context.progress() >= after)
+        self._now: StrategyWorker = self._sync
+
+    def claim(self) -> Lease | Idle:
+        """Take the next batch; the synchronous phase may end here."""
+        lease = self._now.claim()
+        if self._now is self._sync and self._sync.switched:
+            rounds = self._strategy.rounds_done(self._strategy.words(self.context.arena))
+            more = rounds * (self.context.workers - 1)  # a round is one step and a ticket of each
+            self._now = HogwildWorker(self.context, more_tickets=more)
+        return lease
+
+    def counts_step(self) -> bool:
+        """As the phase counts."""
+        return self._now.counts_step()
+
+    def read(self) -> None:
+        """As the phase reads."""
+        self._now.read()
+
+    def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
+        """As the phase writes."""
+        return self._now.write(grads, lease, samples)

@@ -4,7 +4,6 @@
     supports    the same quantities from sampled gradients, with intervals
     bounds      the theorems' bounds, and whether they apply
     rules       the one engine of rules, before and after a run
-    stats       confidence limits
     target      the model that a command-line argument names
     short_runs  trainings of some seconds that measure
 

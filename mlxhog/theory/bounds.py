@@ -8,8 +8,8 @@ were measured to be about five times as fast as one.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from mlxhog.errors import DataError
@@ -303,34 +303,3 @@ def _check(**inputs: float) -> None:
             wanted, fits = "0 or more", value >= 0
         if not fits:
             raise DataError(f"{name} = {value}: wanted {wanted}")
-
-
-def of_block(
-    block: str, facts: Facts, *, n: int, updates: int, tau: float, p_conf: float,
-    omega: float, rho: float, delta: float, smoothness: float, largest_gradient: float,
-) -> Iterator[Bound]:  # fmt: skip
-    """Yield the theorems on conflicts, applied to one block of a model.
-
-    Args:
-        block: its name.
-        facts: on the model and its training, without `delta`.
-        n: parameters.
-        updates: of an epoch, |E|: an example of the theory is one update.
-        tau: the largest lag.
-        p_conf: probability that two updates meet.
-        omega: most elements of an update.
-        rho: largest share of the updates that one meets.
-        delta: share of the updates at the busiest element.
-        smoothness: L.
-        largest_gradient: M.
-    """
-    # Every update touches something, so neither share is 0, even if it is in the sample.
-    rho, delta = max(rho, 1 / updates), max(delta, 1 / updates)
-    here, sizes = replace(facts, delta=delta), {"omega": omega, "rho": rho, "delta": delta}
-    constants = {"c": 0.0, "L": smoothness, "M": largest_gradient}
-    yield apply("proposition 4.1", here, block, tau=tau, **sizes, **constants)
-    yield apply("penalty", here, block, tau=tau, **sizes)
-    yield apply("near-serial", here, block, tau=tau, **sizes)
-    yield apply("n^(1/4)", here, block, tau=tau, n=n, rho=rho, delta=delta)
-    degree = p_conf * (updates - 1)
-    yield apply("perturbed iterate", here, block, tau=tau, n_examples=updates, mean_degree=degree)

@@ -27,8 +27,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
-from mlxhog.theory.stats import student_limit, student_p
-
 ERROR = 0.01
 FEWEST = 3
 """Pairs before the first look: two show next to nothing of their variance."""
@@ -123,6 +121,13 @@ def p_value(differences: Sequence[float], planned: int) -> float:
     return min(bound, ERROR if least <= LEVELS[planned] else 1.0)
 
 
+def student_limit(level: float, pairs: int) -> float:
+    """Return the t of the mean of some differences that has this two-sided p-value."""
+    from scipy.special import stdtrit  # .1 s
+
+    return -float(stdtrit(pairs - 1, level / 2))
+
+
 def boundary(pairs: int, planned: int) -> float:
     """Return the t that decides after some pairs; infinite before the first look."""
     if pairs < min(FEWEST, planned):
@@ -151,5 +156,8 @@ def single_look(differences: Sequence[float], error: float = 0.05) -> PairedResu
     deviation = stdev(differences) / math.sqrt(k)
     if deviation == 0:
         return PairedResult(k, k, mean, mean, mean, p=float(mean == 0))
-    half = student_limit(error, k) * deviation
-    return PairedResult(k, k, mean, mean - half, mean + half, student_p(mean / deviation, k))
+    from scipy.special import stdtr
+
+    half, t = student_limit(error, k) * deviation, mean / deviation
+    p = 2 * float(stdtr(k - 1, -abs(t)))
+    return PairedResult(k, k, mean, mean - half, mean + half, p)

@@ -17,14 +17,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from mlxhog.arena.child import Child, Failed
-from mlxhog.base import durable, plain_json
+from mlxhog.base import durable, plain_json, typed
 from mlxhog.base.durable import disk_errors
 from mlxhog.base.quantities import format_duration, format_share
 from mlxhog.checkpoint import run as runs
@@ -91,6 +91,11 @@ class TrainedRun:
     tokens: int
     seconds: float
 
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """Those of which each is above zero."""
+        return self.bits_per_byte, self.tokens, self.seconds
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -118,19 +123,6 @@ class Pair:
         """Logarithm of A's tokens per second over B's."""
         speeds = [one.tokens / one.seconds for one in (self.a, self.b)]
         return math.log(speeds[0] / speeds[1])
-
-    @classmethod
-    def read(cls, line: Mapping[str, Any]) -> Pair:
-        """Return a pair from its JSON form.
-
-        Raises:
-            LookupError, TypeError, ValueError: it is not the form of a pair.
-        """
-        a, b = (TrainedRun(**line[letter]) for letter in "ab")
-        numbers = [float(x) for one in (a, b) for x in (one.bits_per_byte, one.seconds, one.tokens)]
-        if not all(math.isfinite(x) and x > 0 for x in numbers):
-            raise ValueError("a number in it is not above zero")
-        return cls(int(line["seed"]), str(line["first"]), a, b)
 
 
 class Comparison:
@@ -368,8 +360,11 @@ class PairLog:
         pairs: list[Pair] = []
         try:
             for entry in plain_json.objects(path):
-                pairs.append(Pair.read(entry))
-        except (OSError, ValueError, LookupError, TypeError) as error:
+                pair = typed.read(Pair, entry)
+                if min(x for one in (pair.a, pair.b) for x in one.numbers) <= 0:
+                    raise ValueError("a number in it is not above zero")
+                pairs.append(pair)
+        except (OSError, ValueError) as error:
             raise RunError(
                 f"{path} is damaged after {len(pairs)} pairs ({error}); remove {self.folder} to "
                 "begin anew"

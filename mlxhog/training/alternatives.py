@@ -94,7 +94,7 @@ class Alternative:
         strategy = strategies.build(config, n_workers)
         if is_open:
             strategy = replace(strategy, open=True)
-        strategy.check(model, config)
+        strategy.check(model)
         strategy = strategy.with_tables(ngrams.of(model))
         strategy, batches, n_tickets, division = _batches(
             config, strategy, data, train, stored=stored

@@ -199,7 +199,7 @@ class Changes:
         if any(len(own) < self._needed for own in self._steps.values()):
             return
         steps = [list(own) for own in self._steps.values()]
-        lost = RULE.begins(steps, self._plan.strategy.facts.sequences)
+        lost = RULE.begins(steps, self._plan.strategy.config.sequences_per_ticket)
         if lost is not None and self._has_first_workers():
             self._change(
                 ROUNDS.name,

@@ -200,7 +200,7 @@ def measured(
     seconds = paces.seconds()
     if budget_s is not None and any(len(times) < LEAST for times in seconds):
         return UnmeasuredStrategy(strategy.name, paces.slowest_s(), budget_s)
-    return choose(seconds, strategy.facts.sequences)
+    return choose(seconds, strategy.config.sequences_per_ticket)
 
 
 def choose(seconds: Sequence[Sequence[float]], sequences: int) -> MeasuredStrategy:

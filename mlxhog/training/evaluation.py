@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from mlxhog.arena.control import EVAL_ROUND, Command, RecordKind, Ring
 from mlxhog.arena.process import monotonic_ns
+from mlxhog.arena.words import LINE, Table
 from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Backend
 from mlxhog.checkpoint.run import Run
@@ -43,7 +44,6 @@ from mlxhog.decoding.options import Sampling
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.models.families import param_count
 from mlxhog.strategies import Context
-from mlxhog.strategies.control_words import LINE, Words
 from mlxhog.training.job import Job
 
 SEGMENT = "evaluation"
@@ -58,6 +58,7 @@ USUAL_FLOPS = 1e11
 SAMPLE_PROMPT = "The"
 SAMPLE_TOKENS = 160
 _ROUND, _NATS, _BYTES, _TOKENS = range(4)
+_SCORES = Table(batch=(1, "round nats bytes tokens"))  # with as many rows as there are batches
 
 
 @dataclass(frozen=True)
@@ -291,7 +292,7 @@ class ScoreTable:
 
     def __init__(self, data: NDArray[np.uint8]) -> None:
         """Wrap the segment."""
-        self._words = Words(data)
+        self._words = _SCORES.open(data)
         self._table = data.view(np.uint64).reshape(-1, LINE // 8)
 
     def __len__(self) -> int:
@@ -300,14 +301,13 @@ class ScoreTable:
 
     def round_of(self, place: int) -> int:
         """The last round in which the batch at a place was scored; 0 for none."""
-        return self._words.load(place, _ROUND)
+        return self._words["round", place]
 
     def put(self, place: int, round_: int, score: HeldOutScore) -> None:
         """Write the score of the batch at a place, then publish it."""
-        self._words.store_float(place, _NATS, score.nats)
-        self._words.store(place, _BYTES, score.n_bytes)
-        self._words.store(place, _TOKENS, score.tokens)
-        self._words.store(place, _ROUND, round_)
+        self._words.set_real(("nats", place), score.nats)
+        self._words["bytes", place], self._words["tokens", place] = score.n_bytes, score.tokens
+        self._words["round", place] = round_
 
     def total(self, first: int, begin: int = 0, end: int | None = None) -> HeldOutScore:
         """Add up the batches at places from `begin` to `end` that were scored since `first`."""

@@ -156,7 +156,7 @@ def plan_layout(
             **common,
             **tables,
             **means_of_tables(0 if ngrams is None else len(ngrams.orders)),
-            **(published.segments(len(spec), max_workers) if live else {}),
+            **(published.segments(max_workers) if live else {}),
         },
         alternatives=[
             {name: place for name, place in own.items() if name not in common} for own in needs

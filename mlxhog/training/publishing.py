@@ -11,17 +11,11 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Self
 
 from mlxhog.arena import Arena
-from mlxhog.arena.marks import (
-    SEGMENT,
-    Marks,
-    MarksReader,
-    ModelCopy,
-    copy_model,
-    copy_tensors,
-)
+from mlxhog.arena.marks import Marks, MarksReader, Updates, copy_racily
 from mlxhog.arena.published import WORDS, Copies
 from mlxhog.arena.requests import RunServer
 from mlxhog.base.quantities import Interval
@@ -54,7 +48,7 @@ class Publisher:
         self._readers = server
         self._arena, self._write_model, self._every = arena, write_model, every
         self._copies = Copies(arena)
-        self._marks = MarksReader(arena.segment(SEGMENT), arena.layout)
+        self._marks = MarksReader(arena)
         self._lock = threading.Lock()  # of the thread and of callers
         self._stop = threading.Event()
         self._came = 0
@@ -102,37 +96,30 @@ class Publisher:
         if (
             newest is not None
             and newest.oldest == newest.version == version
-            and not newest.mixed
             and not met  # a meeting changes the model without an update
         ):
             self._came = came
             return
         began = time.monotonic()
-
-        def fill(out: Float32) -> tuple[int, int, int]:
-            model = self._copy(out, at_rest=at_rest)
-            return model.oldest, model.version, len(model.mixed)
-
-        self._copies.publish(fill)
+        self._copies.publish(partial(self._copy, at_rest=at_rest))
         now = time.monotonic()
         self._came, self._steps, self._published_s = came, version, now
         self._not_before = now + (now - began) / COPYING_PART
 
-    def _copy(self, out: Float32, *, at_rest: bool) -> ModelCopy:
+    def _copy(self, out: Float32, *, at_rest: bool) -> Updates:
         arena = self._arena
         if at_rest:
             self._write_model(arena, out)
             version = arena.counters.load("version")
-            return ModelCopy(version, version)
+            return version, version
 
-        def copy() -> list[str]:
-            if "copies.1" not in arena.layout.segments:
-                return copy_tensors(arena.layout, self._marks, out, arena.params)
-            before = {name: self._marks.quiet(name) for name in arena.layout.slots}
-            self._write_model(arena, out)
-            return [name for name, at in before.items() if not self._marks.unchanged(name, at)]
+        def copy() -> None:
+            if "copies.1" in arena.layout.segments:
+                self._write_model(arena, out)
+            else:
+                copy_racily(out, arena.params[: out.size])
 
-        return copy_model(arena.counters, self._marks, copy, limit_s=TRIES_S)
+        return self._marks.copy(lambda: arena.counters.load("version"), copy, TRIES_S)
 
     def publish_at_rest(self) -> None:
         """Publish the present model if it has readers; no worker may move."""
@@ -150,6 +137,6 @@ class Publisher:
         self._stop.set()
         self._thread.join()
         for slot in range(1, self._arena.layout.max_workers + 2):
-            Marks(self._arena, slot).settle()
+            Marks(self._arena, slot).end_update()
         self._publish(at_rest=True)
         self._copies.close()

@@ -190,8 +190,8 @@ class Supervisor:
         entry.torn += report.torn
         self.torn += report.torn
         # If all write an update together, the replacement finishes it.
-        over = self.strategy.between_steps(self.arena)
-        Marks(self.arena, seat.slot).settle(update=over)
+        if self.strategy.between_steps(self.arena):
+            Marks(self.arena, seat.slot).end_update()
         return death
 
     def _settle(self, seat: _Seat) -> None:

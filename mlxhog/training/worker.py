@@ -335,7 +335,7 @@ def gpu_steps(job: Job, arena: Arena, rule: Rule) -> MetalSteps | None:
             engine=job.engine,
             threads=job.spec.threads,
             slot=job.slot,
-            recorded=tuple(look_ahead.segments(job.setup.strategy.facts, job.setup.strategy.slots)),
+            recorded=tuple(look_ahead.segments(job.setup.config, job.setup.strategy.slots)),
         )
     except NotShared as why:
         leave_notice(

@@ -1,9 +1,9 @@
 """The base of a layer, a frozen dataclass that declares and computes it, and the names it needs.
 
-A layer is one class: its numbers, its parameters and state, its equations over the operators of
-either framework, and the same in float64 NumPy, position by position, as the reference of the
-others. `layers/` has the layers of this package, `examples/my_layer.py` is a layer outside of it;
-both begin with `from mlxhog.models.mad.layer import *`. This module imports no framework.
+A layer is one class: its numbers, its parameters and state, and its equations over the operators of
+any framework, which are also its float64 reference (`models/lm_float64.py`). `layers/` has the
+layers of this package, `examples/my_layer.py` is a layer outside of it; both begin with
+`from mlxhog.models.mad.layer import *`. This module imports no framework.
 """
 
 from __future__ import annotations
@@ -20,15 +20,6 @@ from mlxhog.errors import ConfigError
 from mlxhog.models.forward_pass import Pass
 from mlxhog.models.ops.arrays import Array, Arrays
 from mlxhog.models.ops.operators import Ops
-from mlxhog.models.ops.reference.layers_numpy import (
-    activation,
-    causal_conv,
-    layer_norm,
-    rms_norm,
-    sigmoid,
-    silu,
-    softplus,
-)
 from mlxhog.models.spec import ParamSpec
 
 __all__ = [
@@ -49,22 +40,15 @@ __all__ = [
     "Shapes",
     "Sizes",
     "State",
-    "activation",
     "bias",
     "bound",
-    "causal_conv",
     "check_heads",
     "check_positive",
     "dataclass",
-    "layer_norm",
     "linear",
     "math",
     "np",
     "replace",
-    "rms_norm",
-    "sigmoid",
-    "silu",
-    "softplus",
     "taps",
 ]
 
@@ -148,10 +132,6 @@ class Layer:
         It uses only `run`, `run.ops` and `run.ops.xp`, which are differentiable, and writes no
         input. A state of None is the start state.
         """
-        raise NotImplementedError
-
-    def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
-        """Map whole sequences x (B, S, d) to y (B, S, d) in float64 NumPy, without `run`."""
         raise NotImplementedError
 
 

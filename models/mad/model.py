@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +19,9 @@ from mlxhog.errors import ConfigError, did_you_mean, shown
 from mlxhog.models.forward_pass import Pass
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.ops.arrays import Array, Arrays
-from mlxhog.models.ops.reference.layers_numpy import activation, rms_norm
 from mlxhog.models.spec import ParamSpec
 
 T = TypeVar("T")
-Float = NDArray[np.float64]
 State = Sequence[tuple[Array, ...]]
 """The state of every layer, then ((B,) int32,), the number of positions that were read."""
 
@@ -202,25 +200,3 @@ def sincos(length: int, d: int) -> NDArray[np.float32]:
     table[:, 0::2] = np.sin(at)
     table[:, 1::2] = np.cos(at[:, : d // 2])
     return table
-
-
-def hidden(cfg: MADConfig, params: Mapping[str, NDArray[Any]], x: Float, run: Pass[Any]) -> Float:
-    """Compute as `blocks` does for whole sequences, in float64 NumPy; without a gradient."""
-    S = x.shape[1]
-    if cfg.position == "learned":
-        x = x + params[POSITION][:S]
-    elif cfg.position == "sincos":
-        x = x + sincos(S, cfg.hidden_size)
-    wide = {name: value.astype(np.float64) for name, value in params.items()}
-    for layer, p in zip(cfg.layers, layer_params(cfg, wide), strict=True):
-        x = x + layer.reference(cfg, p, rms_norm(x, p["norm.weight"], cfg.norm_eps))
-        run.note(x)
-    if cfg.backbone == "autoencoder":
-        x = x[:, -1:] + sincos(S, cfg.hidden_size)
-        for p in decoder_params(cfg, wide):
-            u = rms_norm(x, p["norm.weight"], cfg.norm_eps)
-            x, _ = activation("gelu", u @ p["linear.weight"].T + p["linear.bias"])
-            run.note(x)
-    x = rms_norm(x, params[OUT_NORM], cfg.norm_eps)
-    run.note(x)
-    return x

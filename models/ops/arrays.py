@@ -49,7 +49,7 @@ class Arrays(Protocol[T]):
         """Return x on the device of `like`, maybe in the memory of x; float64 becomes float32."""
 
     def float32(self, x: T) -> T:
-        """Return x as float32."""
+        """Return x as float32; PyTorch's float64, in which the reference computes, stays."""
 
     def int32(self, x: T) -> T:
         """Return x as int32."""

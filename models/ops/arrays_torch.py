@@ -39,13 +39,13 @@ moveaxis = torch.movedim  # its other name, moveaxis, is unknown to vmap
 
 
 def zeros(shape: Sequence[int], dtype: DType = "float32", *, like: Tensor | None = None) -> Tensor:
-    return torch.zeros(tuple(shape), dtype=_DTYPES[dtype], device=_device(like))
+    return torch.zeros(tuple(shape), dtype=_dtype(dtype, like), device=_device(like))
 
 
 def full(
     shape: Sequence[int], value: float, dtype: DType = "float32", *, like: Tensor | None = None
 ) -> Tensor:
-    return torch.full(tuple(shape), value, dtype=_DTYPES[dtype], device=_device(like))
+    return torch.full(tuple(shape), value, dtype=_dtype(dtype, like), device=_device(like))
 
 
 def full_like(x: Tensor, value: float) -> Tensor:
@@ -58,11 +58,12 @@ def arange(start: int, stop: int, *, like: Tensor | None = None) -> Tensor:
 
 
 def from_numpy(x: NDArray[Any], *, like: Tensor | None = None) -> Tensor:
-    return torch.from_numpy(x.astype(np.float32) if x.dtype == np.float64 else x).to(_device(like))
+    wide = x.dtype == np.float64 and _dtype("float32", like) == torch.float32
+    return torch.from_numpy(x.astype(np.float32) if wide else x).to(_device(like))
 
 
 def float32(x: Tensor) -> Tensor:
-    return x.float()
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def int32(x: Tensor) -> Tensor:
@@ -189,6 +190,12 @@ def take(x: Tensor, rows: Sequence[int]) -> Tensor:
 
 def embedding(table: Tensor, tokens: Tensor) -> Tensor:
     return F.embedding(tokens, table)
+
+
+def _dtype(name: DType, like: Tensor | None) -> torch.dtype:
+    """The type of a new array: beside float64 numbers, those of the reference, no float32."""
+    is_wide = name == "float32" and like is not None and like.dtype == torch.float64
+    return torch.float64 if is_wide else _DTYPES[name]
 
 
 def _device(like: Tensor | None) -> torch.device | None:

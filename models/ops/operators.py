@@ -243,37 +243,52 @@ class Ops:
         """
         return self.form.attention(q, k, v, window=window, lengths=lengths)
 
-    def decay_cell(
+    def recurrence(
         self,
         q: Array,
         k: Array,
         v: Array,
         log_decay: Array,
         *,
-        scale: float,
+        beta: Array | None = None,
+        read: Array | None = None,
+        removal: Array | None = None,
+        scale: float = 1.0,
+        by_value: bool = False,
         chunk_size: int,
         state: Array | None = None,
-        by_value: bool = False,
     ) -> tuple[Array, Array]:
-        """Run S_t = diag(exp(log_decay_t)) S_{t-1} + k_t v_t^T, h_t = scale S_t^T q_t.
+        """Run S_t = D_t S_{t-1} - removed_t + k_t v_t^T, h_t = scale S_t^T q_t.
+
+        D_t = diag(exp(log_decay_t)). Nothing is removed; or, with beta, the own key's value, of
+        which a share is replaced (the delta rule); or, with read and removal, one of rank 1:
+
+            beta    S_t = D_t S_{t-1} + beta_t k_t (v_t - S_{t-1}^T D_t k_t)^T
+            read    removed_t = removal_t (S_{t-1}^T read_t)^T
 
         Args:
             q: (B, S, NH, DK); as v with `by_value`.
-            k: (B, S, NH, DK).
+            k: (B, S, NH, DK). With beta no key is longer than 1, or the state may grow without
+                bound; likewise with transitions of a length above 1.
             v: (B, S, NH, DV).
             log_decay: (B, S, NH, DK), or (B, S, NH, 1) for one of the whole head; <= 0 and of any
                 size: no form may overflow.
+            beta: (B, S, NH), in [0, 2].
+            read: as k, with a log_decay as wide; the key whose value is removed.
+            removal: as k, from where that value is removed.
             scale: of h.
+            by_value: h_t = scale S_t q_t instead, the key that belongs to a value; nothing may be
+                removed.
             chunk_size: positions computed in parallel, a power of 2.
             state: S before the first position, (B, NH, DK, DV); None is zeros.
-            by_value: h_t = scale S_t q_t instead, the key that belongs to a value.
 
         Returns:
             h (B, S, NH, DV), as k with `by_value`, and S after the last position, float32, with
             exact gradients.
         """
-        h, last = self.form.decay_cell(
-            q, k, v, log_decay, scale=scale, chunk_size=chunk_size, state=state, by_value=by_value
+        arrays = (q, k, v, log_decay, beta, read, removal, state)
+        h, last = self.form.recurrence(
+            *arrays, scale=scale, by_value=by_value, chunk_size=chunk_size
         )
         return h, last
 
@@ -308,73 +323,6 @@ class Ops:
             q, k, log_decay, ridge, steps=steps, chunk_size=chunk_size, state=state
         )
         return x, last
-
-    def delta_cell(
-        self,
-        q: Array,
-        k: Array,
-        v: Array,
-        log_decay: Array,
-        beta: Array,
-        *,
-        chunk_size: int,
-        state: Array | None = None,
-    ) -> tuple[Array, Array]:
-        """Run the gated delta rule.
-
-        a_t = exp(log_decay_t), S_t = a_t (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T,
-        h_t = S_t^T q_t.
-
-        Args:
-            q: (B, S, NH, DK).
-            k: as q; no key longer than 1, or the state may grow without bound.
-            v: (B, S, NH, DV).
-            log_decay: (B, S, NH), at most 0.
-            beta: (B, S, NH), in [0, 2].
-            chunk_size: positions computed in parallel, a power of 2.
-            state: S before the first position, (B, NH, DK, DV); None is zeros.
-
-        Returns:
-            h (B, S, NH, DV) and S after the last position, float32, with exact gradients.
-        """
-        h, last = self.form.delta_cell(q, k, v, log_decay, beta, chunk_size=chunk_size, state=state)
-        return h, last
-
-    def dplr_cell(
-        self,
-        q: Array,
-        k: Array,
-        v: Array,
-        log_decay: Array,
-        read: Array,
-        removal: Array | None = None,
-        *,
-        chunk_size: int,
-        state: Array | None = None,
-    ) -> tuple[Array, Array]:
-        """Run the delta rule whose transition is a diagonal matrix plus one of rank 1.
-
-        S_t = diag(exp(log_decay_t)) S_{t-1} - removal_t (S_{t-1}^T read_t)^T + k_t v_t^T,
-        h_t = S_t^T q_t.
-
-        Args:
-            q: (B, S, NH, DK).
-            k: as q.
-            v: (B, S, NH, DV).
-            log_decay: (B, S, NH, DK), at most 0 and of any size: no form may overflow.
-            read: as q; the key whose value is removed. Transitions of a length above 1 may let the
-                state grow without bound.
-            removal: as q, from where that value is removed; None is k.
-            chunk_size: positions computed in parallel, a power of 2.
-            state: S before the first position, (B, NH, DK, DV); None is zeros.
-
-        Returns:
-            h (B, S, NH, DV) and S after the last position, float32, with exact gradients.
-        """
-        h, last = self.form.dplr_cell(
-            q, k, v, log_decay, read, removal, chunk_size=chunk_size, state=state
-        )
-        return h, last
 
     def selective_scan(
         self, u: Array, dt: Array, A: Array, Bt: Array, Ct: Array, *, state: Array | None = None

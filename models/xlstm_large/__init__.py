@@ -1,6 +1,6 @@
 """xLSTM Large, the architecture of xLSTM-7B."""
 
-from mlxhog.models.xlstm_large import model, reference
+from mlxhog.models.xlstm_large import model
 from mlxhog.models.xlstm_large.config import XLSTMLargeConfig
 from mlxhog.models.xlstm_large.model import (
     EMBEDDING,
@@ -20,5 +20,4 @@ __all__ = [
     "model",
     "param_count",
     "param_spec",
-    "reference",
 ]

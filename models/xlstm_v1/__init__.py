@@ -1,6 +1,6 @@
 """The original xLSTM stack of mLSTM and sLSTM blocks."""
 
-from mlxhog.models.xlstm_v1 import model, reference
+from mlxhog.models.xlstm_v1 import model
 from mlxhog.models.xlstm_v1.config import XLSTMV1Config
 from mlxhog.models.xlstm_v1.model import (
     EMBEDDING,
@@ -22,5 +22,4 @@ __all__ = [
     "model",
     "param_count",
     "param_spec",
-    "reference",
 ]

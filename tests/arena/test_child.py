@@ -1,11 +1,6 @@
 """Whatever is tried in a child, its parent hears of it, and nothing outlives the parent."""
 
 import itertools
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -24,14 +19,6 @@ PATIENCE_S = 30.0
 def child():
     with Child() as started:
         yield started
-
-
-def gone(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    return False
 
 
 @pytest.mark.slow
@@ -80,36 +67,3 @@ def test_the_slots_of_a_child_are_free_when_it_has_gone():
         assert arena.workers.entry(1).state == State.DEAD
     finally:
         arena.close()
-
-
-PARENT = """
-import time
-from mlxhog.arena.child import START_S, Child
-from tests.doctor import planted
-
-if __name__ == "__main__":
-    child = Child()
-    print(child.call(START_S, planted.talk), flush=True)
-    child.start(0, planted.hang)
-    time.sleep(3600)
-"""
-
-
-@pytest.mark.slow
-def test_a_child_leaves_when_its_parent_is_killed(tmp_path):
-    script = tmp_path / "parent.py"
-    script.write_text(PARENT)
-    environ = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(script)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ) as parent:
-        try:
-            assert parent.stdout is not None
-            pid = int(parent.stdout.readline())
-            parent.send_signal(signal.SIGKILL)
-            parent.wait(PATIENCE_S)
-            deadline = time.monotonic() + PATIENCE_S
-            while not gone(pid):
-                assert time.monotonic() < deadline, f"process {pid} has outlived its parent"
-                time.sleep(0.01)
-        finally:
-            parent.kill()

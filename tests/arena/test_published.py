@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mlxhog.arena import Arena, plan, published
-from mlxhog.arena.marks import SEGMENT, Marks, MarksReader
+from mlxhog.arena.marks import Marks, MarksReader
 from mlxhog.arena.published import Copies
 from mlxhog.base.processes import follow_parent
 from mlxhog.errors import ArenaError
@@ -21,7 +21,7 @@ SPECS = {"a": Spec((40, 50)), "b": Spec((7,)), "c": Spec((64, 64))}
 
 @pytest.fixture
 def arena():
-    layout = plan(SPECS, max_workers=2, n_tickets=1, extra=published.segments(3, 2))
+    layout = plan(SPECS, max_workers=2, n_tickets=1, extra=published.segments(2))
     with Arena.create(layout) as arena:
         yield arena
 
@@ -31,7 +31,7 @@ def filled(value):
 
     def fill(out):
         out[:] = value
-        return int(value), int(value), 0
+        return int(value), int(value)
 
     return fill
 
@@ -61,7 +61,7 @@ def publish_half(handle, pipe):
         out[: out.size // 2] = 99
         pipe.send("amid")
         pipe.poll(WAIT_S)
-        return 99, 99, 0
+        return 99, 99
 
     Copies(arena).publish(fill)
 
@@ -156,48 +156,43 @@ def test_a_reader_that_writes_is_ended_by_the_system(arena, tmp_path):
             Arena.connect(path).segment("live.2")[0] = 1
 
 
-def test_marks_say_who_is_amid_an_update_and_of_what(arena):
-    one, other = Marks(arena, 1), Marks(arena, 2)
-    reader = MarksReader(arena.segment(SEGMENT), arena.layout)
-    before, of_a = reader.quiet(), reader.quiet("a")
+def test_marks_say_who_is_amid_an_update(arena):
+    one, other, reader = Marks(arena, 1), Marks(arena, 2), MarksReader(arena)
+    before = reader.quiet()
     one.begin_update()
-    one.begin("a")
-    assert (reader.quiet(), reader.quiet("a"), reader.writers()) == (None, None, 1)
-    assert reader.quiet("b") is not None
+    one.begin_update()  # as the successor of a worker that died there
     other.begin_update()
-    assert reader.writers() == 2
-    one.end("a")
+    assert (reader.quiet(), reader.writers()) == (None, 2)
     one.end_update()
-    assert reader.quiet() is None
+    assert (reader.quiet(), reader.writers()) == (None, 1)
     other.end_update()
-    assert not reader.unchanged(None, before)
-    assert not reader.unchanged("a", of_a)
-    assert reader.unchanged(None, reader.quiet())
+    other.end_update()  # whoever ends it once more changes nothing
+    assert before not in (None, reader.quiet())
+    assert reader.quiet() is not None
 
 
-def test_what_a_dead_worker_was_amid_is_ended_once(arena):
-    reader = MarksReader(arena.segment(SEGMENT), arena.layout)
-    for update in (False, True):
-        marks = Marks(arena, 1)
-        marks.begin_update()
-        marks.begin("b")
-        marks.settle(update=update)
-        assert reader.quiet("b") is not None
-        assert (reader.quiet() is not None) == update
-    follower = Marks(arena, 1)
-    follower.settle()
-    at_rest = reader.quiet()
-    follower.settle()
-    assert reader.unchanged(None, at_rest)
+def test_a_copy_that_an_update_comes_into_is_repeated_and_else_not_called_whole(arena):
+    mark, reader = Marks(arena, 1), MarksReader(arena)
+
+    def copying(amid):
+        tries = iter(amid)
+
+        def copy():
+            if next(tries):
+                mark.begin_update()
+                arena.counters.add("version")
+                mark.end_update()
+
+        return reader.copy(lambda: arena.counters.load("version"), copy, 60.0)
+
+    assert copying([True, True, False]) == (2, 2)
+    assert copying([True] * 4) == (5, 6)
 
 
 def test_an_arena_without_marks_is_not_marked():
     with Arena.create(plan(SPECS, n_tickets=1)) as bare:
-        marks = Marks(bare, 1, whole=True)
+        marks = Marks(bare, 1)
         marks.begin_update()
-        marks.begin("a")
-        marks.end("a")
         marks.end_update()
-        marks.settle()
         with pytest.raises(ArenaError, match="no segment"):
             Copies(bare)

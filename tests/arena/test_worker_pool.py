@@ -19,11 +19,9 @@ from mlxhog.arena import Arena, plan
 from mlxhog.arena.worker_pool import Death, WorkerPool, WorkerProcess, last_lines
 from mlxhog.arena.workers import State
 from mlxhog.base.processes import require_descriptors
-from mlxhog.checkpoint.run import list_runs
 from mlxhog.errors import EnvironmentLacks
 from tests.arena import children
 from tests.processes import alive, below
-from tests.training.small import small_config
 
 pytestmark = pytest.mark.usefixtures("spawned_workers")
 
@@ -144,37 +142,6 @@ def test_the_last_lines_of_a_log_are_those_of_its_newest_process(tmp_path):
         assert last_lines(output)[-1] == "new"
         assert last_lines(output, log.stat().st_size - 5) == ["new"]
         assert last_lines(output, log.stat().st_size) == ["it left no message"]
-
-
-DAEMON = """
-import sys, threading, time
-from pathlib import Path
-
-import mlxhog
-
-def train():
-    mlxhog.train(model={model!r}, data={data!r}, out={out!r}, steps=10**9, workers="mlx:cpu",
-                 threads=1, seq_len=32, eval_every="off", sample_every="off", observer=None)
-
-threading.Thread(target=train, daemon=True).start()
-while not (metrics := list(Path({out!r}).glob("*/metrics.jsonl"))):
-    time.sleep(0.01)
-"""
-
-
-@pytest.mark.slow
-def test_a_program_whose_daemon_thread_trains_ends_at_once_and_its_workers_with_it(tmp_path):
-    config = small_config(tmp_path)
-    program = DAEMON.format(model=config.model, data=config.data, out=config.out)
-    ended = subprocess.run(
-        [sys.executable, "-c", program], timeout=PATIENCE_S, capture_output=True, text=True
-    )
-    assert (ended.returncode, ended.stderr) == (0, "")
-    (run,) = list_runs(Path(config.out))
-    assert run.read_status()["status"] == "interrupted"
-    pids = {worker["pid"] for line in run.read_metrics() for worker in line["workers"]}
-    assert pids
-    assert not any(map(alive, pids))
 
 
 HELD = """

@@ -36,12 +36,6 @@ def test_every_field_reads_back_what_was_written_and_touches_no_other(table):
     assert set(names) == {name for name in vars(Entry) if name in WORKER_DTYPE.fields}
 
 
-def test_signed_and_float_fields_keep_sign_and_fraction(table):
-    entry = table.entry(1)
-    entry.ticket, entry.loss = -1, 2.5
-    assert (entry.ticket, entry.loss) == (-1, 2.5)
-
-
 def test_slots_are_given_out_once_with_incarnations_never_used_before(table):
     entries = [table.acquire_slot(pid) for pid in (11, 12, 13)]
     assert [e.slot for e in entries] == [1, 2, 3]

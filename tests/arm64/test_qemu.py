@@ -52,7 +52,7 @@ def folder(tmp_path_factory):
 def driver(folder):
     """All native operators, behind bindings that read a stream in place of Python's objects."""
     own = [NATIVE / name for name in OPERATORS]
-    own += sorted((NATIVE / "ops").glob("bind_*.cpp"))
+    own += [*sorted((NATIVE / "ops").glob("bind_*.cpp")), NATIVE / "ops/shapes.cpp"]
     own += [NATIVE / f"updates/bind_{name}.cpp" for name in ("directions", "muon")]
     own += [
         NATIVE / f"updates/{name}" for name in (*UPDATES, "directions.cpp", "shared_arrays.cpp")

@@ -8,8 +8,7 @@ import pytest
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.backends.mlx import MLXBackend
 from mlxhog.data.batch import IGNORED, Batch
-from mlxhog.models import families, lm, lm_numpy, ngrams
-from mlxhog.models.forward_pass import Pass
+from mlxhog.models import families, lm, lm_float64, ngrams
 from mlxhog.models.registry import load_architecture, load_candidate
 from mlxhog.models.sampled_head import SampledHead
 from mlxhog.optim.gradients import Rows
@@ -48,7 +47,7 @@ def completions(cfg, *, frozen=True):
 def whole(cfg, params, batch):
     """Loss and gradients in float64, those of tables in their shapes."""
     masks = lm.dropout_masks(cfg, batch.x.shape, batch.seed)
-    loss, grads = lm_numpy.differentiate(cfg, params, batch.x, batch.y, masks=masks)
+    loss, grads = lm_float64.differentiate(cfg, params, batch.x, batch.y, masks=masks)
     if (tables := ngrams.of(cfg)) is not None:
         parts = np.split(grads.pop(ngrams.ROWS), len(tables.orders), axis=-1)
         for (table, rows), part in zip(tables.rows_of(batch.x).items(), parts, strict=True):
@@ -59,35 +58,20 @@ def whole(cfg, params, batch):
 
 def behind_contexts(cfg, params, batch):
     """Loss and gradient in float64, a row at a time: the state behind a context is a constant."""
-    params = {name: value.astype(np.float64) for name, value in params.items()}
     grads = {name: np.zeros(value.shape) for name, value in params.items()}
     nats, total = 0.0, batch.n_labels
     for x, y in zip(batch.x, batch.y, strict=True):
-        begin = int((y != IGNORED).argmax())
-        state = None
+        begin, state = int((y != IGNORED).argmax()), None
         if begin:
-            _, state = lm_numpy.forward(cfg, params, lm_numpy.embed(cfg, params, x[None, :begin]))
-        own = {}
-        embedded = lm_numpy.embed(cfg, params, x[None, begin:])
-        blocks = families.of(cfg).reference.blocks
-        h, _, back = blocks(cfg, params, embedded, state, own, Pass(None))
-        name = families.head(cfg)
-        raw, cap = h @ params[name].T, cfg.output_logit_soft_cap
-        logits = raw if cap is None else cap * np.tanh(raw / cap)
-        exp = np.exp(logits - logits.max(-1, keepdims=True))
-        share = exp / exp.sum(-1, keepdims=True)
-        counted = (y[begin:] != IGNORED)[None]
-        labels = np.where(counted, y[None, begin:], 0)[..., None]
-        own_share = np.take_along_axis(share, labels, -1)
-        nats -= float((np.log(own_share)[..., 0] * counted).sum())
-        np.put_along_axis(share, labels, own_share - 1.0, -1)
-        d_raw = share * counted[..., None] / total
-        d_raw *= 1.0 if cap is None else 1.0 - (logits / cap) ** 2
-        grads[name] += np.einsum("bsv,bsd->vd", d_raw, h)
-        np.add.at(grads[families.embedding(cfg)], x[None, begin:], back(d_raw @ params[name]))
-        for parameter, grad in own.items():
-            grads[parameter] += grad
-    return nats / total, grads
+            context = lm_float64.embed(cfg, params, x[None, :begin])
+            _, state = lm_float64.forward(cfg, params, context)
+        rest = x[None, begin:], y[None, begin:]
+        loss, own = lm_float64.differentiate(cfg, params, *rest, state=state)
+        share = (y != IGNORED).sum() / total
+        nats += loss * share
+        for name, grad in own.items():
+            grads[name] += share * grad
+    return nats, grads
 
 
 def head_of(cfg, n):
@@ -123,7 +107,7 @@ def test_loss_and_gradients_are_those_of_float64(name, kernels, case):
         assert_close(actual, expected[parameter], GRADIENT_ANY_F32, label=parameter)
     assert backend.loss_and_grads(batch)[0] == loss
     score = backend.evaluate(batch)  # of the whole vocabulary, and of all units
-    plain = lm_numpy.loss(cfg, params, batch.x, batch.y)
+    plain = lm_float64.loss(cfg, params, batch.x, batch.y)
     assert_close(score.nats / score.targets, plain, LOSS_F32)
 
 
@@ -181,7 +165,7 @@ def test_the_reference_of_tables_differentiates_its_own_loss(cfg):
 
     def loss_at(length):
         moved = {name: params[name] + length * direction for name, direction in towards.items()}
-        return lm_numpy.loss(cfg, params | moved, batch.x, batch.y)
+        return lm_float64.loss(cfg, params | moved, batch.x, batch.y)
 
     change = (loss_at(step) - loss_at(-step)) / (2 * step)
     assert abs(change - expected) < 1e-5 * max(1.0, abs(expected))
@@ -226,7 +210,7 @@ def test_a_sampled_loss_is_its_formula_and_its_gradient_has_the_rows_of_candidat
     cfg = config(output_logit_soft_cap=cap)
     params, batch, head = perturbed_params(cfg, seed=5), text(cfg, 2, 4), head_of(cfg, 6)
     loss, grads = bound(name, cfg, params, kernels, head=head).loss_and_grads(batch)
-    logits, _ = lm_numpy.forward(cfg, params, lm_numpy.embed(cfg, params, batch.x))
+    logits, _ = lm_float64.forward(cfg, params, lm_float64.embed(cfg, params, batch.x))
     candidates = head.draw(batch.y, batch.seed)
     weights = np.exp(-candidates.log_inclusion.astype(float))
     z = np.sum(np.exp(logits[..., candidates.ids]) * weights, -1)

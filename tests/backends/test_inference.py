@@ -13,7 +13,7 @@ from mlxhog.data.batch import Batch
 from mlxhog.decoding.generate import answer
 from mlxhog.decoding.options import Sampling
 from mlxhog.errors import DataError
-from mlxhog.models import lm_numpy
+from mlxhog.models import lm_float64
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.models.xlstm_v1 import XLSTMV1Config
 from mlxhog.models.xlstm_v1.block_config import MLSTMBlockConfig, SLSTMBlockConfig
@@ -61,8 +61,8 @@ def test_logits_do_not_depend_on_how_tokens_are_read_nor_on_who_is_beside_them(
     cfg = SMALL[model]
     params, given = sample(cfg)
     backend = bound(name, cfg, params, kernels)
-    x = lm_numpy.embed(cfg, params, given.x)
-    expected, _ = lm_numpy.forward(cfg, params, x, starts=lm_numpy.starts(cfg, given.x))
+    x = lm_float64.embed(cfg, params, given.x)
+    expected, _ = lm_float64.forward(cfg, params, x, starts=lm_float64.starts(cfg, given.x))
     every, _ = backend.every_logits(given.x, None)
     assert_close(every, expected, LOGITS_F32)
     state = None

@@ -138,12 +138,11 @@ def test_two_gpu_workers_need_the_result_of_two_processes(tmp_path):
 
 
 def test_a_mix_needs_the_result_of_every_pair_with_a_gpu_writer(tmp_path):
-    rows = adds("metal:mlx", "metal:mlx", "threads") + adds("torch:cpu", "metal:mlx")
-    assert verdicts(tmp_path, litmus=rows).gpu_write(["mlx:gpu", "torch:cpu", "torch:cpu"]).ok
-    verdict = verdicts(tmp_path, litmus=rows).gpu_write(["mlx:gpu", "mlx:cpu"])
-    assert (
-        verdict.reason == "doctor has no result for metal:mlx and mlx:cpu (dense) on this machine"
-    )
+    alone = adds("metal:mlx", "metal:mlx", "threads")
+    team = ["mlx:gpu", "torch:cpu", "mlx:cpu"]  # CPU workers add by native kernels
+    assert verdicts(tmp_path, litmus=alone + adds("native", "metal:mlx")).gpu_write(team).ok
+    verdict = verdicts(tmp_path, litmus=alone).gpu_write(team)
+    assert verdict.reason == "doctor has no result for metal:mlx and native (dense) on this machine"
 
 
 @each_of("changes", [{"lost": 1}, {"torn": 1}, {"error": "it hung"}])

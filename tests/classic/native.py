@@ -108,24 +108,3 @@ def orders(n, workers, seed=0):
     """A shuffle of n examples, cut into the workers' shares."""
     shuffled = np.random.default_rng(seed).permutation(n).astype(np.int32)
     return [np.ascontiguousarray(share) for share in np.array_split(shuffled, workers)]
-
-
-def slope_of(loss, margin, y):
-    """d loss / d margin."""
-    if loss == "hinge":
-        return np.float32(-y if y * margin < 1 else 0)
-    if loss == "squares":
-        return np.float32(margin - y)
-    return np.float32(-float(y) / (1.0 + np.exp(float(y) * float(margin))))
-
-
-def sums(products, lanes):
-    """The sum in `lanes` partial sums, element i in sum i modulo `lanes`, added by halves."""
-    padded = np.zeros((-(-len(products) // lanes), lanes), np.float32)
-    padded.reshape(-1)[: len(products)] = products
-    lane = np.zeros(lanes, np.float32)
-    for part in padded:
-        lane = lane + part
-    while len(lane) > 1:
-        lane = lane[: len(lane) // 2] + lane[len(lane) // 2 :]
-    return lane[0]

@@ -16,11 +16,6 @@ from mlxhog.optim.gradients import Float32
 Pairs = list[tuple[int, int, float]]
 
 
-def in_order(pairs, order):
-    """The pairs as a worker meets them."""
-    return [pairs[e] for e in order]
-
-
 def table(pairs):
     """The pairs as the native loop reads them."""
     first, second, values = zip(*pairs, strict=True)

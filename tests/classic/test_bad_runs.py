@@ -48,10 +48,11 @@ def test_a_way_to_write_that_the_problem_lacks_is_refused():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_data_that_are_not_numbers_are_refused_by_place(bad):
-    values = PROBLEM.values.copy()
+    values = PROBLEM.train.values.copy()
     values[17] = bad
+    train_rows = replace(PROBLEM.train, values=values)
     with pytest.raises(DataError, match=rf"values\[17\] of small-svm is {bad}"):
-        train(replace(PROBLEM, values=values), ClassicConfig())
+        train(replace(PROBLEM, train=train_rows), ClassicConfig())
 
 
 def test_a_step_size_that_diverges_is_stopped_with_a_smaller_one_to_try():

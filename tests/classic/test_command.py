@@ -98,7 +98,7 @@ def test_the_table_says_what_the_numbers_mean(capsys, monkeypatch):
 @pytest.mark.usefixtures("small")
 def test_stats_count_the_sparsity_as_the_paper_does(capsys):
     printed = answer(capsys, "--stats")
-    degrees = np.bincount(hinge().indices)
+    degrees = np.bincount(hinge().train.indices)
     assert (printed["examples"], printed["coordinates"], printed["omega"]) == (600, 100, 8)
     assert printed["delta"] == degrees.max() / 600
     assert printed["delta"] <= printed["rho"] <= 1

@@ -15,7 +15,6 @@ from mlxhog.classic.problems.cuts import GraphCuts
 from mlxhog.classic.run import train
 from mlxhog.errors import ConfigError
 from tests.classic.pair_problems import clusters, cut_grid
-from tests.classic.pair_references import cut_epoch
 from tests.tolerances import CUT_NEAR_FLOW, CUT_NEAR_SERIAL, RECORDED_F32, assert_close
 
 HERE = Path(__file__).parent
@@ -38,25 +37,6 @@ def square(weights, **terminals):
 
 
 # -- reference values -----------------------------------------------------------------------------
-
-
-def test_sequential_sgd_in_float64_repeats_the_recorded_trace():
-    problem = GraphCuts(cut_grid())
-    graph = problem.graph
-    x = problem.initial(0)["x"].astype(np.float64)
-    edges = list(zip(graph.heads, graph.tails, graph.weights.astype(float), strict=True))
-    fixed = problem.data()["fixed"].astype(bool)
-    orders = np.random.default_rng(GRID["seed"] + 1)
-    gamma = STEPS["lr"]
-    for epoch in range(1, 11):
-        order = orders.permutation(len(edges))
-        cut_epoch(x, [edges[e] for e in order], fixed, gamma)
-        gamma *= STEPS["beta"]
-        if str(epoch) in GRID["trace"]:
-            apart = np.abs(x[graph.heads] - x[graph.tails])[:, 0]
-            expected = GRID["trace"][str(epoch)]
-            assert graph.weights @ apart == pytest.approx(expected["relaxed"], rel=1e-9)
-            assert problem.cut(problem.rounded(x)) == expected["rounded"]
 
 
 @pytest.mark.parametrize(

@@ -72,14 +72,6 @@ def test_rcv1_like_rows_have_length_one_and_classes_are_balanced(text):
     assert abs(text.labels.mean()) < 0.01
 
 
-@pytest.mark.slow
-def test_rcv1_like_features_are_numbered_by_how_frequent_they_are(text):
-    degrees = text.degrees()
-    heads = [degrees[start : 2 * start].mean() for start in (64, 256, 1024, 4096, 16384)]
-    assert heads == sorted(heads, reverse=True)
-    assert degrees.argmax() < 4
-
-
 def test_svm100_are_the_recorded_draws():
     train, test = svm100()
     recorded = RECORDED["svm100"]
@@ -89,19 +81,6 @@ def test_svm100_are_the_recorded_draws():
     graph = Hypergraph(train.indptr, train.indices, train.n_features)
     assert (graph.omega, graph.delta) == (recorded["omega"], recorded["delta"])
     assert (graph.rho, graph.p_conf) == (recorded["rho"], recorded["p_conf"])
-
-
-def test_svm100_draws_are_those_of_one_call_however_many_rows_there_are():
-    n = 20_003  # more than are drawn at once
-    rng = np.random.default_rng(5)
-    mask = rng.random((n, 100)) < 0.2
-    dense = np.where(mask, rng.standard_normal((n, 100)), 0)
-    train, test = svm100(n, 0, seed=5)
-    assert test is None
-    assert np.bincount(train.indices).tolist() == mask.sum(0).tolist()
-    np.testing.assert_array_equal(train.values, dense[mask].astype(np.float32))
-    plane = rng.standard_normal(100)
-    np.testing.assert_array_equal(train.labels, np.where(dense @ plane >= 0, 1, -1))
 
 
 def test_linreg5_are_the_recorded_draws():
@@ -180,12 +159,6 @@ def busy(rows):
     return np.median(times) / times.mean()
 
 
-@pytest.mark.slow
-def test_netflix_like_has_each_pair_once(netflix):
-    pairs = netflix.users.astype(np.int64) * netflix.n_items + netflix.items
-    assert (np.diff(pairs) > 0).all()  # they are sorted
-
-
 def test_a_smaller_netflix_like_has_fewer_users_and_films():
     small = netflix_like(20_000, seed=3)
     assert (small.n_users, small.n_items) == (1518, 562)
@@ -230,10 +203,3 @@ def test_abdomen_like_is_the_recorded_volume(side):
     assert_close(graph.weights.sum(dtype=float), expected["weight"], RECORDED_F32)
     flow = maximum_flow_of(graph, ABDOMEN["capacity_scale"])
     assert_close(flow, expected["maximum_flow"], RECORDED_F32)
-
-
-def test_a_vertex_of_abdomen_like_has_six_neighbours_at_most():
-    graph = abdomen_like(8)
-    degrees = np.bincount(np.concatenate([graph.heads, graph.tails]))
-    assert degrees.max() == 6
-    assert set(graph.terminals.values()) == {0, 1}

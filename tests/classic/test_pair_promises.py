@@ -1,17 +1,12 @@
 """What several workers keep on problems of pairs: no update lost, rows whole, a death survived."""
 
-import os
-import time
-
 import numpy as np
 import pytest
 
 from mlxhog import _native
 from mlxhog.classic.problem import pack_pairs
-from tests.classic.native import BOARD_FLOATS, board_of, scheme_of
-from tests.classic.pair_problems import Tangle
-from tests.metal.shared import PROCESSES, TIMEOUT_S, pid_of, run, shared, spawned
-from tests.tolerances import SIMPLEX_F32, assert_close
+from tests.classic.native import BOARD_FLOATS, scheme_of
+from tests.metal.shared import PROCESSES, TIMEOUT_S, run, shared
 
 WORKERS = 3
 # Enough for milliseconds side by side, or nothing could be lost. Turns cost a change of hands each,
@@ -120,39 +115,3 @@ def test_no_pull_of_an_edge_is_lost(labels, kind):
     moved = WORKERS * ADDS[kind] * 2.0**-20
     expected = [moved] if labels == 2 else [moved, 0, 1 - moved]
     np.testing.assert_array_equal(pulled(kind, labels), expected)
-
-
-# -- deaths ---------------------------------------------------------------------------------------
-
-TANGLE = Tangle.random(n=500, vertices=12, labels=8, seed=3)
-
-
-def cut_on(segment, rank, rounds):
-    x = floats_of(segment)[: TANGLE.x.size].reshape(TANGLE.x.shape)
-    problem = TANGLE.problem(x)
-    scheme = scheme_of(segment, "lossless", rank, WORKERS)
-    order = np.tile(np.random.default_rng(rank).permutation(500).astype(np.int32), 200)
-    for _ in range(rounds):
-        problem.run(scheme, order, 0.01)
-
-
-def test_a_worker_killed_while_it_writes_rows_leaves_them_usable():
-    with shared(BOARD_FLOATS + TANGLE.x.size, 12, WORKERS) as segment:
-        prepare(segment)
-        x = floats_of(segment)[: TANGLE.x.size].reshape(TANGLE.x.shape)
-        x[...] = TANGLE.x
-        board = board_of(segment, WORKERS)
-        for rank in (0, 1):
-            with spawned(cut_on, [(segment, rank, 1_000_000)]) as processes:
-                deadline = time.monotonic() + TIMEOUT_S
-                while board.examples(rank) == 0 and time.monotonic() < deadline:
-                    time.sleep(0.001)
-                os.kill(pid_of(processes[0]), 9)
-                processes[0].join(TIMEOUT_S)
-            segment.workers["dead"][rank] = 1
-        assert min(board.examples(0), board.examples(1)) > 0
-        run(cut_on, [(segment, 2, 1)])
-        assert board.examples(2) == 100_000
-        # Whoever died, its row was projected anew by the next write.
-        assert (x >= 0).all()
-        assert_close(x.sum(axis=1), np.ones(len(x)), SIMPLEX_F32)

@@ -122,11 +122,11 @@ def test_the_probe_of_a_racy_run_counts_what_is_missing():
 
 def test_the_probe_is_raised_as_often_as_the_busiest_shared_coordinate():
     many = hinge(n=20_000)
-    degrees = np.bincount(many.indices, minlength=many.n_features)
+    degrees = np.bincount(many.train.indices, minlength=many.train.n_features)
     assert degrees[32] > LEAST_PROBE_UPDATES
     assert probe_interval(many.supports()) == round(20_000 / degrees.max())
     assert probe_interval(many.supports(), private=32) == round(20_000 / degrees[32:].max())
-    assert probe_interval(many.supports(), private=many.n_features) is None
+    assert probe_interval(many.supports(), private=many.train.n_features) is None
 
 
 def test_the_probe_of_a_sparse_problem_is_raised_often_enough_to_count():

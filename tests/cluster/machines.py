@@ -1,10 +1,7 @@
 """Machines of one process: an arena each, whose workers are the test itself."""
 
-from __future__ import annotations
-
 import zlib
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 
 import numpy as np
 
@@ -13,7 +10,8 @@ from mlxhog.cluster import anchor, round
 from mlxhog.cluster.anchor import Anchor
 from mlxhog.cluster.identity import Identity
 from mlxhog.config.cluster import Cluster
-from tests.cluster.in_process import InProcess, Table
+from mlxhog.models.spec import ParamSpec
+from tests.cluster.group import InProcess, Table
 
 SHAPES = {"a": (40,), "b": (7, 30), "c": (2500,)}
 
@@ -33,10 +31,7 @@ class Machine:
     seed: int = 0
 
     def __post_init__(self):
-        spec = {
-            name: SimpleNamespace(shape=shape, init="zeros", kind="dense")
-            for name, shape in SHAPES.items()
-        }
+        spec = {name: ParamSpec(name, shape, "zeros") for name, shape in SHAPES.items()}
         residual = self.cluster.round_dtype == "bfloat16"
         extra = anchor.segments(residual=residual)
         layout = plan(spec, max_workers=2, n_tickets=8, extra=extra)

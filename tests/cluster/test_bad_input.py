@@ -3,20 +3,17 @@
 import importlib.util
 import socket
 import time
-from dataclasses import replace
 
 import pytest
 
 from mlxhog.cli import main
 from mlxhog.cluster.lighthouse import check_clock, parse_address
-from mlxhog.cluster.link import LinkJob, slowness
+from mlxhog.cluster.link import slowness
 from mlxhog.cluster.round import Outcome
-from mlxhog.cluster.watched_link import Link
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.training import trainer
-from tests.cluster import children
 from tests.cluster.machines import Machine, Table, choice
-from tests.cluster.members import IDENTITY, Member, admit, cluster
+from tests.cluster.members import Member, admit, cluster
 from tests.cluster.test_lighthouse import needs_torchft, unresolvable
 from tests.training.small import small_config
 
@@ -35,30 +32,6 @@ def installed(monkeypatch, *, torchft):
         return (name if torchft else None) if name == "torchft" else find(name)
 
     monkeypatch.setattr(importlib.util, "find_spec", find_spec)
-
-
-@needs_torchft
-@pytest.mark.parametrize(
-    ("difference", "words"),
-    [
-        ({"version": "2"}, "version is '2' here and '1' on the other machines; install the same"),
-        ({"layout": "b"}, "layout is 'b' here and 'l' on the other machines; .* the same --model"),
-        ({"tokenizer": "b"}, "tokenizer is 'b' here and 't' .* the same --tokenizer"),
-        ({"data": "b"}, "data is 'b' here and 'd' .* the same --data and --seq-len"),
-        ({"batch_size": 8}, "batch_size is 8 here and 4 .* the same --batch-size"),
-        ({"round_every": 2.0}, "round_every is 2.0 here and 10.0 .* the same --round-every"),
-        ({"system": "Darwin"}, "system is 'Darwin' here and 'Linux' .*Gloo cannot mix macOS"),
-    ],
-)
-def test_a_machine_that_does_not_fit_is_refused_at_its_join_and_the_others_play_on(
-    difference, words
-):
-    with cluster(1.0) as (address, (first,)):
-        first.call("round")
-        with Member(address, "m1", identity=replace(IDENTITY, **difference)) as other:
-            with pytest.raises(ConfigError, match=words):
-                other.call("round")
-        assert first.call("round").commits
 
 
 def test_an_address_without_a_machine_ends_a_run_before_its_workers_start(tmp_path, monkeypatch):
@@ -131,30 +104,3 @@ def test_a_round_that_outlasts_the_limit_of_a_call_is_reported(machine):
     assert note.startswith("a round was given up after 14 s: a machine was stopped or unplugged")
     assert "--cluster-timeout-s" in note
     assert slowness(machine.own, Outcome.REFUSED, patient) == {}
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("spawned_workers")
-def test_a_member_whose_disk_is_full_commits_its_rounds(machine, tmp_path):
-    from mlxhog.arena.control import Command
-    from mlxhog.cluster.link import ROUNDS
-    from tests.cluster.test_link import PATIENCE_S, poll_until
-
-    for name in ("link.log", ROUNDS):
-        (tmp_path / name).symlink_to("/dev/full")
-    machine.arena.counters.store("command", Command.TRAIN)
-    job = LinkJob(
-        cluster=choice(round_every=0.02),
-        identity=machine.identity,
-        log=tmp_path / "link.log",
-        open_group=children.alone,
-    )
-    link = Link(machine.arena, job)
-    link.start(2)
-    try:
-        machine.train(1.0)
-        poll_until(link, lambda: machine.own.number("committed") == 100)
-        assert link.messages == []
-    finally:
-        machine.arena.counters.store("command", Command.EXIT)
-        link.stop(PATIENCE_S)

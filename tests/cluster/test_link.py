@@ -1,37 +1,44 @@
 """A link is replaced when it dies, and neither its life nor its death stops the workers."""
 
-import json
 import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mlxhog import train
 from mlxhog.arena.control import Command
-from mlxhog.checkpoint.run import list_runs
 from mlxhog.cluster import group, watched_link
 from mlxhog.cluster.group import State
 from mlxhog.cluster.lighthouse import TOKEN_VARIABLE
-from mlxhog.cluster.link import LinkJob, OpenGroup, open_torchft
+from mlxhog.cluster.link import ROUNDS, LinkJob, open_torchft
 from mlxhog.cluster.watched_link import Link
 from mlxhog.errors import ConfigError
 from mlxhog.training import plan
-from tests.cluster import children
+from tests.cluster import group as groups
 from tests.cluster.machines import Machine, Table, choice
+from tests.cluster.rounds import is_balanced, part_of
 from tests.processes import alive
 from tests.training.small import small_config
 
 pytestmark = pytest.mark.usefixtures("spawned_workers")
 
 PATIENCE_S = 60.0
-Start = Callable[[OpenGroup], Link]
+
+
+def let_links_open(monkeypatch, open_group):
+    """Let the links of runs open a group of these tests."""
+
+    def with_group(*arguments):
+        job = job_of(*arguments)
+        return job and replace(job, open_group=open_group)
+
+    job_of = plan._link
+    monkeypatch.setattr(plan, "_link", with_group)
 
 
 @pytest.fixture
@@ -47,13 +54,10 @@ def start(machine, tmp_path):
     """Starts a link in the second worker slot of the machine."""
     links = []
 
-    def begin(open_group):
-        job = LinkJob(
-            cluster=machine.cluster,
-            identity=machine.identity,
-            log=tmp_path / "link.log",
-            open_group=open_group,
-        )
+    def begin(open_group, cluster=None):
+        cluster = cluster or machine.cluster
+        log = tmp_path / "link.log"
+        job = LinkJob(cluster=cluster, identity=machine.identity, log=log, open_group=open_group)
         links.append(Link(machine.arena, job))
         links[0].start(2)
         return links[0]
@@ -76,7 +80,7 @@ def poll_until(link, condition):
 @pytest.mark.slow
 def test_a_killed_link_is_replaced_and_the_next_continues_from_the_arena(machine, start):
     machine.train(1.0)
-    link = start(children.alone)
+    link = start(groups.alone)
     poll_until(link, lambda: machine.own.number("rounds") > 1)
     first = link.pid
     assert first is not None
@@ -93,7 +97,7 @@ def test_a_killed_link_is_replaced_and_the_next_continues_from_the_arena(machine
 
 
 def test_the_log_of_a_link_keeps_its_newer_half(machine, start):
-    link = start(children.alone)
+    link = start(groups.alone)
     log = link._job.log
     with log.open("ab") as output:
         output.write(b"x" * watched_link.MOST_LOG_BYTES + b"the last words\n")
@@ -106,7 +110,7 @@ def test_the_log_of_a_link_keeps_its_newer_half(machine, start):
 def test_a_machine_alone_looks_for_others_between_its_rounds(machine, start):
     machine.cluster = choice(round_every=3600.0)
     machine.train(1.0)
-    link = start(children.growing)
+    link = start(groups.growing)
     poll_until(link, lambda: machine.own.number("rounds") == 1)
     assert machine.own.number("members") == 2
     assert not link.messages
@@ -114,7 +118,7 @@ def test_a_machine_alone_looks_for_others_between_its_rounds(machine, start):
 
 @pytest.mark.slow
 def test_a_machine_that_does_not_fit_is_refused_with_the_reason(start):
-    link = start(children.refusing)
+    link = start(groups.refusing)
     with pytest.raises(ConfigError, match="the token is wrong; take that of the line"):
         poll_until(link, lambda: False)
 
@@ -122,7 +126,7 @@ def test_a_machine_that_does_not_fit_is_refused_with_the_reason(start):
 @pytest.mark.slow
 def test_a_machine_that_has_trained_alone_and_does_not_fit_trains_on_alone(machine, start):
     machine.arena.counters.store("start_ns", 1)
-    link = start(children.refusing)
+    link = start(groups.refusing)
     poll_until(link, lambda: bool(link.messages))
     assert "the token is wrong" in link.messages[0]
     assert "trains alone" in link.messages[0]
@@ -130,7 +134,7 @@ def test_a_machine_that_has_trained_alone_and_does_not_fit_trains_on_alone(machi
 
 @pytest.mark.slow
 def test_a_cluster_out_of_reach_is_reported_once_and_tried_again(start, tmp_path):
-    link = start(children.out_of_reach)
+    link = start(groups.out_of_reach)
     log = tmp_path / "link.log"
     poll_until(link, lambda: log.exists() and log.read_text().count("no lighthouse answers") > 1)
     (message,) = link.messages
@@ -138,7 +142,7 @@ def test_a_cluster_out_of_reach_is_reported_once_and_tried_again(start, tmp_path
 
 
 def test_a_fault_of_the_program_is_reported_and_not_tried_again(start):
-    link = start(children.faulty)
+    link = start(groups.faulty)
     poll_until(link, lambda: bool(link.messages))
     link.poll()
     assert "please report it" in link.messages[0]
@@ -146,28 +150,23 @@ def test_a_fault_of_the_program_is_reported_and_not_tried_again(start):
 
 
 @pytest.mark.slow
-def test_a_stopped_link_is_killed_and_replaced(tmp_path):
-    machine = Machine(Table(1), cluster=choice(round_every=0.02, timeout_s=0.5))
-    machine.arena.counters.store("command", Command.TRAIN)
-    log = tmp_path / "link.log"
-    link = Link(
-        machine.arena,
-        LinkJob(
-            cluster=machine.cluster, identity=machine.identity, log=log, open_group=children.alone
-        ),
-    )
-    try:
-        link.start(2)
-        poll_until(link, lambda: machine.own.number("rounds") > 0)
-        first = link.pid
-        assert first is not None
-        os.kill(first, signal.SIGSTOP)
-        poll_until(link, lambda: link.pid not in (None, first))
-        assert "signal SIGKILL" in link.messages[0]
-    finally:
-        machine.arena.counters.store("command", Command.EXIT)
-        link.stop(0.0)
-        machine.close()
+def test_a_stopped_link_is_killed_and_replaced(machine, start):
+    link = start(groups.alone, choice(round_every=0.02, timeout_s=0.5))
+    poll_until(link, lambda: machine.own.number("rounds") > 0)
+    first = link.pid
+    os.kill(first, signal.SIGSTOP)
+    poll_until(link, lambda: link.pid not in (None, first))
+    assert "signal SIGKILL" in link.messages[0]
+
+
+@pytest.mark.slow
+def test_a_member_whose_disk_is_full_commits_its_rounds(machine, start, tmp_path):
+    for name in ("link.log", ROUNDS):
+        (tmp_path / name).symlink_to("/dev/full")
+    link = start(groups.alone)
+    machine.train(1.0)
+    poll_until(link, lambda: machine.own.number("committed") == 100)
+    assert link.messages == []
 
 
 def test_the_token_of_a_link_is_that_of_the_option_else_of_the_environment(monkeypatch):
@@ -207,7 +206,7 @@ def test_an_own_address_without_a_machine_is_refused_by_its_name():
 def test_a_link_changes_no_parameter_during_a_pause(machine, start):
     # With outer_lr 1 a machine alone would add nothing, and the test could not fail.
     machine.cluster = choice(round_every=0.02, outer_lr=0.5, outer_momentum=0.0)
-    link = start(children.alone)
+    link = start(groups.alone)
     machine.train(1.0)
     machine.arena.counters.store("pause", 1)
     poll_until(link, link.still)
@@ -224,7 +223,7 @@ def test_a_link_changes_no_parameter_during_a_pause(machine, start):
 
 @pytest.mark.slow
 def test_a_link_leaves_after_the_last_round_and_not_when_the_run_ends(machine, start):
-    link = start(children.alone)
+    link = start(groups.alone)
     poll_until(link, lambda: machine.own.number("rounds") > 0)
     machine.arena.counters.store("command", Command.REST)
     machine.train(1.0)
@@ -237,37 +236,25 @@ def test_a_link_leaves_after_the_last_round_and_not_when_the_run_ends(machine, s
 
 @pytest.mark.slow
 def test_a_machine_that_a_cluster_refuses_leaves_no_run(tmp_path, monkeypatch):
-    job_of = plan._link
-    monkeypatch.setattr(
-        plan, "_link", lambda *them: replace(job_of(*them), open_group=children.refusing)
-    )
+    let_links_open(monkeypatch, groups.refusing)
     with pytest.raises(ConfigError, match="the token is wrong"):
         train(small_config(tmp_path, steps=3, cluster="127.0.0.1:8600"))
-    assert not list_runs(tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.slow
 def test_a_run_in_a_cluster_trains_commits_and_reports_its_part(tmp_path, monkeypatch):
-    job_of = plan._link
-
-    def with_group(*arguments):
-        job = job_of(*arguments)
-        return None if job is None else replace(job, open_group=children.alone)
-
-    monkeypatch.setattr(plan, "_link", with_group)
+    let_links_open(monkeypatch, groups.alone)
     options = {"strategy": "auto", "cluster": "127.0.0.1:8600", "round_every": 0.05}
     result = train(small_config(tmp_path, steps=300, **options))
-    part = json.loads((Path(result.run) / "run.json").read_text())["cluster"]
+    part = part_of(tmp_path)
     assert result.status == "done"
-    assert part["rounds"] > 0
-    assert part["members"] == 1
-    assert part["joined_s_ago"] > 0
-    assert part["tokens_lost"] == 0
+    assert (part["members"], part["tokens_lost"]) == (1, 0)
+    assert min(part["rounds"], part["joined_s_ago"]) > 0
     assert part["tokens_committed"] == part["cluster_tokens"] > 0
-    assert part["tokens_committed"] + part["tokens_waiting"] == part["tokens_trained"]
+    assert is_balanced(part)
     assert part["tokens_trained"] == result.tokens
-    again = train(small_config(tmp_path, steps=20, resume=result.run, **options))
-    resumed = json.loads((Path(again.run) / "run.json").read_text())["cluster"]
+    train(small_config(tmp_path, steps=20, resume=result.run, **options))
+    resumed = part_of(tmp_path)
     assert resumed["cluster_tokens"] >= part["cluster_tokens"]
     assert resumed["round"] >= part["round"]

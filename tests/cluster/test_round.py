@@ -1,6 +1,5 @@
 """A round between machines is an outer step of DiLoCo, and the same bits on all of them."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -12,11 +11,10 @@ from mlxhog.cluster.round import Outcome, to_bfloat16
 from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.training.gradients import Gradients
 from tests.cluster.machines import SHAPES, Machine, Table, choice
-from tests.strategies import local_runs
-from tests.strategies.test_sync import LR
+from tests.strategies.runs import LR, Run, strategy
+from tests.strategies.test_laws import PARAMS, of_both
 from tests.threads import in_threads
 
-Make = Callable[..., list[Machine]]
 BOUNDS = np.cumsum([np.prod(shape) for shape in SHAPES.values()])[:-1]
 
 
@@ -25,13 +23,24 @@ def machines():
     """Makes machines of one table."""
     made = []
 
-    def make(n, *, script=None, **numbers):
-        table = Table(n, join_timeout_s=5.0)
-        if script is not None:
-            table.script = script
+    def make(n, *, limit_s=5.0, **numbers):
+        table = Table(n, limit_s)
         made.extend(Machine(table, name, choice(**numbers)) for name in "abcd"[:n])
-        return made
+        return list(made)
 
+    def resumed(one, *, is_last):
+        """A machine that starts from the checkpoint of another; nothing of the other is shared."""
+        arrays, numbers = one.own.saved()
+        arrays, theta = {name: value.copy() for name, value in arrays.items()}, one.theta
+        again = Machine(one.table, one.name, one.cluster)
+        made.append(again)
+        again.own.store("begun", 0)  # as before its first link
+        for name, part in zip(SHAPES, np.split(theta, BOUNDS), strict=True):
+            again.arena.param(name)[...] = part.reshape(SHAPES[name])
+        again.own.resume(arrays, numbers, seconds=30.0, is_last=is_last)
+        return again
+
+    make.resumed = resumed
     yield make
     for one in made:
         one.close()
@@ -53,16 +62,17 @@ def rounds(machines):
 
 
 def test_rounds_of_two_stopped_machines_equal_diloco_in_one_process(machines):
-    of = local_runs.method("diloco", 2, average_every=1, outer_momentum=0.9)
+    of = strategy("diloco", average_every=1)
     pair = machines(2, outer_momentum=0.9)
     for k in range(6):
         for rank, one in enumerate(pair):
             at = float(one.theta[0])
-            one.train(-LR * local_runs.gradient(2 * k + rank, at))
+            one.train(-LR * of_both(2 * k + rank, at))
         assert rounds(pair) == [Outcome.COMMITTED] * 2
-    with local_runs.new_arena(of) as arena:
-        local_runs.run(arena, of, steps=12)
-        expected = float(arena.param("w")[0])
+    run = Run(of, PARAMS, of_both, 12)
+    run.finish()
+    expected = run.model()["a"]
+    run.arena.close()
     assert expected != 0.0
     for one in pair:
         np.testing.assert_allclose(one.theta, expected, rtol=1e-6)
@@ -90,12 +100,13 @@ def test_machines_weigh_by_their_tokens(machines):
 
 
 def test_what_workers_add_during_a_round_stays_and_goes_into_the_next(machines):
-    def script(member, call, number):
-        if (member, call, number) == ("a", "average", 0):
-            pair[0].train(0.5)
-        return False
+    def meanwhile(buffer, exact):
+        pair[0].group.average = average
+        pair[0].train(0.5)
+        return average(buffer, exact)
 
-    pair = machines(2, script=script, outer_lr=1.0, outer_momentum=0.0)
+    pair = machines(2, outer_lr=1.0, outer_momentum=0.0)
+    average, pair[0].group.average = pair[0].group.average, meanwhile
     for one in pair:
         one.train(1.0)
     rounds(pair)
@@ -126,7 +137,11 @@ def test_a_machine_that_missed_rounds_loads_theta_s_and_keeps_its_own_movement(m
 
 
 def test_a_member_that_is_lost_in_the_average_leaves_the_others_round_uncommitted(machines):
-    pair = machines(2, script=lambda member, call, _: (member, call) == ("b", "average"))
+    def lost(buffer, exact):
+        raise ClusterError("it cannot reach the others")
+
+    pair = machines(2, limit_s=0.2)
+    pair[1].group.average = lost
     before = pair[0].own.state().digest
     for one in pair:
         one.train(1.0)
@@ -135,7 +150,6 @@ def test_a_member_that_is_lost_in_the_average_leaves_the_others_round_uncommitte
     assert isinstance(error, ClusterError)
     assert pair[0].own.state().digest == before
     np.testing.assert_array_equal(pair[0].theta, 1.0)
-    pair[0].table.script = lambda *_: False
     assert rounds(pair) == [Outcome.COMMITTED] * 2
     assert pair[0].own.number("tokens") == 200
     assert [one.own.number("lost") for one in pair] == [0, 0]
@@ -174,8 +188,7 @@ def test_a_machine_does_not_load_what_is_older_than_its_own(machines):
 
 
 def test_parameters_that_are_not_finite_do_not_reach_the_others(machines):
-    pair = machines(2)
-    pair[0].table.join_timeout_s = 0.2
+    pair = machines(2, limit_s=0.2)
     pair[1].train(float("nan"))
     pair[0].train(1.0)
     refused, error = rounds(pair)
@@ -287,36 +300,21 @@ def test_an_outer_step_counts_in_the_version_that_staleness_is_measured_by(machi
     assert one.arena.counters.load("version") == 1
 
 
-def resumed(one, *, is_last):
-    """A machine that starts from the checkpoint of another; nothing of the other is shared."""
-    arrays, numbers = one.own.saved()
-    arrays, theta = {name: value.copy() for name, value in arrays.items()}, one.theta
-    again = Machine(one.table, one.name, one.cluster)
-    again.own.store("begun", 0)  # as before its first link
-    for name, part in zip(SHAPES, np.split(theta, BOUNDS), strict=True):
-        again.arena.param(name)[...] = part.reshape(SHAPES[name])
-    again.own.resume(arrays, numbers, seconds=30.0, is_last=is_last)
-    return again
-
-
 def test_a_checkpoint_has_theta_s_and_the_momentum_of_any_machine(machines):
     pair = machines(2)
     for one in pair:
         one.train(1.0)
     rounds(pair)
-    again = resumed(pair[0], is_last=True)
-    try:
-        assert again.own.state().digest == pair[1].own.state().digest
-        np.testing.assert_array_equal(again.own.of("velocity"), pair[1].own.of("velocity"))
-        assert again.own.number("tokens") == 200
-        assert again.arena.counters.load("tokens_elsewhere") == 100
-        assert again.own.seconds() == 30.0
-        arrays, numbers = pair[0].own.saved()
-        del arrays["link.velocity/b"]
-        with pytest.raises(CheckpointError, match="link.velocity/b has shape None"):
-            again.own.resume(arrays, numbers, seconds=0.0, is_last=True)
-    finally:
-        again.close()
+    again = machines.resumed(pair[0], is_last=True)
+    assert again.own.state().digest == pair[1].own.state().digest
+    np.testing.assert_array_equal(again.own.of("velocity"), pair[1].own.of("velocity"))
+    assert again.own.number("tokens") == 200
+    assert again.arena.counters.load("tokens_elsewhere") == 100
+    assert again.own.seconds() == 30.0
+    arrays, numbers = pair[0].own.saved()
+    del arrays["link.velocity/b"]
+    with pytest.raises(CheckpointError, match="link.velocity/b has shape None"):
+        again.own.resume(arrays, numbers, seconds=0.0, is_last=True)
 
 
 def test_links_and_resumed_runs_of_a_machine_have_its_id_and_a_copy_elsewhere_another(
@@ -333,8 +331,7 @@ def test_links_and_resumed_runs_of_a_machine_have_its_id_and_a_copy_elsewhere_an
 
 
 def test_the_second_run_of_one_checkpoint_becomes_another_machine(machines):
-    pair = machines(2)
-    pair[0].table.join_timeout_s = 0.2
+    pair = machines(2, limit_s=0.2)
     for one in pair:
         one.own.store("id", 7)
         join = one.group.join
@@ -348,33 +345,27 @@ def test_the_second_run_of_one_checkpoint_becomes_another_machine(machines):
 def test_the_movement_of_a_checkpoint_waits_for_the_first_tokens_and_goes_with_them(machines):
     pair = machines(2, outer_lr=1.0, outer_momentum=0.0)
     pair[0].train(1.0)
-    again = resumed(pair[0], is_last=True)
-    try:
-        team = [again, pair[1]]
-        assert rounds(team) == [Outcome.COMMITTED] * 2  # before any worker has ended a step
-        np.testing.assert_array_equal(again.theta, 1.0)
-        again.train(1.0)
-        assert rounds(team) == [Outcome.COMMITTED] * 2
-        for one in team:
-            np.testing.assert_array_equal(one.theta, 2.0)
-    finally:
-        again.close()
+    again = machines.resumed(pair[0], is_last=True)
+    team = [again, pair[1]]
+    assert rounds(team) == [Outcome.COMMITTED] * 2  # before any worker has ended a step
+    np.testing.assert_array_equal(again.theta, 1.0)
+    again.train(1.0)
+    assert rounds(team) == [Outcome.COMMITTED] * 2
+    for one in team:
+        np.testing.assert_array_equal(one.theta, 2.0)
 
 
 @pytest.mark.parametrize("is_last", [True, False])
 def test_a_movement_in_an_old_checkpoint_that_others_may_have_is_not_sent_again(machines, is_last):
     (one,) = machines(1, outer_lr=1.0, outer_momentum=0.0)
     one.train(1.0)
-    again = resumed(one, is_last=is_last)
-    try:
-        rounds([one])  # the cluster commits the movement of the checkpoint
-        one.train(1.0)
-        rounds([one])
-        again.own.load(one.own.state())
-        np.testing.assert_array_equal(again.theta_s, 2.0)
-        np.testing.assert_array_equal(again.theta, 3.0 if is_last else 2.0)
-    finally:
-        again.close()
+    again = machines.resumed(one, is_last=is_last)
+    rounds([one])  # the cluster commits the movement of the checkpoint
+    one.train(1.0)
+    rounds([one])
+    again.own.load(one.own.state())
+    np.testing.assert_array_equal(again.theta_s, 2.0)
+    np.testing.assert_array_equal(again.theta, 3.0 if is_last else 2.0)
 
 
 def commit_in_the_first_only(pair):
@@ -420,13 +411,10 @@ def test_what_a_machine_commits_alone_again_in_the_same_round_is_given_up(machin
 def test_a_movement_that_was_sent_before_a_checkpoint_is_not_sent_again(machines):
     pair = machines(2, outer_lr=1.0, outer_momentum=0.0)
     commit_in_the_first_only(pair)
-    again = resumed(pair[1], is_last=True)
-    try:
-        again.own.load(pair[0].own.state())
-        np.testing.assert_array_equal(again.theta_s, 1.0)
-        np.testing.assert_array_equal(again.theta, 1.0)
-    finally:
-        again.close()
+    again = machines.resumed(pair[1], is_last=True)
+    again.own.load(pair[0].own.state())
+    np.testing.assert_array_equal(again.theta_s, 1.0)
+    np.testing.assert_array_equal(again.theta, 1.0)
 
 
 def test_a_joiner_takes_over_the_position_of_the_schedule(machines):

@@ -4,16 +4,15 @@ import multiprocessing
 import os
 import shutil
 import signal
-from dataclasses import replace
 
 import pytest
 
 from mlxhog import train
-from mlxhog.training import plan
-from tests.cluster import children
+from tests.cluster import group as groups
 from tests.cluster.members import lighthouse
 from tests.cluster.rounds import Audit, is_balanced, part_of, rounds_in
 from tests.cluster.runs import Machine, options_of
+from tests.cluster.test_link import let_links_open
 from tests.training.small import let_no_worker_finish, small_config
 
 KILLS = 3
@@ -22,13 +21,7 @@ KILLS = 3
 @pytest.fixture
 def _one_machine(monkeypatch):
     """Links open a cluster of one machine, without a network."""
-    job_of = plan._link
-
-    def with_group(*arguments):
-        job = job_of(*arguments)
-        return None if job is None else replace(job, open_group=children.alone)
-
-    monkeypatch.setattr(plan, "_link", with_group)
+    let_links_open(monkeypatch, groups.alone)
 
 
 def watched(root, act, **options):

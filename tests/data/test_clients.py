@@ -1,7 +1,7 @@
 """Text that is divided among clients: every document once, as unevenly as alpha says."""
 
 import math
-from types import SimpleNamespace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from mlxhog.data import clients, prepare
 from mlxhog.data.clients import ClientBatches
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import ConfigError, DataError
-from mlxhog.strategies.rounds import STEPS, Rounds
+from tests.strategies.runs import begin_step, end_step, new_arena, strategy, worker
 
 LABELS = [f"class {k % 5}" for k in range(100)]
 TOKENS = [10 + k % 7 for k in range(100)]
@@ -91,24 +91,24 @@ def test_a_clients_batches_are_its_own_text_each_sequence_once(train):
 
 
 def test_workers_train_their_clients_in_turn_and_go_on_when_there_are_others():
-    def rounds(workers):
-        data = np.zeros(Rounds.segment(workers, 5)["copies.words"][1], np.uint8)
-        arena = SimpleNamespace(segment=lambda name: data)
-        return Rounds(arena, workers)
-
-    two, claims = rounds(2), []
-    for _ in range(4):
-        for rank in (0, 1):
-            claims.append(two.client(rank, 5))
-            two.set_of(rank, STEPS, two.of(rank, STEPS) + 1)
+    tickets = (8,) * 5
+    two = replace(strategy("avg_runs", 2), client_tickets=tickets)
+    with new_arena(two, n_tickets=40) as arena:
+        workers, claims = [worker(arena, slot, two) for slot in (1, 2)], []
+        for one in workers * 4:
+            lease = begin_step(one)
+            (part,) = lease.parts
+            claims.append(divmod(part.ticket, 8))
+            end_step(one, lease)
+        state = two.state(arena)
     assert claims[::2] == [(0, 0), (2, 0), (4, 0), (0, 1)]
     assert claims[1::2] == [(1, 0), (3, 0), (1, 1), (3, 1)]
-    by_client = [two.batches_of(client, 5) for client in range(5)]
-    assert by_client == [2, 2, 1, 2, 1]
-    three = rounds(3)
-    for client, batches in enumerate(by_client):
-        three.set_batches_of(client, 5, batches)
-    assert [three.client(rank, 5) for rank in range(3)] == [(0, 2), (1, 2), (2, 1)]
+    assert state["clients"] == [2, 2, 1, 2, 1]
+    three = replace(strategy("avg_runs", 3), client_tickets=tickets)
+    with new_arena(three, n_tickets=40) as arena:
+        three.restore_state(arena, state)
+        leases = [worker(arena, slot, three).claim() for slot in (1, 2, 3)]
+        assert [lease.parts[0].ticket for lease in leases] == [0 + 2, 8 + 2, 16 + 1]
 
 
 def test_a_worker_without_a_client_is_refused(train):

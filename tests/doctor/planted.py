@@ -49,43 +49,36 @@ def refuser(mapped, slot):
     raise OSError("no such device")
 
 
-class TornReader:
+def torn_reader(mapped, slot):
     """Sees half of one value."""
 
-    def __init__(self, mapped, slot):
-        self._arena = mapped
-
-    def read(self):
-        values = values_of(self._arena, "dense")
+    def read():
+        values = values_of(mapped, "dense")
         values[7] += 0.5
         return values
 
+    return read
 
-class OldReader:
+
+def old_reader(mapped, slot):
     """Sees every second time what was there at the last but one."""
+    seen = []
 
-    def __init__(self, mapped, slot):
-        self._arena = mapped
-        self._seen = []
+    def read():
+        seen[:] = [*seen, values_of(mapped, "dense")][-3:]
+        return seen.pop(0) if len(seen) == 3 else seen[-1]
 
-    def read(self):
-        self._seen = [*self._seen, values_of(self._arena, "dense")][-3:]
-        return self._seen.pop(0) if len(self._seen) == 3 else self._seen[-1]
+    return read
 
 
-class BlindReader:
+def blind_reader(mapped, slot):
     """Never sees a write."""
-
-    def __init__(self, mapped, slot):
-        self._seen = np.zeros_like(COUNTS["dense"])
-
-    def read(self):
-        return self._seen
+    return lambda: np.zeros_like(COUNTS["dense"])
 
 
-def planted(name):
-    """The kind of writer or reader of that name."""
-    return Accessor(name, f"tests.doctor.planted:{name}")
+def planted(make):
+    """The writer or reader that a function here makes."""
+    return Accessor(make.__name__, make)
 
 
 def crash(lane):

@@ -112,14 +112,3 @@ def test_a_form_whose_bits_differ_is_not_recorded(children):
     (bad,) = [check for check in measured.checks if check.result != CheckResult.PASS]
     assert bad.result == CheckResult.WARN
     assert "--determinism record" in bad.consequence
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("no_apple_gpu")
-def test_a_backend_that_does_not_start_fails_and_is_not_measured():
-    mac = Machine("macos", "arm64", 10, 8 << 30, "Apple M4", frozenset({"mlx"}))
-    measured = backends.check_backends(mac, 1)
-    gpu = next(check for check in measured.checks if check.name == "backend mlx:gpu")
-    assert gpu.result == CheckResult.FAIL
-    assert "Metal" in gpu.found
-    assert set(measured.tokens_per_s) == {"mlx:cpu"}

@@ -10,6 +10,7 @@ from mlxhog.base.machine import Machine
 from mlxhog.doctor import checks
 from mlxhog.doctor.checks import CheckResult
 from mlxhog.errors import EnvironmentLacks
+from tests.pairs import each_of
 
 MAC = Machine("macos", "arm64", 10, 8 << 30, "Apple M4 Pro", frozenset({"mlx", "torch"}))
 GOOD = {"page_bytes": 16_384, "versions": {"mlx": "0.32.4", "torch": "2.13.0"}}
@@ -29,44 +30,29 @@ def test_a_good_mac_passes(mac):
     assert {check.result for check in by_name(mac, GOOD).values()} == {CheckResult.PASS}
 
 
-@pytest.mark.parametrize(
-    ("name", "change", "message"),
+OLD_TORCH = {"mlx": "0.32.4", "torch": "2.9.1+cpu"}
+M2 = replace(MAC, chip="Apple M2 Max")
+
+
+@each_of(
+    ("name", "here", "facts", "environ", "result", "words"),
     [
-        ("page size", {"page_bytes": 4096}, "4096 bytes"),
-        ("mlx", {"versions": {"mlx": "0.32.3", "torch": "2.13.0"}}, "0.32.3"),
-        ("torch", {"versions": {"mlx": "0.32.4", "torch": "2.9.1+cpu"}}, "2.9.1+cpu"),
+        ("page size", MAC, {"page_bytes": 4096}, {}, "FAIL", "4096 bytes"),
+        ("torch", MAC, {"versions": OLD_TORCH}, {}, "FAIL", "2.9.1+cpu"),
+        ("torch", MAC, {"versions": OLD_TORCH | {"torch": "not installed"}}, {}, "absent", ""),
+        ("torch's long sums", M2, {}, {}, "WARN", "mlxhog splits such sums"),
+        ("torch's long sums", M2, {"versions": OLD_TORCH | {"torch": "2.14.1"}}, {}, "PASS", ""),
+        ("MLX_METAL_FAST_SYNCH", MAC, {}, {"MLX_METAL_FAST_SYNCH": "1"}, "FAIL", "unset it"),
+        ("Rosetta", replace(MAC, translated=True), {}, {}, "FAIL", "for Apple silicon"),
     ],
 )
-def test_what_is_too_old_or_other_fails_with_a_consequence(mac, name, change, message):
-    check = by_name(mac, {**GOOD, **change})[name]
-    assert (check.result, check.found) == (CheckResult.FAIL, message)
-    assert check.consequence
-
-
-def test_torch_that_adds_long_sums_wrong_is_warned_of(mac):
-    old = replace(mac, chip="Apple M2 Max")
-    check = by_name(old, GOOD)["torch's long sums"]
-    assert (check.result, check.found) == (CheckResult.WARN, "torch 2.13.0 on an Apple M2 Max")
-    assert "mlxhog splits such sums" in check.consequence
-    newer = {**GOOD, "versions": {"mlx": "0.32.4", "torch": "2.14.1"}}
-    assert by_name(old, newer)["torch's long sums"].result == CheckResult.PASS
-
-
-def test_a_framework_that_is_not_installed_is_absent(mac):
-    facts = {**GOOD, "versions": {"mlx": "0.33.0", "torch": "not installed"}}
-    assert by_name(mac, facts)["torch"].result == CheckResult.ABSENT
-
-
-def test_spinning_gpu_fences_are_refused(mac):
-    check = by_name(mac, GOOD, MLX_METAL_FAST_SYNCH="1")["MLX_METAL_FAST_SYNCH"]
-    assert check.result == CheckResult.FAIL
-    assert "unset it" in check.consequence
-
-
-def test_an_intel_python_on_apple_silicon_is_told(mac):
-    check = by_name(replace(mac, translated=True), GOOD)["Rosetta"]
-    assert check.result == CheckResult.FAIL
-    assert "install one for Apple silicon" in check.consequence
+def test_what_is_known_to_be_wrong_is_found_with_its_consequence(
+    mac, name, here, facts, environ, result, words
+):
+    check = by_name(here, {**GOOD, **facts}, **environ)[name]
+    assert check.result == result
+    assert words in f"{check.found} {check.consequence}"
+    assert bool(check.consequence) == (result in ("FAIL", "WARN"))
 
 
 def test_an_old_macos_is_told(mac, monkeypatch):

@@ -113,11 +113,10 @@ SHAPES = """
 for shape in ((1, 0, 1, 1 << 32), (1 << 40, 0, 1, 4)):
     q, none = np.zeros(shape, np.float32), np.zeros(0, np.float32)
     gates = np.zeros((1, 0, 1, 1), np.float32)
-    refused(ops.decay, q, q, q, gates, None, q, none, None, scale=1.0, threads=1)
+    refused(ops.recurrence, q, q, q, gates, *[None] * 4, q, none, None, None, threads=1)
 x = np.zeros((1 << 40, 0), np.float32)
 refused(ops.rms_norm, x, np.zeros(0, np.float32), x, eps=1e-6, threads=1)
 """
-NO_AXIS = "an array without elements has an axis of"
 SCRIPTS = {
     **{f"words from {word0}": (ADD_AT.format(word0=word0), 1, f"4 lock words from {word0} on: "
        "there are 8") for word0 in (5, HUGE, HUGE - 1)},
@@ -129,7 +128,7 @@ SCRIPTS = {
        f"next is {upper} and the watermark {lower}, with a ring of 8")
        for upper, lower in ((HUGE, 0), (9, 0), (4, 5))},
     "a graph of more vertices than memory": (GRAPH, 0, ""),
-    "states whose number of elements wraps": (SHAPES, 3, NO_AXIS),
+    "states whose number of elements wraps": (SHAPES, 3, "an array without elements"),
 }  # fmt: skip
 """What a child does -> how often that is refused, and with which words."""
 

@@ -35,7 +35,7 @@ MODEL = XLSTMLargeConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1, num
 
 def layout(max_workers=3, **more):
     spec = param_spec(MODEL)
-    extra = {**published.segments(len(spec), max_workers), **more}
+    extra = {**published.segments(max_workers), **more}
     return plan(spec, max_workers=max_workers, n_tickets=4, extra=extra)
 
 
@@ -53,9 +53,7 @@ def add_ones(handle, slot, pipe):
                 matrix = matrix @ matrix / 160
             marks.begin_update()
             for name, place in arena.layout.slots.items():
-                marks.begin(name)
                 updates.add(arena.params, place, ones[name], locks=locks, mode=0)
-                marks.end(name)
             arena.counters.add("version")
             marks.end_update()
 
@@ -142,9 +140,5 @@ def check(mode, loaded, values, arena):
     assert (everything == np.round(everything)).all(), "an element that nobody has written"
     assert loaded.oldest <= everything.min(), (loaded, everything)
     assert everything.max() <= loaded.version, (loaded, everything)
-    if mode == "racy":
-        return
-    several = [name for name, numbers_of in result.items() if len(numbers_of) > 1]
-    assert len(several) <= (loaded.mixed or 0), (loaded, several)
     if loaded.consistent:
         assert everything.tolist() == [loaded.version]

@@ -18,7 +18,6 @@ from mlxhog.live.running import RunWeights
 from mlxhog.live.source import WeightFollower
 from mlxhog.models.families import param_spec
 from mlxhog.strategies import build
-from mlxhog.strategies.rounds import STEPS, Rounds
 from mlxhog.training.publishing import Publisher
 from tests.live.patterns import MODEL, WAIT_S, Inbox, check, layout, numbers, pattern_run
 from tests.training.test_deaths import wait_until
@@ -123,7 +122,7 @@ def test_of_averaged_runs_a_reader_says_whose_parameters_it_reads(mode, tmp_path
     path = tmp_path / "socket"
     with Arena.create(layout(2, **strategy.segments(len(param_spec(MODEL))))) as arena:
         strategy.begin(arena)
-        Rounds(arena, 2).set_of(0, STEPS, 1)  # amid a round: the replicas differ
+        strategy.words(arena)["steps", 0] = 1  # amid a round: the replicas differ
         arena.segment("copies.1")[:], arena.segment("copies.2")[:] = 1, 3
         with arena.serve(path) as server:
             load = partial(strategy.load, training=True)

@@ -15,7 +15,7 @@ from mlxhog.arena import Arena, plan, segment
 from mlxhog.arena.requests import greeting, socket_path
 from tests.arena import children
 from tests.arena.test_arena import received, small_layout, spawn
-from tests.macos.simulation import ROOT, environment, linux_only, simulated
+from tests.macos.simulation import ROOT, environment, linux_only
 
 # The extension module asks /proc, as built for Linux; `test_process_life.py` has its macOS branch.
 START_TIME = "test_a_start_time_tells_a_process_from_its_successor_and_from_none"
@@ -39,27 +39,6 @@ def test_the_arenas_own_tests_pass_in_the_simulation():
     assert "1 deselected" in process.stdout
     assert "skipped" not in process.stdout
     assert all(f"{file} ." in process.stdout for file in files)
-
-
-@pytest.mark.slow
-@linux_only
-def test_in_a_sandbox_the_arena_is_an_unnamed_file_and_says_so(tmp_path):
-    code = """
-import os, sys
-from pathlib import Path
-from mlxhog.arena import Arena
-from tests.arena.test_arena import small_layout, spawn, received
-from tests.arena import children
-if __name__ == "__main__":
-    with Arena.create(small_layout(), fallback=Path(sys.argv[1])) as arena:
-        process, pipe = spawn(children.add_one_to_everything, arena.handle())
-        received(process, pipe)
-        print((arena.param("w") == 1).all(), os.listdir(sys.argv[1]), arena.note)
-"""
-    printed = simulated(code, tmp_path, FAKE_SANDBOX_GROUP="A1.group/")
-    assert printed.startswith("True [] shared memory is refused here (Operation not permitted")
-    assert str(tmp_path) in printed
-    assert simulated(code, tmp_path).strip() == "True []"
 
 
 @pytest.mark.parametrize(

@@ -87,15 +87,16 @@ def test_a_recorded_run_with_a_killed_worker_replays_bit_for_bit(tmp_path):
 
 GRADIENTS = """
 import numpy as np
-from mlxhog.doctor.backends import prepared
-from mlxhog.optim.gradients import Rows
+from mlxhog.doctor.backends import MODEL, init_params, load_architecture, _tokens
+from mlxhog.parity.engines import FrameworkEngine
 
 def gradients(name):
-    backend, batch = prepared(name, "reference")
-    backend.inbox *= 0.5  # the parameters as other workers have changed them
-    backend.refresh()
-    loss, grads = backend.loss_and_grads(batch)
-    return {"loss": loss, **{k: g.values if isinstance(g, Rows) else g for k, g in grads.items()}}
+    engine, model = FrameworkEngine(name, "reference", 1), load_architecture(MODEL)
+    engine.load(model, init_params(model, 0))
+    engine.backend.inbox *= 0.5  # the parameters as other workers have changed them
+    engine.backend.refresh()
+    loss, grads = engine.differentiate(*_tokens())
+    return {"loss": loss, **grads}
 
 expected, *others = map(gradients, ("torch:cpu", "torch:mps", "mlx:gpu"))
 for other in others:

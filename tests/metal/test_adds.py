@@ -8,6 +8,7 @@ import pytest
 from mlxhog import _native
 from mlxhog.arena.arena import lost_update_rate
 from mlxhog.errors import ShapeError
+from mlxhog.metal.kernels.step_rules import sgd_hp
 from mlxhog.optim import updates
 from mlxhog.optim.gradients import Rows
 from tests.metal.shared import PROCESSES, TIMEOUT_S, run, shared
@@ -18,6 +19,7 @@ TOTAL_ADDS = 10**8
 OFFSET = 7  # the slice starts inside a stripe, off every vector's alignment
 TAIL = 123  # and ends in an odd-sized rest
 WIDTH = 64
+HP = sgd_hp(lr=1.0, weight_decay=0.0)
 BY_ROWS = ("rows", "table")
 
 
@@ -37,7 +39,7 @@ def add_ones(segment, barrier, slot, kernel, n, rounds):
             _native.add_rows(locks, LOSSLESS, flat, OFFSET, WIDTH, 0, rows, values, seed)
         elif kernel == "table":
             place = (flat, OFFSET, WIDTH, 0, np.sort(rows), -ones[: len(rows) * WIDTH])
-            _native.sgd_rows(locks, LOSSLESS, *place, lr=1.0, seed=seed)
+            _native.step_rows("sgd", locks, LOSSLESS, *place, None, None, HP, seed=seed)
         elif kernel == "stripe":
             _native.add_dense(locks, LOSSLESS, flat, OFFSET, ones, seed)
         elif kernel == "racy":

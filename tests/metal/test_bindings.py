@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 
 from mlxhog import _native
+from mlxhog.metal.kernels.step_rules import sgd_hp
 from tests.metal.shared import shared
 
 LOSSLESS, RACY = 0, 1
 N = 2 * _native.STRIPE
 ZEROS = np.zeros(N, np.float32)
+HP = sgd_hp(lr=1.0, weight_decay=0.0)
 
 
 @pytest.fixture
@@ -71,13 +73,20 @@ def test_rows_of_another_width_are_refused(segment):
 @pytest.mark.parametrize("index", [[1, 1], [2, 1]])
 def test_an_optimizer_step_wants_each_row_once_and_ascending(segment, index):
     rows = np.array(index, np.int32)
+    place = (RACY, segment.floats, 0, 8, None, rows, ones(16))
     with pytest.raises(ValueError, match="ascend"):
-        _native.sgd_rows(None, RACY, segment.floats, 0, 8, None, rows, ones(16), lr=1.0)
+        _native.step_rows("sgd", None, *place, None, None, HP)
 
 
 def test_state_of_another_size_is_refused(segment):
     with pytest.raises(ValueError, match="m has 3 floats"):
-        _native.momentum_step(None, RACY, segment.floats, 0, ones(8), ones(3), lr=1.0, momentum=0.9)
+        _native.step("momentum", None, RACY, segment.floats, 0, ones(8), ones(3), None, HP)
+
+
+@pytest.mark.parametrize(("rule", "m", "expected"), [("sgd", N, "has m"), ("lion", 0, "no rule")])
+def test_a_rule_with_moments_of_another_is_refused(segment, rule, m, expected):
+    with pytest.raises(ValueError, match=expected):
+        _native.step(rule, None, RACY, segment.floats, 0, ones(8), ones(m), None, HP)
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,14 @@ import pytest
 
 from mlxhog import _native
 from mlxhog.base.processes import follow_parent
+from mlxhog.metal.kernels.step_rules import adam_hp, sgd_hp
 from tests.metal.shared import PROCESSES, TIMEOUT_S, pid_of, shared
 
 WORKERS, KILLS = 3, 50
 WIDTH = 32  # of a row of a table
 LOSSLESS = 0
+UP = sgd_hp(lr=-1.0, weight_decay=0.0)
+HALF = adam_hp(lr=1e-3, beta1=0.5, beta2=0.5, eps=1e-8, weight_decay=0.0, bias1=1.0, bias2=1.0)
 by_threads = pytest.mark.parametrize("threads", [1, 2])
 
 
@@ -31,9 +34,8 @@ def add_for_ever(segment, slot, generation, threads):
     steps = segment.workers["steps"][slot - 1 : slot]
     seed = os.getpid()
     while True:
-        _native.sgd_step(
-            locks, LOSSLESS, segment.floats, 0, ones, lr=-1.0, seed=seed, threads=threads
-        )
+        place = (locks, LOSSLESS, segment.floats, 0)
+        _native.step("sgd", *place, ones, None, None, UP, seed=seed, threads=threads)
         steps[0] += 1
         seed += 1
 
@@ -51,7 +53,7 @@ def step_a_table_for_ever(segment, slot, generation):
     seed = os.getpid()
     while True:
         place = (segment.floats, 0, WIDTH, 0, rows, grad)
-        _native.sgd_rows(locks, LOSSLESS, *place, lr=1.0, seed=seed)
+        _native.step_rows("sgd", locks, LOSSLESS, *place, None, None, -UP, seed=seed)
         steps[0] += 1
         seed += 1
 
@@ -73,11 +75,8 @@ def halve_as_often_as_allowed(segment, slot, generation, threads):
         if steps[0] >= allowed[slot - 1]:
             os.sched_yield()
             continue
-        _native.adamw_step(
-            locks, LOSSLESS, w, 0, zeros, m, v, lr=1e-3, beta1=0.5, beta2=0.5, eps=1e-8, bias1=1.0,
-            bias2=1.0, weight_decay=0.0, grad_scale=1.0, seed=os.getpid(), shared=True,
-            threads=threads,
-        )  # fmt: skip
+        place, how = (locks, LOSSLESS, w, 0, zeros), {"seed": os.getpid(), "threads": threads}
+        _native.step("adam_shared", *place, m, v, HALF, **how)
         steps[0] += 1
 
 

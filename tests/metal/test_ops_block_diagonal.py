@@ -91,6 +91,6 @@ def test_blocks_that_do_not_split_the_input_are_refused():
     x, out = draw(3, 12), np.zeros((3, 12), np.float32)
     with pytest.raises(ValueError, match="weight has 2 blocks of 4 inputs, x has 12"):
         ops.block_diagonal(x, [draw(2, 6, 4)], [None], [out], threads=1)
-    with pytest.raises(ValueError, match="out has 33 elements, expected 36"):
+    with pytest.raises(ValueError, match=r"outs has shape \(3, 11\); .* = \(3..., 12\)"):
         ops.block_diagonal(x, [draw(3, 4, 4)], [None], [out[:, :11].copy()], threads=1)
     assert not out.any()

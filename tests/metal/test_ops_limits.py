@@ -18,7 +18,7 @@ HUGE = 6_000_000
 def scale_in_pool():
     """One call that needs a second thread."""
     x = np.ones(200_000, np.float32)
-    ops.scale(x, 2.0, threads=2)
+    ops.scale(x, factor=2.0, threads=2)
     assert (x == 2).all()
 
 

@@ -93,5 +93,5 @@ def test_a_label_outside_the_vocabulary_is_refused_with_its_place(label):
 def test_scale_multiplies_in_place():
     x = draw(100_001)
     expected = x * np.float32(0.25)
-    ops.scale(x, 0.25, threads=2)
+    ops.scale(x, factor=0.25, threads=2)
     np.testing.assert_array_equal(x, expected)

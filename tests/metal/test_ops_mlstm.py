@@ -205,7 +205,7 @@ def test_arrays_of_a_wrong_size_are_refused_by_name():
     q, k, v, i, f = cell.inputs
     state = [np.zeros(shape, np.float32) for shape in [(1, 1, 2, 4, 4), (1, 1, 2, 4), (1, 1, 2)]]
     how = {"chunk": 4, "stride": 1, "eps": EPS, "threads": 1}
-    with pytest.raises(ValueError, match="den has 3 elements, expected 4"):
+    with pytest.raises(ValueError, match=r"den has shape .*; the other .* = \(1, 4, 1\)"):
         ops.mlstm(
             q,
             k,
@@ -221,7 +221,7 @@ def test_arrays_of_a_wrong_size_are_refused_by_name():
     for name in ("chunk", "stride"):
         with pytest.raises(ValueError, match=f"{name} must be at least 1"):
             ops.mlstm(q, k, v, i, f, *out, **(how | {name: 0}))
-    with pytest.raises(ValueError, match="C has 32 elements, expected 48"):
+    with pytest.raises(ValueError, match=r"C has shape \(1, 1, 2, 4, 4\); .* = \(1, 1, 3, 4, 4\)"):
         ops.mlstm(q, k, v, i, f, *out, **(how | {"chunk": 1, "stride": 2}))
     with pytest.raises(TypeError):
         ops.mlstm(q.astype(np.float64), k, v, i, f, *out, **how)

@@ -142,13 +142,13 @@ def test_arrays_of_a_wrong_size_are_refused_by_name():
     def call(*arrays, starts=None, out=y, tape=None):
         ops.slstm(*arrays, starts, out, tape, *state, threads=1)
 
-    with pytest.raises(ValueError, match="R has 60 elements, expected 64"):
+    with pytest.raises(ValueError, match=r"R has shape \(15, 4\); .*, 4\*DH, .* = \(1, 16, 4\)"):
         call(*inputs[:4], inputs[4].reshape(16, 4)[:15].copy(), inputs[5])
-    with pytest.raises(ValueError, match="starts has 5 elements, expected 6"):
+    with pytest.raises(ValueError, match=r"starts has shape \(5,\); .* = \(2, 3\)"):
         call(*inputs, starts=np.zeros(5, np.uint8))
-    with pytest.raises(ValueError, match="tape has 24 elements, expected 168"):
+    with pytest.raises(ValueError, match=r"tape has shape \(2, 3, 1, 4\); .* = \(2, 3, 1, 7, 4\)"):
         call(*inputs, tape=y)
-    with pytest.raises(ValueError, match="at least one position"):
+    with pytest.raises(ValueError, match="S is 0, expected at least 1"):
         call(*(x[:, :0] for x in inputs[:4]), *inputs[4:], out=y[:, :0])
     with pytest.raises(TypeError):
         call(*inputs, out=y.astype(np.float64))

@@ -5,11 +5,13 @@ import pytest
 
 from mlxhog import _native
 from mlxhog.base.processes import follow_parent
+from mlxhog.metal.kernels.step_rules import sgd_hp
 from tests.metal.shared import PROCESSES, TIMEOUT_S, shared, spawned
 
 LOSSLESS, RACY, CAS = 0, 1, 2
 N = 40 * _native.STRIPE + 13
 READS = 10**8
+HP = sgd_hp(lr=1.0, weight_decay=0.0)  # of momentum 0, too
 
 # Copies store the two patterns themselves. One exact addition leads from the first to the third
 # and back, so arithmetic kernels alternate between those; all four bytes differ as well.
@@ -29,7 +31,7 @@ def _kernels(segment, slot, half):
     m = np.zeros(len(flat), np.float32)
 
     def momentum(mode, k):
-        _native.momentum_step(locks, mode, flat, offset, grads[k % 2], m, lr=1.0, momentum=0.0)
+        _native.step("momentum", locks, mode, flat, offset, grads[k % 2], m, None, HP)
 
     return {
         "copy": lambda k: _native.snapshot(flat[half], private[k % 2]),
@@ -40,7 +42,9 @@ def _kernels(segment, slot, half):
         "add cas": lambda k: _native.add_dense(locks, CAS, flat, offset, deltas[k % 2], k),
         "cas of 1": lambda k: _native.add_cas(flat, offset, deltas[k % 2], 1),
         "cas of 2": lambda k: _native.add_cas(flat, offset, deltas[k % 2], 2),
-        "sgd": lambda k: _native.sgd_step(locks, LOSSLESS, flat, offset, grads[k % 2], lr=1.0),
+        "sgd": lambda k: _native.step(
+            "sgd", locks, LOSSLESS, flat, offset, grads[k % 2], None, None, HP
+        ),
         "momentum": lambda k: momentum(LOSSLESS, k),
         "momentum racy": lambda k: momentum(RACY, k),
     }

@@ -41,11 +41,12 @@ Private make_private(std::uint64_t seed) {
   return own;
 }
 
+constexpr float kAdamw[] = {0.001f, 0.02f, 0.9f, 0.1f, 0.95f, 0.05f, 1.3f, 1e-8f};
+
 // Every update rule once, on stripes and on rows. The rows lie on dense floats, so all take stripes.
 void work(Shared& shared, Private& own, Locks* locks, Mode mode, std::uint64_t seed) {
-  const SgdRates sgd{0.1f, 0.01f, 0.7f};
-  const MomentumRates momentum{0.1f, 0.9f, 0.01f, 0.7f, true};
-  const AdamwRates adamw{0.001f, 0.02f, 0.9f, 0.1f, 0.95f, 0.05f, 1.3f, 1e-8f, 0.7f};
+  const float sgd[] = {0.1f, 0.01f, 0.9f, 1.0f};  // of momentum, too
+  const float muon[] = {0.9f, 0.1f, 0.2f, 0.8f}, scale = 0.7f;
   float* w = shared.w.data() + kOffset;
   float* shared_m = shared.m.data() + kOffset;
   float* v = shared.v.data() + kOffset;
@@ -54,11 +55,10 @@ void work(Shared& shared, Private& own, Locks* locks, Mode mode, std::uint64_t s
   float* m = own.m.data() + kOffset;
   const float* g = own.g.data();
   walk_stripes(locks, mode, kOffset, 0, 0, kCount, seed, AddStep{w, g, widest_cas()});
-  walk_stripes(locks, mode, kOffset, 0, 0, kCount, seed + 1, Step{SgdRule{w, g, sgd}, last, prev});
-  walk_stripes(locks, mode, kOffset, 0, 0, kCount, seed + 2, Step{MomentumRule{w, g, m, momentum}});
-  walk_stripes(locks, mode, kOffset, 0, 0, kCount, seed + 3, Step{AdamwRule{w, g, shared_m, v, adamw, true}, last, prev});
-  const MuonRates muon{0.9f, 0.1f, 0.2f, 0.8f, 0.7f};
-  walk_stripes(locks, mode, kOffset, 0, 0, kCount, seed + 4, DirectionStep{g, shared_m, own.x.data(), muon});
+  walk_stripes(locks, mode, kOffset, 0, 0, kCount, seed + 1, Step{{Rule::sgd, w, g, nullptr, nullptr, sgd, scale}, last, prev});
+  walk_stripes(locks, mode, kOffset, 0, 0, kCount, seed + 2, Step{{Rule::momentum, w, g, m, nullptr, sgd, scale}});
+  walk_stripes(locks, mode, kOffset, 0, 0, kCount, seed + 3, Step{{Rule::adam_shared, w, g, shared_m, v, kAdamw, scale}, last, prev});
+  walk_stripes(locks, mode, kOffset, 0, 0, kCount, seed + 4, DirectionStep{g, shared_m, own.x.data(), muon, scale});
   walk_rows(locks, mode, kRowOffset, kWidth, kStripes, own.index.data(), own.index.size(), seed,
             AddStep{shared.w.data() + kRowOffset, g, widest_cas()});
 }
@@ -120,9 +120,9 @@ int striped(Mode mode) {
   for (const int threads : {1, 3}) {
     std::vector<float> w(kMany + kOffset, 0.5f), m(w.size()), v(w.size());
     Locks locks(words.data(), words.size(), workers.data(), 3, 1, 0);
-    const AdamwRates adamw{0.001f, 0.02f, 0.9f, 0.1f, 0.95f, 0.05f, 1.3f, 1e-8f, 0.7f};
-    const AdamwRule rule{w.data() + kOffset, ones.data(), m.data() + kOffset, v.data() + kOffset, adamw, true};
-    for (std::uint64_t k = 0; k < 3; ++k) walk_dense(&locks, mode, kOffset, kMany, k, threads, Step<AdamwRule>{rule});
+    const Rule rule{Rule::adam_shared, w.data() + kOffset, ones.data(), m.data() + kOffset, v.data() + kOffset, kAdamw,
+                    0.7f};
+    for (std::uint64_t k = 0; k < 3; ++k) walk_dense(&locks, mode, kOffset, kMany, k, threads, Step{rule});
     for (const auto* floats : {&w, &m, &v}) alone.push_back(*floats);
   }
   for (std::size_t k = 0; k < 3; ++k)
@@ -160,14 +160,13 @@ int count(Mode mode, int updates) {
     threads.emplace_back([&, slot] {
       const std::vector<float> ones(kFloats, 1.0f);
       std::vector<float> x(kFloats);
-      const AdamwRates adamw{0.0f, 0.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f};
-      const MuonRates muon{1.0f, 1.0f, 0.0f, 1.0f, 1.0f};
+      const float adamw[] = {0.0f, 0.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f}, muon[] = {1.0f, 1.0f, 0.0f, 1.0f};
       Locks locks(shared.words.data(), shared.words.size(), shared.workers.data(), 4, slot, 0);
       for (int k = 0; k < updates; ++k) {
-        const AdamwRule rule{shared.w.data() + kOffset, ones.data(), means[0], means[1], adamw, true};
-        walk_stripes(&locks, mode, kOffset, 0, 0, kCount, slot + 7 * k, Step<AdamwRule>{rule});
+        const Rule rule{Rule::adam_shared, shared.w.data() + kOffset, ones.data(), means[0], means[1], adamw, 1.0f};
+        walk_stripes(&locks, mode, kOffset, 0, 0, kCount, slot + 7 * k, Step{rule});
         walk_stripes(&locks, mode, kOffset, 0, 0, kCount, slot + 5 * k,
-                     DirectionStep{ones.data(), means[2], x.data(), muon});
+                     DirectionStep{ones.data(), means[2], x.data(), muon, 1.0f});
       }
     });
   }

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from mlxhog.backends import precision
 from mlxhog.models.ops.reference import mlstm_numpy, recurrences_numpy
 from mlxhog.models.ops.reference.ops_numpy import FLOAT64
 
@@ -83,6 +84,23 @@ class ComponentsPlan:
         return components_reference(self, inputs)
 
 
+def apply(engine, call, inputs, weight=None):
+    """Call operators by an engine of parity; with a weight, differentiate sum(result * weight).
+
+    Returns:
+        The result, the other results, and the gradient of the scalar by input.
+    """
+    framework, ops = engine._framework, engine._ops()
+    arrays = precision.uploaded(framework, inputs)
+    y, others = call(ops, framework.leaves(arrays))
+    grads = {}
+    if weight is not None:
+        w = framework.array(weight)
+        _, grads = framework.value_and_grad(lambda xs: (call(ops, xs)[0] * w).sum(), arrays)
+    gradient = {name: framework.host(g) for name, g in grads.items()}
+    return framework.host(y), [framework.host(x) for x in others], gradient
+
+
 def mlstm(engine, plan, inputs, weight):
     """Compute all forms of `mlstm_cell` over the sequence, and the cell step by step.
 
@@ -92,7 +110,7 @@ def mlstm(engine, plan, inputs, weight):
     S = inputs["q"].shape[1]
     sizes = {"parallel": S, "chunkwise": plan.chunk_size, "recurrent": 1}
     for form, chunk_size in sizes.items():
-        h, state, grads = engine.apply(_mlstm_call(chunk_size, plan.eps), inputs, weight)
+        h, state, grads = apply(engine, _mlstm_call(chunk_size, plan.eps), inputs, weight)
         yield f"{form}/h", h
         yield from _last_state(form, state)
         for name, grad in grads.items():
@@ -118,7 +136,7 @@ def _steps(engine, call, inputs, sequence, start):
     S = next(inputs[name].shape[1] for name in sequence)
     for t in range(S):
         now |= {name: inputs[name][:, t : t + 1] for name in sequence}
-        h, state, _ = engine.apply(call, now)
+        h, state, _ = apply(engine, call, now)
         now |= dict(zip(start, state, strict=True))
         yield h, state
 
@@ -160,7 +178,7 @@ def slstm(engine, inputs, weight):
         result = ops.slstm_cell(*arguments, state=tuple(xs[name] for name in SLSTM_START))
         return result
 
-    h, last, grads = engine.apply(call, inputs, weight)
+    h, last, grads = apply(engine, call, inputs, weight)
     yield "sequence/h", h
     for letter, part in zip(SLSTM_STATE, last, strict=True):
         yield f"sequence/state/{letter}", part
@@ -223,7 +241,7 @@ def components(engine, plan, inputs):
     for name in plan.names:
         call = call_of(name)
         assert call is not None, "the reader of the case lets known names through only"
-        y, _, _ = engine.apply(_alone(call), inputs)
+        y, _, _ = apply(engine, _alone(call), inputs)
         yield f"{name}/y", y
 
 

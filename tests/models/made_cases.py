@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from mlxhog.models import lm_numpy
+from mlxhog.models import lm_float64
 from mlxhog.models.ops.reference import mlstm_numpy
 from mlxhog.models.translation import stacks, to_xlstm
 from mlxhog.parity.subject import next_labels
@@ -38,10 +38,10 @@ def large_model(folder, *, fused=False, changes=None, said=None, **spoilt):
     params = perturbed_params(cfg, 3)
     tokens = np.random.default_rng(3).integers(0, cfg.vocab_size, (2, 11)).astype(np.int64)
     hidden = []
-    logits, state = lm_numpy.forward(
-        cfg, params, lm_numpy.embed(cfg, params, tokens), hidden=hidden
+    logits, state = lm_float64.forward(
+        cfg, params, lm_float64.embed(cfg, params, tokens), hidden=hidden
     )
-    loss, grads = lm_numpy.differentiate(cfg, params, tokens, next_labels(tokens))
+    loss, grads = lm_float64.differentiate(cfg, params, tokens, next_labels(tokens))
     if fused:
         params, grads = (stacked(to_xlstm(arrays, cfg)) for arrays in (params, grads))
     tensors = {

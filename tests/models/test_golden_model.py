@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mlxhog.models import lm_numpy
+from mlxhog.models import lm_float64
 from mlxhog.models.families import param_count, param_spec
 from mlxhog.models.spec import initial_value
 from tests.models.golden import MODELS, TRAINED, V1_MODELS, model_case
@@ -88,8 +88,8 @@ def test_the_reference_equals_the_recorded_float64_runs(name):
     for layer, (*others, m) in enumerate(state):
         if f"xlstm_block_stack.blocks.{layer}.xlstm.q_proj.weight" in case.params:
             state[layer] = (*others, np.full_like(m, -1e30))
-    x = lm_numpy.embed(case.cfg, case.params, case.tokens)
-    logits, _ = lm_numpy.forward(case.cfg, case.params, x, state)
+    x = lm_float64.embed(case.cfg, case.params, case.tokens)
+    logits, _ = lm_float64.forward(case.cfg, case.params, x, state)
     assert_close(logits, case.tensors["logits_f64"], FLOAT64)
     nats = np.log(np.exp(logits).sum(-1)) - np.take_along_axis(
         logits, np.maximum(case.labels, 0)[..., None], -1
@@ -100,7 +100,7 @@ def test_the_reference_equals_the_recorded_float64_runs(name):
 @each_of("name", V1_MODELS)
 def test_the_gradients_of_the_reference_equal_the_recorded_ones(name):
     case = model_case(name)
-    loss, grads = lm_numpy.differentiate(case.cfg, case.params, case.tokens, case.labels)
+    loss, grads = lm_float64.differentiate(case.cfg, case.params, case.tokens, case.labels)
     assert_close(loss, case.tensors["loss_f64"][0], LOSS_F32)
     assert set(grads) == set(case.grads)
     for parameter, recorded in case.grads.items():

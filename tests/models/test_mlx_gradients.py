@@ -42,13 +42,19 @@ CELLS = {
         ((WIDTH,),) * 4,
         lambda *gates: OPS.slstm_cell(*gates, mx.ones((1, 4 * WIDTH, WIDTH)), mx.ones(4 * WIDTH)),
     ),
-    "decay": (((WIDTH,),) * 4, partial(OPS.decay_cell, scale=1.0, chunk_size=2)),
+    "decay": (((WIDTH,),) * 4, partial(OPS.recurrence, chunk_size=2)),
     "decay by value": (
         ((WIDTH,),) * 4,
-        partial(OPS.decay_cell, scale=1.0, chunk_size=2, by_value=True),
+        partial(OPS.recurrence, chunk_size=2, by_value=True),
     ),
-    "delta": (((WIDTH,), (WIDTH,), (WIDTH,), (), ()), partial(OPS.delta_cell, chunk_size=2)),
-    "dplr": (((WIDTH,),) * 6, partial(OPS.dplr_cell, chunk_size=2)),
+    "delta": (
+        ((WIDTH,), (WIDTH,), (WIDTH,), (1,), ()),
+        lambda *x: OPS.recurrence(*x[:-1], beta=x[-1], chunk_size=2),
+    ),
+    "dplr": (
+        ((WIDTH,),) * 6,
+        lambda *x: OPS.recurrence(*x[:-2], read=x[-2], removal=x[-1], chunk_size=2),
+    ),
 }
 """Shapes of a head's inputs at a position, and the cell."""
 

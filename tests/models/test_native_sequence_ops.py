@@ -1,13 +1,14 @@
 """What holds of native operators over sequences alone; test_sequence_ops.py: what they compute."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
 from mlxhog._native import ops
-from mlxhog.models.ops.native.sequence import MLSTM, REGRESSION
+from mlxhog.models.ops.native.sequence import MLSTM, RECURRENCE, REGRESSION
 from tests.models.test_native_ops import draw
 
 Run = Callable[[int], list[Any]]
@@ -32,32 +33,31 @@ def empty_like(*arrays):
     return [np.full_like(x, np.nan) for x in arrays]
 
 
-def decay_run(threads):
-    """More positions than a chunk, heads wider and narrower than a vector, one decay each."""
-    B, S, NH, DK, DV = 2, 45, 3, 18, 5
-    q, k, v, dh = draw(B, S, NH, DK), draw(B, S, NH, DK, seed=1), draw(B, S, NH, DV), draw(S)
-    dh = np.broadcast_to(dh[None, :, None, None], v.shape).copy()
-    log_decay, state = -np.abs(draw(B, S, NH, 1)), draw(B, NH, DK, DV)
-    states = np.empty((B, NH, ops.decay_chunks(S=S, DK=DK), DK, DV), np.float32)
-    h, last = empty_like(v, state)
-    ops.decay(q, k, v, log_decay, state, h, last, states, scale=0.5, threads=threads)
-    grads = empty_like(q, k, v, log_decay, state)
-    inputs = (q, k, v, log_decay, states, dh, state)
-    ops.decay_grad(*inputs, *grads, scale=0.5, threads=threads)
-    return [h, last, *grads]
+def recurrence_run(threads, DK=18, DV=5, by_value=False, scalar=False, **removal):
+    """More positions than a chunk; heads wider and narrower than a vector; odd rows."""
+    B, S, NH = 2, 45, 3
+    q, v = draw(B, S, NH, DV if by_value else DK), draw(B, S, NH, DV)
+    k, state = draw(B, S, NH, DK, seed=1) / 5, draw(B, NH, DK, DV)
+    log_decay = -np.abs(draw(B, S, NH, 1 if scalar else DK))
+    own = (removal.get("beta"), removal.get("read"), removal.get("removal"))
+    inputs = (q, k, v, log_decay, *own, state)
+    how = {"scale": 0.5, "by_value": by_value, "threads": threads}
+    results, saved = RECURRENCE.forward(*inputs, keep=True, **how)
+    grads = RECURRENCE.backward(saved, results, [True] * 8, **how)
+    return [*results, *(grad for grad in grads if grad is not None)]
 
 
-def decay_by_value_run(threads):
-    """As `decay_run`, with a decay per key."""
-    B, S, NH, DK, DV = 2, 45, 3, 18, 5
-    q, k, v = draw(B, S, NH, DV), draw(B, S, NH, DK), draw(B, S, NH, DV, seed=1)
-    log_decay, state = -np.abs(draw(B, S, NH, DK, seed=1)), draw(B, NH, DK, DV)
-    states = np.empty((B, NH, ops.decay_chunks(S=S, DK=DK), DK, DV), np.float32)
-    h, last, *grads = empty_like(k, state, q, k, v, log_decay, state)
-    how = {"scale": 0.5, "by_value": True, "threads": threads}
-    ops.decay(q, k, v, log_decay, state, h, last, states, **how)
-    ops.decay_grad(q, k, v, log_decay, states, k, state, *grads, **how)
-    return [h, last, *grads]
+def keys(*last):
+    return np.abs(draw(2, 45, 3, *last, seed=2)) / 5
+
+
+RECURRENCES = [
+    partial(recurrence_run, scalar=True),
+    partial(recurrence_run, by_value=True),
+    partial(recurrence_run, DK=17, scalar=True, beta=keys()),
+    partial(recurrence_run, DK=17, beta=keys()),
+    partial(recurrence_run, DK=17, DV=21, read=keys(17), removal=keys(17)),
+]
 
 
 def regression_run(threads):
@@ -68,36 +68,6 @@ def regression_run(threads):
     how = {"steps": 20, "threads": threads}
     (x, last), saved = REGRESSION.forward(*inputs, keep=True, **how)
     return [x, last, *REGRESSION.backward((*saved, x), (q, last), [True] * 5, **how)]
-
-
-def delta_run(threads):
-    """As `decay_run`, with an odd number of rows."""
-    B, S, NH, DK, DV = 2, 45, 3, 17, 5
-    q, k, v = draw(B, S, NH, DK), draw(B, S, NH, DK, seed=1) / 5, draw(B, S, NH, DV)
-    log_decay, beta = -np.abs(draw(B, S, NH)), np.abs(draw(B, S, NH, seed=1))
-    state = draw(B, NH, DK, DV)
-    states = np.empty((B, NH, ops.decay_chunks(S=S, DK=DK), DK, DV), np.float32)
-    h, last, held = empty_like(v, state, v)
-    inputs = (q, k, v, log_decay, beta)
-    ops.delta(*inputs, state, h, last, states, held, threads=threads)
-    grads = empty_like(*inputs, state)
-    ops.delta_grad(*inputs, states, held, v, state, *grads, threads=threads)
-    return [h, last, *grads]
-
-
-def dplr_run(threads):
-    """As `delta_run`, with values wider than a vector."""
-    B, S, NH, DK, DV = 2, 45, 3, 17, 21
-    q, read, v, dh = draw(B, S, NH, DK), draw(B, S, NH, DK, seed=1) / 5, draw(B, S, NH, DV), draw(S)
-    dh = np.broadcast_to(dh[None, :, None, None], v.shape).copy()
-    state = draw(B, NH, DK, DV)
-    states = np.empty((B, NH, ops.decay_chunks(S=S, DK=DK), DK, DV), np.float32)
-    h, last, held = empty_like(v, state, v)
-    inputs = (q, q, v, -np.abs(q), read, np.abs(read))
-    ops.dplr(*inputs, state, h, last, states, held, threads=threads)
-    grads = empty_like(*inputs, state)
-    ops.dplr_grad(*inputs, states, held, dh, state, *grads, threads=threads)
-    return [h, last, *grads]
 
 
 def scan_run(threads):
@@ -124,8 +94,7 @@ def long_conv_run(threads):
 
 @pytest.mark.parametrize(
     "run",
-    [attention_run, decay_run, decay_by_value_run, regression_run]
-    + [delta_run, dplr_run, scan_run, long_conv_run],
+    [attention_run, *RECURRENCES, regression_run, scan_run, long_conv_run],
 )
 def test_the_bits_do_not_depend_on_the_number_of_threads(run):
     alone, three = run(1), run(3)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mlxhog.models import lm_numpy
+from mlxhog.models import lm_float64
 from mlxhog.models.ops.reference import mlstm_numpy
 from tests.models.golden import CELLS, MODELS, TRAINED, cell_case, model_case
 from tests.models.sample import cell_inputs, config, perturbed_params
@@ -22,15 +22,15 @@ from tests.tolerances import (
 @each_of("name", MODELS)
 def test_logits_equal_the_recorded_float64_ones(name):
     case = model_case(name)
-    x = lm_numpy.embed(case.cfg, case.params, case.tokens)
-    logits, _ = lm_numpy.forward(case.cfg, case.params, x)
+    x = lm_float64.embed(case.cfg, case.params, case.tokens)
+    logits, _ = lm_float64.forward(case.cfg, case.params, x)
     assert_close(logits, case.tensors["logits_f64"], FLOAT64)
 
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_loss_and_every_gradient_equal_the_recorded_ones(name):
     case = model_case(name)
-    loss, grads = lm_numpy.differentiate(case.cfg, case.params, case.tokens, case.labels)
+    loss, grads = lm_float64.differentiate(case.cfg, case.params, case.tokens, case.labels)
     assert_close(loss, case.tensors["loss_f64"][0], FLOAT64)
     for parameter, recorded in case.grads.items():
         assert_close(grads[parameter], recorded, GRADIENT_F32, label=parameter)

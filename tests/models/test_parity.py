@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxhog.models import lm, lm_numpy
+from mlxhog.models import lm, lm_float64
 from mlxhog.models.families import dropout_sites, init_params, param_spec
 from mlxhog.models.ops.reference import mlstm_numpy
 from tests.models.sample import batch, cell_inputs, config, perturbed_params, v1_config
@@ -84,7 +84,7 @@ V1 = {f"v1, {name}": partial(v1_config, **c) for name, c in V1_CONFIGS.items()}
 
 def assert_reference(twin, cfg, params, tokens, labels):
     """Loss and every gradient are those of the float64 reference."""
-    expected_loss, expected = lm_numpy.differentiate(cfg, params, tokens, labels)
+    expected_loss, expected = lm_float64.differentiate(cfg, params, tokens, labels)
     loss, grads = twin.loss_and_grads(cfg, params, tokens, labels)
     assert_close(loss, expected_loss, LOSS_F32)
     for name in param_spec(cfg):
@@ -97,8 +97,8 @@ def test_loss_logits_and_every_gradient_equal_the_float64_reference(twin, model,
     cfg = model()
     params = perturbed_params(cfg, seed=S)
     tokens, labels = batch(cfg, 3, S, seed=S)
-    x, starts = lm_numpy.embed(cfg, params, tokens), lm_numpy.starts(cfg, tokens)
-    expected_logits, _ = lm_numpy.forward(cfg, params, x, starts=starts)
+    x, starts = lm_float64.embed(cfg, params, tokens), lm_float64.starts(cfg, tokens)
+    expected_logits, _ = lm_float64.forward(cfg, params, x, starts=starts)
     logits, _ = twin.logits(cfg, params, tokens)
     assert_close(logits, expected_logits, LOGITS_F32)
     assert_reference(twin, cfg, params, tokens, labels)
@@ -193,13 +193,13 @@ def test_dropped_units_are_those_of_the_reference_and_evaluation_drops_none(twin
     masks = lm.dropout_masks(cfg, tokens.shape, seed=5)
     assert masks is not None
 
-    expected_loss, expected = lm_numpy.differentiate(cfg, params, tokens, labels, masks=masks)
+    expected_loss, expected = lm_float64.differentiate(cfg, params, tokens, labels, masks=masks)
     loss, grads = twin.loss_and_grads(cfg, params, tokens, labels, masks)
     assert_close(loss, expected_loss, LOSS_F32)
     for name in param_spec(cfg):
         assert_close(grads[name], expected[name], GRADIENT_ANY_F32, label=name)
 
-    whole, _ = lm_numpy.differentiate(cfg, params, tokens, labels)
+    whole, _ = lm_float64.differentiate(cfg, params, tokens, labels)
     assert abs(whole - expected_loss) > 0.01
     scored = (labels != -100).sum()
     assert_close(twin.sum_loss(cfg, params, tokens, labels) / scored, whole, LOSS_F32)

@@ -47,19 +47,36 @@ class Case:
         return result if isinstance(result, tuple) else (result,)
 
 
-def decay(B, S, NH, DK, DV, *, scalar=False, speed=0.3, chunk=8, state=True, by_value=False):
-    """q, k, v and the decay of a linear recurrence; `speed` is that of forgetting."""
+def recurrence(
+    B, S, NH, DK, DV, *, removal=None, scalar=False, speed=0.3, chunk=8, alike=False, state=True,
+    by_value=False,
+):  # fmt: skip
+    """A linear recurrence whose removal is None, "own" or "free"; `speed` is that of forgetting.
+
+    Keys that are read have length 1, and are nearly equal in a head with `alike`.
+    """
+    unit = unit_keys(B, S, NH, DK, alike=alike)
+    rate = 1 / (1 + np.exp(-2 * draw(B, S, NH, DK, seed=5)))
     inputs = {
         "q": draw(B, S, NH, DV if by_value else DK),
-        "k": draw(B, S, NH, DK, seed=1),
+        "k": unit if removal == "own" else draw(B, S, NH, DK, seed=6),
         "v": draw(B, S, NH, DV, seed=2),
         "log_decay": -speed * np.abs(draw(B, S, NH, 1 if scalar else DK, seed=3)),
     }
+    if removal == "own":
+        inputs["beta"] = rate[..., 0]
+    if removal == "free":
+        inputs |= {"read": unit, "removal": rate * unit}
     if state:
         inputs["state"] = draw(B, NH, DK, DV, seed=4)
-    reference = recurrences_numpy.decay_cell
     fixed = {"scale": 0.5, "by_value": by_value}
-    return Case("decay_cell", reference, inputs, fixed, {"chunk_size": chunk})
+    return Case("recurrence", recurrences_numpy.recurrence, inputs, fixed, {"chunk_size": chunk})
+
+
+decay = recurrence
+delta = partial(recurrence, removal="own", scalar=True)
+channels = partial(recurrence, removal="own")
+dplr = partial(recurrence, removal="free")
 
 
 def regression(B, S, NH, D, *, speed=0.3, chunk=8, state=True):
@@ -83,38 +100,6 @@ def unit_keys(*shape, alike=False):
     if alike:
         k = np.broadcast_to(k[:, :1], k.shape) + 0.01 * k
     return k / np.sqrt((k * k).sum(-1, keepdims=True))
-
-
-def delta(B, S, NH, DK, DV, *, speed=0.3, chunk=8, alike=False, state=True):
-    """q, unit keys, v and the gates of the delta rule; `alike` makes all keys of a head equal."""
-    inputs = {
-        "q": draw(B, S, NH, DK),
-        "k": unit_keys(B, S, NH, DK, alike=alike),
-        "v": draw(B, S, NH, DV, seed=2),
-        "log_decay": -speed * np.abs(draw(B, S, NH, seed=3)),
-        "beta": 1 / (1 + np.exp(-2 * draw(B, S, NH, seed=5))),
-    }
-    if state:
-        inputs["state"] = draw(B, NH, DK, DV, seed=4)
-    return Case("delta_cell", recurrences_numpy.delta_cell, inputs, {}, {"chunk_size": chunk})
-
-
-def dplr(B, S, NH, DK, DV, *, speed=0.3, chunk=8, own=True, alike=False, state=True):
-    """q, v, the decay and unit keys to read; `own` removes elsewhere than it writes."""
-    read = unit_keys(B, S, NH, DK, alike=alike)
-    rate = 1 / (1 + np.exp(-draw(B, S, NH, DK, seed=5)))
-    inputs = {
-        "q": draw(B, S, NH, DK),
-        "k": draw(B, S, NH, DK, seed=6) if own else rate[..., :1] * read,
-        "v": draw(B, S, NH, DV, seed=2),
-        "log_decay": -speed * np.abs(draw(B, S, NH, DK, seed=3)),
-        "read": read,
-    }
-    if own:
-        inputs["removal"] = rate * read
-    if state:
-        inputs["state"] = draw(B, NH, DK, DV, seed=4)
-    return Case("dplr_cell", recurrences_numpy.dplr_cell, inputs, {}, {"chunk_size": chunk})
 
 
 def scan(B, S, C, N, *, speed=0.3, state=True):
@@ -182,13 +167,14 @@ CASES = {
     "the delta rule, of one position": delta(2, 1, 2, 6, 5),
     "the delta rule, with keys alike": delta(1, 64, 1, 4, 4, alike=True, speed=0.0, chunk=64),
     "a diagonal and rank 1": dplr(2, 21, 2, 6, 5),
-    "a diagonal and rank 1, of one key": dplr(2, 21, 2, 6, 5, own=False),
+    "the delta rule, with a decay per element": channels(2, 21, 2, 6, 5),
+    "the delta rule, with a decay per element, of wide heads": channels(1, 50, 1, 37, 21, chunk=16),
     "a diagonal and rank 1, in one chunk": dplr(1, 7, 1, 4, 4, chunk=64),
-    "a diagonal and rank 1, of wide heads": dplr(1, 50, 1, 37, 21, chunk=16, own=False),
+    "a diagonal and rank 1, of wide heads": dplr(1, 50, 1, 37, 21, chunk=16),
     "a diagonal and rank 1, from zeros": dplr(2, 16, 2, 4, 3, state=False),
     "a diagonal and rank 1, of one position": dplr(2, 1, 2, 6, 5),
-    "a diagonal and rank 1, with keys alike": dplr(
-        1, 64, 1, 4, 4, alike=True, own=False, speed=0.0, chunk=64
+    "the delta rule, with a decay per element and keys alike": channels(
+        1, 64, 1, 4, 4, alike=True, speed=0.0, chunk=64
     ),
     "a selective scan": scan(2, 21, 7, 4),
     "a selective scan of many channels": scan(2, 35, 37, 9),
@@ -267,7 +253,7 @@ def _moved(inputs, name, direction, step):
         "per head": partial(decay, scalar=True),
         "by value": partial(decay, by_value=True),
         "and removal": dplr,
-        "and removal by the key": partial(dplr, own=False),
+        "and removal by the key": channels,
     },
 )
 def test_a_head_that_forgets_at_any_speed_is_computed_exactly(twin, speed, make):
@@ -289,7 +275,7 @@ def test_a_regression_of_one_step_goes_along_the_query(twin):
     inputs = case.inputs | {"q": q}
     x, _ = twin.op("regression_cell", **inputs, steps=1, chunk_size=8)
     k, log_decay, state = (inputs[name] for name in ("k", "log_decay", "state"))
-    image, _ = recurrences_numpy.decay_cell(q, k, k, log_decay, scale=1.0, state=state)
+    image, _ = recurrences_numpy.recurrence(q, k, k, log_decay, state=state)
     curvature = (q * (image + ridge * q)).sum(-1, keepdims=True)
     step = (q * q).sum(-1, keepdims=True) / np.where(curvature > 0, curvature, 1)
     assert_close(x, step * q, SEQUENCE_F32)

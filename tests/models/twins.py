@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mlxhog.models import lm, lm_numpy
+from mlxhog.models import lm, lm_float64
 from mlxhog.models.families import param_spec
+from mlxhog.models.forward_pass import Pass
 from mlxhog.models.ops.kernels import MODULES, choose
+from mlxhog.models.ops.reference.ops_float64 import OPS
 from tests.models.sample import batch
 from tests.pairs import each_of
 from tests.tolerances import FINITE_DIFFERENCE, GRADIENT_ANY_F32, assert_close
@@ -131,6 +133,13 @@ TWINS = {
 }
 
 
+def float64(layer, cfg, p, x):
+    """The output (B, S, d) of a layer in float64, as the reference computes it."""
+    arrays = {name: torch.tensor(value, dtype=torch.float64) for name, value in p.items()}
+    y, _ = layer.forward(cfg, arrays, torch.tensor(x, dtype=torch.float64), None, Pass(OPS))
+    return y.numpy()
+
+
 all_twins = each_of("twin", TWINS.values(), ids=TWINS)
 
 
@@ -140,9 +149,9 @@ def assert_slopes(cfg, params, masks=None):
     rng = np.random.default_rng(5)
 
     def loss(moved):
-        return lm_numpy.differentiate(cfg, moved, tokens, labels, masks=masks)[0]
+        return lm_float64.differentiate(cfg, moved, tokens, labels, masks=masks)[0]
 
-    _, grads = lm_numpy.differentiate(cfg, params, tokens, labels, masks=masks)
+    _, grads = lm_float64.differentiate(cfg, params, tokens, labels, masks=masks)
     for name, value in params.items():
         way = rng.normal(size=value.shape)
         ahead, behind = (loss(params | {name: value + step * way}) for step in (1e-6, -1e-6))

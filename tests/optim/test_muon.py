@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mlxhog import _native
+from mlxhog.metal.kernels.step_rules import muon_hp
 from mlxhog.optim import AdamW, Muon
 from mlxhog.optim.gradients import Rows
 from mlxhog.optim.muon import ORTHOGONALIZATIONS, ROOM, direction_reference, polar_reference
@@ -151,7 +152,8 @@ def test_native_means_have_the_references_bits():
     g, m, x = drawn(40, 50), drawn(40, 50, seed=1), np.empty((40, 50), np.float32)
     rates = {"beta1": 0.9, "nesterov": 0.1, "grad_scale": 0.3}
     expected = direction_reference(g, m, **rates)
-    _native.muon_directions(None, WRITE_MODES["racy"], m.reshape(-1), [0], [g], [x], **rates)
+    hp, racy = muon_hp(beta1=0.9, nesterov=0.1), WRITE_MODES["racy"]
+    _native.muon_directions(None, racy, m.reshape(-1), [0], [g], [x], hp, grad_scale=0.3)
     for result, wanted in zip((m, x), expected, strict=True):
         np.testing.assert_array_equal(result.view(np.uint32), wanted.view(np.uint32))
 

@@ -4,7 +4,7 @@ import pytest
 
 from mlxhog.backends import precision
 from mlxhog.backends.autodiff import MLXArrays
-from mlxhog.parity import compute, operators
+from mlxhog.parity import compute
 from mlxhog.parity.comparison import compare_all
 from mlxhog.parity.subject import ModelPlan, ParitySide, ParitySubject
 from tests.backends.imprecise import FAULTS
@@ -18,7 +18,7 @@ SUBJECT = ParitySubject("probes", ModelPlan(config()), {}, {})
 def rows(engine):
     results = {
         NUMPY.name: dict(precision.exact()),
-        MLX.name: dict(operators.precision_results(engine)),
+        MLX.name: dict(compute.precision_results(engine)),
     }
     return list(compare_all(SUBJECT, [NUMPY, MLX], results)[0])
 

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from mlxhog.arena import Arena
 from mlxhog.arena.layout import plan
+from mlxhog.arena.words import Words
 from mlxhog.report import machines
 from mlxhog.report.follow import progress_of
 from mlxhog.report.machines import VIEW_BYTES, Roster
@@ -69,10 +70,10 @@ def test_a_machine_that_a_new_lighthouse_does_not_know_stays_and_grows_older(ros
 def test_a_view_that_is_overwritten_while_it_is_read_is_read_again(roster, monkeypatch):
     for members in ([7], [7, 9]):
         roster.write([HERE, AWAY], members, 7, {})
-    first = machines._HEAD + VIEW_BYTES  # where the third is half written now
+    first = machines._HEAD.n_bytes + VIEW_BYTES  # where the third is half written now
     roster._data[first : first + 16] = 0xFF
-    load, stale = roster._words.load, [1]
-    monkeypatch.setattr(roster._words, "load", lambda *at: stale.pop() if stale else load(*at))
+    load, stale = Words.__getitem__, [1]
+    monkeypatch.setattr(Words, "__getitem__", lambda *at: stale.pop() if stale else load(*at))
     assert states(roster) == {"studio": "in the quorum", "air": "in the quorum"}
 
 

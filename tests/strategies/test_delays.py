@@ -5,18 +5,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mlxhog.arena import Arena, plan
-from mlxhog.arena.control import Command
 from mlxhog.config.rules import Compensation, StalenessRule
+from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import SGD, DelayFeedback
 from mlxhog.optim.delay_feedback import FEEDBACK
 from mlxhog.optim.updates import Rows
 from mlxhog.report.monitor import share_warning
-from mlxhog.strategies import Lease
 from mlxhog.strategies.delays import Delays, speed_factor
-from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
 from tests.pairs import each_of
-from tests.strategies.test_sync import LR, context, strategy
+from tests.strategies.runs import LR, begin_step, new_arena, strategy
+from tests.strategies.runs import worker as one_of
 
 
 @each_of(
@@ -73,18 +71,14 @@ def test_a_share_of_all_step_sizes_that_is_not_the_share_of_the_text_is_reported
 
 def arena_with_rows():
     params = {
-        "rows": SimpleNamespace(shape=(3, 2), init="zeros", kind="rows"),
-        "w": SimpleNamespace(shape=(4,), init="zeros", kind="dense"),
+        "rows": ParamSpec("rows", (3, 2), "zeros", "rows"),
+        "w": ParamSpec("w", (4,), "zeros"),
     }
-    arena = Arena.create(plan(params, max_workers=2, n_tickets=8))
-    arena.counters.store("command", Command.TRAIN)
-    return arena
+    return new_arena(strategy(), params)
 
 
 def worker(arena, slot, **options):
-    of = context(arena, slot, strategy(Hogwild, **options))
-    of.backend = SimpleNamespace(inbox=np.zeros_like(arena.params), refresh=lambda: None)
-    return HogwildWorker(of)
+    return one_of(arena, slot, strategy(**options))
 
 
 def test_a_compensated_gradient_has_moved_on_with_the_parameters():
@@ -133,13 +127,11 @@ def test_the_first_gradient_of_a_row_is_divided_by_its_own_size_whenever_it_come
             np.testing.assert_allclose(actual.values, 3 + 2 / 3 * 9, rtol=1e-5)
 
 
-def take(worker, gradient=1.0, others=0):
+def take(one, gradient=1.0, others=0):
     """A step that comes `others` updates late."""
-    lease = worker.claim()
-    assert isinstance(lease, Lease)
-    worker.read()
-    worker.context.arena.counters.add("version", others)
-    worker.write({"w": np.full(4, gradient, np.float32)}, lease, samples=1)
+    lease = begin_step(one)
+    one.context.arena.counters.add("version", others)
+    return one.write({"w": np.full(4, gradient, np.float32)}, lease, samples=1)
 
 
 def test_lock_free_workers_scale_a_late_step_and_note_its_size():
@@ -161,11 +153,7 @@ def test_the_reported_staleness_is_the_one_that_the_step_size_was_scaled_by():
             arena.counters.add("version", 5)  # steps of others that land meanwhile
 
         one.context.optimizer = SimpleNamespace(step=step)
-        lease = one.claim()
-        assert isinstance(lease, Lease)
-        one.read()
-        arena.counters.add("version", 3)
-        outcome = one.write({"w": np.ones(4, np.float32)}, lease, samples=1)
+        outcome = take(one, others=3)
         assert outcome.staleness == 3
         assert arena.param("w").tolist() == [-LR / (1 + outcome.staleness)] * 4
         assert outcome.version == 3 + 5 + 1
@@ -174,11 +162,7 @@ def test_the_reported_staleness_is_the_one_that_the_step_size_was_scaled_by():
 def test_a_gradient_that_comes_too_late_changes_nothing_and_is_no_sign_of_divergence():
     with arena_with_rows() as arena:
         one = worker(arena, 1, staleness_lr="drop:2")
-        lease = one.claim()
-        assert isinstance(lease, Lease)
-        one.read()
-        arena.counters.store("version", 3)
-        outcome = one.write({"w": np.ones(4, np.float32)}, lease, samples=1)
+        outcome = take(one, others=3)
         assert (outcome.applied, outcome.too_late, outcome.staleness) == (False, True, 3)
         assert (arena.counters.load("version"), one.context.entry.opt_step) == (3, 0)
         assert not arena.param("w").any()
@@ -187,16 +171,9 @@ def test_a_gradient_that_comes_too_late_changes_nothing_and_is_no_sign_of_diverg
 
 def test_a_late_step_counts_on_the_next_ones_by_its_own_staleness():
     """Each worker has read before the other wrote: F = 1/2, 3/4, ... of its last step."""
-    parameter = SimpleNamespace(shape=(4,), init="zeros", kind="dense")
-    layout = plan({"w": parameter}, max_workers=2, private=(FEEDBACK,), n_tickets=8)
-    with Arena.create(layout) as arena:
-        arena.counters.store("command", Command.TRAIN)
-        optimizer, workers = DelayFeedback(SGD(weight_decay=0.0)), []
-        for slot in (1, 2):
-            of = context(arena, slot, strategy(Hogwild, delay_feedback=True))
-            of.optimizer = optimizer
-            of.backend = SimpleNamespace(inbox=np.zeros_like(arena.params), refresh=lambda: None)
-            workers.append(HogwildWorker(of))
+    of, rule = strategy(delay_feedback=True), DelayFeedback(SGD(weight_decay=0.0))
+    with new_arena(of, private=(FEEDBACK,)) as arena:
+        workers = [one_of(arena, slot, of, optimizer=rule) for slot in (1, 2)]
         take(workers[0], gradient=4.0)
         assert arena.param("w").tolist() == [-LR * 4] * 4  # no update came between
         take(workers[1], gradient=4.0, others=3)

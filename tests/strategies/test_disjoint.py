@@ -3,20 +3,16 @@
 import numpy as np
 import pytest
 
-from mlxhog.arena import Arena, plan
-from mlxhog.arena.control import Command
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.arena.workers import Phase
-from mlxhog.config.budget import Budget
 from mlxhog.errors import ConfigError
 from mlxhog.models import families
 from mlxhog.models.families import parameter_blocks
 from mlxhog.models.registry import load_architecture
-from mlxhog.strategies import Lease
-from mlxhog.strategies.disjoint import Disjoint, DisjointWorker, Groups, block_groups, steps_taken
+from mlxhog.strategies.disjoint import Groups, block_groups, steps_taken
 from tests.models.sample import config
 from tests.pairs import each_of
-from tests.strategies.test_sync import context, strategy
+from tests.strategies.runs import begin_step, new_arena, strategy
+from tests.strategies.runs import worker as one_of
 from tests.threads import in_threads
 
 MODEL = config(num_hidden_layers=4)
@@ -25,8 +21,12 @@ MODELS = ("tiny", "7to1-tiny", "mad-7to1", "mad-7to1-v1", "lfm2-tiny", "125m")
 MIXED = ("7to1-tiny", "mad-7to1", "mad-7to1-v1")
 
 
+def disjoint(workers=WORKERS, **more):
+    return strategy("hogwild", workers, blocks="disjoint", **more)
+
+
 def words(workers):
-    _, n_bytes = strategy(Disjoint, workers).segments(1)["blocks.words"]
+    _, n_bytes = disjoint(workers).segments(1)["blocks.words"]
     return np.zeros(n_bytes, np.uint8)
 
 
@@ -68,24 +68,13 @@ def test_a_worker_that_replaces_a_dead_one_holds_its_group():
 
 @pytest.fixture
 def arena():
-    spec = families.param_spec(MODEL)
-    layout = plan(
-        spec,
-        max_workers=WORKERS,
-        n_tickets=4096,
-        extra=strategy(Disjoint, WORKERS).segments(len(spec)),
-    )
-    with Arena.create(layout) as arena:
-        arena.counters.store("command", Command.TRAIN)
+    with new_arena(disjoint(), families.param_spec(MODEL), n_tickets=4096) as arena:
         yield arena
 
 
-def worker(arena, slot, rotate_every, *, clip=0.0):
-    kind = strategy(Disjoint, WORKERS, rotate_every=rotate_every, clip=clip)
-    ctx = context(arena, slot, kind)
-    ctx.step_limit, ctx.budget = None, Budget(steps=10_000)
-    ctx.model = MODEL
-    return DisjointWorker(ctx)
+def worker(arena, slot, rotate_every, **more):
+    of = disjoint(rotate_every=rotate_every, **more)
+    return one_of(arena, slot, of, steps=10_000, model=MODEL)
 
 
 def ones(arena):
@@ -94,17 +83,14 @@ def ones(arena):
 
 @pytest.mark.parametrize(("reset", "count"), [(False, 7), (True, 0)])
 def test_an_optimizer_that_begins_anew_counts_its_steps_anew(arena, reset, count):
-    kind = strategy(Disjoint, WORKERS, fresh_optimizer=reset)
+    kind = disjoint(reset_optimizer=reset, **({"resume": "latest"} if reset else {}))
     kind.restore_state(arena, {"block_steps": dict.fromkeys(arena.layout.slots, 7)})
     assert steps_taken(arena) == dict.fromkeys(arena.layout.slots, count)
 
 
 def take_step(worker, grads):
     """One step; returns the names of the parameters that it wrote."""
-    lease = worker.claim()
-    assert isinstance(lease, Lease)
-    worker.context.entry.phase = Phase.COMPUTE
-    worker.read()
+    lease = begin_step(worker)
     before = {name: worker.context.arena.param(name).copy() for name in grads}
     worker.write(grads, lease, samples=1)
     return frozenset(
@@ -127,11 +113,9 @@ def test_updates_that_overlap_in_time_never_write_a_common_parameter(arena):
     def train(slot, mine):
         grads = ones(arena)
         for _ in range(60):
-            lease = mine.claim()
-            assert isinstance(lease, Lease)
             begin = monotonic_ns()
+            lease = begin_step(mine)
             params = mine._params[mine._groups.held]
-            mine.read()
             mine.write(grads, lease, samples=1)
             steps.append((begin, monotonic_ns(), slot, params))
 

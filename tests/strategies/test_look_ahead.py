@@ -1,30 +1,24 @@
 """Where gradients are taken: at the parameters, or where they are expected to be."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
-from mlxhog.arena import Arena, plan
-from mlxhog.arena.control import Command
-from mlxhog.config.budget import Budget
-from mlxhog.strategies import Lease
-from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
 from mlxhog.strategies.look_ahead import AsTheyAre, LastSteps, OwnMovement, reader, record
-from mlxhog.strategies.round_robin import RoundRobin
-from tests.strategies.test_sync import LR, context, facts, strategy
+from tests.strategies.runs import LR, begin_step, config, first, new_arena, step, strategy, worker
 
 N = 4
 PREDICTIONS = {"none": AsTheyAre, "own": OwnMovement, "last": LastSteps}
+SHARED = {"optimizer": "adamw", "moments": "shared"}
+
+
+def ahead(prediction, **more):
+    """A configuration that predicts so."""
+    return config("hogwild", predict=prediction, **(SHARED if prediction == "last" else {}), **more)
 
 
 @pytest.fixture
 def arena():
-    parameter = SimpleNamespace(shape=(N,), init="zeros", kind="dense")
-    extra = strategy(Hogwild, 2, prediction="last").segments(1)
-    layout = plan({"w": parameter}, max_workers=2, n_tickets=8, extra=extra)
-    with Arena.create(layout) as arena:
-        arena.counters.store("command", Command.TRAIN)
+    with new_arena(strategy(predict="last", **SHARED)) as arena:
         yield arena
 
 
@@ -37,7 +31,7 @@ def read(result, arena):
 
 
 def last_steps(arena, last, prev):
-    result = record(arena, facts(prediction="last"), 2)
+    result = record(arena, ahead("last"), 2)
     assert result is not None
     result.last[:N], result.prev[:N] = last, prev
 
@@ -46,12 +40,12 @@ def last_steps(arena, last, prev):
 def test_one_worker_reads_the_parameters_as_they_are(arena, prediction):
     last_steps(arena, 5.0, 3.0)
     arena.param("w")[...] = 1.0
-    assert read(reader(arena, facts(prediction=prediction), 1), arena) == 1.0
-    assert type(reader(arena, facts(prediction=prediction), 2)) is PREDICTIONS[prediction]
+    assert read(reader(arena, ahead(prediction), 1), arena) == 1.0
+    assert type(reader(arena, ahead(prediction), 2)) is PREDICTIONS[prediction]
 
 
 def test_last_steps_are_repeated_as_often_as_others_are_expected_to_step(arena):
-    result = reader(arena, facts(prediction="last"), 4)
+    result = reader(arena, ahead("last"), 4)
     arena.param("w")[...] = 1.0
     last_steps(arena, 0.5, 0.25)
     step = 0.5 + 0.5 * (0.5 - 0.25)
@@ -64,7 +58,7 @@ def test_last_steps_are_repeated_as_often_as_others_are_expected_to_step(arena):
 
 
 def test_own_movement_is_extrapolated_by_the_share_of_the_others(arena):
-    result = reader(arena, facts(prediction="own"), 4)
+    result = reader(arena, ahead("own"), 4)
     arena.param("w")[...] = 2.0
     assert read(result, arena) == 2.0 + 0.75 * 2.0
     assert read(result, arena) == 2.0  # nothing has moved since
@@ -82,7 +76,7 @@ def test_own_movement_is_extrapolated_by_the_share_of_the_others(arena):
 def test_own_movement_is_extrapolated_for_no_more_steps_than_are_expected(
     arena, steps, landed, share
 ):
-    result = reader(arena, facts(prediction="own"), 4)
+    result = reader(arena, ahead("own"), 4)
     for _ in range(200):
         result.landed(landed)
     arena.counters.store("version", steps)
@@ -94,36 +88,26 @@ def test_own_movement_is_extrapolated_for_no_more_steps_than_are_expected(
 
 
 def test_every_step_of_a_worker_is_seen_by_the_next_read_of_another(arena):
-    workers = []
-    for slot in (1, 2):
-        ctx = context(arena, slot, strategy(Hogwild, 2, prediction="last"))
-        ctx.budget, ctx.step_limit = Budget(steps=8), 8
-        ctx.backend = SimpleNamespace(inbox=np.zeros_like(arena.params), refresh=lambda: None)
-        workers.append(HogwildWorker(ctx))
-    one, other = workers
-    lease = one.claim()
-    assert isinstance(lease, Lease)
-    one.read()
-    one.write({"w": np.full(N, -2.0, np.float32)}, lease, samples=1)
-    other.read()
+    of = strategy(predict="last", **SHARED)
+    one, other = (worker(arena, slot, of) for slot in (1, 2))
+    step(one, -2.0)
+    begin_step(other)
     moved = 2.0 * LR
     assert other.context.backend.inbox[0] == moved + (moved + 0.5 * moved)
 
 
 def test_in_turn_copies_are_moved_on_by_the_steps_of_all_others():
-    turns = strategy(RoundRobin, 3, seq_len=1, prediction="last")
-    parameter = SimpleNamespace(shape=(N,), init="zeros", kind="dense")
-    layout = plan({"w": parameter}, max_workers=3, n_tickets=8, extra=turns.segments(1))
-    with Arena.create(layout) as arena:
-        turns.begin(arena)
-        arena.counters.store("command", Command.TRAIN)
-        ctx = context(arena, 1, turns)
-        ctx.step_limit, ctx.budget = 9, Budget(steps=9)
-        ctx.backend = SimpleNamespace(inbox=np.zeros_like(arena.params), refresh=lambda: None)
-        worker = turns.worker(ctx)
-        lease = worker.claim()
-        assert isinstance(lease, Lease)
-        worker.read()
-        worker.write({"w": np.full(N, -2.0, np.float32)}, lease, samples=1)
+    of = strategy("round_robin", 3, predict="last", **SHARED)
+    with new_arena(of) as arena:
+        step(worker(arena, 1, of), -2.0)
         moved = 2.0 * LR
-        assert arena.segment("turns.read.1")[0] == moved + 2 * (moved + 0.5 * moved)
+        assert first(arena, "turns.after.1") == moved + 2 * (moved + 0.5 * moved)
+
+
+def test_with_overlap_the_workers_own_step_is_expected_too(arena):
+    last_steps(arena, 0.5, 0.5)
+    assert read(reader(arena, ahead("last", overlap=True), 3), arena) == 3 * 0.5
+    own = reader(arena, ahead("own", overlap=True), 3)
+    arena.param("w")[...] = 2.0
+    assert read(own, arena) == 2.0 + 2.0  # 3/3 of the movement
+    assert own.horizon(3) == 3.0

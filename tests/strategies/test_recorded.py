@@ -1,38 +1,32 @@
 """Recorded lock-free workers and their repetition, in one process, with deaths at any line."""
 
 import struct
-import sys
 import threading
 import zlib
 from contextlib import ExitStack
-from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
 import pytest
 
 from mlxhog import _native
-from mlxhog.arena import Arena, event_log, plan
-from mlxhog.arena.control import Command
+from mlxhog.arena import event_log
 from mlxhog.arena.event_log import Begin, Died, Step, Torn
-from mlxhog.arena.ledger import Ledger
-from mlxhog.config.budget import Budget
-from mlxhog.config.strategies import Hogwild
 from mlxhog.errors import RunError
+from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import SGD, AdamW, Muon
 from mlxhog.optim.gradients import Rows
-from mlxhog.strategies import Context, Lease
 from mlxhog.strategies.access_order import Book, access_counts, guarded, private_floats, settle
-from mlxhog.strategies.recorded import Mismatch, Recorded, RecordedWorker
+from mlxhog.strategies.recorded import Mismatch, Recorded, ReplayedWorker
+from tests.strategies.deaths import FOLDERS, dies, places
 from tests.strategies.deaths import Died as Killed
-from tests.strategies.deaths import dies_at, lines
-from tests.strategies.test_sync import facts
+from tests.strategies.runs import begin_step, new_arena, strategy, worker
 from tests.threads import in_threads
 
 PARAMS = {
-    "dense": SimpleNamespace(shape=(30, 90), init="zeros", kind="dense"),
-    "few": SimpleNamespace(shape=(7,), init="zeros", kind="dense"),
-    "rows": SimpleNamespace(shape=(6, 40), init="zeros", kind="rows"),
+    "dense": ParamSpec("dense", (30, 90), "zeros"),
+    "few": ParamSpec("few", (7,), "zeros"),
+    "rows": ParamSpec("rows", (6, 40), "zeros", "rows"),
 }
 KINDS = {
     "shared moments, last": ("last", lambda: AdamW(shared=True)),
@@ -40,6 +34,13 @@ KINDS = {
     "private moments, own": ("own", lambda: AdamW()),
     "none": ("none", lambda: SGD()),
 }
+
+
+class Repeated(Recorded):
+    """As in a replay, whose configuration names the log."""
+
+    def worker(self, context):
+        return ReplayedWorker(context)
 
 
 class Runs:
@@ -51,49 +52,29 @@ class Runs:
         (directory / event_log.FOLDER).mkdir(parents=True)
 
     def arena(self, determinism):
-        strategy, rule = self.strategy(determinism), self.make()
-        layout = plan(
-            PARAMS,
-            max_workers=2,
-            private=rule.state_segments,
-            shared=rule.shared_segments,
-            n_tickets=64,
-            extra=strategy.segments(len(PARAMS)),
-        )
-        arena = self.stack.enter_context(Arena.create(layout))
-        arena.params[: layout.probe.offset] = np.sin(np.arange(layout.probe.offset))
-        arena.counters.store("command", Command.TRAIN)
+        rule = self.make()
+        state = {"private": rule.state_segments, "shared": rule.shared_segments}
+        of = self.strategy(determinism)
+        arena = self.stack.enter_context(new_arena(of, PARAMS, n_tickets=64, **state))
+        n = arena.layout.probe.offset
+        arena.params[:n] = np.sin(np.arange(n))
         return arena
 
     def strategy(self, determinism):
-        of_run = facts(determinism=determinism, prediction=self.prediction, clip=0.5)
-        return Recorded(Hogwild(staleness_lr="linear:0.5"), of_run, 2)
+        last = {"optimizer": "adamw", "moments": "shared"} if self.prediction == "last" else {}
+        return strategy(
+            determinism="record", predict=self.prediction, clip=0.5, staleness_lr="linear:0.5",
+            kind=Recorded if determinism == "record" else Repeated, **last,
+        )  # fmt: skip
 
     def worker(self, arena, slot, determinism="record"):
-        entry = arena.workers.acquire_slot(slot=slot)
         if determinism == "record":
             path = event_log.worker_path(self.directory, slot)
             event_log.append(path, Begin("numpy", 1, "none"))
-        backend = SimpleNamespace(inbox=np.zeros_like(arena.params), refresh=lambda: None)
-        strategy = self.strategy(determinism)
-        context = Context(
-            arena=arena,
-            ledger=Ledger(arena),
-            entry=entry,
-            slot=slot,
-            owner=entry.incarnation,
-            strategy=strategy,
-            backend=backend,
-            optimizer=self.make(),
-            metal=None,
-            schedule=lambda progress, update: 0.1 / (1 + update),
-            budget=Budget(steps=100),
-            step_limit=100,
-            decay=frozenset(),
-            model=SimpleNamespace(),
-            run_dir=self.directory,
-        )
-        return strategy.worker(context)
+        return worker(
+            arena, slot, self.strategy(determinism), steps=100, optimizer=self.make(),
+            schedule=lambda progress, update: 0.1 / (1 + update), run_dir=self.directory,
+        )  # fmt: skip
 
     def log(self, slot):
         return list(event_log.read(event_log.worker_path(self.directory, slot)))
@@ -119,13 +100,6 @@ def gradient(worker, ticket):
     return {**grads, "rows": Rows(np.sort(chosen), grads["rows"][np.sort(chosen)])}
 
 
-def claim_and_read(worker):
-    lease = worker.claim()
-    assert isinstance(lease, Lease)
-    worker.read()
-    return lease
-
-
 def write(worker, lease):
     worker.write(gradient(worker, lease.ticket), lease, 1)
 
@@ -134,11 +108,11 @@ def run_interleaved(runs, steps=4):
     """Two workers; each writes after the other has written since its read."""
     arena = runs.arena("record")
     a, b = runs.worker(arena, 1), runs.worker(arena, 2)
-    lease = claim_and_read(a)
+    lease = begin_step(a)
     for _ in range(steps):
-        other = claim_and_read(b)
+        other = begin_step(b)
         write(a, lease)
-        lease = claim_and_read(a)
+        lease = begin_step(a)
         write(b, other)
     write(a, lease)
     return arena
@@ -195,8 +169,8 @@ def test_workers_that_read_and_write_between_each_other_are_repeated_bit_for_bit
 def test_a_worker_that_read_long_ago_looks_less_far_ahead_and_is_repeated_bit_for_bit(runs):
     recorded = runs.arena("record")
     late, busy = runs.worker(recorded, 1), runs.worker(recorded, 2)
-    for worker in (late, *[busy] * 6, late):
-        write(worker, claim_and_read(worker))
+    for one in (late, *[busy] * 6, late):
+        write(one, begin_step(one))
     steps = [record for record in runs.log(1) if isinstance(record, Step)]
     assert [step.numbers.horizon for step in steps] == [1.0, 2 / 7]  # 7 updates, not 2
     assert_same(recorded, replayed(runs))
@@ -205,49 +179,40 @@ def test_a_worker_that_read_long_ago_looks_less_far_ahead_and_is_repeated_bit_fo
 @pytest.mark.slow
 @every_kind
 def test_a_worker_that_dies_at_any_line_and_its_successor_are_repeated_bit_for_bit(runs, tmp_path):
+    """In its second step, while the other worker goes on."""
     died = set[type]()
-    methods = ["read", "_add", "write", "recorded.event_log.append"]
-    for k, line in enumerate(lines(RecordedWorker, methods)):
-        each = Runs(KIND_OF[runs.prediction, type(runs.make())], tmp_path / str(k), runs.stack)
-        recorded = die_at(each, line)
+    (kind,) = [k for k, (p, make) in KINDS.items() if p == runs.prediction and make is runs.make]
+    folders = (*FOLDERS, event_log.__file__)
+
+    def victim_in(runs):
+        arena = runs.arena("record")
+        victim, other = runs.worker(arena, 1), runs.worker(arena, 2)
+        write(victim, begin_step(victim))
+        return arena, victim, other, begin_step(other)
+
+    _, whole, _, _ = victim_in(Runs(kind, tmp_path / "first", runs.stack))
+    for k, place in enumerate(places(lambda: write(whole, begin_step(whole)), folders)):
+        each = Runs(kind, tmp_path / str(k), runs.stack)
+        arena, victim, other, held = victim_in(each)
+        assert dies(lambda one=victim: write(one, begin_step(one)), place, folders=folders)
+        settle(arena, each.directory, 1, died=True)
+        arena.workers.mark_dead(1)
+        victim.context.ledger.reap(victim.context.owner)
+        write(other, held)
+        heir = each.worker(arena, 1)
+        write(heir, begin_step(heir))
+        write(other, begin_step(other))
         died |= {type(record) for record in each.log(1)}
-        assert_same(recorded, replayed(each))
+        assert_same(arena, replayed(each))
     assert Torn in died
-
-
-KIND_OF = {(prediction, type(make())): name for name, (prediction, make) in KINDS.items()}
-
-
-def die_at(runs, line):
-    """Worker 1 dies at a line of its second step, while worker 2 continues."""
-    arena = runs.arena("record")
-    victim, other = runs.worker(arena, 1), runs.worker(arena, 2)
-    write(victim, claim_and_read(victim))
-    held = claim_and_read(other)
-    sys.settrace(dies_at(RecordedWorker, *line))
-    try:
-        lease = claim_and_read(victim)
-        write(victim, lease)
-    except Killed:
-        pass
-    finally:
-        sys.settrace(None)
-    settle(arena, runs.directory, 1, died=True)
-    arena.workers.mark_dead(1)
-    victim.context.ledger.reap(victim.context.owner)
-    write(other, held)
-    heir = runs.worker(arena, 1)
-    write(heir, claim_and_read(heir))
-    write(other, claim_and_read(other))
-    return arena
 
 
 @pytest.mark.parametrize("runs", ["shared Muon, last", "private moments, own"], indirect=True)
 def test_half_of_a_stripe_that_was_written_when_its_worker_died_is_repeated(runs):
     arena = runs.arena("record")
     victim, other = runs.worker(arena, 1), runs.worker(arena, 2)
-    lease = claim_and_read(victim)
-    write(other, claim_and_read(other))
+    lease = begin_step(victim)
+    write(other, begin_step(other))
     book = Book(arena, 1)
     with (  # as far as memory goes it dies right there
         mock.patch.object(event_log, "append", side_effect=Killed),
@@ -264,9 +229,9 @@ def test_half_of_a_stripe_that_was_written_when_its_worker_died_is_repeated(runs
     settle(arena, runs.directory, 1, died=True)
     assert not arena.segment("locks").any()
     arena.workers.mark_dead(1)
-    write(other, claim_and_read(other))
+    write(other, begin_step(other))
     heir = runs.worker(arena, 1)
-    write(heir, claim_and_read(heir))
+    write(heir, begin_step(heir))
     (torn,) = [record for record in runs.log(1) if isinstance(record, Torn)]
     assert torn.writing
     assert torn.unfinished
@@ -341,11 +306,11 @@ def test_a_log_that_is_cut_damaged_or_foreign_is_refused_with_the_place(runs):
 def test_a_worker_that_waits_for_a_dead_ones_stripe_continues_once_settled(runs):
     arena = runs.arena("record")
     victim, other = runs.worker(arena, 1), runs.worker(arena, 2)
-    claim_and_read(victim)
+    begin_step(victim)
     word, _ = Book(arena, 1).last
     arena.segment("locks")[word] = victim._locks.word  # it dies with this stripe in hand
     arena.workers.entry(1).dead = 1
-    thread = threading.Thread(target=lambda: claim_and_read(other), daemon=True)
+    thread = threading.Thread(target=lambda: begin_step(other), daemon=True)
     thread.start()
     thread.join(0.2)
     assert thread.is_alive(), "it took over an unsettled stripe"

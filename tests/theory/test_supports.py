@@ -1,18 +1,15 @@
-"""Supports as bitmaps; estimates from them are unbiased, and their intervals hold as promised."""
-
-import math
+"""Supports as bitmaps; the interval of conflict holds as promised."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binom
 
 from mlxhog import _native
-from mlxhog.errors import DataError, ShapeError
-from mlxhog.theory import stats, supports
+from mlxhog.errors import ShapeError
 from mlxhog.theory.hypergraph import Hypergraph
 from mlxhog.theory.supports import Supports
-from tests.pairs import each_of
 from tests.theory.bitmaps import of_lists, of_masks
 from tests.tolerances import COVERAGE_OF_200
 
@@ -26,7 +23,7 @@ sets = st.lists(st.sets(st.integers(0, N - 1)), max_size=12)
 @given(sets)
 def test_supports_keep_their_coordinates(samples):
     supports = of_lists(samples, N)
-    assert supports.sizes().tolist() == [len(sample) for sample in samples]
+    assert supports.sizes.tolist() == [len(sample) for sample in samples]
     assert supports.counts.tolist() == [sum(v in sample for sample in samples) for v in range(N)]
 
 
@@ -53,7 +50,7 @@ def test_supports_that_are_none_are_refused():
         )
 
 
-# -- estimates from samples: unbiased, with intervals that hold as often as they say ---------------
+# -- estimates from samples ------------------------------------------------------------------------
 
 
 RESAMPLES = 200
@@ -101,87 +98,24 @@ def population(request):
 def test_the_interval_of_p_conf_holds_as_often_as_it_says(population):
     covered = 0
     for seed in range(RESAMPLES):
-        estimate = supports.estimate_p_conf(population.draw(150, seed))
-        covered += estimate.low <= population.p_conf <= estimate.high
+        low, high = population.draw(150, seed).p_conf_interval
+        covered += low <= population.p_conf <= high
     assert covered / RESAMPLES >= 0.95 - COVERAGE_OF_200.atol
 
 
-@pytest.mark.slow
-def test_the_interval_of_delta_holds_as_often_as_it_says(population):
-    covered = 0
-    for seed in range(RESAMPLES):
-        estimate = supports.estimate_delta(population.draw(150, seed))
-        covered += estimate.low <= population.delta <= estimate.high
-    assert covered / RESAMPLES >= 0.95 - COVERAGE_OF_200.atol
+def test_the_interval_is_clopper_and_pearsons_of_half_as_many_pairs():
+    half = of_lists([[k % 2] for k in range(40)], 2)
+    pairs, (low, high) = 20, half.p_conf_interval
+    assert 0 < low < half.p_conf < high < 1
+    never = of_lists([[k] for k in range(40)], 40)
+    assert never.p_conf_interval == (0.0, pytest.approx(1 - 0.025 ** (1 / pairs)))
+    assert binom.sf(19, pairs, of_lists([[0]] * 40, 1).p_conf_interval[0]) == pytest.approx(0.025)
 
 
-@pytest.mark.slow
-def test_the_bounds_of_rho_hold_as_often_as_they_say(population):
-    covered = 0
-    for seed in range(RESAMPLES):
-        estimate = supports.estimate_rho(population.draw(150, seed), omega=population.omega)
-        covered += estimate.low <= population.rho <= estimate.high
-    assert covered / RESAMPLES >= 0.95
-
-
-def test_choosing_the_busiest_coordinate_does_not_inflate_delta():
-    population = Population("equally busy coordinates")
-    draws = [population.draw(60, seed) for seed in range(RESAMPLES)]
-    honest = np.mean([supports.estimate_delta(sample).value for sample in draws])
-    largest = np.mean([sample.counts.max() / len(sample) for sample in draws])
-    assert honest <= population.delta < largest
-
-
-def test_p_conf_is_the_share_of_all_pairs_that_meet():
-    estimate = supports.estimate_p_conf(of_lists([[0], [0, 1], [1], []], 2))
-    assert estimate.value == pytest.approx(2 / 6)
-
-
-def test_of_dense_gradients_every_quantity_is_one():
+def test_a_sample_shows_the_largest_of_its_own_supports():
+    some = of_lists([[0], [0, 1], [1, 2, 3], []], 4)
+    assert (some.omega, some.delta) == (3, 0.5)
+    assert some.rho == pytest.approx(2 / 3)
+    assert some.p_conf == pytest.approx(2 / 6)
     dense = of_masks(np.ones((64, 1000), bool))
-    for estimator in (supports.estimate_delta, supports.estimate_p_conf):
-        estimate = estimator(dense)
-        assert (estimate.value, estimate.high) == (1.0, 1.0)
-        assert 0.88 < estimate.low < 1.0
-    rho = supports.estimate_rho(dense)
-    assert (rho.value, rho.high) == (1.0, 1.0)
-    assert supports.estimate_omega(dense).value == 1000
-
-
-@each_of("samples", [2, 3, 20, 1476])
-@each_of("share", [0.0, 0.003, 0.3, 0.5, 0.97, 1.0])
-def test_the_interval_of_pairs_is_never_wider_than_hoeffdings(samples, share):
-    error = math.sqrt(math.log(2 / 0.05) / (2 * (samples // 2)))
-    low = stats.pairs_low(share, samples, 0.025)
-    high = stats.pairs_high(share, samples, 0.025)
-    assert max(0.0, share - error) <= low <= share <= high <= min(1.0, share + error)
-
-
-def test_the_interval_of_many_pairs_is_an_eighth_narrower_than_hoeffdings():
-    error = math.sqrt(math.log(2 / 0.05) / (2 * 738))
-    assert error == pytest.approx(0.05, abs=1e-4)  # the spec's S = 1476 for +-0.05
-    low, high = (limit(0.5, 1476, 0.025) for limit in (stats.pairs_low, stats.pairs_high))
-    assert high - low < 0.875 * 2 * error
-    low, high = (limit(0.01, 1476, 0.025) for limit in (stats.pairs_low, stats.pairs_high))
-    assert high - low < 0.2 * 2 * error
-
-
-def test_where_all_pairs_agree_the_interval_is_that_of_disjoint_pairs():
-    assert stats.pairs_low(1.0, 60, 0.025) == pytest.approx(0.025 ** (1 / 30))
-    assert stats.pairs_low(1.0, 60, 0.025) == pytest.approx(stats.binomial_low(30, 30, 0.025))
-    assert stats.pairs_high(0.0, 60, 0.025) == pytest.approx(1 - 0.025 ** (1 / 30))
-
-
-def test_binomial_limits_are_those_whose_tails_are_the_risk():
-    from scipy.stats import binom
-
-    assert binom.sf(6, 20, stats.binomial_low(7, 20, 0.025)) == pytest.approx(0.025)
-    assert binom.cdf(7, 20, stats.binomial_high(7, 20, 0.025)) == pytest.approx(0.025)
-    assert stats.binomial_low(0, 20, 0.025) == 0.0
-    assert stats.binomial_high(20, 20, 0.025) == 1.0
-
-
-def test_too_few_samples_are_refused_with_how_many_it_takes():
-    for estimator in (supports.estimate_p_conf, supports.estimate_rho, supports.estimate_delta):
-        with pytest.raises(DataError, match="draw 4 or more"):
-            estimator(of_lists([[0]], 4))
+    assert (dense.omega, dense.delta, dense.rho, dense.p_conf) == (1000, 1.0, 1.0, 1.0)

@@ -19,7 +19,7 @@ from mlxhog.training import requests
 from mlxhog.training.memory import Memory
 from mlxhog.training.plan import make_plan
 from tests.processes import alive
-from tests.strategies.test_sync import context
+from tests.strategies.runs import context
 from tests.training.asking import Client, endless, trained, until
 from tests.training.small import small_config
 

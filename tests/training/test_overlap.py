@@ -24,8 +24,7 @@ from mlxhog.training import evaluation, worker
 from mlxhog.training.memory import GradientMemory
 from mlxhog.training.overlap import OverlappedSteps
 from mlxhog.training.plan import make_plan
-from tests.strategies.test_hogwild_claims import new_arena
-from tests.strategies.test_sync import LR, context, strategy, wait_until
+from tests.strategies.runs import LR, context, new_arena, strategy, wait_until
 from tests.training.small import identical, parameters, small_config
 from tests.training.test_deaths import train_and_kill
 from tests.training.test_watchdog import job
@@ -41,10 +40,9 @@ def no_work():
 
 def overlapped(arena, compute=no_work, budget=None, of=None):
     """Steps of a worker whose gradients are 1, computed while `compute` runs."""
-    chosen = of or strategy(Hogwild, overlap=True)
+    chosen = of or strategy(overlap=True)
     one = context(arena, 1, chosen)
     one.budget = budget or Budget(steps=9)
-    one.backend = SimpleNamespace(inbox=np.zeros_like(arena.params), refresh=no_work)
 
     def gradient(batches):
         compute()
@@ -65,7 +63,7 @@ def overlapped(arena, compute=no_work, budget=None, of=None):
 
 @pytest.fixture
 def arena():
-    with new_arena(steps=4) as result:
+    with new_arena(strategy(), steps=4) as result:
         yield result
 
 
@@ -135,7 +133,7 @@ def test_a_strategy_of_ones_own_with_another_worker_is_refused(arena):
             return HogwildWorker(context)
 
     with pytest.raises(ConfigError, match="HogwildWorker, expected an OverlappedWorker"):
-        overlapped(arena, of=strategy(Own, overlap=True))
+        overlapped(arena, of=strategy(kind=Own, overlap=True))
 
 
 @pytest.mark.parametrize(

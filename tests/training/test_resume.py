@@ -21,7 +21,6 @@ from mlxhog.checkpoint.creation import default_name
 from mlxhog.cli import main
 from mlxhog.errors import CheckpointError, ConfigError, DataError
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
-from mlxhog.strategies.sync import is_over
 from mlxhog.training.checkpoints import restore
 from mlxhog.training.final_evaluation import FinalEvaluation
 from mlxhog.training.plan import make_plan
@@ -87,7 +86,7 @@ def test_a_run_that_went_asynchronous_resumes_with_every_workers_own_moments(tmp
     planned = make_plan(small_config(tmp_path, resume=first.run, **options))
     with Arena.create(planned.layout) as arena:
         restore(planned, arena, Ledger(arena))
-        assert is_over(arena.segment("sync.words"), 2)
+        assert planned.strategy.is_over(arena)
         for worker in (1, 2):
             moments = arena.segment(f"m.{worker}")
             for name, slot in arena.layout.slots.items():

@@ -24,7 +24,7 @@ from mlxhog.strategies.hogwild import Hogwild
 from mlxhog.training import gradients, steps, worker
 from mlxhog.training.job import Job
 from mlxhog.training.plan import make_plan
-from tests.strategies.test_sync import context, strategy
+from tests.strategies.runs import context, strategy
 from tests.training.small import small_config
 from tests.training.test_watchdog import job
 
@@ -57,7 +57,7 @@ def scripted(one):
         def worker(self, context):
             return one
 
-    return strategy(Scripted)
+    return strategy(kind=Scripted)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from mlxhog.config.choices import STRATEGIES
 from mlxhog.config.local_strategies import Averaged
 from mlxhog.config.strategy import StrategyChoice, of
 from mlxhog.optim import SGD
-from mlxhog.strategies import Context, Idle, Lease, RunFacts, build
+from mlxhog.strategies import Context, Idle, Lease, build
 
 WIDTHS = (64, 256, 128, 10)
 BATCH = 32
@@ -180,7 +180,7 @@ def train(clients, *, rounds, seed, until=None, kind=None, **options):
     if kind is None:
         strategy = build(config, len(clients))
     else:
-        strategy = kind(chosen, RunFacts.of(config), len(clients))
+        strategy = kind(config, len(clients))
     with _opened(strategy, seed, rounds * per_round) as (arena, workers):
         ledger = Ledger(arena)
         batches = [_batches(images, seed, rank) for rank, images in enumerate(clients)]
@@ -235,7 +235,7 @@ def _opened(strategy, seed, steps):
 
 
 def _worker(arena, slot, strategy):
-    lr, entry = strategy.facts.lr, arena.workers.acquire_slot(slot=slot)
+    lr, entry = strategy.config.lr, arena.workers.acquire_slot(slot=slot)
     inbox = np.zeros_like(arena.params)
     return strategy.worker(
         Context(

@@ -19,157 +19,32 @@
 #include "loss.h"
 #include "memory.h"
 #include "mlstm.h"
+#include "shapes.h"
 
 namespace mlxhog {
 namespace {
 
-using Labels = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-
-// Labels of n rows of V logits.
-void expect_labels(Index n, Index V, const Labels& labels) {
-  expect("labels", labels, n);
-  for (Index r = 0; r < n; ++r) {
-    const std::int32_t label = labels.data()[r];
-    if (label != kIgnoredLabel && (label < 0 || label >= V))
-      throw nb::value_error(("label " + std::to_string(label) + " at position " + std::to_string(r) +
+void check_labels(Index n, Index V, const std::int32_t* labels) {
+  for (Index r = 0; r < n; ++r)
+    if (labels[r] != kIgnoredLabel && (labels[r] < 0 || labels[r] >= V))
+      throw nb::value_error(("label " + std::to_string(labels[r]) + " at position " + std::to_string(r) +
                              " is neither -100 nor in [0, " + std::to_string(V) + ")")
                                 .c_str());
-  }
 }
 
-std::pair<double, Index> cross_entropy(const In& logits, const Labels& labels, std::optional<Out> gradient,
-                                       std::optional<float> cap, int threads) {
-  const Index V = last("logits", logits), n = rows("logits", logits);
-  expect_labels(n, V, labels);
-  if (gradient) expect("gradient", *gradient, {n, V});
-  nb::gil_scoped_release release;
-  const LossSum total = capped_cross_entropy(n, V, cap, logits.data(), labels.data(),
-                                             data_or_null(gradient), threads);
-  return {total.nats, total.count};
-}
-
-std::pair<double, Index> linear_loss(const In& x, const In& weight, const Labels& labels, std::optional<Out> dx,
-                                     std::optional<Out> d_weight, std::optional<float> cap, int threads) {
-  const Index in = last("x", x), n = rows("x", x), V = rows("weight", weight);
-  expect("weight", weight, {V, in});
-  expect_labels(n, V, labels);
-  if (dx.has_value() != d_weight.has_value()) throw nb::value_error("dx and d_weight: give both or neither");
-  if (dx) expect("dx", *dx, {n, in}), expect("d_weight", *d_weight, {V, in});
-  nb::gil_scoped_release release;
-  const LossSum total =
-      linear_cross_entropy(n, in, V, cap, x.data(), weight.data(), labels.data(),
-                           data_or_null(dx), data_or_null(d_weight), threads);
-  return {total.nats, total.count};
-}
-
-void scale_in_place(Out x, float factor, int threads) {
-  nb::gil_scoped_release release;
-  scale(size(x), factor, x.data(), threads);
-}
-
-void linears(const In& x, const std::vector<In>& weights, const std::vector<std::optional<In>>& biases,
-             std::vector<Out> outs, int threads) {
-  const Index in = last("x", x), n = rows("x", x);
-  if (biases.size() != weights.size() || outs.size() != weights.size())
-    throw nb::value_error("weights, biases and outs must have one entry per map");
-  std::vector<LinearForward> maps;
-  for (std::size_t j = 0; j < weights.size(); ++j) {
-    const Index out = rows("weight", weights[j]);
-    expect("weight", weights[j], {out, in});
-    if (biases[j]) expect("bias", *biases[j], out);
-    expect("out", outs[j], {n, out});
-    maps.push_back({out, weights[j].data(), biases[j] ? biases[j]->data() : nullptr, outs[j].data()});
-  }
-  nb::gil_scoped_release release;
-  linears_forward(n, in, x.data(), std::move(maps), threads);
-}
-
-void linears_grad(const In& x, const std::vector<In>& weights, const std::vector<In>& d_outs,
-                  std::optional<Out> dx, std::vector<Out> d_weights, std::vector<std::optional<Out>> d_biases,
-                  int threads) {
-  const Index in = last("x", x), n = rows("x", x);
-  if (d_outs.size() != weights.size() || d_weights.size() != weights.size() || d_biases.size() != weights.size())
-    throw nb::value_error("weights, d_outs, d_weights and d_biases must have one entry per map");
-  if (dx) expect("dx", *dx, {n, in});
-  std::vector<LinearBackward> maps;
-  for (std::size_t j = 0; j < weights.size(); ++j) {
-    const Index out = rows("weight", weights[j]);
-    expect("weight", weights[j], {out, in});
-    expect("d_out", d_outs[j], {n, out});
-    expect("d_weight", d_weights[j], {out, in});
-    if (d_biases[j]) expect("d_bias", *d_biases[j], out);
-    maps.push_back(
-        {out, weights[j].data(), d_outs[j].data(), d_weights[j].data(), data_or_null(d_biases[j])});
-  }
-  nb::gil_scoped_release release;
-  linears_backward(n, in, x.data(), std::move(maps), data_or_null(dx), threads);
-}
-
-MlstmShape cell_shape(const In& q, const In& v, Index chunk, Index stride, float eps) {
-  if (q.ndim() != 4 || v.ndim() != 4) throw nb::value_error("q and v must be (B, S, NH, D)");
+MlstmShape cell_shape(Sizes& sizes, Index chunk, Index stride, float eps) {
   if (chunk < 1) throw nb::value_error("chunk must be at least 1");
   if (stride < 1) throw nb::value_error("stride must be at least 1");
-  const Index S = axis(q, 1), most = std::max<Index>(S, 1);  // larger ones are the same, and their sums overflow
-  return {axis(q, 0), S, axis(q, 2), axis(q, 3), axis(v, 3), std::min(chunk, most), std::min(stride, most), eps};
-}
-
-MlstmInputs cell_inputs(const MlstmShape& s, const In& q, const In& k, const In& v, const In& i, const In& f) {
-  const Index gates = product({s.B, s.S, s.NH});
-  expect("q", q, {gates, s.DK});
-  expect("k", k, {gates, s.DK});
-  expect("v", v, {gates, s.DV});
-  expect("i", i, gates);
-  expect("f", f, gates);
-  return {q.data(), k.data(), v.data(), i.data(), f.data()};
-}
-
-template <class Array>
-void check_results(const MlstmShape& s, const Array& h, const Array& den, const Array& C, const Array& n,
-                   const Array& m) {
-  const Index gates = product({s.B, s.S, s.NH}), states = product({s.B, s.NH, s.chunks() + 1});
-  expect("h", h, {gates, s.DV});
-  expect("den", den, gates);
-  expect("C", C, {s.B, s.NH, s.matrices(), s.DK, s.DV});
-  expect("n", n, {states, s.DK});
-  expect("m", m, states);
+  const Index S = sizes["S"], most = std::max<Index>(S, 1);  // larger ones are the same, and their sums overflow
+  const MlstmShape s{sizes["B"],  S,  sizes["NH"], sizes["DK"], sizes["DV"], std::min(chunk, most),
+                     std::min(stride, most), eps};
+  sizes.expect({{"NC", s.chunks() + 1}, {"NM", s.matrices()}});
+  return s;
 }
 
 Index mlstm_stride(Index DK, Index chunk) {
   if (DK < 1 || chunk < 1) throw nb::value_error("DK and chunk must be at least 1");
   return 1 + (DK - 1) / chunk;
-}
-
-void mlstm(const In& q, const In& k, const In& v, const In& i, const In& f, Out h, Out den, Out C, Out n, Out m,
-           Index chunk, Index stride, float eps, int threads) {
-  const MlstmShape s = cell_shape(q, v, chunk, stride, eps);
-  const MlstmInputs in = cell_inputs(s, q, k, v, i, f);
-  check_results(s, h, den, C, n, m);
-  nb::gil_scoped_release release;
-  expect_writes(h.data(), size(h));
-  expect_writes(C.data(), size(C));
-  mlstm_forward(s, in, {h.data(), den.data(), C.data(), n.data(), m.data()}, threads);
-}
-
-void mlstm_grad(const In& q, const In& k, const In& v, const In& i, const In& f, const In& h, const In& den,
-                const In& C, const In& n, const In& m, const In& dh, Out dq, Out dk, Out dv, Out di, Out df, Out dC,
-                Out dn, Out dm, Index chunk, Index stride, float eps, int threads) {
-  const MlstmShape s = cell_shape(q, v, chunk, stride, eps);
-  const MlstmInputs in = cell_inputs(s, q, k, v, i, f);
-  check_results(s, h, den, C, n, m);
-  expect("dh", dh, size(h));
-  expect("dq", dq, size(q));
-  expect("dk", dk, size(k));
-  expect("dv", dv, size(v));
-  expect("di", di, size(i));
-  expect("df", df, size(f));
-  expect("dC", dC, {s.B, s.NH, s.DK, s.DV});
-  expect("dn", dn, {s.B, s.NH, s.DK});
-  expect("dm", dm, {s.B, s.NH});
-  nb::gil_scoped_release release;
-  for (const Out& gradient : {dq, dk, dv}) expect_writes(gradient.data(), size(gradient));
-  mlstm_backward(s, in, MlstmSaved{h.data(), den.data(), C.data(), n.data(), m.data()}, dh.data(),
-                 {dq.data(), dk.data(), dv.data(), di.data(), df.data(), dC.data(), dn.data(), dm.data()},
-                 threads);
 }
 
 // NumPy aligns to 16 bytes only, and vector stores that cross cache lines are slow.
@@ -203,30 +78,73 @@ void bind_ops(nb::module_& parent) {
   m.def("keep_freed_memory", &keep_freed_memory,
         "Let malloc keep freed memory for the next step (glibc; process-wide); False where malloc has no such switch.");
   bind_layers(m);
-  m.def("cross_entropy", &cross_entropy, A("logits"), A("labels"), A("gradient").none(), nb::kw_only(), "cap"_a.none(),
-        "threads"_a,
-        "Sum of nats of the soft-capped logits (a cap of None leaves them as they are) and the count of labels other than -100; the sum's gradient "
-        "with respect to the raw logits.");
-  m.def("linear_cross_entropy", &linear_loss, A("x"), A("weight"), A("labels"), A("dx").none(), A("d_weight").none(),
-        nb::kw_only(), "cap"_a.none(), "threads"_a,
-        "As cross_entropy of the logits x weight^T, without the logits as a whole: the sum's gradients with respect to "
-        "x (N, in) and weight (V, in).");
-  m.def("scale", &scale_in_place, A("x"), "factor"_a, nb::kw_only(), "threads"_a, "x *= factor.");
-  m.def("linears", &linears, A("x"), A("weights"), A("biases"), A("outs"), nb::kw_only(), "threads"_a,
-        "out_j = x W_j^T + b_j, weights (out, in).");
-  m.def("linears_grad", &linears_grad, A("x"), A("weights"), A("d_outs"), A("dx").none(), A("d_weights"), A("d_biases"),
-        nb::kw_only(), "threads"_a);
-  m.def("mlstm", &mlstm, A("q"), A("k"), A("v"), A("i"), A("f"), A("h"), A("den"), A("C"), A("n"), A("m"), nb::kw_only(),
-        "chunk"_a, "stride"_a, "eps"_a, "threads"_a,
-        "mLSTM cell, chunkwise. q, k (B,S,NH,DK); v, h (B,S,NH,DV); i, f, den (B,S,NH); the state before every "
-        "chunk and after the last: n (B,NH,NC+1,DK), m (B,NH,NC+1), and C (B,NH,ceil(NC/stride)+1,DK,DV) before every "
-        "stride-th chunk alone; entry 0 given.");
+  using Loss = std::pair<double, Index>;
+  def(m, "cross_entropy", "logits: N... V, labels: N, gradient: N... V",
+      "Sum of nats of the soft-capped logits (a cap of None leaves them as they are) and the count of labels other than "
+      "-100; the sum's gradient with respect to the raw logits.",
+      [](Sizes& sizes, Floats logits, const std::int32_t* labels, MaybeResult gradient, std::optional<float> cap,
+         int threads) -> Loss {
+        check_labels(sizes["N"], sizes["V"], labels);
+        const LossSum total = capped_cross_entropy(sizes["N"], sizes["V"], cap, logits, labels, gradient, threads);
+        return {total.nats, total.count};
+      }, "cap"_a.none());
+  def(m, "linear_cross_entropy", "x: N... IN, weight: V IN, labels: N, dx: N... IN, d_weight: V IN",
+      "As cross_entropy of the logits x weight^T, without the logits as a whole: the sum's gradients with respect to x "
+      "and weight.",
+      [](Sizes& sizes, Floats x, Floats weight, const std::int32_t* labels, MaybeResult dx, MaybeResult d_weight,
+         std::optional<float> cap, int threads) -> Loss {
+        check_labels(sizes["N"], sizes["V"], labels);
+        if (!dx != !d_weight) throw nb::value_error("dx and d_weight: give both or neither");
+        const LossSum total = linear_cross_entropy(sizes["N"], sizes["IN"], sizes["V"], cap, x, weight, labels, dx,
+                                                   d_weight, threads);
+        return {total.nats, total.count};
+      }, "cap"_a.none());
+  def(m, "scale", "x: N...", "x *= factor.",
+      [](Sizes& sizes, Result x, float factor, int threads) { scale(sizes["N"], factor, x, threads); }, "factor"_a);
+  def(m, "linears", "x: N... IN, weights: OUT_j IN, biases: OUT_j, outs: N... OUT_j", "out_j = x W_j^T + b_j.",
+      [](Sizes& sizes, Floats x, std::vector<Floats> weights, std::vector<MaybeFloats> biases,
+         std::vector<Result> outs, int threads) {
+        std::vector<LinearForward> maps;
+        for (std::size_t j = 0; j < weights.size(); ++j)
+          maps.push_back({sizes.at("OUT_j", j), weights[j], biases[j], outs[j]});
+        linears_forward(sizes["N"], sizes["IN"], x, std::move(maps), threads);
+      });
+  def(m, "linears_grad",
+      "x: N... IN, weights: OUT_j IN, d_outs: N... OUT_j, dx: N... IN, d_weights: OUT_j IN, d_biases: OUT_j", "",
+      [](Sizes& sizes, Floats x, std::vector<Floats> weights, std::vector<Floats> d_outs, MaybeResult dx,
+         std::vector<Result> d_weights, std::vector<MaybeResult> d_biases, int threads) {
+        std::vector<LinearBackward> maps;
+        for (std::size_t j = 0; j < weights.size(); ++j)
+          maps.push_back({sizes.at("OUT_j", j), weights[j], d_outs[j], d_weights[j], d_biases[j]});
+        linears_backward(sizes["N"], sizes["IN"], x, std::move(maps), dx, threads);
+      });
+  const std::string inputs = "q k: B S NH DK, v: B S NH DV, i f: B S NH";
+  const std::string results = ", h: B S NH DV, den: B S NH, C: B NH NM DK DV, n: B NH NC DK, m: B NH NC";
+  def(m, "mlstm", inputs + results,
+      "mLSTM cell, chunkwise. n and m are the state before every chunk and after the last, NC in all, and C before "
+      "every stride-th chunk alone and after the last, NM in all; entry 0 given.",
+      [](Sizes& sizes, Floats q, Floats k, Floats v, Floats i, Floats f, Result h, Result den, Result C, Result n,
+         Result m, Index chunk, Index stride, float eps, int threads) {
+        const MlstmShape s = cell_shape(sizes, chunk, stride, eps);
+        expect_writes(h, s.B * s.S * s.NH * s.DV);
+        expect_writes(C, s.B * s.NH * s.matrices() * s.DK * s.DV);
+        mlstm_forward(s, {q, k, v, i, f}, {h, den, C, n, m}, threads);
+      }, "chunk"_a, "stride"_a, "eps"_a);
   m.def("mlstm_stride", &mlstm_stride, nb::kw_only(), "DK"_a, "chunk"_a,
         "The stride with which a training step keeps as many numbers in C as in v, and no more.");
-  m.def("mlstm_grad", &mlstm_grad, A("q"), A("k"), A("v"), A("i"), A("f"), A("h"), A("den"), A("C"), A("n"), A("m"),
-        A("dh"), A("dq"), A("dk"), A("dv"), A("di"), A("df"), A("dC"), A("dn"), A("dm"), nb::kw_only(),
-        "chunk"_a, "stride"_a, "eps"_a, "threads"_a,
-        "Gradients of mlstm; dC, dn, dm hold the final state's gradient on entry and the initial state's on return.");
+  def(m, "mlstm_grad",
+      inputs + results + ", dh: B S NH DV, dq dk: B S NH DK, dv: B S NH DV, di df: B S NH, dC: B NH DK DV, "
+                         "dn: B NH DK, dm: B NH",
+      "Gradients of mlstm; dC, dn, dm hold the final state's gradient on entry and the initial state's on return.",
+      [](Sizes& sizes, Floats q, Floats k, Floats v, Floats i, Floats f, Floats h, Floats den, Floats C, Floats n,
+         Floats m, Floats dh, Result dq, Result dk, Result dv, Result di, Result df, Result dC, Result dn, Result dm,
+         Index chunk, Index stride, float eps, int threads) {
+        const MlstmShape s = cell_shape(sizes, chunk, stride, eps);
+        const Index positions = s.B * s.S * s.NH;
+        for (const Result gradient : {dq, dk}) expect_writes(gradient, positions * s.DK);
+        expect_writes(dv, positions * s.DV);
+        mlstm_backward(s, {q, k, v, i, f}, {h, den, C, n, m}, dh, {dq, dk, dv, di, df, dC, dn, dm}, threads);
+      }, "chunk"_a, "stride"_a, "eps"_a);
   bind_slstm(m);
   bind_attention(m);
   bind_recurrences(m);

@@ -98,7 +98,7 @@ MLXHOG_CLONES void solve(const System& system, Index steps) {
   }
 }
 
-void regression_head(const DecayShape& s, const RegressionInputs& in, Index steps, Index b, Index head, System& work,
+void regression_head(const RecurrenceShape& s, const RegressionInputs& in, Index steps, Index b, Index head, System& work,
                      float* x, float* last, float* kept) {
   const Index D = s.DK, P = work.P, pair = b * s.NH + head, state = D * D;
   std::fill_n(work.S.get(), P * P, 0.0f);
@@ -119,7 +119,7 @@ void regression_head(const DecayShape& s, const RegressionInputs& in, Index step
 
 }  // namespace
 
-void regression(const DecayShape& s, const RegressionInputs& in, Index steps, float* x, float* last, float* kept,
+void regression(const RecurrenceShape& s, const RegressionInputs& in, Index steps, float* x, float* last, float* kept,
                 int threads) {
   for_each_head(s.B, s.NH, s.DK, threads, [&] { return System(s.DK); }, [&](Index b, Index head, System& work) {
     regression_head(s, in, steps, b, head, work, x, last, kept);

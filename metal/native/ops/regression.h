@@ -5,7 +5,7 @@
 // or when the rest is 1e-7 of q. Work is split over B and heads.
 #pragma once
 
-#include "decay.h"
+#include "recurrence.h"
 
 namespace mlxhog {
 
@@ -14,9 +14,9 @@ struct RegressionInputs {
   const float* state;  // before the first position, or null: zeros
 };
 
-// DecayShape has DK = DV = D. `last` may be null; `kept`, which may be null, is that of decay_forward, for
-// decay_backward.
-void regression(const DecayShape&, const RegressionInputs&, Index steps, float* x, float* last, float* kept,
+// RecurrenceShape has DK = DV = D. `last` may be null; `kept`, which may be null, is that of recurrence_forward, for
+// recurrence_backward.
+void regression(const RecurrenceShape&, const RegressionInputs&, Index steps, float* x, float* last, float* kept,
                 int threads);
 
 }  // namespace mlxhog

@@ -16,26 +16,6 @@
 
 namespace mlxhog {
 
-struct SgdRates {
-  float lr, weight_decay, grad_scale;
-};
-
-struct MomentumRates {
-  float lr, momentum, weight_decay, grad_scale;
-  bool nesterov;
-};
-
-// Derived once per step in double precision: decay = lr * weight_decay, step = lr / bias1,
-// rsqrt_bias2 = 1 / sqrt(bias2).
-struct AdamwRates {
-  float decay, step, beta1, one_minus_beta1, beta2, one_minus_beta2, rsqrt_bias2, eps, grad_scale;
-};
-
-// beta1, nesterov and 1 less them are rounded from double precision.
-struct MuonRates {
-  float beta1, one_minus_beta1, nesterov, one_minus_nesterov, grad_scale;
-};
-
 extern "C" {
 
 // w += d
@@ -53,18 +33,17 @@ void mlxhog_look_ahead(float* dst, const float* src, const float* last, const fl
 // prev = last; last = d
 void mlxhog_record(float* last, float* prev, const float* d, std::size_t n);
 
-// The steps below write `w += delta` when out is null, else `out = delta` and leave w alone.
-// delta = -lr * (grad_scale * g + weight_decay * w)
-void mlxhog_sgd(float* w, const float* g, float* out, std::size_t n, const mlxhog::SgdRates* rates);
-// d = grad_scale * g + weight_decay * w; m = momentum * m + d; delta = -lr * (nesterov ? d + momentum * m : m)
-void mlxhog_momentum(float* w, const float* g, float* m, float* out, std::size_t n,
-                     const mlxhog::MomentumRates* rates);
-// m and v are the exponential means of s and s*s, s = grad_scale * g;
-// delta = -(decay * w + step * m / (sqrt(v) * rsqrt_bias2 + eps))
-void mlxhog_adamw(float* w, const float* g, float* m, float* v, float* out, std::size_t n,
-                  const mlxhog::AdamwRates* rates);
-// m is the exponential mean of s = grad_scale * g; x = (1 - nesterov) * m + nesterov * s
-void mlxhog_muon_direction(const float* g, float* m, float* x, std::size_t n, const mlxhog::MuonRates* rates);
+// The steps below read their rates from `hp`, eight floats that metal/kernels/step_rules.py has a table of, and take
+// s = grad_scale * g. They write `w += delta` when out is null, else `out = delta` and leave w alone.
+// delta = -lr * (s + weight_decay * w)
+void mlxhog_sgd(float* w, const float* g, float* out, std::size_t n, const float* hp, float grad_scale);
+// d = s + weight_decay * w; m = momentum * m + d; delta = -lr * (nesterov ? d + momentum * m : m)
+void mlxhog_momentum(float* w, const float* g, float* m, float* out, std::size_t n, const float* hp, float grad_scale);
+// m and v are the exponential means of s and s*s; delta = -(decay * w + step * m / (sqrt(v) * rsqrt_bias2 + eps))
+void mlxhog_adamw(float* w, const float* g, float* m, float* v, float* out, std::size_t n, const float* hp,
+                  float grad_scale);
+// m is the exponential mean of s; x = (1 - nesterov) * m + nesterov * s
+void mlxhog_muon_direction(const float* g, float* m, float* x, std::size_t n, const float* hp, float grad_scale);
 }
 
 }  // namespace mlxhog

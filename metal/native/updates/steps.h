@@ -24,79 +24,53 @@ struct AddStep {
   void apply_cas(std::size_t p, std::size_t q, std::size_t n) const { cas_add(w + p, d + q, n, cas_width); }
 };
 
-// Rules: `fused` computes the step and adds it; `delta` leaves it in `out` and the parameter alone; both move
-// the moments. `cas_delta` is `delta` of at most kStripe elements, with shared moments by compare-and-swap.
+// An update rule, by name as in metal/kernels/steps.py. The moments that it has are private, or all shared under the
+// same lock as w.
+struct Rule {
+  enum Kind { sgd, momentum, adam, adam_shared };
 
-struct SgdRule {
+  Kind kind;
   float* w;
   const float* g;
-  SgdRates rates;
+  float *m, *v;
+  const float* hp;  // eight rates; see elements.h
+  float grad_scale;
 
-  void fused(std::size_t p, std::size_t q, std::size_t n) const { mlxhog_sgd(w + p, g + q, nullptr, n, &rates); }
-  void delta(std::size_t p, std::size_t q, std::size_t n, float* out) const {
-    mlxhog_sgd(w + p, g + q, out, n, &rates);
+  // Moves the moments, and adds the step to the parameter; or, unless `out` is null, leaves it there. Without their
+  // lock shared moments move unless the caller holds it.
+  void run(std::size_t p, std::size_t q, std::size_t n, float* out) const {
+    if (kind == sgd) mlxhog_sgd(w + p, g + q, out, n, hp, grad_scale);
+    else if (kind == momentum) mlxhog_momentum(w + p, g + q, m + p, out, n, hp, grad_scale);
+    else mlxhog_adamw(w + p, g + q, m + p, v + p, out, n, hp, grad_scale);
   }
-  void cas_delta(std::size_t p, std::size_t q, std::size_t n, float* out) const { delta(p, q, n, out); }
-};
 
-struct MomentumRule {
-  float* w;
-  const float* g;
-  float* m;  // private
-  MomentumRates rates;
-
-  void fused(std::size_t p, std::size_t q, std::size_t n) const {
-    mlxhog_momentum(w + p, g + q, m + p, nullptr, n, &rates);
-  }
-  void delta(std::size_t p, std::size_t q, std::size_t n, float* out) const {
-    mlxhog_momentum(w + p, g + q, m + p, out, n, &rates);
-  }
-  void cas_delta(std::size_t p, std::size_t q, std::size_t n, float* out) const { delta(p, q, n, out); }
-};
-
-struct AdamwRule {
-  float* w;
-  const float* g;
-  float* m;  // both private, or both shared under the same lock as w
-  float* v;
-  AdamwRates rates;
-  bool shared;
-
-  void fused(std::size_t p, std::size_t q, std::size_t n) const {
-    mlxhog_adamw(w + p, g + q, m + p, v + p, nullptr, n, &rates);
-  }
-  // Shared moments move without their lock, unless the caller holds it.
-  void delta(std::size_t p, std::size_t q, std::size_t n, float* out) const {
-    mlxhog_adamw(w + p, g + q, m + p, v + p, out, n, &rates);
-  }
+  // The step of at most kStripe elements, with shared moments by compare-and-swap.
   void cas_delta(std::size_t p, std::size_t q, std::size_t n, float* out) const {
-    if (!shared) return delta(p, q, n, out);
+    if (kind != adam_shared) return run(p, q, n, out);
     float s[kStripe], mean[kStripe], square[kStripe];
-    for (std::size_t i = 0; i < n; ++i) s[i] = rates.grad_scale * g[q + i];
-    cas_mean(m + p, s, mean, n, rates.beta1, rates.one_minus_beta1);
+    for (std::size_t i = 0; i < n; ++i) s[i] = grad_scale * g[q + i];
+    cas_mean(m + p, s, mean, n, hp[2], hp[3]);
     for (std::size_t i = 0; i < n; ++i) s[i] *= s[i];
-    cas_mean(v + p, s, square, n, rates.beta2, rates.one_minus_beta2);
-    AdamwRates as_they_are = rates;  // the step takes the new moments without moving them again
-    as_they_are.beta1 = as_they_are.beta2 = 1.0f;
-    as_they_are.one_minus_beta1 = as_they_are.one_minus_beta2 = 0.0f;
-    mlxhog_adamw(w + p, g + q, mean, square, out, n, &as_they_are);
+    cas_mean(v + p, s, square, n, hp[4], hp[5]);
+    // The step takes the new moments without moving them again.
+    const float as_they_are[] = {hp[0], hp[1], 1.0f, 0.0f, 1.0f, 0.0f, hp[6], hp[7]};
+    mlxhog_adamw(w + p, g + q, mean, square, out, n, as_they_are, grad_scale);
   }
 };
 
 // The step of a rule, added to the parameter. Where `last` is given it records the step: prev = last, last = d,
 // both shared, laid out as the parameter and written under its lock. Elements are whole in every mode; without a lock
 // two workers' steps may follow each other in either order.
-template <class Rule>
 struct Step {
   Rule rule;
   float* last = nullptr;
   float* prev = nullptr;
 
   void apply(std::size_t p, std::size_t q, std::size_t n) const {
-    if (last == nullptr) return rule.fused(p, q, n);
+    if (last == nullptr) return rule.run(p, q, n, nullptr);
     each_stripe(n, [&](std::size_t i, std::size_t k) {
       float d[kStripe];
-      rule.delta(p + i, q + i, k, d);
+      rule.run(p + i, q + i, k, d);
       mlxhog_record(last + p + i, prev + p + i, d, k);
       mlxhog_add(rule.w + p + i, d, k);
     });
@@ -112,7 +86,7 @@ struct Step {
   void add_to(float* pending, std::size_t p, std::size_t q, std::size_t n) const {
     each_stripe(n, [&](std::size_t i, std::size_t k) {
       float d[kStripe];
-      rule.delta(p + i, q + i, k, d);
+      rule.run(p + i, q + i, k, d);
       mlxhog_add(pending + p + i, d, k);
     });
   }
@@ -124,31 +98,23 @@ struct Step {
   }
 };
 
-// Clang deduces an aggregate's arguments from version 17 on.
-template <class Rule>
-Step(Rule) -> Step<Rule>;
-template <class Rule>
-Step(Rule, float*, float*) -> Step<Rule>;
-
 // Muon's momentum: the mean moves, the direction goes to `x`, and no parameter is written. The mean is private, or
 // shared under the lock of its parameter.
 struct DirectionStep {
   const float* g;
-  float* m;
-  float* x;
-  MuonRates rates;
+  float *m, *x;
+  const float* hp;
+  float grad_scale;
 
   void apply(std::size_t p, std::size_t q, std::size_t n) const {
-    mlxhog_muon_direction(g + q, m + p, x + q, n, &rates);
+    mlxhog_muon_direction(g + q, m + p, x + q, n, hp, grad_scale);
   }
   void apply_cas(std::size_t p, std::size_t q, std::size_t n) const {
     float s[kStripe], mean[kStripe];
-    for (std::size_t i = 0; i < n; ++i) s[i] = rates.grad_scale * g[q + i];
-    cas_mean(m + p, s, mean, n, rates.beta1, rates.one_minus_beta1);
-    MuonRates as_it_is = rates;
-    as_it_is.beta1 = 1.0f;
-    as_it_is.one_minus_beta1 = 0.0f;
-    mlxhog_muon_direction(g + q, mean, x + q, n, &as_it_is);
+    for (std::size_t i = 0; i < n; ++i) s[i] = grad_scale * g[q + i];
+    cas_mean(m + p, s, mean, n, hp[0], hp[1]);
+    const float as_it_is[] = {1.0f, 0.0f, hp[2], hp[3]};
+    mlxhog_muon_direction(g + q, mean, x + q, n, as_it_is, grad_scale);
   }
 };
 

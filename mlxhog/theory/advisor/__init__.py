@@ -3,7 +3,7 @@
 profile     the workload: times, a round's cost, conflict, noise, heterogeneity
 rules       strategies and their schemes in the simulator; the table of rules that chooses one, with
             reasons; a prediction of every strategy
-measuring   trainings: a profile in half a minute, and the two best in turns
+measuring   trainings: a profile in half a minute, and the two best in pairs
 advise      the command: a profile, a choice, a trial
 """
 
@@ -25,7 +25,11 @@ class AdviseConfig:
     )
     samples: int = option(24, "gradients whose conflicts and noise are measured", low=12)
     try_time: float = option(
-        60.0, "training time of each of the two best, in turns", unit="s", above=0, aliases=("try",)
+        60.0,
+        "training time of each of the two best, in pairs of runs",
+        unit="s",
+        above=0,
+        aliases=("try",),
     )
     reproducible: bool = option(False, "only strategies that repeat bit for bit")
     heterogeneity: float | None = option(

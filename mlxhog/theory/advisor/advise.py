@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 import time
 from collections.abc import Iterator
@@ -16,14 +15,14 @@ from mlxhog.errors import ConfigError
 from mlxhog.report.table import Section
 from mlxhog.report.views import Stages, TellStep
 from mlxhog.theory.advisor import AdviseConfig
-from mlxhog.theory.advisor.measuring import SLICES, Trial, measured_profile, try_both
+from mlxhog.theory.advisor.measuring import PAIRS, Trial, measured_profile, try_both
 from mlxhog.theory.advisor.profile import Profile
 from mlxhog.theory.advisor.rules import PredictedArm, Recommendation, recommend
 from mlxhog.theory.simulator.links import Link
 from mlxhog.theory.target import Target
 
-PROFILE_PARTS, TRIAL_PARTS = 4, 2 * SLICES + 1
-"""Three short runs and the gradients; the turns of both arms and their evaluation."""
+PROFILE_PARTS, TRIAL_PARTS = 4, 3 * PAIRS
+"""Three short runs and the gradients; of each pair both runs, and their scores."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,13 +122,14 @@ class StrategyAdvice:
         trial = self.trial
         if trial is None:
             return
-        arms = [
-            f"{name} {bits:.3f} bits per byte" if math.isfinite(bits) else f"{name} diverged"
+        arms = ", ".join(
+            f"{name} {bits:.3f} bits per byte"
             for name, bits in zip(trial.names, trial.bits_per_byte, strict=True)
-        ]
-        text = f"tried {max(trial.seconds):.0f} s each in {SLICES} turns: {', '.join(arms)}"
-        if math.isfinite(trial.difference):
-            text += f", difference {trial.difference:+.3f} ± {2 * trial.error:.3f}"
+        )
+        text = (
+            f"tried {max(trial.seconds):.0f} s each in {PAIRS} pairs of runs: {arms}, difference "
+            f"{trial.difference:+.3f} ({trial.low:+.3f} to {trial.high:+.3f})"
+        )
         if trial.untold is not None:
             text += f": {trial.untold}, so steps depended on the load; {trial.winner} as advised"
         elif trial.tie:
@@ -174,7 +174,7 @@ def advise_on(
     Args:
         target: the model and its training.
         options: of the command.
-        tries: whether the two best are trained in turns.
+        tries: whether the two best are trained in pairs.
         tell: called with (part, step) before each step.
 
     Raises:

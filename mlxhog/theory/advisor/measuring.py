@@ -1,12 +1,11 @@
-"""Trainings for advice: three short runs for a profile, and the two best in turns for a trial.
+"""Trainings for advice: three short runs for a profile, and pairs of the two best for a trial.
 
 Numbers of steps decide whether they count: a short run is repeated for longer until every worker
-takes enough steps, and a trial on a busy machine counts if an arm's turns have similar numbers.
+takes enough steps, and a trial on a busy machine counts if an arm's runs have similar numbers.
 """
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,17 +14,16 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlxhog.arena.child import Child, Lane
-from mlxhog.base.load import LoadWatch
+from mlxhog.base.load import Load, LoadWatch
 from mlxhog.checkpoint.run import Run
 from mlxhog.config import optimizers
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.strategies import Hogwild, Serial, Sync
 from mlxhog.errors import ConfigError, Diverged, WorkerFailed
-from mlxhog.report.metrics import Result
 from mlxhog.report.views import Tell, TellStep
+from mlxhog.theory import CompareConfig
 from mlxhog.theory.advisor import AdviseConfig
 from mlxhog.theory.advisor.profile import Profile
 from mlxhog.theory.advisor.rules import Arm
@@ -33,10 +31,11 @@ from mlxhog.theory.analysis import AnalyzeConfig
 from mlxhog.theory.analysis.analyze import plan_of, subject_of, tickets, workers_of
 from mlxhog.theory.analysis.conflicts import BlockConflicts, call_child, measure, most_samples
 from mlxhog.theory.analysis.sampling import Subject, Ticket, source
-from mlxhog.theory.short_runs import PLAIN, score, settings_for, train
+from mlxhog.theory.paired_test import single_look
+from mlxhog.theory.pairs import Comparison, Pair, PairLog, Side, run_pair
+from mlxhog.theory.short_runs import PLAIN, settings_for, train
 from mlxhog.theory.simulator.links import FLOAT_BYTES, Link
 from mlxhog.theory.simulator.workers import Worker, worker_of
-from mlxhog.theory.stats import standard_error
 from mlxhog.theory.target import Target
 
 # -- a profile -------------------------------------------------------------------------------------
@@ -159,7 +158,7 @@ def _gradients(
 def weighted(blocks: Sequence[BlockConflicts]) -> tuple[float, float]:
     """Return probability of conflict and share of touched elements, weighted by parameters."""
     total = sum(one.block.parameters for one in blocks)
-    p_conf = sum(one.block.parameters * one.p_conf.value for one in blocks) / total
+    p_conf = sum(one.block.parameters * one.p_conf for one in blocks) / total
     touched = sum(one.mean for one in blocks) / total
     return min(1.0, p_conf), min(1.0, touched)
 
@@ -187,13 +186,12 @@ def noise_scale(lane: Lane, subject: Subject, drawn: Sequence[Ticket]) -> float 
 
 # -- a trial ---------------------------------------------------------------------------------------
 
-SLICES = 4
-DIVERGED = "diverged"
+PAIRS = 4
 TIE_BITS = 0.02
-"""Bits per byte within which two losses are a tie, at any standard error: seeds differ by it."""
+"""Bits per byte within which two losses are a tie, whatever the interval."""
 
 UNEVEN = 1.3
-"""Largest ratio of steps between turns of an arm at which a trial on a busy machine counts: beyond
+"""Largest ratio of steps between runs of an arm at which a trial on a busy machine counts: beyond
 it the load of other programs, and not the arms, decided about steps."""
 
 HELD_OUT_TOKENS = 65_536
@@ -207,12 +205,12 @@ class Trial:
         names: of the arms, the recommended one first.
         seconds: of training, of each.
         steps: of each.
-        bits_per_byte: held-out, of each, on the same batches; NaN for an arm that diverged.
-        difference: mean of the second's minus the first's, over the batches.
-        error: standard error of the difference.
-        winner: name of the arm; if one diverged, of the other; of a tie, of the first arm that
-            repeats, or of the recommended one.
-        tie: whether the difference is below two standard errors, or `TIE_BITS`.
+        bits_per_byte: held-out, the mean over the runs of each; a diverged run counts as 8.
+        difference: mean over the pairs of the second's bits minus the first's.
+        low: lower end of its interval, of 95 %.
+        high: its upper end.
+        winner: name of the arm; of a tie, of the first arm that repeats, or of the recommended one.
+        tie: whether the interval contains 0, or the difference is below `TIE_BITS`.
         untold: why the trial does not count: the load of a busy machine; None if it counts. The
             winner is then the recommended arm.
     """
@@ -222,41 +220,57 @@ class Trial:
     steps: tuple[int, int]
     bits_per_byte: tuple[float, float]
     difference: float
-    error: float
+    low: float
+    high: float
     winner: str
     tie: bool
     untold: str | None = None
 
 
-def decide(
-    arms: tuple[Arm, Arm], bits: tuple[NDArray[np.float64], NDArray[np.float64]]
-) -> tuple[str, bool, float, float]:
-    """Return the winner by paired held-out losses.
+def decide(arms: tuple[Arm, Arm], pairs: Sequence[Pair], load: Load) -> Trial:
+    """Return the trial that some pairs of runs make, the first arm being A.
 
-    Args:
-        arms: the two.
-        bits: per byte of each batch, (batches,), of the same batches for both.
-
-    Returns:
-        Its name, whether it is a tie, the mean difference (second minus first), its standard error.
+    Raises:
+        Diverged: every run of both arms diverged.
     """
-    apart = bits[1] - bits[0]
-    difference = float(apart.mean())
-    error = standard_error(apart) if len(apart) > 1 else math.inf
-    if not math.isfinite(difference):
-        return arms[int(np.isfinite(bits[1]).all())].name, False, difference, error
-    tie = abs(difference) < max(2 * error, TIE_BITS)
-    if tie:
-        repeating = [arm for arm in arms if arm.repeats] or list(arms)
-        return repeating[0].name, True, difference, error
-    return arms[int(difference < 0)].name, False, difference, error
+    runs = [[pair.a for pair in pairs], [pair.b for pair in pairs]]
+    if all(run.status == "diverged" for side in runs for run in side):
+        raise Diverged(
+            f"{arms[0].name} and {arms[1].name} both diverged; give a smaller --lr, or leave the "
+            "trial out with --no-try"
+        )
+    result = single_look([pair.difference for pair in pairs])
+    tie = result.sign == 0 or abs(result.mean) < TIE_BITS
+    repeating = next((arm for arm in arms if arm.repeats), arms[0])
+    winner = repeating if tie else arms[int(result.mean < 0)]
+    untold = None
+    if load.busy and any(is_uneven([run.steps for run in side]) for side in runs):
+        untold, winner, tie = str(load), arms[0], True
+    (a, b) = runs
+    return Trial(
+        names=(arms[0].name, arms[1].name),
+        seconds=(sum(run.seconds for run in a), sum(run.seconds for run in b)),
+        steps=(sum(run.steps for run in a), sum(run.steps for run in b)),
+        bits_per_byte=(
+            fmean(run.bits_per_byte for run in a),
+            fmean(run.bits_per_byte for run in b),
+        ),
+        difference=result.mean,
+        low=result.low,
+        high=result.high,
+        winner=winner.name,
+        tie=tie,
+        untold=untold,
+    )
+
+
+def is_uneven(steps: Sequence[int]) -> bool:
+    """Whether the steps of an arm's runs, all equally long, differ too much."""
+    return max(steps) > UNEVEN * min(steps)
 
 
 def try_both(target: Target, arms: tuple[Arm, Arm], seconds: float, tell: TellStep) -> Trial:
-    """Train both in turns, slice by slice, and evaluate them on the same held-out batches.
-
-    Both begin with the same parameters and the same order of batches. The step size is constant: a
-    schedule would begin anew with each slice.
+    """Train both in pairs of runs, as `mlxhog compare` does, with a constant step size.
 
     Args:
         target: the model and its training.
@@ -265,98 +279,29 @@ def try_both(target: Target, arms: tuple[Arm, Arm], seconds: float, tell: TellSt
         tell: called with (part, step).
 
     Raises:
-        MlxhogError: as `mlxhog.training.trainer.train`.
-        WorkerFailed: an arm took no step.
-        Diverged: both arms diverged.
+        MlxhogError: as `mlxhog.theory.pairs.run_pair`.
+        Diverged: every run of both arms diverged.
     """
-    turns: dict[str, list[int]] = {arm.name: [] for arm in arms}
     watch = LoadWatch()
     with tempfile.TemporaryDirectory(prefix="mlxhog-advise-") as folder:
-        last: dict[str, Result] = {}
-        for number in range(SLICES):
-            for arm in arms if number % 2 == 0 else arms[::-1]:  # neither is always the first
-                before = last.get(arm.name)
-                if before is not None and before.status == DIVERGED:
-                    continue
-                last[arm.name] = _train_slice(
-                    target, arm, seconds / SLICES, number, Path(folder), before, tell
-                )
-                steps_before = 0 if before is None else before.steps
-                turns[arm.name].append(last[arm.name].steps - steps_before)
-        load = watch.look()
-        results = (last[arms[0].name], last[arms[1].name])
-        if all(one.status == DIVERGED for one in results):
-            raise Diverged(
-                f"{arms[0].name} and {arms[1].name} both diverged; give a smaller --lr, or leave "
-                "the trial out with --no-try"
+        a, b = (
+            Side(
+                letter,
+                arm.name,
+                settings_for(
+                    target.config,
+                    folder,
+                    "advise",
+                    **PLAIN | {"strategy": arm.strategy},
+                    workers=arm.workers or target.config.workers,
+                    schedule="constant",
+                ),
             )
-        tell("held-out text", "evaluating both")
-        with Child() as child:
-            bits = [
-                np.array([math.nan])
-                if one.status == DIVERGED
-                else _bits_per_byte(child, target, Path(str(one.checkpoint)))
-                for one in results
-            ]
-    winner, tie, difference, error = decide(arms, (bits[0], bits[1]))
-    untold = None
-    if load.busy and math.isfinite(difference) and any(map(is_uneven, turns.values())):
-        untold, winner, tie = str(load), arms[0].name, True
-    return Trial(
-        names=(arms[0].name, arms[1].name),
-        seconds=(results[0].seconds, results[1].seconds),
-        steps=(results[0].steps, results[1].steps),
-        bits_per_byte=(float(bits[0].mean()), float(bits[1].mean())),
-        difference=difference,
-        error=error,
-        winner=winner,
-        tie=tie,
-        untold=untold,
-    )
-
-
-def is_uneven(steps: Sequence[int]) -> bool:
-    """Whether the steps of an arm's turns, all equally long, differ too much."""
-    return max(steps) > UNEVEN * min(steps)
-
-
-def _train_slice(
-    target: Target,
-    arm: Arm,
-    seconds: float,
-    number: int,
-    folder: Path,
-    before: Result | None,
-    tell: TellStep,
-) -> Result:
-    """Train an arm for one turn; its last turn is resumed."""
-    part = f"{arm.name}, turn {number + 1} of {SLICES}"
-    tell(part, "starting")
-    settings = settings_for(
-        target.config,
-        folder / arm.name.replace(" ", "-"),
-        "advise",
-        **PLAIN | {"strategy": arm.strategy},
-        workers=arm.workers or target.config.workers,
-        resume=None if before is None else before.run,
-        schedule="constant",
-        time=seconds,
-    )
-    result = train(settings, lambda step: tell(part, step))
-    if result.status != DIVERGED and (not result.steps or result.checkpoint is None):
-        raise WorkerFailed(
-            f"{arm.name} took no step in {seconds:g} s; give it longer, as in --try 5m, or leave "
-            "the trial out with --no-try"
+            for letter, arm in zip("ab", arms, strict=True)
         )
-    return result
-
-
-def _bits_per_byte(child: Child, target: Target, checkpoint: Path) -> NDArray[np.float64]:
-    """Return the held-out bits per byte of every batch, (batches,)."""
-    plan = plan_of(target, AnalyzeConfig())
-    backend, seq_len = plan.workers[0].backend, plan.config.seq_len
-    nats, n_bytes = call_child(
-        child, score, backend, checkpoint, plan.data.val, seq_len, HELD_OUT_TOKENS
-    )
-    bits: NDArray[np.float64] = nats / (math.log(2) * n_bytes)
-    return bits
+        terms = CompareConfig(
+            pairs=PAIRS, time=seconds / PAIRS, eval_tokens=HELD_OUT_TOKENS, seed=target.config.seed
+        )
+        log = PairLog(Path(folder) / "pairs", Comparison((a, b), terms))
+        pairs = [run_pair(log, number, tell) for number in range(1, PAIRS + 1)]
+    return decide(arms, pairs, watch.look())

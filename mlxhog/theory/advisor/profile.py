@@ -145,7 +145,7 @@ class Profile:
     @property
     def cluster(self) -> str | None:
         """What to run on several machines, and what its rounds cost; None on one machine."""
-        if self.link is None or self.round_every_s is None:
+        if self.link is None:
             return None
         once = FLOAT_BYTES * self.n_params
         return (
@@ -162,8 +162,11 @@ class Profile:
 
     def to_json(self) -> dict[str, Any]:
         """Return the numbers, for --json."""
-        return {
-            "source": self.source,
+        same = (
+            "source", "mean_s", "slowest_s", "sync_s", "gain", "scaling", "p_conf", "density",
+            "noise_scale", "heterogeneity", "round_every_s",
+        )  # fmt: skip
+        return {name: getattr(self, name) for name in same} | {
             "workers": [
                 {
                     "name": worker.name,
@@ -172,23 +175,11 @@ class Profile:
                     "min_s": float(time.min()),
                     "p95_s": float(np.quantile(time, 0.95)),
                     "p99_s": float(np.quantile(time, 0.99)),
-                    "read_s": worker.read_s,
-                    "apply_s": worker.apply_s,
-                    "other_s": worker.other_s,
+                    **{name: getattr(worker, name) for name in ("read_s", "apply_s", "other_s")},
                 }
                 for worker, time in zip(self.workers, self._rounds.T, strict=True)
             ],
             "alone_step_s": self.alone.step_s,
-            "mean_s": self.mean_s,
-            "slowest_s": self.slowest_s,
-            "sync_s": self.sync_s,
-            "gain": self.gain,
-            "scaling": self.scaling,
-            "p_conf": self.p_conf,
-            "density": self.density,
-            "noise_scale": self.noise_scale,
-            "heterogeneity": self.heterogeneity,
             "link": None if self.link is None else str(self.link),
             "machines": 1 if self.link is None else self.machines,
-            "round_every_s": self.round_every_s,
         }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from mlxhog.config.local_strategies import Averaged, DiLoCo, FedProx, LocalSGD, Scaffold
@@ -305,13 +304,10 @@ def recommend(
     for rule in holding(RULES, profile):
         first = next((predicted[one] for one in rule.answer(profile) if one in predicted), None)
         if first is not None:
+            others = (one for one in expected if one.arm.family != first.arm.family)
+            because = rule.because(profile)
             return Recommendation(
-                first=first,
-                second=next((one for one in expected if one.arm.family != first.arm.family), None),
-                rule=rule.topic,
-                because=rule.because(profile),
-                otherwise=rule.otherwise,
-                expected=tuple(expected),
+                first, next(others, None), rule.topic, because, rule.otherwise, tuple(expected)
             )
     raise ConfigError(
         f"no rule fits with the strategies {', '.join(map(str, strategies))}; wanted serial, sync "
@@ -321,17 +317,17 @@ def recommend(
 
 def predict(profile: Profile, known: Sequence[Arm]) -> Iterator[PredictedArm]:
     """Predict speed, samples and time of arms."""
-    rate = partial(simulate, cores=None, seed=profile.seed)
-    times = []
+    seconds = {}
     for arm in known:
         workers = [profile.alone] if arm.strategy.one_process else profile.workers
-        together = len(workers) if arm.strategy.averages else 1
-        prediction = rate(workers, arm.scheme, updates=max(100, SIMULATED // together))
+        updates = max(100, SIMULATED // (len(workers) if arm.strategy.averages else 1))
+        prediction = simulate(workers, arm.scheme, updates=updates, seed=profile.seed)
         samples = samples_needed(profile, arm)
-        times.append((arm, prediction, samples, samples / prediction.gradients_per_s))
-    sync = next((time for arm, *_, time in times if arm.strategy == Sync()), times[0][-1])
-    for arm, prediction, samples, time in times:
-        yield PredictedArm(arm, prediction, samples, time / sync)
+        seconds[arm] = prediction, samples, samples / prediction.gradients_per_s
+    sync = next((of[-1] for arm, of in seconds.items() if arm.strategy == Sync()), None)
+    for arm, (prediction, samples, time) in seconds.items():
+        unit = sync or next(iter(seconds.values()))[-1]
+        yield PredictedArm(arm, prediction, samples, time / unit)
 
 
 def samples_needed(profile: Profile, arm: Arm) -> float:

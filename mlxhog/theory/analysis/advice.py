@@ -14,7 +14,7 @@ from mlxhog.config.optimizers import Momentum
 from mlxhog.config.strategies import Hogwild
 from mlxhog.config.strategy import sparsify
 from mlxhog.errors import ConfigError
-from mlxhog.theory.analysis.conflicts import BlockConflicts, RowConflicts
+from mlxhog.theory.analysis.conflicts import BlockConflicts
 from mlxhog.theory.analysis.sampling import StaleGradient
 from mlxhog.theory.analysis.staleness import ObservedStaleness
 from mlxhog.theory.bounds import Bound
@@ -72,8 +72,6 @@ class Evidence:
         cores: of this machine.
         trained: whether the parameters come from a checkpoint.
         blocks: measured conflicts.
-        embedding: rows of the embedding.
-        tables: rows of tables of n-grams, if the model has any.
         lag: staleness.
         observed: the staleness of a run; None without a run.
         stale_gradients: the worth of late gradients, by lag.
@@ -85,19 +83,16 @@ class Evidence:
     cores: int
     trained: bool
     blocks: Sequence[BlockConflicts]
-    embedding: RowConflicts
     lag: Lag
     observed: ObservedStaleness | None
     stale_gradients: Sequence[StaleGradient]
     bounds: Sequence[Bound]
-    tables: Sequence[RowConflicts] = ()
 
     @property
     def dense_share(self) -> float:
         """The share of the parameters in blocks in which most pairs of updates meet."""
         total = sum(one.block.parameters for one in self.blocks)
-        dense = (one for one in self.blocks if one.p_conf.value > OFTEN)
-        return sum(one.block.parameters for one in dense) / total
+        return sum(one.block.parameters for one in self.blocks if one.p_conf > OFTEN) / total
 
     @property
     def strictest(self) -> Bound:
@@ -111,9 +106,15 @@ class Evidence:
         return self.strictest.values["largest_tau"]
 
     @property
-    def late(self) -> bool:
-        """Whether workers are lock-free, and their steps late."""
-        return isinstance(self.config.strategy, Hogwild) and self.lag.mean > 0
+    def workers(self) -> int:
+        """Workers that this lag and the cores allow."""
+        return min(self.cores, 1 + int(min(self.allowed, self.cores)))
+
+    @property
+    def lock_free(self) -> Hogwild | None:
+        """The strategy, if its workers are lock-free and their steps late."""
+        strategy = self.config.strategy
+        return strategy if isinstance(strategy, Hogwild) and self.lag.mean > 0 else None
 
     @property
     def stale(self) -> StaleGradient | None:
@@ -122,19 +123,21 @@ class Evidence:
         return next((one for one in measured if one.lag >= lag), measured[-1] if measured else None)
 
     @property
+    def cosine(self) -> float:
+        """Between such a gradient and a fresh one."""
+        return 1.0 if self.stale is None else self.stale.cosine
+
+    @property
     def starts_late(self) -> bool:
         """Whether a synchronous start is a topic: steps are late, and there is none yet."""
-        strategy = self.config.strategy
-        has_one = isinstance(strategy, Hogwild) and strategy.async_after > 0
-        return self.stale is not None and self.lag.mean > 0 and not has_one
+        begins = self.lock_free is not None and self.lock_free.async_after > 0
+        return self.stale is not None and self.lag.mean > 0 and not begins
 
     @property
     def may_start_in_sync(self) -> bool:
         """Whether the options allow a synchronous start."""
-        strategy = self.config.strategy
-        return (
-            isinstance(strategy, Hogwild) and strategy.writes_whole_steps and strategy.is_lock_free
-        )
+        own = self.lock_free
+        return own is not None and own.writes_whole_steps and own.is_lock_free
 
     @property
     def optimizer(self) -> OptimizerChoice:
@@ -153,13 +156,15 @@ class Evidence:
         return self.step_rule.values["constant_step"] * shorter
 
     @property
-    def shares_moments(self) -> bool | None:
-        """Whether workers share moments; None if that cannot be chosen."""
-        strategy = self.config.strategy
-        if not self.late or not isinstance(self.optimizer, Sharing):
-            return None
-        assert isinstance(strategy, Hogwild), "late steps are lock-free"
-        return self.config.shares_moments if strategy.writes_whole_steps else None
+    def could_share_moments(self) -> bool:
+        """Whether an optimizer that is best with shared moments has private ones."""
+        return (
+            self.lock_free is not None
+            and self.lock_free.writes_whole_steps
+            and isinstance(self.optimizer, Sharing)
+            and self.optimizer.shares_by_itself
+            and not self.config.shares_moments
+        )
 
     @property
     def widest(self) -> BlockConflicts:
@@ -168,7 +173,7 @@ class Evidence:
         return max(matrices, key=lambda one: one.block.parameters)
 
     @property
-    def wanted_p_conf(self) -> float:
+    def allowed_p_conf(self) -> float:
         """Largest p_conf for which p_conf tau <= 1/2 at the largest lag."""
         return 1 / (2 * max(1.0, self.lag.largest))
 
@@ -222,11 +227,8 @@ def _curved(f: Evidence) -> str:
     )
 
 
-MOMENTS = (
-    "private ones cost memory for each worker, and see its gradients alone; shared ones are one "
-    "pair that sees all gradients, and cost traffic between cores, as every step writes them under "
-    "the parameters' locks"
-)
+def _late(f: Evidence) -> str:
+    return f"a step is {f.lag.mean:.2g} updates old on average when it is added"
 
 
 def _ageing(f: Evidence) -> str:
@@ -234,36 +236,14 @@ def _ageing(f: Evidence) -> str:
     where = "at this checkpoint" if f.trained else "at the initial values"
     return (
         f"after {f.stale.lag} update{'s' * (f.stale.lag > 1)} by others the gradient of a batch "
-        f"has a cosine of {f.stale.cosine:.2f} with the old one, {where}"
-    )
-
-
-def _cosine(f: Evidence) -> float:
-    return 1.0 if f.stale is None else f.stale.cosine
-
-
-def _rows(f: Evidence) -> str:
-    rows = f.embedding
-    hot = ", ".join(f"{one['text']} {one['share']:.0%}" for one in rows.hottest[:3])
-    return (
-        f"a batch touches {rows.mean_rows:.0f} of {rows.rows} rows; hottest are {hot} of the "
-        f"batches, so Delta is {rows.delta:.3g} and p_conf {rows.p_conf:.3g}; without the "
-        f"{len(rows.hottest)} hottest rows p_conf is {rows.without_hottest:.3g}"
-    )
-
-
-def _written(f: Evidence) -> str:
-    p_conf = f.widest.p_conf
-    return (
-        f"written parts of {f.widest.block.name} meet with probability {p_conf.value:.3g} "
-        f"({p_conf.low:.2g} to {p_conf.high:.2g}), and p_conf * tau <= 1/2 at a lag of "
-        f"{max(1.0, f.lag.largest):g} needs {f.wanted_p_conf:.2g}"
+        f"has a cosine of {f.cosine:.2f} with the old one, {where}, with full steps of lr "
+        f"{f.config.top_lr:g}"
     )
 
 
 def _random_share(f: Evidence) -> float:
     """F: two random sets of a share F of n elements meet with probability 1 - exp(-F^2 n)."""
-    return math.sqrt(-math.log1p(-f.wanted_p_conf) / f.widest.block.parameters)
+    return math.sqrt(-math.log1p(-f.allowed_p_conf) / f.widest.block.parameters)
 
 
 # -- the rows --------------------------------------------------------------------------------------
@@ -306,10 +286,7 @@ RULES: tuple[Rule[Evidence, tuple[str, str]], ...] = (
     Rule(
         "workers",
         lambda f: True,
-        lambda f: (
-            f"up to {min(f.cores, 1 + int(min(f.allowed, f.cores)))}",
-            f"--workers {min(f.cores, 1 + int(min(f.allowed, f.cores)))}",
-        ),
+        lambda f: (f"up to {f.workers}", f"--workers {f.workers}"),
         _lag_rule,
     ),
     Rule(
@@ -326,21 +303,17 @@ RULES: tuple[Rule[Evidence, tuple[str, str]], ...] = (
     ),
     Rule(
         "step size",
-        lambda f: "smoothness" in f.step_rule.inputs and f.config.top_lr > f.most_lr,
-        lambda f: (
-            f"lower lr from {f.config.top_lr:g} to {f.most_lr:.2g}", f"--lr {f.most_lr:.2g}"
-        ),
-        lambda f: f"lr <= 1 / (L sqrt(tau_max tau_C)): {_curved(f)}",
-    ),
-    Rule(
-        "step size",
         lambda f: "smoothness" in f.step_rule.inputs,
-        lambda f: (f"keep lr {f.config.top_lr:g}", ""),
-        lambda f: f"it is below 1 / (L sqrt(tau_max tau_C)) = {f.most_lr:.2g}: {_curved(f)}",
+        lambda f: (
+            (f"lower lr from {f.config.top_lr:g} to {f.most_lr:.2g}", f"--lr {f.most_lr:.2g}")
+            if f.config.top_lr > f.most_lr
+            else (f"keep lr {f.config.top_lr:g}", "")
+        ),
+        lambda f: f"lr <= 1 / (L sqrt(tau_max tau_C)) = {f.most_lr:.2g}: {_curved(f)}",
     ),
     Rule(
         "predicted reads",
-        lambda f: f.late,
+        lambda f: f.lock_free is not None,
         lambda f: (
             (f"keep predict={f.config.prediction}", "")
             if f.config.prediction != "none"
@@ -348,39 +321,28 @@ RULES: tuple[Rule[Evidence, tuple[str, str]], ...] = (
             if f.config.shares_moments
             else ("use predict=own", "--predict own")
         ),
-        lambda f: f"a step is {f.lag.mean:.2g} updates old on average when it is added; a read at "
-        "predicted parameters, by their last movement, makes up for a part of that",
+        lambda f: f"{_late(f)}; a read at predicted parameters, by their last movement, makes up "
+        "for a part of that",
     ),
     Rule(
         "moments",
-        lambda f: f.shares_moments is not None
-        and not (isinstance(f.optimizer, Sharing) and f.optimizer.shares_by_itself),
-        lambda f: (f"keep moments={'shared' if f.shares_moments else 'private'}", ""),
-        lambda f: f"{MOMENTS}; no measurement compares them for {f.optimizer.title}",
-    ),
-    Rule(
-        "moments",
-        lambda f: f.shares_moments is not None,
-        lambda f: (
-            ("keep moments=shared", "")
-            if f.shares_moments
-            else ("use moments=shared, predict=last", "--moments shared --predict last")
-        ),
-        lambda f: f"a step is {f.lag.mean:.2g} updates old on average when it is added; with "
-        "moments of all workers' gradients, the last step of any worker is the best guess of the "
-        f"next one; {MOMENTS}",
+        lambda f: f.could_share_moments,
+        lambda f: ("use moments=shared, predict=last", "--moments shared --predict last"),
+        lambda f: f"{_late(f)}; with moments of all workers' gradients, the last step of any "
+        "worker is the best guess of the next one; they save memory, and cost traffic between "
+        "cores, as every step writes them under the parameters' locks",
     ),
     Rule(
         "synchronous start",
-        lambda f: f.starts_late and _cosine(f) >= FRESH,
+        lambda f: f.starts_late and f.cosine >= FRESH,
         lambda f: ("not needed: stale gradients are good here", ""),
         _ageing,
     ),
     Rule(
         "freshness",
-        lambda f: f.starts_late and f.trained and _cosine(f) < FRESH,
+        lambda f: f.starts_late and f.trained and f.cosine < FRESH,
         lambda f: ("fewer workers, or a smaller lr, would make more of each gradient", ""),
-        lambda f: f"{_ageing(f)}, with full steps of lr {f.config.top_lr:g}",
+        _ageing,
     ),
     Rule(
         "synchronous start",
@@ -389,36 +351,24 @@ RULES: tuple[Rule[Evidence, tuple[str, str]], ...] = (
             ("a longer warm-up, as the other options leave no synchronous start", "")
             if not f.may_start_in_sync
             else ("train the first part in sync", "--async-after 0.1")
-            if _cosine(f) < TURNED
+            if f.cosine < TURNED
             else ("train the first part in sync if every bit of loss counts", "--async-after 0.05")
         ),
-        lambda f: f"{_ageing(f)}, with full steps of lr {f.config.top_lr:g}: gradients age "
-        "fastest at the start; warm-up (small first steps) helps, too",
-    ),
-    Rule(
-        "embedding",
-        lambda f: any(one.block.row_sparse for one in f.blocks),
-        lambda f: (
-            "nothing to do: only the rows of a batch are added to, each under its own lock", ""
-        ),
-        _rows,
-    ),
-    Rule(
-        "embedding",
-        lambda f: True,
-        lambda f: ("an embedding that is not tied to the head gets gradients in few rows", ""),
-        lambda f: f"a tied one gets gradients in every row from every batch; untied, {_rows(f)}",
+        lambda f: f"{_ageing(f)}: gradients age fastest at the start; warm-up (small first steps) "
+        "helps, too",
     ),
     Rule(
         "sparsified steps",
         lambda f: sparsify(f.config) != "none",
         lambda f: (
             f"{sparsify(f.config)} is sparse enough for the theory"
-            if f.widest.p_conf.high <= f.wanted_p_conf
+            if f.widest.high <= f.allowed_p_conf
             else f"{sparsify(f.config)} buys no sparsity that the theory could use",
             "",
         ),
-        _written,
+        lambda f: f"written parts of {f.widest.block.name} meet with probability "
+        f"{f.widest.p_conf:.3g} ({f.widest.low:.2g} to {f.widest.high:.2g}), and p_conf * tau <= "
+        f"1/2 at a lag of {max(1.0, f.lag.largest):g} needs {f.allowed_p_conf:.2g}",
     ),
     Rule(
         "sparsified steps",
@@ -429,20 +379,13 @@ RULES: tuple[Rule[Evidence, tuple[str, str]], ...] = (
             f"--sparsify topk:{_random_share(f):.1g}",
         ),
         lambda f: f"p_conf * tau <= 1/2 at a lag of {max(1.0, f.lag.largest):g} allows two steps "
-        f"to meet with probability {f.wanted_p_conf:.2g}, as random sets of that share of "
+        f"to meet with probability {f.allowed_p_conf:.2g}, as random sets of that share of "
         f"{f.widest.block.parameters:,} elements do (1 - exp(-F^2 n)); the largest elements of "
         "gradients are not random sets and meet more often: analyze with the same flag measures it",
     ),
     Rule(
         "disjoint blocks",
-        lambda f: getattr(f.config.strategy, "blocks", "") == "disjoint",
-        lambda f: ("nothing more is needed against conflicts between simultaneous updates", ""),
-        lambda f: "with blocks=disjoint no two workers write the same block at once, while the "
-        f"table is about whole updates; gradients are still {f.lag.mean:.2g} updates old",
-    ),
-    Rule(
-        "disjoint blocks",
-        lambda f: f.dense_share > OFTEN,
+        lambda f: f.dense_share > OFTEN and getattr(f.config.strategy, "blocks", "") != "disjoint",
         lambda f: (
             "worth a try against conflicts, but not against old gradients", "--blocks disjoint"
         ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -89,21 +89,14 @@ def analyze(target: Target, options: AnalyzeConfig, tell: TellStep) -> Analysis:
             shuffled[-REMEMBERED:] if target.checkpoint is not None else [],
         )
 
-    def counted(most: int) -> list[Ticket]:
-        return tickets(batches.n_tickets, min(most, batches.n_tickets), config.seed)
-
-    rows = conflicts.count_embedding(
+    counted = tickets(batches.n_tickets, min(options.batches, batches.n_tickets), config.seed)
+    rows = conflicts.count_rows(
         batches,
-        counted(options.batches),
+        counted,
         plan.model.vocab_size,
         plan.data.tokenizer,
-        lambda step: tell("rows of the embedding", step),
-    )
-    tables = conflicts.count_tables(
-        batches,
-        counted(min(options.batches, conflicts.MOST_OF_TABLES)),
         ngrams.of(plan.model),
-        lambda step: tell("rows of tables", step),
+        lambda step: tell("rows of the embedding", step),
     )
     lag = _lag(observed, target)
     largest = float(measured.norms.max())
@@ -113,8 +106,6 @@ def analyze(target: Target, options: AnalyzeConfig, tell: TellStep) -> Analysis:
         cores=machine.here().cores,
         trained=target.checkpoint is not None,
         blocks=measured.blocks,
-        embedding=rows,
-        tables=tuple(tables),
         lag=lag,
         observed=observed,
         stale_gradients=stale_gradients,
@@ -141,6 +132,7 @@ def analyze(target: Target, options: AnalyzeConfig, tell: TellStep) -> Analysis:
         largest_gradient=largest,
         smoothness=smoothness,
         evidence=evidence,
+        rows=tuple(rows),
         advice=tuple(advise(evidence)),
         notes=tuple(notes),
         seconds=time.monotonic() - began,
@@ -162,7 +154,7 @@ def facts(config: TrainConfig, write: str) -> Facts:
 
 
 def bounds_of(
-    blocks: tuple[conflicts.BlockConflicts, ...],
+    blocks: Sequence[conflicts.BlockConflicts],
     *,
     updates: int,
     lag: Lag,
@@ -174,28 +166,29 @@ def bounds_of(
 
     Args:
         blocks: measured conflicts.
-        updates: of an epoch.
+        updates: of an epoch, |E|: an example of the theory is one update.
         lag: staleness.
         largest_gradient: M, the length of the longest gradient in the sample; a lower bound.
         smoothness: L, the fastest change of a sampled gradient; a lower bound near the parameters.
         facts: on the model and its training.
     """
+    tau, constants = lag.largest, {"c": 0.0, "L": smoothness, "M": largest_gradient}
     for one in blocks:
-        yield from bounds.of_block(
-            one.block.name,
-            facts,
-            n=one.block.parameters,
-            updates=updates,
-            tau=lag.largest,
-            p_conf=one.p_conf.value,
-            omega=one.omega.value,
-            rho=one.rho.value,
-            delta=one.delta.value,
-            smoothness=smoothness,
-            largest_gradient=largest_gradient,
-        )
-    lags = {"tau_concurrency": lag.mean, "tau_max": lag.largest}
+        # Every update touches something, so neither share is 0, even if it is in the sample.
+        rho, delta = max(one.rho, 1 / updates), max(one.delta, 1 / updates)
+        here, sizes = replace(facts, delta=delta), {"rho": rho, "delta": delta}
+        for name, more in {
+            "proposition 4.1": {"omega": one.omega, **sizes, **constants},
+            "penalty": {"omega": one.omega, **sizes},
+            "near-serial": {"omega": one.omega, **sizes},
+            "n^(1/4)": {"n": one.block.parameters, **sizes},
+            "perturbed iterate": {
+                "n_examples": updates, "mean_degree": one.p_conf * (updates - 1),
+            },
+        }.items():  # fmt: skip
+            yield bounds.apply(name, here, one.block.name, tau=tau, **more)
     known = {"smoothness": smoothness} if smoothness else {}
+    lags = {"tau_concurrency": lag.mean, "tau_max": lag.largest}
     yield bounds.apply("step for dense problems", facts, **lags, **known)
 
 

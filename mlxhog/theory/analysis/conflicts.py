@@ -8,7 +8,7 @@ tables of n-grams are counted, exactly: a batch looks up those of its text and m
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,15 +23,7 @@ from mlxhog.report.views import Tell
 from mlxhog.theory.analysis import FEWEST, sampling
 from mlxhog.theory.analysis.sampling import Block, Subject, Ticket
 from mlxhog.theory.hypergraph import Hypergraph
-from mlxhog.theory.supports import (
-    CONFIDENCE,
-    Estimate,
-    Supports,
-    estimate_delta,
-    estimate_omega,
-    estimate_p_conf,
-    estimate_rho,
-)
+from mlxhog.theory.supports import CONFIDENCE, Supports
 
 BITMAP_BYTES = 1 << 30
 """Memory that bitmaps may take."""
@@ -50,15 +42,19 @@ class BlockConflicts:
         rho: largest share of the batches that one batch shares an element with.
         delta: share of the batches that touch the busiest element.
         p_conf: probability that two batches share an element.
+        low: lower end of the interval of p_conf.
+        high: its upper end.
         mean: elements that an update touches, on average.
         untouched: elements that no sampled update touched.
     """
 
     block: Block
-    omega: Estimate
-    rho: Estimate
-    delta: Estimate
-    p_conf: Estimate
+    omega: int
+    rho: float
+    delta: float
+    p_conf: float
+    low: float
+    high: float
     mean: float
     untouched: int
 
@@ -66,36 +62,33 @@ class BlockConflicts:
     def of(cls, block: Block, supports: Supports) -> BlockConflicts:
         """Estimate all quantities from some supports."""
         return cls(
-            block=block,
-            omega=estimate_omega(supports),
-            rho=estimate_rho(supports),
-            delta=estimate_delta(supports),
-            p_conf=estimate_p_conf(supports),
-            mean=float(supports.sizes().mean()),
+            block,
+            supports.omega,
+            supports.rho,
+            supports.delta,
+            supports.p_conf,
+            *supports.p_conf_interval,
+            mean=float(supports.sizes.mean()),
             untouched=int(np.count_nonzero(supports.counts == 0)),
         )
 
     @property
     def dense(self) -> bool:
         """Whether all sampled updates touched one element, so that any two met."""
-        return self.delta.value == 1.0 and self.p_conf.value == 1.0
+        return self.delta == 1.0 and self.p_conf == 1.0
 
     def to_json(self, updates: int) -> dict[str, Any]:
-        """Return the values, and the intervals below `intervals`; an epoch has some updates."""
-        names = ("omega", "rho", "delta", "p_conf")
+        """Return the values, and the interval of p_conf; an epoch has some updates."""
+        names = ("omega", "rho", "delta", "p_conf", "mean", "untouched")
         return {
             "name": self.block.name,
             "parameters": self.block.parameters,
-            **{name: getattr(self, name).value for name in names},
-            "mean_conflict_degree": self.p_conf.value * (updates - 1),
+            **{name: getattr(self, name) for name in names},
+            "mean_conflict_degree": self.p_conf * (updates - 1),
             "updates_per_epoch": updates,
-            "mean": self.mean,
-            "untouched": self.untouched,
             "row_sparse": self.block.row_sparse,
             "cell": self.block.cell,
-            "intervals": {
-                name: asdict(getattr(self, name)) | {"confidence": CONFIDENCE} for name in names
-            },
+            "intervals": {"p_conf": {"low": self.low, "high": self.high, "confidence": CONFIDENCE}},
         }
 
 
@@ -282,10 +275,15 @@ class RowConflicts:
         )
 
 
-def count_embedding(
-    batches: Batches, tickets: Sequence[Ticket], rows: int, tokenizer: Tokenizer, tell: Tell
-) -> RowConflicts:
-    """Count the rows of the embedding that batches look up."""
+def count_rows(
+    batches: Batches,
+    tickets: Sequence[Ticket],
+    rows: int,
+    tokenizer: Tokenizer,
+    tables: NgramTables | None,
+    tell: Tell,
+) -> Iterator[RowConflicts]:
+    """Count the rows of the embedding that batches look up, then those of every table."""
     edges = []
     for number, ticket in enumerate(tickets):
         if number % _TELL_EVERY == 0:
@@ -293,21 +291,15 @@ def count_embedding(
         batch = batches.at(*ticket)
         read = batch.behind_context()[0] if batch.frozen else batch
         edges.append(np.unique(read.x))
-    return RowConflicts.of("embedding", rows, edges, tokenizer)
-
-
-def count_tables(
-    batches: Batches, tickets: Sequence[Ticket], tables: NgramTables | None, tell: Tell
-) -> Iterator[RowConflicts]:
-    """Count the rows that batches touch in every table; nothing for a model without tables."""
+    yield RowConflicts.of("embedding", rows, edges, tokenizer)
     if tables is None:
         return
-    counted = [tables.rows_of(batches.at(*ticket).x) for ticket in tickets]
+    some = tickets[:: -(-len(tickets) // MOST_OF_TABLES)]
+    counted = [tables.rows_of(batches.at(*ticket).x) for ticket in some]
     for order, (name, spec) in zip(tables.orders, tables.specs.items(), strict=True):
         tell(name)
-        yield RowConflicts.of(
-            str(order), spec.shape[0], [np.unique(rows[name]) for rows in counted]
-        )
+        touched = [np.unique(one[name]) for one in counted]
+        yield RowConflicts.of(str(order), spec.shape[0], touched)
 
 
 def token_name(tokenizer: Tokenizer, token: int) -> str:

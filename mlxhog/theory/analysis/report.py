@@ -10,7 +10,7 @@ from mlxhog.base.quantities import format_count
 from mlxhog.report.charts import LIGHT, blank, png, style, title
 from mlxhog.report.table import AnswerNote, Section
 from mlxhog.theory.analysis.advice import Advice, Evidence, verdict
-from mlxhog.theory.analysis.conflicts import BlockConflicts, ConflictMeasurement
+from mlxhog.theory.analysis.conflicts import BlockConflicts, ConflictMeasurement, RowConflicts
 from mlxhog.theory.bounds import WHOLE, Bound
 
 
@@ -30,6 +30,7 @@ class Analysis:
         largest_gradient: M, of the theorems.
         smoothness: L.
         evidence: the other measurements, and the theorems' bounds.
+        rows: that batches look up, of the embedding and then of tables of n-grams.
         advice: recommendations.
         notes: remarks for the user.
         seconds: that the analysis took.
@@ -46,6 +47,7 @@ class Analysis:
     largest_gradient: float
     smoothness: float
     evidence: Evidence
+    rows: tuple[RowConflicts, ...]
     advice: tuple[Advice, ...]
     notes: tuple[str, ...]
     seconds: float
@@ -63,8 +65,8 @@ class Analysis:
             "sequences_per_update": self.sequences,
             "seq_len": self.seq_len,
             "blocks": [one.to_json(self.updates_per_epoch) for one in self.measured.blocks],
-            "embedding": asdict(evidence.embedding),
-            "tables": [asdict(one) for one in evidence.tables],
+            "embedding": asdict(self.rows[0]),
+            "tables": [asdict(one) for one in self.rows[1:]],
             "gradients": {
                 "mean_loss": float(self.measured.losses.mean()),
                 "mean_norm": float(self.measured.norms.mean()),
@@ -111,7 +113,7 @@ def sections(analysis: Analysis, *, everything: bool) -> Iterator[Section]:
         yield Section("advice", notes=[*advice, where])
         return
     yield _conflicts_section(analysis.measured.blocks)
-    yield from _rows_sections(analysis.evidence)
+    yield from _rows_sections(analysis.rows)
     yield _staleness_section(analysis.evidence)
     yield _theorems_section(analysis)
     yield Section("advice", notes=advice)
@@ -122,9 +124,9 @@ def _conflicts_section(blocks: Sequence[BlockConflicts]) -> Section:
         (
             f"{one.block.name} {one.block.cell or ''}".rstrip(),
             f"{one.block.parameters:,}",
-            f"{one.omega.value:,.0f} ({one.omega.value / one.block.parameters:.0%})",
-            *(f"{each.value:.3g}" for each in (one.delta, one.rho, one.p_conf)),
-            f"{one.p_conf.low:.2f}-{one.p_conf.high:.2f}",
+            f"{one.omega:,} ({one.omega / one.block.parameters:.0%})",
+            *(f"{each:.3g}" for each in (one.delta, one.rho, one.p_conf)),
+            f"{one.low:.2f}-{one.high:.2f}",
         )
         for one in blocks
     ]
@@ -152,8 +154,8 @@ def _conflicts_section(blocks: Sequence[BlockConflicts]) -> Section:
     return Section("do two updates meet? elements that updates touch", header, rows, notes)
 
 
-def _rows_sections(evidence: Evidence) -> Iterator[Section]:
-    rows = evidence.embedding
+def _rows_sections(counted: Sequence[RowConflicts]) -> Iterator[Section]:
+    rows, *tables = counted
     yield Section(
         f"rows of the embedding that a batch looks up, counted over {rows.batches:,} batches",
         ("hottest", "id", "in batches"),
@@ -165,24 +167,19 @@ def _rows_sections(evidence: Evidence) -> Iterator[Section]:
             "never touched",
         ],
     )
-    if evidence.tables:
-        table = [
-            (
-                one.name,
-                f"{one.rows:,}",
-                f"{one.omega:,}",
-                *(f"{share:.4g}" for share in (one.delta, one.rho, one.p_conf)),
-                f"{one.shared:.1%}",
-                f"{one.never:,}",
-            )
-            for one in evidence.tables
-        ]
+    if tables:
+        shares = [(one.delta, one.rho, one.p_conf) for one in tables]
+        cells = [
+            (one.name, f"{one.rows:,}", f"{one.omega:,}", *(f"{share:.4g}" for share in three),
+             f"{one.shared:.1%}", f"{one.never:,}")
+            for one, three in zip(tables, shares, strict=True)
+        ]  # fmt: skip
         header = ("order", "rows", "Omega", "Delta", "rho", "p_conf", "shared", "never touched")
         note = (
-            f"counted in rows, over {evidence.tables[0].batches:,} batches; shared: the part of "
-            "its rows that a batch has in common with the next"
+            f"counted in rows, over {tables[0].batches:,} batches; shared: the part of its rows "
+            "that a batch has in common with the next"
         )
-        yield Section("tables of n-grams: do two updates meet?", header, table, [note])
+        yield Section("tables of n-grams: do two updates meet?", header, cells, [note])
 
 
 def _staleness_section(evidence: Evidence) -> Section:
@@ -215,7 +212,7 @@ def _staleness_section(evidence: Evidence) -> Section:
         "cosine of a batch's gradient with that of the same batch some updates later (steps of "
         f"full lr): {cosines}"
     )
-    if evidence.tables:
+    if any(one.table_cosine is not None for one in evidence.stale_gradients):
         of_tables = ", ".join(
             f"{one.lag}: {one.table_cosine:.2f}" for one in evidence.stale_gradients
         )
@@ -290,16 +287,12 @@ def plots(analysis: Analysis) -> Iterator[tuple[str, bytes]]:
         figure = blank(LIGHT, 6.0, 3.6)
         axes = figure.subplots()
         style(axes, LIGHT)
-        shares = (one.p_conf, one.delta, one.rho)
-        values = [each.value for each in shares]
-        below = [max(0.0, each.value - each.low) for each in shares]
-        above = [max(0.0, each.high - each.value) for each in shares]
-        axes.errorbar(range(3), values, yerr=[below, above], fmt="o", color=LIGHT.inks[0],
-                      capsize=3)  # fmt: skip
+        axes.plot(range(3), (one.p_conf, one.delta, one.rho), "o", color=LIGHT.inks[0])
+        axes.vlines(0, one.low, one.high, color=LIGHT.inks[0])
         touched = one.mean / one.block.parameters
         axes.bar([3], [touched], color=LIGHT.inks[2], width=0.4)
         axes.set_xticks(range(4), ("p_conf", "Delta", "rho", "elements of an update"))
         axes.set_ylim(-0.03, 1.05)
-        axes.set_ylabel("share, with 95 % intervals")
+        axes.set_ylabel("share, p_conf with its 95 % interval")
         title(axes, LIGHT, f"{one.block.name}: {one.block.parameters:,} parameters")
         yield f"block-{one.block.name.replace(' ', '-')}", png(figure)

@@ -168,18 +168,14 @@ def _commands(run: Run) -> list[dict[str, Any]]:
     for line in run.read_metrics():
         if not line.get("step"):
             continue
-        if last and _same_command(last[-1], line):
-            last.pop()
+        if last:
+            before = last[-1]
+            same = before.get("supervisor_pid") == line.get("supervisor_pid")
+            rises = [line.get(name, 0) >= before.get(name, 0) for name in ("step", "elapsed_s")]
+            if same and all(rises):
+                last.pop()
         last.append(line)
     return last
-
-
-def _same_command(before: Mapping[str, Any], line: Mapping[str, Any]) -> bool:
-    return (
-        before.get("supervisor_pid") == line.get("supervisor_pid")
-        and line["step"] >= before["step"]
-        and line.get("elapsed_s", 0.0) >= before.get("elapsed_s", 0.0)
-    )
 
 
 def _summaries(

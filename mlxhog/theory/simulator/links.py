@@ -4,9 +4,8 @@ Each machine trains its own copy of the parameters lock-free. By the clock, the 
 what their copies moved since their last common parameters, and each adds the result to its copy
 while its workers go on:
 
-    D      = sum over m of n_m (theta_s - theta_m) / sum of n_m      n_m: gradients in the movement
-    theta_s' = theta_s - outer_lr (D + outer_momentum v)             the outer step of DiLoCo
-    theta_m += theta_s' - theta_m as it was read
+    theta_s  = sum over m of n_m theta_m / sum of n_m      n_m: gradients in the movement
+    theta_m += theta_s - theta_m as it was read
 
 A ring all-reduce over M machines has 2 (M - 1) stages, each of which carries an M-th of the bytes
 (Patarasuk and Yuan 2009, Bandwidth Optimal All-reduce Algorithms for Clusters of Workstations).
@@ -16,15 +15,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar, Self
 
 from mlxhog.base.quantities import parse_duration_s
 from mlxhog.errors import ConfigError
 from mlxhog.theory.simulator.schemes import Scheme
-from mlxhog.theory.simulator.workers import Behaviour, Phase, SharedState, Start, WorkerContext
+from mlxhog.theory.simulator.workers import Behaviour, Phase, SharedState, WorkerContext
 
 FORM = "RATE or RATE:LATENCY, such as 100Mbit:50ms or 1Gbit"
 _RATE = re.compile(r"(\d+(?:\.\d+)?)(k|M|G)bit(?:/s)?", re.IGNORECASE)
@@ -102,21 +100,6 @@ def sent_bytes(n_bytes: float, machines: int) -> float:
 
 
 @dataclass(frozen=True)
-class LinkUse:
-    """What rounds did with the links in some time.
-
-    Attributes:
-        rounds: that ended.
-        bytes_per_s: that each machine sends, on average.
-        share: of the time in which a round is under way.
-    """
-
-    rounds: int
-    bytes_per_s: float
-    share: float
-
-
-@dataclass(frozen=True)
 class ClusterRounds(Scheme):
     """Lock-free workers on several machines, whose copies meet in rounds by the clock.
 
@@ -154,25 +137,24 @@ class ClusterRounds(Scheme):
         """Return the beginning of the round after one; a long round delays it."""
         return max(begin_s + self.round_every_s, begin_s + self.round_s)
 
-    def use(self, seconds: float) -> LinkUse:
-        """Return the use of the links from the start on."""
+    def use(self, seconds: float) -> dict[str, float]:
+        """Return what rounds did with the links from the start on.
+
+        `rounds` that ended, `bytes_per_s` that each machine sends on average, and the `share` of
+        the time in which a round is under way.
+        """
         begins, begin_s = list[float](), self.round_every_s
         while begin_s < seconds:
             begins.append(begin_s)
             begin_s = self.next_round(begin_s)
         ended = sum(begin_s + self.round_s <= seconds for begin_s in begins)
-        return LinkUse(
-            rounds=ended,
-            bytes_per_s=ended * sent_bytes(self.round_bytes, self.machines) / seconds,
-            share=sum(min(one + self.round_s, seconds) - one for one in begins) / seconds,
-        )
+        return {
+            "rounds": ended,
+            "bytes_per_s": ended * sent_bytes(self.round_bytes, self.machines) / seconds,
+            "share": sum(min(one + self.round_s, seconds) - one for one in begins) / seconds,
+        }
 
-    def start(self, workers: Sequence[WorkerContext]) -> list[Start]:
-        """Return the behaviour of each worker.
-
-        Raises:
-            ConfigError: the workers cannot be divided.
-        """
+    def _behaviour(self, workers: Sequence[WorkerContext]) -> Callable[[WorkerContext], Behaviour]:
         if self.machines < 1 or len(workers) % self.machines:
             raise ConfigError(
                 f"{self.machines} machines with {len(workers)} workers: wanted a number of "
@@ -200,7 +182,7 @@ class ClusterRounds(Scheme):
                 copies.versions[own] += 1
                 copies.gradients[own] += 1
 
-        return [partial(behaviour, worker) for worker in workers]
+        return behaviour
 
 
 class _Copies:

@@ -1,7 +1,7 @@
-"""Small objectives with known minima, and the parameters that simulated updates move.
+"""A small objective with a known minimum, and the parameters that simulated updates move.
 
-They show the cost of a schedule in updates; times alone give only the number of updates. The
-quadratic and the logistic loss are convex, unlike the loss of a neural network.
+It shows the cost of a schedule in updates; times alone give only their number. It is convex, unlike
+the loss of a neural network.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,19 +16,6 @@ from numpy.typing import NDArray
 from mlxhog.errors import DataError
 
 Float64 = NDArray[np.float64]
-
-
-class Objective(Protocol):
-    """A function to minimise by the gradients of random samples."""
-
-    def start(self) -> Float64:
-        """Return the initial parameters, (d,)."""
-
-    def gradient(self, x: Float64, rng: np.random.Generator, rank: int) -> Float64:
-        """Return an unbiased gradient at x, (d,), of a sample that a worker draws."""
-
-    def excess(self, x: Float64) -> float:
-        """Return the distance of the objective from its minimum."""
 
 
 @dataclass(frozen=True)
@@ -63,83 +49,6 @@ class Quadratic:
         return float(0.5 * (self.h * x) @ x)
 
 
-@dataclass(frozen=True)
-class SparseLogistic:
-    """Logistic regression with an L2 penalty on random examples that have few features each.
-
-    Attributes:
-        examples: n.
-        features: d.
-        nonzeros: features of each example, 1 to d.
-        penalty: lambda of lambda/2 |x|^2.
-        seed: of the data.
-    """
-
-    examples: int
-    features: int
-    nonzeros: int
-    penalty: float = 1e-3
-    seed: int = 0
-
-    @cached_property
-    def _data(self) -> tuple[NDArray[np.int64], Float64, Float64]:
-        """Features (n, k), their values (n, k), labels of -1 or 1 (n,)."""
-        rng = np.random.default_rng(self.seed)
-        shape = (self.examples, self.nonzeros)
-        keys = rng.random((self.examples, self.features))
-        index = np.argpartition(keys, self.nonzeros - 1, axis=1)[:, : self.nonzeros]
-        values = rng.standard_normal(shape) / np.sqrt(self.nonzeros)
-        truth = 3.0 * rng.standard_normal(self.features)
-        odds = 1 / (1 + np.exp(-(values * truth[index]).sum(axis=1)))
-        return index, values, np.where(rng.random(self.examples) < odds, 1.0, -1.0)
-
-    @cached_property
-    def _spread(self) -> Float64:
-        """One over the share of the examples that have each feature."""
-        counts = np.bincount(self._data[0].ravel(), minlength=self.features)
-        return self.examples / np.maximum(counts, 1)
-
-    @cached_property
-    def _minimum(self) -> float:
-        """The minimum, by L-BFGS on the whole data set."""
-        from scipy.optimize import minimize
-
-        index, values, labels = self._data
-
-        def slope(x: Float64) -> Float64:
-            margins = labels * (values * x[index]).sum(axis=1)
-            weights = -labels / (1 + np.exp(margins)) / self.examples
-            grad = self.penalty * x
-            np.add.at(grad, index.ravel(), (weights[:, None] * values).ravel())
-            return grad
-
-        return float(minimize(self._value, self.start(), jac=slope, method="L-BFGS-B").fun)
-
-    def start(self) -> Float64:
-        """Return zeros, (d,)."""
-        return np.zeros(self.features)
-
-    def gradient(self, x: Float64, rng: np.random.Generator, rank: int) -> Float64:
-        """Return that of one example; the penalty is spread over the examples with a feature."""
-        index, values, labels = self._data
-        k = int(rng.integers(self.examples))
-        rows = index[k]
-        margin = labels[k] * (values[k] @ x[rows])
-        sparse = np.zeros(self.features)
-        sparse[rows] = -labels[k] * values[k] / (1 + np.exp(margin))
-        sparse[rows] += self.penalty * x[rows] * self._spread[rows]
-        return sparse
-
-    def _value(self, x: Float64) -> float:
-        index, values, labels = self._data
-        margins = labels * (values * x[index]).sum(axis=1)
-        return float(np.logaddexp(0, -margins).mean() + 0.5 * self.penalty * x @ x)
-
-    def excess(self, x: Float64) -> float:
-        """Return the distance of the objective from its minimum."""
-        return self._value(x) - self._minimum
-
-
 # -- parameters that updates move ------------------------------------------------------------------
 
 LOOKS = 10
@@ -162,21 +71,17 @@ class Learner:
         seed: of the samples.
         target: excess at which training ends, as the mean of ten looks; None for no target.
         every: updates between two looks at the excess.
-        outer_lr: step size of an outer loop; 1 sets the replicas to their mean.
-        outer_momentum: Nesterov momentum of an outer loop.
         course: (seconds, gradients, excess) at every look.
         reached: seconds and gradients at which the excess fell to the target; None until then.
         diverged: whether the excess has grown a thousandfold, which ends training.
         params: by replica, `SHARED` among them.
     """
 
-    objective: Objective
+    objective: Quadratic
     lr: float
     seed: int = 0
     target: float | None = None
     every: int = 1
-    outer_lr: float = 1.0
-    outer_momentum: float = 0.0
     course: list[tuple[float, int, float]] = field(default_factory=list)
     reached: tuple[float, int] | None = None
     diverged: bool = False
@@ -189,7 +94,6 @@ class Learner:
         self._rng = np.random.default_rng([self.seed, 3])
         self.params = {SHARED: self.objective.start()}
         self._read: dict[int, Float64] = {}  # by rank of the worker
-        self._velocity = np.zeros_like(self.params[SHARED])
         self._updates = 0
         self._sent: dict[int, Float64] = {}
 
@@ -219,37 +123,26 @@ class Learner:
             self.params[key] = self.params[SHARED].copy()
 
     def merge(self, keys: Sequence[int]) -> None:
-        """Make an outer step on the mean of some replicas, and set all replicas to the result.
-
-        v <- beta v + D; x <- x - lr (D + beta v), D the mean distance of these replicas from x.
-        Source: Douillard et al. 2023, arXiv:2311.08105.
-        """
-        self._outer(self.params[SHARED] - np.mean([self.params[key] for key in keys], axis=0))
-        for key in self.params:
-            if key != SHARED:
-                self.params[key] = self.params[SHARED].copy()
+        """Set all replicas to the mean of some."""
+        mean = np.mean([self.params[key] for key in keys], axis=0)
+        self.params = {key: mean.copy() for key in self.params}
 
     def send(self) -> None:
         """Read all replicas for a round."""
         self._sent = {key: x.copy() for key, x in self.params.items() if key != SHARED}
 
     def receive(self, gradients: Mapping[int, int]) -> None:
-        """Make an outer step on the mean of what was sent, and add its result to the replicas.
+        """Add to each replica the way from what it sent to the mean of what was sent.
 
         Args:
             gradients: of each replica in its movement, which weigh it; 0 for all is no step.
         """
         if not sum(gradients.values()):
             return
-        gone = [self.params[SHARED] - self._sent[key] for key in gradients]
-        self._outer(np.average(gone, axis=0, weights=list(gradients.values())))
+        sent = [self._sent[key] for key in gradients]
+        self.params[SHARED] = np.average(sent, axis=0, weights=list(gradients.values()))
         for key in gradients:
             self.params[key] += self.params[SHARED] - self._sent[key]
-
-    def _outer(self, gone: Float64) -> None:
-        self._velocity = self.outer_momentum * self._velocity + gone
-        step = gone + self.outer_momentum * self._velocity
-        self.params[SHARED] = self.params[SHARED] - self.outer_lr * step
 
     def note(self, seconds: float, gradients: int) -> None:
         """Count an update, and look at the excess after each `every`."""

@@ -6,7 +6,7 @@ No worker waits for one that has died or finished.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -29,8 +29,17 @@ class Scheme(ABC):
     strategy: ClassVar[str]
 
     @abstractmethod
+    def _behaviour(self, workers: Sequence[WorkerContext]) -> Callable[[WorkerContext], Behaviour]:
+        """Return the behaviour that a worker begins when it joins.
+
+        Raises:
+            ConfigError: the scheme's numbers do not fit the workers.
+        """
+
     def start(self, workers: Sequence[WorkerContext]) -> list[Start]:
         """Return the behaviour of each worker, to be begun when it joins."""
+        behaviour = self._behaviour(workers)
+        return [partial(behaviour, worker) for worker in workers]
 
     def to_json(self) -> dict[str, Any]:
         """Return name and parameters, for the inputs of a prediction."""
@@ -81,19 +90,14 @@ class Hogwild(Scheme):
 
     strategy: ClassVar[str] = "hogwild"
 
-    def start(self, workers: Sequence[WorkerContext]) -> list[Start]:
-        """Return the behaviour of each worker."""
-
+    def _behaviour(self, workers: Sequence[WorkerContext]) -> Callable[[WorkerContext], Behaviour]:
         def behaviour(worker: WorkerContext) -> Behaviour:
             for _ in worker.steps():
-                read = worker.look()
-                yield worker.exchange()
-                yield worker.read()
-                yield worker.compute()
+                read = yield from worker.gradient()
                 yield worker.add()
                 worker.apply(read)
 
-        return [partial(behaviour, worker) for worker in workers]
+        return behaviour
 
 
 @dataclass(frozen=True)
@@ -109,12 +113,7 @@ class Locked(Scheme):
     strategy: ClassVar[str] = "locked"
     scope: str = "apply"
 
-    def start(self, workers: Sequence[WorkerContext]) -> list[Start]:
-        """Return the behaviour of each worker.
-
-        Raises:
-            ConfigError: there is no such scope.
-        """
+    def _behaviour(self, workers: Sequence[WorkerContext]) -> Callable[[WorkerContext], Behaviour]:
         if self.scope not in ("apply", "step"):
             raise ConfigError(f"a lock of scope {self.scope!r}: wanted apply or step")
         whole, queue = self.scope == "step", list[int]()
@@ -125,10 +124,7 @@ class Locked(Scheme):
                 if whole:
                     queue.append(worker.rank)
                     yield take
-                read = worker.look()
-                yield worker.exchange()
-                yield worker.read()
-                yield worker.compute()
+                read = yield from worker.gradient()
                 if not whole:
                     queue.append(worker.rank)
                     yield take
@@ -136,7 +132,7 @@ class Locked(Scheme):
                 worker.apply(read)
                 queue.pop(0)
 
-        return [partial(behaviour, worker) for worker in workers]
+        return behaviour
 
 
 @dataclass(frozen=True)
@@ -145,34 +141,26 @@ class ParameterServer(Scheme):
 
     A worker that has pushed waits until its gradient is in the parameters, then pulls.
 
-    Attributes:
-        apply_s: seconds that the owner takes for one; None is the worker's own `apply_s`.
-
     Source: Dean et al. 2012, Large Scale Distributed Deep Networks (Downpour SGD).
     """
 
     strategy: ClassVar[str] = "async_ps"
-    apply_s: float | None = None
 
-    def start(self, workers: Sequence[WorkerContext]) -> list[Start]:
-        """Return the behaviour of each worker."""
+    def _behaviour(self, workers: Sequence[WorkerContext]) -> Callable[[WorkerContext], Behaviour]:
         arrived: list[int] = []
 
         def behaviour(worker: WorkerContext) -> Behaviour:
             my_turn = partial(_is_first, arrived, worker)
             for _ in worker.steps():
-                read = worker.look()
-                yield worker.exchange()
-                yield worker.read()
-                yield worker.compute()
+                read = yield from worker.gradient()
                 yield worker.copy()
                 arrived.append(worker.rank)
                 yield my_turn
-                yield worker.add() if self.apply_s is None else Phase(self.apply_s)
+                yield worker.add()
                 worker.apply(read)
                 arrived.pop(0)
 
-        return [partial(behaviour, worker) for worker in workers]
+        return behaviour
 
 
 @dataclass(frozen=True)
@@ -188,8 +176,7 @@ class RoundRobin(Scheme):
     strategy: ClassVar[str] = "round_robin"
     handover_s: float = 0.0
 
-    def start(self, workers: Sequence[WorkerContext]) -> list[Start]:
-        """Return the behaviour of each worker."""
+    def _behaviour(self, workers: Sequence[WorkerContext]) -> Callable[[WorkerContext], Behaviour]:
         last = [-1]
 
         def behaviour(worker: WorkerContext) -> Behaviour:
@@ -199,17 +186,14 @@ class RoundRobin(Scheme):
                 return min(following) == worker.rank
 
             for _ in worker.steps():
-                read = worker.look()
-                yield worker.exchange()
-                yield worker.read()
-                yield worker.compute()
+                read = yield from worker.gradient()
                 yield my_turn
                 yield Phase(self.handover_s)
                 yield worker.add()
                 worker.apply(read)
                 last[0] = worker.rank
 
-        return [partial(behaviour, worker) for worker in workers]
+        return behaviour
 
 
 @dataclass(frozen=True)
@@ -228,12 +212,7 @@ class SSP(Scheme):
     strategy: ClassVar[str] = "ssp"
     slack: int = 2
 
-    def start(self, workers: Sequence[WorkerContext]) -> list[Start]:
-        """Return the behaviour of each worker.
-
-        Raises:
-            ConfigError: the slack is negative.
-        """
+    def _behaviour(self, workers: Sequence[WorkerContext]) -> Callable[[WorkerContext], Behaviour]:
         if self.slack < 0:
             raise ConfigError(f"a slack of {self.slack}: wanted 0 or more")
 
@@ -250,14 +229,11 @@ class SSP(Scheme):
             may_read = near(worker)
             for _ in worker.steps():
                 yield may_read
-                read = worker.look()
-                yield worker.exchange()
-                yield worker.read()
-                yield worker.compute()
+                read = yield from worker.gradient()
                 yield worker.add()
                 worker.apply(read)
 
-        return [partial(behaviour, worker) for worker in workers]
+        return behaviour
 
 
 @dataclass(frozen=True)
@@ -280,12 +256,7 @@ class Sync(Scheme):
     round_s: float = 0.0
     by_speed: bool = False
 
-    def start(self, workers: Sequence[WorkerContext]) -> list[Start]:
-        """Return the behaviour of each worker.
-
-        Raises:
-            ConfigError: a round would wait for no worker.
-        """
+    def _behaviour(self, workers: Sequence[WorkerContext]) -> Callable[[WorkerContext], Behaviour]:
         if not 0 <= self.backups < len(workers):
             raise ConfigError(
                 f"{self.backups} backup workers of {len(workers)}: wanted 0 to {len(workers) - 1}, "
@@ -327,7 +298,7 @@ class Sync(Scheme):
                     state.apply(used[0], read, used)
                     state.wasted += n - len(used)
 
-        return [partial(behaviour, worker) for worker in workers]
+        return behaviour
 
 
 @dataclass(frozen=True)
@@ -352,12 +323,7 @@ class OuterLoop(Scheme):
     round_s: float = 0.0
     name: str = "local_sgd"
 
-    def start(self, workers: Sequence[WorkerContext]) -> list[Start]:
-        """Return the behaviour of each worker.
-
-        Raises:
-            ConfigError: the period is not positive, or the workers cannot be divided.
-        """
+    def _behaviour(self, workers: Sequence[WorkerContext]) -> Callable[[WorkerContext], Behaviour]:
         if self.period is not None and self.period < 1:
             raise ConfigError(f"an average every {self.period} steps: wanted 1 or more")
         count = len(workers) if self.replicas is None else self.replicas
@@ -400,4 +366,4 @@ class OuterLoop(Scheme):
                 if state.learner is not None:
                     state.learner.merge(sorted({1 + rank % count for rank in state.alive}))
 
-        return [partial(behaviour, worker) for worker in workers]
+        return behaviour

@@ -15,7 +15,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,44 +23,24 @@ from numpy.typing import NDArray
 from mlxhog.base.quantities import parse_duration_s, parse_number
 from mlxhog.errors import DataError, did_you_mean
 
-Successive = Callable[..., Iterator[float]]
 _DRAWN_AT_ONCE = 256
 
 
-@dataclass(frozen=True)
-class Form:
-    """A kind of times.
-
-    Attributes:
-        words: names of its numbers, as `parse` reads them.
-        times: how many of its numbers, the first ones, are times.
-        mean: expected time, from the numbers.
-        successive: yields one time after the other, without end, from a generator and the numbers.
-        inside: whether the other numbers are in their ranges.
-        wanted: these ranges, for people.
-    """
+class Form(NamedTuple):
+    """A kind of times, by its numbers, of which the first `times` are times."""
 
     words: str
     times: int
     mean: Callable[..., float]
-    successive: Successive
+    draw: Callable[..., Any]
+    """(rng, *numbers) -> many independent times, or an iterator of successive ones."""
     inside: Callable[..., bool] = lambda *numbers: True
     wanted: str = ""
 
 
-def _drawn(draw: Callable[..., NDArray[np.float64]]) -> Successive:
-    """Yield independent times, drawn many at once."""
-
-    def successive(rng: np.random.Generator, *numbers: float) -> Iterator[float]:
-        while True:
-            yield from draw(rng, _DRAWN_AT_ONCE, *numbers).tolist()
-
-    return successive
-
-
-def _lognormal(rng: np.random.Generator, size: int, mean: float, cv: float) -> NDArray[np.float64]:
+def _lognormal(rng: np.random.Generator, mean: float, cv: float) -> NDArray[np.float64]:
     variance = math.log1p(cv**2)
-    return mean * rng.lognormal(-variance / 2, math.sqrt(variance), size)
+    return mean * rng.lognormal(-variance / 2, math.sqrt(variance), _DRAWN_AT_ONCE)
 
 
 def _mean_of_spells(fast: float, slow: float, to_slow: float, to_fast: float) -> float:
@@ -85,31 +65,22 @@ def _recorded(rng: np.random.Generator, *seconds: float) -> Iterator[float]:
 
 
 FORMS = {
-    "constant": Form(
-        "TIME", 1, lambda time: time, _drawn(lambda rng, size, time: np.full(size, time))
-    ),
+    "constant": Form("TIME", 1, lambda time: time, lambda rng, time: np.full(1, time)),
     "exponential": Form(
-        "LEAST:MEAN_DELAY",
-        2,
-        lambda least, delay: least + delay,
-        _drawn(lambda rng, size, least, delay: least + delay * rng.standard_exponential(size)),
+        "LEAST:MEAN_DELAY", 2, lambda least, delay: least + delay,
+        lambda rng, least, delay: least + delay * rng.standard_exponential(_DRAWN_AT_ONCE),
     ),
     "lognormal": Form(
-        "MEAN:CV", 1, lambda mean, cv: mean, _drawn(_lognormal),
+        "MEAN:CV", 1, lambda mean, cv: mean, _lognormal,
         lambda cv: 0 <= cv < math.inf, "a CV of 0 or more",
     ),
     "pareto": Form(
-        "LEAST:SHAPE",
-        1,
-        lambda least, shape: least * shape / (shape - 1),
-        _drawn(lambda rng, size, least, shape: least * (1.0 + rng.pareto(shape, size))),
+        "LEAST:SHAPE", 1, lambda least, shape: least * shape / (shape - 1),
+        lambda rng, least, shape: least * (1.0 + rng.pareto(shape, _DRAWN_AT_ONCE)),
         lambda shape: 1 < shape < math.inf, "a SHAPE above 1, so that a mean exists",
     ),
     "markov": Form(
-        "FAST:SLOW:TO_SLOW:TO_FAST",
-        2,
-        _mean_of_spells,
-        _spells,
+        "FAST:SLOW:TO_SLOW:TO_FAST", 2, _mean_of_spells, _spells,
         lambda *chances: all(0 < one <= 1 for one in chances), "chances above 0, at most 1",
     ),
 }  # fmt: skip
@@ -159,11 +130,11 @@ class ComputeTime:
 
     def successive(self, rng: np.random.Generator) -> Iterator[float]:
         """Yield one time after the other, without end."""
-        times = self._form.successive(rng, *self.numbers)
         probability, factor = self.held_up
-        if not probability:
-            return times
-        return (one * (factor if rng.random() < probability else 1.0) for one in times)
+        while True:
+            drawn = self._form.draw(rng, *self.numbers)
+            for one in drawn.tolist() if isinstance(drawn, np.ndarray) else drawn:
+                yield one * (factor if probability and rng.random() < probability else 1.0)
 
     def scaled(self, factor: float) -> ComputeTime:
         """Every time multiplied by a factor: 2 for a worker half as fast."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mlxhog.base.quantities import format_bytes, parse_duration_s
@@ -15,7 +15,7 @@ from mlxhog.errors import ConfigError, DataError, did_you_mean
 from mlxhog.report.table import Section
 from mlxhog.theory.simulator import Event, Prediction, Simulation, simulate, times
 from mlxhog.theory.simulator.links import FLOAT_BYTES, FORM, ClusterRounds, Link, sent_bytes
-from mlxhog.theory.simulator.objectives import Learner, Objective, Quadratic, SparseLogistic
+from mlxhog.theory.simulator.objectives import Learner, Quadratic
 from mlxhog.theory.simulator.schemes import (
     SSP,
     Hogwild,
@@ -31,6 +31,7 @@ from mlxhog.theory.simulator.workers import Worker
 TARGET = 0.01
 """Share of the first excess at which a toy training ends."""
 
+BOWL = Quadratic(tuple(0.1 * 10 ** (k / 19) for k in range(20)), noise=0.3)
 RATES = tuple(2.0**-k for k in range(9))
 """Step sizes that a toy training tries, as multiples of the problem's largest."""
 
@@ -76,7 +77,7 @@ class SimulateConfig:
     objective: str = option(
         "none",
         "also train a small problem to 1 % of its first excess, at the best of nine step sizes",
-        choices=("none", "quadratic", "logistic"),
+        choices=("none", "quadratic"),
     )
     updates: int = option(5000, "gradients to simulate for each strategy", low=10, high=10_000_000)
     seed: int = option(0, "of the times", low=0)
@@ -405,14 +406,14 @@ def _row(
     )
     target_s = None
     if config.objective != "none":
-        target_s = best_time(workers, scheme, _objective(config), config, events)
+        target_s = best_time(workers, scheme, BOWL, config, events)
     use = scheme.use(prediction.seconds) if isinstance(scheme, ClusterRounds) else None
     return PredictedStrategy(
         name=name,
         prediction=prediction,
         target_s=target_s,
         sent_per_s=_sent_per_s(name, scheme, prediction, config),
-        rounds=None if use is None else asdict(use),
+        rounds=use,
     )
 
 
@@ -427,7 +428,7 @@ def _sent_per_s(
     once = sent_bytes(FLOAT_BYTES * config.params, config.machines)
     match scheme:
         case ClusterRounds():
-            return scheme.use(prediction.seconds).bytes_per_s
+            return scheme.use(prediction.seconds)["bytes_per_s"]
         case Sync():
             return prediction.updates_per_s * once
         case OuterLoop():
@@ -437,16 +438,10 @@ def _sent_per_s(
     return prediction.gradients_per_s / config.machines * FLOAT_BYTES * config.params
 
 
-def _objective(config: SimulateConfig) -> Objective:
-    if config.objective == "logistic":
-        return SparseLogistic(examples=2000, features=200, nonzeros=5, seed=config.seed)
-    return Quadratic(tuple(0.1 * 10 ** (k / 19) for k in range(20)), noise=0.3)
-
-
 def best_time(
     workers: Sequence[Worker],
     scheme: Scheme,
-    objective: Objective,
+    objective: Quadratic,
     config: SimulateConfig,
     events: Sequence[Event] = (),
 ) -> float:

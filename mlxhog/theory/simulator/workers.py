@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -177,6 +177,14 @@ class WorkerContext:
     def apply(self, read_version: int) -> None:
         """Count an update of this worker's own gradient."""
         self.state.apply(self.rank, read_version)
+
+    def gradient(self) -> Generator[Phase, None, int]:
+        """Read and compute; returns the version that was read."""
+        version = self.look()
+        yield self.exchange()
+        yield self.read()
+        yield self.compute()
+        return version
 
     def read(self) -> Phase:
         """Get a batch, and copy the parameters of this machine."""

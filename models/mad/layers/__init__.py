@@ -60,7 +60,7 @@ BUILT_IN: tuple[type[Any], ...] = (  # mixers first, then channel maps
     MoESwiGLU,
 )
 
-METHODS = ("param_spec", "forward", "reference")
+METHODS = ("param_spec", "forward")
 NUMBERS = (int, float, bool, str, int | None)
 EXAMPLE = "see examples/my_layer.py"
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 from typing import Self, cast
 
 from mlxhog.models.mad.layer import *
-from mlxhog.models.ops.reference.layers_numpy import attention, rope
 
 HEADS = 16  # heads of mad-lab's baselines, which are 128 wide
 NARROW_HEAD = 16  # width of a head of narrower models
@@ -154,25 +153,6 @@ class MHAttention(Layer):
         if window is not None:
             k, v = k[:, -(window + 1) :], v[:, -(window + 1) :]
         return y, (k, v, count)
-
-    def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
-        B, S, d = x.shape
-
-        def mapped(name: str, u: Float) -> Float:
-            y: Float = u @ p[f"{name}.weight"].T + p.get(f"{name}.bias", np.zeros(()))
-            return y
-
-        q, k, v = (
-            mapped(name, x).reshape(B, S, -1, d // self.heads_at(d))
-            for name in ("q_proj", "k_proj", "v_proj")
-        )
-        if self.qk_norm:
-            q = rms_norm(q, p["q_norm.weight"], cfg.norm_eps)
-            k = rms_norm(k, p["k_norm.weight"], cfg.norm_eps)
-        if self.rope:
-            q, k = rope(q, self.base), rope(k, self.base)
-        k, v = (np.repeat(y, self.shared(d), 2) for y in (k, v))
-        return mapped("out_proj", attention(q, k, v, window=self.window).reshape(B, S, d))
 
 
 @dataclass(frozen=True, kw_only=True)

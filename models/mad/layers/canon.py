@@ -38,10 +38,3 @@ class Canon(Layer):
         before = state and state[0]
         y, last = run.ops.causal_conv(x, p["conv.weight"], None, state=before, silu=False)
         return y, (last,)
-
-    def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
-        y = np.zeros_like(x)
-        for tap, weight in enumerate(p["conv.weight"][:, 0].T):
-            back = self.kernel - 1 - tap
-            y[:, back:] += weight * x[:, : x.shape[1] - back]
-        return y

@@ -16,7 +16,7 @@
 The transition of S has the eigenvalue 1 - beta in the direction of k. A beta above 1 makes it
 negative, which a linear recurrence needs to count modulo 2 at any length. A product of n
 generalised Householder matrices reaches any orthogonal matrix that moves at most n directions, so
-more of them track larger groups of permutations. A token is n positions of `delta_cell`, of which
+more of them track larger groups of permutations. A token is n positions of `recurrence`, of which
 the first decays and the last one has a query.
 
 Softplus of the bias begins log-uniform in 0.001 to 0.1, exp(A_log) uniform in 1 to 16.
@@ -73,17 +73,6 @@ class DeltaRule(Layer):
         q, k, v = (y.reshape(B, -1, self.heads, d // self.heads) for y in parts)
         return unit(ops, q, eps, q.shape[-1] ** -0.5), unit(ops, k, eps), v, conv
 
-    def query_key_value_float64(
-        self, p: Mapping[str, Float], x: Float, eps: float
-    ) -> tuple[Float, Float, Float]:
-        """Return q, k and v of whole sequences x (B, S, d), shapes as of `query_key_value`."""
-        B, _, d = x.shape
-        u, w = x @ p["qkv_proj.weight"].T, p["conv.weight"]
-        u, _, _ = causal_conv(u, w, np.zeros(len(w)), silu=True)
-        parts = np.split(u, [d, d + self.householders * d], axis=-1)
-        q, k, v = (y.reshape(B, -1, self.heads, d // self.heads) for y in parts)
-        return unit_float64(q, eps) / np.sqrt(q.shape[-1]), unit_float64(k, eps), v
-
 
 @dataclass(frozen=True, kw_only=True)
 class _Delta(DeltaRule):
@@ -127,36 +116,14 @@ class _Delta(DeltaRule):
             q = xp.pad(q[:, :, None], [(0, 0), (0, 0), (n - 1, 0), (0, 0), (0, 0)])
             decay = xp.pad(decay[:, :, None], [(0, 0), (0, 0), (0, n - 1), (0, 0)])
             q, decay = q.reshape(k.shape), decay.reshape(beta.shape)
-        h, cell = ops.delta_cell(q, k, v, decay, beta, chunk_size=CHUNK_SIZE, state=cell)
+        h, cell = ops.recurrence(
+            q, k, v, decay[..., None], beta=beta, chunk_size=CHUNK_SIZE, state=cell
+        )
         if n > 1:
             h = h.reshape(B, S, n, NH, d // NH)[:, :, -1]
         h = ops.rms_norm(h, p["head_norm.weight"], cfg.norm_eps).reshape(B, S, d)
         h = ops.swiglu(g[0], h) if g else h
         return run.linear(h, p, "out_proj"), (cell, conv)
-
-    def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
-        B, S, d = x.shape
-        n, NH = self.householders, self.heads
-        q, k, v = self.query_key_value_float64(p, x, cfg.norm_eps)
-        dh = q.shape[-1]
-        k, v = (y.reshape(B, S, n, NH, dh) for y in (k, v))
-        beta = (1 + self.negative) * sigmoid(x @ p["b_proj.weight"].T).reshape(B, S, n, NH)
-        keep = np.ones((B, S, NH))
-        if self.decay:
-            dt = softplus(x @ p["a_proj.weight"].T + p["dt_bias"])
-            keep = np.exp(-np.exp(p["A_log"]) * dt)
-        H, h = np.zeros((B, NH, dh, dh)), np.empty((B, S, NH, dh))
-        for t in range(S):
-            H = keep[:, t, :, None, None] * H
-            for i in range(n):
-                k_i, v_i, beta_i = k[:, t, i], v[:, t, i], beta[:, t, i, :, None]
-                write = beta_i * (v_i - np.einsum("bhkv,bhk->bhv", H, k_i))
-                H = H + k_i[..., None] * write[:, :, None]
-            h[:, t] = np.einsum("bhkv,bhk->bhv", H, q[:, t])
-        y = rms_norm(h, p["head_norm.weight"], cfg.norm_eps).reshape(B, S, d)
-        if self.gated:
-            y = silu(x @ p["g_proj.weight"].T) * y
-        return y @ p["out_proj.weight"].T
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,12 +163,6 @@ def unit(ops: Ops, x: Array, eps: float, length: float = 1.0) -> Array:
     """Return heads x (..., dh) scaled to a length, length * x / sqrt(|x|^2 + eps)."""
     dh = x.shape[-1]
     return ops.rms_norm(x, ops.xp.full((dh,), length * dh**-0.5, like=x), eps / dh)
-
-
-def unit_float64(x: Float, eps: float) -> Float:
-    """Return x / sqrt(|x|^2 + eps) of heads x (..., dh)."""
-    y: Float = x / np.sqrt((x * x).sum(-1, keepdims=True) + eps)
-    return y
 
 
 def write_strength(ops: Ops, b: Array, negative: bool = False) -> Array:

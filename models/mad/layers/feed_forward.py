@@ -48,11 +48,6 @@ class MLP(Layer):
         u = run.ops.activate(u, "gelu_tanh")
         return run.linear(u, p, "w2"), ()
 
-    def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
-        u = x @ p["w1.weight"].T + p["w1.bias"]
-        gelu: Float = 0.5 * u * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * (u + 0.044715 * u**3)))
-        return gelu @ p["w2.weight"].T + p["w2.bias"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class SwiGLU(MLP):
@@ -81,10 +76,6 @@ class SwiGLU(MLP):
     def gated(self, gate: Array, up: Array, run: Pass[Array]) -> Array:
         """Return what goes into the last map."""
         return run.ops.swiglu(gate, up)
-
-    def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
-        gate, _ = activation(self.gate, x @ p["w1.weight"].T)
-        return (gate * (x @ p["w2.weight"].T)) @ p["w3.weight"].T
 
 
 @dataclass(frozen=True, kw_only=True)

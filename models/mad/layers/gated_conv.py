@@ -39,12 +39,3 @@ class GatedConv(Layer):
         before = state and state[0]
         y, last = ops.causal_conv(b * v, p["conv.weight"], None, state=before, silu=False)
         return run.linear(c * y, p, "out_proj"), (last,)
-
-    def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
-        b, c, v = np.split(x @ p["in_proj.weight"].T, 3, axis=-1)
-        u, conv, k = b * v, p["conv.weight"][:, 0], self.kernel
-        y = np.zeros_like(u)
-        for t in range(x.shape[1]):
-            for j in range(min(k, t + 1)):
-                y[:, t] += conv[:, k - 1 - j] * u[:, t - j]
-        return (c * y) @ p["out_proj.weight"].T

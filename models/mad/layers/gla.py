@@ -14,7 +14,6 @@ Source: Yang et al. 2024, Gated Linear Attention, arXiv:2312.06635; mad-lab.
 from __future__ import annotations
 
 from mlxhog.models.mad.layer import *
-from mlxhog.models.ops.reference.recurrences_numpy import decay_cell
 
 CHUNK_SIZE = 32
 SLOWNESS = 16.0
@@ -59,7 +58,7 @@ class GLA(Layer):
         q, k, v, log_alpha = (
             y.reshape(B, S, self.heads, d // self.heads) for y in (q, k, v, log_alpha)
         )
-        h, last = ops.decay_cell(
+        h, last = ops.recurrence(
             q,
             k,
             v,
@@ -70,19 +69,6 @@ class GLA(Layer):
         )
         h = ops.rms_norm(h, p["head_norm.weight"], cfg.norm_eps)
         return run.linear(ops.swiglu(g, h.reshape(B, S, d)), p, "out_proj"), (last,)
-
-    def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
-        B, S, d = x.shape
-        heads = (B, S, self.heads, d // self.heads)
-        q, k, v, g = (
-            x @ p[f"{name}.weight"].T for name in ("q_proj", "k_proj", "v_proj", "g_proj")
-        )
-        gate = x @ p["decay_down.weight"].T @ p["decay_up.weight"].T + p["decay_up.bias"]
-        q, k, v = q.reshape(heads), k.reshape(heads), v.reshape(heads)
-        log_alpha = np.log(sigmoid(gate).reshape(heads)) / SLOWNESS
-        h, _ = decay_cell(q, k, v, log_alpha, scale=heads[-1] ** -0.5)
-        h = rms_norm(h, p["head_norm.weight"], cfg.norm_eps).reshape(B, S, d)
-        return (silu(g) * h) @ p["out_proj.weight"].T
 
 
 def _glorot(name: str, out: int, inputs: int, *, product: bool = False) -> ParamSpec:

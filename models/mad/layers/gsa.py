@@ -7,17 +7,14 @@
     h_t = V_t^T softmax(K_t q_t)
     y = W_out RMSNorm( SiLU(h) )
 
-Both are the recurrence of `decay_cell`, whose keys are the slots. K_t q_t reads it by value.
+Both are the recurrence of `recurrence`, whose keys are the slots. K_t q_t reads it by value.
 
 Source: Zhang et al. 2024, Gated Slot Attention, arXiv:2409.07146; flash-linear-attention.
 """
 
 from __future__ import annotations
 
-from functools import partial
-
 from mlxhog.models.mad.layer import *
-from mlxhog.models.ops.reference.recurrences_numpy import decay_cell
 
 CHUNK_SIZE = 32
 SLOWNESS = 8.0
@@ -62,19 +59,6 @@ class GSA(Layer):
         )
         return run.linear(h, p, "out_proj"), last
 
-    def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
-        B, S, d = x.shape
-        qkv = silu(x @ p["qkv_proj.weight"].T).reshape(B, S, 3, self.heads, -1)
-        q, k, v = (qkv[:, :, i] for i in range(3))
-        log_alpha = -softplus(-x @ p["f_proj.weight"].T) / SLOWNESS
-        log_alpha = log_alpha.reshape(B, S, self.heads, -1)
-        write = 1.0 - np.exp(log_alpha)
-        scores, _ = decay_cell(q, write, k, log_alpha, scale=1.0, by_value=True)
-        share = np.exp(scores - scores.max(-1, keepdims=True))
-        h, _ = decay_cell(share / share.sum(-1, keepdims=True), write, v, log_alpha, scale=1.0)
-        h = rms_norm(silu(h.reshape(B, S, d)), p["out_norm.weight"], cfg.norm_eps)
-        return h @ p["out_proj.weight"].T
-
 
 def slot_attention(
     ops: Ops, q: Array, k: Array, v: Array, dt: Array, state: State | None
@@ -91,7 +75,6 @@ def slot_attention(
     """
     xp, (K, V) = ops.xp, state or (None, None)
     write = xp.tanh(dt / 2) * (1 + xp.exp(-dt))  # 1 - exp(-dt) without its cancellation
-    decay_cell = partial(ops.decay_cell, scale=1.0, chunk_size=CHUNK_SIZE)
-    scores, K = decay_cell(q, write, k, -dt, state=K, by_value=True)
-    h, V = decay_cell(xp.softmax(scores), write, v, -dt, state=V)
+    scores, K = ops.recurrence(q, write, k, -dt, by_value=True, chunk_size=CHUNK_SIZE, state=K)
+    h, V = ops.recurrence(xp.softmax(scores), write, v, -dt, chunk_size=CHUNK_SIZE, state=V)
     return h, (K, V)

@@ -95,12 +95,6 @@ class _LongConvolution(Layer, ABC):
             silu=False,
         )
 
-    def reference_projected(self, p: Mapping[str, Float], x: Float) -> list[Float]:
-        """Return the three parts (B, S, I) in float64."""
-        u = np.tile(x @ p["in_proj.weight"].T + p["in_proj.bias"], (1, 1, self.groups))
-        u, _, _ = causal_conv(u, p["conv.weight"], p["conv.bias"], silu=False)
-        return np.split(u, 3, -1)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Hyena(_LongConvolution):
@@ -152,16 +146,6 @@ class Hyena(_LongConvolution):
         f = filter_taps(p, all_w.shape[1], cfg.max_length, xp)
         y = x0 * (ops.long_conv(all_w, f)[:, -x.shape[1] :] + p["skip"] * w)
         return run.linear(y, p, "out_proj"), (last, all_w[:, -cfg.max_length :])
-
-    def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
-        x0, x1, v = self.reference_projected(p, x)
-        w = v * x1
-        f = reference_taps(p, x.shape[1], cfg.max_length)
-        y = p["skip"] * w
-        for t in range(x.shape[1]):
-            for j in range(t + 1):
-                y[:, t] += f[:, t - j] * w[:, j]
-        return (x0 * y) @ p["out_proj.weight"].T + p["out_proj.bias"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,18 +202,6 @@ class MHHyena(_LongConvolution):
         y = run.linear(y.reshape(B, S, d), p, "out_proj")
         return y, (last, k[:, -cfg.max_length :], v[:, -cfg.max_length :])
 
-    def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
-        B, S, d = x.shape
-        q, v, k = (y.reshape(B, S, self.heads, -1) for y in self.reference_projected(p, x))
-        outer = np.einsum("bjhd,bjhe->bjhde", k, v)
-        f = reference_taps(p, S, cfg.max_length)
-        y = np.empty_like(q)
-        for t in range(S):
-            Z = np.einsum("hj,bjhde->bhde", f[:, t::-1], outer[:, : t + 1])
-            Z += p["skip"][:, None, None] * outer[:, t]
-            y[:, t] = np.einsum("bhd,bhde->bhe", q[:, t], Z)
-        return y.reshape(B, S, d) @ p["out_proj.weight"].T + p["out_proj.bias"]
-
 
 @lru_cache(maxsize=16)
 def features(S: int, T: int) -> Float:
@@ -254,13 +226,3 @@ def filter_taps(p: Params, S: int, T: int, xp: Arrays[Array]) -> Array:
         z = xp.sin(xp.linear(z, p[f"filter.{number}.weight"], p[f"filter.{number}.bias"]))
     f = (w @ z.T) * xp.from_numpy(decay(distances, T, len(w)), like=w)
     return xp.pad(f, [(0, 0), (0, S - distances)])
-
-
-def reference_taps(p: Mapping[str, Float], S: int, T: int) -> Float:
-    """Return the taps of S distances, (channels, S), in float64 NumPy; those from T on are 0."""
-    w = p[f"filter.{LAYERS - 1}.weight"]
-    distances = min(S, T)
-    z = features(distances, T)
-    for number in range(LAYERS - 1):
-        z = np.sin(z @ p[f"filter.{number}.weight"].T + p[f"filter.{number}.bias"])
-    return np.pad((w @ z.T) * decay(distances, T, len(w)), ((0, 0), (0, S - distances)))

@@ -69,27 +69,9 @@ class KDA(DeltaRule):
         a = run.linear(a, p, "decay_up")
         g = run.linear(g, p, "gate_up")
         q, k, v, conv = self.query_key_value(ops, p["conv.weight"], u, conv, cfg.norm_eps)
-        beta = write_strength(ops, b, self.negative)[..., None]
+        beta = write_strength(ops, b, self.negative)
         dt = ops.activate(xp.float32(a) + p["dt_bias"], "softplus").reshape(q.shape)
         log_decay = -xp.exp(p["A_log"])[:, None] * dt
-        # The cell reads what is held before the decay, and writes with one key.
-        read = xp.exp(log_decay) * k
-        h, cell = ops.dplr_cell(q, beta * k, v, log_decay, read, chunk_size=CHUNK_SIZE, state=cell)
+        h, cell = ops.recurrence(q, k, v, log_decay, beta=beta, chunk_size=CHUNK_SIZE, state=cell)
         h = ops.rms_norm(h, p["head_norm.weight"], cfg.norm_eps).reshape(x.shape)
         return run.linear(ops.glu(g, h, "sigmoid"), p, "out_proj"), (cell, conv)
-
-    def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
-        q, k, v = self.query_key_value_float64(p, x, cfg.norm_eps)
-        B, S, NH, dh = q.shape
-        beta = (1 + self.negative) * sigmoid(x @ p["b_proj.weight"].T)
-        low = x @ p["decay_down.weight"].T @ p["decay_up.weight"].T + p["dt_bias"]
-        keep = np.exp(-np.exp(p["A_log"])[:, None] * softplus(low).reshape(q.shape))
-        memory, h = np.zeros((B, NH, dh, dh)), np.empty(q.shape)
-        for t in range(S):
-            memory = keep[:, t, ..., None] * memory
-            write = v[:, t] - np.einsum("bhkv,bhk->bhv", memory, k[:, t])
-            memory += beta[:, t, :, None, None] * k[:, t, ..., None] * write[:, :, None]
-            h[:, t] = np.einsum("bhkv,bhk->bhv", memory, q[:, t])
-        h = rms_norm(h, p["head_norm.weight"], cfg.norm_eps).reshape(x.shape)
-        gate = sigmoid(x @ p["gate_down.weight"].T @ p["gate_up.weight"].T)
-        return (gate * h) @ p["out_proj.weight"].T

@@ -60,37 +60,16 @@ class LinearAttention(Layer):
         q, k = _features(p, "q_map", q, run), _features(p, "k_map", k, run)
         # A column of ones beside the values sums the keys, z; a log-decay of 0 forgets nothing.
         ones = xp.ones_like(v[..., :1])
-        h, last = ops.decay_cell(
+        h, last = ops.recurrence(
             q,
             k,
             xp.concatenate([v, ones], -1),
             xp.zeros_like(ones),
-            scale=1.0,
             chunk_size=CHUNK_SIZE,
             state=state and state[0],
         )
         h = h[..., :-1] / xp.maximum(xp.abs(h[..., -1:]), self.floor)
         return run.linear(h.reshape(B, S, d), p, "out_proj"), (last,)
-
-    def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
-        B, S, d = x.shape
-        dh = d // self.heads
-        q, k, v = (
-            (x @ p[f"{name}.weight"].T).reshape(B, S, self.heads, dh)
-            for name in ("q_proj", "k_proj", "v_proj")
-        )
-        q, k = (
-            (u @ p[f"{name}.w1.weight"].T) * (u @ p[f"{name}.w2.weight"].T)
-            for name, u in (("q_map", q), ("k_map", k))
-        )
-        cell, z = np.zeros((B, self.heads, dh, dh)), np.zeros((B, self.heads, dh))
-        h = np.empty(v.shape)
-        for t in range(S):
-            cell += k[:, t, :, :, None] * v[:, t, :, None]
-            z += k[:, t]
-            divisor = np.maximum(np.abs((z * q[:, t]).sum(-1)), self.floor)
-            h[:, t] = np.einsum("bhkv,bhk->bhv", cell, q[:, t]) / divisor[..., None]
-        return h.reshape(B, S, d) @ p["out_proj.weight"].T
 
 
 def _features(p: Params, name: str, x: Array, run: Pass[Array]) -> Array:

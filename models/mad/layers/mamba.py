@@ -16,7 +16,6 @@ Source: Gu and Dao 2023, Mamba, arXiv:2312.00752; mad-lab.
 from __future__ import annotations
 
 from mlxhog.models.mad.layer import *
-from mlxhog.models.ops.reference.recurrences_numpy import selective_scan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,12 +76,3 @@ class Mamba(Layer):
         h, cell = ops.selective_scan(u, dt, -xp.exp(p["A_log"]), Bt, Ct, state=cell)
         h = ops.swiglu(z, h + p["D"] * u)
         return run.linear(h, p, "out_proj"), (cell, conv)
-
-    def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
-        rank = self.dt_rank(x.shape[-1])
-        u, z = np.split(x @ p["in_proj.weight"].T, 2, axis=-1)
-        u, _, _ = causal_conv(u, p["conv.weight"], p["conv.bias"], silu=True)
-        low, Bt, Ct = np.split(u @ p["x_proj.weight"].T, [rank, rank + self.states], axis=-1)
-        dt = softplus(low @ p["dt_proj.weight"].T + p["dt_proj.bias"])
-        h, _ = selective_scan(u, dt, -np.exp(p["A_log"]), Bt, Ct)
-        return (silu(z) * (h + p["D"] * u)) @ p["out_proj.weight"].T

@@ -13,7 +13,7 @@ of a step and takes the place of Mamba-2's convolution. Without its last term S_
 
     R_t = alpha_t ( R_{t-1} + (l_{t-1} dt_{t-1} + (1 - l_t) dt_t) B_{t-1} x_{t-1}^T )
 
-which is one `decay_cell` on the inputs of the position before, so S_t takes no second cell and no
+which is one `recurrence` on the inputs of the position before, so S_t takes no second cell and no
 later position. Softplus of the bias begins log-uniform in 0.001 to 0.1. B and C are common to all
 heads but for their biases, which begin at 1. The form with several inputs and outputs per step
 (MIMO) is not included: it saves memory traffic on a GPU in decoding.
@@ -101,40 +101,6 @@ class Mamba3(Layer):
         h = (h + p["D"][:, None] * u).reshape(B, S, -1)
         return run.linear(ops.swiglu(z, h), p, "out_proj"), last
 
-    def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
-        B, S, _ = x.shape
-        heads, N, turns = self.heads, self.states, self.turns
-        u = (x @ p["x_proj.weight"].T).reshape(B, S, heads, -1)
-        bc = x @ p["bc_proj.weight"].T
-        Bt, Ct = (
-            rms_norm(part, p[f"{name}_norm.weight"], cfg.norm_eps)[:, :, None] + p[f"{name}_bias"]
-            for name, part in (("B", bc[..., :N]), ("C", bc[..., N:]))
-        )
-        dt, a, own, w = np.split(
-            x @ p["gates_proj.weight"].T, [heads, 2 * heads, 3 * heads], axis=-1
-        )
-        dt, own = softplus(dt + p["dt_bias"]), sigmoid(own)
-        alpha = np.exp(-np.maximum(softplus(a), SLOWEST) * dt)
-        theta = np.cumsum(np.pi * np.tanh(w)[:, :, None] * dt[..., None], 1)
-
-        def turned(y: Float) -> Float:
-            y = y.copy()
-            pairs = y[..., : 2 * turns].reshape(*y.shape[:-1], turns, 2)
-            complexes = (pairs[..., 0] + 1j * pairs[..., 1]) * np.exp(1j * theta)
-            y[..., : 2 * turns : 2], y[..., 1 : 2 * turns : 2] = complexes.real, complexes.imag
-            return y
-
-        Bt, Ct = turned(Bt), turned(Ct)
-        writes = np.pad(Bt[..., None] * u[..., None, :], [(0, 0), (1, 0), *[(0, 0)] * 3])
-        state, h = np.zeros_like(writes[:, 0]), np.empty(u.shape)
-        for t in range(S):
-            keep, step, share = (y[:, t, :, None, None] for y in (alpha, dt, own))
-            state = keep * (state + (1 - share) * step * writes[:, t])
-            state = state + share * step * writes[:, t + 1]
-            h[:, t] = np.einsum("bhnp,bhn->bhp", state, Ct[:, t])
-        y = (h + p["D"][:, None] * u).reshape(B, S, -1)
-        return (silu(x @ p["z_proj.weight"].T) * y) @ p["out_proj.weight"].T
-
 
 def turning_cell(
     ops: Ops,
@@ -182,12 +148,11 @@ def turning_cell(
     written = xp.concatenate([xp.zeros_like(of_own[:, :1]), of_own[:, :-1]], 1) + of_before
     shifted_k = xp.concatenate([k_before[:, None], k[:, :-1]], 1)
     shifted_v = xp.concatenate([v_before[:, None], v[:, :-1]], 1)
-    h, cell = ops.decay_cell(
+    h, cell = ops.recurrence(
         q,
         shifted_k * (written * xp.exp(log_decay))[..., None],
         shifted_v,
         log_decay[..., None],
-        scale=1.0,
         chunk_size=CHUNK_SIZE,
         state=cell,
     )
@@ -200,5 +165,5 @@ def turning_cell(
 def _within_a_turn(theta: Array, ops: Ops) -> Array:
     """Return an angle from 0 to 2 pi, whose digits do not depend on the turns before."""
     xp, turn = ops.xp, 2 * math.pi
-    whole = xp.stop_gradient(xp.float32(xp.int32(theta / turn)))  # towards 0
+    whole = xp.stop_gradient(xp.astype(xp.int32(theta / turn), theta))  # towards 0
     return theta - turn * xp.where(theta < turn * whole, whole - 1, whole)

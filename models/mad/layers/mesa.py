@@ -85,35 +85,8 @@ class Mesa(Layer):
             chunk_size=CHUNK_SIZE,
             state=H,
         )
-        h, G = ops.decay_cell(
-            x_star, k, root * v.reshape(heads), log_decay, scale=1.0, chunk_size=CHUNK_SIZE, state=G
+        h, G = ops.recurrence(
+            x_star, k, root * v.reshape(heads), log_decay, chunk_size=CHUNK_SIZE, state=G
         )
         h = ops.rms_norm(h, p["head_norm.weight"], cfg.norm_eps)
         return run.linear(xp.astype(h, x).reshape(B, S, d), p, "out_proj"), (H, G, conv)
-
-    def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
-        B, S, d = x.shape
-        dh = d // self.heads
-        qk, _, _ = causal_conv(
-            x @ p["qk_proj.weight"].T, p["conv.weight"], np.zeros(2 * d), silu=True
-        )
-        q, k, v = (
-            y.reshape(B, S, self.heads, dh)
-            for y in (qk[..., :d], qk[..., d:], x @ p["v_proj.weight"].T)
-        )
-        q, k = (rms_norm(y, np.full(dh, dh**-0.5), cfg.norm_eps) for y in (q, k))
-        decay, beta = (
-            sigmoid(x @ p[f"{name}_proj.weight"].T + p[f"{name}_proj.bias"])[..., None, None]
-            for name in "ab"
-        )
-        ridge = softplus(p["lambda"]).reshape(self.heads, dh) + LEAST_LAMBDA
-        H, G = np.zeros((2, B, self.heads, dh, dh))
-        h = np.empty(v.shape)
-        for t in range(S):
-            write = beta[:, t] * k[:, t, :, :, None]
-            H = decay[:, t] * H + write * k[:, t, :, None]
-            G = decay[:, t] * G + write * v[:, t, :, None]
-            x_star = np.linalg.solve(H + ridge[..., None] * np.eye(dh), q[:, t, ..., None])
-            h[:, t] = np.einsum("bhkv,bhk->bhv", G, x_star[..., 0])
-        h = rms_norm(h, p["head_norm.weight"], cfg.norm_eps)
-        return h.reshape(B, S, d) @ p["out_proj.weight"].T

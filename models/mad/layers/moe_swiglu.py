@@ -69,22 +69,3 @@ class MoESwiGLU(Layer):
         share = xp.softmax(xp.where(is_active, scores, 0.0), -1)
         z = run.linear(h, p, "w3")
         return (z.reshape(*x.shape, E) * share[..., None, :]).sum(-1), ()
-
-    def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
-        E, inner = self.experts, self.inner
-        scores = x @ p["router.weight"].T + p["router.bias"]
-        best = np.argsort(scores, -1)[..., E - self.active :]
-        is_active = np.zeros(scores.shape, bool)
-        np.put_along_axis(is_active, best, True, -1)
-        weight = np.exp(np.where(is_active, scores, -np.inf if self.router == "top-k" else 0.0))
-        share = weight / weight.sum(-1, keepdims=True)
-        h = silu(x @ p["w1.weight"].T) * (x @ p["w2.weight"].T)
-        y = np.zeros_like(x)
-        for expert in range(E):
-            if self.router == "top-k":
-                own = slice(expert * inner, (expert + 1) * inner)
-                z = h[..., own] @ p["w3.weight"][:, own].T
-            else:
-                z = h @ p["w3.weight"][expert::E].T
-            y += share[..., expert, None] * z
-        return y

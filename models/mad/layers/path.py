@@ -18,7 +18,7 @@ R = tril(Q W^T) T and X = tril(W K^T, -1)
     Q' = Q - R W                   the queries as the start of the chunk sees them
     K' = K - (W^T T X)^T           the keys as its end sees them
 
-R X, R W, W^T T X and W^T T W are the outputs and the last state of one `delta_cell` with keys W and
+R X, R W, W^T T X and W^T T W are the outputs and the last state of one `recurrence` with keys W and
 values (X, W). Then the chunks follow one another; each reads all keys before it and moves them on.
 
 Source: Yang et al. 2025, PaTH Attention, arXiv:2505.16381; flash-linear-attention; Lin et al. 2025,
@@ -123,32 +123,6 @@ class PaTH(Layer):
         h, *kept = finite.spoil(h, *cache)
         return run.linear(xp.astype(h, x).reshape(B, S, d), p, "out_proj"), (*kept, conv, count + S)
 
-    def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
-        B, S, d = x.shape
-        heads = self.heads_at(d)
-        low = x @ p["w_down.weight"].T @ p["w_up.weight"].T
-        w, _, _ = causal_conv(low, p["conv.weight"], np.zeros(d), silu=True)
-        q, k, v, w = (
-            y.reshape(B, S, heads, d // heads)
-            for y in (*(x @ p[f"{name}_proj.weight"].T for name in "qkv"), w)
-        )
-        width = d // heads
-        w = rms_norm(w, np.full(width, width**-0.5), cfg.norm_eps)
-        beta = 2 * sigmoid(x @ p["b_proj.weight"].T + p["b_proj.bias"])
-        log_forget = np.zeros(beta.shape)
-        if self.forget:
-            log_forget = -softplus(-x @ p["f_proj.weight"].T - p["f_proj.bias"])
-        keys, sums = np.empty((B, 0, heads, width)), np.empty((B, 0, heads))
-        h = np.empty(v.shape)
-        for t in range(S):
-            along = np.einsum("blhd,bhd->blh", keys, w[:, t]) * beta[:, None, t]
-            keys = np.concatenate([keys - along[..., None] * w[:, None, t], k[:, None, t]], 1)
-            sums = np.pad(sums + log_forget[:, None, t], [(0, 0), (0, 1), (0, 0)])
-            scores = (np.einsum("blhd,bhd->blh", keys, q[:, t]) + sums) / np.sqrt(width)
-            share = np.exp(scores - scores.max(1, keepdims=True))
-            h[:, t] = np.einsum("blh,blhd->bhd", share / share.sum(1, keepdims=True), v[:, : t + 1])
-        return h.reshape(B, S, d) @ p["out_proj.weight"].T
-
 
 def reflected_attention(
     ops: Ops,
@@ -188,14 +162,13 @@ def reflected_attention(
     q, k, w, beta = chunks(D**-0.5 * q), chunks(k), chunks(w), chunks(beta)
     rows, columns = q.swapaxes(1, 2), xp.permute(k, (0, 2, 3, 1))
     X = xp.tril(w.swapaxes(1, 2) @ columns, -1).swapaxes(1, 2)
-    removed, moves = ops.delta_cell(
+    removed, moves = ops.recurrence(
         q,
         w,
         xp.concatenate([X, w], -1),
-        xp.zeros_like(beta),
-        beta,
+        xp.zeros_like(beta[..., None]),
+        beta=beta,
         chunk_size=CHUNK_SIZE,
-        state=None,
     )
     removed = removed.swapaxes(1, 2)
     inside = rows @ columns - removed[..., :C]

@@ -23,8 +23,7 @@ Source: Peng et al. 2025, RWKV-7 "Goose", arXiv:2503.14456; github.com/BlinkDL/R
 from __future__ import annotations
 
 from mlxhog.models.mad.layer import *
-from mlxhog.models.mad.layers.delta import CHUNK_SIZE, unit, unit_float64
-from mlxhog.models.ops.reference.recurrences_numpy import dplr_cell
+from mlxhog.models.mad.layers.delta import CHUNK_SIZE, unit
 
 FASTEST = -math.exp(-0.5)
 """Log of the smallest factor by which an element decays at a position."""
@@ -112,31 +111,10 @@ class RWKV7(Layer):
         kappa = unit(ops, (k * p["k_k"]).reshape(heads), cfg.norm_eps)
         k = k * (1.0 + (a - 1.0) * p["k_a"])
         r, w, k, v, a = (y.reshape(heads) for y in (r, w, k, v, a))
-        h, cell = ops.dplr_cell(r, k, v, w, kappa, a * kappa, chunk_size=CHUNK_SIZE, state=cell)
+        h, cell = ops.recurrence(
+            r, k, v, w, read=kappa, removal=a * kappa, chunk_size=CHUNK_SIZE, state=cell
+        )
         h = ops.head_norm(h, p["head_norm.weight"], heads[-1] * EPS) + p["head_norm.bias"]
         bonus = (r * k * p["r_k"].reshape(heads[2:])).sum(-1)[..., None] * v
         y = run.linear((h + bonus.reshape(B, S, d)) * g, p, "out_proj")
         return y, (cell, xp.float32(x[:, -1:]))
-
-    def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
-        B, S, d = x.shape
-        heads = (B, S, self.heads, d // self.heads)
-        moved = np.pad(x[:, :-1], ((0, 0), (1, 0), (0, 0))) - x
-        mixed = {name: x + moved * p[f"mu_{name}"] for name in MIXED}
-        r, k, v = (mixed[name] @ p[f"{name}_proj.weight"].T for name in "rkv")
-        low = {
-            name: mixed[of] @ p[f"{name}_down.weight"].T
-            for name, of in (("decay", "w"), ("rate", "a"), ("gate", "g"))
-        }
-        w = FASTEST * sigmoid(p["w0"] + np.tanh(low["decay"]) @ p["decay_up.weight"].T)
-        a = sigmoid(p["a0"] + low["rate"] @ p["rate_up.weight"].T)
-        g = sigmoid(low["gate"]) @ p["gate_up.weight"].T
-        kappa = unit_float64((k * p["k_k"]).reshape(heads), cfg.norm_eps)
-        k = k * (1.0 + (a - 1.0) * p["k_a"])
-        r, w, k, v, a = (y.reshape(heads) for y in (r, w, k, v, a))
-        h, _ = dplr_cell(r, k, v, w, kappa, a * kappa)
-        normed = layer_norm(h, heads[-1] * EPS)[0].reshape(B, S, d)
-        o = p["head_norm.weight"] * normed + p["head_norm.bias"]
-        bonus = np.einsum("bshk,hk->bsh", r * k, p["r_k"].reshape(heads[2:]))[..., None] * v
-        y: Float = ((o + bonus.reshape(B, S, d)) * g) @ p["out_proj.weight"].T
-        return y

@@ -16,7 +16,6 @@ Source: Dao and Gu 2024, Transformers are SSMs, arXiv:2405.21060.
 from __future__ import annotations
 
 from mlxhog.models.mad.layer import *
-from mlxhog.models.ops.reference.recurrences_numpy import decay_cell
 
 CHUNK_SIZE = 32
 
@@ -81,30 +80,9 @@ class SSD(Layer):
             for y in (xbc[..., inner : inner + N], xbc[..., inner + N :])
         )
         dt = ops.activate(xp.float32(dt), "softplus")[..., None]
-        h, cell = ops.decay_cell(
-            Ct,
-            Bt,
-            dt * u,
-            -xp.exp(p["A_log"])[:, None] * dt,
-            scale=1.0,
-            chunk_size=CHUNK_SIZE,
-            state=cell,
+        h, cell = ops.recurrence(
+            Ct, Bt, dt * u, -xp.exp(p["A_log"])[:, None] * dt, chunk_size=CHUNK_SIZE, state=cell
         )
         h = (h + p["D"][:, None] * u).reshape(B, S, inner)
         h = ops.rms_norm(ops.swiglu(z, h), p["out_norm.weight"], cfg.norm_eps)
         return run.linear(h, p, "out_proj"), (cell, conv)
-
-    def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
-        B, S, d = x.shape
-        inner, N, heads = self.expand * d, self.states, self.heads
-        z, xbc, dt = (x @ p[f"{name}.weight"].T for name in ("z_proj", "xbc_proj", "dt_proj"))
-        xbc, _, _ = causal_conv(xbc, p["conv.weight"], p["conv.bias"], silu=True)
-        u = xbc[..., :inner].reshape(B, S, heads, inner // heads)
-        Bt, Ct = (
-            np.broadcast_to(y[:, :, None], (B, S, heads, N))
-            for y in np.split(xbc[..., inner:], 2, axis=-1)
-        )
-        dt = softplus(dt + p["dt_bias"])[..., None]
-        h, _ = decay_cell(Ct, Bt, dt * u, -np.exp(p["A_log"])[:, None] * dt, scale=1.0)
-        h = (h + p["D"][:, None] * u).reshape(B, S, inner)
-        return rms_norm(silu(z) * h, p["out_norm.weight"], cfg.norm_eps) @ p["out_proj.weight"].T

@@ -49,8 +49,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from mlxhog.models.mad.layer import *
-from mlxhog.models.ops.reference.mlstm_numpy import recurrent, zero_state
-from mlxhog.models.ops.reference.recurrences_numpy import slstm_cell
 
 CHUNK_SIZE = 64
 CELL_EPS = 1e-6
@@ -98,12 +96,6 @@ class _CellLayer(Layer, ABC):
         c, last = run.ops.causal_conv(x, p["conv.weight"], p["conv.bias"], state=last, silu=True)
         return c, (last,)
 
-    def reference_convolved(self, p: Mapping[str, Float], x: Float) -> Float:
-        """Return c (B, S, d) in float64."""
-        if not self.conv:
-            return x
-        return causal_conv(x, p["conv.weight"], p["conv.bias"], silu=True)[0]
-
 
 @dataclass(frozen=True, kw_only=True)
 class MLSTM(_CellLayer):
@@ -149,20 +141,6 @@ class MLSTM(_CellLayer):
         y = ops.head_norm_gate(h, o, p["head_norm.weight"], cfg.norm_eps)
         return run.linear(y, p, "out_proj"), (*inputs, *cell)
 
-    def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
-        heads = (*x.shape[:2], self.heads, -1)
-        c = self.reference_convolved(p, x)
-        q, k = ((c @ p[f"{name}_proj.weight"].T).reshape(heads) for name in "qk")
-        v = (x @ p["v_proj.weight"].T).reshape(heads)
-        i, f = (x @ p[f"{name}.weight"].T + p[f"{name}.bias"] for name in ("igate", "fgate"))
-        if self.signed:
-            h = _signed_cell(q, k, v, i, 2 * sigmoid(f) - 1)
-        else:
-            h, _, _ = recurrent(q, k, v, i, f, eps=CELL_EPS)
-        normed, _ = layer_norm(h, cfg.norm_eps)
-        y = sigmoid(x @ p["ogate.weight"].T) * (p["head_norm.weight"] * normed.reshape(x.shape))
-        return np.asarray(y) @ p["out_proj.weight"].T
-
 
 SMALLEST = 1e-6
 """Size of a signed forget gate of 0, twice."""
@@ -174,23 +152,6 @@ def _size_and_sign(f: Array, xp: Arrays[Array]) -> tuple[Array, Array]:
     open_by = xp.maximum(1.0 - xp.exp(-size), SMALLEST) / 2
     flips = xp.cumsum(xp.where(f < 0, xp.ones_like(f), xp.zeros_like(f)), 1)
     return size + xp.log(open_by), (1.0 - 2.0 * (flips % 2.0))[..., None]
-
-
-def _signed_cell(q: Float, k: Float, v: Float, i: Float, F: Float) -> Float:
-    """Return h (B, S, NH, DH) of the recurrence whose forget gate F (B, S, NH) has a sign."""
-    C, n, m = zero_state(q, v)
-    h = np.empty_like(v)
-    for t in range(q.shape[1]):
-        before, size = m, np.log(np.maximum(np.abs(F[:, t]), SMALLEST / 2))
-        m = np.maximum(size + before, i[:, t])
-        keep = (np.sign(F[:, t]) * np.exp(size + before - m))[..., None]
-        write = np.exp(i[:, t] - m)[..., None] * k[:, t]
-        C = keep[..., None] * C + write[..., None] * v[:, t, :, None]
-        n = keep * n + write
-        num, den = np.einsum("bhk,bhkv->bhv", q[:, t], C), np.einsum("bhk,bhk->bh", q[:, t], n)
-        s = q.shape[-1] ** -0.5
-        h[:, t] = s * num / (np.maximum(np.abs(s * den), np.exp(-m)) + CELL_EPS)[..., None]
-    return h
 
 
 BIAS_INIT = {"small": "3.0:6.0", "powerlaw": "5.0:-7.0"}
@@ -246,12 +207,3 @@ class SLSTM(_CellLayer):
         h, cell = ops.slstm_cell(i, f, z, o, R, b, state=state and state[-4:])
         y = ops.head_norm(ops.xp.astype(h, x), p["head_norm.weight"], cfg.norm_eps)
         return run.linear(y, p, "out_proj"), (*inputs, *cell)
-
-    def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
-        heads = (*x.shape[:2], self.heads, -1)
-        c = self.reference_convolved(p, x)
-        i, f = ((c @ p[f"{gate}gate.weight"].T).reshape(heads) for gate in "if")
-        z, o = ((x @ p[f"{gate}gate.weight"].T).reshape(heads) for gate in "zo")
-        (h, *_), _ = slstm_cell(i, f, z, o, p["recurrent.weight"], p["recurrent.bias"])
-        normed, _ = layer_norm(h, cfg.norm_eps)
-        return (p["head_norm.weight"] * normed.reshape(x.shape)) @ p["out_proj.weight"].T

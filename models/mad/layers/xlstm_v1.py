@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from functools import lru_cache
 
 from mlxhog.models.mad.layer import *
-from mlxhog.models.xlstm_v1 import XLSTMV1Config, model, reference
+from mlxhog.models.xlstm_v1 import XLSTMV1Config, model
 from mlxhog.models.xlstm_v1.block_config import (
     MLSTMBlockConfig,
     MLSTMLayerConfig,
@@ -59,13 +59,6 @@ class _V1Layer(Layer, ABC):
     ) -> tuple[Array, State]:
         layer = model.slstm_layer if isinstance(self, SLSTMV1) else model.mlstm_layer
         return layer(_block(self, cfg.hidden_size), p, PREFIX, x, state, run)
-
-    def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
-        no_ops: Any = None  # the reference spells its operators out
-        run: Pass[Any] = Pass(no_ops)
-        layer = reference.slstm_layer if isinstance(self, SLSTMV1) else reference.mlstm_layer
-        y, *_ = layer(_block(self, cfg.hidden_size), p, PREFIX, x, None, {}, run)
-        return y
 
 
 @lru_cache

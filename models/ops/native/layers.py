@@ -171,7 +171,7 @@ def _scaled(
     unused[...] = False
     factor = float(zeros_if_none(d_results[0], ()))
     for grad in grads:
-        ops.scale(grad, factor, threads=threads)
+        ops.scale(grad, factor=factor, threads=threads)
     return grads
 
 

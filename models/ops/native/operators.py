@@ -130,23 +130,13 @@ class NativeForm(ABC):
         h, *last = self.apply(self.slstm, *x, *(state or [None] * 4), starts=begins)
         return h, tuple(last)
 
-    def decay_cell(
-        self, *x: Array, scale: float, chunk_size: int, state: Array | None, by_value: bool
-    ) -> Sequence[Array]:
-        pair = sequence.DECAY_BY_VALUE if by_value else sequence.DECAY
-        return self.apply(pair, *x, state, scale=scale)
+    def recurrence(self, *x: Array | None, chunk_size: int, **how: Any) -> Sequence[Array]:
+        return self.apply(sequence.RECURRENCE, *x, **how)
 
     def regression_cell(
         self, *x: Array, steps: int, chunk_size: int, state: Array | None
     ) -> Sequence[Array]:
         return self.apply(sequence.REGRESSION, *x, state, steps=steps)
-
-    def delta_cell(self, *x: Array, chunk_size: int, state: Array | None) -> Sequence[Array]:
-        return self.apply(sequence.DELTA, *x, state)
-
-    def dplr_cell(self, *x: Array | None, chunk_size: int, state: Array | None) -> Sequence[Array]:
-        *inputs, removal = x
-        return self.apply(sequence.DPLR, *inputs, inputs[1] if removal is None else removal, state)
 
     def selective_scan(self, *x: Array, state: Array | None) -> Sequence[Array]:
         return self.apply(sequence.SCAN, *x, state)

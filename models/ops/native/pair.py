@@ -43,9 +43,9 @@ class Pair:
     saved_results: tuple[int, ...] = ()
 
 
-def empty_like(*arrays: View) -> list[View]:
-    """Return an uninitialised array for each, of its shape."""
-    return [ops.empty(x.shape) for x in arrays]
+def empty_like(*arrays: Any) -> list[Any]:
+    """Return an uninitialised array for each, of its shape; None for None."""
+    return [None if x is None else ops.empty(x.shape) for x in arrays]
 
 
 def zeros_if_none(x: View | None, shape: Sequence[int]) -> View:

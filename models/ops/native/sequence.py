@@ -5,7 +5,6 @@ recurrences compute position by position, at any chunk size.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -144,20 +143,21 @@ def _recurrence(
 ) -> Pair:
     """The pair of a linear recurrence, whose last input is the state before it, or None.
 
-    `shapes` returns, from the other inputs, the shapes of the result, of the state, and of the
-    arrays that `call` writes for the gradient.
+    `shapes` returns, from the other inputs and the settings, the shapes of the result, of the
+    state, and of the arrays that `call` writes for the gradient; None for one that it does not
+    need.
     """
 
-    def forward(*inputs: View, keep: bool, **how: Any) -> tuple[Views, Views]:
-        result, last, *own = shapes(*inputs[:-1])
+    def forward(*inputs: Any, keep: bool, **how: Any) -> tuple[Views, Views]:
+        result, last, *own = shapes(*inputs[:-1], **how)
         results = ops.empty(result), ops.empty(last)
-        saved = [ops.empty(shape) if keep else None for shape in own]
+        saved = [ops.empty(shape) if keep and shape else None for shape in own]
         call(*inputs, *results, *saved, **how)
         return results, (*inputs[:-1], *saved)
 
     def backward(saved: Views, d_results: Views, needs: Sequence[bool], **how: Any) -> Views:
         inputs, (d_result, d_last) = saved[: len(needs) - 1], d_results
-        result, state, *_ = shapes(*inputs)
+        result, state, *_ = shapes(*inputs, **how)
         grads = empty_like(*inputs)
         d_state = ops.empty(state) if needs[-1] else None
         call_grad(*saved, zeros_if_none(d_result, result), d_last, *grads, d_state, **how)
@@ -166,30 +166,28 @@ def _recurrence(
     return Pair(forward, backward, optional=True)
 
 
-def _head_shapes(q: View, k: View, v: View, *_: View) -> Sequence[Any]:
-    (B, S, NH, DK), DV = q.shape, v.shape[-1]
-    return v.shape, (B, NH, DK, DV), (B, NH, ops.decay_chunks(S=S, DK=DK), DK, DV)
+def _head_shapes(
+    q: View, k: View, v: View, log_decay: View, beta: View | None, read: View | None, *_: Any,
+    by_value: bool = False, **__: Any,
+) -> Sequence[Any]:  # fmt: skip
+    (B, S, NH, DK), DV = k.shape, v.shape[-1]
+    kept = B, NH, ops.recurrence_chunks(S=S, DK=DK), DK, DV
+    held = None if beta is None and read is None else v.shape
+    return (k if by_value else v).shape, (B, NH, DK, DV), kept, held
 
 
-def _channel_shapes(u: View, dt: View, A: View, *_: View) -> Sequence[Any]:
+def _channel_shapes(u: View, dt: View, A: View, *_: View, **__: Any) -> Sequence[Any]:
     (B, S, C), N = u.shape, A.shape[1]
     return u.shape, (B, C, N), (ops.scan_kept(B=B, S=S, C=C, N=N),)
 
 
-DECAY = _recurrence(ops.decay, ops.decay_grad, _head_shapes)
-"""(q, k, v, log_decay, state or None) -> h, last."""
-
-DECAY_BY_VALUE = _recurrence(
-    partial(ops.decay, by_value=True),
-    partial(ops.decay_grad, by_value=True),
-    lambda q, k, v, *_: (k.shape, *_head_shapes(k, k, v)[1:]),
-)
-"""As `DECAY`; q has the shape of v, and h that of k."""
+RECURRENCE = _recurrence(ops.recurrence, ops.recurrence_grad, _head_shapes)
+"""(q, k, v, log_decay; beta, read, removal, state or None) -> h, last."""
 
 
 def _regression(*inputs: Any, steps: int, keep: bool, threads: int) -> tuple[Views, Views]:
     q, k, log_decay, ridge, state = inputs
-    shape, matrix, chunks = _head_shapes(q, k, k)
+    shape, matrix, chunks, _ = _head_shapes(q, k, k, log_decay, None, None)
     x, last = ops.empty(shape), ops.empty(matrix)
     kept = ops.empty(chunks) if keep else None
     ops.regression(q, k, log_decay, ridge, state, x, last, kept, steps=steps, threads=threads)
@@ -206,22 +204,18 @@ def _regression_grad(
     how: dict[str, Any] = {"steps": steps, "threads": threads}
     d_solution = zeros_if_none(dx, k.shape)
     ops.regression(d_solution, k, log_decay, ridge, state, dq, None, None, **how)
-    recurrence = (x, k, k, log_decay, kept, -dq, d_last, d_unused, dk, dv, d_log, d_state)
-    ops.decay_grad(*recurrence, scale=1.0, threads=threads)
+    none = (None, None, None)
+    inputs = (x, k, k, log_decay, *none, kept, None, -dq, d_last)
+    ops.recurrence_grad(*inputs, d_unused, dk, dv, d_log, *none, d_state, threads=threads)
     return dq, dk + dv, d_log, -(dq * x).sum((0, 1)), d_state
 
 
 REGRESSION = Pair(_regression, _regression_grad, optional=True, saved_results=(0,))
 """(q, k, log_decay, ridge, state or None) -> x, last.
 
-The gradient of q solves the same systems; the others are those of S_t x_t, a `DECAY` of k and k.
+The gradient of q solves the same systems; the others are those of S_t x_t, a `RECURRENCE` of k
+and k.
 """
-
-DELTA = _recurrence(ops.delta, ops.delta_grad, lambda *x: (*_head_shapes(*x), x[2].shape))
-"""(q, k, v, log_decay, beta, state or None) -> h, last."""
-
-DPLR = _recurrence(ops.dplr, ops.dplr_grad, lambda *x: (*_head_shapes(*x), x[2].shape))
-"""(q, k, v, log_decay, read, removal, state or None) -> h, last."""
 
 SCAN = _recurrence(ops.scan, ops.scan_grad, _channel_shapes)
 """(u, dt, A, Bt, Ct, state or None) -> y, last."""

@@ -39,7 +39,7 @@ class TorchPlainForm(PlainForm):
 
     def normalised(self, x: Tensor, eps: float, w: Tensor | None = None) -> Tensor:
         """Return LayerNorm(x) over the last axis in float32, times w."""
-        return F.layer_norm(x.float(), x.shape[-1:], w, eps=eps)
+        return F.layer_norm(self.xp.float32(x), x.shape[-1:], w, eps=eps)
 
     def product(self, x: Tensor, w: Tensor) -> Tensor:
         """Return x W^T, computed in the type of w and returned in that of x."""
@@ -70,7 +70,8 @@ class TorchPlainForm(PlainForm):
         if offset is not None:
             t = t + offset[:, None]
         # The angles reach S, where float32 has few digits left for the sine.
-        speed = base ** (torch.arange(half, device=x.device, dtype=torch.float32) / -half)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        speed = base ** (torch.arange(half, device=x.device, dtype=wide) / -half)
         angle = (t[..., None] * speed)[:, :, None]  # (1 or B, S, 1, half)
         cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
         first, second = x[..., :half], x[..., half:]

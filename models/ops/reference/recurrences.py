@@ -4,8 +4,8 @@ All compute in float32. `slstm_cell` runs position by position; its equations ar
 `recurrences_numpy.py`. The others are linear recurrences. All their exponents are at most 0, so
 nothing overflows for any decay.
 
-`decay_cell` runs chunk by chunk. With b the sum of log_decay from the start of a chunk, S_0 the
-state before it and g = b_L:
+`recurrence` runs chunk by chunk. With b the sum of log_decay from the start of a chunk, S_0 the
+state before it and g = b_L, it is, where nothing is removed:
 
     h_t = scale ( S_0^T (q_t exp(b_t)) + sum_{j<=t} A_tj v_j )
     A_tj = q_t^T diag(exp(b_t - b_j)) k_j
@@ -20,30 +20,22 @@ Read by value, the same halves give
 
     h_t = scale ( diag(exp(b_t)) S_0 q_t + sum_{j<=t} (q_t . v_j) diag(exp(b_t - b_j)) k_j )
 
-`regression_cell` applies S_t + diag(ridge) to all positions at once by `decay_cell`, in each step
-of conjugate gradients. Its gradient goes through the solution and not through the steps: with
-r = q - (S + ridge) x, whose value is about 0, the gradient of x is that of (S + ridge)^-1 r with a
-constant inverse, the same conjugate gradients on the way back.
-
-`delta_cell` runs chunk by chunk, too. A position writes k_t u_t^T with
-u_t = beta_t (v_t - a_t S_{t-1}^T k_t), so that
-
-    (I + M) U = diag(beta) (V - diag(exp(b)) K S_0),   M_tj = beta_t exp(b_t - b_j) k_t . k_j, j < t
-    h_t = S_0^T q_t exp(b_t) + sum_{j<=t} exp(b_t - b_j) (q_t . k_j) u_j
-    S_L = exp(g) S_0 + sum_j exp(g - b_j) k_j u_j^T
-
-I + M is inverted by halves, from blocks of size 1 on. No power of M is computed: with similar keys
-powers of M would grow beyond all digits.
-
-`dplr_cell` does so with a decay per element of a key, and with keys r and e in the place of k where
-it reads and removes. A position removes e_t x_t^T, x_t = S_{t-1}^T r_t, from a memory that the
-position has not decayed yet. With A as above and its last row moved to the first, of zeros,
+A position that removes e_t x_t^T, x_t = S_{t-1}^T r_t, reads a memory that it has not decayed yet.
+With A as above and its last row moved to the first, of zeros,
 
     P_tj(e) = r_t^T diag(exp(b_{t-1} - b_j)) e_j = A_{t-1,j} for the queries r_{t+1}, j < t
     (I + P(e)) X = P(k) V + diag(exp(b_{t-1})) R S_0
     h_t = S_0^T (q_t exp(b_t)) + sum_{j<=t} (A_tj(k) v_j - A_tj(e) x_j)
 
 If e is k, what a position writes is k_t u_t^T, u_t = v_t - x_t, (I + P(k)) U = V - diag(..) R S_0.
+The delta rule is this case, with keys beta_t k_t and r_t = exp(log_decay_t) k_t. I + P is inverted
+by halves, from blocks of size 1 on. No power of P is computed: with similar keys powers of P would
+grow beyond all digits.
+
+`regression_cell` applies S_t + diag(ridge) to all positions at once by `recurrence`, in each step
+of conjugate gradients. Its gradient goes through the solution and not through the steps: with
+r = q - (S + ridge) x, whose value is about 0, the gradient of x is that of (S + ridge)^-1 r with a
+constant inverse, the same conjugate gradients on the way back.
 
 `selective_scan` takes log2(S) rounds. Two positions of S_t = a_t S_{t-1} + x_t combine to one,
 (a' a, a' x + x'), which halves the sequence. The states after every second position come from the
@@ -58,6 +50,7 @@ Sums and Their Applications.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 from mlxhog.models.ops.arrays import Array, Arrays
 from mlxhog.models.ops.reference.mlstm import Finite, from_chunks, sums_after, to_chunks
@@ -106,37 +99,50 @@ class Recurrences(ABC):
         n = keep * n + write
         return xp.sigmoid(o) * c / n, c, n, m
 
-    def decay_cell(
+    def recurrence(
         self,
         q: Array,
-        *kva: Array,
-        scale: float,
-        chunk_size: int,
+        k: Array,
+        v: Array,
+        a: Array,
+        beta: Array | None,
+        read: Array | None,
+        removal: Array | None,
         state: Array | None,
+        *,
+        scale: float,
         by_value: bool,
+        chunk_size: int,
     ) -> tuple[Array, Array]:
         xp, S = self.xp, q.shape[1]
-        q, k, v, a = (xp.float32(x).swapaxes(1, 2) for x in (scale * q, *kva))
+        q, k, v, a = (xp.float32(x).swapaxes(1, 2) for x in (scale * q, k, v, a))
+        reads: list[Array] = []
+        if beta is not None:
+            reads, k = [xp.exp(a) * k], xp.float32(beta).swapaxes(1, 2)[..., None] * k
+        elif read is not None and removal is not None:
+            reads = [xp.float32(x).swapaxes(1, 2) for x in (read, removal)]
         if state is None:
             state = xp.zeros((*k.shape[:2], k.shape[-1], v.shape[-1]), like=q)
         if S == 1:
-            state = xp.exp(a).swapaxes(-1, -2) * state + k.swapaxes(-1, -2) * v
+            before, state = state, xp.exp(a).swapaxes(-1, -2) * state + k.swapaxes(-1, -2) * v
+            if reads:
+                removed = k if beta is not None else reads[1]
+                state = state - removed.swapaxes(-1, -2) * (reads[0] @ before)
             h = q @ (state.swapaxes(-1, -2) if by_value else state)
             return h.swapaxes(1, 2), state
-        finite = Finite(self, k, v)
-        k, v = finite.inputs
+        finite = Finite(self, k, v, *reads, decays=[a])
         L = _chunk_length(chunk_size, S)
-        q, k, v, a = (to_chunks(x, L, xp) for x in (q, k, v, a))
+        k, v, *reads, a = (to_chunks(x, L, xp) for x in finite.inputs)
+        q = to_chunks(q, L, xp)
         b = xp.cumsum(a, -2)
-        add = (k * xp.exp(self.sum_after(a))).swapaxes(-1, -2) @ v
-        decay = xp.exp(b[..., -1:, :]).swapaxes(-1, -2)
+        to_end, decay = xp.exp(self.sum_after(a)), xp.exp(b[..., -1:, :]).swapaxes(-1, -2)
         states = [state]
-        for decay_c, add_c in zip(xp.unstack(decay, 2), xp.unstack(add, 2), strict=True):
-            states.append(decay_c * states[-1] + add_c)
-        if a.shape[-1] == 1:
-            read, written = (v, k) if by_value else (k, v)
-            h = ((q @ read.swapaxes(-1, -2)) * self._between(a[..., 0])) @ written
+        if reads:
+            h = self._with_removal(q, k, v, a, b, to_end, decay, reads, states)
         else:
+            add = (k * to_end).swapaxes(-1, -2) @ v
+            for decay_c, add_c in zip(xp.unstack(decay, 2), xp.unstack(add, 2), strict=True):
+                states.append(decay_c * states[-1] + add_c)
             h = self._read_by_value(q, k, v, a) if by_value else self._scores(q, k, a) @ v
         before = xp.stack(states[:-1], 2)
         if by_value:
@@ -146,14 +152,43 @@ class Recurrences(ABC):
         h, last = finite.spoil(from_chunks(h, S), states[-1])
         return h, last
 
-    def _between(self, a: Array, *, own: bool = True) -> Array:
-        """Return exp(sum of a after j, up to t) (..., L, L) where j < t, or j <= t if `own`."""
-        between = self.xp.exp(sums_after(a, self.xp))
-        return between if own else self.xp.tril(between, -1)
+    def _with_removal(
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        a: Array,
+        b: Array,
+        to_end: Array,
+        decay: Array,
+        reads: Sequence[Array],
+        states: list[Array],
+    ) -> Array:
+        """Append the state after each chunk; return h of what its own positions wrote."""
+        xp, (r, *removal) = self.xp, reads
+        below = [(0, 0)] * 3 + [(1, 0), (0, 0)]  # moves rows to the next position
+        keys = xp.stack([*removal, k])
+        next_r = xp.pad(r, [(0, 0)] * 3 + [(0, 1), (0, 0)])[..., 1:, :]
+        A, P = xp.unstack(self._scores(xp.stack([q, next_r])[:, None], keys, a))
+        P = xp.pad(P, [(0, 0), *below])[..., :-1, :]
+        inverse = self._unit_inverse(P[0])
+        own = inverse @ (-P[1] @ v if removal else v)
+        seen = inverse @ (r * xp.exp(xp.pad(b, below)[..., :-1, :]))
+        written = (keys * to_end).swapaxes(-1, -2)
+        add = written[1] @ v if removal else xp.zeros_like(decay)
+        us = []
+        parts = (xp.unstack(part, 2) for part in (own, seen, written[0], decay, add))
+        for own_c, seen_c, written_c, decay_c, add_c in zip(*parts, strict=True):
+            us.append(own_c - seen_c @ states[-1])
+            states.append(decay_c * states[-1] + written_c @ us[-1] + add_c)
+        h = A[0] @ xp.stack(us, 2)
+        return h + A[1] @ v if removal else h
 
     def _scores(self, q: Array, k: Array, a: Array) -> Array:
-        """Return A (..., L, L), 0 above the diagonal; q, k and a (..., L, DK)."""
+        """Return A (..., L, L), 0 above the diagonal; q and k (..., L, DK), a so or (..., L, 1)."""
         xp = self.xp
+        if a.shape[-1] == 1:
+            return (q @ k.swapaxes(-1, -2)) * xp.exp(sums_after(a[..., 0], xp))
         A = (q * k).sum(-1)[..., None, None]  # (..., blocks, m, m)
         m = 1
         while m < q.shape[-2]:
@@ -168,6 +203,8 @@ class Recurrences(ABC):
     def _read_by_value(self, q: Array, k: Array, v: Array, a: Array) -> Array:
         """Return sum_{j<=t} (q_t . v_j) exp(b_t - b_j) k_j, as k; q and v (..., L, DV)."""
         xp = self.xp
+        if a.shape[-1] == 1:
+            return self._scores(q, v, a) @ k
         h = (q * v).sum(-1)[..., None] * k
         m = 1
         while m < q.shape[-2]:
@@ -204,9 +241,8 @@ class Recurrences(ABC):
         def applied(
             x: Array, k: Array, a: Array, ridge: Array, state: Array | None = None
         ) -> tuple[Array, Array]:
-            y, S = self.decay_cell(
-                x, k, k, a, scale=1.0, chunk_size=chunk_size, state=state, by_value=False
-            )
+            how: dict[str, Any] = {"scale": 1.0, "by_value": False, "chunk_size": chunk_size}
+            y, S = self.recurrence(x, k, k, a, None, None, None, state, **how)
             return y + ridge * x, S
 
         def solved(b: Array, *system: Array) -> Array:
@@ -226,65 +262,6 @@ class Recurrences(ABC):
         image, S = applied(solution, *system)
         rest = xp.with_gradient(q - image, solved, *constants)
         return solution + (rest - xp.stop_gradient(rest)), S
-
-    def delta_cell(self, *x: Array, chunk_size: int, state: Array | None) -> tuple[Array, Array]:
-        xp, (q, k, v, *gates) = self.xp, x
-        S = q.shape[1]
-        wide = (q, k, v, *(gate[..., None] for gate in gates))
-        q, k, v, a, beta = (xp.float32(y).swapaxes(1, 2) for y in wide)
-        finite = Finite(self, k, v, beta, decays=[a])
-        k, v, beta, a = finite.inputs
-        if state is None:
-            state = xp.zeros((*q.shape[:2], q.shape[-1], v.shape[-1]), like=q)
-        L = _chunk_length(chunk_size, S)
-        q, k, v, a, beta = (to_chunks(x, L, xp) for x in (q, k, v, a, beta))
-        b = xp.cumsum(a, -2)
-        M = beta * (k @ k.swapaxes(-1, -2)) * self._between(a[..., 0], own=False)
-        inverse = self._unit_inverse(M)
-        own = inverse @ (beta * v)
-        seen = inverse @ (beta * xp.exp(b) * k)
-        written = (k * xp.exp(self.sum_after(a))).swapaxes(-1, -2)
-        decay = xp.exp(b[..., -1:, :])
-        states, us = [state], []
-        parts = (xp.unstack(part, 2) for part in (own, seen, written, decay))
-        for own_c, seen_c, written_c, decay_c in zip(*parts, strict=True):
-            us.append(own_c - seen_c @ states[-1])
-            states.append(decay_c * states[-1] + written_c @ us[-1])
-        A = (q @ k.swapaxes(-1, -2)) * self._between(a[..., 0])
-        h = A @ xp.stack(us, 2) + (q * xp.exp(b)) @ xp.stack(states[:-1], 2)
-        h, last = finite.spoil(from_chunks(h, S), states[-1])
-        return h, last
-
-    def dplr_cell(self, *x: Array, chunk_size: int, state: Array | None) -> tuple[Array, Array]:
-        xp, S = self.xp, x[0].shape[1]
-        q, k, v, a, *reads = (xp.float32(y).swapaxes(1, 2) for y in x if y is not None)
-        finite = Finite(self, k, v, *reads, decays=[a])
-        k, v, *reads, a = finite.inputs
-        if state is None:
-            state = xp.zeros((*q.shape[:2], q.shape[-1], v.shape[-1]), like=q)
-        L = _chunk_length(chunk_size, S)
-        q, k, v, a, r, *removal = (to_chunks(y, L, xp) for y in (q, k, v, a, *reads))
-        below = [(0, 0)] * 3 + [(1, 0), (0, 0)]  # moves rows to the next position
-        b = xp.cumsum(a, -2)
-        keys = xp.stack([*removal, k])
-        next_r = xp.pad(r, [(0, 0)] * 3 + [(0, 1), (0, 0)])[..., 1:, :]
-        A = self._scores(xp.stack([q, next_r])[:, None], keys, a)
-        A, P = xp.unstack(A)
-        P = xp.pad(P, [(0, 0), *below])[..., :-1, :]
-        inverse = self._unit_inverse(P[0])
-        own = inverse @ (-P[1] @ v if removal else v)
-        seen = inverse @ (r * xp.exp(xp.pad(b, below)[..., :-1, :]))
-        written = (keys * xp.exp(self.sum_after(a))).swapaxes(-1, -2)
-        decay = xp.exp(b[..., -1:, :]).swapaxes(-1, -2)
-        add = written[1] @ v if removal else xp.zeros_like(decay)
-        states, us = [state], []
-        parts = (xp.unstack(part, 2) for part in (own, seen, written[0], decay, add))
-        for own_c, seen_c, written_c, decay_c, add_c in zip(*parts, strict=True):
-            us.append(own_c - seen_c @ states[-1])
-            states.append(decay_c * states[-1] + written_c @ us[-1] + add_c)
-        h = A[0] @ xp.stack(us, 2) + (q * xp.exp(b)) @ xp.stack(states[:-1], 2)
-        h, last = finite.spoil(from_chunks(h + A[1] @ v if removal else h, S), states[-1])
-        return h, last
 
     def _unit_inverse(self, M: Array) -> Array:
         """Return (I + M)^-1 of strictly lower triangular M (..., L, L), L a power of 2."""

@@ -113,23 +113,32 @@ def slstm_cell(
 # -- the linear recurrences ------------------------------------------------------------------------
 
 
-def decay_cell(
+def recurrence(
     q: Float,
     k: Float,
     v: Float,
     log_decay: Float,
     *,
-    scale: float,
-    state: Float | None = None,
+    beta: Float | None = None,
+    read: Float | None = None,
+    removal: Float | None = None,
+    scale: float = 1.0,
     by_value: bool = False,
+    state: Float | None = None,
 ) -> tuple[Float, Float]:
     """Return h, as v or, `by_value`, as k, and the last S (B, NH, DK, DV); k (B, S, NH, DK)."""
     S = zero_state(k, v)[0] if state is None else state
     h = np.empty(k.shape if by_value else v.shape)
-    product = "bhkv,bhv->bhk" if by_value else "bhkv,bhk->bhv"
     for t in range(q.shape[1]):
-        S = np.exp(log_decay[:, t])[..., None] * S + k[:, t, :, :, None] * v[:, t, :, None]
-        h[:, t] = scale * np.einsum(product, S, q[:, t])
+        before, k_t, write = S, k[:, t, :, :, None], v[:, t]
+        S = np.exp(log_decay[:, t])[..., None] * S
+        if beta is not None:
+            write = beta[:, t, :, None] * (write - np.einsum("bhkv,bhk->bhv", S, k[:, t]))
+        S = S + k_t * write[:, :, None]
+        if read is not None and removal is not None:
+            held = np.einsum("bhkv,bhk->bhv", before, read[:, t])
+            S = S - removal[:, t, :, :, None] * held[:, :, None]
+        h[:, t] = scale * np.einsum("bhkv,bhv->bhk" if by_value else "bhkv,bhk->bhv", S, q[:, t])
     return h, S
 
 
@@ -138,7 +147,7 @@ def regression_cell(
 ) -> tuple[Float, Float]:
     """Return x (B, S, NH, D), solved exactly, and the last S (B, NH, D, D); ridge (NH, D).
 
-    S is read transposed, as in `decay_cell`; it is symmetric, but its central differences are not.
+    S is read transposed, as in `recurrence`; it is symmetric, but its central differences are not.
     """
     S = zero_state(k, k)[0] if state is None else state
     x = np.empty(q.shape)
@@ -147,43 +156,6 @@ def regression_cell(
         system = S.swapaxes(-1, -2) + ridge[..., None] * np.eye(ridge.shape[-1])
         x[:, t] = np.linalg.solve(system, q[:, t, ..., None])[..., 0]
     return x, S
-
-
-def delta_cell(
-    q: Float, k: Float, v: Float, log_decay: Float, beta: Float, *, state: Float | None = None
-) -> tuple[Float, Float]:
-    """Return h (B, S, NH, DV) and the last S (B, NH, DK, DV); q, k (B, S, NH, DK)."""
-    S = zero_state(q, v)[0] if state is None else state
-    h = np.empty(v.shape)
-    for t in range(q.shape[1]):
-        S = np.exp(log_decay[:, t])[..., None, None] * S
-        held = np.einsum("bhkv,bhk->bhv", S, k[:, t])
-        write = beta[:, t, :, None] * (v[:, t] - held)
-        S = S + k[:, t, :, :, None] * write[:, :, None]
-        h[:, t] = np.einsum("bhkv,bhk->bhv", S, q[:, t])
-    return h, S
-
-
-def dplr_cell(
-    q: Float,
-    k: Float,
-    v: Float,
-    log_decay: Float,
-    read: Float,
-    removal: Float | None = None,
-    *,
-    state: Float | None = None,
-) -> tuple[Float, Float]:
-    """Return h (B, S, NH, DV) and the last S (B, NH, DK, DV); all but v (B, S, NH, DK)."""
-    S = zero_state(q, v)[0] if state is None else state
-    removal = k if removal is None else removal
-    h = np.empty(v.shape)
-    for t in range(q.shape[1]):
-        held = np.einsum("bhkv,bhk->bhv", S, read[:, t])
-        S = np.exp(log_decay[:, t])[..., None] * S + k[:, t, :, :, None] * v[:, t, :, None]
-        S = S - removal[:, t, :, :, None] * held[:, :, None]
-        h[:, t] = np.einsum("bhkv,bhk->bhv", S, q[:, t])
-    return h, S
 
 
 def selective_scan(

@@ -397,7 +397,7 @@ busy = threading.Event()
 def open_source(*_, **__):
     x = np.ones(100_000, np.float32)
     while True:
-        ops.scale(x, 1.0, threads=1)
+        ops.scale(x, factor=1.0, threads=1)
         busy.set()
 
 def command(**_):

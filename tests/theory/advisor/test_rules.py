@@ -1,24 +1,22 @@
 """Each rule of the advisor turns where its number does; the trial decides by paired losses."""
 
-import math
 import shlex
-from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from mlxhog.base.load import Load, LoadWatch
+from mlxhog.base.load import Load
 from mlxhog.config.choices import STRATEGIES
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.strategies import Hogwild, RoundRobin, Serial, Sync
-from mlxhog.config.strategy import strategy_name
 from mlxhog.errors import Diverged
 from mlxhog.theory.advisor import measuring, rules
 from mlxhog.theory.advisor.measuring import TIE_BITS, decide
 from mlxhog.theory.advisor.profile import Profile
 from mlxhog.theory.advisor.rules import RULES, arms, recommend
+from mlxhog.theory.pairs import Pair, TrainedRun
 from mlxhog.theory.short_runs import PLAIN
 from mlxhog.theory.simulator.links import Link
 from mlxhog.theory.simulator.times import times_of
@@ -141,77 +139,52 @@ def test_a_gradient_may_be_as_late_as_its_variance_over_the_square_of_the_mean()
     assert profile([EVEN], noise_scale=0.5, batch=4).most_late == 1
 
 
-def test_a_trial_is_decided_by_paired_losses_and_a_tie_goes_to_who_repeats():
+def pairs_of(first, second, *, steps=(9, 9, 9, 9), diverged=""):
+    """Four pairs of runs with these bits per byte."""
+
+    def run(bits, n, letter):
+        status = "diverged" if letter in diverged else "done"
+        return TrainedRun("run", status, bits, n, 100 * n, 2.0)
+
+    return [
+        Pair(seed, "a", run(a, n, "a"), run(b, 7, "b"))
+        for seed, (a, b, n) in enumerate(zip(first, second, steps, strict=True))
+    ]
+
+
+def test_a_trial_is_decided_by_pairs_and_a_tie_goes_to_who_repeats():
     known = arms(profile([EVEN] * 2))
-    pair = (known[Hogwild()], known[Sync()])
-    noise = np.random.default_rng(0).normal(3.0, 0.5, 40)  # batches differ by far more than arms
-    assert decide(pair, (noise, noise - 0.1))[:2] == ("sync", False)
-    assert decide(pair, (noise, noise + 0.1))[:2] == ("hogwild", False)
-    assert decide(pair, (noise, noise + TIE_BITS / 2))[:2] == ("sync", True)
-    assert decide(pair, (noise, noise + np.where(np.arange(40) % 2, 0.5, -0.44)))[1]
-    assert decide(pair, (noise * np.nan, noise))[:2] == ("sync", False)
-    assert decide(pair, (noise, noise * np.nan))[:2] == ("hogwild", False)
+    hogwild, sync = known[Hogwild()], known[Sync()]
+    noise = np.random.default_rng(0).normal(3.0, 0.5, 4)  # seeds differ by far more than arms
+    jitter = np.array([0.001, -0.001, 0.002, -0.002])
 
+    def decided(second, **more):
+        trial = decide((hogwild, sync), pairs_of(noise, second, **more), QUIET)
+        return trial.winner, trial.tie
 
-@pytest.mark.parametrize("wild", [("hogwild",), ("sync",), ("hogwild", "sync")])
-def test_an_arm_that_diverges_loses_the_trial_and_is_trained_no_further(monkeypatch, wild):
-    trained = []
-
-    def train(settings, *_, **__):
-        trained.append(strategy_name(settings))
-        lost = strategy_name(settings) in wild
-        status, checkpoint = ("diverged", None) if lost else ("done", "step-1")
-        return SimpleNamespace(status=status, checkpoint=checkpoint, steps=7, seconds=2.0, run=None)
-
-    monkeypatch.setattr(measuring, "train", train)
-    monkeypatch.setattr(measuring, "Child", nullcontext)
-    monkeypatch.setattr(measuring, "_bits_per_byte", lambda *_: np.full(3, 2.5))
-    known = arms(profile([EVEN] * 2))
-    pair = (known[Hogwild()], known[Sync()])
-    target = SimpleNamespace(config=TrainConfig(optimizer="adamw"))
-    if len(wild) == 2:
-        with pytest.raises(Diverged, match="a smaller --lr"):
-            measuring.try_both(target, pair, 8.0, lambda *_: None)
-        return
-    trial = measuring.try_both(target, pair, 8.0, lambda *_: None)
-    assert trial.winner not in wild
-    assert not trial.tie
-    assert trained.count(wild[0]) == 1
-    assert sorted(trial.bits_per_byte, key=math.isnan)[0] == 2.5
+    assert decided(noise - 0.1 + jitter) == ("sync", False)
+    assert decided(noise + 0.1 + jitter) == ("hogwild", False)
+    assert decided(noise + TIE_BITS / 2 + jitter) == ("sync", True)
+    assert decided(noise + np.array([0.5, -0.4, 0.5, -0.4])) == ("sync", True)
+    assert decided(np.full(4, 8.0) + jitter, diverged="b") == ("hogwild", False)
+    with pytest.raises(Diverged, match="a smaller --lr"):
+        decided(noise, diverged="ab")
 
 
 @pytest.mark.parametrize(
     ("load", "steps", "winner", "untold"),
     [
-        (QUIET, {"hogwild": [9, 9, 9, 9], "sync": [7, 7, 7, 7]}, "sync", False),
-        (QUIET, {"hogwild": [9, 2, 9, 9], "sync": [7, 7, 7, 7]}, "sync", False),
-        (BUSY, {"hogwild": [9, 9, 8, 9], "sync": [7, 6, 7, 7]}, "sync", False),
-        (BUSY, {"hogwild": [9, 2, 9, 9], "sync": [7, 7, 7, 7]}, "hogwild", True),
-        (BUSY, {"hogwild": [9, 0, 9, 9], "sync": [7, 7, 7, 7]}, "hogwild", True),
+        (QUIET, (9, 2, 9, 9), "sync", False),
+        (BUSY, (9, 9, 8, 9), "sync", False),
+        (BUSY, (9, 2, 9, 9), "hogwild", True),
     ],
 )
-def test_a_trial_is_believed_by_the_steps_of_its_turns_where_other_programs_work(
-    monkeypatch, load, steps, winner, untold
+def test_a_trial_is_believed_by_the_steps_of_its_runs_where_other_programs_work(
+    load, steps, winner, untold
 ):
-    left = {name: list(turns) for name, turns in steps.items()}
-
-    def take_turn(target, arm, *how):
-        before = 0 if how[3] is None else how[3].steps
-        reached = before + left[arm.name].pop(0)
-        return SimpleNamespace(
-            status="done", checkpoint=arm.name, steps=reached, seconds=2.0, run=arm.name
-        )
-
-    def held_out(child, target, checkpoint):
-        return np.full(3, 2.0 if checkpoint.name == "sync" else 2.5)
-
-    monkeypatch.setattr(measuring, "_train_slice", take_turn)
-    monkeypatch.setattr(measuring, "Child", nullcontext)
-    monkeypatch.setattr(measuring, "_bits_per_byte", held_out)
-    monkeypatch.setattr(LoadWatch, "look", lambda watch: load)
     known = arms(profile([EVEN] * 2))
-    target = None
-    trial = measuring.try_both(target, (known[Hogwild()], known[Sync()]), 8.0, lambda *_: None)
+    pairs = pairs_of([2.5, 2.51, 2.5, 2.49], [2.0] * 4, steps=steps)
+    trial = decide((known[Hogwild()], known[Sync()]), pairs, load)
     assert trial.winner == winner
     assert trial.untold == (str(BUSY) if untold else None)
 

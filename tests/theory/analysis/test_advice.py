@@ -7,7 +7,7 @@ from mlxhog.arena import Slot
 from mlxhog.config.config import TrainConfig
 from mlxhog.theory.analysis.advice import Evidence, Lag, advise
 from mlxhog.theory.analysis.analyze import bounds_of, facts
-from mlxhog.theory.analysis.conflicts import BlockConflicts, RowConflicts
+from mlxhog.theory.analysis.conflicts import BlockConflicts
 from mlxhog.theory.analysis.sampling import Block, StaleGradient
 from mlxhog.theory.analysis.staleness import ObservedStaleness
 from mlxhog.theory.simulator import of_histogram
@@ -24,21 +24,6 @@ def block(name, supports, *, rows=False):
 
 DENSE = block("dense", [range(N)] * SAMPLES)
 SPARSE = block("sparse", [[k, 2000 + k] for k in range(SAMPLES)])
-ROWS = RowConflicts(
-    name="embedding",
-    rows=320,
-    batches=100,
-    omega=9,
-    mean_rows=6.5,
-    rho=1.0,
-    delta=0.75,
-    p_conf=0.5,
-    mean_conflict_degree=49.5,
-    shared=0.5,
-    never=200,
-    hottest=({"id": 32, "text": "' '", "share": 0.75},),
-    without_hottest=0.01,
-)
 
 
 def seen(lost):
@@ -86,7 +71,6 @@ def advice(
             cores=8,
             trained=trained,
             blocks=blocks,
-            embedding=ROWS,
             lag=lag,
             observed=seen(0.125),
             stale_gradients=(StaleGradient(1, cosine, 0.1),),
@@ -138,8 +122,6 @@ def test_every_flag_that_is_advised_goes_with_the_options_there_are(blocks, chos
         words = one.flags.replace("--", "").replace("-", "_").split()
         added = dict(zip(words[::2], words[1::2], strict=True))
         TrainConfig(**options | added)
-        shared = one.topic == "moments" and "shared" in one.recommend
-        assert not shared or added or chosen["moments"] == "shared"
 
 
 def test_sparsity_that_allows_no_lag_justifies_no_second_worker():
@@ -173,24 +155,11 @@ def test_reads_are_predicted_where_steps_come_late():
     assert "predicted reads" not in advice(strategy="sync")
 
 
-@each_of(
-    ("optimizer", "moments", "recommend", "flags"),
-    [
-        ("adamw", "private", "keep moments=private", ""),
-        ("adamw", "shared", "keep moments=shared", ""),
-        ("muon", "shared", "keep moments=shared", ""),
-        ("muon", "private", "use moments=shared, predict=last", "--moments shared --predict last"),
-    ],
-)
-def test_private_and_shared_moments_are_explained_with_what_each_costs(
-    optimizer, moments, recommend, flags
-):
-    one = advice(optimizer=optimizer, moments=moments)["moments"]
-    assert (one.recommend, one.flags) == (recommend, flags)
-    assert "private ones cost memory for each worker, and see its gradients alone" in one.because
-    assert "one pair that sees all gradients, and cost traffic between cores" in one.because
-    unmeasured = "no measurement compares them for AdamW"
-    assert (unmeasured in one.because) == (optimizer == "adamw")
+def test_moments_are_to_be_shared_where_the_optimizer_would_share_them():
+    private = advice(optimizer="muon", moments="private")["moments"]
+    assert private.flags == "--moments shared --predict last"
+    assert "moments" not in advice(optimizer="muon", moments="shared")
+    assert "moments" not in advice(optimizer="adamw", moments="private")
 
 
 def test_moments_are_no_topic_where_they_cannot_be_chosen_or_nothing_is_late():
@@ -211,20 +180,10 @@ def test_a_model_that_is_trained_already_has_no_start_to_be_synchronous():
     assert "fewer workers" in topics["freshness"].recommend
 
 
-def test_only_an_embedding_of_its_own_has_sparse_rows():
-    tied = advice()["embedding"]
-    assert "tied" in tied.because
-    own = advice((DENSE, block("embedding", [[k] for k in range(SAMPLES)], rows=True)))
-    assert own["embedding"].recommend.startswith("nothing to do")
-    assert "' ' 75%" in own["embedding"].because
-
-
 def test_disjoint_blocks_are_offered_to_dense_models_alone():
     assert advice()["disjoint blocks"].flags == "--blocks disjoint"
     assert "disjoint blocks" not in advice((SPARSE,))
-    chosen = advice(blocks_option="disjoint")["disjoint blocks"]
-    assert chosen.flags == ""
-    assert "no two workers write the same block at once" in chosen.because
+    assert "disjoint blocks" not in advice(blocks_option="disjoint")
 
 
 def test_a_sparsified_run_is_told_whether_it_is_sparse_enough():

@@ -13,7 +13,7 @@ from mlxhog.models import families
 from mlxhog.models.registry import architectures, load_architecture
 from mlxhog.theory.analysis.conflicts import (
     HOTTEST,
-    count_embedding,
+    count_rows,
     token_name,
 )
 from mlxhog.theory.analysis.sampling import blocks_of
@@ -72,7 +72,8 @@ def batches(tmp_path):
 
 def counted(batches, numbers):
     tickets = [(0, k) for k in numbers]
-    return count_embedding(batches, tickets, 320, ByteTokenizer(), lambda step: None)
+    (rows,) = count_rows(batches, tickets, 320, ByteTokenizer(), None, lambda step: None)
+    return rows
 
 
 def test_every_number_is_that_of_a_count_by_hand(batches):

@@ -25,13 +25,13 @@ def test_dense_blocks_have_rho_delta_and_p_conf_1_and_every_element_in_omega(tmp
     by = {one.block.name: one for one in measured.blocks}
     for name in ("layer 0", "out_norm", "head"):
         here = by[name]
-        assert (here.rho.value, here.delta.value, here.p_conf.value) == (1.0, 1.0, 1.0)
+        assert (here.rho, here.delta, here.p_conf) == (1.0, 1.0, 1.0)
         assert here.dense
-        assert here.omega.value == here.block.parameters == here.mean
+        assert here.omega == here.block.parameters == here.mean
         assert here.untouched == 0
     letters = len(set("lock free adds never wait"))
     rows = letters + 1  # and the start of a document
-    assert by["embedding"].omega.value <= 32 * rows
+    assert by["embedding"].omega <= 32 * rows
     assert by["embedding"].untouched >= 32 * (320 - rows)
     assert any("gradients" in step for step in messages)
 
@@ -39,12 +39,12 @@ def test_dense_blocks_have_rho_delta_and_p_conf_1_and_every_element_in_omega(tmp
 def test_supports_that_never_meet_have_no_conflict_and_rho_is_never_below_delta():
     block = Block("b", None, (), row_sparse=False)
     apart = BlockConflicts.of(block, of_lists([[k] for k in range(40)], 40))
-    assert apart.p_conf.value == 0.0
+    assert apart.p_conf == 0.0
     assert not apart.dense
-    assert apart.rho.value >= apart.delta.value
-    assert apart.omega.value == 1
+    assert apart.rho >= apart.delta
+    assert apart.omega == 1
     star = BlockConflicts.of(block, of_lists([[0, k] for k in range(1, 41)], 41))
-    assert star.delta.value == star.rho.value == star.p_conf.value == 1.0
+    assert star.delta == star.rho == star.p_conf == 1.0
 
 
 def test_batches_are_drawn_without_repetition_and_the_same_by_the_same_seed():

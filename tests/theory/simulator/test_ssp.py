@@ -1,13 +1,14 @@
 """SSP keeps its bound, and no worker waits for ever."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 from mlxhog.errors import ConfigError
 from mlxhog.theory.simulator import Event, Simulation, simulate
-from mlxhog.theory.simulator.schemes import SSP
+from mlxhog.theory.simulator.schemes import SSP, Scheme
 from mlxhog.theory.simulator.times import times_of
 from mlxhog.theory.simulator.workers import Worker
 
@@ -72,6 +73,32 @@ def test_random_schedules_with_deaths_all_come_to_their_end():
         machine.run_until(10**6)
         assert machine.state.clocks[len(workers) - 1] == 20  # who never dies has finished
         assert not machine.state.alive
+
+
+@dataclass(frozen=True)
+class PushGate(Scheme):
+    """Document 003's BoundedStalenessServer: wait at the write while the gradient is too old.
+
+    The version grows and the version that was read stays, so a worker that waits never continues.
+    """
+
+    strategy: ClassVar[str] = "push_gate"
+    most: int
+
+    def _behaviour(self, workers):
+        def behaviour(worker):
+            for _ in worker.steps():
+                read = yield from worker.gradient()
+                yield lambda: worker.state.version - read <= self.most  # noqa: B023
+                worker.apply(read)
+
+        return behaviour
+
+
+def test_a_bound_at_the_push_waits_for_ever():
+    machine = Simulation(workers_of(4, slow=10.0), PushGate(1))
+    machine.run_until(1000)
+    assert 0 not in machine.state.clocks
 
 
 def test_a_negative_slack_is_refused():

@@ -4,6 +4,7 @@ Both backends agree with the float64 reference and with each other, no output de
 token, and a sequence in pieces, from any state, has the outputs of the whole.
 """
 
+import json
 import math
 from dataclasses import replace
 from functools import cache, partial
@@ -16,15 +17,16 @@ import torch
 from numpy.typing import NDArray
 
 from mlxhog.config import plugins
-from mlxhog.models import lm, lm_numpy
+from mlxhog.models import lm, lm_float64
 from mlxhog.models.mad import MADConfig, state_sizes
 from mlxhog.models.mad.layers import BUILT_IN
 from mlxhog.models.mad.sequence import parse
 from tests.models.sample import batch, perturbed_params
-from tests.models.twins import TWINS, assert_agreement
+from tests.models.twins import TWINS, assert_agreement, assert_slopes
 from tests.pairs import each_of
 from tests.tolerances import (
     CAUSAL_F32,
+    FLOAT64,
     LAYER_GRADIENT_F32,
     LOGITS_F32,
     STATE_F32,
@@ -72,6 +74,7 @@ SEQUENCES = (*(layer.name for layer in BUILT_IN), "my_layer(expand=2)", *OTHERS)
 sequences = each_of("text", SEQUENCES)
 twins = each_of("name", TWINS)
 FRAMEWORKS = ("torch", "mlx")
+RECORDED = json.loads((Path(__file__).parents[3] / "golden" / "layers_float64.json").read_text())
 
 
 def in_turn(argument, values):
@@ -100,7 +103,7 @@ def example(text, S, B=2):
 
 
 def reference(cfg, params, tokens):
-    logits = lm_numpy.forward(cfg, params, lm_numpy.embed(cfg, params, tokens))[0]
+    logits = lm_float64.forward(cfg, params, lm_float64.embed(cfg, params, tokens))[0]
     return logits
 
 
@@ -110,6 +113,21 @@ def with_reference(text, S, B):
     cfg = MADConfig(vocab_size=23, hidden_size=32, layers=parse(text), max_length=S)
     params, (tokens, _) = perturbed_params(cfg, 1), batch(cfg, B, S, 2)
     return cfg, params, tokens, reference(cfg, params, tokens)
+
+
+@sequences
+def test_the_reference_has_the_numbers_that_a_loop_over_positions_in_numpy_had(text):
+    """Of each layer, written for it alone and by hand; it was deleted when they were equal."""
+    logits = with_reference(text, 67, 2)[-1]
+    recorded = np.reshape(RECORDED[text], (2, 2, 4))
+    assert_close(logits[:, [9, 66], :4], recorded, FLOAT64)
+
+
+@pytest.mark.slow
+@each_of("text", [layer.name for layer in BUILT_IN])
+def test_every_gradient_of_the_reference_is_the_change_of_its_loss(text):
+    cfg = config(text)
+    assert_slopes(cfg, {k: v.astype(np.float64) for k, v in perturbed_params(cfg, 1).items()})
 
 
 @pytest.mark.slow

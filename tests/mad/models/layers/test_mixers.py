@@ -13,7 +13,7 @@ from mlxhog.models.forward_pass import Pass
 from mlxhog.models.mad import MADConfig
 from mlxhog.models.mad.layers import gsa, mamba3, path
 from mlxhog.models.mad.sequence import parse
-from tests.models.twins import TWINS
+from tests.models.twins import TWINS, float64
 from tests.pairs import each_of
 from tests.tolerances import SEQUENCE_F32, STATE_F32, assert_close
 
@@ -38,9 +38,7 @@ def test_mesa_solves_what_the_exact_code_of_fla_does(twin):
     q, k, v, log_decay, beta, ridge = recorded(twin, "mesa", *names)
     log_decay, root = log_decay[..., None], beta[..., None] ** 0.5
     x, _ = twin.ops.regression_cell(q, root * k, log_decay, ridge, steps=8, chunk_size=8)
-    h, _ = twin.ops.decay_cell(
-        x, root * k, root * v, log_decay, scale=1.0, chunk_size=4, state=None
-    )
+    h, _ = twin.ops.recurrence(x, root * k, root * v, log_decay, chunk_size=4)
     assert_recorded(twin, h, "mesa")
 
 
@@ -83,7 +81,7 @@ def layer(text, twin, gates=None, S=41):
     x = rng.standard_normal((2, S, D))
     run = Pass(twin.ops)
     y, state = one.forward(cfg, twin.array(p), twin.array(x), None, run)
-    return twin.numpy(y), one.reference(cfg, p, x), state
+    return twin.numpy(y), float64(one, cfg, p, x), state
 
 
 @each_of(

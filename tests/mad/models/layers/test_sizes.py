@@ -7,14 +7,14 @@ import pytest
 
 from mlxhog.errors import ConfigError
 from mlxhog.mad.winner import write
-from mlxhog.models import lm_numpy
+from mlxhog.models import lm_float64
 from mlxhog.models.mad import MADConfig
 from mlxhog.models.mad.layers import at_width, make, to_dict
 from mlxhog.models.mad.sequence import parse
 from mlxhog.models.spec import initial_value
 from tests.mad.training.small_runs import small_run
 from tests.models.sample import batch, perturbed_params
-from tests.models.twins import TWINS
+from tests.models.twins import TWINS, float64
 from tests.pairs import each_of
 from tests.tolerances import LOGITS_F32, assert_close
 
@@ -183,7 +183,7 @@ def test_gla_forgets_by_the_sixteenth_root_of_its_gate():
     p |= {"decay_down.weight": np.zeros((1, 2)), "decay_up.weight": np.zeros((2, 1))}
     p |= {"decay_up.bias": np.zeros(2), "head_norm.weight": np.ones(2)}
     # The first position writes into the first channel of the value, the second into the other.
-    _, last = layer.reference(cfg, p, np.eye(2)[None])[0]
+    _, last = float64(layer, cfg, p, np.eye(2)[None])[0]
     assert last[0] / last[1] == pytest.approx(0.5 ** (1 / 16))
 
 
@@ -214,7 +214,7 @@ def test_a_memory_of_negative_eigenvalues_counts_modulo_2(text):
         p["b_proj.weight"] *= 20  # beta at its bound
         if "A_log" in p:
             p["A_log"] -= 100  # no decay
-        outputs[negative] = layer.reference(cfg, p, np.ones((1, 6, 4)))[0, :, 0]
+        outputs[negative] = float64(layer, cfg, p, np.ones((1, 6, 4)))[0, :, 0]
     counting, held = outputs["true"], outputs["false"]
     assert (np.abs(counting[::2]) > 0.1).all()
     np.testing.assert_allclose(counting[1::2], 0, atol=0.01)  # keys are not quite of length 1
@@ -231,7 +231,7 @@ def test_one_step_of_a_delta_product_is_gated_delta_net():
     rng = np.random.default_rng(0)
     p = {spec.name: rng.standard_normal(spec.shape) for spec in one.param_spec(32)}
     x = rng.standard_normal((2, 9, 32))
-    np.testing.assert_allclose(one.reference(cfg, p, x), other.reference(cfg, p, x), atol=1e-12)
+    np.testing.assert_allclose(float64(one, cfg, p, x), float64(other, cfg, p, x), atol=1e-12)
 
 
 @each_of(("text", "bias"), [("mlstm", "fgate.bias"), ("slstm", "recurrent.bias")])
@@ -302,7 +302,7 @@ def config(layers):
 
 
 def logits(cfg, params, tokens):
-    return lm_numpy.forward(cfg, params, lm_numpy.embed(cfg, params, tokens))[0]
+    return lm_float64.forward(cfg, params, lm_float64.embed(cfg, params, tokens))[0]
 
 
 @each_of("name", TWINS)
@@ -326,10 +326,10 @@ def test_a_mixture_takes_the_best_experts_alone_and_mad_labs_router_does_not():
         rng = np.random.default_rng(0)
         p = {spec.name: rng.standard_normal(spec.shape) for spec in layer.param_spec(16)}
         x = rng.standard_normal((1, 1, 16))
-        whole = layer.reference(cfg, p, x)
+        whole = float64(layer, cfg, p, x)
         worst = int((x @ p["router.weight"].T + p["router.bias"]).argmin())
         units = slice(worst * 16, worst * 16 + 16)
         p["w1.weight"][units] = 0.0
-        shares[router] = np.abs(layer.reference(cfg, p, x) - whole).max()
+        shares[router] = np.abs(float64(layer, cfg, p, x) - whole).max()
     assert shares["top-k"] == 0.0
     assert shares["mad"] > 0.0

@@ -1,0 +1,238 @@
+"""Strategies in one process: an arena, workers, and gradients that a test can foresee."""
+
+import time
+from functools import cache
+from types import SimpleNamespace
+
+import numpy as np
+
+from mlxhog import TrainConfig
+from mlxhog.arena import Arena, plan
+from mlxhog.arena.control import Command
+from mlxhog.arena.ledger import Ledger
+from mlxhog.arena.workers import Phase
+from mlxhog.config.budget import Budget
+from mlxhog.config.choices import STRATEGIES
+from mlxhog.config.options import options
+from mlxhog.models.spec import ParamSpec
+from mlxhog.optim import SGD
+from mlxhog.strategies import Context, Idle, Lease, TicketPart, build
+from mlxhog.strategies.hogwild import Hogwild
+from tests.threads import in_threads
+
+LR = 0.5
+W = {"w": ParamSpec("w", (4,), "zeros")}
+PLAIN = {
+    "lr": LR, "clip": 0.0, "seq_len": 10, "batch_size": 1, "optimizer": "sgd", "weight_decay": 0.0,
+    "schedule": "constant", "warmup": 0.0, "predict": "none",
+}  # fmt: skip
+
+
+@cache
+def config(name, **more):
+    """A run of a strategy with plain steps, as far as nothing else is said."""
+    values = {**PLAIN, **more}
+    if "optimizer" in more:
+        values = {name: value for name, value in values.items() if name != "weight_decay"}
+    own = {spec.flat for spec in options(STRATEGIES.find(name)).values()}
+    if "predict" not in own:
+        del values["predict"]
+    return TrainConfig(strategy=name, **values)
+
+
+def strategy(name="hogwild", workers=2, *, kind=None, **values):
+    """A strategy, or one of a class of the test's own, with options by their flat names."""
+    made = config(name, **values)
+    return build(made, workers) if kind is None else kind(made, workers)
+
+
+def new_arena(of, params=W, *, steps=None, **layout):
+    """An arena whose workers may begin; its parameters are 0."""
+    arena = empty_arena(of, params, **layout)
+    of.begin(arena)
+    of.limit_steps(arena, Ledger(arena), steps)
+    arena.counters.store("command", Command.TRAIN)
+    return arena
+
+
+def empty_arena(of, params, **layout):
+    """An arena with the segments of a strategy."""
+    slots, extra = max(of.slots, of.workers), of.segments(len(params))
+    return Arena.create(plan(params, max_workers=slots, extra=extra, **{"n_tickets": 8, **layout}))
+
+
+def context(arena, slot, of, *, steps=10, optimizer=None, **more):
+    """A worker's view of the run; its slot may have had another worker."""
+    opt_step = arena.workers.entry(slot).opt_step
+    entry = arena.workers.acquire_slot(slot=slot)
+    entry.opt_step = opt_step
+    inbox = np.zeros_like(arena.params)
+    values = {
+        "arena": arena, "ledger": Ledger(arena), "entry": entry, "slot": slot,
+        "owner": entry.incarnation, "strategy": of, "optimizer": optimizer or SGD(),
+        "backend": SimpleNamespace(inbox=inbox, refresh=lambda: None), "metal": None,
+        "schedule": lambda progress, update: LR, "budget": Budget(steps=steps), "step_limit": steps,
+        "decay": frozenset(), "model": SimpleNamespace(),
+    }  # fmt: skip
+    return Context(**{**values, **more})
+
+
+def worker(arena, slot, of, **more):
+    """One worker of a strategy."""
+    return of.worker(context(arena, slot, of, **more))
+
+
+def full(arena, value):
+    """A gradient of equal elements for every parameter."""
+    return {n: np.full(s.shape, value, np.float32) for n, s in arena.layout.slots.items()}
+
+
+def begin_step(one):
+    """Take a ticket and read."""
+    lease = one.claim()
+    assert isinstance(lease, Lease), lease
+    one.context.entry.phase = Phase.COMPUTE
+    one.read()
+    return lease
+
+
+def end_step(one, lease, value=1.0):
+    """Write a gradient of equal elements."""
+    return one.write(full(one.context.arena, value), lease, samples=1)
+
+
+def step(one, value=1.0):
+    """A whole step."""
+    return end_step(one, begin_step(one), value)
+
+
+def first(arena, segment="params"):
+    """The first element of a segment."""
+    return float(arena.segment(segment)[0])
+
+
+def wait_until(condition):
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+class Run:
+    """One call to `train`, as far as strategies and the ledger see it.
+
+    Attributes:
+        gradient: a function of a ticket's number and the first parameter that was read.
+        taken: steps so far, by slot.
+        idle: slots whose last claim got nothing.
+    """
+
+    def __init__(self, of, params, gradient, steps, optimizer=None, **layout):
+        self.optimizer = optimizer
+        self.of, self.gradient, self.steps = of, gradient, steps
+        self.arena = new_arena(of, params, steps=steps, **layout)
+        self.ledger = Ledger(self.arena)
+        self.params, self.layout = params, layout
+        self.taken, self.idle = dict.fromkeys(range(1, of.workers + 1), 0), set()
+        self.is_dead = False  # the victim
+        self.workers = [self.worker(slot) for slot in self.taken]
+
+    def worker(self, slot):
+        return worker(self.arena, slot, self.of, steps=self.steps, optimizer=self.optimizer)
+
+    def _grads(self, one, lease):
+        """The gradient of a lease's batch, and the number of its sequences."""
+        at = float(one.context.backend.inbox[0])
+        values = []
+        for part in lease.parts or [TicketPart(lease.epoch, lease.ticket, 0, lease.parts is None)]:
+            number = part.epoch * self.ledger.n + part.ticket
+            values += [self.gradient(number, at)] * (part.end - part.begin)
+        return (full(self.arena, np.mean(values)) if values else {}), len(values)
+
+    def work(self, one, victim=None):
+        """What a worker does until the run is over; a victim beside it is left steps to die in."""
+        pending = None
+        while True:
+            if victim is not None and self._is_ahead(one, victim):
+                time.sleep(0.0002)
+                continue
+            lease = one.claim()
+            if pending is not None:
+                self._end(one, *pending)
+                pending = None
+            if isinstance(lease, Lease):
+                self.idle.discard(one.context.slot)
+                one.context.entry.phase = Phase.COMPUTE
+                one.read()
+                pending = (lease, *self._grads(one, lease))
+                if not self.of.config.overlap:
+                    self._end(one, *pending)
+                    pending = None
+            elif lease is Idle.DONE and self.done() >= self.steps:
+                return
+            else:
+                self.idle.add(one.context.slot)
+                time.sleep(0.0002)
+
+    def _end(self, one, lease, grads, samples):
+        one.write(grads, lease, samples)
+        if one.counts_step():
+            self.arena.counters.add("steps", 1)
+        self.taken[one.context.slot] += 1
+
+    def _is_ahead(self, one, victim):
+        """Whether a worker would take steps that a living victim needs to die in."""
+        lead = self.taken[one.context.slot] - self.taken[victim.context.slot]
+        return (
+            isinstance(self.of, Hogwild)
+            and lead >= 2
+            and not (self.is_dead or self.done() >= self.steps)
+        )
+
+    def done(self):
+        return self.of.steps_done(self.arena, self.ledger)
+
+    def finish(self):
+        in_threads(self.work, self.workers)
+        self.end()
+
+    def mark_dead(self, slot):
+        """What the supervisor does first when a worker is dead: its locks may be taken over."""
+        self.arena.workers.mark_dead(slot)
+        self.is_dead = True
+
+    def reap(self, slot):
+        self.arena.workers.mark_dead(slot)
+        self.ledger.reap(self.arena.workers.entry(slot).incarnation)
+
+    def end(self):
+        """What is done up to a checkpoint."""
+        self.of.settle(self.arena, self.ledger)
+
+    def model(self):
+        """The elements of all parameters; each has one value."""
+        values = {n: set(self.arena.param(n).reshape(-1).tolist()) for n in self.params}
+        assert all(len(one) == 1 for one in values.values()), values
+        return {n: one.pop() for n, one in values.items()}
+
+    def resumed(self, steps):
+        """The next call, which takes the rest of a budget."""
+        old, of = self.arena, self.of
+        new = Run.__new__(Run)
+        new.__dict__.update(self.__dict__, steps=steps - old.counters.load("steps"))
+        new.arena = empty_arena(of, self.params, **self.layout)
+        new.ledger, new.is_dead, new.idle = Ledger(new.arena), False, set()
+        new.taken = dict.fromkeys(self.taken, 0)
+        state = {**of.state(old), "ledger": self.ledger.position()}
+        new.arena.counters.store("version", old.counters.load("version"))
+        new.arena.params[...] = old.params
+        kept = of.resume(new.arena, new.ledger, state)
+        for segment in of.kept_segments():
+            new.arena.segment(segment)[...] = old.segment(segment)
+        for slot in range(1, of.slots + 1):
+            new.arena.workers.entry(slot).opt_step = old.workers.entry(slot).opt_step
+        of.begin(new.arena, kept)
+        of.limit_steps(new.arena, new.ledger, new.steps)
+        new.arena.counters.store("command", Command.TRAIN)
+        new.workers = [new.worker(slot) for slot in new.taken]
+        return new

@@ -1,0 +1,273 @@
+"""What every strategy keeps: it is its paper, whoever dies, wherever it is resumed or paused."""
+
+import threading
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlxhog.models.spec import ParamSpec
+from mlxhog.strategies import Idle
+from mlxhog.strategies.in_order import InOrder
+from mlxhog.strategies.local import Local
+from mlxhog.strategies.sync import Sync, SyncThenHogwild
+from tests.strategies import references
+from tests.strategies.deaths import dies, dies_with, in_thread, places
+from tests.strategies.runs import Run, strategy, wait_until
+from tests.threads import begin, join
+
+STEPS = 7
+PARAMS = {
+    "a": ParamSpec("a", (2500,), "zeros"),  # two workers divide it where they share by floats
+    "b": ParamSpec("b", (500,), "zeros"),
+    "c": ParamSpec("c", (8,), "zeros"),
+}
+
+
+def of_both(ticket, at):
+    """Differs between batches, and depends on where it is taken."""
+    return 1.0 + ticket + 0.25 * at
+
+
+def of_ticket(ticket, at):
+    return 1.0 + ticket
+
+
+def one(ticket, at):
+    return 1.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """A strategy with options, its reference, and the gradients for which that is exact.
+
+    Attributes:
+        torn: another reference, for the step that was torn.
+    """
+
+    name: str
+    options: dict[str, Any]
+    reference: Any
+    gradient: Any = of_both
+    workers: int = 2
+    open: bool = False
+    torn: Any = None
+
+    def run(self, steps=STEPS):
+        options = dict(self.options)
+        by_rank = options.pop("steps_by_rank", None)
+        of = strategy(self.name, self.workers, **options)
+        if by_rank:
+            unequal = type("Unequal", (type(of),), {"steps_of_round": lambda *_: by_rank})
+            of = unequal(of.config, self.workers)
+        object.__setattr__(of, "open", self.open)
+        return Run(of, PARAMS, self.gradient, steps)
+
+    def models(self, of, steps, *, torn):
+        """The possible values of a parameter; a torn step may have no effect."""
+        without = range(steps) if torn else []
+        references = (self.reference, self.torn or self.reference)
+        cases = ((by, k) for by in references for k in [None, *without])
+        return {float(by(of, self.gradient, steps, k)) for by, k in cases}
+
+
+H = {"average_every": 2}
+CASES = {
+    "hogwild": Case("hogwild", {}, references.added, of_ticket),
+    "hogwild, overlap": Case("hogwild", {"overlap": True}, references.added, of_ticket),
+    "hogwild, own": Case("hogwild", {"predict": "own"}, references.added, of_ticket),
+    "serial": Case("serial", {}, references.in_order, workers=1),
+    "locked": Case("locked", {}, references.added, of_ticket),
+    "aig": Case("aig", {}, references.added, of_ticket),
+    "async_ps": Case("async_ps", {}, references.added, of_ticket),
+    "ssp": Case("ssp", {"slack": 1}, references.added, of_ticket),
+    "async_after": Case("hogwild", {"async_after": 0.5}, references.added, one),
+    "sync": Case("sync", {}, references.rounds),
+    "sync, three": Case("sync", {}, references.rounds, workers=3),
+    "sync, open": Case("sync", {}, references.rounds, open=True),
+    "sync by speed": Case(
+        "sync", {"sync_shares": "speed", "batch_size": 4}, references.rounds, one
+    ),
+    "backup_workers": Case("sync", {"backup_workers": 1}, references.rounds, one, workers=3),
+    "round_robin": Case("round_robin", {}, references.in_order),
+    "round_robin, three": Case("round_robin", {}, references.in_order, workers=3),
+    "sim": Case("sim", {}, references.in_order, workers=1),
+    "sim uniform": Case("sim", {"sim_staleness": "uniform:0:3"}, references.in_order, workers=1),
+    "sim speed": Case("sim", {"sim_staleness": "speed:1,1,3"}, references.in_order, workers=1),
+    "avg_runs": Case("avg_runs", {}, references.local),
+    "local_sgd": Case("local_sgd", H, references.local),
+    "local_sgd, alone": Case("local_sgd", H, references.local, workers=1),
+    "local_sgd, three": Case("local_sgd", H, references.local, workers=3),
+    "local_sgd unequal": Case("local_sgd", {**H, "steps_by_rank": [3, 1]}, references.local),
+    "local_sgd post": Case("local_sgd", {**H, "local_after": 4}, references.local),
+    "fedprox": Case("fedprox", {**H, "prox_mu": 0.5}, references.local),
+    "fedprox decoupled": Case(
+        "fedprox", {**H, "prox_mu": 0.5, "prox": "decoupled"}, references.local,
+        torn=references.pulled,
+    ),
+    "scaffold": Case("scaffold", H, references.local),
+    "scaffold, three": Case("scaffold", H, references.local, workers=3),
+    "diloco": Case("diloco", H, references.local),
+}  # fmt: skip
+
+
+def each(names):
+    """One test for each of these cases."""
+    return pytest.mark.parametrize("case", [pytest.param(CASES[name], id=name) for name in names])
+
+
+every_case = each(CASES)
+
+
+def check(run, case, where=None, *, steps=STEPS, before=0):
+    """Every count is exact; so are the parameters, unless a step was torn."""
+    of, ledger, counters = run.of, run.ledger, run.arena.counters
+    torn = ledger.position()["torn"]
+    assert before + run.done() == before + counters.load("steps") == steps, where
+    assert torn <= 1 + (before > 0), where
+    taken = [run.arena.workers.entry(slot).opt_step for slot in range(1, of.slots + 1)]
+    version = counters.load("version")
+    if isinstance(of, InOrder | Local):
+        assert version == sum(taken) == steps, where
+    elif type(of) is Sync:
+        assert version == steps, where
+        assert of.backups or taken == [steps] * of.workers, where
+    else:
+        assert steps - torn <= version <= steps, where
+    if not isinstance(of, SyncThenHogwild):
+        each = of.workers if isinstance(of, Sync) else 1
+        assert ledger.watermark == each * steps or before, where
+        assert ledger.position()["done"] == [], where
+    values = set(run.model().values())
+    assert values <= case.models(of, steps, torn=torn), where
+
+
+@every_case
+def test_it_is_its_sequential_reference_bit_for_bit(case):
+    run = case.run()
+    run.finish()
+    check(run, case)
+    if isinstance(run.of, Local):
+        own = [run.arena.segment(name)[0] for name in run.of.replica_segments()]
+        assert own == references.Local(run.of, case.gradient, STEPS).own
+    run.arena.close()
+
+
+def lines_of(case, rank):
+    """Lines that a worker executes, each with the number of times until it may die there."""
+    run = case.run()
+    others = [w for k, w in enumerate(run.workers) if k != rank]
+    threads = begin(lambda w: run.work(w, run.workers[rank]), others)
+    counts = places(partial(run.work, run.workers[rank]))
+    join(threads)
+    run.arena.close()
+    return [(place, min(2, n)) for place, n in sorted(counts.items())]
+
+
+def name_of(place):
+    return f"{Path(place[0]).name}:{place[1]}"
+
+
+@pytest.mark.slow
+@every_case
+def test_a_death_at_any_line_costs_at_most_one_torn_step_and_stops_no_other(case):
+    """The dead worker is replaced, and the run goes on to its end."""
+    if case.name == "sync" and case.gradient is of_both:
+        case = replace(case, gradient=of_ticket)  # a torn share leaves the others' gradients alone
+    reached, lines = 0, lines_of(case, 0)
+    for number, (place, times) in enumerate(lines):
+        run = case.run()
+        rank = number % case.workers
+        slot, victim = rank + 1, run.workers[rank]
+        rest = [
+            in_thread(partial(run.work, w, victim)) for k, w in enumerate(run.workers) if k != rank
+        ]
+        if dies(partial(run.work, victim), place, times):
+            reached += 1
+            run.mark_dead(slot)
+            run.reap(slot)
+            run.work(run.worker(slot))
+        for result in rest:
+            result(name_of(place))
+        run.end()
+        check(run, case, name_of(place))
+        run.arena.close()
+    assert reached >= len(lines) / 2, (reached, len(lines))
+
+
+@pytest.mark.slow
+@each(name for name, case in CASES.items() if case.workers < 3)
+def test_steps_before_and_after_a_resume_are_the_budget_wherever_all_workers_died(case):
+    reached = still = 0
+    for number, (place, times) in enumerate(lines_of(case, 0)):
+        run, dead = case.run(), threading.Event()
+        workers = run.workers if number % 2 else run.workers[::-1]
+        victim, others = workers[0], workers[1:]
+        rest = [in_thread(partial(dies_with, partial(run.work, w, victim), dead)) for w in others]
+        if dies(partial(run.work, victim), place, times):
+            reached += 1
+            run.mark_dead(victim.context.slot)
+            dead.set()
+        where = name_of(place)
+        for result in rest:
+            result(where)
+        for slot in run.taken:
+            run.reap(slot)
+        if run.of.between_steps(run.arena):  # then successors hold still
+            run.arena.counters.store("pause", 1)
+            assert all(isinstance(run.worker(slot).claim(), Idle) for slot in run.taken), where
+            still += 1
+        run.end()
+        before, torn = run.arena.counters.load("steps"), run.ledger.position()["torn"]
+        assert before == run.done() <= STEPS, where
+        if before < STEPS:
+            after = run.resumed(STEPS)
+            after.finish()
+            assert before + after.done() == before + after.arena.counters.load("steps") == STEPS, (
+                where
+            )
+            if not (torn or isinstance(run.of, Sync)):
+                check(after, case, where, before=before)
+            after.arena.close()
+        run.arena.close()
+    assert reached >= 5
+    assert still >= 1
+
+
+@each(name for name, case in CASES.items() if case.gradient is of_both)  # else timing decides
+def test_a_run_that_is_resumed_after_any_step_equals_one_that_never_stopped(case):
+    for stop in range(1, STEPS):
+        run = case.run(stop)
+        run.finish()
+        after = run.resumed(STEPS)
+        after.finish()
+        assert set(after.model().values()) == case.models(run.of, STEPS, torn=0), stop
+        assert after.arena.counters.load("version") == STEPS
+        after.arena.close()
+        run.arena.close()
+
+
+@every_case
+def test_a_pause_holds_every_worker_still_and_changes_nothing(case):
+    run = case.run()
+    threads = begin(run.work, run.workers)
+    wait_until(lambda: run.done() >= 2)
+    run.arena.counters.store("pause", 1)
+    wait_until(lambda: len(run.idle) == case.workers or run.done() == STEPS)
+    if run.done() < STEPS:
+        run.idle.clear()
+        wait_until(lambda: len(run.idle) == case.workers)
+        assert run.of.between_steps(run.arena)
+        run.end()
+        before, done = run.arena.params.copy(), run.done()
+        run.idle.clear()
+        wait_until(lambda: len(run.idle) == case.workers)
+        assert (run.arena.params == before).all()
+        assert run.done() == done
+    run.arena.counters.store("pause", 0)
+    join(threads)
+    run.end()
+    check(run, case)
+    run.arena.close()

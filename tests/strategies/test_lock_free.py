@@ -1,0 +1,481 @@
+"""Workers that take any ticket: budgets, staleness, locks, the server and its gate."""
+
+import random
+from functools import partial
+
+import numpy as np
+import pytest
+
+import mlxhog.optim
+from mlxhog._native import STRIPE
+from mlxhog.arena.control import Command
+from mlxhog.arena.ledger import Ledger, Position, TicketState
+from mlxhog.arena.workers import State
+from mlxhog.config.budget import Budget
+from mlxhog.errors import ConfigError
+from mlxhog.models.spec import ParamSpec
+from mlxhog.optim import AdamW, Muon
+from mlxhog.optim.updates import Rows
+from mlxhog.strategies import Idle, Lease, look_ahead, ssp
+from mlxhog.strategies.aig import lock_words
+from mlxhog.strategies.delays import Delays
+from mlxhog.strategies.locked import LOCK
+from mlxhog.strategies.ssp import clocks_of
+from tests.pairs import each_of
+from tests.strategies.deaths import FOLDERS, dies, places
+from tests.strategies.runs import (
+    LR,
+    begin_step,
+    context,
+    end_step,
+    first,
+    new_arena,
+    step,
+    strategy,
+    wait_until,
+    worker,
+)
+from tests.threads import begin, join
+
+
+def take_steps(one):
+    """Steps until none is left; the numbers of their tickets."""
+    tickets = []
+    while isinstance(lease := one.claim(), Lease):
+        one.read()
+        end_step(one, lease)
+        tickets.append(lease.epoch * one.context.ledger.n + lease.ticket)
+    assert lease is Idle.DONE
+    return tickets
+
+
+# -- the budget ------------------------------------------------------------------------------------
+
+
+def test_a_ticket_that_comes_back_at_the_end_is_taken_by_a_worker_that_had_none_left():
+    of = strategy()
+    with new_arena(of, steps=2) as arena:
+        dead, other = worker(arena, 1, of), worker(arena, 2, of)
+        begin_step(dead)
+        assert take_steps(other) == [1]
+        other.context.ledger.reap(dead.context.owner)
+        assert take_steps(other) == [0]
+        assert of.steps_done(arena, Ledger(arena)) == 2
+
+
+@each_of(("steps", "expected"), [(1, [10]), (2, [10, 12]), (4, [10, 12, 13, 15])])
+def test_a_resumed_budget_passes_over_tickets_that_are_done(steps, expected):
+    of = strategy()
+    with new_arena(of) as arena:
+        ledger = Ledger(arena)
+        ledger.restore(Position(epoch=1, watermark=2, done=[3, 6], torn=0, n=8))
+        of.limit_steps(arena, ledger, steps)
+        assert take_steps(worker(arena, 1, of)) == expected
+        assert of.steps_done(arena, ledger) == steps
+
+
+def test_without_a_budget_of_steps_tickets_never_end():
+    of = strategy()
+    with new_arena(of) as arena:
+        one = worker(arena, 1, of)
+        for _ in range(3 * one.context.ledger.n):
+            step(one)
+        assert of.steps_done(arena, Ledger(arena)) == 3 * one.context.ledger.n
+
+
+# -- one step --------------------------------------------------------------------------------------
+
+
+@each_of("name", ["hogwild", "async_ps"])
+def test_staleness_is_the_updates_between_a_read_and_its_write(name):
+    of = strategy(name)
+    with new_arena(of) as arena:
+        slow, other = worker(arena, 1, of), worker(arena, 2, of)
+        step(other)
+        lease = begin_step(slow)
+        step(other)
+        step(other)
+        outcome = end_step(slow, lease)
+        assert (outcome.staleness, outcome.version) == (2, 4)
+        assert step(slow).staleness == 0
+        assert first(arena) == -LR * 5
+
+
+@each_of("value", [np.inf, np.nan])
+@each_of("name", ["hogwild", "async_ps"])
+def test_a_gradient_that_is_not_finite_is_dropped_and_counts_no_update(name, value):
+    of = strategy(name)
+    with new_arena(of) as arena:
+        one = worker(arena, 1, of)
+        assert not step(one, value).applied
+        counts = arena.counters.load("version"), one.context.entry.opt_step, first(arena)
+        assert counts == (0, 0, 0.0)
+        assert of.steps_done(arena, Ledger(arena)) == 1
+        assert step(one).applied
+        assert (arena.counters.load("version"), one.context.entry.opt_step) == (1, 1)
+
+
+def test_with_overlap_gradients_are_late_by_the_workers_own_step_too():
+    of = strategy(overlap=True)
+    with new_arena(of) as arena:
+        slow, other = worker(arena, 1, of), worker(arena, 2, of)
+        leases, seen, outcomes = [begin_step(slow)], [], []
+        for _ in range(3):
+            leases.append(begin_step(slow))
+            seen.append(first_read(slow) / -LR)
+            outcomes.append(end_step(slow, leases.pop(0)))
+        assert seen == [0, 1, 2]
+        assert [outcome.staleness for outcome in outcomes] == [0, 1, 1]
+        assert slow.context.entry.ticket == leases[0].ticket
+        step(other)
+        assert end_step(slow, leases[0]).staleness == 2  # its own, and the other worker's
+        states = [Ledger(arena).state(0, ticket) for ticket in range(5)]
+        assert states == [TicketState.DONE] * 5
+        arena.workers.mark_dead(1)
+        late = context(arena, 1, strategy(overlap=True, staleness_lr="delay_adaptive"))
+        assert [Delays(late).rate(1.0, staleness) for staleness in (0, 2, 4)] == [1.0, 1.0, 0.5]
+
+
+def first_read(one):
+    return float(one.context.backend.inbox[0])
+
+
+# -- deaths between the moments of all workers and their steps ------------------------------------
+
+STEPS = 5
+BEGIN = 2.0**STEPS
+HALVES = {"beta1": 0.5, "beta2": 0.5, "weight_decay": 0.0, "shared": True}
+MUON = Muon(hidden=frozenset({"a", "b"}), nesterov=0.0, **HALVES)
+SPECS = {
+    name: ParamSpec(name, shape, "zeros")
+    for name, shape in {"a": (30, 90), "b": (40, 30), "c": (7,)}.items()
+}
+ZEROS = {name: np.zeros(spec.shape, np.float32) for name, spec in SPECS.items()}
+
+
+def moments_arena(of, rule):
+    arena = new_arena(of, SPECS, steps=STEPS, shared=rule.shared_segments)
+    for name in rule.shared_segments:
+        arena.segment(name)[:] = BEGIN
+    return arena
+
+
+def take_zeros(one):
+    """Steps of zero gradients: each halves the moments."""
+    while isinstance(lease := one.claim(), Lease):
+        one.read()
+        one.write(ZEROS, lease, samples=1)
+
+
+def halvings(arena, segment, name):
+    """Numbers of steps that the elements of a parameter's moments have seen."""
+    slot = arena.layout.slots[name]
+    values = arena.segment(segment)[slot.offset : slot.offset + slot.size]
+    return set(np.log2(BEGIN / values.astype(np.float64)).tolist())
+
+
+def ahead(rule):
+    optimizer = "adamw" if isinstance(rule, AdamW) else "muon"
+    return strategy(optimizer=optimizer, moments="shared", predict="last")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", [AdamW(**HALVES), MUON], ids=["adamw", "muon"])
+def test_a_death_at_any_line_loses_no_step_of_shared_moments_that_was_counted(rule):
+    """At any line of the strategy or of the optimizer, while another worker holds a gradient."""
+    of, folders = ahead(rule), (*FOLDERS, mlxhog.optim.__path__[0])
+    make = partial(worker, of=of, steps=STEPS, optimizer=rule)
+    with moments_arena(of, rule) as arena:
+        counts = places(partial(take_zeros, make(arena, 1)), folders)
+    uncounted = unwritten = 0
+    for place in counts:
+        with moments_arena(of, rule) as arena:
+            victim, survivor = make(arena, 1), make(arena, 2)
+            held = survivor.claim()
+            survivor.read()
+            if not dies(partial(take_zeros, victim), place, min(counts[place], 2), folders):
+                continue
+            arena.workers.mark_dead(1)
+            Ledger(arena).reap(victim.context.owner)
+            survivor.write(ZEROS, held, samples=1)
+            take_zeros(make(arena, 1))
+            counted = arena.counters.load("version")
+            assert of.steps_done(arena, Ledger(arena)) == STEPS, place
+            assert not arena.segment("locks").any()
+            for name in SPECS:
+                (moments,) = halvings(arena, "m", name)
+                assert moments in (counted, counted + 1), place
+                uncounted += moments > counted
+                if name not in getattr(rule, "hidden", ()):
+                    assert halvings(arena, "v", name) == {moments}, place
+                    continue
+                last = arena.segment("ahead.last")[arena.layout.slots[name].offset]
+                written = round(float(arena.param(name)[0, 0] / last))  # each step is the same
+                np.testing.assert_allclose(arena.param(name)[0, 0], written * last, rtol=1e-5)
+                assert counted <= written <= moments, place
+                unwritten += written < moments
+    assert uncounted > 0, "no death came between a step and its count"
+    assert unwritten > 0 or rule is not MUON, "none between a matrix's moments and its step"
+
+
+@pytest.mark.parametrize("part", ["moments", "step"])
+def test_a_stripe_that_a_dead_worker_holds_half_written_is_taken_over(part):
+    of = ahead(MUON)
+    make = partial(worker, of=of, steps=STEPS, optimizer=MUON)
+    with moments_arena(of, MUON) as arena:
+        words = range(arena.layout.slots["a"].offset // STRIPE, arena.segment("locks").size)
+    for word in words:
+        with moments_arena(of, MUON) as arena:
+            victim, survivor = make(arena, 1), make(arena, 2)
+            held, torn = begin_step(survivor), victim.claim()
+            victim.context.ledger.begin_apply(torn.epoch, torn.ticket, victim.context.owner)
+            arena.segment("locks")[word] = arena.locks(1).word
+            half = slice(STRIPE * word, STRIPE * word + STRIPE // 2)
+            if part == "moments":
+                arena.segment("m")[half] /= 2
+            else:
+                arena.segment("m")[:] /= 2
+                for name in look_ahead.SEGMENTS:
+                    arena.segment(name)[half] = LR
+            arena.workers.mark_dead(1)
+            victim.context.ledger.reap(victim.context.owner)
+            survivor.write(ZEROS, held, samples=1)
+            take_zeros(make(arena, 1))
+            counted = arena.counters.load("version")
+            assert counted == STEPS - 1
+            assert not arena.segment("locks").any(), word
+            for name in SPECS:
+                assert halvings(arena, "m", name) <= {counted, counted + 1}
+            assert np.isfinite(arena.params).all()
+
+
+# -- locks -----------------------------------------------------------------------------------------
+
+BLOCKS = {
+    "rows": ParamSpec("rows", (5, 2), "zeros", "rows"),
+    "w": ParamSpec("w", (3 * STRIPE,), "zeros"),
+}
+TOUCHED = {
+    "rows": Rows(np.array([3, 1], np.int32), np.ones((2, 2), np.float32)),
+    "w": np.ones(3 * STRIPE, np.float32),
+}
+
+
+def step_on(one, grads=TOUCHED):
+    return one.write(grads, begin_step(one), samples=1)
+
+
+@pytest.mark.parametrize("name", ["locked", "aig"])
+def test_another_waits_until_the_step_is_over(name):
+    of = strategy(name)
+    with new_arena(of, BLOCKS) as arena:
+        one, other = worker(arena, 1, of), worker(arena, 2, of)
+        if name == "locked":
+            locks, word = one._lock, 0
+        else:
+            locks, word = arena.locks(1), lock_words(arena.layout.slots["w"], TOUCHED["w"])[-1]
+        locks.acquire(word)
+        began = other.context.entry.heartbeat_ns
+        threads = begin(step_on, [other])
+        wait_until(lambda: other.context.entry.heartbeat_ns > began)  # it beats while it waits
+        assert not arena.param("w").any()
+        locks.release(word)
+        join(threads)
+        assert other.context.entry.wait_ns > 0
+        assert np.all(arena.param("w") == -LR)
+        assert arena.param("rows")[:, 0].tolist() == [0, -LR, 0, -LR, 0]
+        assert not arena.segment("locks").any()
+        assert name == "aig" or not arena.segment(LOCK).any()
+
+
+def test_a_whole_step_under_the_lock_is_never_late():
+    of = strategy("locked")
+    with new_arena(of) as arena:
+        one, other = worker(arena, 1, of), worker(arena, 2, of)
+        lease, outcomes = begin_step(one), []
+        threads = begin(lambda other: outcomes.append(step(other)), [other])
+        wait_until(lambda: other.context.entry.ticket == 1)  # it stands before its read
+        outcomes.append(end_step(one, lease))
+        join(threads)
+        assert [outcome.staleness for outcome in outcomes] == [0, 0]
+
+
+def test_locks_are_those_of_the_blocks_that_a_gradient_touches():
+    of = strategy("aig")
+    with new_arena(of, BLOCKS) as arena:
+        rows, dense = arena.layout.slots["rows"], arena.layout.slots["w"]
+        of_rows = Rows(np.array([3, 1, 3], np.int32), np.ones((3, 2), np.float32))
+        assert (lock_words(rows, of_rows) - rows.row_word0).tolist() == [1, 3]
+        every = lock_words(rows, np.ones((5, 2), np.float32)) - rows.row_word0
+        assert every.tolist() == [0, 1, 2, 3, 4]
+        last = (dense.offset + dense.size - 1) // STRIPE
+        whole = list(range(dense.offset // STRIPE, last + 1))
+        assert lock_words(dense, TOUCHED["w"]).tolist() == whole
+
+
+def test_steps_on_other_rows_do_not_wait_for_each_other():
+    of = strategy("aig")
+    with new_arena(of, BLOCKS) as arena:
+        held, free = (Rows(np.array([k], np.int32), np.ones((1, 2), np.float32)) for k in (0, 4))
+        arena.locks(1).acquire(lock_words(arena.layout.slots["rows"], held)[0])
+        step_on(worker(arena, 2, of), {"rows": free})
+        assert arena.param("rows")[4].tolist() == [-LR, -LR]
+
+
+# -- the parameter server and its gate -------------------------------------------------------------
+
+
+def test_all_gradients_go_into_one_optimizer_state_in_the_order_of_their_arrival():
+    of, rule = strategy("async_ps"), AdamW(weight_decay=0.0)
+    with new_arena(of, private=("m", "v")) as several, new_arena(of, private=("m", "v")) as alone:
+        workers = [worker(several, slot, of, optimizer=rule) for slot in (1, 2)]
+        one = worker(alone, 1, of, optimizer=rule)
+        for k in range(6):
+            step(workers[k % 2], float(k - 2))
+            step(one, float(k - 2))
+        assert np.array_equal(several.params[:4], alone.params[:4])
+        assert several.workers.entry(1).opt_step == 6
+        assert np.array_equal(several.segment("m.1"), alone.segment("m.1"))
+        assert not several.segment("m.2").any()
+
+
+def gate(slack, workers=2):
+    return strategy("ssp", workers, slack=slack)
+
+
+def running(arena, slot, of):
+    one = worker(arena, slot, of, steps=60)
+    one.context.entry.state = State.RUNNING
+    return one
+
+
+def test_a_worker_begins_no_step_that_is_too_far_ahead_and_the_slowest_is_named(monkeypatch):
+    of = gate(2)
+    with new_arena(of) as arena:
+        fast, slow = running(arena, 1, of), running(arena, 2, of)
+        lease = begin_step(slow)
+        for _ in range(3):
+            step(fast)
+        assert clocks_of(arena) == {1: 3, 2: 0}
+        threads = begin(step, [fast])
+        wait_until(lambda: ssp.words_of(arena)["waits_since", 0] > 0)
+        assert of.held_up(arena) is None
+        monkeypatch.setattr(ssp, "NOTICE_S", 1e-6)
+        wait_until(lambda: of.held_up(arena) is not None)
+        warning = "worker 2 is slow: after 0 of its gradients others have waited"
+        assert of.held_up(arena).startswith(warning)
+        assert clocks_of(arena)[1] == 3
+        assert end_step(slow, lease).staleness == 3
+        join(threads)
+        assert clocks_of(arena) == {1: 4, 2: 1}
+        assert of.held_up(arena) is None
+
+
+@pytest.mark.parametrize("ends", ["dead", "finished", "done"])
+def test_no_worker_waits_for_one_that_has_ended_and_its_successor_is_not_behind(ends):
+    of = gate(0)
+    with new_arena(of, n_tickets=64) as arena:
+        one, other = running(arena, 1, of), running(arena, 2, of)
+        step(other)
+        if ends == "dead":
+            begin_step(other)
+            arena.workers.mark_dead(2)
+            Ledger(arena).reap(other.context.owner)
+        elif ends == "finished":
+            other.context.entry.state = State.FINISHED
+        else:
+            other.context.budget = Budget(tokens=0)
+            assert other.claim() is Idle.DONE
+        for _ in range(5):
+            step(one)
+        if ends == "dead":
+            successor = running(arena, 2, of)
+            assert clocks_of(arena) == {1: 6}  # it is starting
+            step(successor)
+            assert clocks_of(arena) == {1: 6, 2: 7}
+
+
+@each_of(
+    ("counter", "value", "idle"), [("command", Command.REST, Idle.DONE), ("pause", 1, Idle.WAIT)]
+)
+def test_a_worker_at_the_gate_hears_the_supervisor(counter, value, idle):
+    of = gate(0)
+    with new_arena(of) as arena:
+        one, other = running(arena, 1, of), running(arena, 2, of)
+        other.claim()
+        step(one)
+        arena.counters.store(counter, value)
+        assert one.claim() is idle
+
+
+@pytest.mark.parametrize("slack", [0, 1, 3])
+def test_clocks_and_staleness_stay_within_their_bounds_at_any_speeds_and_deaths(slack):
+    """Steps of four workers in a random order, as far as the gate lets them; some of them die."""
+    workers, steps, rng = 4, 50, random.Random(slack)
+    of, worst = gate(slack, workers), 0
+    with new_arena(of, steps=steps, n_tickets=64) as arena:
+        team = {slot: running(arena, slot, of) for slot in range(1, workers + 1)}
+        leases = {}
+        for one in team.values():
+            one._enter()
+        while of.steps_done(arena, Ledger(arena)) < steps:
+            slot = rng.choices(list(team), weights=(8, 4, 2, 1))[0]
+            one, clocks = team[slot], clocks_of(arena)
+            if slot in leases and rng.random() < 0.05:
+                arena.workers.mark_dead(slot)
+                Ledger(arena).reap(one.context.owner)
+                team[slot] = running(arena, slot, of)
+                del leases[slot]
+            elif slot in leases:
+                worst = max(worst, end_step(one, leases.pop(slot)).staleness)
+            elif slot not in clocks:
+                one._enter()
+            elif clocks[slot] - min(clocks.values()) <= slack:
+                if isinstance(lease := one.claim(), Lease):
+                    one.read()
+                    leases[slot] = lease
+            clocks = clocks_of(arena).values()
+            assert not clocks or max(clocks) - min(clocks) <= slack + 1
+        assert 0 < worst <= (workers - 1) * (2 * slack + 1)
+
+
+# -- in order --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_turns_of_a_budget_of_fewer_steps_than_workers(limit):
+    of = strategy("round_robin", 3)
+    with new_arena(of) as arena:
+        workers = [worker(arena, slot, of, steps=limit) for slot in (1, 2, 3)]
+        leases = [one.claim() for one in workers]
+        for one, lease in zip(workers[:limit], leases, strict=False):
+            one.read()
+            assert end_step(one, lease).staleness == one.context.rank
+        assert [one.claim() for one in workers] == [Idle.DONE] * 3
+        assert arena.counters.load("version") == limit
+
+
+@each_of("rule", ["delay_adaptive", "drop", "drop:1"])
+def test_rules_of_late_gradients_count_the_simulated_workers(rule):
+    of = strategy("sim", 1, sim_staleness="fixed:3", staleness_lr=rule)  # of four workers
+    with new_arena(of) as arena:
+        one = worker(arena, 1, of)
+        outcomes = [step(one) for _ in range(4)]
+        assert [outcome.staleness for outcome in outcomes] == [0, 1, 2, 2 if ":" in rule else 3]
+        assert arena.counters.load("version") == (2 if ":" in rule else 4)
+        assert of.steps_done(arena, Ledger(arena)) == 4
+        assert first(arena) == -LR * arena.counters.load("version")
+
+
+def test_copies_of_another_rule_are_no_use_and_ages_begin_anew():
+    old, of = (strategy("sim", 1, sim_staleness=f"fixed:{n}") for n in (1, 2))
+    with new_arena(old) as arena, new_arena(of) as resumed:
+        step(worker(arena, 1, old))
+        of.begin(resumed, old.position(arena))
+        one = worker(resumed, 1, of)
+        assert [step(one).staleness for _ in range(4)] == [0, 1, 2, 2]
+
+
+def test_several_processes_of_a_simulation_are_refused():
+    with pytest.raises(ConfigError, match="simulates its workers in one process"):
+        strategy("sim", 2)

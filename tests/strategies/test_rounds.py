@@ -1,0 +1,297 @@
+"""Synchronous rounds: what their workers wait for, and how they divide the work."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from mlxhog.arena import plan
+from mlxhog.arena.ledger import Ledger, TicketState
+from mlxhog.arena.process import monotonic_ns
+from mlxhog.arena.workers import Phase
+from mlxhog.config.budget import Budget
+from mlxhog.errors import ConfigError
+from mlxhog.models import families
+from mlxhog.models.registry import load_architecture
+from mlxhog.optim import AdamW, Muon
+from mlxhog.optim.soap import Soap
+from mlxhog.strategies import Idle, Lease, division
+from tests.pairs import each_of
+from tests.strategies.runs import (
+    LR,
+    begin_step,
+    context,
+    end_step,
+    first,
+    new_arena,
+    step,
+    strategy,
+    wait_until,
+    worker,
+)
+from tests.threads import begin, in_threads, join
+
+
+@pytest.fixture
+def of():
+    return strategy("sync")
+
+
+@pytest.fixture
+def arena(of):
+    with new_arena(of) as arena:
+        yield arena
+
+
+def test_a_worker_that_waits_amid_a_round_does_not_count_as_holding_still(arena, of):
+    one, other = worker(arena, 1, of), worker(arena, 2, of)
+    threads = begin(step, [one])
+    wait_until(lambda: of.words(arena)["stages", 0] == 1)
+    beat_ns = one.context.entry.heartbeat_ns
+    wait_until(lambda: one.context.entry.heartbeat_ns > beat_ns)  # now it waits for the other
+    assert one.context.entry.phase not in (Phase.IDLE, Phase.WAITING)
+    step(other, 3.0)
+    join(threads)
+    assert first(arena) == -LR * 2.0
+
+
+def test_a_round_is_clipped_by_the_norm_of_its_mean_gradient(arena):
+    clipped = strategy("sync", clip=1.0)
+    one, other = (worker(arena, slot, clipped) for slot in (1, 2))
+    threads = begin(lambda one: step(one, 2.0), [one])
+    step(other, 4.0)  # the mean is 3 in each of four elements, so its norm is 6
+    join(threads)
+    assert first(arena) == pytest.approx(-LR * 3.0 / 6.0, rel=1e-5)
+
+
+@pytest.mark.parametrize("counted", [10, 20])
+def test_the_step_size_does_not_depend_on_who_has_counted_the_last_round(arena, of, counted):
+    tokens = {"budget": Budget(tokens=100), "schedule": lambda progress, update: 1.0 - progress}
+    one, other = worker(arena, 1, of, **tokens, step_limit=None), worker(arena, 2, of)
+    one.context.entry.tokens = 10
+    arena.counters.store("tokens", counted)  # with the other worker's 10, or not yet
+    leases = [begin_step(one), begin_step(other)]
+    in_threads(lambda pair: end_step(*pair), zip((one, other), leases, strict=True))
+    assert first(arena) == np.float32(-0.8)
+
+
+def test_a_round_that_was_done_is_not_done_again_because_a_death_left_it_uncounted(arena, of):
+    of.words(arena)["stages", 0] = 3  # all stages of the first round
+    assert worker(arena, 1, of, steps=1).claim() is Idle.DONE
+
+
+def note_steps(arena, *seconds):
+    """Let each worker's only step so far have taken this long."""
+    for slot, took_s in enumerate(seconds, start=1):
+        entry = arena.workers.entry(slot)
+        entry.compute_ns, entry.steps = int(took_s * 1e9), 1
+
+
+@pytest.mark.parametrize(("slowest_s", "idle"), [(100.0, Idle.DONE), (10.0, None)])
+def test_a_round_is_begun_only_if_the_slowest_worker_ends_it_in_time(arena, of, slowest_s, idle):
+    arena.counters.store("start_ns", monotonic_ns())
+    one = worker(arena, 1, of, budget=Budget(seconds=60.0), step_limit=None)
+    context(arena, 2, of)
+    note_steps(arena, 0.5, slowest_s)
+    assert one.claim() == (idle or Lease(0, 0))
+    assert of.step_s(arena) == slowest_s
+    assert strategy("hogwild", async_after=0.5).step_s(arena) == slowest_s
+    assert strategy("hogwild").step_s(arena) == 0.5  # of which the fastest still begins one
+
+
+@pytest.mark.parametrize("backups", [0, 1])
+def test_a_ticket_that_is_not_done_is_not_taken_for_one_that_a_predecessor_applied(backups):
+    of = strategy("sync", backup_workers=backups)
+    with new_arena(of) as arena:
+        one, ledger = worker(arena, 1, of), Ledger(arena)
+        assert ledger.claim_exact(0, 0, 99)
+        assert one.claim() is Idle.WAIT
+        ledger.begin_apply(0, 0, 99)
+        ledger.finish(0, 0, 99)
+        assert one.claim() == Lease(0, 0)
+
+
+# -- backup workers --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def team():
+    """A round waits for two of three; rank 0 has decided on the first round."""
+    of = strategy("sync", 3, backup_workers=1)
+    assert of.batches_per_step() == 2
+    with new_arena(of, n_tickets=16) as arena:
+        workers = [worker(arena, rank + 1, of, steps=3) for rank in range(3)]
+        yield of, arena, workers, begin_step(workers[0])
+
+
+def take_rounds(one):
+    while (lease := one.claim()) is not Idle.DONE:
+        if isinstance(lease, Lease):
+            one.read()
+            end_step(one, lease, 1.0 + one.context.rank)
+
+
+def test_a_round_is_the_mean_of_the_first_and_no_worker_waits_for_the_last(team):
+    of, arena, (one, slow, other), lease = team
+    late = begin_step(slow)
+    threads = begin(lambda one: end_step(one, lease, 1.0), [one])
+    end_step(other, begin_step(other), 3.0)
+    join(threads)
+    assert of.members(of.words(arena)) == (1, [0, 2])
+    assert first(arena) == -LR * 2.0
+    assert of.steps_done(arena, Ledger(arena)) == arena.counters.load("version") == 1
+    outcome = end_step(slow, late, 9.0)
+    assert (outcome.applied, outcome.too_late, slow.counts_step()) == (False, True, False)
+    assert first(arena) == -LR * 2.0
+    assert Ledger(arena).state(0, 1) == TicketState.DONE  # its text is passed over
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_a_late_worker_continues_with_the_newest_round_and_leaves_no_ticket(team, checkpoint):
+    of, arena, (one, slow, other), lease = team
+    ledger, late = Ledger(arena), None if checkpoint else begin_step(slow)
+    end = begin(lambda one: (end_step(one, lease), take_rounds(one)), [one])
+    join([*end, *begin(take_rounds, [other])])
+    if checkpoint:  # while the slow one evaluates
+        arena.counters.store("pause", 1)
+        position = ledger.position()
+        assert slow.claim() is Idle.WAIT
+        assert ledger.position() == position  # nothing moves while it is saved
+        of.settle(arena, ledger)
+        assert (ledger.watermark, arena.counters.load("steps")) == (9, 3)
+        arena.counters.store("pause", 0)
+    else:
+        end_step(slow, late)
+    while (lease := slow.claim()) is not Idle.DONE:
+        assert lease is Idle.WAIT
+    assert (of.steps_done(arena, ledger), ledger.watermark) == (3, 9)
+    assert of.between_steps(arena)
+
+
+def test_steps_are_counted_by_one_member_of_each_round(team):
+    _, arena, workers, lease = team
+    counted = []
+
+    def take(one, lease=None):
+        while lease is not Idle.DONE:
+            if isinstance(lease, Lease):
+                end_step(one, lease)
+                counted.append(one.counts_step())
+            lease = one.claim()
+            if isinstance(lease, Lease):
+                one.read()
+
+    in_threads(lambda rank: take(workers[rank], None if rank else lease), range(3))
+    assert sum(counted) == 3
+    taken = sum(arena.workers.entry(k + 1).opt_step for k in range(3))
+    assert 3 * 2 <= taken <= 3 * 3  # a round waits for all but one
+
+
+def test_a_round_is_begun_if_the_workers_that_it_waits_for_end_it_in_time(team):
+    of, arena, _, _ = team
+    note_steps(arena, 1.0, 100.0, 10.0)
+    assert of.step_s(arena) == 10.0
+
+
+@each_of(("backups", "workers"), [(2, 2), (1, 1), (1, 25)])
+def test_a_round_has_a_worker_to_wait_for(backups, workers):
+    with pytest.raises(ConfigError, match="backup_workers is"):
+        strategy("sync", workers, backup_workers=backups)
+
+
+# -- the division of work --------------------------------------------------------------------------
+
+EACH = 4  # sequences of a ticket
+BY_SPEED = {"sync_shares": "speed", "batch_size": EACH}
+
+
+def note_speeds(words, *seconds):
+    """Let each rank have taken this long for a sequence so far."""
+    for rank, each_s in enumerate(seconds):
+        words.set_real(("seconds", rank), each_s)
+
+
+def rows(lease):
+    """The numbers of a lease's sequences; those of a round are 0 to 7."""
+    return [EACH * part.ticket + row for part in lease.parts for row in range(part.begin, part.end)]
+
+
+@each_of(
+    ("seconds", "counts"),
+    [((0.0, 1.0), [4, 4]), ((1.0, 1.2), [4, 4]), ((1.0, 2.9), [6, 2]), ((9.0, 1.0), [0, 8])],
+)
+def test_a_round_by_speed_has_the_mean_gradient_of_all_its_sequences(seconds, counts):
+    of = strategy("sync", **BY_SPEED)
+    with new_arena(of) as arena:
+        note_speeds(of.words(arena), *seconds)
+        for slot in (1, 2):  # gradients that are not written have no effect
+            arena.segment(f"grads.{slot}").fill(np.nan)
+        workers = [worker(arena, slot, of) for slot in (1, 2)]
+        leases = [begin_step(one) for one in workers]
+        assert [len(rows(lease)) for lease in leases] == counts
+        assert rows(leases[0]) + rows(leases[1]) == list(range(8))
+
+        def end(k):
+            own = rows(leases[k])
+            grads = {"w": np.full(4, np.mean(own), np.float32)} if own else {}
+            workers[k].write(grads, leases[k], samples=len(own))
+
+        in_threads(end, (0, 1))
+        assert first(arena) == pytest.approx(-LR * 3.5, rel=1e-6)
+        assert [Ledger(arena).state(0, ticket) for ticket in (0, 1)] == [TicketState.DONE] * 2
+
+
+def test_the_replacement_of_a_dead_worker_computes_the_same_sequences():
+    of = strategy("sync", **BY_SPEED)
+    with new_arena(of) as arena:
+        workers = [worker(arena, slot, of) for slot in (1, 2)]
+        note_speeds(of.words(arena), 1.0, 2.9)
+        leases = [one.claim() for one in workers]
+        note_speeds(of.words(arena), 1.0, 1.0)  # measured anew since
+        for one in workers:
+            arena.workers.mark_dead(one.context.slot)
+            Ledger(arena).reap(one.context.owner)
+        assert [worker(arena, slot, of).claim() for slot in (1, 2)] == leases
+
+
+def test_a_worker_without_a_sequence_gets_one_again():
+    of = strategy("sync", **BY_SPEED)
+    with new_arena(of) as arena:
+        note_speeds(of.words(arena), 1.0, 9.0)
+        shares, count = division.SharesBySpeed(of.words(arena), 2, EACH), 0
+        while shares.counts()[1] == 0:
+            shares.note(1, samples=0, took_ns=0)
+            count += 1
+        assert 5 < count < 100
+
+
+@each_of("seconds", [(1.0,), (1.0, 1.0), (1.0, 4.1), (0.3, 1.0, 0.7), (5.0, 1.0)])
+@each_of("total", [1, 4, 7])
+def test_no_other_division_of_sequences_is_done_sooner(seconds, total):
+    def end_s(counts):
+        return max(count * each_s for count, each_s in zip(counts, seconds, strict=True))
+
+    counts = tuple(division.sequences(total, seconds))
+    every = itertools.product(range(total + 1), repeat=len(seconds))
+    assert sum(counts) == total
+    assert end_s(counts) == min(end_s(other) for other in every if sum(other) == total)
+
+
+@each_of("model", ["tiny", "160m"])
+@each_of(
+    ("kind", "workers"),
+    [(AdamW, 2), (AdamW, 8), (Muon, 2), (Muon, 4), (Muon, 8), (Soap, 2), (Soap, 4)],
+)
+def test_parameters_are_divided_by_what_their_steps_cost(model, workers, kind):
+    architecture = load_architecture(model)
+    hidden = families.hidden_matrices(architecture)
+    optimizer = AdamW() if kind is AdamW else kind(hidden=hidden)
+    slots = list(plan(families.param_spec(architecture), max_workers=1, n_tickets=1).slots.values())
+    costs = [division.cost(slot, optimizer) for slot in slots]
+    shares = division.parameters(costs, workers)
+    assert sorted(index for share in shares for index in share) == list(range(len(slots)))
+    loads = [sum(costs[index] for index in share) for share in shares]
+    # one parameter has one worker: embedding and head of 160m are a quarter of it each
+    assert max(loads) <= 1.05 * max(sum(loads) / workers, *costs)
+    orthogonalised = [s.name in hidden and kind is not AdamW for s in slots]
+    assert [c > s.size for c, s in zip(costs, slots, strict=True)] == orthogonalised
