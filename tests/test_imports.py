@@ -44,7 +44,7 @@ def test_only_backends_operators_and_files_named_for_it_import_a_framework():
         if edge.target.split(".")[0] in FRAMEWORKS
         and part(edge.module) not in ("backends", "nn")
         and not (
-            edge.file.stem.endswith(("_mlx", "_torch", "torchft_group"))
+            edge.file.stem.endswith(("_mlx", "_torch", "_float64", "torchft_group"))
             and (part(edge.module) != "models" or edge.module.startswith("mlxhog.models.ops."))
         )
     ]

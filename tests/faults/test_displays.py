@@ -119,6 +119,7 @@ def test_a_reader_that_leaves_ends_what_only_tells_and_a_list_without_an_error(
     ):  # fmt: skip
         with broken_pipe() as pipe, monkeypatch.context() as patch:
             patch.setattr(sys, "stdout", pipe)
+            capsys.readouterr()
             assert main(words) == code
         assert capsys.readouterr().err == err
 
