@@ -37,7 +37,7 @@ from training.faults import filled
 from mlxhog.arena.requests import ask
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint import run as runs
-from mlxhog.data.segments import read_segments, stored_rows
+from mlxhog.data.stream import Stream
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import RunError
 from tests.small_disk import small_disk
@@ -215,9 +215,9 @@ def _wait_for_refusals(posted, directory):
 
 def published(directory):
     """The text of every row of the stream, and the number of its tickets."""
-    folder = directory / "stream"
-    rows = [bytes(ByteTokenizer().decode(row.ids)).decode() for row in stored_rows(folder)]
-    return rows, read_segments(folder)[-1].end_ticket if rows else 0
+    stream = Stream(directory / "stream").update()
+    rows = [bytes(ByteTokenizer().decode(row.ids)).decode() for row in stream.all_rows()]
+    return rows, stream.parts[-1].end_ticket
 
 
 def trained(directory):

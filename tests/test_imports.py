@@ -46,6 +46,7 @@ def test_only_backends_operators_and_files_named_for_it_import_a_framework():
         and not (
             edge.file.stem.endswith(("_mlx", "_torch", "_float64", "torchft_group"))
             and (part(edge.module) != "models" or edge.module.startswith("mlxhog.models.ops."))
+            or edge.file.stem.endswith("_float64")
         )
     ]
     assert not wrong, "\n".join(wrong)

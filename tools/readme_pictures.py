@@ -104,7 +104,7 @@ def _late_table(runs: Path, trainer: subprocess.Popen[str]) -> Progress | None:
         time.sleep(LOOK_S)
         for run in list_runs(runs):
             follower = follower or RunFollower(run)
-        progress = follower.look() if follower else None
+        progress = follower.look()[0] if follower else None
         if progress and progress.sample and progress.budget_fraction < LATEST:
             kept = progress
     return kept

@@ -46,6 +46,11 @@ def fill(cls: type[T], record: Mapping[str, Any]) -> T:
 
 
 @cache
+def _parts(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    return typing.get_origin(hint), typing.get_args(hint)
+
+
+@cache
 def _hints(cls: Any) -> dict[str, Any]:
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
@@ -68,7 +73,9 @@ def _dataclass(cls: type[T], record: Mapping[str, Any], *, lenient: bool) -> T:
 
 
 def _value(hint: Any, value: Any, lenient: bool) -> Any:  # known at run time only
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if type(value) is hint and hint in _WORDS and (hint is not float or math.isfinite(value)):
+        return value
+    origin, arguments = _parts(hint)
     forgiving = suppress(ValueError) if lenient else nullcontext()
     if origin in (types.UnionType, typing.Union):
         for each in arguments:

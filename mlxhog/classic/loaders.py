@@ -159,7 +159,7 @@ def _number(word: str) -> float | None:
 # -- svmlight --------------------------------------------------------------------------------------
 
 BYTES_PER_FEATURE = 24  # of the model: x and its copy, degrees, order, numbers, decay
-_COMMENT = re.compile(rb"[#%].*|(?<=[ \t])qid:\d+(?=\s)")
+_COMMENT = re.compile(rb"[#%].*|(?<=\s)qid:\d+(?=\s)")
 _ROW = re.compile(rb"\s*[^\s:_]+(?:\s+[^\s:_]+:[^\s:_]+)+\s*")
 _ROW_FORM = "LABEL FEATURE:VALUE ..., features in ascending order"
 

@@ -1,34 +1,23 @@
-"""Recognising text, its encoding and other formats by the first bytes of a file.
-
-Text is UTF-8. A byte-order mark at the beginning of a file names UTF-8, UTF-16 or UTF-32; such text
-is decoded, and the mark is dropped. Other bytes stay as they are: a model of bytes can learn them.
-"""
+"""Recognising text and other formats by the first bytes of a file."""
 
 from __future__ import annotations
 
 import codecs
-import io
 import json
 import os
 import re
 import shlex
 from pathlib import Path
-from typing import Any, BinaryIO, cast
 
 HEAD_BYTES = 1 << 16
 """Number of first bytes that decide whether a file is text."""
 
-_MARKS = (  # if one mark begins with another, the longer one comes first
-    (codecs.BOM_UTF32_LE, "UTF-32"),
-    (codecs.BOM_UTF32_BE, "UTF-32"),
-    (codecs.BOM_UTF16_LE, "UTF-16"),
-    (codecs.BOM_UTF16_BE, "UTF-16"),
-)
 _CONTROLS = bytes(set(range(32)) - set(b"\b\t\n\v\f\r\x1b")) + b"\x7f"
 """Control characters that text does not need; man pages have backspaces, logs have escapes."""
 _MOST_CONTROLS = 0.01  # share of control characters in text; compressed data has 0.1
 _MOST_FOREIGN = 0.25  # share of bytes above 127 in text that is not UTF-8, such as Latin-1
 _PANDOC = "pandoc -t plain -o {0}.txt {0}"
+_ICONV = "iconv -f {} -t UTF-8 {{0}} > NEW"
 _FORMATS = (
     (0, b"%PDF-", "a PDF document", "pdftotext {0}"),
     (0, b"%!PS", "PostScript", "ps2ascii {0} {0}.txt"),
@@ -51,9 +40,12 @@ _FORMATS = (
     (0, b"GIF89a", "a picture", ""),
     (0, b"II*\0", "a picture", ""),
     (8, b"WEBP", "a picture", ""),
+    (0, codecs.BOM_UTF32_LE, "text in UTF-32", _ICONV.format("UTF-32")),
+    (0, codecs.BOM_UTF32_BE, "text in UTF-32", _ICONV.format("UTF-32")),
+    (0, codecs.BOM_UTF16_LE, "text in UTF-16", _ICONV.format("UTF-16")),
+    (0, codecs.BOM_UTF16_BE, "text in UTF-16", _ICONV.format("UTF-16")),
 )
 """Offset and signature, what the file is, and the command that converts or unpacks it."""
-_OF_NUMPY = re.compile(rb"PK\x03\x04.{26}[^/\0]{1,200}\.npy", re.DOTALL)
 
 MARKUP = {
     ".ipynb": ("a notebook", "jupyter nbconvert --to markdown {0}"),
@@ -69,113 +61,12 @@ MARKUP = {
 _PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY")
 
 
-def head(file: BinaryIO, n_bytes: int = HEAD_BYTES) -> bytes:
-    """Return at most the next `n_bytes` of a buffered file, without consuming them."""
-    content: bytes = cast(Any, file).peek(n_bytes)[:n_bytes]
-    return content
-
-
-def has_wide_mark(file: BinaryIO) -> bool:
-    """Whether a file, open at its beginning, has the byte-order mark of UTF-16 or UTF-32."""
-    start = head(file, 4)
-    return any(start.startswith(mark) for mark, _ in _MARKS)
-
-
-def as_utf8(file: BinaryIO) -> BinaryIO:
-    """Return the same text as UTF-8 without a byte-order mark.
-
-    Args:
-        file: open at its beginning, buffered. It is closed with the returned file.
-
-    Raises:
-        UnicodeError: during reading: the text is not encoded as its mark says.
-    """
-    start = head(file, 4)
-    for mark, name in _MARKS:
-        if start.startswith(mark):
-            return io.BufferedReader(_Decoded(file, name), HEAD_BYTES)
-    if start.startswith(codecs.BOM_UTF8):
-        file.read(len(codecs.BOM_UTF8))
-    return file
-
-
-def plain(content: bytes) -> bytes:
-    """Return a text as training reads it: UTF-8 without a byte-order mark, CRLF as LF.
-
-    Raises:
-        UnicodeError: the text is not encoded as its mark says.
-    """
-    file = io.BufferedReader(cast(Any, io.BytesIO(content)))
-    return as_utf8(file).read().replace(b"\r\n", b"\n")
-
-
-class _Decoded(io.RawIOBase):
-    """The text of a file with a mark, as UTF-8."""
-
-    def __init__(self, file: BinaryIO, name: str) -> None:
-        """Read a file from its mark on; `name` is the encoding."""
-        super().__init__()
-        self._file, self._name = file, name
-        self._decoder = codecs.getincrementaldecoder(name)()
-        self._n_read = 0
-        self._text = memoryview(b"")
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill a buffer as far as text is decoded; 0 at the end.
-
-        Raises:
-            UnicodeError: the next bytes are not text of this encoding.
-        """
-        while not self._text:
-            content = self._file.read(HEAD_BYTES)
-            waiting = len(self._decoder.getstate()[0])
-            try:
-                text = self._decoder.decode(content, final=not content)
-            except UnicodeDecodeError as error:
-                at = self._n_read - waiting + error.start
-                raise UnicodeError(f"{self._name}, and byte {at:,} is not") from error
-            self._n_read += len(content)
-            self._text = memoryview(text.encode())
-            if not content:
-                break
-        n = min(len(buffer), len(self._text))
-        buffer[:n] = self._text[:n]
-        self._text = self._text[n:]
-        return n
-
-    def close(self) -> None:
-        """Close the file, too."""
-        self._file.close()
-        super().close()
-
-
-def unmarked(start: bytes) -> str | None:
-    """The name of an encoding of UTF-16 or UTF-32 without a mark, by the first bytes, or None."""
-    start = start[:4096]
-    for name in ("UTF-32LE", "UTF-32BE", "UTF-16LE", "UTF-16BE"):
-        try:
-            text = codecs.getincrementaldecoder(name)().decode(start)  # may end in a character
-        except UnicodeDecodeError:
-            continue
-        if len(start) >= 16 and sum(" " <= c < "\x7f" or c in "\t\n\r" for c in text) > 0.9 * len(
-            text
-        ):
-            return name
-    return None
-
-
 def other_format(start: bytes) -> tuple[str, str] | None:
     """What a file is that is not text, and the command that converts it; None if not known.
 
     Args:
         start: its first bytes; one at 262 tells an archive.
     """
-    if _OF_NUMPY.match(start):
-        return "arrays of NumPy", ""
     for offset, signature, what, command in _FORMATS:
         if start.startswith(signature, offset):
             return what, command
@@ -230,26 +121,6 @@ def why_no_text(start: bytes) -> str | None:
         if sum(byte > 127 for byte in start) > _MOST_FOREIGN * len(start):
             return "not UTF-8; if it is text, iconv converts it"
     return None
-
-
-_UNPACK = {".gz": "gzip -dc", ".xz": "xz -dc", ".zst": "zstd -dc"}
-
-
-def conversion(path: Path, name: str) -> str:
-    """Return the command that writes the text of a file as UTF-8 into a new file beside it.
-
-    Args:
-        path: the file; it may be compressed.
-        name: name of its encoding.
-    """
-    source = path.absolute()
-    unpack = _UNPACK.get(source.suffix.lower())
-    whole = source.with_suffix("") if unpack else source
-    new = whole.with_name(f"{whole.stem}.utf8{whole.suffix}")
-    convert = f"iconv -f {name} -t UTF-8"
-    if unpack:
-        return f"{unpack} {quoted(source)} | {convert} > {quoted(new)}"
-    return f"{convert} {quoted(source)} > {quoted(new)}"
 
 
 def words(data: object) -> str:

@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 
 from mlxhog.base import plain_json, typed
 from mlxhog.base.durable import replace_file
-from mlxhog.data import textfiles, unpacking
+from mlxhog.data import textfiles
 from mlxhog.data.batch import IGNORED, Batch, empty_rows
 from mlxhog.data.examples import Example
 from mlxhog.data.tokenizers import Tokenizer
@@ -237,7 +237,7 @@ def _words_of(files: Sequence[Path], folder: Path) -> dict[Path, str]:
 def _unpacked(name: str) -> str:
     """The name of a file in small letters, without the suffix of its packing."""
     path = Path(name.lower())
-    return path.stem if path.suffix in unpacking.SUFFIXES else path.name
+    return path.stem if path.suffix in textfiles.PACKED_SUFFIXES else path.name
 
 
 def _names(path: Path, folder: Path) -> tuple[str, ...]:
@@ -350,7 +350,7 @@ def marks_of_text(text: bytes, original_bytes: int | None = None) -> dict[str, f
     >>> marks_of_text(b"never wait, add without a lock. " * 100)
     {'uniform': 8.0, 'unigram': 3.906, 'gzip': 0.19, 'xz': 0.3}
     """
-    import lzma  # which a Python may lack, see `unpacking`
+    import lzma  # which a Python may lack, see `textfiles`
 
     n_bytes = max(len(text), 1)
     shares = np.bincount(np.frombuffer(text, np.uint8)) / n_bytes

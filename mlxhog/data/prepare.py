@@ -27,7 +27,6 @@ from mlxhog.base.durable import full_disk, require_space, sync, write_synced
 from mlxhog.base.paths import printable
 from mlxhog.data import auto_tokenizer, corpora, heldout, tables, textfiles, tokenizers
 from mlxhog.data.bpe import is_utf8
-from mlxhog.data.encodings import conversion
 from mlxhog.data.examples import Example
 from mlxhog.data.folders import EMPTY
 from mlxhog.data.machine_data import MachineData
@@ -154,7 +153,7 @@ def prepare(
     corpus, scan = _scan(corpus, strict)
     machine.is_measured = True
     rule = heldout.rule_for(val, scan.sizes)
-    if corpus.validation:
+    if corpus.has_held_out:
         rule = "given"
     elif rule == "tail" and scan.n_examples and val != "tail":
         rule = heldout.SAME
@@ -268,11 +267,11 @@ def _pieces(corpus: corpora.Corpus, rule: str, n_bytes: int) -> Iterator[tuple[b
     if rule == heldout.SAME:
         yield from ((held_out, one) for one in corpus.documents() for held_out in (False, True))
         return
-    if corpus.validation is None:
+    if not corpus.has_held_out:
         yield from heldout.split(corpus.documents(), rule, n_bytes)
         return
-    yield from ((False, document) for document in corpus.documents())
-    yield from ((True, document) for document in corpus.validation())
+    for held_out in (False, True):
+        yield from ((held_out, document) for document in corpus.documents(held_out=held_out))
 
 
 @contextlib.contextmanager
@@ -449,13 +448,13 @@ def _notes(scan: _Scan, prepared: Prepared) -> list[str]:
 
 
 def _first_not_utf8(corpus: corpora.Corpus) -> str:
-    """Name the first such byte, and the command that converts its file."""
+    """Name the first such byte, and a command that converts a file."""
     for path in corpus.files:
-        is_text = textfiles.record_kind(path) != tables.PARQUET_SUFFIX
-        if is_text and (place := textfiles.not_utf8(path)):
-            offset, value = place
+        if textfiles.record_kind(path) == tables.PARQUET_SUFFIX:
+            continue
+        if (offset := textfiles.not_utf8(path)) is not None:
             return (
-                f", the first of them {value:#04x} at byte {offset} of {printable(path)}; if that "
-                f"is Latin-1: {conversion(path, 'LATIN1')}"
+                f", the first of them at byte {offset} of {printable(path)}; if that is Latin-1: "
+                "iconv -f LATIN1 -t UTF-8 FILE > NEW"
             )
     return ""

@@ -39,7 +39,7 @@ def read_sotu() -> list[Address]:
         DataError: the shipped file is missing or damaged; reinstalling the package repairs it.
     """
     file = importlib.resources.files("mlxhog") / "data" / "texts" / SOTU_FILE
-    import lzma  # which a Python may lack, see `unpacking`
+    import lzma  # which a Python may lack, see `textfiles`
 
     try:
         lines = lzma.decompress(file.read_bytes()).splitlines()

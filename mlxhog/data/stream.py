@@ -1,7 +1,15 @@
-"""Text that arrives while a run trains, as rows of tokens for `mlxhog.data.segments`.
+"""Text that arrives while a run trains: a file of lines in the run's folder that only grows.
 
-    stream/stream.json           format, seq_len, tokenizer_sha256: the requirements for examples
-    stream/examples.jsonl        examples of `append_examples`; only grows
+    stream/rows.jsonl        a line for each row: [number of its first labels that are not trained,
+                             id, id, ...]; then, for some rows together, an object: a `Part`
+    stream/stream.json       format, seq_len, tokenizer_sha256: the requirements for examples
+    stream/examples.jsonl    examples of `append_examples`; only grows
+
+The line of a part publishes the rows before it. Lines behind the last part are of a killed process;
+the next holder of the run's lock removes them. Tickets are numbered through all parts. Each has the
+rows of one batch; the last ticket of a part may have fewer. A published part never changes, so a
+ticket means the same rows in every process and after every kill. Parts name their files, so that
+each file is read once.
 
 The inputs of a row are all its tokens except the last, its labels all except the first. A document
 is BOS, its tokens, BOS, cut into rows of at most seq_len + 1 that overlap by one token. An answer
@@ -10,30 +18,364 @@ is one row: BOS, prompt, answer, BOS; its loss is only on the answer and the las
 
 from __future__ import annotations
 
+import bisect
+import fcntl
+import os
+import tempfile
+import threading
+from array import array
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mlxhog.base import plain_json
-from mlxhog.base.durable import append_lines, disk_errors, replace_file
-from mlxhog.data import records
-from mlxhog.data.examples import Example
-from mlxhog.data.segments import (
-    EXAMPLES,
-    FOLDER,
-    MOST_TICKETS,
-    WAY_OUT,
-    SegmentWriter,
-    TrainingRow,
+from mlxhog.base import plain_json, typed
+from mlxhog.base.durable import (
+    append_all,
+    append_lines,
+    disk_errors,
+    flush,
+    read_lines,
+    replace_file,
+    sync,
 )
+from mlxhog.data import records
+from mlxhog.data.batch import IGNORED, Batch, empty_rows
+from mlxhog.data.examples import Example
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import CheckpointError, DataError, RunError, shown
 
-FORMAT = 2
-ABOUT = "stream.json"
+FOLDER = "stream"
+ROWS, EXAMPLES, ABOUT = "rows.jsonl", "examples.jsonl", "stream.json"
+FORMAT = 3
+WAY_OUT = "the stream of this run is damaged; follow the files again in a new run"
+TICKETS = 1024
+"""Tickets of an "epoch": a stream has no end, and a ticket is numbered epoch * TICKETS + ticket."""
 PIECE_BYTES = 1 << 20
 """Bytes of a document that are tokenized at once."""
+_MOST_LEN = 1 << 53
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class TrainingRow:
+    """One sequence to train on.
+
+    Attributes:
+        ids: its tokens, (n,) int32, at least 2.
+        masked: number of its first labels that are not trained, below n - 1.
+    """
+
+    ids: NDArray[np.int32]
+    masked: int = 0
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file whose text is in a part, or which was refused.
+
+    Attributes:
+        name: path below the followed folder.
+        n_bytes: its size when it was read.
+        changed_ns: its modification time when it was read.
+        refused: why the file is not trained; None if it is.
+    """
+
+    name: str
+    n_bytes: int
+    changed_ns: int
+    refused: str | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows that were published together.
+
+    Attributes:
+        rows: rows of this part and those before.
+        end_ticket: the ticket after its last.
+        batch_size: rows of a ticket.
+        examples_end: bytes of `examples.jsonl` that are in this part and those before.
+        sources: files whose text it has.
+    """
+
+    rows: int
+    end_ticket: int
+    batch_size: int
+    examples_end: int
+    sources: tuple[SourceFile, ...]
+
+    def before(self, rows: int, batch_size: int, examples_end: int) -> tuple[int, int, int, int]:
+        """The numbers of the part behind this one, which ends at row `rows`."""
+        end_ticket = self.end_ticket - (self.rows - rows) // batch_size
+        return rows, end_ticket, batch_size, examples_end
+
+
+class Stream:
+    """The published rows of a folder; `update` reads those that are new.
+
+    Attributes:
+        parts: an empty one, then those that are published.
+        end: bytes of the file up to the end of the last part.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Begin before the first part."""
+        self._path, self._begins = folder / ROWS, array("q")
+        self.end, self.parts = 0, [Part(0, 0, 1, 0, ())]
+
+    def update(self) -> Self:
+        """Read the new parts.
+
+        Raises:
+            DataError: a part is damaged, or the file cannot be read.
+        """
+        at, begins = self.end, array("q")
+        try:
+            while lines := read_lines(self._path, at, _BLOCK):
+                for line in lines.splitlines(keepends=True):
+                    begins.append(at)
+                    at += len(line)
+                    if line.startswith(b"["):
+                        continue
+                    part, last = typed.read(Part, dict(plain_json.loads(line))), self.parts[-1]
+                    rows = last.rows + len(begins) - 1
+                    numbers = part.rows, part.end_ticket, part.batch_size, part.examples_end
+                    is_next = part.batch_size > 0 and part.examples_end >= last.examples_end
+                    if not is_next or numbers != last.before(rows, *numbers[2:]):
+                        raise ValueError(f"{shown(numbers)} does not follow")
+                    self._begins.extend(begins[:-1])
+                    self.parts.append(part)
+                    self.end, begins = at, array("q")
+        except FileNotFoundError:
+            if self.end:
+                raise DataError(f"{self._path} is missing; {WAY_OUT}") from None
+        except (OSError, ValueError, TypeError) as error:
+            raise DataError(f"{self._path} cannot be read: {error}; {WAY_OUT}") from error
+        return self
+
+    def rows(self, begin: int, end: int) -> list[TrainingRow]:
+        """Return some consecutive rows of one part.
+
+        Raises:
+            DataError: one is damaged.
+        """
+        rows = []
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._begins[begin])
+                for _ in range(begin, end):
+                    values = np.array(plain_json.loads(file.readline(), strict=False), np.int64)
+                    masked, ids = int(values[0]), values[1:].astype(np.int32)
+                    if not 0 <= masked < len(ids) - 1 or (ids != values[1:]).any() or min(ids) < 0:
+                        raise ValueError("a row is not a sequence")
+                    rows.append(TrainingRow(ids, masked))
+        except (OSError, ValueError, TypeError, IndexError, OverflowError) as error:
+            raise DataError(f"{self._path} cannot be read: {error}; {WAY_OUT}") from error
+        return rows
+
+    def all_rows(self) -> list[TrainingRow]:
+        """Return every published row, in order.
+
+        Raises:
+            DataError: one is damaged.
+        """
+        ends = [part.rows for part in self.parts]
+        return [
+            row for a, b in zip(ends, ends[1:], strict=False) if b > a for row in self.rows(a, b)
+        ]
+
+
+class Draft:
+    """Rows for the next part, in a file without a name, so that a kill leaves nothing.
+
+    Attributes:
+        n_rows: number of its rows so far.
+        n_tokens: tokens of all of them.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Begin a draft on the disk of a folder."""
+        self.n_rows = self.n_tokens = 0
+        self.file = tempfile.TemporaryFile(dir=folder)
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give the disk space back."""
+        self.file.close()
+
+    def add(self, row: TrainingRow) -> None:
+        """Append a row.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        self.file.write(plain_json.dumps([row.masked, *row.ids.tolist()]) + b"\n")
+        self.n_rows += 1
+        self.n_tokens += len(row.ids)
+
+    def mark(self) -> tuple[int, int, int]:
+        """Return the current position, to which `undo` returns."""
+        return self.file.tell(), self.n_rows, self.n_tokens
+
+    def undo(self, mark: tuple[int, int, int]) -> None:
+        """Remove the rows behind a mark.
+
+        Raises:
+            OSError: the system refuses.
+        """
+        place, self.n_rows, self.n_tokens = mark
+        self.file.seek(place)
+        self.file.truncate()
+
+
+class Closed(Exception):
+    """The stream of a run takes no more parts: the run has ended."""
+
+
+class StreamWriter:
+    """Publishes rows, and lets a run take examples; only the holder of the run's lock has one.
+
+    Attributes:
+        last: the last part; an empty one before the first.
+        sources: files that are in parts, by name.
+    """
+
+    def __init__(self, run: Path, tokenizer: Tokenizer, *, seq_len: int, batch_size: int) -> None:
+        """Open the stream of a run, or create it; parts that a kill has cut short are removed.
+
+        Raises:
+            CheckpointError: the run has accepted examples that may be longer than `seq_len`.
+            DataError: a part is damaged.
+            RunError: the description of the stream is damaged.
+            EnvironmentLacks: the disk is full.
+        """
+        self.folder, self.tokenizer, self.seq_len = run / FOLDER, tokenizer, seq_len
+        self._batch_size, self._closed, self._publishing = batch_size, False, threading.Lock()
+        longest = seq_len_of(run)
+        if longest is not None and longest > seq_len:
+            raise CheckpointError(
+                f"the run {run} had seq_len {longest}, and has accepted examples of up to "
+                f"{longest} tokens; they may be too long for seq_len {seq_len}; resume with "
+                f"--seq-len {longest} or more"
+            )
+        with disk_errors(f"making {self.folder}"):
+            self.folder.mkdir(exist_ok=True)
+        stream = Stream(self.folder).update()
+        self.last, self._end = stream.parts[-1], stream.end
+        self.sources = {source.name: source for one in stream.parts for source in one.sources}
+        examples = self.folder / EXAMPLES
+        size = examples.stat().st_size if examples.exists() else 0
+        if size < self.last.examples_end:
+            raise DataError(
+                f"{examples} has {size} bytes, but {self.last.examples_end} of them are in "
+                f"parts; {WAY_OUT}"
+            )
+        with disk_errors(f"writing {self.folder}"):
+            if (self.folder / ROWS).exists():
+                os.truncate(self.folder / ROWS, self._end)
+                sync(self.folder)
+
+    def accept_examples(self) -> None:
+        """Let `append_examples` store examples; from now on the run can be resumed after a kill.
+
+        Raises:
+            EnvironmentLacks: the disk is full.
+        """
+        digest = self.tokenizer.sha256
+        about = {"format": FORMAT, "seq_len": self.seq_len, "tokenizer_sha256": digest}
+        path = self.folder / ABOUT
+        with disk_errors(f"writing {path}"):
+            replace_file(path, plain_json.dumps(about))
+
+    def draft(self) -> Draft:
+        """Begin the next part; its rows become visible with `publish`.
+
+        Raises:
+            OSError: the system refuses.
+        """
+        return Draft(self.folder)
+
+    def publish(self, draft: Draft, sources: Sequence[SourceFile], examples_end: int) -> None:
+        """Append a part; workers may train on it when this returns.
+
+        Raises:
+            Closed: `close` has been called; nothing is published.
+            EnvironmentLacks: the disk is full; nothing is published.
+        """
+        rows = self.last.rows + draft.n_rows
+        numbers = self.last.before(rows, self._batch_size, examples_end)
+        part = Part(*numbers, tuple(sources))
+        path = self.folder / ROWS
+        with self._publishing, disk_errors(f"writing {path}"), path.open("ab", 0) as file:
+            if self._closed:
+                raise Closed
+            fcntl.flock(file, fcntl.LOCK_EX)  # readers wait
+            try:
+                draft.file.seek(0)
+                while block := draft.file.read(_BLOCK):
+                    append_all(file.fileno(), block)
+                flush(file.fileno())
+                append_all(file.fileno(), plain_json.dumps(asdict(part)) + b"\n", synced=True)
+            except BaseException:
+                os.ftruncate(file.fileno(), self._end)
+                raise
+            self._end = os.fstat(file.fileno()).st_size
+            self.last = part
+            self.sources.update((source.name, source) for source in sources)
+
+    def close(self) -> None:
+        """Let no more parts be published, also by other threads."""
+        with self._publishing:
+            self._closed = True
+
+
+class StreamBatches:
+    """The batches of a stream, by ticket; the same in every process."""
+
+    n_tickets = TICKETS
+
+    def __init__(self, folder: Path, byte_lengths: NDArray[np.int64], example: Batch) -> None:
+        """Read the parts of a folder when their tickets are requested.
+
+        Args:
+            folder: folder of the stream.
+            byte_lengths: bytes of text of each id.
+            example: a batch of other text, for `example` before the first part.
+        """
+        self._stream, self._byte_lengths, self._example = Stream(folder), byte_lengths, example
+
+    def at(self, epoch: int, ticket: int) -> Batch:
+        """Return the batch of one ticket, its rows padded to one length.
+
+        Raises:
+            DataError: its part is not published, or damaged.
+        """
+        g, parts = epoch * TICKETS + ticket, self._stream.parts
+        if g >= parts[-1].end_ticket:
+            self._stream.update()
+        k = bisect.bisect_right(parts, g, key=lambda part: part.end_ticket)
+        if k == len(parts):
+            raise DataError(f"ticket {g} is not published; {WAY_OUT}")
+        begin = parts[k - 1].rows + (g - parts[k - 1].end_ticket) * parts[k].batch_size
+        rows = self._stream.rows(begin, min(begin + parts[k].batch_size, parts[k].rows))
+        x, y = empty_rows(len(rows), max(len(row.ids) for row in rows) - 1)
+        for k, row in enumerate(rows):
+            if row.ids.max() >= len(self._byte_lengths):
+                raise DataError(f"the stream has ids outside the vocabulary; {WAY_OUT}")
+            n = len(row.ids) - 1
+            x[k, :n], y[k, row.masked : n] = row.ids[:-1], row.ids[row.masked + 1 :]
+        return Batch(x, y, int(self._byte_lengths[y[y != IGNORED]].sum()), seed=g)
+
+    def example(self) -> Batch:
+        """A batch of the usual shape, to try a model with."""
+        return self._example
 
 
 def document_rows(document: bytes, tokenizer: Tokenizer, seq_len: int) -> Iterator[TrainingRow]:
@@ -166,45 +508,10 @@ def seq_len_of(run: Path) -> int | None:
         if about["format"] != FORMAT:
             raise ValueError(f"it is of format {shown(about['format'])}, expected {FORMAT}")
         seq_len = about["seq_len"]
-        if type(seq_len) is not int or not 1 <= seq_len < MOST_TICKETS:
+        if type(seq_len) is not int or not 1 <= seq_len < _MOST_LEN:
             raise ValueError(f"seq_len is {shown(seq_len)}, expected a whole number from 1 to 2^53")
         return seq_len
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise RunError(f"{path} cannot be read: {error}; {WAY_OUT}") from error
-
-
-class StreamWriter(SegmentWriter):
-    """Publishes the segments of a run, and lets it take examples."""
-
-    def __init__(self, run: Path, tokenizer: Tokenizer, *, seq_len: int, batch_size: int) -> None:
-        """Open the stream of a run, or create it.
-
-        Raises:
-            CheckpointError: the run has accepted examples that may be longer than `seq_len`.
-            DataError: a segment is damaged.
-            RunError: the description of the stream is damaged.
-            EnvironmentLacks: the disk is full.
-        """
-        self.tokenizer, self.seq_len = tokenizer, seq_len
-        longest = seq_len_of(run)
-        if longest is not None and longest > seq_len:
-            raise CheckpointError(
-                f"the run {run} had seq_len {longest}, and has accepted examples of up to "
-                f"{longest} tokens; they may be too long for seq_len {seq_len}; resume with "
-                f"--seq-len {longest} or more"
-            )
-        super().__init__(run / FOLDER, batch_size=batch_size)
-
-    def accept_examples(self) -> None:
-        """Let `append_examples` store examples; from now on the run can be resumed after a kill.
-
-        Raises:
-            EnvironmentLacks: the disk is full.
-        """
-        digest = self.tokenizer.sha256
-        about = {"format": FORMAT, "seq_len": self.seq_len, "tokenizer_sha256": digest}
-        path = self.folder / ABOUT
-        with disk_errors(f"writing {path}"):
-            replace_file(path, plain_json.dumps(about))

@@ -1,31 +1,45 @@
 """The documents of one file: plain text, JSON, JSON lines, CSV or Parquet, compressed or not.
 
-Documents are bytes, so the byte tokenizer keeps text that is not UTF-8 unchanged. Text with a
-byte-order mark becomes UTF-8 without one, and CRLF becomes LF. Nothing else is altered.
+Documents are bytes, so the byte tokenizer keeps text that is not UTF-8 unchanged. A byte-order mark
+is left out, and CRLF becomes LF. Nothing else is altered.
 
 A file is read forward in pieces, so memory does not grow with its unpacked size, and a document has
-at most `DOCUMENT_BYTES`. Every error begins with the path of the file and, if known, the line, and
-ends with the way out.
+at most `DOCUMENT_BYTES`. A truncated file is an error, never a shorter text. Every error begins
+with the path of the file and, if known, the line, and ends with the way out.
 """
 
 from __future__ import annotations
 
 import codecs
 import contextlib
+import errno
+import gzip
+import io
 import itertools
-import stat
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from mlxhog.base import plain_json, reading
 from mlxhog.base.reading import MOST_LINE_BYTES
-from mlxhog.data import encodings, tables, unpacking
+from mlxhog.data import encodings, tables
 from mlxhog.data.examples import Example
 from mlxhog.data.records import naming, record_text, text_keys
-from mlxhog.data.unpacking import Bounds
-from mlxhog.errors import DataError, message_of, shown
+from mlxhog.errors import DataError, EnvironmentLacks, message_of, shown
+
+try:
+    import lzma
+except ImportError as error:  # as of Pythons that were compiled on a Mac without it
+    raise EnvironmentLacks(
+        "this Python was built without xz, which the text in the package needs; install xz (brew "
+        "install xz, or apt-get install liblzma-dev) and build Python again, or take another one"
+    ) from error
+
+_MAGIC = {b"\x1f\x8b": ".gz", b"\xfd7zXZ": ".xz", b"\x28\xb5\x2f\xfd": ".zst"}
+PACKED_SUFFIXES = frozenset(_MAGIC.values())
+"""Suffixes of compressed files, in small letters or capitals."""
 
 LINES_SUFFIXES = frozenset([".jsonl", ".ndjson", ".jsonlines"])
 """Suffixes of files with a record in every line."""
@@ -52,10 +66,10 @@ _READ_BYTES = 1 << 18
 def kind(path: Path) -> str:
     """Return the suffix of a file's content, without that of its compression."""
     suffix = path.suffix.lower()
-    return Path(path.stem).suffix.lower() if suffix in unpacking.SUFFIXES else suffix
+    return Path(path.stem).suffix.lower() if suffix in PACKED_SUFFIXES else suffix
 
 
-def record_kind(path: Path, bounds: Bounds | None = None) -> str:
+def record_kind(path: Path) -> str:
     """Return the suffix that says how the records of a file are written; empty for plain text.
 
     The content decides for `.json` and for suffixes that are not known.
@@ -71,13 +85,11 @@ def record_kind(path: Path, bounds: Bounds | None = None) -> str:
         return suffix
     if suffix in TEXT_SUFFIXES or suffix in encodings.MARKUP:
         return ""
-    content = encodings.records_in(head_of(path, bounds))
+    content = encodings.records_in(head_of(path))
     return content or ".json" if suffix == ".json" else content
 
 
-def documents(
-    path: Path, text_key: str | None, *, split: bool = False, bounds: Bounds | None = None
-) -> Iterator[bytes]:
+def documents(path: Path, text_key: str | None, *, split: bool = False) -> Iterator[bytes]:
     """Yield the documents of a file, without those that have only white space.
 
     A record with a prompt and a completion, or with a conversation, becomes an `Example`.
@@ -89,17 +101,16 @@ def documents(
             for the usual ones, except in CSV.
         split: whether a large file of prose is cut at blank lines. The pieces, joined, are the
             file again.
-        bounds: limits for the file; None for a file that the user has named.
 
     Raises:
         DataError: the file is missing, unreadable, not a regular file, binary or truncated, or a
             line is malformed.
         EnvironmentLacks: reading it needs a package that is not installed.
     """
-    if record_kind(path, bounds):
-        documents = short_documents(_records(path, text_key, bounds))
+    if record_kind(path):
+        documents = short_documents(_texts(path, text_key))
     else:
-        documents = _cut(_plain(path, bounds), prose=split and kind(path) in SPLIT_SUFFIXES)
+        documents = _cut(_plain(path), prose=split and kind(path) in SPLIT_SUFFIXES)
     for document in documents:
         if document.strip():
             yield document
@@ -112,18 +123,17 @@ def short_documents(documents: Iterable[bytes]) -> Iterator[bytes]:
         yield from [document] if is_short else _cut([document], prose=False)
 
 
-def _plain(path: Path, bounds: Bounds | None = None) -> Iterator[bytes]:
+def _plain(path: Path) -> Iterator[bytes]:
     """Yield the text of a file in pieces of any size, CRLF as LF."""
     n_read, waiting = 0, b""
-    with _open(path, bounds) as file:
-        for piece in _pieces_of(path, file):
-            if not n_read:
-                _refuse_other(path, piece)
+    with _open(path) as file:
+        _refuse_other(path, _peek(file))
+        while piece := file.read(_READ_BYTES):
             zero = piece.find(b"\0")
             if zero >= 0:
                 raise DataError(
-                    f"{path} is not text: a zero byte at offset {n_read + zero:,}; repair it, or "
-                    "keep it out of --data"
+                    f"{path} is not text: a zero byte at offset {n_read + zero:,}; keep it out of "
+                    "--data, or convert it: iconv -f UTF-16LE -t UTF-8 FILE > NEW"
                 )
             n_read += len(piece)
             text = waiting + piece
@@ -175,137 +185,95 @@ def _line_end(text: bytes) -> int:
 
 
 def _refuse_other(path: Path, start: bytes) -> None:
-    """Refuse other formats, and UTF-16 and UTF-32 without a mark.
+    """Refuse other formats.
 
     Raises:
-        DataError: the first bytes are not those of text.
+        DataError: the first bytes are not those of text in UTF-8.
     """
     if other := encodings.other_format(start):
         what, command = other
-        raise DataError(f"{path} is {what}, not text; {encodings.way_out(path, command)}")
-    if name := encodings.unmarked(start):
-        raise DataError(
-            f"{path} looks like {name} without a byte-order mark; "
-            f"convert it: {encodings.conversion(path, name)}"
-        )
+        raise DataError(f"{path} is {what}, not UTF-8 text; {encodings.way_out(path, command)}")
 
 
-def not_utf8(path: Path) -> tuple[int, int] | None:
-    """Return offset and value of the first byte of an unpacked file that is not UTF-8.
+def not_utf8(path: Path) -> int | None:
+    """Return the offset of the first byte of an unpacked text that is not UTF-8.
 
     Raises:
         DataError: the file is unreadable.
         EnvironmentLacks: unpacking it needs a package that is not installed.
     """
     decoder, offset = codecs.getincrementaldecoder("utf-8")(), 0
-    with _opened(path) as file, _readable(path):
-        if encodings.has_wide_mark(file):
-            return None  # `_open` decodes it
-        for piece in itertools.chain(_pieces_of(path, file), [b""]):
+    with _open(path) as file:
+        for piece in itertools.chain(iter(lambda: file.read(_READ_BYTES), b""), [b""]):
             waiting = decoder.getstate()[0]
             try:
                 decoder.decode(piece, final=not piece)
             except UnicodeDecodeError as error:
-                return offset - len(waiting) + error.start, error.object[error.start]
+                return offset - len(waiting) + error.start
             offset += len(piece)
     return None
 
 
-def _pieces_of(path: Path, file: BinaryIO) -> Iterator[bytes]:
-    with _readable(path):
-        while piece := file.read(_READ_BYTES):
-            yield piece
-
-
-def _records(path: Path, text_key: str | None, bounds: Bounds | None = None) -> Iterator[bytes]:
-    if text_key is None and kind(path) in tables.CSV_SUFFIXES:
-        raise DataError(column_needed(path))
-    for where, record in records(path, text_key, bounds):
-        if _is_chat_export(record) and not text_key:
-            raise DataError(f"{where} is {_CHAT_EXPORT}")
-        yield record_text(record, text_key, where)
-
-
-_CHAT_EXPORT = (
-    "a chat export, not records with role and content; to convert it see docs/own-text.md"
-)
-
-
-def _is_chat_export(record: object) -> bool:
-    """Whether a record is a conversation as chat programs export it, not a text or messages."""
-    if not isinstance(record, dict) or text_keys(record, None) not in ((), ("messages",)):
-        return False
-    messages = record.get("messages", record.get("chat_messages"))
-    first = messages[0] if isinstance(messages, list) and messages else {}
-    foreign = isinstance(first, dict) and bool({"author", "sender", "from_id"} & first.keys())
-    return isinstance(record.get("mapping"), dict) or (foreign and "role" not in first)
-
-
-def column_needed(path: Path) -> str:
-    """Say that `text_key` must name a column of a table, and list its columns.
+def refuse_larger(path: Path, most: int) -> None:
+    """Unpack a file once, to refuse one that is too large before anything is made of it.
 
     Raises:
-        DataError: the file is unreadable, or not a table.
+        DataError: it has more than `most` bytes, or is unreadable.
         EnvironmentLacks: unpacking it needs a package that is not installed.
     """
-    with _open_table(path) as file:
-        header = tables.csv_columns(path, file)
-    names = ", ".join(map(shown, header[:20])) or "none"
-    way_out = naming(header) if header else "write a first line with their names"
-    return (
-        f"{path} is a table, and the column of its text is not known; its columns are {names}; "
-        f"{way_out}"
-    )
+    with _open(path) as file:
+        n_bytes = 0
+        while piece := file.read(_READ_BYTES):
+            n_bytes += len(piece)
+            if n_bytes > most:
+                raise DataError(f"{path} holds more than {most:,} bytes, unpacked; split it")
 
 
-def records(
-    path: Path, text_key: str | None = None, bounds: Bounds | None = None
-) -> Iterator[tuple[str, object]]:
+def records(path: Path, text_key: str | None = None) -> Iterator[tuple[str, object]]:
     """Yield (place for errors, record) of a file that has a `record_kind`.
 
     Args:
         path: the file.
         text_key: the column of a Parquet file to read, see `records.columns`.
-        bounds: limits for the file; None for a file that the user has named.
 
     Raises:
         DataError: the file is unreadable, or a line is not JSON.
         EnvironmentLacks: reading it needs a package that is not installed.
     """
-    form = record_kind(path, bounds)
+    form = record_kind(path)
     if form == tables.PARQUET_SUFFIX:
-        _check_regular(path)
-        yield from tables.parquet_records(path, text_key, bounds)
-    elif form in tables.CSV_SUFFIXES:
-        with _open_table(path) as file:
+        _open_regular(path).close()
+        yield from tables.parquet_records(path, text_key)
+        return
+    with _open(path) as file:
+        _refuse_other(path, _peek(file))
+        if form in tables.CSV_SUFFIXES:
             yield from tables.csv_records(path, file)
-    elif form == ".json":
-        yield from _json_records(path, bounds)
-    else:
-        most = MOST_LINE_BYTES if bounds is None else bounds.line
-        with _open(path, bounds) as file, _readable(path):
-            _refuse_other(path, encodings.head(file))
-            for number, line in enumerate(_lines(path, file, most), 1):
+        elif form == ".json":
+            yield from _json_records(path, file)
+        else:
+            for number in itertools.count(1):
+                where = f"{path}:{number}"
+                if not (line := file.readline(MOST_LINE_BYTES + 1)):
+                    return
+                if len(line) > MOST_LINE_BYTES:
+                    raise DataError(
+                        f"{where}: the line has more than {MOST_LINE_BYTES:,} bytes; split it "
+                        "into several records"
+                    )
                 if line.strip():
-                    where = f"{path}:{number}"
                     yield where, _json(where, line, "repair or delete this line")
 
 
-def _json_records(path: Path, bounds: Bounds | None) -> Iterator[tuple[str, object]]:
-    """Yield (place for errors, record) of a file with one JSON value: a list, or a record.
-
-    Raises:
-        DataError: the file is unreadable, too large to be read at once, or not JSON.
-    """
-    with _open(path, bounds) as file, _readable(path):
-        _refuse_other(path, encodings.head(file))
-        try:
-            content = reading.read_all(file, reading.MOST_BYTES)
-        except ValueError as error:
-            lines = f"jq -c '.[]' {encodings.quoted(path)} > lines.jsonl"
-            raise DataError(
-                f"{path} has {error}, and a list is read at once; make lines of it: {lines}"
-            ) from error
+def _json_records(path: Path, file: BinaryIO) -> Iterator[tuple[str, object]]:
+    """Yield (place for errors, record) of a file with one JSON value: a list, or a record."""
+    try:
+        content = reading.read_all(file, reading.MOST_BYTES)
+    except ValueError as error:
+        lines = f"jq -c '.[]' {encodings.quoted(path)} > lines.jsonl"
+        raise DataError(
+            f"{path} has {error}, and a list is read at once; make lines of it: {lines}"
+        ) from error
     value = _json(str(path), content, "repair it, or keep it out of --data")
     for number, record in enumerate(value if isinstance(value, list) else [value], 1):
         yield f"{path}, record {number}", record
@@ -320,6 +288,31 @@ def _json(where: str, text: bytes, way_out: str) -> Any:
         raise DataError(f"{where}: not JSON ({error}); {way_out}") from error
 
 
+def _texts(path: Path, text_key: str | None) -> Iterator[bytes]:
+    if text_key is None and kind(path) in tables.CSV_SUFFIXES:
+        raise DataError(column_needed(path))
+    for where, record in records(path, text_key):
+        yield record_text(record, text_key, where)
+
+
+def column_needed(path: Path) -> str:
+    """Say that `text_key` must name a column of a table, and list its columns.
+
+    Raises:
+        DataError: the file is unreadable, or not a table.
+        EnvironmentLacks: unpacking it needs a package that is not installed.
+    """
+    with _open(path) as file:
+        _refuse_other(path, _peek(file))
+        header = tables.csv_columns(path, file)
+    names = ", ".join(map(shown, header[:20])) or "none"
+    way_out = naming(header) if header else "write a first line with their names"
+    return (
+        f"{path} is a table, and the column of its text is not known; its columns are {names}; "
+        f"{way_out}"
+    )
+
+
 def without_text(path: Path, text_key: str | None) -> str:
     """Say why the first record of a file has no text; empty if it has, or there is no record.
 
@@ -329,24 +322,10 @@ def without_text(path: Path, text_key: str | None) -> str:
     _, record = next(records(path, text_key), ("", None))
     if not isinstance(record, dict):
         return ""
-    if _is_chat_export(record):
-        return _CHAT_EXPORT
     if text_keys(record, text_key):
         return ""
     names = ", ".join(map(shown, list(record)[:5])) or "none"
     return f"its records have no text; --text-key names another key: {names}"
-
-
-@contextlib.contextmanager
-def _open_table(path: Path) -> Iterator[BinaryIO]:
-    """Open a CSV or TSV file.
-
-    Raises:
-        DataError: it is unreadable, damaged, or of another format.
-    """
-    with _open(path) as file, _readable(path):
-        _refuse_other(path, encodings.head(file))
-        yield file
 
 
 def fields(path: Path, text_key: str | None, most: int) -> Counter[tuple[str, ...]]:
@@ -362,101 +341,81 @@ def fields(path: Path, text_key: str | None, most: int) -> Counter[tuple[str, ..
     return Counter(dict(counts.most_common()))
 
 
-def head_of(path: Path, bounds: Bounds | None = None) -> bytes:
-    """Return the first `encodings.HEAD_BYTES` of a file, unpacked and decoded.
+def head_of(path: Path) -> bytes:
+    """Return the first `encodings.HEAD_BYTES` of a file, unpacked.
 
     Raises:
         DataError: it cannot be read.
         EnvironmentLacks: unpacking it needs a package that is not installed.
     """
-    with _open(path, bounds) as file, _readable(path):
+    with _open(path) as file:
         return file.read(encodings.HEAD_BYTES)
 
 
-def _open(path: Path, bounds: Bounds | None = None) -> BinaryIO:
-    """Open a file for reading its unpacked content; text with a byte-order mark becomes UTF-8.
+def plain(content: bytes) -> bytes:
+    """Return a text as training reads it: without a byte-order mark, CRLF as LF."""
+    return content.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n")
+
+
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to read its unpacked content, without a byte-order mark.
+
+    The file can be read forward, as a whole or by lines, and peeked at.
 
     Raises:
-        DataError: it cannot be opened, or is not a regular file: a pipe may have no end.
+        DataError: it is not a readable regular file; in the block: it is damaged.
         EnvironmentLacks: unpacking it needs a package that is not installed.
     """
-    file = _opened(path, bounds)
-    try:
-        with _readable(path):
-            return encodings.as_utf8(file)
-    except BaseException:
-        file.close()
-        raise
+    with _open_regular(path) as packed:
+        try:
+            with _unpacked(path, packed) as file:
+                if _peek(file).startswith(codecs.BOM_UTF8):
+                    file.read(len(codecs.BOM_UTF8))
+                yield file
+        except (OSError, EOFError, lzma.LZMAError, zlib.error, MemoryError) as error:
+            raise DataError(
+                f"{path} is cut short or damaged ({message_of(error)}); fetch it again"
+            ) from error
 
 
-def _opened(path: Path, bounds: Bounds | None = None) -> BinaryIO:
-    """Open a file as `_open`, without a change of its encoding."""
-    if bounds is None:
-        _check_regular(path)
-    try:
-        return unpacking.open_file(path, bounds)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _check_regular(path: Path) -> None:
-    """Refuse a path that is not a file, without opening it: opening a pipe affects its writer.
+def _open_regular(path: Path) -> io.BufferedReader:
+    """Open a file; a pipe or a device may have no end, so it is refused without waiting.
 
     Raises:
         DataError: the path does not exist, or is a folder, a pipe or a device.
     """
     try:
-        mode = path.stat().st_mode
+        return reading.open_regular(path)
+    except IsADirectoryError as error:
+        raise DataError(f"{path} is a folder, not a file; name the files in it") from error
     except OSError as error:
-        raise _unreadable(path, error) from error
-    if not stat.S_ISREG(mode):
-        raise DataError(f"{path} {_other_kind(path, mode)}")
-
-
-def _unreadable(path: Path, error: OSError) -> DataError:
-    return DataError(
-        f"{path} cannot be read: {error.strerror or error}; make it readable, or remove it"
-    )
-
-
-def _other_kind(path: Path, mode: int) -> str:
-    """Say what kind of file a path is that is not a regular file, and the way out."""
-    if stat.S_ISDIR(mode):
-        return "is a folder, not a file; name the files in it"
-    if stat.S_ISFIFO(mode):
-        source = encodings.quoted(path.absolute())
-        return f"is a pipe, but text is read more than once; save it first: cat {source} > text"
-    return "is a device or a socket, not a file; keep it out of --data"
-
-
-def _lines(path: Path, file: BinaryIO, most: int) -> Iterator[bytes]:
-    with _readable(path):
-        for number in itertools.count(1):
-            line = file.readline(most + 1)
-            if not line:
-                return
-            if len(line) > most:
-                raise DataError(
-                    f"{path}:{number}: the line has more than {most:,} bytes; split it "
-                    "into several records"
-                )
-            yield line
-
-
-@contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Turn the errors of reading a file into `DataError`, in words.
-
-    Raises:
-        DataError: the file is damaged, or its encoding is not that of its mark.
-    """
-    try:
-        yield
-    except UnicodeError as error:
+        if error.errno == errno.EINVAL:
+            raise DataError(
+                f"{path} is a pipe or a device, but text is read more than once; save it first: "
+                f"cat {encodings.quoted(path.absolute())} > text"
+            ) from error
         raise DataError(
-            f"{path} begins with the mark of {error}; repair it, or keep it out of --data"
+            f"{path} cannot be read: {error.strerror or error}; make it readable, or remove it"
         ) from error
-    except unpacking.damages() as error:
-        raise DataError(
-            f"{path} is cut short or damaged ({message_of(error)}); fetch it again"
-        ) from error
+
+
+def _unpacked(path: Path, packed: io.BufferedReader) -> BinaryIO:
+    """The content of a file: its suffix, else its first bytes, say how it is compressed."""
+    suffix = path.suffix.lower()
+    if suffix not in PACKED_SUFFIXES:
+        start = packed.peek(5)
+        suffix = next((one for magic, one in _MAGIC.items() if start.startswith(magic)), "")
+    if suffix == ".gz":
+        return cast(BinaryIO, gzip.open(packed))
+    if suffix == ".xz":
+        return cast(BinaryIO, lzma.open(packed))
+    if suffix == ".zst":
+        arrow = tables.package("pyarrow", "reading .zst")
+        return io.BufferedReader(arrow.CompressedInputStream(packed, "zstd"), _READ_BYTES)
+    return packed
+
+
+def _peek(file: BinaryIO) -> bytes:
+    """The next bytes of a buffered file, without consuming them."""
+    return bytes(cast(Any, file).peek(encodings.HEAD_BYTES)[: encodings.HEAD_BYTES])

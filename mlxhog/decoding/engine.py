@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.decoding.options import Sampling
-from mlxhog.decoding.sampling import Sampler, check_finite, draw_each
+from mlxhog.decoding.sampling import Sampler, check_finite
 from mlxhog.decoding.text import TextStream
 from mlxhog.errors import ConfigError, DataError
 
@@ -331,10 +331,12 @@ class Engine(Generic[State]):
 
     def _draw(self, rows: Sequence[_Row[State]], logits: NDArray[np.float32]) -> list[Piece]:
         """Choose the next token of each row from logits (B, V)."""
-        samplers = [row.sampler for row in rows]
-        occurred = [row.occurred for row in rows]
         logits = logits[:, : self._tokenizer.n_ids]
-        tokens = draw_each(samplers, logits, occurred).tolist()
+        # All tokens are drawn before one is taken: an error leaves no answer with more than others.
+        tokens = [
+            int(row.sampler(of_row[None], row.occurred)[0])
+            for row, of_row in zip(rows, logits, strict=True)
+        ]
         for row, token, of_row in zip(rows, tokens, logits, strict=True):
             if row.request.top is not None:
                 row.scores.append(_scored(token, of_row, row.request.top))

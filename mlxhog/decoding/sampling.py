@@ -6,8 +6,6 @@ seed gives the same text every time on one backend.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,8 +14,6 @@ from mlxhog.errors import Diverged
 
 _BLOCK = 512
 """Number of weights in a block of the two-level search."""
-
-Occurred = NDArray[np.bool_] | None
 
 
 class Sampler:
@@ -90,23 +86,6 @@ class Sampler:
         for indices in reversed(filters):
             position = int(indices[position])
         return position
-
-
-def draw_each(
-    samplers: Sequence[Sampler], logits: NDArray[np.float32], occurred: Sequence[Occurred]
-) -> NDArray[np.int32]:
-    """Return one token per row, (B,) int32; each is the one that its sampler would draw alone.
-
-    Args:
-        samplers: one for each row.
-        logits: (B, V).
-        occurred: (1, V) for each row, or None; see `Sampler`.
-
-    Raises:
-        Diverged: a row holds NaN, or nothing but -inf.
-    """
-    rows = enumerate(zip(samplers, occurred, strict=True))
-    return np.concatenate([sampler(logits[j : j + 1], seen) for j, (sampler, seen) in rows])
 
 
 def check_finite(best: NDArray[np.float32]) -> None:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,38 +85,18 @@ def token_files(
         yield part.source, None if empty else TokenFile.open(path)
 
 
-def held_out_tokens(
-    model: Model,
-    data: str,
-    *,
-    tokenizer: str,
-    text_key: str | None,
-    skip_machine_data: bool,
-    loss_on: str,
-    val: str,
-) -> TokenFile:
+def held_out_tokens(model: Model, data: str, **options: Any) -> TokenFile:
     """The held-out text of a run, prepared as for its training.
 
     Args:
         model: model of the run.
         data: option of the run.
-        tokenizer: option of the run, see `tokenizers.build`.
-        text_key: option of the run: for `.jsonl`, the key of the text.
-        skip_machine_data: option of the run.
-        loss_on: option of the run: what is scored of examples.
-        val: option of the run: the rule for held-out text.
+        options: those of the run that `prepare` takes.
 
     Raises:
         DataError: the text is missing, or its tokenizer is another one than at training.
     """
-    prepared = prepare.prepare(
-        data,
-        tokenizer=tokenizer,
-        text_key=text_key,
-        skip_machine_data=skip_machine_data,
-        loss_on=loss_on,
-        val=val,
-    )
+    prepared = prepare.prepare(data, **options)
     if prepared.tokenizer.sha256 != model.tokenizer.sha256:
         raise DataError(
             f"{data} has changed since the run was trained: its tokenizer has another digest; "

@@ -303,9 +303,7 @@ class Litmus:
         for counter in ("steps", "version"):
             self.arena.counters.store(counter, 0)
 
-    def tried(
-        self, row: dict[str, Any], measure: Callable[[], Mapping[str, Any]]
-    ) -> dict[str, Any]:
+    def tried(self, row: Row, measure: Callable[[], Row]) -> Row:
         """Return a row of the record with what `measure` returns.
 
         `error` has a failure. `untold` is there if it proves nothing, because the machine was too
@@ -313,7 +311,7 @@ class Litmus:
         """
         watch = LoadWatch()
         try:
-            return row | measure()
+            return {**row, **measure()}
         except Failed as failure:
             load = watch.look()
             self.give_up()

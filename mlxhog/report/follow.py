@@ -1,159 +1,72 @@
-"""Follow a run of another process: read its newest state twice a second, until it ends.
+"""Follow a run of another process: read its files twice a second, until it ends.
 
-A run writes its progress to files every two seconds. If its process serves the shared memory, it is
-mapped read-only as well, and the view is as recent as that of the trainer.
+A run writes its progress every two seconds.
 """
 
 from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from dataclasses import fields, replace
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
 
-from mlxhog.arena import Arena
-from mlxhog.arena.control import Command
-from mlxhog.arena.process import monotonic_ns
-from mlxhog.arena.requests import socket_path
-from mlxhog.base.typed import fill
-from mlxhog.base.workers import WorkerSpec
 from mlxhog.checkpoint.run import Run
-from mlxhog.config.budget import Budget
-from mlxhog.errors import ArenaError, RunError, message_of
-from mlxhog.report.history import History
-from mlxhog.report.metrics import (
-    Activity,
-    Doing,
-    Evaluation,
-    Progress,
-    marks_of,
-    number,
-)
-from mlxhog.report.monitor import Monitor
-from mlxhog.report.record import EventLog, RunRecord
+from mlxhog.errors import RunError
+from mlxhog.report.metrics import Progress, number, sound_marks
+from mlxhog.report.record import RunEvent, RunRecord
 from mlxhog.report.views import Observer
 
 LOOK_S = 0.5
 MOST_MESSAGES = 20
 """Messages shown at once; of a run that has trained for long, the newest."""
-ACTIVITIES: dict[int, Activity] = {
-    Command.REST: Activity.FINISHING,
-    Command.EVALUATE: Activity.EVALUATING,
-    Command.SAMPLE: Activity.SAMPLING,
-}
 
 
 class RunFollower:
-    """The newest state of one run; use it as a context manager.
+    """The newest state of one run.
 
     Attributes:
-        run: the run.
-        notes: problems with reading the run, each once.
+        record: its files.
     """
 
     def __init__(self, run: Run) -> None:
-        """Prepare to read the run; nothing is read yet."""
-        self.run = run
-        self.notes: list[str] = []
-        self._log = EventLog(run.events_path)
-        self._stack = ExitStack()
-        self._arena: Arena | None = None
-        self._monitor: Monitor | None = None
-        self._history = History(run.metrics_path)
-        self.sample: str | None = None
-        self.messages: list[str] = []
+        """Read the run.
 
-    def __enter__(self) -> RunFollower:
-        """Attach the shared memory if the run serves it."""
-        if self.is_running():
-            try:
-                arena = Arena.connect(socket_path(self.run.directory))
-            except ArenaError as error:
-                self.notes.append(
-                    f"{error}; the state comes from its files, which are written every 2 s"
-                )
-            else:
-                self._arena = self._stack.enter_context(arena)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Detach the shared memory."""
-        self._monitor = None
-        self._stack.close()
+        Raises:
+            RunError: its metrics cannot be read.
+        """
+        self.record = RunRecord(run)
+        self._n_told, self._notes = 0, set[str]()
 
     def is_running(self) -> bool:
         """Whether a process trains the run now."""
         try:
-            return self.run.is_locked()
+            return self.record.run.is_locked()
         except RunError:  # the run was moved or deleted
             return False
 
-    def look(self) -> Progress:
-        """Return the newest state; new messages are in `messages`, a sample in the progress."""
-        self._read_files()
-        newest = self._history.newest
-        progress = self._of_arena() if self._arena is not None else None
-        progress = progress or progress_of(newest | self._history.evaluation)
-        return replace(progress, sample=self.sample, marks=marks_of(newest))
+    def look(self) -> tuple[Progress, list[str]]:
+        """Return the newest state, and the messages that are new.
 
-    def _read_files(self) -> None:
-        try:
-            events = self._log.update()
-        except (OSError, ValueError) as error:
-            self._tell(f"{self._log.path.name} cannot be read: {message_of(error)}")
-            events = []
-        for event in events:
-            if event.kind == "sample":
-                self.sample = event.text
-            elif event.kind == "checkpoint":
-                self.messages.append(f"saved {event.text}")
-            elif event.kind in ("message", "strategy"):
-                self.messages.append(event.text)
-        del self.messages[:-MOST_MESSAGES]
-        try:
-            self._history.update()
-        except OSError as error:
-            self._tell(f"{self.run.metrics_path.name} cannot be read: {message_of(error)}")
-
-    def _tell(self, note: str) -> None:
-        if note not in self.notes:
-            self.notes.append(note)
-
-    def _of_arena(self) -> Progress | None:
-        """The state read from the shared memory; None until the files name the workers."""
-        arena, newest = self._arena, progress_of(self._history.newest | self._history.evaluation)
-        if arena is None or not newest.workers:
-            return None
-        if self._monitor is None:
-            self._monitor = self._attach(arena, newest)
-        self._monitor.workers.update(
-            {worker.slot: WorkerSpec(worker.backend, 1) for worker in newest.workers}
-        )
-        monitor, command = self._monitor, arena.counters.load("command")
-        monitor.drain()
-        # The rings lack evaluations before this attached.
-        scores = {one.name: getattr(newest, one.name) for one in fields(Evaluation)}
-        monitor.evaluation = Evaluation(**scores)
-        if monitor.loss is None:
-            monitor.loss, monitor.train_bits_per_byte = newest.loss, newest.train_bits_per_byte
-        if command not in (Command.TRAIN, 0) and monitor.ended_ns is None:
-            monitor.ended_ns = monotonic_ns()
-        activity = Activity.PAUSING if arena.counters.load("pause") else ACTIVITIES.get(command)
-        return monitor.progress(doing=None if activity is None else Doing(activity))
-
-    def _attach(self, arena: Arena, newest: Progress) -> Monitor:
-        record = self.run.read_status().get("budget")
-        budget = fill(Budget, record if isinstance(record, dict) else {})
-        if limit_ns := arena.counters.load("limit_ns"):
-            budget = replace(budget, seconds=limit_ns / 1e9)
-        return Monitor(arena, (), budget, gpu_write=newest.gpu_write, kernels=newest.kernels)
+        Raises:
+            RunError: the metrics cannot be read.
+        """
+        record = self.record
+        record.refresh()
+        messages = [note for note in record.notes if note not in self._notes]
+        self._notes.update(messages)
+        n_new = record.n_events - self._n_told
+        self._n_told = record.n_events
+        events = record.events[-n_new:] if n_new else []
+        messages += list(filter(None, map(_message, events)))[-MOST_MESSAGES:]
+        sample = record.samples[-1].text if record.samples else None
+        progress = record.progress
+        return replace(progress, sample=sample, marks=sound_marks(progress.marks)), messages
 
     def ending(self) -> str:
         """State how the run ended, and suggest the next commands."""
-        record = RunRecord(self.run)
-        facts, run = record.facts(), shlex.quote(str(self.run.directory))
+        record = self.record
+        record.refresh()
+        facts, run = record.facts(), shlex.quote(str(record.run.directory))
         bits = number(record.last("val_bits_per_byte"))
         lines = [
             f"{record.state}: {facts['steps']} steps, {facts['tokens']} tokens in "
@@ -167,6 +80,12 @@ class RunFollower:
         return "\n".join([*lines, f"next: mlxhog report {run}{again}"])
 
 
+def _message(event: RunEvent) -> str | None:
+    if event.kind == "checkpoint":
+        return f"saved {event.text}"
+    return event.text if event.kind in ("message", "strategy") else None
+
+
 def follow(
     follower: RunFollower,
     view: Observer[Progress],
@@ -176,24 +95,19 @@ def follow(
     """Show a run in a view until no process trains it any more.
 
     Args:
-        follower: follower of the run, attached.
+        follower: follower of the run.
         view: called about twice a second, and once for every message.
         pause: waits for a number of seconds.
+
+    Raises:
+        RunError: the metrics of the run cannot be read.
     """
-    n_notes = 0
     while True:
         running = follower.is_running()  # asked first, so that the last look sees all that it wrote
-        progress = follower.look()
-        notes, n_notes = follower.notes[n_notes:], len(follower.notes)
-        for message in (*notes, *follower.messages):
+        progress, messages = follower.look()
+        for message in messages:
             view(replace(progress, message=message))
-        follower.messages.clear()
         view(progress)
         if not running:
             return
         pause(LOOK_S)
-
-
-def progress_of(record: Mapping[str, Any]) -> Progress:
-    """Read a line of metrics; a missing field, or one of another type, gets its default."""
-    return fill(Progress, record)

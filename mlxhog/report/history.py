@@ -1,7 +1,7 @@
 """A run's metrics.jsonl as columns, read while the file grows.
 
-A file may grow at this moment, or be damaged. A line that is not a
-progress is skipped and counted; a missing field is a gap.
+A file may grow at this moment, or be damaged. A line that is not a progress is skipped and counted;
+a missing field has its default.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.base import reading
-from mlxhog.report.metrics import EVALUATED
+from mlxhog.base.typed import fill
+from mlxhog.report.metrics import EVALUATED, Progress, WorkerReport
+from mlxhog.report.streams import printable
 
 OF_RUN = (
     "elapsed_s", "step", "tokens", "updates", "loss", "train_bits_per_byte", "val_bits_per_byte",
@@ -37,8 +39,6 @@ BLOCK = 1 << 22
 MOST_TAIL = 1 << 26
 """Bytes at the end of a file in which `newest_line` looks."""
 _EVALUATION = re.compile(rb'"val_bits_per_byte": ?[0-9]')
-MOST_NUMBER = 10**300
-"""Largest whole number that is converted to a float."""
 ROUND = 5
 """Digits of a drawn number."""
 
@@ -62,6 +62,13 @@ class Span:
     pid: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Line(Progress):
+    """A line of metrics.jsonl."""
+
+    supervisor_pid: int | None = None
+
+
 @dataclass
 class WorkerHistory:
     """The history of one worker slot.
@@ -70,16 +77,14 @@ class WorkerHistory:
         backend: such as "torch:cpu".
         columns: a column for each name in `OF_WORKER`, with a number or NaN per line.
         staleness: steps by their staleness, of all commands before the newest.
-        newest: the last line of the newest command.
-        applied: steps and the sum of their staleness in that line.
+        newest: its last report in the newest command.
         restarts: processes that replaced a dead one.
     """
 
     backend: str
     columns: dict[str, array[float]]
     staleness: Counter[int] = field(default_factory=Counter)
-    newest: Mapping[str, Any] = field(default_factory=dict)
-    applied: tuple[float, float] = (0.0, 0.0)
+    newest: WorkerReport = WorkerReport()
     restarts: int = 0
 
 
@@ -92,7 +97,7 @@ class History:
         workers: histories of the workers, by slot.
         spans: intervals of all workers; those of a slot in order of time.
         damaged: number of skipped lines.
-        newest: the last line; {} before the first one.
+        newest: the last line; None before the first one.
         evaluation: the fields `EVALUATED` of the newest evaluation; {} before the first one.
         starts: number of times that the file was read from its begin; a change means that the
             file was replaced.
@@ -109,11 +114,10 @@ class History:
         self.workers: dict[int, WorkerHistory] = {}
         self.spans: list[Span] = []
         self.damaged = 0
-        self.newest: dict[str, Any] = {}
+        self.newest: _Line | None = None
         self.evaluation: dict[str, Any] = {}
         self.starts += 1
         self._read, self._inode = 0, -1
-        self._pid: object = None
         self._dropped_before = 0
         self._open_spans: dict[int, Span] = {}
 
@@ -156,76 +160,80 @@ class History:
                 rest = b""
                 self._read = file.tell()
 
-    def _take(self, line: bytes) -> None:
+    @property
+    def progress(self) -> Progress:
+        """The last line, with the newest evaluation."""
+        return replace(self.newest or Progress(), **self.evaluation)
+
+    def _take(self, text: bytes) -> None:
         """Append one line to the columns, or count it as damaged."""
         try:
-            newest = json.loads(line)
-            record = dict(newest)
-            elapsed_s, step = _number(record["elapsed_s"]), _number(record["step"])
-            if math.isnan(elapsed_s + step):
+            record = json.loads(text)
+            if type(record["step"]) is not int or not math.isfinite(record["elapsed_s"]):
                 raise ValueError("a line without its time")
-            workers = workers_of(record)
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            line = fill(_Line, record)
+        except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
             self.damaged += 1
             return
-        before = len(self)
-        self._new_command(record)
-        dropped = sum(int(_number(worker.get("dropped", 0), 0)) for worker in workers)
-        record["updates"] = step - self._dropped_before - dropped
+        before, last = len(self), self.newest
+        if last is not None and line.supervisor_pid != last.supervisor_pid:
+            self._begin_command()
+        dropped = sum(worker.dropped for worker in line.workers)
+        values = {**vars(line), "updates": line.step - self._dropped_before - dropped}
+        since_s = line.elapsed_s
         if before:  # axes never decrease
             for name in ("elapsed_s", "step", "tokens", "updates"):
-                record[name] = max(_number(record.get(name)), self.columns[name][-1])
-        since_s = _number(record["elapsed_s"]) - (self.columns["elapsed_s"][-1] if before else 0.0)
+                values[name] = max(values[name], self.columns[name][-1])
+            since_s = values["elapsed_s"] - self.columns["elapsed_s"][-1]
         if before and since_s <= 0:  # no worker trains during the last evaluation
-            record |= dict.fromkeys(("tokens_per_s", "loss", "train_bits_per_byte"))
-        if record.get("val_bits_per_byte") is not None:
-            self.evaluation = {name: record.get(name) for name in EVALUATED}
+            values |= dict.fromkeys(("tokens_per_s", "loss", "train_bits_per_byte"))
+        if line.val_bits_per_byte is not None:
+            self.evaluation = {name: values[name] for name in EVALUATED}
         for name, column in self.columns.items():
-            value = record.get(name)  # the first line of a resume repeats the last evaluation
-            is_old = name in EVALUATED and value == self.newest.get(name)
-            column.append(math.nan if is_old else _number(value))
-        for worker in workers:
+            value = values[name]  # the first line of a resume repeats the last evaluation
+            is_old = last is not None and name in EVALUATED and value == getattr(last, name)
+            column.append(math.nan if value is None or is_old else value)
+        for worker in line.workers:
             self._take_worker(worker, before, since_s)
         for known in self.workers.values():
             if len(known.columns["staleness"]) == before:  # this line does not have it
                 for column in known.columns.values():
                     column.append(math.nan)
-        self.newest = newest
+        self.newest = line
 
-    def _new_command(self, record: Mapping[str, Any]) -> None:
+    def _begin_command(self) -> None:
         """Add up the totals of the previous command, since workers count from 0 in a new one."""
-        pid = record.get("supervisor_pid")
-        if self.newest and pid != self._pid:
-            for known in self.workers.values():
-                known.staleness += _histogram(known.newest)
-                self._dropped_before += int(_number(known.newest.get("dropped", 0), 0))
-                known.newest, known.applied = {}, (0.0, 0.0)
-            self._open_spans.clear()
-        self._pid = pid
+        for known in self.workers.values():
+            known.staleness += Counter(known.newest.staleness)
+            self._dropped_before += known.newest.dropped
+            known.newest = WorkerReport()
+        self._open_spans.clear()
 
-    def _take_worker(self, record: Mapping[str, Any], before: int, since_s: float) -> None:
-        slot = int(_number(record.get("slot"), -1))
-        known = self.workers.get(slot)
+    def _take_worker(self, worker: WorkerReport, before: int, since_s: float) -> None:
+        known = self.workers.get(worker.slot)
         if known is None:
-            if slot < 0 or len(self.workers) >= MOST_WORKERS:
+            if worker.slot < 1 or len(self.workers) >= MOST_WORKERS:
                 return
             gaps = {name: array("d", [math.nan]) * before for name in OF_WORKER}
-            known = self.workers[slot] = WorkerHistory(str(record.get("backend", "?"))[:40], gaps)
+            known = self.workers[worker.slot] = WorkerHistory("?", gaps)
         elif len(known.columns["staleness"]) > before:  # a line has this slot twice
             return
-        before_applied, known.applied = known.applied, _applied(record)
-        columns, trains = known.columns, since_s > 0
-        columns["tokens_per_s"].append(_number(record.get("tokens_per_s")) if trains else math.nan)
-        columns["memory_bytes"].append(_number(record.get("memory_bytes")))
-        columns["staleness"].append(_mean_staleness(before_applied, known.applied))
-        columns["waiting"].append(_share(known.newest, record, since_s))
-        known.backend = str(record.get("backend", known.backend))[:40]
-        self._extend_span(slot, record, since_s)
-        known.newest = record
+        last, columns, trains = known.newest, known.columns, since_s > 0
+        applied, applied_before = worker.steps - worker.dropped, last.steps - last.dropped
+        late = applied * worker.mean_staleness - applied_before * last.mean_staleness
+        fresh, waited = applied - applied_before, worker.wait_s - last.wait_s
+        has_waited = trains and last.slot
+        columns["tokens_per_s"].append(worker.tokens_per_s if trains else math.nan)
+        columns["memory_bytes"].append(worker.memory_bytes)
+        columns["staleness"].append(late / fresh if fresh > 0 else math.nan)
+        columns["waiting"].append(min(max(waited / since_s, 0.0), 1.0) if has_waited else math.nan)
+        known.backend = printable(worker.backend)[:40]
+        self._extend_span(worker, since_s)
+        known.newest = worker
 
-    def _extend_span(self, slot: int, record: Mapping[str, Any], since_s: float) -> None:
-        now = self.columns["elapsed_s"][-1]
-        state, pid = str(record.get("state", "?"))[:20], int(_number(record.get("pid"), 0))
+    def _extend_span(self, worker: WorkerReport, since_s: float) -> None:
+        now, slot = self.columns["elapsed_s"][-1], worker.slot
+        state, pid = worker.state[:20], worker.pid
         span = self._open_spans.get(slot)
         if span is not None and (span.state, span.pid) == (state, pid):
             span.end_s = now
@@ -239,7 +247,7 @@ class History:
     def staleness(self, slot: int) -> Counter[int]:
         """Steps of a slot by their staleness, over all commands."""
         known = self.workers[slot]
-        return known.staleness + _histogram(known.newest)
+        return known.staleness + Counter(known.newest.staleness)
 
     def column(self, name: str) -> NDArray[np.float64]:
         """A copy of one column of the run."""
@@ -346,50 +354,3 @@ def _line(line: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) and "step" in record else None
-
-
-def workers_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The workers of a line of metrics; an entry that is not a worker is skipped."""
-    workers = record.get("workers")
-    return [one for one in workers if isinstance(one, dict)] if isinstance(workers, list) else []
-
-
-def _number(value: object, otherwise: float = math.nan) -> float:
-    """A number of a line as a float; `otherwise` for infinities and other types."""
-    if type(value) is float:
-        return value if math.isfinite(value) else otherwise
-    if type(value) is not int or abs(value) > MOST_NUMBER:
-        return otherwise
-    return float(value)
-
-
-def _mean_staleness(before: tuple[float, float], now: tuple[float, float]) -> float:
-    """Mean staleness of a worker's steps between two lines; NaN without steps."""
-    fresh = now[0] - before[0]
-    return (now[1] - before[1]) / fresh if fresh > 0 else math.nan
-
-
-def _applied(record: Mapping[str, Any]) -> tuple[float, float]:
-    """Number of steps that a worker has added, and the sum of their staleness."""
-    steps = _number(record.get("steps"), 0) - _number(record.get("dropped"), 0)
-    return steps, steps * _number(record.get("mean_staleness"), 0)
-
-
-def _share(before: Mapping[str, Any], now: Mapping[str, Any], since_s: float) -> float:
-    """Share of the time between two lines that a worker waited."""
-    waited = _number(now.get("wait_s")) - _number(before.get("wait_s", 0.0))
-    if since_s <= 0 or math.isnan(waited) or not before:
-        return math.nan
-    return min(max(waited / since_s, 0.0), 1.0)
-
-
-def _histogram(record: Mapping[str, Any]) -> Counter[int]:
-    """Steps by their staleness, from a worker's line; values that are not numbers are skipped."""
-    steps = record.get("staleness")
-    return Counter(dict(_counts(steps.items())) if isinstance(steps, dict) else {})
-
-
-def _counts(items: Iterable[tuple[Any, Any]]) -> Iterator[tuple[int, int]]:
-    for lag, count in items:
-        if str(lag).isdecimal() and len(str(lag)) < 19 and _number(count, 0) > 0:
-            yield int(lag), int(count)

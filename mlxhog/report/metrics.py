@@ -9,7 +9,6 @@ from statistics import median
 from typing import Any
 
 from mlxhog.base.quantities import format_clock, format_count, format_duration, format_share
-from mlxhog.base.typed import fill
 from mlxhog.config.config import EMULATED
 from mlxhog.report.shares import shares
 
@@ -56,17 +55,11 @@ def label(gpu_write: str, kernels: str) -> str:
     return ", ".join(f"{name} {value}" for name, value in parts if "metal" in value)
 
 
-def marks_of(record: Mapping[str, Any]) -> Mapping[str, float]:
-    """The bits per byte of simple models in a line of metrics; without any, `ANY_TEXT`."""
-    marks = fill(_Marks, record).marks
+def sound_marks(marks: Mapping[str, float]) -> Mapping[str, float]:
+    """The bits per byte of simple models that a file states; without any, `ANY_TEXT`."""
     return ANY_TEXT | {
         name[:20]: bits for name, bits in list(marks.items())[:MOST_MARKS] if 0.01 < bits <= 100
     }
-
-
-@dataclass(frozen=True)
-class _Marks:
-    marks: Mapping[str, float] = field(default_factory=dict)
 
 
 class StepTimes:

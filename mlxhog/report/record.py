@@ -18,7 +18,7 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import by_flat_names, read_yaml, specs_of
 from mlxhog.data.encodings import words
 from mlxhog.errors import ConfigError, RunError, message_of
-from mlxhog.report.history import History, workers_of
+from mlxhog.report.history import History
 from mlxhog.report.metrics import (
     COUNTS,
     Progress,
@@ -85,7 +85,7 @@ class RunRecord:
             self.history.update()
         except OSError as error:
             raise RunError(f"{self.run.metrics_path} cannot be read: {error.strerror}") from error
-        self.progress = fill(Progress, self.history.newest | self.history.evaluation)
+        self.progress = self.history.progress
         if not self.config:
             self._read_config()
         self._read_events()
@@ -197,8 +197,8 @@ class RunRecord:
     @property
     def strategy(self) -> str:
         """The strategy; for auto also the newest one, and the number of changes; - is unknown."""
-        asked, now = self.config.get("strategy"), self.history.newest.get("strategy")
-        if asked != "auto" or not isinstance(now, str):
+        asked, now = self.config.get("strategy"), self.progress.strategy
+        if asked != "auto" or now is None:
             return _text(asked)
         changes = sum(event.kind == "strategy" for event in self.events)
         changed = f", {changes} change{'s' * (changes > 1)}" if changes else ""
@@ -211,8 +211,8 @@ class RunRecord:
 
     def shares(self) -> dict[str, dict[str, float]]:
         """Shares of a step in the newest command: of `ALL`, and of each of several workers."""
-        workers = workers_of(self.history.newest)
-        each = {f"{worker.get('slot')} {worker.get('backend')}": [worker] for worker in workers}
+        workers = [vars(worker) for worker in self.progress.workers]
+        each = {f"{worker['slot']} {worker['backend']}": [worker] for worker in workers}
         named = {ALL: workers, **(each if len(each) > 1 else {})}
         return {printable(name)[:40]: shares(some) for name, some in named.items()}
 

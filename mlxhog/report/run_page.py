@@ -5,7 +5,7 @@ Elements with `data-live` change while a run trains; a board replaces them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from html import escape
 from importlib.metadata import version
@@ -19,8 +19,7 @@ from mlxhog.base.quantities import (
     format_share,
 )
 from mlxhog.report import page
-from mlxhog.report.history import workers_of
-from mlxhog.report.metrics import COUNTS, marks_of, number
+from mlxhog.report.metrics import COUNTS, WorkerReport, number, sound_marks
 from mlxhog.report.record import RunRecord, different_texts
 
 MOST_NUMBERS = 30_000
@@ -137,7 +136,7 @@ def tiles(record: RunRecord) -> list[dict[str, Any]]:
 
 def without_network(record: RunRecord) -> dict[str, float]:
     """Bits per byte of the run's held-out text without a network, by its compressor or counts."""
-    marks = marks_of(record.history.newest)
+    marks = sound_marks(record.progress.marks)
     return {name: marks[name] for name in COMPARED if name in marks}
 
 
@@ -191,26 +190,22 @@ def _workers(record: RunRecord, number: int, level: str) -> str:
             f'<td class="t" data-head="{name}">{escape(text)}</td>'
             for name, text in zip(header, _cells(worker), strict=True)
         )
-        for worker in workers_of(record.history.newest)
+        for worker in record.progress.workers
     )
     table = page.table(header, rows, left=header, cards=True)
     shown = f"<{level}>Workers</{level}>\n{table}" if record.history.workers else ""
     return f'<div id="now-{number}" data-live>{shown}</div>'
 
 
-def _cells(worker: Mapping[str, Any]) -> list[str]:
-    def spelled(name: str, spell: Callable[[float], str]) -> str:
-        value = worker.get(name)
-        return spell(value) if isinstance(value, int | float) else "-"
-
+def _cells(worker: WorkerReport) -> list[str]:
     return [
-        str(worker.get("slot", "?"))[:10],
-        str(worker.get("backend", "?"))[:40],
-        str(worker.get("state", "?"))[:20],
-        spelled("steps", format_number),
-        spelled("tokens_per_s", format_count),
-        f"{spelled('mean_staleness', '{:.1f}'.format)} / {spelled('max_staleness', format_number)}",
-        spelled("memory_bytes", format_bytes),
+        str(worker.slot),
+        worker.backend[:40],
+        worker.state[:20],
+        format_number(worker.steps),
+        format_count(worker.tokens_per_s),
+        f"{worker.mean_staleness:.1f} / {format_number(worker.max_staleness)}",
+        format_bytes(worker.memory_bytes),
     ]
 
 

@@ -21,7 +21,7 @@ from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.local_strategies import Copies
 from mlxhog.config.strategies import Sync
-from mlxhog.data import clients, prepare, segments
+from mlxhog.data import clients, prepare, stream
 from mlxhog.data.batches import Batches
 from mlxhog.data.clients import ClientBatches, Division
 from mlxhog.data.tokens import TokenFile
@@ -241,5 +241,5 @@ def _batches(
         return replace(strategy, client_tickets=tickets), divided, sum(tickets), division
     n_tickets = math.ceil(train.n_sequences(config.seq_len) / size)
     if config.follow is not None:
-        n_tickets = segments.TICKETS
+        n_tickets = stream.TICKETS
     return strategy, partial(Batches.open, data.train, **rows), n_tickets, division

@@ -1,4 +1,4 @@
-"""Following a folder: new text files and examples become segments that a run trains on.
+"""Following a folder: new text files and examples become rows that a run trains on.
 
 A thread of the supervisor looks at the folder twice a second, reads new files and publishes them
 (`mlxhog.data.stream`), so that a large file does not delay the supervisor. The supervisor gives
@@ -33,12 +33,21 @@ from mlxhog.arena.ledger import Ledger
 from mlxhog.base import plain_json
 from mlxhog.base.durable import disk_errors, read_lines
 from mlxhog.base.paths import expanded, printable
-from mlxhog.data import records, textfiles, unpacking
+from mlxhog.data import records, textfiles
 from mlxhog.data.examples import Example
-from mlxhog.data.segments import EXAMPLES, Closed, Draft, SourceFile, StreamBatches, TrainingRow
-from mlxhog.data.stream import StreamWriter, document_rows, example_rows, read_example
+from mlxhog.data.stream import (
+    EXAMPLES,
+    Closed,
+    Draft,
+    SourceFile,
+    StreamBatches,
+    StreamWriter,
+    TrainingRow,
+    document_rows,
+    example_rows,
+    read_example,
+)
 from mlxhog.data.tokenizers import Tokenizer
-from mlxhog.data.unpacking import Bounds
 from mlxhog.errors import DataError, EnvironmentLacks, MlxhogError, WorkerFailed, message_of
 from mlxhog.training.job import BatchSource
 from mlxhog.training.plan import Plan
@@ -46,10 +55,9 @@ from mlxhog.training.plan import Plan
 LOOK_S = 0.5
 SETTLED_S = 1.0  # a file that has not changed for this time is complete
 LEAVE_S = 5.0  # limit for a piece of a file that is being read when the run ends
-SEGMENT_TOKENS = 4 << 20  # per segment, unless one file has more
+PART_TOKENS = 4 << 20  # per part, unless one file has more
 EXAMPLES_BYTES = 1 << 20  # examples that are read at once
 MOST_BYTES = 256 << 20  # of one file, unpacked
-MOST_LINE_BYTES = 16 << 20  # of one record, which takes several times its size to read
 UNFINISHED = (".part", ".tmp", ".swp", ".crdownload")
 
 
@@ -155,7 +163,6 @@ class Follower:
         self._last_look: dict[str, tuple[int, int, float]] = {}  # size, change, since when
         self._postponed = set[str]()  # names left for the next start
         self._over = threading.Event()
-        self._bounds = Bounds(MOST_BYTES, MOST_LINE_BYTES, self._check)
         self._thread = threading.Thread(target=self._run, name="mlxhog-follow", daemon=True)
 
     def __enter__(self) -> Self:
@@ -180,7 +187,7 @@ class Follower:
                     self.look()
                 except MlxhogError as error:  # a full disk may have room again
                     self._say(f"following {printable(self.folder)}: {error}")
-                # Also after a segment, so that segments are few and large.
+                # Also after a part, so that parts are few and large.
                 self._over.wait(LOOK_S)
         except (_Over, Closed):
             pass
@@ -188,10 +195,9 @@ class Follower:
             self.fault = error
 
     def look(self) -> bool:
-        """Publish a segment of new text; returns whether there was any.
+        """Publish a part of the stream from new text; returns whether there was any.
 
         Raises:
-            DataError: a segment cannot be read back; the next look tries again.
             EnvironmentLacks: the disk is full; the next look tries again.
         """
         sources: list[SourceFile] = []
@@ -207,7 +213,7 @@ class Follower:
                 if refused:
                     self._say(f"{name} is left out: {refused}")
                 sources.append(SourceFile(name, size, changed_ns, refused))
-                if draft.n_tokens >= SEGMENT_TOKENS:
+                if draft.n_tokens >= PART_TOKENS:
                     break
             examples_end = self._take_examples(draft)
             if not sources and examples_end == self._writer.last.examples_end:
@@ -296,13 +302,17 @@ class Follower:
             EnvironmentLacks: reading it needs a package that is not installed.
         """
         tokenizer, seq_len = self._writer.tokenizer, self._writer.seq_len
-        unpacking.check_size(path, self._bounds)
-        if not textfiles.record_kind(path, self._bounds):
-            for document in textfiles.documents(path, None, bounds=self._bounds):
+        textfiles.refuse_larger(path, MOST_BYTES)
+        if not textfiles.record_kind(path):
+            for document in textfiles.documents(path, None):
                 yield from document_rows(document, tokenizer, seq_len)
             return
-        for where, record in textfiles.records(path, bounds=self._bounds):
+        n_bytes = 0
+        for where, record in textfiles.records(path):
             document = records.record_text(record, None, where)
+            n_bytes += len(document)
+            if n_bytes > MOST_BYTES:
+                raise DataError(f"it has more than {MOST_BYTES:,} bytes of text; split it")
             if document.strip():
                 yield from self._rows_of(document, where)
 

@@ -130,10 +130,3 @@ def test_a_stored_tokenizer_that_is_cut_off_or_changed_is_learnt_anew_and_a_line
         assert f"the stored tokens of {text} were damaged and are made anew" in again.notes
         assert stored.read_bytes() == whole
     assert not prepared().fresh
-
-
-def test_a_short_text_takes_bytes(tmp_path):
-    (tmp_path / "a.txt").write_text("a few words " * 100)
-    prepared = prepare(str(tmp_path / "a.txt"), "auto", cache_dir=tmp_path / "cache")
-    assert (prepared.spec, prepared.tokenizer.name) == ("bytes", "bytes")
-    assert prepared.notes[-1].startswith("tokenizer bytes: 1.2 kB of training text are few")

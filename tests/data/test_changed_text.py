@@ -174,13 +174,3 @@ def test_a_tokenizer_that_changes_the_text_is_noted(tmp_path):
         "text of 6 of 12 documents; bits per byte are of the original bytes"
     )
     assert TokenFile.open(prepared.train).header["changed"] == 5  # and document 5 is held out
-
-
-def test_bytes_of_an_answer_in_the_middle_of_a_conversation_are_its_own(tmp_path):
-    words = (("user", "one"), ("assistant", "\ufb01ve"), ("user", "two"), ("assistant", "six"))
-    turns = [{"role": role, "content": text} for role, text in words]
-    chat = tmp_path / "chat.jsonl"
-    chat.write_text((json.dumps({"messages": turns}) + "\n") * 6)
-    train, _ = prepare(str(chat), tokenizer="bytes", cache_dir=tmp_path / "cache").open(64)
-    sizes = [train.row_bytes(64, i) for i in range(len(train.rows(64).begin))]
-    assert sizes[:2] == [len(" \ufb01ve".encode()), len(" six")]

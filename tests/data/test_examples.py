@@ -63,18 +63,6 @@ def test_a_line_break_belongs_to_the_prompt_where_neither_part_brings_white_spac
     assert (example, example.lengths[0]) == (text, n)
 
 
-@pytest.mark.parametrize(
-    ("record", "message"),
-    [
-        ({"prompt": "p", "completion": " "}, r"train.jsonl:1: the completion is empty"),
-        ({"prompt": ["p"], "completion": "c"}, r"train.jsonl:1: 'prompt' is a list, expected"),
-    ],
-)
-def test_a_record_that_is_no_example_is_named(tmp_path, record, message):
-    with pytest.raises(DataError, match=message):
-        list(textfiles.documents(lines(tmp_path, [record]), None))
-
-
 @max_examples(200)
 @given(
     documents=st.lists(st.tuples(st.integers(0, 12), st.integers(1, 12)), min_size=1, max_size=6),

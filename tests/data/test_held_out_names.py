@@ -22,69 +22,7 @@ def prepared(folder):
     return prepare(str(folder), cache_dir=folder.parent / "cache")
 
 
-def write_text(path, text):
-    path.write_text(text)
-
-
-def write_packed(path, text):
-    path.write_bytes(gzip.compress(text.encode()))
-
-
-def write_records(path, text):
-    path.write_text(json.dumps({"text": text}) + "\n")
-
-
-def write_packed_records(path, text):
-    write_packed(path, json.dumps({"text": text}) + "\n")
-
-
-def write_table(path, text):
-    path.write_text(f'text\n"{text}"\n')
-
-
-def write_parquet(path, text):
-    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    parquet.write_table(arrow.table({"text": [text]}), path)
-
-
-WRITERS = {
-    ".txt": write_text,
-    ".md": write_text,
-    "": write_text,
-    ".raw": write_text,
-    ".txt.gz": write_packed,
-    ".jsonl": write_records,
-    ".jsonl.gz": write_packed_records,
-    ".csv": write_table,
-    ".parquet": write_parquet,
-}
 SHARDS = ("{}", "{}-00000-of-00002", "{}_1", "{}.03")
-
-
-@each_of("suffix", WRITERS)
-@pytest.mark.parametrize("shard", SHARDS)
-@pytest.mark.parametrize("word", ["valid", "validation", "Val", "dev", "test"])
-def test_files_of_every_kind_are_held_out_by_name(tmp_path, suffix, shard, word):
-    folder = tmp_path / "data"
-    folder.mkdir()
-    if not suffix and shard != "{}":
-        shard = "{}"  # without a suffix what follows the point is one
-    for name in ("train", word):
-        WRITERS[suffix](folder / (shard.format(name) + suffix), f"{name} {WORDS}" * 20)
-    corpus = corpora.find(str(folder), "text" if suffix == ".csv" else None)
-    assert corpus.validation is not None
-    assert [text.decode() for text in corpus.documents()] == [f"train {WORDS}" * 20]
-    assert [text.decode() for text in corpus.validation()] == [f"{word} {WORDS}" * 20]
-    assert corpus.notes() == [f"held-out text, by name: {shard.format(word)}{suffix}"]
-
-
-def test_a_run_is_evaluated_on_the_files_that_are_held_out_by_name(tmp_path):
-    folder = tmp_path / "data"
-    roles(folder, "a.txt", "b.txt", "valid.txt")
-    result = prepared(folder)
-    assert result.rule == "given"
-    assert text_in(result.train) == "a.txt ".ljust(400, "x") + "b.txt ".ljust(400, "x")
-    assert text_in(result.val) == "valid.txt ".ljust(400, "x")
 
 
 def roles(folder, *names, size=400):
@@ -99,6 +37,25 @@ def roles(folder, *names, size=400):
         for path in files
         if role != "train"
     }
+
+
+@each_of("suffix", ["", ".txt", ".md", ".raw", ".txt.gz", ".jsonl.gz", ".csv", ".parquet"])
+@each_of("shard", SHARDS)
+@each_of("word", ["valid", "validation", "Val", "dev", "test"])
+def test_files_of_every_kind_are_held_out_by_name(tmp_path, suffix, shard, word):
+    shard = shard if suffix else "{}"  # without a suffix what follows the point is one
+    train, held_out = (shard.format(name) + suffix for name in ("train", word))
+    (tmp_path / held_out).write_bytes(b"x" * 400)
+    (tmp_path / train).write_bytes(gzip.compress(b"x") if suffix.endswith("gz") else b"x")
+    named = heldout.by_name([tmp_path / train, tmp_path / held_out], tmp_path)
+    assert named.held_out == (tmp_path / held_out,)
+
+
+def test_held_out_files_that_cannot_be_read_are_an_error(tmp_path):
+    (tmp_path / "train.jsonl").write_text(json.dumps({"text": "a text"}))
+    (tmp_path / "valid.jsonl").write_text("{")
+    with pytest.raises(DataError, match=r"valid\.jsonl:1: not JSON"):
+        prepare(str(tmp_path), cache_dir=tmp_path / "cache")
 
 
 TRAINED = (
@@ -136,11 +93,6 @@ def test_without_that_name_it_is_text_to_train_on(tmp_path, name):
     assert roles(tmp_path, "a.txt", "b.txt", name) == {}
 
 
-def test_shards_with_further_words_are_held_out(tmp_path):
-    names = ("all.parquet", "validation_matched-00000-of-00001.parquet")
-    assert roles(tmp_path, *names) == {names[1]: "held_out"}
-
-
 def test_beside_held_out_text_test_files_are_neither_trained_nor_evaluated(tmp_path):
     folder = tmp_path / "data"
     roles(folder, "train.txt", "valid.txt", "test.txt")
@@ -167,22 +119,11 @@ def test_a_name_does_not_count_if_the_text_contradicts_it(tmp_path, train_size, 
     assert note.startswith("training text in spite of its name: test.txt: the other")
 
 
-def test_a_folder_with_nothing_but_a_test_file_is_trained_on(tmp_path):
-    assert roles(tmp_path, "test.txt") == {"test.txt": "unheeded"}
-
-
 def test_a_glob_holds_out_by_name_as_well(tmp_path):
     folder = tmp_path / "data"
     roles(folder, "a.txt", "valid.txt")
     corpus = corpora.find(str(folder / "*.txt"))
     assert [path.name for path in corpus.held_out] == ["valid.txt"]
-
-
-def test_held_out_files_that_cannot_be_read_are_an_error(tmp_path):
-    write_records(tmp_path / "train.jsonl", WORDS)
-    (tmp_path / "valid.jsonl").write_text("{")
-    with pytest.raises(DataError, match=r"valid\.jsonl:1: not JSON"):
-        prepare(str(tmp_path), cache_dir=tmp_path / "cache")
 
 
 def test_of_equal_files_one_is_read_in_any_packing_and_line_ends(tmp_path):
@@ -191,7 +132,7 @@ def test_of_equal_files_one_is_read_in_any_packing_and_line_ends(tmp_path):
     for i in range(12):
         (folder / f"{i:02}.txt").write_text(f"document {i}\n" * 20)
     (folder / "00 copy.md").write_bytes(b"document 5\r\n" * 20)
-    write_packed(folder / "99.txt.gz", "document 7\n" * 20)
+    (folder / "99.txt.gz").write_bytes(gzip.compress(b"document 7\n" * 20))
     result = prepared(folder)
     reasons = {one.path.name: one.reason for one in result.corpus.skipped}
     assert reasons == {
@@ -208,7 +149,7 @@ def test_a_held_out_file_with_the_text_of_a_training_file_is_not_held_out(tmp_pa
     folder = tmp_path / "data"
     folder.mkdir()
     for name in ("train", "valid"):
-        write_records(folder / f"{name}.jsonl", WORDS * 20)
+        (folder / f"{name}.jsonl").write_text(json.dumps({"text": WORDS * 20}) + "\n")
     result = prepared(folder)
     assert result.rule == "tail"
     assert text_in(result.train) + text_in(result.val) == WORDS * 20

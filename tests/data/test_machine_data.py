@@ -4,11 +4,9 @@ import base64
 import inspect
 import json
 import random
-from pathlib import Path
 
 import pytest
 
-from mlxhog.cli import main
 from mlxhog.data import machine_data, tables
 from mlxhog.data.examples import Example
 from mlxhog.data.prepare import prepare
@@ -147,30 +145,3 @@ def test_it_is_left_out_of_training_and_held_out_text(folder):
     assert "picture.txt: no text in it" in bad
     assert "of the text, is left out: " in note
     assert f"left out: {folder}/picture.txt (811 B), {folder}/03.txt (800 B)" in note
-
-
-def test_a_single_file_is_searched_too(tmp_path):
-    path = tmp_path / "mail.txt"
-    path.write_text("some words " * 200 + BASE64)
-    cache = tmp_path / "cache"
-    (note,) = prepare(str(path), cache_dir=cache).notes
-    assert ", 27% of the text, is learnt; --skip-machine-data leaves it out: " in note
-    assert note.endswith(f": {path} (800 B)")
-    result = prepare(str(path), cache_dir=cache, skip_machine_data=True)
-    assert text_of(result.train) + text_of(result.val) == "some words " * 200
-
-
-def test_less_than_a_hundredth_is_not_mentioned(tmp_path):
-    path = tmp_path / "book.txt"
-    path.write_text("some words " * 20_000 + BASE64)
-    assert prepare(str(path), cache_dir=tmp_path / "cache").notes == ()
-
-
-def test_a_dry_run_says_what_is_left_out(folder, capsys):
-    words = ["train", "--data", str(folder), "--dry-run", "--workers", "torch:cpu", "--json"]
-    assert main([*words, "--seq-len", "16", "--skip-machine-data"]) == 0
-    record = json.loads(capsys.readouterr().out)
-    assert record["config"]["skip_machine_data"] is True
-    assert [note for note in record["notes"] if "of the text, is left out: " in note]
-    held_out = {Path(one["path"]).name: one["held_out_bytes"] for one in record["data"]["files"]}
-    assert sum(held_out.values()) == record["data"]["held_out_bytes"]

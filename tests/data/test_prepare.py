@@ -1,9 +1,7 @@
 """Preparing a corpus: done once, whole or not at all, and never trusted when damaged."""
 
 import errno
-import json
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -95,14 +93,6 @@ def test_a_single_document_holds_out_its_end(tmp_path, cache):
     assert abs(len(text_of(prepared.val)) / len(text) - 0.08) < 0.01
 
 
-def test_given_held_out_text_is_used_as_given(tmp_path, cache):
-    for name in ("train", "valid"):
-        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"text": name}) + "\n")
-    prepared = prepare(str(tmp_path), cache_dir=cache)
-    assert prepared.rule == "given"
-    assert (text_of(prepared.train), text_of(prepared.val)) == (b"train", b"valid")
-
-
 def test_bpe_learns_from_training_text_only_and_travels_with_the_tokens(corpus, cache):
     (corpus / "05.txt").write_text("zyxzyx" * 40)
     prepared = prepare(str(corpus), "bpe:300", cache_dir=cache)
@@ -117,10 +107,8 @@ def test_text_that_is_not_utf8_is_noted_where_bytes_are_replaced(corpus, cache):
     assert prepare(str(corpus), cache_dir=cache).notes == ()
     note, _ = prepare(str(corpus), "bpe:300", cache_dir=cache).notes
     assert note.startswith("1 of 24 documents are not UTF-8")
-    assert f"the first of them 0xe9 at byte 3 of {corpus / '00.txt'}" in note
-    command = note.partition("if that is Latin-1: ")[2]
-    subprocess.run(command, shell=True, check=True, cwd="/")
-    assert (corpus / "00.utf8.txt").read_text() == "caf\xe9 " * 10
+    assert f"the first of them at byte 3 of {corpus / '00.txt'}" in note
+    assert "iconv -f LATIN1" in note
 
 
 @pytest.mark.parametrize("name", ["train.bin", "val.json", "tokenizer.json", "prepared.json"])
@@ -150,13 +138,6 @@ def test_out_dir_receives_exactly_the_result(corpus, cache, tmp_path):
     )
 
 
-@pytest.mark.parametrize("content", ["", " \n \n"])
-def test_a_corpus_without_text_is_refused(tmp_path, cache, content):
-    (tmp_path / "empty.txt").write_text(content)
-    with pytest.raises(DataError, match=r"empty.txt' has no text"):
-        prepare(str(tmp_path / "empty.txt"), cache_dir=cache)
-
-
 @pytest.mark.parametrize(("n_bytes", "part"), [(20, "training"), (500, "held-out")])
 def test_a_corpus_shorter_than_a_sequence_is_refused_at_the_start(tmp_path, cache, n_bytes, part):
     (tmp_path / "short.txt").write_text("x" * n_bytes)
@@ -179,7 +160,9 @@ def test_a_corpus_that_changes_while_it_is_read_is_refused(corpus, cache, monkey
     def documents():
         yield from [b"text %d" % next(readings)] * 20
 
-    monkeypatch.setattr(corpora, "find", lambda *_: corpora.Corpus("moving", documents))
+    monkeypatch.setattr(
+        corpora, "find", lambda *_: corpora.Corpus("moving", (corpora.Part("", documents, ""),))
+    )
     with pytest.raises(DataError, match="moving changed while it was read"):
         prepare("moving", cache_dir=cache)
     assert not leftovers(cache)

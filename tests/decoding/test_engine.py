@@ -108,19 +108,6 @@ def test_a_cancelled_answer_stops_wherever_it_is_and_the_others_go_on(steps):
     assert tokens(pieces + after, 2) == alone([86] * 4, 9, 2)
 
 
-def test_no_more_answers_than_the_batch_has_places_run_together():
-    model = MarkovModel()
-    e = engine(model, batch_size=3)
-    for k in range(7):
-        e.submit(asked([k], n=3 + k))
-    assert (e.n_running, e.n_waiting) == (0, 7)
-    e.step()
-    assert (e.n_running, e.n_waiting) == (3, 4)
-    rest(e)
-    assert max(rows for rows, _ in model.calls) == 3
-    assert not e.is_busy
-
-
 def test_parameters_may_change_between_two_steps():
     old, new = MarkovModel(seed=0), MarkovModel(seed=1)
     model = MarkovModel(seed=0)
@@ -179,12 +166,6 @@ def test_a_session_goes_on_after_prompt_and_answer():
     assert read == (256, 84, 85, *text, 70, 71)
     assert read_by(asked([70, 71], n=1, session="b"), first) == (256, 70, 71)
     assert read_by(asked([70, 71], n=1), first) == (256, 70, 71)
-
-
-def test_a_session_ends_before_the_stop_string_as_its_answer_does():
-    one = asked([0], n=13, session="a", stop=("wo t",), temperature=0)
-    read = read_by(asked([7], n=1, session="a"), one, model=Countdown(b"one two three"))
-    assert bytes(read[2:-1]) == b"one t"
 
 
 def test_a_session_whose_document_ended_may_be_asked_for_nothing_new():
@@ -277,20 +258,7 @@ def test_a_request_without_an_answer_reads_its_prompt_only():
     assert [score.token for score in piece.scores] == [65, 66]
 
 
-def test_the_end_of_a_document_has_a_score():
-    e = engine()
-    sampling = Sampling(max_new_tokens=1, temperature=0)
-    likeliest = int(np.argmax(probabilities([BYTES.bos, 65])))
-    e.submit(Request(prompt=[65], sampling=sampling, top=1, ends={likeliest}))
-    (piece,) = rest(e)
-    assert (piece.token, piece.finish_reason) == (None, "document_end")
-    assert [score.token for score in piece.scores] == [likeliest]
-
-
-def test_logits_that_are_not_finite_have_no_scores():
-    e = engine(Countdown([0]))
-    e._model.says = lambda history: np.full(320, np.nan, np.float32)
-    sampling = Sampling(max_new_tokens=1)
-    e.submit(Request(prompt=[0], sampling=sampling, top=1, scores_prompt=True, writes=False))
-    with pytest.raises(Diverged):
-        rest(e)
+def test_a_session_ends_before_the_stop_string_as_its_answer_does():
+    one = asked([0], n=13, session="a", stop=("wo t",), temperature=0)
+    read = read_by(asked([7], n=1, session="a"), one, model=Countdown(b"one two three"))
+    assert bytes(read[2:-1]) == b"one t"

@@ -9,12 +9,10 @@ import transformers
 from safetensors.numpy import load_file, save_file
 
 from mlxhog import load
-from mlxhog.base import machine, mapped
-from mlxhog.checkpoint import creation
+from mlxhog.base import mapped
 from mlxhog.cli import main
 from mlxhog.data.bpe import train_bpe
 from mlxhog.decoding.options import Sampling
-from mlxhog.errors import CheckpointError, EnvironmentLacks
 from tests import saved
 from tests.checkpoint.formats import peers
 from tests.tolerances import LOGITS_F32, assert_close
@@ -63,25 +61,6 @@ def test_generate_prints_the_prompt_and_the_answer(saved_run, capsys, tmp_path):
     assert output["prompt"] + output["text"] + "\n" == text
 
 
-def test_a_run_without_a_checkpoint_cannot_write(tmp_path):
-    new_run = creation.create(tmp_path, "empty")
-    with pytest.raises(CheckpointError, match="no checkpoint: it ended"):
-        load("latest", out=new_run.directory.parent, backend="torch:cpu")
-
-
-def test_a_backend_that_is_not_there_is_named(saved_run, monkeypatch):
-    linux = machine.Machine("linux", "x86_64", 2, 8 << 30, "", frozenset({"torch"}))
-    monkeypatch.setattr(machine, "here", lambda: linux)
-    with pytest.raises(EnvironmentLacks, match="macOS on Apple silicon"):
-        load("latest", out=saved_run.directory.parent, backend="torch:mps")
-
-
-def test_a_run_that_is_not_there_is_an_error_with_exit_code_2(saved_run, capsys):
-    out = str(saved_run.directory.parent)
-    assert main(["generate", "lastest", "--out", out]) == 2
-    assert "did you mean 'latest'?" in capsys.readouterr().err
-
-
 @pytest.fixture
 def hf(tmp_path):
     """A directory of transformers with a vocabulary of its own, in bfloat16."""
@@ -103,12 +82,6 @@ def test_a_directory_of_transformers_writes_what_transformers_would(hf, backend)
     with torch.no_grad():
         expected = theirs(torch.tensor([ids]), use_cache=False).logits[0]
     assert_close(model.logits(ids), expected.numpy(), LOGITS_F32)
-
-
-def test_the_command_writes_with_a_directory_of_transformers(hf, capsys):
-    words = ["generate", str(hf), "--prompt", "the ", "--max-new-tokens", "5", "--json"]
-    assert main([*words, "--temperature", "0"]) == 0
-    assert json.loads(capsys.readouterr().out)["prompt"] == "the "
 
 
 @pytest.mark.parametrize("as_list", [False, True])

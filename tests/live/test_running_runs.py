@@ -24,7 +24,7 @@ from mlxhog.live.opening import open_source
 from mlxhog.live.running import RunWeights
 from mlxhog.live.source import WeightFollower
 from mlxhog.models.families import param_spec
-from mlxhog.training import publishing, reporting
+from mlxhog.training import reporting
 from tests.live.patterns import Inbox
 from tests.saved import SMALL, save, saved_run
 from tests.training.small import small_config
@@ -67,47 +67,6 @@ class Watcher:
         self._thread.join(LIMIT_S)
         if self.error is not None:
             raise self.error
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("strategy", "workers"), [("serial", 1), ("sync", 2), ("round_robin", 2)])
-def test_a_version_is_the_parameters_after_so_many_updates(
-    strategy, workers, tmp_path, monkeypatch
-):
-    """These strategies give the same parameters again: a rerun says what a version holds."""
-    monkeypatch.setattr(publishing, "POLL_S", 0.002)
-    monkeypatch.setattr(reporting, "REPORT_S", 0.02)
-    steady = {"schedule": "constant", "warmup": 0.0}
-    options = {**steady, "strategy": strategy, "workers": f"mlx:cpu*{workers}"}
-    by_version = {}
-    ended = []
-    (tmp_path / "a").mkdir()
-    backend = Inbox()
-
-    def look(source):
-        loaded = source.load(backend)
-        if loaded.consistent:
-            slots = backend.slots.values()
-            parts = (backend.inbox[slot.offset : slot.offset + slot.size] for slot in slots)
-            bits = b"".join(part.tobytes() for part in parts)
-            assert by_version.setdefault(loaded.version, bits) == bits
-
-    def end(progress):
-        if len(by_version) >= 3 and not ended:
-            ended.append(True)
-            signal.raise_signal(signal.SIGINT)
-
-    slow = ",".join(f"{rank}=5" for rank in range(workers))  # so that few steps are taken meanwhile
-    unlimited = {"steps": None, "time": 600.0}
-    config = small_config(tmp_path / "a", live_every=1, slow=slow, **options, **unlimited)
-    with Watcher(config, look):
-        train(config, observer=end)
-    versions = sorted(by_version)
-    version = versions[len(versions) // 2]
-    again = small_config(tmp_path, **{**options, "steps": version})
-    params = checkpoint.load(Path(str(train(again).checkpoint))).params
-    assert b"".join(params[name].tobytes() for name in sorted(params)) == by_version[version]
-    assert_no_segment_stays()
 
 
 class Observer:
@@ -283,25 +242,6 @@ def test_a_resumed_run_that_cannot_be_read_is_followed_by_its_checkpoints(
             save(run, step=step)
             assert follower.refresh(in_sequence=False).version == step
     follower.source.close()
-    model.backend.close()
-
-
-def test_looking_for_a_resumed_run_takes_a_tenth_of_the_time(tmp_path, monkeypatch):
-    run, looks, now = saved_run(tmp_path), list[float](), [100.0]
-    source, model = open_source(run.name, root=tmp_path, backend="torch:cpu")
-
-    def look(version):
-        looks.append(now[0])
-        now[0] += 2  # such as a run whose process does not answer
-
-    source.successor = look
-    follower = WeightFollower(source, model.backend)
-    monkeypatch.setattr(sources, "monotonic", lambda: now[0])
-    while len(looks) < 3:
-        assert not follower.has_newer()
-        now[0] += 0.5
-    assert looks == [100, 122, 144]
-    source.close()
     model.backend.close()
 
 

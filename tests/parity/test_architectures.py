@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.models import families, lm_float64
+from mlxhog.models import lm_float64
 from mlxhog.models.registry import load_architecture
 from mlxhog.parity import subject as subjects
 from mlxhog.parity.sources import (
@@ -17,7 +17,7 @@ from mlxhog.parity.sources import (
     perturbed_init,
     tokens,
 )
-from mlxhog.parity.subject import ModelPlan, perturbed
+from mlxhog.parity.subject import perturbed
 from tests.models.sample import config
 
 ROOT = Path(__file__).parents[2]
@@ -60,11 +60,6 @@ def test_one_token_has_no_loss_and_says_so():
     assert any("no loss" in note for note in subject.notes)
 
 
-def test_a_model_that_resets_has_a_document_beginning_in_the_middle():
-    cfg = config(reset_at_document_boundaries=True, bos_token_id=7)
-    assert (tokens(cfg, 3, 10, 0)[:, 5] == 7).all()
-
-
 def test_the_published_model_is_refused_before_anything_is_drawn():
     source = open_source("config", "7b", TrialSettings(), Path("runs"))
     chosen, _ = subjects.choose("numpy,torch:cpu", "auto")
@@ -90,11 +85,3 @@ def test_who_computes_is_chosen_by_name():
     assert (only.name, only.kernels) == ("mlx:cpu+reference", "reference")
     with pytest.raises(ConfigError, match="no backend 'numpi'.*did you mean 'numpy'"):
         subjects.choose("numpi", "all")
-
-
-def test_families_know_every_architecture_that_parity_is_asked_for():
-    source = open_source(
-        "config", str(ROOT / "models" / "tiny.yaml"), TrialSettings(), Path("runs")
-    )
-    assert isinstance(source.plan, ModelPlan)
-    assert families.of(source.plan.cfg).title == "xLSTM Large"

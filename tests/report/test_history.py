@@ -68,15 +68,6 @@ def test_a_damaged_line_is_left_out_and_counted(tmp_path, damage):
     assert (len(read), read.damaged) == (4, 1)
 
 
-def test_fields_of_other_versions_are_gaps(tmp_path):
-    old = [{"step": k, "elapsed_s": k, "workers": [{"slot": 1}]} for k in range(1, 4)]
-    odd = {"step": 9, "elapsed_s": 9, "loss": "low", "workers": ["x", {"slot": {}}], "tokens": None}
-    read = history(write_run(tmp_path, metrics=[*old, odd]))
-    assert len(read) == 4
-    assert np.isnan(read.column("loss")).all()
-    assert list(read.workers) == [1]
-
-
 def test_a_resumed_run_adds_up_the_steps_of_its_commands(tmp_path):
     first, second = list(lines(4)), list(lines(3, pid=500))
     for line in second:
@@ -141,4 +132,4 @@ def test_every_evaluation_is_one_point_and_the_larger_score_another(tmp_path):
         column = read.column(name)
         assert np.flatnonzero(~np.isnan(column)).tolist() == [2, 6]
         assert set(column[~np.isnan(column)]) == {value}
-    assert read.newest["final_bits_per_byte"] == 2.4
+    assert read.newest.final_bits_per_byte == 2.4

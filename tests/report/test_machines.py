@@ -10,10 +10,10 @@ from rich.console import Console
 from mlxhog.arena import Arena
 from mlxhog.arena.layout import plan
 from mlxhog.arena.words import Words
+from mlxhog.base.typed import fill
 from mlxhog.report import machines
-from mlxhog.report.follow import progress_of
 from mlxhog.report.machines import VIEW_BYTES, Roster
-from mlxhog.report.metrics import MachineReport
+from mlxhog.report.metrics import MachineReport, Progress
 from mlxhog.report.plain import line
 from mlxhog.report.record import RunRecord
 from mlxhog.report.terminal import render
@@ -104,10 +104,10 @@ def test_the_live_table_a_line_and_json_show_machines():
     assert "1 min 30 s ago" in text
     assert "[air away, 300k tokens in 12 rounds, seen 1 min 30 s ago]" in line(TWO)
     record = json.loads(json.dumps(TWO.to_json()))
-    assert progress_of(record).machines == TWO.machines
+    assert fill(Progress, record).machines == TWO.machines
     record["machines"][0]["tokens"] = "many"
     record["machines"].append("no machine")
-    assert progress_of(record).machines == TWO.machines[1:]
+    assert fill(Progress, record).machines == TWO.machines[1:]
 
 
 def test_the_report_of_a_run_names_all_machines(tmp_path):

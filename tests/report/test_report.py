@@ -1,27 +1,21 @@
 """`mlxhog report`: one file that says everything of a run, and stands in for nothing it lacks."""
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 
 import pytest
 
-from mlxhog import cli, train
+from mlxhog import cli
 from mlxhog.base import durable
 from mlxhog.mad.report.page import page as page_of_study
 from mlxhog.mad.report.plots import plots
 from mlxhog.mad.report.ranking import read_ranking
 from mlxhog.report import charts, figures
 from mlxhog.report.record import RunRecord
-from mlxhog.training import reporting
 from tests.browser import Visit
 from tests.mad.report.sample import TASKS, study
 from tests.pairs import each_of
 from tests.report.sample_run import event, lines, write_run
-from tests.training.small import small_config
 
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>"
 
@@ -118,14 +112,6 @@ def test_damage_is_said_and_the_rest_is_shown(tmp_path, capsys):
     assert "The year of the union" in page
 
 
-def test_a_run_without_metrics_or_events_has_a_report_that_says_so(tmp_path, capsys):
-    run = write_run(tmp_path, events=None)
-    run.metrics_path.unlink()
-    page, output = report(capsys, run.directory)
-    assert "no numbers: nothing was trained" in " ".join(output["notes"])
-    assert "<section" in page
-
-
 def test_chosen_numbers_are_short_on_the_page_and_left_out_of_its_command(tmp_path, capsys):
     config = "lr: 0.004242640687119285\ntime: 90.0\n"
     run = write_run(tmp_path, metrics=lines(3), config=config, status={"automatic": ["lr"]})
@@ -150,35 +136,6 @@ def test_bad_input_is_refused(tmp_path, capsys, monkeypatch, words, says):
     write_run(tmp_path / "runs", metrics=lines(3))
     assert cli.main(["report", *words]) in (2, 3)
     assert says in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_a_killed_worker_and_what_followed_is_in_the_report(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(reporting, "REPORT_S", 0.0)
-    killed = []
-
-    def kill(progress):
-        worker = progress.workers[1]
-        if not killed and worker.state == "running" and progress.step > 20:
-            os.kill(worker.pid, signal.SIGKILL)
-            killed.append(worker.pid)
-
-    config = small_config(
-        tmp_path, workers="mlx:cpu*2", steps=300, sample_every="off", save_every=100,
-        slow="0=4,1=4",  # so that the run is not over before the supervisor looks
-    )  # fmt: skip
-    result = train(config, observer=kill)
-    assert (result.status, len(killed)) == ("done", 1)
-    page, output = report(capsys, result.run)
-    assert output["notes"] == []
-    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])
-    (run,) = data["runs"]
-    events = [(kind, text) for _, _, kind, text in run["events"]]
-    assert any("worker 2" in text and "being replaced" in text for _, text in events)
-    assert [text for kind, text in events if kind == "checkpoint"]
-    assert events[-1] == ("ended", "done")
-    assert sum(sum(steps.values()) for steps in run["staleness"].values()) > 0
-    assert '<td class="t">1</td>' in page  # workers restarted
 
 
 # -- in a browser ----------------------------------------------------------------------------------
@@ -229,27 +186,6 @@ def test_a_legend_has_the_newest_number_of_every_line(window):
 
 
 @pytest.mark.slow
-def test_a_worker_has_one_color_in_all_charts(window):
-    page = window.page
-    colors = [
-        page.locator(f"#{chart} .key", has_text="2 torch:cpu").locator("i").get_attribute("style")
-        for chart in ("speed", "late", "memory")
-    ]
-    bar = page.locator('[data-part="workers"] rect').nth(1).get_attribute("style")
-    assert len(set(colors)) == 1
-    assert colors[0].removeprefix("background: ") in bar
-
-
-@pytest.mark.slow
-def test_the_page_is_dark_where_the_reader_prefers_that(window):
-    colors = []
-    for scheme in ("dark", "light"):
-        window.page.emulate_media(color_scheme=scheme)
-        colors.append(window.page.evaluate("getComputedStyle(document.body).backgroundColor"))
-    assert colors == ["rgb(22, 24, 28)", "rgb(255, 255, 255)"]
-
-
-@pytest.mark.slow
 def test_a_chart_is_read_and_zoomed_by_keyboard(window):
     page = window.page
     value = page.locator("#loss .legend .at")
@@ -262,19 +198,6 @@ def test_a_chart_is_read_and_zoomed_by_keyboard(window):
     assert "loss 0.353" in label
     page.keyboard.press("+")
     page.keyboard.press("0")
-
-
-@pytest.mark.slow
-def test_curves_are_drawn_on_three_axes_chosen_by_keyboard(window):
-    page = window.page
-    at = page.locator("#loss .legend .at")
-    page.locator("input[name=axis][value=time]").focus()
-    for axis in ("samples 6000", "updates 6000"):
-        page.keyboard.press("ArrowRight")
-        page.locator("#loss .chart").focus()
-        page.keyboard.press("End")
-        assert at.inner_text() == axis
-        page.locator("input[name=axis]:checked").focus()
 
 
 @pytest.mark.slow
@@ -324,19 +247,6 @@ def test_the_tiles_say_at_the_top_how_far_and_how_good_a_run_is(tmp_path, capsys
 
 
 @pytest.mark.slow
-def test_five_samples_are_shown_the_newest_first_and_the_others_folded(tmp_path, capsys, visit):
-    texts = [event("sample", f"text {k}", step=k) for k in range(1, 8)]
-    run = write_run(tmp_path, metrics=lines(3), events=texts)
-    report(capsys, run.directory)
-    page = visit().open(f"file://{run.directory}/report.html")
-    samples, older = page.locator(".samples li p"), page.locator("summary", has_text="2 older")
-    assert samples.all_inner_texts()[:5] == [f"text {k}" for k in (7, 6, 5, 4, 3)]
-    assert [each.is_visible() for each in samples.all()] == [True] * 5 + [False] * 2
-    older.click()
-    assert samples.last.inner_text() == "text 1"
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("state", ["running", "done"])
 def test_before_there_are_numbers_nothing_is_drawn_empty(tmp_path, capsys, visit, state):
     run = write_run(tmp_path, events=[], status={"status": state})
@@ -373,15 +283,3 @@ def test_several_runs_share_the_charts(tmp_path, capsys, visit):
     assert page.locator("#bits .legend b").nth(1).inner_text() == "1.369"
     assert page.locator("#tiles-0 .tile").count() == page.locator("#tiles-1 .tile").count() > 3
     assert window.troubles == []
-
-
-@pytest.mark.slow
-def test_the_command_works_from_a_shell(tmp_path):
-    run = write_run(tmp_path, metrics=lines(5))
-    process = subprocess.run(
-        [sys.executable, "-m", "mlxhog", "report", str(run.directory)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "report.html" in process.stdout

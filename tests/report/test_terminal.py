@@ -1,7 +1,6 @@
 """What a user sees while a run goes on."""
 
 import io
-import re
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
@@ -10,16 +9,14 @@ import pytest
 from rich.console import Console
 
 from mlxhog.report.metrics import (
-    ANY_TEXT,
     Activity,
     Doing,
 )
 from mlxhog.report.plain import PlainLines, observer
 from mlxhog.report.terminal import LiveTable, render, scale
-from mlxhog.report.views import BytesLine, PartLine
+from mlxhog.report.views import PartLine
 from tests.pairs import each_of
 from tests.report.sample_run import PROGRESS, WORKER
-from tests.report.test_resize import Screen
 
 NOTHING_YET = replace(
     PROGRESS,
@@ -69,12 +66,6 @@ class Terminal(io.StringIO):
 )
 def test_the_table_shows(what):
     assert what in shown(PROGRESS)
-
-
-def test_marks_of_the_text_in_the_package_are_not_shown_for_another():
-    text = shown(replace(PROGRESS, marks=ANY_TEXT))
-    assert "uniform" in text
-    assert not any(name in text for name in ("unigram", "bigram", "gzip", "xz", "4.34"))
 
 
 def test_the_table_shows_how_far_the_evaluation_is():
@@ -146,24 +137,6 @@ def test_plain_lines_tell_what_is_done_at_once_and_how_far_it_is_now_and_then():
     assert "\nsampling\n" in stream.getvalue()
 
 
-def test_no_line_repeats_a_step():
-    stream = io.StringIO()
-    lines = PlainLines(stream, every_s=0.0)
-    lines(PROGRESS)
-    lines(PROGRESS)
-    assert stream.getvalue().count("step 640") == 1
-
-
-def test_nothing_is_said_about_steps_before_the_first_one():
-    stream = io.StringIO()
-    PlainLines(stream)(NOTHING_YET)
-    assert stream.getvalue() == ""
-
-
-def test_a_terminal_gets_a_table():
-    assert isinstance(observer(Terminal(), environ={}), LiveTable)
-
-
 @each_of(
     ("stream", "quiet", "environ"),
     [
@@ -221,22 +194,6 @@ def test_quiet_is_quiet(stream):
     assert stream.getvalue() == ""
 
 
-def test_no_color_removes_color_and_nothing_else(monkeypatch):
-    pictures = {}
-    for no_color in ("", "1"):
-        monkeypatch.setenv("NO_COLOR", no_color)
-        monkeypatch.setenv("TERM", "xterm-256color")
-        stream = Terminal()
-        with observer(stream) as view:
-            view(PROGRESS)
-        pictures[no_color] = stream.getvalue()
-    colors = r"\x1b\[[\d;]*3\d[\d;]*m"
-    assert re.search(colors, pictures[""])
-    assert not re.search(colors, pictures["1"])
-    escapes = r"\x1b\[[\d;]*m|[━╸╺ ]"  # without color the rest of the bar is blank
-    assert re.sub(escapes, "", pictures["1"]) == re.sub(escapes, "", pictures[""])
-
-
 def test_plain_lines_keep_to_100_characters():
     stream = io.StringIO()
     words = "strategy hogwild: " + "a gradient takes the workers 99.1 ms; " * 5
@@ -260,32 +217,21 @@ def test_the_words_of_the_table_are_explained_once():
         assert text.count(f"{word}  ") == 1
 
 
-def byte_lines(*, quiet, seconds):
-    clock = iter([0.0, *(t for second in seconds for t in (second, second))])
-    stream = io.StringIO()
-    with BytesLine(stream, quiet=quiet, clock=lambda: next(clock)) as tell:
-        for k in range(len(seconds)):
-            tell(f"tensor {k}", (k + 1) * 10**8, 10**9)
-    return stream.getvalue()
-
-
-def test_a_pipe_gets_a_line_every_few_seconds():
-    assert byte_lines(quiet=False, seconds=[6.0]) == "10%  100 MB of 1.0 GB  tensor 0\n"
-
-
-def test_short_or_quiet_work_leaves_no_line():
-    assert byte_lines(quiet=False, seconds=[1.0]) == ""
-    assert byte_lines(quiet=True, seconds=[100.0]) == ""
-
-
-def test_a_line_that_stays_stands_above_the_one_that_changes_and_that_one_is_wiped():
-    stream = io.StringIO()
-    stream.isatty = lambda: True
+def test_a_line_that_stays_is_printed_beside_the_one_that_changes():
+    stream = Terminal()
     with PartLine(stream, quiet=False) as line:
-        for number in (1, 2):
-            line(f"pair {number}", "scoring both")
-            line.tell(f"pair {number}: A 2.1  B 2.2")
-        line("pair 3", "starting")
-    screen = Screen(80)
-    screen.feed(stream.getvalue())
-    assert screen.text.splitlines() == ["pair 1: A 2.1  B 2.2", "pair 2: A 2.1  B 2.2"]
+        line("pair 1", "scoring both")
+        line.tell("pair 1: A 2.1  B 2.2")
+    assert stream.getvalue().count("pair 1: A 2.1  B 2.2\n") == 1
+
+
+def test_a_window_that_became_narrower_is_cleared_and_drawn_once():
+    """Its lines were broken, so the place where the picture began is lost."""
+    stream = Terminal()
+    console = Console(width=100, file=stream, force_terminal=True)
+    with LiveTable(console) as table:
+        table(replace(PROGRESS, message="worker 2 restarted"))
+        console.width = 60
+        table(replace(PROGRESS, step=1001))
+        after = stream.getvalue().rpartition("\x1b[2J")[2]
+    assert [after.count(one) for one in ("worker 2 restarted", "step 1001", "arena  ")] == [1, 1, 1]

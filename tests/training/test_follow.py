@@ -15,8 +15,7 @@ import pytest
 from mlxhog import train
 from mlxhog.arena.requests import ask
 from mlxhog.checkpoint import checkpoint, run
-from mlxhog.data.segments import read_segments, stored_rows
-from mlxhog.data.stream import append_examples
+from mlxhog.data.stream import Stream, append_examples
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import CheckpointError, ConfigError, WorkerFailed
 from mlxhog.training import follow
@@ -35,13 +34,13 @@ def following(tmp_path, **options):
     return small_config(tmp_path, follow=str(folder), **{"steps": None, **options})
 
 
-def segments(directory):
-    return read_segments(directory / "stream", verify=True)
+def stream(directory):
+    return Stream(directory / "stream").update()
 
 
 def rows(directory):
     """The text of every published row, in order; BOS has no text."""
-    return [bytes(TOKENIZER.decode(row.ids)) for row in stored_rows(directory / "stream")]
+    return [bytes(TOKENIZER.decode(row.ids)) for row in stream(directory).all_rows()]
 
 
 def done(directory):
@@ -92,7 +91,7 @@ def trained_all(directory, n):
         if len(rows(directory)) < n:
             return False
         ask(directory, "checkpoint")
-        return done(directory) == segments(directory)[-1].end_ticket
+        return done(directory) == stream(directory).parts[-1].end_ticket
 
     return condition
 
@@ -128,7 +127,7 @@ def test_new_files_and_examples_are_trained_once_in_order(tmp_path):
     assert trained_rows[2:4] == [b"two and two is four", b"a plain record"]
     assert sorted(trained_rows[4:]) == [b"# the last", b"say it"]
     assert result.status == "interrupted"
-    assert result.steps == segments(directory)[-1].end_ticket == done(directory)
+    assert result.steps == stream(directory).parts[-1].end_ticket == done(directory)
     assert any("until mlxhog stop or Ctrl-C" in message for message in messages)
     assert sum("waiting for new text" in message for message in messages) >= 2
     wait_again, _ = followed(replace(config, resume=result.run), lambda directory: None)
@@ -207,7 +206,7 @@ def test_text_that_was_acknowledged_is_trained_once_after_any_kill(tmp_path):
         process.wait()
     published = [row.decode() for row in rows(directory)]
     assert sorted(published) == sorted([*sent, *files])  # each once
-    assert done(directory) == segments(directory)[-1].end_ticket
+    assert done(directory) == stream(directory).parts[-1].end_ticket
 
 
 @pytest.mark.slow

@@ -4,8 +4,11 @@ Arrays are float64 tensors of PyTorch on the CPU, which differentiates them.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mlxhog.models.ops.operators import Ops
@@ -52,25 +55,17 @@ class Float64Form(TorchPlainForm):
         return torch.stack(hs, 1), S
 
     def regression_cell(
-        self,
-        q: Tensor,
-        k: Tensor,
-        log_decay: Tensor,
-        ridge: Tensor,
-        *,
-        steps: int,
-        chunk_size: int,
-        state: Tensor | None,
+        self, *x: Tensor, steps: int, chunk_size: int, state: Tensor | None
     ) -> tuple[Tensor, Tensor]:
+        q, k, log_decay, ridge = x
         S, xs = _start(k, k) if state is None else state, []
         for t in range(q.shape[1]):
             S = log_decay[:, t].exp()[..., None] * S + k[:, t, :, :, None] * k[:, t, :, None]
             xs.append(torch.linalg.solve(S.mT + torch.diag_embed(ridge), q[:, t]))
         return torch.stack(xs, 1), S
 
-    def selective_scan(
-        self, u: Tensor, dt: Tensor, A: Tensor, Bt: Tensor, Ct: Tensor, *, state: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def selective_scan(self, *x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        u, dt, A, Bt, Ct = x
         S = u.new_zeros(len(u), *A.shape) if state is None else state
         ys = []
         for t in range(u.shape[1]):
@@ -83,6 +78,11 @@ class Float64Form(TorchPlainForm):
 def _start(k: Tensor, v: Tensor) -> Tensor:
     """The memory before the first position, (B, NH, DK, DV) zeros."""
     return k.new_zeros(len(k), *k.shape[2:], v.shape[-1])
+
+
+def tensor(x: NDArray[Any]) -> Tensor:
+    """A copy, float64 unless it holds whole numbers, such as a count of positions."""
+    return torch.tensor(np.asarray(x, np.float64 if x.dtype.kind == "f" else None))
 
 
 OPS = Ops(Float64Form())

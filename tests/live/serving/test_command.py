@@ -5,7 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 
 import httpx
 import openai
@@ -18,15 +18,6 @@ from tests.live.serving.servers import MLX, serving
 from tests.processes import descriptors_limited
 
 slow = pytest.mark.slow
-
-
-def test_help_shows_how_to_serve(capsys):
-    with pytest.raises(SystemExit) as ended:
-        main(["serve", "--help"])
-    assert ended.value.code == 0
-    out = capsys.readouterr().out
-    assert "mlxhog serve latest" in out
-    assert "MLXHOG_API_KEY" in out
 
 
 @pytest.mark.parametrize(
@@ -46,15 +37,6 @@ def test_wrong_words_are_named(words, says, tmp_path, monkeypatch, capsys):
     assert says in capsys.readouterr().err
 
 
-def test_a_port_in_use_is_one_line(folder, monkeypatch, capsys):
-    monkeypatch.chdir(folder)
-    with closing(listen("127.0.0.1", 0)) as other:
-        port = other.getsockname()[1]
-        assert main(["serve", "latest", "--port", str(port)]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert f"port {port} of 127.0.0.1 is in use" in line
-
-
 @slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_server_well_and_frees_its_port(folder, number):
@@ -63,18 +45,6 @@ def test_a_signal_ends_the_server_well_and_frees_its_port(folder, number):
         code, err = server.end(number)
     assert (code, err.splitlines()[-1]) == (0, "ended")
     listen("127.0.0.1", port).close()
-
-
-@slow
-def test_a_signal_ends_streams_that_would_go_on_for_minutes(folder):
-    with serving("latest", MLX, "--max-new-tokens=10000000", cwd=folder) as server:
-        body = {"model": server.model, "prompt": "ab", "max_tokens": 10**7, "stream": True}
-        with httpx.stream("POST", f"{server.url}/completions", json=body, timeout=60) as answer:
-            next(answer.iter_lines())
-            server.process.send_signal(signal.SIGINT)
-            server.process.send_signal(signal.SIGINT)
-            server.process.wait(timeout=30)
-    assert server.process.returncode == 0
 
 
 @slow

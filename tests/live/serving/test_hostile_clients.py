@@ -4,18 +4,13 @@ import asyncio
 import json
 import socket
 import threading
-from contextlib import ExitStack
-from types import SimpleNamespace
-from typing import Any
 
-import httpx
 import openai
 import pytest
 import uvicorn
 
 from mlxhog.base.http_server import listen
 from mlxhog.live.serving import server as serving_server
-from mlxhog.live.serving.config import ServeConfig
 from mlxhog.live.serving.server import Patience
 from tests.live.serving.servers import (
     START_S,
@@ -123,13 +118,6 @@ def test_ten_thousand_headers_are_refused(server, lines):
 
 
 @pytest.mark.parametrize(
-    "noise", [b"\x16\x03\x01\x02\x00\x01\x00" * 40, b"GET\r\n\r\n", b"\0" * 99]
-)
-def test_what_is_not_http_is_refused(server, noise):
-    assert status_of(sent(server, noise)) == 400
-
-
-@pytest.mark.parametrize(
     ("method", "path", "status"),
     [("GET", COMPLETIONS, 405), ("POST", "/v1/nothing", 404), ("GET", "/../etc/passwd", 404)],
 )
@@ -162,11 +150,6 @@ def test_a_client_that_leaves_while_it_waits_for_a_whole_answer_cancels_it(serve
     until(lambda: server.health()["running"] == 0)
 
 
-def test_a_client_that_leaves_in_mid_body_is_forgotten(server):
-    with connected(server) as connection:
-        connection.sendall(head(COMPLETIONS, "Content-Length: 100") + b'{"prompt"')
-
-
 def test_a_client_that_does_not_read_holds_nobody_up(server, client):
     with connected(server) as connection:
         connection.sendall(long_stream(server, n=7))
@@ -189,77 +172,7 @@ def test_beyond_the_queue_clients_are_told_to_retry(server, client):
     until(lambda: server.health()["running"] + server.health()["waiting"] == 0)
 
 
-def test_web_pages_of_others_may_not_use_the_server(server):
-    body = {"model": server.model, "prompt": "ab"}
-    for headers, status in (
-        ({"Origin": "https://evil.example"}, 403),
-        ({"Host": "evil.example:80"}, 421),
-        ({"Origin": server.root}, 200),
-        ({}, 200),
-    ):
-        answer = httpx.post(f"{server.url}/completions", json=body, headers=headers)
-        assert answer.status_code == status
-        assert "API key" not in answer.text  # which would not help: no page may send one
-
-
-@pytest.mark.slow
-def test_memory_stays_flat_over_hundreds_of_requests(server, client):
-    def some(count):
-        for k in range(count):
-            client.completions.create(
-                model=server.model,
-                prompt="ab" * (1 + k % 50),
-                max_tokens=20,
-                extra_body={"session": f"s{k}"},
-            )
-            server.http.post(f"{server.url}/completions", content=b"{")
-            with connected(server) as connection:
-                connection.sendall(long_stream(server))
-                connection.recv(1000)
-
-    some(40)
-    before = server.rss_bytes()
-    some(100)
-    assert server.rss_bytes() - before < 8 << 20
-
-
 # -- in this process -------------------------------------------------------------------------------
-
-
-def test_connections_are_taken_for_twice_the_answers_that_may_run_or_wait(monkeypatch):
-    monkeypatch.setattr(serving_server, "MOST_CONNECTIONS", 1)
-    engine = SimpleNamespace(most_answers=4, died=None, wait=str, stop=str)
-    statuses = []
-
-    async def app(scope, receive, send):
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b""})
-
-    def ask(url):
-        address = (httpx.URL(url).host, httpx.URL(url).port or 0)
-        try:
-            with ExitStack() as connections:
-                for _ in range(6):
-                    connections.enter_context(socket.create_connection(address, timeout=START_S))
-                statuses.append(httpx.get(url).status_code)
-        finally:
-            engine.died = EOFError()  # which ends the server
-
-    def on_ready(url, *_):
-        threads.append(threading.Thread(target=ask, args=[url]))
-        threads[0].start()
-
-    monkeypatch.setattr(serving_server, "EngineThread", lambda *_: engine)
-    monkeypatch.setattr(serving_server, "Api", lambda *_: app)
-    threads = []
-    with pytest.raises(EOFError):
-        serving_server.serve("a model", ServeConfig(port=0), on_ready)
-    threads[0].join(START_S)
-    assert statuses == [200]
-
-
-Impatient = tuple[tuple[str, int], set[Any]]
-"""Its address, and its connections."""
 
 
 @pytest.fixture

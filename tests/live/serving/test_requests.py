@@ -82,45 +82,11 @@ def test_other_unsupported_fields_are_refused_unless_they_change_nothing(name):
         asked(**{name: "x" * 9})
 
 
-@each_of(
-    ("field", "message"),
-    [
-        ("temprature", "did you mean 'temperature'"),
-        ("Temperature", "did you mean 'temperature'"),
-        ("messages", "messages is a field of /v1/chat/completions; send it there"),
-        ("guidance", "unknown field 'guidance'$"),
-    ],
-)
-def test_a_suggestion_is_never_the_word_itself(field, message):
-    with pytest.raises(RefusedRequest, match=message):
-        asked(**{field: [1]})
-
-
 @each_of("field", ["prompt", "echo", "logprobs"])
 def test_a_chat_names_the_path_of_fields_of_completions(field):
     with pytest.raises(RefusedRequest, match=f"{field} is a field of /v1/completions"):
         talked(**{field: True})
     talked(echo=False, logprobs=False)
-
-
-def test_fields_that_ask_for_nothing_are_taken():
-    asked(logit_bias={}, presence_penalty=0, best_of=1, user="me", suffix="", frequency_penalty=0.0)
-    talked(tools=[], tool_choice="auto", response_format={"type": "text"}, metadata={"a": "b"})
-
-
-@each_of(
-    ("fields", "param"),
-    [
-        ({"logit_bias": {"5": 1}}, "logit_bias"),
-        ({"presence_penalty": 0.5}, "presence_penalty"),
-        ({"best_of": 2}, "best_of"),
-        ({"suffix": "x"}, "suffix"),
-    ],
-)
-def test_fields_that_would_change_the_answer_are_refused(fields, param):
-    with pytest.raises(RefusedRequest, match=f"{param} is not supported here") as raised:
-        asked(**fields)
-    assert raised.value.param == param
 
 
 @each_of(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ import pytest
 from mlxhog.arena import Arena
 from mlxhog.checkpoint import run as runs
 from mlxhog.cli import main
-from mlxhog.live.opening import open_source
 from tests.another_process import Program
 from tests.live.serving.servers import END_S, MLX, Server, serving
 from tests.threads import in_threads
@@ -168,16 +167,6 @@ def test_beside_a_stopped_trainer_the_newest_checkpoint_is_read_and_said(
     assert weights == expected
 
 
-def test_two_completions_come_from_two_versions(shared):
-    server = shared.server
-    assert server.health()["training"] is True
-    _, first = version(server)
-    until(lambda: server.health()["newest"] > first)
-    second, _ = version(server)
-    assert second > first
-    assert server.metric("mlxhog_weights_loads") > 0
-
-
 def test_a_stream_sees_newer_weights_between_its_tokens(shared):
     server = shared.server
     fields = {"model": server.model, "prompt": "The ", "max_tokens": 4000, "stream": True}
@@ -189,19 +178,6 @@ def test_a_stream_sees_newer_weights_between_its_tokens(shared):
         return bool(weights["version_last"] > weights["version_first"])
 
     until(has_two)
-
-
-def test_a_killed_server_does_not_hold_the_run_up(shared):
-    with serving("latest", MLX, cwd=shared.folder) as other:
-        version(other)
-        other.process.kill()
-        other.process.communicate(timeout=END_S)
-    source, _ = open_source("latest", root=shared.folder / "runs", backend="mlx:cpu")
-    with closing(source):  # a reader that comes afterwards,
-        until(source.has_newer)
-    _, first = version(shared.server)  # and one that was there before
-    until(lambda: shared.server.health()["newest"] > first)
-    assert shared.training.poll() is None
 
 
 def test_a_hundred_requests_of_many_clients_while_it_trains_all_succeed(shared):

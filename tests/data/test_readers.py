@@ -1,0 +1,362 @@
+"""Files become documents: a table of what is read as what, and a table of what is refused."""
+
+import gzip
+import importlib
+import io
+import json
+import lzma
+import subprocess
+import sys
+import tarfile
+import zipfile
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from mlxhog.data import corpora, tables, textfiles
+from mlxhog.data.prepare import prepare
+from mlxhog.errors import DataError, EnvironmentLacks
+
+
+def read(path, text_key=None, *, split=False):
+    return list(textfiles.documents(path, text_key, split=split))
+
+
+def written(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def table(**columns):
+    file = io.BytesIO()
+    parquet.write_table(pa.table(columns), file)
+    return file.getvalue()
+
+
+def packed_by_zstd(*parts):
+    frames = []
+    for part in parts:
+        sink = pa.BufferOutputStream()
+        with pa.CompressedOutputStream(sink, "zstd") as stream:
+            stream.write(part)
+        frames.append(sink.getvalue().to_pybytes())
+    return b"".join(frames)
+
+
+LINES = b'{"text": "one"}\n{"text": "two"}\n'
+LIST = b'[\n  {"text": "one"},\n  {"text": "two"}\n]\n'
+ROWS = b'id,text\n1,one\n2,"two"\n'
+TURNS = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]
+TEXT = "no lock \u2192 n\xe9ver wait \U0001f417"
+ONE_TWO = [b"one", b"two"]
+
+READ = [  # name, content, documents
+    *((f"a{suffix}", b"1\n\n2\n", [b"1\n\n2\n"]) for suffix in (".txt", ".md", ".py", "")),
+    ("a.jsonl", LINES, ONE_TWO),
+    ("a.ndjson", LINES, ONE_TWO),
+    ("A.JSONLINES", LINES, ONE_TWO),
+    ("a.json", LINES, ONE_TWO),
+    ("a.json", LIST, ONE_TWO),
+    ("a.json", b"\xef\xbb\xbf" + LIST, ONE_TWO),
+    ("a.json", json.dumps({"text": "one"}, indent=1).encode(), [b"one"]),
+    ("dump", LINES, ONE_TWO),
+    ("dump.of_today", LIST, ONE_TWO),
+    ("dump", gzip.compress(LINES), ONE_TWO),
+    ("part", table(text=["one", " ", "two"], id=[1, 2, 3]), ONE_TWO),
+    ("a.parquet", table(prompt=["p"], completion=["c"]), [b"p\nc"]),
+    ("a.parquet", table(messages=[TURNS]), [b"User: hi\nAssistant: yo"]),
+    ("a.csv", ROWS, ONE_TWO),
+    ("a.csv", '\ufefftext;id\r\n"a,\nb ""c""";1\r\ncaf\xe9;2\r\n', [b'a,\nb "c"', b"caf\xc3\xa9"]),
+    ("A.TSV", "id\ttext\n1\tone\n2\ttwo\n", ONE_TWO),
+    ("a.csv", b"text\ncaf\xe9\n", [b"caf\xe9"]),
+    *(("a.csv", f"text,id\n{word},1\n", [word.encode()]) for word in ("null", "NA", "None")),
+    ("a.txt.gz", gzip.compress(LINES), [LINES]),
+    ("a.txt.xz", lzma.compress(LINES), [LINES]),
+    ("a.jsonl.GZ", gzip.compress(LINES), ONE_TWO),
+    ("a.jsonl.xz", lzma.compress(LINES), ONE_TWO),
+    ("a.jsonl", lzma.compress(LINES), ONE_TWO),
+    ("a.txt.zst", packed_by_zstd(LINES, b"x" * 900_000, b""), [LINES + b"x" * 900_000]),
+    ("a.jsonl.zst", packed_by_zstd(LINES[:9], LINES[9:]), ONE_TWO),
+    ("a.csv.zst", packed_by_zstd(ROWS), ONE_TWO),
+    ("a.txt", b"\xef\xbb\xbfone\r\ntwo\r\n", [b"one\ntwo\n"]),
+    ("a.jsonl", b'\xef\xbb\xbf{"text": "one\\r\\ntwo"}\r\n', [b"one\ntwo"]),
+    ("a.txt", b"caf\xe9", [b"caf\xe9"]),
+    ("a.jsonl", b'{"text": "caf\xe9"}\n{"text": "\\ud800"}\n', [b"caf\xe9", b"?"]),
+    ("a.txt", b" \n", []),
+    ("a.jsonl", b'{"text": ""}\n\n{"text": "x"}\n{"text": "\\n"}\n', [b"x"]),
+    ("a.jsonl", '{"text": "t", "content": "c"}', [b"t"]),
+    ("a.jsonl", '{"content": "c", "prompt": "p", "completion": "q"}', [b"c"]),
+    ("a.jsonl", '{"prompt": "p", "completion": "q"}', [b"p\nq"]),
+    ("a.jsonl", json.dumps({"messages": TURNS}), [b"User: hi\nAssistant: yo"]),
+    ("slack.json", '[{"type": "message", "text": "hi"}]', [b"hi"]),
+    ("a.json", '{"text": "hi", "mapping": {}}', [b"hi"]),
+    *(("a", text, [text]) for text in (b"{}\n", b"{a}\n", b"[1] b\n", b"{\n  open\n", b"a {x}\n")),
+    ("a.jsonl", f'\ufeff{{"text": "{TEXT}"}}\r\n', [TEXT.encode()]),
+    ("a.csv", f"\ufeffid,text\n1,{TEXT}\n", [TEXT.encode()]),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "documents"), READ, ids=range(len(READ)))
+def test_a_file_is_read_as_what_it_is_alone_and_in_a_folder(tmp_path, name, content, documents):
+    path = written(tmp_path / "d" / name, content)
+    key = "text" if textfiles.kind(path) in tables.CSV_SUFFIXES else None
+    pieces = read(path, key)
+    if sum(map(len, documents)) > textfiles.DOCUMENT_BYTES:
+        pieces, documents = [b"".join(pieces)], [b"".join(documents)]
+    assert pieces == documents
+    if documents:
+        texts = corpora.readable(str(tmp_path / "d"), key).documents()
+        assert b"".join(texts) == b"".join(documents)
+
+
+def test_a_text_key_names_another_key(tmp_path):
+    assert read(written(tmp_path / "a.jsonl", '{"text": "t", "body": "b"}'), "body") == [b"b"]
+    assert read(written(tmp_path / "b.parquet", table(text=["t"], body=["b"])), "body") == [b"b"]
+
+
+def _zip(name):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(name, "application/epub+zip")
+    return file.getvalue()
+
+
+def _tar(mode):
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode=mode) as tar:
+        info = tarfile.TarInfo("a.txt")
+        info.size = 4
+        tar.addfile(info, io.BytesIO(b"text"))
+    return file.getvalue()
+
+
+HALF = gzip.compress(b'{"text": "one"}\n' * 100)[:-9]
+ZSTD = packed_by_zstd(LINES)
+WIDE = [(f"\ufeff{TEXT}".encode(f"{kind}-{end}"), kind)
+        for kind in ("UTF-16", "UTF-32") for end in ("le", "be")]  # fmt: skip
+GOOD = '{"text": "good"}\n'
+
+REFUSED = [  # name, content, text_key, fragment of the error
+    *((name, content, None, "is cut short or damaged") for name, content in [
+        ("a.txt.gz", HALF), ("a.jsonl.gz", HALF), ("a.txt.gz", b"plain text"),
+        ("a.txt.xz", lzma.compress(LINES)[:-5]), ("a.jsonl.xz", b"plain text"),
+        ("a.txt.zst", ZSTD[:-2]), ("a.jsonl.zst", ZSTD + ZSTD[:3]), ("a.txt.zst", b"plain text"),
+    ]),
+    ("a.csv.gz", gzip.compress(ROWS)[:-9], "text", "is cut short or damaged"),
+    ("a.txt", b"x" * 1_000_000 + b"\0", None, "a zero byte at offset 1,000,000;"),
+    ("a.txt", "never wait".encode("utf-16-le"), None, "zero byte at offset 1; keep it out"),
+    *((name, wide, "text", f"is text in {kind}, not UTF-8 text; unpack or convert it: iconv")
+      for name in ("a.txt", "a.jsonl", "a.csv") for wide, kind in WIDE),
+    ("a.jsonl", GOOD + '{"body": "long text", "id": "7"}', None,
+     "a.jsonl:2: no key 'text'; keys are 'body', 'id'; name the key of the text: --text-key body"),
+    ("a.jsonl", GOOD + '{"id": 7}', None, "none of them has text"),
+    ("a.jsonl", GOOD + '{"text": 7}', None, "a.jsonl:2: 'text' is a number, expected text"),
+    ("a.jsonl", GOOD + '["text"]', None, "a.jsonl:2: a list, expected an object"),
+    ("a.jsonl", GOOD + '{"text": "broken', None, "a.jsonl:2: not JSON"),
+    ("a.jsonl", '{"messages": "x"}', None, "a.jsonl:1: messages is 'x'; expected a list such as"),
+    ("a.jsonl", '{"messages": [{"role": "x"}]}', None, "expected a role (system,"),
+    ("a.jsonl", '{"messages": [{"role": "user"}]}', None, "message 1 has no content"),
+    ("a.json", '{"text": "one"', None, "a.json: not JSON"),
+    ("a.json", '[{"text": "one"}, {"id": 2}]', None, "a.json, record 2: no key 'text'"),
+    ("dump", '{"body": "x"}\n', None, "dump:1: no key 'text'"),
+    ("a.csv", ROWS, None, "is a table, and the column of its text is not known; its columns are "
+     "'id', 'text'; name the key of the text: --text-key text"),
+    ("a.csv", b"id,answer,question\n1,x,y\n", None, "--text-key question,answer"),
+    ("a.csv", b"", None, "its columns are none; write a first line with their names"),
+    ("a.csv", ROWS, "txet", "a.csv:2: no key 'txet'; keys are 'id', 'text'"),
+    ("a.csv", b'id,text\n1,"x\n', "text", "a.csv:2: not CSV"),
+    ("a.csv", b"id,text\n1\n", "text", "a.csv:2: 'text' is empty (null), expected text"),
+    ("a.parquet", table(body=["x"], id=[1]), None, "a.parquet, row 1: no key 'text'; keys are"),
+    ("a.parquet", table(text=["x", None]), None, "a.parquet, row 2: 'text' is empty"),
+    ("a.parquet", table(text=["x"])[:-9], None, "is damaged or not Parquet"),
+    *((name, content, None, f"is {what}") for name, content, what in [
+        ("a.tar", _tar("w"), "a tar archive, not UTF-8 text; unpack or convert it: tar -xf"),
+        ("a.tgz", _tar("w:gz"), "a tar archive"),
+        ("a.tar.bz2", _tar("w:bz2"), "packed by bzip2, not UTF-8 text; unpack or convert it: bun"),
+        ("a.zip", _zip("a.txt"), "a zip archive, not UTF-8 text; unpack or convert it: unzip"),
+        ("a.docx", _zip("[Content_Types].xml"), "a document of Office, not UTF-8 text"),
+        ("a.epub", _zip("mimetype"), "an e-book (EPUB), not UTF-8 text"),
+        ("a.png.txt", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "a picture, not UTF-8 text; keep it out"),
+        ("a.pdf", b"%PDF-1.4\n1 0 obj\n", "a PDF document, not UTF-8 text"),
+    ]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "content", "key", "fragment"), REFUSED, ids=range(len(REFUSED)))
+def test_a_file_that_cannot_be_read_is_named_with_its_fault(tmp_path, name, content, key, fragment):
+    path = written(tmp_path / name, content)
+    with pytest.raises(DataError) as refused:
+        read(path, key)
+    assert str(refused.value).startswith(str(path))
+    assert fragment in str(refused.value)
+
+
+@pytest.mark.parametrize(("make", "fragment"), [
+    (lambda path: None, "cannot be read: No such file"),
+    (lambda path: path.mkdir(), "is a folder, not a file; name the files in it"),
+    (lambda path: path.symlink_to("/dev/zero"), "is a pipe or a device"),
+])  # fmt: skip
+def test_what_is_not_a_file_is_refused_without_waiting(tmp_path, make, fragment):
+    make(tmp_path / "a.txt")
+    with pytest.raises(DataError, match=fragment):
+        read(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
+def test_a_record_that_is_too_long_is_refused_before_it_is_read(tmp_path, name, monkeypatch):
+    for module in (textfiles, tables):
+        monkeypatch.setattr(module, "MOST_LINE_BYTES", 1000)
+    content = '{"text": "%s"}\n' if name == "a.jsonl" else 'text\nx\n"%s"\n'
+    with pytest.raises(DataError, match=r"more than 1,000 bytes|field larger than"):
+        read(written(tmp_path / name, content % ("x" * 2000)), "text")
+
+
+def test_a_list_that_is_too_large_to_be_read_at_once_says_how_to_make_lines_of_it(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("mlxhog.base.reading.MOST_BYTES", 20)
+    with pytest.raises(DataError, match=r"more than 20 bytes.*jq -c '\.\[\]' \S+a\.json"):
+        read(written(tmp_path / "a.json", LIST))
+
+
+@pytest.mark.parametrize(
+    ("spec", "package"),
+    [("a.parquet", "pyarrow"), ("a.txt.zst", "pyarrow"), ("hf:someone/something", "datasets")],
+)
+def test_a_package_that_is_missing_is_named_with_its_command(spec, package, tmp_path, monkeypatch):
+    def missing(name):
+        raise ModuleNotFoundError(name)
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.parquet", "a.txt.zst"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(importlib, "import_module", missing)
+    install = f"{package}, which is not installed: python -m pip install {package}"
+    with pytest.raises(EnvironmentLacks, match=install):
+        list(corpora.find(spec).documents())
+
+
+def test_a_python_without_xz_is_one_sentence():
+    code = "import sys; sys.modules['_lzma'] = None; from mlxhog.cli import main; "
+    code += "sys.exit(main(['train', '--steps', '1', '--dry-run']))"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert process.returncode == 3
+    assert "this Python was built without xz" in process.stderr
+    assert "Traceback" not in process.stderr
+
+
+def test_a_large_file_of_prose_splits_at_blank_lines_and_loses_nothing(tmp_path):
+    paragraphs = [f"{i} " + "word " * (i % 300) + "\n" * (2 + i % 3) for i in range(600)]
+    path = written(tmp_path / "book.txt", "".join(paragraphs))
+    pieces = read(path, split=True)
+    assert b"".join(pieces) == path.read_bytes()
+    assert all(len(piece) >= textfiles.PIECE_BYTES for piece in pieces[:-1])
+    assert all(piece.endswith(b"\n\n") and not piece.startswith(b"\n") for piece in pieces)
+    assert len(pieces) > 50
+    assert list(corpora.find(str(tmp_path)).documents()) == pieces
+    assert len(read(path)) == 1
+    for name, copies in (("small.txt", 100), ("code.py", 50_000)):
+        assert len(read(written(tmp_path / name, "word\n\n" * copies), split=True)) == 1
+
+
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("line", [b"never wait\n", b"never wait\n\n", "caf\xe9".encode()])
+def test_a_long_text_becomes_documents_of_at_most_a_mebibyte(tmp_path, line, split):
+    text = line * ((3 << 20) // len(line))
+    pieces = read(written(tmp_path / "a.txt.gz", gzip.compress(text, 1)), split=split)
+    assert b"".join(pieces) == text
+    for piece in pieces:
+        assert len(piece) <= textfiles.DOCUMENT_BYTES
+        piece.decode()
+
+
+@pytest.mark.parametrize(
+    ("content", "first"),
+    [
+        (b"plain", None),
+        ("caf\xe9 \u20ac".encode(), None),
+        (b"caf\xe9 x", 3),
+        (b"x" * (1 << 20) + b"\xe9\x20", 1 << 20),
+        (b"x" * ((1 << 20) - 1) + b"\xe2\x82\xac", None),
+        (b"x" * ((1 << 20) - 1) + b"\xe2\x28", (1 << 20) - 1),
+        (b"ends in\xe2\x82", 7),
+    ],
+    ids=range(7),
+)
+def test_the_first_byte_that_is_not_utf8_has_a_place(tmp_path, content, first):
+    assert textfiles.not_utf8(written(tmp_path / "a.txt", content)) == first
+    assert textfiles.not_utf8(written(tmp_path / "a.txt.gz", gzip.compress(content))) == first
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A folder for data sets; the package keeps what it makes of them in another."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    (tmp_path / "set").mkdir()
+    return tmp_path / "set"
+
+
+def test_a_folder_of_data_files_is_a_data_set_with_its_own_held_out_text(hub):
+    written(hub / "data" / "train-0.parquet", table(text=["one", "", "two"], id=[1, 2, 3]))
+    written(hub / "data" / "validation-0.parquet", table(text=["three"], id=[4]))
+    corpus = corpora.find(f"hf:{hub}")
+    assert corpus.source == f"hf:{hub}"
+    assert list(corpus.documents()) == ONE_TWO == list(corpus.documents())
+    assert list(corpus.documents(held_out=True)) == [b"three"]
+    assert corpora.inventory(corpus)["field"] == "text"
+    assert prepare(f"hf:{hub}").rule == "given"
+
+
+def test_a_saved_data_set_is_read_by_its_column(hub):
+    from datasets import Dataset
+
+    Dataset.from_dict({"body": ["one", "two"], "n": [1, 2]}).save_to_disk(str(hub))
+    assert list(corpora.find(f"hf:{hub}", "body").documents()) == ONE_TWO
+    with pytest.raises(DataError, match=r"train row 1: no key 'text'; keys are 'body', 'n'"):
+        list(corpora.find(f"hf:{hub}").documents())
+
+
+def test_a_word_for_nothing_in_a_data_set_is_a_word(hub):
+    written(hub / "train.csv", "text,id\nnull,1\n,2\nNA,3\n")
+    assert list(corpora.find(f"hf:{hub}").documents()) == [b"null", b"NA"]
+
+
+def test_a_data_set_that_cannot_be_loaded_is_named_with_the_cause(hub):
+    from datasets import Dataset, DatasetDict
+
+    with pytest.raises(DataError, match=r"hf:no/such cannot be loaded: .*hf:OWNER/NAME,SUBSET"):
+        corpora.find("hf:no/such")
+    written(hub / "bad" / "train.jsonl", '{"text": "a"}\n{"text": broken\n')
+    with pytest.raises(DataError, match=r"cannot be loaded: .*JSON parse error"):
+        corpora.find(f"hf:{hub / 'bad'}")
+    parts = {name: Dataset.from_dict({"text": ["x"]}) for name in ("a", "b")}
+    DatasetDict(parts).save_to_disk(str(hub / "saved"))
+    with pytest.raises(DataError, match=r"no split 'train'; its splits are 'a', 'b'"):
+        corpora.find(f"hf:{hub / 'saved'}")
+
+
+def test_the_inventory_says_what_is_read_from_where(tmp_path):
+    written(tmp_path / "a.txt", b"0123 caf\xe9")
+    written(tmp_path / "b.jsonl", '\n{"prompt": "p", "completion": "c"}\n')
+    lines = ['{"content": "c"}', *['{"text": "t", "content": "c"}'] * 99, '{"body": "late"}']
+    written(tmp_path / "c.jsonl", "\n".join(lines))
+    written(tmp_path / "d.parquet", table(text=["x"]))
+    files = corpora.inventory(corpora.find(str(tmp_path)))["files"]
+    assert [file["field"] for file in files] == [None, "prompt + completion", "text", "text"]
+    assert files[2]["fields"] == {"text": 99, "content": 1}  # of the first hundred records
+    assert files[0] == {
+        "path": str(tmp_path / "a.txt"), "n_bytes": 9, "field": None, "not_utf8": 8,
+        "fields": {}, "held_out_bytes": None,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("content", [np.arange(2000, dtype="<i2").tobytes(), b"\0text"])
+def test_numbers_are_not_text(tmp_path, content):
+    with pytest.raises(DataError, match="is not text: a zero byte at offset 0"):
+        read(written(tmp_path / "a.txt", content))
