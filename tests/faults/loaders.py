@@ -29,7 +29,7 @@ from mlxhog.data.tokens import TokenFile, TokenWriter
 from mlxhog.errors import MlxhogError
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import Point, RunConfig
-from mlxhog.mad.search.samplers import ListSampler
+from mlxhog.mad.search.samplers import Grid, Listed
 from mlxhog.mad.search.space import read_space
 from mlxhog.mad.study import store, study
 from mlxhog.mad.study.scheduler import Proposals
@@ -208,7 +208,7 @@ def _read_study(folder):
     for read in (
         lambda: study.read(stored).measured(),
         lambda: [stored.curve(one.key) for one in stored.records()],
-        lambda: Proposals(ListSampler([parse("gated-conv")]), stored),
+        lambda: Proposals(Grid(Listed([parse("gated-conv")])), stored),
     ):
         try:
             read()
@@ -287,7 +287,7 @@ def _corpora():
     text, listed = "".join(TEXTS), f"[{','.join(RECORDS.splitlines())}]"
     for name, file, content, weight in (
         ("text", "a.txt", text, 1),
-        ("text with a mark", "a.txt", text.encode("utf-16"), 1),
+        ("text with a mark", "a.txt", text.encode("utf-8-sig"), 1),
         ("JSON lines", "a.jsonl", RECORDS, 3),
         ("JSON list", "a.json", listed, 1),
         ("packed JSON lines", "a.jsonl.gz", gzip.compress(RECORDS.encode()), 2),
