@@ -248,7 +248,7 @@ def _normalised(content: bytes, what: str) -> str:
     """Return a text without a byte-order mark, CRLF as LF, as training reads it.
 
     Raises:
-        ConfigError: it is not UTF-8, and has no mark of UTF-16 or UTF-32.
+        ConfigError: it is not UTF-8.
     """
     from mlxhog.data import textfiles
 

@@ -89,9 +89,8 @@ def test_a_person_reads_the_tables_and_figures_are_written(model, tmp_path, caps
     assert shown.split()[0] in ("Yes", "With", "Doubtful:", "Not")
     out = " ".join(shown.split())
     for text in (
-        "dense: in layer 0, out_norm, head any two updates meet",
-        "embedding: an update touches",
-        "no run was measured; bounds are for a lag of 2",
+        "do two updates meet? rows",
+        "bounds are for a lag of 2",
         "no bound: the loss of a neural network is not strongly convex",
         "sparse gradients: does not hold",
         "- write: add steps losslessly",

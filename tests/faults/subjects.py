@@ -39,7 +39,7 @@ SPACE = """space:
   channels: [swiglu, mlp]
   defaults: {mlstm: {heads: 2}}
   max_count: {mh-attention: 1}
-  budget: {params: 700_000, state: 16384, length: 256, rescale: false}
+  budget: {params: 700_000, state: 16384, length: 256}
   start: ["mlstm swiglu mlstm swiglu"]
   dim: 16
   position: none

@@ -11,7 +11,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from mlxhog.base.durable import replace_file
 from mlxhog.cli.flags import plugin_flag, study_argument
@@ -31,7 +31,6 @@ BOARD_EXAMPLES = (
     "mad board first",
     "mad board studies/first --watch",
     "mad board first --json",
-    "mad board first --csv first.csv --markdown first.md",
 )
 LOOK_EVERY_S = 2.0
 
@@ -55,30 +54,18 @@ class LeaderboardConfig(SelectConfig):
 
     json: bool = switch("one JSON object")
     watch: bool = switch("repeat it until the study stops")
-    csv: str | None = option(None, "write a table with every number to this file; - is stdout")
-    markdown: str | None = option(None, "write a Markdown table to this file; - is stdout")
 
 
 @command("mad board", BOARD_ABOUT, BOARD_EXAMPLES, LeaderboardConfig)
-def board(config: LeaderboardConfig) -> int:
+def board(config: LeaderboardConfig) -> int | Report:
     """Show the leaderboard, once or until the study stops."""
-    if config.watch and (config.csv or config.markdown):
-        raise ConfigError("--watch is for the table and --json; write files without it")
-    from mlxhog.mad.report.leaderboard import to_csv, to_json, to_markdown
+    from mlxhog.mad.report.leaderboard import to_json
 
     if config.watch:
         _watch(config)
         return 0
     ranking = _ranking(config)
-    files = ((config.csv, to_csv), (config.markdown, to_markdown))
-    if config.json:
-        print_json(to_json(ranking))
-    elif config.csv is None and config.markdown is None:
-        print("\n".join(_lines(ranking, sys.stdout)))
-    for path, text in files:
-        if path is not None:
-            _write(path, text(ranking))
-    return 0
+    return Report(to_json(ranking), lambda: _text(ranking))
 
 
 def _ranking(config: SelectConfig, *, curves: bool = False) -> Ranking:
@@ -89,48 +76,33 @@ def _ranking(config: SelectConfig, *, curves: bool = False) -> Ranking:
     return read_ranking(find(config.study), select=select, curves=curves)
 
 
-def _lines(ranking: Ranking, stream: TextIO) -> list[str]:
+def _text(ranking: Ranking) -> str:
     from mlxhog.mad.report.leaderboard import lines
 
-    width = shutil.get_terminal_size().columns if stream.isatty() else None
-    return lines(ranking, width)
-
-
-def _write(path: str, text: str) -> None:
-    """Write a text to a file, or to stdout for "-".
-
-    Raises:
-        ConfigError: the file cannot be written.
-    """
-    if path == "-":
-        print(text, end="")
-        return
-    try:
-        replace_file(Path(path), text.encode())
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from error
-    print(path)
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    return "\n".join(lines(ranking, width))
 
 
 def _watch(config: LeaderboardConfig) -> None:
     """Show a study until its scheduler ends, or Ctrl-C; in a pipe, after every run that ended."""
-    from mlxhog.mad.report.leaderboard import LiveLeaderboard, to_json
+    from mlxhog.mad.report.leaderboard import to_json
 
     with suppress(KeyboardInterrupt), ExitStack() as stack:  # the usual end
         live, ended = None, -1
         if sys.stdout.isatty() and not config.json:
             from rich.live import Live  # 50 ms, only on a terminal
+            from rich.text import Text
 
             live = stack.enter_context(Live(console=console(sys.stdout), auto_refresh=False))
         while True:
             ranking = _ranking(config)
             if live is not None:
-                live.update(LiveLeaderboard(ranking), refresh=True)
+                live.update(Text(_text(ranking)), refresh=True)
             elif len(ranking.records) != ended or not ranking.running:
                 if config.json:
                     print_json(to_json(ranking))
                 else:
-                    print("\n".join([*_lines(ranking, sys.stdout), ""]), flush=True)
+                    print(_text(ranking), flush=True)
             ended = len(ranking.records)
             if not ranking.running:
                 return
@@ -171,8 +143,8 @@ def compare(config: CandidatesConfig) -> Report:
 PLOT_ABOUT = """\
 Write the plots of a study as PNG files, and one HTML page with all of them and the leaderboard. The
 page needs no network, has a light and a dark theme, and can be printed.
-Learning curves per task; score against parameters, state and time with the Pareto front; importance
-of each slot; seeds with their intervals. The study may be running."""
+Learning curves per task; score against parameters, state and time with the Pareto front; seeds with
+their intervals. The study may be running."""
 PLOT_EXAMPLES = (
     "mad plot first",
     "mad plot first --out figures --open no",

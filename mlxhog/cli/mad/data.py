@@ -99,11 +99,11 @@ def data(config: DataConfig) -> Report:
     path = _place(config.out)
     names = ("vocab", "seq_len", "length", "test_length", "train_rows", "test_rows", "val_rows")
     of_rows = {name: getattr(settings, name) for name in names}
-    facts = {"file": str(path), "task": settings.task, "seed": config.seed, **of_rows}
+    facts = {"file": str(path), "task": settings.name, "seed": config.seed, **of_rows}
     scored = settings.test_rows + settings.val_rows
     rows = f"{facts['train_rows']:,} train, {facts['test_rows']:,} test"
     rows += f", {facts['val_rows']:,} val" if facts["val_rows"] else ""
-    what = f"{path}: {settings.task}, vocab {settings.vocab}, {rows} rows of {settings.length} "
+    what = f"{path}: {settings.name}, vocab {settings.vocab}, {rows} rows of {settings.length} "
     what += "tokens"
     if settings.test_length != settings.length:
         what += f" to train on, {settings.test_length} to score"

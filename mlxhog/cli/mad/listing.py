@@ -62,12 +62,12 @@ def tasks(config: OwnListConfig) -> Report:
 
 
 def _task(task: Any) -> dict[str, Any]:
-    baseline = task.settings()
+    baseline = task()
     settings = {
         name: {"value": getattr(baseline, name), "help": one.help}
-        for name, one in options(task.settings).items()
+        for name, one in options(task).items()
     }
-    about = task.about or _first_line(task.settings)
+    about = task.about or _first_line(task)
     return {"name": task.name, "short": task.short, "about": about, "settings": settings}
 
 
