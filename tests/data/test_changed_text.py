@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from mlxhog.data import heldout, subset
+from mlxhog.data import heldout
 from mlxhog.data.bpe import BpeTokenizer, train_bpe
 from mlxhog.data.clients import ClientBatches
 from mlxhog.data.counts import Counts
@@ -73,12 +73,6 @@ def test_a_byte_that_is_not_utf8_counts_once_and_not_as_its_replacement(text):
     assert lengths.sum() == len(text) < len(one.decode(ids))
 
 
-def test_a_text_that_stays_as_it_is_needs_no_lengths():
-    for one in (tokenizer(), tokenizer(normalizer={"type": "Lowercase"})):
-        text = TEXT.lower().encode()
-        assert one.changed_lengths(text, one.encode(text)) is None
-
-
 def write(path, documents, one):
     with TokenWriter(path, one, split="val", source="test") as writer:
         for document in documents:
@@ -112,15 +106,6 @@ def test_every_count_of_bytes_is_of_the_original_text(files):
         assert file.batch(np.arange(n), 16).n_bytes == in_rows
         of_clients = ClientBatches(file, [range(22)], seq_len=16, batch_size=n, seed=0)
         assert of_clients.at(0, 0).n_bytes == in_rows
-
-
-def test_the_same_part_of_a_text_is_evaluated_by_every_tokenizer(files):
-    parts = [subset.of(file, 160) for file in files]
-    starts = [file.starts.tolist() for file in files]
-    assert parts[0].header["documents"] == parts[1].header["documents"] < len(DOCUMENTS)
-    for part, whole in zip(parts, starts, strict=True):
-        assert 130 < part.header["bytes"] <= 160 < whole[-1]
-        assert part.header["bytes"] == int(part.bytes_at(slice(None)).sum())
 
 
 def test_counts_and_marks_are_per_byte_of_the_original_text(files, tmp_path):

@@ -42,13 +42,6 @@ def skipped(folder, text_key=None):
     return {str(one.path.relative_to(folder)): one.reason for one in corpus.skipped}
 
 
-def test_sotu_is_the_corpus_in_the_package():
-    documents = texts("sotu")
-    assert len(documents) == 233
-    assert sum(map(len, documents)) == 10_761_158
-    assert texts("sotu") == documents
-
-
 def test_a_folder_of_500_files_of_20_kinds_is_prepared_at_the_first_attempt(folder, capsys):
     n_texts = notes.make_notes(folder)
     prepared = prepare(str(folder), cache_dir=folder.parent / "cache")
@@ -268,18 +261,6 @@ def test_several_texts_are_one_corpus_each_of_which_is_read_as_alone(tmp_path):
     ]  # fmt: skip
     with pytest.raises(DataError, match=r"names \S+a.txt more than once.*name every file"):
         corpora.find(f"{tmp_path}/notes\n{tmp_path}/notes/a.txt")
-
-
-def test_messages_about_stored_tokens_name_the_text_of_this_call(tmp_path):
-    for name in ("first", "second"):
-        (tmp_path / name).mkdir()
-        for number in range(12):
-            content = b"caf\xe9 " * 200 + bytes([48 + number])
-            (tmp_path / name / f"{number}.txt").write_bytes(content)
-    for name, fresh in (("first", True), ("second", False)):
-        result = prepare(str(tmp_path / name), "bpe:300", cache_dir=tmp_path / "cache")
-        assert (result.fresh, result.source) == (fresh, str(tmp_path / name))
-        assert any(f"{tmp_path / name}/0.txt; if that is Latin-1" in one for one in result.notes)
 
 
 @pytest.mark.parametrize(

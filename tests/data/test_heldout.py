@@ -73,11 +73,6 @@ def test_by_volume_examples_stay_whole():
     assert 1 <= sum(held for held, _ in pieces) <= 3
 
 
-def test_an_unknown_rule_suggests_its_neighbour():
-    with pytest.raises(DataError, match="no held-out rule 'every-12'; did you mean 'every-12th'"):
-        heldout.rule_for("every-12", sizes_of([b"text"] * 100))
-
-
 @max_examples(60)
 @given(st.lists(st.text(alphabet="ab é\n", min_size=1, max_size=2000), min_size=1, max_size=4))
 def test_tails_lose_no_byte_and_cut_no_character(texts):
@@ -86,15 +81,6 @@ def test_tails_lose_no_byte_and_cut_no_character(texts):
     assert b"".join(text for _, text in pieces) == b"".join(documents)
     for _, text in pieces:
         text.decode()
-
-
-def test_a_tail_is_about_eight_percent_and_starts_at_a_word():
-    text = b"word " * 4000
-    (_, head), (held_out, tail) = heldout.split([text], "tail")
-    assert held_out
-    assert abs(len(tail) / len(text) - 0.08) < 0.001
-    assert tail.startswith(b"word")
-    assert head.endswith(b" ")
 
 
 def test_evaluation_counts_every_byte_once_and_no_separator(tmp_path):
@@ -131,12 +117,6 @@ def test_batches_are_passed_over_and_counted(tmp_path):
         assert [batch.y.tolist() for batch in part] == [
             batch.y.tolist() for batch in whole[first : first + 2]
         ]
-
-
-def test_the_more_parameters_the_fewer_rows_in_a_batch():
-    """Twice a parameter and token are its operations, and 10^11 the most of a batch."""
-    rows = [heldout.rows_of_batch(10**6, length) for length in (100, 10_000, 50_000, 10**6)]
-    assert rows == [16, 4, 1, 1]
 
 
 def test_a_word_that_is_no_rule_is_refused_also_where_data_bring_their_held_out_text(tmp_path):

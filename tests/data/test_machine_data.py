@@ -45,12 +45,6 @@ def test_data_of_machines_is_found_whole_and_nothing_beside_it(kind):
     assert rest.split() == b"A picture follows. That was it.".split()
 
 
-def test_pieces_of_data_between_text_leave_the_text():
-    text = f'<img src="{DATA["an image in a page"]}"> and ({BASE64}), see {BYTES.hex()}.'
-    (rest,) = machine_data.without([text.encode()])
-    assert rest == b'<img src=""> and (), see .'
-
-
 TEXT = {
     "prose": "The whale swam on, and nobody said a word about the ship that had gone. " * 50,
     "prose of one line": "word " * 10_000,
@@ -84,11 +78,6 @@ TEXT = {
 @each_of("kind", TEXT)
 def test_text_of_people_and_of_nature_is_not_data_of_machines(kind):
     assert machine_data.spans(TEXT[kind].encode()) == []
-
-
-def test_bytes_that_are_not_text_are_searched_as_well():
-    text = b"caf\xe9 " + BASE64.encode() + b" \xff"
-    assert list(machine_data.without([text])) == [b"caf\xe9  \xff"]
 
 
 def test_of_examples_prompt_and_completion_lose_their_data_apart():

@@ -11,7 +11,6 @@ import pytest
 
 from mlxhog.data import sotu as text
 from mlxhog.data.sotu import Address, read_sotu, sotu_digest
-from mlxhog.errors import DataError
 from tools import sotu
 
 
@@ -77,17 +76,3 @@ def test_rebuild_makes_the_text_of_its_digest_from_an_npm_tarball(addresses, tmp
     lines = lzma.decompress(out.read_bytes()).splitlines()
     assert [Address(**json.loads(line)) for line in lines] == some
     assert not list(tmp_path.glob("*.part"))
-
-
-@pytest.mark.slow
-def test_rebuild_refuses_another_text(addresses, tmp_path):
-    tarball = npm_tarball(tmp_path / "sotu.tgz", addresses[:3])
-    with pytest.raises(DataError, match=r"holds 3 addresses with digest .* npm pack"):
-        sotu.rebuild(tarball, tmp_path / "out.xz")
-    assert not (tmp_path / "out.xz").exists()
-
-
-def test_rebuild_refuses_a_file_that_is_no_tarball(tmp_path):
-    (tmp_path / "x.tgz").write_bytes(b"not a tarball")
-    with pytest.raises(DataError, match="is not the npm tarball"):
-        sotu.rebuild(tmp_path / "x.tgz", tmp_path / "out.xz")

@@ -11,7 +11,6 @@ import pytest
 
 from mlxhog.data.batch import IGNORED, Batch
 from mlxhog.data.stream import (
-    TICKETS,
     SourceFile,
     Stream,
     StreamBatches,
@@ -136,11 +135,6 @@ def test_tickets_count_through_parts_and_never_change_their_rows(tmp_path):
         reader.at(0, 5)
 
 
-def test_tickets_continue_beyond_an_epoch(tmp_path):
-    publish(opened(tmp_path, batch_size=1), rows_of(*map(str, range(TICKETS + 3))))
-    assert labels(batches(tmp_path).at(1, 2)) == [str(TICKETS + 2).encode()]
-
-
 PART = {"rows": 1, "end_ticket": 1, "batch_size": 2, "examples_end": 0, "sources": []}
 
 
@@ -155,12 +149,8 @@ PART = {"rows": 1, "end_ticket": 1, "batch_size": 2, "examples_end": 0, "sources
         ("[0, 256, 1e99]", PART),
         ('[0, "a", 97]', PART),
         ("[0, 256, 97]", {**PART, "rows": 9}),
-        ("[0, 256, 97]", {**PART, "end_ticket": 9}),
-        *(
-            ("[0, 256, 97]", {**PART, key: value})
-            for key in PART
-            for value in (-1, 1.5, True, "2", None, [1], [{"name": 1}])
-        ),
+        ("[0, 256, 97]", {**PART, "batch_size": 0}),
+        *(("[0, 256, 97]", {**PART, key: value}) for key in PART for value in (1.5, "2", None)),
     ],
 )
 def test_a_damaged_stream_is_refused_in_words(tmp_path, row, part):
@@ -168,15 +158,6 @@ def test_a_damaged_stream_is_refused_in_words(tmp_path, row, part):
     (tmp_path / "stream" / "rows.jsonl").write_text(f"{row}\n{json.dumps(part)}\n")
     with pytest.raises(DataError, match="the stream of this run is damaged"):
         batches(tmp_path).at(0, 0)
-
-
-@pytest.mark.parametrize("value", [0, -1, 10**40, 1.5, True, "8", None, [8]])
-def test_a_damaged_description_is_refused_in_words(tmp_path, value):
-    opened(tmp_path)
-    (tmp_path / "stream" / "stream.json").write_text(json.dumps({"format": 3, "seq_len": value}))
-    for use in (lambda: append_examples(tmp_path, [EXAMPLE], TOKENIZER), lambda: opened(tmp_path)):
-        with pytest.raises(RunError, match="stream.json cannot be read: seq_len"):
-            use()
 
 
 def test_a_run_keeps_the_longest_examples_that_it_accepts(tmp_path):
@@ -272,15 +253,3 @@ def test_processes_that_append_at_once_lose_nothing_also_behind_a_torn_line(tmp_
     assert {(one["prompt"], one["answer"]) for one in lines} == {
         (str(n), str(k)) for n in range(3) for k in range(50)
     }
-
-
-def test_a_disk_without_room_stores_no_part_of_an_example(tmp_path, monkeypatch):
-    opened(tmp_path)
-
-    def full(*_):
-        raise Full
-
-    monkeypatch.setattr("mlxhog.base.durable.flush", full)
-    with pytest.raises(EnvironmentLacks, match="disk"):
-        append_examples(tmp_path, [EXAMPLE], TOKENIZER)
-    assert (tmp_path / "stream" / "examples.jsonl").read_bytes() == b""

@@ -113,7 +113,6 @@ def _read_tokens(folder):
     file = TokenFile.open(folder / "t.bin")
     if file.n_sequences(4):
         file.batch(np.array([0, file.n_sequences(4) - 1]), 4)
-    file.verify()
     assert file.digest
     assert file.bos >= 0
 

@@ -9,7 +9,6 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from mlxhog import load, train
@@ -28,7 +27,7 @@ from mlxhog.training import reporting
 from tests.live.patterns import Inbox
 from tests.saved import SMALL, save, saved_run
 from tests.training.small import small_config
-from tests.training.test_deaths import assert_no_segment_stays, wait_until
+from tests.training.test_deaths import assert_no_segment_stays
 
 LIMIT_S = 60.0
 
@@ -186,16 +185,6 @@ def test_after_a_worker_was_killed_amid_an_update_a_reader_still_gets_whole_mode
     assert_no_segment_stays()
 
 
-def test_a_run_that_has_ended_is_read_from_its_checkpoint(tmp_path):
-    result = train(small_config(tmp_path, steps=5))
-    source, model = open_source("latest", root=tmp_path / "runs", backend="torch:cpu")
-    assert source.ended()
-    assert source.whose == f"checkpoint step-00000005 of run {Path(result.run).name}"
-    loaded = WeightFollower(source, model.backend).loaded()
-    assert (loaded.version, loaded.consistent, source.newest()) == (5, True, 5)
-    assert not source.has_newer()
-
-
 @contextlib.contextmanager
 def held_run(folder):
     """A run that a supervisor holds."""
@@ -261,40 +250,6 @@ def test_a_run_without_copies_is_read_from_its_checkpoint(tmp_path):
     assert "--live on" in notes[0]
 
 
-@pytest.mark.slow
-def test_the_weights_stay_readable_when_the_supervisor_is_killed(tmp_path):
-    import subprocess
-    import sys
-
-    from tests.training.test_bad_days import flags
-
-    config = small_config(tmp_path, steps=10**6, slow="0=5")
-    command = [sys.executable, "-m", "mlxhog", "train", "--quiet", *flags(config)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        try:
-            results = []
-
-            def opened():
-                with contextlib.suppress(MlxhogError):
-                    results[:] = open_source("latest", root=Path(config.out), backend="torch:cpu")
-                return bool(results) and not results[0].ended()
-
-            wait_until(opened, LIMIT_S, "a run that can be read")
-            source, model = results
-            follower = WeightFollower(source, model.backend)
-            wait_until(source.has_newer, LIMIT_S, "a second copy")
-            assert not source.ended()
-            process.send_signal(signal.SIGKILL)
-            process.wait(LIMIT_S)
-            wait_until(source.ended, LIMIT_S, "the end of the run to be seen")
-            before = follower.refresh(in_sequence=False)
-            assert np.isfinite(model.backend.inbox).all()
-            assert follower.refresh(in_sequence=False) == before
-            source.close()
-        finally:
-            process.kill()
-
-
 # -- a run that starts -----------------------------------------------------------------------------
 
 
@@ -338,15 +293,6 @@ def test_a_run_whose_start_fails_while_it_is_waited_for_is_an_error(tmp_path):
 
     with pytest.raises(RunError, match=f"run {new.name} ended before it had weights"):
         open_source("latest", root=tmp_path, backend="torch:cpu", wait_s=60, pause=pause)
-
-
-def test_a_run_that_starts_for_longer_than_one_waits_is_an_error(tmp_path):
-    saved_run(tmp_path, "before")
-    with (
-        creation.starting(tmp_path, "new", "") as new,
-        pytest.raises(RunError, match=f"run {new.name} is still starting"),
-    ):
-        open_source("latest", root=tmp_path, backend="torch:cpu", wait_s=0.0)
 
 
 def test_latest_is_the_run_that_began_while_another_was_opened(tmp_path, monkeypatch):

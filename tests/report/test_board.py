@@ -142,12 +142,6 @@ def test_a_run_that_has_ended_cannot_be_asked(ended):
     assert ended.open("ask/stop", X_Mlxhog_Token=ended.token)[0] == 405
 
 
-def test_ctrl_c_ends_it(tmp_path, serve):
-    server = serve(write_run(tmp_path, metrics=lines(3)))
-    assert server.open("")[0] == 200
-    assert server.end() == 0
-
-
 def test_a_port_in_use_is_one_clear_line(tmp_path, capsys):
     run = write_run(tmp_path, metrics=lines(3))
     with socket.socket() as listener:

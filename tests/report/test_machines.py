@@ -2,7 +2,7 @@
 
 import io
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -15,9 +15,8 @@ from mlxhog.report import machines
 from mlxhog.report.machines import VIEW_BYTES, Roster
 from mlxhog.report.metrics import MachineReport, Progress
 from mlxhog.report.plain import line
-from mlxhog.report.record import RunRecord
 from mlxhog.report.terminal import render
-from tests.report.sample_run import PROGRESS, lines, write_run
+from tests.report.sample_run import PROGRESS
 
 HERE = {"id": 7, "name": "studio", "tokens": 1_200_000, "rounds": 40, "seen_s": 0.0}
 AWAY = {"id": 9, "name": "air", "tokens": 300_000, "rounds": 12, "seen_s": 90.0}
@@ -108,11 +107,3 @@ def test_the_live_table_a_line_and_json_show_machines():
     record["machines"][0]["tokens"] = "many"
     record["machines"].append("no machine")
     assert fill(Progress, record).machines == TWO.machines[1:]
-
-
-def test_the_report_of_a_run_names_all_machines(tmp_path):
-    result = {"machines": [asdict(one) for one in TWO.machines]}
-    run = write_run(tmp_path, metrics=lines(3), status={"result": result})
-    facts = RunRecord(run).facts()
-    assert facts["machine studio"] == "in the quorum, 1.20M tokens in 40 rounds, seen 3 s ago"
-    assert "300k tokens in 12 rounds" in facts["machine air"]

@@ -6,7 +6,7 @@ import pytest
 
 from mlxhog import cli
 from mlxhog.report.record import RunRecord
-from mlxhog.report.shares import PARTS, costly_optimizer, in_words, rows, shares
+from mlxhog.report.shares import PARTS, costly_optimizer, in_words, shares
 from tests.report.sample_run import lines, write_run
 
 CPU = {
@@ -55,11 +55,6 @@ def test_a_worker_whose_optimizer_takes_more_than_a_fifth_of_its_steps_is_named(
     assert named == (costly, shares([costly])["optimizer"])
     assert costly_optimizer([{**costly, "steps": 5}]) is None  # its first ones compile
     assert costly_optimizer([]) is None
-
-
-def test_the_table_has_no_column_that_is_empty():
-    assert rows({"1 torch:cpu": shares([CPU]), "2 old": {}})[0][:3] == ["", "forward", "backward"]
-    assert rows({"2 old": {}}) == []
 
 
 def test_show_and_the_page_have_the_shares_of_the_run_and_of_each_worker(tmp_path, capsys):

@@ -34,15 +34,6 @@ def test_what_is_left_out_is_openai_s_default():
     assert talked().sampling.max_new_tokens == CHAT_TOKENS
 
 
-def test_without_a_seed_every_request_has_another():
-    assert asked().sampling.seed != asked().sampling.seed != asked(seed=None).sampling.seed
-
-
-def test_null_is_the_same_as_leaving_a_field_out():
-    names = ("max_tokens", "temperature", "top_k", "stop", "stream", "logprobs", "session", "echo")
-    assert asked(seed=1, **dict.fromkeys(names)) == asked(seed=1)
-
-
 @each_of(
     ("fields", "prompts"),
     [
@@ -150,9 +141,3 @@ def test_a_chat_becomes_a_text_that_the_model_goes_on_with():
     assert one.prompts == ("User: a\nAssistant:",)
     assert one.sampling.stop == ("\nSystem:", "\nUser:", "\nAssistant:", "\nTool:", "x")
     assert one.joint == "\n"
-
-
-def test_the_newer_name_of_the_length_wins():
-    assert talked(max_completion_tokens=5, max_tokens=9).sampling.max_new_tokens == 5
-    with pytest.raises(RefusedRequest, match="max_completion_tokens is 0; wanted a whole number"):
-        talked(max_completion_tokens=0)
