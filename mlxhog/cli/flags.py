@@ -1,10 +1,10 @@
-"""Flags from option dataclasses: words by name, of which `config.sources` makes values."""
+"""Flags from option dataclasses: argparse finds the words, `config.sources` their meaning."""
 
 import argparse
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from mlxhog.base.quantities import Interval
 from mlxhog.config import plugins
@@ -113,7 +113,7 @@ class Written:
 
 
 class Flags:
-    """The words of one command: their help, and their reader.
+    """The parser of one command.
 
     Args:
         command: its name.
@@ -138,32 +138,68 @@ class Flags:
         otherwise: str = "",
     ) -> None:
         self.declared: dict[str, tuple[Option, list[type[Choice]], str | None]] = {}
+        self._known = ["--help", *["--help-all"] * bool(main)]
         self.parts, self._otherwise = parts, otherwise
-        self._command, self._about, self._main = command, about, main
-        self._examples = examples or [command]
-        self._by_flag: dict[str, Option] = {}
-        self._sections: dict[str, list[Option]] = {"positional arguments": [], "options": []}
+        self._example = examples[0] if examples else command
+        words = [one.argument for p in parts for one in options(p.cls).values() if one.argument]
+        self._only_flags = not words
+        self._parser = _Parser(
+            prog=f"mlxhog {command}",
+            usage=f"mlxhog {' '.join([command, *words])} [options]",
+            description=about,
+            epilog="examples:\n" + "\n".join(f"  mlxhog {example}" for example in examples),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            add_help=False,
+        )
+        about_help = "show the main options, and stop" if main else "show this, and stop"
+        self._parser.add_argument("-h", "--help", action=_Help, main=main, help=about_help)
+        if main:
+            every = "show every option, and stop"
+            self._parser.add_argument("--help-all", action=_Help, main=(), help=every)
+        self._groups: dict[str, argparse._ActionsContainer] = {"": self._parser}
         for part in parts:
-            for spec, owners in _with_numbers(options(part.cls).values()):
-                unwanted = part.only is not None and spec.name not in part.only
-                if unwanted or (spec.flag in self._by_flag and not spec.argument):
-                    continue
-                self.declared[spec.argument or spec.flag] = (spec, owners, part.default)
-                self._by_flag |= dict.fromkeys(spec.flags, spec)
-                title = (spec.group if part.group is None else part.group) or "options"
-                title = "positional arguments" if spec.argument else title
-                if spec.argument.startswith("[--"):
-                    continue
-                self._sections.setdefault(title, []).append(spec)
-        self._words = [spec for spec in self.specs() if spec.argument]
-        self._helps = {"-h", "--help", *["--help-all"] * bool(main)}
-        self._known = [*self._helps, *self._by_flag]
+            self._add(part)
 
     def specs(self) -> list[Option]:
         """Return every option and number of the command."""
         return [spec for spec, *_ in self.declared.values()]
 
-    # -- reading -----------------------------------------------------------------------------------
+    def _add(self, part: Part) -> None:
+        """Add the flags of a part; an option whose flag exists is left out."""
+        for spec, owners in _with_numbers(options(part.cls).values()):
+            unwanted = part.only is not None and spec.name not in part.only
+            if unwanted or (spec.flag in self._known and not spec.argument):
+                continue
+            place = spec.argument or spec.flag
+            self.declared[place] = (spec, owners, part.default)
+            if spec.argument.startswith("[--"):
+                continue  # `parse` cuts it off
+            title = spec.group if part.group is None else part.group
+            if title not in self._groups:
+                self._groups[title] = self._parser.add_argument_group(title)
+            default = "" if part.default is None and not _shows_default(spec) else part.default
+            self._groups[title].add_argument(
+                *spec.flags,
+                dest=spec.name,
+                action=_Record,
+                nargs=self._nargs(spec),
+                const="true",  # the flag alone
+                collects=spec.many or ("\n" * spec.lines or ", " * spec.repeats),
+                default=argparse.SUPPRESS,
+                metavar=_metavar(spec),
+                help=_help(spec, default).replace("%", "%%"),
+            )
+            self._known += spec.flags
+
+    def _nargs(self, spec: Option) -> str | int | None:
+        if spec.argument:
+            may_be_absent = spec.argument.startswith("[")
+            return ("*" if may_be_absent else "+") if spec.many else "?" if may_be_absent else None
+        if spec.type is bool:
+            return 0 if spec.switch else "?"
+        # The words after a list may be the positional arguments of another command.
+        return "+" if spec.lines and self._only_flags else None
 
     def parse(self, arguments: Sequence[str]) -> list[Any]:
         """Read a command line; return the options of each part, in the parts' order.
@@ -174,10 +210,23 @@ class Flags:
         Raises:
             ConfigError: every problem of the command line, unless a part takes them.
         """
-        values, problems = self._read(list(arguments))
+        arguments, tail = self._with_quoted(arguments), list[str]()
+        rest = [spec.name for spec in self.specs() if spec.argument.startswith("[--")]
+        if rest and "--" in arguments:
+            at = arguments.index("--")
+            arguments, tail = arguments[:at], arguments[at + 1 :]
+        read = self._parser.parse_known_intermixed_args
+        if "--" in arguments:  # for the intermixed form an argument
+            read = self._parser.parse_known_args
+        try:
+            other, extra = read(arguments, argparse.Namespace(values={}))
+        except ConfigError as error:
+            raise ConfigError(self._explained(str(error))) from None
+        values: Layer = other.values | {name: (tail, "--") for name in rest if tail}
         if "--plugin" in self.declared and self.declared["--plugin"][0].many:
             for file in values.get("plugin", ([],))[0]:  # type: ignore[attr-defined]
                 plugins.load(file)
+        problems = [*self._unknown(extra), *self._repeated(arguments)]
         configs, wrong, own = [], list(problems), set[str]()
         for part in self.parts:
             if part.merged:
@@ -200,103 +249,65 @@ class Flags:
             for one in configs
         ]  # fmt: skip
 
-    def _read(self, words: list[str]) -> tuple[Layer, list[str]]:
-        """Return the values of a command line by name, and what is wrong with its words.
+    def _with_quoted(self, arguments: Sequence[str]) -> list[str]:
+        """Join the flags whose value stands in quotes with it, since it begins with a dash."""
+        quoted = {flag for flag, (spec, *_) in self.declared.items() if spec.metavar[:1] == '"'}
+        words = list(arguments)
+        for at in range(len(words) - 1, 0, -1):
+            if words[at - 1] in quoted:
+                words[at - 1 : at + 1] = [f"{words[at - 1]}={words[at]}"]
+        return words
 
-        Raises:
-            ConfigError: a flag has no value, or an argument is missing.
-        """
-        values, first, places = Layer(), dict[str, str](), list[tuple[str, bool]]()
-        unknown, twice, tail, after_unknown = list[str](), list[str](), list[str](), False
-        while words:
-            word = words.pop(0)
-            flag, equals, value = word.partition("=")
-            if word == "--":
-                tail, words = words, []
-            elif flag in self._helps and not equals:
-                print(self._help(() if flag == "--help-all" else self._main), end="")
-                raise SystemExit(0)
-            elif not self._is_flag(word):
-                places.append((word, after_unknown))
-                after_unknown = False
-            elif (spec := self._by_flag.get(flag)) is None:
-                hint = self._inside(flag, value if equals else "".join(words[:1]))
+    def _explained(self, message: str) -> str:
+        """Return a message of argparse, with the help of its argument."""
+        required = "the following arguments are required: "
+        names = message.removeprefix(required).removeprefix("argument ").partition(": ")[0]
+        about = {
+            "/".join(action.option_strings) or str(action.metavar or action.dest): action.help
+            for action in self._parser._actions
+        }
+        what = (about.get(names.partition(", ")[0]) or "see above").replace("%%", "%")
+        what = "" if what == "see above" else f": {what}"
+        if message.startswith(required):
+            return f"{names} is missing{what}; as in `mlxhog {self._example}`"
+        return f"{message}{what}" if message.endswith("expected one argument") else message
+
+    def _unknown(self, extra: Sequence[str]) -> Iterable[str]:
+        after_unknown = False
+        for word, after in zip(extra, [*extra[1:], ""], strict=False):
+            if word.startswith("-") and word != "-":
+                flag, equals, value = word.partition("=")
+                hint = self._inside(flag, value if equals else after)
                 hint = hint or suggestion(flag, self._known) or self._otherwise
-                unknown.append(f"no flag {flag!r}{hint}")
+                yield f"no flag {flag!r}{hint}"
                 after_unknown = not equals
-            else:
-                after_unknown = False
-                taken = [value] if equals else self._taken(spec, words)
-                written = word if equals or not taken else f"{word} {' '.join(taken)}"
-                taken = taken or ["true"]
-                if spec.name in first and not (spec.many or spec.lines or spec.repeats):
-                    twice.append(f"{first[spec.name]} and {written} are the same option; keep one")
-                first.setdefault(spec.name, written)
-                earlier = values.get(spec.name, (None,))[0]
-                values[spec.name] = (_added(spec, earlier, taken), flag)
-        rest = [spec for spec in self._words if spec.argument.startswith("[--")]
-        if rest and tail:
-            values[rest[0].name] = (tail, "--")
-        else:
-            places += [(word, False) for word in tail]
-        return values, [*unknown, *self._unexpected(self._placed(places, values)), *twice]
-
-    def _is_flag(self, word: str) -> bool:
-        """Whether a word is a flag: not a lone dash, a negative number, or flags in quotes."""
-        known = word.partition("=")[0] in self._by_flag
-        return word[:1] == "-" and (known or not (" " in word or word[1:2] in "0123456789."))
-
-    def _taken(self, spec: Option, words: list[str]) -> list[str]:
-        """Take the value of a flag from the words after it; a value in quotes may have a dash."""
-        most = 0 if spec.switch else 1
-        if spec.lines and not self._words:  # else they may be the positional arguments
-            most = len(words)
-        taken = list[str]()
-        while words and len(taken) < most:
-            if spec.metavar[:1] != '"' and self._is_flag(words[0]):
-                break
-            taken.append(words.pop(0))
-        if not taken and spec.type is not bool:
-            raise ConfigError(f"{'/'.join(spec.flags)}: expected one argument: {spec.help}")
-        return taken
-
-    def _placed(self, places: list[tuple[str, bool]], values: Layer) -> list[tuple[str, bool]]:
-        """Give the words without a flag to the arguments; return those that are too many.
-
-        Raises:
-            ConfigError: too few.
-        """
-        specs = [spec for spec in self._words if not spec.argument.startswith("[--")]
-        lacking = list[Option]()
-        for number, spec in enumerate(specs):
-            later = sum(not one.argument.startswith("[") for one in specs[number + 1 :])
-            room = max(0, len(places) - later)
-            is_needed = not spec.argument.startswith("[")
-            n = max(room if spec.many else min(1, room), int(is_needed))
-            taken, places = [word for word, _ in places[:n]], places[n:]
-            if taken:
-                name = spec.metavar or spec.argument.strip("[].")
-                values[spec.name] = (taken if spec.many else taken[0], name)
-            elif is_needed:
-                lacking.append(spec)
-        if lacking:
-            names = ", ".join(spec.metavar or spec.argument.strip("[].") for spec in lacking)
-            what = "" if lacking[0].help == "see above" else f": {lacking[0].help}"
-            raise ConfigError(f"{names} is missing{what}; as in `mlxhog {self._examples[0]}`")
-        return places
-
-    def _unexpected(self, places: Iterable[tuple[str, bool]]) -> Iterator[str]:
-        after_flag = False
-        for word, after_unknown in places:
+                continue
             is_flag = f"--{word}" in self._known
             if is_flag:
                 yield f"unexpected argument {word!r}; did you mean '--{word}'?"
-            elif not (after_unknown or after_flag):  # the value of such a flag is no second problem
+            elif not after_unknown:  # the value of an unknown flag is not a second problem
                 names_text = "--data" in self._known and Path(word).exists()
-                hint = "" if self._words else self._otherwise
+                hint = self._otherwise if self._only_flags else ""
                 hint = f"; text is named by a flag: --data {word}" if names_text else hint
                 yield f"unexpected argument {word!r}{hint}"
-            after_flag = is_flag
+            after_unknown = is_flag
+
+    def _repeated(self, arguments: Sequence[str]) -> Iterator[str]:
+        """Say which flags stand twice, except those that collect values."""
+        actions = self._parser._option_string_actions
+        first: dict[str, str] = {}
+        for word, after in zip(arguments, [*arguments[1:], "--"], strict=False):
+            if word == "--":
+                return
+            flag, equals, _ = word.partition("=")
+            action = actions.get(flag)
+            if not isinstance(action, _Record) or action.collects:
+                continue
+            has_value = not equals and action.nargs != 0 and not after.startswith("--")
+            written = f"{word} {after}" if has_value else word
+            if action.dest in first:
+                yield f"{first[action.dest]} and {written} are the same option; keep one"
+            first.setdefault(action.dest, written)
 
     def _inside(self, flag: str, value: str) -> str:
         """Say how a number of a choice of the user's own is written; it has no flag."""
@@ -305,58 +316,6 @@ class Flags:
                 if to_flag(name) == flag and not owner.__module__.startswith("mlxhog."):
                     return f'; write {to_flag(kind.title)} "{owner.name}({name}={value})"'
         return ""
-
-    # -- help --------------------------------------------------------------------------------------
-
-    def _help(self, main: Sequence[str]) -> str:
-        """Return the help of all flags, or of the main ones without groups."""
-        arguments = " ".join([self._command, *(spec.argument for spec in self._words)])
-        form = argparse.RawDescriptionHelpFormatter(prog=f"mlxhog {self._command}")
-        form.add_usage(f"mlxhog {arguments} [options]", (), ())
-        form.add_text(self._about)
-        shown = {title: list(map(self._line, specs)) for title, specs in self._sections.items()}
-        about = "show the main options, and stop" if self._main else "show this, and stop"
-        helps = [_line(["-h", "--help"], "help", 0, about)]
-        if self._main:
-            helps.append(_line(["--help-all"], "help_all", 0, "show every option, and stop"))
-        shown["options"] = [*helps, *shown["options"]]
-        n_flags = sum(len(lines) for lines in shown.values()) - len(shown["positional arguments"])
-        if main:
-            of = {line.dest: line for lines in shown.values() for line in lines}
-            shown = {"main options": [*shown["positional arguments"], *(of[name] for name in main)]}
-        for title, lines in shown.items():
-            form.start_section(title)
-            form.add_arguments(lines)
-            form.end_section()
-        if main:
-            form.add_text(f"--help-all lists all {n_flags} options.")
-        form.add_text("examples:\n" + "\n".join(f"  mlxhog {one}" for one in self._examples))
-        return form.format_help()
-
-    def _line(self, spec: Option) -> argparse.Action:
-        default = self.declared[spec.argument or spec.flag][2]
-        default = "" if default is None and not _shows_default(spec) else default
-        n: str | int | None = 0 if spec.switch else "?" if spec.type is bool else None
-        n = "+" if spec.lines and not self._words else n
-        return _line(spec.flags, spec.name, n, _help(spec, default), _metavar(spec))
-
-
-def _line(
-    flags: Sequence[str], name: str, n: str | int | None, help: str, metavar: str | None = None
-) -> argparse.Action:
-    return argparse.Action(flags, name, n, help=help.replace("%", "%%"), metavar=metavar)
-
-
-def _added(spec: Option, earlier: object, taken: list[str]) -> object:
-    """Return the value of a flag, with that of the same flag before it."""
-    if spec.many:
-        return [*(earlier or ()), *taken]  # type: ignore[misc]
-    value = "\n".join(taken)
-    if earlier is None or not (spec.lines or spec.repeats):
-        return value
-    if spec.repeats and "none" in (earlier, value):
-        return value
-    return f"{earlier}{', ' if spec.repeats else chr(10)}{value}"
 
 
 def _with_numbers(specs: Iterable[Option]) -> Iterator[tuple[Option, list[type[Choice]]]]:
@@ -368,6 +327,72 @@ def _with_numbers(specs: Iterable[Option]) -> Iterator[tuple[Option, list[type[C
                 of = ", ".join(owner.name for owner in owners)
                 group = f"numbers of {kind.plural}"
                 yield replace(number, name=flat, group=group, help=f"{of}: {number.help}"), owners
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message)
+
+
+class _Help(argparse.Action):
+    """Show the help of all flags, or of the main ones without groups, and end."""
+
+    def __init__(
+        self, option_strings: Sequence[str], dest: str, main: Sequence[str], help: str
+    ) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, 0, default=argparse.SUPPRESS, help=help)
+        self._main = main
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        print(self._some(parser) if self._main else parser.format_help(), end="")
+        parser.exit()
+
+    def _some(self, parser: argparse.ArgumentParser) -> str:
+        of = {action.dest: action for action in parser._actions}
+        positional = [action for action in parser._actions if not action.option_strings]
+        formatter = parser.formatter_class(prog=parser.prog)
+        formatter.add_usage(parser.usage, (), ())
+        formatter.add_text(parser.description)
+        formatter.start_section("main options")
+        formatter.add_arguments([*positional, *(of[name] for name in self._main)])
+        formatter.end_section()
+        n_flags = sum(bool(action.option_strings) for action in parser._actions)
+        formatter.add_text(f"--help-all lists all {n_flags} options.")
+        formatter.add_text(parser.epilog)
+        return formatter.format_help()
+
+
+class _Record(argparse.Action):
+    """Keep the value with the flag as written.
+
+    Attributes:
+        collects: whether the flag may stand several times, or what joins its values.
+    """
+
+    def __init__(self, *args: Any, collects: bool | str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.collects = collects
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if values is argparse.SUPPRESS or (not self.option_strings and values in (None, [])):
+            return  # an absent word
+        value = self.const if self.nargs == 0 else values
+        earlier = namespace.values.get(self.dest, (None,))[0]
+        if self.collects is True:
+            value = [*(earlier or ()), *(value if isinstance(value, list) else [value])]
+        elif self.collects:
+            value = "\n".join(value) if isinstance(value, list) else value
+            keeps = earlier is not None
+            keeps = keeps and (self.collects == "\n" or "none" not in (earlier, value))
+            value = f"{earlier}{self.collects}{value}" if keeps else value
+        name = option_string or self.metavar or self.dest
+        namespace.values[self.dest] = (value, name)
 
 
 def _shows_default(spec: Option) -> bool:
