@@ -14,8 +14,8 @@ A group may raise any error at any time. The link then ends, and the next one be
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -64,14 +64,12 @@ class Membership:
         rank: of this member.
         ids: of the members, by rank.
         machines: members, and others that the lighthouse has seen.
-        notes: what the user of this machine should know, by subject.
     """
 
     round: int
     rank: int
     ids: tuple[int, ...]
     machines: tuple[Machine, ...] = ()
-    notes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def members(self) -> int:

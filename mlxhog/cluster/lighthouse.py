@@ -8,7 +8,7 @@ quorums of both never mix.
 
     key of the store   value
     token              digest of the token that members need
-    clock              JSON: seconds of the lighthouse, monotonic and since 1970, set each second
+    clock              JSON: monotonic seconds of the lighthouse, set each second
     machines           ids of all machines that have joined
     machine/ID         JSON: name, tokens, rounds, and the clock at the last join; null before
     lighthouse         URL of torchft's lighthouse
@@ -32,14 +32,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from mlxhog.base.quantities import format_duration
 from mlxhog.cluster.group import ClusterError
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError, EnvironmentLacks, shown
 
 TOKEN_VARIABLE: Final = "MLXHOG_CLUSTER_TOKEN"
-CLOCK_S: Final = 30.0
-"""Difference between two clocks that is reported."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,19 +171,6 @@ def token_of(token: str, address: Address, environment: Mapping[str, str] = os.e
 def token_of_member(token: str, environment: Mapping[str, str] = os.environ) -> str:
     """Return the token of a machine that joins; "" for none."""
     return token or environment.get(TOKEN_VARIABLE, "")
-
-
-def check_clock(own_s: float, lighthouse_s: float) -> dict[str, str]:
-    """Return what the user should know about this machine's clock, by subject."""
-    ahead_s = own_s - lighthouse_s
-    if abs(ahead_s) < CLOCK_S:
-        return {}
-    return {
-        "clock": f"the clock of this machine is {format_duration(abs(ahead_s))} "
-        f"{'ahead of' if ahead_s > 0 else 'behind'} that of the lighthouse's machine; rounds do "
-        "not use it, but dates of runs and logs do: set it with timedatectl set-ntp true, or on a "
-        "Mac in System Settings, Date & Time"
-    }
 
 
 def digest(token: str) -> str:

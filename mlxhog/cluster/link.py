@@ -167,7 +167,7 @@ def _run(job: LinkJob) -> None:
             [asdict(now if one.id == member.id else one) for one in member.machines],
             member.ids,
             member.id,
-            {**member.notes, **slowness(own, outcome, job.cluster)},
+            slowness(own, outcome, job.cluster),
         )
 
     own.store("ready", 1)

@@ -61,7 +61,6 @@ from mlxhog.cluster.identity import Identity
 from mlxhog.cluster.lighthouse import (
     Address,
     Lighthouse,
-    check_clock,
     check_token,
     digest,
     is_sealed,
@@ -108,7 +107,7 @@ class Authority:
 
     def set_clock(self) -> None:
         """Tell the machines the time; to be called each second."""
-        self._store.set("clock", json.dumps([time.monotonic(), time.time()]))
+        self._store.set("clock", json.dumps(time.monotonic()))
 
     def close(self) -> None:
         """End both servers."""
@@ -205,7 +204,7 @@ class TorchftGroup:
         self._loaded = None
         with _failures("joining a round"):
             self._be_seen()
-            machines, notes = self._meet_machines()
+            machines = self._meet_machines()
             self._form_quorum()
             # torchft notes a failed connection or transfer, and would go on with the old state:
             # what this member has sent would count as not committed.
@@ -221,7 +220,7 @@ class TorchftGroup:
                 raise ClusterError("the state that was sent is of no member of the newest round")
         ids = tuple(one.id for one in greetings)
         here = tuple(replace(one, seen_s=0.0) if one.id in ids else one for one in machines)
-        return Membership(self._manager.current_step(), self._connections.rank, ids, here, notes)
+        return Membership(self._manager.current_step(), self._connections.rank, ids, here)
 
     def _form_quorum(self) -> None:
         """Wait for members; if the lighthouse dies, raise at once and not after `timeout_s`.
@@ -243,19 +242,19 @@ class TorchftGroup:
         """Values of the store, which are waited for; a call for each would cost two trips each."""
         return [value.decode() for value in self._store.multi_get(keys)]
 
-    def _meet_machines(self) -> tuple[list[Machine], dict[str, str]]:
-        """Describe this machine in the store; returns all, and what its user should know."""
+    def _meet_machines(self) -> list[Machine]:
+        """Describe this machine in the store; returns all."""
         clock, known = self._read("clock", "machines")
         own = self._describe()
         with _foreign("the clock of the lighthouse"):
-            now_s, date_s = map(float, plain_json.loads(clock))
+            now_s = float(plain_json.loads(clock))
         words = [own.name[:MOST_NAME], own.tokens, own.rounds, now_s]
         self._store.set(f"machine/{own.id}", json.dumps(words))
         ids = list(dict.fromkeys(id for id in known.split() if id.isascii() and id.isdigit()))
         ids = ids[-MOST_MACHINES:]
         texts = self._read(*(f"machine/{id}" for id in ids))
         machines = [_machine(int(id), text, now_s) for id, text in zip(ids, texts, strict=True)]
-        return [one for one in machines if one is not None], check_clock(time.time(), date_s)
+        return [one for one in machines if one is not None]
 
     def state(self) -> State | None:
         """See `Group`."""

@@ -303,9 +303,7 @@ class Litmus:
         for counter in ("steps", "version"):
             self.arena.counters.store(counter, 0)
 
-    def tried(
-        self, row: dict[str, Any], measure: Callable[[], Mapping[str, Any]]
-    ) -> dict[str, Any]:
+    def tried(self, row: Row, measure: Callable[[], Row]) -> Row:
         """Return a row of the record with what `measure` returns.
 
         `error` has a failure. `untold` is there if it proves nothing, because the machine was too

@@ -43,7 +43,6 @@ within a round for one that evaluates, starts again or comes late, and the run m
     lr, version   of the round; the version before it
     members       (R + 1) 2^24 + a bit for each member of round R, which is closed
     stages        of each rank: finished stages
-    opt_step      steps its optimizer has taken with the round
     weight        sequences in its batch, the weight of its gradient
     seconds       its seconds for one, a float, a mean over `gradients`; 0 is not measured yet
     ready         1 + the round that it is ready to begin, in an open run
@@ -64,7 +63,6 @@ from mlxhog.arena.layout import PARAMETER_COPY
 from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.words import Table, Words
-from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Grads
 from mlxhog.errors import ConfigError
 from mlxhog.optim import tables, updates
@@ -72,7 +70,7 @@ from mlxhog.optim.updates import Rows
 from mlxhog.strategies import averaged_rows, division, look_ahead
 from mlxhog.strategies.context import Context, Idle, Lease, StrategyWorker, WriteResult
 from mlxhog.strategies.hogwild import HogwildWorker
-from mlxhog.strategies.numbered import NumberedSteps
+from mlxhog.strategies.numbered import JOURNAL, NumberedSteps, StepRecord
 from mlxhog.strategies.strategy import Strategy, all_reduce_bytes
 
 GO, STOP, SWITCH = 1, 2, 3
@@ -118,7 +116,8 @@ class Sync(Strategy):
         """The words of the table above."""
         return Table(
             run=(1, "decision steps_before lr version members"),
-            worker=(self.workers, "stages opt_step weight seconds gradients ready sequences"),
+            worker=(self.workers, "stages weight seconds gradients ready sequences"),
+            journal=(self.workers, JOURNAL),
         )
 
     def words(self, arena: Arena) -> Words:
@@ -410,8 +409,6 @@ class SyncWorker:
         context.marks.begin_update()  # before any worker of the round can apply its share
         if start <= base + 1:
             self._average()
-            # Stored here, counted below: the replacement of a dead worker counts its step once.
-            words["opt_step", rank] = context.entry.opt_step + 1
             words["stages", rank] = base + 2
         self._wait_for(base + 1)
         return self._end_round(lease, base)
@@ -432,24 +429,20 @@ class SyncWorker:
 
     def _end_round(self, lease: Lease, base: int) -> WriteResult:
         """Apply this worker's share, and wait for the others to have done so."""
-        context, words, rank = self.context, self._words, self.context.rank
-        entry, ledger = context.entry, context.ledger
+        context, words, entry = self.context, self._words, self.context.entry
         norm = float(np.sqrt(self._norms.sum()))
         finite = bool(np.isfinite(norm))
-        entry.phase = Phase.APPLY
-        if not self._step.is_over:
-            ledger.begin_apply(lease.epoch, lease.ticket, context.owner)
-            if finite:
-                self._apply(norm)
-            ledger.finish(lease.epoch, lease.ticket, context.owner)
-        if finite:
-            entry.opt_step = words["opt_step", rank]
-        entry.ticket = -1
         version = entry.version_read + finite  # every worker of a round read the same one
+
+        def counts() -> tuple[int, int, int, bool]:
+            return entry.opt_step + finite, version, 0, finite
+
+        record = self._step.once(lease, counts, lambda record: self._apply(norm, record))
+        entry.opt_step, entry.ticket = record.opt_step, -1
         if self._place == 0:
             context.arena.counters.store("version", version)
         context.marks.end_update()
-        words["stages", rank] = base + 3
+        words["stages", context.rank] = base + 3
         self._wait_for(base + 2)
         return WriteResult(applied=finite, staleness=0, version=version)
 
@@ -488,7 +481,7 @@ class SyncWorker:
         total, count = sum(weights.values()), len(weights)
         return [(rank, np.float32(weight * count / total)) for rank, weight in weights.items()]
 
-    def _apply(self, norm: float) -> None:
+    def _apply(self, norm: float, record: StepRecord) -> None:
         """Apply the optimizer to this worker's share of the tables and of the parameters."""
         context, lr = self.context, self._words.real("lr")
         if self._rows is not None and context.tables is not None:
@@ -509,7 +502,7 @@ class SyncWorker:
             self._target,
             grads,
             lr=lr,
-            step=self._words["opt_step", context.rank],
+            step=record.opt_step,
             seed=context.slot,
             grad_scale=context.grad_scale(norm),
         )

@@ -12,8 +12,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mlxhog.errors import DataError
-
 # -- facts, and the theorems' assumptions ----------------------------------------------------------
 
 
@@ -40,13 +38,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Assumption:
-    """One assumption of a theorem.
-
-    Attributes:
-        needs: the assumption, in a few words.
-        holds: whether it holds here; None if unknown.
-        why: the reason, in plain words.
-    """
+    """One assumption of a theorem, whether it holds here (None if unknown), and why."""
 
     needs: str
     holds: bool | None
@@ -107,9 +99,6 @@ def assume(facts: Facts, name: str) -> Assumption:
 K_LAG_SQUARED, LAG = 6, 6
 """Factors of tau^2 Omega sqrt(Delta) and of rho tau in the updates of Proposition 4.1."""
 
-SLACK = 0.1
-"""Number for "near serial", which is pen - 1 = o(1) in the paper."""
-
 ORDER_ONE = 100
 """Largest constant in "rho and Delta are of order 1/n": n rho and n Delta are at most this."""
 
@@ -148,17 +137,6 @@ def _penalty(tau: float, omega: float, rho: float, delta: float) -> Values:
     return {"penalty": 1 + LAG * rho * tau + K_LAG_SQUARED * tau * (tau * omega * math.sqrt(delta))}
 
 
-def _near_serial(tau: float, omega: float, rho: float, delta: float) -> Values:
-    """Largest lag at which pen(tau) - 1 <= `SLACK`."""
-    a, b = K_LAG_SQUARED * omega * math.sqrt(delta), LAG * rho
-    if a > 0:
-        # The positive root of a t^2 + b t = slack, written so that nothing cancels.
-        largest = 2 * SLACK / (b + math.sqrt(b * b + 4 * a * SLACK))
-    else:
-        largest = SLACK / b if b > 0 else math.inf
-    return {"largest_tau": largest, "met": float(tau <= largest)}
-
-
 def _perturbed_iterate(tau: float, n_examples: float, mean_degree: float) -> Values:
     """Largest lag for which conflicts cost nothing, tau <= n / (2 Dbar).
 
@@ -187,10 +165,6 @@ def _step_for_dense(
     }
 
 
-def _within(met: float) -> str:
-    return "within" if met else "beyond"
-
-
 THEOREMS = {
     "proposition 4.1": Theorem(
         HOGWILD, EVERY, lambda **_: {},  # it divides by c^2, and c of a network is 0
@@ -201,11 +175,6 @@ THEOREMS = {
         HOGWILD, EVERY, _penalty,
         lambda v, tau, **_: f"the theorem asks for {v['penalty']:.3g} times the updates of serial "
         f"SGD at a lag of {tau:g}; it orders problems and predicts no speed",
-    ),
-    "near-serial": Theorem(
-        HOGWILD, EVERY, _near_serial,
-        lambda v, tau, **_: f"the theorem promises at most {SLACK:.0%} more updates than serial "
-        f"SGD up to a lag of {v['largest_tau']:.3g}; a lag of {tau:g} is {_within(v['met'])} that",
     ),
     "n^(1/4)": Theorem(
         HOGWILD, EVERY,
@@ -218,7 +187,7 @@ THEOREMS = {
         _perturbed_iterate,
         lambda v, tau, n_examples, mean_degree: f"an update meets {mean_degree / n_examples:.3g} "
         f"of the others, so lags up to {v['largest_tau']:.3g} cost nothing; a lag of {tau:g} is "
-        f"{_within(v['met'])} that",
+        f"{'within' if v['met'] else 'beyond'} that",
     ),
     "step for dense problems": Theorem(
         KOLOSKOVA, ("smooth", "lossless", "sgd"), _step_for_dense,
@@ -267,12 +236,7 @@ WHOLE = "model"
 
 
 def apply(name: str, facts: Facts, block: str = WHOLE, /, **inputs: float) -> Bound:
-    """Return a theorem of `THEOREMS` at the numbers of a problem.
-
-    Raises:
-        DataError: a number is outside its range.
-    """
-    _check(**inputs)
+    """Return a theorem of `THEOREMS` at the numbers of a problem, none of which is negative."""
     theorem = THEOREMS[name]
     values = theorem.values(**inputs)
     assumptions = tuple(assume(facts, one) for one in theorem.needs)
@@ -291,15 +255,3 @@ def apply(name: str, facts: Facts, block: str = WHOLE, /, **inputs: float) -> Bo
         assumptions=assumptions,
         words=theorem.words(values, **inputs),
     )
-
-
-def _check(**inputs: float) -> None:
-    for name, value in inputs.items():
-        if name in ("rho", "delta"):
-            wanted, fits = "a share of the examples, 0 to 1", 0 <= value <= 1
-        elif name in ("n", "n_examples", "smoothness"):
-            wanted, fits = "a number above 0", value > 0
-        else:
-            wanted, fits = "0 or more", value >= 0
-        if not fits:
-            raise DataError(f"{name} = {value}: wanted {wanted}")

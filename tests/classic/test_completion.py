@@ -1,7 +1,6 @@
 """The problem matrix-completion: its data, its reference values, and every scheme on it."""
 
 import json
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ from mlxhog.classic.datasets import Ratings
 from mlxhog.classic.generators import netflix_like
 from mlxhog.classic.problems.completion import MatrixCompletion, hold_out
 from mlxhog.classic.run import train
-from mlxhog.errors import ConfigError, DataError
 from tests.tolerances import COMPLETION_NEAR_SERIAL, COMPLETION_RMSE, RECORDED_F32, assert_close
 
 RECORDED = json.loads((Path(__file__).parent / "netflix_like.json").read_text())
@@ -54,41 +52,7 @@ def test_three_workers_come_near_to_serial(small, scheme, write):
     assert_close(run.objective, serial.objective, COMPLETION_NEAR_SERIAL)
 
 
-def test_a_step_that_is_too_large_is_found_out(small):
-    assert train(small, ClassicConfig(scheme="serial", lr=2.0)).status == "diverged"
-
-
 # -- measures -------------------------------------------------------------------------------------
-
-
-def test_measures_are_the_formulas_in_float64(small):
-    params = small.initial(3)
-    left, right = (params[name].astype(np.float64) for name in ("users", "items"))
-
-    def errors(ratings):
-        products = np.einsum("ij,ij->i", left[ratings.users], right[ratings.items])
-        return products - (ratings.ratings - small.mean)
-
-    train_errors = errors(small.train)
-    objective = (train_errors**2).sum()
-    for rows, named in ((left, small.train.users), (right, small.train.items)):
-        degrees = np.bincount(named, minlength=len(rows))
-        for_each = (rows**2).sum(axis=1) / np.maximum(degrees, 1) * small.mu / 2
-        objective += for_each[named].sum()
-    measures = small.measures(params)
-    assert list(measures) == ["objective", "train_error", "test_error"]
-    assert_close(measures["objective"], objective, RECORDED_F32)
-    assert_close(measures["train_error"], np.sqrt((train_errors**2).mean()), RECORDED_F32)
-    assert_close(measures["test_error"], np.sqrt((errors(small.test) ** 2).mean()), RECORDED_F32)
-
-
-def test_initial_rows_are_small_and_have_no_columns_past_the_rank(small):
-    for rows in small.initial(0).values():
-        assert rows.shape[1] == 16
-        assert not rows[:, 5:].any()
-        assert 0.09 < rows[:, :5].std() < 0.11
-    np.testing.assert_array_equal(small.initial(1)["users"], small.initial(1)["users"])
-    assert (small.initial(1)["users"] != small.initial(2)["users"]).any()
 
 
 def test_rows_without_a_training_rating_do_not_shrink():
@@ -109,13 +73,6 @@ def test_a_norm_bounds_every_row(small):
     assert held > free
 
 
-def test_a_rating_touches_its_user_and_its_item():
-    ratings = Ratings(np.array([1, 0]), np.array([0, 2]), np.array([1.0, 5.0]), 2, 3)
-    indptr, indices, n = MatrixCompletion(ratings).supports()
-    assert n == 5
-    assert [indices[a:b].tolist() for a, b in pairwise(indptr)] == [[1, 2], [0, 4]]
-
-
 # -- data -----------------------------------------------------------------------------------------
 
 
@@ -130,16 +87,6 @@ def test_a_tenth_is_held_out_and_nothing_is_in_both(full):
     assert training.n_users == testing.n_users == 48_019
 
 
-def test_too_few_ratings_leave_nothing_to_test():
-    ratings = Ratings(np.arange(9), np.arange(9), np.ones(9), 9, 9)
-    training, testing = hold_out(ratings, seed=0)
-    assert training.n_entries == 9
-    assert testing is None
-    assert "test_error" not in MatrixCompletion(training).measures(
-        MatrixCompletion(training).initial(0)
-    )
-
-
 def test_ratings_from_files_are_completed(tmp_path):
     for name in ("train", "test"):
         (tmp_path / name).write_text("".join(f"{u} {10 * v} {1 + (u + v) % 5}\n"
@@ -151,18 +98,3 @@ def test_ratings_from_files_are_completed(tmp_path):
     assert problem.about == "96 ratings of 8 items by 12 users, rank 6"
     measures = problem.measures(problem.initial(0))
     assert measures["test_error"] == measures["train_error"]
-
-
-def test_ratings_outside_their_range_are_refused(tmp_path):
-    path = tmp_path / "ratings"
-    path.write_text("1 1 3\n1 2 7\n")
-    with pytest.raises(DataError, match=r"ratings:2: rating 7; wanted 1 \.\. 5.*--rating-range"):
-        problems.create("matrix-completion", ClassicConfig(data=str(path)))
-    config = ClassicConfig(data=str(path), rating_range="0,10")
-    assert problems.create("matrix-completion", config).n_examples == 2
-
-
-def test_the_options_of_matrix_completion_are_its_own():
-    for options in ({"rank": 4}, {"mu": 0.5}, {"max_norm": 2.0}):
-        with pytest.raises(ConfigError, match="is for matrix-completion, not graph-cuts"):
-            problems.create("graph-cuts", ClassicConfig(**options))

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from mlxhog.arena import process
 from mlxhog.classic import worker
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.run import train
@@ -75,26 +74,6 @@ def test_a_worker_that_is_stopped_ends_the_run(monkeypatch):
     with pytest.raises(WorkerFailed, match=r"no example was done for 1 s.* waited for worker \d"):
         train(MANY, run_of("hogwild"), Killer(signal.SIGSTOP))
     assert not worker_pids()
-
-
-@pytest.mark.slow
-def test_a_pause_of_the_whole_group_is_no_stall(monkeypatch):
-    class Pauser(Killer):
-        """Stops a worker for 40 looks, an hour each, as Ctrl-Z stops all."""
-
-        hours = 0
-
-        def __call__(self, progress):
-            super().__call__(progress)
-            if self.victim and self.hours < 40:
-                self.hours += 1
-                if self.hours == 40:
-                    os.kill(self.victim, signal.SIGCONT)
-
-    watch, now_ns = Pauser(signal.SIGSTOP), process.monotonic_ns
-    monkeypatch.setattr(process, "monotonic_ns", lambda: now_ns() + watch.hours * 3600 * 10**9)
-    result = train(MANY, ClassicConfig(workers=2, epochs=30, beta=1.0), watch)
-    assert (watch.hours, result.status) == (40, "done")
 
 
 def wait_for(holds):

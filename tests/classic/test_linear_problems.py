@@ -9,11 +9,9 @@ import pytest
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.problem import ProblemMemory
 from mlxhog.classic.problems import create, linear
-from mlxhog.classic.problems.linear import loss_values
 from mlxhog.classic.run import train
-from mlxhog.errors import ConfigError, DataError
+from mlxhog.errors import DataError
 from tests.classic.native import alone
-from tests.pairs import each_of
 from tests.tolerances import (
     HOGWILD_DENSE_OBJECTIVE,
     LOSS_OF_OTHER_DRAWS,
@@ -122,11 +120,6 @@ def test_the_svm_reaches_the_losses_of_the_recorded_run(text, monkeypatch):
         assert_close(measures[name], expected, LOSS_OF_OTHER_DRAWS, label=name)
 
 
-def test_the_logistic_loss_does_not_overflow():
-    scores, labels = np.array([1e4, -1e4]), np.array([-1.0, -1.0])
-    assert loss_values("logistic", scores, labels).tolist() == [1e4, 0.0]
-
-
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
     """Real images of digits as svmlight text, labels 0 (odd) and 2 (even): train and test files."""
@@ -164,11 +157,6 @@ def test_a_fifth_is_held_out_of_a_file_without_test_data(digits):
     assert problem.test.values.tolist() == again.test.values.tolist()
 
 
-def test_features_of_a_file_are_numbered_by_how_busy_they_are(digits):
-    problem = create("svm", ClassicConfig(data=str(digits / "train.svm"), labels="0=-1,2=+1"))
-    assert (np.diff(problem.train.degrees()) <= 0).all()
-
-
 def test_numbers_as_labels_are_for_least_squares_only(tmp_path):
     path = tmp_path / "rows.svm"
     path.write_text("0.5 1:1\n7 1:2\n-3 2:1\n")
@@ -176,21 +164,3 @@ def test_numbers_as_labels_are_for_least_squares_only(tmp_path):
     assert "train_error" not in problem.measures(problem.initial(0))
     with pytest.raises(DataError, match=":1: label 0.5; wanted -1 or"):
         create("svm", ClassicConfig(data=str(path)))
-
-
-@each_of(
-    ("name", "options", "message"),
-    [
-        ("svm", {"labels": "0=-1"}, "--labels 0=-1 is for --data FILE, not generated data"),
-        ("svm", {"test_data": "x"}, "--test-data x is for --data FILE"),
-        ("svm", {"data": "x.svm", "size": 10}, "--size 10 is for generated data"),
-        ("image-svm", {"data": "x.bin", "size": 10}, "--size 10 is for generated data"),
-        ("image-svm", {"labels": "0=1"}, "--labels 0=1 is for svm or logistic or least-squares"),
-        ("synthetic-svm", {"data": "x"}, "--data x is for svm or .*, not synthetic-svm"),
-        ("linear-regression", {"data": "x"}, "--data x is for svm or .*, not linear-regression"),
-        ("svm", {"terminals": "0=1"}, "--terminals 0=1 is for graph-cuts, not svm"),
-    ],
-)
-def test_options_that_say_nothing_about_a_problem_are_refused(name, options, message):
-    with pytest.raises(ConfigError, match=message):
-        create(name, ClassicConfig(**options))

@@ -62,16 +62,6 @@ def test_compressed_files_are_unpacked(digits, tmp_path, suffix, pack):
     assert rows.values.tolist() == plain.values.tolist()
 
 
-def test_targets_of_a_regression_stay_as_they_are(tmp_path):
-    from sklearn.datasets import dump_svmlight_file, load_breast_cancer
-
-    data = load_breast_cancer()
-    path = tmp_path / "cancer.svm"
-    dump_svmlight_file(data.data, data.data[:, 0], str(path), zero_based=False)
-    rows, _ = load_svmlight(path, label_kind="numbers")
-    assert rows.labels.tolist() == data.data[:, 0].astype(np.float32).tolist()
-
-
 def test_comments_query_numbers_signs_and_line_ends_of_windows_are_understood(tmp_path):
     text = "# a heading\r\n+1 qid:3 1:.5 7:-2e-1 # the first\r\n\r\n-1\t2:1\r\n"
     rows, _ = load_svmlight(written(tmp_path, text))
@@ -149,31 +139,12 @@ def test_a_compressed_file_cut_in_the_middle_is_refused(digits, tmp_path):
         load_svmlight(path)
 
 
-def test_the_byte_order_mark_of_an_editor_is_no_part_of_the_first_label(tmp_path):
-    plain = load_svmlight(written(tmp_path, "1 1:1\n-1 2:0.5\n"))[0]
-    marked = load_svmlight(written(tmp_path, "\ufeff1 1:1\n-1 2:0.5\n", "marked.svm"))[0]
-    np.testing.assert_array_equal(marked.labels, plain.labels)
-    np.testing.assert_array_equal(marked.values, plain.values)
-
-
 def test_the_way_to_add_a_missing_line_end_works_where_the_user_stands(tmp_path):
     path = written(tmp_path, "1 1:1\n-1 2:0.2", "my rows.svm")
     with pytest.raises(DataError, match="line end") as caught:
         load_svmlight(path)
     subprocess.run(str(caught.value).partition("add one: ")[2], shell=True, check=True)
     assert len(load_svmlight(path)[0].labels) == 2
-
-
-def test_a_line_end_is_not_added_to_a_compressed_file(tmp_path):
-    packed = tmp_path / "rows.svm.gz"
-    packed.write_bytes(gzip.compress(b"1 1:1\n-1 2:0.2"))
-    with pytest.raises(DataError, match=r"unpack it and add one: echo >> .*/rows\.svm$"):
-        load_svmlight(packed)
-
-
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(DataError, match="missing.svm cannot be read: No such file"):
-        load_svmlight(tmp_path / "missing.svm")
 
 
 @each_of(

@@ -9,7 +9,6 @@ from mlxhog.classic.run import (
     compare,
     epoch_order,
     probe_interval,
-    split_range,
     step_sizes,
     train,
 )
@@ -46,14 +45,6 @@ def test_one_worker_of_any_scheme_is_serial_bit_for_bit(serial, options):
     assert same(train(PROBLEM, ClassicConfig(workers=1, **options)), serial)
 
 
-@pytest.mark.parametrize("batch", [2, 7])
-def test_one_worker_is_serial_bit_for_bit_with_mini_batches(batch):
-    reference = train(PROBLEM, ClassicConfig(scheme="serial", batch_size=batch))
-    for options in ({"scheme": "sync"}, {"write": "racy"}):
-        result = train(PROBLEM, ClassicConfig(workers=1, batch_size=batch, **options))
-        assert same(result, reference)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["round_robin", "sync"])
 def test_three_workers_repeat_themselves_bit_for_bit(scheme):
@@ -75,33 +66,6 @@ def near(result, reference):
 )
 def test_three_workers_come_near_to_serial(options):
     assert near(*compare(PROBLEM, ClassicConfig(workers=3, epochs=12, **options)))
-
-
-def test_a_mean_of_two_workers_comes_near_to_serial_with_twice_its_step():
-    config = ClassicConfig(workers=2, scheme="sync", epochs=20, lr=0.2, batch_size=TURN)
-    serial = ClassicConfig(scheme="serial", epochs=20, lr=0.1, batch_size=TURN)
-    assert near(train(PROBLEM, config), train(PROBLEM, serial))
-
-
-def test_the_step_size_falls_by_beta_after_every_epoch():
-    result = train(PROBLEM, ClassicConfig(workers=1, lr=0.5, beta=0.5, epochs=3))
-    assert [epoch.lr for epoch in result.epochs] == [0.5, 0.25, 0.125]
-
-
-def test_draws_with_replacement_are_another_run_and_repeat_themselves(serial):
-    config = ClassicConfig(scheme="serial", sampling="replacement")
-    first, again = train(PROBLEM, config), train(PROBLEM, config)
-    assert same(first, again)
-    assert not same(first, serial)
-
-
-def test_another_seed_is_another_order(serial):
-    assert not same(train(PROBLEM, ClassicConfig(scheme="serial", seed=1)), serial)
-
-
-def test_a_comparison_runs_serial_as_if_alone(serial):
-    _, reference = compare(PROBLEM, ClassicConfig(workers=2))
-    assert same(reference, serial)
 
 
 @pytest.mark.parametrize(
@@ -129,16 +93,6 @@ def test_the_probe_is_raised_as_often_as_the_busiest_shared_coordinate():
     assert probe_interval(many.supports(), private=many.train.n_features) is None
 
 
-def test_the_probe_of_a_sparse_problem_is_raised_often_enough_to_count():
-    pairs = np.arange(0, 8001, 2), np.arange(8000, dtype=np.int32), 8000
-    assert probe_interval(pairs) == 4
-
-
-def test_one_worker_alone_has_nothing_to_lose():
-    result = train(PROBLEM, ClassicConfig(epochs=1, scheme="serial"))
-    assert (result.lost_updates, result.probe_updates) == (0, 0)
-
-
 def test_the_probe_leaves_the_parameters_as_they_are():
     """With round_robin a run repeats itself, so what is measured must be what is returned."""
     result = train(PROBLEM, ClassicConfig(workers=2, scheme="round_robin"))
@@ -146,15 +100,6 @@ def test_the_probe_leaves_the_parameters_as_they_are():
 
 
 # -- orders and shares -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("count", "parts"), [(10, 3), (9, 3), (3, 3), (7, 1), (2, 5)])
-def test_shares_are_contiguous_and_nearly_equal(count, parts):
-    shares = split_range(count, parts)
-    sizes = [size for _, size in shares]
-    assert sum(sizes) == count
-    assert max(sizes) - min(sizes) <= 1
-    assert [start for start, _ in shares] == [sum(sizes[:k]) for k in range(parts)]
 
 
 def test_a_shuffle_has_every_example_once_and_differs_between_epochs():

@@ -1,13 +1,10 @@
 """What the examples of each problem touch is a hypergraph, as the theory takes it."""
 
-import numpy as np
 import pytest
 
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.problems import PROBLEMS, create
-from mlxhog.classic.problems.cuts import GraphCuts
 from mlxhog.theory.hypergraph import Hypergraph
-from tests.classic.pair_problems import cut_grid
 
 SIZES = {"matrix-completion": 500, "graph-cuts": 5}
 
@@ -35,10 +32,3 @@ def test_dense_problems_touch_everything_in_every_example(name, touched):
         1,
         1,
     )
-
-
-def test_edges_of_any_direction_touch_their_ends():
-    problem = GraphCuts(cut_grid(5))
-    graph = Hypergraph(*problem.supports())
-    ends = np.bincount(np.concatenate([problem.graph.heads, problem.graph.tails]), minlength=125)
-    assert graph.degrees.tolist() == ends.tolist()

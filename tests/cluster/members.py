@@ -7,8 +7,7 @@ import signal
 import zlib
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
-from time import monotonic, time
-from types import SimpleNamespace
+from time import monotonic
 from urllib.request import urlopen
 
 import numpy as np
@@ -159,7 +158,6 @@ def _calls(
     anchor=0.0,
     identity=IDENTITY,
     timeout_s=20.0,
-    clock_ahead_s=0.0,
     loses_transfers=False,
     is_stranger=False,
     **options,
@@ -167,7 +165,6 @@ def _calls(
     from mlxhog.cluster import torchft_group
     from mlxhog.cluster.torchft_group import TorchftGroup
 
-    torchft_group.time = SimpleNamespace(time=lambda: time() + clock_ahead_s)
     if loses_transfers:
         torchft_group._Transport.recv_checkpoint = _lose
     if is_stranger:

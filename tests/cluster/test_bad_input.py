@@ -7,14 +7,13 @@ import time
 import pytest
 
 from mlxhog.cli import main
-from mlxhog.cluster.lighthouse import check_clock, parse_address
+from mlxhog.cluster.lighthouse import parse_address
 from mlxhog.cluster.link import slowness
 from mlxhog.cluster.round import Outcome
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.training import trainer
 from tests.cluster.machines import Machine, Table, choice
-from tests.cluster.members import Member, admit, cluster
-from tests.cluster.test_lighthouse import needs_torchft, unresolvable
+from tests.cluster.test_lighthouse import unresolvable
 from tests.training.small import small_config
 
 
@@ -58,30 +57,6 @@ def test_an_ipv6_address_is_refused_with_the_way_to_its_ipv4_address(text):
 def test_a_wait_below_the_heartbeat_is_refused(capsys):
     assert main(["cluster", "start", "--join-timeout", "2", "--heartbeat", "2"]) == 2
     assert "--join-timeout 2 s is not above --heartbeat 2 s" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(("ahead_s", "words"), [(7200.0, "2 h ahead of"), (-45.0, "45 s behind")])
-def test_a_clock_that_is_off_is_reported_with_the_difference(ahead_s, words):
-    note = check_clock(1e9 + ahead_s, 1e9)["clock"]
-    assert words in note
-    assert "timedatectl" in note
-    assert check_clock(1e9 + 5.0, 1e9) == {}
-
-
-@needs_torchft
-def test_a_machine_whose_clock_is_off_takes_part_and_others_read_when_it_was_seen():
-    with cluster(1.0) as (address, (first,)):
-        with Member(address, "late", 3.0, clock_ahead_s=3600.0) as late:
-            answer, own = admit([first], [late])
-        again = first.call("round")
-    assert answer.commits
-    assert own.commits
-    assert "1 h ahead of" in own.membership.notes["clock"]
-    assert answer.membership.notes == {}
-    names = {one.name: one for one in again.membership.machines}
-    assert set(names) == {"m0", "late"}
-    assert names["late"].seen_s < 60.0
-    assert names["m0"].rounds == again.membership.round
 
 
 def test_a_round_and_a_step_that_outlast_the_time_between_rounds_are_reported(machine):

@@ -76,6 +76,9 @@ def test_a_member_that_joins_while_the_others_play_rounds_is_admitted():
     assert answers[-1].has_loaded
     assert all(answer.commits for answer in answers)
     assert same(answers)
+    seen = {one.name: one for one in answers[0].membership.machines}
+    assert set(seen) == {"m0", "m1", "late"}
+    assert max(one.seen_s for one in seen.values()) < 60.0
 
 
 def test_a_late_member_and_a_restarted_one_load_the_state_and_take_part_at_once():

@@ -1,7 +1,5 @@
 """Simulated workers against closed forms."""
 
-import json
-
 import pytest
 
 from mlxhog.errors import ConfigError, DataError
@@ -61,10 +59,6 @@ def test_a_slow_worker_changes_who_is_stale_but_not_the_mean():
     assert slow.steps < min(worker.steps for worker in fast)
 
 
-def test_workers_of_equal_constant_speed_are_never_later_than_the_number_of_the_others():
-    assert simulate(workers_of(6, SECOND), Hogwild()).staleness.max == 5
-
-
 @pytest.mark.parametrize("workers", [1, 10])
 def test_hogwild_loses_no_time_to_stragglers(workers):
     prediction = simulate(workers_of(workers, TIMES["shifted"]), Hogwild(), updates=ROUNDS)
@@ -117,28 +111,6 @@ def test_round_robin_of_equal_workers_is_limited_by_compute_or_by_the_turns(work
         assert prediction.updates_per_s == close(workers / period)
 
 
-def test_round_robin_of_two_exponential_workers_makes_three_updates_in_two_mean_times():
-    # The time D between two updates obeys D' = max(0, T - D); for T exponential with mean 1 it is 0
-    # with probability 1/3 and exponential otherwise, so its mean is 2/3.
-    prediction = simulate(workers_of(2, TIMES["exponential"]), RoundRobin(), updates=2 * ROUNDS)
-    assert prediction.updates_per_s == close(1.5)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("time", TIMES)
-def test_round_robin_has_one_staleness_and_lies_between_barrier_and_hogwild(time):
-    workers = workers_of(4, TIMES[time])
-    prediction = simulate(workers, RoundRobin())
-    assert (prediction.staleness.mean, prediction.staleness.p50, prediction.staleness.max) == (
-        3,
-        3,
-        3,
-    )
-    slack = 1 + SIMULATED_RATE.of_largest
-    assert prediction.gradients_per_s <= slack * simulate(workers, Hogwild()).gradients_per_s
-    assert prediction.gradients_per_s * slack >= simulate(workers, Sync()).gradients_per_s
-
-
 def test_averaged_runs_meet_once_per_period():
     prediction = simulate(
         workers_of(3, SECOND, read_s=0.5, apply_s=0.25),
@@ -147,16 +119,6 @@ def test_averaged_runs_meet_once_per_period():
     merge_s = (3 + 1) / (2 * 3) * 0.5 + 1.0  # each reads a share of 3 copies, and writes it
     assert prediction.updates_per_s == close(3 * 4 / (4 * 1.75 + merge_s))
     assert prediction.staleness.max == 0
-
-
-@pytest.mark.slow
-def test_longer_periods_wait_less_for_stragglers():
-    efficiency = [
-        simulate(workers_of(4, TIMES["shifted"]), OuterLoop(period=period)).efficiency
-        for period in (1, 4, 16, 64)
-    ]
-    assert efficiency == sorted(efficiency)
-    assert efficiency[0] == close((LEAST + DELAY) / (LEAST + DELAY * harmonic(4)))
 
 
 @pytest.mark.parametrize("workers", [2, 4])
@@ -178,16 +140,6 @@ def test_the_same_seed_gives_the_same_prediction(scheme):
     runs = [simulate(workers, scheme, updates=500, seed=seed) for seed in (7, 7, 8)]
     assert runs[0] == runs[1]
     assert runs[0].seconds != runs[2].seconds
-
-
-@pytest.mark.slow
-def test_what_is_printed_is_named_a_prediction_and_lists_its_inputs():
-    prediction = simulate(workers_of(2, TIMES["measured"]), RoundRobin(0.001), cores=24)
-    printed = json.loads(json.dumps(prediction.to_json()))
-    assert set(printed) == {"prediction", "inputs"}
-    assert printed["inputs"]["scheme"] == {"name": "round_robin", "handover_s": 0.001}
-    assert printed["inputs"]["cores"] == 24
-    assert printed["inputs"]["workers"][0]["compute"]["count"] == 4
 
 
 def test_workers_and_machines_that_cannot_be_are_refused():

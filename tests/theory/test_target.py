@@ -69,15 +69,6 @@ def test_a_run_brings_its_settings_its_checkpoint_and_its_architecture(run, how)
 
 
 @pytest.mark.slow
-def test_a_run_whose_architecture_file_is_gone_is_analyzed_all_the_same(run):
-    text = run.joinpath("config.yaml").read_text()
-    moved = text.replace("small.yaml", "gone.yaml")
-    assert moved != text
-    run.joinpath("config.yaml").write_text(moved)
-    assert find_target(str(run), {}, run.parent).model.hidden_size == 32
-
-
-@pytest.mark.slow
 def test_a_checkpoint_alone_is_analyzed_with_its_own_tokenizer(run, tmp_path):
     alone = tmp_path / "alone"
     shutil.copytree(next((run / "checkpoints").glob("step-*")), alone)
@@ -141,10 +132,3 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path, text, message):
     file.write_text(text)
     with pytest.raises(MlxhogError, match=message):
         find_target(str(file), {}, tmp_path)
-
-
-@pytest.mark.slow
-def test_settings_of_another_kind_of_run_are_refused(run):
-    run.joinpath("config.yaml").write_text("task: copying\nmodel: tiny\n")
-    with pytest.raises(ConfigError, match="options that mlxhog train does not have"):
-        find_target(str(run), {}, run.parent)

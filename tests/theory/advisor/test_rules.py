@@ -2,7 +2,6 @@
 
 import shlex
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,12 +9,12 @@ import pytest
 from mlxhog.base.load import Load
 from mlxhog.config.choices import STRATEGIES
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.strategies import Hogwild, RoundRobin, Serial, Sync
+from mlxhog.config.strategies import Hogwild, Serial, Sync
 from mlxhog.errors import Diverged
-from mlxhog.theory.advisor import measuring, rules
+from mlxhog.theory.advisor import rules
 from mlxhog.theory.advisor.measuring import TIE_BITS, decide
 from mlxhog.theory.advisor.profile import Profile
-from mlxhog.theory.advisor.rules import RULES, arms, recommend
+from mlxhog.theory.advisor.rules import arms, recommend
 from mlxhog.theory.pairs import Pair, TrainedRun
 from mlxhog.theory.short_runs import PLAIN
 from mlxhog.theory.simulator.links import Link
@@ -100,14 +99,6 @@ def test_rounds_of_several_machines_are_advised_so_that_the_link_is_seldom_busy(
     assert "no worker waits" in recommend(one).because
 
 
-def test_only_the_strategies_to_choose_among_are_advised():
-    few = (Serial(), Sync(), Hogwild())
-    for one in (profile([EVEN] * 4, 2.0), profile([TAIL] * 4), profile([EVEN] * 4, 0.2)):
-        assert {each.arm.strategy for each in advised(one, *few).expected} == set(few)
-    every = {arm.strategy for arm in arms(profile([EVEN] * 4)).values()}
-    assert {*few, RoundRobin()} <= every
-
-
 def test_every_arm_of_the_tree_is_a_configuration_that_train_takes():
     here = profile([EVEN] * 2, 0.2, backend="mlx:cpu")
     before = TrainConfig(workers="mlx:cpu*2", strategy="ssp", slack=1)
@@ -127,10 +118,6 @@ def test_rounds_cost_what_the_formula_says():
     assert one.gain == pytest.approx((slowest + 0.02) / 0.1 - 1, rel=0.05)
     assert profile([EVEN] * 4, 0.1).period() == 9  # 9 T_s / T_c at a tenth
     assert one.slow_worker is None
-
-
-def test_every_rule_has_a_name_of_its_own():
-    assert len({rule.topic for rule in RULES}) == len(RULES)
 
 
 def test_a_gradient_may_be_as_late_as_its_variance_over_the_square_of_the_mean():
@@ -160,7 +147,7 @@ def test_a_trial_is_decided_by_pairs_and_a_tie_goes_to_who_repeats():
 
     def decided(second, **more):
         trial = decide((hogwild, sync), pairs_of(noise, second, **more), QUIET)
-        return trial.winner, trial.tie
+        return trial["winner"], trial["tie"]
 
     assert decided(noise - 0.1 + jitter) == ("sync", False)
     assert decided(noise + 0.1 + jitter) == ("hogwild", False)
@@ -185,26 +172,5 @@ def test_a_trial_is_believed_by_the_steps_of_its_runs_where_other_programs_work(
     known = arms(profile([EVEN] * 2))
     pairs = pairs_of([2.5, 2.51, 2.5, 2.49], [2.0] * 4, steps=steps)
     trial = decide((known[Hogwild()], known[Sync()]), pairs, load)
-    assert trial.winner == winner
-    assert trial.untold == (str(BUSY) if untold else None)
-
-
-def test_a_short_run_is_done_again_for_longer_until_every_worker_has_some_steps(monkeypatch):
-    steps, seconds = [(40, 1), (90, 7), (400, 30)], list[float]()
-
-    def train(settings, tell):
-        assert settings.time is not None
-        seconds.append(settings.time)
-        return SimpleNamespace(run="run", steps=sum(steps[0]), seconds=2.0, workers=(1, 2))
-
-    def read_times(run):
-        return [{"steps": n} for n in steps.pop(0)]
-
-    monkeypatch.setattr(measuring, "train", train)
-    monkeypatch.setattr(measuring.Run, "read_times", read_times)
-    monkeypatch.setattr(measuring, "worker_of", lambda one: one["steps"])
-    costs, rounds_per_s = measuring.run_shortly(
-        TrainConfig(optimizer="adamw"), seconds=2.0, tell=lambda step: None, strategy="hogwild"
-    )
-    assert seconds == [2.0, 8.0, 32.0]
-    assert (costs, rounds_per_s) == ([400, 30], 215.0)
+    assert trial["winner"] == winner
+    assert trial["untold"] == (str(BUSY) if untold else None)

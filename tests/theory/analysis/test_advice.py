@@ -162,22 +162,9 @@ def test_moments_are_to_be_shared_where_the_optimizer_would_share_them():
     assert "moments" not in advice(optimizer="adamw", moments="private")
 
 
-def test_moments_are_no_topic_where_they_cannot_be_chosen_or_nothing_is_late():
-    assert "moments" not in advice(optimizer="sgd")
-    assert "moments" not in advice(strategy="sync")
-    assert "moments" not in advice(sparsify="topk:0.01")
-    assert "moments" not in advice(lag=Lag(mean=0.0, largest=0.0, seen=True))
-
-
 @each_of(("cosine", "flags"), [(0.95, ""), (0.7, "--async-after 0.05"), (0.2, "--async-after 0.1")])
 def test_the_faster_gradients_age_the_longer_training_begins_in_sync(cosine, flags):
     assert advice(cosine=cosine)["synchronous start"].flags == flags
-
-
-def test_a_model_that_is_trained_already_has_no_start_to_be_synchronous():
-    topics = advice(cosine=0.2, trained=True)
-    assert "synchronous start" not in topics
-    assert "fewer workers" in topics["freshness"].recommend
 
 
 def test_disjoint_blocks_are_offered_to_dense_models_alone():

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxhog.checkpoint.run import Run
-from mlxhog.errors import RunError, WorkerFailed
+from mlxhog.errors import RunError
 from mlxhog.theory.analysis import staleness
 from mlxhog.theory.analysis.staleness import of_run, probe_run
 from mlxhog.training.trainer import train
@@ -29,17 +29,6 @@ def test_a_summary_is_that_of_the_values(values):
     ordered = sorted(values)
     assert observed.p50 == ordered[(len(values) + 1) // 2 - 1]
     assert observed.p99 == ordered[-(-99 * len(values) // 100) - 1]
-
-
-def test_a_worker_without_steps_has_no_staleness():
-    assert staleness.of_histogram("w", {}).steps == 0
-
-
-def test_counts_of_a_staleness_weigh_as_often_as_it_was_seen():
-    assert staleness.of_histogram("w", {7: 1, 0: 99}) == staleness.Staleness(
-        name="w", steps=100, mean=0.07, p50=0, p99=0, max=7
-    )
-    assert staleness.of_histogram("w", {7: 2, 0: 98}).p99 == 7
 
 
 def test_each_worker_of_a_run_has_its_own_distribution_over_all_commands(tmp_path):
@@ -128,13 +117,6 @@ def test_a_probe_shows_two_racy_workers_and_leaves_nothing_behind(tmp_path, monk
     assert messages
     assert not list(scratch.glob("mlxhog-analyze-*"))
     assert not Path(config.out).exists()
-
-
-@pytest.mark.slow
-def test_a_probe_too_short_for_a_step_says_so(tmp_path):
-    config = small_config(tmp_path)
-    with pytest.raises(WorkerFailed, match="give it longer, as in --seconds 30"):
-        probe_run(config, workers="mlx:cpu*2", seconds=1e-9, tell=lambda step: None)
 
 
 def metrics(tmp_path, *lines):

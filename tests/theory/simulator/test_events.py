@@ -41,14 +41,6 @@ def test_the_others_go_on_when_a_worker_dies_and_it_works_again_when_it_is_back(
     assert prediction.gradients_per_s > 0
 
 
-def test_who_joins_late_is_not_there_before():
-    prediction = simulate(
-        workers_of(2), Hogwild(), updates=150, warm_up=0, events=[Event(50.0, 1, joins=True)]
-    )
-    assert [one.steps for one in prediction.workers] == pytest.approx([100, 50], abs=1)
-    assert prediction.staleness.mean == pytest.approx(2 / 3, abs=0.05)  # 1 where both are there
-
-
 def test_a_finished_worker_is_waited_for_by_nobody():
     first, *others = workers_of(3)
     short = Worker(name="w", compute=times_of("constant", 1.0), steps=5)
