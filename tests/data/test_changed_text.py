@@ -107,21 +107,6 @@ def test_every_count_of_bytes_is_of_the_original_text(files):
         assert of_clients.at(0, 0).n_bytes == in_rows
 
 
-def test_examples_count_the_original_bytes_of_their_completions(tmp_path):
-    (tmp_path / "train.jsonl").write_text(
-        "".join(json.dumps({"prompt": "é" * i, "completion": "é" * 10}) + "\n" for i in range(24))
-    )
-    folder = tmp_path / "tokenizer"
-    folder.mkdir()
-    for name, content in tokenizer(normalizer={"type": "NFD"}).files().items():
-        (folder / name).write_bytes(content)
-    train, val = prepare(
-        str(tmp_path / "train.jsonl"), str(folder), cache_dir=tmp_path / "cache"
-    ).open(64)
-    assert sum(b.n_bytes for b in heldout.batches(val, seq_len=64, batch_size=3)) == 2 * 20
-    assert train.batch(np.arange(22), 64).n_bytes == 22 * 20
-
-
 def test_a_tokenizer_that_changes_the_text_is_noted(tmp_path):
     (tmp_path / "text").mkdir()
     for i in range(12):

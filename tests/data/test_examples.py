@@ -88,18 +88,6 @@ def test_a_batch_of_examples_has_completions_as_labels_and_the_whole_text_as_inp
     assert (batch.n_labels, batch.n_tokens) == (7, 6 + 8)
 
 
-def test_prompt_and_completion_of_other_texts_are_cut_at_the_beginning_of_the_prompt(tmp_path):
-    file = token_file(tmp_path, [Example(b"0123456789", b"abc"), b"plain text of many letters"])
-    batch = file.batch(np.array([0]), 8)
-    assert counted(batch) == b"abc|"
-    assert bytes(batch.x[0, :8].astype(np.uint8)) == b"6789\nabc"
-    rows = file.rows(8)
-    assert rows is not None
-    assert rows.cut == 1
-    texts = [counted(file.batch(np.array([k]), 8)) for k in range(1, len(rows))]
-    assert b"".join(texts) == b"plain text of many letters|"
-
-
 def test_the_same_tokens_with_another_prompt_are_another_text(tmp_path):
     files = []
     for k, example in enumerate((Example(b"a ", b"bc"), Example(b"a b", b"\tc"), b"a bc")):

@@ -77,30 +77,6 @@ def test_an_example_is_trained_on_its_answer_and_its_end_alone(tmp_path):
     assert batch.n_bytes == 3
 
 
-@pytest.mark.parametrize(
-    ("record", "fragment"),
-    [
-        ({"prompt": "a"}, "expected prompt and answer, or messages"),
-        (["a", "b"], "expected prompt and answer, or messages"),
-        ({"prompt": 1, "answer": "b"}, "expected text"),
-        ({"prompt": "a", "answer": ""}, "completion is empty"),
-        ({"messages": [{"role": "user", "content": "a"}]}, "no message of the assistant"),
-        ({"prompt": "a", "answer": "b", "lr": 1}, 'has a key "lr"'),
-        ({"prompt": "1234 ", "answer": "123"}, "has 9 tokens, and a row of the run has at most 8"),
-        ({"prompt": "", "answer": "\ud800"}, "example 2 is refused"),
-    ],
-)
-def test_what_is_not_an_example_is_refused_with_its_number_and_nothing_is_stored(
-    record, fragment, tmp_path
-):
-    opened(tmp_path)
-    with pytest.raises(DataError) as refused:
-        append_examples(tmp_path, [EXAMPLE, record], TOKENIZER)
-    assert fragment in str(refused.value).replace("'", '"')
-    assert "example 2" in str(refused.value)
-    assert not (tmp_path / "stream" / "examples.jsonl").exists()
-
-
 def test_each_answer_of_a_conversation_is_a_row_behind_as_much_of_the_text_before_as_fits():
     talk = [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
     messages = [{"role": role, "content": text} for role, text in talk]
