@@ -181,11 +181,10 @@ def _record(source: "Opened", target: Path, to: str, files: Mapping[str, int]) -
 
 def _line(source: "Opened", target: Path, to: str, files: Mapping[str, int]) -> str:
     from mlxhog.checkpoint.formats.opening import TITLES
-    from mlxhog.models import families
 
     parameters = format_count(sum(tensor.size for tensor in source.tensors.values()))
     size = format_bytes(sum(files.values()))
     return (
-        f"{families.of(source.config).title}, {parameters} parameters, {TITLES[source.format]} -> "
+        f"{source.config.title}, {parameters} parameters, {TITLES[source.format]} -> "
         f"{TITLES[to]}: {target}  {size} in {len(files)} file{'s' * (len(files) > 1)}"
     )

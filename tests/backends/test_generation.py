@@ -9,8 +9,7 @@ from mlxhog.decoding.generate import answer
 from mlxhog.decoding.options import Sampling
 from mlxhog.models.families import init_params
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
-from mlxhog.models.xlstm_v1 import XLSTMV1Config
-from mlxhog.models.xlstm_v1.block_config import MLSTMBlockConfig, SLSTMBlockConfig
+from mlxhog.models.xlstm_v1 import MLSTMBlockConfig, SLSTMBlockConfig, XLSTMV1Config
 from tests.backends.untrained import Ids, bound
 from tests.models.golden import model_case
 

@@ -181,7 +181,7 @@ def run_scale(arguments: list[str]) -> int:
         raise ConfigError(f"mad scale lacks {lacks}, as in `mlxhog {SCALE_EXAMPLES[0]}`")
     from mlxhog.mad import winner
     from mlxhog.mad.winner import scaled, unit_of
-    from mlxhog.models.mad.model import param_count
+    from mlxhog.models.families import param_count
     from mlxhog.models.mad.sequence import canonical
 
     path = winner.output_path(config.out)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mlxhog.errors import ConfigError
 from mlxhog.models import families
-from mlxhog.models.mad import MADConfig
+from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.sequence import canonical, parse
 from mlxhog.models.registry import load_architecture, load_candidate, to_yaml
 from tests.pairs import each_of

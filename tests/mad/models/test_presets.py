@@ -4,7 +4,7 @@ import pytest
 
 from mlxhog.errors import ConfigError
 from mlxhog.models import families
-from mlxhog.models.mad import MADConfig
+from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.sequence import canonical, parse
 from mlxhog.models.registry import architectures, load_architecture, load_candidate
 from tests.pairs import each_of
