@@ -9,7 +9,7 @@ With C tokens to repeat, a row is
     target    -100  .. -100  |  -100  |  cC    ..   c1          -100 is not scored
 
 The file is executed wherever rows are drawn, here and in every worker process, so it only defines
-things: the `TaskType` at its end is the task.
+things: the class is the task, an object of it the task with its settings.
 """
 
 from collections.abc import Iterator
@@ -18,15 +18,17 @@ from typing import ClassVar
 
 import numpy as np
 
-from mlxhog.mad.tasks import IGNORED, Settings, TaskType
-from mlxhog.mad.tasks.task import Fixed, Rows, seq_len, too_small, vocab
+from mlxhog.mad.tasks import IGNORED
+from mlxhog.mad.tasks.task import Fixed, Rng, Rows, Task, seq_len, too_small, vocab
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reverse(Settings):
-    """Settings, given as in `--set vocab=8`; content is 0 .. V-3, the blank V-2, the marker V-1."""
+class Reverse(Task):
+    """Settings are set by `--set vocab=8`; content is 0 .. V-3, the blank V-2, the marker V-1."""
 
-    task: ClassVar[str] = "my_task"
+    name: ClassVar[str] = "my_task"
+    short: ClassVar[str] = "MY"
+    about: ClassVar[str] = "the first half in reverse order"
 
     vocab: int = vocab(16)
     seq_len: int = seq_len(17)
@@ -37,19 +39,13 @@ class Reverse(Settings):
         if self.seq_len % 2 == 0 or self.seq_len < 3:
             yield f"seq_len is {self.seq_len}; it is 2 C + 1: an odd number, at least 3"
 
-
-def draw(
-    s: Reverse, rng: np.random.Generator, n: int, *, train: bool, dense: bool, fixed: Fixed
-) -> Rows:
-    """Draw n rows: inputs and targets, (n, seq_len) int32, from `rng` and nothing else."""
-    C = s.seq_len // 2
-    content = rng.integers(0, s.vocab - 2, (n, C), dtype=np.int32)
-    x = np.full((n, s.seq_len), s.vocab - 2, np.int32)
-    x[:, :C] = content
-    x[:, C] = s.vocab - 1
-    y = np.full((n, s.seq_len), IGNORED, np.int32)
-    y[:, C + 1 :] = content[:, ::-1]
-    return x, y
-
-
-MY_TASK = TaskType("my_task", "MY", Reverse, draw, about="the first half in reverse order")
+    def draw(self, rng: Rng, n: int, *, train: bool, dense: bool, fixed: Fixed) -> Rows:
+        """Draw n rows: inputs and targets, (n, seq_len) int32, from `rng` and nothing else."""
+        C = self.seq_len // 2
+        content = rng.integers(0, self.vocab - 2, (n, C), dtype=np.int32)
+        x = np.full((n, self.seq_len), self.vocab - 2, np.int32)
+        x[:, :C] = content
+        x[:, C] = self.vocab - 1
+        y = np.full((n, self.seq_len), IGNORED, np.int32)
+        y[:, C + 1 :] = content[:, ::-1]
+        return x, y

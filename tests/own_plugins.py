@@ -30,7 +30,7 @@ def own_plugins(*, forgets=False):
         for registry in REGISTRIES:
             stack.callback(_restore, registry, dict(registry._by_name))
             for name, choice in list(registry._by_name.items()):
-                if forgets and registry.module_of(choice).startswith(plugin_file._PREFIX):
+                if forgets and choice.__module__.startswith(plugin_file._PREFIX):
                     del registry._by_name[name]
         yield
 
@@ -40,7 +40,7 @@ def _restore(registry, before):
     since = {
         name: choice
         for name, choice in registry._by_name.items()
-        if registry.module_of(choice).startswith("mlxhog.")
+        if choice.__module__.startswith("mlxhog.")
     }
     registry._by_name.clear()
     registry._by_name.update({**before, **since})

@@ -253,7 +253,7 @@ def graphs() -> dict[str, int]:
 
     counts = {name: step_nodes(load_architecture(name)) for name in GRAPHS}
     for layer, definition in LAYERS.known().items():
-        if LAYERS.module_of(definition).startswith("mlxhog."):
+        if definition.__module__.startswith("mlxhog."):
             one, two = (
                 step_nodes(MADConfig(vocab_size=23, hidden_size=64, layers=parse(layers)))
                 for layers in (layer, f"{layer} {layer}")

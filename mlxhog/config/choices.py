@@ -26,7 +26,6 @@ import importlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import Field
-from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
@@ -63,14 +62,10 @@ class Registry(Generic[T]):
         home: the module that registers those of the package, and may add `checked_by`.
         form: description of one in a user's file, for errors.
         plural: of the title.
-        module: attribute of an entry with the name of the module that defines it.
     """
 
-    def __init__(
-        self, title: str, home: str, form: str, *, plural: str = "", module: str = "__module__"
-    ) -> None:
+    def __init__(self, title: str, home: str, form: str, *, plural: str = "") -> None:
         self.title, self.form, self.plural = title, form, plural or f"{title}s"
-        self.module_of: Callable[[T], str] = attrgetter(module)
         self._home = home
         self._by_name: dict[str, T] = {}
         self._advice: dict[str, str] = {}
@@ -104,7 +99,7 @@ class Registry(Generic[T]):
 
     def defined_in(self, module: str) -> list[T]:
         """Return the registered choices that a module defines."""
-        return [choice for choice in self._by_name.values() if self.module_of(choice) == module]
+        return [choice for choice in self._by_name.values() if choice.__module__ == module]
 
     def known(self) -> Mapping[str, T]:
         """Every choice by its name, in the order of registration."""
@@ -385,8 +380,7 @@ LAYERS: Registry[type[Any]] = Registry(
 TASKS: Registry[Any] = Registry(
     "task",
     "mlxhog.mad.tasks",
-    "a TaskType in a variable (examples/my_task.py)",
-    module="settings.__module__",
+    "a dataclass of the base Task (examples/my_task.py)",
 )
 REGISTRIES = (LAYERS, TASKS, *KINDS)
 """Everything that a file of the user's own may add to."""

@@ -3,8 +3,8 @@
 A file is executed once in a process, and its definitions are registered by their kind:
 
     a class with a `name` and a `kind` that is text     a layer
-    a class of the base `Choice` with its own `name`    a schedule, an optimizer, a strategy
-    a value whose `kind` is a registry                  a task
+    a class with its own `name` whose `kind` is a registry (bases `Choice`, `Task`)
+                                                        a schedule, optimizer, strategy, task
 
 Objects of its classes can be sent to other processes: the bytes of the file go with them and are
 executed there before the objects are unpickled, so the user may edit the file meanwhile. A `Plugin`
@@ -25,7 +25,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mlxhog.config.choices import LAYERS, REGISTRIES, Choice, Registry
+from mlxhog.config.choices import LAYERS, REGISTRIES, Registry
 from mlxhog.errors import ConfigError
 
 _PREFIX = "mlxhog_plugin_"
@@ -184,7 +184,7 @@ def register(plugin: Plugin, *, skips_taken: bool = False) -> None:
     own = [
         (registry, value)
         for value in vars(_loaded[plugin]).values()
-        if (registry := _registry_of(value)) and registry.module_of(value) == plugin.module
+        if (registry := _registry_of(value)) and value.__module__ == plugin.module
     ]
     for registry, value in own:
         known = registry.known()  # those of the package have their names first
@@ -203,8 +203,8 @@ def register(plugin: Plugin, *, skips_taken: bool = False) -> None:
 def _registry_of(value: object) -> Registry[Any] | None:
     """Return the registry of a value of a file; None if it is not a choice."""
     if isinstance(value, type):
-        if issubclass(value, Choice):
-            return getattr(value, "kind", None) if "name" in vars(value) else None
-        return LAYERS if hasattr(value, "name") and hasattr(value, "kind") else None
-    registry = getattr(type(value), "kind", None)
-    return registry if isinstance(registry, Registry) and not isinstance(value, Choice) else None
+        kind = getattr(value, "kind", None)
+        if isinstance(kind, Registry):
+            return kind if "name" in vars(value) else None
+        return LAYERS if hasattr(value, "name") and kind is not None else None
+    return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import metadata
@@ -23,6 +23,20 @@ from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers import at_width, to_dict
 
 version = cache(metadata.version)  # which reads a file
+
+
+def params(layers: Iterable[Layer], d: int) -> int:
+    """Return the number of parameters of layers at width d, each with its norm.
+
+    It excludes embedding, head, positions and the decoder of the auto-encoder: they are the same in
+    every candidate, and on large vocabularies they would hide the difference.
+    """
+    return sum(d + sum(spec.size for spec in layer.param_spec(d)) for layer in layers)
+
+
+def state(layers: Iterable[Layer], d: int, length: int) -> int:
+    """Return the numbers that layers of width d keep per sequence after `length` tokens."""
+    return sum(sum(layer.state(d, length).values()) for layer in layers)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mlxhog.errors import StudyError
-from mlxhog.mad.search.budget import params
+from mlxhog.mad.run import params
 from mlxhog.mad.study.store import StudyRecord
 from mlxhog.mad.suites import Suite
 from mlxhog.models.mad.layer import Layer

@@ -107,15 +107,6 @@ class BatchChoice:
             line += f"; tokens/s of all workers: {', '.join(each)} ({source})"
         return f"{line}; {self.unkept}" if self.unkept else line
 
-    def to_json(self) -> dict[str, Any]:
-        """For run.json."""
-        return {
-            "sequences": self.sequences,
-            "why": self.why,
-            "tokens_per_s": [asdict(one) for one in self.speeds],
-            "measured": self.measured,
-        }
-
 
 @dataclass(frozen=True)
 class Limit:
@@ -148,7 +139,10 @@ def planned(
     if config.batch_size is not None:
         return plan_of(config), None
     if config.resume is not None:
-        choice = BatchChoice(sequences=_of_run(config), why="the run began with it")
+        run, _ = checkpoint.resumable(config.resume, Path(config.out))
+        stored = read_stored(run.config_path) if run.config_path.is_file() else {}
+        value, _ = stored.get("batch_size", (TrainConfig().micro_batch, ""))
+        choice = BatchChoice(sequences=parse_count(value), why="the run began with it")
     else:
         plan = plan_of(config.having(batch_size=1))
         choice = _measured(plan, limit_of(plan), progress=progress)
@@ -162,16 +156,11 @@ def record_of(choice: BatchChoice | None, plan: Plan) -> dict[str, Any] | None:
         earlier = plan.resumption.run.read_status().get("batch_size")
         if isinstance(earlier, dict) and earlier.get("sequences") == plan.config.batch_size:
             return earlier
-    return None if choice is None else choice.to_json()
-
-
-def _of_run(config: TrainConfig) -> int:
-    """The batch of the run that is resumed; that of the defaults if its options are lost."""
-    assert config.resume is not None
-    run, _ = checkpoint.resumable(config.resume, Path(config.out))
-    stored = read_stored(run.config_path) if run.config_path.is_file() else {}
-    value = stored["batch_size"][0] if "batch_size" in stored else TrainConfig().micro_batch
-    return parse_count(value)
+    if choice is None:
+        return None
+    speeds = [asdict(one) for one in choice.speeds]
+    facts = {"sequences": choice.sequences, "why": choice.why, "measured": choice.measured}
+    return {**facts, "tokens_per_s": speeds}
 
 
 def limit_of(plan: Plan) -> Limit:
@@ -204,25 +193,6 @@ def limit_of(plan: Plan) -> Limit:
     return replace(least, sequences=max(1, least.sequences))  # the plan has one sequence
 
 
-def next_batch(speeds: Sequence[BatchSpeed]) -> int | None:
-    """The batch to measure next; None if the last doubling gained too little.
-
-    Args:
-        speeds: of 1, 2, 4, ... sequences.
-    """
-    if len(speeds) > 1 and _rise(*speeds[-2:]) < _margin(*speeds[-2:]):
-        return None
-    return 2 * speeds[-1].sequences if speeds else 1
-
-
-def _rise(one: BatchSpeed, twice: BatchSpeed) -> float:
-    return twice.tokens_per_s / one.tokens_per_s - 1.0
-
-
-def _margin(one: BatchSpeed, twice: BatchSpeed) -> float:
-    return max(LEAST_RISE, 2.0 * math.hypot(one.error, twice.error))
-
-
 def choose(known: Sequence[BatchSpeed], limit: Limit, measure: Measure) -> BatchChoice:
     """Choose a batch by the speeds of growing ones.
 
@@ -232,31 +202,29 @@ def choose(known: Sequence[BatchSpeed], limit: Limit, measure: Measure) -> Batch
         measure: returns the speed of a batch behind these, or why it cannot measure it.
     """
     by_size, speeds, measured = {one.sequences: one for one in known}, list[BatchSpeed](), 0
-    why = ""
-    while (following := next_batch(speeds)) is not None and not why:
-        if following > limit.sequences:
+    sequences, why = 1, ""
+    while not why:
+        if sequences > limit.sequences:
             why = limit.why
-        elif following in by_size:
-            speeds.append(by_size[following])
-        elif isinstance(speed := measure(following, speeds), str):
+        elif sequences in by_size:
+            speeds.append(by_size[sequences])
+        elif isinstance(speed := measure(sequences, speeds), str):
             why = speed
         else:
             speeds.append(speed)
             measured += 1
-    chosen = speeds[-1]
-    if following is None:
-        chosen, twice = speeds[-2:]
-        rise, margin = (format_share(f(chosen, twice)) for f in (_rise, _margin))
-        why = (
-            f"with {_sequences(twice.sequences)} tokens/s change by {rise}, less than the margin "
-            f"of {margin}"
-        )
-    return BatchChoice(
-        sequences=chosen.sequences,
-        why=why,
-        speeds=tuple(speeds),
-        measured=measured,
-    )
+        chosen, sequences = speeds[-1], 2 * speeds[-1].sequences
+        if len(speeds) > 1 and not why:
+            before, twice = speeds[-2:]
+            rise = twice.tokens_per_s / before.tokens_per_s - 1.0
+            margin = max(LEAST_RISE, 2.0 * math.hypot(before.error, twice.error))
+            if rise < margin:
+                chosen = before
+                why = (
+                    f"with {_sequences(twice.sequences)} tokens/s change by {format_share(rise)}, "
+                    f"less than the margin of {format_share(margin)}"
+                )
+    return BatchChoice(sequences=chosen.sequences, why=why, speeds=tuple(speeds), measured=measured)
 
 
 def _sequences(n: int) -> str:
@@ -388,17 +356,13 @@ def gradient_times(
     """
     backend: Backend = lane.store["backend"]
     batch, times = _batch(setup, sequences), list[float]()
-    while not _is_enough(len(times), sum(times), limit_s):
+    while True:
+        needed_s = ENOUGH_S if len(times) >= ENOUGH else 4 * ENOUGH_S
+        if sum(times) >= (min(limit_s, needed_s) if len(times) >= LEAST else limit_s):
+            return batch.n_tokens, times
         began_s = time.perf_counter()
         backend.loss_and_grads(batch)
         times.append(time.perf_counter() - began_s)
-    return batch.n_tokens, times
-
-
-def _is_enough(count: int, seconds: float, limit_s: float) -> bool:
-    """Whether a worker has measured enough gradients, in this time and limit, to stop."""
-    needed_s = ENOUGH_S if count >= ENOUGH else 4 * ENOUGH_S
-    return seconds >= limit_s or (count >= LEAST and seconds >= needed_s)
 
 
 def _backend(setup: Setup, rank: int) -> Backend:

@@ -20,10 +20,10 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,7 +63,6 @@ SAMPLE_PROMPT = "The"
 SAMPLE_TOKENS = 160
 GAVE_UP_WORKER = (ConfigError, EnvironmentLacks, WorkerFailed)
 """Errors of a worker that is not replaced; the others continue."""
-_ROUND, _NATS, _BYTES, _TOKENS = range(4)
 _SCORES = Table(batch=(1, "round nats bytes tokens"))  # with as many rows as there are batches
 
 
@@ -132,10 +131,6 @@ class HeldOutPart:
             larger_share=0.0 if larger is None else larger.file.header["bytes"] / whole,
             tokens=part.file.n_tokens,
         )
-
-    def to_json(self) -> dict[str, Any]:
-        """The values for run.json and checkpoints."""
-        return asdict(self)
 
 
 def choose_bytes(config: TrainConfig, parameters: int, file: TokenFile) -> int:
@@ -252,12 +247,11 @@ class ScoreTable:
 
     def __init__(self, data: NDArray[np.uint8]) -> None:
         """Wrap the segment."""
-        self._words = _SCORES.open(data)
-        self._table = data.view(np.uint64).reshape(-1, LINE // 8)
+        self._words, self._n = _SCORES.open(data), len(data) // LINE
 
     def __len__(self) -> int:
         """Return the number of batches."""
-        return len(self._table)
+        return self._n
 
     def round_of(self, place: int) -> int:
         """The last round in which the batch at a place was scored; 0 for none."""
@@ -272,12 +266,12 @@ class ScoreTable:
     def total(self, first: int, begin: int = 0, end: int | None = None) -> HeldOutScore:
         """Add up the batches at places from `begin` to `end` that were scored since `first`."""
         end = len(self) if end is None else end
-        maybe = begin + np.flatnonzero(self._table[begin:end, _ROUND] >= first)
-        batches = [k for k in maybe.tolist() if self.round_of(k) >= first]  # acquires their sums
-        rows = self._table[batches]
-        nats = float(rows[:, _NATS].copy().view(np.float64).sum())
-        n_bytes, tokens = int(rows[:, _BYTES].sum()), int(rows[:, _TOKENS].sum())
-        return HeldOutScore(nats, n_bytes, tokens, len(batches) / max(end - begin, 1))
+        places = [k for k in range(begin, end) if self.round_of(k) >= first]  # acquires their sums
+        nats = float(np.array([self._words.real(("nats", k)) for k in places]).sum())
+        n_bytes, tokens = (
+            sum(self._words[name, k] for k in places) for name in ("bytes", "tokens")
+        )
+        return HeldOutScore(nats, n_bytes, tokens, len(places) / max(end - begin, 1))
 
 
 # -- in a worker ---------------------------------------------------------------------------------

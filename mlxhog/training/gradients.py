@@ -46,10 +46,6 @@ class Gradients:
 
     # -- of a batch ------------------------------------------------------------------------------
 
-    def gradient(self, lease: Lease) -> Grads:
-        """The gradient of a batch at the parameters that the strategy has read."""
-        return self.of(self.micro_batches(lease))[1]
-
     def micro_batches(self, lease: Lease) -> list[Batch]:
         """The lease's sequences, `micro_batch` at a time."""
         if lease.parts is None:
@@ -111,11 +107,7 @@ class Gradients:
         """
         print(f"micro-batch {self._job.micro_batch}", flush=True)
         show_model(self._job.setup.strategy, self._arena, self.backend)
-        self.backend.loss_and_grads(self._few())
-
-    def _few(self) -> Batch:
-        """A small batch for warm-up; on a GPU it has the shape of a full step."""
         batch = self._batches.example().part(0, self._job.micro_batch)
-        if self._job.spec.backend in GPU_BACKENDS:
-            return batch
-        return batch.part(0, 1).beginning(WARM_UP_TOKENS)
+        if self._job.spec.backend not in GPU_BACKENDS:
+            batch = batch.part(0, 1).beginning(WARM_UP_TOKENS)
+        self.backend.loss_and_grads(batch)

@@ -9,6 +9,7 @@ token of the same bytes; other rows get initial values.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -30,7 +31,7 @@ from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import CheckpointError, ConfigError, DataError, MlxhogError
 from mlxhog.models import families, ngrams, registry
 from mlxhog.models.families import ModelConfig, param_count
-from mlxhog.models.xlstm_large.config import SPELLINGS
+from mlxhog.models.xlstm_large import SPELLINGS
 from mlxhog.training.resume import Resumption, score_of
 
 OF_TRAINING = ("dropout", "reset_at_document_boundaries", "context_length", "vocab_size")
@@ -153,40 +154,17 @@ def check_vocabulary(config: TrainConfig, model: ModelConfig, tokenizer: Tokeniz
 
 
 @dataclass(frozen=True)
-class Vocabulary:
-    """The mapping from rows of a checkpoint's vocabulary to rows of the run's.
-
-    Attributes:
-        source: for each row of the run, the checkpoint's row or -1, (V,) int64.
-        rows: number of rows in the checkpoint.
-        unchanged: whether both vocabularies are the same.
-    """
-
-    source: NDArray[np.int64]
-    rows: int
-    unchanged: bool
-
-    def __str__(self) -> str:
-        """The number of kept and of new rows, as a message."""
-        n_kept = int((self.source >= 0).sum())
-        return (
-            f"vocabulary resized from {self.rows:,} to {len(self.source):,} rows: {n_kept:,} are "
-            f"kept, of tokens with the same text, and {len(self.source) - n_kept:,} begin as at "
-            "initialisation"
-        )
-
-
-@dataclass(frozen=True)
 class InitialWeights:
     """An open checkpoint, and the mapping of its vocabulary to the model's.
 
     Attributes:
         opened: the checkpoint.
-        vocabulary: the mapping, set by `fitted`.
+        rows: for each row of the run's vocabulary, the checkpoint's row or -1, (V,) int64; None if
+            both vocabularies are the same.
     """
 
     opened: Opened
-    vocabulary: Vocabulary | None = None
+    rows: NDArray[np.int64] | None = None
 
     @classmethod
     def of(cls, config: TrainConfig) -> Self | None:
@@ -209,14 +187,16 @@ class InitialWeights:
             own: whether the model is the checkpoint's, so that its vocabulary follows the text.
 
         Returns:
-            This with the vocabulary, and the model with the matching number of rows.
+            This with the rows, and the model with the matching number of rows.
 
         Raises:
             CheckpointError: another family, other shapes, or another vocabulary without
                 `resize_vocab`.
         """
         self._check_model(config, model)
-        before, there = self._tokenizer(), self.opened.config.vocab_size
+        before, there = None, self.opened.config.vocab_size
+        with suppress(MlxhogError):  # it may have no readable one
+            before = self.opened.tokenizer()
         same = before is None or (before.sha256, before.bos) == (tokenizer.sha256, tokenizer.bos)
         if not same and not config.resize_vocab:
             assert before is not None
@@ -236,26 +216,18 @@ class InitialWeights:
                 f"{model.vocab_size:,}; add --resize-vocab, which keeps the rows of tokens with "
                 "the same text, or leave --model out to train the checkpoint's own"
             )
-        if same:
-            source = np.arange(model.vocab_size)
-            source[source >= there] = -1
-        else:
-            assert before is not None
-            source = _by_text(before, tokenizer, there, model.vocab_size)
-        unchanged = same and model.vocab_size == there
-        if not unchanged and ngrams.of(model) is not None:
+        if same and model.vocab_size == there:
+            return replace(self, rows=None), model
+        if ngrams.of(model) is not None:
             raise CheckpointError(
                 f"{self.opened.path} has tables of n-grams of its own tokenizer's ids, so its "
                 "vocabulary cannot be resized; leave --tokenizer and --resize-vocab out"
             )
-        return replace(self, vocabulary=Vocabulary(source, there, unchanged)), model
-
-    def _tokenizer(self) -> Tokenizer | None:
-        """The checkpoint's tokenizer; None if it has no readable one."""
-        try:
-            return self.opened.tokenizer()
-        except MlxhogError:
-            return None
+        rows = np.arange(model.vocab_size)
+        rows[rows >= there] = -1
+        if before is not None and not same:
+            rows = _by_text(before, tokenizer, there, model.vocab_size)
+        return replace(self, rows=rows), model
 
     def _check_model(self, config: TrainConfig, model: ModelConfig) -> None:
         there = self.opened.config
@@ -265,8 +237,8 @@ class InitialWeights:
         )
         if there.model_type != model.model_type:
             raise CheckpointError(
-                f"{self.opened.path} is a model of the family {families.of(there).title} "
-                f"({there.model_type}), {config.model} one of {families.of(model).title} "
+                f"{self.opened.path} is a model of the family {there.title} "
+                f"({there.model_type}), {config.model} one of {model.title} "
                 f"({model.model_type}); {way_out}"
             )
         differences = list(_differences(there.to_dict(), model.to_dict()))
@@ -287,8 +259,15 @@ class InitialWeights:
             score = score_of(run_of(path), path, record["state"])
             known = f", {score}, on its own text" if score else ""
             where = f"{where} (step {record['step']:,}{known})"
-        resized = self.vocabulary is not None and not self.vocabulary.unchanged
-        return (where, str(self.vocabulary)) if resized else (where,)
+        if self.rows is None:
+            return (where,)
+        rows, kept = len(self.rows), int((self.rows >= 0).sum())
+        return (
+            where,
+            f"vocabulary resized from {self.opened.config.vocab_size:,} to {rows:,} rows: {kept:,} "
+            f"are kept, of tokens with the same text, and {rows - kept:,} begin as at "
+            "initialisation",
+        )
 
     def fill(self, arena: Arena, model: ModelConfig) -> None:
         """Write the weights into an arena that holds initial values.
@@ -296,18 +275,17 @@ class InitialWeights:
         Raises:
             CheckpointError: some weights are not finite; the message names them.
         """
-        assert self.vocabulary is not None
         by_rows = {families.embedding(model), families.head(model), families.head_bias(model)}
         damaged = []
         for name, tensor in self.opened.tensors.items():
             slot = arena.param(name)
-            if self.vocabulary.unchanged or name not in by_rows:
+            if self.rows is None or name not in by_rows:
                 finite = mapped.copy(tensor, slot)
             else:
                 whole = np.empty(tensor.shape, np.float32)
                 finite = mapped.copy(tensor, whole)
-                known = self.vocabulary.source >= 0
-                slot[known] = whole[self.vocabulary.source[known]]
+                known = self.rows >= 0
+                slot[known] = whole[self.rows[known]]
             if not finite:
                 damaged.append(name)
         refuse_not_finite(damaged, self.opened.path)

@@ -14,7 +14,6 @@ from typing import Self
 from mlxhog.arena import Layout
 from mlxhog.arena.child import START_S, Child, Failed, Lane
 from mlxhog.backends.gpu_share import USABLE, GPUShare, recommended_bytes
-from mlxhog.base.quantities import format_bytes
 from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.strategy import FedBack, Sparse
@@ -63,32 +62,18 @@ class Memory:
             )
 
     def check_run(self, arena_bytes: int, worker_bytes: int, workers: int) -> None:
-        """Refuse a run that does not fit.
+        """Refuse a run that does not fit, at its start or with workers that join.
 
         Raises:
             EnvironmentLacks: it does not fit.
         """
-        n_bytes = arena_bytes + workers * worker_bytes
+        n_bytes, gib = arena_bytes + workers * worker_bytes, 2**30
         if n_bytes > self.limit_bytes:
             raise EnvironmentLacks(
-                f"the run needs {n_bytes / 2**30:.1f} GiB ({arena_bytes / 2**30:.1f} shared, "
-                f"{worker_bytes / 2**30:.1f} in each of {workers} workers), the limit is "
+                f"the run needs {n_bytes / gib:.1f} GiB ({arena_bytes / gib:.1f} shared, "
+                f"{worker_bytes / gib:.1f} in each of {workers} workers), the limit is "
                 f"{self._limit()}; use fewer --workers, a smaller --batch-size or --model, or "
                 "raise --memory-limit"
-            )
-
-    def check_joined(self, arena_bytes: int, worker_bytes: int, workers: int) -> None:
-        """Refuse workers that join if all together do not fit.
-
-        Raises:
-            EnvironmentLacks: they do not fit.
-        """
-        n_bytes, limit = arena_bytes + workers * worker_bytes, self.limit_bytes
-        if n_bytes > limit:
-            raise EnvironmentLacks(
-                f"{workers} workers need {format_bytes(n_bytes)} ({format_bytes(worker_bytes)} "
-                f"each), the limit is {format_bytes(limit)}; start the run with a larger "
-                "--memory-limit"
             )
 
     def _limit(self) -> str:

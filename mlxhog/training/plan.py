@@ -35,12 +35,11 @@ from mlxhog.data import clients, prepare, stream
 from mlxhog.data.batches import Batches
 from mlxhog.data.clients import ClientBatches, Division
 from mlxhog.data.counts import SAMPLE
-from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import ConfigError
 from mlxhog.models import families, ngrams, registry
 from mlxhog.models.families import ModelConfig, param_count, param_spec
-from mlxhog.models.mad import MADConfig
+from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.sampled_head import SampledHead
 from mlxhog.models.spec import ParamSpec
@@ -205,14 +204,18 @@ def make_plan(config: TrainConfig, *, progress: bool = False) -> Plan:
     config = config.having(tokenizer=data.spec)
     if weights is None:
         model = init_from.fitted(config, model, data.tokenizer, resumption, note)
-    else:
-        weights, model = _fitted_weights(asked, config, weights, model, data.tokenizer)
+    else:  # both get the run's vocabulary
+        follows = not init_from.keeps_vocabulary(config)
+        follows = follows or (asked.model == "auto" and not init_from.sets_vocabulary(config))
+        weights, model = weights.fitted(config, model, data.tokenizer, own=follows)
+        init_from.check_vocabulary(config, model, data.tokenizer)
+        model = families.for_tokens(model, bos=data.tokenizer.bos, vocab_size=model.vocab_size)
         notes += weights.notes
     if resumption is not None:
         resumption.check_data(data, train.digest, val.digest)
-        if (link := resumption.run.model).exists() and not link.is_symlink():
+        if (own := resumption.run.model).exists() and not own.is_symlink():
             note(
-                f"{link} is a folder of its own, as in a copied run, and stays "
+                f"{own} is a folder of its own, as in a copied run, and stays "
                 f"as it is; the newest model is in {resumption.run.checkpoints}"
             )
     if train.n_tokens > SAMPLE:
@@ -221,7 +224,13 @@ def make_plan(config: TrainConfig, *, progress: bool = False) -> Plan:
     parameters = param_count(model)
     spec, sampled = _parameters(config, model, train)
     _check_tables(config, model, note)
-    held_out = _held_out(config, data, parameters, resumption, note)
+    evaluated_bytes = None if resumption is None else resumption.evaluated_bytes()
+    held_out = HeldOutPart.of(data, config, parameters, evaluated_bytes)
+    origin = config.init_from if resumption is None else resumption.began_with().get("init_from")
+    if origin is not None and config.eval_every.on:
+        seen, unknown = init_from.seen_before(str(origin), data)
+        held_out = replace(held_out, seen=seen)
+        notes += filter(None, [seen, unknown])
     tables_of = (train.rows(config.seq_len), val.rows(config.seq_len))
     cut = [rows for rows in tables_of if rows is not None]
     if too_long := sum(rows.cut for rows in cut):
@@ -261,6 +270,20 @@ def make_plan(config: TrainConfig, *, progress: bool = False) -> Plan:
     of_worker = worker_bytes(gradient, config.micro_batch)
     memory.check_run(layout.occupied_bytes, of_worker, n_workers)
 
+    link = None
+    if config.cluster is not None:
+        link = LinkJob(
+            cluster=config.cluster,
+            identity=Identity.of(
+                config.cluster,
+                layout,
+                tokenizer=data.tokenizer.sha256,
+                data=f"{train.digest} in sequences of {config.seq_len}",
+                batch_size=config.sequences_per_ticket,
+                seed=config.seed,
+            ),
+            log=Path("link.log"),  # in the run's folder
+        )
     plans = [
         Plan(
             config=way.config,
@@ -292,7 +315,7 @@ def make_plan(config: TrainConfig, *, progress: bool = False) -> Plan:
             budget=way.budget,
             division=way.division,
             initial_weights=weights,
-            link=_link(way.config, layout, data, train),
+            link=link,
         )
         for way in ways
     ]
@@ -316,22 +339,6 @@ def _architecture(
     families.check_language_model(model)
     families.check_length(model, config.seq_len)
     return model, config
-
-
-def _fitted_weights(
-    asked: TrainConfig,
-    config: TrainConfig,
-    weights: InitialWeights,
-    model: ModelConfig,
-    tokenizer: Tokenizer,
-) -> tuple[InitialWeights, ModelConfig]:
-    """The initial weights and the model, both with the run's vocabulary."""
-    own_model = asked.model == "auto" and not init_from.sets_vocabulary(config)
-    follows = own_model or not init_from.keeps_vocabulary(config)
-    weights, model = weights.fitted(config, model, tokenizer, own=follows)
-    init_from.check_vocabulary(config, model, tokenizer)
-    model = families.for_tokens(model, bos=tokenizer.bos, vocab_size=model.vocab_size)
-    return weights, model
 
 
 def _parameters(
@@ -378,25 +385,6 @@ def _check_tables(config: TrainConfig, model: ModelConfig, note: Note) -> None:
         f"tables of n-grams, orders {', '.join(map(str, tables.orders))}: {rows:,} rows of "
         f"{tables.dim}, {format_count(tables.floats)} numbers beside the parameters"
     )
-
-
-def _held_out(
-    config: TrainConfig,
-    data: prepare.Prepared,
-    parameters: int,
-    resumption: Resumption | None,
-    note: Note,
-) -> HeldOutPart:
-    """The part of the held-out text; a note says if earlier runs have trained on it."""
-    before = None if resumption is None else resumption.evaluated_bytes()
-    held_out = HeldOutPart.of(data, config, parameters, before)
-    origin = config.init_from if resumption is None else resumption.began_with().get("init_from")
-    if origin is not None and config.eval_every.on:
-        seen, unknown = init_from.seen_before(str(origin), data)
-        held_out = replace(held_out, seen=seen)
-        for text in filter(None, [seen, unknown]):
-            note(text)
-    return held_out
 
 
 # -- what depends on the strategy ----------------------------------------------------------------
@@ -459,7 +447,17 @@ def _way(
         vocabulary=0 if trained else model.vocab_size,
         groups=groups,
     )
-    resolved = _without_end(resolved, notes.append)
+    if (folder := resolved.follow) is not None:
+        if not expanded(folder).is_dir():
+            raise ConfigError(
+                f"follow: there is no folder {folder}; create it (mkdir), or name another"
+            )
+        text = f"follows {folder}: new text files there are trained once"
+        if not (resolved.has_budget or schedules.of(resolved).falls):  # the run has no end
+            constant = format_number(resolved.top_lr)
+            text += f", at a constant lr of {constant}, until mlxhog stop or Ctrl-C"
+            resolved = resolved.having(schedule=schedules.Constant(warmup=0.0))
+        notes.append(text)
     rule = of(resolved, StrategyChoice)
     factor = optimizers.of(resolved).workers_factor(rule.lr_rule, rule.steppers(n_workers))
     lr, before = resolved.top_lr * factor, {} if resumption is None else resumption.automatic()
@@ -476,7 +474,17 @@ def _way(
         for name, was in before.items()
         if given.get(name) is None and numbers.get(name) not in (None, was)
     ]
-    _note_optimizer(resolved, chosen, model, hidden, notes.append)
+    if (named := optimizers.of(chosen)).beside and not hidden:
+        notes.append(
+            f"optimizer {named.name}: this {model.title} has no hidden matrix "
+            f"(both sides at least {model.hidden_size / 2:g}, half its width), so "
+            f"{named.beside} moves every parameter"
+        )
+    if resolved.strategy != chosen.strategy:
+        notes.append(
+            f"predict last: {optimizers.of(resolved).name} has no moments of all workers, so it is "
+            f"{resolved.prediction} (--moments shared keeps it)"
+        )
     if n_choices > 1:
         regime = None if resumption is None else resumption.regime
         notes.append(choose_strategy.first_note(choice.name, regime))
@@ -538,44 +546,6 @@ def _stored(
     if resumption is not None and (began := resumption.began_with()):
         changes |= {**began, "resume": None, "reset_optimizer": False}
     return replace(resolved, **changes) if changes else resolved
-
-
-def _note_optimizer(
-    config: TrainConfig,
-    asked: TrainConfig,
-    model: ModelConfig,
-    hidden: frozenset[str],
-    note: Note,
-) -> None:
-    """Note a requested optimizer or look ahead that this model cannot use."""
-    chosen = optimizers.of(asked)
-    if chosen.beside and not hidden:
-        note(
-            f"optimizer {chosen.name}: this {families.of(model).title} has no hidden matrix "
-            f"(both sides at least {model.hidden_size / 2:g}, half its width), so "
-            f"{chosen.beside} moves every parameter"
-        )
-    if config.strategy != asked.strategy:
-        note(
-            f"predict last: {optimizers.of(config).name} has no moments of all workers, so it is "
-            f"{config.prediction} (--moments shared keeps it)"
-        )
-
-
-def _without_end(config: TrainConfig, note: Note) -> TrainConfig:
-    """The options, with a constant step size if the run has no end."""
-    if config.follow is None:
-        return config
-    if not expanded(config.follow).is_dir():
-        raise ConfigError(
-            f"follow: there is no folder {config.follow}; create it (mkdir), or name another"
-        )
-    text = f"follows {config.follow}: new text files there are trained once"
-    if config.has_budget or schedules.of(config).falls:
-        note(text)
-        return config
-    note(f"{text}, at a constant lr of {format_number(config.top_lr)}, until mlxhog stop or Ctrl-C")
-    return config.having(schedule=schedules.Constant(warmup=0.0))
 
 
 def _batches(
@@ -712,20 +682,3 @@ def _laid_out(
     strategy, layout = memory.with_free_slots(ways[k].strategy, max_workers, lay_out)
     ways[k] = replace(ways[k], strategy=strategy)
     return ways, layout
-
-
-def _link(
-    config: TrainConfig, layout: Layout, data: prepare.Prepared, train: TokenFile
-) -> LinkJob | None:
-    """The job of the link to the run's cluster, if it has one; its log is in the run's folder."""
-    if config.cluster is None:
-        return None
-    identity = Identity.of(
-        config.cluster,
-        layout,
-        tokenizer=data.tokenizer.sha256,
-        data=f"{train.digest} in sequences of {config.seq_len}",
-        batch_size=config.sequences_per_ticket,
-        seed=config.seed,
-    )
-    return LinkJob(cluster=config.cluster, identity=identity, log=Path("link.log"))

@@ -166,7 +166,8 @@ def main(pipe: Connection, job: Job, directory: Path, process: Process) -> None:
         numbers = record.numbers
         try:
             if repeated.repeat_read(record):
-                grads = gradients.gradient(Lease(numbers.epoch, numbers.ticket))
+                lease = Lease(numbers.epoch, numbers.ticket)
+                _, grads = gradients.of(gradients.micro_batches(lease))
                 repeated.repeat_write(record, grads)
         except Mismatch as difference:
             pipe.send(
@@ -266,9 +267,7 @@ def replay(run: Run, *, anyway: bool = False) -> ReplayResult:
     header, slots, plan, end = read(run, anyway=anyway)
     with ExitStack() as stack:
         output = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        arena = stack.enter_context(
-            Arena.create(plan.layout, write=plan.writers.write, run_id="replay")
-        )
+        arena = stack.enter_context(Arena.create(plan.layout, write=plan.writers.write))
         state.load(plan, arena, Ledger(arena))
         if differ := _differing(arena, header.initial_sha256):
             raise CheckpointError(
@@ -450,6 +449,3 @@ def _compare(arena: Arena, end: End) -> str | None:
     ]
     first = f", first in {stripes[0]}" if stripes else ""
     return f"the end: {', '.join(differ)} differ from the record{first}"
-
-
-__all__ = ["ReplayResult", "replay"]

@@ -223,7 +223,7 @@ class Reporter:
                 "model": _model_name(self.plan),
                 "data": config.data,
                 "data_path": corpora.full_path(config.data),
-                "held_out": self.plan.held_out.to_json(),
+                "held_out": asdict(self.plan.held_out),
                 "parameters": self.plan.parameters,
                 "steps": steps,
                 "tokens": tokens,
@@ -298,25 +298,14 @@ def summary(plan: Plan, run: Run) -> str:
         for worker in plan.workers
     )
     train, val = (TokenFile.open(path).n_tokens for path in (plan.data.train, plan.data.val))
-    model = Path(config.model).name
+    model, metal = Path(config.model).name, label(plan.writers.gpu_write, plan.kernels_used)
+    metal += ": Metal source on the CPU, a test" if EMULATED in metal else ""
+    slots = f" ({plan.free_slots} slots free)" if plan.free_slots else ""
     return (
         f"mlxhog {version('mlxhog')}  {strategy}  {len(plan.workers)} "
-        f"worker{'s' * (len(plan.workers) > 1)}: {workers}  {_metal(plan)}"
-        f"arena {format_bytes(plan.arena_bytes)} shared{_free_slots(plan)}  "
+        f"worker{'s' * (len(plan.workers) > 1)}: {workers}  {metal}{'  ' if metal else ''}"
+        f"arena {format_bytes(plan.arena_bytes)} shared{slots}  "
         f"model {model} {format_count(plan.parameters)} parameters\n"
         f"data {words(config.data)}: {format_count(train)} training and {format_count(val)} "
         f"held-out tokens (tokenizer {config.tokenizer})  run {path_from_here(run.directory)}"
     )
-
-
-def _free_slots(plan: Plan) -> str:
-    """The number of workers that can join, or ""."""
-    return f" ({plan.free_slots} slots free)" if plan.free_slots else ""
-
-
-def _metal(plan: Plan) -> str:
-    """The use of Metal kernels in the run, or ""."""
-    text = label(plan.writers.gpu_write, plan.kernels_used)
-    if EMULATED in text:
-        text += ": Metal source on the CPU, a test"
-    return f"{text}  " if text else ""

@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mlxhog.arena import Arena
 from mlxhog.arena.process import monotonic_ns
@@ -44,13 +43,20 @@ _Answer = dict[str, Any]
 class Requests:
     """Answers the requests to one run; used by the thread that polls its workers."""
 
-    AT_ONCE = ("status", "stop")
-    WHILE_TRAINING = ("checkpoint", "sample", "join", "leave")
+    FIELDS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "status": (),
+        "stop": (),
+        "checkpoint": (),
+        "sample": (),
+        "join": ("workers", "threads"),
+        "leave": ("worker",),
+    }
 
     def __init__(self, run: Training, server: RunServer) -> None:
         """Prepare; `serve` answers the requests that the server receives."""
         self._run, self._server, self._elastic = run, server, Elastic(run)
         self._waiting: deque[Request] = deque()
+        self._doing: Doing | None = None
 
     def serve(self, doing: Doing | None) -> None:
         """Answer the requests that have arrived.
@@ -59,31 +65,34 @@ class Requests:
             doing: activity of the run other than training; None while it trains.
         """
         for request in self._server.take():
-            if request.name in self.AT_ONCE:
-                self._answer(request, lambda r: getattr(self, f"_{r.name}")(r.fields, doing))
-            elif request.name in self.WHILE_TRAINING:
+            if request.name in ("status", "stop"):
+                self._doing = doing
+                self._answer(request)
+            elif request.name in self.FIELDS:
                 self._waiting.append(request)
             else:
-                names = ", ".join((*self.AT_ONCE, *self.WHILE_TRAINING))
+                names = ", ".join(self.FIELDS)
                 request.refuse(Refused(f"no request {request.name!r}; a run takes {names}"))
         if doing is None:
             # A request may poll workers itself, and so call this again with an activity.
             while self._waiting:
-                request = self._waiting.popleft()
-                self._answer(request, lambda r: getattr(self, f"_{r.name}")(r.fields))
+                self._answer(self._waiting.popleft())
         elif doing.activity not in SHORT:
             self._refuse_all(f"the run is {doing}: its training is over")
 
     def close(self) -> None:
         """Refuse all open requests, since the run has ended."""
-        for request in self._server.take():
-            self._waiting.append(request)
+        self._waiting.extend(self._server.take())
         self._refuse_all("the run has ended")
         self._server.close()
 
-    def _answer(self, request: Request, act: Callable[[Request], _Answer]) -> None:
+    def _answer(self, request: Request) -> None:
+        names = self.FIELDS[request.name]
         try:
-            answer = act(request)
+            if unknown := [name for name in request.fields if name not in names]:
+                expected = f"it has {', '.join(names)}" if names else "it has none"
+                raise Refused(f"the request has no field {unknown[0]!r}; {expected}")
+            answer = getattr(self, f"_{request.name}")(**request.fields)
         except RunError as error:
             request.refuse(error)
         except BaseException:  # of the workers, and so of the run
@@ -97,72 +106,47 @@ class Requests:
             request = self._waiting.popleft()
             request.refuse(Refused(f"no {request.name}: {why}"))
 
-    # -- at any time -----------------------------------------------------------------------------
-
-    def _status(self, fields: Mapping[str, Any], doing: Doing | None) -> _Answer:
-        _check(fields)
+    def _status(self) -> _Answer:
         steps, tokens, seconds = self._run.monitor.totals()
+        shown_of_worker = ("slot", "backend", "pid", "state", "steps")
         return {
-            "doing": str(doing or "training"),
+            "doing": str(self._doing or "training"),
             "step": steps,
             "tokens": tokens,
             "seconds": seconds,
             "workers": [
-                {
-                    "slot": one.slot,
-                    "backend": one.backend,
-                    "pid": one.pid,
-                    "state": one.state,
-                    "steps": one.steps,
-                }
+                {name: getattr(one, name) for name in shown_of_worker}
                 for one in self._run.monitor.worker_reports()
             ],
             "free_slots": self._elastic.free_slots(),
         }
 
-    def _stop(self, fields: Mapping[str, Any], doing: Doing | None) -> _Answer:
-        _check(fields)
+    def _stop(self) -> _Answer:
         self._run.signals.end()
         self._run.report("stopping, by mlxhog stop: finishing the step, then a checkpoint")
         return {"message": "the run finishes its step, saves a checkpoint and ends"}
 
-    # -- while training --------------------------------------------------------------------------
-
-    def _checkpoint(self, fields: Mapping[str, Any]) -> _Answer:
-        _check(fields)
+    def _checkpoint(self) -> _Answer:
         return {"path": str(self._run.save_while_training())}
 
-    def _sample(self, fields: Mapping[str, Any]) -> _Answer:
-        _check(fields)
+    def _sample(self) -> _Answer:
         self._run.ask("sample")
         return {"message": "the next worker that finishes a step writes a sample"}
 
-    def _join(self, fields: Mapping[str, Any]) -> _Answer:
-        _check(fields, "workers", "threads")
-        workers, threads = fields.get("workers", "1"), _number(fields, "threads")
+    def _join(self, workers: object = "1", threads: object = None) -> _Answer:
         if not isinstance(workers, str):
             raise Refused(f"workers is {shown(workers)}; wanted text such as 'torch:cpu*2'")
-        return {"message": self._elastic.join(workers, threads)}
+        return {"message": self._elastic.join(workers, _number("threads", threads))}
 
-    def _leave(self, fields: Mapping[str, Any]) -> _Answer:
-        _check(fields, "worker")
-        return {"message": self._elastic.leave(_number(fields, "worker"))}
+    def _leave(self, worker: object = None) -> _Answer:
+        return {"message": self._elastic.leave(_number("worker", worker))}
 
 
-def _number(fields: Mapping[str, Any], name: str) -> int | None:
+def _number(name: str, value: object) -> int | None:
     """A field with a number of at least 1; None without the field."""
-    value: int | None = fields.get(name)
-    if value is not None and (type(value) is not int or value < 1):
-        raise Refused(f"{name} is {shown(value)}; wanted a whole number of at least 1")
-    return value
-
-
-def _check(fields: Mapping[str, Any], *names: str) -> None:
-    """Refuse fields that a request does not have."""
-    unknown = [name for name in fields if name not in names]
-    if unknown:
-        expected = f"it has {', '.join(names)}" if names else "it has none"
-        raise Refused(f"the request has no field {unknown[0]!r}; {expected}")
+    if value is None or (isinstance(value, int) and type(value) is int and value >= 1):
+        return value
+    raise Refused(f"{name} is {shown(value)}; wanted a whole number of at least 1")
 
 
 # -- joining and leaving -------------------------------------------------------------------------
@@ -213,12 +197,12 @@ class Elastic:
             record, backends = verdicts.load(), [spec.backend for spec in specs]
             self._check_record()
             self._check_writers(backends, record)
-            plan.memory.check_joined(plan.arena_bytes, plan.worker_bytes, present + len(specs))
-            kernels = kernel_choice.choose_kernels(plan.config, backends, record)
-            kernel_choice.check_recorded(plan.config, backends, kernels.of_workers, record)
+            plan.memory.check_run(plan.arena_bytes, plan.worker_bytes, present + len(specs))
+            kernels, _ = kernel_choice.choose_kernels(plan.config, backends, record)
+            kernel_choice.check_recorded(plan.config, backends, kernels, record)
         except (ConfigError, EnvironmentLacks) as error:
             raise Refused(str(error), error.exit_code) from error
-        for slot, spec, form in zip(free, specs, kernels.of_workers, strict=False):
+        for slot, spec, form in zip(free, specs, kernels, strict=False):
             inherit(self._arena, slot, plan.private_state)
             self._run.add_worker(slot, spec, form)
             self._run.monitor.workers[slot] = spec

@@ -45,7 +45,6 @@ class WorkerSession(ABC):
         run_dir: Path,
         *,
         stack: ExitStack,
-        run_id: str,
         fallback: Path | None = None,
         other: Setup | None = None,
     ) -> None:
@@ -55,7 +54,6 @@ class WorkerSession(ABC):
             setup: of the run.
             run_dir: worker logs go to its `logs` folder.
             stack: on close, kills the workers and closes the arena.
-            run_id: for the arena's header.
             fallback: folder for the arena if shared memory is too small.
             other: set-up with the strategy that the run may change to.
         """
@@ -66,7 +64,7 @@ class WorkerSession(ABC):
         self._setup = setup.for_workers()
         self._other = None if other is None else other.for_workers()
         self.arena = stack.enter_context(
-            Arena.create(setup.layout, write=setup.writers.write, run_id=run_id, fallback=fallback)
+            Arena.create(setup.layout, write=setup.writers.write, fallback=fallback)
         )
         self.ledger = Ledger(self.arena)
         self.supervisor = Supervisor(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -319,7 +319,7 @@ def dump(
         "network_bytes": network_bytes(plan, arena, start),
         "val_bits_per_byte": monitor.evaluation.val_bits_per_byte,
         "val_step": monitor.evaluation.val_step,
-        "held_out": plan.held_out.to_json(),
+        "held_out": asdict(plan.held_out),
         "ledger": position,
         "followed": config.follow is not None,
         "ledgers": {**earlier.get("ledgers", {}), text_kind(config): position},

@@ -61,10 +61,13 @@ class Steps:
         entry = self.context.entry
         # Before the claim, since a worker with a ticket must not be taken for one at rest.
         asked_ns, waited_ns = entry.beat(Phase.DATA), entry.wait_ns
+        late_s, context = self.gradients.slowdown.late_s, self.context
         if entry.nonfinite_in_row >= MAX_NONFINITE:
             lease: Lease | Idle = Idle.DONE
+        elif context.seconds() < late_s and context.training():  # delayed by the option `slow`
+            lease = Idle.WAIT
         else:
-            lease = Idle.WAIT if self._is_late() else self.strategy.claim()
+            lease = self.strategy.claim()
         if isinstance(lease, Lease):
             waited_ns = entry.wait_ns - waited_ns
             busy_ns = self._take(lease)
@@ -173,11 +176,6 @@ class Steps:
             counters.add("steps", 1)
         if counts or not outcome.too_late:  # else it was too late for a step of others
             counters.add("tokens", tokens)
-
-    def _is_late(self) -> bool:
-        """Whether the option `slow` still delays this worker's first batch."""
-        context = self.context
-        return context.seconds() < self.gradients.slowdown.late_s and context.training()
 
     def _probe(self) -> None:
         """Add 1.0 to the probe in the way of parameter updates; missing counts are lost updates."""

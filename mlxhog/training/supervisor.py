@@ -15,6 +15,7 @@ import statistics
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from multiprocessing import connection
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from mlxhog.arena.event_log import Begin
 from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.marks import Marks
 from mlxhog.arena.process import WatchedTime, limit_in_words, monotonic_ns
-from mlxhog.arena.worker_pool import Death, WorkerPool, WorkerProcess
+from mlxhog.arena.worker_pool import Death, WorkerPool, WorkerProcess, last_lines
 from mlxhog.arena.workers import MAX_NONFINITE, STILL, Entry, Phase, State
 from mlxhog.base.durable import disk_errors
 from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec
@@ -123,7 +124,8 @@ class Supervisor:
         self.arena.counters.store("workers", n)
 
     def _spawn(self, seat: _Seat) -> None:
-        seat.log_begin, seat.notices_read = self._log_bytes(seat), False
+        log = self._log(seat.slot)
+        seat.log_begin, seat.notices_read = log.stat().st_size if log.exists() else 0, False
         job = self._make_job(seat.slot, seat.halvings)
         if self.config.determinism == "record":
             begin = Begin(job.spec.backend, job.spec.threads, job.kernels)
@@ -402,13 +404,11 @@ class Supervisor:
     def _log(self, slot: int) -> Path:
         return self.run_dir / "logs" / f"worker-{slot}.log"
 
-    def _log_bytes(self, seat: _Seat) -> int:
-        log = self._log(seat.slot)
-        return log.stat().st_size if log.exists() else 0
-
     def last_line(self, slot: int) -> str:
         """The last line of a worker's log."""
-        return worker.last_line(self._log(slot))
+        log = self._log(slot)
+        with log.open("rb") if log.exists() else BytesIO() as output:
+            return last_lines(output)[-1]
 
     # -- end -------------------------------------------------------------------------------------
 

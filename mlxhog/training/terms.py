@@ -3,10 +3,10 @@
 Each worker's job has both strategies; the counter `strategy` is the number of changes, and a table
 has the numbers that a change gives to the strategy:
 
-    terms   float64   1   steps that the strategy may take; infinity without a limit
-                      1   budget of this call in steps; infinity without one
-                      1   steps before this call, in steps of its length
-                      P   changes after which each of the first P workers has built its strategy
+    terms    limit    steps that the strategy may take; infinity without a limit
+             steps    budget of this call in steps; infinity without one
+             before   steps before this call, in steps of its length
+    built    changes  after which each of the first P workers has built its strategy
 
 The supervisor writes the table before the counter. A worker compares the counter with that of the
 strategy that it has built before every step. A change waits, while all workers hold still, until
@@ -21,15 +21,19 @@ from dataclasses import replace
 from typing import Final
 
 from mlxhog.arena import Arena
+from mlxhog.arena.words import LINE, Table
 from mlxhog.config.budget import Budget
 
 SEGMENT: Final = "terms"
-_LIMIT, _STEPS, _BEFORE, _BUILT = range(4)
+
+
+def _table(workers: int) -> Table:
+    return Table(terms=(1, "limit steps before"), built=(workers, "changes"))
 
 
 def segment(workers: int) -> dict[str, tuple[str, int]]:
     """The arena's segment of the table above."""
-    return {SEGMENT: ("float64", _BUILT + workers)}
+    return {SEGMENT: ("uint8", _table(workers).n_bytes)}
 
 
 class Terms:
@@ -37,8 +41,9 @@ class Terms:
 
     def __init__(self, arena: Arena) -> None:
         """Open it."""
-        self._counters, self._table = arena.counters, arena.segment(SEGMENT)
-        self.workers = len(self._table) - _BUILT
+        data = arena.segment(SEGMENT)
+        self._counters, self.workers = arena.counters, len(data) // LINE - 1
+        self._words = _table(self.workers).open(data)
 
     @property
     def changes(self) -> int:
@@ -52,14 +57,14 @@ class Terms:
             budget: of this call.
             step_limit: steps that the strategy may take; None for no limit.
         """
-        self._table[_LIMIT] = math.inf if step_limit is None else step_limit
-        self._table[_STEPS] = math.inf if budget.steps is None else budget.steps
-        self._table[_BEFORE] = budget.progress_before
+        self._words.set_real("limit", math.inf if step_limit is None else step_limit)
+        self._words.set_real("steps", math.inf if budget.steps is None else budget.steps)
+        self._words.set_real("before", budget.progress_before)
         self._counters.add("strategy", 1)
 
     def of(self, budget: Budget) -> tuple[Budget, int | None]:
         """A budget, and the steps that the strategy may take, with the numbers of the change."""
-        limit, steps, before = self._table[:_BUILT].tolist()
+        limit, steps, before = map(self._words.real, ("limit", "steps", "before"))
         if steps != math.inf:
             budget = replace(budget, steps=int(steps), equal_steps_before=before)
         return budget, None if limit == math.inf else int(limit)
@@ -67,8 +72,8 @@ class Terms:
     def note_built(self, slot: int, changes: int) -> None:
         """Note that a worker has built the strategy after a number of changes."""
         if slot <= self.workers:
-            self._table[_BUILT + slot - 1] = changes
+            self._words["changes", slot - 1] = changes
 
     def is_built(self, slot: int) -> bool:
         """Whether one of the first workers has built the present strategy."""
-        return bool(self._table[_BUILT + slot - 1] == self.changes)
+        return self._words["changes", slot - 1] == self.changes

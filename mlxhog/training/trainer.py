@@ -130,9 +130,7 @@ class Training(WorkerSession):
         if following is not None:
             assert plan.other is None  # it has batches of its own
             plan = replace(plan, batches=following.batches)
-        super().__init__(
-            plan, folder, stack=stack, run_id=run.name[:64], fallback=folder, other=plan.other
-        )
+        super().__init__(plan, folder, stack=stack, fallback=folder, other=plan.other)
         self.run, self.plan, self.signals = run, plan, Interrupts()
         self.start = state.load(plan, self.arena, self.ledger)
         self.newest: Path | None = None

@@ -11,7 +11,6 @@ import resource
 import sys
 import time
 from contextlib import suppress
-from io import BytesIO
 from pathlib import Path
 from typing import IO, Self
 
@@ -19,7 +18,6 @@ from mlxhog import backends, optim
 from mlxhog.arena import Arena, control
 from mlxhog.arena.control import Command
 from mlxhog.arena.ledger import Ledger
-from mlxhog.arena.worker_pool import last_lines
 from mlxhog.arena.workers import Entry, Phase, State
 from mlxhog.backends.backend import Backend, Float32
 from mlxhog.base import float32
@@ -355,12 +353,6 @@ def read_notices(log: Path, since: int) -> list[str]:
         stream.seek(since)
         lines = stream.read().decode(errors="replace").splitlines()
     return [line.removeprefix(_NOTICE) for line in lines if line.startswith(_NOTICE)]
-
-
-def last_line(log: Path) -> str:
-    """The last line of a worker's log."""
-    with log.open("rb") if log.exists() else BytesIO() as output:
-        return last_lines(output)[-1]
 
 
 def is_lost_gpu(error: BaseException) -> bool:

@@ -30,7 +30,11 @@ def _words(pattern):
     return re.split(r"[\s;]+", found[1].strip())
 
 
-OPERATORS = _words(r"set\(MLXHOG_OPERATORS\s([^)]*)\)")
+OPERATORS = [
+    f"ops/{file.name}"
+    for file in sorted((NATIVE / "ops").glob("*.cpp"))
+    if not file.name.startswith(("bind_", "shapes"))
+]
 OPERATOR_OPTIONS = _words(r'OPERATORS\}\s+PROPERTIES COMPILE_OPTIONS "(.*)"')
 ELEMENTS = _words(r"set_source_files_properties\(([^$)]*)\sPROPERTIES")
 ELEMENT_OPTIONS = _words(r"set\(MLXHOG_ELEMENT_OPTIONS (.*)\)")

@@ -1,7 +1,6 @@
 """Checkpoints: what was saved comes back, transformers loads them, and runs locate them."""
 
 import errno
-import mmap
 import os
 
 import numpy as np
@@ -31,17 +30,6 @@ def test_a_checkpoint_gives_back_what_was_saved(run):
     assert loaded.optimizer["scalar"] == 2.5
     assert loaded.tokenizer.sha256 == ByteTokenizer().sha256
     assert loaded.config["hidden_size"] == 64
-
-
-def test_parameters_are_mapped_and_not_copied(run):
-    loaded = checkpoint.load(save(run))
-    for array in loaded.params.values():
-        assert not array.flags.writeable
-        assert array.flags.c_contiguous
-        base = array
-        while isinstance(base, np.ndarray):
-            base = base.base
-        assert isinstance(base.obj, mmap.mmap)
 
 
 @pytest.mark.parametrize("hidden_size", [64, 128])
@@ -92,14 +80,6 @@ def test_latest_moves_and_only_the_last_few_remain(run):
         path = save(run, step, keep_last=2)
         assert checkpoint.latest(run) == path
     assert names(run) == ["latest", "step-00000030", "step-00000040"]
-
-
-def test_a_resumed_run_keeps_its_newest_checkpoint_though_its_step_is_lower(run):
-    save(run, 100)
-    save(run, 200)
-    path = save(run, 150, keep_last=1)
-    assert checkpoint.latest(run) == path
-    assert names(run) == ["latest", "step-00000150"]
 
 
 @pytest.mark.parametrize("spec", ["checkpoint", "run path", "run name", "a part", "latest"])

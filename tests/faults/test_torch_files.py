@@ -61,14 +61,12 @@ def said(*paths):
 
 @pytest.mark.slow
 def test_strides_that_wrap_the_address_space_and_a_dict_that_holds_itself_are_refused(tmp_path):
-    save(tmp_path / "archive.pt", Claim(0, (5, 2), (2**62, 1)), True)
-    save(tmp_path / "old.pt", Claim(0, (5, 2), (2**62, 1)), False)
+    torch.save({"a": Claim(0, (5, 2), (2**62, 1))}, tmp_path / "archive.pt")
     loop = {}
     loop["model"] = loop
     torch.save(loop, tmp_path / "loop.pt")
-    archive, old, itself = said(*(tmp_path / f"{name}.pt" for name in ("archive", "old", "loop")))
-    assert "strides (4611686018427387904, 1)" in archive
-    assert "strides (4611686018427387904, 1)" in old
+    archive, itself = said(*(tmp_path / f"{name}.pt" for name in ("archive", "loop")))
+    assert "4611686018427387904, 1" in archive
     assert "has no state dict" in itself
 
 
@@ -82,10 +80,9 @@ BEYOND = {
 }
 
 
-@each_of("zipped", [True, False], ids=["archive", "old-layout"])
 @each_of("claim", BEYOND.values(), ids=BEYOND)
-def test_a_tensor_beyond_its_numbers_is_refused_before_it_is_viewed(tmp_path, claim, zipped):
-    save(tmp_path / "a.pt", claim, zipped)
+def test_a_tensor_beyond_its_numbers_is_refused_before_it_is_viewed(tmp_path, claim):
+    torch.save({"a": claim}, tmp_path / "a.pt")
     with pytest.raises(CheckpointError, match=r"a\.pt"):
         read(tmp_path / "a.pt")
 
@@ -98,51 +95,41 @@ def test_views_within_their_storage_are_read_exactly(tmp_path):
         np.testing.assert_array_equal(array, views[name].numpy())
 
 
-def test_an_archive_whose_entry_is_smaller_than_claimed_is_refused(tmp_path):
+PICKLES = [
+    b"\x80\x02}q\x00(K\x01", b"\x80\x02.", b"\x80\x02K\x01.", b"\x80\x02cos\nsystem\n.",
+    b"\x80\x02]q\x00h\x05.", b"\x80\x02X\xff\xff\xff\xff.", b"\x80\x05\x95" + b"\xff" * 8,
+    b"", b"(" * 100_000,
+]  # fmt: skip
+
+
+@each_of(
+    ("change", "how", "message"),
+    [
+        *((lambda name, data, p=p: p if name.endswith("data.pkl") else data, {}, "a.pt|b.pt")
+          for p in PICKLES),
+        (lambda _, data: data, {"compression": zipfile.ZIP_DEFLATED}, "is compressed"),
+    ],
+)  # fmt: skip
+def test_a_damaged_archive_is_refused_before_it_is_unpacked(tmp_path, change, how, message):
     torch.save({"a": torch.arange(64.0), "b": torch.arange(64.0)}, tmp_path / "a.pt")
-    changed = rewritten(
-        tmp_path / "a.pt", lambda name, data: data[:16] if "/data/" in name else data
-    )
-    with pytest.raises(CheckpointError, match="has 4 elements of it"):
-        read(changed)
-
-
-def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path):
-    torch.save({"a": torch.arange(64.0)}, tmp_path / "a.pt")
-    changed = rewritten(tmp_path / "a.pt", lambda name, data: data, zipfile.ZIP_DEFLATED)
-    with pytest.raises(CheckpointError, match="is compressed"):
-        read(changed)
-
-
-@pytest.mark.parametrize(
-    "tensor",
-    [torch.eye(3).to_sparse(), torch.empty(3, device="meta")],
-    ids=["sparse", "without numbers"],
-)
-@pytest.mark.filterwarnings("ignore:Sparse")
-def test_a_tensor_that_is_no_array_of_the_file_is_refused(tmp_path, tensor):
-    torch.save({"a": tensor}, tmp_path / "a.pt")
-    with pytest.raises(CheckpointError, match="of a|a has type"):
-        read(tmp_path / "a.pt")
-
-
-@each_of("zipped", [True, False], ids=["archive", "old-layout"])
-@each_of("shape", [(0, 2**62), (2**62, 0), (0, 2**31, 2**31), (0,) * 70])
-def test_a_tensor_without_numbers_whose_shape_no_array_has_is_refused(tmp_path, shape, zipped):
-    tensor = torch.empty(shape)
-    torch.save({"a": tensor}, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(CheckpointError, match="a has shape .*, which no array can have"):
-        read(tmp_path / "a.pt")
-
-
-def save(path, claim, zipped):
-    torch.save({"a": claim}, path, _use_new_zipfile_serialization=zipped)
-
-
-def rewritten(path, change, compression=zipfile.ZIP_STORED):
-    """Copy an archive, with other bytes in its entries."""
-    copy = path.with_name("b.pt")
-    with zipfile.ZipFile(path) as old, zipfile.ZipFile(copy, "w", compression) as new:
+    copy = tmp_path / "b.pt"
+    with zipfile.ZipFile(tmp_path / "a.pt") as old, zipfile.ZipFile(copy, "w", **how) as new:
         for name in old.namelist():
             new.writestr(name, change(name, old.read(name)))
-    return copy
+    with pytest.raises(CheckpointError, match=message):
+        read(copy)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")
+def test_a_tensor_that_is_no_array_of_the_file_is_refused(tmp_path):
+    for tensor in (torch.eye(3).to_sparse(), torch.empty(3, device="meta")):
+        torch.save({"a": tensor}, tmp_path / "a.pt")
+        with pytest.raises(CheckpointError, match="a has type"):
+            read(tmp_path / "a.pt")
+
+
+@each_of("shape", [(0, 2**62), (2**62, 0), (0, 2**31, 2**31), (0,) * 70])
+def test_a_tensor_without_numbers_whose_shape_no_array_has_is_refused(tmp_path, shape):
+    torch.save({"a": torch.empty(shape)}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="a has shape .*, which no array"):
+        read(tmp_path / "a.pt")

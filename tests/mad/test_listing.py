@@ -25,7 +25,7 @@ def test_every_task_is_listed_with_what_it_tests_and_its_baseline(capsys):
     for name, task in BENCHMARK.items():
         assert facts[name]["about"] == task.about != ""
         values = {key: one["value"] for key, one in facts[name]["settings"].items()}
-        assert task.settings(**values) == task.settings()
+        assert task(**values) == task()
 
 
 def test_every_layer_is_listed_with_a_line_a_source_and_numbers_that_can_be_set(capsys):

@@ -80,7 +80,7 @@ def test_the_full_suite_is_trained_by_the_protocol_of_the_reference_with_its_fix
 
 def test_every_setting_of_the_grid_differs_from_the_baseline_in_what_its_label_says():
     for setting in suite("full").settings:
-        baseline = vars(BENCHMARK[setting.task].settings())
+        baseline = vars(BENCHMARK[setting.task]())
         changed = {
             name: value for name, value in setting.settings.items() if baseline[name] != value
         }
@@ -97,7 +97,7 @@ def test_lite_is_the_six_baselines_at_two_step_sizes():
     assert {config.protocol.steps for config in configs} == {2000}
     assert {config.protocol.lr for config in configs} == {5e-4, 2e-3}
     for config in configs:
-        assert config.settings == vars(BENCHMARK[config.task].settings())
+        assert config.settings == vars(BENCHMARK[config.task]())
 
 
 def test_smoke_is_small_and_has_one_point():
@@ -223,7 +223,7 @@ def test_a_task_that_a_suite_lacks_has_the_defaults_of_its_settings():
         ("in-context-recall", "baseline"),
         ("depo", "baseline"),
     ]
-    assert cut.settings[1].settings == asdict(find("depo").settings())
+    assert cut.settings[1].settings == asdict(find("depo")())
 
 
 def test_a_suite_that_does_not_exist_is_answered_with_those_that_do():

@@ -1,12 +1,14 @@
 """SwiGLU and the soft cap equal their float64 definitions; infinities and NaN behave."""
 
+import math
+
 import numpy as np
 
 from mlxhog._native import ops
 from mlxhog.models.ops.operators import ACTIVATIONS, activation_name
-from mlxhog.models.ops.reference import layers_numpy
 from tests.metal import reference
 from tests.metal.sample import draw, unwritten, wide
+from tests.models.twins import EXACT
 from tests.pairs import each_of
 from tests.tolerances import OP_F32, assert_close
 
@@ -35,18 +37,19 @@ def test_glu_and_its_gradients(size, threads, name):
     out, d_gate, d_up = unwritten(size), unwritten(size), unwritten(size)
     ops.glu(name, gate, up, out, threads=threads)
     ops.glu_grad(name, gate, up, d_out, d_gate, d_up, threads=threads)
-    expected, back = layers_numpy.glu(*wide(gate, up), name)
+    (expected,), grads = EXACT.run(
+        lambda ops, t: ops.glu(t["gate"], t["up"], name), {"gate": gate, "up": up}, {}, [d_out]
+    )
     assert_close(out, expected, OP_F32)
-    wanted_gate, wanted_up = back(d_out.astype(np.float64))
-    assert_close(d_gate, wanted_gate, OP_F32, label="d_gate")
-    assert_close(d_up, wanted_up, OP_F32, label="d_up")
+    assert_close(d_gate, grads["gate"], OP_F32, label="d_gate")
+    assert_close(d_up, grads["up"], OP_F32, label="d_up")
 
 
 def test_gelu_is_precise_where_it_is_nearly_zero():
     x = np.linspace(-8, 30, 100_001).astype(np.float32)
     out = unwritten(x.size)
     ops.glu("gelu", x, np.ones_like(x), out, threads=1)
-    expected = layers_numpy.activation("gelu", x.astype(np.float64))[0]
+    expected = x * np.array([math.erfc(-y / math.sqrt(2.0)) / 2.0 for y in x.tolist()])
     assert (np.abs(out - expected) <= 4e-6 * np.abs(expected)).all()
 
 
@@ -56,10 +59,12 @@ def test_activations_have_the_right_limits_and_pass_nan_on(name):
     out, slope, d_up = unwritten(4), unwritten(4), unwritten(4)
     ops.glu(name, x, np.ones_like(x), out, threads=1)
     ops.glu_grad(name, x, np.ones_like(x), np.ones_like(x), slope, d_up, threads=1)
-    expected, wanted_slope = layers_numpy.activation(name, x[1:].astype(np.float64))
+    (expected,), grads = EXACT.run(
+        lambda ops, t: ops.activate(t["x"], name), {"x": x[1:]}, {}, [np.ones(3)]
+    )
     assert np.isnan(out[0])
     assert_close(out[1:], expected, OP_F32)
-    assert_close(slope[1:], wanted_slope, OP_F32)
+    assert_close(slope[1:], grads["x"], OP_F32)
 
 
 @sizes

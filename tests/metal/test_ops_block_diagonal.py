@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from mlxhog._native import ops
-from mlxhog.models.ops.reference import layers_numpy
-from tests.metal.sample import draw, unwritten, wide
+from tests.metal.sample import draw, unwritten
+from tests.models.twins import EXACT
 from tests.pairs import each_of
 from tests.tolerances import OP_F32, OP_GRADIENT_F32, assert_close
 
@@ -49,16 +49,20 @@ def test_outputs_and_gradients(rows, blocks, threads):
     outs = [unwritten(*dy.shape) for dy in dys]
     ops.block_diagonal(x, weights, biases, outs, threads=threads)
     dx, d_weights, d_biases = gradients(rows, blocks, threads)
-    wanted_dx = np.zeros((1, *x.shape))
-    for k, (w, b, dy) in enumerate(zip(weights, biases, dys, strict=True)):
-        wide_x, wide_w, wide_dy = wide(x[None], w, dy[None])
-        y, back = layers_numpy.block_diagonal(wide_x, wide_w, b)
-        assert_close(outs[k], y[0], OP_F32, label=f"out {k}")
-        part, wanted_dw, wanted_db = back(wide_dy)
-        assert_close(d_weights[k], wanted_dw, OP_GRADIENT_F32, label=f"weight {k}")
-        assert_close(d_biases[k], wanted_db, OP_GRADIENT_F32, label=f"bias {k}")
-        wanted_dx += part
-    assert_close(dx, wanted_dx[0], OP_GRADIENT_F32, label="x")
+    inputs = {"x": x} | {f"w{k}": w for k, w in enumerate(weights)}
+    inputs |= {f"b{k}": np.zeros(dy.shape[1]) if b is None else b
+               for k, (b, dy) in enumerate(zip(biases, dys, strict=True))}  # fmt: skip
+
+    def call(ops, t):
+        ws, bs = ([t[f"{name}{k}"] for k in range(len(dys))] for name in "wb")
+        return ops.block_diagonal(t["x"], ws, bs)
+
+    ys, grads = EXACT.run(call, inputs, {}, dys)
+    assert_close(dx, grads["x"], OP_GRADIENT_F32, label="x")
+    for k, y in enumerate(ys):
+        assert_close(outs[k], y, OP_F32, label=f"out {k}")
+        assert_close(d_weights[k], grads[f"w{k}"], OP_GRADIENT_F32, label=f"weight {k}")
+        assert_close(d_biases[k], grads[f"b{k}"], OP_GRADIENT_F32, label=f"bias {k}")
 
 
 def test_gradients_have_the_same_bits_for_any_thread_count():

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from mlxhog._native import ops
-from mlxhog.models.ops.reference import layers_numpy
-from tests.metal.sample import draw, unwritten, wide
+from tests.metal.sample import draw, unwritten
+from tests.models.twins import EXACT
 from tests.pairs import each_of
 from tests.tolerances import OP_F32, OP_GRADIENT_F32, assert_close
 
@@ -42,16 +42,16 @@ def gradients(inputs, *, silu, threads):
 @each_of("silu", [False, True])
 def test_output_last_inputs_and_gradients(shape, threads, packed, silu):
     inputs = arguments(shape, packed=packed)
-    x, w, b, state = wide(*inputs[:4])
-    wanted_y, wanted_last, back = layers_numpy.causal_conv(
-        x, w, b, state=state, starts=inputs[4], silu=silu
+    named = dict(zip(("x", "w", "b", "state"), inputs, strict=False))
+    weights = draw(*inputs[0].shape, seed=2), draw(*inputs[3].shape, seed=3)
+    (wanted_y, wanted_last), grads = EXACT.run(
+        lambda ops, t: ops.causal_conv(**t, silu=silu), named, {"starts": inputs[4]}, weights
     )
     y, last = forward(inputs, silu=silu, threads=threads)
     assert_close(y, wanted_y, OP_F32)
     np.testing.assert_array_equal(last, wanted_last.astype(np.float32))
-    dy, d_last = wide(draw(*x.shape, seed=2), draw(*state.shape, seed=3))
     result = gradients(inputs, silu=silu, threads=threads)
-    for name, actual, expected in zip(PARTS, result, back(dy, d_last), strict=True):
+    for name, actual, expected in zip(PARTS, result, grads.values(), strict=True):
         assert_close(actual, expected, OP_GRADIENT_F32, label=name)
 
 

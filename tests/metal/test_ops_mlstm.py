@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from mlxhog._native import ops
-from mlxhog.models.ops.reference import mlstm_numpy
-from tests.metal.sample import wide
+from tests.models.operators import run_mlstm
+from tests.models.twins import EXACT
 from tests.pairs import each_of
 from tests.tolerances import CELL_EXTREME_F32, CELL_F32, GRADIENT_ANY_F32, STATE_F32, assert_close
 
@@ -67,11 +67,10 @@ def run(cell, chunk, threads=1, stride=1):
 
 
 def wanted(cell):
-    state = wide(*cell.state)
-    h, last, backward = mlstm_numpy.recurrent(*wide(*cell.inputs), eps=EPS, state=state)
-    dh, *d_last = wide(*cell.d_results)
-    results = dict(zip(("h", "C", "n", "m"), (h, *last), strict=True))
-    return results, dict(zip(NAMES, backward(dh, d_last), strict=True))
+    inputs = dict(zip((*"qkvif", "C0", "n0", "m0"), (*cell.inputs, *cell.state), strict=True))
+    how = {"chunk_size": 1, "eps": EPS}
+    results, grads = EXACT.run(run_mlstm, inputs, how, cell.d_results)
+    return dict(zip("hCnm", results, strict=True)), dict(zip(NAMES, grads.values(), strict=True))
 
 
 def assert_same(actual, expected, tolerance):

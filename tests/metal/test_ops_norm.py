@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from mlxhog._native import ops
-from mlxhog.models.ops.reference import layers_numpy
 from tests.metal import reference
 from tests.metal.sample import draw, unwritten, wide
+from tests.models.twins import EXACT
 from tests.pairs import each_of
 from tests.tolerances import NORM_GRADIENT_F32, OP_F32, assert_close
 
@@ -62,11 +62,15 @@ def test_layer_norm_and_its_gradients(rows, heads, width, threads):
     d_out = draw(*x.shape, seed=1)
     ops.layer_norm(x, w, out, eps=EPS, threads=threads)
     ops.layer_norm_grad(x, w, d_out, dx, dw, eps=EPS, threads=threads)
-    unit, back = layers_numpy.layer_norm(x.astype(np.float64), EPS)
-    scale = w.reshape(heads, width).astype(np.float64)
-    assert_close(out, scale * unit, OP_F32)
-    assert_close(dx, back(d_out * scale), NORM_GRADIENT_F32, label="dx")
-    assert_close(dw, (d_out * unit).sum(0).ravel(), OP_F32, label="dw")
+    (expected,), grads = EXACT.run(
+        lambda ops, t: ops.head_norm(t["x"][None], t["w"], EPS),
+        {"x": x, "w": w},
+        {},
+        [d_out.reshape(1, rows, -1)],
+    )
+    assert_close(out, expected.reshape(out.shape), OP_F32)
+    assert_close(dx, grads["x"], NORM_GRADIENT_F32, label="dx")
+    assert_close(dw, grads["w"], OP_F32, label="dw")
 
 
 @each_of(("rows", "heads", "width"), [(1, 1, 1), (5, 3, 7), (300, 4, 32), (2, 1, 64)])
@@ -84,12 +88,16 @@ def test_head_norm_skip_gate_and_its_gradients(rows, heads, width, threads):
     grads = {name: unwritten(*x.shape) for name, x in inputs.items()}
     ops.head_norm_skip_gate(*inputs.values(), out, eps=EPS, threads=threads)
     ops.head_norm_skip_gate_grad(*inputs.values(), d_out, *grads.values(), eps=EPS, threads=threads)
-    h, c, z, w, skip = wide(*inputs.values())
-    expected, back = layers_numpy.head_norm_skip_gate(h[None], c[None], z[None], w, skip, EPS)
-    assert_close(out, expected[0], OP_F32)
-    for name, gradient in zip(inputs, back(d_out[None].astype(np.float64)), strict=True):
+
+    def call(ops, t):
+        h, c, z = (t[name][None] for name in "hcz")
+        return ops.head_norm_skip_gate(h, c, z, t["w"], t["skip"], EPS)[0]
+
+    (expected,), wanted = EXACT.run(call, inputs, {}, [d_out])
+    assert_close(out, expected, OP_F32)
+    for name, gradient in wanted.items():
         tolerance = NORM_GRADIENT_F32 if name == "h" else OP_F32
-        assert_close(grads[name], gradient.reshape(inputs[name].shape), tolerance, label=name)
+        assert_close(grads[name], gradient, tolerance, label=name)
 
 
 def test_the_small_outputs_of_a_fresh_cell_feel_the_eps_of_the_head_norm():

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 
 from mlxhog._native import ops
-from mlxhog.models.ops.reference.recurrences_numpy import slstm_cell
-from tests.metal.sample import Array, unwritten, wide
-from tests.models.slstm import INPUTS, STATE, slstm_inputs, slstm_state
+from tests.metal.sample import Array, unwritten
+from tests.models.golden import SLSTM as INPUTS
+from tests.models.operators import run_slstm
+from tests.models.sample import slstm_inputs, slstm_state
+from tests.models.twins import EXACT
 from tests.pairs import each_of
 from tests.tolerances import SLSTM_F32, SLSTM_GRADIENT_F32, assert_close
 
-GATES = INPUTS[:4]
+GATES, STATE = INPUTS[:4], "hcnm"
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,11 @@ def run(cell, threads=1):
 
 
 def wanted(cell):
-    states, backward = slstm_cell(
-        *wide(*cell.inputs.values()), state=wide(*cell.state), starts=cell.starts
-    )
-    grads = backward(*wide(cell.dh, cell.d_last))
-    names = [f"d{name}" for name in (*INPUTS, *(f"{letter}0" for letter in STATE))]
-    last = {name: x[:, -1] for name, x in zip(STATE, states, strict=True)}
-    return {"y": states[0], **last, **dict(zip(names, grads, strict=True))}
+    inputs = cell.inputs | {f"{name}0": x for name, x in zip(STATE, cell.state, strict=True)}
+    weights = [cell.dh, *cell.d_last]
+    (y, *last), grads = EXACT.run(run_slstm, inputs, {"starts": cell.starts}, weights)
+    named = {f"d{name}": grad for name, grad in grads.items()}
+    return {"y": y, **dict(zip(STATE, last, strict=True)), **named}
 
 
 def assert_is_the_cell(cell):

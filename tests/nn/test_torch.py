@@ -15,7 +15,7 @@ from mlxhog.nn.torch import MLSTM, SLSTM, LanguageModel, XLSTMBlock, detach
 from tests.nn.sides import KINDS, SIDES
 from tests.tolerances import GRADIENT_F32, assert_close
 
-PAGE = Path(__file__).parents[2] / "docs" / "layers.md"
+PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 
 
 @pytest.mark.parametrize("make", [SLSTM, MLSTM])

@@ -1,7 +1,5 @@
 """`--strategy auto` changes its strategy by the measured cost of rounds."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -231,11 +229,3 @@ def test_a_death_at_any_moment_of_a_change_loses_no_batch(tmp_path, averages, mo
     assert (result.status, result.steps, result.restarts) == ("done", 200, 9)
     assert len(changes(Path(result.run))) >= 6
     check_tickets(result, "sync")
-
-
-@pytest.mark.slow
-def test_a_named_strategy_never_changes(tmp_path, monkeypatch):
-    monkeypatch.setattr(choose_strategy, "RULE", Always(rounds=2, gradients=2))
-    options = {"strategy": "sync", "sync_shares": "speed", "workers": "mlx:cpu*2"}
-    result = train(small_config(tmp_path, steps=30, **options))
-    assert not changes(Path(result.run))

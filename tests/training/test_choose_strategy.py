@@ -86,14 +86,6 @@ def test_rounds_begin_when_they_would_lose_less_than_the_limit():
     assert RULE.begins(held_up, 2) is None
 
 
-def test_no_speeds_end_rounds_and_begin_them():
-    """With shares as large as they are at the start, of a text of which each may be divided."""
-    for factor in np.linspace(1.0, 4.0, 31):
-        seconds = (0.02,) * RULE.gradients, (0.02 * factor,) * RULE.gradients
-        apart = [[StepTime(64, s, 0.0) for s in own] for own in seconds]
-        assert RULE.ends(rounds(*seconds)) is None or RULE.begins(apart, 1) is None, factor
-
-
 # -- plans -----------------------------------------------------------------------------------------
 
 CHOICES = {"sync": ROUNDS, "hogwild": LOCK_FREE}

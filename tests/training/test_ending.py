@@ -13,7 +13,7 @@ from mlxhog.checkpoint import checkpoint
 from mlxhog.report.metrics import Activity
 from mlxhog.training import trainer, worker
 from mlxhog.training.evaluation import TextJobs
-from tests.training.small import Messages, end_the_time_when, small_config
+from tests.training.small import end_the_time_when, small_config
 
 
 @pytest.mark.slow
@@ -49,26 +49,6 @@ def that_never_ends_a_sample(job):
     """A worker that hangs over a sample. Children import it."""
     TextJobs._sample = lambda jobs: time.sleep(600)
     worker.main(job)
-
-
-def that_is_killed_over_a_sample(job):
-    """A worker that is killed when it begins a sample. Children import it."""
-    TextJobs._sample = lambda jobs: os.kill(os.getpid(), signal.SIGKILL)
-    worker.main(job)
-
-
-@pytest.mark.slow
-def test_a_complete_run_whose_workers_keep_dying_over_its_sample_is_done_without_it(
-    tmp_path, monkeypatch
-):
-    monkeypatch.setattr(worker, "main", that_is_killed_over_a_sample)
-    messages = Messages()
-    options = {"workers": "mlx:cpu*2", "steps": 4, "sample_every": "1h", "restarts": 0}
-    result = train(small_config(tmp_path, **options), observer=messages)
-    assert (result.status, result.steps, result.sample) == ("done", 4, None)
-    (line,) = [text for text in messages if text.startswith("no sample")]
-    assert "(mlx:cpu) died 1 times in 10 minutes (last: signal SIGKILL" in line
-    assert line.endswith("; mlxhog generate writes one")
 
 
 @pytest.mark.slow

@@ -59,11 +59,6 @@ def test_the_larger_text_is_all_of_it_or_as_much_as_a_model_scores_soon(tmp_path
         assert HeldOutTexts(file, other, parameters, asked).larger is None
 
 
-def test_a_large_model_is_evaluated_in_small_batches():
-    config, sizes = TrainConfig(seq_len=256), (1_000_000, 30_000_000, 162_000_000, 1_300_000_000)
-    assert [HeldOutText.of(None, config, n).rows for n in sizes] == [16, 4, 1, 1]
-
-
 def test_an_evaluation_that_does_not_score_all_of_its_text_has_no_score(tmp_path):
     text = HeldOutText(held_out_file(tmp_path, 4000), 50, 40)
     backend = SimpleNamespace(

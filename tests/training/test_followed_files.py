@@ -170,28 +170,6 @@ def test_a_file_that_is_being_read_when_the_run_ends_is_read_after_a_resume(foll
     assert {row[:1] for row in rows(tmp_path)} == {b"a", b"b"}
 
 
-def test_a_disk_that_does_not_answer_delays_no_end_of_a_run(follower, tmp_path, monkeypatch):
-    monkeypatch.setattr(follow, "LEAVE_S", 0.01)
-    (follower.folder / "a.txt").write_text("text")
-    reading, answers = threading.Event(), threading.Event()
-    real = follower._rows
-
-    def hangs(path):
-        yield from real(path)
-        reading.set()
-        assert answers.wait(LIMIT_S)
-        follower._over.clear()  # as if the end had not been noticed
-
-    follower._rows = hangs
-    with follower:
-        assert reading.wait(LIMIT_S)
-    again = new_follower(follower.folder, tmp_path)
-    assert again.look()
-    answers.set()
-    follower._thread.join(LIMIT_S)
-    assert rows(tmp_path) == [b"text"]  # the late thread has published nothing
-
-
 @pytest.mark.parametrize("lack", [EnvironmentLacks("reading it needs a package"), MemoryError()])
 def test_a_file_that_the_machine_cannot_read_now_is_read_when_the_run_is_resumed(
     follower, tmp_path, lack

@@ -19,7 +19,7 @@ from mlxhog.models import families
 from mlxhog.models.families import init_params
 from mlxhog.training.plan import make_plan
 from mlxhog.training.state import load
-from tests.training.small import SMALL_MODEL, mixed_model, small_config
+from tests.training.small import SMALL_MODEL, Messages, mixed_model, small_config
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +69,8 @@ def test_a_run_begins_with_the_weights_alone(before, by):
 @pytest.mark.slow
 def test_the_run_names_its_initial_weights_and_resumes_and_repeats_without_asking(before):
     _, first = before
-    messages = []
-    result = train(
-        tuned(before, init_from="latest"), observer=lambda p: messages.append(p.message or "")
-    )
+    messages = Messages()
+    result = train(tuned(before, init_from="latest"), observer=messages)
     assert any(message.startswith("begins with the weights of") for message in messages)
     stored = (Path(result.run) / "config.yaml").read_text()
     assert f"init_from: {first.checkpoint}" in stored

@@ -19,6 +19,7 @@ from tests.base.test_verdicts import kernel
 from tests.pairs import each_of
 from tests.training import stand_in_gpu as stand_in_gpu_worker
 from tests.training.small import (
+    Messages,
     identical,
     largest_difference,
     parameters,
@@ -41,69 +42,43 @@ def measured(metal=300.0, *, ok=True):
 FASTER, SLOWER, WRONG = measured(), measured(100.0), measured(ok=False)
 
 
-def resolved(backends, record, **options):
+FORCE, METAL, PLAIN = {"force": True}, {"kernels": "metal"}, {"kernels": "reference"}
+
+
+@each_of(
+    ("backends", "record", "options", "expected", "said"),
+    [
+        ("mlx:cpu torch:cpu", UNTESTED, {}, "native native", ""),
+        ("mlx:gpu mlx:cpu", UNTESTED, {}, "metal native", "metal on mlx:gpu, which each worker ch"),
+        ("mlx:gpu mlx:cpu mlx:gpu", FASTER, {}, "metal native metal", "metal on mlx:gpu, 300 tok"),
+        ("mlx:gpu torch:mps", FASTER, {}, "metal reference", "metal on mlx:gpu, 300 tokens/s"),
+        ("mlx:gpu", SLOWER, {}, "reference", ""),
+        ("mlx:gpu", WRONG, {}, "reference", "reference on mlx:gpu, because on mlx these differ"),
+        ("mlx:gpu", WRONG, FORCE, "reference", "reference on mlx:gpu, because on mlx these diff"),
+        ("mlx:gpu mlx:cpu", FASTER, PLAIN, "reference reference", ""),
+        ("mlx:gpu", SLOWER, METAL, "metal", ""),
+        ("mlx:gpu", WRONG, {**METAL, **FORCE}, "metal", ""),
+        ("mlx:cpu torch:cpu", UNTESTED, {"kernels": "native"}, "native native", ""),
+        ("mlx:cpu", UNTESTED, {"kernels": "metal-emulated"}, "metal-emulated", ""),
+        ("mlx:gpu torch:cpu", FASTER, METAL, ConfigError, "which torch:cpu cannot run; use auto"),
+        ("mlx:cpu torch:mps", FASTER, {"kernels": "native"}, ConfigError, "torch:mps cannot run"),
+        ("mlx:gpu", FASTER, {"kernels": "metal-emulated"}, ConfigError, "mlx:gpu cannot run; use"),
+        ("mlx:gpu", WRONG, METAL, EnvironmentLacks, "mlx:gpu is not known.*these differ.*--force"),
+        ("mlx:gpu", UNTESTED, METAL, EnvironmentLacks, "has not been tested.*--force"),
+    ],
+)
+def test_a_choice_of_kernels_has_one_meaning_for_each_worker(
+    backends, record, options, expected, said
+):
     config = TrainConfig(**options)
-    return kernel_choice.choose_kernels(config, backends.split(), record)
-
-
-@each_of(
-    ("backends", "record", "options", "expected"),
-    [
-        ("mlx:cpu torch:cpu", UNTESTED, {}, "native native"),
-        ("mlx:gpu mlx:cpu", UNTESTED, {}, "metal native"),
-        ("mlx:gpu mlx:cpu mlx:gpu", FASTER, {}, "metal native metal"),
-        ("mlx:gpu torch:mps", FASTER, {}, "metal reference"),
-        ("mlx:gpu", SLOWER, {}, "reference"),
-        ("mlx:gpu", WRONG, {}, "reference"),
-        ("mlx:gpu", WRONG, {"force": True}, "reference"),
-        ("mlx:gpu mlx:cpu", FASTER, {"kernels": "reference"}, "reference reference"),
-        ("mlx:gpu", SLOWER, {"kernels": "metal"}, "metal"),
-        ("mlx:gpu", WRONG, {"kernels": "metal", "force": True}, "metal"),
-        ("mlx:cpu torch:cpu", UNTESTED, {"kernels": "native"}, "native native"),
-        ("mlx:cpu", UNTESTED, {"kernels": "metal-emulated"}, "metal-emulated"),
-    ],
-)
-def test_a_choice_of_kernels_has_one_meaning_for_each_worker(backends, record, options, expected):
-    assert resolved(backends, record, **options).of_workers == tuple(expected.split())
-
-
-@each_of(
-    ("backends", "record", "reasons"),
-    [
-        ("mlx:gpu mlx:gpu", FASTER, ["metal on mlx:gpu, 300 tokens/s"]),
-        ("mlx:gpu", WRONG, ["reference on mlx:gpu, because on mlx these differ from reference"]),
-        ("mlx:gpu", UNTESTED, ["metal on mlx:gpu, which each worker checks when it starts; this"]),
-        ("mlx:gpu", SLOWER, []),
-        ("mlx:cpu torch:cpu", UNTESTED, []),
-    ],
-)
-def test_auto_reports_its_choice_for_a_gpu_if_that_is_useful(backends, record, reasons):
-    notes = resolved(backends, record).notes
-    assert len(notes) == len(reasons)
-    for note, words in zip(notes, reasons, strict=True):
-        assert note.startswith(f"kernels auto: {words}")
-
-
-@each_of(
-    ("backends", "kernels", "refused"),
-    [
-        ("mlx:gpu torch:cpu", "metal", "torch:cpu"),
-        ("mlx:cpu torch:mps", "native", "torch:mps"),
-        ("mlx:gpu", "metal-emulated", "mlx:gpu"),
-    ],
-)
-def test_a_worker_that_cannot_run_the_kernels_is_named_with_the_way_out(backends, kernels, refused):
-    with pytest.raises(ConfigError, match=f"'{kernels}', which {refused} cannot run; use auto"):
-        resolved(backends, FASTER, kernels=kernels, force=True)
-
-
-@pytest.mark.parametrize(
-    ("record", "reason"),
-    [(WRONG, "these differ from reference"), (UNTESTED, "has not been tested")],
-)
-def test_metal_kernels_that_are_not_known_to_be_right_are_refused(record, reason):
-    with pytest.raises(EnvironmentLacks, match=f"of mlx:gpu is not known.*{reason}.*--force"):
-        resolved("mlx:gpu", record, kernels="metal")
+    if not isinstance(expected, str):
+        with pytest.raises(expected, match=said):
+            kernel_choice.choose_kernels(config, backends.split(), record)
+        return
+    kernels, notes = kernel_choice.choose_kernels(config, backends.split(), record)
+    assert kernels == tuple(expected.split())
+    assert bool(notes) == bool(said)
+    assert not said or notes[0].startswith(f"kernels auto: {said}")
 
 
 @pytest.mark.slow
@@ -171,10 +146,10 @@ def events(run):
 def test_a_run_with_a_wrong_kernel_trains_by_the_plain_operator_and_says_so(stand_in_gpu, tmp_path):
     options = {"steps": 4, "workers": "mlx:gpu", "strategy": "serial", "batch_size": 4}
     plant(stand_in_gpu, kernel="mlstm_out")
-    messages = []
+    messages = Messages()
     faulty = train(
         small_config(tmp_path, **options),
-        observer=lambda progress: messages.append(progress.message or ""),
+        observer=messages,
     )
     plain = train(small_config(tmp_path, **options, kernels="reference"))
     assert identical(parameters(faulty), parameters(plain))

@@ -15,7 +15,6 @@ from mlxhog.arena.workers import Phase
 from mlxhog.config.budget import Budget
 from mlxhog.config.rules import Slowdown
 from mlxhog.errors import ConfigError
-from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
 from mlxhog.training import evaluation, worker
 from mlxhog.training.overlap import OverlappedSteps
 from tests.strategies.runs import LR, context, new_arena, strategy, wait_until
@@ -110,15 +109,6 @@ def test_an_error_in_a_gradient_leaves_the_step_beside_it_whole_and_counted(aren
     ledger = steps.context.ledger
     assert ledger.state(0, 0) == TicketState.DONE
     assert ledger.state(0, 1) == TicketState.LEASED  # comes back when its worker is reaped
-
-
-def test_a_strategy_of_ones_own_with_another_worker_is_refused(arena):
-    class Own(Hogwild):
-        def worker(self, context):
-            return HogwildWorker(context)
-
-    with pytest.raises(ConfigError, match="HogwildWorker, expected an OverlappedWorker"):
-        overlapped(arena, of=strategy(kind=Own, overlap=True))
 
 
 @pytest.mark.slow

@@ -89,17 +89,6 @@ def test_it_names_the_files_with_held_out_text_and_their_share(here, capsys):
     assert "novel.md  3.8 kB" in "".join(lines[held_out + 1 : held_out + 3])
 
 
-def test_it_names_files_whose_texts_are_in_other_fields(here, capsys):
-    assert "fields  " not in said(capsys)
-    (here / "text" / "13.jsonl").write_text('{"text": "a"}\n{"content": "b"}\n{"text": "c"}\n')
-    text, known = said(capsys), json.loads(said(capsys, "--json"))
-    at = {Path(file["path"]).name: file for file in known["data"]["files"]}
-    assert at["13.jsonl"]["fields"] == {"text": 2, "content": 1}
-    first, second = (at[name]["path"] for name in ("12.jsonl", "13.jsonl"))
-    line = f"content in {first}; text (2 records) and content (1 record) in {second}\n"
-    assert f"fields         {line}" in text
-
-
 def test_the_time_is_estimated_from_a_run_like_it_and_else_from_doctor(here, monkeypatch):
     config = small_config(here, tokens=10_000, steps=None)
     plan = make_plan(config)

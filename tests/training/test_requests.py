@@ -1,6 +1,5 @@
 """Requests to a run: it stops, saves, writes a sample, and refuses unknown requests."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from mlxhog import train
 from mlxhog.arena.requests import Refused, ask
 from mlxhog.checkpoint import checkpoint, run
 from mlxhog.cli import main
-from tests.training.asking import Client, endless, trained
+from tests.training.asking import endless, trained
 from tests.training.small import small_config
 
 
@@ -24,16 +23,6 @@ def test_stop_ends_the_run_with_a_checkpoint_from_which_it_resumes(tmp_path):
     assert steps == result.steps >= 3
     resumed = train(replace(config, resume=result.run, steps=5, time=None))
     assert (resumed.status, resumed.steps) == ("done", steps + 5)
-
-
-@pytest.mark.slow
-def test_the_command_stops_the_latest_run(tmp_path, capsys):
-    config = endless(tmp_path)
-    client = Client(config, lambda _: main(["stop", "latest", "--out", config.out, "--json"]))
-    assert train(config, observer=client).status == "interrupted"
-    client.finish()
-    answer = json.loads(capsys.readouterr().out)
-    assert "saves a checkpoint" in answer["message"]
 
 
 @pytest.mark.slow

@@ -69,19 +69,6 @@ def test_a_batch_that_cannot_be_filled_is_refused_before_anything_starts(tmp_pat
 
 
 @pytest.mark.slow
-def test_the_run_directory_holds_the_files_of_the_design(tmp_path):
-    result = train(small_config(tmp_path, steps=5, sample_every=2))
-    run = Path(result.run)
-    names = {path.name for path in run.iterdir()}
-    assert {"config.yaml", "run.json", "metrics.jsonl", "checkpoints", "lock"} <= names
-    status = json.loads((run / "run.json").read_text())
-    assert status["status"] == "done"
-    assert result.checkpoint is not None
-    files = {path.name for path in Path(result.checkpoint).iterdir()}
-    assert {"model.safetensors", "config.json", "optimizer.safetensors", "state.json"} <= files
-
-
-@pytest.mark.slow
 def test_a_mixed_stack_learns_and_resumes_from_its_checkpoint(tmp_path, capsys):
     common = {
         "model": mixed_model(tmp_path),

@@ -1,7 +1,5 @@
 """Every held-out number names the step that it scored, also after an interrupt."""
 
-from __future__ import annotations
-
 import json
 import signal
 from dataclasses import replace
@@ -65,9 +63,7 @@ def interrupted_run(root, **result):
 
 
 @pytest.mark.parametrize("command", ["show", "watch", "plot", "report"])
-def test_every_view_of_a_run_names_the_step_and_gives_no_verdict(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
-) -> None:
+def test_every_view_of_a_run_names_the_step_and_gives_no_verdict(tmp_path, capsys, command):
     run = interrupted_run(tmp_path)
     assert main([command, str(run.directory)]) == 0
     shown = " ".join(capsys.readouterr().out.split())

@@ -10,10 +10,9 @@ from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger
 from mlxhog.checkpoint import checkpoint
 from mlxhog.errors import ConfigError
-from mlxhog.strategies.disjoint import steps_taken
 from mlxhog.training.plan import make_plan
 from mlxhog.training.state import load
-from tests.training.small import identical, mixed_model, parameters, small_config
+from tests.training.small import identical, parameters, small_config
 
 TWO = "mlx:cpu*2"
 SPARSE = {
@@ -56,21 +55,6 @@ def test_a_run_in_two_parts_is_the_run_in_one(tmp_path, kind):
 
 
 @pytest.mark.slow
-def test_a_resumed_run_has_every_workers_residual(two_topk):
-    folder, first = two_topk
-    loaded = saved(first).optimizer
-    planned = make_plan(small_config(folder, resume=first.run, workers=TWO, **SPARSE["topk"]))
-    with Arena.create(planned.layout) as arena:
-        load(planned, arena, Ledger(arena))
-        for worker in (1, 2):
-            residual = arena.segment(f"residual.{worker}")
-            assert residual.any()
-            for name, slot in arena.layout.slots.items():
-                values = residual[slot.offset : slot.offset + slot.size]
-                assert np.array_equal(values, loaded[f"residual.{worker}/{name}"].ravel())
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 3])
 def test_other_workers_take_over_all_that_was_not_written_yet(two_topk, workers):
     folder, first = two_topk
@@ -106,23 +90,6 @@ def test_a_run_resumed_without_residuals_writes_the_waiting_updates(two_topk, op
                 loaded.optimizer[f"residual.1/{name}"] + loaded.optimizer[f"residual.2/{name}"]
             )
             np.testing.assert_allclose(arena.param(name), value + waiting, rtol=1e-6, atol=1e-7)
-
-
-@pytest.mark.slow
-def test_the_step_counts_of_disjoint_blocks_are_saved_and_their_moments_are_one_set(tmp_path):
-    options = {"workers": TWO, "model": mixed_model(tmp_path), **SPARSE["disjoint"]}
-    first = train(small_config(tmp_path, **options))
-    state = saved(first).state
-    assert state["opt_steps"].keys() == {"1"}
-    counts = state["block_steps"]
-    assert sum(counts.values()) > 0
-    assert {counts[name] for name in counts if ".blocks.0." in name} == {
-        counts["xlstm_block_stack.blocks.0.xlstm_norm.weight"]
-    }
-    planned = make_plan(small_config(tmp_path, resume=first.run, **options))
-    with Arena.create(planned.layout) as arena:
-        load(planned, arena, Ledger(arena))
-        assert steps_taken(arena) == counts
 
 
 @pytest.mark.slow

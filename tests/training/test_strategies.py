@@ -6,7 +6,7 @@ import pytest
 from mlxhog import train
 from mlxhog.checkpoint import checkpoint
 from tests.training.asking import endless, trained, until
-from tests.training.small import identical, largest_difference, parameters, small_config
+from tests.training.small import Messages, identical, largest_difference, parameters, small_config
 from tests.training.test_elastic import works
 
 
@@ -43,11 +43,11 @@ def test_in_round_robin_every_gradient_is_as_old_as_there_are_other_workers(tmp_
 
 @pytest.mark.slow
 def test_averaged_runs_tell_of_every_copy_and_the_checkpoint_holds_the_average(tmp_path):
-    messages = []
+    messages = Messages()
     config = small_config(
         tmp_path, workers="mlx:cpu*2", strategy="avg_runs", steps=60, lr=1e-2, eval_every="1h"
     )
-    result = train(config, observer=lambda progress: messages.append(progress.message or ""))
+    result = train(config, observer=messages)
     assert len(result.copies_bits_per_byte) == 2
     assert result.val_bits_per_byte is not None
     worse = result.val_bits_per_byte > min(result.copies_bits_per_byte)
@@ -65,10 +65,10 @@ def test_a_run_on_divided_text_resumes_bit_for_bit_and_also_with_other_workers(t
         "strategy": "scaffold", "workers": "mlx:cpu*2", "schedule": "constant", "warmup": 0,
         "average_every": 4, "split": "dirichlet", "split_alpha": 0.3, "clients": 3,
     }  # fmt: skip
-    messages = []
+    messages = Messages()
     whole = train(
         small_config(tmp_path, steps=30, **common),
-        observer=lambda progress: messages.append(progress.message or ""),
+        observer=messages,
     )
     assert any("divided among 3 clients" in message for message in messages)
     first = train(small_config(tmp_path, steps=13, **common))
@@ -157,18 +157,12 @@ def test_a_live_read_run_of_one_worker_equals_a_snapshot_run(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_can_start_synchronous_and_continue_lock_free(tmp_path):
-    config = small_config(tmp_path, workers="mlx:cpu*2", async_after=0.5, steps=40)
-    result = train(config)
+@pytest.mark.parametrize("budget", [{"steps": 40}, {"steps": None, "tokens": 6400}])
+def test_a_run_can_start_synchronous_and_continue_lock_free_within_its_budget(tmp_path, budget):
+    result = train(small_config(tmp_path, workers="mlx:cpu*2", async_after=0.5, **budget))
     assert result.status == "done"
-    assert result.steps >= 40
-    assert result.tokens == 40 * 1.5 * 64  # as many as `mean_batches_per_step` says
-
-
-@pytest.mark.slow
-def test_a_token_budget_holds_although_synchronous_steps_take_more_tokens(tmp_path):
-    budget, per_batch = 6400, 64
-    config = small_config(tmp_path, workers="mlx:cpu*2", async_after=0.5, steps=None, tokens=budget)
-    result = train(config)
-    assert result.status == "done"
-    assert budget <= result.tokens < budget + 2 * per_batch
+    if budget["steps"]:
+        assert result.steps >= 40
+        assert result.tokens == 40 * 1.5 * 64  # as many as `mean_batches_per_step` says
+    else:
+        assert 6400 <= result.tokens < 6400 + 2 * 64

@@ -1,7 +1,5 @@
 """A worker follows the supervisor's commands; if a GPU shares no memory, it uses copies."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,39 +8,13 @@ import pytest
 from mlxhog import TrainConfig
 from mlxhog.arena import Arena, control, plan
 from mlxhog.base.workers import BACKENDS, WorkerSpec
-from mlxhog.config.budget import Budget
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.metal.engine import ReferenceEngine
-from mlxhog.optim import Muon, metal_steps, muon
+from mlxhog.optim import metal_steps, muon
 from mlxhog.optim.metal_steps import ADAM
 from mlxhog.strategies import build
 from mlxhog.training import worker
-from mlxhog.training.job import Job
-from mlxhog.training.plan import make_plan
-from tests.training.small import small_config
 from tests.training.test_watchdog import job
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-def test_the_threads_of_a_worker_are_those_of_its_optimizer_and_its_passes(
-    monkeypatch, tmp_path, threads
-):
-    config = small_config(tmp_path, strategy="serial", optimizer="muon", threads=threads)
-    plan = make_plan(config)
-    backend = SimpleNamespace(bind=lambda *_: None)
-    monkeypatch.setattr(worker.backends, "create", lambda *_, **__: backend)
-    monkeypatch.setattr(worker, "live_params", lambda *_: None)
-    with Arena.create(plan.layout) as arena:
-        job = Job(
-            setup=plan.for_workers(), handle=arena.handle(), slot=1, budget=Budget(steps=1),
-            step_limit=1, run_dir=tmp_path,
-        )  # fmt: skip
-        backend = worker.start_backend(job, arena, job.kernels)
-        context = worker.make_context(job, arena, arena.workers.entry(1), backend)
-        assert isinstance(context.optimizer, Muon)
-        assert context.optimizer.threads == threads
-        assert context.threads == context.target(1).threads == threads
-
 
 # -- unified memory --------------------------------------------------------------------------------
 
@@ -50,20 +22,6 @@ def test_the_threads_of_a_worker_are_those_of_its_optimizer_and_its_passes(
 class Refuses(ReferenceEngine):
     def adopt(self, host):
         raise EnvironmentLacks("MLX cannot import this")
-
-
-class RefusesLater(ReferenceEngine):
-    """Imports the parameters and `more` segments, then fails."""
-
-    def __init__(self, more):
-        super().__init__()
-        self._left = more + 1
-
-    def adopt(self, host):
-        self._left -= 1
-        if self._left < 0:
-            raise EnvironmentLacks("MLX cannot import one more")
-        return super().adopt(host)
 
 
 class Copies(ReferenceEngine):
@@ -176,15 +134,6 @@ def test_a_gpu_that_shares_memory_adds_its_own_steps(monkeypatch, arena):
     assert worker.gpu_steps(a_job("mlx:gpu", "mlx"), arena, ADAM) is not None
     np.testing.assert_array_equal(arena.params, before)
     assert worker.gpu_steps(a_job("mlx:gpu"), arena, ADAM) is None
-
-
-@pytest.mark.parametrize("more", [0, 1])
-def test_moments_that_cannot_be_imported_leave_the_steps_to_the_cpu(
-    monkeypatch, arena, capsys, more
-):
-    with_engine(monkeypatch, RefusesLater(more))
-    assert worker.gpu_steps(a_job("mlx:gpu", "mlx"), arena, ADAM) is None
-    assert "lets the CPU add its steps, not the GPU: MLX cannot" in capsys.readouterr().out
 
 
 def test_memory_of_several_pieces_of_macos_is_not_imported(monkeypatch, arena, capsys):

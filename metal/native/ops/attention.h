@@ -33,4 +33,16 @@ struct AttentionGradients {
 void attention_backward(const AttentionShape&, const AttentionInputs&, const float* lse, const float* d_out,
                         const AttentionGradients&, int threads);
 
+// Rotary positions: elements i and DH / 2 + i of every head turn by position * base^(-2 i / DH). x, out
+// (B, S, NH, DH), DH even; offset (B,), the position of each sequence's first element, or null: all 0.
+// Source: Su et al. 2021, RoFormer, arXiv:2104.09864.
+struct RopeShape {
+  Index B, S, NH, DH;
+  double base;
+  const std::int32_t* offset;
+};
+
+// `back` turns the other way, which is the gradient.
+void rope(const RopeShape&, const float* x, bool back, float* out, int threads);
+
 }  // namespace mlxhog

@@ -4,7 +4,6 @@
 #include <string>
 
 #include "attention.h"
-#include "rope.h"
 #include "shapes.h"
 
 namespace mlxhog {

@@ -15,7 +15,6 @@
 #include "blas.h"
 #include "gemm.h"
 #include "linear.h"
-#include "linear_loss.h"
 #include "loss.h"
 #include "memory.h"
 #include "mlstm.h"
@@ -65,7 +64,6 @@ nb::ndarray<nb::numpy, float> empty(const std::vector<std::size_t>& shape) {
 void bind_attention(nb::module_& m);
 void bind_layers(nb::module_& m);
 void bind_recurrences(nb::module_& m);
-void bind_slstm(nb::module_& m);
 
 void bind_ops(nb::module_& parent) {
   using namespace nb::literals;
@@ -145,7 +143,6 @@ void bind_ops(nb::module_& parent) {
         expect_writes(dv, positions * s.DV);
         mlstm_backward(s, {q, k, v, i, f}, {h, den, C, n, m}, dh, {dq, dk, dv, di, df, dC, dn, dm}, threads);
       }, "chunk"_a, "stride"_a, "eps"_a);
-  bind_slstm(m);
   bind_attention(m);
   bind_recurrences(m);
 }

@@ -4,7 +4,7 @@
 #include <optional>
 
 #include "gemm.h"
-#include "row_tasks.h"
+#include "pool.h"
 #include "small_blocks.h"
 
 namespace mlxhog {

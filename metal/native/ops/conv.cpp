@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "row_tasks.h"
+#include "pool.h"
 
 namespace mlxhog {
 namespace {

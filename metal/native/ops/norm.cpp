@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "moments.h"
-#include "row_tasks.h"
+#include "pool.h"
 
 namespace mlxhog {
 namespace {

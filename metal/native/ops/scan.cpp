@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "heads.h"
-#include "row_tasks.h"
+#include "pool.h"
 
 namespace mlxhog {
 namespace {

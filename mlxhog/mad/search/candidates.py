@@ -9,11 +9,11 @@ unknown.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from functools import lru_cache
 from math import prod
 
 from mlxhog.errors import ConfigError
-from mlxhog.mad.search.budget import Scale
+from mlxhog.mad.run import params, state
 from mlxhog.mad.search.space import Space
 from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.sequence import canonical
@@ -26,12 +26,15 @@ TRIES = 10_000
 """Most draws for one candidate of a space that is not listed."""
 
 
+@lru_cache(maxsize=4096)  # a space has few layers, and a sampler draws each many times
+def _sizes(layer: Layer, d: int, length: int) -> tuple[int, int]:
+    return params([layer], d), state([layer], d, length)
+
+
 class CandidateSet:
     """The sequences of a space within its counts and its budget at width d, in a fixed order.
 
-    With `budget.rescale`, a candidate is a sequence of the space's choices (its *plan*), shrunk to
-    fit; plans and candidates correspond one to one. State is counted after `length` tokens if the
-    budget has no length.
+    State is counted after `length` tokens if the budget has no length.
 
     Attributes:
         count: number of candidates; None for a large space with bounds.
@@ -45,41 +48,58 @@ class CandidateSet:
 
     def __init__(self, space: Space, d: int, length: int) -> None:
         space = self.space = space.at_width(d)
-        self.d = d
-        self._scale = Scale(space.budget, d, length)
-        self._check_layers()
-        sizes = {depth: prod(map(len, space.slots(depth))) for depth in space.depths}
-        self._sizes = {depth: size for depth, size in sizes.items() if size}
-        self.numbers = sum(self._sizes.values())
-        budget = space.budget
-        self._plans: dict[Layers, Layers] | None = None  # candidate -> plan, of a listed space
-        self.count: int | None = self.numbers
-        if space.max_count or budget.params is not None or budget.state is not None:
-            self._bound()
-        self.first = self._first()
+        self.d, self._length = d, space.budget.length or length
+        for layer in space.layers:
+            try:
+                layer.check(d)
+            except ConfigError as error:
+                raise ConfigError(f"{layer.name} at width {d}: {error}") from error
+        depths = {depth: prod(map(len, space.slots(depth))) for depth in space.depths}
+        self._depths = {depth: size for depth, size in depths.items() if size}
+        self.numbers = total = sum(self._depths.values())
+        self.count: int | None = total
+        self._listed: list[Layers] | None = None
+        if space.max_count or any(bound is not None for bound in self._bounds.values()):
+            self.count = None
+            if total <= LISTED:
+                every = map(self._sequence, range(total))
+                self._listed = [layers for layers in every if self._is_within(layers)]
+                self.count = self.numbers = len(self._listed)
+        self.first = self._first(total)
         for layers in space.start:
-            if self.build(layers) is None:
+            if layers not in self:
                 raise ConfigError(f"start has {canonical(layers)!r}, which is not in the space")
 
-    def _bound(self) -> None:
-        """List the candidates of a small space with bounds; those of a large one stay uncounted."""
-        if self.numbers > LISTED:
-            self.count = None
-            return
-        plans = map(self._sequence, range(self.numbers))
-        self._plans = {layers: plan for plan in plans if (layers := self.build(plan)) is not None}
-        self._listed = list(self._plans)
-        self.count = self.numbers = len(self._listed)
+    @property
+    def _bounds(self) -> dict[str, int | None]:
+        return {"params": self.space.budget.params, "state": self.space.budget.state}
 
     def candidate(self, number: int) -> Layers | None:
         """Return the candidate of a number; None if that sequence is above a bound."""
-        return (
-            self._listed[number] if self._plans is not None else self.build(self._sequence(number))
+        if self._listed is not None:
+            return self._listed[number]
+        layers = self._sequence(number)
+        return layers if self._is_within(layers) else None
+
+    def __contains__(self, layers: Layers) -> bool:
+        """Whether a sequence is a candidate."""
+        if len(layers) not in self._depths:
+            return False
+        slots = self.space.slots(len(layers))
+        return all(map(lambda layer, slot: layer in slot, layers, slots)) and self._is_within(
+            layers
         )
+
+    def unused(self) -> tuple[Layer, ...]:
+        """Return the choices that no candidate of a listed space has: their cost leaves no room."""
+        if self._listed is None:
+            return ()
+        used = {layer for layers in self._listed for layer in layers}
+        return tuple(layer for layer in self.space.layers if layer not in used)
 
     def _sequence(self, number: int) -> Layers:
         """Return a sequence of choices by its number, whatever the bounds."""
-        depths = iter(self._sizes.items())
+        depths = iter(self._depths.items())
         depth, size = next(depths)
         while number >= size:
             number -= size
@@ -90,56 +110,22 @@ class CandidateSet:
             chosen.append(slot[which])
         return tuple(reversed(chosen))
 
-    def build(self, plan: Sequence[Layer]) -> Layers | None:
-        """Return the candidate of a plan; None if the plan is not in the space."""
-        layers = tuple(plan)
-        if len(layers) not in self._sizes:
-            return None
-        slots = self.space.slots(len(layers))
-        if any(layer not in slot for layer, slot in zip(layers, slots, strict=True)):
-            return None
-        return self._scale.fit(layers) if self._counts_hold(layers) else None
+    def _is_within(self, layers: Layers) -> bool:
+        return self._counts_hold(layers) and all(
+            bound is None or size <= bound
+            for size, bound in zip(self._cost(layers), self._bounds.values(), strict=True)
+        )
 
     def _counts_hold(self, layers: Layers) -> bool:
         names = [layer.name for layer in layers]
         return all(names.count(name) <= most for name, most in self.space.max_count.items())
 
-    def plan(self, layers: Layers) -> Layers | None:
-        """Return the plan of a candidate; None if the layers are not a candidate."""
-        if self._plans is not None:
-            return self._plans.get(layers)
-        if len(layers) not in self._sizes:
-            return None
-        choices = []
-        for layer, slot in zip(layers, self.space.slots(len(layers)), strict=True):
-            own = [choice for choice in slot if self._scale.same(choice, layer)]
-            if not own:
-                return None
-            choices.append(own[0])
-        return tuple(choices) if self.build(choices) == layers else None
+    def _cost(self, layers: Layers) -> tuple[int, int]:
+        """Parameters and state."""
+        sizes = [_sizes(layer, self.d, self._length) for layer in layers]
+        return sum(own for own, _ in sizes), sum(own for _, own in sizes)
 
-    def unused(self) -> tuple[Layer, ...]:
-        """Return the choices that no candidate of a listed space has: their cost leaves no room."""
-        if self._plans is None:
-            return ()
-        used = {layer for plan in self._plans.values() for layer in plan}
-        return tuple(layer for layer in self.space.layers if layer not in used)
-
-    def _check_layers(self) -> None:
-        choices = self.space.layers
-        for number, layer in enumerate(choices):
-            try:
-                layer.check(self.d)
-            except ConfigError as error:
-                raise ConfigError(f"{layer.name} at width {self.d}: {error}") from error
-            for other in choices[:number]:
-                if self._scale.same(layer, other):
-                    raise ConfigError(
-                        f"{canonical([other])} and {canonical([layer])} differ in nothing that "
-                        "budget.rescale keeps; leave one out, or rescale out"
-                    )
-
-    def _first(self) -> Layers:
+    def _first(self, total: int) -> Layers:
         """Return a candidate.
 
         Raises:
@@ -147,29 +133,24 @@ class CandidateSet:
                 smallest sizes among them.
         """
         stream = random.Random(0)
-        whole = self._plans is not None
-        total = sum(self._sizes.values())
         tried = range(total) if total <= LISTED else [stream.randrange(total) for _ in range(TRIES)]
-        kept = []
-        for number in tried:
-            plan = self._sequence(number)
-            if (layers := self.build(plan)) is not None:
+        costs = []
+        for layers in map(self._sequence, tried):
+            if self._is_within(layers):
                 return layers
-            if self._counts_hold(plan):
-                kept.append(self._scale.cost(plan))
-        budget, space = self.space.budget, self.space
-        if not kept:
+            if self._counts_hold(layers):
+                costs.append(self._cost(layers))
+        if not costs:
             raise ConfigError(
-                f"max_count {dict(space.max_count)} leaves no candidate; raise a count, or list "
-                "more layers"
+                f"max_count {dict(self.space.max_count)} leaves no candidate; raise a count, or "
+                "list more layers"
             )
-        least = zip(("params", "state"), zip(*kept, strict=True), strict=True)
+        least = zip(self._bounds.items(), map(min, zip(*costs, strict=True)), strict=True)
         sizes = [
-            f"the smallest {name} is {min(values):,}, {min(values) - bound:,} over budget.{name} "
-            f"{bound:,}"
-            for name, values in least
-            if (bound := getattr(budget, name)) is not None and min(values) > bound
+            f"the smallest {name} is {size:,}, {size - bound:,} over budget.{name} {bound:,}"
+            for (name, bound), size in least
+            if bound is not None and size > bound
         ]
         why = ", ".join(sizes) or "none is within budget.params and budget.state at once"
-        of = "" if whole else f" in {TRIES:,} draws"
+        of = "" if total <= LISTED else f" in {TRIES:,} draws"
         raise ConfigError(f"no candidate is within the budget{of}: {why}; raise it, or list others")

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from mlxhog.errors import ConfigError, did_you_mean
 from mlxhog.mad.search.candidates import TRIES, CandidateSet, Layers
@@ -22,50 +22,40 @@ from mlxhog.mad.search.space import Space
 T = TypeVar("T")
 
 
-class CandidateSampler(ABC):
-    """Proposes candidates; one process uses it."""
+class Candidates(Protocol):
+    """Numbered candidates: a `CandidateSet`, or a list."""
 
-    @abstractmethod
-    def ask(self) -> Layers | None:
-        """Return a candidate that was never proposed; None at the end of the space."""
+    count: int | None
+    numbers: int
 
-    @abstractmethod
-    def recall(self, layers: Layers) -> None:
-        """Record a candidate that was proposed in an earlier session."""
-
-    @abstractmethod
-    def tell(self, layers: Layers, score: float) -> None:
-        """Record the score of a candidate, in the order in which candidates end."""
+    def candidate(self, number: int) -> Layers | None:
+        """Return the candidate of a number below `numbers`, if it has one."""
 
 
-class ListSampler(CandidateSampler):
-    """A sampler of a list of architectures, in their order."""
+class Listed:
+    """A list of architectures as candidates."""
 
-    def __init__(self, candidates: list[Layers]) -> None:
-        self._rest = iter(candidates)
-
-    def ask(self) -> Layers | None:
-        """Return the next architecture."""
-        return next(self._rest, None)
-
-    def recall(self, layers: Layers) -> None:
-        """Skip one architecture."""
-        self.ask()
-
-    def tell(self, layers: Layers, score: float) -> None:
-        """Ignore the score."""
+    def __init__(self, architectures: Sequence[Layers]) -> None:
+        self.numbers = len(architectures)
+        self.count: int | None = self.numbers
+        self.candidate = architectures.__getitem__
 
 
-class SpaceSampler(CandidateSampler):
-    """A sampler of a space, with its proposals and their scores."""
+class Sampler(ABC):
+    """Proposes candidates; one process uses it.
 
-    def __init__(self, candidates: CandidateSet, seed: int) -> None:
+    Attributes:
+        proposed: every proposal, of earlier sessions, too.
+        scores: of the candidates that ended, in the order of their first `tell`.
+    """
+
+    def __init__(self, candidates: Candidates, seed: int = 0) -> None:
         self.candidates, self._seed = candidates, seed
         self.proposed: dict[Layers, None] = {}
-        self.scores: dict[Layers, float] = {}  # in the order of the first `tell`
+        self.scores: dict[Layers, float] = {}
 
     def ask(self) -> Layers | None:
-        """Return the next candidate, and record it."""
+        """Return a new candidate, and record it as proposed; None at the end of the space."""
         layers = self.choose()
         if layers is not None:
             self.recall(layers)
@@ -76,12 +66,12 @@ class SpaceSampler(CandidateSampler):
         """Return a candidate that was not proposed; None at the end of the space."""
 
     def tell(self, layers: Layers, score: float) -> None:
-        """Record the score of a candidate; a later one, of repeated runs, takes its place."""
+        """Record a candidate's score when it ends; that of repeated runs takes its place."""
         self.recall(layers)
         self.scores[layers] = score
 
     def recall(self, layers: Layers) -> None:
-        """Record the proposal."""
+        """Record a proposal, such as one of an earlier session."""
         self.proposed[layers] = None
 
     @property
@@ -130,10 +120,10 @@ def shuffled(count: int, stream: random.Random) -> Iterator[int]:
     yield from rest
 
 
-class Grid(SpaceSampler):
+class Grid(Sampler):
     """Proposes every candidate in the order of the space; the seed has no effect."""
 
-    def __init__(self, candidates: CandidateSet, seed: int) -> None:
+    def __init__(self, candidates: Candidates, seed: int = 0) -> None:
         super().__init__(candidates, seed)
         self._order: Iterator[int] = iter(range(candidates.numbers))
 
@@ -145,16 +135,30 @@ class Grid(SpaceSampler):
 class RandomSampler(Grid):
     """Proposes every candidate in an order that depends on the seed alone."""
 
-    def __init__(self, candidates: CandidateSet, seed: int) -> None:
+    def __init__(self, candidates: Candidates, seed: int) -> None:
         super().__init__(candidates, seed)
         self._order = shuffled(candidates.numbers, random.Random(f"{seed}"))
+
+
+class Learner(Sampler):
+    """A sampler of a space that learns from the scores."""
+
+    candidates: CandidateSet
+
+    def choose(self) -> Layers | None:
+        """Return a learnt candidate, or any one."""
+        return None if self.is_over else self.learnt() or self.any_unseen()
+
+    @abstractmethod
+    def learnt(self) -> Layers | None:
+        """Return a candidate chosen by the scores; None while they say too little."""
 
 
 MOST_CHANGES = 64
 """Changes that may leave the space or repeat a candidate, before a random candidate is taken."""
 
 
-class Evolution(SpaceSampler):
+class Evolution(Learner):
     """Proposes changes to good recent candidates.
 
     Parents are among the last `population` candidates that ended; the best of `sample` random ones
@@ -176,28 +180,22 @@ class Evolution(SpaceSampler):
         super().__init__(candidates, seed)
         self._population, self._sample, self._start = population, sample, start
 
-    def choose(self) -> Layers | None:
-        """Return a candidate of `start`, a child of a good one, or a random one."""
-        if self.is_over:
-            return None
-        return self._from_start() or self._child() or self.any_unseen()
-
-    def _from_start(self) -> Layers | None:
-        plans = map(self.candidates.build, self.candidates.space.start)
-        return next((layers for layers in plans if self.is_new(layers)), None)
+    def learnt(self) -> Layers | None:
+        """Return a candidate of `start`, or a changed good one."""
+        starts = self.candidates.space.start
+        return next((layers for layers in starts if self.is_new(layers)), None) or self._child()
 
     def _child(self) -> Layers | None:
         """A changed good candidate; None while there are too few, or if no change is new."""
-        candidates, stream, scores = self.candidates, self.stream(), self.scores
+        stream, scores = self.stream(), self.scores
         parents = list(scores)[-self._population :]
         if not parents or len(self.proposed) < self._start:
             return None
         for _ in range(MOST_CHANGES):
             drawn = stream.sample(parents, min(self._sample, len(parents)))
-            plan = candidates.plan(max(drawn, key=scores.__getitem__))
-            assert plan is not None  # its candidates are of this space
-            child = candidates.build(mutate(plan, candidates.space, stream))
-            if self.is_new(child):
+            parent = max(drawn, key=scores.__getitem__)
+            child = mutate(parent, self.candidates.space, stream)
+            if child in self.candidates and self.is_new(child):
                 return child
         return None
 
@@ -205,65 +203,65 @@ class Evolution(SpaceSampler):
 Mutation = Callable[[Layers, Space, random.Random], Layers]
 
 
-def mutate(plan: Layers, space: Space, stream: random.Random) -> Layers:
-    """Return a plan after one change; it may be equal, or outside the space's bounds."""
-    return stream.choice(MUTATIONS)(plan, space, stream)
+def mutate(parent: Layers, space: Space, stream: random.Random) -> Layers:
+    """Return a candidate after one change; it may be equal, or outside the space's bounds."""
+    return stream.choice(MUTATIONS)(parent, space, stream)
 
 
-def replaced(plan: Layers, space: Space, stream: random.Random) -> Layers:
+def replaced(parent: Layers, space: Space, stream: random.Random) -> Layers:
     """Put another choice into one slot."""
-    slot = stream.randrange(len(plan))
-    others = [layer for layer in space.slots(len(plan))[slot] if layer != plan[slot]]
-    return (*plan[:slot], stream.choice(others), *plan[slot + 1 :]) if others else plan
+    slot = stream.randrange(len(parent))
+    others = [layer for layer in space.slots(len(parent))[slot] if layer != parent[slot]]
+    return (*parent[:slot], stream.choice(others), *parent[slot + 1 :]) if others else parent
 
 
-def swapped(plan: Layers, space: Space, stream: random.Random) -> Layers:
+def swapped(parent: Layers, space: Space, stream: random.Random) -> Layers:
     """Swap two different layers that are possible in each other's slot."""
-    slots = space.slots(len(plan))
+    slots = space.slots(len(parent))
     pairs = [
         (a, b)
-        for b in range(len(plan))
+        for b in range(len(parent))
         for a in range(b)
-        if plan[a] != plan[b] and plan[a] in slots[b] and plan[b] in slots[a]
+        if parent[a] != parent[b] and parent[a] in slots[b] and parent[b] in slots[a]
     ]
     if not pairs:
-        return plan
+        return parent
     a, b = stream.choice(pairs)
-    layers = list(plan)
-    layers[a], layers[b] = plan[b], plan[a]
+    layers = list(parent)
+    layers[a], layers[b] = parent[b], parent[a]
     return tuple(layers)
 
 
-def inserted(plan: Layers, space: Space, stream: random.Random) -> Layers:
+def inserted(parent: Layers, space: Space, stream: random.Random) -> Layers:
     """Insert layers; delete others if the depth is not possible."""
-    longer = _insert(plan, space, stream)
+    longer = _insert(parent, space, stream)
     return longer if len(longer) in space.depths else _delete(longer, space, stream)
 
 
-def deleted(plan: Layers, space: Space, stream: random.Random) -> Layers:
+def deleted(parent: Layers, space: Space, stream: random.Random) -> Layers:
     """Delete layers; insert others if the depth is not possible."""
-    shorter = _delete(plan, space, stream)
+    shorter = _delete(parent, space, stream)
     return shorter if len(shorter) in space.depths else _insert(shorter, space, stream)
 
 
 MUTATIONS: tuple[Mutation, ...] = (replaced, swapped, inserted, deleted)
 
 
-def _insert(plan: Layers, space: Space, stream: random.Random) -> Layers:
+def _insert(parent: Layers, space: Space, stream: random.Random) -> Layers:
     slots = space.block
     unit = len(slots)
     if not all(slots):
-        return plan  # one layer deep: there are no channel maps to insert
-    at = unit * stream.randrange(len(plan) // unit + 1)
-    return (*plan[:at], *(stream.choice(slot) for slot in slots), *plan[at:])
+        return parent  # one layer deep: there are no channel maps to insert
+    at = unit * stream.randrange(len(parent) // unit + 1)
+    return (*parent[:at], *(stream.choice(slot) for slot in slots), *parent[at:])
 
 
-def _delete(plan: Layers, space: Space, stream: random.Random) -> Layers:
+def _delete(parent: Layers, space: Space, stream: random.Random) -> Layers:
     unit = len(space.block)
-    if len(plan) < unit:
-        return plan
-    at = unit * stream.randrange(len(plan) // unit)
-    return (*plan[:at], *plan[at + unit :])
+    if len(parent) < unit:
+        return parent
+    at = unit * stream.randrange(len(parent) // unit)
+    return (*parent[:at], *parent[at + unit :])
 
 
 GOOD = 0.2
@@ -273,10 +271,10 @@ MOST_DRAWS = 20 * DRAWS
 """Draws that may leave the space or repeat a candidate, before a random candidate is taken."""
 
 Choice = tuple[str, object]
-"""A choice of a plan: the name of its depth or of a slot, and the number or the layer there."""
+"""The name of a candidate's depth or of a slot, and the number or the layer there."""
 
 
-class TPE(SpaceSampler):
+class TPE(Learner):
     """Tree-structured Parzen estimator: choices frequent in good candidates and rare in others.
 
     The depth and every slot are categorical. Good are the best fifth of the candidates that ended,
@@ -291,60 +289,39 @@ class TPE(SpaceSampler):
     def __init__(self, candidates: CandidateSet, seed: int, *, start: int = 10) -> None:
         super().__init__(candidates, seed)
         self._start = start
-        self._plans: dict[Layers, Layers] = {}
 
-    def recall(self, layers: Layers) -> None:
-        """Record the proposal and its plan."""
-        if layers not in self._plans:
-            plan = self.candidates.plan(layers)
-            assert plan is not None  # recalled candidates are of this space
-            self._plans[layers] = plan
-        super().recall(layers)
-
-    def choose(self) -> Layers | None:
-        """Return an estimated candidate, or a random one."""
-        if self.is_over:
+    def learnt(self) -> Layers | None:
+        """Return the best of some draws; None if they only repeat candidates or leave the space."""
+        if len(self.scores) < self._start:
             return None
-        estimated = self._estimated() if len(self.scores) >= self._start else None
-        return estimated or self.any_unseen()
-
-    def _estimated(self) -> Layers | None:
-        """The best of some draws; None if they only repeat candidates or leave the space."""
         stream = self.stream()
         ranked = sorted(self.scores, key=self.scores.__getitem__, reverse=True)
         good = ranked[: min(MOST_GOOD, math.ceil(GOOD * len(ranked)))]
-        others = self._plans.keys() - good
-        ratio = _Ratio(self.candidates.space, *(
-            [self._plans[layers] for layers in own] for own in (good, others)
-        ))  # fmt: skip
+        others = [layers for layers in self.proposed if layers not in set(good)]
+        ratio = _Ratio(self.candidates.space, good, others)
         drawn: dict[Layers, float] = {}
-        tried = set[Layers]()
         for _ in range(MOST_DRAWS):
-            plan = ratio.draw(stream)
-            if plan in tried:  # a budget makes `build` slow
-                continue
-            tried.add(plan)
-            layers = self.candidates.build(plan)
-            if layers is not None and self.is_new(layers):
-                drawn[layers] = ratio.log(plan)
+            layers = ratio.draw(stream)
+            if layers not in drawn and self.is_new(layers) and layers in self.candidates:
+                drawn[layers] = ratio.log(layers)
             if len(drawn) == DRAWS:
                 break
         return max(drawn, key=drawn.__getitem__, default=None)
 
 
 class _Ratio:
-    """The frequencies of choices in good plans, and their ratios to those in other plans."""
+    """The frequencies of choices in good candidates, and their ratios to those in others."""
 
     def __init__(self, space: Space, good: list[Layers], others: list[Layers]) -> None:
         self._space, self._good = space, good
         self._in_good, self._in_others = _Frequencies(good), _Frequencies(others)
 
     def draw(self, stream: random.Random) -> Layers:
-        """Return a plan of the frequencies in good plans."""
-        depth = self._pick([len(plan) for plan in self._good], self._space.depths, stream)
-        deep = [plan for plan in self._good if len(plan) == depth]
+        """Draw a sequence by the frequencies in good candidates."""
+        depth = self._pick([len(one) for one in self._good], self._space.depths, stream)
+        deep = [one for one in self._good if len(one) == depth]
         return tuple(
-            self._pick([plan[slot] for plan in deep], layers, stream)
+            self._pick([one[slot] for one in deep], layers, stream)
             for slot, layers in enumerate(self._space.slots(depth))
         )
 
@@ -353,20 +330,20 @@ class _Ratio:
         """One of those seen, or, as one observation more, any possible one."""
         return stream.choice(seen if stream.randrange(len(seen) + 1) else possible)
 
-    def log(self, plan: Layers) -> float:
-        """Return the logarithm of the product of a plan's ratios."""
-        sizes = [len(self._space.depths), *map(len, self._space.slots(len(plan)))]
+    def log(self, one: Layers) -> float:
+        """Return the logarithm of the product of the ratios of a sequence."""
+        sizes = [len(self._space.depths), *map(len, self._space.slots(len(one)))]
         return sum(
             self._in_good.log(choice, size) - self._in_others.log(choice, size)
-            for choice, size in zip(_choices(plan), sizes, strict=True)
+            for choice, size in zip(_choices(one), sizes, strict=True)
         )
 
 
 class _Frequencies:
-    """How often the plans that have a slot have each choice in it."""
+    """How often the candidates that have a slot have each choice in it."""
 
-    def __init__(self, plans: Iterable[Layers]) -> None:
-        choices = [choice for plan in plans for choice in _choices(plan)]
+    def __init__(self, candidates: Iterable[Layers]) -> None:
+        choices = [choice for one in candidates for choice in _choices(one)]
         self._counts, self._slots = Counter(choices), Counter(name for name, _ in choices)
 
     def log(self, choice: Choice, size: int) -> float:
@@ -374,11 +351,11 @@ class _Frequencies:
         return math.log((self._counts[choice] + 1 / size) / (self._slots[choice[0]] + 1))
 
 
-def _choices(plan: Layers) -> list[Choice]:
-    return [("depth", len(plan)), *((f"slot {slot}", layer) for slot, layer in enumerate(plan))]
+def _choices(one: Layers) -> list[Choice]:
+    return [("depth", len(one)), *((f"slot {slot}", layer) for slot, layer in enumerate(one))]
 
 
-SAMPLERS: Mapping[str, Callable[[CandidateSet, int], CandidateSampler]] = {
+SAMPLERS: Mapping[str, Callable[[CandidateSet, int], Sampler]] = {
     "grid": Grid,
     "random": RandomSampler,
     "evolution": Evolution,
@@ -387,7 +364,7 @@ SAMPLERS: Mapping[str, Callable[[CandidateSet, int], CandidateSampler]] = {
 """Every sampler by its name."""
 
 
-def make_sampler(name: str, candidates: CandidateSet, seed: int) -> CandidateSampler:
+def make_sampler(name: str, candidates: CandidateSet, seed: int) -> Sampler:
     """Make a sampler, by a key of `SAMPLERS`; the seed decides all its draws.
 
     Raises:

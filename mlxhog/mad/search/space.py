@@ -7,7 +7,7 @@
       channels: [swiglu, mlp]
       defaults: {mlstm: {heads: 4}}   # numbers of a type; those of an item have priority
       max_count: {mh-attention: 1}    # of a type in one candidate
-      budget: {params: 700_000, state: 16384, length: 256, rescale: false}
+      budget: {params: 700_000, state: 16384, length: 256}
       start: ["mlstm swiglu mlstm swiglu"]   # the first candidates of an evolution
       dim: 128                        # without it that of the suite
       position: none                  # none | learned | sincos
@@ -31,7 +31,6 @@ from typing import Any
 from mlxhog.base import plain_yaml, reading
 from mlxhog.base.quantities import parse_count
 from mlxhog.errors import ConfigError, did_you_mean
-from mlxhog.mad.search.budget import SizeBudget
 from mlxhog.mad.suites import SUITES
 from mlxhog.models.mad.config import POSITIONS
 from mlxhog.models.mad.layer import Layer
@@ -39,6 +38,22 @@ from mlxhog.models.mad.layers import at_width, known, make, to_dict
 from mlxhog.models.mad.sequence import canonical, parse
 
 TEMPLATES = ("alternate", "free")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizeBudget:
+    """Bounds of one candidate; None for no bound.
+
+    Attributes:
+        params: parameters of its layers, see `run.params`.
+        state: numbers kept per sequence.
+        length: tokens after which state is counted; None is the longest row of the suite. It
+            matters for caches that grow, such as that of attention.
+    """
+
+    params: int | None = None
+    state: int | None = None
+    length: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -314,16 +329,9 @@ def _max_count(value: object, choices: Sequence[Layer]) -> dict[str, int]:
 
 
 def _budget(value: object) -> SizeBudget:
-    keys = _mapping("budget", value, ("params", "state", "length", "rescale"))
-    rescale = keys.get("rescale", False)
-    if not isinstance(rescale, bool):
-        raise ConfigError(f"budget.rescale is {rescale!r}; write true or false")
-    numbers = {
-        name: _count(f"budget.{name}", keys[name])
-        for name in ("params", "state", "length")
-        if keys.get(name) is not None
-    }
-    return SizeBudget(**numbers, rescale=rescale)
+    keys = _mapping("budget", value, ("params", "state", "length"))
+    bounds = {name: bound for name, bound in keys.items() if bound is not None}
+    return SizeBudget(**{name: _count(f"budget.{name}", bound) for name, bound in bounds.items()})
 
 
 def _start(

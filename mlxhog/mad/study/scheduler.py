@@ -16,7 +16,7 @@ from mlxhog.errors import EnvironmentLacks
 from mlxhog.mad.options import Limit
 from mlxhog.mad.run import Point, RunConfig, failed
 from mlxhog.mad.search.pruning import Pruner
-from mlxhog.mad.search.samplers import CandidateSampler
+from mlxhog.mad.search.samplers import Sampler
 from mlxhog.mad.study.progress import ActiveRun, Best, StudyProgress, seconds_used
 from mlxhog.mad.study.store import Store, StudyRecord
 from mlxhog.mad.study.workers import Event, Executor
@@ -44,7 +44,7 @@ class Proposals:
         unscored: those without a score.
     """
 
-    def __init__(self, sampler: CandidateSampler, store: Store) -> None:
+    def __init__(self, sampler: Sampler, store: Store) -> None:
         self._sampler, self._store = sampler, store
         self.proposed: list[str] = []
         self.unscored: set[str] = set()

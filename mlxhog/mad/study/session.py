@@ -16,7 +16,7 @@ from mlxhog.mad.run import RunConfig
 from mlxhog.mad.scores import scores
 from mlxhog.mad.search.candidates import CandidateSet
 from mlxhog.mad.search.pruning import Halving, Pruner
-from mlxhog.mad.search.samplers import CandidateSampler, ListSampler, make_sampler
+from mlxhog.mad.search.samplers import Grid, Listed, Sampler, make_sampler
 from mlxhog.mad.search.space import to_space
 from mlxhog.mad.study import ray
 from mlxhog.mad.study.progress import Best, StudyProgress
@@ -80,14 +80,14 @@ class Planning:
         """Runs of all candidates; None if these are not counted."""
         return None if self.candidates is None else self.candidates * self.runs_each
 
-    def sampler(self) -> CandidateSampler:
+    def sampler(self) -> Sampler:
         """Return the sampler in its initial state.
 
         Raises:
             ConfigError: no such sampler.
         """
         if self._space is None:
-            return ListSampler(self.listed)
+            return Grid(Listed(self.listed))
         return make_sampler(self.study.sampler, self._space, self.study.sampler_seed)
 
     def pruner(self, store: Store) -> Pruner:

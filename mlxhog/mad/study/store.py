@@ -32,8 +32,7 @@ from mlxhog.base import durable, plain_json, plain_yaml, reading
 from mlxhog.base.durable import append_lines, disk_errors, replace_file
 from mlxhog.base.paths import expanded
 from mlxhog.errors import StudyError, did_you_mean, shown
-from mlxhog.mad.run import STATUSES, Point, RunConfig, RunResult, run_title
-from mlxhog.mad.search.budget import state
+from mlxhog.mad.run import STATUSES, Point, RunConfig, RunResult, run_title, state
 from mlxhog.models import families
 
 ROOT = Path("studies")

@@ -109,7 +109,7 @@ class Study:
         Raises:
             ConfigError: one is unknown.
         """
-        return (*self.layers, *(find(task).settings for task in self.tasks))
+        return (*self.layers, *map(find, self.tasks))
 
     def remembering(self) -> Study:
         """Return the study with the user's files of layers and tasks."""

@@ -55,7 +55,7 @@ _RECALL_STEPS = 3600
 
 
 def _baseline(task: str) -> Setting:
-    return Setting(task, asdict(BENCHMARK[task].settings()), "baseline")
+    return Setting(task, asdict(BENCHMARK[task]()), "baseline")
 
 
 def _small(task: str, label: str = "baseline", **harder: float) -> Setting:

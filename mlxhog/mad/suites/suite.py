@@ -88,7 +88,7 @@ def only(chosen: Suite, tasks: Sequence[str]) -> Suite:
     settings = [one for one in chosen.settings if one.task in {find(task).name for task in tasks}]
     present = {one.task for one in settings}
     absent = {one.name: one for one in map(find, tasks) if one.name not in present}
-    settings += [Setting(name, asdict(one.settings()), "baseline") for name, one in absent.items()]
+    settings += [Setting(name, asdict(one()), "baseline") for name, one in absent.items()]
     return replace(chosen, settings=tuple(settings))
 
 
@@ -175,7 +175,7 @@ def expand(
                     position=position,
                     workers=workers,
                     threads=threads,
-                    plugins=files_of((*layers, find(setting.task).settings)),
+                    plugins=files_of((*layers, find(setting.task))),
                     candidate=canonical(layers),
                     label=setting.label,
                 )

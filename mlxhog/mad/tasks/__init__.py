@@ -17,27 +17,19 @@ import numpy as np
 from mlxhog.config import choices, sources
 from mlxhog.config.options import options
 from mlxhog.errors import ConfigError, DataError
-from mlxhog.mad.tasks.compression import COMPRESSION
+from mlxhog.mad.tasks.compression import Compression
 from mlxhog.mad.tasks.dataset import FIXED_PARTS, Dataset
-from mlxhog.mad.tasks.depo import DEPO
-from mlxhog.mad.tasks.dyck import DYCK
-from mlxhog.mad.tasks.fuzzy_in_context_recall import FUZZY_IN_CONTEXT_RECALL
-from mlxhog.mad.tasks.in_context_recall import IN_CONTEXT_RECALL, NOISY_IN_CONTEXT_RECALL
-from mlxhog.mad.tasks.mano import MANO
-from mlxhog.mad.tasks.memorization import MEMORIZATION
-from mlxhog.mad.tasks.multi_query_associative_recall import MULTI_QUERY_ASSOCIATIVE_RECALL
-from mlxhog.mad.tasks.selective_copying import SELECTIVE_COPYING
-from mlxhog.mad.tasks.selective_grammar import SELECTIVE_GRAMMAR
-from mlxhog.mad.tasks.state_tracking import STATE_TRACKING
-from mlxhog.mad.tasks.task import (
-    GENERATOR_VERSION,
-    IGNORED,
-    Fixed,
-    Ints,
-    Rows,
-    Settings,
-    TaskType,
-)
+from mlxhog.mad.tasks.depo import Depo
+from mlxhog.mad.tasks.dyck import Dyck
+from mlxhog.mad.tasks.fuzzy_in_context_recall import FuzzyInContextRecall
+from mlxhog.mad.tasks.in_context_recall import InContextRecall, NoisyInContextRecall
+from mlxhog.mad.tasks.mano import Mano
+from mlxhog.mad.tasks.memorization import Memorization
+from mlxhog.mad.tasks.multi_query_associative_recall import MultiQueryAssociativeRecall
+from mlxhog.mad.tasks.selective_copying import SelectiveCopying
+from mlxhog.mad.tasks.selective_grammar import SelectiveGrammar
+from mlxhog.mad.tasks.state_tracking import StateTracking
+from mlxhog.mad.tasks.task import GENERATOR_VERSION, IGNORED, Fixed, Ints, Rng, Rows, Task
 
 BLOCK_ROWS = 256
 """Rows of one random stream; another number changes the rows."""
@@ -45,51 +37,39 @@ BLOCK_ROWS = 256
 DEFAULT_SEED = 12345
 SPLITS = ("train", "test", "val")
 _FIXED = len(SPLITS)
-_SHARED = options(Settings).keys()
+_SHARED = options(Task).keys()
 
-BENCHMARK: Mapping[str, TaskType] = {
+BENCHMARK: Mapping[str, type[Task]] = {
     task.name: task
     for task in (
-        IN_CONTEXT_RECALL,
-        FUZZY_IN_CONTEXT_RECALL,
-        NOISY_IN_CONTEXT_RECALL,
-        SELECTIVE_COPYING,
-        COMPRESSION,
-        MEMORIZATION,
+        InContextRecall,
+        FuzzyInContextRecall,
+        NoisyInContextRecall,
+        SelectiveCopying,
+        Compression,
+        Memorization,
     )
 }
 """The tasks of the benchmark by their full names, in the order of the paper."""
 
-TASKS_BESIDE: Mapping[str, TaskType] = {
-    task.name: task
-    for task in (
-        MULTI_QUERY_ASSOCIATIVE_RECALL,
-        SELECTIVE_GRAMMAR,
-        STATE_TRACKING,
-        DYCK,
-        DEPO,
-        MANO,
-    )
-}
+OTHERS = (
+    MultiQueryAssociativeRecall, SelectiveGrammar, StateTracking, Dyck, Depo, Mano,
+)  # fmt: skip
+TASKS_BESIDE: Mapping[str, type[Task]] = {task.name: task for task in OTHERS}
 """The tasks of the package that are not part of the benchmark."""
 
 register = choices.TASKS.register
 known = choices.TASKS.known
 
-for _task in (*BENCHMARK.values(), *TASKS_BESIDE.values()):
+for _task in (*BENCHMARK.values(), *OTHERS):
     register(_task)
 
 
 @choices.TASKS.checked_by
-def _check_task(task: TaskType) -> None:
-    """Refuse a task whose settings have another name or no values, or whose names are taken."""
-    if task.settings.task != task.name:
-        raise ConfigError(
-            f"the settings of task {task.name!r} have task {task.settings.task!r}; give both the "
-            "same name"
-        )
-    for field in fields(task.settings):
-        if field.name not in options(task.settings):
+def _check_task(task: type[Task]) -> None:
+    """Refuse a task with a setting without a value, or whose names are taken."""
+    for field in fields(task):
+        if field.name not in options(task):
             raise ConfigError(
                 f"setting {field.name} of task {task.name!r} needs a default and one of the types "
                 "int, float, bool, str, or one of these with None"
@@ -102,7 +82,7 @@ def _check_task(task: TaskType) -> None:
         )
 
 
-def find(name: str) -> TaskType:
+def find(name: str) -> type[Task]:
     """Return a task by its full or its short name, in any case.
 
     Raises:
@@ -115,7 +95,7 @@ def find(name: str) -> TaskType:
     return by_key[key]
 
 
-def _by_key(tasks: Iterable[TaskType]) -> dict[str, TaskType]:
+def _by_key(tasks: Iterable[type[Task]]) -> dict[str, type[Task]]:
     """Return tasks by their full and their short names, as `find` compares them."""
     return {_key(name): task for task in tasks for name in (task.name, task.short)}
 
@@ -125,12 +105,12 @@ def _key(name: str) -> str:
     return name.strip().lower().replace("_", "-")
 
 
-def _listed(tasks: Iterable[TaskType]) -> str:
+def _listed(tasks: Iterable[type[Task]]) -> str:
     return ", ".join(f"{task.name} ({task.short})" for task in tasks)
 
 
-def resolve(name: str, values: Mapping[str, object], *, origin: str = "") -> Settings:
-    """Return the settings of a task: the baseline with some values replaced.
+def resolve(name: str, values: Mapping[str, object], *, origin: str = "") -> Task:
+    """Return a task with its settings: those of the baseline, with some values replaced.
 
     Args:
         name: the task.
@@ -145,7 +125,7 @@ def resolve(name: str, values: Mapping[str, object], *, origin: str = "") -> Set
     layer = {
         key: (value, f"{origin} {key}" if origin else task.name) for key, value in values.items()
     }
-    return sources.resolve(task.settings, [layer])
+    return sources.resolve(task, [layer])
 
 
 def make_task(
@@ -166,31 +146,30 @@ def make_task(
     Raises:
         ConfigError: there is no such task, or the seed or a setting is not possible.
     """
-    task = find(name)
-    chosen = resolve(name, settings)
+    task = resolve(name, settings)
     if seed < 0:
         raise ConfigError(f"seed is {seed}; a seed is at least 0")
     dense = labels == "dense"
     arrays: dict[str, Any] = {}
     for split in SPLITS:
-        if n := getattr(chosen, f"{split}_rows"):
+        if n := getattr(task, f"{split}_rows"):
             own = dense and split == "train"
-            x, y = draw_rows(task, chosen, seed, split, n, dense=own)
+            x, y = draw_rows(task, seed, split, n, dense=own)
             arrays |= {f"{split}_x": x, f"{split}_y": y}
-    for part, values in draw_fixed(task, chosen, seed).items():
+    for part, values in _draw_fixed(task, seed).items():
         arrays[part] = values.astype(np.int32)
-    return Dataset(**arrays, meta=meta(chosen, seed))
+    return Dataset(**arrays, meta=meta(task, seed))
 
 
-def meta(settings: Settings, seed: int) -> dict[str, object]:
+def meta(settings: Task, seed: int) -> dict[str, object]:
     """Return task, seed and the settings of all tasks, under the names of the files.
 
     Settings of a user's task have their own names.
     """
     own = asdict(settings)
-    extra = {} if settings.task in BENCHMARK else {name: own[name] for name in own.keys() - _SHARED}
+    extra = {} if settings.name in BENCHMARK else {name: own[name] for name in own.keys() - _SHARED}
     return {
-        "task": settings.task,
+        "task": settings.name,
         "seed": seed,
         "vocab_size": settings.vocab,
         "seq_len": settings.seq_len,
@@ -209,29 +188,25 @@ def meta(settings: Settings, seed: int) -> dict[str, object]:
     }
 
 
-def stream(seed: int, *branch: int) -> np.random.Generator:
+def stream(seed: int, *branch: int) -> Rng:
     """Return the generator at a branch of the tree of streams below a seed."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=branch))
 
 
-def draw_fixed(task: TaskType, settings: Settings, seed: int) -> Fixed:
+def _draw_fixed(task: Task, seed: int) -> Fixed:
     """Draw the common part of all rows; it depends on the seed and the settings only."""
-    return task.fixed(settings, stream(seed, _FIXED))
+    return task.draw_fixed(stream(seed, _FIXED))
 
 
-def draw_rows(
-    task: TaskType, settings: Settings, seed: int, split: str, n: int, *, dense: bool = False
-) -> Rows:
+def draw_rows(task: Task, seed: int, split: str, n: int, *, dense: bool = False) -> Rows:
     """Draw the first n rows of a split, int32; with `dense` every position has a target."""
     train = split == "train"
-    fixed = draw_fixed(task, settings, seed)
-    shape = (-(-n // BLOCK_ROWS) * BLOCK_ROWS, settings.length if train else settings.test_length)
+    fixed = _draw_fixed(task, seed)
+    shape = (-(-n // BLOCK_ROWS) * BLOCK_ROWS, task.length if train else task.test_length)
     x, y = np.empty(shape, np.int32), np.empty(shape, np.int32)
     for number, begin in enumerate(range(0, n, BLOCK_ROWS)):
         block, rng = slice(begin, begin + BLOCK_ROWS), stream(seed, SPLITS.index(split), number)
-        x[block], y[block] = task.draw(
-            settings, rng, BLOCK_ROWS, train=train, dense=dense, fixed=fixed
-        )
+        x[block], y[block] = task.draw(rng, BLOCK_ROWS, train=train, dense=dense, fixed=fixed)
     return x[:n], y[:n]
 
 
@@ -254,9 +229,9 @@ def check(data: Dataset) -> dict[str, list[int]]:
         raise DataError(f"its rows are by {by}, and only those by {ours} can be drawn again")
     try:
         task = find(str(meta["task"]))
-        named = options(task.settings).items()
+        named = options(task).items()
         values = {name: meta[key] for name, o in named for key in (name, *o.aliases) if key in meta}
-        settings = task.settings(**values)
+        settings = task(**values)
         for split, (x, _) in data.splits().items():
             length = settings.length if split == "train" else settings.test_length
             if x.shape != (shape := (getattr(settings, f"{split}_rows"), length)):
@@ -283,5 +258,5 @@ def _differing(a: Ints | None, b: Ints | None) -> list[int]:
 
 __all__ = [
     "BENCHMARK", "BLOCK_ROWS", "DEFAULT_SEED", "GENERATOR_VERSION", "IGNORED", "TASKS_BESIDE",
-    "Dataset", "Settings", "TaskType", "check", "find", "make_task", "meta", "register", "resolve",
+    "Dataset", "Task", "check", "find", "make_task", "meta", "register", "resolve",
 ]  # fmt: skip

@@ -14,22 +14,17 @@ from typing import ClassVar
 
 import numpy as np
 
-from mlxhog.mad.tasks.task import (
-    IGNORED,
-    Fixed,
-    NoiseSettings,
-    Rows,
-    TaskType,
-    seq_len,
-    too_small,
-)
+from mlxhog.mad.tasks.task import IGNORED, Fixed, NoisyTask, Rng, Rows, seq_len, too_small
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compression(NoiseSettings):
-    """Settings; tokens are 0 .. R-1, noise R .. V-2, the compression token V-1."""
+class Compression(NoisyTask):
+    """The task; tokens are 0 .. R-1, noise R .. V-2, the compression token V-1."""
 
-    task: ClassVar[str] = "compression"
+    name: ClassVar[str] = "compression"
+    short: ClassVar[str] = "C"
+    about: ClassVar[str] = "random tokens reconstructed from the vector of the last position"
+    backbone: ClassVar[str] = "autoencoder"
 
     seq_len: int = seq_len(32)
 
@@ -45,26 +40,13 @@ class Compression(NoiseSettings):
         yield from too_small("seq_len", self.seq_len, "a token and the compression token", 2)
         yield from super().broken_rules()
 
-
-def draw(
-    s: Compression, rng: np.random.Generator, n: int, *, train: bool, dense: bool, fixed: Fixed
-) -> Rows:
-    """Draw n rows; training and test rows are of one kind."""
-    x = rng.integers(0, s.ordinary, (n, s.seq_len), dtype=np.int32)
-    x[:, -1] = s.vocab - 1
-    if not s.frac_noise:
-        return x, x
-    noisy = rng.random((n, s.seq_len)) < s.frac_noise
-    noisy[:, -1] = False
-    x = np.where(noisy, rng.integers(s.ordinary, s.vocab - 1, x.shape, dtype=np.int32), x)
-    return x, np.where(noisy, IGNORED, x)
-
-
-COMPRESSION = TaskType(
-    "compression",
-    "C",
-    Compression,
-    draw,
-    backbone="autoencoder",
-    about="random tokens reconstructed from the vector of the last position",
-)
+    def draw(self, rng: Rng, n: int, *, train: bool, dense: bool, fixed: Fixed) -> Rows:
+        """Draw n rows; training and test rows are of one kind."""
+        x = rng.integers(0, self.ordinary, (n, self.seq_len), dtype=np.int32)
+        x[:, -1] = self.vocab - 1
+        if not self.frac_noise:
+            return x, x
+        noisy = rng.random((n, self.seq_len)) < self.frac_noise
+        noisy[:, -1] = False
+        x = np.where(noisy, rng.integers(self.ordinary, self.vocab - 1, x.shape, dtype=np.int32), x)
+        return x, np.where(noisy, IGNORED, x)

@@ -25,16 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.config.options import option
-from mlxhog.mad.tasks.task import (
-    IGNORED,
-    Fixed,
-    Rows,
-    Settings,
-    TaskType,
-    seq_len,
-    too_small,
-    vocab,
-)
+from mlxhog.mad.tasks.task import IGNORED, Fixed, Rng, Rows, Task, seq_len, too_small, vocab
 
 FEWEST = 3
 """Nodes of the smallest cycle."""
@@ -44,10 +35,15 @@ QUERY = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Depo(Settings):
-    """Settings; names are 0 .. W-1, `hop k` is W+k-1, then markers: edge, answer, begin (V-1)."""
+class Depo(Task):
+    """The task; names are 0 .. W-1, `hop k` is W+k-1, then markers: edge, answer, begin (V-1)."""
 
-    task: ClassVar[str] = "depo"
+    name: ClassVar[str] = "depo"
+    short: ClassVar[str] = "D"
+    about: ClassVar[str] = (
+        "the node k edges further along a cycle, whose edges are shown in a random order"
+    )
+    sudden: ClassVar[bool] = True
 
     vocab: int = vocab(32)
     seq_len: int = seq_len(56)
@@ -91,42 +87,29 @@ class Depo(Settings):
         least = self.edge * self.nodes + QUERY * self.queries
         yield from too_small("seq_len", self.seq_len, why, least)
 
-
-def draw(
-    s: Depo, rng: np.random.Generator, n: int, *, train: bool, dense: bool, fixed: Fixed
-) -> Rows:
-    """Draw n rows; test rows have the largest cycle, and hops of `tested_hops`."""
-    sizes, share = s.sizes()
-    size = rng.choice(sizes, (n, 1), p=share) if train else np.full((n, 1), s.nodes)
-    row, shown = np.arange(n)[:, None], np.arange(s.nodes) < size
-    cycle = rng.random((n, s.names)).argsort(axis=1)
-    order, start = (
-        np.where(shown, rng.random((n, s.nodes)), 2.0).argsort(axis=1) for _ in range(2)
-    )
-    text = np.full((n, s.seq_len + 1), s.vocab - 1, np.int32)
-    edges = text[:, 1 : 1 + s.edge * s.nodes].reshape(n, s.nodes, s.edge)
-    edges[shown, 0] = s.vocab - 3  # without markers it is replaced
-    for place, part in ((-2, order), (-1, (order + 1) % size)):
-        edges[shown, place] = cycle[row, part][shown]
-    text[:, 1 : 1 + s.edge * s.nodes] = edges.reshape(n, -1)
-    start, asked = start[:, : s.queries], shown[:, : s.queries]
-    k = rng.choice(np.arange(1, s.hops + 1) if train else s.tested_hops, start.shape)
-    answer = cycle[row, (start + k) % size]
-    at = 1 + s.edge * size + QUERY * np.arange(s.queries)
-    parts = (s.names - 1 + k, cycle[row, start], np.full_like(k, s.vocab - 2), answer)
-    row = np.broadcast_to(row, at.shape)[asked]
-    for place, part in enumerate(parts):
-        text[row, at[asked] + place] = part[asked]
-    y = np.full((n, s.seq_len), IGNORED, np.int32)
-    y[row, at[asked] + 2] = answer[asked]
-    return text[:, :-1], y
-
-
-DEPO = TaskType(
-    "depo",
-    "D",
-    Depo,
-    draw,
-    about="the node k edges further along a cycle, whose edges are shown in a random order",
-    sudden=True,
-)
+    def draw(self, rng: Rng, n: int, *, train: bool, dense: bool, fixed: Fixed) -> Rows:
+        """Draw n rows; test rows have the largest cycle, and hops of `tested_hops`."""
+        sizes, share = self.sizes()
+        size = rng.choice(sizes, (n, 1), p=share) if train else np.full((n, 1), self.nodes)
+        row, shown = np.arange(n)[:, None], np.arange(self.nodes) < size
+        cycle = rng.random((n, self.names)).argsort(axis=1)
+        order, start = (
+            np.where(shown, rng.random((n, self.nodes)), 2.0).argsort(axis=1) for _ in range(2)
+        )
+        text = np.full((n, self.seq_len + 1), self.vocab - 1, np.int32)
+        edges = text[:, 1 : 1 + self.edge * self.nodes].reshape(n, self.nodes, self.edge)
+        edges[shown, 0] = self.vocab - 3  # without markers it is replaced
+        for place, part in ((-2, order), (-1, (order + 1) % size)):
+            edges[shown, place] = cycle[row, part][shown]
+        text[:, 1 : 1 + self.edge * self.nodes] = edges.reshape(n, -1)
+        start, asked = start[:, : self.queries], shown[:, : self.queries]
+        k = rng.choice(np.arange(1, self.hops + 1) if train else self.tested_hops, start.shape)
+        answer = cycle[row, (start + k) % size]
+        at = 1 + self.edge * size + QUERY * np.arange(self.queries)
+        parts = (self.names - 1 + k, cycle[row, start], np.full_like(k, self.vocab - 2), answer)
+        row = np.broadcast_to(row, at.shape)[asked]
+        for place, part in enumerate(parts):
+            text[row, at[asked] + place] = part[asked]
+        y = np.full((n, self.seq_len), IGNORED, np.int32)
+        y[row, at[asked] + 2] = answer[asked]
+        return text[:, :-1], y

@@ -24,14 +24,16 @@ import numpy as np
 
 from mlxhog.config.options import option
 from mlxhog.mad.tasks.state_tracking import states
-from mlxhog.mad.tasks.task import Bools, Fixed, Ints, LongerTest, Rows, TaskType
+from mlxhog.mad.tasks.task import Bools, Fixed, Ints, LongerTest, Rng, Rows
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dyck(LongerTest):
-    """Settings; opening brackets are 0 .. k-1, closing ones k .. 2k-1, the end is 2k."""
+    """The task; opening brackets are 0 .. k-1, closing ones k .. 2k-1, the end is 2k."""
 
-    task: ClassVar[str] = "dyck"
+    name: ClassVar[str] = "dyck"
+    short: ClassVar[str] = "Dyck"
+    about: ClassVar[str] = "the bracket that may close, held beyond the training length"
 
     kinds: int = option(4, "k, kinds of brackets", low=1, high=2**19)
     depth: int = option(4, "m, most open brackets at once", low=1, high=2**10)
@@ -41,21 +43,18 @@ class Dyck(LongerTest):
         """Two brackets of every kind, and the end."""
         return 2 * self.kinds + 1
 
-
-def draw(
-    s: Dyck, rng: np.random.Generator, n: int, *, train: bool, dense: bool, fixed: Fixed
-) -> Rows:
-    """Draw n rows; scored rows are longer."""
-    length = s.seq_len if train else s.test_length
-    m = s.depth
-    walk = np.arange(m + 1, dtype=np.int32)[:, None] + np.array([-1, 1], np.int32)
-    walk[0], walk[m] = 1, m - 1
-    depth = states(walk, rng.integers(0, 2, (n, length), dtype=np.int8))
-    opens = np.diff(depth, axis=1, prepend=0) > 0
-    kind = rng.integers(0, s.kinds, (n, length), dtype=np.int32)
-    y = _closing(opens, depth, kind, s)
-    before = np.concatenate([np.full((n, 1), 2 * s.kinds, np.int32), y[:, :-1]], axis=1)
-    return np.where(opens, kind, before), y
+    def draw(self, rng: Rng, n: int, *, train: bool, dense: bool, fixed: Fixed) -> Rows:
+        """Draw n rows; scored rows are longer."""
+        length = self.seq_len if train else self.test_length
+        m = self.depth
+        walk = np.arange(m + 1, dtype=np.int32)[:, None] + np.array([-1, 1], np.int32)
+        walk[0], walk[m] = 1, m - 1
+        depth = states(walk, rng.integers(0, 2, (n, length), dtype=np.int8))
+        opens = np.diff(depth, axis=1, prepend=0) > 0
+        kind = rng.integers(0, self.kinds, (n, length), dtype=np.int32)
+        y = _closing(opens, depth, kind, self)
+        before = np.concatenate([np.full((n, 1), 2 * self.kinds, np.int32), y[:, :-1]], axis=1)
+        return np.where(opens, kind, before), y
 
 
 def _closing(opens: Bools, depth: Ints, kind: Ints, s: Dyck) -> Ints:
@@ -70,12 +69,3 @@ def _closing(opens: Bools, depth: Ints, kind: Ints, s: Dyck) -> Ints:
     for at, top in enumerate(tops):
         stacks[top] = y[at] = np.where(opens[:, at], s.kinds + kind[:, at], stacks[top])
     return y.T
-
-
-DYCK = TaskType(
-    "dyck",
-    "Dyck",
-    Dyck,
-    draw,
-    about="the bracket that may close, held beyond the training length",
-)

@@ -26,18 +26,21 @@ from mlxhog.mad.tasks.task import (
     Bools,
     Fixed,
     Ints,
-    NoiseSettings,
+    NoisyTask,
+    Rng,
     Rows,
-    TaskType,
     too_small,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class FuzzyInContextRecall(NoiseSettings):
-    """Settings; keys are made of 0 .. K-1, values of K .. R-1, noise of R .. R+N-1."""
+class FuzzyInContextRecall(NoisyTask):
+    """The task; keys are made of 0 .. K-1, values of K .. R-1, noise of R .. R+N-1."""
 
-    task: ClassVar[str] = "fuzzy-in-context-recall"
+    name: ClassVar[str] = "fuzzy-in-context-recall"
+    short: ClassVar[str] = "FR"
+    about: ClassVar[str] = "in-context recall with keys and values of one to a few tokens each"
+    sudden: ClassVar[bool] = True
 
     k_motif: int = option(3, "most tokens of a key", low=1, aliases=("k_motif_size",))
     v_motif: int = option(3, "most tokens of a value", low=1, aliases=("v_motif_size",))
@@ -82,6 +85,57 @@ class FuzzyInContextRecall(NoiseSettings):
             most = int(63 / np.log2(self.keys + 1))
             yield f"k_motif is {self.k_motif}; keys are numbered in 63 bits: at most {most}"
 
+    def draw(self, rng: Rng, n: int, *, train: bool, dense: bool, fixed: Fixed) -> Rows:
+        """Draw n rows; targets are dense, or only the predictable ones."""
+        shortest = 2 if train else self.k_motif + 1
+        count = -(-(self.seq_len - shortest - self.longest) // shortest)  # the most pairs of a row
+        asked = _draw_pairs(self, rng, (n, 1), train)
+        pairs = _draw_pairs(self, rng, (n, count), train)
+        noisy = np.zeros((n, count), bool)
+        if self.frac_noise:
+            noisy = rng.random((n, count)) < self.frac_noise
+        code, asked_code = _codes(self, pairs), _codes(self, asked)
+        code = np.where(noisy, -1 - np.arange(count), code)  # noise is never shown again
+        first, is_asked = first_shown(code), code == asked_code
+        row = np.arange(n)[:, None]
+        v_size = np.where(is_asked, asked.v_size, pairs.v_size[row, first])
+        v = np.where(is_asked, asked.v, pairs.v[:, row, first])
+        pairs = _MotifPairs(pairs.k_size, pairs.k, v_size, v)
+
+        length, asked_length = pairs.k_size + v_size, asked.k_size + asked.v_size
+        start = np.cumsum(length, axis=1) - length
+        limit = self.seq_len - asked_length - self.longest  # pairs begin before it
+        at, put_in = _place_of_asked(self, rng, start, limit, asked_length, is_asked)
+        after = put_in & (np.arange(count) >= at)
+        start = start + after * asked_length
+        fits = start < limit
+        total = (length * fits).sum(1, keepdims=True) + put_in * asked_length
+
+        whole = np.full((n, self.seq_len + 1), self.pad, np.int32)
+        scored = np.zeros(whole.shape, bool)
+        begin = self.seq_len + 1 - asked_length - (not self.multi_query) - total
+        shown_before = (first < np.arange(count)) | (is_asked & after)
+        _write(
+            self,
+            rng,
+            whole,
+            scored,
+            begin + start,
+            fits,
+            pairs,
+            noisy,
+            shown_before & self.multi_query,
+        )
+        there, nothing = np.ones((n, 1), bool), np.zeros((n, 1), bool)
+        place = begin + np.take_along_axis(start, np.minimum(at, count - 1), 1) - asked_length
+        _write(self, rng, whole, scored, place, put_in, asked, nothing, nothing)
+        end = self.seq_len + 1 - asked_length
+        if not self.multi_query:
+            whole[row, end - 1] = self.vocab - 1
+        _write(self, rng, whole, scored, end, there, asked, nothing, there)
+        x, y = whole[:, :-1], whole[:, 1:]
+        return (x, y) if dense else (x, np.where(scored[:, 1:], y, IGNORED))
+
 
 @dataclass(frozen=True)
 class _MotifPairs:
@@ -93,56 +147,8 @@ class _MotifPairs:
     v: Ints
 
 
-def draw(
-    s: FuzzyInContextRecall,
-    rng: np.random.Generator,
-    n: int,
-    *,
-    train: bool,
-    dense: bool,
-    fixed: Fixed,
-) -> Rows:
-    """Draw n rows; targets are dense, or only the predictable ones."""
-    shortest = 2 if train else s.k_motif + 1
-    count = -(-(s.seq_len - shortest - s.longest) // shortest)  # the most pairs of a row
-    asked = _draw_pairs(s, rng, (n, 1), train)
-    pairs = _draw_pairs(s, rng, (n, count), train)
-    noisy = rng.random((n, count)) < s.frac_noise if s.frac_noise else np.zeros((n, count), bool)
-    code, asked_code = _codes(s, pairs), _codes(s, asked)
-    code = np.where(noisy, -1 - np.arange(count), code)  # noise is never shown again
-    first, is_asked = first_shown(code), code == asked_code
-    row = np.arange(n)[:, None]
-    v_size = np.where(is_asked, asked.v_size, pairs.v_size[row, first])
-    v = np.where(is_asked, asked.v, pairs.v[:, row, first])
-    pairs = _MotifPairs(pairs.k_size, pairs.k, v_size, v)
-
-    length, asked_length = pairs.k_size + v_size, asked.k_size + asked.v_size
-    start = np.cumsum(length, axis=1) - length
-    limit = s.seq_len - asked_length - s.longest  # pairs begin before it
-    at, put_in = _place_of_asked(s, rng, start, limit, asked_length, is_asked)
-    after = put_in & (np.arange(count) >= at)
-    start = start + after * asked_length
-    fits = start < limit
-    total = (length * fits).sum(1, keepdims=True) + put_in * asked_length
-
-    whole = np.full((n, s.seq_len + 1), s.pad, np.int32)
-    scored = np.zeros(whole.shape, bool)
-    begin = s.seq_len + 1 - asked_length - (not s.multi_query) - total
-    shown_before = (first < np.arange(count)) | (is_asked & after)
-    _write(s, rng, whole, scored, begin + start, fits, pairs, noisy, shown_before & s.multi_query)
-    there, nothing = np.ones((n, 1), bool), np.zeros((n, 1), bool)
-    place = begin + np.take_along_axis(start, np.minimum(at, count - 1), 1) - asked_length
-    _write(s, rng, whole, scored, place, put_in, asked, nothing, nothing)
-    end = s.seq_len + 1 - asked_length
-    if not s.multi_query:
-        whole[row, end - 1] = s.vocab - 1
-    _write(s, rng, whole, scored, end, there, asked, nothing, there)
-    x, y = whole[:, :-1], whole[:, 1:]
-    return (x, y) if dense else (x, np.where(scored[:, 1:], y, IGNORED))
-
-
 def _draw_pairs(
-    s: FuzzyInContextRecall, rng: np.random.Generator, shape: tuple[int, int], train: bool
+    s: FuzzyInContextRecall, rng: Rng, shape: tuple[int, int], train: bool
 ) -> _MotifPairs:
     k_size = rng.integers(1 if train else s.k_motif, s.k_motif + 1, shape, dtype=np.int32)
     v_size = rng.integers(1, s.v_motif + 1, shape, dtype=np.int32)
@@ -151,9 +157,7 @@ def _draw_pairs(
     return _MotifPairs(k_size, k, v_size, v)
 
 
-def _distinct(
-    rng: np.random.Generator, shape: tuple[int, int], size: int, alphabet: int
-) -> NDArray[np.int32]:
+def _distinct(rng: Rng, shape: tuple[int, int], size: int, alphabet: int) -> NDArray[np.int32]:
     """Draw `size` different numbers below `alphabet`, in order, for every place of `shape`."""
     task_rows = np.empty((size, *shape), np.int32)
     smaller_first: list[NDArray[np.int32]] = []
@@ -181,7 +185,7 @@ def _codes(s: FuzzyInContextRecall, pairs: _MotifPairs) -> NDArray[np.int64]:
 
 def _place_of_asked(
     s: FuzzyInContextRecall,
-    rng: np.random.Generator,
+    rng: Rng,
     start: Ints,
     limit: Ints,
     asked_length: Ints,
@@ -201,7 +205,7 @@ def _place_of_asked(
 
 def _write(
     s: FuzzyInContextRecall,
-    rng: np.random.Generator,
+    rng: Rng,
     whole: Ints,
     scored: Bools,
     start: Ints,
@@ -223,13 +227,3 @@ def _write(
                 token = np.where(noisy[row, pair], other, token)
             whole[row, to] = token
             scored[row, to] = marked[row, pair]
-
-
-FUZZY_IN_CONTEXT_RECALL = TaskType(
-    "fuzzy-in-context-recall",
-    "FR",
-    FuzzyInContextRecall,
-    draw,
-    about="in-context recall with keys and values of one to a few tokens each",
-    sudden=True,
-)

@@ -21,10 +21,10 @@ from mlxhog.mad.tasks.task import (
     QUERY_HELP,
     Fixed,
     Ints,
-    NoiseSettings,
+    NoisyTask,
+    Rng,
     Rows,
-    Settings,
-    TaskType,
+    Task,
     frac_noise,
     noise_vocab,
     too_small,
@@ -33,10 +33,13 @@ from mlxhog.mad.tasks.task import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class InContextRecall(Settings):
-    """Settings; keys are 0 .. K-1, values K .. R-1, noise R .. R+N-1."""
+class InContextRecall(Task):
+    """The task; keys are 0 .. K-1, values K .. R-1, noise R .. R+N-1."""
 
-    task: ClassVar[str] = "in-context-recall"
+    name: ClassVar[str] = "in-context-recall"
+    short: ClassVar[str] = "CR"
+    about: ClassVar[str] = "the value of a key from earlier in the sequence"
+    sudden: ClassVar[bool] = True
 
     multi_query: bool = option(True, QUERY_HELP)
 
@@ -77,12 +80,47 @@ class InContextRecall(Settings):
         why = f"recall needs a key and a value{beside}"
         yield from too_small("vocab", self.vocab, why, 2 + special)
 
+    def draw(self, rng: Rng, n: int, *, train: bool, dense: bool, fixed: Fixed) -> Rows:
+        """Draw n rows; targets are dense, or only the predictable ones."""
+        K, R, pairs = self.keys, self.ordinary, self.pairs
+        row = np.arange(n)[:, None]
+        key = rng.integers(0, K, (n, pairs), dtype=np.int32)
+        # A map of all K keys has the same distribution as a draw for each new key.
+        values = rng.integers(K, R, (n, K), dtype=np.int32)
+        whole = np.empty((n, self.length + 1), np.int32)
+        whole[:, 0 : 2 * pairs : 2] = key
+        whole[:, 1 : 2 * pairs : 2] = values[row, key]
+        noisy = _noise(self, rng, n)
+        if noisy is not None:
+            key = np.where(noisy, K, key)  # one more column, for no key
+            N = self.noise[0]
+            for at in (0, 1):
+                tokens = rng.integers(R, R + N, (n, pairs), dtype=np.int32)
+                part = whole[:, at : 2 * pairs : 2]
+                part[...] = np.where(noisy, tokens, part)
+        probe = _asked(rng, key, K)
+        if not self.multi_query:
+            whole[:, -3] = self.vocab - 1
+        whole[:, -2] = probe
+        whole[:, -1] = values[row[:, 0], probe]
+        x, y = whole[:, :-1], whole[:, 1:]
+        if dense:
+            return x, y
+        scored = np.zeros(y.shape, bool)
+        if self.multi_query:
+            scored[:, 0 : 2 * pairs : 2] = (first_shown(key) < np.arange(pairs)) & (key < K)
+        scored[:, -1] = True
+        return x, np.where(scored, y, IGNORED)
+
 
 @dataclass(frozen=True, kw_only=True)
-class NoisyInContextRecall(InContextRecall, NoiseSettings):
-    """Settings of the variant with noise between the pairs."""
+class NoisyInContextRecall(InContextRecall, NoisyTask):
+    """The variant with noise between the pairs."""
 
-    task: ClassVar[str] = "noisy-in-context-recall"
+    name: ClassVar[str] = "noisy-in-context-recall"
+    short: ClassVar[str] = "NR"
+    about: ClassVar[str] = "in-context recall among noise tokens"
+    sudden: ClassVar[bool] = True
 
     vocab: int = vocab(32)
     noise_vocab: int = noise_vocab(16)
@@ -96,45 +134,10 @@ class NoisyInContextRecall(InContextRecall, NoiseSettings):
     def broken_rules(self) -> Iterator[str]:
         """Yield the rules that sizes and noise break."""
         yield from super().broken_rules()
-        yield from NoiseSettings.broken_rules(self)
+        yield from NoisyTask.broken_rules(self)
 
 
-def draw(
-    s: InContextRecall, rng: np.random.Generator, n: int, *, train: bool, dense: bool, fixed: Fixed
-) -> Rows:
-    """Draw n rows; targets are dense, or only the predictable ones."""
-    K, R, pairs = s.keys, s.ordinary, s.pairs
-    row = np.arange(n)[:, None]
-    key = rng.integers(0, K, (n, pairs), dtype=np.int32)
-    # A map of all K keys has the same distribution as a draw for each new key.
-    values = rng.integers(K, R, (n, K), dtype=np.int32)
-    whole = np.empty((n, s.length + 1), np.int32)
-    whole[:, 0 : 2 * pairs : 2] = key
-    whole[:, 1 : 2 * pairs : 2] = values[row, key]
-    noisy = _noise(s, rng, n)
-    if noisy is not None:
-        key = np.where(noisy, K, key)  # one more column, for no key
-        N = s.noise[0]
-        for at in (0, 1):
-            tokens = rng.integers(R, R + N, (n, pairs), dtype=np.int32)
-            part = whole[:, at : 2 * pairs : 2]
-            part[...] = np.where(noisy, tokens, part)
-    probe = _asked(rng, key, K)
-    if not s.multi_query:
-        whole[:, -3] = s.vocab - 1
-    whole[:, -2] = probe
-    whole[:, -1] = values[row[:, 0], probe]
-    x, y = whole[:, :-1], whole[:, 1:]
-    if dense:
-        return x, y
-    scored = np.zeros(y.shape, bool)
-    if s.multi_query:
-        scored[:, 0 : 2 * pairs : 2] = (first_shown(key) < np.arange(pairs)) & (key < K)
-    scored[:, -1] = True
-    return x, np.where(scored, y, IGNORED)
-
-
-def _noise(s: InContextRecall, rng: np.random.Generator, n: int) -> NDArray[np.bool_] | None:
+def _noise(s: InContextRecall, rng: Rng, n: int) -> NDArray[np.bool_] | None:
     """Choose the noise pairs; one pair of every row is never noise."""
     share = s.noise[1]
     if share == 0:
@@ -144,7 +147,7 @@ def _noise(s: InContextRecall, rng: np.random.Generator, n: int) -> NDArray[np.b
     return noisy
 
 
-def _asked(rng: np.random.Generator, key: Ints, K: int) -> Ints:
+def _asked(rng: Rng, key: Ints, K: int) -> Ints:
     """Choose one of a row's keys uniformly; `key` is (n, pairs), where K is no key."""
     n = len(key)
     shown = np.zeros((n, K + 1), bool)
@@ -168,21 +171,3 @@ def first_shown(keys: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     first = np.empty((n, pairs), np.int64)
     first[row, order] = order[row, run_start]
     return first
-
-
-IN_CONTEXT_RECALL = TaskType(
-    "in-context-recall",
-    "CR",
-    InContextRecall,
-    draw,
-    about="the value of a key from earlier in the sequence",
-    sudden=True,
-)
-NOISY_IN_CONTEXT_RECALL = TaskType(
-    "noisy-in-context-recall",
-    "NR",
-    NoisyInContextRecall,
-    draw,
-    about="in-context recall among noise tokens",
-    sudden=True,
-)

@@ -24,17 +24,7 @@ from typing import ClassVar
 import numpy as np
 
 from mlxhog.config.options import option
-from mlxhog.mad.tasks.task import (
-    IGNORED,
-    Fixed,
-    Ints,
-    Rows,
-    Settings,
-    TaskType,
-    seq_len,
-    too_small,
-    vocab,
-)
+from mlxhog.mad.tasks.task import IGNORED, Fixed, Ints, Rng, Rows, Task, seq_len, too_small, vocab
 
 OPERATIONS = 3
 FRAME = 4
@@ -42,13 +32,17 @@ FRAME = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mano(Settings):
-    """Settings; numbers are 0 .. p-1, then + - *, then `l operations`; V-2 is the answer marker.
+class Mano(Task):
+    """The task; numbers are 0 .. p-1, then + - *, then `l operations`; V-2 is the answer marker.
 
     V-1 is the begin marker.
     """
 
-    task: ClassVar[str] = "mano"
+    name: ClassVar[str] = "mano"
+    short: ClassVar[str] = "MA"
+    about: ClassVar[str] = (
+        "arithmetic modulo p on random expressions, whose tables only the parameters hold"
+    )
 
     vocab: int = vocab(16)
     seq_len: int = seq_len(64)
@@ -68,32 +62,29 @@ class Mano(Settings):
         why = f"a problem of {self.operations} operations, whose answer is a target only"
         yield from too_small("seq_len", self.seq_len, why, self.longest - 1)
 
-
-def draw(
-    s: Mano, rng: np.random.Generator, n: int, *, train: bool, dense: bool, fixed: Fixed
-) -> Rows:
-    """Draw n rows; every problem of a test row has L operations."""
-    T, p, L = s.seq_len, s.modulus, s.operations
-    most = (T + 1) // (FRAME + 3 if train else s.longest)
-    length = rng.integers(1, L + 1, (n, most)) if train else np.full((n, most), L)
-    end = (FRAME + 1 + 2 * length).cumsum(axis=1)
-    fits = end <= T + 1
-    row, length, end = np.nonzero(fits)[0], length[fits], end[fits]
-    tokens = _expressions(s, rng, length)
-    answer = value(s, tokens)
-    text = np.full((n, T + 1), s.vocab - 1, np.int32)
-    text[row, end - 2 * length - FRAME] = p + OPERATIONS - 1 + length
-    inside = np.arange(2 * L + 1) <= 2 * length[:, None]
-    at = end[:, None] - 2 * length[:, None] - FRAME + 1 + np.arange(2 * L + 1)
-    text[np.broadcast_to(row[:, None], at.shape)[inside], at[inside]] = tokens[inside]
-    text[row, end - 2] = s.vocab - 2
-    text[row, end - 1] = answer
-    y = np.full((n, T), IGNORED, np.int32)
-    y[row, end - 2] = answer
-    return text[:, :-1], y
+    def draw(self, rng: Rng, n: int, *, train: bool, dense: bool, fixed: Fixed) -> Rows:
+        """Draw n rows; every problem of a test row has L operations."""
+        T, p, L = self.seq_len, self.modulus, self.operations
+        most = (T + 1) // (FRAME + 3 if train else self.longest)
+        length = rng.integers(1, L + 1, (n, most)) if train else np.full((n, most), L)
+        end = (FRAME + 1 + 2 * length).cumsum(axis=1)
+        fits = end <= T + 1
+        row, length, end = np.nonzero(fits)[0], length[fits], end[fits]
+        tokens = _expressions(self, rng, length)
+        answer = value(self, tokens)
+        text = np.full((n, T + 1), self.vocab - 1, np.int32)
+        text[row, end - 2 * length - FRAME] = p + OPERATIONS - 1 + length
+        inside = np.arange(2 * L + 1) <= 2 * length[:, None]
+        at = end[:, None] - 2 * length[:, None] - FRAME + 1 + np.arange(2 * L + 1)
+        text[np.broadcast_to(row[:, None], at.shape)[inside], at[inside]] = tokens[inside]
+        text[row, end - 2] = self.vocab - 2
+        text[row, end - 1] = answer
+        y = np.full((n, T), IGNORED, np.int32)
+        y[row, end - 2] = answer
+        return text[:, :-1], y
 
 
-def _expressions(s: Mano, rng: np.random.Generator, length: Ints) -> Ints:
+def _expressions(s: Mano, rng: Rng, length: Ints) -> Ints:
     """Draw expressions of `length` operations (n,): tokens (n, 2 L + 1), of which 2 l + 1 count."""
     n, width, row = len(length), 2 * s.operations + 1, np.arange(len(length))
     tokens = rng.integers(0, s.modulus, (width, n))
@@ -127,12 +118,3 @@ def value(s: Mano, tokens: Ints) -> Ints:
         spans[at] = np.where(number, 1, np.minimum(1 + first + spans[right, row], width))
     whole: Ints = values[0]
     return whole
-
-
-MANO = TaskType(
-    "mano",
-    "MA",
-    Mano,
-    draw,
-    about="arithmetic modulo p on random expressions, whose tables only the parameters hold",
-)

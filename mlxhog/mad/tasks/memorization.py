@@ -18,9 +18,9 @@ import numpy as np
 from mlxhog.mad.tasks.task import (
     IGNORED,
     Fixed,
-    NoiseSettings,
+    NoisyTask,
+    Rng,
     Rows,
-    TaskType,
     rows,
     seq_len,
     too_small,
@@ -29,10 +29,14 @@ from mlxhog.mad.tasks.task import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Memorization(NoiseSettings):
-    """Settings; keys are 0 .. K-1, values K .. R-1, noise R .. V-2, the insert marker V-1."""
+class Memorization(NoisyTask):
+    """The task; keys are 0 .. K-1, values K .. R-1, noise R .. V-2, the insert marker V-1."""
 
-    task: ClassVar[str] = "memorization"
+    name: ClassVar[str] = "memorization"
+    short: ClassVar[str] = "M"
+    about: ClassVar[str] = (
+        "one map from keys to values for all sequences, learnt from the training rows"
+    )
 
     vocab: int = vocab(256)
     seq_len: int = seq_len(32)
@@ -59,37 +63,23 @@ class Memorization(NoiseSettings):
         yield from too_small("vocab", self.vocab, why, 3 + self.noise_vocab)
         yield from super().broken_rules()
 
+    def draw_fixed(self, rng: Rng) -> Fixed:
+        """Draw the map: every key with a different value."""
+        values = self.keys + rng.permutation(self.ordinary - self.keys)[: self.keys]
+        return {"kv_keys": rng.permutation(self.keys), "kv_values": values}
 
-def draw_map(s: Memorization, rng: np.random.Generator) -> Fixed:
-    """Draw the map: every key with a different value."""
-    values = s.keys + rng.permutation(s.ordinary - s.keys)[: s.keys]
-    return {"kv_keys": rng.permutation(s.keys), "kv_values": values}
-
-
-def draw(
-    s: Memorization, rng: np.random.Generator, n: int, *, train: bool, dense: bool, fixed: Fixed
-) -> Rows:
-    """Draw n rows; training and test rows are of one kind."""
-    pairs = s.seq_len // 2
-    chosen = rng.integers(0, s.keys, (n, pairs))
-    x = np.full((n, s.seq_len), s.vocab - 1, np.int32)
-    y = np.full((n, s.seq_len), IGNORED, np.int32)
-    x[:, ::2] = fixed["kv_keys"][chosen]
-    y[:, 1::2] = fixed["kv_values"][chosen]
-    if s.frac_noise:
-        noisy = rng.random((n, pairs)) < s.frac_noise
-        noisy[np.arange(n), rng.integers(0, pairs, n)] = False  # never every pair of a row
-        noise = rng.integers(s.ordinary, s.vocab - 1, (n, s.seq_len), dtype=np.int32)
-        both = np.repeat(noisy, 2, axis=1)
-        x, y = np.where(both, noise, x), np.where(both, IGNORED, y)
-    return x, y
-
-
-MEMORIZATION = TaskType(
-    "memorization",
-    "M",
-    Memorization,
-    draw,
-    draw_map,
-    about="one map from keys to values for all sequences, learnt from the training rows",
-)
+    def draw(self, rng: Rng, n: int, *, train: bool, dense: bool, fixed: Fixed) -> Rows:
+        """Draw n rows; training and test rows are of one kind."""
+        pairs = self.seq_len // 2
+        chosen = rng.integers(0, self.keys, (n, pairs))
+        x = np.full((n, self.seq_len), self.vocab - 1, np.int32)
+        y = np.full((n, self.seq_len), IGNORED, np.int32)
+        x[:, ::2] = fixed["kv_keys"][chosen]
+        y[:, 1::2] = fixed["kv_values"][chosen]
+        if self.frac_noise:
+            noisy = rng.random((n, pairs)) < self.frac_noise
+            noisy[np.arange(n), rng.integers(0, pairs, n)] = False  # never every pair of a row
+            noise = rng.integers(self.ordinary, self.vocab - 1, (n, self.seq_len), dtype=np.int32)
+            both = np.repeat(noisy, 2, axis=1)
+            x, y = np.where(both, noise, x), np.where(both, IGNORED, y)
+        return x, y

@@ -22,24 +22,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.config.options import option
-from mlxhog.mad.tasks.task import (
-    IGNORED,
-    Fixed,
-    Ints,
-    Rows,
-    Settings,
-    TaskType,
-    seq_len,
-    too_small,
-    vocab,
-)
+from mlxhog.mad.tasks.task import IGNORED, Fixed, Ints, Rng, Rows, Task, seq_len, too_small, vocab
 
 
 @dataclass(frozen=True, kw_only=True)
-class MultiQueryAssociativeRecall(Settings):
-    """Settings; 0 is a filler, keys are 1 .. K, values K+1 .. V-1."""
+class MultiQueryAssociativeRecall(Task):
+    """The task; 0 is a filler, keys are 1 .. K, values K+1 .. V-1."""
 
-    task: ClassVar[str] = "multi-query-associative-recall"
+    name: ClassVar[str] = "multi-query-associative-recall"
+    short: ClassVar[str] = "MQAR"
+    about: ClassVar[str] = "the values of several keys from the beginning of the sequence"
+    sudden: ClassVar[bool] = True
 
     vocab: int = vocab(64)
     seq_len: int = seq_len(64)
@@ -82,29 +75,22 @@ class MultiQueryAssociativeRecall(Settings):
                 f"number, at least {4 * P}{most}"
             )
 
-
-def draw(
-    s: MultiQueryAssociativeRecall,
-    rng: np.random.Generator,
-    n: int,
-    *,
-    train: bool,
-    dense: bool,
-    fixed: Fixed,
-) -> Rows:
-    """Draw n rows; training and test rows are of one kind, with targets at the queries only."""
-    shape = (n, s.seq_len)
-    x = rng.integers(0, s.vocab, shape, np.int32) if s.random_fill else np.zeros(shape, np.int32)
-    y = np.full(shape, IGNORED, np.int32)
-    key = _different(rng, n, s.n_pairs, 1, s.keys + 1)
-    value = _different(rng, n, s.n_pairs, s.keys + 1, s.vocab)
-    x[:, 0 : s.context : 2], x[:, 1 : s.context : 2] = key, value
-    row, at = np.arange(n)[:, None], s.context + 2 * _places(s, rng, n)
-    x[row, at], y[row, at] = key, value
-    return x, y
+    def draw(self, rng: Rng, n: int, *, train: bool, dense: bool, fixed: Fixed) -> Rows:
+        """Draw n rows; training and test rows are of one kind, with targets at the queries only."""
+        shape = (n, self.seq_len)
+        x = np.zeros(shape, np.int32)
+        if self.random_fill:
+            x = rng.integers(0, self.vocab, shape, np.int32)
+        y = np.full(shape, IGNORED, np.int32)
+        key = _different(rng, n, self.n_pairs, 1, self.keys + 1)
+        value = _different(rng, n, self.n_pairs, self.keys + 1, self.vocab)
+        x[:, 0 : self.context : 2], x[:, 1 : self.context : 2] = key, value
+        row, at = np.arange(n)[:, None], self.context + 2 * _places(self, rng, n)
+        x[row, at], y[row, at] = key, value
+        return x, y
 
 
-def _different(rng: np.random.Generator, n: int, count: int, low: int, high: int) -> Ints:
+def _different(rng: Rng, n: int, count: int, low: int, high: int) -> Ints:
     """Draw different numbers of low .. high - 1 (n, count), in any order alike.
 
     The choice is Floyd's, whose time does not depend on the range (Bentley and Floyd 1987).
@@ -117,7 +103,7 @@ def _different(rng: np.random.Generator, n: int, count: int, low: int, high: int
     return rng.permuted(chosen, axis=1)
 
 
-def _places(s: MultiQueryAssociativeRecall, rng: np.random.Generator, n: int) -> Ints:
+def _places(s: MultiQueryAssociativeRecall, rng: Rng, n: int) -> Ints:
     """Draw a place for each key (n, P), from 0, one after the other among the free ones.
 
     The first of exponential clocks with the weights as rates to ring is a draw by weight, and the
@@ -131,13 +117,3 @@ def _places(s: MultiQueryAssociativeRecall, rng: np.random.Generator, n: int) ->
     order = np.argsort(np.take_along_axis(rings, first, 1), axis=1)
     places: Ints = np.take_along_axis(first, order, 1)
     return places
-
-
-MULTI_QUERY_ASSOCIATIVE_RECALL = TaskType(
-    "multi-query-associative-recall",
-    "MQAR",
-    MultiQueryAssociativeRecall,
-    draw,
-    about="the values of several keys from the beginning of the sequence",
-    sudden=True,
-)

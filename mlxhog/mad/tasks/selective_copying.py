@@ -18,22 +18,16 @@ from typing import ClassVar
 import numpy as np
 
 from mlxhog.config.options import option
-from mlxhog.mad.tasks.task import (
-    IGNORED,
-    Fixed,
-    Rows,
-    Settings,
-    TaskType,
-    seq_len,
-    too_small,
-)
+from mlxhog.mad.tasks.task import IGNORED, Fixed, Rng, Rows, Task, seq_len, too_small
 
 
 @dataclass(frozen=True, kw_only=True)
-class SelectiveCopying(Settings):
-    """Settings; content is 0 .. V-3, the blank V-2, the copy marker V-1."""
+class SelectiveCopying(Task):
+    """The task; content is 0 .. V-3, the blank V-2, the copy marker V-1."""
 
-    task: ClassVar[str] = "selective-copying"
+    name: ClassVar[str] = "selective-copying"
+    short: ClassVar[str] = "SC"
+    about: ClassVar[str] = "the first tokens in order, without the blanks between them"
 
     seq_len: int = seq_len(256)
     tokens_to_copy: int = option(
@@ -56,26 +50,14 @@ class SelectiveCopying(Settings):
                 f"between them: at least {2 * self.tokens_to_copy + 2}{way_out}"
             )
 
-
-def draw(
-    s: SelectiveCopying, rng: np.random.Generator, n: int, *, train: bool, dense: bool, fixed: Fixed
-) -> Rows:
-    """Draw n rows; training and test rows are of one kind."""
-    T, C = s.seq_len, s.tokens_to_copy
-    content = rng.integers(0, s.vocab - 2, (n, C), dtype=np.int32)
-    before = rng.multinomial(s.blanks, np.full(C, 1 / C), size=n)
-    x = np.full((n, T), s.vocab - 2, np.int32)
-    x[np.arange(n)[:, None], np.cumsum(before, axis=1) + np.arange(C)] = content
-    x[:, T - C - 1] = s.vocab - 1
-    y = np.full((n, T), IGNORED, np.int32)
-    y[:, T - C :] = content
-    return x, y
-
-
-SELECTIVE_COPYING = TaskType(
-    "selective-copying",
-    "SC",
-    SelectiveCopying,
-    draw,
-    about="the first tokens in order, without the blanks between them",
-)
+    def draw(self, rng: Rng, n: int, *, train: bool, dense: bool, fixed: Fixed) -> Rows:
+        """Draw n rows; training and test rows are of one kind."""
+        T, C = self.seq_len, self.tokens_to_copy
+        content = rng.integers(0, self.vocab - 2, (n, C), dtype=np.int32)
+        before = rng.multinomial(self.blanks, np.full(C, 1 / C), size=n)
+        x = np.full((n, T), self.vocab - 2, np.int32)
+        x[np.arange(n)[:, None], np.cumsum(before, axis=1) + np.arange(C)] = content
+        x[:, T - C - 1] = self.vocab - 1
+        y = np.full((n, T), IGNORED, np.int32)
+        y[:, T - C :] = content
+        return x, y

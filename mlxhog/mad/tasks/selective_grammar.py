@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
-from mlxhog.mad.tasks.task import Bools, Fixed, Ints, Rows, Settings, TaskType, seq_len, vocab
+from mlxhog.mad.tasks.task import Bools, Fixed, Ints, Rng, Rows, Task, seq_len, vocab
 
 TRIES = 1000
 """Most draws for a grammar whose states all reach the end."""
@@ -34,13 +34,15 @@ NOT_ALLOWED = -1
 
 
 @dataclass(frozen=True, kw_only=True)
-class SelectiveGrammar(Settings):
-    """Settings; tokens are the end 0 and the letters 1 .. L, states the end 0 and 1 .. V-1.
+class SelectiveGrammar(Task):
+    """The task; tokens are the end 0 and the letters 1 .. L, states the end 0 and 1 .. V-1.
 
     The states of letter l are (l - 1) D + 1 .. l D.
     """
 
-    task: ClassVar[str] = "selective-grammar"
+    name: ClassVar[str] = "selective-grammar"
+    short: ClassVar[str] = "SG"
+    about: ClassVar[str] = "the state of a random grammar, through tokens that it does not allow"
 
     vocab: int = vocab(33)
     seq_len: int = seq_len(64)
@@ -64,37 +66,53 @@ class SelectiveGrammar(Settings):
                 f"{self.starts} begin a string: {least}, or a multiple of {self.depth} more"
             )
 
+    def draw_fixed(self, rng: Rng) -> Fixed:
+        """Draw the state after each state and token (V, L + 1), `NOT_ALLOWED` for none.
 
-def draw_grammar(s: SelectiveGrammar, rng: np.random.Generator) -> Fixed:
-    """Draw the state after each state and token (V, L + 1), `NOT_ALLOWED` for none.
+        Raises:
+            ConfigError: no grammar has a way to the end from every state.
+        """
+        V, L, D = self.vocab, self.letters, self.depth
+        chance = np.full(L + 1, self.density)
+        chance[0] = self.density / D
+        poor: Bools = np.ones(V, bool)
+        allowed = np.empty((V, L + 1), bool)
+        for _ in range(TRIES):
+            allowed[poor] = rng.random((poor.sum(), L + 1)) < chance
+            # Each state needs a next token and, so that a distractor is possible, another one.
+            poor = np.all(allowed, axis=1) | ~np.any(allowed, axis=1)
+            if poor.any():
+                continue
+            state = rng.integers(0, D, (V, L + 1)) + np.arange(-D, D * L, D) + 1
+            state[:, 0] = 0
+            begins = np.zeros(L + 1, bool)
+            begins[1 + rng.permutation(L)[: self.starts]] = True
+            grammar = np.where(np.vstack([begins, allowed[1:]]), state, NOT_ALLOWED)
+            if _ends(grammar).all():
+                return {"grammar": grammar}
+            poor[:] = True
+        raise ConfigError(
+            f"{self.name}: density is {self.density:g}, depth {D} and vocab {V}; in {TRIES} draws "
+            "no grammar has a way to the end and a token that is not allowed in each state: "
+            "another density, or a smaller depth"
+        )
 
-    Raises:
-        ConfigError: no grammar has a way to the end from every state.
-    """
-    V, L, D = s.vocab, s.letters, s.depth
-    chance = np.full(L + 1, s.density)
-    chance[0] = s.density / D
-    poor: Bools = np.ones(V, bool)
-    allowed = np.empty((V, L + 1), bool)
-    for _ in range(TRIES):
-        allowed[poor] = rng.random((poor.sum(), L + 1)) < chance
-        # Each state needs a next token and, so that a distractor is possible, another one.
-        poor = np.all(allowed, axis=1) | ~np.any(allowed, axis=1)
-        if poor.any():
-            continue
-        state = rng.integers(0, D, (V, L + 1)) + np.arange(-D, D * L, D) + 1
-        state[:, 0] = 0
-        begins = np.zeros(L + 1, bool)
-        begins[1 + rng.permutation(L)[: s.starts]] = True
-        grammar = np.where(np.vstack([begins, allowed[1:]]), state, NOT_ALLOWED)
-        if _ends(grammar).all():
-            return {"grammar": grammar}
-        poor[:] = True
-    raise ConfigError(
-        f"{s.task}: density is {s.density:g}, depth {D} and vocab {V}; in {TRIES} draws no grammar "
-        "has a way to the end and a token that is not allowed in each state: another density, or "
-        "a smaller depth"
-    )
+    def draw(self, rng: Rng, n: int, *, train: bool, dense: bool, fixed: Fixed) -> Rows:
+        """Draw n rows; training and test rows are of one kind."""
+        T, choices = self.seq_len, _Choices(fixed["grammar"])
+        states = choices.walk(rng.random((T, n)))
+        if not self.gap_prob:
+            return _letter(self, states), states
+        gap = rng.random((n, T)) < self.gap_prob
+        gap[:, : self.gap_start] = False
+        place = np.arange(T) + np.cumsum(gap, 1, np.int32) - gap
+        shown = np.zeros((n, 2 * T), bool)
+        np.put_along_axis(shown, place, True, 1)
+        shown = shown[:, :T]
+        y = np.take_along_axis(states, np.cumsum(shown, 1, np.int32) - 1, 1)
+        x = _letter(self, y)
+        x[~shown] = choices.other(y[~shown], rng.random((~shown).sum()))
+        return x, y
 
 
 def _ends(grammar: Ints) -> Bools:
@@ -148,36 +166,6 @@ class _Choices:
         return tokens
 
 
-def draw(
-    s: SelectiveGrammar, rng: np.random.Generator, n: int, *, train: bool, dense: bool, fixed: Fixed
-) -> Rows:
-    """Draw n rows; training and test rows are of one kind."""
-    T, choices = s.seq_len, _Choices(fixed["grammar"])
-    states = choices.walk(rng.random((T, n)))
-    if not s.gap_prob:
-        return _letter(s, states), states
-    gap = rng.random((n, T)) < s.gap_prob
-    gap[:, : s.gap_start] = False
-    place = np.arange(T) + np.cumsum(gap, 1, np.int32) - gap
-    shown = np.zeros((n, 2 * T), bool)
-    np.put_along_axis(shown, place, True, 1)
-    shown = shown[:, :T]
-    y = np.take_along_axis(states, np.cumsum(shown, 1, np.int32) - 1, 1)
-    x = _letter(s, y)
-    x[~shown] = choices.other(y[~shown], rng.random((~shown).sum()))
-    return x, y
-
-
 def _letter(s: SelectiveGrammar, state: Ints) -> Ints:
     """Return the token that leads to each state."""
     return (state + s.depth - 1) // s.depth
-
-
-SELECTIVE_GRAMMAR = TaskType(
-    "selective-grammar",
-    "SG",
-    SelectiveGrammar,
-    draw,
-    draw_grammar,
-    about="the state of a random grammar, through tokens that it does not allow",
-)

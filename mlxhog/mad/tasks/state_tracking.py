@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.config.options import option
-from mlxhog.mad.tasks.task import Fixed, Ints, LongerTest, Rows, TaskType
+from mlxhog.mad.tasks.task import Fixed, Ints, LongerTest, Rng, Rows
 
 ORDERS = {"parity": 2, "Z60": 60, "S3": 6, "A5": 60, "S5": 120}
 """Group -> number of its elements."""
@@ -59,9 +59,12 @@ def _is_even(permutation: Ints) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class StateTracking(LongerTest):
-    """Settings; tokens are the elements of the group."""
+    """The task; tokens are the elements of the group."""
 
-    task: ClassVar[str] = "state-tracking"
+    name: ClassVar[str] = "state-tracking"
+    short: ClassVar[str] = "ST"
+    about: ClassVar[str] = "the running product in a group, held beyond the training length"
+    sudden: ClassVar[bool] = True
 
     group: str = option("S3", "the group of the elements", choices=tuple(ORDERS))
 
@@ -70,13 +73,11 @@ class StateTracking(LongerTest):
         """Elements of the group."""
         return ORDERS[self.group]
 
-
-def draw(
-    s: StateTracking, rng: np.random.Generator, n: int, *, train: bool, dense: bool, fixed: Fixed
-) -> Rows:
-    """Draw n rows; scored rows are longer."""
-    x = rng.integers(0, s.tokens, (n, s.seq_len if train else s.test_length), dtype=np.int32)
-    return x, states(product_table(s.group), x)
+    def draw(self, rng: Rng, n: int, *, train: bool, dense: bool, fixed: Fixed) -> Rows:
+        """Draw n rows; scored rows are longer."""
+        length = self.seq_len if train else self.test_length
+        x = rng.integers(0, self.tokens, (n, length), dtype=np.int32)
+        return x, states(product_table(self.group), x)
 
 
 def states(table: NDArray[np.int32], x: Ints) -> NDArray[np.int32]:
@@ -89,13 +90,3 @@ def states(table: NDArray[np.int32], x: Ints) -> NDArray[np.int32]:
     for at, tokens in enumerate(np.ascontiguousarray(x.T)):
         state = y[at] = table[state, tokens]
     return y.T
-
-
-STATE_TRACKING = TaskType(
-    "state-tracking",
-    "ST",
-    StateTracking,
-    draw,
-    about="the running product in a group, held beyond the training length",
-    sudden=True,
-)

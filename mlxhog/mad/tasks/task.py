@@ -1,11 +1,11 @@
-"""The interface of a task: its settings, and a function that draws rows."""
+"""The interface of a task: its settings, and the drawing of its rows."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,18 +52,46 @@ def rows(default: int, of: str, alias: str, *, low: int = 1) -> Any:  # a datacl
     return option(default, f"rows for {of}", low=low, aliases=(alias,))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Settings of one task, converted and checked at their creation.
+IGNORED = -100
+"""Target of a position without training and scoring."""
 
-    A plain field such as `depth: int = 3` is a setting, too, without limits and help.
+Ints = NDArray[np.integer[Any]]
+Bools = NDArray[np.bool_]
+Rows = tuple[Ints, Ints]
+"""Inputs and targets, (n, length) each; a target is at the position of its prediction."""
+
+Fixed = Mapping[str, Ints]
+"""The common part of all rows of a data set, such as memorization's map."""
+
+Rng = np.random.Generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A task with its settings; a task of the package or of a user's file is a class of this base.
+
+    A field is a setting: an `option`, or a plain one such as `depth: int = 3`, without limits and
+    help. The defaults are the baseline. Values are converted and checked at the creation.
+
+    Attributes:
+        kind: the registry of tasks.
+        name: full name.
+        short: name in tables.
+        about: the tested skill, in a line.
+        backbone: of the model, one of `models.mad.config.BACKBONES`.
+        sudden: learned in a sudden jump, late in a run; early steps do not rank candidates.
 
     Raises:
         ConfigError: naming every broken rule, and the possible values.
     """
 
-    task: ClassVar[str]
+    kind: ClassVar[choices.Registry[Any]] = choices.TASKS
     takes_plain_fields: ClassVar[bool] = True
+    name: ClassVar[str]
+    short: ClassVar[str]
+    about: ClassVar[str] = ""
+    backbone: ClassVar[str] = "language-model"
+    sudden: ClassVar[bool] = False
 
     vocab: int = vocab(16)
     seq_len: int = seq_len(128)
@@ -76,7 +104,7 @@ class Settings:
         problems = convert_fields(self)
         problems = problems or list(self.broken_rules())
         if problems:
-            raise ConfigError("\n".join(f"{self.task}: {problem}" for problem in problems))
+            raise ConfigError("\n".join(f"{self.name}: {problem}" for problem in problems))
 
     @property
     def length(self) -> int:
@@ -92,10 +120,27 @@ class Settings:
         """Yield every broken rule of the task, with the possible values."""
         yield from ()
 
+    def draw_fixed(self, rng: Rng) -> Fixed:
+        """Draw the common part of all rows; {} for none."""
+        return {}
+
+    @abstractmethod
+    def draw(self, rng: Rng, n: int, *, train: bool, dense: bool, fixed: Fixed) -> Rows:
+        """Draw n rows.
+
+        Args:
+            rng: of a block of rows.
+            n: number of rows.
+            train: training rows; test rows differ in some tasks.
+            dense: every position of a next-token task has a target; else only the predictable
+                ones. Inputs are the same in both cases.
+            fixed: the common part of all rows.
+        """
+
 
 @dataclass(frozen=True, kw_only=True)
-class NoiseSettings(Settings):
-    """Settings of a task in which noise may replace a token or a pair."""
+class NoisyTask(Task):
+    """A task in which noise may replace a token or a pair."""
 
     noise_vocab: int = noise_vocab(0)
     frac_noise: float = frac_noise(0.0)
@@ -110,8 +155,8 @@ class NoiseSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LongerTest(Settings):
-    """Settings of a task whose scored rows are longer than those to train on.
+class LongerTest(Task):
+    """A task whose scored rows are longer than those to train on.
 
     V follows from other settings, see `tokens`.
     """
@@ -150,74 +195,3 @@ def too_small(name: str, value: int, why: str, least: int) -> Iterator[str]:
     """Yield a message if a number is below its least value."""
     if value < least:
         yield f"{name} is {value}; {why}: at least {least}"
-
-
-IGNORED = -100
-"""Target of a position without training and scoring."""
-
-Ints = NDArray[np.integer[Any]]
-Bools = NDArray[np.bool_]
-Rows = tuple[Ints, Ints]
-"""Inputs and targets, (n, length) each; a target is at the position of its prediction."""
-
-Fixed = Mapping[str, Ints]
-"""The common part of all rows of a data set, such as memorization's map."""
-
-
-def nothing_fixed(settings: Any, rng: np.random.Generator) -> Fixed:
-    """Return {}: the rows have no common part."""
-    return {}
-
-
-class Draw(Protocol):
-    """A function that draws the rows of a task."""
-
-    def __call__(
-        self,
-        s: Any,  # the task's own settings
-        rng: np.random.Generator,
-        n: int,
-        *,
-        train: bool,
-        dense: bool,
-        fixed: Fixed,
-    ) -> Rows:
-        """Draw n rows.
-
-        Args:
-            s: settings.
-            rng: of a block of rows.
-            n: number of rows.
-            train: training rows; test rows differ in some tasks.
-            dense: every position of a next-token task has a target; else only the predictable
-                ones. Inputs are the same in both cases.
-            fixed: the common part of all rows.
-        """
-
-
-@dataclass(frozen=True)
-class TaskType:
-    """A task; one of the package, or of a file that a user adds.
-
-    Attributes:
-        kind: the registry of tasks.
-        name: full name.
-        short: name in tables.
-        settings: dataclass of its options; the defaults are the benchmark's baseline.
-        draw: draws n rows; see `Draw`.
-        fixed: (settings, rng) -> the common part of all rows.
-        backbone: of the model, one of `models.mad.config.BACKBONES`.
-        about: the tested skill, in a line.
-        sudden: learned in a sudden jump, late in a run; early steps do not rank candidates.
-    """
-
-    kind: ClassVar[choices.Registry[Any]] = choices.TASKS
-
-    name: str
-    short: str
-    settings: type[Settings]
-    draw: Draw
-    fixed: Callable[[Any, np.random.Generator], Fixed] = nothing_fixed
-    backbone: str = "language-model"
-    about: str = ""
-    sudden: bool = False

@@ -31,7 +31,7 @@ from mlxhog.mad import tasks
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.options import worker_options as possible_options
 from mlxhog.mad.run import RunConfig
-from mlxhog.mad.tasks import Dataset, Settings, make_task
+from mlxhog.mad.tasks import Dataset, Task, make_task
 from mlxhog.mad.training.evaluation import SCORES_SEGMENT, ScoreJobs, scores_segment, step_limit
 from mlxhog.models import families
 from mlxhog.models.families import init_params, param_spec
@@ -54,7 +54,7 @@ class TaskRows:
         labels: of training rows, "dense" or "scored".
     """
 
-    settings: Settings
+    settings: Task
     seed: int
     batch_size: int
     labels: str = "dense"
@@ -70,8 +70,8 @@ class TaskRows:
 
 
 @lru_cache(maxsize=KEPT)
-def _dataset(settings: Settings, seed: int, labels: str) -> Dataset:
-    return make_task(settings.task, seed=seed, labels=labels, **asdict(settings))
+def _dataset(settings: Task, seed: int, labels: str) -> Dataset:
+    return make_task(settings.name, seed=seed, labels=labels, **asdict(settings))
 
 
 class RowBatches:
@@ -87,7 +87,7 @@ class RowBatches:
         """Compute the order of the rows."""
         self._x, self._y, self._size = x, y, task_rows.batch_size
         settings = tuple(sorted(asdict(task_rows.settings).items()))
-        self._order = Order(len(x), f"{task_rows.settings.task}|{settings}", task_rows.seed)
+        self._order = Order(len(x), f"{task_rows.settings.name}|{settings}", task_rows.seed)
 
     @property
     def n_tickets(self) -> int:
@@ -158,7 +158,7 @@ def _schedule(
     return partial(by_name[protocol.schedule].of_run, lr, epochs)
 
 
-def check_reach(origin: str, architecture: MADConfig, rows: Iterable[Settings]) -> None:
+def check_reach(origin: str, architecture: MADConfig, rows: Iterable[Task]) -> None:
     """Refuse tasks with longer rows than an architecture's file is made for.
 
     Args:
@@ -170,7 +170,7 @@ def check_reach(origin: str, architecture: MADConfig, rows: Iterable[Settings]) 
         ConfigError: a part of the architecture ends before a row does.
     """
     parts, most = architecture.bounded_parts, architecture.max_length
-    length, task = max((max(one.length, one.test_length), one.task) for one in rows)
+    length, task = max((max(one.length, one.test_length), one.name) for one in rows)
     if parts and length > most:
         raise ConfigError(
             f"{origin} has max_length {most}, at which {' and '.join(parts)} "
@@ -198,7 +198,7 @@ def make_run_plan(
     """
     task = tasks.find(config.task)
     protocol, values = config.protocol, dict(config.settings)
-    if protocol.fuzzy_compat and "fuzzy_compat" in options(task.settings):
+    if protocol.fuzzy_compat and "fuzzy_compat" in options(task):
         values["fuzzy_compat"] = True
     settings = tasks.resolve(config.task, values)
     model = config.model()
@@ -218,7 +218,7 @@ def make_run_plan(
     training = _training(config, model, workers, worker_options)
     backends, record = [worker.backend for worker in workers], verdicts.load()
     writers = kernel_choice.choose_writers(training, backends, record)
-    kernels = kernel_choice.choose_kernels(training, backends, record)
+    kernels, notes = kernel_choice.choose_kernels(training, backends, record)
     n_tickets = math.ceil(settings.train_rows / protocol.batch_size)
     strategy = strategies.build(training, len(workers))
     rule = optim.build(
@@ -248,8 +248,8 @@ def make_run_plan(
         task_rows=task_rows,
         workers=workers,
         writers=writers,
-        kernels=kernels.of_workers,
-        notes=(*chosen.notes, *writers.notes, *kernels.notes),
+        kernels=kernels,
+        notes=(*chosen.notes, *writers.notes, *notes),
         layout=plan_layout(spec, strategy, rule, n_tickets, scores),
         decay=frozenset(name for name, one in spec.items() if one.decay or protocol.wd_all),
         gpu_share=GPUShare(workers=parallel * max(1, sum(b in GPU_BACKENDS for b in backends))),

@@ -6,7 +6,6 @@ Workers may die and join at given times; a scheme waits for workers alive only.
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,11 +68,8 @@ class Simulation:
         """
         self.state = SharedState(learner=learner)
         self._events = sorted(events)
-        absent = _check_events(self._events, len(workers))
-        on_core = sum(worker.on_core for worker in workers)
-        self._cores = math.inf if cores is None else cores
-        self._free = on_core <= self._cores  # then no worker slows another
-        streams = np.random.SeedSequence(seed).spawn(len(workers))
+        n, absent = len(workers), _check_events(self._events, len(workers))
+        streams = np.random.SeedSequence(seed).spawn(n)
         contexts = [
             WorkerContext(
                 rank, worker, self.state, worker.compute.successive(np.random.default_rng(stream))
@@ -81,16 +77,14 @@ class Simulation:
             for rank, (worker, stream) in enumerate(zip(workers, streams, strict=True))
         ]
         self._starts = scheme.start(contexts)
-        n = len(workers)
+        self._cores = math.inf if cores is None else cores
+        self._slow = 1.0  # of workers that share the cores now
         self._behaviours: list[Behaviour | None] = [None] * n
         self._doing: list[Phase | Condition | None] = [None] * n
-        self._rest_s = [math.inf] * n  # seconds of work at full speed; of a free machine, unused
-        self._ends: list[tuple[float, int, int]] = []  # heap of a free machine: end, rank, phase
-        self._phase = [0] * n
+        self._ends = [math.inf] * n  # of the present phases, at the present speed
         self._watching: set[int] = set()  # ranks with a condition to look at
-        self._waiting_since = [math.inf] * n
+        self._waiting_since, self._since = [math.inf] * n, [math.inf] * n
         self._waited_s, self._there_s = np.zeros(n), np.zeros(n)
-        self._since = [math.inf] * n
         for rank in range(n):
             if rank not in absent:
                 self._join(rank)
@@ -111,15 +105,31 @@ class Simulation:
         Raises:
             Deadlock: every worker alive waits for another.
         """
-        learner = self.state.learner
-        while self.state.version < version and self.state.now < seconds:
-            if not self.state.alive and not self._events:
+        state = self.state
+        while state.version < version and state.now < seconds:
+            if not state.alive and not self._events:
                 return
-            if learner is not None and (learner.reached is not None or learner.diverged):
+            if state.learner is not None and (state.learner.reached or state.learner.diverged):
                 return
-            self._advance()
-
-    # -- joins and deaths ------------------------------------------------------------------------
+            end = min(self._ends)
+            if self._events and self._events[0].at_s <= end:
+                event = self._events.pop(0)
+                state.now = event.at_s
+                if event.joins:
+                    self._join(event.rank)
+                elif event.rank in state.alive:  # else it has finished
+                    self._leave(event.rank)
+            elif end == math.inf:
+                waiting = ", ".join(str(rank) for rank in sorted(state.alive))
+                raise Deadlock(
+                    f"after {state.version} updates every worker waits for another (ranks "
+                    f"{waiting})"
+                )
+            else:
+                state.now = end
+                for rank in [rank for rank, at_s in enumerate(self._ends) if at_s <= end]:
+                    self._next(rank)
+            self._settle()
 
     def _join(self, rank: int) -> None:
         state = self.state
@@ -132,93 +142,12 @@ class Simulation:
         self._next(rank)
 
     def _leave(self, rank: int) -> None:
-        state, now = self.state, self.state.now
         self._stop_waiting(rank)
-        self._there_s[rank] += now - self._since[rank]
-        self._since[rank] = math.inf
-        state.alive.discard(rank)
+        self._there_s[rank] += self.state.now - self._since[rank]
+        self._since[rank] = self._ends[rank] = math.inf
+        self.state.alive.discard(rank)
         self._behaviours[rank] = self._doing[rank] = None
-        self._rest_s[rank] = math.inf
-        self._phase[rank] += 1
         self._watching.discard(rank)
-
-    def _happen(self) -> None:
-        """Apply the next event."""
-        event = self._events.pop(0)
-        self.state.now = event.at_s
-        if event.joins:
-            self._join(event.rank)
-        elif event.rank in self.state.alive:  # else it has finished
-            self._leave(event.rank)
-        self._settle()
-
-    # -- time ------------------------------------------------------------------------------------
-
-    def _advance(self) -> None:
-        """Advance to the end of the next phase, or to the next event."""
-        state = self.state
-        next_end = self._next_end()
-        if self._events and self._events[0].at_s <= next_end:
-            if not self._free and next_end < math.inf:
-                self._work(self._events[0].at_s - state.now)
-            self._happen()
-            return
-        if next_end == math.inf:
-            waiting = ", ".join(str(rank) for rank in sorted(state.alive))
-            raise Deadlock(
-                f"after {state.version} updates every worker waits for another (ranks {waiting})"
-            )
-        if self._free:
-            ended = self._pop(next_end)
-        else:
-            ended = self._work_until_one_ends()
-        state.now = next_end
-        for rank in ended:
-            self._next(rank)
-        self._settle()
-
-    def _next_end(self) -> float:
-        """Return the time at which the next phase ends; infinite if no worker has one."""
-        if self._free:
-            while self._ends and self._phase[self._ends[0][1]] != self._ends[0][2]:
-                heapq.heappop(self._ends)  # it was abandoned
-            return self._ends[0][0] if self._ends else math.inf
-        ends = (self._rest_s[rank] / speed for rank, speed in zip(*self._active(), strict=True))
-        return self.state.now + min(ends, default=math.inf)
-
-    def _pop(self, end: float) -> list[int]:
-        """Return the ranks whose phase ends by then."""
-        ended = []
-        while self._ends and self._ends[0][0] <= end:
-            _, rank, phase = heapq.heappop(self._ends)
-            if self._phase[rank] == phase:
-                ended.append(rank)
-        return sorted(ended)
-
-    def _active(self) -> tuple[list[int], list[float]]:
-        """Return the ranks that work, and their speeds."""
-        active = [rank for rank, rest_s in enumerate(self._rest_s) if rest_s < math.inf]
-        on_core = [isinstance(one := self._doing[rank], Phase) and one.on_core for rank in active]
-        slow = min(1.0, self._cores / max(1, sum(on_core)))
-        return active, [slow if needs else 1.0 for needs in on_core]
-
-    def _work(self, seconds: float) -> None:
-        """Let all workers work for a time, which ends no later than the first phase."""
-        active, speed = self._active()
-        for rank, s in zip(active, speed, strict=True):
-            self._rest_s[rank] = max(0.0, self._rest_s[rank] - seconds * s)
-
-    def _work_until_one_ends(self) -> list[int]:
-        """Let all workers work until a phase ends; returns the ranks whose phase ends."""
-        active, speed = self._active()
-        ends = [self._rest_s[rank] / s for rank, s in zip(active, speed, strict=True)]
-        self._work(min(ends))
-        ended = [rank for rank, end in zip(active, ends, strict=True) if end == min(ends)]
-        for rank in ended:
-            self._rest_s[rank] = 0.0
-        return ended
-
-    # -- phases of the workers -------------------------------------------------------------------
 
     def _settle(self) -> None:
         """Let workers continue whose condition holds, until no further condition holds."""
@@ -231,6 +160,21 @@ class Simulation:
                 if condition is not None and condition():
                     self._next(rank)
                     moved = True
+        if self._cores < len(self._ends):
+            self._share_cores()
+
+    def _share_cores(self) -> None:
+        """Divide the cores evenly; phases end sooner or later than with the last division."""
+        on_core = [
+            rank
+            for rank, doing in enumerate(self._doing)
+            if isinstance(doing, Phase) and doing.on_core
+        ]
+        slow, now = min(1.0, self._cores / max(1, len(on_core))), self.state.now
+        if slow != self._slow:
+            for rank in on_core:
+                self._ends[rank] = now + (self._ends[rank] - now) * self._slow / slow
+            self._slow = slow
 
     def _next(self, rank: int) -> None:
         """Begin a worker's next phase or wait; phases that take no time end at once."""
@@ -238,24 +182,20 @@ class Simulation:
         self._watching.discard(rank)
         behaviour = self._behaviours[rank]
         assert behaviour is not None, "only workers alive have a behaviour"
-        self._phase[rank] += 1
         doing = next(behaviour, None)
         while isinstance(doing, Phase) and doing.seconds == 0:
             doing = next(behaviour, None)
         if doing is None:
             self._leave(rank)
             return
-        self._doing[rank] = doing
+        self._doing[rank], now = doing, self.state.now
         if isinstance(doing, Phase):
-            self._rest_s[rank] = doing.seconds
-            if self._free:
-                end = self.state.now + doing.seconds
-                heapq.heappush(self._ends, (end, rank, self._phase[rank]))
-            if doing.unless is not None:
-                self._watching.add(rank)
-            return
-        self._rest_s[rank] = math.inf
-        self._waiting_since[rank] = self.state.now
+            self._ends[rank] = now + doing.seconds / (self._slow if doing.on_core else 1.0)
+            if doing.unless is None:
+                return
+        else:
+            self._ends[rank] = math.inf
+            self._waiting_since[rank] = now
         self._watching.add(rank)
 
     def _stop_waiting(self, rank: int) -> None:

@@ -1,3 +1,4 @@
+import random
 from statistics import fmean
 
 import pytest
@@ -48,20 +49,12 @@ def test_every_candidate_is_proposed_once_and_then_none(name):
 
 
 @NAMES
-def test_a_seed_repeats_its_proposals(name):
+def test_the_seed_decides_the_order_but_that_of_grid(name):
     choices = candidates()
-    assert search(choices, name, 3, 12) == search(choices, name, 3, 12)
-
-
-@pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "grid"])
-def test_another_seed_has_another_order(name):
-    choices = candidates()
-    assert search(choices, name, 3, 8) != search(choices, name, 4, 8)
-
-
-def test_grid_follows_the_order_of_the_space_whatever_the_scores():
-    choices = candidates()
-    assert search(choices, "grid", 0, 10**6) == every(choices)
+    order = search(choices, name, 3, 8)
+    assert search(choices, name, 3, 8) == order
+    assert (search(choices, name, 4, 8) == order) == (name == "grid")
+    assert (order == every(choices)[:8]) == (name == "grid")
 
 
 @NAMES
@@ -136,26 +129,6 @@ def test_a_search_that_learns_beats_random_draws_of_the_same_number(name, seeds)
     assert best(name) > best("random") + 0.5
 
 
-def test_tpe_leaves_its_mode_for_new_candidates_near_it():
-    """Of 36, the best is found within three proposals of the ten random ones."""
-    choices = candidates(**FEW, depth=4)
-
-    def worth(layers):
-        kernels = [getattr(layer, "kernel", 0) for layer in layers[::2]]
-        maps = [layer.name for layer in layers[1::2]]
-        right = sum(a == b for a, b in zip(kernels, (3, 2), strict=True))
-        return right + 0.5 * sum(a == b for a, b in zip(maps, ("mlp", "swiglu"), strict=True))
-
-    for seed in range(8):
-        sampler = make_sampler("tpe", choices, seed)
-        found = []
-        for _ in range(13):
-            layers = sampler.ask()
-            found.append(worth(layers))
-            sampler.tell(layers, found[-1])
-        assert max(found) == 3.0
-
-
 def test_an_evolution_begins_with_what_the_space_says():
     start = ["gated-conv(kernel=2) mlp gated-conv(kernel=4) swiglu"]
     choices = candidates(start=start)
@@ -206,8 +179,6 @@ def test_a_change_keeps_to_the_slots_and_depths_of_the_space(
 
 @pytest.mark.parametrize("mutation", MUTATIONS)
 def test_every_kind_of_change_leads_to_other_candidates(mutation):
-    import random
-
     choices = candidates(depth=[2, 6])
     plan = choices.candidate(choices.count // 2)
     results = {mutation(plan, choices.space, random.Random(seed)) for seed in range(20)}
@@ -217,11 +188,3 @@ def test_every_kind_of_change_leads_to_other_candidates(mutation):
 def test_an_unknown_sampler_is_answered_with_its_neighbour():
     with pytest.raises(ConfigError, match="did you mean 'evolution'"):
         make_sampler("evolutoin", candidates(), 0)
-
-
-@NAMES
-def test_rescaled_spaces_can_be_searched(name):
-    budget = {"params": 22_000, "state": 1000, "rescale": True}
-    choices = candidates(mixers=["mlstm(h2)", "gated-conv"], budget=budget)
-    proposed = search(choices, name, 0, 10**6)
-    assert set(proposed) == set(every(choices))

@@ -16,7 +16,7 @@ import yaml
 from mlxhog.errors import ConfigError
 from mlxhog.mad.options import PUBLISHED, Protocol
 from mlxhog.mad.run import Point, RunConfig, RunResult
-from mlxhog.mad.search.samplers import ListSampler
+from mlxhog.mad.search.samplers import Grid, Listed
 from mlxhog.mad.study.progress import Best
 from mlxhog.mad.study.scheduler import Proposals, Scheduler
 from mlxhog.mad.study.store import Store, create, is_study
@@ -225,7 +225,7 @@ def processes(store, run, *, parallel=1, silence_s=SILENCE_S, memory_limit=None)
 
 def go(store, run=quick, *, candidates=2, parallel=1, runs=4, executor=None, **how):
     """Execute a session of a study and return its result."""
-    sampler = how.pop("sampler", None) or ListSampler([parse(text) for text in texts(candidates)])
+    sampler = how.pop("sampler", None) or Grid(Listed([parse(text) for text in texts(candidates)]))
     with store.lock():
         with executor or Threads(run, parallel) as execute:
             return Scheduler(

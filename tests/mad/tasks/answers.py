@@ -147,10 +147,10 @@ def expected(settings, x, y, data, *, train):
 
     Targets that the inputs do not determine are the row's own.
     """
-    answers = globals()[settings.task.replace("-", "_")](settings, x, data)
+    answers = globals()[settings.name.replace("-", "_")](settings, x, data)
     if getattr(settings, "fuzzy_compat", False) and answers[-1] == IGNORED:
         return y  # in the reference, some final keys were not shown before
-    if train and settings.task.endswith("in-context-recall"):
+    if train and settings.name.endswith("in-context-recall"):
         return [*x[1:], answers[-1]]
     if getattr(settings, "random_fill", False):  # a filler may be a key
         return [a if target != IGNORED else target for a, target in zip(answers, y, strict=True)]

@@ -67,7 +67,7 @@ def test_targets_follow_from_the_inputs_by_the_rule_of_the_task(task, settings, 
 @each_of("name", sorted(path.stem for path in GOLDEN.glob("*.npz")))
 def test_targets_of_the_references_follow_the_same_rules(name):
     data = read(GOLDEN / f"{name}.npz")
-    named = options(find(data.task).settings).items()
+    named = options(find(data.task)).items()
     keys = {name: key for name, one in named for key in (name, *one.aliases) if key in data.meta}
     settings = resolve(data.task, {name: data.meta[key] for name, key in keys.items()})
     if data.task == "fuzzy-in-context-recall":

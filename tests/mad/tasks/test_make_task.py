@@ -20,9 +20,7 @@ def same(a, b):
 
 
 def test_there_are_six_tasks_with_the_baselines_of_the_benchmark():
-    results = {
-        task.short: (task.settings().vocab, task.settings().seq_len) for task in BENCHMARK.values()
-    }
+    results = {task.short: (task().vocab, task().seq_len) for task in BENCHMARK.values()}
     assert results == {
         "CR": (16, 128),
         "FR": (16, 128),
@@ -31,7 +29,7 @@ def test_there_are_six_tasks_with_the_baselines_of_the_benchmark():
         "C": (16, 32),
         "M": (256, 32),
     }
-    rows = {name: task.settings().train_rows for name, task in BENCHMARK.items()}
+    rows = {name: task().train_rows for name, task in BENCHMARK.items()}
     assert rows.pop("memorization") == 256
     assert set(rows.values()) == {12_800}
 

@@ -52,15 +52,13 @@ def test_the_key_of_a_run_changes_with_the_file_and_not_with_its_place():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("MY_TASK = ", ""), "adds nothing that can be chosen"),
-        (('"my_task", "MY"', '"my_task", "CR"'), "has a name that is taken"),
-        (('"my_task", "MY"', '"backwards", "BW"'), "give both the same name"),
-        (("C = s.seq_len", "C = = s.seq_len"), "SyntaxError: invalid syntax"),
+        (('name: ClassVar[str] = "my_task"', "other: int = 1"), "adds nothing that can be chosen"),
+        (('= "MY"', '= "CR"'), "has a name that is taken"),
+        (("C = self.seq_len", "C = = self.seq_len"), "SyntaxError: invalid syntax"),
     ],
 )
 def test_a_file_that_adds_no_task_is_refused_with_the_reason(tmp_path, capsys, change, message):
-    file = tmp_path / "task.py"
-    file.write_text(EXAMPLE.read_text().replace(*change))
+    file = edited(tmp_path / "task.py", change)
     words = ["mad", "data", "--plugin", str(file), "--task", "my_task", "--out", "x.npz"]
     assert main(words) == 2
     assert message in capsys.readouterr().err
