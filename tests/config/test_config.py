@@ -40,13 +40,6 @@ def test_every_default_is_legal_and_means_itself():
             assert getattr(config, name) == spec.convert(spec.default), name
 
 
-def test_no_two_options_share_a_spelling():
-    spellings = [
-        word for name, spec in options(TrainConfig).items() for word in (name, *spec.aliases)
-    ]
-    assert len(spellings) == len(set(spellings))
-
-
 def test_a_run_without_a_budget_takes_a_minute():
     assert TrainConfig().time == 60.0
     assert TrainConfig(steps=10).time is None
@@ -219,18 +212,6 @@ def test_a_new_run_takes_muon_and_a_resumed_one_may_go_on_with_its_own_optimizer
 )
 def test_an_open_strategy_is_that_which_has_the_other_options(values, strategy):
     assert strategy_name(TrainConfig(**values)) == strategy
-
-
-def test_a_step_size_that_waits_for_the_model_is_no_number_yet():
-    assert TrainConfig().lr is TrainConfig(lr="auto").lr is None
-    assert TrainConfig(lr="1e-2").top_lr == 1e-2
-    with pytest.raises(ConfigError, match="lr is auto, which depends on the model"):
-        _ = TrainConfig().top_lr
-
-
-def test_a_worker_is_slowed_in_one_way():
-    with pytest.raises(ConfigError, match=r"slow: worker 1 appears in '1=2,1=late:5' twice"):
-        TrainConfig(slow="1=2,1=late:5")
 
 
 @each_of(
