@@ -177,6 +177,7 @@ class Flags:
             if title not in self._groups:
                 self._groups[title] = self._parser.add_argument_group(title)
             default = "" if part.default is None and not _shows_default(spec) else part.default
+            needed: dict[str, Any] = {"required": True} if spec.required else {}
             self._groups[title].add_argument(
                 *spec.flags,
                 dest=spec.name,
@@ -186,7 +187,7 @@ class Flags:
                 collects=spec.many or ("\n" * spec.lines or ", " * spec.repeats),
                 default=argparse.SUPPRESS,
                 metavar=_metavar(spec),
-                **({"required": True} if spec.required else {}),
+                **needed,
                 help=_help(spec, default).replace("%", "%%"),
             )
             self._known += spec.flags
