@@ -132,7 +132,7 @@ class ScaleConfig:
 def scale(config: ScaleConfig) -> Report:
     """Make an architecture deeper."""
     from mlxhog.mad import winner
-    from mlxhog.models.mad.model import param_count
+    from mlxhog.models.families import param_count
     from mlxhog.models.mad.sequence import canonical
 
     path = winner.output_path(config.out)
