@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.base import float32
-from mlxhog.base.paths import expanded
 from mlxhog.cli.flags import plugin_flag, quiet_flag
-from mlxhog.cli.frame import Report, command, told
+from mlxhog.cli.frame import Report, command, told, writable
 from mlxhog.config import plugin_file
 from mlxhog.config.choices import OPTIMIZERS
 from mlxhog.config.options import argument, option, switch
@@ -87,9 +85,7 @@ def run(config: ParityConfig) -> Report:
     from mlxhog.parity.subject import choose
     from mlxhog.report.views import Stages
 
-    save = None if config.save is None else expanded(config.save)
-    if save is not None and (save.is_dir() or not os.access(save.parent, os.W_OK | os.X_OK)):
-        raise ConfigError(f"--save {save}: name a file in a directory that can be written")
+    save = None if config.save is None else writable("--save", config.save)
     sizes = TrialSettings(
         seed=config.seed,
         batch_size=config.batch_size,
