@@ -19,7 +19,7 @@ from mlxhog.report.table import AnswerNote, FailureNote, Section
 if TYPE_CHECKING:
     from mlxhog.config.optimizer import OptimizerChoice
     from mlxhog.parity.compare import ComparedTensor
-    from mlxhog.parity.comparison import ParityReport
+    from mlxhog.parity.compute import ParityReport
 
 MOST_NAMES = 50  # characters of the sides' names in the answer
 MOST_FAILURES = 4  # of a kind in the table; the JSON has all
@@ -80,7 +80,7 @@ def run(config: ParityConfig) -> Report:
     """Compare the numbers of all backends."""
     kind, where = _source(config)
     # These import NumPy and the native module; wrong flags are refused before.
-    from mlxhog.parity.comparison import compare_sides
+    from mlxhog.parity.compute import compare_sides
     from mlxhog.parity.sources import TrialSettings, check_memory, open_source
     from mlxhog.parity.subject import choose
     from mlxhog.report.views import Stages
