@@ -41,7 +41,8 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 _OPENERS: Mapping[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open}
 
 Data = TypeVar("Data", DenseRows, SparseRows)
-Float64, Int64 = NDArray[np.float64], NDArray[np.int64]
+Float64 = NDArray[np.float64]
+Int64 = NDArray[np.int64]
 
 
 def held_out(data: Data, seed: int) -> tuple[Data, Data]:
@@ -416,7 +417,7 @@ def load_graph(path: Path, terminals: str) -> Graph:
         (cost < 0) | (cost > FLOAT32_MAX),
         lambda row: f"weight {cost[row]:g}; the cost of a cut is 0 or more, and a float32",
     )
-    known = _terminal_labels(terminals)
+    known = parse_terminals(terminals)
     names, numbers = np.unique(ends, return_inverse=True)
     missing = sorted(known.keys() - set(names.tolist()))
     if missing:
@@ -431,8 +432,12 @@ def load_graph(path: Path, terminals: str) -> Graph:
     )
 
 
-def _terminal_labels(terminals: str) -> dict[int, int]:
-    """The label of each terminal, by the vertex's name in the graph file."""
+def parse_terminals(terminals: str) -> dict[int, int]:
+    """Return the label of each terminal, by the vertex's name in the graph file.
+
+    Raises:
+        ConfigError: it is neither VERTEX=LABEL by commas nor a file, or has one label only.
+    """
     if Path(terminals).is_file():
         lines = _read(Path(terminals), "VERTEX LABEL", separators=b",;\t\r")
         vertices, labels = _table(lines, 2, 2).T
