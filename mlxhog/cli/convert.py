@@ -68,7 +68,7 @@ def run(config: ConvertConfig) -> Report:
     from mlxhog.checkpoint.formats.converting import Conversion, convert
     from mlxhog.checkpoint.formats.opening import TITLES
     from mlxhog.checkpoint.formats.saving import check_target
-    from mlxhog.report.views import BytesLine
+    from mlxhog.report.views import StatusLine
 
     target = expanded(config.target)
     check_target(target, force=config.force)
@@ -80,9 +80,14 @@ def run(config: ConvertConfig) -> Report:
         fused=config.fused,
         slstm=config.slstm,
     )
-    with BytesLine(sys.stderr, quiet=config.quiet or config.json) as line:
+    with StatusLine(sys.stderr, quiet=config.quiet or config.json) as line:
+
+        def show(name: str, done: int, total: int) -> None:
+            share = done / max(total, 1)
+            line.show(f"{share:.0%}  {format_bytes(done)} of {format_bytes(total)}  {name}")
+
         card = _card(source, config)
-        files = convert(source, target, request, card=card, force=config.force, on_tensor=line)
+        files = convert(source, target, request, card=card, force=config.force, on_tensor=show)
     facts: dict[str, Any] = {
         "source": str(source.path),
         "from": source.format,
