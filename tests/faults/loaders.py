@@ -29,7 +29,7 @@ from mlxhog.data.tokens import TokenFile, TokenWriter
 from mlxhog.errors import MlxhogError
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import Point, RunConfig
-from mlxhog.mad.search.samplers import ListSampler
+from mlxhog.mad.search.samplers import Grid, Listed
 from mlxhog.mad.search.space import read_space
 from mlxhog.mad.study import store, study
 from mlxhog.mad.study.scheduler import Proposals
@@ -200,8 +200,8 @@ def write_study(folder):
     )  # fmt: skip
     with stored.lock():
         stored.append(one, [Point(step=1, seconds=0.1, loss=1.0, acc_token=0.1, acc_macro=0.2)])
-        stored.add_proposal({"candidate": candidate})
-        stored.add_proposal({"candidate": candidate, "score": 0.5})
+        stored.add_proposal(candidate)
+        stored.add_proposal(candidate, 0.5)
     (curve,) = (folder / "s" / "curves").iterdir()
     return [folder / "s" / n for n in ("study.yaml", "runs.jsonl", "candidates.jsonl")] + [curve]
 
@@ -212,7 +212,7 @@ def _read_study(folder):
     for read in (
         lambda: study.read(stored).measured(),
         lambda: [stored.curve(one.key) for one in stored.records()],
-        lambda: Proposals(ListSampler([parse("gated-conv")]), stored),
+        lambda: Proposals(Grid(Listed([parse("gated-conv")])), stored),
     ):
         try:
             read()

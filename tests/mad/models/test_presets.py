@@ -26,11 +26,6 @@ def test_seven_to_one_in_the_v1_style_has_feed_forward_layers_at_slstm_alone():
     assert cfg.layers == parse("(mlstm-v1*7 slstm-v1 geglu)*2")
 
 
-def test_seven_to_one_without_a_style_is_an_error():
-    with pytest.raises(ConfigError, match="style is missing; say which blocks"):
-        read(preset="xlstm", ratio="7:1", count=8)
-
-
 def test_places_of_slstm_can_be_named():
     cfg = read(preset="xlstm", slstm_at=[1], count=3, style="large")
     assert cfg.layers == parse("mlstm swiglu slstm swiglu mlstm swiglu")
@@ -66,6 +61,11 @@ def test_defaults_reach_the_layers_of_a_preset():
 @each_of(
     ("blocks", "message"),
     [
+        ({"style": None}, "style is"),
+        (
+            {"preset": "xlstm", "slstm_at": [3], "count": 3, "style": "large"},
+            "slstm_at names block 3",
+        ),
         ({"preset": "xlst"}, "preset is 'xlst'; did you mean 'xlstm'"),
         ({}, "preset is None; the presets are xlstm, lfm2, striping"),
         ({"preset": "xlstm", "ratios": "7:1"}, "preset xlstm has no 'ratios'; did you mean 'ratio"),
@@ -98,11 +98,6 @@ def test_a_mistake_in_a_preset_is_told_with_its_way_out(blocks, message):
     settings = blocks if "preset" in blocks or not blocks else xlstm | blocks
     with pytest.raises(ConfigError, match=f"model.blocks: .*{message}"):
         read(**settings)
-
-
-def test_slstm_places_outside_of_the_blocks_are_refused():
-    with pytest.raises(ConfigError, match="slstm_at names block 3, and the blocks are 0 to 2"):
-        read(preset="xlstm", slstm_at=[3], count=3, style="large")
 
 
 def test_candidates_of_the_package_are_architectures_and_spaces_are_not():
