@@ -23,7 +23,6 @@ from mlxhog.report.views import Observer, Silence, may_redraw
 
 if TYPE_CHECKING:
     from mlxhog.mad.study.progress import Best, StudyProgress
-    from mlxhog.mad.study.scheduler import SessionResult
     from mlxhog.mad.study.session import Planning
     from mlxhog.mad.study.store import Store
     from mlxhog.mad.study.study import Study
@@ -309,21 +308,21 @@ def go(
         "study": str(store.directory),
         "status": outcome.status,
         "runs": {name: outcome.statuses.get(name, 0) for name in statuses},
-        "seconds": outcome.seconds,
+        "seconds": outcome.elapsed_s,
         "best": None if best is None else asdict(best),
     }
     code = ALL_FAILED if failed else EXIT_CODES[outcome.status]
     return Report(facts, lambda: _summary(store, outcome, best, how), code)
 
 
-def _summary(store: Store, outcome: SessionResult, best: Best | None, how: ExecutionConfig) -> str:
+def _summary(store: Store, outcome: StudyProgress, best: Best | None, how: ExecutionConfig) -> str:
     """Return the result of a session, the best candidate, and the next commands."""
     ended = sum(outcome.statuses.values())
     counts = ", ".join(f"{n} {status}" for status, n in sorted(outcome.statuses.items()))
     words = {"done": "done", "budget": "the budget is used up", "interrupted": "interrupted"}
     lines = [
         f"{words[outcome.status]}: {ended} runs have ended ({counts or 'none'}) after "
-        f"{format_duration(outcome.seconds)} of this session"
+        f"{format_duration(outcome.elapsed_s)} of this session"
     ]
     if best is not None:
         interval = "" if best.interval is None else f" +- {best.interval:.3f}"

@@ -82,7 +82,8 @@ class RunLine(StatusLine, Callbacks):
         parts = [f"step {self._step}/{self._limit}"]
         if self._point is not None:
             point = self._point
-            parts += [f"loss {point.loss:.3f}", f"accuracy {point.acc_token:.3f}"]
+            loss = "-" if point.loss is None else f"{point.loss:.3f}"
+            parts += [f"loss {loss}", f"accuracy {point.acc_token:.3f}"]
         if rate := self._steps_per_s():
             left_s = (self._limit - self._step) / rate
             parts += [f"{rate:.1f} steps/s", f"at most {format_duration(left_s)} to go"]
