@@ -6,7 +6,7 @@ Names that `create` knows:
     mps             PyTorch on an Apple GPU         `engine_torch.py`
     emulated:mlx    the host shim, running the text that MLX would compile   `host/engine.py`
     emulated:mps    the host shim, running the whole kernels that PyTorch would compile
-    reference       NumPy: the fallback, and the expected values of the others
+    reference       NumPy, for the kernels that write parameters: what `mlxhog doctor` expects
 
 Metal wraps host memory into a buffer only if it consists of whole pages, and MLX counts an array's
 elements in 31 bits. So a whole segment of an arena, with its padding, is adopted as one flat array,
@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.errors import ConfigError, EnvironmentLacks, ShapeError
+from mlxhog.errors import ConfigError, EnvironmentLacks, MetalError, ShapeError
 from mlxhog.metal.kernel import HostArrays, Launch
 from mlxhog.metal.kernels.adds import dense_axpy
 
@@ -62,20 +62,20 @@ class Engine(Protocol):
 
 
 class ReferenceEngine(HostArrays):
-    """Computes launches in NumPy."""
+    """Computes launches that write parameters in NumPy."""
 
     name = "reference"
     emulated = False
 
     def run(self, launch: Launch) -> dict[str, NDArray[Any]]:
-        """Compute a launch by its reference."""
-        kernel = launch.kernel
-        outputs = launch.zero_outputs()
+        """Compute a launch by its kernel's reference."""
+        outputs, reference = launch.zero_outputs(), launch.kernel.reference
         if 0 in launch.grid:
             return outputs
-        instance = {"instance": launch.instance} if kernel.instances else {}
+        if reference is None:
+            raise MetalError(f"kernel {launch.kernel.name} has no reference in NumPy")
         with np.errstate(all="ignore"):  # a GPU does not warn of infinity and NaN either
-            kernel.reference(**launch.inputs, **outputs, **instance)
+            reference(**launch.inputs, **outputs)
         return outputs
 
 

@@ -162,7 +162,6 @@ DENSE_AXPY = Kernel(
     outputs=(DONE,),
     reference=_dense_reference,
     sample=_sample_dense,
-    bytes_per_element=12,  # arena read and written, g read
 )
 RACY_AXPY = replace(
     DENSE_AXPY,
@@ -187,6 +186,5 @@ SCATTER_ADD_ROWS = Kernel(
     outputs=(DONE,),
     reference=_rows_reference,
     sample=_sample_rows,
-    bytes_per_element=12,  # and 8 per row
 )
 KERNELS = (DENSE_AXPY, RACY_AXPY, SCATTER_ADD_ROWS)

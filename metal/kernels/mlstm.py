@@ -15,7 +15,7 @@ Source: Beck et al. 2025, Tiled Flash Linear Attention, arXiv:2503.14376.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,7 +23,6 @@ import numpy as np
 
 from mlxhog.errors import ShapeError
 from mlxhog.metal.kernel import Argument, Kernel, Launch
-from mlxhog.metal.kernels import mlstm_reference as reference
 from mlxhog.metal.kernels.arguments import arrays, launch, sizes
 
 LANES = 32
@@ -194,32 +193,12 @@ def backward_launches(x: Arrays, *, chunk: int, eps: float) -> Iterator[Launch]:
     yield mlstm_bwd_out(x, chunk=chunk)
 
 
-def run_reference(x: dict[str, Any], launches: Iterator[Launch]) -> list[Launch]:
-    """Run launches in NumPy, add their outputs to x, and return them."""
-    launched = []
-    for each in launches:
-        outputs = {name: np.zeros(shape, np.float32) for name, shape in each.outputs.items()}
-        each.kernel.reference(**each.inputs, **outputs)
-        x.update(outputs)
-        launched.append(each)
-    return launched
-
-
-def sample_cell(
-    rng: np.random.Generator, *, B: int, S: int, NH: int, DK: int, DV: int
-) -> dict[str, Any]:
-    """Random inputs of the cell, with a state to start from."""
-    letters = {"B": B, "S": S, "NH": NH, "DK": DK, "DV": DV}
+def sample_arrays(rng: np.random.Generator, names: Iterable[str], **letters: int) -> dict[str, Any]:
+    """Random arrays by name, of the shapes in `SHAPES`."""
     return {
         name: rng.standard_normal([letters[word] for word in SHAPES[name].split()], np.float32)
-        for name in ("q", "k", "v", "i", "f", "C0", "n0", "m0")
+        for name in names
     }
-
-
-def sample_gradients(rng: np.random.Generator, x: dict[str, Any]) -> None:
-    """Add random gradients of the output and of the last state to x."""
-    for name, like in (("dh", "v"), ("dC_last", "C0"), ("dn_last", "n0")):
-        x[name] = rng.standard_normal(x[like].shape, np.float32)
 
 
 SAMPLE_CHUNK = 64
@@ -233,10 +212,10 @@ def _sample(kernel: str) -> Callable[[np.random.Generator, int], Launch]:
     """
 
     def sample(rng: np.random.Generator, n: int) -> Launch:
-        x = sample_cell(rng, B=2, S=max(100, n // 48), NH=2, DK=40, DV=12)
-        sample_gradients(rng, x)
-        launches = run_reference(x, forward_launches(x, chunk=SAMPLE_CHUNK, eps=1e-6))
-        launches += run_reference(x, backward_launches(x, chunk=SAMPLE_CHUNK, eps=1e-6))
+        s = MLSTMSizes(B=2, S=max(100, n // 48), NH=2, L=SAMPLE_CHUNK, DK=40, DV=12)
+        x = sample_arrays(rng, SHAPES, **asdict(s), NC=s.NC, NB=s.NC + 1)
+        how = {"chunk": SAMPLE_CHUNK, "eps": 1e-6}
+        launches = (*forward_launches(x, **how), *backward_launches(x, **how))
         return next(one for one in launches if one.kernel.name == kernel)
 
     return sample
@@ -258,7 +237,6 @@ GATES = Kernel(
     """,
     inputs=(*arrays("i f"), *GATE_SIZES),
     outputs=arrays("b a g amax"),
-    reference=reference.mlstm_gates,
     sample=_sample("mlstm_gates"),
     lockstep=True,
     rtol=2e-5,
@@ -273,7 +251,6 @@ STATES = Kernel(
     """,
     inputs=(*arrays("k v a g amax C0 n0 m0"), *ALL_SIZES),
     outputs=arrays("C n m"),
-    reference=reference.mlstm_states,
     sample=_sample("mlstm_states"),
     rtol=2e-5,
 )
@@ -290,7 +267,6 @@ OUT = Kernel(
     """,
     inputs=(*arrays("q k v b i C n m"), *ALL_SIZES, _EPS),
     outputs=arrays("h den M"),
-    reference=reference.mlstm_out,
     sample=_sample("mlstm_out"),
     lockstep=True,
     rtol=2e-5,
@@ -306,7 +282,6 @@ BWD_PRE = Kernel(
     """,
     inputs=(*arrays("i b m den M h dh"), *ALL_SIZES, _EPS),
     outputs=arrays("rN dden dM wN we y"),
-    reference=reference.mlstm_bwd_pre,
     sample=_sample("mlstm_bwd_pre"),
     lockstep=True,
     rtol=2e-5,
@@ -324,7 +299,6 @@ BWD_STATES = Kernel(
     """,
     inputs=(*arrays("q b m wN we dh dC_last dn_last"), *ALL_SIZES),
     outputs=arrays("dC dn"),
-    reference=reference.mlstm_bwd_states,
     sample=_sample("mlstm_bwd_states"),
     lockstep=True,
     rtol=2e-5,
@@ -343,7 +317,6 @@ BWD_SCORES = Kernel(
     """,
     inputs=(*arrays("q k v i b M rN dden dh"), *ALL_SIZES),
     outputs=arrays("X A zq zk"),
-    reference=reference.mlstm_bwd_scores,
     sample=_sample("mlstm_bwd_scores"),
     lockstep=True,
     rtol=1e-4,
@@ -362,7 +335,6 @@ BWD_OUT = Kernel(
     """,
     inputs=(*arrays("q k v C n wN we y X A zq zk dh dC dn"), *ALL_SIZES),
     outputs=arrays("dq dk dv di db"),
-    reference=reference.mlstm_bwd_out,
     sample=_sample("mlstm_bwd_out"),
     lockstep=True,
     rtol=1e-4,

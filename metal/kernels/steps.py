@@ -81,8 +81,6 @@ class Rule:
     Attributes:
         name: the kernels are `<name>_apply` and `<name>_apply_rows`.
         formula: the same in NumPy.
-        bytes_per_element: bytes read and written per element: w, inputs and outputs, without the
-            share in `decays`, or a row's number, flag and `done`.
         private: moments that only this worker writes.
         shared: moments that all workers write, with a counter of failed tries.
         records: whether the step is written to `last` and `prev`; then there is no kernel for rows.
@@ -91,7 +89,6 @@ class Rule:
 
     name: str
     formula: step_rules.Formula
-    bytes_per_element: int
     private: tuple[str, ...] = ()
     shared: tuple[str, ...] = ()
     records: bool = False
@@ -173,19 +170,15 @@ class Rule:
         return {"decays": decays, "hp": hp, "grad_scale": grad_scale}
 
 
-SGD = Rule(name="sgd", formula=step_rules.sgd, bytes_per_element=12)
-MOMENTUM = Rule(name="momentum", formula=step_rules.momentum, bytes_per_element=20, private=("m",))
-ADAM = Rule(name="adam", formula=step_rules.adam, bytes_per_element=28, private=("m", "v"))
-ADAM_SHARED = Rule(
-    name="adam_shared", formula=step_rules.adam, bytes_per_element=28, shared=("m", "v")
-)
+SGD = Rule(name="sgd", formula=step_rules.sgd)
+MOMENTUM = Rule(name="momentum", formula=step_rules.momentum, private=("m",))
+ADAM = Rule(name="adam", formula=step_rules.adam, private=("m", "v"))
+ADAM_SHARED = Rule(name="adam_shared", formula=step_rules.adam, shared=("m", "v"))
 MUON = replace(ADAM, muon=True)
 """For all parameters except hidden matrices Muon is AdamW."""
 MUON_SHARED = replace(ADAM_SHARED, muon=True)
-SGD_RECORDED = replace(SGD, name="sgd_recorded", bytes_per_element=24, records=True)
-ADAM_SHARED_RECORDED = replace(
-    ADAM_SHARED, name="adam_shared_recorded", bytes_per_element=40, records=True
-)
+SGD_RECORDED = replace(SGD, name="sgd_recorded", records=True)
+ADAM_SHARED_RECORDED = replace(ADAM_SHARED, name="adam_shared_recorded", records=True)
 RULES = (SGD, MOMENTUM, ADAM, ADAM_SHARED, SGD_RECORDED, ADAM_SHARED_RECORDED)
 RECORDED = {rule.name.removesuffix("_recorded"): rule for rule in RULES if rule.records}
 """Name of a rule -> the same rule, recording its steps."""
@@ -356,7 +349,6 @@ def _kernel(rule: Rule, *, rows: bool) -> Kernel:
         outputs=(DONE,),
         reference=reference(rule.formula, (*rule.private, *rule.shared)),
         sample=lambda rng, n: sample(rule, rng, n),
-        bytes_per_element=rule.bytes_per_element + (0 if rows else 1 / FLAG_FLOATS),
     )
 
 
@@ -378,7 +370,6 @@ def _muon_kernel(name: str, *, shared: bool) -> Kernel:
         outputs=outputs,
         reference=step_rules.muon_direction_reference,
         sample=lambda rng, n: _sample_muon(rng, n, shared=shared),
-        bytes_per_element=16,
     )
 
 
@@ -401,7 +392,6 @@ CHANNEL_SCALE_APPLY = Kernel(
     outputs=(DONE,),
     reference=step_rules.channel_scale_reference,
     sample=_sample_channel,
-    bytes_per_element=12,  # and the factors
 )
 KERNELS = (
     *_DENSE.values(),
