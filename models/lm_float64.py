@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mlxhog.models import families, lm, ngrams
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.ops.reference.ops_float64 import OPS
+from mlxhog.models.ops.reference.ops_float64 import OPS, tensor
 
 Float = NDArray[np.float64]
 Int = NDArray[np.integer]
@@ -66,7 +66,7 @@ def forward(
         logits, after = lm.forward(
             cfg,
             _tensors(params),
-            _tensor(x),
+            tensor(x),
             _state(state),
             ops=OPS,
             starts=_maybe(starts),
@@ -79,7 +79,7 @@ def forward(
 
 def loss(cfg: ModelConfig, params: Params, tokens: Int, labels: Int) -> float:
     """Return the mean cross entropy in nats over the labels other than -100; 0 without any."""
-    x = _tensor(embed(cfg, params, tokens))
+    x = tensor(embed(cfg, params, tokens))
     with torch.inference_mode():
         return float(_loss(cfg, _tensors(params), x, tokens, labels))
 
@@ -108,7 +108,7 @@ def differentiate(
         rounded: every result is rounded to float32, which shows how much that changes.
     """
     dtype = torch.float32 if rounded else torch.float64
-    leaves = _tensors(params) | {"": _tensor(embed(cfg, params, tokens))}
+    leaves = _tensors(params) | {"": tensor(embed(cfg, params, tokens))}
     leaves = {name: x.to(dtype).requires_grad_() for name, x in leaves.items()}
     loss = _loss(cfg, leaves, leaves[""], tokens, labels, masks, state)
     every = torch.autograd.grad(
@@ -144,16 +144,11 @@ def _loss(
 
 def _tensors(params: Params) -> dict[str, Tensor]:
     """The parameters in float64, without tables, which only `embed` reads."""
-    return {name: _tensor(x) for name, x in params.items() if not ngrams.is_table(name)}
-
-
-def _tensor(x: NDArray[Any]) -> Tensor:
-    """A copy, float64 unless it holds whole numbers, such as a count of positions."""
-    return torch.tensor(np.asarray(x, np.float64 if x.dtype.kind == "f" else None))
+    return {name: tensor(x) for name, x in params.items() if not ngrams.is_table(name)}
 
 
 def _state(state: State | None) -> list[tuple[Tensor, ...]] | None:
-    return None if state is None else [tuple(map(_tensor, block)) for block in state]
+    return None if state is None else [tuple(map(tensor, block)) for block in state]
 
 
 def _maybe(x: NDArray[Any] | None) -> Tensor | None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,6 @@ from numpy.typing import NDArray
 from mlxhog.backends.autodiff import MLXArrays, TorchArrays
 from mlxhog.models.ops.kernels import choose
 from mlxhog.models.ops.operators import Ops
-from mlxhog.models.ops.reference.ops_numpy import FLOAT64
 
 Array = NDArray[Any]
 Inputs = Mapping[str, Any]
@@ -62,11 +62,13 @@ class Probe:
         """Return its inputs, the same in every process."""
         return self.draw(np.random.default_rng(0))
 
+    @cached_property
     def exact(self) -> Array:
-        """Compute the result in float64."""
-        exact: Array = self.call(
-            FLOAT64, {name: x.astype(np.float64) for name, x in self.inputs().items()}
-        )
+        """The result in float64; computed once, which imports torch."""
+        from mlxhog.models.ops.reference.ops_float64 import OPS, tensor
+
+        result = self.call(OPS, {name: tensor(x) for name, x in self.inputs().items()})
+        exact: Array = result.numpy()
         return exact
 
 
@@ -153,7 +155,7 @@ PROBES = {
 def exact() -> Iterator[tuple[str, Array]]:
     """Yield the exact result of every probe."""
     for name, probe in PROBES.items():
-        yield name, probe.exact()
+        yield name, probe.exact
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,7 @@ def compared(arrays: TorchArrays | MLXArrays, ops: Ops) -> Precision:
     """Compute every probe by operators on arrays of a framework, and compare with float64."""
     errors, tiny_error, keeps_tiny = dict.fromkeys(ALLOWED, 0.0), 0.0, True
     for name, probe in PROBES.items():
-        y, expected = arrays.host(probe.call(ops, uploaded(arrays, probe.inputs()))), probe.exact()
+        y, expected = arrays.host(probe.call(ops, uploaded(arrays, probe.inputs()))), probe.exact
         kind = name.partition("/")[0]
         if kind == TINY:
             tiny_error, keeps_tiny = _largest_error(y, expected), bool(y.all())
@@ -213,7 +215,7 @@ def computes_long_products(arrays: TorchArrays | MLXArrays, ops: Ops) -> bool:
     """Whether the long product is right; takes milliseconds."""
     probe = PROBES[LONG]
     y = arrays.host(probe.call(ops, uploaded(arrays, probe.inputs())))
-    return _largest_error(y, probe.exact()) == 0.0
+    return _largest_error(y, probe.exact) == 0.0
 
 
 def uploaded(arrays: TorchArrays | MLXArrays, inputs: Inputs) -> dict[str, Any]:

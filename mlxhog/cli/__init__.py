@@ -10,10 +10,13 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
-from typing import TextIO, cast
+from typing import TYPE_CHECKING, TextIO, cast
 
 from mlxhog.errors import MlxhogError, did_you_mean, message_of
 from mlxhog.report.streams import LastingStream, OutputLost, printable_output
+
+if TYPE_CHECKING:
+    from mlxhog.cli.frame import Command
 
 GROUPS = {
     "train and use": {
@@ -87,8 +90,11 @@ ELSEWHERE = {
 }  # fmt: skip
 """Frequent wrong command -> the right one."""
 
-FUNCTIONS = {name: f"requests.{name}" for name in ("join", "leave", "stop")}
-"""Command -> its function, if that is not `run` in the module of its name."""
+PLACES = {
+    **{name: f"requests.{name}" for name in ("join", "leave", "stop")},
+    "runs rm": "runs.remove", "cluster numa": "cluster.numa",
+}  # fmt: skip
+"""Words of a command -> its function, if that is not `run` in the module of its name."""
 
 PACKAGES = {
     "datasets": "datasets", "matplotlib": "matplotlib", "ml_dtypes": "ml_dtypes",
@@ -173,76 +179,105 @@ def _answered(words: list[str]) -> int:
         hint = hint or "; mlxhog help lists them"
         print(f"no command {words[0]!r}{hint}", file=sys.stderr)
         return 2
-    return _run(words[0], words[1:])
+    return _run(words)
 
 
-def _run(command: str, arguments: list[str]) -> int:
+def find(words: Sequence[str]) -> "tuple[Command, Sequence[str]]":
+    """Return the command that begins some words, and the words after it.
+
+    Args:
+        words: such as "runs", "rm", "latest"; the first is one of `COMMANDS`, one after "mad" of
+            `mlxhog.cli.mad.COMMANDS`.
+    """
+    name, length = " ".join(words[:2]), 2
+    if words[0] == "mad":
+        from mlxhog.cli.mad import COMMANDS as MAD
+
+        place = f"mad.{MAD[words[1]][0]}"
+    elif name in PLACES:
+        place = PLACES[name]
+    else:
+        place, length = PLACES.get(words[0], f"{words[0]}.run"), 1
+    module, _, function = place.rpartition(".")
+    found: Command = getattr(importlib.import_module(f"mlxhog.cli.{module}"), function)
+    return found, words[length:]
+
+
+def _run(words: list[str]) -> int:
+    """Run a command; turn its errors into messages and exit codes."""
     # Torch reads it at its import. A pool that spins between its jobs takes the cores from native
     # operators: beside other programs, prompts take ten times longer.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if _folder_is_gone():
         return 2
     try:
-        module, _, function = FUNCTIONS.get(command, f"{command}.run").partition(".")
-        code: int = getattr(importlib.import_module(f"mlxhog.cli.{module}"), function)(arguments)
-        return code
+        if words[0] == "mad":
+            from mlxhog.cli import mad
+
+            if (code := mad.answered(words[1:])) is not None:
+                return code
+        command, arguments = find(words)
+        return command(arguments)
     except MlxhogError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    except ModuleNotFoundError as error:
-        if error.name not in PACKAGES:  # a damaged package, or one that another package lacks
-            raise
-        print(
-            f"mlxhog {command} needs {error.name}, which is not installed; install it: "
-            f"python -m pip install {PACKAGES[error.name]}",
-            file=sys.stderr,
-        )
-        return LACKS
-    except ImportError as error:
-        if not (error.path or "").endswith((".so", ".dylib")):
-            raise
-        print(
-            f"mlxhog {command}: a package cannot be loaded: {message_of(error)}; if memory is "
-            "short, end other programs or raise the limit (ulimit -v), else install it again",
-            file=sys.stderr,
-        )
-        return LACKS
+        message, code = str(error), error.exit_code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+        message, code = "interrupted", INTERRUPTED
     except MemoryError as error:
-        print(f"the memory is used up: {error}; ask for smaller sizes", file=sys.stderr)
-        return LACKS
+        message, code = f"the memory is used up: {error}; ask for smaller sizes", LACKS
+    except ImportError as error:
+        if (lack := _lacks(words[0], error)) is None:
+            raise
+        message, code = lack, LACKS
     except OSError as error:
-        if error.errno == errno.ENAMETOOLONG and error.filename is not None:
-            name = str(error.filename)
-            print(
-                f"the path {name[:40]}... has a name of {max(map(len, name.split('/')))} "
-                "characters, more than the disk allows; choose a shorter one",
-                file=sys.stderr,
-            )
-            return 2
-        if error.errno in (errno.EACCES, errno.EPERM) and error.filename is not None:
-            print(
-                f"no permission for {str(error.filename)!r} "
-                f"({error.strerror}); make it and the folders above it accessible to you, or name "
-                "another path",
-                file=sys.stderr,
-            )
-            return 2
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            from mlxhog.base.processes import descriptors_text
-
-            print(f"no more files can be opened: {descriptors_text()}", file=sys.stderr)
-            return LACKS
-        if error.errno in (errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS):
-            from mlxhog.base.durable import explained
-
-            print(f"a file cannot be written: {explained(error)}", file=sys.stderr)
-            return LACKS
         if error.errno == errno.ENOENT and _folder_is_gone():
             return 2
-        raise
+        if (fault := _of_system(error)) is None:
+            raise
+        message, code = fault
+    print(message, file=sys.stderr)
+    return code
+
+
+def _lacks(command: str, error: ImportError) -> str | None:
+    """Return the message about a package; None if the fault is inside of one."""
+    if isinstance(error, ModuleNotFoundError):
+        if error.name not in PACKAGES:  # a damaged package, or one that another package lacks
+            return None
+        return (
+            f"mlxhog {command} needs {error.name}, which is not installed; install it: "
+            f"python -m pip install {PACKAGES[error.name]}"
+        )
+    if not (error.path or "").endswith((".so", ".dylib")):
+        return None
+    return (
+        f"mlxhog {command}: a package cannot be loaded: {message_of(error)}; if memory is "
+        "short, end other programs or raise the limit (ulimit -v), else install it again"
+    )
+
+
+def _of_system(error: OSError) -> tuple[str, int] | None:
+    """Return the message and the exit code of an error of the system; None if it is a fault."""
+    name = None if error.filename is None else str(error.filename)
+    if error.errno == errno.ENAMETOOLONG and name is not None:
+        longest = max(map(len, name.split("/")))
+        return (
+            f"the path {name[:40]}... has a name of {longest} characters, more than the disk "
+            "allows; choose a shorter one"
+        ), 2
+    if error.errno in (errno.EACCES, errno.EPERM) and name is not None:
+        return (
+            f"no permission for {name!r} ({error.strerror}); make it and the folders above it "
+            "accessible to you, or name another path"
+        ), 2
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        from mlxhog.base.processes import descriptors_text
+
+        return f"no more files can be opened: {descriptors_text()}", LACKS
+    if error.errno in (errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS):
+        from mlxhog.base.durable import explained
+
+        return f"a file cannot be written: {explained(error)}", LACKS
+    return None
 
 
 def _folder_is_gone() -> bool:

@@ -1,16 +1,14 @@
 """`mlxhog advise`: the best strategy for a model on this machine."""
 
-from __future__ import annotations
-
-import sys
+from dataclasses import dataclass
 from pathlib import Path
 
-from mlxhog.cli.flags import Flags
-from mlxhog.cli.output import ended_by_signal, print_json, print_sections
+from mlxhog.cli.flags import Part, Written, plugin_flag, quiet_flag
+from mlxhog.cli.frame import Report, command, told
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.sources import resolve
+from mlxhog.config.options import argument, switch
+from mlxhog.theory.advisor import AdviseConfig
 
-SUBJECT = "CONFIG_OR_RUN"
 ABOUT = """\
 Which strategy for this model on this machine? Measures three short runs and some gradients (half
 a minute): the times of gradients and their variation, the cost of a round, the slowdown of workers
@@ -31,43 +29,41 @@ TRAINING = (
     "seq_len", "batch_size", "grad_accumulation", "kernels", "compute_dtype", "workers", "threads",
     "write", "sampled_head", "optimizer", "lr", "clip", "weight_decay", "slow", "seed", "out",
 )  # fmt: skip
-
 MAIN = (
     "try_time", "no_try", "measure", "reproducible", "data", "workers", "threads",
     "batch_size", "seq_len", "optimizer", "lr", "slow", "json", "quiet",
 )  # fmt: skip
 
 
-def run(arguments: list[str]) -> int:
-    """Run the command; returns its exit code."""
-    from mlxhog.theory.advisor import AdviseConfig
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """Flags beside the options of the advice."""
 
-    flags = Flags("advise", ABOUT, EXAMPLES, (SUBJECT,), MAIN)
-    flags.argument("subject", metavar=SUBJECT, help="see above")
-    flags.plugin()
-    flags.argument("--json", action="store_true", help="one JSON object with everything")
-    flags.argument("--no-try", action="store_true", help="predict only")
-    flags.quiet()
-    flags.options(AdviseConfig)
-    flags.options(TrainConfig, TRAINING, group="training")
-    flags.otherwise("; other options of train are read from a YAML file or a run")
-    parsed = flags.parse(arguments)
-    config, training = parsed.split(AdviseConfig)
+    subject: str = argument("CONFIG_OR_RUN", "see above")
+    plugin: tuple[str, ...] = plugin_flag()
+    json: bool = switch("one JSON object with everything")
+    no_try: bool = switch("predict only")
+    quiet: bool = quiet_flag()
+
+
+@command(
+    "advise",
+    ABOUT,
+    EXAMPLES,
+    Words,
+    AdviseConfig,
+    Part(TrainConfig, TRAINING, "training", merged=True),
+    main=MAIN,
+    otherwise="; other options of train are read from a YAML file or a run",
+)
+def run(words: Words, config: AdviseConfig, training: Written) -> Report:
+    """Measure, predict and try."""
     # The rest imports NumPy and the native module: wrong flags are reported before.
-    from mlxhog.report.views import PartLine
     from mlxhog.theory.advisor.advise import advise_on
     from mlxhog.theory.target import find_target
 
-    checked = resolve(TrainConfig, [training])
-    target = find_target(parsed.other.subject, training, Path(checked.out))
-    with (
-        ended_by_signal(),
-        PartLine(sys.stderr, quiet=parsed.other.quiet) as tell,
-    ):
-        advice = advise_on(target, config, tries=not parsed.other.no_try, tell=tell)
-    if parsed.other.json:
-        print_json(advice.to_json())
-        return 0
-    if not parsed.other.quiet:
-        print_sections(advice.sections())
-    return 0
+    root = Path(training.read(TrainConfig).out)
+    target = find_target(words.subject, training.values, root)
+    with told(quiet=words.quiet) as tell:
+        advice = advise_on(target, config, tries=not words.no_try, tell=tell)
+    return Report(advice.to_json(), advice.sections)

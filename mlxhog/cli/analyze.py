@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlxhog.base.paths import expanded
-from mlxhog.cli.flags import Flags
-from mlxhog.cli.output import ended_by_signal, print_json, print_sections
+from mlxhog.cli.flags import Part, Written, plugin_flag, quiet_flag
+from mlxhog.cli.frame import Report, command, told
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.sources import resolve
+from mlxhog.config.options import argument, option, switch
 from mlxhog.errors import ConfigError
+from mlxhog.report.table import Section
+from mlxhog.theory.analysis import AnalyzeConfig
 
 if TYPE_CHECKING:
     from mlxhog.theory.analysis.report import Analysis
 
-SUBJECT = "CONFIG_OR_RUN"
 ABOUT = """\
 Is lock-free training sound for this model and this text? Samples gradients and measures, for every
 block of the model, the quantities of the Hogwild paper: the elements that an update touches
@@ -39,55 +41,55 @@ TRAINING = (
     "threads", "strategy", "predict", "async_after", "write", "sparsify", "error_feedback",
     "sampled_head", "blocks", "optimizer", "lr", "clip", "ngram_lr", "weight_decay", "seed", "out",
 )  # fmt: skip
-
 MAIN = (
     "samples", "seconds", "parts", "backend", "data", "workers", "batch_size", "seq_len",
     "optimizer", "lr", "sparsify", "plot", "all", "json", "quiet",
 )  # fmt: skip
 
 
-def run(arguments: list[str]) -> int:
-    """Run the command; returns its exit code."""
-    from mlxhog.theory.analysis import AnalyzeConfig
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """Flags beside the options of the analysis."""
 
-    flags = Flags("analyze", ABOUT, EXAMPLES, (SUBJECT,), MAIN)
-    flags.argument("subject", metavar=SUBJECT, help="see above")
-    flags.plugin()
-    flags.argument("--all", action="store_true", help="all tables, not only answer and advice")
-    flags.argument("--json", action="store_true", help="one JSON object with everything")
-    flags.argument("--plot", metavar="DIR", help="write a figure of every block into this folder")
-    flags.quiet()
-    flags.options(AnalyzeConfig)
-    flags.options(TrainConfig, TRAINING, group="training")
-    flags.otherwise("; other options of train are read from a YAML file or a run")
-    parsed = flags.parse(arguments)
-    config, training = parsed.split(AnalyzeConfig)
+    subject: str = argument("CONFIG_OR_RUN", "see above")
+    plugin: tuple[str, ...] = plugin_flag()
+    all: bool = switch("all tables, not only answer and advice")
+    json: bool = switch("one JSON object with everything")
+    plot: str | None = option(None, "write a figure of every block into this folder", metavar="DIR")
+    quiet: bool = quiet_flag()
+
+
+@command(
+    "analyze",
+    ABOUT,
+    EXAMPLES,
+    Words,
+    AnalyzeConfig,
+    Part(TrainConfig, TRAINING, "training", merged=True),
+    main=MAIN,
+    otherwise="; other options of train are read from a YAML file or a run",
+)
+def run(words: Words, config: AnalyzeConfig, training: Written) -> Report:
+    """Measure conflicts and staleness, and judge them by the theorems."""
     # The rest imports NumPy and the native module: wrong flags are reported before.
-    from mlxhog.report.views import PartLine
     from mlxhog.theory.analysis.analyze import analyze
+    from mlxhog.theory.analysis.report import sections
     from mlxhog.theory.target import find_target
 
-    folder = None if parsed.other.plot is None else _folder(expanded(parsed.other.plot))
-    checked = resolve(TrainConfig, [training])
-    target = find_target(parsed.other.subject, training, Path(checked.out))
-    with (
-        ended_by_signal(),
-        PartLine(sys.stderr, quiet=parsed.other.quiet) as tell,
-    ):
+    training.checked()
+    folder = None if words.plot is None else _folder(expanded(words.plot))
+    root = Path(training.read(TrainConfig).out)
+    target = find_target(words.subject, training.values, root)
+    with told(quiet=words.quiet) as tell:
         analysis = analyze(target, config, tell)
     paths = [] if folder is None else _draw(analysis, folder)
-    if parsed.other.json:
-        plots = {} if folder is None else {"plots": [str(path) for path in paths]}
-        print_json(analysis.to_json() | plots)
-        return 0
-    if parsed.other.quiet:
-        return 0
-    from mlxhog.theory.analysis.report import sections
+    plots = {} if folder is None else {"plots": [str(path) for path in paths]}
 
-    print_sections(sections(analysis, everything=parsed.other.all))
-    for path in paths:
-        print(path)
-    return 0
+    def text() -> Iterable[str | Section]:
+        drawn = [Section("", notes=list(map(str, paths)))] if paths else []
+        return [*sections(analysis, everything=words.all), *drawn]
+
+    return Report(analysis.to_json() | plots, text)
 
 
 def _folder(path: Path) -> Path:

@@ -1,15 +1,15 @@
 """`mlxhog board`: a page on this machine that follows a run."""
 
 import asyncio
-import json
 import secrets
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlxhog.base.http_server import listen, say_once_where_connections_wait, url_of
-from mlxhog.cli.flags import RUN_HELP, Flags, RunFolder
-from mlxhog.config.options import option
+from mlxhog.cli.flags import RunFolder, run_argument
+from mlxhog.cli.frame import command, print_json
+from mlxhog.config.options import option, switch
 
 ABOUT = """\
 Serve a page that follows a run: curves over time, samples and updates, staleness, workers, samples
@@ -24,20 +24,18 @@ HOST = "127.0.0.1"
 class BoardConfig(RunFolder):
     """Options of `mlxhog board`."""
 
+    run: str = run_argument("[RUN]", "latest")
+    json: bool = switch("print address and token as JSON")
     port: int = option(8322, "port of the server; 0 takes a free one", low=0, high=65535)
 
 
-def run(arguments: list[str]) -> int:
-    """Run the command; returns its exit code."""
-    flags = Flags("board", ABOUT, EXAMPLES, ("[RUN]",))
-    flags.argument("run", metavar="RUN", nargs="?", default="latest", help=RUN_HELP)
-    flags.argument("--json", action="store_true", help="print address and token as JSON")
-    parsed, config = flags.read(BoardConfig, arguments)
+@command("board", ABOUT, EXAMPLES, BoardConfig)
+def run(config: BoardConfig) -> int:
+    """Serve the page until a signal."""
     from mlxhog.checkpoint.run import find
 
-    followed = find(parsed.other.run, Path(config.out))
-    listener = listen(HOST, config.port)
-    with listener:
+    followed = find(config.run, Path(config.out))
+    with listen(HOST, config.port) as listener:
         import uvicorn
 
         from mlxhog.report.board import Board
@@ -45,26 +43,22 @@ def run(arguments: list[str]) -> int:
 
         token = secrets.token_urlsafe(16)
         address = f"{url_of(listener)}/"
-        board = Board(RunRecord(followed), token)
-        server = uvicorn.Server(
-            uvicorn.Config(
-                board.app,
-                log_level="critical",
-                access_log=False,
-                lifespan="off",
-                timeout_graceful_shutdown=2,
-                h11_max_incomplete_event_size=1 << 16,
-            )
+        settings = uvicorn.Config(
+            Board(RunRecord(followed), token).app,
+            log_level="critical",
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=2,
+            h11_max_incomplete_event_size=1 << 16,
         )
-        if parsed.other.json:
-            print(json.dumps({"url": address, "token": token, "run": str(followed.directory)}))
+        if config.json:
+            print_json({"url": address, "token": token, "run": str(followed.directory)})
         else:
-            print(f"board of {followed.directory}\n  {address}#{token}")
-        sys.stdout.flush()
+            print(f"board of {followed.directory}\n  {address}#{token}", flush=True)
 
         async def answer() -> None:
             say_once_where_connections_wait()
-            await server.serve(sockets=[listener])
+            await uvicorn.Server(settings).serve(sockets=[listener])
 
         try:
             asyncio.run(answer())

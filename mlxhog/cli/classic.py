@@ -5,19 +5,23 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Any, TextIO
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TextIO
 
 from mlxhog.base.quantities import format_count, format_duration
-from mlxhog.cli.flags import Flags
-from mlxhog.cli.output import print_json, print_sections
+from mlxhog.classic.config import ClassicConfig
+from mlxhog.cli.flags import quiet_flag
+from mlxhog.cli.frame import Report, command
+from mlxhog.config.options import argument, switch
 from mlxhog.errors import ConfigError
 from mlxhog.report.views import StatusLine
 
 if TYPE_CHECKING:
     from mlxhog.base.interrupts import Interrupts
-    from mlxhog.classic.config import ClassicConfig
     from mlxhog.classic.problem import Problem
     from mlxhog.classic.result import ClassicProgress, ClassicResult
+    from mlxhog.report.table import Section
 
 ABOUT = """\
 Solve one of the Hogwild paper's problems with several processes on one arena, beside plain serial
@@ -40,7 +44,6 @@ MAIN = (
     "data", "test_data", "labels", "size", "workers", "scheme", "write", "epochs", "lr",
     "batch_size", "seed", "stats", "all", "json",
 )  # fmt: skip
-PROBLEM = "PROBLEM"
 EXIT_CODES = {"done": 0, "diverged": 4, "interrupted": 130}
 OFTEN = 0.5
 """Probability that two examples meet, above which a problem is called dense."""
@@ -49,85 +52,75 @@ LINE_S = 5.0
 """Seconds between lines of a pipe."""
 
 
-def run(arguments: list[str]) -> int:
-    """Run the command; returns its exit code."""
-    from mlxhog.classic.config import ClassicConfig
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """Flags beside the options of the problem."""
 
-    flags = Flags("classic", ABOUT, EXAMPLES, (f"[{PROBLEM}]",), MAIN)
-    flags.argument("problem", nargs="?", metavar=PROBLEM, help="see the list: mlxhog classic")
-    flags.argument("--no-serial", action="store_true", help="leave out the serial reference")
-    flags.argument(
-        "--stats", action="store_true", help="measure the problem's sparsity instead of solving it"
-    )
-    flags.argument("--all", action="store_true", help="all numbers, not only the main ones")
-    flags.argument("--json", action="store_true", help="end with one line of JSON")
-    flags.quiet()
-    parsed, config = flags.read(ClassicConfig, arguments)
-    how = parsed.other
-    if how.problem is None:
-        if parsed.values or how.stats:
+    problem: str | None = argument("[PROBLEM]", "see the list: mlxhog classic")
+    no_serial: bool = switch("leave out the serial reference")
+    stats: bool = switch("measure the problem's sparsity instead of solving it")
+    all: bool = switch("all numbers, not only the main ones")
+    json: bool = switch("end with one line of JSON")
+    quiet: bool = quiet_flag()
+
+
+@command("classic", ABOUT, EXAMPLES, Words, ClassicConfig, main=MAIN)
+def run(words: Words, config: ClassicConfig) -> Report:
+    """Solve a problem."""
+    from mlxhog.classic import problems
+
+    if words.problem is None:
+        if config != ClassicConfig() or words.stats:
             raise ConfigError(
                 "name the problem, as in `mlxhog classic svm`; `mlxhog classic` lists them"
             )
-        _list(as_json=how.json)
-        return 0
-    return _solve(how.problem, config, how)
-
-
-def _list(*, as_json: bool) -> None:
-    from mlxhog.classic.problems import PROBLEMS
-
-    if as_json:
-        entries = [{"name": name, "about": about} for name, (about, _) in PROBLEMS.items()]
-        print_json({"problems": entries})
-        return
-    width = max(map(len, PROBLEMS))
-    for name, (about, _) in PROBLEMS.items():
-        print(f"{name:{width}}  {about}")
-
-
-def _solve(name: str, config: ClassicConfig, how: Any) -> int:
+        entries = [{"name": n, "about": about} for n, (about, _) in problems.PROBLEMS.items()]
+        width = max(map(len, problems.PROBLEMS))
+        lines = [f"{entry['name']:{width}}  {entry['about']}" for entry in entries]
+        return Report({"problems": entries}, lambda: "\n".join(lines))
+    # The rest imports NumPy and the native module.
     from mlxhog.base import machine
     from mlxhog.base.interrupts import Interrupts
-    from mlxhog.classic import problems
     from mlxhog.classic.result import sections, warnings
     from mlxhog.classic.run import compare, train
 
     load = os.getloadavg()[0]
-    with StatusLine(sys.stderr, quiet=how.quiet) as status:
+    with StatusLine(sys.stderr, quiet=words.quiet) as status:
         status.show("generating the data" if config.data is None else f"reading {config.data}")
-        problem = problems.create(name, config)
-        if how.stats:
+        problem = problems.create(words.problem, config)
+        if words.stats:
             status.show("counting which examples meet")
-            _stats(problem, how)
-            return 0
+            return _stats(problem)
     serial: ClassicResult | None = None
-    with Interrupts() as signals, ClassicLine(sys.stderr, quiet=how.quiet, signals=signals) as line:
-        if how.no_serial:
+    remarks = list[str]()
+    with (
+        Interrupts() as signals,
+        ClassicLine(sys.stderr, quiet=words.quiet, signals=signals) as line,
+    ):
+        if words.no_serial:
             result = train(problem, config, line)
         else:
             result, serial = compare(problem, config, line)
             if result is serial and result.status == "diverged" and config.scheme != "serial":
-                print(f"serial diverged, so {config.scheme} was not begun", file=sys.stderr)
-    if result.status == "interrupted" and not how.quiet:
-        print(f"interrupted after {len(result.epochs)} epochs of {result.scheme}", file=sys.stderr)
-    if result.advice:
-        print(result.advice, file=sys.stderr)
-    if how.json:
-        print_json(result.to_json(serial))
-    elif not how.quiet:
+                remarks.append(f"serial diverged, so {config.scheme} was not begun")
+    if result.status == "interrupted" and not words.quiet:
+        remarks.append(f"interrupted after {len(result.epochs)} epochs of {result.scheme}")
+    remarks += [result.advice] if result.advice else []
+
+    def text() -> Iterable[Section]:
         notes = [] if result.status == "diverged" else warnings(result, load, machine.here().cores)
-        print_sections(sections(problem.about, result, serial, notes, everything=how.all))
-    return EXIT_CODES[result.status]
+        return sections(problem.about, result, serial, notes, everything=words.all)
+
+    return Report(result.to_json(serial), text, EXIT_CODES[result.status], remarks)
 
 
-def _stats(problem: Problem, how: Any) -> None:
-    """Print the sparsity of the problem, as in the paper."""
+def _stats(problem: Problem) -> Report:
+    """Report the sparsity of the problem, as in the paper."""
     from mlxhog.report.table import AnswerNote, Section
     from mlxhog.theory.hypergraph import Hypergraph
 
     graph = Hypergraph(*problem.supports())
-    statistics = {
+    facts = {
         "problem": problem.name,
         "examples": len(graph),
         "coordinates": graph.n,
@@ -136,11 +129,6 @@ def _stats(problem: Problem, how: Any) -> None:
         "rho": graph.rho,
         "p_conf": graph.p_conf,
     }
-    if how.json:
-        print_json(statistics)
-        return
-    if how.quiet:
-        return
     rows = [
         ("Omega", f"{graph.omega:,}", "coordinates of the largest example"),
         ("Delta", f"{graph.delta:.4g}", "share of the examples that touch the busiest coordinate"),
@@ -150,8 +138,7 @@ def _stats(problem: Problem, how: Any) -> None:
     title = f"{problem.name}: {problem.about}"
     kind = "Dense" if graph.p_conf > OFTEN else "Sparse"
     answer = AnswerNote(f"{kind}: two examples meet with probability {graph.p_conf:.3g}")
-    parts = [Section("", notes=[answer]), Section(title, ("", "value", "what"), rows)]
-    print_sections(parts)
+    return Report(facts, lambda: [answer, Section(title, ("", "value", "what"), rows)])
 
 
 class ClassicLine(StatusLine):

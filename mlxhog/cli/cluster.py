@@ -1,13 +1,14 @@
 """`mlxhog cluster`: the authority of a cluster on its first machine; commands for NUMA nodes."""
 
-import json
 import os
 import shlex
 import sys
+from dataclasses import dataclass
 from time import sleep
 
 from mlxhog.base.numa import NODES, nodes, numactl, require_numactl
-from mlxhog.cli.flags import Flags
+from mlxhog.cli.flags import Part
+from mlxhog.cli.frame import Report, command, print_json
 from mlxhog.cluster.lighthouse import (
     TOKEN_VARIABLE,
     Lighthouse,
@@ -15,9 +16,15 @@ from mlxhog.cluster.lighthouse import (
     parse_address,
     token_of,
 )
+from mlxhog.config.options import argument, switch
 from mlxhog.errors import ConfigError, EnvironmentLacks
 
 LOOK_S = 0.5  # between two looks for a signal
+ABOUT = (
+    "Start a cluster on its first machine; the others join with mlxhog train --cluster. It may "
+    "be killed and started again: meanwhile machines train on alone. For a Linux box with "
+    "several NUMA nodes, cluster numa prints a command for each, which trains there."
+)
 EXAMPLES = (
     "cluster start",
     "cluster start --address 192.168.1.20:8600",
@@ -30,24 +37,18 @@ its cores and its memory are those of the node."""
 EXAMPLES_NUMA = ("cluster numa", "cluster numa --address 127.0.0.1:8601")
 
 
-def run(arguments: list[str]) -> int:
-    """Run the command until a signal; returns its exit code."""
-    if arguments[:1] == ["numa"]:
-        return _numa(arguments[1:])
-    flags = Flags(
-        "cluster",
-        "Start a cluster on its first machine; the others join with mlxhog train --cluster. It may "
-        "be killed and started again: meanwhile machines train on alone. For a Linux box with "
-        "several NUMA nodes, cluster numa prints a command for each, which trains there.",
-        EXAMPLES,
-        ("start|numa",),
-    )
-    flags.argument(
-        "action", metavar="start|numa", choices=("start", "numa"), help="begin, or print commands"
-    )
-    flags.argument("--json", action="store_true", help="one JSON object when the cluster is ready")
-    parsed, options = flags.read(Lighthouse, arguments)
-    if parsed.other.action == "numa":
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """What `mlxhog cluster` does."""
+
+    action: str = argument("start|numa", "begin, or print commands", choices=("start", "numa"))
+    json: bool = switch("one JSON object when the cluster is ready")
+
+
+@command("cluster", ABOUT, EXAMPLES, Words, Lighthouse)
+def run(words: Words, options: Lighthouse) -> int:
+    """Be the authority until a signal."""
+    if words.action == "numa":
         raise ConfigError("write numa first: mlxhog cluster numa --address HOST:PORT")
     options.check()
     address = parse_address(options.address)
@@ -57,7 +58,7 @@ def run(arguments: list[str]) -> int:
 
     authority = Authority(address, token, options)
     try:
-        _say(str(authority.address), token, parsed.other.json)
+        _say(str(authority.address), token, words.json)
         while True:
             authority.set_clock()
             sleep(LOOK_S)  # a signal that a thread of torchft receives does not interrupt a wait
@@ -68,10 +69,9 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _numa(arguments: list[str]) -> int:
-    flags = Flags("cluster numa", ABOUT_NUMA, EXAMPLES_NUMA)
-    flags.options(Lighthouse, ("address", "token"))
-    options, _ = flags.parse(arguments).split(Lighthouse)
+@command("cluster numa", ABOUT_NUMA, EXAMPLES_NUMA, Part(Lighthouse, ("address", "token")))
+def numa(options: Lighthouse) -> Report:
+    """Print the commands."""
     address = parse_address(options.address)
     if not (on := nodes()):
         raise EnvironmentLacks(
@@ -81,15 +81,14 @@ def _numa(arguments: list[str]) -> int:
     require_numactl()
     secret = f"{TOKEN_VARIABLE}={shlex.quote(options.token)} " if options.token else ""
     words = ["mlxhog", "train", "--cluster", str(address), "--cluster-machine"]
-    for node in on:
-        print(secret + shlex.join(numactl(node, [*words, f"node{node.number}"])))
-    return 0
+    lines = [secret + shlex.join(numactl(node, [*words, f"node{node.number}"])) for node in on]
+    return Report(lines, lambda: "\n".join(lines))
 
 
 def _say(address: str, token: str, as_json: bool) -> None:
     """Print how machines join."""
     if as_json:
-        print(json.dumps({"address": address, "token": token, "pid": os.getpid()}), flush=True)
+        print_json({"address": address, "token": token, "pid": os.getpid()})
         return
     variable = f"{TOKEN_VARIABLE}={token} " if token else ""
     print(f"on each machine, this one too:\n  {variable}mlxhog train --cluster {address}")

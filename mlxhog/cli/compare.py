@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 import shlex
-import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.cli.flags import Flags
-from mlxhog.cli.output import ended_by_signal, print_json, print_sections
+from mlxhog.cli.flags import Flags, Part, Written, plugin_flag, quiet_flag
+from mlxhog.cli.frame import Report, command, told
 from mlxhog.config.config import TrainConfig, train_config
-from mlxhog.config.options import options
+from mlxhog.config.options import argument, option, options, switch
 from mlxhog.config.sources import Layer, read_stored
 from mlxhog.errors import ConfigError
 from mlxhog.theory import CompareConfig
@@ -55,68 +54,58 @@ NOT_OF_A_SIDE = {
     "plugin": "--plugin beside them is for both",
 }
 UNTOLD = "cannot be told"
-
-
 MAIN = (
     "a", "b", "pairs", "time", "tokens", "steps", "eval_tokens", "data", "workers", "seed",
     "folder", "out", "json", "quiet",
 )  # fmt: skip
 
 
-def run(arguments: list[str]) -> int:
-    """Run the command; returns its exit code."""
-    flags = Flags("compare", ABOUT, EXAMPLES, ("[A [B]]",), MAIN)
-    flags.argument("subjects", metavar="A B", nargs="*", help="see above")
-    for letter in "ab":
-        flags.argument(
-            f"--{letter}",
-            metavar='"FLAGS"',
-            default="",
-            help=f"flags of train for {letter.upper()} alone, in quotes",
-        )
-    flags.plugin()
-    flags.argument("--json", action="store_true", help="one JSON object with everything")
-    flags.quiet()
-    flags.options(CompareConfig)
-    flags.options(TrainConfig, BOTH, group="of both sides")
-    flags.otherwise('; other options of train go to one side, as in --b "--clip 1", or into YAML')
-    parsed = flags.parse(_with_quoted(arguments))
-    config, both = parsed.split(CompareConfig)
-    subjects = parsed.other.subjects
-    of_side = {letter: _flags_of(letter, getattr(parsed.other, letter)) for letter in "ab"}
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """Flags beside the options of the comparison."""
+
+    subjects: tuple[str, ...] = argument("[A [B]]", "see above", metavar="A B", many=True)
+    a: str = option("", "flags of train for A alone, in quotes", metavar='"FLAGS"')
+    b: str = option("", "flags of train for B alone, in quotes", metavar='"FLAGS"')
+    plugin: tuple[str, ...] = plugin_flag()
+    json: bool = switch("one JSON object with everything")
+    quiet: bool = quiet_flag()
+
+
+@command(
+    "compare",
+    ABOUT,
+    EXAMPLES,
+    Words,
+    CompareConfig,
+    Part(TrainConfig, BOTH, "of both sides", merged=True),
+    main=MAIN,
+    otherwise='; other options of train go to one side, as in --b "--clip 1", or into YAML',
+)
+def run(words: Words, config: CompareConfig, both: Written) -> Report | int:
+    """Train both sides in pairs until one is better."""
+    both.checked()
+    subjects = words.subjects
+    of_side = {letter: _flags_of(letter, getattr(words, letter)) for letter in "ab"}
     if len(subjects) > 2:
-        raise ConfigError(f"compare takes two subjects and got {len(subjects)}: {subjects}")
+        raise ConfigError(f"compare takes two subjects and got {len(subjects)}: {[*subjects]}")
     # The rest imports NumPy and the native module: wrong flags are reported before.
     from mlxhog.theory.pairs import Comparison, PairLog
 
-    sides = tuple(
-        find_side(letter, (subjects or [None])[-1 if letter == "b" else 0],
-                  [both, of_side[letter]], Path(config.out))
-        for letter in "ab"
-    )  # fmt: skip
-    comparison = Comparison((sides[0], sides[1]), terms_of(config, sides))
+    named = {"a": (*subjects, None)[0], "b": (None, *subjects)[-1]}
+    a, b = (
+        find_side(letter, subject, [both.values, of_side[letter]], Path(config.out))
+        for letter, subject in named.items()
+    )
+    comparison = Comparison((a, b), terms_of(config, (a, b)))
     folder = Path("comparisons") / comparison.folder_name()
     record = PairLog(folder if config.folder is None else Path(config.folder), comparison)
-    if not _carry_out(record, quiet=parsed.other.quiet):
+    if not _carry_out(record, quiet=words.quiet):
         return 130
-    if parsed.other.json:
-        print_json(to_json(record))
-        return 0
-    if not parsed.other.quiet:
-        print_sections(sections(record))
-    return 0
+    return Report(to_json(record), lambda: sections(record))
 
 
 # -- the sides -------------------------------------------------------------------------------------
-
-
-def _with_quoted(arguments: Sequence[str]) -> list[str]:
-    """Join --a and --b with the next word, which begins with a dash."""
-    words = list(arguments)
-    for at in range(len(words) - 1, 0, -1):
-        if words[at - 1] in ("--a", "--b"):
-            words[at - 1 : at + 1] = [f"{words[at - 1]}={words[at]}"]
-    return words
 
 
 def _flags_of(letter: str, text: str) -> Layer:
@@ -125,10 +114,9 @@ def _flags_of(letter: str, text: str) -> Layer:
     Raises:
         ConfigError: a flag is unknown, or belongs to the comparison.
     """
-    flags = Flags(f"compare --{letter}", "", ())
-    flags.options(TrainConfig)
+    flags = Flags(f"compare --{letter}", "", (), [Part(TrainConfig, merged=True)])
     try:
-        parsed = flags.parse(shlex.split(text))
+        (parsed,) = flags.parse(shlex.split(text))
     except (ConfigError, ValueError) as error:
         problem = str(error)
         if "expected one argument" in problem and len(text.split()) == 1:
@@ -240,10 +228,9 @@ def _spelt(budget: dict[str, Any]) -> str:
 
 def _carry_out(record: PairLog, *, quiet: bool) -> bool:
     """Run the missing pairs; False after an interruption by the user."""
-    from mlxhog.report.views import PartLine
     from mlxhog.theory.pairs import Pair, run_pairs
 
-    with PartLine(sys.stderr, quiet=quiet) as tell:
+    with told(quiet=quiet) as tell, record.open():
 
         def report(number: int, pair: Pair) -> None:
             tell.tell(
@@ -251,17 +238,16 @@ def _carry_out(record: PairLog, *, quiet: bool) -> bool:
                 f"B - A {pair.difference:+.4f} bits per byte"
             )
 
-        with ended_by_signal(), record.open():
-            if record.pairs:
-                tell.tell(f"{len(record.pairs)} pairs are done already, in {record.folder}")
-            try:
-                run_pairs(record, tell, report)
-            except KeyboardInterrupt:
-                tell.tell(
-                    f"interrupted; {len(record.pairs)} of {record.comparison.terms.pairs} pairs "
-                    f"are kept in {record.folder}: the same command continues"
-                )
-                return False
+        if record.pairs:
+            tell.tell(f"{len(record.pairs)} pairs are done already, in {record.folder}")
+        try:
+            run_pairs(record, tell, report)
+        except KeyboardInterrupt:
+            tell.tell(
+                f"interrupted; {len(record.pairs)} of {record.comparison.terms.pairs} pairs "
+                f"are kept in {record.folder}: the same command continues"
+            )
+            return False
     return True
 
 
@@ -288,46 +274,38 @@ def sections(record: PairLog) -> list[Section]:
     """Return the report as sections."""
     from mlxhog.report.table import Section
 
-    comparison, pairs = record.comparison, record.pairs[: record.outcome.pairs]
+    comparison, outcome = record.comparison, record.outcome
     rows = [
         (
             str(number),
             str(pair.seed),
-            f"{pair.a.bits_per_byte:.4f}",
-            f"{pair.b.bits_per_byte:.4f}",
+            *(f"{side.bits_per_byte:.4f}" for side in (pair.a, pair.b)),
             f"{pair.difference:+.4f}",
-            f"{pair.a.tokens / pair.a.seconds:,.0f}",
-            f"{pair.b.tokens / pair.b.seconds:,.0f}",
+            *(f"{side.tokens / side.seconds:,.0f}" for side in (pair.a, pair.b)),
         )
-        for number, pair in enumerate(pairs, start=1)
+        for number, pair in enumerate(record.pairs[: outcome.pairs], start=1)
     ]
     header = ("pair", "seed", "A", "B", "B - A", "A tok/s", "B tok/s")
     differing = [(name, str(a), str(b)) for name, (a, b) in comparison.differing().items()]
-    parts = [Section(answer(record)), Section("", header, rows)]
-    if differing:
-        parts.append(Section("what differs", ("option", "A", "B"), differing))
-    return [*parts, Section("", notes=[*_facts(record), *comparison.notes, *record.warnings()])]
-
-
-def _facts(record: PairLog) -> list[str]:
-    comparison, speed, p = record.comparison, _times_as_fast(record), record.outcome.p
-    a, b = (side.title for side in comparison.sides)
-    return [
-        f"A: {a}",
-        f"B: {b}",
+    times, low, high = _times_as_fast(record)
+    sure = "in these pairs, too few for an interval"
+    notes = [
+        *(f"{side.letter.upper()}: {side.title}" for side in comparison.sides),
         f"each run: {comparison.terms.each}",
-        _speed(*speed),
-        *([] if math.isnan(p) else [f"p {p:.2g}, over all looks at the pairs"]),
+        f"A trains {times:.3f} times as fast as B "
+        + (sure if high > MOST_UNSURE * low else f"({low:.3f} to {high:.3f})"),
+        *([] if math.isnan(outcome.p) else [f"p {outcome.p:.2g}, over all looks at the pairs"]),
         "intervals: 99 % sure, whenever the comparison stops",
         f"kept in {record.folder}",
+        *comparison.notes,
+        *record.warnings(),
     ]
-
-
-def _speed(times: float, low: float, high: float) -> str:
-    mean = f"A trains {times:.3f} times as fast as B"
-    if high > MOST_UNSURE * low:
-        return f"{mean} in these pairs, too few for an interval"
-    return f"{mean} ({low:.3f} to {high:.3f})"
+    return [
+        Section(answer(record)),
+        Section("", header, rows),
+        *([Section("what differs", ("option", "A", "B"), differing)] if differing else []),
+        Section("", notes=notes),
+    ]
 
 
 MOST_UNSURE = 100

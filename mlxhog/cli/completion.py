@@ -5,13 +5,14 @@ from the parsers. It imports the same modules as the `--help` of a command.
 """
 
 import importlib.util
-import json
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from mlxhog.cli.flags import Flags, Word, flags_of
-from mlxhog.errors import ConfigError
+from mlxhog.cli.flags import Flags, words_of
+from mlxhog.cli.frame import Report, command
+from mlxhog.config.options import Option, argument, switch
 from mlxhog.report.streams import printable, verbatim
 
 ABOUT = """\
@@ -57,36 +58,34 @@ complete -c mlxhog -a '(__mlxhog_words)'""",
 BREAKS = (":", "=")
 """Characters at which bash splits words."""
 
-RUNS = ("run", "run_or_checkpoint", "config_or_run", "[run]", "run...", "checkpoint", "resume")
+RUNS = ("run", "run_or_checkpoint", "config_or_run", "checkpoint", "resume")
 MODELS = ("model", "config_or_run", "config", "subject", "name_or_file")
 
 
-def run(arguments: list[str]) -> int:
-    """Run the command; returns its exit code."""
-    split = arguments.index("--") if "--" in arguments else len(arguments)
-    flags = Flags("completion", ABOUT, EXAMPLES, ("SHELL", "[-- WORDS]"))
-    flags.argument("shell", metavar="SHELL", choices=tuple(SCRIPTS), help="bash, zsh or fish")
-    flags.argument("--json", action="store_true", help="one line of JSON: the script, or the words")
-    parsed = flags.parse(arguments[:split])
-    if parsed.problems:
-        raise ConfigError("\n".join(parsed.problems))
-    shell = parsed.other.shell
-    if split == len(arguments):
-        print(json.dumps({"script": SCRIPTS[shell]}) if parsed.other.json else SCRIPTS[shell])
-        return 0
-    words = list(candidates(arguments[split + 1 :], shell))
-    if parsed.other.json:
-        print(json.dumps(words))
-        return 0
-    out = verbatim(sys.stdout)  # it keeps tabs
-    for line in map(printable_cells, words):
-        out.write(f"{line}\n")
-    return 0
+@dataclass(frozen=True, kw_only=True)
+class CompletionConfig:
+    """Options of `mlxhog completion`."""
+
+    shell: str = argument("SHELL", "bash, zsh or fish", choices=tuple(SCRIPTS))
+    words: tuple[str, ...] = argument("[-- WORDS]", "a command line", many=True)
+    json: bool = switch("one line of JSON: the script, or the words")
 
 
-def printable_cells(line: str) -> str:
-    """Return a line without control characters, except the tab between a word and its help."""
-    return "\t".join(map(printable, line.split("\t", 1)))
+@command("completion", ABOUT, EXAMPLES, CompletionConfig)
+def run(config: CompletionConfig) -> Report:
+    """Print the script, or complete a command line."""
+    if not config.words:
+        script = SCRIPTS[config.shell]
+        return Report({"script": script}, lambda: script)
+    words = list(candidates(config.words, config.shell))
+
+    def text() -> str:
+        out = verbatim(sys.stdout)  # it keeps tabs between a word and its help
+        for line in words:
+            out.write("\t".join(map(printable, line.split("\t", 1))) + "\n")
+        return ""
+
+    return Report(words, text)
 
 
 def candidates(words: Sequence[str], shell: str) -> Iterator[str]:
@@ -117,61 +116,56 @@ def _joined(words: Sequence[str]) -> list[str]:
 
 def _completions(before: Sequence[str], current: str) -> Iterator[tuple[str, str]]:
     """Yield the possible next words, and their help."""
-    from mlxhog.cli import COMMANDS
+    from mlxhog.cli import COMMANDS, find
 
     if not before:
         yield from COMMANDS.items()
         yield from (("--help", "the list of commands"), ("--version", ""))
         return
-    command, *rest = before
-    if command not in COMMANDS:
+    if before[0] not in COMMANDS:
         return
-    names = [command]
-    if command == "mad":
+    if before[0] == "mad":
         from mlxhog.cli.mad import COMMANDS as MAD
 
-        if not rest:
+        if len(before) == 1:
             yield from ((name, what) for name, (_, what) in MAD.items())
-        if not rest or rest[0] not in MAD:
+        if len(before) == 1 or before[1] not in MAD:
             return
-        names.append(rest.pop(0))
-    flags = flags_of(*names)
-    yield from _of_command(list(flags.words()) if flags else [], rest, current)
+    command, rest = find(before)
+    yield from _of_command(command.flags(), rest, current)
 
 
-def _of_command(
-    words: Sequence[Word], before: Sequence[str], current: str
-) -> Iterator[tuple[str, str]]:
-    by_flag = {flag: word for word in words for flag in word.flags}
+def _of_command(flags: Flags, before: Sequence[str], current: str) -> Iterator[tuple[str, str]]:
+    by_flag = {flag: spec for spec in flags.specs() for flag in spec.flags}
     flag, equals, _ = current.partition("=")
     if equals and flag in by_flag:
         yield from ((f"{flag}={value}", "") for value in _values(by_flag[flag]))
         return
     last = by_flag.get(before[-1]) if before else None
-    if last is not None and last.takes_value:
+    if last is not None and not last.switch:
         yield from ((value, "") for value in _values(last))
-        return
-    if not current.startswith("-"):
-        for word in words:
-            if not word.flags:
-                yield from ((value, "") for value in _values(word))
-        return
-    for flag, word in by_flag.items():
-        yield flag, word.help.partition(" [")[0]
+    elif not current.startswith("-"):
+        for spec in flags.specs():
+            if spec.argument:
+                yield from ((value, "") for value in _values(spec))
+    else:
+        yield from (("-h", ""), ("--help", "show this, and stop"))
+        for flag, spec in by_flag.items():
+            yield flag, spec.help
 
 
-def _values(word: Word) -> Iterator[str]:
-    yield from word.values
-    names = {word.name.lower(), *(flag.lstrip("-") for flag in word.flags)}
+def _values(spec: Option) -> Iterator[str]:
+    yield from words_of(spec)
+    names = {spec.argument.strip("[].").lower() or spec.name, spec.metavar.lower()}
     if not names.isdisjoint(RUNS):
         yield "latest"
         yield from sorted(path.parent.name for path in Path("runs").glob("*/run.json"))
     if not names.isdisjoint(MODELS):
-        spec = importlib.util.find_spec("mlxhog.models")
-        for folder in (spec and spec.submodule_search_locations) or ():
+        spec_of = importlib.util.find_spec("mlxhog.models")
+        for folder in (spec_of and spec_of.submodule_search_locations) or ():
             models = sorted(path.stem for path in Path(folder).glob("*.yaml"))
             yield from (name for name in models if not name.startswith("space-"))
-    if "[problem]" in names or "problem" in names:
+    if spec.name == "problem":
         from mlxhog.classic.problems import PROBLEMS
 
         yield from PROBLEMS

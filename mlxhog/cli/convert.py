@@ -1,17 +1,15 @@
 """`mlxhog convert`: a checkpoint in another format."""
 
-import json
-import shlex
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.base.paths import expanded
 from mlxhog.base.quantities import format_bytes, format_count, parse_bytes
-from mlxhog.cli.flags import Flags, RunFolder
-from mlxhog.config.options import option
+from mlxhog.cli.flags import RunFolder, plugin_flag, quiet_flag
+from mlxhog.cli.frame import Report, command, written
+from mlxhog.config.options import argument, option, switch
 from mlxhog.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,13 +27,17 @@ EXAMPLES = (
     "convert ours for-the-package --to xlstm --check",
 )
 
-SOURCE, TARGET = "SRC", "DST"
-
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertConfig(RunFolder):
     """Options of `mlxhog convert`."""
 
+    source: str = argument("SRC", "a run, latest, or a checkpoint's path")
+    target: str = argument("DST", "the directory to create")
+    plugin: tuple[str, ...] = plugin_flag()
+    json: bool = switch("one JSON object instead of a line")
+    check: bool = switch("compute with both, and compare the logits")
+    quiet: bool = quiet_flag()
     to: str | None = option(
         None,
         "hf: for transformers; xlstm: a state dict of the xlstm package; mlxhog: ours",
@@ -53,28 +55,26 @@ class ConvertConfig(RunFolder):
     force: bool = option(False, "replace an existing checkpoint at DST")
 
 
-def run(arguments: list[str]) -> int:
-    """Run the command; returns its exit code."""
-    flags = Flags("convert", ABOUT, EXAMPLES, (SOURCE, TARGET))
-    flags.argument("source", metavar=SOURCE, help="a run, latest, or a checkpoint's path")
-    flags.argument("target", metavar=TARGET, help="the directory to create")
-    flags.plugin()
-    flags.argument("--json", action="store_true", help="one JSON object instead of a line")
-    flags.argument("--check", action="store_true", help="compute with both, and compare the logits")
-    flags.quiet()
-    parsed, config = flags.read(ConvertConfig, arguments)
+@command("convert", ABOUT, EXAMPLES, ConvertConfig)
+def run(config: ConvertConfig) -> Report:
+    """Write a checkpoint in another format."""
     if config.to is None:
         raise ConfigError("--to is missing; say --to hf, --to xlstm or --to mlxhog")
-    shard_bytes = _shard_bytes(config.shard_size)
+    try:
+        shard_bytes = parse_bytes(config.shard_size)
+    except ValueError as error:
+        raise ConfigError(f"--shard-size is {config.shard_size!r}; {error}") from None
     # These import NumPy: wrong input is reported before.
     from mlxhog.checkpoint import checkpoint, formats
     from mlxhog.checkpoint.formats.converting import Conversion, convert
+    from mlxhog.checkpoint.formats.opening import TITLES
     from mlxhog.checkpoint.formats.saving import check_target
+    from mlxhog.models import families
     from mlxhog.report.views import BytesLine
 
-    target = expanded(parsed.other.target)
+    target = expanded(config.target)
     check_target(target, force=config.force)
-    source = formats.open(checkpoint.locate(parsed.other.source, Path(config.out)), config.config)
+    source = formats.open(checkpoint.locate(config.source, Path(config.out)), config.config)
     request = Conversion(
         to=config.to,
         dtype=None if config.dtype == "keep" else config.dtype,
@@ -82,34 +82,37 @@ def run(arguments: list[str]) -> int:
         fused=config.fused,
         slstm=config.slstm,
     )
-    with BytesLine(sys.stderr, quiet=parsed.other.quiet or parsed.other.json) as line:
-        files = convert(
-            source,
-            target,
-            request,
-            card=_card(source, config.to, arguments),
-            force=config.force,
-            on_tensor=line,
-        )
-    record = _record(source, target, config.to, files)
-    if not (parsed.other.json or parsed.other.quiet):
-        print(_line(source, target, config.to, files))
-    failed = False
-    if parsed.other.check:
+    with BytesLine(sys.stderr, quiet=config.quiet or config.json) as line:
+        card = _card(source, config)
+        files = convert(source, target, request, card=card, force=config.force, on_tensor=line)
+    facts: dict[str, Any] = {
+        "source": str(source.path),
+        "from": source.format,
+        "target": str(target.absolute()),
+        "to": config.to,
+        "family": source.config.model_type,
+        "parameters": sum(tensor.size for tensor in source.tensors.values()),
+        "tensors": len(source.tensors),
+        "files": dict(files),
+    }
+    lines = [
+        f"{families.of(source.config).title}, {format_count(facts['parameters'])} parameters, "
+        f"{TITLES[source.format]} -> {TITLES[config.to]}: {target}  "
+        f"{format_bytes(sum(files.values()))} in {len(files)} file{'s' * (len(files) > 1)}"
+    ]
+    remarks = []
+    if config.check:
         largest, apart = _compare_logits(source, formats.open(target))
-        record["logits"] = {"tokens": TOKENS, "largest_difference": apart, "largest": largest}
+        facts["logits"] = {"tokens": TOKENS, "largest_difference": apart, "largest": largest}
         text = (
             f"after {TOKENS} tokens the largest logit is {largest:.3g} and the largest difference "
             f"{apart:.2g}"
         )
-        failed = config.dtype == "keep" and apart > ROUNDING * largest
-        if failed:
-            print(f"{target} computes other logits than {source.path}: {text}", file=sys.stderr)
-        elif not parsed.other.json:
-            print(f"checked: {text}")
-    if parsed.other.json:
-        print(json.dumps(record))
-    return 1 if failed else 0
+        if config.dtype == "keep" and apart > ROUNDING * largest:
+            remarks = [f"{target} computes other logits than {source.path}: {text}"]
+        else:
+            lines.append(f"checked: {text}")
+    return Report(facts, lambda: "\n".join(lines), code=len(remarks), remarks=remarks)
 
 
 TOKENS = 64  # random ones, of --check
@@ -144,7 +147,7 @@ def _compare_logits(a: "Opened", b: "Opened") -> tuple[float, float]:
     return float(np.abs(logits[0]).max()), float(np.abs(logits[0] - logits[1]).max())
 
 
-def _card(source: "Opened", to: str, arguments: list[str]) -> bytes:
+def _card(source: "Opened", config: ConvertConfig) -> bytes:
     """The model card: that of the source, or one from the record of its run."""
     from mlxhog.base import reading
     from mlxhog.checkpoint.manifest import CARD, CARD_MARK
@@ -155,37 +158,5 @@ def _card(source: "Opened", to: str, arguments: list[str]) -> bytes:
     if run_of(checkpoint) is None and (source.folder / CARD).is_file():
         content = reading.read_small(source.folder / CARD)
         return content if CARD_MARK in content else content + b"\n" + CARD_MARK
-    command = shlex.join(["mlxhog", "convert", *arguments])
-    return card.text(source.config, checkpoint, to=to, command=command).encode()
-
-
-def _shard_bytes(text: str) -> int:
-    try:
-        return parse_bytes(text)
-    except ValueError as error:
-        raise ConfigError(f"--shard-size is {text!r}; {error}") from None
-
-
-def _record(source: "Opened", target: Path, to: str, files: Mapping[str, int]) -> dict[str, Any]:
-    return {
-        "source": str(source.path),
-        "from": source.format,
-        "target": str(target.absolute()),
-        "to": to,
-        "family": source.config.model_type,
-        "parameters": sum(tensor.size for tensor in source.tensors.values()),
-        "tensors": len(source.tensors),
-        "files": dict(files),
-    }
-
-
-def _line(source: "Opened", target: Path, to: str, files: Mapping[str, int]) -> str:
-    from mlxhog.checkpoint.formats.opening import TITLES
-    from mlxhog.models import families
-
-    parameters = format_count(sum(tensor.size for tensor in source.tensors.values()))
-    size = format_bytes(sum(files.values()))
-    return (
-        f"{families.of(source.config).title}, {parameters} parameters, {TITLES[source.format]} -> "
-        f"{TITLES[to]}: {target}  {size} in {len(files)} file{'s' * (len(files) > 1)}"
-    )
+    command = f"mlxhog convert {written(config, leave_out=('json', 'quiet'))}"
+    return card.text(source.config, checkpoint, to=str(config.to), command=command).encode()

@@ -1,13 +1,16 @@
 """`mlxhog doctor`: tests this machine."""
 
-import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mlxhog.cli.flags import Flags
-from mlxhog.cli.output import print_json, print_sections
-from mlxhog.config.options import option
+from mlxhog.cli.flags import quiet_flag
+from mlxhog.cli.frame import Report, command, told
+from mlxhog.config.options import option, switch
 from mlxhog.errors import EnvironmentLacks
+
+if TYPE_CHECKING:
+    from mlxhog.report.table import Section
 
 ABOUT = """\
 Test what mlxhog relies on here: shared memory, a gradient of every backend beside the reference,
@@ -31,43 +34,34 @@ EXAMPLES = (
 class DoctorConfig:
     """Options of `mlxhog doctor`."""
 
+    all: bool = switch("show all tables")
+    json: bool = switch("one JSON object with every number")
+    paste: bool = switch("40 lines for an issue, such as of a Mac")
+    quick: bool = switch("a little of everything; the result is not stored")
+    quiet: bool = quiet_flag()
     seconds: float = option(
         0.15, "time for which each pair of writers adds", unit="s", above=0, high=60
     )
 
 
-def run(arguments: list[str]) -> int:
-    """Run the command; returns its exit code."""
-    flags = Flags("doctor", ABOUT, EXAMPLES)
-    flags.argument("--all", action="store_true", help="show all tables")
-    flags.argument("--json", action="store_true", help="one JSON object with every number")
-    flags.argument("--paste", action="store_true", help="40 lines for an issue, such as of a Mac")
-    flags.argument(
-        "--quick", action="store_true", help="a little of everything; the result is not stored"
-    )
-    flags.quiet()
-    parsed, config = flags.read(DoctorConfig, arguments)
+@command("doctor", ABOUT, EXAMPLES, DoctorConfig)
+def run(config: DoctorConfig) -> Report:
+    """Test this machine, and store the result."""
     # These import NumPy and the native module; wrong input is refused before.
     from mlxhog.doctor.examine import examine
-    from mlxhog.report.views import PartLine
+    from mlxhog.doctor.record import paste, sections
 
-    with PartLine(sys.stderr, quiet=parsed.other.quiet) as tell:
-        record = examine(config.seconds, parsed.other.quick, tell)
-    _conclude(record, keep=not parsed.other.quick)
-    if parsed.other.json:
-        print_json(record)
-    elif parsed.other.paste:
-        from mlxhog.doctor.record import paste
+    with told(quiet=config.quiet) as tell:
+        record = examine(config.seconds, config.quick, tell)
+    _conclude(record, keep=not config.quick)
+    failed = record["failed"]
 
-        print(paste(record))
-    elif not parsed.other.quiet:
-        from mlxhog.doctor.record import sections
+    def text() -> "str | Iterable[Section]":
+        return paste(record) if config.paste else sections(record, everything=config.all)
 
-        parts = sections(record, everything=parsed.other.all)
-        print_sections(parts)
-    elif record["failed"]:
-        print(f"FAILED: {', '.join(record['failed'])}", file=sys.stderr)
-    return 1 if record["failed"] else 0
+    short = config.quiet and failed and not config.json
+    remarks = [f"FAILED: {', '.join(failed)}"] if short else []
+    return Report(record, text, code=int(bool(failed)), remarks=remarks)
 
 
 def _conclude(record: dict[str, Any], *, keep: bool) -> None:

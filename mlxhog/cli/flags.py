@@ -1,23 +1,20 @@
 """Flags from option dataclasses: argparse finds the words, `config.sources` their meaning."""
 
 import argparse
-import importlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from mlxhog.base.quantities import Interval
 from mlxhog.config import plugins
 from mlxhog.config.choices import KINDS, Choice, Kind
-from mlxhog.config.options import Option, option, options, to_flag
+from mlxhog.config.options import Option, argument, option, options, switch, to_flag
 from mlxhog.config.sources import Layer, resolve, suggestion
 from mlxhog.errors import ConfigError
 
 C = TypeVar("C")
-
-RUN_HELP = "a path, a run's name or a part of it, or latest"
-"""Help of an argument that names a run."""
+MOST_CHOICES = 6  # they fit beside the flag
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,83 +24,92 @@ class RunFolder:
     out: str = option("runs", "folder that holds the runs")
 
 
-LIST = "-\0"
-"""Makes `Flags.parse` raise `Listed`; no word of a command line has a zero in it."""
+def run_argument(usage: str = "RUN", default: object = None) -> Any:  # a dataclass field
+    """Declare the word that names a run, or several."""
+    return argument(usage, "a path, a run's name or a part of it, or latest", default)
+
+
+def study_argument() -> Any:  # a dataclass field
+    """Declare the word that names a study."""
+    return argument("STUDY", "a name under studies/, or a path")
+
+
+def plugin_flag() -> Any:  # a dataclass field
+    """Declare `--plugin`; its files are loaded while the command line is read."""
+    return option(
+        (),
+        "a Python file that adds layers, tasks, schedules, optimizers or strategies, such as "
+        "examples/my_layer.py",
+        many=True,
+        metavar="FILE",
+    )
+
+
+def quiet_flag() -> Any:  # a dataclass field
+    """Declare `--quiet`."""
+    return switch("only errors, and the JSON of --json")
+
+
+def dry_run_flag(help: str = "say what would run, and stop") -> Any:  # a dataclass field
+    """Declare `--dry-run`."""
+    return switch(help)
 
 
 @dataclass(frozen=True)
-class Word:
-    """An argument of a command.
+class Part:
+    """Options of a command.
 
     Attributes:
-        flags: its spellings; () for a positional argument.
-        name: of its value.
-        help: its description.
-        takes_value: whether a value follows.
-        values: legal ones, if they are few.
+        cls: a dataclass of `option` fields.
+        only: names of the options that it takes, numbers of choices by their flat names; None for
+            all.
+        group: heading for all of them; None for those that they name.
+        default: shown in place of each default.
+        merged: the command merges them with other sources, so it gets them as `Written`.
     """
 
-    flags: Sequence[str]
-    name: str
-    help: str
-    takes_value: bool
-    values: Sequence[str]
+    cls: type[Any]
+    only: Collection[str] | None = None
+    group: str | None = None
+    default: str | None = None
+    merged: bool = False
 
-
-class Listed(Exception):
-    """The answer to `LIST`.
-
-    Attributes:
-        flags: of the command, complete.
-    """
-
-    def __init__(self, flags: "Flags") -> None:
-        super().__init__()
-        self.flags = flags
-
-
-def flags_of(*words: str) -> "Flags | None":
-    """Return the flags of a command, complete; None if it has none of its own.
-
-    Args:
-        words: of the command, such as "mad", "search", or "runs", "rm".
-    """
-    from mlxhog.cli import FUNCTIONS
-
-    package, functions = "mlxhog.cli", FUNCTIONS
-    if words[0] == "mad":
-        from mlxhog.cli.mad import COMMANDS
-
-        package, functions = (
-            "mlxhog.cli.mad",
-            {name: place for name, (place, _) in COMMANDS.items()},
-        )
-        words = words[1:]
-    module, _, function = functions.get(words[0], f"{words[0]}.run").partition(".")
-    try:
-        getattr(importlib.import_module(f"{package}.{module}"), function)([*words[1:], LIST])
-    except Listed as listed:
-        return listed.flags
-    return None
+    def names(self) -> Collection[str]:
+        """Return the names of its options; for a merged part those of `only`."""
+        return options(self.cls) if self.only is None else self.only
 
 
 @dataclass(frozen=True)
-class Parsed:
-    """A command line: values of options, other arguments, and problems."""
+class Written:
+    """Options of a command line that are to be merged with other sources.
+
+    Attributes:
+        values: of one part.
+        names: every option that was written, of any part.
+        problems: of the command line; for the one error that names all problems.
+    """
 
     values: Layer
-    other: argparse.Namespace
-    problems: list[str]
+    names: Collection[str] = ()
+    problems: list[str] = field(default_factory=list)
 
-    def split(self, cls: type[C]) -> tuple[C, Layer]:
-        """Return the options of a dataclass, and the values of all other options.
+    def read(self, cls: type[C]) -> C:
+        """Return them as the dataclass.
 
         Raises:
             ConfigError: every problem of them, and of the command line.
         """
-        own = {name: value for name, value in self.values.items() if name in options(cls)}
-        others = {name: value for name, value in self.values.items() if name not in own}
-        return resolve(cls, [own], self.problems), others
+        return resolve(cls, [self.values], self.problems)
+
+    def checked(self) -> Layer:
+        """Return the values if the command line has no problem.
+
+        Raises:
+            ConfigError: it has some.
+        """
+        if self.problems:
+            raise ConfigError("\n".join(self.problems))
+        return self.values
 
 
 class Flags:
@@ -113,12 +119,13 @@ class Flags:
         command: its name.
         about: one or two sentences.
         examples: command lines.
-        arguments: names of the positional arguments, for the usage line.
+        parts: its options.
         main: names of the flags that `--help` shows; `--help-all` then shows all. All by default.
+        otherwise: advice for an unknown flag without a similar known one.
 
     Attributes:
-        declared: every option by its flag, with the choices whose number it is, and the text that
-            is shown in place of its default.
+        declared: every option by its flag or its place in the usage line, with the choices whose
+            number it is, and the text that is shown in place of its default.
     """
 
     def __init__(
@@ -126,110 +133,88 @@ class Flags:
         command: str,
         about: str,
         examples: Sequence[str],
-        arguments: Sequence[str] = (),
+        parts: Sequence[Part],
         main: Sequence[str] = (),
+        otherwise: str = "",
     ) -> None:
+        self.declared: dict[str, tuple[Option, list[type[Choice]], str | None]] = {}
+        self._known = ["--help", *["--help-all"] * bool(main)]
+        self.parts, self._otherwise = parts, otherwise
+        self._example = examples[0] if examples else command
+        words = [one.argument for p in parts for one in options(p.cls).values() if one.argument]
+        self._only_flags = not words
         self._parser = _Parser(
             prog=f"mlxhog {command}",
-            usage=f"mlxhog {' '.join([command, *arguments])} [options]",
+            usage=f"mlxhog {' '.join([command, *words])} [options]",
             description=about,
             epilog="examples:\n" + "\n".join(f"  mlxhog {example}" for example in examples),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
             add_help=False,
         )
-        self._only_flags = not arguments
-        self.declared: dict[str, tuple[Option, list[type[Choice]], str | None]] = {}
-        self._known: list[str] = []
-        self._otherwise = ""
-        self._example = examples[0] if examples else command
         about_help = "show the main options, and stop" if main else "show this, and stop"
-        self.argument("-h", "--help", action=_Help, main=main, help=about_help)
+        self._parser.add_argument("-h", "--help", action=_Help, main=main, help=about_help)
         if main:
-            self.argument("--help-all", action=_Help, main=(), help="show every option, and stop")
+            every = "show every option, and stop"
+            self._parser.add_argument("--help-all", action=_Help, main=(), help=every)
+        self._groups: dict[str, argparse._ActionsContainer] = {"": self._parser}
+        for part in parts:
+            self._add(part)
 
-    def argument(self, *names: str, **how: Any) -> None:  # argparse's own arguments
-        """Add an argument that is not an option of a dataclass, as argparse.add_argument does."""
-        self._parser.add_argument(*names, **how)
-        self._known += [name for name in names if name.startswith("--")]
+    def specs(self) -> list[Option]:
+        """Return every option and number of the command."""
+        return [spec for spec, *_ in self.declared.values()]
 
-    def quiet(self) -> None:
-        """Add `--quiet`."""
-        self.argument("--quiet", action="store_true", help="only errors, and the JSON of --json")
-
-    def plugin(self) -> None:
-        """Add `--plugin`; `parse` loads the files."""
-        self.argument(
-            "--plugin",
-            action="append",
-            default=[],
-            metavar="FILE",
-            help="a Python file that adds layers, tasks, schedules, optimizers or strategies, such "
-            "as examples/my_layer.py",
-        )
-
-    def otherwise(self, advice: str) -> None:
-        """Set the advice for an unknown flag without a similar known one."""
-        self._otherwise = advice
-
-    def options(
-        self,
-        cls: type,
-        only: Collection[str] | None = None,
-        *,
-        group: str | None = None,
-        default: str | None = None,
-    ) -> None:
-        """Add a flag for every option of a dataclass, or some, under the headings it names.
-
-        An option whose flag exists, as an argument, is left out.
-
-        Args:
-            cls: made of `option` fields.
-            only: names of the options to add.
-            group: heading for all of them.
-            default: shown in place of each default.
-        """
-        groups: dict[str, argparse._ActionsContainer] = {"": self._parser}
-        for spec, owners in _with_numbers(options(cls).values()):
-            if spec.flag in self._known or (only is not None and spec.name not in only):
+    def _add(self, part: Part) -> None:
+        """Add the flags of a part; an option whose flag exists is left out."""
+        for spec, owners in _with_numbers(options(part.cls).values()):
+            unwanted = part.only is not None and spec.name not in part.only
+            if unwanted or (spec.flag in self._known and not spec.argument):
                 continue
-            self.declared[spec.flag] = (spec, owners, default)
-            title = spec.group if group is None else group
-            if title not in groups:
-                groups[title] = self._parser.add_argument_group(title)
-            names = [spec.flag, *map(to_flag, spec.aliases)]
-            groups[title].add_argument(
-                *names,
+            place = spec.argument or spec.flag
+            self.declared[place] = (spec, owners, part.default)
+            if spec.argument.startswith("[--"):
+                continue  # `parse` cuts it off
+            title = spec.group if part.group is None else part.group
+            if title not in self._groups:
+                self._groups[title] = self._parser.add_argument_group(title)
+            default = "" if part.default is None and not _shows_default(spec) else part.default
+            self._groups[title].add_argument(
+                *spec.flags,
                 dest=spec.name,
                 action=_Record,
-                # The words after a list may be the positional arguments of another command.
-                nargs="?"
-                if spec.type is bool
-                else "+"
-                if spec.lines and self._only_flags
-                else None,
+                nargs=self._nargs(spec),
                 const="true",  # the flag alone
-                values=("true", "false") if spec.type is bool else _words(spec),
-                collects="\n" * spec.lines or ", " * spec.repeats,
+                collects=spec.many or ("\n" * spec.lines or ", " * spec.repeats),
                 default=argparse.SUPPRESS,
                 metavar=_metavar(spec),
-                help=_help(spec, default or spec.default_text).replace("%", "%%"),
+                help=_help(spec, default).replace("%", "%%"),
             )
-            self._known += names
+            self._known += spec.flags
 
-    def parse(self, arguments: Sequence[str]) -> Parsed:
-        """Read a command line; absent flags have no value.
+    def _nargs(self, spec: Option) -> str | int | None:
+        if spec.argument:
+            may_be_absent = spec.argument.startswith("[")
+            return ("*" if may_be_absent else "+") if spec.many else "?" if may_be_absent else None
+        if spec.type is bool:
+            return 0 if spec.switch else "?"
+        # The words after a list may be the positional arguments of another command.
+        return "+" if spec.lines and self._only_flags else None
 
-        Flags may be between positional arguments, but not after `--`.
+    def parse(self, arguments: Sequence[str]) -> list[Any]:
+        """Read a command line; return the options of each part, in the parts' order.
+
+        Flags may be between positional arguments, but not after `--`. The files of `--plugin` are
+        loaded. A merged part gets its absent flags from other sources: it is a `Written`.
 
         Raises:
-            ConfigError: the value of a flag or a positional argument is missing, or a plugin cannot
-                be loaded.
-            Listed: the command line is `LIST`.
+            ConfigError: every problem of the command line, unless a part takes them.
         """
-        if list(arguments) == [LIST]:
-            raise Listed(self)
+        arguments, tail = self._with_quoted(arguments), list[str]()
+        rest = [spec.name for spec in self.specs() if spec.argument.startswith("[--")]
+        if rest and "--" in arguments:
+            at = arguments.index("--")
+            arguments, tail = arguments[:at], arguments[at + 1 :]
         read = self._parser.parse_known_intermixed_args
         if "--" in arguments:  # for the intermixed form an argument
             read = self._parser.parse_known_args
@@ -237,30 +222,41 @@ class Flags:
             other, extra = read(arguments, argparse.Namespace(values={}))
         except ConfigError as error:
             raise ConfigError(self._explained(str(error))) from None
-        for file in getattr(other, "plugin", ()):
-            plugins.load(file)
-        return Parsed(other.values, other, [*self._unknown(extra), *self._repeated(arguments)])
+        values: Layer = other.values | {name: (tail, "--") for name in rest if tail}
+        if "--plugin" in self.declared and self.declared["--plugin"][0].many:
+            for file in values.get("plugin", ([],))[0]:  # type: ignore[attr-defined]
+                plugins.load(file)
+        problems = [*self._unknown(extra), *self._repeated(arguments)]
+        configs, wrong, own = [], list(problems), set[str]()
+        for part in self.parts:
+            if part.merged:
+                configs.append(part)
+                continue
+            own |= set(part.names())
+            try:
+                configs.append(
+                    resolve(part.cls, [{n: v for n, v in values.items() if n in part.names()}])
+                )
+            except ConfigError as error:
+                wrong.append(str(error))
+        merged = [part for part in self.parts if part.merged]
+        if len(wrong) > len(problems) or (wrong and not merged):
+            raise ConfigError("\n".join(wrong))
+        others = {name: value for name, value in values.items() if name not in own}
+        return [
+            Written({n: v for n, v in others.items() if one.only is None or n in one.only},
+                    values.keys(), problems) if isinstance(one, Part) else one
+            for one in configs
+        ]  # fmt: skip
 
-    def read(self, cls: type[C], arguments: Sequence[str]) -> tuple[Parsed, C]:
-        """Add the options of a dataclass, read a command line, and return both results.
-
-        Raises:
-            ConfigError: every problem of it.
-        """
-        self.options(cls)
-        parsed = self.parse(arguments)
-        return parsed, resolve(cls, [parsed.values], parsed.problems)
-
-    def words(self) -> Iterator["Word"]:
-        """Yield every argument of the command."""
-        for action in self._parser._actions:
-            yield Word(
-                flags=action.option_strings,
-                name=str(action.metavar or action.dest),
-                help=str(action.help),
-                takes_value=action.nargs != 0,
-                values=action.values if isinstance(action, _Record) else list(action.choices or ()),
-            )
+    def _with_quoted(self, arguments: Sequence[str]) -> list[str]:
+        """Join the flags whose value stands in quotes with it, since it begins with a dash."""
+        quoted = {flag for flag, (spec, *_) in self.declared.items() if spec.metavar[:1] == '"'}
+        words = list(arguments)
+        for at in range(len(words) - 1, 0, -1):
+            if words[at - 1] in quoted:
+                words[at - 1 : at + 1] = [f"{words[at - 1]}={words[at]}"]
+        return words
 
     def _explained(self, message: str) -> str:
         """Return a message of argparse, with the help of its argument."""
@@ -291,7 +287,8 @@ class Flags:
                 yield f"unexpected argument {word!r}; did you mean '--{word}'?"
             elif not after_unknown:  # the value of an unknown flag is not a second problem
                 names_text = "--data" in self._known and Path(word).exists()
-                hint = f"; text is named by a flag: --data {word}" if names_text else ""
+                hint = self._otherwise if self._only_flags else ""
+                hint = f"; text is named by a flag: --data {word}" if names_text else hint
                 yield f"unexpected argument {word!r}{hint}"
             after_unknown = is_flag
 
@@ -304,9 +301,7 @@ class Flags:
                 return
             flag, equals, _ = word.partition("=")
             action = actions.get(flag)
-            if action is None or isinstance(action, argparse._AppendAction):
-                continue
-            if isinstance(action, _Record) and action.collects:
+            if not isinstance(action, _Record) or action.collects:
                 continue
             has_value = not equals and action.nargs != 0 and not after.startswith("--")
             written = f"{word} {after}" if has_value else word
@@ -340,7 +335,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Help(argparse.Action):
-    """Show the help of all flags, or of the main ones, and end."""
+    """Show the help of all flags, or of the main ones without groups, and end."""
 
     def __init__(
         self, option_strings: Sequence[str], dest: str, main: Sequence[str], help: str
@@ -353,7 +348,6 @@ class _Help(argparse.Action):
         parser.exit()
 
     def _some(self, parser: argparse.ArgumentParser) -> str:
-        """Return the help of the main flags without groups, in their order."""
         of = {action.dest: action for action in parser._actions}
         positional = [action for action in parser._actions if not action.option_strings]
         formatter = parser.formatter_class(prog=parser.prog)
@@ -372,51 +366,63 @@ class _Record(argparse.Action):
     """Keep the value with the flag as written.
 
     Attributes:
-        values: legal words, if they are few.
-        collects: joins the values of a flag that may stand several times; else "".
+        collects: whether the flag may stand several times, or what joins its values.
     """
 
-    def __init__(self, *args: Any, values: Sequence[str], collects: str, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, collects: bool | str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.values, self.collects = values, collects
+        self.collects = collects
 
     def __call__(
         self,
         parser: argparse.ArgumentParser,
         namespace: argparse.Namespace,
-        values: str | Sequence[Any] | None,
+        values: Any,
         option_string: str | None = None,
     ) -> None:
-        value = "\n".join(values) if isinstance(values, list) else values
-        if self.collects and self.dest in namespace.values:
-            earlier = namespace.values[self.dest][0]
-            keeps = self.collects == "\n" or "none" not in (earlier, value)
+        if values is argparse.SUPPRESS or (not self.option_strings and values in (None, [])):
+            return  # an absent word
+        value = self.const if self.nargs == 0 else values
+        earlier = namespace.values.get(self.dest, (None,))[0]
+        if self.collects is True:
+            value = [*(earlier or ()), *(value if isinstance(value, list) else [value])]
+        elif self.collects:
+            value = "\n".join(value) if isinstance(value, list) else value
+            keeps = earlier is not None
+            keeps = keeps and (self.collects == "\n" or "none" not in (earlier, value))
             value = f"{earlier}{self.collects}{value}" if keeps else value
-        namespace.values[self.dest] = (value, option_string or to_flag(self.dest))
+        name = option_string or self.metavar or self.dest
+        namespace.values[self.dest] = (value, name)
 
 
-MOST_CHOICES = 6  # they fit beside the flag
+def _shows_default(spec: Option) -> bool:
+    bare = spec.switch or spec.argument or spec.many
+    return not (bare or (spec.metavar and spec.default in (None, "")))
 
 
-def _help(spec: Option, default: str) -> str:
+def _help(spec: Option, default: str | None) -> str:
+    if default == "":
+        return spec.help
     words = ""
-    if len(_words(spec)) > MOST_CHOICES or spec.kind is not None:
-        words = f"; one of {', '.join(_words(spec))}"
-    return f"{spec.help}{words} [{default}]"
+    if len(words_of(spec)) > MOST_CHOICES or spec.kind is not None:
+        words = f"; one of {', '.join(words_of(spec))}"
+    return f"{spec.help}{words} [{spec.default_text if default is None else default}]"
 
 
-def _words(spec: Option) -> Sequence[str]:
+def words_of(spec: Option) -> Sequence[str]:
     """Return the legal words of an option, if they are few."""
+    if spec.type is bool:
+        return () if spec.switch else ("true", "false")
     return list(spec.kind.known()) if isinstance(spec.kind, Kind) else spec.choices
 
 
 def _metavar(spec: Option) -> str:
-    if spec.kind is not None:
+    if spec.argument or spec.metavar:
+        return spec.metavar or spec.argument.strip("[].")
+    if spec.kind is not None or len(spec.choices) > MOST_CHOICES:
         return "NAME"
     if spec.repeats:
         return "NAME=VALUE"
-    if len(spec.choices) > MOST_CHOICES:
-        return "NAME"
     if spec.choices:
         return "{" + ",".join(spec.choices) + "}"
     if spec.type is Interval:

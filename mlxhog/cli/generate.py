@@ -1,6 +1,5 @@
 """`mlxhog generate`: text from a checkpoint, or from a run while it trains."""
 
-import json
 import os
 import re
 import sys
@@ -10,8 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.cli.flags import RUN_HELP, Flags, RunFolder
-from mlxhog.config.options import option
+from mlxhog.cli.flags import RunFolder, plugin_flag, run_argument
+from mlxhog.cli.frame import Report, command
+from mlxhog.config.options import option, switch
 from mlxhog.decoding.options import Sampling, stop_strings
 from mlxhog.errors import ConfigError, DataError
 from mlxhog.live import MODES, backend_option, wait_option
@@ -19,7 +19,7 @@ from mlxhog.report.streams import verbatim
 
 if TYPE_CHECKING:
     from mlxhog.decoding.engine import Piece
-    from mlxhog.decoding.generate import Answer, Answers
+    from mlxhog.decoding.generate import Answers
     from mlxhog.live.model import LanguageModel
     from mlxhog.live.source import Loaded
 
@@ -31,7 +31,7 @@ EXAMPLES = (
     "generate latest --prompt-file questions.jsonl --json",
 )
 
-MODEL = "RUN_OR_CHECKPOINT"
+ABOUT = "Write text with a trained model, the prompt first."
 _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
 
 
@@ -39,6 +39,15 @@ _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
 class GenerateConfig(Sampling, RunFolder):
     """Options of `mlxhog generate`."""
 
+    model: str = run_argument("RUN_OR_CHECKPOINT")
+    stop: tuple[str, ...] = option(
+        (),
+        r"end the answer before this text, in which \n is a newline; may be given repeatedly",
+        many=True,
+        metavar="TEXT",
+    )
+    plugin: tuple[str, ...] = plugin_flag()
+    json: bool = switch("one JSON object instead of text")
     prompt: str = option("", "text to continue; - reads standard input, @FILE a file")
     prompt_file: str = option(
         "",
@@ -62,30 +71,16 @@ class GenerateConfig(Sampling, RunFolder):
     wait: float = wait_option()
 
 
-def run(arguments: list[str]) -> int:
-    """Run the command; returns its exit code."""
-    flags = Flags(
-        "generate", "Write text with a trained model, the prompt first.", EXAMPLES, (MODEL,)
-    )
-    flags.argument("model", metavar=MODEL, help=RUN_HELP)
-    flags.argument(
-        "--stop",
-        metavar="TEXT",
-        action="append",
-        default=[],
-        help=r"end the answer before this text, in which \n is a newline; may be given repeatedly",
-    )
-    flags.plugin()
-    flags.argument("--json", action="store_true", help="one JSON object instead of text")
-    parsed, config = flags.read(GenerateConfig, arguments)
-
+@command("generate", ABOUT, EXAMPLES, GenerateConfig)
+def run(config: GenerateConfig) -> Report:
+    """Write text, as it comes."""
     from mlxhog.decoding.generate import Answers
     from mlxhog.live.model import load
 
     prompts, stops = _prompts(config)
-    config = replace(config, stop=(*stops, *_stop_strings(parsed.other.stop)))
+    config = replace(config, stop=(*stops, *_stop_strings(config.stop)))
     model = load(
-        parsed.other.model,
+        config.model,
         backend=config.backend,
         weights=config.weights,
         mode=config.mode,
@@ -94,33 +89,35 @@ def run(arguments: list[str]) -> int:
         say=lambda message: print(message, file=sys.stderr),
     )
     pieces = model.answer(
-        prompts,
-        config,
-        batch_size=config.batch_size,
-        prefill_chunk=config.prefill_chunk,
+        prompts, config, batch_size=config.batch_size, prefill_chunk=config.prefill_chunk
     )
-    weights = _Weights(model, len(prompts))
-    answers = Answers(len(prompts))
+    weights, answers = _Weights(model, len(prompts)), Answers(len(prompts))
     recorded = answers.follow(weights.follow(pieces))
-    if parsed.other.json:
+    if config.json:
         for _ in recorded:
             pass
-        records = [_record(*pair) for pair in zip(prompts, answers.rows, strict=True)]
-        records = [record | weights.record(row) for row, record in enumerate(records)]
-        pace = {
-            "tokens_per_s": _rounded(answers.tokens_per_s),
-            "seconds": round(answers.seconds, 3),
-        }
-        many = {"answers": records, "tokens": answers.tokens, "ttft_s": _rounded(answers.ttft_s)}
-        print(json.dumps((many if config.prompt_file else records[0]) | pace))
-        return 0
-    if config.prompt_file:
+    elif config.prompt_file:
         _write_in_order(prompts, answers, recorded)
     else:
         _stream(prompts[0], recorded)
-    for line in (*weights.lines(), _pace(answers)):
-        print(line, file=sys.stderr)
-    return 0
+    records = [
+        {
+            "prompt": prompt,
+            "text": answer.text,
+            "tokens": len(answer.ids),
+            "ids": answer.ids,
+            "finish_reason": answer.finish_reason,
+            "ttft_s": _rounded(answer.ttft_s),
+            **weights.record(row),
+        }
+        for row, (prompt, answer) in enumerate(zip(prompts, answers.rows, strict=True))
+    ]
+    many = {"answers": records, "tokens": answers.tokens, "ttft_s": _rounded(answers.ttft_s)}
+    pace = {"tokens_per_s": _rounded(answers.tokens_per_s), "seconds": round(answers.seconds, 3)}
+    rate = "" if answers.tokens_per_s is None else f" at {answers.tokens_per_s:.0f} tok/s"
+    end = f"{answers.tokens} tokens{rate}; the first after {answers.ttft_s or 0:.3f} s"
+    remarks = [] if config.json else [*weights.lines(), end]
+    return Report((many if config.prompt_file else records[0]) | pace, str, remarks=remarks)
 
 
 class _Weights:
@@ -251,7 +248,7 @@ def _normalised(content: bytes, what: str) -> str:
     """Return a text without a byte-order mark, CRLF as LF, as training reads it.
 
     Raises:
-        ConfigError: it is not UTF-8, and has no mark of UTF-16 or UTF-32.
+        ConfigError: it is not UTF-8.
     """
     from mlxhog.data import textfiles
 
@@ -315,23 +312,6 @@ def _write_in_order(prompts: Sequence[str], answers: "Answers", pieces: "Iterato
             text = prompts[written] + answers.rows[written].text
             _write(f"--- {written + 1} of {len(prompts)}\n{text}\n")
             written += 1
-
-
-def _record(prompt: str, answer: "Answer") -> dict[str, Any]:
-    return {
-        "prompt": prompt,
-        "text": answer.text,
-        "tokens": len(answer.ids),
-        "ids": answer.ids,
-        "finish_reason": answer.finish_reason,
-        "ttft_s": _rounded(answer.ttft_s),
-    }
-
-
-def _pace(answers: "Answers") -> str:
-    pace = answers.tokens_per_s
-    rate = "" if pace is None else f" at {pace:.0f} tok/s"
-    return f"{answers.tokens} tokens{rate}; the first after {answers.ttft_s or 0:.3f} s"
 
 
 def _rounded(number: float | None) -> float | None:

@@ -1,10 +1,12 @@
 """`mlxhog models`: the architectures of the package, and one of them as a file to change."""
 
-import json
+from dataclasses import dataclass
 from typing import Any
 
 from mlxhog.base.quantities import format_count
-from mlxhog.cli.flags import Flags
+from mlxhog.cli.flags import plugin_flag
+from mlxhog.cli.frame import Report, command
+from mlxhog.config.options import argument, option, switch
 from mlxhog.errors import ConfigError
 
 ABOUT = """\
@@ -19,43 +21,42 @@ EXAMPLES = (
 )
 
 
-def run(arguments: list[str]) -> int:
-    """Run the command; returns its exit code."""
-    flags = Flags("models", ABOUT, EXAMPLES, ("[NAME]",))
-    flags.argument(
-        "name", nargs="?", help="a name, a YAML file, or a checkpoint; without it all names"
+@dataclass(frozen=True, kw_only=True)
+class ModelsConfig:
+    """Options of `mlxhog models`."""
+
+    name: str | None = argument(
+        "[NAME]", "a name, a YAML file, or a checkpoint; without it all names"
     )
-    flags.argument(
-        "--set",
-        action="append",
-        default=[],
+    set: tuple[str, ...] = option(
+        (),
+        "another value for a field, as in mlxhog train --set",
+        many=True,
         metavar="NAME=VALUE",
-        help="another value for a field, as in mlxhog train --set",
     )
-    flags.plugin()
-    flags.argument("--json", action="store_true", help="one line of JSON")
-    parsed = flags.parse(arguments)
-    name, changes = parsed.other.name, ", ".join(parsed.other.set)
-    problems = list(parsed.problems)
-    if changes and name is None:
-        problems.append("--set is for one model; name it: mlxhog models tiny --set hidden_size=256")
-    if problems:
-        raise ConfigError("\n".join(problems))
+    plugin: tuple[str, ...] = plugin_flag()
+    json: bool = switch("one line of JSON")
+
+
+@command("models", ABOUT, EXAMPLES, ModelsConfig)
+def run(config: ModelsConfig) -> Report:
+    """List the architectures, or print one."""
+    changes = ", ".join(config.set)
+    if changes and config.name is None:
+        raise ConfigError(
+            "--set is for one model; name it: mlxhog models tiny --set hidden_size=256"
+        )
     from mlxhog.models import registry
 
-    if name is None:
+    if config.name is None:
         rows = [_facts(one) for one in registry.architectures()]
         rows.sort(key=lambda row: (row["family"], row["parameters"]))
-        print(json.dumps(rows) if parsed.other.json else _table(rows))
-        return 0
-    facts = _facts(name, changes)
-    if parsed.other.json:
-        fields = registry.as_mapping(registry.load_architecture(name, changes))
-        print(json.dumps({**facts, "fields": fields}))
-        return 0
-    print(_heading(name, facts, changes), end="")
-    print(registry.to_yaml(registry.load_architecture(name, changes)), end="")
-    return 0
+        return Report(rows, lambda: _table(rows))
+    facts = _facts(config.name, changes)
+    model = registry.load_architecture(config.name, changes)
+    head = _heading(config.name, facts, changes)
+    facts["fields"] = registry.as_mapping(model)
+    return Report(facts, lambda: (head + registry.to_yaml(model)).removesuffix("\n"))
 
 
 def _facts(name: str, changes: str = "") -> dict[str, Any]:
@@ -92,22 +93,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
     from mlxhog.report.table import aligned
 
     titles = ("name", "family", "parameters", "hidden size", "blocks", "vocabulary")
-    cells = [
-        (
-            row["name"],
-            row["family"],
-            format_count(row["parameters"]),
-            str(row["hidden_size"]),
-            str(row["blocks"]),
-            str(row["vocab_size"]),
-        )
-        for row in rows
-    ]
-    return "\n".join(
-        [
-            *aligned(titles, cells, words=(0, 1)),
-            "",
-            "next: mlxhog train --model 5m --time 10m",
-            "      mlxhog models 5m > my.yaml",
-        ]
-    )
+    spelt = [{**row, "parameters": format_count(row["parameters"])} for row in rows]
+    lines = aligned(titles, [[str(cell) for cell in row.values()] for row in spelt], words=(0, 1))
+    hints = ["", "next: mlxhog train --model 5m --time 10m", "      mlxhog models 5m > my.yaml"]
+    return "\n".join([*lines, *hints])

@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from mlxhog.cli.flags import Flags, Word, flags_of
-from mlxhog.cli.output import print_json
+from mlxhog.cli.frame import Report, command
 from mlxhog.config.choices import KINDS, Choice
-from mlxhog.config.options import Option, options, to_flag
+from mlxhog.config.options import Option, argument, options, switch, to_flag
 from mlxhog.config.sources import suggestion
 from mlxhog.errors import ConfigError
 
@@ -24,16 +24,26 @@ MOST_COMMANDS = 3  # they fit into a line of the list
 Row = dict[str, Any]
 
 
-def run(arguments: list[str]) -> int:
-    """Run the command; returns its exit code."""
-    flags = Flags("options", ABOUT, EXAMPLES, ("[NAME]",))
-    flags.argument("name", nargs="*", help="an option, a choice or a command; all options without")
-    flags.argument("--json", action="store_true", help="one line of JSON")
-    flags.otherwise("; options are named without dashes: mlxhog options slack")
-    parsed = flags.parse(arguments)
-    if parsed.problems:
-        raise ConfigError("\n".join(parsed.problems))
-    name = " ".join(parsed.other.name)
+@dataclass(frozen=True, kw_only=True)
+class OptionsConfig:
+    """Options of `mlxhog options`."""
+
+    name: tuple[str, ...] = argument(
+        "[NAME]", "an option, a choice or a command; all options without", many=True
+    )
+    json: bool = switch("one line of JSON")
+
+
+@command(
+    "options",
+    ABOUT,
+    EXAMPLES,
+    OptionsConfig,
+    otherwise="; options are named without dashes: mlxhog options slack",
+)
+def run(config: OptionsConfig) -> Report:
+    """List the options."""
+    name = " ".join(config.name)
     every = _rows()
     plain = name.replace("-", "_")
     exact = [row for row in every if plain in (row["name"], *row["also"])]
@@ -45,11 +55,8 @@ def run(arguments: list[str]) -> int:
     listed = [] if exact or choices else [row for row in every if name in ("", *row["commands"])]
     if not (exact or choices or listed):
         raise ConfigError(f"no option {name!r}{_hint(name, every)}")
-    if parsed.other.json:
-        print_json([*exact, *(row for rows in of_choice.values() for row in rows), *listed])
-        return 0
-    print("\n\n".join(_texts(name, exact, of_choice, listed)))
-    return 0
+    facts = [*exact, *(row for rows in of_choice.values() for row in rows), *listed]
+    return Report(facts, lambda: "\n\n".join(_texts(name, exact, of_choice, listed)))
 
 
 def _texts(
@@ -65,57 +72,34 @@ def _texts(
 
 def _rows() -> list[Row]:
     """Return every option with the commands that have it, in the order of the commands."""
-    from mlxhog.cli import COMMANDS
+    from mlxhog.cli import COMMANDS, find
     from mlxhog.cli.mad import COMMANDS as MAD
 
     mine = [name for name in COMMANDS if name != "mad"]
     known: dict[str, Row] = {}
-    for command in (*mine, *PARTS, *(f"mad {name}" for name in MAD)):
-        flags = flags_of(*command.split())
-        assert flags is not None, command
-        for word in flags.words():
-            for row in _of_word(word, flags):
-                known.setdefault(json.dumps(row), {**row, "commands": []})["commands"].append(
-                    command
-                )
+    for words in (*mine, *PARTS, *(f"mad {name}" for name in MAD)):
+        command, _ = find(words.split())
+        for spec, owners, default in command.flags().declared.values():
+            for row in [] if spec.argument else _of_flag(spec, owners, default):
+                row = known.setdefault(json.dumps(row), {**row, "commands": []})
+                row["commands"].append(words)
     return list(known.values())
 
 
-def _of_word(word: Word, flags: Flags) -> Iterator[Row]:
+def _of_flag(spec: Option, owners: Sequence[type[Choice]], default: str | None) -> Iterator[Row]:
     """Yield the rows of a flag: one, or one for each default that choices give it."""
-    names = [flag[2:].replace("-", "_") for flag in word.flags if flag.startswith("--")]
-    if not names or names[0] in ("help", "help_all"):
-        return
-    if word.flags[0] not in flags.declared:
-        value = "one of " + ", ".join(word.values) if word.values else word.name
-        yield {
-            "name": names[0], "also": names[1:], "default": "none" if word.takes_value else "off",
-            "value": value if word.takes_value else "no value", "unit": "",
-            "help": word.help.replace("%%", "%"), "kind": "", "of": [], "inside": "",
-        }  # fmt: skip
-        return
-    spec, owners, default = flags.declared[word.flags[0]]
-    if not owners:
-        yield _row(spec, names, default, [])
-        return
     by_number: dict[tuple[str, str], tuple[Option, list[type[Choice]]]] = {}
     for owner in owners:
         own = next(each for each in options(owner).values() if each.flat == spec.name)
-        key = own.default_text, own.help
-        by_number.setdefault(key, (own, []))[1].append(owner)
-    for own, of in by_number.values():
-        yield _row(own, names, default, of)
-
-
-def _row(
-    spec: Option, names: Sequence[str], default: str | None, owners: Sequence[type[Choice]]
-) -> Row:
-    return {
-        "name": names[0], "also": names[1:], "default": default or spec.default_text or "none",
-        "value": spec.expected, "unit": spec.unit, "help": spec.help,
-        "kind": owners[0].kind.title if owners else "", "of": [owner.name for owner in owners],
-        "inside": spec.name if owners else "",
-    }  # fmt: skip
+        by_number.setdefault((own.default_text, own.help), (own, []))[1].append(owner)
+    for own, of in by_number.values() if owners else [(spec, [])]:
+        usual = "off" if own.switch else "none" if own.many else own.default_text
+        yield {
+            "name": spec.name, "also": list(spec.aliases), "default": default or usual or "none",
+            "value": "no value" if own.switch else own.metavar or own.expected,
+            "unit": own.unit, "help": own.help, "kind": of[0].kind.title if of else "",
+            "of": [each.name for each in of], "inside": own.name if of else "",
+        }  # fmt: skip
 
 
 def _listed(rows: Sequence[Row]) -> Iterator[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from mlxhog.base import float32
 from mlxhog.base.paths import expanded
-from mlxhog.cli.flags import Flags
-from mlxhog.cli.output import ended_by_signal, print_json, print_sections
+from mlxhog.cli.flags import plugin_flag, quiet_flag
+from mlxhog.cli.frame import Report, command, told
 from mlxhog.config import plugin_file
 from mlxhog.config.choices import OPTIMIZERS
-from mlxhog.config.options import option
+from mlxhog.config.options import argument, option, switch
 from mlxhog.errors import ConfigError
 from mlxhog.report.table import AnswerNote, FailureNote, Section
 
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from mlxhog.parity.compare import ComparedTensor
     from mlxhog.parity.comparison import ParityReport
 
-SUBJECT = "SUBJECT"
 MOST_NAMES = 50  # characters of the sides' names in the answer
 MOST_FAILURES = 4  # of a kind in the table; the JSON has all
 ABOUT = """\
@@ -50,6 +48,13 @@ EXAMPLES = (
 class ParityConfig:
     """Options of `mlxhog parity`."""
 
+    subject: str | None = argument("[SUBJECT]", "see above")
+    config: str | None = option(None, "an architecture", metavar="NAME_OR_FILE")
+    checkpoint: str | None = option(None, "a checkpoint, or a run", metavar="DIR")
+    plugin: tuple[str, ...] = plugin_flag()
+    all: bool = switch("the worst of each kind, every tensor")
+    json: bool = switch("one JSON object with a row per tensor")
+    quiet: bool = quiet_flag()
     backends: str = option(
         "auto", "sides: auto, or some of numpy, torch:cpu, mlx:cpu .., by commas"
     )
@@ -72,59 +77,15 @@ class ParityConfig:
     save: str | None = option(None, "write every array to this .npz file, as BACKEND/NAME")
 
 
-def run(arguments: list[str]) -> int:
-    """Run the command; returns its exit code."""
-    flags = Flags("parity", ABOUT, EXAMPLES, (f"[{SUBJECT}]",))
-    flags.argument("subject", nargs="?", metavar=SUBJECT, help="see above")
-    flags.argument("--config", metavar="NAME_OR_FILE", help="an architecture")
-    flags.argument("--checkpoint", metavar="DIR", help="a checkpoint, or a run")
-    flags.plugin()
-    flags.argument("--all", action="store_true", help="the worst of each kind, every tensor")
-    flags.argument("--json", action="store_true", help="one JSON object with a row per tensor")
-    flags.quiet()
-    parsed, config = flags.read(ParityConfig, arguments)
-    kind, where = _source(parsed.other, default="tiny" if _plugin_optimizers() else None)
-    return _compare(kind, where, config, parsed.other)
-
-
-def _plugin_optimizers() -> tuple[OptimizerChoice, ...]:
-    """Return the optimizers of loaded plugins, with their default numbers."""
-    classes: Any = OPTIMIZERS.known().values()
-    return tuple(choice() for choice in classes if plugin_file.files_of([choice]))
-
-
-def _source(arguments: Any, *, default: str | None) -> tuple[str, str]:
-    """Return the kind of the subject that the command line names, and its name.
-
-    Args:
-        arguments: of the command line.
-        default: an architecture in place of no subject; None if a subject is needed.
-
-    Raises:
-        ConfigError: the command line names no subject, or more than one.
-    """
-    named = {kind: getattr(arguments, kind) for kind in ("config", "checkpoint")}
-    subjects = [(kind, where) for kind, where in named.items() if where is not None]
-    if arguments.subject is not None:
-        kind = "checkpoint" if Path(arguments.subject).is_dir() else "config"
-        subjects.append((kind, arguments.subject))
-    if not subjects and default is not None:
-        return "config", default
-    if len(subjects) != 1:
-        what = " and ".join(where for _, where in subjects) or "nothing"
-        raise ConfigError(
-            f"parity wants one subject and got {what}; give an architecture or a "
-            "checkpoint's directory, for example `mlxhog parity --config tiny`"
-        )
-    return subjects[0]
-
-
-def _compare(kind: str, where: str, config: ParityConfig, how: Any) -> int:
+@command("parity", ABOUT, EXAMPLES, ParityConfig)
+def run(config: ParityConfig) -> Report:
+    """Compare the numbers of all backends."""
+    kind, where = _source(config)
     # These import NumPy and the native module; wrong flags are refused before.
     from mlxhog.parity.comparison import compare_sides
     from mlxhog.parity.sources import TrialSettings, check_memory, open_source
     from mlxhog.parity.subject import choose
-    from mlxhog.report.views import PartLine, Stages
+    from mlxhog.report.views import Stages
 
     save = None if config.save is None else expanded(config.save)
     if save is not None and (save.is_dir() or not os.access(save.parent, os.W_OK | os.X_OK)):
@@ -138,10 +99,7 @@ def _compare(kind: str, where: str, config: ParityConfig, how: Any) -> int:
     source = open_source(kind, where, sizes, Path(config.out), config.set)
     chosen, lacks = choose(config.backends, config.kernels)
     check_memory(source, chosen)
-    with (
-        ended_by_signal(),
-        PartLine(sys.stderr, quiet=how.quiet) as tell,
-    ):
+    with told(quiet=config.quiet) as tell:
         subject, plugins = source.make(), _plugin_optimizers()
         subject = replace(subject, plan=replace(subject.plan, plugins=plugins))
         comparison = compare_sides(
@@ -152,7 +110,7 @@ def _compare(kind: str, where: str, config: ParityConfig, how: Any) -> int:
             seed=config.seed,
             save=save,
         )
-    tf32 = filter(None, [float32.user_note()])
+    tf32 = list(filter(None, [float32.user_note()]))
     notes = [*comparison.subject.notes, *lacks, *tf32]
     stepped = {row.what.split("/")[1] for row in comparison.rows if row.kind == "step"}
     notes += [
@@ -160,50 +118,78 @@ def _compare(kind: str, where: str, config: ParityConfig, how: Any) -> int:
     ]
     if comparison.perturbation is not None:
         notes.append(f"perturbed: {comparison.perturbation.name} of {comparison.perturbation.side}")
-    _print(comparison, notes, how)
+    remarks = list[str]()
     if comparison.first_bad is not None:
-        print(f"disagree: {_describe(comparison.first_bad)}", file=sys.stderr)
-        if why := float32.user_note():
-            print(why, file=sys.stderr)
+        remarks = [f"disagree: {_describe(comparison.first_bad)}", *tf32]
     elif comparison.missed:
-        print(f"{config.perturb} was perturbed, but no comparison failed", file=sys.stderr)
-    return 0 if comparison.ok else 1
+        remarks = [f"{config.perturb} was perturbed, but no comparison failed"]
+    return Report(
+        comparison.to_json() | {"notes": notes},
+        lambda: _sections(comparison, notes, everything=config.all),
+        code=int(not comparison.ok),
+        remarks=remarks,
+    )
 
 
-def _print(comparison: ParityReport, notes: list[str], how: Any) -> None:
-    if how.json:
-        print_json(comparison.to_json() | {"notes": notes})
-        return
-    if how.quiet:
-        return
-    print_sections(_sections(comparison, notes, everything=how.all))
+def _plugin_optimizers() -> tuple[OptimizerChoice, ...]:
+    """Return the optimizers of loaded plugins, with their default numbers."""
+    classes: Any = OPTIMIZERS.known().values()
+    return tuple(choice() for choice in classes if plugin_file.files_of([choice]))
+
+
+def _source(config: ParityConfig) -> tuple[str, str]:
+    """Return the kind of the subject that the command line names, and its name.
+
+    Raises:
+        ConfigError: the command line names more than one; or none, and no optimizer of a plugin.
+    """
+    subjects = {"config": config.config, "checkpoint": config.checkpoint}
+    named = [(kind, where) for kind, where in subjects.items() if where is not None]
+    if config.subject is not None:
+        is_folder = Path(config.subject).is_dir()
+        named.append(("checkpoint" if is_folder else "config", config.subject))
+    if not named and _plugin_optimizers():
+        return "config", "tiny"
+    if len(named) != 1:
+        what = " and ".join(where for _, where in named) or "nothing"
+        raise ConfigError(
+            f"parity wants one subject and got {what}; give an architecture or a "
+            "checkpoint's directory, for example `mlxhog parity --config tiny`"
+        )
+    return named[0]
 
 
 def _sections(
     comparison: ParityReport, notes: Sequence[str], *, everything: bool
 ) -> Iterator[Section]:
-    """Yield the tables of a comparison for `mlxhog.report.table.show`.
-
-    Args:
-        comparison: the result.
-        notes: lines below the tables.
-        everything: whether to show the worst of each kind, over all sides that are compared with
-            the same one, and then every tensor; else the failures, up to `MOST_FAILURES` of a kind.
-    """
+    """Yield the tables: the failures, up to `MOST_FAILURES` of a kind; or the worst and all."""
     rows = comparison.rows
     groups: dict[tuple[str, str], list[ComparedTensor]] = {}
-    for row in rows:
-        groups.setdefault((_reference_of(row), _group(row)), []).append(row)
+    for row in rows:  # the forms of a backend count as one side
+        groups.setdefault((_against(row).partition("+")[0], _group(row)), []).append(row)
     lines: list[tuple[str, ...]] = []
     for group in groups.values():
-        lines += map(_line, group if everything else _worst_failures(group))
+        bad = sorted((row for row in group if not row.ok), key=lambda row: -row.pressure)
+        lines += map(_line, group if everything else bad[:MOST_FAILURES])
     yield Section("", notes=[_answer(comparison)])
     header = ("", "what", "side", "against", "max abs", "max rel", "allowed", "at")
     if everything:
-        worst = [_line(_worst(group), len(group)) for group in groups.values()]
-        yield Section("the worst of each kind", header, worst)
-    hint = [] if everything else ["--all has the worst of each kind, and a line for every tensor"]
-    yield Section(comparison.subject.title, header, lines, [*notes, *_closest(rows), *hint])
+        worst = [
+            max(group, key=lambda row: (not row.ok, row.pressure)) for group in groups.values()
+        ]
+        counts = map(len, groups.values())
+        yield Section("the worst of each kind", header, list(map(_line, worst, counts)))
+    good = [row for row in rows if row.ok and row.max_abs is not None]
+    closest = max(good, key=lambda row: row.pressure, default=None)
+    notes = [*notes]
+    if closest is not None:
+        notes.append(
+            f"closest to its limit: {closest.what} of {closest.a} against {_against(closest)}, at "
+            f"{closest.pressure:.0%} of the tolerance"
+        )
+    if not everything:
+        notes.append("--all has the worst of each kind, and a line for every tensor")
+    yield Section(comparison.subject.title, header, lines, notes)
 
 
 def _answer(comparison: ParityReport) -> str:
@@ -218,32 +204,6 @@ def _answer(comparison: ParityReport) -> str:
     if len(sides) > MOST_NAMES:
         sides = f"{len(names)} sides"
     return AnswerNote(f"Yes: all {len(rows):,} agree ({sides})")
-
-
-def _closest(rows: Sequence[ComparedTensor]) -> Iterator[str]:
-    """Yield a note on the agreement that is closest to its limit."""
-    good = [row for row in rows if row.ok and row.max_abs is not None]
-    if good:
-        row = max(good, key=lambda row: row.pressure)
-        yield (
-            f"closest to its limit: {row.what} of {row.a} against {_against(row)}, at "
-            f"{row.pressure:.0%} of the tolerance"
-        )
-
-
-def _worst_failures(group: Sequence[ComparedTensor]) -> list[ComparedTensor]:
-    bad = [row for row in group if not row.ok]
-    return sorted(bad, key=lambda row: -row.pressure)[:MOST_FAILURES]
-
-
-def _worst(group: Sequence[ComparedTensor]) -> ComparedTensor:
-    """Return the tensor that is farthest beyond its limit, or else closest to it."""
-    return max(group, key=lambda row: (not row.ok, row.pressure))
-
-
-def _reference_of(row: ComparedTensor) -> str:
-    """Return the side that a tensor is compared with; the forms of a backend count as one."""
-    return _against(row).partition("+")[0]
 
 
 def _against(row: ComparedTensor) -> str:

@@ -1,6 +1,5 @@
 """`mlxhog plot`: the losses of runs, in a line of the terminal each and as one picture."""
 
-import json
 import math
 import shutil
 import sys
@@ -9,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.cli.flags import RUN_HELP, Flags, RunFolder
-from mlxhog.config.options import option
+from mlxhog.cli.flags import RunFolder, run_argument
+from mlxhog.cli.frame import Report, command
+from mlxhog.config.options import option, switch
 from mlxhog.errors import RunError
 from mlxhog.report.metrics import number
 from mlxhog.report.streams import wrapped
@@ -40,24 +40,23 @@ _ASCII = "_.-=+*#@"
 class PlotConfig(RunFolder):
     """Options of `mlxhog plot`."""
 
+    runs: tuple[str, ...] = run_argument("RUN...")
+    json: bool = switch("end with one line of JSON, without curves")
     to: str | None = option(
         None, f"PNG file to write; {NAME} in the run's folder, or here for several", none="auto"
     )
     over: str = option("time", "horizontal axis of the curves", choices=("time", "steps", "tokens"))
 
 
-def run(arguments: list[str]) -> int:
-    """Run the command; returns its exit code."""
-    flags = Flags("plot", ABOUT, EXAMPLES, ("RUN...",))
-    flags.argument("runs", metavar="RUN", nargs="+", help=RUN_HELP)
-    flags.argument("--json", action="store_true", help="end with one line of JSON, without curves")
-    parsed, config = flags.read(PlotConfig, arguments)
+@command("plot", ABOUT, EXAMPLES, PlotConfig)
+def run(config: PlotConfig) -> Report:
+    """Draw runs."""
     from mlxhog.base.durable import disk_errors, replace_file
     from mlxhog.checkpoint.run import find
     from mlxhog.report import charts
     from mlxhog.report.record import RunRecord, different_texts
 
-    records = [RunRecord(find(spec, Path(config.out))) for spec in parsed.other.runs]
+    records = [RunRecord(find(spec, Path(config.out))) for spec in config.runs]
     records = list({each.run.directory.resolve(): each for each in records}.values())
     for each in records:
         if each.last("train_bits_per_byte") is None:
@@ -65,23 +64,33 @@ def run(arguments: list[str]) -> int:
                 f"the run {each.run.name} has no numbers yet; the first come two seconds after "
                 "training begins"
             )
-    if not parsed.other.json:
+    differ = [text for text in [different_texts(records)] if text is not None]
+    if not config.json:  # they need no package
         width = shutil.get_terminal_size().columns
         print("\n".join(_lines(records, width)))
-        if (differ := different_texts(records)) is not None:
-            print("\n".join(wrapped(differ, width)))
+        print("".join(f"{line}\n" for text in differ for line in wrapped(text, width)), end="")
     charts.require("the lines above need nothing more")
     from mlxhog.report.figures import losses
 
-    path = Path(config.to) if config.to else _default(records)
+    default = Path(NAME) if len(records) > 1 else records[0].run.directory / NAME
+    path = Path(config.to) if config.to else default
     with disk_errors(f"writing {path}"):
         replace_file(path, losses(records, config.over))
-    print(json.dumps(_facts(records, path)) if parsed.other.json else path)
-    return 0
+    notes = [*(note for record in records for note in record.notes), *differ]
+    facts = {"plot": str(path), "runs": [_facts(record) for record in records], "notes": notes}
+    return Report(facts, lambda: str(path))
 
 
-def _default(records: "Sequence[RunRecord]") -> Path:
-    return records[0].run.directory / NAME if len(records) == 1 else Path(NAME)
+def _facts(record: "RunRecord") -> dict[str, Any]:
+    return {
+        "name": record.run.name,
+        "lines": len(record.history),
+        "train_bits_per_byte": record.last("train_bits_per_byte"),
+        "val_bits_per_byte": record.last("val_bits_per_byte"),
+        "val_step": record.history.evaluation.get("val_step"),
+        "final_bits_per_byte": record.last("final_bits_per_byte"),
+        "held_out": record.part or None,
+    }
 
 
 def _lines(records: "Sequence[RunRecord]", width: int) -> list[str]:
@@ -97,11 +106,13 @@ def _lines(records: "Sequence[RunRecord]", width: int) -> list[str]:
     wide = max(map(len, names))
     room = max(width - wide - NUMBERS_WIDTH - 4, 8)
     encoding = sys.stdout.encoding
-    lines = [
-        f"{name:{wide}}  "
-        f"{_sparkline(curve, room, low=low, high=high, encoding=encoding):{room}}  {_ends(record)}"
-        for name, curve, record in zip(names, curves, records, strict=True)
-    ]
+    lines = []
+    for name, curve, record in zip(names, curves, records, strict=True):
+        held_out = record.last("val_bits_per_byte")
+        scored = "" if held_out is None else f", held-out {number(held_out)}{record.scored_at}"
+        drawn = _sparkline(curve, room, low=low, high=high, encoding=encoding)
+        end = number(record.last("train_bits_per_byte"))
+        lines.append(f"{name:{wide}}  {drawn:{room}}  {end}{scored}")
     return [*lines, f"training, bits per byte, from {high:.2f} at the top to {low:.2f}"]
 
 
@@ -125,9 +136,6 @@ def _sparkline(
 
     parts = [part[~np.isnan(part)] for part in np.array_split(values, min(width, len(values)) or 1)]
     means = np.array([part.mean() if len(part) else math.nan for part in parts])
-    known = means[~np.isnan(means)]
-    if not len(known):
-        return ""
     span = max(high - low, 1e-12)
     signs = _BLOCKS if _writes(_BLOCKS, encoding) else _ASCII
     levels = np.clip((means - low) / span, 0.0, 1.0) * (len(signs) - 1)
@@ -140,35 +148,3 @@ def _writes(text: str, encoding: str | None) -> bool:
     except (UnicodeEncodeError, LookupError):
         return False
     return True
-
-
-def _ends(record: "RunRecord") -> str:
-    """Return the newest losses of a run: of training, and of held-out text."""
-    train, held_out = record.last("train_bits_per_byte"), record.last("val_bits_per_byte")
-    scored = "" if held_out is None else f", held-out {number(held_out)}{record.scored_at}"
-    return number(train) + scored
-
-
-def _facts(records: "Sequence[RunRecord]", path: Path) -> dict[str, Any]:
-    from mlxhog.report.record import different_texts
-
-    differ = different_texts(records)
-    return {
-        "plot": str(path),
-        "runs": [
-            {
-                "name": record.run.name,
-                "lines": len(record.history),
-                "train_bits_per_byte": record.last("train_bits_per_byte"),
-                "val_bits_per_byte": record.last("val_bits_per_byte"),
-                "val_step": record.history.evaluation.get("val_step"),
-                "final_bits_per_byte": record.last("final_bits_per_byte"),
-                "held_out": record.part or None,
-            }
-            for record in records
-        ],
-        "notes": [
-            *(note for record in records for note in record.notes),
-            *([] if differ is None else [differ]),
-        ],
-    }

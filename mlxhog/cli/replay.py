@@ -1,11 +1,11 @@
 """`mlxhog replay`: repeat a recorded run, bit for bit."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlxhog.cli.flags import RUN_HELP, Flags, RunFolder
-from mlxhog.config.options import option
+from mlxhog.cli.flags import RunFolder, plugin_flag, run_argument
+from mlxhog.cli.frame import Report, command
+from mlxhog.config.options import option, switch
 
 ABOUT = """\
 Repeat a recorded run and compare it bit for bit. train --determinism record keeps a log of the
@@ -25,32 +25,30 @@ EXAMPLES = (
 class ReplayConfig(RunFolder):
     """Options of `mlxhog replay`."""
 
+    run: str = run_argument()
+    plugin: tuple[str, ...] = plugin_flag()
+    json: bool = switch("end with one line of JSON")
     anyway: bool = option(
         False, "continue although versions or the processor differ from those of the run"
     )
 
 
-def run(arguments: list[str]) -> int:
-    """Run the command; returns its exit code."""
-    flags = Flags("replay", ABOUT, EXAMPLES, ("RUN",))
-    flags.argument("run", metavar="RUN", help=RUN_HELP)
-    flags.plugin()
-    flags.argument("--json", action="store_true", help="end with one line of JSON")
-    parsed, config = flags.read(ReplayConfig, arguments)
+@command("replay", ABOUT, EXAMPLES, ReplayConfig)
+def run(config: ReplayConfig) -> Report:
+    """Repeat a run."""
     from mlxhog.checkpoint.run import find
     from mlxhog.training.replay import replay
 
-    outcome = replay(find(parsed.other.run, Path(config.out)), anyway=config.anyway)
-    if parsed.other.json:
-        print(json.dumps(outcome.to_json()))
-    else:
+    outcome = replay(find(config.run, Path(config.out)), anyway=config.anyway)
+
+    def text() -> str:
         deaths = f", {outcome.deaths} of which died" if outcome.deaths else ""
-        print(
+        end = f"equal bit for bit: {outcome.hashes} hashes; weights {outcome.sha256[:16]}"
+        if outcome.difference is not None:
+            end = f"differs first at {outcome.difference}"
+        return (
             f"{outcome.steps} steps of {len(outcome.workers)} workers "
-            f"({', '.join(outcome.workers)}){deaths}, in {outcome.seconds:.1f} s"
+            f"({', '.join(outcome.workers)}){deaths}, in {outcome.seconds:.1f} s\n{end}"
         )
-        if outcome.difference is None:
-            print(f"equal bit for bit: {outcome.hashes} hashes; weights {outcome.sha256[:16]}")
-        else:
-            print(f"differs first at {outcome.difference}")
-    return 0 if outcome.difference is None else 1
+
+    return Report(outcome.to_json(), text, code=int(outcome.difference is not None))

@@ -1,22 +1,18 @@
 """`mlxhog runs`: the list of runs; `mlxhog runs rm` removes some."""
 
-import json
 import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.base.quantities import (
-    format_bytes,
-    format_count,
-    format_duration,
-    format_number,
-)
-from mlxhog.cli.flags import Flags, RunFolder
-from mlxhog.cli.output import run_word
+from mlxhog.base.quantities import format_bytes, format_count, format_duration, format_number
+from mlxhog.cli.flags import RunFolder
+from mlxhog.cli.frame import Report, command, run_word
+from mlxhog.config.options import argument, switch
 from mlxhog.errors import ConfigError, RunError, shown
 from mlxhog.report.metrics import label, number, scored_at, share_text
 from mlxhog.report.streams import printable, wrapped
@@ -32,7 +28,6 @@ ABOUT_RM = """\
 Remove runs with all their files. A run that trains is refused. If a name is wrong, no run is
 removed; no run is removed in part."""
 EXAMPLES_RM = ("runs rm 20260102-101500-sotu", "runs rm sotu notes --yes")
-RM_HELP = "a path, or a run's whole name, with date and time or without"
 
 MARKS = {
     "running": ("*", "trains now"),
@@ -44,36 +39,30 @@ EARLY = ("x", "ended before its first checkpoint: mlxhog show RUN says what to d
 BAD = ("!", "ended badly: mlxhog show RUN says why")
 """Of every other status, such as diverged, failed, unsaved or damaged."""
 HEADER = ("  run", "model", "data", "params", "steps", "time", "bits/byte", "trained")
+_OTHERWISE = (
+    "; runs lists all runs: `mlxhog runs rm RUN` removes one, `mlxhog show RUN` describes one"
+)
 _WORDS = 3  # of these columns, aligned to the left
 LEFT_OUT = ("trained", "params", "data", "model", "time")
 """Columns that are left out in a narrow terminal, in this order."""
-OF_PART = ("~", "of a part of the held-out text, the same in all evaluations: ")
-"""Mark of bits per byte that are not of all held-out text, and the begin of its legend."""
 
 
-def run(arguments: list[str]) -> int:
-    """Run the command; returns its exit code."""
-    if arguments[:1] == ["rm"]:
-        return _remove(arguments[1:])
-    if arguments and not arguments[0].startswith("-"):
-        raise ConfigError(
-            f"runs lists all runs and takes no {arguments[0]!r}; `mlxhog runs rm RUN` removes "
-            "one, `mlxhog show RUN` describes one"
-        )
-    flags = Flags("runs", ABOUT, EXAMPLES)
-    flags.argument("--json", action="store_true", help="one JSON object per line")
-    parsed, config = flags.read(RunFolder, arguments)
+@dataclass(frozen=True, kw_only=True)
+class RunsConfig(RunFolder):
+    """Options of `mlxhog runs`."""
+
+    json: bool = switch("one JSON object per line")
+
+
+@command("runs", ABOUT, EXAMPLES, RunsConfig, otherwise=_OTHERWISE)
+def run(config: RunsConfig) -> Report:
+    """List the runs."""
     from mlxhog.checkpoint.run import list_runs
 
     records = [describe(each) for each in list_runs(Path(config.out))]
-    if parsed.other.json:
-        for record in records:
-            print(json.dumps(record))
-    elif records:
-        print(_table(records, shutil.get_terminal_size().columns))
-    else:
-        print(f"no runs in {config.out}; `mlxhog train` makes one")
-    return 0
+    none = f"no runs in {config.out}; `mlxhog train` makes one"
+    width = shutil.get_terminal_size().columns
+    return Report(records, lambda: _table(records, width) if records else none, one_per_line=True)
 
 
 def describe(run: "Run") -> dict[str, Any]:
@@ -81,10 +70,13 @@ def describe(run: "Run") -> dict[str, Any]:
 
     The files may have been edited, so no type is certain.
     """
+    from mlxhog.report.history import newest_line
+
     status = run.read_status()
     result = status.get("result")
-    reached = result if isinstance(result, dict) else _newest(run) or {}
+    reached = result if isinstance(result, dict) else newest_line(run.metrics_path) or {}
     steps, seconds = reached.get("steps", reached.get("step")), reached.get("seconds")
+    part = status.get("held_out")
     return {
         **_of_config(run, status),
         **status,
@@ -95,22 +87,9 @@ def describe(run: "Run") -> dict[str, Any]:
         "bits_per_byte": reached.get("val_bits_per_byte"),
         "val_step": reached.get("val_step"),
         "resumable": run.has_checkpoint(),
-        "share": _share(status),
+        "share": _number(part, "share") if isinstance(part, dict) else None,
         "trained_s": _last_change(run),
     }
-
-
-def _share(status: Mapping[str, Any]) -> float | None:
-    """Return the share of the held-out text in its number; None if unknown."""
-    part = status.get("held_out")
-    return _number(part, "share") if isinstance(part, dict) else None
-
-
-def _newest(run: "Run") -> dict[str, Any] | None:
-    """Return the last line of its metrics, with the newest evaluation."""
-    from mlxhog.report.history import newest_line
-
-    return newest_line(run.metrics_path)
 
 
 def _of_config(run: "Run", status: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,11 +122,18 @@ def _last_change(run: "Run") -> float:
 def _table(records: Sequence[Mapping[str, Any]], width: int) -> str:
     marks = [_mark(record) for record in records]
     rows = [_row(*pair) for pair in zip(records, marks, strict=True)]
-    legend = dict.fromkeys(f"{mark} {words}" for mark, words in marks if words)
-    of_texts = (
-        line for text in (*_texts(records), *_early(records)) for line in wrapped(text, width)
-    )
-    return "\n".join([*_lines(rows, width), *legend, *of_texts, *_emulated(records)])
+    names = [printable(record["name"]) for record in records]
+    early, emulated = [], []
+    for name, record in zip(names, records, strict=True):
+        if at := _scored_at(record):
+            early.append(f"{name}{at}")
+        metal = label(_text(record, "gpu_write", "cpu"), _text(record, "kernels", "native"))
+        if remark := metal or "emulated before" * bool(record.get("emulated")):
+            emulated.append(f"{name}: {remark}")
+    legend = list(dict.fromkeys(f"{mark} {words}" for mark, words in marks if words))
+    texts = _texts(records) + [f"< of an earlier step: {', '.join(early)}"] * bool(early)
+    wrapped_texts = [line for text in texts for line in wrapped(text, width)]
+    return "\n".join([*_lines(rows, width), *legend, *wrapped_texts, *emulated])
 
 
 def _lines(rows: Sequence[Sequence[str]], width: int) -> list[str]:
@@ -180,15 +166,20 @@ def _mark(record: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _row(record: Mapping[str, Any], mark: tuple[str, str]) -> tuple[str, ...]:
-    bits = _number(record, "bits_per_byte")
+    def spelt(name: str, spell: Any) -> str:
+        value = _number(record, name)
+        return "-" if value is None else str(spell(value))
+
+    part = " " if record["share"] in (None, 1.0) else "~"
+    early = "<" if _scored_at(record) else " "
     return (
         f"{mark[0]} {printable(record['name'])}",
         _text(record, "model"),
         _data(record),
-        _spelled(_number(record, "parameters"), format_count),
-        _spelled(_number(record, "steps"), format_number),
-        _spelled(_number(record, "seconds"), format_duration),
-        "-" if bits is None else f"{number(bits)}{_text_mark(record)[0]}{_early_mark(record)}",
+        spelt("parameters", format_count),
+        spelt("steps", format_number),
+        spelt("seconds", format_duration),
+        spelt("bits_per_byte", lambda bits: f"{number(bits)}{part}{early}"),
         f"{datetime.fromtimestamp(record['trained_s']):%Y-%m-%d}" if record["trained_s"] else "-",
     )
 
@@ -201,19 +192,15 @@ def _data(record: Mapping[str, Any]) -> str:
     return default_name(data) if isinstance(data, str) and "/" in data else _text(record, "data")
 
 
-def _text_mark(record: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the mark of the amount of held-out text in a number, and its legend."""
-    return (" ", "") if record["share"] in (None, 1.0) else OF_PART
-
-
 def _texts(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the legend of the marks, one line each.
+    """Return the legend of numbers that are of a part of the held-out text; [] without any.
 
     It has the text of most runs on the same data, and the runs with another one.
     """
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
-        if _text_mark(record) is OF_PART and _number(record, "bits_per_byte") is not None:
+        has_part = record["share"] not in (None, 1.0)
+        if has_part and _number(record, "bits_per_byte") is not None:
             groups.setdefault(_text(record["held_out"], "text"), []).append(record)
     parts, corpora = list[str](), set[str]()
     for text, runs in sorted(groups.items(), key=lambda group: -len(group[1])):
@@ -222,32 +209,13 @@ def _texts(records: Sequence[Mapping[str, Any]]) -> list[str]:
         names = ", ".join(printable(each["name"]) for each in runs)
         parts.append(f"{words} in {names}" if corpus in corpora else words)
         corpora.add(corpus)
-    return [f"{' '.join(OF_PART)}{'; '.join(parts)}"] if parts else []
-
-
-def _early_mark(record: Mapping[str, Any]) -> str:
-    return "<" if _scored_at(record) else " "
+    legend = "~ of a part of the held-out text, the same in all evaluations:  "
+    return [legend + "; ".join(parts)] if parts else []
 
 
 def _scored_at(record: Mapping[str, Any]) -> str:
     """Return the step that its number scored; "" if it is the last one, or unknown."""
     return scored_at(record.get("val_step"), _number(record, "steps"))
-
-
-def _early(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the legend of numbers of earlier steps, if there are any."""
-    early = [f"{printable(record['name'])}{at}" for record in records if (at := _scored_at(record))]
-    return [f"< of an earlier step: {', '.join(early)}"] if early else []
-
-
-def _emulated(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a line for each run with steps from Metal source on the CPU."""
-    lines = []
-    for record in records:
-        metal = label(_text(record, "gpu_write", "cpu"), _text(record, "kernels", "native"))
-        if remark := metal or "emulated before" * bool(record.get("emulated")):
-            lines.append(f"{printable(record['name'])}: {remark}")
-    return lines
 
 
 def _text(record: Mapping[str, Any], name: str, otherwise: str = "-") -> str:
@@ -265,47 +233,48 @@ def _number(record: Mapping[str, Any], name: str) -> float | None:
     return float(value) if abs(value) < 1e15 else None
 
 
-def _spelled(value: float | None, spell: Any) -> str:
-    return "-" if value is None else str(spell(value))
-
-
 # -- removal ------------------------------------------------------------------------------------
 
 
-def _remove(arguments: list[str]) -> int:
-    flags = Flags("runs rm", ABOUT_RM, EXAMPLES_RM, ("RUN...",))
-    flags.argument("runs", metavar="RUN", nargs="+", help=RM_HELP)
-    flags.argument("--yes", action="store_true", help="do not ask")
-    flags.argument("--json", action="store_true", help="end with one line of JSON")
-    parsed, config = flags.read(RunFolder, arguments)
+@dataclass(frozen=True, kw_only=True)
+class RemoveConfig(RunFolder):
+    """Options of `mlxhog runs rm`."""
+
+    runs: tuple[str, ...] = argument(
+        "RUN...", "a path, or a run's whole name, with date and time or without"
+    )
+    yes: bool = switch("do not ask")
+    json: bool = switch("end with one line of JSON")
+
+
+@command("runs rm", ABOUT_RM, EXAMPLES_RM, RemoveConfig)
+def remove(config: RemoveConfig) -> Report | int:
+    """Remove runs."""
     from mlxhog.checkpoint.run import find_whole, remove
 
-    named = [find_whole(name, Path(config.out)) for name in parsed.other.runs]
+    named = [find_whole(name, Path(config.out)) for name in config.runs]
     chosen = list({each.directory: each for each in named}.values())
     for each in chosen:
         if each.is_locked():
             word = shlex.quote(run_word(each.directory))
             raise RunError(f"the run {each.name} trains now; end it first: mlxhog stop {word}")
     sizes = [_bytes_in(each.directory) for each in chosen]
-    if not (parsed.other.yes or _agrees(chosen, sizes)):
+    names = [f"{each.name} ({format_bytes(n)})" for each, n in zip(chosen, sizes, strict=True)]
+    if not (config.yes or _agrees(names)):
         print("nothing was removed", file=sys.stderr)
         return 1
-    for each, size in zip(chosen, sizes, strict=True):
+    for each in chosen:
         remove(each)
-        if not parsed.other.json:
-            print(f"removed {each.name} ({format_bytes(size)})")
-    if parsed.other.json:
-        print(json.dumps({"removed": [str(e.directory) for e in chosen], "bytes": sum(sizes)}))
-    return 0
+    facts = {"removed": [str(each.directory) for each in chosen], "bytes": sum(sizes)}
+    return Report(facts, lambda: "\n".join(f"removed {name}" for name in names))
 
 
-def _agrees(runs: "Sequence[Run]", sizes: Sequence[int]) -> bool:
+def _agrees(names: Sequence[str]) -> bool:
     """Ask on the terminal.
 
     Raises:
         ConfigError: there is no terminal.
     """
-    names = [f"{run.name} ({format_bytes(size)})" for run, size in zip(runs, sizes, strict=True)]
     if not sys.stdin.isatty():
         raise ConfigError(f"would remove {', '.join(names)}; add --yes")
     print("\n".join(names), file=sys.stderr)

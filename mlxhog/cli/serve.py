@@ -1,17 +1,20 @@
 """`mlxhog serve`: OpenAI's HTTP interface to a checkpoint, or to a run while it trains."""
 
-import json
 import os
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlxhog.cli.flags import RUN_HELP, Flags
+from mlxhog.cli.flags import Part, plugin_flag, run_argument
+from mlxhog.cli.frame import command, print_json
+from mlxhog.config.options import switch
 from mlxhog.live.serving.config import ServeConfig
 
 if TYPE_CHECKING:
     from mlxhog.decoding.model import Model
     from mlxhog.live.serving.engine_thread import EngineThread
 
+ABOUT = "Serve a model to clients of OpenAI's interface; a run in progress with its newest weights."
 EXAMPLES = (
     "serve latest",
     "serve latest --port 8400 --mode pinned_per_sequence",
@@ -20,22 +23,19 @@ EXAMPLES = (
     "serve latest --allow-origin https://chat.example",
 )
 
-MODEL = "RUN_OR_CHECKPOINT"
+
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """What is served."""
+
+    model: str = run_argument("RUN_OR_CHECKPOINT")
+    plugin: tuple[str, ...] = plugin_flag()
+    json: bool = switch("one JSON object when the server is ready")
 
 
-def run(arguments: list[str]) -> int:
-    """Run the command; returns its exit code."""
-    flags = Flags(
-        "serve",
-        "Serve a model to clients of OpenAI's interface; a run in progress with its newest "
-        "weights.",
-        EXAMPLES,
-        (MODEL,),
-    )
-    flags.argument("model", metavar=MODEL, help=RUN_HELP)
-    flags.plugin()
-    flags.argument("--json", action="store_true", help="one JSON object when the server is ready")
-    parsed, config = flags.read(ServeConfig, arguments)
+@command("serve", ABOUT, EXAMPLES, Words, Part(ServeConfig))
+def run(words: Words, config: ServeConfig) -> int:
+    """Serve until a signal."""
     from mlxhog.live.serving.server import serve
 
     def say(message: str) -> None:
@@ -45,15 +45,9 @@ def run(arguments: list[str]) -> int:
         if engine.note:
             say(engine.note)
         version = engine.loaded.version if engine.counts_updates else None
-        if parsed.other.json:
-            ready = {
-                "url": url,
-                "model": served.name,
-                "weights": engine.whose,
-                "version": version,
-                "pid": os.getpid(),
-            }
-            print(json.dumps(ready), flush=True)
+        facts = {"url": url, "model": served.name, "weights": engine.whose, "version": version}
+        if words.json:
+            print_json({**facts, "pid": os.getpid()})
             return
         weights = engine.whose if version is None else f"{engine.whose}, version {version},"
         page = url.removesuffix("v1")
@@ -61,6 +55,6 @@ def run(arguments: list[str]) -> int:
             f"{weights} at {url}, model {served.name}; to chat open {page}; Ctrl-C ends", flush=True
         )
 
-    serve(parsed.other.model, config, on_ready, say)
+    serve(words.model, config, on_ready, say)
     print("ended", file=sys.stderr)
     return 0

@@ -1,16 +1,17 @@
 """`mlxhog show`: a run in a dozen lines."""
 
-import json
 import shlex
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.base.paths import path_from_here
-from mlxhog.cli.flags import RUN_HELP, Flags, RunFolder
-from mlxhog.cli.output import run_word
+from mlxhog.cli.flags import RunFolder, run_argument
+from mlxhog.cli.frame import Report, command, run_word
+from mlxhog.config.options import switch
 from mlxhog.data import encodings
 from mlxhog.errors import ConfigError
 from mlxhog.report.metrics import number
@@ -26,33 +27,41 @@ ABOUT = """\
 Show a run: model, data, options that differ from the defaults, workers, steps at which it was
 resumed, its checkpoints, how to load them, and its last numbers."""
 EXAMPLES = ("show latest", "show sotu --json")
+_LAST = (
+    "step", "tokens", "elapsed_s", "loss", "train_bits_per_byte", "val_bits_per_byte",
+    "final_bits_per_byte",
+)  # fmt: skip
 
 
-def run(arguments: list[str]) -> int:
-    """Run the command; returns its exit code."""
-    flags = Flags("show", ABOUT, EXAMPLES, ("RUN",))
-    flags.argument("run", metavar="RUN", help=RUN_HELP)
-    flags.argument("--json", action="store_true", help="one JSON object instead of lines")
-    parsed, config = flags.read(RunFolder, arguments)
+@dataclass(frozen=True, kw_only=True)
+class ShowConfig(RunFolder):
+    """Options of `mlxhog show`."""
+
+    run: str = run_argument()
+    json: bool = switch("one JSON object instead of lines")
+
+
+@command("show", ABOUT, EXAMPLES, ShowConfig)
+def run(config: ShowConfig) -> Report:
+    """Show a run."""
     from mlxhog.checkpoint.run import find
     from mlxhog.report.record import RunRecord
 
-    record = RunRecord(find(parsed.other.run, Path(config.out)))
+    record = RunRecord(find(config.run, Path(config.out)))
     facts = _facts(record)
-    if parsed.other.json:
-        print(json.dumps(facts))
-        return 0
-    print("\n".join(_lines(record, facts, shutil.get_terminal_size((WIDTH, 0)).columns)))
-    return 0
+    width = shutil.get_terminal_size((WIDTH, 0)).columns
+    return Report(facts, lambda: "\n".join(_lines(record, facts, width)))
 
 
 def _facts(record: "RunRecord") -> dict[str, Any]:
     """Return the facts of a run as JSON types."""
+    from mlxhog.checkpoint import manifest
     from mlxhog.models import families
     from mlxhog.report.metrics import sound_marks
 
     run, status, model = record.run, record.status, _architecture(record.run)
     resumed = status.get("resumed")
+    names = [path.name for path in manifest.by_age(run.checkpoints)]
     return {
         "run": str(run.directory),
         "name": run.name,
@@ -67,7 +76,7 @@ def _facts(record: "RunRecord") -> dict[str, Any]:
         "strategy": record.config.get("strategy"),
         "workers": [worker.backend for _, worker in sorted(record.history.workers.items())],
         "resumed": resumed if isinstance(resumed, list) else [],
-        "checkpoints": _checkpoints(run),
+        "checkpoints": [*names[:-1], *(f"{name} (latest)" for name in names[-1:])],
         "held_out": record.part or None,
         "last": {
             **{name: record.last(name) for name in _LAST},
@@ -81,81 +90,54 @@ def _facts(record: "RunRecord") -> dict[str, Any]:
     }
 
 
-_LAST = (
-    "step", "tokens", "elapsed_s", "loss", "train_bits_per_byte", "val_bits_per_byte",
-    "final_bits_per_byte",
-)  # fmt: skip
-
-
 def _lines(record: "RunRecord", facts: Mapping[str, Any], width: int) -> list[str]:
     words, spelled = record.facts(), record.options_in_words()
-    began = facts["created_s"]
-    begun = [] if began is None else [f"begun {datetime.fromtimestamp(began):%Y-%m-%d %H:%M}"]
-    strategy = [f"strategy {record.strategy}"] if facts["strategy"] else []
-    first = words["first step after"]
+    text, larger = record.evaluated_text, record.larger_score
+    bits = f"{number(record.last('val_bits_per_byte'))} bits per byte{record.scored_at}"
     whole, *each = facts["shares"].items()
-    lines = {
+    name = run_word(record.run.directory)
+    load = str(facts["load"] or "")
+    in_hf = f"AutoModelForCausalLM.from_pretrained of {path_from_here(record.run.model)}"
+    if not load.startswith("transformers."):
+        in_hf = "transformers has no such model"
+    parts = {
         "model": [
-            _name(facts["model"]),
+            Path(str(facts["model"])).name if facts["model"] else "-",
             facts["family"] or "unknown family",
             f"{words['parameters']} parameters",
         ],
-        "data": [
-            encodings.words(facts["data"] or "-"),
-            f"tokenizer {facts['tokenizer'] or '-'}",
-        ],
-        "workers": [words["workers"], *strategy],
+        "data": [encodings.words(facts["data"] or "-"), f"tokenizer {facts['tokenizer'] or '-'}"],
+        "workers": [words["workers"], f"strategy {record.strategy}" * bool(facts["strategy"])],
         "trained": [
             f"{words['steps']} steps",
             f"{words['tokens']} tokens in {words['training time']} ({words['tokens/s']} tok/s)",
-            *([] if first == "-" else [f"first step after {first}"]),
-            *begun,
+            words["first step after"] != "-" and f"first step after {words['first step after']}",
+            (began := facts["created_s"])
+            and f"begun {datetime.fromtimestamp(began):%Y-%m-%d %H:%M}",
         ],
         "a step": in_words(whole[1]),
-        **{name: in_words(parts) for name, parts in each},
+        **{name: in_words(shares) for name, shares in each},
         "resumed": [f"at step {step:,}" for step in facts["resumed"]],
         "held-out": [
-            *_held_out(record),
+            bits + (f" ({text})" if text else ""),
+            larger and f"{number(larger[0])} ({larger[1]})",
             f"training {words['train bits per byte']}",
-            *filter(None, [record.counts_text, str(record.part.get("seen") or "")]),
+            record.counts_text,
+            str(record.part.get("seen") or ""),
         ],
-        "options": [f"{name} {spelled[name]}" for name in facts["options"]] or ["the defaults"],
+        "options": [f"{one} {spelled[one]}" for one in facts["options"]] or ["the defaults"],
         "checkpoints": facts["checkpoints"] or ["none yet"],
-        "load": _ways(record.run, facts),
-        "error": [words["error"]] if "error" in words else [],
+        "load": [f"mlxhog.load({name!r})", in_hf] if load else [],
+        "error": [words.get("error")],
     }
     shown = [
         line
-        for name, parts in lines.items()
-        if parts
-        for line in in_columns(f"  {name:11}  ", parts, width)
+        for title, every in parts.items()
+        if (texts := [one for one in every if one])
+        for line in in_columns(f"  {title:11}  ", texts, width)
     ]
     notes = [line for note in record.notes for line in in_columns("  note: ", [note], width)]
     return [f"{record.run.name}: {record.state}", *shown, *notes, *_next(record)]
-
-
-def _held_out(record: "RunRecord") -> list[str]:
-    """Return its score with the amount of held-out text, and the larger score at its end."""
-    text, larger = record.evaluated_text, record.larger_score
-    bits = f"{number(record.last('val_bits_per_byte'))} bits per byte{record.scored_at}"
-    score = bits + (f" ({text})" if text else "")
-    return [score] if larger is None else [score, f"{number(larger[0])} ({larger[1]})"]
-
-
-def _ways(run: "Run", facts: Mapping[str, Any]) -> list[str]:
-    """Return the ways to load its newest checkpoint, in words; [] without one."""
-    if facts["load"] is None:
-        return []
-    ways = [f"mlxhog.load({run_word(run.directory)!r})"]
-    if facts["load"].startswith("transformers."):
-        ways.append(f"AutoModelForCausalLM.from_pretrained of {path_from_here(run.model)}")
-    else:
-        ways.append("transformers has no such model")
-    return ways
-
-
-def _name(model: object) -> str:
-    return Path(str(model)).name if model else "-"
 
 
 def _next(record: "RunRecord") -> list[str]:
@@ -178,14 +160,6 @@ def _architecture(run: "Run") -> "ModelConfig | None":
         return families.read(read_config(run.architecture / "config.json"))
     except ConfigError:
         return None
-
-
-def _checkpoints(run: "Run") -> list[str]:
-    """Return the names of its checkpoints, the oldest first; the newest is marked."""
-    from mlxhog.checkpoint import manifest
-
-    names = [path.name for path in manifest.by_age(run.checkpoints)]
-    return [*names[:-1], *(f"{name} (latest)" for name in names[-1:])]
 
 
 def _load(run: "Run", model: "ModelConfig | None") -> str | None:

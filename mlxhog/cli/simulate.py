@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlxhog.cli.flags import Flags
-from mlxhog.cli.output import print_json, print_sections
-from mlxhog.config.sources import Layer, resolve
+from mlxhog.cli.flags import Part, RunFolder, Written
+from mlxhog.cli.frame import Report, command
+from mlxhog.config.options import option, switch
 from mlxhog.errors import ConfigError, DataError, RunError
+from mlxhog.theory.simulator.what_if import SimulateConfig, compare
 
 if TYPE_CHECKING:
     from mlxhog.theory.simulator.workers import Worker
@@ -39,43 +41,30 @@ RECORDED = ("workers", "times", "read", "apply")
 """Options that --run sets."""
 
 
-def run(arguments: list[str]) -> int:
-    """Run the command; returns its exit code."""
-    # The options need NumPy, which takes .1 s.
-    from mlxhog.theory.simulator.what_if import SimulateConfig, compare
+@dataclass(frozen=True, kw_only=True)
+class Words(RunFolder):
+    """Flags beside the options of the simulation."""
 
-    flags = Flags("simulate", ABOUT, EXAMPLES, main=MAIN)
-    flags.argument("--json", action="store_true", help="one JSON object with everything")
-    flags.argument("--run", metavar="RUN", help="take times and number of workers from a run")
-    flags.argument("--out", metavar="DIR", default="runs", help="folder of the runs [runs]")
-    flags.options(SimulateConfig)
-    parsed = flags.parse(arguments)
-    values, workers, source = parsed.values, None, ""
-    if parsed.other.run is not None:
-        workers = _workers_of_run(parsed.other.run, Path(parsed.other.out))
-        _refuse_recorded(values)
-        values = {**values, "workers": (len(workers), "--run")}
-        source = f"recorded by {parsed.other.run}"
-    comparison = compare(resolve(SimulateConfig, [values], parsed.problems), workers, source)
-    if parsed.other.json:
-        print_json(comparison.to_json())
-        return 0
-    print_sections(comparison.sections())
-    return 0
+    json: bool = switch("one JSON object with everything")
+    run: str | None = option(None, "take times and number of workers from a run", metavar="RUN")
 
 
-def _refuse_recorded(values: Layer) -> None:
-    """Refuse options that `--run` sets.
-
-    Raises:
-        ConfigError: there is one.
-    """
-    for name, (_, origin) in values.items():
-        if name in RECORDED:
+@command("simulate", ABOUT, EXAMPLES, Words, Part(SimulateConfig, merged=True), main=MAIN)
+def run(words: Words, written: Written) -> Report:
+    """Simulate the strategies."""
+    values, workers, source = dict(written.values), None, ""
+    if words.run is not None:
+        workers = _workers_of_run(words.run, Path(words.out))
+        if recorded := [origin for name, (_, origin) in values.items() if name in RECORDED]:
             raise ConfigError(
-                f"{origin} contradicts --run, which takes {', '.join(RECORDED)} from the "
+                f"{recorded[0]} contradicts --run, which takes {', '.join(RECORDED)} from the "
                 "recorded run; leave one of them out (--slow and --kill are possible with --run)"
             )
+        values["workers"] = (len(workers), "--run")
+        source = f"recorded by {words.run}"
+    config = Written(values, problems=written.problems).read(SimulateConfig)
+    comparison = compare(config, workers, source)
+    return Report(comparison.to_json(), comparison.sections)
 
 
 def _workers_of_run(spec: str, root: Path) -> list[Worker]:

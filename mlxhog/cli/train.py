@@ -1,16 +1,18 @@
 """`mlxhog train`: from the command line to a finished run."""
 
-import json
 import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlxhog.base import interrupts
 from mlxhog.base.paths import path_from_here
 from mlxhog.base.quantities import format_count, format_duration
-from mlxhog.cli.flags import Flags, Parsed
+from mlxhog.cli.flags import Part, Written, dry_run_flag, plugin_flag, quiet_flag
+from mlxhog.cli.frame import Report, command
 from mlxhog.config.config import TrainConfig
+from mlxhog.config.options import option, switch
 from mlxhog.config.sources import Layer
 from mlxhog.errors import ConfigError
 from mlxhog.report.metrics import beside_counts, is_emulated, label, scored_at, share_text
@@ -42,61 +44,57 @@ MAIN = (
 EXIT_CODES = {"done": 0, "unsaved": 3, "diverged": 4, "interrupted": 130}
 
 
-def run(arguments: list[str]) -> int:
-    """Run the command; returns its exit code."""
-    parsed = flags().parse(arguments)
-    config = configuration(parsed)
-    if parsed.other.dry_run:
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """Flags beside the options of a run."""
+
+    config: str | None = option(
+        None, "YAML file with the names below as keys", metavar="FILE", short="c"
+    )
+    plugin: tuple[str, ...] = plugin_flag()
+    dry_run: bool = dry_run_flag()
+    json: bool = switch("end with one line of JSON")
+    quiet: bool = quiet_flag()
+
+
+@command("train", ABOUT, EXAMPLES, Words, Part(TrainConfig, merged=True), main=MAIN)
+def run(words: Words, written: Written) -> Report:
+    """Train a model."""
+    config = configuration(words, written)
+    if words.dry_run:
         from mlxhog.training.batch_size import planned
         from mlxhog.training.plan import make_plan
 
-        plan, _ = planned(config, make_plan, progress=not parsed.other.quiet)
+        plan, _ = planned(config, make_plan, progress=not words.quiet)
         from mlxhog.training import preview
 
-        as_json = parsed.other.json
-        print(json.dumps(preview.facts(plan, config)) if as_json else preview.text(plan, config))
-        return 0
-    with observer(sys.stderr, quiet=parsed.other.quiet) as watch:
+        return Report(preview.facts(plan, config), lambda: preview.text(plan, config))
+    with observer(sys.stderr, quiet=words.quiet) as watch:
         interrupts.answer_in_loop_only()
         result = execute(config, watch)
-    if parsed.other.json:
-        print(json.dumps(result.to_json()))
-    elif not parsed.other.quiet:
-        print(summary(result))
-    elif result.error:
-        print(result.error, file=sys.stderr)
-    return EXIT_CODES[result.status]
+    remarks = [result.error] if result.error and words.quiet and not words.json else []
+    return Report(
+        result.to_json(), lambda: summary(result), EXIT_CODES[result.status], remarks=remarks
+    )
 
 
-def flags() -> Flags:
-    """Return the flags of the command."""
-    flags = Flags("train", ABOUT, EXAMPLES, main=MAIN)
-    flags.argument("-c", "--config", metavar="FILE", help="YAML file with the names below as keys")
-    flags.plugin()
-    flags.argument("--dry-run", action="store_true", help="say what would run, and stop")
-    flags.argument("--json", action="store_true", help="end with one line of JSON")
-    flags.quiet()
-    flags.options(TrainConfig)
-    return flags
-
-
-def configuration(parsed: Parsed) -> TrainConfig:
+def configuration(words: Words, written: Written) -> TrainConfig:
     """Merge defaults, the resumed run, the YAML file and the flags.
 
     Raises:
         ConfigError: every problem of any of them.
         RunError: there is no such run to resume.
     """
-    problems = list(parsed.problems)
+    problems = list(written.problems)
     layers: list[Layer] = []
-    if parsed.other.config is not None:
+    if words.config is not None:
         from mlxhog.checkpoint.run import read_options
 
         try:
-            layers.append(read_options(Path(parsed.other.config)))
+            layers.append(read_options(Path(words.config)))
         except ConfigError as error:
             problems.append(str(error))
-    return configured([*layers, parsed.values], problems)
+    return configured([*layers, written.values], problems)
 
 
 def summary(result: "Result") -> str:
@@ -130,13 +128,8 @@ def summary(result: "Result") -> str:
     if result.checkpoint is None:
         return "\n".join([*lines, "no checkpoint was saved by this command"])
     more = " --time 10m" * (result.status == "done")  # its budget is used up
-    return "\n".join(
-        [
-            *lines,
-            f'next: mlxhog generate {run} --prompt "The"',
-            f"      mlxhog train --resume {run}{more}",
-        ]
-    )
+    lines.append(f'next: mlxhog generate {run} --prompt "The"')
+    return "\n".join([*lines, f"      mlxhog train --resume {run}{more}"])
 
 
 def _held_out(result: "Result") -> str:

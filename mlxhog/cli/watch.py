@@ -4,9 +4,12 @@ import json
 import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
-from mlxhog.cli.flags import RUN_HELP, Flags, RunFolder
+from mlxhog.cli.flags import RunFolder, quiet_flag, run_argument
+from mlxhog.cli.frame import command
+from mlxhog.config.options import switch
 from mlxhog.errors import RunError
 from mlxhog.report.metrics import Progress
 from mlxhog.report.plain import observer
@@ -25,21 +28,24 @@ INTERRUPTED = 130
 START_POLL_S = 0.1
 
 
-def run(arguments: list[str]) -> int:
-    """Run the command; returns its exit code."""
-    flags = Flags("watch", ABOUT, EXAMPLES, ("RUN",))
-    flags.argument("run", metavar="RUN", help=RUN_HELP)
-    flags.argument("--json", action="store_true", help="one JSON object per line and state")
-    flags.quiet()
-    parsed, config = flags.read(RunFolder, arguments)
+@dataclass(frozen=True, kw_only=True)
+class WatchConfig(RunFolder):
+    """Options of `mlxhog watch`."""
+
+    run: str = run_argument()
+    json: bool = switch("one JSON object per line and state")
+    quiet: bool = quiet_flag()
+
+
+@command("watch", ABOUT, EXAMPLES, WatchConfig)
+def run(config: WatchConfig) -> int:
+    """Show a run until it ends."""
     from mlxhog.checkpoint.run import find, is_run
     from mlxhog.report.follow import RunFollower, follow
 
-    watched = find(parsed.other.run, Path(config.out))
+    watched = find(config.run, Path(config.out))
     view: AbstractContextManager[Observer[Progress]] = (
-        nullcontext(JsonLines())
-        if parsed.other.json
-        else observer(sys.stdout, quiet=parsed.other.quiet)
+        nullcontext(JsonLines()) if config.json else observer(sys.stdout, quiet=config.quiet)
     )
     try:
         if watched.is_starting():
@@ -51,7 +57,7 @@ def run(arguments: list[str]) -> int:
         follower = RunFollower(watched)
         with view as shown:
             follow(follower, shown)
-        if not (parsed.other.json or parsed.other.quiet):
+        if not (config.json or config.quiet):
             print(follower.ending())
     except KeyboardInterrupt:
         state = "the run continues" if watched.is_locked() else "the run has ended"

@@ -46,6 +46,24 @@ def option(default: object, help: str, **how: Any) -> Any:  # any annotation fit
     return dataclasses.field(default=default, metadata={_METADATA: made})
 
 
+def argument(usage: str, help: str, default: object = None, **how: Any) -> Any:
+    """Declare a field for a word of a command line that stands without a flag.
+
+    Args:
+        usage: its name in the usage line: RUN; [RUN] if it may be absent; RUN... for several.
+        help: one line about it.
+        default: value if it is absent.
+        how: further attributes of `Option`.
+    """
+    many = how.pop("many", usage.rstrip("]").endswith("..."))
+    return option(() if many else default, help, argument=usage, many=many, **how)
+
+
+def switch(help: str, **how: Any) -> Any:
+    """Declare a boolean field whose flag takes no value."""
+    return option(False, help, switch=True, **how)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Option:
     """One option.
@@ -68,6 +86,11 @@ class Option:
         flat: for a number of a choice: its name outside of the choice; the same name by default.
         kind: for a choice: the registry that reads it.
         replaces: for a number of a choice: another number that it takes the place of.
+        argument: for a word without a flag: its name in the usage line, see `argument`.
+        switch: the flag takes no value.
+        many: several words or flags, each one more text of a tuple.
+        metavar: name of the value in the help, in place of its type.
+        short: a second flag of one letter.
         train_only: for a number of a strategy: whether `mlxhog train` alone has it, and not the
             workers of a candidate of `mlxhog mad`.
         name: of the field.
@@ -91,6 +114,11 @@ class Option:
     flat: str = ""
     kind: "Chooses | None" = None
     replaces: str = ""
+    argument: str = ""
+    switch: bool = False
+    many: bool = False
+    metavar: str = ""
+    short: str = ""
     train_only: bool = False
     name: str = ""
     type: type = str
@@ -100,6 +128,13 @@ class Option:
     def flag(self) -> str:
         """The flag on the command line."""
         return to_flag(self.flat)
+
+    @property
+    def flags(self) -> list[str]:
+        """All its flags; [] for a word without one."""
+        if self.argument:
+            return []
+        return [*[f"-{self.short}"] * bool(self.short), self.flag, *map(to_flag, self.aliases)]
 
     @property
     def default_text(self) -> str:
@@ -139,6 +174,8 @@ class Option:
             if self.optional or self.type is Interval:
                 return Interval() if self.type is Interval else None
             raise ValueError(f"is empty; wanted {self.expected}")
+        if self.many:
+            return tuple(value) if isinstance(value, list | tuple) else (str(value),)
         got = f"is {shown(value)}"
         if self.kind is not None:
             try:
@@ -198,6 +235,7 @@ class Option:
 def options(cls: type) -> Mapping[str, Option]:
     """Return the options of a dataclass by name: its own in their order, then inherited ones.
 
+    Words without a flag stand in the order of declaration, the inherited ones first.
     Of a class that `takes_plain_fields`, those such as `depth: int = 3` are options, too.
     """
     return _options(cls)
@@ -207,7 +245,7 @@ def options(cls: type) -> Mapping[str, Option]:
 def _options(cls: type) -> Mapping[str, Option]:
     hints, own = typing.get_type_hints(cls), vars(cls).get("__annotations__", {})
     specs = {}
-    for field in sorted(dataclasses.fields(cls), key=lambda field: field.name not in own):
+    for field in sorted(dataclasses.fields(cls), key=lambda field: _is_late(field, own)):
         spec = field.metadata.get(_METADATA)
         base, optional = _strip_none(hints[field.name])
         plain = base in PLAIN and field.default is not dataclasses.MISSING
@@ -218,6 +256,11 @@ def _options(cls: type) -> Mapping[str, Option]:
             flat = spec.flat or field.name
             specs[field.name] = dataclasses.replace(spec, default=field.default, flat=flat, **known)
     return types.MappingProxyType(specs)
+
+
+def _is_late(field: dataclasses.Field[Any], own: Mapping[str, Any]) -> bool:
+    spec = field.metadata.get(_METADATA)
+    return field.name not in own and not (spec and spec.argument)
 
 
 def is_set(config: object, name: str) -> bool:

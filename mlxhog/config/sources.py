@@ -33,7 +33,7 @@ Layer = dict[str, tuple[object, str]]
 
 def label(name: str, origin: str) -> str:
     """The beginning of an error about a value: origin and name, unless the origin has the name."""
-    has_name = origin.startswith("-") or ": " in origin
+    has_name = origin.startswith("-") or ": " in origin or origin.lower() == name
     return origin if has_name else f"{origin}: {name}" if origin else name
 
 

@@ -27,7 +27,6 @@ from typing import Any, Self
 
 from mlxhog.base.paths import expanded, printable
 from mlxhog.data import encodings, folders, heldout, records, tables, textfiles
-from mlxhog.data.encodings import quoted
 from mlxhog.data.folders import Skipped
 from mlxhog.data.sotu import SOTU, read_sotu
 from mlxhog.errors import DataError, EnvironmentLacks
@@ -41,35 +40,45 @@ _MOST = 5  # most files that a note names
 
 
 @dataclass(frozen=True)
+class Part:
+    """Text that is read as a whole: a file, a split of a data set, or the text in the package.
+
+    Attributes:
+        name: of the file or the text, for messages.
+        read: reads its documents.
+        source: the user's name for the corpus, folder or glob that it comes from.
+        path: its file; None if it is not one.
+        held_out: whether it is held-out text.
+        selected: whether a folder or a glob selected it, so that a bad file can be left out.
+    """
+
+    name: str
+    read: Documents
+    source: str
+    path: Path | None = None
+    held_out: bool = False
+    selected: bool = False
+
+
+@dataclass(frozen=True)
 class Corpus:
     """Documents in a fixed order.
 
     Attributes:
         source: the user's name for it; a path is made absolute.
-        documents: reads the documents; without `validation` some of them will be held out.
-        validation: reads the held-out documents, if the corpus has its own.
-        files: its files, if it consists of files, without those of `held_out`.
-        held_out: files of the held-out text, which their names say.
-        unheeded: files of training text whose names say the contrary.
-        skipped: other files of its folder, each with the reason.
+        parts: its texts. If none of them is held-out text, some documents will be held out.
+        skipped: other files of its folders, each with the reason.
+        folder: the folder that selected its files; None for several or none.
         keys: for a data set, the columns of its first row that hold the text.
-        read: reads the documents of one of `files`, if a folder or a glob selected them, so that a
-            bad file can be left out; None if every file is needed.
-        folder: the folder that selected the files.
-        members: the corpora that it consists of, if several were named.
+        remark: a note about the division by names; empty without one.
     """
 
     source: str
-    documents: Documents
-    validation: Documents | None = None
-    files: tuple[Path, ...] = ()
-    held_out: tuple[Path, ...] = ()
-    unheeded: tuple[Path, ...] = ()
+    parts: tuple[Part, ...]
     skipped: tuple[Skipped, ...] = ()
-    keys: tuple[str, ...] = ()
-    read: Callable[[Path], Iterator[bytes]] | None = None
     folder: Path | None = None
-    members: tuple[Corpus, ...] = ()
+    keys: tuple[str, ...] = ()
+    remark: str = ""
 
     @classmethod
     def together(cls, members: Sequence[Corpus]) -> Self:
@@ -78,107 +87,79 @@ class Corpus:
         Raises:
             DataError: two of them have the same file.
         """
-        files = [path for one in members for path in (*one.files, *one.held_out)]
-        real = Counter(map(os.path.realpath, files))
+        parts = tuple(chain.from_iterable(one.parts for one in members))
+        real = Counter(os.path.realpath(one.path) for one in parts if one.path)
         if twice := [path for path, n in real.items() if n > 1]:
             raise DataError(
                 f"--data names {printable(Path(twice[0]))} more than once, so that it could be "
                 "trained on and held out; name every file and folder once"
             )
-        own = [one.validation for one in members if one.validation is not None]
         return cls(
             ", ".join(one.source for one in members),
-            lambda: chain.from_iterable(one.documents() for one in members),
-            (lambda: chain.from_iterable(read() for read in own)) if own else None,
-            files=tuple(path for one in members for path in one.files),
-            held_out=tuple(path for one in members for path in one.held_out),
-            unheeded=tuple(path for one in members for path in one.unheeded),
-            skipped=tuple(skipped for one in members for skipped in one.skipped),
+            parts,
+            tuple(chain.from_iterable(one.skipped for one in members)),
             keys=next((one.keys for one in members if one.keys), ()),
-            members=tuple(members),
+            remark="; ".join(one.remark for one in members if one.remark),
         )
 
     @classmethod
-    def chosen(
+    def selected(
         cls,
         source: str,
         files: Sequence[Path],
         text_key: str | None,
-        *,
-        skipped: tuple[Skipped, ...] = (),
+        skipped: Iterable[Skipped],
         folder: Path | None = None,
     ) -> Self:
         """The corpus of the files that a folder or a glob selected; their names divide them."""
         root = folder or Path(os.path.commonpath([path.parent for path in files]))
         named = heldout.by_name(files, root)
-        read = partial(textfiles.documents, text_key=text_key, split=True)
         beside = f"beside {named.train[0].name}"
-        return cls(
-            source,
-            **_reading(named.train, named.held_out, read),
-            unheeded=named.unheeded,
-            skipped=(
-                *skipped,
-                *(Skipped(path, _TEST, "test text, by its name") for path in named.test),
-                *(Skipped(path, beside, f"{beside}, the training text") for path in named.beside),
-            ),
-            folder=folder,
+        others = [
+            *skipped,
+            *(Skipped(path, _TEST, "test text, by its name") for path in named.test),
+            *(Skipped(path, beside, f"{beside}, the training text") for path in named.beside),
+        ]
+        parts = [
+            Part(str(path), _reader(path, text_key), source, path, is_held_out, selected=True)
+            for is_held_out, paths in ((False, named.train), (True, named.held_out))
+            for path in paths
+        ]
+        corpus = cls(source, tuple(parts), tuple(others), folder)
+        if not named.unheeded:
+            return corpus
+        remark = (
+            f"training text in spite of its name: {corpus._some(named.unheeded)}: the other files "
+            "have less text, or this has almost none; beside a file named train it counts"
         )
+        return replace(corpus, remark=remark)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files of training text."""
+        return tuple(one.path for one in self.parts if one.path and not one.held_out)
+
+    @property
+    def held_out(self) -> tuple[Path, ...]:
+        """The files of held-out text, which their names say."""
+        return tuple(one.path for one in self.parts if one.path and one.held_out)
+
+    @property
+    def has_held_out(self) -> bool:
+        """Whether it brings its own held-out text."""
+        return any(one.held_out for one in self.parts)
+
+    def documents(self, *, held_out: bool = False) -> Iterator[bytes]:
+        """Read its training documents, or its own held-out ones."""
+        return chain.from_iterable(one.read() for one in self.parts if one.held_out == held_out)
 
     def mapped(self, change: Callable[[Iterable[bytes], str], Iterator[bytes]]) -> Corpus:
-        """Return a corpus whose documents `change` yields.
+        """Return a corpus whose documents `change` yields from those of a part and its name."""
 
-        Args:
-            change: gets the documents and the path of a file, or all documents and the source.
-        """
-        if self.members:
-            return Corpus.together([one.mapped(change) for one in self.members])
-        if (read := self.read) is not None:
-            return replace(
-                self,
-                **_reading(self.files, self.held_out, lambda path: change(read(path), str(path))),
-            )
+        def changed(one: Part) -> Part:
+            return replace(one, read=lambda: change(one.read(), one.name))
 
-        def changed(documents: Documents, name: str) -> Documents:
-            return lambda: change(documents(), name)
-
-        name = str(self.files[0]) if self.files else self.source
-        return replace(
-            self,
-            documents=changed(self.documents, name),
-            validation=self.validation and changed(self.validation, f"{name}, held-out"),
-        )
-
-    def without(
-        self,
-        skipped: Sequence[Skipped],
-        files: Sequence[Path],
-        held_out: Sequence[Path],
-        strict: bool,
-    ) -> Corpus:
-        """Return the corpus of some of its files, with the others as skipped.
-
-        Raises:
-            DataError: no text is left, or a file is bad and `strict`.
-        """
-        assert self.read is not None
-        bad = folders.named(skipped, self.folder)
-        if not files:
-            why = [folders.summary(0, skipped), folders.left_out(skipped), bad]
-            raise DataError(
-                f"{self.source} has no readable text: {'; '.join(filter(None, why))}; choose other "
-                "files"
-            )
-        if strict and bad:
-            raise DataError(
-                f"{self.source} has bad files, and --strict-data refuses them: {bad}; repair or "
-                "remove them, or leave --strict-data out to skip them"
-            )
-        return replace(
-            self,
-            **_reading(files, held_out, self.read),
-            skipped=tuple(sorted(skipped, key=lambda one: one.path)),
-        )
+        return replace(self, parts=tuple(map(changed, self.parts)))
 
     def notes(self, listed_by: str = "--dry-run") -> list[str]:
         """Say what names decided, which files are skipped and why, and which are mostly markup.
@@ -186,21 +167,18 @@ class Corpus:
         Args:
             listed_by: the option that lists all of them.
         """
-        notes = []
-        if self.held_out:
-            notes.append(f"held-out text, by name: {self._some(self.held_out)}")
-        if tests := [one.path for one in self.skipped if one.kind == _TEST]:
-            notes.append(
-                f"never trained on, by name: {self._some(tests)}; mlxhog eval RUN --data FILE "
-                "scores such a file"
-            )
-        if self.unheeded:
-            notes.append(
-                f"training text in spite of its name: {self._some(self.unheeded)}: the other files "
-                "have less text, or this has almost none; beside a file named train it counts"
-            )
-        if equal := [one.path for one in self.skipped if one.kind == EQUAL]:
-            notes.append(f"read once, since another file has the same text: {self._some(equal)}")
+        notes = [self.remark] if self.remark else []
+        by_kind = {
+            kind: [one.path for one in self.skipped if one.kind == kind] for kind in (_TEST, EQUAL)
+        }
+        for what, paths, advice in (
+            ("held-out text, by name", self.held_out, ""),
+            ("never trained on, by name", by_kind[_TEST],
+             "; mlxhog eval RUN --data FILE scores such a file"),
+            ("read once, since another file has the same text", by_kind[EQUAL], ""),
+        ):  # fmt: skip
+            if paths:
+                notes.append(f"{what}: {self._some(paths)}{advice}")
         files = (*self.files, *self.held_out)
         for kind, n in Counter(map(textfiles.kind, files)).items():
             what, command = encodings.MARKUP.get(kind, ("", ""))
@@ -209,22 +187,23 @@ class Corpus:
                 notes.append(f"{n} {kind} read as it stands, with all markup: {what}; {way_out}")
         if self.skipped:
             notes.append(f"{folders.summary(len(files), self.skipped)}; {listed_by} lists them")
-        if left_out := folders.left_out(self.skipped):
-            notes.append(f"left out: {left_out}")
         if bad := folders.named(self.skipped, self.folder):
             notes.append(f"bad files: {bad}; --strict-data refuses them")
         return notes
 
     def _some(self, files: Sequence[Path]) -> str:
         """The names of the first of some files, below the folder."""
-        inside = self.folder or Path()
-        first = [p.relative_to(inside) if p.is_relative_to(inside) else p for p in files[:_MOST]]
-        rest = len(files) - len(first)
-        return ", ".join(map(printable, first)) + (f" and {rest} more" if rest else "")
+        names = [printable(folders.inside(path, self.folder)) for path in files[:_MOST]]
+        rest = f" and {len(files) - _MOST} more" if len(files) > _MOST else ""
+        return ", ".join(names) + rest
 
     def in_brackets(self) -> str:
         """The notes in brackets, for an error about missing text; empty without notes."""
         return f" ({'; '.join(notes)})" if (notes := self.notes()) else ""
+
+
+def _reader(path: Path, text_key: str | None) -> Documents:
+    return lambda: textfiles.documents(path, text_key, split=True)
 
 
 def find(spec: str, text_key: str | None = None) -> Corpus:
@@ -245,47 +224,45 @@ def find(spec: str, text_key: str | None = None) -> Corpus:
     if len(specs := [one for one in spec.split("\n") if one.strip()]) > 1:
         return Corpus.together([find(one, text_key) for one in specs])
     if spec == SOTU:
-        return Corpus(SOTU, lambda: (address.text.encode() for address in read_sotu()))
+        read = lambda: (address.text.encode() for address in read_sotu())  # noqa: E731
+        return Corpus(SOTU, (Part(SOTU, read, SOTU),))
     if spec.startswith("hf:"):
         return _data_set(spec.removeprefix("hf:"), text_key)
     path = expanded(spec.removeprefix("file:").removeprefix("dir:"))
+    source = os.path.abspath(path)
     if path.is_dir():
-        return _folder(path, text_key)
+        texts, skipped = folders.look(path, text_key)
+        if not texts:
+            raise DataError(_without_text(path, skipped))
+        return Corpus.selected(source, texts, text_key, skipped, path)
     if path.exists() or path.is_symlink():  # reading a broken link says so
-        source = os.path.abspath(path)
-        return Corpus(
-            source, lambda: textfiles.documents(path, text_key, split=True), files=(path,)
-        )
+        return Corpus(source, (Part(str(path), _reader(path, text_key), source, path),))
     if glob.has_magic(str(path)):
         matches = glob.glob(str(path), recursive=True)
-        files, skipped = folders.once(Path(one) for one in matches if not os.path.isdir(one))
+        files, linked = folders.once(Path(one) for one in matches if not os.path.isdir(one))
         if not files:
             raise DataError(
                 f"no file matches {spec!r} in {Path.cwd()}; quote the pattern, or name a folder"
             )
-        return Corpus.chosen(str(path.absolute()), files, text_key, skipped=skipped)
+        return Corpus.selected(source, files, text_key, linked)
     raise DataError(_unknown(spec, path))
 
 
 def parts(corpus: Corpus, text_key: str | None = None) -> list[Corpus]:
-    """Return each file of a corpus as its own corpus; a corpus without files is one part.
+    """Return each file of a corpus as its own corpus; other texts are a corpus as a whole.
 
     Args:
         corpus: as `find` or `checked` returned it.
         text_key: as for `find`.
     """
-    if corpus.members:
-        return [part for one in corpus.members for part in parts(one, text_key)]
-    files = (*corpus.files, *corpus.held_out)
-    if len(files) < 2:
-        return [corpus]
-    return [find(f"file:{path}", text_key) for path in files]
+    names = dict.fromkeys(f"file:{one.path}" if one.path else one.source for one in corpus.parts)
+    return [corpus] if len(names) < 2 else [find(name, text_key) for name in names]
 
 
 def readable(spec: str, text_key: str | None = None, *, strict: bool = False) -> Corpus:
     """Return a corpus without its bad files; arguments and errors as of `find` and `checked`."""
     corpus = find(spec, text_key)
-    if corpus.read is None and not corpus.members:
+    if len({one.source for one in corpus.parts}) == 1 and not corpus.parts[0].selected:
         return corpus
     return checked(corpus, lambda documents, *_: sum(1 for _ in documents), strict=strict)
 
@@ -297,47 +274,46 @@ def checked(
 
     Args:
         corpus: the corpus.
-        take: reads the documents of the corpus or of one file, of which its second argument says
-            whether they are its own held-out text, and returns their number. If it raises an error,
-            it must have kept nothing of that file.
+        take: reads the documents of a part, of which its second argument says whether they are
+            held-out text, and returns their number. If it raises an error, it must have kept
+            nothing of that part.
         strict: whether bad files are refused.
 
     Raises:
         DataError: needed text cannot be read; a file is bad and `strict`; or no text is left.
         EnvironmentLacks: needed text requires a package that is not installed.
     """
-    members = corpus.members or (corpus,)
-    kept: dict[tuple[int, bool], list[Path]] = {}
-    skipped = [list(one.skipped) for one in members]
+    texts, skipped = list[Part](), list(corpus.skipped)
     known: dict[bytes, Path] = {}
-    for is_held_out in (False, True):  # in the order in which they are written, see `prepare`
-        for place, one in enumerate(members):
-            files = kept[place, is_held_out] = []
-            if one.read is None:
-                documents = one.validation if is_held_out else one.documents
-                if documents is not None:
-                    take(documents(), is_held_out)
-                continue
-            for path in one.held_out if is_held_out else one.files:
-                try:
-                    n_documents = take(_once(one.read(path), path, known), is_held_out)
-                except _EqualFile as equal:
-                    why = f"equal to {printable(str(equal))}"
-                    skipped[place].append(Skipped(path, EQUAL, why))
-                except (DataError, EnvironmentLacks) as error:
-                    if is_held_out:
-                        raise
-                    skipped[place].append(Skipped.bad(path, error))
-                else:
-                    if n_documents:
-                        files.append(path)
-                    else:
-                        skipped[place].append(Skipped.empty(path))
-    checked_members = [
-        one if one.read is None else one.without(skipped[k], kept[k, False], kept[k, True], strict)
-        for k, one in enumerate(members)
-    ]
-    return Corpus.together(checked_members) if corpus.members else checked_members[0]
+    for one in sorted(corpus.parts, key=lambda one: one.held_out):  # as `prepare` writes them
+        path = one.path
+        if not one.selected or path is None:
+            take(one.read(), one.held_out)
+            texts.append(one)
+            continue
+        try:
+            if take(_once(one.read(), path, known), one.held_out):
+                texts.append(one)
+            else:
+                skipped.append(Skipped(path, "empty", folders.EMPTY))
+        except _EqualFile as equal:
+            skipped.append(Skipped(path, EQUAL, f"equal to {printable(str(equal))}"))
+        except (DataError, EnvironmentLacks) as error:
+            if one.held_out:
+                raise
+            skipped.append(Skipped.bad(path, error))
+    bad = folders.named(skipped, corpus.folder)
+    sources = {one.source for one in texts if not one.held_out}
+    for source in dict.fromkeys(one.source for one in corpus.parts if one.source not in sources):
+        why = "; ".join(filter(None, (folders.summary(0, skipped), bad)))
+        raise DataError(f"{source} has no readable text: {why}; choose other files")
+    if strict and bad:
+        raise DataError(
+            f"{corpus.source} has bad files, and --strict-data refuses them: {bad}; repair or "
+            "remove them, or leave --strict-data out to skip them"
+        )
+    skipped.sort(key=lambda one: one.path)
+    return replace(corpus, parts=tuple(texts), skipped=tuple(skipped))
 
 
 class _EqualFile(Exception):
@@ -359,28 +335,15 @@ def _once(documents: Iterable[bytes], path: Path, known: dict[bytes, Path]) -> I
         raise _EqualFile(known[digest.digest()])
 
 
-def _folder(folder: Path, text_key: str | None) -> Corpus:
-    source = os.path.abspath(folder)
-    texts, skipped = folders.look(folder, text_key)
-    if not texts:
-        raise DataError(_without_text(folder, skipped))
-    return Corpus.chosen(source, texts, text_key, skipped=skipped, folder=folder)
-
-
 def _without_text(folder: Path, skipped: Sequence[Skipped]) -> str:
-    """Say why a folder without text has none, and how to read its files anyway."""
+    """Say why a folder without text has none, and the way out."""
     if not skipped:
         return f"the folder {folder} holds no files; name a folder with text"
-    way_out = "name another folder"
-    if any(one.advice for one in skipped):
-        way_out = "convert its files, or name another folder"
-    elif one := next((one for one in skipped if one.glob), None):
-        pattern = f"{glob.escape(str(one.path.parent))}/{one.glob}"
-        way_out = f"a glob reads what it matches: --data {quoted(pattern)}"
+    way_out = "name another folder, or one of these files: a file that is named is read as it is"
     if one := next((one for one in skipped if one.is_table), None):
         way_out = textfiles.column_needed(one.path)
-    why = [folders.summary(0, skipped), folders.left_out(skipped), folders.named(skipped, folder)]
-    return f"the folder {folder} holds no text: {'; '.join(filter(None, why))}; {way_out}"
+    why = filter(None, (folders.summary(0, skipped), folders.named(skipped, folder)))
+    return f"the folder {folder} holds no text: {'; '.join(why)}; {way_out}"
 
 
 def _data_set(name: str, text_key: str | None) -> Corpus:
@@ -392,32 +355,13 @@ def _data_set(name: str, text_key: str | None) -> Corpus:
                 if text.strip():
                     yield text
 
-    held_out = data_set.held_out
+    source, held_out = data_set.source, data_set.held_out
     _, first = next(data_set.records(data_set.train, text_key), ("", {}))
-    return Corpus(
-        data_set.source,
-        lambda: read(data_set.train),
-        None if held_out is None else lambda: read(held_out),
-        keys=records.text_keys(first, text_key),
-    )
-
-
-def _reading(
-    files: Sequence[Path], held_out: Sequence[Path], read: Callable[[Path], Iterator[bytes]]
-) -> dict[str, Any]:
-    """The fields of a corpus of files."""
-    return {
-        "documents": partial(_read_all, files, read),
-        "validation": partial(_read_all, held_out, read) if held_out else None,
-        "files": tuple(files),
-        "held_out": tuple(held_out),
-        "read": read,
-    }
-
-
-def _read_all(files: Sequence[Path], read: Callable[[Path], Iterator[bytes]]) -> Iterator[bytes]:
-    for path in files:
-        yield from read(path)
+    texts = [Part(source, partial(read, data_set.train), source)]
+    if held_out is not None:
+        name = f"{source}, held-out"
+        texts.append(Part(name, partial(read, held_out), source, held_out=True))
+    return Corpus(source, tuple(texts), keys=records.text_keys(first, text_key))
 
 
 def full_path(spec: str) -> str | None:

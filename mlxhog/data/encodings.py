@@ -17,6 +17,7 @@ _CONTROLS = bytes(set(range(32)) - set(b"\b\t\n\v\f\r\x1b")) + b"\x7f"
 _MOST_CONTROLS = 0.01  # share of control characters in text; compressed data has 0.1
 _MOST_FOREIGN = 0.25  # share of bytes above 127 in text that is not UTF-8, such as Latin-1
 _PANDOC = "pandoc -t plain -o {0}.txt {0}"
+_ICONV = "iconv -f {} -t UTF-8 {{0}} > NEW"
 _FORMATS = (
     (0, b"%PDF-", "a PDF document", "pdftotext {0}"),
     (0, b"%!PS", "PostScript", "ps2ascii {0} {0}.txt"),
@@ -39,6 +40,10 @@ _FORMATS = (
     (0, b"GIF89a", "a picture", ""),
     (0, b"II*\0", "a picture", ""),
     (8, b"WEBP", "a picture", ""),
+    (0, codecs.BOM_UTF32_LE, "text in UTF-32", _ICONV.format("UTF-32")),
+    (0, codecs.BOM_UTF32_BE, "text in UTF-32", _ICONV.format("UTF-32")),
+    (0, codecs.BOM_UTF16_LE, "text in UTF-16", _ICONV.format("UTF-16")),
+    (0, codecs.BOM_UTF16_BE, "text in UTF-16", _ICONV.format("UTF-16")),
 )
 """Offset and signature, what the file is, and the command that converts or unpacks it."""
 

@@ -29,7 +29,7 @@ _KINDS = 6  # kinds of files that the summary names
 _NAMED = 10  # most empty files that a message names; it names all damaged ones
 _MOST_CHARACTERS = 3000  # most characters of names; an error message may have more
 
-BAD = "cannot be read"
+BAD = "that cannot be read"
 EMPTY = "no text in it"
 
 
@@ -41,8 +41,6 @@ class Skipped:
         path: its path.
         kind: its kind in the summary.
         reason: why it is not read.
-        is_bad: whether it should be text, but is damaged, unreadable or empty.
-        glob: a pattern that matches it and similar files, if a glob would read them.
         advice: why it is not read and the way to its text, the same for all files of its kind;
             empty if it cannot be expected to have text.
     """
@@ -50,9 +48,12 @@ class Skipped:
     path: Path
     kind: str
     reason: str
-    is_bad: bool = False
-    glob: str = ""
     advice: str = ""
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether it should be text, but is damaged, unreadable or empty."""
+        return self.kind == BAD or self.reason == EMPTY
 
     @property
     def is_table(self) -> bool:
@@ -69,36 +70,29 @@ class Skipped:
         # The text of an error has no character that a terminal cannot show.
         reason = str(error).removeprefix(visible(str(path)))
         reason = re.sub(r"^:(\d+): ", r"line \1: ", reason)
-        return cls(path, BAD, reason.lstrip(",: ").removeprefix("is "), is_bad=True)
+        return cls(path, BAD, reason.lstrip(",: ").removeprefix("is "))
 
     @classmethod
-    def other(cls, path: Path, kind: str, what: str, command: str, glob: str = "") -> Skipped:
+    def other(cls, path: Path, kind: str, what: str, command: str) -> Skipped:
         """A file of another format, such as a document or an archive."""
         ways = (f"{what}; {encodings.way_out(one, command)}" for one in (path, Path("FILE")))
-        reason, advice = ways if command else (what, "")
-        return cls(path, kind, reason, glob=glob, advice=advice)
-
-    @classmethod
-    def empty(cls, path: Path) -> Skipped:
-        """A file that is empty, or has only white space."""
-        return cls(path, "empty", EMPTY, is_bad=True)
+        return cls(path, kind, *(ways if command else (what,)))
 
 
-def look(folder: Path, text_key: str | None) -> tuple[tuple[Path, ...], tuple[Skipped, ...]]:
-    """Return the files of a folder that are text, and the others, each in the order of paths.
+def look(folder: Path, text_key: str | None) -> tuple[list[Path], list[Skipped]]:
+    """Return the files of a folder and its subfolders that are text, and the others.
 
     Args:
-        folder: the folder, read with its subfolders.
+        folder: the folder.
         text_key: see `corpora.find`.
+
+    Returns:
+        Both in the order of paths.
     """
-    texts = list[Path]()
     files, skipped = walk(folder)
-    for path in files:
-        if one := _skipped(path, text_key):
-            skipped.append(one)
-        else:
-            texts.append(path)
-    return tuple(texts), tuple(sorted(skipped, key=lambda one: one.path))
+    others = {path: one for path in files if (one := _skipped(path, text_key))}
+    skipped = sorted([*skipped, *others.values()], key=lambda one: one.path)
+    return [path for path in files if path not in others], skipped
 
 
 def walk(folder: Path) -> tuple[list[Path], list[Skipped]]:
@@ -109,53 +103,41 @@ def walk(folder: Path) -> tuple[list[Path], list[Skipped]]:
     files, skipped = list[Path](), list[Skipped]()
 
     def closed(error: OSError) -> None:
-        path = Path(error.filename)
         reason = f"a folder that cannot be opened: {error.strerror}"
-        skipped.append(Skipped(path, BAD, reason, is_bad=True))
+        skipped.append(Skipped(Path(error.filename), BAD, reason))
 
-    roots, entered = [folder], set[str]()
-    for root in roots:  # links are appended, and are read after the folders that are none
-        real = os.path.realpath(root)
-        above = Path(os.path.realpath(root.parent)).is_relative_to(real)
-        if root != folder and (above or real in entered):
-            skipped.append(_linked(root, "above it" if above else "that is read already"))
+    root, entered = Path(os.path.realpath(folder)), set[str]()
+    for name, folders, names in os.walk(folder, onerror=closed, followlinks=True):
+        here, real = Path(name), os.path.realpath(name)
+        above = here != folder and root.is_relative_to(real)
+        if above or real in entered:
+            reason = f"a link to a folder {'above it' if above else 'that is read already'}"
+            skipped.append(Skipped(here, "linked", reason, f"{printable(here)} is {reason}"))
+            folders.clear()
             continue
-        for name, folders, names in os.walk(root, onerror=closed):
-            here, real_here = Path(name), os.path.realpath(name)
-            if real_here in entered:
-                skipped.append(_linked(here, "that is read already"))
-                folders.clear()
-                continue
-            entered.add(real_here)
-            for one in sorted(folders):
-                if one.startswith(".") or one in _CACHES:
-                    skipped.append(Skipped(here / one, "hidden", "a hidden folder"))
-                    folders.remove(one)
-                elif (here / one).is_symlink():
-                    roots.append(here / one)  # os.walk does not enter it
-            for one in names:
-                if one.startswith("."):
-                    skipped.append(Skipped(here / one, "hidden", "a hidden file", glob=".*"))
-                else:
-                    files.append(here / one)
-    kept, linked = once(files)
-    return kept, [*skipped, *linked]
+        entered.add(real)
+        hidden = [one for one in folders if one.startswith(".") or one in _CACHES]
+        skipped += [Skipped(here / one, "hidden", "a hidden folder") for one in hidden]
+        others = [one for one in folders if one not in hidden]
+        folders[:] = sorted(others, key=lambda one: ((here / one).is_symlink(), one))
+        for one in names:
+            if one.startswith("."):
+                skipped.append(Skipped(here / one, "hidden", "a hidden file"))
+            else:
+                files.append(here / one)
+    files, linked = once(files)
+    return files, [*skipped, *linked]
 
 
-def once(files: Iterable[Path]) -> tuple[list[Path], tuple[Skipped, ...]]:
+def once(files: Iterable[Path]) -> tuple[list[Path], list[Skipped]]:
     """Return files in the order of paths, without links to others of them and paths over links."""
     by_file, skipped = dict[str, Path](), list[Skipped]()
     for path in sorted(files, key=lambda path: (path.is_symlink(), len(path.parts), path)):
         first = by_file.setdefault(os.path.realpath(path), path)
         if first != path:
             advice = f"the same file as {printable(first)}"
-            skipped.append(Skipped(path, "linked", advice, advice=advice))
-    return sorted(by_file.values()), tuple(skipped)
-
-
-def _linked(path: Path, where: str) -> Skipped:
-    reason = f"a link to a folder {where}"
-    return Skipped(path, "linked", reason, advice=f"{printable(path)} is {reason}")
+            skipped.append(Skipped(path, "linked", advice, advice))
+    return sorted(by_file.values()), skipped
 
 
 def _skipped(path: Path, text_key: str | None) -> Skipped | None:
@@ -166,7 +148,7 @@ def _skipped(path: Path, text_key: str | None) -> Skipped | None:
     if kind in tables.CSV_SUFFIXES and not text_key:
         return Skipped(path, label, "a table; --text-key names the column of its text")
     if kind in encodings.MARKUP:
-        return Skipped.other(path, label, *encodings.MARKUP[kind], glob=f"*{path.suffix}")
+        return Skipped.other(path, label, *encodings.MARKUP[kind])
     if kind in textfiles.TEXT_SUFFIXES or kind in tables.CSV_SUFFIXES:
         return None  # reading it reports the error
     try:
@@ -180,35 +162,29 @@ def _skipped(path: Path, text_key: str | None) -> Skipped | None:
             reason, advice = encodings.why_no_text(start) or "", ""
     except (DataError, EnvironmentLacks) as error:
         return Skipped.bad(path, error)
-    return Skipped(path, label, reason, advice=advice) if reason else None
-
-
-def left_out(skipped: Sequence[Skipped]) -> str:
-    """Say which skipped files may have text, and the way to it; empty if none has.
-
-    >>> left_out([Skipped.other(Path("a.pdf"), ".pdf", "a PDF document", "pdftotext {0}")] * 2)
-    '2 .pdf (a PDF document; unpack or convert it: pdftotext FILE)'
-    """
-    kinds = Counter((one.kind, one.advice) for one in skipped if one.advice).most_common()
-    parts = [f"{n} {printable(kind)} ({advice})" for (kind, advice), n in kinds[:_KINDS]]
-    return ", ".join([*parts, *(["and others"] if len(kinds) > _KINDS else [])])
+    return Skipped(path, label, reason, advice) if reason else None
 
 
 def summary(n_read: int, skipped: Sequence[Skipped]) -> str:
-    """Say in one line how many files are skipped, by kind.
+    """Say how many files are skipped, by kind, with the way to the text of those that may have any.
 
-    >>> of_kind = Skipped(Path("a.png"), ".png", "not text")
-    >>> summary(331, [of_kind] * 138 + [Skipped.empty(Path("b.txt"))])
-    '139 of 470 files skipped: 138 .png, 1 empty'
+    >>> archive = Skipped.other(Path("a.zip"), ".zip", "a zip archive", "unzip {0}")
+    >>> summary(331, [archive] * 138 + [Skipped(Path("b.txt"), "empty", EMPTY)])
+    '139 of 470 files skipped: 138 .zip (a zip archive; unpack or convert it: unzip FILE), 1 empty'
     """
-    counts = Counter(one.kind for one in skipped).most_common()
+    counts = Counter((one.kind, one.advice) for one in skipped).most_common()
     kinds = [
-        f"{n} that {kind}" if kind == BAD else f"{n} {printable(kind)}"
-        for kind, n in counts[:_KINDS]
+        f"{n} {printable(kind)}" + (f" ({advice})" if advice else "")
+        for (kind, advice), n in counts[:_KINDS]
     ]
     if rest := sum(n for _, n in counts[_KINDS:]):
         kinds.append(f"{rest} of other kinds")
     return f"{len(skipped)} of {n_read + len(skipped)} files skipped: {', '.join(kinds)}"
+
+
+def inside(path: Path, folder: Path | None) -> Path:
+    """Return a path below a folder without the folder; another path as it is."""
+    return path.relative_to(folder) if folder and path.is_relative_to(folder) else path
 
 
 def named(skipped: Sequence[Skipped], folder: Path | None) -> str:
@@ -223,9 +199,7 @@ def named(skipped: Sequence[Skipped], folder: Path | None) -> str:
     for one in sorted(skipped, key=lambda one: one.reason == EMPTY):  # empty files come last
         if not one.is_bad:
             continue
-        reason = one.reason.partition("; ")[0]
-        inside = folder is not None and one.path.is_relative_to(folder)
-        name = printable(one.path.relative_to(folder) if folder and inside else one.path)
+        reason, name = one.reason.partition("; ")[0], printable(inside(one.path, folder))
         n_characters += len(name) + (0 if reason in names else len(reason))
         enough = reason == EMPTY and len(names.get(EMPTY, ())) >= _NAMED
         if enough or n_characters > _MOST_CHARACTERS:

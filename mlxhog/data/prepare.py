@@ -153,7 +153,7 @@ def prepare(
     corpus, scan = _scan(corpus, strict)
     machine.is_measured = True
     rule = heldout.rule_for(val, scan.sizes)
-    if corpus.validation:
+    if corpus.has_held_out:
         rule = "given"
     elif rule == "tail" and scan.n_examples and val != "tail":
         rule = heldout.SAME
@@ -267,11 +267,11 @@ def _pieces(corpus: corpora.Corpus, rule: str, n_bytes: int) -> Iterator[tuple[b
     if rule == heldout.SAME:
         yield from ((held_out, one) for one in corpus.documents() for held_out in (False, True))
         return
-    if corpus.validation is None:
+    if not corpus.has_held_out:
         yield from heldout.split(corpus.documents(), rule, n_bytes)
         return
-    yield from ((False, document) for document in corpus.documents())
-    yield from ((True, document) for document in corpus.validation())
+    for held_out in (False, True):
+        yield from ((held_out, document) for document in corpus.documents(held_out=held_out))
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import codecs
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from mlxhog.data import conversations
@@ -101,37 +101,30 @@ def _unknown(record: dict[str, Any], text_key: str | None, where: str) -> NoRetu
     """
     missing = next(one for one in (text_key or "text").split(",") if one not in record)
     known = ", ".join(shown(key) for key in list(record)[:20]) or "none"
-    strings = [key for key, value in record.items() if isinstance(value, str)]
-    raise DataError(f"{where}: no key {missing!r}; keys are {known}; {naming(strings, record)}")
+    texts = {key: value for key, value in record.items() if isinstance(value, str)}
+    strings = sorted(texts, key=lambda key: len(texts[key]))
+    raise DataError(f"{where}: no key {missing!r}; keys are {known}; {naming(strings)}")
 
 
-def naming(keys: Sequence[str], record: Mapping[str, object] | None = None) -> str:
-    """Say how the user names the keys of the text.
+def naming(keys: Sequence[str]) -> str:
+    """Say how the user names the keys of the text, if these have texts, the last the longest.
 
     A key that looks like a prompt is never proposed alone: its completion would not be learned.
-
-    Args:
-        keys: the keys with texts.
-        record: a record with these keys; of several possible keys, that of the longest text is
-            proposed.
     """
     if not keys:
         return "none of them has text"
-    sizes = {key: len(str((record or {}).get(key) or "")) for key in keys}
-    prompt = next((key for key in keys if key in PROMPTS), None)
-    others = [key for key in keys if key != prompt]
-    if prompt is not None and not others:
-        return f"only the prompt {shown(prompt)} has text, and its completion is missing"
-    longest = max(others[::-1], key=sizes.__getitem__)
-    key = next((key for key in others if key in COMPLETIONS), longest)
-    before = prompt or next((one for one in others if one != key), None)
-    alone = f"name the key of the text: --text-key {shlex.quote(key)}"
-    if before is None:
-        return alone
-    pair = f"--text-key {shlex.quote(f'{before},{key}')}"
-    if prompt is None and key not in COMPLETIONS:
-        return f"{alone}; or those of a prompt and its completion, the last learned: {pair}"
-    return f"name the keys of the prompt and of its completion, which is learned: {pair}"
+    prompt = next((one for one in keys if one in PROMPTS), None)
+    others = [one for one in keys if one != prompt]
+    if not others:
+        return f"only the prompt {shown(keys[0])} has text, and its completion is missing"
+    key = next((one for one in others if one in COMPLETIONS), others[-1])
+    alone = f"the key of the text: --text-key {shlex.quote(key)}"
+    first = prompt or next((one for one in others if one != key), None)
+    if first is None:
+        return f"name {alone}"
+    pair = shlex.quote(f"{first},{key}")
+    both = f"those of a prompt and its completion, the last learned: --text-key {pair}"
+    return f"name {both}" if prompt or key in COMPLETIONS else f"name {alone}; or {both}"
 
 
 def _string(record: dict[str, Any], key: str, where: str) -> bytes:

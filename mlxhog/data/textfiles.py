@@ -1,7 +1,7 @@
 """The documents of one file: plain text, JSON, JSON lines, CSV or Parquet, compressed or not.
 
-Documents are bytes, so the byte tokenizer keeps text that is not UTF-8 unchanged. Text with a
-byte-order mark becomes UTF-8 without one, and CRLF becomes LF. Nothing else is altered.
+Documents are bytes, so the byte tokenizer keeps text that is not UTF-8 unchanged. A byte-order mark
+is left out, and CRLF becomes LF. Nothing else is altered.
 
 A file is read forward in pieces, so memory does not grow with its unpacked size, and a document has
 at most `DOCUMENT_BYTES`. A truncated file is an error, never a shorter text. Every error begins
@@ -188,11 +188,11 @@ def _refuse_other(path: Path, start: bytes) -> None:
     """Refuse other formats.
 
     Raises:
-        DataError: the first bytes are not those of text.
+        DataError: the first bytes are not those of text in UTF-8.
     """
     if other := encodings.other_format(start):
         what, command = other
-        raise DataError(f"{path} is {what}, not text; {encodings.way_out(path, command)}")
+        raise DataError(f"{path} is {what}, not UTF-8 text; {encodings.way_out(path, command)}")
 
 
 def not_utf8(path: Path) -> int | None:
@@ -292,24 +292,7 @@ def _texts(path: Path, text_key: str | None) -> Iterator[bytes]:
     if text_key is None and kind(path) in tables.CSV_SUFFIXES:
         raise DataError(column_needed(path))
     for where, record in records(path, text_key):
-        if _is_chat_export(record) and not text_key:
-            raise DataError(f"{where} is {_CHAT_EXPORT}")
         yield record_text(record, text_key, where)
-
-
-_CHAT_EXPORT = (
-    "a chat export, not records with role and content; to convert it see docs/own-text.md"
-)
-
-
-def _is_chat_export(record: object) -> bool:
-    """Whether a record is a conversation as chat programs export it, not a text or messages."""
-    if not isinstance(record, dict) or text_keys(record, None) not in ((), ("messages",)):
-        return False
-    messages = record.get("messages", record.get("chat_messages"))
-    first = messages[0] if isinstance(messages, list) and messages else {}
-    foreign = isinstance(first, dict) and bool({"author", "sender", "from_id"} & first.keys())
-    return isinstance(record.get("mapping"), dict) or (foreign and "role" not in first)
 
 
 def column_needed(path: Path) -> str:
@@ -339,8 +322,6 @@ def without_text(path: Path, text_key: str | None) -> str:
     _, record = next(records(path, text_key), ("", None))
     if not isinstance(record, dict):
         return ""
-    if _is_chat_export(record):
-        return _CHAT_EXPORT
     if text_keys(record, text_key):
         return ""
     names = ", ".join(map(shown, list(record)[:5])) or "none"
@@ -361,7 +342,7 @@ def fields(path: Path, text_key: str | None, most: int) -> Counter[tuple[str, ..
 
 
 def head_of(path: Path) -> bytes:
-    """Return the first `encodings.HEAD_BYTES` of a file, unpacked and decoded.
+    """Return the first `encodings.HEAD_BYTES` of a file, unpacked.
 
     Raises:
         DataError: it cannot be read.
@@ -372,36 +353,26 @@ def head_of(path: Path) -> bytes:
 
 
 def plain(content: bytes) -> bytes:
-    """Return a text as training reads it: UTF-8 without a byte-order mark, CRLF as LF.
-
-    Raises:
-        UnicodeError: the text is not encoded as its mark says.
-    """
-    return (
-        _as_utf8(io.BufferedReader(cast(Any, io.BytesIO(content)))).read().replace(b"\r\n", b"\n")
-    )
+    """Return a text as training reads it: without a byte-order mark, CRLF as LF."""
+    return content.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n")
 
 
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[BinaryIO]:
-    """Open a file to read its unpacked content; text with a byte-order mark becomes UTF-8.
+    """Open a file to read its unpacked content, without a byte-order mark.
 
     The file can be read forward, as a whole or by lines, and peeked at.
 
     Raises:
-        DataError: it is not a readable regular file; in the block: it is damaged, or its encoding
-            is not that of its mark.
+        DataError: it is not a readable regular file; in the block: it is damaged.
         EnvironmentLacks: unpacking it needs a package that is not installed.
     """
     with _open_regular(path) as packed:
         try:
             with _unpacked(path, packed) as file:
-                yield _as_utf8(file)
-        except UnicodeError as error:
-            raise DataError(
-                f"{path} begins with the mark of UTF-16 or UTF-32, but is not ({error}); repair "
-                "it, or keep it out of --data"
-            ) from error
+                if _peek(file).startswith(codecs.BOM_UTF8):
+                    file.read(len(codecs.BOM_UTF8))
+                yield file
         except (OSError, EOFError, lzma.LZMAError, zlib.error, MemoryError) as error:
             raise DataError(
                 f"{path} is cut short or damaged ({message_of(error)}); fetch it again"
@@ -445,44 +416,6 @@ def _unpacked(path: Path, packed: io.BufferedReader) -> BinaryIO:
     return packed
 
 
-_MARKS = (  # if one mark begins with another, the longer one comes first
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
-
-
-def _as_utf8(file: BinaryIO) -> BinaryIO:
-    """Return the rest of a file, open at its beginning, as UTF-8 without a byte-order mark."""
-    start = _peek(file)
-    for mark, name in _MARKS:
-        if start.startswith(mark):
-            return io.BufferedReader(_Utf8(codecs.getreader(name)(file)), encodings.HEAD_BYTES)
-    if start.startswith(codecs.BOM_UTF8):
-        file.read(len(codecs.BOM_UTF8))
-    return file
-
-
 def _peek(file: BinaryIO) -> bytes:
     """The next bytes of a buffered file, without consuming them."""
     return bytes(cast(Any, file).peek(encodings.HEAD_BYTES)[: encodings.HEAD_BYTES])
-
-
-class _Utf8(io.RawIOBase):
-    """A text as bytes of UTF-8."""
-
-    def __init__(self, text: codecs.StreamReader) -> None:
-        super().__init__()
-        self._text, self._rest = text, b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        piece = self._rest or self._text.read(encodings.HEAD_BYTES).encode()
-        if not piece and self._text.bytebuffer:
-            raise UnicodeError("it ends within a character")
-        n = min(len(buffer), len(piece))
-        buffer[:n], self._rest = piece[:n], piece[n:]
-        return n

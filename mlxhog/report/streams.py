@@ -1,6 +1,6 @@
 """Standard streams that are safe to write: without control characters, and lasting.
 
-Names from other people's files reach terminals and spreadsheets. The name of a tensor, a file or a
+Names from other people's files reach terminals. The name of a tensor, a file or a
 study may contain control characters that move the cursor of a terminal, change its title or type
 into it. So everything that the command line prints goes through a `PrintableStream`. Colored output
 of rich, whose colors are escape sequences too, goes through `console`, which cleans text before it
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 WIDTH = 100
 """Columns of text for a pipe, and the largest number of columns in a window."""
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""First characters with which a spreadsheet takes a cell for a formula."""
 
 
 def printable(text: str) -> str:
@@ -91,12 +89,6 @@ def in_columns(name: str, parts: Iterable[str], width: int) -> list[str]:
         for piece in textwrap.wrap(line, room, break_long_words=False, break_on_hyphens=False)
     ]
     return [f"{indent if k else name}{line}" for k, line in enumerate(broken)]
-
-
-def cell(text: str) -> str:
-    """Return a text as a cell of CSV that no spreadsheet takes for a formula."""
-    text = printable(text)
-    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 class PrintableStream:

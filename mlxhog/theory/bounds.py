@@ -12,8 +12,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mlxhog.errors import DataError
-
 # -- facts, and the theorems' assumptions ----------------------------------------------------------
 
 
@@ -40,13 +38,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Assumption:
-    """One assumption of a theorem.
-
-    Attributes:
-        needs: the assumption, in a few words.
-        holds: whether it holds here; None if unknown.
-        why: the reason, in plain words.
-    """
+    """One assumption of a theorem, whether it holds here (None if unknown), and why."""
 
     needs: str
     holds: bool | None
@@ -173,10 +165,6 @@ def _step_for_dense(
     }
 
 
-def _within(met: float) -> str:
-    return "within" if met else "beyond"
-
-
 THEOREMS = {
     "proposition 4.1": Theorem(
         HOGWILD, EVERY, lambda **_: {},  # it divides by c^2, and c of a network is 0
@@ -199,7 +187,7 @@ THEOREMS = {
         _perturbed_iterate,
         lambda v, tau, n_examples, mean_degree: f"an update meets {mean_degree / n_examples:.3g} "
         f"of the others, so lags up to {v['largest_tau']:.3g} cost nothing; a lag of {tau:g} is "
-        f"{_within(v['met'])} that",
+        f"{'within' if v['met'] else 'beyond'} that",
     ),
     "step for dense problems": Theorem(
         KOLOSKOVA, ("smooth", "lossless", "sgd"), _step_for_dense,
@@ -248,12 +236,7 @@ WHOLE = "model"
 
 
 def apply(name: str, facts: Facts, block: str = WHOLE, /, **inputs: float) -> Bound:
-    """Return a theorem of `THEOREMS` at the numbers of a problem.
-
-    Raises:
-        DataError: a number is outside its range.
-    """
-    _check(**inputs)
+    """Return a theorem of `THEOREMS` at the numbers of a problem, none of which is negative."""
     theorem = THEOREMS[name]
     values = theorem.values(**inputs)
     assumptions = tuple(assume(facts, one) for one in theorem.needs)
@@ -272,15 +255,3 @@ def apply(name: str, facts: Facts, block: str = WHOLE, /, **inputs: float) -> Bo
         assumptions=assumptions,
         words=theorem.words(values, **inputs),
     )
-
-
-def _check(**inputs: float) -> None:
-    for name, value in inputs.items():
-        if name in ("rho", "delta"):
-            wanted, fits = "a share of the examples, 0 to 1", 0 <= value <= 1
-        elif name in ("n", "n_examples", "smoothness"):
-            wanted, fits = "a number above 0", value > 0
-        else:
-            wanted, fits = "0 or more", value >= 0
-        if not fits:
-            raise DataError(f"{name} = {value}: wanted {wanted}")

@@ -63,13 +63,13 @@ def test_a_cluster_of_nodes_has_a_command_for_each_that_stays_on_it(monkeypatch,
     two = Node(0, (0, 1), 1024), Node(1, (2, 3), 1024)
     monkeypatch.setattr(cluster, "nodes", lambda: two)
     monkeypatch.setattr(cluster, "require_numactl", lambda: None)
-    assert cluster.run(["numa", "--address", "127.0.0.1:8601"]) == 0
+    assert cluster.numa(["--address", "127.0.0.1:8601"]) == 0
     first, second = (shlex.split(line) for line in capsys.readouterr().out.splitlines())
     assert second[:4] == ["numactl", "--physcpubind=2,3", "--membind=1", "--"]
     assert first[4:] == [
         "mlxhog", "train", "--cluster", "127.0.0.1:8601", "--cluster-machine", "node0",
     ]  # fmt: skip
-    assert cluster.run(["numa", "--token", "a word"]) == 0
+    assert cluster.numa(["--token", "a word"]) == 0
     for line in capsys.readouterr().out.splitlines():
         assert line.startswith("MLXHOG_CLUSTER_TOKEN='a word' numactl ")
 

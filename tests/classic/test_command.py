@@ -45,11 +45,6 @@ def test_without_a_name_it_lists_the_problems(capsys):
     assert [line.split()[0] for line in lines] == list(problems.PROBLEMS)
 
 
-def test_the_list_takes_no_options_of_a_run(capsys):
-    assert main(["classic", "--workers", "2"]) == 2
-    assert "name the problem" in capsys.readouterr().err
-
-
 @pytest.mark.usefixtures("small")
 def test_its_json_ends_with_what_is_promised(capsys):
     printed = answer(capsys, "--workers", "2")
@@ -112,21 +107,6 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_made(tmp_path, monkey
     output = capsys.readouterr().err
     assert "the files have features up to number 50,000" in output
     assert "needs 1,200,000 bytes, but this machine has 1,000,000" in output
-
-
-@pytest.mark.usefixtures("small")
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--workrs", "2"], "did you mean '--workers'"),
-        (["--workers", "0"], "wanted a whole number at least 1"),
-        (["--scheme", "hogwidl"], "did you mean 'hogwild'"),
-        (["--workers", "4", "--batch-size", "200"], "at most --workers 3"),
-    ],
-)
-def test_wrong_flags_are_exit_code_2(capsys, words, message):
-    assert main(["classic", "svm", *words]) == 2
-    assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow

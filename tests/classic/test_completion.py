@@ -52,10 +52,6 @@ def test_three_workers_come_near_to_serial(small, scheme, write):
     assert_close(run.objective, serial.objective, COMPLETION_NEAR_SERIAL)
 
 
-def test_a_step_that_is_too_large_is_found_out(small):
-    assert train(small, ClassicConfig(scheme="serial", lr=2.0)).status == "diverged"
-
-
 # -- measures -------------------------------------------------------------------------------------
 
 
@@ -89,16 +85,6 @@ def test_a_tenth_is_held_out_and_nothing_is_in_both(full):
     ]
     assert (np.diff(np.sort(np.concatenate(pairs))) > 0).all()
     assert training.n_users == testing.n_users == 48_019
-
-
-def test_too_few_ratings_leave_nothing_to_test():
-    ratings = Ratings(np.arange(9), np.arange(9), np.ones(9), 9, 9)
-    training, testing = hold_out(ratings, seed=0)
-    assert training.n_entries == 9
-    assert testing is None
-    assert "test_error" not in MatrixCompletion(training).measures(
-        MatrixCompletion(training).initial(0)
-    )
 
 
 def test_ratings_from_files_are_completed(tmp_path):

@@ -12,9 +12,8 @@ from mlxhog.classic.datasets import Graph
 from mlxhog.classic.generators import abdomen_like
 from mlxhog.classic.problems.cuts import GraphCuts
 from mlxhog.classic.run import train
-from mlxhog.errors import ConfigError
 from tests.classic.pair_problems import clusters, cut_grid
-from tests.tolerances import CUT_NEAR_FLOW, CUT_NEAR_SERIAL, RECORDED_F32, assert_close
+from tests.tolerances import CUT_NEAR_SERIAL, RECORDED_F32, assert_close
 
 HERE = Path(__file__).parent
 RECORDED = json.loads((HERE.parent / "golden/hogwild/classic_reference.json").read_text())
@@ -68,12 +67,6 @@ def test_serial_sgd_on_abdomen_like_repeats_the_recorded_trace(side):
             assert_close(run.epochs[int(number) - 1].measures[name], value, RECORDED_F32)
 
 
-@pytest.mark.parametrize("side", sorted(ABDOMEN["sides"]))
-def test_the_recorded_cuts_of_abdomen_like_are_the_cheapest_there_are(side):
-    expected = ABDOMEN["sides"][side]
-    assert_close(expected["trace"]["200"]["cut"], expected["maximum_flow"], CUT_NEAR_FLOW)
-
-
 def test_several_workers_cut_several_labels_as_serial_does():
     problem = GraphCuts(clusters(400, 3000, labels=5))
     steps = {"lr": 0.05, "beta": 0.9, "epochs": 20}
@@ -120,12 +113,6 @@ def test_where_no_share_is_large_several_labels_are_rounded_to_the_heaviest():
     assert problem.measures({"x": x})["cut"] == 2
 
 
-def test_where_all_vertices_agree_nothing_is_cut():
-    problem = GraphCuts(square([1, 2, 3, 4]))
-    x = np.full((4, 1), 0.5, np.float32)
-    assert problem.measures({"x": x}) == {"objective": 0.0, "cut": 0.0}
-
-
 def test_at_zeros_and_ones_the_objective_is_the_cut():
     problem = GraphCuts(square([1, 2, 3, 4]))
     for middle, expected in (([0, 0], 5.0), ([1, 0], 4.0), ([0, 1], 6.0), ([1, 1], 5.0)):
@@ -158,10 +145,3 @@ def test_the_karate_club_is_cut_at_its_maximum_flow(tmp_path):
     flow, _ = networkx.minimum_cut(club, 0, 33, capacity="weight")
     config = ClassicConfig(data=str(path), terminals="0=0,33=1", workers=2)
     assert train(problems.create("graph-cuts", config), config).measures["cut"] == flow
-
-
-def test_a_graph_without_labels_is_refused(tmp_path):
-    path = tmp_path / "graph.txt"
-    path.write_text("10 20 3\n20 30 1\n")
-    with pytest.raises(ConfigError, match="--terminals 0=0,33=1"):
-        problems.create("graph-cuts", ClassicConfig(data=str(path)))

@@ -8,7 +8,6 @@ from mlxhog.classic.cyclades import ComponentSummary, components, divide
 from mlxhog.classic.generators import netflix_like
 from mlxhog.classic.problems.completion import MatrixCompletion, hold_out
 from mlxhog.classic.run import train
-from mlxhog.errors import ConfigError
 from tests.classic.small import hinge
 from tests.classic.test_run import SERIAL, same
 
@@ -90,19 +89,3 @@ def test_where_all_conflict_one_component_is_told_and_is_serial():
     result, messages = told(dense)
     assert same(result, train(dense, SERIAL))
     assert "the largest component of a batch of 60 examples has 60 of them" in messages[0]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"scheme": "hogwild", "component_batch": 9}, "is for --scheme cyclades, not hogwild"),
-        ({"scheme": "cyclades", "batch_size": 4}, "add --batch-size 1"),
-        (
-            {"scheme": "cyclades", "write": "racy"},
-            "--write racy is for --scheme hogwild, not cyclades",
-        ),
-    ],
-)
-def test_options_that_contradict_it_are_refused(options, message):
-    with pytest.raises(ConfigError, match=message):
-        train(hinge(), ClassicConfig(workers=2, **options))

@@ -54,13 +54,6 @@ def test_rcv1_like_has_the_statistics_of_rcv1(text, statistic, published):
     assert_close(value, published, FITTED_STATISTIC)
 
 
-@pytest.mark.slow
-def test_rcv1_like_rows_have_length_one_and_classes_are_balanced(text):
-    norms = np.sqrt(np.add.reduceat(text.values.astype(float) ** 2, text.indptr[:-1]))
-    assert_close(norms, np.ones(text.n_rows), RECORDED_F32)
-    assert abs(text.labels.mean()) < 0.01
-
-
 def test_svm100_are_the_recorded_draws():
     train, test = svm100()
     recorded = RECORDED["svm100"]
@@ -112,31 +105,6 @@ def test_netflix_like_is_as_sparse_as_netflix(netflix):
     assert_close(rho, 2.47e-3, FITTED_STATISTIC)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("statistic", "expected"),
-    [
-        (lambda data: data.ratings.mean(), 3.57),
-        (lambda data: data.ratings.std(), 0.96),
-        (
-            lambda data: np.bincount(data.ratings.astype(int), minlength=6)[1:] / data.n_entries,
-            [0.019, 0.109, 0.330, 0.368, 0.174],
-        ),
-        # Median over mean of Netflix's own films and users.
-        (lambda data: busy(data.items), 561 / 5655),
-    ],
-    ids=["mean", "sd", "histogram", "median film"],
-)
-def test_netflix_like_grades_and_films_are_distributed_as_netflix(netflix, statistic, expected):
-    assert_close(statistic(netflix), expected, FITTED_STATISTIC)
-
-
-def busy(rows):
-    """Median over mean of how often rows occur."""
-    times = np.bincount(rows)
-    return np.median(times) / times.mean()
-
-
 def test_a_smaller_netflix_like_has_fewer_users_and_films():
     small = netflix_like(20_000, seed=3)
     assert (small.n_users, small.n_items) == (1518, 562)
@@ -168,10 +136,6 @@ def maximum_flow_of(graph, scale):
     places = np.concatenate(heads), np.concatenate(tails)
     network = coo_array((values, places), shape=(sink + 1, sink + 1)).tocsr()
     return maximum_flow(network, source, sink).flow_value / scale
-
-
-def test_the_recorded_grid_has_the_maximum_flow_347():
-    assert maximum_flow_of(cut_grid(), 1) == RECORDED["cut_grid8"]["maxflow"] == 347
 
 
 @pytest.mark.parametrize("side", sorted(map(int, ABDOMEN["sides"])))

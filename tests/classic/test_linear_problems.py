@@ -10,9 +10,8 @@ from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.problem import ProblemMemory
 from mlxhog.classic.problems import create, linear
 from mlxhog.classic.run import train
-from mlxhog.errors import ConfigError, DataError
+from mlxhog.errors import DataError
 from tests.classic.native import alone
-from tests.pairs import each_of
 from tests.tolerances import (
     HOGWILD_DENSE_OBJECTIVE,
     LOSS_OF_OTHER_DRAWS,
@@ -165,21 +164,3 @@ def test_numbers_as_labels_are_for_least_squares_only(tmp_path):
     assert "train_error" not in problem.measures(problem.initial(0))
     with pytest.raises(DataError, match=":1: label 0.5; wanted -1 or"):
         create("svm", ClassicConfig(data=str(path)))
-
-
-@each_of(
-    ("name", "options", "message"),
-    [
-        ("svm", {"labels": "0=-1"}, "--labels 0=-1 is for --data FILE, not generated data"),
-        ("svm", {"test_data": "x"}, "--test-data x is for --data FILE"),
-        ("svm", {"data": "x.svm", "size": 10}, "--size 10 is for generated data"),
-        ("image-svm", {"data": "x.bin", "size": 10}, "--size 10 is for generated data"),
-        ("image-svm", {"labels": "0=1"}, "--labels 0=1 is for svm or logistic or least-squares"),
-        ("synthetic-svm", {"data": "x"}, "--data x is for svm or .*, not synthetic-svm"),
-        ("linear-regression", {"data": "x"}, "--data x is for svm or .*, not linear-regression"),
-        ("svm", {"terminals": "0=1"}, "--terminals 0=1 is for graph-cuts, not svm"),
-    ],
-)
-def test_options_that_say_nothing_about_a_problem_are_refused(name, options, message):
-    with pytest.raises(ConfigError, match=message):
-        create(name, ClassicConfig(**options))

@@ -2,11 +2,13 @@
 
 import os
 import time
+from functools import partial
 
 import numpy as np
 import pytest
 
 from mlxhog import _native
+from mlxhog.classic.problem import pack_pairs
 from tests.classic.native import (
     BOARD_FLOATS,
     WIDTH,
@@ -17,6 +19,7 @@ from tests.classic.native import (
     x_of,
 )
 from tests.metal.shared import PROCESSES, TIMEOUT_S, run, shared, spawned
+from tests.pairs import each_of
 from tests.tolerances import CLASSIC_STEP_F32, assert_close
 
 N, D, WORKERS = 301, 200, 3  # shares of 101, 100 and 100 examples
@@ -90,58 +93,126 @@ ADDS = dict.fromkeys(("racy", "lossless", "aig", "hot_cold"), 200_000) | {"round
 CELLS = 40
 
 
-def counting_problem(segment, kind, rank):
-    """Every example takes 1 from each of 20 of 40 cells, if the step is -1: no margin reaches 1."""
+def floats_of(segment):
+    return segment.floats[BOARD_FLOATS:]
+
+
+def share_of(rank, kind):
+    return np.arange(rank * ADDS[kind], (rank + 1) * ADDS[kind], dtype=np.int32)
+
+
+def cells_of(rank):
+    """20 of 40 cells for each of 50 examples."""
     rng = np.random.default_rng(rank)
-    cells = np.sort([rng.choice(CELLS, 20, replace=False) for _ in range(50)], axis=1)
-    indptr = np.arange(0, 1001, 20)
+    return np.sort([rng.choice(CELLS, 20, replace=False) for _ in range(50)], axis=1)
+
+
+def rows(segment, kind, rank):
+    """Every example takes 1 from each of its cells, if the step is -1: no margin reaches 1."""
     problem = _native.LinearProblem(
         x_of(segment),
-        indptr,
-        cells.reshape(-1).astype(np.int32),
+        np.arange(0, 1001, 20),
+        cells_of(rank).reshape(-1).astype(np.int32),
         np.ones(1000, np.float32),
         np.ones(50, np.float32),
         np.zeros(0, np.float32),
     )
-    return problem, np.bincount(cells.reshape(-1), minlength=48) * (ADDS[kind] // 50)
+    return problem, np.tile(np.arange(50, dtype=np.int32), ADDS[kind] // 50), -1.0
 
 
-def count_down(segment, kind, rank, options, together):
-    problem, _ = counting_problem(segment, kind, rank)
-    probe = x_of(segment).reshape(-1)[48:49]
-    scheme = scheme_of(segment, kind, rank, WORKERS, probe=probe, **options)
-    order = np.tile(np.arange(50, dtype=np.int32), ADDS[kind] // 50)
+def ratings(segment, kind, rank):
+    """Each of the worker's users rates item 0 once, and so adds 1 to its first column.
+
+    A user's row is 2^-30 long and the rating -2^29: the product of the rows is lost in the error,
+    which stays 2^29, and 2 * 2^29 * 2^-30 is 1.
+    """
+    n = WORKERS * ADDS[kind]
+    users = np.zeros((n, 16), np.float32)
+    users[:, 0] = -(2.0**-30)
+    everyone = np.arange(n, dtype=np.int32)
+    problem = _native.CompletionProblem(
+        users,
+        floats_of(segment)[:16].reshape(1, 16),
+        pack_pairs(everyone, np.zeros_like(everyone), np.full(n, -(2.0**29))),
+        np.zeros(n, np.float32),
+        np.zeros(1, np.float32),
+        user_word0=1,
+    )
+    return problem, share_of(rank, kind), 1.0
+
+
+def edges(segment, kind, rank, labels=2):
+    """Vertex 0, and terminals of label 0 that each pull it by 2^-20, which is exact."""
+    n, width = WORKERS * ADDS[kind] + 1, 1 if labels == 2 else labels
+    x = floats_of(segment)[: n * width].reshape(n, width)
+    if rank is None:
+        x[1:, 0] = 1
+        x[0, -1] = labels > 2  # at another label; as one scalar, 0
+    fixed = np.ones(n, np.uint8)
+    fixed[0] = 0
+    ends = np.arange(1, n, dtype=np.int32)
+    pairs = pack_pairs(np.zeros_like(ends), ends, np.full(n - 1, 2.0**-20))
+    return _native.CutProblem(x, pairs, fixed), share_of(rank or 0, kind), 1.0
+
+
+def count(segment, make, kind, rank, options, together):
+    problem, order, gamma = make(segment, kind, rank)
+    if make is rows:
+        options = options | {"probe": floats_of(segment)[48:49]}
+    scheme = scheme_of(segment, kind, rank, WORKERS, **options)
     together.wait(TIMEOUT_S)
-    assert problem.run(scheme, order, -1.0) == ADDS[kind]
+    assert problem.run(scheme, order, gamma) == len(order)
 
 
-def counted(kind, **options):
-    """What three workers counted down, the probe last, and what they should have."""
-    with shared(BOARD_FLOATS + 64, 64, WORKERS) as segment:
+def counted(make, kind, **options):
+    """The shared floats after three workers have counted."""
+    n = 3 * (WORKERS * ADDS[kind] + 1) if make in (edges, edges_of_3) else 64
+    words = 64 if make is rows else WORKERS * ADDS[kind] + 1
+    with shared(BOARD_FLOATS + n, words, WORKERS) as segment:
         for rank in range(WORKERS):
             segment.locks(rank + 1)
+        if make in (edges, edges_of_3):
+            make(segment, kind, None)
         together = PROCESSES.Barrier(WORKERS)
-        run(count_down, [(segment, kind, rank, options, together) for rank in range(WORKERS)])
-        expected = sum(counting_problem(segment, kind, rank)[1] for rank in range(WORKERS))
-        return x_of(segment).reshape(-1)[:49].copy(), expected
+        run(count, [(segment, make, kind, rank, options, together) for rank in range(WORKERS)])
+        assert not segment.words.any(), "a lock is still taken"
+        return floats_of(segment)[:64].copy()
 
 
-@pytest.mark.parametrize(
-    ("kind", "options"),
-    [("lossless", {}), ("aig", {}), ("round_robin", {}), ("hot_cold", {"hot": 48, "period": 16})],
-)
-def test_no_update_is_lost(kind, options):
-    cells, expected = counted(kind, **options)
-    np.testing.assert_array_equal(-cells[:48], expected)
-    if kind != "hot_cold":  # the probe is no coordinate of its head
-        assert cells[48] == WORKERS * ADDS[kind]
+edges_of_3 = partial(edges, labels=3)
+COUNTS = -sum(np.bincount(cells_of(rank).reshape(-1), minlength=48) for rank in range(WORKERS))
+
+
+def expected(make, kind):
+    """The first floats if no add is lost."""
+    adds = WORKERS * ADDS[kind]
+    if make is rows:
+        return COUNTS * (ADDS[kind] // 50)
+    moved = adds * 2.0**-20
+    return {ratings: [adds, *[0] * 15], edges: [moved], edges_of_3: [moved, 0, 1 - moved]}[make]
+
+
+@each_of(
+    ("make", "kind"),
+    [
+        *((rows, kind) for kind in ("lossless", "aig", "round_robin", "hot_cold")),
+        *((ratings, kind) for kind in ("lossless", "aig", "round_robin")),
+        (edges, "lossless"), (edges, "round_robin"), (edges_of_3, "lossless"), (edges_of_3, "aig"),
+    ],
+)  # fmt: skip
+def test_no_update_is_lost(make, kind):
+    options = {"hot": 48, "period": 16} if kind == "hot_cold" else {}
+    floats, wanted = counted(make, kind, **options), expected(make, kind)
+    np.testing.assert_array_equal(floats[: len(wanted)], wanted)
+    if make is rows and kind != "hot_cold":  # the probe is no coordinate of its head
+        assert floats[48] == WORKERS * ADDS[kind]
 
 
 def test_racy_updates_may_be_lost_but_none_is_torn_or_invented():
-    cells, expected = counted("racy")
+    cells, most = counted(rows, "racy"), -expected(rows, "racy")
     np.testing.assert_array_equal(cells, np.rint(cells))
-    assert (-cells[:48] <= expected).all()
-    assert (-cells[:48] >= (expected > 0)).all()
+    assert (-cells[:48] <= most).all()
+    assert (-cells[:48] >= (most > 0)).all()
     assert 0 < cells[48] <= WORKERS * ADDS["racy"]
 
 

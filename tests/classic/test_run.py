@@ -68,23 +68,6 @@ def test_three_workers_come_near_to_serial(options):
     assert near(*compare(PROBLEM, ClassicConfig(workers=3, epochs=12, **options)))
 
 
-def test_the_step_size_falls_by_beta_after_every_epoch():
-    result = train(PROBLEM, ClassicConfig(workers=1, lr=0.5, beta=0.5, epochs=3))
-    assert [epoch.lr for epoch in result.epochs] == [0.5, 0.25, 0.125]
-
-
-def test_draws_with_replacement_are_another_run_and_repeat_themselves(serial):
-    config = ClassicConfig(scheme="serial", sampling="replacement")
-    first, again = train(PROBLEM, config), train(PROBLEM, config)
-    assert same(first, again)
-    assert not same(first, serial)
-
-
-def test_a_comparison_runs_serial_as_if_alone(serial):
-    _, reference = compare(PROBLEM, ClassicConfig(workers=2))
-    assert same(reference, serial)
-
-
 @pytest.mark.parametrize(
     "options",
     [{"write": "lossless"}, {"scheme": "aig"}, {"scheme": "round_robin"}, {"scheme": "sync"}],
@@ -108,11 +91,6 @@ def test_the_probe_is_raised_as_often_as_the_busiest_shared_coordinate():
     assert probe_interval(many.supports()) == round(20_000 / degrees.max())
     assert probe_interval(many.supports(), private=32) == round(20_000 / degrees[32:].max())
     assert probe_interval(many.supports(), private=many.train.n_features) is None
-
-
-def test_one_worker_alone_has_nothing_to_lose():
-    result = train(PROBLEM, ClassicConfig(epochs=1, scheme="serial"))
-    assert (result.lost_updates, result.probe_updates) == (0, 0)
 
 
 def test_the_probe_leaves_the_parameters_as_they_are():

@@ -16,7 +16,6 @@ from mlxhog.cli import main
 from mlxhog.theory.advisor import advise
 from mlxhog.theory.advisor.profile import Profile
 from tests.training.small import small_config
-from tests.words import changed
 
 
 def words_of(folder):
@@ -110,27 +109,3 @@ def test_beside_other_programs_the_answer_is_that_it_cannot_be_told_and_a_guess(
     assert out.startswith("cannot be told: busy machine (load average 9.3 on 2 processors), run")
     assert "mlxhog train --strategy" in " ".join(out.split())
     assert err.splitlines()[-2:] == ["3 of 4: in rounds ...", "4 of 4: gradients ..."]
-
-
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        (["--workers", "mlx:cpu"], "advise on two or more, as in --workers 2"),
-        (["--link", "1"], "add --no-try"),
-        (["--link", "quick", "--no-try"], "the link 'quick' cannot be read"),
-        (["--samples", "3"], "--samples is '3'; wanted"),
-        (["--try", "0"], "wanted seconds"),
-        (["--strateg", "sync"], "no flag '--strateg'"),
-    ],
-)
-def test_bad_input_is_answered_before_anything_is_measured(words, more, message, capsys):
-    assert main(["advise", *changed(words, *more)]) == 2
-    out, err = capsys.readouterr()
-    assert message in err
-    assert out == ""
-    assert "lock-free ..." not in err
-
-
-def test_a_subject_is_required(capsys):
-    assert main(["advise"]) == 2
-    assert "CONFIG_OR_RUN" in capsys.readouterr().err

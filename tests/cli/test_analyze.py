@@ -89,9 +89,8 @@ def test_a_person_reads_the_tables_and_figures_are_written(model, tmp_path, caps
     assert shown.split()[0] in ("Yes", "With", "Doubtful:", "Not")
     out = " ".join(shown.split())
     for text in (
-        "dense: in layer 0, out_norm, head any two updates meet",
-        "embedding: an update touches",
-        "no run was measured; bounds are for a lag of 2",
+        "do two updates meet? rows",
+        "bounds are for a lag of 2",
         "no bound: the loss of a neural network is not strongly convex",
         "sparse gradients: does not hold",
         "- write: add steps losslessly",
@@ -126,33 +125,6 @@ def test_the_same_seed_gives_the_same_numbers(model, capsys):
     first, again = (analyzed(words, capsys) for _ in range(2))
     first.pop("seconds"), again.pop("seconds")
     assert first == again
-
-
-@pytest.mark.parametrize(
-    ("words", "code", "message"),
-    [
-        (["tinny"], 2, "did you mean 'tiny'?"),
-        (["tiny", "--samples", "3"], 2, "--samples is '3'; wanted a whole number at least 12"),
-        (["tiny", "--backend", "torch:cpuu"], 2, "did you mean 'torch:cpu'?"),
-        (["tiny", "--backend", "torch:cpu*2"], 2, "wanted auto or one of"),
-        (["tiny", "--worker", "2"], 2, "did you mean '--workers'?"),
-        (["tiny", "--eval-every", "3"], 2, "other options of train are read from a YAML file"),
-        (["tiny", "--data", "nowhere"], 2, "no corpus 'nowhere'"),
-        (
-            ["tiny", "--seq-len", "90M", "--tokenizer", "bytes"],
-            2,
-            "use more text or a smaller seq_len",
-        ),
-        (["tiny", "--plot", "/dev/null/figures"], 2, "choose another --plot"),
-        ([], 2, "CONFIG_OR_RUN is missing"),
-    ],
-)
-def test_bad_input_is_answered_before_anything_is_measured(words, code, message, capsys):
-    assert main(["analyze", *words]) == code
-    out, err = capsys.readouterr()
-    assert message in err
-    assert out == ""
-    assert "gradients ..." not in err
 
 
 def test_a_text_of_one_batch_is_too_little(model, capsys):

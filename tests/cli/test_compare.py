@@ -133,41 +133,6 @@ def test_files_runs_and_names_are_sides(tmp_path, words, capsys):
     assert of_run.config.optimizer == AdamW(beta1=0.9, **equal)
 
 
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        (["third", "fourth"], "takes two subjects"),
-        (["nothing-like-it"], "no architecture, no file and no run"),
-        (["--b", "--lr", "1e-3"], 'quotes go around all flags of a side: --b "--lr VALUE"'),
-        (["--b", "--val tail"], "different held-out texts"),
-        (["--b", "--steps 5"], "both sides get the same budget"),
-        (["--b", "--seed 5"], "--seed beside them numbers the pairs"),
-        (["--b", "--learning-rat 1"], "--b '--learning-rat 1': no flag"),
-        (["--b", "--lr soon"], "--b --lr is 'soon'"),
-        (["--b", "--lr 'x"], "No closing quotation"),
-        (["--time", "5"], "--time and --tokens are 2 budgets"),
-        (["--steps", "5"], "--tokens and --steps are 2 budgets"),
-        (["--pairs", "21"], "--pairs is '21'"),
-        (["--b", "--model 7to1-tinny"], "B (small): no architecture '7to1-tinny'"),
-    ],
-)
-def test_bad_input_is_named_before_anything_is_trained(words, more, message, capsys):
-    assert main(["compare", *more, *words]) == 2
-    out, err = capsys.readouterr()
-    assert message in err
-    assert out == ""
-    assert not Path("comparisons").exists()
-
-
-def test_budgets_of_the_sides_must_be_equal_where_the_command_has_none(tmp_path, words, capsys):
-    for name, budget in (("a", "tokens: 3000"), ("b", "time: 5"), ("c", "epochs: 5")):
-        (tmp_path / f"{name}.yaml").write_text(f"model: tiny\nlr: 0.1\n{budget}\n")
-    assert main(["compare", "a.yaml", "b.yaml"]) == 2
-    assert "A has a budget of tokens 3000, B of time 5.0" in capsys.readouterr().err
-    assert main(["compare", "c.yaml", "c.yaml"]) == 2
-    assert "equal time, tokens or steps" in capsys.readouterr().err
-
-
 def test_both_sides_take_equally_many_steps_whatever_a_step_has(words, capsys):
     at = words.index("--tokens")
     words[at : at + 2] = ["--steps", "3"]

@@ -61,15 +61,6 @@ def test_json_is_one_line(capsys):
     assert json.loads(capsys.readouterr().out) == ["train"]
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [([], "SHELL"), (["tcsh"], "bash"), (["bash", "--jsno"], "did you mean '--json'?")],
-)
-def test_another_shell_is_refused(words, message, capsys):
-    assert main(["completion", *words]) == 2
-    assert message in capsys.readouterr().err
-
-
 DRIVERS = {
     "bash": 'eval "$(mlxhog completion bash)"; COMP_WORDS=(mlxhog {words}); COMP_CWORD={last}; '
     '_mlxhog; printf "%s\\n" "${{COMPREPLY[@]}}"',

@@ -134,50 +134,10 @@ def test_prompts_come_from_standard_input(model, capsys, monkeypatch):
     assert [result["prompt"] for result in many["answers"]] == ["one", "two"]
 
 
-def test_standard_input_that_is_not_text_is_refused(model, capsys, monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9")))
-    assert main(["generate", model, "--prompt", "-"]) == 2
-    assert "--prompt -: not UTF-8 text" in capsys.readouterr().err
-
-
 def test_the_length_of_prefill_chunks_does_not_change_the_answer(model, capsys):
     words = (model, "--prompt", "A beginning of some length " * 5, "--temperature=0", LONG)
     texts = {told(capsys, *words, f"--prefill-chunk={n}")["text"] for n in (1, 13, 512)}
     assert len(texts) == 1
-
-
-@pytest.mark.parametrize(
-    ("words", "code", "message"),
-    [
-        (["--prompt-file", "empty.txt"], 2, "--prompt-file empty.txt: holds no prompts"),
-        (["--prompt-file", "nowhere.txt"], 2, "nowhere.txt: No such file"),
-        (["--prompt-file", "text.jsonl"], 2, "text.jsonl:2: not JSON"),
-        (["--prompt-file", "other.jsonl"], 2, 'other.jsonl:1: wanted {"prompt": "..."}'),
-        (["--prompt-file", "talk.jsonl"], 2, "talk.jsonl:1: message 1 has no content"),
-        (["--prompt-file", "half.jsonl"], 2, "half.jsonl:1: not JSON (a text has half"),
-        (["--prompt-file", "latin.txt"], 2, "latin.txt: not UTF-8 text"),
-        (["--prompt-file", "good.txt", "--prompt", "a"], 2, "both give text to continue"),
-        (["--stop", "a\udcff"], 2, "--stop 'a\\udcff': not UTF-8 text"),
-        (["--prefill-chunk", "0"], 2, "--prefill-chunk is '0'; wanted a whole number at least 1"),
-        (["--batch-size", "0"], 2, "--batch-size is '0'; wanted a whole number at least 1"),
-        (["--backend", "mlx:cpuu"], 2, "did you mean 'mlx:cpu'?"),
-    ],
-)
-def test_bad_input_is_named_before_the_model_is_loaded(
-    words, code, message, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.chdir(tmp_path)
-    Path("empty.txt").write_text("\n  \n")
-    Path("good.txt").write_text("one\ntwo")
-    Path("latin.txt").write_bytes(b"caf\xe9\n")
-    Path("text.jsonl").write_text('{"prompt": "a"}\nplain text')
-    Path("other.jsonl").write_text('{"text": "a"}')
-    Path("talk.jsonl").write_text('{"messages": [{"role": "user"}]}')
-    Path("half.jsonl").write_text('{"prompt": "\\ud83d"}')
-    assert main(["generate", "nothing", *words]) == code
-    out, err = capsys.readouterr()
-    assert message in err
-    assert out == ""
 
 
 @pytest.mark.usefixtures("no_apple_gpu")

@@ -35,22 +35,6 @@ def test_what_it_prints_is_the_model(words, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["hidden_size"] == cfg.hidden_size
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ("tinny", "no architecture 'tinny'"),
-        ("tiny --set hiden_size=2", "did you mean 'hidden_size'?"),
-        ("--set hidden_size=2", "--set is for one model; name it"),
-        ("tiny --jsn", "no flag '--jsn'; did you mean '--json'?"),
-    ],
-)
-def test_bad_input_is_answered(words, message, capsys):
-    assert main(["models", *words.split()]) == 2
-    out, err = capsys.readouterr()
-    assert message in err
-    assert out == ""
-
-
 SIZE = "--model 5m --set hidden_size=32 --set num_hidden_layers=1 --seq-len 32 --batch-size 2"
 REST = "--workers mlx:cpu --threads 1 --steps 4 --sample-every off --json"
 

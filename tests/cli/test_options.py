@@ -69,20 +69,3 @@ def test_the_name_of_a_choice_or_a_command_lists_its_options(listed, capsys):
     assert all("mad vote" in row["commands"] for row in listed("mad", "vote"))
     assert main(["options", "ssp"]) == 0
     assert capsys.readouterr().out.startswith("strategy ssp: a parameter server")
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ("slak", "no option 'slak'; did you mean 'slack'?"),
-        ("muonn", "no option 'muonn'; did you mean 'muon'?"),
-        ("hidden_size", "it is a field of the model: --set hidden_size=N"),
-        ("xyzzyq", "no option 'xyzzyq'; mlxhog options lists all"),
-        ("--slack", "options are named without dashes: mlxhog options slack"),
-    ],
-)
-def test_an_unknown_name_is_answered_with_the_nearest(words, message, capsys):
-    assert main(["options", words]) == 2
-    out, err = capsys.readouterr()
-    assert message in err
-    assert out == ""

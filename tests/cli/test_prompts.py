@@ -9,7 +9,6 @@ from tests.pairs import each_of
 
 PROMPTS = {
     "marked": b"\xef\xbb\xbfone\r\ntwo\r\n",
-    "utf16": "\ufeffone\r\ntwo\r\n".encode("utf-16-le"),
     "plain": b"one\ntwo\n",
 }
 

@@ -6,7 +6,6 @@ import pytest
 
 from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
-from tests.pairs import each_of
 
 
 def test_one_slow_worker_holds_up_who_waits_and_the_answer_stands_first(capsys):
@@ -57,35 +56,6 @@ def test_times_of_a_run_are_simulated_and_may_be_slowed(tmp_path, capsys):
     run.times_path.unlink()
     assert main(words) == 2
     assert "recorded no times of steps" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-@each_of(
-    ("words", "message"),
-    [
-        (["--times", "gauss:1"], "wanted one of constant:TIME"),
-        (["--times", "pareto:1:1"], "wanted a SHAPE above 1"),
-        (["--slow", "9=2"], "--slow names worker 9, and there are 4"),
-        (["--kill", "1=soon"], "wanted RANK=TIME or RANK=TIME:DOWN"),
-        (["--kill", "1=1:1,1=3"], "names worker 1 twice"),
-        (["--machines", "2"], "several machines need a link"),
-        (["--link", "1Gbit"], "one has none"),
-        (["--machines", "3", "--link", "1Gbit"], "which 3 machines cannot share evenly"),
-        (["--machines", "2", "--link", "quick"], "the link 'quick' cannot be read"),
-        (["--strategies", "cluster"], "cluster trains on several machines"),
-        (["--join", "1=1:2"], "--join has '1=1:2'; wanted RANK=TIME"),
-        (["--kill", "1=9h"], "simulate more updates"),
-        (["--strategies", "hogwidl"], "did you mean 'hogwild'"),
-        (["--workers", "0"], "--workers is '0'; wanted"),
-        (["--strategies", "diloco", "--replicas", "3"], "wanted a number that divides them"),
-        (["--run", "nothing"], "nothing"),
-    ],
-)
-def test_bad_input_is_named_with_the_way_out(words, message, capsys):
-    assert main(["simulate", *words]) == 2
-    out, err = capsys.readouterr()
-    assert message in err
-    assert out == ""
 
 
 @pytest.mark.slow

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from mlxhog.base import plain_yaml
-from mlxhog.cli.train import configuration, flags
+from mlxhog.cli.train import configuration
+from mlxhog.cli.train import run as train
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError
 
@@ -33,7 +34,7 @@ def test_what_is_no_assignment_is_named(text):
 
 
 def given(words):
-    return configuration(flags().parse(words.split()))
+    return configuration(*train.flags().parse(words.split()))
 
 
 def test_flags_and_the_file_add_up_and_the_last_value_of_a_field_wins(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
 from mlxhog.config.schedules import WSD, Backoff, Constant, Cosine
 from mlxhog.config.sources import read_stored, read_yaml, resolve
+from mlxhog.config.strategies import SSP, Hogwild
 from mlxhog.errors import ConfigError
 
 
@@ -123,18 +124,6 @@ def test_no_flat_name_stands_for_two_things():
     assert len(own + flat) == len({*own, *flat})
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.title)
-def test_every_number_that_a_choice_lacks_is_refused_beside_it_in_words(kind):
-    for name, choice in kind.known().items():
-        own = {spec.flat for spec in options(choice).values()}
-        for flat, number in kind.numbers().items():
-            if flat in own:
-                continue
-            values = {kind.title: name, flat: number.option.default}
-            with pytest.raises(ConfigError, match=f"{name} has no {flat}; .* ha(s|ve)"):
-                TrainConfig(**values)
-
-
 @pytest.mark.parametrize(
     ("kind", "name", "other", "number"),
     [
@@ -173,3 +162,58 @@ def test_what_a_run_stores_has_every_number_and_is_read_back(tmp_path):
     assert "schedule:\n  name: backoff\n" in text
     assert "steps: 1000" in text
     assert given(text, folder=tmp_path) == config
+
+
+# -- numbers and their owners ----------------------------------------------------------------
+
+PAIRS = [
+    (kind, choice, flat)
+    for kind in KINDS
+    for choice in kind.known().values()
+    for flat, number in kind.numbers().items()
+    if choice not in number.owners
+]
+
+
+def test_every_number_is_refused_beside_every_choice_without_it_and_its_owners_are_named():
+    assert len(PAIRS) > 100
+    for kind, choice, flat in PAIRS:
+        number = kind.numbers()[flat]
+        given = {kind.title: choice.name, flat: legal(number.option)}
+        owners = ", ".join(owner.name for owner in number.owners)
+        with pytest.raises(ConfigError, match=f"{choice.name} has no {flat}; {owners} ha(s|ve)$"):
+            TrainConfig(**given)
+
+
+def legal(number):
+    """A value of a number that is not its default."""
+    if number.choices:
+        return next(word for word in number.choices if word != number.default)
+    if number.type is bool:
+        return not number.default
+    return {int: 7, float: 0.25}.get(number.type, number.default)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.title)
+def test_every_number_says_what_it_is_and_every_choice_what_it_does(kind):
+    for choice in kind.known().values():
+        assert choice.about
+        assert all(spec.help for spec in options(choice).values())
+
+
+def test_another_strategy_begins_with_its_defaults():
+    config = TrainConfig(strategy="ssp", slack=2, staleness_lr="exp")
+    assert replace(config, strategy=Hogwild()).strategy == Hogwild()
+    more = {"slack": 5}
+    assert replace(config, **more).strategy == SSP(slack=5, staleness_lr="exp")
+    assert replace(config, strategy=None).strategy is None
+
+
+def test_numbers_of_one_strategy_that_go_nowhere_are_refused():
+    for wrong in (
+        "hogwild(rotate_every=5)", "hogwild(shares=speed)", "hogwild(error_feedback=false)",
+        "hogwild(async_after=0.1, blocks=disjoint)", "local_sgd(clients=2)",
+        "sync(shares=speed, backup_workers=1)",
+    ):  # fmt: skip
+        with pytest.raises(ConfigError):
+            TrainConfig(strategy=wrong)

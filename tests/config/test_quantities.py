@@ -22,77 +22,50 @@ from tests.pairs import each_of
 
 
 @each_of(
-    ("text", "count"),
+    ("read", "texts", "value"),
     [
-        ("1e6", 10**6),
-        (1e6, 10**6),
-        ("10k", 10**4),
-        ("2M", 2 * 10**6),
-        ("1_000", 1000),
-        ("1.5k", 1500),
+        (parse_count, ["1e6", 1e6], 10**6),
+        (parse_count, ["10k"], 10**4),
+        (parse_count, ["2M"], 2 * 10**6),
+        (parse_count, ["1_000"], 1000),
+        (parse_count, ["1.5k"], 1500),
+        (parse_duration_s, [60, "60", "60s", "1min"], 60),
+        (parse_duration_s, ["10m"], 600),
+        (parse_duration_s, ["1h30m", "1.5h", "1 hour 30 min"], 5400),
+        (parse_duration_s, ["500ms"], 0.5),
+        (parse_duration_s, ["5 minutes"], 300),
+        (parse_duration_s, ["2 Days"], 172_800),
+        (parse_bytes, [5_000_000, "5 MB"], 5_000_000),
+        (parse_bytes, ["500", "500B"], 500),
+        (parse_bytes, ["5GB", "5gb"], 5 * 10**9),
+        (parse_bytes, ["2GiB"], 2 << 30),
+        (parse_bytes, ["512 MiB"], 512 << 20),
     ],
 )
-def test_counts(text, count):
-    assert parse_count(text) == count
-
-
-@each_of("text", ["", "k", "1.5", "ten", "nan", "inf", True, None, [1]])
-def test_what_is_no_count(text):
-    with pytest.raises(ValueError, match="whole number"):
-        parse_count(text)
+def test_every_spelling_of_a_quantity_is_read(read, texts, value):
+    assert {read(text) for text in texts} == {value}
 
 
 @each_of(
-    ("text", "seconds"),
+    ("read", "texts", "wanted"),
     [
-        (60, 60),
-        ("60", 60),
-        ("60s", 60),
-        ("10m", 600),
-        ("1h30m", 5400),
-        ("500ms", 0.5),
-        ("1.5h", 5400),
-        ("1min", 60),
-        ("5 minutes", 300),
-        ("1 hour 30 min", 5400),
-        ("2 Days", 172_800),
-        ("90 seconds", 90),
+        (parse_count, ["", "k", "1.5", "ten", "nan", "inf", True, None, [1]], "whole number"),
+        (
+            parse_duration_s,
+            ["", "s", "10 fortnights", "5 minutess", "minutes", "1x", "inf", False, None],
+            "seconds",
+        ),
+        (
+            parse_bytes,
+            ["", "GB", "0", "-1MB", "0.2", "inf", "five", None, True],
+            "a size such as 5GB",
+        ),
     ],
 )
-def test_durations(text, seconds):
-    assert parse_duration_s(text) == seconds
-
-
-@each_of(
-    "text",
-    ["", "s", "10 fortnights", "5 minutess", "minutes", "1x", "inf", False, None],
-)
-def test_what_is_no_duration(text):
-    with pytest.raises(ValueError, match="seconds"):
-        parse_duration_s(text)
-
-
-@each_of(
-    ("text", "n_bytes"),
-    [
-        (5_000_000, 5_000_000),
-        ("500", 500),
-        ("500B", 500),
-        ("5GB", 5 * 10**9),
-        ("5gb", 5 * 10**9),
-        ("1.5 MB", 1_500_000),
-        ("2GiB", 2 << 30),
-        ("512 MiB", 512 << 20),
-    ],
-)
-def test_sizes_in_bytes(text, n_bytes):
-    assert parse_bytes(text) == n_bytes
-
-
-@each_of("text", ["", "GB", "0", "-1MB", "0.2", "inf", "five", None, True])
-def test_what_is_no_size(text):
-    with pytest.raises(ValueError, match="a size such as 5GB"):
-        parse_bytes(text)
+def test_what_is_no_quantity_is_refused(read, texts, wanted):
+    for text in texts:
+        with pytest.raises(ValueError, match=wanted):
+            read(text)
 
 
 def test_an_interval_is_due_after_its_steps_or_its_seconds_or_never():

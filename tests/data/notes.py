@@ -32,7 +32,6 @@ def make_notes(folder):
         ".log": lambda: f"\x1b[31merror\x1b[0m {text()}".encode(),
         ".jsonl": lambda: f'{{"text": "{" ".join(text().split())}"}}\n'.encode() * 2,
         ".gz": lambda: gzip.compress(text().encode()),
-        ".utf16": lambda: text().encode("utf-16"),
         ".latin1": lambda: text().encode("latin-1"),
         ".png": lambda: _PNG + draw.bytes(200),
         ".zip": lambda: b"PK\x03\x04" + draw.bytes(200),
@@ -62,7 +61,7 @@ BAD = {
     "table.parquet": "not Parquet",
     "lines.jsonl": "line 2: not JSON",
     "wrong.txt": "not text: a zero byte at offset 4",
-    "half.utf16": "begins with the mark of UTF-16",
+    "wide.txt": "text in UTF-16",
     "wide.md": "not text: a zero byte at offset 0",
     "pipe.txt": "a pipe",
     "zero.txt": "a pipe or a device",
@@ -80,7 +79,7 @@ def make_bad(folder):
     (folder / "table.parquet").write_bytes(b"PAR1 and no more")
     (folder / "lines.jsonl").write_text('{"text": "good"}\n{"text": "cut\n')
     (folder / "wrong.txt").write_bytes(b"text\0")
-    (folder / "half.utf16").write_bytes("\ufeffone".encode("utf-16-le") + b"\x00\xd8x\x00")
+    (folder / "wide.txt").write_bytes("\ufeffone".encode("utf-16-le"))
     (folder / "wide.md").write_bytes("never wait, never lock".encode("utf-16-be"))
     os.mkfifo(folder / "pipe.txt")
     (folder / "zero.txt").symlink_to("/dev/zero")

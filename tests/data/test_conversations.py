@@ -310,8 +310,7 @@ def test_text_key_names_prompt_and_completion_or_a_conversation(record, text_key
         (
             {"question": "q", "answer": "a", "response": "b"},
             None,
-            "name the keys of the prompt and of its completion, which is learned: "
-            "--text-key question,answer$",
+            "the last learned: --text-key question,answer$",
         ),
         ({"question": "long enough", "reply": "a"}, None, "learned: --text-key question,reply$"),
         ({"title": "q", "body": "a text"}, None, "--text-key body; or .*: --text-key title,body$"),

@@ -160,7 +160,9 @@ def test_a_corpus_that_changes_while_it_is_read_is_refused(corpus, cache, monkey
     def documents():
         yield from [b"text %d" % next(readings)] * 20
 
-    monkeypatch.setattr(corpora, "find", lambda *_: corpora.Corpus("moving", documents))
+    monkeypatch.setattr(
+        corpora, "find", lambda *_: corpora.Corpus("moving", (corpora.Part("", documents, ""),))
+    )
     with pytest.raises(DataError, match="moving changed while it was read"):
         prepare("moving", cache_dir=cache)
     assert not leftovers(cache)

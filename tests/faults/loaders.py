@@ -318,7 +318,7 @@ SUBJECTS = (
     Subject("text", text_file("a.txt", "".join(TEXTS)), _read_corpus("a.txt"), 1),
     Subject(
         "text with a mark",
-        text_file("a.txt", "".join(TEXTS).encode("utf-16")),
+        text_file("a.txt", b"\xef\xbb\xbf" + "".join(TEXTS).encode()),
         _read_corpus("a.txt"),
         1,
     ),

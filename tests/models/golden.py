@@ -1,4 +1,7 @@
-"""The recorded cases in tests/golden/xlstm, under the names that this package uses."""
+"""The recorded cases in tests/golden/xlstm, under the names and in the layouts of this package.
+
+The README of the golden data set lists the names in the files.
+"""
 
 import json
 from dataclasses import dataclass
@@ -11,38 +14,23 @@ from safetensors.numpy import load_file
 
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.xlstm_large import EMBEDDING
+from mlxhog.models.translation import to_ours
 
 FOLDER = Path(__file__).parents[1] / "golden" / "xlstm"
-MODELS = (
-    "hf_a",
-    "hf_b_oddlen",
-    "hf_d_generate",
-    "hf_e_len1",
-    "hf_f_vdim",
-    "large_a",
-    "large_b_oddlen",
-)
-TRAINED = tuple(name for name in MODELS if name != "hf_e_len1")
-V1_MODELS = (
-    "v1_mlstm",
-    "v1_mlstm_b",
-    "v1_slstm",
-    "v1_slstm_b",
-    "v1_mixed_7to1",
-    "v1_mixed_02",
-)
-CELLS = tuple(
-    f"mlstm_cell_{case}"
-    for case in ("a", "b_oddlen", "c_init", "d_extreme", "e_igate_minus10", "f_len1")
-)
+NAMES = sorted(path.stem for path in FOLDER.glob("*.safetensors"))
+V1_MODELS = tuple(name for name in NAMES if name.startswith("v1_"))
+MODELS = tuple(name for name in NAMES if name.startswith(("hf_", "large_")))
+CELLS = tuple(name for name in NAMES if name.startswith("mlstm_cell_"))
+SLSTM_CELLS = tuple(name for name in NAMES if name.startswith("slstm_cell_"))
+MLSTM, SLSTM = "qkvif", ("i", "f", "z", "o", "R", "b")
+MLSTM_STATE, SLSTM_STATE = ("C0", "n0", "m0"), ("h0", "c0", "n0", "m0")
 
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
 class ModelCase:
-    """One recorded model: its config, its parameters and all tensors of the file."""
+    """One recorded model: its config, its parameters, their gradients, and all tensors."""
 
     cfg: ModelConfig
     params: dict[str, Array]
@@ -60,82 +48,92 @@ class ModelCase:
         end = np.full_like(recorded[:, :1], -100)
         return np.concatenate([recorded[:, 1:], end], axis=1).astype(np.int32)
 
-    def state(self, layer, prefix="state"):
-        """Recorded C, n and m of one block, m as (B, NH)."""
-        C, n, m = (self.tensors[f"{prefix}.{layer}.{name}"] for name in "Cnm")
-        return C, n, m[..., 0]
+
+@dataclass(frozen=True)
+class CellCase:
+    """One recorded run of a cell, with the state as inputs, and all recorded results by form."""
+
+    inputs: dict[str, Array]
+    how: dict[str, Any]
+    weight: Array
+    forms: dict[str, dict[str, Array]]
 
 
-def model_case(name):
-    tensors = load_file(FOLDER / f"{name}.safetensors")
-    config = recorded_config(name)
-    return ModelCase(
-        cfg=families.read(config),
-        params=_renamed(tensors, "param."),
-        grads=_renamed(tensors, "grad."),
-        tensors=tensors,
-    )
+def meta(name, folder=FOLDER):
+    return json.loads((folder / f"{name}.json").read_text())
 
 
 def recorded_config(name):
     """The config that the library of a case was given, with what it made of it."""
-    config = json.loads((FOLDER / f"{name}.json").read_text())["config"]
-    return config
+    return meta(name)["config"]
 
 
-def _renamed(tensors, prefix):
-    """Tensors of one prefix; the xlstm package calls the embedding `embedding.weight`."""
-    result = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    return {EMBEDDING if k == "embedding.weight" else k: v for k, v in result.items()}
+def model_case(name, folder=FOLDER):
+    tensors = load_file(folder / f"{name}.safetensors")
+    config = meta(name, folder)["config"]
+    if {"mlstm_block", "slstm_block"} & config.keys():
+        config = {"model_type": "xlstm_v1", **config}
+    cfg = families.read(config)
 
+    def below(prefix):
+        found = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        return to_ours(found, cfg)
 
-@dataclass(frozen=True)
-class CellCase:
-    """One recorded run of the cell alone, in our layouts (B, S, NH, ...)."""
-
-    inputs: dict[str, Array]
-    state: tuple[Array, Array, Array] | None
-    h_weight: Array
-    chunk_size: int
-    eps: float
-    recorded: dict[str, Array]
-
-    def h(self, form):
-        return _positions_first(self.recorded[f"{form}.h"])
-
-    def last_state(self, form):
-        C, n, m = (self.recorded[f"{form}.{name}"] for name in "Cnm")
-        return C, n, m[..., 0]
-
-    def grad(self, form, name):
-        return _positions_first(self.recorded[f"{form}.grad_{name}"])
-
-    def forms(self):
-        """Recorded float64 forms that start from m = 0 or the given state: all but `parallel`."""
-        return [
-            form
-            for form in ("chunkwise_f64", "chunkwise_padded_f64", "recurrent_f64")
-            if f"{form}.h" in self.recorded
-        ]
+    return ModelCase(cfg, below("param."), below("grad."), tensors)
 
 
 def cell_case(name):
-    tensors = load_file(FOLDER / f"{name}.safetensors")
-    meta = json.loads((FOLDER / f"{name}.json").read_text())
-    state = None
-    if "c_initial" in tensors:
-        C, n, m = (tensors[f"{part}_initial"] for part in "cnm")
-        state = (C, n, m[..., 0])
-    return CellCase(
-        inputs={name: _positions_first(tensors[name]) for name in "qkvif"},
-        state=state,
-        h_weight=_positions_first(tensors["h_weight"]),
-        chunk_size=meta["shape"]["chunk_size"],
-        eps=meta["eps"],
-        recorded={k: v for k, v in tensors.items() if "." in k},
-    )
+    """An mLSTM cell. In the parallel form the stabiliser comes from the sequence alone."""
+    t, facts = load_file(FOLDER / f"{name}.safetensors"), meta(name)
+    inputs = {letter: _positions_second(t[letter]) for letter in MLSTM}
+    if "c_initial" in t:
+        inputs |= {"C0": t["c_initial"], "n0": t["n_initial"], "m0": t["m_initial"][..., 0]}
+    forms = {}
+    for key, value in t.items():
+        form, dot, what = key.partition(".")
+        if dot:
+            forms.setdefault(form, {})[_ours(what)] = (
+                value[..., 0] if what == "m" else
+                value if what in "Cn" or what.endswith("_initial") else _positions_second(value)
+            )  # fmt: skip
+    how = {"chunk_size": facts["shape"]["chunk_size"], "eps": facts["eps"]}
+    return CellCase(inputs, how, _positions_second(t["h_weight"]), forms)
 
 
-def _positions_first(x):
+def _ours(what):
+    """The name of a result: h, C, n, m, or d and the name of an input."""
+    if not what.startswith("grad_"):
+        return what
+    letter = what.removeprefix("grad_")
+    return {"c_initial": "dC0", "n_initial": "dn0"}.get(letter, f"d{letter}")
+
+
+def slstm_case(name):
+    """An sLSTM cell; results are the states after every position, "all h" and so on."""
+    t, shape = load_file(FOLDER / f"{name}.safetensors"), meta(name)["shape"]
+    B, NH, DH = (shape[letter] for letter in ("B", "NH", "DH"))
+
+    def positions(x, *parts):
+        """(..., S, B, parts * NH * DH) -> parts, if any, then (B, S, NH, DH)."""
+        split = x.reshape(*x.shape[:-2], B, *parts, NH, DH)
+        first = np.moveaxis(split, -3, 0) if parts else split
+        return np.ascontiguousarray(first.swapaxes(-4, -3))
+
+    def state(x):
+        return dict(zip(SLSTM_STATE, x.reshape(4, B, NH, DH), strict=True))
+
+    inputs = dict(zip("ifzo", positions(t["Wx"], 4), strict=True))
+    inputs |= {"R": t["R"], "b": t["b"]} | state(t["state0"])
+    grads = dict(zip("ifzo", positions(t["f64.grad_Wx"], 4), strict=True))
+    grads |= {"R": t["f64.grad_R"], "b": t["f64.grad_b"]}
+    if "f64.grad_state0" in t:
+        grads |= state(t["f64.grad_state0"])
+    results = {f"d{name}": grad for name, grad in grads.items()}
+    for letter, x in zip("hcnm", positions(t["f64.states_all"]), strict=True):
+        results[f"all {letter}"] = x
+    return CellCase(inputs, {}, positions(t["y_weight"]), {"f64": results})
+
+
+def _positions_second(x):
     """(B, NH, S, ...) -> (B, S, NH, ...)."""
-    return x.swapaxes(1, 2)
+    return np.ascontiguousarray(x.swapaxes(1, 2))

@@ -1,9 +1,8 @@
-"""Compares every side of parity with what transformers and the xlstm package recorded.
+"""Compares the float64 reference and every twin with the recorded outputs of other packages.
 
     python -m tests.models.recorded tests/golden/xlstm/hf_a.safetensors
 
-prints a line per disagreement and a verdict; exit code 1 if anything disagrees. Everything is
-computed in this process.
+prints a line per disagreement and a verdict; exit code 1 if anything disagrees.
 """
 
 import argparse
@@ -11,157 +10,208 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import load_file
 
 from mlxhog.models import families
 from mlxhog.models.spec import initial_value
-from mlxhog.models.xlstm_v1 import XLSTMV1Config
-from mlxhog.parity import compare, compute, tolerances
-from mlxhog.parity.engines import NumPyEngine
-from mlxhog.parity.subject import ModelPlan, ParitySide
-from mlxhog.parity.tolerances import Tolerance
-from tests.models import cases
-from tests.models.cases import GREEDY, RECORDED
+from tests import tolerances as near
+from tests.models.golden import FOLDER, cell_case, model_case, slstm_case
+from tests.models.operators import SLSTM_GATES, run_mlstm, run_slstm
+from tests.models.twins import EXACT, TWINS
+from tests.tolerances import assert_close
 
-SIDES = (
-    ParitySide("numpy", "numpy"),
-    ParitySide("torch:cpu", "torch:cpu", "native"),
-    ParitySide("torch:cpu+reference", "torch:cpu", "reference"),
-    ParitySide("mlx:cpu", "mlx:cpu", "native"),
-    ParitySide("mlx:cpu+reference", "mlx:cpu", "reference"),
-)
-RANDOM = ("normal", "uniform")
-PARALLEL = tolerances.FLOAT64 | {
-    kind: Tolerance(
-        "two float64 programs, one with the parallel form of the cell, in which eps has another "
-        "scale: up to 5e-7 of an output, before later layers",
-        atol=1e-6,
-        of_largest=2e-6,
-    )
-    for kind in ("hidden", "logits", "loss", "grad")
-}
-"""Tolerances for the v1 stack in float64, which the xlstm package runs with the parallel form."""
+SIDES = {"float64": EXACT} | TWINS
+COMPONENTS = {
+    "conv": lambda ops, t: ops.causal_conv(t["x"], t["conv.weight"], t["conv.bias"], silu=False)[0],
+    "headwise": lambda ops, t: ops.block_diagonal(
+        t["x"], [t["headwise.weight"]], [t["headwise.bias"]]
+    ),
+    "v1_ln": lambda ops, t: ops.layer_norm(t["x"], 1.0 + t["v1_ln.weight"], 1e-5),
+    "v1_mhln": lambda ops, t: ops.head_norm(_heads(t), 1.0 + t["v1_ln.weight"], 1e-5),
+    "rms": lambda ops, t: ops.rms_norm(t["x"], t["rms.weight"], 1e-6),
+    "mhln": lambda ops, t: ops.head_norm(_heads(t), t["rms.weight"], 1e-6),
+    "mhrms": lambda ops, t: (
+        ops.rms_norm(_heads(t), 0.0 * t["rms.weight"][: t["x4_bnsh"].shape[-1]] + 1.0, 1e-6)
+        .reshape(*t["x"].shape) * t["rms.weight"]
+    ),
+    "soft_cap_15": lambda ops, t: ops.soft_cap(20.0 * t["x"], 15.0),
+    "soft_cap_30": lambda ops, t: ops.soft_cap(20.0 * t["x"], 30.0),
+}  # fmt: skip
+"""Single operators of the case "components"; x4_bnsh has heads before positions."""
 
 
-def compared(case, sides=SIDES):
-    """Compute a case by every side, and compare all that was recorded."""
-    plan, rows = case.plan, []
-    conditions = _conditions(case)
-    for side in sides:
-        mine = dict(_results(case, side))
-        for name, expected in case.recorded.items():
-            exact = side.float64 and name.endswith("_f64")
-            v1 = isinstance(plan, ModelPlan) and isinstance(plan.cfg, XLSTMV1Config)
-            table = "parallel" if exact and v1 else "float64" if exact else "float32"
-            tolerances.TABLES["parallel"] = PARALLEL
-            rows += compare.tensor_rows(
-                side.name,
-                mine,
-                name,
-                expected,
-                precision=table,
-                start=case.inputs,
-                conditions=conditions,
-                pairs=_pairs(mine, expected, exact=exact),
-            )
-    return rows
+def _heads(t):
+    return t["x4_bnsh"].swapaxes(1, 2)
 
 
-def _pairs(mine, expected, *, exact):
-    """Pairs of equal names, or of another form of a cell and the recurrent one.
+def disagreements(name, twin, folder=FOLDER):
+    """Yield what a twin computes differently than recorded, or does not compute, by name."""
+    kind = name.partition("_cell_")[0]
+    of_kind = {"mlstm": _mlstm, "slstm": _slstm, "components": _components}.get(kind)
+    rows = of_kind(name, twin) if of_kind else _model(name, twin, folder)
+    for what, actual, expected, tolerance in rows:
+        try:
+            assert_close(actual, expected, tolerance, label=what)
+        except AssertionError as error:
+            yield str(error)
 
-    In the parallel form eps has another scale, which float64 can see.
+
+def _model(name, twin, folder):
+    case = model_case(name, folder)
+    cfg, params, tokens = case.cfg, case.params, case.tokens
+    exact, v1 = twin is EXACT, name.startswith("v1_")
+    start = _unwritten(twin, case) if exact and v1 else None
+    logits, state = twin.logits(cfg, params, tokens, start)
+    results = {"logits": (logits, near.LOGITS_F32), "cached_logits": (logits, near.LOGITS_F32)}
+    results["logits_f64"] = logits, near.FLOAT64 if exact else near.LOGITS_F32
+    hidden = twin.hidden(cfg, params, tokens, start)
+    results |= {f"hidden.{n}": (x, near.LOGITS_F32) for n, x in enumerate(hidden)}
+    results["hidden.out_norm"] = hidden[-1], near.LOGITS_F32
+    results |= _states("state", state)
+    if any(key.startswith("grad.") for key in case.tensors):
+        loss, grads = twin.loss_and_grads(cfg, params, tokens, case.labels, state=start)
+        results["loss"] = np.array([loss]), near.LOSS_F32
+        results["loss_f64"] = np.array([loss]), near.FLOAT64 if exact else near.LOSS_F32
+        assert set(grads) == set(case.grads) == set(params) == set(families.param_spec(cfg))
+        for key, expected in case.grads.items():
+            yield f"grad.{key}", grads[key], expected, near.GRADIENT_F32
+    if "stepwise_logits" in case.tensors:
+        steps, state = [], start
+        for t in range(tokens.shape[1]):
+            one, state = twin.logits(cfg, params, tokens[:, t : t + 1], state)
+            steps.append(one)
+        results["stepwise_logits"] = np.concatenate(steps, 1), near.LOGITS_F32
+        results |= _states("stepwise_state", state)
+    for key, spec in families.param_spec(cfg).items():
+        results[f"init.{key}"] = initial_value(spec, seed=0), near.INITIAL_F32
+    if "greedy_ids" in case.tensors:
+        prompt, recorded = (
+            case.tensors["greedy_prompt"].astype(np.int32),
+            case.tensors["greedy_ids"],
+        )
+        repeats = (
+            recorded.shape[1] > prompt.shape[1] and (recorded[:, : prompt.shape[1]] == prompt).all()
+        )
+        ids = _greedy(twin, case, prompt, recorded.shape[1] - repeats * prompt.shape[1])
+        ids = np.concatenate([prompt, ids], 1) if repeats else ids
+        results["greedy_ids"] = ids, near.FLOAT64
+    for key, expected in case.tensors.items():
+        if key.startswith(("param.", "grad.")) or key in ("input_ids", "labels", "greedy_prompt"):
+            continue
+        actual, tolerance = results.get(key, (np.nan * expected, near.FLOAT64))
+        yield key, np.reshape(actual, expected.shape), expected, tolerance
+
+
+def _unwritten(twin, case):
+    """The state whose memory has never been written: the parallel form of the v1 package.
+
+    Its stabiliser comes from the sequence alone; otherwise eps enters at another scale.
     """
-    forms = ("chunkwise/",) if exact else ("chunkwise/", "parallel/")
-
-    def alike(name):
-        form = next((form for form in forms if name.startswith(form)), "")
-        return f"recurrent/{name.removeprefix(form)}" if form else name
-
-    names = dict.fromkeys([*mine, *expected])
-    pairs = (
-        [name if name in results else alike(name) for results in (mine, expected)] for name in names
-    )
-    return [(a, b) for a, b in pairs if a in mine and b in expected]
+    state = twin.zero_state(case.cfg, len(case.tokens))
+    mlstm = [f"xlstm_block_stack.blocks.{n}.xlstm.q_proj.weight" in case.params
+             for n in range(len(state))]  # fmt: skip
+    return [(*b[:-1], b[-1] - 1e30) if m else b for b, m in zip(state, mlstm, strict=True)]
 
 
-def _results(case, side):
-    plan, fixed = case.plan, case.fixed
-    if not isinstance(plan, ModelPlan):
-        if side.float64:
-            yield from plan.reference(case.inputs, fixed)
-        else:
-            yield from plan.computed(compute.engine_of(side), case.inputs, fixed)
-        return
-    if side.float64:
-        yield from compute.exact(plan, case.inputs, fixed, tokenwise=True)
-    else:
-        yield from compute.side_results(side, plan, case.inputs, fixed)
-    if "greedy_prompt" in fixed:
-        engine = NumPyEngine() if side.float64 else compute.engine_of(side)
-        engine.load(plan.cfg, case.inputs)
-        yield GREEDY, _greedy(engine, fixed["greedy_prompt"], case.greedy)
-    for name, spec in families.param_spec(plan.cfg).items() if side.float64 else ():
-        if spec.init.partition(":")[0] not in RANDOM:
-            yield f"init/{name}", initial_value(spec, seed=0)
+def _states(prefix, state):
+    return {
+        f"{prefix}.{layer}.{letter}": (part, near.STATE_F32)
+        for layer, parts in enumerate(state)
+        for letter, part in zip("Cnm", parts, strict=False)
+    }
 
 
-def _greedy(engine, prompt, count):
-    """The `count` most likely next tokens, (B, count) int32."""
-    ids = []
-    token, state = prompt, None
+def _greedy(twin, case, token, count):
+    ids, state = [], None
     while len(ids) < count:
-        one = engine.forward(token, state)
-        state = one.state
-        token = one.logits[:, -1:].argmax(-1).astype(np.int32)
+        logits, state = twin.logits(case.cfg, case.params, token, state)
+        token = logits[:, -1:].argmax(-1).astype(np.int32)
         ids.append(token)
     return np.concatenate(ids, 1)
 
 
-def _conditions(case):
-    """How far the reference moves when its inputs are rounded once more, by result."""
-    plan = case.plan
+def _mlstm(name, twin):
+    case, extreme = cell_case(name), name.endswith("extreme")
+    for form, recorded in case.forms.items():
+        inputs = dict(case.inputs)
+        tolerances = {"h": near.CELL_EXTREME_F32 if extreme else near.CELL_F32, **dict.fromkeys(
+            "Cnm", near.STATE_F32)}  # fmt: skip
+        if twin is EXACT:
+            tolerances = dict.fromkeys("hCnm", near.FLOAT64_CELL)
+            if form.startswith("parallel"):
+                q, v = inputs["q"], inputs["v"]
+                B, _, NH, DK = q.shape
+                inputs |= {"C0": np.zeros((B, NH, DK, v.shape[-1])), "n0": np.zeros((B, NH, DK))}
+                inputs["m0"] = np.full((B, NH), -1e30)
+        weights = [case.weight, *[np.zeros(())] * 3]
+        results, grads = twin.run(run_mlstm, inputs, case.how, weights)
+        results = dict(zip("hCnm", results, strict=True))
+        results |= {f"d{key}": grad for key, grad in grads.items()}
+        gradient = near.FLOAT64_CELL if twin is EXACT else near.GRADIENT_ANY_F32
+        for key, expected in recorded.items():
+            tolerance = tolerances.get(key, gradient)
+            yield f"{form}.{key}", results[key].reshape(expected.shape), expected, tolerance
+    recorded = case.forms["recurrent_f64"]
+    for chunk in (1, 7, 64):
+        h, *_ = twin.results(run_mlstm, case.inputs, case.how | {"chunk_size": chunk})
+        yield f"h in chunks of {chunk}", h, recorded["h"], tolerances["h"]
+    x, hs = dict(case.inputs), []
+    for t in range(recorded["h"].shape[1]):
+        x |= {letter: case.inputs[letter][:, t : t + 1] for letter in "qkvif"}
+        h, *state = twin.results(run_mlstm, x, case.how)
+        x |= dict(zip(("C0", "n0", "m0"), state, strict=True))
+        hs.append(h)
+    yield "h by steps", np.concatenate(hs, 1), recorded["h"], tolerances["h"]
+    for letter, part in zip("Cnm", state, strict=True):
+        expected = recorded[letter]
+        yield f"{letter} by steps", part.reshape(expected.shape), expected, near.STATE_F32
 
-    def reference(inputs):
-        if isinstance(plan, ModelPlan):
-            return compute.exact(plan, inputs, case.fixed)
-        return plan.reference(inputs, case.fixed)
 
-    measured = dict(tolerances.measure(dict(reference(case.inputs)), case.inputs, reference))
-    known = tolerances.split(measured)[1]
-    for name, condition in dict(known).items():  # those of a cell, without its form
-        known.setdefault(name.partition("/")[2], condition)
-    return known
+def _slstm(name, twin):
+    case = slstm_case(name)
+    recorded, S = case.forms["f64"], case.weight.shape[1]
+    weights = [case.weight, *[np.zeros(())] * 4]
+    (h, *last), grads = twin.run(run_slstm, case.inputs, {}, weights)
+    exact = near.FLOAT64 if twin is EXACT else None
+    yield "h", h, recorded["all h"], exact or near.SLSTM_F32
+    for letter, part in zip("hcnm", last, strict=True):
+        yield f"last {letter}", part, recorded[f"all {letter}"][:, -1], exact or near.SLSTM_F32
+    for key, expected in recorded.items():
+        if key.startswith("d"):
+            yield key, grads[key[1:]], expected, exact or near.SLSTM_GRADIENT_F32
+    x = dict(case.inputs)
+    for t in range(S):
+        x |= {gate: case.inputs[gate][:, t : t + 1] for gate in SLSTM_GATES}
+        _, *state = twin.results(run_slstm, x)
+        for letter, part in zip("hcnm", state, strict=True):
+            x[f"{letter}0"] = part
+            expected = recorded[f"all {letter}"][:, t]
+            yield f"{letter} at {t}", part, expected, exact or near.SLSTM_F32
 
 
-def unmet(case, rows):
-    """Recorded results that no side computes."""
-    met = {(row.b, row.against) for row in rows}
-    return [
-        f"{side} {name}"
-        for side, results in case.recorded.items()
-        for name in results
-        if (side, name) not in met
-    ]
+def _components(name, twin):
+    tensors = load_file(FOLDER / f"{name}.safetensors")
+    for key, expected in tensors.items():
+        operator, dot, y = key.rpartition(".")
+        if y == "y":
+            (actual,) = twin.results(COMPONENTS[operator], tensors)
+            if expected.ndim == 4:  # heads before positions
+                expected = expected.swapaxes(1, 2)
+            yield key, actual.reshape(expected.shape), expected, near.OP_F32
 
 
 def main():
     """Print the verdict for one case."""
     parser = argparse.ArgumentParser(prog="python -m tests.models.recorded", description=__doc__)
     parser.add_argument("case", type=Path, help="a .safetensors file with its .json beside it")
-    case = cases.read(parser.parse_args().case)
-    rows = compared(case)
-    bad = [row for row in rows if not row.ok]
-    for row in bad:
-        print(f"{row.what}{list(row.where)}: {row.a} has {row.got}, {row.b} {row.wanted}")
-    lacking = unmet(case, rows)
-    for name in lacking:
-        print(f"no side computes {name}")
-    verdict = "FAILED" if bad or lacking else "agree"
-    print(f"{case.title}: {len(rows) - len(bad)} of {len(rows)}, {verdict}")
-    return int(bool(bad or lacking))
+    path, bad = parser.parse_args().case, 0
+    for side, twin in SIDES.items():
+        for line in disagreements(path.stem, twin):
+            print(f"{side}: {line}")
+            bad += 1
+    print(f"{path.stem}: {'FAILED' if bad else 'every side agrees'}")
+    return int(bool(bad))
 
-
-__all__ = ["RECORDED", "compared", "main", "unmet"]
 
 if __name__ == "__main__":
     sys.exit(main())

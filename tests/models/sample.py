@@ -88,3 +88,19 @@ def cell_inputs(B, S, NH, DK, DV, seed):
         name: rng.normal(0, spread[name], shape).astype(np.float32)
         for name, shape in shapes.items()
     }
+
+
+def slstm_inputs(B, S, NH, DH, *, seed=0):
+    """Random inputs of the sLSTM cell by name, float32."""
+    rng = np.random.default_rng((seed, B, S, NH, DH))
+    gates = {name: rng.normal(0, 2, (B, S, NH, DH)) for name in "ifzo"}
+    gates["R"] = rng.normal(0, DH**-0.5, (NH, 4 * DH, DH))
+    gates["b"] = rng.normal(0, 1, 4 * NH * DH)
+    return {name: value.astype(np.float32) for name, value in gates.items()}
+
+
+def slstm_state(B, NH, DH, *, seed=0):
+    """A random state that the cell could have reached."""
+    rng = np.random.default_rng((seed, B, NH, DH))
+    h, c, n, m = rng.normal(0, 1, (4, B, NH, DH)).astype(np.float32)
+    return h, c, 1 + np.abs(n), m

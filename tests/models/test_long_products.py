@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mlxhog.backends import precision
 from mlxhog.backends.autodiff import TorchArrays
 from mlxhog.backends.gpu_share import GPUShare, most_sequences, token_note
 from mlxhog.backends.precision import compared, computes_long_products
@@ -117,6 +118,7 @@ def test_the_gradient_of_a_long_vocabulary_has_no_longer_sum(monkeypatch):
 def test_the_probe_notices_a_device_that_adds_long_sums_wrong():
     arrays, ops = TorchArrays("cpu", 1), choose("torch", "reference", "cpu")
     assert computes_long_products(arrays, ops)
+    dict(precision.exact())  # by the CPU
     with OnFaultyMPS():
         assert not computes_long_products(arrays, ops)
         assert "products" in compared(arrays, ops).bad

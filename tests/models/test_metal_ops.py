@@ -3,7 +3,6 @@
 import mlx.core as mx
 import numpy as np
 import pytest
-import torch
 
 from mlxhog.errors import ShapeError
 from mlxhog.metal.engine_mlx import MLXEngine
@@ -16,20 +15,13 @@ from mlxhog.models.ops.operators import Ops
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.xlstm_large import param_spec
 from tests.metal.fake_gpu import FakeMLX, FakeMPS
-from tests.models.golden import CELLS, cell_case
-from tests.models.sample import batch, cell_inputs, config, perturbed_params
-from tests.models.slstm import slstm_inputs
+from tests.models.sample import batch, cell_inputs, perturbed_params, slstm_inputs
 from tests.models.twins import Twin
 from tests.tolerances import (
-    CELL_EXTREME_F32,
-    CELL_F32,
     GRADIENT_ANY_F32,
-    LOGITS_F32,
     LOSS_F32,
     OP_GRADIENT_F32,
-    SLSTM_F32,
     SLSTM_GRADIENT_F32,
-    STATE_F32,
     assert_close,
 )
 
@@ -38,9 +30,7 @@ EMULATED = {
     "mlx": Twin("mlx", "metal-emulated"),
 }
 REFERENCE = {"torch": Twin("torch", "reference"), "mlx": Twin("mlx", "reference")}
-TOLERANCE = {name: CELL_F32 for name in CELLS} | {"mlstm_cell_d_extreme": CELL_EXTREME_F32}
 frameworks = pytest.mark.parametrize("framework", EMULATED)
-cells = pytest.mark.parametrize("name", CELLS)
 
 
 @frameworks
@@ -49,51 +39,6 @@ def test_every_op_without_a_kernel_is_the_plain_one(framework):
     names = [name for name in vars(Ops) if not name.startswith("_")]
     own = {name for name in names if getattr(metal, name) is not getattr(plain, name)}
     assert own == {"causal_conv", "mlstm_cell", "slstm_cell"}
-
-
-@frameworks
-@cells
-@pytest.mark.parametrize("chunk_size", [7, 64, 1000])
-def test_output_and_last_state_equal_the_recorded_ones(framework, name, chunk_size):
-    case = cell_case(name)
-    h, state = EMULATED[framework].op(
-        "mlstm_cell", *case.inputs.values(), chunk_size=chunk_size, eps=case.eps, state=case.state
-    )
-    for form in case.forms():
-        assert_close(h, case.h(form), TOLERANCE[name], label=form)
-        for part, recorded, letter in zip(state, case.last_state(form), "Cnm", strict=True):
-            assert_close(part, recorded, STATE_F32, label=f"{form} {letter}")
-
-
-@frameworks
-def test_gradients_flow_through_output_and_state_of_one_call_into_the_next(framework):
-    inputs = cell_inputs(2, 21, 2, 4, 6, seed=0)
-
-    def scalar(ops, p):
-        how = {"chunk_size": 8, "eps": 1e-6}
-        first, state = ops.mlstm_cell(*(x[:, :13] for x in p.values()), **how)
-        h, (C, n, _) = ops.mlstm_cell(*(x[:, 13:] for x in p.values()), **how, state=state)
-        return (h**2).sum() + (first**3).sum() + (C**2).sum() + n.sum()
-
-    result = EMULATED[framework].op_grads(scalar, inputs)
-    expected = REFERENCE[framework].op_grads(scalar, inputs)
-    for name in inputs:
-        assert_close(result[name], expected[name], GRADIENT_ANY_F32, label=name)
-
-
-@pytest.mark.slow
-@frameworks
-def test_a_gradient_through_the_last_state_alone_needs_no_output(framework):
-    inputs = cell_inputs(1, 6, 2, 3, 5, seed=1)
-
-    def scalar(ops, p):
-        _, (C, _, _) = ops.mlstm_cell(*p.values(), chunk_size=4, eps=1e-6)
-        return (C**2).sum()
-
-    result = EMULATED[framework].op_grads(scalar, inputs)
-    expected = REFERENCE[framework].op_grads(scalar, inputs)
-    for name in ("k", "v", "i", "f"):
-        assert_close(result[name], expected[name], GRADIENT_ANY_F32, label=name)
 
 
 @pytest.mark.slow
@@ -107,32 +52,6 @@ def test_the_tiny_model_has_the_loss_and_every_gradient_of_the_reference(framewo
     assert_close(loss, expected_loss, LOSS_F32)
     for name in param_spec(cfg):
         assert_close(grads[name], expected[name], GRADIENT_ANY_F32, label=name)
-
-
-@pytest.mark.slow
-@frameworks
-def test_a_sequence_in_pieces_equals_the_whole_sequence(framework):
-    cfg, twin = config(), EMULATED[framework]
-    params = perturbed_params(cfg, seed=1)
-    tokens, _ = batch(cfg, 2, 12, seed=1)
-    whole, _ = REFERENCE[framework].logits(cfg, params, tokens)
-    state, pieces = None, []
-    for piece in np.split(tokens, [6, 7, 8], axis=1):
-        logits, state = twin.logits(cfg, params, piece, state)
-        pieces.append(logits)
-    assert_close(np.concatenate(pieces, 1), whole, LOGITS_F32)
-
-
-def test_inputs_of_16_bits_are_computed_in_float32():
-    inputs = [value.astype(np.float16) for value in cell_inputs(1, 5, 1, 3, 4, seed=2).values()]
-    how = {"chunk_size": 4, "eps": 1e-6}
-    expected = Twin("torch", "reference").op("mlstm_cell", *inputs, **how)[0]
-    h, _ = choose("torch", "metal-emulated", "cpu").mlstm_cell(*map(torch.tensor, inputs), **how)
-    assert h.dtype == torch.float32
-    assert_close(h, expected, CELL_F32)
-    h, _ = choose("mlx", "metal-emulated", "cpu").mlstm_cell(*map(mx.array, inputs), **how)
-    assert h.dtype == mx.float32
-    assert_close(np.array(h), expected, CELL_F32)
 
 
 @frameworks
@@ -233,7 +152,7 @@ def test_under_mlx_the_cell_and_its_gradient_are_traced_without_evaluating(monke
     assert len(launched) == 7
 
 
-# -- the sLSTM cell: what comes on top of being the cell (test_slstm_cell.py) ----------------------
+# -- the sLSTM cell: what comes on top of being the cell (test_operators.py) ----------------------
 
 
 @frameworks
@@ -277,14 +196,3 @@ def test_a_head_wider_than_a_group_of_threads_is_refused_with_the_limit(framewor
     inputs = slstm_inputs(1, 1, 1, 1025)
     with pytest.raises(ShapeError, match="heads of 1025 units, .* at most 1024; use more heads"):
         EMULATED[framework].op("slstm_cell", *inputs.values())
-
-
-def test_inputs_of_16_bits_to_the_slstm_cell_are_computed_in_float32():
-    inputs = [value.astype(np.float16) for value in slstm_inputs(1, 5, 2, 3).values()]
-    expected, _ = REFERENCE["torch"].op("slstm_cell", *inputs)
-    h, _ = choose("torch", "metal-emulated", "cpu").slstm_cell(*map(torch.tensor, inputs))
-    assert h.dtype == torch.float32
-    assert_close(h, expected, SLSTM_F32)
-    h, _ = choose("mlx", "metal-emulated", "cpu").slstm_cell(*map(mx.array, inputs))
-    assert h.dtype == mx.float32
-    assert_close(np.array(h), expected, SLSTM_F32)

@@ -1,4 +1,4 @@
-"""What holds of native operators over sequences alone; test_sequence_ops.py: what they compute."""
+"""What holds of native operators over sequences alone; test_operators.py: what they compute."""
 
 from collections.abc import Callable
 from functools import partial

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from mlxhog.models import lm, lm_float64
 from mlxhog.models.families import dropout_sites, init_params, param_spec
-from mlxhog.models.ops.reference import mlstm_numpy
 from tests.models.sample import batch, cell_inputs, config, perturbed_params, v1_config
-from tests.models.twins import TWINS, Twin, all_twins, assert_slopes
+from tests.models.twins import EXACT, TWINS, Twin, all_twins, assert_slopes
 from tests.pairs import each_of, in_pairs, max_examples
 from tests.tolerances import (
     CELL_EXTREME_F32,
@@ -147,8 +146,9 @@ def test_a_model_at_its_initial_values_equals_the_float64_reference(twin):
 def test_the_cell_equals_its_reference_at_any_size(twin, B, S, NH, DK, DV, chunk_size, seed):
     inputs = cell_inputs(B, S, NH, DK, DV, seed)
     h, state = twin.op("mlstm_cell", *inputs.values(), chunk_size=chunk_size, eps=1e-6)
-    exact = [value.astype(np.float64) for value in inputs.values()]
-    expected_h, expected_state, _ = mlstm_numpy.recurrent(*exact, eps=1e-6)
+    expected_h, expected_state = EXACT.op(
+        "mlstm_cell", *inputs.values(), chunk_size=chunk_size, eps=1e-6
+    )
     assert_close(h, expected_h, CELL_EXTREME_F32)
     for part, expected in zip(state, expected_state, strict=True):
         assert_close(part, expected, STATE_F32)

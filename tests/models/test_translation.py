@@ -14,10 +14,17 @@ from xlstm.blocks.slstm.cell import sLSTMCell_cuda
 from mlxhog.models import families, translation
 from mlxhog.models.xlstm_v1 import XLSTMV1Config
 from tests.checkpoint.formats import peers
-from tests.models.made_cases import stacked
 from tests.tolerances import LOGITS_F32, assert_close
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "xlstm"
+
+
+def stacked(arrays):
+    """Arrays of the xlstm package as weight_mode "fused" has them."""
+    return {
+        name: np.concatenate([arrays[part] for part in parts]) if parts[1:] else arrays[name]
+        for name, parts in translation.stacks(arrays).items()
+    }
 
 
 @pytest.mark.parametrize("prefix", ["param.", "grad."])

@@ -31,7 +31,10 @@ mx.set_default_device(mx.cpu)
 
 @dataclass(frozen=True)
 class Twin:
-    """One framework with one kind of kernels, on the CPU; `guarded` as of `PlainForm`."""
+    """One framework with one kind of kernels, on the CPU; `guarded` as of `PlainForm`.
+
+    The kernels "float64" are the reference, with arrays of torch in float64.
+    """
 
     framework: str
     kernels: str
@@ -39,11 +42,16 @@ class Twin:
 
     @property
     def ops(self):
+        if self.kernels == "float64":
+            return OPS
         return choose(self.framework, self.kernels, "cpu", guarded=self.guarded)
 
     def array(self, x):
         """The framework's array; of every array in a tree, in which float64 becomes float32."""
-        return _map(x, torch.tensor if self.framework == "torch" else mx.array)
+        if self.kernels == "float64":
+            return _map(x, lambda a: torch.tensor(a.astype("f8") if a.dtype.kind == "f" else a))
+        convert = torch.tensor if self.framework == "torch" else mx.array
+        return _map(x, lambda a: convert(a.astype("f4") if a.dtype == np.float64 else a))
 
     def numpy(self, x):
         """NumPy's array; of every array in a tuple."""
@@ -67,14 +75,15 @@ class Twin:
     def zero_state(self, cfg, B):
         return [self.numpy(block) for block in lm.init_state(cfg, B, self.ops.xp)]
 
-    def hidden(self, cfg, params, tokens):
+    def hidden(self, cfg, params, tokens, state=None):
         """The residual stream after the embedding and each block, then after the last norm."""
         p, hidden = self.array(params), list[Any]()
         x = lm.embed(cfg, p, self.array(tokens), self.ops.xp)
-        lm.forward(cfg, p, x, ops=self.ops, hidden=hidden)
+        state = None if state is None else self.array(state)
+        lm.forward(cfg, p, x, state, ops=self.ops, hidden=hidden)
         return [self.numpy(x) for x in hidden]
 
-    def loss_and_grads(self, cfg, params, tokens, labels, masks=None):
+    def loss_and_grads(self, cfg, params, tokens, labels, masks=None, state=None):
         ids = self.array(tokens)
 
         def loss_of(p):
@@ -86,6 +95,7 @@ class Twin:
                 ops=self.ops,
                 starts=lm.starts(cfg, ids),
                 masks=self.array(masks),
+                state=None if state is None else self.array(state),
             )
 
         return self._value_and_grads(loss_of, params)
@@ -103,6 +113,25 @@ class Twin:
         """Gradient of `scalar(ops, arrays by name)` with respect to every input that it reaches."""
         return self._value_and_grads(lambda p: scalar(self.ops, p), inputs)[1]
 
+    def results(self, call, inputs, fixed=None):
+        """Results of `call(ops, arrays by name)`, in a list: outputs, then states."""
+        arrays = self.array(inputs) | self.array(fixed or {})
+        return [self.numpy(y) for y in _flat(call(self.ops, arrays))]
+
+    def run(self, call, inputs, fixed=None, weights=None):
+        """The results, and the gradient of their weighted sum by every input that it reaches."""
+        results, constant = self.results(call, inputs, fixed), self.array(fixed or {})
+        if weights is None:
+            rng = np.random.default_rng(9)
+            weights = [rng.standard_normal(y.shape, np.float32) for y in results]
+        factors = [self.array(np.asarray(w)) for w in weights]
+
+        def total(ops, p):
+            ys = _flat(call(ops, p | constant))
+            return sum((y * w).sum() for y, w in zip(ys, factors, strict=True))
+
+        return results, self.op_grads(total, inputs)
+
     def _value_and_grads(self, scalar, inputs):
         arrays = self.array(inputs)
         if self.framework == "mlx":
@@ -115,10 +144,17 @@ class Twin:
         return value.item(), {name: self.numpy(grad) for name, grad in grads.items()}
 
 
+def _flat(results):
+    """The arrays of an array or of nested tuples, in a list."""
+    if isinstance(results, tuple | list):
+        return [y for part in results for y in _flat(part)]
+    return [results]
+
+
 def _map(x, convert):
-    """Convert every array in a tree of tuples, lists and mappings; float64 becomes float32."""
+    """Convert every array in a tree of tuples, lists and mappings."""
     if isinstance(x, np.ndarray):
-        return convert(x.astype(np.float32) if x.dtype == np.float64 else x)
+        return convert(x)
     if isinstance(x, Mapping):
         return {key: _map(value, convert) for key, value in x.items()}
     if isinstance(x, Sequence) and not isinstance(x, str):
@@ -131,6 +167,10 @@ TWINS = {
     for (framework, kernels), module in MODULES.items()
     if importlib.util.find_spec(module) is not None
 }
+
+
+EXACT = Twin("torch", "float64")
+"""The float64 operators, position by position; see `ops_float64`."""
 
 
 def float64(layer, cfg, p, x):

@@ -56,7 +56,7 @@ def test_an_export_has_a_card_which_further_conversions_carry(tmp_path, monkeypa
     assert main(["convert", "latest", "exported", "--to", "hf", "--quiet"]) == 0
     written = Path("exported/README.md").read_text()
     assert "library_name: transformers" in written
-    assert "mlxhog convert latest exported --to hf --quiet" in written
+    assert "mlxhog convert latest exported --to hf" in written
     assert main(["convert", "exported", "ours", "--to", "mlxhog", "--quiet"]) == 0
     assert Path("ours/README.md").read_text() == written
     Path("ours/README.md").write_text("edited by its user")

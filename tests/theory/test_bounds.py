@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from mlxhog.errors import DataError
 from mlxhog.theory.bounds import Facts, apply
 from tests.pairs import each_of
 
@@ -83,17 +82,3 @@ def test_a_dense_network_is_told_why_the_theorem_does_not_apply():
     }  # fmt: skip
     assert "neural networks" in failing["a strongly convex objective"]
     assert "any two of them conflict" in failing["sparse gradients"]
-
-
-@each_of(
-    ("name", "inputs", "message"),
-    [
-        ("penalty", {**GRAPH_A, "tau": 1, "rho": 2}, "rho = 2: wanted a share"),
-        ("penalty", {**GRAPH_A, "tau": 1, "delta": math.nan}, "delta = nan"),
-        ("penalty", {**GRAPH_A, "tau": -1}, "tau = -1"),
-        ("perturbed iterate", {"n_examples": 0, "mean_degree": 1, "tau": 1}, "n_examples = 0"),
-    ],
-)
-def test_numbers_outside_their_range_are_refused(name, inputs, message):
-    with pytest.raises(DataError, match=message):
-        apply(name, CONVEX, **inputs)

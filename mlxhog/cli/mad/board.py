@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
 import time
 import webbrowser
-from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any
 
 from mlxhog.base.durable import replace_file
-from mlxhog.cli.flags import Flags
-from mlxhog.config.options import option
+from mlxhog.cli.flags import plugin_flag, study_argument
+from mlxhog.cli.frame import Report, command, print_json
+from mlxhog.config.options import argument, option, switch
 from mlxhog.errors import ConfigError
+from mlxhog.report.streams import console
 
 if TYPE_CHECKING:
     from mlxhog.mad.report.ranking import Ranking
@@ -30,7 +31,6 @@ BOARD_EXAMPLES = (
     "mad board first",
     "mad board studies/first --watch",
     "mad board first --json",
-    "mad board first --csv first.csv --markdown first.md",
 )
 LOOK_EVERY_S = 2.0
 
@@ -39,6 +39,8 @@ LOOK_EVERY_S = 2.0
 class SelectConfig:
     """Options of all commands."""
 
+    study: str = study_argument()
+    plugin: tuple[str, ...] = plugin_flag()
     select: str | None = option(
         None,
         "rows whose accuracy selects between optimiser points; none: those of the study",
@@ -50,108 +52,58 @@ class SelectConfig:
 class LeaderboardConfig(SelectConfig):
     """Options of `mlxhog mad board`."""
 
-    csv: str | None = option(None, "write a table with every number to this file; - is stdout")
-    markdown: str | None = option(None, "write a Markdown table to this file; - is stdout")
+    json: bool = switch("one JSON object")
+    watch: bool = switch("repeat it until the study stops")
 
 
-def run_board(arguments: list[str]) -> int:
-    """Run the command; returns its exit code."""
-    flags = Flags("mad board", BOARD_ABOUT, BOARD_EXAMPLES, ("STUDY",))
-    flags.argument("study", metavar="STUDY", help="a name under studies/, or a path")
-    flags.plugin()
-    flags.argument("--json", action="store_true", help="one JSON object")
-    flags.argument("--watch", action="store_true", help="repeat it until the study stops")
-    parsed, config = flags.read(LeaderboardConfig, arguments)
-    if parsed.other.watch and (config.csv or config.markdown):
-        raise ConfigError("--watch is for the table and --json; write files without it")
+@command("mad board", BOARD_ABOUT, BOARD_EXAMPLES, LeaderboardConfig)
+def board(config: LeaderboardConfig) -> int | Report:
+    """Show the leaderboard, once or until the study stops."""
+    from mlxhog.mad.report.leaderboard import to_json
+
+    if config.watch:
+        _watch(config)
+        return 0
+    ranking = _ranking(config)
+    return Report(to_json(ranking), lambda: _text(ranking))
+
+
+def _ranking(config: SelectConfig, *, curves: bool = False) -> Ranking:
     from mlxhog.mad.report.ranking import read_ranking
     from mlxhog.mad.study.store import find
 
-    store = find(parsed.other.study)
-
-    def now() -> Ranking:
-        return read_ranking(store, select=config.select)  # type: ignore[arg-type]
-
-    if parsed.other.watch:
-        _watch(now, as_json=parsed.other.json)
-        return 0
-    ranking = now()
-    if not show(ranking, config, as_json=parsed.other.json):
-        print("\n".join(_lines(ranking, sys.stdout)))
-    return 0
+    select: Any = config.select  # its choices are the literals
+    return read_ranking(find(config.study), select=select, curves=curves)
 
 
-def show(ranking: Ranking, config: LeaderboardConfig, *, as_json: bool) -> bool:
-    """Print a ranking as JSON, and write its files; return False if neither is chosen."""
-    from mlxhog.mad.report.leaderboard import to_csv, to_markdown
-
-    if as_json:
-        print(_json(ranking))
-    for path, text in ((config.csv, to_csv), (config.markdown, to_markdown)):
-        if path is not None:
-            _write(path, text(ranking))
-    return as_json or config.csv is not None or config.markdown is not None
-
-
-def _json(ranking: Ranking) -> str:
-    from mlxhog.mad.report.leaderboard import to_json
-
-    return json.dumps(to_json(ranking))
-
-
-def _lines(ranking: Ranking, stream: TextIO) -> list[str]:
+def _text(ranking: Ranking) -> str:
     from mlxhog.mad.report.leaderboard import lines
 
-    width = shutil.get_terminal_size().columns if stream.isatty() else None
-    return lines(ranking, width)
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    return "\n".join(lines(ranking, width))
 
 
-def _write(path: str, text: str) -> None:
-    """Write a text to a file, or to stdout for "-".
-
-    Raises:
-        ConfigError: the file cannot be written.
-    """
-    if path == "-":
-        print(text, end="")
-        return
-    try:
-        replace_file(Path(path), text.encode())
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from error
-    print(path)
-
-
-def _watch(now: Callable[[], Ranking], *, as_json: bool) -> None:
+def _watch(config: LeaderboardConfig) -> None:
     """Show a study until its scheduler ends, or Ctrl-C; in a pipe, after every run that ended."""
-    try:
-        if sys.stdout.isatty() and not as_json:
-            _watch_live(now)
-            return
-        ended = -1
+    from mlxhog.mad.report.leaderboard import to_json
+
+    with suppress(KeyboardInterrupt), ExitStack() as stack:  # the usual end
+        live, ended = None, -1
+        if sys.stdout.isatty() and not config.json:
+            from rich.live import Live  # 50 ms, only on a terminal
+            from rich.text import Text
+
+            live = stack.enter_context(Live(console=console(sys.stdout), auto_refresh=False))
         while True:
-            ranking = now()
-            if len(ranking.records) != ended or not ranking.running:
-                text = _json(ranking) if as_json else "\n".join([*_lines(ranking, sys.stdout), ""])
-                print(text, flush=True)
+            ranking = _ranking(config)
+            if live is not None:
+                live.update(Text(_text(ranking)), refresh=True)
+            elif len(ranking.records) != ended or not ranking.running:
+                if config.json:
+                    print_json(to_json(ranking))
+                else:
+                    print(_text(ranking), flush=True)
             ended = len(ranking.records)
-            if not ranking.running:
-                return
-            time.sleep(LOOK_EVERY_S)
-    except KeyboardInterrupt:
-        return  # the usual end
-
-
-def _watch_live(now: Callable[[], Ranking]) -> None:
-    from rich.live import Live  # 50 ms, only on a terminal
-
-    from mlxhog.mad.report.leaderboard import LiveLeaderboard
-    from mlxhog.report.streams import console
-
-    with Live(console=console(sys.stdout), auto_refresh=False) as live:
-        while True:
-            ranking = now()
-            live.update(LiveLeaderboard(ranking), refresh=True)
             if not ranking.running:
                 return
             time.sleep(LOOK_EVERY_S)
@@ -168,31 +120,31 @@ COMPARE_EXAMPLES = (
 )
 
 
-def run_compare(arguments: list[str]) -> int:
-    """Run the command; returns its exit code."""
-    flags = Flags("mad compare", COMPARE_ABOUT, COMPARE_EXAMPLES, ("STUDY", "A", "B"))
-    flags.argument("study", metavar="STUDY", help="a name under studies/, or a path")
-    flags.argument("a", metavar="A", help="a place on the board, or layers")
-    flags.argument("b", metavar="B", help="the other one")
-    flags.plugin()
-    flags.argument("--json", action="store_true", help="one JSON object")
-    parsed, config = flags.read(SelectConfig, arguments)
-    from mlxhog.mad.report.comparison import candidate_of, compare, lines, to_json
-    from mlxhog.mad.report.ranking import read_ranking
-    from mlxhog.mad.study.store import find
+@dataclass(frozen=True, kw_only=True)
+class CandidatesConfig(SelectConfig):
+    """Options of `mlxhog mad compare`."""
 
-    ranking = read_ranking(find(parsed.other.study), select=config.select)  # type: ignore[arg-type]
-    a, b = (candidate_of(ranking, text) for text in (parsed.other.a, parsed.other.b))
+    a: str = argument("A", "a place on the board, or layers")
+    b: str = argument("B", "the other one")
+    json: bool = switch("one JSON object")
+
+
+@command("mad compare", COMPARE_ABOUT, COMPARE_EXAMPLES, CandidatesConfig)
+def compare(config: CandidatesConfig) -> Report:
+    """Compare two candidates."""
+    from mlxhog.mad.report.comparison import candidate_of, compare, lines, to_json
+
+    ranking = _ranking(config)
+    a, b = (candidate_of(ranking, text) for text in (config.a, config.b))
     comparison = compare(a, b)
-    print(json.dumps(to_json(comparison)) if parsed.other.json else "\n".join(lines(comparison)))
-    return 0
+    return Report(to_json(comparison), lambda: "\n".join(lines(comparison)))
 
 
 PLOT_ABOUT = """\
 Write the plots of a study as PNG files, and one HTML page with all of them and the leaderboard. The
 page needs no network, has a light and a dark theme, and can be printed.
-Learning curves per task; score against parameters, state and time with the Pareto front; importance
-of each slot; seeds with their intervals. The study may be running."""
+Learning curves per task; score against parameters, state and time with the Pareto front; seeds with
+their intervals. The study may be running."""
 PLOT_EXAMPLES = (
     "mad plot first",
     "mad plot first --out figures --open no",
@@ -205,46 +157,37 @@ PAGE = "index.html"
 class StudyPlotConfig(SelectConfig):
     """Options of `mlxhog mad plot`."""
 
+    json: bool = switch("one JSON object: page, and plots by name")
     out: str | None = option(None, "folder for the files; none: plots/ in the study's")
     open: str = option(
         "auto", "show the page in a browser, if there is a screen", choices=("auto", "no")
     )
 
 
-def run_plot(arguments: list[str]) -> int:
-    """Run the command; returns its exit code."""
-    flags = Flags("mad plot", PLOT_ABOUT, PLOT_EXAMPLES, ("STUDY",))
-    flags.argument("study", metavar="STUDY", help="a name under studies/, or a path")
-    flags.plugin()
-    flags.argument("--json", action="store_true", help="one JSON object: page, and plots by name")
-    parsed, config = flags.read(StudyPlotConfig, arguments)
+@command("mad plot", PLOT_ABOUT, PLOT_EXAMPLES, StudyPlotConfig)
+def plot(config: StudyPlotConfig) -> Report:
+    """Write the plots of a study."""
     from mlxhog.mad.report.page import page
     from mlxhog.mad.report.plots import plots
-    from mlxhog.mad.report.ranking import read_ranking
     from mlxhog.mad.study.store import find
     from mlxhog.report import charts
 
-    store = find(parsed.other.study)
+    store = find(config.study)
     charts.require("the leaderboard needs nothing: mlxhog mad board")
-    ranking = read_ranking(store, select=config.select, curves=True)  # type: ignore[arg-type]
+    ranking = _ranking(config, curves=True)
     folder = store.directory / "plots" if config.out is None else Path(config.out)
     _make(folder)
     drawn = list(plots(ranking))
-    written = {}
+    written = {plot.name: str(folder / f"{plot.name}.png") for plot in drawn}
     for plot in drawn:
-        written[plot.name] = folder / f"{plot.name}.png"
-        replace_file(written[plot.name], plot.png(charts.LIGHT))
-    replace_file(folder / PAGE, page(ranking, drawn, version=version("mlxhog")).encode())
-    if parsed.other.json:
-        files = {name: str(path) for name, path in written.items()}
-        print(json.dumps({"page": str(folder / PAGE), "plots": files, "partial": ranking.lacking}))
-    else:
-        print(*written.values(), folder / PAGE, sep="\n")
-        if ranking.lacking:
-            print(ranking.lacking)
-    if config.open == "auto" and not parsed.other.json:
-        _open_page(folder / PAGE)
-    return 0
+        replace_file(Path(written[plot.name]), plot.png(charts.LIGHT))
+    target = folder / PAGE
+    replace_file(target, page(ranking, drawn, version=version("mlxhog")).encode())
+    if config.open == "auto" and not config.json:
+        _open_page(target)
+    facts = {"page": str(target), "plots": written, "partial": ranking.lacking}
+    lines = [*written.values(), str(target), *filter(None, [ranking.lacking])]
+    return Report(facts, lambda: "\n".join(lines))
 
 
 def _make(folder: Path) -> None:

@@ -6,32 +6,29 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlxhog.base.paths import expanded
 from mlxhog.base.quantities import format_bytes
-from mlxhog.cli.flags import Flags
-from mlxhog.cli.output import print_json
-from mlxhog.config.options import option
+from mlxhog.cli.flags import dry_run_flag, plugin_flag
+from mlxhog.cli.frame import Report, command
+from mlxhog.config.options import argument, option, switch
 from mlxhog.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    from mlxhog.mad.tasks import Dataset, Task
 
 SET_FLAG = "--set"
 
 
-def add_task_flags(flags: Flags) -> None:
-    """Add `--plugin`, and `--set` with its words in `Parsed.other.set`."""
-    flags.plugin()
-    flags.argument(
-        SET_FLAG,
-        action="append",
-        default=[],
+OTHERWISE = f"; a setting of the task is given as in {SET_FLAG} vocab=32"
+
+
+def set_flag() -> Any:  # a dataclass field
+    """Declare `--set` of a task, for `read_settings`."""
+    return option(
+        (),
+        "a setting of the task, such as vocab=32 or seq_len=256; may be given several times",
+        many=True,
         metavar="KEY=VALUE",
-        help="a setting of the task, such as vocab=32 or seq_len=256; may be given several times",
     )
-    flags.otherwise(f"; a setting of the task is given as in {SET_FLAG} vocab=32")
 
 
 def read_settings(words: Sequence[str]) -> dict[str, str]:
@@ -68,6 +65,10 @@ DATA_EXAMPLES = (
 class DataConfig:
     """Options of `mlxhog mad data`."""
 
+    plugin: tuple[str, ...] = plugin_flag()
+    set: tuple[str, ...] = set_flag()
+    dry_run: bool = dry_run_flag("say what would be written, and stop")
+    json: bool = switch("one JSON object")
     task: str | None = option(None, "full or short name of the task, as in mlxhog mad tasks")
     out: str | None = option(None, "file to write or replace")
     seed: int = option(12345, "seed of all draws", low=0)
@@ -76,36 +77,10 @@ class DataConfig:
     val_rows: int | None = option(None, "rows of a third split", low=0, none="the task's")
 
 
-def run_data(arguments: list[str]) -> int:
-    """Run the command; returns its exit code."""
-    flags = Flags("mad data", DATA_ABOUT, DATA_EXAMPLES)
-    add_task_flags(flags)
-    flags.argument("--dry-run", action="store_true", help="say what would be written, and stop")
-    flags.argument("--json", action="store_true", help="one JSON object")
-    parsed, config = flags.read(DataConfig, arguments)
-    values = _task_settings(config, parsed.other.set)
-    if config.task is None or config.out is None:
-        lacks = "--task" if config.task is None else "--out"
-        raise ConfigError(f"mad data lacks {lacks}, as in `mlxhog {DATA_EXAMPLES[0]}`")
-    # These import NumPy: wrong flags are reported before.
-    from mlxhog.mad import tasks
-
-    settings = tasks.resolve(config.task, values, origin=SET_FLAG)
-    path = _place(config.out)
-    if parsed.other.dry_run:
-        return _say(_planned(settings, config), path, parsed.other.json)
-    from mlxhog.mad.tasks import dataset as files
-
-    began = time.perf_counter()
-    data = tasks.make_task(config.task, seed=config.seed, **values)
-    seconds = time.perf_counter() - began
-    written = files.write(path, data)
-    return _say(_done(data, settings, seconds, written), path, parsed.other.json)
-
-
-def _task_settings(config: DataConfig, words: list[str]) -> dict[str, Any]:
-    """Return the settings of both kinds of flags."""
-    values: dict[str, Any] = dict(read_settings(words))
+@command("mad data", DATA_ABOUT, DATA_EXAMPLES, DataConfig, otherwise=OTHERWISE)
+def data(config: DataConfig) -> Report:
+    """Write the rows of a task."""
+    values: dict[str, Any] = dict(read_settings(config.set))
     for name in ("train_rows", "test_rows", "val_rows"):
         value = getattr(config, name)
         if value is not None:
@@ -113,7 +88,50 @@ def _task_settings(config: DataConfig, words: list[str]) -> dict[str, Any]:
                 flag = "--" + name.replace("_", "-")
                 raise ConfigError(f"{flag} and {SET_FLAG} {name} are the same; keep one")
             values[name] = value
-    return values
+    if config.task is None or config.out is None:
+        lacks = "--task" if config.task is None else "--out"
+        raise ConfigError(f"mad data lacks {lacks}, as in `mlxhog {DATA_EXAMPLES[0]}`")
+    # These import NumPy: wrong flags are reported before.
+    from mlxhog.mad import tasks
+    from mlxhog.mad.tasks import dataset as files
+
+    settings = tasks.resolve(config.task, values, origin=SET_FLAG)
+    path = _place(config.out)
+    names = ("vocab", "seq_len", "length", "test_length", "train_rows", "test_rows", "val_rows")
+    of_rows = {name: getattr(settings, name) for name in names}
+    facts = {"file": str(path), "task": settings.name, "seed": config.seed, **of_rows}
+    scored = settings.test_rows + settings.val_rows
+    rows = f"{facts['train_rows']:,} train, {facts['test_rows']:,} test"
+    rows += f", {facts['val_rows']:,} val" if facts["val_rows"] else ""
+    what = f"{path}: {settings.name}, vocab {settings.vocab}, {rows} rows of {settings.length} "
+    what += "tokens"
+    if settings.test_length != settings.length:
+        what += f" to train on, {settings.test_length} to score"
+    if config.dry_run:
+        tokens = settings.train_rows * settings.length + scored * settings.test_length
+        facts["array_bytes"] = tokens * 2 * (2 if settings.vocab <= 2**15 else 4)
+        facts["dry_run"] = True
+        size = format_bytes(facts["array_bytes"])
+        return Report(facts, lambda: f"would write {what}, {size} before packing")
+    began = time.perf_counter()
+    drawn = tasks.make_task(config.task, seed=config.seed, **values)
+    seconds = time.perf_counter() - began
+    facts |= {
+        "ceiling": files.ceiling(drawn),
+        "unigram_accuracy": files.unigram(drawn),
+        "rows_per_s": (settings.train_rows + scored) / seconds,
+        "seconds": seconds,
+        "bytes": files.write(path, drawn),
+    }
+
+    def text() -> str:
+        remarks = f"a constant answer is right in {facts['unigram_accuracy']:.1%}"
+        if facts["ceiling"] < 1:
+            remarks += f", all keys of the training rows answer {facts['ceiling']:.1%}"
+        end = f"{facts['rows_per_s']:,.0f} rows/s; {remarks}"
+        return f"{what}, seed {config.seed}, {format_bytes(facts['bytes'])}\n{end}"
+
+    return Report(facts, text)
 
 
 def _place(out: str) -> Path:
@@ -132,67 +150,6 @@ def _place(out: str) -> Path:
     return path
 
 
-def _planned(settings: Task, config: DataConfig) -> dict[str, Any]:
-    """Return the size of the file before packing."""
-    scored = settings.test_rows + settings.val_rows
-    tokens = settings.train_rows * settings.length + scored * settings.test_length
-    return {
-        **_facts(settings, config.seed),
-        "array_bytes": tokens * 2 * (2 if settings.vocab <= 2**15 else 4),
-        "dry_run": True,
-    }
-
-
-def _facts(settings: Task, seed: int) -> dict[str, Any]:
-    return {
-        "task": settings.name,
-        "seed": seed,
-        "vocab": settings.vocab,
-        "seq_len": settings.seq_len,
-        "length": settings.length,
-        "test_length": settings.test_length,
-        "train_rows": settings.train_rows,
-        "test_rows": settings.test_rows,
-        "val_rows": settings.val_rows,
-    }
-
-
-def _done(data: Dataset, settings: Task, seconds: float, written: int) -> dict[str, Any]:
-    from mlxhog.mad.tasks.dataset import ceiling, unigram
-
-    rows = settings.train_rows + settings.test_rows + settings.val_rows
-    return {
-        **_facts(settings, int(data.meta["seed"])),
-        "ceiling": ceiling(data),
-        "unigram_accuracy": unigram(data),
-        "rows_per_s": rows / seconds,
-        "seconds": seconds,
-        "bytes": written,
-    }
-
-
-def _say(facts: dict[str, Any], path: Path, as_json: bool) -> int:
-    facts = {"file": str(path), **facts}
-    if as_json:
-        print_json(facts)
-        return 0
-    rows = f"{facts['train_rows']:,} train, {facts['test_rows']:,} test"
-    rows += f", {facts['val_rows']:,} val" if facts["val_rows"] else ""
-    what = f"{facts['task']}, vocab {facts['vocab']}, {rows} rows of {facts['length']} tokens"
-    if facts["test_length"] != facts["length"]:
-        what += f" to train on, {facts['test_length']} to score"
-    if facts.get("dry_run"):
-        size = format_bytes(facts["array_bytes"])
-        print(f"would write {path}: {what}, {size} before packing")
-        return 0
-    print(f"{path}: {what}, seed {facts['seed']}, {format_bytes(facts['bytes'])}")
-    remarks = [f"a constant answer is right in {facts['unigram_accuracy']:.1%}"]
-    if facts["ceiling"] < 1:
-        remarks.append(f"all keys of the training rows answer {facts['ceiling']:.1%}")
-    print(f"{facts['rows_per_s']:,.0f} rows/s; {', '.join(remarks)}")
-    return 0
-
-
 CHECK_ABOUT = """\
 Draw the rows of .npz files of `mlxhog mad data` again, by the settings and the seed that each file
 has, and compare every bit. Exit code 1 if a row differs, with the numbers of such rows."""
@@ -203,35 +160,37 @@ CHECK_EXAMPLES = (
 MOST_ROWS_SHOWN = 10
 
 
-def run_check(arguments: list[str]) -> int:
-    """Run the command; returns its exit code."""
-    flags = Flags("mad check", CHECK_ABOUT, CHECK_EXAMPLES, ("FILE...",))
-    flags.argument("files", nargs="+", metavar="FILE", help=".npz files of rows")
-    flags.plugin()
-    flags.argument("--json", action="store_true", help="one JSON object with ok and failed")
-    parsed = flags.parse(arguments)
-    if parsed.problems:
-        raise ConfigError("\n".join(parsed.problems))
+@dataclass(frozen=True, kw_only=True)
+class CheckConfig:
+    """Options of `mlxhog mad check`."""
+
+    files: tuple[str, ...] = argument("FILE...", ".npz files of rows")
+    plugin: tuple[str, ...] = plugin_flag()
+    json: bool = switch("one JSON object with ok and failed")
+
+
+@command("mad check", CHECK_ABOUT, CHECK_EXAMPLES, CheckConfig)
+def check(config: CheckConfig) -> Report:
+    """Draw rows again, and compare them."""
     # These import NumPy: wrong flags are answered before.
     from mlxhog.mad.tasks import check
     from mlxhog.mad.tasks.dataset import read
 
     failed: list[dict[str, Any]] = []
-    for file in parsed.other.files:
+    lines: list[str] = []
+    for file in config.files:
         rows = read(expanded(file))
         try:
             differ = check(rows)
         except DataError as error:
             raise DataError(f"{file}: {error}") from None
-        failed += [{"file": file, "part": part, "rows": differ[part]} for part in differ]
-        if not parsed.other.json:
-            result = "FAIL" if differ else "ok"
-            print(f"{file}: {rows.task}, seed {rows.meta['seed']}: {result}")
-            for part, numbers in differ.items():
-                listed = ", ".join(map(str, numbers[:MOST_ROWS_SHOWN]))
-                others = len(numbers) - MOST_ROWS_SHOWN
-                more = f" and {others:,} more" if others > 0 else ""
-                print(f"  {part} differs in row {listed}{more}")
-    if parsed.other.json:
-        print_json({"ok": not failed, "failed": failed})
-    return 1 if failed else 0
+        result = "FAIL" if differ else "ok"
+        lines.append(f"{file}: {rows.task}, seed {rows.meta['seed']}: {result}")
+        for part, numbers in differ.items():
+            failed.append({"file": file, "part": part, "rows": numbers})
+            listed = ", ".join(map(str, numbers[:MOST_ROWS_SHOWN]))
+            others = len(numbers) - MOST_ROWS_SHOWN
+            more = f" and {others:,} more" if others > 0 else ""
+            lines.append(f"  {part} differs in row {listed}{more}")
+    facts = {"ok": not failed, "failed": failed}
+    return Report(facts, lambda: "\n".join(lines), code=int(bool(failed)))

@@ -7,52 +7,61 @@ import inspect
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from mlxhog.cli.flags import Flags
-from mlxhog.cli.output import print_json
-from mlxhog.errors import ConfigError
+from mlxhog.cli.flags import plugin_flag
+from mlxhog.cli.frame import Report, command
+from mlxhog.config.options import options, switch
 from mlxhog.report.streams import wrapped
 
 if TYPE_CHECKING:
     from mlxhog.mad.suites import Suite
 
-TASKS_ABOUT = """\
-List the tasks: the skill that each tests, and its settings with the values of its baseline,
-which --set of mad train and mad data changes."""
-TASKS_EXAMPLES = (
+
+@dataclass(frozen=True, kw_only=True)
+class ListConfig:
+    """Options of a list."""
+
+    json: bool = switch("a JSON list")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnListConfig(ListConfig):
+    """Options of a list that a user's file may add to."""
+
+    plugin: tuple[str, ...] = plugin_flag()
+
+
+@command(
     "mad tasks",
-    "mad tasks --plugin examples/my_task.py --json",
+    "List the tasks: the skill that each tests, and its settings with the values of its baseline,\n"
+    "which --set of mad train and mad data changes.",
+    ("mad tasks", "mad tasks --plugin examples/my_task.py --json"),
+    OwnListConfig,
 )
-
-
-def run_tasks(arguments: list[str]) -> int:
-    """Run the command; returns its exit code."""
-    flags = Flags("mad tasks", TASKS_ABOUT, TASKS_EXAMPLES)
-    flags.plugin()
-    as_json = _as_json(flags, arguments)
+def tasks(config: OwnListConfig) -> Report:
+    """List the tasks."""
     from mlxhog.mad.tasks import BENCHMARK, known
 
     facts = [_task(task) for task in known().values()]
-    if as_json:
-        print_json(facts)
-        return 0
-    for title, published in (("tasks of the benchmark", True), ("other tasks", False)):
-        print(title)
-        for one in facts:
-            if (one["name"] in BENCHMARK) == published:
-                settings = {name: each["value"] for name, each in one["settings"].items()}
-                print(f"  {one['name']} ({one['short']})  {one['about']}".rstrip())
-                print("\n".join(wrapped(f"      {_assignments(settings)}")))
-    small = '--set seq_len=32 --layers "mlstm swiglu" --dim 64 --steps 50'
-    print(f"next: mlxhog mad train --task CR {small}")
-    return 0
+
+    def lines() -> Iterator[str]:
+        for title, published in (("tasks of the benchmark", True), ("other tasks", False)):
+            yield title
+            for one in facts:
+                if (one["name"] in BENCHMARK) == published:
+                    settings = {name: each["value"] for name, each in one["settings"].items()}
+                    yield f"  {one['name']} ({one['short']})  {one['about']}".rstrip()
+                    yield from wrapped(f"      {_assignments(settings)}")
+        small = '--set seq_len=32 --layers "mlstm swiglu" --dim 64 --steps 50'
+        yield f"next: mlxhog mad train --task CR {small}"
+
+    return Report(facts, lambda: "\n".join(lines()))
 
 
 def _task(task: Any) -> dict[str, Any]:
-    from mlxhog.config.options import options
-
     baseline = task()
     settings = {
         name: {"value": getattr(baseline, name), "help": one.help}
@@ -62,30 +71,27 @@ def _task(task: Any) -> dict[str, Any]:
     return {"name": task.name, "short": task.short, "about": about, "settings": settings}
 
 
-SUITES_ABOUT = """\
-List the suites of mad bench and mad search: the runs of one candidate with one seed, its width, and
-the tasks. The score is the mean over the tasks."""
-SUITES_EXAMPLES = (
+@command(
     "mad suites",
-    "mad suites --json",
+    "List the suites of mad bench and mad search: the runs of one candidate with one seed, its "
+    "width, and\nthe tasks. The score is the mean over the tasks.",
+    ("mad suites", "mad suites --json"),
+    ListConfig,
 )
-
-
-def run_suites(arguments: list[str]) -> int:
-    """Run the command; returns its exit code."""
-    as_json = _as_json(Flags("mad suites", SUITES_ABOUT, SUITES_EXAMPLES), arguments)
+def suites(config: ListConfig) -> Report:
+    """List the suites."""
     from mlxhog.mad.suites import SUITES
 
     facts = [_suite(make) for make in SUITES.values()]
-    if as_json:
-        print_json(facts)
-        return 0
-    for one in facts:
-        tasks = ", ".join(f"{task} {runs}" for task, runs in one["tasks"].items())
-        print(f"{one['name']}  {one['about']}")
-        print("\n".join(wrapped(f"    {one['runs']} runs, width {one['dim']}: {tasks}")))
-    print('next: mlxhog mad bench --layers "mlstm swiglu mlstm swiglu" --suite smoke --dry-run')
-    return 0
+
+    def lines() -> Iterator[str]:
+        for one in facts:
+            tasks = ", ".join(f"{task} {runs}" for task, runs in one["tasks"].items())
+            yield f"{one['name']}  {one['about']}"
+            yield from wrapped(f"    {one['runs']} runs, width {one['dim']}: {tasks}")
+        yield 'next: mlxhog mad bench --layers "mlstm swiglu mlstm swiglu" --suite smoke --dry-run'
+
+    return Report(facts, lambda: "\n".join(lines()))
 
 
 def _suite(make: Callable[[], Suite]) -> dict[str, Any]:
@@ -99,58 +105,56 @@ def _suite(make: Callable[[], Suite]) -> dict[str, Any]:
     }
 
 
-LAYERS_ABOUT = """\
-List the possible layers of a candidate: mixers, which mix positions, and channel maps. Each has its
-numbers, as in "mlstm(heads=2) swiglu", their defaults, and its source. A number with the default
-none follows from the width or from another number."""
-LAYERS_EXAMPLES = (
+@command(
     "mad layers",
-    "mad layers --plugin examples/my_layer.py --json",
+    "List the possible layers of a candidate: mixers, which mix positions, and channel maps. Each "
+    'has its\nnumbers, as in "mlstm(heads=2) swiglu", their defaults, and its source. A number '
+    "with the default\nnone follows from the width or from another number.",
+    ("mad layers", "mad layers --plugin examples/my_layer.py --json"),
+    OwnListConfig,
 )
-
-
-def run_layers(arguments: list[str]) -> int:
-    """Run the command; returns its exit code."""
-    flags = Flags("mad layers", LAYERS_ABOUT, LAYERS_EXAMPLES)
-    flags.plugin()
-    as_json = _as_json(flags, arguments)
+def layers(config: OwnListConfig) -> Report:
+    """List the layers."""
     from mlxhog.models.mad.layers import known
 
     facts = [_layer(layer) for layer in known().values()]
-    if as_json:
-        print_json(facts)
-        return 0
-    for kind, title in (("mixer", "mixers"), ("channel", "channel maps")):
-        print(title)
-        source = ""
-        for one in facts:
-            if one["kind"] != kind:
-                continue
-            numbers = {name: each["default"] for name, each in one["numbers"].items()}
-            print(f"  {one['name']}  {one['about']}")
-            print("\n".join(wrapped(f"      {_assignments(numbers) or 'no numbers'}")))
-            if one["source"] != source:  # once for layers of the same papers
-                print("\n".join(wrapped(f"      {one['source']}")))
-            source = one["source"]
-    print('next: mlxhog mad show "mlstm(heads=2) swiglu"')
-    return 0
+
+    def lines() -> Iterator[str]:
+        for kind, title in (("mixer", "mixers"), ("channel", "channel maps")):
+            yield title
+            source = ""
+            for one in (one for one in facts if one["kind"] == kind):
+                numbers = {name: each["default"] for name, each in one["numbers"].items()}
+                yield f"  {one['name']}  {one['about']}"
+                yield from wrapped(f"      {_assignments(numbers) or 'no numbers'}")
+                if one["source"] != source:  # once for layers of the same papers
+                    yield from wrapped(f"      {one['source']}")
+                source = one["source"]
+        yield 'next: mlxhog mad show "mlstm(heads=2) swiglu"'
+
+    return Report(facts, lambda: "\n".join(lines()))
 
 
 def _assignments(values: dict[str, Any]) -> str:
     """Write values as --set and a line of layers take them."""
-    return " ".join(f"{name}={_spelt(value)}" for name, value in values.items())
 
+    def spelt(value: Any) -> str:
+        if isinstance(value, float):
+            return f"{value:g}"
+        return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
-def _spelt(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:g}"
-    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+    return " ".join(f"{name}={spelt(value)}" for name, value in values.items())
 
 
 def _layer(layer: type[Any]) -> dict[str, Any]:
     types = get_type_hints(layer)
     numbers = {
-        field.name: {"default": field.default, "type": _type_name(types[field.name])}
+        field.name: {
+            "default": field.default,
+            "type": getattr(types[field.name], "__name__", "")
+            if isinstance(types[field.name], type)
+            else str(types[field.name]),
+        }
         for field in dataclasses.fields(layer)
     }
     return {
@@ -160,10 +164,6 @@ def _layer(layer: type[Any]) -> dict[str, Any]:
         "numbers": numbers,
         "source": _source(layer),
     }
-
-
-def _type_name(kind: Any) -> str:
-    return kind.__name__ if isinstance(kind, type) else str(kind)
 
 
 def _first_line(cls: type[Any]) -> str:
@@ -180,16 +180,3 @@ def _source(layer: type[Any]) -> str:
     text = inspect.getdoc(sys.modules[module]) or ""
     papers = re.search(r"^Sources?: (.*?)(?:\n\n|\Z)", text, re.DOTALL | re.MULTILINE)
     return own[0] if own else " ".join(papers[1].split()) if papers else ""
-
-
-def _as_json(flags: Flags, arguments: list[str]) -> bool:
-    """Read a command line whose one flag is `--json`.
-
-    Raises:
-        ConfigError: it has others.
-    """
-    flags.argument("--json", action="store_true", help="a JSON list")
-    parsed = flags.parse(arguments)
-    if parsed.problems:
-        raise ConfigError("\n".join(parsed.problems))
-    return bool(parsed.other.json)

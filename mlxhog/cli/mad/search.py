@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.cli.flags import Flags
+from mlxhog.cli.flags import Written, study_argument
+from mlxhog.cli.frame import Report, command
 from mlxhog.cli.mad import session
-from mlxhog.cli.mad.session import StudyConfig
-from mlxhog.config.options import option
+from mlxhog.cli.mad.session import PROTOCOL_PART, BeginConfig, OutputConfig, StudyConfig
+from mlxhog.config.options import option, switch
 from mlxhog.errors import ConfigError
 from mlxhog.mad.options import ExecutionConfig
 
@@ -44,6 +45,7 @@ SEARCH_MAIN = (
 class SearchConfig:
     """Options of `mlxhog mad search` in addition to those of every study."""
 
+    no_prune: bool = switch("no run ends early")
     space: str = option("space-small", "the search space: a YAML file or a name")
     sampler: str = option(
         "grid",
@@ -54,17 +56,22 @@ class SearchConfig:
     seed: int = option(0, "seed of the sampler", low=0, high=2**32 - 1)
 
 
-def run_search(arguments: list[str]) -> int:
-    """Run the command; returns its exit code."""
-    flags = Flags("mad search", SEARCH_ABOUT, SEARCH_EXAMPLES, main=SEARCH_MAIN)
-    flags.argument("--no-prune", action="store_true", help="no run ends early")
-    session.add(flags, SearchConfig)
-    parsed = flags.parse(arguments)
-    config, shared, how = session.parts(parsed, SearchConfig, StudyConfig, ExecutionConfig)
-    if parsed.other.no_prune:
-        if "prune" in parsed.values:
-            raise ConfigError("--prune and --no-prune are both given; keep one")
-        config = replace(config, prune=False)
+@command(
+    "mad search", SEARCH_ABOUT, SEARCH_EXAMPLES,
+    BeginConfig, SearchConfig, StudyConfig, PROTOCOL_PART, ExecutionConfig,
+    main=SEARCH_MAIN,
+)  # fmt: skip
+def search(
+    asked: BeginConfig,
+    config: SearchConfig,
+    shared: StudyConfig,
+    typed: Written,
+    how: ExecutionConfig,
+) -> Report:
+    """Search a space."""
+    fields_set = session.protocol(typed)
+    if config.no_prune and "prune" in typed.names:
+        raise ConfigError("--prune and --no-prune are both given; keep one")
     # These import NumPy: wrong flags are reported before.
     from mlxhog.mad.search.space import read_space
     from mlxhog.mad.study.session import Planning, check_execution
@@ -78,13 +85,12 @@ def run_search(arguments: list[str]) -> int:
         position=space.position,
         sampler=config.sampler,
         sampler_seed=config.seed,
-        prune=config.prune,
-        **session.common(shared, parsed),
+        prune=config.prune and not config.no_prune,
+        **session.common(shared, fields_set),
     ).remembering()
     planning = Planning(study)
     check_execution(how, study)
-    name = parsed.other.study or Path(config.space).stem
-    return session.begin(study, planning, name, how, parsed)
+    return session.begin(study, planning, Path(config.space).stem, how, asked)
 
 
 BENCH_ABOUT = """\
@@ -103,27 +109,36 @@ BENCH_MAIN = (
 )  # fmt: skip
 
 
-def run_bench(arguments: list[str]) -> int:
-    """Run the command; returns its exit code."""
-    flags = Flags("mad bench", BENCH_ABOUT, BENCH_EXAMPLES, main=BENCH_MAIN)
-    flags.argument(
-        "--layers", action="append", default=[], metavar="TEXT", help="an architecture's layers"
+@dataclass(frozen=True, kw_only=True)
+class BenchConfig(BeginConfig):
+    """Options of `mlxhog mad bench` in addition to those of every study."""
+
+    layers: tuple[str, ...] = option((), "an architecture's layers", many=True, metavar="TEXT")
+    config: tuple[str, ...] = option(
+        (),
+        "an architecture; both flags may be given several times",
+        many=True,
+        metavar="NAME_OR_FILE",
+        short="c",
     )
-    flags.argument(
-        "-c", "--config", action="append", default=[], metavar="NAME_OR_FILE",
-        help="an architecture; both flags may be given several times",
-    )  # fmt: skip
-    flags.argument("--position", metavar="KIND", help="positional embedding: learned or sincos")
-    flags.argument("--seed", metavar="N", help="the one seed of every run, instead of --seeds")
-    session.add(flags)
-    parsed = flags.parse(arguments)
-    shared, how = session.parts(parsed, StudyConfig, ExecutionConfig)
-    if not parsed.other.layers and not parsed.other.config:
+    position: str | None = option(None, "positional embedding: learned or sincos", metavar="KIND")
+    seed: str | None = option(None, "the one seed of every run, instead of --seeds", metavar="N")
+
+
+@command(
+    "mad bench", BENCH_ABOUT, BENCH_EXAMPLES,
+    BenchConfig, StudyConfig, PROTOCOL_PART, ExecutionConfig,
+    main=BENCH_MAIN,
+)  # fmt: skip
+def bench(config: BenchConfig, shared: StudyConfig, typed: Written, how: ExecutionConfig) -> Report:
+    """Score architectures."""
+    fields_set = session.protocol(typed)
+    if not config.layers and not config.config:
         raise ConfigError(f"give an architecture, as in mlxhog {BENCH_EXAMPLES[0]}")
-    if parsed.other.seed is not None:
-        if "seeds" in parsed.values:
+    if config.seed is not None:
+        if "seeds" in typed.names:
             raise ConfigError("--seed is the one seed of every run, --seeds are several; keep one")
-        shared = replace(shared, seeds=f"{parsed.other.seed},")
+        shared = replace(shared, seeds=f"{config.seed},")
     # These import NumPy: wrong flags are reported before.
     from mlxhog.mad.study.session import Planning, check_execution
     from mlxhog.mad.study.study import Study
@@ -132,24 +147,23 @@ def run_bench(arguments: list[str]) -> int:
     from mlxhog.models.mad.sequence import canonical, parse
     from mlxhog.models.registry import load_candidate
 
-    architectures = [load_candidate(name) for name in parsed.other.config]
-    dim, position = _shared_sizes(architectures, shared.dim, parsed.other.position)
-    texts = [canonical(parse(text)) for text in parsed.other.layers]
+    architectures = [load_candidate(name) for name in config.config]
+    dim, position = _shared_sizes(architectures, shared.dim, config.position)
+    texts = [canonical(parse(text)) for text in config.layers]
     texts += [canonical(architecture.layers) for architecture in architectures]
     study = Study(
         candidates=tuple(dict.fromkeys(texts)),
         suite=shared.suite or "smoke",
         dim=dim,
         position=position,
-        **session.common(shared, parsed),
+        **session.common(shared, fields_set),
     ).remembering()
     planning = Planning(study)
     rows = [resolve(one.task, one.settings) for one in planning.suite.settings]
-    for origin, architecture in zip(parsed.other.config, architectures, strict=True):
+    for origin, architecture in zip(config.config, architectures, strict=True):
         check_reach(origin, architecture, rows)
     check_execution(how, study)
-    name = parsed.other.study or _name(study.to_dict())
-    return session.begin(study, planning, name, how, parsed)
+    return session.begin(study, planning, _name(study.to_dict()), how, config)
 
 
 def _shared_sizes(
@@ -191,28 +205,28 @@ RESUME_EXAMPLES = (
 )
 
 
-def run_resume(arguments: list[str]) -> int:
-    """Run the command; returns its exit code."""
-    flags = Flags("mad resume", RESUME_ABOUT, RESUME_EXAMPLES, ("STUDY",))
-    flags.argument("study", metavar="STUDY", help="a name under studies/, or a path")
-    flags.argument("--retry-failed", action="store_true", help="also repeat failed runs")
-    flags.argument("--dry-run", action="store_true", help="say what would run, and stop")
-    flags.plugin()
-    session.add_output(flags)
-    parsed, how = flags.read(ExecutionConfig, arguments)
-    other = parsed.other
+@dataclass(frozen=True, kw_only=True)
+class ResumeConfig(OutputConfig):
+    """Options of `mlxhog mad resume`."""
+
+    study: str = study_argument()
+    retry_failed: bool = switch("also repeat failed runs")
+
+
+@command("mad resume", RESUME_ABOUT, RESUME_EXAMPLES, ResumeConfig, ExecutionConfig)
+def resume(config: ResumeConfig, how: ExecutionConfig) -> Report:
+    """Continue a study."""
     # These import NumPy: wrong flags are reported before.
     from mlxhog.mad.study import study as studies
     from mlxhog.mad.study.session import Planning, check_execution
     from mlxhog.mad.study.store import find
 
-    store = find(other.study, Path(how.out))
-    how = session.at_once(store, how, parsed)
+    store = find(config.study, Path(how.out))
+    how = session.at_once(store, how)
     study = studies.read(store)
     studies.refuse_other_files(store, study.remembering())
     planning = Planning(study)
     check_execution(how, planning.study)
-    if other.dry_run:
-        return session.dry_run(planning, store.name, how, store, as_json=other.json)
-    shown = {"as_json": other.json, "quiet": other.quiet}
-    return session.go(store, planning, how, **shown, retry_failed=other.retry_failed)
+    if config.dry_run:
+        return session.dry_run(planning, store.name, how, store)
+    return session.go(store, planning, how, config, retry_failed=config.retry_failed)

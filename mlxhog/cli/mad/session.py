@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TextIO
 
 from mlxhog.base.quantities import format_count, format_duration, parse_number
-from mlxhog.cli.flags import Flags, Parsed
-from mlxhog.config.options import option, options
-from mlxhog.config.sources import Config, resolve, values_of
+from mlxhog.cli.flags import Part, Written, dry_run_flag, plugin_flag, quiet_flag
+from mlxhog.cli.frame import Report, written
+from mlxhog.config.options import option, options, switch
+from mlxhog.config.sources import values_of
 from mlxhog.errors import ConfigError
 from mlxhog.mad.options import PROTOCOL, ExecutionConfig, Protocol
 from mlxhog.report.streams import console
 from mlxhog.report.views import Observer, Silence, may_redraw
 
 if TYPE_CHECKING:
-    from mlxhog.mad.study.progress import StudyProgress
+    from mlxhog.mad.study.progress import Best, StudyProgress
     from mlxhog.mad.study.scheduler import SessionResult
     from mlxhog.mad.study.session import Planning
     from mlxhog.mad.study.store import Store
@@ -63,60 +63,44 @@ class StudyConfig:
     )
 
 
-def add(flags: Flags, *classes: type) -> None:
-    """Add the flags of every command, after the options of some classes."""
-    flags.argument("--study", metavar="NAME", help="name of the study, new or to be continued")
-    flags.plugin()
-    flags.argument("--dry-run", action="store_true", help="say what would run, and stop")
-    add_output(flags)
-    for cls in (*classes, StudyConfig):
-        flags.options(cls)
-    group = "training of every run; replaces the values of the suite"
-    flags.options(Protocol, only=PROTOCOL, group=group, default="the suite's")
-    flags.options(ExecutionConfig)
+@dataclass(frozen=True, kw_only=True)
+class OutputConfig:
+    """Options of the output of a session."""
+
+    plugin: tuple[str, ...] = plugin_flag()
+    dry_run: bool = dry_run_flag()
+    json: bool = switch("end with one line of JSON")
+    quiet: bool = quiet_flag()
 
 
-def add_output(flags: Flags) -> None:
-    """Add the flags of a command's output."""
-    flags.argument("--json", action="store_true", help="end with one line of JSON")
-    flags.quiet()
+@dataclass(frozen=True, kw_only=True)
+class BeginConfig(OutputConfig):
+    """Options of the beginning of a study."""
+
+    study: str | None = option(None, "name of the study, new or to be continued", metavar="NAME")
 
 
-def part(
-    cls: type[Config], parsed: Parsed, problems: list[str], only: Sequence[str] | None = None
-) -> Config | None:
-    """Return the options of one class; None if one is wrong, after adding it to `problems`."""
-    names = options(cls) if only is None else only
-    try:
-        return resolve(cls, [{n: value for n, value in parsed.values.items() if n in names}])
-    except ConfigError as error:
-        problems.append(str(error))
-        return None
+PROTOCOL_PART = Part(
+    Protocol,
+    PROTOCOL,
+    "training of every run; replaces the values of the suite",
+    "the suite's",
+    merged=True,
+)
 
 
-def parts(parsed: Parsed, *classes: type[Any]) -> list[Any]:
-    """Return the options of every class.
-
-    Raises:
-        ConfigError: every problem of any of them, and of the command line.
-    """
-    problems = list(parsed.problems)
-    configs = [part(cls, parsed, problems) for cls in classes]
-    typed = part(Protocol, parsed, problems, PROTOCOL)
-    problems += [] if typed is None else typed.unused
-    if problems:
-        raise ConfigError("\n".join(problems))
-    return configs
-
-
-def protocol(parsed: Parsed) -> dict[str, object]:
-    """Return the given fields of the protocol as plain values; steps replace a suite's epochs.
+def protocol(typed: Written) -> dict[str, object]:
+    """Return the written fields of the protocol as plain values; steps replace a suite's epochs.
 
     Numbers of an optimizer that is not named are those of the suite's.
+
+    Raises:
+        ConfigError: every problem of them, and of the command line.
     """
-    chosen = part(Protocol, parsed, [], PROTOCOL)
-    assert chosen is not None, "`parts` has refused wrong ones"
-    named = set(parsed.values)
+    chosen = typed.read(Protocol)
+    if chosen.unused:
+        raise ConfigError("\n".join(chosen.unused))
+    named = set(typed.values)
     values = {**values_of(chosen), "optimizer": str(chosen.optimizer)}
     if "optimizer" in named:
         named -= set(PROTOCOL) - set(options(Protocol))
@@ -171,8 +155,8 @@ def rates(text: str) -> tuple[float, ...]:
     return values
 
 
-def common(config: StudyConfig, parsed: Parsed) -> dict[str, Any]:
-    """Return the fields of `Study` from the shared options.
+def common(config: StudyConfig, fields_set: dict[str, object]) -> dict[str, Any]:
+    """Return the fields of `Study` from the shared options and those of `protocol`.
 
     Raises:
         ConfigError: the workers or the tasks are impossible.
@@ -194,7 +178,6 @@ def common(config: StudyConfig, parsed: Parsed) -> dict[str, Any]:
             f"--share-embedding is for candidates of one worker, these have {len(resolved)}; leave "
             "out one of the two"
         )
-    fields_set = protocol(parsed)
     if config.rates is not None and "lr" in fields_set:
         raise ConfigError("--lr is one step size and --rates are several; keep one")
     names = (
@@ -215,60 +198,41 @@ EXIT_CODES = {"done": 0, "budget": 0, "interrupted": 130}
 ALL_FAILED = 1
 
 
-def begin(study: Study, planning: Planning, name: str, how: ExecutionConfig, parsed: Parsed) -> int:
-    """Begin a study, or continue the same one; return the exit code.
-
-    Args:
-        study: of the command line.
-        planning: of the study.
-        name: of its directory.
-        how: its execution.
-        parsed: the command line, with the flags `dry_run`, `json` and `quiet`.
+def begin(
+    study: Study, planning: Planning, default_name: str, how: ExecutionConfig, asked: BeginConfig
+) -> Report:
+    """Begin a study, or continue the same one.
 
     Raises:
         StudyError: the directory holds another study, or one of another version.
     """
     from mlxhog.mad.study.study import find_same, open_store
 
-    asked = parsed.other
+    name = asked.study or default_name
     if asked.dry_run:
-        store = find_same(study, how.out, name)
-        how = how if store is None else at_once(store, how, parsed)
-        return dry_run(planning, name, how, store, as_json=asked.json)
-    store = open_store(study, how.out, name)
-    how = at_once(store, how, parsed)
-    return go(store, planning, how, as_json=asked.json, quiet=asked.quiet)
+        return dry_run(planning, name, how, find_same(study, how.out, name))
+    return go(open_store(study, how.out, name), planning, how, asked)
 
 
-def at_once(store: Store, how: ExecutionConfig, parsed: Parsed) -> ExecutionConfig:
-    """Return the execution of a session, with the study's last --parallel if none is given."""
-    if "parallel" in parsed.values:
+def at_once(store: Store | None, how: ExecutionConfig) -> ExecutionConfig:
+    """Return the execution of a session, with the study's last --parallel if none is set."""
+    if store is None or how.parallel is not None:
         return how
     return replace(how, parallel=store.parallel)
 
 
-def dry_run(
-    planning: Planning, name: str, how: ExecutionConfig, store: Store | None, *, as_json: bool
-) -> int:
-    """Print the plan of a session; return the exit code.
-
-    Args:
-        planning: of the study.
-        name: of the study.
-        how: its execution.
-        store: of the study, if it exists.
-        as_json: print one JSON object.
-    """
+def dry_run(planning: Planning, name: str, how: ExecutionConfig, store: Store | None) -> Report:
+    """Return the plan of a session of a study, which may have a store."""
     from mlxhog.base import machine
 
     study, here = planning.study, machine.here()
     records = () if store is None else store.records()
-    parallel = how.resolve_parallel(study, here)
+    parallel = at_once(store, how).resolve_parallel(study, here)
     known = [number for number in (planning.total, how.limit.runs) if number is not None]
     runs = min(known) if known else None
-    runs_left = None if runs is None else max(0, runs - len(records))
     seconds = steps = None  # until the first run has ended
-    if runs_left is not None:
+    if runs is not None:
+        runs_left = max(0, runs - len(records))
         steps = planning.steps * runs_left // planning.runs_each
         if records:
             mean_s = sum(one.seconds for one in records) / len(records)
@@ -287,43 +251,46 @@ def dry_run(
         "parallel": parallel,
         "estimated_seconds": seconds,
     }
-    if as_json:
-        print(json.dumps(facts))
-        return 0
-    each = f"each {facts['runs_each']} runs with seeds {', '.join(map(str, study.seeds))}"
-    print(f"study        {name}: suite {study.suite}, width {planning.dim}, {study.workers}")
-    count = "more than can be listed" if facts["candidates"] is None else f"{facts['candidates']:,}"
-    print(f"candidates   {count}, {each}")
-    if facts["unused"]:
-        print(f"in none      {', '.join(facts['unused'])}: the budget leaves no room")
-    most = "no limit" if runs is None else f"at most {runs:,}"
-    print(f"runs         {most}, {len(records):,} have ended; {parallel} at once")
-    if steps is not None:
-        print(f"steps        at most {steps:,} ({format_count(steps)}) to go")
-    if seconds is None:
-        print("time         unknown until the first run has ended")
-    else:
-        print(f"time         about {format_duration(seconds)}, as the runs so far")
-    return 0
+
+    def text() -> str:
+        count = facts["candidates"]
+        many = "more than can be listed" if count is None else f"{count:,}"
+        each = f"each {planning.runs_each} runs with seeds {', '.join(map(str, study.seeds))}"
+        most = "no limit" if runs is None else f"at most {runs:,}"
+        time = "unknown until the first run has ended"
+        rows = {
+            "study": f"{name}: suite {study.suite}, width {planning.dim}, {study.workers}",
+            "candidates": f"{many}, {each}",
+            "in none": planning.unused
+            and f"{', '.join(planning.unused)}: the budget leaves no room",
+            "runs": f"{most}, {len(records):,} have ended; {parallel} at once",
+            "steps": steps is not None and f"at most {steps:,} ({format_count(steps)}) to go",
+            "time": time
+            if seconds is None
+            else f"about {format_duration(seconds)}, as the runs so far",
+        }
+        return "\n".join(f"{title:12} {row}" for title, row in rows.items() if row)
+
+    return Report(facts, text)
 
 
 def go(
     store: Store,
     planning: Planning,
     how: ExecutionConfig,
+    asked: OutputConfig,
     *,
-    as_json: bool,
-    quiet: bool,
     retry_failed: bool = False,
-) -> int:
-    """Execute a session and print its result; return the exit code."""
+) -> Report:
+    """Execute a session."""
     from mlxhog.base import machine
     from mlxhog.mad.study.session import execute
 
+    how = at_once(store, how)
     study, here = planning.study, machine.here()
     parallel = how.resolve_parallel(study, here)
     threads = parallel * study.cores
-    if threads > here.cores and how.ray_address is None and not quiet:
+    if threads > here.cores and how.ray_address is None and not asked.quiet:
         print(
             f"{parallel} candidates at once have {threads} threads, this machine {here.cores} "
             "cores, so more candidates at once are not faster",
@@ -334,30 +301,24 @@ def go(
         planning,
         how,
         parallel,
-        observer(sys.stderr, quiet=quiet),
+        observer(sys.stderr, quiet=asked.quiet),
         retry_failed=retry_failed,
     )
-    if as_json:
-        print(json.dumps(record(store, outcome)))
-    elif not quiet:
-        print(summary(store, outcome, how))
-    return ALL_FAILED if _all_failed(outcome) else EXIT_CODES[outcome.status]
-
-
-def record(store: Store, outcome: SessionResult) -> dict[str, Any]:
-    """Return the result of a session for JSON."""
+    failed = outcome.status != "interrupted" and set(outcome.statuses) == {"failed"}
+    best = None if failed else outcome.best
     statuses = ("done", "failed", "pruned", "diverged")
-    best = None if outcome.best is None or _all_failed(outcome) else asdict(outcome.best)
-    return {
+    facts = {
         "study": str(store.directory),
         "status": outcome.status,
         "runs": {name: outcome.statuses.get(name, 0) for name in statuses},
         "seconds": outcome.seconds,
-        "best": best,
+        "best": None if best is None else asdict(best),
     }
+    code = ALL_FAILED if failed else EXIT_CODES[outcome.status]
+    return Report(facts, lambda: _summary(store, outcome, best, how), code)
 
 
-def summary(store: Store, outcome: SessionResult, how: ExecutionConfig) -> str:
+def _summary(store: Store, outcome: SessionResult, best: Best | None, how: ExecutionConfig) -> str:
     """Return the result of a session, the best candidate, and the next commands."""
     ended = sum(outcome.statuses.values())
     counts = ", ".join(f"{n} {status}" for status, n in sorted(outcome.statuses.items()))
@@ -366,43 +327,21 @@ def summary(store: Store, outcome: SessionResult, how: ExecutionConfig) -> str:
         f"{words[outcome.status]}: {ended} runs have ended ({counts or 'none'}) after "
         f"{format_duration(outcome.seconds)} of this session"
     ]
-    best = outcome.best
-    if best is not None and not _all_failed(outcome):
+    if best is not None:
         interval = "" if best.interval is None else f" +- {best.interval:.3f}"
         lacks = f" ({best.missing} runs are missing)" if best.missing else ""
         lines.append(f"best: {best.candidate}  {best.score:.3f}{interval}{lacks}")
-    name = _name(store, how)
+    default = options(type(how))["out"].default
+    name = shlex.quote(store.name if how.out == default else str(store.directory))
     if outcome.statuses.get("failed"):
         lines.append(
             f"failed runs: reasons in {how.out}/{store.name}/runs.jsonl, and logs/ beside it; "
             f"again with mlxhog mad resume {name} --retry-failed"
         )
-    if outcome.status != "done":
-        lines.append(f"continue: mlxhog mad resume {name}{_flags(how)}")
-    lines += [f"next: mlxhog mad board {name}", f"      mlxhog mad plot {name}"]
-    return "\n".join(lines)
-
-
-def _all_failed(outcome: SessionResult) -> bool:
-    """Whether every run of the study failed."""
-    return outcome.status != "interrupted" and set(outcome.statuses) == {"failed"}
-
-
-def _name(store: Store, how: ExecutionConfig) -> str:
-    """Return the name or the path of the study for the next commands."""
-    default = options(type(how))["out"].default
-    return shlex.quote(store.name if how.out == default else str(store.directory))
-
-
-def _flags(how: ExecutionConfig) -> str:
-    """Return the flags that continue a session unchanged, without its used budget."""
-    specs = options(type(how))
-    return "".join(
-        f" {specs[field.name].flag} {shlex.quote(str(specs[field.name].spell(value)))}"
-        for field in fields(how)
-        if field.name not in ("budget", "out")
-        and (value := getattr(how, field.name)) != specs[field.name].default
-    )
+    if outcome.status != "done":  # its budget is used up
+        flags = written(how, leave_out=("budget", "out"))
+        lines.append(f"continue: mlxhog mad resume {name}" + f" {flags}" * bool(flags))
+    return "\n".join([*lines, f"next: mlxhog mad board {name}", f"      mlxhog mad plot {name}"])
 
 
 def observer(

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.cli.flags import Flags
-from mlxhog.cli.output import print_json, print_sections
-from mlxhog.config.options import option
+from mlxhog.cli.flags import plugin_flag
+from mlxhog.cli.frame import Report, command
+from mlxhog.config.options import argument, option, switch
 
 if TYPE_CHECKING:
     from mlxhog.models.mad import MADConfig
@@ -30,6 +30,9 @@ EXAMPLES = (
 class ShowConfig:
     """Options of `mlxhog mad show`; None keeps the value of the architecture."""
 
+    architecture: tuple[str, ...] = argument("ARCH...", "the architecture")
+    plugin: tuple[str, ...] = plugin_flag()
+    json: bool = switch("one JSON object with every number")
     dim: int | None = option(None, "width", low=1, none="its own")
     vocab: int | None = option(None, "tokens of the vocabulary", low=1, none="its own")
     seq_len: int | None = option(
@@ -37,16 +40,12 @@ class ShowConfig:
     )
 
 
-def run(arguments: list[str]) -> int:
-    """Run the command; returns its exit code."""
-    flags = Flags("mad show", ABOUT, EXAMPLES, ("ARCH",))
-    flags.argument("architecture", nargs="+", metavar="ARCH", help="the architecture")
-    flags.plugin()
-    flags.argument("--json", action="store_true", help="one JSON object with every number")
-    parsed, config = flags.read(ShowConfig, arguments)
+@command("mad show", ABOUT, EXAMPLES, ShowConfig)
+def show(config: ShowConfig) -> Report:
+    """Show an architecture."""
     from mlxhog.models.registry import load_candidate
 
-    cfg = load_candidate(" ".join(parsed.other.architecture))
+    cfg = load_candidate(" ".join(config.architecture))
     length = config.seq_len or cfg.max_length
     cfg = replace(
         cfg,
@@ -55,11 +54,7 @@ def run(arguments: list[str]) -> int:
         max_length=length,
     )
     summary = summarise(cfg, length)
-    if parsed.other.json:
-        print_json(summary)
-        return 0
-    print_sections([_parts(summary), _shapes(summary)])
-    return 0
+    return Report(summary, lambda: [_parts(summary), _shapes(summary)])
 
 
 def summarise(cfg: MADConfig, seq_len: int) -> dict[str, Any]:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlxhog.base.paths import expanded
-from mlxhog.cli.flags import Flags, Parsed
-from mlxhog.cli.mad.data import SET_FLAG, add_task_flags, read_settings
-from mlxhog.cli.mad.session import part
-from mlxhog.cli.output import print_json
+from mlxhog.cli.flags import Part, Written, dry_run_flag, plugin_flag, quiet_flag
+from mlxhog.cli.frame import Report, command
+from mlxhog.cli.mad.data import OTHERWISE, SET_FLAG, read_settings, set_flag
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.options import numbers_of, option
-from mlxhog.config.sources import values_of
+from mlxhog.config.options import numbers_of, option, switch
+from mlxhog.config.sources import Layer, resolve, values_of
 from mlxhog.errors import ConfigError, MlxhogError
 from mlxhog.mad.options import PROTOCOL, Protocol, worker_options
 
@@ -47,6 +45,12 @@ EXIT_CODES = {"done": 0, "diverged": 4, "interrupted": 130}
 class CandidateConfig:
     """Options of `mlxhog mad train` in addition to those of protocol and workers."""
 
+    plugin: tuple[str, ...] = plugin_flag()
+    set: tuple[str, ...] = set_flag()
+    layers: str | None = option(None, LAYERS_HELP, lines=True, metavar="LAYER")
+    dry_run: bool = dry_run_flag()
+    json: bool = switch("end with one line of JSON")
+    quiet: bool = quiet_flag()
     task: str = option("in-context-recall", "the task, by its full or short name")
     arch: str | None = option(None, "architecture: a YAML file or a name, instead of --layers")
     dim: int | None = option(None, "width; 128, or the architecture's own", low=1, none="its own")
@@ -69,31 +73,43 @@ class CandidateConfig:
     save: str | None = option(None, "directory for the trained model", none="nowhere")
 
 
-def run(arguments: list[str]) -> int:
-    """Run the command; returns its exit code."""
-    parsed = _flags().parse(arguments)
-    candidate, protocol, worker_options = _read(parsed)
-    settings = read_settings(parsed.other.set)
+@command(
+    "mad train", ABOUT, EXAMPLES,
+    CandidateConfig, Part(Protocol, PROTOCOL),
+    lambda: Part(TrainConfig, worker_options(), merged=True),
+    main=MAIN, otherwise=OTHERWISE,
+)  # fmt: skip
+def train(candidate: CandidateConfig, protocol: Protocol, written: Written) -> Report:
+    """Train a candidate."""
+    problems = protocol.unused
+    if (candidate.layers is None) == (candidate.arch is None):
+        problems.append(
+            "--layers and --arch are both given; keep one"
+            if candidate.layers
+            else f"give the candidate, as in mlxhog {EXAMPLES[0]}, or with --arch FILE"
+        )
+    if candidate.backend is not None and candidate.workers is not None:
+        problems.append(
+            "--backend is one worker's and --workers lists the backends of several; keep one"
+        )
+    together = resolve(TrainConfig, [written.values], [*written.problems, *problems])
+    worker_options = _worker_options(together, written.values)
+    settings = read_settings(candidate.set)
     # These import NumPy: wrong flags are answered before.
     from mlxhog.cli.mad import train_view
     from mlxhog.mad.training.run_plan import make_run_plan
 
-    config = _run_config(candidate, protocol, settings, parsed.other.layers)
-    plan = make_run_plan(config, worker_options)
+    plan = make_run_plan(_run_config(candidate, protocol, settings), worker_options)
     if candidate.save is not None:
         _check_save(expanded(candidate.save))
-    if parsed.other.dry_run:
-        train_view.print_plan(plan, as_json=parsed.other.json)
-        return 0
-    result, unsaved = _train(plan, worker_options, candidate.save, quiet=parsed.other.quiet)
-    if parsed.other.json:
-        print_json(train_view.record(plan, result))
-    elif not parsed.other.quiet:
-        print(train_view.summary(plan, result, None if unsaved else candidate.save))
-    if unsaved is not None:  # the numbers are printed also then
-        print(unsaved, file=sys.stderr)
-        return unsaved.exit_code
-    return EXIT_CODES[result.status]
+    if candidate.dry_run:
+        return train_view.plan_report(plan)
+    result, unsaved = _train(plan, worker_options, candidate.save, quiet=candidate.quiet)
+    save = None if unsaved else candidate.save
+    code = EXIT_CODES[result.status] if unsaved is None else unsaved.exit_code
+    remarks = [] if unsaved is None else [str(unsaved)]  # the numbers are printed also then
+    facts = train_view.record(plan, result)
+    return Report(facts, lambda: train_view.summary(facts, result, save), code, remarks)
 
 
 def _check_save(target: Path) -> None:
@@ -114,54 +130,14 @@ def _check_save(target: Path) -> None:
         raise ConfigError(f"--save {target} exists; choose another name, or remove it") from error
 
 
-def _flags() -> Flags:
-    flags = Flags("mad train", ABOUT, EXAMPLES, main=MAIN)
-    add_task_flags(flags)
-    flags.argument("--layers", nargs="+", action="extend", metavar="LAYER", help=LAYERS_HELP)
-    flags.argument("--dry-run", action="store_true", help="say what would run, and stop")
-    flags.argument("--json", action="store_true", help="end with one line of JSON")
-    flags.quiet()
-    flags.options(CandidateConfig)
-    flags.options(Protocol, only=PROTOCOL)
-    flags.options(TrainConfig, only=worker_options())
-    return flags
-
-
-def _read(parsed: Parsed) -> tuple[CandidateConfig, Protocol, dict[str, object]]:
-    """Return the options of each kind.
-
-    Raises:
-        ConfigError: every problem of any of them.
-    """
-    problems = list(parsed.problems)
-    candidate = part(CandidateConfig, parsed, problems)
-    protocol = part(Protocol, parsed, problems, PROTOCOL)
-    problems += [] if protocol is None else protocol.unused
-    together = part(TrainConfig, parsed, problems, worker_options())
-    layers, arch = parsed.other.layers, None if candidate is None else candidate.arch
-    if candidate is not None and (layers is None) == (arch is None):
-        problems.append(
-            "--layers and --arch are both given; keep one"
-            if layers
-            else f"give the candidate, as in mlxhog {EXAMPLES[0]}, or with --arch FILE"
-        )
-    if candidate is not None and candidate.backend is not None and candidate.workers is not None:
-        problems.append(
-            "--backend is one worker's and --workers lists the backends of several; keep one"
-        )
-    if problems or candidate is None or protocol is None or together is None:
-        raise ConfigError("\n".join(problems))
-    return candidate, protocol, _worker_options(together, parsed)
-
-
-def _worker_options(together: TrainConfig, parsed: Parsed) -> dict[str, object]:
+def _worker_options(together: TrainConfig, named: Layer) -> dict[str, object]:
     """Return the options of workers by flat names, as in a study.
 
     Raises:
         ConfigError: the strategy has a number that is not one of `worker_options`.
     """
     values = values_of(together)
-    given = [name for name in worker_options() if name in parsed.values and name != "strategy"]
+    given = [name for name in worker_options() if name in named and name != "strategy"]
     chosen: dict[str, object] = {name: values[name] for name in given}
     if together.strategy is not None:
         usual = numbers_of(type(together.strategy)())
@@ -180,7 +156,6 @@ def _run_config(
     candidate: CandidateConfig,
     protocol: Protocol,
     settings: dict[str, str],
-    layers: Sequence[str] | None,
 ) -> RunConfig:
     """Return the configuration of the run, with everything that decides its numbers."""
     from mlxhog.base import machine
@@ -214,10 +189,12 @@ def _run_config(
     else:
         workers = "1" if candidate.backend is None else backend_here(candidate.backend, here)
     resolved = resolve_workers(workers, candidate.threads, machine=here).workers
+    words = " ".join((candidate.layers or "").split("\n"))
+    layers = parse(words) if architecture is None else architecture.layers
     return RunConfig(
         task=task.name,
         settings=asdict(chosen),
-        layers=parse(" ".join(layers or ())) if architecture is None else architecture.layers,
+        layers=layers,
         dim=candidate.dim or (architecture.hidden_size if architecture else 128),
         position=position,
         protocol=protocol,

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from mlxhog.base.interrupts import Interrupts
 from mlxhog.base.quantities import format_bytes, format_duration
-from mlxhog.cli.output import print_json
+from mlxhog.cli.frame import Report
 from mlxhog.mad.run import Callbacks, Point, RunResult
 from mlxhog.mad.tasks.dataset import HELD, held_length
 from mlxhog.mad.training.candidate import estimate
@@ -125,9 +125,8 @@ def record(plan: RunPlan, result: RunResult) -> dict[str, Any]:
     return {**first, **asdict(result), **held, **own}
 
 
-def summary(plan: RunPlan, result: RunResult, save: str | None) -> str:
+def summary(own: dict[str, Any], result: RunResult, save: str | None) -> str:
     """Return the end of a run, its accuracy, and its model, in words."""
-    own = facts(plan)
     best = "" if result.ceiling >= 1 else f", where {result.ceiling:.4f} is possible"
     lines = [
         f"{result.status}: {result.steps} steps in {result.seconds:.1f} s on {own['backend']}",
@@ -153,28 +152,26 @@ def summary(plan: RunPlan, result: RunResult, save: str | None) -> str:
     return "\n".join(lines)
 
 
-def print_plan(plan: RunPlan, *, as_json: bool) -> None:
-    """Print the plan of a run, with its time from a few steps."""
+def plan_report(plan: RunPlan) -> Report:
+    """Return the plan of a run, with its time from a few steps."""
     own, duration = facts(plan), estimate(plan)
     own["arena_bytes"] = plan.layout.total_bytes
     own["step_s"] = None if duration is None else duration.step_s
     own["at_most_s"] = None if duration is None else duration.total_s
-    if as_json:
-        print_json(own)
-        return
-    print(f"task        {own['task']}")
-    print("settings    " + ", ".join(f"{name}={value}" for name, value in own["settings"].items()))
-    print(f"layers      {own['layers']}")
-    print(f"parameters  {own['params']:,}")
-    print(f"state       {own['state']:,} numbers per sequence")
-    print(f"arena       {format_bytes(plan.layout.total_bytes)}")
-    threads = "thread" if own["threads"] == 1 else "threads"
-    print(f"workers     {own['backend']}, {own['threads']} {threads} each")
-    print(f"steps       at most {plan.limit}, an epoch is {plan.per_epoch}")
-    if duration is None:
-        print("time        unknown: several workers would have to be started to measure it")
-    else:
+    time = "unknown: several workers would have to be started to measure it"
+    if duration is not None:
         clock = format_duration(duration.total_s)
-        print(
-            f"time        at most {clock}, at {duration.step_s:.3g} s per step, measured just now"
-        )
+        time = f"at most {clock}, at {duration.step_s:.3g} s per step, measured just now"
+    threads = "thread" if own["threads"] == 1 else "threads"
+    rows = {
+        "task": own["task"],
+        "settings": ", ".join(f"{name}={value}" for name, value in own["settings"].items()),
+        "layers": own["layers"],
+        "parameters": f"{own['params']:,}",
+        "state": f"{own['state']:,} numbers per sequence",
+        "arena": format_bytes(plan.layout.total_bytes),
+        "workers": f"{own['backend']}, {own['threads']} {threads} each",
+        "steps": f"at most {plan.limit}, an epoch is {plan.per_epoch}",
+        "time": time,
+    }
+    return Report(own, lambda: "\n".join(f"{name:12}{text}" for name, text in rows.items()))

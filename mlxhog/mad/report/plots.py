@@ -1,21 +1,18 @@
-"""The plots of a study: costs, seeds, scores by slot, learning curves."""
+"""The plots of a study: costs, seeds, learning curves."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from statistics import fmean
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from mlxhog.mad.report.board import short
 from mlxhog.mad.report.ranking import Ranking
 from mlxhog.mad.run import Point
 from mlxhog.mad.scores import UNFINISHED, CandidateScore
 from mlxhog.mad.study.store import StudyRecord
-from mlxhog.report.charts import MARKERS, OTHER, Theme, blank, legend_below, panel, png, style
+from mlxhog.report.charts import MARKERS, OTHER, Theme, legend_below, panel, png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -74,13 +71,6 @@ def plots(ranking: Ranking) -> Iterator[Plot]:
             "Seeds",
             "Candidates with widely overlapping intervals cannot be distinguished by these seeds.",
             partial(draw_seeds, ranking),
-        )
-    if slots_with_choice := choices(ranking):
-        yield plot(
-            "slots",
-            "Scores by slot",
-            "Mean score of the candidates with that layer there.",
-            partial(draw_slots, slots_with_choice),
         )
     for task in ranking.tasks:
         if not any(curve for _, _, curve in _curves(ranking, task)):
@@ -228,61 +218,6 @@ def draw_seeds(ranking: Ranking, theme: Theme) -> Figure:
     axes.invert_yaxis()
     axes.set_xlabel("score: a dot per seed, | the mean with its 95 % interval")
     _within_scores(axes.set_xlim, axes.get_xlim())
-    return figure
-
-
-NOTHING = "(none)"
-"""The layer of a candidate in a slot beyond its depth."""
-
-
-def slots(scored: Sequence[tuple[Sequence[str], float]]) -> list[dict[str, float]]:
-    """Return for every slot in order: layer -> mean score of the candidates with it there."""
-    depth = max((len(layers) for layers, _ in scored), default=0)
-    by_slot = []
-    for k in range(depth):
-        scores: dict[str, list[float]] = {}
-        for layers, score in scored:
-            scores.setdefault(layers[k] if k < len(layers) else NOTHING, []).append(score)
-        by_slot.append({name: fmean(own) for name, own in scores.items()})
-    return by_slot
-
-
-def choices(ranking: Ranking) -> dict[int, dict[str, float]]:
-    """Return the slots, from 1, in which the complete candidates differ."""
-    scored = [(row.layers, row.score) for row in ranking.rows if row.status not in UNFINISHED]
-    return {k: means for k, means in enumerate(slots(scored), start=1) if len(means) > 1}
-
-
-def draw_slots(shown_slots: Mapping[int, Mapping[str, float]], theme: Theme) -> Figure:
-    """Draw a table of mean scores, layers down, slots across."""
-    names = sorted({name for means in shown_slots.values() for name in means})
-    width, height = max(6.0, 2.2 + 0.9 * len(shown_slots)), 0.36 * len(names)
-    at = np.arange(len(shown_slots))
-    figure = blank(theme, width, 0.7 + height)
-    heat = figure.subplots()
-    style(heat, theme)
-    heat.grid(visible=False)
-    table = np.array(
-        [[means.get(name, np.nan) for means in shown_slots.values()] for name in names]
-    )
-    image = heat.imshow(table, aspect="auto", cmap=theme.heat)
-    low, high = image.get_clim()
-    for (i, j), value in np.ndenumerate(table):
-        if not np.isnan(value):
-            share = (value - low) / (high - low) if high > low else 0.0
-            bright = share < 0.5 if theme.name == "light" else share > 0.5
-            heat.text(
-                j,
-                i,
-                f"{value:.2f}",
-                ha="center",
-                va="center",
-                fontsize=7,
-                color="#1f2328" if bright else "#ffffff",
-            )
-    heat.set_yticks(range(len(names)), names)
-    heat.set_xticks(at, [str(number) for number in shown_slots])
-    heat.set_xlabel("slot")
     return figure
 
 

@@ -19,7 +19,7 @@ from mlxhog.mad.study.session import Planning
 from mlxhog.mad.study.store import Store, StudyRecord
 from mlxhog.mad.study.study import Study
 from mlxhog.mad.suites import Suite
-from mlxhog.mad.tasks import GENERATOR_VERSION
+from mlxhog.mad.tasks import GENERATOR_VERSION, find
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +146,8 @@ def _facts(
         if value is not None and not any(name in point for point in measured.points)
     }
     enough = solved_accuracy(protocol.stop_accuracy)
-    tasks = ", ".join(dict.fromkeys(setting.task for setting in measured.settings))
+    names = dict.fromkeys(setting.task for setting in measured.settings)
+    tasks = ", ".join(f"{task} ({find(task).short})" for task in names)
     hosts = sorted({record.host for record in records})
     facts = [
         ("tasks", f"{tasks}: {len(measured.settings)} settings of suite {study.suite}"),

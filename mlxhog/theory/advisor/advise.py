@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mlxhog.base import machine
@@ -15,9 +15,9 @@ from mlxhog.errors import ConfigError
 from mlxhog.report.table import Section
 from mlxhog.report.views import Stages, TellStep
 from mlxhog.theory.advisor import AdviseConfig
-from mlxhog.theory.advisor.measuring import PAIRS, Trial, measured_profile, try_both
+from mlxhog.theory.advisor.measuring import PAIRS, measured_profile, try_both
 from mlxhog.theory.advisor.profile import Profile
-from mlxhog.theory.advisor.rules import PredictedArm, Recommendation, recommend
+from mlxhog.theory.advisor.rules import Arm, Recommendation, recommend
 from mlxhog.theory.simulator.links import Link
 from mlxhog.theory.target import Target
 
@@ -33,7 +33,7 @@ class StrategyAdvice:
         title: of the model.
         profile: the measurements.
         recommendation: of the rules.
-        trial: of the two best; None without a trial.
+        trial: of the two best, see `measuring.decide`; None without a trial.
         load: of the machine while times were measured.
         seconds: that the advice took.
     """
@@ -41,7 +41,7 @@ class StrategyAdvice:
     title: str
     profile: Profile
     recommendation: Recommendation
-    trial: Trial | None
+    trial: dict[str, Any] | None
     load: Load
     seconds: float
 
@@ -49,21 +49,22 @@ class StrategyAdvice:
     def untold(self) -> str | None:
         """Why the advice is a guess: the load of a busy machine; None if it is no guess."""
         if self.trial is not None:
-            return self.trial.untold
+            reason: str | None = self.trial["untold"]
+            return reason
         return str(self.load) if self.load.busy else None
 
     @property
-    def chosen(self) -> PredictedArm:
+    def chosen(self) -> Arm:
         """The arm to train with: the trial's winner, or the rules' choice."""
         first, second = self.recommendation.first, self.recommendation.second
-        if self.trial is not None and second is not None and self.trial.winner == second.arm.name:
-            return second
-        return first
+        if self.trial is not None and second is not None:
+            return (second if self.trial["winner"] == second.arm.name else first).arm
+        return first.arm
 
     @property
     def answer(self) -> str:
         """The strategy and its command, in one line."""
-        advice = f"{self.chosen.arm.name}: mlxhog train {self.chosen.arm.flags}"
+        advice = f"{self.chosen.name}: mlxhog train {self.chosen.flags}"
         if self.untold is None:
             return advice
         return f"{self.untold}, run advise again when other programs are quiet; a guess is {advice}"
@@ -75,91 +76,74 @@ class StrategyAdvice:
             "subject": self.title,
             "machine": machine.here().name,
             "answer": self.answer,
-            "chosen": self.chosen.arm.name,
-            "flags": self.chosen.arm.flags,
+            "chosen": self.chosen.name,
+            "flags": self.chosen.flags,
             "advised": choice.first.arm.name,
             "rule": choice.rule,
             "because": choice.because,
             "otherwise": choice.otherwise,
             "expected": [one.to_json() for one in choice.expected],
             "profile": self.profile.to_json(),
-            "trial": None if self.trial is None else asdict(self.trial),
+            "trial": self.trial,
             "untold": self.untold,
             "seconds": self.seconds,
         }
 
     def sections(self) -> Iterator[Section]:
         """Arrange the advice for `mlxhog.report.table.show`, 80 columns wide."""
-        choice = self.recommendation
+        choice, profile, trial = self.recommendation, self.profile, self.trial
         yield Section(textwrap.fill(self.answer, 80))
+        why = [f"{choice.rule}: {choice.because}", f"what would change it: {choice.otherwise}"]
+        if trial is not None:
+            a, b = (
+                f"{name} {bits:.3f}"
+                for name, bits in zip(trial["names"], trial["bits_per_byte"], strict=True)
+            )
+            why.append(
+                f"tried in {PAIRS} pairs of runs: {a}, {b} bits per byte, difference "
+                f"{trial['difference']:+.3f} ({trial['low']:+.3f} to {trial['high']:+.3f})"
+                + f": a tie, so {trial['winner']}"
+                * trial["tie"]
+            )
+        yield Section("why", notes=_filled(*why))
         yield Section(
-            "why",
-            notes=_filled(
-                f"{choice.rule}: {choice.because}",
-                f"what would change it: {choice.otherwise}",
-                *self._trial_notes(),
+            "predicted",
+            ("strategy", "gradients/s", "staleness", "idle", "samples", "time"),
+            [
+                (
+                    one.arm.name,
+                    f"{one.prediction.gradients_per_s:.4g}",
+                    f"{one.prediction.staleness.mean:.2f}",
+                    f"{one.prediction.waiting_share:.0%}",
+                    f"{one.samples:.2f}",
+                    f"{one.time:.2f}",
+                )
+                for one in choice.expected
+            ],
+            _filled(
+                "samples: to a loss, over those of one worker; a rule of thumb before a trial. "
+                "time: to that loss, over that of sync"
             ),
         )
-        rows = [
-            (
-                one.arm.name,
-                f"{one.prediction.gradients_per_s:.4g}",
-                f"{one.prediction.staleness.mean:.2f}",
-                f"{one.prediction.waiting_share:.0%}",
-                f"{one.samples:.2f}",
-                f"{one.time:.2f}",
-            )
-            for one in choice.expected
+        late = profile.most_late
+        measured = [
+            f"rounds cost {profile.gain:.1%}: the slowest gradient takes "
+            f"{1e3 * profile.slowest_s:.3g} ms, barrier and average {1e3 * profile.sync_s:.3g} ms",
+            f"{profile.count} workers compute {profile.scaling:.2f} times as much as one; p_conf "
+            f"{profile.p_conf:.2g}, {profile.density:.0%} of the elements in an update",
+            *([] if profile.cluster is None else [profile.cluster]),
+            *([] if late is None else [f"Ringmaster ASGD would give --staleness-lr drop:{late}"]),
         ]
-        header = ("strategy", "gradients/s", "staleness", "idle", "samples", "time")
-        yield Section("predicted", header, rows, _filled(
-            "samples: to a loss, over those of one worker; a rule of thumb before a trial. time: "
-            "to that loss, over that of sync"
-        ))  # fmt: skip
-        yield Section("measured", notes=_filled(*self._measured_notes()))
-
-    def _trial_notes(self) -> Iterator[str]:
-        trial = self.trial
-        if trial is None:
-            return
-        arms = ", ".join(
-            f"{name} {bits:.3f} bits per byte"
-            for name, bits in zip(trial.names, trial.bits_per_byte, strict=True)
-        )
-        text = (
-            f"tried {max(trial.seconds):.0f} s each in {PAIRS} pairs of runs: {arms}, difference "
-            f"{trial.difference:+.3f} ({trial.low:+.3f} to {trial.high:+.3f})"
-        )
-        if trial.untold is not None:
-            text += f": {trial.untold}, so steps depended on the load; {trial.winner} as advised"
-        elif trial.tie:
-            text += f": a tie, so {trial.winner}, which is the more repeatable or the advised one"
-        yield text
-
-    def _measured_notes(self) -> Iterator[str]:
-        profile = self.profile
-        if profile.cluster is not None:
-            yield profile.cluster
-        times = ", ".join(
-            f"{1e3 * one['mean_s']:.3g} ms (cv {one['cv']:.2f}, 99 % {1e3 * one['p99_s']:.3g})"
-            for one in profile.to_json()["workers"]
-        )
-        yield f"times of a gradient while all workers compute: {times}"
-        yield (
-            f"the slowest of a round takes {1e3 * profile.slowest_s:.3g} ms, barrier and average "
-            f"{1e3 * profile.sync_s:.3g} ms: rounds cost {profile.gain:.1%}"
-        )
-        yield (
-            f"{profile.count} workers compute {profile.scaling:.2f} times as much as one; two "
-            f"updates meet with probability {profile.p_conf:.2g}, and each touches "
-            f"{profile.density:.0%} of the elements"
-        )
-        if profile.noise_scale is not None:
-            yield (
-                f"gradient noise scale {profile.noise_scale:.3g} sequences, a gradient has "
-                f"{profile.batch}: Ringmaster ASGD would leave out those that are later than "
-                f"{profile.most_late} steps (--staleness-lr drop:{profile.most_late})"
-            )
+        yield Section(
+            "measured",
+            ("a gradient of", "mean", "cv", "99 %"),
+            [
+                (one["name"], f"{1e3 * one['mean_s']:.3g} ms", f"{one['cv']:.2f}",
+                 f"{1e3 * one['p99_s']:.3g} ms")
+                for one in profile.to_json()["workers"]
+            ],
+            _filled(*measured),
+        )  # fmt: skip
 
 
 def _filled(*notes: str) -> list[str]:

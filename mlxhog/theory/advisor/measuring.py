@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -110,7 +109,7 @@ def measured_profile(target: Target, how: AdviseConfig, tell: TellStep) -> Profi
     sync_s = _round_s(*short(f"{len(workers)} workers, in rounds", strategy=Sync()))
     p_conf, density, noise = _gradients(target, subject, how, tell)
     link = None if how.link is None else Link.parse(how.link)
-    n_params = subject.layout.n_floats
+    n_params = subject.setup.layout.n_floats
     if link is not None:
         sync_s += link.all_reduce_s(FLOAT_BYTES * n_params, how.machines)
     return Profile(
@@ -148,7 +147,7 @@ def _gradients(
     count = min(how.samples, most_samples(subject))
     drawn = tickets(batches.n_tickets, count, target.config.seed)
     with Child() as child:
-        tell("gradients", f"starting {subject.worker.backend}")
+        tell("gradients", f"starting {subject.setup.workers[0].backend}")
         measured = measure(child, subject, drawn, lambda step: tell("gradients", step))
         tell("gradients", "their noise")
         noise: float | None = call_child(child, noise_scale, subject, drawn)
@@ -197,38 +196,15 @@ it the load of other programs, and not the arms, decided about steps."""
 HELD_OUT_TOKENS = 65_536
 
 
-@dataclass(frozen=True)
-class Trial:
-    """The result of two arms against each other.
+def decide(arms: tuple[Arm, Arm], pairs: Sequence[Pair], load: Load) -> dict[str, Any]:
+    """Return the result of some pairs of runs, the first arm being A.
 
-    Attributes:
-        names: of the arms, the recommended one first.
-        seconds: of training, of each.
-        steps: of each.
-        bits_per_byte: held-out, the mean over the runs of each; a diverged run counts as 8.
-        difference: mean over the pairs of the second's bits minus the first's.
-        low: lower end of its interval, of 95 %.
-        high: its upper end.
-        winner: name of the arm; of a tie, of the first arm that repeats, or of the recommended one.
-        tie: whether the interval contains 0, or the difference is below `TIE_BITS`.
-        untold: why the trial does not count: the load of a busy machine; None if it counts. The
-            winner is then the recommended arm.
-    """
-
-    names: tuple[str, str]
-    seconds: tuple[float, float]
-    steps: tuple[int, int]
-    bits_per_byte: tuple[float, float]
-    difference: float
-    low: float
-    high: float
-    winner: str
-    tie: bool
-    untold: str | None = None
-
-
-def decide(arms: tuple[Arm, Arm], pairs: Sequence[Pair], load: Load) -> Trial:
-    """Return the trial that some pairs of runs make, the first arm being A.
+    Returns:
+        Of each arm `names`, `seconds` and `steps` of training, and mean held-out `bits_per_byte`;
+        the `difference` of the second's bits to the first's with its interval of 95 %, `low` to
+        `high`; whether it is a `tie`; the `winner`, of a tie the first arm that repeats; and why
+        the trial does not count, `untold`: the load of a busy machine, with the first arm as the
+        winner.
 
     Raises:
         Diverged: every run of both arms diverged.
@@ -246,22 +222,18 @@ def decide(arms: tuple[Arm, Arm], pairs: Sequence[Pair], load: Load) -> Trial:
     untold = None
     if load.busy and any(is_uneven([run.steps for run in side]) for side in runs):
         untold, winner, tie = str(load), arms[0], True
-    (a, b) = runs
-    return Trial(
-        names=(arms[0].name, arms[1].name),
-        seconds=(sum(run.seconds for run in a), sum(run.seconds for run in b)),
-        steps=(sum(run.steps for run in a), sum(run.steps for run in b)),
-        bits_per_byte=(
-            fmean(run.bits_per_byte for run in a),
-            fmean(run.bits_per_byte for run in b),
-        ),
-        difference=result.mean,
-        low=result.low,
-        high=result.high,
-        winner=winner.name,
-        tie=tie,
-        untold=untold,
-    )
+    return {
+        "names": [arm.name for arm in arms],
+        "seconds": [sum(run.seconds for run in side) for side in runs],
+        "steps": [sum(run.steps for run in side) for side in runs],
+        "bits_per_byte": [fmean(run.bits_per_byte for run in side) for side in runs],
+        "difference": result.mean,
+        "low": result.low,
+        "high": result.high,
+        "winner": winner.name,
+        "tie": tie,
+        "untold": untold,
+    }
 
 
 def is_uneven(steps: Sequence[int]) -> bool:
@@ -269,8 +241,10 @@ def is_uneven(steps: Sequence[int]) -> bool:
     return max(steps) > UNEVEN * min(steps)
 
 
-def try_both(target: Target, arms: tuple[Arm, Arm], seconds: float, tell: TellStep) -> Trial:
-    """Train both in pairs of runs, as `mlxhog compare` does, with a constant step size.
+def try_both(
+    target: Target, arms: tuple[Arm, Arm], seconds: float, tell: TellStep
+) -> dict[str, Any]:
+    """Train both in pairs of runs, as `mlxhog compare` does, with a constant step size; `decide`.
 
     Args:
         target: the model and its training.

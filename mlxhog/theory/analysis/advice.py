@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from mlxhog.config import optimizers
@@ -32,14 +33,7 @@ FRESH = 0.9
 
 @dataclass(frozen=True)
 class Advice:
-    """One recommendation.
-
-    Attributes:
-        topic: such as "workers".
-        recommend: the recommendation.
-        because: the numbers.
-        flags: of `mlxhog train`; "" for no change.
-    """
+    """One recommendation, its numbers, and flags of `mlxhog train`; "" for no change."""
 
     topic: str
     recommend: str
@@ -49,10 +43,10 @@ class Advice:
 
 @dataclass(frozen=True, kw_only=True)
 class Lag:
-    """The staleness of the bounds.
+    """The staleness of the bounds, in updates.
 
     Attributes:
-        mean: in updates; of workers that are never idle, their number - 1.
+        mean: of all updates; of workers that are never idle, their number - 1.
         largest: of any update.
         seen: whether it was observed in a run; else it is that of equal workers.
     """
@@ -94,7 +88,7 @@ class Evidence:
         total = sum(one.block.parameters for one in self.blocks)
         return sum(one.block.parameters for one in self.blocks if one.p_conf > OFTEN) / total
 
-    @property
+    @cached_property
     def strictest(self) -> Bound:
         """Of all blocks the least lag for which conflicts cost nothing: tau <= n / (2 Dbar)."""
         each = (one for one in self.bounds if one.name == "perturbed iterate")
@@ -104,11 +98,6 @@ class Evidence:
     def allowed(self) -> float:
         """That lag."""
         return self.strictest.values["largest_tau"]
-
-    @property
-    def workers(self) -> int:
-        """Workers that this lag and the cores allow."""
-        return min(self.cores, 1 + int(min(self.allowed, self.cores)))
 
     @property
     def lock_free(self) -> Hogwild | None:
@@ -123,28 +112,17 @@ class Evidence:
         return next((one for one in measured if one.lag >= lag), measured[-1] if measured else None)
 
     @property
-    def cosine(self) -> float:
-        """Between such a gradient and a fresh one."""
-        return 1.0 if self.stale is None else self.stale.cosine
-
-    @property
-    def starts_late(self) -> bool:
-        """Whether a synchronous start is a topic: steps are late, and there is none yet."""
-        begins = self.lock_free is not None and self.lock_free.async_after > 0
-        return self.stale is not None and self.lag.mean > 0 and not begins
-
-    @property
-    def may_start_in_sync(self) -> bool:
-        """Whether the options allow a synchronous start."""
-        own = self.lock_free
-        return own is not None and own.writes_whole_steps and own.is_lock_free
+    def ages(self) -> float | None:
+        """The cosine of such a gradient with a fresh one; None where no sync start could help."""
+        begun = self.lock_free is not None and self.lock_free.async_after > 0
+        return None if self.stale is None or self.lag.mean == 0 or begun else self.stale.cosine
 
     @property
     def optimizer(self) -> OptimizerChoice:
         """The optimizer of the training."""
         return optimizers.of(self.config)
 
-    @property
+    @cached_property
     def step_rule(self) -> Bound:
         """The rule for dense problems."""
         return next(one for one in self.bounds if one.name == "step for dense problems")
@@ -156,17 +134,6 @@ class Evidence:
         return self.step_rule.values["constant_step"] * shorter
 
     @property
-    def could_share_moments(self) -> bool:
-        """Whether an optimizer that is best with shared moments has private ones."""
-        return (
-            self.lock_free is not None
-            and self.lock_free.writes_whole_steps
-            and isinstance(self.optimizer, Sharing)
-            and self.optimizer.shares_by_itself
-            and not self.config.shares_moments
-        )
-
-    @property
     def widest(self) -> BlockConflicts:
         """The block with most parameters, if possible of a dense gradient."""
         matrices = [one for one in self.blocks if not one.block.row_sparse] or self.blocks
@@ -176,6 +143,11 @@ class Evidence:
     def allowed_p_conf(self) -> float:
         """Largest p_conf for which p_conf tau <= 1/2 at the largest lag."""
         return 1 / (2 * max(1.0, self.lag.largest))
+
+    @property
+    def random_share(self) -> float:
+        """F: two random sets of a share F of n elements meet with probability 1 - exp(-F^2 n)."""
+        return math.sqrt(-math.log1p(-self.allowed_p_conf) / self.widest.block.parameters)
 
 
 def verdict(facts: Evidence) -> str:
@@ -204,26 +176,21 @@ def verdict(facts: Evidence) -> str:
 def _lost(f: Evidence) -> str:
     if f.observed is None or f.observed.lost_update_rate is None:
         return "the share of lost increments was not measured"
-    how = "" if f.observed.write == "racy" else f" with write {f.observed.write}"
     lost, source = f.observed.lost_update_rate, f.observed.source
-    return f"{lost:.2g} of all increments were lost in the {source}{how}"
+    return f"{lost:.2g} of all increments were lost in the {source} with write {f.observed.write}"
 
 
 def _lag_rule(f: Evidence) -> str:
-    rule = f"tau <= n / (2 Dbar) allows a lag of {f.allowed:.3g} in {f.strictest.block}"
-    if f.observed is None:
-        return rule
-    seen = f.observed.all
     return (
-        f"{rule}; {f.observed.workers} workers had a staleness of {seen.mean:.2g} on average, "
-        f"{seen.max} at most"
+        f"tau <= n / (2 Dbar) allows a lag of {f.allowed:.3g} in {f.strictest.block}, and "
+        f"{f.lag.largest:g} is the largest"
     )
 
 
 def _curved(f: Evidence) -> str:
     return (
         f"gradients changed by up to {f.step_rule.inputs['smoothness']:.3g} per unit of distance, "
-        f"and staleness was {f.lag.largest:g} at most"
+        f"at a staleness of up to {f.lag.largest:g}"
     )
 
 
@@ -235,15 +202,34 @@ def _ageing(f: Evidence) -> str:
     assert f.stale is not None, "rows on ageing hold only where it was measured"
     where = "at this checkpoint" if f.trained else "at the initial values"
     return (
-        f"after {f.stale.lag} update{'s' * (f.stale.lag > 1)} by others the gradient of a batch "
-        f"has a cosine of {f.cosine:.2f} with the old one, {where}, with full steps of lr "
-        f"{f.config.top_lr:g}"
+        f"a batch's gradient has a cosine of {f.stale.cosine:.2f} with its own "
+        f"{f.stale.lag} updates later, {where}"
     )
 
 
-def _random_share(f: Evidence) -> float:
-    """F: two random sets of a share F of n elements meet with probability 1 - exp(-F^2 n)."""
-    return math.sqrt(-math.log1p(-f.allowed_p_conf) / f.widest.block.parameters)
+def _could_share_moments(f: Evidence) -> bool:
+    """Whether an optimizer that is best with shared moments has private ones."""
+    own = f.optimizer
+    return (
+        f.lock_free is not None
+        and f.lock_free.writes_whole_steps
+        and isinstance(own, Sharing)
+        and own.shares_by_itself
+        and not f.config.shares_moments
+    )
+
+
+def _start(f: Evidence) -> tuple[str, str]:
+    own = f.lock_free
+    if own is None or not (own.writes_whole_steps and own.is_lock_free):
+        return "a longer warm-up, as the other options leave no synchronous start", ""
+    share = 0.1 if (f.ages or 0.0) < TURNED else 0.05
+    return "train the first part in sync", f"--async-after {share}"
+
+
+def _workers(f: Evidence) -> tuple[str, str]:
+    count = min(f.cores, 1 + int(min(f.allowed, f.cores)))
+    return f"up to {count}", f"--workers {count}"
 
 
 # -- the rows --------------------------------------------------------------------------------------
@@ -256,9 +242,7 @@ RULES: tuple[Rule[Evidence, tuple[str, str]], ...] = (
             "plain adds (racy) can lose little here; the theorems assume lossless ones",
             "" if f.write == "racy" else "--write racy",
         ),
-        lambda f: "updates seldom meet: the block with most conflict, "
-        f"{f.strictest.block}, allows a lag of {f.allowed:.3g}, and {f.lag.largest:g} was the "
-        f"largest; {_lost(f)}",
+        lambda f: f"{_lag_rule(f)}; {_lost(f)}",
     ),
     Rule(
         "write",
@@ -267,39 +251,25 @@ RULES: tuple[Rule[Evidence, tuple[str, str]], ...] = (
             "add steps losslessly (stripe locks), as write=auto does on CPUs",
             "--write lossless" if f.write == "racy" else "",
         ),
-        lambda f: f"{f.dense_share:.0%} of the parameters are in blocks where most pairs of "
-        f"updates meet; {_lost(f)}; no theorem here covers lost increments, and locks of whole "
-        "stripes cost dense steps next to nothing",
+        lambda f: f"most pairs of updates meet in {f.dense_share:.0%} of the parameters; "
+        f"{_lost(f)}, and no theorem here covers that",
     ),
     Rule(
         "workers",
         lambda f: f.allowed < 1,
         lambda f: (
-            f"at most one per core ({f.cores} here), and compare their loss with one worker's at "
-            "equal tokens, or with --strategy sync",
+            f"at most one per core ({f.cores} here), and compare their loss with one worker's",
             "",
         ),
-        lambda f: "sparsity does not justify a second worker, since two have a lag of 1: "
-        f"{_lag_rule(f)}. Small enough steps keep dense training sound; workers beyond the cores "
-        "add staleness only",
+        lambda f: f"sparsity does not justify a second worker: {_lag_rule(f)}",
     ),
-    Rule(
-        "workers",
-        lambda f: True,
-        lambda f: (f"up to {f.workers}", f"--workers {f.workers}"),
-        _lag_rule,
-    ),
+    Rule("workers", lambda f: True, _workers, _lag_rule),
     Rule(
         "step size",
         lambda f: "smoothness" in f.step_rule.inputs and f.optimizer.is_adaptive,
-        lambda f: (
-            f"leave lr {f.config.top_lr:g} as it is for one worker, and lower it first if several "
-            "do worse",
-            "",
-        ),
+        lambda f: (f"keep lr {f.config.top_lr:g}, and lower it first if several do worse", ""),
         lambda f: f"the rule for dense problems (plain SGD: lr <= {f.most_lr:.2g}) does not cover "
-        f"{f.optimizer.title or f.optimizer.name}, whose steps do not scale with the gradient; "
-        + _curved(f),
+        f"{f.optimizer.title or f.optimizer.name}; {_curved(f)}",
     ),
     Rule(
         "step size",
@@ -321,42 +291,27 @@ RULES: tuple[Rule[Evidence, tuple[str, str]], ...] = (
             if f.config.shares_moments
             else ("use predict=own", "--predict own")
         ),
-        lambda f: f"{_late(f)}; a read at predicted parameters, by their last movement, makes up "
-        "for a part of that",
+        lambda f: f"{_late(f)}, for a part of which predicted parameters make up",
     ),
     Rule(
         "moments",
-        lambda f: f.could_share_moments,
+        _could_share_moments,
         lambda f: ("use moments=shared, predict=last", "--moments shared --predict last"),
-        lambda f: f"{_late(f)}; with moments of all workers' gradients, the last step of any "
-        "worker is the best guess of the next one; they save memory, and cost traffic between "
-        "cores, as every step writes them under the parameters' locks",
+        lambda f: f"{_late(f)}; with shared moments any worker's last step predicts the next one",
     ),
     Rule(
         "synchronous start",
-        lambda f: f.starts_late and f.cosine >= FRESH,
+        lambda f: f.ages is not None and f.ages >= FRESH,
         lambda f: ("not needed: stale gradients are good here", ""),
         _ageing,
     ),
     Rule(
         "freshness",
-        lambda f: f.starts_late and f.trained and f.cosine < FRESH,
+        lambda f: f.trained and f.ages is not None and f.ages < FRESH,
         lambda f: ("fewer workers, or a smaller lr, would make more of each gradient", ""),
         _ageing,
     ),
-    Rule(
-        "synchronous start",
-        lambda f: f.starts_late and not f.trained,
-        lambda f: (
-            ("a longer warm-up, as the other options leave no synchronous start", "")
-            if not f.may_start_in_sync
-            else ("train the first part in sync", "--async-after 0.1")
-            if f.cosine < TURNED
-            else ("train the first part in sync if every bit of loss counts", "--async-after 0.05")
-        ),
-        lambda f: f"{_ageing(f)}: gradients age fastest at the start; warm-up (small first steps) "
-        "helps, too",
-    ),
+    Rule("synchronous start", lambda f: f.ages is not None and not f.trained, _start, _ageing),
     Rule(
         "sparsified steps",
         lambda f: sparsify(f.config) != "none",
@@ -366,22 +321,19 @@ RULES: tuple[Rule[Evidence, tuple[str, str]], ...] = (
             else f"{sparsify(f.config)} buys no sparsity that the theory could use",
             "",
         ),
-        lambda f: f"written parts of {f.widest.block.name} meet with probability "
-        f"{f.widest.p_conf:.3g} ({f.widest.low:.2g} to {f.widest.high:.2g}), and p_conf * tau <= "
-        f"1/2 at a lag of {max(1.0, f.lag.largest):g} needs {f.allowed_p_conf:.2g}",
+        lambda f: f"p_conf of {f.widest.block.name} is {f.widest.p_conf:.3g} ({f.widest.low:.2g} "
+        f"to {f.widest.high:.2g}), and p_conf * tau <= 1/2 needs {f.allowed_p_conf:.2g}",
     ),
     Rule(
         "sparsified steps",
         lambda f: True,
         lambda f: (
-            f"only for the theory to apply: at most {_random_share(f):.2%} of the elements of "
+            f"only for the theory to apply: at most {f.random_share:.2%} of the elements of "
             f"{f.widest.block.name} in a step; compare the loss",
-            f"--sparsify topk:{_random_share(f):.1g}",
+            f"--sparsify topk:{f.random_share:.1g}",
         ),
-        lambda f: f"p_conf * tau <= 1/2 at a lag of {max(1.0, f.lag.largest):g} allows two steps "
-        f"to meet with probability {f.allowed_p_conf:.2g}, as random sets of that share of "
-        f"{f.widest.block.parameters:,} elements do (1 - exp(-F^2 n)); the largest elements of "
-        "gradients are not random sets and meet more often: analyze with the same flag measures it",
+        lambda f: f"p_conf * tau <= 1/2 needs a p_conf of {f.allowed_p_conf:.2g}, that of random "
+        f"sets of this share of {f.widest.block.parameters:,} elements; largest elements meet more",
     ),
     Rule(
         "disjoint blocks",
@@ -389,9 +341,8 @@ RULES: tuple[Rule[Evidence, tuple[str, str]], ...] = (
         lambda f: (
             "worth a try against conflicts, but not against old gradients", "--blocks disjoint"
         ),
-        lambda f: f"updates meet in {f.dense_share:.0%} of the parameters; workers that hold "
-        "different blocks never write the same element at once, and each writes a part of the "
-        "model per step, so compare the loss at equal time",
+        lambda f: f"updates meet in {f.dense_share:.0%} of the parameters; workers with blocks of "
+        "their own never write the same element at once, and write less in a step",
     ),
 )  # fmt: skip
 """The first row of a topic that holds is its advice; the most consequential topics come first."""

@@ -72,7 +72,7 @@ def analyze(target: Target, options: AnalyzeConfig, tell: TellStep) -> Analysis:
         )
     observed = _observe(target, plan, options, recorded, tell)
     with Child() as child:
-        tell("gradients", f"starting {subject.worker.backend}")
+        tell("gradients", f"starting {plan.workers[0].backend}")
         drawn = tickets(batches.n_tickets, samples, config.seed)
         measured = measure(child, subject, drawn, lambda step: tell("gradients", step))
         tell("gradients", "how fast they change")
@@ -123,11 +123,11 @@ def analyze(target: Target, options: AnalyzeConfig, tell: TellStep) -> Analysis:
     return Analysis(
         title=target.title,
         parameters=plan.parameters,
-        backend=subject.worker.backend,
+        backend=plan.workers[0].backend,
         at="initial values" if target.checkpoint is None else str(target.checkpoint),
         updates_per_epoch=batches.n_tickets,
         sequences=subject.sequences,
-        seq_len=subject.config.seq_len,
+        seq_len=plan.config.seq_len,
         measured=measured,
         largest_gradient=largest,
         smoothness=smoothness,
@@ -266,18 +266,8 @@ def subject_of(target: Target, plan: Plan, *, parts: bool = False) -> Subject:
     (worker,), steps = plan.workers, _settled(target, plan)
     if sparsify(steps) == "none":
         steps = _alone(steps, worker.backend, with_own_moments(optimizers.of(steps)))
-    return Subject(
-        worker=worker,
-        kernels=plan.kernels[0],
-        config=plan.config,
-        steps=steps,
-        model=plan.model,
-        layout=plan.layout,
-        blocks=blocks_of(plan.model, plan.layout.slots, parts=parts),
-        checkpoint=target.checkpoint,
-        tokens=plan.data.train,
-        sampled=plan.sampled,
-    )
+    blocks = blocks_of(plan.model, plan.layout.slots, parts=parts)
+    return Subject(plan.for_workers(), steps, blocks, target.checkpoint, plan.data.train)
 
 
 def _notes(config: TrainConfig, *, frozen: bool) -> Iterator[str]:

@@ -72,11 +72,6 @@ class BlockConflicts:
             untouched=int(np.count_nonzero(supports.counts == 0)),
         )
 
-    @property
-    def dense(self) -> bool:
-        """Whether all sampled updates touched one element, so that any two met."""
-        return self.delta == 1.0 and self.p_conf == 1.0
-
     def to_json(self, updates: int) -> dict[str, Any]:
         """Return the values, and the interval of p_conf; an epoch has some updates."""
         names = ("omega", "rho", "delta", "p_conf", "mean", "untouched")
@@ -192,87 +187,59 @@ MOST_OF_TABLES = 512
 _TELL_EVERY = 256
 
 
-@dataclass(frozen=True, kw_only=True)
-class RowConflicts:
-    """Rows of an embedding, or of a table of n-grams, under some batches, exactly.
+RowConflicts = dict[str, Any]
+"""Of `row_conflicts`."""
 
-    Attributes:
+
+def row_conflicts(
+    name: str,
+    rows: int,
+    edges: Sequence[NDArray[np.integer]],
+    tokenizer: Tokenizer | None = None,
+) -> RowConflicts:
+    """Count the conflicts of some batches in rows that they look up, exactly.
+
+    Args:
         name: of the rows: "embedding", or the order of the n-grams.
         rows: their number.
-        batches: number of counted batches.
-        omega: most rows of one batch.
-        mean_rows: rows of a batch on average.
-        rho: largest share of the batches that one batch shares a row with.
-        delta: share of the batches that touch the hottest row.
-        p_conf: share of the pairs of batches that share a row.
-        mean_conflict_degree: batches of those counted that a batch shares a row with, on average.
-        shared: share of a batch's rows that the next counted batch touches, too, on average.
-        never: rows that no batch touched.
-        hottest: the rows touched most, descending, with the share of the batches that do; of an
-            embedding with the text of their tokens.
-        without_hottest: p_conf without these rows.
+        edges: rows of each batch, ascending and distinct; two batches or more.
+        tokenizer: names the rows, if they are tokens.
+
+    Returns:
+        Omega, rho, Delta, p_conf and degrees as of `Hypergraph`; `shared`, the mean share of a
+        batch's rows that the next one touches, too; `never`, the rows that no batch touched; and
+        the `hottest` rows with the share of the batches that touch each, and p_conf without them.
     """
-
-    name: str
-    rows: int
-    batches: int
-    omega: int
-    mean_rows: float
-    rho: float
-    delta: float
-    p_conf: float
-    mean_conflict_degree: float
-    shared: float
-    never: int
-    hottest: tuple[dict[str, Any], ...]
-    without_hottest: float
-
-    @classmethod
-    def of(
-        cls,
-        name: str,
-        rows: int,
-        edges: Sequence[NDArray[np.integer]],
-        tokenizer: Tokenizer | None = None,
-    ) -> RowConflicts:
-        """Count.
-
-        Args:
-            name: of the rows.
-            rows: their number.
-            edges: rows of each batch, ascending and distinct; two batches or more.
-            tokenizer: names the rows, if they are tokens.
-        """
-        graph = Hypergraph.from_lists(edges, rows)
-        order = np.argsort(-graph.degrees, kind="stable")[:HOTTEST]
-        hottest = [int(row) for row in order if graph.degrees[row]]
-        rest = Hypergraph.from_lists([np.setdiff1d(edge, hottest) for edge in edges], rows)
-        shares = [
-            len(np.intersect1d(one, other, assume_unique=True)) / len(one)
-            for one, other in zip(edges, edges[1:], strict=False)
-        ]
-        return cls(
-            name=name,
-            rows=rows,
-            batches=len(edges),
-            omega=graph.omega,
-            mean_rows=float(graph.sizes.mean()),
-            rho=graph.rho,
-            delta=graph.delta,
-            p_conf=graph.p_conf,
-            mean_conflict_degree=graph.mean_conflict_degree,
-            shared=float(np.mean(shares)),
-            never=int(np.count_nonzero(graph.degrees == 0)),
-            hottest=tuple(
-                {
-                    "id": row,
-                    "text": "" if tokenizer is None else token_name(tokenizer, row),
-                    "share": float(graph.degrees[row]) / len(edges),
-                }
-                for row in hottest
-            ),
-            without_hottest=rest.p_conf,
-        )
+    graph = Hypergraph.from_lists(edges, rows)
+    order = np.argsort(-graph.degrees, kind="stable")[:HOTTEST]
+    hottest = [int(row) for row in order if graph.degrees[row]]
+    rest = Hypergraph.from_lists([np.setdiff1d(edge, hottest) for edge in edges], rows)
+    shares = [
+        len(np.intersect1d(one, other, assume_unique=True)) / len(one)
+        for one, other in zip(edges, edges[1:], strict=False)
+    ]
+    return {
+        "name": name,
+        "rows": rows,
+        "batches": len(edges),
+        "omega": graph.omega,
+        "mean_rows": float(graph.sizes.mean()),
+        "rho": graph.rho,
+        "delta": graph.delta,
+        "p_conf": graph.p_conf,
+        "mean_conflict_degree": graph.mean_conflict_degree,
+        "shared": float(np.mean(shares)),
+        "never": int(np.count_nonzero(graph.degrees == 0)),
+        "hottest": [
+            {
+                "id": row,
+                "text": "" if tokenizer is None else token_name(tokenizer, row),
+                "share": float(graph.degrees[row]) / len(edges),
+            }
+            for row in hottest
+        ],
+        "without_hottest": rest.p_conf,
+    }
 
 
 def count_rows(
@@ -291,7 +258,7 @@ def count_rows(
         batch = batches.at(*ticket)
         read = batch.behind_context()[0] if batch.frozen else batch
         edges.append(np.unique(read.x))
-    yield RowConflicts.of("embedding", rows, edges, tokenizer)
+    yield row_conflicts("embedding", rows, edges, tokenizer)
     if tables is None:
         return
     some = tickets[:: -(-len(tickets) // MOST_OF_TABLES)]
@@ -299,7 +266,7 @@ def count_rows(
     for order, (name, spec) in zip(tables.orders, tables.specs.items(), strict=True):
         tell(name)
         touched = [np.unique(one[name]) for one in counted]
-        yield RowConflicts.of(str(order), spec.shape[0], touched)
+        yield row_conflicts(str(order), spec.shape[0], touched)
 
 
 def token_name(tokenizer: Tokenizer, token: int) -> str:

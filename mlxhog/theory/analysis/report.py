@@ -65,8 +65,8 @@ class Analysis:
             "sequences_per_update": self.sequences,
             "seq_len": self.seq_len,
             "blocks": [one.to_json(self.updates_per_epoch) for one in self.measured.blocks],
-            "embedding": asdict(self.rows[0]),
-            "tables": [asdict(one) for one in self.rows[1:]],
+            "embedding": self.rows[0],
+            "tables": list(self.rows[1:]),
             "gradients": {
                 "mean_loss": float(self.measured.losses.mean()),
                 "mean_norm": float(self.measured.norms.mean()),
@@ -124,32 +124,20 @@ def _conflicts_section(blocks: Sequence[BlockConflicts]) -> Section:
         (
             f"{one.block.name} {one.block.cell or ''}".rstrip(),
             f"{one.block.parameters:,}",
-            f"{one.omega:,} ({one.omega / one.block.parameters:.0%})",
+            f"{one.omega:,}",
+            f"{one.mean / one.block.parameters:.0%}",
             *(f"{each:.3g}" for each in (one.delta, one.rho, one.p_conf)),
             f"{one.low:.2f}-{one.high:.2f}",
+            f"{one.untouched:,}",
         )
         for one in blocks
     ]
-    header = ("block", "parameters", "Omega", "Delta", "rho", "p_conf", "95 % of it")
-    dense = [one for one in blocks if one.dense]
-    full = [one.block.name for one in dense if one.mean > 0.5 * one.block.parameters]
-    notes = []
-    if full:
-        notes.append(
-            f"dense: in {_list_names(full)} any two updates meet (Delta = rho = p_conf = 1 in "
-            "every sample), so nothing about these blocks is sparse"
-        )
-    notes += [
-        f"{one.block.name}: an update touches {one.mean / one.block.parameters:.1%} of its "
-        "elements, yet any two meet, in elements that all of them touch"
-        for one in dense
-        if one.block.name not in full
-    ]
-    notes += [
-        f"{one.block.name}: no sampled update touched {one.untouched:,} of its "
-        f"{one.block.parameters:,} elements"
-        for one in blocks
-        if one.untouched
+    header = (
+        "block", "parameters", "Omega", "touched", "Delta", "rho", "p_conf", "95 % of it", "never",
+    )  # fmt: skip
+    notes = [
+        "touched: of the elements, by an update on average; never: by no sampled update",
+        "Delta = rho = p_conf = 1: any two updates met, so nothing about the block is sparse",
     ]
     return Section("do two updates meet? elements that updates touch", header, rows, notes)
 
@@ -157,70 +145,43 @@ def _conflicts_section(blocks: Sequence[BlockConflicts]) -> Section:
 def _rows_sections(counted: Sequence[RowConflicts]) -> Iterator[Section]:
     rows, *tables = counted
     yield Section(
-        f"rows of the embedding that a batch looks up, counted over {rows.batches:,} batches",
+        f"rows of the embedding that a batch looks up, counted over {rows['batches']:,} batches",
         ("hottest", "id", "in batches"),
-        [(one["text"], str(one["id"]), f"{one['share']:.1%}") for one in rows.hottest],
-        [
-            f"Omega {rows.omega} of {rows.rows} rows ({rows.mean_rows:.1f} on average), Delta "
-            f"{rows.delta:.4g}, rho {rows.rho:.4g}, p_conf {rows.p_conf:.4g}; without these "
-            f"{len(rows.hottest)} rows p_conf {rows.without_hottest:.4g}; {rows.never} rows were "
-            "never touched",
-        ],
+        [(one["text"], str(one["id"]), f"{one['share']:.1%}") for one in rows["hottest"]],
     )
-    if tables:
-        shares = [(one.delta, one.rho, one.p_conf) for one in tables]
-        cells = [
-            (one.name, f"{one.rows:,}", f"{one.omega:,}", *(f"{share:.4g}" for share in three),
-             f"{one.shared:.1%}", f"{one.never:,}")
-            for one, three in zip(tables, shares, strict=True)
-        ]  # fmt: skip
-        header = ("order", "rows", "Omega", "Delta", "rho", "p_conf", "shared", "never touched")
-        note = (
-            f"counted in rows, over {tables[0].batches:,} batches; shared: the part of its rows "
-            "that a batch has in common with the next"
-        )
-        yield Section("tables of n-grams: do two updates meet?", header, cells, [note])
+    names = ("rows", "omega", "delta", "rho", "p_conf", "without_hottest", "shared", "never")
+    cells = [
+        (str(one["name"]), *(f"{one[name]:.4g}" if isinstance(one[name], float)
+                             else f"{one[name]:,}" for name in names))
+        for one in counted
+    ]  # fmt: skip
+    yield Section(
+        "do two updates meet? rows, of the embedding and of tables by the order of their n-grams",
+        ("", "rows", "Omega", "Delta", "rho", "p_conf", "but hottest", "shared", "never"),
+        cells,
+        ["but hottest: p_conf without the hottest rows; shared: of a batch's rows with the next"],
+    )
 
 
 def _staleness_section(evidence: Evidence) -> Section:
-    observed, notes = evidence.observed, []
-    if observed is None:
-        notes.append(
-            f"no run was measured; bounds are for a lag of {evidence.lag.largest:g}, that of "
-            "equal workers"
-        )
-    else:
-        seen = observed.all
-        notes.append(
-            f"{seen.steps} steps of {observed.workers} workers ({observed.source}, write "
-            f"{observed.write}): {seen.mean:.2f} updates by others between read and write on "
-            f"average, 50% of steps at most {seen.p50}, 99% of steps at most {seen.p99}, "
-            f"{seen.max} at most"
-        )
-        if not evidence.lag.seen:
-            notes.append(
-                f"one worker is never stale; bounds are for a lag of {evidence.lag.largest:g}"
-            )
+    observed, notes = evidence.observed, [f"bounds are for a lag of {evidence.lag.largest:g}"]
+    rows = []
+    if observed is not None:
+        rows = [
+            (one.name, f"{one.steps:,}", f"{one.mean:.2f}", *map(str, (one.p50, one.p99, one.max)))
+            for one in (observed.all, *observed.by_worker)
+        ]
         lost = observed.lost_update_rate
+        of = f"of {observed.increments:,} increments that were counted"
         notes.append(
-            "lost updates: not measured"
-            if lost is None
-            else f"lost updates: {lost:.3g} of {observed.increments:,} increments that were counted"
+            f"of {observed.workers} workers ({observed.source}, write {observed.write}); lost "
+            f"updates: {'not measured' if lost is None else f'{lost:.3g} {of}'}"
         )
-    cosines = ", ".join(f"{one.lag}: {one.cosine:.2f}" for one in evidence.stale_gradients)
-    notes.append(
-        "cosine of a batch's gradient with that of the same batch some updates later (steps of "
-        f"full lr): {cosines}"
-    )
-    if any(one.table_cosine is not None for one in evidence.stale_gradients):
-        of_tables = ", ".join(
-            f"{one.lag}: {one.table_cosine:.2f}" for one in evidence.stale_gradients
-        )
-        notes.append(f"the same of the gradients of tables: {of_tables}")
-    rows = [
-        (one.name, f"{one.steps:,}", f"{one.mean:.2f}", *map(str, (one.p50, one.p99, one.max)))
-        for one in (() if observed is None else observed.by_worker)
-    ]
+    for what, name in (("gradient", "cosine"), ("tables' gradient", "table_cosine")):
+        cosines = [(one.lag, getattr(one, name)) for one in evidence.stale_gradients]
+        if all(cosine is not None for _, cosine in cosines):
+            each = ", ".join(f"{lag}: {cosine:.2f}" for lag, cosine in cosines)
+            notes.append(f"cosine of a batch's {what} with its own some full steps later: {each}")
     header = ("worker", "steps", "mean", "median", "99 %", "largest")
     return Section("how late are updates? counted in updates by others", header, rows, notes)
 
@@ -233,20 +194,19 @@ def _theorems_section(analysis: Analysis) -> Section:
     rows = []
     missing: dict[str, list[str]] = {}
     for block, rules in by.items():
-        assumed = rules["proposition 4.1"].assumptions
+        assumed = rules["penalty"].assumptions
         for each in assumed:
             if each.holds is not True:
                 fails = f"does not hold, {each.why}" if each.holds is False else "is unknown"
                 missing.setdefault(f"{each.needs}: {fails}", []).append(block)
+        largest = (rules[name].values["largest_tau"] for name in ("n^(1/4)", "perturbed iterate"))
+        holding = sum(each.holds is True for each in assumed)
         rows.append(
             (
                 block,
                 f"{rules['penalty'].values['penalty']:.3g}",
-                *(
-                    f"{rules[name].values['largest_tau']:.3g}"
-                    for name in ("n^(1/4)", "perturbed iterate")
-                ),
-                f"{sum(each.holds is True for each in assumed)} of {len(assumed)}",
+                *(f"{tau:.3g}" for tau in largest),
+                f"{holding} of {len(assumed)}",
             )
         )
     header = (
@@ -254,27 +214,16 @@ def _theorems_section(analysis: Analysis) -> Section:
         "n/(2 Dbar)", "assumptions that hold",
     )  # fmt: skip
     notes = [next(iter(by.values()))["proposition 4.1"].words]
-    for text, blocks in missing.items():
-        notes.append(text + ("" if len(blocks) == len(by) else f" (in {_list_names(blocks)})"))
+    notes += [
+        text + ("" if len(blocks) == len(by) else f" (in {', '.join(blocks)})")
+        for text, blocks in missing.items()
+    ]
     notes.append(
-        "estimates at these parameters, so true values may be larger: M "
-        f"{analysis.largest_gradient:.3g} (longest gradient), "
-        f"L {analysis.smoothness:.3g} (its fastest change)"
+        f"M {analysis.largest_gradient:.3g} (longest gradient) and L {analysis.smoothness:.3g} "
+        "(its fastest change) are those of the sample; true values may be larger"
     )
     notes += [f"{bound.name}, with that L: {bound.words}" for bound in whole.values()]
-    notes.append("lags are in updates; they order problems and limit no number of workers")
     return Section("bounds of the theorems", header, rows, notes)
-
-
-def _list_names(names: Sequence[str]) -> str:
-    """Join names; of a long list only its ends.
-
-    >>> _list_names(["a", "b"])
-    'a, b'
-    """
-    if len(names) <= 4:
-        return ", ".join(names)
-    return f"{names[0]}, {names[1]}, .. {names[-1]} ({len(names)} blocks)"
 
 
 def plots(analysis: Analysis) -> Iterator[tuple[str, bytes]]:

@@ -16,22 +16,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog import backends
-from mlxhog.arena import Layout, Slot
+from mlxhog.arena import Slot
 from mlxhog.arena.child import Lane
 from mlxhog.backends.backend import Backend, Grads
-from mlxhog.base.workers import WorkerSpec
 from mlxhog.checkpoint import formats
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.strategy import sparsify
 from mlxhog.data.batches import Batches
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig, init_params, parameter_blocks
-from mlxhog.models.sampled_head import SampledHead
 from mlxhog.optim.gradients import GradientSum, Rows
 from mlxhog.optim.rule import parameter as view_of
 from mlxhog.optim.tables import Tables, parted
 from mlxhog.optim.updates import WRITE_MODES
 from mlxhog.theory.analysis.written import WrittenSteps
+from mlxhog.training.job import Setup
 
 # -- blocks of a model -----------------------------------------------------------------------------
 
@@ -139,28 +138,18 @@ class Subject:
     """The gradients to sample: a model at some parameters, and batches of its training text.
 
     Attributes:
-        worker: the backend, and the CPU threads it may use.
-        kernels: form of the model's operations; never "auto".
-        config: resolved options of text and gradients.
-        steps: those of the optimizer that steps on these gradients.
-        model: the architecture.
-        layout: of the arena a run would have.
+        setup: of a run of one worker.
+        steps: options of the optimizer that steps on these gradients.
         blocks: parameters that are reported together.
         checkpoint: of the parameters; None draws initial values.
         tokens: the training token file.
-        sampled: words of the training loss; None is the whole vocabulary.
     """
 
-    worker: WorkerSpec
-    kernels: str
-    config: TrainConfig
+    setup: Setup
     steps: TrainConfig
-    model: ModelConfig
-    layout: Layout
     blocks: tuple[Block, ...]
     checkpoint: Path | None
     tokens: Path
-    sampled: SampledHead | None = None
 
     @property
     def sparsified(self) -> bool:
@@ -170,16 +159,17 @@ class Subject:
     @property
     def sequences(self) -> int:
         """Sequences of an update."""
-        return self.config.sequences_per_ticket
+        return self.setup.config.sequences_per_ticket
 
     def batches(self) -> Batches:
         """Open the batches; each is one update, one hyperedge of the theory."""
+        config = self.setup.config
         return Batches.open(
             self.tokens,
-            seq_len=self.config.seq_len,
+            seq_len=config.seq_len,
             batch_size=self.sequences,
-            seed=self.config.seed,
-            frozen=self.config.context == "frozen",
+            seed=config.seed,
+            frozen=config.context == "frozen",
         )
 
 
@@ -203,15 +193,15 @@ class GradientSource:
 
     def __init__(self, subject: Subject) -> None:
         """Import the framework and read the parameters."""
-        self.subject = subject
+        self.subject, setup = subject, subject.setup
+        (worker,), (kernels,), layout = setup.workers, setup.kernels, setup.layout
         self.backend: Backend = backends.create(
-            subject.worker.backend,
-            threads=subject.worker.threads,
-            kernels=subject.kernels,
-            cpu_blas=subject.config.cpu_blas,
-            compute_dtype=subject.config.compute_dtype,
+            worker.backend,
+            threads=worker.threads,
+            kernels=kernels,
+            cpu_blas=setup.config.cpu_blas,
+            compute_dtype=setup.config.compute_dtype,
         )
-        layout = subject.layout
         tables = np.zeros(sum(slot.size for slot in layout.tables.values()), np.float32)
         self.tables = Tables(
             flat=tables,
@@ -222,14 +212,14 @@ class GradientSource:
         )
         of_tables = {name: view_of(tables, slot) for name, slot in layout.tables.items()}
         self.backend.bind(
-            subject.model, layout.slots, layout.n_floats, None, subject.sampled, of_tables
+            setup.model, layout.slots, layout.n_floats, None, setup.sampled, of_tables
         )
         views = {
             name: self.backend.inbox[slot.offset : slot.offset + slot.size].reshape(slot.shape)
             for name, slot in layout.slots.items()
         }
         if subject.checkpoint is None:
-            for name, value in init_params(subject.model, subject.config.seed).items():
+            for name, value in init_params(setup.model, setup.config.seed).items():
                 views[name][...] = value
         else:
             formats.open(subject.checkpoint).copy_into(views | of_tables)
@@ -244,20 +234,19 @@ class GradientSource:
 
     def optimizer(self) -> WrittenSteps:
         """Return the optimizer of a worker, without moments and residuals yet."""
-        subject = self.subject
-        spec = families.param_spec(subject.model)
+        setup = self.subject.setup
         return WrittenSteps(
-            subject.steps,
-            subject.layout.slots,
+            self.subject.steps,
+            setup.layout.slots,
             self.backend.inbox,
-            frozenset(name for name, one in spec.items() if one.decay),
-            families.hidden_matrices(subject.model),
-            families.rate_groups(subject.model),
+            setup.decay,
+            families.hidden_matrices(setup.model),
+            families.rate_groups(setup.model),
         )
 
     def gradient(self, ticket: Ticket) -> float:
         """Compute one update's gradient into `flat`, block after block; returns its loss."""
-        batch, rows = self.batches.at(*ticket), self.subject.config.micro_batch
+        batch, rows = self.batches.at(*ticket), self.subject.setup.config.micro_batch
         parts = [batch.part(k, k + rows) for k in range(0, len(batch.x), rows)]
         if len(parts) == 1:
             loss, grads = self.backend.loss_and_grads(batch)

@@ -53,18 +53,12 @@ class ObservedStaleness:
         return self.all.steps * PROBE_FLOATS
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
-        return {
-            "source": self.source,
-            "workers": self.workers,
-            "write": self.write,
-            **{name: value for name, value in asdict(self.all).items() if name != "name"},
-            "histogram": {str(lag): steps for lag, steps in self.histogram.items()},
-            "lost_update_rate": self.lost_update_rate,
-            "increments": self.increments,
-            "tokens_per_s": self.tokens_per_s,
-            "by_worker": [asdict(one) for one in self.by_worker],
-        }
+        """Return plain values; the distribution over all steps beside the others."""
+        values: dict[str, Any] = asdict(self)
+        overall = values.pop("all")
+        del overall["name"]
+        values["histogram"] = {str(lag): steps for lag, steps in self.histogram.items()}
+        return values | overall | {"increments": self.increments}
 
 
 def probe_run(
@@ -112,7 +106,7 @@ def probe_run(
         histogram=result.staleness,
         lost_update_rate=result.lost_update_rate,
         tokens_per_s=result.tokens_per_s,
-        by_worker=_summaries((one.slot, one.backend, one.staleness) for one in result.workers),
+        by_worker=_summaries(asdict(one) for one in result.workers),
     )
 
 
@@ -139,13 +133,11 @@ def of_run(run: Run, write: str) -> ObservedStaleness | None:
 def _summarize(lines: list[dict[str, Any]], write: str) -> ObservedStaleness:
     total: Counter[int] = Counter()
     rates, weight, largest = 0.0, 0, 0
-    of_workers = []
+    workers = []
     for line in lines:
         total.update({int(lag): int(steps) for lag, steps in line["staleness"].items()})
-        for worker in line["workers"]:
-            own = {int(lag): n for lag, n in worker["staleness"].items()}
-            of_workers.append((worker["slot"], worker["backend"], own))
-            largest = max(largest, worker["max_staleness"])
+        workers += line["workers"]
+        largest = max([largest, *(worker["max_staleness"] for worker in line["workers"])])
         steps = sum(worker["steps"] for worker in line["workers"])
         if line["lost_update_rate"] is not None:
             rates, weight = rates + steps * line["lost_update_rate"], weight + steps
@@ -158,7 +150,7 @@ def _summarize(lines: list[dict[str, Any]], write: str) -> ObservedStaleness:
         histogram=dict(sorted(total.items())),
         lost_update_rate=rates / weight if weight else None,
         tokens_per_s=lines[-1].get("tokens_per_s"),
-        by_worker=_summaries(of_workers),
+        by_worker=_summaries(workers),
     )
 
 
@@ -178,13 +170,12 @@ def _commands(run: Run) -> list[dict[str, Any]]:
     return last
 
 
-def _summaries(
-    histograms: Iterable[tuple[int, str, Mapping[int, int]]],
-) -> tuple[Staleness, ...]:
-    """Summarise the staleness of each (slot, backend), but those without steps."""
+def _summaries(workers: Iterable[Mapping[str, Any]]) -> tuple[Staleness, ...]:
+    """Summarise the staleness of each slot and backend, but those without steps."""
     joined: dict[tuple[int, str], Counter[int]] = {}
-    for slot, backend, histogram in histograms:
-        joined.setdefault((slot, backend), Counter()).update(histogram)
+    for one in workers:
+        own = joined.setdefault((one["slot"], one["backend"]), Counter())
+        own.update({int(lag): steps for lag, steps in one["staleness"].items()})
     return tuple(
         of_histogram(f"{slot} {backend}", own)
         for (slot, backend), own in sorted(joined.items())

@@ -4,8 +4,11 @@ Arrays are float64 tensors of PyTorch on the CPU, which differentiates them.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mlxhog.models.ops.operators import Ops
@@ -75,6 +78,11 @@ class Float64Form(TorchPlainForm):
 def _start(k: Tensor, v: Tensor) -> Tensor:
     """The memory before the first position, (B, NH, DK, DV) zeros."""
     return k.new_zeros(len(k), *k.shape[2:], v.shape[-1])
+
+
+def tensor(x: NDArray[Any]) -> Tensor:
+    """A copy, float64 unless it holds whole numbers, such as a count of positions."""
+    return torch.tensor(np.asarray(x, np.float64 if x.dtype.kind == "f" else None))
 
 
 OPS = Ops(Float64Form())

@@ -1,7 +1,7 @@
 """The cells beside mLSTM, plain, over either framework; `operators.py` defines each of them.
 
-All compute in float32. `slstm_cell` runs position by position; its equations are in
-`recurrences_numpy.py`. The others are linear recurrences. All their exponents are at most 0, so
+All compute in float32 at least. `slstm_cell` runs position by position; its equations are those of
+`models/xlstm_v1/model.py`. The others are linear recurrences. All their exponents are at most 0, so
 nothing overflows for any decay.
 
 `recurrence` runs chunk by chunk. With b the sum of log_decay from the start of a chunk, S_0 the

@@ -1,13 +1,11 @@
 """The tables of a study, from studies with known numbers."""
 
-import csv
-import io
 import json
 from dataclasses import replace
 
 import pytest
 
-from mlxhog.mad.report.leaderboard import lines, to_csv, to_json, to_markdown
+from mlxhog.mad.report.leaderboard import lines, to_json
 from mlxhog.mad.report.ranking import read_ranking
 from tests.mad.report.sample import (
     CANDIDATES,
@@ -84,7 +82,6 @@ def test_a_partial_study_says_so_and_which_runs_are_missing(partial):
     assert len(row["missing"]) == len(TASKS)
     assert all("seed 2" in run for run in row["missing"])
     assert "this study is partial" in lines(partial)[-1]
-    assert "**this study is partial" in to_markdown(partial)
 
 
 def test_a_pruned_candidate_does_not_owe_the_runs_that_it_was_spared(tmp_path):
@@ -122,27 +119,9 @@ def test_a_failed_run_is_told_with_its_reason_everywhere(tmp_path):
     ranking = read_ranking(study(tmp_path, change=one_fails))
     (trouble,) = to_json(ranking)["troubles"]
     assert (trouble["layers"], trouble["status"]) == (CONV, "failed")
-    for text in (trouble["reason"], "\n".join(lines(ranking)), to_markdown(ranking)):
-        assert "killed: needs more memory than there is" in text
+    for text in (trouble["reason"], "\n".join(lines(ranking))):
+        assert "killed: needs more memory than there is" in " ".join(text.split())
     assert to_json(ranking)["candidates"][0]["n_failed"] == 1
-
-
-def test_csv_has_the_numbers_of_json(partial):
-    rows = list(csv.DictReader(io.StringIO(to_csv(partial))))
-    assert [row["layers"] for row in rows] == [row.candidate for row in partial.rows]
-    for actual, expected in zip(rows, partial.rows, strict=True):
-        assert float(actual["score"]) == expected.score
-        assert float(actual[f"score.{TASKS[0]}"]) == expected.tasks[TASKS[0]]
-        assert int(actual["params"]) == expected.params
-        assert actual["val_score"] == ""
-        assert int(actual["missing"]) == len(expected.missing)
-
-
-def test_markdown_is_one_table_with_a_row_per_candidate(whole):
-    table = [line for line in to_markdown(whole).splitlines() if line.startswith("|")]
-    assert len(table) == 2 + len(CANDIDATES)
-    assert len({line.count("|") for line in table}) == 1
-    assert f"| 1 | `{CONV}` | 0.900 ± 0.025 |" in table[2]
 
 
 @each_of("width", [20, 40, 60, 80, 100, 120, 200])
@@ -151,17 +130,16 @@ def test_no_line_is_longer_than_the_terminal_is_wide(partial, width):
 
 
 @each_of("width", [60, 80, 100])
-def test_a_narrow_terminal_leaves_out_columns_but_never_the_score(partial, width):
-    table = lines(partial, width)[1:5]
-    assert "score" in table[0]
-    assert "0.900 ± 0.025" in table[1]
-    assert "partial" in table[3]
+def test_a_narrow_terminal_has_every_column_below_the_score(partial, width):
+    text = "\n".join(lines(partial, width))
+    for word in ("score", "0.900 ± 0.025", "params", "time", "partial"):
+        assert word in text
 
 
 def test_a_pipe_gets_every_column_and_the_layers_as_they_are(partial):
     head, *rows = lines(partial)[1:5]
     assert [word for word in head.split() if word not in ("#", "layers")] == [
-        *("score", "CR", "FR", "NR", "SC", "C", "M", "params", "state", "time", "status")
+        *("score", "CR", "FR", "NR", "SC", "C", "M", "params", "state", "bytes", "time", "status")
     ]
     assert all(row.candidate in line for row, line in zip(partial.rows, rows, strict=True))
 
@@ -178,11 +156,9 @@ def test_equal_costs_and_steps_to_the_solution_are_in_every_form(tmp_path):
     assert (first["state_bytes"], second["state_bytes"]) == (512, 520)
     assert [row["rank_equal_state"] for row in (first, second, third)] == [1, 2, 3]
     assert [row["rank_equal_params"] for row in (first, second, third)] == [1, 2, None]
-    row = next(csv.DictReader(io.StringIO(to_csv(ranking))))
-    assert row[f"solved.{TASKS[0]}"] == "150"
-    for text in ("\n".join(lines(ranking)), to_markdown(ranking)):
-        assert "at equal state bytes (within 5%): #1, before #2, #3" in text
-        assert "#1 solved CR at step 150" in text
+    text = "\n".join(lines(ranking))
+    assert "at equal state bytes (within 5%): #1, before #2, #3" in text
+    assert "#1 solved CR at step 150" in text
 
 
 def test_a_study_of_several_rates_shows_the_score_at_the_fixed_one(tmp_path):
@@ -198,22 +174,13 @@ def test_a_study_of_several_rates_shows_the_score_at_the_fixed_one(tmp_path):
     row = to_json(ranking)["candidates"][0]
     assert (row["score"], row["fixed_score"]) == pytest.approx((0.6, 0.1))
     assert "fixed" in lines(ranking)[1].split()
-    assert "| fixed |" in to_markdown(ranking)
     assert ("step sizes", "score: the best of each setting; fixed: 0.002") in ranking.facts
-
-
-def test_a_low_terminal_says_how_many_candidates_it_leaves_out(whole):
-    shown = lines(whole, 100, 6)
-    assert len(shown) <= 6
-    assert "... 1 more candidates" in shown
 
 
 def test_a_study_without_a_run_says_so(tmp_path):
     ranking = read_ranking(study(tmp_path, change=lambda record: None))
     assert "0 of 54 runs have ended" in lines(ranking)[-1]
     assert to_json(ranking)["candidates"] == []
-    assert "partial" in to_markdown(ranking)
-    assert to_csv(ranking).count("\n") == 1
 
 
 def test_a_run_in_progress_and_a_torn_line_change_nothing(tmp_path):
@@ -231,6 +198,4 @@ def test_a_study_with_validation_rows_shows_both_scores(tmp_path):
     change = {"change": validated, "protocol": {"select": "val"}}
     ranking = read_ranking(study(tmp_path, **change))
     assert "0.900 ± 0.025  0.800" in lines(ranking)[2]
-    assert "| score | val |" in to_markdown(ranking)
-    assert "| 0.900 ± 0.025 | 0.800 |" in to_markdown(ranking)
     assert dict(ranking.facts)["selected by"] == "val rows"

@@ -1,37 +1,9 @@
-"""The numbers of plots: scores by slot, and the Pareto front."""
+"""The Pareto front."""
 
-import itertools
-
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxhog.mad.report.plots import NOTHING, draw_slots, front, slots
-from mlxhog.report.charts import LIGHT
-
-A, B = "mlstm", "gla"
-
-
-def test_a_slot_has_the_mean_score_of_each_layer_in_it():
-    scored = [((a, b), 0.9 if a == A else 0.4) for a, b in itertools.product((A, B), (A, B))]
-    first, second = slots(scored)
-    assert second == pytest.approx({A: 0.65, B: 0.65})
-    assert first == pytest.approx({A: 0.9, B: 0.4})
-
-
-def test_a_shallower_candidate_has_nothing_in_the_slots_beyond_its_depth():
-    _, second = slots([((A, B), 0.9), ((A,), 0.4)])
-    assert second == {B: 0.9, NOTHING: 0.4}
-
-
-def test_nothing_scored_has_no_slots():
-    assert slots([]) == []
-
-
-def test_slots_are_drawn_as_a_table():
-    (heat,) = draw_slots(dict(enumerate(slots([((A, B), 0.9), ((B, A), 0.4)]))), LIGHT).axes
-    assert heat.get_xlabel() == "slot"
-
+from mlxhog.mad.report.plots import front
 
 POINTS = st.lists(
     st.tuples(st.integers(0, 9).map(float), st.integers(0, 9).map(float)), max_size=12

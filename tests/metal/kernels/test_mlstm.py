@@ -8,7 +8,8 @@ import pytest
 from mlxhog.errors import ShapeError
 from mlxhog.metal.kernels import mlstm
 from mlxhog.metal.kernels.mlstm import backward_launches, forward_launches, sample_arrays
-from mlxhog.models.ops.reference import mlstm_numpy
+from tests.models.operators import run_mlstm
+from tests.models.twins import EXACT
 from tests.pairs import each_of
 from tests.tolerances import (
     METAL_CELL_F32,
@@ -56,12 +57,11 @@ def run_cell(engine, x, chunk):
 
 def in_float64(x):
     """Output, state and gradients from the recurrence; gradients through h alone."""
-    exact = {name: x[name].astype(np.float64) for name in x}
-    sequence, state = (exact[name] for name in "qkvif"), [exact[f"{name}0"] for name in "Cnm"]
-    h, last, backward = mlstm_numpy.recurrent(*sequence, eps=EPS, state=state)
-    names = ("dq", "dk", "dv", "di", "df", "dC0", "dn0")
-    gradients = dict(zip(names, backward(exact["dh"]), strict=False))
-    return {"h": h, **dict(zip("Cnm", last, strict=True)), **gradients}
+    inputs = {name: x[name] for name in (*"qkvif", "C0", "n0", "m0")}
+    weights = [x["dh"], *[np.zeros(())] * 3]
+    results, grads = EXACT.run(run_mlstm, inputs, {"chunk_size": 1, "eps": EPS}, weights)
+    named = {f"d{name}": grad for name, grad in grads.items()}
+    return {**dict(zip("hCnm", results, strict=True)), **named}
 
 
 def forget_gradient(x, chunk):
@@ -135,11 +135,8 @@ def test_a_gradient_of_the_last_state_reaches_all_that_was_written_into_it(shim)
 
     def loss(changed):
         exact = {name: value.astype(np.float64) for name, value in changed.items()}
-        _, (C, n, m), _ = mlstm_numpy.recurrent(
-            *(exact[name] for name in "qkvif"),
-            eps=EPS,
-            state=[exact[s] for s in ("C0", "n0", "m0")],
-        )
+        inputs = {name: exact[name] for name in (*"qkvif", "C0", "n0", "m0")}
+        _, C, n, m = EXACT.results(run_mlstm, inputs, {"chunk_size": 1, "eps": EPS})
         # The stabiliser is a constant, so C and n are compared at the scale of the sample's m.
         scale = np.exp(m - actual["m"][:, :, -1].astype(np.float64))
         loss_C = (C * scale[..., None, None] * exact["dC_last"]).sum()

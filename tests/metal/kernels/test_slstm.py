@@ -1,6 +1,6 @@
 """The sLSTM kernels agree with float64 autograd.
 
-The cell that they make up is compared in tests/models/test_slstm_cell.py.
+The cell that they make up is compared in tests/models/test_operators.py.
 """
 
 from typing import Any

@@ -9,8 +9,6 @@ from mlxhog.theory.analysis import conflicts
 from mlxhog.theory.analysis.analyze import tickets
 from mlxhog.theory.analysis.conflicts import BlockConflicts, call_child, measure, most_samples
 from mlxhog.theory.analysis.sampling import Block, GradientSample
-from tests.processes import alive
-from tests.theory.analysis import dying
 from tests.theory.analysis.measured import subject
 from tests.theory.bitmaps import of_lists
 
@@ -26,7 +24,6 @@ def test_dense_blocks_have_rho_delta_and_p_conf_1_and_every_element_in_omega(tmp
     for name in ("layer 0", "out_norm", "head"):
         here = by[name]
         assert (here.rho, here.delta, here.p_conf) == (1.0, 1.0, 1.0)
-        assert here.dense
         assert here.omega == here.block.parameters == here.mean
         assert here.untouched == 0
     letters = len(set("lock free adds never wait"))
@@ -40,7 +37,6 @@ def test_supports_that_never_meet_have_no_conflict_and_rho_is_never_below_delta(
     block = Block("b", None, (), row_sparse=False)
     apart = BlockConflicts.of(block, of_lists([[k] for k in range(40)], 40))
     assert apart.p_conf == 0.0
-    assert not apart.dense
     assert apart.rho >= apart.delta
     assert apart.omega == 1
     star = BlockConflicts.of(block, of_lists([[0, k] for k in range(1, 41)], 41))
@@ -68,17 +64,9 @@ def test_bitmaps_that_do_not_fit_are_refused_before_anything_is_sampled(tmp_path
         most_samples(small)
 
 
-def test_a_child_that_is_killed_is_an_error_and_no_process_remains():
-    with Child() as child:
-        pid = child.pid
-        with pytest.raises(WorkerFailed, match="SIGKILL"):
-            call_child(child, dying.die)
-    assert not alive(pid)
-
-
 def test_what_the_child_cannot_do_is_said_in_its_words():
-    with Child() as child, pytest.raises(WorkerFailed, match="ValueError: no such kernel"):
-        call_child(child, dying.fail)
+    with Child() as child, pytest.raises(WorkerFailed, match="cannot be computed: TypeError"):
+        call_child(child, int)
 
 
 def test_a_gradient_that_is_not_finite_names_its_batch(tmp_path, monkeypatch):

@@ -1,0 +1,367 @@
+"""Wrong input through the real commands: one message with the way out, and nothing is written.
+
+Values out of range are a property of every option; the other refusals are a table for each command.
+"""
+
+import errno
+import io
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mlxhog.base import machine
+from mlxhog.checkpoint import creation
+from mlxhog.cli import COMMANDS, find, mad, main
+from mlxhog.config.sources import resolve
+from mlxhog.errors import ConfigError
+from mlxhog.live import opening
+from mlxhog.models.registry import load_architecture
+from tests.pairs import each_of
+from tests.training.small import SMALL_MODEL
+from tests.words import changed
+
+LEAVES = [name for name in COMMANDS if name != "mad"] + [f"mad {name}" for name in mad.COMMANDS]
+SMALL = "--seq-len 32 --batch-size 2 --workers mlx:cpu --threads 1"
+TRAIN = f"train --model=small.yaml --data=good.txt {SMALL} --steps 2 --quiet"
+COMPARE = f"compare small.yaml --data good.txt {SMALL} --tokens 3k --eval-tokens 1k"
+
+REFUSED = {
+    "": """
+trian                             no command 'trian'; did you mean 'train'?
+--helf                            did you mean '--help'?
+finetune                          did you mean 'train --init-from RUN'?
+runs remove                       `mlxhog runs rm RUN` removes
+runs --json --out a --json        --json and --json are the same option
+completion                        SHELL is missing: bash, zsh or fish
+mad bench --lr 1 --lr=2           --lr 1 and --lr=2 are the same option; keep
+""",
+    TRAIN: """
+--lr                              expected one argument: largest step size
+resume latest                     unexpected argument 'resume'; did you mean '--resume'?
+good.txt                          text is named by a flag: --data good.txt
+--step 3                          no flag '--step'; did you mean '--steps'?
+--steps 5 --steps 6               --steps 5 and --steps 6 are the same option
+--model=5m --size 10m             --model=5m and --size 10m are the same option
+--force --force=false             --force and --force=false are the same option
+--config nowhere.yaml             nowhere.yaml: cannot read
+--config key.yaml                 key.yaml:1: no option 'wrokers'; did you mean 'workers'?
+--config type.yaml                type.yaml:1: lr is 'many'
+--config broken.yaml              broken.yaml:2: not YAML
+--config binary.txt               binary.txt: not UTF-8
+--config iters.yaml               no option 'max_iters'; did you mean 'steps'?
+--resume none --strategy hogwlid  did you mean 'hogwild'?
+--optimizer sgd --beta1 0.5       --beta1: sgd has no beta1; muon, adamw,
+--optimizer sgd --embedding-lr 2  sgd has no embedding_lr; muon, adamw
+--model 5M                        did you mean '5m'?
+--model tinny                     no architecture 'tinny'
+--model uneven.yaml               does not divide into num_heads 5
+--model typo.yaml                 did you mean 'hidden_size'?
+--model wide.yaml                 hidden_size is 'wide'
+--model narrow.json               set vocab_size to at least 257
+--model deep.yaml                 num_hidden_layers is 40000000; set it to 4096 at most
+3 --model huge.yaml               the parameters of model huge.yaml alone need
+3 --memory-limit 0.001            use fewer --workers, a smaller --batch-size or --model
+--set vocab_size=200              vocab_size 200, tokenizer bytes 257 ids, one of which is BOS
+--set hiden_size=3                no field 'hiden_size'; did you mean 'hidden_size'?
+--set hidden_size                 'hidden_size' is not NAME=VALUE
+--set tie_word_embeddings=true --head-lr 2    head is its embedding (tied)
+--data table.csv                  its columns are 'id', 'review'; name the key of the text: --text-k
+--data wide.txt                   is not text: a zero byte at offset 1;
+--data binary.txt                 is not text: a zero byte at offset 0
+--data empty.txt                  has no text
+--data short.txt                  too short
+--data folder                     the folder folder holds no files
+--data nowhere.txt                no file or folder 'nowhere.txt'
+--data ~nosuchuser/x              the system does not know a user 'nosuchuser'
+--tokenizer ~nosuchuser/x         the system does not know a user 'nosuchuser'
+--resume ~nosuchuser/x            the system does not know a user 'nosuchuser'
+--seq-len 1000000                 use more text or a smaller seq_len
+3 --workers mlx:gpu               use mlx:cpu here
+--workers torch:cpu*17 --max-workers 16       the arena has 16 slots; raise max_workers
+--workers torch:cpu*4097          an arena has at most 4096 slots
+--workers 0                       wanted at least 1
+--out good.txt                    good.txt is a file
+--name a/b                        use letters, digits
+--gpu-write metal                 gpu_write=metal needs a GPU worker
+--gpu-write metal-emulated --write lossless   every CPU writer has to use cas
+--gpu-write metal-emulate         did you mean 'metal-emulated'?
+""",
+    "train --steps 2": """
+--num-workers=3                   did you mean '--workers'?
+--output-dir=3                    did you mean '--out'?
+--batch_size=3                    did you mean '--batch-size'?
+--per_device_train_batch_size=3   did you mean '--batch-size'?
+--grad_clip=3                     did you mean '--clip'?
+--hidden-size=3                   it is a field of the model
+--prompt=3                        mlxhog generate latest --prompt
+--vocab-size=3                    --tokenizer bpe:N
+--steps-per-report=3              metrics.jsonl
+""",
+    "generate": """
+                                  RUN_OR_CHECKPOINT is missing
+--model latest                    named without a flag
+latest --max-length 3             did you mean '--max-new-tokens'?
+latest --temp 1 --temp 2          --temp 1 and --temp 2 are the same
+latest                            there is no run in runs yet; start one with: mlxhog train
+nowhere                           no run 'nowhere'
+folder                            folder is neither a checkpoint nor a run
+~nosuchuser/best                  the system does not know a user 'nosuchuser'
+good.txt                          good.txt is not a run
+x --prompt @nowhere.txt           nowhere.txt: No such file
+x --prompt a\udcff                not UTF-8 text
+x --prompt -                      --prompt -: not UTF-8 text
+x --prompt-file empty.txt         --prompt-file empty.txt: holds no prompts
+x --prompt-file nowhere.txt       nowhere.txt: No such file
+x --prompt-file text.jsonl        text.jsonl:2: not JSON
+x --prompt-file other.jsonl       other.jsonl:1: wanted {"prompt": "..."}
+x --prompt-file talk.jsonl        talk.jsonl:1: message 1 has no content
+x --prompt-file half.jsonl        half.jsonl:1: not JSON (a text has half
+x --prompt-file latin.txt         latin.txt: not UTF-8 text
+x --prompt-file good.txt --prompt a           both give text to continue
+x --stop a\udcff                  --stop 'a\\udcff': not UTF-8 text
+x --backend mlx:cpuu              did you mean 'mlx:cpu'?
+""",
+    "show": """
+                                  RUN is missing: a path, a run's name or a part of it, or latest
+""",
+    "models": """
+tinny                             no architecture 'tinny'
+tiny --set hiden_size=2           did you mean 'hidden_size'?
+--set hidden_size=2               --set is for one model; name it
+""",
+    "options": """
+slak                              no option 'slak'; did you mean 'slack'?
+muonn                             no option 'muonn'; did you mean 'muon'?
+hidden_size                       it is a field of the model: --set hidden_size=N
+xyzzyq                            no option 'xyzzyq'; mlxhog options lists all
+--slack                           options are named without dashes: mlxhog options slack
+""",
+    "parity": """
+                                  wants one subject and got nothing
+tiny --config 10m                 got 10m and tiny
+tinny                             did you mean 'tiny'?
+--checkpoint gone                 gone
+tiny --backends torhc:cpu         did you mean 'torch:cpu'?
+tiny --backends numpy             numpy is the only side
+3 7b                              use fewer --backends
+--config tiny --set hidden_siz=9  did you mean 'hidden_size'?
+--checkpoint latest --set x=1     the checkpoint latest are fixed
+tiny --save nowhere/arrays.npz    --save nowhere/arrays.npz: name a file in a directory
+tiny --save folder                --save folder: name a file in a directory
+small.yaml --perturb lm_hed.weight --seq-len 9 --steps 0 --backends numpy,mlx:cpu --quiet    \
+did you mean 'lm_head.weight'?
+""",
+    "analyze": """
+                                  CONFIG_OR_RUN is missing
+tinny                             did you mean 'tiny'?
+tiny --backend torch:cpu*2        wanted auto or one of
+tiny --eval-every 3               other options of train are read from a YAML file
+tiny --data nowhere               no corpus 'nowhere'
+tiny --seq-len 90M --tokenizer bytes          use more text or a smaller seq_len
+tiny --plot /dev/null/figures     choose another --plot
+""",
+    f"advise small.yaml --data good.txt {SMALL}": """
+--workers mlx:cpu                 advise on two or more, as in --workers 2
+--workers 2 --link 1              add --no-try
+--workers 2 --link quick --no-try             the link 'quick' cannot be read
+--workers 2 --try 0               wanted seconds
+""",
+    COMPARE: """
+third fourth                      takes two subjects
+nothing-like-it                   no architecture, no file and no run
+--b --lr 1e-3                     quotes go around all flags of a side: --b "--lr VALUE"
+--b "--data sotu"                 different held-out texts
+--b "--steps 5"                   both sides get the same budget
+--b "--seed 5"                    --seed beside them numbers the pairs
+--b "--learning-rat 1"            --b '--learning-rat 1': no flag
+--b "--lr soon"                   --b --lr is 'soon'
+--b "--lr 'x"                     No closing quotation
+--time 5                          --time and --tokens are 2 budgets
+--pairs 21                        --pairs is '21'
+--b "--model 7to1-tinny"          B (small): no architecture '7to1-tinny'
+""",
+    "compare --quiet": """
+-- --json                         '--json' is no architecture
+tokens.yaml time.yaml             A has a budget of tokens 3000, B of time 5.0
+epochs.yaml epochs.yaml           equal time, tokens or steps
+""",
+    "simulate": """
+--times gauss:1                   wanted one of constant:TIME
+--times pareto:1:1                wanted a SHAPE above 1
+--slow 9=2                        --slow names worker 9, and there are 4
+--kill 1=soon                     wanted RANK=TIME or RANK=TIME:DOWN
+--kill 1=1:1,1=3                  names worker 1 twice
+--machines 2                      several machines need a link
+--link 1Gbit                      one has none
+--machines 3 --link 1Gbit         which 3 machines cannot share evenly
+--machines 2 --link quick         the link 'quick' cannot be read
+--strategies cluster              cluster trains on several machines
+--join 1=1:2                      --join has '1=1:2'; wanted RANK=TIME
+--kill 1=9h                       simulate more updates
+--strategies hogwidl              did you mean 'hogwild'
+--strategies diloco --replicas 3  wanted a number that divides them
+--run nothing                     nothing
+""",
+}
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with a small model and files of every bad kind."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(opening, "FIRST_RUN_S", 0.1)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9")))
+    for name, change in {
+        "small": ("", ""),
+        "uneven": ("num_heads: 2", "num_heads: 5"),
+        "typo": ("hidden_size", "hiden_size"),
+        "wide": ("hidden_size: 32", "hidden_size: wide"),
+        "huge": ("hidden_size: 32", "hidden_size: 262144"),
+        "deep": ("num_hidden_layers: 1", "num_hidden_layers: 40000000"),
+    }.items():
+        Path(f"{name}.yaml").write_text(SMALL_MODEL.replace(*change))
+    fields = load_architecture("small.yaml", "vocab_size=200, bos_token_id=0").to_dict()
+    for name, content in {
+        "narrow.json": json.dumps(fields),
+        "table.csv": "id,review\n1,good\n",
+        "wide.txt": "never wait".encode("utf-16-le"),
+        "good.txt": " ".join(map(str, range(12_000))),
+        "empty.txt": "\n  \n",
+        "short.txt": "hi",
+        "binary.txt": bytes(range(256)) * 100,
+        "latin.txt": b"caf\xe9\n",
+        "text.jsonl": '{"prompt": "a"}\nplain text',
+        "other.jsonl": '{"text": "a"}',
+        "talk.jsonl": '{"messages": [{"role": "user"}]}',
+        "half.jsonl": '{"prompt": "\\ud83d"}',
+        "broken.yaml": "lr: [1\n",
+        "key.yaml": "wrokers: 2\n",
+        "type.yaml": "lr: many\n",
+        "iters.yaml": "max_iters: 3\n",
+        "tokens.yaml": "model: tiny\nlr: 0.1\ntokens: 3000\n",
+        "time.yaml": "model: tiny\nlr: 0.1\ntime: 5\n",
+        "epochs.yaml": "model: tiny\nlr: 0.1\nepochs: 5\n",
+    }.items():
+        Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    Path("folder").mkdir()
+    return tmp_path
+
+
+def rows(table):
+    for line in table.strip("\n").splitlines():
+        words, _, message = line.partition("  ")
+        code, _, after = words.partition(" ")
+        yield (after, 3, message.strip()) if code == "3" else (words, 2, message.strip())
+
+
+@pytest.mark.parametrize("common", REFUSED, ids=range(len(REFUSED)))
+def test_wrong_input_is_one_message_and_leaves_nothing(here, common, capsys, subtests):
+    before = sorted(Path().rglob("*"))
+    for words, code, message in rows(REFUSED[common]):
+        if "mlx:gpu" in words and machine.here().apple_gpu:
+            continue
+        with subtests.test(words):
+            assert main(changed(shlex.split(common), *shlex.split(words))) == code
+            out, err = capsys.readouterr()
+            assert message in err
+            assert len(err.splitlines()) == 1
+            assert out == ""
+            assert sorted(Path().rglob("*")) == before
+
+
+@each_of("name", LEAVES)
+def test_every_option_refuses_what_it_cannot_be_and_says_what_it_wants(name):
+    command, _ = find(name.split())
+    flags = command.flags()
+    places = [
+        spec.choices[0] if spec.choices else "x"
+        for spec in flags.specs()
+        if spec.argument and not spec.argument.startswith("[")
+    ]
+
+    def read(words):
+        for part, values in zip(flags.parts, flags.parse([*places, *words]), strict=True):
+            if part.merged:
+                resolve(part.cls, [values.values])
+
+    for spec, owners, _ in flags.declared.values():
+        if spec.argument or spec.switch or spec.many or (spec.type is str and not spec.choices):
+            continue
+        choice = [f"--{owner.kind.title}={owner.name}" for owner in owners[:1]]
+        for wrong in ["@"] if spec.low is None else ["@", str(spec.low - 1)]:
+            message = rf"(?m)^{spec.flag}(:.*| is) '{wrong}'; wanted "
+            with pytest.raises(ConfigError, match=message):
+                read([*choice, f"{spec.flag}={wrong}"])
+
+
+def test_every_mistake_on_the_line_and_in_the_file_is_reported_at_once(here, capsys):
+    words = ["--config", "key.yaml", "--wrokers", "2", "--lr", "fast", "stray"]
+    assert main(["train", *words]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "no flag '--wrokers'; did you mean '--workers'?",
+        "unexpected argument 'stray'",
+        "key.yaml:1: no option 'wrokers'; did you mean 'workers'?",
+        "--lr is 'fast'; wanted a number above 0, or auto",
+    ]
+
+
+@pytest.mark.slow
+def test_a_framework_that_is_not_installed_is_named_with_the_command_that_installs_it(
+    here, monkeypatch, capsys
+):
+    def only(framework):
+        one = machine.here().__class__("linux", "x86_64", 2, 8 << 30, "", frozenset({framework}))
+        monkeypatch.setattr(machine, "here", lambda: one)
+
+    words = TRAIN.split()
+    only("torch")
+    assert main(changed(words, "--workers", "mlx:cpu")) == 3
+    assert "python -m pip install 'mlx[cpu]'" in capsys.readouterr().err
+    only("mlx")
+    assert main(changed(words, "--workers", "torch:cpu")) == 3
+    assert "python -m pip install torch" in capsys.readouterr().err
+    words.remove("--quiet")
+    assert main(changed(words, "--workers", "2", "--json")) == 0  # auto goes on with the other one
+    out, err = capsys.readouterr()
+    assert [worker["backend"] for worker in json.loads(out)["workers"]] == ["mlx:cpu"] * 2
+    assert "python -m pip install torch" in err
+
+
+@each_of("number", [errno.EACCES, errno.EPERM])
+def test_a_path_that_the_system_refuses_is_named(here, number, monkeypatch, capsys):
+    is_dir = Path.is_dir
+
+    def refused(path):
+        if path.name == "closed":  # as for a user who is not root
+            raise PermissionError(number, os.strerror(number), path)
+        return is_dir(path)
+
+    monkeypatch.setattr(Path, "is_dir", refused)
+    for option in ("--data", "--tokenizer"):
+        assert main(changed(TRAIN.split(), option, "others/closed")) == 2
+        out, err = capsys.readouterr()
+        assert err.startswith("no permission for 'others/closed'")
+        assert len(err.splitlines()) == 1
+        assert out == ""
+
+
+def test_a_run_without_a_checkpoint_says_how_to_begin_again(here, capsys):
+    new_run = creation.create(Path("runs"), "early")
+    assert main(["generate", new_run.name]) == 2
+    assert f"mlxhog train --config {new_run.config_path}" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+def test_output_that_cannot_be_written_is_one_message():
+    with open("/dev/full", "w") as full:
+        process = subprocess.run(
+            [sys.executable, "-m", "mlxhog", "mad", "show", "swiglu"],
+            stdout=full, stderr=subprocess.PIPE, text=True, timeout=60,
+        )  # fmt: skip
+    assert process.returncode == 3
+    assert process.stderr == "the output cannot be written: No space left on device\n"

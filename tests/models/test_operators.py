@@ -1,0 +1,485 @@
+"""Every operator in every twin equals the float64 operators, with every gradient and state.
+
+The float64 operators run position by position (`ops/reference/ops_float64.py`); that they mean what
+was published is shown by recorded cells and components (test_recorded.py).
+"""
+
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from mlxhog._native import ops as native
+from mlxhog.errors import ConfigError
+from mlxhog.models.ops.native import adapter_mlx, adapter_torch
+from mlxhog.models.ops.operators import ACTIVATIONS, activation_name
+from mlxhog.models.ops.reference.mlstm import MOST_CHUNKS
+from tests.models.operators import (
+    DIAGONALS,
+    METAL,
+    MLSTM,
+    Case,
+    attention,
+    by_value,
+    channels,
+    conv,
+    cross_entropy,
+    delta,
+    dplr,
+    draw,
+    far,
+    long_conv,
+    maps,
+    mlstm,
+    norms,
+    recurrence,
+    regression,
+    rope,
+    run_mlstm,
+    scan,
+    slstm,
+)
+from tests.models.sample import cell_inputs, slstm_inputs, slstm_state
+from tests.models.twins import EXACT, TWINS, Twin
+from tests.pairs import each_of, in_pairs
+from tests.tolerances import (
+    CELL_EXTREME_F32,
+    CELL_F32,
+    CELL_GRADIENT_F32,
+    FINITE_DIFFERENCE,
+    GRADIENT_ANY_F32,
+    ROUNDED_F16,
+    SEQUENCE_F32,
+    STATE_F32,
+    assert_close,
+)
+
+ALL = TWINS | METAL
+HALF = {name: twin for name, twin in ALL.items() if twin.kernels != "native"}
+twins = each_of("twin", TWINS.values(), ids=TWINS)
+all_twins = each_of("twin", ALL.values(), ids=ALL)
+HOW = {"chunk_size": 4, "eps": 1e-6}
+
+SEQUENCES = {
+    "a decay per element": recurrence(2, 21, 2, 6, 5),
+    "a decay per element, in one chunk": recurrence(1, 7, 1, 4, 4, chunk=64),
+    "a decay per element, from zeros": recurrence(2, 16, 2, 4, 3, state=False),
+    "a decay per element, of one position": recurrence(2, 1, 2, 6, 5),
+    "a decay per element, of wide heads": recurrence(1, 50, 1, 36, 21, chunk=16),
+    "a read by value": by_value(2, 21, 2, 6, 5),
+    "a read by value, in one chunk": by_value(1, 7, 1, 4, 4, chunk=64),
+    "a read by value, from zeros": by_value(2, 16, 2, 4, 3, state=False),
+    "a read by value, of one position": by_value(2, 1, 2, 6, 5),
+    "a read by value, of wide heads": by_value(1, 50, 1, 36, 21, chunk=16),
+    "a read by value, of a decay per head": by_value(2, 21, 3, 4, 6, scalar=True),
+    "a decay per head": recurrence(2, 21, 3, 4, 6, scalar=True),
+    "a decay per head, from zeros": recurrence(1, 9, 2, 4, 6, scalar=True, state=False),
+    "keys of one number": recurrence(2, 10, 2, 1, 3, scalar=True),
+    "a regression": regression(2, 21, 2, 6),
+    "a regression, from zeros": regression(2, 16, 2, 4, state=False),
+    "a regression, of one position": regression(2, 1, 2, 6),
+    "a regression, of wide heads": regression(1, 70, 1, 21, chunk=16),
+    "the delta rule": delta(2, 21, 2, 6, 5),
+    "the delta rule, in one chunk": delta(1, 7, 1, 4, 4, chunk=64),
+    "the delta rule, of wide heads": delta(1, 50, 1, 37, 21, chunk=16),
+    "the delta rule, from zeros": delta(2, 16, 2, 4, 3, state=False),
+    "the delta rule, of one position": delta(2, 1, 2, 6, 5),
+    "the delta rule, with keys alike": delta(1, 64, 1, 4, 4, alike=True, speed=0.0, chunk=64),
+    "the delta rule, with a decay per element": channels(2, 21, 2, 6, 5),
+    "the delta rule, with a decay per element, of wide heads": channels(1, 50, 1, 37, 21, chunk=16),
+    "the delta rule, with a decay per element and keys alike": channels(
+        1, 64, 1, 4, 4, alike=True, speed=0.0, chunk=64
+    ),
+    "a diagonal and rank 1": dplr(2, 21, 2, 6, 5),
+    "a diagonal and rank 1, in one chunk": dplr(1, 7, 1, 4, 4, chunk=64),
+    "a diagonal and rank 1, of wide heads": dplr(1, 50, 1, 37, 21, chunk=16),
+    "a diagonal and rank 1, from zeros": dplr(2, 16, 2, 4, 3, state=False),
+    "a diagonal and rank 1, of one position": dplr(2, 1, 2, 6, 5),
+    "a selective scan": scan(2, 21, 7, 4),
+    "a selective scan of many channels": scan(2, 35, 37, 9),
+    "a selective scan, from zeros": scan(2, 8, 5, 3, state=False),
+    "a selective scan, of one position": scan(2, 1, 7, 4),
+    "attention": attention(2, 13, 13, 3, 4),
+    "attention, of one position": attention(2, 1, 1, 3, 4),
+    "attention of wide heads": attention(1, 70, 70, 1, 64),
+    "attention, from a long cache": attention(1, 40, 300, 3, 8, window=280, lengths=(290,)),
+    "attention, from a cache": attention(2, 3, 13, 2, 4),
+    "attention, from a cache with gaps": attention(3, 3, 11, 2, 4, lengths=(3, 11, 6)),
+    "attention in a window": attention(2, 13, 13, 2, 4, window=8),
+    "attention in a short window": attention(2, 23, 23, 2, 4, window=5),
+    "attention to oneself": attention(2, 5, 5, 2, 4, window=0),
+    "attention in a window, from a cache": attention(2, 2, 9, 2, 4, window=4),
+    "attention in a window with gaps": attention(2, 2, 9, 2, 4, window=4, lengths=(9, 3)),
+    "rotary positions": rope(2, 9, 2, 6),
+    "rotary positions after others": rope(3, 4, 2, 8, offset=(0, 1000, 7)),
+    "a long convolution": long_conv(2, 19, 5, 19),
+    "a long convolution of more taps": long_conv(1, 12, 3, 20),
+    "a long convolution, of one position": long_conv(2, 1, 3, 4),
+    "a long convolution of very many positions": long_conv(1, 1030, 2, 1030),
+}  # fmt: skip
+
+
+LAYERS = {
+    f"{name} of {shape}": case
+    for shape in ((1, 1, 1, 3), (2, 3, 3, 7), (2, 150, 4, 32))
+    for name, case in norms(*shape).items()
+} | {
+    f"block_diagonal of {blocks}, biased {biased}": maps(
+        "block_diagonal", draw(B, S, blocks[0][0] * blocks[0][2]), blocks, biased
+    )
+    for B, S, blocks in DIAGONALS
+    for biased in (False, True)
+} | {
+    "linears": maps("linears", draw(2, 3, 8), [(5, 8), (4, 8), (40, 8)], True),
+    "soft_cap": Case("soft_cap", {"x": 8 * draw(3, 5)}, {"c": 2.0}),
+    "swiglu": Case("swiglu", {"gate": 4 * draw(3, 77), "up": draw(3, 77, seed=1)}),
+    **{f"cross entropy of {V} words": cross_entropy(V, None) for V in (1, 5, 300)},
+    "cross entropy below a cap": cross_entropy(9, 15.0),
+    "a norm of small numbers": Case(
+        "layer_norm", {"x": 1e-3 * draw(3, 4, 16), "w": draw(16)}, {"eps": 1e-5}
+    ),
+} | {
+    f"{op} {name}": Case(op, inputs, {"activation": name})
+    for name in ACTIVATIONS
+    for op, inputs in (
+        ("activate", {"x": 4 * draw(3, 5, 77)}),
+        ("glu", {"gate": 4 * draw(3, 5, 77), "up": draw(3, 5, 77, seed=1)}),
+    )
+}  # fmt: skip
+
+
+# B, S, C, K: fewer positions than taps, one tap, one position, one channel, more than a SIMD block.
+CONVS = [(2, 9, 24, 4), (1, 2, 5, 4), (3, 7, 3, 1), (1, 1, 33, 3), (2, 1, 16, 1), (2, 130, 1, 4)]
+SLSTMS = [(3, 13, 2, 8), (2, 5, 1, 1), (2, 1, 3, 5), (1, 7, 1, 45), (17, 4, 2, 3)]
+METAL_CASES = {
+    f"conv {sizes}{', packed' * packed}": conv(*sizes, packed=packed, silu=bool(number % 2))
+    for number, sizes in enumerate(CONVS)
+    for packed in (False, True)
+} | {
+    f"mlstm of {S}{', from zeros' * (not state)}, eps {eps}": mlstm(S, state=state, eps=eps)
+    for S, eps in ((1, 1e-6), (4, 0.1), (7, 1e-3), (33, 1e-6), (33, 0.1))
+    for state in (False, True)
+} | {
+    f"mlstm of gates at {i} and {f}": far(mlstm(33, state=False), i=i, f=f)
+    for i, f in ((30.0, 30.0), (88.0, 88.0), (15.0, 60.0))
+} | {
+    f"slstm {sizes}{', from zeros' * (not state)}{', packed' * packed}": slstm(
+        *sizes, state=state, packed=packed
+    )
+    for sizes in SLSTMS
+    for state, packed in ((False, True), (True, False), (True, True))
+}  # fmt: skip
+CHUNKS = {
+    f"chunks of {chunk}: {name}": make(2, 21, 2, 4, 4, chunk=chunk)
+    for chunk in (1, 2, 16, 32)
+    for name, make in (("decay", recurrence), ("by value", by_value), ("delta", delta),
+                       ("dplr", dplr))
+}  # fmt: skip
+SPEEDS = {
+    f"forgetting at {speed}: {name}": make(2, 33, 2, 4, 4, speed=speed, chunk=32)
+    for speed in (1e-3, 10.0, 200.0, 1e4)
+    for name, make in (("decay", recurrence), ("per head", partial(recurrence, scalar=True)),
+                       ("by value", by_value), ("dplr", dplr), ("channels", channels),
+                       ("delta", delta))
+} | {
+    f"forgetting at {speed}: scan": scan(2, 33, 4, 4, speed=speed) for speed in (10.0, 1e4)
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@twins
+@each_of("case", (every := SEQUENCES | LAYERS | CHUNKS).values(), ids=every)
+def test_an_operator_and_its_gradients_are_those_of_float64(twin, case):
+    case.check(twin)
+
+
+@pytest.mark.slow
+@all_twins
+@each_of("case", METAL_CASES.values(), ids=METAL_CASES)
+def test_an_operator_with_metal_kernels_too(twin, case):
+    case.check(twin)
+
+
+@twins
+@each_of("case", SPEEDS.values(), ids=SPEEDS)
+def test_forgetting_at_any_speed_is_computed_exactly(twin, case):
+    results, grads = twin.run(case, case.inputs, case.fixed)
+    expected, _ = EXACT.run(case, case.inputs, case.fixed)
+    for result, exact in zip(results, expected, strict=True):
+        assert_close(result, exact, SEQUENCE_F32)
+    assert all(np.isfinite(grad).all() for grad in grads.values())
+
+
+@pytest.mark.parametrize("framework", ["torch", "mlx"])
+def test_more_chunks_than_one_product_takes_are_those_of_the_recurrence(framework):
+    case = mlstm(2 * MOST_CHUNKS + 3, chunk=1)
+    replace(case, result=CELL_EXTREME_F32, gradient=GRADIENT_ANY_F32).check(
+        Twin(framework, "reference")
+    )
+
+
+@each_of("framework", ["torch", "mlx"])
+@each_of("form", ["mlstm_chunkwise", "mlstm_recurrent"])
+@each_of("S, state", [(1, True), (7, False), (33, True)])
+def test_both_plain_forms_of_the_cell_are_the_cell(framework, form, S, state):
+    how = HOW if form == "mlstm_chunkwise" else {"eps": 1e-6}
+
+    def call(ops, x):
+        x = {name: value for name, value in x.items() if name not in HOW}
+        if ops is EXACT.ops:
+            return run_mlstm(ops, x, **HOW)
+        return run_mlstm(ops.form, x, form, **how)
+
+    replace(mlstm(S, state=state), call=call).check(Twin(framework, "reference"))
+
+
+@each_of("case", [mlstm(5), slstm(2, 4, 2, 3, packed=True), conv(2, 5, 2, 3, packed=True),
+                  recurrence(1, 4, 1, 2, 2), dplr(1, 4, 1, 2, 2), regression(1, 4, 1, 3),
+                  scan(1, 4, 2, 2)], ids=lambda case: case.op)  # fmt: skip
+def test_the_float64_gradients_are_the_change_of_the_results(case):
+    rng = np.random.default_rng(5)
+    inputs = {name: x.astype(np.float64) for name, x in case.inputs.items()}
+    results, _ = EXACT.run(case, inputs, case.fixed)
+    weights = [rng.normal(size=y.shape) for y in results]
+    _, grads = EXACT.run(case, inputs, case.fixed, weights)
+
+    def loss(moved):
+        results, _ = EXACT.run(case, moved, case.fixed, weights)
+        return sum((y * w).sum() for y, w in zip(results, weights, strict=True))
+
+    for name, x in inputs.items():
+        way = rng.normal(size=x.shape)
+        ahead, behind = (loss(inputs | {name: x + step * way}) for step in (1e-6, -1e-6))
+        slope = (ahead - behind) / 2e-6
+        assert_close((grads[name] * way).sum(), slope, FINITE_DIFFERENCE, label=name)
+
+
+# -- documents, pieces, rows -----------------------------------------------------------------------
+
+
+def cut(case, start, stop):
+    """The positions of a case from start to stop, without a state."""
+    long = {name for name in case.inputs if name not in {*"RbwA", "ridge", "C0", "n0", "m0", "h0",
+                                                         "c0", "state"}}  # fmt: skip
+    inputs = {
+        name: np.ascontiguousarray(x[:, start:stop]) if name in long else x
+        for name, x in case.inputs.items()
+        if name in long or name in {*"Rbw"}
+    }
+    return replace(case, inputs=inputs, fixed={k: v for k, v in case.fixed.items()})
+
+
+@all_twins
+@each_of("case", [mlstm(24, state=False), slstm(1, 24, 2, 4), conv(1, 24, 8, 4)],
+         ids=lambda case: case.op)  # fmt: skip
+def test_documents_packed_into_one_sequence_compute_what_they_compute_alone(twin, case):
+    edges = (0, 9, 10, 12, 24)
+    starts = np.zeros((len(next(iter(case.inputs.values()))), 24), bool)
+    starts[:, edges[:-1]] = True
+    whole = cut(case, 0, 24)
+    if case.op == "mlstm_cell":  # the reset of a model at the first position of a document
+        whole.inputs["f"][:, edges[:-1]] = -25.0
+    else:
+        whole = replace(whole, fixed=case.fixed | {"starts": starts})
+    (h, *last), grads = twin.run(whole, whole.inputs, whole.fixed)
+    for start, stop in zip(edges, edges[1:], strict=False):
+        part = cut(whole, start, stop)
+        part.fixed.pop("starts", None)
+        results = twin.results(part, part.inputs, part.fixed)
+        assert_close(h[:, start:stop], results[0], case.result, label=f"from {start}")
+    if case.op != "mlstm_cell":  # whose m remembers
+        for one, alone in zip(last, results[1:], strict=True):
+            assert_close(one, alone, case.result)
+    assert all(np.isfinite(grad).all() for grad in grads.values())
+
+
+@all_twins
+def test_the_memory_of_an_earlier_document_is_not_even_multiplied(twin):
+    case, starts = conv(1, 8, 4, 4), np.zeros((1, 8), bool)
+    starts[0, 3] = True
+    case.inputs["x"][:, :3] = np.nan
+    y, last = twin.op("causal_conv", **case.inputs, starts=starts, silu=True)
+    assert np.isfinite(y[:, 3:]).all()
+    assert np.isfinite(last).all()
+    inputs, starts = slstm_inputs(2, 5, 1, 3), np.array([[True] + 4 * [False]] * 2)
+    fresh, _ = twin.op("slstm_cell", *inputs.values())
+    h, _ = twin.op("slstm_cell", *inputs.values(), state=slstm_state(2, 1, 3), starts=starts)
+    np.testing.assert_array_equal(h, fresh)
+
+
+@all_twins
+def test_pieces_of_a_sequence_give_its_results_and_gradients(twin):
+    inputs = {
+        "mlstm_cell": cell_inputs(2, 12, 2, 4, 6, seed=0),
+        "slstm_cell": slstm_inputs(2, 12, 2, 5),
+    }
+    for op, x in inputs.items():
+        how = HOW if op == "mlstm_cell" else {}
+        own = [name for name in x if name not in "Rb"]
+
+        def call(ops, p, edges, op=op, own=own, how=how):
+            others = [value for name, value in p.items() if name not in own]
+            state, hs = None, []
+            for start, stop in zip(edges, edges[1:], strict=False):
+                part = [p[name][:, start:stop] for name in own]
+                h, state = getattr(ops, op)(*part, *others, state=state, **how)
+                hs.append(h)
+            return [ops.xp.concatenate(hs, 1), state[0], state[1]]
+
+        expected, wanted = twin.run(partial(call, edges=(0, 12)), x)
+        results, grads = twin.run(partial(call, edges=(0, 7, 8, 12)), x)
+        for one, exact in zip(results, expected, strict=True):
+            assert_close(one, exact, CELL_F32)
+        for name, exact in wanted.items():
+            assert_close(grads[name], exact, CELL_GRADIENT_F32, label=name)
+
+
+@all_twins
+def test_a_gradient_through_the_last_state_alone_needs_no_output(twin):
+    for case in (mlstm(6, state=False), slstm(1, 4, 1, 3)):
+
+        def call(ops, x, case=case):
+            return (case(ops, x)[1][1] ** 3).sum()
+
+        replace(case, call=call, gradient=GRADIENT_ANY_F32).check(twin)
+
+
+@all_twins
+def test_a_convolution_without_a_state_begins_with_zeros(twin):
+    case = conv(2, 6, 8, 4)
+    state = np.zeros_like(case.inputs.pop("state"))
+    for one, other in zip(
+        twin.op("causal_conv", **case.inputs, state=state, silu=True),
+        twin.op("causal_conv", **case.inputs, silu=True),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+@all_twins
+def test_gates_that_are_shut_for_good_give_zeros_and_no_nan(twin):
+    case = mlstm(7, state=False)
+    case.inputs["i"] -= 200.0  # v1 has no cap on its gates
+    case.inputs["f"] -= 100.0
+    results, grads = twin.run(case, case.inputs, case.fixed, [np.float32(1), *[np.float32(0)] * 3])
+    for x in (results[0], *grads.values()):
+        np.testing.assert_allclose(x, 0.0, atol=1e-30)
+
+
+# -- not finite, other types -----------------------------------------------------------------------
+
+
+@twins
+@each_of("case", SEQUENCES.values(), ids=SEQUENCES)
+def test_a_position_that_is_not_finite_changes_no_bit_before_it(twin, case):
+    twin = replace(twin, guarded=True)
+    expected, *_ = twin.results(case, case.inputs, case.fixed)
+    S = expected.shape[1]
+    at = S // 2
+    if case.op == "long_conv" and (twin.kernels == "reference" or S > native.LONG_CONV_DIRECT):
+        return  # by Fourier transforms, where every position depends on all by its rounding
+    for name in case.inputs.keys() - {"state", "root", "ridge", "f", "A"}:
+        x = case.inputs[name].copy()
+        x[0, at - S] = np.nan  # keys of a cache come before those of the queries
+        result, *_ = twin.results(case, case.inputs | {name: x}, case.fixed)
+        np.testing.assert_array_equal(result[0, :at], expected[0, :at], err_msg=name)
+        np.testing.assert_array_equal(result[1:], expected[1:], err_msg=name)
+
+
+@all_twins
+@each_of("name", MLSTM)
+@each_of("value", [np.nan, np.inf])
+def test_nor_one_in_the_mlstm_cell(twin, name, value):
+    case, twin = mlstm(33, state=False, chunk=16), replace(twin, guarded=True)
+    expected, *_ = twin.results(case, case.inputs, case.fixed)
+    for at in (5, 30):
+        bad = case.inputs | {name: case.inputs[name].copy()}
+        bad[name][0, at, 1] = value
+        h, C, *_ = twin.results(case, bad, case.fixed)
+        np.testing.assert_array_equal(h[0, :at], expected[0, :at])
+        np.testing.assert_array_equal(h[1], expected[1])
+        if name in "kv":
+            assert not np.isfinite(h[0, at:, 1]).all(-1).any()
+            assert not np.isfinite(C[0, 1]).all()
+
+
+@each_of("twin", HALF.values(), ids=HALF)
+def test_inputs_of_16_bits_are_computed_in_float32(twin):
+    x, w, b = (a.astype(np.float16) for a in (draw(2, 7, 12), draw(12, 1, 4), draw(12)))
+    for call in (
+        lambda ops, t: ops.causal_conv(t["x"], t["w"], t["b"], silu=True),
+        lambda ops, t: ops.layer_norm(t["x"], t["b"], 1e-5),
+        lambda ops, t: ops.head_norm(t["x"].reshape(2, 7, 3, 4), t["b"], 1e-5),
+    ):
+        y, *last = twin.results(call, {"x": x, "w": w, "b": b})
+        exact, *exact_last = EXACT.results(call, {"x": x, "w": w, "b": b})
+        assert y.dtype == np.float16  # its own type
+        assert_close(y, exact, ROUNDED_F16)
+        for one, other in zip(last, exact_last, strict=True):
+            assert one.dtype == np.float32
+            np.testing.assert_array_equal(one, other)
+    for case in (mlstm(5), slstm(1, 5, 2, 3)):
+        inputs = {n: x if n[1:] == "0" else x.astype(np.float16) for n, x in case.inputs.items()}
+        results = twin.results(case, inputs, case.fixed)
+        for one, other in zip(results, EXACT.results(case, inputs, case.fixed), strict=True):
+            assert one.dtype == np.float32
+            assert_close(one, other, STATE_F32)
+
+
+@each_of("x", [-1e20, -1e4, 1e4, 1e20])
+@each_of("activation", ACTIVATIONS)
+def test_native_activations_far_out_are_finite_and_nan_stays_nan(activation, x):
+    inputs = np.array([x, np.nan, x], np.float32)
+    y, dx = np.empty_like(inputs), np.empty_like(inputs)
+    name = activation_name(activation)
+    native.activate(name, inputs, y, threads=1)
+    native.activate_grad(name, inputs, np.ones_like(inputs), dx, threads=1)
+    if activation != "relu^2":  # 1e40 is infinite
+        assert np.isfinite(y[::2]).all()
+    assert np.isfinite(dx[::2]).all()
+    assert np.isnan(y[1])
+
+
+@twins
+def test_an_activation_that_does_not_exist_is_refused_with_those_that_do(twin):
+    with pytest.raises(ConfigError, match=r"activation is 'tanh'; choose one of gelu, .*, selu"):
+        twin.op("glu", draw(2, 3), draw(2, 3), "tanh")
+
+
+# -- forms -----------------------------------------------------------------------------------------
+
+
+@in_pairs(twin=TWINS, op={"block_diagonal": [(4, 32, 32), (16, 4, 4)], "linears": [(5, 128)]})
+def test_maps_where_the_framework_multiplies_faster(twin, op, monkeypatch):
+    for module in (adapter_torch, adapter_mlx):
+        monkeypatch.setattr(module, "FAST_GEMM", False)
+    for weight in op:
+        name = "linears" if len(weight) == 2 else "block_diagonal"
+        maps(name, draw(2, 5, 128 if name == "linears" else weight[0] * weight[2]), [weight],
+             False).check(twin)  # fmt: skip
+
+
+@twins
+def test_a_regression_of_one_step_goes_along_the_query(twin):
+    inputs = dict(regression(2, 5, 2, 6).inputs)
+    q, ridge, state = inputs["q"].copy(), inputs["ridge"], inputs.pop("root")
+    q[:, 2] = 0
+    x, _ = twin.op("regression_cell", **inputs | {"q": q}, state=state, steps=1, chunk_size=8)
+    k, log_decay = inputs["k"], inputs["log_decay"]
+    image, _ = EXACT.op("recurrence", q, k, k, log_decay, state=state, chunk_size=8)
+    curvature = (q * (image + ridge * q)).sum(-1, keepdims=True)
+    step = (q * q).sum(-1, keepdims=True) / np.where(curvature > 0, curvature, 1)
+    assert_close(x, step * q, SEQUENCE_F32)
+
+
+def test_the_native_slstm_cell_takes_inputs_that_are_not_contiguous():
+    ops = Twin("torch", "native").ops
+    i, f, z, o, R, b = (torch.tensor(x) for x in slstm_inputs(2, 5, 2, 3).values())
+    strided = [torch.stack([x, x], -1)[..., 0].requires_grad_() for x in (i, f, z, o)]
+    assert not strided[0].is_contiguous()
+    h, _ = ops.slstm_cell(*strided, R, b)
+    np.testing.assert_array_equal(h.detach(), ops.slstm_cell(i, f, z, o, R, b)[0])
+    h.sum().backward()
+    assert all(x.grad is not None for x in strided)
