@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.metal.kernel import Argument, Kernel, Launch, Size
-from mlxhog.metal.kernels.arguments import arrays, launch, sizes
+from mlxhog.metal.kernels.arguments import arrays, declare, launch, sizes
 
 Array = NDArray[Any]
 BLOCK = 64  # kConvBlock
@@ -131,20 +131,17 @@ def _kernel(
     inputs: tuple[Argument, ...],
     outputs: str,
     launched: Callable[[dict[str, Any]], Launch],
-    *,
     more: str = "",
 ) -> Kernel:
     """Declare a kernel that takes arrays, their sizes, and `more` scalars."""
-    own = sizes(more)
-    names = [argument.name for argument in (*inputs, *arrays(outputs))]
-    scalars = ["mlxhog::ConvShape{B, S, CH, K, P}", *(argument.name for argument in own)]
-    return Kernel(
-        name=name,
-        header="conv.h",
-        source=f"mlxhog::{name}({', '.join([*names, *scalars])}, thread_position_in_grid);",
-        inputs=(*inputs, *sizes("B S CH K P"), *own),
-        outputs=arrays(outputs),
+    return declare(
+        name,
+        "conv.h",
+        inputs,
+        arrays(outputs),
+        sizes(more),
         sample=_sample(launched),
+        shape="ConvShape{B, S, CH, K, P}",
         rtol=1e-5,
     )
 
@@ -157,7 +154,7 @@ FORWARD = _kernel(
     _INPUTS,
     "y",
     lambda x: conv_forward(x["x"], x["w"], x["bias"], x["back"], silu=True),
-    more="silu",
+    "silu",
 )
 PRE = _kernel(
     "conv_bwd_pre",

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from mlxhog.errors import ShapeError
 from mlxhog.metal.kernel import Kernel, Launch
-from mlxhog.metal.kernels.arguments import arrays, launch, sizes
+from mlxhog.metal.kernels.arguments import arrays, declare, launch
 
 Array = NDArray[Any]
 Arrays = Mapping[str, Any]
@@ -121,45 +121,29 @@ def _sample_backward(rng: np.random.Generator, n: int) -> Launch:
 
 _STARTS = arrays("starts", "int32")
 
-FORWARD = Kernel(
-    name="slstm_forward",
-    header="slstm.h",
-    source="""
-        threadgroup float shared_h[T];
-        static_assert(sizeof(shared_h) <= 32768, "more threadgroup memory than a chip has");
-        mlxhog::slstm_forward(G, R_T, bias, h0, c0, n0, m0, starts, h, c, n, m, pre,
-                              mlxhog::SlstmShape{B, S, NH, DH}, shared_h,
-                              thread_position_in_grid);
-    """,
-    inputs=(*arrays("G R_T bias h0 c0 n0 m0"), *_STARTS, *sizes("B S NH DH")),
-    outputs=arrays("h c n m pre"),
+_DECLARED: dict[str, Any] = {
+    "shape": "SlstmShape{B, S, NH, DH}",
+    "instances": tuple(map(str, UNITS)),
+    "lockstep": True,
+    "rtol": 1e-5,
+}
+FORWARD = declare(
+    "slstm_forward",
+    "slstm.h",
+    (*arrays("G R_T bias h0 c0 n0 m0"), *_STARTS),
+    arrays("h c n m pre"),
     sample=_sample_forward,
-    instances=tuple(map(str, UNITS)),
-    lockstep=True,
-    rtol=1e-5,
+    memory={"shared_h": "T"},
+    **_DECLARED,
 )
-
-BACKWARD = Kernel(
-    name="slstm_backward",
-    header="slstm.h",
-    source="""
-        threadgroup float shared_dG[4 * T];
-        static_assert(sizeof(shared_dG) <= 32768, "more threadgroup memory than a chip has");
-        mlxhog::slstm_backward(R, c0, n0, m0, starts, c, n, m, pre, dh, dc_last, dn_last, dm_last,
-                               dG, dh0, dc0, dn0, dm0, mlxhog::SlstmShape{B, S, NH, DH}, shared_dG,
-                               thread_position_in_grid);
-    """,
-    inputs=(
-        *arrays("R c0 n0 m0"),
-        *_STARTS,
-        *arrays("c n m pre dh dc_last dn_last dm_last"),
-        *sizes("B S NH DH"),
-    ),
-    outputs=arrays("dG dh0 dc0 dn0 dm0"),
+BACKWARD = declare(
+    "slstm_backward",
+    "slstm.h",
+    (*arrays("R c0 n0 m0"), *_STARTS, *arrays("c n m pre dh dc_last dn_last dm_last")),
+    arrays("dG dh0 dc0 dn0 dm0"),
     sample=_sample_backward,
-    instances=tuple(map(str, UNITS)),
-    lockstep=True,
-    rtol=1e-5,
+    memory={"shared_dG": "4 * T"},
+    **_DECLARED,
 )
 
 KERNELS = (FORWARD, BACKWARD)

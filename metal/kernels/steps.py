@@ -49,7 +49,7 @@ from typing import Any
 import numpy as np
 
 from mlxhog.errors import ShapeError
-from mlxhog.metal.kernel import Argument, Kernel, Launch
+from mlxhog.metal.kernel import Kernel, Launch
 from mlxhog.metal.kernels import step_rules
 from mlxhog.metal.kernels.arguments import (
     DONE,
@@ -58,6 +58,8 @@ from mlxhog.metal.kernels.arguments import (
     check_rows,
     check_size,
     check_written,
+    declare,
+    floats,
     row_group,
     size,
     sizes,
@@ -319,34 +321,28 @@ def _sample_channel(rng: np.random.Generator, n: int) -> Launch:
 # -- declarations ----------------------------------------------------------------------------------
 
 
-def _call(name: str, arguments: tuple[Argument, ...], at: str) -> str:
-    """The call of a kernel's function, with the kernel's arguments in order."""
-    return f"mlxhog::{name}({', '.join([*(argument.name for argument in arguments), at])});"
+_AT = "thread_position_in_grid.x"
 
 
 def _kernel(rule: Rule, *, rows: bool) -> Kernel:
     """Declare one of the kernels of a rule."""
-    name = f"{rule.name}_apply_rows" if rows else f"{rule.name}_apply"
-    inputs = (
-        written("arena"),
-        *(written(segment) for segment in rule.written),
-        *([written("failures", "uint32")] if rule.shared else ()),
-        *(arrays("rows", "int32") if rows else ()),
-        *arrays("g"),
-        *arrays("decays", "uint8"),
-        *arrays("hp"),
-        Argument(name="grad_scale", scalar=True),
-        *sizes("d n_rows height offset" if rows else "n offset"),
-    )
     reference = step_rules.rows_reference if rows else step_rules.dense_reference
     sample = _sample_rows if rows else _sample_dense
-    at = "thread_position_in_grid" if rows else "thread_position_in_grid.x"
-    return Kernel(
-        name=name,
-        header="row_steps.h" if rows else "steps.h",
-        source=_call(name, (*inputs, DONE), at),
-        inputs=inputs,
-        outputs=(DONE,),
+    return declare(
+        f"{rule.name}_apply_rows" if rows else f"{rule.name}_apply",
+        "row_steps.h" if rows else "steps.h",
+        (
+            written("arena"),
+            *(written(segment) for segment in rule.written),
+            *([written("failures", "uint32")] if rule.shared else ()),
+            *(arrays("rows", "int32") if rows else ()),
+            *arrays("g"),
+            *arrays("decays", "uint8"),
+            *arrays("hp"),
+        ),
+        (DONE,),
+        (*floats("grad_scale"), *sizes("d n_rows height offset" if rows else "n offset")),
+        at="thread_position_in_grid" if rows else _AT,
         reference=reference(rule.formula, (*rule.private, *rule.shared)),
         sample=lambda rng, n: sample(rule, rng, n),
     )
@@ -354,20 +350,13 @@ def _kernel(rule: Rule, *, rows: bool) -> Kernel:
 
 def _muon_kernel(name: str, *, shared: bool) -> Kernel:
     """Declare the kernel of Muon's directions, of a private or of a shared mean."""
-    inputs = (
-        written("m"),
-        *([written("failures", "uint32")] if shared else ()),
-        *arrays("g hp"),
-        Argument(name="grad_scale", scalar=True),
-        *sizes("n offset"),
-    )
-    outputs = arrays("x_out")
-    return Kernel(
-        name=name,
-        header="steps.h",
-        source=_call(name, inputs + outputs, "thread_position_in_grid.x"),
-        inputs=inputs,
-        outputs=outputs,
+    return declare(
+        name,
+        "steps.h",
+        (written("m"), *([written("failures", "uint32")] if shared else ()), *arrays("g hp")),
+        arrays("x_out"),
+        (*floats("grad_scale"), *sizes("n offset")),
+        at=_AT,
         reference=step_rules.muon_direction_reference,
         sample=lambda rng, n: _sample_muon(rng, n, shared=shared),
     )
@@ -377,19 +366,13 @@ _DENSE = {rule.name: _kernel(rule, rows=False) for rule in RULES}
 _ROWS = {rule.name: _kernel(rule, rows=True) for rule in RULES if not rule.records}
 MUON_DIRECTION = _muon_kernel("muon_direction", shared=False)
 MUON_DIRECTION_SHARED = _muon_kernel("muon_direction_shared", shared=True)
-_SCALE_INPUTS = (
-    written("arena"),
-    *arrays("g s"),
-    Argument(name="coef", scalar=True),
-    Argument(name="decay", scalar=True),
-    *sizes("cols row_step col_step n offset"),
-)
-CHANNEL_SCALE_APPLY = Kernel(
-    name="channel_scale_apply",
-    header="steps.h",
-    source=_call("channel_scale_apply", (*_SCALE_INPUTS, DONE), "thread_position_in_grid.x"),
-    inputs=_SCALE_INPUTS,
-    outputs=(DONE,),
+CHANNEL_SCALE_APPLY = declare(
+    "channel_scale_apply",
+    "steps.h",
+    (written("arena"), *arrays("g s")),
+    (DONE,),
+    (*floats("coef decay"), *sizes("cols row_step col_step n offset")),
+    at=_AT,
     reference=step_rules.channel_scale_reference,
     sample=_sample_channel,
 )

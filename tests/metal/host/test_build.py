@@ -57,11 +57,6 @@ def test_a_compile_error_names_file_and_line(shim_cache):
     assert f"{file}:7:" in message
 
 
-def test_the_error_of_a_header_names_the_header(shim):
-    with pytest.raises(MetalError, match=r"kernels/deep\.h:\d+:\d+: error: "):
-        shim.run(on(probes.DEEP, X))
-
-
 def test_the_error_of_the_call_that_mlx_wraps_shows_the_word(host_engine):
     launch = dense_axpy(X, X[:8], scale=1.0, offset=0)
     misspelt = launch.kernel.source.replace("scale", "scael")
