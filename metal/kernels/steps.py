@@ -82,6 +82,7 @@ class Rule:
 
     Attributes:
         name: the kernels are `<name>_apply` and `<name>_apply_rows`.
+        struct: of `steps.h`.
         formula: the same in NumPy.
         private: moments that only this worker writes.
         shared: moments that all workers write, with a counter of failed tries.
@@ -90,6 +91,7 @@ class Rule:
     """
 
     name: str
+    struct: str
     formula: step_rules.Formula
     private: tuple[str, ...] = ()
     shared: tuple[str, ...] = ()
@@ -172,10 +174,12 @@ class Rule:
         return {"decays": decays, "hp": hp, "grad_scale": grad_scale}
 
 
-SGD = Rule(name="sgd", formula=step_rules.sgd)
-MOMENTUM = Rule(name="momentum", formula=step_rules.momentum, private=("m",))
-ADAM = Rule(name="adam", formula=step_rules.adam, private=("m", "v"))
-ADAM_SHARED = Rule(name="adam_shared", formula=step_rules.adam, shared=("m", "v"))
+SGD = Rule(name="sgd", struct="Sgd", formula=step_rules.sgd)
+MOMENTUM = Rule(name="momentum", struct="Momentum", formula=step_rules.momentum, private=("m",))
+ADAM = Rule(name="adam", struct="Adam", formula=step_rules.adam, private=("m", "v"))
+ADAM_SHARED = Rule(
+    name="adam_shared", struct="AdamShared<>", formula=step_rules.adam, shared=("m", "v")
+)
 MUON = replace(ADAM, muon=True)
 """For all parameters except hidden matrices Muon is AdamW."""
 MUON_SHARED = replace(ADAM_SHARED, muon=True)
@@ -326,23 +330,35 @@ _AT = "thread_position_in_grid.x"
 
 def _kernel(rule: Rule, *, rows: bool) -> Kernel:
     """Declare one of the kernels of a rule."""
+    moments = (*rule.private, *rule.shared, *(["failures"] if rule.shared else []))
+    call = f"mlxhog::{rule.struct}{{{', '.join(['arena', *moments, 'decays, hp, grad_scale'])}}}"
+    if rule.records:
+        call = f"mlxhog::Recorded<mlxhog::{rule.struct}>{{{call}, last, prev}}"
+    inputs = (
+        written("arena"),
+        *(written(segment) for segment in rule.written),
+        *([written("failures", "uint32")] if rule.shared else ()),
+        *(arrays("rows", "int32") if rows else ()),
+        *arrays("g"),
+        *arrays("decays", "uint8"),
+        *arrays("hp"),
+        *floats("grad_scale"),
+    )
+    if rows:
+        name, call = (
+            f"{rule.name}_apply_rows",
+            f"mlxhog::step_rows({call}, rows, g, d, n_rows, height",
+        )
+    else:
+        name, call = f"{rule.name}_apply", f"mlxhog::step_dense({call}, g, n"
     reference = step_rules.rows_reference if rows else step_rules.dense_reference
     sample = _sample_rows if rows else _sample_dense
-    return declare(
-        f"{rule.name}_apply_rows" if rows else f"{rule.name}_apply",
-        "row_steps.h" if rows else "steps.h",
-        (
-            written("arena"),
-            *(written(segment) for segment in rule.written),
-            *([written("failures", "uint32")] if rule.shared else ()),
-            *(arrays("rows", "int32") if rows else ()),
-            *arrays("g"),
-            *arrays("decays", "uint8"),
-            *arrays("hp"),
-        ),
-        (DONE,),
-        (*floats("grad_scale"), *sizes("d n_rows height offset" if rows else "n offset")),
-        at="thread_position_in_grid" if rows else _AT,
+    return Kernel(
+        name=name,
+        header="steps.h",
+        source=f"{call}, offset, done, {'thread_position_in_grid' if rows else _AT});",
+        inputs=(*inputs, *sizes("d n_rows height offset" if rows else "n offset")),
+        outputs=(DONE,),
         reference=reference(rule.formula, (*rule.private, *rule.shared)),
         sample=lambda rng, n: sample(rule, rng, n),
     )

@@ -131,7 +131,7 @@ def test_an_element_of_the_shared_moment_that_never_settles_is_counted(host_engi
     ones, decays, failures = np.ones(8, np.float32), np.zeros(1, np.uint8), counter()
     x = {"arena": flat, "m": m, "v": v, "failures": failures, "g": ones}
     launch = steps.ADAM_SHARED.dense(x, decays=decays, hp=hp, offset=0)
-    source = launch.kernel.source.replace("adam_shared_apply", "adam_shared_apply<1>")
+    source = launch.kernel.source.replace("AdamShared<>", "AdamShared<1>")
     impatient = replace(launch.kernel, source=source)
     shim = host_engine("mlx", chaos=5, threads=1)
     shim.run(replace(launch, kernel=impatient, grid=(8, 200, 1), group=(8, 32, 1)))
