@@ -55,26 +55,17 @@ WHOLE = {*QUICK, "test_slow"}
 
 
 @pytest.mark.slow
-def test_without_a_choice_quick_tests_run_in_two_processes(project):
-    assert ran(project) == (QUICK, True)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    "words", [["-n", "0"], ["-p", "no:xdist"], ["--pdb"]], ids=lambda words: " ".join(words)
+    ("words", "tests", "in_two", "n_examples"),
+    [
+        ("", QUICK, True, 10),
+        *((words, QUICK, False, 10) for words in ("-n 0", "-p no:xdist", "--pdb")),
+        ("checks/test_it.py", WHOLE, False, 10),
+        ("-k slow", {"test_slow"}, False, 10),
+        ("--whole", WHOLE, False, 300),
+        ("--whole -n 2", WHOLE, True, 300),
+        ("--hypothesis-profile=random", QUICK, True, 300),
+    ],
 )
-def test_a_choice_of_processes_counts(project, words):
-    assert ran(project, *words) == (QUICK, False)
-
-
-@pytest.mark.slow
-def test_a_chosen_test_runs_even_if_it_is_slow(project):
-    assert ran(project, "checks/test_it.py") == (WHOLE, False)
-    assert ran(project, "-k", "slow") == ({"test_slow"}, False)
-
-
-@pytest.mark.slow
-def test_whole_runs_every_test_with_all_its_examples(project):
-    assert ran(project, "--whole", n_examples=300) == (WHOLE, False)
-    assert ran(project, "--whole", "-n", "2", n_examples=300) == (WHOLE, True)
-    assert ran(project, "--hypothesis-profile=random", n_examples=300) == (QUICK, True)
+def test_a_choice_of_tests_and_of_processes_counts(project, words, tests, in_two, n_examples):
+    assert ran(project, *words.split(), n_examples=n_examples) == (tests, in_two)

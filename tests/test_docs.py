@@ -122,72 +122,6 @@ def anchors(file):
     return {re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in headings}
 
 
-# -- numbers: each has its command, machine and date, and stands in one place ----------------------
-
-NUMERAL = r"\d[\d,]*(?:\.\d+)?"
-UNITS = r" ?%| times\b| bits per byte\b| tok/s\b| tokens per second\b| [kMG]B\b| GB/s\b| m?s\b"
-SETTINGS = {"99 %"}  # the level of an interval
-NUMBERS = ROOT / "docs" / "numbers.md"
-pages_of_docs = sorted((ROOT / "docs").glob("*.md"))
-
-
-def tables_of_numbers(text):
-    """Heading and text of every section with a table of numbers, more than half of its cells."""
-    sections = [part for part in re.split(r"^(?=#+ )", text, flags=re.M) if part.strip()]
-    chosen = [part for part in sections if any(map(_of_numbers, tables(part)))]
-    return [(part.splitlines()[0], part) for part in chosen]
-
-
-def tables(text):
-    """The cells of each table, without its head and its first column."""
-    found = re.findall(r"((?:^\|.*\n?)+)", text, re.M)
-    rows = [[row.strip("|").split("|")[1:] for row in table.splitlines()[2:]] for table in found]
-    return [[cell.strip() for row in table for cell in row if cell.strip()] for table in rows]
-
-
-def _of_numbers(cells):
-    numbers = sum(bool(re.match(rf"\**[-+<]?\.?{NUMERAL}", cell)) for cell in cells)
-    return 2 * numbers > len(cells)
-
-
-def without_a_source(text):
-    """What the sections with tables of numbers lack of command, machine and date."""
-    wanted = {
-        "command": r"`(?:python|mlxhog) |Command: none",
-        "machine": r"Machine: |On [MN],",
-        "date": r"\b20\d\d-\d\d-\d\d\b",
-    }
-    return [
-        f"{heading}: no {name}"
-        for heading, section in tables_of_numbers(text)
-        for name, pattern in wanted.items()
-        if not re.search(pattern, section)
-    ]
-
-
-def measured_in(text):
-    """Numbers with a unit in the prose of a page: not in tables, code and addresses."""
-    for left_out in (r"^(```).*?^```", r"^(?:\|| {4}).*?$", r"`[^`]*`", r"\]\([^)]*\)"):
-        text = re.sub(left_out, " ", text, flags=re.M | re.S)
-    return [match.group() for match in re.finditer(rf"(?<![\w.]){NUMERAL}(?:{UNITS})", text)]
-
-
-def unknown(text, known):
-    """The measured numbers of a page that another one lacks."""
-    numerals = set(re.findall(NUMERAL, known))
-    return [
-        number
-        for number in measured_in(text)
-        if number not in SETTINGS and re.match(NUMERAL, number).group() not in numerals
-    ]
-
-
-@pytest.mark.parametrize("page", pages_of_docs, ids=lambda page: page.name)
-def test_every_table_of_numbers_says_with_which_command_where_and_when(page):
-    if page.name != "claims.md":  # each row names its script's
-        assert not without_a_source(page.read_text(encoding="utf-8"))
-
-
 def test_the_page_of_claims_says_where_each_of_its_results_was_measured():
     text = (ROOT / "docs" / "claims.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\w+) \| `(python .*)` \| (.*) \|$", text, re.M)
@@ -195,22 +129,6 @@ def test_the_page_of_claims_says_where_each_of_its_results_was_measured():
     for name, command, where in rows:
         assert re.search(rf"\b{name}\b", command)
         assert {"Date:", "Machine:", "Commit:", "Versions:"} <= set(where.split())
-
-
-@pytest.mark.parametrize("page", [ROOT / "README.md", *pages_of_docs], ids=lambda page: page.name)
-def test_every_measured_number_stands_on_the_page_of_numbers(page):
-    if page.name != "claims.md":  # from results
-        assert not unknown(page.read_text(encoding="utf-8"), NUMBERS.read_text(encoding="utf-8"))
-
-
-def test_a_number_without_its_source_is_found():
-    table = "## Speed\n\n| | a | b |\n|---|---|---|\n| x | 1.52 | 7 % |\n"
-    assert without_a_source(table) == [
-        "## Speed: no command", "## Speed: no machine", "## Speed: no date",
-    ]  # fmt: skip
-    source = "## Speed\n\nCommand: `python x.py`. Machine: N. Date: 2026-11-23.\n"
-    assert without_a_source(table.replace("## Speed\n", source)) == []
-    assert unknown("It is 1.53 times as fast, `2.5 s`, and 1.52 times.", table) == ["1.53 times"]
 
 
 def test_every_promise_of_readme_has_its_row_on_the_page_of_claims():

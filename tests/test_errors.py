@@ -1,5 +1,9 @@
 """Texts of errors: what a terminal shows of them, and packages that cannot be imported."""
 
+import builtins
+import importlib
+import sys
+
 import pytest
 
 from mlxhog.errors import CheckpointError, not_imported
@@ -25,18 +29,11 @@ def test_a_package_that_is_installed_and_cannot_be_loaded_is_named_as_that(error
     assert "torch is installed and cannot be loaded: " in message
     assert "cannot allocate memory" in message
     assert "install torch" not in message
-
-
-def test_a_package_that_is_not_installed_is_named_with_the_way_to_install_it():
-    error = ModuleNotFoundError("No module named 'torch'", name="torch")
-    assert str(not_imported("torch", error, "install torch")) == "install torch"
+    absent = ModuleNotFoundError("No module named 'torch'", name="torch")
+    assert str(not_imported("torch", absent, "install torch")) == "install torch"
 
 
 def test_little_memory_is_not_called_a_missing_torch(monkeypatch):
-    import builtins
-    import importlib
-    import sys
-
     plain = builtins.__import__
 
     def without_memory(name, *arguments):

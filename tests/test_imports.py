@@ -19,14 +19,9 @@ def test_every_folder_has_a_place_in_the_order():
 
 
 @pytest.mark.slow
-def test_imports_point_one_way():
-    wrong = [str(edge) for edge in imports() if edge.points_up]
+def test_imports_point_one_way_and_not_to_the_front_door():
+    wrong = [str(edge) for edge in imports() if edge.points_up or edge.target == "mlxhog"]
     assert not wrong, "\n".join(wrong)
-
-
-@pytest.mark.slow
-def test_no_module_imports_the_front_door():
-    assert not [str(edge) for edge in imports() if edge.target == "mlxhog"]
 
 
 def test_modules_do_not_import_each_other_in_a_circle():
@@ -49,7 +44,7 @@ def test_only_backends_operators_and_files_named_for_it_import_a_framework():
         if edge.target.split(".")[0] in FRAMEWORKS
         and part(edge.module) not in ("backends", "nn")
         and not (
-            edge.file.stem.endswith(("_mlx", "_torch", "torchft_group"))
+            edge.file.stem.endswith(("_mlx", "_torch", "_float64", "torchft_group"))
             and (part(edge.module) != "models" or edge.module.startswith("mlxhog.models.ops."))
             or edge.file.stem.endswith("_float64")
         )
@@ -57,20 +52,10 @@ def test_only_backends_operators_and_files_named_for_it_import_a_framework():
     assert not wrong, "\n".join(wrong)
 
 
-def test_models_and_metal_are_imported_by_their_installed_names():
-    wrong = [str(edge) for edge in imports() if edge.target.split(".")[0] in ("models", "metal")]
-    assert not wrong, "\n".join(wrong)
-
-
 def loaded_after(code, folder=ROOT):
     """The modules of a fresh process, started where `import models` would work by accident."""
-    process = subprocess.run(
-        [sys.executable, "-c", f"{code}\nimport sys\nprint(*sys.modules)"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-c", f"{code}\nimport sys\nprint(*sys.modules)"]
+    process = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr
     return set(process.stdout.splitlines()[-1].split())
 

@@ -235,9 +235,6 @@ POWER_ITERATION = Tolerance(
 AGED_F32 = Tolerance(
     "eight steps of float32 on numbers of order 1 end within 1e-6 of their formula", atol=1e-5
 )
-ADAMW_MOVEMENT = Tolerance(
-    "two orders of the same float32 operations; six steps of AdamW were apart by 1e-6", atol=1e-5
-)
 SAME_GRADIENT_F32 = Tolerance(
     "one float32 gradient as the mean of two halves: norms were apart by 1e-6 of themselves",
     of_largest=1e-4,

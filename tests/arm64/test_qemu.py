@@ -8,7 +8,6 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -22,7 +21,6 @@ from tests.arm64.emulated import Emulated
 from tests.metal.sample import draw
 from tests.metal.test_thread_sanitizer import SOURCES as UPDATES
 from tests.metal.test_thread_sanitizer import build
-from tests.pairs import each_of
 from tests.tolerances import POLAR_F32, assert_close
 
 # Zig compiles its libraries for arm64 first, once for a user: two minutes of a core.
@@ -34,11 +32,12 @@ TESTS = [
     "tests/models/test_native_sequence_ops.py",
     "tests/models/test_native_step.py",
     "tests/models/test_operators.py",
-    "tests/optim/test_directions.py",
+    "tests/optim/test_apollo.py::test_steps_are_those_of_the_authors_package",
+    "tests/optim/test_rules.py::test_steps_are_those_of_the_formula",
+    "tests/optim/test_soap.py",
     "tests/optim/test_muon.py::test_native_means_have_the_references_bits",
     "tests/optim/test_muon.py::test_the_size_of_a_gradient_does_not_matter",
 ]
-Program = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
@@ -104,18 +103,14 @@ def test_the_tests_of_every_native_operator_pass_on_arm64(driver, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_m1_multiplies_by_neon(emulated):
+def test_an_m1_multiplies_by_neon_and_its_polar_factors_are_those_of_this_machine(emulated):
     assert emulated.call("ops.gemm_kernel") == "neon"
-
-
-@pytest.mark.slow
-@each_of("shape", [(1, 7), (31, 33), (64, 128), (128, 96)], ids=str)
-def test_the_polar_factor_is_that_of_this_machine(emulated, shape):
-    x = draw(*shape)
-    here, there = np.empty_like(x), np.empty_like(x)
-    _native.polar([x], [here], [1.0], ORTHOGONALIZATIONS["polar3"])
-    emulated.call("polar", [x], [there], [1.0], ORTHOGONALIZATIONS["polar3"])
-    assert_close(there, here, POLAR_F32)
+    for shape in ((1, 7), (31, 33), (64, 128), (128, 96)):
+        x = draw(*shape)
+        here, there = np.empty_like(x), np.empty_like(x)
+        _native.polar([x], [here], [1.0], ORTHOGONALIZATIONS["polar3"])
+        emulated.call("polar", [x], [there], [1.0], ORTHOGONALIZATIONS["polar3"])
+        assert_close(there, here, POLAR_F32, label=str(shape))
 
 
 @pytest.mark.slow
@@ -133,16 +128,8 @@ def test_three_threads_lose_no_update_under_locks_or_compare_and_swap(threads, m
 
 
 @pytest.mark.slow
-def test_of_two_threads_with_a_fence_one_sees_the_other(litmus):
-    assert int(litmus("dekel", 1, 5_000)) == 0
-
-
-@pytest.mark.slow
-def test_a_copy_between_equal_marks_is_of_one_write(litmus):
+def test_threads_see_fences_marks_and_every_ticket_once(litmus):
+    assert int(litmus("dekel", 1, 5_000)) == 0, "of two threads with a fence one sees the other"
     _, mixed = map(int, litmus("marks", 20_000).split())
-    assert mixed == 0
-
-
-@pytest.mark.slow
-def test_every_ticket_is_done_once_by_threads_that_share_a_small_ring(litmus):
-    assert litmus("ledger", 20_000).split() == ["0", "20000"]
+    assert mixed == 0, "a copy between equal marks is of one write"
+    assert litmus("ledger", 20_000).split() == ["0", "20000"], "a small ring"

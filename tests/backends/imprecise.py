@@ -1,18 +1,10 @@
 """Stand-ins of a backend that computes less than float32, one for each kind of fault."""
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from mlxhog.backends import precision
-from mlxhog.backends.autodiff import MLXArrays, TorchArrays
 from mlxhog.models.ops.operators import LONGEST_SUM
 
-Array = NDArray[Any]
-Arrays = TorchArrays | MLXArrays
-Operator = Callable[..., Any]
 BITS_OF_TF32 = np.uint32(0xFFFFE000)
 
 

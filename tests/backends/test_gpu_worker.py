@@ -3,33 +3,28 @@
 What only a Mac has is stood in for: the device, its memory, and the limits that are set on it.
 """
 
-from __future__ import annotations
-
 import os
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlxhog import arena, backends
+from mlxhog import backends
 from mlxhog.backends import gpu_share
 from mlxhog.backends.gpu_share import GPUShare, limit_mlx, limit_mps
 from mlxhog.backends.mlx import _MOST_FORMS, MLXBackend, Signatures
-from mlxhog.data.batch import Batch
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.models.families import init_params, param_spec
-from tests.models.sample import SMALLEST
+from tests.backends.untrained import batch, lay, values
+from tests.pairs import each_of
 from tests.tolerances import GRADIENT_ANY_F32, LOGITS_F32, LOSS_F32, assert_close
 
 GIB = 1 << 30
-MODEL = SMALLEST
 
 
 class Recorder:
     """MLX with a GPU of a given size that notes the limits it is given."""
 
-    gpu: Any = "gpu"
+    gpu = "gpu"
 
     def __init__(self, recommended_bytes):
         self.recommended_bytes = recommended_bytes
@@ -64,29 +59,26 @@ class Recorder:
 def limits(share, recommended_bytes=16 * GIB, *, on_gpu=True):
     gpu = Recorder(recommended_bytes)
     limit_mlx(gpu, share, on_gpu=on_gpu)
-    result = gpu.limits
-    return result
+    return gpu.limits
 
 
-def test_one_gpu_worker_may_wire_three_quarters_of_the_memory():
-    assert limits(GPUShare(workers=1)) == {"memory": 12 * GIB, "cache": GIB, "wired": 12 * GIB}
-
-
-def test_gpu_workers_share_the_memory_and_wire_none_of_it():
-    result = limits(GPUShare(workers=4))
-    assert result == {"memory": 3 * GIB, "cache": 3 * GIB // 8, "wired": 0}
-
-
-def test_imported_memory_counts_once_against_what_mlx_calls_active():
-    result = limits(GPUShare(workers=2, adopted_bytes=4 * GIB))
-    assert result["memory"] == 6 * GIB, "MLX counts the imported 4 GiB as active itself"
-    assert result["cache"] == 2 * GIB // 8, "what is left for arrays of its own"
-
-
-def test_a_cpu_worker_on_a_mac_gets_a_small_cache_and_wires_nothing():
-    assert limits(GPUShare(workers=1), on_gpu=False) == {"memory": 12 * GIB, "cache": GIB}
-    adopts_all = GPUShare(workers=1, adopted_bytes=12 * GIB)
-    assert limits(adopts_all, on_gpu=False) == {"memory": 12 * GIB, "cache": 8 << 20}
+@each_of(
+    ("share", "on_gpu", "expected"),
+    [
+        (GPUShare(workers=1), True, {"memory": 12 * GIB, "cache": GIB, "wired": 12 * GIB}),
+        (GPUShare(workers=4), True, {"memory": 3 * GIB, "cache": 3 * GIB // 8, "wired": 0}),
+        # MLX counts imported memory as active; the cache is of what is left for its own arrays.
+        (GPUShare(workers=2, adopted_bytes=4 * GIB), True,
+         {"memory": 6 * GIB, "cache": 2 * GIB // 8, "wired": 0}),
+        (GPUShare(workers=1), False, {"memory": 12 * GIB, "cache": GIB}),
+        (GPUShare(workers=1, adopted_bytes=12 * GIB), False,
+         {"memory": 12 * GIB, "cache": 8 << 20}),
+    ],
+)  # fmt: skip
+def test_workers_share_three_quarters_of_the_memory_and_one_alone_may_wire_it(
+    share, on_gpu, expected
+):
+    assert limits(share, on_gpu=on_gpu) == expected
 
 
 def test_the_cache_grows_to_the_largest_gradient_and_stays_in_the_workers_memory():
@@ -97,9 +89,7 @@ def test_the_cache_grows_to_the_largest_gradient_and_stays_in_the_workers_memory
         with cache.of_gradient():
             gpu.peak_bytes = int(peak_gib * GIB)
         kept.append(gpu.limits["cache"] / GIB)
-    assert kept == [5 / 8, 1, 3, 3, 5], (
-        "an eighth of the worker's 5 GiB at first, all of it at last"
-    )
+    assert kept == [5 / 8, 1, 3, 3, 5], "an eighth of the worker's 5 GiB at first, at last all"
 
 
 def test_a_gpu_that_is_too_small_for_its_workers_is_refused_with_the_way_out():
@@ -120,23 +110,6 @@ def test_torch_gets_its_share_before_it_starts_unless_the_user_gave_it_one(monke
     assert os.environ[high] == "0.5"
 
 
-def batch(B, S, seed=0):
-    rng = np.random.default_rng(seed)
-    x = rng.integers(0, MODEL.vocab_size, (B, S), dtype=np.int32)
-    return Batch(x, np.roll(x, -1, axis=1), n_bytes=12 * B)
-
-
-def bound(backend, model=MODEL):
-    """The backend with the model's first parameters."""
-    layout = arena.plan(param_spec(model), max_workers=1, n_tickets=1)
-    backend.bind(model, layout.slots, layout.n_floats, None)
-    for name, value in init_params(model, 0).items():
-        slot = layout.slots[name]
-        backend.inbox[slot.offset : slot.offset + slot.size] = value.ravel()
-    backend.refresh()
-    return backend
-
-
 @pytest.fixture
 def gpu(monkeypatch):
     """MLX's CPU device under the name of its GPU."""
@@ -151,7 +124,7 @@ def gpu(monkeypatch):
 
 def mlx(name, **more):
     share = more.pop("share", GPUShare())
-    return bound(
+    return lay(
         MLXBackend(name, threads=1, kernels="reference", cpu_blas="reference", share=share, **more)
     )
 
@@ -164,15 +137,12 @@ def test_the_gpu_worker_computes_what_the_cpu_worker_computes(gpu):
     assert backend.compiled
     assert not plain.compiled
     for seed in (0, 1):
-        loss, grads = backend.loss_and_grads(batch(2, 16, seed))
-        grads = {
-            name: grad.values if hasattr(grad, "values") else grad.copy()
-            for name, grad in grads.items()
-        }
-        wanted_loss, reference = plain.loss_and_grads(batch(2, 16, seed))
-        assert_close(loss, wanted_loss, LOSS_F32)
-        for name, grad in reference.items():
-            grad = grad.values if hasattr(grad, "values") else grad
+        (loss, grads), (expected_loss, expected) = (
+            one.loss_and_grads(batch(2, 16, seed)) for one in (backend, plain)
+        )
+        assert_close(loss, expected_loss, LOSS_F32)
+        grads = values(grads)
+        for name, grad in values(expected).items():
             assert_close(grads[name], grad, GRADIENT_ANY_F32, label=name)
     assert backend.forward_share is None  # both passes are one graph
     actual, expected = backend.evaluate(batch(5, 16)), plain.evaluate(batch(5, 16))

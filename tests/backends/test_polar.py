@@ -1,18 +1,15 @@
 """Muon's orthogonalisation by a worker's framework is that of the CPU's native code."""
 
-from typing import Any
-
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from mlxhog import _native, backends
 from mlxhog.backends import polar
 from mlxhog.optim import muon
 from mlxhog.optim.muon import ORTHOGONALIZATIONS
+from tests.backends.imprecise import cut
 from tests.tolerances import POLAR_DEVICE_F32, POLAR_GRADED_F32, assert_close
 
-Float32 = NDArray[np.float32]
 SHAPES = [(64, 128), (128, 64), (64, 128), (96, 96), (1, 7), (64, 128), (5, 1)]
 
 
@@ -77,17 +74,12 @@ def test_the_other_matrices_of_a_call_change_nothing_of_importance(backend):
         assert_close(u, alone, POLAR_DEVICE_F32)
 
 
-def cut(x):
-    """Factors with 10 bits behind the point, as TF32 has them."""
-    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
-    return ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
-
-
-class Coarse(np.ndarray[Any, Any]):
+class Coarse(np.ndarray):
     """An array whose products keep 10 bits of their factors."""
 
     def __matmul__(self, other):
-        return (cut(self) @ cut(other)).view(Coarse)
+        factors = (cut(np.ascontiguousarray(x, np.float32)) for x in (self, other))
+        return np.matmul(*factors).view(Coarse)
 
 
 def test_a_device_is_near_the_cpu_and_one_that_cuts_factors_to_ten_bits_is_not(backend):
@@ -95,13 +87,7 @@ def test_a_device_is_near_the_cpu_and_one_that_cuts_factors_to_ten_bits_is_not(b
     arrays = type("Arrays", (), {"permute": staticmethod(np.transpose)})
 
     def coarse(xs, scales, coefficients):
-        return polar.polar(
-            xs,
-            scales,
-            coefficients,
-            xp=arrays,
-            from_host=lambda x: x.view(Coarse),
-            on_host=np.asarray,
-        )
+        how = {"xp": arrays, "from_host": lambda x: x.view(Coarse), "on_host": np.asarray}
+        return polar.polar(xs, scales, coefficients, **how)
 
     assert muon.distance(coarse) > muon.MOST_DISTANCE

@@ -15,8 +15,7 @@ from mlxhog.models.families import init_params, param_spec
 from mlxhog.models.ops import kernels
 from mlxhog.models.ops.reference.quantized_mlx import Quantized, suits
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
-from mlxhog.models.xlstm_v1 import XLSTMV1Config
-from mlxhog.models.xlstm_v1.block_config import MLSTMBlockConfig, SLSTMBlockConfig
+from mlxhog.models.xlstm_v1 import MLSTMBlockConfig, SLSTMBlockConfig, XLSTMV1Config
 from tests.backends.untrained import Ids
 from tests.tolerances import (
     LOGITS_4BIT,
@@ -27,24 +26,13 @@ from tests.tolerances import (
 )
 
 V = 96
+LARGE = {"vocab_size": V, "hidden_size": 128, "num_hidden_layers": 2, "num_heads": 4}
+TIED = {"hidden_size": 96, "num_hidden_layers": 1, "num_heads": 2, "tie_word_embeddings": True}
+BLOCKS = {"mlstm_block": MLSTMBlockConfig(), "slstm_block": SLSTMBlockConfig()}
 MODELS = {
-    "large": XLSTMLargeConfig(vocab_size=V, hidden_size=128, num_hidden_layers=2, num_heads=4),
-    "tied": XLSTMLargeConfig(
-        vocab_size=V,
-        hidden_size=96,
-        num_hidden_layers=1,
-        num_heads=2,
-        use_bias=True,
-        tie_word_embeddings=True,
-    ),
-    "v1": XLSTMV1Config(
-        vocab_size=V,
-        embedding_dim=128,
-        num_blocks=2,
-        mlstm_block=MLSTMBlockConfig(),
-        slstm_block=SLSTMBlockConfig(),
-        slstm_at=(1,),
-    ),
+    "large": XLSTMLargeConfig(**LARGE),
+    "tied": XLSTMLargeConfig(**{**LARGE, **TIED}, use_bias=True),
+    "v1": XLSTMV1Config(vocab_size=V, embedding_dim=128, num_blocks=2, slstm_at=(1,), **BLOCKS),
 }
 LOSSY = {"bfloat16": LOGITS_BFLOAT16, "8bit": LOGITS_8BIT, "4bit": LOGITS_4BIT}
 TOKENS = np.random.default_rng(1).integers(0, V, (2, 20)).astype(np.int32)
@@ -63,9 +51,12 @@ def weight_bytes(backend):
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("chosen", ["native", "reference"])
 @pytest.mark.parametrize(("weights", "tolerance"), [*LOSSY.items(), ("float32", LOGITS_F32)])
-def test_mlx_logits_stay_near_those_of_float32_weights(model, chosen, weights, tolerance):
+def test_logits_stay_near_those_of_float32_weights(model, chosen, weights, tolerance):
     cfg = MODELS[model]
     expected, _ = loaded("torch:cpu", cfg, "float32", "reference").logits(TOKENS, None)
+    if weights == "bfloat16":
+        actual, _ = loaded("torch:cpu", cfg, "bfloat16").logits(TOKENS, None)
+        assert_close(actual, expected, tolerance)
     backend = loaded("mlx:cpu", cfg, weights, "auto" if weights == "bfloat16" else chosen)
     whole, _ = backend.logits(TOKENS, None)
     assert_close(whole, expected, tolerance)
@@ -73,14 +64,6 @@ def test_mlx_logits_stay_near_those_of_float32_weights(model, chosen, weights, t
     _, state = backend.logits(TOKENS[:, :-1], None)
     last, _ = backend.logits(TOKENS[:, -1:], state)
     assert_close(last, expected, tolerance)
-
-
-@pytest.mark.parametrize("model", MODELS)
-def test_torch_logits_stay_near_those_of_float32_weights_in_bfloat16(model):
-    cfg = MODELS[model]
-    expected, _ = loaded("torch:cpu", cfg, "float32", "reference").logits(TOKENS, None)
-    actual, _ = loaded("torch:cpu", cfg, "bfloat16").logits(TOKENS, None)
-    assert_close(actual, expected, LOGITS_BFLOAT16)
 
 
 @pytest.mark.parametrize("weights", ["float32", *LOSSY])
@@ -139,14 +122,6 @@ def test_gates_norms_and_cells_are_float32_beside_matrices_of_16_bits(name, mode
     assert all("float32" in str(part.dtype) for block in state for part in block)
 
 
-def test_gates_of_many_heads_are_not_packed():
-    cfg = XLSTMLargeConfig(vocab_size=V, hidden_size=128, num_hidden_layers=1, num_heads=64)
-    backend = loaded("mlx:cpu", cfg, "8bit")
-    gate = backend.params["backbone.blocks.0.mlstm_layer.fgate_preact.weight"]
-    assert suits(gate.shape)
-    assert not isinstance(gate, Quantized)
-
-
 def test_gates_norms_and_matrices_of_odd_width_keep_their_type():
     backend = loaded("mlx:cpu", MODELS["large"], "4bit")
     spec = param_spec(MODELS["large"])
@@ -158,6 +133,10 @@ def test_gates_norms_and_matrices_of_odd_width_keep_their_type():
     )
     assert not suits((64, 33))
     assert not suits((64, 64, 64))
+    cfg = XLSTMLargeConfig(**{**LARGE, "num_heads": 64})  # whose gates are wide enough
+    gate = "backbone.blocks.0.mlstm_layer.fgate_preact.weight"
+    assert suits(param_spec(cfg)[gate].shape)
+    assert not isinstance(loaded("mlx:cpu", cfg, "8bit").params[gate], Quantized)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -178,15 +157,12 @@ def test_rows_and_products_are_those_of_the_expanded_matrix(bits):
     np.testing.assert_array_equal(np.concatenate(halves, -1), np.array(matrix.product(x)))
 
 
-@pytest.mark.parametrize("weights", ["8bit", "4bit"])
-def test_torch_refuses_quantised_weights_with_the_way_out(weights):
-    backend = backends.create("torch:cpu", threads=1, kernels="auto", cpu_blas="auto")
-    cfg = MODELS["large"]
-    with pytest.raises(ConfigError, match=rf"'{weights}'.*--backend mlx:cpu"):
-        backend.load(cfg, init_params(cfg, seed=0), weights=weights)
-
-
-def test_native_kernels_refuse_bfloat16_weights_when_asked_for_by_name():
-    with pytest.raises(ConfigError, match="cannot compute with bfloat16 weights"):
-        loaded("torch:cpu", MODELS["large"], "bfloat16", "native")
+def test_bits_that_a_backend_or_kernel_lacks_are_refused_with_the_way_out():
+    for weights, chosen, fragment in (
+        ("8bit", "auto", "'8bit'.*--backend mlx:cpu"),
+        ("4bit", "auto", "'4bit'.*--backend mlx:cpu"),
+        ("bfloat16", "native", "cannot compute with bfloat16 weights"),
+    ):
+        with pytest.raises(ConfigError, match=fragment):
+            loaded("torch:cpu", MODELS["large"], weights, chosen)
     assert kernels.resolve("mlx", "auto", "cpu", weights="bfloat16") == "reference"

@@ -1,24 +1,54 @@
-"""Models that nobody trained: a backend with given parameters, a tokenizer of ids without text."""
-
-from __future__ import annotations
+"""Models that nobody trained: backends with given parameters, batches, a tokenizer without text."""
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from mlxhog import arena, backends
+from mlxhog.data.batch import Batch
 from mlxhog.models import families
+from mlxhog.optim.gradients import Rows
+from tests.models.sample import SMALLEST
+
+NAMES = ("torch:cpu", "mlx:cpu")
 
 
-def bound(name, cfg, params, kernels="auto", compute_dtype="float32"):
-    """A backend that holds these parameters, and reads the tables among them."""
-    backend = backends.create(
-        name, threads=1, kernels=kernels, cpu_blas="auto", compute_dtype=compute_dtype
-    )
+def lay(backend, cfg=SMALLEST, params=None, head=None):
+    """The backend with these parameters, or with the model's first, and the tables among them."""
+    params = families.init_params(cfg, 0) if params is None else params
     layout = arena.plan(families.param_spec(cfg), max_workers=1, n_tickets=1)
-    backend.bind(cfg, layout.slots, layout.n_floats, None, tables=params)
-    for parameter, slot in layout.slots.items():
-        backend.inbox[slot.offset : slot.offset + slot.size] = params[parameter].ravel()
+    backend.bind(cfg, layout.slots, layout.n_floats, None, head, tables=params)
+    for name, slot in layout.slots.items():
+        backend.inbox[slot.offset : slot.offset + slot.size] = params[name].ravel()
     backend.refresh()
     return backend
+
+
+def bound(name, cfg, params, kernels="auto", compute_dtype="float32", head=None):
+    """A backend by name that holds these parameters."""
+    how = {"kernels": kernels, "cpu_blas": "auto", "compute_dtype": compute_dtype}
+    return lay(backends.create(name, threads=1, **how), cfg, params, head)
+
+
+def dense(grad, like):
+    """A gradient in the shape of its parameter, as a copy."""
+    if not isinstance(grad, Rows):
+        return grad.copy()
+    whole = np.zeros(like.shape, np.float32)
+    np.add.at(whole, grad.index, grad.values)
+    return whole
+
+
+def values(grads):
+    """Copies of all gradients, by rows where they are so."""
+    return {name: np.array(getattr(grad, "values", grad)) for name, grad in grads.items()}
+
+
+def batch(B, S, seed=0):
+    """Text of the smallest model."""
+    rng = np.random.default_rng(seed)
+    x = rng.integers(0, SMALLEST.vocab_size, (B, S), dtype=np.int32)
+    return Batch(x, np.roll(x, -1, axis=1), n_bytes=12 * B)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,6 @@ Mutation `n` of a subject is a function of the seed, the subject's name and `n`.
 its own memory and the time of one case, so run it as a child: what crashes it names the case.
 """
 
-from __future__ import annotations
-
 import argparse
 import faulthandler
 import json
@@ -17,7 +15,6 @@ import tempfile
 import time
 import traceback
 import warnings
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 
@@ -30,17 +27,6 @@ CASE_S = 10
 """Seconds of one case; the slowest takes less than one on a quiet machine."""
 ROOM_BYTES = 3 << 30
 """Memory beside what the process has when it begins."""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A case that ended in something else than a value or one of our errors."""
-
-    subject: str
-    number: int
-    file: str
-    error: str
-    trace: str
 
 
 class Hang(BaseException):
@@ -63,7 +49,12 @@ def cases_of(subject, seed, folder, count):
 
 
 def attempt(subject, number, path, folder):
-    """Read one mutated file; None where that ended as it should."""
+    """Read one mutated file; None where that ended in a value or one of our errors."""
+
+    def named(error, trace):
+        case = {"subject": subject.name, "number": number, "file": path.name}
+        return {**case, "error": error, "trace": trace}
+
     faulthandler.dump_traceback_later(6 * CASE_S, exit=True)
     signal.alarm(CASE_S)
     try:
@@ -71,14 +62,12 @@ def attempt(subject, number, path, folder):
     except MlxhogError as error:
         text = str(error)
         if not 0 < len(text) < MOST_CHARACTERS + 100:
-            return Failure(subject.name, number, path.name, f"{len(text)} characters", text[:200])
+            return named(f"{len(text)} characters", text[:200])
     except BaseException as error:  # a panic of Rust is no Exception
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
         last = "".join(traceback.format_exception(error)[-6:])[-3000:]
-        return Failure(
-            subject.name, number, path.name, f"{type(error).__name__}: {error}"[:300], last
-        )
+        return named(f"{type(error).__name__}: {error}"[:300], last)
     finally:
         signal.alarm(0)
         faulthandler.cancel_dump_traceback_later()
@@ -112,11 +101,13 @@ def main():
                 total += 1
                 if failure is not None:
                     failures += 1
-                    print(json.dumps(asdict(failure)), flush=True)
+                    print(json.dumps(failure), flush=True)
                     if options.keep:
-                        (path,) = [p for p in Path(folder).rglob(failure.file) if p.is_file()][:1]
+                        (path,) = [p for p in Path(folder).rglob(failure["file"]) if p.is_file()][
+                            :1
+                        ]
                         options.keep.mkdir(exist_ok=True)
-                        name = f"{subject.name} {failure.number} {path.name}".replace("/", "_")
+                        name = f"{subject.name} {failure['number']} {path.name}".replace("/", "_")
                         (options.keep / name).write_bytes(path.read_bytes())
         spent[subject.name] = round(time.process_time() - began, 2)
     print(json.dumps({"mutations": total, "failures": failures, "cpu_s": spent}), flush=True)

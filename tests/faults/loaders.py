@@ -29,7 +29,7 @@ from mlxhog.data.tokens import TokenFile, TokenWriter
 from mlxhog.errors import MlxhogError
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import Point, RunConfig
-from mlxhog.mad.search.samplers import ListSampler
+from mlxhog.mad.search.samplers import Grid, Listed
 from mlxhog.mad.search.space import read_space
 from mlxhog.mad.study import store, study
 from mlxhog.mad.study.scheduler import Proposals
@@ -45,7 +45,6 @@ from tests.faults import checkpoint_loaders
 from tests.faults.subjects import (
     LARGE,
     MAD,
-    PRESET,
     RECORDS,
     SPACE,
     TEXTS,
@@ -55,7 +54,7 @@ from tests.faults.subjects import (
     json_file,
     text_file,
     yaml_file,
-)
+)  # fmt: skip
 from tests.training.small import small_config
 
 MAC = verdicts.Identity("Apple M4 Pro", "macos 26.1", "0.2.0", "0.32.4", "2.13.0")
@@ -113,7 +112,6 @@ def _read_tokens(folder):
     file = TokenFile.open(folder / "t.bin")
     if file.n_sequences(4):
         file.batch(np.array([0, file.n_sequences(4) - 1]), 4)
-    file.verify()
     assert file.digest
     assert file.bos >= 0
 
@@ -151,10 +149,6 @@ def _write_rows(folder):
     rows = make_task("in-context-recall", seq_len=16, vocab=8, train_rows=16, test_rows=8)
     files.write(folder / "rows.npz", rows)
     return [folder / "rows.npz"]
-
-
-def _read_rows(folder):
-    check(files.read(folder / "rows.npz"))
 
 
 def _write_recording(folder):
@@ -212,7 +206,7 @@ def _read_study(folder):
     for read in (
         lambda: study.read(stored).measured(),
         lambda: [stored.curve(one.key) for one in stored.records()],
-        lambda: Proposals(ListSampler([parse("gated-conv")]), stored),
+        lambda: Proposals(Grid(Listed([parse("gated-conv")])), stored),
     ):
         try:
             read()
@@ -286,100 +280,60 @@ def _write_edges(folder):
     return [folder / "edges.txt", folder / "terminals.txt"]
 
 
+def _corpora():
+    """Texts in every form in which a corpus may lie in a file."""
+    text, listed = "".join(TEXTS), f"[{','.join(RECORDS.splitlines())}]"
+    for name, file, content, weight in (
+        ("text", "a.txt", text, 1),
+        ("text with a mark", "a.txt", text.encode("utf-8-sig"), 1),
+        ("JSON lines", "a.jsonl", RECORDS, 3),
+        ("JSON list", "a.json", listed, 1),
+        ("packed JSON lines", "a.jsonl.gz", gzip.compress(RECORDS.encode()), 2),
+        ("packed text", "a.txt.xz", lzma.compress(text.encode()), 1),
+    ):
+        yield Subject(name, text_file(file, content), _read_corpus(file), weight)
+
+
+def _architectures():
+    for name, fields in (("xLSTM Large", LARGE), ("xLSTM v1", V1), ("MAD", MAD)):
+        weight = 6 if fields is MAD else 4
+        own = families.read(fields).to_dict()
+        yaml, json = yaml_file("a.yaml", fields), json_file("config.json", own)
+        yield Subject(f"{name} in YAML", yaml, _architecture("a.yaml"), weight)
+        yield Subject(f"{name} in config.json", json, _architecture("config.json"))
+
+
+CONFIG = TrainConfig(steps=3).to_yaml()
+PROMPTS = '{"prompt": "a"}\n{"prompt": "b\\n"}\n'
+PACKED = gzip.compress(RATINGS.encode())
 SUBJECTS = (
-    Subject("train.yaml", text_file("train.yaml", TrainConfig(steps=3).to_yaml()), _read_config, 6),
-    Subject("xLSTM Large in YAML", yaml_file("large.yaml", LARGE), _architecture("large.yaml")),
-    Subject("xLSTM v1 in YAML", yaml_file("v1.yaml", V1), _architecture("v1.yaml")),
-    Subject("MAD in YAML", yaml_file("mad.yaml", MAD), _architecture("mad.yaml"), 6),
-    Subject("MAD by a preset", yaml_file("mad.yaml", PRESET), _architecture("mad.yaml"), 2),
-    Subject(
-        "xLSTM Large in config.json",
-        json_file("config.json", families.read(LARGE).to_dict()),
-        _architecture("config.json"),
-    ),
-    Subject(
-        "xLSTM v1 in config.json",
-        json_file("config.json", families.read(V1).to_dict()),
-        _architecture("config.json"),
-    ),
-    Subject(
-        "MAD in config.json",
-        json_file("config.json", families.read(MAD).to_dict()),
-        _architecture("config.json"),
-    ),
+    Subject("train.yaml", text_file("train.yaml", CONFIG), _read_config, 6),
+    *_architectures(),
     Subject("search space", text_file("space.yaml", SPACE), _read_space, 4),
-    Subject(
-        "what analyze is given", text_file("any.yaml", TrainConfig(steps=3).to_yaml()), _analyze, 2
-    ),
+    Subject("what analyze is given", text_file("any.yaml", CONFIG), _analyze, 2),
     *checkpoint_loaders.SUBJECTS,
     Subject("study", write_study, _read_study, 2),
     Subject("doctor's record", write_record, _read_record, 4),
-    Subject("MAD rows", _write_rows, _read_rows, 4),
-    Subject("text", text_file("a.txt", "".join(TEXTS)), _read_corpus("a.txt"), 1),
-    Subject(
-        "text with a mark",
-        text_file("a.txt", b"\xef\xbb\xbf" + "".join(TEXTS).encode()),
-        _read_corpus("a.txt"),
-        1,
-    ),
-    Subject(
-        "a folder",
-        text_file("a", "".join(TEXTS)),
-        lambda folder: list(corpora.readable(str(folder)).documents()),
-        1,
-    ),
-    Subject("JSON lines", text_file("a.jsonl", RECORDS), _read_corpus("a.jsonl"), 3),
-    Subject(
-        "JSON list",
-        text_file("a.json", f"[{','.join(RECORDS.splitlines())}]"),
-        _read_corpus("a.json"),
-        1,
-    ),
-    Subject(
-        "packed JSON lines",
-        text_file("a.jsonl.gz", gzip.compress(RECORDS.encode())),
-        _read_corpus("a.jsonl.gz"),
-        2,
-    ),
-    Subject(
-        "packed text",
-        text_file("a.txt.xz", lzma.compress("".join(TEXTS).encode())),
-        _read_corpus("a.txt.xz"),
-        1,
-    ),
+    Subject("MAD rows", _write_rows, lambda f: check(files.read(f / "rows.npz")), 4),
+    *_corpora(),
+    Subject("a folder", text_file("a", "".join(TEXTS)),
+            lambda f: list(corpora.readable(str(f)).documents()), 1),
     Subject("tokens", _write_tokens, _read_tokens, 4),
     Subject("tokens of examples", _write_examples, _read_tokens, 4),
     Subject("prepared corpus", _write_prepared, _read_prepared, 2),
     Subject("recorded run", _write_recording, lambda f: replay.read(Run(f), anyway=True), 6),
     Subject("tokenizer", _write_tokenizer, _read_tokenizer, 5),
-    Subject(
-        "prompts",
-        text_file("p.jsonl", '{"prompt": "a"}\n{"prompt": "b\\n"}\n'),
-        lambda folder: read_prompts(str(folder / "p.jsonl")),
-        1,
-    ),
-    Subject(
-        "conversations",
-        text_file("a.jsonl", TALK),
-        lambda folder: (_read_corpus("a.jsonl")(folder), read_prompts(str(folder / "a.jsonl"))),
-        1,
-    ),
+    Subject("prompts", text_file("p.jsonl", PROMPTS),
+            lambda f: read_prompts(str(f / "p.jsonl")), 1),
+    Subject("conversations", text_file("a.jsonl", TALK),
+            lambda f: (_read_corpus("a.jsonl")(f), read_prompts(str(f / "a.jsonl"))), 1),
     Subject("svmlight", text_file("a.svm", SVM), lambda f: load_svmlight(f / "a.svm"), 3),
     Subject("ratings", text_file("a.csv", RATINGS), lambda f: load_ratings(f / "a.csv"), 3),
     Subject("prize", text_file("a.txt", PRIZE), lambda f: load_ratings(f / "a.txt"), 2),
-    Subject(
-        "packed ratings",
-        text_file("a.csv.gz", gzip.compress(RATINGS.encode())),
-        lambda folder: load_ratings(folder / "a.csv.gz"),
-        1,
-    ),
-    Subject(
-        "graph",
-        _write_edges,
-        lambda folder: load_graph(folder / "edges.txt", str(folder / "terminals.txt")),
-        3,
-    ),
-    Subject(
-        "CIFAR-10", text_file("a.bin", bytes(3073 * 2)), lambda f: load_cifar10(f / "a.bin"), 1
-    ),
+    Subject("packed ratings", text_file("a.csv.gz", PACKED),
+            lambda f: load_ratings(f / "a.csv.gz"), 1),
+    Subject("graph", _write_edges,
+            lambda f: load_graph(f / "edges.txt", str(f / "terminals.txt")), 3),
+    Subject("CIFAR-10", text_file("a.bin", bytes(3073 * 2)),
+            lambda f: load_cifar10(f / "a.bin"), 1),
 )  # fmt: skip

@@ -1,11 +1,7 @@
 """What is mutated: a loader with its small valid files, and the contents of such files."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
@@ -29,10 +25,6 @@ MAD = {
         "layers": ["mlstm", {"type": "slstm", "heads": 2}, {"repeat": 2, "layers": ["swiglu"]}],
     },
 }  # fmt: skip
-PRESET = {
-    "version": 1,
-    "model": {"dim": 16, "blocks": {"preset": "xlstm", "ratio": "1:1", "count": 2, "style": "v1"}},
-}
 SPACE = """space:
   depth: [2, 4]
   mixers: [{type: mh-attention, heads: [2, 4]}, mlstm]
@@ -58,8 +50,7 @@ RECORDS = "".join(
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Subject:
+class Subject(NamedTuple):
     """A loader.
 
     Attributes:
@@ -70,8 +61,8 @@ class Subject:
     """
 
     name: str
-    write: Callable[[Path], Iterable[Path]]
-    read: Callable[[Path], object]
+    write: object
+    read: object
     weight: int = 4
 
 

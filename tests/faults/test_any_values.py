@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 
+import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
@@ -17,7 +18,7 @@ from mlxhog.mad.study.store import StudyRecord
 from mlxhog.models import families
 from mlxhog.models.mad.sequence import parse
 from tests.faults.subjects import LARGE, MAD, V1
-from tests.pairs import max_examples
+from tests.pairs import each_of, max_examples
 
 same_every_time = max_examples(100, suppress_health_check=list(HealthCheck))
 numbers = st.one_of(
@@ -53,15 +54,41 @@ def test_options_take_any_value_or_refuse_it(chosen):
         )
 
 
+def read_with(fields, name, value):
+    """A model of which one value was changed."""
+    spoilt = {**fields.get("model", fields), name: value}
+    return families.read({**fields, "model": spoilt} if "model" in fields else spoilt)
+
+
 @same_every_time
 @given(st.sampled_from([LARGE, V1, MAD]), st.data(), values)
 def test_a_model_takes_any_value_or_refuses_it(fields, data, value):
-    inside = fields.get("model", fields)
-    name = data.draw(st.sampled_from(sorted(inside)))
-    spoilt = {**inside, name: value}
+    name = data.draw(st.sampled_from(sorted(fields.get("model", fields))))
     with contextlib.suppress(ConfigError):
-        model = families.read({**fields, "model": spoilt} if "model" in fields else spoilt)
-        assert families.param_count(model) > 0
+        assert families.param_count(read_with(fields, name, value)) > 0
+
+
+SIZES = ("num_heads", "hidden_size", "num_hidden_layers")
+NUMBERS = ("norm_eps", "qk_dim_factor", "gate_soft_cap", "ffn_proj_factor")
+BEYOND = [
+    *((LARGE, n, x) for n in SIZES for x in (9e15, 10**300, 2**40, "9e15", -1, 0, True)),
+    *((LARGE, n, x) for n in NUMBERS for x in (float("nan"), float("inf"), 1e300, -1.0, "1e999")),
+    (V1, "slstm_at", ["x"]), (V1, "slstm_at", [1e300]), (V1, "num_blocks", 9e15),
+    (V1, "mlstm_block", {"mlstm": {"proj_factor": 1e308}}),
+    (V1, "mlstm_block", {"mlstm": {"num_heads": 2**31 - 1}}),
+    (V1, "slstm_block", {"slstm": {}, "feedforward": {"proj_factor": 1e29}}),
+    *((MAD, "layers", x) for x in (
+        f"mlstm*{'9' * 5000}", f"mlstm(h{'9' * 5000})", "(" * 3000, "mlstm(heads=9e15)",
+        [{"type": "moe-swiglu", "experts": 2**31 - 1}], [{"type": "mlstm", 1: 2}],
+        [{"repeat": 9e15, "layers": ["mlstm"]}], [[["mlstm"]]],
+    )),
+]  # fmt: skip
+
+
+@each_of(("fields", "name", "value"), BEYOND)
+def test_a_size_beyond_reason_and_a_number_that_is_none_are_refused_at_once(fields, name, value):
+    with pytest.raises(ConfigError, match=name if fields is LARGE else None):
+        read_with(fields, name, value)
 
 
 @same_every_time
@@ -81,16 +108,12 @@ def test_a_line_of_layers_is_read_or_refused(line):
 
 
 @same_every_time
-@given(st.one_of(st.text(), st.text("[]{}:,-&*!|>'\"\\# \n\ta1.%?=<~", max_size=60)))
-def test_any_text_is_plain_yaml_or_is_none(text):
-    for read in (plain_yaml.loads, plain_yaml.entries):
-        with contextlib.suppress(plain_yaml.NotYaml):
-            read(text)
-
-
-@same_every_time
-@given(st.one_of(st.text(), st.binary(), st.text('[]{}:,"\\u01de-.+ntrf', max_size=60)))
-def test_any_text_is_plain_json_or_is_none(text):
+@given(st.one_of(st.text(), st.binary(), st.text("[]{}:,-&*!|>'\"\\# \n\ta1.%?=<~", max_size=60)))
+def test_any_text_is_plain_yaml_or_json_or_is_none(text):
+    if isinstance(text, str):
+        for read in (plain_yaml.loads, plain_yaml.entries):
+            with contextlib.suppress(plain_yaml.NotYaml):
+                read(text)
     with contextlib.suppress(ValueError):
         value = plain_json.loads(text)
         assert plain_json.loads(plain_json.dumps(value)) == value

@@ -6,6 +6,7 @@ import pytest
 
 from mlxhog import train
 from mlxhog.classic.config import ClassicConfig
+from mlxhog.classic.problems.linear import SparseLinear
 from mlxhog.classic.run import train as classic_train
 from mlxhog.errors import WorkerFailed
 from mlxhog.training import worker
@@ -54,6 +55,6 @@ def test_an_error_that_may_have_passed_costs_a_restart(tmp_path, seed):
 
 
 def test_a_fault_in_a_classic_worker_ends_the_run_at_once_with_its_text(monkeypatch):
-    monkeypatch.setattr(small, "build", faulty_worker.classic_kernel)
+    monkeypatch.setattr(SparseLinear, "kernel", staticmethod(faulty_worker.classic_kernel))
     with pytest.raises(WorkerFailed, match=rf"worker \d ended with an error .*: {TEXTS[1]}"):
         classic_train(small.hinge(), ClassicConfig(workers=2, epochs=1))

@@ -1,13 +1,11 @@
 """Files that were made to break their reader: refused in words, soon, and in little memory."""
 
-import io
 import json
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from mlxhog import cli
@@ -22,7 +20,6 @@ from mlxhog.errors import (
     MOST_SHOWN,
     ConfigError,
     DataError,
-    MlxhogError,
     RunError,
     StudyError,
     shown,
@@ -30,10 +27,8 @@ from mlxhog.errors import (
 from mlxhog.mad.search import space as space_file
 from mlxhog.mad.study import store, study
 from mlxhog.mad.tasks import dataset as files
-from mlxhog.models import families
 from tests.faults import loaders
 from tests.faults.mutations import BOMB
-from tests.faults.subjects import LARGE, V1
 from tests.pairs import each_of
 
 # -- YAML ------------------------------------------------------------------------------------------
@@ -48,16 +43,10 @@ from tests.pairs import each_of
         (f"lr: {'[' * 3000}", "nested more than 64 deep"),
         ("lr:\n" + "".join(f"{' ' * k}a:\n" for k in range(1, 300)), "nested more than 64 deep"),
         ("lr: {a: 1, a: 2}", "'a' is already in line 1"),
-        ("? [a]\n: 1", "a list or mapping is not a name"),
         ('lr: "\\UFFFFFFFF"', "not YAML"),
-        (f"%YAML {'9' * 5000}.1\n---\nlr: 1", "not YAML"),
         ("lr: .nan", "lr is nan; wanted a number"),
-        ("lr: .inf", "lr is inf; wanted a number"),
         ("steps: 1.0e+300", "steps is 1e+300; wanted a whole number"),
-        ("steps: 1" + "0" * 30, "wanted a whole number"),
         ("time: 1e300", "time is '1e300'; wanted seconds"),
-        ("steps: true", "steps is True; wanted a whole number"),
-        ("batch_size: -1", "batch_size is -1; wanted a whole number at least 1"),
         ("lr: " + "x" * 100_000, "lr is 'xxx"),
     ],
 )
@@ -109,48 +98,7 @@ def test_a_record_of_json_lines_may_hold_nan_beside_its_text(tmp_path):
         list(corpora.find(str(path)).documents())
 
 
-# -- models ----------------------------------------------------------------------------------------
-
-
-@each_of("value", [9e15, 9_000_000_000_000_000, 10**300, 2**40, "9e15", -1, 0, True])
-@each_of("field", ["num_heads", "hidden_size", "num_hidden_layers"])
-def test_a_size_beyond_reason_is_refused_at_once(field, value):
-    with pytest.raises(ConfigError, match=field):
-        families.read({**LARGE, field: value})
-
-
-@each_of("value", [float("nan"), float("inf"), 1e300, -1.0, "nan", "1e999"])
-@each_of("field", ["norm_eps", "qk_dim_factor", "gate_soft_cap", "ffn_proj_factor"])
-def test_a_number_that_is_none_is_refused_by_name(field, value):
-    with pytest.raises(ConfigError, match=field):
-        families.read({**LARGE, field: value})
-
-
-@each_of(
-    "changes",
-    [
-        {"slstm_at": ["x"]}, {"slstm_at": [1e300]}, {"num_blocks": 9e15},
-        {"mlstm_block": {"mlstm": {"proj_factor": 1e308}}},
-        {"mlstm_block": {"mlstm": {"num_heads": 2**31 - 1}}},
-        {"slstm_block": {"slstm": {}, "feedforward": {"proj_factor": 1e29}}},
-    ],
-)  # fmt: skip
-def test_v1_refuses_what_it_cannot_build(changes):
-    with pytest.raises(ConfigError):
-        families.read({**V1, **changes})
-
-
-@each_of(
-    "layers",
-    [
-        f"mlstm*{'9' * 5000}", f"mlstm(h{'9' * 5000})", "(" * 3000, "mlstm(heads=9e15)",
-        [{"type": "moe-swiglu", "experts": 2**31 - 1}], [{"type": "mlstm", 1: 2}],
-        [{"repeat": 9e15, "layers": ["mlstm"]}], [[["mlstm"]]],
-    ],
-)  # fmt: skip
-def test_mad_refuses_layers_beyond_reason(layers):
-    with pytest.raises(ConfigError):
-        families.read({"version": 1, "model": {"dim": 16, "layers": layers}})
+# -- models, MAD, runs, studies, doctor -------------------------------------------------------
 
 
 def test_a_choice_of_every_combination_of_long_lists_is_refused():
@@ -160,9 +108,6 @@ def test_a_choice_of_every_combination_of_long_lists_is_refused():
         space_file.to_space({"depth": 2, "mixers": [mixer], "channels": ["swiglu"]})
     with pytest.raises(ConfigError, match="depth is "):
         space_file.to_space({"depth": [], "mixers": ["mlstm"], "channels": ["swiglu"]})
-
-
-# -- MAD, runs, studies, doctor --------------------------------------------------------------------
 
 
 def _npz(path, header, *, rest=b""):
@@ -176,30 +121,15 @@ def _npz(path, header, *, rest=b""):
     "header",
     [
         b"{'descr': '<i4', 'fortran_order': False, 'shape': (1000000000000, 1000), }\n",
-        b"{'descr': '<i4', 'fortran_order': False, 'shape': (99999999999999999999,), }\n",
         b"{'descr': '<i4', 'fortran_order': False, 'shape': (-1, 5), }\n",
         b"{'descr': '|O', 'fortran_order': False, 'shape': (5,), }\n",
         b"{'descr': [('a', '<i4')] * 9, 'fortran_order': False, 'shape': (5,), }\n",
         b"(" * 1000,
-        b"{'descr': '<M8[x]', 'fortran_order': False, 'shape': (5,), }\n",
-        b"\xff" * 50,
     ],
 )
 def test_an_npz_with_a_header_of_its_own_is_refused_before_memory_is_taken(tmp_path, header):
     _npz(tmp_path / "a.npz", header)
     with pytest.raises(DataError, match=r"a.npz: not an .npz file of plain arrays"):
-        files.read(tmp_path / "a.npz")
-
-
-def test_an_npz_that_needs_a_password_is_refused(tmp_path):
-    out = io.BytesIO()
-    np.savez(out, meta=np.array("{}"))
-    content = bytearray(out.getvalue())
-    directory = content.index(b"PK\x01\x02")
-    content[6] |= 1  # the flag "encrypted", in both headers of the entry
-    content[directory + 8] |= 1
-    (tmp_path / "a.npz").write_bytes(content)
-    with pytest.raises(DataError, match="not an .npz file"):
         files.read(tmp_path / "a.npz")
 
 
@@ -322,14 +252,6 @@ def test_a_value_is_shown_shortened_whatever_it_is():
     for value in (deep, 10**6000, "x" * 10**6, ["x" * 1000] * 1000, {k: k for k in range(10**4)}):
         assert len(shown(value)) <= MOST_SHOWN
     assert shown("a\x1b[2J") == "'a\\x1b[2J'"
-
-
-def test_an_error_survives_the_way_between_processes():
-    import pickle
-
-    error = pickle.loads(pickle.dumps(StudyError("a study")))
-    assert isinstance(error, MlxhogError)
-    assert str(error) == "a study"
 
 
 # -- the fuzz run ----------------------------------------------------------------------------------

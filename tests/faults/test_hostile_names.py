@@ -63,35 +63,22 @@ def test_bytes_of_a_name_that_are_no_utf8_are_printed_without_an_error(tmp_path,
     assert str(tmp_path / "a") in capfd.readouterr().err
 
 
-def test_streams_are_as_before_when_a_command_has_ended(capsys):
+def test_pictures_and_progress_keep_their_colors_and_lose_what_names_bring_along():
+    streams = Terminal(), Terminal()
+    table = Table("name")
+    table.add_row(Text(f"{CLEARS}x", style="red"))
     before = sys.stdout, sys.stderr
     with printable_output():
-        print(f"{CLEARS}a\nb")
-        assert sys.stdout.encoding == before[0].encoding
+        console(streams[0]).print(table)
     assert (sys.stdout, sys.stderr) == before
-    assert capsys.readouterr().out.strip().endswith("a\nb")
-
-
-def test_pictures_keep_their_colors_and_lose_what_names_bring_along():
-    stream = Terminal()
-    table = Table()
-    table.add_column("name")
-    table.add_row(Text(f"{CLEARS}x", style="red"))
-    screen = console(stream)
-    screen.print(table)
-    shown = stream.getvalue()
-    assert "\x1b[31m" in shown  # ours
-    assert "[2J" in shown
-    assert not any(part in shown for part in ("\x1b[2J", "\x1b]0", "\x07", "\x9b", "\u202e"))
-
-
-def test_a_line_of_progress_takes_brackets_for_text():
-    stream = Terminal()
-    with StatusLine(stream, quiet=False) as line:
-        line.show("backbone[/red].weight\x1b[2J")
-    shown = stream.getvalue()
-    assert "backbone[/red].weight" in shown
-    assert "\x1b[2J" not in shown
+    with StatusLine(streams[1], quiet=False) as line:
+        line.show(f"backbone[/red].weight{CLEARS}")
+    picture, progress = (stream.getvalue() for stream in streams)
+    assert "\x1b[31m" in picture  # ours
+    assert "backbone[/red].weight" in progress  # brackets are text
+    for shown in (picture, progress):
+        assert "[2J" in shown
+        assert not any(part in shown for part in ("\x1b[2J", "\x1b]0", "\x07", "\x9b", "\u202e"))
 
 
 def test_a_study_of_hostile_names_makes_harmless_lines_and_html(tmp_path):

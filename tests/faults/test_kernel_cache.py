@@ -57,21 +57,19 @@ def test_a_cache_is_made_for_this_user_alone_whatever_the_umask(tmp_path):
     assert set(modes.values()) == {0o700}, modes
 
 
-@pytest.mark.parametrize("mode", [0o770, 0o702, 0o1777])
-def test_a_cache_that_others_can_write_is_refused(tmp_path, mode):
-    (tmp_path / "cache").mkdir()
-    (tmp_path / "cache").chmod(mode)
-    with pytest.raises(EnvironmentLacks, match=r"can be written by others \(mode 0?1?7"):
-        build.make_cache(tmp_path / "cache")
-
-
-def test_a_cache_in_a_folder_where_others_can_rename_it_is_refused(tmp_path):
-    (tmp_path / "open").mkdir()
-    (tmp_path / "open").chmod(0o777)
-    with pytest.raises(EnvironmentLacks, match=rf"lies in {tmp_path}/open, which can be written"):
-        build.make_cache(tmp_path / "open" / "mlxhog" / "metal")
-    (tmp_path / "open").chmod(0o1777)  # the sticky bit keeps others from it, as in /tmp
-    build.make_cache(tmp_path / "open" / "mlxhog" / "metal")
+def test_a_cache_that_others_can_write_or_rename_is_refused(tmp_path):
+    cache, folder = tmp_path / "cache", tmp_path / "open"
+    cache.mkdir()
+    for mode in (0o770, 0o702, 0o1777):
+        cache.chmod(mode)
+        with pytest.raises(EnvironmentLacks, match=r"can be written by others \(mode 0?1?7"):
+            build.make_cache(cache)
+    folder.mkdir()
+    folder.chmod(0o777)
+    with pytest.raises(EnvironmentLacks, match=rf"lies in {folder}, which can be written"):
+        build.make_cache(folder / "mlxhog" / "metal")
+    folder.chmod(0o1777)  # the sticky bit keeps others from it, as in /tmp
+    build.make_cache(folder / "mlxhog" / "metal")
 
 
 def test_the_cache_of_another_user_is_refused(tmp_path, monkeypatch):

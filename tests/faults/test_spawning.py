@@ -10,7 +10,6 @@ import pytest
 from tests.training.small import small_config
 
 MLXHOG = Path(sys.executable).with_name("mlxhog")
-EXAMPLE = Path(__file__).parents[2] / "examples" / "my_layer.py"
 PLANTED = ("multiprocessing", "numpy", "json", "pickle", "signal", "mlxhog", "sitecustomize")
 
 
@@ -23,70 +22,37 @@ def ended(command, folder, text=""):
     return process.stdout
 
 
-def script(tmp_path):
-    """A program without `if __name__ == "__main__"`."""
-    config = small_config(tmp_path, steps=3)
-    return (
-        "import pathlib\n"
-        "import mlxhog\n"
-        f"result = mlxhog.train(model={config.model!r}, data={config.data!r}, seq_len=32, "
-        "batch_size=2, workers='mlx:cpu', threads=1, eval_every='off', sample_every='off', "
-        "steps=3, out='runs')\n"
-        "print(result.status, len(list(pathlib.Path('runs').iterdir())))\n"
-    )
+PROGRAM = """
+import pathlib
+import mlxhog
+how = dict(seq_len=32, batch_size=2, workers='mlx:cpu', threads=1, steps=3, out='runs')
+result = mlxhog.train(model={model!r}, data={data!r}, eval_every='off', sample_every='off', **how)
+print(result.status, len(list(pathlib.Path('runs').iterdir())))
+"""
+DEFINES = """
+from mlxhog.arena.worker_pool import WorkerProcess
+from mlxhog.errors import ConfigError
+class Mine: pass
+try:
+    WorkerProcess(print, (Mine(),), name='child')
+except ConfigError as error:
+    print(error)
+"""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["file", "standard input", "-c", "interactive"])
+@pytest.mark.parametrize("form", ["program.py", "-", "-c", "-i"])
 def test_a_program_without_a_main_guard_trains_once(tmp_path, form):
-    program = script(tmp_path)
+    config = small_config(tmp_path, steps=3)
+    program = PROGRAM.format(model=config.model, data=config.data)
     (tmp_path / "program.py").write_text(program)
-    words, text = {
-        "file": (["program.py"], ""),
-        "standard input": (["-"], program),
-        "-c": (["-c", program], ""),
-        "interactive": (["-i"], program),
-    }[form]
+    words = [form, program] if form == "-c" else [form]
+    text = program if form in ("-", "-i") else ""
     assert ended([sys.executable, *words], tmp_path, text) == "done 1\n"
 
 
-@pytest.mark.slow
-def test_a_layer_that_only_the_program_defines_is_refused_and_trains_from_a_module(tmp_path):
-    config = small_config(tmp_path, steps=2)
-    model = tmp_path / "mine.yaml"
-    model.write_text("version: 1\nmodel: {dim: 16, layers: 'my_layer swiglu'}\n")
-    register = "from mlxhog.models.mad.layers import register\nregister(MovingAverage)\n"
-    train = (
-        "import mlxhog\n"
-        "try:\n"
-        f"    result = mlxhog.train(model={str(model)!r}, data={config.data!r}, seq_len=32, "
-        "workers='mlx:cpu', threads=1, eval_every='off', sample_every='off', steps=2)\n"
-        "    print(result.status)\n"
-        "except mlxhog.ConfigError as error:\n"
-        "    print(error)\n"
-    )
-    text = ended([sys.executable, "-"], tmp_path, EXAMPLE.read_text() + register + train)
-    assert text.count("\n") == 1
-    assert "MovingAverage" in text
-    assert "move it to a module of its own" in text
-    (tmp_path / "layers.py").write_text(EXAMPLE.read_text())
-    text = ended(
-        [sys.executable, "-"], tmp_path, f"from layers import MovingAverage\n{register}{train}"
-    )
-    assert text == "done\n"
-
-
 def test_what_only_the_program_defines_is_refused_in_one_line(tmp_path):
-    program = (
-        "from mlxhog.arena.worker_pool import WorkerProcess\n"
-        "from mlxhog.errors import ConfigError\n"
-        "class Mine: pass\n"
-        "try:\n"
-        "    WorkerProcess(print, (Mine(),), name='child')\n"
-        "except ConfigError as error:\n"
-        "    print(error)\n"
-    )
-    text = ended([sys.executable, "-"], tmp_path, program)
+    text = ended([sys.executable, "-"], tmp_path, DEFINES)
     assert text.count("\n") == 1
     assert "Mine" in text
     assert "move it to a module of its own" in text

@@ -13,6 +13,10 @@ BOTH_DEVICES = """
 import mlx.core as mx
 import numpy as np
 from mlxhog import backends
+from mlxhog.cli.eval import EvalConfig
+from mlxhog.cli.generate import GenerateConfig
+from mlxhog.live.model import load
+from mlxhog.live.serving.config import ServeConfig
 from mlxhog.models import lm
 from mlxhog.models.families import init_params
 from tests.models.sample import SMALLEST
@@ -34,13 +38,18 @@ assert len(limits) == 4 and max(limits) <= 1 << 30, "arrays of the CPU are Metal
 assert all(np.allclose(logits[0], each, atol=1e-5) for each in logits)
 print(*(backend.name for backend in loaded), *("gpu" if d == mx.gpu else "cpu" for d in devices))
 assert mx.default_device() == mx.gpu, "that of the program that uses mlxhog"
+
+words = [config().backend for config in (ServeConfig, GenerateConfig, EvalConfig)]
+words.append(load.__kwdefaults__["backend"])
+print({backends.create_alone(word).name for word in words})
 """
 
 
 @pytest.mark.slow
-def test_backends_on_both_devices_work_in_one_process():
+def test_backends_on_both_devices_work_in_one_process_and_commands_choose_the_gpu():
     printed = simulated(BOTH_DEVICES, FAKE_METAL=1)
-    assert printed == "mlx:cpu mlx:gpu mlx:cpu mlx:gpu cpu gpu cpu gpu\n"
+    both = "mlx:cpu mlx:gpu mlx:cpu mlx:gpu cpu gpu cpu gpu"
+    assert printed.splitlines() == [both, "{'mlx:gpu'}"]
 
 
 ASKING = """
@@ -94,24 +103,6 @@ def test_every_thread_that_computes_asks_for_performance_cores(tmp_path):
     assert len(children) == 3, "the child, and two workers of a classic problem"
 
 
-COMMANDS = """
-import mlxhog
-from mlxhog.backends import create_alone
-from mlxhog.cli.eval import EvalConfig
-from mlxhog.cli.generate import GenerateConfig
-from mlxhog.live.model import load
-from mlxhog.live.serving.config import ServeConfig
-words = [config().backend for config in (ServeConfig, GenerateConfig, EvalConfig)]
-words.append(load.__kwdefaults__["backend"])
-print(*{create_alone(word).name for word in words})
-"""
-
-
-@pytest.mark.slow
-def test_serve_generate_eval_and_load_choose_the_gpu():
-    assert simulated(COMMANDS, FAKE_METAL=1).split() == ["mlx:gpu"]
-
-
 LOADING = """
 import mmap, sys
 from pathlib import Path
@@ -136,7 +127,7 @@ def test_loading_a_file_has_the_drive_flush_its_cache_once(tmp_path):
 FOR_A_MAC = """
 tests/checkpoint/test_run.py::test_a_full_disk_leaves_status_and_metrics_as_they_were
 tests/faults/test_files.py::test_a_refused_write_is_said_in_words_and_the_old_file_stands
-tests/faults/test_native_arguments.py::test_the_classic_problems_refuse_lock_words_whose_last_number_wraps
+tests/faults/test_native_arguments.py::test_hostile_arguments_are_refused_at_once_in_words
 tests/mad/study/test_store.py::test_a_line_is_on_the_disk_before_anybody_goes_on
 """
 RUN_TESTS = "import pytest, sys; sys.exit(pytest.main(['-p', 'no:cacheprovider', *sys.argv[1:]]))"

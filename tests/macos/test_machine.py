@@ -31,27 +31,34 @@ print(json.dumps({**asdict(found), **efficiency, "frameworks": sorted(found.fram
         ("Apple M2 Pro", "Performance:8,Efficiency:4", 8),
         ("Apple M5 Max", "Super:6,Performance:12", 18),
         ("Apple A18 Pro", "Performance:2,Efficiency:4", 2),
+        ("Apple M1", "", 24),  # names no kinds of cores
     ],
 )
 def test_cores_are_all_but_the_efficiency_cores(chip, levels, cores):
     result = json.loads(simulated(HERE, FAKE_LEVELS=levels, FAKE_CORES=24, FAKE_CHIP=chip))
     assert (result["system"], result["cores"], result["chip"]) == ("macos", cores, chip)
     assert result["efficiency_cores"] == sum(map(int, re.findall("Efficiency:(.)", levels)))
+    assert not result["translated"]
+
+
+MEMORY = """
+import json
+from mlxhog.arena.process import available_bytes
+from mlxhog.base import machine
+from mlxhog.training.worker import resident_bytes
+found = machine.here()
+print(json.dumps([available_bytes(), found.memory_bytes, resident_bytes(), found.translated]))
+"""
 
 
 @pytest.mark.slow
 @linux_only
-def test_on_a_mac_that_names_no_kinds_of_cores_all_cores_count():
-    assert json.loads(simulated(HERE, FAKE_LEVELS="", FAKE_CORES=6))["cores"] == 6
-
-
-@pytest.mark.slow
-@linux_only
-def test_memory_is_what_the_kernel_says_and_available_less_than_all_of_it():
-    code = "from mlxhog.arena.process import available_bytes; print(available_bytes())"
-    available = int(simulated(code))
-    assert 0 < available < json.loads(simulated(HERE))["memory_bytes"]
+def test_memory_is_what_the_kernel_says_the_resident_set_in_bytes_and_rosetta_is_noticed():
+    available, memory, resident, translated = json.loads(simulated(MEMORY, FAKE_ROSETTA=1))
+    assert 0 < available < memory
     assert available % 16_384 == 0
+    assert 5 << 20 < resident < 5 << 30
+    assert translated
 
 
 LOAD = """
@@ -70,24 +77,10 @@ def test_only_the_work_of_other_programs_makes_a_mac_busy(foreign, busy):
     assert simulated(LOAD, FAKE_FOREIGN_CPUS=foreign).strip() == busy
 
 
-@pytest.mark.slow
-@linux_only
-def test_rosetta_is_noticed():
-    assert json.loads(simulated(HERE, FAKE_ROSETTA=1))["translated"]
-    assert not json.loads(simulated(HERE))["translated"]
-
-
 def test_a_translated_python_is_refused_with_the_way_out():
     translated = machine.Machine(**{**vars(mac()), "translated": True})
     with pytest.raises(EnvironmentLacks, match="install an arm64 Python"):
         resolve_workers("auto", machine=translated)
-
-
-@pytest.mark.slow
-@linux_only
-def test_the_resident_set_is_counted_in_bytes():
-    code = "from mlxhog.training.worker import resident_bytes; print(resident_bytes())"
-    assert 5 << 20 < int(simulated(code)) < 5 << 30
 
 
 class Silent:
@@ -109,13 +102,6 @@ def test_a_kernel_that_does_not_answer_is_no_error(monkeypatch):
     assert darwin.fast_cores() == 1
     assert darwin.available_bytes() == 0
     assert not darwin.translated()
-    assert not darwin.ask_for_performance_cores()
-
-
-@pytest.mark.skipif(sys.platform == "darwin", reason="this is macOS")
-def test_elsewhere_nothing_of_macos_is_asked():
-    assert darwin.sysctl("hw.memsize") is None
-    assert darwin.available_bytes() == 0
     assert not darwin.ask_for_performance_cores()
 
 

@@ -55,50 +55,24 @@ def become_zombie(process):
 
 
 @pytest.mark.slow
-def test_a_living_process_is_not_gone_and_keeps_its_start_time(life):
+def test_a_process_is_gone_as_a_zombie_when_reaped_and_when_its_pid_is_anothers(life):
     with child() as process:
-        started = life.start_time(process.pid)
+        pid, started = process.pid, life.start_time(process.pid)
         assert started > life.start_time(os.getpid()) > 1_600_000_000_000_000  # microseconds
-        assert life.start_time(process.pid) == started
-        assert not life.gone(process.pid, started)
-
-
-@pytest.mark.slow
-def test_a_zombie_is_gone_although_its_pid_still_exists(life):
-    with child() as process:
-        started = life.start_time(process.pid)
+        assert life.start_time(pid) == started
+        assert not life.gone(pid, started)
+        assert life.gone(pid, started + 1)  # another process has the pid
+        assert not life.gone(pid, 0)  # unknown is no evidence
         become_zombie(process)
-        os.kill(process.pid, 0)  # raises if there were no such process
-        assert life.gone(process.pid, started)
-
-
-@pytest.mark.slow
-def test_a_reaped_process_is_gone_and_has_no_start_time(life):
-    with child() as process:
-        started = life.start_time(process.pid)
-    assert life.gone(process.pid, started)
-    assert life.start_time(process.pid) == 0
-
-
-@pytest.mark.slow
-def test_a_pid_that_was_given_to_another_process_is_gone(life):
-    with child() as process:
-        started = life.start_time(process.pid)
-        assert life.gone(process.pid, started + 1)
-        assert not life.gone(process.pid, 0)  # unknown is no evidence
-
-
-@pytest.mark.slow
-def test_nobody_has_no_start_time_and_did_not_die(life):
-    for pid in (0, -1):
-        assert life.start_time(pid) == 0
-        assert not life.gone(pid, 5)
-
-
-@pytest.mark.slow
-def test_the_clock_is_pythons_own(life):
+        os.kill(pid, 0)  # raises if there were no such process
+        assert life.gone(pid, started)
+    assert life.gone(pid, started)
+    for no_process in (pid, 0, -1):
+        assert life.start_time(no_process) == 0
+    assert not life.gone(0, 5)
+    assert not life.gone(-1, 5)
     before = time.monotonic_ns()
-    assert before <= life.now_ns() <= time.monotonic_ns()
+    assert before <= life.now_ns() <= time.monotonic_ns(), "the clock is Python's"
 
 
 @pytest.mark.slow

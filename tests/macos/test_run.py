@@ -46,9 +46,8 @@ def test_killed_workers_are_replaced(tmp_path):
     assert len({pid for pid, _ in asked}) == 4, "every worker asks for performance cores"
     option, waits, pid = awake.read_text().split()
     assert (option, waits) == ("-i", "-w")
-    assert (
-        int(pid) == json.loads(next(tmp_path.glob("runs/*/run.json")).read_text())["supervisor_pid"]
-    )
+    status = json.loads(next(tmp_path.glob("runs/*/run.json")).read_text())
+    assert int(pid) == status["supervisor_pid"]
 
 
 ON_M5 = """
@@ -90,17 +89,8 @@ def test_a_run_on_an_m5_names_tf32_once_records_it_and_keeps_the_users_value(tmp
 @pytest.mark.slow
 def test_a_sandboxed_run_trains_on_a_file_and_says_so(tmp_path):
     options = {"kills": 1, "workers": "mlx:cpu*2", "strategy": "sync", "steps": 60}
-    command = [sys.executable, "-c", TRAIN, str(tmp_path), json.dumps(options)]
-    process = subprocess.run(
-        command,
-        env=environment(FAKE_SANDBOX_GROUP="A1.group/"),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr[-4000:]
-    assert json.loads(process.stdout.splitlines()[-1])[:2] == ["done", 1]
+    printed = simulated(TRAIN, tmp_path, json.dumps(options), FAKE_SANDBOX_GROUP="A1.group/")
+    assert json.loads(printed.splitlines()[-1])[:2] == ["done", 1]
     assert not list(tmp_path.glob("runs/*/arena-*")), "the file has no name"
 
 

@@ -1,4 +1,4 @@
-"""Our sources use nothing that macOS lacks, and its compiler takes them."""
+"""Python's sources use nothing that macOS lacks, and its compiler takes the native ones."""
 
 import ast
 import os
@@ -17,54 +17,14 @@ from tests.arm64.cross import MACOS, run, zig
 from tests.macos.simulation import ROOT
 
 NATIVE = sorted((ROOT / "metal" / "native").rglob("*"))
-HOST = (ROOT / "metal" / "host").rglob("*")
-CPP = [path for path in (*NATIVE, *HOST) if path.suffix in (".cpp", ".h")]
 PYTHON = sorted(
     path for folder in ("mlxhog", "models", "metal") for path in (ROOT / folder).rglob("*.py")
-)
-NOT_IN_CPP = re.compile(
-    r"futex|robust|\bsem_init|pthread_barrier|std::(barrier|latch|jthread|atomic_ref|format)\b|"
-    r"\b(prctl|eventfd|epoll\w*|memfd_create|posix_fallocate|sched_(get|set)affinity|gettid)\b|"
-    r"\"/(proc|sys)/"
 )
 NOT_IN_OS = re.compile(
     r"sched_\w+|posix_fallocate|posix_fadvise|memfd_create|eventfd\w*|pidfd_open|waitid|"
     r"copy_file_range|sendfile|prlimit|getrandom"
 )
 VARIADIC = {"open", "fcntl", "ioctl", "shm_open", "printf", "sem_open"}
-
-
-def seen_by_macos(text):
-    """The lines that a compiler on macOS does not skip, without comments; unclear ones stay."""
-    lines = []
-    branches = []  # of each open #if: is it Apple's, is it read
-    for line in text.splitlines():
-        if line.startswith("#if"):
-            apple = True if "__APPLE__" in line else None
-            apple = False if re.search("__GLIBC__|__linux__", line) else apple
-            branches.append((apple, apple is not False))
-        elif line.startswith("#el"):
-            apple, _ = branches.pop()
-            branches.append((apple, apple is not True))
-        elif line.startswith("#endif"):
-            branches.pop()
-        elif all(read for _, read in branches):
-            lines.append(line.split("//")[0])
-    return "\n".join(lines)
-
-
-def test_native_code_uses_nothing_that_macos_lacks():
-    wrong = {path: NOT_IN_CPP.findall(seen_by_macos(path.read_text())) for path in CPP}
-    assert not (wrong := {name: names for name, names in wrong.items() if names}), wrong
-
-
-def test_the_check_of_native_code_finds_what_it_looks_for():
-    both = '#if defined(__APPLE__)\nint a;\n#else\nopen("/proc/x");\n#endif\n'
-    assert seen_by_macos(both) == "int a;"
-    assert NOT_IN_CPP.search(seen_by_macos('#if X\nopen("/proc/x");\n#endif\nint b;'))
-    assert (
-        seen_by_macos("#if defined(__GLIBC__)\nprctl(1);\n#endif\nint b;  // futex") == "int b;  "
-    )
 
 
 def linux_only_names(tree):
@@ -81,20 +41,16 @@ def linux_only_names(tree):
 
 def variadic_calls(tree):
     """Variadic C functions called in a file that loads libraries with ctypes."""
-    imports = [
-        name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names
-    ]
-    if not any("ctypes" in name.name for name in imports):
+    nodes = list(ast.walk(tree))
+    imported = [name.name for n in nodes if isinstance(n, ast.Import) for name in n.names]
+    if not any("ctypes" in name for name in imported):
         return set()
     own = {"os", "Path", "path", "fcntl", "_posixshmem", "self", "io"}
+    calls = [n.func for n in nodes if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)]
     return {
-        node.func.attr
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Attribute)
-        and node.func.attr in VARIADIC
-        and ast.unparse(node.func.value).split(".")[0] not in own
-    }
+        f.attr for f in calls
+        if f.attr in VARIADIC and ast.unparse(f.value).split(".")[0] not in own
+    }  # fmt: skip
 
 
 def test_python_uses_nothing_that_macos_lacks():

@@ -21,7 +21,7 @@ from mlxhog.models.ops.kernels import choose
 from mlxhog.models.ops.reference import ops_torch
 from mlxhog.models.ops.reference.ops_torch import TorchPlainForm, product_on_mps, sum_on_mps
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
-from tests.backends.test_gpu_worker import bound
+from tests.backends.untrained import lay
 
 LIMIT = operators.LONGEST_SUM
 
@@ -104,7 +104,7 @@ def test_the_gradient_of_a_long_vocabulary_has_no_longer_sum(monkeypatch):
     )
     tokens = np.random.default_rng(0).integers(1, 200, (2, 33), dtype=np.int32)
     batch = Batch(tokens[:, :-1].copy(), tokens[:, 1:].copy(), n_bytes=0)
-    backend = bound(
+    backend = lay(
         TorchBackend("torch:cpu", threads=1, kernels="reference", share=GPUShare()), model
     )
     with OnFaultyMPS(longest) as mps:
@@ -139,7 +139,7 @@ def test_a_worker_refuses_a_gpu_that_adds_long_sums_wrong(monkeypatch):
     backend = TorchBackend("torch:mps", threads=1, kernels="reference", share=GPUShare())
     backend.device = torch.device("cpu")
     with OnFaultyMPS(), pytest.raises(EnvironmentLacks, match="adds long sums wrong on this GPU"):
-        bound(backend)
+        lay(backend)
 
 
 def test_a_gradient_of_mps_has_no_more_tokens_than_it_adds_right():

@@ -1,60 +1,43 @@
 """APOLLO and APOLLO-Mini: the trajectories of the authors' package, projections, the zero guard."""
 
-from __future__ import annotations
-
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from mlxhog import arena
-from mlxhog.arena import Arena
-from mlxhog.metal.engine import ReferenceEngine
-from mlxhog.metal.host.engine import HostEngine
 from mlxhog.models import families
 from mlxhog.models.registry import load_architecture
-from mlxhog.optim import AdamW, Apollo, Target, apollo
+from mlxhog.optim import AdamW, Apollo, apollo
 from mlxhog.optim.apollo import draw_projection, factors_reference
-from mlxhog.optim.metal_steps import MetalSteps
-from mlxhog.optim.rule import new_state
-from mlxhog.optim.updates import WRITE_MODES
-from tests.optim.small import MATRIX, Slot, initial, parameter, target
+from tests.optim.small import HIDDEN, MATRIX, Slot, initial, parameter, target
 from tests.pairs import each_of
-from tests.tolerances import APOLLO_GOLDEN, APOLLO_GOLDEN_F64, STEP_F32, assert_close
+from tests.tolerances import APOLLO_GOLDEN, APOLLO_GOLDEN_F64, assert_close
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "apollo"
 CASES = sorted(path.stem for path in GOLDEN.glob("*.npz"))
 
 
-@dataclass(frozen=True)
 class Trajectory:
     """One parameter of a recorded case: how it was moved, and where it went."""
 
-    init: NDArray[Any]
-    grads: NDArray[Any]
-    params: NDArray[Any]
-    moments: tuple[NDArray[Any], NDArray[Any]]
-    norms: NDArray[Any]
-    projections: NDArray[Any] | None
-    group: dict[str, Any]
-    lr: float
+    def __init__(self, data, number, group):
+        def read(name):
+            return data[f"p{number}_{name}"]
 
-    @property
-    def is_hidden(self):
-        return self.projections is not None
+        self.init, self.grads, self.params = map(read, ("init", "grads", "params"))
+        self.moments, self.norms = (read("exp_avg"), read("exp_avg_sq")), read("nl_norm")
+        self.projections = read("proj") if "rank" in group else None
+        self.group, self.lr = group, group["lr"]
 
     def rule(self, **how):
         """The optimizer of its group, with the package's defaults."""
         group = self.group
         beta1, beta2 = group.get("betas", (0.9, 0.999))
-
         rule = Apollo(
-            hidden=frozenset({"p"} if self.is_hidden else ()),
+            hidden=frozenset({"p"} if self.projections is not None else ()),
             rank=group.get("rank"),
             tensor=group.get("scale_type") == "tensor",
             scale=group.get("scale"),
@@ -69,45 +52,26 @@ class Trajectory:
         return replace(rule, **how)
 
     def draw_projection(self, slot, rank, number, **_):
-        assert self.projections is not None
         return self.projections[number].astype(np.float32)
 
     def steps(self):
         """Each step that has a gradient."""
-        for at, grad in enumerate(self.grads):
-            if not np.isnan(grad).all():
-                yield at, grad
+        return [(at, grad) for at, grad in enumerate(self.grads) if not np.isnan(grad).all()]
 
 
 def trajectories(case):
     data = np.load(GOLDEN / f"{case}.npz")
     config = json.loads(str(data["config"]))
-    trajectories = []
-    for group in config["groups"]:
-        for _ in group["shapes"]:
-            key = f"p{len(trajectories)}_"
-            options = {**config["opt"], **group}
-            trajectories.append(
-                Trajectory(
-                    *(data[key + name] for name in ("init", "grads", "params")),
-                    (data[key + "exp_avg"], data[key + "exp_avg_sq"]),
-                    data[key + "nl_norm"],
-                    data[key + "proj"] if "rank" in group else None,
-                    options,
-                    options["lr"],
-                )
-            )
-    return trajectories
+    groups = [{**config["opt"], **group} for group in config["groups"] for _ in group["shapes"]]
+    return [Trajectory(data, number, group) for number, group in enumerate(groups)]
 
 
-def place(rule, trajectory):
-    slot = Slot("p", trajectory.init.shape, 32)
+def place(rule, values):
+    """A target with one parameter, whose values are given."""
+    slot = Slot("p", values.shape, 32)
     flat = np.zeros(slot.offset + slot.size + 32, np.float32)
-    parameter(flat, slot)[...] = trajectory.init
-    shapes = rule.state_shapes({"p": slot.shape})
-    private, places = new_state(rule.state_segments, shapes, flat.size)
-    racy = WRITE_MODES["racy"]
-    return Target(flat, {"p": slot}, None, racy, private, {}, frozenset("p"), places=places), slot
+    parameter(flat, slot)[...] = values
+    return target(rule, flat, "p", slots={"p": slot}), slot
 
 
 @pytest.mark.slow
@@ -117,7 +81,7 @@ def test_steps_are_those_of_the_authors_package(case, native, monkeypatch):
     for trajectory in trajectories(case):
         monkeypatch.setattr(apollo, "draw_projection", trajectory.draw_projection)
         rule = trajectory.rule(native=native)
-        where, slot = place(rule, trajectory)
+        where, slot = place(rule, trajectory.init)
         for count, (at, grad) in enumerate(trajectory.steps(), start=1):
             rule.step(where, {"p": grad.astype(np.float32)}, lr=trajectory.lr, step=count)
             assert_close(parameter(where.flat, slot), trajectory.params[at], APOLLO_GOLDEN)
@@ -131,7 +95,6 @@ def test_in_float64_the_formula_is_the_packages():
     for trajectory in trajectories("float64"):
         w, rule = trajectory.init.copy(), trajectory.rule()
         m, v, norm = (np.zeros_like(x[0]) for x in (*trajectory.moments, trajectory.norms))
-        assert trajectory.projections is not None
         for count, (at, grad) in enumerate(trajectory.steps()):
             factors, m, v, norm = factors_reference(
                 grad,
@@ -183,7 +146,7 @@ def test_a_gradient_of_zeros_stops_a_matrix_only_in_the_packages_way():
     grads[2][...] = 0
 
     def moved(*, zero_guard):
-        rule = Apollo(hidden=frozenset({"matrix"}), rank=2, zero_guard=zero_guard)
+        rule = Apollo(hidden=HIDDEN, rank=2, zero_guard=zero_guard)
         flat = initial()
         where, lengths = target(rule, flat), []
         for step, g in enumerate(grads, start=1):
@@ -200,7 +163,7 @@ def test_a_gradient_of_zeros_stops_a_matrix_only_in_the_packages_way():
 
 
 def test_updates_grow_by_one_percent_at_most():
-    rule, flat = Apollo(hidden=frozenset({"matrix"}), rank=2), initial()
+    rule, flat = Apollo(hidden=HIDDEN, rank=2), initial()
     where, lengths = target(rule, flat), []
     rng = np.random.default_rng(0)
     for step in range(1, 8):
@@ -213,22 +176,17 @@ def test_updates_grow_by_one_percent_at_most():
 
 def test_updates_are_about_as_large_as_adams_at_every_rank():
     """Where gradients point nowhere in particular; the scale is the shorter side over the rank."""
-    slot, rng = Slot("matrix", (64, 200), 0), np.random.default_rng(0)
-    grads = [rng.standard_normal(slot.shape, dtype=np.float32) for _ in range(30)]
+    rng = np.random.default_rng(0)
+    grads = [rng.standard_normal((64, 200), dtype=np.float32) for _ in range(30)]
 
     def length(rule):
-        flat = np.zeros(slot.size, np.float32)
-        shapes = rule.state_shapes({"matrix": slot.shape})
-        private, places = new_state(rule.state_segments, shapes, flat.size)
-        racy = WRITE_MODES["racy"]
-        where = Target(flat, {"matrix": slot}, None, racy, private, {}, frozenset(), places=places)
+        where, _ = place(rule, np.zeros((64, 200)))
         for step, g in enumerate(grads, start=1):
-            before = flat.copy()
-            rule.step(where, {"matrix": g}, lr=0.1, step=step)
-        return float(np.linalg.norm(flat - before))
+            before = where.flat.copy()
+            rule.step(where, {"p": g}, lr=0.1, step=step)
+        return float(np.linalg.norm(where.flat - before))
 
-    adam = length(AdamW(beta1=0.9, beta2=0.999, weight_decay=0.0))
-    hidden = frozenset({"matrix"})
+    adam, hidden = length(AdamW(beta1=0.9, beta2=0.999, weight_decay=0.0)), frozenset("p")
     for rule in (Apollo(hidden=hidden), Apollo(hidden=hidden, rank=1, tensor=True)):
         assert 0.5 < length(rule) / adam < 2.0
 
@@ -248,47 +206,3 @@ def test_the_state_is_small():
     mini = floats(Apollo(hidden=hidden, rank=1, tensor=True))
     assert mini - 2 * rest < 0.02 * 2 * full  # the hidden matrices' part
     assert mini < floats(Apollo(hidden=hidden)) < 0.6 * 2 * full
-
-
-@dataclass(frozen=True)
-class Parameter:
-    shape: tuple[int, ...]
-    kind: str = "dense"
-    init: str = "zeros"
-
-
-ENGINES = {
-    "reference": ReferenceEngine,
-    "emulated": lambda: HostEngine("mlx"),
-}
-
-
-@pytest.mark.slow
-@each_of("engine", ENGINES)
-@each_of("tensor", [False, True], ids=["channels", "tensor"])
-@each_of("shape", [(40, 33), (7, 50)], ids=str)
-def test_metal_kernels_take_the_same_steps(shape, tensor, engine):
-    params = {"bias": Parameter((9,)), "matrix": Parameter(shape)}
-    rule = Apollo(hidden=frozenset({"matrix"}), rank=2, tensor=tensor, weight_decay=0.3)
-    own = rule.state_shapes({name: one.shape for name, one in params.items()})
-    layout = arena.plan(params, max_workers=1, private=rule.state_segments, state=own, n_tickets=1)
-    decay, results = frozenset({"matrix"}), []
-    for make in (None, ENGINES[engine]):
-        with Arena.create(layout, write="cas") as memory:
-            flat, slots = memory.params, layout.slots
-            flat[...] = np.random.default_rng(0).standard_normal(flat.size)
-            private = {name: memory.segment(f"{name}.1") for name in rule.state_segments}
-            metal = None if make is None else MetalSteps(make(), flat, slots, decay)
-            cas, places = WRITE_MODES["cas"], layout.state
-            where = Target(flat, slots, None, cas, private, {}, decay, metal, places=places)
-            before = flat.copy()
-            for step in range(1, 5):
-                rng = np.random.default_rng(step)
-                grads = {
-                    name: rng.standard_normal(one.shape, dtype=np.float32)
-                    for name, one in params.items()
-                }
-                rule.step(where, grads, lr=0.05, step=step, grad_scale=0.5)
-            results.append(flat.copy())
-    assert_close(results[1], results[0], STEP_F32)
-    assert np.abs(results[0] - before).max() > 0.01

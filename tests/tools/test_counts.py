@@ -6,8 +6,9 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
+from mlxhog.models.families import param_count
 from mlxhog.models.registry import load_architecture
-from mlxhog.models.xlstm_large import XLSTMLargeConfig, param_count
+from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from tools import counts
 
 PAGE = Path(__file__).parents[2] / "docs/apple.md"

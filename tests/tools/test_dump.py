@@ -12,14 +12,11 @@ from tools import dump
 
 
 @pytest.mark.slow
-def test_every_kernel_and_instance_is_dumped_for_both_consumers():
+def test_every_kernel_is_dumped_for_both_consumers_and_includes_nothing_but_metal():
     names = {kernel.entry(instance) for kernel, instance in instances()}
-    assert dump.texts().keys() == {f"{of}-{name}.metal" for of in ("mlx", "mps") for name in names}
-
-
-@pytest.mark.slow
-def test_a_dumped_text_includes_nothing_but_metal_and_holds_its_kernels():
-    for name, text in dump.texts().items():
+    texts = dump.texts()
+    assert texts.keys() == {f"{of}-{name}.metal" for of in ("mlx", "mps") for name in names}
+    for name, text in texts.items():
         includes = {line for line in text.splitlines() if line.startswith("#include")}
         assert "#include <metal_stdlib>" in includes, name
         assert all(line.startswith("#include <metal_") for line in includes), name

@@ -36,13 +36,3 @@ def test_a_source_that_lost_a_named_step_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setitem(protocols._LIMITS, "kSpins = 257;", "kSpins = 1;")
     with pytest.raises(MetalError, match="kSpins = 257"):
         sources(tmp_path)
-
-
-@pytest.mark.slow
-def test_a_search_that_does_not_compile_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(protocols, "_HERE", tmp_path)
-    for name in ("hooks.h", "ledger.cpp", "search.cpp", "scenarios.cpp", "main.cpp"):
-        (tmp_path / name).touch()
-    (tmp_path / "locks.cpp").write_text("no code")
-    with pytest.raises(MetalError, match="does not compile"):
-        build(tmp_path)

@@ -112,10 +112,6 @@ def test_launches_at_once_on_shared_parameters_do_not_race(reports, name):
         assert report == ""
 
 
-def test_some_kernel_races_on_purpose():
-    assert any(map(sanitize.races_on_purpose, KERNELS.values()))
-
-
 @pytest.mark.slow
 def test_a_kernel_that_fails_by_itself_is_no_finding(shim_cache):
     with pytest.raises(MetalError, match="lockstep=True"):

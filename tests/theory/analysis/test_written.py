@@ -5,9 +5,7 @@ import pytest
 
 from mlxhog import optim
 from mlxhog.theory.analysis.written import WrittenSteps
-from tests.optim.small import SLOTS, initial, parameter, target
-from tests.optim.test_optimizers import chosen
-from tests.optim.test_sparsified import gradients
+from tests.optim.small import SLOTS, chosen, gradients, initial, parameter, target
 
 DECAY = frozenset({"matrix"})
 

@@ -1,0 +1,279 @@
+"""Losses and gradients of both backends, next to float64, for every kind of batch and head."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mlxhog.backends.gpu_share import GPUShare
+from mlxhog.backends.mlx import MLXBackend
+from mlxhog.data.batch import IGNORED, Batch
+from mlxhog.models import families, lm, lm_float64, ngrams
+from mlxhog.models.registry import load_architecture, load_candidate
+from mlxhog.models.sampled_head import SampledHead
+from mlxhog.optim.gradients import Rows
+from tests.backends.untrained import NAMES, bound, dense, lay
+from tests.models.sample import SMALLEST, config, perturbed_params, v1_config
+from tests.models.sample import batch as drawn
+from tests.pairs import each_of
+from tests.tolerances import GRADIENT_ANY_F32, LOSS_F32, assert_close
+
+on_both = pytest.mark.parametrize("name", NAMES)
+RESETS = {"reset_at_document_boundaries": True, "bos_token_id": 2}
+TABLES = {"ngram_orders": (2, 3, 5), "ngram_dim": 4, "ngram_rows": 1024, **RESETS}
+DROPOUT = v1_config(dropout=0.25, add_embedding_dropout=True, **RESETS)
+
+
+def text(cfg, B=3, S=14, seed=5):
+    """A batch in which documents end."""
+    x, y = drawn(cfg, B, S, seed=seed)
+    if cfg.bos_token_id == 2:
+        x[1, 4] = x[2, 9] = 2
+    return Batch(x, y, n_bytes=0, seed=11)
+
+
+def completions(cfg, *, frozen=True):
+    """Three rows whose contexts have 5, 0 and 9 inputs; tokens below 8 are in the contexts only."""
+    rng = np.random.default_rng(3)
+    x = rng.integers(8, cfg.vocab_size, (3, 12), dtype=np.int32)
+    y = np.full(x.shape, IGNORED, np.int32)
+    for row, (context, end) in enumerate(((5, 12), (0, 4), (9, 11))):
+        x[row, :context] = rng.integers(0, 8, context)
+        x[row, end:] = x[row, end - 1]
+        y[row, context:end] = rng.integers(0, cfg.vocab_size, end - context)
+    return Batch(x, y, n_bytes=0, frozen=frozen)
+
+
+def whole(cfg, params, batch):
+    """Loss and gradients in float64, those of tables in their shapes."""
+    masks = lm.dropout_masks(cfg, batch.x.shape, batch.seed)
+    loss, grads = lm_float64.differentiate(cfg, params, batch.x, batch.y, masks=masks)
+    if (tables := ngrams.of(cfg)) is not None:
+        parts = np.split(grads.pop(ngrams.ROWS), len(tables.orders), axis=-1)
+        for (table, rows), part in zip(tables.rows_of(batch.x).items(), parts, strict=True):
+            grads[table] = np.zeros(params[table].shape)
+            np.add.at(grads[table], rows, part)
+    return loss, grads
+
+
+def behind_contexts(cfg, params, batch):
+    """Loss and gradient in float64, a row at a time: the state behind a context is a constant."""
+    grads = {name: np.zeros(value.shape) for name, value in params.items()}
+    nats, total = 0.0, batch.n_labels
+    for x, y in zip(batch.x, batch.y, strict=True):
+        begin, state = int((y != IGNORED).argmax()), None
+        if begin:
+            context = lm_float64.embed(cfg, params, x[None, :begin])
+            _, state = lm_float64.forward(cfg, params, context)
+        rest = x[None, begin:], y[None, begin:]
+        loss, own = lm_float64.differentiate(cfg, params, *rest, state=state)
+        share = (y != IGNORED).sum() / total
+        nats += loss * share
+        for name, grad in own.items():
+            grads[name] += share * grad
+    return nats, grads
+
+
+def head_of(cfg, n):
+    return SampledHead(n, np.linspace(1, 3, cfg.vocab_size))
+
+
+CASES = {
+    "xlstm": (config(), text, whole, None),
+    "xlstm, tied": (config(tie_word_embeddings=True), text, whole, None),
+    "xlstm, documents, tied": (config(tie_word_embeddings=True, **RESETS), text, whole, None),
+    "v1, dropped units": (DROPOUT, text, whole, None),
+    "xlstm, n-grams": (config(**TABLES), text, whole, None),
+    "v1, n-grams": (v1_config(**TABLES), text, whole, None),
+    "xlstm, frozen contexts": (config(), completions, behind_contexts, None),
+    "v1, frozen contexts": (v1_config(), completions, behind_contexts, None),
+    "xlstm, every id drawn": (config(), text, whole, head_of(config(), 23)),
+}
+
+
+@on_both
+@each_of("kernels", ["reference", "auto"])
+@each_of("case", CASES)
+def test_loss_and_gradients_are_those_of_float64(name, kernels, case):
+    cfg, make, reference, head = CASES[case]
+    params, batch = perturbed_params(cfg, seed=5), make(cfg)
+    expected_loss, expected = reference(cfg, params, batch)
+    backend = bound(name, cfg, params, kernels, head=head)
+    loss, grads = backend.loss_and_grads(batch)
+    assert_close(loss, expected_loss, LOSS_F32)
+    assert grads.keys() == families.param_spec(cfg).keys() | families.table_spec(cfg).keys()
+    for parameter, grad in grads.items():
+        actual = dense(grad, params[parameter])
+        assert_close(actual, expected[parameter], GRADIENT_ANY_F32, label=parameter)
+    assert backend.loss_and_grads(batch)[0] == loss
+    score = backend.evaluate(batch)  # of the whole vocabulary, and of all units
+    plain = lm_float64.loss(cfg, params, batch.x, batch.y)
+    assert_close(score.nats / score.targets, plain, LOSS_F32)
+
+
+@on_both
+@pytest.mark.parametrize("kernels", ["native", "reference"])
+def test_a_gradient_is_not_changed_by_the_next_one(name, kernels):
+    """Its step may be added meanwhile."""
+    cfg = config()
+    backend = bound(name, cfg, perturbed_params(cfg, seed=1), kernels)
+    assert backend.forward_share is None
+    _, grads = backend.loss_and_grads(text(cfg, seed=1))
+    assert 0 < backend.forward_share < 1
+    before = {name: getattr(grad, "values", grad).copy() for name, grad in grads.items()}
+    backend.inbox *= 0.5
+    backend.refresh()
+    _, later = backend.loss_and_grads(text(cfg, seed=2))
+    for parameter, grad in grads.items():
+        stays = getattr(grad, "values", grad)
+        np.testing.assert_array_equal(stays, before[parameter])
+        assert not np.shares_memory(stays, getattr(later[parameter], "values", later[parameter]))
+
+
+@on_both
+def test_a_batch_in_which_nothing_is_scored_has_no_loss_and_no_gradient(name):
+    cfg = config()
+    batch = text(cfg)
+    nothing = replace(batch, y=np.full_like(batch.y, IGNORED))
+    loss, grads = bound(name, cfg, perturbed_params(cfg, seed=0)).loss_and_grads(nothing)
+    assert loss == 0.0
+    assert not grads["lm_head.weight"].any()
+
+
+# -- dropped units, tables, contexts, candidates ---------------------------------------------------
+
+
+def test_a_mask_keeps_the_mean_and_drops_its_share():
+    masks, again = (lm.dropout_masks(DROPOUT, (64, 100), seed=seed) for seed in (0, 1))
+    assert masks.keys() == families.dropout_sites(DROPOUT).keys()
+    for site, mask in masks.items():
+        assert mask.shape == (64, 100, 16)
+        assert set(np.unique(mask)) == {np.float32(0), np.float32(4 / 3)}, site
+        assert abs((mask == 0).mean() - 0.25) < 4 * np.sqrt(0.25 * 0.75 / mask.size)
+        assert (again[site] != mask).any()
+    first, second, *_ = masks.values()
+    assert (first != second).any()
+
+
+@pytest.mark.parametrize("cfg", [config(**TABLES), v1_config(**TABLES)], ids=["xlstm", "v1"])
+def test_the_reference_of_tables_differentiates_its_own_loss(cfg):
+    params, batch, step = perturbed_params(cfg, seed=5), text(cfg), 1e-5
+    _, grads = whole(cfg, params, batch)
+    rng, names = np.random.default_rng(0), (ngrams.WEIGHT, *families.table_spec(cfg))
+    towards = {name: rng.standard_normal(params[name].shape) for name in names}
+    expected = sum(float((grads[name] * towards[name]).sum()) for name in names)
+
+    def loss_at(length):
+        moved = {name: params[name] + length * direction for name, direction in towards.items()}
+        return lm_float64.loss(cfg, params | moved, batch.x, batch.y)
+
+    change = (loss_at(step) - loss_at(-step)) / (2 * step)
+    assert abs(change - expected) < 1e-5 * max(1.0, abs(expected))
+
+
+@on_both
+@each_of("cfg", [config(), config(**TABLES)], ids=["xlstm", "n-grams"])
+def test_a_frozen_context_changes_no_loss_and_touches_no_row_of_its_own(name, cfg):
+    backend = bound(name, cfg, perturbed_params(cfg, seed=1))
+    (plain, every), (frozen, some) = (
+        backend.loss_and_grads(completions(cfg, frozen=frozen)) for frozen in (False, True)
+    )
+    assert_close(frozen, plain, LOSS_F32)
+    for table in (families.embedding(cfg), *families.table_spec(cfg)):
+        moved, all_rows = (
+            {*g[table].index[np.abs(g[table].values).max(1) > 1e-8].tolist()} for g in (some, every)
+        )
+        assert moved < all_rows
+    rows = some[families.embedding(cfg)].index
+    assert min(rows) >= 8
+
+
+@pytest.mark.parametrize("line", ["mlstm swiglu", "mh-attention swiglu", "mamba hyena"])
+def test_other_layers_take_frozen_contexts_as_well(line):
+    cfg = load_candidate(line)
+    params, losses = perturbed_params(cfg, seed=1), []
+    for name in NAMES:
+        for frozen in (True, False):
+            loss, grads = bound(name, cfg, params).loss_and_grads(completions(cfg, frozen=frozen))
+            assert all(np.isfinite(dense(grads[k], params[k])).all() for k in params)
+            losses.append(loss)
+    assert_close(losses, [losses[0]] * 4, LOSS_F32)
+
+
+@on_both
+@each_of("kernels", ["reference", "auto"])
+@each_of("cap", [30.0, 2.0])
+def test_a_sampled_loss_is_its_formula_and_its_gradient_has_the_rows_of_candidates(
+    name, kernels, cap
+):
+    """-s_y + log(sum over targets of exp(s) + sum over drawn ones of exp(s) / pi), float64."""
+    cfg = config(output_logit_soft_cap=cap)
+    params, batch, head = perturbed_params(cfg, seed=5), text(cfg, 2, 4), head_of(cfg, 6)
+    loss, grads = bound(name, cfg, params, kernels, head=head).loss_and_grads(batch)
+    logits, _ = lm_float64.forward(cfg, params, lm_float64.embed(cfg, params, batch.x))
+    candidates = head.draw(batch.y, batch.seed)
+    weights = np.exp(-candidates.log_inclusion.astype(float))
+    z = np.sum(np.exp(logits[..., candidates.ids]) * weights, -1)
+    own = np.take_along_axis(logits, np.maximum(batch.y, 0)[..., None], -1)[..., 0]
+    assert_close(loss, float(np.mean((np.log(z) - own)[batch.y >= 0])), LOSS_F32)
+    actual = grads["lm_head.weight"]
+    assert isinstance(actual, Rows)
+    np.testing.assert_array_equal(actual.index, candidates.ids)
+    assert actual.values.any(axis=1).all()
+
+
+def assert_same(params, found, expected):
+    assert_close(found[0], expected[0], LOSS_F32)
+    for parameter, grad in expected[1].items():
+        a, b = (dense(g, params[parameter]) for g in (found[1][parameter], grad))
+        assert_close(a, b, GRADIENT_ANY_F32, label=parameter)
+
+
+@pytest.mark.parametrize("model", ["large", "7to1-tiny", "mad-7to1"])
+def test_mlx_and_torch_agree_on_a_sampled_loss_and_every_gradient(model):
+    cfg = config() if model == "large" else load_architecture(model)
+    params, batch = perturbed_params(cfg, seed=2), text(cfg, 2, 4)
+    both = [bound(name, cfg, params, "reference", head=head_of(cfg, 6)) for name in NAMES]
+    assert_same(params, *(backend.loss_and_grads(batch) for backend in both))
+
+
+# -- compiled --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["sampled", pytest.param("frozen", marks=pytest.mark.slow)])
+def test_a_compiled_gradient_gives_the_same_for_every_batch(kind):
+    cfg = SMALLEST
+    params = perturbed_params(cfg, seed=5)
+    head = head_of(cfg, 6) if kind == "sampled" else None
+    how = {"threads": 1, "kernels": "reference", "cpu_blas": "reference", "share": GPUShare()}
+    plain, compiled = (
+        lay(MLXBackend("mlx:cpu", **how, compiled=compiled), cfg, params, head)
+        for compiled in (False, True)
+    )
+    if kind == "sampled":
+        batches = [replace(text(cfg, 2, 4, seed=seed), seed=seed) for seed in range(3)]
+    else:
+        batches = [completions(cfg)]
+    for batch in batches:
+        assert_same(params, compiled.loss_and_grads(batch), plain.loss_and_grads(batch))
+
+
+class Traced(Exception):
+    """A gradient that was traced."""
+
+
+@pytest.mark.parametrize("cfg", [config(), v1_config()], ids=["xlstm", "v1"])
+def test_a_gradient_of_xlstm_is_traced_with_a_state_and_nothing_in_it_evaluates(cfg, monkeypatch):
+    backend = bound("mlx:cpu", cfg, perturbed_params(cfg, seed=1), "reference")
+    compiled, results = backend._mx.compile(backend._value_and_grad), []
+
+    def trace(*arguments):
+        results.append(compiled(*arguments))
+        raise Traced
+
+    monkeypatch.setattr(backend, "_value_and_grad", trace)
+    with pytest.raises(Traced):
+        backend.loss_and_grads(completions(cfg))
+    ((_, (d_params, *_)),) = results
+    shapes = [backend.params[name].shape for name in backend._trained]
+    assert [grad.shape for grad in d_params] == shapes

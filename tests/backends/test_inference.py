@@ -1,0 +1,199 @@
+"""Logits, states and text of both backends, however tokens are read; refusals of batches."""
+
+import resource
+from dataclasses import replace
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlxhog import backends
+from mlxhog.backends.gpu_share import MLXCache
+from mlxhog.data.batch import Batch
+from mlxhog.decoding.generate import answer
+from mlxhog.decoding.options import Sampling
+from mlxhog.errors import DataError
+from mlxhog.models import lm_float64
+from mlxhog.models.xlstm_large import XLSTMLargeConfig
+from mlxhog.models.xlstm_v1 import MLSTMBlockConfig, SLSTMBlockConfig, XLSTMV1Config
+from tests.backends.untrained import NAMES, Ids, bound
+from tests.models.golden import model_case
+from tests.models.sample import batch, config, perturbed_params, v1_config
+from tests.pairs import each_of
+from tests.tolerances import LOGITS_F32, LOSS_F32, assert_close
+
+on_both = pytest.mark.parametrize("name", NAMES)
+BACKENDS = [(name, kernels) for name in NAMES for kernels in ("native", "reference")]
+on_every = pytest.mark.parametrize(("name", "kernels"), BACKENDS)
+TABLES = {
+    "ngram_orders": (2, 3, 5), "ngram_dim": 4, "ngram_rows": 1024,
+    "reset_at_document_boundaries": True, "bos_token_id": 2,
+}  # fmt: skip
+SMALL = {
+    "large": config(), "v1": v1_config(), "n-grams": config(**TABLES), "v1, n-grams":
+    v1_config(**TABLES),
+}  # fmt: skip
+V = 96
+SIZES = {"vocab_size": V, "hidden_size": 32, "num_hidden_layers": 2, "num_heads": 2}
+BLOCKS = {"mlstm_block": MLSTMBlockConfig(), "slstm_block": SLSTMBlockConfig()}
+DOCUMENTS = {"reset_at_document_boundaries": True, "bos_token_id": 0, "tie_word_embeddings": True}
+MODELS = {
+    "large": XLSTMLargeConfig(**SIZES),
+    "large, resets": XLSTMLargeConfig(**SIZES, **DOCUMENTS),
+    "v1": XLSTMV1Config(vocab_size=V, embedding_dim=32, num_blocks=3, slstm_at=(1,), **BLOCKS),
+}
+TEXTS = [np.random.default_rng(2).integers(1, V, n) for n in (5, 1, 70, 16)]
+
+
+def sample(cfg):
+    x, y = batch(cfg, 3, 12, seed=5)
+    x[1, 4] = x[2, 9] = 2
+    return perturbed_params(cfg, seed=5), Batch(x, y, n_bytes=0, seed=1)
+
+
+@on_both
+@each_of("kernels", ["reference", "auto"])
+@each_of("model", SMALL)
+def test_logits_do_not_depend_on_how_tokens_are_read_nor_on_who_is_beside_them(
+    name, kernels, model
+):
+    cfg = SMALL[model]
+    params, given = sample(cfg)
+    backend = bound(name, cfg, params, kernels)
+    x = lm_float64.embed(cfg, params, given.x)
+    expected, _ = lm_float64.forward(cfg, params, x, starts=lm_float64.starts(cfg, given.x))
+    every, _ = backend.every_logits(given.x, None)
+    assert_close(every, expected, LOGITS_F32)
+    state = None
+    for begin, end in ((0, 1), (1, 2), (2, 7), (7, 8), (8, 12)):
+        last, state = backend.logits(given.x[:, begin:end], state)
+        assert_close(last, expected[:, end - 1], LOGITS_F32)
+    states = [backend.logits(given.x[k : k + 1, :6], None)[1] for k in range(3)]
+    together = backend.stack_states([backend.stack_states(states[:2]), states[2]])
+    last, _ = backend.logits(given.x[[2, 0], 6:7], backend.take_state(together, [2, 0]))
+    assert_close(last, expected[[2, 0], 6], LOGITS_F32)
+
+
+@on_both
+@each_of("model", SMALL)
+def test_a_loaded_checkpoint_computes_the_same(name, model):
+    cfg = SMALL[model]
+    params, given = sample(cfg)
+    backend = backends.create(name, threads=1, kernels="auto", cpu_blas="auto")
+    assert backend.load(cfg, params) == []
+    expected = bound(name, cfg, params).evaluate(given).nats
+    assert_close(backend.evaluate(given).nats, expected, LOSS_F32)
+
+
+@on_both
+@each_of("wrong", [-1, 23, 2**31 - 1])
+def test_an_id_outside_the_vocabulary_is_named_with_its_place(name, wrong):
+    backend = bound(name, config(), perturbed_params(config(), seed=0))
+    x, y = batch(config(), 2, 6, seed=0)
+    x[1, 4] = wrong
+    message = f"token {wrong} at position 4 of sequence 1 is outside the vocabulary of 23 ids"
+    for call in (backend.loss_and_grads, backend.evaluate):
+        with pytest.raises(DataError, match=message):
+            call(Batch(x, y, n_bytes=0))
+    with pytest.raises(DataError, match=message):
+        backend.logits(x, None)
+    with pytest.raises(DataError, match=message.replace("token", "label")):
+        backend.loss_and_grads(Batch(np.zeros_like(x), x, n_bytes=0))
+
+
+@on_both
+def test_a_batch_of_another_shape_is_refused(name):
+    backend = bound(name, config(), perturbed_params(config(), seed=0))
+    good = Batch(*batch(config(), 2, 6, seed=0), n_bytes=0)
+    nothing = np.zeros((2, 0), np.int32)
+    for call, given, fragment in (
+        (backend.loss_and_grads, Batch(nothing, nothing, n_bytes=0), r"have shape \(2, 0\)"),
+        (lambda x: backend.logits(x, None), nothing, r"tokens have shape \(2, 0\)"),
+        (backend.evaluate, replace(good, y=good.y[:, 1:]), r"labels have shape \(2, 5\)"),
+    ):
+        with pytest.raises(DataError, match=fragment):
+            call(given)
+
+
+def test_mlx_keeps_the_freed_arrays_of_a_gradient_for_the_next(monkeypatch):
+    cfg, limits = config(), []
+    backend = bound("mlx:cpu", cfg, perturbed_params(cfg, seed=1))
+    monkeypatch.setattr(mx, "set_cache_limit", limits.append)
+    backend._cache = MLXCache(mx, 0)
+    for S in (16, 64, 16):
+        backend.loss_and_grads(Batch(*batch(cfg, 4, S, seed=0), n_bytes=0))
+    one, four_times = limits
+    assert four_times > 2 * one
+    assert one > 4 * 4 * 16 * cfg.vocab_size, "the logits alone"
+
+
+# -- text ------------------------------------------------------------------------------------------
+
+
+def made(name, kernels, cfg):
+    """A backend with parameters whose logits are well apart."""
+    random, params = np.random.default_rng(1), perturbed_params(cfg, seed=0)
+    wide = {n: x + random.normal(0, 0.2, x.shape).astype(np.float32) for n, x in params.items()}
+    return bound(name, cfg, wide, kernels)
+
+
+def greedy(backend, prompts, n, bos=0, **how):
+    """The greedy tokens after each prompt."""
+    ids, sampling = Ids(V, bos=bos), Sampling(max_new_tokens=n, temperature=0.0)
+    how = {"tokenizer": ids, "sampling": sampling, "stop_at_document_end": False, **how}
+    answers = [[] for _ in prompts]
+    for one in answer(backend, prompts, **how):
+        answers[one.row].append(one.token)
+    return answers
+
+
+@on_every
+@pytest.mark.parametrize("case", ["hf_d_generate", "large_a"])
+def test_greedy_tokens_are_those_that_the_references_generated(name, kernels, case):
+    recorded = model_case(case)
+    prompts, ids = recorded.tensors["greedy_prompt"], recorded.tensors["greedy_ids"]
+    if case.startswith("hf_"):  # transformers repeats the prompt, xlstm does not
+        ids = ids[:, prompts.shape[1] :]
+    backend = bound(name, recorded.cfg, recorded.params, kernels)
+    tokenizer = {"vocab_size": recorded.cfg.vocab_size}
+    for prompt, expected in zip(prompts, ids, strict=True):
+        own = Ids(**tokenizer, bos=int(prompt[0]))
+        assert greedy(backend, [prompt], len(expected), tokenizer=own) == [expected.tolist()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS)
+def test_greedy_tokens_are_the_same_on_every_backend_alone_and_in_a_batch_of_any_chunks(model):
+    results = {}
+    for name, kernels in BACKENDS:
+        backend = made(name, kernels, MODELS[model])
+        results[name, kernels, "together"] = greedy(backend, TEXTS, 24, batch_size=3)
+        results[name, kernels, "alone"] = [greedy(backend, [text], 24)[0] for text in TEXTS]
+        for chunk in (1, 7, 64):
+            results[name, kernels, chunk] = greedy(backend, TEXTS, 24, prefill_chunk=chunk)
+    first = results[*BACKENDS[0], "together"]
+    assert len({tuple(tokens) for tokens in first}) == len(first)
+    for key, tokens in results.items():
+        assert tokens == first, key
+
+
+def state_bytes(state):
+    parts = [state] if isinstance(state, np.ndarray) else [p for block in state for p in block]
+    return sum(int(part.nbytes) for part in parts)
+
+
+@on_every
+@pytest.mark.parametrize("model", ["large", "v1"])
+def test_states_and_memory_do_not_grow_with_the_length(name, kernels, model):
+    backend = made(name, kernels, MODELS[model])
+    tokens = np.random.default_rng(3).integers(1, V, (1, 256)).astype(np.int32)
+    _, state = backend.logits(tokens, None)
+    sizes, peaks = [], []
+    for _ in range(3):
+        for t in range(400 if kernels == "native" else 40):
+            _, state = backend.logits(tokens[:, t % 256][:, None], state)
+        _, state = backend.logits(tokens, state)
+        sizes.append(state_bytes(state))
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    assert len(set(sizes)) == 1
+    assert peaks[2] <= 1.02 * peaks[0]  # a cache would need more with every token

@@ -1,0 +1,286 @@
+"""Which optimizer the options of a run make, and what follows from model, strategy and workers."""
+
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mlxhog import optim
+from mlxhog.arena.workers import ENTRY_BYTES, Entry
+from mlxhog.config import optimizers
+from mlxhog.config.choices import OPTIMIZERS
+from mlxhog.config.config import TrainConfig
+from mlxhog.config.optimizer import GROUPS as FACTORS
+from mlxhog.config.options import options
+from mlxhog.config.strategies import Hogwild
+from mlxhog.errors import ConfigError
+from mlxhog.models import families
+from mlxhog.models.families import read
+from mlxhog.models.registry import load_architecture
+from mlxhog.optim import SGD, AdamW, Adan, Apollo, Lion, Momentum, Muon, Soap, Sparsified
+from mlxhog.optim.muon import polar_references
+from mlxhog.optim.rule import StepWatch
+from tests.optim.small import HIDDEN, MATRIX, chosen, dense_gradients, initial, target
+from tests.pairs import each_of
+
+GROUPS = {
+    group: frozenset({name})
+    for group, name in {"embedding": "embedding", "head": "matrix", "scalar": "bias"}.items()
+}
+EQUAL = dict.fromkeys(FACTORS.values(), 1.0)
+MOMENTS = {"beta1": 0.8, "beta2": 0.9, "eps": 1e-6, "weight_decay": 0.2}
+
+
+@each_of(
+    ("name", "own", "rule"),
+    [
+        ("adamw", {}, AdamW(**MOMENTS)),
+        ("momentum", {}, Momentum(momentum=0.6, weight_decay=0.2)),
+        ("sgd", {}, SGD(weight_decay=0.2)),
+        ("lion", {}, Lion(beta1=0.8, beta2=0.9, weight_decay=0.2)),
+        ("adan", {}, Adan(**MOMENTS, beta3=0.7)),
+        ("soap", {"precondition_every": 5}, Soap(hidden=HIDDEN, **MOMENTS, precondition_every=5)),
+        (
+            "apollo",
+            {"projection_rank": 3, "projection_every": 50, "seed": 7},
+            Apollo(hidden=HIDDEN, **MOMENTS, rank=3, refresh_every=50, seed=7),
+        ),
+        (
+            "apollo-mini",
+            {"projection_scale": 128.0},
+            Apollo(hidden=HIDDEN, **MOMENTS, rank=1, tensor=True, scale=128.0),
+        ),
+        ("muon", {}, Muon(hidden=HIDDEN, nesterov=0.1, threads=2, **MOMENTS)),
+        (
+            "muon",
+            {"moments": "shared"},
+            Muon(hidden=HIDDEN, nesterov=0.1, threads=2, shared=True, **MOMENTS),
+        ),
+    ],
+)
+def test_options_choose_the_optimizer(name, own, rule):
+    built = optim.build(chosen(name, **own), HIDDEN, threads=2)
+    assert built == rule
+    assert not {*built.state_segments} & {*built.shared_segments}
+
+
+def test_every_name_that_the_options_offer_makes_an_optimizer():
+    for name in OPTIMIZERS.known():
+        assert optim.build(TrainConfig(optimizer=name)).state_segments is not None
+
+
+def test_options_choose_what_is_written():
+    optimizer = optim.build(replace(chosen(), sparsify="topk:0.1", error_feedback=False))
+    assert isinstance(optimizer, Sparsified)
+    assert (optimizer.selection.kind, optimizer.state_segments) == ("topk", ("m", "v"))
+    with_residual = optim.build(replace(chosen("sgd"), sparsify="threshold:2"))
+    assert with_residual.state_segments == ("residual",)
+
+
+SHARED = {"strategy": "hogwild"}
+SYNC = {"strategy": "sync"}
+PREDICTED = {"strategy": "round_robin", "predict": "last", "moments": "shared"}
+
+
+@each_of(
+    ("options", "width", "workers", "lr", "beta1", "nesterov"),
+    [
+        ({"strategy": "serial"}, 128, 1, 3e-3, 0.9, 0.1),
+        (SHARED, 128, 3, 3e-3, 0.9, 0.1),
+        (SHARED, 128, 4, 3e-3, 0.95, 0.15),
+        ({**SHARED, "moments": "private"}, 128, 4, 3e-3, 0.9, 0.1),
+        ({**SHARED, "beta1": 0.9, "nesterov": 0.0}, 128, 4, 3e-3, 0.9, 0.0),
+        (SHARED, 512, 2, 1.5e-3, 0.9, 0.1),
+        (PREDICTED, 128, 4, 3e-3, 0.95, 0.15),
+        (SYNC, 128, 4, 6e-3, 0.75, 0.1),
+        (SYNC, 128, 1, 3e-3, 0.9, 0.1),
+        ({**SYNC, "lr": 0.1, "beta1": 0.5}, 128, 4, 0.1, 0.5, 0.1),
+        ({**SYNC, "optimizer": "adamw"}, 512, 4, 1e-3, 0.9, None),
+        ({**SHARED, "optimizer": "lion"}, 64, 2, 1e-3, 0.9, None),
+        ({**SHARED, "optimizer": "momentum"}, 64, 2, 1e-3, None, None),
+    ],
+)
+def test_what_is_left_open_follows_from_optimizer_width_and_strategy(
+    options, width, workers, lr, beta1, nesterov
+):
+    settled = optim.for_model(TrainConfig(**options), width, HIDDEN, workers)
+    numbers = optimizers.open_numbers(settled)
+    assert settled.top_lr == pytest.approx(lr)
+    assert (numbers.get("beta1"), numbers.get("nesterov")) == (beta1, nesterov)
+
+
+def test_muon_without_hidden_matrices_is_adamw_and_loses_what_only_muon_has():
+    settled = optim.for_model(TrainConfig(strategy="serial"), 128, frozenset(), 1)
+    assert (settled.optimizer, settled.lr) == (optimizers.AdamW(beta1=0.9, **EQUAL), 1e-3)
+    config = TrainConfig(predict="last", nesterov=0.2, orthogonalization="ns5", eps=1e-6)
+    settled = optim.for_model(config, 128, frozenset(), 2)
+    assert settled.optimizer == optimizers.AdamW(beta1=0.9, eps=1e-6, **EQUAL)
+    assert (settled.strategy, settled.prediction) == (Hogwild(), "own")
+    shared = replace(config, moments="shared")
+    assert optim.for_model(shared, 128, frozenset(), 2).prediction == "last"
+    assert optim.for_model(config, 128, HIDDEN, 2).prediction == "last"
+    model = read({"model_type": "mad", "layers": ["slstm-v1"], "vocab_size": 32, "hidden_size": 16})
+    hidden = families.hidden_matrices(model)
+    assert hidden == frozenset()
+    muon = optim.build(optim.for_model(chosen("muon"), 16, hidden, 1), hidden)
+    assert muon == optim.build(chosen("adamw")) == AdamW(**MOMENTS)
+
+
+def test_the_second_moment_may_forget_by_tokens():
+    config = TrainConfig(optimizer="adamw", beta2_half_life=4096)
+    once, twice = (optim.build(config, tokens_per_step=n).beta2 for n in (512, 1024))
+    assert once**8 == pytest.approx(0.5)  # 8 steps are 4,096 tokens
+    assert twice == pytest.approx(once**2)
+
+
+OTHER = {
+    "beta1": 0.5, "nesterov": 0.7, "orthogonalization": "ns5", "rows": 2, "eps": 0.1,
+    "rank": 2, "scale": 9.0, "compat": "official", "moments": "shared", "beta2_half_life": 100,
+    "every": 2, "device": "worker", **dict.fromkeys(FACTORS.values(), 3.0),
+}  # fmt: skip
+"""Another value of each number than its default; half of it where none stands here."""
+
+
+@each_of(
+    ("name", "number"),
+    [(name, number) for name, one in OPTIMIZERS.known().items() for number in options(one)],
+)
+def test_every_number_of_an_optimizer_changes_its_steps_or_its_state(name, number):
+    """After a gradient of zeros, and with a long one, so that guards and limits act, too."""
+    default = options(OPTIMIZERS.find(name))[number].default
+    value = OTHER.get(number) or float(str(default)) / 2
+
+    def trained(**numbers):
+        choice = replace(OPTIMIZERS.read(name), **numbers)
+        config = TrainConfig(strategy="serial", optimizer=choice)
+        rule = optim.build(config, HIDDEN, groups=GROUPS, tokens_per_step=10)
+        polar = polar_references if choice.orthogonalizes_on_worker(on_gpu=False) else None
+        flat = initial()
+        of = replace(target(rule, flat, "matrix"), polar=polar)
+        for step, scale in enumerate(np.float32([1.0, 0.0, 0.0, 1.0, 50.0, 1.0]), 1):
+            grads = {name: scale * grad for name, grad in dense_gradients(step).items()}
+            rule.step(of, grads, lr=0.1, step=step)
+        return flat.tobytes(), rule.shared_segments
+
+    assert trained(**{number: value}) != trained()
+
+
+# -- step sizes by group, and which matrices are hidden --------------------------------------------
+
+
+def test_factors_of_one_change_nothing_and_none_is_built():
+    config = TrainConfig(strategy="serial", optimizer="muon", embedding_lr=1, head_lr="auto")
+    assert isinstance(optim.build(config, HIDDEN, groups=GROUPS), Muon)
+
+
+@each_of(
+    ("vocabulary", "workers", "strategy", "lr", "factors"),
+    [
+        (320, 1, "serial", 0.003, (1, 1, 1)),
+        (320, 4, "sync", 0.006, (1, 1, 1)),
+        (4096, 1, "serial", 0.0065, (12, 2.4, 1.5)),
+        (4096, 2, "hogwild", 0.0065, (12, 2.4, 1.5)),
+        (4096, 4, "sync", 0.013, (12, 2.4, 1.5)),
+    ],
+)
+def test_open_step_sizes_follow_from_the_vocabulary(vocabulary, workers, strategy, lr, factors):
+    config = TrainConfig(strategy=strategy)
+    settled = optim.for_model(config, 128, HIDDEN, workers, vocabulary=vocabulary)
+    assert settled.top_lr == pytest.approx(lr)
+    assert tuple(getattr(settled.optimizer, name) for name in FACTORS.values()) == factors
+
+
+def test_a_given_factor_stays_and_a_tied_head_moves_with_the_smaller_one():
+    tied = load_architecture("minute", "tie_word_embeddings=true")
+    groups, hidden = families.rate_groups(tied), families.hidden_matrices(tied)
+    for own, more, factors in (
+        ({"embedding_lr": 3}, {}, (3, 2.4)),
+        ({}, {"groups": groups}, (2.4, 1)),
+    ):
+        config = TrainConfig(strategy="serial", **own)
+        muon = optim.for_model(config, 128, hidden, 1, vocabulary=4096, **more).optimizer
+        assert (muon.embedding_lr, muon.head_lr) == factors
+
+
+def test_every_parameter_of_a_model_has_one_group_or_is_a_hidden_matrix():
+    for name in ("minute", "7to1-tiny", "mad-7to1"):
+        model = load_architecture(name)
+        parts = [*families.rate_groups(model).values(), families.hidden_matrices(model)]
+        assert sorted(n for part in parts for n in part) == sorted(families.param_spec(model))
+
+
+@each_of(
+    ("model", "hidden", "others"),
+    [
+        ("tiny", {"mlstm_layer.q", "mlstm_layer.ogate_preact", "ffn.proj_down"}, {"igate_preact"}),
+        ("7to1-tiny", {"xlstm.proj_up", "xlstm.proj_down"}, {"q_proj", "conv1d.conv", "igate"}),
+        ("lfm2-tiny", {"in_proj", "w3"}, {"conv"}),
+    ],
+)
+def test_hidden_matrices_are_those_inside_the_blocks_that_are_wide_both_ways(model, hidden, others):
+    cfg = load_architecture(model)
+    spec, names = families.param_spec(cfg), families.hidden_matrices(cfg)
+    for name in names:
+        assert len(spec[name].shape) == 2
+        assert min(spec[name].shape) >= cfg.hidden_size / 2
+    assert not names & {families.embedding(cfg), families.head(cfg)}
+    endings = {name.removesuffix(".weight") for name in names}
+    assert all(any(name.endswith(end) for name in endings) for end in hidden)
+    assert not any(name.endswith(end) for name in endings for end in others)
+
+
+TIED = {"groups": {"embedding": frozenset({"e"}), "head": frozenset()}}
+
+
+@each_of(
+    ("chosen", "more", "fragment"),
+    [
+        ({"optimizer": "adam"}, {}, "did you mean 'adamw'"),
+        ({"optimizer": "rmsprop"}, {}, "known are muon, adamw"),
+        ({"optimizer": "muon", "orthogonalization": "svd"}, {}, "wanted one of polar3, ns5"),
+        ({"optimizer": "sgd", "head_lr": 2}, {}, "sgd has no head_lr; muon"),
+        ({"strategy": "serial", "head_lr": 2}, TIED, r"head_lr is 2, .* embedding_lr moves both"),
+    ],
+)
+def test_a_choice_that_cannot_be_made_is_refused_with_the_way_out(chosen, more, fragment):
+    with pytest.raises(ConfigError, match=fragment):
+        optim.build(TrainConfig(**chosen), HIDDEN, **more)
+
+
+# -- the time of a step ----------------------------------------------------------------------------
+
+
+def test_the_time_of_a_step_is_neither_that_of_its_write_nor_of_a_wait(monkeypatch):
+    ns, entry = [1_000], Entry(1, np.zeros(ENTRY_BYTES, np.uint8))
+    monkeypatch.setattr("mlxhog.optim.rule.monotonic_ns", lambda: ns[0])
+    watch = StepWatch(entry)
+    with watch.computing():
+        ns[0] += 5
+        entry.wait_ns += 2
+        with watch.writing():
+            ns[0] += 70
+            entry.wait_ns += 60
+        ns[0] += 4
+    assert entry.optimizer_ns == 5 - 2 + 4
+
+
+@each_of(
+    ("optimizer", "apart"),
+    [(AdamW(), False), (Momentum(), False), (SGD(), True), (Lion(), True), (Adan(), True),
+     (Muon(hidden=HIDDEN), True)],
+)  # fmt: skip
+def test_a_direction_is_written_apart_from_its_computation(optimizer, apart):
+    writes = []
+
+    class Watch(StepWatch):
+        @contextmanager
+        def writing(self):
+            writes.append(self)
+            with super().writing():
+                yield
+
+    watch = Watch(Entry(1, np.zeros(ENTRY_BYTES, np.uint8)))
+    where = replace(target(optimizer, initial()), watch=watch)
+    optimizer.step(where, {"matrix": np.ones(MATRIX.shape, np.float32)}, lr=0.1, step=1)
+    assert bool(writes) == apart

@@ -1,0 +1,333 @@
+"""The laws of every optimizer: its reference, native bits, rows, state, decay, refusals."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from mlxhog.config.rules import Selection
+from mlxhog.errors import ShapeError
+from mlxhog.optim import (
+    SGD,
+    AdamW,
+    Adan,
+    Apollo,
+    DelayFeedback,
+    Grouped,
+    Lion,
+    Momentum,
+    Muon,
+    Soap,
+    Sparsified,
+    gradients,
+)
+from mlxhog.optim.gradients import Rows
+from mlxhog.optim.rule import StepTrace
+from mlxhog.optim.updates import WRITE_MODES
+from tests.metal.shared import shared
+from tests.optim.small import (
+    BIAS,
+    EMBEDDING,
+    HIDDEN,
+    MATRIX,
+    SLOTS,
+    dense_gradients,
+    initial,
+    parameter,
+    target,
+    trained,
+)
+from tests.optim.small import gradients as drawn
+from tests.pairs import each_of
+from tests.tolerances import POLAR_F32, assert_close
+
+LR, DECAY, SCALE = 0.05, 0.2, 0.5
+PLAIN = {
+    "sgd": SGD,
+    "momentum": Momentum,
+    "nesterov": lambda **how: Momentum(nesterov=True, **how),
+    "adamw": AdamW,
+    "adamw-shared": lambda **how: AdamW(shared=True, **how),
+    "lion": Lion,
+    "adan": Adan,
+    "apollo": lambda **how: Apollo(hidden=HIDDEN, rank=3, refresh_every=3, **how),
+    "apollo-mini": lambda **how: Apollo(hidden=HIDDEN, rank=1, tensor=True, **how),
+    "muon": lambda **how: Muon(hidden=HIDDEN, **how),
+    "muon-shared": lambda **how: Muon(hidden=HIDDEN, shared=True, **how),
+    "soap": lambda **how: Soap(hidden=HIDDEN, precondition_every=3, **how),
+}
+TENTH = Selection("topk", 0.1)
+FACTORS = {"embedding": 12.0, "bias": 1.5}
+
+
+def sparsified(name, selection=TENTH, **more):
+    return lambda native=True, **how: Sparsified(
+        PLAIN[name](native=native, **how), selection, native=native, **more
+    )
+
+
+WRAPPED = {
+    **{f"{name}, a tenth": sparsified(name) for name in ("sgd", "momentum", "adamw")},
+    "adamw, long steps": sparsified("adamw", Selection("threshold", 1.3)),
+    "momentum, the rest dropped": sparsified("momentum", error_feedback=False),
+    "adamw, ahead": lambda native=True, **how: DelayFeedback(
+        AdamW(native=native, **how), native=native
+    ),
+    "adan, groups": lambda **how: Grouped(Adan(**how), FACTORS),
+}
+RULES = PLAIN | WRAPPED
+each_plain = each_of("name", PLAIN)
+each_rule = each_of("name", RULES)
+
+
+def same_bits(where, other):
+    for kind in ("private", "shared"):
+        for name, value in getattr(where, kind).items():
+            np.testing.assert_array_equal(value, getattr(other, kind)[name], err_msg=name)
+    np.testing.assert_array_equal(where.flat.view(np.uint32), other.flat.view(np.uint32))
+
+
+@each_rule
+def test_native_steps_have_the_references_bits(name):
+    share = {"feedback": 0.5} if name.endswith("ahead") else {}
+    (flat, native), (_, reference) = (
+        trained(RULES[name](weight_decay=DECAY, native=form), grad_scale=SCALE, lr=LR, **share)
+        for form in (True, False)
+    )
+    assert not np.array_equal(flat, initial())
+    if name.startswith("muon"):  # sums of products, in another order
+        assert_close(flat, reference.flat, POLAR_F32)
+    else:
+        same_bits(native, reference)
+
+
+@each_of("mode", WRITE_MODES)
+@each_of("recorded", [False, True], ids=["", "recorded"])
+@each_plain
+def test_every_way_to_write_gives_the_same_bits_with_one_worker(name, recorded, mode):
+    rule, flat = PLAIN[name](weight_decay=DECAY), initial()
+    plain = target(rule, flat, "matrix")
+    trace = StepTrace(np.zeros_like(flat), np.zeros_like(flat))
+    with shared(len(flat), 16) as segment:
+        segment.floats[...] = flat
+        where = replace(
+            target(rule, segment.floats, "matrix"),
+            locks=segment.locks(1) if mode == "lossless" else None,
+            mode=WRITE_MODES[mode],
+            record=trace if recorded else None,
+            threads=2,
+        )
+        for step in (1, 2, 3):
+            for place in (plain, where):
+                rule.step(place, drawn(step), lr=LR, step=step, seed=step)
+        same_bits(plain, where)
+        assert not segment.words.any()
+    for steps in trace if recorded else ():
+        assert parameter(steps, MATRIX).any()
+        assert not parameter(steps, EMBEDDING).any()
+
+
+@each_rule
+def test_rows_that_a_gradient_does_not_touch_keep_their_values_and_state(name):
+    flat, where = trained(RULES[name](weight_decay=DECAY), 2)
+    touched = {2, 4, 7}
+    moved = parameter(flat, EMBEDDING) != parameter(initial(), EMBEDDING)
+    assert {*np.flatnonzero(moved.any(axis=1)).tolist()} <= touched
+    assert moved.any()
+    for state in (*where.private, *where.shared):
+        segments = where.private | where.shared
+        slot = where.places.get(state, where.slots).get("embedding")
+        if slot is not None and slot.shape == EMBEDDING.shape:
+            rows = parameter(segments[state], slot).any(axis=1)
+            assert {*np.flatnonzero(rows).tolist()} <= touched, state
+
+
+@each_rule
+def test_a_run_that_is_resumed_with_its_state_takes_the_same_steps(name):
+    rule = RULES[name](weight_decay=DECAY)
+    share = {"feedback": 0.5} if name.endswith("ahead") else {}
+    _, whole = trained(rule, 7, **share)
+    flat, before = trained(rule, 4, **share)
+    resumed, fresh = RULES[name](weight_decay=DECAY), flat.copy()
+    where = target(resumed, fresh, "matrix", "embedding")
+    for kind in ("private", "shared"):
+        for segment, value in getattr(before, kind).items():
+            getattr(where, kind)[segment][...] = value
+    for step in range(5, 8):
+        resumed.step(where, drawn(step), lr=0.1, step=step, seed=step, **share)
+    same_bits(where, whole)
+
+
+@each_of("name", [name for name in PLAIN if not name.endswith("shared")])
+def test_a_step_can_wait_in_the_worker(name):
+    rule, flat = PLAIN[name](weight_decay=DECAY), initial()
+    direct, pending = initial(), np.zeros_like(flat)
+    waiting = replace(target(rule, flat, "matrix"), pending=pending)
+    for place in (target(rule, direct, "matrix"), waiting):
+        rule.step(place, drawn(1), lr=LR, step=1)
+    np.testing.assert_array_equal(flat, initial())
+    np.testing.assert_array_equal(flat + pending, direct)
+
+
+SHRINKS = {"nesterov": 1 - 0.05 * 1.9, "adan": 1 / 1.05, "soap": 1.0}
+"""What is not 1 - lr * decay: SOAP's first gradient moves no hidden matrix."""
+
+
+@each_plain
+def test_weight_decay_touches_only_its_group(name):
+    rule, flat = PLAIN[name](weight_decay=0.5), initial()
+    zeros = {slot.name: np.zeros(slot.shape, np.float32) for slot in (MATRIX, BIAS)}
+    rule.step(target(rule, flat, "matrix"), zeros, lr=0.1, step=1)
+    expected = SHRINKS.get(name, 0.95) * parameter(initial(), MATRIX)
+    np.testing.assert_allclose(parameter(flat, MATRIX), expected, rtol=1e-6)
+    np.testing.assert_array_equal(parameter(flat, BIAS), parameter(initial(), BIAS))
+
+
+BAD_GRADIENTS = {
+    "unknown name": ("nobody", np.zeros(3, np.float32)),
+    "shape": ("bias", np.zeros(8, np.float32)),
+    "transposed": ("matrix", np.zeros((9, 6), np.float32)),
+    "dtype": ("bias", np.zeros(9)),
+    "strided": ("bias", np.zeros(18, np.float32)[::2]),
+    "row width": ("embedding", Rows(np.zeros(1, np.int32), np.zeros((1, 4), np.float32))),
+    "row outside": ("embedding", Rows(np.array([11], np.int32), np.zeros((1, 5), np.float32))),
+    "negative row": ("embedding", Rows(np.array([-1], np.int32), np.zeros((1, 5), np.float32))),
+    "row dtype": ("embedding", Rows(np.array([1]), np.zeros((1, 5), np.float32))),
+}
+
+
+@each_of("case", BAD_GRADIENTS)
+@each_rule
+def test_a_gradient_that_does_not_fit_is_refused_before_anything_is_written(name, case):
+    bad, grad = BAD_GRADIENTS[case]
+    rule, flat = RULES[name](), initial()
+    with pytest.raises(ShapeError, match=bad):
+        rule.step(target(rule, flat), {**dense_gradients(1), bad: grad}, lr=0.1, step=1)
+    np.testing.assert_array_equal(flat, initial())
+
+
+@each_plain
+def test_a_dense_gradient_of_a_rows_parameter_reaches_every_row(name):
+    rule, flat = PLAIN[name](), initial()
+    where = target(rule, flat)
+    for step in (1, 2):
+        ones = {"embedding": np.ones(EMBEDDING.shape, np.float32)}
+        rule.step(where, ones, lr=1.0, step=step)
+    moved = flat != initial()
+    assert parameter(moved, EMBEDDING).all()
+    assert moved.sum() == EMBEDDING.size
+
+
+@each_of("native", [True, False])
+@each_of("name", ["adamw", "adan", "apollo", "muon-shared", "soap"])
+def test_each_group_moves_as_the_whole_model_would_with_its_step_size(name, native):
+    rule = PLAIN[name](native=native)
+    grouped, _ = trained(Grouped(rule, FACTORS), 3)
+    for slot in SLOTS.values():
+        alone, _ = trained(rule, 3, lr=0.1 * FACTORS.get(slot.name, 1.0))
+        np.testing.assert_array_equal(parameter(grouped, slot), parameter(alone, slot))
+
+
+def test_two_workers_share_moments_and_count_their_updates_together():
+    rule = AdamW(beta1=0.5, weight_decay=0.0, eps=0.0, shared=True)
+    flat = np.zeros_like(initial())
+    first = target(rule, flat)
+    second = replace(target(rule, flat), shared=first.shared)
+    grad = {"bias": np.full(BIAS.shape, 3.0, np.float32)}
+    rule.step(first, grad, lr=1.0, step=1, shared_step=1)
+    rule.step(second, grad, lr=1.0, step=1, shared_step=2)
+    # A constant gradient: with the right count each bias-corrected step is lr * sign(g).
+    np.testing.assert_allclose(parameter(flat, BIAS), -2.0, rtol=1e-5)
+
+
+# -- formulas and other packages -------------------------------------------------------------------
+
+
+def lion(w, grads):
+    m = np.zeros_like(w)
+    for g in grads:
+        w -= LR * (np.sign(0.9 * m + 0.1 * g) + DECAY * w)
+        m = 0.99 * m + 0.01 * g
+    return w
+
+
+def adan(w, grads):
+    """Algorithm 1 of the paper with the authors' bias corrections, in the paper's letters."""
+    prev, (m, v, n) = None, (np.zeros_like(w) for _ in range(3))
+    b1, b2, b3 = 0.98, 0.92, 0.99
+    for k, g in enumerate(grads, 1):
+        d = np.zeros_like(g) if prev is None else g - prev
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * d
+        n = b3 * n + (1 - b3) * (g + b2 * d) ** 2
+        eta = LR / (np.sqrt(n / (1 - b3**k)) + 1e-8)
+        w = (w - eta * (m / (1 - b1**k) + b2 * v / (1 - b2**k))) / (1 + LR * DECAY)
+        prev = g
+    return w
+
+
+@pytest.mark.parametrize(("name", "formula"), [("lion", lion), ("adan", adan)])
+def test_steps_are_those_of_the_formula(name, formula):
+    flat, _ = trained(PLAIN[name](weight_decay=DECAY), 20, lr=LR, grad_scale=SCALE)
+    grads = [SCALE * drawn(step)["matrix"].astype(np.float64) for step in range(1, 21)]
+    expected = formula(parameter(initial(), MATRIX).astype(np.float64), grads)
+    np.testing.assert_allclose(parameter(flat, MATRIX), expected, rtol=1e-5, atol=1e-6)
+
+
+TORCH = {
+    "sgd": (SGD(weight_decay=DECAY), torch.optim.SGD, {}),
+    "momentum": (Momentum(momentum=0.8, weight_decay=DECAY), torch.optim.SGD, {"momentum": 0.8}),
+    "nesterov": (
+        Momentum(momentum=0.8, nesterov=True, weight_decay=DECAY),
+        torch.optim.SGD,
+        {"momentum": 0.8, "nesterov": True},
+    ),
+    **{
+        f"adamw, shared {shared}": (
+            AdamW(beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=DECAY, shared=shared),
+            torch.optim.AdamW,
+            {"betas": (0.9, 0.95), "eps": 1e-8},
+        )
+        for shared in (False, True)
+    },
+}
+# float32 steps of order LR, summed over 25 of them: torch multiplies by 1 - lr * decay where we
+# subtract the product, and divides by bias corrections in another order.
+TORCH_F32 = {"rtol": 2e-5, "atol": 2e-6}
+
+
+@each_of("most", [0.0, 0.5], ids=["unclipped", "clipped"])
+@each_of("name", TORCH)
+def test_dense_steps_with_clipping_and_decay_groups_equal_torchs(name, most):
+    ours, theirs, options = TORCH[name]
+    flat = initial()
+    to = target(ours, flat, "matrix")
+    w, b = (torch.tensor(parameter(flat, slot).copy()) for slot in (MATRIX, BIAS))
+    groups = [{"params": [w], "weight_decay": DECAY}, {"params": [b], "weight_decay": 0.0}]
+    theirs = theirs(groups, lr=LR, **options)
+    for step in range(1, 26):
+        grads = {name: drawn(step)[name] for name in ("matrix", "bias")}
+        scale = gradients.clip_factor(gradients.global_norm(grads), most)
+        ours.step(to, grads, lr=LR, step=step, seed=step, grad_scale=scale)
+        w.grad, b.grad = map(torch.tensor, grads.values())
+        if most:
+            torch.nn.utils.clip_grad_norm_([w, b], most)
+        theirs.step()
+    np.testing.assert_allclose(parameter(flat, MATRIX), w.numpy(), **TORCH_F32)
+    np.testing.assert_allclose(parameter(flat, BIAS), b.numpy(), **TORCH_F32)
+
+
+def test_rows_equal_torchs_sparse_adam():
+    ours, flat = AdamW(beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.0), initial()
+    to = target(ours, flat)
+    table = torch.nn.Parameter(torch.tensor(parameter(flat, EMBEDDING).copy()))
+    theirs = torch.optim.SparseAdam([table], lr=LR, betas=(0.9, 0.95), eps=1e-8)
+    rng = np.random.default_rng(1)
+    for step in range(1, 26):
+        index = rng.integers(0, 9, 6).astype(np.int32)  # rows 9 and 10 never; duplicates likely
+        values = rng.standard_normal((6, 5), dtype=np.float32)
+        ours.step(to, {"embedding": Rows(index, values)}, lr=LR, step=step)
+        place, grad = torch.tensor(index[None, :]), torch.tensor(values)
+        table.grad = torch.sparse_coo_tensor(place, grad, EMBEDDING.shape, check_invariants=True)
+        theirs.step()
+    np.testing.assert_allclose(parameter(flat, EMBEDDING), table.detach().numpy(), **TORCH_F32)

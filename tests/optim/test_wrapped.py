@@ -1,0 +1,236 @@
+"""Steps that are written in part, or in advance: what is written, what waits, nothing forgotten."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from mlxhog.config.rules import Selection
+from mlxhog.optim import SGD, AdamW, DelayFeedback, Momentum, Muon, Sparsified
+from mlxhog.optim.delay_feedback import FEEDBACK
+from mlxhog.optim.sparsified import RESIDUAL, take
+from tests.optim.small import (
+    BIAS,
+    EMBEDDING,
+    HIDDEN,
+    MATRIX,
+    SLOTS,
+    N,
+    dense_gradients,
+    gradients,
+    initial,
+    parameter,
+    target,
+    trained,
+)
+from tests.pairs import each_of
+
+TENTH = Selection("topk", 0.1)
+RULES = {
+    "sgd": SGD(weight_decay=0.1),
+    "momentum": Momentum(weight_decay=0.1),
+    "adamw": AdamW(weight_decay=0.1),
+    "adamw-shared": AdamW(shared=True),
+    "muon": Muon(hidden=HIDDEN),
+    "muon-shared": Muon(hidden=HIDDEN, shared=True),
+}
+LR = 0.1
+
+
+@each_of("name", ["sgd", "momentum", "adamw"])
+def test_a_share_of_one_is_dense_training_bit_for_bit(name):
+    dense, where = trained(RULES[name])
+    sparse, other = trained(Sparsified(RULES[name], Selection("topk", 1.0)))
+    np.testing.assert_array_equal(sparse.view(np.uint32), dense.view(np.uint32))
+    assert not other.private[RESIDUAL].any()
+    for segment, moments in where.private.items():
+        np.testing.assert_array_equal(other.private[segment], moments)
+
+
+def test_what_was_written_and_what_waits_is_every_step_that_was_taken():
+    optimizer, flat = Sparsified(SGD(), TENTH), np.zeros(N, np.float32)
+    place, total = target(optimizer, flat), np.zeros(MATRIX.shape, np.float32)
+    rng = np.random.default_rng(0)
+    for step in range(1, 40):
+        grad = rng.integers(-8, 9, MATRIX.shape).astype(np.float32)  # sums of these are exact
+        total -= grad
+        optimizer.step(place, {"matrix": grad}, lr=1.0, step=step)
+        waiting = parameter(place.private[RESIDUAL], MATRIX)
+        np.testing.assert_array_equal(parameter(flat, MATRIX) + waiting, total)
+    assert np.count_nonzero(waiting) > 0
+
+
+def test_without_error_feedback_what_is_not_written_is_dropped():
+    optimizer, flat = Sparsified(SGD(), TENTH, error_feedback=False), np.zeros(N, np.float32)
+    place = target(optimizer, flat)
+    grad = np.arange(1, 55, dtype=np.float32).reshape(MATRIX.shape)
+    for step in (1, 2):
+        optimizer.step(place, {"matrix": grad}, lr=1.0, step=step)
+    expected = np.where(grad > 54 - 6, -2 * grad, 0)  # the same six elements, both times
+    np.testing.assert_array_equal(parameter(flat, MATRIX), expected)
+
+
+@each_of("name", ["sgd", "momentum", "adamw", "muon"])
+@each_of("grads", [gradients, dense_gradients])
+def test_exactly_the_elements_that_it_says_are_written(name, grads):
+    optimizer, flat = Sparsified(RULES[name], TENTH), initial()
+    place = target(optimizer, flat)
+    for step in range(1, 5):
+        before, given = flat.copy(), grads(step)
+        optimizer.step(place, given, lr=LR, step=step)
+        for parameter_name, index in optimizer.written.items():
+            slot = SLOTS[parameter_name]
+            changed = parameter(flat, slot) != parameter(before, slot)
+            np.testing.assert_array_equal(np.flatnonzero(changed), index)
+        assert len(optimizer.written["matrix"]) == 6  # of 54
+        rows = getattr(given["embedding"], "index", range(11))
+        share = {11: 6, 4: 2}[len(rows)]  # of 55, and of 15 in three rows
+        assert len(optimizer.written["embedding"]) == share
+        assert {*optimizer.written["embedding"] // 5} <= {*rows}
+
+
+def test_moments_are_those_of_the_whole_gradient():
+    # Weight decay is off, so that the steps do not depend on the parameters.
+    _, dense = trained(AdamW(weight_decay=0.0))
+    _, sparse = trained(Sparsified(AdamW(weight_decay=0.0), TENTH))
+    for name in ("m", "v"):
+        np.testing.assert_array_equal(sparse.private[name], dense.private[name])
+
+
+# -- what a selection takes ------------------------------------------------------------------------
+
+SELECTIONS = [Selection("topk", f) for f in (1e-9, 0.1, 0.5, 1.0)]
+SELECTIONS += [Selection("threshold", f) for f in (0.5, 1.0, 3.0)]
+# Few different values, so that there are ties; both zeros, and what AdamW could never give.
+values = st.sampled_from([0.0, -0.0, 0.25, -0.25, 0.75, 1.5, -1.5, 4.5, 1e-40, -3e38, np.inf])
+
+
+@given(
+    pending=arrays.arrays(np.float32, N, elements=st.one_of(values, st.floats(width=32))),
+    rows=st.none() | st.sets(st.integers(0, 10)),
+    selection=st.sampled_from(SELECTIONS),
+    keep=st.booleans(),
+)
+def test_the_native_form_takes_what_the_reference_takes(pending, rows, selection, keep):
+    pending = np.nan_to_num(pending, nan=7.0, posinf=np.inf, neginf=-np.inf)
+    index = None if rows is None else np.array(sorted(rows), np.int32)
+    results = []
+    for native in (True, False):
+        left = pending.copy()
+        taken = take(selection, left, EMBEDDING, index, lr=1.5, keep=keep, native=native)
+        results.append((*taken, left))
+    for ours, reference in zip(*results, strict=True):
+        np.testing.assert_array_equal(ours, reference)
+
+
+@each_of(
+    ("selection", "first", "index"),
+    [
+        (("topk", 3 / 54), [1.0, 1.0, 1.0, -5.0, 1.0], [0, 1, 3]),  # of equals the first
+        (("topk", 0.02), [1.0, 2.0, 3.0], [1, 2]),  # 1.08 elements are two
+        (("topk", 1.0), [0.0, 2.0], [1]),  # never a zero
+        (("threshold", 2.0), [2.9, -3.0, 3.1], [1, 2]),  # counted in step sizes
+    ],
+)
+def test_a_selection_takes_the_largest(selection, first, index):
+    pending = np.zeros(N, np.float32)
+    parameter(pending, MATRIX)[0, : len(first)] = first
+    taken, values = take(Selection(*selection), pending, MATRIX, None, lr=1.5, keep=True)
+    assert taken.tolist() == index
+    np.testing.assert_array_equal(values, np.float32(first)[index])
+
+
+@each_of("keep", [True, False])
+def test_what_is_taken_is_gone_and_the_rest_of_the_candidates_stays_or_is_dropped(keep):
+    pending = initial()
+    rows = np.array([1, 4], np.int32)
+    index, taken = take(Selection("topk", 0.3), pending, EMBEDDING, rows, lr=1.5, keep=keep)
+    flat, was = (parameter(x, EMBEDDING).reshape(-1) for x in (pending, initial()))
+    assert set(index // 5) <= {1, 4}
+    np.testing.assert_array_equal(taken, was[index])
+    assert not flat[index].any()
+    candidates = np.r_[5:10, 20:25]
+    rest, others = np.setdiff1d(candidates, index), np.setdiff1d(np.arange(55), candidates)
+    np.testing.assert_array_equal(flat[rest], was[rest] if keep else 0)
+    np.testing.assert_array_equal(flat[others], was[others])
+
+
+@each_of("text", ["topk", "topk:0", "topk:1.1", "topk:x", "threshold:-1", "some:1"])
+def test_a_selection_that_makes_no_sense_is_refused(text):
+    with pytest.raises(ValueError, match="wanted none, topk:F"):
+        Selection.parse(text)
+
+
+# -- in advance of what is late --------------------------------------------------------------------
+
+
+def fed(optimizer, *shares):
+    """Parameters of one worker after a step with each share, and what it has added in advance."""
+    flat = initial()
+    place = target(optimizer, flat, "matrix")
+    for count, share in enumerate(shares, 1):
+        optimizer.step(place, dense_gradients(count), lr=LR, step=count, feedback=share)
+    return flat, place.private.get(FEEDBACK, np.zeros_like(flat))
+
+
+@each_of("name", ["sgd", "adamw", "adamw-shared", "muon", "muon-shared"])
+def test_steps_that_are_not_late_are_the_rules_own_bit_for_bit(name):
+    own, _ = fed(RULES[name], *[0.0] * 6)
+    ours, ahead = fed(DelayFeedback(RULES[name]), *[0.0] * 6)
+    np.testing.assert_array_equal(ours.view(np.uint32), own.view(np.uint32))
+    assert not ahead.any()
+
+
+def test_whatever_the_shares_were_only_that_of_the_last_step_is_in_the_parameters():
+    steps = [dense_gradients(count) for count in range(1, 5)]
+    flat, ahead = fed(DelayFeedback(SGD(weight_decay=0.0)), 0.5, 0.0, 2.0, 0.75)
+    for name, slot in SLOTS.items():
+        plain = parameter(initial(), slot) - LR * sum(one[name] for one in steps)
+        last = -LR * steps[-1][name]
+        share = 0.0 if name == "embedding" else 0.75  # which is written by rows
+        np.testing.assert_allclose(parameter(flat, slot), plain + share * last, atol=1e-6)
+        np.testing.assert_allclose(parameter(ahead, slot), share * last, atol=1e-6)
+
+
+def test_one_stream_a_step_late_is_the_published_rule():
+    """x(t+1) = x(t) - 2 u(t-1) + u(t-2), where u(t) = lr g(x(t)), on a quadratic."""
+    optimizer, curvature = DelayFeedback(SGD(weight_decay=0.0)), np.float32(1.7)
+    flat = initial()
+    place, begin = target(optimizer, flat), parameter(initial(), MATRIX).astype(np.float64)
+    x, u = [begin], [np.zeros_like(begin)]
+    history = [parameter(flat, MATRIX).copy()]
+    for t in range(12):
+        read = max(0, t - 1)
+        late = {"matrix": curvature * history[read]}
+        optimizer.step(place, late, lr=LR, step=t + 1, feedback=1.0)
+        history.append(parameter(flat, MATRIX).copy())
+        u.append(LR * float(curvature) * x[read])
+        x.append(x[-1] - 2 * u[-1] + u[-2])
+    np.testing.assert_allclose(history, x, rtol=2e-5, atol=1e-6)
+
+
+def test_workers_whose_steps_stay_the_same_are_as_far_ahead_as_steps_are_on_their_way():
+    """P workers of which each is P - 1 updates late: F = (P - 1)/P, and P - 1 steps in all."""
+    workers = 4
+    optimizer, flat = DelayFeedback(SGD(weight_decay=0.0)), initial()
+    private = [target(optimizer, flat) for _ in range(workers)]
+    ones, share = {"bias": np.ones(BIAS.shape, np.float32)}, (workers - 1) / workers
+    for turn in range(3 * workers):
+        place = private[turn % workers]
+        optimizer.step(place, ones, lr=LR, step=1 + turn // workers, feedback=share)
+        steps = turn + 1 + min(turn + 1, workers) * share
+        expected = parameter(initial(), BIAS) - LR * steps
+        np.testing.assert_allclose(parameter(flat, BIAS), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_with_muon_only_hidden_matrices_count_on_what_is_to_come():
+    own, _ = fed(RULES["muon"], *[0.0] * 6)
+    ours, ahead = fed(DelayFeedback(RULES["muon"]), *[0.5] * 6)
+    for slot in (BIAS, EMBEDDING):
+        np.testing.assert_array_equal(parameter(ours, slot), parameter(own, slot))
+        assert not parameter(ahead, slot).any()
+    difference = parameter(ours, MATRIX) - parameter(own, MATRIX)
+    assert np.abs(difference).max() > 0.5 * LR * 0.1
+    # Weight decay shrinks by what is there, the advance included.
+    np.testing.assert_allclose(difference, parameter(ahead, MATRIX), atol=0.1 * LR * 0.1 * 6)
