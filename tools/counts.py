@@ -70,7 +70,8 @@ def bytes_per_element(kernel: str) -> float:
     n = 1 << 16
     launch = KERNELS[kernel].sample(np.random.default_rng(0), n)
     arrays = [one for one in launch.kernel.inputs if not one.scalar]
-    return sum(launch.inputs[one.name].nbytes * (2 if one.writes else 1) for one in arrays) / n
+    moved = sum(launch.inputs[one.name].nbytes * (2 if one.writes else 1) for one in arrays)
+    return float(moved) / n
 
 
 def elements_per_s(kernel: str, chip: str) -> float:

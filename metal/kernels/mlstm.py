@@ -214,7 +214,7 @@ def _sample(kernel: str) -> Callable[[np.random.Generator, int], Launch]:
     def sample(rng: np.random.Generator, n: int) -> Launch:
         s = MLSTMSizes(B=2, S=max(100, n // 48), NH=2, L=SAMPLE_CHUNK, DK=40, DV=12)
         x = sample_arrays(rng, SHAPES, **asdict(s), NC=s.NC, NB=s.NC + 1)
-        how = {"chunk": SAMPLE_CHUNK, "eps": 1e-6}
+        how: dict[str, Any] = {"chunk": SAMPLE_CHUNK, "eps": 1e-6}
         launches = (*forward_launches(x, **how), *backward_launches(x, **how))
         return next(one for one in launches if one.kernel.name == kernel)
 
