@@ -1,152 +1,37 @@
-"""The families of language models, by `model_type`, for arena, checkpoints and backends.
+"""The families of language models, by `model_type`, and what holds of the parameters of each.
 
-A family is a package of `models/`: a config, and a module `model` with its parameters and its
-forward pass (`Model`). `lm` puts the embedding, the head and the loss around them. This module
-imports no framework.
+A family is a configuration: a frozen dataclass that reads a config.json or YAML (`from_dict`), and
+states its model as a list of layers (`layout`). This module imports no framework.
 """
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.errors import ConfigError, nearest
-from mlxhog.models import mad, ngrams, xlstm_large, xlstm_v1
+from mlxhog.models import ngrams
 from mlxhog.models.fields import check_names
-from mlxhog.models.forward_pass import Pass
-from mlxhog.models.ops.arrays import Array, Arrays
+from mlxhog.models.mad import architecture
+from mlxhog.models.model import ModelConfig, Params, State
 from mlxhog.models.spec import ParamSpec, initial_value
+from mlxhog.models.xlstm_large import XLSTMLargeConfig
+from mlxhog.models.xlstm_v1 import XLSTMV1Config
 
-Params = Mapping[str, Array]
-State = Sequence[tuple[Array, ...]]
-"""A tuple of arrays per block, defined by the family; the first axis is the batch."""
+__all__ = ["ModelConfig", "Params", "State"]
 
 _LAYER = re.compile(r"(?:^|\.)(?:blocks|layers)\.(\d+)\.")
 
-
-class ModelConfig(Protocol):
-    """Sizes and constants of one model; frozen, picklable, checked when it is made."""
-
-    @property
-    def model_type(self) -> str:
-        """The family, a key of `FAMILIES`."""
-
-    @property
-    def vocab_size(self) -> int:
-        """V, rows of the embedding."""
-
-    @property
-    def hidden_size(self) -> int:
-        """d, width of the residual stream."""
-
-    @property
-    def num_hidden_layers(self) -> int:
-        """Number of blocks."""
-
-    @property
-    def tie_word_embeddings(self) -> bool:
-        """Whether the head is the embedding."""
-
-    @property
-    def output_logit_soft_cap(self) -> float | None:
-        """Bound of the logits; None if they have none."""
-
-    @property
-    def reset_at_document_boundaries(self) -> bool:
-        """Whether the memory is reset at every `bos_token_id`."""
-
-    @property
-    def bos_token_id(self) -> int | None:
-        """The token that begins a document."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields of a config.json."""
-
-
-class Model(Protocol):
-    """The module with a family's forward pass, over the arrays of any framework."""
-
-    def init_state(self, cfg: Any, B: int, xp: Arrays[Array]) -> State:
-        """Return the state before the first token of B sequences."""
-
-    def blocks(
-        self, cfg: Any, params: Params, x: Array, state: Any, run: Pass[Array]
-    ) -> tuple[Array, State]:
-        """Compute from the embedded tokens (B, S, d) to the final norm; return the new state too.
-
-        A state of None is the start.
-        """
-
-
-@dataclass(frozen=True)
-class Family:
-    """One family.
-
-    Attributes:
-        model: module of its forward pass.
-        title: its name for people.
-        from_dict: reads a config.json, or with `strict=True` a YAML file.
-        param_spec: name -> spec of every parameter, in the order of use.
-        param_count: number of their elements.
-        embedding: name of the embedding.
-        head: name of the matrix from x to logits, if it is not the embedding.
-        dropout_sites: name -> (width, rate) of every place with dropout in training.
-        head_bias: name of the bias of the logits, if there is one.
-    """
-
-    model: Model
-    title: str
-    from_dict: Callable[..., ModelConfig]
-    param_spec: Callable[[Any], dict[str, ParamSpec]]
-    param_count: Callable[[Any], int]
-    embedding: str
-    head: str
-    dropout_sites: Callable[[Any], dict[str, tuple[int, float]]]
-    head_bias: str | None = None
-
-
 FAMILIES = {
-    "xlstm": Family(
-        model=xlstm_large.model,
-        title="xLSTM Large",
-        from_dict=xlstm_large.XLSTMLargeConfig.from_dict,
-        param_spec=xlstm_large.param_spec,
-        param_count=xlstm_large.param_count,
-        embedding=xlstm_large.EMBEDDING,
-        head=f"{xlstm_large.LM_HEAD}.weight",
-        dropout_sites=lambda cfg: {},
-    ),
-    "xlstm_v1": Family(
-        model=xlstm_v1.model,
-        title="xLSTM of the first paper",
-        from_dict=xlstm_v1.XLSTMV1Config.from_dict,
-        param_spec=xlstm_v1.param_spec,
-        param_count=xlstm_v1.param_count,
-        embedding=xlstm_v1.EMBEDDING,
-        head=f"{xlstm_v1.LM_HEAD}.weight",
-        dropout_sites=xlstm_v1.dropout_sites,
-    ),
-    "mad": Family(
-        model=mad.model,
-        title="MAD candidate",
-        from_dict=mad.read,
-        param_spec=mad.param_spec,
-        param_count=mad.param_count,
-        embedding=mad.EMBEDDING,
-        head=mad.HEAD,
-        dropout_sites=lambda cfg: {},
-        head_bias=mad.HEAD_BIAS,
-    ),
+    "xlstm": XLSTMLargeConfig.from_dict,
+    "xlstm_v1": XLSTMV1Config.from_dict,
+    "mad": architecture.read,
 }
-
-
-def of(cfg: ModelConfig) -> Family:
-    """Return the family of a model."""
-    return FAMILIES[cfg.model_type]
+"""`model_type` -> reader of a config.json or, with `strict=True`, of a YAML file."""
 
 
 def read(data: Mapping[str, Any], *, strict: bool = False) -> ModelConfig:
@@ -175,12 +60,12 @@ def read(data: Mapping[str, Any], *, strict: bool = False) -> ModelConfig:
         near = nearest(name, FAMILIES)
         hint = f"did you mean {near!r}?" if near else f"known are {', '.join(FAMILIES)}"
         raise ConfigError(f"model_type is {name!r}, which is not a family of this package; {hint}")
-    return FAMILIES[name].from_dict(data, strict=strict)
+    return FAMILIES[name](data, strict=strict)
 
 
 def param_spec(cfg: ModelConfig) -> dict[str, ParamSpec]:
     """Declare every parameter of a model, in the order in which the model uses them."""
-    return of(cfg).param_spec(cfg)
+    return dict(cfg.layout.spec)
 
 
 def table_spec(cfg: ModelConfig) -> dict[str, ParamSpec]:
@@ -191,7 +76,7 @@ def table_spec(cfg: ModelConfig) -> dict[str, ParamSpec]:
 
 def param_count(cfg: ModelConfig) -> int:
     """Number of elements of all parameters, without tables of n-grams."""
-    return of(cfg).param_count(cfg)
+    return sum(spec.size for spec in cfg.layout.spec.values())
 
 
 def init_params(cfg: ModelConfig, seed: int) -> dict[str, NDArray[np.float32]]:
@@ -201,17 +86,17 @@ def init_params(cfg: ModelConfig, seed: int) -> dict[str, NDArray[np.float32]]:
 
 def embedding(cfg: ModelConfig) -> str:
     """Name of the embedding."""
-    return of(cfg).embedding
+    return cfg.layout.embedding.name
 
 
 def head(cfg: ModelConfig) -> str:
     """Name of the matrix (V, d) from x to logits; that of the embedding if they are tied."""
-    return of(cfg).embedding if cfg.tie_word_embeddings else of(cfg).head
+    return embedding(cfg) if cfg.tie_word_embeddings else cfg.untied_head
 
 
 def head_bias(cfg: ModelConfig) -> str | None:
     """Name of the bias (V,) of the logits; None if there is none."""
-    return of(cfg).head_bias
+    return cfg.layout.head[1].name if len(cfg.layout.head) > 1 else None
 
 
 def products(cfg: ModelConfig) -> frozenset[str]:
@@ -292,7 +177,7 @@ def reset_token(cfg: ModelConfig) -> int | None:
 
 def is_language_model(cfg: ModelConfig) -> bool:
     """Whether the model predicts each token from the tokens before it."""
-    return not (isinstance(cfg, mad.MADConfig) and cfg.backbone == "autoencoder")
+    return cfg.layout.decoder is None
 
 
 def check_language_model(cfg: ModelConfig) -> None:
@@ -311,9 +196,7 @@ def check_language_model(cfg: ModelConfig) -> None:
 
 def longest(cfg: ModelConfig) -> int | None:
     """Return the number of positions of the model; None if it is not limited."""
-    if isinstance(cfg, mad.MADConfig) and cfg.position != "none":
-        return cfg.max_length
-    return None
+    return None if cfg.layout.positions is None else cfg.max_length
 
 
 def check_length(cfg: ModelConfig, length: int) -> None:
@@ -332,7 +215,10 @@ def check_length(cfg: ModelConfig, length: int) -> None:
 
 def dropout_sites(cfg: ModelConfig) -> dict[str, tuple[int, float]]:
     """Name -> (width, rate) of every place of the model with dropout in training."""
-    return of(cfg).dropout_sites(cfg)
+    layout, d = cfg.layout, cfg.hidden_size
+    rates = {layout.embedding.name: layout.dropout}
+    rates |= {part.name: part.dropout for part in layout.parts()}
+    return {name: (d, rate) for name, rate in rates.items() if rate}
 
 
 @dataclass(frozen=True)
@@ -380,13 +266,9 @@ def parameter_blocks(cfg: ModelConfig) -> list[ParameterBlock]:
 
 def _cells(cfg: ModelConfig) -> list[str | None]:
     """The cell of each layer."""
-    if isinstance(cfg, xlstm_v1.XLSTMV1Config):
-        layers = range(cfg.num_hidden_layers)
-        return ["slstm" if layer in cfg.slstm_at else "mlstm" for layer in layers]
-    if not isinstance(cfg, mad.MADConfig):
-        return ["mlstm"] * cfg.num_hidden_layers
     cells: list[str | None] = []
-    for layer in cfg.layers:
+    for block in cfg.layout.blocks:
+        layer = block[0].layer
         own = next((cell for cell in ("mlstm", "slstm") if layer.name.startswith(cell)), None)
         before = cells[-1] if cells and layer.kind == "channel" else None
         cells.append(own or before)

@@ -18,12 +18,76 @@ MOST_LAYERS = 4096
 MOST_FLOAT = 1e30
 """Largest number of a field; times a width it is still finite in float32."""
 
-DOC = "mlxhog.doc"
+DOC, CHECK = "mlxhog.doc", "mlxhog.check"
 
 
-def doc(text: str) -> dict[str, str]:
-    """Return the metadata of a dataclass field that people may set, with a short description."""
-    return {DOC: text}
+def check_positive(name: str, value: float) -> None:
+    """Refuse a size or factor that is not a finite number above 0."""
+    if not (value > 0 and math.isfinite(value)):
+        raise ConfigError(f"{name} is {value}; set it to a finite number above 0")
+
+
+def check_most(name: str, value: float, most: int = MOST_WIDTH) -> None:
+    """Refuse a size that no model has, before anything of this size is computed.
+
+    Raises:
+        ConfigError: it is above `most`.
+    """
+    if value > most:
+        raise ConfigError(f"{name} is {value}; set it to {most} at most")
+
+
+def check_rate(name: str, rate: float) -> None:
+    """Refuse a rate that is no probability, or that would drop everything."""
+    if not 0.0 <= rate < 1.0:
+        raise ConfigError(f"{name} is {rate}; set it to 0 for none, or to a number below 1")
+
+
+def one_of(*choices: str) -> Callable[[str, Any], None]:
+    """Return the check of a field with a fixed set of values."""
+
+    def check(name: str, value: object) -> None:
+        if value not in choices:
+            raise ConfigError(f"{name} is {value!r}; choose one of {', '.join(sorted(choices))}")
+
+    return check
+
+
+def doc(
+    text: str, *, most: int = MOST, check: Callable[[str, Any], None] | None = None
+) -> dict[str, Any]:
+    """Return the metadata of a dataclass field that people may set.
+
+    Args:
+        text: a short description.
+        most: largest value of a number.
+        check: refuses values, in place of the rule that numbers are above 0, and at most `most`.
+    """
+
+    def positive(name: str, value: object) -> None:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            check_positive(name, value)
+            check_most(name, value, most)
+
+    return {DOC: text, CHECK: positive if check is None else check}
+
+
+def anything(name: str, value: object) -> None:
+    """Check nothing."""
+
+
+def check_fields(config: Any, where: str = "") -> None:
+    """Refuse a configuration with a field out of range; the message names it and its range.
+
+    Raises:
+        ConfigError: a field is, here or in a nested configuration.
+    """
+    for one in dataclasses.fields(config):
+        value = getattr(config, one.name)
+        if dataclasses.is_dataclass(value):
+            check_fields(value, f"{where}{one.name}.")
+        elif CHECK in one.metadata:
+            one.metadata[CHECK](where + one.name, value)
 
 
 def check_names(where: str, data: Mapping[Any, Any]) -> None:
@@ -68,16 +132,6 @@ def convert(name: str, value: object, kind: object) -> object:
     )
 
 
-def check_most(name: str, value: float, most: int = MOST_WIDTH) -> None:
-    """Refuse a size that no model has, before anything of this size is computed.
-
-    Raises:
-        ConfigError: it is above `most`.
-    """
-    if value > most:
-        raise ConfigError(f"{name} is {value}; set it to {most} at most")
-
-
 def check_reset(resets: bool, bos_token_id: int | None, vocab_size: int) -> None:
     """Check the token at which a memory is reset.
 
@@ -90,12 +144,6 @@ def check_reset(resets: bool, bos_token_id: int | None, vocab_size: int) -> None
             f"reset_at_document_boundaries is true and bos_token_id is {token}; "
             "set bos_token_id to the token that begins every document"
         )
-
-
-def check_positive(name: str, value: float) -> None:
-    """Refuse a size or factor that is not a finite number above 0."""
-    if not (value > 0 and math.isfinite(value)):
-        raise ConfigError(f"{name} is {value}; set it to a finite number above 0")
 
 
 def unknown(name: str, fields: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.models import families, ngrams
+from mlxhog.models import families, model, ngrams
 from mlxhog.models.families import ModelConfig, Params, State
 from mlxhog.models.forward_pass import Pass
 from mlxhog.models.ops.arrays import Array, Arrays
@@ -20,7 +20,7 @@ from mlxhog.models.ops.operators import Ops
 
 def init_state(cfg: ModelConfig, B: int, xp: Arrays[Array]) -> State:
     """Return the state before the first token of B sequences."""
-    return families.of(cfg).model.init_state(cfg, B, xp)
+    return model.init_state(cfg, B, xp)
 
 
 def stack_states(states: Sequence[State], xp: Arrays[Array]) -> State:
@@ -220,7 +220,7 @@ def _blocks(
 ) -> tuple[Array, State]:
     """From the embedded tokens to the final norm."""
     run.note(x)
-    return families.of(cfg).model.blocks(cfg, params, x, state, run)
+    return model.blocks(cfg, params, x, state, run)
 
 
 def _raw_logits(cfg: ModelConfig, params: Params, x: Array, run: Pass[Array]) -> Array:

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog import _native
-from mlxhog.models import families, ngrams, xlstm_large, xlstm_v1
+from mlxhog.models import families, model, ngrams, xlstm_large, xlstm_v1
 from mlxhog.models.families import ModelConfig
+from mlxhog.models.mad.layers.xlstm_v1 import CELL_EPS
 from mlxhog.models.ops.kernels import resolve
 from mlxhog.models.ops.operators import activation_name
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
@@ -45,12 +46,14 @@ def decoder(
     if any(value.dtype != np.float32 or not value.flags.c_contiguous for value in params.values()):
         return None
     if isinstance(cfg, XLSTMLargeConfig):
-        step, shapes = _large(cfg, params), xlstm_large.model.state_shapes(cfg)
+        step = _large(cfg, params)
     elif isinstance(cfg, XLSTMV1Config):
-        step, shapes = _v1(cfg, params), xlstm_v1.model.state_shapes(cfg)
+        step = _v1(cfg, params)
     else:
         return None
-    return Decoder(step, cfg.vocab_size, shapes, threads, params.get(ngrams.WEIGHT))
+    return Decoder(
+        step, cfg.vocab_size, model.state_shapes(cfg), threads, params.get(ngrams.WEIGHT)
+    )
 
 
 class Decoder:
@@ -151,7 +154,7 @@ def _large(cfg: XLSTMLargeConfig, params: Params) -> _native.Decoder:
     """Make the native decoder; the parameters are read where they lie, at every step."""
     blocks = [
         ("large", [_layer(params, f"{p}.{name}") for name in _LARGE])
-        for p in map(xlstm_large.block_name, range(cfg.num_hidden_layers))
+        for p in (f"backbone.blocks.{n}" for n in range(cfg.num_hidden_layers))
     ]
     out_norm, out_norm_bias = _layer(params, xlstm_large.OUT_NORM)
     return _native.Decoder(
@@ -195,7 +198,7 @@ _MLSTM = (
 _SLSTM = (
     "xlstm_norm",
     "xlstm.conv1d.conv",
-    "xlstm.fgate",  # drives the input gate, see `xlstm_v1/model.py`
+    "xlstm.fgate",  # drives the input gate, see `mad/layers/xlstm_v1.py`
     "xlstm.igate",
     "xlstm.zgate",
     "xlstm.ogate",
@@ -217,15 +220,15 @@ def _v1(cfg: XLSTMV1Config, params: Params) -> _native.Decoder:
         out_norm=params[f"{xlstm_v1.OUT_NORM}.weight"] if cfg.add_post_blocks_norm else None,
         blocks=[_v1_block(cfg, layer, params) for layer in range(cfg.num_blocks)],
         rms=False,
-        norm_eps=xlstm_v1.model.NORM_EPS,
-        cell_eps=xlstm_v1.model.CELL_EPS,
+        norm_eps=cfg.norm_eps,
+        cell_eps=CELL_EPS,
         activation=activation_name(ffn.act_fn) if ffn else "gelu",
         reset_token=_reset_token(cfg),
     )
 
 
 def _v1_block(cfg: XLSTMV1Config, layer: int, params: Params) -> tuple[str, list[Layer]]:
-    p, is_slstm = xlstm_v1.block_name(layer), layer in cfg.slstm_at
+    p, is_slstm = f"xlstm_block_stack.blocks.{layer}", layer in cfg.slstm_at
     own: dict[str, Layer] = {
         "xlstm.slstm_cell": (
             params.get(f"{p}.xlstm.slstm_cell._recurrent_kernel_"),

@@ -210,17 +210,17 @@ def of(cfg: Any) -> NgramTables | None:
     )
 
 
-def check(dim: int, rows: int) -> None:
-    """Refuse sizes of tables that are out of range.
-
-    Raises:
-        ConfigError: they are.
-    """
+def check_dim(name: str, dim: int) -> None:
+    """Refuse a width of rows that is out of range."""
     if not 1 <= dim <= MOST_DIM:
-        raise ConfigError(f"ngram_dim is {dim}; set it to 1 to {MOST_DIM}, such as 32")
+        raise ConfigError(f"{name} is {dim}; set it to 1 to {MOST_DIM}, such as 32")
+
+
+def check_rows(name: str, rows: int) -> None:
+    """Refuse a number of rows that is out of range, or no power of two."""
     if not 2 <= rows <= MOST_ROWS or rows & (rows - 1):
         raise ConfigError(
-            f"ngram_rows is {rows}; set it to a power of two up to 2^{MOST_ROWS.bit_length() - 1}, "
+            f"{name} is {rows}; set it to a power of two up to 2^{MOST_ROWS.bit_length() - 1}, "
             "such as 131072"
         )
 

@@ -18,13 +18,13 @@ from mlxhog.base import plain_json, plain_yaml, reading
 from mlxhog.config import plugins
 from mlxhog.errors import ConfigError, nearest
 from mlxhog.models import families
-from mlxhog.models.families import ModelConfig
 from mlxhog.models.fields import DOC
 from mlxhog.models.mad.architecture import DIM, VOCABULARY
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers import to_dict
 from mlxhog.models.mad.sequence import parse
+from mlxhog.models.model import ModelConfig
 
 _SPELLINGS = {
     "hidden_size": "embedding_dim",
@@ -193,7 +193,7 @@ def as_mapping(cfg: ModelConfig) -> dict[str, Any]:
 
 def to_yaml(cfg: ModelConfig) -> str:
     """Return a model as YAML with a comment for every field."""
-    lines = [("model_type: " + cfg.model_type, f"family: {families.of(cfg).title}")]
+    lines = [("model_type: " + cfg.model_type, f"family: {cfg.title}")]
     for one in fields(cfg):
         depth = one.name.count(".")
         indent, name = "  " * depth, one.name.rpartition(".")[2]

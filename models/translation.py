@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.mad import MADConfig
+from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.xlstm_large import EMBEDDING, XLSTMLargeConfig
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]

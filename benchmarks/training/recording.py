@@ -151,8 +151,8 @@ def model_file(**sizes):
 
 def count_parameters(model):
     """Parameters of an architecture."""
+    from mlxhog.models.families import param_count
     from mlxhog.models.registry import load_architecture
-    from mlxhog.models.xlstm_large import param_count
 
     return param_count(load_architecture(model))
 

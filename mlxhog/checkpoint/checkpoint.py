@@ -50,7 +50,7 @@ from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import CheckpointError, ConfigError, RunError
 from mlxhog.models import families, ngrams
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.xlstm_large.config import NO_EFFECT
+from mlxhog.models.xlstm_large import NO_EFFECT
 
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"

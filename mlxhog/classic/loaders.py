@@ -23,7 +23,7 @@ import shlex
 import warnings
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -42,6 +42,7 @@ _OPENERS: Mapping[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open
 
 Data = TypeVar("Data", DenseRows, SparseRows)
 Float64 = NDArray[np.float64]
+Int64 = NDArray[np.int64]
 
 
 def held_out(data: Data, seed: int) -> tuple[Data, Data]:
@@ -246,23 +247,27 @@ def _parse_svmlight(
         if not _ROW.fullmatch(text):
             lines.refuse(at)
     lengths = np.array([text.count(b":") for text in lines.texts], np.int64)
-    words = [text.replace(b":", b" ") for text in lines.texts]
-    numbers = lines.parse(words, 1 + 2 * lengths)
-    at_label = np.cumsum(1 + 2 * lengths) - (1 + 2 * lengths)
-    features, values = np.delete(numbers, at_label).reshape(-1, 2).T
+    numbers = lines.parse([text.replace(b":", b" ") for text in lines.texts], 1 + 2 * lengths)
+    ends = np.cumsum(1 + 2 * lengths)
+    old = numbers[ends - 1 - 2 * lengths]
+    features, values = np.delete(numbers, ends - 1 - 2 * lengths).reshape(-1, 2).T
     rows = np.repeat(np.arange(len(lengths)), lengths)
+    steps = np.diff(features, prepend=-1.0)
+    steps[np.cumsum(lengths) - lengths] = 1
+    new = old if labels is None else np.array([labels.get(one, np.nan) for one in old.tolist()])
+    way_out = "add this label to --labels"
+    if labels is None:
+        way_out = "wanted -1 or +1. Map the labels, such as --labels 0=-1,1=+1"
     lines.check(
         (features < 0) | (features != np.floor(features)) | ~(features < 2**31 - 1),
         lambda at: f"feature {features[at]:g}; wanted a whole number below 2^31 - 1",
         rows,
     )
-    steps = np.diff(features, prepend=-1.0)
-    steps[np.cumsum(lengths) - lengths] = 1
     lines.check(
         steps <= 0,
         lambda at: (
-            f"feature {features[at]:g} after {features[at - 1]:g}; sort the features of each line, "
-            "and sum the values of equal ones"
+            f"feature {features[at]:g} after {features[at - 1]:g}; sort the features of "
+            "each line, and sum the values of equal ones"
         ),
         rows,
     )
@@ -271,15 +276,10 @@ def _parse_svmlight(
         lambda at: f"feature {features[at]:g} has value {values[at]:g}; wanted a finite float32",
         rows,
     )
-    old = numbers[at_label]
     lines.check(~np.isfinite(old), lambda row: f"label {old[row]:g}; wanted a finite number")
-    if labels is None:
-        new, way_out = old, "wanted -1 or +1. Map the labels, such as --labels 0=-1,1=+1"
-    else:
-        new = np.array([labels.get(label, np.nan) for label in old.tolist()])
-        way_out = "add this label to --labels"
-    illegal = np.abs(new) != 1 if signs else np.isnan(new)
-    lines.check(illegal, lambda row: f"label {old[row]:g}; {way_out}")
+    lines.check(
+        np.abs(new) != 1 if signs else np.isnan(new), lambda row: f"label {old[row]:g}; {way_out}"
+    )
     return new, lengths, features.astype(np.int32), values.astype(np.float32)
 
 
@@ -304,7 +304,7 @@ def _table(lines: _Lines, least: int, most: int) -> Float64:
     return table
 
 
-def _ids(lines: _Lines, column: Float64, what: str) -> NDArray[np.int64]:
+def _ids(lines: _Lines, column: Float64, what: str) -> Int64:
     lines.check(
         (column < 0) | (column >= _ID_LIMIT) | (column != np.floor(column)),
         lambda row: f"{what} {column[row]:g}; wanted a whole number, 0 or more",
@@ -329,53 +329,55 @@ def load_ratings(
         DataError: a file or a line is malformed, an identifier is not a whole number, or a rating
             is outside its range; the message names the line.
     """
-    files = []
-    for path in (train, test):
-        if path is None:
-            continue
-        lines = _read(path, "USER ITEM RATING", separators=b",;\t\r")
-        if _MOVIE.fullmatch(lines.texts[0]):
-            users, items, ratings, lines = _prize(lines)
-        else:
-            texts = [text.replace(b"::", b" ") for text in lines.texts]
-            lines = _Lines(path, lines.form, texts, lines.numbers)
-            user, item, ratings = _table(lines, 3, 3).T
-            users, items = _ids(lines, user, "user"), _ids(lines, item, "item")
-        lines.check(
-            (ratings < lowest) | (ratings > highest),
-            lambda row: (
-                f"rating {ratings[row]:g}; wanted {lowest:g} .. {highest:g}. For another scale "  # noqa: B023
-                "give --rating-range LOW,HIGH"
-            ),
-        )
-        files.append((users, items, ratings.astype(np.float32)))
-    n = len(files[0][0])
-    user_ids, users = np.unique(np.concatenate([one[0] for one in files]), return_inverse=True)
-    item_ids, items = np.unique(np.concatenate([one[1] for one in files]), return_inverse=True)
+    parts = [_ratings(path, lowest, highest) for path in (train, test) if path is not None]
+    users, items, ratings = (np.concatenate(column) for column in zip(*parts, strict=True))
+    user_ids, users = np.unique(users, return_inverse=True)
+    item_ids, items = np.unique(items, return_inverse=True)
     every = Ratings(
         users=users.astype(np.int32),
         items=items.astype(np.int32),
-        ratings=np.concatenate([one[2] for one in files]),
+        ratings=ratings.astype(np.float32),
         n_users=len(user_ids),
         n_items=len(item_ids),
     )
     if test is None:
         return every, None
+    n = len(parts[0][0])
     return every.take(np.arange(n)), every.take(np.arange(n, every.n_entries))
 
 
-def _prize(lines: _Lines) -> tuple[NDArray[np.int64], NDArray[np.int64], Float64, _Lines]:
+def _ratings(path: Path, lowest: float, highest: float) -> tuple[Int64, Int64, Float64]:
+    """Users, items and ratings of a file."""
+    lines = _read(path, "USER ITEM RATING", separators=b",;\t\r")
+    if _MOVIE.fullmatch(lines.texts[0]):
+        users, items, ratings, lines = _prize(lines)
+    else:
+        lines = replace(lines, texts=[text.replace(b"::", b" ") for text in lines.texts])
+        user, item, ratings = _table(lines, 3, 3).T
+        users, items = _ids(lines, user, "user"), _ids(lines, item, "item")
+    lines.check(
+        (ratings < lowest) | (ratings > highest),
+        lambda row: (
+            f"rating {ratings[row]:g}; wanted {lowest:g} .. {highest:g}. For another scale "
+            "give --rating-range LOW,HIGH"
+        ),
+    )
+    return users, items, ratings
+
+
+def _prize(lines: _Lines) -> tuple[Int64, Int64, Float64, _Lines]:
     """Users, movies and ratings in the prize's form, and the lines that have them."""
     opens = np.array([_MOVIE.fullmatch(text) is not None for text in lines.texts])
     names = np.array([int(lines.texts[k].rstrip().rstrip(b":")) for k in np.flatnonzero(opens)])
     rest = np.flatnonzero(~opens)
-    form = "USER,RATING,DATE below a line MOVIE:"
     lines = _Lines(
-        lines.path, form, [lines.texts[k] for k in rest], [lines.numbers[k] for k in rest]
+        lines.path,
+        "USER,RATING,DATE below a line MOVIE:",
+        [lines.texts[k] for k in rest],
+        [lines.numbers[k] for k in rest],
     )
     user, ratings = _table(lines, 2, 2).T if len(rest) else np.empty((2, 0))
-    movies = names[np.cumsum(opens)[rest] - 1]
-    return _ids(lines, user, "user"), movies, ratings, lines
+    return _ids(lines, user, "user"), names[np.cumsum(opens)[rest] - 1], ratings, lines
 
 
 def parse_rating_range(text: str) -> tuple[float, float]:
@@ -407,31 +409,35 @@ def load_graph(path: Path, terminals: str) -> Graph:
     """
     lines = _read(path, "VERTEX VERTEX [WEIGHT]", separators=b",;\t\r")
     table = _table(lines, 2, 3)
-    heads, tails = (_ids(lines, table[:, k], "vertex") for k in (0, 1))
-    cost = table[:, 2] if table.shape[1] > 2 else np.ones(len(table))
-    lines.check(heads == tails, lambda _: "an edge from a vertex to itself; leave it out")
+    ends = np.concatenate([_ids(lines, table[:, k], "vertex") for k in (0, 1)])
+    n = len(table)
+    cost = table[:, 2] if table.shape[1] > 2 else np.ones(n)
+    lines.check(ends[:n] == ends[n:], lambda _: "an edge from a vertex to itself; leave it out")
     lines.check(
         (cost < 0) | (cost > FLOAT32_MAX),
         lambda row: f"weight {cost[row]:g}; the cost of a cut is 0 or more, and a float32",
     )
-    weights = cost.astype(np.float32)
-    known = _terminal_labels(terminals)
-    names, ends = np.unique(np.concatenate([heads, tails]), return_inverse=True)
+    known = parse_terminals(terminals)
+    names, numbers = np.unique(ends, return_inverse=True)
     missing = sorted(known.keys() - set(names.tolist()))
     if missing:
         raise ConfigError(f"terminal {missing[0]} is not a vertex of {path}")
     return Graph(
-        heads=ends[: len(heads)].astype(np.int32),
-        tails=ends[len(heads) :].astype(np.int32),
-        weights=weights,
+        heads=numbers[:n].astype(np.int32),
+        tails=numbers[n:].astype(np.int32),
+        weights=cost.astype(np.float32),
         n_vertices=len(names),
         terminals={int(np.searchsorted(names, name)): label for name, label in known.items()},
         labels=max(known.values()) + 1,
     )
 
 
-def _terminal_labels(terminals: str) -> dict[int, int]:
-    """The label of each terminal, by the vertex's name in the graph file."""
+def parse_terminals(terminals: str) -> dict[int, int]:
+    """Return the label of each terminal, by the vertex's name in the graph file.
+
+    Raises:
+        ConfigError: it is neither VERTEX=LABEL by commas nor a file, or has one label only.
+    """
     if Path(terminals).is_file():
         lines = _read(Path(terminals), "VERTEX LABEL", separators=b",;\t\r")
         vertices, labels = _table(lines, 2, 2).T

@@ -69,7 +69,6 @@ def run(config: ConvertConfig) -> Report:
     from mlxhog.checkpoint.formats.converting import Conversion, convert
     from mlxhog.checkpoint.formats.opening import TITLES
     from mlxhog.checkpoint.formats.saving import check_target
-    from mlxhog.models import families
     from mlxhog.report.views import BytesLine
 
     target = expanded(config.target)
@@ -96,7 +95,7 @@ def run(config: ConvertConfig) -> Report:
         "files": dict(files),
     }
     lines = [
-        f"{families.of(source.config).title}, {format_count(facts['parameters'])} parameters, "
+        f"{source.config.title}, {format_count(facts['parameters'])} parameters, "
         f"{TITLES[source.format]} -> {TITLES[config.to]}: {target}  "
         f"{format_bytes(sum(files.values()))} in {len(files)} file{'s' * (len(files) > 1)}"
     ]

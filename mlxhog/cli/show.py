@@ -56,7 +56,6 @@ def run(config: ShowConfig) -> Report:
 def _facts(record: "RunRecord") -> dict[str, Any]:
     """Return the facts of a run as JSON types."""
     from mlxhog.checkpoint import manifest
-    from mlxhog.models import families
     from mlxhog.report.metrics import sound_marks
 
     run, status, model = record.run, record.status, _architecture(record.run)
@@ -68,7 +67,7 @@ def _facts(record: "RunRecord") -> dict[str, Any]:
         "status": record.state,
         "created_s": run.created_ns() / 1e9 or None,
         "model": record.config.get("model"),
-        "family": None if model is None else families.of(model).title,
+        "family": None if model is None else model.title,
         "parameters": status.get("parameters"),
         "data": record.config.get("data"),
         "tokenizer": record.config.get("tokenizer"),
@@ -164,7 +163,7 @@ def _architecture(run: "Run") -> "ModelConfig | None":
 
 def _load(run: "Run", model: "ModelConfig | None") -> str | None:
     """Return the Python call that loads its newest checkpoint; None without one."""
-    from mlxhog.models.mad import MADConfig
+    from mlxhog.models.mad.config import MADConfig
     from mlxhog.models.xlstm_large import XLSTMLargeConfig
 
     if model is None or not (run.model / "model.safetensors").exists():

@@ -43,11 +43,71 @@ def bos_first(bos: int) -> dict[str, object]:
     }
 
 
-def tokenizer_config(bos_token: str) -> bytes:
-    """Return the `tokenizer_config.json`: the separator begins, ends and pads a text."""
-    special = dict.fromkeys(("bos_token", "eos_token", "pad_token"), bos_token)
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", **special, "padding_side": "left"}
-    return json.dumps(config, indent=1).encode()
+class Tokenizer:
+    """Text to ids and back.
+
+    Attributes:
+        name: the kind, `bytes` or `bpe`.
+        n_ids: number of ids that are used, 0 .. n_ids - 1.
+        vocab_size: rows of the embedding, `n_ids` rounded up to a multiple of 64.
+        bos: the id that starts every document.
+        bos_token: its name.
+        utf8_only: whether bytes that are not UTF-8 are replaced.
+        changes: names of steps that may change a text before it becomes ids; empty if none does.
+        description: the file `tokenizer.json`.
+    """
+
+    name: str
+    n_ids: int
+    vocab_size: int
+    bos: int
+    bos_token = BOS_TOKEN
+    utf8_only = False
+    changes: tuple[str, ...] = ()
+    description: Any
+
+    @property
+    def sha256(self) -> str:
+        """Digest of `tokenizer.json`."""
+        return hashlib.sha256(self.description).hexdigest()
+
+    def encode(self, text: bytes) -> NDArray[np.int32]:
+        """Return the ids of a text, (n,) int32."""
+        raise NotImplementedError
+
+    def encode_all(self, texts: Sequence[bytes]) -> list[NDArray[np.int32]]:
+        """Return the ids of each text."""
+        return [self.encode(text) for text in texts]
+
+    def decode(self, ids: Sequence[int] | NDArray[np.int32]) -> bytes:
+        """Return the bytes of the ids; special tokens and unused ids have none."""
+        raise NotImplementedError
+
+    def byte_lengths(self) -> NDArray[np.uint16]:
+        """Return how many bytes of text each id stands for, (vocab_size,) uint16."""
+        raise NotImplementedError
+
+    def changed_lengths(self, text: bytes, ids: NDArray[np.int32]) -> NDArray[np.int64] | None:
+        """Return how many bytes of a changed text each of its ids stands for, (n,).
+
+        None for a text that its ids decode to: there the numbers are those of `byte_lengths`. What
+        the tokenizer removes counts for the next id, and at the end for the last.
+
+        Args:
+            text: the original text.
+            ids: of `encode`, (n,).
+        """
+        return None
+
+    def files(self) -> dict[str, bytes]:
+        """Return the files, by name, that describe this tokenizer to others."""
+        special = dict.fromkeys(("bos_token", "eos_token", "pad_token"), self.bos_token)
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", **special, "padding_side": "left"}
+        return {
+            "tokenizer.json": self.description,
+            "tokenizer_config.json": json.dumps(config, indent=1).encode(),
+            "chat_template.jinja": conversations.TEMPLATE.encode(),
+        }
 
 
 BPE_SMALLEST = 257
@@ -57,7 +117,7 @@ _MOST_UNUSED = 1 << 20  # most ids without a token; each costs a row of the embe
 _CHAR_TO_BYTE = {char: byte for byte, char in BYTE_TO_CHAR.items()}
 
 
-class BpeTokenizer:
+class BpeTokenizer(Tokenizer):
     """A byte-level `tokenizer.json`, read with the optional package `tokenizers`.
 
     Only byte-level vocabularies are accepted: only their tokens have a known number of bytes, which
@@ -94,18 +154,13 @@ class BpeTokenizer:
         self._pieces = _pieces(self._tokenizer, fields, origin)
         self.n_ids = len(self._pieces)
         self.vocab_size = -(-self.n_ids // 64) * 64
-        self._description = description
+        self.description = description
         self.changes = _changes(fields)
         letters = {piece for piece in self._pieces if len(piece) == 1}
         splitter = fields.get("pre_tokenizer")
         is_byte_level = isinstance(splitter, dict) and splitter.get("type") == "ByteLevel"
         specials = all(token["special"] for token in fields.get("added_tokens") or ())
         self._keeps_text = is_byte_level and specials and len(letters) == 256 and not self.changes
-
-    @property
-    def sha256(self) -> str:
-        """Digest of `tokenizer.json`."""
-        return hashlib.sha256(self._description).hexdigest()
 
     def encode(self, text: bytes) -> NDArray[np.int32]:
         """Return the ids of a text, (n,) int32; bytes that are not UTF-8 become U+FFFD."""
@@ -131,15 +186,7 @@ class BpeTokenizer:
         return lengths
 
     def changed_lengths(self, text: bytes, ids: NDArray[np.int32]) -> NDArray[np.int64] | None:
-        """Return how many bytes of a changed text each of its ids stands for, (n,).
-
-        None for a text that its ids decode to: there the numbers are those of `byte_lengths`. What
-        the tokenizer removes counts for the next id, and at the end for the last.
-
-        Args:
-            text: the original text.
-            ids: of `encode`, (n,).
-        """
+        """See `Tokenizer.changed_lengths`."""
         is_unchanged = is_utf8(text) and (self._keeps_text or self.decode(ids) == text)
         if is_unchanged or not len(ids):
             return None
@@ -153,14 +200,6 @@ class BpeTokenizer:
         ends = np.maximum.accumulate(places[[end for _, end in encoding.offsets]])
         ends[-1] = len(text)
         return np.diff(ends, prepend=0)
-
-    def files(self) -> dict[str, bytes]:
-        """Return the files, by name, that describe this tokenizer to others."""
-        return {
-            "tokenizer.json": self._description,
-            "tokenizer_config.json": tokenizer_config(self.bos_token),
-            "chat_template.jinja": conversations.TEMPLATE.encode(),
-        }
 
 
 def _length_of_invalid(error: UnicodeError) -> tuple[str, int]:

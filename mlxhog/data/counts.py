@@ -22,7 +22,6 @@ Of a text with more than `SAMPLE` tokens, evenly spaced runs are counted.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,11 +32,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog import _native
-from mlxhog.base import plain_json
-from mlxhog.base.durable import replace_file
-from mlxhog.data import subset
+from mlxhog.data import heldout, subset
 from mlxhog.data.tokens import TokenFile
-from mlxhog.errors import DataError, EnvironmentLacks
+from mlxhog.errors import DataError
 
 CONTEXT = 7
 """Bytes of context of the mark."""
@@ -182,20 +179,13 @@ def score(train: Path, val: Path, asked_bytes: int) -> float | None:
     text, part = TokenFile.open(train), subset.of(TokenFile.open(val), asked_bytes)
     if text.prompts is not None or part.prompts is not None or not part.header["bytes"]:
         return None
-    memory = val.with_name(_SCORE_FILE)
     of = {"train": text.digest, "held_out": part.digest, "context": CONTEXT}
-    try:
-        record = plain_json.read(memory)
-        if record["of"] == of and 0 < (bits := float(record["bits_per_byte"])) < math.inf:
-            return bits
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # not computed yet, or damaged
-    bits = Counts.of(text).bits_per_byte(part)
-    try:
-        content = json.dumps({"of": of, "bits_per_byte": bits}, indent=1)
-        replace_file(memory, content.encode())
-    except (OSError, EnvironmentLacks):
-        pass  # another user's directory, or a full disk: the next call computes it again
+    bits: float = heldout.remembered(
+        val.with_name(_SCORE_FILE),
+        of,
+        lambda: Counts.of(text).bits_per_byte(part),
+        lambda bits: 0 < bits < math.inf,
+    )
     return bits
 
 

@@ -28,15 +28,15 @@ import gzip
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.base import plain_json, typed
+from mlxhog.base import plain_json
 from mlxhog.base.durable import replace_file
 from mlxhog.data import textfiles
 from mlxhog.data.batch import IGNORED, Batch, empty_rows
@@ -334,10 +334,27 @@ _LEAST = 0.01  # lower bound in bits per byte, for text that only repeats itself
 _NAMES = (*UNIFORM, "unigram", "gzip", "xz")
 
 
-@dataclass(frozen=True)
-class _Marks:
-    sha256: str
-    bits_per_byte: Mapping[str, float]
+def remembered(
+    path: Path, of: object, compute: Callable[[], Any], is_sound: Callable[[Any], bool]
+) -> Any:  # of `compute`, as JSON has it
+    """Return a value that is computed once and stored in a file, with what it was computed of.
+
+    Args:
+        path: the file.
+        of: identifies the input, in JSON types; another one is computed anew.
+        compute: computes the value.
+        is_sound: whether a stored value can be one; it may raise what wrong types raise.
+    """
+    try:
+        record = plain_json.read(path)
+        if record["of"] == of and is_sound(record["value"]):
+            return record["value"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass  # not computed yet, or damaged
+    value = compute()
+    with suppress(OSError, EnvironmentLacks):  # another user's directory, or a full disk
+        replace_file(path, json.dumps({"of": of, "value": value}, indent=1).encode())
+    return value
 
 
 def marks_of_text(text: bytes, original_bytes: int | None = None) -> dict[str, float]:
@@ -374,24 +391,20 @@ def marks_of(val: Path, tokenizer: Tokenizer) -> dict[str, float]:
     Raises:
         DataError: the token file is damaged.
     """
-    file, memory = TokenFile.open(val), val.with_name(MARKS_FILE)
-    try:
-        stored = typed.read(_Marks, dict(plain_json.read(memory)))
-    except (OSError, ValueError, TypeError):
-        stored = _Marks("", {})
-    marks = dict(stored.bits_per_byte)
-    if stored.sha256 == file.digest and marks.keys() == set(_NAMES) and min(marks.values()) > 0:
-        return marks
-    n_bytes = np.cumsum(file.bytes_at(slice(2 * _MOST_BYTES)))  # some tokens have no byte
-    end = int(np.searchsorted(n_bytes, _MOST_BYTES)) + 1
-    text = tokenizer.decode(np.asarray(file.tokens[:end], np.int32))
-    if file.token_bytes is None:
-        marks = marks_of_text(text[:_MOST_BYTES])
-    else:
-        marks = marks_of_text(text, int(n_bytes[:end][-1]))
-    content = json.dumps(asdict(_Marks(file.digest, marks)), indent=1)
-    try:
-        replace_file(memory, content.encode())
-    except (OSError, EnvironmentLacks):
-        pass  # another user's directory, or a full disk: the next call computes them again
+    file = TokenFile.open(val)
+
+    def compute() -> dict[str, float]:
+        n_bytes = np.cumsum(file.bytes_at(slice(2 * _MOST_BYTES)))  # some tokens have no byte
+        end = int(np.searchsorted(n_bytes, _MOST_BYTES)) + 1
+        text = tokenizer.decode(np.asarray(file.tokens[:end], np.int32))
+        if file.token_bytes is None:
+            return marks_of_text(text[:_MOST_BYTES])
+        return marks_of_text(text, int(n_bytes[:end][-1]))
+
+    marks: dict[str, float] = remembered(
+        val.with_name(MARKS_FILE),
+        file.digest,
+        compute,
+        lambda marks: marks.keys() == set(_NAMES) and min(marks.values()) > 0,
+    )
     return marks

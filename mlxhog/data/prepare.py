@@ -1,7 +1,7 @@
 """Preparing a corpus once: token files of training and held-out text, stored for later runs.
 
 The name of a prepared directory is a digest of its inputs: the text, the tokenizer and the held-out
-rule. A directory is written under a `.part` name and renamed when it is whole, under a file lock.
+rule. A directory appears when it is whole, under a file lock.
 So processes that prepare the same corpus at once end with one good copy, and no later process
 trusts the incomplete directory of a killed one.
 """
@@ -13,7 +13,6 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -23,7 +22,7 @@ from typing import Any
 
 from mlxhog.base import plain_json
 from mlxhog.base.cache import user_cache_directory
-from mlxhog.base.durable import full_disk, require_space, sync, write_synced
+from mlxhog.base.durable import full_disk, new_directory, remove, require_space, write_synced
 from mlxhog.base.paths import printable
 from mlxhog.data import auto_tokenizer, corpora, heldout, tables, textfiles, tokenizers
 from mlxhog.data.bpe import is_utf8
@@ -338,43 +337,33 @@ def _write(
     spec: str,
     progress: bool,
 ) -> None:
-    """Write a prepared directory under a `.part` name, then rename it."""
-    part = target.with_name(target.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
+    """Write a prepared directory; it appears when it is whole."""
     pieces = partial(_pieces, corpus, rule, scan.sizes.n_bytes)
-    try:
-        with full_disk(f"preparing {corpus.source}"):
-            part.mkdir(parents=True)
-            tokenizer = tokenizers.build(
-                spec,
-                lambda: (text for held_out, text in pieces() if not held_out),
-                progress=progress,
-            )
-            tokens_per_byte = len(tokenizer.encode(scan.sample)) / len(scan.sample)
-            token_bytes = 4 * bool(tokenizer.changes or scan.not_utf8 * tokenizer.utf8_only)
-            per_token = item_size(tokenizer) + token_bytes
-            need = int(scan.sizes.n_bytes * tokens_per_byte) * per_token
-            require_space(part, need, f"preparing {corpus.source}")
-            for name, content in tokenizer.files().items():
-                write_synced(part / name, content)
-            _write_tokens(part, corpus, scan, rule, tokenizer)
-            record = {
-                "key": key,
-                "source": corpus.source,
-                "corpus_sha256": scan.sha256,
-                "documents": scan.sizes.n_documents,
-                "bytes": scan.sizes.n_bytes,
-                "rule": rule,
-                "tokenizer": spec,
-            }
-            write_synced(part / _RECORD, json.dumps(record, indent=1).encode())
-            sync(part)
-            if target.exists():
-                shutil.rmtree(target)
-            os.replace(part, target)
-            sync(target.parent)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    doing = f"preparing {corpus.source}"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for end in ("part", "old"):  # of a killed process
+        remove(target.with_name(f"{target.name}.{end}"))
+    with full_disk(doing), new_directory(target) as part:
+        tokenizer = tokenizers.build(
+            spec, lambda: (text for held_out, text in pieces() if not held_out), progress=progress
+        )
+        tokens_per_byte = len(tokenizer.encode(scan.sample)) / len(scan.sample)
+        token_bytes = 4 * bool(tokenizer.changes or scan.not_utf8 * tokenizer.utf8_only)
+        per_token = item_size(tokenizer) + token_bytes
+        require_space(part, int(scan.sizes.n_bytes * tokens_per_byte) * per_token, doing)
+        for name, content in tokenizer.files().items():
+            write_synced(part / name, content)
+        _write_tokens(part, corpus, scan, rule, tokenizer)
+        record = {
+            "key": key,
+            "source": corpus.source,
+            "corpus_sha256": scan.sha256,
+            "documents": scan.sizes.n_documents,
+            "bytes": scan.sizes.n_bytes,
+            "rule": rule,
+            "tokenizer": spec,
+        }
+        write_synced(part / _RECORD, json.dumps(record, indent=1).encode())
 
 
 def _write_tokens(

@@ -108,11 +108,6 @@ class Part:
     examples_end: int
     sources: tuple[SourceFile, ...]
 
-    def before(self, rows: int, batch_size: int, examples_end: int) -> tuple[int, int, int, int]:
-        """The numbers of the part behind this one, which ends at row `rows`."""
-        end_ticket = self.end_ticket - (self.rows - rows) // batch_size
-        return rows, end_ticket, batch_size, examples_end
-
 
 class Stream:
     """The published rows of a folder; `update` reads those that are new.
@@ -141,12 +136,9 @@ class Stream:
                     at += len(line)
                     if line.startswith(b"["):
                         continue
-                    part, last = typed.read(Part, dict(plain_json.loads(line))), self.parts[-1]
-                    rows = last.rows + len(begins) - 1
-                    numbers = part.rows, part.end_ticket, part.batch_size, part.examples_end
-                    is_next = part.batch_size > 0 and part.examples_end >= last.examples_end
-                    if not is_next or numbers != last.before(rows, *numbers[2:]):
-                        raise ValueError(f"{shown(numbers)} does not follow")
+                    part = typed.read(Part, dict(plain_json.loads(line)))
+                    if part.rows != self.parts[-1].rows + len(begins) - 1 or part.batch_size < 1:
+                        raise ValueError(f"{shown(part.rows)} rows, and others are in the file")
                     self._begins.extend(begins[:-1])
                     self.parts.append(part)
                     self.end, begins = at, array("q")
@@ -309,9 +301,9 @@ class StreamWriter:
             Closed: `close` has been called; nothing is published.
             EnvironmentLacks: the disk is full; nothing is published.
         """
-        rows = self.last.rows + draft.n_rows
-        numbers = self.last.before(rows, self._batch_size, examples_end)
-        part = Part(*numbers, tuple(sources))
+        rows, size = self.last.rows + draft.n_rows, self._batch_size
+        end_ticket = self.last.end_ticket + -(-draft.n_rows // size)
+        part = Part(rows, end_ticket, size, examples_end, tuple(sources))
         path = self.folder / ROWS
         with self._publishing, disk_errors(f"writing {path}"), path.open("ab", 0) as file:
             if self._closed:

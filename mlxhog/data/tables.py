@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import importlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -42,18 +42,6 @@ def csv_records(path: Path, file: BinaryIO) -> Iterator[tuple[str, object]]:
         raise DataError(
             f"{path}:{rows.reader.line_num}: not CSV ({error}); repair or delete this line"
         ) from error
-
-
-def csv_columns(path: Path, file: BinaryIO) -> Sequence[str]:
-    """Return the names of a CSV file's columns, also if it has no rows.
-
-    Raises:
-        DataError: the first line is not one of names.
-    """
-    try:
-        return _csv_rows(path, file).fieldnames or ()
-    except csv.Error as error:
-        raise DataError(f"{path}:1: not CSV ({error}); repair this line") from error
 
 
 def _csv_rows(path: Path, file: BinaryIO) -> csv.DictReader[str]:
@@ -134,11 +122,6 @@ class DataSet:
             )
         self.train = "train" if "train" in self._splits else next(iter(self._splits))
         self.held_out = next((one for one in HELD_OUT_SPLITS if one in self._splits), None)
-
-    @property
-    def splits(self) -> Mapping[str, int]:
-        """Name -> number of rows."""
-        return {name: len(rows) for name, rows in self._splits.items()}
 
     def records(self, split: str, text_key: str | None) -> Iterator[tuple[str, object]]:
         """Yield the rows of a split, as `parquet_records` does."""

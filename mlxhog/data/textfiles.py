@@ -302,11 +302,10 @@ def column_needed(path: Path) -> str:
         DataError: the file is unreadable, or not a table.
         EnvironmentLacks: unpacking it needs a package that is not installed.
     """
-    with _open(path) as file:
-        _refuse_other(path, _peek(file))
-        header = tables.csv_columns(path, file)
+    _, row = next(records(path), ("", {}))
+    header = list(row) if isinstance(row, dict) else []
     names = ", ".join(map(shown, header[:20])) or "none"
-    way_out = naming(header) if header else "write a first line with their names"
+    way_out = naming(header) if header else "write a first line with their names, and rows"
     return (
         f"{path} is a table, and the column of its text is not known; its columns are {names}; "
         f"{way_out}"

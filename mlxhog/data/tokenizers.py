@@ -8,7 +8,6 @@ import importlib.resources
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,55 +15,16 @@ from numpy.typing import NDArray
 from mlxhog.base import reading
 from mlxhog.base.paths import expanded
 from mlxhog.base.quantities import parse_count
-from mlxhog.data import conversations
 from mlxhog.data.bpe import (
     BOS_TOKEN,
     BYTE_TO_CHAR,
     BpeTokenizer,
     bos_first,
     load_bpe,
-    tokenizer_config,
     train_bpe,
 )
+from mlxhog.data.bpe import Tokenizer as Tokenizer
 from mlxhog.errors import DataError
-
-
-class Tokenizer(Protocol):
-    """Text to ids and back.
-
-    Attributes:
-        name: the kind, `bytes` or `bpe`.
-        n_ids: number of ids that are used, 0 .. n_ids - 1.
-        vocab_size: rows of the embedding, `n_ids` rounded up to a multiple of 64.
-        bos: the id that starts every document.
-        utf8_only: whether bytes that are not UTF-8 are replaced.
-        changes: names of steps that may change a text before it becomes ids; empty if none does.
-        sha256: digest of the file `tokenizer.json`.
-    """
-
-    name: str
-    n_ids: int
-    vocab_size: int
-    bos: int
-    utf8_only: bool
-    changes: tuple[str, ...]
-
-    @property
-    def sha256(self) -> str: ...  # noqa: D102
-
-    def encode(self, text: bytes) -> NDArray[np.int32]: ...  # noqa: D102
-
-    def encode_all(self, texts: Sequence[bytes]) -> list[NDArray[np.int32]]: ...  # noqa: D102
-
-    def decode(self, ids: Sequence[int] | NDArray[np.int32]) -> bytes: ...  # noqa: D102
-
-    def byte_lengths(self) -> NDArray[np.uint16]: ...  # noqa: D102
-
-    def changed_lengths(  # noqa: D102
-        self, text: bytes, ids: NDArray[np.int32]
-    ) -> NDArray[np.int64] | None: ...
-
-    def files(self) -> dict[str, bytes]: ...  # noqa: D102
 
 
 def identity(spec: str) -> str:
@@ -156,34 +116,22 @@ def size_of(spec: str) -> int:
     return int(size[:12])  # 12 digits are already too many, so the rest does not matter
 
 
-class ByteTokenizer:
+class ByteTokenizer(Tokenizer):
     """One token per byte, ids 0-255, and id 256, which starts a document.
 
     It needs no package and no training, decodes exactly, and makes bits per byte comparable between
-    runs. `files` describes it in the format of the package `tokenizers`, with GPT-2's printable
-    characters for the 256 bytes (`BYTE_TO_CHAR`), so that transformers reads the tokenizer of our
-    checkpoints.
+    runs. Its `description` has GPT-2's printable characters for the 256 bytes (`BYTE_TO_CHAR`), so
+    that transformers reads the tokenizer of our checkpoints.
     """
 
     name = "bytes"
     n_ids = 257
     vocab_size = 320
     bos = 256
-    utf8_only = False
-    changes: tuple[str, ...] = ()
-
-    @property
-    def sha256(self) -> str:
-        """Digest of `tokenizer.json`."""
-        return hashlib.sha256(self.files()["tokenizer.json"]).hexdigest()
 
     def encode(self, text: bytes) -> NDArray[np.int32]:
         """Return the bytes as ids, (len(text),) int32."""
         return np.frombuffer(text, np.uint8).astype(np.int32)
-
-    def encode_all(self, texts: Sequence[bytes]) -> list[NDArray[np.int32]]:
-        """Return the ids of each text."""
-        return [self.encode(text) for text in texts]
 
     def decode(self, ids: Sequence[int] | NDArray[np.int32]) -> bytes:
         """Return the bytes of the ids; the separator and unused ids have none."""
@@ -194,11 +142,9 @@ class ByteTokenizer:
         """Return how many bytes of text each id stands for, (vocab_size,) uint16."""
         return (np.arange(self.vocab_size) < 256).astype(np.uint16)
 
-    def changed_lengths(self, text: bytes, ids: NDArray[np.int32]) -> None:
-        """Return None: no text is changed."""
-
-    def files(self) -> dict[str, bytes]:
-        """Return the files, by name, that describe this tokenizer to others."""
+    @property
+    def description(self) -> bytes:
+        """Its `tokenizer.json`."""
         byte_level = {
             "type": "ByteLevel",
             "add_prefix_space": False,
@@ -229,11 +175,7 @@ class ByteTokenizer:
                 "merges": [],
             },
         }
-        return {
-            "tokenizer.json": json.dumps(description, ensure_ascii=False, indent=1).encode(),
-            "tokenizer_config.json": tokenizer_config(BOS_TOKEN),
-            "chat_template.jinja": conversations.TEMPLATE.encode(),
-        }
+        return json.dumps(description, ensure_ascii=False, indent=1).encode()
 
 
 SHIPPED = "sotu"

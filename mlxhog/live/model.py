@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Self, overload
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,40 +75,14 @@ class LanguageModel:
         self._closed()
         self._model.backend.close()
 
-    @overload
     def generate(
-        self,
-        prompt: str = ...,
-        *,
-        stop: str | Sequence[str] = ...,
-        stream: Literal[False] = ...,
-        **options: object,
-    ) -> str: ...
-
-    @overload
-    def generate(
-        self,
-        prompt: str = ...,
-        *,
-        stop: str | Sequence[str] = ...,
-        stream: Literal[True],
-        **options: object,
-    ) -> Iterator[str]: ...
-
-    def generate(
-        self,
-        prompt: str = "",
-        *,
-        stop: str | Sequence[str] = (),
-        stream: bool = False,
-        **options: object,
-    ) -> str | Iterator[str]:
+        self, prompt: str = "", *, stop: str | Sequence[str] = (), **options: object
+    ) -> str:
         """Return the text after a prompt, without the prompt.
 
         Args:
             prompt: text to continue; an empty one begins a document.
             stop: texts that end the answer and are not part of it.
-            stream: whether to return the iterator of `stream` instead.
             options: other fields of `Sampling` in `mlxhog/decoding/options.py`, as for `mlxhog
                 generate`: `max_new_tokens`, `temperature`, `seed`, ...
 
@@ -118,8 +92,7 @@ class LanguageModel:
             DataError: the prompt is not a Unicode text.
             Diverged: the model's logits are not finite.
         """
-        pieces = self.stream(prompt, stop=stop, **options)
-        return pieces if stream else "".join(pieces)
+        return "".join(self.stream(prompt, stop=stop, **options))
 
     def stream(
         self, prompt: str = "", *, stop: str | Sequence[str] = (), **options: object

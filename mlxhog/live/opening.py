@@ -50,9 +50,8 @@ def open_source(
 ) -> tuple[WeightSource, Model]:
     """Open a run while it trains, the newest checkpoint of a run that has ended, or a checkpoint.
 
-    `latest` is the newest run even if it began while an older one was opened. If a run that trains
-    does not publish copies, modes that need them read its newest checkpoint. If its process does
-    not answer, all modes do. Then the source's `note` gives the reason.
+    If a run that trains does not publish copies, modes that need them read its newest checkpoint.
+    If its process does not answer, all modes do. Then the source's `note` gives the reason.
 
     Args:
         spec: a run (a path, a name below `root`, or `latest`), or the path of a checkpoint.
@@ -108,12 +107,7 @@ def open_source(
             raise RunError(
                 f"run {run.name} ended before it had weights; its terminal shows the reason"
             )
-        source, model = _open_run(run, backend, weights, mode)
-        if spec != "latest" or _run(spec, root) in (run, None):
-            return source, model
-        source.close()
-        model.backend.close()
-        starting = None
+        return _open_run(run, backend, weights, mode)
 
 
 def _run(spec: str, root: Path) -> Run | None:

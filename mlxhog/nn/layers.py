@@ -1,7 +1,7 @@
 """Stacks of xLSTM layers, and what their modules have in common in PyTorch and MLX.
 
-The equations are those of the language models: `models/xlstm_v1/model.py` for the variant "v1", the
-layers of the first paper, and `models/xlstm_large/model.py` for "large", the layers of xLSTM-7B.
+The layers are those of the language models: `models/mad/layers/xlstm_v1.py` for the variant "v1",
+the layers of the first paper, and `xlstm_large.py` beside it for "large", those of xLSTM-7B.
 Parameters have the names and layouts of the xlstm package:
 
     one layer                    conv1d.conv.weight, ...
@@ -30,9 +30,10 @@ from numpy.typing import NDArray
 
 from mlxhog.checkpoint import formats
 from mlxhog.errors import ConfigError, ShapeError
-from mlxhog.models import families, ngrams, xlstm_large, xlstm_v1
+from mlxhog.models import families, model, ngrams
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.forward_pass import Pass
+from mlxhog.models.model import Block
 from mlxhog.models.ops.arrays import Array
 from mlxhog.models.ops.operators import Ops
 from mlxhog.models.registry import load_architecture
@@ -51,7 +52,6 @@ class Stack:
 
     Attributes:
         cfg: the language model that has these layers.
-        cell: of the layers, "mlstm" or "slstm".
         blocks: numbers of the model's blocks.
         whole_blocks: whether a layer is a block with its norms and residuals, or the cell's layer
             in it.
@@ -59,7 +59,6 @@ class Stack:
     """
 
     cfg: XLSTMV1Config | XLSTMLargeConfig
-    cell: str
     blocks: Sequence[int]
     input_size: int
     whole_blocks: bool = False
@@ -70,22 +69,19 @@ class Stack:
         return self.cfg.hidden_size
 
     @property
-    def _family(self) -> Any:
-        return xlstm_large if isinstance(self.cfg, XLSTMLargeConfig) else xlstm_v1
-
-    def _name(self, block: int) -> str:
-        """Return the name of a layer in the model."""
-        inner = ".mlstm_layer" if self._family is xlstm_large else ".xlstm"
-        return f"{self._family.block_name(block)}{'' if self.whole_blocks else inner}"
+    def _parts(self) -> list[Block]:
+        """Of every layer: all parts of its block, or the cell's layer alone."""
+        blocks = (self.cfg.layout.blocks[block] for block in self.blocks)
+        return [block if self.whole_blocks else block[:1] for block in blocks]
 
     @cached_property
     def names(self) -> dict[str, str]:
         """Prefix of a layer's parameters here -> prefix in the model."""
-        one = len(self.blocks) == 1
-        return {
-            "" if one else f"layers.{k}.": f"{self._name(block)}."
-            for k, block in enumerate(self.blocks)
-        }
+        names = [block[0].name for block in self._parts]
+        if self.whole_blocks:
+            names = [name.rpartition(".")[0] for name in names]
+        one = len(names) == 1
+        return {"" if one else f"layers.{k}.": f"{name}." for k, name in enumerate(names)}
 
     @cached_property
     def parameters(self) -> dict[str, ParamSpec]:
@@ -98,9 +94,8 @@ class Stack:
             shape = (self.width, self.input_size)
             parameters["input_proj.weight"] = ParamSpec("input_proj.weight", shape, bound)
             parameters["input_proj.bias"] = ParamSpec("input_proj.bias", shape[:1], bound)
-        specs = self._family.param_spec(self.cfg).values()
         for here, there in self.names.items():
-            for spec in specs:
+            for spec in self.cfg.layout.spec.values():
                 if spec.name.startswith(there):
                     parameters[here + spec.name.removeprefix(there)] = spec
         return parameters
@@ -108,7 +103,7 @@ class Stack:
     @cached_property
     def state_shapes(self) -> list[tuple[tuple[int, ...], ...]]:
         """Shapes of every layer's state, for one row."""
-        shapes = self._family.model.state_shapes(self.cfg)
+        shapes = model.state_shapes(self.cfg)
         return [shapes[block] for block in self.blocks]
 
     def translate(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -155,11 +150,9 @@ class Stack:
                     f"{name} is {array.dtype}, but these layers compute in float32; convert it"
                 )
         masks: dict[str, Array] = {}
-        if drop is not None and isinstance(self.cfg, XLSTMV1Config):
-            prefixes = tuple(f"{xlstm_v1.block_name(block)}." for block in self.blocks)
-            for site, (width, rate) in xlstm_v1.dropout_sites(self.cfg).items():
-                if site.startswith(prefixes):
-                    masks[site] = drop((*x.shape[:2], width), rate)
+        for part in (part for block in self._parts for part in block):
+            if drop is not None and part.dropout:
+                masks[part.name] = drop((*x.shape[:2], part.d), part.dropout)
         xp, order, padded = ops.xp, None, None
         if counts is not None:
             order = np.argsort(~counts, axis=1, kind="stable")  # those that count first
@@ -173,22 +166,18 @@ class Stack:
         run: Pass[Array] = Pass(ops, masks=masks or None)
         of_model = {spec.name: params[name] for name, spec in self.parameters.items()}
         after = []
-        for k, block in enumerate(self.blocks):
+        for k, block in enumerate(self._parts):
             before = None if state is None else tuple(state[k])
-            x, end = self._layer(block, of_model, x, before, run)
+            if self.whole_blocks:
+                x, end = model.run_block(self.cfg, block, of_model, x, before, run)
+            else:
+                (part,) = block
+                own = part.params(of_model)
+                x, end = part.layer.forward(self.cfg, own, x, before, run.at(part.name))
             after.append(end)
         if order is not None:
             x = take(xp.where(padded, 0.0, x), np.argsort(order, axis=1), xp)
         return x, tuple(after)
-
-    def _layer(self, block: int, params: Mapping[str, Array], *rest: Any) -> Any:
-        """Run one layer or block; return its output and state."""
-        model, where = self._family.model, self._name(block)
-        if not self.whole_blocks:
-            return getattr(model, f"{self.cell}_layer")(self.cfg, params, where, *rest)
-        if self._family is xlstm_large:
-            return model.block(self.cfg, params, block, *rest)
-        return getattr(model, f"{self.cell}_block")(self.cfg, params, where, *rest)
 
 
 def _renamed(name: str, prefixes: Mapping[str, str]) -> str:
@@ -210,7 +199,7 @@ def _config(
         cfg = XLSTMLargeConfig.from_dict(sizes | dict(options), strict=True)
     elif variant == "v1" and cell in ("mlstm", "slstm"):
         layer = dict(options)
-        model = {key: layer.pop(key) for key in ("bias", "chunk_size") if key in layer}
+        whole = {key: layer.pop(key) for key in ("bias", "chunk_size") if key in layer}
         block: dict[str, Any] = {cell: layer}
         if cell == "slstm":
             ffn = layer.pop("feedforward", {})
@@ -223,7 +212,7 @@ def _config(
             "slstm_at": [*range(n)] if cell == "slstm" else [],
             f"{cell}_block": block,
         }
-        cfg = XLSTMV1Config.from_dict(data | model, strict=True)
+        cfg = XLSTMV1Config.from_dict(data | whole, strict=True)
     else:
         raise ConfigError(
             f"cell {cell!r} of variant {variant!r} does not exist; choose mlstm or slstm of v1, "
@@ -358,7 +347,7 @@ class SLSTM(Module):
         cfg = _config(
             "slstm", "v1", hidden_size, num_layers, dropout, {**options, "feedforward": None}
         )
-        stack = Stack(cfg=cfg, cell="slstm", blocks=range(num_layers), input_size=input_size)
+        stack = Stack(cfg=cfg, blocks=range(num_layers), input_size=input_size)
         super().__init__(stack, batch_first=batch_first, kernels=kernels)
 
 
@@ -395,7 +384,7 @@ class MLSTM(Module):
                 `v_dim_factor`, `gate_soft_cap`, `norm_eps`, `eps`.
         """
         cfg = _config("mlstm", variant, hidden_size, num_layers, dropout, options)
-        stack = Stack(cfg=cfg, cell="mlstm", blocks=range(num_layers), input_size=input_size)
+        stack = Stack(cfg=cfg, blocks=range(num_layers), input_size=input_size)
         super().__init__(stack, batch_first=batch_first, kernels=kernels)
 
 
@@ -436,9 +425,7 @@ class XLSTMBlock(Module):
         if not 0 <= index < of:
             raise ConfigError(f"block {index} of {of} does not exist; count blocks from 0")
         cfg = _config(cell, variant, hidden_size, of, dropout, options)
-        stack = Stack(
-            cfg=cfg, cell=cell, blocks=(index,), input_size=hidden_size, whole_blocks=True
-        )
+        stack = Stack(cfg=cfg, blocks=(index,), input_size=hidden_size, whole_blocks=True)
         super().__init__(stack, batch_first=batch_first, kernels=kernels)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 from mlxhog.models import families, ngrams
-from mlxhog.models.mad import MADConfig
+from mlxhog.models.mad.config import MADConfig
 from mlxhog.parity.engines import Forward, ModelEngine
 from mlxhog.parity.optimizers import After
 from mlxhog.parity.subject import Array, ModelPlan

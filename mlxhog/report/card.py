@@ -42,7 +42,7 @@ def text(model: ModelConfig, checkpoint: Path, *, to: str = "mlxhog", command: s
     run = run_of(checkpoint)
     size = format_count(families.param_count(model))
     about = [
-        f"- model: {families.of(model).title}, {size} parameters, vocabulary {model.vocab_size}",
+        f"- model: {model.title}, {size} parameters, vocabulary {model.vocab_size}",
         *(_unknown(checkpoint) if run is None else _of_run(run, checkpoint)),
     ]
     if command:

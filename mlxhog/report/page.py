@@ -119,13 +119,14 @@ def chart_scripts() -> list[str]:
 
 
 def chart_styles() -> list[str]:
-    """Styles of the charts of a run."""
-    return [asset("uPlot.min.css"), asset("run.css")]
-
-
-def inks() -> dict[str, tuple[str, ...]]:
-    """Colors of lines, for light and for dark pages."""
-    return {theme.name: theme.inks for theme in (LIGHT, DARK)}
+    """Styles of the charts of a run, with the colors of lines as --ink-0, --ink-1, ..."""
+    light, dark = (
+        " ".join(f"--ink-{k}: {ink};" for k, ink in enumerate(theme.inks))
+        for theme in (LIGHT, DARK)
+    )
+    in_dark = f"@media screen and (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}"
+    inks = f":root {{ {light} }}\n{in_dark}\n"
+    return [asset("uPlot.min.css"), inks, asset("run.css")]
 
 
 def table(

@@ -29,15 +29,13 @@ from mlxhog.report.metrics import (
     scored_at,
     share_text,
 )
-from mlxhog.report.shares import rows, shares
+from mlxhog.report.shares import shares
 from mlxhog.report.streams import printable, printable_lines
 
 MOST_TEXT = 2000
 """Largest number of characters of an event; the rest is cut off."""
 MOST_EVENTS = 2000
 """Number of newest events and samples in memory."""
-MOST_SPANS = 2000
-"""Number of newest intervals of workers on a page."""
 ALL = "all workers"
 _ASIDE = ("out", "name")
 """Options that choose the folder of a run and do not change its training."""
@@ -318,27 +316,6 @@ class RunRecord:
             ("this page again", f"mlxhog report {run}"),
         ]
 
-    # -- the data of a page ----------------------------------------------------------------------
-
-    def to_json(self, points: int) -> dict[str, Any]:
-        """Return the data of a page, with at most `points` points per line."""
-        return {
-            "name": self.run.name,
-            "seq_len": self.seq_len,
-            "events": [event.to_json() for event in self.events],
-            "others": self.others,
-            "workers": {slot: w.backend for slot, w in sorted(self.history.workers.items())},
-            "staleness": {
-                slot: dict(self.history.staleness(slot)) for slot in sorted(self.history.workers)
-            },
-            "shares": rows(self.shares()),
-            "spans": [
-                [one.slot, round(one.begin_s, 2), round(one.end_s, 2), one.state, one.pid]
-                for one in self.history.spans[-MOST_SPANS:]
-            ],
-            **self.history.drawn(points),
-        }
-
 
 def different_texts(records: Sequence[RunRecord]) -> str | None:
     """A warning if held-out numbers of runs are of different texts, else None."""
@@ -388,10 +365,6 @@ class RunEvent:
     step: int
     kind: str
     text: str = ""
-
-    def to_json(self) -> list[object]:
-        """Return the fields in the order that a page reads."""
-        return [round(self.elapsed_s, 2), self.step, self.kind, self.text]
 
 
 class EventLog:

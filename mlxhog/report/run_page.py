@@ -5,11 +5,11 @@ Elements with `data-live` change while a run trains; a board replaces them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from html import escape
 from importlib.metadata import version
-from typing import Any
 
 from mlxhog.base.quantities import (
     format_bytes,
@@ -18,25 +18,21 @@ from mlxhog.base.quantities import (
     format_number,
     format_share,
 )
-from mlxhog.report import page
+from mlxhog.report import drawings, page
+from mlxhog.report.charts import LIGHT
 from mlxhog.report.metrics import COUNTS, WorkerReport, number, sound_marks
-from mlxhog.report.record import RunRecord, different_texts
+from mlxhog.report.record import RunEvent, RunRecord, different_texts
+from mlxhog.report.shares import rows
 
 MOST_NUMBERS = 30_000
 """Numbers in all curves of a page together; this keeps the page below half a megabyte."""
 FEWEST_POINTS, MOST_POINTS = 100, 2000
 AXES = (("time", "time"), ("samples", "samples"), ("updates", "updates"))
-PARTS = (
-    ("samples", "Samples of text"),
-    ("workers", "Workers over time"),
-    ("shares", "Where the time goes: shares of a step"),
-    ("staleness", "Staleness: updates by others between the read and the write of a step"),
-    ("events", "Events"),
-)
-"""Parts of a run's section that the script fills; an empty part is hidden."""
 COMPARED = ("gzip", "xz", COUNTS)
 MOST_TEXT = 280
 """Characters of the newest sample."""
+NEWEST, MOST_SAMPLES, MOST_EVENTS = 5, 40, 300
+"""Of samples and events the newest are shown, others are folded, and older ones left out."""
 
 
 def points_for(records: Sequence[RunRecord]) -> int:
@@ -60,7 +56,7 @@ def report(records: Sequence[RunRecord], *, buttons: str = "") -> str:
         about = "This page follows the run while <code>mlxhog board</code> runs."
     parts = [
         f"<h1>{escape(title)}</h1>",
-        "<noscript><p class='partial'>A script in this file draws the tiles and curves, but this "
+        "<noscript><p class='partial'>A script in this file draws the curves, but this "
         "browser does not run scripts.</p></noscript>",
         f'<div id="notes" data-live>{_notes(records)}</div>',
         *(head(record, k, alone=alone) for k, record in enumerate(records)),
@@ -85,29 +81,31 @@ def data(records: Sequence[RunRecord]) -> dict[str, object]:
     points = points_for(records)
     runs = [
         {
-            **record.to_json(points),
-            "tiles": tiles(record),
+            "name": record.run.name,
+            "seq_len": record.seq_len,
+            "workers": {slot: one.backend for slot, one in sorted(record.history.workers.items())},
             "marks": without_network(record),
+            **record.history.drawn(points),
         }
         for record in records
     ]
-    return {"runs": runs, "inks": page.inks()}
+    return {"runs": runs, "n_inks": len(LIGHT.inks)}
 
 
-def tiles(record: RunRecord) -> list[dict[str, Any]]:
-    """Return the numbers at the top of the page; one that is not known yet is left out.
-
-    Each has a name, a value and a detail as plain texts, the length of a bar from 0 to 1 or None,
-    and whether the value is prose, which takes a whole row.
-    """
-    shown: list[dict[str, Any]] = []
+def tiles(record: RunRecord) -> str:
+    """The numbers at the top of the page; one that is not known yet is left out."""
+    shown = list[str]()
 
     def tile(
         name: str, value: str, detail: str = "", share: float | None = None, prose: bool = False
     ) -> None:
-        shown.append(
-            {"name": name, "value": value, "detail": detail, "share": share, "is_text": prose}
-        )
+        """Add one: with the length of a bar from 0 to 1, or with prose, which takes a row."""
+        kind = "tile text" if prose else "tile"
+        bar = "" if share is None else f'<div style="width: {100 * min(share, 1):.1f}%"></div>'
+        parts = (("name", escape(name)), ("value", escape(value)), ("share", bar),
+                 ("detail", escape(detail)))  # fmt: skip
+        filled = "".join(f'<div class="{part}">{text}</div>' for part, text in parts if text)
+        shown.append(f'<div class="{kind}">{filled}</div>')
 
     if len(record.history):
         now, facts = record.progress, record.facts()
@@ -129,9 +127,8 @@ def tiles(record: RunRecord) -> list[dict[str, Any]]:
     if record.samples:
         sample = record.samples[-1]
         text = sample.text if len(sample.text) <= MOST_TEXT else f"{sample.text[:MOST_TEXT]} ..."
-        when = f"after {format_duration(sample.elapsed_s)}, step {format_number(sample.step)}"
-        tile("newest sample", text, when, prose=True)
-    return shown
+        tile("newest sample", text, _when(sample), prose=True)
+    return "".join(shown)
 
 
 def without_network(record: RunRecord) -> dict[str, float]:
@@ -150,7 +147,8 @@ def head(record: RunRecord, k: int, *, alone: bool = True) -> str:
     return (
         f'{name}<p class="sum">'
         f'<span class="state" id="state-{k}" data-live>{escape(record.state)}</span> '
-        f'{escape(about)}</p>\n<div class="tiles" id="tiles-{k}"></div>'
+        f'{escape(about)}</p>\n<div class="tiles" id="tiles-{k}" data-live>'
+        f"{tiles(record)}</div>"
     )
 
 
@@ -235,8 +233,20 @@ def section(record: RunRecord, number: int, *, alone: bool = True) -> str:
     """
     level = "h2" if alone else "h3"
     filled = "\n".join(
-        f'<div data-part="{name}" hidden><{level}>{escape(heading)}</{level}><div></div></div>'
-        for name, heading in PARTS
+        f'<div data-part="{name}" id="{name}-{number}" data-live>'
+        + (f"<{level}>{heading}</{level}><div>{body}</div>" if body else "")
+        + "</div>"
+        for name, heading, body in (
+            ("samples", "Samples of text", _samples(record)),
+            ("workers", "Workers over time", drawings.timeline(record)),
+            ("shares", "Where the time goes: shares of a step", _shares(record)),
+            (
+                "staleness",
+                "Staleness: updates by others between the read and the write of a step",
+                drawings.staleness(record),
+            ),
+            ("events", "Events", _events(record)),
+        )
     )
     parts = [
         "" if alone else f"<h2>{escape(record.run.name)}</h2>",
@@ -247,6 +257,53 @@ def section(record: RunRecord, number: int, *, alone: bool = True) -> str:
         _commands(record, level),
     ]
     return f'<section id="run-{number}">\n' + "\n".join(filter(None, parts)) + "\n</section>"
+
+
+def _samples(record: RunRecord) -> str:
+    samples = record.samples[-MOST_SAMPLES:]
+    return _newest_first("samples", [(event, event.text) for event in samples])
+
+
+def _events(record: RunRecord) -> str:
+    others = [event for event in record.events if event.kind != "sample"][-MOST_EVENTS:]
+    words = {"message": "", "strategy": "", "checkpoint": "saved ", "ended": "ended: "}
+    spelled = [
+        words.get(event.kind, f"{event.kind}: ") + re.sub("^.*/(?=checkpoints/)", "", event.text)
+        for event in others
+    ]
+    return _newest_first("events", list(zip(others, spelled, strict=True)))
+
+
+def _newest_first(kind: str, events: Sequence[tuple[RunEvent, str]]) -> str:
+    """A list of events, older ones folded."""
+    items = [
+        f'<li><span class="when">{_when(event)}</span><p>{escape(text)}</p></li>'
+        for event, text in events[::-1]
+    ]
+    shown, older = (
+        f'<ul class="{kind}">{"".join(some)}</ul>' if some else ""
+        for some in (items[:NEWEST], items[NEWEST:])
+    )
+    folded = f"<summary>{len(items) - NEWEST} older</summary>{older}"
+    return shown + (f"<details>{folded}</details>" if older else "")
+
+
+def _when(event: RunEvent) -> str:
+    if event.step == 0:
+        return "at the start"
+    return f"after {format_duration(event.elapsed_s)}, step {format_number(event.step)}"
+
+
+def _shares(record: RunRecord) -> str:
+    header, *others = rows(record.shares()) or [[]]
+    lines = (
+        "".join(
+            f'<td class="t" data-head="{head}">{escape(cell)}</td>'
+            for head, cell in zip(header, cells, strict=True)
+        )
+        for cells in others
+    )
+    return page.table(header, lines, left=header, cards=True) if others else ""
 
 
 def _configuration(record: RunRecord, level: str) -> str:

@@ -45,9 +45,9 @@ class Hypergraph:
 
     def __post_init__(self) -> None:
         """Check the edges."""
-        indptr, indices = np.asarray(self.indptr), np.asarray(self.indices)
+        indptr, indices = (np.ascontiguousarray(x, np.int64) for x in (self.indptr, self.indices))
         _check(indptr, indices, self.n)
-        object.__setattr__(self, "indptr", np.ascontiguousarray(indptr, np.int64))
+        object.__setattr__(self, "indptr", indptr)
         object.__setattr__(self, "indices", np.ascontiguousarray(indices, np.int32))
 
     @classmethod
@@ -128,36 +128,23 @@ class Hypergraph:
         return met
 
 
-def _check(indptr: NDArray[np.integer], indices: NDArray[np.integer], n: int) -> None:
-    for name, array in (("indptr", indptr), ("indices", indices)):
-        if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
-            raise DataError(
-                f"{name} has shape {array.shape} and type {array.dtype}; wanted a list of integers"
-            )
-    if not 0 < n < 2**31:
-        raise DataError(f"a hypergraph over {n} coordinates; wanted 1 to {2**31 - 1}")
-    if len(indptr) < 2:
-        raise DataError("a hypergraph without edges has no Omega, Delta or rho; give it examples")
-    if indptr[0] != 0 or (indptr[1:] < indptr[:-1]).any() or indptr[-1] != len(indices):
+def _check(indptr: NDArray[np.int64], indices: NDArray[np.int64], n: int) -> None:
+    if not 0 < n < 2**31 or len(indptr) < 2:
+        raise DataError(
+            f"a hypergraph of {len(indptr) - 1} edges over {n} coordinates; wanted at least one of "
+            f"each, and fewer than {2**31} coordinates"
+        )
+    if indptr[0] != 0 or (np.diff(indptr) < 0).any() or indptr[-1] != len(indices):
         raise DataError(
             f"indptr runs from {indptr[0]} to {indptr[-1]} over {len(indices)} indices; wanted "
             f"0 to {len(indices)}, never falling"
         )
-    outside = np.flatnonzero((indices < 0) | (indices >= n))
-    if len(outside):
-        raise _outside(indptr, indices, n, outside[0])
-    falls = np.flatnonzero(indices[1:] <= indices[:-1]) + 1
-    falls = falls[~np.isin(falls, indptr)]
-    if len(falls):
-        edge = int(np.searchsorted(indptr, falls[0], side="right")) - 1
+    falls = np.diff(indices, prepend=-1) <= 0
+    falls[indptr[indptr < len(indices)]] = False  # where an edge begins
+    wrong = np.flatnonzero(falls | (indices < 0) | (indices >= n))
+    if len(wrong):
+        edge = int(np.searchsorted(indptr, wrong[0], side="right")) - 1
         raise DataError(
-            f"edge {edge} has coordinate {indices[falls[0]]} after {indices[falls[0] - 1]}; wanted "
-            "them ascending and distinct, or use Hypergraph.from_lists"
+            f"edge {edge} has coordinate {indices[wrong[0]]}; wanted those of an edge ascending, "
+            f"distinct and from 0 to {n - 1}, or use Hypergraph.from_lists"
         )
-
-
-def _outside(
-    indptr: NDArray[np.integer], indices: NDArray[np.integer], n: int, at: np.intp
-) -> DataError:
-    edge = int(np.searchsorted(indptr, at, side="right")) - 1
-    return DataError(f"edge {edge} has coordinate {indices[at]}, wanted 0 to {n - 1}")

@@ -29,7 +29,7 @@ from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import CheckpointError, DataError, MlxhogError
 from mlxhog.models import families, ngrams
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.xlstm_large.config import SPELLINGS
+from mlxhog.models.xlstm_large import SPELLINGS
 from mlxhog.training.resume import score_of
 
 OF_TRAINING = ("dropout", "reset_at_document_boundaries", "context_length", "vocab_size")
@@ -198,8 +198,8 @@ class InitialWeights:
         )
         if there.model_type != model.model_type:
             raise CheckpointError(
-                f"{self.opened.path} is a model of the family {families.of(there).title} "
-                f"({there.model_type}), {config.model} one of {families.of(model).title} "
+                f"{self.opened.path} is a model of the family {there.title} "
+                f"({there.model_type}), {config.model} one of {model.title} "
                 f"({model.model_type}); {way_out}"
             )
         differences = list(_differences(there.to_dict(), model.to_dict()))

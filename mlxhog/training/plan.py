@@ -25,7 +25,7 @@ from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import ConfigError
 from mlxhog.models import families, ngrams, registry
 from mlxhog.models.families import ModelConfig, param_count, param_spec
-from mlxhog.models.mad import MADConfig
+from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.sampled_head import SampledHead
 from mlxhog.models.spec import ParamSpec

@@ -16,7 +16,6 @@ from mlxhog.config.sources import specs_of, spelt_values_of
 from mlxhog.data.corpora import inventory
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import RunError
-from mlxhog.models import families
 from mlxhog.models.families import param_count
 from mlxhog.models.registry import load_architecture
 from mlxhog.training import checkpoints, lengths
@@ -76,7 +75,7 @@ def facts(plan: Plan, asked: TrainConfig) -> dict[str, Any]:
         "emulated": plan.emulated,
         "model": {
             "name": config.model,
-            "family": families.of(plan.model).title,
+            "family": plan.model.title,
             "hidden_size": plan.model.hidden_size,
             "blocks": plan.model.num_hidden_layers,
             "vocab_size": plan.model.vocab_size,

@@ -195,7 +195,7 @@ def _optimizer_notes(
     chosen, notes = optimizers.of(asked), list[str]()
     if chosen.beside and not hidden:
         notes.append(
-            f"optimizer {chosen.name}: this {families.of(model).title} has no hidden matrix "
+            f"optimizer {chosen.name}: this {model.title} has no hidden matrix "
             f"(both sides at least {model.hidden_size / 2:g}, half its width), so "
             f"{chosen.beside} moves every parameter"
         )

@@ -46,9 +46,12 @@ __all__ = [
     "check_positive",
     "dataclass",
     "linear",
+    "linear_map",
     "math",
+    "normal",
     "np",
     "replace",
+    "small_std",
     "taps",
 ]
 
@@ -160,6 +163,23 @@ def check_positive(**numbers: int) -> None:
 def linear(name: str, out: int, inputs: int, *, product: bool = True) -> ParamSpec:
     """Declare the matrix (out, inputs) of a linear map, initialised as in torch.nn.Linear."""
     return ParamSpec(name, (out, inputs), bound(inputs), decay=True, product=product)
+
+
+def linear_map(name: str, out: int, inputs: int, init: str, bias: bool) -> Iterable[ParamSpec]:
+    """Declare a linear map with these initial values, and a bias of zeros if it has one."""
+    yield ParamSpec(f"{name}.weight", (out, inputs), init, decay=True, product=True)
+    if bias:
+        yield ParamSpec(f"{name}.bias", (out,), "zeros")
+
+
+def normal(std: float) -> str:
+    """Return the initialiser of that standard deviation."""
+    return f"normal:{std!r}"
+
+
+def small_std(d: int) -> float:
+    """Return the standard deviation of xLSTM's maps that do not end in the residual stream."""
+    return math.sqrt(2 / (5 * d))
 
 
 def bias(name: str, out: int, inputs: int) -> ParamSpec:

@@ -15,8 +15,7 @@ from mlxhog.decoding.options import Sampling
 from mlxhog.errors import DataError
 from mlxhog.models import lm_float64
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
-from mlxhog.models.xlstm_v1 import XLSTMV1Config
-from mlxhog.models.xlstm_v1.block_config import MLSTMBlockConfig, SLSTMBlockConfig
+from mlxhog.models.xlstm_v1 import MLSTMBlockConfig, SLSTMBlockConfig, XLSTMV1Config
 from tests.backends.untrained import NAMES, Ids, bound
 from tests.models.golden import model_case
 from tests.models.sample import batch, config, perturbed_params, v1_config

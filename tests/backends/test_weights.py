@@ -15,8 +15,7 @@ from mlxhog.models.families import init_params, param_spec
 from mlxhog.models.ops import kernels
 from mlxhog.models.ops.reference.quantized_mlx import Quantized, suits
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
-from mlxhog.models.xlstm_v1 import XLSTMV1Config
-from mlxhog.models.xlstm_v1.block_config import MLSTMBlockConfig, SLSTMBlockConfig
+from mlxhog.models.xlstm_v1 import MLSTMBlockConfig, SLSTMBlockConfig, XLSTMV1Config
 from tests.backends.untrained import Ids
 from tests.tolerances import (
     LOGITS_4BIT,

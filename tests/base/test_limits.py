@@ -21,7 +21,7 @@ from mlxhog.data import tokenizers
 from mlxhog.errors import CheckpointError, ConfigError, DataError
 from mlxhog.live.serving.app import Api
 from mlxhog.live.serving.requests import RefusedRequest
-from mlxhog.models.mad import architecture, sequence
+from mlxhog.models.mad import sequence
 from tests.pairs import each_of
 
 
@@ -68,11 +68,6 @@ def test_a_choice_with_a_long_gap_is_refused():
 def test_a_duration_of_very_many_digits_is_refused(read):
     with pytest.raises(ValueError, match="wanted"):
         read("1" * LONG + "x")
-
-
-def test_stripes_of_very_many_digits_are_refused():
-    with pytest.raises(ConfigError, match="write stripes"):
-        architecture._striping({"pattern": "1" * LONG}, {})
 
 
 def test_layers_of_very_many_nested_parentheses_are_refused():

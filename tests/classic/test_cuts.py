@@ -49,7 +49,7 @@ def square(weights, **terminals):
 )
 def test_every_scheme_rounds_the_recorded_grid_to_its_maximum_flow(scheme, write, workers):
     # A turn per edge would make the test one of the system's scheduler.
-    batch = 32 if scheme in ("round_robin", "sync") else 1
+    batch = {"round_robin": 32, "sync": 128}.get(scheme, 1)
     steps = STEPS | {"batch_size": batch, "lr": STEPS["lr"] * batch}
     config = ClassicConfig(scheme=scheme, write=write, workers=workers, **steps)
     measures = train(GraphCuts(cut_grid()), config).measures

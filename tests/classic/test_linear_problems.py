@@ -71,8 +71,8 @@ def test_the_synthetic_svm_reaches_its_reference_with_many_racy_workers():
         {"workers": 4, "write": "racy"},
         {"workers": 2, "scheme": "aig"},
         # A turn per example would make the test one of the system's scheduler.
-        {"workers": 2, "scheme": "round_robin", "batch_size": 16, "lr": 0.16},
-        {"workers": 2, "scheme": "sync", "batch_size": 16, "lr": 0.16},
+        {"workers": 2, "scheme": "round_robin", "batch_size": 64, "lr": 0.64},
+        {"workers": 2, "scheme": "sync", "batch_size": 64, "lr": 0.64},
     ],
     ids=str,
 )

@@ -15,9 +15,9 @@ import pytest
 from mlxhog.backends.autodiff import MLXArrays
 from mlxhog.base import float32, tensors
 from mlxhog.cli import main
+from mlxhog.models.families import param_spec
 from mlxhog.models.ops.kernels import choose
 from mlxhog.models.registry import load_architecture
-from mlxhog.models.xlstm_large import param_spec
 from mlxhog.parity.sources import perturbed_init
 from tests.backends import imprecise
 

@@ -112,21 +112,3 @@ def test_a_learnt_vocabulary_is_encoded_in_parallel_as_text_by_text_and_learnt_o
     assert not again.fresh
     assert again.notes == first.notes
     assert not prepare(str(prose), "bpe:1024", cache_dir=tmp_path / "cache").fresh
-
-
-def test_a_stored_tokenizer_that_is_cut_off_or_changed_is_learnt_anew_and_a_line_says_so(tmp_path):
-    text = tmp_path / "text.txt"
-    text.write_text("document " * 200)
-
-    def prepared():
-        return prepare(str(text), "bpe:300", cache_dir=tmp_path / "cache")
-
-    stored = prepared().train.parent / "tokenizer.json"
-    whole = stored.read_bytes()
-    for damaged in (whole[:1000], whole.replace(b"<|bos|>", b"<|BOS|>"), whole + b"\n"):
-        stored.write_bytes(damaged)
-        again = prepared()
-        assert again.fresh
-        assert f"the stored tokens of {text} were damaged and are made anew" in again.notes
-        assert stored.read_bytes() == whole
-    assert not prepared().fresh

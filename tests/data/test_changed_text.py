@@ -5,10 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from mlxhog.data import heldout, subset
+from mlxhog.data import heldout
 from mlxhog.data.bpe import BpeTokenizer, train_bpe
 from mlxhog.data.clients import ClientBatches
-from mlxhog.data.counts import Counts
 from mlxhog.data.prepare import prepare
 from mlxhog.data.tokens import TokenFile, TokenWriter
 from tests.pairs import each_of
@@ -73,12 +72,6 @@ def test_a_byte_that_is_not_utf8_counts_once_and_not_as_its_replacement(text):
     assert lengths.sum() == len(text) < len(one.decode(ids))
 
 
-def test_a_text_that_stays_as_it_is_needs_no_lengths():
-    for one in (tokenizer(), tokenizer(normalizer={"type": "Lowercase"})):
-        text = TEXT.lower().encode()
-        assert one.changed_lengths(text, one.encode(text)) is None
-
-
 def write(path, documents, one):
     with TokenWriter(path, one, split="val", source="test") as writer:
         for document in documents:
@@ -112,47 +105,6 @@ def test_every_count_of_bytes_is_of_the_original_text(files):
         assert file.batch(np.arange(n), 16).n_bytes == in_rows
         of_clients = ClientBatches(file, [range(22)], seq_len=16, batch_size=n, seed=0)
         assert of_clients.at(0, 0).n_bytes == in_rows
-
-
-def test_the_same_part_of_a_text_is_evaluated_by_every_tokenizer(files):
-    parts = [subset.of(file, 160) for file in files]
-    starts = [file.starts.tolist() for file in files]
-    assert parts[0].header["documents"] == parts[1].header["documents"] < len(DOCUMENTS)
-    for part, whole in zip(parts, starts, strict=True):
-        assert 130 < part.header["bytes"] <= 160 < whole[-1]
-        assert part.header["bytes"] == int(part.bytes_at(slice(None)).sum())
-
-
-def test_counts_and_marks_are_per_byte_of_the_original_text(files, tmp_path):
-    file = files[0]
-    model = Counts.of(file)
-    ids = np.asarray(file.tokens, np.int32)
-    places = 1 + np.flatnonzero(ids[1:] != file.bos)
-    bits = -np.log2(model.probabilities(ids, places)).sum()
-    assert model.bits_per_byte(file) == pytest.approx(bits / sum(map(len, DOCUMENTS)))
-    one = tokenizer(normalizer={"type": "NFD"})
-    seen = b"".join(one.decode(one.encode(document)) for document in DOCUMENTS)
-    ratio = len(seen) / sum(map(len, DOCUMENTS))
-    assert ratio > 1.3
-    marks, of_seen = heldout.marks_of(file.path, one), heldout.marks_of_text(seen)
-    assert marks["uniform"] == 8.0
-    for name in ("unigram", "gzip", "xz"):
-        assert marks[name] == pytest.approx(ratio * of_seen[name], rel=0.01)
-
-
-def test_examples_count_the_original_bytes_of_their_completions(tmp_path):
-    (tmp_path / "train.jsonl").write_text(
-        "".join(json.dumps({"prompt": "é" * i, "completion": "é" * 10}) + "\n" for i in range(24))
-    )
-    folder = tmp_path / "tokenizer"
-    folder.mkdir()
-    for name, content in tokenizer(normalizer={"type": "NFD"}).files().items():
-        (folder / name).write_bytes(content)
-    train, val = prepare(
-        str(tmp_path / "train.jsonl"), str(folder), cache_dir=tmp_path / "cache"
-    ).open(64)
-    assert sum(b.n_bytes for b in heldout.batches(val, seq_len=64, batch_size=3)) == 2 * 20
-    assert train.batch(np.arange(22), 64).n_bytes == 22 * 20
 
 
 def test_a_tokenizer_that_changes_the_text_is_noted(tmp_path):

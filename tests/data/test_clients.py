@@ -9,7 +9,7 @@ import pytest
 from mlxhog.data import clients, prepare
 from mlxhog.data.clients import ClientBatches
 from mlxhog.data.tokens import TokenFile
-from mlxhog.errors import ConfigError, DataError
+from mlxhog.errors import DataError
 from tests.strategies.runs import begin_step, end_step, new_arena, strategy, worker
 
 LABELS = [f"class {k % 5}" for k in range(100)]
@@ -38,11 +38,6 @@ def test_a_smaller_alpha_makes_texts_differ_more():
     assert distances[-1] > 0.4
     assert divide(alpha=math.inf) != divide(alpha=0.1)
     assert divide(alpha=0.1, seed=1) != divide(alpha=0.1)
-
-
-def test_at_alpha_zero_no_class_has_two_clients():
-    owners = [{LABELS[k] for k in own} for own in divide(0).documents]
-    assert sum(len(names) for names in owners) == 5
 
 
 def test_shares_are_drawn_again_until_every_client_has_enough():
@@ -109,8 +104,3 @@ def test_workers_train_their_clients_in_turn_and_go_on_when_there_are_others():
         three.restore_state(arena, state)
         leases = [worker(arena, slot, three).claim() for slot in (1, 2, 3)]
         assert [lease.parts[0].ticket for lease in leases] == [0 + 2, 8 + 2, 16 + 1]
-
-
-def test_a_worker_without_a_client_is_refused(train):
-    with pytest.raises(ConfigError, match="1 of 3 workers would have no text"):
-        clients.divided(train, "x", "tail", clients=2, workers=3, alpha=1, seed=0, least_tokens=1)

@@ -8,14 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxhog.data import conversations, records, subset
+from mlxhog.data import conversations, records
 from mlxhog.data.batch import IGNORED
 from mlxhog.data.bpe import train_bpe
 from mlxhog.data.examples import Example
 from mlxhog.data.prepare import prepare
 from mlxhog.data.tokenizers import ByteTokenizer
-from mlxhog.data.tokens import TokenFile, TokenWriter
+from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import DataError
+from tests.data.token_files import token_file
 from tests.pairs import each_of
 
 WEATHER = {"type": "function", "function": {"name": "weather", "arguments": '{"at": "Paris"}'}}
@@ -64,13 +65,6 @@ KEYS = st.sampled_from(
 ) | st.sampled_from(["user", "assistant", "text"])
 
 
-def written(folder, documents, tokenizer):
-    path = folder / "train.bin"
-    with TokenWriter(path, tokenizer, split="train", source="test") as writer:
-        writer.add_all(documents)
-    return TokenFile.open(path)
-
-
 def example(messages):
     text = records.record_text({"messages": messages}, None, "it")
     assert isinstance(text, Example)
@@ -102,15 +96,6 @@ def test_training_and_serving_have_the_same_text_before_every_answer(talk):
         assert before.endswith(b"Assistant:")
         assert len(before.decode()) == len(conversations.prompt(talk[:k]))
         before += answer
-
-
-def test_the_form_of_sharegpt_is_the_same_conversation():
-    talk = [{"from": "human", "value": "say one"}, {"from": "gpt", "value": "one"}]
-    text = records.record_text({"conversations": talk, "id": "7"}, None, "it")
-    assert isinstance(text, Example)
-    assert list(text.turns()) == list(example(TALKS[0]).turns())
-    with pytest.raises(DataError, match="message 1 is .*robot.*; expected a role"):
-        conversations.prompt([{"from": "robot", "value": "a"}])
 
 
 JSON = st.recursive(
@@ -165,8 +150,7 @@ def test_every_answer_is_a_row_with_the_tokens_that_serving_reads_before_it(tmp_
         folder = tmp_path / str(k)
         folder.mkdir()
         documents = [*map(example, TALKS), b"plain text", Example(b"2+2=", b"4")]
-        file = written(folder, documents, tokenizer)
-        file.verify()
+        file = token_file(folder, documents, tokenizer)
         rows = file.rows(512)
         assert rows is not None
         assert rows.cut == 0
@@ -193,7 +177,7 @@ def test_every_answer_is_a_row_with_the_tokens_that_serving_reads_before_it(tmp_
 
 
 def test_of_a_long_conversation_an_answer_keeps_the_text_right_before_it(tmp_path):
-    file = written(tmp_path, [example(TALKS[1])], ByteTokenizer())
+    file = token_file(tmp_path, [example(TALKS[1])], ByteTokenizer())
     rows = file.rows(24)
     assert rows is not None
     assert rows.cut == 2
@@ -201,22 +185,6 @@ def test_of_a_long_conversation_an_answer_keeps_the_text_right_before_it(tmp_pat
     texts = [bytes(row[row != 256].astype(np.uint8)) for row in batch.x[:, :24]]
     assert texts[-1].endswith(b"2\nUser: \nAssistant: 3\n4")
     assert [bytes(y[(y >= 0) & (y < 256)].astype(np.uint8)) for y in batch.y] == [b" 2", b" 3\n4"]
-
-
-def test_a_part_of_the_held_out_text_has_conversations_whole(tmp_path):
-    documents = [example(TALKS[k % len(TALKS)]) for k in range(60)]
-    file = written(tmp_path, documents, ByteTokenizer())
-    part = subset.of(file, 1600)
-    assert part.header["documents"] < file.header["documents"]
-    text = bytes(part.tokens[part.tokens != 256].astype(np.uint8))
-    begins = part.starts[:-1][~part.continues()].astype(int).tolist()
-    ends = [*begins[1:], part.n_tokens]
-    whole = {bytes(example(talk)) for talk in TALKS}
-    pieces = {
-        bytes(part.tokens[a + 1 : b].astype(np.uint8)) for a, b in zip(begins, ends, strict=True)
-    }
-    assert pieces <= whole
-    assert text
 
 
 def test_loss_on_all_learns_users_and_prompts_too(tmp_path):

@@ -13,20 +13,12 @@ from mlxhog.data.batches import Batches
 from mlxhog.data.clients import ClientBatches
 from mlxhog.data.examples import Example, ExampleRows
 from mlxhog.data.prepare import prepare
-from mlxhog.data.tokenizers import ByteTokenizer
-from mlxhog.data.tokens import TokenFile, TokenWriter
+from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import DataError
+from tests.data.token_files import token_file
 from tests.pairs import max_examples
 
 QUESTIONS = [(f"What is {k} plus one?", f"{k + 1}") for k in range(40)]
-
-
-def file_of(folder, documents):
-    path = folder / "train.bin"
-    with TokenWriter(path, ByteTokenizer(), split="train", source="test") as writer:
-        for document in documents:
-            writer.add(document)
-    return TokenFile.open(path)
 
 
 def lines(folder, records, name="train.jsonl"):
@@ -88,25 +80,12 @@ def test_rows_count_every_label_of_a_completion_once_and_none_of_a_prompt(docume
 
 
 def test_a_batch_of_examples_has_completions_as_labels_and_the_whole_text_as_inputs(tmp_path):
-    file = file_of(tmp_path, [Example(b"ab", b"cd"), Example(b"one", b"two")])
+    file = token_file(tmp_path, [Example(b"ab", b"cd"), Example(b"one", b"two")])
     batch = file.batch(np.array([0, 1]), 16)
     assert batch.x[0, :6].tolist() == [256, *b"ab\ncd"]
     assert [counted(batch, row) for row in (0, 1)] == [b"cd|", b"two|"]
     assert batch.n_bytes == 5
     assert (batch.n_labels, batch.n_tokens) == (7, 6 + 8)
-    file.verify()
-
-
-def test_prompt_and_completion_of_other_texts_are_cut_at_the_beginning_of_the_prompt(tmp_path):
-    file = file_of(tmp_path, [Example(b"0123456789", b"abc"), b"plain text of many letters"])
-    batch = file.batch(np.array([0]), 8)
-    assert counted(batch) == b"abc|"
-    assert bytes(batch.x[0, :8].astype(np.uint8)) == b"6789\nabc"
-    rows = file.rows(8)
-    assert rows is not None
-    assert rows.cut == 1
-    texts = [counted(file.batch(np.array([k]), 8)) for k in range(1, len(rows))]
-    assert b"".join(texts) == b"plain text of many letters|"
 
 
 def test_the_same_tokens_with_another_prompt_are_another_text(tmp_path):
@@ -114,7 +93,7 @@ def test_the_same_tokens_with_another_prompt_are_another_text(tmp_path):
     for k, example in enumerate((Example(b"a ", b"bc"), Example(b"a b", b"\tc"), b"a bc")):
         folder = tmp_path / str(k)
         folder.mkdir()
-        files.append(file_of(folder, [example]))
+        files.append(token_file(folder, [example]))
     assert files[0].tokens.tolist() == files[2].tokens.tolist()
     assert len({file.digest for file in files}) == 3
     assert files[2].prompts is None
@@ -125,16 +104,9 @@ def test_the_same_tokens_with_another_prompt_are_another_text(tmp_path):
     [(b"\0" * 3, "has 3 bytes, expected 1 items of 4"), (b"\xff" * 4, "longer than its document")],
 )
 def test_damaged_prompts_are_named(tmp_path, content, message):
-    path = file_of(tmp_path, [Example(b"ab", b"cd")]).path
+    path = token_file(tmp_path, [Example(b"ab", b"cd")]).path
     path.with_suffix(".prompts").write_bytes(content)
-    with pytest.raises(DataError, match=rf"train.prompts.*{message}.*prepare the corpus again"):
-        TokenFile.open(path).n_sequences(8)
-
-
-def test_documents_out_of_order_are_named(tmp_path):
-    path = file_of(tmp_path, [Example(b"ab", b"cd"), Example(b"e ", b"f", b" g ", b"h")]).path
-    path.with_suffix(".idx").write_bytes(np.array([0, 2**60, 10, 14], "<u8").tobytes())
-    with pytest.raises(DataError, match=r"train.idx is out of order; prepare the corpus again"):
+    with pytest.raises(DataError, match=rf"text.prompts.*{message}.*prepare the corpus again"):
         TokenFile.open(path).n_sequences(8)
 
 
@@ -169,7 +141,7 @@ def test_an_example_is_not_cut_in_two_for_held_out_text(tmp_path):
 
 
 def test_every_example_is_in_one_batch_of_an_epoch_and_frozen_where_that_is_asked_for(tmp_path):
-    file = file_of(tmp_path, [Example(p.encode(), c.encode()) for p, c in QUESTIONS])
+    file = token_file(tmp_path, [Example(p.encode(), c.encode()) for p, c in QUESTIONS])
     for frozen in (True, False):
         batches = Batches(file, seq_len=32, batch_size=3, seed=0, frozen=frozen)
         epoch = [batches.at(0, ticket) for ticket in range(batches.n_tickets)]
@@ -185,7 +157,7 @@ def test_every_example_is_in_one_batch_of_an_epoch_and_frozen_where_that_is_aske
 
 
 def test_rows_of_unequal_batches_go_together_and_a_context_can_be_left_out(tmp_path):
-    file = file_of(tmp_path, [Example(b"p" * 40, b"long enough"), Example(b"q", b"r")])
+    file = token_file(tmp_path, [Example(b"p" * 40, b"long enough"), Example(b"q", b"r")])
     wide, narrow = (file.batch(np.array([k]), 64) for k in (0, 1))
     both = joined([wide, narrow])
     assert (wide.x.shape[1], narrow.x.shape[1], both.x.shape) == (64, 32, (2, 64))

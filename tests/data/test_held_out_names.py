@@ -119,13 +119,6 @@ def test_a_name_does_not_count_if_the_text_contradicts_it(tmp_path, train_size, 
     assert note.startswith("training text in spite of its name: test.txt: the other")
 
 
-def test_a_glob_holds_out_by_name_as_well(tmp_path):
-    folder = tmp_path / "data"
-    roles(folder, "a.txt", "valid.txt")
-    corpus = corpora.find(str(folder / "*.txt"))
-    assert [path.name for path in corpus.held_out] == ["valid.txt"]
-
-
 def test_of_equal_files_one_is_read_in_any_packing_and_line_ends(tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()

@@ -11,18 +11,9 @@ from mlxhog.data import heldout
 from mlxhog.data.batch import IGNORED
 from mlxhog.data.examples import Example
 from mlxhog.data.prepare import prepare
-from mlxhog.data.tokenizers import ByteTokenizer
-from mlxhog.data.tokens import TokenFile, TokenWriter
 from mlxhog.errors import DataError
+from tests.data.token_files import token_file
 from tests.pairs import each_of, max_examples
-
-
-def token_file(directory, documents):
-    path = directory / "val.bin"
-    with TokenWriter(path, ByteTokenizer(), split="val", source="test") as writer:
-        for document in documents:
-            writer.add(document)
-    return TokenFile.open(path)
 
 
 def sizes_of(documents):
@@ -58,24 +49,11 @@ def test_of_unequal_documents_a_share_of_the_volume_is_held_out(why):
     assert 0.06 < held_out / sizes.n_bytes < 0.11
 
 
-def test_of_a_long_document_among_others_the_end_is_held_out():
-    documents = UNEQUAL["a novel is most of the text"]
-    pieces = list(heldout.split(documents, "volume", sizes_of(documents).n_bytes))
-    novel = [len(text) for held, text in pieces if held and text.startswith(b"novel")]
-    assert novel == [pytest.approx(0.08 * 60_000, abs=6)]
-    assert len([text for held, text in pieces if held and text.startswith(b"note")]) in (1, 2)
-
-
 def test_by_volume_examples_stay_whole():
     documents = [Example(b"ask ", b"answer " * (500 if i == 3 else 10)) for i in range(24)]
     pieces = list(heldout.split(documents, "volume", sizes_of(documents).n_bytes))
     assert [text for _, text in pieces] == documents
     assert 1 <= sum(held for held, _ in pieces) <= 3
-
-
-def test_an_unknown_rule_suggests_its_neighbour():
-    with pytest.raises(DataError, match="no held-out rule 'every-12'; did you mean 'every-12th'"):
-        heldout.rule_for("every-12", sizes_of([b"text"] * 100))
 
 
 @max_examples(60)
@@ -86,15 +64,6 @@ def test_tails_lose_no_byte_and_cut_no_character(texts):
     assert b"".join(text for _, text in pieces) == b"".join(documents)
     for _, text in pieces:
         text.decode()
-
-
-def test_a_tail_is_about_eight_percent_and_starts_at_a_word():
-    text = b"word " * 4000
-    (_, head), (held_out, tail) = heldout.split([text], "tail")
-    assert held_out
-    assert abs(len(tail) / len(text) - 0.08) < 0.001
-    assert tail.startswith(b"word")
-    assert head.endswith(b" ")
 
 
 def test_evaluation_counts_every_byte_once_and_no_separator(tmp_path):
@@ -131,12 +100,6 @@ def test_batches_are_passed_over_and_counted(tmp_path):
         assert [batch.y.tolist() for batch in part] == [
             batch.y.tolist() for batch in whole[first : first + 2]
         ]
-
-
-def test_the_more_parameters_the_fewer_rows_in_a_batch():
-    """Twice a parameter and token are its operations, and 10^11 the most of a batch."""
-    rows = [heldout.rows_of_batch(10**6, length) for length in (100, 10_000, 50_000, 10**6)]
-    assert rows == [16, 4, 1, 1]
 
 
 def test_a_word_that_is_no_rule_is_refused_also_where_data_bring_their_held_out_text(tmp_path):

@@ -45,12 +45,6 @@ def test_data_of_machines_is_found_whole_and_nothing_beside_it(kind):
     assert rest.split() == b"A picture follows. That was it.".split()
 
 
-def test_pieces_of_data_between_text_leave_the_text():
-    text = f'<img src="{DATA["an image in a page"]}"> and ({BASE64}), see {BYTES.hex()}.'
-    (rest,) = machine_data.without([text.encode()])
-    assert rest == b'<img src=""> and (), see .'
-
-
 TEXT = {
     "prose": "The whale swam on, and nobody said a word about the ship that had gone. " * 50,
     "prose of one line": "word " * 10_000,
@@ -86,11 +80,6 @@ def test_text_of_people_and_of_nature_is_not_data_of_machines(kind):
     assert machine_data.spans(TEXT[kind].encode()) == []
 
 
-def test_bytes_that_are_not_text_are_searched_as_well():
-    text = b"caf\xe9 " + BASE64.encode() + b" \xff"
-    assert list(machine_data.without([text])) == [b"caf\xe9  \xff"]
-
-
 def test_of_examples_prompt_and_completion_lose_their_data_apart():
     data = BASE64.encode()
     kept = Example(b"what is " + data + b"?\n", b"a picture " + data)
@@ -119,19 +108,6 @@ def prepared(folder, *, skip):
 
 def text_of(path):
     return bytes(int(t) for t in TokenFile.open(path).tokens if t < 256).decode()
-
-
-def test_a_note_names_its_share_and_files(folder):
-    (note,) = prepared(folder, skip=False).notes
-    total = sum(path.stat().st_size for path in folder.iterdir())
-    assert note.startswith(
-        f"machine data (base64, hexadecimal digits, PEM), {round(100 * 3211 / total)}% of the "
-        "text, is learnt; --skip-machine-data leaves it out: "
-    )
-    names = note.partition("leaves it out: ")[2].split(", ")
-    assert names[0] == f"{folder}/picture.txt (811 B)"
-    assert names[1:] == [f"{folder}/{i:02}.txt (800 B)" for i in (3, 5, 7)]
-    assert BASE64 in text_of(prepared(folder, skip=False).train)
 
 
 def test_it_is_left_out_of_training_and_held_out_text(folder):

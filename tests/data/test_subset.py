@@ -1,26 +1,14 @@
 """The part of the held-out text that is scored: fixed by the text, nested, of a given size."""
 
-from dataclasses import replace
-
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxhog.data import heldout, subset
 from mlxhog.data.examples import Example
 from mlxhog.data.tokenizers import ByteTokenizer, build
-from mlxhog.data.tokens import TokenFile, TokenWriter
-from mlxhog.errors import DataError
+from tests.data.token_files import token_file
 from tests.pairs import max_examples
-
-
-def token_file(folder, documents, tokenizer=None):
-    path = folder / "val.bin"
-    with TokenWriter(path, tokenizer or ByteTokenizer(), split="val", source="test") as writer:
-        for document in documents:
-            writer.add(document)
-    return TokenFile.open(path)
 
 
 def beginnings(file, tokenizer=None):
@@ -64,11 +52,6 @@ def test_a_part_is_of_sixteen_documents_or_more_and_the_same_again(tmp_path):
     assert chosen != list(range(16))
 
 
-def test_a_small_text_is_taken_whole(tmp_path):
-    file = token_file(tmp_path, [b"one", b"two"])
-    assert subset.of(file, subset.BYTES) is file
-
-
 def test_tokenizers_cut_the_same_documents_at_the_same_bytes(tmp_path):
     documents = [f"{k:02d} never wait, add without a lock. ".encode() * 40 for k in range(30)]
     words = build("bpe:300", lambda: iter(documents))
@@ -98,14 +81,3 @@ def test_every_byte_of_a_part_is_scored_once(tmp_path):
     for seq_len in (16, 100, 4096):
         batches = heldout.batches(part, seq_len=seq_len, batch_size=3)
         assert sum(batch.n_bytes for batch in batches) == 3008  # 187 of each of sixteen, and 16
-    part.verify()
-
-
-def test_a_damaged_file_is_refused(tmp_path):
-    file = token_file(tmp_path, [b"%02d" % k * 500 for k in range(20)])
-    swapped = file.starts.copy()
-    swapped[[3, 4]] = swapped[[4, 3]]
-    with pytest.raises(DataError, match=r"val\.idx is out of order"):
-        subset.of(replace(file, starts=swapped), 2000)
-    with pytest.raises(DataError, match="ids outside the vocabulary"):
-        subset.of(replace(file, tokens=np.full_like(file.tokens, 400)), 2000)

@@ -168,12 +168,6 @@ def test_a_session_goes_on_after_prompt_and_answer():
     assert read_by(asked([70, 71], n=1), first) == (256, 70, 71)
 
 
-def test_a_session_whose_document_ended_may_be_asked_for_nothing_new():
-    one = asked([0], n=5, session="a", ends={256}, temperature=0)
-    model = Countdown([104, 256, 105])
-    assert read_by(asked([], n=1, session="a"), one, model=model) == (256, 0, 104, 256)
-
-
 @pytest.mark.parametrize("n", [1, 5])
 def test_a_session_counts_its_tokens(n):
     e = engine(most_sessions=1)
@@ -237,16 +231,6 @@ def test_scores_are_the_model_s_probabilities_of_prompt_and_answer(chunk):
         assert score.logprob is not None
         assert np.exp(score.logprob) == pytest.approx(expected[text[k]], rel=1e-4)
         assert list(score.top) == np.argsort(-expected)[:2].tolist()
-
-
-def test_the_first_token_that_a_model_reads_has_no_probability():
-    e = engine()
-    sampling = Sampling(max_new_tokens=1)
-    e.submit(Request(prompt=[BYTES.bos, 65], sampling=sampling, top=0, scores_prompt=True))
-    first, second, drawn = (score for piece in rest(e) for score in piece.scores)
-    assert (first.token, first.logprob) == (BYTES.bos, None)
-    assert second.logprob is not None
-    assert drawn.top == {}
 
 
 def test_a_request_without_an_answer_reads_its_prompt_only():

@@ -10,7 +10,6 @@ from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.decoding.generate import answer
 from mlxhog.decoding.options import Sampling
 from mlxhog.decoding.text import TextStream
-from mlxhog.errors import ConfigError
 from tests.decoding.readers import Countdown, MarkovModel, Reader
 from tests.pairs import max_examples
 
@@ -46,27 +45,11 @@ def of_row(said, row):
     )
 
 
-def test_the_same_seed_gives_the_same_text_twice():
-    first, again, other = (run(MarkovModel(), [84, 104], seed=s) for s in (1, 1, 2))
-    assert len(first) == 20
-    assert first == again
-    assert first != other
-
-
 def test_the_model_reads_bos_the_prompt_and_every_token_but_the_last():
     model = MarkovModel()
     text = run(model, [84, 104], n=4)
     assert model.read == ((256, 84, 104, *text[:-1]),)
     assert model.calls == [(1, 3), (1, 1), (1, 1), (1, 1)]
-
-
-def test_a_long_prompt_is_read_in_pieces_with_the_same_result():
-    prompt = [i % 256 for i in range(1300)]
-    whole, pieces = MarkovModel(), MarkovModel()
-    expected = greedy(whole, [prompt], prefill_chunk=10_000)
-    assert greedy(pieces, [prompt], prefill_chunk=512) == expected
-    assert whole.calls[:2] == [(1, 1301), (1, 1)]
-    assert pieces.calls[:4] == [(1, 512), (1, 512), (1, 277), (1, 1)]
 
 
 def test_padding_rows_of_the_vocabulary_are_never_drawn():
@@ -92,15 +75,6 @@ def test_a_stop_string_ends_the_answer_and_is_not_said():
     )
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 3, 16])
-def test_answers_of_a_batch_are_what_each_prompt_gets_alone(batch_size):
-    prompts = [[84, 104, 101], [], [65] * 40, [66, 67], [9] * 7]
-    together = greedy(MarkovModel(), prompts, 20, "\x10", batch_size=batch_size)
-    for row, prompt in enumerate(prompts):
-        alone = greedy(MarkovModel(), [prompt], 20, "\x10")
-        assert of_row(together, row) == of_row(alone, 0)
-
-
 def test_random_answers_of_a_batch_depend_on_their_row_alone():
     def answers(batch_size):
         text = list(
@@ -120,16 +94,6 @@ def test_random_answers_of_a_batch_depend_on_their_row_alone():
     assert run(MarkovModel(), [84], n=12, stop=True, seed=3) == first
 
 
-def test_each_answer_stops_on_its_own_and_the_next_prompt_takes_its_place():
-    model = Countdown(b"ab", b"cdefg", b"hij")
-    texts = {0: "stop", 1: "length", 2: "stop"}
-    text = greedy(model, [[0], [1], [2]], 5, "b", "j", batch_size=2)
-    assert {row: of_row(text, row)[2] for row in texts} == texts
-    assert [of_row(text, row)[1] for row in texts] == ["a", "cdefg", "hi"]
-    assert max(rows for rows, _ in model.calls) == 2
-    assert model.calls[:4] == [(1, 2), (1, 2), (2, 1), (1, 2)]  # the third prompt came in early
-
-
 def test_a_repetition_penalty_counts_prompt_and_answer():
     class Stubborn(Reader):
         def says(self, history):
@@ -140,18 +104,6 @@ def test_a_repetition_penalty_counts_prompt_and_answer():
     sampling = Sampling(max_new_tokens=4, temperature=0.0, repetition_penalty=2.0)
     text = answer(Stubborn(), [[66]], tokenizer=BYTES, sampling=sampling)
     assert [one.token for one in text] == [65, 67, 65, 65]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"batch_size": 0}, "batch_size is 0, expected 1 or more"),
-        ({"prefill_chunk": 0}, "prefill_chunk is 0, expected 1 or more"),
-    ],
-)
-def test_settings_that_make_no_sense_are_refused_at_once(options, message):
-    with pytest.raises(ConfigError, match=message):
-        answer(MarkovModel(), [[]], tokenizer=BYTES, sampling=Sampling(), **options)
 
 
 # -- text ------------------------------------------------------------------------------------------

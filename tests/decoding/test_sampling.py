@@ -35,27 +35,6 @@ def frequencies(sampler, logits, n=10_000):
     return [float(c) / n for c in counts]
 
 
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ({"temperature": 0.5}, [0.25 / 0.38, 0.09 / 0.38, 0.04 / 0.38]),
-        ({"temperature": 0.0}, [1.0, 0.0, 0.0]),
-        ({"top_k": 2}, [0.625, 0.375, 0.0]),
-        ({"top_k": 1}, [1.0, 0.0, 0.0]),
-        ({"top_k": 99}, [0.5, 0.3, 0.2]),
-        ({"top_p": 0.6}, [0.625, 0.375, 0.0]),
-        ({"top_p": 0.01}, [1.0, 0.0, 0.0]),
-        ({"top_p": 0.0}, [1.0, 0.0, 0.0]),
-        ({"min_p": 0.5}, [0.625, 0.375, 0.0]),
-        ({"min_p": 1.0}, [1.0, 0.0, 0.0]),
-        ({"top_k": 2, "top_p": 0.5}, [1.0, 0.0, 0.0]),
-    ],
-)
-def test_each_filter_keeps_what_it_says(options, expected):
-    actual = frequencies(drawing(**options), logits_of(0.5, 0.3, 0.2))
-    assert actual == pytest.approx(expected, abs=0.015)
-
-
 @max_examples(60)
 @given(
     logits=hnp.arrays(np.float32, (1, 12), elements=st.floats(-8, 8, width=32), unique=True),

@@ -113,19 +113,6 @@ def test_the_table_names_what_failed_and_what_follows(record):
         assert "FAILED: a run" in each
 
 
-@pytest.mark.slow
-def test_the_answer_counts_checks_that_a_busy_machine_left_unclear(record):
-    load = "cannot be told: busy machine (load average 9.3 on 2 processors)"
-    check = FAILED | {"result": "unclear", "found": f"{load}: 12 steps"}
-    late = {**record["reads"][0], "error": "late", "untold": load}
-    mine = {**record, "checks": [*record["checks"], check], "reads": [late, *record["reads"][1:]]}
-    text = shown(mine, everything=False)
-    assert text.startswith("2 of ")
-    assert "are unclear on a busy machine" in text.splitlines()[0]
-    assert f"{load}: 12 steps" in " ".join(text.split())
-    assert f"{load}: late" in " ".join(shown(mine, everything=True).split())
-
-
 @pytest.fixture
 def examined(monkeypatch):
     """Let the command find a record, before anything is concluded; the calls are kept."""
@@ -167,29 +154,6 @@ def test_a_cache_that_cannot_be_written_is_reported_and_ends_nothing(
     examined(record)
     assert main(["doctor"]) == 0
     assert "set XDG_CACHE_HOME" in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_seconds_reach_the_litmus_tests_with_their_unit(record, examined):
-    calls = examined(record)
-    assert main(["doctor", "--seconds", "1m"]) == 0
-    assert main(["doctor", "--seconds", "2", "--quick", "--json"]) == 0
-    assert calls == [(60.0, False), (2.0, True)]
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--secs", "3"], "no flag '--secs'; did you mean '--seconds'?"),
-        (["--seconds", "0"], "--seconds is '0'"),
-        (["--seconds", "1h"], "at most 60"),
-        (["everything"], "unexpected argument 'everything'"),
-    ],
-)
-def test_wrong_input_is_answered_before_anything_is_tried(words, message, monkeypatch, capsys):
-    monkeypatch.setattr("mlxhog.doctor.examine.examine", None)
-    assert main(["doctor", *words]) == 2
-    assert message in capsys.readouterr().err
 
 
 def heed_interrupts():

@@ -45,7 +45,6 @@ from tests.faults import checkpoint_loaders
 from tests.faults.subjects import (
     LARGE,
     MAD,
-    PRESET,
     RECORDS,
     SPACE,
     TEXTS,
@@ -113,7 +112,6 @@ def _read_tokens(folder):
     file = TokenFile.open(folder / "t.bin")
     if file.n_sequences(4):
         file.batch(np.array([0, file.n_sequences(4) - 1]), 4)
-    file.verify()
     assert file.digest
     assert file.bos >= 0
 
@@ -303,7 +301,6 @@ def _architectures():
         yaml, json = yaml_file("a.yaml", fields), json_file("config.json", own)
         yield Subject(f"{name} in YAML", yaml, _architecture("a.yaml"), weight)
         yield Subject(f"{name} in config.json", json, _architecture("config.json"))
-    yield Subject("MAD by a preset", yaml_file("a.yaml", PRESET), _architecture("a.yaml"), 2)
 
 
 CONFIG = TrainConfig(steps=3).to_yaml()

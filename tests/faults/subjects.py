@@ -25,10 +25,6 @@ MAD = {
         "layers": ["mlstm", {"type": "slstm", "heads": 2}, {"repeat": 2, "layers": ["swiglu"]}],
     },
 }  # fmt: skip
-PRESET = {
-    "version": 1,
-    "model": {"dim": 16, "blocks": {"preset": "xlstm", "ratio": "1:1", "count": 2, "style": "v1"}},
-}
 SPACE = """space:
   depth: [2, 4]
   mixers: [{type: mh-attention, heads: [2, 4]}, mlstm]

@@ -9,7 +9,6 @@ import pytest
 
 from mlxhog.arena import Arena
 from mlxhog.arena.published import Copies
-from mlxhog.arena.requests import NoAnswer
 from mlxhog.base.quantities import Interval
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ArenaError, ConfigError
@@ -20,7 +19,6 @@ from mlxhog.models.families import param_spec
 from mlxhog.strategies import build
 from mlxhog.training.publishing import Publisher
 from tests.live.patterns import MODEL, WAIT_S, Inbox, check, layout, numbers, pattern_run
-from tests.training.test_deaths import wait_until
 
 READS = 200
 
@@ -133,16 +131,6 @@ def test_a_mode_that_is_none_and_a_run_without_copies_are_refused(tmp_path):
         source = RunWeights(Arena.connect(path), MODEL, name="bare", mode="racy")
         assert source.load(Inbox()).version == 0
         source.close()
-
-
-def test_a_reader_that_gives_up_waiting_for_a_copy_is_a_reader_no_more(tmp_path):
-    path = tmp_path / "socket"
-    with Arena.create(layout()) as arena, arena.serve(path) as server:  # whose process is stopped
-        with pytest.raises(NoAnswer):
-            RunWeights(
-                Arena.connect(path), MODEL, name="silent", mode="double_buffer", patience_s=0
-            )
-        wait_until(lambda: (server.came, server.present) == (1, 0), 20, "the reader to leave")
 
 
 def test_an_arena_of_another_model_is_refused(tmp_path):

@@ -2,71 +2,27 @@
 
 import contextlib
 import json
-import os
 import shutil
 import signal
-import threading
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from mlxhog import load, train
 from mlxhog.arena import Arena, plan, requests
 from mlxhog.arena.requests import socket_path
-from mlxhog.checkpoint import checkpoint, creation, formats
+from mlxhog.checkpoint import creation
 from mlxhog.checkpoint import run as runs
 from mlxhog.cli import main
-from mlxhog.errors import ArenaError, CheckpointError, MlxhogError, RunError
+from mlxhog.errors import ArenaError, CheckpointError, RunError
 from mlxhog.live import source as sources
 from mlxhog.live.opening import open_source
-from mlxhog.live.running import RunWeights
 from mlxhog.live.source import WeightFollower
 from mlxhog.models.families import param_spec
 from mlxhog.training import reporting
-from tests.live.patterns import Inbox
 from tests.saved import SMALL, save, saved_run
 from tests.training.small import small_config
-from tests.training.test_deaths import assert_no_segment_stays, wait_until
-
-LIMIT_S = 60.0
-
-
-class Watcher:
-    """Reads a run from a thread of its own, load after load, while `train` goes on here."""
-
-    def __init__(self, config, once):
-        self._out, self._once = Path(config.out), once
-        self._over = threading.Event()
-        self.error = None
-        self._thread = threading.Thread(target=self._read)
-
-    def _read(self):
-        try:
-            while not self._over.is_set():
-                with contextlib.suppress(MlxhogError, ValueError):  # it is not there yet
-                    (run,) = runs.list_runs(self._out)
-                    arena = Arena.connect(socket_path(run.directory))
-                    model, _ = checkpoint.read_model(run.architecture)
-                    source = RunWeights(arena, model, name=run.name)
-                    break
-                time.sleep(0.005)
-            while not self._over.is_set():
-                self._once(source)
-            source.close()
-        except BaseException as error:
-            self.error = error
-
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._over.set()
-        self._thread.join(LIMIT_S)
-        if self.error is not None:
-            raise self.error
 
 
 class Observer:
@@ -154,48 +110,6 @@ def test_generate_says_which_weights_of_a_run_it_wrote_with(tmp_path, capsys):
     assert weights["version_first"] == weights["version_last"] > 0
 
 
-@pytest.mark.slow
-def test_after_a_worker_was_killed_amid_an_update_a_reader_still_gets_whole_models(
-    tmp_path, monkeypatch
-):
-    monkeypatch.setattr(reporting, "REPORT_S", 0.02)
-    config = small_config(tmp_path, workers="mlx:cpu*2", steps=None, time=120.0, restarts=100)
-    consistent_after = set()  # versions
-    killed = []
-    ended = []
-    backend = Inbox()
-
-    def look(source):
-        loaded = source.load(backend)
-        if len(killed) >= 3 and loaded.consistent:
-            consistent_after.add(loaded.version)
-
-    def kill(progress):
-        pids = [w.pid for w in progress.workers if w.state == "running" and w.pid not in killed]
-        if progress.step >= 1 and pids and len(killed) < 3:
-            os.kill(pids[0], signal.SIGKILL)
-            killed.append(pids[0])
-        if len(consistent_after) >= 3 and not ended:
-            ended.append(True)
-            signal.raise_signal(signal.SIGINT)
-
-    with Watcher(config, look):
-        result = train(config, observer=kill)
-    assert (result.status, len(killed)) == ("interrupted", 3)
-    assert ended == [True]
-    assert_no_segment_stays()
-
-
-def test_a_run_that_has_ended_is_read_from_its_checkpoint(tmp_path):
-    result = train(small_config(tmp_path, steps=5))
-    source, model = open_source("latest", root=tmp_path / "runs", backend="torch:cpu")
-    assert source.ended()
-    assert source.whose == f"checkpoint step-00000005 of run {Path(result.run).name}"
-    loaded = WeightFollower(source, model.backend).loaded()
-    assert (loaded.version, loaded.consistent, source.newest()) == (5, True, 5)
-    assert not source.has_newer()
-
-
 @contextlib.contextmanager
 def held_run(folder):
     """A run that a supervisor holds."""
@@ -261,40 +175,6 @@ def test_a_run_without_copies_is_read_from_its_checkpoint(tmp_path):
     assert "--live on" in notes[0]
 
 
-@pytest.mark.slow
-def test_the_weights_stay_readable_when_the_supervisor_is_killed(tmp_path):
-    import subprocess
-    import sys
-
-    from tests.training.test_bad_days import flags
-
-    config = small_config(tmp_path, steps=10**6, slow="0=5")
-    command = [sys.executable, "-m", "mlxhog", "train", "--quiet", *flags(config)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        try:
-            results = []
-
-            def opened():
-                with contextlib.suppress(MlxhogError):
-                    results[:] = open_source("latest", root=Path(config.out), backend="torch:cpu")
-                return bool(results) and not results[0].ended()
-
-            wait_until(opened, LIMIT_S, "a run that can be read")
-            source, model = results
-            follower = WeightFollower(source, model.backend)
-            wait_until(source.has_newer, LIMIT_S, "a second copy")
-            assert not source.ended()
-            process.send_signal(signal.SIGKILL)
-            process.wait(LIMIT_S)
-            wait_until(source.ended, LIMIT_S, "the end of the run to be seen")
-            before = follower.refresh(in_sequence=False)
-            assert np.isfinite(model.backend.inbox).all()
-            assert follower.refresh(in_sequence=False) == before
-            source.close()
-        finally:
-            process.kill()
-
-
 # -- a run that starts -----------------------------------------------------------------------------
 
 
@@ -338,30 +218,3 @@ def test_a_run_whose_start_fails_while_it_is_waited_for_is_an_error(tmp_path):
 
     with pytest.raises(RunError, match=f"run {new.name} ended before it had weights"):
         open_source("latest", root=tmp_path, backend="torch:cpu", wait_s=60, pause=pause)
-
-
-def test_a_run_that_starts_for_longer_than_one_waits_is_an_error(tmp_path):
-    saved_run(tmp_path, "before")
-    with (
-        creation.starting(tmp_path, "new", "") as new,
-        pytest.raises(RunError, match=f"run {new.name} is still starting"),
-    ):
-        open_source("latest", root=tmp_path, backend="torch:cpu", wait_s=0.0)
-
-
-def test_latest_is_the_run_that_began_while_another_was_opened(tmp_path, monkeypatch):
-    before = saved_run(tmp_path, "before")
-    open_checkpoint, opened = formats.open, list[Path]()
-
-    def opened_late(path):
-        if not opened:
-            copied(before, "later")
-        opened.append(path)
-        return open_checkpoint(path)
-
-    monkeypatch.setattr(formats, "open", opened_late)
-    source, model = open_source("latest", root=tmp_path, backend="torch:cpu")
-    source.close()
-    model.backend.close()
-    assert [path.parents[1].name for path in opened] == [before.name, "later"]
-    assert source.whose.endswith("of run later")

@@ -3,7 +3,8 @@
 import pytest
 
 from mlxhog.errors import ConfigError
-from mlxhog.models.xlstm_large import XLSTMLargeConfig, param_count, param_spec
+from mlxhog.models.families import param_count, param_spec
+from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from tests.pairs import each_of
 
 SIZES = {

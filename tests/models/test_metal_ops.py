@@ -8,12 +8,12 @@ from mlxhog.errors import ShapeError
 from mlxhog.metal.engine_mlx import MLXEngine
 from mlxhog.metal.engine_torch import MPSEngine
 from mlxhog.metal.registry import KERNELS
+from mlxhog.models.families import param_spec
 from mlxhog.models.ops.kernels import choose
 from mlxhog.models.ops.metal import ops_mlx as metal_mlx
 from mlxhog.models.ops.metal import ops_torch as metal_torch
 from mlxhog.models.ops.operators import Ops
 from mlxhog.models.registry import load_architecture
-from mlxhog.models.xlstm_large import param_spec
 from tests.metal.fake_gpu import FakeMLX, FakeMPS
 from tests.models.sample import batch, cell_inputs, perturbed_params, slstm_inputs
 from tests.models.twins import Twin

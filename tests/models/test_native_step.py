@@ -6,13 +6,13 @@ import pytest
 from mlxhog.models import lm_native
 from mlxhog.models.families import init_params
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
-from mlxhog.models.xlstm_v1 import XLSTMV1Config
-from mlxhog.models.xlstm_v1.block_config import (
+from mlxhog.models.xlstm_v1 import (
     FeedForwardConfig,
     MLSTMBlockConfig,
     MLSTMLayerConfig,
     SLSTMBlockConfig,
     SLSTMLayerConfig,
+    XLSTMV1Config,
 )
 from tests.models.golden import model_case
 from tests.models.twins import Twin

@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 
 from mlxhog.errors import ConfigError
 from mlxhog.models import families
+from mlxhog.models.families import param_count, param_spec
 from mlxhog.models.registry import load_architecture
-from mlxhog.models.xlstm_v1 import XLSTMV1Config, param_count, param_spec
+from mlxhog.models.xlstm_v1 import XLSTMV1Config
 from tests.models.golden import V1_MODELS, model_case, recorded_config
 from tests.pairs import each_of
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlxhog.errors import ConfigError, ShapeError
-from mlxhog.models.mad import MADConfig
+from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.sequence import parse
 from tests.nn.sides import KINDS, SIDES, Side, draw
 from tests.test_imports import loaded_after

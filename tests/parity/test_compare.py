@@ -101,21 +101,6 @@ def test_other_shapes_disagree():
     assert (row.ok, row.reason) == (False, "the shapes are (2, 3) and (3, 2)")
 
 
-@each_of(
-    ("name", "kind"),
-    [
-        ("hidden/out_norm", "hidden"),
-        ("stepwise/state/0/C", "state"),
-        ("grad/backbone.blocks.0.h", "grad"),
-        ("after/adamw/lm_head.weight", "after"),
-        ("chunkwise/grad/q", "grad"),
-        ("stepwise/states/c", "states"),
-    ],
-)
-def test_the_name_of_a_result_says_its_kind(name, kind):
-    assert compare.kind_of(name) == kind
-
-
 def test_every_side_meets_the_reference_its_twin_and_itself():
     sides = [ParitySide(name, name) for name in ("numpy", "torch:cpu", "mlx:cpu")]
     x = {"logits": np.ones(2), "stepwise/logits": np.ones(2)}

@@ -116,7 +116,7 @@ def test_a_page_is_sent_again_only_when_the_run_has_news(tmp_path, serve):
     with run.events_path.open("a") as file:
         file.write(json.dumps(event("sample", "fresh text")) + "\n")
     tag, page = news(tag)
-    assert run_in(page)["events"][-1][2:] == ["sample", "fresh text"]
+    assert b"fresh text" in page
     run.drop_metrics_after(step=20, elapsed_s=2.0)  # as a resume does
     _, page = news(tag)
     assert run_in(page)["axes"]["updates"] == [20]
@@ -140,12 +140,6 @@ def test_a_run_that_has_ended_cannot_be_asked(ended):
     assert "not running" in json.loads(text)["error"]
     assert ended.open("ask/dance", method="POST", X_Mlxhog_Token=ended.token)[0] == 404
     assert ended.open("ask/stop", X_Mlxhog_Token=ended.token)[0] == 405
-
-
-def test_ctrl_c_ends_it(tmp_path, serve):
-    server = serve(write_run(tmp_path, metrics=lines(3)))
-    assert server.open("")[0] == 200
-    assert server.end() == 0
 
 
 def test_a_port_in_use_is_one_clear_line(tmp_path, capsys):

@@ -33,13 +33,6 @@ def test_a_card_names_data_steps_score_and_command(tmp_path):
     assert str(tmp_path) not in written
 
 
-def test_the_score_of_all_held_out_text_stands_in_place_of_a_part_s(tmp_path):
-    larger = {"final_bits_per_byte": 1.3, "final_tokens": 12_000, "final_share": 1.0}
-    run = trained(tmp_path, **larger)
-    written = card.text(SMALL, run.model.resolve())
-    assert "1.300 bits per byte of 12.0k tokens of held-out text (all of it)" in written
-
-
 @pytest.mark.parametrize(
     "result", [{"val_at_end": False}, {"checkpoint": "step-00000003"}, {"val_bits_per_byte": None}]
 )
@@ -77,8 +70,3 @@ def test_a_card_of_others_is_carried_and_a_card_that_its_user_keeps_is_not_repla
     assert main(["convert", "theirs", "ours", *words, "--force"]) == 0
     assert main(["convert", "latest", "theirs", *words, "--force"]) == 2
     assert "theirs has README.md, which --force would delete" in capsys.readouterr().err
-
-
-def test_a_checkpoint_without_a_run_has_a_card_that_claims_nothing(tmp_path):
-    written = card.text(SMALL, tmp_path / "theirs", to="hf")
-    assert "data, steps and score: not recorded in `theirs`" in written

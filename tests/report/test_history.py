@@ -4,7 +4,6 @@ import json
 import math
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,17 +16,6 @@ def history(run):
     read = History(run.metrics_path)
     read.update()
     return read
-
-
-def test_every_line_is_one_number_in_every_column(tmp_path):
-    read = history(write_run(tmp_path, metrics=lines(30, workers=3)))
-    assert len(read) == 30
-    assert read.column("elapsed_s").tolist() == [2.0 * k for k in range(1, 31)]
-    assert read.column("updates")[-1] == 900
-    assert {len(read.column(name)) for name in read.columns} == {30}
-    assert {len(worker.columns["waiting"]) for worker in read.workers.values()} == {30}
-    assert read.workers[2].columns["waiting"][-1] == pytest.approx(0.25)
-    assert read.workers[2].columns["staleness"][-1] == pytest.approx(1.0)
 
 
 def test_a_file_that_grows_is_read_on_and_a_torn_line_waits_for_its_end(tmp_path):
@@ -87,18 +75,6 @@ def test_a_worker_that_took_the_place_of_another_has_a_span_of_its_own(tmp_path)
     spans = [(span.pid, span.begin_s, span.end_s) for span in read.spans if span.slot == 2]
     assert spans == [(102, 0.0, 6.0), (999, 6.0, 12.0)]
     assert read.workers[2].restarts == 1
-
-
-def test_a_worker_that_joined_later_has_a_gap_before(tmp_path):
-    grown = [*list(lines(3, workers=1)), *list(lines(6, workers=2))[3:]]
-    read = history(write_run(tmp_path, metrics=grown))
-    assert np.isnan(read.workers[2].columns["tokens_per_s"]).tolist() == [True] * 3 + [False] * 3
-
-
-def test_a_held_out_number_is_one_point_however_often_a_line_repeats_it(tmp_path):
-    read = history(write_run(tmp_path, metrics=lines(20)))
-    known = ~np.isnan(read.column("val_bits_per_byte"))
-    assert np.flatnonzero(known).tolist() == [4, 9, 14, 19]
 
 
 @given(

@@ -2,22 +2,20 @@
 
 import io
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from mlxhog.arena import Arena
 from mlxhog.arena.layout import plan
-from mlxhog.arena.words import Words
 from mlxhog.base.typed import fill
 from mlxhog.report import machines
-from mlxhog.report.machines import VIEW_BYTES, Roster
+from mlxhog.report.machines import Roster
 from mlxhog.report.metrics import MachineReport, Progress
 from mlxhog.report.plain import line
-from mlxhog.report.record import RunRecord
 from mlxhog.report.terminal import render
-from tests.report.sample_run import PROGRESS, lines, write_run
+from tests.report.sample_run import PROGRESS
 
 HERE = {"id": 7, "name": "studio", "tokens": 1_200_000, "rounds": 40, "seen_s": 0.0}
 AWAY = {"id": 9, "name": "air", "tokens": 300_000, "rounds": 12, "seen_s": 90.0}
@@ -67,16 +65,6 @@ def test_a_machine_that_a_new_lighthouse_does_not_know_stays_and_grows_older(ros
     assert roster.notes() == {"clock": "off"}
 
 
-def test_a_view_that_is_overwritten_while_it_is_read_is_read_again(roster, monkeypatch):
-    for members in ([7], [7, 9]):
-        roster.write([HERE, AWAY], members, 7, {})
-    first = machines._HEAD.n_bytes + VIEW_BYTES  # where the third is half written now
-    roster._data[first : first + 16] = 0xFF
-    load, stale = Words.__getitem__, [1]
-    monkeypatch.setattr(Words, "__getitem__", lambda *at: stale.pop() if stale else load(*at))
-    assert states(roster) == {"studio": "in the quorum", "air": "in the quorum"}
-
-
 def test_two_machines_of_one_name_are_told_apart_and_control_characters_are_not_shown(roster):
     roster.write(
         [HERE, {**AWAY, "name": "studio"}, {**AWAY, "id": 8, "name": "a\x1b[2J"}], [], 7, {}
@@ -85,15 +73,6 @@ def test_two_machines_of_one_name_are_told_apart_and_control_characters_are_not_
     assert names[0] == "studio"
     assert "studio (2)" in names
     assert not any("\x1b" in name for name in names)
-
-
-@pytest.mark.slow
-def test_more_machines_than_fit_leave_out_those_away_for_longest(roster):
-    many = [{**AWAY, "id": k, "name": "x" * 60, "seen_s": float(k)} for k in range(1, 1000)]
-    roster.write(many, [1], 1, {})
-    shown = roster.reports()
-    assert len(shown) > VIEW_BYTES // 200
-    assert max(one.seen_s for one in shown) < 900
 
 
 def test_the_live_table_a_line_and_json_show_machines():
@@ -108,11 +87,3 @@ def test_the_live_table_a_line_and_json_show_machines():
     record["machines"][0]["tokens"] = "many"
     record["machines"].append("no machine")
     assert fill(Progress, record).machines == TWO.machines[1:]
-
-
-def test_the_report_of_a_run_names_all_machines(tmp_path):
-    result = {"machines": [asdict(one) for one in TWO.machines]}
-    run = write_run(tmp_path, metrics=lines(3), status={"result": result})
-    facts = RunRecord(run).facts()
-    assert facts["machine studio"] == "in the quorum, 1.20M tokens in 40 rounds, seen 3 s ago"
-    assert "300k tokens in 12 rounds" in facts["machine air"]

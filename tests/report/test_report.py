@@ -59,23 +59,6 @@ def test_the_page_says(tmp_path, capsys, what):
 
 
 @pytest.mark.slow
-def test_eight_hours_of_four_workers_stay_below_half_a_megabyte(tmp_path, capsys):
-    run = write_run(tmp_path, metrics=lines(14_400, workers=4))
-    page, output = report(capsys, run.directory)
-    assert output["bytes"] == len(page.encode()) < 500_000
-
-
-def test_several_runs_are_compared_on_one_page_here(tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    first = write_run(tmp_path / "runs", "a-one", metrics=lines(10))
-    second = write_run(tmp_path / "runs", "b-two", metrics=lines(20), status={"status": "diverged"})
-    page, output = report(capsys, first.name, second.directory)
-    assert output["report"] == "report.html"
-    assert page.count("<section") == 2
-    assert "diverged" in page
-
-
-@pytest.mark.slow
 def test_the_picture_names_its_run_and_explains_its_lines(tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "png", lambda figure: figure)
     run = write_run(tmp_path, metrics=lines(30, every_s=20.0))

@@ -1,11 +1,8 @@
 """Events for TensorBoard, read back by its own reader."""
 
-import importlib.util
-
 import pytest
 
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.report import tensorboard
 from mlxhog.report.metrics import Progress
 from mlxhog.report.tensorboard import TensorBoard
 
@@ -61,20 +58,6 @@ def test_a_resumed_run_forgets_the_steps_that_were_lost(tmp_path):
     resumed.write(progress(35, loss=35))
     steps = [step for step, _ in scalars(tmp_path)["train/loss"]]
     assert steps == [10, 20, 25, 35]
-
-
-@pytest.fixture
-def without_package(monkeypatch):
-    find_spec = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "tensorboard" else find_spec(name)
-    )
-
-
-@pytest.mark.usefixtures("without_package")
-def test_without_the_package_the_message_says_what_to_install():
-    with pytest.raises(EnvironmentLacks, match="python -m pip install tensorboard; metrics.jsonl"):
-        tensorboard.require()
 
 
 def test_what_cannot_be_written_is_named(tmp_path):

@@ -18,17 +18,6 @@ from mlxhog.report.views import PartLine
 from tests.pairs import each_of
 from tests.report.sample_run import PROGRESS, WORKER
 
-NOTHING_YET = replace(
-    PROGRESS,
-    step=0,
-    eta_s=None,
-    loss=None,
-    train_bits_per_byte=None,
-    val_bits_per_byte=None,
-    lost_update_rate=None,
-    workers=(),
-)
-
 
 def shown(progress, sample=None):
     console = Console(record=True, width=100, file=io.StringIO())
@@ -66,17 +55,6 @@ class Terminal(io.StringIO):
 )
 def test_the_table_shows(what):
     assert what in shown(PROGRESS)
-
-
-def test_the_table_shows_how_far_the_evaluation_is():
-    assert "evaluating 38 %" in shown(replace(PROGRESS, doing=Doing(Activity.EVALUATING, 38)))
-
-
-def test_values_that_were_not_measured_yet_are_a_dash():
-    text = shown(NOTHING_YET)
-    assert "ETA -" in text
-    assert "loss -" in text
-    assert "lost updates -" in text
 
 
 def test_a_sample_cannot_send_control_codes_or_markup_to_the_terminal():
@@ -137,18 +115,6 @@ def test_plain_lines_tell_what_is_done_at_once_and_how_far_it_is_now_and_then():
     assert "\nsampling\n" in stream.getvalue()
 
 
-@each_of(
-    ("stream", "quiet", "environ"),
-    [
-        (io.StringIO(), False, {}),
-        (Terminal(), False, {"TERM": "dumb"}),
-    ],
-    ids=["no terminal", "dumb terminal"],
-)
-def test_plain_lines_when_there_is(stream, quiet, environ):
-    assert isinstance(observer(stream, quiet=quiet, environ=environ), PlainLines)
-
-
 class Cell:
     """IPython as far as a notebook's kernel needs it; keeps what the cell shows."""
 
@@ -205,16 +171,6 @@ def test_plain_lines_keep_to_100_characters():
     assert max(map(len, written.splitlines())) <= 100
     assert " ".join(words.split()) in " ".join(written.split())
     assert "64 workers: 64 running" in written
-
-
-def test_the_words_of_the_table_are_explained_once():
-    console = Console(record=True, width=100, file=Terminal(), force_terminal=True)
-    with LiveTable(console) as table:
-        for step in range(3):
-            table(replace(PROGRESS, step=step))
-    text = console.export_text()
-    for word in ("arena", "snapshot", "staleness"):
-        assert text.count(f"{word}  ") == 1
 
 
 def test_a_line_that_stays_is_printed_beside_the_one_that_changes():

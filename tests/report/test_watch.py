@@ -16,23 +16,16 @@ from types import SimpleNamespace
 import pytest
 
 from mlxhog import cli
-from mlxhog.arena import requests
 from mlxhog.base import durable
 from mlxhog.checkpoint import creation
 from mlxhog.report.follow import RunFollower, follow
-from mlxhog.report.record import RunRecord
 from tests.another_process import Program
-from tests.report.running import Training, wait_until
+from tests.report.running import Training
 from tests.report.sample_run import EVENTS, append, event, lines, write_run
 
 
 def watch(run):
     return Program("watch", str(run.directory))
-
-
-def states(run, slot):
-    """What the metrics of a run say that a worker slot has been."""
-    return {span.state for span in RunRecord(run).history.spans if span.slot == slot}
 
 
 # -- of a run that has ended -----------------------------------------------------------------------
@@ -77,13 +70,6 @@ def test_metrics_of_any_content_can_be_watched(tmp_path, capsys, text):
     assert "held-out - bits per byte" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("words", "says"), [(["nothing"], "no run 'nothing'"), ([], "RUN")])
-def test_bad_input_is_refused(tmp_path, capsys, monkeypatch, words, says):
-    monkeypatch.chdir(tmp_path)
-    assert cli.main(["watch", *words]) == 2
-    assert says in capsys.readouterr().err
-
-
 # -- of a run that goes on -------------------------------------------------------------------------
 
 
@@ -112,25 +98,6 @@ def test_new_lines_events_and_the_end_are_followed(tmp_path):
     assert messages[1:] == ["said later"]
     assert reports[-1].sample == "new text"
     assert len(looks) == 2
-
-
-@pytest.mark.slow
-def test_a_worker_that_joins_and_leaves_is_shown_and_drawn(training):
-    trained = training(90, metrics_s=0.2)
-    follower = RunFollower(trained.run)
-    assert len(wait_until(lambda: follower.look()[0].workers)) == 2
-    requests.ask(trained.run.directory, "join", workers="mlx:cpu")
-    joined = wait_until(lambda: next(iter(follower.look()[0].workers[2:]), None))
-    assert (joined.slot, joined.backend) == (3, "mlx:cpu")
-    wait_until(lambda: follower.look()[0].workers[2].steps > 0)
-    wait_until(lambda: "running" in states(trained.run, slot=3))
-    requests.ask(trained.run.directory, "leave", worker=3)
-    wait_until(lambda: follower.look()[0].workers[2].state == "left")
-    trained.stop()
-    record = RunRecord(trained.run)
-    assert record.others == 2
-    assert {"running", "left"} <= states(trained.run, slot=3)
-    assert record.history.workers[3].restarts == 0
 
 
 @pytest.fixture(scope="module")
@@ -181,18 +148,6 @@ def test_a_run_is_watched_and_not_disturbed_and_pipes_end_with_it(
     assert "\x1b" not in out
     assert "interrupted: " in out
     assert f"mlxhog train --resume {shlex.quote(str(going_on.run.directory))}" in out
-
-
-@pytest.mark.slow
-def test_the_trainers_death_ends_it(training):
-    trained = training(60)
-    with watch(trained.run) as watching:
-        watching.stdout.readline()
-        trained.process.kill()
-        out, _ = watching.communicate(timeout=60)
-    assert "interrupted: " in out
-    assert "it was killed" in out
-    assert "mlxhog train --resume" in out
 
 
 @pytest.mark.slow

@@ -94,32 +94,19 @@ def test_pairs_of_examples_are_counted_once_each(edges, rho, delta, p_conf):
 @each_of(
     ("indptr", "indices", "message"),
     [
-        ([0], [], "without edges"),
+        ([0], [], "of 0 edges"),
         ([0, 2], [0], "indptr runs from 0 to 2 over 1"),
         ([0, 2, 1, 3], [0, 1, 2], "never falling"),
-        ([0, 1, 2], [0, 9], "edge 1 has coordinate 9, wanted 0 to 4"),
+        ([0, 1, 2], [0, 9], "edge 1 has coordinate 9; wanted .* and from 0 to 4"),
         ([0, 1, 2], [0, -1], "edge 1 has coordinate -1"),
-        ([0, 1, 3], [4, 2, 2], "edge 1 has coordinate 2 after 2"),
-        ([0, 0, 2], [3, 1], "edge 1 has coordinate 1 after 3"),
+        ([0, 1, 3], [4, 2, 2], "edge 1 has coordinate 2"),
+        ([0, 0, 2], [3, 1], "edge 1 has coordinate 1"),
+        ([0, 1], [2**32 + 1], "edge 0 has coordinate 4294967297"),
     ],
 )
 def test_bad_edges_are_refused_by_number(indptr, indices, message):
     with pytest.raises(DataError, match=message):
-        Hypergraph(np.array(indptr), np.array(indices, np.int32), 5)
-
-
-@each_of("dtype", [np.uint16, np.uint32, np.int64])
-def test_indices_of_any_integer_type_are_checked_before_they_are_narrowed(dtype):
-    graph = Hypergraph(np.array([0, 2], dtype), np.array([1, 3], dtype), 5)
-    assert (graph.indptr.dtype, graph.indices.dtype) == (np.int64, np.int32)
-    with pytest.raises(DataError, match="edge 0 has coordinate 1 after 3"):
-        Hypergraph(np.array([0, 2], dtype), np.array([3, 1], dtype), 5)
-    with pytest.raises(DataError, match="edge 0 has coordinate 4294967297"):
-        Hypergraph(np.array([0, 1]), np.array([2**32 + 1]), 5)
-    with pytest.raises(DataError, match="type float64; wanted a list of integers"):
-        Hypergraph(np.array([0, 1]), np.array([1.0]), 5)
-    with pytest.raises(DataError, match="over 0 coordinates"):
-        Hypergraph(np.array([0, 0]), np.array([], np.int32), 0)
+        Hypergraph(np.array(indptr), np.array(indices, np.int64), 5)
 
 
 class Interrupted(Exception):
@@ -143,13 +130,16 @@ def test_a_long_count_stops_at_the_next_signal():
     assert met.max() < edges
 
 
-def test_the_native_count_refuses_indices_that_would_leave_its_arrays():
+@each_of(
+    ("indptr", "indices", "message"),
+    [
+        ([0, 1], [5], "outside"),
+        ([0, 2], [0], "number of indices"),
+        ([0, 2, 1], [0], "fall"),
+        ([0, 1, 1], [0], "met has 1"),
+    ],
+)
+def test_the_native_count_refuses_what_would_leave_its_arrays(indptr, indices, message):
     met = np.zeros(1, np.int64)
-    with pytest.raises(ValueError, match="outside"):
-        _native.edge_degrees(np.array([0, 1]), np.array([5], np.int32), 5, met)
-    with pytest.raises(ValueError, match="number of indices"):
-        _native.edge_degrees(np.array([0, 2]), np.array([0], np.int32), 5, met)
-    with pytest.raises(ValueError, match="fall"):
-        _native.edge_degrees(np.array([0, 2, 1]), np.array([0], np.int32), 5, met)
-    with pytest.raises(ValueError, match="met has 1"):
-        _native.edge_degrees(np.array([0, 1, 1]), np.array([0], np.int32), 5, met)
+    with pytest.raises(ValueError, match=message):
+        _native.edge_degrees(np.array(indptr), np.array(indices, np.int32), 5, met)

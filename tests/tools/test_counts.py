@@ -7,8 +7,9 @@ import mlx.core as mx
 import pytest
 
 from mlxhog.metal.registry import KERNELS
+from mlxhog.models.families import param_count
 from mlxhog.models.registry import load_architecture
-from mlxhog.models.xlstm_large import XLSTMLargeConfig, param_count
+from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from tools import counts
 
 PAGE = Path(__file__).parents[2] / "docs/apple.md"

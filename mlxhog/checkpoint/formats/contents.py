@@ -37,11 +37,10 @@ from mlxhog.config import plugins
 from mlxhog.errors import ConfigError
 from mlxhog.models import families, ngrams, translation
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.mad import MADConfig
 from mlxhog.models.mad.config import SPELLINGS as MAD_SPELLINGS
+from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.ngrams import is_table
-from mlxhog.models.xlstm_large import OUT_NORM, XLSTMLargeConfig
-from mlxhog.models.xlstm_large.config import SPELLINGS
+from mlxhog.models.xlstm_large import OUT_NORM, SPELLINGS, XLSTMLargeConfig
 from mlxhog.models.xlstm_v1 import XLSTMV1Config
 
 PORTABLE = {
@@ -61,9 +60,7 @@ def refuse(model: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> XLSTMLarg
         ConfigError: transformers has no such model; the message gives the reason.
     """
     if not isinstance(model, XLSTMLargeConfig):
-        raise ConfigError(
-            f"transformers has no model for {families.of(model).title}; use --to xlstm or mlxhog"
-        )
+        raise ConfigError(f"transformers has no model for {model.title}; use --to xlstm or mlxhog")
     _refuse_tables(model, "transformers")
     if not model.add_out_norm:
         raise ConfigError(
@@ -96,7 +93,7 @@ def hf_entries(model: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> dict[
         if name != f"{OUT_NORM}.bias"
     }
     if model.tie_word_embeddings:
-        entries[families.of(model).head] = entries[families.embedding(model)]
+        entries[model.untied_head] = entries[families.embedding(model)]
     return entries
 
 
@@ -198,7 +195,7 @@ def our_entries(model: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> dict
         else:
             entries[name] = TensorSource(array.shape, array.dtype, (array,))
     if isinstance(model, XLSTMLargeConfig) and model.tie_word_embeddings:
-        entries[families.of(model).head] = entries[families.embedding(model)]
+        entries[model.untied_head] = entries[families.embedding(model)]
     return entries
 
 
@@ -248,13 +245,11 @@ def package_entries(
         ConfigError: the package has no such model.
     """
     if isinstance(model, MADConfig):
-        raise ConfigError(
-            f"the xlstm package has no model for {families.of(model).title}; use --to mlxhog"
-        )
+        raise ConfigError(f"the xlstm package has no model for {model.title}; use --to mlxhog")
     _refuse_tables(model, "the xlstm package")
     ours = dict(tensors)
     if model.tie_word_embeddings:  # the package's state dicts hold both names
-        ours[families.of(model).head] = ours[families.embedding(model)]
+        ours[model.untied_head] = ours[families.embedding(model)]
     if isinstance(model, XLSTMLargeConfig) and model.use_bias and model.add_out_norm:
         width = ours[f"{OUT_NORM}.weight"]
         ours.setdefault(f"{OUT_NORM}.bias", np.zeros(width.shape, width.dtype))

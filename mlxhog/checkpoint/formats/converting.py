@@ -18,7 +18,7 @@ from mlxhog.checkpoint.formats import contents, saving
 from mlxhog.checkpoint.formats.opening import Opened
 from mlxhog.checkpoint.formats.saving import OnTensor
 from mlxhog.errors import CheckpointError, ConfigError
-from mlxhog.models.mad import MADConfig
+from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 
 DTYPES = {dtype.name: dtype for dtype in mapped.FLOATS}

@@ -348,7 +348,7 @@ def open_checkpoint(
             for name, spec in (families.param_spec(model) | families.table_spec(model)).items()
         },
         path,
-        hints={families.of(model).head: "; if the embedding is the head, say so in the config"},
+        hints={model.untied_head: "; if the embedding is the head, say so in the config"},
     )
     if ours and verify:  # last: reading the files takes time, and the checks above do not
         manifest.verify_digests(path, record, [part.name for part in weights.parts(file)])
@@ -364,7 +364,7 @@ def _without_copies(
     Raises:
         ConfigError: head and embedding differ.
     """
-    head, embedding = families.of(model).head, families.embedding(model)
+    head, embedding = model.untied_head, families.embedding(model)
     if not model.tie_word_embeddings or head not in tensors:
         return tensors
     copy = tensors.pop(head)

@@ -12,7 +12,7 @@ from mlxhog.cli.frame import Report, command
 from mlxhog.config.options import argument, option, switch
 
 if TYPE_CHECKING:
-    from mlxhog.models.mad import MADConfig
+    from mlxhog.models.mad.config import MADConfig
     from mlxhog.report.table import Section
 
 ABOUT = """\
@@ -63,9 +63,9 @@ def summarise(cfg: MADConfig, seq_len: int) -> dict[str, Any]:
     A part is one layer with its norm, or another part of the model, such as its head. Its `grows`
     says whether its state grows with the sequence.
     """
-    from mlxhog.models.mad import param_spec, state_sizes
+    from mlxhog.models.families import param_spec
+    from mlxhog.models.mad.config import layer_name
     from mlxhog.models.mad.layers import at_width, to_dict
-    from mlxhog.models.mad.model import layer_name
     from mlxhog.models.mad.sequence import canonical
 
     cfg = replace(cfg, layers=at_width(cfg.layers, cfg.hidden_size))
@@ -75,7 +75,7 @@ def summarise(cfg: MADConfig, seq_len: int) -> dict[str, Any]:
         prefix = ".".join(words[: 2 if words[0] == "layers" else 1])
         groups.setdefault(prefix, {})[name.removeprefix(f"{prefix}.")] = spec.shape
     numbers = {layer_name(number): number for number in range(len(cfg.layers))}
-    now, later = (state_sizes(cfg, length) for length in (seq_len, seq_len + 1))
+    now, later = (cfg.state_sizes(length) for length in (seq_len, seq_len + 1))
     parts: list[dict[str, Any]] = []
     for prefix, shapes in groups.items():
         number = numbers.get(prefix)

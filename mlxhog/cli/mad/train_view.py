@@ -15,7 +15,7 @@ from mlxhog.mad.run import Callbacks, Point, RunResult
 from mlxhog.mad.tasks.dataset import HELD, held_length
 from mlxhog.mad.training.candidate import estimate
 from mlxhog.mad.training.run_plan import RunPlan
-from mlxhog.models.mad import param_count, state_sizes
+from mlxhog.models.families import param_count
 from mlxhog.models.mad.sequence import canonical
 from mlxhog.report.views import StatusLine
 
@@ -108,7 +108,7 @@ def facts(plan: RunPlan) -> dict[str, Any]:
         "strategy": plan.strategy.name,
         "dim": config.dim,
         "params": param_count(model),
-        "state": sum(sum(parts.values()) for parts in state_sizes(model, model.max_length)),
+        "state": sum(sum(parts.values()) for parts in model.state_sizes(model.max_length)),
         "seed": config.seed,
         "settings": dict(sorted(asdict(plan.task_rows.settings).items())),
         "protocol": config.protocol.to_dict(),

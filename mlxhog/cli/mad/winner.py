@@ -136,7 +136,7 @@ def scale(config: ScaleConfig) -> Report:
         lacks = "--depth" if config.depth is None else "--out"
         raise ConfigError(f"mad scale lacks {lacks}, as in `mlxhog {SCALE_EXAMPLES[0]}`")
     from mlxhog.mad import winner
-    from mlxhog.models.mad.model import param_count
+    from mlxhog.models.families import param_count
     from mlxhog.models.mad.sequence import canonical
 
     path = winner.output_path(config.out)

@@ -8,9 +8,11 @@ import json
 import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from time import monotonic, time
 
+import prometheus_client as prometheus
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -35,7 +37,6 @@ from mlxhog.live.serving.engine_thread import (
     Busy,
     EngineThread,
 )
-from mlxhog.live.serving.metrics import CONTENT_TYPE_LATEST, Metrics
 from mlxhog.live.serving.replies import EventStream, Reply, error_body, for_client, unless_gone
 from mlxhog.live.serving.requests import ClientRequest, RefusedRequest
 
@@ -238,9 +239,9 @@ class Api:
             if is_first:
                 self.metrics.first_token.observe(monotonic() - began)
                 is_first = False
-            n_tokens = sum(part.token is not None for part in parts)
+            n_tokens = sum(part.piece.token is not None for part in parts)
             self.metrics.tokens.labels("completion").inc(n_tokens)
-            for reason, count in Counter(part.finish_reason for part in parts).items():
+            for reason, count in Counter(part.piece.finish_reason for part in parts).items():
                 if reason is not None:
                     self.metrics.answers.labels(reason).inc(count)
             yield parts
@@ -327,7 +328,50 @@ class Api:
         return _json(health, status=503 if engine.trouble else 200)
 
     async def _metrics(self, http: HTTPRequest) -> Response:
-        return Response(self.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+        return Response(self.metrics.text(), media_type=prometheus.CONTENT_TYPE_LATEST)
+
+
+class Metrics:
+    """Counters of the answers, and gauges that read the engine's values, in Prometheus' format.
+
+    Args:
+        engine: the thread that writes the answers.
+    """
+
+    def __init__(self, engine: EngineThread) -> None:
+        registry = self._registry = prometheus.CollectorRegistry()
+        counter = partial(prometheus.Counter, registry=registry)
+        self.requests = counter(
+            "mlxhog_requests", "HTTP requests by path and status.", ["path", "status"]
+        )
+        self.tokens = counter("mlxhog_tokens", "Tokens read and written.", ["kind"])
+        self.answers = counter(
+            "mlxhog_answers",
+            "Answers by reason of their end: stop, length, document_end, cancelled or error.",
+            ["reason"],
+        )
+        self.first_token = prometheus.Histogram(
+            "mlxhog_first_token_seconds",
+            "From a request's arrival to its first token.",
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+            registry=registry,
+        )
+        gauges: tuple[tuple[str, str, Callable[[], float]], ...] = (
+            ("answers_running", "Answers being written.", lambda: engine.n_running),
+            ("answers_waiting", "Waiting answers.", lambda: engine.n_waiting),
+            ("sessions", "Stored sessions.", lambda: engine.n_sessions),
+            ("weights_version", "Updates in the weights.", lambda: engine.loaded.version),
+            ("weights_newest", "Updates in the newest weights.", lambda: engine.newest),
+            ("weights_age_seconds", "Age of the weights.", lambda: engine.loaded.age_s),
+            ("weights_loads", "Loads of newer weights.", lambda: engine.n_loads),
+            ("run_is_training", "1 while the run trains.", lambda: not engine.ended),
+        )
+        for name, about, value in gauges:
+            prometheus.Gauge(f"mlxhog_{name}", about, registry=registry).set_function(value)
+
+    def text(self) -> bytes:
+        """Return all values in Prometheus' text format."""
+        return prometheus.generate_latest(self._registry)
 
 
 async def _all(parts: AsyncIterator[list[AnswerPart]], reply: Reply) -> None:

@@ -20,7 +20,7 @@ from time import monotonic
 
 import numpy as np
 
-from mlxhog.decoding.engine import Engine, FinishReason, Int32, Piece, Request, TokenScore
+from mlxhog.decoding.engine import Engine, Int32, Piece, Request
 from mlxhog.decoding.model import Model
 from mlxhog.errors import ArenaError, CheckpointError, Diverged, MlxhogError, RunError
 from mlxhog.live.opening import open_source
@@ -56,21 +56,15 @@ class AnswerPart:
 
     Attributes:
         choice: index of the request in the job.
-        token: id of the token; None at the end of a document.
-        text: text that is now certain.
-        finish_reason: why the answer ends here; None if it continues.
+        piece: the piece.
         loaded: weights of the token.
         session_tokens: length of the session after this answer; None without a session.
-        scores: as those of `Piece`.
     """
 
     choice: int
-    token: int | None
-    text: str
-    finish_reason: FinishReason | None
+    piece: Piece
     loaded: Loaded
     session_tokens: int | None
-    scores: tuple[TokenScore, ...] = ()
 
 
 class AnswerJob:
@@ -114,7 +108,7 @@ class AnswerJob:
     def take(self, part: AnswerPart) -> None:
         """Add a part."""
         self._parts.append(part)
-        self.n_open -= part.finish_reason is not None
+        self.n_open -= part.piece.finish_reason is not None
         self._news.set()
 
     def fail(self, error: Exception) -> None:
@@ -373,16 +367,7 @@ class EngineThread:
             name = job.requests[choice].session
             session = None if name is None else self._engine.session(name)
             session_tokens = None if session is None else session.n_tokens
-        part = AnswerPart(
-            choice,
-            piece.token,
-            piece.text,
-            piece.finish_reason,
-            loaded,
-            session_tokens,
-            piece.scores,
-        )
-        return job, part
+        return job, AnswerPart(choice, piece, loaded, session_tokens)
 
     # -- from the engine's thread to the event loop's ----------------------------------------------
 

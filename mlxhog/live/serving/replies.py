@@ -69,10 +69,10 @@ class Reply:
         self._parts = [*self._parts[:1], part]
         self._consistent &= part.loaded.consistent
         self._session_tokens = part.session_tokens
-        self.n_tokens += part.token is not None
-        self._finish[part.choice] = part.finish_reason
-        self._scores[part.choice] += part.scores
-        text = part.text
+        piece, text = part.piece, part.piece.text
+        self.n_tokens += piece.token is not None
+        self._finish[part.choice] = piece.finish_reason
+        self._scores[part.choice] += piece.scores
         if self._request.is_chat and not self._has_text[part.choice]:
             text = text.lstrip()  # the blank after "Assistant:"
         self._has_text[part.choice] |= bool(text)

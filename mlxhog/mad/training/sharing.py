@@ -21,7 +21,7 @@ from mlxhog.mad import tasks
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import Callbacks, RunConfig, RunResult
 from mlxhog.mad.training import candidate
-from mlxhog.models.mad.model import EMBEDDING
+from mlxhog.models.mad.config import EMBEDDING
 from mlxhog.models.spec import ParamSpec, initial_value
 from mlxhog.optim import Optimizer, Target, updates
 from mlxhog.optim.metal_steps import Rule

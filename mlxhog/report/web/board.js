@@ -12,7 +12,10 @@
   function replace(page) {
     for (const fresh of page.querySelectorAll("[data-live]")) {
       const old = place(fresh.id);
-      if (old.innerHTML !== fresh.innerHTML) old.replaceChildren(...fresh.childNodes);
+      if (old.innerHTML === fresh.innerHTML) continue;  // keep the reader's selection
+      const open = [...old.querySelectorAll("details")].map((one) => one.open);
+      old.replaceChildren(...fresh.childNodes);
+      old.querySelectorAll("details").forEach((one, k) => { one.open = open[k] ?? one.open; });
     }
     const [run] = JSON.parse(page.getElementById("data").textContent).runs;
     Object.assign(drawn.runs[0], run);

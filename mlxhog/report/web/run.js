@@ -1,6 +1,6 @@
 "use strict";
-// Draws runs: curves, staleness, workers over time, samples, events. The element `data` holds what
-// `report.run_page.data` returns; a board fetches the page again for newer data.
+// Draws the curves of runs. The element `data` holds what `report.run_page.data` returns; a board
+// fetches the page again for newer data.
 
 const runView = (() => {
   const AXES = {
@@ -9,7 +9,7 @@ const runView = (() => {
       of: (run) => run.axes.tokens.map((n) => n / run.seq_len) },
     updates: { label: "updates", of: (run) => run.axes.updates },
   };
-  const MB = 1e6, NEWEST = 5;
+  const MB = 1e6;
   const SECONDS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600,
     43200, 86400, 172800, 604800];
   // Lines of one run: [name, values, thing], and the column of workers, whose lines are drawn
@@ -31,9 +31,7 @@ const runView = (() => {
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const make = (tag, attributes = {}, ...children) => {
-    const svg = ["svg", "rect", "line", "text", "title"].includes(tag);
-    const node = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag)
-      : document.createElement(tag);
+    const node = document.createElement(tag);
     for (const [name, value] of Object.entries(attributes)) {
       node.setAttribute(name, value);
     }
@@ -86,9 +84,9 @@ const runView = (() => {
   }
 
   class Charts {
-    constructor(place, inks) {
+    constructor(place, nInks) {
       this.place = place;
-      this.inks = inks;
+      this.nInks = nInks;
       this.axis = "time";
       this.plots = new Map();
       this.wait = new ResizeObserver(() => this.resize());
@@ -138,7 +136,7 @@ const runView = (() => {
       const legend = make("div", { class: "legend" });
       const figure = make("figure", { id }, make("h3", {}, title), legend, box);
       this.place.append(figure);
-      const inks = this.inks[dark.matches ? "dark" : "light"];
+      const inks = Array.from({ length: this.nInks }, (_, k) => css("--ink-" + k));
       const [line, faint] = [css("--soft"), css("--faint")];
       const time = this.axis === "time";
       const axis = { stroke: line, grid: { stroke: faint, width: 0.5 }, ticks: { show: false },
@@ -258,165 +256,17 @@ const runView = (() => {
     ctx.restore();
   }
 
-  // Share of steps by their staleness, P-1 marked; the largest are drawn as one bar.
-  function histogram(counts, others, title, color) {
-    const most = 24, width = 420, height = 150, base = height - 22, left = 34;
-    const lags = Object.keys(counts).map(Number);
-    const total = lags.reduce((sum, lag) => sum + counts[lag], 0);
-    if (!total) return null;
-    const end = Math.min(Math.max(...lags, others + 1), most);
-    const bars = new Array(end + 1).fill(0);
-    for (const lag of lags) bars[Math.min(lag, end)] += counts[lag] / total;
-    const wide = (width - left - 4) / bars.length, top = Math.max(...bars);
-    const folded = Math.max(...lags) > end;
-    const mean = lags.reduce((sum, lag) => sum + lag * counts[lag], 0) / total;
-    const node = make("svg", { viewBox: `0 0 ${width} ${height}`, width, role: "img",
-      "aria-label": `${title}: mean ${short(mean)}, largest ${Math.max(...lags)}; ` +
-        `P-1 is ${others}` });
-    bars.forEach((share, lag) => {
-      const tall = (base - 16) * share / top, x = left + lag * wide;
-      node.append(make("rect", { x: x + 1, y: base - tall, width: Math.max(wide - 2, 1),
-        height: tall, style: `fill: ${color}` },
-      make("title", {}, `${lag}: ${(100 * share).toFixed(1)} % of steps`)));
-      if (bars.length < 14 || lag % 4 === 0 || lag === end) {
-        node.append(make("text", { x: x + wide / 2, y: height - 8, "text-anchor": "middle" },
-          lag + (folded && lag === end ? "+" : "")));
-      }
-    });
-    node.append(make("line", { x1: left, x2: width, y1: base, y2: base, class: "line" }),
-      make("text", { x: 0, y: 22 }, (100 * top).toFixed(0) + " %"));
-    if (others <= end) {
-      const x = left + (others + 0.5) * wide, far = others > end / 2;
-      node.append(make("line", { x1: x, x2: x, y1: 4, y2: base, class: "mark" }),
-        make("text", { x: x + (far ? -4 : 4), y: 12, "text-anchor": far ? "end" : "start" },
-          "P-1 = " + others));
-    }
-    return make("figure", {}, make("h3", {}, title + " ", make("small", {}, "mean " + short(mean))),
-      node);
-  }
-
-  // A row per worker: the intervals of its processes; vertical lines are checkpoints.
-  function timeline(run, inks) {
-    const times = [...run.spans.map((span) => span[2]), ...run.axes.elapsed_s.slice(-1)];
-    const end = Math.max(...times, 1), tall = 18;
-    const part = (s) => `${(100 * Math.min(s / end, 1)).toFixed(3)}%`;
-    const saved = run.events.filter(([, , kind]) => kind === "checkpoint");
-    const place = make("div", { class: "timeline" });
-    for (const slot of Object.keys(run.workers).map(Number)) {
-      const spans = run.spans.filter((span) => span[0] === slot);
-      const track = make("svg", { width: "100%", height: tall, role: "img",
-        "aria-label": `worker ${slot}: ${spans.length} spans` });
-      for (const [, from, to, state, pid] of spans) {
-        const color = state === "dead" ? "#c62828" : ink(inks, run, slot);
-        track.append(make("rect", { x: part(from), y: 0, width: part(to - from), height: tall,
-          style: `fill: ${color}; opacity: ${state === "starting" ? 0.35 : 1}` },
-        make("title", {}, `${state}, process ${pid}, ${duration(from)} to ${duration(to)}`)));
-      }
-      for (const [time, step] of saved) {
-        track.append(make("line", { x1: part(time), x2: part(time), y1: 0, y2: tall,
-          class: "mark" }, make("title", {}, `checkpoint at step ${step}`)));
-      }
-      place.append(make("span", {}, `${slot} ${run.workers[slot]}`), track);
-    }
-    place.append(make("span", {}), make("div", { class: "ends" }, make("span", {}, "0 s"),
-      make("span", {}, duration(end / 2)), make("span", {}, duration(end))));
-    const rows = run.spans.slice(-500).map((span) => [`${span[0]} ${run.workers[span[0]]}`, span[3],
-      span[4], duration(span[1]), duration(span[2])]);
-    const has = (state) => run.spans.some((span) => span[3] === state);
-    const note = [saved.length && "lines: checkpoints", has("starting") && "pale: starting",
-      has("dead") && "red: dead"].filter(Boolean).join(", ");
-    return [place, make("p", { class: "when" }, note), make("details", {},
-      make("summary", {}, "the same as a table"),
-      table(["worker", "state", "process", "from", "to"], rows))];
-  }
-
-  function table(header, rows) {
-    const row = (cells) => make("tr", {}, ...cells.map((text, k) =>
-      make("td", { class: "t", "data-head": header[k] }, String(text ?? ""))));
-    return make("div", { class: "scroll cards" }, make("table", {},
-      make("thead", {}, make("tr", {}, ...header.map((name) => make("th", { class: "t" }, name)))),
-      make("tbody", {}, ...rows.map(row))));
-  }
-
-  const when = ([time, step]) => step === 0 ? "at the start"
-    : "after " + duration(time) + ", step " + step.toLocaleString("en");
-
-  // The newest first; older ones are folded.
-  function newestFirst(items, kind, spell) {
-    const list = (some) => make("ul", { class: kind }, ...some.map((event) =>
-      make("li", {}, make("span", { class: "when" }, when(event)), spell(event))));
-    const [shown, older] = [items.slice(-NEWEST).reverse(), items.slice(0, -NEWEST).reverse()];
-    const nodes = shown.length ? [list(shown)] : [];
-    if (older.length) {
-      nodes.push(make("details", {}, make("summary", {}, `${older.length} older`), list(older)));
-    }
-    return nodes;
-  }
-
-  const samples = (run, most = 40) =>
-    newestFirst(run.events.filter((event) => event[2] === "sample").slice(-most), "samples",
-      ([, , , text]) => make("p", {}, text));
-
-  const WORDS = { message: "", strategy: "", checkpoint: "saved ", ended: "ended: " };
-  const events = (run, most = 300) =>
-    newestFirst(run.events.filter((event) => event[2] !== "sample").slice(-most), "events",
-      ([, , kind, text]) => make("p", {}, (WORDS[kind] ?? kind + ": ") +
-        (kind === "checkpoint" ? text.replace(/^.*\/(?=checkpoints\/)/, "") : text)));
-
-  // The tiles of a run, of `RunRecord`.
-  function tiles(place, run) {
-    place.replaceChildren(...run.tiles.map((tile) => make("div",
-      { class: tile.is_text ? "tile text" : "tile" },
-      make("div", { class: "name" }, tile.name), make("div", { class: "value" }, tile.value),
-      ...(tile.share === null ? [] : [make("div", { class: "share" },
-        make("div", { style: `width: ${(100 * Math.min(tile.share, 1)).toFixed(1)}%` }))]),
-      ...(tile.detail ? [make("div", { class: "detail" }, tile.detail)] : []))));
-  }
-
-  // Fill the section of one run: everything but its curves.
-  function details(section, run, inks) {
-    const fill = (name, ...nodes) => {
-      const place = section.querySelector(`[data-part="${name}"]`), body = place.lastElementChild;
-      const shown = nodes.filter((node) => node !== null);
-      const text = shown.map((node) => node.outerHTML).join("");
-      place.hidden = !shown.length;
-      if (body.shown === text) return;  // keep the reader's selection
-      const open = body.querySelector("details")?.open;
-      body.replaceChildren(...shown);
-      body.shown = text;
-      if (open && body.querySelector("details")) body.querySelector("details").open = true;
-    };
-    const slots = Object.keys(run.staleness), all = {};
-    for (const slot of slots) {
-      for (const [lag, n] of Object.entries(run.staleness[slot])) all[lag] = (all[lag] || 0) + n;
-    }
-    fill("samples", ...samples(run));
-    fill("workers", ...(slots.length ? timeline(run, inks) : []));
-    fill("shares", ...(run.shares.length ? [table(run.shares[0], run.shares.slice(1))] : []));
-    fill("staleness", ...(slots.length > 1 ? [
-      histogram(all, run.others, "all workers", css("--soft")),
-      ...slots.map((s) => histogram(run.staleness[s], run.others, s + " " + run.workers[s],
-        ink(inks, run, s)))] : []));
-    fill("events", ...events(run));
-  }
-
-  // The choice of the axis, and every chart and section of the page.
-  function start(runs, inks) {
-    const charts = new Charts(document.getElementById("charts"), inks);
-    const show = (anew = false) => {
-      const colors = inks[dark.matches ? "dark" : "light"];
-      runs.forEach((run, k) => tiles(document.getElementById("tiles-" + k), run));
-      charts.draw(runs, anew);
-      runs.forEach((run, k) => details(document.getElementById("run-" + k), run, colors));
-    };
-    dark.addEventListener("change", () => show(true));
+  // The choice of the axis, and every chart.
+  function start(runs, nInks) {
+    const charts = new Charts(document.getElementById("charts"), nInks);
+    dark.addEventListener("change", () => charts.draw(runs, true));
     for (const choice of document.querySelectorAll("input[name=axis]")) {
       choice.addEventListener("change", () => { charts.axis = choice.value; charts.draw(runs); });
       if (choice.checked) charts.axis = choice.value;
     }
-    show();
+    charts.draw(runs);
     document.documentElement.dataset.drawn = String(Math.round(performance.now()));
-    return show;
+    return () => charts.draw(runs);
   }
 
   return { start };
@@ -424,6 +274,6 @@ const runView = (() => {
 
 // What is drawn: the runs, and `show`, which draws them again; a board replaces their numbers.
 const drawn = (() => {
-  const { runs, inks } = JSON.parse(document.getElementById("data").textContent);
-  return { runs, show: runView.start(runs, inks) };
+  const { runs, n_inks } = JSON.parse(document.getElementById("data").textContent);
+  return { runs, show: runView.start(runs, n_inks) };
 })();

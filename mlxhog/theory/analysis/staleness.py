@@ -54,11 +54,11 @@ class ObservedStaleness:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values; the distribution over all steps beside the others."""
-        values: dict[str, Any] = asdict(self)
+        values = asdict(self)
         overall = values.pop("all")
         del overall["name"]
         values["histogram"] = {str(lag): steps for lag, steps in self.histogram.items()}
-        return values | overall | {"increments": self.increments}
+        return {**values, **overall, "increments": self.increments}
 
 
 def probe_run(

@@ -1,11 +1,7 @@
 """Links between machines, and rounds over them: what they take, and what they send.
 
 Each machine trains its own copy of the parameters lock-free. By the clock, the machines average
-what their copies moved since their last common parameters, and each adds the result to its copy
-while its workers go on:
-
-    theta_s  = sum over m of n_m theta_m / sum of n_m      n_m: gradients in the movement
-    theta_m += theta_s - theta_m as it was read
+what their copies moved since their last common parameters, while their workers go on.
 
 A ring all-reduce over M machines has 2 (M - 1) stages, each of which carries an M-th of the bytes
 (Patarasuk and Yuan 2009, Bandwidth Optimal All-reduce Algorithms for Clusters of Workstations).
@@ -22,7 +18,7 @@ from typing import ClassVar, Self
 from mlxhog.base.quantities import parse_duration_s
 from mlxhog.errors import ConfigError
 from mlxhog.theory.simulator.schemes import Scheme
-from mlxhog.theory.simulator.workers import Behaviour, Phase, SharedState, WorkerContext
+from mlxhog.theory.simulator.workers import Behaviour, Phase, WorkerContext
 
 FORM = "RATE or RATE:LATENCY, such as 100Mbit:50ms or 1Gbit"
 _RATE = re.compile(r"(\d+(?:\.\d+)?)(k|M|G)bit(?:/s)?", re.IGNORECASE)
@@ -103,8 +99,8 @@ def sent_bytes(n_bytes: float, machines: int) -> float:
 class ClusterRounds(Scheme):
     """Lock-free workers on several machines, whose copies meet in rounds by the clock.
 
-    The workers are dealt to the machines in turn. Staleness counts updates of the same copy, and an
-    added result of a round is one of them.
+    The workers are dealt to the machines in turn. Staleness counts updates of the same copy. A long
+    round delays the next one. A toy problem takes the mean of the copies when a round ends.
 
     Attributes:
         machines: their number.
@@ -124,18 +120,19 @@ class ClusterRounds(Scheme):
     stop_workers: bool = False
 
     @property
-    def round_bytes(self) -> float:
-        """Bytes that a round averages."""
-        return self.float_bytes * self.n_params
-
-    @property
     def round_s(self) -> float:
         """Seconds of a round."""
-        return self.link.round_s(self.round_bytes, self.machines)
+        return self.link.round_s(self.float_bytes * self.n_params, self.machines)
 
-    def next_round(self, begin_s: float) -> float:
-        """Return the beginning of the round after one; a long round delays it."""
-        return max(begin_s + self.round_every_s, begin_s + self.round_s)
+    @property
+    def _gap_s(self) -> float:
+        """Seconds between the beginnings of two rounds."""
+        return max(self.round_every_s, self.round_s)
+
+    def ended(self, seconds: float) -> int:
+        """Rounds that have ended by then."""
+        since_first_s = seconds - self.round_every_s - self.round_s
+        return max(0, 1 + math.floor(since_first_s / self._gap_s))
 
     def use(self, seconds: float) -> dict[str, float]:
         """Return what rounds did with the links from the start on.
@@ -143,16 +140,15 @@ class ClusterRounds(Scheme):
         `rounds` that ended, `bytes_per_s` that each machine sends on average, and the `share` of
         the time in which a round is under way.
         """
-        begins, begin_s = list[float](), self.round_every_s
-        while begin_s < seconds:
-            begins.append(begin_s)
-            begin_s = self.next_round(begin_s)
-        ended = sum(begin_s + self.round_s <= seconds for begin_s in begins)
-        return {
-            "rounds": ended,
-            "bytes_per_s": ended * sent_bytes(self.round_bytes, self.machines) / seconds,
-            "share": sum(min(one + self.round_s, seconds) - one for one in begins) / seconds,
-        }
+        ended = self.ended(seconds)
+        sent = ended * sent_bytes(self.float_bytes * self.n_params, self.machines)
+        busy_s = ended * self.round_s + self.round_s - self._rest_s(seconds, ended)
+        return {"rounds": ended, "bytes_per_s": sent / seconds, "share": busy_s / seconds}
+
+    def _rest_s(self, now: float, ended: int) -> float:
+        """Seconds of work that are left to the round after those that ended."""
+        begin_s = self.round_every_s + ended * self._gap_s
+        return min(self.round_s, max(0.0, begin_s + self.round_s - now))
 
     def _behaviour(self, workers: Sequence[WorkerContext]) -> Callable[[WorkerContext], Behaviour]:
         if self.machines < 1 or len(workers) % self.machines:
@@ -160,72 +156,24 @@ class ClusterRounds(Scheme):
                 f"{self.machines} machines with {len(workers)} workers: wanted a number of "
                 "machines that divides them"
             )
-        state = workers[0].state
-        copies = _Copies(self, state)
+        state, versions, merged = workers[0].state, [0] * self.machines, [0]
+        if state.learner is not None:
+            state.learner.replicate(self.machines)
+
+        def meet() -> float:
+            """Merge after a round; returns the seconds until the present round ends, or 0."""
+            ended = self.ended(state.now)
+            if ended > merged[0] and state.learner is not None:
+                state.learner.merge(range(1, 1 + self.machines))
+            merged[0] = ended
+            rest_s = self._rest_s(state.now, ended)
+            return rest_s if rest_s < self.round_s else 0.0
 
         def behaviour(worker: WorkerContext) -> Behaviour:
             own = worker.rank % self.machines
             for _ in worker.steps():
-                while self.stop_workers and (rest_s := copies.rest_s()) > 0:
+                while (rest_s := meet()) > 0 and self.stop_workers:
                     yield Phase(rest_s, on_core=False)
-                copies.advance(through=True)
-                if state.learner is not None:
-                    state.learner.read(worker.rank, of=1 + own)
-                read = copies.versions[own]
-                yield worker.read()
-                yield worker.compute()
-                yield worker.add()
-                copies.advance()
-                if state.learner is not None:
-                    state.learner.apply((worker.rank,), of=1 + own)
-                state.count(worker.rank, copies.versions[own] - read, (worker.rank,))
-                copies.versions[own] += 1
-                copies.gradients[own] += 1
+                yield from worker.replica_step(versions, own)
 
         return behaviour
-
-
-class _Copies:
-    """The machines' copies of the parameters, and the rounds that change them.
-
-    Copies change only when a worker adds a step and when a round ends, so it is enough to bring the
-    rounds up to date whenever a worker looks at its copy or adds to it.
-    """
-
-    def __init__(self, scheme: ClusterRounds, state: SharedState) -> None:
-        self._scheme, self._state = scheme, state
-        self._begin_s, self._reading = scheme.round_every_s, True  # of the present round
-        self.versions = [0] * scheme.machines
-        self.gradients = [0] * scheme.machines  # since the movement that was averaged last
-        self._sent = [0] * scheme.machines
-        if state.learner is not None:
-            state.learner.replicate(scheme.machines)
-
-    @property
-    def _end_s(self) -> float:
-        return self._begin_s + self._scheme.round_s
-
-    def advance(self, *, through: bool = False) -> None:
-        """Apply what rounds did before now; `through` includes what they do now."""
-        now, learner = self._state.now, self._state.learner
-        while True:
-            at_s = self._begin_s if self._reading else self._end_s
-            if at_s > now or (at_s == now and not through):
-                return
-            if self._reading:
-                self._sent = list(self.gradients)
-                if learner is not None:
-                    learner.send()
-            else:
-                if learner is not None:
-                    learner.receive({1 + m: sent for m, sent in enumerate(self._sent)})
-                self.versions = [version + 1 for version in self.versions]
-                self.gradients = [g - s for g, s in zip(self.gradients, self._sent, strict=True)]
-                self._begin_s = self._scheme.next_round(self._begin_s)
-            self._reading = not self._reading
-
-    def rest_s(self) -> float:
-        """Seconds until the present round ends; 0 without one."""
-        self.advance()  # a step of another worker that ends now belongs to the movement
-        now = self._state.now
-        return self._end_s - now if self._begin_s <= now else 0.0

@@ -6,7 +6,7 @@ the loss of a neural network.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -95,7 +95,6 @@ class Learner:
         self.params = {SHARED: self.objective.start()}
         self._read: dict[int, Float64] = {}  # by rank of the worker
         self._updates = 0
-        self._sent: dict[int, Float64] = {}
 
     @property
     def model(self) -> Float64:
@@ -126,23 +125,6 @@ class Learner:
         """Set all replicas to the mean of some."""
         mean = np.mean([self.params[key] for key in keys], axis=0)
         self.params = {key: mean.copy() for key in self.params}
-
-    def send(self) -> None:
-        """Read all replicas for a round."""
-        self._sent = {key: x.copy() for key, x in self.params.items() if key != SHARED}
-
-    def receive(self, gradients: Mapping[int, int]) -> None:
-        """Add to each replica the way from what it sent to the mean of what was sent.
-
-        Args:
-            gradients: of each replica in its movement, which weigh it; 0 for all is no step.
-        """
-        if not sum(gradients.values()):
-            return
-        sent = [self._sent[key] for key in gradients]
-        self.params[SHARED] = np.average(sent, axis=0, weights=list(gradients.values()))
-        for key in gradients:
-            self.params[key] += self.params[SHARED] - self._sent[key]
 
     def note(self, seconds: float, gradients: int) -> None:
         """Count an update, and look at the excess after each `every`."""

@@ -344,16 +344,7 @@ class OuterLoop(Scheme):
                 while self.period is not None and steps[own] >= self.period * (merged[0] + 1):
                     yield from meet(worker)
                 steps[own] += 1
-                if state.learner is not None:
-                    state.learner.read(worker.rank, of=1 + own)
-                read = versions[own]
-                yield worker.read()
-                yield worker.compute()
-                yield worker.add()
-                if state.learner is not None:
-                    state.learner.apply((worker.rank,), of=1 + own)
-                state.count(worker.rank, versions[own] - read, (worker.rank,))
-                versions[own] += 1
+                yield from worker.replica_step(versions, own)
 
         def meet(worker: WorkerContext) -> Behaviour:
             round_ = merged[0]

@@ -253,27 +253,32 @@ class PredictedStrategy:
         name: of the strategy.
         prediction: of its speed.
         target_s: seconds to the toy problem's target, at the best step size; None without a toy
-            problem, infinite if no step size reaches it.
-        sent_per_s: bytes that each machine sends in a second; None on one machine.
+            problem, or if no step size reaches it.
+        sent_bytes_per_s: by each machine; None on one machine.
         rounds: what rounds of cluster did with the links; None for the others.
     """
 
     name: str
     prediction: Prediction
     target_s: float | None = None
-    sent_per_s: float | None = None
+    sent_bytes_per_s: float | None = None
     rounds: Mapping[str, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
-        reached = self.target_s is None or math.isfinite(self.target_s)
-        return {
-            "strategy": self.name,
-            **self.prediction.to_json(),
-            "target_s": self.target_s if reached else None,
-            "sent_bytes_per_s": self.sent_per_s,
-            "rounds": self.rounds,
-        }
+        more = {name: getattr(self, name) for name in ("target_s", "sent_bytes_per_s", "rounds")}
+        return {"strategy": self.name, **self.prediction.to_json(), **more}
+
+    def cells(self, best: float) -> Iterator[str]:
+        """Yield its cells of the table; `best` are the gradients/s of workers that never wait."""
+        one = self.prediction
+        yield self.name
+        yield f"{one.gradients_per_s:.4g}"
+        yield f"{one.gradients_per_s / best:.0%}"
+        yield f"{one.staleness.mean:.2f}"
+        yield str(one.staleness.max)
+        yield f"{one.waiting_share:.0%}"
+        yield f"{one.wasted_share:.0%}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,23 +300,19 @@ class WhatIf:
     @property
     def answer(self) -> str:
         """One sentence."""
-        timed = [r for r in self.rows if r.target_s is not None and math.isfinite(r.target_s)]
+        reached = [(row.target_s, row.name) for row in self.rows if row.target_s is not None]
+        timed = sorted(reached, key=lambda one: one[0])
         if timed:
-            first, *others = sorted(timed, key=lambda row: row.target_s or 0.0)
-            text = f"{first.name} reaches the target first, after {first.target_s:.3g} s"
-            if others and first.target_s and others[0].target_s:
-                times_as_long = others[0].target_s / first.target_s
-                text += f"; {others[0].name} takes {times_as_long:.2f} times as long"
+            (first_s, first), *others = timed
+            text = f"{first} reaches the target first, after {first_s:.3g} s"
+            if others and first_s:
+                text += f"; {others[0][1]} takes {others[0][0] / first_s:.2f} times as long"
             return text
-        running = {row.name: row.prediction for row in self.rows}
-        rate = {name: one.gradients_per_s for name, one in running.items()}
+        rate = {row.name: row.prediction.gradients_per_s for row in self.rows}
         best = max(rate, key=lambda name: rate[name])
         text = f"{best} computes most: {rate[best]:.4g} gradients/s"
         if "sync" in rate and best != "sync":
             text += f", {rate[best] / rate['sync']:.2f} times sync"
-            if self.config.machines == 1:  # else they wait for the link as well
-                waiting = running["sync"].waiting_share
-                text += f", whose workers wait {waiting:.0%} of their time"
         return text
 
     def to_json(self) -> dict[str, Any]:
@@ -321,48 +322,30 @@ class WhatIf:
     def sections(self) -> Iterator[Section]:
         """Arrange the comparison for `mlxhog.report.table.show`, 80 columns wide."""
         yield Section(textwrap.fill(self.answer, 80))
-        config, timed = self.config, any(row.target_s is not None for row in self.rows)
+        config, timed = self.config, self.config.objective != "none"
         linked = config.machines > 1
         header = ["strategy", "gradients/s", "of ideal", "staleness", "largest", "idle", "wasted"]
         header += ["target"] * timed + ["sent/s"] * linked
         best = sum(1 / worker.step_s for worker in self.workers)
-        rows, notes = [], []
+        rows = []
         for row in self.rows:
-            one = row.prediction
-            cells = (
-                row.name,
-                f"{one.gradients_per_s:.4g}",
-                f"{one.gradients_per_s / best:.0%}",
-                f"{one.staleness.mean:.2f}",
-                str(one.staleness.max),
-                f"{one.waiting_share:.0%}",
-                f"{one.wasted_share:.0%}",
-            )
-            reached = row.target_s is not None and math.isfinite(row.target_s)
-            target = [f"{row.target_s:.4g} s" if reached else "never"] * timed
-            rows.append((*cells, *target, *[format_bytes(row.sent_per_s or 0.0)] * linked))
-            if row.rounds is not None:
-                count, share = row.rounds["rounds"], row.rounds["share"]
-                notes.append(f"cluster: {count} rounds, {share:.0%} of the time on the link")
-        yield Section("", header, rows, notes)
-        yield Section("", notes=[textwrap.fill(note, 80) for note in self._notes(timed)])
-
-    def _notes(self, timed: bool) -> Iterator[str]:
+            target = "never" if row.target_s is None else f"{row.target_s:.4g} s"
+            sent = format_bytes(row.sent_bytes_per_s or 0.0)
+            rows.append((*row.cells(best), *[target] * timed, *[sent] * linked))
         steps = sorted({1e3 * worker.step_s for worker in self.workers})
         took = " to ".join(f"{ms:.4g}" for ms in dict.fromkeys((steps[0], steps[-1])))
-        yield (
+        notes = [
             f"predicted, not measured: {len(self.workers)} workers, a step takes {took} ms "
-            f"({self.source})"
-        )
-        yield "of ideal: over gradients/s of workers that never wait and share nothing"
-        yield "staleness: updates by others between read and write; idle: waiting for others"
-        if self.config.machines > 1:
-            yield (
-                f"sent/s: bytes of each of {self.config.machines} machines ({self.config.link}); "
-                f"parameters have {format_bytes(FLOAT_BYTES * self.config.params)}"
-            )
+            f"({self.source})",
+            "of ideal: over gradients/s of workers that never wait and share nothing; staleness: "
+            "updates by others between read and write; idle: waiting for others",
+        ]
+        for used in (row.rounds for row in self.rows if row.rounds is not None):
+            notes.append(f"cluster: {used['rounds']} rounds, {used['share']:.0%} of the time on "
+                         f"the link ({config.link})")  # fmt: skip
         if timed:
-            yield f"target: time to {TARGET:.0%} of the first excess, {self.config.objective}"
+            notes.append(f"target: time to {TARGET:.0%} of the first excess, {config.objective}")
+        yield Section("", header, rows, [textwrap.fill(note, 80) for note in notes])
 
 
 def compare(
@@ -404,16 +387,14 @@ def _row(
         seed=config.seed,
         events=events,
     )
-    target_s = None
-    if config.objective != "none":
-        target_s = best_time(workers, scheme, BOWL, config, events)
-    use = scheme.use(prediction.seconds) if isinstance(scheme, ClusterRounds) else None
+    timed = config.objective != "none"
+    target_s = best_time(workers, scheme, BOWL, config, events) if timed else None
     return PredictedStrategy(
         name=name,
         prediction=prediction,
-        target_s=target_s,
-        sent_per_s=_sent_per_s(name, scheme, prediction, config),
-        rounds=use,
+        target_s=None if target_s == math.inf else target_s,
+        sent_bytes_per_s=_sent_per_s(name, scheme, prediction, config),
+        rounds=scheme.use(prediction.seconds) if isinstance(scheme, ClusterRounds) else None,
     )
 
 
@@ -423,10 +404,10 @@ def _sent_per_s(
     """Bytes that each machine sends in a second; None on one machine."""
     if config.link is None:
         return None
-    if name == "serial":
-        return 0.0
     once = sent_bytes(FLOAT_BYTES * config.params, config.machines)
     match scheme:
+        case _ if name == "serial":
+            return 0.0
         case ClusterRounds():
             return scheme.use(prediction.seconds)["bytes_per_s"]
         case Sync():
@@ -455,19 +436,13 @@ def best_time(
         events: deaths and joins.
     """
     first, seconds = objective.excess(objective.start()), math.inf
+    machine: Any = {"cores": config.cores, "seed": config.seed, "events": events}
     for rate in RATES:
         learner = Learner(objective, lr=rate, seed=config.seed, target=TARGET * first)
-        machine = Simulation(
-            workers,
-            scheme,
-            cores=config.cores,
-            seed=config.seed,
-            events=events,
-            learner=learner,
-        )
-        machine.run_until(config.updates)
+        simulation = Simulation(workers, scheme, learner=learner, **machine)
+        simulation.run_until(config.updates)
         if learner.reached is not None:
             seconds = min(seconds, learner.reached[0])
-        if seconds < machine.state.now / 4:
+        if seconds < simulation.state.now / 4:
             break  # smaller steps only take longer
     return seconds

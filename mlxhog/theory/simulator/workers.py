@@ -186,6 +186,24 @@ class WorkerContext:
         yield self.compute()
         return version
 
+    def replica_step(self, versions: list[int], own: int) -> Behaviour:
+        """Read, compute and add a step of one of several copies of the parameters.
+
+        Args:
+            versions: of every copy, in updates; this step counts as one.
+            own: number of the copy, from 0.
+        """
+        state, read = self.state, versions[own]
+        if state.learner is not None:
+            state.learner.read(self.rank, of=1 + own)
+        yield self.read()
+        yield self.compute()
+        yield self.add()
+        if state.learner is not None:
+            state.learner.apply((self.rank,), of=1 + own)
+        state.count(self.rank, versions[own] - read, (self.rank,))
+        versions[own] += 1
+
     def read(self) -> Phase:
         """Get a batch, and copy the parameters of this machine."""
         return self._work(self.worker.other_s + self.worker.read_s)

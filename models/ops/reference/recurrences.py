@@ -1,8 +1,8 @@
 """The cells beside mLSTM, plain, over either framework; `operators.py` defines each of them.
 
 All compute in float32 at least. `slstm_cell` runs position by position; its equations are those of
-`models/xlstm_v1/model.py`. The others are linear recurrences. All their exponents are at most 0, so
-nothing overflows for any decay.
+`models/mad/layers/xlstm_v1.py`. The others are linear recurrences. All their exponents are at most
+0, so nothing overflows for any decay.
 
 `recurrence` runs chunk by chunk. With b the sum of log_decay from the start of a chunk, S_0 the
 state before it and g = b_L, it is, where nothing is removed:

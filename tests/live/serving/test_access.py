@@ -112,23 +112,6 @@ def test_the_page_needs_no_key_and_loads_nothing_from_elsewhere():
 
 
 @each_of(
-    ("text", "key", "origins"),
-    [
-        ("", None, []),
-        ("https://Chat.example/", None, ["https://chat.example"]),
-        (
-            "http://localhost:3000, tauri://localhost",
-            None,
-            ["http://localhost:3000", "tauri://localhost"],
-        ),
-        ("*", KEY, ["*"]),
-    ],
-)
-def test_origins_are_scheme_host_and_port(text, key, origins):
-    assert origins_of(ServeConfig(allow_origin=text), key) == origins
-
-
-@each_of(
     ("text", "message"),
     [
         ("chat.example", "write scheme and host"),

@@ -13,7 +13,6 @@ import pytest
 
 from mlxhog.base.http_server import listen
 from mlxhog.cli import main
-from tests.another_process import Program
 from tests.live.serving.servers import MLX, serving
 from tests.processes import descriptors_limited
 
@@ -86,25 +85,6 @@ def test_health_and_metrics_tell_what_is_served(folder):
         assert server.metric("mlxhog_tokens_total") == 2 + 2 * 9
         assert server.metric("mlxhog_first_token_seconds_count") == 1
         assert server.metric("mlxhog_weights_version") == 7
-
-
-@slow
-def test_a_checkpoint_is_served_by_its_path(folder):
-    (path,) = (folder / "runs").glob("*/checkpoints/step-*")
-    with serving(path, MLX, cwd=folder) as server:
-        assert "checkpoint" in server.told["weights"]
-        assert server.health()["version"] == 7
-
-
-@slow
-def test_a_run_without_a_checkpoint_is_refused(tmp_path):
-    from mlxhog.checkpoint import creation
-
-    creation.create(tmp_path / "runs", "empty")
-    process = Program("serve", "latest", "--port", "0", "--wait", "0", cwd=tmp_path)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 2
-    assert "no checkpoint: it ended" in err
 
 
 @pytest.mark.slow

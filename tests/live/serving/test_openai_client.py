@@ -87,12 +87,6 @@ def test_several_prompts_and_answers_come_in_their_order(client, server):
     assert streamed == texts
 
 
-def test_a_prompt_may_be_ids(client, server):
-    text = ask(client, server, "ab", echo=True).choices[0].text
-    assert ask(client, server, [97, 98], echo=True).choices[0].text == text
-    assert ask(client, server, [[97, 98]], echo=True).choices[0].text == text
-
-
 def test_a_session_goes_on_where_it_was(client, server):
     def turn(text, session):
         return ask(client, server, text, max_tokens=20, extra_body={"session": session})

@@ -34,15 +34,6 @@ def test_what_is_left_out_is_openai_s_default():
     assert talked().sampling.max_new_tokens == CHAT_TOKENS
 
 
-def test_without_a_seed_every_request_has_another():
-    assert asked().sampling.seed != asked().sampling.seed != asked(seed=None).sampling.seed
-
-
-def test_null_is_the_same_as_leaving_a_field_out():
-    names = ("max_tokens", "temperature", "top_k", "stop", "stream", "logprobs", "session", "echo")
-    assert asked(seed=1, **dict.fromkeys(names)) == asked(seed=1)
-
-
 @each_of(
     ("fields", "prompts"),
     [
@@ -127,32 +118,8 @@ def test_every_wrong_field_is_named(fields):
     assert raised.value.param in fields
 
 
-@each_of(
-    "messages",
-    [
-        None,
-        [],
-        "hello",
-        [5],
-        [{"role": "robot", "content": "a"}],
-        [{"role": "user"}],
-        [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
-        [{"role": ["user"], "content": "a"}],
-    ],
-)
-def test_messages_that_make_no_sense_are_refused(messages):
-    with pytest.raises(RefusedRequest, match="messages|message 1"):
-        talked(messages=messages)
-
-
 def test_a_chat_becomes_a_text_that_the_model_goes_on_with():
     one = talked(stop=["x"])
     assert one.prompts == ("User: a\nAssistant:",)
     assert one.sampling.stop == ("\nSystem:", "\nUser:", "\nAssistant:", "\nTool:", "x")
     assert one.joint == "\n"
-
-
-def test_the_newer_name_of_the_length_wins():
-    assert talked(max_completion_tokens=5, max_tokens=9).sampling.max_new_tokens == 5
-    with pytest.raises(RefusedRequest, match="max_completion_tokens is 0; wanted a whole number"):
-        talked(max_completion_tokens=0)

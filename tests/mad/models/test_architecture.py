@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from mlxhog.errors import ConfigError
 from mlxhog.models import families
-from mlxhog.models.mad import MADConfig
+from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.sequence import canonical, parse
-from mlxhog.models.registry import load_architecture, load_candidate, to_yaml
+from mlxhog.models.registry import architectures, load_architecture, load_candidate, to_yaml
 from tests.pairs import each_of
 
 
@@ -75,8 +75,8 @@ def test_a_written_model_reads_back_from_yaml_and_from_a_config(tmp_path):
         ("model: {dims: 3, layers: swiglu}", "model has no 'dims'; did you mean 'dim'"),
         ("model: {dim: wide, layers: swiglu}", "model.dim is 'wide'"),
         ("model: {norm: layernorm, layers: swiglu}", "model.norm is 'layernorm'"),
-        ("model: {dim: 8}", "either model.layers or model.blocks"),
-        ("model: {layers: swiglu, blocks: {}}", "either model.layers or model.blocks"),
+        ("model: {dim: 8}", "model has no layers; list some"),
+        ("model: {layers: swiglu, blocks: {}}", "model has no 'blocks'"),
         ("model: {layers: 3}", "model.layers is 3"),
         ("model: {layers: [swiglu, 3]}", r"model.layers\[1\]: 3 is not a layer"),
         ("model: {layers: [{typ: swiglu}]}", r"model.layers\[0\]: .* is not a layer"),
@@ -98,25 +98,16 @@ def test_a_mistake_is_told_with_its_place(text, message):
         read(text)
 
 
-WORDS = st.sampled_from(
-    "mlstm swiglu type repeat layers heads preset xlstm lfm2 striping ratio 7:1 count style large "
-    "v1 layer_types conv pattern 1A:1H letters A channel slstm_at mlp (mlstm)*2 bogus".split()
-)
+WORDS = st.sampled_from("mlstm swiglu type repeat layers heads (mlstm)*2 bogus".split())
 LEAVES = WORDS | st.integers(-3, 40) | st.none() | st.booleans() | st.floats()
 TREES = st.recursive(
     LEAVES,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=4),
     max_leaves=8,
 )
-BLOCKS = st.fixed_dictionaries(
-    {"preset": st.sampled_from(["xlstm", "lfm2", "striping"]) | LEAVES},
-    optional=dict.fromkeys(
-        "ratio slstm_at count style layer_types pattern channel letters".split(), TREES
-    ),
-)
 MODELS = st.fixed_dictionaries(
     {},
-    optional={"layers": TREES, "blocks": BLOCKS | TREES, "defaults": TREES}
+    optional={"layers": TREES, "defaults": TREES}
     | dict.fromkeys("dim vocab_size norm norm_eps position backbone max_length".split(), LEAVES),
 )
 
@@ -137,3 +128,17 @@ def test_whatever_layers_a_config_holds_are_read_or_refused_in_words(layers):
     except ConfigError:
         return
     assert layers
+
+
+def test_candidates_of_the_package_are_architectures_and_spaces_are_not():
+    for name, layers in (
+        ("mad-7to1", "(mlstm swiglu)*7 slstm swiglu"),
+        ("mad-7to1-v1", "mlstm-v1*7 slstm-v1 geglu"),
+        ("mad-striped", "(gla swiglu)*3 mh-attention swiglu"),
+    ):
+        assert load_candidate(name).layers == parse(layers)
+    attention = load_candidate("lfm2-tiny").layers[4]
+    assert canonical([attention]) == (
+        "mh-attention(h16,kv_heads=8,base=1000000.0,qk_norm=true,bias=false)"
+    )
+    assert not [name for name in architectures() if name.startswith("space")]

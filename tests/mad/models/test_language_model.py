@@ -10,7 +10,7 @@ from mlxhog import train
 from mlxhog.checkpoint import checkpoint
 from mlxhog.cli import main
 from mlxhog.errors import CheckpointError, ConfigError
-from mlxhog.models.mad import param_spec
+from mlxhog.models.families import param_spec
 from mlxhog.models.registry import load_candidate
 from tests.saved import saved_run
 from tests.training.small import small_config

@@ -16,7 +16,7 @@ from mlxhog.cli import main
 from mlxhog.config import plugins
 from mlxhog.errors import ConfigError
 from mlxhog.mad import suites
-from mlxhog.models.mad import MADConfig
+from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.layers import make
 from mlxhog.models.mad.sequence import canonical, parse
 from tests.own_plugins import own_plugins

@@ -8,10 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from mlxhog.models import lm_float64
-from mlxhog.models.families import init_params
-from mlxhog.models.mad import MADConfig, param_spec
+from mlxhog.models.families import init_params, param_spec
+from mlxhog.models.mad.config import MADConfig, sincos
 from mlxhog.models.mad.layers import BUILT_IN, make
-from mlxhog.models.mad.model import sincos
 from mlxhog.models.mad.sequence import parse
 from tests.models.sample import batch, perturbed_params
 from tests.models.twins import TWINS, assert_agreement

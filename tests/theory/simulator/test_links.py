@@ -1,19 +1,15 @@
 """Rounds between machines against closed forms: what they take, and what they send."""
 
-import numpy as np
 import pytest
 
 from mlxhog.errors import ConfigError
-from mlxhog.theory.simulator import Simulation, simulate
+from mlxhog.theory.simulator import simulate
 from mlxhog.theory.simulator.links import ClusterRounds, Link, sent_bytes
-from mlxhog.theory.simulator.objectives import Learner, Quadratic
-from mlxhog.theory.simulator.schemes import OuterLoop
 from mlxhog.theory.simulator.times import times_of
 from mlxhog.theory.simulator.workers import Worker
 
 SLOW = Link.parse("100Mbit:50ms")
 FAST = Link(1e12)
-BOWL = Quadratic((1.0, 0.5, 0.1))
 
 
 def cluster(link=SLOW, machines=2, **more):
@@ -22,12 +18,6 @@ def cluster(link=SLOW, machines=2, **more):
 
 def workers_of(*steps_s):
     return [Worker(name="w", compute=times_of("constant", step_s)) for step_s in steps_s]
-
-
-def learned(scheme, workers, updates):
-    learner = Learner(BOWL, lr=0.1)
-    Simulation(workers, scheme, learner=learner).run_until(updates)
-    return learner
 
 
 # -- links -----------------------------------------------------------------------------------------
@@ -108,19 +98,3 @@ def test_rounds_that_take_longer_than_their_interval_follow_each_other():
 def test_wrong_clusters_are_refused():
     with pytest.raises(ConfigError, match="2 machines with 3 workers"):
         simulate(workers_of(1, 1, 1), cluster())
-
-
-# -- what they learn -------------------------------------------------------------------------------
-
-
-def test_one_machine_alone_is_averaged_as_by_local_steps():
-    ours = learned(cluster(machines=1, round_every_s=4.0), workers_of(1.0), 21)
-    assert ours.model == pytest.approx(learned(OuterLoop(4), workers_of(1.0), 21).model, rel=1e-12)
-
-
-def test_machines_weigh_by_their_gradients():
-    """One takes four steps in a round, the other one."""
-    learner = learned(cluster(FAST, round_every_s=4.5), workers_of(1.0, 4.0), 6)
-    h = np.array(BOWL.curvatures)
-    mean = (4 * (1 - 0.1 * h) ** 4 + (1 - 0.1 * h)) / 5
-    assert learner.params[0] == pytest.approx(mean)

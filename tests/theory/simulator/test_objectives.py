@@ -1,12 +1,10 @@
 """Toy problems: gradients, minima, and what schemes make of them."""
 
-import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from mlxhog.errors import DataError
 from mlxhog.theory.simulator import Simulation
 from mlxhog.theory.simulator.machine import Event
 from mlxhog.theory.simulator.objectives import Learner, Quadratic
@@ -40,24 +38,6 @@ def test_a_late_gradient_is_taken_where_it_was_read():
     for _ in range(30):  # x(t + 1) = x(t) - lr h x(t - 2), from the first read of all three on
         x.append(x[-1] - 0.1 * h * x[-3])
     assert learned(RoundRobin(), 3, 30).model == pytest.approx(x[-1])
-
-
-@pytest.mark.slow
-def test_gradients_are_unbiased():
-    objective = Quadratic((1.0, 0.2), noise=0.3)
-    rng, x = np.random.default_rng(0), objective.start() + 0.3
-    draws = [objective.gradient(x, rng, k) for k in range(40_000)]
-    mean, error = np.mean(draws, axis=0), np.std(draws, axis=0) / math.sqrt(len(draws))
-    step = 1e-5
-    for k in range(len(x)):
-        e = np.eye(len(x))[k] * step
-        slope = (objective.excess(x + e) - objective.excess(x - e)) / (2 * step)
-        assert mean[k] == pytest.approx(slope, abs=5 * error[k] + 1e-4)
-
-
-def test_a_step_size_of_0_is_refused():
-    with pytest.raises(DataError, match="wanted"):
-        Learner(BOWL, lr=0.0)
 
 
 def test_the_time_to_a_loss_is_of_the_cores_and_the_workers_that_there_are():

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mlxhog.models.forward_pass import Pass
-from mlxhog.models.mad import MADConfig
+from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.layers import gsa, mamba3, path
 from mlxhog.models.mad.sequence import parse
 from tests.models.twins import TWINS, float64

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mlxhog.models.forward_pass import Pass
-from mlxhog.models.mad import MADConfig
+from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.sequence import parse
 from mlxhog.models.ops.kernels import choose
 from mlxhog.models.spec import initial_value

@@ -1,20 +1,39 @@
-"""Sizes and constants of one xLSTM Large model: checked, and read from and written to a mapping."""
+"""xLSTM Large, the architecture of xLSTM-7B: fields, list of layers, names of its checkpoints.
+
+Every block is an mLSTM layer and a feed-forward layer, whose equations are in
+`mad/layers/xlstm_large.py`; the logits are cap(RMSNorm(x) H^T, 30).
+
+Sources: Beck et al. 2025, xLSTM 7B, arXiv:2503.13427; names and rounding of sizes as in
+transformers 5.23.
+"""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from functools import cached_property
+from typing import Any, ClassVar, Self
 
 from mlxhog.errors import ConfigError
 from mlxhog.models import ngrams
 from mlxhog.models.fields import (
     MOST_LAYERS,
+    MOST_WIDTH,
+    anything,
+    check_fields,
     check_most,
-    check_positive,
     check_reset,
     doc,
     read,
 )
+from mlxhog.models.mad.layer import normal, small_std
+from mlxhog.models.mad.layers.xlstm_large import LargeFeedForward, LargeMLSTM
+from mlxhog.models.model import Layout, Part
+from mlxhog.models.spec import ParamSpec
+
+EMBEDDING = "backbone.embeddings.weight"
+OUT_NORM = "backbone.out_norm"
+HEAD = "lm_head.weight"
 
 WEIGHT_MODES = ("single", "fused")
 """Storage of matrices that share their input in a file; our parameters are always single."""
@@ -47,22 +66,35 @@ class XLSTMLargeConfig:
             a requested variant.
     """
 
+    model_type: ClassVar[str] = "xlstm"
+    title: ClassVar[str] = "xLSTM Large"
+    untied_head: ClassVar[str] = HEAD
+    max_length: ClassVar[int] = 0
+
     vocab_size: int = field(metadata=doc("rows of the embedding; a run takes its tokenizer's"))
-    hidden_size: int = field(metadata=doc("width of the residual stream"))
-    num_hidden_layers: int = field(metadata=doc("blocks: an mLSTM, then a SwiGLU"))
-    num_heads: int = field(metadata=doc("heads of every mLSTM; they divide its widths"))
+    hidden_size: int = field(metadata=doc("width of the residual stream", most=MOST_WIDTH))
+    num_hidden_layers: int = field(
+        metadata=doc("blocks: an mLSTM, then a SwiGLU", most=MOST_LAYERS)
+    )
+    num_heads: int = field(
+        metadata=doc("heads of every mLSTM; they divide its widths", most=MOST_WIDTH)
+    )
     use_bias: bool = field(default=False, metadata=doc("biases in the matrices, too"))
     add_out_norm: bool = field(default=True, metadata=doc("a norm before the head"))
     out_norm_bias: bool = field(default=False, metadata=doc("with use_bias: that norm has one"))
     tie_word_embeddings: bool = field(default=False, metadata=doc("the head is the embedding"))
     norm_eps: float = field(default=1e-6, metadata=doc("added to the variance in norms"))
     qk_dim_factor: float = field(
-        default=0.5, metadata=doc("width of queries and of keys / hidden_size")
+        default=0.5, metadata=doc("width of queries and of keys / hidden_size", most=MOST_WIDTH)
     )
-    v_dim_factor: float = field(default=1.0, metadata=doc("width of values / hidden_size"))
+    v_dim_factor: float = field(
+        default=1.0, metadata=doc("width of values / hidden_size", most=MOST_WIDTH)
+    )
     chunk_size: int = field(default=64, metadata=doc("positions computed in parallel"))
     eps: float = field(default=1e-6, metadata=doc("added to the mLSTM's denominator"))
-    ffn_proj_factor: float = field(default=2.667, metadata=doc("width of the SwiGLU / hidden_size"))
+    ffn_proj_factor: float = field(
+        default=2.667, metadata=doc("width of the SwiGLU / hidden_size", most=MOST_WIDTH)
+    )
     ffn_round_up_to_multiple_of: int = field(
         default=64, metadata=doc("the SwiGLU's width is a multiple of it")
     )
@@ -72,26 +104,27 @@ class XLSTMLargeConfig:
         default=False, metadata=doc("the memory begins anew at every bos_token_id")
     )
     bos_token_id: int | None = field(
-        default=None, metadata=doc("begins a document; a run takes its tokenizer's")
+        default=None,
+        metadata=doc("begins a document; a run takes its tokenizer's", check=anything),
     )
     ngram_orders: tuple[int, ...] = field(
         default=(), metadata=doc("tables of n-grams, such as 2-8; [] is none")
     )
-    ngram_dim: int = field(default=32, metadata=doc("floats in a row of these tables"))
+    ngram_dim: int = field(
+        default=32, metadata=doc("floats in a row of these tables", check=ngrams.check_dim)
+    )
     ngram_rows: int = field(
-        default=131072, metadata=doc("most rows of one; more n-grams share rows by a hash")
+        default=131072,
+        metadata=doc(
+            "most rows of one; more n-grams share rows by a hash", check=ngrams.check_rows
+        ),
     )
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse a model that cannot be built; every message has the way out."""
-        for name, value in self._fields().items():
-            if isinstance(value, bool) or name in ("bos_token_id", "ngram_orders"):
-                continue
-            check_positive(name, value)
-        check_most("num_hidden_layers", self.num_hidden_layers, MOST_LAYERS)
-        factors = ("qk_dim_factor", "v_dim_factor", "ffn_proj_factor")
-        for name in ("hidden_size", "num_heads", *factors, "qk_dim", "v_dim", "ffn_dim"):
+        check_fields(self)
+        for name in ("qk_dim", "v_dim", "ffn_dim"):
             check_most(name, getattr(self, name))
         self._check_divides("qk_dim_factor", self.qk_dim)
         self._check_divides("v_dim_factor", self.v_dim)
@@ -100,12 +133,44 @@ class XLSTMLargeConfig:
                 "out_norm_bias is true and add_out_norm is false; there is no norm to have a bias"
             )
         check_reset(self.reset_at_document_boundaries, self.bos_token_id, self.vocab_size)
-        ngrams.check(self.ngram_dim, self.ngram_rows)
 
-    @property
-    def model_type(self) -> str:
-        """The family's name."""
-        return "xlstm"
+    @cached_property
+    def layout(self) -> Layout:
+        """The model as a list of layers."""
+        d, bias = self.hidden_size, self.use_bias
+        wang = 2 / (self.num_hidden_layers * math.sqrt(d))
+        mlstm = LargeMLSTM(
+            heads=self.num_heads,
+            qk=self.qk_dim,
+            v=self.v_dim,
+            bias=bias,
+            chunk_size=self.chunk_size,
+            eps=self.eps,
+            gate_cap=self.gate_soft_cap,
+            wang=wang,
+        )
+        ffn = LargeFeedForward(inner=self.ffn_dim, bias=bias, wang=wang)
+        names = [f"backbone.blocks.{number}" for number in range(self.num_hidden_layers)]
+        small, shape = normal(small_std(d)), (self.vocab_size, d)
+        tied = self.tie_word_embeddings
+        head = ParamSpec(HEAD, shape, small, decay=True, product=True)
+        out_norm = [ParamSpec(f"{OUT_NORM}.weight", (d,), "ones")] * self.add_out_norm
+        out_norm += [ParamSpec(f"{OUT_NORM}.bias", (d,), "zeros")] * self.out_norm_bias
+        return Layout(
+            # A tied embedding has a dense gradient: every row is also a row of the head.
+            embedding=ParamSpec(EMBEDDING, shape, small, kind="dense" if tied else "rows"),
+            ngrams=tuple(ngrams.weight_specs(self)),
+            blocks=tuple(
+                (
+                    Part(name=f"{name}.mlstm_layer", norm=f"{name}.norm_mlstm", layer=mlstm, d=d),
+                    Part(name=f"{name}.ffn", norm=f"{name}.norm_ffn", layer=ffn, d=d),
+                )
+                for name in names
+            ),
+            norms=("rms", "ones", bias),
+            out_norm=tuple(out_norm),
+            head=() if tied else (head,),
+        )
 
     @property
     def qk_dim(self) -> int:
