@@ -41,7 +41,8 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 _OPENERS: Mapping[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open}
 
 Data = TypeVar("Data", DenseRows, SparseRows)
-Float64, Int64 = NDArray[np.float64], NDArray[np.int64]
+Float64 = NDArray[np.float64]
+Int64 = NDArray[np.int64]
 
 
 def held_out(data: Data, seed: int) -> tuple[Data, Data]:

@@ -26,8 +26,7 @@ from mlxhog.errors import DataError, EnvironmentLacks, visible
 _CACHES = ("__pycache__",)
 
 _KINDS = 6  # kinds of files that the summary names
-_NAMED = 10  # most empty files that a message names; it names all damaged ones
-_MOST_CHARACTERS = 3000  # most characters of names; an error message may have more
+_NAMED = 50  # most bad files that a message names, empty ones last
 
 BAD = "that cannot be read"
 EMPTY = "no text in it"
@@ -194,17 +193,10 @@ def named(skipped: Sequence[Skipped], folder: Path | None) -> str:
         skipped: all skipped files.
         folder: their folder, which is left out of their names.
     """
+    bad = sorted((one for one in skipped if one.is_bad), key=lambda one: one.reason == EMPTY)
     names: dict[str, list[str]] = {}
-    n_left_out = n_characters = 0
-    for one in sorted(skipped, key=lambda one: one.reason == EMPTY):  # empty files come last
-        if not one.is_bad:
-            continue
+    for one in bad[:_NAMED]:
         reason, name = one.reason.partition("; ")[0], printable(inside(one.path, folder))
-        n_characters += len(name) + (0 if reason in names else len(reason))
-        enough = reason == EMPTY and len(names.get(EMPTY, ())) >= _NAMED
-        if enough or n_characters > _MOST_CHARACTERS:
-            n_left_out += 1
-        else:
-            names.setdefault(reason, []).append(name)
+        names.setdefault(reason, []).append(name)
     parts = [f"{', '.join(of_reason)}: {reason}" for reason, of_reason in names.items()]
-    return "; ".join([*parts, *([f"and {n_left_out} more"] if n_left_out else [])])
+    return "; ".join([*parts, *([f"and {len(bad) - _NAMED} more"] if len(bad) > _NAMED else [])])

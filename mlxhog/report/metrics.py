@@ -238,12 +238,39 @@ EVALUATED = tuple(one.name for one in fields(Evaluation) if one.name != "val_sha
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress(Evaluation):
+class Totals(Evaluation):
+    """What the progress and the result of a run have in common; None is not measured.
+
+    Attributes:
+        tokens: tokens in all steps of the whole run.
+        workers: one report per worker.
+        lost_update_rate: share of the increments to the probe that were lost.
+        gpu_write: how steps of GPU workers are added: cpu, metal, or metal-emulated (Metal source
+            that runs on the CPU adds the steps of all workers).
+        kernels: implementations of the model's operations in use, see `kernels_used`.
+        staleness: steps by their staleness, the updates by others between a step's read and write.
+        sample: newest text of the model.
+        first_step_s: seconds from the start of the command to the end of its first step.
+        machines: of the run's cluster; none without one.
+    """
+
+    tokens: int = 0
+    workers: tuple[WorkerReport, ...] = ()
+    lost_update_rate: float | None = None
+    gpu_write: str = "cpu"
+    kernels: str = "reference"
+    staleness: Mapping[int, int] = field(default_factory=dict)
+    sample: str | None = None
+    first_step_s: float | None = None
+    machines: tuple[MachineReport, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress(Totals):
     """The state of a run, with its newest evaluation; a field is None until it is measured.
 
     Attributes:
         step: steps of the whole run, including dropped ones and those before a resume.
-        tokens: tokens in them.
         elapsed_s: seconds of training of the whole run.
         call_s: seconds of training of this call.
         budget_fraction: used share of this call's budget, 0 to 1.
@@ -251,44 +278,26 @@ class Progress(Evaluation):
         loss: recent mean training loss in nats per token.
         train_bits_per_byte: the same per byte of text.
         tokens_per_s: rate of all workers together.
-        lost_update_rate: share of the increments to the probe that were lost.
         memory_bytes: sum of the workers' largest resident memory; shared pages count in each.
-        workers: one report per worker.
-        gpu_write: how steps of GPU workers are added: cpu, metal, or metal-emulated (Metal source
-            that runs on the CPU adds the steps of all workers).
-        kernels: implementations of the model's operations in use, see `kernels_used`.
-        staleness: steps by their staleness, the updates by others between a step's read and write.
         strategy: in use now.
-        sample: new text of the model, if there is any.
         message: a message for the user.
         doing: activity besides training.
         marks: bits per byte of simple models of the text, by their names.
-        first_step_s: seconds from the start of the command to the end of its first step.
-        machines: of the run's cluster; none without one.
     """
 
     step: int = 0
-    tokens: int = 0
     elapsed_s: float = 0.0
     budget_fraction: float = 0.0
     eta_s: float | None = None
     loss: float | None = None
     train_bits_per_byte: float | None = None
     tokens_per_s: float = 0.0
-    lost_update_rate: float | None = None
     memory_bytes: int = 0
-    workers: tuple[WorkerReport, ...] = ()
-    gpu_write: str = "cpu"
-    kernels: str = "reference"
-    staleness: Mapping[int, int] = field(default_factory=dict)
     strategy: str | None = None
-    sample: str | None = None
     message: str | None = None
     doing: Doing | None = None
     marks: Mapping[str, float] = field(default_factory=lambda: ANY_TEXT)
     call_s: float = 0.0
-    first_step_s: float | None = None
-    machines: tuple[MachineReport, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON types; `doing` in the words that users see."""
@@ -296,7 +305,7 @@ class Progress(Evaluation):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result(Evaluation):
+class Result(Totals):
     """The result of a run, with its last evaluation.
 
     Attributes:
@@ -304,7 +313,6 @@ class Result(Evaluation):
         status: "done", "interrupted", "diverged", or "unsaved": the last checkpoint could not be
             written.
         steps: steps of the whole run, including dropped ones and those before a resume.
-        tokens: tokens in them.
         seconds: seconds of training of the whole run.
         tokens_per_s: tokens over seconds.
         val_text: name of the part; runs with the same name were evaluated on the same text.
@@ -315,19 +323,11 @@ class Result(Evaluation):
         restarts: number of restarted workers.
         dropped_steps: steps dropped because the gradient was not finite, or too late.
         torn: batches whose worker died while adding its step.
-        lost_update_rate: share of the increments to the probe that were lost.
-        workers: one report per worker.
-        gpu_write: see `Progress`.
-        kernels: see `Progress`.
         emulated_before: whether steps of earlier commands of this run were emulated.
         checkpoint: path of the last checkpoint, None without one.
-        staleness: see `Progress`.
-        sample: text of the model at the end, None without one.
         error: reason of a failure, else None.
         start_s: seconds from the start of the command until training began, including the
             measurement of workers; None if it did not begin.
-        first_step_s: seconds from the start of the command to the end of its first step.
-        machines: of the run's cluster; none without one.
         network_bytes: bytes that a network would have carried for the whole run, if each worker
             were on a machine of its own.
         copies_bits_per_byte: avg_runs: held-out bits per byte of each worker's own parameters.
@@ -338,20 +338,13 @@ class Result(Evaluation):
     run: str
     status: str
     steps: int
-    tokens: int
     seconds: float
     tokens_per_s: float
     restarts: int
     dropped_steps: int
     torn: int
-    lost_update_rate: float | None
-    workers: tuple[WorkerReport, ...]
     checkpoint: str | None
-    gpu_write: str = "cpu"
-    kernels: str = "reference"
     emulated_before: bool = False
-    staleness: Mapping[int, int] = field(default_factory=dict)
-    sample: str | None = None
     error: str | None = None
     copies_bits_per_byte: tuple[float, ...] = ()
     network_bytes: int = 0
@@ -360,8 +353,6 @@ class Result(Evaluation):
     val_of_completions: bool = False
     start_s: float | None = None
     counts_bits_per_byte: float | None = None
-    first_step_s: float | None = None
-    machines: tuple[MachineReport, ...] = ()
 
     @property
     def val_at_end(self) -> bool:

@@ -1,5 +1,6 @@
 """What the supervisor makes of the workers' records."""
 
+import contextlib
 import math
 from dataclasses import replace
 
@@ -15,16 +16,23 @@ from mlxhog.report.metrics import clock, eta
 from mlxhog.report.monitor import Monitor
 
 
+@contextlib.contextmanager
+def monitored(budget, n_workers=1):
+    """An arena, its monitor, and what appends a step to the ring of a worker."""
+    rings = {f"ring.{k + 1}": ("uint8", RING_BYTES) for k in range(n_workers)}
+    with Arena.create(plan({}, max_workers=n_workers, n_tickets=1, extra=rings)) as arena:
+
+        def step(worker=1, **numbers):
+            ring = Ring(arena.segment(f"ring.{worker}"))
+            ring.append(kind=RecordKind.STEP, worker=worker, **{"t_ns": monotonic_ns()} | numbers)
+
+        yield arena, Monitor(arena, [WorkerSpec("torch:cpu", 1)] * n_workers, budget), step
+
+
 def test_training_bits_are_per_byte_of_text_however_long_a_token_is():
-    layout = plan({}, max_workers=1, n_tickets=1, extra={"ring.1": ("uint8", RING_BYTES)})
-    with Arena.create(layout) as arena:
-        monitor = Monitor(arena, [WorkerSpec("torch:cpu", 1)], Budget(steps=1))
-        ring = Ring(arena.segment("ring.1"))
+    with monitored(Budget(steps=1)) as (_, monitor, step):
         for loss in (6.0, 8.0):  # 10 tokens of 4 bytes each
-            ring.append(
-                kind=RecordKind.STEP, worker=1, t_ns=monotonic_ns(), loss=loss, nats=10 * loss,
-                tokens=10, n_bytes=40,
-            )  # fmt: skip
+            step(loss=loss, nats=10 * loss, tokens=10, n_bytes=40)
         monitor.drain()
         progress = monitor.progress()
         assert progress.loss == pytest.approx(7.0)
@@ -32,10 +40,8 @@ def test_training_bits_are_per_byte_of_text_however_long_a_token_is():
 
 
 def test_clock_share_and_time_left_are_of_this_call_and_its_training(monkeypatch):
-    layout = plan({}, max_workers=1, n_tickets=1, extra={"ring.1": ("uint8", RING_BYTES)})
-    with Arena.create(layout) as arena:
-        before = Budget(seconds=60.0, seconds_before=600.0, steps_before=10)
-        resumed = Monitor(arena, [WorkerSpec("torch:cpu", 1)], before)
+    before = Budget(seconds=60.0, seconds_before=600.0, steps_before=10)
+    with monitored(before) as (arena, resumed, _):
         assert clock(resumed.progress()) == "00:00 (0%)"
         arena.counters.store("start_ns", 1)
         resumed.budget = replace(before, seconds=50.0)  # what a slow start has left
@@ -46,9 +52,7 @@ def test_clock_share_and_time_left_are_of_this_call_and_its_training(monkeypatch
 
 
 def test_that_no_step_fits_any_more_is_not_taken_back():
-    layout = plan({}, max_workers=1, n_tickets=1, extra={"ring.1": ("uint8", RING_BYTES)})
-    with Arena.create(layout) as arena:
-        monitor = Monitor(arena, [WorkerSpec("torch:cpu", 1)], Budget(seconds=60.0))
+    with monitored(Budget(seconds=60.0)) as (arena, monitor, _):
         arena.counters.store("start_ns", monotonic_ns())
         assert not monitor.no_step_fits(1.0)
         assert monitor.no_step_fits(100.0)
@@ -59,26 +63,18 @@ def test_that_no_step_fits_any_more_is_not_taken_back():
     ("step_s", "ago_s", "rate"), [(8.0, 6.0, 10 / 8), (3.0, 0.0, 10 / 3), (8.0, 17.0, 0.0)]
 )
 def test_slow_steps_have_a_speed_until_a_worker_is_still_for_the_time_of_two(step_s, ago_s, rate):
-    layout = plan({}, max_workers=1, n_tickets=1, extra={"ring.1": ("uint8", RING_BYTES)})
-    with Arena.create(layout) as arena:
-        monitor = Monitor(arena, [WorkerSpec("torch:cpu", 1)], Budget(steps=1))
-        ring, last_ns = Ring(arena.segment("ring.1")), monotonic_ns() - int(ago_s * 1e9)
+    with monitored(Budget(steps=1)) as (_, monitor, step):
+        last_ns = monotonic_ns() - int(ago_s * 1e9)
         for k in (3, 2, 1, 0):
-            t_ns = last_ns - int(k * step_s * 1e9)
-            ring.append(kind=RecordKind.STEP, worker=1, t_ns=t_ns, tokens=10)
+            step(t_ns=last_ns - int(k * step_s * 1e9), tokens=10)
         monitor.drain()
         assert monitor.progress().tokens_per_s == pytest.approx(rate)
 
 
 def test_staleness_is_counted_for_each_worker_and_for_all():
-    rings = {f"ring.{k}": ("uint8", RING_BYTES) for k in (1, 2)}
-    layout = plan({}, max_workers=2, n_tickets=1, extra=rings)
-    with Arena.create(layout) as arena:
-        monitor = Monitor(arena, [WorkerSpec("torch:cpu", 1)] * 2, Budget(steps=1))
+    with monitored(Budget(steps=1), n_workers=2) as (_, monitor, step):
         for worker, staleness in ((1, 0), (1, 1), (2, 1), (1, 1), (2, 12)):
-            Ring(arena.segment(f"ring.{worker}")).append(
-                kind=RecordKind.STEP, worker=worker, t_ns=monotonic_ns(), staleness=staleness
-            )
+            step(worker, staleness=staleness)
         monitor.drain()
         progress = monitor.progress()
         assert progress.staleness == {0: 1, 1: 3, 12: 1}
