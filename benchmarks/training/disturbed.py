@@ -21,7 +21,7 @@ from pathlib import Path
 
 from harness.claims import Claim, Sample
 from harness.estimates import Ratio
-from harness.machine import smallest
+from harness.machine import one_of_a_kind, smallest
 from training.race import Race
 from training.recording import BYTES, of_this_size
 
@@ -132,6 +132,7 @@ class Disturber:
             self._thread.join()
 
 
+@one_of_a_kind
 def trained(arm, disturbance, seed, seconds):
     """Bits per byte after a training, and the changes of its strategy in words."""
     seconds = smallest(1.0, seconds)

@@ -194,8 +194,8 @@ def write_study(folder):
     )  # fmt: skip
     with stored.lock():
         stored.append(one, [Point(step=1, seconds=0.1, loss=1.0, acc_token=0.1, acc_macro=0.2)])
-        stored.add_proposal({"candidate": candidate})
-        stored.add_proposal({"candidate": candidate, "score": 0.5})
+        stored.add_proposal(candidate)
+        stored.add_proposal(candidate, 0.5)
     (curve,) = (folder / "s" / "curves").iterdir()
     return [folder / "s" / n for n in ("study.yaml", "runs.jsonl", "candidates.jsonl")] + [curve]
 

@@ -73,7 +73,7 @@ def advice(
             blocks=blocks,
             lag=lag,
             observed=seen(0.125),
-            stale_gradients=(StaleGradient(1, cosine, 0.1),),
+            stale_gradients=(StaleGradient(1, cosine),),
             bounds=tuple(bounds),
         )
     )
