@@ -90,8 +90,8 @@ def test_a_file_that_is_scaled_can_be_scaled_again(how):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["scale", "first", "--out", "d.yaml"], "lacks --depth"),
-        (["scale", "first", "--depth", "8"], "lacks --out"),
+        (["scale", "first", "--out", "d.yaml"], "--depth is missing"),
+        (["scale", "first", "--depth", "8"], "--out is missing"),
         (["scale", "mlstm swiglu", "--depth", "8", "--out", "d.txt"], "name a YAML file"),
         (["scale", "mlstm swiglu", "--depth", "8", "--out", "no/d.yaml"], "no folder 'no'"),
         (

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from mlxhog.base.interrupts import Interrupts
 from mlxhog.base.quantities import format_bytes, format_duration
-from mlxhog.cli.frame import Report
+from mlxhog.cli.frame import Report, titled
 from mlxhog.mad.run import Callbacks, Point, RunResult
 from mlxhog.mad.tasks.dataset import HELD, held_length
 from mlxhog.mad.training.candidate import estimate
@@ -175,4 +175,4 @@ def plan_report(plan: RunPlan) -> Report:
         "steps": f"at most {plan.limit}, an epoch is {plan.per_epoch}",
         "time": time,
     }
-    return Report(own, lambda: "\n".join(f"{name:12}{text}" for name, text in rows.items()))
+    return Report(own, lambda: titled(rows))
