@@ -2,13 +2,13 @@
 
 import optuna
 
-from mlxhog.mad.search.samplers import SpaceSampler
+from mlxhog.mad.search.samplers import Learner
 
 MOST_REPEATS = 256
 """Proposals of Optuna that are no new candidate, before a random one is taken."""
 
 
-class OptunaTPE(SpaceSampler):
+class OptunaTPE(Learner):
     """Proposes by `optuna.samplers.TPESampler` with its defaults, a categorical choice for a slot.
 
     A candidate that Optuna repeats gets its score again, and counts as no proposal. For spaces of
@@ -24,24 +24,20 @@ class OptunaTPE(SpaceSampler):
         self._slots = candidates.space.slots(depth)
         self._trial = None
 
-    def choose(self):
-        """Return a proposal of Optuna that is new, or a random candidate."""
-        if self.is_over:
-            return None
+    def learnt(self):
+        """Return a proposal of Optuna that is new; None if it repeats candidates."""
         for _ in range(MOST_REPEATS):
             trial = self._study.ask()
-            plan = [
+            layers = tuple(
                 layers[trial.suggest_categorical(f"slot {slot}", range(len(layers)))]
                 for slot, layers in enumerate(self._slots)
-            ]
-            layers = self.candidates.build(plan)
-            assert layers is not None, "every choice is a candidate"
+            )
             if self.is_new(layers):
                 self._trial = trial
                 return layers
             self._study.tell(trial, self.scores[layers])
         self._trial = None
-        return self.any_unseen()
+        return None
 
     def tell(self, layers, score):
         """Record the score, also with Optuna unless the candidate was a random one."""

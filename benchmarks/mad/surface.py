@@ -195,6 +195,7 @@ def load(path):
     if content.pop("digest", None) != _digest(content):
         raise StudyError(f"{path} was edited: its content does not have its digest; {AGAIN}")
     values = content["study"]
+    values["space"]["budget"].pop("rescale", None)  # of an earlier version, and not used
     names = {field.name for field in fields(Study)}  # a surface may have one of an earlier version
     study = Study(
         **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in names}

@@ -12,23 +12,13 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from mlxhog.errors import ConfigError, did_you_mean
 from mlxhog.mad.search.candidates import TRIES, CandidateSet, Layers
 from mlxhog.mad.search.space import Space
 
 T = TypeVar("T")
-
-
-class Candidates(Protocol):
-    """Numbered candidates: a `CandidateSet`, or a list."""
-
-    count: int | None
-    numbers: int
-
-    def candidate(self, number: int) -> Layers | None:
-        """Return the candidate of a number below `numbers`, if it has one."""
 
 
 class Listed:
@@ -48,7 +38,7 @@ class Sampler(ABC):
         scores: of the candidates that ended, in the order of their first `tell`.
     """
 
-    def __init__(self, candidates: Candidates, seed: int = 0) -> None:
+    def __init__(self, candidates: CandidateSet | Listed, seed: int = 0) -> None:
         self.candidates, self._seed = candidates, seed
         self.proposed: dict[Layers, None] = {}
         self.scores: dict[Layers, float] = {}
@@ -122,7 +112,7 @@ def shuffled(count: int, stream: random.Random) -> Iterator[int]:
 class Grid(Sampler):
     """Proposes every candidate in the order of the space; the seed has no effect."""
 
-    def __init__(self, candidates: Candidates, seed: int = 0) -> None:
+    def __init__(self, candidates: CandidateSet | Listed, seed: int = 0) -> None:
         super().__init__(candidates, seed)
         self._order: Iterator[int] = iter(range(candidates.numbers))
 
@@ -134,7 +124,7 @@ class Grid(Sampler):
 class RandomSampler(Grid):
     """Proposes every candidate in an order that depends on the seed alone."""
 
-    def __init__(self, candidates: Candidates, seed: int) -> None:
+    def __init__(self, candidates: CandidateSet | Listed, seed: int) -> None:
         super().__init__(candidates, seed)
         self._order = shuffled(candidates.numbers, random.Random(f"{seed}"))
 

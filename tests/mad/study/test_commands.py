@@ -81,6 +81,19 @@ def test_scores_are_the_same_whatever_the_parallelism(space, tmp_path):
     assert_same_studies(*(Store(tmp_path / "studies" / parallel) for parallel in ("1", "2")))
 
 
+@pytest.mark.slow
+def test_candidates_with_a_shared_embedding_train_one_table(space, tmp_path):
+    words = ["--space", space, "--tasks", "M", "--steps", "20", "--dim", "16", "--no-prune"]
+    losses = {}
+    for name, flags in (("own", []), ("shared", ["--share-embedding"])):
+        command = ["mad", "search", *words, "--parallel", "1", *ON_MLX, "--study", name, *flags]
+        assert main(command) == 0
+        losses[name] = [one.loss for one in Store(tmp_path / "studies" / name).records()]
+    first, second = zip(losses["own"], losses["shared"], strict=True)
+    assert first[0] == first[1]  # the table had its initial values
+    assert second[0] != second[1]  # the table had the updates of the first
+
+
 def test_bench_scores_given_architectures_and_finds_its_study_again(capsys):
     words = ["mad", "bench", "--layers", "gated-conv swiglu", "--layers", "gated-conv(kernel=2)"]
     command = [*words, *TINY, *ON_MLX, "--seeds", "1,2", "--json"]
@@ -157,6 +170,11 @@ def test_ctrl_c_ends_with_130_and_the_line_that_goes_on(space, tmp_path):
         ("search --space SPACE --executor ray --ray-address auto", 2, "needs --parallel"),
         ("search --space SPACE --workers torch:cpu,mlx:mps", 2, "no backend 'mlx:mps'"),
         ("search --space SPACE --share-embedding --executor ray", 2, "use --executor local"),
+        (
+            "search --space SPACE --share-embedding --workers torch:cpu,mlx:cpu",
+            2,
+            "--share-embedding is for candidates of one worker",
+        ),
         ("search --space SPACE --prune --no-prune", 2, "both given"),
         ("search --space SPACE --study a/b", 2, "study name 'a/b'"),
         ("search --space SPACE --backend torch:mps", 3, "torch:mps needs macOS"),
