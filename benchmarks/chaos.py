@@ -367,7 +367,8 @@ def planted(findings, options):
                 while_starting(record, schedule.random, out, words(2))
                 seconds = 60 * minutes / len(options.strategy)
                 disturbed(record, schedule, out, words, seconds)
-                paced(record, out, words(1))
+                if not options.tiny:
+                    paced(record, out, words(1))
             print(_line(record), flush=True)
             if options.records:
                 with options.records.open("a") as file:

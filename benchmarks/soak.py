@@ -67,7 +67,7 @@ class Clocks(threading.Thread):
 
 def gate(findings, chosen):
     """Runs of three workers, one slow now and then, a slack from 0 to 3, two kills at random."""
-    runs = smallest(1, chosen.runs or 100)
+    runs, steps = smallest((1, 60), (chosen.runs or 100, STEPS))
     reached = within = kills = reads = late = worst = 0
     for seed in range(runs):
         slack = random.Random(seed).randrange(4)
@@ -77,13 +77,13 @@ def gate(findings, chosen):
             options = {
                 **QUIET_OPTIONS, "model": model_file(hidden_size=32, num_hidden_layers=1),
                 "seq_len": 32, "batch_size": 2, "optimizer": "adamw", "lr": 1e-3,
-                "strategy": "ssp", "slack": slack, "seed": seed, "steps": STEPS, "threads": 1,
+                "strategy": "ssp", "slack": slack, "seed": seed, "steps": steps, "threads": 1,
                 "workers": f"mlx:cpu*{WORKERS}", "slow": "1=random:0.2:4", "out": str(clocks.out),
             }  # fmt: skip
             result = train(TrainConfig(**options), observer=killer)
             clocks.ended.set()
             clocks.join()
-        reached += (result.status, result.steps) == ("done", STEPS)
+        reached += (result.status, result.steps) == ("done", steps)
         within += clocks.spread <= slack + 1
         kills, reads = kills + KILLS - killer.left, reads + clocks.reads
         most = max(worker.max_staleness for worker in result.workers)
@@ -106,8 +106,9 @@ RULES = ("muon", "adamw", "momentum", "muon")
 def recorded(folder, workers, optimizer, kills, seed):
     """One recorded run; returns its folder."""
     options = {
-        **QUIET_OPTIONS, "model": "minute", "tokenizer": "auto", "workers": workers,
-        "optimizer": optimizer, "determinism": "record", "steps": smallest(4, 150), "threads": 1,
+        **QUIET_OPTIONS, **smallest({}, {"model": "minute", "tokenizer": "auto"}),
+        "workers": workers, "optimizer": optimizer, "determinism": "record",
+        "steps": smallest(4, 150), "threads": 1,
         "batch_size": 2, "seq_len": 128, "out": str(folder), "seed": seed,
     }  # fmt: skip
     return Path(train(TrainConfig(**options), observer=Killer(kills, seed, within_s=0.05)).run)

@@ -26,7 +26,7 @@ from statistics import median
 from harness.claims import Sample, flags, measured
 from harness.estimates import Mean, Ratio
 from harness.interleaved import Program, once, take_turns, with_twin
-from harness.machine import smallest
+from harness.machine import one_of_a_kind, smallest
 from language_models import xlstm_package
 from training.race import Course, Race, Target
 from training.recording import count_parameters, model_file, record
@@ -123,6 +123,7 @@ def ours(workers, threads, seconds):
     return run.result.tokens_per_s
 
 
+@one_of_a_kind
 def package_alone(threads, seconds):
     """Tokens per second of the package in one process."""
     program = Program("language_models.xlstm_package", "serial", {"seconds": seconds})
@@ -281,7 +282,7 @@ PARTS = {
     "default-loss": partial(time_to_loss, DEFAULT_MODEL),
 }
 QUICK_PARTS = ("throughput", "steps", "memory")
-TINY_PARTS = (*QUICK_PARTS, "command", "default-loss")  # which races as "loss" does
+TINY_PARTS = (*QUICK_PARTS, "command")  # `unequal_workers.py` races to a loss
 
 if __name__ == "__main__":
     raise SystemExit(main())

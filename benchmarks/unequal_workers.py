@@ -33,6 +33,7 @@ import json
 import re
 import tempfile
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 from harness.claims import Claim, Sample, flags, measured
@@ -123,7 +124,7 @@ FULL = Scale(
 def write_sentences(path):
     """Write each sentence of the corpus sotu as a document that no other is packed with."""
     with path.open("w") as file:
-        for address in read_sotu():
+        for address in islice(read_sotu(), smallest(3, None)):
             for sentence in re.split(r"(?<=[.!?])\s+", address.text.strip()):
                 json.dump({"prompt": "", "completion": sentence}, file)
                 file.write("\n")

@@ -149,7 +149,6 @@ DRY_RUNS = """
 --model 5m-v1
 --model mad-striped
 --model lfm2-tiny
---model tiny --tokenizer bpe:512
 --model tiny --set hidden_size=64,num_heads=2
 --model minute --set ngram_orders=2-3
 --seq-len 64 --batch-size 8
@@ -157,7 +156,7 @@ DRY_RUNS = """
 --steps 100
 --tokens 1000000
 --epochs 2
---val tail
+--val tail --tokenizer bytes
 --eval-every 100 --eval-tokens 4096
 --optimizer adamw
 --optimizer adamw --lr 0.001 --clip 1

@@ -59,10 +59,15 @@ def take_turns(turns, arms, run, *, warm_up=False):
 def with_twin(turns, arms, run, *, twin, warm_up=False):
     """Run arms as `take_turns` does, and one of them a second time in each turn (A/A).
 
+    With `--tiny` its one result counts twice.
+
     Returns:
         the results by arm, and the second results of the twin, for `Findings.same`.
     """
     arms = list(arms)
+    if smallest(True, False):
+        results = take_turns(turns, arms, run)
+        return results, results[twin]
     places = [*enumerate(arms), (len(arms), twin)]
     own = take_turns(turns, places, lambda place, turn: run(place[1], turn), warm_up=warm_up)
     again = own.pop(places[-1])

@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 import time
+from functools import wraps
 from importlib import metadata
 from pathlib import Path
 from typing import TypeVar
@@ -25,11 +26,42 @@ TINY_MODE = "MLXHOG_BENCHMARK_TINY"
 """Set in the environment, where the processes of a script find it as well."""
 
 
+ALIKE = (
+    (r"\('(\w*lr|schedule|warmup|backoff_\w+|lr_floor)', [^()]*\),? ?", ""),
+    (r"(torch|mlx):cpu", "cpu"),
+    (r"cpu,cpu", "cpu*2"),
+    (r"'[^']*\.yaml'|0x[0-9a-f]+", "one"),
+    (r"\d[\d.e+-]*", "0"),
+)
+"""Patterns in the arguments of a training, and what counts in their place with `--tiny`."""
+
+
 def set_tiny(tiny):
     """Choose what `smallest` returns here and in the processes that begin later."""
     os.environ.pop(TINY_MODE, None)
     if tiny:
         os.environ[TINY_MODE] = "1"
+
+
+def one_of_a_kind(measure):
+    """With `--tiny`, calls that differ in numbers, step sizes or the framework alone are one.
+
+    So each strategy and each optimizer trains once, by one worker and by several.
+    """
+    results = {}
+
+    @wraps(measure)
+    def once(*arguments, **options):
+        if smallest(False, True):
+            return measure(*arguments, **options)
+        kind = repr((arguments, sorted(options.items())))
+        for pattern, text in ALIKE:
+            kind = re.sub(pattern, text, kind)
+        if kind not in results:
+            results[kind] = measure(*arguments, **options)
+        return results[kind]
+
+    return once
 
 
 def smallest(tiny, usual):

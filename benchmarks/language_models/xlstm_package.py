@@ -11,10 +11,11 @@ from dataclasses import replace
 
 import numpy as np
 from harness.interleaved import answer, spawned
+from harness.machine import smallest
 from language_models.peers import xlstm_large
 from language_models.sizes import SMALL
 
-VOCAB, BATCH, SEQ = 320, SMALL.batch, SMALL.seq
+VOCAB = 320
 
 
 def build():
@@ -28,13 +29,13 @@ def steps(model, seconds, seed, start=None):
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
     random = np.random.default_rng(seed)
-    tokens, begin = 0, 0.0
+    tokens, begin, batch, length = 0, 0.0, SMALL.batch, smallest(64, SMALL.seq)
     for k in range(1_000_000):
         if k == 3:
             if start is not None:
                 start.wait(timeout=120)
             begin = time.perf_counter()
-        ids = torch.from_numpy(random.integers(0, 256, (BATCH, SEQ + 1)))
+        ids = torch.from_numpy(random.integers(0, 256, (batch, length + 1)))
         logits, _ = model(ids[:, :-1])
         loss = torch.nn.functional.cross_entropy(logits.reshape(-1, VOCAB), ids[:, 1:].reshape(-1))
         optimizer.zero_grad()
@@ -42,7 +43,7 @@ def steps(model, seconds, seed, start=None):
         torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
         optimizer.step()
         if k >= 3:
-            tokens += BATCH * SEQ
+            tokens += batch * length
             if time.perf_counter() - begin >= seconds:
                 return tokens / (time.perf_counter() - begin)
     raise AssertionError("unreachable")

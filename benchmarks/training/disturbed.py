@@ -21,7 +21,7 @@ from pathlib import Path
 
 from harness.claims import Claim, Sample
 from harness.estimates import Ratio
-from harness.machine import smallest
+from harness.machine import one_of_a_kind, smallest
 from training.race import Race
 from training.recording import BYTES, of_this_size
 
@@ -132,6 +132,7 @@ class Disturber:
             self._thread.join()
 
 
+@one_of_a_kind
 def trained(arm, disturbance, seed, seconds):
     """Bits per byte after a training, and the changes of its strategy in words."""
     seconds = smallest(1.0, seconds)
@@ -142,7 +143,7 @@ def trained(arm, disturbance, seed, seconds):
         options |= smallest(BYTES, {})
         options = of_this_size({**options, "time": seconds})
         try:
-            result = train(TrainConfig(**options), observer=disturber, whole_time=True)
+            result = train(TrainConfig(**options), observer=disturber)
         finally:
             disturber.end()
         if result.status == "interrupted":

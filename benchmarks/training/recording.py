@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness.machine import ROOT, smallest
+from harness.machine import ROOT, one_of_a_kind, smallest
 from numpy.typing import NDArray
 
 from mlxhog import TrainConfig, train
@@ -96,6 +96,7 @@ class _Recorder:
         self.pss_bytes = max(self.pss_bytes, sum(map(pss_bytes, pids)))
 
 
+@one_of_a_kind
 def record(*, keep_params=False, **options):
     """Train with `options` of TrainConfig in a temporary folder, recording as it goes.
 
@@ -180,6 +181,7 @@ WORST_BITS = 8.0
 """Bits per byte of a uniform guess; the score of a training that diverged."""
 
 
+@one_of_a_kind
 def end_bits(held_out, **options):
     """Train one worker on one core, and return held-out bits per byte over so many tokens.
 

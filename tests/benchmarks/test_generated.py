@@ -26,13 +26,3 @@ def test_dblife_like_has_the_published_row_and_shows_a_tenth_of_labels(generated
     known = (shown[graph.heads] >= 0) & (shown[graph.tails] >= 0)
     together = shown[graph.heads] == shown[graph.tails]
     assert 0.94 < together[known].mean() < 0.97  # 95 %, and 1 in 8 of those gone astray
-
-
-@pytest.mark.parametrize(("density", "each"), [(0.001, 1), (0.05, 10), (1.0, 200)])
-def test_rows_of_one_density_have_as_many_features_and_length_1(generated, density, each):
-    train, test = generated.sparse_regression(2000, 200, density, noise=0.0, seed=1)
-    assert (train.n_rows, test.n_rows, train.n_features) == (2000, 500, 200)
-    assert np.all(np.diff(train.indptr) == each)
-    lengths = np.sqrt(np.add.reduceat(train.values.astype(np.float64) ** 2, train.indptr[:-1]))
-    np.testing.assert_allclose(lengths, 1.0, rtol=1e-6)
-    assert train.labels.std() == pytest.approx(1.0, rel=0.25)

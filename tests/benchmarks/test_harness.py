@@ -128,14 +128,6 @@ def test_results_of_another_package_or_of_changed_files_are_of_no_commit(
     assert machine.not_this_commit() == ""
 
 
-def test_what_others_disturbed_is_not_called_met_or_missed(harness):
-    busy = harness.judged(claims(harness, time=1.2, lost=0), 0.5)
-    assert [claim.ended for claim in busy] == ["not_measurable", "met"]
-    assert busy[0].to_json()["ended"] == "not_measurable"
-    quiet = harness.judged(claims(harness, time=1.2, lost=0), 0.0)
-    assert [claim.ended for claim in quiet] == ["missed", "met"]
-
-
 def test_a_figure_of_no_result_is_refused_with_the_command_that_makes_one(
     load, experiment, tmp_path
 ):
@@ -171,17 +163,6 @@ def test_a_script_that_tells_equal_arms_apart_gives_no_verdict(harness):
     assert harness.document(findings, 0.0, ())["verdict"] == "cannot_be_told"
 
 
-def test_our_own_work_is_not_others_load(load):
-    import time
-
-    watch = load("harness.machine").LoadWatch()
-    began = time.process_time()
-    while time.process_time() - began < 0.2:
-        pass
-    together = watch.stop(living_cpu_s=began - time.process_time())
-    assert watch.stop() <= together
-
-
 def test_turns_that_others_disturbed_are_repeated_and_do_not_count(load):
     loads = {"ours": iter([0.0, 0.5, 0.0, 0.0]), "theirs": iter([0.0, 0.0, 0.0])}
 
@@ -200,11 +181,6 @@ def test_where_no_turn_is_quiet_all_count_and_the_load_says_so(load):
     )
     assert turns == {"ours": [1.0] * 3}
     assert others_load == 0.5
-
-
-def test_claims_without_a_timing_are_judged_on_a_busy_machine(harness):
-    count = harness.Claim("strings answered", 1.0, ">=", 0.99, timing=False)
-    assert harness.verdict([count], others_load=0.5) == "met"
 
 
 # -- how an experiment is written down -------------------------------------------------------------
@@ -307,12 +283,6 @@ def test_the_estimates_of_a_claim_decide_its_verdict_together_with_all_of_the_pa
     )
     assert [one.verdict for one in page.compared] == [experiment.UNTOLD, experiment.FAILS]
     assert {claim.ended for claim in page.claims} == {"cannot_be_told"}
-
-
-def test_every_mode_has_the_seeds_that_its_experiment_states(experiment):
-    one = experiment.Experiment("falling", "", "", "", quick_seeds=2, full_seeds=7)
-    seeds = {mode: experiment.Scale.of(one, mode).seeds for mode in ("tiny", "quick", "full")}
-    assert seeds == {"tiny": (1,), "quick": (1, 2), "full": (1, 2, 3, 4, 5, 6, 7)}
 
 
 def test_settings_that_were_never_searched_are_asked_for_by_name(load):
