@@ -120,6 +120,6 @@ def _view(
         )
     first = place.untyped_storage()._checkpoint_offset
     assert first is not None, "torch has read its numbers from this file"
-    first += tensor.storage_offset() * dtype.itemsize
+    first += int(tensor.storage_offset()) * dtype.itemsize
     strides = [stride * dtype.itemsize for stride in tensor.stride()]
     return np.ndarray(shape, dtype, data[first:].data, 0, strides)
