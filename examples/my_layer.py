@@ -1,17 +1,11 @@
-"""A layer of your own in one file: a gated moving average that chooses how fast it forgets.
+"""A layer of your own: a gated moving average that chooses how fast it forgets; docs/extending.md.
 
     v, g, z = W_v u, W_g u, W_z u + b            each (B, S, inner), inner = expand d
     dt = softplus(z)                             softplus(b) begins log-uniform in 0.01 to 1
     h_t = exp(-dt_t) h_{t-1} + dt_t v_t          for small dt the exponential moving average
     y = W_out( SiLU(g) * h )
 
-    mlxhog mad train --plugin examples/my_layer.py --layers "my_layer swiglu" --task CR
-    mlxhog parity "my_layer(expand=2) swiglu" --plugin examples/my_layer.py
-
-The class declares its parameters and its state once, and is trained with PyTorch and MLX, since it
-computes with the linear maps of `run`, the operators `run.ops` and the array functions `run.ops.xp`
-alone. `mlxhog parity` compares them with the same text in float64, position by position. `Layer` in
-`mlxhog.models.mad.layer` says what each method has to do.
+mlxhog mad train --plugin examples/my_layer.py --layers "my_layer swiglu" --task CR
 """
 
 from mlxhog.models.mad.layer import *
@@ -31,8 +25,7 @@ class MovingAverage(Layer):
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         inner = self.expand * d
-        yield linear("v_proj.weight", inner, d)
-        yield linear("g_proj.weight", inner, d)
+        yield from (linear(f"{name}_proj.weight", inner, d) for name in "vg")
         yield linear("z_proj.weight", inner, d, product=False)
         yield ParamSpec("z_proj.bias", (inner,), "inverse_softplus:0.01:1.0")
         yield linear("out_proj.weight", d, inner)

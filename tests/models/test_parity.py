@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mlxhog.models import lm, lm_float64
 from mlxhog.models.families import dropout_sites, init_params, param_spec
 from tests.models.sample import batch, cell_inputs, config, perturbed_params, v1_config
-from tests.models.twins import EXACT, TWINS, Twin, all_twins, assert_slopes
+from tests.models.twins import EXACT, TWINS, Twin, all_twins
 from tests.pairs import each_of, in_pairs, max_examples
 from tests.tolerances import (
     CELL_EXTREME_F32,
@@ -250,18 +250,3 @@ def test_documents_in_one_sequence_compute_what_they_compute_alone(twin):
     assert_close(packed, np.concatenate(alone, 1), LOGITS_F32)
     run_on, _ = twin.logits(v1_config(slstm_at=[0, 2]), params, np.concatenate(documents, 1))
     assert np.abs(run_on - packed).max() > 0.01
-
-
-@pytest.mark.slow
-@each_of("model", V1.values(), ids=V1)
-def test_every_gradient_of_the_reference_is_the_change_of_the_loss(model):
-    cfg = model()
-    params = {k: v.astype(np.float64) for k, v in perturbed_params(cfg, seed=3).items()}
-    assert_slopes(cfg, params)
-
-
-@pytest.mark.slow
-def test_gradients_with_dropout_are_the_change_of_the_loss():
-    cfg = v1_config(**DROPPING)
-    params = {k: v.astype(np.float64) for k, v in perturbed_params(cfg, seed=4).items()}
-    assert_slopes(cfg, params, lm.dropout_masks(cfg, (2, 6), seed=7))
