@@ -92,6 +92,11 @@ def test_the_page_refers_to_nothing_outside_itself(html, parsed):
     assert "//" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", html)
     assert "@import" not in html
     assert "url(" not in html
+    metas = [attributes for tag, attributes in parsed.tags if tag == "meta"]
+    (policy,) = (
+        one["content"] for one in metas if one.get("http-equiv") == "Content-Security-Policy"
+    )
+    assert "default-src 'none'" in policy
 
 
 @pytest.mark.slow

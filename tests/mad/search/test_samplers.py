@@ -115,6 +115,19 @@ def test_a_search_that_learns_beats_random_draws_of_the_same_number(name, seeds)
     assert best(name) > best("random") + 0.5
 
 
+@NAMES
+def test_the_score_of_repeated_runs_takes_the_place_of_the_first_one(name):
+    choices = candidates()
+    first, second = (make_sampler(name, choices, 2) for _ in range(2))
+    proposed = search(choices, "random", 9, 20)
+    for layers in proposed:
+        first.tell(layers, 0.0)
+        second.tell(layers, score(layers))
+    for layers in reversed(proposed):
+        first.tell(layers, score(layers))
+    assert [first.ask() for _ in range(5)] == [second.ask() for _ in range(5)]
+
+
 def test_an_evolution_begins_with_what_the_space_says():
     start = ["gated-conv(kernel=2) mlp gated-conv(kernel=4) swiglu"]
     choices = candidates(start=start)

@@ -142,6 +142,12 @@ def test_options_of_back_off_are_part_of_a_run_only_where_its_schedule_has_them(
         small_run(backoff_epochs=2)
 
 
+def test_decay_reaches_matrices_only_unless_everything_is_asked_for():
+    plain = losses(small_run(eval_every=1, lr=2e-2, weight_decay=0.3))
+    everything = losses(small_run(eval_every=1, lr=2e-2, weight_decay=0.3, wd_all=True))
+    assert np.abs(plain - everything).max() > 10 * STEP_LOSSES_F32.atol
+
+
 def test_an_epoch_deals_every_row_once_in_an_order_of_its_own():
     batches = make_run_plan(small_run(batch_size=20)).task_rows.batches()
     rows = make_run_plan(small_run(batch_size=20)).task_rows.dataset().train_x
