@@ -140,7 +140,8 @@ def test_a_reader_of_old_values_is_caught(reading, monkeypatch):
     assert row["backwards"] > 0
 
 
-def test_a_reader_that_never_sees_a_write_is_reported(reading):
+def test_a_reader_that_never_sees_a_write_is_reported(reading, monkeypatch):
+    monkeypatch.setattr(reading, "seconds", 1.0)
     blind = planted(blind_reader)
     row = try_reader(reading, "live", blind, "lossless", patience_s=0.5)
     assert "not seen within 0.5 s" in row["error"]
@@ -148,6 +149,7 @@ def test_a_reader_that_never_sees_a_write_is_reported(reading):
 
 def test_what_a_busy_machine_had_no_time_for_breaks_no_promise(reading, monkeypatch):
     monkeypatch.setattr(LoadWatch, "look", lambda watch: Load(1.8, 2, 9.3))
+    monkeypatch.setattr(reading, "seconds", 1.0)
     blind = planted(blind_reader)
     row = try_reader(reading, "snapshot", blind, "lossless", patience_s=0.5)
     assert row["untold"] == "cannot be told: busy machine (load average 9.3 on 2 processors)"
