@@ -22,6 +22,7 @@ from mlxhog.base.processes import require_descriptors
 from mlxhog.errors import EnvironmentLacks
 from tests.arena import children
 from tests.processes import alive, below
+from tests.threads import wait_until
 
 pytestmark = pytest.mark.usefixtures("spawned_workers")
 
@@ -226,10 +227,10 @@ def test_a_worker_that_still_imports_leaves_when_its_parent_dies(tmp_path):
         try:
             assert parent.stdout is not None
             pid = int(parent.stdout.readline())
-            until((tmp_path / "imports").exists)
+            wait_until((tmp_path / "imports").exists)
         finally:
             parent.kill()
-    until(lambda: not alive(pid))
+    wait_until(lambda: not alive(pid))
 
 
 SPAWNING = """
@@ -249,12 +250,12 @@ def test_a_kill_at_any_moment_of_spawning_leaves_no_process():
         command = [sys.executable, "-c", SPAWNING]
         with subprocess.Popen(command, env=environ, stderr=subprocess.DEVNULL) as parent:
             try:
-                until(lambda: below(parent.pid) != [])
+                wait_until(lambda: below(parent.pid) != [])
                 time.sleep(moments.uniform(0.0, 0.1))  # where in the start it is killed
                 pids = below(parent.pid)
             finally:
                 parent.kill()
-        until(lambda pids=pids: not any(map(alive, pids)))
+        wait_until(lambda pids=pids: not any(map(alive, pids)))
 
 
 def test_without_a_free_descriptor_nothing_is_spawned_and_the_message_says_what_to_do(arena):
@@ -276,11 +277,3 @@ def test_without_a_free_descriptor_nothing_is_spawned_and_the_message_says_what_
     assert arena.workers.entry(1).state == State.DEAD
     spawn(children.leave, 0, arena=arena, slots=(1,)).close()  # the slot is free
     require_descriptors(8, "a run")
-
-
-def until(condition):
-    """Wait for something."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)

@@ -16,7 +16,8 @@ from tests.macos.simulation import (
     with_caffeinate,
 )
 from tests.processes import alive
-from tests.training.test_deaths import run_directory, wait_until, worker_pids
+from tests.threads import wait_until
+from tests.training.test_deaths import run_directory, worker_pids
 
 pytestmark = linux_only
 

@@ -17,10 +17,11 @@ from mlxhog.errors import CheckpointError, EnvironmentLacks, RunError, WorkerFai
 from mlxhog.training import checkpoints, trainer
 from mlxhog.training.final_evaluation import FinalEvaluation
 from tests.processes import alive, workers_of
+from tests.threads import wait_until
 from tests.training import asking
 from tests.training.asking import trained, until
 from tests.training.small import let_no_worker_finish, small_config
-from tests.training.test_deaths import assert_no_segment_stays, wait_until
+from tests.training.test_deaths import assert_no_segment_stays
 
 
 def flags(config):

@@ -24,7 +24,8 @@ from mlxhog.training import evaluation, worker
 from mlxhog.training.memory import GradientMemory
 from mlxhog.training.overlap import OverlappedSteps
 from mlxhog.training.plan import make_plan
-from tests.strategies.runs import LR, context, new_arena, strategy, wait_until
+from tests.strategies.runs import LR, context, new_arena, strategy
+from tests.threads import wait_until
 from tests.training.small import identical, parameters, small_config
 from tests.training.test_deaths import train_and_kill
 from tests.training.test_watchdog import job
