@@ -27,7 +27,7 @@ from harness.machine import smallest
 
 from mlxhog.models import families
 from mlxhog.parity import compute, tolerances
-from mlxhog.parity.comparison import compare_all
+from mlxhog.parity.compute import compare_all
 from mlxhog.parity.sources import TrialSettings, model_subject, perturbed_init
 from mlxhog.parity.subject import ModelPlan, ParitySide
 from tests.parity.planted import SignFault, every_engine

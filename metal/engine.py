@@ -6,11 +6,11 @@ Names that `create` knows:
     mps             PyTorch on an Apple GPU         `engine_torch.py`
     emulated:mlx    the host shim, running the text that MLX would compile   `host/engine.py`
     emulated:mps    the host shim, running the whole kernels that PyTorch would compile
-    reference       NumPy: the fallback, and the expected values of the others
+    reference       NumPy, for the kernels that write parameters: what `mlxhog doctor` expects
 
 Metal wraps host memory into a buffer only if it consists of whole pages, and MLX counts an array's
-elements in 31 bits. So a whole segment of an arena, with its padding, is adopted as one flat array,
-or as few as possible (`adoptable_pieces`); parameters are slices of these.
+elements in 31 bits. So a whole segment of an arena, with its padding, is adopted as one flat array
+(`adoptable`); parameters are slices of it.
 Sources: MLX pull request 3872 (`copy=False`), Apple, `newBufferWithBytesNoCopy`.
 """
 
@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.errors import ConfigError, EnvironmentLacks, ShapeError
+from mlxhog.errors import ConfigError, EnvironmentLacks, MetalError, ShapeError
 from mlxhog.metal.kernel import HostArrays, Launch
 from mlxhog.metal.kernels.adds import dense_axpy
 
@@ -62,20 +62,20 @@ class Engine(Protocol):
 
 
 class ReferenceEngine(HostArrays):
-    """Computes launches in NumPy."""
+    """Computes launches that write parameters in NumPy."""
 
     name = "reference"
     emulated = False
 
     def run(self, launch: Launch) -> dict[str, NDArray[Any]]:
-        """Compute a launch by its reference."""
-        kernel = launch.kernel
-        outputs = launch.zero_outputs()
+        """Compute a launch by its kernel's reference."""
+        outputs, reference = launch.zero_outputs(), launch.kernel.reference
         if 0 in launch.grid:
             return outputs
-        instance = {"instance": launch.instance} if kernel.instances else {}
+        if reference is None:
+            raise MetalError(f"kernel {launch.kernel.name} has no reference in NumPy")
         with np.errstate(all="ignore"):  # a GPU does not warn of infinity and NaN either
-            kernel.reference(**launch.inputs, **outputs, **instance)
+            reference(**launch.inputs, **outputs)
         return outputs
 
 
@@ -135,23 +135,17 @@ def shares_memory(engine: Engine, adopted: Any, host: NDArray[np.float32], at: i
 MOST_ELEMENTS = 2**31 - 1  # of one MLX array: its sizes are int32
 
 
-def adoptable_pieces(
-    host: NDArray[Any], *, page: int = mmap.PAGESIZE, most: int = MOST_ELEMENTS
-) -> tuple[NDArray[Any], ...]:
-    """Split host memory into the fewest flat arrays that a GPU can import without a copy.
+def adoptable(host: NDArray[Any], *, page: int = mmap.PAGESIZE) -> NDArray[Any]:
+    """Return host memory that a GPU can import without a copy.
 
     Args:
         host: one segment of an arena, flat, padding included; any dtype, may be read-only (a GPU
             that writes to it nevertheless gets a fault, not an exception).
         page: bytes in a page, 16,384 on Apple silicon.
-        most: elements that one array may have.
-
-    Returns:
-        Views of `host`, in order; one unless it has more than `most` elements.
 
     Raises:
         ShapeError: not flat, not contiguous, or without elements.
-        EnvironmentLacks: it does not begin or end on a page.
+        EnvironmentLacks: it does not begin or end on a page, or has too many elements.
     """
     if host.ndim != 1 or not host.flags.c_contiguous or not host.size:
         raise ShapeError(
@@ -169,20 +163,9 @@ def adoptable_pieces(
                 "whole pages only: pass a segment of an arena, whole and with its padding, or "
                 "train with --read snapshot and --gpu-write cpu, which import nothing"
             )
-    step = most * host.itemsize // page * page // host.itemsize
-    return tuple(host[at : at + step] for at in range(0, host.size, step))
-
-
-def adoptable(host: NDArray[Any]) -> NDArray[Any]:
-    """The single piece of a segment, for callers that need one array.
-
-    Raises:
-        ShapeError, EnvironmentLacks: as `adoptable_pieces`; also a segment of more than one piece.
-    """
-    first, *rest = adoptable_pieces(host)
-    if rest:
+    if host.size > MOST_ELEMENTS:
         raise EnvironmentLacks(
             f"this segment has {host.size:,} elements, one array of MLX at most "
             f"{MOST_ELEMENTS:,}; train with --read snapshot and --gpu-write cpu"
         )
-    return first
+    return host

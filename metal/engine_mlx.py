@@ -7,7 +7,7 @@ and is not evaluated yet reads it after the launch: evaluate it first. Other lau
 like operations of MLX: the models' forward passes need this.
 
 Host memory becomes an MLX array without a copy (`adopt`): MLX wraps the pages in a Metal buffer.
-`adoptable_pieces` selects memory that fits. Versions of MLX that may reuse an adopted buffer for
+`adoptable` tells whether it fits. Versions of MLX that may reuse an adopted buffer for
 the result of an operation ("donation") are refused.
 
 Source: MLX documentation, "Custom Metal Kernels"; donation and tracking: mlx issues 2547, 3872.
@@ -140,7 +140,7 @@ def adopt(host: NDArray[Any]) -> mx.array:
     Never write it with `+=`, item assignment or `.at[]`: kernels and the host write this memory.
 
     Args:
-        host: a piece of an arena's segment, see `adoptable_pieces`.
+        host: a segment of an arena, see `mlxhog.metal.engine.adoptable`.
 
     Raises:
         EnvironmentLacks: MLX cannot share this memory here, returned other or less memory, or may

@@ -1,7 +1,7 @@
 """Kernels and launches: the declaration of a Metal kernel, its text, and the checks of a launch.
 
 `metal/kernels/` holds the kernels, a family in adjacent files: `adds.h` (functions in namespace
-`mlxhog`) and `adds.py` (the declarations, functions that check arguments, and the same in NumPy).
+`mlxhog`) and `adds.py` (the declarations, and functions that check arguments).
 MLX writes the signature of a kernel around its `body` itself. `whole_text` writes the same text for
 PyTorch, `xcrun metal` and the host shim.
 """
@@ -78,13 +78,12 @@ class Kernel:
         instances: values of the constant `T` that are dispatched, numbers ("64"); empty for a
             kernel without it.
         lockstep: uses barriers or simd-group functions.
-        reference: the same in NumPy, arguments by name; writes outputs and written inputs in place.
-            A kernel with instances gets the launch's as `instance`.
         sample: a typical launch of about n elements with random contents.
-        rtol: largest relative error against the reference, of arrays with values of order 1.
+        reference: of a kernel that writes parameters, the same in NumPy, arguments by name; writes
+            outputs and written inputs in place. The kernels of an operator have none: operators
+            are compared whole (`mlxhog.backends.self_check`).
+        rtol: largest relative error between engines, of arrays with values of order 1.
             0 promises equal bits, from a compiler that knows the pragma in `unfused.h`.
-        bytes_per_element: bytes of device memory that an update of one element reads and writes,
-            by the source; 0 for kernels that are not bound by memory.
     """
 
     name: str
@@ -92,12 +91,11 @@ class Kernel:
     source: str
     inputs: tuple[Argument, ...]
     outputs: tuple[Argument, ...]
-    reference: Callable[..., None]
     sample: Callable[[np.random.Generator, int], Launch]
+    reference: Callable[..., None] | None = None
     instances: tuple[str, ...] = ()
     lockstep: bool = False
     rtol: float = 0.0
-    bytes_per_element: float = 0.0
 
     def body(self, instance: str = "") -> str:
         """The body of the kernel of an instance."""

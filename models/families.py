@@ -6,7 +6,7 @@ states its model as a list of layers (`layout`). This module imports no framewor
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ __all__ = ["ModelConfig", "Params", "State"]
 
 _LAYER = re.compile(r"(?:^|\.)(?:blocks|layers)\.(\d+)\.")
 
-FAMILIES = {
+FAMILIES: Mapping[str, Callable[..., ModelConfig]] = {
     "xlstm": XLSTMLargeConfig.from_dict,
     "xlstm_v1": XLSTMV1Config.from_dict,
     "mad": architecture.read,

@@ -144,6 +144,40 @@ def forward(
     return logits if cap is None else ops.soft_cap(logits, cap), state
 
 
+def logits(
+    cfg: ModelConfig,
+    params: Params,
+    tokens: Array,
+    state: State | None = None,
+    *,
+    ops: Ops,
+    rows: Array | None = None,
+    last: bool = False,
+    hidden: list[Array] | None = None,
+) -> tuple[Array, State]:
+    """Return `forward` of tokens (B, S).
+
+    Args:
+        cfg: the model.
+        params: its parameters.
+        tokens: integers in [0, vocab_size).
+        state: as of `forward`, as `last` and `hidden`.
+        ops: of the arrays' framework.
+        rows: those of the tokens' n-grams (B, S, width), for a model with tables.
+        last: only the logits of the last position.
+        hidden: receives the residual stream.
+    """
+    x, at = _block_input(cfg, params, tokens, rows, ops), starts(cfg, tokens)
+    return forward(cfg, params, x, state, ops=ops, starts=at, last=last, hidden=hidden)
+
+
+def _block_input(
+    cfg: ModelConfig, params: Params, tokens: Array, rows: Array | None, ops: Ops
+) -> Array:
+    x = embed(cfg, params, tokens, ops.xp)
+    return x if rows is None else add_ngrams(params, x, rows, ops)
+
+
 def loss_from_embedding(
     cfg: ModelConfig,
     params: Params,
@@ -184,14 +218,18 @@ def loss_from_embedding(
 def sum_loss(
     cfg: ModelConfig,
     params: Params,
-    x: Array,
+    tokens: Array,
     labels: Array,
     *,
     ops: Ops,
-    starts: Array | None = None,
+    rows: Array | None = None,
 ) -> Array:
-    """Return the summed cross entropy in nats over the labels other than -100, a scalar."""
-    return _cross_entropy(cfg, params, x, labels, Pass(ops, starts=starts), None)[0]
+    """Return the summed cross entropy in nats over the labels other than -100, a scalar.
+
+    Tokens and rows as of `logits`.
+    """
+    x, run = _block_input(cfg, params, tokens, rows, ops), Pass(ops, starts=starts(cfg, tokens))
+    return _cross_entropy(cfg, params, x, labels, run, None)[0]
 
 
 def _cross_entropy(

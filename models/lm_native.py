@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog import _native
-from mlxhog.models import families, model, ngrams, xlstm_large, xlstm_v1
+from mlxhog.models import families, model, ngrams
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.mad.layers.xlstm_v1 import CELL_EPS
+from mlxhog.models.mad.layers.xlstm_large import LargeMLSTM
+from mlxhog.models.mad.layers.xlstm_v1 import CELL_EPS, FeedForwardV1
+from mlxhog.models.model import Block
 from mlxhog.models.ops.kernels import resolve
 from mlxhog.models.ops.operators import activation_name
-from mlxhog.models.xlstm_large import XLSTMLargeConfig
-from mlxhog.models.xlstm_v1 import XLSTMV1Config
 
 Float32 = NDArray[np.float32]
 Params = Mapping[str, Float32]
@@ -45,12 +45,9 @@ def decoder(
         return None
     if any(value.dtype != np.float32 or not value.flags.c_contiguous for value in params.values()):
         return None
-    if isinstance(cfg, XLSTMLargeConfig):
-        step = _large(cfg, params)
-    elif isinstance(cfg, XLSTMV1Config):
-        step = _v1(cfg, params)
-    else:
+    if cfg.model_type not in ("xlstm", "xlstm_v1"):
         return None
+    step = _native_decoder(cfg, params)
     return Decoder(
         step, cfg.vocab_size, model.state_shapes(cfg), threads, params.get(ngrams.WEIGHT)
     )
@@ -132,111 +129,64 @@ class Decoder:
         return blocks
 
 
-_LARGE = (
-    "norm_mlstm",
-    "mlstm_layer.q",
-    "mlstm_layer.k",
-    "mlstm_layer.v",
-    "mlstm_layer.ogate_preact",
-    "mlstm_layer.igate_preact",
-    "mlstm_layer.fgate_preact",
-    "mlstm_layer.multihead_norm",
-    "mlstm_layer.out_proj",
-    "norm_ffn",
-    "ffn.proj_up_gate",
-    "ffn.proj_up",
-    "ffn.proj_down",
-)
-"""Of a block of xLSTM Large, in the order of `LargeLayer` in `metal/native/ops/decode.h`."""
+_LAYERS = {
+    "mlstm-large": (
+        "large",
+        "norm_mlstm mlstm_layer.q mlstm_layer.k mlstm_layer.v mlstm_layer.ogate_preact "
+        "mlstm_layer.igate_preact mlstm_layer.fgate_preact mlstm_layer.multihead_norm "
+        "mlstm_layer.out_proj norm_ffn ffn.proj_up_gate ffn.proj_up ffn.proj_down",
+    ),
+    "mlstm-v1": (
+        "mlstm",
+        "xlstm_norm xlstm.proj_up xlstm.conv1d.conv xlstm.q_proj xlstm.k_proj xlstm.v_proj "
+        "xlstm.mlstm_cell.igate xlstm.mlstm_cell.fgate xlstm.mlstm_cell.outnorm "
+        "xlstm.learnable_skip xlstm.proj_down",
+    ),
+    "slstm-v1": (  # the package's fgate drives the input gate, see `mad/layers/xlstm_v1.py`
+        "slstm",
+        "xlstm_norm xlstm.conv1d.conv xlstm.fgate xlstm.igate xlstm.zgate xlstm.ogate "
+        "xlstm.slstm_cell xlstm.group_norm ffn_norm ffn.proj_up ffn.proj_down",
+    ),
+}
+"""Mixer of a block -> the block's kind and layers in `metal/native/ops/decode.h`, in that order."""
 
 
-def _large(cfg: XLSTMLargeConfig, params: Params) -> _native.Decoder:
+def _native_decoder(cfg: ModelConfig, params: Params) -> _native.Decoder:
     """Make the native decoder; the parameters are read where they lie, at every step."""
-    blocks = [
-        ("large", [_layer(params, f"{p}.{name}") for name in _LARGE])
-        for p in (f"backbone.blocks.{n}" for n in range(cfg.num_hidden_layers))
-    ]
-    out_norm, out_norm_bias = _layer(params, xlstm_large.OUT_NORM)
+    layout = cfg.layout
+    inner = [part.layer for block in layout.blocks for part in block]
+    acts = (layer.act_fn for layer in inner if isinstance(layer, FeedForwardV1))
+    cell_eps, caps = CELL_EPS, dict[str, Any]()
+    if isinstance(large := inner[0], LargeMLSTM):
+        cell_eps = large.eps
+        caps = {"gate_cap": large.gate_cap, "logit_cap": cfg.output_logit_soft_cap}
+    names = [spec.name.rpartition(".")[0] for spec in layout.out_norm[:1]]
+    out_norm, out_norm_bias = _layer(params, names[0]) if names else (None, None)
+    token = families.reset_token(cfg)
     return _native.Decoder(
-        embedding=params[xlstm_large.EMBEDDING],
+        embedding=params[families.embedding(cfg)],
         head=params[families.head(cfg)],
         out_norm=out_norm,
         out_norm_bias=out_norm_bias,
-        blocks=blocks,
-        rms=True,
+        blocks=[_block(block, params) for block in layout.blocks],
+        rms=layout.norms[0] == "rms",
         norm_eps=cfg.norm_eps,
-        cell_eps=cfg.eps,
-        gate_cap=cfg.gate_soft_cap,
-        logit_cap=cfg.output_logit_soft_cap,
-        activation="gelu",
-        reset_token=_reset_token(cfg),
+        cell_eps=cell_eps,
+        activation=activation_name(next(acts, "gelu")),
+        reset_token=-1 if token is None else token,
+        **caps,
     )
+
+
+def _block(block: Block, params: Params) -> tuple[str, list[Layer]]:
+    kind, names = _LAYERS[block[0].layer.name]
+    prefix = block[0].name.rpartition(".")[0]
+    return kind, [_layer(params, f"{prefix}.{name}") for name in names.split()]
 
 
 def _layer(params: Params, name: str) -> Layer:
-    return params.get(f"{name}.weight"), params.get(f"{name}.bias")
-
-
-def _reset_token(cfg: ModelConfig) -> int:
-    token = families.reset_token(cfg)
-    return -1 if token is None else token
-
-
-_MLSTM = (
-    "xlstm_norm",
-    "xlstm.proj_up",
-    "xlstm.conv1d.conv",
-    "xlstm.q_proj",
-    "xlstm.k_proj",
-    "xlstm.v_proj",
-    "xlstm.mlstm_cell.igate",
-    "xlstm.mlstm_cell.fgate",
-    "xlstm.mlstm_cell.outnorm",
-    "xlstm.learnable_skip",
-    "xlstm.proj_down",
-)
-_SLSTM = (
-    "xlstm_norm",
-    "xlstm.conv1d.conv",
-    "xlstm.fgate",  # drives the input gate, see `mad/layers/xlstm_v1.py`
-    "xlstm.igate",
-    "xlstm.zgate",
-    "xlstm.ogate",
-    "xlstm.slstm_cell",
-    "xlstm.group_norm",
-    "ffn_norm",
-    "ffn.proj_up",
-    "ffn.proj_down",
-)
-"""Of each kind of block of the original stack, in the order of `decode.h`, too."""
-
-
-def _v1(cfg: XLSTMV1Config, params: Params) -> _native.Decoder:
-    """Make the native decoder; the parameters are read where they lie, at every step."""
-    ffn = cfg.feedforward if cfg.slstm_at else None
-    return _native.Decoder(
-        embedding=params[xlstm_v1.EMBEDDING],
-        head=params[families.head(cfg)],
-        out_norm=params[f"{xlstm_v1.OUT_NORM}.weight"] if cfg.add_post_blocks_norm else None,
-        blocks=[_v1_block(cfg, layer, params) for layer in range(cfg.num_blocks)],
-        rms=False,
-        norm_eps=cfg.norm_eps,
-        cell_eps=CELL_EPS,
-        activation=activation_name(ffn.act_fn) if ffn else "gelu",
-        reset_token=_reset_token(cfg),
-    )
-
-
-def _v1_block(cfg: XLSTMV1Config, layer: int, params: Params) -> tuple[str, list[Layer]]:
-    p, is_slstm = f"xlstm_block_stack.blocks.{layer}", layer in cfg.slstm_at
-    own: dict[str, Layer] = {
-        "xlstm.slstm_cell": (
-            params.get(f"{p}.xlstm.slstm_cell._recurrent_kernel_"),
-            params.get(f"{p}.xlstm.slstm_cell._bias_"),
-        ),
-        "xlstm.learnable_skip": (params.get(f"{p}.xlstm.learnable_skip"), None),
-    }
-    layers = [
-        own.get(name) or _layer(params, f"{p}.{name}") for name in (_SLSTM if is_slstm else _MLSTM)
-    ]
-    return "slstm" if is_slstm else "mlstm", layers
+    """Weight and bias of a layer; of an sLSTM cell R and b; of a skip itself."""
+    weights = (params.get(name + end) for end in (".weight", "._recurrent_kernel_", ""))
+    biases = (params.get(name + end) for end in (".bias", "._bias_"))
+    weight = next((w for w in weights if w is not None), None)
+    return weight, next((b for b in biases if b is not None), None)

@@ -1,13 +1,11 @@
-"""What steps on an Apple GPU cost, counted from source, shapes and graphs; nothing is measured.
+"""What steps on an Apple GPU cost, counted from arrays, shapes and graphs; nothing is measured.
 
-    python -m tools.counts            three tables: updates and cells by memory, Muon by operations
+    python -m tools.counts            two tables: updates by memory, Muon by operations
     python -m tools.counts graphs     what MLX dispatches; writes tests/tools/mlx_graph.json
 
-**Memory.** An update moves `Kernel.bytes_per_element` bytes of each element (a test counts them),
-and computes too little to be limited by anything else, so a chip's bandwidth over those bytes
-bounds its elements per second. Kernels of cells load most bytes more than once: `traffic.json` has
-what they touch in the shim. If caches serve every load but the first, `memory` bounds their time;
-if they serve none, `line_bytes`: 128 for every cache line that an access of a simdgroup touches.
+**Memory.** An update reads each of its arrays once and writes each written one once, and computes
+too little to be limited by anything else, so a chip's bandwidth over those bytes bounds its
+elements per second.
 
 **Muon.** The gradient on the GPU, Muon's elementwise part on the CPU, and the orthogonalisation, on
 the CPU by our own product or by Accelerate's, or on the GPU, follow one another. Rates are others'
@@ -29,8 +27,11 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from mlxhog.config.choices import LAYERS
 from mlxhog.metal.registry import KERNELS
@@ -40,7 +41,7 @@ from mlxhog.models.registry import load_architecture
 from mlxhog.optim.muon import ORTHOGONALIZATIONS, operations
 
 TESTS = Path(__file__).parents[1] / "tests"
-TRAFFIC, RECORD = TESTS / "metal/kernels/traffic.json", TESTS / "tools/mlx_graph.json"
+RECORD = TESTS / "tools/mlx_graph.json"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -61,12 +62,21 @@ BANDWIDTH_GB_S: Mapping[str, float] = {
 PARAMETERS = {"tiny": 939_680, "160m": 162_303_840, "1.3b": 1_420_839_104}
 """Of `tiny`, and of xLSTM Large in the two published sizes (768 x 12 and 2048 x 24, 50,304 ids)."""
 UPDATES = ("dense_axpy", "sgd_apply", "momentum_apply", "adam_apply")
-SUMS = ("memory", "loaded", "stored", "line_bytes", "group_loaded", "group_stored")
+
+
+@cache
+def bytes_per_element(kernel: str) -> float:
+    """Return the bytes of device memory that the update of one element reads and writes."""
+    n = 1 << 16
+    launch = KERNELS[kernel].sample(np.random.default_rng(0), n)
+    arrays = [one for one in launch.kernel.inputs if not one.scalar]
+    moved = sum(launch.inputs[one.name].nbytes * (2 if one.writes else 1) for one in arrays)
+    return float(moved) / n
 
 
 def elements_per_s(kernel: str, chip: str) -> float:
     """Return the most elements per second that a chip's memory lets a kernel update."""
-    return BANDWIDTH_GB_S[chip] * 1e9 / KERNELS[kernel].bytes_per_element
+    return BANDWIDTH_GB_S[chip] * 1e9 / bytes_per_element(kernel)
 
 
 def speeds() -> str:
@@ -78,23 +88,6 @@ def speeds() -> str:
         times = [1e3 * n / elements_per_s("adam_apply", chip) for n in PARAMETERS.values()]
         rows.append([chip, f"{bandwidth:g}", *rates, *(f"{ms:.3g} ms" for ms in times)])
     return table([*head, *(f"AdamW, {size}" for size in PARAMETERS)], rows)
-
-
-def cells() -> str:
-    """Return what each kernel of a cell touches per position and head, and its bounds on time."""
-    chips = ("M1", "M2", "M3", "M4", "M5")
-    head = ["kernel", *(name.replace("_", " ") for name in SUMS), "bytes of a group"]
-    rows = []
-    for name, n in json.loads(TRAFFIC.read_text()).items():
-        if name not in KERNELS or KERNELS[name].bytes_per_element:
-            continue
-        worst = max(n["lines"], key=n["lines"].get)
-        ends = [[n[way] / BANDWIDTH_GB_S[c] for way in ("memory", "line_bytes")] for c in chips]
-        rows.append([
-            f"`{name}`", *(f"{n[one]:,.0f}" for one in (*SUMS, "group_bytes")),
-            f"{n['lines'][worst]:.1f} ({worst})", *(f"{a:,.4g} - {b:,.4g} ns" for a, b in ends),
-        ])  # fmt: skip
-    return table([*head, "lines / access", *chips], rows)
 
 
 # -- Muon -----------------------------------------------------------------------------------------
@@ -272,10 +265,7 @@ def main() -> None:
         return
     print("Predictions, not measured, from memory bandwidth.\n")
     print("Million elements per second, and the least time of one dense AdamW update:\n")
-    print(
-        f"{speeds()}\n\nBytes per position of a head (mLSTM 128 x 256, sLSTM 192), and the time by"
-    )
-    print(f"caches that keep everything and by none:\n\n{cells()}\n\nMuon:\n\n{muon()}")
+    print(f"{speeds()}\n\nMuon:\n\n{muon()}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Coverage of the Metal source: which kernels, instances and functions have run.
+"""Coverage of the Metal source: which kernels and instances ran, and which functions they call.
 
 As a command it runs each kernel's sample as MLX and as PyTorch would, and exits with 1 where
 something did not run:
@@ -9,7 +9,6 @@ something did not run:
 from __future__ import annotations
 
 import argparse
-import ctypes
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -17,22 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mlxhog.metal.host import build
 from mlxhog.metal.host.engine import CONSUMERS, HostEngine, Ran
-from mlxhog.metal.kernel import Launch
-from mlxhog.metal.kernels import steps
+from mlxhog.metal.kernel import whole_text
 from mlxhog.metal.registry import instances
 from tools.lint import KERNELS as SOURCES
+from tools.lint.text import calls_between
 from tools.lint.text import functions as functions_of
 
-FLAGS = (
-    "-O0",  # each is run once, on a sample
-    "-DMLXHOG_FUNCTIONS_RAN",
-    "-finstrument-functions",
-    "-Wl,-Bsymbolic-functions",
-    f"-finstrument-functions-exclude-file-list={build.HOST},/usr/",
-)
-"""For engines whose functions shall be counted; g++ only."""
 SAMPLE = 1000
 """Elements of the samples, about."""
 
@@ -44,30 +34,30 @@ class Coverage:
     Attributes:
         ran: consumer, kernel and instance.
         all: the same of the whole registry.
-        functions_ran: qualified names, of functions defined in the project's headers.
-        functions: all of them.
+        called: qualified names of the functions that kernels call.
+        functions: all that the project's headers define.
     """
 
     ran: frozenset[Ran]
     all: frozenset[Ran]
-    functions_ran: frozenset[str]
+    called: frozenset[str]
     functions: frozenset[str]
 
     @property
     def missing(self) -> list[str]:
         """Everything that did not run, in words."""
         kernels = (" ".join(filter(None, launch)) for launch in self.all - self.ran)
-        return sorted([*kernels, *(self.functions - self.functions_ran)])
+        return sorted([*kernels, *(self.functions - self.called)])
 
     def __str__(self) -> str:
         """Say how many of how many, and what is missing."""
         kernels = len(self.all & self.ran), len(self.all)
-        functions = len(self.functions & self.functions_ran), len(self.functions)
+        functions = len(self.functions & self.called), len(self.functions)
         lines = [
             f"{kernels[0]} of {kernels[1]} kernels ran (consumer x kernel x instance)",
-            f"{functions[0]} of {functions[1]} functions ran",
+            f"{functions[0]} of {functions[1]} functions are called",
         ]
-        return "\n".join([*lines, *(f"did not run: {name}" for name in self.missing)])
+        return "\n".join([*lines, *(f"missing: {name}" for name in self.missing)])
 
 
 def measured(cache: Path | None = None) -> Coverage:
@@ -79,16 +69,12 @@ def measured(cache: Path | None = None) -> Coverage:
     """
     rng = np.random.default_rng(0)
     ran: set[Ran] = set()
-    functions: set[str] = set()
     for consumer in CONSUMERS:
-        engine = HostEngine(consumer, cache=cache, flags=FLAGS)
+        engine = HostEngine(consumer, cache=cache)
         for kernel, instance in instances():
             engine.run(replace(kernel.sample(rng, SAMPLE), instance=instance))
-            library = engine.built(kernel, instance)
-        losers = HostEngine(consumer, cache=cache, flags=FLAGS, chaos=1, threads=1)
-        losers.run(losing_races())
         ran |= engine.ran
-        functions |= functions_ran(library)
+    texts = [whole_text(kernel, instance) for kernel, instance in instances()]
     return Coverage(
         ran=frozenset(ran),
         all=frozenset(
@@ -96,20 +82,9 @@ def measured(cache: Path | None = None) -> Coverage:
             for consumer in CONSUMERS
             for kernel, instance in instances()
         ),
-        functions_ran=frozenset(functions),
+        called=frozenset().union(*map(called, texts)),
         functions=defined(SOURCES.glob("*.h")),
     )
-
-
-def losing_races() -> Launch:
-    """Moves of shared moments that give up after one try; under chaos some do, and are counted."""
-    name = "muon_direction_shared"
-    m, failures = np.zeros(8, np.float32), np.zeros(8, np.uint32)
-    x = {"m": m, "failures": failures, "g": np.ones(8, np.float32)}
-    launch = steps.muon_direction(x, hp=np.array([1, 1, 0, 1, 0, 0, 0, 0], np.float32), offset=0)
-    source = launch.kernel.source.replace(name, f"{name}<1>")
-    impatient = replace(launch.kernel, source=source)
-    return replace(launch, kernel=impatient, grid=(8, 200, 1), group=(8, 32, 1))
 
 
 def defined(headers: Iterable[Path]) -> frozenset[str]:
@@ -121,30 +96,17 @@ def defined(headers: Iterable[Path]) -> frozenset[str]:
     )
 
 
-def functions_ran(library: Path) -> frozenset[str]:
-    """Return the qualified names of what has run in this process so far.
-
-    Args:
-        library: one of those built with `FLAGS`; they all share one runtime, which knows.
-    """
-    ask = ctypes.CDLL(str(library)).metal_host_functions_ran
-    ask.restype = ctypes.c_size_t
-    size = ask(None, ctypes.c_size_t(0))
-    names = ctypes.create_string_buffer(size)
-    ask(names, ctypes.c_size_t(size))
-    return frozenset(_qualified(line) for line in names.raw.decode().splitlines())
-
-
-def _qualified(demangled: str) -> str:
-    """`float mlxhog::tile<half>(float*)` without return type, template and parameters."""
-    name, depth = "", 0
-    for character in demangled:
-        if character == "(" and depth == 0:
-            break
-        depth += (character == "<") - (character == ">")
-        if depth == 0 and character != ">":
-            name += character
-    return name.rpartition(" ")[2]
+def called(text: str) -> frozenset[str]:
+    """Return the qualified names of the functions that the kernels of a text call, at any depth."""
+    functions = functions_of(text)
+    edges, reached = calls_between(functions), set[str]()
+    waiting = [function.qualified for function in functions if function.is_kernel]
+    while waiting:
+        name = waiting.pop()
+        if name not in reached:
+            reached.add(name)
+            waiting += edges[name]
+    return frozenset(reached)
 
 
 if __name__ == "__main__":

@@ -143,7 +143,7 @@ def trained(arm, disturbance, seed, seconds):
         options |= smallest(BYTES, {})
         options = of_this_size({**options, "time": seconds})
         try:
-            result = train(TrainConfig(**options), observer=disturber, whole_time=True)
+            result = train(TrainConfig(**options), observer=disturber)
         finally:
             disturber.end()
         if result.status == "interrupted":

@@ -17,18 +17,20 @@ Source: Niu et al. 2011, Hogwild!, arXiv:1106.5730.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.metal.kernel import Argument, Kernel, Launch
+from mlxhog.metal.kernel import Kernel, Launch
 from mlxhog.metal.kernels.arguments import (
     DONE,
     arrays,
     check_range,
     check_rows,
+    declare,
+    floats,
     row_group,
     size,
     sizes,
@@ -151,42 +153,28 @@ def _sample_rows(rng: np.random.Generator, n: int) -> Launch:
     return scatter_add_rows(arena, rows, g, scale=-0.5, offset=5, height=r)
 
 
-_ARENA = written("arena")
-_SCALE = Argument(name="scale", scalar=True)
+def _dense_kernel(name: str, sample: Callable[[np.random.Generator, int], Launch]) -> Kernel:
+    return declare(
+        name,
+        "adds.h",
+        (written("arena"), *arrays("g")),
+        (DONE,),
+        (*floats("scale"), *sizes("n offset")),
+        at="thread_position_in_grid.x",
+        reference=_dense_reference,
+        sample=sample,
+    )
 
-DENSE_AXPY = Kernel(
-    name="dense_axpy",
-    header="adds.h",
-    source="mlxhog::dense_axpy(arena, g, scale, n, offset, done, thread_position_in_grid.x);",
-    inputs=(_ARENA, *arrays("g"), _SCALE, *sizes("n offset")),
-    outputs=(DONE,),
-    reference=_dense_reference,
-    sample=_sample_dense,
-    bytes_per_element=12,  # arena read and written, g read
-)
-RACY_AXPY = replace(
-    DENSE_AXPY,
-    name="racy_axpy",
-    source=DENSE_AXPY.source.replace("dense_axpy", "racy_axpy"),
-    sample=_sample_racy,
-)
-SCATTER_ADD_ROWS = Kernel(
-    name="scatter_add_rows",
-    header="adds.h",
-    source=(
-        "mlxhog::scatter_add_rows(arena, rows, g, scale, d, n_rows, height, offset, done, "
-        "thread_position_in_grid);"
-    ),
-    inputs=(
-        _ARENA,
-        *arrays("rows", "int32"),
-        *arrays("g"),
-        _SCALE,
-        *sizes("d n_rows height offset"),
-    ),
-    outputs=(DONE,),
+
+DENSE_AXPY = _dense_kernel("dense_axpy", _sample_dense)
+RACY_AXPY = _dense_kernel("racy_axpy", _sample_racy)
+SCATTER_ADD_ROWS = declare(
+    "scatter_add_rows",
+    "adds.h",
+    (written("arena"), *arrays("rows", "int32"), *arrays("g")),
+    (DONE,),
+    (*floats("scale"), *sizes("d n_rows height offset")),
     reference=_rows_reference,
     sample=_sample_rows,
-    bytes_per_element=12,  # and 8 per row
 )
 KERNELS = (DENSE_AXPY, RACY_AXPY, SCATTER_ADD_ROWS)

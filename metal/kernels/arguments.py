@@ -6,7 +6,8 @@ A GPU does not check the addresses that it writes. Arrays may be NumPy's, MLX's 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any, Protocol
 
@@ -40,9 +41,62 @@ def written(name: str, dtype: str = "float32") -> Argument:
     return Argument(name=name, dtype=dtype, writes=True)
 
 
+def floats(names: str) -> tuple[Argument, ...]:
+    """Declare scalars of type float."""
+    return tuple(Argument(name=name, scalar=True) for name in names.split())
+
+
 def sizes(names: str) -> tuple[Argument, ...]:
     """Declare scalars of type uint."""
     return tuple(Argument(name=name, dtype="uint32", scalar=True) for name in names.split())
+
+
+def declare(
+    name: str,
+    header: str,
+    inputs: Sequence[Argument],
+    outputs: Sequence[Argument],
+    scalars: Sequence[Argument] = (),
+    *,
+    sample: Callable[[np.random.Generator, int], Launch],
+    at: str = "thread_position_in_grid",
+    shape: str = "",
+    memory: Mapping[str, str] | None = None,
+    **more: Any,
+) -> Kernel:
+    """Declare a kernel that calls `mlxhog::<name>` with its arguments in order.
+
+    Args:
+        name: of the function, and of the kernel.
+        header: file of the function.
+        inputs: arrays.
+        outputs: behind the scalars; with a shape before them.
+        scalars: numbers.
+        sample: as of `Kernel`.
+        at: what Metal sets for each thread, the last arguments of the function.
+        shape: struct of sizes, such as "MlstmShape{B, NH}", behind the arrays; its sizes are
+            scalars before the others.
+        memory: floats of each array in threadgroup memory, by its name.
+        more: other fields of `Kernel`.
+    """
+    numbers = (*sizes(" ".join(re.findall(r"\b[A-Z]+\b", shape.partition("{")[2]))), *scalars)
+    memory = memory or {}
+    first, last = ((*inputs, *outputs), scalars) if shape else ((*inputs, *numbers), outputs)
+    words = [one.name for one in first] + [f"mlxhog::{shape}"] * bool(shape)
+    words += [*(one.name for one in last), *memory, at]
+    lines = [f"threadgroup float {each}[{floats}];" for each, floats in memory.items()]
+    if memory:
+        taken = " + ".join(f"sizeof({each})" for each in memory)
+        lines.append(f'static_assert({taken} <= 32768, "more threadgroup memory than a chip has");')
+    return Kernel(
+        name=name,
+        header=header,
+        source="\n".join([*lines, f"mlxhog::{name}({', '.join(words)});"]),
+        inputs=(*inputs, *numbers),
+        outputs=tuple(outputs),
+        sample=sample,
+        **more,
+    )
 
 
 def launch(

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.metal.kernel import Argument, Kernel, Launch, Size
-from mlxhog.metal.kernels.arguments import arrays, launch, sizes
+from mlxhog.metal.kernels.arguments import arrays, declare, launch, sizes
 
 Array = NDArray[Any]
 BLOCK = 64  # kConvBlock
@@ -97,75 +97,6 @@ def _launch(
     return launch(kernel, inputs, SHAPES, numbers, grid=grid, group=(32, 8, 1))
 
 
-# -- in NumPy, computed in float64 ----------------------------------------------------------------
-
-
-def _forward_reference(
-    *, x: Array, w: Array, bias: Array, back: Array, silu: int, y: Array, **_: Any
-) -> None:
-    """Convolve causally, channel by channel, then apply SiLU if `silu` is set."""
-    pre = _pre(x, w, bias, back)
-    y[...] = pre * _sigmoid(pre) if silu else pre
-
-
-def _pre_reference(
-    *, x: Array, w: Array, bias: Array, back: Array, dy: Array, dpre: Array, **_: Any
-) -> None:
-    """Differentiate SiLU."""
-    pre = _pre(x, w, bias, back)
-    gate = _sigmoid(pre)
-    dpre[...] = dy * gate * (1.0 + pre * (1.0 - gate))
-
-
-def _input_reference(*, w: Array, back: Array, dpre: Array, dx: Array, **_: Any) -> None:
-    """Differentiate the convolution with respect to x."""
-    K, S = w.shape[-1], dpre.shape[1]
-    before = K - 1  # rows in front of the first output
-    total = np.zeros((dpre.shape[0], before + S, dpre.shape[2]))
-    for d in range(K):
-        reaching = np.where(back[:, :, None] >= d, np.asarray(dpre, np.float64), 0.0)
-        total[:, before - d : before - d + S] += w[:, 0, K - 1 - d] * reaching
-    dx[...] = total[:, before + S - dx.shape[1] :]
-
-
-def _partial_reference(
-    *, x: Array, back: Array, dpre: Array, K: int, part: Array, **_: Any
-) -> None:
-    """Sum the gradients of taps and bias over every block of positions."""
-    taps = _taps(x, back, int(K))
-    terms = np.stack([dpre * tap for tap in taps] + [np.asarray(dpre, np.float64)], 2)
-    starts = range(0, dpre.shape[1], BLOCK)
-    part[...] = np.stack([terms[:, start : start + BLOCK].sum(1) for start in starts], 1)
-
-
-def _final_reference(*, part: Array, dw: Array, dbias: Array, **_: Any) -> None:
-    """Sum the parts."""
-    total = np.asarray(part, np.float64).sum((0, 1))  # (K + 1, CH)
-    dw[:, 0], dbias[...] = total[:-1].T, total[-1]
-
-
-def _taps(x: Array, back: Array, K: int) -> list[Array]:
-    """Input of each tap: x K-1 positions earlier, .., x itself; 0 if the output does not see it."""
-    S = back.shape[1]
-    padded = np.pad(np.asarray(x, np.float64), ((0, 0), (K - 1, 0), (0, 0)))
-    rows = padded.shape[1]
-    seen = [(back >= d)[..., None] for d in range(K)]
-    return [np.where(seen[d], padded[:, rows - S - d : rows - d], 0.0) for d in reversed(range(K))]
-
-
-def _pre(x: Array, w: Array, bias: Array, back: Array) -> Array:
-    taps = _taps(x, back, w.shape[-1])
-    total: Array = np.asarray(bias, np.float64) + sum(
-        w[:, 0, j] * tap for j, tap in enumerate(taps)
-    )
-    return total
-
-
-def _sigmoid(x: Array) -> Array:
-    result: Array = np.exp(-np.logaddexp(0.0, -x))
-    return result
-
-
 # -- declarations --------------------------------------------------------------------------------
 
 
@@ -188,10 +119,8 @@ def _sample(
     def sample(rng: np.random.Generator, n: int) -> Launch:
         x: dict[str, Any] = sample_conv(rng, B=2, S=max(1, n // 24), CH=12, K=4)
         x["back"] = rng.integers(0, 4, x["back"].shape, np.int32)
-        x["dpre"] = np.empty_like(x["dy"])
-        _pre_reference(**x)
-        x["part"] = np.empty((2, -(-x["x"].shape[1] // BLOCK), 5, 12), np.float32)
-        _partial_reference(x=x["x"], back=x["back"], dpre=x["dpre"], K=4, part=x["part"])
+        x["dpre"] = rng.standard_normal(x["dy"].shape, np.float32)
+        x["part"] = rng.standard_normal((2, -(-x["x"].shape[1] // BLOCK), 5, 12), np.float32)
         return launched(x)
 
     return sample
@@ -201,26 +130,19 @@ def _kernel(
     name: str,
     inputs: tuple[Argument, ...],
     outputs: str,
-    reference: Callable[..., None],
     launched: Callable[[dict[str, Any]], Launch],
-    *,
     more: str = "",
-    bytes_per_element: float = 0.0,
 ) -> Kernel:
     """Declare a kernel that takes arrays, their sizes, and `more` scalars."""
-    own = sizes(more)
-    names = [argument.name for argument in (*inputs, *arrays(outputs))]
-    scalars = ["mlxhog::ConvShape{B, S, CH, K, P}", *(argument.name for argument in own)]
-    return Kernel(
-        name=name,
-        header="conv.h",
-        source=f"mlxhog::{name}({', '.join([*names, *scalars])}, thread_position_in_grid);",
-        inputs=(*inputs, *sizes("B S CH K P"), *own),
-        outputs=arrays(outputs),
-        reference=reference,
+    return declare(
+        name,
+        "conv.h",
+        inputs,
+        arrays(outputs),
+        sizes(more),
         sample=_sample(launched),
+        shape="ConvShape{B, S, CH, K, P}",
         rtol=1e-5,
-        bytes_per_element=bytes_per_element,
     )
 
 
@@ -231,40 +153,31 @@ FORWARD = _kernel(
     "conv_forward",
     _INPUTS,
     "y",
-    _forward_reference,
     lambda x: conv_forward(x["x"], x["w"], x["bias"], x["back"], silu=True),
-    more="silu",
-    bytes_per_element=8,
+    "silu",
 )
 PRE = _kernel(
     "conv_bwd_pre",
     (*_INPUTS, *arrays("dy")),
     "dpre",
-    _pre_reference,
     lambda x: conv_bwd_pre(x["x"], x["w"], x["bias"], x["back"], x["dy"]),
-    bytes_per_element=12,
 )
 INPUT = _kernel(
     "conv_bwd_input",
     (*arrays("w"), *_BACK, *arrays("dpre")),
     "dx",
-    _input_reference,
     lambda x: conv_bwd_input(x["w"], x["back"], x["dpre"], P=0),
-    bytes_per_element=8,
 )
 PARTIAL = _kernel(
     "conv_bwd_partial",
     (*arrays("x"), *_BACK, *arrays("dpre")),
     "part",
-    _partial_reference,
     lambda x: conv_bwd_partial(x["x"], x["back"], x["dpre"], K=4),
-    bytes_per_element=8,
 )
 FINAL = _kernel(
     "conv_bwd_final",
     arrays("part"),
     "dw dbias",
-    _final_reference,
     lambda x: conv_bwd_final(x["part"], S=x["x"].shape[1]),
 )
 

@@ -15,16 +15,15 @@ Source: Beck et al. 2025, Tiled Flash Linear Attention, arXiv:2503.14376.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from mlxhog.errors import ShapeError
-from mlxhog.metal.kernel import Argument, Kernel, Launch
-from mlxhog.metal.kernels import mlstm_reference as reference
-from mlxhog.metal.kernels.arguments import arrays, launch, sizes
+from mlxhog.metal.kernel import Kernel, Launch
+from mlxhog.metal.kernels.arguments import arrays, declare, floats, launch
 
 LANES = 32
 STATE_ROWS = 4  # kMlstmStateRows in mlstm.h
@@ -194,32 +193,12 @@ def backward_launches(x: Arrays, *, chunk: int, eps: float) -> Iterator[Launch]:
     yield mlstm_bwd_out(x, chunk=chunk)
 
 
-def run_reference(x: dict[str, Any], launches: Iterator[Launch]) -> list[Launch]:
-    """Run launches in NumPy, add their outputs to x, and return them."""
-    launched = []
-    for each in launches:
-        outputs = {name: np.zeros(shape, np.float32) for name, shape in each.outputs.items()}
-        each.kernel.reference(**each.inputs, **outputs)
-        x.update(outputs)
-        launched.append(each)
-    return launched
-
-
-def sample_cell(
-    rng: np.random.Generator, *, B: int, S: int, NH: int, DK: int, DV: int
-) -> dict[str, Any]:
-    """Random inputs of the cell, with a state to start from."""
-    letters = {"B": B, "S": S, "NH": NH, "DK": DK, "DV": DV}
+def sample_arrays(rng: np.random.Generator, names: Iterable[str], **letters: int) -> dict[str, Any]:
+    """Random arrays by name, of the shapes in `SHAPES`."""
     return {
         name: rng.standard_normal([letters[word] for word in SHAPES[name].split()], np.float32)
-        for name in ("q", "k", "v", "i", "f", "C0", "n0", "m0")
+        for name in names
     }
-
-
-def sample_gradients(rng: np.random.Generator, x: dict[str, Any]) -> None:
-    """Add random gradients of the output and of the last state to x."""
-    for name, like in (("dh", "v"), ("dC_last", "C0"), ("dn_last", "n0")):
-        x[name] = rng.standard_normal(x[like].shape, np.float32)
 
 
 SAMPLE_CHUNK = 64
@@ -233,139 +212,62 @@ def _sample(kernel: str) -> Callable[[np.random.Generator, int], Launch]:
     """
 
     def sample(rng: np.random.Generator, n: int) -> Launch:
-        x = sample_cell(rng, B=2, S=max(100, n // 48), NH=2, DK=40, DV=12)
-        sample_gradients(rng, x)
-        launches = run_reference(x, forward_launches(x, chunk=SAMPLE_CHUNK, eps=1e-6))
-        launches += run_reference(x, backward_launches(x, chunk=SAMPLE_CHUNK, eps=1e-6))
+        s = MLSTMSizes(B=2, S=max(100, n // 48), NH=2, L=SAMPLE_CHUNK, DK=40, DV=12)
+        x = sample_arrays(rng, SHAPES, **asdict(s), NC=s.NC, NB=s.NC + 1)
+        how: dict[str, Any] = {"chunk": SAMPLE_CHUNK, "eps": 1e-6}
+        launches = (*forward_launches(x, **how), *backward_launches(x, **how))
         return next(one for one in launches if one.kernel.name == kernel)
 
     return sample
 
 
-GATE_SIZES = sizes("B NH S L")
-ALL_SIZES = sizes("B NH S L DK DV")
-_EPS = Argument(name="eps", scalar=True)
+def _kernel(
+    name: str,
+    inputs: str,
+    outputs: str,
+    *,
+    header: str = "mlstm_backward.h",
+    shape: str = "B, NH, S, L, DK, DV",
+    tiles: bool = False,
+    eps: bool = False,
+    rtol: float = 2e-5,
+    **more: Any,
+) -> Kernel:
+    """Declare a kernel of these arrays, which has tiles in threadgroup memory or not."""
+    if tiles:
+        more["at"] = "threadgroup_position_in_grid, thread_position_in_threadgroup"
+        more.setdefault("memory", {"tiles": "mlxhog::kTileFloats"})
+    return declare(
+        name,
+        header,
+        arrays(inputs),
+        arrays(outputs),
+        floats("eps") if eps else (),
+        sample=_sample(name),
+        shape=f"MlstmShape{{{shape}}}",
+        rtol=rtol,
+        **{"lockstep": True, **more},
+    )
 
-GATES = Kernel(
-    name="mlstm_gates",
-    header="mlstm.h",
-    source="""
-        threadgroup float totals[mlxhog::kMlstmSimdgroups];
-        threadgroup float peaks[mlxhog::kMlstmSimdgroups];
-        static_assert(sizeof(totals) + sizeof(peaks) <= 32768, "more than a chip has");
-        mlxhog::mlstm_gates(i, f, b, a, g, amax, mlxhog::MlstmShape{B, NH, S, L, 0, 0}, totals,
-                            peaks, threadgroup_position_in_grid, thread_position_in_threadgroup);
-    """,
-    inputs=(*arrays("i f"), *GATE_SIZES),
-    outputs=arrays("b a g amax"),
-    reference=reference.mlstm_gates,
-    sample=_sample("mlstm_gates"),
-    lockstep=True,
-    rtol=2e-5,
-)
 
-STATES = Kernel(
-    name="mlstm_states",
-    header="mlstm.h",
-    source="""
-        mlxhog::mlstm_states(k, v, a, g, amax, C0, n0, m0, C, n, m,
-                             mlxhog::MlstmShape{B, NH, S, L, DK, DV}, thread_position_in_grid);
-    """,
-    inputs=(*arrays("k v a g amax C0 n0 m0"), *ALL_SIZES),
-    outputs=arrays("C n m"),
-    reference=reference.mlstm_states,
-    sample=_sample("mlstm_states"),
-    rtol=2e-5,
-)
-
-OUT = Kernel(
-    name="mlstm_out",
-    header="mlstm.h",
-    source="""
-        threadgroup float tile[mlxhog::kMlstmOutTile];
-        static_assert(sizeof(tile) <= 32768, "more threadgroup memory than a chip has");
-        mlxhog::mlstm_out(q, k, v, b, i, C, n, m, h, den, M,
-                          mlxhog::MlstmShape{B, NH, S, L, DK, DV}, eps, tile,
-                          threadgroup_position_in_grid, thread_position_in_threadgroup);
-    """,
-    inputs=(*arrays("q k v b i C n m"), *ALL_SIZES, _EPS),
-    outputs=arrays("h den M"),
-    reference=reference.mlstm_out,
-    sample=_sample("mlstm_out"),
-    lockstep=True,
-    rtol=2e-5,
-)
-
-BWD_PRE = Kernel(
-    name="mlstm_bwd_pre",
-    header="mlstm_backward.h",
-    source="""
-        mlxhog::mlstm_bwd_pre(i, b, m, den, M, h, dh, rN, dden, dM, wN, we, y,
-                              mlxhog::MlstmShape{B, NH, S, L, DK, DV}, eps,
-                              thread_position_in_grid);
-    """,
-    inputs=(*arrays("i b m den M h dh"), *ALL_SIZES, _EPS),
-    outputs=arrays("rN dden dM wN we y"),
-    reference=reference.mlstm_bwd_pre,
-    sample=_sample("mlstm_bwd_pre"),
-    lockstep=True,
-    rtol=2e-5,
-)
-
-BWD_STATES = Kernel(
-    name="mlstm_bwd_states",
-    header="mlstm_backward.h",
-    source="""
-        threadgroup float tiles[mlxhog::kTileFloats];
-        static_assert(sizeof(tiles) <= 32768, "more threadgroup memory than a chip has");
-        mlxhog::mlstm_bwd_states(q, b, m, wN, we, dh, dC_last, dn_last, dC, dn,
-                                 mlxhog::MlstmShape{B, NH, S, L, DK, DV}, tiles,
-                                 threadgroup_position_in_grid, thread_position_in_threadgroup);
-    """,
-    inputs=(*arrays("q b m wN we dh dC_last dn_last"), *ALL_SIZES),
-    outputs=arrays("dC dn"),
-    reference=reference.mlstm_bwd_states,
-    sample=_sample("mlstm_bwd_states"),
-    lockstep=True,
-    rtol=2e-5,
-)
-
-BWD_SCORES = Kernel(
-    name="mlstm_bwd_scores",
-    header="mlstm_backward.h",
-    source="""
-        threadgroup float tiles[mlxhog::kTileFloats];
-        threadgroup float sums[mlxhog::kMlstmScoreSums];
-        static_assert(sizeof(tiles) + sizeof(sums) <= 32768, "more than a chip has");
-        mlxhog::mlstm_bwd_scores(q, k, v, i, b, M, rN, dden, dh, X, A, zq, zk,
-                                 mlxhog::MlstmShape{B, NH, S, L, DK, DV}, tiles, sums,
-                                 threadgroup_position_in_grid, thread_position_in_threadgroup);
-    """,
-    inputs=(*arrays("q k v i b M rN dden dh"), *ALL_SIZES),
-    outputs=arrays("X A zq zk"),
-    reference=reference.mlstm_bwd_scores,
-    sample=_sample("mlstm_bwd_scores"),
-    lockstep=True,
-    rtol=1e-4,
-)
-
-BWD_OUT = Kernel(
-    name="mlstm_bwd_out",
-    header="mlstm_backward.h",
-    source="""
-        threadgroup float tiles[mlxhog::kTileFloats];
-        threadgroup float sums[mlxhog::kMlstmOutSums];
-        static_assert(sizeof(tiles) + sizeof(sums) <= 32768, "more than a chip has");
-        mlxhog::mlstm_bwd_out(q, k, v, C, n, wN, we, y, X, A, zq, zk, dh, dC, dn, dq, dk, dv, di,
-                              db, mlxhog::MlstmShape{B, NH, S, L, DK, DV}, tiles, sums,
-                              threadgroup_position_in_grid, thread_position_in_threadgroup);
-    """,
-    inputs=(*arrays("q k v C n wN we y X A zq zk dh dC dn"), *ALL_SIZES),
-    outputs=arrays("dq dk dv di db"),
-    reference=reference.mlstm_bwd_out,
-    sample=_sample("mlstm_bwd_out"),
-    lockstep=True,
-    rtol=1e-4,
-)
+GATES = _kernel(
+    "mlstm_gates", "i f", "b a g amax", header="mlstm.h", shape="B, NH, S, L, 0, 0", tiles=True,
+    memory={"totals": "mlxhog::kMlstmSimdgroups", "peaks": "mlxhog::kMlstmSimdgroups"},
+)  # fmt: skip
+STATES = _kernel("mlstm_states", "k v a g amax C0 n0 m0", "C n m", header="mlstm.h", lockstep=False)
+OUT = _kernel(
+    "mlstm_out", "q k v b i C n m", "h den M", header="mlstm.h", eps=True, tiles=True,
+    memory={"tile": "mlxhog::kMlstmOutTile"},
+)  # fmt: skip
+BWD_PRE = _kernel("mlstm_bwd_pre", "i b m den M h dh", "rN dden dM wN we y", eps=True)
+BWD_STATES = _kernel("mlstm_bwd_states", "q b m wN we dh dC_last dn_last", "dC dn", tiles=True)
+BWD_SCORES = _kernel(
+    "mlstm_bwd_scores", "q k v i b M rN dden dh", "X A zq zk", tiles=True, rtol=1e-4,
+    memory={"tiles": "mlxhog::kTileFloats", "sums": "mlxhog::kMlstmScoreSums"},
+)  # fmt: skip
+BWD_OUT = _kernel(
+    "mlstm_bwd_out", "q k v C n wN we y X A zq zk dh dC dn", "dq dk dv di db", tiles=True,
+    rtol=1e-4, memory={"tiles": "mlxhog::kTileFloats", "sums": "mlxhog::kMlstmOutSums"},
+)  # fmt: skip
 
 KERNELS = (GATES, STATES, OUT, BWD_PRE, BWD_STATES, BWD_SCORES, BWD_OUT)

@@ -18,7 +18,7 @@ Source: Beck et al. 2024, xLSTM, arXiv:2405.04517.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from mlxhog.errors import ShapeError
 from mlxhog.metal.kernel import Kernel, Launch
-from mlxhog.metal.kernels.arguments import arrays, launch, sizes
+from mlxhog.metal.kernels.arguments import arrays, declare, launch
 
 Array = NDArray[Any]
 Arrays = Mapping[str, Any]
@@ -80,15 +80,23 @@ def _launch(kernel: Kernel, x: Arrays) -> Launch:
     return replace(one, instance=str(next(units for units in UNITS if units >= DH)))
 
 
+_HEAD = {"NH": 2, "DH": 12}  # of samples
+
+
+def _drawn(rng: np.random.Generator, names: Iterable[str], **letters: int) -> dict[str, Any]:
+    """Random arrays by name, of the shapes in `SHAPES`."""
+    sizes = {"4": 4, **letters}
+    return {
+        name: rng.standard_normal([sizes[word] for word in SHAPES[name].split()], np.float32)
+        for name in names
+    }
+
+
 def sample_slstm(
     rng: np.random.Generator, *, B: int, S: int, NH: int, DH: int, fresh: bool, packed: bool = False
 ) -> dict[str, Any]:
     """Random arguments of `slstm_forward`, and R; a fresh state is zeros, packed are documents."""
-    letters = {"B": B, "S": S, "NH": NH, "DH": DH, "4": 4}
-    x: dict[str, Any] = {
-        name: rng.standard_normal([letters[word] for word in SHAPES[name].split()], np.float32)
-        for name in ("G", "R", "bias", *_STATE)
-    }
+    x = _drawn(rng, ("G", "R", "bias", *_STATE), B=B, S=S, NH=NH, DH=DH)
     x["R"] *= np.float32(DH**-0.5)
     x["R_T"] = np.ascontiguousarray(x["R"].swapaxes(2, 3))
     x["n0"] = 0.5 + np.abs(x["n0"])
@@ -98,143 +106,44 @@ def sample_slstm(
     return x
 
 
-def _forward_reference(
-    *, starts: Array, h: Array, c: Array, n: Array, m: Array, pre: Array, **x: Array
-) -> None:
-    """Run the cell in float64, step by step, and keep gates and state of every step."""
-    G, R_T, bias, *now = _float64(*(x[name] for name in ("G", "R_T", "bias", *_STATE)))
-    for t in range(G.shape[1]):
-        h_now, c_now, n_now, m_now = (_unless(starts[:, t], part) for part in now)
-        pre[:, t] = gates = G[:, t] + np.einsum("ngje,bnj->bgne", R_T, h_now) + bias
-        i, f, z, o = gates.swapaxes(0, 1)
-        lf = m_now - np.logaddexp(0.0, -f)
-        m_now = np.where(n_now == 0, i, np.maximum(i, lf))
-        I, F = _weights(i, lf, m_now)  # noqa: E741  the papers' letter
-        c_now = F * c_now + I * np.tanh(z)
-        n_now = F * n_now + I
-        now = [_sigmoid(o) * c_now / n_now, c_now, n_now, m_now]
-        h[:, t], c[:, t], n[:, t], m[:, t] = now
-
-
-def _backward_reference(*, starts: Array, dG: Array, **x: Array) -> None:
-    """Differentiate the cell in float64, step by step."""
-    R, pre, dh, dc, dn, dm = _float64(*(x[name] for name in ("R", "pre", "dh", *_LAST)))
-    c, n, m = (
-        _with_start(*_float64(x[start], x[every]))
-        for start, every in zip(_STATE[1:], _EVERY[1:], strict=True)
-    )
-    dh_through, free = np.zeros_like(dc), dm - dc * c[:, -1] - dn * n[:, -1]
-    for t in reversed(range(pre.shape[1])):
-        c_old, n_old, m_old = (_unless(starts[:, t], part[:, t]) for part in (c, n, m))
-        i, f, z, o = pre[:, t].swapaxes(0, 1)
-        lf = m_old - np.logaddexp(0.0, -f)
-        by_input = (n_old == 0) | (i >= lf)  # m' = i
-        I, F = _weights(i, lf, m[:, t + 1])  # noqa: E741
-        z, o = np.tanh(z), _sigmoid(o)
-        ratio = c[:, t + 1] / n[:, t + 1]
-        dh_now = dh[:, t] + dh_through
-        dratio = dh_now * o / n[:, t + 1]
-        dc = dc + dratio
-        dn = dn - dratio * ratio
-        d_gates = np.stack(
-            [
-                (dc * z + dn) * I + np.where(by_input, free, 0.0),
-                ((dc * c_old + dn * n_old) * F + np.where(by_input, 0.0, free)) * _sigmoid(-f),
-                dc * I * (1.0 - z * z),
-                dh_now * ratio * o * (1.0 - o),
-            ],
-            1,
-        )
-        dG[:, t] = d_gates
-        dh_through = np.einsum("ngej,bgne->bnj", R, d_gates)
-        before = (dh_through, dc * F, dn * F, np.where(by_input, 0.0, free))
-        dh_through, dc, dn, free = (_unless(starts[:, t], part) for part in before)
-    x["dh0"][...], x["dc0"][...], x["dn0"][...] = dh_through, dc, dn
-    x["dm0"][...] = free + dc * x["c0"] + dn * x["n0"]
-
-
-def _unless(starts: Array, state: Array) -> Array:
-    """The state (B, NH, DH), or 0 where a document starts."""
-    result: Array = np.where(starts[:, None, None] != 0, 0.0, state)
-    return result
-
-
-def _float64(*arrays: Array) -> list[Array]:
-    return [np.asarray(x, np.float64) for x in arrays]
-
-
-def _with_start(start: Array, steps: Array) -> Array:
-    """The state before every step, and after the last: (B, S + 1, NH, DH)."""
-    return np.concatenate([start[:, None], steps], 1)
-
-
-def _weights(i: Array, lf: Array, m: Array) -> tuple[Array, Array]:
-    return np.exp(np.minimum(i - m, 0.0)), np.exp(np.minimum(lf - m, 0.0))
-
-
-def _sigmoid(x: Array) -> Array:
-    result: Array = np.exp(-np.logaddexp(0.0, -x))
-    return result
-
-
 def _sample_forward(rng: np.random.Generator, n: int) -> Launch:
-    x = sample_slstm(rng, B=2, S=max(1, n // 48), NH=2, DH=12, fresh=True, packed=True)
-    return slstm_forward(x)
+    S = max(1, n // 48)
+    return slstm_forward(sample_slstm(rng, B=2, S=S, **_HEAD, fresh=True, packed=True))
 
 
 def _sample_backward(rng: np.random.Generator, n: int) -> Launch:
-    forward = _sample_forward(rng, n)
-    x = {**forward.inputs, "R": np.ascontiguousarray(forward.inputs["R_T"].swapaxes(2, 3))}
-    x |= {name: np.zeros(shape, np.float32) for name, shape in forward.outputs.items()}
-    forward.kernel.reference(**x)
-    x |= {name: rng.standard_normal(x["h"][:, 0].shape, np.float32) for name in _LAST}
-    x["dh"] = rng.standard_normal(x["h"].shape, np.float32)
+    x = dict(_sample_forward(rng, n).inputs)
+    names = ("R", *_EVERY, "pre", "dh", *_LAST)
+    x |= _drawn(rng, names, B=x["B"], S=x["S"], **_HEAD)
+    x["n"] = 0.5 + np.abs(x["n"])
     return slstm_backward(x)
 
 
 _STARTS = arrays("starts", "int32")
 
-FORWARD = Kernel(
-    name="slstm_forward",
-    header="slstm.h",
-    source="""
-        threadgroup float shared_h[T];
-        static_assert(sizeof(shared_h) <= 32768, "more threadgroup memory than a chip has");
-        mlxhog::slstm_forward(G, R_T, bias, h0, c0, n0, m0, starts, h, c, n, m, pre,
-                              mlxhog::SlstmShape{B, S, NH, DH}, shared_h,
-                              thread_position_in_grid);
-    """,
-    inputs=(*arrays("G R_T bias h0 c0 n0 m0"), *_STARTS, *sizes("B S NH DH")),
-    outputs=arrays("h c n m pre"),
-    reference=_forward_reference,
+_DECLARED: dict[str, Any] = {
+    "shape": "SlstmShape{B, S, NH, DH}",
+    "instances": tuple(map(str, UNITS)),
+    "lockstep": True,
+    "rtol": 1e-5,
+}
+FORWARD = declare(
+    "slstm_forward",
+    "slstm.h",
+    (*arrays("G R_T bias h0 c0 n0 m0"), *_STARTS),
+    arrays("h c n m pre"),
     sample=_sample_forward,
-    instances=tuple(map(str, UNITS)),
-    lockstep=True,
-    rtol=1e-5,
+    memory={"shared_h": "T"},
+    **_DECLARED,
 )
-
-BACKWARD = Kernel(
-    name="slstm_backward",
-    header="slstm.h",
-    source="""
-        threadgroup float shared_dG[4 * T];
-        static_assert(sizeof(shared_dG) <= 32768, "more threadgroup memory than a chip has");
-        mlxhog::slstm_backward(R, c0, n0, m0, starts, c, n, m, pre, dh, dc_last, dn_last, dm_last,
-                               dG, dh0, dc0, dn0, dm0, mlxhog::SlstmShape{B, S, NH, DH}, shared_dG,
-                               thread_position_in_grid);
-    """,
-    inputs=(
-        *arrays("R c0 n0 m0"),
-        *_STARTS,
-        *arrays("c n m pre dh dc_last dn_last dm_last"),
-        *sizes("B S NH DH"),
-    ),
-    outputs=arrays("dG dh0 dc0 dn0 dm0"),
-    reference=_backward_reference,
+BACKWARD = declare(
+    "slstm_backward",
+    "slstm.h",
+    (*arrays("R c0 n0 m0"), *_STARTS, *arrays("c n m pre dh dc_last dn_last dm_last")),
+    arrays("dG dh0 dc0 dn0 dm0"),
     sample=_sample_backward,
-    instances=tuple(map(str, UNITS)),
-    lockstep=True,
-    rtol=1e-5,
+    memory={"shared_dG": "4 * T"},
+    **_DECLARED,
 )
 
 KERNELS = (FORWARD, BACKWARD)

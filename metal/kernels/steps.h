@@ -7,6 +7,7 @@
 #pragma once
 
 #include "atomics.h"
+#include "rows.h"
 #include "unfused.h"
 
 namespace mlxhog {
@@ -34,21 +35,6 @@ inline float decay_rate(const device uchar* decays, uint at, float rate) {
   return decays[at / kFlagFloats] != 0 ? rate : 0.0f;
 }
 
-inline float sgd_delta(const device float* arena, uint at, float g, float weight_decay, const device float* hp,
-                       float grad_scale) {
-  const float d = grad_scale * g + weight_decay * load(arena, at);
-  return -(hp[kLr] * d);
-}
-
-// Moves the momentum of an element, and returns its step.
-inline float momentum_delta(const device float* arena, const device float* m, uint at, float g, float weight_decay,
-                            const device float* hp, float grad_scale) {
-  const float d = grad_scale * g + weight_decay * load(arena, at), momentum = hp[kMomentum];
-  const float mean = momentum * load(m, at) + d;
-  store(m, at, mean);
-  return -(hp[kLr] * (hp[kNesterov] != 0.0f ? d + momentum * mean : mean));
-}
-
 // The new value of an element of a mean that only this worker writes, beta * mean + one_minus_beta * x.
 inline float own_mean(const device float* mean, uint at, float x, float beta, float one_minus_beta) {
   const float next = beta * load(mean, at) + one_minus_beta * x;
@@ -72,76 +58,115 @@ inline float shared_mean(const device float* mean, uint at, float x, float beta,
   return beta * as_type<float>(seen) + part;
 }
 
-inline float adam_delta(const device float* arena, uint at, float mean, float square, float decay,
+// The rules: what a step of each reads and moves, and the step of an element. The moments of the first three are only
+// this worker's.
+
+struct Sgd {
+  const device float* arena;
+  const device uchar* decays;
+  const device float* hp;
+  float grad_scale;
+};
+
+struct Momentum {
+  const device float* arena;
+  const device float* m;
+  const device uchar* decays;
+  const device float* hp;
+  float grad_scale;
+};
+
+struct Adam {
+  const device float* arena;
+  const device float* m;
+  const device float* v;
+  const device uchar* decays;
+  const device float* hp;
+  float grad_scale;
+};
+
+template <uint kMost = kTries>
+struct AdamShared {
+  const device float* arena;
+  const device float* m;
+  const device float* v;
+  const device uint* failures;
+  const device uchar* decays;
+  const device float* hp;
+  float grad_scale;
+};
+
+// A rule whose step is kept in `last`, and the one before in `prev`.
+template <class Rule>
+struct Recorded {
+  Rule rule;
+  const device float* last;
+  const device float* prev;
+};
+
+inline float step_delta(Sgd r, uint at, float g) {
+  const float d = r.grad_scale * g + decay_rate(r.decays, at, r.hp[kWeightDecay]) * load(r.arena, at);
+  return -(r.hp[kLr] * d);
+}
+
+inline float step_delta(Momentum r, uint at, float g) {
+  const float d = r.grad_scale * g + decay_rate(r.decays, at, r.hp[kWeightDecay]) * load(r.arena, at);
+  const float momentum = r.hp[kMomentum], mean = momentum * load(r.m, at) + d;
+  store(r.m, at, mean);
+  return -(r.hp[kLr] * (r.hp[kNesterov] != 0.0f ? d + momentum * mean : mean));
+}
+
+inline float adam_delta(const device float* arena, uint at, float mean, float square, const device uchar* decays,
                         const device float* hp) {
   const float denominator = precise::sqrt(square) * hp[kRsqrtBias2] + hp[kEps];
-  return -(decay * load(arena, at) + hp[kStep] * (mean / denominator));
+  return -(decay_rate(decays, at, hp[kDecay]) * load(arena, at) + hp[kStep] * (mean / denominator));
 }
 
-// The step of an element whose moments only this worker writes.
-inline float adam_own_delta(const device float* arena, const device float* m, const device float* v, uint at,
-                            float s, float decay, const device float* hp) {
-  const float mean = own_mean(m, at, s, hp[kBeta1], hp[kOneMinusBeta1]);
-  const float square = own_mean(v, at, s * s, hp[kBeta2], hp[kOneMinusBeta2]);
-  return adam_delta(arena, at, mean, square, decay, hp);
+inline float step_delta(Adam r, uint at, float g) {
+  const float s = r.grad_scale * g;
+  const float mean = own_mean(r.m, at, s, r.hp[kBeta1], r.hp[kOneMinusBeta1]);
+  const float square = own_mean(r.v, at, s * s, r.hp[kBeta2], r.hp[kOneMinusBeta2]);
+  return adam_delta(r.arena, at, mean, square, r.decays, r.hp);
 }
 
-// The step of an element whose moments all workers share.
 template <uint kMost>
-inline float adam_shared_delta(const device float* arena, const device float* m, const device float* v,
-                               const device uint* failures, uint at, float s, float decay,
-                               const device float* hp) {
-  const float mean = shared_mean<kMost>(m, at, s, hp[kBeta1], hp[kOneMinusBeta1], failures);
-  const float square = shared_mean<kMost>(v, at, s * s, hp[kBeta2], hp[kOneMinusBeta2], failures);
-  return adam_delta(arena, at, mean, square, decay, hp);
+inline float step_delta(AdamShared<kMost> r, uint at, float g) {
+  const float s = r.grad_scale * g;
+  const float mean = shared_mean<kMost>(r.m, at, s, r.hp[kBeta1], r.hp[kOneMinusBeta1], r.failures);
+  const float square = shared_mean<kMost>(r.v, at, s * s, r.hp[kBeta2], r.hp[kOneMinusBeta2], r.failures);
+  return adam_delta(r.arena, at, mean, square, r.decays, r.hp);
 }
 
-// Add a step, and keep it beside the one before. Of two workers' steps at once either may be the last one.
-inline void add_recorded(const device float* arena, const device float* last, const device float* prev, uint at,
-                         float delta) {
-  store(prev, at, load(last, at));
-  store(last, at, delta);
-  add(arena, at, delta);
+template <class Rule>
+inline void step_element(Rule r, uint at, float g) {
+  add(r.arena, at, step_delta(r, at, g));
 }
 
-// Dense kernels: element i of the launch is element offset + i of the arena.
+// Of two workers' steps at once either may be the last one.
+template <class Rule>
+inline void step_element(Recorded<Rule> r, uint at, float g) {
+  const float delta = step_delta(r.rule, at, g);
+  store(r.prev, at, load(r.last, at));
+  store(r.last, at, delta);
+  add(r.rule.arena, at, delta);
+}
 
-inline void sgd_apply(const device float* arena, const device float* g, const device uchar* decays,
-                      const device float* hp, float grad_scale, uint n, uint offset, device uint* done, uint i) {
+// Element i of the launch is element offset + i of the arena.
+template <class Rule>
+inline void step_dense(Rule rule, const device float* g, uint n, uint offset, device uint* done, uint i) {
   if (i >= n) return;
   if (i == 0) done[0] = 1u;
-  const uint at = offset + i;
-  add(arena, at, sgd_delta(arena, at, g[i], decay_rate(decays, at, hp[kWeightDecay]), hp, grad_scale));
+  step_element(rule, offset + i, g[i]);
 }
 
-inline void sgd_recorded_apply(const device float* arena, const device float* last, const device float* prev,
-                               const device float* g, const device uchar* decays, const device float* hp,
-                               float grad_scale, uint n, uint offset, device uint* done, uint i) {
-  if (i >= n) return;
-  if (i == 0) done[0] = 1u;
-  const uint at = offset + i;
-  const float weight_decay = decay_rate(decays, at, hp[kWeightDecay]);
-  add_recorded(arena, last, prev, at, sgd_delta(arena, at, g[i], weight_decay, hp, grad_scale));
-}
-
-inline void momentum_apply(const device float* arena, const device float* m, const device float* g,
-                           const device uchar* decays, const device float* hp, float grad_scale, uint n,
-                           uint offset, device uint* done, uint i) {
-  if (i >= n) return;
-  if (i == 0) done[0] = 1u;
-  const uint at = offset + i;
-  const float weight_decay = decay_rate(decays, at, hp[kWeightDecay]);
-  add(arena, at, momentum_delta(arena, m, at, g[i], weight_decay, hp, grad_scale));
-}
-
-inline void adam_apply(const device float* arena, const device float* m, const device float* v,
-                       const device float* g, const device uchar* decays, const device float* hp,
-                       float grad_scale, uint n, uint offset, device uint* done, uint i) {
-  if (i >= n) return;
-  if (i == 0) done[0] = 1u;
-  const uint at = offset + i;
-  const float decay = decay_rate(decays, at, hp[kDecay]);
-  add(arena, at, adam_own_delta(arena, m, v, at, grad_scale * g[i], decay, hp));
+// Only some rows of a parameter, each once: an embedding. Other rows keep their state as it is, and a row outside the
+// parameter changes nothing; done[k] is 0 there.
+template <class Rule>
+inline void step_rows(Rule rule, const device int* rows, const device float* g, uint d, uint n_rows, uint height,
+                      uint offset, device uint* done, uint3 here) {
+  uint p;
+  if (!row_element(rows, d, n_rows, height, here, done, p)) return;
+  step_element(rule, offset + p, g[here.y * d + here.x]);
 }
 
 // Not a step yet: the direction still has to be orthogonalised. The arena is not written.
@@ -161,32 +186,6 @@ inline void muon_direction_shared(const device float* m, const device uint* fail
   const float s = grad_scale * g[i];
   const float mean = shared_mean<kMost>(m, offset + i, s, hp[kMuonBeta1], hp[kMuonOneMinusBeta1], failures);
   x_out[i] = hp[kOneMinusNesterovWeight] * mean + hp[kNesterovWeight] * s;
-}
-
-template <uint kMost = kTries>
-inline void adam_shared_apply(const device float* arena, const device float* m, const device float* v,
-                              const device uint* failures, const device float* g, const device uchar* decays,
-                              const device float* hp, float grad_scale, uint n, uint offset,
-                              device uint* done, uint i) {
-  if (i >= n) return;
-  if (i == 0) done[0] = 1u;
-  const uint at = offset + i;
-  const float decay = decay_rate(decays, at, hp[kDecay]);
-  add(arena, at, adam_shared_delta<kMost>(arena, m, v, failures, at, grad_scale * g[i], decay, hp));
-}
-
-template <uint kMost = kTries>
-inline void adam_shared_recorded_apply(const device float* arena, const device float* last,
-                                       const device float* prev, const device float* m, const device float* v,
-                                       const device uint* failures, const device float* g,
-                                       const device uchar* decays, const device float* hp, float grad_scale,
-                                       uint n, uint offset, device uint* done, uint i) {
-  if (i >= n) return;
-  if (i == 0) done[0] = 1u;
-  const uint at = offset + i;
-  const float decay = decay_rate(decays, at, hp[kDecay]);
-  const float delta = adam_shared_delta<kMost>(arena, m, v, failures, at, grad_scale * g[i], decay, hp);
-  add_recorded(arena, last, prev, at, delta);
 }
 
 // APOLLO: w += coef * g * s - decay * w for a matrix with n / cols rows, with one factor s per row (row_step 1,

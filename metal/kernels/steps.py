@@ -49,7 +49,7 @@ from typing import Any
 import numpy as np
 
 from mlxhog.errors import ShapeError
-from mlxhog.metal.kernel import Argument, Kernel, Launch
+from mlxhog.metal.kernel import Kernel, Launch
 from mlxhog.metal.kernels import step_rules
 from mlxhog.metal.kernels.arguments import (
     DONE,
@@ -58,6 +58,8 @@ from mlxhog.metal.kernels.arguments import (
     check_rows,
     check_size,
     check_written,
+    declare,
+    floats,
     row_group,
     size,
     sizes,
@@ -80,9 +82,8 @@ class Rule:
 
     Attributes:
         name: the kernels are `<name>_apply` and `<name>_apply_rows`.
+        struct: of `steps.h`.
         formula: the same in NumPy.
-        bytes_per_element: bytes read and written per element: w, inputs and outputs, without the
-            share in `decays`, or a row's number, flag and `done`.
         private: moments that only this worker writes.
         shared: moments that all workers write, with a counter of failed tries.
         records: whether the step is written to `last` and `prev`; then there is no kernel for rows.
@@ -90,8 +91,8 @@ class Rule:
     """
 
     name: str
+    struct: str
     formula: step_rules.Formula
-    bytes_per_element: int
     private: tuple[str, ...] = ()
     shared: tuple[str, ...] = ()
     records: bool = False
@@ -173,19 +174,17 @@ class Rule:
         return {"decays": decays, "hp": hp, "grad_scale": grad_scale}
 
 
-SGD = Rule(name="sgd", formula=step_rules.sgd, bytes_per_element=12)
-MOMENTUM = Rule(name="momentum", formula=step_rules.momentum, bytes_per_element=20, private=("m",))
-ADAM = Rule(name="adam", formula=step_rules.adam, bytes_per_element=28, private=("m", "v"))
+SGD = Rule(name="sgd", struct="Sgd", formula=step_rules.sgd)
+MOMENTUM = Rule(name="momentum", struct="Momentum", formula=step_rules.momentum, private=("m",))
+ADAM = Rule(name="adam", struct="Adam", formula=step_rules.adam, private=("m", "v"))
 ADAM_SHARED = Rule(
-    name="adam_shared", formula=step_rules.adam, bytes_per_element=28, shared=("m", "v")
+    name="adam_shared", struct="AdamShared<>", formula=step_rules.adam, shared=("m", "v")
 )
 MUON = replace(ADAM, muon=True)
 """For all parameters except hidden matrices Muon is AdamW."""
 MUON_SHARED = replace(ADAM_SHARED, muon=True)
-SGD_RECORDED = replace(SGD, name="sgd_recorded", bytes_per_element=24, records=True)
-ADAM_SHARED_RECORDED = replace(
-    ADAM_SHARED, name="adam_shared_recorded", bytes_per_element=40, records=True
-)
+SGD_RECORDED = replace(SGD, name="sgd_recorded", records=True)
+ADAM_SHARED_RECORDED = replace(ADAM_SHARED, name="adam_shared_recorded", records=True)
 RULES = (SGD, MOMENTUM, ADAM, ADAM_SHARED, SGD_RECORDED, ADAM_SHARED_RECORDED)
 RECORDED = {rule.name.removesuffix("_recorded"): rule for rule in RULES if rule.records}
 """Name of a rule -> the same rule, recording its steps."""
@@ -326,14 +325,15 @@ def _sample_channel(rng: np.random.Generator, n: int) -> Launch:
 # -- declarations ----------------------------------------------------------------------------------
 
 
-def _call(name: str, arguments: tuple[Argument, ...], at: str) -> str:
-    """The call of a kernel's function, with the kernel's arguments in order."""
-    return f"mlxhog::{name}({', '.join([*(argument.name for argument in arguments), at])});"
+_AT = "thread_position_in_grid.x"
 
 
 def _kernel(rule: Rule, *, rows: bool) -> Kernel:
     """Declare one of the kernels of a rule."""
-    name = f"{rule.name}_apply_rows" if rows else f"{rule.name}_apply"
+    moments = (*rule.private, *rule.shared, *(["failures"] if rule.shared else []))
+    call = f"mlxhog::{rule.struct}{{{', '.join(['arena', *moments, 'decays, hp, grad_scale'])}}}"
+    if rule.records:
+        call = f"mlxhog::Recorded<mlxhog::{rule.struct}>{{{call}, last, prev}}"
     inputs = (
         written("arena"),
         *(written(segment) for segment in rule.written),
@@ -342,43 +342,39 @@ def _kernel(rule: Rule, *, rows: bool) -> Kernel:
         *arrays("g"),
         *arrays("decays", "uint8"),
         *arrays("hp"),
-        Argument(name="grad_scale", scalar=True),
-        *sizes("d n_rows height offset" if rows else "n offset"),
+        *floats("grad_scale"),
     )
+    if rows:
+        name, call = (
+            f"{rule.name}_apply_rows",
+            f"mlxhog::step_rows({call}, rows, g, d, n_rows, height",
+        )
+    else:
+        name, call = f"{rule.name}_apply", f"mlxhog::step_dense({call}, g, n"
     reference = step_rules.rows_reference if rows else step_rules.dense_reference
     sample = _sample_rows if rows else _sample_dense
-    at = "thread_position_in_grid" if rows else "thread_position_in_grid.x"
     return Kernel(
         name=name,
-        header="row_steps.h" if rows else "steps.h",
-        source=_call(name, (*inputs, DONE), at),
-        inputs=inputs,
+        header="steps.h",
+        source=f"{call}, offset, done, {'thread_position_in_grid' if rows else _AT});",
+        inputs=(*inputs, *sizes("d n_rows height offset" if rows else "n offset")),
         outputs=(DONE,),
         reference=reference(rule.formula, (*rule.private, *rule.shared)),
         sample=lambda rng, n: sample(rule, rng, n),
-        bytes_per_element=rule.bytes_per_element + (0 if rows else 1 / FLAG_FLOATS),
     )
 
 
 def _muon_kernel(name: str, *, shared: bool) -> Kernel:
     """Declare the kernel of Muon's directions, of a private or of a shared mean."""
-    inputs = (
-        written("m"),
-        *([written("failures", "uint32")] if shared else ()),
-        *arrays("g hp"),
-        Argument(name="grad_scale", scalar=True),
-        *sizes("n offset"),
-    )
-    outputs = arrays("x_out")
-    return Kernel(
-        name=name,
-        header="steps.h",
-        source=_call(name, inputs + outputs, "thread_position_in_grid.x"),
-        inputs=inputs,
-        outputs=outputs,
+    return declare(
+        name,
+        "steps.h",
+        (written("m"), *([written("failures", "uint32")] if shared else ()), *arrays("g hp")),
+        arrays("x_out"),
+        (*floats("grad_scale"), *sizes("n offset")),
+        at=_AT,
         reference=step_rules.muon_direction_reference,
         sample=lambda rng, n: _sample_muon(rng, n, shared=shared),
-        bytes_per_element=16,
     )
 
 
@@ -386,22 +382,15 @@ _DENSE = {rule.name: _kernel(rule, rows=False) for rule in RULES}
 _ROWS = {rule.name: _kernel(rule, rows=True) for rule in RULES if not rule.records}
 MUON_DIRECTION = _muon_kernel("muon_direction", shared=False)
 MUON_DIRECTION_SHARED = _muon_kernel("muon_direction_shared", shared=True)
-_SCALE_INPUTS = (
-    written("arena"),
-    *arrays("g s"),
-    Argument(name="coef", scalar=True),
-    Argument(name="decay", scalar=True),
-    *sizes("cols row_step col_step n offset"),
-)
-CHANNEL_SCALE_APPLY = Kernel(
-    name="channel_scale_apply",
-    header="steps.h",
-    source=_call("channel_scale_apply", (*_SCALE_INPUTS, DONE), "thread_position_in_grid.x"),
-    inputs=_SCALE_INPUTS,
-    outputs=(DONE,),
+CHANNEL_SCALE_APPLY = declare(
+    "channel_scale_apply",
+    "steps.h",
+    (written("arena"), *arrays("g s")),
+    (DONE,),
+    (*floats("coef decay"), *sizes("cols row_step col_step n offset")),
+    at=_AT,
     reference=step_rules.channel_scale_reference,
     sample=_sample_channel,
-    bytes_per_element=12,  # and the factors
 )
 KERNELS = (
     *_DENSE.values(),

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from mlxhog import _native
 from mlxhog.arena import segment as segments
-from mlxhog.arena.control import Counters
+from mlxhog.arena.control import COUNTERS
 from mlxhog.arena.layout import TABLES, Layout
 from mlxhog.arena.process import process_start_time
 from mlxhog.arena.requests import CONNECT_S, RunServer, ask_for_copies, attach
@@ -36,13 +36,11 @@ class About:
     Attributes:
         layout: offsets of all segments and parameters.
         write: how every writer adds its steps: `lossless`, `racy` or `cas`.
-        run_id: the run it belongs to.
         creator: pid and start time of the process that created it.
     """
 
     layout: Layout
     write: str
-    run_id: str
     creator: tuple[int, int]
 
 
@@ -66,7 +64,7 @@ class Arena:
     """Parameters and shared state, mapped into this process.
 
     Attributes:
-        layout, write, run_id, creator: as in `About`.
+        layout, write, creator: as in `About`.
         readonly: whether this mapping is read-only; a write to it then kills the process.
         note: a sentence for the user if the arena is a file instead of shared memory, else "".
         counters: shared counters by name.
@@ -82,34 +80,26 @@ class Arena:
         """Use `create`, `from_handle` or `connect`."""
         self._mapping: mmap.mmap | None = mapping
         self._fds, self._about = fds, about
-        self.layout, self.write, self.run_id = about.layout, about.write, about.run_id
-        self.creator, self.readonly = about.creator, readonly
+        self.layout, self.write, self.creator = about.layout, about.write, about.creator
+        self.readonly = readonly
         self.note = ""
         self._connection: int | None = None
-        self.counters = Counters(self.segment("counters"))
+        self.counters = COUNTERS.open(self.segment("counters"))
         self.workers = WorkerTable(
             self.segment("workers"), self.layout.max_workers, self.segment("locks")
         )
 
     @classmethod
     def create(
-        cls,
-        layout: Layout,
-        *,
-        write: str = "lossless",
-        run_id: str = "",
-        directory: Path | None = None,
-        fallback: Path | None = None,
+        cls, layout: Layout, *, write: str = "lossless", fallback: Path | None = None
     ) -> Arena:
         """A new arena, all zeros; it exists while a process maps it.
 
         Args:
             layout: from `plan`.
             write: the one write mode of this arena.
-            run_id: name of the run.
-            directory: use an unnamed file in this directory instead of shared memory.
-            fallback: directory of that file if the system forbids shared memory (then `note` says
-                so); None is the temporary directory.
+            fallback: directory of the file in its place if the system forbids shared memory (then
+                `note` says so); None is the temporary directory.
 
         Raises:
             EnvironmentLacks: not enough memory.
@@ -117,14 +107,9 @@ class Arena:
         """
         if write not in WRITE_MODES:
             raise WriteModeError(f"no write mode {write!r}; choose from {', '.join(WRITE_MODES)}")
-        new = segments.create(
-            layout.total_bytes,
-            needed_bytes=layout.occupied_bytes,
-            directory=directory,
-            fallback=fallback,
-        )
+        new = segments.create(layout.total_bytes, layout.occupied_bytes, fallback=fallback)
         creator = (os.getpid(), process_start_time(os.getpid()))
-        about = About(layout, write, run_id, creator)
+        about = About(layout, write, creator)
         arena = cls(new.mapping, (new.fd, new.readonly_fd), about, readonly=False)
         host = arena.workers.acquire_slot(*creator, slot=arena.workers.host_slot)
         host.state, host.phase = State.RUNNING, Phase.IDLE

@@ -11,7 +11,7 @@ import queue
 import tempfile
 import threading
 from collections.abc import Callable
-from multiprocessing import connection, reduction
+from multiprocessing import connection
 from multiprocessing.connection import Connection
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
@@ -78,10 +78,10 @@ class Child:
         self, arena: Arena | None = None, slots: tuple[int, ...] = (0,), *, promises: bool = True
     ) -> None:
         self._results: dict[int, tuple[str | None, Any]] = {}
-        self._output = tempfile.TemporaryFile()
+        self._output = tempfile.NamedTemporaryFile()
         self._process = WorkerProcess(
             _main,
-            (_Output(self._output.fileno()), arena and arena.handle(), slots, promises),
+            (self._output.name, arena and arena.handle(), slots, promises),
             name="mlxhog-doctor",
             threads=1,
             pipe=True,
@@ -187,23 +187,9 @@ class Child:
         self.close()
 
 
-class _Output:
-    """A descriptor on its way to a spawned process."""
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _received, (reduction.DupFd(self.fd),)
-
-
-def _received(inherited: Any) -> _Output:
-    return _Output(inherited.detach())
-
-
 def _main(
     pipe: Connection,
-    output: _Output,
+    output: str,
     handle: ArenaHandle | None,
     slots: tuple[int, ...],
     promises: bool,
@@ -211,8 +197,9 @@ def _main(
     """Entry point of the spawned process: pass functions to the lanes until the pipe closes."""
     if promises:
         float32.promise()
-    os.dup2(output.fd, 1)
-    os.dup2(output.fd, 2)
+    with open(output, "ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
     arena = None if handle is None else Arena.from_handle(handle)
     inboxes: list[queue.SimpleQueue[Any]] = []
     sending = threading.Lock()

@@ -54,9 +54,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog import _native
-from mlxhog.errors import ArenaError
+from mlxhog.arena.words import LINE, Table
 
-LINE = 128  # Apple's cache line; two of x86's
 NAMES = (
     "version", "moments_since", "tokens", "steps", "workers",
     "command", "pause", "start_ns", "limit_ns",
@@ -65,48 +64,7 @@ NAMES = (
     "sample_asked", "sample_taken", "strategy",
     "round_pause", "tokens_elsewhere", "ms_elsewhere",
 )  # fmt: skip
-_OFFSETS = {name: LINE * i for i, name in enumerate(NAMES)}
-_MODULUS = 1 << 64
-
-
-class Counters:
-    """Atomic access to the counters by name.
-
-    Concurrency: any process, any time. A load sees everything written before the store or add whose
-    value it reads (acquire and release).
-    """
-
-    def __init__(self, data: NDArray[np.uint8]) -> None:
-        """Wrap the arena's segment `counters`; read-only memory allows `load` only."""
-        self._data = data
-
-    def load(self, name: str) -> int:
-        """The counter's value, 0 <= value < 2^64."""
-        return _native.load_u64(self._data, _offset(name))
-
-    def store(self, name: str, value: int) -> None:
-        """Set the counter."""
-        _native.store_u64(self._writable(), _offset(name), value % _MODULUS)
-
-    def add(self, name: str, value: int = 1) -> int:
-        """Add to the counter, modulo 2^64, and return its old value; `value` may be negative."""
-        return _native.add_u64(self._writable(), _offset(name), value % _MODULUS)
-
-    def compare_exchange(self, name: str, expected: int, desired: int) -> bool:
-        """Set the counter if it is `expected`; returns whether it was."""
-        return _native.cas_u64(self._writable(), _offset(name), expected, desired % _MODULUS)
-
-    def _writable(self) -> NDArray[np.uint8]:
-        if not self._data.flags.writeable:
-            raise ArenaError("this arena is attached read-only; only workers write counters")
-        return self._data
-
-
-def _offset(name: str) -> int:
-    try:
-        return _OFFSETS[name]
-    except KeyError:
-        raise ArenaError(f"no counter {name!r}; there are {', '.join(NAMES)}") from None
+COUNTERS = Table(**{name: (1, name) for name in NAMES})
 
 
 EVAL_ROUND = 1 << 32
@@ -121,7 +79,6 @@ class Command(IntEnum):
     EVALUATE = 3
     SAMPLE = 4
     EXIT = 5
-    MEASURE = 6  # measure the time of gradients, once, all workers at the same time
 
 
 CAPACITY = 1024
@@ -142,7 +99,7 @@ RECORD = np.dtype(
         ("wait_s", "<f4"),
     ]
 )
-RING_BYTES = 128 + CAPACITY * RECORD.itemsize
+RING_BYTES = LINE + CAPACITY * RECORD.itemsize
 
 
 class RecordKind(IntEnum):
@@ -159,7 +116,7 @@ class Ring:
     def __init__(self, data: NDArray[np.uint8]) -> None:
         """Wrap a ring; the reader's position starts at the current head."""
         self._data = data
-        self._records = data[128:RING_BYTES].view(RECORD)
+        self._records = data[LINE:RING_BYTES].view(RECORD)
         self._read = self._head()
 
     def _head(self) -> int:

@@ -63,10 +63,6 @@ class Parameter(Protocol):
         """Sizes, all at least 1."""
 
     @property
-    def init(self) -> str:
-        """Initialiser; stored in the layout, and not used there."""
-
-    @property
     def kind(self) -> str:
         """Its exclusion unit: `dense` (stripes) or `rows` (one lock per row)."""
 
@@ -84,7 +80,6 @@ class Slot:
     offset: int
     size: int
     kind: str
-    init: str
     row_word0: int | None = None
 
 
@@ -172,7 +167,7 @@ def plan(
     """Lay out an arena; nothing is created.
 
     Args:
-        params: name -> shape, initialiser and kind.
+        params: name -> shape and kind.
         tables: the same of tables; nothing is laid out like them.
         max_workers: worker slots; each has its own segment of every private state.
         private: optimizer state per worker slot; `m` gives segments `m.1` .. `m.<max_workers>`.
@@ -238,7 +233,7 @@ def place_state(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Slot],
         shape = tuple(shapes[name])
         if not all(n >= 1 for n in shape):
             raise ShapeError(f"state of {name!r} has shape {shape}; it needs sizes >= 1")
-        slots[name] = Slot(name, shape, offset, math.prod(shape), "dense", "zeros")
+        slots[name] = Slot(name, shape, offset, math.prod(shape), "dense")
         offset = _round_up(offset + slots[name].size, ALIGN_FLOATS)
     return slots, max(PAGE_FLOATS, _round_up(offset, PAGE_FLOATS))
 
@@ -273,12 +268,11 @@ def _place_parameters(
             offset=at,
             size=size,
             kind=params[name].kind,
-            init=params[name].init,
             row_word0=None if row is None else stripes + row,
         )
         for name, (at, size, row) in sizes.items()
     }
-    probe = Slot(PROBE_NAME, (PROBE_FLOATS,), offset, PROBE_FLOATS, "dense", "zeros")
+    probe = Slot(PROBE_NAME, (PROBE_FLOATS,), offset, PROBE_FLOATS, "dense")
     return slots, probe, n_floats, stripes + rows
 
 
@@ -289,8 +283,7 @@ def _place_tables(
     places, n_floats = place_state({name: table.shape for name, table in tables.items()})
     slots = {}
     for name, place in places.items():
-        init = tables[name].init
-        slots[name] = replace(place, kind="rows", init=init, row_word0=n_lock_words)
+        slots[name] = replace(place, kind="rows", row_word0=n_lock_words)
         n_lock_words += place.shape[0]
     return slots, n_floats, n_lock_words
 

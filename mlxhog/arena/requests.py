@@ -29,7 +29,7 @@ import struct
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -63,6 +63,10 @@ class Refused(RunError):
 
 class NoAnswer(ArenaError):
     """The process that serves a run does not answer: it is stopped, or the machine is very busy."""
+
+
+class NotServed(ArenaError):
+    """No process serves a run: it has ended, or was killed."""
 
 
 # -- the server ----------------------------------------------------------------------------------
@@ -237,48 +241,61 @@ class _Client(socketserver.StreamRequestHandler):
 # -- clients -------------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def _asked(path: Path, timeout_s: float, request: str, **fields: Any) -> Iterator[socket.socket]:
+    """Connect to a run of the same user, and send it a request; the block reads the answer."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(timeout_s)
+        connection.connect(os.fspath(path))
+        if peer_uid(connection) != os.getuid():
+            raise ArenaError(f"the socket {path} is served by another user")
+        connection.sendall(plain_json.dumps({"request": request, **fields}) + b"\n")
+        yield connection
+    except FileNotFoundError as error:
+        raise NotServed(f"no socket {path}; the run is no longer training") from error
+    except ConnectionRefusedError as error:
+        raise NotServed(
+            f"the socket {path} is stale: its run was killed; resume it, or read its checkpoint"
+        ) from error
+    except (TimeoutError, BlockingIOError) as error:
+        raise NoAnswer(
+            f"the process that serves {path} has not answered in {timeout_s:g} s"
+        ) from error
+    except OSError as error:
+        raise ArenaError(f"no answer came from {path}: {error}") from error
+    finally:
+        connection.close()
+
+
 def attach(path: Path, timeout_s: float = CONNECT_S) -> tuple[bytes, int, int]:
     """What the run of the same user serves at a socket: `about`, and two descriptors.
 
-    The first is that of the arena, the second that of the connection.
-
-    The caller closes both.
+    The first is that of the arena, the second that of the connection. The caller closes both.
 
     Raises:
         NoAnswer: its process does not answer in this time.
         ArenaError: there is no socket, or it is stale, or another program's or user's.
     """
-    connection, fds = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), list[int]()
-    try:
-        _send(connection, path, timeout_s, ATTACH)
+    with _asked(path, timeout_s, ATTACH) as connection:
         answer, fds, _, _ = socket.recv_fds(connection, _GREETING_BYTES, 1)
-        if answer != greeting() or not fds:
-            raise ArenaError(
-                f"{path} answered {answer!r}, expected {greeting()!r}: it is not the socket of a "
-                "run of this version of mlxhog"
-            )
-        about = _rest(connection)
-        os.set_inheritable(fds[0], False)
-        return about, fds[0], connection.detach()
-    except BaseException as error:
-        connection.close()
-        for fd in fds:
-            os.close(fd)
-        if isinstance(error, FileNotFoundError):
-            raise ArenaError(f"no socket {path}; the run is no longer training") from error
-        if isinstance(error, ConnectionRefusedError):
-            raise ArenaError(
-                f"the socket {path} is stale: its run was killed; resume it, or read its checkpoint"
-            ) from error
-        if isinstance(error, TimeoutError | BlockingIOError):
-            raise NoAnswer(
-                f"the process that serves {path} has not answered in {timeout_s:g} s"
-            ) from error
-        if isinstance(error, PermissionError):
-            raise ArenaError(str(error)) from error
-        if isinstance(error, OSError):
-            raise ArenaError(f"no descriptor came from {path}: {error}") from error
-        raise
+        try:
+            if answer != greeting() or not fds:
+                raise ArenaError(
+                    f"{path} answered {answer!r}, expected {greeting()!r}: it is not the socket of "
+                    "a run of this version of mlxhog"
+                )
+            with connection.makefile("rb") as file:
+                (n_bytes,) = _LENGTH.unpack(file.read(_LENGTH.size).ljust(_LENGTH.size, b"\0"))
+                about = file.read(n_bytes)
+            if not about or len(about) < n_bytes:
+                raise ConnectionResetError("it ended amid its message")
+            os.set_inheritable(fds[0], False)
+            return about, fds[0], connection.detach()
+        except BaseException:
+            for fd in fds:
+                os.close(fd)
+            raise
 
 
 def ask_for_copies(connection: int) -> None:
@@ -306,21 +323,19 @@ def ask(directory: Path, request: str, *, timeout_s: float = ANSWER_S, **fields:
         RunError: the run is not running, or does not answer.
         Refused: the run refused, with a reason.
     """
-    path = socket_path(directory)
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            _send(connection, path, timeout_s, request, **fields)
+        with _asked(socket_path(directory), timeout_s, request, **fields) as connection:
             reply = connection.makefile("rb").readline()
-    except (FileNotFoundError, ConnectionRefusedError) as error:
+    except NotServed as error:
         raise RunError(
             f"the run {directory} is not running, so no process takes the request {request!r}; "
             f"resume it: mlxhog train --resume {directory}"
         ) from error
-    except TimeoutError as error:
+    except NoAnswer as error:
         raise RunError(
             f"the run {directory} has not answered in {timeout_s:g} s; is it stopped (Ctrl-Z)?"
         ) from error
-    except OSError as error:
+    except ArenaError as error:
         raise RunError(f"cannot ask the run {directory}: {error}") from error
     if not reply.endswith(b"\n"):
         raise RunError(f"the run {directory} has ended before it answered the request {request!r}")
@@ -329,36 +344,6 @@ def ask(directory: Path, request: str, *, timeout_s: float = ANSWER_S, **fields:
         code = answer.get("exit_code")
         raise Refused(str(answer.get("error")), code if isinstance(code, int) else 2)
     return answer
-
-
-def _send(
-    connection: socket.socket, path: Path, timeout_s: float, request: str, **fields: Any
-) -> None:
-    """Connect to a run of the same user, and send it a request.
-
-    Raises:
-        PermissionError: the run is another user's.
-        OSError: no process serves there, or it does not answer.
-    """
-    connection.settimeout(timeout_s)
-    connection.connect(os.fspath(path))
-    if peer_uid(connection) != os.getuid():
-        raise PermissionError(f"the socket {path} is served by another user")
-    connection.sendall(plain_json.dumps({"request": request, **fields}) + b"\n")
-
-
-def _rest(connection: socket.socket) -> bytes:
-    """The message behind a greeting.
-
-    Raises:
-        OSError: the other side hangs up before its end.
-    """
-    with connection.makefile("rb") as file:
-        (n_bytes,) = _LENGTH.unpack(file.read(_LENGTH.size).ljust(_LENGTH.size, b"\0"))
-        message = file.read(n_bytes)
-    if not message or len(message) < n_bytes:
-        raise ConnectionResetError("it ended amid its message")
-    return message
 
 
 def _fields(line: bytes, key: str = "request") -> dict[str, Any]:

@@ -54,21 +54,15 @@ class Backing:
 
 
 def create(
-    nbytes: int,
-    *,
-    needed_bytes: int | None = None,
-    directory: Path | None = None,
-    fallback: Path | None = None,
+    nbytes: int, needed_bytes: int | None = None, *, fallback: Path | None = None
 ) -> Backing:
     """Create and map a zeroed segment without a name in any directory.
 
     Args:
         nbytes: size, rounded up to 16 KiB.
         needed_bytes: bytes of it that will be used; default: all.
-        directory: use a file in this directory instead of shared memory. It is slower if the
-            system writes dirty pages to the disk.
-        fallback: directory of that file if shared memory is forbidden; None is the temporary
-            directory.
+        fallback: directory of the file that takes its place if shared memory is forbidden; None is
+            the temporary directory.
 
     Raises:
         EnvironmentLacks: there is too little memory or, for a file, too little space on the disk.
@@ -77,22 +71,20 @@ def create(
     needed_bytes = nbytes if needed_bytes is None else needed_bytes
     note = ""
     had = available_bytes()
-    if directory is None and had and needed_bytes > had:
+    if had and needed_bytes > had:
         raise _too_large(needed_bytes, had)
-    if directory is None:
-        try:
-            fd, readonly_fd = _open_shm()
-        except OSError as error:
-            if error.errno not in _FORBIDDEN:
-                raise
-            directory = fallback or Path(tempfile.gettempdir())
-            note = (
-                f"shared memory is refused here ({error.strerror}: a sandboxed Python, or a "
-                f"container without /dev/shm?), so the arena of {nbytes:,} bytes is an unnamed "
-                f"file in {directory}; this is slower, since the system writes it to the disk now "
-                "and then: a Python outside of the sandbox, or a writable /dev/shm, avoids that"
-            )
-    if directory is not None:
+    try:
+        fd, readonly_fd = _open_shm()
+    except OSError as error:
+        if error.errno not in _FORBIDDEN:
+            raise
+        directory = fallback or Path(tempfile.gettempdir())
+        note = (
+            f"shared memory is refused here ({error.strerror}: a sandboxed Python, or a "
+            f"container without /dev/shm?), so the arena of {nbytes:,} bytes is an unnamed "
+            f"file in {directory}; this is slower, since the system writes it to the disk now "
+            "and then: a Python outside of the sandbox, or a writable /dev/shm, avoids that"
+        )
         require_space(directory, nbytes, "the arena")
         fd, readonly_fd = _open_file(directory)
     try:

@@ -12,6 +12,8 @@ from mlxhog import _native
 LINE = 128
 """Bytes of a cache line of Apple's; two of x86's."""
 
+_MODULUS = 1 << 64
+
 Key = str | tuple[str, int]
 """Name of a word, with the number of its row in the group if that has several."""
 
@@ -60,13 +62,23 @@ class Words:
         first, step = self._places[name]
         return first + row * step
 
-    def __getitem__(self, key: Key) -> int:
+    def load(self, key: Key) -> int:
         """The word's value, 0 <= value < 2^64."""
         return _native.load_u64(self._data, self._at(key))
 
-    def __setitem__(self, key: Key, value: int) -> None:
+    def store(self, key: Key, value: int) -> None:
         """Set the word."""
-        _native.store_u64(self._data, self._at(key), value)
+        _native.store_u64(self._data, self._at(key), value % _MODULUS)
+
+    __getitem__, __setitem__ = load, store
+
+    def add(self, key: Key, value: int = 1) -> int:
+        """Add to the word, modulo 2^64, and return its old value; `value` may be negative."""
+        return _native.add_u64(self._data, self._at(key), value % _MODULUS)
+
+    def compare_exchange(self, key: Key, expected: int, desired: int) -> bool:
+        """Set the word if it is `expected`; returns whether it was."""
+        return _native.cas_u64(self._data, self._at(key), expected, desired % _MODULUS)
 
     def real(self, key: Key) -> float:
         """The word's bits as a float64."""
@@ -76,7 +88,3 @@ class Words:
     def set_real(self, key: Key, value: float) -> None:
         """Set the word to the bits of a float64."""
         (self[key],) = struct.unpack("<Q", struct.pack("<d", value))
-
-    def exchange(self, key: Key, expected: int, desired: int) -> bool:
-        """Set the word if it is `expected`; returns whether it was."""
-        return _native.cas_u64(self._data, self._at(key), expected, desired)

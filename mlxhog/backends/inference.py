@@ -139,10 +139,10 @@ class Inference:
             return None
         return self._grams.gather(self.tables, self._grams.rows_of(tokens, before))
 
-    def _block_input(self, tokens: Int32, before: Int32 | None, ids: Any, ops: Ops) -> Any:
-        """The input of the blocks: embedded tokens, with the rows of n-grams if there are any."""
-        x, rows = lm.embed(self.model, self.params, ids, ops.xp), self._rows(tokens, before)
-        return x if rows is None else lm.add_ngrams(self.params, x, self._from_host(rows), ops)
+    def _device_rows(self, tokens: Int32, before: Int32 | None) -> Any:
+        """These rows as an array of the framework; None without tables."""
+        rows = self._rows(tokens, before)
+        return None if rows is None else self._from_host(rows)
 
     # -- losses and logits ------------------------------------------------------------------------
 
@@ -156,14 +156,13 @@ class Inference:
     def _nats(self, batch: Batch) -> float:
         """Summed loss of a batch, computed as one piece."""
         with self._without_gradient():
-            ops, tokens = self._ops(), self._tokens(batch.x)
             nats = lm.sum_loss(
                 self.model,
                 self.params,
-                self._block_input(batch.x, None, tokens, ops),
+                self._tokens(batch.x),
                 self._tokens(batch.y),
-                ops=ops,
-                starts=lm.starts(self.model, tokens),
+                ops=self._ops(),
+                rows=self._device_rows(batch.x, None),
             )
             return float(self._on_host(nats).item())
 
@@ -177,14 +176,13 @@ class Inference:
     def _forward(
         self, tokens: Int32, before: Int32 | None, state: State | None, *, last: bool = False
     ) -> Any:
-        ops, ids = self._ops(), self._tokens(tokens)
-        return lm.forward(
+        return lm.logits(
             self.model,
             self.params,
-            self._block_input(tokens, before, ids, ops),
+            self._tokens(tokens),
             state,
-            ops=ops,
-            starts=lm.starts(self.model, ids),
+            ops=self._ops(),
+            rows=self._device_rows(tokens, before),
             last=last,
         )
 

@@ -7,7 +7,7 @@ the first position, and sizes below and above a group of threads, but no multipl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -154,7 +154,9 @@ CHECKS = {
 """By operator: every one with Metal kernels."""
 
 
-def faults(framework: str, device: str, ops: Ops, *, threads: int) -> dict[str, str]:
+def faults(
+    framework: str, device: str, ops: Ops, *, threads: int, names: Iterable[str] = ()
+) -> dict[str, str]:
     """Compare the operators with Metal kernels with the plain ones on the CPU.
 
     Leaves `device` as MLX's default device, and this number of threads.
@@ -164,13 +166,14 @@ def faults(framework: str, device: str, ops: Ops, *, threads: int) -> dict[str, 
         device: of `ops`: "cpu", "gpu" or "mps".
         ops: with Metal kernels.
         threads: of the framework on the CPU.
+        names: operators; all by default.
 
     Returns:
         By operator the fault that was found first; operators without one are missing.
     """
     Arrays = TorchArrays if framework == "torch" else MLXArrays
     arrays, plain = Arrays("cpu", threads), choose(framework, "reference", "cpu")
-    cases = list(product(CHECKS, SIZES))
+    cases = list(product(names or CHECKS, SIZES))
     expected = [dict(_results(arrays, plain, *case)) for case in cases]
     arrays, found = Arrays(device, threads), dict[str, str]()
     for (name, sizes), exact in zip(cases, expected, strict=True):

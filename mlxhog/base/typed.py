@@ -3,8 +3,9 @@
     read(cls, record)   strict: a wrong or missing field is an error that names it
     fill(cls, record)   lenient, for files that may be damaged: such a field gets its default
 
-A tuple is a list, a mapping is an object whose keys are converted to their type, and a dataclass is
-an object. Numbers are finite, and a whole number may stand for a float.
+A tuple is a list, of its length unless its type ends with `...`; a mapping is an object whose keys
+are converted to their type, and a dataclass is an object. Numbers are finite, and a whole number
+may stand for a float.
 """
 
 from __future__ import annotations
@@ -84,12 +85,16 @@ def _value(hint: Any, value: Any, lenient: bool) -> Any:  # known at run time on
     elif hint is types.NoneType:
         if value is None:
             return None
+    elif hint is Any:
+        return value
     elif origin is tuple and isinstance(value, list | tuple):
-        entries = []
-        for one in value:
-            with forgiving:
-                entries.append(_value(arguments[0], one, lenient))
-        return tuple(entries)
+        kinds = arguments if Ellipsis not in arguments else arguments[:1] * len(value)
+        if len(kinds) == len(value):
+            entries = []
+            for kind, one in zip(kinds, value, strict=True):
+                with forgiving:
+                    entries.append(_value(kind, one, lenient))
+            return tuple(entries)
     elif origin is Mapping and isinstance(value, Mapping):
         filled = {}
         for key, one in value.items():

@@ -218,19 +218,21 @@ def locate(spec: str, root: Path, which: str | None = None) -> Path:
     """
     path = expanded(spec)
     try:
-        if weights.candidates(path):
-            _refuse_choice(spec, which)
-            return path.resolve() if path.name == BEST else path.absolute()
+        own_tensors = bool(weights.candidates(path))
     except OSError as error:
         raise CheckpointError(
             f"cannot read {path}: {error.strerror or error}; name another path, or make this one "
             "readable"
         ) from error
+    if which is not None and (own_tensors or _names_best(spec)):
+        raise CheckpointError(
+            f"{spec} names one checkpoint, and --checkpoint is {which!r}; name its run to choose "
+            "among its checkpoints, or leave --checkpoint out"
+        )
+    if own_tensors:
+        return path.resolve() if path.name == BEST else path.absolute()
     try:
-        if (run := _run_of_best(spec, root)) is not None:
-            _refuse_choice(spec, which)
-            return _the_best(run)
-        run = runs.find(spec, root)
+        run = run_of(spec, root)
     except RunError as error:
         if path.is_dir():
             raise CheckpointError(
@@ -239,24 +241,8 @@ def locate(spec: str, root: Path, which: str | None = None) -> Path:
                 "or config.yaml, a run has a run.json; name one of these"
             ) from error
         raise
-    return latest(run) if which in (None, _LATEST) else named(run, which)
-
-
-def _refuse_choice(spec: str, which: str | None) -> None:
-    """Raise CheckpointError for a choice among checkpoints if `spec` names a single one."""
-    if which is not None:
-        raise CheckpointError(
-            f"{spec} names one checkpoint, and --checkpoint is {which!r}; name its run to choose "
-            "among its checkpoints, or leave --checkpoint out"
-        )
-
-
-def named(run: Run, which: str) -> Path:
-    """Return a checkpoint of a run by its name.
-
-    Raises:
-        CheckpointError: there is no checkpoint of that name; the message lists the existing ones.
-    """
+    if which in (None, _LATEST):
+        return _the_best(run) if _names_best(spec) else latest(run)
     if which == Path(which).name and (run.checkpoints / which / manifest.NAME).is_file():
         return run.checkpoints / which
     whole = [path.name for path in manifest.by_age(run.checkpoints)]
@@ -277,13 +263,10 @@ def resumable(spec: str, root: Path) -> tuple[Run, Path]:
         RunError: there is no such run.
         CheckpointError: the run has no checkpoint yet.
     """
-    if (run := runs.run_of(Path(spec))) is not None:
-        path = expanded(spec).absolute()
-        return run, _the_best(run) if path.name == BEST else path
-    if (run := _run_of_best(spec, root)) is not None:
+    run = run_of(spec, root)
+    if _names_best(spec):
         return run, _the_best(run)
-    run = runs.find(spec, root)
-    return run, latest(run)
+    return run, latest(run) if runs.run_of(Path(spec)) is None else expanded(spec).absolute()
 
 
 def run_of(spec: str, root: Path) -> Run:
@@ -292,18 +275,16 @@ def run_of(spec: str, root: Path) -> Run:
     Raises:
         RunError: there is no such run.
     """
-    return runs.run_of(Path(spec)) or _run_of_best(spec, root) or runs.find(spec, root)
+    if (run := runs.run_of(Path(spec))) is not None:
+        return run
+    if _names_best(spec) and not expanded(spec).exists():
+        spec = spec.rpartition("/")[0].removesuffix("/checkpoints")
+    return runs.find(spec, root)
 
 
-def _run_of_best(spec: str, root: Path) -> Run | None:
-    """The run of `RUN/best`; None for other words.
-
-    Raises:
-        RunError: there is no such run.
-    """
-    name, slash, last = spec.rpartition("/")
-    is_best = bool(name and slash) and last == BEST and not expanded(spec).exists()
-    return runs.find(name.removesuffix("/checkpoints"), root) if is_best else None
+def _names_best(spec: str) -> bool:
+    """Whether this is `RUN/best`, or its path."""
+    return spec.rpartition("/")[1:] == ("/", BEST)
 
 
 def mark_best(run: Run, path: Path) -> None:
@@ -331,11 +312,7 @@ def best(run: Run) -> Path | None:
 
 
 def _the_best(run: Run) -> Path:
-    """The checkpoint with the best held-out evaluation.
-
-    Raises:
-        CheckpointError: the run keeps no best checkpoint.
-    """
+    """The checkpoint with the best held-out evaluation."""
     if (path := best(run)) is None:
         raise CheckpointError(
             f"the run {run.directory} keeps no best checkpoint; train with --keep-best or "

@@ -10,10 +10,11 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlxhog.base import plain_json, reading
+from mlxhog.base import plain_json, reading, typed
 from mlxhog.base.durable import write_synced
 from mlxhog.errors import CheckpointError, shown
 
@@ -24,6 +25,18 @@ CARD = "README.md"
 CARD_MARK = b"<!-- mlxhog convert --force replaces this file; remove this line to keep it -->\n"
 """In cards that may be replaced, since another README.md is the user's."""
 _TENSORS = ".safetensors"
+
+
+@dataclass(frozen=True)
+class _File:
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _Record:
+    step: int
+    files: Mapping[str, _File]
 
 
 def write(
@@ -68,10 +81,15 @@ def read(directory: Path) -> dict[str, Any]:
         raise damaged(directory, f"{NAME} cannot be read: {error}") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not of format {FORMAT}; load it with its own mlxhog")
-    if record.get("sha256") != _own_digest(record):
-        raise damaged(directory, f"{NAME} does not match its digest")
-    if fault := _fault(record):
-        raise damaged(directory, f"{NAME} {fault}")
+    if record.get("sha256") != _own_digest(record) or not isinstance(record.get("state"), dict):
+        raise damaged(directory, f"{NAME} does not match its digest, or has no state")
+    try:
+        typed.read(_Record, record)
+        reading.refuse_more("files", len(record["files"]), reading.MOST_SHARDS, path)
+    except ValueError as error:
+        raise damaged(directory, f"{NAME}: {error}") from error
+    if elsewhere := [name for name in record["files"] if Path(name).name != name]:
+        raise damaged(directory, f"{NAME} lists {shown(elsewhere[0])}, no file beside it")
     return record
 
 
@@ -146,25 +164,6 @@ def damaged(directory: Path, what: str) -> CheckpointError:
     others = [path for path in by_age(directory.parent) if path.name != directory.name]
     way_out = f"use {others[-1]} instead" if others else "there is no other checkpoint beside it"
     return CheckpointError(f"checkpoint {directory} is damaged: {what}; {way_out}")
-
-
-def _fault(record: Mapping[str, Any]) -> str | None:
-    """The fault of a manifest with a correct digest, which anyone can compute; None if valid."""
-    step, files, state = record.get("step"), record.get("files"), record.get("state")
-    if type(step) is not int or not 0 <= step < 2**63 or not isinstance(state, dict):
-        return "has no step or no state"
-    if not isinstance(files, dict):
-        return "lists no files"
-    if len(files) > reading.MOST_SHARDS:
-        return f"lists {len(files):,} files; the limit is {reading.MOST_SHARDS:,}"
-    for name, entry in files.items():
-        if name in ("", ".", "..") or Path(name).name != name or len(name) > 255:
-            return f"lists {shown(name)}, which is not the name of a file beside it"
-        if not isinstance(entry, dict) or type(entry.get("bytes")) is not int:
-            return f"has no size of {shown(name)}"
-        if not isinstance(entry.get("sha256"), str):
-            return f"has no digest of {shown(name)}"
-    return None
 
 
 def _own_digest(record: Mapping[str, Any]) -> str:

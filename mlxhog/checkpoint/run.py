@@ -49,6 +49,16 @@ MOST_NAMED = 8
 """Most runs that a message lists."""
 
 
+class _Place:
+    """The path of a file or folder of a run."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, run: Run, owner: type[Run]) -> Path:
+        return run.directory / self._name
+
+
 @dataclass(frozen=True)
 class Run:
     """One run directory.
@@ -64,45 +74,14 @@ class Run:
         """The directory's name, `<utc>-<name>`."""
         return self.directory.name
 
-    @property
-    def config_path(self) -> Path:
-        """The file of the resolved configuration."""
-        return self.directory / "config.yaml"
-
-    @property
-    def metrics_path(self) -> Path:
-        """The file to which metrics are appended."""
-        return self.directory / "metrics.jsonl"
-
-    @property
-    def times_path(self) -> Path:
-        """The file with the times of the newest steps."""
-        return self.directory / "times.json"
-
-    @property
-    def events_path(self) -> Path:
-        """The file to which messages, samples and checkpoints are appended when they happen."""
-        return self.directory / "events.jsonl"
-
-    @property
-    def samples_path(self) -> Path:
-        """The file to which sampled text is appended."""
-        return self.directory / "samples.txt"
-
-    @property
-    def architecture(self) -> Path:
-        """The folder of the architecture and the tokenizer."""
-        return self.directory / "architecture"
-
-    @property
-    def model(self) -> Path:
-        """The link to the newest checkpoint; it does not exist before the first."""
-        return self.directory / "model"
-
-    @property
-    def checkpoints(self) -> Path:
-        """The folder of the checkpoints."""
-        return self.directory / "checkpoints"
+    config_path = _Place("config.yaml")  # the resolved configuration
+    metrics_path = _Place("metrics.jsonl")
+    times_path = _Place("times.json")
+    events_path = _Place("events.jsonl")
+    samples_path = _Place("samples.txt")
+    architecture = _Place("architecture")
+    model = _Place("model")  # a link; it does not exist before the first checkpoint
+    checkpoints = _Place("checkpoints")
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -426,70 +405,47 @@ def clear(run: Run) -> Path:
     return nameless
 
 
-def find(spec: str, root: Path) -> Run:
+def find(spec: str, root: Path, *, whole: bool = False) -> Run:
     """Return the run that `spec` names; every command with the name of a run calls this.
 
     Args:
         spec: `latest`, the name of a run below `root`, a part of only one name, or a path.
         root: the directory of runs.
+        whole: for commands that cannot be undone: neither `latest` nor a part of a name will do,
+            but a whole name without date and time, if it is unique.
 
     Raises:
         RunError: there is no such run (the message suggests the nearest name), or several names
             have this part (the message lists them).
         ConfigError: a path begins with the home of a user whom the system does not know.
     """
-    runs = list_runs(root)
-    if spec == "latest":
-        if not runs:
-            raise RunError(f"there is no run in {root} yet; start one with: mlxhog train")
+    runs, path = list_runs(root), expanded(spec)
+    if spec == "latest" and runs and not whole:
         return runs[-1]
-    for path in (root / spec, expanded(spec)):
-        if is_run(path):
-            return Run(path.absolute())
-    path = expanded(spec)
-    if spec and path.name == spec:  # a word, not a path
-        having = [run for run in runs if spec in run.name]
-        if len(having) == 1:
-            return having[0]
-        if having:
-            raise RunError(_ambiguous(spec, [run.name for run in having]))
+    for place in (root / spec, path):
+        if spec != "latest" and is_run(place):
+            return Run(place.absolute())
+    having = [run for run in runs if spec in run.name] if spec and path.name == spec else []
+    named = [run for run in having if run.name.split("-", 2)[-1] == spec]
+    if whole and len(named) == 1:
+        return named[0]
+    if len(having) == 1 and not whole:
+        return having[0]
+    if spec == "latest" and not runs:
+        raise RunError(f"there is no run in {root} yet; start one with: mlxhog train")
+    if whole and (named or having or spec == "latest"):
+        names = _listed([run.name for run in named or having or runs[-1:]])
+        raise RunError(f"{spec!r} is not the whole name of one run; did you mean {names}?")
+    if having:
+        names = _listed([run.name for run in having])
+        raise RunError(
+            f"{spec!r} is part of the names of {len(having)} runs: {names}; give more of the name"
+        )
     if path.exists():
         raise RunError(
             f"{path} is not a run: it has no {_STATUS}; name a run's directory (mlxhog runs)"
         )
     raise RunError(_not_found(spec, root, [run.name for run in runs]))
-
-
-def find_whole(name: str, root: Path) -> Run:
-    """Return the run of this path or whole name, for commands that cannot be undone.
-
-    Args:
-        name: a path, a name with date and time, or a name without them if it is unique.
-        root: the directory of runs.
-
-    Raises:
-        RunError: it is `latest`, a part of a name, the name of several runs, or of no run.
-        ConfigError: a path begins with the home of a user whom the system does not know.
-    """
-    for path in (root / name, expanded(name)):
-        if is_run(path):
-            return Run(path.absolute())
-    runs = [run for run in list_runs(root) if run.name.split("-", 2)[-1] == name]
-    if len(runs) > 1:
-        names = _listed([run.name for run in runs])
-        raise RunError(f"{name!r} is the name of {len(runs)} runs: {names}; add date and time")
-    if not runs:
-        run = find(name, root)
-        raise RunError(f"{name!r} is not the whole name of a run; did you mean {run.name!r}?")
-    return runs[0]
-
-
-def _ambiguous(spec: str, names: Sequence[str]) -> str:
-    """List the runs with this part in their names, the newest first."""
-    return (
-        f"{spec!r} is part of the names of {len(names)} runs: {_listed(names)}; give more of the "
-        "name"
-    )
 
 
 def _not_found(spec: str, root: Path, names: Sequence[str]) -> str:

@@ -315,7 +315,8 @@ class _Run:
             self.epochs.append(epoch)
             self.progress = replace(self.progress, epoch=epoch)
             self.observer(self.progress)
-            if has_diverged(epoch.objective, self.initial["objective"]):
+            most = DIVERGED * max(self.initial["objective"], 1e-30)
+            if not math.isfinite(epoch.objective) or epoch.objective > most:
                 return self._divergence_advice(epoch)
         return ""
 
@@ -353,11 +354,6 @@ class _Run:
 
     def _tell(self, message: str) -> None:
         self.observer(replace(self.progress, message=message))
-
-
-def has_diverged(objective: float, initial: float) -> bool:
-    """Whether the objective is NaN, infinite, or above `DIVERGED` times its initial value."""
-    return not math.isfinite(objective) or objective > DIVERGED * max(initial, 1e-30)
 
 
 def probe_interval(supports: tuple[Int64, Int32, int], private: int = 0) -> int | None:

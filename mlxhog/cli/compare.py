@@ -186,6 +186,8 @@ def terms_of(config: CompareConfig, sides: Sequence[Side]) -> CompareConfig:
     Raises:
         ConfigError: there are two budgets, or the sides have different budgets, or one in passes.
     """
+    from mlxhog.theory.pairs import ENDS
+
     units = ("time", "tokens", "steps")
     budgets = [f"--{one}" for one in units if getattr(config, one) is not None]
     if len(budgets) > 1:
@@ -194,33 +196,27 @@ def terms_of(config: CompareConfig, sides: Sequence[Side]) -> CompareConfig:
         )
     if budgets:
         return config
-    set_a, set_b = (_budget(side.config) for side in sides)
-    if set_a != set_b:
+    ends = {name: spec.default for name, spec in options(TrainConfig).items() if spec.group in ENDS}
+    chosen_a, chosen_b = (
+        {name: x for name, usual in ends.items() if (x := getattr(side.config, name)) != usual}
+        for side in sides
+    )
+    text_a, text_b = (
+        " and ".join(f"{name} {value}" for name, value in chosen.items()) or "nothing"
+        for chosen in (chosen_a, chosen_b)
+    )
+    if chosen_a != chosen_b:
         raise ConfigError(
-            f"A has a budget of {_spelt(set_a)}, B of {_spelt(set_b)}; set one for both with "
-            "--time, --tokens or --steps"
+            f"A has a budget of {text_a}, B of {text_b}; set one for both with --time, --tokens or "
+            "--steps"
         )
-    if len(set_a) != 1 or not set_a.keys() <= {*units}:
+    if len(chosen_a) != 1 or not chosen_a.keys() <= {*units}:
         raise ConfigError(
-            f"both sides have a budget of {_spelt(set_a)}; a comparison needs equal time, "
-            "tokens or steps, set --time, --tokens or --steps"
+            f"both sides have a budget of {text_a}; a comparison needs equal time, tokens or "
+            "steps, set --time, --tokens or --steps"
         )
-    return replace(config, **set_a)
-
-
-def _budget(config: TrainConfig) -> dict[str, Any]:
-    """Return the budget options with other values than the defaults."""
-    from mlxhog.theory.pairs import ENDS
-
-    return {
-        name: getattr(config, name)
-        for name, spec in options(TrainConfig).items()
-        if spec.group in ENDS and getattr(config, name) != spec.default
-    }
-
-
-def _spelt(budget: dict[str, Any]) -> str:
-    return " and ".join(f"{name} {value}" for name, value in budget.items()) or "nothing"
+    budget: dict[str, Any] = chosen_a
+    return replace(config, **budget)
 
 
 # -- execution and report --------------------------------------------------------------------------
@@ -287,7 +283,8 @@ def sections(record: PairLog) -> list[Section]:
     ]
     header = ("pair", "seed", "A", "B", "B - A", "A tok/s", "B tok/s")
     differing = [(name, str(a), str(b)) for name, (a, b) in comparison.differing().items()]
-    times, low, high = _times_as_fast(record)
+    speed = record.speed
+    times, low, high = map(math.exp, (speed.mean, speed.low, speed.high))
     sure = "in these pairs, too few for an interval"
     notes = [
         *(f"{side.letter.upper()}: {side.title}" for side in comparison.sides),
@@ -312,18 +309,12 @@ MOST_UNSURE = 100
 """Ratio of the ends of an interval of speeds above which it is not shown."""
 
 
-def _times_as_fast(record: PairLog) -> tuple[float, float, float]:
-    """Return the ratio of the speeds of A and B, and its interval."""
-    speed = record.speed
-    return math.exp(speed.mean), math.exp(speed.low), math.exp(speed.high)
-
-
 def to_json(record: PairLog) -> dict[str, Any]:
     """Return the report as plain values."""
     from mlxhog.theory import paired_test
 
     comparison, outcome = record.comparison, record.outcome
-    speed, low, high = _times_as_fast(record)
+    speed, low, high = map(math.exp, (record.speed.mean, record.speed.low, record.speed.high))
     return {
         "answer": answer(record),
         "verdict": {1: "a", -1: "b", 0: UNTOLD}[outcome.sign],

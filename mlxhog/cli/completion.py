@@ -104,13 +104,11 @@ def candidates(words: Sequence[str], shell: str) -> Iterator[str]:
 def _joined(words: Sequence[str]) -> list[str]:
     """Join the words that bash has split at `BREAKS`."""
     joined: list[str] = []
-    glued = False
-    for word in words:
-        if joined and (glued or word in BREAKS):
+    for before, word in zip(["", *words], words, strict=False):
+        if joined and (before in BREAKS or word in BREAKS):
             joined[-1] += word
         else:
             joined.append(word)
-        glued = word in BREAKS
     return joined
 
 

@@ -38,10 +38,11 @@ class ConvertConfig(RunFolder):
     json: bool = switch("one JSON object instead of a line")
     check: bool = switch("compute with both, and compare the logits")
     quiet: bool = quiet_flag()
-    to: str | None = option(
-        None,
+    to: str = option(
+        "",
         "hf: for transformers; xlstm: a state dict of the xlstm package; mlxhog: ours",
         choices=("hf", "xlstm", "mlxhog"),
+        required=True,
     )
     dtype: str = option(
         "keep", "type of the weights", choices=("keep", "float32", "bfloat16", "float16")
@@ -58,8 +59,6 @@ class ConvertConfig(RunFolder):
 @command("convert", ABOUT, EXAMPLES, ConvertConfig)
 def run(config: ConvertConfig) -> Report:
     """Write a checkpoint in another format."""
-    if config.to is None:
-        raise ConfigError("--to is missing; say --to hf, --to xlstm or --to mlxhog")
     try:
         shard_bytes = parse_bytes(config.shard_size)
     except ValueError as error:
@@ -69,7 +68,7 @@ def run(config: ConvertConfig) -> Report:
     from mlxhog.checkpoint.formats.converting import Conversion, convert
     from mlxhog.checkpoint.formats.opening import TITLES
     from mlxhog.checkpoint.formats.saving import check_target
-    from mlxhog.report.views import BytesLine
+    from mlxhog.report.views import StatusLine
 
     target = expanded(config.target)
     check_target(target, force=config.force)
@@ -81,9 +80,14 @@ def run(config: ConvertConfig) -> Report:
         fused=config.fused,
         slstm=config.slstm,
     )
-    with BytesLine(sys.stderr, quiet=config.quiet or config.json) as line:
+    with StatusLine(sys.stderr, quiet=config.quiet or config.json) as line:
+
+        def show(name: str, done: int, total: int) -> None:
+            share = done / max(total, 1)
+            line.show(f"{share:.0%}  {format_bytes(done)} of {format_bytes(total)}  {name}")
+
         card = _card(source, config)
-        files = convert(source, target, request, card=card, force=config.force, on_tensor=line)
+        files = convert(source, target, request, card=card, force=config.force, on_tensor=show)
     facts: dict[str, Any] = {
         "source": str(source.path),
         "from": source.format,
@@ -158,4 +162,4 @@ def _card(source: "Opened", config: ConvertConfig) -> bytes:
         content = reading.read_small(source.folder / CARD)
         return content if CARD_MARK in content else content + b"\n" + CARD_MARK
     command = f"mlxhog convert {written(config, leave_out=('json', 'quiet'))}"
-    return card.text(source.config, checkpoint, to=str(config.to), command=command).encode()
+    return card.text(source.config, checkpoint, to=config.to, command=command).encode()

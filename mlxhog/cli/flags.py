@@ -85,12 +85,10 @@ class Written:
 
     Attributes:
         values: of one part.
-        names: every option that was written, of any part.
         problems: of the command line; for the one error that names all problems.
     """
 
     values: Layer
-    names: Collection[str] = ()
     problems: list[str] = field(default_factory=list)
 
     def read(self, cls: type[C]) -> C:
@@ -179,6 +177,7 @@ class Flags:
             if title not in self._groups:
                 self._groups[title] = self._parser.add_argument_group(title)
             default = "" if part.default is None and not _shows_default(spec) else part.default
+            needed: dict[str, Any] = {"required": True} if spec.required else {}
             self._groups[title].add_argument(
                 *spec.flags,
                 dest=spec.name,
@@ -188,6 +187,7 @@ class Flags:
                 collects=spec.many or ("\n" * spec.lines or ", " * spec.repeats),
                 default=argparse.SUPPRESS,
                 metavar=_metavar(spec),
+                **needed,
                 help=_help(spec, default).replace("%", "%%"),
             )
             self._known += spec.flags
@@ -227,27 +227,30 @@ class Flags:
             for file in values.get("plugin", ([],))[0]:  # type: ignore[attr-defined]
                 plugins.load(file)
         problems = [*self._unknown(extra), *self._repeated(arguments)]
-        configs, wrong, own = [], list(problems), set[str]()
+        problems += [
+            f"{values[spec.name][1]} and {values[other][1]} are both given; keep one"
+            for spec in self.specs()
+            for other in spec.excludes
+            if spec.name in values and other in values
+        ]
+        merged = [part for part in self.parts if part.merged]
+        own = {name for part in self.parts if not part.merged for name in part.names()}
+        others = {name: value for name, value in values.items() if name not in own}
+        configs, wrong = list[Any](), list(problems)
         for part in self.parts:
             if part.merged:
-                configs.append(part)
+                names = others if part.only is None else part.only
+                layer = {name: value for name, value in others.items() if name in names}
+                configs.append(Written(layer, problems))
                 continue
-            own |= set(part.names())
+            names = part.names()
             try:
-                configs.append(
-                    resolve(part.cls, [{n: v for n, v in values.items() if n in part.names()}])
-                )
+                configs.append(resolve(part.cls, [{n: v for n, v in values.items() if n in names}]))
             except ConfigError as error:
                 wrong.append(str(error))
-        merged = [part for part in self.parts if part.merged]
         if len(wrong) > len(problems) or (wrong and not merged):
             raise ConfigError("\n".join(wrong))
-        others = {name: value for name, value in values.items() if name not in own}
-        return [
-            Written({n: v for n, v in others.items() if one.only is None or n in one.only},
-                    values.keys(), problems) if isinstance(one, Part) else one
-            for one in configs
-        ]  # fmt: skip
+        return configs
 
     def _with_quoted(self, arguments: Sequence[str]) -> list[str]:
         """Join the flags whose value stands in quotes with it, since it begins with a dash."""
@@ -269,7 +272,8 @@ class Flags:
         what = (about.get(names.partition(", ")[0]) or "see above").replace("%%", "%")
         what = "" if what == "see above" else f": {what}"
         if message.startswith(required):
-            return f"{names} is missing{what}; as in `mlxhog {self._example}`"
+            are = "are" if "," in names else "is"
+            return f"{names} {are} missing{what}; as in `mlxhog {self._example}`"
         return f"{message}{what}" if message.endswith("expected one argument") else message
 
     def _unknown(self, extra: Sequence[str]) -> Iterable[str]:
@@ -396,7 +400,7 @@ class _Record(argparse.Action):
 
 
 def _shows_default(spec: Option) -> bool:
-    bare = spec.switch or spec.argument or spec.many
+    bare = spec.switch or spec.argument or spec.many or spec.required
     return not (bare or (spec.metavar and spec.default in (None, "")))
 
 

@@ -10,20 +10,22 @@ A command that prints by itself, such as a server, returns its exit code.
 """
 
 import json as plain
+import os
 import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.base.paths import path_from_here
+from mlxhog.base.paths import expanded, path_from_here
 from mlxhog.cli.flags import Flags, Part, RunFolder
 from mlxhog.config.options import options
+from mlxhog.errors import ConfigError
 
 if TYPE_CHECKING:
     from mlxhog.report.table import Section
@@ -125,6 +127,23 @@ def print_text(parts: "str | Iterable[str | Section]") -> None:
         show(every, sys.stdout, plain=not may_redraw(sys.stdout))
     elif parts:
         print(parts)
+
+
+def titled(rows: Mapping[str, object], width: int = 12) -> str:
+    """Return a line for each title with a text; it begins in this column."""
+    return "\n".join(f"{title:{width}}{text}" for title, text in rows.items() if text)
+
+
+def writable(flag: str, text: str) -> Path:
+    """Return the path of a file to write, before the work for it.
+
+    Raises:
+        ConfigError: it is a folder, or in none that can be written.
+    """
+    path = expanded(text)
+    if path.is_dir() or not path.name or not os.access(path.parent, os.W_OK | os.X_OK):
+        raise ConfigError(f"{flag} {text}: name a file in a directory that can be written")
+    return path
 
 
 def written(config: object, leave_out: Collection[str] = ()) -> str:

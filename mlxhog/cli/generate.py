@@ -53,6 +53,7 @@ class GenerateConfig(Sampling, RunFolder):
         "",
         'a prompt per line, answered together; {"prompt": TEXT} or {"messages": [...]} per line of '
         "FILE.jsonl",
+        excludes=("prompt",),
     )
     batch_size: int = option(16, "answers that are written at a time", low=1)
     prefill_chunk: int = option(2048, "tokens of a prompt that are read at a time", low=1)
@@ -182,8 +183,6 @@ def _prompts(config: GenerateConfig) -> tuple[list[str], tuple[str, ...]]:
     """Return the prompts, and the texts that end their answers."""
     if not config.prompt_file:
         return [read_prompt(config.prompt)], ()
-    if config.prompt:
-        raise ConfigError("--prompt and --prompt-file both give text to continue; keep one")
     return read_prompts(config.prompt_file)
 
 

@@ -51,12 +51,19 @@ def run(config: ModelsConfig) -> Report:
     if config.name is None:
         rows = [_facts(one) for one in registry.architectures()]
         rows.sort(key=lambda row: (row["family"], row["parameters"]))
-        return Report(rows, lambda: _table(rows))
+        return Report(rows, lambda: "\n".join(_lines(rows)))
     facts = _facts(config.name, changes)
     model = registry.load_architecture(config.name, changes)
-    head = _heading(config.name, facts, changes)
-    facts["fields"] = registry.as_mapping(model)
-    return Report(facts, lambda: (head + registry.to_yaml(model)).removesuffix("\n"))
+    changed = f" with {changes}" if changes else ""
+    head = [
+        f"# {config.name}{changed}: {facts['parameters']:,} parameters with this vocabulary.",
+        "# Train it: mlxhog train --model FILE",
+    ]
+    if config.name in registry.architectures() and not changes:
+        own = registry.source(config.name).splitlines()  # the comments of its file
+        head += [line for line in own if line.startswith("#")]
+    text = "\n".join([*head, registry.to_yaml(model).removesuffix("\n")])
+    return Report({**facts, "fields": registry.as_mapping(model)}, lambda: text)
 
 
 def _facts(name: str, changes: str = "") -> dict[str, Any]:
@@ -74,26 +81,15 @@ def _facts(name: str, changes: str = "") -> dict[str, Any]:
     }
 
 
-def _heading(name: str, facts: dict[str, Any], changes: str) -> str:
-    """Return the comments above a model's fields: its size, and those of its file."""
-    from mlxhog.models import registry
-
-    changed = f" with {changes}" if changes else ""
-    lines = [
-        f"# {name}{changed}: {facts['parameters']:,} parameters with this vocabulary.",
-        "# Train it: mlxhog train --model FILE",
-    ]
-    if name in registry.architectures() and not changes:
-        own = registry.source(name).splitlines()
-        lines += [line for line in own if line.startswith("#")]
-    return "\n".join(lines) + "\n"
-
-
-def _table(rows: list[dict[str, Any]]) -> str:
+def _lines(rows: list[dict[str, Any]]) -> list[str]:
     from mlxhog.report.table import aligned
 
     titles = ("name", "family", "parameters", "hidden size", "blocks", "vocabulary")
     spelt = [{**row, "parameters": format_count(row["parameters"])} for row in rows]
     lines = aligned(titles, [[str(cell) for cell in row.values()] for row in spelt], words=(0, 1))
-    hints = ["", "next: mlxhog train --model 5m --time 10m", "      mlxhog models 5m > my.yaml"]
-    return "\n".join([*lines, *hints])
+    return [
+        *lines,
+        "",
+        "next: mlxhog train --model 5m --time 10m",
+        "      mlxhog models 5m > my.yaml",
+    ]

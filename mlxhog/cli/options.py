@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlxhog.cli.frame import Report, command
+from mlxhog.cli.frame import Report, command, titled
 from mlxhog.config.choices import KINDS, Choice
 from mlxhog.config.options import Option, argument, options, switch, to_flag
 from mlxhog.config.sources import suggestion
@@ -93,7 +93,7 @@ def _of_flag(spec: Option, owners: Sequence[type[Choice]], default: str | None) 
         own = next(each for each in options(owner).values() if each.flat == spec.name)
         by_number.setdefault((own.default_text, own.help), (own, []))[1].append(owner)
     for own, of in by_number.values() if owners else [(spec, [])]:
-        usual = "off" if own.switch else "none" if own.many else own.default_text
+        usual = "off" if own.switch else "none" if own.many or own.required else own.default_text
         yield {
             "name": spec.name, "also": list(spec.aliases), "default": default or usual or "none",
             "value": "no value" if own.switch else own.metavar or own.expected,
@@ -118,14 +118,13 @@ def _in_full(row: Row) -> str:
     if row["of"]:
         written.append(f'{to_flag(row["kind"])} "{row["of"][0]}({row["inside"]}=...)"')
     lines = {
-        "belongs to": _owners(row),
-        "default": row["default"],
-        "value": f"{row['value']}{unit}",
-        "written": ", ".join(written),
-        "commands": ", ".join(row["commands"]),
+        "  belongs to:": _owners(row),
+        "  default:": row["default"],
+        "  value:": f"{row['value']}{unit}",
+        "  written:": ", ".join(written),
+        "  commands:": ", ".join(row["commands"]),
     }
-    about = [f"  {title + ':':12}{text}" for title, text in lines.items() if text]
-    return "\n".join([f"{row['name']}: {row['help']}", *about])
+    return f"{row['name']}: {row['help']}\n{titled(lines, 14)}"
 
 
 def _owners(row: Row) -> str:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.base import float32
-from mlxhog.base.paths import expanded
 from mlxhog.cli.flags import plugin_flag, quiet_flag
-from mlxhog.cli.frame import Report, command, told
+from mlxhog.cli.frame import Report, command, told, writable
 from mlxhog.config import plugin_file
 from mlxhog.config.choices import OPTIMIZERS
 from mlxhog.config.options import argument, option, switch
@@ -21,7 +19,7 @@ from mlxhog.report.table import AnswerNote, FailureNote, Section
 if TYPE_CHECKING:
     from mlxhog.config.optimizer import OptimizerChoice
     from mlxhog.parity.compare import ComparedTensor
-    from mlxhog.parity.comparison import ParityReport
+    from mlxhog.parity.compute import ParityReport
 
 MOST_NAMES = 50  # characters of the sides' names in the answer
 MOST_FAILURES = 4  # of a kind in the table; the JSON has all
@@ -82,14 +80,12 @@ def run(config: ParityConfig) -> Report:
     """Compare the numbers of all backends."""
     kind, where = _source(config)
     # These import NumPy and the native module; wrong flags are refused before.
-    from mlxhog.parity.comparison import compare_sides
+    from mlxhog.parity.compute import compare_sides
     from mlxhog.parity.sources import TrialSettings, check_memory, open_source
     from mlxhog.parity.subject import choose
     from mlxhog.report.views import Stages
 
-    save = None if config.save is None else expanded(config.save)
-    if save is not None and (save.is_dir() or not os.access(save.parent, os.W_OK | os.X_OK)):
-        raise ConfigError(f"--save {save}: name a file in a directory that can be written")
+    save = None if config.save is None else writable("--save", config.save)
     sizes = TrialSettings(
         seed=config.seed,
         batch_size=config.batch_size,

@@ -4,6 +4,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -99,20 +100,19 @@ def _of_config(run: "Run", status: Mapping[str, Any]) -> dict[str, Any]:
     from mlxhog.config.sources import read_yaml
 
     try:
-        values = {name: value for name, (value, _) in read_yaml(run.config_path).items()}
+        values = read_yaml(run.config_path)
     except ConfigError:
         return {"model": None, "data": None}
-    return {"model": Path(str(values.get("model", "-"))).stem, "data": values.get("data")}
+    model = str(values.get("model", ("-", ""))[0])
+    return {"model": Path(model).stem, "data": values.get("data", (None, ""))[0]}
 
 
 def _last_change(run: "Run") -> float:
     """Return the time of the last record of a run, in seconds since 1970."""
     times = [0.0]
     for path in (run.metrics_path, run.directory / "run.json"):
-        try:
+        with suppress(OSError):
             times.append(path.stat().st_mtime)
-        except OSError:
-            continue
     return max(times)
 
 
@@ -250,9 +250,9 @@ class RemoveConfig(RunFolder):
 @command("runs rm", ABOUT_RM, EXAMPLES_RM, RemoveConfig)
 def remove(config: RemoveConfig) -> Report | int:
     """Remove runs."""
-    from mlxhog.checkpoint.run import find_whole, remove
+    from mlxhog.checkpoint.run import find, remove
 
-    named = [find_whole(name, Path(config.out)) for name in config.runs]
+    named = [find(name, Path(config.out), whole=True) for name in config.runs]
     chosen = list({each.directory: each for each in named}.values())
     for each in chosen:
         if each.is_locked():
@@ -286,8 +286,6 @@ def _bytes_in(folder: Path) -> int:
     """Return the bytes of all files of a folder, without links."""
     total = 0
     for path in folder.rglob("*"):
-        try:
+        with suppress(OSError):  # just removed
             total += 0 if path.is_dir() else path.lstat().st_size
-        except OSError:
-            continue  # just removed
     return total

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mlxhog.cli.flags import Part, RunFolder, Written
 from mlxhog.cli.frame import Report, command
 from mlxhog.config.options import option, switch
-from mlxhog.errors import ConfigError, DataError, RunError
+from mlxhog.errors import DataError, RunError
 from mlxhog.theory.simulator.what_if import SimulateConfig, compare
 
 if TYPE_CHECKING:
@@ -46,7 +46,9 @@ class Words(RunFolder):
     """Flags beside the options of the simulation."""
 
     json: bool = switch("one JSON object with everything")
-    run: str | None = option(None, "take times and number of workers from a run", metavar="RUN")
+    run: str | None = option(
+        None, "take times and number of workers from a run", metavar="RUN", excludes=RECORDED
+    )
 
 
 @command("simulate", ABOUT, EXAMPLES, Words, Part(SimulateConfig, merged=True), main=MAIN)
@@ -55,11 +57,6 @@ def run(words: Words, written: Written) -> Report:
     values, workers, source = dict(written.values), None, ""
     if words.run is not None:
         workers = _workers_of_run(words.run, Path(words.out))
-        if recorded := [origin for name, (_, origin) in values.items() if name in RECORDED]:
-            raise ConfigError(
-                f"{recorded[0]} contradicts --run, which takes {', '.join(RECORDED)} from the "
-                "recorded run; leave one of them out (--slow and --kill are possible with --run)"
-            )
         values["workers"] = (len(workers), "--run")
         source = f"recorded by {words.run}"
     config = Written(values, problems=written.problems).read(SimulateConfig)

@@ -138,7 +138,7 @@ def _held_out(result: "Result") -> str:
 
     share, bits, final = result.val_share, result.val_bits_per_byte, result.final_bits_per_byte
     if bits is None:
-        return "no time was left to evaluate it"
+        return "it was not evaluated"
     shown = f"{bits:.3f} bits per byte{' of completions' * result.val_of_completions}"
     if SAME in (result.val_text or ""):
         shown += " of the training text, since none is held out"
@@ -146,7 +146,7 @@ def _held_out(result: "Result") -> str:
     if share is not None and share < 1:
         shown += f" of the same {share_text(share)} as in every evaluation"
     if not result.val_at_end and result.status in ("done", "unsaved"):
-        return f"{shown}; no time was left to evaluate the end"
+        return f"{shown}; the end was not evaluated"
     if final is None or result.final_share is None:
         return shown
     return f"{shown}; {final:.3f} of {share_text(result.final_share)}"

@@ -63,37 +63,28 @@ class SimulatedStaleness:
             ValueError: it cannot be read.
         """
         kind, _, rest = text.partition(":")
+        numbers, weights, workers = tuple[float, ...](), tuple[float, ...](), 1
         try:
-            return cls._parsed(kind, rest)
-        except (KeyError, ValueError):
-            raise ValueError(f"wanted {_AGES}; got {text!r}") from None
-
-    @classmethod
-    def _parsed(cls, kind: str, rest: str) -> SimulatedStaleness:
-        if kind == "fixed":
-            age = _age(rest)
-            return cls(kind, (age,), (), age + 1)
-        if kind == "uniform":
-            low, high = map(_age, rest.split(":"))
-            if low > high:
+            if kind == "fixed":
+                numbers, workers = (_age(rest),), _age(rest) + 1
+            elif kind == "uniform":
+                low, high = map(_age, rest.split(":"))
+                numbers = (low, high)[: 2 * (low <= high)]
+            elif kind == "geometric":
+                numbers = (_positive(rest),)
+            elif kind == "histogram":
+                pairs = [part.split("=") for part in rest.split(",")]
+                by_age = {_age(age): _positive(weight) for age, weight in pairs}
+                weights = tuple(by_age.get(age, 0.0) for age in range(max(by_age) + 1))
+            elif kind == "speed":
+                numbers = tuple(map(_positive, rest.split(",")))
+                workers = len(numbers)
+            rule = cls(kind, numbers, weights, workers)
+            if not (numbers or weights) or rule.most > _MOST:
                 raise ValueError
-            return cls(kind, (low, high), (), 1)
-        if kind == "geometric":
-            mean = _positive(rest)
-            rule = cls(kind, (mean,), (), 1)
-            _age(str(rule.most))
-            return rule
-        if kind == "histogram":
-            pairs = [part.split("=") for part in rest.split(",")]
-            weights = {_age(age): _positive(weight) for age, weight in pairs}
-            every = tuple(weights.get(age, 0.0) for age in range(max(weights) + 1))
-            return cls(kind, (), every, 1)
-        if kind == "speed":
-            seconds = tuple(_positive(part) for part in rest.split(","))
-            rule = cls(kind, seconds, (), len(seconds))
-            _age(str(rule.most))
-            return rule
-        raise KeyError(kind)
+        except (OverflowError, ValueError):
+            raise ValueError(f"wanted {_AGES}; got {text!r}") from None
+        return rule
 
     @cached_property
     def most(self) -> int:

@@ -241,7 +241,7 @@ class TrainConfig(Merged, FineTuning):
     tokens: int | None = _budget(None, "end after this many tokens", unit="tokens", low=1)
     time: float | None = _budget(
         None,
-        "end after this time; 60 s without any budget; the first budget reached ends the run",
+        "end training after this time; 60 s without a budget; the first one reached ends the run",
         unit="s",
         above=0,
     )

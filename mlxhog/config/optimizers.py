@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, ClassVar, Final
 
 from mlxhog.config.choices import OPTIMIZERS
 from mlxhog.config.optimizer import (
@@ -245,17 +245,10 @@ for _optimizer in (Muon, AdamW, Adan, Apollo, ApolloMini, Lion, Momentum, SGD, S
 DEFAULT: Final = Muon
 
 
-class Chosen(Protocol):
-    """A configuration with an optimizer."""
-
-    @property
-    def optimizer(self) -> OptimizerChoice | None:
-        """The optimizer; None is open."""
-
-
-def of(config: Chosen) -> OptimizerChoice:
+def of(config: Any) -> OptimizerChoice:
     """Return the optimizer of a configuration; the default if it is open."""
-    return DEFAULT() if config.optimizer is None else config.optimizer
+    chosen: OptimizerChoice = DEFAULT() if config.optimizer is None else config.optimizer
+    return chosen
 
 
 def by_name(name: str) -> OptimizerChoice:

@@ -12,7 +12,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol
+from typing import Any
 
 from mlxhog.base import plain_yaml
 from mlxhog.base.quantities import Interval, parse_count, parse_duration_s, parse_number
@@ -21,17 +21,6 @@ from mlxhog.errors import ConfigError, did_you_mean, shown
 _METADATA = "mlxhog.option"
 PLAIN = (int, float, bool, str)
 """Types of a plain field that is an option; it may also be None."""
-
-
-class Chooses(Protocol):
-    """The part of a kind of choices that an option needs, see `mlxhog.config.choices`."""
-
-    @property
-    def expected(self) -> str:
-        """Description of a legal value."""
-
-    def read(self, value: object) -> object:
-        """Return the choice of a value, or raise a `ConfigError`."""
 
 
 def option(default: object, help: str, **how: Any) -> Any:  # any annotation fits
@@ -66,63 +55,35 @@ def switch(help: str, **how: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """One option.
+    """One option; limits and words are those of legal values."""
 
-    Attributes:
-        default: value if neither YAML nor a flag gives one.
-        help: one line about its effect.
-        group: heading under which `--help` and the documentation list it.
-        unit: unit of a number; "s" makes durations such as "10m" legal.
-        choices: legal words of a text option.
-        low: smallest legal number.
-        high: largest legal number.
-        above: numbers must be greater than this.
-        below: numbers must be less than this.
-        aliases: other spellings, in snake_case, accepted in YAML and as flags.
-        none: the word for None, if the type allows it.
-        repeats: `NAME=VALUE`; values of further flags and sources are added to it.
-        lines: the text may have several values, one per line; YAML and Python may give a list, and
-            a command line several words or flags.
-        flat: for a number of a choice: its name outside of the choice; the same name by default.
-        kind: for a choice: the registry that reads it.
-        replaces: for a number of a choice: another number that it takes the place of.
-        argument: for a word without a flag: its name in the usage line, see `argument`.
-        switch: the flag takes no value.
-        many: several words or flags, each one more text of a tuple.
-        metavar: name of the value in the help, in place of its type.
-        short: a second flag of one letter.
-        train_only: for a number of a strategy: whether `mlxhog train` alone has it, and not the
-            workers of a candidate of `mlxhog mad`.
-        name: of the field.
-        type: of a value, without None.
-        optional: whether it may be None.
-    """
-
-    default: object
-    help: str
-    group: str = ""
-    unit: str = ""
-    choices: tuple[str, ...] = ()
-    low: float | None = None
-    high: float | None = None
-    above: float | None = None
-    below: float | None = None
-    aliases: tuple[str, ...] = ()
-    none: str = "none"
-    repeats: bool = False
-    lines: bool = False
-    flat: str = ""
-    kind: "Chooses | None" = None
-    replaces: str = ""
-    argument: str = ""
-    switch: bool = False
-    many: bool = False
-    metavar: str = ""
-    short: str = ""
-    train_only: bool = False
-    name: str = ""
-    type: type = str
-    optional: bool = False
+    default: object  # value if neither YAML nor a flag gives one
+    help: str  # one line about its effect
+    group: str = ""  # heading under which `--help` and the documentation list it
+    unit: str = ""  # of a number; "s" makes durations such as "10m" legal
+    choices: tuple[str, ...] = ()  # words of a text
+    low: float | None = None  # smallest number
+    high: float | None = None  # largest number
+    above: float | None = None  # numbers are greater
+    below: float | None = None  # numbers are less
+    aliases: tuple[str, ...] = ()  # other spellings, in snake_case, in YAML and as flags
+    none: str = "none"  # the word for None, if the type allows it
+    repeats: bool = False  # `NAME=VALUE`; values of further flags and sources are added
+    lines: bool = False  # may have several values: a list, words or flags; kept as lines
+    flat: str = ""  # of a number of a choice: its name outside of the choice, by default its own
+    kind: Any = None  # of a choice: the `mlxhog.config.choices.Kind` that reads it
+    replaces: str = ""  # of a number of a choice: another number that it takes the place of
+    argument: str = ""  # of a word without a flag: its name in the usage line, see `argument`
+    switch: bool = False  # the flag takes no value
+    many: bool = False  # several words or flags, each one more text of a tuple
+    metavar: str = ""  # name of the value in the help, in place of its type
+    required: bool = False  # a command line must have it
+    excludes: tuple[str, ...] = ()  # options that may not stand beside it on a command line
+    short: str = ""  # a second flag of one letter
+    train_only: bool = False  # of a number of a strategy: workers of `mlxhog mad` lack it
+    name: str = ""  # of the field
+    type: type = str  # of a value, without None
+    optional: bool = False  # may be None
 
     @property
     def flag(self) -> str:
@@ -146,7 +107,7 @@ class Option:
     def expected(self) -> str:
         """Description of a legal value, for error messages and documentation."""
         if self.kind is not None:
-            return self.kind.expected + f", or {self.none}" * self.optional
+            return f"{self.kind.expected}{f', or {self.none}' * self.optional}"
         if self.choices:
             return "one of " + ", ".join(self.choices)
         if self.type is bool:

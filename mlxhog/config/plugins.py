@@ -15,7 +15,7 @@ this process comes first: a remembered version of it is then not loaded.
 
 from __future__ import annotations
 
-import hashlib
+import json
 import os
 import re
 import shlex
@@ -215,38 +215,29 @@ def same_files(one: Sequence[str], other: Sequence[str]) -> bool:
     return {_parsed(text)[1] for text in one} == {_parsed(text)[1] for text in other}
 
 
-_NOTES = "named-files"
-
-
-def _note_path(folder: Path, path: str) -> Path:
-    return folder / hashlib.sha256(path.encode(errors="surrogatepass")).hexdigest()
+def _notes() -> Path:
+    return user_cache_directory() / "named-files" / "list.jsonl"
 
 
 def _note(plugin: Plugin) -> None:
-    """Note in the cache folder that the user has named a file.
-
-    If the folder cannot be written, later commands ask for the file again.
-    """
+    """Note that the user has named a file; if that cannot be written, commands ask for it again."""
     with suppress(OSError, EnvironmentLacks):
-        note = _note_path(private_directory(user_cache_directory() / _NOTES), plugin.path)
-        if plugin.digest not in _noted(plugin.path):
-            line = f"{plugin.digest} {plugin.path!r}\n".encode()
-            descriptor = os.open(note, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-            try:
-                os.write(descriptor, line)
-            finally:
-                os.close(descriptor)
+        if plugin.digest in _noted(plugin.path):
+            return
+        private_directory(_notes().parent)
+        descriptor = os.open(_notes(), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(f"{json.dumps([plugin.path, plugin.digest])}\n".encode())
 
 
 def _noted(path: str) -> set[str]:
     """Return the digests with which the user has named a file; empty if never.
 
     Raises:
-        EnvironmentLacks: another user could have written the note.
+        EnvironmentLacks: another user could have written the notes.
     """
-    if not (user_cache_directory() / _NOTES).is_dir():
+    if not _notes().parent.is_dir():
         return set()
-    note = _note_path(private_directory(user_cache_directory() / _NOTES), path)
-    if not is_kept(note):
-        return set()
-    return {line.partition(" ")[0] for line in reading.read_text(note).splitlines()}
+    notes = private_directory(_notes().parent) / _notes().name
+    lines = reading.read_text(notes).splitlines() if is_kept(notes) else []
+    return {digest for name, digest in map(json.loads, lines) if name == path}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from mlxhog.config import optimizers
 from mlxhog.config.choices import STRATEGIES, Choice, Kind, Rules, broken, rules_of, unread
@@ -20,44 +20,22 @@ from mlxhog.config.rules import Compensation, Selection, StalenessRule
 C = TypeVar("C", bound="StrategyChoice")
 
 
-class Chosen(Protocol):
-    """A configuration with a strategy."""
-
-    @property
-    def strategy(self) -> StrategyChoice | None:
-        """The strategy; None is open."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class StrategyChoice(Choice, ABC):
-    """A strategy and its numbers.
-
-    Attributes:
-        one_process: it has one worker.
-        repeats: two runs of the same number of steps end with the same bits, at any timing.
-        averages: a step is along the mean of the workers' gradients.
-        copies: each worker, or a group of them, trains a copy of the parameters.
-        elastic: any worker may take any batch, so that workers may join and leave, and text may
-            arrive.
-        recorded: the workers take the steps of `hogwild`, which can be recorded.
-        looks_ahead: `predict=auto` takes gradients where the parameters will be.
-        shares_moments: an optimizer may keep one pair of moments for all workers by default.
-        reads_copies: workers compute with copies only, never with the shared parameters themselves.
-        writes_alone: no other process writes beside a worker.
-        beside: rules for it and the configuration of a run.
-    """
+    """A strategy and its numbers; its facts are attributes of the class."""
 
     kind: ClassVar[Kind] = STRATEGIES
-    one_process: ClassVar[bool] = False
-    repeats: ClassVar[bool] = False
-    averages: ClassVar[bool] = False
-    copies: ClassVar[bool] = False
-    elastic: ClassVar[bool] = False
-    recorded: ClassVar[bool] = False
-    looks_ahead: ClassVar[bool] = False
-    shares_moments: ClassVar[bool] = False
-    reads_copies: ClassVar[bool] = False
-    writes_alone: ClassVar[bool] = False
+    one_process: ClassVar[bool] = False  # it has one worker
+    repeats: ClassVar[bool] = False  # runs of equally many steps end with the same bits
+    averages: ClassVar[bool] = False  # a step is along the mean of the workers' gradients
+    copies: ClassVar[bool] = False  # each worker, or group of them, trains a copy of the parameters
+    elastic: ClassVar[bool] = False  # any worker takes any batch; workers and text may arrive
+    recorded: ClassVar[bool] = False  # workers take the steps of `hogwild`, which can be recorded
+    looks_ahead: ClassVar[bool] = False  # `predict=auto` takes gradients where parameters will be
+    shares_moments: ClassVar[bool] = False  # an optimizer may share one pair of moments by default
+    reads_copies: ClassVar[bool] = False  # workers compute with copies only
+    writes_alone: ClassVar[bool] = False  # no other process writes beside a worker
+    # Rules for it and the configuration of a run.
     beside: ClassVar[Rules] = (
         ("read", lambda s, c: s.reads_copies and c.read == "live",
          "live, but {0.name} computes with copies; leave read out"),
@@ -101,18 +79,18 @@ class StrategyChoice(Choice, ABC):
         return list(broken(rules_of(type(self), "beside"), self, config))
 
 
-def of(config: Chosen, kind: type[C]) -> C:
+def of(config: Any, kind: type[C]) -> C:
     """Return the strategy of a configuration, which is of this kind."""
     assert isinstance(config.strategy, kind), f"{config.strategy} is not {kind.__name__}"
     return config.strategy
 
 
-def strategy_name(config: Chosen) -> str:
+def strategy_name(config: Any) -> str:
     """Return the name of the strategy of a configuration, "auto" where it is open."""
-    return "auto" if config.strategy is None else config.strategy.name
+    return "auto" if config.strategy is None else str(config.strategy.name)
 
 
-def sparsify(config: Chosen) -> str:
+def sparsify(config: Any) -> str:
     """Return the value of `--sparsify`: the part of a step that is written; "none" is all."""
     return config.strategy.sparsify if isinstance(config.strategy, Sparse) else "none"
 

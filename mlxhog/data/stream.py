@@ -109,6 +109,13 @@ class Part:
     sources: tuple[SourceFile, ...]
 
 
+@dataclass(frozen=True)
+class _About:
+    format: int
+    seq_len: int
+    tokenizer_sha256: str
+
+
 class Stream:
     """The published rows of a folder; `update` reads those that are new.
 
@@ -280,11 +287,9 @@ class StreamWriter:
         Raises:
             EnvironmentLacks: the disk is full.
         """
-        digest = self.tokenizer.sha256
-        about = {"format": FORMAT, "seq_len": self.seq_len, "tokenizer_sha256": digest}
-        path = self.folder / ABOUT
+        about, path = _About(FORMAT, self.seq_len, self.tokenizer.sha256), self.folder / ABOUT
         with disk_errors(f"writing {path}"):
-            replace_file(path, plain_json.dumps(about))
+            replace_file(path, plain_json.dumps(asdict(about)))
 
     def draft(self) -> Draft:
         """Begin the next part; its rows become visible with `publish`.
@@ -496,14 +501,11 @@ def seq_len_of(run: Path) -> int | None:
     """
     path = run / FOLDER / ABOUT
     try:
-        about = plain_json.read(path)
-        if about["format"] != FORMAT:
-            raise ValueError(f"it is of format {shown(about['format'])}, expected {FORMAT}")
-        seq_len = about["seq_len"]
-        if type(seq_len) is not int or not 1 <= seq_len < _MOST_LEN:
-            raise ValueError(f"seq_len is {shown(seq_len)}, expected a whole number from 1 to 2^53")
-        return seq_len
+        about = typed.read(_About, dict(plain_json.read(path)))
+        if about.format != FORMAT or not 1 <= about.seq_len < _MOST_LEN:
+            raise ValueError(f"{shown(about)} is not of format {FORMAT} with a length")
+        return about.seq_len
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise RunError(f"{path} cannot be read: {error}; {WAY_OUT}") from error

@@ -1,4 +1,7 @@
-"""Every Metal kernel against its NumPy reference, on each Metal engine of an Apple GPU."""
+"""The Metal kernels on each engine of an Apple GPU.
+
+Those that write parameters are compared with NumPy one by one, those of the models as operators.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.arena.child import START_S, Child, Failed, Lane
+from mlxhog.backends import self_check
 from mlxhog.base.machine import Machine
 from mlxhog.base.verdicts import GPU_ENGINES
 from mlxhog.base.workers import missing
@@ -19,7 +23,8 @@ from mlxhog.metal import engine as engines
 from mlxhog.metal.engine import ReferenceEngine
 from mlxhog.metal.kernel import Launch
 from mlxhog.metal.kernels.adds import dense_axpy
-from mlxhog.metal.registry import KERNELS, instances
+from mlxhog.metal.registry import KERNELS
+from mlxhog.models.ops.kernels import choose
 
 SIZE: Final = 10_007  # elements of a sample: not a multiple of any group
 _COMPILE_S: Final = 120.0
@@ -39,8 +44,9 @@ def check_engine(name: str, tell: Callable[[str], None]) -> tuple[Check, list[di
         tell: called with each kernel.
 
     Returns:
-        The check of the engine, and a row of the record per kernel and instance; no rows if it
-        does not start. A kernel that ends its process is a row with `error`.
+        The check of the engine, and a row of the record per kernel that writes parameters, and per
+        operator of the models; no rows if it does not start. One that ends its process is a row
+        with `error`.
     """
     rows: list[dict[str, Any]] = []
     child = Child()
@@ -49,19 +55,26 @@ def check_engine(name: str, tell: Callable[[str], None]) -> tuple[Check, list[di
             problem = child.call(START_S + _COMPILE_S, write_imported, name)
         except Failed as failure:
             problem = str(failure)
-        for kernel, instance in instances() if not problem else ():
-            tell(" ".join(filter(None, (kernel.name, instance, "on", name))))
+        single = [kernel for kernel in KERNELS.values() if kernel.reference is not None]
+        tolerances = {kernel.name: kernel.allowed(emulated=False) for kernel in single}
+        tolerances |= dict.fromkeys(self_check.CHECKS, 0.0)
+        for each, tolerance in tolerances.items() if not problem else ():
+            tell(f"{each} on {name}")
             row: dict[str, Any] = {
-                "name": kernel.name,
-                "instance": instance,
+                "name": each,
+                "instance": "",
                 "engine": name,
                 "max_error": None,
-                "tolerance": kernel.allowed(emulated=False),
+                "tolerance": tolerance,
                 "ok": False,
             }
             try:
-                error = child.call(START_S + _COMPILE_S, difference, name, kernel.name, instance)
-                row |= {"max_error": error, "ok": error <= row["tolerance"]}
+                if each in KERNELS:
+                    error = child.call(START_S + _COMPILE_S, difference, name, each)
+                    row |= {"max_error": error, "ok": error <= tolerance}
+                else:
+                    fault = child.call(START_S + _COMPILE_S, operator_fault, name, each)
+                    row |= {"error": fault} if fault else {"ok": True}
             except Failed as failure:
                 row["error"] = str(failure)
                 child.close()
@@ -93,7 +106,16 @@ def write_imported(lane: Lane, name: str) -> str:
     return f"imported memory has {wrong} wrong values" if wrong else ""
 
 
-def difference(lane: Lane, name: str, kernel_name: str, instance: str) -> float:
+def operator_fault(lane: Lane, name: str, operator: str) -> str:
+    """In a child: return the fault of an operator of the models on an engine, or ""."""
+    _, emulated, consumer = name.rpartition("emulated:")
+    framework, device = {"mlx": ("mlx", "gpu"), "mps": ("torch", "mps")}[consumer]
+    kernels, device = ("metal-emulated", "cpu") if emulated else ("metal", device)
+    ops = choose(framework, kernels, device)
+    return self_check.faults(framework, device, ops, threads=1, names=(operator,)).get(operator, "")
+
+
+def difference(lane: Lane, name: str, kernel_name: str) -> float:
     """In a child: return the largest error of a kernel against its reference.
 
     The error is relative to the largest value of each array, if that is above 1. It is infinite if
@@ -101,7 +123,6 @@ def difference(lane: Lane, name: str, kernel_name: str, instance: str) -> float:
     """
     engine = lane.keep(name, lambda: engines.create(name))
     sample = KERNELS[kernel_name].sample(np.random.default_rng(0), SIZE)
-    sample = replace(sample, instance=instance)
     expected, actual = (_results(each, sample) for each in (ReferenceEngine(), engine))
     return max(_error(actual[key], expected[key]) for key in expected)
 

@@ -112,7 +112,7 @@ def sections(record: Row, *, everything: bool) -> list[Section]:
         tables = tables if troubles or failures else tables[1:]
     else:
         of_kernels = list(_kernel_rows(record["kernels"]))
-        title = "Metal kernels against their references"
+        title = "Metal kernels against plain operations"
         tables = [
             Section("", notes=_heading(record)),
             Section("checks", header, _check_rows(record["checks"])),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -153,11 +152,11 @@ STATUSES = ("done", "diverged", "pruned", "failed", "interrupted")
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One evaluation of a run."""
+    """One evaluation of a run; its loss is None if none was finite."""
 
     step: int
     seconds: float
-    loss: float
+    loss: float | None
     acc_token: float
     acc_macro: float
 
@@ -170,7 +169,8 @@ class RunResult:
         status: one of `STATUSES`; a diverged run scores 0.
         steps: taken.
         seconds: from the first step to the last evaluation.
-        loss: mean training loss in nats since the evaluation before the last.
+        loss: mean training loss in nats since the evaluation before the last; None if none was
+            finite.
         acc_token: share of the scored test positions with the right prediction.
         acc_macro: mean recall over classes, see `tasks.dataset`; the base of the score.
         val_token: as acc_token, of the validation rows; None without them.
@@ -185,7 +185,7 @@ class RunResult:
     status: str
     steps: int
     seconds: float
-    loss: float
+    loss: float | None
     acc_token: float
     acc_macro: float
     val_token: float | None = None
@@ -203,7 +203,7 @@ def failed(reason: str, *, seconds: float) -> RunResult:
         status="failed",
         steps=0,
         seconds=seconds,
-        loss=math.nan,
+        loss=None,
         acc_token=0.0,
         acc_macro=0.0,
         reason=reason,

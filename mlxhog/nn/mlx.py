@@ -111,9 +111,7 @@ class LanguageModel(Module):
         """
         own: dict[str, array] = dict(tree_flatten(cast(Any, self).parameters()))
         params, ops = {self._names[n]: value for n, value in own.items()}, _ops(self.kernels)
-        x = lm.embed(self.architecture, params, tokens, ops.xp)
-        starts = lm.starts(self.architecture, tokens)
-        logits, after = lm.forward(self.architecture, params, x, state, ops=ops, starts=starts)
+        logits, after = lm.logits(self.architecture, params, tokens, state, ops=ops)
         return cast(array, logits), after
 
 

@@ -149,9 +149,7 @@ def logits_and_state(
     ops = choose("torch", kernels, tokens.device.type, guarded=True)
     params = {name: value.float() for name, value in module.named_parameters()}
     with torch.autocast(tokens.device.type, enabled=False):
-        x = lm.embed(architecture, params, tokens, ops.xp)
-        starts = lm.starts(architecture, tokens)
-        logits, after = lm.forward(architecture, params, x, state, ops=ops, starts=starts)
+        logits, after = lm.logits(architecture, params, tokens, state, ops=ops)
     return cast(Tensor, logits), after
 
 

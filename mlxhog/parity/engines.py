@@ -81,13 +81,11 @@ class FrameworkEngine:
         before, state = _parted(state)
         ops, ids = self._ops(), self._framework.indices(tokens)
         with self._framework.without_gradient():
-            x = lm.embed(cfg, params, ids, ops.xp)
+            rows = None
             if (tables := ngrams.of(cfg)) is not None:
-                rows = tables.gather(self._tables, tables.rows_of(tokens, before))
-                x = lm.add_ngrams(params, x, self._array(rows), ops)
-            logits, state = lm.forward(
-                cfg, params, x, state, ops=ops, starts=lm.starts(cfg, ids), hidden=hidden
-            )
+                read = tables.gather(self._tables, tables.rows_of(tokens, before))
+                rows = self._array(read)
+            logits, state = lm.logits(cfg, params, ids, state, ops=ops, rows=rows, hidden=hidden)
         self._framework.evaluate(logits, hidden, state)
         after = _carried(cfg, tokens, before, state)
         return Forward(self._host(logits), [self._host(x) for x in hidden], after)

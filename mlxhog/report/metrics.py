@@ -178,7 +178,6 @@ class Activity(Enum):
     """An activity of a run besides training, in the words that users see."""
 
     STARTING = "starting workers"
-    MEASURING = "measuring workers"
     FINISHING = "finishing the last steps"
     PAUSING = "pausing for a checkpoint"
     CHANGING = "changing the strategy"

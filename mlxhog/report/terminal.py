@@ -9,7 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from mlxhog.base.quantities import format_bytes, format_count, format_duration
+from mlxhog.base.quantities import format_bytes, format_count
 from mlxhog.report.machines import IN_QUORUM
 from mlxhog.report.metrics import (
     REFERENCE_BITS_PER_BYTE,
@@ -75,8 +75,9 @@ class _Picture:
         yield _losses(progress)
         yield from _scale(progress, width)
         yield _workers(progress, options.max_width)
-        if progress.machines:
-            yield _machines(progress)
+        for one in progress.machines:
+            style = "green" if one.state == IN_QUORUM else "yellow"
+            yield Text(f"{one.name}{' (this one)' * one.is_own}  {one}", style=style)
         if self._sample:
             text = f"sample> {printable(self._sample)[:SAMPLE_WIDTH]}"
             yield Text(text, style="italic")
@@ -151,21 +152,6 @@ def _workers(progress: Progress, width: int) -> Table:
         table.add_column(COLUMNS[k], justify="left" if k < _WORDS else "right", no_wrap=True)
     for row in rows:
         table.add_row(*(Text(row[k], style=STATE_STYLES.get(row[k], "")) for k in shown))
-    return table
-
-
-def _machines(progress: Progress) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column, justify in (("machine", "left"), ("state", "left"), ("tokens", "right"),
-                            ("rounds", "right"), ("last seen", "right")):  # fmt: skip
-        table.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    for one in progress.machines:
-        style = "green" if one.state == IN_QUORUM else "yellow"
-        seen = f"{format_duration(one.seen_s)} ago"
-        state, name = Text(one.state, style=style), f"{one.name} (this one)" * one.is_own
-        table.add_row(
-            Text(name or one.name), state, format_count(one.tokens), str(one.rounds), seen
-        )
     return table
 
 

@@ -9,13 +9,11 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from io import StringIO
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TextIO, TypeVar
 
-from mlxhog.base.quantities import format_bytes
 from mlxhog.report.streams import console, printable_lines, wrapped
 
 if TYPE_CHECKING:
@@ -315,33 +313,3 @@ class Stages:
         if part != self._part:
             self._part, self._number = part, self._number + 1
         self._tell(f"{self._number} of {self._count}: {part}", step)
-
-
-class BytesLine(StatusLine):
-    """Called with (name of the work, bytes done, bytes in total) at intervals.
-
-    On a terminal one line changes; a pipe gets a line every few seconds, and none for short work.
-
-    Args:
-        stream: where to write.
-        quiet: write nothing.
-        clock: seconds, monotonic.
-    """
-
-    EVERY_S = 5.0  # seconds between two lines on a pipe
-
-    def __init__(
-        self, stream: TextIO, *, quiet: bool, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._clock = clock
-        self._next_s = clock() + self.EVERY_S
-        super().__init__(stream, quiet=quiet)
-
-    def __call__(self, name: str, done: int, total: int) -> None:
-        """Show the share done."""
-        text = f"{done / max(total, 1):.0%}  {format_bytes(done)} of {format_bytes(total)}  {name}"
-        if self.live:
-            self.show(text)
-        elif not self.quiet and self._clock() >= self._next_s:
-            self._next_s = self._clock() + self.EVERY_S
-            self.tell(text)

@@ -424,7 +424,7 @@ class SyncWorker:
         if len(arrived) < strategy.batches_per_step():
             return False
         mask = sum(1 << rank for rank in arrived)
-        words.exchange("members", word, (round_ + 1) << MOST_WORKERS | mask)
+        words.compare_exchange("members", word, (round_ + 1) << MOST_WORKERS | mask)
         return True
 
     def _end_round(self, lease: Lease, base: int) -> WriteResult:

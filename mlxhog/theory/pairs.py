@@ -444,7 +444,6 @@ def _train(record: PairLog, side: Side, number: int, runs_after: int, tell: Tell
     result = trainer.train(
         record.comparison.settings(side, number, record.folder),
         observer=lambda now: tell(part, how_far(now, runs_after)),
-        whole_time=True,
     )
     if result.status == "interrupted":
         raise KeyboardInterrupt

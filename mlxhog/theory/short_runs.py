@@ -57,15 +57,13 @@ def settings_for(config: TrainConfig, folder: Path | str, name: str, **chosen: A
     )
 
 
-def train(settings: TrainConfig, tell: Tell, *, whole_time: bool = True) -> Result:
+def train(settings: TrainConfig, tell: Tell) -> Result:
     """Train, and tell the steps; arguments and errors as `mlxhog.training.trainer.train`.
 
     Raises:
         KeyboardInterrupt: a signal asked to end.
     """
-    result = trainer.train(
-        settings, observer=lambda now: tell(f"{now.step} steps"), whole_time=whole_time
-    )
+    result = trainer.train(settings, observer=lambda now: tell(f"{now.step} steps"))
     if result.status == "interrupted":
         raise KeyboardInterrupt
     return result

@@ -9,9 +9,7 @@ The chosen batch B is the first for which
     margin = max(LEAST_RISE, 2 standard errors of the ratio)
 
 or the last one that memory, text and time allow. Times are of gradients alone: the optimizer's time
-does not depend on the batch, and the run reports its share. The number of measured gradients and
-the largest part of a budget of time are those of the measurement for a strategy
-(`choose_strategy.py`).
+does not depend on the batch, and the run reports its share.
 
 The speeds stay in a file of this machine (`mlxhog.base.batch_speeds`), so a later run of the
 same model, context, workers and versions measures at most larger batches. Speeds of a busy machine
@@ -50,7 +48,6 @@ from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.models.ops.operators import LONGEST_SUM
 from mlxhog.report.views import StatusLine
-from mlxhog.training import choose_strategy
 from mlxhog.training.job import Setup
 from mlxhog.training.memory import WORKER_BASE_BYTES, own_gpu_bytes
 
@@ -65,6 +62,16 @@ MOST: Final = 1024
 
 MEASURE_S: Final = 20.0
 """Seconds of gradients, at most, without a budget of time."""
+
+SHARE: Final = 0.1
+"""Largest part of a budget of time that the measurement may take."""
+
+ENOUGH_S: Final = 1.0
+"""Seconds of gradients of one batch; 4 if fewer than `ENOUGH` are done by then."""
+
+ENOUGH: Final = 8
+LEAST: Final = 2
+"""Gradients that every worker has to measure."""
 
 PATIENCE_S: Final = 600.0
 """Limit of one measurement of a batch, for a worker that hangs."""
@@ -100,15 +107,6 @@ class BatchChoice:
             line += f"; tokens/s of all workers: {', '.join(each)} ({source})"
         return f"{line}; {self.unkept}" if self.unkept else line
 
-    def to_json(self) -> dict[str, Any]:
-        """For run.json."""
-        return {
-            "sequences": self.sequences,
-            "why": self.why,
-            "tokens_per_s": [asdict(one) for one in self.speeds],
-            "measured": self.measured,
-        }
-
 
 @dataclass(frozen=True)
 class Limit:
@@ -141,7 +139,10 @@ def planned(
     if config.batch_size is not None:
         return plan_of(config), None
     if config.resume is not None:
-        choice = BatchChoice(sequences=_of_run(config), why="the run began with it")
+        run, _ = checkpoint.resumable(config.resume, Path(config.out))
+        stored = read_stored(run.config_path) if run.config_path.is_file() else {}
+        value, _ = stored.get("batch_size", (TrainConfig().micro_batch, ""))
+        choice = BatchChoice(sequences=parse_count(value), why="the run began with it")
     else:
         plan = plan_of(config.having(batch_size=1))
         choice = _measured(plan, limit_of(plan), progress=progress)
@@ -155,16 +156,11 @@ def record_of(choice: BatchChoice | None, plan: Plan) -> dict[str, Any] | None:
         earlier = plan.resumption.run.read_status().get("batch_size")
         if isinstance(earlier, dict) and earlier.get("sequences") == plan.config.batch_size:
             return earlier
-    return None if choice is None else choice.to_json()
-
-
-def _of_run(config: TrainConfig) -> int:
-    """The batch of the run that is resumed; that of the defaults if its options are lost."""
-    assert config.resume is not None
-    run, _ = checkpoint.resumable(config.resume, Path(config.out))
-    stored = read_stored(run.config_path) if run.config_path.is_file() else {}
-    value = stored["batch_size"][0] if "batch_size" in stored else TrainConfig().micro_batch
-    return parse_count(value)
+    if choice is None:
+        return None
+    speeds = [asdict(one) for one in choice.speeds]
+    facts = {"sequences": choice.sequences, "why": choice.why, "measured": choice.measured}
+    return {**facts, "tokens_per_s": speeds}
 
 
 def limit_of(plan: Plan) -> Limit:
@@ -197,25 +193,6 @@ def limit_of(plan: Plan) -> Limit:
     return replace(least, sequences=max(1, least.sequences))  # the plan has one sequence
 
 
-def next_batch(speeds: Sequence[BatchSpeed]) -> int | None:
-    """The batch to measure next; None if the last doubling gained too little.
-
-    Args:
-        speeds: of 1, 2, 4, ... sequences.
-    """
-    if len(speeds) > 1 and _rise(*speeds[-2:]) < _margin(*speeds[-2:]):
-        return None
-    return 2 * speeds[-1].sequences if speeds else 1
-
-
-def _rise(one: BatchSpeed, twice: BatchSpeed) -> float:
-    return twice.tokens_per_s / one.tokens_per_s - 1.0
-
-
-def _margin(one: BatchSpeed, twice: BatchSpeed) -> float:
-    return max(LEAST_RISE, 2.0 * math.hypot(one.error, twice.error))
-
-
 def choose(known: Sequence[BatchSpeed], limit: Limit, measure: Measure) -> BatchChoice:
     """Choose a batch by the speeds of growing ones.
 
@@ -225,31 +202,29 @@ def choose(known: Sequence[BatchSpeed], limit: Limit, measure: Measure) -> Batch
         measure: returns the speed of a batch behind these, or why it cannot measure it.
     """
     by_size, speeds, measured = {one.sequences: one for one in known}, list[BatchSpeed](), 0
-    why = ""
-    while (following := next_batch(speeds)) is not None and not why:
-        if following > limit.sequences:
+    sequences, why = 1, ""
+    while not why:
+        if sequences > limit.sequences:
             why = limit.why
-        elif following in by_size:
-            speeds.append(by_size[following])
-        elif isinstance(speed := measure(following, speeds), str):
+        elif sequences in by_size:
+            speeds.append(by_size[sequences])
+        elif isinstance(speed := measure(sequences, speeds), str):
             why = speed
         else:
             speeds.append(speed)
             measured += 1
-    chosen = speeds[-1]
-    if following is None:
-        chosen, twice = speeds[-2:]
-        rise, margin = (format_share(f(chosen, twice)) for f in (_rise, _margin))
-        why = (
-            f"with {_sequences(twice.sequences)} tokens/s change by {rise}, less than the margin "
-            f"of {margin}"
-        )
-    return BatchChoice(
-        sequences=chosen.sequences,
-        why=why,
-        speeds=tuple(speeds),
-        measured=measured,
-    )
+        chosen, sequences = speeds[-1], 2 * speeds[-1].sequences
+        if len(speeds) > 1 and not why:
+            before, twice = speeds[-2:]
+            rise = twice.tokens_per_s / before.tokens_per_s - 1.0
+            margin = max(LEAST_RISE, 2.0 * math.hypot(before.error, twice.error))
+            if rise < margin:
+                chosen = before
+                why = (
+                    f"with {_sequences(twice.sequences)} tokens/s change by {format_share(rise)}, "
+                    f"less than the margin of {format_share(margin)}"
+                )
+    return BatchChoice(sequences=chosen.sequences, why=why, speeds=tuple(speeds), measured=measured)
 
 
 def _sequences(n: int) -> str:
@@ -307,7 +282,9 @@ class _Workers:
         """Start nothing yet; the processes end with `stack`, `show` gets what is measured."""
         self._plan, self._stack, self._setup = plan, stack, plan.for_workers()
         self._show = show
-        self._rest_s = self._limit_s = min(MEASURE_S, choose_strategy.limit_s(plan.config.time))
+        budget_s = plan.config.time
+        limit_s = MEASURE_S if budget_s is None else min(MEASURE_S, SHARE * budget_s)
+        self._rest_s = self._limit_s = limit_s
 
     @cached_property
     def _children(self) -> list[Child]:
@@ -315,12 +292,8 @@ class _Workers:
         return [self._stack.enter_context(Child(promises=promises)) for _ in self._plan.workers]
 
     def measure(self, sequences: int, before: Sequence[BatchSpeed]) -> BatchSpeed | str:
-        """The speed of a batch, or why it cannot be measured; see `Measure`.
-
-        Raises:
-            EnvironmentLacks: a worker cannot compute the smallest batch.
-        """
-        expected_s = (1 + choose_strategy.LEAST) * 2 * before[-1].gradient_s if before else 0.0
+        """The speed of a batch, or why it cannot be measured; see `Measure`."""
+        expected_s = (1 + LEAST) * 2 * before[-1].gradient_s if before else 0.0
         if expected_s > self._rest_s:
             return (
                 f"gradients of {_sequences(sequences)} would take the measurement over "
@@ -383,11 +356,13 @@ def gradient_times(
     """
     backend: Backend = lane.store["backend"]
     batch, times = _batch(setup, sequences), list[float]()
-    while not choose_strategy.is_enough(len(times), sum(times), limit_s):
+    while True:
+        needed_s = ENOUGH_S if len(times) >= ENOUGH else 4 * ENOUGH_S
+        if sum(times) >= (min(limit_s, needed_s) if len(times) >= LEAST else limit_s):
+            return batch.n_tokens, times
         began_s = time.perf_counter()
         backend.loss_and_grads(batch)
         times.append(time.perf_counter() - began_s)
-    return batch.n_tokens, times
 
 
 def _backend(setup: Setup, rank: int) -> Backend:

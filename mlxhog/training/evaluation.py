@@ -1,10 +1,10 @@
-"""Evaluations of held-out text and samples, the side jobs of workers.
+"""Evaluations of held-out text and samples: during training, and by all workers at the end.
 
 All evaluations of a run score the same part of the held-out text (`data.subset`), and
 `held-out bits per byte` always refers to that part. An evaluation that does not score all of it
 does not count. During training one worker takes on each request of the supervisor. At the end all
-workers share the batches of that part, then those of the rest while there is time; the rest gives
-the larger final score, a separate number. The scores lie in the arena:
+workers share the batches of that part, then those of a larger one, whose score is a separate
+number. Both sizes follow from the options alone, whatever the budget. The scores lie in the arena:
 
     segment     line  word  meaning
     evaluation     k     0  the round in which the batch at place k was scored; 0: not scored
@@ -12,18 +12,18 @@ the larger final score, a separate number. The scores lie in the arena:
                          2  bytes of text that its labels decode to
                          3  number of labels
 
-A worker writes the sums of a batch, then its round. The order of batches of the larger score
-spreads the first ones evenly over the text, so a score that ends early is of a sample.
+A worker writes the sums of a batch, then its round.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,35 +41,36 @@ from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile
 from mlxhog.decoding.generate import answer
 from mlxhog.decoding.options import Sampling
-from mlxhog.errors import EnvironmentLacks
+from mlxhog.errors import ConfigError, EnvironmentLacks, WorkerFailed
 from mlxhog.models.families import param_count
+from mlxhog.report.metrics import Activity, Doing
 from mlxhog.strategies import Context
 from mlxhog.training.job import Job
 
+if TYPE_CHECKING:  # which workers need not import
+    from mlxhog.report.monitor import Monitor
+    from mlxhog.training.session import WorkerSession
+
 SEGMENT = "evaluation"
-FINAL_TOKENS = 2_000_000  # the larger final score covers at most about this much text
-EVALUATING_S = 60.0  # limit of the last evaluation without a budget of time, if training took less
-SUBSET_TIME = 0.2  # largest part of a budget of time for scoring the fixed part, by `FLOPS`
+PART_FLOPS, LARGER_FLOPS = 1e12, 2e12
+"""Most work to score the part and the larger text: 10 s and 20 s of two CPU cores."""
+EMULATED_SHARE = 0.01  # of these, for emulated models, which are slow
+LARGER_TOKENS = 2_000_000
 LEAST_BYTES = 1024
-FLOPS = {EMULATED: 1e9}
-"""Operations per second by which the size of the fixed part is chosen, by the kernels."""
-USUAL_FLOPS = 1e11
-"""Two CPU cores. A constant, so that the same options mean the same text on every machine."""
+INTERRUPTED_S = 5.0  # limit of the evaluation after an interrupt
+SAMPLE_S = 10.0  # limit of the last sample
 SAMPLE_PROMPT = "The"
 SAMPLE_TOKENS = 160
-_ROUND, _NATS, _BYTES, _TOKENS = range(4)
+GAVE_UP_WORKER = (ConfigError, EnvironmentLacks, WorkerFailed)
+"""Errors of a worker that is not replaced; the others continue."""
 _SCORES = Table(batch=(1, "round nats bytes tokens"))  # with as many rows as there are batches
 
 
 @dataclass(frozen=True)
 class HeldOutScore:
-    """Sums over a piece of held-out text.
+    """Sums over a piece of held-out text: nats of its labels, bytes of text, labels.
 
-    Attributes:
-        nats: cross entropy of its labels.
-        n_bytes: bytes of text.
-        tokens: number of labels.
-        share: scored part of the text that was to be evaluated, 0 to 1.
+    `share` is the scored part of the text that was to be evaluated, 0 to 1.
     """
 
     nats: float
@@ -94,9 +95,8 @@ class HeldOutPart:
         share: its part of all held-out text, up to 1.
         batches: number of its batches.
         all_batches: with those of the larger final score.
-        larger_share: largest part of all held-out text in the larger final score; 0 without it.
+        larger_share: part of all held-out text in the larger final score; 0 without it.
         tokens: number of its tokens.
-        estimate_s: seconds to score it by `FLOPS`.
         seen: a note if earlier runs, whose weights the run began with, trained on some of it.
     """
 
@@ -108,21 +108,13 @@ class HeldOutPart:
     all_batches: int
     larger_share: float
     tokens: int
-    estimate_s: float
     seen: str = ""
 
     @classmethod
     def of(
         cls, data: Prepared, config: TrainConfig, parameters: int, asked_bytes: int | None = None
     ) -> HeldOutPart:
-        """Choose the part.
-
-        Args:
-            data: of the run.
-            config: of the run.
-            parameters: numbers in the model.
-            asked_bytes: the size that a resumed run had before; None chooses one.
-        """
+        """Choose the part, or take the size that a resumed run had before."""
         file = TokenFile.open(data.val)
         if asked_bytes is None or config.eval_tokens is not None:
             asked_bytes = choose_bytes(config, parameters, file)
@@ -138,20 +130,14 @@ class HeldOutPart:
             all_batches=texts.n_batches,
             larger_share=0.0 if larger is None else larger.file.header["bytes"] / whole,
             tokens=part.file.n_tokens,
-            estimate_s=estimate_s(config, parameters, part.file.n_tokens),
         )
-
-    def to_json(self) -> dict[str, Any]:
-        """The values for run.json and checkpoints."""
-        return asdict(self)
 
 
 def choose_bytes(config: TrainConfig, parameters: int, file: TokenFile) -> int:
     """Return the size of the part that a new run is evaluated on, by default `subset.BYTES`.
 
-    `eval_tokens` sets another size. If scoring takes too much of the budget, the size is halved
-    until it fits, or to `LEAST_BYTES`. The same options always give the same size, as nothing is
-    measured.
+    `eval_tokens` sets another size. For a large model it is halved until scoring takes at most
+    `PART_FLOPS`, or to `LEAST_BYTES`.
 
     Args:
         config: of the run.
@@ -161,27 +147,20 @@ def choose_bytes(config: TrainConfig, parameters: int, file: TokenFile) -> int:
     if config.eval_tokens is not None:
         labels, text_bytes = file.n_tokens - file.header["documents"], int(file.header["bytes"])
         return max(1, round(config.eval_tokens * text_bytes / max(int(labels), 1)))
-    most_s = EVALUATING_S if config.time is None else SUBSET_TIME * config.time
-    n_bytes = subset.BYTES
-    while n_bytes > LEAST_BYTES and estimate_s(config, parameters, n_bytes) > most_s:
+    n_bytes, most = subset.BYTES, _most_tokens(PART_FLOPS, config, parameters)
+    while n_bytes > LEAST_BYTES and n_bytes > most:
         n_bytes //= 2
     return n_bytes
 
 
-def estimate_s(config: TrainConfig, parameters: int, tokens: int) -> float:
-    """Seconds to score n tokens by `FLOPS`: two operations per parameter and token."""
-    return 2.0 * parameters * tokens / FLOPS.get(config.kernels, USUAL_FLOPS)
+def _most_tokens(flops: float, config: TrainConfig, parameters: int) -> int:
+    """Tokens that some work scores, at two operations per parameter and token."""
+    return int(flops * (EMULATED_SHARE if config.kernels == EMULATED else 1.0) / (2 * parameters))
 
 
 @dataclass(frozen=True)
 class HeldOutText:
-    """Held-out text in batches of one shape.
-
-    Attributes:
-        file: its token file.
-        seq_len: length of a sequence.
-        rows: sequences in a batch.
-    """
+    """Held-out text in batches of one shape: sequences of `seq_len`, `rows` in a batch."""
 
     file: TokenFile
     seq_len: int
@@ -218,11 +197,7 @@ class HeldOutText:
 
 
 class HeldOutTexts:
-    """The text that the last evaluation scores, batch by batch: the part, then the larger text.
-
-    Attributes:
-        part: the text of all evaluations.
-    """
+    """The text of the last evaluation, batch by batch: the part of all evaluations, then more."""
 
     def __init__(
         self, file: TokenFile, config: TrainConfig, parameters: int, asked_bytes: int
@@ -234,48 +209,28 @@ class HeldOutTexts:
 
     @cached_property
     def larger(self) -> HeldOutText | None:
-        """All held-out text, or up to `FINAL_TOKENS` of it.
+        """All held-out text, or as much as `LARGER_FLOPS` score; None if the part is as large.
 
-        None if the part is as large, and for emulated models, which are slow. Opening it copies its
-        tokens, so it is opened on first use: many workers never score any of it.
+        Opening it copies its tokens, so it is opened on first use.
         """
         file, config = self._file, self._config
-        most = FINAL_TOKENS * file.header["bytes"] // file.n_tokens
-        if self.part.file is file or most <= self._asked_bytes or config.kernels == EMULATED:
+        tokens = min(_most_tokens(LARGER_FLOPS, config, self._parameters), LARGER_TOKENS)
+        most = tokens * file.header["bytes"] // file.n_tokens
+        if self.part.file is file or most <= self._asked_bytes:
             return None
         return HeldOutText.of(subset.of(file, most), config, self._parameters)
-
-    @cached_property
-    def _order(self) -> list[int]:
-        """Batches of the larger text in scoring order."""
-        return [] if self.larger is None else spread(self.larger.n_batches)
 
     @property
     def n_batches(self) -> int:
         """Number of batches of both."""
-        return self.part.n_batches + len(self._order)
+        return self.part.n_batches + (0 if self.larger is None else self.larger.n_batches)
 
     def score(self, backend: Backend, place: int) -> HeldOutScore:
-        """Score the batch at a place in the order, at the parameters in the backend's inbox."""
+        """Score the batch at a place, at the parameters in the backend's inbox."""
         n = self.part.n_batches
         if place < n or self.larger is None:
             return self.part.score(backend, place)
-        return self.larger.score(backend, self._order[place - n])
-
-
-def spread(n: int) -> list[int]:
-    """Return 0 .. n - 1 in an order of which every prefix is spread evenly.
-
-    Source: van der Corput 1935: order by reversed bits.
-
-    >>> spread(6)
-    [0, 4, 2, 1, 5, 3]
-    """
-    order, half = [0], 1 << max(n - 1, 0).bit_length()
-    while half > 1:
-        half //= 2
-        order += [k + half for k in order]
-    return [k for k in order if k < n]
+        return self.larger.score(backend, place - n)
 
 
 def segment(part: HeldOutPart) -> tuple[str, int]:
@@ -292,12 +247,11 @@ class ScoreTable:
 
     def __init__(self, data: NDArray[np.uint8]) -> None:
         """Wrap the segment."""
-        self._words = _SCORES.open(data)
-        self._table = data.view(np.uint64).reshape(-1, LINE // 8)
+        self._words, self._n = _SCORES.open(data), len(data) // LINE
 
     def __len__(self) -> int:
         """Return the number of batches."""
-        return len(self._table)
+        return self._n
 
     def round_of(self, place: int) -> int:
         """The last round in which the batch at a place was scored; 0 for none."""
@@ -312,12 +266,12 @@ class ScoreTable:
     def total(self, first: int, begin: int = 0, end: int | None = None) -> HeldOutScore:
         """Add up the batches at places from `begin` to `end` that were scored since `first`."""
         end = len(self) if end is None else end
-        maybe = begin + np.flatnonzero(self._table[begin:end, _ROUND] >= first)
-        batches = [k for k in maybe.tolist() if self.round_of(k) >= first]  # acquires their sums
-        rows = self._table[batches]
-        nats = float(rows[:, _NATS].copy().view(np.float64).sum())
-        n_bytes, tokens = int(rows[:, _BYTES].sum()), int(rows[:, _TOKENS].sum())
-        return HeldOutScore(nats, n_bytes, tokens, len(batches) / max(end - begin, 1))
+        places = [k for k in range(begin, end) if self.round_of(k) >= first]  # acquires their sums
+        nats = float(np.array([self._words.real(("nats", k)) for k in places]).sum())
+        n_bytes, tokens = (
+            sum(self._words[name, k] for k in places) for name in ("bytes", "tokens")
+        )
+        return HeldOutScore(nats, n_bytes, tokens, len(places) / max(end - begin, 1))
 
 
 # -- in a worker ---------------------------------------------------------------------------------
@@ -456,3 +410,136 @@ class TextJobs:
         with contextlib.suppress(EnvironmentLacks):  # a full disk costs a sample, not a worker
             Run(self.job.run_dir).append_sample(SAMPLE_PROMPT + "".join(texts))
         self.ring.append(kind=RecordKind.SAMPLE, worker=self.job.slot, t_ns=monotonic_ns())
+
+
+# -- in the supervisor ---------------------------------------------------------------------------
+
+
+class FinalEvaluation:
+    """Evaluations of the final parameters of a run, one after the other.
+
+    The scores lie in the arena (`ScoreTable`). If a worker dies, a new round divides its batches
+    among the others.
+    """
+
+    def __init__(self, session: WorkerSession, part: HeldOutPart, monitor: Monitor) -> None:
+        """Prepare; this starts no evaluation, and `monitor` receives the scores."""
+        self.copies_bits_per_byte: list[float] = []
+        self._session, self._part, self._monitor = session, part, monitor
+        self._supervisor, self._counters = session.supervisor, session.arena.counters
+        self._scores = ScoreTable(session.arena.segment(SEGMENT))
+        self._end = part.batches
+        self._round = self._first = self._interrupts = 0
+
+    def begin(self) -> None:
+        """Let all workers score the held-out text with the model.
+
+        They score the fixed part alone after an interrupt, for a few seconds, and if workers have
+        parameters of their own, which are scored next.
+        """
+        self._session.drain()  # first an evaluation that ended together with the training
+        alone = self._session.interrupts() or self._session.strategy.copies()
+        self._begin(self._part.batches if alone else len(self._scores))
+
+    def _begin(self, end: int) -> None:
+        """Begin to score batches up to `end` with the present parameters."""
+        self._round += 1
+        self._first, self._end, self._interrupts = self._round, end, self._session.interrupts()
+        until_ns = monotonic_ns() + int(INTERRUPTED_S * 1e9) if self._interrupts else 0
+        self._counters.store("side_until_ns", until_ns)
+        self._counters.store("eval_first", self._first)
+        self._counters.store("eval_end", end)
+        self._counters.store("eval_next", self._round * EVAL_ROUND)
+        self._supervisor.command(Command.EVALUATE)
+
+    def wait(self) -> HeldOutScore:
+        """Wait until every batch is scored, or the user interrupts; the score of the fixed part.
+
+        Raises:
+            ConfigError, EnvironmentLacks, WorkerFailed: see `Supervisor.poll`; the fixed part
+                cannot be scored without a worker that failed.
+        """
+        limit_s = INTERRUPTED_S if self._interrupts else math.inf
+        while self._supervisor.has_workers() and not (self._ended() or self._is_interrupted()):
+            ended_or_died = partial(self._ended_or_died, self._supervisor.ends())
+            try:
+                if not self._session.until(ended_or_died, self._doing, limit_s):
+                    break
+            except GAVE_UP_WORKER as error:
+                # The run is complete without the larger score.
+                is_larger, self._end = self._end > self._part.batches, self._part.batches
+                if not is_larger or not (self._ended() or self._supervisor.has_workers()):
+                    raise
+                self._counters.store("eval_end", self._end)
+                self._session.report(f"the larger held-out score was left out: {error}")
+            if not self._ended():
+                self._round += 1
+                self._counters.store("eval_next", self._round * EVAL_ROUND)
+        return self._scores.total(self._first, end=self._part.batches)
+
+    def finish(self) -> None:
+        """Wait for the score of the model, and score the copies that it is the average of."""
+        session, monitor, part = self._session, self._monitor, self._part
+        score = self.wait()
+        if score.share < 1.0 and self._is_interrupted():
+            self.begin()
+            score = self.wait()
+        average = score.bits_per_byte
+        if score.share < 1.0 or average is None:
+            return  # a score of less text is not comparable with earlier ones
+        monitor.take_evaluation(score.nats, score.n_bytes, score.tokens, monitor.totals()[0])
+        larger = self._scores.total(self._first, begin=part.batches)
+        if self._end > part.batches and larger.share == 1.0 and larger.bits_per_byte is not None:
+            monitor.take_final(larger.bits_per_byte, larger.tokens, part.larger_share)
+        if not session.interrupts() and self._score_copies():
+            warning = session.strategy.warning(average, self.copies_bits_per_byte)
+            if warning:
+                session.report(warning)
+
+    def _score_copies(self) -> bool:
+        """Score each worker's own parameters if the model is their average; whether all are."""
+        session = self._session
+        with session.strategy.each_copy(session.arena) as copies:
+            for load in copies:
+                session.until(self._supervisor.resting, Doing(Activity.EVALUATING))
+                if session.interrupts():
+                    return False
+                load()
+                self._begin(self._part.batches)
+                self.copies_bits_per_byte.append(self.wait().bits_per_byte or math.nan)
+        return True
+
+    def _is_interrupted(self) -> bool:
+        return self._session.interrupts() > self._interrupts
+
+    def _ended(self) -> bool:
+        return self._scores.total(self._first, end=self._end).share == 1.0
+
+    def _ended_or_died(self, ends: int) -> bool:
+        return self._ended() or self._supervisor.ends() > ends
+
+    def _doing(self) -> Doing:
+        share = self._scores.total(self._first, end=self._end).share
+        return Doing(Activity.EVALUATING, round(100 * share))
+
+
+def write_sample(session: WorkerSession, monitor: Monitor) -> None:
+    """Let a worker write a sample of text, or another if it dies; report a missing sample."""
+    supervisor, samples = session.supervisor, monitor.samples
+    session.arena.counters.store("side_until_ns", monotonic_ns() + int(SAMPLE_S * 1e9))
+    reason = "no worker was free in time"
+
+    def is_written_or_lost(ends: int) -> bool:
+        return monitor.samples > samples or supervisor.ends() > ends
+
+    while supervisor.has_workers() and monitor.samples == samples:
+        ended = partial(is_written_or_lost, supervisor.ends())
+        session.ask("sample")
+        supervisor.command(Command.SAMPLE)
+        try:
+            if not session.until(ended, Doing(Activity.SAMPLING), 2 * SAMPLE_S):
+                break
+        except GAVE_UP_WORKER as error:
+            reason = str(error)  # the run is complete, and another worker may write it
+    if monitor.samples == samples and not session.interrupts():
+        session.report(f"no sample: {reason}; mlxhog generate writes one")

@@ -223,11 +223,7 @@ class Follower:
         return True
 
     def _take(self, name: str, draft: Draft) -> str | None:
-        """Add all rows of a file to a draft, or none; then returns the reason.
-
-        Raises:
-            EnvironmentLacks, MemoryError: the machine cannot read the file; no row is added.
-        """
+        """Add all rows of a file to a draft, or none; then returns the reason."""
         mark = draft.mark()
         try:
             for row in self._rows(self.folder / name):
@@ -295,12 +291,7 @@ class Follower:
                     self._say(f"{name} is left out: its suffix is not that of a text, as .txt is")
 
     def _rows(self, path: Path) -> Iterator[TrainingRow]:
-        """The rows of a file's documents, or of its examples.
-
-        Raises:
-            DataError: the file cannot be read, is too large, or is not text.
-            EnvironmentLacks: reading it needs a package that is not installed.
-        """
+        """The rows of a file's documents, or of its examples."""
         tokenizer, seq_len = self._writer.tokenizer, self._writer.seq_len
         textfiles.refuse_larger(path, MOST_BYTES)
         if not textfiles.record_kind(path):
@@ -317,11 +308,7 @@ class Follower:
                 yield from self._rows_of(document, where)
 
     def _rows_of(self, document: bytes, where: str) -> Iterator[TrainingRow]:
-        """The rows of a text, or of the answers of an example.
-
-        Raises:
-            DataError: the example is too long.
-        """
+        """The rows of a text, or of the answers of an example."""
         tokenizer, seq_len = self._writer.tokenizer, self._writer.seq_len
         if self._learns_answers and isinstance(document, Example):
             return example_rows(document, tokenizer, seq_len, where)

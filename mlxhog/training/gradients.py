@@ -1,8 +1,4 @@
-"""A worker's gradients: of a batch, for warm-up, and for the measurement before training.
-
-They need the framework and the model but no strategy: workers start and are measured before the
-strategy is chosen.
-"""
+"""A worker's gradients, of batches and for warm-up; they need the model but no strategy."""
 
 from __future__ import annotations
 
@@ -10,9 +6,8 @@ import time
 from collections.abc import Callable
 
 from mlxhog.arena import Arena
-from mlxhog.arena.control import Command
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.arena.workers import Entry, Phase
+from mlxhog.arena.workers import Entry
 from mlxhog.backends.backend import Backend, Grads
 from mlxhog.base.workers import GPU_BACKENDS
 from mlxhog.cluster.anchor import own_epochs
@@ -21,13 +16,9 @@ from mlxhog.data.batch import Batch, joined
 from mlxhog.optim import updates
 from mlxhog.strategies import Lease
 from mlxhog.strategies.context import show_model
-from mlxhog.training import choose_strategy
 from mlxhog.training.job import Job
 
 WARM_UP_TOKENS = 64
-FEW_COST = 1.7
-"""Time of a gradient of `WARM_UP_TOKENS` on a CPU over their share of a full one: 1.6 to 1.8, as
-measured with 5 and 30 million parameters in both frameworks."""
 LONGEST_NAP_S = 0.01  # sleep of a slowed worker between checks whether the run continues
 
 
@@ -52,13 +43,8 @@ class Gradients:
         self._batches = job.setup.batches()
         self._rank = job.slot - 1
         self.slowdown = parse_slowdowns(job.config.slow).get(self._rank, Slowdown())
-        self._measured = False
 
     # -- of a batch ------------------------------------------------------------------------------
-
-    def gradient(self, lease: Lease) -> Grads:
-        """The gradient of a batch at the parameters that the strategy has read."""
-        return self.of(self.micro_batches(lease))[1]
 
     def micro_batches(self, lease: Lease) -> list[Batch]:
         """The lease's sequences, `micro_batch` at a time."""
@@ -121,48 +107,7 @@ class Gradients:
         """
         print(f"micro-batch {self._job.micro_batch}", flush=True)
         show_model(self._job.setup.strategy, self._arena, self.backend)
-        self.backend.loss_and_grads(self._few())
-
-    def _few(self) -> Batch:
-        """A small batch for warm-up; on a GPU it has the shape of a full step."""
         batch = self._batches.example().part(0, self._job.micro_batch)
-        if self._job.spec.backend in GPU_BACKENDS:
-            return batch
-        return batch.part(0, 1).beginning(WARM_UP_TOKENS)
-
-    def measure(self) -> None:
-        """Time gradients, together with the other initial workers; see `choose_strategy`."""
-        workers, times = self._job.setup.strategy.workers, list[float]()
-        if self._measured or self._rank >= workers:
-            return
-        limit_s, expected_s = choose_strategy.limit_s(self._job.budget.seconds), self._expected_s()
-        if choose_strategy.LEAST * expected_s > limit_s:
-            limit_s = 0.0
-        while self._asked_to_measure() and not choose_strategy.is_enough(
-            len(times), sum(times), limit_s
-        ):
-            unused = self._batches.at(0, len(times) % self._batches.n_tickets)
-            batches = self._divided([unused])
-            began_ns = monotonic_ns()
-            self._entry.beat(Phase.COMPUTE)
-            self.of(batches)
-            self.slow_down(monotonic_ns() - began_ns, len(times), self._asked_to_measure)
-            times.append((monotonic_ns() - began_ns) / 1e9)
-        self._measured = True
-        choose_strategy.Paces(self._arena, workers).note(self._rank, expected_s, times)
-
-    def _expected_s(self) -> float:
-        """Estimate the seconds of a gradient from one of a few tokens."""
-        few, whole = self._few(), self._batches.example()
-        began_ns = monotonic_ns()
-        self._entry.beat(Phase.COMPUTE)
-        self.backend.loss_and_grads(few)
-        few_s = (monotonic_ns() - began_ns) / 1e9
-        times = whole.x.size / few.x.size
         if self._job.spec.backend not in GPU_BACKENDS:
-            times = max(1.0, times / FEW_COST)
-        factor = self.slowdown.factor_of(self._job.config.seed, self._rank, 0)
-        return factor * few_s * times
-
-    def _asked_to_measure(self) -> bool:
-        return self._arena.counters.load("command") == Command.MEASURE
+            batch = batch.part(0, 1).beginning(WARM_UP_TOKENS)
+        self.backend.loss_and_grads(batch)

@@ -8,7 +8,8 @@ token of the same bytes; other rows get initial values.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -17,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.arena import Arena
-from mlxhog.base import mapped
+from mlxhog.base import mapped, plain_yaml
+from mlxhog.base.quantities import format_count
 from mlxhog.checkpoint import checkpoint, formats, manifest
 from mlxhog.checkpoint.formats import Opened
 from mlxhog.checkpoint.formats.opening import refuse_not_finite
@@ -26,11 +28,11 @@ from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.data.prepare import Prepared, prepare
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile
-from mlxhog.errors import CheckpointError, DataError, MlxhogError
-from mlxhog.models import families, ngrams
-from mlxhog.models.families import ModelConfig
+from mlxhog.errors import CheckpointError, ConfigError, DataError, MlxhogError
+from mlxhog.models import families, ngrams, registry
+from mlxhog.models.families import ModelConfig, param_count
 from mlxhog.models.xlstm_large import SPELLINGS
-from mlxhog.training.resume import score_of
+from mlxhog.training.resume import Resumption, score_of
 
 OF_TRAINING = ("dropout", "reset_at_document_boundaries", "context_length", "vocab_size")
 """Fields in which a model may differ from the checkpoint of its initial weights."""
@@ -85,27 +87,69 @@ def with_model_and_tokenizer(config: TrainConfig) -> TrainConfig:
     return config
 
 
-@dataclass(frozen=True)
-class Vocabulary:
-    """The mapping from rows of a checkpoint's vocabulary to rows of the run's.
+def sets_vocabulary(config: TrainConfig) -> bool:
+    """Whether `set` gives the size of the vocabulary."""
+    return "vocab_size" in plain_yaml.assignments(config.set)
 
-    Attributes:
-        source: for each row of the run, the checkpoint's row or -1, (V,) int64.
-        rows: number of rows in the checkpoint.
-        unchanged: whether both vocabularies are the same.
+
+def keeps_vocabulary(config: TrainConfig) -> bool:
+    """Whether the model's vocabulary is its own: of a checkpoint, or given by `set`."""
+    return registry.is_stored(config.model) or sets_vocabulary(config)
+
+
+def fitted(
+    config: TrainConfig,
+    model: ModelConfig,
+    tokenizer: Tokenizer,
+    resumption: Resumption | None,
+    note: Callable[[str], None],
+) -> ModelConfig:
+    """The model over the tokenizer's ids; `note` gets what the user should know.
+
+    A resumed run has its checkpoint's vocabulary; that of a config.json is kept.
+
+    Raises:
+        ConfigError: a vocabulary that is kept is smaller than the tokenizer's.
     """
+    own, rows, spec = model.vocab_size, tokenizer.vocab_size, config.tokenizer
+    if resumption is not None:
+        rows = families.read(resumption.checkpoint.config).vocab_size
+        return families.for_tokens(model, bos=tokenizer.bos, vocab_size=rows)
+    size = spec.removeprefix("bpe:")
+    if size != spec and tokenizer.n_ids < int(size):
+        note(
+            f"tokenizer {spec} learnt {tokenizer.n_ids:,} ids: this text has no more pairs to merge"
+        )
+    if keeps_vocabulary(config):
+        check_vocabulary(config, model, tokenizer)
+        if own > rows and registry.is_stored(config.model):
+            note(
+                f"model {config.model} keeps its vocabulary of {own:,}; tokenizer {spec} needs "
+                f"{rows:,} of it (--set vocab_size={rows})"
+            )
+        return families.for_tokens(model, bos=tokenizer.bos, vocab_size=own)
+    fitted = families.for_tokens(model, bos=tokenizer.bos, vocab_size=rows)
+    if own != rows:
+        note(
+            f"vocabulary {rows:,}, that of tokenizer {spec}, in place of {own:,} of model "
+            f"{Path(config.model).name}: {format_count(param_count(fitted))} parameters, not "
+            f"{format_count(param_count(model))}"
+        )
+    return fitted
 
-    source: NDArray[np.int64]
-    rows: int
-    unchanged: bool
 
-    def __str__(self) -> str:
-        """The number of kept and of new rows, as a message."""
-        n_kept = int((self.source >= 0).sum())
-        return (
-            f"vocabulary resized from {self.rows:,} to {len(self.source):,} rows: {n_kept:,} are "
-            f"kept, of tokens with the same text, and {len(self.source) - n_kept:,} begin as at "
-            "initialisation"
+def check_vocabulary(config: TrainConfig, model: ModelConfig, tokenizer: Tokenizer) -> None:
+    """Refuse a vocabulary with fewer rows than the tokenizer has ids.
+
+    Raises:
+        ConfigError: it has fewer.
+    """
+    if tokenizer.n_ids > model.vocab_size:
+        raise ConfigError(
+            f"model {config.model} has vocab_size {model.vocab_size}, tokenizer {config.tokenizer} "
+            f"{tokenizer.n_ids} ids, one of which is BOS, the start of a document; set vocab_size "
+            f"to at least {tokenizer.n_ids} (--set vocab_size={tokenizer.vocab_size}), or choose "
+            "another model or tokenizer"
         )
 
 
@@ -115,11 +159,12 @@ class InitialWeights:
 
     Attributes:
         opened: the checkpoint.
-        vocabulary: the mapping, set by `fitted`.
+        rows: for each row of the run's vocabulary, the checkpoint's row or -1, (V,) int64; None if
+            both vocabularies are the same.
     """
 
     opened: Opened
-    vocabulary: Vocabulary | None = None
+    rows: NDArray[np.int64] | None = None
 
     @classmethod
     def of(cls, config: TrainConfig) -> Self | None:
@@ -142,14 +187,16 @@ class InitialWeights:
             own: whether the model is the checkpoint's, so that its vocabulary follows the text.
 
         Returns:
-            This with the vocabulary, and the model with the matching number of rows.
+            This with the rows, and the model with the matching number of rows.
 
         Raises:
             CheckpointError: another family, other shapes, or another vocabulary without
                 `resize_vocab`.
         """
         self._check_model(config, model)
-        before, there = self._tokenizer(), self.opened.config.vocab_size
+        before, there = None, self.opened.config.vocab_size
+        with suppress(MlxhogError):  # it may have no readable one
+            before = self.opened.tokenizer()
         same = before is None or (before.sha256, before.bos) == (tokenizer.sha256, tokenizer.bos)
         if not same and not config.resize_vocab:
             assert before is not None
@@ -169,26 +216,18 @@ class InitialWeights:
                 f"{model.vocab_size:,}; add --resize-vocab, which keeps the rows of tokens with "
                 "the same text, or leave --model out to train the checkpoint's own"
             )
-        if same:
-            source = np.arange(model.vocab_size)
-            source[source >= there] = -1
-        else:
-            assert before is not None
-            source = _by_text(before, tokenizer, there, model.vocab_size)
-        unchanged = same and model.vocab_size == there
-        if not unchanged and ngrams.of(model) is not None:
+        if same and model.vocab_size == there:
+            return replace(self, rows=None), model
+        if ngrams.of(model) is not None:
             raise CheckpointError(
                 f"{self.opened.path} has tables of n-grams of its own tokenizer's ids, so its "
                 "vocabulary cannot be resized; leave --tokenizer and --resize-vocab out"
             )
-        return replace(self, vocabulary=Vocabulary(source, there, unchanged)), model
-
-    def _tokenizer(self) -> Tokenizer | None:
-        """The checkpoint's tokenizer; None if it has no readable one."""
-        try:
-            return self.opened.tokenizer()
-        except MlxhogError:
-            return None
+        rows = np.arange(model.vocab_size)
+        rows[rows >= there] = -1
+        if before is not None and not same:
+            rows = _by_text(before, tokenizer, there, model.vocab_size)
+        return replace(self, rows=rows), model
 
     def _check_model(self, config: TrainConfig, model: ModelConfig) -> None:
         there = self.opened.config
@@ -220,8 +259,15 @@ class InitialWeights:
             score = score_of(run_of(path), path, record["state"])
             known = f", {score}, on its own text" if score else ""
             where = f"{where} (step {record['step']:,}{known})"
-        resized = self.vocabulary is not None and not self.vocabulary.unchanged
-        return (where, str(self.vocabulary)) if resized else (where,)
+        if self.rows is None:
+            return (where,)
+        rows, kept = len(self.rows), int((self.rows >= 0).sum())
+        return (
+            where,
+            f"vocabulary resized from {self.opened.config.vocab_size:,} to {rows:,} rows: {kept:,} "
+            f"are kept, of tokens with the same text, and {rows - kept:,} begin as at "
+            "initialisation",
+        )
 
     def fill(self, arena: Arena, model: ModelConfig) -> None:
         """Write the weights into an arena that holds initial values.
@@ -229,18 +275,17 @@ class InitialWeights:
         Raises:
             CheckpointError: some weights are not finite; the message names them.
         """
-        assert self.vocabulary is not None
         by_rows = {families.embedding(model), families.head(model), families.head_bias(model)}
         damaged = []
         for name, tensor in self.opened.tensors.items():
             slot = arena.param(name)
-            if self.vocabulary.unchanged or name not in by_rows:
+            if self.rows is None or name not in by_rows:
                 finite = mapped.copy(tensor, slot)
             else:
                 whole = np.empty(tensor.shape, np.float32)
                 finite = mapped.copy(tensor, whole)
-                known = self.vocabulary.source >= 0
-                slot[known] = whole[self.vocabulary.source[known]]
+                known = self.rows >= 0
+                slot[known] = whole[self.rows[known]]
             if not finite:
                 damaged.append(name)
         refuse_not_finite(damaged, self.opened.path)

@@ -29,7 +29,7 @@ from mlxhog.optim import Optimizer
 from mlxhog.optim.tables import segments as means_of_tables
 from mlxhog.strategies import Context, Strategy
 from mlxhog.training.kernel_choice import Writers
-from mlxhog.training.terms import PLACES, Terms
+from mlxhog.training.terms import Terms
 
 
 class BatchSource(Protocol):
@@ -189,7 +189,7 @@ class Job:
         step_limit: the budget in steps, if it limits them.
         run_dir: folder for logs.
         halvings: how often its micro-batch has been halved, see `worker.py`.
-        alternatives: this job under each candidate strategy, if there are several.
+        other: the set-up with the other strategy, if the run may change to it.
     """
 
     setup: Setup
@@ -199,21 +199,21 @@ class Job:
     step_limit: int | None
     run_dir: Path
     halvings: int = 0
-    alternatives: tuple[Job, ...] = ()
+    other: Setup | None = None
 
     @property
     def config(self) -> TrainConfig:
         """The run's configuration."""
         return self.setup.config
 
-    def chosen(self, terms: Terms) -> Job | None:
-        """The job under the chosen strategy; None while there is no choice."""
-        counter = terms.counter
-        if not counter:
-            return None
-        job = self.alternatives[counter % PLACES]
-        budget, step_limit = terms.of(job.budget)
-        return replace(job, budget=budget, step_limit=step_limit)
+    def present(self, terms: Terms, changes: int) -> Job:
+        """The job with the strategy after a number of changes."""
+        if not changes:
+            return self
+        budget, step_limit = terms.of(self.budget)
+        setup = self.other if changes % 2 else self.setup
+        assert setup is not None
+        return replace(self, setup=setup, budget=budget, step_limit=step_limit)
 
     @property
     def log(self) -> Path:

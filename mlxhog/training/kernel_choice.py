@@ -1,4 +1,4 @@
-"""The choice of kernels for the workers of a run: for the optimizer's steps, and for the model.
+"""The workers of a run, and their kernels: for the optimizer's steps, and for the model.
 
 Which kernel adds the steps (`gpu_write` and `write`):
 
@@ -26,11 +26,17 @@ have a fault by the plain one, and says so (`mlxhog.training.worker.check_kernel
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
+from mlxhog._native import ops
+from mlxhog.backends import gpu_share
+from mlxhog.base import float32, machine, verdicts
 from mlxhog.base.verdicts import GPU_ENGINES, Verdicts
-from mlxhog.base.workers import GPU_BACKENDS
+from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec, resolve_workers
+from mlxhog.config import optimizers, rules
 from mlxhog.config.config import EMULATED, TrainConfig
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.models.ops import kernels
@@ -50,18 +56,13 @@ class Writers:
     write: str
     notes: tuple[str, ...] = ()
 
-    @property
-    def emulated(self) -> bool:
-        """Whether Metal source runs on the CPU: a test of the source, never of a GPU."""
-        return self.gpu_write == EMULATED
-
     def engine(self, backend: str) -> str | None:
         """The Metal engine through which a worker adds its steps, or None: native code adds them.
 
         Args:
             backend: the worker's, such as "mlx:gpu".
         """
-        if self.emulated:
+        if self.gpu_write == EMULATED:  # a test of the source, never of a GPU
             return "emulated:mlx" if backend.startswith("mlx") else "emulated:mps"
         return GPU_ENGINES.get(backend) if self.gpu_write == "metal" else None
 
@@ -78,36 +79,45 @@ def choose_writers(config: TrainConfig, backends: Sequence[str], record: Verdict
         ConfigError: Metal kernels were requested in a run without a GPU worker.
         EnvironmentLacks: doctor's verdict on this machine does not allow the requested way.
     """
-    _check_live_reads(config, backends, record)
-    if config.gpu_write == "metal":
-        _check_metal(config, backends, record)
-        return Writers("metal", "cas")
+    on_gpu = sorted(set(backends) & set(GPU_BACKENDS))
+    if config.read == "live" and not config.force:  # its bits may be torn, or old
+        for backend in on_gpu:
+            verdict = record.live_read(backend)
+            _require(
+                verdict.ok, f"read=live of {backend}", "safe", verdict.reason, "--read snapshot"
+            )
+    by_cpu = Writers("cpu", "lossless" if config.write == "auto" else config.write)
     if config.gpu_write == EMULATED:
         return Writers(EMULATED, "cas")
-    if config.gpu_write == "auto":
-        refusal = _why_not_auto(config, backends, record)
-        if refusal is None:
-            return Writers("metal", "cas", ("gpu_write auto: metal, no update was lost here",))
-        note = f"gpu_write auto: cpu, because {refusal}"
-        return Writers("cpu", _cpu_mode(config), (note,))
-    return Writers("cpu", _cpu_mode(config))
+    if config.gpu_write == "metal":
+        if not on_gpu:
+            raise ConfigError(
+                f"gpu_write=metal needs a GPU worker, workers are {', '.join(backends)}; add "
+                f"mlx:gpu, or use gpu_write={EMULATED} to run the Metal source on the CPU"
+            )
+        refusal = doctors_refusal(backends, record)
+        ok = config.force or refusal is None
+        _require(ok, "gpu_write=metal", "safe", refusal, "--gpu-write auto (now cpu)")
+        return Writers("metal", "cas")
+    if config.gpu_write != "auto":
+        return by_cpu
+    if config.strategy is not None and config.strategy.copies:
+        own = f"every worker of {config.strategy.name} has parameters of its own"
+        refusal = f"{own}, and the CPU adds to them"
+    elif config.write not in ("auto", "cas") and on_gpu:
+        refusal = f"write={config.write} was requested, and a GPU that writes needs cas"
+    else:
+        refusal = why_not_metal(backends, record)
+    if refusal is None:
+        return Writers("metal", "cas", ("gpu_write auto: metal, no update was lost here",))
+    return replace(by_cpu, notes=(f"gpu_write auto: cpu, because {refusal}",))
 
 
-def _cpu_mode(config: TrainConfig) -> str:
-    return "lossless" if config.write == "auto" else config.write
-
-
-def _check_metal(config: TrainConfig, backends: Sequence[str], record: Verdicts) -> None:
-    if not set(backends) & set(GPU_BACKENDS):
-        raise ConfigError(
-            f"gpu_write=metal needs a GPU worker, workers are {', '.join(backends)}; add mlx:gpu, "
-            f"or use gpu_write={EMULATED} to run the Metal source on the CPU"
-        )
-    refusal = doctors_refusal(backends, record)
-    if refusal is not None and not config.force:
+def _require(ok: bool, choice: str, what: str, reason: str | None, other: str) -> None:
+    if not ok:
         raise EnvironmentLacks(
-            f"gpu_write=metal is not known to be safe here: {refusal}; "
-            "use --gpu-write auto (now cpu), run mlxhog doctor, or insist with --force"
+            f"{choice} is not known to be {what} here: {reason}; use {other}, run mlxhog doctor, "
+            "or insist with --force"
         )
 
 
@@ -140,44 +150,10 @@ def why_not_metal(backends: Sequence[str], record: Verdicts) -> str | None:
     return doctors_refusal(backends, record)
 
 
-def _why_not_auto(config: TrainConfig, backends: Sequence[str], record: Verdicts) -> str | None:
-    if config.strategy is not None and config.strategy.copies:
-        own = f"every worker of {config.strategy.name} has parameters of its own"
-        return f"{own}, and the CPU adds to them"
-    other_mode = config.write not in ("auto", "cas") and set(backends) & set(GPU_BACKENDS)
-    if other_mode:
-        return f"write={config.write} was requested, and a GPU that writes needs cas"
-    return why_not_metal(backends, record)
-
-
-def _check_live_reads(config: TrainConfig, backends: Sequence[str], record: Verdicts) -> None:
-    """Refuse GPU reads of shared memory, unless doctor found them untorn and current."""
-    if config.read != "live" or config.force:
-        return
-    for backend in sorted(set(backends) & set(GPU_BACKENDS)):
-        verdict = record.live_read(backend)
-        if not verdict.ok:
-            raise EnvironmentLacks(
-                f"read=live of {backend} is not known to be safe here: {verdict.reason}; "
-                "use --read snapshot, run mlxhog doctor, or insist with --force"
-            )
-
-
-@dataclass(frozen=True)
-class ModelKernels:
-    """The forms of the model's operations in a run.
-
-    Attributes:
-        of_workers: form of each worker, in order; never "auto".
-        notes: for the user, on automatic choices and their reasons.
-    """
-
-    of_workers: tuple[str, ...]
-    notes: tuple[str, ...] = ()
-
-
-def choose_kernels(config: TrainConfig, backends: Sequence[str], record: Verdicts) -> ModelKernels:
-    """Choose the form of each worker.
+def choose_kernels(
+    config: TrainConfig, backends: Sequence[str], record: Verdicts
+) -> tuple[tuple[str, ...], list[str]]:
+    """Choose the form of each worker, never "auto"; also returns notes on automatic choices.
 
     Args:
         config: of the run.
@@ -197,16 +173,21 @@ def choose_kernels(config: TrainConfig, backends: Sequence[str], record: Verdict
         chosen[name] = kernels.resolve(
             framework, choice, device, metal_verified=verified, weights=dtype
         )
-    on_gpu = [name for name in chosen if name in GPU_BACKENDS]
-    if choice == "metal" and not config.force:
-        for name in on_gpu:
-            _check_right(name, record)
-    notes = [_note(name, chosen[name], record) for name in on_gpu] if choice == "auto" else []
-    if choice == "auto" and dtype != "float32" and len(on_gpu) < len(chosen):
+    notes = []
+    for name in [name for name in chosen if name in GPU_BACKENDS]:
+        right = record.kernels(GPU_ENGINES[name])
+        if choice == "metal":
+            ok = config.force or right.ok
+            _require(ok, f"kernels=metal of {name}", "right", right.reason, "--kernels auto")
+        elif choice == "auto" and chosen[name] == "metal":
+            notes.append(f"kernels auto: metal on {name}, {record.model_kernels(name).reason}")
+        elif choice == "auto" and not right.ok:  # else the plain operations are merely faster
+            notes.append(f"kernels auto: {chosen[name]} on {name}, because {right.reason}")
+    if choice == "auto" and dtype != "float32" and not set(chosen) <= set(GPU_BACKENDS):
         notes.append(
             f"kernels auto: reference on CPUs, whose native kernels do not compute in {dtype}"
         )
-    return ModelKernels(tuple(chosen[name] for name in backends), tuple(filter(None, notes)))
+    return tuple(chosen[name] for name in backends), notes
 
 
 def check_recorded(
@@ -234,18 +215,54 @@ def check_recorded(
             )
 
 
-def _check_right(backend: str, record: Verdicts) -> None:
-    verdict = record.kernels(GPU_ENGINES[backend])
-    if not verdict.ok:
-        raise EnvironmentLacks(
-            f"kernels=metal of {backend} is not known to be right here: {verdict.reason}; "
-            "use --kernels auto, run mlxhog doctor, or insist with --force"
+@dataclass(frozen=True)
+class RunEngines:
+    """Workers, kernels and writers of a run on this machine.
+
+    Attributes:
+        workers: backend and threads of each.
+        writers: how their steps are added, and in which write mode.
+        kernels: form of the model's operations of each worker.
+        notes: for the user, on these choices.
+        machine_bytes: memory of this machine.
+    """
+
+    workers: tuple[WorkerSpec, ...]
+    writers: Writers
+    kernels: tuple[str, ...]
+    notes: tuple[str, ...]
+    machine_bytes: int
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> Self:
+        """Choose them by the results of `mlxhog doctor` on this machine.
+
+        Raises:
+            ConfigError: the options name workers or kernels that do not exist or do not fit.
+            EnvironmentLacks: this machine lacks one of them.
+        """
+        here, record = machine.here(), verdicts.load()
+        chosen = resolve_workers(
+            config.workers,
+            config.threads,
+            machine=here,
+            max_workers=config.max_workers,
+            serial=config.strategy is not None and config.strategy.one_process,
+            tokens_per_s=record.tokens_per_s,
+            pair=record.pair(),
         )
-
-
-def _note(backend: str, chosen: str, record: Verdicts) -> str:
-    """A note on the choice of `auto` for a GPU; "" if the plain operations are merely faster."""
-    if chosen == "metal":
-        return f"kernels auto: metal on {backend}, {record.model_kernels(backend).reason}"
-    right = record.kernels(GPU_ENGINES[backend])
-    return "" if right.ok else f"kernels auto: {chosen} on {backend}, because {right.reason}"
+        rules.check_ranks(config.slow, len(chosen.workers))
+        backends: Sequence[str] = [worker.backend for worker in chosen.workers]
+        writers = choose_writers(config, backends, record)
+        kernels, kernel_notes = choose_kernels(config, backends, record)
+        check_recorded(config, backends, kernels, record)
+        tf32 = float32.note(backends, here, promised=config.determinism != "none")
+        tokens = gpu_share.token_note(backends, config.micro_batch, config.seq_len)
+        notes = [*chosen.notes, *writers.notes, *kernel_notes, *filter(None, [tf32, tokens])]
+        if sys.platform == "darwin" and not ops.has_blas() and optimizers.of(config).name == "muon":
+            notes.append(
+                "muon's products on the CPU are our own, about a tenth as fast as Accelerate's, "
+                "because Accelerate of this macOS has no cblas_sgemm; workers on GPUs need none "
+                "(--orthogonalization-device worker)"
+            )
+        return cls(chosen.workers, writers, kernels, tuple(notes), here.memory_bytes)

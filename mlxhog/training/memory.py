@@ -14,7 +14,6 @@ from typing import Self
 from mlxhog.arena import Layout
 from mlxhog.arena.child import START_S, Child, Failed, Lane
 from mlxhog.backends.gpu_share import USABLE, GPUShare, recommended_bytes
-from mlxhog.base.quantities import format_bytes
 from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.strategy import FedBack, Sparse
@@ -52,10 +51,6 @@ class Memory:
     def check_parameters(self, name: str, model: ModelConfig) -> None:
         """Refuse a model whose parameters do not fit, before its blocks are listed one by one.
 
-        Args:
-            name: of the model.
-            model: the architecture.
-
         Raises:
             EnvironmentLacks: they do not fit.
         """
@@ -67,57 +62,34 @@ class Memory:
             )
 
     def check_run(self, arena_bytes: int, worker_bytes: int, workers: int) -> None:
-        """Refuse a run that does not fit.
-
-        Args:
-            arena_bytes: shared memory.
-            worker_bytes: of each worker.
-            workers: workers at the start.
+        """Refuse a run that does not fit, at its start or with workers that join.
 
         Raises:
             EnvironmentLacks: it does not fit.
         """
-        n_bytes = arena_bytes + workers * worker_bytes
+        n_bytes, gib = arena_bytes + workers * worker_bytes, 2**30
         if n_bytes > self.limit_bytes:
             raise EnvironmentLacks(
-                f"the run needs {n_bytes / 2**30:.1f} GiB ({arena_bytes / 2**30:.1f} shared, "
-                f"{worker_bytes / 2**30:.1f} in each of {workers} workers), the limit is "
+                f"the run needs {n_bytes / gib:.1f} GiB ({arena_bytes / gib:.1f} shared, "
+                f"{worker_bytes / gib:.1f} in each of {workers} workers), the limit is "
                 f"{self._limit()}; use fewer --workers, a smaller --batch-size or --model, or "
                 "raise --memory-limit"
-            )
-
-    def check_joined(self, arena_bytes: int, worker_bytes: int, workers: int) -> None:
-        """Refuse workers that join if all together do not fit; arguments as for `check_run`.
-
-        Raises:
-            EnvironmentLacks: they do not fit.
-        """
-        n_bytes, limit = arena_bytes + workers * worker_bytes, self.limit_bytes
-        if n_bytes > limit:
-            raise EnvironmentLacks(
-                f"{workers} workers need {format_bytes(n_bytes)} ({format_bytes(worker_bytes)} "
-                f"each), the limit is {format_bytes(limit)}; start the run with a larger "
-                "--memory-limit"
             )
 
     def _limit(self) -> str:
         gib = 2**30
         return f"{self.limit_bytes / gib:.1f} GiB ({self.part:g} of {self.machine_bytes / gib:.1f})"
 
-    def keeps_copies(self, live: str, parameters: int) -> tuple[bool, tuple[str, ...]]:
-        """Whether to keep copies for readers, and notes for the user.
-
-        Args:
-            live: on, off, or auto: if they take at most `LIVE_PART`.
-            parameters: number in the model.
-        """
+    def keeps_copies(self, live: str, parameters: int, note: Callable[[str], None]) -> bool:
+        """Whether to keep copies for readers: `live` is on, or auto, if they take `LIVE_PART`."""
         n_bytes = 2 * 4 * parameters
         if live != "auto" or n_bytes <= LIVE_PART * self.limit_bytes:
-            return live != "off", ()
-        return False, (
+            return live != "off"
+        note(
             f"no copies for live readers: the two would take {n_bytes / 2**30:.1f} GiB; --live on "
-            "keeps them all the same",
+            "keeps them all the same"
         )
+        return False
 
     def with_free_slots(
         self, strategy: Strategy, max_workers: int | None, lay_out: Callable[[Strategy], Layout]

@@ -1,26 +1,40 @@
-"""A run before anything is started: its model, data, workers, arena, and their bytes.
+"""`plan(config) -> Plan`: everything that a run will be, decided before anything is started.
 
-All errors of the input are found here. Open options are resolved first (`resolve.py`); the rest of
-the training takes its values from the plan.
+All errors of the input are found here, and every open option is decided: `make_plan` reads from top
+to bottom. What depends on the strategy is decided for each that the run may have (`_Way`): usually
+there is one; `--strategy auto` with several workers has two, in one arena that fits both.
+
+Up to about four passes, repeated text is nearly as useful as new text; after that its use declines
+(Muennighoff et al. 2023, Scaling Data-Constrained Language Models, arXiv:2305.16264).
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from mlxhog import optim, strategies
 from mlxhog.arena import Layout
-from mlxhog.base.quantities import format_count
+from mlxhog.base.paths import expanded
+from mlxhog.base.quantities import format_count, format_number
+from mlxhog.base.workers import WorkerSpec
 from mlxhog.cluster import anchor
 from mlxhog.cluster.identity import Identity
 from mlxhog.cluster.link import LinkJob
-from mlxhog.config import plugins
+from mlxhog.config import optimizers, plugins, schedules
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
-from mlxhog.data import prepare
-from mlxhog.data.clients import Division
+from mlxhog.config.local_strategies import Copies
+from mlxhog.config.strategies import Serial, Sync
+from mlxhog.config.strategy import StrategyChoice, of, strategy_name
+from mlxhog.data import clients, prepare, stream
+from mlxhog.data.batches import Batches
+from mlxhog.data.clients import ClientBatches, Division
 from mlxhog.data.counts import SAMPLE
-from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import ConfigError
 from mlxhog.models import families, ngrams, registry
@@ -29,24 +43,22 @@ from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.sampled_head import SampledHead
 from mlxhog.models.spec import ParamSpec
+from mlxhog.optim import Optimizer
 from mlxhog.report import tensorboard
 from mlxhog.report.metrics import is_emulated, kernels_used
-from mlxhog.training import (
-    choose_strategy,
-    evaluation,
-    init_from,
-    lengths,
-    terms,
-    vocabulary,
-)
-from mlxhog.training.alternatives import Alternative, laid_out, mean_batches_per_step
-from mlxhog.training.engines import RunEngines
+from mlxhog.strategies import Strategy
+from mlxhog.strategies.local import Local
+from mlxhog.training import choose_strategy, evaluation, init_from, terms
 from mlxhog.training.evaluation import HeldOutPart, Text
 from mlxhog.training.init_from import InitialWeights
-from mlxhog.training.job import Setup
+from mlxhog.training.job import Setup, plan_layout
+from mlxhog.training.kernel_choice import RunEngines
 from mlxhog.training.memory import GradientMemory, Memory, check_gpu, gpu_share, worker_bytes
-from mlxhog.training.resolve import Resolution, resolve, resumed
 from mlxhog.training.resume import Resumption
+
+MANY_PASSES = 4.0
+Note = Callable[[str], None]
+"""Takes what the user should know of the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +66,10 @@ class Plan(Setup):
     """A run of a language model that has passed every check.
 
     Attributes:
+        stored: the options for the run's folder; those that a resume decides again are open.
+        automatic: step size and numbers of the optimizer that `optim.for_model` decided, since
+            neither this call nor the first one gave them.
+        resumption: the run that is resumed; None for a new one.
         data: prepared token files.
         held_out: the part of the held-out text that evaluations score.
         parameters: numbers in the model.
@@ -64,14 +80,15 @@ class Plan(Setup):
         private_state: optimizer segments kept per worker slot.
         shared_state: optimizer segments kept once.
         budget: of this call.
-        resolution: of the options; `config` is its result.
-        alternatives: the plan with each candidate strategy, all of one layout; empty if there is
-            only one. Until one is chosen this plan has the first.
-        measured: whether the workers were measured before one was chosen.
+        other: the plan with the strategy that the run may change to, of the same layout; None if
+            the strategy is named.
         division: of the text among clients; None if all workers share one text.
         initial_weights: of a checkpoint, for a new run; None draws initial values.
     """
 
+    stored: TrainConfig
+    automatic: tuple[str, ...]
+    resumption: Resumption | None
     data: prepare.Prepared
     held_out: HeldOutPart
     parameters: int
@@ -82,36 +99,20 @@ class Plan(Setup):
     private_state: tuple[str, ...]
     shared_state: tuple[str, ...]
     budget: Budget
-    resolution: Resolution
-    alternatives: tuple[Plan, ...] = ()
-    measured: bool = False
+    other: Plan | None = None
     division: Division | None = None
     initial_weights: InitialWeights | None = None
 
-    def with_strategy(self, name: str, *, measured: bool) -> Plan:
-        """The plan with one of the strategies of `alternatives`.
-
-        Args:
-            name: of the strategy.
-            measured: whether the workers were measured.
-        """
-        plan = self.alternatives[self.place(name)]
-        return replace(plan, alternatives=self.alternatives, measured=measured)
-
-    def place(self, name: str) -> int:
-        """The place of a strategy in `alternatives`."""
-        return [one.strategy.name for one in self.alternatives].index(name)
+    def changed(self) -> Plan:
+        """The plan with the other strategy."""
+        assert self.other is not None
+        return replace(self.other, other=replace(self, other=None))
 
     @property
     def keep_last(self) -> int:
         """Checkpoints that are kept; tables fill a disk soon, so of those one."""
         auto = 3 if self.strategy.tables is None else 1
         return auto if self.config.keep_last is None else self.config.keep_last
-
-    @property
-    def resumption(self) -> Resumption | None:
-        """The run that is resumed; None for a new one."""
-        return self.resolution.resumption
 
     @property
     def tokens_per_step(self) -> int:
@@ -122,7 +123,7 @@ class Plan(Setup):
     def mean_tokens_per_step(self) -> float:
         """Tokens in one update, on average over a budget in steps."""
         of_batch = self.config.sequences_per_ticket * self.config.seq_len
-        return of_batch * mean_batches_per_step(self.strategy, self.resumption)
+        return of_batch * _batches_per_step(self.strategy, self.resumption)
 
     @property
     def epoch_tokens(self) -> int:
@@ -133,7 +134,7 @@ class Plan(Setup):
     @property
     def free_slots(self) -> int:
         """Number of workers that can join."""
-        ways = [one.strategy for one in self.alternatives or (self,)]
+        ways = [one.strategy for one in (self, self.other) if one is not None]
         return max(0 if way.fixed else way.slots - way.workers for way in ways)
 
     @property
@@ -164,18 +165,30 @@ def make_plan(config: TrainConfig, *, progress: bool = False) -> Plan:
         ConfigError, DataError, CheckpointError, RunError: bad input.
         EnvironmentLacks: a backend, a package or memory is missing.
     """
+    notes: list[str] = []
+    note: Note = notes.append
     if config.report_to == "tensorboard":
         tensorboard.require()
+
+    # Origin and model.
     asked = init_from.located(config)
     config = init_from.with_model_and_tokenizer(asked)
     weights = InitialWeights.of(config)
     model, config = _architecture(asked, config, weights)
+    hidden = families.hidden_matrices(model)
+
+    # Workers and kernels, then memory before the model's blocks are listed one by one.
     engines = RunEngines.of(config)
+    workers, n_workers = engines.workers, len(engines.workers)
     memory = Memory(engines.machine_bytes, config.memory_limit)
     memory.check_parameters(config.model, model)
-    hidden = families.hidden_matrices(model)
-    config, resumption = resumed(config, model, hidden)
+    fields = model.to_dict()
+    if not init_from.keeps_vocabulary(config):  # the tokenizer is compared instead
+        del fields["vocab_size"]
+    resumption = Resumption.of(config, fields, hidden)
+    config = config if resumption is None else resumption.config
 
+    # Text and vocabulary.
     data = prepare.prepare(
         config.data,
         tokenizer=config.tokenizer,
@@ -190,119 +203,126 @@ def make_plan(config: TrainConfig, *, progress: bool = False) -> Plan:
     train, val = data.open(config.seq_len)
     config = config.having(tokenizer=data.spec)
     if weights is None:
-        model, model_notes = vocabulary.fitted(config, model, data.tokenizer, resumption)
-    else:
-        weights, model = _fitted_weights(asked, config, weights, model, data.tokenizer)
-        model_notes = list(weights.notes)
+        model = init_from.fitted(config, model, data.tokenizer, resumption, note)
+    else:  # both get the run's vocabulary
+        follows = not init_from.keeps_vocabulary(config)
+        follows = follows or (asked.model == "auto" and not init_from.sets_vocabulary(config))
+        weights, model = weights.fitted(config, model, data.tokenizer, own=follows)
+        init_from.check_vocabulary(config, model, data.tokenizer)
+        model = families.for_tokens(model, bos=data.tokenizer.bos, vocab_size=model.vocab_size)
+        notes += weights.notes
     if resumption is not None:
         resumption.check_data(data, train.digest, val.digest)
-    resolutions = resolve(asked, config, model, hidden, engines.workers, resumption)
-    config = resolutions[0].resolved
+        if (own := resumption.run.model).exists() and not own.is_symlink():
+            note(
+                f"{own} is a folder of its own, as in a copied run, and stays "
+                f"as it is; the newest model is in {resumption.run.checkpoints}"
+            )
     if train.n_tokens > SAMPLE:
-        of = f"{format_count(SAMPLE)} of the {format_count(train.n_tokens)} training tokens"
-        model_notes = [*model_notes, f"counts are of a sample: {of}"]
+        of_all = f"{format_count(SAMPLE)} of the {format_count(train.n_tokens)} training tokens"
+        note(f"counts are of a sample: {of_all}")
+    parameters = param_count(model)
     spec, sampled = _parameters(config, model, train)
-
-    model_notes = [*model_notes, *_table_notes(config, model)]
-    if config.cluster is not None and ngrams.of(model) is not None:
-        raise ConfigError(
-            f"cluster: model {config.model} has tables of n-grams, which machines do not average; "
-            "take a model without them, or leave cluster out"
-        )
-
-    parameters, n_workers = param_count(model), len(engines.workers)
-    is_open = len(resolutions) > 1
-    ways = [
-        Alternative.of(one, model, hidden, n_workers, data, train, is_open=is_open)
-        for one in resolutions
-    ]
-    before = None if resumption is None else resumption.evaluated_bytes()
-    if resumption is not None and (link := resumption.run.model).exists() and not link.is_symlink():
-        model_notes = [
-            *model_notes,
-            f"{link} is a folder of its own, as in a copied run, and stays "
-            f"as it is; the newest model is in {resumption.run.checkpoints}",
-        ]
-    held_out = HeldOutPart.of(data, config, parameters, before)
+    _check_tables(config, model, note)
+    evaluated_bytes = None if resumption is None else resumption.evaluated_bytes()
+    held_out = HeldOutPart.of(data, config, parameters, evaluated_bytes)
     origin = config.init_from if resumption is None else resumption.began_with().get("init_from")
     if origin is not None and config.eval_every.on:
         seen, unknown = init_from.seen_before(str(origin), data)
         held_out = replace(held_out, seen=seen)
-        model_notes += filter(None, [seen, unknown])
+        notes += filter(None, [seen, unknown])
+    tables_of = (train.rows(config.seq_len), val.rows(config.seq_len))
+    cut = [rows for rows in tables_of if rows is not None]
+    if too_long := sum(rows.cut for rows in cut):
+        note(
+            f"{too_long} examples are longer than seq_len {config.seq_len}, so the beginning of "
+            f"their prompts is cut off; --seq-len {max(rows.longest for rows in cut)} reads them "
+            "whole"
+        )
+    notes += engines.notes
+
+    # Each strategy that the run may have, with its optimizer, rates, budget and batches.
+    choices = _choices(config, workers, resumption)
+    ways = [
+        _way(asked, config, choice, model, hidden, n_workers, resumption, data, train, len(choices))
+        for choice in choices
+    ]
+
+    # Layout and memory.
     tables = {evaluation.SEGMENT: evaluation.segment(held_out)}
-    if is_open:
-        tables |= {**choose_strategy.segment(n_workers), **terms.segment(n_workers)}
-    live, live_notes = memory.keeps_copies(config.live, parameters)
+    if len(ways) > 1:
+        tables |= terms.segment(n_workers)
+    live = memory.keeps_copies(config.live, parameters, note)
     max_workers = config.max_workers
     if config.cluster is not None:
         tables |= anchor.segments(residual=config.cluster.round_dtype == "bfloat16")
         max_workers = None if max_workers is None else max_workers + 1  # the link's slot
-    ways, layout = laid_out(ways, memory, max_workers, spec, tables, live=live)
-    notes = (*model_notes, *lengths.notes(train, val, config.seq_len), *engines.notes, *live_notes)
-    of_gpu = [
-        gpu_share(w.config, engines.workers, engines.writers, w.optimizer, layout) for w in ways
-    ]
-    share = max(of_gpu, key=lambda share: share.adopted_bytes)
-    of_ways = [GradientMemory.of(way.config, model, layout, n_workers) for way in ways]
-    gradient = max(of_ways, key=lambda gradient: gradient.fixed_bytes)
-    check_gpu(config.micro_batch, gradient, share, engines.workers, engines.machine_bytes)
+    ways, layout = _laid_out(ways, memory, max_workers, spec, tables, live=live)
+    share = max(
+        (gpu_share(w.config, workers, engines.writers, w.optimizer, layout) for w in ways),
+        key=lambda share: share.adopted_bytes,
+    )
+    gradient = max(
+        (GradientMemory.of(way.config, model, layout, n_workers) for way in ways),
+        key=lambda gradient: gradient.fixed_bytes,
+    )
+    check_gpu(config.micro_batch, gradient, share, workers, engines.machine_bytes)
+    of_worker = worker_bytes(gradient, config.micro_batch)
+    memory.check_run(layout.occupied_bytes, of_worker, n_workers)
 
-    plans = tuple(
+    link = None
+    if config.cluster is not None:
+        link = LinkJob(
+            cluster=config.cluster,
+            identity=Identity.of(
+                config.cluster,
+                layout,
+                tokenizer=data.tokenizer.sha256,
+                data=f"{train.digest} in sequences of {config.seq_len}",
+                batch_size=config.sequences_per_ticket,
+                seed=config.seed,
+            ),
+            log=Path("link.log"),  # in the run's folder
+        )
+    plans = [
         Plan(
             config=way.config,
+            stored=way.stored,
+            automatic=way.automatic,
+            resumption=resumption,
             strategy=way.strategy,
             model=model,
             data=data,
             held_out=held_out,
-            workers=engines.workers,
+            workers=workers,
             writers=engines.writers,
             kernels=engines.kernels,
-            notes=(*notes, *way.notes(train)),
+            notes=(*notes, *way.notes),
             layout=layout,
             parameters=parameters,
             memory=memory,
             arena_bytes=layout.occupied_bytes,
             gradient_memory=gradient,
-            worker_bytes=worker_bytes(gradient, config.micro_batch),
+            worker_bytes=of_worker,
             private_state=tuple(way.optimizer.state_segments),
             shared_state=tuple(way.optimizer.shared_segments),
             decay=frozenset(name for name, one in spec.items() if one.decay),
             gpu_share=share,
             batches=way.batches,
-            schedule=way.schedule(),
+            schedule=way.schedule,
             side_jobs=Text(data.val, data.tokenizer, held_out.asked_bytes).open,
             sampled=sampled,
-            budget=way.budget_in_steps(train),
-            resolution=way.resolution,
+            budget=way.budget,
             division=way.division,
             initial_weights=weights,
-            link=_link(way.config, layout, data, train),
+            link=link,
         )
         for way in ways
-    )
-    for plan in plans:
-        memory.check_run(plan.arena_bytes, plan.worker_bytes, n_workers)
-    if len(plans) == 1:
-        return plans[0]
-    common = [note for note in plans[0].notes if all(note in plan.notes for plan in plans)]
-    return replace(plans[0], notes=tuple(common), alternatives=plans)
+    ]
+    return replace(plans[0], other=plans[1]) if len(plans) > 1 else plans[0]
 
 
-def _link(
-    config: TrainConfig, layout: Layout, data: prepare.Prepared, train: TokenFile
-) -> LinkJob | None:
-    """The job of the link to the run's cluster, if it has one; its log is in the run's folder."""
-    if config.cluster is None:
-        return None
-    identity = Identity.of(
-        config.cluster,
-        layout,
-        tokenizer=data.tokenizer.sha256,
-        data=f"{train.digest} in sequences of {config.seq_len}",
-        batch_size=config.sequences_per_ticket,
-        seed=config.seed,
-    )
-    return LinkJob(cluster=config.cluster, identity=identity, log=Path("link.log"))
+# -- model and text ------------------------------------------------------------------------------
 
 
 def _architecture(
@@ -321,51 +341,10 @@ def _architecture(
     return model, config
 
 
-def _table_notes(config: TrainConfig, model: ModelConfig) -> list[str]:
-    """A note on the model's tables of n-grams, if it has any.
-
-    Raises:
-        ConfigError: it has none, and `ngram_lr` is given.
-    """
-    tables, lr = ngrams.of(model), config.ngram_lr
-    if tables is None:
-        if lr != TrainConfig.ngram_lr:
-            raise ConfigError(
-                f"ngram_lr is {lr}, and model {config.model} has no tables of n-grams; add some, "
-                "such as --set ngram_orders=2-8, or leave ngram_lr out"
-            )
-        return []
-    rows = sum(spec.shape[0] for spec in tables.specs.values())
-    return [
-        f"tables of n-grams, orders {', '.join(map(str, tables.orders))}: {rows:,} rows of "
-        f"{tables.dim}, {format_count(tables.floats)} numbers beside the parameters"
-    ]
-
-
-def _fitted_weights(
-    asked: TrainConfig,
-    config: TrainConfig,
-    weights: InitialWeights,
-    model: ModelConfig,
-    tokenizer: Tokenizer,
-) -> tuple[InitialWeights, ModelConfig]:
-    """The initial weights and the model, both with the run's vocabulary."""
-    own_model = asked.model == "auto" and not vocabulary.is_set(config)
-    follows = own_model or not vocabulary.is_kept(config)
-    weights, model = weights.fitted(config, model, tokenizer, own=follows)
-    vocabulary.check(config, model, tokenizer)
-    model = families.for_tokens(model, bos=tokenizer.bos, vocab_size=model.vocab_size)
-    return weights, model
-
-
 def _parameters(
     config: TrainConfig, model: ModelConfig, train: TokenFile
 ) -> tuple[dict[str, ParamSpec], SampledHead | None]:
-    """The model's parameters, and the sampled words of its training loss, if any.
-
-    Raises:
-        ConfigError: this model cannot be trained with sampled words.
-    """
+    """The model's parameters, and the sampled words of its training loss, if any."""
     spec = dict(param_spec(model))
     if config.sampled_head is None:
         return spec, None
@@ -384,3 +363,322 @@ def _parameters(
     spec[head] = replace(spec[head], kind="rows")  # a step touches few of them
     counts = train.frequencies(model.vocab_size)
     return spec, SampledHead.of_counts(config.sampled_head, counts)
+
+
+def _check_tables(config: TrainConfig, model: ModelConfig, note: Note) -> None:
+    """Note the model's tables of n-grams, and refuse options that need or exclude them."""
+    tables, lr = ngrams.of(model), config.ngram_lr
+    if tables is None:
+        if lr != TrainConfig.ngram_lr:
+            raise ConfigError(
+                f"ngram_lr is {lr}, and model {config.model} has no tables of n-grams; add some, "
+                "such as --set ngram_orders=2-8, or leave ngram_lr out"
+            )
+        return
+    if config.cluster is not None:
+        raise ConfigError(
+            f"cluster: model {config.model} has tables of n-grams, which machines do not average; "
+            "take a model without them, or leave cluster out"
+        )
+    rows = sum(spec.shape[0] for spec in tables.specs.values())
+    note(
+        f"tables of n-grams, orders {', '.join(map(str, tables.orders))}: {rows:,} rows of "
+        f"{tables.dim}, {format_count(tables.floats)} numbers beside the parameters"
+    )
+
+
+# -- what depends on the strategy ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Way:
+    """A strategy that the run may have, with the parts of the plan that depend on it."""
+
+    config: TrainConfig
+    stored: TrainConfig
+    automatic: tuple[str, ...]
+    notes: list[str]
+    strategy: Strategy
+    optimizer: Optimizer
+    batches: Callable[[], Batches]
+    n_tickets: int
+    division: Division | None
+    budget: Budget
+    schedule: Callable[[float], schedules.Rate]
+
+
+def _choices(
+    config: TrainConfig, workers: Sequence[WorkerSpec], resumption: Resumption | None
+) -> tuple[StrategyChoice, ...]:
+    """The strategies that the run may have; it begins with the first."""
+    if config.strategy is not None:
+        return (of(config, StrategyChoice),)
+    if len(workers) == 1:
+        return (Serial(),)
+    likely = choose_strategy.by_likelihood(workers)
+    if resumption is not None and resumption.regime == likely[1].name:
+        likely = likely[::-1]
+    return likely
+
+
+def _way(
+    asked: TrainConfig,
+    config: TrainConfig,
+    choice: StrategyChoice,
+    model: ModelConfig,
+    hidden: frozenset[str],
+    n_workers: int,
+    resumption: Resumption | None,
+    data: prepare.Prepared,
+    train: TokenFile,
+    n_choices: int,
+) -> _Way:
+    """Decide the open options under a strategy, and build it."""
+    notes: list[str] = []
+    began = {} if resumption is None else resumption.began_with()
+    trained = config.init_from is not None or bool(began)  # rows that need no long steps
+    chosen = config.having(strategy=choice)
+    groups = families.rate_groups(model)
+    resolved = optim.for_model(
+        chosen,
+        model.hidden_size,
+        hidden,
+        n_workers,
+        vocabulary=0 if trained else model.vocab_size,
+        groups=groups,
+    )
+    if (folder := resolved.follow) is not None:
+        if not expanded(folder).is_dir():
+            raise ConfigError(
+                f"follow: there is no folder {folder}; create it (mkdir), or name another"
+            )
+        text = f"follows {folder}: new text files there are trained once"
+        if not (resolved.has_budget or schedules.of(resolved).falls):  # the run has no end
+            constant = format_number(resolved.top_lr)
+            text += f", at a constant lr of {constant}, until mlxhog stop or Ctrl-C"
+            resolved = resolved.having(schedule=schedules.Constant(warmup=0.0))
+        notes.append(text)
+    rule = of(resolved, StrategyChoice)
+    factor = optimizers.of(resolved).workers_factor(rule.lr_rule, rule.steppers(n_workers))
+    lr, before = resolved.top_lr * factor, {} if resumption is None else resumption.automatic()
+    if factor != 1.0:
+        notes.append(
+            f"lr {format_number(lr)}: {format_number(factor)} of {format_number(resolved.top_lr)}, "
+            "since each worker adds steps of its own (lr_workers)"
+        )
+    given, numbers = optimizers.open_numbers(chosen), optimizers.open_numbers(resolved)
+    notes += [
+        f"{name} {numbers[name]:.4g}: the default of {optimizers.of(resolved).name} in "
+        f"{strategy_name(resolved)} with {n_workers} worker{'s' * (n_workers > 1)}; the run had "
+        f"{was:.4g}"
+        for name, was in before.items()
+        if given.get(name) is None and numbers.get(name) not in (None, was)
+    ]
+    if (named := optimizers.of(chosen)).beside and not hidden:
+        notes.append(
+            f"optimizer {named.name}: this {model.title} has no hidden matrix "
+            f"(both sides at least {model.hidden_size / 2:g}, half its width), so "
+            f"{named.beside} moves every parameter"
+        )
+    if resolved.strategy != chosen.strategy:
+        notes.append(
+            f"predict last: {optimizers.of(resolved).name} has no moments of all workers, so it is "
+            f"{resolved.prediction} (--moments shared keeps it)"
+        )
+    if n_choices > 1:
+        regime = None if resumption is None else resumption.regime
+        notes.append(choose_strategy.first_note(choice.name, regime))
+
+    strategy = strategies.build(resolved, n_workers)
+    if n_choices > 1:
+        strategy = replace(strategy, open=True)
+    strategy.check(model)
+    strategy = strategy.with_tables(ngrams.of(model))
+    stored = None if resumption is None else resumption.run.directory
+    strategy, batches, n_tickets, division = _batches(
+        resolved, strategy, data, train, stored=stored
+    )
+    if division is not None:
+        notes.append(str(division))
+
+    per_step = _batches_per_step(strategy, resumption)
+    budget = Budget(steps=config.steps, tokens=config.tokens, seconds=config.time)
+    if resumption is not None:
+        budget = resumption.in_steps(resumption.own_budget or budget, per_step)
+    if resolved.follow is None:
+        tokens_per_step = per_step * resolved.sequences_per_ticket * resolved.seq_len
+        epoch_tokens = train.n_sequences(resolved.seq_len) * resolved.seq_len
+        read = passes(budget, epoch_tokens=epoch_tokens, tokens_per_step=tokens_per_step)
+        if (message := repetition_warning(read, epoch_tokens)) is not None:
+            notes.append(message)
+    return _Way(
+        config=resolved,
+        stored=_stored(asked, resolved, resumption, is_open=config.strategy is None),
+        automatic=tuple(
+            name
+            for name, value in numbers.items()
+            if value is not None and given.get(name) in (None, before.get(name))
+        ),
+        notes=notes,
+        strategy=strategy,
+        optimizer=optim.build(
+            resolved, hidden, groups=groups, tokens_per_step=strategy.tokens_per_step
+        ),
+        batches=batches,
+        n_tickets=n_tickets,
+        division=division,
+        budget=_in_steps(budget, resolved, train, n_tickets, per_step),
+        schedule=_schedule(resolved, strategy, lr, n_tickets, per_step, resumption),
+    )
+
+
+def _stored(
+    asked: TrainConfig, resolved: TrainConfig, resumption: Resumption | None, *, is_open: bool
+) -> TrainConfig:
+    """The options for the run's folder."""
+    kept = {} if resumption is None else resumption.stored
+    names = [name for name in ("model", "tokenizer") if getattr(asked, name) == "auto"]
+    if resumption is None and asked.init_from is None:
+        names = []  # they do not come from a checkpoint
+    changes: dict[str, Any] = {name: kept.get(name, "auto") for name in names}
+    if is_open:
+        changes["strategy"] = None
+    if resumption is not None and (began := resumption.began_with()):
+        changes |= {**began, "resume": None, "reset_optimizer": False}
+    return replace(resolved, **changes) if changes else resolved
+
+
+def _batches(
+    config: TrainConfig,
+    strategy: Strategy,
+    data: prepare.Prepared,
+    train: TokenFile,
+    *,
+    stored: Path | None,
+) -> tuple[Strategy, Callable[[], Batches], int, Division | None]:
+    """The batches of the text, or of each client's part of it."""
+    size = config.sequences_per_ticket
+    rows: dict[str, Any] = {
+        "seq_len": config.seq_len,
+        "batch_size": size,
+        "seed": config.seed,
+        "frozen": config.context == "frozen",
+    }
+    division = None
+    if isinstance(config.strategy, Copies) and config.strategy.split != "none":
+        chosen = config.strategy
+        division = clients.divided(
+            train,
+            data.source,
+            data.rule,
+            clients=chosen.clients or strategy.workers,
+            workers=strategy.workers,
+            alpha=chosen.split_alpha,
+            seed=config.seed,
+            least_tokens=size * config.seq_len + 1,
+            stored=stored,
+        )
+    if division is not None and isinstance(strategy, Local):
+        divided = partial(ClientBatches.open, data.train, documents=division.documents, **rows)
+        tickets = divided().tickets
+        return replace(strategy, client_tickets=tickets), divided, sum(tickets), division
+    n_tickets = math.ceil(train.n_sequences(config.seq_len) / size)
+    if config.follow is not None:
+        n_tickets = stream.TICKETS
+    return strategy, partial(Batches.open, data.train, **rows), n_tickets, division
+
+
+def _batches_per_step(strategy: Strategy, resumption: Resumption | None) -> float:
+    """Batches per step, on average over a budget in steps."""
+    state = {} if resumption is None else resumption.checkpoint.state
+    return strategy.mean_batches_per_step(went_async=bool(state.get("went_async")))
+
+
+def _schedule(
+    config: TrainConfig,
+    strategy: Strategy,
+    lr: float,
+    n_tickets: int,
+    batches_per_step: float,
+    resumption: Resumption | None,
+) -> Callable[[float], schedules.Rate]:
+    """Return a factory of the schedule; an epoch counts the batches that steps drop, too."""
+    chosen = strategy.choice
+    dropped = chosen.backup_workers if isinstance(chosen, Sync) else 0
+    epochs = schedules.Epochs(n_tickets, batches_per_step + dropped)
+    if resumption is not None:
+        at, done = resumption.position(), 0
+        if at is not None:
+            done = at["epoch"] * at["n"] + at["watermark"] + len(at["done"])
+        version = int(resumption.checkpoint.state["version"])
+        epochs = replace(epochs, version=version, batches=done)
+    return partial(schedules.of(config).of_run, lr, epochs)
+
+
+def _in_steps(
+    budget: Budget, config: TrainConfig, train: TokenFile, n_tickets: int, batches_per_step: float
+) -> Budget:
+    """Convert passes, and tokens of rows that differ in length, to steps."""
+    if config.epochs is not None and budget == Budget():
+        steps = round(config.epochs * n_tickets / batches_per_step, 6)  # so that 300 / 1.2 is 250
+        return Budget(steps=math.ceil(steps))
+    rows = train.rows(config.seq_len)
+    if rows is None or budget.tokens is None:
+        return budget
+    # So that the number of steps does not depend on the order of the rows.
+    per_step = float(rows.length.mean()) * config.sequences_per_ticket * batches_per_step
+    steps = math.ceil(budget.tokens / per_step)
+    return replace(budget, tokens=None, steps=min(steps, budget.steps or steps))
+
+
+def passes(
+    budget: Budget, *, epoch_tokens: int, tokens_per_step: float, tokens_per_s: float | None = None
+) -> float | None:
+    """Return how many times a budget reads the text; None if that depends on an unknown speed."""
+    tokens: list[float] = []
+    if budget.steps is not None:
+        tokens.append(budget.steps * tokens_per_step)
+    if budget.tokens is not None:
+        tokens.append(budget.tokens)
+    if budget.seconds is not None and tokens_per_s is not None:
+        tokens.append(budget.seconds * tokens_per_s)
+    return min(tokens) / epoch_tokens if tokens else None
+
+
+def repetition_warning(n_passes: float | None, epoch_tokens: int) -> str | None:
+    """Warn of a text that is read more than `MANY_PASSES` times; None if it is not."""
+    if n_passes is None or n_passes <= MANY_PASSES:
+        return None
+    return (
+        f"the text of {format_count(epoch_tokens)} tokens is read {n_passes:.3g} times in this "
+        f"budget; beyond {MANY_PASSES:g} a model mostly memorises it: use more text, a "
+        "smaller budget, or a smaller model"
+    )
+
+
+# -- layout --------------------------------------------------------------------------------------
+
+
+def _laid_out(
+    ways: list[_Way],
+    memory: Memory,
+    max_workers: int | None,
+    spec: Mapping[str, ParamSpec],
+    tables: Mapping[str, tuple[str, int]],
+    *,
+    live: bool,
+) -> tuple[list[_Way], Layout]:
+    """Lay out one arena that fits every strategy, with free slots for workers that join."""
+    k = next((k for k, way in enumerate(ways) if not way.strategy.fixed), 0)  # others can join it
+
+    def lay_out(strategy: Strategy) -> Layout:
+        needs = [(way.strategy, way.optimizer) for way in ways]
+        needs[k] = (strategy, ways[k].optimizer)
+        (first, optimizer), *others = needs
+        return plan_layout(
+            spec, first, optimizer, ways[0].n_tickets, tables, live=live, others=others
+        )
+
+    strategy, layout = memory.with_free_slots(ways[k].strategy, max_workers, lay_out)
+    ways[k] = replace(ways[k], strategy=strategy)
+    return ways, layout

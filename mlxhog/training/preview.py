@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import RunError
 from mlxhog.models.families import param_count
 from mlxhog.models.registry import load_architecture
-from mlxhog.training import checkpoints, lengths
-from mlxhog.training.plan import Plan
+from mlxhog.training import state
+from mlxhog.training.plan import Plan, passes
 
 MOST_NAMED = 10
 """Files that the text lists by name; the JSON lists all of them."""
@@ -40,7 +41,7 @@ def facts(plan: Plan, asked: TrainConfig) -> dict[str, Any]:
         plan: of the run.
         asked: the options as given, before open ones were resolved.
     """
-    config = plan.resolution.stored
+    config = plan.stored
     values, asked_values, defaults = map(spelt_values_of, (config, asked, TrainConfig()))
     specs = specs_of(TrainConfig, asked_values)
     declared = {name: spec.spell(spec.default) for name, spec in specs.items()}
@@ -50,7 +51,7 @@ def facts(plan: Plan, asked: TrainConfig) -> dict[str, Any]:
     train, val = (TokenFile.open(path) for path in (plan.data.train, plan.data.val))
     epoch_tokens = plan.epoch_tokens
     held_out_bytes = plan.data.held_out_bytes()
-    read = lengths.passes(
+    read = passes(
         plan.budget,
         epoch_tokens=epoch_tokens,
         tokens_per_step=plan.mean_tokens_per_step,
@@ -99,7 +100,7 @@ def facts(plan: Plan, asked: TrainConfig) -> dict[str, Any]:
         "seconds": _seconds(plan, rate, read),
         "memory_bytes": plan.arena_bytes + len(plan.workers) * plan.worker_bytes,
         "memory_limit_bytes": int(plan.memory.limit_bytes),
-        "checkpoint_bytes": checkpoints.n_bytes(plan),
+        "checkpoint_bytes": state.n_bytes(plan),
         "checkpoints_kept": plan.keep_last,
         "token_file_bytes": sum(
             path.stat().st_size for path in plan.data.train.parent.iterdir() if path.is_file()
@@ -155,62 +156,44 @@ def _seconds(plan: Plan, rate: float | None, read: float | None) -> float | None
 def text(plan: Plan, asked: TrainConfig) -> str:
     """Return the facts as text; arguments as for `facts`."""
     known = facts(plan, asked)
+    model, data = known["model"], known["data"]
+    size, kept = format_bytes, known["checkpoints_kept"]
+    decided = ", ".join(f"{name} {value}" for name, value in known["decided"].items())
+    parameters = f"{known['parameters']:,} parameters ({format_count(known['parameters'])})"
+    held_out = f"{size(data['held_out_bytes'])}, {data['held_out_share']:.1%} of the text"
+    limit = size(known["memory_limit_bytes"])
     lines = ["differs from the defaults:" if known["changed"] else "all options are defaults"]
     lines += [f"  {name}: {value}" for name, value in known["changed"].items()]
-    if known["decided"]:
-        decided = ", ".join(f"{name} {value}" for name, value in known["decided"].items())
-        lines.append(_line("decided here", decided))
-    model, data = known["model"], known["data"]
-    lines += [
-        _line(
-            "model",
-            f"{Path(model['name']).name}, {model['family']}: {known['parameters']:,} parameters "
-            f"({format_count(known['parameters'])})",
-        ),
-        _line(
-            "",
-            f"width {model['hidden_size']}, {model['blocks']} blocks, vocabulary "
-            f"{model['vocab_size']:,}",
-        ),
-        _line("data", data["source"] + (f", field {data['field']}" if data["field"] else "")),
-        *_files(data),
-        _line(
-            "training text",
-            f"{_n(data['documents'], 'document')}, {format_bytes(data['bytes'])}, "
-            f"{format_count(data['tokens'])} tokens",
-        ),
-        _line(
-            "held-out text",
-            f"{_n(data['held_out_documents'], 'document')}, "
-            f"{format_bytes(data['held_out_bytes'])}, {data['held_out_share']:.1%} of the text, "
-            f"{format_count(data['held_out_tokens'])} tokens ({RULES[data['held_out_rule']]})",
-        ),
-        *_held_out_files(data["files"]),
-        *_budget(plan, known),
-        _line("shared memory", f"{plan.arena_bytes:,} bytes ({format_bytes(plan.arena_bytes)})"),
-        _line("each worker", f"{plan.worker_bytes:,} bytes ({format_bytes(plan.worker_bytes)})"),
-        _line(
-            "memory",
-            f"{format_bytes(known['memory_bytes'])} in all, of {_limit(known)} that a run may take",
-        ),
-        _line(
-            "disk",
-            f"{format_bytes(known['checkpoint_bytes'])} for each of up to "
-            f"{known['checkpoints_kept'] + 1} checkpoints; tokens take "
-            f"{format_bytes(known['token_file_bytes'])}",
-        ),
-    ]
-    if plan.free_slots:
-        lines.append(_line("free slots", f"{plan.free_slots}, for workers that join (mlxhog join)"))
-    lines.append(_line("steps", f"write {plan.writers.write}, gpu-write {plan.writers.gpu_write}"))
-    for number, worker in enumerate(known["workers"], start=1):
-        lines.append(
-            _line(
-                f"worker {number}",
-                f"{worker['backend']}, {_n(worker['threads'], 'thread')}, "
-                f"kernels {worker['kernels']}",
-            )
-        )
+    lines += _table(
+        ("decided here", decided),
+        ("model", f"{Path(model['name']).name}, {model['family']}: {parameters}"),
+        (" ", f"width {model['hidden_size']}, {model['blocks']} blocks, vocabulary "
+              f"{model['vocab_size']:,}"),
+        ("data", data["source"] + (f", field {data['field']}" if data["field"] else "")),
+    )  # fmt: skip
+    lines += _files(data)
+    lines += _table(
+        ("training text", f"{_n(data['documents'], 'document')}, {size(data['bytes'])}, "
+                          f"{format_count(data['tokens'])} tokens"),
+        ("held-out text", f"{_n(data['held_out_documents'], 'document')}, {held_out}, "
+                          f"{format_count(data['held_out_tokens'])} tokens "
+                          f"({RULES[data['held_out_rule']]})"),
+    )  # fmt: skip
+    lines += _held_out_files(data["files"])
+    lines += _budget(plan, known)
+    lines += _table(
+        ("shared memory", f"{plan.arena_bytes:,} bytes ({size(plan.arena_bytes)})"),
+        ("each worker", f"{plan.worker_bytes:,} bytes ({size(plan.worker_bytes)})"),
+        ("memory", f"{size(known['memory_bytes'])} in all, of {limit} that a run may take"),
+        ("disk", f"{size(known['checkpoint_bytes'])} for each of up to {kept + 1} checkpoints; "
+                 f"tokens take {size(known['token_file_bytes'])}"),
+        ("free slots", f"{plan.free_slots}, for workers that join (mlxhog join)"
+                       if plan.free_slots else ""),
+        ("steps", f"write {plan.writers.write}, gpu-write {plan.writers.gpu_write}"),
+        *((f"worker {number}", f"{one['backend']}, {_n(one['threads'], 'thread')}, kernels "
+                               f"{one['kernels']}")
+          for number, one in enumerate(known["workers"], start=1)),
+    )  # fmt: skip
     return "\n".join([*lines, *(f"note: {note}" for note in known["notes"])])
 
 
@@ -219,33 +202,30 @@ def _files(data: dict[str, Any]) -> Iterator[str]:
     files, skipped = data["files"], data["skipped"]
     if files:
         size = format_bytes(sum(file["n_bytes"] for file in files))
-        yield _line("files", f"{_n(len(files), 'file')} read, {size}; {len(skipped)} skipped")
+        yield from _table(
+            ("files", f"{_n(len(files), 'file')} read, {size}; {len(skipped)} skipped")
+        )
     for file in files[:MOST_NAMED]:
         field = f", field {file['field']}" if file["field"] else ""
         other = f", not UTF-8 at byte {file['not_utf8']:,}" if file["not_utf8"] is not None else ""
         yield f"  {printable(file['path'])}  {format_bytes(file['n_bytes'])}{field}{other}"
     if len(files) > MOST_NAMED:
         yield f"  and {len(files) - MOST_NAMED} more"
-    if differing := _differing_fields(files):
-        yield _line("fields", differing)
+    yield from _table(("fields", _differing_fields(files)))
     for one in skipped:
         yield f"  skipped {one['path']}: {one['reason']}"
 
 
 def _held_out_files(files: Sequence[dict[str, Any]]) -> Iterator[str]:
     """The files with the most held-out text."""
-    some = sorted((one for one in files if one["held_out_bytes"]), key=_held_out, reverse=True)
+    some = [(one["held_out_bytes"], one["path"]) for one in files if one["held_out_bytes"]]
     if len(files) < 2 or not some:
         return
-    yield _line("", f"in {len(some)} of {_n(len(files), 'file')}:")
-    for one in some[:MOST_NAMED]:
-        yield f"  {printable(one['path'])}  {format_bytes(one['held_out_bytes'])}"
+    yield from _table((" ", f"in {len(some)} of {_n(len(files), 'file')}:"))
+    for n_bytes, path in sorted(some, key=itemgetter(0), reverse=True)[:MOST_NAMED]:
+        yield f"  {printable(path)}  {format_bytes(n_bytes)}"
     if len(some) > MOST_NAMED:
         yield f"  and {len(some) - MOST_NAMED} more"
-
-
-def _held_out(file: dict[str, Any]) -> int:
-    return int(file["held_out_bytes"])
 
 
 def _differing_fields(files: Sequence[dict[str, Any]]) -> str:
@@ -258,55 +238,43 @@ def _differing_fields(files: Sequence[dict[str, Any]]) -> str:
             paths.setdefault(names, []).append(file["path"])
     if len({name for file in files for name in file["fields"]}) < 2:
         return ""
-    return "; ".join(f"{names} in {_some(named)}" for names, named in paths.items())
-
-
-def _some(paths: Sequence[str]) -> str:
-    """The first of these paths, and the number of others."""
-    return printable(paths[0]) + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
+    return "; ".join(
+        f"{names} in {printable(named[0])}"
+        + (f" and {len(named) - 1} more" if len(named) > 1 else "")
+        for names, named in paths.items()
+    )
 
 
 def _budget(plan: Plan, known: dict[str, Any]) -> Iterator[str]:
     """An epoch, the budget in epochs, and the time."""
-    per_step = plan.mean_tokens_per_step
-    steps = plan.epoch_tokens / per_step
-    yield _line(
-        "epoch",
-        f"{format_count(plan.epoch_tokens)} tokens: {format_count(steps)} steps of "
-        f"{per_step:,.0f} tokens",
-    )
-    amounts = {
-        "steps": plan.budget.steps,
-        "tokens": plan.budget.tokens,
-        "s": plan.budget.seconds,
-    }
-    words = ", ".join(
-        f"{amount:g} {unit}" for unit, amount in amounts.items() if amount is not None
-    )
-    read, rate = known["epochs"], known["tokens_per_s"]
-    epochs = "" if read is None else f": {read:.3g} epochs"
-    yield _line("budget", (words or "until it is stopped") + epochs)
-    if rate is None:
-        yield _line(
-            "time",
+    per_step, budget = plan.mean_tokens_per_step, plan.budget
+    amounts = {"steps": budget.steps, "tokens": budget.tokens, "s": budget.seconds}
+    words = ", ".join(f"{n:g} {unit}" for unit, n in amounts.items() if n is not None)
+    read, rate, seconds = known["epochs"], known["tokens_per_s"], known["seconds"]
+    clock = "" if seconds is None else format_duration(seconds)
+    if rate is not None:
+        epoch_s = format_duration(plan.epoch_tokens / rate)
+        time = f"about {clock or 'no end'}; an epoch about {epoch_s} at {format_count(rate)} tok/s"
+    elif clock:
+        time = f"{clock}, the budget; mlxhog doctor measures speeds"
+    else:
+        time = (
             "unknown: no run of this size here yet, and mlxhog doctor has not measured this machine"
-            if known["seconds"] is None
-            else f"{format_duration(known['seconds'])}, the budget; mlxhog doctor measures speeds",
         )
-        return
-    clock = "no end" if known["seconds"] is None else format_duration(known["seconds"])
-    epoch_s = format_duration(plan.epoch_tokens / rate)
-    yield _line("time", f"about {clock}; an epoch about {epoch_s} at {format_count(rate)} tok/s")
-    yield _line("", f"from {known['tokens_per_s_from']}")
-
-
-def _limit(known: dict[str, Any]) -> str:
-    return format_bytes(known["memory_limit_bytes"])
+    return _table(
+        ("epoch", f"{format_count(plan.epoch_tokens)} tokens: "
+                  f"{format_count(plan.epoch_tokens / per_step)} steps of {per_step:,.0f} tokens"),
+        ("budget", (words or "until it is stopped")
+                   + ("" if read is None else f": {read:.3g} epochs")),
+        ("time", time),
+        (" ", "" if rate is None else f"from {known['tokens_per_s_from']}"),
+    )  # fmt: skip
 
 
 def _n(count: int, word: str) -> str:
     return f"{count:,} {word}{'' if count == 1 else 's'}"
 
 
-def _line(word: str, fact: str) -> str:
-    return f"{word:{WIDTH}}{fact}"
+def _table(*rows: tuple[str, str]) -> Iterator[str]:
+    """A line for each row that has a text."""
+    return (f"{label:{WIDTH}}{fact}" for label, fact in rows if fact)

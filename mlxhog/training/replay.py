@@ -1,4 +1,9 @@
-"""The replay of a recorded run: every worker in its own process, in the recorded access order.
+"""The supervisor's part of a recorded run, and its replay in the recorded access order.
+
+Workers append to their own logs (`mlxhog/strategies/recorded.py`). If one is killed, the supervisor
+logs its progress (`access_order.settle`) before any process may touch the stripe that it held.
+
+In a replay every worker has its own process.
 
 Each process computes its gradients when it can and waits for its turn before every access to shared
 parameters, as `metal/native/updates/turns.h` says. So the replay runs in parallel, in any order
@@ -9,22 +14,27 @@ optimizer state.
 
 from __future__ import annotations
 
+import hashlib
 import os
+import platform
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from importlib import metadata
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from mlxhog.arena import Arena, control, event_log
+from mlxhog.arena import Arena, Layout, control, event_log
 from mlxhog.arena.event_log import Begin, Died, End, Header, Step, Torn
 from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.worker_pool import WorkerProcess, last_lines
 from mlxhog.arena.workers import Phase
+from mlxhog.base import machine, plain_json
+from mlxhog.base.durable import disk_errors, replace_file
 from mlxhog.base.workers import MOST_WORKERS, WorkerSpec
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig, train_config
@@ -32,9 +42,11 @@ from mlxhog.config.contradictions import choosing
 from mlxhog.data.encodings import words
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import CheckpointError, DataError, EnvironmentLacks, RunError, WorkerFailed
+from mlxhog.optim import updates
+from mlxhog.report.views import Tell
 from mlxhog.strategies import Lease, access_order
 from mlxhog.strategies.recorded import Mismatch, ReplayedWorker
-from mlxhog.training import checkpoints, recording, worker
+from mlxhog.training import state, worker
 from mlxhog.training.job import Job
 from mlxhog.training.plan import Plan, make_plan
 from mlxhog.training.steps import Steps
@@ -42,6 +54,9 @@ from mlxhog.training.steps import Steps
 POLL_S = 0.5
 STUCK_S = 5.0
 """How long all processes may wait for turns, while none computes, before the replay is stuck."""
+
+CONFIG = "config.yaml"
+"""The recorded configuration, beside the logs; a resume replaces that in the run's folder."""
 
 QUIET: dict[str, Any] = {
     "determinism": "replay", "resume": None, **choosing(TrainConfig, live="off"),
@@ -151,7 +166,8 @@ def main(pipe: Connection, job: Job, directory: Path, process: Process) -> None:
         numbers = record.numbers
         try:
             if repeated.repeat_read(record):
-                grads = gradients.gradient(Lease(numbers.epoch, numbers.ticket))
+                lease = Lease(numbers.epoch, numbers.ticket)
+                _, grads = gradients.of(gradients.micro_batches(lease))
                 repeated.repeat_write(record, grads)
         except Mismatch as difference:
             pipe.send(
@@ -163,7 +179,74 @@ def main(pipe: Connection, job: Job, directory: Path, process: Process) -> None:
     context.backend.close()
 
 
-# -- the run --------------------------------------------------------------------------------------
+# -- the record of the supervisor -----------------------------------------------------------------
+
+
+def begin_record(plan: Plan, directory: Path, arena: Arena) -> None:
+    """Write the header of a run whose arena is filled and whose workers have not started.
+
+    Raises:
+        EnvironmentLacks: the disk is full, or the system refuses.
+    """
+    path = directory / event_log.FOLDER / CONFIG
+    with disk_errors(f"writing {path}"):
+        path.parent.mkdir(exist_ok=True)
+        replace_file(path, plan.config.to_yaml().encode())
+    pairs = zip(plan.workers, plan.kernels, strict=True)
+    header = event_log.Header(
+        workers=tuple(event_log.Begin(one.backend, one.threads, form) for one, form in pairs),
+        slots=plan.strategy.slots,
+        layout_sha256=layout_digest(arena.layout),
+        tokens_sha256=TokenFile.open(plan.data.train).digest,
+        versions=versions({worker.backend for worker in plan.workers}),
+        initial_sha256=digests(arena),
+    )
+    event_log.store(directory, header)
+
+
+def end_record(directory: Path, arena: Arena, report: Tell) -> None:
+    """Write the end of a run, after that of its workers; reports a failure."""
+    sums = tuple(access_order.stripe_sums(arena).tolist())
+    try:
+        event_log.store(directory, event_log.End(digests(arena), sums))
+    except EnvironmentLacks as full:
+        report(f"the record has no end, so the run cannot be replayed: {full}")
+
+
+def digests(arena: Arena) -> dict[str, str]:
+    """SHA-256 of the weights and of every segment of optimizer state, by name."""
+    layout = arena.layout
+    names = [name for name in access_order.SHARED if name in layout.segments]
+    for slot in range(1, layout.max_workers + 1):
+        names += access_order.private_names(layout, slot)
+    arrays = {name: arena.segment(name) for name in names}
+    arrays["params"] = arrays["params"][: layout.probe.offset]
+    return {name: hashlib.sha256(values.data).hexdigest() for name, values in arrays.items()}
+
+
+def layout_digest(layout: Layout) -> str:
+    """SHA-256 of the places of the parameters and the ranges of the locks."""
+    slots = [vars(slot) for slot in layout.slots.values()]
+    facts = [slots, layout.n_floats, layout.n_lock_words, layout.max_workers, updates.STRIPE]
+    return hashlib.sha256(plain_json.dumps(facts)).hexdigest()
+
+
+def versions(backends: set[str]) -> dict[str, str]:
+    """What bits depend on: Python, NumPy, mlxhog, the frameworks of these backends, the machine.
+
+    Raises:
+        ModuleNotFoundError: a framework is not installed.
+    """
+    frameworks = sorted({backend.partition(":")[0] for backend in backends})
+    return {
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in ("mlxhog", "numpy", *frameworks)},
+        "machine": machine.here().name,
+        "processor": machine.chip_name(),
+    }
+
+
+# -- the replay ----------------------------------------------------------------------------------
 
 
 def replay(run: Run, *, anyway: bool = False) -> ReplayResult:
@@ -184,10 +267,8 @@ def replay(run: Run, *, anyway: bool = False) -> ReplayResult:
     header, slots, plan, end = read(run, anyway=anyway)
     with ExitStack() as stack:
         output = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        arena = stack.enter_context(
-            Arena.create(plan.layout, write=plan.writers.write, run_id="replay")
-        )
-        checkpoints.restore(plan, arena, Ledger(arena))
+        arena = stack.enter_context(Arena.create(plan.layout, write=plan.writers.write))
+        state.load(plan, arena, Ledger(arena))
         if differ := _differing(arena, header.initial_sha256):
             raise CheckpointError(
                 f"the run began with other values of {', '.join(differ)} than this mlxhog and "
@@ -223,7 +304,7 @@ def read(run: Run, *, anyway: bool = False) -> tuple[Header, list[list[Process]]
 
 def _check_versions(recorded: Mapping[str, str], backends: set[str]) -> None:
     try:
-        here = recording.versions(backends)
+        here = versions(backends)
     except ModuleNotFoundError as error:
         raise EnvironmentLacks(
             f"the run has workers {', '.join(sorted(backends))}, and {error.name} is not "
@@ -242,12 +323,8 @@ def _check_versions(recorded: Mapping[str, str], backends: set[str]) -> None:
 
 
 def _plan(header: Header, run: Run) -> Plan:
-    """The plan of a recorded run, without any choice by this machine.
-
-    Raises:
-        CheckpointError, DataError: the model or the text is another.
-    """
-    stored = run.options(path=run.directory / event_log.FOLDER / recording.CONFIG)
+    """The plan of a recorded run, without any choice by this machine."""
+    stored = run.options(path=run.directory / event_log.FOLDER / CONFIG)
     recorded = train_config([stored])
     config = replace(
         recorded,
@@ -260,7 +337,7 @@ def _plan(header: Header, run: Run) -> Plan:
         workers=tuple(WorkerSpec(one.backend, one.threads) for one in header.workers),
         kernels=tuple(one.kernels for one in header.workers),
     )
-    if recording.layout_digest(plan.layout) != header.layout_sha256:
+    if layout_digest(plan.layout) != header.layout_sha256:
         raise CheckpointError(
             f"the log of {run.directory} is from another layout of the parameters than model "
             f"{config.model} has here; replay it with the model file and version that recorded it"
@@ -278,14 +355,10 @@ def _plan(header: Header, run: Run) -> Plan:
 def _follow(
     slots: Sequence[Sequence[Process]], plan: Plan, arena: Arena, directory: Path, output: Path
 ) -> str | None:
-    """Repeat all processes, those of a slot one after the other; returns the first difference.
-
-    Raises:
-        WorkerFailed: a process died.
-    """
+    """Repeat all processes, those of a slot one after the other; returns the first difference."""
     waiting = [[process for process in slot if process.steps] for slot in slots]
     running: dict[int, tuple[Process, WorkerProcess]] = {}
-    state, since = list[Any](), time.monotonic()
+    before, since = list[Any](), time.monotonic()
     try:
         while True:
             for slot in waiting:
@@ -297,8 +370,8 @@ def _follow(
                 return None
             books = [access_order.Book(arena, slot) for slot in running]
             now = [(slot, book.last) for slot, book in zip(running, books, strict=True)]
-            if now != state or any(book.waits_for is None for book in books):
-                state, since = now, time.monotonic()
+            if now != before or any(book.waits_for is None for book in books):
+                before, since = now, time.monotonic()
             elif time.monotonic() - since > STUCK_S:
                 return _stuck([process for process, _ in running.values()], arena)
             ready = connection.wait([one.pipe for _, one in running.values()], timeout=POLL_S)
@@ -362,8 +435,8 @@ def _stuck(running: Sequence[Process], arena: Arena) -> str:
 
 
 def _differing(arena: Arena, recorded: Mapping[str, str]) -> list[str]:
-    digests = recording.digests(arena)
-    return [name for name, was in recorded.items() if digests.get(name) != was]
+    here = digests(arena)
+    return [name for name, was in recorded.items() if here.get(name) != was]
 
 
 def _compare(arena: Arena, end: End) -> str | None:
@@ -376,6 +449,3 @@ def _compare(arena: Arena, end: End) -> str | None:
     ]
     first = f", first in {stripes[0]}" if stripes else ""
     return f"the end: {', '.join(differ)} differ from the record{first}"
-
-
-__all__ = ["ReplayResult", "replay"]

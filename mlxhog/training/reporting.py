@@ -34,8 +34,7 @@ from mlxhog.report.monitor import Monitor
 from mlxhog.report.shares import costly_optimizer
 from mlxhog.report.tensorboard import TensorBoard
 from mlxhog.report.views import Observer
-from mlxhog.training import lengths
-from mlxhog.training.plan import Plan
+from mlxhog.training.plan import MANY_PASSES, Plan, repetition_warning
 from mlxhog.training.supervisor import Supervisor
 
 REPORT_S = 0.5
@@ -54,7 +53,7 @@ def monitor_of(plan: Plan, arena: Arena, budget: Budget) -> Monitor:
     )
     if plan.config.eval_every.on:
         monitor.evaluation = Evaluation(val_share=plan.held_out.share)
-    monitor.strategy = None if plan.alternatives else plan.strategy.name
+    monitor.strategy = plan.strategy.name
     monitor.find_marks(plan.data)
     return monitor
 
@@ -129,12 +128,12 @@ class Reporter:
         if self._repetition or asked:
             return
         tokens -= self.monitor.budget.tokens_before
-        if tokens < lengths.MANY_PASSES * self._epoch_tokens:
+        if tokens < MANY_PASSES * self._epoch_tokens:
             return
         self._repetition = True
         fraction = self.monitor.progress().budget_fraction
         total = tokens / max(fraction, 1e-9) / self._epoch_tokens
-        message = lengths.warning(max(total, lengths.MANY_PASSES), self._epoch_tokens)
+        message = repetition_warning(max(total, MANY_PASSES), self._epoch_tokens)
         if message is not None and not any("times in this budget" in one for one in plan.notes):
             self.report(message)
 
@@ -224,7 +223,7 @@ class Reporter:
                 "model": _model_name(self.plan),
                 "data": config.data,
                 "data_path": corpora.full_path(config.data),
-                "held_out": self.plan.held_out.to_json(),
+                "held_out": asdict(self.plan.held_out),
                 "parameters": self.plan.parameters,
                 "steps": steps,
                 "tokens": tokens,
@@ -283,7 +282,7 @@ class Reporter:
 def _model_name(plan: Plan) -> str:
     """The name of the model; a checkpoint's model has the name from the checkpoint's run."""
     path = Path(plan.config.model)
-    if plan.resolution.stored.model != "auto" or not path.is_dir():
+    if plan.stored.model != "auto" or not path.is_dir():
         return path.stem
     origin = run_of(path.resolve())
     name = None if origin is None else origin.read_status().get("model")
@@ -293,31 +292,20 @@ def _model_name(plan: Plan) -> str:
 def summary(plan: Plan, run: Run) -> str:
     """Return two lines: one on workers, memory and model, and one on the data."""
     config = plan.config
-    strategy = strategy_name(plan.resolution.stored if plan.alternatives else config)
+    strategy = strategy_name(plan.stored if plan.other else config)
     workers = ", ".join(
         f"{worker.backend} ({worker.threads} thread{'s' * (worker.threads > 1)})"
         for worker in plan.workers
     )
     train, val = (TokenFile.open(path).n_tokens for path in (plan.data.train, plan.data.val))
-    model = Path(config.model).name
+    model, metal = Path(config.model).name, label(plan.writers.gpu_write, plan.kernels_used)
+    metal += ": Metal source on the CPU, a test" if EMULATED in metal else ""
+    slots = f" ({plan.free_slots} slots free)" if plan.free_slots else ""
     return (
         f"mlxhog {version('mlxhog')}  {strategy}  {len(plan.workers)} "
-        f"worker{'s' * (len(plan.workers) > 1)}: {workers}  {_metal(plan)}"
-        f"arena {format_bytes(plan.arena_bytes)} shared{_free_slots(plan)}  "
+        f"worker{'s' * (len(plan.workers) > 1)}: {workers}  {metal}{'  ' if metal else ''}"
+        f"arena {format_bytes(plan.arena_bytes)} shared{slots}  "
         f"model {model} {format_count(plan.parameters)} parameters\n"
         f"data {words(config.data)}: {format_count(train)} training and {format_count(val)} "
         f"held-out tokens (tokenizer {config.tokenizer})  run {path_from_here(run.directory)}"
     )
-
-
-def _free_slots(plan: Plan) -> str:
-    """The number of workers that can join, or ""."""
-    return f" ({plan.free_slots} slots free)" if plan.free_slots else ""
-
-
-def _metal(plan: Plan) -> str:
-    """The use of Metal kernels in the run, or ""."""
-    text = label(plan.writers.gpu_write, plan.kernels_used)
-    if EMULATED in text:
-        text += ": Metal source on the CPU, a test"
-    return f"{text}  " if text else ""

@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mlxhog.arena import Arena
 from mlxhog.arena.process import monotonic_ns
@@ -31,15 +29,12 @@ from mlxhog.optim import updates
 from mlxhog.optim.delay_feedback import FEEDBACK
 from mlxhog.optim.sparsified import RESIDUAL
 from mlxhog.report.metrics import Activity, Doing
-from mlxhog.report.monitor import Monitor
 from mlxhog.training import kernel_choice
-from mlxhog.training.plan import Plan
-from mlxhog.training.session import WorkerSession
 
 if TYPE_CHECKING:
-    from mlxhog.training.change_strategy import Changes
+    from mlxhog.training.trainer import Training
 
-SHORT = (Activity.STARTING, Activity.MEASURING, Activity.PAUSING, Activity.CHANGING)
+SHORT = (Activity.STARTING, Activity.PAUSING, Activity.CHANGING)
 """Activities after which the run trains."""
 COPY_S = 1.0  # time to try to copy state between two writes of its owner
 _Answer = dict[str, Any]
@@ -48,32 +43,20 @@ _Answer = dict[str, Any]
 class Requests:
     """Answers the requests to one run; used by the thread that polls its workers."""
 
-    AT_ONCE = ("status", "stop")
-    WHILE_TRAINING = ("checkpoint", "sample", "join", "leave")
+    FIELDS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "status": (),
+        "stop": (),
+        "checkpoint": (),
+        "sample": (),
+        "join": ("workers", "threads"),
+        "leave": ("worker",),
+    }
 
-    def __init__(
-        self,
-        session: WorkerSession,
-        server: RunServer,
-        monitor: Monitor,
-        elastic: Elastic,
-        *,
-        end: Callable[[], None],
-        save: Callable[[], Path],
-    ) -> None:
-        """Prepare; `serve` answers.
-
-        Args:
-            session: of the run.
-            server: receives the requests.
-            monitor: progress of the run.
-            elastic: lets workers join and leave.
-            end: ends the run as an interrupt does.
-            save: saves a checkpoint while training.
-        """
-        self._session, self._server, self._monitor = session, server, monitor
-        self._elastic, self._end, self._save = elastic, end, save
+    def __init__(self, run: Training, server: RunServer) -> None:
+        """Prepare; `serve` answers the requests that the server receives."""
+        self._run, self._server, self._elastic = run, server, Elastic(run)
         self._waiting: deque[Request] = deque()
+        self._doing: Doing | None = None
 
     def serve(self, doing: Doing | None) -> None:
         """Answer the requests that have arrived.
@@ -82,31 +65,34 @@ class Requests:
             doing: activity of the run other than training; None while it trains.
         """
         for request in self._server.take():
-            if request.name in self.AT_ONCE:
-                self._answer(request, lambda r: getattr(self, f"_{r.name}")(r.fields, doing))
-            elif request.name in self.WHILE_TRAINING:
+            if request.name in ("status", "stop"):
+                self._doing = doing
+                self._answer(request)
+            elif request.name in self.FIELDS:
                 self._waiting.append(request)
             else:
-                names = ", ".join((*self.AT_ONCE, *self.WHILE_TRAINING))
+                names = ", ".join(self.FIELDS)
                 request.refuse(Refused(f"no request {request.name!r}; a run takes {names}"))
         if doing is None:
             # A request may poll workers itself, and so call this again with an activity.
             while self._waiting:
-                request = self._waiting.popleft()
-                self._answer(request, lambda r: getattr(self, f"_{r.name}")(r.fields))
+                self._answer(self._waiting.popleft())
         elif doing.activity not in SHORT:
             self._refuse_all(f"the run is {doing}: its training is over")
 
     def close(self) -> None:
         """Refuse all open requests, since the run has ended."""
-        for request in self._server.take():
-            self._waiting.append(request)
+        self._waiting.extend(self._server.take())
         self._refuse_all("the run has ended")
         self._server.close()
 
-    def _answer(self, request: Request, act: Callable[[Request], _Answer]) -> None:
+    def _answer(self, request: Request) -> None:
+        names = self.FIELDS[request.name]
         try:
-            answer = act(request)
+            if unknown := [name for name in request.fields if name not in names]:
+                expected = f"it has {', '.join(names)}" if names else "it has none"
+                raise Refused(f"the request has no field {unknown[0]!r}; {expected}")
+            answer = getattr(self, f"_{request.name}")(**request.fields)
         except RunError as error:
             request.refuse(error)
         except BaseException:  # of the workers, and so of the run
@@ -120,80 +106,47 @@ class Requests:
             request = self._waiting.popleft()
             request.refuse(Refused(f"no {request.name}: {why}"))
 
-    # -- at any time -----------------------------------------------------------------------------
-
-    def _status(self, fields: Mapping[str, Any], doing: Doing | None) -> _Answer:
-        _check(fields)
-        steps, tokens, seconds = self._monitor.totals()
+    def _status(self) -> _Answer:
+        steps, tokens, seconds = self._run.monitor.totals()
+        shown_of_worker = ("slot", "backend", "pid", "state", "steps")
         return {
-            "doing": str(doing or "training"),
+            "doing": str(self._doing or "training"),
             "step": steps,
             "tokens": tokens,
             "seconds": seconds,
             "workers": [
-                {
-                    "slot": one.slot,
-                    "backend": one.backend,
-                    "pid": one.pid,
-                    "state": one.state,
-                    "steps": one.steps,
-                }
-                for one in self._monitor.worker_reports()
+                {name: getattr(one, name) for name in shown_of_worker}
+                for one in self._run.monitor.worker_reports()
             ],
             "free_slots": self._elastic.free_slots(),
         }
 
-    def _stop(self, fields: Mapping[str, Any], doing: Doing | None) -> _Answer:
-        _check(fields)
-        self._end()
-        self._session.report("stopping, by mlxhog stop: finishing the step, then a checkpoint")
+    def _stop(self) -> _Answer:
+        self._run.signals.end()
+        self._run.report("stopping, by mlxhog stop: finishing the step, then a checkpoint")
         return {"message": "the run finishes its step, saves a checkpoint and ends"}
 
-    # -- while training --------------------------------------------------------------------------
+    def _checkpoint(self) -> _Answer:
+        return {"path": str(self._run.save_while_training())}
 
-    def _checkpoint(self, fields: Mapping[str, Any]) -> _Answer:
-        _check(fields)
-        return {"path": str(self._save())}
-
-    def _sample(self, fields: Mapping[str, Any]) -> _Answer:
-        _check(fields)
-        self._session.ask("sample")
+    def _sample(self) -> _Answer:
+        self._run.ask("sample")
         return {"message": "the next worker that finishes a step writes a sample"}
 
-    def _join(self, fields: Mapping[str, Any]) -> _Answer:
-        _check(fields, "workers", "threads")
-        workers, threads = fields.get("workers", "1"), _number(fields, "threads")
+    def _join(self, workers: object = "1", threads: object = None) -> _Answer:
         if not isinstance(workers, str):
             raise Refused(f"workers is {shown(workers)}; wanted text such as 'torch:cpu*2'")
-        return {"message": self._elastic.join(workers, threads)}
+        return {"message": self._elastic.join(workers, _number("threads", threads))}
 
-    def _leave(self, fields: Mapping[str, Any]) -> _Answer:
-        _check(fields, "worker")
-        return {"message": self._elastic.leave(_number(fields, "worker"))}
-
-
-def _number(fields: Mapping[str, Any], name: str) -> int | None:
-    """A field with a number of at least 1; None without the field.
-
-    Raises:
-        Refused: the field has another value.
-    """
-    value: int | None = fields.get(name)
-    if value is not None and (type(value) is not int or value < 1):
-        raise Refused(f"{name} is {shown(value)}; wanted a whole number of at least 1")
-    return value
+    def _leave(self, worker: object = None) -> _Answer:
+        return {"message": self._elastic.leave(_number("worker", worker))}
 
 
-def _check(fields: Mapping[str, Any], *names: str) -> None:
-    """Refuse fields that a request does not have.
-
-    Raises:
-        Refused: there is such a field.
-    """
-    unknown = [name for name in fields if name not in names]
-    if unknown:
-        expected = f"it has {', '.join(names)}" if names else "it has none"
-        raise Refused(f"the request has no field {unknown[0]!r}; {expected}")
+def _number(name: str, value: object) -> int | None:
+    """A field with a number of at least 1; None without the field."""
+    if value is None or (isinstance(value, int) and type(value) is int and value >= 1):
+        return value
+    raise Refused(f"{name} is {shown(value)}; wanted a whole number of at least 1")
 
 
 # -- joining and leaving -------------------------------------------------------------------------
@@ -211,15 +164,13 @@ class Elastic:
     projection or basis fit together.
     """
 
-    def __init__(self, session: WorkerSession, plan: Plan, monitor: Monitor) -> None:
-        """Prepare for a run with the workers of its plan; the caller may set `changes`."""
-        self._session, self.plan, self._monitor = session, plan, monitor
-        self.changes: Changes | None = None
-        self._supervisor, self._arena = session.supervisor, session.arena
+    def __init__(self, run: Training) -> None:
+        """Prepare for a run with the workers of its plan."""
+        self._run, self._supervisor, self._arena = run, run.supervisor, run.arena
 
     def free_slots(self) -> int:
         """Number of workers that could join now."""
-        fixed = self.plan.strategy.fixed and self.changes is None
+        fixed = self._run.plan.strategy.fixed and self._run.changes is None
         return 0 if fixed else len(self._supervisor.free_slots())
 
     def join(self, workers: str, threads: int | None) -> str:
@@ -233,7 +184,7 @@ class Elastic:
             Refused: they cannot join; nothing has changed.
         """
         self._check_elastic()
-        plan = self.plan
+        plan = self._run.plan
         free, present = self._supervisor.free_slots(), len(self._supervisor.seats)
         try:
             specs = joining_workers(
@@ -246,15 +197,15 @@ class Elastic:
             record, backends = verdicts.load(), [spec.backend for spec in specs]
             self._check_record()
             self._check_writers(backends, record)
-            plan.memory.check_joined(plan.arena_bytes, plan.worker_bytes, present + len(specs))
-            kernels = kernel_choice.choose_kernels(plan.config, backends, record)
-            kernel_choice.check_recorded(plan.config, backends, kernels.of_workers, record)
+            plan.memory.check_run(plan.arena_bytes, plan.worker_bytes, present + len(specs))
+            kernels, _ = kernel_choice.choose_kernels(plan.config, backends, record)
+            kernel_choice.check_recorded(plan.config, backends, kernels, record)
         except (ConfigError, EnvironmentLacks) as error:
             raise Refused(str(error), error.exit_code) from error
-        for slot, spec, form in zip(free, specs, kernels.of_workers, strict=False):
+        for slot, spec, form in zip(free, specs, kernels, strict=False):
             inherit(self._arena, slot, plan.private_state)
-            self._session.add_worker(slot, spec, form)
-            self._monitor.workers[slot] = spec
+            self._run.add_worker(slot, spec, form)
+            self._run.monitor.workers[slot] = spec
         names = [
             f"worker {slot} ({spec.backend}, {spec.threads} thread{'s' * (spec.threads > 1)})"
             for slot, spec in zip(free, specs, strict=False)
@@ -287,31 +238,27 @@ class Elastic:
             raise Refused(f"no worker {slot}; {have}")
         if not any(seat.slot != slot and (seat.up or not seat.joined) for seat in staying):
             raise Refused(f"worker {slot} is the only one that trains; end the run: mlxhog stop")
-        if RESIDUAL in self.plan.private_state:
+        if RESIDUAL in self._run.plan.private_state:
             raise Refused(
                 f"worker {slot} cannot leave: updates that it has not written yet "
                 "(error_feedback) would be lost"
             )
-        backend = self._monitor.workers[slot].backend
+        backend = self._run.monitor.workers[slot].backend
         self._supervisor.leave(slot)
         return f"worker {slot} ({backend}) finishes its step and leaves"
 
     def _check_elastic(self) -> None:
-        if self.changes is not None:
-            self.changes.end_rounds("workers join and leave without rounds")
-        if why := self.plan.strategy.fixed:
+        if self._run.changes is not None:
+            self._run.changes.end_rounds("workers join and leave without rounds")
+        if why := self._run.plan.strategy.fixed:
             raise Refused(
                 f"the workers of this run are fixed: {why}; workers join and leave with strategy "
                 "hogwild: --strategy hogwild --max-workers N, for a new run or with --resume"
             )
 
     def _check_record(self) -> None:
-        """Refuse to join a recorded run whose workers have moments of their own.
-
-        Raises:
-            ConfigError: it is one.
-        """
-        if self.plan.config.determinism == "record" and self.plan.private_state:
+        """Refuse to join a recorded run whose workers have moments of their own."""
+        if self._run.plan.config.determinism == "record" and self._run.plan.private_state:
             raise ConfigError(
                 "no worker can join this recorded run: it would begin with another worker's "
                 "moments, copied while that worker trains; record with shared moments "
@@ -319,12 +266,8 @@ class Elastic:
             )
 
     def _check_writers(self, backends: list[str], record: Verdicts) -> None:
-        """Refuse workers that require another way to write.
-
-        Raises:
-            ConfigError, EnvironmentLacks: they require another way.
-        """
-        plan = self.plan
+        """Refuse workers that require another way to write."""
+        plan = self._run.plan
         together = [*(seat.spec.backend for seat in self._supervisor.seats), *backends]
         writers = kernel_choice.choose_writers(plan.config, together, record)
         if (writers.gpu_write, writers.write) != (plan.writers.gpu_write, plan.writers.write):

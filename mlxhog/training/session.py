@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 from mlxhog.arena import Arena
 from mlxhog.arena.control import Command
@@ -32,18 +31,6 @@ FIRST_WAIT_S = 0.004
 LONGER = 1.25  # growth of the waits in a phase, so that a short phase ends without delay
 
 
-class StrategyTerms(NamedTuple):
-    """The part of a worker's job that depends on the strategy, for one candidate."""
-
-    setup: Setup
-    budget: Budget
-    step_limit: int | None
-
-    def of(self, job: Job) -> Job:
-        """The job under this strategy."""
-        return replace(job, **self._asdict())
-
-
 class WorkerSession(ABC):
     """An arena and its workers; used by one thread of one process.
 
@@ -58,8 +45,8 @@ class WorkerSession(ABC):
         run_dir: Path,
         *,
         stack: ExitStack,
-        run_id: str,
         fallback: Path | None = None,
+        other: Setup | None = None,
     ) -> None:
         """Create the arena; the caller fills in its parameters.
 
@@ -67,16 +54,17 @@ class WorkerSession(ABC):
             setup: of the run.
             run_dir: worker logs go to its `logs` folder.
             stack: on close, kills the workers and closes the arena.
-            run_id: for the arena's header.
             fallback: folder for the arena if shared memory is too small.
+            other: set-up with the strategy that the run may change to.
         """
         # The parts refer to each other and to the arena: this frees them with the run, without a
         # wait for the garbage collector.
         stack.callback(vars(self).clear)
         self.strategy, self.run_dir = setup.strategy, run_dir
         self._setup = setup.for_workers()
+        self._other = None if other is None else other.for_workers()
         self.arena = stack.enter_context(
-            Arena.create(setup.layout, write=setup.writers.write, run_id=run_id, fallback=fallback)
+            Arena.create(setup.layout, write=setup.writers.write, fallback=fallback)
         )
         self.ledger = Ledger(self.arena)
         self.supervisor = Supervisor(
@@ -93,13 +81,12 @@ class WorkerSession(ABC):
         self._wait_s = FIRST_WAIT_S
         self._budget = Budget()
         self.step_limit: int | None = None
-        self._alternatives: tuple[StrategyTerms, ...] = ()
 
     def _link(self, job: LinkJob) -> Link:
         return Link(self.arena, replace(job, log=self.run_dir / "logs" / "link.log"))
 
     def _job(self, slot: int, halvings: int = 0) -> Job:
-        job = Job(
+        return Job(
             setup=self._setup,
             handle=self.arena.handle(),
             slot=slot,
@@ -107,8 +94,8 @@ class WorkerSession(ABC):
             step_limit=self.step_limit,
             run_dir=self.run_dir,
             halvings=halvings,
+            other=self._other,
         )
-        return replace(job, alternatives=tuple(one.of(job) for one in self._alternatives))
 
     @abstractmethod
     def report(self, message: str) -> None:
@@ -129,40 +116,25 @@ class WorkerSession(ABC):
         self._budget, self.step_limit = budget, step_limit
         self.strategy.limit_steps(self.arena, self.ledger, step_limit)
 
-    def leave_open(self, alternatives: Sequence[StrategyTerms]) -> None:
-        """Let workers start before the strategy is chosen; `decide` chooses it."""
-        self._alternatives = tuple(alternatives)
-        self._budget = alternatives[0].budget
-
-    def decide(self, place: int) -> None:
-        """Choose one of the candidate strategies, after the arena is filled for it.
-
-        Running workers build it, and are `ready` again afterwards.
-        """
-        terms = self._alternatives[place]
-        self.strategy, self._setup = terms.setup.strategy, terms.setup
-        self.begin(terms.budget, terms.step_limit)
-        self.supervisor.decide(self.strategy)
-        Terms(self.arena).choose(place, terms.budget, terms.step_limit)
-
-    def change(self, place: int, budget: Budget, step_limit: int | None, done: int) -> None:
-        """Continue with another candidate strategy; all workers hold still.
+    def change(self, budget: Budget, step_limit: int | None, done: int) -> None:
+        """Continue with the other strategy; all workers hold still.
 
         The arena is filled for it. Workers must hold still until each has built it (`Terms`).
 
         Args:
-            place: of the strategy among the candidates.
             budget: of this call.
             step_limit: steps that this call may take; None for no limit.
-            done: of these, steps that other strategies took.
+            done: of these, steps that the strategies before took.
         """
-        setup = self._alternatives[place].setup
+        terms = Terms(self.arena)
+        setup = self._setup if terms.changes % 2 else self._other
+        assert setup is not None
         self.strategy = self.supervisor.strategy = setup.strategy
-        self._setup, self._budget, self.step_limit = setup, budget, step_limit
+        self.step_limit = step_limit
         rest = None if step_limit is None else step_limit - done
         self.arena.counters.store("first_ticket", self.ledger.watermark)
         self.strategy.limit_steps(self.arena, self.ledger, rest, done)
-        Terms(self.arena).choose(place, budget, rest)
+        terms.change(budget, rest)
 
     def train(self) -> int:
         """Let workers train; returns the start of training in monotonic nanoseconds."""
@@ -188,10 +160,8 @@ class WorkerSession(ABC):
     def add_worker(self, slot: int, spec: WorkerSpec, kernels: str) -> None:
         """Start one more worker, in a free slot whose optimizer state is in place."""
         self._setup = self._setup.with_worker(slot, spec, kernels)
-        self._alternatives = tuple(
-            one._replace(setup=one.setup.with_worker(slot, spec, kernels))
-            for one in self._alternatives
-        )
+        if self._other is not None:
+            self._other = self._other.with_worker(slot, spec, kernels)
         self.supervisor.join(slot, spec)
 
     def abandon(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,49 +19,25 @@ from mlxhog.training.gradients import Gradients
 from mlxhog.training.job import Job
 
 
-@dataclass(frozen=True)
-class Computed:
-    """A gradient whose step is not added yet.
-
-    Attributes:
-        lease: of its batch.
-        grads: by parameter.
-        loss: mean of the labels, in nats.
-        samples: sequences.
-        tokens: of these.
-        labels: that count.
-        n_bytes: of text.
-        began_ns: when its read began.
-        read_ns: time of the read, without waits.
-        compute_ns: time of the gradient.
-        forward_ns: of it, the forward pass; 0 if it was not measured.
-        wait_ns: waits of the read.
-    """
+class Computed(NamedTuple):
+    """A gradient whose step is not added yet; times are of its read and its computation."""
 
     lease: Lease
     grads: Grads
-    loss: float
+    loss: float  # mean of the labels, in nats
     samples: int
     tokens: int
-    labels: int
+    labels: int  # that count
     n_bytes: int
     began_ns: int
-    read_ns: int
+    read_ns: int  # without waits
     compute_ns: int
-    forward_ns: int
+    forward_ns: int  # of compute_ns; 0 if it was not measured
     wait_ns: int
 
 
-@dataclass(frozen=True)
-class Written:
-    """A step that was added.
-
-    Attributes:
-        outcome: of the strategy.
-        ended_ns: when it was complete.
-        apply_ns: time that it took, without waits for locks.
-        wait_ns: these waits.
-    """
+class Written(NamedTuple):
+    """A step that was added; `apply_ns` is without the waits for locks."""
 
     outcome: WriteResult
     ended_ns: int
@@ -85,10 +61,13 @@ class Steps:
         entry = self.context.entry
         # Before the claim, since a worker with a ticket must not be taken for one at rest.
         asked_ns, waited_ns = entry.beat(Phase.DATA), entry.wait_ns
+        late_s, context = self.gradients.slowdown.late_s, self.context
         if entry.nonfinite_in_row >= MAX_NONFINITE:
             lease: Lease | Idle = Idle.DONE
+        elif context.seconds() < late_s and context.training():  # delayed by the option `slow`
+            lease = Idle.WAIT
         else:
-            lease = Idle.WAIT if self._is_late() else self.strategy.claim()
+            lease = self.strategy.claim()
         if isinstance(lease, Lease):
             waited_ns = entry.wait_ns - waited_ns
             busy_ns = self._take(lease)
@@ -197,11 +176,6 @@ class Steps:
             counters.add("steps", 1)
         if counts or not outcome.too_late:  # else it was too late for a step of others
             counters.add("tokens", tokens)
-
-    def _is_late(self) -> bool:
-        """Whether the option `slow` still delays this worker's first batch."""
-        context = self.context
-        return context.seconds() < self.gradients.slowdown.late_s and context.training()
 
     def _probe(self) -> None:
         """Add 1.0 to the probe in the way of parameter updates; missing counts are lost updates."""

@@ -10,10 +10,12 @@ often, the run continues without it.
 
 from __future__ import annotations
 
+import signal
 import statistics
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from multiprocessing import connection
 from pathlib import Path
 
@@ -23,10 +25,10 @@ from mlxhog.arena.event_log import Begin
 from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.marks import Marks
 from mlxhog.arena.process import WatchedTime, limit_in_words, monotonic_ns
-from mlxhog.arena.worker_pool import Death, WorkerPool, WorkerProcess
+from mlxhog.arena.worker_pool import Death, WorkerPool, WorkerProcess, last_lines
 from mlxhog.arena.workers import MAX_NONFINITE, STILL, Entry, Phase, State
 from mlxhog.base.durable import disk_errors
-from mlxhog.base.workers import WorkerSpec
+from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec
 from mlxhog.cluster.watched_link import Link
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError, Diverged, EnvironmentLacks, WorkerFailed
@@ -42,6 +44,8 @@ START_S = 120.0  # a framework that is being imported gives no sign of life
 STALE_STEPS = 20  # no heartbeat for this many median steps counts as hung
 SIDE_JOBS = (Phase.EVALUATE, Phase.SAMPLE)
 EXIT_ERRORS = {2: ConfigError, 3: EnvironmentLacks}
+WATCHDOG = (-signal.SIGABRT, worker.LOST_GPU_EXIT_CODE)
+"""Exit codes of a GPU worker that macOS has ended."""
 
 
 @dataclass
@@ -120,7 +124,8 @@ class Supervisor:
         self.arena.counters.store("workers", n)
 
     def _spawn(self, seat: _Seat) -> None:
-        seat.log_begin, seat.notices_read = self._log_bytes(seat), False
+        log = self._log(seat.slot)
+        seat.log_begin, seat.notices_read = log.stat().st_size if log.exists() else 0, False
         job = self._make_job(seat.slot, seat.halvings)
         if self.config.determinism == "record":
             begin = Begin(job.spec.backend, job.spec.threads, job.kernels)
@@ -195,11 +200,7 @@ class Supervisor:
         return death
 
     def _settle(self, seat: _Seat) -> None:
-        """Replace a worker that has ended; one that was leaving, or joined and fails, is removed.
-
-        Raises:
-            WorkerFailed, ConfigError, EnvironmentLacks: see `poll`.
-        """
+        """Replace a worker that has ended; remove one that was leaving, or joined and fails."""
         if seat.leaving_s is not None:
             self._remove(seat)
             return
@@ -229,9 +230,9 @@ class Supervisor:
         # A worker that never starts is given up, however long each attempt takes.
         while state != State.STARTING and seat.deaths_s[0] < now - RESTART_WINDOW_S:
             seat.deaths_s.popleft()
-        if worker.ended_by_watchdog(seat.spec.backend, death.code):
-            lost_gpu = worker.lost_gpu_text(death.code, self.last_line(seat.slot))
-            self._ease(seat, f"{what} {lost_gpu}")
+        if seat.spec.backend in GPU_BACKENDS and death.code in WATCHDOG:
+            lost = f"lost its GPU ({self.last_line(seat.slot)})"
+            self._ease(seat, f"{what} {lost if death.code > 0 else 'was aborted (SIGABRT)'}")
         if len(seat.deaths_s) > self.config.restarts:
             raise WorkerFailed(
                 f"{what} died {len(seat.deaths_s)} times in {RESTART_WINDOW_S / 60:.0f} minutes "
@@ -243,27 +244,19 @@ class Supervisor:
         self._spawn(seat)
 
     def _ease(self, seat: _Seat, cause: str) -> None:
-        """Halve the micro-batch of a worker that the GPU watchdog ended.
-
-        Raises:
-            WorkerFailed: it has been halved three times already.
-        """
+        """Halve the micro-batch of a worker that the GPU watchdog ended."""
         if seat.halvings == worker.MOST_HALVINGS:
             raise WorkerFailed(
                 f"{cause} with ever smaller micro-batches, last line "
                 f"{self.last_line(seat.slot)!r}; {worker.HINTS}"
             )
         seat.halvings += 1
-        job = self._make_job(seat.slot, seat.halvings)
-        self.messages.append(worker.less_work_text(cause, job.micro_batch))
-
-    def decide(self, strategy: Strategy) -> None:
-        """Let all workers count as starting until they have built the chosen strategy."""
-        self.strategy = strategy
-        for seat in self.seats:
-            if self.entry(seat).state == State.RUNNING:
-                self.entry(seat).state = State.STARTING
-                seat.log_begin, seat.notices_read = self._log_bytes(seat), False
+        n = self._make_job(seat.slot, seat.halvings).micro_batch
+        self.messages.append(
+            f"{cause}, as happens on macOS when GPU work keeps the display waiting; it starts "
+            f"again with micro-batches of {n} sequence{'s' * (n > 1)}. If this happens again, "
+            f"{worker.HINTS}"
+        )
 
     def all_built(self) -> bool:
         """Whether every worker has built the present strategy; one that starts will build it."""
@@ -388,10 +381,6 @@ class Supervisor:
     def _link_is_still(self) -> bool:
         return self.link is None or self.link.still()
 
-    def one_rests(self) -> bool:
-        """Whether any worker is up and not inside a step."""
-        return any(self._rests(seat) for seat in self.seats)
-
     def has_side_job(self) -> bool:
         """Whether a worker evaluates or samples; this ends by itself."""
         return any(self.entry(seat).phase in SIDE_JOBS for seat in self.seats)
@@ -415,13 +404,11 @@ class Supervisor:
     def _log(self, slot: int) -> Path:
         return self.run_dir / "logs" / f"worker-{slot}.log"
 
-    def _log_bytes(self, seat: _Seat) -> int:
-        log = self._log(seat.slot)
-        return log.stat().st_size if log.exists() else 0
-
     def last_line(self, slot: int) -> str:
         """The last line of a worker's log."""
-        return worker.last_line(self._log(slot))
+        log = self._log(slot)
+        with log.open("rb") if log.exists() else BytesIO() as output:
+            return last_lines(output)[-1]
 
     # -- end -------------------------------------------------------------------------------------
 

@@ -1,17 +1,17 @@
-"""The present strategy of a run that may change it, and its terms, in the arena.
+"""The changes of a run's strategy (`--strategy auto`), in the arena.
 
-`--strategy auto` has several candidate strategies. Each worker's job has all of them; the counter
-`strategy` says which one is used, and a table the numbers that a change gives it:
+Each worker's job has both strategies; the counter `strategy` is the number of changes, and a table
+has the numbers that a change gives to the strategy:
 
-    terms   float64   1   steps that the strategy may take; infinity without a limit
-                      1   budget of this call in steps; infinity without one
-                      1   steps before this call, in steps of its length
-                      P   counter of the choice that each of the first P workers has built
+    terms    limit    steps that the strategy may take; infinity without a limit
+             steps    budget of this call in steps; infinity without one
+             before   steps before this call, in steps of its length
+    built    changes  after which each of the first P workers has built its strategy
 
-The supervisor writes terms before the counter. A worker compares the counter with the choice that
-it has built before every step. A change waits, while all workers hold still, until each has built
-it; so no worker takes a step with another strategy than the others. A worker that starts meanwhile
-builds the present strategy, which it finds in the arena.
+The supervisor writes the table before the counter. A worker compares the counter with that of the
+strategy that it has built before every step. A change waits, while all workers hold still, until
+each has built it; so no worker takes a step with another strategy than the others. A worker that
+starts meanwhile builds the present strategy, which it finds in the arena.
 """
 
 from __future__ import annotations
@@ -21,17 +21,19 @@ from dataclasses import replace
 from typing import Final
 
 from mlxhog.arena import Arena
+from mlxhog.arena.words import LINE, Table
 from mlxhog.config.budget import Budget
 
 SEGMENT: Final = "terms"
-PLACES: Final = 256
-"""Candidates at most."""
-_LIMIT, _STEPS, _BEFORE, _BUILT = range(4)
+
+
+def _table(workers: int) -> Table:
+    return Table(terms=(1, "limit steps before"), built=(workers, "changes"))
 
 
 def segment(workers: int) -> dict[str, tuple[str, int]]:
     """The arena's segment of the table above."""
-    return {SEGMENT: ("float64", _BUILT + workers)}
+    return {SEGMENT: ("uint8", _table(workers).n_bytes)}
 
 
 class Terms:
@@ -39,39 +41,39 @@ class Terms:
 
     def __init__(self, arena: Arena) -> None:
         """Open it."""
-        self._counters, self._table = arena.counters, arena.segment(SEGMENT)
-        self.workers = len(self._table) - _BUILT
+        data = arena.segment(SEGMENT)
+        self._counters, self.workers = arena.counters, len(data) // LINE - 1
+        self._words = _table(self.workers).open(data)
 
     @property
-    def counter(self) -> int:
-        """The counter `strategy`: another number after each choice, 0 before the first."""
+    def changes(self) -> int:
+        """Number of changes of the strategy."""
         return self._counters.load("strategy")
 
-    def choose(self, place: int, budget: Budget, step_limit: int | None) -> None:
-        """Let workers build a strategy.
+    def change(self, budget: Budget, step_limit: int | None) -> None:
+        """Let workers build the other strategy.
 
         Args:
-            place: of the strategy among the candidates.
             budget: of this call.
             step_limit: steps that the strategy may take; None for no limit.
         """
-        self._table[_LIMIT] = math.inf if step_limit is None else step_limit
-        self._table[_STEPS] = math.inf if budget.steps is None else budget.steps
-        self._table[_BEFORE] = budget.progress_before
-        self._counters.store("strategy", (self.counter // PLACES + 1) * PLACES + place)
+        self._words.set_real("limit", math.inf if step_limit is None else step_limit)
+        self._words.set_real("steps", math.inf if budget.steps is None else budget.steps)
+        self._words.set_real("before", budget.progress_before)
+        self._counters.add("strategy", 1)
 
     def of(self, budget: Budget) -> tuple[Budget, int | None]:
-        """A candidate's budget, and the steps that it may take, with the numbers of the choice."""
-        limit, steps, before = self._table[:_BUILT].tolist()
+        """A budget, and the steps that the strategy may take, with the numbers of the change."""
+        limit, steps, before = map(self._words.real, ("limit", "steps", "before"))
         if steps != math.inf:
             budget = replace(budget, steps=int(steps), equal_steps_before=before)
         return budget, None if limit == math.inf else int(limit)
 
-    def note_built(self, slot: int, counter: int) -> None:
-        """Note that a worker has built the choice of a value of the counter."""
+    def note_built(self, slot: int, changes: int) -> None:
+        """Note that a worker has built the strategy after a number of changes."""
         if slot <= self.workers:
-            self._table[_BUILT + slot - 1] = counter
+            self._words["changes", slot - 1] = changes
 
     def is_built(self, slot: int) -> bool:
-        """Whether one of the first workers has built the present choice."""
-        return bool(self._table[_BUILT + slot - 1] == self.counter)
+        """Whether one of the first workers has built the present strategy."""
+        return self._words["changes", slot - 1] == self.changes

@@ -6,13 +6,15 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from mlxhog.arena.control import Command
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.arena.requests import socket_path
+from mlxhog.arena.requests import Refused, socket_path
 from mlxhog.base import darwin
 from mlxhog.base.durable import disk_errors, replace_file
+from mlxhog.base.interrupts import Interrupts
 from mlxhog.base.processes import require_descriptors
 from mlxhog.base.quantities import Interval
 from mlxhog.checkpoint import checkpoint
@@ -31,31 +33,31 @@ from mlxhog.errors import (
 from mlxhog.report import card
 from mlxhog.report.metrics import Activity, Doing, Progress, Result
 from mlxhog.report.views import Observer
-from mlxhog.training import batch_size, checkpoints, choose_strategy, init_from, recording
+from mlxhog.training import batch_size, init_from, replay, state
 from mlxhog.training.batch_size import BatchChoice
 from mlxhog.training.change_strategy import Changes
-from mlxhog.training.deadlines import SAMPLING_S, Deadlines
-from mlxhog.training.final_evaluation import GAVE_UP_WORKER, FinalEvaluation, write_sample
+from mlxhog.training.evaluation import GAVE_UP_WORKER, FinalEvaluation, write_sample
 from mlxhog.training.follow import Following
 from mlxhog.training.held_out_watch import HeldOutWatch
 from mlxhog.training.plan import Plan, make_plan
 from mlxhog.training.publishing import Publisher
-from mlxhog.training.reporting import summary
-from mlxhog.training.requests import Elastic, Requests
-from mlxhog.training.run_session import RunSession, StopNow
-from mlxhog.training.session import StrategyTerms
+from mlxhog.training.reporting import Reporter, monitor_of, summary
+from mlxhog.training.requests import Requests
+from mlxhog.training.session import WorkerSession
 
 DESCRIPTORS = 40  # files, pipes and sockets of a run, at least
 COUNTING_S = 1.0  # how long the end of a short run waits for the score of counts
 ROUND_S = 5.0  # limit of the last round, beyond the time until the other machines play one
 GRACE_S = 3.0  # limit of the current step when a budget of time is over
+FIRST_STEP_S = 20.0  # the same, if no step is finished
+LEAVING_S = 5.0  # limit for workers to leave
+INTERRUPTED = "finishing the step; again stops at once"
 
 
 def train(
     config: TrainConfig,
     *,
     observer: Observer[Progress] | None = None,
-    whole_time: bool = False,
     run: Run | None = None,
 ) -> Result:
     """Train a model, lock-free by default, and leave a run directory.
@@ -64,8 +66,6 @@ def train(
         config: the resolved configuration.
         observer: called about twice a second from this thread; it must not block. After an OSError,
             such as a closed pipe, it is not called again.
-        whole_time: whether all of a budget of time is for training, so that two runs train equally
-            long; else the whole command, its start included, keeps the budget.
         run: the new run, created and locked by the caller; by default one is created.
 
     Returns:
@@ -92,11 +92,26 @@ def train(
             run = plan.resumption.run
             hold.enter_context(run.lock())
         with ExitStack() as stack:
-            return _Training(plan, observer, stack, began_ns, whole_time, run, batch).execute()
+            return Training(plan, observer, stack, began_ns, run, batch).execute()
 
 
-class _Training:
-    """One call of `train`, phase by phase; its parts share the session but do not depend on it."""
+class _StopNow(Exception):
+    """The user interrupted twice."""
+
+
+class Training(WorkerSession):
+    """One call of `train`: a run that a user watches, interrupts and sends requests to.
+
+    Attributes:
+        run: its folder, locked by this process.
+        plan: of the run, with its present strategy.
+        start: the state in which this call, or the present strategy, began.
+        monitor: reads the records of workers.
+        reporter: shows the progress.
+        signals: of the user.
+        newest: the last checkpoint; None before the first.
+        changes: of the strategy; None for one that stays, and before the training.
+    """
 
     def __init__(
         self,
@@ -104,106 +119,75 @@ class _Training:
         observer: Observer[Progress] | None,
         stack: ExitStack,
         began_ns: int,
-        whole_time: bool,
         run: Run,
         batch: BatchChoice | None,
     ) -> None:
-        """Create the arena of a run that this process has locked."""
+        """Create the arena, and fill it; this starts no worker."""
         if plan.resumption is not None:
             plan.resumption.check_newest()
-        self.run, directory = run, run.directory
-        self._batch = batch_size.record_of(batch, plan)
-        self._following = Following.of(plan, directory)
-        if self._following is not None:
-            assert not plan.alternatives  # they have batches of their own
-            plan = replace(plan, batches=self._following.batches)
-        self.plan = plan
-        self._session = session = RunSession(
-            plan, run, following=self._following, observer=observer, stack=stack
-        )
-        self._arena, self._supervisor = session.arena, session.supervisor
-        self._monitor, self._reporter = session.monitor, session.reporter
-        self._signals = session.signals
-        checkpoints.fill_parameters(plan, session.arena)
-        if plan.alternatives:
-            self._start = checkpoints.start_of(plan)
-            session.leave_open([self._terms(one) for one in plan.alternatives])
-        else:
-            self._start = checkpoints.begin(plan, session.arena, session.ledger)
-            session.begin(self._start.budget, self._terms(plan).step_limit)
+        folder = run.directory
+        following = Following.of(plan, folder)
+        if following is not None:
+            assert plan.other is None  # it has batches of its own
+            plan = replace(plan, batches=following.batches)
+        super().__init__(plan, folder, stack=stack, fallback=folder, other=plan.other)
+        self.run, self.plan, self.signals = run, plan, Interrupts()
+        self.start = state.load(plan, self.arena, self.ledger)
+        self.newest: Path | None = None
+        self.monitor = monitor_of(plan, self.arena, self.start.budget)
+        self.reporter = Reporter(plan, run, self.monitor, observer)
+        budget = self.start.budget
+        # Steps on text that arrives may have fewer tokens than others.
+        self.begin(budget, budget.steps if following else budget.step_limit(plan.tokens_per_step))
         with disk_errors(f"writing {run.architecture}"):
             checkpoint.write_model(run.architecture, plan.model, plan.data.tokenizer)
             if plan.division is not None:
-                clients.write(plan.division, directory)
-        server = stack.enter_context(session.arena.serve(socket_path(directory)))
-        self._publisher = Publisher.of(session, server, plan.config.live_every, stack)
+                clients.write(plan.division, folder)
+        server = stack.enter_context(self.arena.serve(socket_path(folder)))
+        self._publisher = Publisher.of(self, server, plan.config.live_every, stack)
         self._watch = HeldOutWatch.of(plan.config, plan.resumption, plan.held_out.text)
+        self._following, self._stack, self._began_ns = following, stack, began_ns
+        self._batch = batch_size.record_of(batch, plan)
         self._status = RUNNING
-        self._saver = checkpoints.Saver(
-            session, self._reporter, self._start, self._watch, self._publisher
-        )
         self._unsaved: EnvironmentLacks | None = None
-        self._measured = False  # to choose the strategy
-        self._changes: Changes | None = None
-        self._deadlines = Deadlines(began_ns, self._start.budget.seconds, whole=whole_time)
-        self._stack = stack
+        self.changes: Changes | None = None
         self._sleepy = stack.enter_context(darwin.awake()) if plan.config.keep_awake else ""
-        self._evaluation = FinalEvaluation(
-            session,
-            plan.held_out,
-            self._monitor,
-            self._deadlines,
-            sample_s=SAMPLING_S * plan.config.sample_every.on,
-        )
-        self._elastic = Elastic(session, plan, self._monitor)
-        session.requests = self._requests = Requests(
-            session,
-            server,
-            self._monitor,
-            self._elastic,
-            end=session.signals.end,
-            save=self._saver.save_while_training,
-        )
+        self._evaluation = FinalEvaluation(self, plan.held_out, self.monitor)
+        self._requests = Requests(self, server)
 
     # -- the run from its start to its end -------------------------------------------------------
 
     def execute(self) -> Result:
+        """Run, and return the result; see `train`."""
+        plan, reporter, record = self.plan, self.reporter, self.plan.config.determinism == "record"
         self._write_config()
         self._write_status()
+        notes = (*self.start.messages, *plan.notes, *plan.data.notes, self.arena.note, self._sleepy)
+        for message in (summary(plan, self.run), *filter(None, notes)):
+            reporter.report_once(message)
+        reporter.drop_lost_metrics(self.start.budget)
         error: MlxhogError | None = None
-        notes = (
-            *self._start.messages,
-            *self.plan.notes,
-            *self.plan.data.notes,
-            self._arena.note,
-            self._sleepy,
-        )
-        for message in (summary(self.plan, self.run), *filter(None, notes)):
-            self._reporter.report_once(message)
-        self._reporter.drop_lost_metrics(self._start.budget)
-        with self._signals:
+        with self.signals:
             try:
                 if self._following is not None:
-                    if self.plan.resumption is None:
-                        self._saver.save()  # so that text taken in from now on survives a kill
-                    self._following.begin(self._arena, self._session.ledger, self._stack)
-                if self.plan.config.determinism == "record":
-                    recording.begin(self.plan, self.run.directory, self._arena)
-                self._supervisor.start()
-                self._session.until(self._supervisor.ready, Doing(Activity.STARTING))
-                if self.plan.alternatives and not self._signals.count:
-                    self._choose_strategy()
-                if not self._signals.count:
+                    if plan.resumption is None:
+                        self.save()  # so that text taken in from now on survives a kill
+                    self._following.begin(self.arena, self.ledger, self._stack)
+                if record:
+                    replay.begin_record(plan, self.run.directory, self.arena)
+                self.supervisor.start()
+                self.until(self.supervisor.ready, Doing(Activity.STARTING))
+                if not self.signals.count:
                     self._train()
                     self._rest()
                     self._save_and_evaluate()
-                if self.plan.config.sample_every.on and not self._signals.count:
-                    write_sample(self._session, self._monitor, self._deadlines)
-                self._status = "interrupted" if self._signals.count else "done"
+                if plan.config.sample_every.on and not self.signals.count:
+                    write_sample(self, self.monitor)
+                self._status = "interrupted" if self.signals.count else "done"
                 if self._unsaved is not None:
                     self._status, error = "unsaved", self._unsaved
-            except StopNow:
-                self._status, self._saver.newest = "interrupted", None
+            except _StopNow:
+                self._status, self.newest = "interrupted", None
             except Diverged as failure:
                 self._status, error = "diverged", failure
             except WorkerFailed as failure:
@@ -211,282 +195,315 @@ class _Training:
             except MlxhogError as failure:
                 self._status, error = "failed", failure
             finally:
-                self._supervisor.stop(
-                    timeout_s=0.0 if self._signals.count > 1 else self._deadlines.leaving_s()
-                )
+                self.supervisor.stop(0.0 if self.signals.count > 1 else LEAVING_S)
                 self._requests.close()
                 self._end_publishing()
-            if not self._signals.count:
-                self._monitor.await_counts(COUNTING_S)
-            if self.plan.config.determinism == "record":
-                recording.end(self.run.directory, self._arena, self._session.report)
-            self._monitor.drain()
-            if self._arena.counters.load("start_ns"):
-                self._reporter.append_metrics()  # the last line counts the whole run
-                self._reporter.write_times()
-            if (
+            if not self.signals.count:
+                self.monitor.await_counts(COUNTING_S)
+            if record:
+                replay.end_record(self.run.directory, self.arena, self.report)
+            self.monitor.drain()
+            trained = bool(self.arena.counters.load("start_ns"))
+            if trained:
+                reporter.append_metrics()  # the last line counts the whole run
+                reporter.write_times()
+            elif (
                 isinstance(error, ConfigError | EnvironmentLacks)
                 and self._status == "failed"
-                and self.plan.resumption is None
-                and not self._arena.counters.load("start_ns")
+                and plan.resumption is None
             ):
                 self.run.write_status({"status": STARTING})  # `creation` removes the run
                 raise error
             result = self._result(error)
-            self._reporter.record(
-                "ended", text=": ".join(filter(None, [self._status, result.error]))
-            )
+            text = ": ".join(filter(None, [self._status, result.error]))
+            reporter.record("ended", text=text)
             try:
                 self._write_status(result=result.to_json(), error=result.error)
             except EnvironmentLacks as full:  # the result still reaches the caller
-                self._session.report(f"run.json is not up to date: {full}")
+                self.report(f"run.json is not up to date: {full}")
             try:
-                card.write(self.run, self.plan.model)
+                card.write(self.run, plan.model)
             except MlxhogError as lacking:
-                self._session.report(f"no model card: {lacking}")
+                self.report(f"no model card: {lacking}")
             if error is not None and self._status == "failed":
                 raise error
             if isinstance(error, Diverged):
-                self._session.report(str(error))
+                self.report(str(error))
             return result
 
-    def _write_config(self) -> None:
-        self.run.check_place()
-        with disk_errors(f"writing {self.run.config_path}"):
-            replace_file(self.run.config_path, self.plan.resolution.stored.to_yaml().encode())
-
-    def _choose_strategy(self) -> None:
-        """Measure the workers, choose a strategy, and report the reason."""
-        resumption, name = self.plan.resumption, self.plan.strategy.name
-        known = resumption is not None and resumption.regime == name
-        if not (known or self._start.budget.is_used_up):
-            choice = choose_strategy.measured(self._session, self._start.budget.seconds)
-            if choice is None:
-                return  # interrupted
-            self._session.report(str(choice))
-            self._measured = isinstance(choice, choose_strategy.MeasuredStrategy)
-            name = choice.strategy
-        # A resume measures if this call has not.
-        plan = self.plan.with_strategy(name, measured=known or self._measured)
-        self._take_up(plan, checkpoints.begin(plan, self._arena, self._session.ledger))
-        self._monitor.budget = self._start.budget
-        self._session.decide(plan.place(name))
-        for message in (*self._start.messages, *plan.notes):
-            self._reporter.report_once(message)
-        self._session.until(self._supervisor.ready, Doing(Activity.STARTING))
-        self._changes = Changes.of(self._session, plan, self._start, self._take_up)
-        self._elastic.changes = self._changes
-
-    def _take_up(self, plan: Plan, start: checkpoints.Start) -> None:
-        """Continue with one of the candidate strategies, for which the arena is filled."""
-        self.plan = self._reporter.plan = self._elastic.plan = plan
-        self._start = self._saver.start = start
-        self._monitor.strategy = plan.strategy.name
+    def take_up(self, plan: Plan, start: state.Start) -> None:
+        """Continue with the other strategy, for which the arena is filled."""
+        self.plan = self.reporter.plan = plan
+        self.start, self.monitor.budget = start, start.budget
+        self.monitor.strategy = plan.strategy.name
         with suppress(EnvironmentLacks):  # a full disk is reported for the metrics
             self._write_config()
 
-    def _terms(self, plan: Plan) -> StrategyTerms:
-        """The part of a plan that workers need."""
-        budget, follows = checkpoints.start_of(plan).budget, self._following is not None
-        # Steps on text that arrives may have fewer tokens than others.
-        limit = budget.steps if follows else budget.step_limit(plan.tokens_per_step)
-        return StrategyTerms(plan.for_workers(), budget, limit)
-
     def _train(self) -> None:
-        config, counters = self.plan.config, self._arena.counters
-        self._limit_time()
-        if self._start.budget.is_used_up:
+        config, counters, monitor = self.plan.config, self.arena.counters, self.monitor
+        if self.start.budget.is_used_up:
             counters.store("start_ns", monotonic_ns())
-            self._monitor.ended_ns, self._monitor.over = counters.load("start_ns"), True
+            monitor.ended_ns, monitor.over = counters.load("start_ns"), True
             return
-        self._session.train()
+        if self.start.budget.seconds is not None:
+            counters.store("limit_ns", int(self.start.budget.seconds * 1e9))
+        self.changes = Changes.of(self)
+        monitor.start_s = (self.train() - self._began_ns) / 1e9
         if config.eval_every.on and config.follow is None:
-            self._monitor.find_counts(self.plan.data, self.plan.held_out.asked_bytes)
+            monitor.find_counts(self.plan.data, self.plan.held_out.asked_bytes)
         regular: list[tuple[Interval, Callable[[], None]]] = [
-            (config.eval_every, partial(self._watch.ask_for_next, self._session, self._monitor)),
-            (config.sample_every, partial(self._session.ask, "sample")),
-            (config.save_every, self._saver.save_now_and_then),
+            (config.eval_every, partial(self._watch.ask_for_next, self, monitor)),
+            (config.sample_every, partial(self.ask, "sample")),
+            (config.save_every, self._save_now_and_then),
         ]
         last = [(0, 0.0)] * len(regular)
-        while not self._signals.count:
+        while not self.signals.count:
             if self._budget_is_used():
-                self._monitor.over = True
                 break
-            self._session.poll()
-            if self._changes is not None:
-                self._changes.look()
-            if self._watch.look(self._monitor, self._saver.save_best, self._session.report):
-                self._monitor.over = True
+            self.poll()
+            if self.changes is not None:
+                self.changes.look()
+            if self._watch.look(monitor, self._save_best, self.report):
                 break
-            steps, seconds = counters.load("steps"), self._monitor.seconds()
+            steps, seconds = counters.load("steps"), monitor.seconds()
             for k, (interval, act) in enumerate(regular):
                 if self._following is not None and steps == last[k][0]:
                     continue  # it waits for text, and has nothing new to show
                 if interval.due(steps=steps - last[k][0], seconds=seconds - last[k][1]):
                     last[k] = (steps, seconds)
                     act()
-
-    def _limit_time(self) -> None:
-        """Compute the time for training from a budget of time, now that workers have started."""
-        limit_s = self._deadlines.training_s(
-            save_s=checkpoints.save_s(self.plan, self._arena),
-            evaluates=self.plan.config.eval_every.on,
-            samples=self.plan.config.sample_every.on,
-            evaluation_s=self.plan.held_out.estimate_s * (1 + len(self._session.strategy.copies())),
-        )
-        if limit_s is not None:
-            self._arena.counters.store("limit_ns", int(limit_s * 1e9))
-            self._monitor.budget = replace(self._start.budget, seconds=limit_s)
-        if self._start.budget.is_used_up:
+        else:
             return
-        self._monitor.start_s = start_s = self._deadlines.spent_s()
-        if limit_s is not None and (
-            warning := self._deadlines.late_start(start_s, limit_s, measured=self._measured)
-        ):
-            self._session.report(warning)
+        monitor.over = True
 
     def _budget_is_used(self) -> bool:
         """Whether a limit is reached, in finished steps (`Strategy.steps_done`)."""
-        counters, budget = self._arena.counters, self._monitor.budget
+        counters, tokens = self.arena.counters, self.monitor.budget.tokens
         return (
-            self._monitor.no_step_fits(self._session.strategy.step_s(self._arena))
+            self.monitor.no_step_fits(self.strategy.step_s(self.arena))
+            or (self.step_limit is not None and self.steps_done() >= self.step_limit)
             or (
-                self._session.step_limit is not None
-                and self._session.steps_done() >= self._session.step_limit
-            )
-            or (
-                budget.tokens is not None
-                and counters.load("tokens") + counters.load("tokens_elsewhere") >= budget.tokens
+                tokens is not None
+                and counters.load("tokens") + counters.load("tokens_elsewhere") >= tokens
             )
         )
 
     def _time_is_over(self) -> bool:
-        limit_s = self._monitor.budget.seconds
-        return limit_s is not None and self._monitor.seconds() >= limit_s
+        limit_s = self.monitor.budget.seconds
+        return limit_s is not None and self.monitor.seconds() >= limit_s
 
     def _rest(self) -> None:
         """Let workers finish their step; one that takes too long is abandoned.
 
         Its ticket is returned, and a resume computes it again.
-
-        Raises:
-            WorkerFailed: training ended before its budget was used.
         """
-        self._supervisor.command(Command.REST)
-        self._supervisor.dismiss_starting()
-        resting, doing = self._supervisor.resting, Doing(Activity.FINISHING)
-        self._session.until(
-            lambda: self._signals.count > 0 or self._time_is_over() or resting(), doing
-        )
-        limit_s, late_s = checkpoints.pause_limit_s(self._arena), 0.0
+        self.supervisor.command(Command.REST)
+        self.supervisor.dismiss_starting()
+        resting, doing = self.supervisor.resting, Doing(Activity.FINISHING)
+        self.until(lambda: self.signals.count > 0 or self._time_is_over() or resting(), doing)
+        limit_s = state.pause_limit_s(self.arena)
         if self._time_is_over():
-            late_s = self._deadlines.step_s(checkpoints.save_s(self.plan, self._arena))
-            limit_s = GRACE_S if self._arena.counters.load("steps") else max(GRACE_S, late_s)
-        if not self._session.until(resting, doing, limit_s=limit_s, even_if_interrupted=True):
-            if late_s > limit_s:  # one worker has to evaluate and sample
-                self._session.until(self._supervisor.one_rests, doing, late_s - limit_s)
-            self._session.abandon()
-        self._monitor.ended_ns = self._monitor.ended_ns or monotonic_ns()
-        self._session.settle()
+            limit_s = GRACE_S if self.arena.counters.load("steps") else FIRST_STEP_S
+        if not self.until(resting, doing, limit_s=limit_s, even_if_interrupted=True):
+            self.abandon()
+        self.monitor.ended_ns = self.monitor.ended_ns or monotonic_ns()
+        self.settle()
         self._end_rounds()
         self._end_publishing()
-        if warning := self._monitor.share_warning():
-            self._session.report(warning)
-        if not (self._signals.count or self._watch.ended or self._budget_is_used()):
+        if warning := self.monitor.share_warning():
+            self.report(warning)
+        if not (self.signals.count or self._watch.ended or self._budget_is_used()):
             raise WorkerFailed(
-                f"training ended after {self._session.steps_done()} of "
-                f"{self._session.step_limit} steps"
+                f"training ended after {self.steps_done()} of {self.step_limit} steps"
             )
-        if self._monitor.over and not self._monitor.totals()[0]:
-            self._session.report(
+        if self.monitor.over and not self.monitor.totals()[0]:
+            self.report(
                 "no step was finished in the time; give more with --time, or choose a smaller "
                 "--model, --batch-size or --seq-len"
             )
 
     def _end_rounds(self) -> None:
         """Let the cluster take what this machine has trained since the last round."""
-        if (link := self._supervisor.link) is None or self.plan.config.cluster is None:
+        if (link := self.supervisor.link) is None or self.plan.config.cluster is None:
             return
-        if not self._supervisor.has_workers():
+        if not self.supervisor.has_workers():
             return  # all were ended within a step; what waits is in the checkpoint
-        save_s = checkpoints.save_s(self.plan, self._arena)
-        limit_s = self._deadlines.round_s(self.plan.config.cluster.round_every + ROUND_S, save_s)
+        limit_s = self.plan.config.cluster.round_every + ROUND_S
         link.ask_for_last_round()
-        until = partial(self._session.until, doing=Doing(Activity.FINISHING))
-        if not until(lambda: link.has_sent_all, limit_s=limit_s, even_if_interrupted=True):
-            until(lambda: not link.is_in_doubt, limit_s=ROUND_S, even_if_interrupted=True)
+        until = partial(self.until, doing=Doing(Activity.FINISHING), even_if_interrupted=True)
+        if not until(lambda: link.has_sent_all, limit_s=limit_s):
+            until(lambda: not link.is_in_doubt, limit_s=ROUND_S)
         link.end_rounds()
 
     def _save_and_evaluate(self) -> None:
         """Save the final state while workers evaluate it."""
-        evaluates = (
-            self.plan.config.eval_every.on
-            and self._supervisor.has_workers()
-            and self._evaluation.begin()
-        )
+        evaluates = self.plan.config.eval_every.on and self.supervisor.has_workers()
+        if evaluates:
+            self._evaluation.begin()
         try:
-            if self._start.budget.is_used_up and self.plan.resumption is not None:
-                self._saver.newest = self.plan.resumption.checkpoint.path
+            if self.start.budget.is_used_up and self.plan.resumption is not None:
+                self.newest = self.plan.resumption.checkpoint.path
             else:
-                path = self._saver.save()
-                if self._signals.count:
-                    self._session.report(f"saved {path.name}")
+                path = self.save()
+                if self.signals.count:
+                    self.report(f"saved {path.name}")
         except EnvironmentLacks as error:
             self._unsaved = error  # the model is still evaluated for its scores
-            self._session.report(f"no checkpoint: {error}")
+            self.report(f"no checkpoint: {error}")
         except CheckpointError as error:
             raise Diverged(
                 f"{error}; lower --lr or --clip, then --resume from the last checkpoint"
             ) from error
-        self._watch.close(self.run, self._saver.newest, self._session.report)
+        self._watch.close(self.run, self.newest, self.report)
         if evaluates:
-            optional = GAVE_UP_WORKER if self._signals.count else ()
-            with suppress(StopNow, *optional):  # the final state is saved
+            optional = GAVE_UP_WORKER if self.signals.count else ()
+            with suppress(_StopNow, *optional):  # the final state is saved
                 self._evaluation.finish()
 
     def _rescued(self, failure: WorkerFailed) -> WorkerFailed:
         """Save the state of a failed run, and add the command to resume it to the error."""
-        self._supervisor.kill()
-        if not self._session.steps_done():
+        self.supervisor.kill()
+        if not self.steps_done():
             return failure
         try:
-            self._session.settle()
-            self._saver.save()
+            self.settle()
+            self.save()
         except (EnvironmentLacks, CheckpointError) as error:
             return WorkerFailed(f"{failure}; its last steps could not be saved: {error}")
         return WorkerFailed(
-            f"{failure}; saved {self._saver.newest}, resume with mlxhog train --resume "
+            f"{failure}; saved {self.newest}, resume with mlxhog train --resume "
             f"{self.run.directory}"
         )
+
+    # -- checkpoints -----------------------------------------------------------------------------
+
+    def save(self) -> Path:
+        """Save a checkpoint, after the strategy has settled the arena.
+
+        No process may write parameters meanwhile; workers may read them.
+
+        Raises:
+            EnvironmentLacks: the disk is full; the previous checkpoint is whole.
+        """
+        plan, arena = self.plan, self.arena
+        optimizer, values = state.dump(plan, arena, self.ledger, self.start, self.monitor)
+        self.newest = checkpoint.save(
+            self.run,
+            step=values["version"],
+            params={
+                name: arena.param(name) for name in (*arena.layout.slots, *arena.layout.tables)
+            },
+            model_config=plan.model.to_dict(),
+            optimizer=optimizer,
+            state={**values, "best": self._watch.to_json(), "ended": self._watch.ended},
+            tokenizer=plan.data.tokenizer,
+            keep_last=plan.keep_last,
+        )
+        self.reporter.record("checkpoint", path=self.newest)
+        return self.newest
+
+    def save_while_training(self) -> Path:
+        """Pause every worker after its step, save, and continue; returns the checkpoint.
+
+        Raises:
+            Refused: the workers did not pause, or the checkpoint cannot be written (training
+                continues); or the run is ending.
+        """
+        limit_s = state.pause_limit_s(self.arena)
+        with self.paused(limit_s) as still:
+            if not still and self.interrupts():
+                raise Refused("the run is ending and saves a checkpoint then")
+            if not still:
+                raise Refused(f"workers did not finish their step and pause within {limit_s:.0f} s")
+            self.settle()
+            if self._publisher is not None:  # readers get the checkpoint's weights
+                self._publisher.publish_at_rest()
+            try:
+                return self.save()
+            except (EnvironmentLacks, CheckpointError) as error:
+                raise Refused(str(error), error.exit_code) from error
+
+    def _save_now_and_then(self) -> None:
+        try:
+            self.save_while_training()
+        except Refused as error:
+            if not self.interrupts():
+                self.report(f"no checkpoint: {error}; training continues")
+
+    def _save_best(self) -> bool:
+        """Save while training, and let checkpoints/best name the checkpoint; whether it does."""
+        try:
+            checkpoint.mark_best(self.run, self.save_while_training())
+        except (Refused, EnvironmentLacks) as error:
+            if not self.interrupts():
+                self.report(f"no best checkpoint: {error}; training continues")
+            return False
+        return True
+
+    # -- what others see -------------------------------------------------------------------------
+
+    def report(self, message: str) -> None:
+        """Show the user a message."""
+        self.reporter.report(message)
+
+    def interrupts(self) -> int:
+        """Number of signals so far."""
+        return self.signals.count
+
+    def poll(self, doing: Doing | None = None) -> None:
+        """Watch workers for a moment, show the progress, and answer requests.
+
+        Raises:
+            _StopNow: the user interrupted twice.
+        """
+        if self.signals.count > 1:
+            raise _StopNow
+        super().poll(doing)
+        if self.signals.received:
+            self.reporter.report_once(INTERRUPTED)
+        if self._following is not None:
+            for message in self._following.look(training=doing is None):
+                self.report(message)
+        self.reporter.report_now_and_then(doing)
+        self._requests.serve(doing)
+
+    def drain(self) -> None:
+        """Read the records of workers."""
+        samples = self.monitor.samples
+        self.monitor.drain()
+        if self.monitor.samples > samples:
+            self.reporter.sample = self.run.last_sample()
+            self.reporter.record("sample", text=self.reporter.sample)
 
     def _end_publishing(self) -> None:
         """Publish the final weights for readers; no worker may move."""
         if self._publisher is not None:
             self._publisher.end()
 
+    def _write_config(self) -> None:
+        self.run.check_place()
+        with disk_errors(f"writing {self.run.config_path}"):
+            replace_file(self.run.config_path, self.plan.stored.to_yaml().encode())
+
     def _write_status(self, **more: Any) -> None:
         """Replace run.json."""
-        self._reporter.write_status(
+        link = self.supervisor.link
+        self.reporter.write_status(
             batch_size=self._batch,
             status=self._status,
-            checkpoint=self._saver.newest,
-            automatic=self.plan.resolution.automatic,
-            notices=list(self._supervisor.notices),
-            **self._cluster(),
+            checkpoint=self.newest,
+            automatic=self.plan.automatic,
+            notices=list(self.supervisor.notices),
+            **({} if link is None else {"cluster": link.report()}),
             **more,
         )
 
-    def _cluster(self) -> dict[str, object]:
-        """The machine's part in the run's cluster, if it has one."""
-        link = self._supervisor.link
-        return {} if link is None else {"cluster": link.report()}
-
     def _result(self, error: MlxhogError | None) -> Result:
-        return self._reporter.result(
-            self._supervisor,
+        return self.reporter.result(
+            self.supervisor,
             status=self._status,
-            checkpoint=self._saver.newest,
+            checkpoint=self.newest,
             copies_bits_per_byte=tuple(self._evaluation.copies_bits_per_byte),
-            network_bytes=checkpoints.network_bytes(self.plan, self._arena, self._start),
+            network_bytes=state.network_bytes(self.plan, self.arena, self.start),
             error=error,
         )

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import os
 import resource
-import signal
 import sys
 import time
 from contextlib import suppress
-from io import BytesIO
 from pathlib import Path
 from typing import IO, Self
 
@@ -20,7 +18,6 @@ from mlxhog import backends, optim
 from mlxhog.arena import Arena, control
 from mlxhog.arena.control import Command
 from mlxhog.arena.ledger import Ledger
-from mlxhog.arena.worker_pool import last_lines
 from mlxhog.arena.workers import Entry, Phase, State
 from mlxhog.backends.backend import Backend, Float32
 from mlxhog.base import float32
@@ -92,55 +89,42 @@ def _run(job: Job) -> None:
         if entry.state == State.LEAVING:
             break
         entry.rss_bytes = resident_bytes()
-        if work is None and (work := Work.of(job, arena, entry, gradients)) is not None:
-            entry.state = State.RUNNING  # again: the supervisor waits for that
-        elif work is not None and work.choice != _choice(arena):
+        if work.changes != arena.counters.load("strategy"):
             work = Work.of(job, arena, entry, gradients)
-        if command == Command.MEASURE:
-            gradients.measure()
-        elif work is not None and work.follow(command):
+        if work.follow(command):
             continue
         entry.beat(Phase.IDLE)
         time.sleep(0.002)
-    if work is not None:
-        work.settle()
+    work.settle()
     entry.state = State.FINISHED
     gradients.backend.close()
 
 
-def _choice(arena: Arena) -> int:
-    """The counter of the run's choice of a strategy, see `terms.py`."""
-    return arena.counters.load("strategy")
-
-
 class Work:
-    """The work under a chosen strategy: steps and side jobs.
-
-    Attributes:
-        choice: counter of the choice for which it was built.
-    """
+    """The work under a strategy, the one after `changes` changes: steps and side jobs."""
 
     def __init__(
-        self, context: Context, steps: Steps, side_jobs: SideJobs, choice: int = 0
+        self, context: Context, steps: Steps, side_jobs: SideJobs, changes: int = 0
     ) -> None:
         """Use `of`."""
         self._context, self._steps, self._side_jobs = context, steps, side_jobs
-        self.choice = choice
+        self.changes = changes
 
     @classmethod
-    def of(cls, job: Job, arena: Arena, entry: Entry, gradients: Gradients) -> Self | None:
-        """Build strategy and optimizer; None while there is no chosen strategy."""
-        terms, counter = Terms(arena) if job.alternatives else None, _choice(arena)
-        chosen = job if terms is None else job.chosen(terms)
-        if chosen is None:
-            return None
-        context = make_context(chosen, arena, entry, gradients.backend)
+    def of(cls, job: Job, arena: Arena, entry: Entry, gradients: Gradients) -> Self:
+        """Build the present strategy and its optimizer."""
+        terms, changes = None, 0
+        if job.other is not None:
+            terms = Terms(arena)
+            changes = terms.changes  # before the numbers of the change
+            job = job.present(terms, changes)
+        context = make_context(job, arena, entry, gradients.backend)
         ring = control.Ring(arena.segment(f"ring.{job.slot}"))
-        take_steps = OverlappedSteps if chosen.config.overlap else Steps
-        steps = take_steps(chosen, context, ring, gradients)
-        work = cls(context, steps, chosen.setup.side_jobs(chosen, context, ring), counter)
+        take_steps = OverlappedSteps if job.config.overlap else Steps
+        steps = take_steps(job, context, ring, gradients)
+        work = cls(context, steps, job.setup.side_jobs(job, context, ring), changes)
         if terms is not None:
-            terms.note_built(job.slot, counter)
+            terms.note_built(job.slot, changes)
         return work
 
     def follow(self, command: Command) -> bool:
@@ -371,12 +355,6 @@ def read_notices(log: Path, since: int) -> list[str]:
     return [line.removeprefix(_NOTICE) for line in lines if line.startswith(_NOTICE)]
 
 
-def last_line(log: Path) -> str:
-    """The last line of a worker's log."""
-    with log.open("rb") if log.exists() else BytesIO() as output:
-        return last_lines(output)[-1]
-
-
 def is_lost_gpu(error: BaseException) -> bool:
     """Whether an error or its cause is Metal's error of unfinished work."""
     cause: BaseException | None = error
@@ -385,31 +363,3 @@ def is_lost_gpu(error: BaseException) -> bool:
             return True
         cause = cause.__cause__
     return False
-
-
-def ended_by_watchdog(backend: str, exit_code: int) -> bool:
-    """Whether a worker seems to have been ended by the watchdog."""
-    return backend in GPU_BACKENDS and exit_code in (-signal.SIGABRT, LOST_GPU_EXIT_CODE)
-
-
-def lost_gpu_text(exit_code: int, last_words: str) -> str:
-    """The end of a worker that the watchdog ended, as a verb phrase."""
-    return (
-        f"lost its GPU ({last_words})"
-        if exit_code == LOST_GPU_EXIT_CODE
-        else "was aborted (SIGABRT)"
-    )
-
-
-def less_work_text(cause: str, micro_batch: int) -> str:
-    """The message for the user when a worker restarts with a smaller micro-batch.
-
-    Args:
-        cause: the worker and its end.
-        micro_batch: its new number of sequences.
-    """
-    sequences = f"{micro_batch} sequence{'s' * (micro_batch > 1)}"
-    return (
-        f"{cause}, as happens on macOS when GPU work keeps the display waiting; it starts again "
-        f"with micro-batches of {sequences}. If this happens again, {HINTS}"
-    )

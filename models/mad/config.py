@@ -39,6 +39,7 @@ from mlxhog.models.fields import (
 )
 from mlxhog.models.forward_pass import Pass
 from mlxhog.models.mad.layer import Layer, Params, Sizes, State, bound
+from mlxhog.models.mad.sequence import read_layers
 from mlxhog.models.model import Layout, Part
 from mlxhog.models.ops.arrays import Array, Arrays
 from mlxhog.models.spec import ParamSpec
@@ -165,7 +166,7 @@ class MADConfig:
             ConfigError: a field is unknown, missing or of the wrong type.
         """
         data = {key: value for key, value in data.items() if key != "model_type"}
-        readers = {"layers": _layers}
+        readers = {"layers": lambda value: read_layers("layers", value)}
         values, extra = read(cls, data, strict=strict, spellings=SPELLINGS, readers=readers)
         return cls(**values, extra=extra)
 
@@ -179,18 +180,6 @@ class MADConfig:
         files = plugins.remembered(self.layers)
         remembered = {plugins.KEY: files} if files else {}
         return {**extra, "model_type": self.model_type, **values, **remembered}
-
-
-def _layers(value: object) -> tuple[Layer, ...]:
-    if not isinstance(value, list):
-        raise ConfigError(f"layers is {value!r}; give a list such as [mlstm, swiglu]")
-    layers = []
-    for item in value:
-        if not isinstance(item, str | dict):
-            raise ConfigError(f"layers holds {item!r}; write a name, or {{type: mlstm, heads: 4}}")
-        numbers = {"type": item} if isinstance(item, str) else dict(item)
-        layers.append(layers_.make(str(numbers.pop("type", "")), numbers))
-    return tuple(layers)
 
 
 def layer_name(number: int) -> str:

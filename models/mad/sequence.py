@@ -17,8 +17,8 @@ from dataclasses import fields
 from typing import Any, get_type_hints
 
 from mlxhog.base.reading import MOST_DIGITS
-from mlxhog.errors import ConfigError
-from mlxhog.models.fields import MOST_LAYERS
+from mlxhog.errors import ConfigError, did_you_mean
+from mlxhog.models.fields import MOST_LAYERS, check_names, convert
 from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers import known, make
 
@@ -161,3 +161,65 @@ def _spelt(value: Any) -> str:
 
 def _short(line: str) -> str:
     return repr(line if len(line) <= 60 else line[:57] + "...")
+
+
+def read_layers(where: str, value: object, defaults: Defaults | None = None) -> tuple[Layer, ...]:
+    """Read a line of layers, or a list of items, as YAML and config.json have them.
+
+    Args:
+        where: name of the field, for messages.
+        value: a line as of `parse`, or a list of lines, `{type: mlstm, heads: 4}` and
+            `{repeat: 2, layers: [..]}`.
+        defaults: see `Defaults`.
+
+    Raises:
+        ConfigError: it has another form, or a layer cannot be built.
+    """
+    return tuple(_layers(where, value, defaults or {}))
+
+
+def _layers(where: str, value: object, defaults: Defaults) -> list[Layer]:
+    if isinstance(value, str):
+        return _item(where, value, defaults)
+    if not isinstance(value, list):
+        raise ConfigError(f"{where} is {value!r}; give a list such as [mlstm, swiglu]")
+    layers: list[Layer] = []
+    for number, item in enumerate(value):
+        layers += _item(f"{where}[{number}]", item, defaults)
+        check_count(len(layers))
+    return layers
+
+
+def _item(where: str, item: object, defaults: Defaults) -> list[Layer]:
+    if isinstance(item, dict) and "repeat" in item:
+        return _repeated(where, item, defaults)
+    try:
+        if isinstance(item, str):
+            return list(parse(item, defaults))
+        if not isinstance(item, dict) or "type" not in item:
+            raise ConfigError(
+                f"{item!r} is not a layer; write a name, {{type: mlstm, heads: 4}}, or "
+                "{repeat: 2, layers: [..]}"
+            )
+        check_names("it", item)
+        numbers = {key: value for key, value in item.items() if key != "type"}
+        name = str(item["type"])
+        return [make(name, {**defaults.get(name, {}), **numbers})]
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _repeated(where: str, item: Mapping[Any, Any], defaults: Defaults) -> list[Layer]:
+    for key in item:
+        if key not in ("repeat", "layers"):
+            raise ConfigError(
+                f"{where}: a repetition has no {key!r}{did_you_mean(key, ('repeat', 'layers'))}; "
+                "its fields are repeat and layers"
+            )
+    times = convert(f"{where}.repeat", item["repeat"], int)
+    assert isinstance(times, int), "convert returns the requested type"
+    if times < 1:
+        raise ConfigError(f"{where}.repeat is {times}; repeat once or more")
+    inner = _layers(f"{where}.layers", item.get("layers"), defaults)
+    check_count(times * len(inner))
+    return inner * times

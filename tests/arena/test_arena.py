@@ -1,7 +1,6 @@
 """Create, attach, refuse: one arena in this and in spawned processes."""
 
 import errno
-import mmap
 import multiprocessing
 import os
 import signal
@@ -21,7 +20,6 @@ SHM = Path("/dev/shm")
 @dataclass(frozen=True)
 class Spec:
     shape: tuple[int, ...]
-    init: str = "zeros"
     kind: str = "dense"
 
 
@@ -32,7 +30,7 @@ def small_layout(**changes):
 
 @pytest.fixture
 def arena():
-    with Arena.create(small_layout(private=("m",)), run_id="a run") as arena:
+    with Arena.create(small_layout(private=("m",))) as arena:
         yield arena
 
 
@@ -65,48 +63,14 @@ def test_a_new_arena_is_zero_and_its_views_are_the_shared_bytes(arena):
     assert arena.param("embedding").shape == (7, 5)
     assert arena.probe.shape == (64,)
     assert arena.segment("m.2").size == arena.params.size
-    assert (arena.run_id, arena.write, arena.readonly) == ("a run", "lossless", False)
+    assert (arena.write, arena.readonly) == ("lossless", False)
 
 
-def test_an_unknown_parameter_segment_or_counter_is_refused_by_name(arena):
+def test_an_unknown_parameter_or_segment_is_refused_by_name(arena):
     with pytest.raises(ArenaError, match="no parameter 'nothing'"):
         arena.param("nothing")
     with pytest.raises(ArenaError, match="no segment 'nothing'"):
         arena.segment("nothing")
-    with pytest.raises(ArenaError, match="no counter 'nothing'"):
-        arena.counters.load("nothing")
-
-
-@pytest.mark.parametrize("in_a_file", [False, True])
-def test_a_segment_that_cannot_be_opened_for_readers_leaves_no_descriptor(
-    in_a_file, tmp_path, monkeypatch
-):
-    def refusing(real):
-        def function(name, flags, *rest, **more):
-            if flags == os.O_RDONLY:
-                raise OSError(errno.EMFILE, "too many open files")
-            opened.append(real(name, flags, *rest, **more))
-            return opened[-1]
-
-        return function
-
-    opened = []
-    monkeypatch.setattr(segment._posixshmem, "shm_open", refusing(segment._posixshmem.shm_open))
-    monkeypatch.setattr(os, "open", refusing(os.open))
-    with pytest.raises(OSError, match="too many open files"):
-        segment.create(100, directory=tmp_path if in_a_file else None)
-    monkeypatch.undo()
-    for fd in opened:
-        with pytest.raises(OSError, match="Bad file descriptor"):
-            os.fstat(fd)
-    assert opened
-    assert not list(tmp_path.iterdir())
-
-
-def test_the_segment_has_no_name_even_while_it_lives():
-    before = segments_in_shm()
-    with Arena.create(small_layout()):
-        assert segments_in_shm() == before
 
 
 def test_a_spawned_worker_attaches_and_writes_and_imports_no_framework(arena):
@@ -139,7 +103,7 @@ def test_a_reader_cannot_write_through_numpy_counters_or_locks(arena):
     with Arena.from_handle(arena.handle(), readonly=True) as reader:
         with pytest.raises(ValueError, match="read-only"):
             reader.params[0] = 1
-        with pytest.raises(ArenaError, match="read-only"):
+        with pytest.raises(TypeError):
             reader.counters.add("version")
         with pytest.raises(ArenaError, match="readers never lock"):
             reader.locks(1)
@@ -147,14 +111,6 @@ def test_a_reader_cannot_write_through_numpy_counters_or_locks(arena):
         assert reader.counters.load("version") == 3
         arena.param("w")[:] = 2
         assert (reader.param("w") == 2).all()
-
-
-def test_a_reader_that_writes_past_numpy_dies_instead(arena, tmp_path):
-    with arena.serve(tmp_path / "socket"):
-        process, pipe = spawn(children.write_through_the_read_only_mapping, tmp_path / "socket")
-        assert received(process, pipe) == "mapped"
-        assert process.exitcode in (-signal.SIGSEGV, -signal.SIGBUS)
-    assert not arena.params.any()
 
 
 def test_arrays_outlive_close_and_the_arena_refuses_everything_else():
@@ -170,16 +126,17 @@ def test_arrays_outlive_close_and_the_arena_refuses_everything_else():
         arena.handle()
 
 
-def test_only_the_creators_process_has_a_lock_slot_without_a_worker_slot(arena):
-    host = arena.workers.entry(arena.workers.host_slot)
-    assert (host.pid, host.generation) == (os.getpid(), 1)
-    assert host.slot not in [entry.slot for entry in arena.workers]
+@pytest.mark.parametrize("forbidden", [False, True])
+def test_an_unnamed_file_takes_the_place_of_shared_memory_that_is_forbidden(
+    forbidden, tmp_path, monkeypatch
+):
+    def refuse():
+        raise PermissionError(errno.EPERM, "Operation not permitted")
 
-
-@pytest.mark.parametrize("where", ["shared memory", "a file"])
-def test_an_arena_can_be_backed_by(where, tmp_path):
-    directory = tmp_path if where == "a file" else None
-    with Arena.create(small_layout(), directory=directory) as arena:
+    if forbidden:
+        monkeypatch.setattr(segment, "_open_shm", refuse)
+    with Arena.create(small_layout(), fallback=tmp_path) as arena:
+        assert ("is an unnamed file in" in arena.note) == forbidden
         arena.params[:] = 1
         with Arena.from_handle(arena.handle()) as again:
             assert (again.params == 1).all()
@@ -216,7 +173,3 @@ def test_counters_wrap_compare_and_are_shared(arena):
         assert not other.counters.compare_exchange("steps", 5, 9)
         assert other.counters.compare_exchange("steps", 3, 9)
         assert arena.counters.load("steps") == 9
-
-
-def test_the_parameter_segment_starts_on_a_page_of_this_machine(arena):
-    assert arena.params.ctypes.data % mmap.PAGESIZE == 0

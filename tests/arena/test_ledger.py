@@ -314,19 +314,6 @@ def test_a_position_of_another_size_or_without_sense_is_refused():
             ledger.restore({**position, **change})
 
 
-def test_bad_arguments_are_refused():
-    ledger, words, slots = make_ledger(10, 16)
-    for owner in (0, 1 << 24):
-        with pytest.raises(ValueError, match="incarnation from 1"):
-            ledger.claim(owner)
-    with pytest.raises(ValueError, match="power of two"):
-        ledger_on(words, slots[:15], 10)
-    with pytest.raises(ValueError, match="bytes of control words"):
-        ledger_on(words[:100], slots, 10)
-    with pytest.raises(ValueError, match="aligned"):
-        ledger_on(np.zeros(WORDS_BYTES + 4, np.uint8)[4:], slots, 10)
-
-
 def test_readers_take_no_tickets():
     with (
         Arena.create(plan({}, n_tickets=4)) as arena,

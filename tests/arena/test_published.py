@@ -11,9 +11,8 @@ from mlxhog.arena import Arena, plan, published
 from mlxhog.arena.marks import Marks, MarksReader
 from mlxhog.arena.published import Copies
 from mlxhog.base.processes import follow_parent
-from mlxhog.errors import ArenaError
 from tests.arena.children import WAIT_S
-from tests.arena.test_arena import SPAWN, Spec
+from tests.arena.test_arena import Spec, spawn
 from tests.threads import wait_until
 
 SPECS = {"a": Spec((40, 50)), "b": Spec((7,)), "c": Spec((64, 64))}
@@ -42,14 +41,6 @@ def take(copies):
     copy = copies.take(out)
     assert copy is not None
     return copy.version, np.unique(out).tolist()
-
-
-def spawned(target, *arguments):
-    ours, theirs = SPAWN.Pipe()
-    process = SPAWN.Process(target=target, args=(*arguments, theirs))
-    process.start()
-    theirs.close()
-    return process, ours
 
 
 def publish_half(handle, pipe):
@@ -106,7 +97,7 @@ def test_copies_take_turns_and_the_newest_is_read(arena):
 def test_a_publisher_killed_amid_a_copy_leaves_the_last_one(arena):
     copies = Copies(arena)
     copies.publish(filled(1))
-    process, pipe = spawned(publish_half, arena.handle())
+    process, pipe = spawn(publish_half, arena.handle())
     assert pipe.poll(WAIT_S)
     assert take(copies) == (1, [1])
     process.kill()
@@ -120,7 +111,7 @@ def test_a_reader_is_counted_while_its_process_lives(arena, tmp_path):
     copies, path = Copies(arena), tmp_path / "socket"
     copies.publish(filled(1))
     with arena.serve(path) as server, Arena.connect(path):
-        process, pipe = spawned(hold, path)
+        process, pipe = spawn(hold, path)
         assert pipe.poll(WAIT_S)
         wait_until(lambda: (server.came, server.present) == (1, 1), WAIT_S, "one reader of copies")
         os.kill(process.pid, signal.SIGKILL)
@@ -133,7 +124,7 @@ def test_a_reader_that_stopped_is_overtaken_and_reads_again(arena, tmp_path):
     copies, path = Copies(arena), tmp_path / "socket"
     copies.publish(filled(1))
     with arena.serve(path):
-        process, pipe = spawned(hold, path)
+        process, pipe = spawn(hold, path)
         assert pipe.poll(WAIT_S)
         pipe.recv()
         for value in (2, 3):
@@ -147,7 +138,7 @@ def test_a_reader_that_stopped_is_overtaken_and_reads_again(arena, tmp_path):
 def test_a_reader_that_writes_is_ended_by_the_system(arena, tmp_path):
     path = tmp_path / "socket"
     with arena.serve(path):
-        process, pipe = spawned(write_into_a_copy, path)
+        process, pipe = spawn(write_into_a_copy, path)
         assert pipe.poll(WAIT_S)
         assert pipe.recv() == "mapped"
         process.join(WAIT_S)
@@ -187,12 +178,3 @@ def test_a_copy_that_an_update_comes_into_is_repeated_and_else_not_called_whole(
 
     assert copying([True, True, False]) == (2, 2)
     assert copying([True] * 4) == (5, 6)
-
-
-def test_an_arena_without_marks_is_not_marked():
-    with Arena.create(plan(SPECS, n_tickets=1)) as bare:
-        marks = Marks(bare, 1)
-        marks.begin_update()
-        marks.end_update()
-        with pytest.raises(ArenaError, match="no segment"):
-            Copies(bare)

@@ -9,14 +9,13 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from mlxhog.arena import Arena, plan
-from mlxhog.arena.worker_pool import Death, WorkerPool, WorkerProcess, last_lines
+from mlxhog.arena.worker_pool import Death, WorkerPool, WorkerProcess
 from mlxhog.arena.workers import State
 from mlxhog.base.processes import require_descriptors
 from mlxhog.errors import EnvironmentLacks
@@ -86,15 +85,6 @@ def test_a_slot_belongs_to_a_process_until_it_is_reaped(arena):
     assert 2 not in pool
 
 
-def test_a_worker_that_has_finished_stays_so_when_it_is_reaped(arena):
-    entry = arena.workers.entry(1)
-    process = spawn(children.leave, 0, arena=arena, slots=(1, 3))
-    entry.state = State.FINISHED
-    process.reap(None)
-    assert (entry.state, entry.dead) == (State.FINISHED, 1)
-    assert arena.workers.entry(3).state == State.DEAD
-
-
 def test_a_pool_hears_of_the_first_death_and_keeps_the_others():
     pool = WorkerPool({3: spawn(children.stay, pipe=True), 1: spawn(children.leave, 3)})
     deadline = time.monotonic() + PATIENCE_S
@@ -136,15 +126,6 @@ def test_no_process_outlives_the_one_that_spawned_it(number):
             parent.kill()
 
 
-def test_the_last_lines_of_a_log_are_those_of_its_newest_process(tmp_path):
-    log = tmp_path / "log"
-    log.write_bytes(b"old\n" + 9999 * b"x" + b"\nnew\n\n")
-    with log.open("rb") as output:
-        assert last_lines(output)[-1] == "new"
-        assert last_lines(output, log.stat().st_size - 5) == ["new"]
-        assert last_lines(output, log.stat().st_size) == ["it left no message"]
-
-
 HELD = """
 import threading
 from mlxhog.arena.worker_pool import WorkerProcess
@@ -175,19 +156,6 @@ def test_a_process_of_a_daemon_thread_ends_with_the_program():
     assert not alive(int(ended.stdout))
 
 
-def test_threads_that_spawn_at_once_leave_the_program_as_it_was():
-    main, environ = sys.modules["__main__"], dict(os.environ)
-
-    def several(threads):
-        for _ in range(4):
-            WorkerProcess(children.leave, (0,), name="mlxhog-test", threads=threads).close()
-
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(several, (1, 2, 3, 4)))
-    assert sys.modules["__main__"] is main
-    assert dict(os.environ) == environ
-
-
 def test_an_exit_code_that_another_thread_collects_is_waited_for():
     """A spawn elsewhere polls all children: `waitpid` there, a moment before it notes the code."""
     process = WorkerProcess(children.leave, (3,), name="mlxhog-test")
@@ -198,39 +166,6 @@ def test_an_exit_code_that_another_thread_collects_is_waited_for():
     noted.start()
     assert process.reap() == Death(3)
     noted.join()
-
-
-IMPORTING = """
-import time
-from mlxhog.arena.worker_pool import WorkerProcess
-from slow_to_import import main
-
-print(WorkerProcess(main, (), name="mlxhog-test").pid, flush=True)
-time.sleep(3600)
-"""
-SLOW = """
-import multiprocessing, pathlib, time
-
-if multiprocessing.parent_process():
-    pathlib.Path(__file__).with_name("imports").touch()
-    time.sleep(3600)
-
-def main(): pass
-"""
-
-
-def test_a_worker_that_still_imports_leaves_when_its_parent_dies(tmp_path):
-    (tmp_path / "slow_to_import.py").write_text(SLOW)
-    environ = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
-    command = [sys.executable, "-c", IMPORTING]
-    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as parent:
-        try:
-            assert parent.stdout is not None
-            pid = int(parent.stdout.readline())
-            wait_until((tmp_path / "imports").exists)
-        finally:
-            parent.kill()
-    wait_until(lambda: not alive(pid))
 
 
 SPAWNING = """

@@ -4,12 +4,11 @@ import os
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 from mlxhog import _native
 from mlxhog.arena import Arena, plan
-from mlxhog.arena.process import monotonic_ns, process_start_time
+from mlxhog.arena.process import process_start_time
 from mlxhog.arena.workers import ENTRY_BYTES, WORKER_DTYPE, Entry, Phase, State
 from mlxhog.errors import ArenaError
 
@@ -79,21 +78,6 @@ def test_locks_of_a_dead_worker_are_free_once_its_slot_is_given_out_again():
         assert words[1] == other.slot | other.generation << 16
 
 
-def test_a_slot_outside_the_table_is_refused(table):
-    for slot in (0, 5):
-        with pytest.raises(ArenaError, match=f"no worker slot {slot}"):
-            table.entry(slot)
-
-
-def test_a_sign_of_life_is_the_clock_that_all_processes_share(table):
-    before = monotonic_ns()
-    table.entry(1).beat()
-    assert before <= table.entry(1).heartbeat_ns <= monotonic_ns()
-    text = "from mlxhog.arena.process import monotonic_ns; print(monotonic_ns())"
-    child = subprocess.run([sys.executable, "-c", text], capture_output=True, check=True)
-    assert before < int(child.stdout) < monotonic_ns()
-
-
 def test_a_start_time_tells_a_process_from_its_successor_and_from_none():
     mine = process_start_time(os.getpid())
     assert mine > 0
@@ -103,11 +87,3 @@ def test_a_start_time_tells_a_process_from_its_successor_and_from_none():
         assert process_start_time(child.pid) > mine
         child.communicate(b"\n")
     assert process_start_time(child.pid) == 0
-
-
-def test_the_time_of_a_step_leaves_out_waiting_for_others():
-    entry = Entry(1, np.zeros(ENTRY_BYTES, np.uint8))
-    assert entry.step_s == 0
-    entry.steps, entry.read_ns, entry.compute_ns = 2, 10**9, 4 * 10**9
-    entry.apply_ns, entry.wait_ns = 10**9, 50 * 10**9
-    assert entry.step_s == 3.0

@@ -23,7 +23,8 @@ ERRORS = {b"v": ValueError, b"t": TypeError, b"m": MemoryError}
 MOST_CASES = 4
 """Of a test: its cases differ in shapes, of which an emulated instruction takes long.
 
-Cases with a parameter `run` differ in the operators that they call; all of them run."""
+Cases with a parameter `run` differ in the operators that they call; all of them run. Of those that
+are a `tests.models.operators.Case` two of each operator run."""
 
 
 class Emulated:
@@ -202,22 +203,25 @@ def pytest_collection_modifyitems(items):
         name = item.nodeid if of_operators else item.nodeid.partition("[")[0]
         by_test.setdefault(name, []).append(item)
         _, cases = getattr(getattr(item, "obj", None), "cases", (None, []))
-        cases[:] = _spread(
-            [
-                (label, values)
-                for label, values in cases
-                if values.get("name") != "three threads" or "rows" not in values
-            ]
-        )
+        by_operator = {}
+        for label, values in cases:
+            if values.get("name") != "three threads" or "rows" not in values:
+                operator = getattr(values.get("case"), "op", "")
+                by_operator.setdefault(operator, []).append((label, values))
+        cases[:] = [
+            case
+            for operator, same in by_operator.items()
+            for case in _spread(same, 2 if operator else MOST_CASES)
+        ]
     items[:] = [item for same in by_test.values() for item in _spread(same)]
 
 
-def _spread(cases):
+def _spread(cases, most=MOST_CASES):
     """The first of some cases, the last, and others between."""
-    if len(cases) <= MOST_CASES:
+    if len(cases) <= most:
         return cases
-    step = (len(cases) - 1) / (MOST_CASES - 1)
-    return [cases[round(k * step)] for k in range(MOST_CASES)]
+    step = (len(cases) - 1) / (most - 1)
+    return [cases[round(k * step)] for k in range(most)]
 
 
 @pytest.hookimpl(trylast=True)

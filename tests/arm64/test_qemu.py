@@ -28,8 +28,7 @@ pytestmark = pytest.mark.timeout(900)
 
 ROOT = HERE.parents[1]
 TESTS = [
-    *(f"tests/metal/test_ops_{name}.py" for name in
-      ("activation", "block_diagonal", "conv", "linear", "loss", "mlstm", "norm", "slstm")),
+    "tests/metal/test_ops.py",
     "tests/models/test_native_sequence_ops.py",
     "tests/models/test_native_step.py",
     "tests/models/test_operators.py",
@@ -38,7 +37,7 @@ TESTS = [
     "tests/optim/test_soap.py",
     "tests/optim/test_muon.py::test_native_means_have_the_references_bits",
     "tests/optim/test_muon.py::test_the_size_of_a_gradient_does_not_matter",
-]  # fmt: skip
+]
 
 
 @pytest.fixture(scope="module")

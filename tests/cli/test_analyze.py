@@ -120,18 +120,6 @@ def test_the_answer_comes_first_and_the_tables_by_all(model, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_the_same_seed_gives_the_same_numbers(model, capsys):
-    words = [*model, *LOOK, *MLX, "--seconds", "0"]
-    first, again = (analyzed(words, capsys) for _ in range(2))
-    first.pop("seconds"), again.pop("seconds")
-    assert first == again
-
-
-def test_a_text_of_one_batch_is_too_little(model, capsys):
-    assert main(["analyze", *model, *LOOK[:6], "--batch-size", "2000"]) == 2
-    assert "conflict takes two; use more text" in capsys.readouterr().err
-
-
 def test_figures_without_matplotlib_name_the_extra(model, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(charts.importlib.util, "find_spec", lambda name: None)
     assert main(["analyze", *model, *LOOK, "--plot", str(tmp_path / "figures")]) == 3

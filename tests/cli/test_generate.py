@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from mlxhog.cli import main
-from mlxhog.cli.generate import read_prompts
+from mlxhog.cli.generate import read_prompt, read_prompts
+from mlxhog.data import textfiles
 from mlxhog.data.conversations import STOPS
 from mlxhog.errors import ConfigError
+from tests.pairs import each_of
 from tests.saved import letters, saved_run
 
 LONG = "--max-new-tokens=40"
@@ -154,3 +156,28 @@ def test_quantised_weights_are_for_mlx(model, capsys):
     for weights in ("bfloat16", "8bit", "4bit"):
         words = (model, LONG, "--backend=mlx:cpu", f"--weights={weights}")
         assert told(capsys, *words)["tokens"] == 40
+
+
+PROMPTS = {
+    "marked": b"\xef\xbb\xbfone\r\ntwo\r\n",
+    "plain": b"one\ntwo\n",
+}
+
+
+@each_of("name", PROMPTS)
+def test_a_prompt_is_read_as_training_reads_its_text(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(PROMPTS[name])
+    (document,) = textfiles.documents(path, None)
+    assert read_prompt(f"@{path}").encode() == document == b"one\ntwo\n"
+    assert read_prompts(str(path)) == (["one", "two"], ())
+    assert read_prompt("one\r\ntwo\n").encode() == document
+    lines = tmp_path / "a.ndjson"
+    lines.write_text('\ufeff{"prompt": "one\\r\\ntwo\\n"}\r\n')
+    assert read_prompts(str(lines)) == ([document.decode()], ())
+
+
+def test_a_prompt_in_utf16_without_a_mark_is_named(tmp_path):
+    (tmp_path / "a").write_bytes("never wait, never lock".encode("utf-16-le"))
+    with pytest.raises(ConfigError, match="zero byte.*save it as UTF-8"):
+        read_prompt(f"@{tmp_path / 'a'}")

@@ -1,7 +1,7 @@
-"""Every `next:` line of a command is a valid command line, with and without the user's layers.
+"""Every `next:` line of a command is a valid command line.
 
-Lines run in this process, split as in a shell; with the user's layers as in a new process, which
-does not know them. A long line is shortened, and ended by Ctrl-C as soon as it trains.
+Lines run in this process, split as in a shell. A long line is shortened, and ended by Ctrl-C as
+soon as it trains.
 """
 
 import ast
@@ -20,12 +20,10 @@ import pytest
 
 import mlxhog
 from mlxhog.cli import main
-from tests.own_plugins import own_plugins
 from tests.training.small import small_config
 
 pytestmark = pytest.mark.timeout(900)
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "my_layer.py"
 PRODUCT = Path(next(iter(mlxhog.__path__)))
 INTERRUPTED = 130
 TRAINS = re.compile(r"^step \d", re.MULTILINE)
@@ -73,7 +71,6 @@ class Shell:
         with (
             chdir(self.folder),
             mock.patch.dict(os.environ, self.environment),
-            own_plugins(forgets=True),
             redirect_stdout(output),
             redirect_stderr(output),
         ):
@@ -136,21 +133,11 @@ def next_lines(output):
         below = bool(said) or (below and line.startswith("      mlxhog "))
 
 
-def search(shell, mixers, how=""):
-    """A study of two candidates that its budget stops, and that then continues to its end."""
-    space = f"space: {{depth: 2, mixers: {mixers}, channels: [swiglu], dim: 16}}"
-    (shell.folder / "space.yaml").write_text(space)
-    line = f"mlxhog mad search --space space.yaml --tasks in-context-recall --steps 4 {how}"
-    shell.run(f"{line} --study s --backend mlx --budget 1")
-    assert any(line.startswith("mlxhog mad resume s") for line in shell.next)
-    shell.run("mlxhog mad resume s")
-    shell.run("mlxhog mad vote s --top 2")
-    shell.run("mlxhog mad vote s --out w.yaml")
-
-
-def train(shell, how):
-    """A run that ends, continues, is interrupted, and is observed during and after it."""
-    shell.run(f"mlxhog train {how} --strategy hogwild --steps 2{SMALLER}")
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The shell after a run ended, continued, was interrupted, and was watched meanwhile."""
+    shell = Shell(tmp_path_factory.mktemp("runs"))
+    shell.run(f"mlxhog train --model small.yaml --strategy hogwild --steps 2{SMALLER}")
     shell.run("mlxhog train --resume latest --steps 2")
     with shell.training("mlxhog train --resume latest --time 10m"):
         (line,) = next_lines(shell.run("mlxhog show latest"))
@@ -158,21 +145,21 @@ def train(shell, how):
         shell.run(line, WATCHES)
     shell.run("mlxhog watch latest")
     shell.run("mlxhog show latest")
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """The shell after a run was trained, watched and interrupted."""
-    shell = Shell(tmp_path_factory.mktemp("runs"))
-    train(shell, "--model small.yaml")
     return shell
 
 
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory):
-    """The shell after a search, and after all other commands with `next:` lines."""
+    """The shell after a study stopped by its budget, and after all others with `next:` lines."""
     shell = Shell(tmp_path_factory.mktemp("studies"))
-    search(shell, "[gated-conv, mlstm]")
+    space = "space: {depth: 2, mixers: [gated-conv, mlstm], channels: [swiglu], dim: 16}"
+    (shell.folder / "space.yaml").write_text(space)
+    line = "mlxhog mad search --space space.yaml --tasks in-context-recall --steps 4"
+    shell.run(f"{line} --study s --backend mlx --budget 1")
+    assert any(line.startswith("mlxhog mad resume s") for line in shell.next)
+    shell.run("mlxhog mad resume s")
+    shell.run("mlxhog mad vote s --top 2")
+    shell.run("mlxhog mad vote s --out w.yaml")
     shell.run("mlxhog mad scale w.yaml --depth 4 --out 'four layers.yaml'")
     for command in ("models", "mad tasks", "mad suites", "mad layers"):
         shell.run(f"mlxhog {command}")
@@ -196,29 +183,6 @@ def test_every_printer_of_a_next_line_is_reached(runs, studies):
         place: text for place, text in printers() if not any(one.startswith(text) for one in said)
     }
     assert not unreached, "let a command here print them, so that they are run"
-
-
-OWN = "--plugin my_layer.py"
-
-
-@pytest.fixture
-def own(tmp_path):
-    """A shell with a layer of the user."""
-    (tmp_path / "my_layer.py").write_text(EXAMPLE.read_text())
-    return Shell(tmp_path)
-
-
-@pytest.mark.slow
-def test_every_next_line_after_a_run_with_own_layers_can_be_pasted(own):
-    (own.folder / "own.yaml").write_text("model: {dim: 16, layers: [my_layer, swiglu]}")
-    train(own, f"--model own.yaml {OWN}")
-    own.run_next()
-
-
-@pytest.mark.slow
-def test_every_next_line_after_a_study_with_own_layers_can_be_pasted(own):
-    search(own, "[{type: my_layer, expand: [1, 2]}]", OWN)
-    own.run_next()
 
 
 def printers():

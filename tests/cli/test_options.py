@@ -6,6 +6,7 @@ import pytest
 
 from mlxhog.cli import COMMANDS, main
 from mlxhog.cli.mad import COMMANDS as MAD
+from mlxhog.config import sources
 from mlxhog.config.choices import KINDS
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
@@ -69,3 +70,11 @@ def test_the_name_of_a_choice_or_a_command_lists_its_options(listed, capsys):
     assert all("mad vote" in row["commands"] for row in listed("mad", "vote"))
     assert main(["options", "ssp"]) == 0
     assert capsys.readouterr().out.startswith("strategy ssp: a parameter server")
+
+
+def test_no_name_of_ours_is_taken_for_one_of_another_tool():
+    spec = options(TrainConfig)
+    names = {*spec, *(alias for each in spec.values() for alias in each.aliases)}
+    assert not names & sources._OURS.keys()
+    assert sources.suggestion("--lrr", ["--lr", "--out"]) == "; did you mean '--lr'?"
+    assert sources.suggestion("--zzz", ["--lr", "--out"]) == ""

@@ -49,7 +49,7 @@ def test_times_of_a_run_are_simulated_and_may_be_slowed(tmp_path, capsys):
     assert rates[0] == pytest.approx(2 / 0.003, rel=0.02)
     assert rates[1] == pytest.approx(1 / 0.003 + 1 / 0.007, rel=0.02)
     assert main([*words, "--workers", "3"]) == 2
-    assert "--workers contradicts --run" in capsys.readouterr().err
+    assert "--run and --workers are both given; keep one" in capsys.readouterr().err
     run.times_path.write_text("{}")
     assert main(words) == 2
     assert "times.json is damaged" in capsys.readouterr().err

@@ -1,7 +1,6 @@
 """A Python file of a user's own is executed here and in worker processes, and adds choices."""
 
 import pickle
-import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -163,35 +162,6 @@ def test_what_is_no_python_file_is_refused(tmp_path):
         plugins.load(tmp_path / "none.py")
     with pytest.raises(ConfigError, match=r"notes\.txt: not a Python file"):
         plugins.load(write(tmp_path / "notes.txt"))
-
-
-RECALL = """
-import sys
-from mlxhog.config import plugins
-from mlxhog.config.choices import SCHEDULES
-from mlxhog.errors import ConfigError
-file, named = sys.argv[1:]
-if named == "named":
-    plugins.load(file)
-else:
-    try:
-        print(plugins.recalled([file], lambda: SCHEDULES.read("halving(every=5)"), lambda c: [c]))
-    except ConfigError as error:
-        print(error)
-"""
-
-
-def test_an_unknown_choice_is_looked_for_in_its_file_once_the_user_has_named_that(tmp_path):
-    def recall(how):
-        command = [sys.executable, "-c", RECALL, str(file), how]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-    file = write(tmp_path / "mine.py")
-    refused = recall("remembered")
-    assert refused.startswith(f"schedule 'halving' is not known: {file} is remembered for it, and")
-    assert refused.endswith(f"name it: --plugin {file}\n")
-    assert recall("named") == ""
-    assert recall("remembered") == "halving(every=5)\n"
 
 
 def test_an_unknown_choice_says_which_it_is_also_in_another_process():

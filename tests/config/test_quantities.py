@@ -17,7 +17,6 @@ from mlxhog.base.quantities import (
     parse_count,
     parse_duration_s,
 )
-from mlxhog.training.deadlines import late_start, training_s
 from tests.pairs import each_of
 
 
@@ -122,37 +121,3 @@ def test_an_option_is_spelled_without_needless_digits_and_with_its_unit(value, u
 
 def test_a_share_is_spelled_in_percent():
     assert [format_share(x) for x in (0, 0.0012, 0.48, 1)] == ["0 %", "0.12 %", "48 %", "100 %"]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "start_s", "save_s", "evaluates", "samples", "expected"),
-    [
-        (60.0, 3.0, 0.1, False, False, 60.0),
-        (60.0, 3.0, 0.1, True, False, 57.0),  # a twentieth is kept for the last evaluation,
-        (3600.0, 3.0, 0.1, True, True, 3580.0),  # 20 s at most
-        (60.0, 8.0, 4.0, False, False, 55.0),  # 8 + 4 + 3 s to stop are 5 s beyond the 10 s
-        (60.0, 8.0, 4.0, True, False, 55.0),
-        (60.0, 8.0, 4.0, True, True, 53.0),  # 2 s are kept for the last sample
-        (20.0, 60.0, 90.0, True, True, 4.0),  # but a fifth is always for training
-    ],
-)
-def test_training_gets_all_the_time_that_start_and_end_leave(
-    seconds, start_s, save_s, evaluates, samples, expected
-):
-    actual = training_s(
-        seconds, start_s=start_s, save_s=save_s, evaluates=evaluates, samples=samples
-    )
-    assert actual == pytest.approx(expected)
-
-
-def test_a_start_that_takes_much_of_the_time_is_told_with_what_it_leaves_and_the_way_out():
-    assert late_start(60.0, start_s=12.0, training_s=55.0, measured=True) is None
-    line = late_start(60.0, start_s=49.4, training_s=18.1, measured=True)
-    assert line == (
-        "start-up and measuring took 49 s of 60 s, which leaves 18 s for training; give more time, "
-        "such as --time 5m"
-    )
-    assert late_start(60.0, start_s=49.4, training_s=18.1, measured=False).startswith(
-        "start-up took 49 s of 60 s"
-    )
-    assert late_start(300.0, start_s=49.4, training_s=250.0, measured=True) is None

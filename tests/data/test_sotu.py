@@ -24,10 +24,6 @@ def test_the_corpus_has_the_facts_of_its_description(addresses):
     assert len({a.party for a in addresses}) == 8
     assert len(set(texts)) == 233
     assert len(joined) == 10_761_158
-    assert sum(len(a.text.split()) for a in addresses) == 1_794_884
-    assert len(set(joined)) == 101
-    assert sum(byte > 127 for byte in joined) == 2_065
-    assert sum(a.text.count("\u2019") for a in addresses) == 315
     assert not any("\n" in a.text for a in addresses)
     assert sum(len(t) for i, t in enumerate(texts) if i % 12 == 5) == 863_914
 

@@ -73,11 +73,3 @@ def test_an_example_is_never_cut(tmp_path):
     assert set(texts) <= {bytes(3000), *map(bytes, documents)}
     rows = [batch.n_bytes for batch in heldout.batches(part, seq_len=200, batch_size=2)]
     assert sum(rows) == sum(len(t) - 100 if t.startswith(b"q") else len(t) for t in texts)
-
-
-def test_every_byte_of_a_part_is_scored_once(tmp_path):
-    file = token_file(tmp_path, [b"%02d" % k * 700 for k in range(20)])
-    part = subset.of(file, 3000)
-    for seq_len in (16, 100, 4096):
-        batches = heldout.batches(part, seq_len=seq_len, batch_size=3)
-        assert sum(batch.n_bytes for batch in batches) == 3008  # 187 of each of sixteen, and 16

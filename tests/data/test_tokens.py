@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxhog.data import bpe
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter
 from mlxhog.errors import DataError
@@ -44,14 +43,6 @@ def test_sequences_overlap_by_one_token_and_the_tail_is_left_out(tmp_path):
     assert batch.x.flags.c_contiguous
     assert batch.y.flags.c_contiguous
     assert batch.n_bytes == 8
-
-
-def test_bpe_tokens_count_the_bytes_they_stand_for(tmp_path):
-    text = b"the state of the union " * 20
-    tokenizer = bpe.train_bpe([text], 300)
-    file = TokenFile.open(write(tmp_path, [text], tokenizer))
-    assert file.n_tokens < len(text) / 2
-    assert file.batch(np.array([0]), file.n_tokens - 1).n_bytes == len(text)
 
 
 def test_large_vocabularies_take_four_bytes_a_token(tmp_path):

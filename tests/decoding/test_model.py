@@ -9,7 +9,6 @@ import transformers
 from safetensors.numpy import load_file, save_file
 
 from mlxhog import load
-from mlxhog.base import mapped
 from mlxhog.cli import main
 from mlxhog.data.bpe import train_bpe
 from mlxhog.decoding.options import Sampling
@@ -121,13 +120,3 @@ def test_numbers_that_are_not_finite_are_named_before_any_text(hf, backend, caps
     out, err = capsys.readouterr()
     assert "backbone.out_norm.weight has numbers that are not finite" in err
     assert out == ""
-
-
-def test_torch_copies_no_weight_that_is_stored_as_it_is_held(saved_run, monkeypatch):
-    def copied(*_):
-        raise AssertionError("a float32 weight was copied")
-
-    monkeypatch.setattr(mapped, "copy", copied)
-    assert answer(saved_run, "torch:cpu", seed=1)
-    with pytest.raises(AssertionError, match="was copied"):
-        answer(saved_run, "mlx:cpu", seed=1)

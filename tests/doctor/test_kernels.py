@@ -7,9 +7,13 @@ import pytest
 from mlxhog.arena.child import Lane
 from mlxhog.doctor import kernels
 from mlxhog.doctor.checks import CheckResult
-from mlxhog.doctor.kernels import check_engine, difference, write_imported
+from mlxhog.doctor.kernels import check_engine, difference, operator_fault, write_imported
+from mlxhog.metal import engine as engines
 from mlxhog.metal.engine import ReferenceEngine
 from mlxhog.metal.kernels.adds import DENSE_AXPY
+from mlxhog.metal.kernels.conv import FORWARD
+from mlxhog.models.ops import kernels as choose_kernels
+from tests.metal.faulty import FaultyEngine
 
 
 @pytest.fixture
@@ -17,19 +21,27 @@ def lane():
     return Lane(None, 0)
 
 
-def one_kernel():
-    yield DENSE_AXPY, ""
-
-
-def test_an_engine_that_works_has_a_row_per_kernel(monkeypatch):
-    monkeypatch.setattr(kernels, "instances", one_kernel)
+def test_an_engine_that_works_has_a_row_per_kernel_of_parameters_and_per_operator(monkeypatch):
+    monkeypatch.setattr(kernels, "KERNELS", {"dense_axpy": DENSE_AXPY, "conv_forward": FORWARD})
+    only = {"causal_conv": kernels.self_check.CHECKS["causal_conv"]}
+    monkeypatch.setattr(kernels.self_check, "CHECKS", only)
     told = []
     check, rows = check_engine("emulated:mlx", told.append)
     assert check.result == CheckResult.PASS
-    row = {"name": "dense_axpy", "instance": "", "engine": "emulated:mlx", "ok": True}
+    row = {"instance": "", "engine": "emulated:mlx", "ok": True}
     allowed = DENSE_AXPY.allowed(emulated=False)
-    assert rows == [{**row, "max_error": 0.0, "tolerance": allowed}]
-    assert told == ["dense_axpy on emulated:mlx"]
+    assert rows == [
+        {**row, "name": "dense_axpy", "max_error": 0.0, "tolerance": allowed},
+        {**row, "name": "causal_conv", "max_error": None, "tolerance": 0.0},
+    ]
+    assert told == ["dense_axpy on emulated:mlx", "causal_conv on emulated:mlx"]
+
+
+def test_an_operator_whose_kernel_is_off_is_caught(lane, monkeypatch):
+    monkeypatch.setattr(engines, "create", lambda name: FaultyEngine("conv_forward"))
+    choose_kernels._metal.cache_clear()
+    assert "is off by" in operator_fault(lane, "emulated:mps", "causal_conv")
+    choose_kernels._metal.cache_clear()
 
 
 def test_an_engine_that_cannot_start_is_told_and_runs_nothing():
@@ -40,7 +52,7 @@ def test_an_engine_that_cannot_start_is_told_and_runs_nothing():
 
 
 def test_a_kernel_that_differs_from_its_reference_is_caught(lane, monkeypatch):
-    assert difference(lane, "emulated:mps", "dense_axpy", "") == 0.0
+    assert difference(lane, "emulated:mps", "dense_axpy") == 0.0
 
     def half_as_much(**arrays):
         DENSE_AXPY.reference(**{**arrays, "scale": arrays["scale"] / 2})
@@ -48,7 +60,7 @@ def test_a_kernel_that_differs_from_its_reference_is_caught(lane, monkeypatch):
     wrong = replace(DENSE_AXPY, reference=half_as_much)
     sampled = replace(wrong, sample=lambda rng, n: replace(DENSE_AXPY.sample(rng, n), kernel=wrong))
     monkeypatch.setattr(kernels, "KERNELS", {"dense_axpy": sampled})
-    assert difference(lane, "emulated:mps", "dense_axpy", "") > 0.0
+    assert difference(lane, "emulated:mps", "dense_axpy") > 0.0
 
 
 def test_an_engine_that_copies_instead_of_importing_is_caught(lane, monkeypatch):

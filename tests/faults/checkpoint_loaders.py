@@ -69,13 +69,6 @@ def _write_torch(folder):
     return [file, folder / "config.yaml"]
 
 
-def _write_old_torch(folder):
-    (file, config) = _write_torch(folder)
-    state = torch.load(file, weights_only=True)
-    torch.save(state, file, _use_new_zipfile_serialization=False)
-    return [file]
-
-
 def _write_run(folder):
     run = creation.create(folder, "fuzz")
     model, params = _params(LARGE)
@@ -165,7 +158,6 @@ SUBJECTS = (
     Subject("directory of transformers", _write_hf, _touch, 4),
     Subject("shards", _write_shards, _touch, 3),
     Subject("torch file", _write_torch, lambda folder: _touch(folder / "model.pt"), 4),
-    Subject("old torch file", _write_old_torch, lambda folder: _touch(folder / "model.pt"), 2),
     Subject("checkpoint", _write_checkpoint, _read_checkpoint, 2),
     Subject("checkpoint with a manifest that fits", _write_checkpoint, _read_signed, 4),
     Subject("runs", _write_run, _read_runs, 4),

@@ -39,7 +39,7 @@ from mlxhog.models import families, registry
 from mlxhog.models.mad.sequence import canonical, parse
 from mlxhog.strategies import access_order
 from mlxhog.theory import target
-from mlxhog.training import checkpoints, recording, replay
+from mlxhog.training import replay, state
 from mlxhog.training.plan import make_plan
 from tests.faults import checkpoint_loaders
 from tests.faults.subjects import (
@@ -156,8 +156,8 @@ def _write_recording(folder):
     config = small_config(folder, workers="torch:cpu*2", determinism="record", optimizer="muon")
     plan, run = make_plan(config), Run(folder)
     with Arena.create(plan.layout) as arena:
-        checkpoints.restore(plan, arena, Ledger(arena))
-        recording.begin(plan, folder, arena)
+        state.load(plan, arena, Ledger(arena))
+        replay.begin_record(plan, folder, arena)
         numbers = event_log.Numbers(0, 1, 3, 2, 1.0, 1, 1, 0.1, 1.0)
         accesses = np.arange(20, dtype=np.uint32)
         sums = access_order.stripe_sums(arena)
@@ -172,7 +172,7 @@ def _write_recording(folder):
         for slot in (1, 2):
             for record in records:
                 event_log.append(event_log.worker_path(folder, slot), record)
-        recording.end(folder, arena, print)
+        replay.end_record(folder, arena, print)
     replay.read(run)
     folder = folder / event_log.FOLDER
     return [*(folder / f"{n}.json" for n in ("header", "end")), *sorted(folder.glob("*.log"))]
@@ -194,8 +194,8 @@ def write_study(folder):
     )  # fmt: skip
     with stored.lock():
         stored.append(one, [Point(step=1, seconds=0.1, loss=1.0, acc_token=0.1, acc_macro=0.2)])
-        stored.add_proposal({"candidate": candidate})
-        stored.add_proposal({"candidate": candidate, "score": 0.5})
+        stored.add_proposal(candidate)
+        stored.add_proposal(candidate, 0.5)
     (curve,) = (folder / "s" / "curves").iterdir()
     return [folder / "s" / n for n in ("study.yaml", "runs.jsonl", "candidates.jsonl")] + [curve]
 

@@ -11,10 +11,8 @@ from mlxhog.base import plain_json, plain_yaml
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
 from mlxhog.config.sources import of_keywords, resolve
-from mlxhog.errors import ConfigError, StudyError
-from mlxhog.mad.options import Protocol
+from mlxhog.errors import ConfigError
 from mlxhog.mad.search.space import to_space
-from mlxhog.mad.study.store import StudyRecord
 from mlxhog.models import families
 from mlxhog.models.mad.sequence import parse
 from tests.faults.subjects import LARGE, MAD, V1
@@ -36,7 +34,6 @@ values = st.recursive(
     ),
     max_leaves=6,
 )
-RECORDED = sorted({field.name for field in dataclasses.fields(StudyRecord)} - {"curve"})
 OPTIONS = sorted(options(TrainConfig)) + ["eval_evry", ""]
 LAYERS = st.from_regex(
     r"(mlstm|slstm|swiglu|[(]|[)]|\*[0-9]{1,3}|[(]h[0-9]+[)]| ){1,12}", fullmatch=True
@@ -117,20 +114,3 @@ def test_any_text_is_plain_yaml_or_json_or_is_none(text):
     with contextlib.suppress(ValueError):
         value = plain_json.loads(text)
         assert plain_json.loads(plain_json.dumps(value)) == value
-
-
-@same_every_time
-@given(st.sampled_from(RECORDED), values)
-def test_a_record_of_a_run_takes_any_value_or_refuses_it(name, value):
-    entry = dict.fromkeys(RECORDED, "x")
-    entry |= dict.fromkeys(("acc_token", "acc_macro", "ceiling", "loss", "seconds"), 1.0)
-    entry |= {"val_token": None, "val_macro": None, "steps": 1, "params": 1, "state": 1}
-    entry |= {"by_length": (), "solved": None}
-    protocol = Protocol(steps=1).to_dict()
-    entry |= {"config": {"task": "x", "seed": 0, "settings": {}, "protocol": protocol}}
-    entry |= {"status": "done"}
-    assert StudyRecord.from_dict(entry).task == "x"
-    with contextlib.suppress(StudyError):
-        record = StudyRecord.from_dict({**entry, name: value})
-        assert record.seed >= 0
-        assert isinstance(record.task, str)

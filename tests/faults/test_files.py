@@ -21,7 +21,7 @@ from mlxhog.checkpoint import run as runs
 from mlxhog.data.stream import StreamWriter, append_examples
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import ArenaError, EnvironmentLacks
-from mlxhog.mad.study.store import LineFile, Store
+from mlxhog.mad.study.store import Store
 from mlxhog.training import reporting, trainer
 from tests.checkpoint.conftest import names, save
 from tests.pairs import each_of
@@ -52,18 +52,18 @@ def refuse(monkeypatch, number):
 @pytest.mark.parametrize("number", REFUSALS)
 def test_a_refused_write_is_said_in_words_and_the_old_file_stands(run, monkeypatch, number):
     save(run, 10)
-    journal = LineFile(run.directory / "journal.jsonl")
-    journal.append({"n": 1})
+    study = Store(run.directory)
+    study.add_proposal("swiglu")
     with monkeypatch.context() as patch:
         refuse(patch, number)
         for write in (
             lambda: run.write_status({"status": "done"}),
             lambda: save(run, 20),
-            lambda: journal.append({"n": 2}),
+            lambda: study.add_proposal("mlp"),
         ):
             with pytest.raises(EnvironmentLacks):
                 write()
-    assert journal.read() == [{"n": 1}]
+    assert [one.candidate for one in study.proposals()] == ["swiglu"]
     assert run.read_status()["status"] == "interrupted"
     assert names(run) == ["latest", "step-00000010"]
 
@@ -89,7 +89,7 @@ def test_a_log_keeps_nothing_of_what_the_disk_refused_in_part(tmp_path, name):
         "samples": (run.samples_path, run.append_sample),
         "study": (
             tmp_path / "candidates.jsonl",
-            lambda text: store.add_proposal({"text": text}),
+            store.add_proposal,
         ),
         "examples": (
             tmp_path / "stream" / "examples.jsonl",

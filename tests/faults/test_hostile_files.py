@@ -170,13 +170,13 @@ def test_metrics_that_are_no_objects_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        ("seeds:\n- 0", "seeds: 0", "has seeds 0"),
-        ("seeds:\n- 0", "seeds:\n- x", "has seeds ['x']"),
-        ("threads: 1", "threads: 9000000000000000", "has threads 9000000000000000"),
-        ("threads: 1", "threads: 2024-01-01", "has threads '2024-01-01'"),
-        ("dim: null", "dim: .nan", "has dim nan"),
-        ("protocol: {}", "protocol: {stepz: 2}", "has a protocol that this mlxhog does not know"),
-        ("protocol: {}", "protocol: {steps: 0}", "has a protocol that this mlxhog does not know"),
+        ("seeds:\n- 0", "seeds: 0", "seeds is 0"),
+        ("seeds:\n- 0", "seeds:\n- x", "seeds is 'x'"),
+        ("threads: 1", "threads: 9000000000000000", "threads is 9000000000000000"),
+        ("threads: 1", "threads: 2024-01-01", "threads is '2024-01-01'"),
+        ("dim: null", "dim: .nan", "dim is nan"),
+        ("protocol: {}", "protocol: {stepz: 2}", "stepz"),
+        ("protocol: {}", "protocol: {steps: 0}", "steps is 0"),
         ("suite: smoke", "suite: " + "[" * 3000, "nested more than"),
     ],
 )
@@ -189,21 +189,6 @@ def test_an_edited_study_is_refused_by_field(tmp_path, before, after, message):
     with pytest.raises(StudyError) as caught:
         study.read(stored)
     assert message in str(caught.value)
-
-
-@each_of(
-    "changes",
-    [
-        {"status": "fine"}, {"seconds": "1"}, {"config": []}, {"key": "../../x"}, {"steps": -1},
-        {"config": {"task": 1, "seed": 0}}, {"acc_macro": True}, {"params": 10**30},
-    ],
-)  # fmt: skip
-def test_a_record_of_a_run_with_a_foreign_value_is_refused_by_field(tmp_path, changes):
-    list(loaders.write_study(tmp_path))
-    path = tmp_path / "s" / "runs.jsonl"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes) + "\n")
-    with pytest.raises(StudyError, match=rf"has {next(iter(changes))} .*resume the study"):
-        store.find("s", tmp_path).records()
 
 
 @each_of(

@@ -61,14 +61,12 @@ def said(*paths):
 
 @pytest.mark.slow
 def test_strides_that_wrap_the_address_space_and_a_dict_that_holds_itself_are_refused(tmp_path):
-    save(tmp_path / "archive.pt", Claim(0, (5, 2), (2**62, 1)), True)
-    save(tmp_path / "old.pt", Claim(0, (5, 2), (2**62, 1)), False)
+    torch.save({"a": Claim(0, (5, 2), (2**62, 1))}, tmp_path / "archive.pt")
     loop = {}
     loop["model"] = loop
     torch.save(loop, tmp_path / "loop.pt")
-    archive, old, itself = said(*(tmp_path / f"{name}.pt" for name in ("archive", "old", "loop")))
-    assert "strides (4611686018427387904, 1)" in archive
-    assert "strides (4611686018427387904, 1)" in old
+    archive, itself = said(*(tmp_path / f"{name}.pt" for name in ("archive", "loop")))
+    assert "4611686018427387904, 1" in archive
     assert "has no state dict" in itself
 
 
@@ -82,10 +80,9 @@ BEYOND = {
 }
 
 
-@each_of("zipped", [True, False], ids=["archive", "old-layout"])
 @each_of("claim", BEYOND.values(), ids=BEYOND)
-def test_a_tensor_beyond_its_numbers_is_refused_before_it_is_viewed(tmp_path, claim, zipped):
-    save(tmp_path / "a.pt", claim, zipped)
+def test_a_tensor_beyond_its_numbers_is_refused_before_it_is_viewed(tmp_path, claim):
+    torch.save({"a": claim}, tmp_path / "a.pt")
     with pytest.raises(CheckpointError, match=r"a\.pt"):
         read(tmp_path / "a.pt")
 
@@ -110,7 +107,6 @@ PICKLES = [
     [
         *((lambda name, data, p=p: p if name.endswith("data.pkl") else data, {}, "a.pt|b.pt")
           for p in PICKLES),
-        (lambda name, data: data[:16] if "/data/" in name else data, {}, "4 elements of it"),
         (lambda _, data: data, {"compression": zipfile.ZIP_DEFLATED}, "is compressed"),
     ],
 )  # fmt: skip
@@ -128,18 +124,12 @@ def test_a_damaged_archive_is_refused_before_it_is_unpacked(tmp_path, change, ho
 def test_a_tensor_that_is_no_array_of_the_file_is_refused(tmp_path):
     for tensor in (torch.eye(3).to_sparse(), torch.empty(3, device="meta")):
         torch.save({"a": tensor}, tmp_path / "a.pt")
-        with pytest.raises(CheckpointError, match="of a|a has type"):
+        with pytest.raises(CheckpointError, match="a has type"):
             read(tmp_path / "a.pt")
 
 
-@each_of("zipped", [True, False], ids=["archive", "old-layout"])
 @each_of("shape", [(0, 2**62), (2**62, 0), (0, 2**31, 2**31), (0,) * 70])
-def test_a_tensor_without_numbers_whose_shape_no_array_has_is_refused(tmp_path, shape, zipped):
-    tensor = torch.empty(shape)
-    torch.save({"a": tensor}, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(CheckpointError, match="a has shape .*, which no array can have"):
+def test_a_tensor_without_numbers_whose_shape_no_array_has_is_refused(tmp_path, shape):
+    torch.save({"a": torch.empty(shape)}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="a has shape .*, which no array"):
         read(tmp_path / "a.pt")
-
-
-def save(path, claim, zipped):
-    torch.save({"a": claim}, path, _use_new_zipfile_serialization=zipped)

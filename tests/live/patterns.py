@@ -81,7 +81,7 @@ class PatternRun:
     """The arena of such a run, its publisher, and readers connected to it."""
 
     def __init__(self, folder, publish_every, writers):
-        self.arena = Arena.create(layout(), run_id="patterns")
+        self.arena = Arena.create(layout())
         self.arena.counters.store("command", Command.TRAIN)
         strategy = build(TrainConfig(steps=1, strategy="hogwild"), max(1, writers))
         self.path = folder / "socket"

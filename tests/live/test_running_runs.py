@@ -15,7 +15,7 @@ from mlxhog.arena.requests import socket_path
 from mlxhog.checkpoint import creation
 from mlxhog.checkpoint import run as runs
 from mlxhog.cli import main
-from mlxhog.errors import ArenaError, CheckpointError, RunError
+from mlxhog.errors import ArenaError, RunError
 from mlxhog.live import source as sources
 from mlxhog.live.opening import open_source
 from mlxhog.live.source import WeightFollower
@@ -157,22 +157,6 @@ def test_a_resumed_run_that_cannot_be_read_is_followed_by_its_checkpoints(
             assert follower.refresh(in_sequence=False).version == step
     follower.source.close()
     model.backend.close()
-
-
-def test_a_run_without_copies_is_read_from_its_checkpoint(tmp_path):
-    config = small_config(tmp_path, steps=None, time=120.0, save_every=10, live="off")
-    notes = []
-
-    def look(progress):
-        with contextlib.suppress(CheckpointError):
-            if progress.step >= 20 and not notes:
-                source, _ = open_source("latest", root=Path(config.out), backend="torch:cpu")
-                notes.append(source.note)
-                source.close()
-                signal.raise_signal(signal.SIGINT)
-
-    train(config, observer=look)
-    assert "--live on" in notes[0]
 
 
 # -- a run that starts -----------------------------------------------------------------------------

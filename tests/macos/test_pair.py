@@ -138,7 +138,7 @@ from dataclasses import asdict
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.base import verdicts
-from mlxhog.training.engines import RunEngines
+from mlxhog.training.kernel_choice import RunEngines
 
 def recordable():
     try:

@@ -52,14 +52,6 @@ def test_every_suite_is_listed_with_its_runs_and_what_it_measures(capsys):
     assert "compression 66, memorization 36" in capsys.readouterr().out
 
 
-def test_the_lines_name_numbers_as_a_line_of_layers_takes_them(capsys):
-    assert main(["mad", "layers"]) == 0
-    text = capsys.readouterr().out
-    assert "heads=none kv_heads=none rope=true base=10000 qk_norm=false bias=true" in text
-    assert main(["mad", "tasks"]) == 0
-    assert "noisy-in-context-recall (NR)  " in capsys.readouterr().out
-
-
 def test_own_layers_and_tasks_are_listed_with_their_file(tmp_path):
     file = EXAMPLES / "my_layer.py"
     ended = mlxhog(tmp_path, "mad", "layers", "--plugin", str(file), "--json")
@@ -68,13 +60,3 @@ def test_own_layers_and_tasks_are_listed_with_their_file(tmp_path):
     assert own["numbers"] == {"expand": {"default": 1, "type": "int"}}
     ended = mlxhog(tmp_path, "mad", "tasks", "--plugin", str(EXAMPLES / "my_task.py"))
     assert "my_task (MY)  the first half in reverse order" in ended.out
-
-
-def test_a_layer_that_says_nothing_of_itself_has_the_first_line_of_its_file(tmp_path):
-    text = (EXAMPLES / "my_layer.py").read_text()
-    (tmp_path / "quiet.py").write_text(
-        "".join(line for line in text.splitlines(True) if "about =" not in line)
-    )
-    ended = mlxhog(tmp_path, "mad", "layers", "--plugin", "quiet.py", "--json")
-    (own,) = (one for one in json.loads(ended.out) if one["name"] == "my_layer")
-    assert own["about"].startswith("A layer of your own in one file")

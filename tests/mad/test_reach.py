@@ -70,18 +70,3 @@ def test_scored_rows_longer_than_those_to_train_on_are_refused_with_learned_posi
     assert main(f"{TRAIN} depo".split()) == 2
     assert "and depo has rows of 2048 tokens" in capsys.readouterr().err
     assert sorted(path.name for path in Path().iterdir()) == ["a.yaml", "s.yaml"]
-
-
-@pytest.mark.slow
-@each_of(
-    ("model", "words"),
-    [
-        ({"layers": "hyena swiglu"}, f"{TRAIN} C"),
-        ({"layers": "mlstm mh-attention"}, f"{TRAIN} CR"),
-        ({"layers": "hyena swiglu"}, f"{BENCH} lite --tasks C,M"),
-        ({"position": "sincos", "layers": "mlstm"}, f"{TRAIN} CR --position none"),
-    ],
-)
-def test_shorter_rows_and_layers_for_any_length_are_not(model, words):
-    file(max_length=64, **model)
-    assert main(words.split()) == 0

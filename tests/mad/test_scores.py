@@ -3,12 +3,11 @@
 import math
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from mlxhog.errors import StudyError
 from mlxhog.mad.options import point_name
-from mlxhog.mad.scores import half_width, scores
+from mlxhog.mad.scores import scores
 from tests.mad.search.recorded import layers, record, setting, suite
 
 A = "gated-conv swiglu"
@@ -101,11 +100,6 @@ def test_an_interrupted_run_is_missing_until_another_one_of_its_place_has_ended(
     assert (row.status, row.score) == ("done", pytest.approx(0.6))
 
 
-def test_the_last_of_several_runs_of_one_place_counts():
-    (row,) = scores([*complete(A, 0.2, 0.2), record(A, "one", 0.6)], TWO_TASKS)
-    assert (row.tasks["one"], row.n_runs) == (0.6, 2)
-
-
 def test_runs_that_are_not_of_the_suite_do_not_count():
     others = [
         record(A, "three", 1.0),
@@ -165,12 +159,6 @@ def test_a_seed_that_lacks_a_run_is_left_out_of_the_mean_and_named():
     assert (row.status, row.missing) == ("partial", ("one baseline lr 0.001 seed 1",))
 
 
-def test_seeds_that_lack_runs_make_no_interval():
-    runs = [record(A, "one", 0.5, seed=0), record(A, "one", 0.7, seed=1)]
-    (row,) = scores(runs, TWO_TASKS)
-    assert (row.status, row.interval) == ("partial", None)
-
-
 def test_seeds_that_were_to_be_run_are_missing_where_no_record_has_them():
     (row,) = scores(complete(A, 0.5, 0.5), TWO_TASKS, seeds=(0, 7))
     assert [place.split()[-1] for place in row.missing] == ["7", "7"]
@@ -181,12 +169,6 @@ def test_two_step_sizes_never_have_one_name():
     names = [point_name({"lr": lr, "weight_decay": 0.1}) for lr in rates]
     expected = ("1e-03", "0.0014", "0.0015", "2e-03", "auto")
     assert names == [f"lr {rate} wd 0.1" for rate in expected]
-
-
-def test_a_missing_run_at_the_optimizers_own_step_size_is_named():
-    measured = suite(setting("one"), setting("two"), points=({"lr": None},))
-    (row,) = scores([record(A, "one", 0.5, lr=None)], measured)
-    assert (row.status, row.missing) == ("partial", ("two baseline lr auto seed 0",))
 
 
 def test_selecting_by_validation_rows_scores_the_test_rows_of_the_chosen_run():
@@ -243,24 +225,4 @@ def test_parameters_are_those_of_the_layers_and_their_norms():
     assert row.layers == ("gated-conv", "swiglu")
 
 
-def test_no_records_give_no_rows():
-    assert scores([], TWO_TASKS) == []
-    alien = replace(record(A, "three", 1.0), label="other")
-    assert scores([alien], TWO_TASKS) == []
-
-
-PRINTED = {1: 12.7062, 2: 4.30265, 3: 3.18245, 4: 2.77645, 9: 2.26216, 30: 2.04227, 120: 1.97993}
 """Upper 2.5 % points of Student's t by degrees of freedom, as any table has them."""
-
-
-@pytest.mark.parametrize(("df", "expected"), PRINTED.items())
-def test_the_interval_is_as_many_standard_errors_as_the_tables_of_students_t_say(df, expected):
-    values = np.random.default_rng(df).normal(size=df + 1)
-    error = np.std(values, ddof=1) / math.sqrt(df + 1)
-    assert half_width(list(values)) == pytest.approx(expected * error, rel=3e-6)
-
-
-def test_the_interval_holds_the_mean_of_a_normal_in_95_of_100_draws():
-    draws = np.random.default_rng(0).normal(2.0, 3.0, (4000, 4))
-    covered = [abs(row.mean() - 2.0) <= half_width(list(row)) for row in draws]
-    assert 0.94 < np.mean(covered) < 0.96

@@ -7,7 +7,6 @@ import pytest
 
 from mlxhog.errors import ConfigError
 from mlxhog.mad.options import PUBLISHED, Protocol
-from mlxhog.mad.run import RunConfig
 from mlxhog.mad.study.session import Planning
 from mlxhog.mad.study.study import Study
 from mlxhog.mad.suites import SUITES, at_dim, expand, fixed, only, suite, with_rates
@@ -78,38 +77,6 @@ def test_the_full_suite_is_trained_by_the_protocol_of_the_reference_with_its_fix
     assert {(config.dim, config.position) for config in configs} == {(128, "none")}
 
 
-def test_every_setting_of_the_grid_differs_from_the_baseline_in_what_its_label_says():
-    for setting in suite("full").settings:
-        baseline = vars(BENCHMARK[setting.task]())
-        changed = {
-            name: value for name, value in setting.settings.items() if baseline[name] != value
-        }
-        if setting.label == "baseline":
-            assert not changed
-        else:
-            ((name, value),) = changed.items()
-            assert setting.label == f"{name}={value}"
-
-
-def test_lite_is_the_six_baselines_at_two_step_sizes():
-    configs = list(runs(suite("lite"), LAYERS, seeds=[0]))
-    assert len(configs) == 12
-    assert {config.protocol.steps for config in configs} == {2000}
-    assert {config.protocol.lr for config in configs} == {5e-4, 2e-3}
-    for config in configs:
-        assert config.settings == vars(BENCHMARK[config.task]())
-
-
-def test_smoke_is_small_and_has_one_point():
-    configs = list(runs(suite("smoke"), LAYERS, seeds=[0]))
-    assert [config.task for config in configs] == list(BENCHMARK)
-    for config in configs:
-        assert (config.dim, config.protocol.lr, config.protocol.clip) == (64, 2e-3, 1.0)
-        assert config.protocol.batch_size == (32 if config.settings["seq_len"] == 64 else 64) or (
-            config.task == "memorization"
-        )
-
-
 @pytest.mark.parametrize("name", SUITES)
 def test_every_setting_of_a_suite_can_be_drawn_and_has_a_model(name):
     for setting in suite(name).settings:
@@ -163,13 +130,6 @@ def test_every_seed_has_its_runs_and_the_protocol_reaches_the_task():
     for config in configs:
         assert config.settings["val_rows"] == config.settings["test_rows"] == 256
         assert config.settings.get("fuzzy_compat", True) is True
-
-
-def test_a_run_of_a_suite_is_the_one_that_its_parts_make():
-    config = next(expand(at_dim(suite("lite"), 32), LAYERS, [7], threads=2))
-    assert config.label == "baseline"
-    assert isinstance(config, RunConfig)
-    assert (config.dim, config.threads, config.seed, config.layers) == (32, 2, 7, LAYERS)
 
 
 def test_recall_compares_numbers_of_pairs_at_three_widths_and_copies_of_four_lengths():
@@ -240,13 +200,6 @@ def test_another_optimizer_has_its_own_step_size_in_place_of_the_suites_points()
     assert {(one.protocol.optimizer.name, one.protocol.lr) for one in configs} == {("muon", None)}
     chosen = fixed(suite("lite"), {"optimizer": "muon", "lr": 1e-2})
     assert chosen.points == ({"lr": 1e-2},)
-
-
-def test_numbers_without_an_optimizer_are_those_of_the_suites():
-    (*_, config) = expand(suite("smoke"), LAYERS, [0], protocol={"beta2": 0.95})
-    assert config.protocol.optimizer == replace(PUBLISHED, beta2=0.95)
-    with pytest.raises(ConfigError, match="adamw has no nesterov; muon has"):
-        list(expand(suite("smoke"), LAYERS, [0], protocol={"nesterov": 0.1}))
 
 
 def test_a_protocol_that_fixes_the_step_size_leaves_one_point_for_each_other_value():

@@ -90,8 +90,8 @@ def test_a_file_that_is_scaled_can_be_scaled_again(how):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["scale", "first", "--out", "d.yaml"], "lacks --depth"),
-        (["scale", "first", "--depth", "8"], "lacks --out"),
+        (["scale", "first", "--out", "d.yaml"], "--depth is missing"),
+        (["scale", "first", "--depth", "8"], "--out is missing"),
         (["scale", "mlstm swiglu", "--depth", "8", "--out", "d.txt"], "name a YAML file"),
         (["scale", "mlstm swiglu", "--depth", "8", "--out", "no/d.yaml"], "no folder 'no'"),
         (
@@ -110,19 +110,6 @@ def test_a_mistake_writes_nothing_and_names_the_way_out(words, message, capsys):
     assert run(*words) == 2
     assert message in capsys.readouterr().err
     assert [path.name for path in Path().iterdir()] == ["studies"]
-
-
-def test_a_scaled_winner_trains_as_a_language_model(capsys):
-    line = "mlstm(h2) swiglu(inner=16) gated-conv mlp(inner=16)"
-    scale = ["--depth", "4", "--how", "stretch", "--out", "d.yaml", "--dim", "16"]
-    assert run("scale", line, *scale) == 0
-    Path("text.txt").write_text("lock free adds never wait " * 1000)
-    small = ["--seq-len", "16", "--batch-size", "2", "--eval-tokens", "512"]
-    train = ["train", "--model", "d.yaml", "--data", "text.txt", "--workers", "mlx:cpu"]
-    capsys.readouterr()
-    assert main([*train, *small, "--steps", "2", "--json", "--quiet"]) == 0
-    result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert (result["status"], result["steps"]) == ("done", 2)
 
 
 @pytest.mark.slow

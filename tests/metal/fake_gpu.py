@@ -15,12 +15,13 @@ import numpy as np
 import torch
 
 from mlxhog.errors import MetalError
-from mlxhog.metal.engine import Engine, ReferenceEngine
+from mlxhog.metal.engine import Engine
+from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.kernel import Kernel, Launch, read_source
 
 
 def _run(engine, kernel, inputs, outputs, **how):
-    """Compute a launch in NumPy; returns the outputs in order."""
+    """Compute a launch; returns the outputs in order."""
     named = dict(zip([argument.name for argument in kernel.inputs], inputs, strict=True))
     shapes = dict(zip([argument.name for argument in kernel.outputs], outputs, strict=True))
     result = engine.run(Launch(kernel=kernel, inputs=named, outputs=shapes, **how))
@@ -38,7 +39,7 @@ class FakeMLX:
     """`mx.fast.metal_kernel` and adoption; `calls` keeps what each launch was given."""
 
     kernels: dict[str, Kernel]
-    engine: Engine = field(default_factory=ReferenceEngine)
+    engine: Engine = field(default_factory=lambda: HostEngine("mlx"))
     built: list[dict[str, Any]] = field(default_factory=list)
     calls: list[dict[str, Any]] = field(default_factory=list)
     launched: list[Kernel] = field(default_factory=list)  # of `calls`
@@ -111,7 +112,7 @@ class FakeMPS:
     """`torch.mps.compile_shader` and `synchronize`, on tensors of the CPU."""
 
     kernels: dict[str, Kernel]
-    engine: Engine = field(default_factory=ReferenceEngine)
+    engine: Engine = field(default_factory=lambda: HostEngine("mps"))
     compiled: list[str] = field(default_factory=list)
     calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
     synchronized: int = 0

@@ -1,25 +1,20 @@
 """Metal kernels with a planted fault, on the CPU; for tests of what notices them."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass, field
-
 import numpy as np
 
 from mlxhog.errors import MetalError
-from mlxhog.metal.engine import ReferenceEngine
+from mlxhog.metal.host.engine import HostEngine
 
 
-@dataclass
-class FaultyEngine(ReferenceEngine):
-    """NumPy's results, but those of one kernel are off by a share, or it does not run at all.
+class FaultyEngine(HostEngine):
+    """Right results, but those of one kernel are off by a share, or it does not run at all.
 
     Only launches with the numbers `only` have the fault.
     """
 
-    kernel: str
-    by: float | None = 1e-2
-    only: dict[str, int] = field(default_factory=dict)
+    def __init__(self, kernel, by=1e-2, only=None):
+        super().__init__("mlx")
+        self.kernel, self.by, self.only = kernel, by, only or {}
 
     def run(self, launch):
         results = super().run(launch)

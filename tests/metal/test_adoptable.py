@@ -9,7 +9,7 @@ import pytest
 from mlxhog.arena import Arena, plan
 from mlxhog.arena.layout import PAGE
 from mlxhog.errors import EnvironmentLacks, ShapeError
-from mlxhog.metal.engine import MOST_ELEMENTS, adoptable_pieces
+from mlxhog.metal.engine import MOST_ELEMENTS, adoptable
 
 
 @pytest.fixture
@@ -27,63 +27,47 @@ def paged(n_bytes, page=PAGE):
 
 def test_every_float_segment_of_an_arena_is_imported_whole_and_as_one_array(arena):
     for name in ("params", "m.1", "m.3"):
-        (only,) = adoptable_pieces(arena.segment(name))
+        only = adoptable(arena.segment(name))
         assert np.shares_memory(only, arena.segment(name))
         assert only.size == arena.layout.n_floats
 
 
 def test_memory_that_starts_or_ends_inside_a_page_is_refused_with_the_way_out():
     memory = paged(3 * PAGE)
-    assert len(adoptable_pieces(memory, page=PAGE)) == 1
+    assert adoptable(memory, page=PAGE) is memory
     for start, stop, problem in (
         (4096, 4096 + PAGE, r"starts at 0x\w+, 4,096 bytes past a page of 16,384"),
         (0, PAGE + 128, r"has 16,512 bytes, 128 bytes past a page"),
     ):
         with pytest.raises(EnvironmentLacks, match=rf"{problem}.*--read snapshot"):
-            adoptable_pieces(memory[start:stop], page=PAGE)
+            adoptable(memory[start:stop], page=PAGE)
 
 
 def test_what_fits_pages_of_4_kib_need_not_fit_those_of_apple_silicon():
     memory = paged(2 * PAGE)[4096 : 4096 + PAGE]
-    assert len(adoptable_pieces(memory, page=4096)) == 1
+    assert adoptable(memory, page=4096) is memory
     with pytest.raises(EnvironmentLacks):
-        adoptable_pieces(memory, page=PAGE)
+        adoptable(memory, page=PAGE)
 
 
 def test_only_flat_contiguous_memory_is_imported():
     floats = paged(2 * PAGE).view(np.float32)
     for array in (floats.reshape(2, -1), floats[::2], floats[:0], floats[::-1]):
         with pytest.raises(ShapeError, match="whole segment, flat and contiguous"):
-            adoptable_pieces(array, page=PAGE)
+            adoptable(array, page=PAGE)
 
 
-def test_more_elements_than_an_array_may_have_become_several_imports_on_page_boundaries():
-    floats = paged(8 * PAGE).view(np.float32)
-    most = 3 * PAGE // 4 + 5
-    parts = adoptable_pieces(floats, page=PAGE, most=most)
-    assert [part.size for part in parts] == [3 * PAGE // 4, 3 * PAGE // 4, 2 * PAGE // 4]
-    assert all(part.ctypes.data % PAGE == 0 for part in parts)
-    end = floats.ctypes.data
-    for part in parts:
-        assert part.ctypes.data == end
-        end += part.nbytes
-    assert end == floats.ctypes.data + floats.nbytes
-
-
-def test_an_arena_beyond_31_bits_of_elements_is_imported_in_two():
+def test_an_arena_beyond_31_bits_of_elements_is_refused_with_the_way_out():
     n = MOST_ELEMENTS + 1 + PAGE // 4
     address = paged(PAGE).ctypes.data  # never touched: only addresses and sizes are looked at
     huge = np.ctypeslib.as_array((ctypes.c_float * n).from_address(address))
-    first, second = adoptable_pieces(huge, page=PAGE)
-    assert first.size <= MOST_ELEMENTS
-    assert first.nbytes % PAGE == 0
-    assert first.size + second.size == n
+    with pytest.raises(EnvironmentLacks, match=r"2,147,487,744 elements.*--gpu-write cpu"):
+        adoptable(huge, page=PAGE)
 
 
 def test_a_read_only_mapping_can_be_imported(arena):
     with Arena.from_handle(arena.handle(), readonly=True) as reader:
-        (only,) = adoptable_pieces(reader.params)
-        assert not only.flags.writeable
+        assert not adoptable(reader.params).flags.writeable
 
 
 def test_every_worker_slot_checks_on_a_float_of_its_own_that_nothing_else_uses(arena):

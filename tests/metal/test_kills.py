@@ -16,9 +16,11 @@ import pytest
 from mlxhog import _native
 from mlxhog.base.processes import follow_parent
 from mlxhog.metal.kernels.step_rules import adam_hp, sgd_hp
+from mlxhog.optim import updates
 from tests.metal.shared import PROCESSES, TIMEOUT_S, pid_of, shared
+from tests.optim.small import Slot
 
-WORKERS, KILLS = 3, 50
+WORKERS, KILLS = 3, 30
 WIDTH = 32  # of a row of a table
 LOSSLESS = 0
 UP = sgd_hp(lr=-1.0, weight_decay=0.0)
@@ -54,6 +56,19 @@ def step_a_table_for_ever(segment, slot, generation):
     while True:
         place = (segment.floats, 0, WIDTH, 0, rows, grad)
         _native.step_rows("sgd", locks, LOSSLESS, *place, None, None, -UP, seed=seed)
+        steps[0] += 1
+        seed += 1
+
+
+def add_at_for_ever(segment, slot, generation):
+    """One worker: add 1.0 at every element, one by one, count it, again."""
+    follow_parent()
+    locks = _native.Locks(segment.words, segment.table, slot, generation)
+    n = segment.floats.size
+    place = (segment.floats, Slot("dense", (n,), 0), np.arange(n, dtype=np.int32))
+    steps, seed = segment.workers["steps"][slot - 1 : slot], os.getpid()
+    while True:
+        updates.add_at(*place, np.ones(n, np.float32), locks=locks, mode=LOSSLESS, seed=seed)
         steps[0] += 1
         seed += 1
 
@@ -122,6 +137,7 @@ class Supervisor:
         (add_by_one, 1, 64, 400),
         (add_by_two, 2, 1024, 25),
         (step_a_table_for_ever, 1, 64, 400),
+        (add_at_for_ever, 1, 64, 100),
     ],
 )
 def test_random_kills_leave_no_lock_taken_and_lose_no_finished_step(work, threads, stripes, steps):

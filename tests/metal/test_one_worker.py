@@ -51,29 +51,39 @@ OPTIMIZERS = {
 }
 
 
-def trained(optimizer, mode, form, *, recorded=False):
-    """Parameters, state and record after four steps."""
+def trained(
+    optimizer, mode, gradients, slots=SLOTS, n=N, n_words=N_WORDS, *, decay=("dense", "rows"),
+    recorded=False, pending=False, threads=1, scale=lambda grads: 0.7,
+):  # fmt: skip
+    """Every array that four steps write: parameters, state, record and pending steps."""
     rng = np.random.default_rng(1)
-    with shared(N, N_WORDS) as segment:
-        segment.floats[...] = rng.standard_normal(N, dtype=np.float32)
-        private = {name: np.zeros(N, np.float32) for name in optimizer.state_segments}
-        both = {name: np.zeros(N, np.float32) for name in optimizer.shared_segments}
-        record = StepTrace(np.zeros(N, np.float32), np.zeros(N, np.float32))
+    with shared(n, n_words) as segment:
+        segment.floats[...] = rng.standard_normal(n, dtype=np.float32)
+        private = {name: np.zeros(n, np.float32) for name in optimizer.state_segments}
+        both = {name: np.zeros(n, np.float32) for name in optimizer.shared_segments}
+        last, prev, waiting = np.zeros((3, n), np.float32)
         target = Target(
             flat=segment.floats,
-            slots=SLOTS,
+            slots=slots,
             locks=segment.locks(1) if mode == 0 else None,
             mode=mode,
             private=private,
             shared=both,
-            decay=frozenset({"dense", "rows"}),
-            record=record if recorded else None,
+            decay=frozenset(decay),
+            record=StepTrace(last, prev) if recorded else None,
+            pending=waiting if pending else None,
+            threads=threads,
         )
         for step in range(1, 5):
-            grads = gradients(rng)[form]
-            optimizer.step(target, grads, lr=0.01, step=step, seed=step, grad_scale=0.7)
-        assert not segment.words.any()
-        return [segment.floats.copy(), *private.values(), *both.values(), *record]
+            grads = gradients(rng)
+            how = {"lr": 0.01, "step": step, "seed": step, "grad_scale": scale(grads)}
+            optimizer.step(target, grads, **how)
+        assert not segment.words.any(), "a lock is still taken"
+        return [segment.floats.copy(), *private.values(), *both.values(), waiting, last, prev]
+
+
+def of(form):
+    return lambda rng: gradients(rng)[form]
 
 
 @each_of("mode", MODES)
@@ -82,7 +92,7 @@ def trained(optimizer, mode, form, *, recorded=False):
 def test_every_mode_of_every_optimizer_gives_the_references_bits(name, form, mode):
     make = OPTIMIZERS[name]
     for actual, expected in zip(
-        trained(make(True), mode, form), trained(make(False), mode, form), strict=True
+        trained(make(True), mode, of(form)), trained(make(False), mode, of(form)), strict=True
     ):
         np.testing.assert_array_equal(actual.view(np.uint32), expected.view(np.uint32))
 
@@ -92,7 +102,7 @@ def test_every_mode_of_every_optimizer_gives_the_references_bits(name, form, mod
 def test_recorded_steps_are_those_of_dense_parameters_in_every_mode(name, mode):
     make = OPTIMIZERS[name]
     native, reference, plain = (
-        trained(make(native), mode, "all dense", recorded=recorded)
+        trained(make(native), mode, of("all dense"), recorded=recorded)
         for native, recorded in ((True, True), (False, True), (True, False))
     )
     for actual, expected in zip(native, reference, strict=True):

@@ -1,16 +1,13 @@
 """Adds at single elements: the bits of the reference, no add lost, also beside whole-array adds."""
 
-import os
-import time
 from threading import BrokenBarrierError
 
 import numpy as np
 import pytest
 
 from mlxhog import _native
-from mlxhog.base.processes import follow_parent
 from mlxhog.optim import updates
-from tests.metal.shared import PROCESSES, TIMEOUT_S, run, shared, spawned
+from tests.metal.shared import PROCESSES, TIMEOUT_S, run, shared
 from tests.metal.test_one_worker import MODES
 from tests.optim.small import Slot
 from tests.pairs import each_of
@@ -124,50 +121,3 @@ def test_no_add_is_lost_whatever_form_the_other_writers_adds_have(mode, name):
         actual = segment.floats[parameter.offset : parameter.offset + parameter.size]
         np.testing.assert_array_equal(actual, wanted_after(workers, parameter, rounds))
         assert actual.sum() == segment.floats.sum(), "an add reached beyond its parameter"
-
-
-def add_for_ever(segment, slot):
-    """One worker: 1.0 to the same elements, count the finished step, again."""
-    follow_parent()  # it must not outlive a test that is killed
-    locks = segment.locks(slot)
-    index = np.arange(0, DENSE.size, 3, dtype=np.int32)
-    ones = np.ones(len(index), np.float32)
-    steps = segment.workers["steps"][slot - 1 : slot]
-    while True:
-        updates.add_at(segment.floats, DENSE, index, ones, locks=locks, mode=LOSSLESS, seed=slot)
-        steps[0] += 1
-
-
-@pytest.mark.slow
-def test_killed_workers_lose_no_finished_step_and_leave_no_lock_taken():
-    for kill in range(5):
-        with shared(N, N_WORDS) as segment:
-            steps = segment.workers["steps"]
-            with spawned(add_for_ever, [(segment, 1), (segment, 2)]) as processes:
-                entries = segment.workers[:2]
-                for k, process in enumerate(processes):
-                    assert process.pid is not None
-                    entries["start_time"][k] = _native.process_start_time(process.pid)
-                    entries["pid"][k] = process.pid
-                wait_for(steps, 0, 50 + kill)
-                wait_for(steps, 1, 50)
-                processes[0].kill()
-                processes[0].join(TIMEOUT_S)
-                entries["dead"][0] = 1
-                wait_for(steps, 1, int(steps[1]) + 50)  # it passes every stripe of the dead
-            for slot in (1, 2):
-                _native.sweep_locks(segment.words, slot)
-            assert not segment.words.any()
-            result = segment.floats[DENSE.offset : DENSE.offset + DENSE.size]
-            finished = int(steps.sum())
-            assert result[::3].min() >= finished, "an increment of a finished step is lost"
-            assert result[::3].max() <= finished + 2, "more than the dead workers' last steps"
-            assert result[1::3].max() == result[2::3].max() == 0
-
-
-def wait_for(steps, worker, goal):
-    """Until a worker has finished `goal` steps; a hang fails here."""
-    deadline = time.monotonic() + TIMEOUT_S
-    while int(steps[worker]) < goal:
-        assert time.monotonic() < deadline, "a worker hangs"
-        os.sched_yield()

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from mlxhog import _native
-from mlxhog.optim import SGD, AdamW, Momentum, Target, updates
+from mlxhog.optim import SGD, AdamW, Momentum, updates
 from mlxhog.optim.gradients import Rows, global_norm
-from mlxhog.optim.rule import StepTrace
-from tests.metal.shared import shared
+from tests.metal.test_one_worker import MODES, trained
 from tests.optim.small import Slot
 from tests.pairs import each_of
 
@@ -17,7 +16,6 @@ LARGE = Slot("large", (401, 511), 77)  # 200 stripes, from the middle of one to 
 SMALL = Slot("small", (33,), LARGE.offset + LARGE.size)
 SLOTS = {slot.name: slot for slot in (LARGE, SMALL)}
 N = SMALL.offset + SMALL.size + 100
-MODES = [pytest.param(mode, id=name) for name, mode in updates.WRITE_MODES.items()]
 OPTIMIZERS = {
     "sgd": lambda: SGD(weight_decay=0.1),
     "momentum": lambda: Momentum(weight_decay=0.1),
@@ -27,35 +25,22 @@ OPTIMIZERS = {
 TO = ("parameters", "parameters, recorded", "pending")
 
 
-def trained(optimizer, mode, to, threads):
-    """Every array that three steps write."""
-    rng = np.random.default_rng(1)
-    with shared(N) as segment:
-        segment.floats[...] = rng.standard_normal(N, dtype=np.float32)
-        private = {name: np.zeros(N, np.float32) for name in optimizer.state_segments}
-        both = {name: np.zeros(N, np.float32) for name in optimizer.shared_segments}
-        record, pending = (np.zeros((2, N), np.float32), np.zeros(N, np.float32))
-        target = Target(
-            flat=segment.floats,
-            slots=SLOTS,
-            locks=segment.locks(1),
-            mode=mode,
-            private=private,
-            shared=both,
-            decay=frozenset({"large"}),
-            record=StepTrace(*record) if to == TO[1] else None,
-            pending=pending if to == "pending" else None,
-            threads=threads,
-        )
-        for step in range(1, 4):
-            grads = {
-                name: rng.standard_normal(slot.shape, dtype=np.float32)
-                for name, slot in SLOTS.items()
-            }
-            scale = 1.0 / global_norm(grads, threads)
-            optimizer.step(target, grads, lr=0.01, step=step, seed=step, grad_scale=scale)
-        assert not segment.words.any(), "a lock is still taken"
-        return [segment.floats.copy(), *private.values(), *both.values(), *record, pending]
+def stepped(optimizer, mode, to, threads):
+    return trained(
+        optimizer,
+        mode,
+        lambda rng: {
+            name: rng.standard_normal(slot.shape, dtype=np.float32) for name, slot in SLOTS.items()
+        },
+        SLOTS,
+        N,
+        0,
+        decay={"large"},
+        recorded=to == TO[1],
+        pending=to == "pending",
+        threads=threads,
+        scale=lambda grads: 1.0 / global_norm(grads, threads),
+    )
 
 
 @pytest.mark.slow
@@ -65,7 +50,7 @@ def trained(optimizer, mode, to, threads):
 def test_steps_by_several_threads_have_the_bits_of_one_thread(name, mode, to):
     if to == "pending" and name == "adamw, shared moments":
         return  # refused: a pending step moves nothing shared
-    one, three = (trained(OPTIMIZERS[name](), mode, to, threads) for threads in (1, 3))
+    one, three = (stepped(OPTIMIZERS[name](), mode, to, threads) for threads in (1, 3))
     for actual, expected in zip(three, one, strict=True):
         np.testing.assert_array_equal(actual.view(np.uint32), expected.view(np.uint32))
 

@@ -4,6 +4,7 @@ import pytest
 
 from mlxhog.errors import ConfigError
 from mlxhog.models.families import param_count, param_spec
+from mlxhog.models.registry import load_architecture
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from tests.pairs import each_of
 
@@ -22,9 +23,6 @@ def make(**changes):
 @each_of(
     ("changes", "count"),
     [
-        ({}, 162_303_840),
-        ({"hidden_size": 4096, "num_hidden_layers": 32, "num_heads": 8}, 6_865_424_896),
-        ({"hidden_size": 2048, "num_hidden_layers": 24}, 1_420_839_104),
         ({"hidden_size": 2560, "num_hidden_layers": 32, "num_heads": 5}, 2_780_449_600),
         # Published with tied embeddings as 126,901,952, which saves one matrix of V d.
         ({"hidden_size": 736, "vocab_size": 65536}, 126_901_952 + 65536 * 736),
@@ -32,6 +30,11 @@ def make(**changes):
 )
 def test_parameter_counts_are_those_of_the_published_models(changes, count):
     assert param_count(make(**changes)) == count
+
+
+@each_of(("name", "count"), [("160m", 162_303_840), ("1.3b", 1_420_839_104), ("7b", 6_865_424_896)])
+def test_a_published_architecture_has_the_published_number_of_parameters(name, count):
+    assert param_count(load_architecture(name)) == count
 
 
 @each_of(

@@ -1,4 +1,4 @@
-"""Fresh parameters follow the initialisation of the papers' training code."""
+"""Fresh parameters follow the papers' training code, and the xlstm package for its own stack."""
 
 import json
 import math
@@ -10,12 +10,27 @@ from mlxhog.errors import ConfigError
 from mlxhog.models.families import init_params, param_spec
 from mlxhog.models.spec import ParamSpec, initial_value
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
+from mlxhog.models.xlstm_v1 import XLSTMV1Config
 from tests.models.golden import FOLDER
+from tests.pairs import each_of
 
 D, BLOCKS, NH = 256, 4, 4
-CFG = XLSTMLargeConfig(vocab_size=512, hidden_size=D, num_hidden_layers=BLOCKS, num_heads=NH)
+LARGE = XLSTMLargeConfig(vocab_size=512, hidden_size=D, num_hidden_layers=BLOCKS, num_heads=NH)
 SMALL = math.sqrt(2 / (5 * D))
 WANG = 2 / (BLOCKS * math.sqrt(D))
+V1 = XLSTMV1Config.from_dict(
+    {
+        "vocab_size": 512,
+        "embedding_dim": D,
+        "num_blocks": BLOCKS,
+        "slstm_at": [1],
+        "bias": True,
+        "mlstm_block": {},
+        "slstm_block": {"slstm": {"recurrent_weight_init": "standard"}},
+    },
+    strict=True,
+)
+MLSTM, SLSTM = (f"xlstm_block_stack.blocks.{layer}" for layer in (0, 1))
 NORMALS = {
     "backbone.embeddings.weight": SMALL,
     "lm_head.weight": SMALL,
@@ -26,22 +41,89 @@ NORMALS = {
     "backbone.blocks.1.ffn.proj_up.weight": SMALL,
     "backbone.blocks.1.mlstm_layer.out_proj.weight": WANG,
     "backbone.blocks.1.ffn.proj_down.weight": WANG,
+    "token_embedding.weight": SMALL,
+    f"{MLSTM}.xlstm.proj_up.weight": SMALL,
+    f"{MLSTM}.xlstm.q_proj.weight": SMALL,
+    f"{MLSTM}.xlstm.k_proj.weight": SMALL,
+    f"{MLSTM}.xlstm.v_proj.weight": SMALL,
+    f"{MLSTM}.xlstm.proj_down.weight": WANG,
+    f"{SLSTM}.xlstm.igate.weight": SMALL,
+    f"{SLSTM}.xlstm.fgate.weight": SMALL,
+    f"{SLSTM}.xlstm.zgate.weight": SMALL,
+    f"{SLSTM}.xlstm.ogate.weight": SMALL,
+    f"{SLSTM}.ffn.proj_up.weight": SMALL,
+    f"{SLSTM}.ffn.proj_down.weight": WANG,
 }
+UNIFORMS = {
+    f"{MLSTM}.xlstm.conv1d.conv.weight": 0.5,
+    f"{MLSTM}.xlstm.conv1d.conv.bias": 0.5,
+    f"{SLSTM}.xlstm.conv1d.conv.weight": 0.5,
+    f"{SLSTM}.xlstm.slstm_cell._recurrent_kernel_": 1 / math.sqrt(D),
+}
+ZEROS = [
+    f"{MLSTM}.xlstm_norm.weight",
+    f"{MLSTM}.xlstm.proj_up.bias",
+    f"{MLSTM}.xlstm.q_proj.bias",
+    f"{MLSTM}.xlstm.mlstm_cell.igate.weight",
+    f"{MLSTM}.xlstm.mlstm_cell.fgate.weight",
+    f"{MLSTM}.xlstm.mlstm_cell.outnorm.weight",
+    f"{SLSTM}.xlstm.group_norm.weight",
+    f"{SLSTM}.ffn_norm.weight",
+    "xlstm_block_stack.post_blocks_norm.weight",
+]
+VALUES = init_params(V1, seed=0) | init_params(LARGE, seed=0)
 
 
-@pytest.mark.parametrize(("name", "std"), NORMALS.items())
+@each_of(("name", "std"), NORMALS.items())
 def test_matrices_are_normal_with_the_standard_deviation_of_the_papers(name, std):
-    value = init_params(CFG, seed=0)[name]
+    value = VALUES[name]
     error = 4 / math.sqrt(value.size)  # four standard errors of a mean
     assert abs(value.mean()) < error * std
     assert abs(value.std() / std - 1) < error
-    assert 3.5 < np.abs(value).max() / std < 6.5
+    assert 3.0 < np.abs(value).max() / std < 6.5
+
+
+@each_of(("name", "bound"), UNIFORMS.items())
+def test_convolutions_and_the_standard_recurrent_matrix_are_uniform(name, bound):
+    value = VALUES[name]
+    error = 4 / math.sqrt(value.size)
+    assert abs(value.mean()) < error * bound
+    assert abs(value.std() * math.sqrt(3) / bound - 1) < error
+    assert 0.98 * bound < np.abs(value).max() <= bound
+
+
+@each_of("name", ZEROS)
+def test_norms_gates_and_biases_start_at_zero(name):
+    assert not VALUES[name].any()
+
+
+def test_an_input_gate_starts_about_zero_and_the_skip_at_one():
+    bias = VALUES[f"{MLSTM}.xlstm.mlstm_cell.igate.bias"]
+    assert 0 < np.abs(bias).max() < 0.5
+    np.testing.assert_array_equal(VALUES[f"{MLSTM}.xlstm.learnable_skip"], np.ones(2 * D))
+
+
+@pytest.mark.parametrize("init", ["slstm_powerlaw:3:1.6", "slstm_linspace:3:5.0:9.0"])
+def test_one_unit_in_a_head_takes_the_first_forget_bias(init):
+    bias = initial_value(ParamSpec("b", (4 * 3,), init), seed=0)
+    np.testing.assert_array_equal(bias.reshape(4, 3), [[0] * 3, [5] * 3, [0] * 3, [0] * 3])
+
+
+@pytest.mark.parametrize("name", ["standard", "zeros"])
+def test_the_other_biases_of_the_slstm_are_uniform_or_zero(name):
+    cfg = XLSTMV1Config.from_dict(
+        V1.to_dict() | {"slstm_block": {"slstm": {"bias_init": name}}}, strict=False
+    )
+    bias = init_params(cfg, seed=0)[f"{SLSTM}.xlstm.slstm_cell._bias_"]
+    bound = 1 / math.sqrt(D) if name == "standard" else 0.0
+    assert np.abs(bias).max() <= bound
+    assert np.abs(bias).max() >= 0.98 * bound
 
 
 def test_gates_start_closed_for_input_and_open_for_memory():
     layer = {
         name.removeprefix("backbone.blocks.0.mlstm_layer."): value
-        for name, value in init_params(CFG, seed=0).items()
+        for name, value in init_params(LARGE, seed=0).items()
     }
     for gate in ("igate", "fgate", "ogate"):
         assert not layer[f"{gate}_preact.weight"].any()
@@ -52,7 +134,7 @@ def test_gates_start_closed_for_input_and_open_for_memory():
 
 def test_names_and_shapes_are_those_of_transformers_and_so_are_most_statistics():
     recorded = json.loads((FOLDER / "hf_init_stats.json").read_text())["stats"]
-    ours = init_params(CFG, seed=0)
+    ours = init_params(LARGE, seed=0)
     assert {name: list(value.shape) for name, value in ours.items()} == {
         name: entry["shape"] for name, entry in recorded.items()
     }
@@ -64,7 +146,7 @@ def test_names_and_shapes_are_those_of_transformers_and_so_are_most_statistics()
 
 
 def test_a_value_depends_on_seed_and_name_alone():
-    spec = param_spec(CFG)["lm_head.weight"]
+    spec = param_spec(LARGE)["lm_head.weight"]
     np.testing.assert_array_equal(initial_value(spec, 7), initial_value(spec, 7))
     assert not np.array_equal(initial_value(spec, 7), initial_value(spec, 8))
     other = ParamSpec("other", spec.shape, spec.init)
@@ -73,12 +155,12 @@ def test_a_value_depends_on_seed_and_name_alone():
         vocab_size=512, hidden_size=D, num_hidden_layers=1, num_heads=NH, v_dim_factor=2.0
     )
     np.testing.assert_array_equal(
-        init_params(narrow, 7)["lm_head.weight"], init_params(CFG, 7)["lm_head.weight"]
+        init_params(narrow, 7)["lm_head.weight"], init_params(LARGE, 7)["lm_head.weight"]
     )
 
 
 def test_every_value_is_contiguous_float32():
-    for value in init_params(CFG, seed=0).values():
+    for value in init_params(LARGE, seed=0).values():
         assert value.dtype == np.float32
         assert value.flags.c_contiguous
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from mlxhog._native import ops
-from mlxhog.models.ops.native import adapter_mlx, adapter_torch, layers, sequence
+from mlxhog.models.ops.native import adapter_mlx, layers, sequence
 from mlxhog.models.ops.native.adapter_mlx import OPS as NATIVE_MLX
 from mlxhog.models.ops.native.adapter_torch import OPS as NATIVE_TORCH
-from tests.models.twins import TWINS, Twin
+from tests.models.twins import Twin
 from tests.pairs import each_of
-from tests.tolerances import GRADIENT_ANY_F32, OP_F32, PRODUCT_F32, assert_close
+from tests.tolerances import GRADIENT_ANY_F32, PRODUCT_F32, assert_close
 
 Arrays = Mapping[str, Any]
 PAIRS = {
@@ -33,19 +33,6 @@ def assert_same_grads(native, reference, scalar, inputs):
     assert grads.keys() == expected.keys()
     for name in expected:
         assert_close(grads[name], expected[name], GRADIENT_ANY_F32, label=name)
-
-
-@pytest.mark.parametrize("fast_gemm", [True, False])
-@pytest.mark.parametrize("twin", TWINS.values(), ids=TWINS)
-def test_linears_are_products_with_the_transposed_weights(twin, fast_gemm, monkeypatch):
-    for module in (adapter_torch, adapter_mlx):
-        monkeypatch.setattr(module, "FAST_GEMM", fast_gemm)
-    x, weights, bias = draw(2, 3, 8), (draw(5, 8), draw(4, 8), draw(40, 8)), draw(4)
-    outs = twin.op("linears", x, weights, (None, bias, None))
-    for out, w, b in zip(outs, weights, (0, bias, 0), strict=True):
-        assert_close(out, x.astype(np.float64) @ w.T + b, OP_F32)
-    (alone,) = twin.op("linears", x, weights[:1])
-    assert_close(alone, outs[0], OP_F32)
 
 
 @pytest.mark.slow
@@ -79,26 +66,6 @@ def test_gradients_of_linears_whose_outputs_are_partly_unused(native, reference)
     def scalar(ops, p):
         first, second, _ = ops.linears(p["x"], (p["a"], p["b"], p["d"]), (None, p["c"], None))
         return (first**2).sum() + (second**3).sum() + 0 * p["d"].sum()
-
-    assert_same_grads(native, reference, scalar, inputs)
-
-
-@pairs
-def test_gradients_flow_through_the_state_from_one_call_to_the_next(native, reference):
-    B, S, NH, DK, DV = 2, 21, 2, 4, 6
-    inputs = {
-        "q": draw(B, S, NH, DK),
-        "k": draw(B, S, NH, DK, seed=1),
-        "v": draw(B, S, NH, DV),
-        "i": draw(B, S, NH),
-        "f": 2 + draw(B, S, NH, seed=1),
-    }
-
-    def scalar(ops, p):
-        how = {"chunk_size": 8, "eps": 1e-6}
-        _, state = ops.mlstm_cell(*(x[:, :13] for x in p.values()), **how)
-        h, _ = ops.mlstm_cell(*(x[:, 13:] for x in p.values()), **how, state=state)
-        return (h**2).sum()
 
     assert_same_grads(native, reference, scalar, inputs)
 

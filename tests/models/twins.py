@@ -61,15 +61,9 @@ class Twin:
 
     def logits(self, cfg, params, tokens, state=None):
         """Logits and last state; `state` as returned by `zero_state` or by an earlier call."""
+        state = None if state is None else self.array(state)
         p, ids = self.array(params), self.array(tokens)
-        y, new = lm.forward(
-            cfg,
-            p,
-            lm.embed(cfg, p, ids, self.ops.xp),
-            None if state is None else self.array(state),
-            ops=self.ops,
-            starts=lm.starts(cfg, ids),
-        )
+        y, new = lm.logits(cfg, p, ids, state, ops=self.ops)
         return self.numpy(y), [self.numpy(block) for block in new]
 
     def zero_state(self, cfg, B):
@@ -78,9 +72,8 @@ class Twin:
     def hidden(self, cfg, params, tokens, state=None):
         """The residual stream after the embedding and each block, then after the last norm."""
         p, hidden = self.array(params), list[Any]()
-        x = lm.embed(cfg, p, self.array(tokens), self.ops.xp)
         state = None if state is None else self.array(state)
-        lm.forward(cfg, p, x, state, ops=self.ops, hidden=hidden)
+        lm.logits(cfg, p, self.array(tokens), state, ops=self.ops, hidden=hidden)
         return [self.numpy(x) for x in hidden]
 
     def loss_and_grads(self, cfg, params, tokens, labels, masks=None, state=None):
@@ -102,8 +95,9 @@ class Twin:
 
     def sum_loss(self, cfg, params, tokens, labels):
         p = self.array(params)
-        x = lm.embed(cfg, p, self.array(tokens), self.ops.xp)
-        return float(lm.sum_loss(cfg, p, x, self.array(labels), ops=self.ops).item())
+        return float(
+            lm.sum_loss(cfg, p, self.array(tokens), self.array(labels), ops=self.ops).item()
+        )
 
     def op(self, name, *args, **kwargs):
         """Call one of the ops with NumPy arguments."""

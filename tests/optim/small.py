@@ -19,7 +19,7 @@ RACY = WRITE_MODES["racy"]  # needs no locks; with one worker all modes are the 
 class Slot(layout.Slot):
     def __init__(self, name, shape, offset, kind="dense", row_word0=None):
         size = math.prod(shape)
-        super().__init__(name, shape, offset, size, kind, init="zeros", row_word0=row_word0)
+        super().__init__(name, shape, offset, size, kind, row_word0=row_word0)
 
 
 MATRIX = Slot("matrix", (6, 9), 3)

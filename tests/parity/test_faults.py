@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mlxhog.parity import compute, tolerances
-from mlxhog.parity.comparison import compare_sides
+from mlxhog.parity.compute import compare_sides
 from mlxhog.parity.engines import NumPyEngine
 from mlxhog.parity.subject import ModelPlan, ParitySide, ParitySubject
 from tests.models.sample import batch, config, perturbed_params

@@ -5,7 +5,7 @@ import pytest
 from mlxhog.backends import precision
 from mlxhog.backends.autodiff import MLXArrays
 from mlxhog.parity import compute
-from mlxhog.parity.comparison import compare_all
+from mlxhog.parity.compute import compare_all
 from mlxhog.parity.subject import ModelPlan, ParitySide, ParitySubject
 from tests.backends.imprecise import FAULTS
 from tests.models.sample import config

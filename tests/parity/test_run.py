@@ -12,8 +12,7 @@ from mlxhog.errors import ConfigError, WorkerFailed
 from mlxhog.models import ngrams
 from mlxhog.models.families import param_spec
 from mlxhog.parity import optimizers, tolerances
-from mlxhog.parity.comparison import compare_sides
-from mlxhog.parity.compute import computed_results
+from mlxhog.parity.compute import compare_sides, computed_results
 from mlxhog.parity.engines import NumPyEngine
 from mlxhog.parity.subject import ModelPlan, ParitySide, ParitySubject
 from tests.models.sample import batch, config, perturbed_params

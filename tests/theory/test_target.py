@@ -104,12 +104,6 @@ def test_a_run_without_a_checkpoint_says_so(run):
 
 
 @pytest.mark.slow
-def test_a_run_that_keeps_no_best_checkpoint_says_so(run):
-    with pytest.raises(CheckpointError, match="keeps no best checkpoint; train with --keep-best"):
-        find_target(f"{run}/best", {}, run.parent)
-
-
-@pytest.mark.slow
 def test_a_run_is_not_analyzed_on_tokens_of_another_tokenizer(run):
     target = find_target(str(run), {"tokenizer": ("bpe:300", "--tokenizer")}, run.parent)
     with pytest.raises(CheckpointError, match="use the same tokenizer"):

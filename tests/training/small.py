@@ -8,7 +8,6 @@ from mlxhog import TrainConfig
 from mlxhog.checkpoint import checkpoint
 from mlxhog.report.monitor import Monitor
 from mlxhog.training import trainer
-from mlxhog.training.deadlines import Deadlines
 from mlxhog.training.supervisor import Supervisor
 
 SMALL_MODEL = """
@@ -47,7 +46,7 @@ def mixed_model(tmp_path):
 def let_no_worker_finish(monkeypatch):
     """Let the runs of a test end while each worker is within a step, as far as they can see."""
     monkeypatch.setattr(trainer, "GRACE_S", 0.2)
-    monkeypatch.setattr(Deadlines, "step_s", lambda self, save_s: 0.5)
+    monkeypatch.setattr(trainer, "FIRST_STEP_S", 0.5)
     monkeypatch.setattr(Supervisor, "resting", lambda self: False)
     monkeypatch.setattr(Supervisor, "_rests", lambda self, seat: False)
 
@@ -112,3 +111,11 @@ def identical(a, b):
     return a.keys() == b.keys() and all(
         np.array_equal(a[name].view(np.uint32), b[name].view(np.uint32)) for name in a
     )
+
+
+class Messages(list):
+    """An observer that keeps a run's messages."""
+
+    def __call__(self, progress):
+        if progress.message is not None:
+            self.append(progress.message)

@@ -22,7 +22,7 @@ def main(job):
     from tests.metal.fake_gpu import FakeMLX
     from tests.metal.faulty import FaultyEngine
 
-    self_check.SIZES = self_check.SIZES[:1]  # NumPy computes all kernels
+    self_check.SIZES = self_check.SIZES[:1]  # the CPU computes all kernels
     changed = mx
     changed.gpu = mx.cpu
     changed.device_info = lambda *_: {"max_recommended_working_set_size": 8 << 30}

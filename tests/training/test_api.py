@@ -1,7 +1,6 @@
 """`mlxhog.train` from Python: keywords, a file or a configuration, and the shown progress."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,8 +18,6 @@ from mlxhog.errors import ConfigError, DataError
 from mlxhog.report.plain import PlainLines
 from mlxhog.training.api import configured
 from tests.training.small import small_config
-
-Asked = list[tuple[TrainConfig, Any]]
 
 
 @pytest.fixture
@@ -110,101 +107,83 @@ def resumed(name, **options):
     return configured([of_keywords("train()", {"resume": name, **options})])
 
 
-SYNC = {"strategy": "sync", "sync_shares": "speed", "lr": 0.00424, "beta1": 0.75}
-
-
-def test_a_run_that_averages_resumes_lock_free(stored):
-    name = stored("lr", "beta1", **SYNC, workers="2")
-    config = resumed(name, strategy="hogwild", max_workers=4)
-    assert config.strategy == Hogwild()
-    assert resumed(name).strategy == Sync(shares="speed")
-    with pytest.raises(mlxhog.ConfigError, match="hogwild has rounds after async_after only"):
-        resumed(name, strategy="hogwild", sync_shares="speed")
+DEFAULT = object()
+ADAMW = {"optimizer": "adamw", "beta2": 0.9, "eps": 0.1}
+SYNC = {
+    "strategy": "sync", "sync_shares": "speed", "lr": 0.00424, "beta1": 0.75, "workers": "2"
+}  # fmt: skip
+AUTOMATIC = (("lr", "beta1"), SYNC)
+GIVEN, OPEN = {"lr": 0.00424, "beta1": 0.75}, {"lr": None, "beta1": None}
 
 
 @pytest.mark.parametrize(
-    ("options", "changes", "left_out"),
+    ("run", "changes", "expected"),
     [
-        ({"strategy": "diloco", "outer_lr": 0.5}, {"strategy": "sync"}, ["outer_lr"]),
-        ({"strategy": "hogwild", "async_after": 0.1}, {"strategy": "sync"}, ["async_after"]),
-        ({"strategy": "hogwild", "predict": "own"}, {"strategy": "sync"}, ["predict"]),
-        ({"strategy": "ssp", "slack": 2}, {"strategy": "locked"}, ["slack"]),
-        ({"blocks": "disjoint", "rotate_every": 5}, {"blocks": "all"}, ["rotate_every"]),
-        ({"live_every": Interval(steps=5)}, {"live": "off"}, ["live_every"]),
-        ({"kernels": "reference", "cpu_blas": "reference"}, {"kernels": "native"}, ["cpu_blas"]),
-        ({"eval_tokens": 512}, {"eval_every": 0}, ["eval_tokens"]),
-        ({"eval_tokens": 512}, {"steps_per_eval": None}, ["eval_tokens"]),
+        # A number of another choice is left out.
+        ({"strategy": "diloco", "outer_lr": 0.5}, {"strategy": "sync"}, {"outer_lr": DEFAULT}),
+        ({"async_after": 0.1}, {"strategy": "sync"}, {"async_after": DEFAULT}),
+        ({"predict": "own"}, {"strategy": "sync"}, {"predict": DEFAULT}),
+        ({"strategy": "ssp", "slack": 2}, {"strategy": "locked"}, {"slack": DEFAULT}),
+        ({"blocks": "disjoint", "rotate_every": 5}, {"blocks": "all"}, {"rotate_every": DEFAULT}),
+        ({"live_every": Interval(steps=5)}, {"live": "off"}, {"live_every": DEFAULT}),
+        ({"kernels": "reference", "cpu_blas": "reference"}, {"kernels": "native"},
+         {"cpu_blas": DEFAULT}),
+        ({"eval_tokens": 512}, {"eval_every": 0}, {"eval_tokens": DEFAULT}),
+        ({"eval_tokens": 512}, {"steps_per_eval": None}, {"eval_tokens": DEFAULT}),
+        # Schedules and optimizers keep their numbers.
+        ({"schedule": "backoff", "backoff_steps": 9}, {}, {"schedule": Backoff(steps=9)}),
+        ({"schedule": "backoff", "backoff_steps": 9}, {"schedule": "backoff", "backoff_beta": 0.5},
+         {"schedule": Backoff(steps=9, beta=0.5)}),
+        ({"schedule": "backoff", "backoff_steps": 9}, {"schedule": "wsd"}, {"schedule": WSD()}),
+        (ADAMW, {}, {"optimizer": AdamW(beta2=0.9, eps=0.1)}),
+        (ADAMW, {"optimizer": "auto"}, {"optimizer": AdamW(beta2=0.9, eps=0.1)}),
+        (ADAMW, {"optimizer": "adamw", "eps": 0.2}, {"optimizer": AdamW(beta2=0.9, eps=0.2)}),
+        (ADAMW, {"optimizer": "adamw(eps=0.2)"}, {"optimizer": AdamW(beta2=0.9, eps=0.2)}),
+        (ADAMW, {"optimizer": "muon"}, {"optimizer": Muon()}),
+        (ADAMW, {"optimizer": "sgd"}, {"optimizer": SGD()}),
+        # Automatic options are decided again if the run changes.
+        (AUTOMATIC, {}, {"strategy": Sync(shares="speed"), **GIVEN}),
+        (AUTOMATIC, {"strategy": "sync", "workers": 2, "schedule": "wsd"}, GIVEN),
+        (AUTOMATIC, {"strategy": "auto", "optimizer": "auto"}, GIVEN),
+        (AUTOMATIC, {"strategy": "hogwild", "max_workers": 4}, {"strategy": Hogwild(), **OPEN}),
+        (AUTOMATIC, {"workers": 4}, OPEN),
+        (AUTOMATIC, {"workers": "auto"}, OPEN),
+        (AUTOMATIC, {"optimizer": "adamw", "reset_optimizer": True}, OPEN),
+        (AUTOMATIC, {"strategy": "hogwild", "lr": 0.1}, {"lr": 0.1, "beta1": None}),
+        # A step size that was given stays, but with another optimizer.
+        ((("beta1",), SYNC), {"strategy": "hogwild", "workers": 4},
+         {"lr": 0.00424, "optimizer": Muon()}),
+        ((("beta1",), SYNC), {"optimizer": "adamw", "reset_optimizer": True}, {"lr": None}),
+        (SYNC, {"strategy": "hogwild"}, {"lr": 0.00424, "optimizer": Muon(beta1=0.75)}),
     ],
-)
-def test_a_run_resumes_without_the_options_that_another_choice_does_not_take(
-    stored, options, changes, left_out
+)  # fmt: skip
+def test_a_run_resumes_with_its_options_as_far_as_the_call_does_not_change_them(
+    stored, run, changes, expected
 ):
-    name = stored(**options)
+    automatic, own = run if isinstance(run, tuple) else ((), run)
+    name = stored(*automatic, **own)
     config, same = resumed(name, **changes), resumed(name)
-    for one in left_out:
-        assert value_of(config, one) == value_of(TrainConfig(), one)
-        assert value_of(same, one) == options[one]
+    for option, value in expected.items():
+        if value is DEFAULT:
+            value = value_of(TrainConfig(), option)
+            assert value_of(same, option) == own[option]
+        assert value_of(config, option) == value, option
 
 
 def value_of(config, name):
-    """An option of a run, or a number of its strategy; the default if the strategy lacks it."""
+    """An option of a run, or a number of its strategy or optimizer; its default without such."""
+    if name in ("lr", "beta1"):
+        return open_numbers(config)[name]
     if name not in STRATEGIES.numbers():
         return getattr(config, name)
     return getattr(config.strategy, name, STRATEGIES.numbers()[name].option.default)
 
 
-def test_a_run_keeps_the_numbers_of_its_schedule_but_not_for_another_one(stored):
-    name = stored(schedule="backoff", backoff_steps=9)
-    assert resumed(name).schedule == Backoff(steps=9)
-    assert resumed(name, schedule="backoff", backoff_beta=0.5).schedule == Backoff(
-        steps=9, beta=0.5
-    )
-    assert resumed(name, schedule="wsd").schedule == WSD()
-
-
-def test_another_optimizer_begins_with_its_defaults_and_the_same_one_keeps_its_numbers(stored):
-    name = stored(optimizer="adamw", beta2=0.9, eps=0.1)
-    own = AdamW(beta2=0.9, eps=0.1)
-    assert resumed(name).optimizer == resumed(name, optimizer="auto").optimizer == own
-    assert resumed(name, optimizer="adamw", eps=0.2).optimizer == AdamW(beta2=0.9, eps=0.2)
-    assert resumed(name, optimizer="adamw(eps=0.2)").optimizer == AdamW(beta2=0.9, eps=0.2)
-    assert resumed(name, optimizer="muon").optimizer == Muon()
-    assert resumed(name, optimizer="sgd").optimizer == SGD()
+def test_a_number_that_the_new_choice_does_not_have_is_refused(stored):
+    with pytest.raises(ConfigError, match="hogwild has rounds after async_after only"):
+        resumed(stored(**SYNC), strategy="hogwild", sync_shares="speed")
     with pytest.raises(ConfigError, match="sgd has no eps"):
-        resumed(name, optimizer="sgd", eps=0.2)
-
-
-@pytest.mark.parametrize(
-    ("changes", "lr", "beta1"),
-    [
-        ({}, 0.00424, 0.75),
-        ({"strategy": "sync", "workers": 2, "schedule": "wsd"}, 0.00424, 0.75),
-        ({"strategy": "auto", "optimizer": "auto"}, 0.00424, 0.75),
-        ({"strategy": "hogwild"}, None, None),
-        ({"workers": 4}, None, None),
-        ({"workers": "auto"}, None, None),
-        ({"optimizer": "adamw", "reset_optimizer": True}, None, None),
-        ({"strategy": "hogwild", "lr": 0.1}, 0.1, None),
-    ],
-)
-def test_automatic_options_are_decided_again_if_the_run_changes(stored, changes, lr, beta1):
-    config = resumed(stored("lr", "beta1", **SYNC, workers="2"), **changes)
-    assert open_numbers(config)["lr"] == lr
-    assert open_numbers(config)["beta1"] == beta1
-
-
-def test_a_step_size_that_was_given_stays_but_with_another_optimizer(stored):
-    name = stored("beta1", **SYNC, workers="2")
-    config = resumed(name, strategy="hogwild", workers=4)
-    assert (config.lr, config.optimizer) == (0.00424, Muon())
-    assert resumed(name, optimizer="adamw", reset_optimizer=True).lr is None
-    config = resumed(stored(**SYNC), strategy="hogwild")
-    assert (config.lr, config.optimizer) == (0.00424, Muon(beta1=0.75))
-
-
-def test_a_run_whose_workers_were_not_measured_keeps_nothing_of_the_guess(stored):
-    config = resumed(stored("lr", "beta1", lr=0.00424, beta1=0.75))
-    assert (config.strategy, config.lr, config.optimizer) == (None, None, Muon())
+        resumed(stored(**ADAMW), optimizer="sgd", eps=0.2)
 
 
 @pytest.mark.slow

@@ -9,13 +9,12 @@ from mlxhog import train
 from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger
 from mlxhog.checkpoint import checkpoint
-from mlxhog.config.strategy import strategy_name
 from mlxhog.errors import ConfigError
 from mlxhog.strategies import ssp
-from mlxhog.training.checkpoints import restore
 from mlxhog.training.plan import make_plan
+from mlxhog.training.state import load
 from tests.pairs import each_of
-from tests.training.small import identical, parameters, small_config
+from tests.training.small import Messages, identical, parameters, small_config
 from tests.training.test_deaths import train_and_kill
 
 TWO = "mlx:cpu*2"
@@ -43,13 +42,6 @@ def test_simulated_staleness_of_p_minus_1_is_p_processes_in_turn_bit_for_bit(
     assert identical(parameters(of_turns), parameters(simulated))
     ages = {**dict.fromkeys(range(late), 1), late: 31 - late}
     assert dict(of_turns.staleness) == dict(simulated.staleness) == ages
-
-
-@pytest.mark.slow
-def test_a_simulation_without_staleness_is_serial(tmp_path):
-    fresh = train(small_config(tmp_path, strategy="sim", sim_staleness="fixed:0"))
-    serial = train(small_config(tmp_path, strategy="serial"))
-    assert identical(parameters(fresh), parameters(serial))
 
 
 @pytest.mark.slow
@@ -82,14 +74,6 @@ def served(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_workers_of_both_frameworks_train_with_a_server(served):
-    assert (served.status, served.steps, served.lost_update_rate) == ("done", 120, 0.0)
-    assert served.val_bits_per_byte is not None
-    assert served.val_bits_per_byte < 3.5
-    assert sum(served.staleness.values()) == 120
-
-
-@pytest.mark.slow
 def test_a_run_by_staleness_reports_each_workers_part_of_all_step_sizes(served):
     shares = [worker["rate_share"] for worker in served.to_json()["workers"]]
     rates = [
@@ -101,29 +85,12 @@ def test_a_run_by_staleness_reports_each_workers_part_of_all_step_sizes(served):
 
 
 @pytest.mark.slow
-def test_rescaled_by_speed_a_slow_worker_moves_the_parameters_as_far_as_a_fast_one(tmp_path):
-    config = small_config(tmp_path, workers=TWO, slow="1=4", rescale_by_speed=True, steps=120)
-    result = train(config)
-    slow = result.workers[1]
-    assert slow.rate_share is not None
-    assert slow.tokens / result.tokens < 0.4
-    assert slow.rate_share > 1.3 * slow.tokens / result.tokens
-
-
-@pytest.mark.slow
 def test_the_slow_worker_at_the_gate_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(ssp, "NOTICE_S", 0.05)
-    messages = []
+    messages = Messages()
     config = small_config(tmp_path, strategy="ssp", slack=0, workers=TWO, slow="1=60", steps=4)
-    train(config, observer=lambda progress: messages.append(progress.message or ""))
+    train(config, observer=messages)
     assert any(message.startswith("worker 2 is slow: after") for message in messages)
-
-
-@pytest.mark.slow
-def test_a_server_resumes_with_more_workers(tmp_path):
-    first = train(small_config(tmp_path, steps=10, strategy="async_ps"))
-    more = small_config(tmp_path, steps=10, strategy="async_ps", resume=first.run, workers=TWO)
-    assert train(more).steps == 20
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +112,7 @@ def test_updates_added_in_advance_keep_their_sum_with_other_workers(ahead):
     three = {"workers": "mlx:cpu*3", "steps": 10, "delay_feedback": True}
     planned = make_plan(small_config(folder, resume=first.run, **three))
     with Arena.create(planned.layout) as arena:
-        restore(planned, arena, Ledger(arena))
+        load(planned, arena, Ledger(arena))
         ahead = 0.0
         for name, slot in arena.layout.slots.items():
             span = slice(slot.offset, slot.offset + slot.size)
@@ -165,26 +132,13 @@ def test_updates_added_in_advance_are_undone_if_no_worker_will_undo_them(ahead, 
     loaded = checkpoint.load(Path(str(first.checkpoint)))
     planned = make_plan(small_config(folder, workers=TWO, resume=first.run, steps=10, **changes))
     with Arena.create(planned.layout) as arena:
-        restore(planned, arena, Ledger(arena))
+        load(planned, arena, Ledger(arena))
         ahead = 0.0
         for name, value in loaded.params.items():
             added = sum(loaded.optimizer[f"feedback.{k}/{name}"] for k in (1, 2))
             np.testing.assert_allclose(arena.param(name), value - added, rtol=1e-5, atol=1e-7)
             ahead += float(np.abs(added).sum())
         assert ahead > 0
-
-
-def test_an_option_of_one_strategy_chooses_it(tmp_path):
-    options = {"slack": 2, "backup_workers": 1, "sim_staleness": "fixed:3"}
-    chosen = [
-        strategy_name(small_config(tmp_path, strategy="auto", **{name: value}))
-        for name, value in options.items()
-    ]
-    assert chosen == ["ssp", "sync", "sim"]
-    late = small_config(tmp_path, strategy="auto", staleness_lr="exp")
-    assert strategy_name(late) == "hogwild"
-    fed = small_config(tmp_path, strategy="auto", delay_feedback=True)
-    assert (strategy_name(fed), fed.prediction) == ("hogwild", "none")
 
 
 @each_of(

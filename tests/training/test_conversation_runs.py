@@ -8,7 +8,7 @@ import mlxhog
 from mlxhog import train
 from mlxhog.data import conversations
 from mlxhog.errors import ConfigError
-from tests.training.small import small_config
+from tests.training.small import Messages, small_config
 
 TALK = [{"role": "user", "content": "say one"}, {"role": "assistant", "content": "one"}]
 
@@ -17,9 +17,9 @@ TALK = [{"role": "user", "content": "say one"}, {"role": "assistant", "content":
 def test_a_run_on_one_conversation_answers_it_and_exports_its_template(tmp_path):
     data = tmp_path / "chat.jsonl"
     data.write_text(json.dumps({"messages": TALK * 2}) + "\n")
-    notes = []
+    notes = Messages()
     config = small_config(tmp_path, data=str(data), steps=80, context="trained", lr=0.01)
-    result = train(config, observer=lambda p: notes.append(p.message or ""))
+    result = train(config, observer=notes)
     assert any("evaluations are of the training text" in note for note in notes)
     assert "training examples" in (result.val_text or "")
     with mlxhog.load(result.run) as model:

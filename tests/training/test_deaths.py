@@ -1,6 +1,5 @@
 """Workers and supervisors die at any instruction; a run continues, or can be resumed."""
 
-import json
 import os
 import random
 import re
@@ -18,7 +17,6 @@ from mlxhog.arena.control import Command
 from mlxhog.arena.workers import MAX_NONFINITE, State
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
-from mlxhog.errors import WorkerFailed
 from mlxhog.training import session
 from mlxhog.training.supervisor import Supervisor
 from tests.processes import alive, workers_of
@@ -64,12 +62,12 @@ class Killer:
     worker of a backend.
     """
 
-    def __init__(self, kills, backends=(), before=lambda: None):
-        self.left, self.backends = kills, backends
+    def __init__(self, kills, backends=(), before=lambda: None, number=signal.SIGKILL):
+        self.left, self.backends, self.number = kills, backends, number
         self._before, self._random, self._killed = before, random.Random(0), set[int]()
         self._slot = self._steps = 0  # of the next victim, when it was chosen
 
-    def train(self, config):
+    def train(self, config, observer=None):
         """Train, and kill."""
         poll = Supervisor.poll
 
@@ -79,7 +77,7 @@ class Killer:
                 self._look(supervisor)
 
         with mock.patch.object(Supervisor, "poll", poll_and_kill):
-            result = train(config)
+            result = train(config, observer=observer)
         assert self.left == 0, "the run ended before every kill was done"
         return result
 
@@ -102,7 +100,7 @@ class Killer:
             self._before()
             time.sleep(self._random.random() * 0.02)  # into any part of a step
             pid = entries.entry(self._slot).pid
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, self.number)
             self._killed.add(pid)
             self.left -= 1
             self._slot = 0
@@ -131,18 +129,6 @@ def train_and_kill(config, kills=1):
 )  # fmt: skip
 def test_a_killed_worker_is_replaced_and_the_run_reaches_its_last_step(tmp_path, options):
     train_and_kill(small_config(tmp_path, workers="mlx:cpu*2", **options), kills=2)
-
-
-@pytest.mark.slow
-def test_in_a_team_of_mlx_and_torch_a_killed_worker_of_either_is_replaced(tmp_path):
-    """In rounds, which wait for both."""
-    backends = ["mlx:cpu", "torch:cpu"]
-    config = small_config(tmp_path, workers=",".join(backends), strategy="sync", steps=40)
-    result = Killer(kills=2, backends=backends).train(config)
-    assert (result.status, result.restarts, result.steps) == ("done", 2, 40)
-    assert [worker.backend for worker in result.workers] == backends
-    assert all(worker.steps > 0 for worker in result.workers)
-    assert_no_segment_stays()
 
 
 @pytest.mark.slow
@@ -233,15 +219,6 @@ def test_workers_that_die_at_every_command_cost_no_step_and_no_evaluation(
     assert (state["used"]["steps"], state["left"]["steps"]) == (steps, 0)
 
 
-@pytest.mark.slow
-def test_a_worker_that_keeps_dying_ends_the_run_with_its_last_words(tmp_path):
-    config = small_config(tmp_path, steps=100_000, restarts=1)
-    with pytest.raises(WorkerFailed, match="SIGKILL.*--restarts"):
-        Killer(kills=10).train(config)
-    run = json.loads((next((tmp_path / "runs").iterdir()) / "run.json").read_text())
-    assert run["status"] == "failed"
-
-
 def start_child(tmp_path, *resume, forked=False):
     script = tmp_path / "child.py"
     script.write_text((FORKED if forked else "") + RUN_IN_CHILD)
@@ -259,33 +236,6 @@ def run_directory(tmp_path):
         "a training run",
     )
     return next(runs.glob("*/metrics.jsonl")).parent
-
-
-def worker_pids(run):
-    last = (run / "metrics.jsonl").read_text().splitlines()[0]
-    return [worker["pid"] for worker in json.loads(last)["workers"]]
-
-
-@pytest.mark.slow
-def test_when_the_supervisor_is_killed_workers_leave_and_the_run_can_be_resumed(tmp_path):
-    child = start_child(tmp_path)
-    try:
-        run = run_directory(tmp_path)
-        wait_until((run / "checkpoints" / "latest").exists, 60, "a checkpoint")
-        pids = worker_pids(run)
-        assert all(map(alive, pids))
-    finally:
-        child.kill()
-        child.communicate()
-    wait_until(lambda: not any(map(alive, pids)), 60, "the workers to leave")
-    assert_no_segment_stays()
-    state = checkpoint.load(checkpoint.latest(Run(run))).state
-    before = state["used"]["steps"]
-    assert state["left"]["steps"] == STEPS - before
-    result = train(small_config(tmp_path, workers="mlx:cpu*2", steps=5, resume=str(run)))
-    assert (result.status, result.steps) == ("done", before + 5)
-    after = checkpoint.load(Path(str(result.checkpoint))).state
-    assert (after["used"]["steps"], after["left"]["steps"]) == (before + 5, 0)
 
 
 @pytest.mark.slow
@@ -347,5 +297,8 @@ def test_random_deaths_leave_no_hang_no_orphan_and_a_run_that_resumes(tmp_path):
         assert b"Traceback" not in errors, errors.decode()
     assert len(list((tmp_path / "runs").iterdir())) == 1  # it was one run all along
     assert_no_segment_stays()
+    state = checkpoint.load(checkpoint.latest(Run(run))).state
+    before = state["used"]["steps"]
+    assert state["left"]["steps"] == STEPS - before
     result = train(small_config(tmp_path, workers="mlx:cpu*2", steps=5, resume=str(run)))
-    assert result.status == "done"
+    assert (result.status, result.steps) == ("done", before + 5)

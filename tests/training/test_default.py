@@ -20,7 +20,7 @@ from tests.training.small import parameters, small_config
 @pytest.mark.slow
 def test_the_default_is_the_preset_of_a_minute_over_the_shipped_tokenizer(tmp_path):
     plan = make_plan(TrainConfig(out=str(tmp_path), workers="mlx:cpu"))
-    stored = plan.resolution.stored
+    stored = plan.stored
     assert (stored.model, stored.tokenizer) == ("minute", "sotu")
     assert plan.data.tokenizer.sha256 == tokenizers.SHIPPED_SHA256
     assert (plan.model.vocab_size, plan.model.bos_token_id, plan.parameters) == (4096, 0, 1_477_520)
@@ -29,16 +29,6 @@ def test_the_default_is_the_preset_of_a_minute_over_the_shipped_tokenizer(tmp_pa
     chosen = stored.optimizer
     assert (chosen.embedding_lr, chosen.head_lr, chosen.scalar_lr) == (12, 2.4, 1.5)
     assert not [note for note in plan.notes if "vocabulary" in note]
-
-
-@pytest.mark.slow
-def test_the_default_of_0_2_is_two_words_away(tmp_path):
-    words = {"model": "tiny", "tokenizer": "bytes", "workers": "mlx:cpu"}
-    plan = make_plan(TrainConfig(**words, out=str(tmp_path)))
-    assert (plan.parameters, plan.model.vocab_size) == (939_680, 320)
-    assert plan.config.lr == 0.003
-    assert isinstance(plan.config.optimizer, Muon)
-    assert plan.config.optimizer.embedding_lr == 1
 
 
 @pytest.mark.slow

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +16,8 @@ from mlxhog.arena.requests import ask
 from mlxhog.checkpoint import checkpoint, run
 from mlxhog.data.stream import Stream, append_examples
 from mlxhog.data.tokenizers import ByteTokenizer
-from mlxhog.errors import CheckpointError, ConfigError, WorkerFailed
+from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.training import follow
-from mlxhog.training.follow import Follower
 from mlxhog.training.plan import make_plan
 from tests.training.asking import LIMIT_S, Client
 from tests.training.small import small_config
@@ -207,28 +205,6 @@ def test_text_that_was_acknowledged_is_trained_once_after_any_kill(tmp_path):
     published = [row.decode() for row in rows(directory)]
     assert sorted(published) == sorted([*sent, *files])  # each once
     assert done(directory) == stream(directory).parts[-1].end_ticket
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("looking_often")
-def test_a_fault_of_the_follower_ends_the_run_with_a_checkpoint(tmp_path, monkeypatch):
-    config = following(tmp_path, workers="mlx:cpu")
-    (Path(str(config.follow)) / "a.txt").write_text("some text " * 30)
-    look, steps = Follower.look, threading.Event()
-
-    def faulty(self):
-        if steps.is_set():
-            raise LookupError("there is no such thing")
-        return look(self)
-
-    def observe(progress):
-        if progress.step:
-            steps.set()
-
-    monkeypatch.setattr(Follower, "look", faulty)
-    with pytest.raises(WorkerFailed, match="LookupError: there is no such thing.*--resume"):
-        train(config, observer=observe)
-    assert run.find("latest", tmp_path / "runs").read_status()["status"] == "failed"
 
 
 @pytest.mark.slow

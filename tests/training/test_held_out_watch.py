@@ -50,14 +50,6 @@ def test_a_best_that_could_not_be_saved_keeps_no_worse_one_from_being_saved():
     assert (watch.bits_per_byte, watch.step, watch.since) == (2.0, 3, 1)
 
 
-def test_a_loss_that_is_reached_ends_a_run_in_bits_per_byte():
-    watch = HeldOutWatch(stop_at_loss=2.0)
-    watch.take(2.1, 1)
-    assert watch.reason_to_stop() is None
-    watch.take(2.0, 2)
-    assert "2.000 bits per byte at step 2" in str(watch.reason_to_stop())
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["hogwild", "sync", "local_sgd"])
 def test_epochs_are_passes_over_the_text(tmp_path, strategy):

@@ -13,21 +13,19 @@ from mlxhog.base.verdicts import Verdicts
 from mlxhog.cli.train import summary
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.report.metrics import kernels_used, label
 from mlxhog.training import kernel_choice, worker
 from mlxhog.training.plan import make_plan
 from tests.base.test_verdicts import kernel
 from tests.pairs import each_of
 from tests.training import stand_in_gpu as stand_in_gpu_worker
 from tests.training.small import (
+    Messages,
     identical,
     largest_difference,
-    mixed_model,
     parameters,
     small_config,
 )
 
-MAC = Machine("macos", "arm64", 10, 8 << 30, "Apple M4 Pro", frozenset({"mlx", "torch"}))
 UNTESTED = Verdicts(Path("record.json"), "this machine has not been tested: run `mlxhog doctor`")
 
 
@@ -44,83 +42,43 @@ def measured(metal=300.0, *, ok=True):
 FASTER, SLOWER, WRONG = measured(), measured(100.0), measured(ok=False)
 
 
-def resolved(backends, record, **options):
+FORCE, METAL, PLAIN = {"force": True}, {"kernels": "metal"}, {"kernels": "reference"}
+
+
+@each_of(
+    ("backends", "record", "options", "expected", "said"),
+    [
+        ("mlx:cpu torch:cpu", UNTESTED, {}, "native native", ""),
+        ("mlx:gpu mlx:cpu", UNTESTED, {}, "metal native", "metal on mlx:gpu, which each worker ch"),
+        ("mlx:gpu mlx:cpu mlx:gpu", FASTER, {}, "metal native metal", "metal on mlx:gpu, 300 tok"),
+        ("mlx:gpu torch:mps", FASTER, {}, "metal reference", "metal on mlx:gpu, 300 tokens/s"),
+        ("mlx:gpu", SLOWER, {}, "reference", ""),
+        ("mlx:gpu", WRONG, {}, "reference", "reference on mlx:gpu, because on mlx these differ"),
+        ("mlx:gpu", WRONG, FORCE, "reference", "reference on mlx:gpu, because on mlx these diff"),
+        ("mlx:gpu mlx:cpu", FASTER, PLAIN, "reference reference", ""),
+        ("mlx:gpu", SLOWER, METAL, "metal", ""),
+        ("mlx:gpu", WRONG, {**METAL, **FORCE}, "metal", ""),
+        ("mlx:cpu torch:cpu", UNTESTED, {"kernels": "native"}, "native native", ""),
+        ("mlx:cpu", UNTESTED, {"kernels": "metal-emulated"}, "metal-emulated", ""),
+        ("mlx:gpu torch:cpu", FASTER, METAL, ConfigError, "which torch:cpu cannot run; use auto"),
+        ("mlx:cpu torch:mps", FASTER, {"kernels": "native"}, ConfigError, "torch:mps cannot run"),
+        ("mlx:gpu", FASTER, {"kernels": "metal-emulated"}, ConfigError, "mlx:gpu cannot run; use"),
+        ("mlx:gpu", WRONG, METAL, EnvironmentLacks, "mlx:gpu is not known.*these differ.*--force"),
+        ("mlx:gpu", UNTESTED, METAL, EnvironmentLacks, "has not been tested.*--force"),
+    ],
+)
+def test_a_choice_of_kernels_has_one_meaning_for_each_worker(
+    backends, record, options, expected, said
+):
     config = TrainConfig(**options)
-    return kernel_choice.choose_kernels(config, backends.split(), record)
-
-
-@each_of(
-    ("backends", "record", "options", "expected"),
-    [
-        ("mlx:cpu torch:cpu", UNTESTED, {}, "native native"),
-        ("mlx:gpu mlx:cpu", UNTESTED, {}, "metal native"),
-        ("mlx:gpu mlx:cpu mlx:gpu", FASTER, {}, "metal native metal"),
-        ("mlx:gpu torch:mps", FASTER, {}, "metal reference"),
-        ("mlx:gpu", SLOWER, {}, "reference"),
-        ("mlx:gpu", WRONG, {}, "reference"),
-        ("mlx:gpu", WRONG, {"force": True}, "reference"),
-        ("mlx:gpu mlx:cpu", FASTER, {"kernels": "reference"}, "reference reference"),
-        ("mlx:gpu", SLOWER, {"kernels": "metal"}, "metal"),
-        ("mlx:gpu", WRONG, {"kernels": "metal", "force": True}, "metal"),
-        ("mlx:cpu torch:cpu", UNTESTED, {"kernels": "native"}, "native native"),
-        ("mlx:cpu", UNTESTED, {"kernels": "metal-emulated"}, "metal-emulated"),
-    ],
-)
-def test_a_choice_of_kernels_has_one_meaning_for_each_worker(backends, record, options, expected):
-    assert resolved(backends, record, **options).of_workers == tuple(expected.split())
-
-
-@each_of(
-    ("backends", "record", "reasons"),
-    [
-        ("mlx:gpu mlx:gpu", FASTER, ["metal on mlx:gpu, 300 tokens/s"]),
-        ("mlx:gpu", WRONG, ["reference on mlx:gpu, because on mlx these differ from reference"]),
-        ("mlx:gpu", UNTESTED, ["metal on mlx:gpu, which each worker checks when it starts; this"]),
-        ("mlx:gpu", SLOWER, []),
-        ("mlx:cpu torch:cpu", UNTESTED, []),
-    ],
-)
-def test_auto_reports_its_choice_for_a_gpu_if_that_is_useful(backends, record, reasons):
-    notes = resolved(backends, record).notes
-    assert len(notes) == len(reasons)
-    for note, words in zip(notes, reasons, strict=True):
-        assert note.startswith(f"kernels auto: {words}")
-
-
-def test_a_choice_that_was_made_by_the_user_needs_no_note():
-    for kernels in ("reference", "metal"):
-        assert resolved("mlx:gpu", FASTER, kernels=kernels).notes == ()
-
-
-@each_of(
-    ("backends", "kernels", "refused"),
-    [
-        ("mlx:gpu torch:cpu", "metal", "torch:cpu"),
-        ("mlx:cpu torch:mps", "native", "torch:mps"),
-        ("mlx:gpu", "metal-emulated", "mlx:gpu"),
-    ],
-)
-def test_a_worker_that_cannot_run_the_kernels_is_named_with_the_way_out(backends, kernels, refused):
-    with pytest.raises(ConfigError, match=f"'{kernels}', which {refused} cannot run; use auto"):
-        resolved(backends, FASTER, kernels=kernels, force=True)
-
-
-@pytest.mark.parametrize(
-    ("record", "reason"),
-    [(WRONG, "these differ from reference"), (UNTESTED, "has not been tested")],
-)
-def test_metal_kernels_that_are_not_known_to_be_right_are_refused(record, reason):
-    with pytest.raises(EnvironmentLacks, match=f"of mlx:gpu is not known.*{reason}.*--force"):
-        resolved("mlx:gpu", record, kernels="metal")
-
-
-def test_the_plan_of_a_mac_names_the_kernels_of_every_worker(monkeypatch, tmp_path):
-    monkeypatch.setattr(machine, "here", lambda: MAC)
-    monkeypatch.setattr(verdicts, "load", lambda: FASTER)
-    planned = make_plan(small_config(tmp_path, workers="mlx:gpu,mlx:cpu*2"))
-    assert planned.kernels == ("metal", "native", "native")
-    assert not planned.emulated
-    assert [note for note in planned.notes if note.startswith("kernels auto: metal on mlx:gpu")]
+    if not isinstance(expected, str):
+        with pytest.raises(expected, match=said):
+            kernel_choice.choose_kernels(config, backends.split(), record)
+        return
+    kernels, notes = kernel_choice.choose_kernels(config, backends.split(), record)
+    assert kernels == tuple(expected.split())
+    assert bool(notes) == bool(said)
+    assert not said or notes[0].startswith(f"kernels auto: {said}")
 
 
 @pytest.mark.slow
@@ -142,21 +100,6 @@ def test_kernels_no_worker_can_run_are_refused_before_anything_is_started(tmp_pa
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.slow
-def test_every_output_names_the_kernels_that_ran_and_not_the_requested_ones(tmp_path):
-    reports = []
-    result = train(small_config(tmp_path, steps=3), observer=reports.append)
-    assert result.to_json()["kernels"] == "native"
-    assert {progress.kernels for progress in reports} == {"native"}
-    assert json.loads((Path(result.run) / "run.json").read_text())["kernels"] == "native"
-
-
-def test_several_forms_are_all_named_once():
-    assert kernels_used(["reference", "metal", "metal"]) == "reference,metal"
-    assert label("cpu", "reference,metal") == "kernels reference,metal"
-    assert label("cpu", "reference,native") == ""
-
-
 # -- a run whose operators are Metal source on the CPU: the same training, and it says so ----------
 
 
@@ -175,17 +118,6 @@ def test_training_on_emulated_kernels_gives_the_parameters_of_the_reference(tmp_
     assert "kernels metal-emulated: Metal source ran on the CPU" in summary(emulated)
     assert "kernels metal-emulated: Metal source on the CPU, a test" in str(reports[0].message)
     assert json.loads((Path(emulated.run) / "run.json").read_text())["emulated"] is True
-
-
-@pytest.mark.slow
-def test_a_mixed_stack_trains_on_emulated_kernels_to_the_parameters_of_the_reference(tmp_path):
-    options = {"steps": 3, "model": mixed_model(tmp_path)}
-    reference = train(small_config(tmp_path, **options, kernels="reference"))
-    emulated = train(
-        small_config(tmp_path, **options, workers="torch:cpu", kernels="metal-emulated")
-    )
-    # Three steps of 1e-3; both compute in float32, in other orders.
-    assert largest_difference(parameters(emulated), parameters(reference)) < 1e-4
 
 
 # -- the check of Metal kernels when a worker starts -----------------------------------------------
@@ -214,10 +146,10 @@ def events(run):
 def test_a_run_with_a_wrong_kernel_trains_by_the_plain_operator_and_says_so(stand_in_gpu, tmp_path):
     options = {"steps": 4, "workers": "mlx:gpu", "strategy": "serial", "batch_size": 4}
     plant(stand_in_gpu, kernel="mlstm_out")
-    messages = []
+    messages = Messages()
     faulty = train(
         small_config(tmp_path, **options),
-        observer=lambda progress: messages.append(progress.message or ""),
+        observer=messages,
     )
     plain = train(small_config(tmp_path, **options, kernels="reference"))
     assert identical(parameters(faulty), parameters(plain))
@@ -230,13 +162,6 @@ def test_a_run_with_a_wrong_kernel_trains_by_the_plain_operator_and_says_so(stan
     status = json.loads((Path(faulty.run) / "run.json").read_text())
     assert (status["kernels"], status["notices"]) == ("metal", [said])
     assert json.loads((Path(plain.run) / "run.json").read_text())["notices"] == []
-
-
-def test_a_run_with_right_kernels_uses_them_and_says_nothing(stand_in_gpu, tmp_path):
-    plant(stand_in_gpu, kernel="none")
-    result = train(small_config(tmp_path, steps=2, workers="mlx:gpu", batch_size=4))
-    assert result.to_json()["kernels"] == "metal"
-    assert json.loads((Path(result.run) / "run.json").read_text())["notices"] == []
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Runs with Lion, Adan, APOLLO and SOAP: their state, their step sizes, other workers."""
+"""Runs with Muon, Lion, APOLLO and SOAP: their state, their step sizes, other workers."""
 
 import math
 from pathlib import Path
@@ -10,64 +10,28 @@ from mlxhog import train
 from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger
 from mlxhog.checkpoint import checkpoint
+from mlxhog.config.optimizer import GROUPS
+from mlxhog.config.optimizers import AdamW
 from mlxhog.errors import CheckpointError
-from mlxhog.models import families
-from mlxhog.models.registry import load_architecture
-from mlxhog.training.checkpoints import restore
 from mlxhog.training.plan import make_plan
-from tests.training.small import identical, parameters, small_config
+from mlxhog.training.state import load
+from tests.training.small import identical, largest_difference, parameters, small_config
 
+MUON = {"optimizer": "muon", "lr": 3e-3, "schedule": "constant", "warmup": 0}
+EQUAL = dict.fromkeys(GROUPS.values(), 1.0)
+"""One step size for all groups, as for every vocabulary of bytes."""
+WITHOUT_HIDDEN = """
+model_type: mad
+vocab_size: 320
+hidden_size: 32
+layers: [slstm-v1]
+bos_token_id: 256
+"""
 COMMON = {"lr": 1e-3, "schedule": "constant", "warmup": 0}
 REFRESHED = {
     "apollo": {"projection_every": 7},
     "soap": {"precondition_every": 3},
 }  # fmt: skip
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("optimizer", "strategy"), [("soap", "sync"), ("apollo", "round_robin")])
-def test_several_workers_train_with_it(tmp_path, optimizer, strategy):
-    common = {
-        **COMMON,
-        **REFRESHED.get(optimizer, {}),
-        "optimizer": optimizer,
-        "strategy": strategy,
-    }
-    result = train(small_config(tmp_path, workers="mlx:cpu*2", steps=40, **common))
-    assert (result.status, result.steps) == ("done", 40)
-    assert all(np.isfinite(value).all() for value in parameters(result).values())
-
-
-@pytest.mark.slow
-def test_apollo_keeps_projected_moments_and_a_norm_of_hidden_matrices(tmp_path):
-    config = small_config(tmp_path, optimizer="apollo", projection_rank=3, **COMMON)
-    result = train(config)
-    saved = checkpoint.load(Path(str(result.checkpoint)))
-    hidden = families.hidden_matrices(load_architecture(str(tmp_path / "small.yaml")))
-    assert len(hidden) == 8
-    for name, value in saved.params.items():
-        shape = value.shape
-        if name in hidden:
-            shape = (shape[0], 3) if shape[0] >= shape[1] else (3, shape[1])
-            assert saved.optimizer[f"norm.1/{name}"].shape == (1,)
-            assert saved.optimizer[f"norm.1/{name}"] > 0
-        for kind in "mv":
-            moment = saved.optimizer[f"{kind}.1/{name}"]
-            assert moment.shape == shape
-            assert moment.any()
-    assert sum(key.startswith("norm") for key in saved.optimizer) == len(hidden)
-
-
-def test_a_small_state_makes_a_small_arena(tmp_path):
-    common = {"model": "tiny", "workers": "2", "max_workers": 2}
-    adamw, mini = (
-        make_plan(small_config(tmp_path, optimizer=optimizer, **common))
-        for optimizer in ("adamw", "apollo-mini")
-    )
-    hidden = families.hidden_matrices(adamw.model)
-    sizes = {name: slot.size for name, slot in adamw.layout.slots.items()}
-    saved = 2 * 2 * 4 * sum(sizes[name] for name in hidden)  # workers, moments, bytes
-    assert adamw.arena_bytes - mini.arena_bytes > 0.95 * saved
 
 
 @pytest.mark.slow
@@ -81,7 +45,7 @@ def test_other_workers_begin_with_the_state_of_one_where_bases_have_no_average(t
     config = small_config(tmp_path, workers="mlx:cpu*3", steps=12, resume=first.run, **common)
     planned = make_plan(config)
     with Arena.create(planned.layout) as arena:
-        start = restore(planned, arena, Ledger(arena))
+        start = load(planned, arena, Ledger(arena))
         assert any(f"{optimizer} keeps them in a basis" in message for message in start.messages)
         for kind in planned.private_state:
             for slot in (1, 2, 3):
@@ -118,37 +82,71 @@ def test_two_lock_free_workers_of_lion_take_a_smaller_step_and_the_plan_says_so(
 
 
 @pytest.mark.slow
-def test_the_half_life_of_the_second_moment_is_in_tokens_of_a_step(tmp_path):
-    common = {**COMMON, "strategy": "serial", "steps": 6, "batch_size": 2}  # 64 tokens a step
-    by_tokens = train(small_config(tmp_path, beta2_half_life=640, **common))
-    directly = train(small_config(tmp_path, beta2=2.0**-0.1, **common))
-    assert identical(parameters(by_tokens), parameters(directly))
-
-
-@pytest.mark.parametrize("optimizer", ["lion", "soap"])
-def test_a_model_without_hidden_matrices_trains_too(tmp_path, optimizer):
-    model = tmp_path / "model.yaml"
-    model.write_text(
-        "model_type: mad\nvocab_size: 320\nhidden_size: 32\nlayers: [slstm-v1]\nbos_token_id: 256\n"
-    )
-    config = small_config(tmp_path, model=str(model), optimizer=optimizer, steps=5)
-    notes = [note for note in make_plan(config).notes if "no hidden matrix" in note]
-    assert bool(notes) == (optimizer == "soap")
-    assert train(config).status == "done"
+def test_private_moments_become_those_of_all_and_the_other_way_round(tmp_path):
+    common = {**MUON, "workers": "mlx:cpu*2", "steps": 20}
+    private = train(small_config(tmp_path, moments="private", **common))
+    shared = train(small_config(tmp_path, moments="shared", resume=private.run, **common))
+    back = train(small_config(tmp_path, moments="private", resume=shared.run, **common))
+    assert (back.status, back.steps) == ("done", 60)
+    runs = [checkpoint.load(Path(str(result.checkpoint))) for result in (private, shared, back)]
+    assert [any(key.startswith("m.1/") for key in run.optimizer) for run in runs] == [
+        True, False, True,
+    ]  # fmt: skip
+    assert 0 < runs[1].state["moments_since"] < 20  # of two workers each had taken some
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["lion", "soap"])
-def test_metal_kernels_add_the_same_steps_to_a_run(tmp_path, optimizer):
-    common = {
-        **COMMON,
-        **REFRESHED.get(optimizer, {}),
-        "strategy": "serial",
-        "steps": 6,
-        "optimizer": optimizer,
-    }
-    by_cpu, by_metal = (
-        parameters(train(small_config(tmp_path, gpu_write=writer, **common)))
-        for writer in ("cpu", "metal-emulated")
+def test_the_moments_of_another_optimizer_are_refused_or_dropped_on_request(tmp_path):
+    first = train(small_config(tmp_path, **MUON))
+    adamw = {"resume": first.run, "steps": 10}
+    with pytest.raises(CheckpointError, match=r"optimizer muon, this is adamw.*--reset-optimizer"):
+        train(small_config(tmp_path, **adamw))
+    second = train(small_config(tmp_path, reset_optimizer=True, **adamw))
+    assert (second.status, second.steps) == ("done", 30)
+    saved = checkpoint.load(Path(str(second.checkpoint)))
+    assert saved.state["optimizer"] == "adamw"
+    assert saved.state["opt_steps"] == {"1": 10}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"strategy": "serial"},
+        {"orthogonalization_rows": 5, "orthogonalization_every": 3},
+        {"gpu_write": "metal-emulated"},
+        {"strategy": "sync", "workers": "mlx:cpu,torch:cpu", "beta1": 0.9},
+        {"strategy": "async_ps"},
+        {"strategy": "sim"},
+        {"strategy": "diloco", "average_every": 2},
+    ],
+    ids=lambda options: "-".join(map(str, options.values())),
+)
+def test_a_step_is_the_same_whether_the_cpu_or_the_workers_device_orthogonalises(tmp_path, options):
+    common = {**MUON, "steps": 6, **options}
+    by_cpu, by_worker = (
+        parameters(train(small_config(tmp_path, orthogonalization_device=device, **common)))
+        for device in ("cpu", "worker")
     )
-    assert identical(by_cpu, by_metal)
+    assert not identical(by_cpu, by_worker)  # sums are in another order
+    assert largest_difference(by_cpu, by_worker) < 5e-4
+
+
+@pytest.mark.slow
+def test_a_model_without_hidden_matrices_trains_with_adamw_and_the_plan_says_so(tmp_path):
+    model = tmp_path / "model.yaml"
+    model.write_text(WITHOUT_HIDDEN)
+    common = {"model": str(model), "strategy": "serial", "steps": 10, "lr": None}
+    muon = small_config(tmp_path, optimizer="muon", **common)
+    (note,) = [note for note in make_plan(muon).notes if "muon" in note]
+    assert "no hidden matrix (both sides at least 16, half its width)" in note
+    assert "adamw moves every parameter" in note
+    planned = make_plan(muon).config
+    assert (planned.optimizer, planned.top_lr) == (AdamW(beta1=0.9, **EQUAL), 1e-3)
+    by_adamw = train(small_config(tmp_path, **common))
+    by_muon = train(muon)
+    assert identical(parameters(by_muon), parameters(by_adamw))
+    resumed = small_config(tmp_path, **{**common, "optimizer": "muon", "resume": by_muon.run})
+    assert make_plan(resumed).config.optimizer == AdamW(
+        beta1=0.9, **EQUAL
+    )  # the stored name of its optimizer is accepted

@@ -2,8 +2,6 @@
 
 import itertools
 import math
-from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,25 +12,18 @@ from mlxhog.arena import control
 from mlxhog.arena.control import Command
 from mlxhog.arena.ledger import TicketState
 from mlxhog.arena.workers import Phase
-from mlxhog.base.workers import WorkerSpec
-from mlxhog.checkpoint import checkpoint
 from mlxhog.config.budget import Budget
 from mlxhog.config.rules import Slowdown
 from mlxhog.errors import ConfigError
-from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
 from mlxhog.training import evaluation, worker
-from mlxhog.training.memory import GradientMemory
 from mlxhog.training.overlap import OverlappedSteps
-from mlxhog.training.plan import make_plan
 from tests.strategies.runs import LR, context, new_arena, strategy
 from tests.threads import wait_until
 from tests.training.small import identical, parameters, small_config
 from tests.training.test_deaths import train_and_kill
 from tests.training.test_watchdog import job
-from tests.training.test_worker import a_job
 
 TOKENS = 10
-Compute = Callable[[], None]
 
 
 def no_work():
@@ -121,41 +112,6 @@ def test_an_error_in_a_gradient_leaves_the_step_beside_it_whole_and_counted(aren
     assert ledger.state(0, 1) == TicketState.LEASED  # comes back when its worker is reaped
 
 
-def test_a_budget_of_tokens_is_not_exceeded_by_the_step_that_waits(arena):
-    steps = overlapped(arena, budget=Budget(tokens=2 * TOKENS))
-    for _ in range(5):
-        steps.step()
-    assert arena.counters.load("tokens") == 2 * TOKENS
-
-
-def test_a_strategy_of_ones_own_with_another_worker_is_refused(arena):
-    class Own(Hogwild):
-        def worker(self, context):
-            return HogwildWorker(context)
-
-    with pytest.raises(ConfigError, match="HogwildWorker, expected an OverlappedWorker"):
-        overlapped(arena, of=strategy(kind=Own, overlap=True))
-
-
-@pytest.mark.parametrize(
-    ("backend", "threads", "expected"),
-    [("torch:cpu", 4, (3, 1)), ("torch:cpu", 1, (1, 1)), ("mlx:gpu", 4, (4, 4))],
-)
-def test_a_cpu_worker_has_no_more_threads_than_it_was_given(backend, threads, expected):
-    one = a_job(backend, overlap=True)
-    one.setup.workers = 2 * (WorkerSpec(backend, threads),)
-    assert (one.compute_threads, one.step_threads) == expected
-
-
-def test_the_gradient_that_waits_counts_in_the_memory_of_a_worker(tmp_path):
-    one, two = (make_plan(small_config(tmp_path, overlap=on)) for on in (False, True))
-    without, waiting = (
-        GradientMemory.of(each.config, each.model, each.layout, 1).fixed_bytes
-        for each in (one, two)
-    )
-    assert waiting - without == 4 * one.layout.n_floats
-
-
 @pytest.mark.slow
 def test_one_worker_takes_the_steps_of_a_simulation_with_gradients_one_update_old(tmp_path):
     aged = {"strategy": "sim", "sim_staleness": "histogram:1=1"}
@@ -177,14 +133,3 @@ def test_killed_workers_lose_no_step_and_no_ticket(tmp_path, optimizer):
     )
     result = train_and_kill(config, kills=2)
     assert max(worker.max_staleness for worker in result.workers) >= 1
-
-
-@pytest.mark.slow
-def test_checkpoints_and_evaluations_find_no_step_that_waits(tmp_path):
-    common = {"workers": "mlx:cpu*2", "overlap": True}
-    first = train(small_config(tmp_path, steps=25, save_every=9, eval_every=7, **common))
-    second = train(small_config(tmp_path, steps=35, resume=first.run, **common))
-    assert (second.status, second.steps) == ("done", 60)
-    saved = [checkpoint.load(path) for path in (Path(first.run) / "checkpoints").glob("step-*")]
-    assert len(saved) >= 2, "the last one, and one amid the training"
-    assert all(one.state["version"] == one.state["used"]["steps"] == one.step for one in saved)

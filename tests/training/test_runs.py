@@ -17,8 +17,6 @@ from mlxhog.models import families
 from mlxhog.report.record import RunRecord
 from mlxhog.report.run_page import tiles
 from tests.training.small import (
-    identical,
-    largest_difference,
     mixed_model,
     parameters,
     small_config,
@@ -35,17 +33,6 @@ def test_memory_of_a_run_is_freed_at_its_end_without_the_garbage_collector(tmp_p
         assert sum(isinstance(one, Arena) for one in gc.get_objects()) == before
     finally:
         gc.enable()
-
-
-@pytest.mark.slow
-def test_a_run_resumes_with_another_number_of_workers_and_another_backend(tmp_path):
-    first = train(small_config(tmp_path, workers="mlx:cpu*2", steps=40))
-    config = small_config(tmp_path, workers="mlx:cpu", steps=40, resume=first.run)
-    second = train(config)
-    assert second.steps == 80
-    assert second.status == "done"
-    before, after = parameters(first), parameters(second)
-    assert 0.0 < largest_difference(before, after) < 1.0
 
 
 @pytest.mark.slow
@@ -82,19 +69,6 @@ def test_a_batch_that_cannot_be_filled_is_refused_before_anything_starts(tmp_pat
 
 
 @pytest.mark.slow
-def test_the_run_directory_holds_the_files_of_the_design(tmp_path):
-    result = train(small_config(tmp_path, steps=5, sample_every=2))
-    run = Path(result.run)
-    names = {path.name for path in run.iterdir()}
-    assert {"config.yaml", "run.json", "metrics.jsonl", "checkpoints", "lock"} <= names
-    status = json.loads((run / "run.json").read_text())
-    assert status["status"] == "done"
-    assert result.checkpoint is not None
-    files = {path.name for path in Path(result.checkpoint).iterdir()}
-    assert {"model.safetensors", "config.json", "optimizer.safetensors", "state.json"} <= files
-
-
-@pytest.mark.slow
 def test_a_mixed_stack_learns_and_resumes_from_its_checkpoint(tmp_path, capsys):
     common = {
         "model": mixed_model(tmp_path),
@@ -120,18 +94,6 @@ def test_a_mixed_stack_learns_and_resumes_from_its_checkpoint(tmp_path, capsys):
         assert main([*words, "--max-new-tokens", "12", "--backend", backend]) == 0
         answers.append(json.loads(capsys.readouterr().out)["text"])
     assert answers[0] == answers[1]
-
-
-@pytest.mark.slow
-def test_a_checkpoint_of_another_family_is_not_resumed(tmp_path):
-    large = train(small_config(tmp_path, steps=2))
-    with pytest.raises(CheckpointError, match="model_type is 'xlstm' there and 'xlstm_v1' here"):
-        train(small_config(tmp_path, steps=2, model=mixed_model(tmp_path), resume=large.run))
-
-
-def test_a_run_of_one_step_trains(tmp_path):
-    small, large = (train(small_config(tmp_path, steps=1, lr=lr)) for lr in (1e-3, 1e-2))
-    assert not identical(parameters(small), parameters(large))
 
 
 @pytest.mark.slow

@@ -1,26 +1,19 @@
 """Every held-out number names the step that it scored, also after an interrupt."""
 
-from __future__ import annotations
-
 import json
 import signal
 from dataclasses import replace
 from pathlib import Path
-from unittest.mock import Mock
 
 import pytest
 
-from mlxhog.checkpoint import creation
 from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
 from mlxhog.cli.train import summary
-from mlxhog.report.history import newest_line
-from mlxhog.report.metrics import COUNTS, Activity, Progress, scored_at
+from mlxhog.report.metrics import COUNTS, Activity
 from mlxhog.report.record import RunRecord
 from mlxhog.report.run_page import tiles
-from mlxhog.training import final_evaluation
-from mlxhog.training.plan import make_plan
-from mlxhog.training.reporting import Reporter
+from mlxhog.training import evaluation
 from mlxhog.training.resume import score_of
 from mlxhog.training.trainer import train
 from tests.cli.test_cli import RESULT
@@ -53,12 +46,6 @@ def test_a_result_of_the_last_step_has_a_verdict(status):
     assert VERDICT in shown
 
 
-def test_a_run_that_was_done_before_its_last_evaluation_has_no_verdict():
-    shown = summary(replace(EARLY, status="done"))
-    assert "bits per byte at step 3 of 16; no time was left to evaluate the end" in shown
-    assert VERDICT not in shown
-
-
 def interrupted_run(root, **result):
     """A run of 400 steps whose only evaluation scored step 100, beside better counts."""
     metrics = [
@@ -76,9 +63,7 @@ def interrupted_run(root, **result):
 
 
 @pytest.mark.parametrize("command", ["show", "watch", "plot", "report"])
-def test_every_view_of_a_run_names_the_step_and_gives_no_verdict(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
-) -> None:
+def test_every_view_of_a_run_names_the_step_and_gives_no_verdict(tmp_path, capsys, command):
     run = interrupted_run(tmp_path)
     assert main([command, str(run.directory)]) == 0
     shown = " ".join(capsys.readouterr().out.split())
@@ -98,14 +83,6 @@ def test_the_list_of_runs_marks_the_number_and_names_the_step(tmp_path, capsys, 
     assert f"< of an earlier step: {run.name} at step 100 of 400" in legend
 
 
-def test_a_killed_run_is_listed_with_its_last_evaluation(tmp_path):
-    newest = newest_line(interrupted_run(tmp_path).metrics_path)
-    assert newest is not None
-    assert (newest["step"], newest["val_bits_per_byte"], newest["val_step"]) == (400, 2.355, 100)
-    assert newest_line(write_run(tmp_path, metrics=lines(3)).metrics_path) is not None
-    assert newest_line(tmp_path / "none") is None
-
-
 def test_a_checkpoint_has_the_score_of_the_run_that_ended_with_it(tmp_path):
     run, state = interrupted_run(tmp_path), {"used": {"steps": 400}, "val_bits_per_byte": 2.9}
     path = Path("elsewhere/checkpoints/step-00000400")  # the run was copied
@@ -113,23 +90,6 @@ def test_a_checkpoint_has_the_score_of_the_run_that_ended_with_it(tmp_path):
     run.write_status({**run.read_status(), "checkpoint": str(path)})
     assert score_of(run, path, state) == "held-out 2.355 at step 100 of 400"
     assert score_of(None, path, {"used": {"steps": 9}}) == ""
-
-
-def test_an_edited_file_names_no_step():
-    assert scored_at("3", 16) == scored_at(3, None) == scored_at(None, 16) == ""
-
-
-def test_a_line_of_metrics_has_no_evaluation_of_an_earlier_line(tmp_path):
-    now = Progress(step=5, val_share=1.0)
-    monitor = Mock(progress=lambda **_: now, totals=lambda: (5, 100, 1.6))
-    run = creation.create(tmp_path / "runs", "r")
-    reporter = Reporter(make_plan(small_config(tmp_path)), run, monitor, None)
-    scored = {"val_step": 4, "val_bits_per_byte": 2.0, "val_loss": 1.4}
-    for step, change in ((5, {}), (7, scored), (9, scored), (9, {**scored, "val_step": 9})):
-        now = replace(now, step=step, **change)
-        reporter.append_metrics()
-    found = [(each["step"], each["val_step"], each["val_loss"]) for each in run.read_metrics()]
-    assert found == [(5, None, None), (7, 4, 1.4), (9, None, None), (9, 9, 1.4)]
 
 
 # -- real runs -----------------------------------------------------------------------------------
@@ -173,7 +133,7 @@ def test_an_interrupted_run_has_the_score_of_its_checkpoint(tmp_path, capsys):
 def test_an_interrupted_run_whose_evaluation_is_long_names_the_step_that_it_scored(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(final_evaluation, "INTERRUPTED_S", 0.0)
+    monkeypatch.setattr(evaluation, "INTERRUPTED_S", 0.0)
     result = interrupted(tmp_path)
     assert result.val_step is not None
     assert result.val_step < result.steps

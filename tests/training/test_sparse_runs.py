@@ -10,11 +10,9 @@ from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger
 from mlxhog.checkpoint import checkpoint
 from mlxhog.errors import ConfigError
-from mlxhog.strategies.disjoint import steps_taken
-from mlxhog.training.checkpoints import restore
 from mlxhog.training.plan import make_plan
-from tests.training.small import identical, mixed_model, parameters, small_config
-from tests.training.test_deaths import Killer, assert_no_segment_stays
+from mlxhog.training.state import load
+from tests.training.small import identical, parameters, small_config
 
 TWO = "mlx:cpu*2"
 SPARSE = {
@@ -47,28 +45,6 @@ def test_one_worker_that_writes_everything_is_dense_training_bit_for_bit(tmp_pat
 
 
 @pytest.mark.slow
-def test_a_sparsified_run_of_one_worker_is_the_same_in_every_write_mode(tmp_path):
-    lossless, racy, cas = (
-        parameters(train(small_config(tmp_path, write=write, **SPARSE["topk"])))
-        for write in ("lossless", "racy", "cas")
-    )
-    assert identical(lossless, racy)
-    assert identical(lossless, cas)
-
-
-@pytest.mark.slow
-def test_a_killed_worker_is_replaced_and_the_run_reaches_its_last_step(tmp_path):
-    config = small_config(
-        tmp_path, workers=TWO, steps=80, model=mixed_model(tmp_path), **SPARSE["all of them"]
-    )
-    result = Killer(kills=1).train(config)
-    assert (result.status, result.restarts) == ("done", 1)
-    assert result.steps >= 79
-    assert all(np.isfinite(value).all() for value in parameters(result).values())
-    assert_no_segment_stays()
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["threshold", "all of them"])
 def test_a_run_in_two_parts_is_the_run_in_one(tmp_path, kind):
     common = {**SPARSE[kind], "schedule": "constant", "warmup": 0}
@@ -79,21 +55,6 @@ def test_a_run_in_two_parts_is_the_run_in_one(tmp_path, kind):
 
 
 @pytest.mark.slow
-def test_a_resumed_run_has_every_workers_residual(two_topk):
-    folder, first = two_topk
-    loaded = saved(first).optimizer
-    planned = make_plan(small_config(folder, resume=first.run, workers=TWO, **SPARSE["topk"]))
-    with Arena.create(planned.layout) as arena:
-        restore(planned, arena, Ledger(arena))
-        for worker in (1, 2):
-            residual = arena.segment(f"residual.{worker}")
-            assert residual.any()
-            for name, slot in arena.layout.slots.items():
-                values = residual[slot.offset : slot.offset + slot.size]
-                assert np.array_equal(values, loaded[f"residual.{worker}/{name}"].ravel())
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 3])
 def test_other_workers_take_over_all_that_was_not_written_yet(two_topk, workers):
     folder, first = two_topk
@@ -101,7 +62,7 @@ def test_other_workers_take_over_all_that_was_not_written_yet(two_topk, workers)
     config = small_config(folder, workers=f"mlx:cpu*{workers}", resume=first.run, **SPARSE["topk"])
     planned = make_plan(config)
     with Arena.create(planned.layout) as arena:
-        restore(planned, arena, Ledger(arena))
+        load(planned, arena, Ledger(arena))
         for name, slot in arena.layout.slots.items():
             span = slice(slot.offset, slot.offset + slot.size)
             now = sum(arena.segment(f"residual.{k + 1}")[span] for k in range(workers))
@@ -120,7 +81,7 @@ def test_a_run_resumed_without_residuals_writes_the_waiting_updates(two_topk, op
     loaded = saved(first)
     planned = make_plan(small_config(folder, workers=TWO, resume=first.run, **options))
     with Arena.create(planned.layout) as arena:
-        restore(planned, arena, Ledger(arena))
+        load(planned, arena, Ledger(arena))
         for copy in planned.strategy.kept_segments():
             n = arena.layout.probe.offset
             assert np.array_equal(arena.segment(copy)[:n], arena.params[:n])
@@ -129,34 +90,6 @@ def test_a_run_resumed_without_residuals_writes_the_waiting_updates(two_topk, op
                 loaded.optimizer[f"residual.1/{name}"] + loaded.optimizer[f"residual.2/{name}"]
             )
             np.testing.assert_allclose(arena.param(name), value + waiting, rtol=1e-6, atol=1e-7)
-
-
-@pytest.mark.slow
-def test_the_step_counts_of_disjoint_blocks_are_saved_and_their_moments_are_one_set(tmp_path):
-    options = {"workers": TWO, "model": mixed_model(tmp_path), **SPARSE["disjoint"]}
-    first = train(small_config(tmp_path, **options))
-    state = saved(first).state
-    assert state["opt_steps"].keys() == {"1"}
-    counts = state["block_steps"]
-    assert sum(counts.values()) > 0
-    assert {counts[name] for name in counts if ".blocks.0." in name} == {
-        counts["xlstm_block_stack.blocks.0.xlstm_norm.weight"]
-    }
-    planned = make_plan(small_config(tmp_path, resume=first.run, **options))
-    with Arena.create(planned.layout) as arena:
-        restore(planned, arena, Ledger(arena))
-        assert steps_taken(arena) == counts
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("write", ["lossless", "racy"])
-def test_the_probe_is_added_to_as_a_sparse_step_is_and_not_where_blocks_are_disjoint(
-    tmp_path, write
-):
-    sparse = train(small_config(tmp_path, write=write, **SPARSE["topk"]))
-    assert sparse.lost_update_rate == 0.0  # of one worker
-    options = {"workers": TWO, "model": mixed_model(tmp_path), **SPARSE["disjoint"]}
-    assert train(small_config(tmp_path, write=write, **options)).lost_update_rate is None
 
 
 @pytest.mark.slow

@@ -11,12 +11,8 @@ from tests.training.small import small_config
 
 FAMILIES = {
     "lock-free": {"strategy": "hogwild"},
-    "in turn": {"strategy": "round_robin"},
     "synchronous": {"strategy": "sync"},
-    "first synchronous, then lock-free": {"strategy": "hogwild", "async_after": 0.5},
-    "bounded staleness": {"strategy": "ssp"},
     "local": {"strategy": "local_sgd", "average_every": 4},
-    "one average": {"strategy": "avg_runs"},
 }
 PROGRAM = """
 import json, sys

@@ -6,7 +6,6 @@ import pytest
 
 from mlxhog import TrainConfig
 from mlxhog.arena import Arena, plan, process, worker_pool
-from mlxhog.arena.control import Command
 from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.workers import Phase, State
 from mlxhog.base.workers import WorkerSpec
@@ -63,7 +62,7 @@ def clock(monkeypatch):
 @pytest.fixture
 def supervisor(clock, tmp_path, monkeypatch):
     """The supervisor of two spawned workers."""
-    parameter = SimpleNamespace(shape=(4,), init="zeros", kind="dense")
+    parameter = SimpleNamespace(shape=(4,), kind="dense")
     config = TrainConfig(heartbeat_timeout_s=TIMEOUT_S, restarts=5, strategy="hogwild")
     monkeypatch.setattr("mlxhog.training.supervisor.MAX_NONFINITE", 3)
     context = SimpleNamespace(Process=lambda **_: Process())
@@ -120,21 +119,6 @@ def test_a_worker_that_is_silent_while_it_is_watched_is_replaced(supervisor):
     assert "no sign of life for 60 s" in supervisor.messages[0]
 
 
-def test_workers_that_are_starting_or_dead_do_not_rest(supervisor):
-    assert not supervisor.resting()
-    run(supervisor, Phase.IDLE)
-    assert supervisor.resting()
-    first, _ = supervisor.seats
-    die(supervisor)
-    assert not supervisor.resting()
-    supervisor.entry(first).state = State.RUNNING
-    assert not supervisor.resting()  # it has not said yet that it has nothing to do
-    supervisor.entry(first).beat(Phase.IDLE)
-    assert supervisor.resting()
-    supervisor.arena.workers.mark_dead(first.slot)
-    assert not supervisor.resting()
-
-
 def test_a_worker_that_never_gets_up_is_given_up_however_long_each_start_takes(supervisor, clock):
     for _ in range(5):
         clock.wait(RESTART_WINDOW_S / 3)
@@ -151,22 +135,6 @@ def test_deaths_of_a_worker_that_was_up_are_forgotten_in_time(supervisor, clock)
     assert supervisor.restarts == 20
 
 
-def test_only_workers_that_do_not_rest_in_time_are_ended(supervisor):
-    supervisor.command(Command.REST)
-    run(supervisor, Phase.IDLE)
-    busy, other = supervisor.seats
-    supervisor.entry(busy).beat(Phase.COMPUTE)
-    supervisor.abandon()
-    assert list(supervisor.pool) == [other.slot]
-    assert "worker 1 (torch:cpu) was still in phase compute" in supervisor.messages[0]
-    supervisor.poll(POLL_S)
-    assert busy.slot not in supervisor.pool  # without a replacement
-    assert supervisor.has_workers()
-    supervisor.entry(other).beat(Phase.EVALUATE)
-    supervisor.abandon()
-    assert not supervisor.has_workers()
-
-
 @pytest.mark.parametrize("phase", [Phase.EVALUATE, Phase.SAMPLE])
 def test_a_worker_that_evaluates_or_samples_keeps_no_checkpoint_waiting(supervisor, phase):
     run(supervisor, Phase.WAITING)
@@ -175,17 +143,6 @@ def test_a_worker_that_evaluates_or_samples_keeps_no_checkpoint_waiting(supervis
         supervisor.entry(busy).beat(own)
         assert supervisor.holding_still() == still
     assert supervisor.has_side_job()
-
-
-def test_a_worker_that_was_abandoned_as_it_left_is_not_killed_again(supervisor, clock):
-    slot = joined(supervisor)
-    supervisor.leave(slot)
-    supervisor.entry(supervisor.seats[-1]).beat(Phase.COMPUTE)
-    supervisor.abandon()
-    assert slot not in supervisor.pool
-    for _ in range(round(LEAVE_S) + 2):
-        clock.wait(1.0)
-        supervisor.poll(POLL_S)
 
 
 def live(supervisor):
@@ -218,13 +175,6 @@ def test_a_joined_worker_counts_until_it_has_left(supervisor):
     assert joined(supervisor) == 4
 
 
-def test_a_death_changes_no_count_since_the_worker_is_replaced(supervisor):
-    slot = joined(supervisor)
-    supervisor.pool[slot].kill()
-    supervisor.poll(POLL_S)
-    assert (live(supervisor), supervisor.restarts) == (3, 1)
-
-
 def test_a_worker_that_leaves_and_does_not_go_is_killed(supervisor, clock):
     slot = joined(supervisor)
     supervisor.leave(slot)
@@ -251,29 +201,3 @@ def test_a_worker_that_joins_and_fails_is_given_up_and_the_run_continues(supervi
         supervisor.poll(POLL_S)
     assert "died 6 times" in supervisor.messages[-1]
     assert (live(supervisor), len(supervisor.seats)) == (2, 2)
-
-
-def test_the_last_worker_is_not_given_up_because_it_has_joined(supervisor):
-    slot = joined(supervisor)
-    for other in (1, 2):
-        supervisor.leave(other)
-        supervisor.pool[other].kill()
-    supervisor.poll(POLL_S)
-
-    def die_again():
-        run(supervisor)
-        supervisor.pool[slot].kill()
-        supervisor.poll(POLL_S)
-
-    for _ in range(5):
-        die_again()
-    with pytest.raises(WorkerFailed, match="died 6 times"):
-        die_again()
-
-
-def test_a_worker_still_starting_when_training_ends_is_dismissed(supervisor):
-    run(supervisor, Phase.IDLE)
-    supervisor.join(3, WorkerSpec("mlx:cpu", 1))
-    assert not supervisor.resting()
-    supervisor.dismiss_starting()
-    assert supervisor.resting()

@@ -1,6 +1,5 @@
 """Runs with tables of n-grams: what they learn, lose, save and refuse."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +10,9 @@ from mlxhog import load, train
 from mlxhog.checkpoint import checkpoint
 from mlxhog.cli import main
 from mlxhog.errors import CheckpointError, ConfigError
-from mlxhog.models import ngrams
 from mlxhog.optim.tables import MEANS
 from mlxhog.training.plan import make_plan
 from tests.training.small import identical, parameters, small_config
-from tests.training.test_deaths import train_and_kill
 
 SET = "ngram_orders=2-4, ngram_dim=8, ngram_rows=1024"
 
@@ -39,22 +36,6 @@ def test_tables_learn_what_the_last_ids_say(tmp_path):
     assert result.val_bits_per_byte is not None
     assert plain.val_bits_per_byte is not None
     assert result.val_bits_per_byte < plain.val_bits_per_byte - 0.5
-
-
-@pytest.mark.slow
-def test_rounds_average_rows(tmp_path):
-    rounds = train(with_tables(tmp_path, strategy="sync", workers="mlx:cpu*2", steps=10))
-    # Two workers with a batch of 2 average to the gradient of one with a batch of 4.
-    alone = train(with_tables(tmp_path, strategy="serial", grad_accumulation=2, steps=10))
-    ours, theirs = parameters(rounds), parameters(alone)
-    for name in touched(rounds):
-        assert np.allclose(ours[name], theirs[name], atol=2e-3), name
-
-
-@pytest.mark.slow
-def test_a_killed_worker_is_replaced_and_the_run_reaches_its_last_step(tmp_path):
-    result = train_and_kill(with_tables(tmp_path, workers="mlx:cpu*2", steps=200))
-    assert len(touched(result)) == 3
 
 
 @pytest.mark.slow
@@ -116,15 +97,6 @@ def test_a_checkpoint_without_tables_gets_none_and_one_with_tables_keeps_them(tm
 
 
 @pytest.mark.slow
-def test_of_a_model_with_tables_one_checkpoint_is_kept(tmp_path):
-    result = train(with_tables(tmp_path, steps=30, save_every=5))
-    run = Path(str(result.run_dir)) if hasattr(result, "run_dir") else tmp_path / "runs"
-    assert len(list(run.rglob("step-*/model.safetensors"))) == 1
-    assert make_plan(with_tables(tmp_path, keep_last=2)).keep_last == 2
-    assert make_plan(small_config(tmp_path)).keep_last == 3
-
-
-@pytest.mark.slow
 def test_text_is_generated_and_scored_with_the_tables(tmp_path):
     result = train(with_tables(tmp_path, steps=40))
     with load(str(result.checkpoint), backend="torch:cpu") as model:
@@ -145,21 +117,3 @@ def test_conversion_to_other_programs_is_refused_and_to_ours_keeps_them(tmp_path
         assert "tables of n-grams" in capsys.readouterr().err
     assert main(["convert", source, str(tmp_path / "ours"), "--to", "mlxhog"]) == 0
     assert identical(parameters(result), {**checkpoint.formats.open(tmp_path / "ours").tensors})
-
-
-@pytest.mark.slow
-def test_analyze_tells_tables_and_parameters_apart(tmp_path, capsys):
-    result = train(with_tables(tmp_path, steps=5))
-    command = ["analyze", str(result.run), "--samples", "12", "--seconds", "0", "--json"]
-    command += ["--backend", "mlx:cpu", "--batches", "20"]
-    assert main([*command, "--out", str(tmp_path / "runs")]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert len({one["name"] for one in found["tables"]}) == len(found["tables"]) == 3
-    for one in found["tables"]:
-        assert 0 < one["mean_rows"] <= one["omega"] <= one["rows"]
-        assert 0 < one["delta"] <= one["rho"] <= 1
-        assert 0 <= one["shared"] <= 1
-    assert "ngrams" in {block["name"] for block in found["blocks"]}
-    ages = found["gradients"]["ageing"]
-    assert all(-1 <= age["table_cosine"] <= 1 for age in ages)
-    assert ngrams.WEIGHT in parameters(result)

@@ -4,9 +4,7 @@ The tests cause the abort: by SIGABRT, as on a Mac, or by the error that MLX rai
 stand in for GPU workers.
 """
 
-import os
 import signal
-import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,52 +16,28 @@ from mlxhog import train
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.base.workers import WorkerSpec
 from mlxhog.data.batch import Batch
-from mlxhog.errors import LostGPU, WorkerFailed
 from mlxhog.strategies import Lease
-from mlxhog.training import worker
+from mlxhog.training import supervisor, worker
 from mlxhog.training.gradients import Gradients
 from mlxhog.training.job import Job
 from tests.training import lost_gpu
-from tests.training.small import small_config
-from tests.training.test_deaths import alive
-
-
-class Aborter:
-    """Aborts the newest worker process of a run as soon as it trains, from an observer."""
-
-    def __init__(self, aborts):
-        self.left, self.aborted = aborts, set[int]()
-        self.messages = []
-
-    def __call__(self, progress):
-        if progress.message is not None:
-            self.messages.append(progress.message)
-        (worker,) = progress.workers
-        ready = worker.state == "running" and progress.step > 0 and alive(worker.pid)
-        if self.left and ready and worker.pid not in self.aborted:
-            time.sleep(0.05)
-            os.kill(worker.pid, signal.SIGABRT)
-            self.aborted.add(worker.pid)
-            self.left -= 1
+from tests.training.small import Messages, small_config
+from tests.training.test_deaths import Killer
 
 
 @pytest.fixture
 def gpu(monkeypatch):
     """Workers of MLX on the CPU count as GPU workers."""
-    monkeypatch.setattr(worker, "GPU_BACKENDS", ("mlx:cpu",))
+    monkeypatch.setattr(supervisor, "GPU_BACKENDS", ("mlx:cpu",))
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("gpu")
 def test_an_aborted_gpu_worker_computes_half_as_much_at_a_time_and_the_run_is_done(tmp_path):
-    observer = Aborter(aborts=2)
-    result = train(small_config(tmp_path, batch_size=4, steps=400), observer=observer)
-    assert observer.left == 0, "the run ended before every abort"
-    assert result.status == "done"
-    assert result.restarts == 2
-    notes = [
-        message for message in observer.messages if "SIGABRT" in message and "macOS" in message
-    ]
+    messages, killer = Messages(), Killer(kills=2, number=signal.SIGABRT)
+    result = killer.train(small_config(tmp_path, batch_size=4, steps=20), observer=messages)
+    assert (result.status, result.restarts) == ("done", 2)
+    notes = [message for message in messages if "SIGABRT" in message and "macOS" in message]
     assert "micro-batches of 2 sequences" in notes[0]
     assert "micro-batches of 1 sequence." in notes[1]
     assert "MLX_MAX_OPS_PER_BUFFER=8" in notes[0]
@@ -77,41 +51,16 @@ def test_an_aborted_gpu_worker_computes_half_as_much_at_a_time_and_the_run_is_do
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("gpu")
-def test_the_fourth_abort_ends_the_run_with_the_hints(tmp_path):
-    observer = Aborter(aborts=4)
-    with pytest.raises(WorkerFailed, match=r"ever smaller micro-batches.*--seq-len.*MLX_MAX_OPS"):
-        train(small_config(tmp_path, batch_size=16, steps=100_000, restarts=10), observer=observer)
-    assert observer.left == 0
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("gpu")
 def test_a_worker_whose_error_comes_from_mlx_computes_half_as_much_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(worker, "main", lost_gpu.main)
-    observer = Aborter(aborts=0)
-    result = train(small_config(tmp_path, batch_size=4, steps=40), observer=observer)
-    assert result.status == "done"
-    assert result.restarts == 2
-    notes = [message for message in observer.messages if "micro-batches" in message]
+    messages = Messages()
+    result = train(small_config(tmp_path, batch_size=4, steps=40), observer=messages)
+    assert (result.status, result.restarts) == ("done", 2)
+    notes = [message for message in messages if "micro-batches" in message]
     assert "kIOGPUCommandBufferCallbackErrorImpactingInteractivity" in notes[0]
     assert "micro-batches of 2 sequences" in notes[0]
     assert "lost its GPU (error: kernel mlstm_out failed)" in notes[1]
     assert "micro-batches of 1 sequence." in notes[1]
-
-
-def test_only_metals_errors_of_unfinished_work_count_as_such():
-    assert worker.is_lost_gpu(RuntimeError(lost_gpu.MLX_SAYS))
-    assert worker.is_lost_gpu(LostGPU("torch:mps lost work"))
-    assert not worker.is_lost_gpu(RuntimeError("[metal::malloc] Resource limit (499000) exceeded."))
-
-
-def test_a_cpu_worker_that_aborts_is_no_watchdogs_victim():
-    assert worker.ended_by_watchdog("mlx:gpu", -signal.SIGABRT)
-    assert worker.ended_by_watchdog("torch:mps", -signal.SIGABRT)
-    assert worker.ended_by_watchdog("mlx:gpu", worker.LOST_GPU_EXIT_CODE)
-    assert not worker.ended_by_watchdog("mlx:cpu", -signal.SIGABRT)
-    assert not worker.ended_by_watchdog("mlx:cpu", worker.LOST_GPU_EXIT_CODE)
-    assert not worker.ended_by_watchdog("mlx:gpu", -signal.SIGKILL)
 
 
 def job(**options):

@@ -161,6 +161,14 @@ uint32_t checked_owner(uint64_t owner) {
   return static_cast<uint32_t>(owner);
 }
 
+// A method that takes a ticket and its owner.
+template <auto kMethod>
+auto owned() {
+  return [](BoundLedger& l, uint64_t ticket, uint64_t owner) {
+    return (l.core.*kMethod)(ticket, checked_owner(owner));
+  };
+}
+
 void bind_ledger(nb::module_& m) {
   using Ledger = BoundLedger;
   using nb::call_guard;
@@ -175,26 +183,10 @@ void bind_ledger(nb::module_& m) {
              return l.core.claim(checked_owner(owner), end);
            },
            "owner"_a, "end"_a = UINT64_MAX)
-      .def("claim_exact",
-           [](Ledger& l, uint64_t ticket, uint64_t owner) {
-             return l.core.claim_exact(ticket, checked_owner(owner));
-           },
-           "ticket"_a, "owner"_a)
-      .def("begin_apply",
-           [](Ledger& l, uint64_t ticket, uint64_t owner) {
-             return l.core.begin_apply(ticket, checked_owner(owner));
-           },
-           "ticket"_a, "owner"_a)
-      .def("finish",
-           [](Ledger& l, uint64_t ticket, uint64_t owner) {
-             return l.core.finish(ticket, checked_owner(owner));
-           },
-           "ticket"_a, "owner"_a)
-      .def("give_back",
-           [](Ledger& l, uint64_t ticket, uint64_t owner) {
-             return l.core.give_back(ticket, checked_owner(owner));
-           },
-           "ticket"_a, "owner"_a)
+      .def("claim_exact", owned<&mlxhog::TicketLedger::claim_exact>(), "ticket"_a, "owner"_a)
+      .def("begin_apply", owned<&mlxhog::TicketLedger::begin_apply>(), "ticket"_a, "owner"_a)
+      .def("finish", owned<&mlxhog::TicketLedger::finish>(), "ticket"_a, "owner"_a)
+      .def("give_back", owned<&mlxhog::TicketLedger::give_back>(), "ticket"_a, "owner"_a)
       .def("reap",
            [](Ledger& l, uint64_t owner) {
              const auto found = l.core.reap(checked_owner(owner));

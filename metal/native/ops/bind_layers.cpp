@@ -11,7 +11,6 @@
 #include "arguments.h"
 #include "block_diagonal.h"
 #include "conv.h"
-#include "gated_norm.h"
 #include "long_conv.h"
 #include "norm.h"
 #include "shapes.h"

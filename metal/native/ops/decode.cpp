@@ -5,7 +5,6 @@
 
 #include "conv.h"
 #include "few_rows.h"
-#include "gated_norm.h"
 #include "norm.h"
 #include "pool.h"
 #include "slstm.h"

@@ -8,10 +8,6 @@
 #include "buffer.h"
 #include "gemm.h"
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 namespace mlxhog {
 namespace {
 
@@ -57,68 +53,12 @@ float* scratch(Index floats) {
 
 constexpr Index kBlock = 16;  // one cache line of each row
 
-// Elements C[c, r] from C[r, c] of rows [r0, r1) and columns [c0, c1) below the diagonal.
-void mirror_block(float* C, Index ld, Index r0, Index r1, Index c0, Index c1) {
-  for (Index r = r0; r < r1; ++r)
-    for (Index c = c0; c < std::min(r, c1); ++c) C[c * ld + r] = C[r * ld + c];
-}
-
-void portable_mirror(Index n, float* C, Index ld) {
-  for (Index r0 = 0; r0 < n; r0 += kBlock)
-    for (Index c0 = 0; c0 <= r0; c0 += kBlock) mirror_block(C, ld, r0, std::min(n, r0 + kBlock), c0, c0 + kBlock);
-}
-
-#if defined(__x86_64__)
-// columns[c][r] = from[r, c] for 16 rows that lie `ld` apart.
-__attribute__((target("avx512f"))) inline void transpose16(const float* from, Index ld, __m512* columns) {
-  constexpr __mmask16 kAll = 0xffff;  // GCC 12 warns of its own header in the forms without a mask
-  __m512 pairs[16], quads[16];
-  for (int i = 0; i < 16; i += 2) {
-    const __m512 first = _mm512_loadu_ps(from + i * ld), second = _mm512_loadu_ps(from + (i + 1) * ld);
-    pairs[i] = _mm512_maskz_unpacklo_ps(kAll, first, second);
-    pairs[i + 1] = _mm512_maskz_unpackhi_ps(kAll, first, second);
-  }
-  // quads[4 g + j], lane L of 128 bits: column 4 L + j of rows 4 g .. 4 g + 3.
-  for (int g = 0; g < 16; g += 4)
-    for (int j = 0; j < 2; ++j) {
-      const __m512d low = _mm512_castps_pd(pairs[g + j]), high = _mm512_castps_pd(pairs[g + 2 + j]);
-      quads[g + 2 * j] = _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(0xff, low, high));
-      quads[g + 2 * j + 1] = _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(0xff, low, high));
-    }
-  for (int j = 0; j < 4; ++j) {
-    const __m512 even = _mm512_maskz_shuffle_f32x4(kAll, quads[j], quads[4 + j], 0x88);
-    const __m512 odd = _mm512_maskz_shuffle_f32x4(kAll, quads[j], quads[4 + j], 0xdd);
-    const __m512 even_below = _mm512_maskz_shuffle_f32x4(kAll, quads[8 + j], quads[12 + j], 0x88);
-    const __m512 odd_below = _mm512_maskz_shuffle_f32x4(kAll, quads[8 + j], quads[12 + j], 0xdd);
-    columns[j] = _mm512_maskz_shuffle_f32x4(kAll, even, even_below, 0x88);
-    columns[4 + j] = _mm512_maskz_shuffle_f32x4(kAll, odd, odd_below, 0x88);
-    columns[8 + j] = _mm512_maskz_shuffle_f32x4(kAll, even, even_below, 0xdd);
-    columns[12 + j] = _mm512_maskz_shuffle_f32x4(kAll, odd, odd_below, 0xdd);
-  }
-}
-
-__attribute__((target("avx512f"))) void avx512_mirror(Index n, float* C, Index ld) {
-  const Index whole = n / kBlock * kBlock;
-  for (Index r0 = 0; r0 < whole; r0 += kBlock)
-    for (Index c0 = 0; c0 <= r0; c0 += kBlock) {
-      __m512 columns[16];
-      transpose16(C + r0 * ld + c0, ld, columns);
-      for (int c = 0; c < 16; ++c) {
-        const auto above = c0 < r0 ? 0xffffu : 0xffffu << (c + 1) & 0xffffu;  // of the diagonal
-        _mm512_mask_storeu_ps(C + (c0 + c) * ld + r0, static_cast<__mmask16>(above), columns[c]);
-      }
-    }
-  mirror_block(C, ld, whole, n, 0, n);
-}
-#endif
-
-// The upper triangle of C (n, n) from the lower one.
+// The upper triangle of C (n, n) from the lower one, by blocks.
 void mirror(Index n, float* C, Index ld) {
-#if defined(__x86_64__)
-  static const bool wide = __builtin_cpu_supports("avx512f");
-  if (wide) return avx512_mirror(n, C, ld);
-#endif
-  portable_mirror(n, C, ld);
+  for (Index r0 = 0; r0 < n; r0 += kBlock)
+    for (Index c0 = 0; c0 <= r0; c0 += kBlock)
+      for (Index r = r0; r < std::min(n, r0 + kBlock); ++r)
+        for (Index c = c0; c < std::min(r, c0 + kBlock); ++c) C[c * ld + r] = C[r * ld + c];
 }
 
 // C (n, n) = A B where the product is known to be symmetric.

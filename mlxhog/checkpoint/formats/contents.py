@@ -2,7 +2,7 @@
 
 transformers (`hf_`): version 5.23 has no v1 stack, always applies the final norm (also with
 `add_out_norm` false) and without a bias, and does not tie the head to the embedding. `refuse` and
-`hf_entries` ensure that the loaded model computes the same as ours.
+the conversion ensure that the loaded model computes the same as ours.
 
 mlxhog (`our_`), beside its manifest: for xLSTM Large the files that transformers loads, if it has
 the model.
@@ -83,18 +83,6 @@ def _refuse_tables(model: ModelConfig, package: str) -> None:
             f"the model has tables of n-grams (ngram_orders {orders}), which {package} does not "
             "have; use --to mlxhog"
         )
-
-
-def hf_entries(model: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> dict[str, TensorSource]:
-    """Return the tensors of a directory of transformers; a tied head becomes a copy."""
-    entries = {
-        name: TensorSource(array.shape, array.dtype, (array,))
-        for name, array in tensors.items()
-        if name != f"{OUT_NORM}.bias"
-    }
-    if model.tie_word_embeddings:
-        entries[model.untied_head] = entries[families.embedding(model)]
-    return entries
 
 
 def hf_config_json(

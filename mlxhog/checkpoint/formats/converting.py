@@ -19,7 +19,7 @@ from mlxhog.checkpoint.formats.opening import Opened
 from mlxhog.checkpoint.formats.saving import OnTensor
 from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.models.mad.config import MADConfig
-from mlxhog.models.xlstm_large import XLSTMLargeConfig
+from mlxhog.models.xlstm_large import OUT_NORM, XLSTMLargeConfig
 
 DTYPES = {dtype.name: dtype for dtype in mapped.FLOATS}
 SHARD_BYTES = 5 * 10**9
@@ -103,11 +103,7 @@ def convert(
 
 
 def _generation(files: Mapping[str, bytes], source: Opened) -> bytes:
-    """Return the generation_config.json for the config.json and the tokenizer.json of an export.
-
-    Raises:
-        CheckpointError: the tokenizer is damaged.
-    """
+    """Return the generation_config.json for the config.json and the tokenizer.json of an export."""
     try:
         tokens = contents.token_ids(files[TOKENIZER])
     except ValueError as error:
@@ -139,19 +135,17 @@ def _planned(
         text = yaml.safe_dump(json.loads(plain_json.dumps(inside)), sort_keys=False)
         rest = {"config.json": plain_json.dumps(beside, indent=1)} if beside else {}
         return entries, {"config.yaml": text.encode(), **rest}
-    if conversion.to == "hf" and isinstance(model, MADConfig):
-        entries = _cast(contents.our_entries(model, tensors), conversion)
+    entries, code = _cast(contents.our_entries(model, tensors), conversion), {}
+    if conversion.to == "mlxhog":
+        fields = contents.our_config_json(model, dtype=_dtype(entries), portable=portable)
+    elif isinstance(model, MADConfig):
         fields = contents.hf_code_json(model, dtype=_dtype(entries))
         code = {contents.MODELING.name: contents.MODELING.read_bytes()}
-        return entries, {"config.json": plain_json.dumps(fields, indent=1), **code}
-    if conversion.to == "hf":
-        checked = contents.refuse(model, tensors)
-        entries = _cast(contents.hf_entries(model, tensors), conversion)
-        fields = contents.hf_config_json(checked, dtype=_dtype(entries), portable=portable)
     else:
-        entries = _cast(contents.our_entries(model, tensors), conversion)
-        fields = contents.our_config_json(model, dtype=_dtype(entries), portable=portable)
-    return entries, {"config.json": plain_json.dumps(fields, indent=1)}
+        checked = contents.refuse(model, tensors)
+        entries.pop(f"{OUT_NORM}.bias", None)
+        fields = contents.hf_config_json(checked, dtype=_dtype(entries), portable=portable)
+    return entries, {"config.json": plain_json.dumps(fields, indent=1), **code}
 
 
 def _cast(entries: Mapping[str, TensorSource], conversion: Conversion) -> dict[str, TensorSource]:

@@ -146,9 +146,6 @@ def _find_config(folder: Path) -> dict[str, Any]:
 
     The fields of config.json and config.yaml are merged. `saving` writes both for the xlstm
     package, which refuses foreign fields in config.yaml.
-
-    Raises:
-        ConfigError: a file cannot be parsed, or two of them contradict each other.
     """
     merged: dict[str, Any] = {}
     for name in CONFIGS:
@@ -193,18 +190,7 @@ def read_config(path: Path, *, named: bool = True) -> dict[str, Any]:
 def _model_of(
     fields: Mapping[str, Any], package: str, where: Path, config: Path | None = None
 ) -> ModelConfig:
-    """Return the model that a checkpoint's config describes.
-
-    Args:
-        fields: fields of its config.
-        package: package of its tensors' names, as `package_of` returns it.
-        where: the checkpoint, for messages.
-        config: the file of the fields, if it is not beside the checkpoint; for messages.
-
-    Raises:
-        CheckpointError: there are no fields, or they belong to another family.
-        ConfigError: fields contradict each other, or a field is missing or of a wrong type.
-    """
+    """Return the model that a checkpoint's config describes."""
     family = package if package in ("xlstm_v1", "mad") else "xlstm"
     if not fields:
         raise CheckpointError(
@@ -359,11 +345,7 @@ def open_checkpoint(
 def _without_copies(
     tensors: dict[str, NDArray[Any]], model: ModelConfig, path: Path
 ) -> dict[str, NDArray[Any]]:
-    """Return one tensor for the embedding and the head of a model that ties them.
-
-    Raises:
-        ConfigError: head and embedding differ.
-    """
+    """Return one tensor for the embedding and the head of a model that ties them."""
     head, embedding = model.untied_head, families.embedding(model)
     if not model.tie_word_embeddings or head not in tensors:
         return tensors
@@ -381,11 +363,7 @@ def _without_copies(
 
 
 def _check_final_norm(tensors: Mapping[str, Any], model: ModelConfig, path: Path) -> None:
-    """Refuse a final norm if `add_out_norm` is false: transformers applies it nevertheless.
-
-    Raises:
-        ConfigError: the file has such a norm.
-    """
+    """Refuse a final norm if `add_out_norm` is false: transformers applies it nevertheless."""
     name = f"{OUT_NORM}.weight"
     if isinstance(model, XLSTMLargeConfig) and not model.add_out_norm and name in tensors:
         raise ConfigError(

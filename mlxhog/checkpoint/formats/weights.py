@@ -90,24 +90,50 @@ def read(file: Path) -> dict[str, NDArray[Any]]:
         CheckpointError: a file is missing, truncated or foreign, or the index disagrees with it.
         EnvironmentLacks: it is a torch file, and torch is not installed.
     """
-    if file.name.endswith(".index.json"):
-        return _indexed(file)
-    if file.name == "model_0.safetensors":
-        return _numbered(file.parent)
-    return _one(file)
+    index = _weight_map(file) if file.name.endswith(".index.json") else None
+    arrays: dict[str, NDArray[Any]] = {}
+    faults: list[str] = []
+    for part in parts(file):
+        of_part = _one(part)
+        if index is not None:
+            faults += [
+                f"{name} is in {part.name}, and the index says {index.get(name, 'nothing')}"
+                for name in sorted(of_part)
+                if index.get(name) != part.name
+            ]
+        elif twice := sorted(arrays.keys() & of_part.keys()):
+            raise CheckpointError(f"{twice[0]} is in {part} and in an earlier file")
+        arrays |= of_part
+        tensors.refuse_many(arrays, file)
+    if index is not None:
+        faults += [f"{name} is not in {index[name]}" for name in sorted(index.keys() - arrays)]
+    if faults:
+        raise CheckpointError(
+            f"{file} disagrees with its shards: {listed(faults)}; fetch the checkpoint again"
+        )
+    return arrays
 
 
 def parts(file: Path) -> list[Path]:
     """Return the files of tensors, for the result of `find`.
 
     Raises:
-        CheckpointError: the index is not valid, or a numbered shard is missing.
+        CheckpointError: the index is not valid, or a shard is missing.
     """
+    names = [file.name]
     if file.name.endswith(".index.json"):
-        return [file.parent / shard for shard in sorted(set(_weight_map(file).values()))]
-    if file.name == "model_0.safetensors":
-        return _numbered_parts(file.parent)
-    return [file]
+        names = sorted(set(_weight_map(file).values()))
+    elif file.name == "model_0.safetensors":  # the xlstm package's are numbered without a gap
+        count = sum(one.stem[6:].isdecimal() for one in file.parent.glob("model_*.safetensors"))
+        names = [f"model_{number}.safetensors" for number in range(count)]
+    reading.refuse_more("shards", len(names), reading.MOST_SHARDS, file)
+    for name in names:
+        if not (file.parent / name).is_file():
+            raise CheckpointError(
+                f"{file} has no shard {name}, which is missing; fetch it again from where the "
+                "checkpoint comes from"
+            )
+    return [file.parent / name for name in names]
 
 
 def _one(file: Path) -> dict[str, NDArray[Any]]:
@@ -117,37 +143,6 @@ def _one(file: Path) -> dict[str, NDArray[Any]]:
     from mlxhog.checkpoint.formats.state_dict_torch import read as read_torch
 
     return read_torch(file)
-
-
-def _indexed(index: Path) -> dict[str, NDArray[Any]]:
-    """Read the shards that an index names; it has to agree with each of them."""
-    weight_map = _weight_map(index)
-    promised_of: dict[str, set[str]] = {}
-    for name, shard in weight_map.items():
-        promised_of.setdefault(shard, set()).add(name)
-    reading.refuse_more("shards", len(promised_of), reading.MOST_SHARDS, index)
-    arrays: dict[str, NDArray[Any]] = {}
-    faults: list[str] = []
-    for shard, promised in sorted(promised_of.items()):
-        path = index.parent / shard
-        if not path.is_file():
-            raise CheckpointError(
-                f"{index} names {shard}, which is missing; fetch it again from where the "
-                "checkpoint comes from"
-            )
-        shard_arrays = _one(path)
-        faults += [f"{name} is not in {shard}" for name in sorted(promised - shard_arrays.keys())]
-        faults += [
-            f"{name} is in {shard}, and the index says {weight_map.get(name, 'nothing')}"
-            for name in sorted(shard_arrays.keys() - promised)
-        ]
-        arrays |= shard_arrays
-        tensors.refuse_many(arrays, index)
-    if faults:
-        raise CheckpointError(
-            f"{index} disagrees with its shards: {listed(faults)}; fetch the checkpoint again"
-        )
-    return arrays
 
 
 def _weight_map(index: Path) -> dict[str, str]:
@@ -167,36 +162,6 @@ def _weight_map(index: Path) -> dict[str, str]:
     if not plain or not weight_map:
         raise CheckpointError(f"{index} is not an index of shards: it names no files beside it")
     return dict(weight_map)
-
-
-def _numbered_parts(directory: Path) -> list[Path]:
-    """Return the xlstm package's shards, numbered from 0 without a gap."""
-    numbers = sorted(
-        int(digits)
-        for file in directory.glob("model_*.safetensors")
-        if (digits := file.stem.removeprefix("model_")).isascii() and digits.isdigit()
-    )
-    reading.refuse_more("shards", len(numbers), reading.MOST_SHARDS, directory)
-    for expected, number in enumerate(numbers):
-        if expected != number:
-            raise CheckpointError(
-                f"{directory} has model_{number}.safetensors, but no "
-                f"model_{expected}.safetensors; fetch it again"
-            )
-    return [directory / f"model_{number}.safetensors" for number in numbers]
-
-
-def _numbered(directory: Path) -> dict[str, NDArray[Any]]:
-    arrays: dict[str, NDArray[Any]] = {}
-    for path in _numbered_parts(directory):
-        shard_arrays = _one(path)
-        if twice := sorted(arrays.keys() & shard_arrays.keys()):
-            raise CheckpointError(
-                f"{directory}: {twice[0]} is in {path.name} and in an earlier one"
-            )
-        arrays |= shard_arrays
-        tensors.refuse_many(arrays, directory)
-    return arrays
 
 
 def listed(faults: Sequence[str]) -> str:

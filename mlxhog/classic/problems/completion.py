@@ -139,7 +139,7 @@ class MatrixCompletion:
 
     def measures(self, params: Mapping[str, Float32]) -> dict[str, float]:
         """The objective, and root mean squared errors of training and test ratings."""
-        train = self._squared_error(params, self._train_packed)
+        train = self._squared_error(params, self._packed_sets[0])
         shrunk = _squared_norms(params["users"][self._user_degrees > 0])
         shrunk += _squared_norms(params["items"][self._item_degrees > 0])
         measures = {
@@ -147,7 +147,7 @@ class MatrixCompletion:
             "train_error": float(np.sqrt(train / self.train.n_entries)),
         }
         if self.test is not None:
-            test = self._squared_error(params, self._test_packed)
+            test = self._squared_error(params, self._packed_sets[1])
             measures["test_error"] = float(np.sqrt(test / self.test.n_entries))
         return measures
 
@@ -165,13 +165,8 @@ class MatrixCompletion:
         return np.bincount(self.train.items, minlength=self.train.n_items)
 
     @cached_property
-    def _train_packed(self) -> Int32:
-        return self._packed(self.train)
-
-    @cached_property
-    def _test_packed(self) -> Int32:
-        assert self.test is not None
-        return self._packed(self.test)
+    def _packed_sets(self) -> list[Int32]:
+        return [self._packed(one) for one in (self.train, self.test) if one is not None]
 
     def _packed(self, ratings: Ratings) -> Int32:
         return pack_pairs(ratings.users, ratings.items, ratings.ratings - np.float64(self.mean))

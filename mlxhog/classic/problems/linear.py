@@ -131,7 +131,9 @@ class SparseLinear(_Linear[SparseRows]):
     @property
     def kernel(self) -> Kernel:
         """Builds the native problem in a worker."""
-        return partial(_build_sparse, loss=self.loss, active_rows=self.active_rows)
+        return partial(
+            _build, native=_native.LinearProblem, loss=self.loss, active_rows=self.active_rows
+        )
 
     def initial(self, seed: int) -> Mapping[str, Float32]:
         """One vector x of zeros, in rows of one cache line; values past the last feature stay 0."""
@@ -174,7 +176,9 @@ class DenseLinear(_Linear[DenseRows]):
     @property
     def kernel(self) -> Kernel:
         """Builds the native problem in a worker."""
-        return partial(_build_dense, loss=self.loss, classes=self.n_models)
+        return partial(
+            _build, native=_native.DenseLinearProblem, loss=self.loss, classes=self.n_models
+        )
 
     def initial(self, seed: int) -> Mapping[str, Float32]:
         """Zeros, whole rows for the w of each class; values past the last feature stay 0."""
@@ -232,14 +236,9 @@ class LinearRegression(DenseLinear):
 _NO_SHRINK = np.empty(0, np.float32)
 
 
-def _build_sparse(memory: ProblemMemory, **options: Any) -> _native.LinearProblem:
+def _build(memory: ProblemMemory, native: Any, **options: Any) -> Any:
     arrays: dict[str, Any] = {"shrink": _NO_SHRINK, **memory.data}
-    return _native.LinearProblem(memory.params["x"], **arrays, **options)
-
-
-def _build_dense(memory: ProblemMemory, **options: Any) -> _native.DenseLinearProblem:
-    arrays: dict[str, Any] = {"shrink": _NO_SHRINK, **memory.data}
-    return _native.DenseLinearProblem(memory.params["x"], **arrays, **options)
+    return native(memory.params["x"], **arrays, **options)
 
 
 # -- the problems by name --------------------------------------------------------------------------

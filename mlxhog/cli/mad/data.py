@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mlxhog.base.paths import expanded
 from mlxhog.base.quantities import format_bytes
 from mlxhog.cli.flags import dry_run_flag, plugin_flag
-from mlxhog.cli.frame import Report, command
+from mlxhog.cli.frame import Report, command, writable
 from mlxhog.config.options import argument, option, switch
 from mlxhog.errors import ConfigError, DataError
 
@@ -69,8 +68,8 @@ class DataConfig:
     set: tuple[str, ...] = set_flag()
     dry_run: bool = dry_run_flag("say what would be written, and stop")
     json: bool = switch("one JSON object")
-    task: str | None = option(None, "full or short name of the task, as in mlxhog mad tasks")
-    out: str | None = option(None, "file to write or replace")
+    task: str = option("", "full or short name of the task, as in mlxhog mad tasks", required=True)
+    out: str = option("", "file to write or replace", required=True)
     seed: int = option(12345, "seed of all draws", low=0)
     train_rows: int | None = option(None, "rows to train on", low=1, none="the task's")
     test_rows: int | None = option(None, "rows to score on", low=1, none="the task's")
@@ -88,15 +87,12 @@ def data(config: DataConfig) -> Report:
                 flag = "--" + name.replace("_", "-")
                 raise ConfigError(f"{flag} and {SET_FLAG} {name} are the same; keep one")
             values[name] = value
-    if config.task is None or config.out is None:
-        lacks = "--task" if config.task is None else "--out"
-        raise ConfigError(f"mad data lacks {lacks}, as in `mlxhog {DATA_EXAMPLES[0]}`")
     # These import NumPy: wrong flags are reported before.
     from mlxhog.mad import tasks
     from mlxhog.mad.tasks import dataset as files
 
     settings = tasks.resolve(config.task, values, origin=SET_FLAG)
-    path = _place(config.out)
+    path = writable("--out", config.out)
     names = ("vocab", "seq_len", "length", "test_length", "train_rows", "test_rows", "val_rows")
     of_rows = {name: getattr(settings, name) for name in names}
     facts = {"file": str(path), "task": settings.name, "seed": config.seed, **of_rows}
@@ -132,22 +128,6 @@ def data(config: DataConfig) -> Report:
         return f"{what}, seed {config.seed}, {format_bytes(facts['bytes'])}\n{end}"
 
     return Report(facts, text)
-
-
-def _place(out: str) -> Path:
-    """Return the path of the file, before rows are drawn.
-
-    Raises:
-        ConfigError: it cannot be written.
-    """
-    path = expanded(out)
-    if not out:
-        raise ConfigError("--out is empty; name a file, such as cr.npz")
-    if path.is_dir() or not path.name:
-        raise ConfigError(f"--out {out} is a folder; name a file, such as {out.rstrip('/')}/cr.npz")
-    if not path.parent.is_dir():
-        raise ConfigError(f"--out {out}: no folder {str(path.parent)!r}; create it first")
-    return path
 
 
 CHECK_ABOUT = """\

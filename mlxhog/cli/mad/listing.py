@@ -7,17 +7,14 @@ import inspect
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import Any, get_type_hints
 
 from mlxhog.cli.flags import plugin_flag
 from mlxhog.cli.frame import Report, command
 from mlxhog.config.options import options, switch
 from mlxhog.report.streams import wrapped
-
-if TYPE_CHECKING:
-    from mlxhog.mad.suites import Suite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +42,13 @@ def tasks(config: OwnListConfig) -> Report:
     """List the tasks."""
     from mlxhog.mad.tasks import BENCHMARK, known
 
-    facts = [_task(task) for task in known().values()]
+    facts = []
+    for task in known().values():
+        baseline, specs = task(), options(task)
+        about = task.about or _first_line(task)
+        settings = {n: {"value": getattr(baseline, n), "help": specs[n].help} for n in specs}
+        row = {"name": task.name, "short": task.short, "about": about, "settings": settings}
+        facts.append(row)
 
     def lines() -> Iterator[str]:
         for title, published in (("tasks of the benchmark", True), ("other tasks", False)):
@@ -61,16 +64,6 @@ def tasks(config: OwnListConfig) -> Report:
     return Report(facts, lambda: "\n".join(lines()))
 
 
-def _task(task: Any) -> dict[str, Any]:
-    baseline = task()
-    settings = {
-        name: {"value": getattr(baseline, name), "help": one.help}
-        for name, one in options(task).items()
-    }
-    about = task.about or _first_line(task)
-    return {"name": task.name, "short": task.short, "about": about, "settings": settings}
-
-
 @command(
     "mad suites",
     "List the suites of mad bench and mad search: the runs of one candidate with one seed, its "
@@ -82,7 +75,12 @@ def suites(config: ListConfig) -> Report:
     """List the suites."""
     from mlxhog.mad.suites import SUITES
 
-    facts = [_suite(make) for make in SUITES.values()]
+    facts: list[dict[str, Any]] = []
+    for make in SUITES.values():
+        suite, about = make(), (inspect.getdoc(make) or "").partition("\n")[0]
+        runs = Counter(setting.task for setting in suite.settings for _ in suite.points)
+        row = {"name": suite.name, "about": about, "dim": suite.dim, "runs": suite.runs}
+        facts.append({**row, "tasks": runs})
 
     def lines() -> Iterator[str]:
         for one in facts:
@@ -92,17 +90,6 @@ def suites(config: ListConfig) -> Report:
         yield 'next: mlxhog mad bench --layers "mlstm swiglu mlstm swiglu" --suite smoke --dry-run'
 
     return Report(facts, lambda: "\n".join(lines()))
-
-
-def _suite(make: Callable[[], Suite]) -> dict[str, Any]:
-    suite = make()
-    return {
-        "name": suite.name,
-        "about": (inspect.getdoc(make) or "").partition("\n")[0],
-        "dim": suite.dim,
-        "runs": suite.runs,
-        "tasks": Counter(setting.task for setting in suite.settings for _ in suite.points),
-    }
 
 
 @command(
@@ -147,21 +134,15 @@ def _assignments(values: dict[str, Any]) -> str:
 
 
 def _layer(layer: type[Any]) -> dict[str, Any]:
-    types = get_type_hints(layer)
-    numbers = {
-        field.name: {
-            "default": field.default,
-            "type": getattr(types[field.name], "__name__", "")
-            if isinstance(types[field.name], type)
-            else str(types[field.name]),
-        }
-        for field in dataclasses.fields(layer)
-    }
+    hints = get_type_hints(layer)
+    types = {n: getattr(hint, "__name__", "") for n, hint in hints.items()}
+    types |= {n: str(hint) for n, hint in hints.items() if not isinstance(hint, type)}
+    fields = dataclasses.fields(layer)
     return {
         "name": layer.name,
         "kind": layer.kind,
         "about": getattr(layer, "about", "") or _first_line(layer),
-        "numbers": numbers,
+        "numbers": {one.name: {"default": one.default, "type": types[one.name]} for one in fields},
         "source": _source(layer),
     }
 

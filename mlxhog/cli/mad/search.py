@@ -45,7 +45,7 @@ SEARCH_MAIN = (
 class SearchConfig:
     """Options of `mlxhog mad search` in addition to those of every study."""
 
-    no_prune: bool = switch("no run ends early")
+    no_prune: bool = switch("no run ends early", excludes=("prune",))
     space: str = option("space-small", "the search space: a YAML file or a name")
     sampler: str = option(
         "grid",
@@ -70,8 +70,6 @@ def search(
 ) -> Report:
     """Search a space."""
     fields_set = session.protocol(typed)
-    if config.no_prune and "prune" in typed.names:
-        raise ConfigError("--prune and --no-prune are both given; keep one")
     # These import NumPy: wrong flags are reported before.
     from mlxhog.mad.search.space import read_space
     from mlxhog.mad.study.session import Planning, check_execution
@@ -122,7 +120,9 @@ class BenchConfig(BeginConfig):
         short="c",
     )
     position: str | None = option(None, "positional embedding: learned or sincos", metavar="KIND")
-    seed: str | None = option(None, "the one seed of every run, instead of --seeds", metavar="N")
+    seed: str | None = option(
+        None, "the one seed of every run, instead of --seeds", metavar="N", excludes=("seeds",)
+    )
 
 
 @command(
@@ -136,8 +136,6 @@ def bench(config: BenchConfig, shared: StudyConfig, typed: Written, how: Executi
     if not config.layers and not config.config:
         raise ConfigError(f"give an architecture, as in mlxhog {BENCH_EXAMPLES[0]}")
     if config.seed is not None:
-        if "seeds" in typed.names:
-            raise ConfigError("--seed is the one seed of every run, --seeds are several; keep one")
         shared = replace(shared, seeds=f"{config.seed},")
     # These import NumPy: wrong flags are reported before.
     from mlxhog.mad.study.session import Planning, check_execution

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from mlxhog.base.quantities import format_count, format_duration, parse_number
 from mlxhog.cli.flags import Part, Written, dry_run_flag, plugin_flag, quiet_flag
-from mlxhog.cli.frame import Report, written
+from mlxhog.cli.frame import Report, titled, written
 from mlxhog.config.options import option, options, switch
 from mlxhog.config.sources import values_of
 from mlxhog.errors import ConfigError
@@ -23,12 +23,12 @@ from mlxhog.report.views import Observer, Silence, may_redraw
 
 if TYPE_CHECKING:
     from mlxhog.mad.study.progress import Best, StudyProgress
-    from mlxhog.mad.study.scheduler import SessionResult
     from mlxhog.mad.study.session import Planning
     from mlxhog.mad.study.store import Store
     from mlxhog.mad.study.study import Study
 
 FIRST_SEED = 12345
+T = TypeVar("T", int, float)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +49,17 @@ class StudyConfig:
         "step sizes such as 5e-4,1e-3,2e-3: the best one of each setting counts; the suite's own "
         "is always among them, and its score stands beside the best",
         none="the suite's",
+        excludes=("lr",),
     )
     dim: int | None = option(None, "width", low=1, none="the architecture's, or the suite's")
     backend: str | None = option(
         None, "mlx or torch, or one of them with its device, such as mlx:cpu", none="torch:cpu"
     )
     workers: str | None = option(
-        None, "several workers inside a candidate, such as mlx:cpu,torch:cpu", none="one"
+        None,
+        "several workers inside a candidate, such as mlx:cpu,torch:cpu",
+        none="one",
+        excludes=("backend",),
     )
     threads: int = option(1, "threads of each worker", low=1)
     share_embedding: bool = option(
@@ -117,21 +121,18 @@ def seeds(text: str) -> tuple[int, ...]:
     Raises:
         ConfigError: it is neither.
     """
-    try:
-        numbers = tuple(int(word) for word in text.split(",") if word.strip() or "," not in text)
-    except ValueError:
-        numbers = ()
+    numbers = _listed(text.removesuffix(","), int)
     if "," not in text:
-        numbers = tuple(range(FIRST_SEED, FIRST_SEED + numbers[0])) if numbers else ()
+        numbers = range(FIRST_SEED, FIRST_SEED + numbers[0]) if numbers else ()
     if (
         not numbers
-        or len(set(numbers)) < len(numbers)
-        or not all(0 <= seed < 2**32 for seed in numbers)
+        or len({*numbers}) < len(numbers)
+        or not 0 <= min(numbers) <= max(numbers) < 2**32
     ):
         raise ConfigError(
             f"--seeds is {text!r}; give a number, such as 3, or different ones such as 1,2,3"
         )
-    return numbers
+    return tuple(numbers)
 
 
 def rates(text: str) -> tuple[float, ...]:
@@ -140,19 +141,21 @@ def rates(text: str) -> tuple[float, ...]:
     Raises:
         ConfigError: the list is empty, a value is not above 0, or they do not ascend.
     """
+    values = _listed(text, parse_number)
+    if not values or min(values) <= 0 or any(one >= after for one, after in pairwise(values)):
+        raise ConfigError(
+            f"--rates is {text!r}; give step sizes above 0, each larger than the one before, such "
+            "as 5e-4,1e-3,2e-3"
+        )
+    return tuple(values)
+
+
+def _listed(text: str, read: Callable[[str], T]) -> Sequence[T]:
+    """Return the values between commas; () if one cannot be read."""
     try:
-        values = tuple(map(parse_number, text.split(",")))
+        return [read(word) for word in text.split(",")]
     except ValueError:
-        values = ()
-    if not values or min(values) <= 0:
-        raise ConfigError(f"--rates is {text!r}; give step sizes above 0, such as 5e-4,1e-3,2e-3")
-    if twice := [f"{one:g}" for one, after in pairwise(sorted(values)) if one == after]:
-        raise ConfigError(f"--rates is {text!r} and has {twice[0]} twice; leave one out")
-    ascending = sorted(values)
-    if list(values) != ascending:
-        spelt = ",".join(f"{one:g}" for one in ascending)
-        raise ConfigError(f"--rates is {text!r}, which does not ascend; give {spelt}")
-    return values
+        return ()
 
 
 def common(config: StudyConfig, fields_set: dict[str, object]) -> dict[str, Any]:
@@ -167,10 +170,6 @@ def common(config: StudyConfig, fields_set: dict[str, object]) -> dict[str, Any]
     from mlxhog.mad import tasks
 
     here = machine.here()
-    if config.backend is not None and config.workers is not None:
-        raise ConfigError(
-            "--backend is one worker's and --workers lists the backends of several; keep one"
-        )
     workers = config.workers or backend_here(config.backend or "torch:cpu", here)
     resolved = resolve_workers(workers, config.threads, machine=here).workers
     if config.share_embedding and len(resolved) > 1:
@@ -178,8 +177,6 @@ def common(config: StudyConfig, fields_set: dict[str, object]) -> dict[str, Any]
             f"--share-embedding is for candidates of one worker, these have {len(resolved)}; leave "
             "out one of the two"
         )
-    if config.rates is not None and "lr" in fields_set:
-        raise ConfigError("--lr is one step size and --rates are several; keep one")
     names = (
         [] if config.tasks is None else [tasks.find(name).name for name in config.tasks.split(",")]
     )
@@ -269,7 +266,7 @@ def dry_run(planning: Planning, name: str, how: ExecutionConfig, store: Store | 
             if seconds is None
             else f"about {format_duration(seconds)}, as the runs so far",
         }
-        return "\n".join(f"{title:12} {row}" for title, row in rows.items() if row)
+        return titled(rows, 13)
 
     return Report(facts, text)
 
@@ -311,21 +308,21 @@ def go(
         "study": str(store.directory),
         "status": outcome.status,
         "runs": {name: outcome.statuses.get(name, 0) for name in statuses},
-        "seconds": outcome.seconds,
+        "seconds": outcome.elapsed_s,
         "best": None if best is None else asdict(best),
     }
     code = ALL_FAILED if failed else EXIT_CODES[outcome.status]
     return Report(facts, lambda: _summary(store, outcome, best, how), code)
 
 
-def _summary(store: Store, outcome: SessionResult, best: Best | None, how: ExecutionConfig) -> str:
+def _summary(store: Store, outcome: StudyProgress, best: Best | None, how: ExecutionConfig) -> str:
     """Return the result of a session, the best candidate, and the next commands."""
     ended = sum(outcome.statuses.values())
     counts = ", ".join(f"{n} {status}" for status, n in sorted(outcome.statuses.items()))
     words = {"done": "done", "budget": "the budget is used up", "interrupted": "interrupted"}
     lines = [
         f"{words[outcome.status]}: {ended} runs have ended ({counts or 'none'}) after "
-        f"{format_duration(outcome.seconds)} of this session"
+        f"{format_duration(outcome.elapsed_s)} of this session"
     ]
     if best is not None:
         interval = "" if best.interval is None else f" +- {best.interval:.3f}"

@@ -52,7 +52,9 @@ class CandidateConfig:
     json: bool = switch("end with one line of JSON")
     quiet: bool = quiet_flag()
     task: str = option("in-context-recall", "the task, by its full or short name")
-    arch: str | None = option(None, "architecture: a YAML file or a name, instead of --layers")
+    arch: str | None = option(
+        None, "architecture: a YAML file or a name, instead of --layers", excludes=("layers",)
+    )
     dim: int | None = option(None, "width; 128, or the architecture's own", low=1, none="its own")
     position: str | None = option(
         None,
@@ -64,7 +66,10 @@ class CandidateConfig:
         None, "mlx or torch, or one of them with its device, such as mlx:cpu", none="auto"
     )
     workers: str | None = option(
-        None, "several workers: a number, or backends such as mlx:cpu,torch:cpu*2", none="one"
+        None,
+        "several workers: a number, or backends such as mlx:cpu,torch:cpu*2",
+        none="one",
+        excludes=("backend",),
     )
     threads: int | None = option(
         None, "threads of each worker; auto shares the cores", low=1, none="auto"
@@ -82,16 +87,8 @@ class CandidateConfig:
 def train(candidate: CandidateConfig, protocol: Protocol, written: Written) -> Report:
     """Train a candidate."""
     problems = protocol.unused
-    if (candidate.layers is None) == (candidate.arch is None):
-        problems.append(
-            "--layers and --arch are both given; keep one"
-            if candidate.layers
-            else f"give the candidate, as in mlxhog {EXAMPLES[0]}, or with --arch FILE"
-        )
-    if candidate.backend is not None and candidate.workers is not None:
-        problems.append(
-            "--backend is one worker's and --workers lists the backends of several; keep one"
-        )
+    if candidate.layers is None and candidate.arch is None:
+        problems.append(f"give the candidate, as in mlxhog {EXAMPLES[0]}, or with --arch FILE")
     together = resolve(TrainConfig, [written.values], [*written.problems, *problems])
     worker_options = _worker_options(together, written.values)
     settings = read_settings(candidate.set)

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from mlxhog.base.interrupts import Interrupts
 from mlxhog.base.quantities import format_bytes, format_duration
-from mlxhog.cli.frame import Report
+from mlxhog.cli.frame import Report, titled
 from mlxhog.mad.run import Callbacks, Point, RunResult
 from mlxhog.mad.tasks.dataset import HELD, held_length
 from mlxhog.mad.training.candidate import estimate
@@ -82,7 +82,8 @@ class RunLine(StatusLine, Callbacks):
         parts = [f"step {self._step}/{self._limit}"]
         if self._point is not None:
             point = self._point
-            parts += [f"loss {point.loss:.3f}", f"accuracy {point.acc_token:.3f}"]
+            loss = "-" if point.loss is None else f"{point.loss:.3f}"
+            parts += [f"loss {loss}", f"accuracy {point.acc_token:.3f}"]
         if rate := self._steps_per_s():
             left_s = (self._limit - self._step) / rate
             parts += [f"{rate:.1f} steps/s", f"at most {format_duration(left_s)} to go"]
@@ -174,4 +175,4 @@ def plan_report(plan: RunPlan) -> Report:
         "steps": f"at most {plan.limit}, an epoch is {plan.per_epoch}",
         "time": time,
     }
-    return Report(own, lambda: "\n".join(f"{name:12}{text}" for name, text in rows.items()))
+    return Report(own, lambda: titled(rows))

@@ -10,7 +10,6 @@ from typing import Literal
 from mlxhog.cli.flags import plugin_flag, study_argument
 from mlxhog.cli.frame import Report, command
 from mlxhog.config.options import argument, option, switch
-from mlxhog.errors import ConfigError
 
 VOTE_ABOUT = """\
 Let the best candidates of a study vote on every slot, and write the result as a model file for
@@ -115,11 +114,11 @@ class ScaleConfig:
     what: tuple[str, ...] = argument("WHAT...", "a study or an architecture")
     plugin: tuple[str, ...] = plugin_flag()
     json: bool = switch("one JSON object")
-    depth: int | None = option(None, "layers of the new model", low=1)
+    depth: int = option(0, "layers of the new model", low=1, required=True)
     how: str = option(
         "stack", "repeat the whole sequence, or every part in place", choices=("stack", "stretch")
     )
-    out: str | None = option(None, "model file to write or replace")
+    out: str = option("", "model file to write or replace", required=True)
     unit: str = option(
         "auto",
         "unit of repetition; auto: blocks if the layers are blocks",
@@ -132,9 +131,6 @@ class ScaleConfig:
 @command("mad scale", SCALE_ABOUT, SCALE_EXAMPLES, ScaleConfig)
 def scale(config: ScaleConfig) -> Report:
     """Make an architecture deeper."""
-    if config.depth is None or config.out is None:
-        lacks = "--depth" if config.depth is None else "--out"
-        raise ConfigError(f"mad scale lacks {lacks}, as in `mlxhog {SCALE_EXAMPLES[0]}`")
     from mlxhog.mad import winner
     from mlxhog.models.families import param_count
     from mlxhog.models.mad.sequence import canonical

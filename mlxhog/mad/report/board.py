@@ -156,9 +156,6 @@ def cut(text: str, width: int | None) -> str:
 
 TROUBLES = 3
 """The latest failures in the picture; the plain lines and the page have all."""
-_GAP = 2
-_ROOM_FOR_RUNS = 40
-"""Columns below which only the layers of a run are shown."""
 
 
 class LiveBoard(LiveView[StudyProgress]):
@@ -187,7 +184,7 @@ class Picture:
             yield Padding(bar, 0)  # it ends the line
         yield styled(best(progress.best, width), "cyan")
         if progress.running:
-            yield _runs(progress.running, width)
+            yield _runs(progress.running)
         for trouble in progress.troubles[-TROUBLES:]:
             yield styled(trouble_line(trouble), "red" if trouble.status == "failed" else "yellow")
 
@@ -199,25 +196,20 @@ def styled(text: str, style: str) -> Text:
     return Text(text, style=style, no_wrap=True, overflow="ellipsis")
 
 
-def _runs(running: tuple[ActiveRun, ...], width: int) -> Table:
+def _runs(running: tuple[ActiveRun, ...]) -> Table:
     """Return the table of runs; layers and titles share the width beside the numbers."""
     from rich.table import Table
 
-    numbers = [
-        (run.worker, steps(run), _accuracy(run), format_clock(run.seconds)) for run in running
-    ]
-    header = ("worker", "step", "acc", "time")
-    needed = [max(map(len, column)) for column in zip(header, *numbers, strict=True)]
-    room = width - sum(needed) - _GAP * len(needed)
-    whole = room >= _ROOM_FOR_RUNS
-    layers = (room - _GAP) // 2 if whole else room
-    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="dim")
-    table.add_column(header[0], no_wrap=True, overflow="ellipsis")
-    for name in ("layers", "run")[: 2 if whole else int(room > 0)]:
-        table.add_column(name, no_wrap=True, overflow="ellipsis")
-    for name in header[1:]:
-        table.add_column(name, no_wrap=True, overflow="ellipsis", justify="right")
-    for run, (worker, *rest) in zip(running, numbers, strict=True):
-        texts = [short(run.plan.candidate, layers), cut(run.plan.title, room - _GAP - layers)]
-        table.add_row(worker, *texts[: 2 if whole else int(room > 0)], *rest)
+    rows = [
+        (run.worker, steps(run), _accuracy(run), format_clock(run.seconds),
+         folded(run.plan.candidate.split()), run.plan.title)
+        for run in running
+    ]  # fmt: skip
+    header = ("worker", "step", "acc", "time", "layers", "run")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for name, *cells in zip(header, *rows, strict=True):
+        needed = None if name in ("layers", "run") else max(map(len, (name, *cells)))
+        table.add_column(name, no_wrap=True, overflow="ellipsis", min_width=needed)
+    for row in rows:
+        table.add_row(*row)
     return table

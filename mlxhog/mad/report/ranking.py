@@ -121,7 +121,7 @@ def _planned(store: Store, study: Study, measured: Suite, rows: Sequence[Candida
         total = Planning(study).total
         if total is not None:
             return total - skipped
-    proposed = {candidate for candidate, _ in store.proposals()}
+    proposed = {one.candidate for one in store.proposals()}
     return len(proposed) * measured.runs * len(study.seeds) - skipped
 
 

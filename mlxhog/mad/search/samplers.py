@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import random
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Protocol, TypeVar
@@ -270,9 +269,6 @@ DRAWS = 24
 MOST_DRAWS = 20 * DRAWS
 """Draws that may leave the space or repeat a candidate, before a random candidate is taken."""
 
-Choice = tuple[str, object]
-"""The name of a candidate's depth or of a slot, and the number or the layer there."""
-
 
 class TPE(Learner):
     """Tree-structured Parzen estimator: choices frequent in good candidates and rare in others.
@@ -298,61 +294,45 @@ class TPE(Learner):
         ranked = sorted(self.scores, key=self.scores.__getitem__, reverse=True)
         good = ranked[: min(MOST_GOOD, math.ceil(GOOD * len(ranked)))]
         others = [layers for layers in self.proposed if layers not in set(good)]
-        ratio = _Ratio(self.candidates.space, good, others)
         drawn: dict[Layers, float] = {}
         for _ in range(MOST_DRAWS):
-            layers = ratio.draw(stream)
+            layers = self._draw(good, stream)
             if layers not in drawn and self.is_new(layers) and layers in self.candidates:
-                drawn[layers] = ratio.log(layers)
+                drawn[layers] = self._log_ratio(layers, good, others)
             if len(drawn) == DRAWS:
                 break
         return max(drawn, key=drawn.__getitem__, default=None)
 
-
-class _Ratio:
-    """The frequencies of choices in good candidates, and their ratios to those in others."""
-
-    def __init__(self, space: Space, good: list[Layers], others: list[Layers]) -> None:
-        self._space, self._good = space, good
-        self._in_good, self._in_others = _Frequencies(good), _Frequencies(others)
-
-    def draw(self, stream: random.Random) -> Layers:
+    def _draw(self, good: list[Layers], stream: random.Random) -> Layers:
         """Draw a sequence by the frequencies in good candidates."""
-        depth = self._pick([len(one) for one in self._good], self._space.depths, stream)
-        deep = [one for one in self._good if len(one) == depth]
+        space = self.candidates.space
+        depth = _pick([len(one) for one in good], space.depths, stream)
+        deep = [one for one in good if len(one) == depth]
         return tuple(
-            self._pick([one[slot] for one in deep], layers, stream)
-            for slot, layers in enumerate(self._space.slots(depth))
+            _pick([one[slot] for one in deep], layers, stream)
+            for slot, layers in enumerate(space.slots(depth))
         )
 
-    @staticmethod
-    def _pick(seen: Sequence[T], possible: Sequence[T], stream: random.Random) -> T:
-        """One of those seen, or, as one observation more, any possible one."""
-        return stream.choice(seen if stream.randrange(len(seen) + 1) else possible)
-
-    def log(self, one: Layers) -> float:
+    def _log_ratio(self, one: Layers, good: list[Layers], others: list[Layers]) -> float:
         """Return the logarithm of the product of the ratios of a sequence."""
-        sizes = [len(self._space.depths), *map(len, self._space.slots(len(one)))]
+        space = self.candidates.space
+        sizes = [len(space.depths), *map(len, space.slots(len(one)))]
         return sum(
-            self._in_good.log(choice, size) - self._in_others.log(choice, size)
-            for choice, size in zip(_choices(one), sizes, strict=True)
+            math.log(_frequency(place, value, size, good))
+            - math.log(_frequency(place, value, size, others))
+            for (place, value), size in zip(enumerate([len(one), *one]), sizes, strict=True)
         )
 
 
-class _Frequencies:
-    """How often the candidates that have a slot have each choice in it."""
-
-    def __init__(self, candidates: Iterable[Layers]) -> None:
-        choices = [choice for one in candidates for choice in _choices(one)]
-        self._counts, self._slots = Counter(choices), Counter(name for name, _ in choices)
-
-    def log(self, choice: Choice, size: int) -> float:
-        """Return the logarithm of the frequency of one of `size` choices."""
-        return math.log((self._counts[choice] + 1 / size) / (self._slots[choice[0]] + 1))
+def _pick(seen: Sequence[T], possible: Sequence[T], stream: random.Random) -> T:
+    """Pick one of those seen, or, as one observation more, any possible one."""
+    return stream.choice(seen if stream.randrange(len(seen) + 1) else possible)
 
 
-def _choices(one: Layers) -> list[Choice]:
-    return [("depth", len(one)), *((f"slot {slot}", layer) for slot, layer in enumerate(one))]
+def _frequency(place: int, value: object, size: int, among: list[Layers]) -> float:
+    """Return the frequency of a depth (place 0) or of a layer in its slot, one of `size`."""
+    values: list[object] = [[len(one), *one][place] for one in among if len(one) >= place]
+    return (values.count(value) + 1 / size) / (len(values) + 1)
 
 
 SAMPLERS: Mapping[str, Callable[[CandidateSet, int], Sampler]] = {

@@ -58,6 +58,7 @@ class StudyProgress:
         best: None before any candidate has a score.
         troubles: runs that failed or diverged, the latest last.
         message: text to print once, or None.
+        status: at the end "done" (no run is left), "budget" or "interrupted"; before it "".
     """
 
     study: str
@@ -70,6 +71,7 @@ class StudyProgress:
     best: Best | None = None
     troubles: tuple[StudyRecord, ...] = ()
     message: str | None = None
+    status: str = ""
 
     @property
     def fraction(self) -> float | None:

@@ -18,22 +18,19 @@ import platform
 import secrets
 import socket
 import sys
-import time
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from typing import Any
 
-from mlxhog.arena.process import WatchedTime
 from mlxhog.base.processes import limits_of_threads
 from mlxhog.errors import EnvironmentLacks, WorkerFailed
-from mlxhog.mad.run import RunConfig, failed
+from mlxhog.mad.run import RunConfig
 from mlxhog.mad.study.workers import (
-    START_S,
-    Event,
+    Executor,
     Messages,
     RunFunction,
+    Running,
     attempt,
     explain,
     limit_memory,
@@ -142,112 +139,52 @@ def _keep_to_ourselves() -> None:
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
-@dataclass
-class _Running:
-    """A run that Ray executes."""
-
-    worker: str
-    task: Any
-    began_s: float
-    heard_s: float  # in watched time
-    host: str | None = None  # None before it is ready
-
-
-class RayPool:
+class RayPool(Executor):
     """An executor whose runs are tasks of Ray."""
 
     def __init__(
         self, task: Any, mailbox: Any, what: tuple[object, ...], parallel: int, silence_s: float
     ) -> None:
+        super().__init__(parallel, silence_s)
         self._task, self._mailbox, self._what = task, mailbox, what
-        self._parallel, self._silence_s = parallel, silence_s
-        self._runs: dict[str, _Running] = {}
-        self._watched = WatchedTime()
+        self._tasks: dict[str, Any] = {}  # by the keys of their runs
 
-    def free(self) -> int:
-        """Return the number of runs that can begin."""
-        return self._parallel - len(self._runs)
-
-    def submit(self, run: RunConfig, rungs: tuple[int, ...]) -> str:
-        """Begin a run; return a number for it among those at once."""
-        taken = {running.worker for running in self._runs.values()}
-        worker = next(n for k in range(self._parallel) if (n := str(k + 1)) not in taken)
-        task = self._task.remote(run, rungs, *self._what, self._mailbox, version("mlxhog"))
-        self._runs[run.key()] = _Running(worker, task, time.monotonic(), self._watched.look())
-        return worker
+    def _begin(self, running: Running, run: RunConfig, rungs: tuple[int, ...]) -> None:
+        how = (*self._what, self._mailbox, version("mlxhog"))
+        self._tasks[run.key()] = self._task.remote(run, rungs, *how)
 
     def answer(self, key: str, prune: bool) -> None:
         """Tell a run that waits at a rung whether it is pruned."""
         self._mailbox.answer.remote(key, prune)
 
-    def events(self, timeout_s: float) -> list[Event]:
-        """Wait for events, at most `timeout_s`; end silent runs.
+    def _messages(self, timeout_s: float) -> Iterable[tuple[str, str, object]]:
+        """Wait for messages, and for tasks that end without a result.
 
         Raises:
             WorkerFailed: a machine of the cluster has another mlxhog.
         """
         import ray
 
-        deadline = time.monotonic() + timeout_s
-        while True:
-            tasks = {running.task: key for key, running in self._runs.items()}
-            ended = ray.wait([*tasks], num_returns=len(tasks), timeout=LOOK_S)[0] if tasks else []
-            events = [
-                event
-                for key, word, value in ray.get(self._mailbox.take.remote())
-                for event in self._take(key, word, value)
-            ]
-            events += [event for task in ended for event in self._died(tasks[task], task)]
-            events += [event for key in [*self._runs] for event in self._check_silence(key)]
-            if events or time.monotonic() >= deadline:
-                return events
+        self._tasks = {key: task for key, task in self._tasks.items() if key in self._runs}
+        tasks = {task: key for key, task in self._tasks.items()}
+        ended = ray.wait([*tasks], num_returns=len(tasks), timeout=LOOK_S)[0] if tasks else []
+        yield from ray.get(self._mailbox.take.remote())
+        for task in ended:
+            try:
+                ray.get(task)
+                reason = "ended without a result"  # no message if its result has arrived
+            except ray.exceptions.RayTaskError as error:  # before the run began
+                raise WorkerFailed(
+                    f"a run cannot begin on the cluster: {explain(error.cause)}"
+                ) from None
+            except ray.exceptions.RayError as error:
+                reason = f"is lost with its machine: {explain(error)}"
+            yield tasks[task], "lost", reason
 
-    def _take(self, key: str, word: str, value: object) -> list[Event]:
-        """Return the event of a message."""
-        if key not in self._runs:
-            return []
-        running = self._runs[key]
-        running.heard_s = self._watched.look()
-        if word == "ready":
-            running.host = str(value)
-        if word in ("end", "spent"):
-            word = "end"
-            del self._runs[key]
-        return [Event(key, word, value, running.host or "")] * (word not in ("beat", "ready"))
-
-    def _died(self, key: str, task: Any) -> list[Event]:
-        """Return the loss of a run whose task ended without a result."""
+    def _kill(self, key: str) -> None:
         import ray
 
-        if key not in self._runs:
-            return []  # its result has arrived
-        del self._runs[key]
-        try:
-            ray.get(task)
-            reason = "ended without a result"
-        except ray.exceptions.RayTaskError as error:  # before the run began
-            raise WorkerFailed(
-                f"a run cannot begin on the cluster: {explain(error.cause)}"
-            ) from None
-        except ray.exceptions.RayError as error:
-            reason = f"is lost with its machine: {explain(error)}"
-        return [Event(key, "lost", reason)]
-
-    def _check_silence(self, key: str) -> list[Event]:
-        import ray
-
-        running = self._runs[key]
-        ready = running.host is not None
-        allowed_s = self._silence_s if ready else max(START_S, self._silence_s)
-        if self._watched.look() - running.heard_s <= allowed_s:
-            return []
-        ray.cancel(running.task, force=True)
-        del self._runs[key]
-        if not ready:
-            return [Event(key, "lost", f"did not start within {allowed_s:g} s")]
-        reason = f"its process gave no sign of life for {allowed_s:g} s and was ended"
-        result = failed(reason, seconds=time.monotonic() - running.began_s)
-        return [Event(key, "end", result, running.host or "")]
+        ray.cancel(self._tasks[key], force=True)
 
 
 class _Mailbox:

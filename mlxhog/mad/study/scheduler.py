@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from statistics import fmean
 
 from mlxhog.base.interrupts import Interrupts
@@ -48,13 +48,13 @@ class Proposals:
         self._sampler, self._store = sampler, store
         self.proposed: list[str] = []
         self.unscored: set[str] = set()
-        for candidate, score in store.proposals():
-            if score is None:
-                sampler.recall(parse(candidate))
-                self._asked(candidate)
+        for one in store.proposals():
+            if one.score is None:
+                sampler.recall(parse(one.candidate))
+                self._asked(one.candidate)
             else:
-                sampler.tell(parse(candidate), score)
-                self.unscored.discard(candidate)
+                sampler.tell(parse(one.candidate), one.score)
+                self.unscored.discard(one.candidate)
 
     def ask(self) -> str | None:
         """Return the next candidate as a canonical string, or None."""
@@ -62,36 +62,19 @@ class Proposals:
         if layers is None:
             return None
         candidate = canonical(layers)
-        self._store.add_proposal({"candidate": candidate})
+        self._store.add_proposal(candidate)
         self._asked(candidate)
         return candidate
 
     def tell(self, candidate: str, score: float) -> None:
         """Record the score of a candidate."""
-        self._store.add_proposal({"candidate": candidate, "score": score})
+        self._store.add_proposal(candidate, score)
         self._sampler.tell(parse(candidate), score)
         self.unscored.discard(candidate)
 
     def _asked(self, candidate: str) -> None:
         self.proposed.append(candidate)
         self.unscored.add(candidate)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SessionResult:
-    """The result of a session of a study.
-
-    Attributes:
-        status: "done" (no run is left), "budget" or "interrupted".
-        statuses: status -> number of runs, of all sessions.
-        seconds: of this session.
-        best: the best candidate; None without a score.
-    """
-
-    status: str
-    statuses: dict[str, int]
-    seconds: float
-    best: Best | None
 
 
 class Scheduler:
@@ -142,8 +125,8 @@ class Scheduler:
 
     # -- a session -------------------------------------------------------------------------------
 
-    def run(self) -> SessionResult:
-        """Execute runs until none is left, the limit is reached, or Ctrl-C.
+    def run(self) -> StudyProgress:
+        """Execute runs until none is left, the limit is reached, or Ctrl-C; return the last state.
 
         After the first Ctrl-C the runs in progress end, the second one drops them.
 
@@ -172,13 +155,7 @@ class Scheduler:
                     self._show()
             interrupted = interrupts.count > 0
         status = "interrupted" if interrupted else "budget" if self._limit_reached() else "done"
-        self._show()
-        return SessionResult(
-            status=status,
-            statuses=dict(self._statuses),
-            seconds=time.monotonic() - self._began_s,
-            best=self._best,
-        )
+        return replace(self._show(), status=status)
 
     def _limit_reached(self) -> bool:
         return self._limit.reached(
@@ -308,23 +285,23 @@ class Scheduler:
 
     # -- progress --------------------------------------------------------------------------------
 
-    def _show(self, message: str | None = None) -> None:
-        now = time.monotonic()
-        self._shown_s = now
-        self._observer(
-            StudyProgress(
-                study=self._store.name,
-                done=len(self._finished),
-                total=self._planned(),
-                elapsed_s=now - self._began_s,
-                eta_s=self._eta_s(),
-                statuses=dict(self._statuses),
-                running=tuple(sorted(self._active.values(), key=lambda active: active.worker)),
-                best=self._best,
-                troubles=self._troubles,
-                message=message,
-            )
+    def _show(self, message: str | None = None) -> StudyProgress:
+        """Pass the present state on, and return it."""
+        now = self._shown_s = time.monotonic()
+        progress = StudyProgress(
+            study=self._store.name,
+            done=len(self._finished),
+            total=self._planned(),
+            elapsed_s=now - self._began_s,
+            eta_s=self._eta_s(),
+            statuses=dict(self._statuses),
+            running=tuple(sorted(self._active.values(), key=lambda active: active.worker)),
+            best=self._best,
+            troubles=self._troubles,
+            message=message,
         )
+        self._observer(progress)
+        return progress
 
     @property
     def _needed(self) -> int | None:

@@ -20,7 +20,7 @@ from mlxhog.mad.search.samplers import Grid, Listed, Sampler, make_sampler
 from mlxhog.mad.search.space import to_space
 from mlxhog.mad.study import ray
 from mlxhog.mad.study.progress import Best, StudyProgress
-from mlxhog.mad.study.scheduler import Proposals, Scheduler, SessionResult
+from mlxhog.mad.study.scheduler import Proposals, Scheduler
 from mlxhog.mad.study.store import Store, StudyRecord
 from mlxhog.mad.study.study import Study
 from mlxhog.mad.study.workers import Executor, Pool, RunFunction
@@ -174,7 +174,7 @@ def execute(
     *,
     retry_failed: bool = False,
     run: RunFunction | None = None,
-) -> SessionResult:
+) -> StudyProgress:
     """Execute a session.
 
     Args:

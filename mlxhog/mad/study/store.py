@@ -16,54 +16,25 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
-from types import UnionType
-from typing import IO, Any, Union, get_args, get_origin, get_type_hints
+from typing import IO, Any, TypeVar
 
 import yaml
 
-from mlxhog.base import durable, plain_json, plain_yaml, reading
+from mlxhog.base import durable, plain_json, plain_yaml, reading, typed
 from mlxhog.base.durable import append_lines, disk_errors, replace_file
 from mlxhog.base.paths import expanded
-from mlxhog.errors import StudyError, did_you_mean, shown
-from mlxhog.mad.run import STATUSES, Point, RunConfig, RunResult, run_title, state
+from mlxhog.errors import StudyError, did_you_mean
+from mlxhog.mad.run import Point, RunConfig, RunResult, run_title, state
 from mlxhog.models import families
 
 ROOT = Path("studies")
 DEFINITION = "study.yaml"
-_POINT = {field.name for field in fields(Point)}
 LONGEST_NAME = 100  # most disks allow 255 bytes, and tables and titles show it
-
-
-COUNTS = range(2**63)
-
-
-def fits(value: object, hint: Any) -> bool:
-    """Whether a value of JSON or YAML has a field's type: an edited file may have any value.
-
-    A count is not negative; None stands for a number that is not finite, which JSON cannot express.
-    """
-    origin, parts = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        return any(fits(value, part) for part in parts)
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            return False
-        kinds = (parts[0],) * len(value) if parts[-1] is Ellipsis else parts
-        return len(value) == len(kinds) and all(map(fits, value, kinds))
-    if origin is not None:
-        return isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
-    if hint is int:
-        return type(value) is int and value in COUNTS
-    if hint is float:
-        return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
-    return hint is type(value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,51 +92,28 @@ class StudyRecord(RunResult):
         """Name of the run within its candidate."""
         return run_title(self.task, self.label, self.config["protocol"], self.seed)
 
-    @classmethod
-    def from_dict(cls, entry: Mapping[str, Any]) -> StudyRecord:
-        """Read a line of `runs.jsonl`.
 
-        Raises:
-            StudyError: a field is missing or unknown (another version wrote it), or wrong.
-        """
-        hints = _recorded()
-        if wrong := hints.keys() ^ entry.keys():
-            raise StudyError(
-                f"a record of run {shown(entry.get('key', '?'))} and this mlxhog differ in the "
-                f"fields {', '.join(sorted(wrong))}; read it with the mlxhog that wrote it"
-            )
-        for name, hint in hints.items():
-            if not fits(entry[name], hint) or not RULES.get(name, lambda value: True)(entry[name]):
-                raise StudyError(
-                    f"a record of run {shown(entry['key'])} has {name} {shown(entry[name])}, which "
-                    "no mlxhog writes; remove its line, and resume the study to repeat the run"
-                )
-        empty = {name: math.nan for name in hints if hints[name] is float and entry[name] is None}
-        parts = {"by_length": tuple((end, share) for end, share in entry["by_length"])}
-        return cls(**{**entry, **empty, **parts})
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """A line of `candidates.jsonl`: a candidate of the sampler, or its score when it ended."""
+
+    candidate: str
+    score: float | None = None
 
 
-@cache
-def _recorded() -> dict[str, Any]:
-    """Return the types of the fields of a line of `runs.jsonl`."""
-    hints = get_type_hints(StudyRecord)
-    del hints["curve"]
-    return hints
+@dataclass(frozen=True, kw_only=True)
+class _Config:
+    """The parts of a record's `config` that readers use."""
+
+    task: str
+    seed: int
+    dim: int
+    layers: tuple[Mapping[str, Any], ...]
+    settings: Mapping[str, Any]
+    protocol: Mapping[str, float | str | bool | None]
 
 
-CONFIG_HINTS: Mapping[str, Any] = {
-    "task": str, "seed": int, "settings": Mapping[str, Any], "protocol": Mapping[str, Any],
-}  # fmt: skip
-RULES: Mapping[str, Callable[[Any], bool]] = {
-    "key": lambda key: Path(key).name == key,
-    "status": STATUSES.__contains__,
-    "by_length": lambda parts: all(share is not None and 0 <= share <= 1 for _, share in parts),
-    "config": lambda config: (
-        all(fits(config.get(name), hint) for name, hint in CONFIG_HINTS.items())
-        and all(fits(config["protocol"].get(name), float) for name in ("lr", "weight_decay"))
-    ),
-}
-"""Field of a record -> another check of a value of its type."""
+Line = TypeVar("Line", StudyRecord, Point, Proposal)
 
 
 class Store:
@@ -176,8 +124,7 @@ class Store:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._runs = LineFile(directory / "runs.jsonl")
-        self._proposals = LineFile(directory / "candidates.jsonl")
+        self._runs, self._proposals = directory / "runs.jsonl", directory / "candidates.jsonl"
 
     @property
     def name(self) -> str:
@@ -256,15 +203,32 @@ class Store:
 
     # -- runs ------------------------------------------------------------------------------------
 
+    def _read(self, cls: type[Line], path: Path) -> list[Line]:
+        """Return the whole lines of a file, in order; [] if it does not exist."""
+        lines: list[Line] = []
+        try:
+            for entry in plain_json.objects(path):
+                line = typed.read(cls, entry)
+                if isinstance(line, StudyRecord):
+                    typed.read(_Config, line.config)
+                lines.append(line)
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError) as error:
+            raise StudyError(
+                f"{path}, line {len(lines) + 1} is damaged ({error}); remove the line, and resume "
+                "the study to repeat its run"
+            ) from error
+        return lines
+
     def records(self) -> list[StudyRecord]:
         """Return the runs that ended, in order; of a repeated run the last record.
 
         Raises:
-            StudyError: a line is damaged, or of another version.
+            StudyError: a line is damaged.
         """
         records: dict[str, StudyRecord] = {}
-        for entry in self._runs.read():
-            record = StudyRecord.from_dict(entry)
+        for record in self._read(StudyRecord, self._runs):
             records.pop(record.key, None)
             records[record.key] = record
         return list(records.values())
@@ -275,7 +239,7 @@ class Store:
         Raises:
             EnvironmentLacks: the disk is full, or the system refuses; earlier lines are intact.
         """
-        points = [_line(point) for point in curve]
+        points = [_line(asdict(point)) for point in curve]
         if points:
             path = self._curve_path(record.key)
             with disk_errors(f"writing {path}"):
@@ -283,7 +247,8 @@ class Store:
                 replace_file(path, b"".join(points))
         values = asdict(record)
         del values["curve"]
-        self._runs.append({"key": values.pop("key"), **values})
+        line = _line({"key": values.pop("key"), **values})
+        append_lines(self._runs, line, synced=True)
 
     def curve(self, key: str) -> list[Point]:
         """Return the evaluations of a run, ended or in progress, without a torn last line.
@@ -291,17 +256,7 @@ class Store:
         Raises:
             StudyError: a line before the last is damaged.
         """
-        file = LineFile(self._curve_path(key))
-        points = []
-        for entry in file.read():
-            if entry.keys() != _POINT or not all(fits(value, float) for value in entry.values()):
-                raise StudyError(
-                    f"{file.path} has a line that is not an evaluation; remove the file, and "
-                    "resume the study to repeat its run"
-                )
-            values: dict[str, Any] = {k: math.nan if v is None else v for k, v in entry.items()}
-            points.append(Point(**values))
-        return points
+        return self._read(Point, self._curve_path(key))
 
     def begin_curve(self, key: str) -> None:
         """Remove the curve of an earlier attempt at a run."""
@@ -318,37 +273,26 @@ class Store:
         path = self._curve_path(key)
         with disk_errors(f"writing {path}"):
             path.parent.mkdir(exist_ok=True)
-        append_lines(path, _line(point))
+        append_lines(path, _line(asdict(point)))
 
     def _curve_path(self, key: str) -> Path:
-        return self.directory / "curves" / f"{key}.jsonl"
+        return self.directory / "curves" / f"{Path(key).name}.jsonl"
 
     # -- candidates ------------------------------------------------------------------------------
 
-    def proposals(self) -> list[tuple[str, float | None]]:
-        """Return the entries of `add_proposal` in order: a candidate, and its score if it has one.
+    def proposals(self) -> list[Proposal]:
+        """Return the lines of `add_proposal` in order; StudyError if one is damaged."""
+        return self._read(Proposal, self._proposals)
 
-        Raises:
-            StudyError: a line is damaged; the message has its number.
-        """
-        entries = list[tuple[str, float | None]]()
-        for number, entry in enumerate(self._proposals.read(), start=1):
-            candidate, score = entry.get("candidate"), entry.get("score", 0.0)
-            if not fits(candidate, str) or score is None or not fits(score, float):
-                raise StudyError(
-                    f"{self._proposals.path}, line {number} is {shown(entry)}, which is not a "
-                    "candidate, with or without a score; remove the line"
-                )
-            entries.append((str(candidate), float(score) if "score" in entry else None))
-        return entries
-
-    def add_proposal(self, entry: Mapping[str, Any]) -> None:
+    def add_proposal(self, candidate: str, score: float | None = None) -> None:
         """Append a proposal of the sampler, or its score.
 
         Raises:
             EnvironmentLacks: the disk is full, or the system refuses.
         """
-        self._proposals.append(entry)
+        entry = {"candidate": candidate, "score": score}
+        line = _line({name: value for name, value in entry.items() if value is not None})
+        append_lines(self._proposals, line, synced=True)
 
 
 def create(root: Path, name: str, definition: Mapping[str, Any]) -> Store:
@@ -407,52 +351,5 @@ def find(spec: str, root: Path = ROOT) -> Store:
     raise StudyError(f"no study {spec!r}{hint}")
 
 
-def _line(point: Point) -> bytes:
-    return plain_json.dumps(asdict(point)) + b"\n"
-
-
-class LineFile:
-    """A file of JSON lines in a directory that exists; the first line creates it.
-
-    Concurrency: any number of processes append and read. Readers see whole lines only; a line whose
-        append fails, and which is removed again, may be seen in between.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def append(self, entry: Mapping[str, Any]) -> None:
-        """Append one line, flushed to the disk; the rest of a torn line is removed before.
-
-        Numbers that are not finite become null.
-
-        Raises:
-            EnvironmentLacks: the disk is full, or the system refuses; earlier lines are intact.
-        """
-        append_lines(self.path, plain_json.dumps(entry) + b"\n", synced=True)
-
-    def read(self) -> list[dict[str, Any]]:
-        """Return every whole line, in order.
-
-        Raises:
-            StudyError: a line before the last is damaged; the message has its number.
-        """
-        if not self.path.exists():
-            return []
-        entries = []
-        try:
-            lines = reading.read_bytes(self.path).split(b"\n")[:-1]
-        except (OSError, ValueError) as error:
-            raise StudyError(f"{self.path} cannot be read: {error}; correct it") from error
-        for number, line in enumerate(lines, start=1):
-            try:
-                entry = plain_json.loads(line)
-                if not isinstance(entry, dict):
-                    raise ValueError("it is not a JSON object")
-            except ValueError as error:
-                raise StudyError(
-                    f"{self.path}, line {number} is damaged ({error}); remove the line, and resume "
-                    "the study to repeat its run"
-                ) from error
-            entries.append(entry)
-        return entries
+def _line(entry: Mapping[str, Any]) -> bytes:
+    return plain_json.dumps(entry) + b"\n"

@@ -11,14 +11,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
+from mlxhog.base import typed
 from mlxhog.config.plugins import KEY, recalled, remembered, same_files
 from mlxhog.errors import ConfigError, StudyError, did_you_mean, shown
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.scores import Select
 from mlxhog.mad.search.space import to_space
-from mlxhog.mad.study.store import Store, check_name, create, fits, is_study
+from mlxhog.mad.study.store import Store, check_name, create, is_study
 from mlxhog.mad.suites import Suite, at_dim, fixed, only, suite, with_rates
 from mlxhog.mad.tasks import GENERATOR_VERSION, find
 from mlxhog.models.fields import MOST_WIDTH
@@ -33,9 +34,9 @@ _IF_SET = ("rates", KEY)
 
 
 RULES: Mapping[str, Callable[[Any], bool]] = {
-    "seeds": lambda seeds: all(seed < 2**32 for seed in seeds),
-    "sampler_seed": lambda seed: seed < 2**32,
-    "rates": lambda rates: all(rate is not None and 0 < rate < 1e9 for rate in rates),
+    "seeds": lambda seeds: all(0 <= seed < 2**32 for seed in seeds),
+    "sampler_seed": lambda seed: 0 <= seed < 2**32,
+    "rates": lambda rates: all(0 < rate < 1e9 for rate in rates),
     "dim": lambda dim: dim is None or 0 < dim <= MOST_WIDTH,
     "threads": lambda threads: 0 < threads <= MOST_WIDTH,
 }
@@ -148,26 +149,20 @@ def read(store: Store) -> Study:
     definition = store.definition()
     _refuse_other_version(store, definition)
     values = {name: value for name, value in definition.items() if name not in _STAMP}
-    hints = get_type_hints(Study)
-    for name, value in values.items():
-        wrong = ""
-        if name not in hints:
-            wrong = f"{name!r}{did_you_mean(name, hints)}"
-        elif not fits(value, hints[name]) or not RULES.get(name, lambda value: True)(value):
-            wrong = f"{name} {shown(value)}"
-        if wrong:
-            raise StudyError(
-                f"{store.directory / 'study.yaml'} has {wrong}; mlxhog writes this file, which is "
-                "not to be edited: give another --study"
-            )
     try:
-        Protocol(**{str(name): value for name, value in values.get("protocol", {}).items()})
-    except (ConfigError, TypeError) as error:  # a wrong value, an unknown name
+        study = typed.read(Study, values)
+        names = {one.name for one in fields(Study)}
+        if foreign := sorted(map(str, values.keys() - names)):
+            raise ValueError(f"{foreign[0]!r} is unknown{did_you_mean(foreign[0], names)}")
+        for name, rule in RULES.items():
+            if not rule(getattr(study, name)):
+                raise ValueError(f"{name} is {shown(values[name])}, which is not possible")
+        Protocol(**study.protocol)
+    except (ConfigError, TypeError, ValueError) as error:
         raise StudyError(
-            f"{store.directory / 'study.yaml'} has a protocol that this mlxhog does not know: "
-            f"{error}; give another --study"
+            f"{store.directory / 'study.yaml'}: {error}; mlxhog writes this file, which is not to "
+            "be edited: give another --study"
         ) from error
-    study = Study(**{**values, **{name: tuple(values.get(name, ())) for name in _LISTS}})
     if study.plugin:
         try:
             recalled(study.plugin, lambda: study.parts, lambda parts: parts)

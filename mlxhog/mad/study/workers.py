@@ -20,7 +20,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.connection import Connection
@@ -66,17 +67,45 @@ class Event:
     host: str = ""
 
 
-class Executor(Protocol):
-    """Executes runs, a few at once; `Pool` does on this machine, `ray.RayPool` on a cluster."""
+@dataclass
+class Running:
+    """A run that an executor executes, and the name of its worker; host is None at its start."""
+
+    worker: str
+    began_s: float
+    heard_s: float  # in watched time
+    host: str | None = None
+
+    def failed(self, how: str) -> RunResult:
+        """Return the result of the run if its process ended so."""
+        return failed(f"its process {how}", seconds=time.monotonic() - self.began_s)
+
+
+class Executor(ABC):
+    """Executes runs, a few at once; `Pool` does on this machine, `ray.RayPool` on a cluster.
+
+    Args:
+        parallel: runs at once.
+        silence_s: time without a sign of life after which a run is ended and has failed.
+    """
+
+    def __init__(self, parallel: int, silence_s: float) -> None:
+        self._workers = [str(number + 1) for number in range(parallel)]
+        self._runs: dict[str, Running] = {}  # by their keys
+        self._silence_s, self._watched = silence_s, WatchedTime()
 
     def free(self) -> int:
         """Return the number of runs that can begin at once."""
+        return len(self._workers) - len(self._runs)
 
     def submit(self, run: RunConfig, rungs: tuple[int, ...]) -> str:
         """Begin a run that may be pruned at some steps; return the name of its worker."""
-
-    def answer(self, key: str, prune: bool) -> None:
-        """Tell a run that waits at a rung whether it is pruned."""
+        busy = {running.worker for running in self._runs.values()}
+        worker = next(name for name in self._workers if name not in busy)
+        running = Running(worker, time.monotonic(), self._watched.look())
+        self._runs[run.key()] = running
+        self._begin(running, run, rungs)
+        return worker
 
     def events(self, timeout_s: float) -> list[Event]:
         """Wait for events, at most `timeout_s`; end silent runs.
@@ -84,27 +113,62 @@ class Executor(Protocol):
         Raises:
             WorkerFailed: workers cannot start; the message has the reason.
         """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            left_s = max(0.0, deadline - time.monotonic())
+            events = [e for message in self._messages(left_s) for e in self._event(*message)]
+            events += [event for key in [*self._runs] for event in self._check_silence(key)]
+            if events or time.monotonic() >= deadline:
+                return events
+
+    def _event(self, key: str, word: str, value: object) -> list[Event]:
+        """Return the event of a message, if it is one; the run may end by it."""
+        if (running := self._runs.get(key)) is None:
+            return []
+        running.heard_s = self._watched.look()
+        if word == "ready":
+            running.host = str(value)
+        if word in ("ready", "beat"):
+            return []
+        word = "end" if word == "spent" else word
+        if word in ("end", "lost"):
+            del self._runs[key]
+        return [Event(key, word, value, running.host or "")]
+
+    def _check_silence(self, key: str) -> list[Event]:
+        running = self._runs[key]
+        allowed_s = self._silence_s if running.host else max(START_S, self._silence_s)
+        if self._watched.look() - running.heard_s <= allowed_s:
+            return []
+        self._kill(key)
+        if running.host is None:
+            return self._event(key, "lost", f"did not start within {allowed_s:g} s")
+        how = f"gave no sign of life for {allowed_s:g} s and was ended"
+        return self._event(key, "end", running.failed(how))
+
+    @abstractmethod
+    def answer(self, key: str, prune: bool) -> None:
+        """Tell a run that waits at a rung whether it is pruned."""
+
+    @abstractmethod
+    def _begin(self, running: Running, run: RunConfig, rungs: tuple[int, ...]) -> None:
+        """Begin a run in its worker."""
+
+    @abstractmethod
+    def _messages(self, timeout_s: float) -> Iterable[tuple[str, str, object]]:
+        """Wait for messages, at most `timeout_s` or a little; yield (key, word, value)."""
+
+    @abstractmethod
+    def _kill(self, key: str) -> None:
+        """Kill the process of a run."""
 
 
-@dataclass
-class _Seat:
-    """A worker's place in the pool, and its run."""
-
-    name: str
-    process: WorkerProcess | None = None
-    log_begin: int = 0
-    key: str | None = None
-    host: str | None = None  # None before it is ready
-    began_s: float = 0.0
-    heard_s: float = 0.0  # in watched time
-
-
-class Pool:
+class Pool(Executor):
     """Processes of this machine; none outlives the `with` block.
 
     Args:
         run: executes one run.
-        parallel: processes.
+        parallel: processes; one starts with its first run.
         threads: of each one's libraries.
         logs: directory for their logs.
         silence_s: time without a sign of life after which a run is ended and has failed.
@@ -121,147 +185,110 @@ class Pool:
         silence_s: float,
         memory_limit: int | None = None,
     ) -> None:
-        self._seats = [_Seat(str(number + 1)) for number in range(parallel)]
-        self._run, self._threads, self._logs = run, threads, logs
-        self._silence_s, self._memory_limit = silence_s, memory_limit
-        self._failed_starts, self._watched = 0, WatchedTime()
+        super().__init__(parallel, silence_s)
+        self._run, self._threads, self._memory_limit = run, threads, memory_limit
+        self._logs, self._log_begins = logs, dict[str, int]()
+        self._processes: dict[str, WorkerProcess] = {}
+        self._ready: set[str] = set()
+        self._failed_starts = 0
 
-    def free(self) -> int:
-        """Return the number of idle workers."""
-        return sum(seat.key is None for seat in self._seats)
-
-    def submit(self, run: RunConfig, rungs: tuple[int, ...]) -> str:
-        """Begin a run, preferably in a running worker; return the name of the worker."""
-        idle = [seat for seat in self._seats if seat.key is None]
-        seat = next((seat for seat in idle if seat.process is not None), idle[0])
-        process = self._start(seat) if seat.process is None else seat.process
-        seat.key, seat.began_s, seat.heard_s = run.key(), time.monotonic(), self._watched.look()
+    def _begin(self, running: Running, run: RunConfig, rungs: tuple[int, ...]) -> None:
+        worker = running.worker
+        if worker not in self._processes:
+            self._processes[worker] = self._start(worker)
+        elif worker in self._ready:
+            running.host = platform.node()
         with contextlib.suppress(OSError):  # it is dead, as `events` will report
-            process.pipe.send((run, rungs))
-        return seat.name
+            self._processes[worker].pipe.send((run, rungs))
 
-    def _start(self, seat: _Seat) -> WorkerProcess:
-        log = self._log(seat)
+    def _log(self, worker: str) -> Path:
+        return self._logs / f"worker-{worker}.log"
+
+    def _start(self, worker: str) -> WorkerProcess:
+        log = self._log(worker)
         with disk_errors(f"making {log.parent}"):
             log.parent.mkdir(exist_ok=True)
-        seat.log_begin = log.stat().st_size if log.exists() else 0
-        seat.host, seat.process = None, WorkerProcess(
+        self._log_begins[worker] = log.stat().st_size if log.exists() else 0
+        return WorkerProcess(
             _main,
             (str(log), self._run, self._memory_limit),
             name="mlxhog-candidate",
             threads=self._threads,
             daemon=None,
             pipe=True,
-        )  # fmt: skip
-        return seat.process
-
-    def _log(self, seat: _Seat) -> Path:
-        return self._logs / f"worker-{seat.name}.log"
+        )
 
     def answer(self, key: str, prune: bool) -> None:
         """Tell a run that waits at a rung whether it is pruned."""
-        for seat in self._seats:
-            if key == seat.key and seat.process is not None:
-                with contextlib.suppress(OSError):
-                    seat.process.pipe.send(prune)
+        if key in self._runs:
+            with contextlib.suppress(OSError):
+                self._processes[self._runs[key].worker].pipe.send(prune)
 
-    def events(self, timeout_s: float) -> list[Event]:
-        """Wait for events, at most `timeout_s`; end silent workers.
+    def _messages(self, timeout_s: float) -> Iterable[tuple[str, str, object]]:
+        pipes = [process.pipe for process in self._processes.values()]
+        connection.wait(pipes, min(timeout_s, TICK_S))
+        keys = {running.worker: key for key, running in self._runs.items()}
+        for worker, process in [*self._processes.items()]:
+            key = keys.get(worker, "")
+            try:
+                while process.pipe.poll():
+                    word, value = process.pipe.recv()
+                    if word == "ready":
+                        self._ready.add(worker)
+                        self._failed_starts = 0
+                    yield key, word, value
+                    if word == "spent":
+                        self._close(worker)
+                        break
+            except (EOFError, OSError):
+                yield self._died(worker, key)
 
-        Raises:
-            WorkerFailed: workers cannot start; the message has the reason.
-        """
-        deadline = time.monotonic() + timeout_s
-        while True:
-            events = [event for seat in self._seats for event in self._listen(seat)]
-            left_s = deadline - time.monotonic()
-            if events or left_s <= 0:
-                return events
-            pipes = [seat.process.pipe for seat in self._seats if seat.process is not None]
-            connection.wait(pipes, min(left_s, TICK_S))
-
-    def _listen(self, seat: _Seat) -> list[Event]:
-        events: list[Event] = []
-        try:
-            while seat.process is not None and seat.process.pipe.poll():
-                word, value = seat.process.pipe.recv()
-                seat.heard_s = self._watched.look()
-                if word == "ready":
-                    seat.host, self._failed_starts = value, 0
-                if word == "spent":
-                    self._end(seat)
-                if word in ("point", "rung"):
-                    events += self._event(seat, word, value)
-                if word in ("end", "spent"):
-                    events += self._event(seat, "end", value)
-        except (EOFError, OSError):
-            return events or self._died(seat)
-        return events or self._check_silence(seat)
-
-    def _event(self, seat: _Seat, kind: str, value: object) -> list[Event]:
-        """Return an event of a worker's run, if it has one; the run may end by it."""
-        key = seat.key
-        if kind in ("end", "lost"):
-            seat.key = None
-        return [] if key is None else [Event(key, kind, value, seat.host or "")]
-
-    def _died(self, seat: _Seat) -> list[Event]:
-        assert seat.process is not None
-        death, seat.process = seat.process, None
-        name = death.reap(None).signal_name
+    def _died(self, worker: str, key: str) -> tuple[str, str, object]:
+        """Return the end of a dead worker's run: lost, or failed by its own fault."""
+        process, ready = self._processes[worker], worker in self._ready
+        name = process.reap(None).signal_name
         killed = name == "SIGKILL"
-        how = f"crashed ({name})" if name else f"left ({death.reap()})"
-        how = f"{how}: {self._last_words(seat)}"
+        how = f"crashed ({name})" if name else f"left ({process.reap()})"
+        how = f"{how}: {self._last_words(worker)}"
         if killed:
             how = "was killed (SIGKILL), by a user or for lack of memory"
-        death.close()
-        return self._gone(seat, how, lost=killed)
+        self._close(worker)
+        if not ready:
+            self._count_failed_start(how)
+        if killed or not ready or key not in self._runs:
+            return key, "lost", how
+        return key, "end", self._runs[key].failed(how)
 
-    def _gone(self, seat: _Seat, how: str, *, lost: bool) -> list[Event]:
-        """Return the end of a dead worker's run: lost, or failed by its own fault."""
-        if seat.host is None:
-            self._failed_starts += 1
-            if self._failed_starts >= MOST_FAILED_STARTS:
-                raise WorkerFailed(
-                    f"{self._failed_starts} workers in a row died while they started; the last "
-                    f"{how}"
-                )
-        if lost or seat.host is None:
-            return self._event(seat, "lost", how)
-        seconds = time.monotonic() - seat.began_s
-        return self._event(seat, "end", failed(f"its process {how}", seconds=seconds))
+    def _count_failed_start(self, how: str) -> None:
+        self._failed_starts += 1
+        if self._failed_starts >= MOST_FAILED_STARTS:
+            raise WorkerFailed(
+                f"{self._failed_starts} workers in a row died while they started; the last {how}"
+            )
 
-    def _check_silence(self, seat: _Seat) -> list[Event]:
-        if seat.key is None or seat.process is None:
-            return []
-        silent_s, allowed_s = self._watched.look() - seat.heard_s, self._silence_s
-        if seat.host is None:
-            allowed_s = max(START_S, allowed_s)
-        if silent_s <= allowed_s:
-            return []
-        if seat.host is None:
-            how = f"did not start within {silent_s:.0f} s"
-        else:
-            how = f"gave no sign of life for {allowed_s:g} s and was ended"
-            os.kill(seat.process.pid, signal.SIGUSR1)  # it writes its stack into its log
-            time.sleep(DUMP_S)
-        self._end(seat)
-        return self._gone(seat, how, lost=False)
-
-    def _last_words(self, seat: _Seat) -> str:
+    def _last_words(self, worker: str) -> str:
         """The reason of a death in the log: the name of a fatal error, else the last line."""
         try:
-            with self._log(seat).open("rb") as file:
-                lines = last_lines(file, seat.log_begin)
+            with self._log(worker).open("rb") as file:
+                lines = last_lines(file, self._log_begins[worker])
         except OSError:
             return "it left no log"
         fatal = [line for line in lines if line.startswith("Fatal Python error")]
         return (fatal or lines)[-1][:REASON_CHARACTERS]
 
-    def _end(self, seat: _Seat) -> None:
-        if seat.process is not None:
-            seat.process.close()
-            seat.process = None
+    def _kill(self, key: str) -> None:
+        """Kill the worker of a silent run; it writes its stack into its log before."""
+        worker = self._runs[key].worker
+        if worker in self._ready:
+            os.kill(self._processes[worker].pid, signal.SIGUSR1)
+            time.sleep(DUMP_S)
+        else:
+            self._count_failed_start("did not start in time")
+        self._close(worker)
+
+    def _close(self, worker: str) -> None:
+        self._processes.pop(worker).close()
+        self._ready.discard(worker)
 
     def __enter__(self) -> Self:
         """Return the pool; workers start with their first run."""
@@ -269,9 +296,9 @@ class Pool:
 
     def __exit__(self, *_: object) -> None:
         """End every worker."""
-        for seat in self._seats:
-            self._end(seat)
-            seat.key = None
+        for worker in [*self._processes]:
+            self._close(worker)
+        self._runs.clear()
 
 
 # -- in the worker ---------------------------------------------------------------------------------

@@ -122,7 +122,7 @@ class TrainingRun(WorkerSession):
         rungs: tuple[int, ...],
         logs: Path = Path(os.devnull),
     ) -> None:
-        super().__init__(plan, logs, stack=stack, run_id=plan.asked.key())
+        super().__init__(plan, logs, stack=stack)
         self.plan, self.callbacks = plan, callbacks
         plan.fill(self.arena)
         self.begin(Budget(steps=plan.limit), plan.limit)

@@ -3,9 +3,9 @@
 Rows are scored in the process that trains, or as a side job of one of several workers, which
 writes its newest score into the arena, where it stays until it is read:
 
-    segment  byte        type    meaning
-    scores   1024 k        u64     n, the number of scores from the worker of slot k + 1
-             1024 k + 64   RECORD  the newest if n is even; if n is odd, it is at 1024 k + 512
+    segment  byte        type   meaning
+    scores   4096 k       u64   n, the number of scores from the worker of slot k + 1
+             4096 k + 64  JSON  the newest if n is even; if n is odd, it is at 4096 k + 2048
 
 The worker writes the next score beside the newest; the supervisor requests one after it has read
 the last.
@@ -13,6 +13,7 @@ the last.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import astuple, dataclass
@@ -117,7 +118,7 @@ class Evaluations:
         rungs = (rung for rung in self._rungs if rung > step)
         return min(self.limit, regular, next(rungs, self.limit))
 
-    def take(self, step: int, seconds: float, loss: float, scores: Accuracies) -> None:
+    def take(self, step: int, seconds: float, loss: float | None, scores: Accuracies) -> None:
         """Record an evaluation `step` steps and `seconds` after the begin; it may end the run."""
         before = self.curve[-1].step if self.curve else 0
         token, macro = scores.deciding(self._protocol.select)
@@ -154,7 +155,7 @@ class Evaluations:
             status=status,
             steps=steps,
             seconds=seconds,
-            loss=self.curve[-1].loss if self.curve else math.nan,
+            loss=self.curve[-1].loss if self.curve else None,
             acc_token=scores.acc_token,
             acc_macro=scores.acc_macro,
             val_token=scores.val_token,
@@ -176,11 +177,11 @@ class MeanLoss:
         if math.isfinite(loss):
             self._steps.append((at_ns, loss))
 
-    def pop(self, until_ns: int | None = None) -> float:
-        """Return the mean of the steps up to `until_ns` and remove them; NaN without a step."""
+    def pop(self, until_ns: int | None = None) -> float | None:
+        """Return the mean of the steps up to `until_ns` and remove them; None without a step."""
         losses = [loss for at, loss in self._steps if until_ns is None or at <= until_ns]
         self._steps = [step for step in self._steps if until_ns is not None and step[0] > until_ns]
-        return math.fsum(losses) / len(losses) if losses else math.nan
+        return math.fsum(losses) / len(losses) if losses else None
 
 
 MOST_NUMBERS = 1 << 22
@@ -223,19 +224,8 @@ def predict(
 
 
 SCORES_SEGMENT = "scores"
-SLOT_BYTES = 1024
-MOST_PARTS = 24  # a row of 2**20 tokens has 22
-RECORD = np.dtype(
-    [
-        ("steps", "<u8"),  # of the run before it
-        ("t_ns", "<u8"),  # when the parameters were read
-        ("acc_token", "<f8"),  # of the test rows
-        ("acc_macro", "<f8"),
-        ("val_token", "<f8"),  # of the validation rows, NaN without them
-        ("val_macro", "<f8"),
-        ("by_length", "<f8", (MOST_PARTS, 2)),  # NaN behind the last part
-    ]
-)
+SLOT_BYTES = 4096
+_HALF = SLOT_BYTES // 2  # the parts of a row of 2**20 tokens are 22, of 30 bytes each
 
 
 def scores_segment(workers: int) -> tuple[str, int]:
@@ -257,18 +247,14 @@ class ScoreSlot:
     def _count(self) -> int:
         return _native.load_u64(self._line, 0)
 
-    def _place(self, count: int) -> NDArray[np.void]:
-        begin = 512 if count % 2 else 64
-        return self._line[begin : begin + RECORD.itemsize].view(RECORD)
+    def _place(self, count: int) -> NDArray[np.uint8]:
+        return self._line[_HALF:] if count % 2 else self._line[64:_HALF]
 
     def leave(self, steps: int, t_ns: int, scores: Accuracies) -> None:
         """Write a score, then publish it."""
         count = self._count() + 1
-        *numbers, by_length = astuple(scores)
-        parts = np.full((MOST_PARTS, 2), math.nan)
-        parts[: len(by_length)] = np.reshape(by_length, (-1, 2))
-        numbers = [math.nan if number is None else number for number in numbers]
-        self._place(count)[0] = (steps, t_ns, *numbers, parts)
+        text, place = json.dumps((steps, t_ns, astuple(scores))).encode(), self._place(count)
+        place[:] = np.frombuffer(text.ljust(len(place)), np.uint8)
         _native.store_u64(self._line, 0, count)
 
     def take(self) -> tuple[int, int, Accuracies] | None:
@@ -277,10 +263,9 @@ class ScoreSlot:
         if count == self._last_taken:
             return None
         self._last_taken = count
-        steps, t_ns, token, macro, *val, parts = self._place(count).copy()[0].item()
-        val_token, val_macro = (None if math.isnan(number) else number for number in val)
-        by_length = tuple((int(end), float(a)) for end, a in parts if not math.isnan(end))
-        return steps, t_ns, Accuracies(token, macro, val_token, val_macro, by_length)
+        steps, t_ns, (token, macro, *val, parts) = json.loads(self._place(count).tobytes())
+        by_length = tuple((end, share) for end, share in parts)
+        return steps, t_ns, Accuracies(token, macro, val[0], val[1], by_length)
 
 
 class ScoreJobs:

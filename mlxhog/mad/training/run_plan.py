@@ -18,11 +18,12 @@ from mlxhog.arena import Arena
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.base import machine, verdicts
 from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec, resolve_workers
-from mlxhog.config import schedules
+from mlxhog.config import optimizers, schedules
 from mlxhog.config.choices import SCHEDULES, STRATEGIES
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
 from mlxhog.config.strategies import Serial, Sim
+from mlxhog.config.strategy import StrategyChoice, of
 from mlxhog.data.batch import Batch
 from mlxhog.data.batches import Order
 from mlxhog.errors import ConfigError
@@ -37,7 +38,6 @@ from mlxhog.models.families import init_params, param_spec
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.training import choose_strategy, kernel_choice
 from mlxhog.training.job import Setup, plan_layout
-from mlxhog.training.resolve import workers_factor
 
 KEPT = 2
 """Data sets in the memory of a process: candidates are mostly compared on the same one."""
@@ -218,7 +218,7 @@ def make_run_plan(
     training = _training(config, model, workers, worker_options)
     backends, record = [worker.backend for worker in workers], verdicts.load()
     writers = kernel_choice.choose_writers(training, backends, record)
-    kernels = kernel_choice.choose_kernels(training, backends, record)
+    kernels, notes = kernel_choice.choose_kernels(training, backends, record)
     n_tickets = math.ceil(settings.train_rows / protocol.batch_size)
     strategy = strategies.build(training, len(workers))
     rule = optim.build(
@@ -227,7 +227,9 @@ def make_run_plan(
         groups=families.rate_groups(model),
         tokens_per_step=strategy.tokens_per_step,
     )
-    lr = training.top_lr * workers_factor(training, len(workers))
+    choice = of(training, StrategyChoice)
+    factor = optimizers.of(training).workers_factor(choice.lr_rule, choice.steppers(len(workers)))
+    lr = training.top_lr * factor
     per_epoch = max(1, int(n_tickets / strategy.mean_batches_per_step()))
     limit = step_limit(protocol, per_epoch)
     spec = param_spec(model)
@@ -246,8 +248,8 @@ def make_run_plan(
         task_rows=task_rows,
         workers=workers,
         writers=writers,
-        kernels=kernels.of_workers,
-        notes=(*chosen.notes, *writers.notes, *kernels.notes),
+        kernels=kernels,
+        notes=(*chosen.notes, *writers.notes, *notes),
         layout=plan_layout(spec, strategy, rule, n_tickets, scores),
         decay=frozenset(name for name, one in spec.items() if one.decay or protocol.wd_all),
         gpu_share=GPUShare(workers=parallel * max(1, sum(b in GPU_BACKENDS for b in backends))),

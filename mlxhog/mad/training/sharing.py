@@ -80,7 +80,7 @@ def shared_tables(configs: Iterable[RunConfig]) -> Iterator[SharedRun]:
         specs[name] = ParamSpec(name, (vocab, config.dim), INIT, kind="rows")
         seeds[name] = config.seed
     layout = arena.plan(specs, max_workers=1, n_tickets=1)
-    with Arena.create(layout, write=WRITE, run_id="embedding") as shared:
+    with Arena.create(layout, write=WRITE) as shared:
         for name, spec in specs.items():
             # Under the name that it has in a model: what unshared candidates begin with.
             shared.param(name)[...] = initial_value(replace(spec, name=EMBEDDING), seeds[name])

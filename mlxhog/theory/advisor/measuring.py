@@ -220,12 +220,13 @@ def decide(arms: tuple[Arm, Arm], pairs: Sequence[Pair], load: Load) -> dict[str
     repeating = next((arm for arm in arms if arm.repeats), arms[0])
     winner = repeating if tie else arms[int(result.mean < 0)]
     untold = None
-    if load.busy and any(is_uneven([run.steps for run in side]) for side in runs):
+    of_sides = [[run.steps for run in side] for side in runs]
+    if load.busy and any(max(steps) > UNEVEN * min(steps) for steps in of_sides):
         untold, winner, tie = str(load), arms[0], True
     return {
         "names": [arm.name for arm in arms],
         "seconds": [sum(run.seconds for run in side) for side in runs],
-        "steps": [sum(run.steps for run in side) for side in runs],
+        "steps": [sum(steps) for steps in of_sides],
         "bits_per_byte": [fmean(run.bits_per_byte for run in side) for side in runs],
         "difference": result.mean,
         "low": result.low,
@@ -234,11 +235,6 @@ def decide(arms: tuple[Arm, Arm], pairs: Sequence[Pair], load: Load) -> dict[str
         "tie": tie,
         "untold": untold,
     }
-
-
-def is_uneven(steps: Sequence[int]) -> bool:
-    """Whether the steps of an arm's runs, all equally long, differ too much."""
-    return max(steps) > UNEVEN * min(steps)
 
 
 def try_both(

@@ -120,8 +120,8 @@ class Profile:
     @property
     def gain_over_speed(self) -> float:
         """The same over sync by speed, as `--strategy auto` has it, with barrier and average."""
-        by_speed = choose_strategy.choose(self._rounds.T.tolist(), self.batch)
-        return by_speed.gain - 1 + self.overhead
+        by_speed = choose_strategy.gain(self._rounds.T.tolist(), self.batch)
+        return by_speed - 1 + self.overhead
 
     @property
     def scaling(self) -> float:

@@ -356,21 +356,17 @@ LAGS = (1, 2, 4, 8)
 
 @dataclass(frozen=True)
 class StaleGradient:
-    """Difference of a gradient that is some updates old from a fresh one.
+    """The worth of a gradient that is some updates old.
 
     Attributes:
         lag: updates by others since the parameters were read.
         cosine: between the old and the fresh gradient of the same batch, mean over batches.
-        change: length of their difference over that of the fresh one, mean over batches.
-        table_cosine: as `cosine`, of the gradients of tables of n-grams; None without tables.
-        table_change: as `change`, of these.
+        table_cosine: the same of the gradients of tables of n-grams; None without tables.
     """
 
     lag: int
     cosine: float
-    change: float
     table_cosine: float | None = None
-    table_change: float | None = None
 
 
 def compare_stale_gradients(
@@ -409,15 +405,12 @@ def compare_stale_gradients(
         ours.backend.inbox[:] += optimizer.step(ours.grads_of_parameters)
         ours.backend.refresh()
         if done in LAGS:
-            pairs, of_tables = [], []
+            pairs = []
             for one, (first, rows) in zip(watched, old, strict=True):
                 ours.gradient(one)
-                pairs.append(cosine_and_change(first, ours.flat))
-                of_tables.append(cosine_and_change(rows, _of_tables(ours)))
-            means = [float(mean) for mean in np.mean(pairs, axis=0)]
-            if ours.tables.slots:
-                means += [float(mean) for mean in np.mean(of_tables, axis=0)]
-            results.append(StaleGradient(done, *means))
+                pairs.append((cosine(first, ours.flat), cosine(rows, _of_tables(ours))))
+            mean, of_tables = (float(each) for each in np.mean(pairs, axis=0))
+            results.append(StaleGradient(done, mean, of_tables if ours.tables.slots else None))
     ours.backend.inbox[:], ours.tables.flat[:] = params_before, tables_before
     ours.backend.refresh()
     return tuple(results)
@@ -430,11 +423,9 @@ def _of_tables(ours: GradientSource) -> NDArray[np.float32]:
     )
 
 
-def cosine_and_change(old: NDArray[np.float32], fresh: NDArray[np.float32]) -> tuple[float, float]:
-    """Return the cosine of two gradients, and the length of their difference over the second's."""
+def cosine(old: NDArray[np.float32], fresh: NDArray[np.float32]) -> float:
+    """Return the cosine of two gradients; 1 if both are zero, 0 if one is."""
     lengths = float(np.linalg.norm(old)), float(np.linalg.norm(fresh))
     if not all(lengths):
-        same = lengths[0] == lengths[1]
-        return float(same), float(not same)
-    cosine = float(np.dot(old / lengths[0], fresh / lengths[1]))
-    return min(1.0, cosine), float(np.linalg.norm(fresh - old)) / lengths[1]
+        return float(lengths[0] == lengths[1])
+    return min(1.0, float(np.dot(old / lengths[0], fresh / lengths[1])))

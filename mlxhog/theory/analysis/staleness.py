@@ -92,7 +92,7 @@ def probe_run(
             gpu_write="cpu",
             time=seconds,
         )
-        result = short_runs.train(settings, tell, whole_time=False)
+        result = short_runs.train(settings, tell)
     if not result.staleness:
         raise WorkerFailed(
             f"the probe run finished no step within {seconds:g} s of training; give it longer, as "

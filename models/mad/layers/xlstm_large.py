@@ -69,8 +69,9 @@ class LargeMLSTM(Layer):
         q, k, v = q.reshape(heads), k.reshape(heads), v.reshape(heads)
         i = ops.soft_cap(i, self.gate_cap)
         f = run.forget(ops.soft_cap(f, self.gate_cap))
-        how = {"chunk_size": self.chunk_size, "eps": self.eps}
-        h, state = ops.mlstm_cell(q, k, v, i, f, **how, state=state)
+        h, state = ops.mlstm_cell(
+            q, k, v, i, f, chunk_size=self.chunk_size, eps=self.eps, state=state
+        )
         y = ops.head_norm_gate(h, o, p["multihead_norm.weight"], cfg.norm_eps)
         if self.bias:
             y = y + ops.xp.sigmoid(o) * p["multihead_norm.bias"]

@@ -152,8 +152,9 @@ class MLSTMV1(_V1Layer):
         i, f = run.linears(run.ops.xp.concatenate([q, k, v], -1), p, *gates)
         f = run.forget(f)
         q, k, v = q.reshape(heads), k.reshape(heads), v.reshape(heads)
-        how = {"chunk_size": self.chunk_size, "eps": CELL_EPS}
-        h, cell = run.ops.mlstm_cell(q, k, v, i, f, **how, state=state and state[1:])
+        h, cell = run.ops.mlstm_cell(
+            q, k, v, i, f, chunk_size=self.chunk_size, eps=CELL_EPS, state=state and state[1:]
+        )
         w, skip = 1.0 + p[f"{own}mlstm_cell.outnorm.weight"], p[f"{own}learnable_skip"]
         y = run.ops.head_norm_skip_gate(h, c, z, w, skip, NORM_EPS)
         return run.drop(run.linear(y, p, f"{own}proj_down")), (inputs, *cell)

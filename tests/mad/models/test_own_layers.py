@@ -18,7 +18,7 @@ from mlxhog.errors import ConfigError
 from mlxhog.mad import suites
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.layers import make
-from mlxhog.models.mad.sequence import canonical, parse
+from mlxhog.models.mad.sequence import parse
 from tests.own_plugins import own_plugins
 from tests.training.small import small_config
 
@@ -45,18 +45,6 @@ def other(folder, name, *changes):
 def in_another_process(code, *words):
     command = [sys.executable, "-c", code, *words]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-
-
-@pytest.mark.parametrize("where", ["--backend=torch", "--backend=mlx", "--workers=mlx:cpu*2"])
-def test_a_layer_from_a_file_is_trained(where, capsys):
-    small = ("--set", "seq_len=16", "--set", "train_rows=64", "--set", "test_rows=16")
-    result = told(
-        capsys,
-        *("mad", "train", "--plugin", str(EXAMPLE), "--layers", LINE, where),
-        *("--task", "in-context-recall", *small, "--dim", "16", "--steps", "4", "--quiet"),
-    )
-    assert result["steps"] == 4
-    assert result["loss"] > 0
 
 
 @pytest.mark.slow
@@ -152,13 +140,6 @@ def test_an_unknown_layer_is_answered_with_the_flag(tmp_path, capsys):
     file = other(tmp_path, "mine")
     result = told(capsys, "mad", "show", str(config), "--plugin", str(file))
     assert result["layers"] == "mine(expand=2) swiglu"
-
-
-def test_a_file_may_be_named_twice(tmp_path):
-    file = other(tmp_path, "twice")
-    for _ in range(2):
-        plugins.load(file)
-    assert canonical(parse("twice")) == "twice"
 
 
 @pytest.mark.parametrize(

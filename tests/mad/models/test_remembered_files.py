@@ -43,12 +43,6 @@ def test_a_later_command_loads_the_remembered_file_and_says_so(winner):
     assert ended.err == f"plugin {winner.parent}/my_layer.py\n"
 
 
-def test_a_file_of_architecture_fields_remembers_too(winner):
-    fields = winner.with_name("fields.yaml")
-    fields.write_text(mlxhog(winner.parent, "models", "w.yaml").out)
-    assert json.loads(shown(fields).out)["layers"] == "my_layer swiglu"
-
-
 def test_a_file_that_changed_is_refused_with_the_flag_that_takes_it_as_it_is(winner):
     file = winner.parent / "my_layer.py"
     file.write_text(file.read_text() + "# edited\n")

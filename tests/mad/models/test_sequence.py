@@ -39,11 +39,6 @@ def test_the_canonical_text_of_any_list_reads_back_as_the_list(made):
     assert parse(canonical(made)) == made
 
 
-@given(st.lists(layers(), min_size=1, max_size=3), st.lists(layers(), min_size=1, max_size=3))
-def test_two_lists_have_one_canonical_text_only_if_they_are_equal(first, second):
-    assert (canonical(first) == canonical(second)) == (first == second)
-
-
 @given(st.text("()*,= h4mlstm swiglu2.-\tinner=none", max_size=40))
 def test_any_line_is_a_sequence_or_a_mistake_in_words(line):
     try:
@@ -61,10 +56,6 @@ def test_groups_repeat_and_nest():
         *2 * (make("gated-conv"),),
         *2 * (make("swiglu"),),
     )
-
-
-def test_words_of_a_command_line_are_a_sequence():
-    assert parse(["gated-conv", "swiglu"]) == parse("gated-conv swiglu")
 
 
 def test_numbers_are_read_with_the_types_of_the_layer():

@@ -4,13 +4,11 @@ import json
 from dataclasses import replace
 
 import pytest
-from scipy import stats
 
 from mlxhog.cli import main
 from mlxhog.errors import ConfigError
 from mlxhog.mad.report.comparison import candidate_of, compare, lines, to_json
 from mlxhog.mad.report.ranking import read_ranking
-from mlxhog.theory.paired_test import single_look
 from tests.mad.report.sample import CHANNELS, CONV, MIXED, SEEDS, TASKS, study
 
 
@@ -24,18 +22,6 @@ def near(record):
 def compared(root, a=CONV, b=MIXED, **how):
     ranking = read_ranking(study(root, **how))
     return compare(candidate_of(ranking, a), candidate_of(ranking, b))
-
-
-def test_a_single_look_is_students_paired_t_test():
-    differences = [0.1, 0.3, 0.2, 0.0]
-    result, expected = single_look(differences), stats.ttest_1samp(differences, 0.0)
-    interval = expected.confidence_interval(0.95)
-    assert (result.mean, result.p) == pytest.approx((0.15, expected.pvalue))
-    assert (result.low, result.high) == pytest.approx((interval.low, interval.high))
-    assert result.sign == 0
-    assert single_look([0.1, 0.12, 0.11]).sign == 1
-    assert single_look([0.5]).sign == 0
-    assert (single_look([0.0, 0.0]).sign, single_look([0.2, 0.2]).sign) == (0, 1)
 
 
 def test_runs_are_paired_by_task_setting_and_seed(tmp_path):

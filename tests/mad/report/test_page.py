@@ -168,18 +168,6 @@ def test_a_figure_has_its_title_once_on_the_page_and_the_study_in_a_file(ranking
 
 
 @pytest.mark.slow
-def test_a_task_without_a_curve_has_no_figure(ranking):
-    names = {plot.name for plot in plots(replace(ranking, curves={}))}
-    assert names == {name for name in EXPECTED if not name.startswith("curves-")}
-
-
-@pytest.mark.slow
-def test_curves_are_drawn_of_the_runs_that_the_score_is_made_of(ranking):
-    for row in ranking.rows:
-        assert all(ranking.curves[run.key] for run in row.best)
-
-
-@pytest.mark.slow
 def test_curves_say_of_which_rows_they_are(ranking):
     assert draw_curves(ranking, TASKS[0], charts.LIGHT).axes[0].get_ylabel().endswith("test rows")
     by_val = [
@@ -197,9 +185,3 @@ def test_what_was_not_measured_is_not_drawn(tmp_path):
     only = {"change": one_candidate_one_seed, "seeds": (0,), "tasks": TASKS}
     alone = read_ranking(study(tmp_path, **only), curves=True)
     assert {plot.name for plot in plots(alone)} == EXPECTED - {"seeds"}
-
-
-@pytest.mark.slow
-def test_the_same_numbers_make_the_same_picture(ranking):
-    first, again = (next(iter(plots(ranking))).png(charts.LIGHT) for _ in range(2))
-    assert first == again

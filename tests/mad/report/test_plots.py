@@ -14,11 +14,6 @@ def dominates(a, b):
     return a[0] <= b[0] and a[1] >= b[1] and a != b
 
 
-def test_the_front_is_what_is_cheapest_for_its_score():
-    points = [(3.0, 0.9), (1.0, 0.5), (2.0, 0.4), (4.0, 0.9), (2.0, 0.8)]
-    assert front(points) == [1, 4, 0]
-
-
 def test_equal_points_share_their_place():
     assert front([(1.0, 0.5), (1.0, 0.5), (2.0, 0.5)]) == [0, 1]
 
@@ -27,9 +22,3 @@ def test_equal_points_share_their_place():
 def test_the_front_is_exactly_what_nothing_dominates(points):
     expected = {i for i, b in enumerate(points) if not any(dominates(a, b) for a in points)}
     assert set(front(points)) == expected
-
-
-@given(POINTS)
-def test_along_the_front_cost_and_score_rise_together(points):
-    results = [points[i] for i in front(points)]
-    assert results == sorted(results)

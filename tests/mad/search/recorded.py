@@ -1,10 +1,12 @@
 """Records and suites made by hand."""
 
+from dataclasses import replace
+
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import RunConfig
-from mlxhog.mad.study.store import StudyRecord
 from mlxhog.mad.suites import Setting, Suite
 from mlxhog.models.mad.layers import make
+from tests.mad.report.sample import RECORD
 
 
 def suite(*settings, points=({"lr": 1e-3},)):
@@ -41,23 +43,8 @@ def record(
         protocol=Protocol(lr=lr, steps=10),
         seed=seed,
     )
-    return StudyRecord(
-        key=config.key(),
-        candidate=candidate,
-        config=config.to_dict(),
-        label=label,
-        status=status,
-        acc_macro=acc,
-        acc_token=acc if token is None else token,
-        val_token=val,
-        val_macro=val,
-        ceiling=ceiling,
-        loss=0.5,
-        steps=steps,
-        seconds=2.0,
-        params=1000,
-        state=100,
-        reason="",
-        host="here",
-        at="2026-01-01T00:00:00.000+00:00",
-    )
+    return replace(
+        RECORD, key=config.key(), candidate=candidate, config=config.to_dict(), label=label,
+        status=status, acc_macro=acc, acc_token=acc if token is None else token, val_token=val,
+        val_macro=val, ceiling=ceiling, steps=steps, seconds=2.0, state=100,
+    )  # fmt: skip

@@ -9,7 +9,6 @@ from mlxhog.mad.run import params, state
 from mlxhog.mad.search.candidates import LISTED, CandidateSet
 from mlxhog.mad.search.samplers import SAMPLERS, make_sampler
 from mlxhog.mad.search.space import DEEPEST, to_space
-from mlxhog.models.mad.layers import make
 from tests.mad.search.spaces import LENGTH, SMALL, D, candidates, every
 from tests.pairs import each_of, max_examples
 
@@ -103,18 +102,7 @@ def test_a_space_without_a_candidate_says_what_is_in_the_way(keys, message):
         candidates(**keys)
 
 
-def test_the_least_budget_has_a_candidate():
-    assert candidates(mixers=CONVS, budget=LEAST).count
-
-
 def test_the_state_of_a_cache_is_counted_at_the_length_that_the_budget_says():
     keys = {"mixers": ["gated-conv", "mh-attention(h4)"], "channels": ["mlp"]}
     assert candidates(**keys, budget={"state": 1000}).count == 1
     assert candidates(**keys, budget={"state": 1000, "length": 4}).count == 4
-
-
-def test_choices_that_no_candidate_has_room_for_are_named():
-    keys = {"mixers": ["gated-conv", "slstm", "mlstm"], "channels": ["mlp"]}
-    assert candidates(**keys).unused() == ()
-    # mLSTM keeps 388 numbers, sLSTM 128 and the convolution 64: the first fits beside nothing.
-    assert candidates(**keys, budget={"state": 400}).unused() == (make("mlstm"),)

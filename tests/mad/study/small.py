@@ -1,5 +1,6 @@
 """Small studies: candidates of one layer, runs without training, and runs that fail."""
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -21,7 +22,7 @@ from mlxhog.mad.study.progress import Best
 from mlxhog.mad.study.scheduler import Proposals, Scheduler
 from mlxhog.mad.study.store import Store, create, is_study
 from mlxhog.mad.study.study import Study
-from mlxhog.mad.study.workers import Event, Pool
+from mlxhog.mad.study.workers import Executor, Messages, Pool
 from mlxhog.models.mad.sequence import canonical, parse
 
 SILENCE_S = 60.0
@@ -72,7 +73,7 @@ def quick(config, *, callbacks, rungs):
 
 def with_curve(config, *, callbacks, rungs):
     points = tuple(
-        Point(step=n, seconds=n / 10, loss=float("nan"), acc_token=n / 4, acc_macro=n / 4)
+        Point(step=n, seconds=n / 10, loss=None, acc_token=n / 4, acc_macro=n / 4)
         for n in (1, 2, 3)
     )
     for point in points:
@@ -100,6 +101,8 @@ def patient(config, *, callbacks, rungs):
 def goes_wrong(config, *, callbacks, rungs, wrong):
     """Run n ends in the n-th way, from 1 on, of those that `wrong` lists."""
     ways = ["", *wrong.split()][config.seed :]
+    if ways[:1] == ["curve"]:
+        return with_curve(config, callbacks=callbacks, rungs=rungs)
     WRONG.get(ways[0] if ways else "", lambda: None)()
     return result(config)
 
@@ -155,57 +158,39 @@ class DiesOnArrival:
 # -- whole studies ---------------------------------------------------------------------------------
 
 
-class Threads:
+class Threads(Executor):
     """An executor whose workers are threads, for tests that do not need processes."""
 
     def __init__(self, run, parallel):
-        self._run, self._parallel = run, parallel
-        self._events = queue.Queue()
-        self._answers = {}  # by run in progress
+        super().__init__(parallel, SILENCE_S)
+        self._run = run
+        self._said, self._answers = queue.Queue(), {}
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind, *_):
-        assert kind or not self._answers
-
-    def free(self):
-        return self._parallel - len(self._answers)
-
-    def submit(self, run, rungs):
-        self._answers[run.key()] = queue.Queue()
-        threading.Thread(target=self._execute, args=(run, rungs)).start()
-        return "1"
+        assert kind or not self._runs
 
     def answer(self, key, prune):
         self._answers[key].put(prune)
 
-    def events(self, timeout_s):
-        try:
-            event = self._events.get(timeout=timeout_s)
-        except queue.Empty:
-            return []
-        if event.kind == "end":
-            del self._answers[event.key]
-        return [event]
+    def _begin(self, running, run, rungs):
+        self._answers[run.key()] = queue.Queue()
+        threading.Thread(target=self._execute, args=(run, rungs)).start()
+
+    def _messages(self, timeout_s):
+        with contextlib.suppress(queue.Empty):
+            yield self._said.get(timeout=timeout_s)
+
+    def _kill(self, key):
+        raise NotImplementedError
 
     def _execute(self, run, rungs):
-        said, key = self._events, run.key()
-        answers = self._answers[key]
-
-        class Callbacks:
-            def beat(self):
-                pass
-
-            def point(self, point):
-                said.put(Event(key, "point", point))
-
-            def should_prune(self, point):
-                said.put(Event(key, "rung", point))
-                return answers.get()
-
-        ended = self._run(run, callbacks=Callbacks(), rungs=rungs)
-        said.put(Event(key, "end", ended, "here"))
+        key = run.key()
+        send, answer = lambda *message: self._said.put((key, *message)), self._answers[key].get
+        send("ready", "here")
+        send("end", self._run(run, callbacks=Messages(send, answer), rungs=rungs))
 
 
 def study(root, name="s", candidates=2):

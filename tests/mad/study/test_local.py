@@ -9,9 +9,9 @@ import pytest
 
 from mlxhog.arena import process
 from mlxhog.errors import WorkerFailed
-from mlxhog.mad.study.workers import TICK_S, Pool
+from mlxhog.mad.study.workers import Pool
 from tests.mad.study import small
-from tests.mad.study.small import config, go, processes, result, study, table
+from tests.mad.study.small import config, go, processes, result, study
 from tests.processes import alive, workers_of
 
 
@@ -175,16 +175,6 @@ def test_workers_that_all_die_at_their_start_end_the_study_in_words(tmp_path):
         go(store, candidates=1, executor=executor)
 
 
-def test_parallelism_changes_no_result(tmp_path):
-    tables = []
-    for parallel in (1, 3):
-        store = study(tmp_path, f"p{parallel}", candidates=3)
-        go(store, candidates=3, executor=processes(store, small.quick, parallel=parallel))
-        tables.append(table(store))
-    assert len(tables[0]) == 12
-    assert tables[0] == tables[1]
-
-
 # -- silence, by a clock that the test moves -------------------------------------------------------
 
 
@@ -198,7 +188,7 @@ def now(monkeypatch):
 def begun(executor):
     """Begin a run that is silent, and wait until its worker is ready."""
     executor.submit(config(n=1), ())
-    while executor._seats[0].host is None:
+    while executor._runs[config(n=1).key()].host is None:
         assert executor.events(0.05) == []
 
 
@@ -211,14 +201,3 @@ def test_a_pause_of_the_whole_study_is_no_silence_of_a_run(tmp_path, now):
         for _ in range(10):
             now[0] += round(10 * small.SILENCE_S * 1e9)
             assert executor.events(0.0) == []
-
-
-def test_a_run_that_is_silent_while_it_is_watched_has_failed(tmp_path, now):
-    with pool(tmp_path, HANGS) as executor:
-        begun(executor)
-        events = []
-        for _ in range(round(1.1 * small.SILENCE_S / TICK_S)):
-            now[0] += round(TICK_S * 1e9)
-            events += executor.events(0.0)
-    assert [event.kind for event in events] == ["end"]
-    assert "no sign of life for 60 s" in events[0].value.reason

@@ -104,7 +104,7 @@ def test_what_a_candidate_that_was_given_up_lacks_is_never_run_and_it_is_told_on
             limit=Limit(runs=runs), observer=reports.append,
         )  # fmt: skip
     assert [record.status for record in store.records()] == ["done", "pruned"]
-    assert [score is not None for _, score in store.proposals()] == [False, True]
+    assert [one.score is not None for one in store.proposals()] == [False, True]
     assert (reports[-1].done, reports[-1].total) == (2, 2)
     again = go(store, small.with_curve, candidates=1, pruner=GivesUp(), total=4)
     assert (again.status, again.statuses) == ("done", {"done": 1, "pruned": 1})

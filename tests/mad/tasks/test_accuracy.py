@@ -7,28 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxhog.errors import DataError, ShapeError
-from mlxhog.mad.tasks import BENCHMARK, IGNORED, Dataset, make_task
+from mlxhog.mad.tasks import IGNORED, Dataset, make_task
 from mlxhog.mad.tasks.dataset import (
     acc_by_length,
     acc_macro,
     acc_token,
     ceiling,
     held_length,
-    unigram,
 )
 from tests.pairs import max_examples
-
-
-def test_macro_accuracy_counts_a_class_that_is_predicted_alone():
-    targets, predictions = np.array([0, 0, 0, 1, 1]), np.array([0, 0, 0, 1, 2])
-    assert acc_macro(targets, predictions) == pytest.approx((1 + 1 / 2 + 0) / 3)
-    assert acc_token(targets, predictions) == pytest.approx(4 / 5)
-
-
-def test_ignored_positions_count_for_nothing():
-    targets, predictions = np.array([[3, IGNORED], [1, IGNORED]]), np.array([[3, 7], [2, 9]])
-    assert acc_token(targets, predictions) == 1 / 2
-    assert acc_macro(targets, predictions) == 1 / 3
 
 
 def long_rows(train, test):
@@ -82,10 +69,3 @@ def test_the_ceiling_of_memorization_is_the_share_of_keys_that_training_shows(vo
     for place, key in np.ndenumerate(data.test_x[:, ::2]):
         best[place[0], 2 * place[1] + 1] = known.get(key, 0)
     assert acc_token(data.test_y, best) == ceiling(data)
-
-
-def test_every_other_task_can_be_solved_and_no_constant_answer_does():
-    for name in BENCHMARK:
-        data = make_task(name, train_rows=256, test_rows=256, seed=1)
-        assert name == "memorization" or ceiling(data) == 1.0
-        assert unigram(data) < 0.2

@@ -40,20 +40,6 @@ def test_a_file_of_ours_has_what_a_golden_one_has(name, tmp_path):
     assert set(golden.meta) <= set(read(tmp_path / "a.npz").meta)
 
 
-@each_of(
-    ("content", "message"),
-    [
-        (b"", "not an .npz file"),
-        (b"PK\x03\x04 nothing", "not an .npz file"),
-        (b"text", "not an .npz file"),
-    ],
-)
-def test_a_file_of_another_kind_is_refused(content, message, tmp_path):
-    (tmp_path / "a.npz").write_bytes(content)
-    with pytest.raises(DataError, match=message):
-        read(tmp_path / "a.npz")
-
-
 def test_arrays_that_do_not_fit_together_are_refused(tmp_path):
     path = tmp_path / "a.npz"
     good = dict(np.load(GOLDEN / "mem_v32_t16.npz"))

@@ -84,13 +84,6 @@ def test_settings_may_be_text_and_go_by_the_names_of_the_files():
     assert (settings.vocab, settings.train_rows, settings.multi_query) == (1000, 10, False)
 
 
-def test_the_map_of_memorization_depends_on_the_seed_alone():
-    a, b = make_task("M"), make_task("M", train_rows=10, seq_len=8)
-    np.testing.assert_array_equal(a.kv_keys, b.kv_keys)
-    np.testing.assert_array_equal(a.kv_values, b.kv_values)
-    assert not np.array_equal(a.kv_values, make_task("M", seed=1).kv_values)
-
-
 def test_a_final_query_of_fuzzy_recall_can_always_be_answered_but_not_in_the_reference():
     for compat, low, high in ((False, 0, 0), (True, 0.005, 0.1)):
         data = make_task("FR", seq_len=64, train_rows=1, test_rows=2000, fuzzy_compat=compat)
@@ -123,6 +116,37 @@ def test_a_final_query_of_fuzzy_recall_can_always_be_answered_but_not_in_the_ref
         ("ST", {"group": "S3", "vocab": 7}, "the task has 6 tokens; leave it out"),
         ("ST", {"test_length": 39}, "shorter than the rows to train on: at least 40"),
         ("Dyck", {"kinds": 0}, "kinds is 0; wanted a whole number at least 1"),
+        ("CR", {"seq_len": 31}, "an even number, at least 4"),
+        ("CR", {"seq_len": 2}, "an even number, at least 4"),
+        ("CR", {"vocab": 1}, "a key and a value: at least 2"),
+        ("CR", {"vocab": 2, "multi_query": False}, "at least 3"),
+        ("NR", {"vocab": 17}, "beside 16 for noise and the copy marker: at least 18"),
+        ("NR", {"noise_vocab": 0}, "noise_vocab at least 1, or frac_noise 0"),
+        ("NR", {"frac_noise": 1}, "below 1"),
+        ("CR", {"frac_noise": 0.2}, "no option 'frac_noise'"),
+        ("CR", {"wocab": 16}, "did you mean 'vocab'?"),
+        (
+            "SG",
+            {"vocab": 30},
+            "of which 4 begin a string: 17, or",
+        ),
+        ("SG", {"starts": 9}, "of which 9 begin a string: 37, or"),
+        ("SG", {"density": 1}, "below 1"),
+        ("SG", {"density": 1e-4, "vocab": 401, "depth": 100}, "or a smaller depth"),
+        ("MQAR", {"n_pairs": 17}, "an even number, at least 68, or n_pairs at most 16"),
+        ("MQAR", {"seq_len": 33}, "an even number, at least 16"),
+        ("MQAR", {"n_pairs": 16, "vocab": 33}, "16 values in its second half: at least 34"),
+        ("MQAR", {"power_a": 0}, "above 0"),
+        ("MQAR", {"power_a": 1.5}, "at most 1"),
+        ("depo", {"vocab": 12}, "8 names beside 2 hops and three markers: at least 13"),
+        ("depo", {"queries": 9}, "a row has 8 nodes"),
+        ("depo", {"seq_len": 55}, "8 edges of 3 tokens and 8 queries of 4: at least 56"),
+        ("depo", {"nodes": 2}, "at least 3"),
+        ("depo", {"hops": 0}, "at least 1"),
+        ("mano", {"vocab": 13}, "2 lengths and two markers: at least 14"),
+        ("mano", {"seq_len": 7}, "a problem of 2 operations"),
+        ("mano", {"modulus": 1}, "at least 2"),
+        ("mano", {"operations": 0}, "at least 1"),
     ],
 )
 def test_a_setting_that_cannot_be_is_answered_with_what_is_allowed(task, settings, message):

@@ -60,11 +60,6 @@ def test_a_run_is_done_as_soon_as_the_accuracy_is_reached():
     assert evaluations(1.0, stop_accuracy=1.1).status is None
 
 
-def test_a_run_is_done_at_its_last_step():
-    assert evaluations(*[0.1] * 9).status is None
-    assert evaluations(*[0.1] * 10).status == "done"
-
-
 def test_patience_counts_evaluations_since_the_best_one():
     assert evaluations(0.1, 0.3, 0.2, 0.2, patience=3).status is None
     assert evaluations(0.1, 0.3, 0.2, 0.2, 0.3, patience=3).status == "done"
@@ -108,10 +103,6 @@ def test_a_task_is_solved_at_99_percent_or_at_a_lower_stop_accuracy(stop, step):
     assert run.result("done", 10, 1.0, Accuracies(0.9, 0.9)).solved is None
 
 
-def test_a_run_without_an_evaluation_has_no_loss():
-    assert math.isnan(evaluations().result("interrupted", 0, 0.0, Accuracies(0.0, 0.0)).loss)
-
-
 @pytest.mark.parametrize(("select", "decides"), [("test", 0.2), ("val", 0.6)])
 def test_the_rows_that_decide_make_the_curve(select, decides):
     evaluator = evaluations(select=select)
@@ -126,7 +117,7 @@ def test_the_mean_is_that_of_the_steps_since_the_evaluation_before():
     for loss in (1.0, 2.0, math.nan, math.inf):
         mean.add(loss)
     assert mean.pop() == 1.5
-    assert math.isnan(mean.pop())
+    assert mean.pop() is None
 
 
 def test_steps_that_came_while_another_worker_evaluated_count_for_the_next():

@@ -153,12 +153,3 @@ def test_candidates_whose_moments_have_other_shapes_do_not_share():
         shared_tables([small_run(optimizer="soap")]),
     ):
         pass
-
-
-def test_candidates_of_several_workers_do_not_share():
-    for workers in ("torch:cpu,mlx:cpu", "torch:cpu*2"):
-        with (
-            pytest.raises(ConfigError, match="candidates of one worker"),
-            shared_tables([small_run(workers=workers)]),
-        ):
-            pass

@@ -8,10 +8,6 @@ KERNELS = Path(__file__).parent / "kernels"
 DONE = Argument(name="done", dtype="uint32")
 
 
-def _no_reference(**_):
-    raise AssertionError("probes have no reference")
-
-
 def _no_sample(_, n):
     raise AssertionError(f"probes have no sample of {n}")
 
@@ -24,7 +20,6 @@ def probe(name, header, source, inputs, outputs=(DONE,), **changes):
         source=source,
         inputs=inputs,
         outputs=outputs,
-        reference=_no_reference,
         sample=_no_sample,
         **changes,
     )
@@ -78,14 +73,6 @@ MATRIX_PRODUCT = probe(
     "meeting.h",
     "threadgroup float tile[64];\nmlxhog::matrix_product(x, y, tile, thread_position_in_grid.x);",
     (X,),
-    (Y,),
-    lockstep=True,
-)
-STRIDED = probe(
-    "strided",
-    "meeting.h",
-    "threadgroup float tile[32];\nmlxhog::strided(x, y, tile, stride, thread_position_in_grid.x);",
-    (X, Argument(name="stride", dtype="uint32", scalar=True)),
     (Y,),
     lockstep=True,
 )

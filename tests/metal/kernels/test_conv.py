@@ -1,4 +1,4 @@
-"""The convolution kernels agree with their references, the recorded output and float64 autograd."""
+"""The convolution kernels agree with the recorded output and float64 autograd."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,6 @@ import torch
 from safetensors.numpy import load_file
 
 from mlxhog.errors import ShapeError
-from mlxhog.metal.engine import ReferenceEngine
 from mlxhog.metal.kernels import conv
 from tests.pairs import each_of
 from tests.tolerances import METAL_CONV_F32, assert_close
@@ -42,20 +41,18 @@ def sample(shape, packed=False):
 
 
 def run(engine, x):
-    """x with the outputs of all five kernels, each fed by those before it, and the launches."""
-    x, outputs = dict(x), []
+    """x with the outputs of all five kernels, each fed by those before it."""
+    x, S = dict(x), x["dy"].shape[1]
 
     def launch(one):
-        outputs.append(one)
         x.update(engine.run(one))
 
-    S = x["dy"].shape[1]
     launch(conv.conv_forward(x["x"], x["w"], x["bias"], x["back"], silu=True))
     launch(conv.conv_bwd_pre(x["x"], x["w"], x["bias"], x["back"], x["dy"]))
     launch(conv.conv_bwd_input(x["w"], x["back"], x["dpre"], P=x["x"].shape[1] - S))
     launch(conv.conv_bwd_partial(x["x"], x["back"], x["dpre"], K=x["w"].shape[-1]))
     launch(conv.conv_bwd_final(x["part"], S=S))
-    return x, outputs
+    return x
 
 
 def in_float64(x):
@@ -81,29 +78,9 @@ def in_float64(x):
 
 @shapes
 @packed
-def test_every_kernel_agrees_with_its_reference(shim, shape, packed):
-    expected, launches = run(ReferenceEngine(), sample(shape, packed))
-    for launch in launches:
-        for name, value in shim.run(launch).items():
-            largest = max(1.0, np.abs(expected[name]).max())
-            assert np.abs(value - expected[name]).max() <= launch.kernel.rtol * largest, name
-
-
-@shapes
-@packed
-def test_the_references_are_the_convolution_in_float64(shape, packed):
-    x = sample(shape, packed)
-    engine, _ = run(ReferenceEngine(), x)
-    expected = in_float64(x)
-    for name in ("y", "dx", "dw", "dbias"):
-        assert_close(engine[name], expected[name], METAL_CONV_F32, label=name)
-
-
-@shapes
-@packed
 def test_the_kernels_are_the_convolution_in_float64(shim, shape, packed):
     x = sample(shape, packed)
-    actual, _ = run(shim, x)
+    actual = run(shim, x)
     expected = in_float64(x)
     for name in ("y", "dx", "dw", "dbias"):
         assert_close(actual[name], expected[name], METAL_CONV_F32, label=name)
@@ -114,8 +91,7 @@ def test_the_kernels_are_the_convolution_in_float64(shim, shape, packed):
 def test_silu_can_be_left_out(shim, shape, packed):
     x = sample(shape, packed)
     launch = conv.conv_forward(x["x"], x["w"], x["bias"], x["back"], silu=False)
-    for engine in (shim, ReferenceEngine()):
-        assert_close(engine.run(launch)["y"], in_float64(x)["pre"], METAL_CONV_F32)
+    assert_close(shim.run(launch)["y"], in_float64(x)["pre"], METAL_CONV_F32)
 
 
 def test_no_output_sees_further_than_the_taps_and_the_first_input(shim):
@@ -147,7 +123,7 @@ def test_no_output_depends_on_a_later_position(shim):
 
 def test_gradients_of_weights_have_the_same_bits_in_every_run(shim):
     x = sample((3, 200, 5, 4, 0))
-    (first, _), (second, _) = run(shim, x), run(shim, x)
+    first, second = run(shim, x), run(shim, x)
     np.testing.assert_array_equal(first["dw"], second["dw"])
     np.testing.assert_array_equal(first["dbias"], second["dbias"])
 

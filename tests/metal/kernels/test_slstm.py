@@ -1,4 +1,4 @@
-"""The sLSTM kernels agree with their references, and these with float64 autograd.
+"""The sLSTM kernels agree with float64 autograd.
 
 The cell that they make up is compared in tests/models/test_operators.py.
 """
@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from mlxhog.errors import ShapeError
-from mlxhog.metal.engine import ReferenceEngine
 from mlxhog.metal.kernels import slstm
 from mlxhog.metal.kernels.slstm import sample_slstm, slstm_backward, slstm_forward
 from tests.pairs import each_of
@@ -94,22 +93,9 @@ def assert_is_the_cell(actual, expected):
 @shapes
 @fresh_or_not
 @packed_or_not
-def test_each_kernel_agrees_with_its_reference(shim, shape, fresh, packed):
+def test_the_kernels_are_the_cell_in_float64(shim, shape, fresh, packed):
     x = sample(shape, fresh, packed)
-    expected = x | ReferenceEngine().run(forward(x))
-    for launch in (forward(expected), backward(expected)):
-        reference, engine = ReferenceEngine().run(launch), shim.run(launch)
-        for name, value in reference.items():
-            worst = np.abs(engine[name] - value).max()
-            assert worst <= launch.kernel.rtol * max(1.0, np.abs(value).max()), name
-
-
-@shapes
-@fresh_or_not
-@packed_or_not
-def test_the_references_are_the_cell_in_float64(shape, fresh, packed):
-    x = sample(shape, fresh, packed)
-    assert_is_the_cell(run(ReferenceEngine(), x), plain_loop(x))
+    assert_is_the_cell(run(shim, x), plain_loop(x))
 
 
 @each_of("gates", [(-30.0, 0.0), (15.0, -30.0), (-30.0, -30.0), (15.0, 15.0)])
@@ -123,21 +109,20 @@ def test_extreme_gates_give_the_same_as_in_float64(shim, gates):
 @fresh_or_not
 @each_of("gate", [0, 1], ids=["input gate", "forget gate"])
 @each_of("t", [0, 4])
-def test_a_nan_in_a_gate_reaches_the_same_states_and_gradients_as_in_the_reference(
-    shim, fresh, gate, t
-):
+def test_a_nan_in_a_gate_reaches_the_states_and_gradients_of_its_head_alone(shim, fresh, gate, t):
     x = sample(SHAPES["several heads"], fresh)
     x["G"][1, t, gate, 0, 2] = np.nan
-    actual, expected = run(shim, x), run(ReferenceEngine(), x)
-    for name in ("h", "c", "n", "dG", "dh0", "dc0", "dn0", "dm0", "dR"):
-        assert np.isnan(expected[name]).any(), name
-        np.testing.assert_array_equal(np.isnan(actual[name]), np.isnan(expected[name]), name)
+    actual = run(shim, x)
+    for name in ("h", "c", "n", "dG", "dh0", "dc0", "dn0", "dm0"):
+        heads = np.isnan(actual[name]).any(-1).reshape(3, -1, 2).any(1)
+        np.testing.assert_array_equal(heads, [[False, False], [True, False], [False, False]], name)
+    assert np.isnan(actual["dR"]).any()
 
 
 @each_of("kernel", slstm.KERNELS, ids=lambda kernel: kernel.name)
 def test_any_order_of_threads_gives_the_same_bits(host_engine, consumer, kernel):
     x = sample(SHAPES["odd width"], fresh=False, packed=True)
-    x |= ReferenceEngine().run(forward(x))
+    x |= host_engine(consumer).run(forward(x))
     launch = forward(x) if kernel is slstm.FORWARD else backward(x)
     calm = host_engine(consumer).run(launch)
     for seed in (1, 2, 3):

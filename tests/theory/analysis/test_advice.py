@@ -18,7 +18,7 @@ N, SAMPLES, UPDATES = 4000, 60, 1000
 
 
 def block(name, supports, *, rows=False):
-    slot = Slot(name=name, shape=(N,), offset=0, size=N, kind="dense", init="zeros")
+    slot = Slot(name=name, shape=(N,), offset=0, size=N, kind="dense")
     return BlockConflicts.of(Block(name, None, (slot,), row_sparse=rows), of_lists(supports, N))
 
 
@@ -73,7 +73,7 @@ def advice(
             blocks=blocks,
             lag=lag,
             observed=seen(0.125),
-            stale_gradients=(StaleGradient(1, cosine, 0.1),),
+            stale_gradients=(StaleGradient(1, cosine),),
             bounds=tuple(bounds),
         )
     )

@@ -111,13 +111,13 @@ def test_looking_at_how_gradients_change_leaves_the_parameters_as_they_were(tmp_
     others = [(0, k) for k in range(LAGS[-1])]
     ages = compare_stale_gradients(lane, small, TICKETS[:1], others, others[:2])
     assert [one.lag for one in ages] == list(LAGS)
-    assert all(one.cosine < 1 and one.change > 0 for one in ages)
+    assert all(one.cosine < 1 for one in ages)
     after = sampled(small, TICKETS, lane)
     assert (before.losses == after.losses).all()
     assert (before.norms == after.norms).all()
 
 
-SLOT = Slot(name="x", shape=(4,), offset=0, size=4, kind="dense", init="zeros")
+SLOT = Slot(name="x", shape=(4,), offset=0, size=4, kind="dense")
 
 
 class Quadratic:
@@ -171,8 +171,6 @@ def test_gradients_of_a_quadratic_age_as_their_formula_says(tmp_path):
         fresh = old * (1 - lr * old) ** one.lag
         expected = old @ fresh / np.linalg.norm(old) / np.linalg.norm(fresh)
         assert_close(one.cosine, expected, AGED_F32)
-        change = np.linalg.norm(fresh - old) / np.linalg.norm(fresh)
-        assert_close(one.change, change, AGED_F32)
 
 
 def test_frozen_prompts_leave_the_embedding_sparse_and_every_other_block_dense(tmp_path):

@@ -44,9 +44,3 @@ def test_a_gradient_that_is_zero_writes_nothing_with_sgd():
     grad[2, 3] = 1.0
     mask = WrittenSteps(config, SLOTS, initial(), DECAY).masks({"matrix": grad})["matrix"]
     assert np.argwhere(mask).tolist() == [[2, 3]]
-
-
-def test_shared_moments_need_no_sharing_here():
-    config = chosen(moments="shared", lr=0.1, clip=0.0)
-    masks = WrittenSteps(config, SLOTS, initial(), DECAY).masks(gradients(1))
-    assert masks["matrix"].all()

@@ -1,7 +1,6 @@
 // How a kernel library and the runtime meet; translate.py puts this before every Metal text.
 #pragma once
 
-#include "shim/functions_ran.h"
 #include "shim/vectors.h"
 
 namespace metal_host {

@@ -82,10 +82,6 @@ def test_the_states_at_width_128_are_those_of_the_table(text):
     assert dict(layer.state(D, 1000)) == STATES[text]
 
 
-def test_a_window_keeps_no_more_than_has_been_read():
-    assert make("mh-sliding-attention").state(D, 5) == {"cache": 2 * D * 5}
-
-
 @each_of("text", PARAMETERS)
 def test_the_parameters_at_width_128_are_counted_by_hand(text):
     (layer,) = parse(text)
@@ -175,18 +171,6 @@ def test_decay_of_weights_spares_gates_norms_and_biases(text):
         assert spec.decay == (len(spec.shape) > 1 and spec.name != "A_log"), spec.name
 
 
-def test_gla_forgets_by_the_sixteenth_root_of_its_gate():
-    layer = make("gla", {"heads": 1, "rank": 1})
-    cfg = MADConfig(vocab_size=2, hidden_size=2, layers=(layer,))
-    p = {f"{name}_proj.weight": np.ones((2, 2)) for name in "qkg"}
-    p |= {f"{name}_proj.weight": np.eye(2) for name in ("v", "out")}
-    p |= {"decay_down.weight": np.zeros((1, 2)), "decay_up.weight": np.zeros((2, 1))}
-    p |= {"decay_up.bias": np.zeros(2), "head_norm.weight": np.ones(2)}
-    # The first position writes into the first channel of the value, the second into the other.
-    _, last = float64(layer, cfg, p, np.eye(2)[None])[0]
-    assert last[0] / last[1] == pytest.approx(0.5 ** (1 / 16))
-
-
 def test_rwkv7_begins_as_its_published_first_layer():
     (layer,) = parse("rwkv7")
     start = {spec.name: initial_value(spec, 7) for spec in layer.param_spec(D)}
@@ -219,19 +203,6 @@ def test_a_memory_of_negative_eigenvalues_counts_modulo_2(text):
     assert (np.abs(counting[::2]) > 0.1).all()
     np.testing.assert_allclose(counting[1::2], 0, atol=0.01)  # keys are not quite of length 1
     np.testing.assert_allclose(held, held[0], rtol=1e-4)
-
-
-def test_one_step_of_a_delta_product_is_gated_delta_net():
-    one, other = (
-        make("gated-delta-product", {"householders": 1, "negative": False}),
-        make("gated-delta-net"),
-    )
-    assert list(one.param_spec(32)) == list(other.param_spec(32))
-    cfg = MADConfig(vocab_size=2, hidden_size=32, layers=(one,))
-    rng = np.random.default_rng(0)
-    p = {spec.name: rng.standard_normal(spec.shape) for spec in one.param_spec(32)}
-    x = rng.standard_normal((2, 9, 32))
-    np.testing.assert_allclose(float64(one, cfg, p, x), float64(other, cfg, p, x), atol=1e-12)
 
 
 @each_of(("text", "bias"), [("mlstm", "fgate.bias"), ("slstm", "recurrent.bias")])
@@ -270,13 +241,6 @@ def test_heads_of_attention_that_says_none_are_16_wide_below_the_width_of_mad_la
         assert at_width(parse(f"{text}(h2)"), d) == parse(f"{text}(h2)")
 
 
-def test_heads_that_a_layer_says_do_not_follow_from_the_width():
-    (layer,) = parse("mh-attention(h16)")
-    assert at_width([layer], 64) == (layer,)
-    (grouped,) = at_width(parse("mh-attention(kv_heads=2)"), 64)
-    assert (grouped.heads, grouped.kv_heads) == (4, 2)
-
-
 def test_a_checkpoint_and_a_run_have_the_heads_in_numbers(tmp_path):
     layers = parse("mh-attention swiglu")
     model = MADConfig(vocab_size=8, hidden_size=64, layers=layers)
@@ -286,12 +250,6 @@ def test_a_checkpoint_and_a_run_have_the_heads_in_numbers(tmp_path):
     run = small_run(dim=64)
     named, unnamed = (parse(f"mh-attention{heads} swiglu") for heads in ("(h4)", ""))
     assert replace(run, layers=named).key() == replace(run, layers=unnamed).key()
-
-
-def test_wavelengths_of_attention_reach_ten_thousand_where_nothing_is_said():
-    assert parse("mh-attention mh-sliding-attention") == parse(
-        "mh-attention(base=10000) mh-sliding-attention(base=10000)"
-    )
 
 
 # -- xLSTM, Hyena and feed-forward layers ----------------------------------------------------------

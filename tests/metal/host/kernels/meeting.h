@@ -47,13 +47,6 @@ inline void divergent(const device float* x, device float* y, uint returns, uint
   y[i] = x[i];
 }
 
-// y[i] = 2 x[stride i], which is read before and after a barrier.
-inline void strided(const device float* x, device float* y, threadgroup float* tile, uint stride, uint i) {
-  tile[i % 32] = x[stride * i];
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  y[i] = tile[i % 32] + x[stride * i];
-}
-
 // y = A B^T + 2 of the matrices of 8 x 8 at x and x + 80, whose rows are 10 floats apart, through threadgroup memory.
 inline void matrix_product(const device float* x, device float* y, threadgroup float* tile, uint i) {
   simdgroup_float8x8 a, b, sum = make_filled_simdgroup_matrix<float, 8, 8>(2.0f);

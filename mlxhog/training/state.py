@@ -1,0 +1,366 @@
+"""The state of a run, out of an arena at rest and into one: checkpoint, resume, other strategies.
+
+A checkpoint may be resumed by another number of workers or with another kind of moments: they begin
+with the average of the private ones, or with those of the worker with the most steps if they have
+no average; a message says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog.arena import Arena
+from mlxhog.arena.ledger import Ledger, Position
+from mlxhog.arena.workers import State
+from mlxhog.base import mapped
+from mlxhog.checkpoint.checkpoint import Checkpoint
+from mlxhog.cluster.anchor import Anchor
+from mlxhog.config import optimizers
+from mlxhog.config.budget import Budget
+from mlxhog.config.strategy import InRounds, strategy_name
+from mlxhog.data.tokens import TokenFile
+from mlxhog.errors import CheckpointError
+from mlxhog.models.families import param_spec
+from mlxhog.models.spec import ParamSpec, initial_value
+from mlxhog.optim.delay_feedback import FEEDBACK
+from mlxhog.optim.sparsified import RESIDUAL
+from mlxhog.optim.tables import MEANS
+from mlxhog.report.monitor import Monitor
+from mlxhog.strategies import look_ahead
+from mlxhog.training.plan import Plan
+from mlxhog.training.resume import Resumption, score_of, text_kind
+
+PAUSE_S = 10.0  # least time that workers have to finish their current step
+Arrays = Mapping[str, NDArray[np.float32]]
+"""By "segment/parameter"."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """The state in which a call to `train`, or another strategy in the middle of it, begins.
+
+    Attributes:
+        budget: of the call.
+        messages: for the user.
+        steps: of the call before.
+        network_bytes: see `Strategy.network_bytes`; of these steps.
+    """
+
+    budget: Budget
+    messages: tuple[str, ...] = ()
+    steps: int = 0
+    network_bytes: int = 0
+
+
+# -- into an arena -------------------------------------------------------------------------------
+
+
+def load(plan: Plan, arena: Arena, ledger: Ledger) -> Start:
+    """Write the first parameters, moments and data position into a new arena.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged, or of another architecture or corpus, or its
+            moments have other shapes than in this run.
+    """
+    start, strategy = start_of(plan), plan.strategy
+    if plan.resumption is None:
+        _initialise(plan, arena)
+        strategy.begin(arena)
+        return start
+    saved = plan.resumption.checkpoint
+    for name, value in saved.params.items():
+        mapped.copy(value, arena.param(name))
+    for kind, sign in ((RESIDUAL, 1.0), (FEEDBACK, -1.0)):
+        if kind not in plan.private_state or plan.config.reset_optimizer:
+            # Add updates that workers had not written yet, or undo those written in advance.
+            for key, value in saved.optimizer.items():
+                segment, _, name = key.partition("/")
+                if segment.startswith(f"{kind}."):
+                    arena.param(name)[...] += np.float32(sign) * value
+    if plan.link is not None and "cluster" in saved.state:
+        Anchor(arena).resume(
+            saved.optimizer,
+            saved.state["cluster"],
+            seconds=saved.state["used"]["seconds"],
+            is_last=plan.resumption.run.ended_with(saved.path),  # nothing was trained after it
+        )
+    arena.counters.store("version", int(saved.state["version"]))
+
+    fresh = Position(epoch=0, watermark=0, done=[], torn=0, n=ledger.n)
+    state = {**saved.state, "ledger": plan.resumption.position() or fresh}
+    position = strategy.resume(arena, ledger, state)
+    if position is not None:
+        for segment in strategy.kept_segments():
+            if segment in look_ahead.SEGMENTS and plan.config.reset_optimizer:
+                continue  # steps of an optimizer that is reset
+            _fill(arena, segment, [segment], saved.optimizer)
+    strategy.begin(arena, position)
+    _load_means(plan, arena, saved)
+    message: str | None = "the optimizer restarts without moments"
+    if plan.config.reset_optimizer:
+        arena.counters.store("moments_since", arena.counters.load("version"))
+    else:
+        steps = {int(slot): int(n) for slot, n in saved.state["opt_steps"].items()}
+        moments = _Moments(steps, saved.state.get("moments_since"), saved.optimizer)
+        message = _load_moments(plan, arena, moments)
+    strategy.restore_state(arena, state)
+    return replace(start, messages=(*start.messages, *filter(None, [message])))
+
+
+def start_of(plan: Plan) -> Start:
+    """The part of a call's start that needs no arena."""
+    if plan.resumption is None:
+        return Start(plan.budget)
+    state, workers = plan.resumption.checkpoint.state, len(plan.workers)
+    used, joined, messages = state["used"], state["joined"], [_resumes(plan.resumption)]
+    if joined:
+        many = f"{abs(joined)} worker{'s' * (abs(joined) > 1)} had"
+        messages.append(
+            f"{many} {'joined' if joined > 0 else 'left'} when this was saved; the run resumes "
+            f"with the {workers} of its configuration (mlxhog join adds others)"
+        )
+    budget = replace(plan.budget, **{f"{unit}_before": used[unit] for unit in used})
+    return Start(budget, tuple(messages))
+
+
+def _resumes(resumption: Resumption) -> str:
+    """A message with the step at which the run resumes, and its held-out score."""
+    saved, rest = resumption.checkpoint, resumption.own_budget
+    score = score_of(resumption.run, saved.path, saved.state)
+    held_out = f" ({score})" if score else ""
+    is_over = rest is not None and rest.is_used_up
+    only = ", its training is over: only the evaluation is left" if is_over else ""
+    return f"resuming from step {saved.state['used']['steps']}{held_out}{only}"
+
+
+def _initialise(plan: Plan, arena: Arena) -> None:
+    """Draw the first parameters by two threads (drawing releases the GIL).
+
+    The weights of `init_from`, if any, are written over them.
+    """
+
+    def draw(spec: ParamSpec) -> None:
+        arena.param(spec.name)[...] = initial_value(spec, plan.config.seed)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(draw, param_spec(plan.model).values()))
+    if plan.initial_weights is not None:
+        plan.initial_weights.fill(arena, plan.model)
+
+
+def _load_means(plan: Plan, arena: Arena, saved: Checkpoint) -> None:
+    """Restore the running means of tables; they begin anew with the optimizer."""
+    if not arena.layout.tables or plan.config.reset_optimizer:
+        return
+    means, ours = saved.optimizer.get(MEANS), arena.segment(MEANS)
+    if means is None or means.shape != ours.shape:
+        raise CheckpointError(
+            f"{saved.path} has no running means of {len(ours)} tables ({MEANS}); resume another "
+            "checkpoint, or add --reset-optimizer to begin without them"
+        )
+    ours[...] = means
+
+
+# -- moments -------------------------------------------------------------------------------------
+
+
+class _Moments(NamedTuple):
+    """The optimizer's state of a run at rest.
+
+    Attributes:
+        steps: of each slot's own state.
+        since: updates of the parameters before the moments of all workers began; None if each
+            worker has its own.
+        arrays: by "segment/parameter".
+    """
+
+    steps: dict[int, int]
+    since: int | None
+    arrays: Arrays
+
+
+def _moments_of(plan: Plan, arena: Arena) -> _Moments:
+    """The moments in an arena at rest, as views."""
+    slots = plan.strategy.state_slots(arena)
+    segments = [f"{kind}.{slot}" for kind in plan.private_state for slot in slots]
+    arrays: dict[str, NDArray[np.float32]] = {}
+    for segment in (*segments, *plan.shared_state, *plan.strategy.kept_segments()):
+        flat = arena.segment(segment)
+        for name, slot in arena.layout.parts(segment).items():
+            view = flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
+            arrays[f"{segment}/{name}"] = view
+    steps = {slot: arena.workers.entry(slot).opt_step for slot in slots}
+    since = arena.counters.load("moments_since") if plan.shared_state else None
+    return _Moments(steps, since, arrays)
+
+
+def change(old: Plan, new: Plan, arena: Arena) -> None:
+    """Give a run at rest the moments and the segments of its other strategy.
+
+    Segments that only one of them has overlap, so moments are copied out of the arena first.
+    """
+    moments = _moments_of(old, arena)
+    moments = moments._replace(arrays={name: one.copy() for name, one in moments.arrays.items()})
+    slots = range(1, new.strategy.slots + 1)
+    for segment in (
+        *new.strategy.segments(len(new.layout.slots)),
+        *new.shared_state,
+        *(f"{kind}.{slot}" for kind in new.private_state for slot in slots),
+    ):
+        arena.segment(segment).fill(0)
+    _load_moments(new, arena, moments)
+
+
+def _load_moments(plan: Plan, arena: Arena, saved: _Moments) -> str | None:
+    """Give every worker its moments, or the average if the workers have changed.
+
+    Private moments become their average if the new run shares them; shared moments are copied to
+    every worker if the new run keeps them private.
+    """
+    version, steps, saved_slots = arena.counters.load("version"), saved.steps, list(saved.steps)
+    mean_of_all = round(sum(steps.values()) / len(steps))
+    since = max(0, version - mean_of_all) if saved.since is None else saved.since
+    become_private = saved.since is not None and not plan.shared_state
+    # one slot stands for all where their moments are the same
+    now = list(plan.strategy.state_slots(arena))
+    same = saved_slots == now
+    slots = sorted({*range(1, len(plan.workers) + 1), *now})
+    averaged, optimizer = saved_slots, optimizers.of(plan.config)
+    if optimizer.has_own_bases:
+        averaged = [max(saved_slots, key=lambda slot: steps[slot])]
+    for slot in slots:
+        sources = [slot] if same and slot in steps else averaged
+        entry = arena.workers.entry(slot)
+        mean_steps = round(sum(steps[s] for s in sources) / len(sources))
+        entry.opt_step = version - since if become_private else mean_steps
+        for kind in plan.private_state:
+            shared_out = kind in (RESIDUAL, FEEDBACK) and not same  # keeps the sum
+            segments = [f"{kind}.{s}" for s in (saved_slots if shared_out else sources)]
+            _fill(arena, f"{kind}.{slot}", [*segments, kind], saved.arrays)
+            if shared_out:
+                arena.segment(f"{kind}.{slot}")[...] *= np.float32(len(saved_slots) / len(now))
+    for kind in plan.shared_state:
+        _fill(arena, kind, [kind, *(f"{kind}.{s}" for s in saved_slots)], saved.arrays)
+    arena.counters.store("moments_since", since)
+    if same or become_private or not plan.private_state:
+        return None
+    if len(saved_slots) == 1:
+        return f"one worker's moments were copied to each of {len(slots)} workers"
+    if optimizer.has_own_bases:
+        return (
+            f"the moments of the worker with the most steps were copied to each of {len(slots)} "
+            f"workers: {optimizer.name} keeps them in a basis of each worker, without an average"
+        )
+    return f"{len(saved_slots)} workers' moments were averaged for {len(slots)} workers"
+
+
+def _fill(arena: Arena, segment: str, sources: list[str], saved: Arrays) -> None:
+    """Set a segment to the mean of saved ones, parameter by parameter; zero without any."""
+    flat = arena.segment(segment)
+    for name, slot in arena.layout.parts(segment).items():
+        parts = [saved[key] for s in sources if (key := f"{s}/{name}") in saved]
+        if not parts:
+            continue
+        if parts[0].shape != slot.shape:
+            raise CheckpointError(
+                f"the checkpoint's optimizer state {sources[0]}/{name} has shape "
+                f"{parts[0].shape}, this run keeps {slot.shape}; resume with the optimizer's "
+                "options that the run has, or add --reset-optimizer to begin without moments"
+            )
+        view = flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
+        mapped.copy(parts[0] if len(parts) == 1 else np.mean(parts, axis=0), view)
+
+
+# -- out of an arena -----------------------------------------------------------------------------
+
+
+def dump(
+    plan: Plan, arena: Arena, ledger: Ledger, start: Start, monitor: Monitor
+) -> tuple[Arrays, dict[str, Any]]:
+    """The optimizer's arrays and the state that `load` reads, after the strategy has settled.
+
+    No process may write parameters meanwhile; workers may read them.
+    """
+    counters, budget, config, stored = arena.counters, start.budget, plan.config, plan.stored
+    moments, position = _moments_of(plan, arena), ledger.position()
+    means = {MEANS: arena.segment(MEANS)} if arena.layout.tables else {}
+    link, cluster = Anchor(arena).saved() if plan.link is not None else ({}, None)
+    earlier = {} if plan.resumption is None else plan.resumption.checkpoint.state
+    seconds = monitor.seconds()
+    rest = {
+        "steps": None if budget.steps is None else budget.steps - counters.load("steps"),
+        "tokens": None if budget.tokens is None else budget.tokens - counters.load("tokens"),
+        "seconds": None if budget.seconds is None else budget.seconds - seconds,
+    }
+    of_strategy = plan.strategy.state(arena)
+    if budget.steps is not None and config.steps is None:  # converted from passes or tokens
+        went_async = of_strategy["went_async"]
+        rest["batches_per_step"] = plan.strategy.mean_batches_per_step(went_async=went_async)
+        rest["steps_before"] = budget.progress_before + counters.load("steps")
+    rounds = stored.strategy
+    shares = rounds.shares if isinstance(rounds, InRounds) else "equal"
+    state: dict[str, Any] = {
+        "version": counters.load("version"),
+        **({} if cluster is None else {"cluster": cluster}),
+        "optimizer": optimizers.of(config).name,
+        "strategy": {"strategy": strategy_name(stored), "sync_shares": shares},
+        "regime": plan.strategy.name if plan.other else None,
+        **({} if moments.since is None else {"moments_since": moments.since}),
+        "used": dict(zip(("steps", "tokens", "seconds"), monitor.totals(), strict=True)),
+        "budget": {unit: getattr(config, unit) for unit in ("steps", "tokens", "time", "epochs")},
+        "left": rest,
+        "over": monitor.over,
+        "network_bytes": network_bytes(plan, arena, start),
+        "val_bits_per_byte": monitor.evaluation.val_bits_per_byte,
+        "val_step": monitor.evaluation.val_step,
+        "held_out": asdict(plan.held_out),
+        "ledger": position,
+        "followed": config.follow is not None,
+        "ledgers": {**earlier.get("ledgers", {}), text_kind(config): position},
+        **of_strategy,
+        "writers": {"gpu_write": plan.writers.gpu_write, "write": plan.writers.write},
+        "emulated": plan.emulated,
+        "joined": (counters.load("workers") or len(plan.workers)) - len(plan.workers),
+        "opt_steps": {str(slot): steps for slot, steps in moments.steps.items()},
+        "tokens_sha256": TokenFile.open(plan.data.train).digest,
+        "held_out_sha256": TokenFile.open(plan.data.val).digest,
+    }
+    return {**moments.arrays, **means, **link}, state
+
+
+def network_bytes(plan: Plan, arena: Arena, start: Start) -> int:
+    """Bytes that the whole run would have sent over a network; see `Strategy.network_bytes`."""
+    earlier = {} if plan.resumption is None else plan.resumption.checkpoint.state
+    return int(earlier.get("network_bytes", 0)) + network_bytes_of_call(plan, arena, start)
+
+
+def network_bytes_of_call(plan: Plan, arena: Arena, start: Start) -> int:
+    """The same, of this call."""
+    steps = arena.counters.load("steps") - start.steps
+    return start.network_bytes + plan.strategy.network_bytes(arena, steps)
+
+
+def n_bytes(plan: Plan) -> int:
+    """Estimate the size of a checkpoint."""
+    private = [f"{name}.1" for name in plan.private_state]
+    segments = [*len(plan.workers) * private, *plan.shared_state, *plan.strategy.kept_segments()]
+    tables = sum(slot.size for slot in plan.layout.tables.values())
+    return 4 * tables + 4 * sum(
+        slot.size for name in ("params", *segments) for slot in plan.layout.parts(name).values()
+    )
+
+
+def pause_limit_s(arena: Arena) -> float:
+    """Return how long workers may take to pause.
+
+    This is the sum of their step times (strategy locked runs one at a time) plus the slowest once
+    more, at least `PAUSE_S`.
+    """
+    steps_s = [entry.step_s for entry in arena.workers if entry.state != State.FREE]
+    return max(PAUSE_S, sum(steps_s) + max(steps_s, default=0.0))

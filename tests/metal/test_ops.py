@@ -1,0 +1,351 @@
+"""The native operators beyond one task, vector or block: exact, and the same bits for any threads.
+
+What holds for every form of an operator is in tests/models/test_operators.py.
+"""
+
+import numpy as np
+import pytest
+import torch
+
+from mlxhog._native import ops
+from mlxhog.models.ops.native import adapter_mlx
+from tests.metal.sample import draw, unwritten
+from tests.models.operators import Case, conv, cross_entropy, maps, norms, run_mlstm, slstm
+from tests.models.sample import cell_inputs
+from tests.models.twins import Twin
+from tests.pairs import each_of
+from tests.tolerances import CELL_EXTREME_F32, GRADIENT_ANY_F32
+
+NATIVE = Twin("mlx", "native")
+
+
+def mlstm(B, S, NH, DK, DV, chunk, **gates):
+    """The cell from a state; gates replace those drawn."""
+    x = cell_inputs(B, S, NH, DK, DV, seed=0)
+    x |= {name: np.full_like(x[name], value) for name, value in gates.items()}
+    x |= {"C0": draw(B, NH, DK, DV), "n0": draw(B, NH, DK), "m0": draw(B, NH)}
+    how = {"chunk_size": chunk, "eps": 1e-6}
+    return Case("mlstm_cell", x, how, CELL_EXTREME_F32, GRADIENT_ANY_F32, run_mlstm)
+
+
+def blocks(rows, *weights):
+    x = draw(rows, weights[0][0] * weights[0][2])
+    return maps("block_diagonal", x, weights, biased=len(weights) > 1)
+
+
+def loss(rows, V, cap):
+    labels = np.random.default_rng(rows).integers(0, V, rows, np.int32)
+    labels[::5] = -100
+    inputs = {"x": draw(rows, 24), "w": draw(V, 24, seed=1)}
+    return Case("linear_cross_entropy", inputs, {"labels": labels, "cap": cap})
+
+
+CASES = {
+    **{f"{name} of many rows": case for name, case in norms(2, 200, 3, 33).items()},
+    **{f"{name} of wide heads": case for name, case in norms(1, 3, 2, 64).items()},
+    # each size of a block that has a kernel of its own, rows that do not fill a vector, both kinds
+    "blocks of one element": blocks(300, (5, 1, 1)),
+    "blocks of two": blocks(7, (11, 2, 2)),
+    "blocks of four": blocks(1000, (64, 4, 4), (64, 4, 4)),
+    "blocks of eight": blocks(9, (3, 8, 8)),
+    "blocks of sixteen": blocks(6, (2, 16, 16)),
+    "large blocks": blocks(300, (4, 32, 32), (4, 8, 32)),
+    "blocks of many sizes": blocks(300, (6, 4, 4), (3, 5, 8), (1, 2, 24), (3, 8, 8)),
+    **{
+        f"linear maps of {rows} rows of {width}": maps(
+            "linears", draw(rows, width), [(out, width) for out in (1, 4, 15, 33, 64)], True
+        )
+        for rows, width in ((1, 17), (13, 600), (14, 32), (15, 1), (500, 300))
+    },
+    # more taps than one pass takes, several tasks, fewer positions than taps, one of each
+    **{
+        f"a convolution of {shape}{', packed' * packed}": conv(*shape, packed=packed, silu=packed)
+        for shape in ((2, 300, 16, 4), (3, 9, 40, 5), (2, 130, 3, 9), (1, 2, 1, 8), (1, 1, 1, 1))
+        for packed in (False, True)
+    },
+    "the mLSTM cell": mlstm(2, 70, 3, 16, 32, 32),
+    "the mLSTM cell of wide heads": mlstm(1, 130, 1, 64, 128, 128),
+    "the mLSTM cell of odd widths": mlstm(1, 70, 1, 33, 20, 32),
+    "the mLSTM cell of one position": mlstm(1, 1, 1, 1, 1, 64),
+    **{
+        f"the mLSTM cell with gates {gates}": mlstm(2, 75, 2, 16, 32, 32, **gates)
+        for gates in ({"f": -30.0}, {"i": 15.0, "f": -15.0}, {"i": -10.0, "f": -200.0})
+    },
+    **{
+        f"the sLSTM cell of {shape}": slstm(*shape, packed=packed)
+        for shape, packed in (((16, 9, 2, 24), True), ((5, 6, 1, 5), False), ((29, 3, 2, 4), True))
+    },
+    "the cross entropy": cross_entropy(320, 30.0),
+    "the cross entropy of one row": loss(1, 1, None),
+    "the cross entropy without whole logits": loss(900, 1500, 30.0),
+    "swiglu": Case("swiglu", {"gate": draw(40_001, scale=8), "up": draw(40_001, seed=1)}),
+    "soft_cap": Case("soft_cap", {"x": draw(40_001, scale=30)}, {"c": 15.0}),
+}
+
+
+def run(case, threads):
+    adapter_mlx.set_threads(threads)
+    try:
+        return NATIVE.run(case, case.inputs, case.fixed)
+    finally:
+        adapter_mlx.set_threads(1)
+
+
+@each_of("case", CASES.values(), ids=CASES)
+def test_an_operator_is_exact_and_its_bits_do_not_depend_on_threads(case):
+    case.check(NATIVE)
+    results, grads = run(case, 1)
+    for threads in (2, 5):
+        others, more = run(case, threads)
+        for one, other in zip(results, others, strict=True):
+            np.testing.assert_array_equal(one, other)
+        for name, grad in grads.items():
+            np.testing.assert_array_equal(more[name], grad, err_msg=name)
+
+
+# -- elementary functions --------------------------------------------------------------------------
+
+
+def test_elementary_functions_are_within_a_few_units_in_the_last_place():
+    # silu(x) is x * sigmoid(x), soft_cap(x, 1) is tanh(x): exp, sigmoid and tanh through their ops.
+    x = np.linspace(-30, 30, 100_001).astype(np.float32)
+    exact, out = x.astype(np.float64), unwritten(x.size)
+    ops.swiglu(x, np.ones_like(x), out, threads=1)
+    expected = exact * np.exp(-np.logaddexp(0, -exact))
+    assert (np.abs(out - expected) <= 4 * np.spacing(np.abs(expected).astype(np.float32))).all()
+    ops.soft_cap(x, out, cap=1.0, threads=1)
+    expected = np.tanh(exact)
+    assert (np.abs(out - expected) <= 3 * np.spacing(np.abs(expected).astype(np.float32))).all()
+
+
+def test_gelu_is_precise_where_it_is_nearly_zero():
+    x = np.linspace(-8, 30, 100_001).astype(np.float32)
+    out = unwritten(x.size)
+    ops.glu("gelu", x, np.ones_like(x), out, threads=1)
+    exact = torch.tensor(x, dtype=torch.float64)
+    expected = (exact * 0.5 * torch.erfc(-exact / 2**0.5)).numpy()
+    assert (np.abs(out - expected) <= 4e-6 * np.abs(expected)).all()
+
+
+def test_functions_have_the_right_limits_and_pass_nan_on():
+    x = np.array([np.inf, -np.inf, np.nan, 0.0, 1e30, -1e30], np.float32)
+    out = unwritten(x.size)
+    ops.soft_cap(x, out, cap=2.0, threads=1)
+    np.testing.assert_array_equal(out, [2, -2, np.nan, 0, 2, -2])
+    ops.swiglu(x[2:], np.ones(4, np.float32), out[2:], threads=1)
+    np.testing.assert_array_equal(out[2:], np.array([np.nan, 0, 1e30, -0.0], np.float32))
+
+
+def test_scale_multiplies_in_place():
+    x = draw(100_001)
+    expected = x * np.float32(0.25)
+    ops.scale(x, factor=0.25, threads=2)
+    np.testing.assert_array_equal(x, expected)
+
+
+# -- the loss --------------------------------------------------------------------------------------
+
+
+@each_of(
+    ("logits", "cap"),
+    [([900.0, -900.0, 0.0], 1000.0), ([1e30, 1e4, -1e30], None)],
+    ids=["large cap", "no cap"],
+)
+def test_the_loss_of_certain_logits_does_not_overflow(logits, cap):
+    row = np.array([logits], np.float32)
+    assert ops.cross_entropy(row, np.zeros(1, np.int32), None, cap=cap, threads=1) == (0.0, 1)
+
+
+@each_of("cap", [30.0, None])
+def test_a_nan_logit_makes_the_sum_nan(cap):
+    logits = draw(3, 5)
+    logits[1, 2] = np.nan
+    nats, _ = ops.cross_entropy(logits, np.zeros(3, np.int32), None, cap=cap, threads=1)
+    assert np.isnan(nats)
+
+
+def test_the_sum_without_a_gradient_is_the_same_and_without_rows_both_are_zero():
+    x, w, labels = draw(100, 24), draw(50, 24), np.arange(100, dtype=np.int32) % 50
+    for n in (0, 100):
+        dx, dw = unwritten(n, 24), unwritten(50, 24)
+        how = {"cap": 30.0, "threads": 2}
+        total = ops.linear_cross_entropy(x[:n], w, labels[:n], dx, dw, **how)
+        assert ops.linear_cross_entropy(x[:n], w, labels[:n], None, None, **how) == total
+        assert dw.any() == bool(n)
+
+
+# -- what may be left out --------------------------------------------------------------------------
+
+
+def test_leaving_the_input_gradient_out_changes_no_weight_gradient():
+    x, weights = draw(50, 20), [draw(30, 20), draw(5, 4, 4)]
+    for name, w, d in (
+        ("linears_grad", weights[0], draw(50, 30)),
+        ("block_diagonal_grad", weights[1], draw(50, 20)),
+    ):
+        with_dx, without_dx = unwritten(*w.shape), unwritten(*w.shape)
+        grad = getattr(ops, name)
+        grad(x, [w], [d], unwritten(50, 20), [with_dx], [None], threads=1)
+        grad(x, [w], [d], None, [without_dx], [None], threads=1)
+        np.testing.assert_array_equal(with_dx, without_dx, err_msg=name)
+
+
+def test_without_maps_the_input_gradient_is_zero():
+    dx = unwritten(4, 6)
+    ops.block_diagonal_grad(draw(4, 6), [], [], dx, [], [], threads=1)
+    assert (dx == 0).all()
+
+
+def mlstm_results(x, chunk, stride=1):
+    """h, the last state and every gradient of the cell, from the native kernels."""
+    q, k, v, i, f, C0, n0, m0 = x.values()
+    (B, _, NH, DK), DV, NC = q.shape, v.shape[-1], -(-q.shape[1] // chunk)
+    state = [unwritten(B, NH, -(-NC // stride) + 1, DK, DV), unwritten(B, NH, NC + 1, DK)]
+    state.append(unwritten(B, NH, NC + 1))
+    for part, first in zip(state, (C0, n0, m0), strict=True):
+        part[:, :, 0] = first
+    h, den, how = np.full_like(v, np.nan), np.full_like(i, np.nan), {"stride": stride, "eps": 1e-6}
+    ops.mlstm(q, k, v, i, f, h, den, *state, chunk=chunk, threads=1, **how)
+    grads = [unwritten(*part.shape) for part in (q, k, v, i, f)]
+    d_last = [draw(*part.shape, seed=2) for part in (C0, n0, m0)]
+    ops.mlstm_grad(
+        q, k, v, i, f, h, den, *state, draw(*v.shape, seed=3), *grads, *d_last,
+        chunk=chunk, threads=1, **how,
+    )  # fmt: skip
+    return [h, *(part[:, :, -1] for part in state), *grads, *d_last]
+
+
+@each_of("S", [1, 70, 96])
+@each_of("stride", [2, 3, 100])
+def test_how_many_chunk_states_are_kept_does_not_change_a_bit(S, stride):
+    x = mlstm(2, S, 2, 16, 32, 16).inputs
+    for few, every in zip(mlstm_results(x, 16, stride), mlstm_results(x, 16), strict=True):
+        np.testing.assert_array_equal(few, every)
+
+
+@each_of(("DK", "chunk"), [(8, 64), (64, 64), (100, 64), (512, 64), (64, 1)])
+def test_a_training_step_keeps_no_more_of_the_states_than_of_the_values(DK, chunk):
+    S, first_and_last = 64 * 512, 2
+    chunks = -(-S // chunk)
+    matrices = -(-chunks // ops.mlstm_stride(DK=DK, chunk=chunk)) + 1
+    assert (matrices - first_and_last) * DK <= S
+
+
+def test_a_first_step_without_a_past_has_no_forget_gradient_but_from_eps():
+    x = mlstm(1, 20, 2, 16, 32, 16).inputs
+    x |= {name: np.zeros_like(x[name]) for name in ("C0", "n0", "m0")}
+    x["i"][:, 0] = 1.0  # the stabiliser, by which eps counts, begins there
+    assert (mlstm_results(x, 16)[8][:, 0] == 0).all()
+
+
+@pytest.mark.slow
+def test_outputs_too_large_for_malloc_to_keep_are_computed_like_any_others():
+    x = mlstm(1, 17 * 1024, 1, 2, 512, 64).inputs
+    assert x["v"].nbytes > 32 << 20
+    h, C, *_ = mlstm_results(x, 64)
+    half, parts, state = 17 * 512, [], dict(list(x.items())[5:])
+    for cut in (slice(None, half), slice(half, None)):
+        part = {name: np.ascontiguousarray(x[name][:, cut]) for name in "qkvif"}
+        first, *last = mlstm_results(part | state, 64)[:4]
+        parts.append(first)
+        state = dict(zip(state, last, strict=True))
+    np.testing.assert_array_equal(h, np.concatenate(parts, 1))
+    np.testing.assert_array_equal(C, state["C0"])
+
+
+def test_the_output_of_the_slstm_cell_does_not_depend_on_whether_the_tape_is_kept():
+    case = slstm(3, 7, 2, 10)
+    *inputs, h, c, n, m = case.inputs.values()
+    results = []
+    for tape in (None, unwritten(3, 7, 2, ops.SLSTM_TAPE, 10)):
+        y, state = unwritten(3, 7, 2, 10), [part.copy() for part in (h, c, n, m)]
+        ops.slstm(*inputs, None, y, tape, *state, threads=1)
+        results.append([y, *state])
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+# -- what is refused -------------------------------------------------------------------------------
+
+X, W, OUT = draw(4, 8), draw(8), np.zeros((4, 8), np.float32)
+Q, GATE, CONV = draw(1, 4, 1, 4), draw(1, 4, 1), draw(2, 5, 6)
+STATES = [np.zeros((1, 1, 2, *more), np.float32) for more in ((4, 4), (4,), ())]
+LABELS = np.array([0, 5], np.int32)
+
+
+def mlstm_call(den=GATE, q=Q, **how):
+    how = {"chunk": 4, "stride": 1, "eps": 1e-6, "threads": 1} | how
+    ops.mlstm(q, Q, Q, GATE, GATE, np.empty_like(Q), den.copy(), *STATES, **how)
+
+
+def slstm_call(R=None, starts=None, tape=None, S=3):
+    gates = [draw(2, S, 1, 4)] * 4
+    R = draw(1, 16, 4) if R is None else R
+    state = [draw(2, 1, 4) for _ in range(4)]
+    ops.slstm(*gates, R, draw(16), starts, unwritten(2, S, 1, 4), tape, *state, threads=1)
+
+
+def conv_call(w, state, S=5, starts=None):
+    y, last = np.zeros((2, S, 6), np.float32), np.zeros((2, 3, 6), np.float32)
+    ops.causal_conv(CONV[:, :S], w, draw(6), state, starts, y, last, silu=True, threads=1)
+
+
+SHAPES = {
+    r"w has shape \(7,\); .*\(D,\) = \(8,\)": lambda: ops.rms_norm(X, W[:7], OUT, eps=1, threads=1),
+    r"weights has shape \(5, 5\); .* = \(5, 8\)": lambda: ops.linears(
+        X, [draw(5, 5)], [None], [unwritten(4, 5)], threads=1
+    ),
+    r"outs has shape \(4, 4\); .* = \(4..., 5\)": lambda: ops.linears(
+        X, [draw(5, 8)], [None], [unwritten(4, 4)], threads=1
+    ),
+    "one entry per map": lambda: ops.linears(X, [draw(5, 8)], [], [unwritten(4, 5)], threads=1),
+    "weight has 3 blocks of 4 inputs, x has 8": lambda: ops.block_diagonal(
+        X, [draw(3, 6, 4)], [None], [unwritten(4, 18)], threads=1
+    ),
+    r"state has shape \(2, 2, 6\); .*K-1, C\) = \(2, 3, 6\)": lambda: conv_call(
+        draw(6, 1, 4), draw(2, 2, 6)
+    ),
+    r"w has shape \(5, 1, 4\); .* = \(6, 1, 4\)": lambda: conv_call(draw(5, 1, 4), draw(2, 3, 6)),
+    "causal_conv: S is 0, expected at least 1": lambda: conv_call(
+        draw(6, 1, 4), draw(2, 3, 6), S=0
+    ),
+    r"den has shape .*; the other .* = \(1, 4, 1\)": lambda: mlstm_call(den=GATE[0]),
+    "chunk must be at least 1": lambda: mlstm_call(chunk=0),
+    "stride must be at least 1": lambda: mlstm_call(stride=0),
+    r"C has shape \(1, 1, 2, 4, 4\); .* = \(1, 1, 3, 4, 4\)": lambda: mlstm_call(chunk=1, stride=2),
+    r"R has shape \(15, 4\); .*, 4\*DH, .* = \(1, 16, 4\)": lambda: slstm_call(R=draw(15, 4)),
+    r"starts has shape \(5,\); .* = \(2, 3\)": lambda: slstm_call(starts=np.zeros(5, np.uint8)),
+    r"tape has shape \(2, 3, 1, 4\); .* = \(2, 3, 1, 7, 4\)": lambda: slstm_call(
+        tape=unwritten(2, 3, 1, 4)
+    ),
+    "slstm: S is 0, expected at least 1": lambda: slstm_call(S=0),
+    r"label 5 at position 1 .* \[0, 5\)": lambda: ops.cross_entropy(
+        draw(2, 5), LABELS, None, cap=30.0, threads=1
+    ),
+    r"label -1 at position 0 .* \[0, 5\)": lambda: ops.linear_cross_entropy(
+        draw(2, 3), draw(5, 3), LABELS - 1, None, None, cap=None, threads=1
+    ),
+}
+
+
+@each_of("message", SHAPES)
+def test_arrays_of_a_wrong_size_are_refused_by_name(message):
+    with pytest.raises(ValueError, match=message):
+        SHAPES[message]()
+    assert not OUT.any()
+
+
+@each_of(
+    "call",
+    [
+        lambda: ops.rms_norm(X.astype(np.float64), W, OUT, eps=1, threads=1),
+        lambda: ops.rms_norm(X.T.copy().T, W, OUT, eps=1, threads=1),
+        lambda: conv_call(draw(6, 1, 4), draw(2, 3, 6), starts=np.ones((2, 5))),
+        lambda: mlstm_call(q=Q.astype(np.float64)),
+    ],
+    ids=["float64", "strided", "starts", "mlstm"],
+)
+def test_other_types_and_strides_are_refused(call):
+    with pytest.raises(TypeError, match="incompatible function arguments"):
+        call()
+    assert not OUT.any()
