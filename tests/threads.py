@@ -1,6 +1,7 @@
-"""Threads of a test: one for each thing to be done, and none that the test does not wait for."""
+"""Threads of a test, one for each thing to be done, and waiting: for them, for what others do."""
 
 import threading
+import time
 from typing import TypeVar
 
 LIMIT_S = 60.0
@@ -26,3 +27,12 @@ def join(threads):
 def in_threads(work, items):
     """Work on every item at once, and wait for all."""
     join(begin(work, items))
+
+
+def wait_until(condition, limit_s=LIMIT_S, what="a condition"):
+    """Return the first result of a condition that counts as true."""
+    end = time.monotonic() + limit_s
+    while not (value := condition()):
+        assert time.monotonic() < end, f"waited {limit_s:g} s for: {what}"
+        time.sleep(0.01)
+    return value

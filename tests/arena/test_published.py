@@ -13,7 +13,7 @@ from mlxhog.arena.published import Copies
 from mlxhog.base.processes import follow_parent
 from tests.arena.children import WAIT_S
 from tests.arena.test_arena import Spec, spawn
-from tests.training.test_deaths import wait_until
+from tests.threads import wait_until
 
 SPECS = {"a": Spec((40, 50)), "b": Spec((7,)), "c": Spec((64, 64))}
 

@@ -21,6 +21,7 @@ from mlxhog.base.processes import require_descriptors
 from mlxhog.errors import EnvironmentLacks
 from tests.arena import children
 from tests.processes import alive, below
+from tests.threads import wait_until
 
 pytestmark = pytest.mark.usefixtures("spawned_workers")
 
@@ -184,12 +185,12 @@ def test_a_kill_at_any_moment_of_spawning_leaves_no_process():
         command = [sys.executable, "-c", SPAWNING]
         with subprocess.Popen(command, env=environ, stderr=subprocess.DEVNULL) as parent:
             try:
-                until(lambda: below(parent.pid) != [])
+                wait_until(lambda: below(parent.pid) != [])
                 time.sleep(moments.uniform(0.0, 0.1))  # where in the start it is killed
                 pids = below(parent.pid)
             finally:
                 parent.kill()
-        until(lambda pids=pids: not any(map(alive, pids)))
+        wait_until(lambda pids=pids: not any(map(alive, pids)))
 
 
 def test_without_a_free_descriptor_nothing_is_spawned_and_the_message_says_what_to_do(arena):
@@ -211,11 +212,3 @@ def test_without_a_free_descriptor_nothing_is_spawned_and_the_message_says_what_
     assert arena.workers.entry(1).state == State.DEAD
     spawn(children.leave, 0, arena=arena, slots=(1,)).close()  # the slot is free
     require_descriptors(8, "a run")
-
-
-def until(condition):
-    """Wait for something."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)

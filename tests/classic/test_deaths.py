@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,10 +15,10 @@ from mlxhog.classic.run import train
 from mlxhog.errors import WorkerFailed
 from tests.classic.small import hinge
 from tests.processes import alive, workers_of
+from tests.threads import wait_until
 
 MANY = hinge(n=400_000, d=2000)  # an epoch takes some polls of the host, so that kills fall into it
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 30.0
 
 
 def worker_pids():
@@ -76,13 +75,6 @@ def test_a_worker_that_is_stopped_ends_the_run(monkeypatch):
     assert not worker_pids()
 
 
-def wait_for(holds):
-    deadline = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def test_nothing_outlives_a_host_that_is_killed():
     code = (
         "from mlxhog.classic.config import ClassicConfig\n"
@@ -93,12 +85,12 @@ def test_nothing_outlives_a_host_that_is_killed():
     )
     host = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
     try:
-        wait_for(lambda: len(workers_of(host.pid)) == 2)
+        wait_until(lambda: len(workers_of(host.pid)) == 2)
         workers = workers_of(host.pid)
     finally:
         host.kill()
         host.wait()
-    wait_for(lambda: not any(map(alive, workers)))
+    wait_until(lambda: not any(map(alive, workers)))
 
 
 def test_an_interrupted_run_keeps_the_epochs_that_it_has_measured():

@@ -7,7 +7,7 @@ from mlxhog import train
 from tests.another_process import Running
 from tests.cluster.rounds import rounds_in
 from tests.processes import alive, below
-from tests.report.running import wait_until
+from tests.threads import wait_until
 from tests.training.small import small_config
 
 FOREVER = 10**6

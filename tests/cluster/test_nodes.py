@@ -15,7 +15,7 @@ from tests.cluster.members import lighthouse
 from tests.cluster.rounds import rounds_in
 from tests.cluster.runs import FOREVER
 from tests.processes import alive, below
-from tests.report.running import wait_until
+from tests.threads import wait_until
 from tests.training.small import small_config
 
 pytest.importorskip("torchft")

@@ -14,7 +14,7 @@ import pytest
 from mlxhog.cluster.group import ClusterError, Machine, State
 from mlxhog.errors import ConfigError
 from tests.cluster.members import IDENTITY, QUICK, Member, admit, cluster, lighthouse, together
-from tests.report.running import wait_until
+from tests.threads import wait_until
 
 pytest.importorskip("torchft")
 

@@ -1,28 +1,21 @@
 """Interrupted runs: every signal and a closed pipe, at every moment of a run.
 
-    python -m tests.faults.interrupted_runs [--repeat 3] [--seed 0]
-
-One line per run, and how many of them left a checkpoint, said how they ended, and had the right
-exit code. A run that is interrupted before its first step has no checkpoint to leave, and says so.
+`python benchmarks/soak.py faults` interrupts many. A run that is interrupted before its first step
+has no checkpoint to leave, and says so.
 """
 
-import argparse
 import contextlib
 import json
-import random
 import signal
 import subprocess
 import sys
-import tempfile
-from collections import Counter
-from pathlib import Path
 
 from mlxhog.checkpoint import checkpoint, run
 from mlxhog.errors import CheckpointError
 from tests.processes import alive, workers_of
+from tests.threads import wait_until
 from tests.training.small import small_config
 from tests.training.test_bad_days import flags
-from tests.training.test_deaths import wait_until
 
 CAUSES = ("INT", "TERM", "HUP", "pipe")
 MOMENTS = {
@@ -100,31 +93,3 @@ def interrupted(folder, cause, moment, *, delay_s):
         raise AssertionError(f"{status['steps']} steps are lost: {error}") from error
     assert saved.state["used"]["steps"] == status["steps"]
     return "saved"
-
-
-def main():
-    """Interrupt runs and count how they ended; returns 1 if one ended wrongly."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    random_ = random.Random(arguments.seed)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup the runs would ignore it, too
-    counts = Counter()
-    for _ in range(arguments.repeat):
-        for cause in CAUSES:
-            for name, moment in MOMENTS.items():
-                delay_s = random_.uniform(0.1, 3.0)
-                with tempfile.TemporaryDirectory() as folder:
-                    try:
-                        how = interrupted(Path(folder), cause, moment, delay_s=delay_s)
-                    except (AssertionError, subprocess.TimeoutExpired) as error:
-                        how = f"WRONG: {error}"
-                counts[how.partition(":")[0]] += 1
-                print(f"{cause:4}  {name:13}  {delay_s:.2f} s  {how}", flush=True)
-    print(", ".join(f"{how} {n}" for how, n in counts.items()))
-    return int("WRONG" in counts)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -15,9 +15,9 @@ from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import list_runs
 from tests.another_process import Program
 from tests.faults.interrupted_runs import MOMENTS, interrupted
+from tests.threads import wait_until
 from tests.training.small import small_config
 from tests.training.test_bad_days import Command, flags
-from tests.training.test_deaths import wait_until
 
 FIRST_MOMENTS = {
     "the command is imported": "importlib.import_module",

@@ -14,7 +14,7 @@ import pytest
 
 from mlxhog.arena.workers import WORKER_DTYPE
 from tests.macos.simulation import HERE, ROOT, build, libsystem, linux_only
-from tests.training.test_deaths import wait_until
+from tests.threads import wait_until
 
 pytestmark = linux_only
 

@@ -16,7 +16,8 @@ from tests.macos.simulation import (
     with_caffeinate,
 )
 from tests.processes import alive
-from tests.training.test_deaths import run_directory, wait_until, worker_pids
+from tests.threads import wait_until
+from tests.training.test_deaths import run_directory
 
 pytestmark = linux_only
 
@@ -101,7 +102,8 @@ def test_when_the_supervisor_is_killed_workers_leave_a_reader_is_told_and_the_ru
     child = subprocess.Popen(command, env=environment(), cwd=ROOT, stderr=subprocess.PIPE)
     try:
         run = run_directory(tmp_path)
-        pids = worker_pids(run)
+        first = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
+        pids = [worker["pid"] for worker in first["workers"]]
         assert all(map(alive, pids))
         wait_until((run / "checkpoints" / "latest").exists, 60, "a checkpoint")
         socket = json.loads((run / "run.json").read_text())["socket"]  # a long path is elsewhere

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from typing import TypeVar
 
 from mlxhog import train
@@ -10,18 +9,10 @@ from mlxhog.checkpoint.run import list_runs
 from mlxhog.report.history import newest_line
 from mlxhog.training import reporting
 from tests.another_process import Running
+from tests.threads import wait_until
 from tests.training.small import small_config
 
 T = TypeVar("T")
-
-
-def wait_until(condition, limit_s=60.0):
-    """The first result of a condition that counts as true."""
-    end = time.monotonic() + limit_s
-    while not (value := condition()):
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.05)
-    return value
 
 
 def _train(root, seconds, metrics_s):

@@ -10,8 +10,8 @@ import pytest
 
 from mlxhog.base import durable
 from tests.another_process import Program
-from tests.report.running import wait_until
 from tests.report.sample_run import EVENTS, append, event, lines, write_run
+from tests.threads import wait_until
 
 
 class Server:

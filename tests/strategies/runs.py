@@ -111,13 +111,6 @@ def first(arena, segment="params"):
     return float(arena.segment(segment)[0])
 
 
-def wait_until(condition):
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.001)
-
-
 class Run:
     """One call to `train`, as far as strategies and the ledger see it.
 

@@ -15,8 +15,8 @@ from mlxhog.strategies.local import Local
 from mlxhog.strategies.sync import Sync, SyncThenHogwild
 from tests.strategies import references
 from tests.strategies.deaths import dies, dies_with, in_thread, places
-from tests.strategies.runs import Run, strategy, wait_until
-from tests.threads import begin, join
+from tests.strategies.runs import Run, strategy
+from tests.threads import begin, join, wait_until
 
 STEPS = 7
 PARAMS = {

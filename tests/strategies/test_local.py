@@ -20,11 +20,10 @@ from tests.strategies.runs import (
     first,
     new_arena,
     strategy,
-    wait_until,
     worker,
 )
 from tests.strategies.test_laws import H, of_both
-from tests.threads import begin, join
+from tests.threads import begin, join, wait_until
 
 W = {"w": ParamSpec("w", (3000,), "zeros")}  # every worker averages a part of it
 RULES = {"sgd": SGD(), "momentum": Momentum(), "adamw": AdamW()}

@@ -32,10 +32,9 @@ from tests.strategies.runs import (
     new_arena,
     step,
     strategy,
-    wait_until,
     worker,
 )
-from tests.threads import begin, join
+from tests.threads import begin, join, wait_until
 
 
 def take_steps(one):

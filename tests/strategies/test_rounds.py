@@ -26,10 +26,9 @@ from tests.strategies.runs import (
     new_arena,
     step,
     strategy,
-    wait_until,
     worker,
 )
-from tests.threads import begin, in_threads, join
+from tests.threads import begin, in_threads, join, wait_until
 
 
 @pytest.fixture

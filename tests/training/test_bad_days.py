@@ -15,10 +15,11 @@ from mlxhog.checkpoint import checkpoint, run
 from mlxhog.config.options import options, to_flag
 from mlxhog.errors import CheckpointError, EnvironmentLacks, WorkerFailed
 from tests.processes import alive, workers_of
+from tests.threads import wait_until
 from tests.training import asking
 from tests.training.asking import trained, until
 from tests.training.small import Messages, small_config
-from tests.training.test_deaths import assert_no_segment_stays, wait_until
+from tests.training.test_deaths import assert_no_segment_stays
 
 
 def flags(config):

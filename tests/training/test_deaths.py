@@ -20,6 +20,7 @@ from mlxhog.checkpoint.run import Run
 from mlxhog.training import session
 from mlxhog.training.supervisor import Supervisor
 from tests.processes import alive, workers_of
+from tests.threads import wait_until
 from tests.training.small import small_config
 
 STEPS = 100_000
@@ -40,13 +41,6 @@ worker_pool.get_context = lambda method: forked.CONTEXT
 """
 """Put before it, workers start in milliseconds: most of them die while they train."""
 ROOT = Path(__file__).parents[2]
-
-
-def wait_until(condition, limit_s, what):
-    end = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < end, f"waited {limit_s} s for: {what}"
-        time.sleep(0.02)
 
 
 def shared_segments():

@@ -19,8 +19,9 @@ from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.report.metrics import Evaluation
 from mlxhog.training.held_out_watch import HeldOutWatch
 from mlxhog.training.plan import make_plan
+from tests.threads import wait_until
 from tests.training.small import small_config
-from tests.training.test_deaths import ROOT, run_directory, wait_until
+from tests.training.test_deaths import ROOT, run_directory
 
 
 def test_patience_counts_evaluations_without_a_new_best():

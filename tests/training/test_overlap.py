@@ -17,7 +17,8 @@ from mlxhog.config.rules import Slowdown
 from mlxhog.errors import ConfigError
 from mlxhog.training import evaluation, worker
 from mlxhog.training.overlap import OverlappedSteps
-from tests.strategies.runs import LR, context, new_arena, strategy, wait_until
+from tests.strategies.runs import LR, context, new_arena, strategy
+from tests.threads import wait_until
 from tests.training.small import identical, parameters, small_config
 from tests.training.test_deaths import train_and_kill
 from tests.training.test_watchdog import job

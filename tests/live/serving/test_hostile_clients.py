@@ -20,6 +20,7 @@ from tests.live.serving.servers import (
     post,
     status_of,
 )
+from tests.threads import wait_until
 
 COMPLETIONS = "/v1/completions"
 MINUTES = 200_000
@@ -34,16 +35,7 @@ def _harms_nobody(server, client):
     assert answer.usage is not None
     assert answer.usage.completion_tokens == 5
     assert server.process.poll() is None
-    until(lambda: server.health()["running"] + server.health()["waiting"] == 0)
-
-
-def until(holds):
-    """Wait for what comes true soon, and fail where it does not."""
-    for _ in range(600):
-        if holds():
-            return
-        threading.Event().wait(0.05)
-    raise AssertionError("it did not come true")
+    wait_until(lambda: server.health()["running"] + server.health()["waiting"] == 0)
 
 
 def sent(server, *parts):
@@ -139,21 +131,21 @@ def test_a_client_that_leaves_in_mid_stream_cancels_its_answer(server):
         connection.sendall(long_stream(server, n=4))
         assert b"data:" in connection.recv(65536) + connection.recv(65536)
         assert server.health()["running"] == 4
-    until(lambda: server.health()["running"] == 0)
+    wait_until(lambda: server.health()["running"] == 0)
     assert server.metric("mlxhog_answers_total") > 0
 
 
 def test_a_client_that_leaves_while_it_waits_for_a_whole_answer_cancels_it(server):
     with connected(server) as connection:
         connection.sendall(long_stream(server, stream=False))
-        until(lambda: server.health()["running"] == 1)
-    until(lambda: server.health()["running"] == 0)
+        wait_until(lambda: server.health()["running"] == 1)
+    wait_until(lambda: server.health()["running"] == 0)
 
 
 def test_a_client_that_does_not_read_holds_nobody_up(server, client):
     with connected(server) as connection:
         connection.sendall(long_stream(server, n=7))
-        until(lambda: server.health()["running"] == 7)
+        wait_until(lambda: server.health()["running"] == 7)
         for _ in range(3):
             answer = client.completions.create(model=server.model, prompt="ab", max_tokens=50)
             assert answer.usage is not None
@@ -164,12 +156,12 @@ def test_beyond_the_queue_clients_are_told_to_retry(server, client):
     with connected(server) as first, connected(server) as second:
         first.sendall(long_stream(server, n=8))
         second.sendall(long_stream(server, n=4))
-        until(lambda: server.health()["waiting"] == 4)
+        wait_until(lambda: server.health()["waiting"] == 4)
         with pytest.raises(openai.RateLimitError, match="12 answers are running or wait") as raised:
             client.completions.create(model=server.model, prompt="ab")
         assert int(raised.value.response.headers["retry-after"]) > 0
     # The server is full until it has seen that both clients have left.
-    until(lambda: server.health()["running"] + server.health()["waiting"] == 0)
+    wait_until(lambda: server.health()["running"] + server.health()["waiting"] == 0)
 
 
 # -- in this process -------------------------------------------------------------------------------
@@ -218,6 +210,6 @@ def impatient(monkeypatch):
 def test_a_client_that_keeps_the_server_waiting_is_dropped(impatient, sent):
     address, connections = impatient
     with socket.create_connection(address, timeout=START_S) as connection:
-        until(lambda: connections)
+        wait_until(lambda: connections)
         connection.sendall(sent)
-        until(lambda: not connections)
+        wait_until(lambda: not connections)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import threading
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from mlxhog.checkpoint import run as runs
 from mlxhog.cli import main
 from tests.another_process import Program
 from tests.live.serving.servers import END_S, MLX, Server, serving
-from tests.threads import in_threads
+from tests.threads import in_threads, wait_until
 from tests.training.small import small_config
 from tests.training.test_bad_days import flags
 
@@ -50,14 +49,6 @@ def shared(tmp_path_factory):
         yield served
 
 
-def until(holds):
-    for _ in range(1200):
-        if holds():
-            return
-        threading.Event().wait(0.05)
-    raise AssertionError("it did not come true")
-
-
 def version(server, **how):
     fields = {"model": server.model, "prompt": "The ", "max_tokens": 5} | how
     weights = server.openai().completions.create(**fields).model_extra["mlxhog"]
@@ -88,7 +79,7 @@ def life(tmp_path_factory):
     folder = tmp_path_factory.mktemp("life")
     with trained_and_served(folder) as served, ExitStack() as stack:
         server, training = served.server, served.training
-        until(lambda: server.health()["newest"] > 0)
+        wait_until(lambda: server.health()["newest"] > 0)
         (run,) = runs.list_runs(folder / "runs")
         life = Life([], [], [], run.name)
         words = ("train", "--quiet", "--resume", run.name, "--steps=1000000")
@@ -96,12 +87,12 @@ def life(tmp_path_factory):
             if life.saved:
                 training = Program(*words, cwd=folder, XDG_CACHE_HOME=str(folder / "cache"))
                 stack.callback(training.kill)
-                until(lambda: server.health()["training"] is True)
-                until(lambda: server.health()["newest"] > life.saved[-1])
+                wait_until(lambda: server.health()["training"] is True)
+                wait_until(lambda: server.health()["newest"] > life.saved[-1])
                 life.resumed.append(server.health())
             training.send_signal(ending)
             training.communicate(timeout=END_S)
-            until(lambda: server.health()["training"] is False)
+            wait_until(lambda: server.health()["training"] is False)
             newest = (run.checkpoints / "latest").read_text().strip()
             life.saved.append(int(newest.rpartition("-")[2]))
             life.ended.append(version(server))
@@ -139,7 +130,7 @@ def test_beside_a_stopped_trainer_the_newest_checkpoint_is_read_and_said(
     training = Program("train", "--quiet", *flags(config), cwd=tmp_path, XDG_CACHE_HOME=cache)
     words = ["generate", "latest", MLX, "--prompt=a", "--max-new-tokens=2"]
     try:
-        until(lambda: list(tmp_path.glob("runs/*/checkpoints/latest")))
+        wait_until(lambda: list(tmp_path.glob("runs/*/checkpoints/latest")))
         training.send_signal(signal.SIGSTOP)
         assert main(words) == 0
     finally:

@@ -14,8 +14,9 @@ from mlxhog.cli import main
 from mlxhog.mad.study.store import Store
 from tests.mad.study import small
 from tests.mad.study.small import ON_MLX, TINY, assert_same_studies, table
-from tests.mad.study.test_scheduler import ROOT, lines, wait_for
+from tests.mad.study.test_scheduler import ROOT, lines
 from tests.processes import alive, workers_of
+from tests.threads import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -125,7 +126,7 @@ def test_ctrl_c_ends_with_130_and_the_line_that_goes_on(space, tmp_path):
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        wait_for(lambda: any(tmp_path.glob("studies/space/curves/*.jsonl")))
+        wait_until(lambda: any(tmp_path.glob("studies/space/curves/*.jsonl")))
         workers = workers_of(process.pid)
         process.terminate()
         while "finishing 1 run; Ctrl-C again drops it" not in process.stderr.readline():

@@ -20,8 +20,9 @@ from mlxhog.mad.study import scheduler
 from mlxhog.mad.study.store import Store
 from tests.mad.study import small
 from tests.mad.study.small import ON_MLX, TINY, assert_same_studies, go, study
-from tests.mad.study.test_scheduler import ROOT, Halves, lines, wait_for
+from tests.mad.study.test_scheduler import ROOT, Halves, lines
 from tests.processes import alive, below
+from tests.threads import wait_until
 
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install ray"
@@ -84,7 +85,7 @@ def test_a_killed_search_goes_on_to_the_scores_of_local(tmp_path, monkeypatch):
     )  # fmt: skip
     studies, children = tmp_path / "studies", []
     try:
-        wait_for(lambda: lines(studies / "killed") >= 1, 240.0)
+        wait_until(lambda: lines(studies / "killed") >= 1, 240.0)
         children = below(process.pid)
     finally:
         process.kill()
@@ -92,7 +93,7 @@ def test_a_killed_search_goes_on_to_the_scores_of_local(tmp_path, monkeypatch):
         for pid in children:  # agents of Ray's own would try to reach their server for minutes
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: not any(map(alive, children)))
+    wait_until(lambda: not any(map(alive, children)))
     assert 1 <= lines(studies / "killed") < 4
     for name in ("killed", "local"):
         assert main(["mad", "search", *words, "--study", name, "--parallel", "2"]) == 0

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from tests.mad.study import small
 from tests.mad.study.small import go, processes, study, table, texts
 from tests.mad.study.test_store import ended
 from tests.processes import alive, workers_of
+from tests.threads import wait_until
 
 ROOT = Path(__file__).parents[3]
 
@@ -266,14 +266,6 @@ def lines(store):
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def wait_for(condition, timeout_s=60.0):
-    deadline = time.monotonic() + timeout_s
-    while not (result := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    return result
-
-
 @pytest.mark.slow
 def test_killing_scheduler_or_workers_three_times_changes_nothing_of_the_final_table(
     tmp_path, session
@@ -282,14 +274,14 @@ def test_killing_scheduler_or_workers_three_times_changes_nothing_of_the_final_t
     go(whole, candidates=4)
     process = session()
     for n, victim in ((0, "scheduler"), (4, "worker"), (9, "scheduler")):
-        wait_for(lambda n=n: lines(tmp_path / "s") >= n)
-        workers = wait_for(lambda pid=process.pid: workers_of(pid))
+        wait_until(lambda n=n: lines(tmp_path / "s") >= n)
+        workers = wait_until(lambda pid=process.pid: workers_of(pid))
         if victim == "worker":
             os.kill(workers[-1], signal.SIGKILL)
             continue
         process.kill()
         process.wait()
-        wait_for(lambda pids=workers: not any(map(alive, pids)))
+        wait_until(lambda pids=workers: not any(map(alive, pids)))
         process = session()
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
@@ -300,14 +292,14 @@ def test_killing_scheduler_or_workers_three_times_changes_nothing_of_the_final_t
 @pytest.mark.slow
 def test_ctrl_c_lets_runs_end_and_a_second_one_drops_them(tmp_path, session):
     process = session()
-    wait_for(lambda: lines(tmp_path / "s") >= 2)
+    wait_until(lambda: lines(tmp_path / "s") >= 2)
     os.killpg(process.pid, signal.SIGINT)  # as in a terminal: the workers also get it
     output, _ = process.communicate(timeout=60)
     assert output.startswith("interrupted"), output
     ended = lines(tmp_path / "s")
     assert 2 <= ended < 16
     process = session()
-    wait_for(lambda: lines(tmp_path / "s") > ended)
+    wait_until(lambda: lines(tmp_path / "s") > ended)
     workers = workers_of(process.pid)
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGTERM)
