@@ -167,7 +167,7 @@ def test_an_index_that_disagrees_with_its_shards_is_refused_by_name(tmp_path):
     del record["weight_map"]["blocks.1.w"]
     record["weight_map"]["other"] = "blocks.1.w.safetensors"
     index.write_text(json.dumps(record))
-    with pytest.raises(CheckpointError, match=r"lost is not in .*blocks\.1\.w is in .* nothing"):
+    with pytest.raises(CheckpointError, match=r"blocks\.1\.w is in .* nothing.*lost"):
         weights.read(index)
 
 
@@ -182,7 +182,7 @@ def test_a_manifest_of_too_many_files_is_refused(tmp_path, monkeypatch):
         (tmp_path / name).touch()
     manifest.write(tmp_path, 1, {})
     monkeypatch.setattr(reading, "MOST_SHARDS", 3)
-    with pytest.raises(CheckpointError, match="lists 4 files; the limit is 3"):
+    with pytest.raises(CheckpointError, match="has 4 files; the limit is 3"):
         manifest.read(tmp_path)
 
 

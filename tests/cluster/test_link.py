@@ -5,7 +5,7 @@ import signal
 import socket
 import sys
 import time
-from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -32,13 +32,7 @@ PATIENCE_S = 60.0
 
 def let_links_open(monkeypatch, open_group):
     """Let the links of runs open a group of these tests."""
-
-    def with_group(*arguments):
-        job = job_of(*arguments)
-        return job and replace(job, open_group=open_group)
-
-    job_of = plan._link
-    monkeypatch.setattr(plan, "_link", with_group)
+    monkeypatch.setattr(plan, "LinkJob", partial(LinkJob, open_group=open_group))
 
 
 @pytest.fixture

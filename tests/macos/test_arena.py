@@ -24,7 +24,7 @@ START_TIME = "test_a_start_time_tells_a_process_from_its_successor_and_from_none
 @pytest.mark.slow
 @linux_only
 def test_the_arenas_own_tests_pass_in_the_simulation():
-    files = [f"tests/arena/test_{name}.py" for name in ("arena", "attach", "workers")]
+    files = [f"tests/arena/test_{name}.py" for name in ("arena", "requests", "workers")]
     files.append("tests/metal/test_adoptable.py")
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *files]
     process = subprocess.run(

@@ -15,6 +15,7 @@ import numpy as np
 from mlxhog import backends
 from mlxhog.cli.eval import EvalConfig
 from mlxhog.cli.generate import GenerateConfig
+from mlxhog.config.options import options
 from mlxhog.live.model import load
 from mlxhog.live.serving.config import ServeConfig
 from mlxhog.models import lm
@@ -39,7 +40,7 @@ assert all(np.allclose(logits[0], each, atol=1e-5) for each in logits)
 print(*(backend.name for backend in loaded), *("gpu" if d == mx.gpu else "cpu" for d in devices))
 assert mx.default_device() == mx.gpu, "that of the program that uses mlxhog"
 
-words = [config().backend for config in (ServeConfig, GenerateConfig, EvalConfig)]
+words = [options(config)["backend"].default for config in (ServeConfig, GenerateConfig, EvalConfig)]
 words.append(load.__kwdefaults__["backend"])
 print({backends.create_alone(word).name for word in words})
 """
