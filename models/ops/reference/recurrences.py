@@ -115,7 +115,8 @@ class Recurrences(ABC):
         chunk_size: int,
     ) -> tuple[Array, Array]:
         xp, S = self.xp, q.shape[1]
-        q, k, v, a = (xp.float32(x).swapaxes(1, 2) for x in (scale * q, k, v, a))
+        q = q if scale == 1 else scale * q  # a node less
+        q, k, v, a = (xp.float32(x).swapaxes(1, 2) for x in (q, k, v, a))
         reads: list[Array] = []
         if beta is not None:
             reads, k = [xp.exp(a) * k], xp.float32(beta).swapaxes(1, 2)[..., None] * k
