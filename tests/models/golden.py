@@ -82,9 +82,9 @@ def model_case(name, folder=FOLDER):
     return ModelCase(cfg, below("param."), below("grad."), tensors)
 
 
-def cell_case(name):
+def cell_case(name, folder=FOLDER):
     """An mLSTM cell. In the parallel form the stabiliser comes from the sequence alone."""
-    t, facts = load_file(FOLDER / f"{name}.safetensors"), meta(name)
+    t, facts = load_file(folder / f"{name}.safetensors"), meta(name, folder)
     inputs = {letter: _positions_second(t[letter]) for letter in MLSTM}
     if "c_initial" in t:
         inputs |= {"C0": t["c_initial"], "n0": t["n_initial"], "m0": t["m_initial"][..., 0]}
@@ -108,9 +108,10 @@ def _ours(what):
     return {"c_initial": "dC0", "n_initial": "dn0"}.get(letter, f"d{letter}")
 
 
-def slstm_case(name):
+def slstm_case(name, folder=FOLDER):
     """An sLSTM cell; results are the states after every position, "all h" and so on."""
-    t, shape = load_file(FOLDER / f"{name}.safetensors"), meta(name)["shape"]
+    t = load_file(folder / f"{name}.safetensors")
+    shape = meta(name, folder)["shape"]
     B, NH, DH = (shape[letter] for letter in ("B", "NH", "DH"))
 
     def positions(x, *parts):
