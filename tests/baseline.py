@@ -5,7 +5,7 @@
     python -m tests.baseline --write --only lion record the entries whose name contains a text
 
 `bits` has the SHA-256 of the parameters at the end of a training, and how far they moved. The hash
-counts where instruction set, C library, torch, MLX and NumPy are the recorded ones; elsewhere the
+counts where instruction set, C library, BLAS, torch, MLX and NumPy are the recorded ones; else the
 distance counts, within BASELINE_DISTANCE. `help` is compared by digest with the recorded minor
 version of Python, whose argparse lays it out, and else by its first line. The rest is exact on
 every machine. A dry run records what it does not share with the one without options.
@@ -316,6 +316,7 @@ def made_with():
         "python": ".".join(platform.python_version_tuple()[:2]),
         "instructions": " ".join(kernels),
         "libc": " ".join(platform.libc_ver()),  # its exp, and roughly the compiler
+        "blas": os.environ.get("OPENBLAS_CORETYPE", ""),  # what NumPy's products are asked to use
         **{name: version(name).partition("+")[0] for name in packages},
     }
 

@@ -45,7 +45,8 @@ def scheduler(findings, folder):
         pipe.send("end")
         reads, slowest = answer(pipe, "the reader")
     ended = len(store.records())
-    early = median([size for done, size in memory.items() if warm <= done < 2 * warm])
+    later = [memory[done] for done in sorted(memory) if done >= warm]  # looks may skip a count
+    early = median(later[:warm])
     growth = max(memory.values()) / early - 1
     batches = (later - before for before, later in pairwise(began[k] for k in sorted(began)))
     each_s = Mean.of(batch_s / batch for batch_s in batches)
