@@ -96,13 +96,6 @@ class _Growing(InProcess):
         return commits
 
 
-class _Failing(InProcess):
-    error = None
-
-    def join(self):
-        raise self.error
-
-
 def alone(cluster, offer, describe):
     """A cluster of one machine."""
     return InProcess(Table(1), "a", offer)
@@ -113,22 +106,16 @@ def growing(cluster, offer, describe):
     return _Growing(Table(1), "a", offer)
 
 
-def _failing(error, offer):
-    group = _Failing(Table(1), "a", offer)
-    group.error = error
-    return group
-
-
 def refusing(cluster, offer, describe):
     """A cluster that this machine does not fit."""
-    return _failing(ConfigError("cluster: the token is wrong; take that of the line"), offer)
+    raise ConfigError("cluster: the token is wrong; take that of the line")
 
 
 def out_of_reach(cluster, offer, describe):
     """A cluster whose lighthouse does not answer."""
-    return _failing(ClusterError("cluster: no lighthouse answers"), offer)
+    raise ClusterError("cluster: no lighthouse answers")
 
 
 def faulty(cluster, offer, describe):
     """A group with a fault that a restart repeats."""
-    return _failing(TypeError("a fault of the program"), offer)
+    raise TypeError("a fault of the program")
