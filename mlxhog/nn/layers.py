@@ -32,7 +32,7 @@ from mlxhog.checkpoint import formats
 from mlxhog.errors import ConfigError, ShapeError
 from mlxhog.models import families, model, ngrams
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.forward_pass import Pass
+from mlxhog.models.mad.layer import Run
 from mlxhog.models.model import Block
 from mlxhog.models.ops.arrays import Array
 from mlxhog.models.ops.operators import Ops
@@ -163,7 +163,7 @@ class Stack:
         if self.input_size != self.width:
             weight, bias = params["input_proj.weight"], params["input_proj.bias"]
             (x,) = ops.linears(x, [weight], [bias])
-        run: Pass[Array] = Pass(ops, masks=masks or None)
+        run = Run(ops, self.cfg.norm_eps, masks=masks or None)
         of_model = {spec.name: params[name] for name, spec in self.parameters.items()}
         after = []
         for k, block in enumerate(self._parts):
@@ -172,8 +172,7 @@ class Stack:
                 x, end = model.run_block(self.cfg, block, of_model, x, before, run)
             else:
                 (part,) = block
-                own = part.params(of_model)
-                x, end = part.layer.forward(self.cfg, own, x, before, run.at(part.name))
+                x, end = part.forward(of_model, x, before, run)
             after.append(end)
         if order is not None:
             x = take(xp.where(padded, 0.0, x), np.argsort(order, axis=1), xp)

@@ -18,9 +18,7 @@ from mlxhog.backends.autodiff import MLXArrays, TorchArrays
 from mlxhog.data.batch import Batch
 from mlxhog.models import families, lm, lm_float64, ngrams
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.ngrams import Carried
 from mlxhog.models.ops.kernels import choose
-from mlxhog.models.ops.operators import Ops
 from mlxhog.optim.gradients import Rows
 from mlxhog.parity.subject import Array, Results
 
@@ -56,11 +54,12 @@ class FrameworkEngine:
     """
 
     def __init__(self, name: str, kernels: str, threads: int) -> None:
-        self._name, _, self._device = name.partition(":")
+        framework, _, device = name.partition(":")
         # Before its framework is imported here, so that MLX multiplies as in a worker.
         self.backend = backends.create(name, threads=threads, kernels=kernels, cpu_blas="auto")
-        arrays = TorchArrays if self._name == "torch" else MLXArrays
-        self._framework, self._kernels = arrays(self._device, threads), kernels
+        arrays = TorchArrays if framework == "torch" else MLXArrays
+        self._framework = arrays(device, threads)
+        self._host, self.ops = self._framework.host, choose(framework, kernels, device)
         self._cfg: ModelConfig | None = None
 
     def load(self, cfg: ModelConfig, params: Mapping[str, Array]) -> None:
@@ -78,16 +77,18 @@ class FrameworkEngine:
         """Compute tokens (B, S) int32 from the start, or from a state of an earlier call."""
         cfg, params = self._model(), self.backend.params
         hidden: list[Any] = []
-        before, state = _parted(state)
-        ops, ids = self._ops(), self._framework.indices(tokens)
+        before, state = ngrams.parted(state)
+        ids = self._framework.indices(tokens)
         with self._framework.without_gradient():
             rows = None
             if (tables := ngrams.of(cfg)) is not None:
                 read = tables.gather(self._tables, tables.rows_of(tokens, before))
-                rows = self._array(read)
-            logits, state = lm.logits(cfg, params, ids, state, ops=ops, rows=rows, hidden=hidden)
+                rows = self._framework.array(read)
+            logits, state = lm.logits(
+                cfg, params, ids, state, ops=self.ops, rows=rows, hidden=hidden
+            )
         self._framework.evaluate(logits, hidden, state)
-        after = _carried(cfg, tokens, before, state)
+        after = ngrams.carried(cfg, tokens, before, state)
         return Forward(self._host(logits), [self._host(x) for x in hidden], after)
 
     def differentiate(self, tokens: Array, targets: Array) -> tuple[float, dict[str, Array]]:
@@ -116,21 +117,12 @@ class FrameworkEngine:
 
     def parts(self, state: State) -> list[list[Array]]:
         """Return a state as arrays, a list per block."""
-        return [[self._host(part) for part in block] for block in _parted(state)[1]]
+        return [[self._host(part) for part in block] for block in ngrams.parted(state)[1]]
 
     def apply(self, call: Callable[[Any, Mapping[str, Any]], Any], inputs: Results) -> Array:
         """Call operators on arrays of the framework."""
         arrays = self._framework.leaves(precision.uploaded(self._framework, inputs))
-        return self._host(call(self._ops(), arrays))
-
-    def _ops(self) -> Ops:
-        return choose(self._name, self._kernels, self._device)
-
-    def _array(self, x: Array) -> Any:
-        return self._framework.array(x)
-
-    def _host(self, x: Any) -> Array:
-        return self._framework.host(x)
+        return self._host(call(self.ops, arrays))
 
 
 class NumPyEngine:
@@ -150,16 +142,8 @@ class NumPyEngine:
     def forward(self, tokens: Array, state: State | None = None) -> Forward:
         """Compute tokens from the start, or from a state of an earlier call."""
         hidden: list[Any] = []
-        before, state = _parted(state)
-        logits, state = lm_float64.forward(
-            self._cfg,
-            self._params,
-            lm_float64.embed(self._cfg, self._params, tokens, before),
-            state,
-            starts=lm_float64.starts(self._cfg, tokens),
-            hidden=hidden,
-        )
-        return Forward(logits, hidden, _carried(self._cfg, tokens, before, state))
+        logits, state = lm_float64.logits(self._cfg, self._params, tokens, state, hidden=hidden)
+        return Forward(logits, hidden, state)
 
     def differentiate(self, tokens: Array, targets: Array) -> tuple[float, dict[str, Array]]:
         """Return the mean loss in nats, and its gradient by parameter."""
@@ -176,20 +160,7 @@ class NumPyEngine:
 
     def parts(self, state: State) -> list[list[Array]]:
         """Return a state as arrays, a list per block."""
-        return [list(block) for block in _parted(state)[1]]
-
-
-def _parted(state: State | None) -> tuple[Any, Any]:
-    """The ids before, None without tables or at the start, and the state of the blocks."""
-    return state if isinstance(state, Carried) else (None, state)
-
-
-def _carried(cfg: ModelConfig, tokens: Array, before: Array | None, state: State) -> State:
-    """The state after tokens, with the ids before the next ones if the model has tables."""
-    if (tables := ngrams.of(cfg)) is None:
-        return state
-    before = tables.nothing_before(len(tokens)) if before is None else before
-    return Carried(ngrams.last_of(tokens, before), state)
+        return [list(block) for block in ngrams.parted(state)[1]]
 
 
 ModelEngine = FrameworkEngine | NumPyEngine

@@ -37,10 +37,10 @@ LARGE = {
 }
 V1 = {
     "v1": {"slstm_at": (1,)},
-    "v1, mLSTM alone": {"slstm_block": None, "num_blocks": 1, "bias": True},
-    "v1, sLSTM alone": {"mlstm_block": None, "slstm_at": (0, 1), "tie_weights": True},
+    "v1, mLSTM alone": {"slstm_block": None, "num_hidden_layers": 1, "bias": True},
+    "v1, sLSTM alone": {"mlstm_block": None, "slstm_at": (0, 1), "tie_word_embeddings": True},
     "v1, other settings": {
-        "embedding_dim": 36,
+        "hidden_size": 36,
         "slstm_at": (0,),
         "add_post_blocks_norm": False,
         "mlstm_block": MLSTMBlockConfig(
@@ -74,8 +74,8 @@ def model(name):
     else:
         usual = {
             "vocab_size": 70,
-            "embedding_dim": 32,
-            "num_blocks": 2,
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
             "mlstm_block": MLSTMBlockConfig(),
             "slstm_block": SLSTMBlockConfig(),
         }

@@ -19,7 +19,6 @@ from mlxhog.models.ops.reference.mlstm import MOST_CHUNKS
 from tests.models.operators import (
     DIAGONALS,
     METAL,
-    MLSTM,
     Case,
     attention,
     by_value,
@@ -369,40 +368,6 @@ def test_gates_that_are_shut_for_good_give_zeros_and_no_nan(twin):
 
 
 # -- not finite, other types -----------------------------------------------------------------------
-
-
-@twins
-@each_of("case", SEQUENCES.values(), ids=SEQUENCES)
-def test_a_position_that_is_not_finite_changes_no_bit_before_it(twin, case):
-    twin = replace(twin, guarded=True)
-    expected, *_ = twin.results(case, case.inputs, case.fixed)
-    S = expected.shape[1]
-    at = S // 2
-    if case.op == "long_conv" and (twin.kernels == "reference" or S > native.LONG_CONV_DIRECT):
-        return  # by Fourier transforms, where every position depends on all by its rounding
-    for name in case.inputs.keys() - {"state", "root", "ridge", "f", "A"}:
-        x = case.inputs[name].copy()
-        x[0, at - S] = np.nan  # keys of a cache come before those of the queries
-        result, *_ = twin.results(case, case.inputs | {name: x}, case.fixed)
-        np.testing.assert_array_equal(result[0, :at], expected[0, :at], err_msg=name)
-        np.testing.assert_array_equal(result[1:], expected[1:], err_msg=name)
-
-
-@all_twins
-@each_of("name", MLSTM)
-@each_of("value", [np.nan, np.inf])
-def test_nor_one_in_the_mlstm_cell(twin, name, value):
-    case, twin = mlstm(33, state=False, chunk=16), replace(twin, guarded=True)
-    expected, *_ = twin.results(case, case.inputs, case.fixed)
-    for at in (5, 30):
-        bad = case.inputs | {name: case.inputs[name].copy()}
-        bad[name][0, at, 1] = value
-        h, C, *_ = twin.results(case, bad, case.fixed)
-        np.testing.assert_array_equal(h[0, :at], expected[0, :at])
-        np.testing.assert_array_equal(h[1], expected[1])
-        if name in "kv":
-            assert not np.isfinite(h[0, at:, 1]).all(-1).any()
-            assert not np.isfinite(C[0, 1]).all()
 
 
 @each_of("twin", HALF.values(), ids=HALF)

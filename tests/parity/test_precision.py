@@ -33,6 +33,6 @@ def test_every_probe_is_compared_and_agrees():
 def test_a_planted_fault_disagrees(monkeypatch, fault):
     engine = compute.engine_of(MLX)
     operator, kind = FAULTS[fault]
-    ops = engine._ops()
+    ops = engine.ops
     monkeypatch.setattr(ops, operator, fault(getattr(ops, operator), MLXArrays("cpu", 1)))
     assert kind in {row.kind for row in rows(engine) if not row.ok}

@@ -96,7 +96,7 @@ def test_the_parameters_at_width_128_are_counted_by_hand(text):
         ("mh-attention(kv_heads=3)", "kv_heads is 3, which does not divide the 16 heads"),
         ("mh-attention(kv_heads=0)", "kv_heads is 0"),
         ("mh-attention(base=1)", "base is 1.0; wavelengths need one above 1"),
-        ("mh-sliding-attention(window=-1)", "window is -1; a position sees 0 or more"),
+        ("mh-sliding-attention(window=-1)", "window is -1; set it to at least 0"),
         ("path(h5)", "heads is 5"),
         ("path(rank=0)", "rank is 0; set it to at least 1"),
         ("path(conv=0)", "conv is 0; set it to at least 1"),
@@ -124,7 +124,7 @@ def test_the_parameters_at_width_128_are_counted_by_hand(text):
         ("gated-delta-product(householders=0)", "householders is 0; set it to at least 1"),
         ("rwkv7(gate_rank=0)", "gate_rank is 0; set it to at least 1"),
         ("canon(kernel=0)", "kernel is 0; set it to at least 1"),
-        ("mlstm(conv=-1)", "conv is -1; give a number of taps, or 0 for none"),
+        ("mlstm(conv=-1)", "conv is -1; set it to at least 0"),
         ("slstm(bias_init=open)", "bias_init is 'open'; choose one of small, powerlaw"),
         ("slstm(recurrent_init=x)", "recurrent_init is 'x'; choose one of zeros, uniform"),
         ("mlstm-v1(conv=0)", "conv is 0; set it to at least 1"),
@@ -193,12 +193,11 @@ def test_a_memory_of_negative_eigenvalues_counts_modulo_2(text):
     outputs = {}
     for negative in ("true", "false"):
         (layer,) = parse(text.format(f"h1,conv=1,negative={negative}"))
-        cfg = MADConfig(vocab_size=2, hidden_size=4, layers=(layer,))
         p = {spec.name: np.ones(spec.shape) for spec in layer.param_spec(4)}
         p["b_proj.weight"] *= 20  # beta at its bound
         if "A_log" in p:
             p["A_log"] -= 100  # no decay
-        outputs[negative] = float64(layer, cfg, p, np.ones((1, 6, 4)))[0, :, 0]
+        outputs[negative] = float64(layer, p, np.ones((1, 6, 4)))[0, :, 0]
     counting, held = outputs["true"], outputs["false"]
     assert (np.abs(counting[::2]) > 0.1).all()
     np.testing.assert_allclose(counting[1::2], 0, atol=0.01)  # keys are not quite of length 1
@@ -260,7 +259,7 @@ def config(layers):
 
 
 def logits(cfg, params, tokens):
-    return lm_float64.forward(cfg, params, lm_float64.embed(cfg, params, tokens))[0]
+    return lm_float64.logits(cfg, params, tokens)[0]
 
 
 @each_of("name", TWINS)
@@ -284,10 +283,10 @@ def test_a_mixture_takes_the_best_experts_alone_and_mad_labs_router_does_not():
         rng = np.random.default_rng(0)
         p = {spec.name: rng.standard_normal(spec.shape) for spec in layer.param_spec(16)}
         x = rng.standard_normal((1, 1, 16))
-        whole = float64(layer, cfg, p, x)
+        whole = float64(layer, p, x)
         worst = int((x @ p["router.weight"].T + p["router.bias"]).argmin())
         units = slice(worst * 16, worst * 16 + 16)
         p["w1.weight"][units] = 0.0
-        shares[router] = np.abs(float64(layer, cfg, p, x) - whole).max()
+        shares[router] = np.abs(float64(layer, p, x) - whole).max()
     assert shares["top-k"] == 0.0
     assert shares["mad"] > 0.0
