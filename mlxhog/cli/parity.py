@@ -81,25 +81,19 @@ def run(config: ParityConfig) -> Report:
     kind, where = _source(config)
     # These import NumPy and the native module; wrong flags are refused before.
     from mlxhog.parity.compute import compare_sides
-    from mlxhog.parity.sources import TrialSettings, check_memory, open_source
-    from mlxhog.parity.subject import choose
+    from mlxhog.parity.subject import check_memory, choose, open_subject
     from mlxhog.report.views import Stages
 
     save = None if config.save is None else writable("--save", config.save)
-    sizes = TrialSettings(
-        seed=config.seed,
-        batch_size=config.batch_size,
-        seq_len=config.seq_len,
-        steps=config.steps,
-    )
-    source = open_source(kind, where, sizes, Path(config.out), config.set)
+    sizes: dict[str, Any] = {"seed": config.seed, "steps": config.steps}
+    sizes["shape"] = config.batch_size, config.seq_len
+    subject = open_subject(kind, where, Path(config.out), config.set, **sizes)
     chosen, lacks = choose(config.backends, config.kernels)
-    check_memory(source, chosen)
+    check_memory(subject, chosen)
     with told(quiet=config.quiet) as tell:
-        subject, plugins = source.make(), _plugin_optimizers()
-        subject = replace(subject, plan=replace(subject.plan, plugins=plugins))
+        plugins = _plugin_optimizers()
         comparison = compare_sides(
-            subject,
+            replace(subject.made(), plugins=plugins),
             chosen,
             Stages(tell, len(chosen)),
             perturb=config.perturb,
@@ -112,8 +106,8 @@ def run(config: ParityConfig) -> Report:
     notes += [
         f"not compared: {p.name}, which takes no step" for p in plugins if p.name not in stepped
     ]
-    if comparison.perturbation is not None:
-        notes.append(f"perturbed: {comparison.perturbation.name} of {comparison.perturbation.side}")
+    if comparison.perturbed is not None:
+        notes.append("perturbed: " + " of ".join(comparison.perturbed))
     remarks = list[str]()
     if comparison.first_bad is not None:
         remarks = [f"disagree: {_describe(comparison.first_bad)}", *tf32]

@@ -1,13 +1,12 @@
-"""Engines, which compute a side's results: NumPy arrays in, NumPy arrays out.
+"""Engines compute a model with NumPy arrays in and out; and all results of a subject by one.
 
-`NumPyEngine` runs the references of models in float64. `FrameworkEngine` runs models and single
+`NumPyEngine` runs the reference of models in float64. `FrameworkEngine` runs models and single
 operators by a backend with one form of the operators, as a worker does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,25 +19,16 @@ from mlxhog.models import families, lm, lm_float64, ngrams
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops.kernels import choose
 from mlxhog.optim.gradients import Rows
-from mlxhog.parity.subject import Array, Results
+from mlxhog.parity.subject import Array, ParitySubject, Results
 
 State = Any
 """Arrays of the engine; callers pass it to the next call, or to `parts`."""
 
+Forward = tuple[Array, Sequence[Array], State]
+"""Logits (B, S, V) after the cap, x (B, S, d) after the embedding, every block and the final norm,
+and the state after the last position."""
 
-@dataclass(frozen=True)
-class Forward:
-    """One pass through a model.
-
-    Attributes:
-        logits: (B, S, V), after the cap.
-        hidden: (B, S, d) after the embedding, every block and the final norm.
-        state: after the last position.
-    """
-
-    logits: Array
-    hidden: Sequence[Array]
-    state: State
+NamedArrays = Iterator[tuple[str, Array]]
 
 
 class FrameworkEngine:
@@ -53,7 +43,7 @@ class FrameworkEngine:
         threads: on the CPU.
     """
 
-    def __init__(self, name: str, kernels: str, threads: int) -> None:
+    def __init__(self, name: str, kernels: str, threads: int = 1) -> None:
         framework, _, device = name.partition(":")
         # Before its framework is imported here, so that MLX multiplies as in a worker.
         self.backend = backends.create(name, threads=threads, kernels=kernels, cpu_blas="auto")
@@ -75,32 +65,29 @@ class FrameworkEngine:
 
     def forward(self, tokens: Array, state: State | None = None) -> Forward:
         """Compute tokens (B, S) int32 from the start, or from a state of an earlier call."""
-        cfg, params = self._model(), self.backend.params
+        assert (cfg := self._cfg) is not None, "load a model first"
         hidden: list[Any] = []
         before, state = ngrams.parted(state)
-        ids = self._framework.indices(tokens)
+        ids, rows = self._framework.indices(tokens), None
         with self._framework.without_gradient():
-            rows = None
             if (tables := ngrams.of(cfg)) is not None:
                 read = tables.gather(self._tables, tables.rows_of(tokens, before))
                 rows = self._framework.array(read)
-            logits, state = lm.logits(
-                cfg, params, ids, state, ops=self.ops, rows=rows, hidden=hidden
-            )
+            how: dict[str, Any] = {"ops": self.ops, "rows": rows, "hidden": hidden}
+            logits, state = lm.logits(cfg, self.backend.params, ids, state, **how)
         self._framework.evaluate(logits, hidden, state)
         after = ngrams.carried(cfg, tokens, before, state)
-        return Forward(self._host(logits), [self._host(x) for x in hidden], after)
+        return self._host(logits), [self._host(x) for x in hidden], after
 
     def differentiate(self, tokens: Array, targets: Array) -> tuple[float, dict[str, Array]]:
         """Return the mean loss in nats, and its gradient by parameter, each in its full shape.
 
         That of a table is the gradient of each row that was read, ascending.
         """
-        cfg = self._model()
-        loss, grads = self.backend.loss_and_grads(
-            Batch(tokens.copy(), targets.copy(), targets.size)
-        )
-        spec, whole = families.param_spec(cfg), dict[str, Array]()
+        assert self._cfg is not None, "load a model first"
+        batch = Batch(tokens.copy(), targets.copy(), targets.size)
+        loss, grads = self.backend.loss_and_grads(batch)
+        spec, whole = families.param_spec(self._cfg), dict[str, Array]()
         for name, grad in grads.items():
             if not isinstance(grad, Rows):
                 whole[name] = grad
@@ -110,10 +97,6 @@ class FrameworkEngine:
             else:
                 whole[name] = grad.values
         return loss, whole
-
-    def _model(self) -> ModelConfig:
-        assert self._cfg is not None, "load a model first"
-        return self._cfg
 
     def parts(self, state: State) -> list[list[Array]]:
         """Return a state as arrays, a list per block."""
@@ -143,7 +126,7 @@ class NumPyEngine:
         """Compute tokens from the start, or from a state of an earlier call."""
         hidden: list[Any] = []
         logits, state = lm_float64.logits(self._cfg, self._params, tokens, state, hidden=hidden)
-        return Forward(logits, hidden, state)
+        return logits, hidden, state
 
     def differentiate(self, tokens: Array, targets: Array) -> tuple[float, dict[str, Array]]:
         """Return the mean loss in nats, and its gradient by parameter."""
@@ -165,3 +148,73 @@ class NumPyEngine:
 
 ModelEngine = FrameworkEngine | NumPyEngine
 """Computes a model in the process that made it."""
+
+
+def results(
+    engine: ModelEngine,
+    subject: ParitySubject,
+    params: Mapping[str, Array],
+    steps: Callable[..., Any],
+    *,
+    tokenwise: bool = True,
+) -> NamedArrays:
+    """Compute all results of a subject, in the order of the computation.
+
+    Args:
+        engine: that computes.
+        subject: of the computation.
+        params: parameters of the model, in place of the subject's.
+        steps: `optimizers.ours` or `optimizers.reference`.
+        tokenwise: whether to compute one token at a time, too.
+    """
+    cfg, fixed = subject.cfg, subject.fixed
+    tokens, targets = fixed["tokens"], fixed.get("targets")
+    engine.load(cfg, params)
+    logits, hidden, state = engine.forward(tokens)
+    blocks, last = cfg.num_hidden_layers, len(hidden) - 1
+    for number, x in enumerate(hidden):
+        beyond = "out_norm" if number == last else f"decoder.{number - blocks - 1}"
+        yield f"hidden/{beyond if number > blocks else number}", x
+    yield "logits", logits
+    yield from _state(cfg, "state", engine.parts(state))
+    grads: dict[str, Array] = {}
+    if targets is not None:
+        loss, grads = engine.differentiate(tokens, targets)
+        yield "loss", np.array(loss, logits.dtype)
+        for name in (*families.param_spec(cfg), *families.table_spec(cfg)):
+            if name in grads:
+                yield f"grad/{name}", grads[name]
+    if tokenwise and families.is_language_model(cfg):
+        state, parts = None, []
+        for t in range(tokens.shape[1]):
+            one, _, state = engine.forward(tokens[:, t : t + 1], state)
+            parts.append(one)
+        yield "stepwise/logits", np.concatenate(parts, 1)
+        yield from _state(cfg, "stepwise/state", engine.parts(state))
+    if targets is None or not subject.steps:
+        return
+
+    def gradient(now: Mapping[str, Array], step: int) -> Mapping[str, Array]:
+        every = grads
+        if step > 1:
+            engine.load(cfg, {**params, **now})
+            every = engine.differentiate(tokens, targets)[1]
+        return {k: x for k, x in every.items() if k in params and not ngrams.is_table(k)}
+
+    for rule, values, apart in steps(cfg, params, gradient, subject.steps):  # tables stay
+        yield from ((f"after/{rule}/{name}", value) for name, value in values.items())
+        yield from ((f"step/{rule}/{name}", value) for name, value in apart.items())
+
+
+def _state(cfg: ModelConfig, prefix: str, blocks: list[list[Array]]) -> NamedArrays:
+    """Name the parts of every block's state, and of the positions read, after the last block."""
+    layout = cfg.layout
+    every = [*layout.blocks, *([(layout.positions,)] if layout.positions else [])]
+    for number, (block, parts) in enumerate(zip(every, blocks, strict=True)):
+        shapes = block[0].layer.state_shapes(block[0].d, 0)
+        names = [
+            f"{name}.{k}" if len(own) > 1 else name
+            for name, own in shapes.items()
+            for k in range(len(own))
+        ]
+        yield from ((f"{prefix}/{number}/{n}", x) for n, x in zip(names, parts, strict=True))

@@ -79,7 +79,6 @@ FLOAT32 = {
         "C and n carry the scale exp(-m), so only their size relative to the largest counts",
         **asdict(ALLOWED["state"]),
     ),
-    "states": Tolerance("as state, after every position", **asdict(ALLOWED["state"])),
     "grad": Tolerance(
         "reordering chunks alone moves xlstm's float32 gradients by 1.4e-4 of a tensor's largest "
         "entry, and a stabiliser held constant by 1e-5; tensors behind a closed gate are noise of "
@@ -92,7 +91,6 @@ FLOAT32 = {
         atol=2e-6,
         of_largest=1e-2,
     ),
-    "init": Tolerance("float32 rounding of values up to 12", atol=2e-6),
     "h": Tolerance("float32 rounding of a cell alone", **asdict(ALLOWED["h"])),
     "y": Tolerance("float32 rounding of one operator", **asdict(ALLOWED["y"])),
     "step": Tolerance("units of the parameter's rounding per step, optimizers.py"),

@@ -6,13 +6,13 @@ from mlxhog.backends import precision
 from mlxhog.backends.autodiff import MLXArrays
 from mlxhog.parity import compute
 from mlxhog.parity.compute import compare_all
-from mlxhog.parity.subject import ModelPlan, ParitySide, ParitySubject
+from mlxhog.parity.subject import ParitySide, ParitySubject
 from tests.backends.imprecise import FAULTS
 from tests.models.sample import config
 
 NUMPY = ParitySide("numpy", "numpy")
 MLX = ParitySide("mlx:cpu+reference", "mlx:cpu", "reference")
-SUBJECT = ParitySubject("probes", ModelPlan(config()), {}, {})
+SUBJECT = ParitySubject(title="probes", cfg=config())
 
 
 def rows(engine):
