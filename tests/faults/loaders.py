@@ -18,7 +18,7 @@ from mlxhog.arena import Arena, event_log
 from mlxhog.arena.ledger import Ledger
 from mlxhog.base import plain_json, verdicts
 from mlxhog.checkpoint.run import Run
-from mlxhog.classic.loaders import load_cifar10, load_graph, load_ratings, load_svmlight
+from mlxhog.classic.loaders import load_graph, load_ratings, load_svmlight
 from mlxhog.cli.generate import read_prompts
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import read_yaml, resolve
@@ -334,6 +334,4 @@ SUBJECTS = (
             lambda f: load_ratings(f / "a.csv.gz"), 1),
     Subject("graph", _write_edges,
             lambda f: load_graph(f / "edges.txt", str(f / "terminals.txt")), 3),
-    Subject("CIFAR-10", text_file("a.bin", bytes(3073 * 2)),
-            lambda f: load_cifar10(f / "a.bin"), 1),
 )  # fmt: skip
