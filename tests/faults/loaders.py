@@ -29,10 +29,8 @@ from mlxhog.data.tokens import TokenFile, TokenWriter
 from mlxhog.errors import MlxhogError
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import Point, RunConfig
-from mlxhog.mad.search.samplers import Grid, Listed
 from mlxhog.mad.search.space import read_space
 from mlxhog.mad.study import store, study
-from mlxhog.mad.study.scheduler import Proposals
 from mlxhog.mad.tasks import check, make_task
 from mlxhog.mad.tasks import dataset as files
 from mlxhog.models import families, registry
@@ -206,7 +204,7 @@ def _read_study(folder):
     for read in (
         lambda: study.read(stored).measured(),
         lambda: [stored.curve(one.key) for one in stored.records()],
-        lambda: Proposals(Grid(Listed([parse("gated-conv")])), stored),
+        stored.proposals,
     ):
         try:
             read()
