@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mlxhog.config.plugin_file import Plugin
+from mlxhog.config.plugins import Plugin
 from mlxhog.errors import ConfigError
 from mlxhog.mad.run import Callbacks
 from mlxhog.mad.training.candidate import train
