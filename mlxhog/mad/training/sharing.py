@@ -24,7 +24,6 @@ from mlxhog.mad.training import candidate
 from mlxhog.models.mad.config import EMBEDDING
 from mlxhog.models.spec import ParamSpec, initial_value
 from mlxhog.optim import Optimizer, Target, updates
-from mlxhog.optim.metal_steps import Rule
 from mlxhog.optim.rule import Pairs, Step
 from mlxhog.optim.updates import Float32
 from mlxhog.strategies import Context
@@ -147,11 +146,6 @@ class SharedEmbedding(Optimizer):
     def shared_segments(self) -> tuple[str, ...]:
         """Those of the run's own optimizer."""
         return self._own.shared_segments
-
-    @property
-    def metal_rule(self) -> Rule:
-        """That of the run's own optimizer."""
-        return self._own.metal_rule
 
     def update(self, target: Target, pairs: Pairs, step: Step) -> None:
         """Apply one update; that of the embedding goes to the table."""
