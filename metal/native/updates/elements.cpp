@@ -7,6 +7,16 @@
 
 using namespace mlxhog::element;
 
+namespace {
+
+struct Write {
+  float lr, scale, coupled, decoupled;
+
+  MLXHOG_INLINE float delta(float w, float u) const { return -(lr * (scale * u + coupled * w) + decoupled * w); }
+};
+
+}  // namespace
+
 extern "C" {
 
 MLXHOG_SIMD void mlxhog_add(float* __restrict w, const float* __restrict d, std::size_t n) {
@@ -65,11 +75,18 @@ MLXHOG_SIMD void mlxhog_record(float* __restrict last, float* __restrict prev, c
 
 MLXHOG_SIMD void mlxhog_delta(const float* __restrict w, const float* __restrict u, float* __restrict d, std::size_t n,
                               const float* rates) {
-  const float lr = rates[0], scale = rates[1], coupled = rates[2], decoupled = rates[3];
+  const Write write{rates[0], rates[1], rates[2], rates[3]};
+  compiler_barrier();
+  for (std::size_t i = 0; i < n; ++i) d[i] = write.delta(load(w + i), u[i]);
+  compiler_barrier();
+}
+
+MLXHOG_SIMD void mlxhog_write(float* __restrict w, const float* __restrict u, std::size_t n, const float* rates) {
+  const Write write{rates[0], rates[1], rates[2], rates[3]};
   compiler_barrier();
   for (std::size_t i = 0; i < n; ++i) {
     const float old = load(w + i);
-    d[i] = -(lr * (scale * u[i] + coupled * old) + decoupled * old);
+    store(w + i, old + write.delta(old, u[i]));
   }
   compiler_barrier();
 }

@@ -34,6 +34,8 @@ void mlxhog_record(float* last, float* prev, const float* d, std::size_t n);
 
 // The step that a direction u makes: d = -(lr * (scale * u + coupled * w) + decoupled * w), rates in this order.
 void mlxhog_delta(const float* w, const float* u, float* d, std::size_t n, const float* rates);
+// w += d, in one pass
+void mlxhog_write(float* w, const float* u, std::size_t n, const float* rates);
 }
 
 }  // namespace mlxhog

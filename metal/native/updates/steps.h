@@ -78,6 +78,7 @@ struct Step {
     float room[kStripe], d[kStripe];
     const float* u = moments.direction(p, q, n, out != nullptr ? out + q : room, by_cas);
     if (out != nullptr) return;
+    if (last == nullptr && pending == nullptr && !by_cas) return mlxhog_write(w + p, u, n, rates);
     mlxhog_delta(w + p, u, d, n, rates);
     if (last != nullptr) mlxhog_record(last + p, prev + p, d, n);
     if (by_cas) cas_add(w + p, d, n, widest_cas());
