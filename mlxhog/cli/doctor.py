@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.cli.flags import quiet_flag
+from mlxhog.cli.flags import Quiet
 from mlxhog.cli.frame import Report, command, told
 from mlxhog.config.options import option, switch
 from mlxhog.errors import EnvironmentLacks
@@ -16,13 +16,12 @@ ABOUT = """\
 Test what mlxhog relies on here: shared memory, a gradient of every backend beside the reference,
 every pair of writers at once, readers beside a writer; on a Mac every Metal kernel, and whether
 torch:mps beside mlx:gpu makes runs faster. This takes half a minute, on a Mac up to three. The
-answer comes first; --all shows every table. The result is stored for this machine and these
+answer comes first; --json has every number. The result is stored for this machine and these
 versions; --workers, --gpu-write, --read and --determinism of `mlxhog train` use it. A check that
 other programs leave too little processor time is unclear, which is no failure. Exit code 1 if a
 promise of mlxhog does not hold here."""
 EXAMPLES = (
     "doctor",
-    "doctor --all",
     "doctor --json > doctor.json",
     "doctor --paste",
     "doctor --seconds 2",
@@ -31,14 +30,11 @@ EXAMPLES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class DoctorConfig:
+class DoctorConfig(Quiet):
     """Options of `mlxhog doctor`."""
 
-    all: bool = switch("show all tables")
-    json: bool = switch("one JSON object with every number")
     paste: bool = switch("40 lines for an issue, such as of a Mac")
     quick: bool = switch("a little of everything; the result is not stored")
-    quiet: bool = quiet_flag()
     seconds: float = option(
         0.15, "time for which each pair of writers adds", unit="s", above=0, high=60
     )
@@ -57,11 +53,11 @@ def run(config: DoctorConfig) -> Report:
     failed = record["failed"]
 
     def text() -> "str | Iterable[Section]":
-        return paste(record) if config.paste else sections(record, everything=config.all)
+        return paste(record) if config.paste else sections(record)
 
     short = config.quiet and failed and not config.json
     remarks = [f"FAILED: {', '.join(failed)}"] if short else []
-    return Report(record, text, code=int(bool(failed)), remarks=remarks)
+    return Report(record, text=text, code=int(bool(failed)), remarks=remarks)
 
 
 def _conclude(record: dict[str, Any], *, keep: bool) -> None:
