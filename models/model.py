@@ -173,6 +173,9 @@ class ModelConfig(ABC):
         output_logit_soft_cap: bound of the logits; None if they have none.
         reset_at_document_boundaries: whether the memory is reset at every `bos_token_id`.
         spellings: other names of fields, in a file or an option.
+        hf: "class" if transformers has a class for the architecture, "code" if it loads ours.
+        hf_cache: whether transformers' class can generate with its cache.
+        in_xlstm: whether the xlstm package has the architecture.
 
     Raises:
         ConfigError: a size does not divide, a number is out of range, fields contradict, or this
@@ -184,6 +187,9 @@ class ModelConfig(ABC):
     spellings: ClassVar[Mapping[str, str]] = MappingProxyType({})
     no_effect: ClassVar[frozenset[str]] = frozenset()
     untied_head: ClassVar[str] = "lm_head.weight"
+    hf: ClassVar[Literal["class", "code", ""]] = ""
+    in_xlstm: ClassVar[bool] = True
+    hf_cache = True
     num_hidden_layers = 0
     max_length = 0
     norm_eps = 1e-6
@@ -201,6 +207,14 @@ class ModelConfig(ABC):
     def __post_init__(self) -> None:
         """Refuse a field out of range."""
         check_fields(self)
+
+    def unlike_transformers(self, tensors: Mapping[str, Any]) -> str:
+        """Return why transformers' class would compute something else; "" if it does not."""
+        return ""
+
+    def to_package(self) -> dict[str, Any] | None:
+        """Return the nested mappings of the xlstm package's config; None if it is flat."""
+        return None
 
     @property
     def own_layers(self) -> tuple[Layer, ...]:
