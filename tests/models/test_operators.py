@@ -9,7 +9,6 @@ from functools import partial
 
 import numpy as np
 import pytest
-import torch
 
 from mlxhog._native import ops as native
 from mlxhog.errors import ConfigError
@@ -346,18 +345,6 @@ def test_a_gradient_through_the_last_state_alone_needs_no_output(twin):
 
 
 @all_twins
-def test_a_convolution_without_a_state_begins_with_zeros(twin):
-    case = conv(2, 6, 8, 4)
-    state = np.zeros_like(case.inputs.pop("state"))
-    for one, other in zip(
-        twin.op("causal_conv", **case.inputs, state=state, silu=True),
-        twin.op("causal_conv", **case.inputs, silu=True),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(one, other)
-
-
-@all_twins
 def test_gates_that_are_shut_for_good_give_zeros_and_no_nan(twin):
     case = mlstm(7, state=False)
     case.inputs["i"] -= 200.0  # v1 has no cap on its gates
@@ -437,14 +424,3 @@ def test_a_regression_of_one_step_goes_along_the_query(twin):
     curvature = (q * (image + ridge * q)).sum(-1, keepdims=True)
     step = (q * q).sum(-1, keepdims=True) / np.where(curvature > 0, curvature, 1)
     assert_close(x, step * q, SEQUENCE_F32)
-
-
-def test_the_native_slstm_cell_takes_inputs_that_are_not_contiguous():
-    ops = Twin("torch", "native").ops
-    i, f, z, o, R, b = (torch.tensor(x) for x in slstm_inputs(2, 5, 2, 3).values())
-    strided = [torch.stack([x, x], -1)[..., 0].requires_grad_() for x in (i, f, z, o)]
-    assert not strided[0].is_contiguous()
-    h, _ = ops.slstm_cell(*strided, R, b)
-    np.testing.assert_array_equal(h.detach(), ops.slstm_cell(i, f, z, o, R, b)[0])
-    h.sum().backward()
-    assert all(x.grad is not None for x in strided)
