@@ -211,10 +211,13 @@ def _state(cfg: ModelConfig, prefix: str, blocks: list[list[Array]]) -> NamedArr
     layout = cfg.layout
     every = [*layout.blocks, *([(layout.positions,)] if layout.positions else [])]
     for number, (block, parts) in enumerate(zip(every, blocks, strict=True)):
-        shapes = block[0].layer.state_shapes(block[0].d, 0)
-        names = [
-            f"{name}.{k}" if len(own) > 1 else name
-            for name, own in shapes.items()
-            for k in range(len(own))
-        ]
+        (layer, d), names = (block[0].layer, block[0].d), list[str]()
+        for name, own in layer.state_shapes(d, 0).items():
+            letters = LETTERS.get(layer.name.partition("-")[0], "") if name == "cell" else ""
+            one = [name] if len(own) == 1 else [f"{name}.{k}" for k in range(len(own))]
+            names += letters or one
         yield from ((f"{prefix}/{number}/{n}", x) for n, x in zip(names, parts, strict=True))
+
+
+LETTERS = {"mlstm": "Cnm", "slstm": "hcnm"}
+"""Names of the arrays of a cell, by its layer; those of other layers have numbers."""

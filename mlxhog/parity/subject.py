@@ -14,7 +14,8 @@ Names of results, the same for every side:
     hidden/out_norm          and after the last norm
     logits, loss             (B, S, V) after the cap; mean nats of the targets other than -100
     hidden/decoder.0 ..      between those of an auto-encoder
-    state/L/PART             state of block L after the sequence, by the names of `Shapes`
+    state/L/PART             state of block L after the sequence: conv, then C n m, or h c n m of an
+                             sLSTM; other layers have the names of `Shapes`, and numbers
     stepwise/logits, stepwise/state/L/PART    the same from one token at a time
     grad/NAME                gradient of the loss
     after/RULE/NAME          a parameter after some steps of one of `RULES` on the same batch

@@ -143,7 +143,7 @@ class Deadly:
 
 
 def test_a_child_that_dies_is_named_with_its_last_words(scratch):
-    subject = ParitySubject("deadly", Deadly(), {}, {})
+    subject = ParitySubject(title="deadly", cfg=Deadly())
     with pytest.raises(WorkerFailed, match="numpy cannot compute it: the process ended .*SIGABRT"):
         compare_sides(subject, [NUMPY, NUMPY_TWICE], quiet)
     assert not list(scratch.iterdir())
@@ -159,7 +159,7 @@ def test_an_error_in_a_child_is_named_with_its_side(scratch):
 @pytest.mark.slow
 def test_files_are_gone_when_the_block_ends_however_it_ends(scratch):
     def stop():
-        with computed_results(small(), [NUMPY], None, quiet):
+        with computed_results(small(), [NUMPY], {}, quiet):
             assert list(scratch.iterdir())
             raise KeyboardInterrupt
 
