@@ -4,7 +4,8 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING
-from typing import Any, get_args, get_type_hints
+from types import MappingProxyType
+from typing import Any, ClassVar, get_args, get_type_hints
 
 from mlxhog.errors import ConfigError, nearest, shown
 
@@ -136,6 +137,27 @@ def convert(name: str, value: object, kind: object) -> object:
     )
 
 
+class Fields:
+    """Base of a configuration that is read from a file: a dataclass with fields of `setting`.
+
+    Attributes:
+        spellings: other names of fields.
+        no_effect: names that may be there and are not read.
+        only: names with the one supported value.
+        repeated: names in a nested configuration whose value has to be that of a field of the
+            whole one, by that field's name.
+        private: the beginning of names that are left out.
+        closed: whether unknown names are refused in a config.json, too.
+    """
+
+    spellings: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    no_effect: ClassVar[frozenset[str]] = frozenset()
+    only: ClassVar[Mapping[str, object]] = MappingProxyType({})
+    repeated: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    private: ClassVar[str] = "\n"
+    closed: ClassVar[bool] = False
+
+
 def read(
     kind: type[Any],
     data: object,
@@ -146,14 +168,10 @@ def read(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read the fields of a configuration from a mapping; null is the default of a field.
 
-    A field whose type is a dataclass is read in the same way, under its own names. Attributes of
-    the class say more, where it has them: `spellings`, other names of fields; `no_effect`, names
-    that may be there and are not read; `only`, names with the one supported value; `repeated`,
-    names whose value has to be that of a field of the whole, `outer`; `private`, the beginning of
-    names that are left out; `closed`, whether unknown names are refused in any case.
+    A field whose type is such a configuration is read in the same way, under its own names.
 
     Args:
-        kind: the dataclass; its fields of `setting` are read.
+        kind: the configuration, of `Fields`.
         data: field -> value; numbers may be text, since PyYAML reads `1e-6` as a string.
         strict: refuse unknown fields (a YAML written by hand) instead of keeping them.
         where: prefix of the fields' names in messages, such as "mlstm_block.mlstm.".
@@ -174,11 +192,8 @@ def read(
     types, keys = get_type_hints(kind), dict[str, str]()
     values, extra, nested = dict[str, Any](), dict[str, Any](), dict[str, Any]()
     check_names(where.removesuffix(".") or "the architecture", data)
-    spellings, only = getattr(kind, "spellings", {}), getattr(kind, "only", {})
-    no_effect, private = getattr(kind, "no_effect", ()), getattr(kind, "private", "\n")
-    repeated, closed = getattr(kind, "repeated", {}), getattr(kind, "closed", False)
     for key, value in data.items():
-        name = spellings.get(key, key)
+        name = kind.spellings.get(key, key)
         if name in own:
             inner = _nested(types[name])
             if value is None:
@@ -199,21 +214,21 @@ def read(
                         "keep the one that the tensors fit"
                     )
                 keys.setdefault(name, key)
-        elif name in repeated:
-            whole = (outer or {}).get(repeated[name])
+        elif name in kind.repeated:
+            whole = (outer or {}).get(kind.repeated[name])
             if value not in (None, -1, whole):
                 raise ConfigError(
-                    f"{where}{key} is {value!r} and {repeated[name]} of the model {whole!r}; "
+                    f"{where}{key} is {value!r} and {kind.repeated[name]} of the model {whole!r}; "
                     f"remove {where}{key}, which has to be the same"
                 )
-        elif name in only:
-            if value != only[name]:
+        elif name in kind.only:
+            if value != (one := kind.only[name]):
                 raise ConfigError(
-                    f"{where}{key} is {value!r}, and only {only[name]!r} is supported; remove it"
+                    f"{where}{key} is {value!r}, and only {one!r} is supported; remove it"
                 )
-        elif not key.startswith(private):
-            if closed or (strict and name not in no_effect):
-                known = sorted(where + one for one in (*own, *spellings, *no_effect))
+        elif not key.startswith(kind.private):
+            if kind.closed or (strict and name not in kind.no_effect):
+                known = sorted(where + one for one in (*own, *kind.spellings, *kind.no_effect))
                 near = nearest(where + key, known)
                 hint = f"did you mean {near!r}?" if near else f"known are {', '.join(known)}"
                 raise ConfigError(f"unknown architecture field {shown(where + key)}; {hint}")

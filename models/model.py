@@ -20,12 +20,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self, TypeVar, cast
 
 from mlxhog.errors import ConfigError, did_you_mean, shown
 from mlxhog.models import ngrams
-from mlxhog.models.fields import MOST_WIDTH, anything, check_fields, read, setting
+from mlxhog.models.fields import MOST_WIDTH, Fields, anything, check_fields, read, setting
 from mlxhog.models.mad.layer import Layer, Run
 from mlxhog.models.ops.arrays import Array, Arrays
 from mlxhog.models.spec import ParamSpec
@@ -156,7 +155,7 @@ LAST = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig(ABC):
+class ModelConfig(Fields, ABC):
     """Sizes and constants of one model; picklable, checked when it is made.
 
     `extra` has the fields of a config.json that are not read here; they are written back. A family
@@ -172,7 +171,6 @@ class ModelConfig(ABC):
         tie_word_embeddings: whether the head is the embedding.
         output_logit_soft_cap: bound of the logits; None if they have none.
         reset_at_document_boundaries: whether the memory is reset at every `bos_token_id`.
-        spellings: other names of fields, in a file or an option.
         hf: "class" if transformers has a class for the architecture, "code" if it loads ours.
         hf_cache: whether transformers' class can generate with its cache.
         in_xlstm: whether the xlstm package has the architecture.
@@ -184,8 +182,6 @@ class ModelConfig(ABC):
 
     model_type: ClassVar[str]
     title: ClassVar[str]
-    spellings: ClassVar[Mapping[str, str]] = MappingProxyType({})
-    no_effect: ClassVar[frozenset[str]] = frozenset()
     untied_head: ClassVar[str] = "lm_head.weight"
     hf: ClassVar[Literal["class", "code", ""]] = ""
     in_xlstm: ClassVar[bool] = True

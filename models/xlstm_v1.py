@@ -22,6 +22,7 @@ from mlxhog.errors import ConfigError
 from mlxhog.models import ngrams
 from mlxhog.models.fields import (
     MOST_LAYERS,
+    Fields,
     check_most,
     check_rate,
     convert,
@@ -55,7 +56,7 @@ def _slstm_at(value: object) -> tuple[int, ...]:
     return tuple(sorted(int(str(convert("slstm_at", block, int))) for block in value))
 
 
-class _Section:
+class _Section(Fields):
     """What holds of every section of a block's fields, see `fields.read`."""
 
     private = "_"  # the package's own intermediate results
@@ -125,7 +126,7 @@ class FeedForwardConfig(_Section):
     bias: bool = setting("biases in its matrices", False)
 
 
-class _Block:
+class _Block(Fields):
     private = "_"
     closed = True  # unknown names are refused in a config.json, too
 
