@@ -179,8 +179,8 @@ def _reference(subject: ParitySubject) -> NamedArrays:
     yield from right.items()
     yield from tolerances.measure(right, inputs, exact)
     if "targets" in subject.fixed:
-        both = (partial(gradients, rounded=rounded) for rounded in (False, True))
-        yield from tolerances.measure_noise(inputs, *both)
+        near = partial(gradients, rounded=True)
+        yield from tolerances.measure_noise(inputs, partial(gradients, rounded=False), near)
 
 
 def engine_of(side: ParitySide) -> FrameworkEngine:
