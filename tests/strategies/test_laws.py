@@ -105,10 +105,10 @@ CASES = {
     "fedprox": Case("fedprox", {**H, "prox_mu": 0.5}, references.local),
     "fedprox decoupled": Case(
         "fedprox", {**H, "prox_mu": 0.5, "prox": "decoupled"}, references.local,
-        torn=references.pulled,
+        torn=references.torn,
     ),
-    "scaffold": Case("scaffold", H, references.local),
-    "scaffold, three": Case("scaffold", H, references.local, workers=3),
+    "scaffold": Case("scaffold", H, references.local, torn=references.torn),
+    "scaffold, three": Case("scaffold", H, references.local, workers=3, torn=references.torn),
     "diloco": Case("diloco", H, references.local),
 }  # fmt: skip
 
@@ -174,8 +174,8 @@ def name_of(place):
 @every_case
 def test_a_death_at_any_line_costs_at_most_one_torn_step_and_stops_no_other(case):
     """The dead worker is replaced, and the run goes on to its end."""
-    if case.name == "sync" and case.gradient is of_both:
-        case = replace(case, gradient=of_ticket)  # a torn share leaves the others' gradients alone
+    if case.name in ("sync", "scaffold") and case.gradient is of_both:
+        case = replace(case, gradient=of_ticket)  # a torn part leaves other gradients alone
     reached, lines = 0, lines_of(case, 0)
     for number, (place, times) in enumerate(lines):
         run = case.run()

@@ -111,15 +111,19 @@ def test_the_mean_control_variate_is_the_mean_of_all_after_every_round(optimizer
             assert max(controls) != min(controls)  # there is something to correct
 
 
-def test_the_mean_of_raw_gradients_is_option_ii_where_steps_are_plain():
-    """`clip` is so high that it changes no step, and yet no longer plain SGD by its options."""
-    segments = ("control.1", "control.2", "params")
-    plain, clipped = (
-        model_of(strategy("scaffold", **H, **more), segments=segments)
-        for more in ({}, {"clip": 1e9})
-    )
-    assert plain == pytest.approx(clipped, rel=1e-4)
-    assert plain[0] != plain[1]
+def test_a_control_variate_is_that_of_option_ii_where_steps_are_plain():
+    of = strategy("scaffold", average_every=2)
+    with new_arena(of) as arena:
+        workers, rounds = [worker(arena, slot, of, steps=8) for slot in (1, 2)], []
+        for _ in range(2):
+            for one in workers * 2:
+                take(one)
+            names = ("anchor", "copies.1", "control.1", "control")
+            x, y, own, mean = (first(arena, name) for name in names)
+            of.settle(arena, Ledger(arena))
+            rounds.append(first(arena, "control.1"))
+            assert rounds[-1] == pytest.approx(own - mean + (x - y) / (2 * LR), rel=1e-5)
+        assert rounds[0] != rounds[1]
 
 
 def test_the_first_round_of_scaffold_is_local_sgd_and_the_second_is_not():
