@@ -5,7 +5,6 @@ import pytest
 
 from mlxhog.arena.ledger import Ledger
 from mlxhog.config.budget import Budget
-from mlxhog.errors import ConfigError
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import SGD, AdamW, Momentum
 from mlxhog.strategies import Idle, Lease
@@ -292,17 +291,3 @@ def test_by_speed_a_slower_worker_takes_fewer_steps_in_a_round():
             entry = arena.workers.entry(slot)
             entry.compute_ns, entry.steps = took_ns, 1
         assert of.steps_of_round(arena, 16) == [8, 2]
-
-
-@each_of(
-    ("name", "workers", "options", "message"),
-    [
-        ("local_sgd", 2, {"average_every": 6, "steps": 11}, "12 steps before their first average"),
-        ("diloco", 2, {"average_every": 6, "tokens": 110}, "take strategy avg_runs"),
-        ("diloco", 4, {"replicas": 2, "determinism": "rounds", "steps": 99}, "2 workers of each"),
-        ("diloco", 6, {"replicas": 4}, "does not divide 6 workers; take one of 1, 2, 3, 6"),
-    ],
-)
-def test_local_steps_that_do_not_fit_the_run_are_refused(name, workers, options, message):
-    with pytest.raises(ConfigError, match=message):
-        strategy(name, workers, **options).check(None)
