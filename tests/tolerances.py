@@ -200,12 +200,6 @@ LOSS_OF_OTHER_DRAWS = Tolerance(
     "100,000 rows of the same law drawn anew: losses of five seeds are up to 2 % apart",
     of_largest=0.03,
 )
-HOGWILD_DENSE_OBJECTIVE = Tolerance(
-    "every step meets every other, so what is lost follows the machine's schedule: 37 runs with "
-    "orders of their own, beside other programs, ended -0.24 % from the recorded loss in the mean, "
-    "with a standard deviation of 0.40 %, at most 0.83 % off; this is four deviations",
-    of_largest=0.02,
-)
 
 
 def assert_close(actual, expected, tolerance, *, label=""):

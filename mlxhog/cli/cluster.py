@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from time import sleep
 
 from mlxhog.base.numa import NODES, nodes, numactl, require_numactl
-from mlxhog.cli.flags import Part
+from mlxhog.cli.flags import Json, Part
 from mlxhog.cli.frame import Report, command, print_json
 from mlxhog.cluster.lighthouse import (
     TOKEN_VARIABLE,
@@ -16,7 +16,7 @@ from mlxhog.cluster.lighthouse import (
     parse_address,
     token_of,
 )
-from mlxhog.config.options import argument, switch
+from mlxhog.config.options import argument
 from mlxhog.errors import ConfigError, EnvironmentLacks
 
 LOOK_S = 0.5  # between two looks for a signal
@@ -38,11 +38,10 @@ EXAMPLES_NUMA = ("cluster numa", "cluster numa --address 127.0.0.1:8601")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Words:
+class Words(Json):
     """What `mlxhog cluster` does."""
 
     action: str = argument("start|numa", "begin, or print commands", choices=("start", "numa"))
-    json: bool = switch("one JSON object when the cluster is ready")
 
 
 @command("cluster", ABOUT, EXAMPLES, Words, Lighthouse)
@@ -82,7 +81,7 @@ def numa(options: Lighthouse) -> Report:
     secret = f"{TOKEN_VARIABLE}={shlex.quote(options.token)} " if options.token else ""
     words = ["mlxhog", "train", "--cluster", str(address), "--cluster-machine"]
     lines = [secret + shlex.join(numactl(node, [*words, f"node{node.number}"])) for node in on]
-    return Report(lines, lambda: "\n".join(lines))
+    return Report(lines, text=lambda: "\n".join(lines))
 
 
 def _say(address: str, token: str, as_json: bool) -> None:

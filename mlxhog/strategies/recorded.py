@@ -29,10 +29,8 @@ from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
 class Recorded(Hogwild):
     """Lock-free workers whose accesses are recorded, or repeated as recorded."""
 
+    carries_tables: ClassVar[bool] = False
     probes: ClassVar[bool] = False  # no update is lost under locks
-    no_tables: ClassVar[str] = (
-        "determinism=record numbers accesses to parameters, not to rows of tables; leave it out"
-    )
 
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
         """Add the counts of accesses and the books."""

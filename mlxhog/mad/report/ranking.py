@@ -167,7 +167,6 @@ def _facts(
         ("trained by", f"{study.workers}, {study.threads} thread{'s' * (study.threads > 1)} each"),
         ("candidates from", study.sampler if study.space else "a list"),
         ("pruning", "on: runs may end at rungs" if study.prune else "off"),
-        ("embedding", "shared by all candidates" if study.share_embedding else "each its own"),
         ("rows drawn by", f"generator {GENERATOR_VERSION} of mlxhog {version('mlxhog')}"),
         ("hosts", ", ".join(hosts)),
     ]
