@@ -28,8 +28,8 @@ import numpy as np
 
 from mlxhog.arena import Arena
 from mlxhog.arena.layout import PARAMETER_COPY
-from mlxhog.arena.marks import Marks
 from mlxhog.arena.process import monotonic_ns
+from mlxhog.arena.published import Marks
 from mlxhog.arena.words import Table
 from mlxhog.cluster.group import Float32, State
 from mlxhog.errors import CheckpointError

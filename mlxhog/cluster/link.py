@@ -28,8 +28,8 @@ from pathlib import Path
 
 from mlxhog.arena import Arena, ArenaHandle
 from mlxhog.arena.control import Command
-from mlxhog.arena.marks import Marks
 from mlxhog.arena.process import WatchedTime, monotonic_ns
+from mlxhog.arena.published import Marks
 from mlxhog.arena.worker_pool import WorkerProcess, last_lines
 from mlxhog.arena.workers import STILL, Phase, State
 from mlxhog.base.processes import FAULTS, end_by

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mlxhog.arena import Arena
 from mlxhog.arena.control import Command
 from mlxhog.arena.ledger import Ledger
-from mlxhog.arena.marks import Marks
 from mlxhog.arena.process import monotonic_ns
+from mlxhog.arena.published import Marks
 from mlxhog.arena.workers import Entry
 from mlxhog.backends.backend import Backend, Grads
 from mlxhog.config import optimizers

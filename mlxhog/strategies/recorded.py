@@ -148,8 +148,9 @@ class RecordedWorker(OrderedWorker):
         numbers = Numbers(
             lease.epoch, lease.ticket, self._version_read, workers, self._horizon(workers)
         )
-        self.book.numbers, self.book.begun_at = numbers, self._log.stat().st_size
-        self.book.phase = access_order.READING
+        self.book.numbers = numbers
+        self.book.words["begun_at"] = self._log.stat().st_size
+        self.book.words["phase"] = access_order.READING
         self._read_in_order(numbers)
         weights = self._weights_read()
         self._sums, self._sha256 = _native.stripe_sums(weights), b""
@@ -171,7 +172,7 @@ class RecordedWorker(OrderedWorker):
         numbers, accesses = self.book.numbers, self.book.accesses()
         step = Step(numbers, outcome.applied, accesses, self._sums, self._sha256)
         event_log.append(self._log, step)
-        self.book.phase = access_order.IDLE
+        self.book.words["phase"] = access_order.IDLE
         return outcome
 
     def _add(self, grads: Grads, norm: float, staleness: int, step: int) -> None:
@@ -184,7 +185,7 @@ class RecordedWorker(OrderedWorker):
             norm=norm,
         )
         self.book.numbers = numbers
-        self.book.phase = access_order.WRITING
+        self.book.words["phase"] = access_order.WRITING
         self._write_in_order(grads, numbers)
 
 

@@ -23,8 +23,8 @@ from mlxhog.arena import Arena, event_log
 from mlxhog.arena.control import Command
 from mlxhog.arena.event_log import Begin
 from mlxhog.arena.ledger import Ledger
-from mlxhog.arena.marks import Marks
 from mlxhog.arena.process import WatchedTime, limit_in_words, monotonic_ns
+from mlxhog.arena.published import Marks
 from mlxhog.arena.worker_pool import Death, WorkerPool, WorkerProcess, last_lines
 from mlxhog.arena.workers import MAX_NONFINITE, STILL, Entry, Phase, State
 from mlxhog.base.durable import disk_errors

@@ -23,7 +23,6 @@ from mlxhog.backends.backend import Backend, Float32
 from mlxhog.base import float32
 from mlxhog.base.processes import FAULTS, end_by
 from mlxhog.base.workers import GPU_BACKENDS
-from mlxhog.checkpoint.run import Run
 from mlxhog.config import optimizers
 from mlxhog.errors import EnvironmentLacks, LostGPU, MetalError, MlxhogError, ShapeError, message_of
 from mlxhog.models import families
@@ -49,7 +48,6 @@ _METAL_SAYS = "Command buffer execution failed"
 
 def main(job: Job) -> None:
     """Entry point of the spawned process; ends it with the error's exit code."""
-    Run(job.run_dir).keep_place()
     sys.stdout.flush()
     with _opened(job.log) as stream:
         os.dup2(stream.fileno(), 1)
