@@ -1,7 +1,5 @@
 """A layer is one file: `--plugin` trains and checks it without touching the package."""
 
-from __future__ import annotations
-
 import json
 import pickle
 import re
@@ -76,12 +74,8 @@ def undeclared(tmp_path_factory):
     ],
 )
 def test_a_parameter_that_a_layer_reads_and_does_not_declare_is_refused_in_words(
-    command: str,
-    undeclared: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    command, undeclared, tmp_path, capsys, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     small_config(tmp_path)  # writes a text
     Path("model.yaml").write_text("model: {dim: 16, layers: [undeclared, swiglu]}")

@@ -47,45 +47,12 @@ STATES = {
 }
 D = 128
 UNEVEN = ("mlstm(h3)", "slstm(h0)", "mlstm-v1(h3)", "slstm-v1(h5)")
-PARAMETERS = {
-    "mh-attention": 4 * D * D + 4 * D,
-    "mh-attention(bias=false,kv_heads=4,qk_norm=true)": 2 * D * D + 2 * D * D // 4 + 2 * 8,
-    "mh-sliding-attention": 4 * D * D + 4 * D,
-    "path": 4 * D * D + 2 * 32 * D + 3 * D + 16 * D + 16,
-    "path(forget=true)": 4 * D * D + 2 * 32 * D + 3 * D + 2 * (16 * D + 16),
-    "linear-attention": 4 * D * D + 4 * 8 * 8,
-    "gsa": 4 * D * D + 4 * 32 * D + D,
-    "mamba3": D * (2 * 256 + 2 * 16 + 3 * 4 + 4) + 4 + 2 * 16 + 2 * 4 * 16 + 4 + 256 * D,
-    "mesa": 4 * D * D + 256 * 4 + 2 * (4 * D + 4) + D + 32,
-    "gla": 5 * D * D + 2 * 16 * D + D + 16,
-    "ssd": D * (256 + 288 + 4) + 3 * 4 + 288 * 5 + 256 + 256 * D,
-    "mamba": D * 512 + 256 * 5 + 16 * 256 + 256 * 9 + 256 * 5 + 256 * D,
-    "gated-delta-net": 5 * D * D + 384 * 4 + 2 * 4 * D + 2 * 4 + 32,
-    "gated-delta-net(decay=false)": 5 * D * D + 384 * 4 + 4 * D + 32,
-    "delta-net": 4 * D * D + 384 * 4 + 4 * D + 32,
-    "gated-delta-product": 7 * D * D + 640 * 4 + (8 + 4) * D + 2 * 4 + 32,
-    "gated-delta-product(householders=3,decay=false)": 9 * D * D + 896 * 4 + 12 * D + 32,
-    "kda": 4 * D * D + 384 * 4 + 4 * D + 4 * 32 * D + D + 4 + 32,
-    "rwkv7": 4 * D * D + 2 * (32 + 32 + 64) * D + (6 + 5 + 2) * D,
-    "canon": 4 * D,
-    "mlstm": 5 * D * D + 2 * (4 * D + 4) + 5 * D + D,
-    "slstm": 5 * D * D + 4 * D * 32 + 4 * D + D,
-    "mlp": 8 * D * D + 5 * D,
-    "geglu": 3 * D * 192,
-    "moe-swiglu": 3 * D * 128 + 8 * D + 8,
-}
 
 
 @each_of("text", STATES)
 def test_the_states_at_width_128_are_those_of_the_table(text):
     (layer,) = parse(text)
     assert dict(layer.state(D, 1000)) == STATES[text]
-
-
-@each_of("text", PARAMETERS)
-def test_the_parameters_at_width_128_are_counted_by_hand(text):
-    (layer,) = parse(text)
-    assert sum(spec.size for spec in layer.param_spec(D)) == PARAMETERS[text]
 
 
 @each_of(
