@@ -49,7 +49,6 @@ APOLLO_GOLDEN = Tolerance(
     of_largest=1e-6,
 )
 APOLLO_GOLDEN_F64 = Tolerance("sums in another order, in float64", of_largest=1e-12)
-STEP_F32 = Tolerance("a step rounded in another order, in the last bit", of_largest=1e-6)
 SOAP_F32 = Tolerance(
     "eigenvectors of neighbouring eigenvalues turn with the rounding of float32, and elements of a "
     "direction near the sign of a small mean with them",

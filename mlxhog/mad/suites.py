@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from mlxhog.config.plugin_file import files_of
+from mlxhog.config.plugins import files_of
 from mlxhog.errors import ConfigError, did_you_mean
 from mlxhog.mad.options import PUBLISHED, Protocol
 from mlxhog.mad.run import RunConfig

@@ -80,12 +80,7 @@ def test_stats_count_the_sparsity_as_the_paper_does(capsys):
     assert main(["classic", "svm", "--stats"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "two examples meet with probability" in lines[0]
-    assert [line.split()[0] for line in lines[4:]] == [
-        "Omega",
-        "Delta",
-        "rho",
-        "p_conf",
-    ]
+    assert [line.split()[0] for line in lines[4:]] == ["omega", "delta", "rho", "p"]
 
 
 @pytest.mark.usefixtures("small")
@@ -104,9 +99,9 @@ def test_a_signal_ends_the_command_with_130_and_leaves_no_process():
     code = (
         "import sys\n"
         "from mlxhog.classic import problems\n"
-        "from mlxhog.cli import classic, main\n"
+        "from mlxhog.cli import main, ticker\n"
         "from tests.classic.small import hinge\n"
-        "classic.LINE_S = 0.2\n"
+        "ticker.LINE_S = 0.2\n"
         "problems.create = lambda name, config: hinge(n=60_000)\n"
         "if __name__ == '__main__':\n"
         "    sys.exit(main(['classic', 'svm', '--workers', '2', '--epochs', '100k', '--beta', '1',"

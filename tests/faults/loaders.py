@@ -123,7 +123,7 @@ def _write_prepared(folder):
 
 
 def _read_prepared(folder):
-    prepare._key_of(folder / "out")
+    prepare._record_of(folder / "out")
     prepare._existing(folder / "out", corpora.find("sotu"), "bytes", prepare._Scan(), "tail")
 
 

@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 import pytest
 import yaml
 
-from mlxhog.config.plugin_file import Plugin
+from mlxhog.config.plugins import Plugin
 from mlxhog.errors import StudyError
 from mlxhog.mad import run as runs
 from mlxhog.mad.run import Point
