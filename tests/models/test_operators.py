@@ -411,16 +411,3 @@ def test_maps_where_the_framework_multiplies_faster(twin, op, monkeypatch):
         name = "linears" if len(weight) == 2 else "block_diagonal"
         maps(name, draw(2, 5, 128 if name == "linears" else weight[0] * weight[2]), [weight],
              False).check(twin)  # fmt: skip
-
-
-@twins
-def test_a_regression_of_one_step_goes_along_the_query(twin):
-    inputs = dict(regression(2, 5, 2, 6).inputs)
-    q, ridge, state = inputs["q"].copy(), inputs["ridge"], inputs.pop("root")
-    q[:, 2] = 0
-    x, _ = twin.op("regression_cell", **inputs | {"q": q}, state=state, steps=1, chunk_size=8)
-    k, log_decay = inputs["k"], inputs["log_decay"]
-    image, _ = EXACT.op("recurrence", q, k, k, log_decay, state=state, chunk_size=8)
-    curvature = (q * (image + ridge * q)).sum(-1, keepdims=True)
-    step = (q * q).sum(-1, keepdims=True) / np.where(curvature > 0, curvature, 1)
-    assert_close(x, step * q, SEQUENCE_F32)

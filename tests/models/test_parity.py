@@ -6,16 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mlxhog.models import lm, lm_float64
 from mlxhog.models.families import dropout_sites, init_params, param_spec
-from tests.models.sample import batch, cell_inputs, config, perturbed_params, v1_config
-from tests.models.twins import EXACT, TWINS, Twin, all_twins
-from tests.pairs import each_of, in_pairs, max_examples
+from tests.models.sample import batch, config, perturbed_params, v1_config
+from tests.models.twins import TWINS, Twin, all_twins
+from tests.pairs import each_of, in_pairs
 from tests.tolerances import (
-    CELL_EXTREME_F32,
     GRADIENT_ANY_F32,
     LOGITS_F32,
     LOSS_F32,
@@ -117,28 +114,6 @@ def test_a_model_at_its_initial_values_equals_the_float64_reference(twin):
     cfg = config()
     params = init_params(cfg, seed=0)
     assert_reference(twin, cfg, params, *batch(cfg, 2, 13, seed=0))
-
-
-@all_twins
-@max_examples(15)
-@given(
-    B=st.integers(1, 3),
-    S=st.integers(1, 40),
-    NH=st.integers(1, 3),
-    DK=st.integers(1, 9),
-    DV=st.integers(1, 9),
-    chunk_size=st.integers(1, 20),
-    seed=st.integers(0, 2**16),
-)
-def test_the_cell_equals_its_reference_at_any_size(twin, B, S, NH, DK, DV, chunk_size, seed):
-    inputs = cell_inputs(B, S, NH, DK, DV, seed)
-    h, state = twin.op("mlstm_cell", *inputs.values(), chunk_size=chunk_size, eps=1e-6)
-    expected_h, expected_state = EXACT.op(
-        "mlstm_cell", *inputs.values(), chunk_size=chunk_size, eps=1e-6
-    )
-    assert_close(h, expected_h, CELL_EXTREME_F32)
-    for part, expected in zip(state, expected_state, strict=True):
-        assert_close(part, expected, STATE_F32)
 
 
 @all_twins
