@@ -17,10 +17,7 @@ from mlxhog.models.mad.layer import Run
 from mlxhog.models.ops.arrays import Array, Arrays
 from mlxhog.models.ops.operators import Ops
 
-
-def init_state(cfg: ModelConfig, B: int, xp: Arrays) -> State:
-    """Return the state before the first token of B sequences."""
-    return model.init_state(cfg, B, xp)
+init_state = model.init_state
 
 
 def stack_states(states: Sequence[State], xp: Arrays) -> State:
