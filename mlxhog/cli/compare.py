@@ -80,7 +80,8 @@ class Words(Plugins, Quiet):
 )
 def run(words: Words, config: CompareConfig, both: Written) -> Report | int:
     """Train both sides in pairs until one is better."""
-    both.checked()
+    if both.problems:
+        raise ConfigError("\n".join(both.problems))
     subjects = words.subjects
     of_side = {letter: _flags_of(letter, getattr(words, letter)) for letter in "ab"}
     if len(subjects) > 2:

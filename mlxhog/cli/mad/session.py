@@ -12,9 +12,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from mlxhog.base.quantities import format_duration, parse_number
-from mlxhog.cli.flags import Part, Plugins, Quiet, Written, dry_run_flag
+from mlxhog.cli.flags import Part, Plugins, Quiet, Written
 from mlxhog.cli.frame import Report, written
-from mlxhog.config.options import option, options
+from mlxhog.config.options import option, options, switch
 from mlxhog.config.sources import values_of
 from mlxhog.errors import ConfigError
 from mlxhog.mad.options import PROTOCOL, ExecutionConfig, Protocol
@@ -71,7 +71,7 @@ class StudyConfig:
 class OutputConfig(Plugins, Quiet):
     """Options of the output of a session."""
 
-    dry_run: bool = dry_run_flag()
+    dry_run: bool = switch("say what would run, and stop")
 
 
 @dataclass(frozen=True, kw_only=True)
