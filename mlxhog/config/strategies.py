@@ -289,9 +289,3 @@ for _strategy in (
     Locked, Aig, Sim,
 ):  # fmt: skip
     STRATEGIES.register(_strategy)
-STRATEGIES.advise(
-    "cyclades",
-    "every gradient of a network moves all its dense parameters, so all batches conflict: one "
-    "component, at the speed of serial; set strategy=serial, or round_robin, which repeats bit for "
-    "bit, too; sparse problems have it: mlxhog classic svm --scheme cyclades",
-)

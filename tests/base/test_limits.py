@@ -20,30 +20,6 @@ from mlxhog.models.mad import sequence
 from tests.pairs import each_of
 
 
-class CountedKey(str):
-    """A key that counts the comparisons with others."""
-
-    comparisons = 0
-
-    def __eq__(self, other):
-        CountedKey.comparisons += 1
-        return str.__eq__(self, other)
-
-    __hash__ = str.__hash__
-
-
-def comparisons_of(n):
-    CountedKey.comparisons = 0
-    pairs = [(CountedKey(f"k{k}"), k) for k in (*range(n), n - 1)]
-    with pytest.raises(ValueError, match=f"the key 'k{n - 1}' occurs twice"):
-        plain_json._object(pairs)
-    return CountedKey.comparisons
-
-
-def test_the_search_for_a_key_that_occurs_twice_takes_linear_time():
-    assert comparisons_of(400) <= 5 * comparisons_of(100)
-
-
 def test_a_large_list_within_json_is_checked_to_its_last_value():
     text = json.dumps({"a": [0] * 10_000 + [[1.0]]}).replace("1.0", "1e999")
     with pytest.raises(ValueError, match="not JSON compliant"):

@@ -3,8 +3,6 @@
 import errno
 import json
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -92,38 +90,6 @@ def test_a_file_that_is_shortened_while_it_is_read_is_refused(tmp_path, monkeypa
     os.truncate(tmp_path / "x", 200)
     with pytest.raises(CheckpointError, match=r"x ends at byte 200, \d+ bytes too early"):
         mapped.copy(view, np.empty(100, np.float32))
-
-
-N_BYTES = 256 << 20
-
-COPY = """
-import resource, sys
-import numpy as np
-from pathlib import Path
-from mlxhog.base import mapped; from mlxhog.base import tensors
-
-def highest():
-    # ru_maxrss begins with that of the parent on Linux.
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
-    return int(line.split()[1]) * 1024
-
-view = tensors.read(Path(sys.argv[1]))["x"]
-before = highest()
-out = np.empty(view.shape, np.float32)
-assert mapped.copy(view, out)
-print(highest() - before)
-"""
-
-
-@pytest.mark.slow
-def test_copying_a_mapped_file_needs_little_memory_beside_the_copy(tmp_path):
-    tensors.write(tmp_path / "x", {"x": np.ones(N_BYTES // 4, np.float32)})
-    command = [sys.executable, "-c", COPY, str(tmp_path / "x")]
-    process = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert 0.9 * N_BYTES < int(process.stdout) < 1.1 * N_BYTES
 
 
 # -- files of tensors ------------------------------------------------------------------------------

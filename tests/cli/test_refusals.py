@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from mlxhog.base import machine
-from mlxhog.checkpoint import creation
 from mlxhog.cli import COMMANDS, find, mad, main
 from mlxhog.config.sources import resolve
 from mlxhog.errors import ConfigError
@@ -350,12 +349,6 @@ def test_a_path_that_the_system_refuses_is_named(here, number, monkeypatch, caps
         assert err.startswith("no permission for 'others/closed'")
         assert len(err.splitlines()) == 1
         assert out == ""
-
-
-def test_a_run_without_a_checkpoint_says_how_to_begin_again(here, capsys):
-    new_run = creation.create(Path("runs"), "early")
-    assert main(["generate", new_run.name]) == 2
-    assert f"mlxhog train --config {new_run.config_path}" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
