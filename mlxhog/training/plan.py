@@ -28,8 +28,7 @@ from mlxhog.cluster.link import LinkJob
 from mlxhog.config import optimizers, plugins, schedules
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.local_strategies import Copies
-from mlxhog.config.strategies import Serial, Sync
+from mlxhog.config.strategies import Copies, Serial, Sync
 from mlxhog.config.strategy import StrategyChoice, of, strategy_name
 from mlxhog.data import clients, prepare, stream
 from mlxhog.data.batches import Batches
