@@ -62,12 +62,14 @@ class Identity:
             layout: of the arena.
             of_run: tokenizer, data, batch_size and seed.
         """
-        names = ("round_every", "outer_lr", "outer_momentum", "round_dtype")
         return cls(
             version=version("mlxhog"),
             layout=parameters_digest(layout),
             system=platform.system(),
-            **{name: getattr(cluster, name) for name in names},
+            round_every=cluster.round_every,
+            outer_lr=cluster.cluster_outer_lr,
+            outer_momentum=cluster.cluster_outer_momentum,
+            round_dtype=cluster.round_dtype,
             **of_run,
         )
 

@@ -56,20 +56,20 @@ def open_torchft(cluster: Cluster, offer: Offer, describe: Describe) -> Group:
         ConfigError: an address has no machine, or the token is wrong.
         ClusterError: no cluster answers.
     """
-    address = parse_address(cluster.address)
+    address = parse_address(cluster.cluster or "")
     own = own_ip(address, CONNECT_S)  # without a cluster it fails before torch's import of seconds
-    if cluster.own_address is not None:
-        own = parse_address(f"{cluster.own_address}:0").ip
+    if cluster.cluster_own_address is not None:
+        own = parse_address(f"{cluster.cluster_own_address}:0").ip
     engine = importlib.import_module("mlxhog.cluster.torchft_group")
     group: Group = engine.TorchftGroup(
         address,
         describe,
         offer,
         round=offer().round,
-        token=token_of_member(cluster.token or ""),
+        token=token_of_member(cluster.cluster_token or ""),
         own=own,
         dtype=cluster.round_dtype,
-        timeout_s=cluster.limit_s,
+        timeout_s=cluster.cluster_limit_s,
     )
     return group
 
@@ -153,7 +153,7 @@ def _run(job: LinkJob) -> None:
     id = own.number("id")
 
     def describe() -> Machine:
-        name = job.cluster.machine or platform.node()
+        name = job.cluster.cluster_machine or platform.node()
         return Machine(id, name, own.committed(), own.number("rounds"))
 
     group = job.open_group(job.cluster, own.state, describe)
@@ -204,7 +204,7 @@ def slowness(own: Anchor, outcome: Outcome | None, cluster: Cluster) -> dict[str
     every = format_duration(cluster.round_every)
     limit_s = max(cluster.round_every, LEAST_SLOW_S)
     took_s = (monotonic_ns() - own.number("joined_ns")) / 1e9
-    if outcome is Outcome.REFUSED and took_s > cluster.limit_s:
+    if outcome is Outcome.REFUSED and took_s > cluster.cluster_limit_s:
         return {
             "given up": f"a round was given up after {format_duration(took_s)}: a machine was "
             "stopped or unplugged, or a link is too slow; if it comes again, raise "
@@ -253,7 +253,7 @@ def _await_workers(arena: Arena, job: LinkJob) -> None:
         ClusterError: that takes longer than a join may.
     """
     others = [one for one in arena.workers if one.slot != job.slot]
-    until_ns = monotonic_ns() + int(job.cluster.limit_s * 1e9)
+    until_ns = monotonic_ns() + int(job.cluster.cluster_limit_s * 1e9)
     before: list[int] | None = None
     while True:
         running = [one for one in others if one.state in (State.RUNNING, State.LEAVING)]
@@ -264,8 +264,8 @@ def _await_workers(arena: Arena, job: LinkJob) -> None:
         before = steps if still else None
         if monotonic_ns() > until_ns:
             raise ClusterError(
-                f"cluster: workers took more than {job.cluster.limit_s:g} s to stop for a round; "
-                "set cluster_timeout_s higher, or leave stop_workers out"
+                f"cluster: workers took more than {job.cluster.cluster_limit_s:g} s to stop for a "
+                "round; set cluster_timeout_s higher, or leave stop_workers out"
             )
         arena.workers.entry(job.slot).beat()
         time.sleep(NAP_S)

@@ -62,7 +62,7 @@ class Link:
         """
         if self._job.open_group is open_torchft:
             check_torchft()
-            parse_address(self._job.cluster.address)
+            parse_address(self._job.cluster.cluster or "")
         self._anchor.begin()
         self.slot = slot
         self._spawn()
@@ -114,7 +114,7 @@ class Link:
         entry, now_s = self.arena.workers.entry(self.slot), self._watched.look()
         if entry.heartbeat_ns != self._beat_ns:
             self._beat_ns, self._beat_seen_s = entry.heartbeat_ns, now_s
-        limit_s = CALLS * self._job.cluster.limit_s
+        limit_s = CALLS * self._job.cluster.cluster_limit_s
         if entry.state == State.STARTING:
             limit_s = max(limit_s, START_S)
         if now_s - self._beat_seen_s > limit_s:

@@ -323,24 +323,7 @@ STRATEGIES = Kind(
 )
 
 
-class _Clusters(Kind):
-    """Clusters, which `--cluster HOST:PORT` names by their address."""
-
-    def parts(self, value: object) -> tuple[str, dict[str, object]]:
-        """As of any kind; an address is that of the default engine."""
-        names = ("off", *self.known())
-        if isinstance(value, str) and "(" not in value and value not in names:
-            return "torchft", {"address": value}
-        return super().parts(value)
-
-    @property
-    def expected(self) -> str:
-        """Description of a legal value."""
-        return "the HOST:PORT that mlxhog cluster start prints"
-
-
-CLUSTERS = _Clusters("cluster", "mlxhog.config.cluster", _class_of("config.cluster.Cluster"))
-KINDS = (SCHEDULES, OPTIMIZERS, STRATEGIES, CLUSTERS)
+KINDS = (SCHEDULES, OPTIMIZERS, STRATEGIES)
 LAYERS: Registry[type[Any]] = Registry(
     "layer",
     "mlxhog.models.mad.layers",
