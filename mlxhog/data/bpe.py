@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import json
 import sys
@@ -87,17 +86,9 @@ class Tokenizer:
         """Return how many bytes of text each id stands for, (vocab_size,) uint16."""
         raise NotImplementedError
 
-    def changed_lengths(self, text: bytes, ids: NDArray[np.int32]) -> NDArray[np.int64] | None:
-        """Return how many bytes of a changed text each of its ids stands for, (n,).
-
-        None for a text that its ids decode to: there the numbers are those of `byte_lengths`. What
-        the tokenizer removes counts for the next id, and at the end for the last.
-
-        Args:
-            text: the original text.
-            ids: of `encode`, (n,).
-        """
-        return None
+    def changes_text(self, text: bytes, ids: NDArray[np.int32]) -> bool:
+        """Whether the ids of a text decode to another one."""
+        return False
 
     def files(self) -> dict[str, bytes]:
         """Return the files, by name, that describe this tokenizer to others."""
@@ -185,31 +176,9 @@ class BpeTokenizer(Tokenizer):
         lengths[: self.n_ids] = [len(piece) for piece in self._pieces]
         return lengths
 
-    def changed_lengths(self, text: bytes, ids: NDArray[np.int32]) -> NDArray[np.int64] | None:
-        """See `Tokenizer.changed_lengths`."""
-        is_unchanged = is_utf8(text) and (self._keeps_text or self.decode(ids) == text)
-        if is_unchanged or not len(ids):
-            return None
-        encoding = self._tokenizer.encode(text.decode(errors="replace"), add_special_tokens=False)
-        characters = text.decode(errors=_LENGTHS_OF_INVALID).encode("utf-32-le", "surrogatepass")
-        points = np.frombuffer(characters, "<u4").astype(np.int64)
-        sizes = 1 + (points > 0x7F) + (points > 0x7FF) + (points > 0xFFFF)
-        invalid = (points >= 0xDC80) & (points < 0xDC80 + 8)  # no UTF-8 text has a surrogate
-        sizes = np.where(invalid, points - 0xDC80, sizes)
-        places = np.concatenate([[0], np.cumsum(sizes)])
-        ends = np.maximum.accumulate(places[[end for _, end in encoding.offsets]])
-        ends[-1] = len(text)
-        return np.diff(ends, prepend=0)
-
-
-def _length_of_invalid(error: UnicodeError) -> tuple[str, int]:
-    """Replace bytes that are not UTF-8, as errors="replace", by a surrogate with their number."""
-    assert isinstance(error, UnicodeDecodeError)
-    return chr(0xDC80 + error.end - error.start), error.end
-
-
-_LENGTHS_OF_INVALID = "mlxhog.lengths_of_invalid"
-codecs.register_error(_LENGTHS_OF_INVALID, _length_of_invalid)
+    def changes_text(self, text: bytes, ids: NDArray[np.int32]) -> bool:
+        """Whether the ids of a text decode to another one."""
+        return not is_utf8(text) or not (self._keeps_text or self.decode(ids) == text)
 
 
 def is_utf8(text: bytes) -> bool:

@@ -1,14 +1,21 @@
-"""Finding a corpus by its name, and listing its files; only `hf:NAME` may download anything.
+"""Which text a name stands for; only `hf:NAME` may download anything.
 
     sotu                    233 State of the Union addresses, in the package
     FILE, FOLDER, GLOB      the user's own text; the prefixes `file:` and `dir:` make it explicit
     hf:NAME, hf:FOLDER      a data set that the package `datasets` loads, see `tables.DataSet`
 
-Several names, one per line, are one corpus: the held-out text is that of those that bring their
-own, if any does.
+Several names, one per line, are one corpus. If some of them bring held-out text, that is all of it.
 
-A folder or glob with files called `valid`, `validation`, `val`, `dev` or `test` brings its own
-held-out text (`heldout.by_name`), and so does a data set with a split called validation.
+Of a folder these files are read, those of its subfolders too:
+
+    a known suffix      text: prose, source code, records (`textfiles.TEXT_SUFFIXES`)
+    .csv, .tsv          a table; read if `text_key` names a column
+    markup and data     skipped, although the bytes are text (`encodings.MARKUP`)
+    .json and others    text or records if the content is
+
+Links are followed, and nothing is read twice. Hidden files and folders are skipped: they may hold
+settings and passwords. A file that looks like text and cannot be read is a bad file. It is skipped
+like the others, and messages name it. A file that `--data` itself names is read as it is.
 """
 
 from __future__ import annotations
@@ -17,6 +24,7 @@ import difflib
 import glob
 import hashlib
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,17 +34,49 @@ from pathlib import Path
 from typing import Any, Self
 
 from mlxhog.base.paths import expanded, printable
-from mlxhog.data import encodings, folders, heldout, records, tables, textfiles
-from mlxhog.data.folders import Skipped
+from mlxhog.data import encodings, heldout, records, tables, textfiles
 from mlxhog.data.sotu import SOTU, read_sotu
-from mlxhog.errors import DataError, EnvironmentLacks
+from mlxhog.errors import DataError, EnvironmentLacks, visible
 
 Documents = Callable[[], Iterator[bytes]]
 """Reads the documents from the start, in their fixed order, each time it is called."""
 
-EQUAL = "equal to another"
-_TEST = "test text"
+BAD, EMPTY, EQUAL, TEST = "that cannot be read", "empty", "equal to another", "test text"
+"""Kinds of skipped files; other files are of the kind of their suffix."""
 _MOST = 5  # most files that a note names
+_MOST_KINDS, _MOST_BAD = 6, 50  # most kinds of skipped files, and bad files, that a message names
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that is not read, or a hidden folder.
+
+    Attributes:
+        path: its path.
+        kind: its kind in the summary.
+        reason: why it is not read, and perhaps the way to its text, behind a semicolon.
+    """
+
+    path: Path
+    kind: str
+    reason: str
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether it should be text, but is damaged, unreadable or empty."""
+        return self.kind in (BAD, EMPTY)
+
+    def to_json(self) -> dict[str, str]:
+        """Return path and reason as JSON types."""
+        return {"path": printable(self.path), "reason": self.reason}
+
+    @classmethod
+    def bad(cls, path: Path, error: DataError | EnvironmentLacks) -> Skipped:
+        """A file whose reader raised an error, which begins with its path and line."""
+        # The text of an error has no character that a terminal cannot show.
+        reason = str(error).removeprefix(visible(str(path)))
+        reason = re.sub(r"^:(\d+): ", r"line \1: ", reason)
+        return cls(path, BAD, reason.lstrip(",: ").removeprefix("is "))
 
 
 @dataclass(frozen=True)
@@ -70,7 +110,6 @@ class Corpus:
         skipped: other files of its folders, each with the reason.
         folder: the folder that selected its files; None for several or none.
         keys: for a data set, the columns of its first row that hold the text.
-        remark: a note about the division by names; empty without one.
     """
 
     source: str
@@ -78,7 +117,6 @@ class Corpus:
     skipped: tuple[Skipped, ...] = ()
     folder: Path | None = None
     keys: tuple[str, ...] = ()
-    remark: str = ""
 
     @classmethod
     def together(cls, members: Sequence[Corpus]) -> Self:
@@ -99,7 +137,6 @@ class Corpus:
             parts,
             tuple(chain.from_iterable(one.skipped for one in members)),
             keys=next((one.keys for one in members if one.keys), ()),
-            remark="; ".join(one.remark for one in members if one.remark),
         )
 
     @classmethod
@@ -113,26 +150,23 @@ class Corpus:
     ) -> Self:
         """The corpus of the files that a folder or a glob selected; their names divide them."""
         root = folder or Path(os.path.commonpath([path.parent for path in files]))
-        named = heldout.by_name(files, root)
-        beside = f"beside {named.train[0].name}"
-        others = [
-            *skipped,
-            *(Skipped(path, _TEST, "test text, by its name") for path in named.test),
-            *(Skipped(path, beside, f"{beside}, the training text") for path in named.beside),
-        ]
-        parts = [
-            Part(str(path), _reader(path, text_key), source, path, is_held_out, selected=True)
-            for is_held_out, paths in ((False, named.train), (True, named.held_out))
-            for path in paths
-        ]
-        corpus = cls(source, tuple(parts), tuple(others), folder)
-        if not named.unheeded:
-            return corpus
-        remark = (
-            f"training text in spite of its name: {corpus._some(named.unheeded)}: the other files "
-            "have less text, or this has almost none; beside a file named train it counts"
+        train, held_out, test = heldout.by_name(files, root)
+        others = set(files) - {*train, *held_out, *test}
+        beside = f"beside {train[0].name}"
+        return cls(
+            source,
+            tuple(
+                Part(str(path), _reader(path, text_key), source, path, is_held_out, selected=True)
+                for is_held_out, paths in ((False, train), (True, held_out))
+                for path in paths
+            ),
+            (
+                *skipped,
+                *(Skipped(path, TEST, "test text, by its name") for path in test),
+                *(Skipped(path, beside, f"{beside}, the training text") for path in others),
+            ),
+            folder,
         )
-        return replace(corpus, remark=remark)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -162,48 +196,69 @@ class Corpus:
         return replace(self, parts=tuple(map(changed, self.parts)))
 
     def notes(self, listed_by: str = "--dry-run") -> list[str]:
-        """Say what names decided, which files are skipped and why, and which are mostly markup.
+        """Say what names decided, and which files are skipped and why.
 
         Args:
             listed_by: the option that lists all of them.
         """
-        notes = [self.remark] if self.remark else []
-        by_kind = {
-            kind: [one.path for one in self.skipped if one.kind == kind] for kind in (_TEST, EQUAL)
-        }
+        notes = list[str]()
         for what, paths, advice in (
             ("held-out text, by name", self.held_out, ""),
-            ("never trained on, by name", by_kind[_TEST],
+            ("never trained on, by name", self._of_kind(TEST),
              "; mlxhog eval RUN --data FILE scores such a file"),
-            ("read once, since another file has the same text", by_kind[EQUAL], ""),
+            ("read once, since another file has the same text", self._of_kind(EQUAL), ""),
         ):  # fmt: skip
             if paths:
-                notes.append(f"{what}: {self._some(paths)}{advice}")
-        files = (*self.files, *self.held_out)
-        for kind, n in Counter(map(textfiles.kind, files)).items():
-            what, command = encodings.MARKUP.get(kind, ("", ""))
-            if command:
-                way_out = encodings.way_out(Path("FILE"), command)
-                notes.append(f"{n} {kind} read as it stands, with all markup: {what}; {way_out}")
+                names = [printable(self._inside(path)) for path in paths[:_MOST]]
+                rest = f" and {len(paths) - _MOST} more" if len(paths) > _MOST else ""
+                notes.append(f"{what}: {', '.join(names)}{rest}{advice}")
         if self.skipped:
-            notes.append(f"{folders.summary(len(files), self.skipped)}; {listed_by} lists them")
-        if bad := folders.named(self.skipped, self.folder):
+            notes.append(f"{self.summary()}; {listed_by} lists them")
+        if bad := self.bad_files():
             notes.append(f"bad files: {bad}; --strict-data refuses them")
         return notes
 
-    def _some(self, files: Sequence[Path]) -> str:
-        """The names of the first of some files, below the folder."""
-        names = [printable(folders.inside(path, self.folder)) for path in files[:_MOST]]
-        rest = f" and {len(files) - _MOST} more" if len(files) > _MOST else ""
-        return ", ".join(names) + rest
+    def summary(self) -> str:
+        """How many files are skipped, by kind, with the way to the text of those that have any."""
+        counts = Counter(one.kind for one in self.skipped).most_common()
+        kinds = list[str]()
+        for kind, n in counts[:_MOST_KINDS]:
+            reasons = {one.reason for one in self.skipped if one.kind == kind}
+            way_out = len(reasons) == 1 and kind not in (BAD, EMPTY) and ";" in min(reasons)
+            kinds.append(f"{n} {printable(kind)}" + (f" ({reasons.pop()})" if way_out else ""))
+        if rest := sum(n for _, n in counts[_MOST_KINDS:]):
+            kinds.append(f"{rest} of other kinds")
+        n_files = len(self.files) + len(self.held_out) + len(self.skipped)
+        return f"{len(self.skipped)} of {n_files} files skipped: {', '.join(kinds)}"
+
+    def bad_files(self) -> str:
+        """The bad files, each with its fault; empty if there are none."""
+        bad = sorted((one for one in self.skipped if one.is_bad), key=lambda one: one.kind == EMPTY)
+        names: dict[str, list[str]] = {}
+        for one in bad[:_MOST_BAD]:
+            name = printable(self._inside(one.path))
+            names.setdefault(one.reason.partition("; ")[0], []).append(name)
+        parts = [f"{', '.join(of_reason)}: {reason}" for reason, of_reason in names.items()]
+        more = [f"and {len(bad) - _MOST_BAD} more"] if len(bad) > _MOST_BAD else []
+        return "; ".join([*parts, *more])
 
     def in_brackets(self) -> str:
         """The notes in brackets, for an error about missing text; empty without notes."""
         return f" ({'; '.join(notes)})" if (notes := self.notes()) else ""
 
+    def _of_kind(self, kind: str) -> list[Path]:
+        return [one.path for one in self.skipped if one.kind == kind]
+
+    def _inside(self, path: Path) -> Path:
+        folder = self.folder
+        return path.relative_to(folder) if folder and path.is_relative_to(folder) else path
+
 
 def _reader(path: Path, text_key: str | None) -> Documents:
     return lambda: textfiles.documents(path, text_key, split=True)
+
+
+# -- from a name to a corpus -----------------------------------------------------------------------
 
 
 def find(spec: str, text_key: str | None = None) -> Corpus:
@@ -219,7 +274,7 @@ def find(spec: str, text_key: str | None = None) -> Corpus:
         ConfigError: the path begins with the home of a user whom the system does not know.
         EnvironmentLacks: a data set needs a package that is not installed.
     """
-    if not spec.removeprefix("file:").removeprefix("dir:").removeprefix("hf:").strip():
+    if not _path_of(spec).removeprefix("hf:").strip():
         raise DataError(f"the corpus is {spec!r}; name {SOTU}, or a path")
     if len(specs := [one for one in spec.split("\n") if one.strip()]) > 1:
         return Corpus.together([find(one, text_key) for one in specs])
@@ -228,23 +283,30 @@ def find(spec: str, text_key: str | None = None) -> Corpus:
         return Corpus(SOTU, (Part(SOTU, read, SOTU),))
     if spec.startswith("hf:"):
         return _data_set(spec.removeprefix("hf:"), text_key)
-    path = expanded(spec.removeprefix("file:").removeprefix("dir:"))
+    path = expanded(_path_of(spec))
     source = os.path.abspath(path)
     if path.is_dir():
-        texts, skipped = folders.look(path, text_key)
-        if not texts:
-            raise DataError(_without_text(path, skipped))
-        return Corpus.selected(source, texts, text_key, skipped, path)
+        files, skipped = _look(path, text_key)
+        if files:
+            return Corpus.selected(source, files, text_key, skipped, path)
+        others = Corpus(source, (), tuple(skipped), path)
+        why = "; ".join(filter(None, (others.summary(), others.bad_files())))
+        raise DataError(
+            f"the folder {path} holds no text: {why}; name another folder, or one of these files: "
+            "a file that is named is read as it is"
+            if skipped
+            else f"the folder {path} holds no files; name a folder with text"
+        )
     if path.exists() or path.is_symlink():  # reading a broken link says so
         return Corpus(source, (Part(str(path), _reader(path, text_key), source, path),))
     if glob.has_magic(str(path)):
         matches = glob.glob(str(path), recursive=True)
-        files, linked = folders.once(Path(one) for one in matches if not os.path.isdir(one))
+        files = _once(Path(one) for one in matches if not os.path.isdir(one))
         if not files:
             raise DataError(
                 f"no file matches {spec!r} in {Path.cwd()}; quote the pattern, or name a folder"
             )
-        return Corpus.selected(source, files, text_key, linked)
+        return Corpus.selected(source, files, text_key, ())
     raise DataError(_unknown(spec, path))
 
 
@@ -257,93 +319,6 @@ def parts(corpus: Corpus, text_key: str | None = None) -> list[Corpus]:
     """
     names = dict.fromkeys(f"file:{one.path}" if one.path else one.source for one in corpus.parts)
     return [corpus] if len(names) < 2 else [find(name, text_key) for name in names]
-
-
-def readable(spec: str, text_key: str | None = None, *, strict: bool = False) -> Corpus:
-    """Return a corpus without its bad files; arguments and errors as of `find` and `checked`."""
-    corpus = find(spec, text_key)
-    if len({one.source for one in corpus.parts}) == 1 and not corpus.parts[0].selected:
-        return corpus
-    return checked(corpus, lambda documents, *_: sum(1 for _ in documents), strict=strict)
-
-
-def checked(
-    corpus: Corpus, take: Callable[[Iterator[bytes], bool], int], *, strict: bool = False
-) -> Corpus:
-    """Read a corpus once, and return it without its bad files and those equal to earlier ones.
-
-    Args:
-        corpus: the corpus.
-        take: reads the documents of a part, of which its second argument says whether they are
-            held-out text, and returns their number. If it raises an error, it must have kept
-            nothing of that part.
-        strict: whether bad files are refused.
-
-    Raises:
-        DataError: needed text cannot be read; a file is bad and `strict`; or no text is left.
-        EnvironmentLacks: needed text requires a package that is not installed.
-    """
-    texts, skipped = list[Part](), list(corpus.skipped)
-    known: dict[bytes, Path] = {}
-    for one in sorted(corpus.parts, key=lambda one: one.held_out):  # as `prepare` writes them
-        path = one.path
-        if not one.selected or path is None:
-            take(one.read(), one.held_out)
-            texts.append(one)
-            continue
-        try:
-            if take(_once(one.read(), path, known), one.held_out):
-                texts.append(one)
-            else:
-                skipped.append(Skipped(path, "empty", folders.EMPTY))
-        except _EqualFile as equal:
-            skipped.append(Skipped(path, EQUAL, f"equal to {printable(str(equal))}"))
-        except (DataError, EnvironmentLacks) as error:
-            if one.held_out:
-                raise
-            skipped.append(Skipped.bad(path, error))
-    bad = folders.named(skipped, corpus.folder)
-    sources = {one.source for one in texts if not one.held_out}
-    for source in dict.fromkeys(one.source for one in corpus.parts if one.source not in sources):
-        why = "; ".join(filter(None, (folders.summary(0, skipped), bad)))
-        raise DataError(f"{source} has no readable text: {why}; choose other files")
-    if strict and bad:
-        raise DataError(
-            f"{corpus.source} has bad files, and --strict-data refuses them: {bad}; repair or "
-            "remove them, or leave --strict-data out to skip them"
-        )
-    skipped.sort(key=lambda one: one.path)
-    return replace(corpus, parts=tuple(texts), skipped=tuple(skipped))
-
-
-class _EqualFile(Exception):
-    """A file has the same text as an earlier one, whose path is the message."""
-
-
-def _once(documents: Iterable[bytes], path: Path, known: dict[bytes, Path]) -> Iterator[bytes]:
-    """Yield the documents of a file, and then refuse it if its text is known.
-
-    Raises:
-        _EqualFile: another file has the same text.
-    """
-    digest, is_empty = hashlib.sha256(), True
-    for document in documents:
-        digest.update(document)
-        is_empty = False
-        yield document
-    if not is_empty and known.setdefault(digest.digest(), path) != path:
-        raise _EqualFile(known[digest.digest()])
-
-
-def _without_text(folder: Path, skipped: Sequence[Skipped]) -> str:
-    """Say why a folder without text has none, and the way out."""
-    if not skipped:
-        return f"the folder {folder} holds no files; name a folder with text"
-    way_out = "name another folder, or one of these files: a file that is named is read as it is"
-    if one := next((one for one in skipped if one.is_table), None):
-        way_out = textfiles.column_needed(one.path)
-    why = filter(None, (folders.summary(0, skipped), folders.named(skipped, folder)))
-    return f"the folder {folder} holds no text: {'; '.join(why)}; {way_out}"
 
 
 def _data_set(name: str, text_key: str | None) -> Corpus:
@@ -364,33 +339,34 @@ def _data_set(name: str, text_key: str | None) -> Corpus:
     return Corpus(source, tuple(texts), keys=records.text_keys(first, text_key))
 
 
-def full_path(spec: str) -> str | None:
-    """Return the name of a corpus with its full paths; None for one without a path."""
-    names = spec.split("\n")
-    return "\n".join(map(_full_path, names)) if any(map(_is_path, names)) else None
+def _path_of(spec: str) -> str:
+    return spec.removeprefix("file:").removeprefix("dir:")
 
 
-def _is_path(spec: str) -> bool:
+def _names_path(spec: str) -> bool:
     return spec != SOTU and not spec.startswith("hf:")
 
 
-def _full_path(spec: str) -> str:
-    kind = next((kind for kind in ("file:", "dir:") if spec.startswith(kind)), "")
-    return kind + os.path.abspath(expanded(spec.removeprefix(kind))) if _is_path(spec) else spec
+def full_path(spec: str) -> str | None:
+    """Return the name of a corpus with its full paths; None for one without a path."""
+
+    def full(one: str) -> str:
+        path = _path_of(one)
+        kind = one.removesuffix(path)
+        return kind + os.path.abspath(expanded(path)) if _names_path(one) else one
+
+    names = spec.split("\n")
+    return "\n".join(map(full, names)) if any(map(_names_path, names)) else None
 
 
 def is_missing(spec: str) -> bool:
     """Whether a corpus names a path or a glob of which nothing exists."""
-    paths = [
-        _full_path(one).removeprefix("file:").removeprefix("dir:")
-        for one in spec.split("\n")
-        if _is_path(one)
-    ]
-    return not all(os.path.lexists(path) or glob.glob(path, recursive=True) for path in paths)
+    paths = [expanded(_path_of(one)) for one in spec.split("\n") if _names_path(one)]
+    return not all(os.path.lexists(path) or glob.glob(str(path), recursive=True) for path in paths)
 
 
 def _unknown(spec: str, path: Path) -> str:
-    if path.parent != Path() or path.suffix or spec.startswith(("file:", "dir:")):
+    if path.parent != Path() or path.suffix or spec != _path_of(spec):
         parent = path.parent
         if not parent.is_dir():
             return f"no file or folder {str(path)!r}: there is no folder {str(parent)!r}"
@@ -403,60 +379,184 @@ def _unknown(spec: str, path: Path) -> str:
     return f"no {what}; name {SOTU}, a file, a folder or a glob"
 
 
-LOOKED_AT = 100
-"""Number of first records of a file whose fields are counted."""
+# -- the files of a folder -------------------------------------------------------------------------
 
-_PLUS = " + "
+
+def _look(folder: Path, text_key: str | None) -> tuple[list[Path], list[Skipped]]:
+    """Return the files of a folder and its subfolders that are text, and the others, by path."""
+    files, skipped = list[Path](), list[Skipped]()
+
+    def closed(error: OSError) -> None:
+        reason = f"a folder that cannot be opened: {error.strerror}"
+        skipped.append(Skipped(Path(error.filename), BAD, reason))
+
+    root, entered = Path(os.path.realpath(folder)), set[str]()
+    for name, folders, names in os.walk(folder, onerror=closed, followlinks=True):
+        here, real = Path(name), os.path.realpath(name)
+        if real in entered or (here != folder and root.is_relative_to(real)):
+            folders.clear()  # a link to a folder that is read already, or to one above
+            continue
+        entered.add(real)
+        for hidden in (*folders, *names):
+            if hidden.startswith(".") or hidden == "__pycache__":
+                kind = "folder" if hidden in folders else "file"
+                skipped.append(Skipped(here / hidden, "hidden", f"a hidden {kind}"))
+        own = [one for one in folders if not one.startswith(".") and one != "__pycache__"]
+        folders[:] = sorted(own, key=lambda one: ((here / one).is_symlink(), one))
+        files += [here / one for one in names if not one.startswith(".")]
+    files = _once(files)
+    others = {path: one for path in files if (one := _why_skipped(path, text_key))}
+    skipped = sorted([*skipped, *others.values()], key=lambda one: one.path)
+    return [path for path in files if path not in others], skipped
+
+
+def _once(files: Iterable[Path]) -> list[Path]:
+    """Return files in the order of paths, without links to others of them and paths over links."""
+    by_file = dict[str, Path]()
+    for path in sorted(files, key=lambda path: (path.is_symlink(), len(path.parts), path)):
+        by_file.setdefault(os.path.realpath(path), path)
+    return sorted(by_file.values())
+
+
+def _why_skipped(path: Path, text_key: str | None) -> Skipped | None:
+    """Return a file of a folder with the reason why it is not read; None if it is read."""
+    kind = textfiles.kind(path)
+    packed = path.suffix.lower() if path.suffix.lower() in textfiles.PACKED_SUFFIXES else ""
+    label, is_table = kind + packed or "without suffix", kind in tables.CSV_SUFFIXES
+    if is_table and not text_key:
+        return Skipped(path, label, "a table; --text-key names the column of its text")
+    if kind in encodings.MARKUP:
+        return Skipped(path, label, encodings.described(*encodings.MARKUP[kind]))
+    if kind in textfiles.TEXT_SUFFIXES or is_table:
+        return None  # reading it reports the error
+    try:
+        start = textfiles.head_of(path)
+        if other := encodings.other_format(start):
+            return Skipped(path, label, encodings.described(*other))
+        if encodings.records_in(start) or kind == ".json":
+            reason = textfiles.without_text(path, text_key)
+        else:
+            reason = encodings.why_no_text(start)
+    except (DataError, EnvironmentLacks) as error:
+        return Skipped.bad(path, error)
+    return Skipped(path, label, reason) if reason else None
+
+
+# -- reading a corpus ------------------------------------------------------------------------------
+
+
+def readable(spec: str, text_key: str | None = None, *, strict: bool = False) -> Corpus:
+    """Return a corpus without its bad files; arguments and errors as of `find` and `checked`."""
+    corpus = find(spec, text_key)
+    if len({one.source for one in corpus.parts}) == 1 and not corpus.parts[0].selected:
+        return corpus
+    return checked(corpus, lambda documents, _: sum(1 for _ in documents), strict=strict)
+
+
+def checked(
+    corpus: Corpus, take: Callable[[Iterator[bytes], Part], int], *, strict: bool = False
+) -> Corpus:
+    """Read a corpus once, and return it without its bad files and those equal to earlier ones.
+
+    Args:
+        corpus: the corpus.
+        take: reads the documents of a part, and returns their number. If it raises an error, it
+            must have kept nothing of that part.
+        strict: whether bad files are refused.
+
+    Raises:
+        DataError: needed text cannot be read; a file is bad and `strict`; or no text is left.
+        EnvironmentLacks: needed text requires a package that is not installed.
+    """
+    texts, skipped = list[Part](), list(corpus.skipped)
+    known: dict[bytes, Path] = {}
+    for one in sorted(corpus.parts, key=lambda one: one.held_out):  # as `prepare` writes them
+        path = one.path
+        if not one.selected or path is None:
+            take(one.read(), one)
+            texts.append(one)
+            continue
+        try:
+            if take(_refusing_equal(one.read(), path, known), one):
+                texts.append(one)
+            else:
+                skipped.append(Skipped(path, EMPTY, "no text in it"))
+        except _EqualFile as equal:
+            skipped.append(Skipped(path, EQUAL, f"equal to {printable(str(equal))}"))
+        except (DataError, EnvironmentLacks) as error:
+            if one.held_out:
+                raise
+            skipped.append(Skipped.bad(path, error))
+    result = replace(
+        corpus,
+        parts=tuple(texts),
+        skipped=tuple(sorted(skipped, key=lambda one: one.path)),
+    )
+    sources = {one.source for one in texts if not one.held_out}
+    for source in dict.fromkeys(one.source for one in corpus.parts if one.source not in sources):
+        others = replace(result, parts=())
+        why = "; ".join(filter(None, (others.summary(), others.bad_files())))
+        raise DataError(f"{source} has no readable text: {why}; choose other files")
+    if strict and (bad := result.bad_files()):
+        raise DataError(
+            f"{corpus.source} has bad files, and --strict-data refuses them: {bad}; repair or "
+            "remove them, or leave --strict-data out to skip them"
+        )
+    return result
+
+
+class _EqualFile(Exception):
+    """A file has the same text as an earlier one, whose path is the message."""
+
+
+def _refusing_equal(
+    documents: Iterable[bytes], path: Path, known: dict[bytes, Path]
+) -> Iterator[bytes]:
+    """Yield the documents of a file, and then refuse it if its text is known.
+
+    Raises:
+        _EqualFile: another file has the same text.
+    """
+    digest, is_empty = hashlib.sha256(), True
+    for document in documents:
+        digest.update(document)
+        is_empty = False
+        yield document
+    if not is_empty and known.setdefault(digest.digest(), path) != path:
+        raise _EqualFile(known[digest.digest()])
 
 
 def inventory(
-    corpus: Corpus,
-    text_key: str | None = None,
-    held_out_bytes: Mapping[str, int] | None = None,
+    corpus: Corpus, text_key: str | None, held_out_bytes: Mapping[str, int]
 ) -> dict[str, Any]:
-    """Look at the files of a corpus, and describe them in JSON types.
+    """Describe the files of a corpus in JSON types.
 
         source    the user's name for the corpus
         field     for a data set, the column with the text
-        files     files that are read: `path`, `n_bytes` on the disk, and
-                  field           the key or column with the text in most of the first `LOOKED_AT`
-                                  records, or two with a plus between them; null for text itself
-                  fields          field -> number of these records with their text in it
-                  not_utf8        offset in the unpacked file of the first byte that is not UTF-8
-                  held_out_bytes  bytes of text that are held out; null if they were not counted
+        files     files that are read: `path`, `n_bytes` on the disk, `field` (the key or column
+                  with the text in the first record, or two with a plus between them; null for text
+                  itself), and `held_out_bytes`
         skipped   files that are not read: `path` and `reason`
 
     Args:
         corpus: as `checked` returned it.
         text_key: as for `find`.
-        held_out_bytes: of each file; files that it does not name have none.
+        held_out_bytes: bytes of held-out text by file.
 
     Raises:
         DataError: a file cannot be read.
     """
-    files = list[dict[str, Any]]()
-    for path in (*corpus.files, *corpus.held_out):
-        fields, not_utf8, kind = dict[str, int](), None, textfiles.record_kind(path)
-        if kind:
-            counts = textfiles.fields(path, text_key, LOOKED_AT)
-            fields = {_PLUS.join(keys): count for keys, count in counts.items()}
-        if kind != tables.PARQUET_SUFFIX:
-            not_utf8 = textfiles.not_utf8(path)
-        files.append(
+    return {
+        "source": corpus.source,
+        "field": " + ".join(corpus.keys) or None,
+        "files": [
             {
                 "path": str(path),
                 "n_bytes": path.stat().st_size,
-                "field": next(iter(fields), None),
-                "not_utf8": not_utf8,
-                "fields": fields,
-                "held_out_bytes": None,
+                "field": " + ".join(textfiles.first_keys(path, text_key)) or None,
+                "held_out_bytes": held_out_bytes.get(str(path), 0),
             }
-        )
-        if held_out_bytes is not None:
-            files[-1]["held_out_bytes"] = held_out_bytes.get(str(path), 0)
-    return {
-        "source": corpus.source,
-        "field": _PLUS.join(corpus.keys) or None,
-        "files": files,
+            for path in (*corpus.files, *corpus.held_out)
+        ],
         "skipped": [one.to_json() for one in corpus.skipped],
     }

@@ -22,7 +22,9 @@ Of a text with more than `SAMPLE` tokens, evenly spaced runs are counted.
 
 from __future__ import annotations
 
+import json
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,9 +34,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog import _native
-from mlxhog.data import heldout, subset
+from mlxhog.base import plain_json
+from mlxhog.base.durable import replace_file
+from mlxhog.data import subset
 from mlxhog.data.tokens import TokenFile
-from mlxhog.errors import DataError
+from mlxhog.errors import DataError, EnvironmentLacks
 
 CONTEXT = 7
 """Bytes of context of the mark."""
@@ -114,7 +118,7 @@ class Counts:
         ids = np.asarray(file.tokens, np.int32)
         positions = 1 + np.flatnonzero(ids[1:] != file.bos)
         nats = -np.log(self.probabilities(ids, positions)).sum()
-        return float(nats / (math.log(2) * int(file.bytes_at(positions).sum())))
+        return float(nats / (math.log(2) * file.n_bytes(positions)))
 
     # -- the weights -----------------------------------------------------------------------------
 
@@ -180,12 +184,16 @@ def score(train: Path, val: Path, asked_bytes: int) -> float | None:
     if text.prompts is not None or part.prompts is not None or not part.header["bytes"]:
         return None
     of = {"train": text.digest, "held_out": part.digest, "context": CONTEXT}
-    bits: float = heldout.remembered(
-        val.with_name(_SCORE_FILE),
-        of,
-        lambda: Counts.of(text).bits_per_byte(part),
-        lambda bits: 0 < bits < math.inf,
-    )
+    path = val.with_name(_SCORE_FILE)
+    try:
+        record = plain_json.read(path)
+        if record["of"] == of and 0 < record["bits"] < math.inf:
+            return float(record["bits"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # not computed yet, or damaged
+    bits = Counts.of(text).bits_per_byte(part)
+    with suppress(OSError, EnvironmentLacks):  # another user's directory, or a full disk
+        replace_file(path, json.dumps({"of": of, "bits": bits}).encode())
     return bits
 
 

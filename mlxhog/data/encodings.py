@@ -73,11 +73,13 @@ def other_format(start: bytes) -> tuple[str, str] | None:
     return None
 
 
-def way_out(path: Path, command: str) -> str:
-    """The end of a message about a file of another format: the command of a table above."""
+def described(what: str, command: str, path: Path = Path("FILE")) -> str:
+    """What a file of another format is, and the command of a table above; for any file or one."""
+    if not command:
+        return what
     if command.startswith("see "):
-        return f"to convert it {command}"
-    return f"unpack or convert it: {command.format(quoted(path))}" if command else "keep it out"
+        return f"{what}; to convert it {command}"
+    return f"{what}; unpack or convert it: {command.format(quoted(path))}"
 
 
 def records_in(start: bytes) -> str:
@@ -102,8 +104,8 @@ def records_in(start: bytes) -> str:
     return ".jsonl"
 
 
-def why_no_text(start: bytes) -> str | None:
-    """Say why a file is not text, judged by its first bytes; None if it is text.
+def why_no_text(start: bytes) -> str:
+    """Say why a file is not text, judged by its first bytes; empty if it is text.
 
     Args:
         start: first bytes of the file as UTF-8, at most `HEAD_BYTES`.
@@ -120,7 +122,7 @@ def why_no_text(start: bytes) -> str | None:
     except UnicodeDecodeError:
         if sum(byte > 127 for byte in start) > _MOST_FOREIGN * len(start):
             return "not UTF-8; if it is text, iconv converts it"
-    return None
+    return ""
 
 
 def words(data: object) -> str:

@@ -17,31 +17,24 @@ each fitted to this text only:
     unigram     the entropy of single bytes
     gzip        `gzip -9`
     xz          `xz -9e`
-
-They are stored in `marks.json` beside the token file, with its digest.
 """
 
 from __future__ import annotations
 
 import difflib
 import gzip
-import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.base import plain_json
-from mlxhog.base.durable import replace_file
 from mlxhog.data import textfiles
 from mlxhog.data.batch import IGNORED, Batch, empty_rows
 from mlxhog.data.examples import Example
-from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import DataError, EnvironmentLacks
 
@@ -50,6 +43,7 @@ SAME = "training examples"
 """The rule for few examples: none is held out, and evaluations are of the training text."""
 ROWS = 16  # most sequences in one batch
 BATCH_FLOPS = 1e11  # most work in a batch of several sequences; a batch cannot be interrupted
+MARKED_BYTES = 1 << 20
 _EVERY, _OFFSET = 12, 5
 _TAIL = 0.08
 
@@ -137,101 +131,60 @@ _TRAIN = ("train", "training")
 _HELD_OUT = "valid validation val dev eval heldout held-out held_out holdout".split()
 _TEST = ("test",)
 _WORDS = "|".join((*_TRAIN, *_HELD_OUT, *_TEST))
-_NUMBER = r"(?:[-_. ]?\d+(?:[-_]of[-_]\d+)?)?"
-_WHOLE = re.compile(rf"({_WORDS})(?:(?:[-_ ]?(?:set|data|split))?{_NUMBER}|[-_.].*-\d+-of-\d+)")
+_SHARD = r"[-_. ]?\d+(?:[-_]of[-_]\d+)?"
+_WHOLE = re.compile(rf"({_WORDS})(?:(?:[-_ ]?(?:set|data|split))?(?:{_SHARD})?|[-_.].*-\d+-of-\d+)")
 _INSIDE = re.compile(rf"(?<![a-z0-9])({'|'.join((*_HELD_OUT, *_TEST))})(?![a-z])")
 _SOURCE_CODE = frozenset(
     ".py .pyi .c .h .cc .cpp .hpp .rs .go .js .ts .java .swift .metal .sh .sql .css .toml .yaml "
     ".yml".split()
 )
-_FEWEST_BYTES = 256  # of held-out files whose names count where no file is named train
 
 
-class Named(NamedTuple):
-    """The files of a folder or a glob by what their names say.
-
-    Attributes:
-        train: training text.
-        held_out: held-out text; empty if the names say nothing.
-        test: text that is neither, because the held-out text has its own files.
-        beside: other files beside records of training text.
-        unheeded: files that are training text although their names say the contrary.
-    """
-
-    train: tuple[Path, ...]
-    held_out: tuple[Path, ...] = ()
-    test: tuple[Path, ...] = ()
-    beside: tuple[Path, ...] = ()
-    unheeded: tuple[Path, ...] = ()
-
-
-def by_name(files: Sequence[Path], folder: Path) -> Named:
-    """Divide files by their names into training, held-out and test text.
+def by_name(files: Sequence[Path], folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
+    """Return the training, held-out and test text among files, by their names.
 
     A name counts if, without suffixes and the number of a shard, it is one of the words and not in
     a subfolder, or if the word train in the place of that word makes the name of another file or
     folder: `wiki.valid.tokens` beside `wiki.train.tokens`, `data/dev/` beside `data/train/`.
     Source code is training text with every name.
 
-    The test text is the held-out text if there is no other. Names do not count if no file is named
-    train, and the other files have less text than the held-out ones, or these almost none.
+    The test text is the held-out text if there is no other. Other files beside records of training
+    text are in none of the lists. If the names leave no training text, all files are.
 
     Args:
         files: files with text.
         folder: the folder that the names are relative to.
     """
-    words = _words_of(files, folder)
-    train, held_out, test = (
-        tuple(path for path in files if words.get(path) in group)
-        for group in (_TRAIN, _HELD_OUT, _TEST)
-    )
-    if not held_out:
-        held_out, test = test, ()
-    not_trained = {*held_out, *test}
-    others = tuple(path for path in files if path not in not_trained)
-    if held_out and not train:
-        size, rest = (
-            sum(path.stat().st_size for path in group if path.is_file())
-            for group in (held_out, others)
-        )
-        if not _FEWEST_BYTES <= size <= rest:
-            return Named(tuple(files), unheeded=(*held_out, *test))
-    records = tuple(filter(_has_records, train))
-    trained = set(records or others)
-    beside = tuple(path for path in others if path not in trained)
-    return Named(records or others, held_out, test, beside)
-
-
-def _has_records(path: Path) -> bool:
-    """Whether a file has records; False for one that cannot be read, which its reader reports."""
-    try:
-        return bool(textfiles.record_kind(path))
-    except (DataError, EnvironmentLacks):
-        return False
-
-
-def _words_of(files: Sequence[Path], folder: Path) -> dict[Path, str]:
-    """The word of each file whose name counts; see `by_name`."""
-    names_of = {
-        path: _names(path, folder) for path in files if textfiles.kind(path) not in _SOURCE_CODE
+    names = {
+        path: tuple(re.sub(_SHARD, "", _unpacked(part)) for part in path.relative_to(folder).parts)
+        for path in files
+        if textfiles.kind(path) not in _SOURCE_CODE
     }
-    known = {names[:end] for names in names_of.values() for end in range(1, len(names) + 1)}
+    known = {own[:end] for own in names.values() for end in range(1, len(own) + 1)}
     words, counterparts = dict[Path, str](), set[tuple[str, ...]]()
-    for path, names in names_of.items():
-        if len(names) == 1 and (whole := _WHOLE.fullmatch(Path(_unpacked(path.name)).stem)):
+    for path, own in names.items():
+        if len(own) == 1 and (whole := _WHOLE.fullmatch(Path(_unpacked(path.name)).stem)):
             words[path] = whole[1]
             continue
-        for place, name in enumerate(names):
+        for place, name in enumerate(own):
             for word in _INSIDE.finditer(name):
-                for train in _TRAIN:
-                    other = name[: word.start()] + train + name[word.end() :]
-                    if (*names[:place], other) in known:
+                for as_train in _TRAIN:
+                    other = (*own[:place], name[: word.start()] + as_train + name[word.end() :])
+                    if other in known:
                         words[path] = word[1]
-                        counterparts.add((*names[:place], other))
-    for path, names in names_of.items():
-        if any(names[:end] in counterparts for end in range(1, len(names) + 1)):
+                        counterparts.add(other)
+    for path, own in names.items():
+        if any(own[:end] in counterparts for end in range(1, len(own) + 1)):
             words.setdefault(path, _TRAIN[0])
-    return words
+    train, held_out, test = (
+        [path for path in files if words.get(path) in group] for group in (_TRAIN, _HELD_OUT, _TEST)
+    )
+    if not held_out:
+        held_out, test = test, []
+    rest = [path for path in files if path not in {*held_out, *test}]
+    if not rest:
+        return list(files), [], []
+    return [path for path in train if _has_records(path)] or rest, held_out, test
 
 
 def _unpacked(name: str) -> str:
@@ -240,10 +193,12 @@ def _unpacked(name: str) -> str:
     return path.stem if path.suffix in textfiles.PACKED_SUFFIXES else path.name
 
 
-def _names(path: Path, folder: Path) -> tuple[str, ...]:
-    """The names of a path below a folder, without numbers: equal for the shards of one text."""
-    parts = path.relative_to(folder).parts
-    return tuple(re.sub(r"[-_. ]?\d+(?:[-_]of[-_]\d+)?", "", _unpacked(part)) for part in parts)
+def _has_records(path: Path) -> bool:
+    """Whether a file has records; False for one that cannot be read, which its reader reports."""
+    try:
+        return bool(textfiles.record_kind(path))
+    except (DataError, EnvironmentLacks):
+        return False
 
 
 def rows_of_batch(parameters: int, seq_len: int) -> int:
@@ -327,84 +282,24 @@ def bits_per_byte(nats: float, n_bytes: int) -> float:
     return nats / (math.log(2) * n_bytes)
 
 
-MARKS_FILE = "marks.json"
-_MOST_BYTES = 1 << 20
-UNIFORM = {"uniform": 8.0}
-_LEAST = 0.01  # lower bound in bits per byte, for text that only repeats itself
-_NAMES = (*UNIFORM, "unigram", "gzip", "xz")
+def marks(text: bytes) -> dict[str, float]:
+    """Return the bits per byte of every simple model on the begin of a text, `MARKED_BYTES` of it.
 
-
-def remembered(
-    path: Path, of: object, compute: Callable[[], Any], is_sound: Callable[[Any], bool]
-) -> Any:  # of `compute`, as JSON has it
-    """Return a value that is computed once and stored in a file, with what it was computed of.
-
-    Args:
-        path: the file.
-        of: identifies the input, in JSON types; another one is computed anew.
-        compute: computes the value.
-        is_sound: whether a stored value can be one; it may raise what wrong types raise.
-    """
-    try:
-        record = plain_json.read(path)
-        if record["of"] == of and is_sound(record["value"]):
-            return record["value"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        pass  # not computed yet, or damaged
-    value = compute()
-    with suppress(OSError, EnvironmentLacks):  # another user's directory, or a full disk
-        replace_file(path, json.dumps({"of": of, "value": value}, indent=1).encode())
-    return value
-
-
-def marks_of_text(text: bytes, original_bytes: int | None = None) -> dict[str, float]:
-    """Return the bits per byte of every simple model on a text.
-
-    Args:
-        text: the text as a model sees it.
-        original_bytes: number of bytes before the tokenizer changed it; None if it did not.
-
-    >>> marks_of_text(b"never wait, add without a lock. " * 100)
+    >>> marks(b"never wait, add without a lock. " * 100)
     {'uniform': 8.0, 'unigram': 3.906, 'gzip': 0.19, 'xz': 0.3}
     """
     import lzma  # which a Python may lack, see `textfiles`
 
+    text = text[:MARKED_BYTES]
     n_bytes = max(len(text), 1)
     shares = np.bincount(np.frombuffer(text, np.uint8)) / n_bytes
     shares = shares[shares > 0]
+    # As `xz -9e`, with a dictionary of this size: that of the preset needs 670 MB.
+    best = {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": MARKED_BYTES}
     bits = {
         "unigram": float(-(shares * np.log2(shares)).sum()),
         "gzip": 8 * len(gzip.compress(text, 9)) / n_bytes,
-        "xz": 8 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) / n_bytes,
+        "xz": 8 * len(lzma.compress(text, filters=[best])) / n_bytes,
     }
-    ratio = 1.0 if original_bytes is None else len(text) / max(original_bytes, 1)
-    return UNIFORM | {name: max(_LEAST, round(ratio * n, 3)) for name, n in bits.items()}
-
-
-def marks_of(val: Path, tokenizer: Tokenizer) -> dict[str, float]:
-    """Return the marks of a held-out token file; they are computed at the first call and stored.
-
-    Args:
-        val: its `.bin`.
-        tokenizer: its tokenizer.
-
-    Raises:
-        DataError: the token file is damaged.
-    """
-    file = TokenFile.open(val)
-
-    def compute() -> dict[str, float]:
-        n_bytes = np.cumsum(file.bytes_at(slice(2 * _MOST_BYTES)))  # some tokens have no byte
-        end = int(np.searchsorted(n_bytes, _MOST_BYTES)) + 1
-        text = tokenizer.decode(np.asarray(file.tokens[:end], np.int32))
-        if file.token_bytes is None:
-            return marks_of_text(text[:_MOST_BYTES])
-        return marks_of_text(text, int(n_bytes[:end][-1]))
-
-    marks: dict[str, float] = remembered(
-        val.with_name(MARKS_FILE),
-        file.digest,
-        compute,
-        lambda marks: marks.keys() == set(_NAMES) and min(marks.values()) > 0,
-    )
-    return marks
+    # Not 0 for a text that only repeats itself.
+    return {"uniform": 8.0} | {name: max(0.01, round(n, 3)) for name, n in bits.items()}

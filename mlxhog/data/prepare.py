@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -24,11 +24,11 @@ from mlxhog.base import plain_json
 from mlxhog.base.cache import user_cache_directory
 from mlxhog.base.durable import full_disk, new_directory, remove, require_space, write_synced
 from mlxhog.base.paths import printable
-from mlxhog.data import auto_tokenizer, corpora, heldout, tables, textfiles, tokenizers
+from mlxhog.data import auto_tokenizer, corpora, heldout, textfiles, tokenizers
 from mlxhog.data.bpe import is_utf8
 from mlxhog.data.examples import Example
-from mlxhog.data.folders import EMPTY
 from mlxhog.data.machine_data import MachineData
+from mlxhog.data.sotu import SOTU
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter, item_size
 from mlxhog.errors import DataError
@@ -57,6 +57,7 @@ class Prepared:
         corpus: the corpus, without the files that cannot be read.
         n_bytes: of its text, with the held-out text.
         changed: documents that the tokenizer has changed.
+        marks: bits per byte of simple models on the held-out text, see `heldout.marks`.
     """
 
     train: Path
@@ -71,6 +72,7 @@ class Prepared:
     corpus: corpora.Corpus
     n_bytes: int
     changed: int
+    marks: Mapping[str, float]
 
     def open(self, seq_len: int) -> tuple[TokenFile, TokenFile]:
         """Return the open training and held-out files.
@@ -164,7 +166,7 @@ def prepare(
             "train.jsonl and valid.jsonl"
         )
     spec, notes = _tokenizer_of(tokenizer, scan, rule, width)
-    unread = {str(one.path) for one in corpus.skipped if one.reason != EMPTY}
+    unread = {str(one.path) for one in corpus.skipped if one.kind != corpora.EMPTY}
     notes += machine.notes(scan.sizes.n_bytes, unread)
     parts = [_VERSION, scan.sha256, tokenizers.identity(spec), rule, str(scan.n_given)]
     identity = "|".join(parts)
@@ -172,7 +174,7 @@ def prepare(
     target = (out_dir or cache / key[:32]).absolute()
     with _locked(cache, target):
         prepared = None
-        if is_stored := _key_of(target) == key:
+        if is_stored := _record_of(target).get("key") == key:
             prepared = _existing(target, corpus, spec, scan, rule)
         elif out_dir and target.exists() and any(target.iterdir()):
             raise DataError(f"{out_dir} has other files; choose a new directory, or delete it")
@@ -224,6 +226,7 @@ class _Scan:
     given_bytes: int = 0
     n_examples: int = 0
     not_utf8: int = 0
+    first_not_utf8: str = ""
     sample: bytes = b""
 
     @property
@@ -231,16 +234,18 @@ class _Scan:
         """The digest of the documents."""
         return str(self.digest.hexdigest())
 
-    def after(self, documents: Iterable[bytes], *, given: bool = False) -> _Scan:
-        """Return the counts with more documents; `given` ones are the corpus's held-out text."""
+    def after(self, documents: Iterable[bytes], part: corpora.Part) -> _Scan:
+        """Return the counts with the documents of a part, too."""
         scan = replace(self, digest=self.digest.copy())
         for document in documents:
             _hash(scan.digest, document, is_first=not scan.sizes.n_documents)
             scan.sizes = scan.sizes.plus(document)
-            scan.n_given += given
-            scan.given_bytes += given * len(document)
+            scan.n_given += part.held_out
+            scan.given_bytes += part.held_out * len(document)
             scan.n_examples += isinstance(document, Example)
-            scan.not_utf8 += not is_utf8(document)
+            if not is_utf8(document):
+                scan.not_utf8 += 1
+                scan.first_not_utf8 = scan.first_not_utf8 or part.name
             if len(scan.sample) < _SAMPLE_BYTES:
                 scan.sample += document[:_SAMPLE_BYTES]
         return scan
@@ -250,9 +255,9 @@ def _scan(corpus: corpora.Corpus, strict: bool) -> tuple[corpora.Corpus, _Scan]:
     """Read a corpus once; return it without its bad files, and its counts."""
     scan = _Scan()
 
-    def take(documents: Iterator[bytes], given: bool) -> int:
+    def take(documents: Iterator[bytes], part: corpora.Part) -> int:
         nonlocal scan
-        before, scan = scan, scan.after(documents, given=given)
+        before, scan = scan, scan.after(documents, part)
         return scan.sizes.n_documents - before.sizes.n_documents
 
     corpus = corpora.checked(corpus, take, strict=strict)
@@ -291,13 +296,13 @@ def _locked(cache: Path, target: Path) -> Iterator[None]:
         yield
 
 
-def _key_of(target: Path) -> str | None:
-    """Return the key of the prepared directory `target`, or None if it is not one."""
+def _record_of(target: Path) -> dict[str, Any]:
+    """Return the record of the prepared directory `target`; {} if it is not one."""
     try:
         record = plain_json.read(target / _RECORD)
     except (OSError, ValueError):
-        return None
-    return record.get("key") if isinstance(record, dict) else None
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def _existing(
@@ -307,8 +312,9 @@ def _existing(
     train, val = target / "train.bin", target / "val.bin"
     try:
         tokenizer = tokenizers.load(target)
+        marks = {name: float(bits) for name, bits in _record_of(target)["marks"].items()}
         headers = [TokenFile.open(path).header for path in (train, val)]
-    except (DataError, OSError, ValueError):
+    except (DataError, OSError, ValueError, LookupError, TypeError, AttributeError):
         return None  # it will be written again
     if any(header["tokenizer_sha256"] != tokenizer.sha256 for header in headers):
         return None
@@ -325,6 +331,7 @@ def _existing(
         corpus=corpus,
         n_bytes=scan.sizes.n_bytes,
         changed=sum(header.get("changed", 0) for header in headers),
+        marks=marks,
     )
 
 
@@ -348,12 +355,11 @@ def _write(
             spec, lambda: (text for held_out, text in pieces() if not held_out), progress=progress
         )
         tokens_per_byte = len(tokenizer.encode(scan.sample)) / len(scan.sample)
-        token_bytes = 4 * bool(tokenizer.changes or scan.not_utf8 * tokenizer.utf8_only)
-        per_token = item_size(tokenizer) + token_bytes
-        require_space(part, int(scan.sizes.n_bytes * tokens_per_byte) * per_token, doing)
+        n_tokens = int(scan.sizes.n_bytes * tokens_per_byte)
+        require_space(part, n_tokens * item_size(tokenizer), doing)
         for name, content in tokenizer.files().items():
             write_synced(part / name, content)
-        _write_tokens(part, corpus, scan, rule, tokenizer)
+        held_out = _write_tokens(part, corpus, scan, rule, tokenizer)
         record = {
             "key": key,
             "source": corpus.source,
@@ -362,15 +368,16 @@ def _write(
             "bytes": scan.sizes.n_bytes,
             "rule": rule,
             "tokenizer": spec,
+            "marks": {} if corpus.source == SOTU else heldout.marks(held_out),
         }
         write_synced(part / _RECORD, json.dumps(record, indent=1).encode())
 
 
 def _write_tokens(
     part: Path, corpus: corpora.Corpus, scan: _Scan, rule: str, tokenizer: Tokenizer
-) -> None:
-    """Write both token files."""
-    digest, is_first = hashlib.sha256(), True
+) -> bytes:
+    """Write both token files; returns the begin of the held-out text."""
+    digest, is_first, begin = hashlib.sha256(), True, b""
 
     def hashed(documents: Iterable[bytes], name: str) -> Iterator[bytes]:
         nonlocal is_first
@@ -385,6 +392,8 @@ def _write_tokens(
         for pieces in _together(_pieces(corpus.mapped(hashed), rule, scan.sizes.n_bytes)):
             train.add_all([text for held_out, text in pieces if not held_out])
             val.add_all([text for held_out, text in pieces if held_out])
+            if len(begin) < heldout.MARKED_BYTES:
+                begin += b"".join(text for held_out, text in pieces if held_out)
     if digest.hexdigest() != scan.sha256:
         raise DataError(f"{corpus.source} changed while it was read; try again")
     for path, name in ((part / "train.bin", "training"), (part / "val.bin", "held-out")):
@@ -392,6 +401,7 @@ def _write_tokens(
             raise DataError(
                 f"{corpus.source} is too short: no {name} text{corpus.in_brackets()}; use more text"
             )
+    return begin
 
 
 def _together(pieces: Iterable[tuple[bool, bytes]]) -> Iterator[list[tuple[bool, bytes]]]:
@@ -418,8 +428,9 @@ def _notes(scan: _Scan, prepared: Prepared) -> list[str]:
         )
     if scan.not_utf8 and tokenizer.utf8_only:
         notes.append(
-            f"{scan.not_utf8} of {scan.sizes.n_documents} documents are not UTF-8; "
-            f"their invalid bytes became U+FFFD{_first_not_utf8(prepared.corpus)}"
+            f"{scan.not_utf8} of {scan.sizes.n_documents} documents are not UTF-8, the first in "
+            f"{printable(scan.first_not_utf8)}; their invalid bytes became U+FFFD; if that is "
+            "Latin-1: iconv -f LATIN1 -t UTF-8 FILE > NEW"
         )
     if scan.n_examples:
         notes.append(
@@ -434,16 +445,3 @@ def _notes(scan: _Scan, prepared: Prepared) -> list[str]:
             "valid.jsonl"
         )
     return notes
-
-
-def _first_not_utf8(corpus: corpora.Corpus) -> str:
-    """Name the first such byte, and a command that converts a file."""
-    for path in corpus.files:
-        if textfiles.record_kind(path) == tables.PARQUET_SUFFIX:
-            continue
-        if (offset := textfiles.not_utf8(path)) is not None:
-            return (
-                f", the first of them at byte {offset} of {printable(path)}; if that is Latin-1: "
-                "iconv -f LATIN1 -t UTF-8 FILE > NEW"
-            )
-    return ""

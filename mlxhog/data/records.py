@@ -18,7 +18,6 @@ has the original bytes.
 from __future__ import annotations
 
 import codecs
-import shlex
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -100,31 +99,13 @@ def _unknown(record: dict[str, Any], text_key: str | None, where: str) -> NoRetu
         DataError: always; it lists the keys, and says how to name those of the text.
     """
     missing = next(one for one in (text_key or "text").split(",") if one not in record)
-    known = ", ".join(shown(key) for key in list(record)[:20]) or "none"
-    texts = {key: value for key, value in record.items() if isinstance(value, str)}
-    strings = sorted(texts, key=lambda key: len(texts[key]))
-    raise DataError(f"{where}: no key {missing!r}; keys are {known}; {naming(strings)}")
-
-
-def naming(keys: Sequence[str]) -> str:
-    """Say how the user names the keys of the text, if these have texts, the last the longest.
-
-    A key that looks like a prompt is never proposed alone: its completion would not be learned.
-    """
-    if not keys:
-        return "none of them has text"
-    prompt = next((one for one in keys if one in PROMPTS), None)
-    others = [one for one in keys if one != prompt]
-    if not others:
-        return f"only the prompt {shown(keys[0])} has text, and its completion is missing"
-    key = next((one for one in others if one in COMPLETIONS), others[-1])
-    alone = f"the key of the text: --text-key {shlex.quote(key)}"
-    first = prompt or next((one for one in others if one != key), None)
-    if first is None:
-        return f"name {alone}"
-    pair = shlex.quote(f"{first},{key}")
-    both = f"those of a prompt and its completion, the last learned: --text-key {pair}"
-    return f"name {both}" if prompt or key in COMPLETIONS else f"name {alone}; or {both}"
+    known = ", ".join(shown(key) for key in list(record)[:20])
+    raise DataError(
+        f"{where}: no key {missing!r}; "
+        + (f"keys are {known}; " if known else "")
+        + "--text-key names the key of the text, or those of a prompt and its completion with a "
+        "comma between them"
+    )
 
 
 def _string(record: dict[str, Any], key: str, where: str) -> bytes:

@@ -94,8 +94,7 @@ def _beginning(file: TokenFile, document: int, n_bytes: int) -> tuple[int, int]:
         ids = file.tokens[begin:end]
         file.check_known(ids)
         return end - begin, int(file.bytes_at(slice(begin + 1, end)).sum())
-    # Tokens of a changed text may stand for no byte of the original.
-    stop = end if file.token_bytes is not None else min(end, begin + 1 + n_bytes)
+    stop = min(end, begin + 1 + n_bytes)
     ids = file.tokens[begin + 1 : stop]
     file.check_known(ids)
     ends = np.cumsum(file.bytes_at(slice(begin + 1, stop)))
@@ -129,7 +128,6 @@ def _cut(file: TokenFile, chosen: dict[int, int]) -> TokenFile:
     begins = file.starts[documents].astype(np.int64)
     places = np.arange(starts[-1]) + np.repeat(begins - starts[:-1], counts)
     tokens = file.tokens[places]
-    token_bytes = None if file.token_bytes is None else file.token_bytes[places]
     prompts = None if file.prompts is None else np.asarray(file.prompts[documents])
     digest = hashlib.sha256(tokens.tobytes())
     if prompts is not None:
@@ -138,9 +136,10 @@ def _cut(file: TokenFile, chosen: dict[int, int]) -> TokenFile:
         **file.header,
         "tokens": len(tokens),
         "documents": len(documents),
-        "bytes": int(file.bytes_at(places).sum()),
+        "bytes": file.n_bytes(places),
+        "decoded": int(file.bytes_at(places).sum()),
         "examples": 0 if prompts is None else int((prompts > 0).sum()),
         "sha256": digest.hexdigest(),
     }
     starts = starts.astype(np.uint64)
-    return TokenFile(file.path, tokens, starts, file.byte_lengths, header, prompts, token_bytes)
+    return TokenFile(file.path, tokens, starts, file.byte_lengths, header, prompts)

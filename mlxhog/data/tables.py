@@ -1,7 +1,7 @@
 """Rows of tables as records: CSV and TSV, Parquet, and data sets of the package `datasets`.
 
 A record maps the names of columns to values, like a line of `.jsonl`; `records.record_text` finds
-the column with the text. For CSV it cannot, so CSV needs a `text_key`.
+the column with the text. CSV needs a `text_key`.
 """
 
 from __future__ import annotations
@@ -25,33 +25,36 @@ _DELIMITERS = ",;\t"
 _ROWS = 64  # rows of a Parquet file that are in memory at once
 
 
-def csv_records(path: Path, file: BinaryIO) -> Iterator[tuple[str, object]]:
+def csv_records(path: Path, file: BinaryIO, text_key: str | None) -> Iterator[tuple[str, object]]:
     """Yield (file and line for errors, row) of a CSV or TSV file with a line of names.
 
     The delimiter of `.csv` is the most frequent of comma, semicolon and tab in the first line.
     Bytes that are not UTF-8 become lone surrogates.
 
     Raises:
-        DataError: the file is not a table.
+        DataError: the file is not a table, or `text_key` is None: no column is guessed.
     """
-    rows = _csv_rows(path, file)
-    try:
-        for row in rows:
-            yield f"{path}:{rows.line_num}", row
-    except csv.Error as error:
-        raise DataError(
-            f"{path}:{rows.reader.line_num}: not CSV ({error}); repair or delete this line"
-        ) from error
-
-
-def _csv_rows(path: Path, file: BinaryIO) -> csv.DictReader[str]:
     csv.field_size_limit(MOST_LINE_BYTES)
     pieces = iter(lambda: file.readline(MOST_LINE_BYTES), b"")
     lines = (piece.decode(errors="surrogateescape") for piece in pieces)
     first = next(lines, "")
     is_tsv = ".tsv" in map(str.lower, path.suffixes)
     delimiter = "\t" if is_tsv else max(_DELIMITERS, key=first.count)
-    return csv.DictReader(itertools.chain([first], lines), delimiter=delimiter, strict=True)
+    rows = csv.DictReader(itertools.chain([first], lines), delimiter=delimiter, strict=True)
+    try:
+        if text_key is None:
+            names = ", ".join(map(shown, (rows.fieldnames or ())[:20]))
+            raise DataError(
+                f"{path} is a table; --text-key names the column of its text: {names}"
+                if names
+                else f"{path} is an empty table; write a first line with the names of its columns"
+            )
+        for row in rows:
+            yield f"{path}:{rows.line_num}", row
+    except csv.Error as error:
+        raise DataError(
+            f"{path}:{rows.reader.line_num}: not CSV ({error}); repair or delete this line"
+        ) from error
 
 
 def parquet_records(path: Path, text_key: str | None) -> Iterator[tuple[str, object]]:

@@ -17,7 +17,6 @@ import gzip
 import io
 import itertools
 import zlib
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -26,7 +25,7 @@ from mlxhog.base import plain_json, reading
 from mlxhog.base.reading import MOST_LINE_BYTES
 from mlxhog.data import encodings, tables
 from mlxhog.data.examples import Example
-from mlxhog.data.records import naming, record_text, text_keys
+from mlxhog.data.records import record_text, text_keys
 from mlxhog.errors import DataError, EnvironmentLacks, message_of, shown
 
 try:
@@ -49,8 +48,6 @@ TEXT_SUFFIXES = LINES_SUFFIXES | frozenset(
     ".metal .sh .sql .css .toml .yaml .yml .parquet".split()
 )
 """Suffixes of text; for a file with another suffix the content decides."""
-
-_TABLES = frozenset([tables.PARQUET_SUFFIX, *tables.CSV_SUFFIXES])
 
 SPLIT_SUFFIXES = frozenset(["", ".txt", ".text"])
 SPLIT_BYTES = 65_536
@@ -81,12 +78,15 @@ def record_kind(path: Path) -> str:
     suffix = kind(path)
     if suffix in LINES_SUFFIXES:
         return ".jsonl"
-    if suffix in _TABLES:
+    if suffix == tables.PARQUET_SUFFIX or suffix in tables.CSV_SUFFIXES:
         return suffix
     if suffix in TEXT_SUFFIXES or suffix in encodings.MARKUP:
         return ""
     content = encodings.records_in(head_of(path))
     return content or ".json" if suffix == ".json" else content
+
+
+# -- documents -------------------------------------------------------------------------------------
 
 
 def documents(path: Path, text_key: str | None, *, split: bool = False) -> Iterator[bytes]:
@@ -108,10 +108,11 @@ def documents(path: Path, text_key: str | None, *, split: bool = False) -> Itera
         EnvironmentLacks: reading it needs a package that is not installed.
     """
     if record_kind(path):
-        documents = short_documents(_texts(path, text_key))
+        texts = (record_text(one, text_key, where) for where, one in records(path, text_key))
+        pieces = short_documents(texts)
     else:
-        documents = _cut(_plain(path), prose=split and kind(path) in SPLIT_SUFFIXES)
-    for document in documents:
+        pieces = _cut(_plain(path), prose=split and kind(path) in SPLIT_SUFFIXES)
+    for document in pieces:
         if document.strip():
             yield document
 
@@ -123,11 +124,15 @@ def short_documents(documents: Iterable[bytes]) -> Iterator[bytes]:
         yield from [document] if is_short else _cut([document], prose=False)
 
 
+def plain(content: bytes) -> bytes:
+    """Return a text as training reads it: without a byte-order mark, CRLF as LF."""
+    return content.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n")
+
+
 def _plain(path: Path) -> Iterator[bytes]:
     """Yield the text of a file in pieces of any size, CRLF as LF."""
     n_read, waiting = 0, b""
     with _open(path) as file:
-        _refuse_other(path, _peek(file))
         while piece := file.read(_READ_BYTES):
             zero = piece.find(b"\0")
             if zero >= 0:
@@ -184,49 +189,7 @@ def _line_end(text: bytes) -> int:
     return end
 
 
-def _refuse_other(path: Path, start: bytes) -> None:
-    """Refuse other formats.
-
-    Raises:
-        DataError: the first bytes are not those of text in UTF-8.
-    """
-    if other := encodings.other_format(start):
-        what, command = other
-        raise DataError(f"{path} is {what}, not UTF-8 text; {encodings.way_out(path, command)}")
-
-
-def not_utf8(path: Path) -> int | None:
-    """Return the offset of the first byte of an unpacked text that is not UTF-8.
-
-    Raises:
-        DataError: the file is unreadable.
-        EnvironmentLacks: unpacking it needs a package that is not installed.
-    """
-    decoder, offset = codecs.getincrementaldecoder("utf-8")(), 0
-    with _open(path) as file:
-        for piece in itertools.chain(iter(lambda: file.read(_READ_BYTES), b""), [b""]):
-            waiting = decoder.getstate()[0]
-            try:
-                decoder.decode(piece, final=not piece)
-            except UnicodeDecodeError as error:
-                return offset - len(waiting) + error.start
-            offset += len(piece)
-    return None
-
-
-def refuse_larger(path: Path, most: int) -> None:
-    """Unpack a file once, to refuse one that is too large before anything is made of it.
-
-    Raises:
-        DataError: it has more than `most` bytes, or is unreadable.
-        EnvironmentLacks: unpacking it needs a package that is not installed.
-    """
-    with _open(path) as file:
-        n_bytes = 0
-        while piece := file.read(_READ_BYTES):
-            n_bytes += len(piece)
-            if n_bytes > most:
-                raise DataError(f"{path} holds more than {most:,} bytes, unpacked; split it")
+# -- records ---------------------------------------------------------------------------------------
 
 
 def records(path: Path, text_key: str | None = None) -> Iterator[tuple[str, object]]:
@@ -234,7 +197,7 @@ def records(path: Path, text_key: str | None = None) -> Iterator[tuple[str, obje
 
     Args:
         path: the file.
-        text_key: the column of a Parquet file to read, see `records.columns`.
+        text_key: the column of a table; CSV needs one, see `records.columns` for Parquet.
 
     Raises:
         DataError: the file is unreadable, or a line is not JSON.
@@ -246,9 +209,8 @@ def records(path: Path, text_key: str | None = None) -> Iterator[tuple[str, obje
         yield from tables.parquet_records(path, text_key)
         return
     with _open(path) as file:
-        _refuse_other(path, _peek(file))
         if form in tables.CSV_SUFFIXES:
-            yield from tables.csv_records(path, file)
+            yield from tables.csv_records(path, file, text_key)
         elif form == ".json":
             yield from _json_records(path, file)
         else:
@@ -288,28 +250,16 @@ def _json(where: str, text: bytes, way_out: str) -> Any:
         raise DataError(f"{where}: not JSON ({error}); {way_out}") from error
 
 
-def _texts(path: Path, text_key: str | None) -> Iterator[bytes]:
-    if text_key is None and kind(path) in tables.CSV_SUFFIXES:
-        raise DataError(column_needed(path))
-    for where, record in records(path, text_key):
-        yield record_text(record, text_key, where)
-
-
-def column_needed(path: Path) -> str:
-    """Say that `text_key` must name a column of a table, and list its columns.
+def first_keys(path: Path, text_key: str | None) -> tuple[str, ...]:
+    """Return the keys of the text in a file's first record; () for text itself.
 
     Raises:
-        DataError: the file is unreadable, or not a table.
-        EnvironmentLacks: unpacking it needs a package that is not installed.
+        DataError, EnvironmentLacks: as `records`.
     """
-    _, row = next(records(path), ("", {}))
-    header = list(row) if isinstance(row, dict) else []
-    names = ", ".join(map(shown, header[:20])) or "none"
-    way_out = naming(header) if header else "write a first line with their names, and rows"
-    return (
-        f"{path} is a table, and the column of its text is not known; its columns are {names}; "
-        f"{way_out}"
-    )
+    if not record_kind(path):
+        return ()
+    _, record = next(records(path, text_key), ("", None))
+    return text_keys(record, text_key)
 
 
 def without_text(path: Path, text_key: str | None) -> str:
@@ -319,25 +269,13 @@ def without_text(path: Path, text_key: str | None) -> str:
         DataError, EnvironmentLacks: as `records`.
     """
     _, record = next(records(path, text_key), ("", None))
-    if not isinstance(record, dict):
+    if not isinstance(record, dict) or text_keys(record, text_key):
         return ""
-    if text_keys(record, text_key):
-        return ""
-    names = ", ".join(map(shown, list(record)[:5])) or "none"
-    return f"its records have no text; --text-key names another key: {names}"
+    names = ", ".join(map(shown, list(record)[:5])) or "{}"
+    return f"its first record has no text; --text-key names another key: {names}"
 
 
-def fields(path: Path, text_key: str | None, most: int) -> Counter[tuple[str, ...]]:
-    """Count the keys of the text in a file's first records, the most frequent first.
-
-    Raises:
-        DataError, EnvironmentLacks: as `documents`, for one of these records.
-    """
-    counts: Counter[tuple[str, ...]] = Counter()
-    for where, record in itertools.islice(records(path, text_key), most):
-        record_text(record, text_key, where)
-        counts[text_keys(record, text_key)] += 1
-    return Counter(dict(counts.most_common()))
+# -- opening and unpacking -------------------------------------------------------------------------
 
 
 def head_of(path: Path) -> bytes:
@@ -347,29 +285,46 @@ def head_of(path: Path) -> bytes:
         DataError: it cannot be read.
         EnvironmentLacks: unpacking it needs a package that is not installed.
     """
-    with _open(path) as file:
+    with _open(path, any_format=True) as file:
         return file.read(encodings.HEAD_BYTES)
 
 
-def plain(content: bytes) -> bytes:
-    """Return a text as training reads it: without a byte-order mark, CRLF as LF."""
-    return content.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n")
+def refuse_larger(path: Path, most: int) -> None:
+    """Unpack a file once, to refuse one that is too large before anything is made of it.
+
+    Raises:
+        DataError: it has more than `most` bytes, or is unreadable.
+        EnvironmentLacks: unpacking it needs a package that is not installed.
+    """
+    with _open(path, any_format=True) as file:
+        n_bytes = 0
+        while piece := file.read(_READ_BYTES):
+            n_bytes += len(piece)
+            if n_bytes > most:
+                raise DataError(f"{path} holds more than {most:,} bytes, unpacked; split it")
 
 
 @contextlib.contextmanager
-def _open(path: Path) -> Iterator[BinaryIO]:
+def _open(path: Path, *, any_format: bool = False) -> Iterator[BinaryIO]:
     """Open a file to read its unpacked content, without a byte-order mark.
 
-    The file can be read forward, as a whole or by lines, and peeked at.
+    The file can be read forward, as a whole or by lines.
 
     Raises:
-        DataError: it is not a readable regular file; in the block: it is damaged.
+        DataError: it is not a readable regular file, or has another format than text; in the
+            block: it is damaged.
         EnvironmentLacks: unpacking it needs a package that is not installed.
     """
     with _open_regular(path) as packed:
         try:
             with _unpacked(path, packed) as file:
-                if _peek(file).startswith(codecs.BOM_UTF8):
+                start = bytes(cast(Any, file).peek(encodings.HEAD_BYTES)[: encodings.HEAD_BYTES])
+                other = None if any_format else encodings.other_format(start)
+                if other is not None:
+                    what, command = f"{other[0]}, not UTF-8 text", other[1]
+                    way_out = encodings.described(what, command, path)
+                    raise DataError(f"{path} is {way_out if command else f'{what}; keep it out'}")
+                if start.startswith(codecs.BOM_UTF8):
                     file.read(len(codecs.BOM_UTF8))
                 yield file
         except (OSError, EOFError, lzma.LZMAError, zlib.error, MemoryError) as error:
@@ -413,8 +368,3 @@ def _unpacked(path: Path, packed: io.BufferedReader) -> BinaryIO:
         arrow = tables.package("pyarrow", "reading .zst")
         return io.BufferedReader(arrow.CompressedInputStream(packed, "zstd"), _READ_BYTES)
     return packed
-
-
-def _peek(file: BinaryIO) -> bytes:
-    """The next bytes of a buffered file, without consuming them."""
-    return bytes(cast(Any, file).peek(encodings.HEAD_BYTES)[: encodings.HEAD_BYTES])

@@ -3,13 +3,12 @@
     NAME.bin    the tokens, little endian uint16, or uint32 if the vocabulary needs it
     NAME.idx    (documents + 1) uint64: where each document starts, then the number of tokens
     NAME.len    (vocab) uint16: bytes of text that each id stands for, 0 for special tokens
-    NAME.bytes  (tokens) uint32: bytes of the original text that each token stands for, if the
-                tokenizer has changed the text of a document
     NAME.prompts  (documents) uint32: tokens of each document's prompt, if there are examples; see
                   `mlxhog.data.examples`
     NAME.json   format, dtype, tokens, documents, bos, vocab, bytes (of text), tokenizer_sha256,
                 sha256 (of NAME.bin, then of NAME.prompts), split, source, examples (their number),
-                changed (documents whose text the tokenizer has changed)
+                changed (documents whose text the tokenizer has changed), decoded (bytes of the
+                changed text, which the tokens spell)
 
 Readers of nanoGPT's kind use the `.bin` alone. Every document starts with BOS, except for later
 answers of a conversation, and the next BOS ends it. Sequence i of length T is tokens
@@ -26,7 +25,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +56,7 @@ class _Header:
     source: str
     examples: int = 0
     changed: int = 0
+    decoded: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,6 @@ class TokenFile:
         byte_lengths: bytes of text of each id, (vocab,) int64.
         header: the fields of `NAME.json`.
         prompts: tokens of each document's prompt, (documents,) uint32; None without examples.
-        token_bytes: bytes of original text of each token, (n,) uint32; None if they are those of
-            its id.
     """
 
     path: Path
@@ -80,7 +78,6 @@ class TokenFile:
     byte_lengths: NDArray[np.int64]
     header: dict[str, Any]
     prompts: NDArray[np.uint32] | None = None
-    token_bytes: NDArray[np.uint32] | None = None
     _rows: dict[int, ExampleRows] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -105,10 +102,7 @@ class TokenFile:
         prompts = None
         if header.get("examples"):
             prompts = _map(path.with_suffix(".prompts"), np.dtype("<u4"), header["documents"])
-        token_bytes = None
-        if header.get("changed"):
-            token_bytes = _map(path.with_suffix(".bytes"), np.dtype("<u4"), n)
-        file = cls(path, tokens, starts, lengths.astype(np.int64), header, prompts, token_bytes)
+        file = cls(path, tokens, starts, lengths.astype(np.int64), header, prompts)
         edge = _CHECKED_BYTES // tokens.itemsize
         file._check_ids(0, edge)
         file._check_ids(max(0, n - edge), n)
@@ -193,13 +187,20 @@ class TokenFile:
         rows = self.tokens[places].astype(np.int32)
         self.check_known(rows)
         x, y = np.ascontiguousarray(rows[:, :-1]), np.ascontiguousarray(rows[:, 1:])
-        return Batch(x, y, int(self.bytes_at(places[:, 1:]).sum()))
+        return Batch(x, y, self.n_bytes(places[:, 1:]))
 
     def bytes_at(self, places: slice | NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return how many bytes of the original text the tokens at some places stand for."""
-        if self.token_bytes is not None:
-            return self.token_bytes[places].astype(np.int64)
+        """Return how many bytes each of the tokens at some places spells."""
         return np.asarray(self.byte_lengths[self.tokens[places]])
+
+    def n_bytes(self, places: slice | NDArray[np.int64]) -> int:
+        """Return how many bytes of the original text the tokens at some places stand for.
+
+        In a file whose tokenizer has changed the text, their share of it.
+        """
+        spelled = int(self.bytes_at(places).sum())
+        decoded = self.header.get("decoded")
+        return round(spelled * self.header["bytes"] / decoded) if decoded else spelled
 
     def row_bytes(self, seq_len: int, i: int) -> int:
         """Return how many bytes of text the counted labels of row i stand for."""
@@ -209,7 +210,7 @@ class TokenFile:
             begin, context = int(table.begin[i]), int(table.context[i])
             # The BOS that ends an answer is not in the file where the conversation continues.
             end = begin + int(table.length[i]) + 1 - int(table.ends[i])
-        return int(self.bytes_at(slice(begin + context + 1, end)).sum())
+        return self.n_bytes(slice(begin + context + 1, end))
 
     def _examples(self, indices: NDArray[np.int64], table: ExampleRows, seq_len: int) -> Batch:
         x, y = empty_rows(len(indices), int(table.length[indices].max(initial=1)))
@@ -269,7 +270,8 @@ def _header(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise DataError(f"{path}: {error}; {_WAY_OUT}") from error
     most = {"examples": of.documents, "changed": of.documents, "vocab": 2**31 - 1}
-    most |= {"bos": of.vocab - 1, "tokens": 2**62, "documents": 2**62, "bytes": 2**62}
+    most |= {"bos": of.vocab - 1}
+    most |= dict.fromkeys(("tokens", "documents", "bytes", "decoded"), 2**62)
     for name, limit in most.items():
         if not 0 <= (number := getattr(of, name)) <= limit:
             raise DataError(f"{path}: {name} is {number}, expected 0 to {limit}; {_WAY_OUT}")
@@ -323,11 +325,10 @@ class TokenWriter:
         self._hash = hashlib.sha256()
         self._starts = [0]
         self._prompts = array("I")
-        self._examples = self._n_bytes = 0
+        self._examples = self._n_bytes = self._decoded = 0
         self.changed = 0
         """Number of documents whose text the tokenizer has changed."""
         self._file = path.open("wb")
-        self._token_bytes: IO[bytes] | None = None
 
     def __enter__(self) -> Self:
         """Return the writer."""
@@ -347,59 +348,33 @@ class TokenWriter:
         )
         for document, own in zip(documents, turns, strict=True):
             self._examples += len(own) * isinstance(document, Example)
-            is_changed = [
-                self._append(turn, (next(encoded), next(encoded)), continues=number > 0)
-                for number, turn in enumerate(own)
-            ]
-            self.changed += any(is_changed)
+            parts = [(next(encoded), next(encoded)) for _ in own]
+            self.changed += any(
+                self._tokenizer.changes_text(text, ids)
+                for texts, both in zip(own, parts, strict=True)
+                for text, ids in zip(texts, both, strict=True)
+            )
+            self._n_bytes += sum(len(text) for texts in own for text in texts)
+            for number, (context, answer) in enumerate(parts):
+                self._append(context, answer, continues=number > 0)
 
     def _append(
-        self,
-        texts: tuple[bytes, bytes],
-        encoded: tuple[NDArray[np.int32], ...],
-        *,
-        continues: bool,
-    ) -> bool:
-        """Append a prompt and its text; return whether the tokenizer has changed one of them."""
-        self._prompts.append(len(encoded[0]) - continues)
-        ids = np.concatenate(encoded)
-        changed = [self._tokenizer.changed_lengths(*of) for of in zip(texts, encoded, strict=True)]
-        lengths = np.concatenate(
-            [self._lengths[i] if n is None else n for i, n in zip(encoded, changed, strict=True)]
-        )
-        is_changed = any(n is not None for n in changed)
-        if is_changed and self._token_bytes is None:
-            self._token_bytes = self._begin_token_bytes()
-        if self._token_bytes is not None:
-            of_bos = [0] * (not continues)
-            self._token_bytes.write(np.concatenate([of_bos, lengths]).astype("<u4").tobytes())
-        self._n_bytes += int(lengths.sum(dtype=np.int64))
+        self, context: NDArray[np.int32], answer: NDArray[np.int32], *, continues: bool
+    ) -> None:
+        """Append a prompt and its text, behind BOS unless they continue a conversation."""
+        self._prompts.append(len(context) - continues)
+        ids = np.concatenate([context, answer])
+        self._decoded += int(self._lengths[ids].sum(dtype=np.int64))
         block = self._bos * (not continues) + ids.astype(self._dtype).tobytes()
         self._hash.update(block)
         self._file.write(block)
         self._starts.append(self._starts[-1] + len(block) // self._dtype.itemsize)
-        return is_changed
-
-    def _begin_token_bytes(self) -> IO[bytes]:
-        """Open `NAME.bytes`, and write the lengths of the tokens before, which are their ids'."""
-        self._file.flush()
-        file = self._path.with_suffix(".bytes").open("wb")
-        with self._path.open("rb") as tokens:
-            while block := tokens.read(_CHECKED_BYTES):
-                file.write(self._lengths[np.frombuffer(block, self._dtype)].astype("<u4").tobytes())
-        return file
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """Complete the file; after an error only close it."""
         if error is not None:
             self._file.close()
-            if self._token_bytes is not None:
-                self._token_bytes.close()
             return
-        if self._token_bytes is not None:
-            with self._token_bytes as file:
-                file.flush()
-                flush(file.fileno())
         with self._file:
             self._file.flush()
             flush(self._file.fileno())
@@ -423,5 +398,6 @@ class TokenWriter:
             "source": self._source,
             "examples": self._examples,
             "changed": self.changed,
+            "decoded": self._decoded,
         }
         write_synced(self._path.with_suffix(".json"), json.dumps(header, indent=1).encode())

@@ -18,15 +18,13 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import State
 from mlxhog.base.workers import WorkerSpec
 from mlxhog.config.budget import Budget
-from mlxhog.data import counts, heldout
+from mlxhog.data import counts
 from mlxhog.data.heldout import bits_per_byte
 from mlxhog.data.prepare import Prepared
 from mlxhog.errors import MlxhogError
 from mlxhog.report.machines import machines_of
 from mlxhog.report.metrics import (
-    ANY_TEXT,
     COUNTS,
-    REFERENCE_BITS_PER_BYTE,
     Doing,
     Evaluation,
     Progress,
@@ -71,7 +69,7 @@ class Monitor:
         """
         self.arena, self.workers, self.budget = arena, dict(enumerate(workers, start=1)), budget
         self.gpu_write, self.kernels = gpu_write, kernels
-        self.marks: Mapping[str, float] = ANY_TEXT
+        self.marks: Mapping[str, float] = {}  # of `Progress`
         self.counts_bits_per_byte: float | None = None
         self._counting: threading.Thread | None = None
         slots = range(1, arena.layout.max_workers + 1)
@@ -92,18 +90,6 @@ class Monitor:
         self.evaluating_s = 0.0  # seconds that workers spent on them
         self._staleness: dict[int, Counter[int]] = {slot: Counter() for slot in slots}
         self._times: dict[int, StepTimes] = {slot: StepTimes(MOST_TIMES) for slot in slots}
-
-    def find_marks(self, data: Prepared) -> None:
-        """Compute the bits per byte of simple models on a text in a thread, while workers start."""
-        if data.source == "sotu":
-            self.marks = REFERENCE_BITS_PER_BYTE
-            return
-
-        def find() -> None:
-            with suppress(MlxhogError, OSError):  # then the view has no marks
-                self.marks = heldout.marks_of(data.val, data.tokenizer)
-
-        threading.Thread(target=find, name="marks", daemon=True).start()
 
     def find_counts(self, data: Prepared, asked_bytes: int) -> None:
         """Score counted n-grams of the training text in a thread, beside the training.

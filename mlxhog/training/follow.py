@@ -292,15 +292,16 @@ class Follower:
 
     def _rows(self, path: Path) -> Iterator[TrainingRow]:
         """The rows of a file's documents, or of its examples."""
-        tokenizer, seq_len = self._writer.tokenizer, self._writer.seq_len
         textfiles.refuse_larger(path, MOST_BYTES)
-        if not textfiles.record_kind(path):
-            for document in textfiles.documents(path, None):
-                yield from document_rows(document, tokenizer, seq_len)
-            return
+        if textfiles.record_kind(path):
+            texts = (
+                (where, records.record_text(record, None, where))
+                for where, record in textfiles.records(path)
+            )
+        else:
+            texts = ((str(path), document) for document in textfiles.documents(path, None))
         n_bytes = 0
-        for where, record in textfiles.records(path):
-            document = records.record_text(record, None, where)
+        for where, document in texts:
             n_bytes += len(document)
             if n_bytes > MOST_BYTES:
                 raise DataError(f"it has more than {MOST_BYTES:,} bytes of text; split it")

@@ -207,11 +207,9 @@ def _files(data: dict[str, Any]) -> Iterator[str]:
         )
     for file in files[:MOST_NAMED]:
         field = f", field {file['field']}" if file["field"] else ""
-        other = f", not UTF-8 at byte {file['not_utf8']:,}" if file["not_utf8"] is not None else ""
-        yield f"  {printable(file['path'])}  {format_bytes(file['n_bytes'])}{field}{other}"
+        yield f"  {printable(file['path'])}  {format_bytes(file['n_bytes'])}{field}"
     if len(files) > MOST_NAMED:
         yield f"  and {len(files) - MOST_NAMED} more"
-    yield from _table(("fields", _differing_fields(files)))
     for one in skipped:
         yield f"  skipped {one['path']}: {one['reason']}"
 
@@ -226,23 +224,6 @@ def _held_out_files(files: Sequence[dict[str, Any]]) -> Iterator[str]:
         yield f"  {printable(path)}  {format_bytes(n_bytes)}"
     if len(some) > MOST_NAMED:
         yield f"  and {len(some) - MOST_NAMED} more"
-
-
-def _differing_fields(files: Sequence[dict[str, Any]]) -> str:
-    """The fields that hold the texts, with their files; empty if one field holds all."""
-    paths: dict[str, list[str]] = {}
-    for file in files:
-        if counts := file["fields"]:
-            records = [f"{name} ({_n(count, 'record')})" for name, count in counts.items()]
-            names = " and ".join(records) if len(records) > 1 else file["field"]
-            paths.setdefault(names, []).append(file["path"])
-    if len({name for file in files for name in file["fields"]}) < 2:
-        return ""
-    return "; ".join(
-        f"{names} in {printable(named[0])}"
-        + (f" and {len(named) - 1} more" if len(named) > 1 else "")
-        for names, named in paths.items()
-    )
 
 
 def _budget(plan: Plan, known: dict[str, Any]) -> Iterator[str]:

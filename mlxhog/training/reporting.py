@@ -29,7 +29,15 @@ from mlxhog.data.encodings import words
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import EnvironmentLacks, MlxhogError, RunError
 from mlxhog.report.machines import machines_of
-from mlxhog.report.metrics import EVALUATED, Doing, Evaluation, Progress, Result, label
+from mlxhog.report.metrics import (
+    EVALUATED,
+    REFERENCE_BITS_PER_BYTE,
+    Doing,
+    Evaluation,
+    Progress,
+    Result,
+    label,
+)
 from mlxhog.report.monitor import Monitor
 from mlxhog.report.shares import costly_optimizer
 from mlxhog.report.tensorboard import TensorBoard
@@ -54,7 +62,7 @@ def monitor_of(plan: Plan, arena: Arena, budget: Budget) -> Monitor:
     if plan.config.eval_every.on:
         monitor.evaluation = Evaluation(val_share=plan.held_out.share)
     monitor.strategy = plan.strategy.name
-    monitor.find_marks(plan.data)
+    monitor.marks = plan.data.marks or REFERENCE_BITS_PER_BYTE
     return monitor
 
 

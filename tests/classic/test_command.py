@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlxhog.classic import loaders, problems
+from mlxhog.classic import problems
 from mlxhog.cli import main
 from tests.classic.small import hinge
 from tests.processes import alive, below
@@ -92,16 +92,6 @@ def test_divergence_is_exit_code_4_with_a_step_size_to_try(capsys):
     printed = json.loads(output.out)
     assert printed["status"] == "diverged"
     assert printed["speedup"] is None
-
-
-def test_a_model_that_does_not_fit_is_refused_before_it_is_made(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(loaders, "available_bytes", lambda: 1_000_000)
-    file = tmp_path / "wide.svm"
-    file.write_text("1 1:1 2:0.5\n-1 2:1 50000:1\n")
-    assert main(["classic", "svm", "--data", str(file)]) == 3
-    output = capsys.readouterr().err
-    assert "the files have features up to number 50,000" in output
-    assert "needs 1,200,000 bytes, but this machine has 1,000,000" in output
 
 
 @pytest.mark.slow

@@ -275,14 +275,8 @@ def test_text_key_names_prompt_and_completion_or_a_conversation(record, text_key
 @each_of(
     ("record", "text_key", "message"),
     [
-        (
-            {"question": "q", "answer": "a", "response": "b"},
-            None,
-            "the last learned: --text-key question,answer$",
-        ),
-        ({"question": "long enough", "reply": "a"}, None, "learned: --text-key question,reply$"),
-        ({"title": "q", "body": "a text"}, None, "--text-key body; or .*: --text-key title,body$"),
-        ({"question": "q", "label": 1}, None, "only the prompt 'question' has text, and its compl"),
+        ({"question": "q", "answer": "a", "response": "b"}, None, "--text-key names the key of"),
+        ({"question": "q", "label": 1}, None, "no key 'text'; keys are 'question', 'label'"),
         ({"question": "q", "answer": 1}, None, "'answer' is a number, expected text"),
         ({"question": "q", "reply": "a"}, "question,answer", "no key 'answer'; keys are"),
     ],

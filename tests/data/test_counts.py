@@ -164,7 +164,7 @@ def test_the_score_is_of_the_held_out_part_and_is_stored_beside_it_until_a_text_
     assert counts.score(text.train, text.val, 256) != bits  # which is stored now
     monkeypatch.setattr(Counts, "of", recount)
     stored = text.val.with_name("counts.json")
-    for damaged in ({**json.loads(stored.read_text()), "value": -1}, [], {"of": None}):
+    for damaged in ({**json.loads(stored.read_text()), "bits": -1}, []):
         stored.write_text(json.dumps(damaged))
         with pytest.raises(DataError, match="counted again"):
             counts.score(text.train, text.val, 256)

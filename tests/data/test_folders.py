@@ -1,4 +1,4 @@
-"""What a name stands for: a corpus, a file, the text files of a folder; bad files are named."""
+"""What a name stands for: a corpus, a file, the text files of a folder; names divide them."""
 
 import errno
 import gzip
@@ -7,29 +7,26 @@ import json
 import os
 import shlex
 import subprocess
+from itertools import product
 from pathlib import Path
 
 import pytest
 
 from mlxhog.cli import main
-from mlxhog.data import corpora, encodings
+from mlxhog.data import corpora, encodings, heldout
 from mlxhog.data.prepare import prepare
+from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import DataError
-from tests.data import notes
-
-
-@pytest.fixture
-def folder(tmp_path):
-    (tmp_path / "notes").mkdir()
-    return tmp_path / "notes"
+from tests.pairs import each_of
 
 
 def written(folder, **contents):
-    """Write files; a name is spelt with __ for a dot."""
+    """Write files; __ in a name is a dot, ___ a slash."""
     for name, content in contents.items():
-        path = folder / name.replace("__", ".")
+        path = folder / name.replace("___", "/").replace("__", ".")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return folder
 
 
 def texts(spec, text_key=None):
@@ -42,70 +39,107 @@ def skipped(folder, text_key=None):
     return {str(one.path.relative_to(folder)): one.reason for one in corpus.skipped}
 
 
+def prepared(folder):
+    return prepare(str(folder), cache_dir=folder.parent / "cache")
+
+
+def text_in(path):
+    return bytes(int(t) for t in TokenFile.open(path).tokens if t < 256).decode()
+
+
+# -- bad files -------------------------------------------------------------------------------------
+
+BAD = {
+    "half.txt.gz": "cut short or damaged",
+    "table.parquet": "not Parquet",
+    "lines.jsonl": "line 2: not JSON",
+    "wrong.txt": "not text: a zero byte at offset 4",
+    "wide.txt": "text in UTF-16",
+    "wide.md": "not text: a zero byte at offset 0",
+    "pipe.txt": "a pipe",
+    "zero.txt": "a pipe or a device",
+    "nowhere.txt": "cannot be read: No such file",
+    "empty.txt": "no text",
+    "blank.md": "no text",
+}
+"""File -> what is wrong with it."""
+
+
+def make_bad(folder):
+    """Write a folder of nothing but bad files."""
+    folder.mkdir()
+    (folder / "half.txt.gz").write_bytes(gzip.compress(b"never wait " * 50)[:-9])
+    (folder / "table.parquet").write_bytes(b"PAR1 and no more")
+    (folder / "lines.jsonl").write_text('{"text": "good"}\n{"text": "cut\n')
+    (folder / "wrong.txt").write_bytes(b"text\0")
+    (folder / "wide.txt").write_bytes("\ufeffone".encode("utf-16-le"))
+    (folder / "wide.md").write_bytes("never wait, never lock".encode("utf-16-be"))
+    os.mkfifo(folder / "pipe.txt")
+    (folder / "zero.txt").symlink_to("/dev/zero")
+    (folder / "nowhere.txt").symlink_to("gone.txt")
+    (folder / "empty.txt").touch()
+    (folder / "blank.md").write_text(" \n\n")
+
+
 def test_a_bad_file_is_an_error_if_it_is_named_itself(tmp_path):
-    notes.make_bad(tmp_path / "bad")
-    for name, reason in notes.BAD.items():
+    make_bad(tmp_path / "bad")
+    for name, reason in BAD.items():
         with pytest.raises(DataError, match=reason.removeprefix("line 2: ")):
             prepare(str(tmp_path / "bad" / name), cache_dir=tmp_path / "cache")
     with pytest.raises(DataError, match="has no readable text: 11 of 11 files") as caught:
-        prepare(str(tmp_path / "bad"), cache_dir=tmp_path / "cache")
-    assert all(name in str(caught.value) for name in notes.BAD)
+        prepared(tmp_path / "bad")
+    assert all(name in str(caught.value) for name in BAD)
     written(tmp_path, bad__txt=b"\0")
     with pytest.raises(DataError, match=r"bad.txt is not text"):
         corpora.readable(f"sotu\n{tmp_path}/bad.txt")
 
 
-def test_nothing_of_a_bad_file_is_trained(folder):
-    for name in "abcdefgh":
-        (folder / f"{name}.txt").write_text(f"text {name} " * 9)
-    alone = prepare(str(folder), cache_dir=folder.parent / "cache")
-    (folder / "c.jsonl").write_text('{"text": "good"}\n' * 1000 + "{")
-    beside = prepare(str(folder), cache_dir=folder.parent / "cache")
+def test_nothing_of_a_bad_file_is_trained(tmp_path):
+    folder = written(tmp_path / "a", **{f"{c}__txt": f"text {c} " * 9 for c in "abcdefgh"})
+    alone = prepared(folder)
+    written(folder, c__jsonl='{"text": "good"}\n' * 1000 + "{")
+    beside = prepared(folder)
     assert (beside.train, beside.corpus_sha256) == (alone.train, alone.corpus_sha256)
     assert not beside.fresh
     assert "c.jsonl: line 1001: not JSON" in beside.notes[1]
 
 
-def test_a_message_names_many_bad_files_and_counts_the_rest(folder):
-    for number in range(500):
-        (folder / f"{number:03}.txt").write_bytes(b"x" * number + b"\0")
-        (folder / f"{number:03}.md").touch()
+def test_a_message_names_many_bad_files_and_counts_the_rest(tmp_path):
+    for number in range(60):
+        (tmp_path / f"{number:03}.txt").write_bytes(b"x" * number + b"\0")
+        (tmp_path / f"{number:03}.md").touch()
     with pytest.raises(DataError) as caught:
-        corpora.readable(str(folder))
+        corpora.readable(str(tmp_path))
     message = str(caught.value)
-    assert "1000 of 1000 files skipped: 500 empty, 500 that cannot be read" in message
+    assert "120 of 120 files skipped: 60 empty, 60 that cannot be read" in message
     assert "039.txt: not text: a zero byte at offset 39;" in message
     assert message.endswith(" more; choose other files")
 
 
-def test_files_and_folders_that_are_closed_are_skipped_and_named(folder, monkeypatch):
-    written(folder, a__txt="a", sub__txt="c")
-    (folder / "closed").mkdir()
+def test_what_cannot_be_opened_or_needs_a_package_is_skipped_and_named(tmp_path, monkeypatch):
+    written(tmp_path, a__txt="a", sub__txt="c", b__parquet=b"PAR1")
+    (tmp_path / "closed").mkdir()
     list_folder, open_file = os.scandir, os.open
 
     def refuse(path):
         if Path(path).name in ("closed", "sub.txt"):  # as a user who is not root sees it
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
+    def missing(name):
+        raise ModuleNotFoundError(name)
+
     monkeypatch.setattr(os, "scandir", lambda path: refuse(path) or list_folder(path))
     monkeypatch.setattr(os, "open", lambda path, *how: refuse(path) or open_file(path, *how))
-    assert skipped(folder) == {
+    monkeypatch.setattr(importlib, "import_module", missing)
+    reasons = skipped(tmp_path)
+    assert "reading .parquet needs pyarrow, which is not installed" in reasons.pop("b.parquet")
+    assert reasons == {
         "closed": "a folder that cannot be opened: Permission denied",
         "sub.txt": "cannot be read: Permission denied; make it readable, or remove it",
     }
 
 
-def test_files_that_need_a_missing_package_are_skipped_with_the_command_that_installs_it(
-    folder, monkeypatch
-):
-    def missing(name):
-        raise ModuleNotFoundError(name)
-
-    monkeypatch.setattr(importlib, "import_module", missing)
-    written(folder, a__txt="a", b__parquet=b"PAR1", c__parquet=b"PAR1")
-    (note,) = corpora.readable(str(folder)).notes()[1:]
-    assert "b.parquet, c.parquet: reading .parquet needs pyarrow, which is not installed" in note
-
+# -- which files of a folder are text --------------------------------------------------------------
 
 TEXTS = {
     "README": b"read me\n",
@@ -113,8 +147,6 @@ TEXTS = {
     "LICENSE": "\u00a9 someone\n".encode(),
     "paper.1": b".TH X 1\nN\bNA\bA",
     "build.log": b"\x1b[1mok\x1b[0m\r\n",
-    "notes.xyz": b"anything\n",
-    "old.doc.txt~": b"a backup\n",
     "letter.latin": "Gr\xfc\xdfe aus K\xf6ln, wie versprochen".encode("latin-1"),
     "cut.log": b"x" * (encodings.HEAD_BYTES - 1) + "\u00e9".encode(),
     "packed.gz": gzip.compress(b"text"),
@@ -124,66 +156,58 @@ OTHERS = {
     "a.out": (b"\x7fELF\x02\x01\x01\0", "a program"),
     "random": (bytes(range(1, 256)) * 4, "control characters"),
     "thesis": (b"%PDF-1.4\n1 0 obj", "pdftotext"),
-    "figure": (b"%!PS-Adobe-3.0", "PostScript"),
-    "letter.rtf": (b"{\\rtf1\\ansi text}", "pandoc"),
     "id_rsa": (b"-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n", "a private key"),
     "koi8": ("\u043d\u0435 \u0436\u0434\u0438".encode("koi8-r"), "iconv converts it"),
     "drawing.svg": (b"<svg/>", "a drawing"),
-    "book.ipynb": (b"{}", "a notebook; unpack or convert it: jupyter nbconvert"),
     "mail.mbox": (b"From a", "to convert it see docs/own-text.md"),
-    "package.json": (b'{"name": "x"}', "its records have no text; --text-key names another key"),
+    "package.json": (b'{"name": "x"}', "its first record has no text; --text-key names another"),
     "table.csv": (b"id,text\n1,x\n", "--text-key names the column of its text"),
     ".hidden": (b"text", "a hidden file"),
 }
 
 
-def test_a_file_of_no_known_kind_is_read_if_its_content_is_text(folder, capsys):
-    for name, content in TEXTS.items():
-        (folder / name).write_bytes(content)
-    for name, (content, _) in OTHERS.items():
+def test_a_file_of_no_known_kind_is_read_if_its_content_is_text(tmp_path, capsys):
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    for name, content in (TEXTS | {name: one for name, (one, _) in OTHERS.items()}).items():
         (folder / name).write_bytes(content)
     reasons = skipped(folder)
     assert reasons.keys() == OTHERS.keys()
     for name, (_, fragment) in OTHERS.items():
         assert fragment in reasons[name]
     assert "table.csv" not in skipped(folder, "text")
-    notes.make_bad(folder / "bad")
-    archive = [folder / f"{k}.zip" for k in range(9)]
-    for path in archive:
-        path.write_bytes(b"PK\x03\x04")
-    prepared = prepare(str(folder), cache_dir=folder.parent / "cache")
-    assert len(prepared.corpus.files) == len(TEXTS)
-    summary, bad = prepared.notes
-    n_skipped = len(OTHERS) + len(notes.BAD) + len(archive)
+    make_bad(folder / "bad")
+    for k in range(9):
+        (folder / f"{k}.zip").write_bytes(b"PK\x03\x04")
+    result = prepared(folder)
+    assert len(result.corpus.files) == len(TEXTS)
+    summary, bad = result.notes
+    n_skipped = len(OTHERS) + len(BAD) + 9
     assert summary.startswith(f"{n_skipped} of {n_skipped + len(TEXTS)} files skipped: 9 .zip")
-    assert "9 that cannot be read" in summary
     assert "9 .zip (a zip archive; unpack or convert it: unzip FILE)" in summary
-    assert all(f"bad/{name}" in bad and reason in bad for name, reason in notes.BAD.items())
+    assert all(f"bad/{name}" in bad and reason in bad for name, reason in BAD.items())
     words = ["train", "--data", str(folder), "--dry-run", "--workers", "torch:cpu"]
     assert main([*words, "--json"]) == 0  # lists all of them
-    listed = json.loads(capsys.readouterr().out)["data"]["skipped"]
-    assert len(listed) == n_skipped
+    assert len(json.loads(capsys.readouterr().out)["data"]["skipped"]) == n_skipped
     assert main([*words, "--strict-data"]) == 2  # refuses, and names all of them
     (error,) = capsys.readouterr().err.splitlines()
-    assert all(f"bad/{name}" in error for name in notes.BAD)
+    assert all(f"bad/{name}" in error for name in BAD)
     for spec in (folder / ".hidden", folder / ".*"):
         assert texts(spec) == [b"text"]
-    (note,) = corpora.find(str(folder / "*.ipynb")).notes()
-    assert "read as it stands, with all markup: a notebook; unpack or convert it: jup" in note
 
 
-def test_a_name_that_is_not_text_can_be_shown_and_typed(folder):
-    written(folder, a__txt="a")
-    bad = os.fsdecode(os.fsencode(folder) + b"/b\xff.txt")
+def test_a_name_that_is_not_text_can_be_shown_and_typed(tmp_path):
+    written(tmp_path, a__txt="a")
+    bad = os.fsdecode(os.fsencode(tmp_path) + b"/b\xff.txt")
     Path(bad).write_bytes(b"\0")
-    note = corpora.readable(str(folder)).notes()[1]
+    note = corpora.readable(str(tmp_path)).notes()[1]
     note.encode()
     assert "b\\xff.txt: not text" in note
     shown = subprocess.run(
         ["bash", "-c", f"printf %s {encodings.quoted(bad)}"], capture_output=True
     )
     assert shown.stdout == os.fsencode(bad)
-    assert shlex.split(encodings.quoted(folder / "a 'b'")) == [str(folder / "a 'b'")]
+    assert shlex.split(encodings.quoted(tmp_path / "a 'b'")) == [str(tmp_path / "a 'b'")]
 
 
 def test_a_folder_without_text_says_what_it_holds_and_how_to_read_it(tmp_path):
@@ -191,15 +215,10 @@ def test_a_folder_without_text_says_what_it_holds_and_how_to_read_it(tmp_path):
     folder.mkdir()
     with pytest.raises(DataError, match="holds no files"):
         corpora.find(str(folder))
-    for name in ("drawing.svg", ".env"):
-        (folder / name).write_text("a = 1")
-        with pytest.raises(DataError, match="holds no text: 1 of 1 files skipped: .* or one of"):
-            corpora.find(str(folder))
-        assert texts(folder / name) == [b"a = 1"]
-        (folder / name).unlink()
-    written(folder, a__csv="review\nr\n")
-    with pytest.raises(DataError, match=r"1 \.csv; .*: --text-key review"):
+    written(folder, drawing__svg="a = 1", a__csv="review\nr\n")
+    with pytest.raises(DataError, match=r"holds no text: 2 of 2 files skipped: .*--text-key names"):
         corpora.find(str(folder))
+    assert texts(folder / "drawing.svg") == [b"a = 1"]
     assert texts(folder, "review") == [b"r"]
 
 
@@ -214,7 +233,7 @@ def test_a_folder_and_a_glob_give_their_files_in_the_order_of_paths(tmp_path):
         corpora.find(str(tmp_path / "*.nothing"))
 
 
-def test_a_link_to_a_folder_is_followed_once_and_loops_are_named(tmp_path):
+def test_a_link_to_a_folder_is_followed_once_and_loops_end(tmp_path):
     own, away = tmp_path / "notes", tmp_path / "away"
     for path in (own / "a.txt", own / "sub" / "b.txt", away / "inner" / "c.txt"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -227,39 +246,30 @@ def test_a_link_to_a_folder_is_followed_once_and_loops_are_named(tmp_path):
     (own / "6 nowhere").symlink_to(tmp_path / "gone")
     corpus = corpora.readable(str(own))
     assert list(corpus.documents()) == [b"c", b"a", b"b"]
-    assert {one.path.name: one.reason for one in corpus.skipped if one.kind == "linked"} == {
-        "2 again": "a link to a folder that is read already",
-        "3 own": "a link to a folder that is read already",
-        "4 loop": "a link to a folder above it",
-        "5 up": "a link to a folder above it",
-    }
     assert "6 nowhere: cannot be read" in corpus.notes()[1]
     (own / "again.txt").symlink_to(own / "a.txt")
     assert texts(own / "*.txt") == [b"a"]
 
 
+# -- names of corpora ------------------------------------------------------------------------------
+
+
 def test_several_texts_are_one_corpus_each_of_which_is_read_as_alone(tmp_path):
-    for name, content in {
-        "notes/a.txt": "a",
-        "notes/c.txt": "\0",
-        "my letter.md": "letter",
-        "talks/train.jsonl": '{"text": "t"}\n',
-        "talks/valid.jsonl": '{"text": "v"}\n',
-    }.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(content)
-    corpus = corpora.readable(f"{tmp_path}/notes\n{tmp_path}/my letter.md\n{tmp_path}/talks")
+    written(tmp_path, notes___a__txt="a", notes___c__txt="\0", letter__md="letter",
+            talks___train__jsonl='{"text": "t"}\n', talks___valid__jsonl='{"text": "v"}\n',
+            )  # fmt: skip
+    corpus = corpora.readable(f"{tmp_path}/notes\n{tmp_path}/letter.md\n{tmp_path}/talks")
     assert list(corpus.documents()) == [b"a", b"letter", b"t"]
     assert list(corpus.documents(held_out=True)) == [b"v"]
     assert [one.path.name for one in corpus.skipped] == ["c.txt"]
     assert [Path(part.source).name for part in corpora.parts(corpus)] == [
-        "a.txt", "my letter.md", "train.jsonl", "valid.jsonl",
+        "a.txt", "letter.md", "train.jsonl", "valid.jsonl",
     ]  # fmt: skip
     with pytest.raises(DataError, match=r"names \S+a.txt more than once.*name every file"):
         corpora.find(f"{tmp_path}/notes\n{tmp_path}/notes/a.txt")
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("spec", "message"),
     [
         ("", r"the corpus is ''; name sotu"),
@@ -274,8 +284,7 @@ def test_several_texts_are_one_corpus_each_of_which_is_read_as_alone(tmp_path):
     ],
 )
 def test_an_unknown_corpus_suggests_its_neighbour(spec, message, tmp_path, monkeypatch):
-    (tmp_path / "novel").mkdir()
-    (tmp_path / "novel" / "book.txt").write_text("x")
+    written(tmp_path, novel___book__txt="x")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=message):
         corpora.find(spec)
@@ -288,3 +297,117 @@ def test_several_texts_have_a_full_path_each_and_one_of_them_may_be_missing(tmp_
     assert corpora.full_path("sotu") is None
     assert not corpora.is_missing("a\nsotu")
     assert corpora.is_missing("a\nfile:b")
+
+
+# -- held-out text by name -------------------------------------------------------------------------
+
+
+def roles(folder, *names):
+    """What the files of these names are, but training text."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(gzip.compress(b"x") if name.endswith("gz") else b"x" * 400)
+    _, held_out, test = heldout.by_name([folder / name for name in names], folder)
+    return {
+        str(path.relative_to(folder)): role
+        for role, files in (("held out", held_out), ("test", test))
+        for path in files
+    }
+
+
+def test_files_of_every_kind_are_held_out_by_name(tmp_path):
+    for suffix, shard in product(
+        ("", ".txt", ".raw", ".txt.gz", ".jsonl.gz", ".csv", ".parquet"),
+        ("{}", "{}-00000-of-00002", "{}_1", "{}.03"),
+    ):
+        for word in ("valid", "validation", "Val", "dev", "test"):
+            # Without a suffix what follows the point is one.
+            train, held_out = (
+                (shard if suffix else "{}").format(name) + suffix for name in ("train", word)
+            )
+            assert roles(tmp_path, train, held_out) == {held_out: "held out"}
+
+
+BESIDE = {
+    "wiki.valid.tokens": "wiki.train.tokens",
+    "my_test.txt": "my_train.txt",
+    "corpus.dev": "corpus.train",
+    "data/validation-00000-of-00001.parquet": "data/train-00003-of-00007.parquet",
+    "data/val.jsonl": "data/train.jsonl.gz",
+    "valid/a.txt": "train/b.txt",
+    "en/dev/x/1.txt": "en/train/y.txt",
+    "dev.en.txt": "train.en.txt",
+}
+TRAINED = (
+    *sorted(set(BESIDE) - {"wiki.valid.tokens"}),
+    "validity.txt", "devices.md", "Developer notes.txt", "evaluation.md", "my_test.txt",
+    "latest.txt", "val d'Aosta.txt", "test_of_time.txt", "tests.txt", "test.py", "dev.sh",
+    "docs/test.txt", "tests/data/test.jsonl",
+)  # fmt: skip
+
+
+def test_a_word_of_a_name_counts_alone_or_beside_the_same_name_with_train(tmp_path):
+    for name, train in BESIDE.items():
+        assert roles(tmp_path, "a.md", train, name)[name] == "held out"
+    for name in TRAINED:
+        assert roles(tmp_path, "a.txt", "b.txt", "train.py", name) == {}
+    assert roles(tmp_path, "train.txt", "valid.txt", "test.txt") == {
+        "valid.txt": "held out", "test.txt": "test",
+    }  # fmt: skip
+    assert roles(tmp_path, "test.txt") == {}  # no other text
+
+
+def test_what_names_decide_is_said_and_kept(tmp_path):
+    folder = written(
+        tmp_path / "data", train__jsonl='{"text": "a text to train on"}', more__txt="more",
+        valid__txt="held out " * 9, test__txt="never seen " * 9,
+    )  # fmt: skip
+    result = prepared(folder)
+    assert text_in(result.train) == "a text to train on"
+    assert text_in(result.val) == "held out " * 9
+    assert result.rule == "given"
+    assert "held-out text, by name: valid.txt" in result.notes
+    assert [note for note in result.notes if note.startswith("never trained on, by name: test.txt")]
+    reasons = {one.path.name: one.reason for one in result.corpus.skipped}
+    assert reasons == {
+        "test.txt": "test text, by its name",
+        "more.txt": "beside train.jsonl, the training text",
+    }
+    written(folder, valid__txt=b"\0")
+    with pytest.raises(DataError, match=r"valid\.txt is not text"):
+        prepared(folder)
+
+
+def test_of_equal_files_one_is_read_in_any_packing_and_line_ends(tmp_path):
+    folder = written(
+        tmp_path / "data",
+        **{f"{i:02}__txt": f"document {i}\n" * 20 for i in range(12)},
+        **{"00 copy__md": b"document 5\r\n" * 20},
+        **{"99__txt__gz": gzip.compress(b"document 7\n" * 20)},
+    )
+    result = prepared(folder)
+    reasons = {one.path.name: one.reason for one in result.corpus.skipped}
+    assert reasons == {
+        "05.txt": f"equal to {folder / '00 copy.md'}",
+        "99.txt.gz": f"equal to {folder / '07.txt'}",
+    }
+    both = text_in(result.train).split("\n") + text_in(result.val).split("\n")
+    assert (both.count("document 5"), both.count("document 7")) == (20, 20)
+    note = "read once, since another file has the same text: 05.txt, 99.txt.gz"
+    assert note in result.notes
+
+
+def test_held_out_text_of_one_of_several_paths_is_that_of_all(tmp_path):
+    written(tmp_path, a___train__txt="one " * 200, a___valid__txt="two " * 100,
+            b___c__txt="six " * 300, b___copy__txt="one " * 200, b___valid__md="six " * 300,
+            )  # fmt: skip
+    spec = f"{tmp_path / 'a'}\n{tmp_path / 'b'}"
+    result = prepare(spec, cache_dir=tmp_path / "cache")
+    assert result.rule == "given"
+    assert [path.name for path in result.corpus.held_out] == ["valid.txt"]
+    assert [path.name for path in result.corpus.files] == ["train.txt", "c.txt"]
+    (note,) = [note for note in result.notes if "same text" in note]
+    assert "copy.txt" in note
+    assert "valid.md" in note
+    assert dict(result.held_out_bytes())[str(tmp_path / "a" / "valid.txt")] == 400
+    assert prepare(spec, cache_dir=tmp_path / "cache").notes == result.notes

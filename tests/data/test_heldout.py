@@ -1,6 +1,8 @@
 """Held-out text: which it is, and how it is evaluated."""
 
+import gzip
 import json
+import lzma
 
 import numpy as np
 import pytest
@@ -108,3 +110,16 @@ def test_a_word_that_is_no_rule_is_refused_also_where_data_bring_their_held_out_
     with pytest.raises(DataError, match="no held-out rule 'tial'; did you mean 'tail'"):
         prepare(str(tmp_path), val="tial")
     assert prepare(str(tmp_path), val="tail").rule == "given"
+
+
+def test_marks_are_those_of_the_held_out_bytes_whatever_the_tokenizer(tmp_path):
+    words = np.random.default_rng(0).choice(["lock", "free", "adds", "never", "wait"], 4000)
+    (tmp_path / "train.jsonl").write_text(json.dumps({"text": " ".join(words[:2000])}))
+    held_out = " ".join(words[2000:]).encode()
+    (tmp_path / "valid.jsonl").write_text(json.dumps({"text": held_out.decode()}))
+    marks = heldout.marks(held_out)
+    assert marks["gzip"] == round(8 * len(gzip.compress(held_out, 9)) / len(held_out), 3)
+    packed = lzma.compress(held_out, preset=9 | lzma.PRESET_EXTREME)
+    assert marks["xz"] == round(8 * len(packed) / len(held_out), 3)
+    for tokenizer in ("bytes", "bpe:300", "bytes"):  # and again from the cache
+        assert prepare(str(tmp_path), tokenizer, cache_dir=tmp_path / "cache").marks == marks

@@ -96,7 +96,7 @@ def test_text_that_is_not_utf8_is_noted_where_bytes_are_replaced(corpus, cache):
     assert prepare(str(corpus), cache_dir=cache).notes == ()
     note, _ = prepare(str(corpus), "bpe:300", cache_dir=cache).notes
     assert note.startswith("1 of 24 documents are not UTF-8")
-    assert f"the first of them at byte 3 of {corpus / '00.txt'}" in note
+    assert f"the first in {corpus / '00.txt'}" in note
     assert "iconv -f LATIN1" in note
 
 

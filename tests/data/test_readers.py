@@ -145,8 +145,8 @@ REFUSED = [  # name, content, text_key, fragment of the error
     *((name, wide, "text", f"is text in {kind}, not UTF-8 text; unpack or convert it: iconv")
       for name in ("a.txt", "a.jsonl", "a.csv") for wide, kind in WIDE),
     ("a.jsonl", GOOD + '{"body": "long text", "id": "7"}', None,
-     "a.jsonl:2: no key 'text'; keys are 'body', 'id'; name the key of the text: --text-key body"),
-    ("a.jsonl", GOOD + '{"id": 7}', None, "none of them has text"),
+     "a.jsonl:2: no key 'text'; keys are 'body', 'id'; --text-key names the key of the text, or"),
+    ("a.jsonl", GOOD + "{}", None, "a.jsonl:2: no key 'text'; --text-key names the key"),
     ("a.jsonl", GOOD + '{"text": 7}', None, "a.jsonl:2: 'text' is a number, expected text"),
     ("a.jsonl", GOOD + '["text"]', None, "a.jsonl:2: a list, expected an object"),
     ("a.jsonl", GOOD + '{"text": "broken', None, "a.jsonl:2: not JSON"),
@@ -156,10 +156,8 @@ REFUSED = [  # name, content, text_key, fragment of the error
     ("a.json", '{"text": "one"', None, "a.json: not JSON"),
     ("a.json", '[{"text": "one"}, {"id": 2}]', None, "a.json, record 2: no key 'text'"),
     ("dump", '{"body": "x"}\n', None, "dump:1: no key 'text'"),
-    ("a.csv", ROWS, None, "is a table, and the column of its text is not known; its columns are "
-     "'id', 'text'; name the key of the text: --text-key text"),
-    ("a.csv", b"id,answer,question\n1,x,y\n", None, "--text-key question,answer"),
-    ("a.csv", b"", None, "its columns are none; write a first line with their names, and"),
+    ("a.csv", ROWS, None, "is a table; --text-key names the column of its text: 'id', 'text'"),
+    ("a.csv", b"", None, "is an empty table; write a first line with the names of its columns"),
     ("a.csv", ROWS, "txet", "a.csv:2: no key 'txet'; keys are 'id', 'text'"),
     ("a.csv", b'id,text\n1,"x\n', "text", "a.csv:2: not CSV"),
     ("a.csv", b"id,text\n1\n", "text", "a.csv:2: 'text' is empty (null), expected text"),
@@ -267,24 +265,6 @@ def test_a_long_text_becomes_documents_of_at_most_a_mebibyte(tmp_path, line, spl
         piece.decode()
 
 
-@pytest.mark.parametrize(
-    ("content", "first"),
-    [
-        (b"plain", None),
-        ("caf\xe9 \u20ac".encode(), None),
-        (b"caf\xe9 x", 3),
-        (b"x" * (1 << 20) + b"\xe9\x20", 1 << 20),
-        (b"x" * ((1 << 20) - 1) + b"\xe2\x82\xac", None),
-        (b"x" * ((1 << 20) - 1) + b"\xe2\x28", (1 << 20) - 1),
-        (b"ends in\xe2\x82", 7),
-    ],
-    ids=range(7),
-)
-def test_the_first_byte_that_is_not_utf8_has_a_place(tmp_path, content, first):
-    assert textfiles.not_utf8(written(tmp_path / "a.txt", content)) == first
-    assert textfiles.not_utf8(written(tmp_path / "a.txt.gz", gzip.compress(content))) == first
-
-
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A folder for data sets; the package keeps what it makes of them in another."""
@@ -303,7 +283,7 @@ def test_a_folder_of_data_files_is_a_data_set_with_its_own_held_out_text(hub):
     assert corpus.source == f"hf:{hub}"
     assert list(corpus.documents()) == ONE_TWO == list(corpus.documents())
     assert list(corpus.documents(held_out=True)) == [b"three"]
-    assert corpora.inventory(corpus)["field"] == "text"
+    assert corpora.inventory(corpus, None, {})["field"] == "text"
     assert prepare(f"hf:{hub}").rule == "given"
 
 
@@ -338,13 +318,10 @@ def test_a_data_set_that_cannot_be_loaded_is_named_with_the_cause(hub):
 def test_the_inventory_says_what_is_read_from_where(tmp_path):
     written(tmp_path / "a.txt", b"0123 caf\xe9")
     written(tmp_path / "b.jsonl", '\n{"prompt": "p", "completion": "c"}\n')
-    lines = ['{"content": "c"}', *['{"text": "t", "content": "c"}'] * 99, '{"body": "late"}']
-    written(tmp_path / "c.jsonl", "\n".join(lines))
     written(tmp_path / "d.parquet", table(text=["x"]))
-    files = corpora.inventory(corpora.find(str(tmp_path)))["files"]
-    assert [file["field"] for file in files] == [None, "prompt + completion", "text", "text"]
-    assert files[2]["fields"] == {"text": 99, "content": 1}  # of the first hundred records
+    known = {str(tmp_path / "a.txt"): 3}
+    files = corpora.inventory(corpora.find(str(tmp_path)), None, known)["files"]
+    assert [file["field"] for file in files] == [None, "prompt + completion", "text"]
     assert files[0] == {
-        "path": str(tmp_path / "a.txt"), "n_bytes": 9, "field": None, "not_utf8": 8,
-        "fields": {}, "held_out_bytes": None,
+        "path": str(tmp_path / "a.txt"), "n_bytes": 9, "field": None, "held_out_bytes": 3,
     }  # fmt: skip

@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
@@ -22,7 +22,7 @@ from mlxhog.report.streams import console
 from mlxhog.report.views import Observer, Silence, may_redraw
 
 if TYPE_CHECKING:
-    from mlxhog.mad.study.progress import StudyProgress
+    from mlxhog.mad.study.scheduler import StudyProgress
     from mlxhog.mad.study.session import Planning
     from mlxhog.mad.study.store import Store
     from mlxhog.mad.study.study import Study
@@ -62,9 +62,6 @@ class StudyConfig:
         excludes=("backend",),
     )
     threads: int = option(1, "threads of each worker", low=1)
-    share_embedding: bool = option(
-        False, "candidates train one embedding table together, lock-free"
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,11 +166,6 @@ def common(config: StudyConfig, fields_set: dict[str, object]) -> dict[str, Any]
     here = machine.here()
     workers = config.workers or backend_here(config.backend or "torch:cpu", here)
     resolved = resolve_workers(workers, config.threads, machine=here).workers
-    if config.share_embedding and len(resolved) > 1:
-        raise ConfigError(
-            f"--share-embedding is for candidates of one worker, these have {len(resolved)}; leave "
-            "out one of the two"
-        )
     names = (
         [] if config.tasks is None else [tasks.find(name).name for name in config.tasks.split(",")]
     )
@@ -184,7 +176,6 @@ def common(config: StudyConfig, fields_set: dict[str, object]) -> dict[str, Any]
         "rates": () if config.rates is None else rates(config.rates),
         "workers": ",".join(worker.backend for worker in resolved),
         "threads": config.threads,
-        "share_embedding": config.share_embedding,
     }
 
 
@@ -204,20 +195,13 @@ def begin(
     return go(open_store(study, how.out, name), planning, how, asked)
 
 
-def at_once(store: Store | None, how: ExecutionConfig) -> ExecutionConfig:
-    """Return the execution of a session, with the study's last --parallel if none is set."""
-    if store is None or how.parallel is not None:
-        return how
-    return replace(how, parallel=store.parallel)
-
-
 def dry_run(planning: Planning, name: str, how: ExecutionConfig, store: Store | None) -> Report:
     """Return the plan of a session of a study, which may have a store."""
     from mlxhog.base import machine
 
     study, here = planning.study, machine.here()
     records = () if store is None else store.records()
-    parallel = at_once(store, how).resolve_parallel(study, here)
+    parallel = how.resolve_parallel(study, here)
     known = [number for number in (planning.total, how.limit.runs) if number is not None]
     runs = min(known) if known else None
     seconds = steps = None  # until the first run has ended
@@ -271,7 +255,6 @@ def go(
     from mlxhog.base import machine
     from mlxhog.mad.study.session import execute
 
-    how = at_once(store, how)
     study, here = planning.study, machine.here()
     parallel = how.resolve_parallel(study, here)
     threads = parallel * study.cores
