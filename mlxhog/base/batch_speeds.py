@@ -86,7 +86,7 @@ def _rows(path: Path) -> list[tuple[Key, list[BatchSpeed]]]:
         record = plain_json.read(path)
         if (record["format"], record["identity"]) != (FORMAT, asdict(verdicts.identity())):
             return []
-        rows = [
+        rows: list[tuple[Key, list[BatchSpeed]]] = [
             (dict(row["key"]), [typed.read(BatchSpeed, one) for one in row["speeds"]])
             for row in record["rows"]
         ]

@@ -269,7 +269,7 @@ def report(record: PairLog) -> Report:
 
     comparison, outcome, terms = record.comparison, record.outcome, record.comparison.terms
     speed, low, high = map(math.exp, (record.speed.mean, record.speed.low, record.speed.high))
-    facts = {
+    facts: dict[str, Any] = {
         "answer": answer(record),
         "verdict": {1: "a", -1: "b", 0: UNTOLD}[outcome.sign],
         "difference": outcome.mean,

@@ -50,6 +50,7 @@ class OptimizerChoice(Choice, ABC):
         has_own_bases: its state has another basis in each worker, so that it has no average.
         beside: the rule of parameters other than hidden matrices; "" if one rule moves all.
         lr_workers: the value of `lr_workers=auto`.
+        cheaper: an option that lowers its share of a worker's step, at a cost in loss.
     """
 
     kind: ClassVar[Kind] = OPTIMIZERS
@@ -58,6 +59,7 @@ class OptimizerChoice(Choice, ABC):
     has_own_bases: ClassVar[bool] = False
     beside: ClassVar[str] = ""
     lr_workers: ClassVar[str] = "none"
+    cheaper: ClassVar[str] = ""
 
     def fitted(self, *, hidden: bool, averaged: int = 1, ahead: int = 1) -> OptimizerChoice:
         """Return it with values for its open numbers, or the optimizer that replaces it.
@@ -133,14 +135,6 @@ class OptimizerChoice(Choice, ABC):
             on_gpu: whether that device is a GPU.
         """
         return False
-
-    def way_to_lower_share(self, *, on_gpu: bool) -> str:
-        """Return the option that lowers this optimizer's share of a worker's step.
-
-        Args:
-            on_gpu: whether the worker's device is a GPU.
-        """
-        return "a larger --batch-size lowers it"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -168,7 +168,7 @@ class Compensation:
         forms = {"none": (), "constant": (_positive,), "adaptive": (_positive,)}
         expected = "none, constant:F or adaptive:F with F > 0"
         kind, factor = _read(text, forms, expected, {"constant": 0.04, "adaptive": 2.0})
-        return cls(*factor, kind == "adaptive") if factor else None
+        return cls(factor[0], kind == "adaptive") if factor else None
 
 
 @dataclass(frozen=True)
@@ -249,11 +249,10 @@ def parse_slowdowns(text: str | None) -> Mapping[int, Slowdown]:
         kind, numbers = _read(how, forms, _SLOW_FORMS)
         if int(rank) in slowdowns:
             raise ValueError(f"worker {int(rank)} appears in {text!r} twice; keep one")
-        slowdowns[int(rank)] = {
-            "factor": lambda factor: Slowdown(factor=factor),
-            "random": lambda probability, factor: Slowdown(factor, probability),
-            "late": lambda late_s: Slowdown(late_s=late_s),
-        }[kind](*numbers)
+        fields = {
+            "factor": ("factor",), "random": ("probability", "factor"), "late": ("late_s",)
+        }  # fmt: skip
+        slowdowns[int(rank)] = Slowdown(**dict(zip(fields[kind], numbers, strict=True)))
     return slowdowns
 
 
