@@ -8,8 +8,8 @@ from typing import Any, NoReturn, TypeVar
 
 from mlxhog.base.quantities import Interval
 from mlxhog.config import plugins
-from mlxhog.config.choices import Choice, Kind
-from mlxhog.config.options import Option, argument, option, options, switch
+from mlxhog.config.choices import KINDS, Choice, Kind
+from mlxhog.config.options import Option, argument, option, options, switch, to_flag
 from mlxhog.config.sources import Layer, resolve, suggestion
 from mlxhog.errors import ConfigError
 
@@ -275,7 +275,8 @@ class Flags:
         for word in extra:
             if word.startswith("-") and word != "-":
                 flag, equals, _ = word.partition("=")
-                yield f"no flag {flag!r}{suggestion(flag, self._known) or self._otherwise}"
+                hint = _of_own_choice(flag) or suggestion(flag, self._known) or self._otherwise
+                yield f"no flag {flag!r}{hint}"
                 after_unknown = not equals
                 continue
             is_flag = f"--{word}" in self._known
@@ -287,6 +288,16 @@ class Flags:
                 hint = f"; text is named by a flag: --data {word}" if names_text else hint
                 yield f"unexpected argument {word!r}{hint}"
             after_unknown = is_flag
+
+
+def _of_own_choice(flag: str) -> str:
+    """Say how a number of a choice of the user's own is written; it has no flag."""
+    for kind in KINDS:
+        number = kind.numbers().get(flag.lstrip("-").replace("-", "_"))
+        if number and not number.owners[0].__module__.startswith("mlxhog."):
+            name = f"{number.owners[0].name}({number.option.name}=VALUE)"
+            return f'; write {to_flag(kind.title)} "{name}"'
+    return ""
 
 
 def _with_numbers(specs: Iterable[Option]) -> Iterator[tuple[Option, list[type[Choice]]]]:
