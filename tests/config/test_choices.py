@@ -9,7 +9,7 @@ from mlxhog.config.choices import KINDS, SCHEDULES, UnknownChoice
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
 from mlxhog.config.schedules import WSD, Backoff, Constant, Cosine
-from mlxhog.config.sources import read_stored, read_yaml, resolve
+from mlxhog.config.sources import read_yaml, resolve
 from mlxhog.config.strategies import SSP, Hogwild
 from mlxhog.errors import ConfigError
 
@@ -99,13 +99,6 @@ def test_every_source_is_named_where_its_number_is_wrong(tmp_path):
     cause = caught.value.__cause__  # a file of the user's own may mend it
     assert isinstance(cause, UnknownChoice)
     assert cause.name == "bakoff"
-
-
-def test_the_file_of_a_run_with_a_number_of_another_choice_is_refused_in_one_sentence(tmp_path):
-    file = tmp_path / "config.yaml"
-    file.write_text("schedule: inverse\nlr_floor: 0.1\nwarmup: 0.03\n")
-    with pytest.raises(ConfigError, match="2: lr_floor: inverse has no lr_floor; .*--init-from"):
-        read_stored(file)
 
 
 def test_programs_may_give_flat_numbers_too():
