@@ -182,6 +182,20 @@ def test_a_member_of_a_dead_lighthouse_does_not_meet_members_of_the_next_one():
                 old.call("round")
 
 
+def test_members_that_give_up_a_round_meet_again_and_the_second_loads():
+    """As after a mean that shows unequal theta_s."""
+    with lighthouse() as (_, address):
+        one = Member(address, "m0", 1.0, round=5, anchor=-1.0)
+        other = Member(address, "m1", 1.0, round=5, anchor=-2.0)
+        with one, other:
+            split = together([one, other], "round")
+            healed = together([one, other], "round")
+    assert [answer.commits for answer in split] == [False, False]
+    assert sum(answer.has_loaded for answer in healed) == 1
+    assert [(answer.commits, answer.state.round) for answer in healed] == [(True, 6)] * 2
+    assert same(healed)
+
+
 def test_another_identity_is_refused_by_name_with_both_values():
     foreign = {**IDENTITY, "tokenizer": "other"}
     with cluster(1.0) as (address, members):
