@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mlxhog.base import float32
 from mlxhog.cli.flags import Plugins, Quiet, RunFolder
 from mlxhog.cli.frame import Report, command, told, writable
-from mlxhog.config import plugin_file
+from mlxhog.config import plugins
 from mlxhog.config.choices import OPTIMIZERS
 from mlxhog.config.options import argument, option, switch
 from mlxhog.errors import ConfigError
@@ -123,7 +123,7 @@ def run(config: ParityConfig) -> Report:
 def _plugin_optimizers() -> tuple[OptimizerChoice, ...]:
     """Return the optimizers of loaded plugins, with their default numbers."""
     classes: Any = OPTIMIZERS.known().values()
-    return tuple(choice() for choice in classes if plugin_file.files_of([choice]))
+    return tuple(choice() for choice in classes if plugins.files_of([choice]))
 
 
 def _source(config: ParityConfig) -> tuple[str, str]:

@@ -259,7 +259,7 @@ def make_plan(config: TrainConfig, *, progress: bool = False) -> Plan:
         max_workers = None if max_workers is None else max_workers + 1  # the link's slot
     ways, layout = _laid_out(ways, memory, max_workers, spec, tables, live=live)
     share = max(
-        (gpu_share(w.config, workers, engines.writers, w.optimizer, layout) for w in ways),
+        (gpu_share(w.config, workers, engines.writers, layout) for w in ways),
         key=lambda share: share.adopted_bytes,
     )
     gradient = max(

@@ -150,7 +150,7 @@ def _first_line(cls: type[Any]) -> str:
 
 def _source(layer: type[Any]) -> str:
     """Return the papers in the docstring of a layer's file, or the path of a user's file."""
-    from mlxhog.config.plugin_file import loaded
+    from mlxhog.config.plugins import loaded
 
     module = layer.__module__
     own = [file.path for file in loaded() if file.module == module]

@@ -206,7 +206,7 @@ def _run_config(
     """Return the configuration of the run, with everything that decides its numbers."""
     from mlxhog.base import machine
     from mlxhog.base.workers import GPU_BACKENDS, backend_here, resolve_workers
-    from mlxhog.config import plugin_file
+    from mlxhog.config import plugins
     from mlxhog.mad import tasks
     from mlxhog.mad.run import RunConfig
     from mlxhog.mad.training.run_plan import check_reach
@@ -250,7 +250,7 @@ def _run_config(
             (worker.threads for worker in resolved if worker.backend not in GPU_BACKENDS),
             default=1,
         ),
-        plugins=plugin_file.loaded(),
+        plugins=plugins.loaded(),
     )
 
 
