@@ -127,11 +127,11 @@ def test_a_member_that_leaves_is_not_waited_for():
 def test_the_stale_round_of_a_stopped_member_is_refused_and_it_loads_what_it_missed():
     with cluster(1.0, 3.0, timeout_s=3.0) as (_, members):
         together(members, "join")
-        members[1].signal(signal.SIGSTOP)
+        members[1].send_signal(signal.SIGSTOP)
         assert members[0].call("average").commits is False
         alone = members[0].call("round")
         assert (alone.commits, alone.membership.members) == (True, 1)
-        members[1].signal(signal.SIGCONT)
+        members[1].send_signal(signal.SIGCONT)
         assert members[1].call("average").commits is False
         answers = admit(members[:1], members[1:])
     assert [answer.has_loaded for answer in answers] == [False, True]
