@@ -202,8 +202,6 @@ def _tokenizer_of(spec: str, scan: _Scan, rule: str, width: int) -> tuple[str, l
             sha256=scan.sha256,
             rule=rule,
         )
-    elif spec.startswith("bpe:"):
-        note = auto_tokenizer.too_large(spec, n_bytes)
     return spec, [] if note is None else [note]
 
 
