@@ -30,7 +30,6 @@ from harness.interleaved import answer, quiet_turns, spawned
 from harness.machine import LoadWatch, cores, pin, smallest
 
 from mlxhog import _native
-from mlxhog.metal.kernels.step_rules import adam_hp, muon_hp
 from mlxhog.optim.updates import WRITE_MODES
 
 WORKERS = 2
@@ -148,19 +147,16 @@ def take(turn, shared, locks, delta, slot):
 def halve_adamw(locks, mode, flat, floats, seed):
     """One step of AdamW that halves both moments of all, which lie behind the parameters."""
     w, m, v, zeros = (flat[k * floats : (k + 1) * floats] for k in range(4))
-    hp = adam_hp(
-        lr=1e-3, beta1=0.5, beta2=0.5, eps=1e-8, weight_decay=0.0, bias1=1.0, bias2=1.0
-    )  # fmt: skip
-    _native.step("adam_shared", locks, mode, w, 0, zeros, m, v, hp, seed=seed)
+    of = ("adam", (1.0, 0.5, 0.5, 0.5, 0.5, 1.0, 1e-8), (1e-3, 1.0, 0.0, 0.0))
+    _native.step(*of, locks, mode, w, 0, zeros, [m, v], shared=True, seed=seed)
 
 
 def halve_muon(locks, mode, flat, floats, seed):
     """The part of a step of Muon that halves the mean of all, which lies behind the parameters."""
-    m, zeros = flat[floats : 2 * floats], flat[2 * floats : 3 * floats].reshape(-1, COLUMNS)
-    _native.muon_directions(
-        locks, mode, m, [0], [zeros], [np.empty_like(zeros)],
-        muon_hp(beta1=0.5, nesterov=0.0), seed=seed,
-    )  # fmt: skip
+    m, zeros = flat[floats : 2 * floats], flat[2 * floats : 3 * floats]
+    of = ("mean", (1.0, 0.5, 0.5, 0.0, 1.0), (0.0, 1.0, 0.0, 0.0))
+    out = np.empty_like(zeros)
+    _native.step(*of, locks, mode, m, 0, zeros, [m], shared=True, seed=seed, out=out)
 
 
 @dataclass(frozen=True)

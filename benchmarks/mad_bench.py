@@ -36,6 +36,7 @@ from harness.interleaved import on_cores
 from harness.machine import ROOT, cores, smallest
 from mad import scheduler, step
 from mad.ranks import RankCorrelation
+from mad.sharing import shared_tables
 from mad.surface import load
 from mad.surface import write as write_surface
 from mad.table import MEANINGS, Table, places, table_flags, write
@@ -44,7 +45,6 @@ from mlxhog.base.quantities import format_bytes, format_clock
 from mlxhog.cli.mad.session import observer, seeds
 from mlxhog.errors import MlxhogError
 from mlxhog.mad.options import ExecutionConfig
-from mlxhog.mad.run import Callbacks
 from mlxhog.mad.search.space import to_space
 from mlxhog.mad.study.session import Planning, execute
 from mlxhog.mad.study.study import Study, open_store
@@ -52,7 +52,6 @@ from mlxhog.mad.suites import at_dim, expand, fixed, only, suite
 from mlxhog.mad.tasks.dataset import unigram
 from mlxhog.mad.training.candidate import estimate, train
 from mlxhog.mad.training.run_plan import make_run_plan
-from mlxhog.mad.training.sharing import shared_tables
 from mlxhog.models.mad.sequence import canonical, parse
 
 # -- oracles --------------------------------------------------------------------------------------
@@ -173,7 +172,7 @@ def sharing(findings, chosen):
     with shared_tables(next(iter(runs.values()))) as run:
         for layers, configs in runs.items():
             own = [train(config).acc_macro for config in configs]
-            shared = [run(config, callbacks=Callbacks(), rungs=()).acc_macro for config in configs]
+            shared = [run(config).acc_macro for config in configs]
             values["own"].append(fmean(own))
             values["shared"].append(fmean(shared))
             print(f"  {layers:40} own {fmean(own):.3f}  shared {fmean(shared):.3f}", flush=True)

@@ -15,16 +15,8 @@ import numpy as np
 
 from mlxhog.config.optimizer import Decayed
 from mlxhog.config.options import option
-from mlxhog.optim import SGD, Float32, OwnOptimizer, Pairs, Step, Target
-from mlxhog.optim.directions import Direction, write
-
-
-def saturated(
-    g: Float32, m: Float32, *, beta: float, half: float, grad_scale: float
-) -> tuple[Float32, Float32]:
-    """Return the direction and the new mean."""
-    m = np.float32(beta) * m + np.float32((1.0 - beta) * grad_scale) * g
-    return np.divide(m, np.abs(m) + np.float32(half)), m
+from mlxhog.optim import Float32, OwnOptimizer, Pairs, Step, Target
+from mlxhog.optim.directions import directions, write
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +31,10 @@ class MyOptimizer(Decayed, OwnOptimizer):
 
     def update(self, target: Target, pairs: Pairs, step: Step) -> None:
         """Apply one update."""
-        rates = {"beta": self.beta, "half": self.half, "grad_scale": step.grad_scale}
-        of = Direction(("m",), None, saturated).of
-        directions = ((slot, of(target, slot, grad, rates)) for slot, grad in pairs)
-        write(target, directions, SGD(weight_decay=self.weight_decay), step, lr=step.lr)
+
+        def saturated(g: Float32, m: Float32) -> tuple[Float32, Float32]:
+            m = np.float32(self.beta) * m + np.float32((1.0 - self.beta) * step.grad_scale) * g
+            return np.divide(m, np.abs(m) + np.float32(self.half)), m
+
+        us = directions(target, pairs, ("m",), saturated)
+        write(target, us, step, lr=step.lr, weight_decay=self.weight_decay)

@@ -11,12 +11,10 @@ from mlxhog.metal.kernels import (
     conv,
     mlstm,
     slstm,
-    steps,
 )
 
 _FAMILIES = (
     adds.KERNELS,
-    steps.KERNELS,
     mlstm.KERNELS,
     slstm.KERNELS,
     conv.KERNELS,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from unittest import mock
 
 from mlxhog.cli import main
-from mlxhog.config import plugin_file, plugins
+from mlxhog.config import plugins
 from mlxhog.config.choices import REGISTRIES
 
 
@@ -22,15 +22,13 @@ def own_plugins(*, forgets=False):
     modules = _modules()
     with ExitStack() as stack:
         stack.callback(sys.modules.update, modules)  # a file may be executed again in the block
-        for memory in (plugin_file._loaded, plugin_file._sources):
-            stack.enter_context(mock.patch.dict(memory, clear=forgets))
-        for name in ("_named", "_said"):
-            before = set() if forgets else set(getattr(plugins, name))
-            stack.enter_context(mock.patch.object(plugins, name, before))
+        stack.enter_context(mock.patch.dict(plugins._loaded, clear=forgets))
+        said = set() if forgets else set(plugins._said)
+        stack.enter_context(mock.patch.object(plugins, "_said", said))
         for registry in REGISTRIES:
             stack.callback(_restore, registry, dict(registry._by_name))
             for name, choice in list(registry._by_name.items()):
-                if forgets and choice.__module__.startswith(plugin_file._PREFIX):
+                if forgets and choice.__module__.startswith(plugins.PREFIX):
                     del registry._by_name[name]
         yield
 
@@ -48,7 +46,7 @@ def _restore(registry, before):
 
 def _modules():
     """The modules of files: pickles find their classes there."""
-    return {name: one for name, one in sys.modules.items() if name.startswith(plugin_file._PREFIX)}
+    return {name: one for name, one in sys.modules.items() if name.startswith(plugins.PREFIX)}
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,6 @@ APOLLO_GOLDEN = Tolerance(
     of_largest=1e-6,
 )
 APOLLO_GOLDEN_F64 = Tolerance("sums in another order, in float64", of_largest=1e-12)
-STEP_F32 = Tolerance("a step rounded in another order, in the last bit", of_largest=1e-6)
 SOAP_F32 = Tolerance(
     "eigenvectors of neighbouring eigenvalues turn with the rounding of float32, and elements of a "
     "direction near the sign of a small mean with them",
@@ -200,12 +199,6 @@ SGD_TRACE_F32 = Tolerance(
 LOSS_OF_OTHER_DRAWS = Tolerance(
     "100,000 rows of the same law drawn anew: losses of five seeds are up to 2 % apart",
     of_largest=0.03,
-)
-HOGWILD_DENSE_OBJECTIVE = Tolerance(
-    "every step meets every other, so what is lost follows the machine's schedule: 37 runs with "
-    "orders of their own, beside other programs, ended -0.24 % from the recorded loss in the mean, "
-    "with a standard deviation of 0.40 %, at most 0.83 % off; this is four deviations",
-    of_largest=0.02,
 )
 
 

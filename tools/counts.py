@@ -1,11 +1,7 @@
 """What steps on an Apple GPU cost, counted from arrays, shapes and graphs; nothing is measured.
 
-    python -m tools.counts            two tables: updates by memory, Muon by operations
+    python -m tools.counts            a table: Muon by operations and memory
     python -m tools.counts graphs     what MLX dispatches; writes tests/tools/mlx_graph.json
-
-**Memory.** An update reads each of its arrays once and writes each written one once, and computes
-too little to be limited by anything else, so a chip's bandwidth over those bytes bounds its
-elements per second.
 
 **Muon.** The gradient on the GPU, Muon's elementwise part on the CPU, and the orthogonalisation, on
 the CPU by our own product or by Accelerate's, or on the GPU, follow one another. Rates are others'
@@ -14,9 +10,6 @@ the CPU by our own product or by Accelerate's, or on the GPU, follow one another
 **Graphs.** A count holds on every machine. Two things differ on a GPU: a norm of `mx.fast` is one
 primitive there, for which `norms_of_a_gpu` stands in, and `mx.compile`, which a GPU worker uses,
 makes one of several elementwise primitives. A change may lower a recorded count, not raise it.
-
-Bandwidths are Apple's announcements; the M1's is its 128 bits of LPDDR4X-4266. Of a chip sold in
-two bandwidths it is the larger. There is no M4 Ultra.
 """
 
 from __future__ import annotations
@@ -27,14 +20,10 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mlxhog.config.choices import LAYERS
-from mlxhog.metal.registry import KERNELS
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.registry import load_architecture
@@ -50,52 +39,14 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-# -- memory ---------------------------------------------------------------------------------------
-
-BANDWIDTH_GB_S: Mapping[str, float] = {
-    "M1": 68, "M1 Pro": 200, "M1 Max": 400, "M1 Ultra": 800,
-    "M2": 100, "M2 Pro": 200, "M2 Max": 400, "M2 Ultra": 800,
-    "M3": 100, "M3 Pro": 150, "M3 Max": 400, "M3 Ultra": 819,
-    "M4": 120, "M4 Pro": 273, "M4 Max": 546, "M5": 153, "M5 Pro": 307, "M5 Max": 614,
-}  # fmt: skip
-"""10^9 bytes per second."""
-PARAMETERS = {"tiny": 939_680, "160m": 162_303_840, "1.3b": 1_420_839_104}
-"""Of `tiny`, and of xLSTM Large in the two published sizes (768 x 12 and 2048 x 24, 50,304 ids)."""
-UPDATES = ("dense_axpy", "sgd_apply", "momentum_apply", "adam_apply")
-
-
-@cache
-def bytes_per_element(kernel: str) -> float:
-    """Return the bytes of device memory that the update of one element reads and writes."""
-    n = 1 << 16
-    launch = KERNELS[kernel].sample(np.random.default_rng(0), n)
-    arrays = [one for one in launch.kernel.inputs if not one.scalar]
-    moved = sum(launch.inputs[one.name].nbytes * (2 if one.writes else 1) for one in arrays)
-    return float(moved) / n
-
-
-def elements_per_s(kernel: str, chip: str) -> float:
-    """Return the most elements per second that a chip's memory lets a kernel update."""
-    return BANDWIDTH_GB_S[chip] * 1e9 / bytes_per_element(kernel)
-
-
-def speeds() -> str:
-    """Return million elements per second, and the least time of one dense AdamW update."""
-    head = ["chip", "GB/s", *(f"`{name}`" for name in UPDATES)]
-    rows = []
-    for chip, bandwidth in BANDWIDTH_GB_S.items():
-        rates = [f"{elements_per_s(name, chip) / 1e6:,.0f}" for name in UPDATES]
-        times = [1e3 * n / elements_per_s("adam_apply", chip) for n in PARAMETERS.values()]
-        rows.append([chip, f"{bandwidth:g}", *rates, *(f"{ms:.3g} ms" for ms in times)])
-    return table([*head, *(f"AdamW, {size}" for size in PARAMETERS)], rows)
-
-
 # -- Muon -----------------------------------------------------------------------------------------
 
 MODELS = ("10m", "30m", "60m", "160m")
 TOKENS, GRADIENT_S = 4 * 256, 0.03
 """Of a gradient: the default batch and length, and the GPU's seconds for `10m`."""
 CPU_GFLOP_S: Mapping[str, float] = {"our own product": 102, "Accelerate": 700}
+M1_GB_S = 68
+"""The memory bandwidth of an M1, in 10^9 bytes per second: 128 bits of LPDDR4X-4266."""
 HIDDEN_BYTES, OTHER_BYTES = 48, 28
 """The CPU's memory traffic of a hidden element if the GPU orthogonalises (g, m, m', x; x, x again
 for its norm, and its copy; that copy, and MLX's; u, w, w'), and of AdamW's (g, w, m, v, w', m',
@@ -132,7 +83,7 @@ def cpu_share(model: str, product: str | None) -> float:
     """
     matrices, others = shapes(model)
     hidden, gpu_gflop_s = sum(r * c for r, c in matrices), gradient_gflop("10m") / GRADIENT_S
-    cpu_s = (HIDDEN_BYTES * hidden + OTHER_BYTES * others) / (BANDWIDTH_GB_S["M1"] * 1e9)
+    cpu_s = (HIDDEN_BYTES * hidden + OTHER_BYTES * others) / (M1_GB_S * 1e9)
     gpu_s = gradient_gflop(model) / gpu_gflop_s
     if product is None:
         gpu_s += muon_gflop(model, whole=True) / gpu_gflop_s
@@ -256,16 +207,14 @@ def graphs() -> dict[str, int]:
 
 
 def main() -> None:
-    """Print the tables, or count graphs and record them."""
+    """Print the table, or count graphs and record them."""
     if sys.argv[1:] == ["graphs"]:
         before, now = json.loads(RECORD.read_text()), graphs()
         for name, count in now.items():
             print(f"{name:24} {before.get(name, '-'):>6} {count:>6}")
         RECORD.write_text(json.dumps(now, indent=1) + "\n")
         return
-    print("Predictions, not measured, from memory bandwidth.\n")
-    print("Million elements per second, and the least time of one dense AdamW update:\n")
-    print(f"{speeds()}\n\nMuon:\n\n{muon()}")
+    print(f"Muon; predictions, not measured:\n\n{muon()}")
 
 
 if __name__ == "__main__":

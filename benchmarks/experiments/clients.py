@@ -11,7 +11,7 @@ from harness.claims import Claim, Twin
 from harness.estimates import Mean
 from harness.interleaved import take_turns
 
-from mlxhog.strategies.local_sgd import average_share, keep_anchor, take_average
+from mlxhog.strategies.local import average_share, keep_anchor, take_average
 from mlxhog.strategies.scaffold import CONTROL, Scaffold
 
 ABOUT = Experiment(

@@ -13,13 +13,13 @@ from experiment.classic import (
     with_a_core,
     workers_figure,
 )
+from experiment.dense import image_svm
 from experiment.record import UNTOLD, Compared, Experiment, Outcome, run
 from experiment.searches import recorded, search, write_recorded
 from harness.claims import Claim
 from harness.estimates import Mean, Ratio
 
 from mlxhog.classic.config import ClassicConfig
-from mlxhog.classic.problems import create
 from mlxhog.classic.run import train
 
 ABOUT = Experiment(
@@ -47,7 +47,7 @@ def result(scale):
     """Measure Hogwild for each batch size and number of workers."""
     rates = recorded(ABOUT.name)["lr"] if scale.mode != "tiny" else {"2": 0.002, "125": 0.05}
     counts = scale.pick(tiny=(1, 2), quick=(1, 2, 10), full=(1, 2, 4, 8, 10))
-    problem = create("image-svm", ClassicConfig(size=scale.pick(tiny=500, quick=None, full=None)))
+    problem = image_svm(scale.pick(tiny=500, quick=10_000, full=10_000))
     arms = []
     for batch, documented in BATCHES.items():
         epochs = scale.pick(tiny=1, quick=10, full=documented)
@@ -139,7 +139,7 @@ def compared(runs, counts):
 
 def tune():
     """Find the step size of each batch size with the lowest loss on images of another seed."""
-    problem = create("image-svm", ClassicConfig(seed=TUNED_ON))
+    problem = image_svm(seed=TUNED_ON)
     found = {}
     for batch in BATCHES:
         base = ClassicConfig(beta=0.95, epochs=20, batch_size=batch, scheme="serial", seed=TUNED_ON)

@@ -12,13 +12,13 @@ from experiment.classic import (
     time_bars,
     with_a_core,
 )
+from experiment.dense import linear_regression
 from experiment.figures import curves, inks, label_lines, new_panels
 from experiment.record import Compared, Experiment, Outcome, run
 from harness.claims import Claim
 from harness.estimates import Mean, Ratio
 
 from mlxhog.classic.config import ClassicConfig
-from mlxhog.classic.problems import create
 
 ABOUT = Experiment(
     name="linear_regression",
@@ -40,7 +40,7 @@ def result(scale):
     """Measure lossless and racy Hogwild for each number of workers."""
     epochs = scale.pick(tiny=2, quick=100, full=100)
     counts = scale.pick(tiny=(1, 2), quick=(1, 2, 10), full=(1, 2, 4, 8, 10))
-    problem = create("linear-regression", ClassicConfig(size=SETTINGS["size"]))
+    problem = linear_regression(SETTINGS["size"])
     base = ClassicConfig(lr=SETTINGS["lr"], beta=SETTINGS["beta"], epochs=epochs)
     arms = [
         Arm(f"{write} {count}", replace(base, workers=count, write=write))

@@ -14,13 +14,11 @@ from experiment.classic import (
     with_a_core,
     workers_figure,
 )
+from experiment.dense import synthetic_svm
 from experiment.record import Compared, Experiment, Outcome, run
 from harness.claims import Claim
 from harness.estimates import Mean, Ratio
 from harness.machine import cores
-
-from mlxhog.classic.config import ClassicConfig
-from mlxhog.classic.problems import create
 
 ABOUT = Experiment(
     name="synthetic_svm",
@@ -53,13 +51,13 @@ def counts_of(scale, scheme):
 def result(scale):
     """Measure all schemes and numbers of workers, then the sizes."""
     epochs = scale.pick(tiny=2, quick=200, full=200)
-    rows = scale.pick(tiny=1_000, quick=None, full=None)
+    rows = scale.pick(tiny=1_000, quick=10_000, full=10_000)
     arms = {
         (scheme, count): Arm.of(f"{scheme} {count}", scheme=scheme, workers=count, epochs=epochs)
         for scheme in SCHEMES
         for count in counts_of(scale, scheme)
     }
-    problem = create("synthetic-svm", ClassicConfig(size=rows))
+    problem = synthetic_svm(rows)
     runs, twins = interleaved(problem, list(arms.values()), scale.seeds)
     by_size, more_twins = sizes(scale)
     return Outcome(
@@ -109,7 +107,7 @@ def sizes(scale):
     of = {}
     twins = []
     for size in rows:
-        problem = create("synthetic-svm", ClassicConfig(size=size))
+        problem = synthetic_svm(size)
         arms = [Arm.of(str(count), workers=count, epochs=20) for count in (1, here)]
         runs, own_twins = interleaved(problem, arms, scale.seeds, name=f"{size} rows")
         of[size] = seconds(runs["1"]), seconds(runs[str(here)])

@@ -147,7 +147,9 @@ class Table:
         """The protocol, the settings of a small suite, and the runs that count as 0."""
         lines = [f"- {note}" for note in remarks(ranking.rows)]
         lines += ["", "| | |", "| --- | --- |"]
-        lines += [f"| {name} | {value} |" for name, value in ranking.facts if name != "hosts"]
+        lines += [
+            f"| {name} | {value} |" for name, value in ranking.facts.items() if name != "hosts"
+        ]
         settings = () if self.suite == "full" else Planning(self.study).suite.settings
         for one in settings:
             values = {**one.settings, **one.protocol}.items()

@@ -1,4 +1,4 @@
-// Adds to the shared arena. Offsets and sizes count floats; offset + n stays below 2^31.
+// Adds to the shared arena, and steps of optimizers along directions. Offsets and sizes count floats; offset + n stays below 2^31.
 #pragma once
 
 #include "atomics.h"
@@ -34,6 +34,47 @@ inline void scatter_add_rows(const device float* arena, const device int* rows, 
   uint p;
   if (!row_element(rows, d, n_rows, height, at, done, p)) return;
   add(arena, offset + p, scale * g[at.y * d + at.x]);
+}
+
+enum : uint { kFlagFloats = 32 };
+
+// The step of an element, rounded as mlxhog_delta of metal/native/updates/elements.cpp. `decays` has a flag for each
+// kFlagFloats floats of the arena, which is how parameters are aligned; `hp` has the four rates of those that decay, then
+// those of the others, so that a new learning rate is new data and never a new kernel.
+inline float step_delta(const device float* arena, const device uchar* decays, const device float* hp, uint at,
+                        float u) {
+  const device float* rates = hp + (decays[at / kFlagFloats] != 0 ? 0 : 4);
+  const float w = load(arena, at);
+  return -(rates[0] * (rates[1] * u + rates[2] * w) + rates[3] * w);
+}
+
+inline void step(const device float* arena, const device float* g, const device uchar* decays, const device float* hp,
+                 uint n, uint offset, device uint* done, uint i) {
+  if (i >= n) return;
+  if (i == 0) done[0] = 1u;
+  add(arena, offset + i, step_delta(arena, decays, hp, offset + i, g[i]));
+}
+
+// The same, kept in `last`, and the one before in `prev`. Of two workers' steps at once either may be the last one.
+inline void step_recorded(const device float* arena, const device float* last, const device float* prev,
+                          const device float* g, const device uchar* decays, const device float* hp, uint n,
+                          uint offset, device uint* done, uint i) {
+  if (i >= n) return;
+  if (i == 0) done[0] = 1u;
+  const uint at = offset + i;
+  const float delta = step_delta(arena, decays, hp, at, g[i]);
+  store(prev, at, load(last, at));
+  store(last, at, delta);
+  add(arena, at, delta);
+}
+
+// Only some rows of a parameter; a row outside of it changes nothing, and done[k] is 0 there.
+inline void step_rows(const device float* arena, const device int* rows, const device float* g,
+                      const device uchar* decays, const device float* hp, uint d, uint n_rows, uint height,
+                      uint offset, device uint* done, uint3 at) {
+  uint p;
+  if (!row_element(rows, d, n_rows, height, at, done, p)) return;
+  add(arena, offset + p, step_delta(arena, decays, hp, offset + p, g[at.y * d + at.x]));
 }
 
 }  // namespace mlxhog

@@ -1,19 +1,27 @@
-"""The copies of its parameters that a run publishes for readers.
+"""What readers without locks rely on: marks of writers, and the copies that a run publishes.
 
-Two segments laid out like `params` alternate: while one is written, the other can be read. One
-process publishes. Any number of readers map the arena read-only, and take no lock: a reader reads
-again if the copy that it was reading was written meanwhile (a sequence lock), which needs a reader
-slower than the time between two copies. The run publishes while readers are connected
+Marks: a word per worker slot, and one more for the creator, each odd while this worker applies an
+update. A copy of the parameters is the model between two updates if no mark was odd before the
+copy, and none has changed after it. Else the copy is repeated a few times; workers do not notice it
+and never wait. Only an arena whose run publishes copies for readers has marks; in others marking
+does nothing. The memory order stands in `metal/native/arena/control.h`.
+
+Copies: two segments laid out like `params` alternate: while one is written, the other can be read.
+One process publishes. Any number of readers map the arena read-only, and take no lock: a reader
+reads again if the copy that it was reading was written meanwhile (a sequence lock), which needs a
+reader slower than the time between two copies. The run publishes while readers are connected
 (`requests.py`).
 
+    live.marks      uint8    the marks, each on a cache line of its own
     live.1, live.2  float32  the copies; number k lies in `live.1` if k is odd
     live.words      uint8    of the run: number of the newest copy, 0 none; 1 after the last one.
-                             Of each copy: its mark (`marks.py`); its oldest and newest update;
-                             its time, monotonic ns
+                             Of each copy: its mark; its oldest and newest update; its time,
+                             monotonic ns
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,13 +29,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog import _native
-from mlxhog.arena import marks
 from mlxhog.arena.arena import Arena
 from mlxhog.arena.layout import PARAMETER_COPY
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.words import LINE, Table
 
-WORDS = "live.words"
+Float32 = NDArray[np.float32]
+Updates = tuple[int, int]
+"""The updates in a copy: those that are completely in it, and those of which a part may be."""
+MARKS, WORDS = "live.marks", "live.words"
+TRIES = 4
+WAIT_S = 0.02  # longest wait for a moment in which no worker applies an update
+_LONGEST_NAP_S = 1e-3
 _TABLE = Table(run=(1, "number closed"), copy=(2, "mark oldest version time_ns"))
 
 
@@ -37,8 +50,86 @@ def segments(max_workers: int) -> dict[str, tuple[str, int]]:
         "live.1": ("float32", PARAMETER_COPY),
         "live.2": ("float32", PARAMETER_COPY),
         WORDS: ("uint8", _TABLE.n_bytes),
-        marks.SEGMENT: ("uint8", marks.marks_bytes(max_workers)),
+        MARKS: ("uint8", LINE * (max_workers + 1)),
     }
+
+
+def copy_racily(out: Float32, shared: Float32) -> None:
+    """Copy parameters while others write them: floats are whole, but of different versions.
+
+    Args:
+        out: (n,) float32.
+        shared: the parameters, (n,) float32.
+    """
+    _native.snapshot(out, shared)
+
+
+# -- marks -----------------------------------------------------------------------------------------
+
+
+class Marks:
+    """One writer's word."""
+
+    def __init__(self, arena: Arena, slot: int) -> None:
+        """Find the word of a worker slot; if the arena has no marks, marking does nothing."""
+        self._words = arena.segment(MARKS) if MARKS in arena.layout.segments else None
+        self._at = LINE * (slot - 1)
+
+    def begin_update(self) -> None:
+        """Mark an update, before its first write; a second call before `end_update` does nothing.
+
+        After an error within an update the mark stays: the error ends the worker, and its
+        supervisor then ends the mark, or its successor does with the update.
+        """
+        if self._words is not None:
+            _native.begin_writing(self._words, self._at)
+
+    def end_update(self) -> None:
+        """End the mark, after the version counter was increased; also that of a dead writer."""
+        if self._words is not None:
+            _native.end_writing(self._words, self._at)
+
+
+class MarksReader:
+    """The words of all writers, for readers that copy parameters; the memory may be read-only."""
+
+    def __init__(self, arena: Arena) -> None:
+        """Read those of an arena that has marks."""
+        self._words, self._n = arena.segment(MARKS), arena.layout.max_workers + 1
+
+    def quiet(self) -> int | None:
+        """The sum of the marks; None while a worker applies an update."""
+        return _native.nobody_writes(self._words, 0, LINE, self._n)
+
+    def writers(self) -> int:
+        """Number of workers that are applying an update now."""
+        return sum(_native.load_u64(self._words, LINE * k) & 1 for k in range(self._n))
+
+    def copy(self, version: Callable[[], int], copy: Callable[[], None], limit_s: float) -> Updates:
+        """Copy the model as it was between two updates, if possible.
+
+        Args:
+            version: updates so far, by the arena's counter.
+            copy: makes the copy.
+            limit_s: no new try after this time; there are a few tries at most.
+        """
+        began = time.monotonic()
+        for tries in range(1, TRIES + 1):
+            until, nap_s = time.monotonic() + WAIT_S, 0.0
+            while (before := self.quiet()) is None and time.monotonic() < until:
+                time.sleep(nap_s)
+                nap_s = min(_LONGEST_NAP_S, nap_s + 2e-5)
+            oldest = version()
+            copy()
+            if before is not None and self.quiet() == before:
+                return oldest, oldest
+            if tries == TRIES or time.monotonic() - began > limit_s:
+                break
+        in_progress = self.writers()  # first: an update that ends now is then counted
+        return oldest, max(oldest + 1, version() + in_progress)
+
+
+# -- copies ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -75,7 +166,7 @@ class Copies:
         """Number of the newest copy; 0 before the first."""
         return self._words["number"]
 
-    def floats(self, number: int) -> NDArray[np.float32]:
+    def floats(self, number: int) -> Float32:
         """The memory of the copy with this number."""
         return self._floats[number % 2]
 
@@ -92,7 +183,7 @@ class Copies:
                 return copy
         return None
 
-    def take(self, out: NDArray[np.float32]) -> Copy | None:
+    def take(self, out: Float32) -> Copy | None:
         """Copy the first `out.size` floats of the newest copy into `out`; None if there is no copy.
 
         Concurrency: never waits; it repeats the read if the copy was written meanwhile.
@@ -104,7 +195,7 @@ class Copies:
                 return copy
         return None
 
-    def publish(self, fill: Callable[[NDArray[np.float32]], marks.Updates]) -> None:
+    def publish(self, fill: Callable[[Float32], Updates]) -> None:
         """Write the next copy, and make it the newest; only one process may call this.
 
         Args:

@@ -29,7 +29,7 @@ import struct
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -83,27 +83,23 @@ class Request:
     def __init__(self, fields: dict[str, Any]) -> None:
         self.name = str(fields.pop("request"))
         self.fields = fields
-        self._reply: dict[str, Any] | None = None
-        self._is_answered = threading.Event()
+        self._reply = queue.SimpleQueue[dict[str, Any] | None]()
 
     def answer(self, **fields: Any) -> None:
         """Give the result."""
-        self._reply = {"ok": True, **fields}
-        self._is_answered.set()
+        self._reply.put({"ok": True, **fields})
 
     def refuse(self, error: MlxhogError) -> None:
         """Give the reason of a refusal."""
-        self._reply = {"ok": False, "error": str(error), "exit_code": error.exit_code}
-        self._is_answered.set()
+        self._reply.put({"ok": False, "error": str(error), "exit_code": error.exit_code})
 
     def hang_up(self) -> None:
         """Give no answer, since the run is ending."""
-        self._is_answered.set()
+        self._reply.put(None)
 
     def reply(self) -> dict[str, Any] | None:
         """Wait for the answer; None if there will be none."""
-        self._is_answered.wait()
-        return self._reply
+        return self._reply.get()
 
 
 class RunServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
@@ -166,11 +162,7 @@ class RunServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
     def take(self) -> list[Request]:
         """The requests that have arrived; the caller must answer each. Never waits."""
-        requests = []
-        with contextlib.suppress(queue.Empty):
-            while True:
-                requests.append(self.queue.get_nowait())
-        return requests
+        return [self.queue.get_nowait() for _ in range(self.queue.qsize())]
 
     def close(self) -> None:
         """Hang up, stop listening and remove the socket."""
@@ -208,16 +200,18 @@ class _Client(socketserver.StreamRequestHandler):
         try:
             request = Request(_fields(line))
         except RunError as error:
-            self._send({"ok": False, "error": str(error), "exit_code": error.exit_code})
-            return
-        if request.name == ATTACH:
-            self._attach()
-            return
-        self.server.queue.put(request)
-        if self.server.is_closed:  # the owner takes no more
-            request.hang_up()
-        if (reply := request.reply()) is not None:
-            self._send(reply)
+            reply: dict[str, Any] | None = {"ok": False, "error": str(error), "exit_code": 2}
+        else:
+            if request.name == ATTACH:
+                self._attach()
+                return
+            self.server.queue.put(request)
+            if self.server.is_closed:  # the owner takes no more
+                request.hang_up()
+            reply = request.reply()
+        if reply is not None:
+            self.connection.settimeout(SEND_S)
+            self.connection.sendall(plain_json.dumps(reply) + b"\n")
 
     def _attach(self) -> None:
         about = self.server.about
@@ -232,10 +226,6 @@ class _Client(socketserver.StreamRequestHandler):
                 self.connection.recv(1)
             finally:
                 self.server.count(-1)
-
-    def _send(self, fields: Mapping[str, Any]) -> None:
-        self.connection.settimeout(SEND_S)
-        self.connection.sendall(plain_json.dumps(fields) + b"\n")
 
 
 # -- clients -------------------------------------------------------------------------------------

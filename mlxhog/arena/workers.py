@@ -60,43 +60,35 @@ STILL = (Phase.IDLE, Phase.WAITING, Phase.STARTING, Phase.EVALUATE, Phase.SAMPLE
 
 
 class _Field:
-    """A field of an entry: its type, as `memoryview.cast` names it, and its first byte."""
+    """A field of an entry: its type, as `memoryview.cast` names it, and its first byte.
 
-    def __init__(self, form: str, at: int) -> None:
-        self.form, self.at = form, at
-        self.index = at // struct.calcsize(form)
+    It is read and written by one aligned access, without a memory order; an `atomic` one, on which
+    other processes base decisions, by acquire loads and release stores.
+    """
 
+    def __init__(self, form: str, at: int, *, atomic: bool = False) -> None:
+        self.form, self.at, self.index = form, at, at // struct.calcsize(form)
+        self._load = self._store = None
+        if atomic:
+            bits = 8 * struct.calcsize(form)
+            self._load = getattr(_native, f"load_u{bits}")
+            self._store = getattr(_native, f"store_u{bits}")
 
-class _Int(_Field):
-    """Read and written by one aligned access, without a memory order."""
-
-    def __get__(self, entry: Entry, owner: type) -> int:
-        return int(entry.views[self.form][self.index])
-
-    def __set__(self, entry: Entry, value: int) -> None:
-        entry.views[self.form][self.index] = int(value)
-
-
-class _Float(_Field):
-    """The same."""
-
-    def __get__(self, entry: Entry, owner: type) -> float:
-        return float(entry.views[self.form][self.index])
+    def __get__(self, entry: Entry, owner: type) -> Any:
+        if self._load is not None:
+            return self._load(entry.data, self.at)
+        return entry.views[self.form][self.index]
 
     def __set__(self, entry: Entry, value: float) -> None:
-        entry.views[self.form][self.index] = float(value)
+        value = value if self.form == "d" else int(value)
+        if self._store is not None:
+            self._store(entry.data, self.at, value)
+        else:
+            entry.views[self.form][self.index] = value
 
 
-class _Atomic(_Field):
-    """A field on which other processes base decisions: acquire loads, release stores."""
-
-    def __get__(self, entry: Entry, owner: type) -> int:
-        load = _native.load_u32 if self.form == "I" else _native.load_u64
-        return load(entry.data, self.at)
-
-    def __set__(self, entry: Entry, value: int) -> None:
-        store = _native.store_u32 if self.form == "I" else _native.store_u64
-        store(entry.data, self.at, int(value))
+def _field(form: str, at: int, *, atomic: bool = False) -> Any:
+    return _Field(form, at, atomic=atomic)
 
 
 class Entry:
@@ -104,51 +96,45 @@ class Entry:
 
     def __init__(self, slot: int, data: NDArray[np.uint8]) -> None:
         """Wrap the 512 bytes of `slot`."""
-        self.slot = slot
-        self.data = data
+        self.slot, self.data = slot, data
         raw = data.data.cast("B")
-        self.views: dict[str, memoryview[Any]] = {
-            "I": raw.cast("I"),
-            "q": raw.cast("q"),
-            "Q": raw.cast("Q"),
-            "d": raw.cast("d"),
-        }
+        self.views: dict[str, memoryview[Any]] = {form: raw.cast(form) for form in "IqQd"}
 
     # written by the supervisor
-    state = _Atomic("I", 0)  # `State`
-    generation = _Atomic("I", 4)  # uses of this slot; low 16 bits in lock words
-    dead = _Atomic("I", 8)  # 1 = `waitpid` done; its locks may be taken over
-    incarnation = _Atomic("I", 12)  # owner of tickets: 24 bits, never used twice
-    pid = _Atomic("q", 16)
-    start_time = _Int("Q", 24)  # `process_start_time(pid)`, 0 unknown
+    state: int = _field("I", 0, atomic=True)  # `State`
+    generation: int = _field("I", 4, atomic=True)  # uses of this slot; low 16 bits in lock words
+    dead: int = _field("I", 8, atomic=True)  # 1 = `waitpid` done; its locks may be taken over
+    incarnation: int = _field("I", 12, atomic=True)  # owner of tickets: 24 bits, never used twice
+    pid: int = _field("q", 16, atomic=True)
+    start_time: int = _field("Q", 24)  # `process_start_time(pid)`, 0 unknown
     # written by the worker
-    heartbeat_ns = _Atomic("Q", 32)  # `monotonic_ns()` of its last sign of life
-    phase = _Int("I", 40)  # `Phase`
-    takeovers = _Int("I", 44)  # stripes it took over from the dead
-    ticket = _Int("q", 128)  # the ticket in hand, -1 none
-    version_read = _Int("Q", 136)  # updates applied when it last read the parameters
-    steps = _Int("Q", 144)
-    tokens = _Int("Q", 152)
-    loss = _Float("d", 160)  # of its last step
-    dropped = _Int("Q", 168)  # steps dropped for a gradient that was not finite
-    nonfinite_in_row = _Int("Q", 176)  # such steps since the last good one
-    staleness_sum = _Int("Q", 184)
-    staleness_max = _Int("Q", 192)
-    probe_adds = _Int("Q", 200)  # times it added 1 to the lost-update probe
-    read_ns = _Int("Q", 208)  # time spent reading parameters
-    compute_ns = _Int("Q", 216)  # ... computing gradients
-    apply_ns = _Int("Q", 224)  # ... applying them
-    wait_ns = _Int("Q", 232)  # ... waiting for others, locks, text
-    rss_bytes = _Int("Q", 240)
-    opt_step = _Int("Q", 248)  # steps its optimizer state has seen
+    heartbeat_ns: int = _field("Q", 32, atomic=True)  # `monotonic_ns()` of its last sign of life
+    phase: int = _field("I", 40)  # `Phase`
+    takeovers: int = _field("I", 44)  # stripes it took over from the dead
+    ticket: int = _field("q", 128)  # the ticket in hand, -1 none
+    version_read: int = _field("Q", 136)  # updates applied when it last read the parameters
+    steps: int = _field("Q", 144)
+    tokens: int = _field("Q", 152)
+    loss: float = _field("d", 160)  # of its last step
+    dropped: int = _field("Q", 168)  # steps dropped for a gradient that was not finite
+    nonfinite_in_row: int = _field("Q", 176)  # such steps since the last good one
+    staleness_sum: int = _field("Q", 184)
+    staleness_max: int = _field("Q", 192)
+    probe_adds: int = _field("Q", 200)  # times it added 1 to the lost-update probe
+    read_ns: int = _field("Q", 208)  # time spent reading parameters
+    compute_ns: int = _field("Q", 216)  # ... computing gradients
+    apply_ns: int = _field("Q", 224)  # ... applying them
+    wait_ns: int = _field("Q", 232)  # ... waiting for others, locks, text
+    rss_bytes: int = _field("Q", 240)
+    opt_step: int = _field("Q", 248)  # steps its optimizer state has seen
     # written by the supervisor
-    restarts = _Int("Q", 256)  # workers that died in this slot and were replaced
-    torn = _Int("Q", 264)  # tickets that died half applied
+    restarts: int = _field("Q", 256)  # workers that died in this slot and were replaced
+    torn: int = _field("Q", 264)  # tickets that died half applied
     # written by the worker
-    rate_sum = _Float("d", 272)  # sum of its step sizes, if they depend on delay
-    forward_ns = _Int("Q", 280)  # of compute_ns: forward passes
-    optimizer_ns = _Int("Q", 288)  # of apply_ns: gradients into steps
-    other_ns = _Int("Q", 296)  # ... for tickets, batches and records
+    rate_sum: float = _field("d", 272)  # sum of its step sizes, if they depend on delay
+    forward_ns: int = _field("Q", 280)  # of compute_ns: forward passes
+    optimizer_ns: int = _field("Q", 288)  # of apply_ns: gradients into steps
+    other_ns: int = _field("Q", 296)  # ... for tickets, batches and records
 
     @property
     def step_s(self) -> float:

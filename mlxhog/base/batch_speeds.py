@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from mlxhog.base import plain_json, verdicts
+from mlxhog.base import plain_json, typed, verdicts
 from mlxhog.base.cache import user_cache_directory
 from mlxhog.base.durable import replace_file
 from mlxhog.errors import EnvironmentLacks
@@ -43,22 +43,6 @@ class BatchSpeed:
     tokens_per_s: float
     error: float
     gradient_s: float
-
-    @classmethod
-    def of_json(cls, row: Mapping[str, Any]) -> Self:
-        """Read what `asdict` gave.
-
-        Raises:
-            ValueError, KeyError, TypeError: it is something else.
-        """
-        speed = cls(
-            int(row["sequences"]),
-            *(float(row[name]) for name in ("tokens_per_s", "error", "gradient_s")),
-        )
-        positive = min(speed.tokens_per_s, speed.gradient_s) > 0
-        if speed.sequences < 1 or not (positive and speed.error >= 0):
-            raise ValueError(f"{row} is no speed")
-        return speed
 
 
 def load(key: Key) -> tuple[BatchSpeed, ...]:
@@ -102,9 +86,11 @@ def _rows(path: Path) -> list[tuple[Key, list[BatchSpeed]]]:
         record = plain_json.read(path)
         if (record["format"], record["identity"]) != (FORMAT, asdict(verdicts.identity())):
             return []
-        return [
-            (dict(row["key"]), [BatchSpeed.of_json(one) for one in row["speeds"]])
+        rows = [
+            (dict(row["key"]), [typed.read(BatchSpeed, one) for one in row["speeds"]])
             for row in record["rows"]
         ]
+        every = [speed for _, speeds in rows for speed in speeds]
+        return rows if all(min(s.tokens_per_s, s.gradient_s) > 0 for s in every) else []
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []

@@ -48,9 +48,12 @@ def loads(text: str | bytes, *, strict: bool = True) -> Any:
         value = json.loads(
             text, parse_int=_int, parse_constant=_constant, object_pairs_hook=_object
         )
+        # What cannot be written again would fail later: 1e999, half a character, deep nesting.
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except RecursionError:
         raise ValueError("lists or objects are nested too deeply") from None
-    reading.check_plain(value)
+    except UnicodeEncodeError:
+        raise ValueError("a text has half a character (a lone surrogate)") from None
     return value
 
 

@@ -20,12 +20,10 @@ from __future__ import annotations
 
 import errno
 import io
-import math
 import os
 import stat
-from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from mlxhog.base.quantities import format_bytes
 from mlxhog.errors import CheckpointError, MlxhogError
@@ -200,38 +198,3 @@ def refuse_more(
             f"{path} has {count:,} {things}; the limit is {most:,}, so the file is damaged or of "
             "another kind; fetch it again"
         )
-
-
-def check_plain(value: object) -> None:
-    """Refuse values that JSON can spell and other code cannot handle.
-
-    Raises:
-        ValueError: lists and mappings are nested more than `MOST_DEPTH` deep, a number is infinite
-            (1e999), or a text has half a character (a lone surrogate), which cannot be written or
-            printed.
-    """
-    level: list[Any] = [[value]]
-    for _ in range(MOST_DEPTH + 2):
-        inner: list[Any] = []
-        for container in level:
-            parts = (container, container.values()) if isinstance(container, dict) else (container,)
-            for one in chain.from_iterable(parts):
-                if isinstance(one, str):
-                    if not one.isascii():
-                        _check_characters(one)
-                elif isinstance(one, float):
-                    if not math.isfinite(one):
-                        raise ValueError("a number is too large")
-                elif isinstance(one, dict | list):
-                    inner.append(one)
-        if not inner:
-            return
-        level = inner
-    raise ValueError(f"lists or mappings are nested more than {MOST_DEPTH} deep")
-
-
-def _check_characters(text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError("a text has half a character (a lone surrogate)") from None

@@ -12,17 +12,18 @@ from __future__ import annotations
 import platform
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import wraps
 from importlib import metadata
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
 from mlxhog.base import machine, plain_json
 from mlxhog.base.cache import user_cache_directory
 from mlxhog.base.durable import replace_file
-from mlxhog.errors import MOST_SHOWN, EnvironmentLacks, message_of, shown
+from mlxhog.errors import MOST_SHOWN, EnvironmentLacks, message_of
 
 FORMAT = 2
 GPU_ENGINES = {"mlx:gpu": "mlx", "torch:mps": "mps"}
@@ -35,23 +36,6 @@ VISIBLE_S = 1.0
 NONE = "not installed"
 
 Row = Mapping[str, Any]
-
-_MEASURED = ("adds", "lost", "torn", "samples", "backwards", "visible_s")
-_ROWS: Mapping[str, Mapping[str, type]] = {
-    "litmus": {
-        "writers": list, "kernel": str, "where": str, "adds": int, "lost": int, "torn": int,
-    },
-    "reads": {
-        "reader": str, "kind": str, "writer": str, "samples": int, "torn": int, "backwards": int,
-        "visible_s": float,
-    },
-    "kernels": {"name": str, "instance": str, "engine": str, "ok": bool},
-}  # fmt: skip
-"""Every field that a verdict uses, with its type."""
-_PAIR: Mapping[str, type] = {
-    "model": str, "pairs": int, "gain": float, "low": float, "high": float
-}  # fmt: skip
-"""The same of the row `pair`, which a record has where both engines of a GPU trained."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +67,23 @@ class Verdict:
     reason: str
 
 
+def _judged(
+    judge: Callable[..., tuple[bool, str]],
+) -> Callable[..., Verdict]:
+    """Make a verdict of a function of the record; without a sound record it is a refusal."""
+
+    @wraps(judge)
+    def verdict(self: Verdicts, *of: Any) -> Verdict:
+        if self.problem is not None:
+            return Verdict(False, self.problem)
+        try:
+            return Verdict(*judge(self, *of))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            return Verdict(False, _damaged(self.path, error))
+
+    return verdict
+
+
 @dataclass(frozen=True)
 class Verdicts:
     """The record of this machine, or the reason why there is no valid record.
@@ -108,42 +109,42 @@ class Verdicts:
 
         The speed of a GPU is measured with the framework's own operations.
         """
-        return dict(self.record.get("tokens_per_s", {}))
+        speeds = self.record.get("tokens_per_s")
+        speeds = speeds if isinstance(speeds, dict) else {}
+        return {name: speed for name, speed in speeds.items() if isinstance(speed, int | float)}
 
-    def pair(self) -> Verdict:
+    @_judged
+    def pair(self) -> tuple[bool, str]:
         """Whether a torch:mps worker beside an mlx:gpu worker trains more tokens/s than that alone.
 
         Both share one GPU, so only an interval above 1 counts.
         """
-        if self.problem is not None:
-            return Verdict(False, self.problem)
         row = self.record.get("pair")
         if row is None:
-            return Verdict(False, "the two have not been measured together: run `mlxhog doctor`")
+            return False, "the two have not been measured together: run `mlxhog doctor`"
         gains = row["low"] > 1
-        return Verdict(
-            gains,
+        return gains, (
             f"together they train {row['gain']:.2f} times the tokens/s of mlx:gpu alone "
             f"({row['low']:.2f} to {row['high']:.2f}, {row['pairs']} pairs of runs of "
-            f"{row['model']}){'' if gains else ', no certain gain'}",
+            f"{row['model']}){'' if gains else ', no certain gain'}"
         )
 
-    def repeats(self, backend: str, kernels: str) -> Verdict:
+    @_judged
+    def repeats(self, backend: str, kernels: str) -> tuple[bool, str]:
         """Whether two processes computed the same bits of a gradient on a GPU.
 
         Args:
             backend: of a GPU worker, such as "mlx:gpu".
             kernels: form of the model's operations.
         """
-        if self.problem is not None:
-            return Verdict(False, self.problem)
         same = self.record.get("repeats", {}).get(backend, {}).get(kernels)
         if same is None:
-            return Verdict(False, f"doctor has not compared two gradients of {backend} ({kernels})")
+            return False, f"doctor has not compared two gradients of {backend} ({kernels})"
         words = "computed the same bits" if same else "differed in their bits"
-        return Verdict(same, f"two processes of {backend} ({kernels}) {words}")
+        return same is True, f"two processes of {backend} ({kernels}) {words}"
 
-    def gpu_write(self, backends: Iterable[str]) -> Verdict:
+    @_judged
+    def gpu_write(self, backends: Iterable[str]) -> tuple[bool, str]:
         """Whether the GPU workers of a run may add their own steps to the arena.
 
         Args:
@@ -153,72 +154,64 @@ class Verdicts:
         and in row writes, as two processes. A GPU worker that is the only one of its kind is
         paired with itself, as two threads.
         """
-        if self.problem is not None:
-            return Verdict(False, self.problem)
         counts = Counter(GPU_WRITERS.get(backend, "native") for backend in backends)
-        if not counts.keys() & set(GPU_WRITERS.values()):
-            return Verdict(False, "no GPU worker in the mix")
+        on_gpu = counts.keys() & set(GPU_WRITERS.values())
+        if not on_gpu:
+            return False, "no GPU worker in the mix"
+        pairs = [(name, name) for name in counts if name in on_gpu]
+        pairs += [pair for pair in combinations(sorted(counts), 2) if on_gpu & set(pair)]
         adds = 0
-        for pair in _pairs(counts):
+        for pair, kernel in product(pairs, PARAMETER_KERNELS):
             alone = pair[0] == pair[1] and counts[pair[0]] == 1
-            for kernel in PARAMETER_KERNELS:
-                rows = self._adds(pair, kernel, "threads" if alone else "processes")
-                case = f"{' and '.join(pair)} ({kernel})"
-                if not rows:
-                    return Verdict(False, f"doctor has no result for {case} on this machine")
-                for row in rows:
-                    if "error" in row:
-                        return Verdict(False, f"{case} failed: {row['error']}")
-                    if row["lost"] or row["torn"]:
-                        return Verdict(
-                            False,
-                            f"{case} lost {row['lost']:,} of {row['adds']:,} adds here, "
-                            f"{row['torn']:,} values were torn",
-                        )
-                    adds += row["adds"]
-        return Verdict(True, f"none of {adds:,} concurrent adds was lost or torn here")
+            case = f"{' and '.join(pair)} ({kernel})"
+            rows = [
+                row
+                for row in self.record["litmus"]
+                if (sorted(row["writers"]), row["kernel"]) == (sorted(pair), kernel)
+                and row["where"] == ("threads" if alone else "processes")
+            ]
+            if not rows:
+                return False, f"doctor has no result for {case} on this machine"
+            for row in rows:
+                if "error" in row:
+                    return False, f"{case} failed: {row['error']}"
+                if row["lost"] != 0 or row["torn"] != 0:
+                    lost = f"lost {row['lost']:,} of {row['adds']:,} adds here"
+                    return False, f"{case} {lost}, {row['torn']:,} values were torn"
+                adds += row["adds"]
+        return True, f"none of {adds:,} concurrent adds was lost or torn here"
 
-    def _adds(self, pair: tuple[str, str], kernel: str, where: str) -> list[Row]:
-        """Results of two writers with the kernels that a run uses, on real hardware."""
-        return [
-            row
-            for row in self.record["litmus"]
-            if sorted(row["writers"]) == sorted(pair)
-            and (row["kernel"], row["where"]) == (kernel, where)
-        ]
-
-    def live_read(self, backend: str) -> Verdict:
+    @_judged
+    def live_read(self, backend: str) -> tuple[bool, str]:
         """Whether workers of a backend may compute directly on the shared parameters."""
-        if self.problem is not None:
-            return Verdict(False, self.problem)
         rows = [
             row for row in self.record["reads"] if (row["reader"], row["kind"]) == (backend, "live")
         ]
         if not rows:
-            return Verdict(False, f"doctor has no live reads of {backend} on this machine")
+            return False, f"doctor has no live reads of {backend} on this machine"
         for row in rows:
             if "error" in row:
-                return Verdict(False, f"live reads of {backend} failed: {row['error']}")
-            if row["torn"] or row["backwards"] or row["visible_s"] > VISIBLE_S:
-                return Verdict(
-                    False,
+                return False, f"live reads of {backend} failed: {row['error']}"
+            if row["torn"] != 0 or row["backwards"] != 0 or row["visible_s"] > VISIBLE_S:
+                return False, (
                     f"live reads of {backend} beside {row['writer']}: {row['torn']} torn, "
-                    f"{row['backwards']} went backwards, a write took {row['visible_s']:.3f} s",
+                    f"{row['backwards']} went backwards, a write took {row['visible_s']:.3f} s"
                 )
         samples = sum(row["samples"] for row in rows)
-        return Verdict(True, f"{samples:,} live reads of {backend} were whole and fresh here")
+        return True, f"{samples:,} live reads of {backend} were whole and fresh here"
 
-    def kernels(self, engine: str) -> Verdict:
+    @_judged
+    def kernels(self, engine: str) -> tuple[bool, str]:
         """Whether every Metal kernel agreed with its reference on an engine ("mlx" or "mps")."""
-        if self.problem is not None:
-            return Verdict(False, self.problem)
         rows = [row for row in self.record["kernels"] if row["engine"] == engine]
         if not rows:
-            return Verdict(False, f"doctor ran no kernel on {engine} on this machine")
-        failed = [f"{row['name']} {row['instance']}".strip() for row in rows if not row["ok"]]
+            return False, f"doctor ran no kernel on {engine} on this machine"
+        failed = [
+            f"{row['name']} {row['instance']}".strip() for row in rows if row["ok"] is not True
+        ]
         if failed:
-            return Verdict(False, f"on {engine} these differ from reference: {', '.join(failed)}")
-        return Verdict(True, f"{len(rows)} kernels agree with their references on {engine}")
+            return False, f"on {engine} these differ from reference: {', '.join(failed)}"
+        return True, f"{len(rows)} kernels agree with their references on {engine}"
 
     def model_kernels(self, backend: str) -> Verdict:
         """Whether a GPU worker should compute the model with our Metal kernels.
@@ -235,16 +228,17 @@ class Verdicts:
         if self.problem is not None:
             return Verdict(True, f"which each worker checks when it starts; {self.problem}")
         right = self.kernels(GPU_ENGINES[backend])
-        if not right.ok:
-            return right
+        return self._faster(backend) if right.ok else right
+
+    @_judged
+    def _faster(self, backend: str) -> tuple[bool, str]:
         plain = self.tokens_per_s.get(backend)
         metal = self.record.get("tokens_per_s_metal", {}).get(backend)
         if plain is None or metal is None:
-            return Verdict(False, f"doctor has not measured {backend} with the Metal kernels")
-        return Verdict(
-            metal > plain,
+            return False, f"doctor has not measured {backend} with the Metal kernels"
+        return metal > plain, (
             f"{metal:,.0f} tokens/s with the Metal kernels, {plain:,.0f} with the operations of "
-            f"{backend.partition(':')[0]}",
+            f"{backend.partition(':')[0]}"
         )
 
 
@@ -275,12 +269,13 @@ def load(directory: Path | None = None, here: Identity | None = None) -> Verdict
     path = (directory or user_cache_directory()) / here.file_name
     try:
         record = plain_json.read(path)
-        _check_form(record)
+        if record["format"] != FORMAT:
+            raise ValueError(f"format {record['format']}, expected {FORMAT}")
         there = Identity(**record["identity"])
     except FileNotFoundError:
         return Verdicts(path, "this machine has not been tested: run `mlxhog doctor`")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return Verdicts(path, f"{path} is damaged ({message_of(error)}): run `mlxhog doctor` again")
+        return Verdicts(path, _damaged(path, error))
     for name, value in asdict(here).items():
         if getattr(there, name) != value:
             return Verdicts(
@@ -315,43 +310,8 @@ def save(record: Row, identity: Identity, directory: Path | None = None) -> Path
     return path
 
 
-def _check_form(record: Any) -> None:
-    """Raise ValueError if a field that a verdict uses is missing or has another type."""
-    if record["format"] != FORMAT:
-        raise ValueError(f"format {record['format']}, expected {FORMAT}")
-    for name, kinds in _ROWS.items():
-        for row in record[name]:
-            for key, kind in kinds.items():
-                measured = key in _MEASURED and "error" not in row
-                _check_kind(f"{key} of {name}", row[key], kind, optional=not measured)
-    for row in record["litmus"]:
-        for writer in row["writers"]:
-            _check_kind("a writer", writer, str)
-    for speeds in (record["tokens_per_s"], record.get("tokens_per_s_metal", {})):
-        for speed in speeds.values():
-            _check_kind("a speed", speed, float)
-    if "pair" in record:
-        for key, kind in _PAIR.items():
-            _check_kind(f"{key} of pair", record["pair"][key], kind)
-    for forms in record.get("repeats", {}).values():
-        for same in forms.values():
-            _check_kind("a value of repeats", same, bool)
-
-
-def _check_kind(what: str, value: object, kind: type, *, optional: bool = False) -> None:
-    numeric = int | float if kind is float else kind
-    if (value is None and optional) or (
-        isinstance(value, numeric) and (kind is bool or not isinstance(value, bool))
-    ):
-        return
-    raise ValueError(f"{what} is {shown(value)}, expected {kind.__name__}")
-
-
-def _pairs(counts: Counter[str]) -> Iterator[tuple[str, str]]:
-    """Every pair of writers with a GPU writer in it, and each GPU writer with itself."""
-    on_gpu = set(GPU_WRITERS.values())
-    yield from ((name, name) for name in counts if name in on_gpu)
-    yield from (pair for pair in combinations(sorted(counts), 2) if on_gpu & set(pair))
+def _damaged(path: Path, error: Exception) -> str:
+    return f"{path} is damaged ({message_of(error)}): run `mlxhog doctor` again"
 
 
 def _version(package: str) -> str:

@@ -98,16 +98,8 @@ def resolve_workers(
     if text == "auto":
         backends = _auto(machine, 1 if serial else None, notes, None if serial else pair)
         backends = _worth_running(backends, tokens_per_s or {}, notes)
-    elif re.fullmatch(r"[+-]?\d+", text):
-        if int(text) < 1:
-            raise ConfigError(f"workers is {text}; wanted at least 1")
-        _check_count(int(text), max_workers, serial)
-        backends = _auto(machine, int(text), notes)
     else:
-        backends = _parse_backends(
-            text, partial(_check_count, max_workers=max_workers, serial=False)
-        )
-        _require(backends, machine)
+        backends = _listed(text, machine, partial(_check_count, max_workers=max_workers), notes)
     _check_count(len(backends), max_workers, serial)
     return WorkerChoice(_with_threads(backends, threads, machine, notes), tuple(notes))
 
@@ -139,14 +131,7 @@ def joining_workers(
             )
 
     text = "1" if workers.strip() == "auto" else workers.strip()
-    if re.fullmatch(r"[+-]?\d{1,9}", text):
-        if int(text) < 1:
-            raise ConfigError(f"workers is {text}; wanted at least 1")
-        check(int(text))
-        backends = _auto(machine, int(text), [])
-    else:
-        backends = _parse_backends(text, check)
-        _require(backends, machine)
+    backends = _listed(text, machine, check, [])
     if threads is not None and threads > machine.cores:
         raise ConfigError(
             f"threads is {threads}, and this machine has {machine.cores} cores; give at most "
@@ -159,7 +144,23 @@ def joining_workers(
     )
 
 
-def _check_count(count: int, max_workers: int | None, serial: bool) -> None:
+def _listed(
+    text: str, machine: Machine, check: Callable[[int], None], notes: list[str]
+) -> list[str]:
+    """Return the backends of a number or a list; `check` raises for too many of them."""
+    if re.fullmatch(r"[+-]?\d{1,9}", text):
+        if int(text) < 1:
+            raise ConfigError(f"workers is {text}; wanted at least 1")
+        check(int(text))
+        return _auto(machine, int(text), notes)
+    backends = _parse_backends(text, check)
+    lacks = [missing(backend, machine) for backend in dict.fromkeys(backends)]
+    if any(lacks):
+        raise EnvironmentLacks("; ".join(filter(None, lacks)))
+    return backends
+
+
+def _check_count(count: int, max_workers: int | None, serial: bool = False) -> None:
     if serial and count > 1:
         raise ConfigError(
             f"strategy serial runs 1 worker, and so does sim; workers asks for {count}; "
@@ -233,12 +234,6 @@ def missing(backend: str, machine: Machine) -> str | None:
         package = "'mlx[cpu]'" if framework == "mlx" and machine.system == "linux" else framework
         return f"{backend} needs {framework}: python -m pip install {package}"
     return None
-
-
-def _require(backends: list[str], machine: Machine) -> None:
-    lacks = [missing(backend, machine) for backend in dict.fromkeys(backends)]
-    if any(lacks):
-        raise EnvironmentLacks("; ".join(filter(None, lacks)))
 
 
 def _auto(

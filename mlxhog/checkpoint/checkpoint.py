@@ -121,7 +121,6 @@ def save(
     if keep_last < 1:
         raise ConfigError(f"keep_last is {keep_last}, expected at least 1")
     _check_savable(params)
-    run.check_place()
     model = families.read(model_config)
     final = run.checkpoints / f"step-{step:08d}"
     n_bytes = sum(array.nbytes for array in (*params.values(), *optimizer.values()))
@@ -293,7 +292,6 @@ def mark_best(run: Run, path: Path) -> None:
     Raises:
         EnvironmentLacks: the system refuses; `best` is unchanged.
     """
-    run.check_place()
     part = run.checkpoints / f"{BEST}.part"
     with disk_errors(f"writing {run.checkpoints / BEST}"):
         remove(part)

@@ -43,8 +43,6 @@ STARTING, RUNNING = "starting", "running"
 """Status of a run whose lock is held: before and after its parameters can be read."""
 DAMAGED = "damaged"
 """Status of a run whose `run.json` cannot be read."""
-_PLACES: dict[Path, os.stat_result] = {}
-"""Folder of a run that this process trains -> its lock file, which no other folder has."""
 MOST_NAMED = 8
 """Most runs that a message lists."""
 
@@ -99,36 +97,7 @@ class Run:
                     f"the run {self.directory} is in use by process {error.holder}; "
                     "wait for it, stop it, or start another run"
                 ) from error
-            _PLACES[self.directory] = os.fstat(file.fileno())
-            try:
-                yield
-            finally:
-                _PLACES.pop(self.directory, None)
-
-    def keep_place(self) -> None:
-        """Remember this folder, for `check_place` in a worker, which does not hold the lock."""
-        with contextlib.suppress(OSError):
-            _PLACES[self.directory] = (self.directory / "lock").stat()
-
-    def check_place(self) -> None:
-        """Refuse another folder in the place of the one that this process trains in.
-
-        Raises:
-            EnvironmentLacks: the run's folder was moved, and another one has its path.
-        """
-        own = _PLACES.get(self.directory)
-        if own is None or not self.directory.exists():  # then writing reports it
-            return
-        try:
-            is_own = os.path.samestat(own, (self.directory / "lock").stat())
-        except OSError:
-            is_own = False
-        if not is_own:
-            raise EnvironmentLacks(
-                f"{self.directory} is another folder than the one that this process trains in, "
-                "which was moved or replaced, so nothing is written into it; move the run's "
-                "folder back"
-            )
+            yield
 
     def is_locked(self) -> bool:
         """Return whether a supervisor holds this run now."""
@@ -143,7 +112,6 @@ class Run:
         Raises:
             EnvironmentLacks: the disk is full, or the system refuses; the old status is unchanged.
         """
-        self.check_place()
         since = {"created_ns": self.created_ns() or time.time_ns()}
         content = plain_json.dumps({**status, **since}, indent=1) + b"\n"
         with disk_errors(f"writing {self.directory / _STATUS}"):
@@ -226,12 +194,10 @@ class Run:
 
         Concurrency: for the holder of the run's lock; readers may read at any time.
         """
-        self.check_place()
         append_lines(self.metrics_path, plain_json.dumps(record) + b"\n")
 
     def append_event(self, record: Mapping[str, Any]) -> None:
         """Append one line to `events.jsonl`, as `append_metrics` does."""
-        self.check_place()
         append_lines(self.events_path, plain_json.dumps(record) + b"\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
@@ -259,7 +225,6 @@ class Run:
         Raises:
             EnvironmentLacks: the disk is full, or the system refuses; the old file is unchanged.
         """
-        self.check_place()
         with disk_errors(f"writing {self.times_path}"):
             replace_file(self.times_path, plain_json.dumps({"workers": workers}) + b"\n")
 
@@ -272,14 +237,11 @@ class Run:
         if not self.times_path.exists():
             return []
         try:
-            workers = plain_json.loads(reading.read_bytes(self.times_path))["workers"]
-            if not all(isinstance(worker, dict) for worker in workers):
-                raise ValueError("it has no workers")
+            return list(map(dict, plain_json.read(self.times_path)["workers"]))
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise RunError(
                 f"{self.times_path} is damaged ({error}); remove it; further training writes it"
             ) from error
-        return list(workers)
 
     def drop_metrics_after(self, step: int, elapsed_s: float) -> None:
         """Drop the lines of steps after the checkpoint from which a run is resumed.
@@ -291,15 +253,14 @@ class Run:
         Concurrency: for the holder of the run's lock; readers may read at any time.
         """
         lines = self.read_metrics()
-        lines_before = [
-            line
-            for line in lines
-            if line.get("step", 0) <= step and line.get("elapsed_s", 0.0) <= elapsed_s
+        before = [
+            one
+            for one in lines
+            if one.get("step", 0) <= step and one.get("elapsed_s", 0.0) <= elapsed_s
         ]
-        if len(lines_before) < len(lines):
-            replace_file(
-                self.metrics_path, b"".join(plain_json.dumps(line) + b"\n" for line in lines_before)
-            )
+        if len(before) < len(lines):
+            content = b"".join(plain_json.dumps(one) + b"\n" for one in before)
+            replace_file(self.metrics_path, content)
 
     def append_sample(self, text: str) -> None:
         """Append sampled text to `samples.txt`, as one line.
@@ -307,7 +268,6 @@ class Run:
         Raises:
             EnvironmentLacks: the disk is full, or the system refuses.
         """
-        self.check_place()
         append_lines(self.samples_path, " ".join(text.splitlines()).encode() + b"\n")
 
     def last_sample(self) -> str | None:
@@ -398,7 +358,6 @@ def remove(run: Run) -> None:
 
 def clear(run: Run) -> Path:
     """Rename a run to `.removed-...`, then delete it; return that path."""
-    run.check_place()
     nameless = run.directory.with_name(f"{_REMOVED}{run.name}")
     os.replace(run.directory, nameless)
     durable.remove(nameless)

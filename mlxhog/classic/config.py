@@ -29,10 +29,8 @@ SCHEMES = ("hogwild", "aig", "round_robin", "sync", "cyclades", "serial")
 WRITES = ("auto", "racy", "lossless", "hot-cold")
 FILE, GENERATED = "--data FILE", "generated data"
 TEXT = ("svm", "logistic", "least-squares")
-LINEAR = (*TEXT, "linear-regression", "image-svm", "synthetic-svm")
 COMPLETION, CUTS = "matrix-completion", "graph-cuts"
 
-Facts = Mapping[str, str | tuple[str, ...]]
 _ONLY = "mlxhog.classic.only"
 _ITS_OWN = "the problem's"  # shown as the default of an option that is None
 
@@ -57,15 +55,12 @@ class ClassicConfig:
     """One run of a classic problem. None stands for the problem's default."""
 
     data: str | None = _problem(
-        None,
-        "file of real data, in the problem's format",
-        {"problem": (*TEXT, "image-svm", COMPLETION, CUTS)},
-        none="generated",
+        None, "file of real data, in the problem's format", none="generated"
     )
     test_data: str | None = _problem(
         None,
         "file of test data in the same format; the default is to hold out a part of --data",
-        {"problem": (*TEXT, "image-svm", COMPLETION), "data": FILE},
+        {"problem": (*TEXT, COMPLETION), "data": FILE},
     )
     labels: str | None = _problem(
         None,
@@ -89,7 +84,7 @@ class ClassicConfig:
         none=_ITS_OWN,
     )
     lam: float | None = _problem(
-        None, "L2 weight lambda of linear models", {"problem": LINEAR}, low=0, none=_ITS_OWN
+        None, "L2 weight lambda of linear models", {"problem": TEXT}, low=0, none=_ITS_OWN
     )
     mu: float | None = _problem(
         None, "L2 weight mu of matrix completion", {"problem": COMPLETION}, low=0, none=_ITS_OWN

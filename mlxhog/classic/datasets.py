@@ -15,36 +15,6 @@ LabelKind = Literal["signs", "numbers"]
 
 
 @dataclass(frozen=True, eq=False)
-class DenseRows:
-    """Examples that touch every coordinate, such as images.
-
-    Attributes:
-        features: (rows, n_features) float32, C order.
-        labels: (rows,) float32, classes 0 .. n_classes - 1, or regression targets.
-        n_classes: number of classes, including those without a row; 0 for targets.
-    """
-
-    features: NDArray[np.float32]
-    labels: NDArray[np.float32]
-    n_classes: int = 0
-
-    @property
-    def n_rows(self) -> int:
-        """Number of examples."""
-        return len(self.labels)
-
-    @property
-    def n_features(self) -> int:
-        """Number of features of each row."""
-        return int(self.features.shape[1])
-
-    def take(self, rows: ArrayLike) -> Self:
-        """A copy that has these rows, in this order."""
-        chosen = np.asarray(rows, dtype=np.int64)
-        return dataclasses.replace(self, features=self.features[chosen], labels=self.labels[chosen])
-
-
-@dataclass(frozen=True, eq=False)
 class SparseRows:
     """Examples whose features are mostly zero; row r is entries indptr[r] .. indptr[r + 1].
 

@@ -1,7 +1,6 @@
 """Synthetic data with the statistics of published sets that may not be redistributed.
 
-Ratings like Netflix's, graphs like Abdomen, text like RCV1, images like CIFAR-10, and
-two dense problems that are published as their own generators.
+Ratings like Netflix's, graphs like Abdomen, text like RCV1.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.classic.datasets import DenseRows, Graph, Ratings, SparseRows
+from mlxhog.classic.datasets import Graph, Ratings, SparseRows
 
 # -- ratings ---------------------------------------------------------------------------------------
 #
@@ -193,159 +192,3 @@ def _draw_words(
     indptr = np.searchsorted(keys, np.arange(n + 1) * FEATURES)
     row_starts = np.repeat(np.arange(n) * FEATURES, np.diff(indptr))
     return indptr, (keys - row_starts).astype(np.int32), counts
-
-
-# -- 100 features, a fifth of them not zero --------------------------------------------------------
-#
-# "Sparsity 0.2" is not sparse in Hogwild's sense: with about 20 of 100 coordinates per row, 98 % of
-# all pairs of rows conflict.
-
-SVM100_FEATURES = 100
-SVM100_DENSITY = 0.2
-_ROW_BLOCK = 20_000  # rows drawn at once; the random numbers do not depend on it
-
-
-def svm100(
-    n: int = 10_000, n_test: int = 1_000, *, seed: int = 0
-) -> tuple[SparseRows, SparseRows | None]:
-    """Draw a training and a test set that a plane through the origin separates.
-
-    The order of draws is that of the recorded reference: all masks, all values, the plane. The
-    masks and values of the test rows come after them.
-
-    Args:
-        n: training rows, at least 1.
-        n_test: test rows; with 0 there is no test set.
-        seed: equal seeds give equal sets.
-    """
-    rng = np.random.default_rng(seed)
-    train = _draw_masked(rng, n)
-    plane = rng.standard_normal(SVM100_FEATURES)
-    test = _signed_rows(*_draw_masked(rng, n_test), plane) if n_test else None
-    return _signed_rows(*train, plane), test
-
-
-def _draw_masked(rng: np.random.Generator, n: int) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """The mask (n, 100) and the values where it is set, row by row."""
-    mask = np.empty((n, SVM100_FEATURES), dtype=np.bool_)
-    for start in range(0, n, _ROW_BLOCK):
-        block = mask[start : start + _ROW_BLOCK]
-        block[:] = rng.random(block.shape) < SVM100_DENSITY
-    values = []
-    for start in range(0, n, _ROW_BLOCK):
-        block = mask[start : start + _ROW_BLOCK]
-        values.append(rng.standard_normal(block.shape)[block])
-    return mask, np.concatenate(values)
-
-
-def _signed_rows(
-    mask: NDArray[np.bool_], values: NDArray[np.float64], plane: NDArray[np.float64]
-) -> SparseRows:
-    """Rows labelled by the sign of their product with the plane; 0 counts as positive.
-
-    Rows without features are left out; one row in five thousand million has none.
-    """
-    mask = mask[mask.any(axis=1)]
-    indices = np.nonzero(mask)[1].astype(np.int32)
-    indptr = np.concatenate([[0], np.cumsum(mask.sum(axis=1))])
-    scores = np.add.reduceat(values * plane[indices], indptr[:-1])
-    return SparseRows(
-        indptr=indptr,
-        indices=indices,
-        values=values.astype(np.float32),
-        labels=np.where(scores >= 0, np.float32(1), np.float32(-1)),
-        n_features=SVM100_FEATURES,
-    )
-
-
-# -- linear regression: small, convex, all parameters on one cache line ----------------------------
-
-LINREG_WEIGHTS = (1.0, -2.0, 3.0, -4.0, 5.0)
-LINREG_NOISE = 0.1
-
-
-def linreg5(n: int = 10_000, *, seed: int = 0) -> DenseRows:
-    """Draw rows of N(0, 1) and targets X w + noise, in the recorded reference's order of draws.
-
-    Args:
-        n: rows, at least 1.
-        seed: equal seeds give equal rows.
-    """
-    rng = np.random.default_rng(seed)
-    features = rng.standard_normal((n, len(LINREG_WEIGHTS)))
-    noise = LINREG_NOISE * rng.standard_normal(n)
-    targets = features @ np.array(LINREG_WEIGHTS) + noise
-    return DenseRows(features.astype(np.float32), targets.astype(np.float32))
-
-
-# -- images: ten blurred class means under strong noise --------------------------------------------
-#
-# Neighbouring pixels of the noise correlate as in photographs (AR(1), .95 along rows and columns).
-# So the classes differ least where the noise is weakest, and a linear model has an accuracy of
-# about 40 %.
-
-SIDE, CHANNELS, CLASSES = 32, 3, 10
-PIXEL_CORRELATION = 0.95  # of neighbouring pixels of the noise
-BLUR = 5.0  # standard deviation of the low-pass filter on the means, in pixels
-PIXEL_NOISE = 0.2  # standard deviation of a pixel of values 0 .. 1, about CIFAR-10's .25
-CLASS_SIGNAL = 0.02  # standard deviation of the class means
-_IMAGE_BLOCK = 1_000  # images filtered at once
-
-
-def cifar_dense(
-    n: int = 10_000, n_test: int = 1_000, *, seed: int = 0
-) -> tuple[DenseRows, DenseRows | None]:
-    """Draw training and test images of 3072 pixels in [0, 1], less the training set's mean.
-
-    Pixels are ordered as in CIFAR-10's files: channel, row, column.
-
-    Args:
-        n: training images, at least 1.
-        n_test: test images; with 0 there is no test set.
-        seed: equal seeds give equal images.
-    """
-    rng = np.random.default_rng(seed)
-    means = _class_means(rng)
-    train, labels = _draw_images(rng, means, n)
-    centre = train.mean(axis=0, dtype=np.float64).astype(np.float32)
-    train -= centre
-    rows = DenseRows(train, labels, CLASSES)
-    if not n_test:
-        return rows, None
-    test, test_labels = _draw_images(rng, means, n_test)
-    test -= centre
-    return rows, DenseRows(test, test_labels, CLASSES)
-
-
-def _class_means(rng: np.random.Generator) -> NDArray[np.float32]:
-    """(classes, channels, side, side): blurred white noise of standard deviation 1."""
-    apart = np.subtract.outer(np.arange(SIDE), np.arange(SIDE))
-    blur = np.exp(-(apart**2) / (2 * BLUR**2))
-    means = blur @ rng.standard_normal((CLASSES, CHANNELS, SIDE, SIDE)) @ blur.T
-    means /= means.std(axis=(1, 2, 3), keepdims=True)
-    return means.astype(np.float32)
-
-
-def _draw_images(
-    rng: np.random.Generator, means: NDArray[np.float32], n: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Images (n, 3072) float32 in [0, 1] and their classes, (n,)."""
-    labels = rng.integers(0, CLASSES, n)
-    images = np.empty((n, CHANNELS, SIDE, SIDE), dtype=np.float32)
-    correlate = _ar1()
-    for start in range(0, n, _IMAGE_BLOCK):
-        block = images[start : start + _IMAGE_BLOCK]
-        white = rng.standard_normal(block.shape, dtype=np.float32)
-        np.matmul(correlate @ white, correlate.T, out=block)
-        block *= PIXEL_NOISE
-        block += 0.5 + CLASS_SIGNAL * means[labels[start : start + _IMAGE_BLOCK]]
-        np.clip(block, 0.0, 1.0, out=block)
-    return images.reshape(n, -1), labels.astype(np.float32)
-
-
-def _ar1() -> NDArray[np.float32]:
-    """The matrix that makes white noise AR(1) along one axis, with variance 1 everywhere."""
-    steps = np.subtract.outer(np.arange(SIDE), np.arange(SIDE))
-    matrix = np.where(steps >= 0, PIXEL_CORRELATION ** np.maximum(steps, 0), 0.0)
-    matrix[:, 1:] *= np.sqrt(1 - PIXEL_CORRELATION**2)
-    return matrix.astype(np.float32)

@@ -1,17 +1,14 @@
-"""Files of data: svmlight text, rating triplets, edge lists, and CIFAR-10 in its binary form.
+"""Files of data: svmlight text, rating triplets, and edge lists.
 
-Every line of a text becomes a row of NumPy arrays, so an error names the file, the line and the
-reason.
+An error names the file, the line and the reason.
 
 svmlight (RCV1, the LIBSVM collection)   LABEL FEATURE:VALUE ... # COMMENT; a `qid:` is ignored
 ratings (MovieLens' csv and dat, ...)    USER ITEM RATING, further columns are ignored
 ratings of the Netflix prize             a line `MOVIE:`, then lines USER,RATING,DATE of this movie
 graphs (SNAP, KONECT)                    VERTEX VERTEX [WEIGHT]
-CIFAR-10                                 records of 3073 bytes: the class, 0 to 9, then 1024 bytes
-                                         each of red, green and blue, row by row
 
 Columns are separated by spaces, tabs, commas or `::`. Empty lines and what follows # or % are
-skipped, and so is a first line without a digit. Files `.gz` and `.bz2` are unpacked.
+skipped, and so is a first line of a table without a digit. Files `.gz` and `.bz2` are unpacked.
 """
 
 from __future__ import annotations
@@ -19,33 +16,29 @@ from __future__ import annotations
 import bz2
 import gzip
 import re
-import shlex
 import warnings
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.arena.process import available_bytes
 from mlxhog.base import reading
-from mlxhog.classic.datasets import DenseRows, Graph, LabelKind, Ratings, SparseRows
-from mlxhog.errors import ConfigError, DataError, EnvironmentLacks
+from mlxhog.classic.datasets import Graph, LabelKind, Ratings, SparseRows
+from mlxhog.errors import ConfigError, DataError
 
 HELD_OUT_SHARE = 0.2
 MOST_BYTES = 1 << 33
-FLOAT32_MAX = float(np.finfo(np.float32).max)
 _OPENERS: Mapping[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open}
 
-Data = TypeVar("Data", DenseRows, SparseRows)
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
 
 
-def held_out(data: Data, seed: int) -> tuple[Data, Data]:
+def held_out(data: SparseRows, seed: int) -> tuple[SparseRows, SparseRows]:
     """Split off a random fifth for testing; the same for the same seed.
 
     Raises:
@@ -61,17 +54,13 @@ def held_out(data: Data, seed: int) -> tuple[Data, Data]:
 
 # -- text ------------------------------------------------------------------------------------------
 
+_COMMENT = re.compile(rb"[#%].*|(?<=\s)qid:\d+(?=\s)")
+_SPACES = bytes.maketrans(b",;\t\r", b"    ")
+
 
 @dataclass(frozen=True)
 class _Lines:
-    """The lines of a file that have data, and their numbers.
-
-    Attributes:
-        path: the file.
-        form: description of a line.
-        texts: each without its comment.
-        numbers: from 1.
-    """
+    """The lines of a file that have data, without comments, and their numbers from 1."""
 
     path: Path
     form: str
@@ -99,6 +88,27 @@ class _Lines:
             self.refuse(next(k for k, n in enumerate(counts) if len(_numbers(texts[k])) != n))
         return numbers
 
+    def table(self, least: int, most: int) -> Float64:
+        """The lines as finite numbers, (lines, columns): as many columns as the first one has."""
+        columns = min(most, len(self.texts[0].split()))
+        words = [text.split()[:columns] for text in self.texts]
+        for at, each in enumerate(words):
+            if len(each) < max(columns, least):
+                self.refuse(at)
+        counts = np.full(len(words), columns)
+        table = self.parse([b" ".join(each) for each in words], counts).reshape(-1, columns)
+        for at in np.flatnonzero(~np.isfinite(table).all(axis=1))[:1]:
+            self.refuse(int(at))
+        return table
+
+    def ids(self, column: Float64, what: str) -> Int64:
+        """A column of whole numbers, which float64 has exactly."""
+        self.check(
+            (column < 0) | (column >= 2**53) | (column != np.floor(column)),
+            lambda row: f"{what} {column[row]:g}; wanted a whole number, 0 or more",
+        )
+        return column.astype(np.int64)
+
 
 def _numbers(text: bytes) -> Float64:
     """The words as numbers; fewer if one is none."""
@@ -109,19 +119,12 @@ def _numbers(text: bytes) -> Float64:
         return np.empty(0)
 
 
-def _read(path: Path, form: str, *, heading: bool = True, separators: bytes = b"") -> _Lines:
-    """Read a text file.
-
-    Args:
-        path: the file.
-        form: description of a line.
-        heading: whether a first line without a digit is skipped.
-        separators: further characters that separate columns.
+def _read(path: Path, form: str) -> _Lines:
+    """Read a text file of lines of a form; those of a table may have other separators.
 
     Raises:
-        DataError: the file is missing, empty, truncated or binary, or has no data.
+        DataError: the file is missing, truncated or binary, or has no data.
     """
-    packed = path.suffix in _OPENERS
     try:
         with _OPENERS.get(path.suffix, open)(path, "rb") as file:
             text = reading.read_all(file, MOST_BYTES)
@@ -129,21 +132,13 @@ def _read(path: Path, form: str, *, heading: bool = True, separators: bytes = b"
         raise DataError(f"{path} is truncated or damaged ({error}); download it again") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    if not text:
-        raise DataError(f"{path} is empty; wanted one example per line")
     if b"\0" in text:
         raise DataError(f"{path} is binary: it has a zero byte")
     lines = text.removeprefix(b"\xef\xbb\xbf").split(b"\n")  # byte order mark
-    if lines.pop():
-        plain = shlex.quote(str(path.with_suffix("") if packed else path))
-        raise DataError(
-            f"{path}:{len(lines) + 1}: the last line has no line end, so the file may be truncated;"
-            f" if it is complete, {'unpack it and ' * packed}add one: echo >> {plain}"
-        )
-    if heading and lines and not re.search(rb"\d", lines[0]):
-        lines[0] = b""
-    spaces = bytes.maketrans(separators, b" " * len(separators))
-    texts = [_COMMENT.sub(b"", line).translate(spaces) for line in lines]
+    texts = [_COMMENT.sub(b"", line) for line in lines]
+    if form != ROW:
+        texts = [text.translate(_SPACES).replace(b"::", b" ") for text in texts]
+        texts[0] = texts[0] if re.search(rb"\d", texts[0]) else b""
     numbers = [number for number, line in enumerate(texts, start=1) if line.strip()]
     if not numbers:
         raise DataError(f"{path} has no data; wanted lines of {form}")
@@ -159,32 +154,27 @@ def _number(word: str) -> float | None:
 
 # -- svmlight --------------------------------------------------------------------------------------
 
-BYTES_PER_FEATURE = 24  # of the model: x and its copy, degrees, order, numbers, decay
-_COMMENT = re.compile(rb"[#%].*|(?<=\s)qid:\d+(?=\s)")
+ROW = "LABEL FEATURE:VALUE ..., features in ascending order"
 _ROW = re.compile(rb"\s*[^\s:_]+(?:\s+[^\s:_]+:[^\s:_]+)+\s*")
-_ROW_FORM = "LABEL FEATURE:VALUE ..., features in ascending order"
+MOST_FEATURES = 1 << 28
 
 
 def parse_label_map(text: str | None) -> dict[float, float] | None:
-    """Return the map from old to new labels, or None if labels do not change.
-
-    Args:
-        text: pairs OLD=NEW separated by commas, such as "1=-1,2=+1".
+    """Return the map from old to new labels, such as "1=-1,2=+1"; None if they do not change.
 
     Raises:
-        ConfigError: `text` is not such a list.
+        ConfigError: `text` is not a list of pairs OLD=NEW separated by commas.
     """
     if text is None:
         return None
     mapping: dict[float, float] = {}
     for pair in text.split(","):
         old, new = (_number(word) for word in (pair + "=").split("=")[:2])
-        if old is None or new is None or pair.count("=") != 1:
+        if old is None or new is None or pair.count("=") != 1 or old in mapping:
             raise ConfigError(
-                f"--labels has {pair!r}; wanted OLD=NEW separated by commas, such as 0=-1,1=+1"
+                f"--labels has {pair!r}; wanted OLD=NEW separated by commas, each label once, such "
+                "as 0=-1,1=+1"
             )
-        if old in mapping:
-            raise ConfigError(f"--labels maps {old:g} twice")
         mapping[old] = new
     return mapping
 
@@ -207,28 +197,16 @@ def load_svmlight(
         label_kind: required kind of the labels after this map.
 
     Raises:
-        ConfigError: `labels` maps to other values than -1 and +1, and signs are required.
         DataError: a file or a line is malformed; the message names the line.
-        EnvironmentLacks: the model with all these features does not fit into memory.
     """
-    if labels is not None and label_kind == "signs" and not {*labels.values()} <= {-1.0, 1.0}:
-        raise ConfigError(f"--labels maps to {sorted({*labels.values()})}; wanted -1 and +1")
-    signs = label_kind == "signs"
-    files = [_parse_svmlight(path, labels, signs=signs) for path in (train, test) if path]
+    files = [_svmlight(path, labels, label_kind == "signs") for path in (train, test) if path]
     base = min(1, *(int(features.min()) for _, _, features, _ in files))
     n_features = max(int(features.max()) for _, _, features, _ in files) + 1 - base
-    needed, available = n_features * BYTES_PER_FEATURE, available_bytes()
-    if available and needed > available:
-        raise EnvironmentLacks(
-            f"the files have features up to number {n_features:,}; a model of this size needs "
-            f"{needed:,} bytes, but this machine has {available:,}: renumber the features "
-            "without gaps from 1"
-        )
     rows = [
         SparseRows(
             indptr=np.concatenate([[0], np.cumsum(lengths)]),
-            indices=features - np.int32(base),
-            values=values,
+            indices=(features - base).astype(np.int32),
+            values=values.astype(np.float32),
             labels=row_labels.astype(np.float32),
             n_features=n_features,
             label_kind=label_kind,
@@ -238,29 +216,26 @@ def load_svmlight(
     return rows[0], rows[1] if test is not None else None
 
 
-def _parse_svmlight(
-    path: Path, labels: Mapping[float, float] | None, *, signs: bool
-) -> tuple[Float64, NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
+def _svmlight(
+    path: Path, labels: Mapping[float, float] | None, signs: bool
+) -> tuple[Float64, Int64, Float64, Float64]:
     """Labels and lengths of all rows, then their features and values."""
-    lines = _read(path, _ROW_FORM, heading=False)
+    lines = _read(path, ROW)
     for at, text in enumerate(lines.texts):
         if not _ROW.fullmatch(text):
             lines.refuse(at)
     lengths = np.array([text.count(b":") for text in lines.texts], np.int64)
     numbers = lines.parse([text.replace(b":", b" ") for text in lines.texts], 1 + 2 * lengths)
-    ends = np.cumsum(1 + 2 * lengths)
-    old = numbers[ends - 1 - 2 * lengths]
-    features, values = np.delete(numbers, ends - 1 - 2 * lengths).reshape(-1, 2).T
+    begins = np.cumsum(1 + 2 * lengths) - 1 - 2 * lengths
+    old = numbers[begins]
+    features, values = np.delete(numbers, begins).reshape(-1, 2).T
     rows = np.repeat(np.arange(len(lengths)), lengths)
     steps = np.diff(features, prepend=-1.0)
     steps[np.cumsum(lengths) - lengths] = 1
     new = old if labels is None else np.array([labels.get(one, np.nan) for one in old.tolist()])
-    way_out = "add this label to --labels"
-    if labels is None:
-        way_out = "wanted -1 or +1. Map the labels, such as --labels 0=-1,1=+1"
     lines.check(
-        (features < 0) | (features != np.floor(features)) | ~(features < 2**31 - 1),
-        lambda at: f"feature {features[at]:g}; wanted a whole number below 2^31 - 1",
+        (features < 0) | (features != np.floor(features)) | ~(features < MOST_FEATURES),
+        lambda at: f"feature {features[at]:g}; wanted a whole number below 2^28",
         rows,
     )
     lines.check(
@@ -272,44 +247,24 @@ def _parse_svmlight(
         rows,
     )
     lines.check(
-        ~(np.abs(values) <= FLOAT32_MAX),
+        ~(np.abs(values) <= np.finfo(np.float32).max),
         lambda at: f"feature {features[at]:g} has value {values[at]:g}; wanted a finite float32",
         rows,
     )
-    lines.check(~np.isfinite(old), lambda row: f"label {old[row]:g}; wanted a finite number")
     lines.check(
-        np.abs(new) != 1 if signs else np.isnan(new), lambda row: f"label {old[row]:g}; {way_out}"
+        np.abs(new) != 1 if signs else ~np.isfinite(new),
+        lambda row: (
+            f"label {old[row]:g}; wanted {'-1 or +1' if signs else 'a finite number'}. Map the "
+            "labels, such as --labels 0=-1,1=+1"
+        ),
     )
-    return new, lengths, features.astype(np.int32), values.astype(np.float32)
+    return new, lengths, features, values
 
 
 # -- tables: ratings and graphs --------------------------------------------------------------------
 
-_MOVIE = re.compile(rb"\s*\d+:\s*")
-_ID_LIMIT = 2**53  # smaller whole numbers are exact in float64
-MOST_LABELS = 4096  # a limit, because every vertex stores one number per label
-
-
-def _table(lines: _Lines, least: int, most: int) -> Float64:
-    """The lines as numbers, (lines, columns): as many columns as the first line has, up to most."""
-    columns = min(most, len(lines.texts[0].split()))
-    words = [text.split()[:columns] for text in lines.texts]
-    for at, each in enumerate(words):
-        if len(each) < max(columns, least):
-            lines.refuse(at)
-    counts = np.full(len(words), columns)
-    table = lines.parse([b" ".join(each) for each in words], counts).reshape(-1, columns)
-    for at in np.flatnonzero(~np.isfinite(table).all(axis=1))[:1]:
-        lines.refuse(int(at))
-    return table
-
-
-def _ids(lines: _Lines, column: Float64, what: str) -> Int64:
-    lines.check(
-        (column < 0) | (column >= _ID_LIMIT) | (column != np.floor(column)),
-        lambda row: f"{what} {column[row]:g}; wanted a whole number, 0 or more",
-    )
-    return column.astype(np.int64)
+_MOVIE = re.compile(rb"\s*(\d+):\s*")
+_PAIR = re.compile(r"\s*(\d+)\s*=\s*(\d+)\s*", re.ASCII)
 
 
 def load_ratings(
@@ -348,13 +303,19 @@ def load_ratings(
 
 def _ratings(path: Path, lowest: float, highest: float) -> tuple[Int64, Int64, Float64]:
     """Users, items and ratings of a file."""
-    lines = _read(path, "USER ITEM RATING", separators=b",;\t\r")
-    if _MOVIE.fullmatch(lines.texts[0]):
-        users, items, ratings, lines = _prize(lines)
-    else:
-        lines = replace(lines, texts=[text.replace(b"::", b" ") for text in lines.texts])
-        user, item, ratings = _table(lines, 3, 3).T
-        users, items = _ids(lines, user, "user"), _ids(lines, item, "item")
+    lines, movies = _read(path, "USER ITEM RATING"), []
+    if _MOVIE.fullmatch(lines.texts[0]):  # the prize's form: its movie goes into every line
+        texts, numbers = list[bytes](), list[int]()
+        for text, number in zip(lines.texts, lines.numbers, strict=True):
+            if movie := _MOVIE.fullmatch(text):
+                movies.append(movie[1])
+            else:
+                user, _, rest = text.strip().partition(b" ")
+                texts.append(b" ".join([user, movies[-1], rest]))
+                numbers.append(number)
+        lines = _Lines(path, "USER,RATING,DATE below a line MOVIE:", texts, numbers)
+    user, item, ratings = lines.table(3, 3).T if lines.texts else np.empty((3, 0))
+    users, items = lines.ids(user, "user"), lines.ids(item, "item")
     lines.check(
         (ratings < lowest) | (ratings > highest),
         lambda row: (
@@ -365,32 +326,16 @@ def _ratings(path: Path, lowest: float, highest: float) -> tuple[Int64, Int64, F
     return users, items, ratings
 
 
-def _prize(lines: _Lines) -> tuple[Int64, Int64, Float64, _Lines]:
-    """Users, movies and ratings in the prize's form, and the lines that have them."""
-    opens = np.array([_MOVIE.fullmatch(text) is not None for text in lines.texts])
-    names = np.array([int(lines.texts[k].rstrip().rstrip(b":")) for k in np.flatnonzero(opens)])
-    rest = np.flatnonzero(~opens)
-    lines = _Lines(
-        lines.path,
-        "USER,RATING,DATE below a line MOVIE:",
-        [lines.texts[k] for k in rest],
-        [lines.numbers[k] for k in rest],
-    )
-    user, ratings = _table(lines, 2, 2).T if len(rest) else np.empty((2, 0))
-    return _ids(lines, user, "user"), names[np.cumsum(opens)[rest] - 1], ratings, lines
-
-
 def parse_rating_range(text: str) -> tuple[float, float]:
-    """Return the lowest and the highest legal rating of "LOW,HIGH".
-
-    Raises:
-        ConfigError: `text` is not such a pair.
-    """
+    """Return the lowest and the highest legal rating of "LOW,HIGH"; ConfigError otherwise."""
     low, _, high = text.partition(",")
     lowest, highest = _number(low), _number(high)
     if lowest is None or highest is None or not lowest < highest:
         raise ConfigError(f"--rating-range is {text!r}; wanted LOW,HIGH such as 1,5")
     return lowest, highest
+
+
+MOST_LABELS = 4096  # every vertex stores one number per label
 
 
 def load_graph(path: Path, terminals: str) -> Graph:
@@ -407,14 +352,14 @@ def load_graph(path: Path, terminals: str) -> Graph:
         DataError: a line is malformed, joins a vertex with itself, or has a weight below 0; the
             message names the line.
     """
-    lines = _read(path, "VERTEX VERTEX [WEIGHT]", separators=b",;\t\r")
-    table = _table(lines, 2, 3)
-    ends = np.concatenate([_ids(lines, table[:, k], "vertex") for k in (0, 1)])
+    lines = _read(path, "VERTEX VERTEX [WEIGHT]")
+    table = lines.table(2, 3)
+    ends = np.concatenate([lines.ids(table[:, k], "vertex") for k in (0, 1)])
     n = len(table)
     cost = table[:, 2] if table.shape[1] > 2 else np.ones(n)
     lines.check(ends[:n] == ends[n:], lambda _: "an edge from a vertex to itself; leave it out")
     lines.check(
-        (cost < 0) | (cost > FLOAT32_MAX),
+        (cost < 0) | (cost > np.finfo(np.float32).max),
         lambda row: f"weight {cost[row]:g}; the cost of a cut is 0 or more, and a float32",
     )
     known = parse_terminals(terminals)
@@ -439,87 +384,21 @@ def parse_terminals(terminals: str) -> dict[int, int]:
         ConfigError: it is neither VERTEX=LABEL by commas nor a file, or has one label only.
     """
     if Path(terminals).is_file():
-        lines = _read(Path(terminals), "VERTEX LABEL", separators=b",;\t\r")
-        vertices, labels = _table(lines, 2, 2).T
-        names, values = _ids(lines, vertices, "vertex"), _ids(lines, labels, "label")
+        lines = _read(Path(terminals), "VERTEX LABEL")
+        vertices, labels = lines.table(2, 2).T
+        names, values = lines.ids(vertices, "vertex"), lines.ids(labels, "label")
         known = dict(zip(names.tolist(), values.tolist(), strict=True))
     else:
-        known = {}
-        for pair in terminals.split(","):
-            vertex, _, label = pair.partition("=")
-            if not (vertex.strip().isdecimal() and label.strip().isdecimal()):
-                raise ConfigError(
-                    f"--terminals has {pair!r}; wanted VERTEX=LABEL separated by commas, such as "
-                    "0=0,33=1, or a file of VERTEX LABEL lines"
-                )
-            known[int(vertex)] = int(label)
-    if len(set(known.values())) < 2:
-        raise ConfigError("--terminals has one label only; a cut needs two or more")
-    if max(known.values()) >= MOST_LABELS:
+        pairs = {pair: _PAIR.fullmatch(pair) for pair in terminals.split(",")}
+        known = {int(pair[1]): int(pair[2]) for pair in pairs.values() if pair}
+        if wrong := [text for text, pair in pairs.items() if not pair]:
+            raise ConfigError(
+                f"--terminals has {wrong[0]!r}; wanted VERTEX=LABEL separated by commas, such as "
+                "0=0,33=1, or a file of VERTEX LABEL lines"
+            )
+    if len(set(known.values())) < 2 or max(known.values()) >= MOST_LABELS:
         raise ConfigError(
-            f"--terminals has the label {max(known.values())}; number them from 0, "
-            f"{MOST_LABELS} at most"
+            f"--terminals has the labels {sorted(set(known.values()))[-3:]}; a cut needs two or "
+            f"more, numbered from 0, {MOST_LABELS} at most"
         )
     return known
-
-
-# -- CIFAR-10 --------------------------------------------------------------------------------------
-
-PIXELS, CLASSES = 3072, 10
-
-
-def load_cifar10(train: Path, test: Path | None = None) -> tuple[DenseRows, DenseRows | None]:
-    """Read images: pixels from 0 to 1, less the mean of each pixel over the training set.
-
-    Source of the format: https://www.cs.toronto.edu/~kriz/cifar.html
-
-    Args:
-        train: a file, or the folder with data_batch_1.bin .. data_batch_5.bin, which are all read.
-        test: a file; if None and `train` is a folder, its test_batch.bin if there is one.
-
-    Raises:
-        DataError: a file is missing, truncated in a record, or has a class above 9; the message
-            names the record.
-    """
-    files = [train]
-    if train.is_dir():
-        files = sorted(train.glob("data_batch_*.bin"))
-        if not files:
-            raise DataError(f"{train} has no data_batch_*.bin; name the folder of CIFAR-10's files")
-        if test is None and (train / "test_batch.bin").exists():
-            test = train / "test_batch.bin"
-    records = np.concatenate([_records(path) for path in files])
-    images = records[:, 1:] * np.float32(1 / 255)
-    centre = images.mean(axis=0, dtype=np.float64).astype(np.float32)
-    images -= centre
-    rows = DenseRows(images, records[:, 0].astype(np.float32), CLASSES)
-    if test is None:
-        return rows, None
-    records = _records(test)
-    images = records[:, 1:] * np.float32(1 / 255) - centre
-    return rows, DenseRows(images, records[:, 0].astype(np.float32), CLASSES)
-
-
-def _records(path: Path) -> NDArray[np.uint8]:
-    """(images, 3073) uint8, checked."""
-    try:
-        content = np.fromfile(path, dtype=np.uint8)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    if path.suffix in (*_OPENERS, ".tgz", ".tar", ".zip"):
-        raise DataError(f"{path} is compressed; unpack it and name the .bin file or its folder")
-    whole, rest = divmod(len(content), PIXELS + 1)
-    if rest or not whole:
-        raise DataError(
-            f"{path} is truncated in record {whole + 1}: {len(content)} bytes are not a "
-            f"multiple of {PIXELS + 1}; download the binary version of CIFAR-10 again"
-        )
-    records = content.reshape(whole, PIXELS + 1)
-    illegal = records[:, 0] >= CLASSES
-    if illegal.any():
-        first = int(np.argmax(illegal))
-        raise DataError(
-            f"{path} record {first + 1} has class {records[first, 0]}; wanted 0..{CLASSES - 1} "
-            "(is this the binary version of CIFAR-10?)"
-        )
-    return records

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -37,11 +37,6 @@ class Epoch:
         """Objective after the epoch; NaN or infinite if it diverged."""
         return self.measures["objective"]
 
-    def to_json(self) -> dict[str, Any]:
-        """A row of the JSON output."""
-        values = asdict(self)
-        return {"epoch": values.pop("number"), **values, **values.pop("measures")}
-
 
 @dataclass(frozen=True, kw_only=True)
 class ClassicProgress:
@@ -55,7 +50,7 @@ class ClassicProgress:
         examples: number of examples in an epoch.
         epoch: the last measured epoch; None before the first one.
         done: number of examples done in the current epoch.
-        message: a message for the user, such as the death of a worker; shown once.
+        message: a message for the user; shown once.
     """
 
     scheme: str
@@ -105,14 +100,10 @@ class ClassicResult:
         return sum(epoch.seconds for epoch in self.epochs)
 
     @property
-    def examples(self) -> int:
-        """Examples done in all epochs together."""
-        return sum(epoch.examples for epoch in self.epochs)
-
-    @property
     def examples_per_s(self) -> float:
-        """Examples per second; 0 before the first one."""
-        return self.examples / self.seconds if self.seconds > 0 else 0.0
+        """Examples per second of all epochs together; 0 before the first one."""
+        examples = sum(epoch.examples for epoch in self.epochs)
+        return examples / self.seconds if self.seconds > 0 else 0.0
 
     @property
     def measures(self) -> dict[str, float]:
@@ -124,42 +115,28 @@ class ClassicResult:
         """Objective at the end; NaN or infinite if it diverged."""
         return self.measures["objective"]
 
-    def to_json(self, serial: ClassicResult | None) -> dict[str, Any]:
-        """One JSON object; the numbers that users look for come last.
-
-        Args:
-            serial: the serial reference of the same command, or None.
-        """
-        return {
-            "status": self.status,
-            "write": self.write,
-            "start_s": self.start_s,
-            "native_s": sum(epoch.native_s for epoch in self.epochs),
-            "examples": self.examples,
-            "measures": self.measures,
-            "serial_measures": None if serial is None else serial.measures,
-            "speedup": self.speedup(serial),
-            "epochs": [epoch.to_json() for epoch in self.epochs],
-            "advice": self.advice,
-            "probe_updates": self.probe_updates,
-            "problem": self.problem,
-            "scheme": self.scheme,
-            "workers": self.workers,
-            "seconds": self.seconds,
-            "examples_per_s": self.examples_per_s,
-            "objective": self.objective,
-            "serial_objective": None if serial is None else serial.objective,
-            "lost_updates": self.lost_updates,
-        }
-
     def speedup(self, serial: ClassicResult | None) -> float | None:
         """Examples per second, divided by those of the serial reference."""
         if serial is None or serial is self or not serial.examples_per_s:
             return None
         return self.examples_per_s / serial.examples_per_s
 
-
-BUSY = 0.3  # load average per core above which speeds are not meaningful
+    def to_json(self, serial: ClassicResult | None) -> dict[str, Any]:
+        """One JSON object, with the serial reference; the numbers that users look for come last."""
+        rows = [asdict(epoch) for epoch in self.epochs]
+        names = ("status", "write", "start_s", "measures", "advice", "probe_updates")
+        last = ("problem", "scheme", "workers", "seconds", "examples_per_s", "objective")
+        return {
+            **{name: getattr(self, name) for name in names},
+            "native_s": sum(row["native_s"] for row in rows),
+            "examples": sum(row["examples"] for row in rows),
+            "serial_measures": None if serial is None else serial.measures,
+            "speedup": self.speedup(serial),
+            "epochs": [{"epoch": row.pop("number"), **row, **row.pop("measures")} for row in rows],
+            **{name: getattr(self, name) for name in last},
+            "serial_objective": None if serial is None else serial.objective,
+            "lost_updates": self.lost_updates,
+        }
 
 
 def sections(
@@ -223,28 +200,18 @@ def _label(run: ClassicResult) -> str:
     return f"{run.scheme}{write}, {run.workers} worker{'s' * (run.workers > 1)}"
 
 
-def warnings(result: ClassicResult, load: float, cores: int) -> list[str]:
-    """Why the numbers of a run are not what they could be.
+BUSY = 0.3  # load average per core above which speeds are not meaningful
 
-    Args:
-        result: result of the run.
-        load: load average over one minute when the command began.
-        cores: cores of this machine.
-    """
-    sentences = []
+
+def warnings(result: ClassicResult, load: float, cores: int) -> Iterator[str]:
+    """Yield why the numbers of a run are not what they could be, at a load of a machine."""
     if result.epochs and result.objective > result.initial["objective"]:
-        sentences.append(
+        yield (
             f"The objective rose from {result.initial['objective']:.4g}: the step size is too "
             f"large; try --lr {result.epochs[0].lr / 10:g}."
         )
-    if result.workers > cores:
-        sentences.append(
-            f"{result.workers} workers share {cores} core{'s' * (cores > 1)}, so no speedup is "
-            "possible."
+    if result.workers > cores or load > BUSY * cores:
+        yield (
+            f"The speeds are not meaningful: {result.workers} workers, and a load of {load:.1f} "
+            f"before, on {cores} core{'s' * (cores > 1)}."
         )
-    elif load > BUSY * cores:
-        sentences.append(
-            f"Busy machine (load {load:.1f} on {cores} cores): the speeds are not meaningful; try "
-            "again when it is idle."
-        )
-    return sentences

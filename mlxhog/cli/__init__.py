@@ -92,6 +92,8 @@ ELSEWHERE = {
 
 PLACES = {
     **{name: f"requests.{name}" for name in ("join", "leave", "stop")},
+    **{name: f"requests.{name}" for name in ("join", "leave", "stop")},
+    "advise": "analyze.advise", "board": "watch.board", "plot": "report.plot", "show": "runs.show",
     "runs rm": "runs.remove", "cluster numa": "cluster.numa",
 }  # fmt: skip
 """Words of a command -> its function, if that is not `run` in the module of its name."""

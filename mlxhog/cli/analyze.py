@@ -1,23 +1,18 @@
-"""`mlxhog analyze`: conflicts and staleness of updates, and the theorems about them."""
+"""`mlxhog analyze`: conflicts and staleness, and the theorems; `mlxhog advise`: which strategy."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from mlxhog.base.paths import expanded
-from mlxhog.cli.flags import Part, Written, plugin_flag, quiet_flag
-from mlxhog.cli.frame import Report, command, told
+from mlxhog.cli.flags import Part, Plugins, Quiet, Written
+from mlxhog.cli.frame import Report, command, new_folder, told
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import argument, option, switch
-from mlxhog.errors import ConfigError
 from mlxhog.report.table import Section
+from mlxhog.theory.advisor import AdviseConfig
 from mlxhog.theory.analysis import AnalyzeConfig
-
-if TYPE_CHECKING:
-    from mlxhog.theory.analysis.report import Analysis
 
 ABOUT = """\
 Is lock-free training sound for this model and this text? Samples gradients and measures, for every
@@ -48,15 +43,12 @@ MAIN = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Words:
+class Words(Plugins, Quiet):
     """Flags beside the options of the analysis."""
 
     subject: str = argument("CONFIG_OR_RUN", "see above")
-    plugin: tuple[str, ...] = plugin_flag()
     all: bool = switch("all tables, not only answer and advice")
-    json: bool = switch("one JSON object with everything")
     plot: str | None = option(None, "write a figure of every block into this folder", metavar="DIR")
-    quiet: bool = quiet_flag()
 
 
 @command(
@@ -72,51 +64,90 @@ class Words:
 def run(words: Words, config: AnalyzeConfig, training: Written) -> Report:
     """Measure conflicts and staleness, and judge them by the theorems."""
     # The rest imports NumPy and the native module: wrong flags are reported before.
+    from mlxhog.base.durable import replace_file
+    from mlxhog.report import charts
     from mlxhog.theory.analysis.analyze import analyze
-    from mlxhog.theory.analysis.report import sections
+    from mlxhog.theory.analysis.report import plots, sections
     from mlxhog.theory.target import find_target
 
     training.checked()
-    folder = None if words.plot is None else _folder(expanded(words.plot))
+    folder = None
+    if words.plot is not None:
+        charts.require("the tables need nothing: leave out --plot")
+        folder = new_folder("--plot", words.plot)
     root = Path(training.read(TrainConfig).out)
     target = find_target(words.subject, training.values, root)
     with told(quiet=words.quiet) as tell:
         analysis = analyze(target, config, tell)
-    paths = [] if folder is None else _draw(analysis, folder)
-    plots = {} if folder is None else {"plots": [str(path) for path in paths]}
+    paths = []
+    for name, png in [] if folder is None else plots(analysis):
+        paths.append(f"{folder}/{name}.png")
+        replace_file(Path(paths[-1]), png)
 
     def text() -> Iterable[str | Section]:
-        drawn = [Section("", notes=list(map(str, paths)))] if paths else []
-        return [*sections(analysis, everything=words.all), *drawn]
+        return [
+            *sections(analysis, everything=words.all),
+            *[Section("", notes=paths)] * bool(paths),
+        ]
 
-    return Report(analysis.to_json() | plots, text)
-
-
-def _folder(path: Path) -> Path:
-    """Create the folder of the plots, before the measurements.
-
-    Raises:
-        EnvironmentLacks: matplotlib is not installed.
-        ConfigError: it cannot be created.
-    """
-    from mlxhog.report import charts
-
-    charts.require("the tables need nothing: leave out --plot")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot create {path}: {error.strerror}; choose another --plot"
-        ) from error
-    return path
+    facts = analysis.to_json() | ({"plots": paths} if folder is not None else {})
+    return Report(facts, text=text)
 
 
-def _draw(analysis: Analysis, folder: Path) -> list[Path]:
-    from mlxhog.base.durable import replace_file
-    from mlxhog.theory.analysis.report import plots
+# -- which strategy --------------------------------------------------------------------------------
 
-    paths = []
-    for name, png in plots(analysis):
-        paths.append(folder / f"{name}.png")
-        replace_file(paths[-1], png)
-    return paths
+ADVISE_ABOUT = """\
+Which strategy for this model on this machine? Measures three short runs and some gradients (half
+a minute): the times of gradients and their variation, the cost of a round, the slowdown of workers
+by each other, the frequency of conflicting updates. Predicts every strategy but locked, aig, sim
+and avg_runs by simulation, applies a table of rules, trains the two best in pairs for --try seconds
+each, and decides by held-out loss at equal time. On a machine that is busy with other programs the
+answer is only a guess, and says so.
+CONFIG_OR_RUN is as for analyze: an architecture, options of train, a run or a checkpoint."""
+ADVISE_EXAMPLES = (
+    "advise 7to1-tiny",
+    "advise tiny --workers torch:cpu*2 --no-try",
+    "advise conf.yaml --try 5m --json",
+    "advise tiny --slow 1=4 --try 20",
+    "advise tiny --reproducible",
+)
+ADVISE_TRAINING = (
+    "data", "tokenizer", "text_key", "strict_data", "skip_machine_data", "val", "loss_on",
+    "seq_len", "batch_size", "grad_accumulation", "kernels", "compute_dtype", "workers", "threads",
+    "write", "sampled_head", "optimizer", "lr", "clip", "weight_decay", "slow", "seed", "out",
+)  # fmt: skip
+ADVISE_MAIN = (
+    "try_time", "no_try", "measure", "reproducible", "data", "workers", "threads",
+    "batch_size", "seq_len", "optimizer", "lr", "slow", "json", "quiet",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdviseWords(Plugins, Quiet):
+    """Flags beside the options of the advice."""
+
+    subject: str = argument("CONFIG_OR_RUN", "see above")
+    no_try: bool = switch("predict only")
+
+
+@command(
+    "advise",
+    ADVISE_ABOUT,
+    ADVISE_EXAMPLES,
+    AdviseWords,
+    AdviseConfig,
+    Part(TrainConfig, ADVISE_TRAINING, "training", merged=True),
+    main=ADVISE_MAIN,
+    otherwise="; other options of train are read from a YAML file or a run",
+)
+def advise(words: AdviseWords, config: AdviseConfig, training: Written) -> Report:
+    """Measure, predict and try."""
+    # The rest imports NumPy and the native module: wrong flags are reported before.
+    from mlxhog.theory.advisor.advise import advise_on
+    from mlxhog.theory.target import find_target
+
+    root = Path(training.read(TrainConfig).out)
+    target = find_target(words.subject, training.values, root)
+    with told(quiet=words.quiet) as tell:
+        advice = advise_on(target, config, tries=not words.no_try, tell=tell)
+    return Report(advice.to_json(), text=advice.sections)

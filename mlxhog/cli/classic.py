@@ -7,18 +7,18 @@ import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from mlxhog.base.quantities import format_count, format_duration
 from mlxhog.classic.config import ClassicConfig
-from mlxhog.cli.flags import quiet_flag
+from mlxhog.cli.flags import Quiet
 from mlxhog.cli.frame import Report, command
+from mlxhog.cli.ticker import Ticker
 from mlxhog.config.options import argument, switch
 from mlxhog.errors import ConfigError
 from mlxhog.report.views import StatusLine
 
 if TYPE_CHECKING:
-    from mlxhog.base.interrupts import Interrupts
     from mlxhog.classic.problem import Problem
     from mlxhog.classic.result import ClassicProgress, ClassicResult
     from mlxhog.report.table import Section
@@ -31,7 +31,11 @@ shuffling are not timed.
 
 lost updates: after the last epoch the workers process the examples once more, and increment a
 counter with the writes of the scheme, once per touch of the busiest shared coordinate; the missing
-increments were lost. Other coordinates lose fewer."""
+increments were lost. Other coordinates lose fewer.
+
+--stats: omega is the number of coordinates of the largest example, delta the share of the examples
+that touch the busiest coordinate, rho the share that the busiest example meets, p_conf the
+probability that two examples meet."""
 EXAMPLES = (
     "classic",
     "classic svm --workers 2",
@@ -47,21 +51,16 @@ MAIN = (
 EXIT_CODES = {"done": 0, "diverged": 4, "interrupted": 130}
 OFTEN = 0.5
 """Probability that two examples meet, above which a problem is called dense."""
-REDRAW_S = 0.2
-LINE_S = 5.0
-"""Seconds between lines of a pipe."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Words:
+class Words(Quiet):
     """Flags beside the options of the problem."""
 
     problem: str | None = argument("[PROBLEM]", "see the list: mlxhog classic")
     no_serial: bool = switch("leave out the serial reference")
     stats: bool = switch("measure the problem's sparsity instead of solving it")
     all: bool = switch("all numbers, not only the main ones")
-    json: bool = switch("end with one line of JSON")
-    quiet: bool = quiet_flag()
 
 
 @command("classic", ABOUT, EXAMPLES, Words, ClassicConfig, main=MAIN)
@@ -75,9 +74,7 @@ def run(words: Words, config: ClassicConfig) -> Report:
                 "name the problem, as in `mlxhog classic svm`; `mlxhog classic` lists them"
             )
         entries = [{"name": n, "about": about} for n, (about, _) in problems.PROBLEMS.items()]
-        width = max(map(len, problems.PROBLEMS))
-        lines = [f"{entry['name']:{width}}  {entry['about']}" for entry in entries]
-        return Report({"problems": entries}, lambda: "\n".join(lines))
+        return Report({"problems": entries}, words={one["name"]: one["about"] for one in entries})
     # The rest imports NumPy and the native module.
     from mlxhog.base import machine
     from mlxhog.base.interrupts import Interrupts
@@ -93,14 +90,20 @@ def run(words: Words, config: ClassicConfig) -> Report:
             return _stats(problem)
     serial: ClassicResult | None = None
     remarks = list[str]()
-    with (
-        Interrupts() as signals,
-        ClassicLine(sys.stderr, quiet=words.quiet, signals=signals) as line,
-    ):
+    began_s: dict[str, float] = {}
+    with Interrupts() as signals, Ticker(sys.stderr, quiet=words.quiet, signals=signals) as line:
+
+        def show(progress: ClassicProgress) -> None:
+            if progress.message is not None:
+                line.tell(progress.message)
+                return
+            began = began_s.setdefault(progress.scheme, time.monotonic())
+            line.tick(lambda: _progress_line(progress, time.monotonic() - began))
+
         if words.no_serial:
-            result = train(problem, config, line)
+            result = train(problem, config, show)
         else:
-            result, serial = compare(problem, config, line)
+            result, serial = compare(problem, config, show)
             if result is serial and result.status == "diverged" and config.scheme != "serial":
                 remarks.append(f"serial diverged, so {config.scheme} was not begun")
     if result.status == "interrupted" and not words.quiet:
@@ -111,12 +114,12 @@ def run(words: Words, config: ClassicConfig) -> Report:
         notes = [] if result.status == "diverged" else warnings(result, load, machine.here().cores)
         return sections(problem.about, result, serial, notes, everything=words.all)
 
-    return Report(result.to_json(serial), text, EXIT_CODES[result.status], remarks)
+    code = EXIT_CODES[result.status]
+    return Report(result.to_json(serial), text=text, code=code, remarks=remarks)
 
 
 def _stats(problem: Problem) -> Report:
     """Report the sparsity of the problem, as in the paper."""
-    from mlxhog.report.table import AnswerNote, Section
     from mlxhog.theory.hypergraph import Hypergraph
 
     graph = Hypergraph(*problem.supports())
@@ -129,51 +132,9 @@ def _stats(problem: Problem) -> Report:
         "rho": graph.rho,
         "p_conf": graph.p_conf,
     }
-    rows = [
-        ("Omega", f"{graph.omega:,}", "coordinates of the largest example"),
-        ("Delta", f"{graph.delta:.4g}", "share of the examples that touch the busiest coordinate"),
-        ("rho", f"{graph.rho:.4g}", "share of the examples that the busiest example meets"),
-        ("p_conf", f"{graph.p_conf:.4g}", "probability that two examples meet"),
-    ]
-    title = f"{problem.name}: {problem.about}"
     kind = "Dense" if graph.p_conf > OFTEN else "Sparse"
-    answer = AnswerNote(f"{kind}: two examples meet with probability {graph.p_conf:.3g}")
-    return Report(facts, lambda: [answer, Section(title, ("", "value", "what"), rows)])
-
-
-class ClassicLine(StatusLine):
-    """Shows the progress of classic runs, one after another, on a line, and passes Ctrl-C on.
-
-    Args:
-        stream: where to write.
-        quiet: write nothing.
-        signals: counted during the run; the first one ends it.
-    """
-
-    def __init__(self, stream: TextIO, *, quiet: bool, signals: Interrupts) -> None:
-        super().__init__(stream, quiet=quiet)
-        self._signals, self._scheme, self._began_s = signals, "", 0.0
-        self._next_s = time.monotonic() + (0.0 if self.live else LINE_S)
-
-    def __call__(self, progress: ClassicProgress) -> None:
-        """Write a message, or redraw the line at most every `REDRAW_S`.
-
-        Raises:
-            KeyboardInterrupt: a signal came.
-        """
-        if progress.message is not None:
-            self.tell(progress.message)
-            return
-        if self._signals.count:
-            raise KeyboardInterrupt
-        now = time.monotonic()
-        if progress.scheme != self._scheme:
-            self._scheme, self._began_s = progress.scheme, now
-        if self.quiet or now < self._next_s:
-            return
-        self._next_s = now + (REDRAW_S if self.live else LINE_S)
-        show = self.show if self.live else self.tell
-        show(_progress_line(progress, now - self._began_s))
+    head = f"{kind}: two examples meet with probability {graph.p_conf:.3g} ({problem.about})"
+    return Report(facts, head)
 
 
 def _progress_line(progress: ClassicProgress, seconds: float) -> str:

@@ -2,12 +2,13 @@
 
 import os
 import shlex
+import shutil
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from time import sleep
 
-from mlxhog.base.numa import NODES, nodes, numactl, require_numactl
-from mlxhog.cli.flags import Part
+from mlxhog.cli.flags import Json, Part
 from mlxhog.cli.frame import Report, command, print_json
 from mlxhog.cluster.lighthouse import (
     TOKEN_VARIABLE,
@@ -16,7 +17,7 @@ from mlxhog.cluster.lighthouse import (
     parse_address,
     token_of,
 )
-from mlxhog.config.options import argument, switch
+from mlxhog.config.options import argument
 from mlxhog.errors import ConfigError, EnvironmentLacks
 
 LOOK_S = 0.5  # between two looks for a signal
@@ -38,11 +39,10 @@ EXAMPLES_NUMA = ("cluster numa", "cluster numa --address 127.0.0.1:8601")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Words:
+class Words(Json):
     """What `mlxhog cluster` does."""
 
     action: str = argument("start|numa", "begin, or print commands", choices=("start", "numa"))
-    json: bool = switch("one JSON object when the cluster is ready")
 
 
 @command("cluster", ABOUT, EXAMPLES, Words, Lighthouse)
@@ -69,20 +69,48 @@ def run(words: Words, options: Lighthouse) -> int:
     return 0
 
 
+NODES = Path("/sys/devices/system/node")
+
+
 @command("cluster numa", ABOUT_NUMA, EXAMPLES_NUMA, Part(Lighthouse, ("address", "token")))
 def numa(options: Lighthouse) -> Report:
-    """Print the commands."""
+    """Print the commands; numactl pins cores and memory of a command and of its children."""
     address = parse_address(options.address)
     if not (on := nodes()):
         raise EnvironmentLacks(
             f"this system describes no NUMA nodes in {NODES}; train without them: mlxhog train "
             f"--cluster {address}"
         )
-    require_numactl()
+    if shutil.which("numactl") is None:
+        raise EnvironmentLacks(
+            "a run per NUMA node needs numactl: sudo apt install numactl, or dnf install numactl"
+        )
     secret = f"{TOKEN_VARIABLE}={shlex.quote(options.token)} " if options.token else ""
-    words = ["mlxhog", "train", "--cluster", str(address), "--cluster-machine"]
-    lines = [secret + shlex.join(numactl(node, [*words, f"node{node.number}"])) for node in on]
-    return Report(lines, lambda: "\n".join(lines))
+    train = f"mlxhog train --cluster {address} --cluster-machine node"
+    lines = [
+        f"{secret}numactl --physcpubind={','.join(map(str, cores))} --membind={number} -- "
+        f"{train}{number}"
+        for number, cores in sorted(on.items())
+    ]
+    return Report(lines, text=lambda: "\n".join(lines))
+
+
+def nodes(root: Path = NODES) -> dict[int, list[int]]:
+    """Return the NUMA nodes with memory, each with the cores of it that this process may use.
+
+    numactl refuses cores that it may not use. A system without the folder has no nodes to tell.
+    """
+    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    found = {}
+    for folder in root.glob("node[0-9]*"):
+        parts = [
+            part.split("-") for part in (folder / "cpulist").read_text().strip().split(",") if part
+        ]
+        cores = {core for part in parts for core in range(int(part[0]), int(part[-1]) + 1)}
+        memory = (folder / "meminfo").read_text().partition("MemTotal:")[2].split()
+        if cores & usable and memory and memory[0] != "0":  # a node may have only one of them
+            found[int(folder.name.removeprefix("node"))] = sorted(cores & usable)
+    return found
 
 
 def _say(address: str, token: str, as_json: bool) -> None:

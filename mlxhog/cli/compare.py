@@ -9,16 +9,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.cli.flags import Flags, Part, Written, plugin_flag, quiet_flag
+from mlxhog.cli.flags import Flags, Part, Plugins, Quiet, Written
 from mlxhog.cli.frame import Report, command, told
 from mlxhog.config.config import TrainConfig, train_config
-from mlxhog.config.options import argument, option, options, switch
+from mlxhog.config.options import argument, option, options
 from mlxhog.config.sources import Layer, read_stored
 from mlxhog.errors import ConfigError
 from mlxhog.theory import CompareConfig
 
 if TYPE_CHECKING:
-    from mlxhog.report.table import Section
     from mlxhog.theory.pairs import PairLog, Side
 
 ABOUT = """\
@@ -61,15 +60,12 @@ MAIN = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Words:
+class Words(Plugins, Quiet):
     """Flags beside the options of the comparison."""
 
     subjects: tuple[str, ...] = argument("[A [B]]", "see above", metavar="A B", many=True)
     a: str = option("", "flags of train for A alone, in quotes", metavar='"FLAGS"')
     b: str = option("", "flags of train for B alone, in quotes", metavar='"FLAGS"')
-    plugin: tuple[str, ...] = plugin_flag()
-    json: bool = switch("one JSON object with everything")
-    quiet: bool = quiet_flag()
 
 
 @command(
@@ -102,7 +98,7 @@ def run(words: Words, config: CompareConfig, both: Written) -> Report | int:
     record = PairLog(folder if config.folder is None else Path(config.folder), comparison)
     if not _carry_out(record, quiet=words.quiet):
         return 130
-    return Report(to_json(record), lambda: sections(record))
+    return report(record)
 
 
 # -- the sides -------------------------------------------------------------------------------------
@@ -266,56 +262,13 @@ def answer(record: PairLog) -> str:
     )
 
 
-def sections(record: PairLog) -> list[Section]:
-    """Return the report as sections."""
-    from mlxhog.report.table import Section
-
-    comparison, outcome = record.comparison, record.outcome
-    rows = [
-        (
-            str(number),
-            str(pair.seed),
-            *(f"{side.bits_per_byte:.4f}" for side in (pair.a, pair.b)),
-            f"{pair.difference:+.4f}",
-            *(f"{side.tokens / side.seconds:,.0f}" for side in (pair.a, pair.b)),
-        )
-        for number, pair in enumerate(record.pairs[: outcome.pairs], start=1)
-    ]
-    header = ("pair", "seed", "A", "B", "B - A", "A tok/s", "B tok/s")
-    differing = [(name, str(a), str(b)) for name, (a, b) in comparison.differing().items()]
-    speed = record.speed
-    times, low, high = map(math.exp, (speed.mean, speed.low, speed.high))
-    sure = "in these pairs, too few for an interval"
-    notes = [
-        *(f"{side.letter.upper()}: {side.title}" for side in comparison.sides),
-        f"each run: {comparison.terms.each}",
-        f"A trains {times:.3f} times as fast as B "
-        + (sure if high > MOST_UNSURE * low else f"({low:.3f} to {high:.3f})"),
-        *([] if math.isnan(outcome.p) else [f"p {outcome.p:.2g}, over all looks at the pairs"]),
-        "intervals: 99 % sure, whenever the comparison stops",
-        f"kept in {record.folder}",
-        *comparison.notes,
-        *record.warnings(),
-    ]
-    return [
-        Section(answer(record)),
-        Section("", header, rows),
-        *([Section("what differs", ("option", "A", "B"), differing)] if differing else []),
-        Section("", notes=notes),
-    ]
-
-
-MOST_UNSURE = 100
-"""Ratio of the ends of an interval of speeds above which it is not shown."""
-
-
-def to_json(record: PairLog) -> dict[str, Any]:
-    """Return the report as plain values."""
+def report(record: PairLog) -> Report:
+    """Return the answer and its reasons."""
     from mlxhog.theory import paired_test
 
-    comparison, outcome = record.comparison, record.outcome
+    comparison, outcome, terms = record.comparison, record.outcome, record.comparison.terms
     speed, low, high = map(math.exp, (record.speed.mean, record.speed.low, record.speed.high))
-    return {
+    facts = {
         "answer": answer(record),
         "verdict": {1: "a", -1: "b", 0: UNTOLD}[outcome.sign],
         "difference": outcome.mean,
@@ -324,11 +277,7 @@ def to_json(record: PairLog) -> dict[str, Any]:
         "error_rate": paired_test.ERROR,
         "pairs_told_from": outcome.pairs,
         "pairs_planned": outcome.planned,
-        "budget": {
-            "time_s": comparison.terms.time,
-            "tokens": comparison.terms.tokens,
-            "steps": comparison.terms.steps,
-        },
+        "budget": {"time_s": terms.time, "tokens": terms.tokens, "steps": terms.steps},
         "speed": {"a_over_b": speed, "interval": [low, high]},
         "a": comparison.sides[0].title,
         "b": comparison.sides[1].title,
@@ -342,3 +291,35 @@ def to_json(record: PairLog) -> dict[str, Any]:
         "pairs": [{**asdict(pair), "difference": pair.difference} for pair in record.pairs],
         "folder": str(record.folder),
     }
+    pairs = [
+        {
+            "pair": number,
+            "seed": pair.seed,
+            "A": f"{pair.a.bits_per_byte:.4f}",
+            "B": f"{pair.b.bits_per_byte:.4f}",
+            "B - A": f"{pair.difference:+.4f}",
+            "A tok/s": f"{pair.a.tokens / pair.a.seconds:,.0f}",
+            "B tok/s": f"{pair.b.tokens / pair.b.seconds:,.0f}",
+        }
+        for number, pair in enumerate(record.pairs[: outcome.pairs], start=1)
+    ]
+    differing = [
+        {"option": k, "A": str(a), "B": str(b)} for k, (a, b) in facts["differing"].items()
+    ]
+    sure = "few pairs, no interval" if high > MOST_UNSURE * low else f"{low:.3f} to {high:.3f}"
+    words = {
+        "pairs": pairs,
+        "what differs": differing,
+        **{name.upper(): facts[name] for name in "ab"},
+        "each run": terms.each,
+        "speed": f"A trains {speed:.3f} times as fast as B ({sure})",
+        "p": "" if math.isnan(outcome.p) else f"{outcome.p:.2g}, over all looks at the pairs",
+        "intervals": "99 % sure, whenever the comparison stops",
+        "kept in": str(record.folder),
+        "notes": facts["notes"],
+    }
+    return Report(facts, facts["answer"], words=words)
+
+
+MOST_UNSURE = 100
+"""Ratio of the ends of an interval of speeds above which it is not shown."""

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlxhog.cli.flags import Flags, words_of
+from mlxhog.cli.flags import Flags, Json, words_of
 from mlxhog.cli.frame import Report, command
-from mlxhog.config.options import Option, argument, switch
+from mlxhog.config.options import Option, argument
 from mlxhog.report.streams import printable, verbatim
 
 ABOUT = """\
@@ -63,12 +63,11 @@ MODELS = ("model", "config_or_run", "config", "subject", "name_or_file")
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompletionConfig:
+class CompletionConfig(Json):
     """Options of `mlxhog completion`."""
 
     shell: str = argument("SHELL", "bash, zsh or fish", choices=tuple(SCRIPTS))
     words: tuple[str, ...] = argument("[-- WORDS]", "a command line", many=True)
-    json: bool = switch("one line of JSON: the script, or the words")
 
 
 @command("completion", ABOUT, EXAMPLES, CompletionConfig)
@@ -76,7 +75,7 @@ def run(config: CompletionConfig) -> Report:
     """Print the script, or complete a command line."""
     if not config.words:
         script = SCRIPTS[config.shell]
-        return Report({"script": script}, lambda: script)
+        return Report({"script": script}, text=lambda: script)
     words = list(candidates(config.words, config.shell))
 
     def text() -> str:
@@ -85,7 +84,7 @@ def run(config: CompletionConfig) -> Report:
             out.write("\t".join(map(printable, line.split("\t", 1))) + "\n")
         return ""
 
-    return Report(words, text)
+    return Report(words, text=text)
 
 
 def candidates(words: Sequence[str], shell: str) -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlxhog.base.paths import expanded
 from mlxhog.base.quantities import format_bytes, format_count, parse_bytes
-from mlxhog.cli.flags import RunFolder, plugin_flag, quiet_flag
+from mlxhog.cli.flags import Plugins, Quiet, RunFolder
 from mlxhog.cli.frame import Report, command, written
 from mlxhog.config.options import argument, option, switch
 from mlxhog.errors import ConfigError
@@ -29,15 +29,12 @@ EXAMPLES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvertConfig(RunFolder):
+class ConvertConfig(RunFolder, Plugins, Quiet):
     """Options of `mlxhog convert`."""
 
     source: str = argument("SRC", "a run, latest, or a checkpoint's path")
     target: str = argument("DST", "the directory to create")
-    plugin: tuple[str, ...] = plugin_flag()
-    json: bool = switch("one JSON object instead of a line")
     check: bool = switch("compute with both, and compare the logits")
-    quiet: bool = quiet_flag()
     to: str = option(
         "",
         "hf: for transformers; xlstm: a state dict of the xlstm package; mlxhog: ours",
@@ -98,24 +95,22 @@ def run(config: ConvertConfig) -> Report:
         "tensors": len(source.tensors),
         "files": dict(files),
     }
-    lines = [
+    head = (
         f"{source.config.title}, {format_count(facts['parameters'])} parameters, "
         f"{TITLES[source.format]} -> {TITLES[config.to]}: {target}  "
         f"{format_bytes(sum(files.values()))} in {len(files)} file{'s' * (len(files) > 1)}"
-    ]
+    )
     remarks = []
     if config.check:
         largest, apart = _compare_logits(source, formats.open(target))
         facts["logits"] = {"tokens": TOKENS, "largest_difference": apart, "largest": largest}
-        text = (
-            f"after {TOKENS} tokens the largest logit is {largest:.3g} and the largest difference "
-            f"{apart:.2g}"
-        )
         if config.dtype == "keep" and apart > ROUNDING * largest:
-            remarks = [f"{target} computes other logits than {source.path}: {text}"]
-        else:
-            lines.append(f"checked: {text}")
-    return Report(facts, lambda: "\n".join(lines), code=len(remarks), remarks=remarks)
+            remarks = [
+                f"{target} computes other logits than {source.path}: after {TOKENS} tokens the "
+                f"largest logit is {largest:.3g} and the largest difference {apart:.2g}"
+            ]
+    words = {"logits": facts.get("logits")}
+    return Report(facts, head, words=words, code=len(remarks), remarks=remarks)
 
 
 TOKENS = 64  # random ones, of --check

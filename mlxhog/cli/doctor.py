@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.cli.flags import quiet_flag
+from mlxhog.cli.flags import Quiet
 from mlxhog.cli.frame import Report, command, told
 from mlxhog.config.options import option, switch
 from mlxhog.errors import EnvironmentLacks
@@ -30,13 +30,11 @@ EXAMPLES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class DoctorConfig:
+class DoctorConfig(Quiet):
     """Options of `mlxhog doctor`."""
 
-    json: bool = switch("one JSON object with every number")
     paste: bool = switch("40 lines for an issue, such as of a Mac")
     quick: bool = switch("a little of everything; the result is not stored")
-    quiet: bool = quiet_flag()
     seconds: float = option(
         0.15, "time for which each pair of writers adds", unit="s", above=0, high=60
     )
@@ -59,7 +57,7 @@ def run(config: DoctorConfig) -> Report:
 
     short = config.quiet and failed and not config.json
     remarks = [f"FAILED: {', '.join(failed)}"] if short else []
-    return Report(record, text, code=int(bool(failed)), remarks=remarks)
+    return Report(record, text=text, code=int(bool(failed)), remarks=remarks)
 
 
 def _conclude(record: dict[str, Any], *, keep: bool) -> None:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.cli.flags import RunFolder, plugin_flag, run_argument
+from mlxhog.cli.flags import Json, Plugins, RunFolder, run_argument
 from mlxhog.cli.frame import Report, command
 from mlxhog.config.config import train_config
-from mlxhog.config.options import option, switch
+from mlxhog.config.options import option
 from mlxhog.errors import ConfigError, DataError
 from mlxhog.live import CHECKPOINT, backend_option
 
@@ -35,12 +35,10 @@ HELD_OUT = "held-out text"
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalConfig(RunFolder):
+class EvalConfig(RunFolder, Plugins, Json):
     """Options of `mlxhog eval`."""
 
     model: str = run_argument("RUN_OR_CHECKPOINT")
-    plugin: tuple[str, ...] = plugin_flag()
-    json: bool = switch("one JSON object instead of a table")
     data: str | None = option(
         None,
         "a corpus in the package, or a text file, folder or glob; a flag each for several",
@@ -132,7 +130,7 @@ def run(config: EvalConfig) -> Report:
     whole = sum(scores.values(), Score())
     if not whole.tokens:
         raise DataError(f"{encodings.words(config.data)} holds no text; choose other files")
-    record = {
+    facts: dict[str, Any] = {
         "checkpoint": str(path),
         "seq_len": seq_len,
         "backend": model.backend.name,
@@ -142,7 +140,10 @@ def run(config: EvalConfig) -> Report:
         **({} if part is None else {"part": _numbers(part)}),
         "seconds": round(time.monotonic() - began, 3),
     }
-    return Report(record, lambda: _table(record))
+    files = [*facts["files"], {"file": "whole", **_numbers(whole)}]
+    if part is not None:
+        files.append({"file": "its part of every evaluation", **_numbers(part)})
+    return Report(facts, words={**facts, "files": files}, show="files checkpoint seq_len backend")
 
 
 def _own_part(run: "Run", file: "TokenFile") -> "TokenFile | None":
@@ -165,27 +166,3 @@ def _numbers(score: "Score") -> dict[str, float | int | None]:
         "bytes": score.n_bytes,
         "tokens": score.tokens,
     }
-
-
-def _table(record: dict[str, Any]) -> str:
-    """Return the table of the files with text and their sum, with checkpoint and backend."""
-    from mlxhog.report.table import aligned, cut_path
-
-    rows = list(record["files"])
-    if len(rows) > 1:
-        rows.append({**record, "file": "whole"})
-    if "part" in record:
-        rows.append({**record["part"], "file": "its part of every evaluation"})
-    cells = [
-        (
-            cut_path(row["file"], 36),
-            "-" if row["bits_per_byte"] is None else f"{row['bits_per_byte']:.3f}",
-            "-" if row["perplexity"] is None else f"{row['perplexity']:.4g}",
-            f"{row['bytes']:,}",
-            f"{row['tokens']:,}",
-        )
-        for row in rows
-    ]
-    header = ("file", "bits/byte", "perplexity", "bytes", "tokens")
-    read = f"read in sequences of {record['seq_len']} tokens by {record['backend']}"
-    return "\n".join([*aligned(header, cells), f"{record['checkpoint']}, {read}"])

@@ -34,20 +34,31 @@ def study_argument() -> Any:  # a dataclass field
     return argument("STUDY", "a name under studies/, or a path")
 
 
-def plugin_flag() -> Any:  # a dataclass field
-    """Declare `--plugin`; its files are loaded while the command line is read."""
-    return option(
+@dataclass(frozen=True, kw_only=True)
+class Json:
+    """The option of every command."""
+
+    json: bool = switch("JSON in place of text")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quiet(Json):
+    """Options of a command that reports its work."""
+
+    quiet: bool = switch("only errors, and the JSON of --json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plugins:
+    """The option with files of the user's own, loaded while the command line is read."""
+
+    plugin: tuple[str, ...] = option(
         (),
         "a Python file that adds layers, tasks, schedules, optimizers or strategies, such as "
         "examples/my_layer.py",
         many=True,
         metavar="FILE",
     )
-
-
-def quiet_flag() -> Any:  # a dataclass field
-    """Declare `--quiet`."""
-    return switch("only errors, and the JSON of --json")
 
 
 def dry_run_flag(help: str = "say what would run, and stop") -> Any:  # a dataclass field

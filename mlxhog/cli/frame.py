@@ -5,13 +5,15 @@ A command is a function from its options to a `Report`:
     @command("doctor", ABOUT, EXAMPLES, DoctorConfig)
     def run(config: DoctorConfig) -> Report: ...
 
-The report has facts, which `--json` prints, and a text made from them; `--quiet` prints neither.
+The report has facts: `--json` prints them, the frame makes the text for people from them, and
+`--quiet` prints neither.
 A command that prints by itself, such as a server, returns its exit code.
 """
 
 import json as plain
 import os
 import shlex
+import shutil
 import signal
 import sys
 import threading
@@ -23,6 +25,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.base.paths import expanded, path_from_here
+from mlxhog.base.quantities import format_bytes, format_duration, format_number
 from mlxhog.cli.flags import Flags, Part, RunFolder
 from mlxhog.config.options import options
 from mlxhog.errors import ConfigError
@@ -33,21 +36,40 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Report:
-    """The result of a command.
+    """The result of a command: facts, which `--json` prints, and people read as `spelt` has them.
 
     Attributes:
-        facts: for `--json`.
-        text: makes the text for people: lines, or sections. "" prints nothing.
+        facts: a mapping, or a list of them.
+        head: a line above the facts for people, such as the answer.
+        show: names of the facts that people see, by spaces; "" for all.
+        words: the facts for people, if those differ.
+        notes: lines below the facts for people, such as the next command.
+        text: makes another text for people: lines, or sections.
         code: exit code.
         remarks: lines for stderr, also with `--json` and `--quiet`.
-        one_per_line: the facts are a list, of which each entry gets a line.
+        one_per_line: the facts are a list, of which each entry gets a line of JSON.
     """
 
     facts: Any
-    text: "Callable[[], str | Iterable[str | Section]]"
+    head: str = ""
+    show: str = ""
+    words: Any = None
+    notes: Sequence[str] = ()
+    text: "Callable[[], str | Iterable[str | Section]] | None" = None
     code: int = 0
     remarks: Sequence[str] = ()
     one_per_line: bool = False
+
+    def parts(self) -> "str | Iterable[str | Section]":
+        """Return the text for people."""
+        if self.text is not None:
+            return self.text()
+        facts, names = self.facts if self.words is None else self.words, self.show.split()
+        if isinstance(facts, Mapping):
+            facts = {name: facts[name] for name in names or facts}
+        elif names:
+            facts = [{name: row[name] for name in names} for row in facts]
+        return "\n".join([*filter(None, [self.head]), *spelt(facts), *self.notes])
 
 
 class Command:
@@ -71,7 +93,7 @@ class Command:
             for facts in result.facts if result.one_per_line else [result.facts]:
                 print_json(facts)
         elif not any(getattr(one, "quiet", False) for one in configs):
-            print_text(result.text())
+            print_text(result.parts())
         for line in result.remarks:
             print(line, file=sys.stderr)
         return result.code
@@ -129,9 +151,55 @@ def print_text(parts: "str | Iterable[str | Section]") -> None:
         print(parts)
 
 
-def titled(rows: Mapping[str, object], width: int = 12) -> str:
-    """Return a line for each title with a text; it begins in this column."""
-    return "\n".join(f"{title:{width}}{text}" for title, text in rows.items() if text)
+def spelt(facts: Any) -> Iterator[str]:
+    """Yield facts as lines for people: a row each, and a table for a list of mappings.
+
+    Facts without a value are left out; the name of a number says its unit, as in `step_s`.
+    """
+    from mlxhog.report.streams import WIDTH, in_columns
+    from mlxhog.report.table import aligned
+
+    if not isinstance(facts, Mapping):
+        if facts:
+            header = [name.replace("_", " ") for name in facts[0]]
+            rows = [[spelt_value(*one) for one in row.items()] for row in facts]
+            words = [k for k, one in enumerate(facts[0].values()) if not _is_number(one)]
+            yield from aligned(header, rows, words=words)
+        return
+    width = max(map(len, facts), default=0)
+    columns = shutil.get_terminal_size((WIDTH, 0)).columns
+    for name, value in facts.items():
+        if isinstance(value, list | tuple) and value and isinstance(value[0], Mapping):
+            yield from spelt(value)
+        elif value not in (None, "", [], (), {}):
+            texts = value if isinstance(value, list | tuple) else [value]
+            if isinstance(value, Mapping):
+                texts = [f"{key} {spelt_value(key, one)}" for key, one in value.items()]
+            title = f"{name.replace('_', ' '):{width}}  "
+            yield from in_columns(title, [spelt_value(name, one) for one in texts], columns)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def spelt_value(name: str, value: Any) -> str:
+    """Return a fact as people write it."""
+    if value is None:
+        return "-"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {spelt_value(str(key), one)}" for key, one in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(spelt_value(name, one) for one in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if not _is_number(value):
+        return str(value)
+    if name == "seconds" or name.endswith("_s") and not name.endswith("per_s"):
+        return format_duration(value)
+    if name.endswith("bytes"):
+        return format_bytes(value)
+    return format_number(value)
 
 
 def writable(flag: str, text: str) -> Path:
@@ -143,6 +211,22 @@ def writable(flag: str, text: str) -> Path:
     path = expanded(text)
     if path.is_dir() or not path.name or not os.access(path.parent, os.W_OK | os.X_OK):
         raise ConfigError(f"{flag} {text}: name a file in a directory that can be written")
+    return path
+
+
+def new_folder(flag: str, text: str) -> Path:
+    """Create a folder for files, before the work for them.
+
+    Raises:
+        ConfigError: it cannot be created.
+    """
+    path = expanded(text)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot create {path}: {error.strerror}; choose another {flag}"
+        ) from error
     return path
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.cli.flags import RunFolder, plugin_flag, run_argument
+from mlxhog.cli.flags import Json, Plugins, RunFolder, run_argument
 from mlxhog.cli.frame import Report, command
-from mlxhog.config.options import option, switch
+from mlxhog.config.options import option
 from mlxhog.decoding.options import Sampling, stop_strings
 from mlxhog.errors import ConfigError, DataError
 from mlxhog.live import MODES, backend_option, wait_option
@@ -36,7 +36,7 @@ _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateConfig(Sampling, RunFolder):
+class GenerateConfig(Sampling, RunFolder, Plugins, Json):
     """Options of `mlxhog generate`."""
 
     model: str = run_argument("RUN_OR_CHECKPOINT")
@@ -46,8 +46,6 @@ class GenerateConfig(Sampling, RunFolder):
         many=True,
         metavar="TEXT",
     )
-    plugin: tuple[str, ...] = plugin_flag()
-    json: bool = switch("one JSON object instead of text")
     prompt: str = option("", "text to continue; - reads standard input, @FILE a file")
     prompt_file: str = option(
         "",
@@ -78,7 +76,10 @@ def run(config: GenerateConfig) -> Report:
     from mlxhog.decoding.generate import Answers
     from mlxhog.live.model import load
 
-    prompts, stops = _prompts(config)
+    many = bool(config.prompt_file)
+    prompts, stops = (
+        read_prompts(config.prompt_file) if many else ([read_prompt(config.prompt)], ())
+    )
     config = replace(config, stop=(*stops, *_stop_strings(config.stop)))
     model = load(
         config.model,
@@ -97,7 +98,7 @@ def run(config: GenerateConfig) -> Report:
     if config.json:
         for _ in recorded:
             pass
-    elif config.prompt_file:
+    elif many:
         _write_in_order(prompts, answers, recorded)
     else:
         _stream(prompts[0], recorded)
@@ -113,42 +114,40 @@ def run(config: GenerateConfig) -> Report:
         }
         for row, (prompt, answer) in enumerate(zip(prompts, answers.rows, strict=True))
     ]
-    many = {"answers": records, "tokens": answers.tokens, "ttft_s": _rounded(answers.ttft_s)}
+    whole = {"answers": records, "tokens": answers.tokens, "ttft_s": _rounded(answers.ttft_s)}
     pace = {"tokens_per_s": _rounded(answers.tokens_per_s), "seconds": round(answers.seconds, 3)}
     rate = "" if answers.tokens_per_s is None else f" at {answers.tokens_per_s:.0f} tok/s"
     end = f"{answers.tokens} tokens{rate}; the first after {answers.ttft_s or 0:.3f} s"
     remarks = [] if config.json else [*weights.lines(), end]
-    return Report((many if config.prompt_file else records[0]) | pace, str, remarks=remarks)
+    return Report((whole if many else records[0]) | pace, words={}, remarks=remarks)
 
 
 class _Weights:
-    """The weights of each answer."""
+    """The weights of each answer: those of its first token, and of its last."""
 
     def __init__(self, model: "LanguageModel", answers: int) -> None:
-        self._model, self._follower = model, model.follower
-        self._trains = not self._follower.source.ended()
-        self._first: list[Loaded | None] = [None] * answers
-        self._last = list(self._first)
+        self._model, self._source = model, model.follower.source
+        self._trains = not self._source.ended()
+        self._used: list[tuple[Loaded, Loaded] | None] = [None] * answers
 
     def follow(self, pieces: "Iterator[Piece]") -> "Iterator[Piece]":
         """Record the weights of each piece; release them after the last."""
         with closing(self._model):
             for piece in pieces:
-                self._last[piece.row] = now = self._follower.loaded()
-                self._first[piece.row] = self._first[piece.row] or now
+                now, used = self._model.follower.loaded(), self._used[piece.row]
+                self._used[piece.row] = (used[0] if used else now, now)
                 yield piece
 
     def record(self, row: int) -> dict[str, Any]:
         """Return the JSON of one answer's weights."""
-        first, last = self._first[row], self._last[row]
-        if first is None or last is None:
+        if (used := self._used[row]) is None:
             return {}
-        source = self._follower.source
+        first, last = used
         weights = {
-            "of": source.whose,
-            "mode": source.mode,
-            "version_first": first.version if source.counts_updates else None,
-            "version_last": last.version if source.counts_updates else None,
+            "of": self._source.whose,
+            "mode": self._source.mode,
+            "version_first": first.version if self._source.counts_updates else None,
+            "version_last": last.version if self._source.counts_updates else None,
             "consistent": last.consistent,
             "age_updates": last.age_updates,
             "age_s": _rounded(last.age_s),
@@ -157,33 +156,21 @@ class _Weights:
 
     def lines(self) -> list[str]:
         """Return the lines about the weights; one line for all answers with the same."""
-        source = self._follower.source
-        rows = [
-            f"weights of {source.whose}{self._versions(first, last)}"
-            for first, last in zip(self._first, self._last, strict=True)
-            if first is not None and last is not None
-        ]
+        rows = [self._line(*used) for used in self._used if used]
         if len(set(rows)) > 1:
             rows = [f"answer {row}: {line}" for row, line in enumerate(rows, start=1)]
-        return [*filter(None, [source.note]), *dict.fromkeys(rows)]
+        return [*filter(None, [self._source.note]), *dict.fromkeys(rows)]
 
-    def _versions(self, first: "Loaded", last: "Loaded") -> str:
-        """Return the versions of the first and last token, and the age of the last in training."""
-        if not self._follower.source.counts_updates:
-            return ""
-        text = f", version {first.version}"
+    def _line(self, first: "Loaded", last: "Loaded") -> str:
+        """Return whose they are, their versions, and the age of the last in training."""
+        text = f"weights of {self._source.whose}"
+        if not self._source.counts_updates:
+            return text
+        text += f", version {first.version}"
         text += f" to {last.version}" * (first.version != last.version)
         text += " (no update yet)" * (last.version == 0)
-        if not self._trains:
-            return text
-        return f"{text}, {last.age_updates} updates and {last.age_s:.1f} s old at its end"
-
-
-def _prompts(config: GenerateConfig) -> tuple[list[str], tuple[str, ...]]:
-    """Return the prompts, and the texts that end their answers."""
-    if not config.prompt_file:
-        return [read_prompt(config.prompt)], ()
-    return read_prompts(config.prompt_file)
+        aged = f", {last.age_updates} updates and {last.age_s:.1f} s old at its end"
+        return text + aged * self._trains
 
 
 def read_prompt(spec: str) -> str:

@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from mlxhog.base.quantities import format_count
-from mlxhog.cli.flags import plugin_flag
+from mlxhog.cli.flags import Json, Plugins
 from mlxhog.cli.frame import Report, command
-from mlxhog.config.options import argument, option, switch
+from mlxhog.config.options import argument, option
 from mlxhog.errors import ConfigError
 
 ABOUT = """\
@@ -22,7 +21,7 @@ EXAMPLES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelsConfig:
+class ModelsConfig(Plugins, Json):
     """Options of `mlxhog models`."""
 
     name: str | None = argument(
@@ -34,8 +33,6 @@ class ModelsConfig:
         many=True,
         metavar="NAME=VALUE",
     )
-    plugin: tuple[str, ...] = plugin_flag()
-    json: bool = switch("one line of JSON")
 
 
 @command("models", ABOUT, EXAMPLES, ModelsConfig)
@@ -49,9 +46,12 @@ def run(config: ModelsConfig) -> Report:
     from mlxhog.models import registry
 
     if config.name is None:
-        rows = [_facts(one) for one in registry.architectures()]
-        rows.sort(key=lambda row: (row["family"], row["parameters"]))
-        return Report(rows, lambda: "\n".join(_lines(rows)))
+        rows = sorted(
+            map(_facts, registry.architectures()),
+            key=lambda row: (row["family"], row["parameters"]),
+        )
+        notes = ["next: mlxhog train --model 5m --time 10m", "      mlxhog models 5m > my.yaml"]
+        return Report(rows, notes=["", *notes])
     facts = _facts(config.name, changes)
     model = registry.load_architecture(config.name, changes)
     changed = f" with {changes}" if changes else ""
@@ -63,11 +63,10 @@ def run(config: ModelsConfig) -> Report:
         own = registry.source(config.name).splitlines()  # the comments of its file
         head += [line for line in own if line.startswith("#")]
     text = "\n".join([*head, registry.to_yaml(model).removesuffix("\n")])
-    return Report({**facts, "fields": registry.as_mapping(model)}, lambda: text)
+    return Report({**facts, "fields": registry.as_mapping(model)}, text=lambda: text)
 
 
 def _facts(name: str, changes: str = "") -> dict[str, Any]:
-    """Return the facts of a model for the list."""
     from mlxhog.models import families, registry
 
     cfg = registry.load_architecture(name, changes)
@@ -79,17 +78,3 @@ def _facts(name: str, changes: str = "") -> dict[str, Any]:
         "blocks": cfg.num_hidden_layers,
         "vocab_size": cfg.vocab_size,
     }
-
-
-def _lines(rows: list[dict[str, Any]]) -> list[str]:
-    from mlxhog.report.table import aligned
-
-    titles = ("name", "family", "parameters", "hidden size", "blocks", "vocabulary")
-    spelt = [{**row, "parameters": format_count(row["parameters"])} for row in rows]
-    lines = aligned(titles, [[str(cell) for cell in row.values()] for row in spelt], words=(0, 1))
-    return [
-        *lines,
-        "",
-        "next: mlxhog train --model 5m --time 10m",
-        "      mlxhog models 5m > my.yaml",
-    ]

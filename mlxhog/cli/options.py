@@ -1,13 +1,14 @@
 """`mlxhog options`: the options of all commands, from their own definitions."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlxhog.cli.frame import Report, command, titled
+from mlxhog.cli.flags import Json
+from mlxhog.cli.frame import Report, command, spelt
 from mlxhog.config.choices import KINDS, Choice
-from mlxhog.config.options import Option, argument, options, switch, to_flag
+from mlxhog.config.options import Option, argument, options, to_flag
 from mlxhog.config.sources import suggestion
 from mlxhog.errors import ConfigError
 
@@ -25,13 +26,12 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptionsConfig:
+class OptionsConfig(Json):
     """Options of `mlxhog options`."""
 
     name: tuple[str, ...] = argument(
         "[NAME]", "an option, a choice or a command; all options without", many=True
     )
-    json: bool = switch("one line of JSON")
 
 
 @command(
@@ -48,26 +48,19 @@ def run(config: OptionsConfig) -> Report:
     plain = name.replace("-", "_")
     exact = [row for row in every if plain in (row["name"], *row["also"])]
     choices = [choice for kind in KINDS if (choice := kind.known().get(name))]
-    of_choice = {
-        choice: [row for row in every if row["kind"] == choice.kind.title and name in row["of"]]
-        for choice in choices
-    }
-    listed = [] if exact or choices else [row for row in every if name in ("", *row["commands"])]
-    if not (exact or choices or listed):
-        raise ConfigError(f"no option {name!r}{_hint(name, every)}")
-    facts = [*exact, *(row for rows in of_choice.values() for row in rows), *listed]
-    return Report(facts, lambda: "\n\n".join(_texts(name, exact, of_choice, listed)))
-
-
-def _texts(
-    name: str, exact: Sequence[Row], of_choice: Mapping[type[Choice], list[Row]], listed: list[Row]
-) -> Iterator[str]:
-    yield from map(_in_full, exact)
-    for choice, rows in of_choice.items():
-        about = f"{choice.kind.title} {name}: {choice.about}{'' if rows else '; it has no numbers'}"
-        yield "\n".join([about, *_listed(rows)])
-    if listed:
-        yield "\n".join(_listed(listed))
+    listed = [
+        row
+        for row in every
+        if any(row["kind"] == one.kind.title and name in row["of"] for one in choices)
+    ]
+    if not exact and not choices:
+        listed = [row for row in every if name in ("", *row["commands"])]
+        if not listed:
+            raise ConfigError(f"no option {name!r}{_hint(name, every)}")
+    abouts = [f"{choice.kind.title} {name}: {choice.about}" for choice in choices]
+    full = ["\n".join([f"{row['name']}: {row['help']}", *spelt(_full(row))]) for row in exact]
+    lines = "\n".join([*abouts, *_listed(listed)])
+    return Report([*exact, *listed], text=lambda: "\n\n".join(filter(None, [*full, lines])))
 
 
 def _rows() -> list[Row]:
@@ -112,19 +105,17 @@ def _listed(rows: Sequence[Row]) -> Iterator[str]:
         yield f"{row['name']:{width}}  [{row['default']}{unit}]  {row['help']}  ({has})"
 
 
-def _in_full(row: Row) -> str:
-    flag, unit = to_flag(row["name"]), f" ({row['unit']})" if row["unit"] else ""
-    written = [flag, *map(to_flag, row["also"])]
+def _full(row: Row) -> dict[str, object]:
+    written = [to_flag(name) for name in (row["name"], *row["also"])]
     if row["of"]:
         written.append(f'{to_flag(row["kind"])} "{row["of"][0]}({row["inside"]}=...)"')
-    lines = {
-        "  belongs to:": _owners(row),
-        "  default:": row["default"],
-        "  value:": f"{row['value']}{unit}",
-        "  written:": ", ".join(written),
-        "  commands:": ", ".join(row["commands"]),
+    return {
+        "belongs to": _owners(row),
+        "default": row["default"],
+        "value": f"{row['value']} ({row['unit']})" if row["unit"] else row["value"],
+        "written": written,
+        "commands": row["commands"],
     }
-    return f"{row['name']}: {row['help']}\n{titled(lines, 14)}"
 
 
 def _owners(row: Row) -> str:

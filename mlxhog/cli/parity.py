@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.base import float32
-from mlxhog.cli.flags import plugin_flag, quiet_flag
+from mlxhog.cli.flags import Plugins, Quiet, RunFolder
 from mlxhog.cli.frame import Report, command, told, writable
-from mlxhog.config import plugin_file
+from mlxhog.config import plugins
 from mlxhog.config.choices import OPTIMIZERS
 from mlxhog.config.options import argument, option, switch
 from mlxhog.errors import ConfigError
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from mlxhog.parity.compute import ParityReport
 
 MOST_NAMES = 50  # characters of the sides' names in the answer
-MOST_FAILURES = 4  # of a kind in the table; the JSON has all
+MOST_FAILURES = 30  # in the table; the JSON has all
 ABOUT = """\
 Compute one model with every backend here and compare every number: loss, logits, hidden states,
 gradients, states, parameters after some steps of SGD, momentum and AdamW, and one token at a time
 against the whole sequence. The steps of an optimizer that --plugin adds are compared with float64.
 SUBJECT is an architecture (a name, a YAML file or a line of layers) or a checkpoint's directory;
 with such a plugin, it may be left out.
-The answer comes first, then each disagreement; --all has the worst of each kind and a line for each
-tensor. Exit code 1 if anything disagrees; stderr names the first tensor that does."""
+The answer comes first, then the worst disagreements; --all has a line for each tensor. Exit code 1
+if anything disagrees; stderr names the first tensor that does."""
 EXAMPLES = (
     "parity --config tiny",
     "parity --checkpoint latest",
@@ -43,16 +43,13 @@ EXAMPLES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParityConfig:
+class ParityConfig(RunFolder, Plugins, Quiet):
     """Options of `mlxhog parity`."""
 
     subject: str | None = argument("[SUBJECT]", "see above")
     config: str | None = option(None, "an architecture", metavar="NAME_OR_FILE")
     checkpoint: str | None = option(None, "a checkpoint, or a run", metavar="DIR")
-    plugin: tuple[str, ...] = plugin_flag()
-    all: bool = switch("the worst of each kind, every tensor")
-    json: bool = switch("one JSON object with a row per tensor")
-    quiet: bool = quiet_flag()
+    all: bool = switch("every tensor")
     backends: str = option(
         "auto", "sides: auto, or some of numpy, torch:cpu, mlx:cpu .., by commas"
     )
@@ -71,7 +68,6 @@ class ParityConfig:
     seq_len: int = option(67, "tokens of each", unit="tokens", low=1)
     steps: int = option(3, "steps with each optimizer; 0 for none", low=0, high=1000)
     perturb: str | None = option(None, "change this parameter on one side; must end with 1")
-    out: str = option("runs", "folder that holds the runs")
     save: str | None = option(None, "write every array to this .npz file, as BACKEND/NAME")
 
 
@@ -86,12 +82,8 @@ def run(config: ParityConfig) -> Report:
     from mlxhog.report.views import Stages
 
     save = None if config.save is None else writable("--save", config.save)
-    sizes = TrialSettings(
-        seed=config.seed,
-        batch_size=config.batch_size,
-        seq_len=config.seq_len,
-        steps=config.steps,
-    )
+    names = ("seed", "batch_size", "seq_len", "steps")
+    sizes = TrialSettings(**{name: getattr(config, name) for name in names})
     source = open_source(kind, where, sizes, Path(config.out), config.set)
     chosen, lacks = choose(config.backends, config.kernels)
     check_memory(source, chosen)
@@ -119,18 +111,19 @@ def run(config: ParityConfig) -> Report:
         remarks = [f"disagree: {_describe(comparison.first_bad)}", *tf32]
     elif comparison.missed:
         remarks = [f"{config.perturb} was perturbed, but no comparison failed"]
-    return Report(
-        comparison.to_json() | {"notes": notes},
-        lambda: _sections(comparison, notes, everything=config.all),
-        code=int(not comparison.ok),
-        remarks=remarks,
-    )
+
+    def text() -> list[Section]:
+        table = _table(comparison, notes, everything=config.all)
+        return [Section("", notes=[_answer(comparison)]), table]
+
+    facts = comparison.to_json() | {"notes": notes}
+    return Report(facts, text=text, code=int(not comparison.ok), remarks=remarks)
 
 
 def _plugin_optimizers() -> tuple[OptimizerChoice, ...]:
     """Return the optimizers of loaded plugins, with their default numbers."""
     classes: Any = OPTIMIZERS.known().values()
-    return tuple(choice() for choice in classes if plugin_file.files_of([choice]))
+    return tuple(choice() for choice in classes if plugins.files_of([choice]))
 
 
 def _source(config: ParityConfig) -> tuple[str, str]:
@@ -155,84 +148,47 @@ def _source(config: ParityConfig) -> tuple[str, str]:
     return named[0]
 
 
-def _sections(
-    comparison: ParityReport, notes: Sequence[str], *, everything: bool
-) -> Iterator[Section]:
-    """Yield the tables: the failures, up to `MOST_FAILURES` of a kind; or the worst and all."""
+def _table(comparison: ParityReport, notes: Sequence[str], *, everything: bool) -> Section:
+    """Return the failures, the worst first and at most `MOST_FAILURES`; or every tensor."""
     rows = comparison.rows
-    groups: dict[tuple[str, str], list[ComparedTensor]] = {}
-    for row in rows:  # the forms of a backend count as one side
-        groups.setdefault((_against(row).partition("+")[0], _group(row)), []).append(row)
-    lines: list[tuple[str, ...]] = []
-    for group in groups.values():
-        bad = sorted((row for row in group if not row.ok), key=lambda row: -row.pressure)
-        lines += map(_line, group if everything else bad[:MOST_FAILURES])
-    yield Section("", notes=[_answer(comparison)])
-    header = ("", "what", "side", "against", "max abs", "max rel", "allowed", "at")
-    if everything:
-        worst = [
-            max(group, key=lambda row: (not row.ok, row.pressure)) for group in groups.values()
-        ]
-        counts = map(len, groups.values())
-        yield Section("the worst of each kind", header, list(map(_line, worst, counts)))
+    failed = sorted((row for row in rows if not row.ok), key=lambda row: -row.pressure)
+    shown = rows if everything else failed[:MOST_FAILURES]
+    header = ("", "tensor", "side", "against", "max abs", "max rel", "allowed", "at")
+    cells = [
+        (
+            "PASS" if row.ok else "FAIL",
+            row.what,
+            row.a,
+            "itself" if row.a == row.b else row.b,
+            *("-" if x is None else f"{x:.1e}" for x in (row.max_abs, row.max_rel, row.tolerance)),
+            f"[{', '.join(map(str, row.where))}]" if row.max_abs is not None else row.reason,
+        )
+        for row in shown
+    ]
     good = [row for row in rows if row.ok and row.max_abs is not None]
     closest = max(good, key=lambda row: row.pressure, default=None)
     notes = [*notes]
     if closest is not None:
         notes.append(
-            f"closest to its limit: {closest.what} of {closest.a} against {_against(closest)}, at "
+            f"closest to its limit: {closest.what} of {closest.a} against {closest.b}, at "
             f"{closest.pressure:.0%} of the tolerance"
         )
     if not everything:
-        notes.append("--all has the worst of each kind, and a line for every tensor")
-    yield Section(comparison.subject.title, header, lines, notes)
+        notes.append("--all has a line for every tensor")
+    return Section(comparison.subject.title, header, cells, notes)
 
 
 def _answer(comparison: ParityReport) -> str:
     """Return a line that says whether all agree."""
-    rows, names = comparison.rows, [side.name for side in comparison.sides]
+    rows, sides = comparison.rows, ", ".join(side.name for side in comparison.sides)
     failed = sum(not row.ok for row in rows)
     if failed:
         return FailureNote(f"FAILED: {failed} of {len(rows)} disagree")
     if comparison.missed:
         return FailureNote("FAILED: a parameter was perturbed, but no comparison failed")
-    sides = ", ".join(names)
     if len(sides) > MOST_NAMES:
-        sides = f"{len(names)} sides"
+        sides = f"{len(comparison.sides)} sides"
     return AnswerNote(f"Yes: all {len(rows):,} agree ({sides})")
-
-
-def _against(row: ComparedTensor) -> str:
-    return "itself" if row.a == row.b else row.b
-
-
-def _group(row: ComparedTensor) -> str:
-    """Return the kind of a tensor, with its form or optimizer."""
-    words = row.what.split("/")[:2]
-    if row.kind in ("after", "step"):
-        return "/".join(words)
-    return "/".join(word for word in words if word in ("stepwise", row.kind)) or row.kind
-
-
-def _line(row: ComparedTensor, count: int = 1) -> tuple[str, ...]:
-    """Return the cells of a line, which stands for `count` tensors."""
-    place = f"[{', '.join(map(str, row.where))}]" if row.where else ""
-    tensor = row.what.removeprefix(_group(row)).lstrip("/")
-    at = f"{tensor}{place}"
-    return (
-        "PASS" if row.ok else "FAIL",
-        f"{_group(row)} x{count}" if count > 1 else _group(row),
-        row.a,
-        _against(row),
-        _number(row.max_abs),
-        _number(row.max_rel),
-        _number(row.tolerance),
-        at if row.max_abs is not None else f"{at} {row.reason}",
-    )
-
-
-def _number(x: float | None) -> str:
-    return "-" if x is None else f"{x:.1e}"
 
 
 def _describe(row: ComparedTensor) -> str:

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlxhog.cli.flags import RunFolder, plugin_flag, run_argument
+from mlxhog.cli.flags import Json, Plugins, RunFolder, run_argument
 from mlxhog.cli.frame import Report, command
-from mlxhog.config.options import option, switch
+from mlxhog.config.options import option
 
 ABOUT = """\
 Repeat a recorded run and compare it bit for bit. train --determinism record keeps a log of the
@@ -22,12 +22,10 @@ EXAMPLES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReplayConfig(RunFolder):
+class ReplayConfig(RunFolder, Plugins, Json):
     """Options of `mlxhog replay`."""
 
     run: str = run_argument()
-    plugin: tuple[str, ...] = plugin_flag()
-    json: bool = switch("end with one line of JSON")
     anyway: bool = option(
         False, "continue although versions or the processor differ from those of the run"
     )
@@ -40,15 +38,7 @@ def run(config: ReplayConfig) -> Report:
     from mlxhog.training.replay import replay
 
     outcome = replay(find(config.run, Path(config.out)), anyway=config.anyway)
-
-    def text() -> str:
-        deaths = f", {outcome.deaths} of which died" if outcome.deaths else ""
-        end = f"equal bit for bit: {outcome.hashes} hashes; weights {outcome.sha256[:16]}"
-        if outcome.difference is not None:
-            end = f"differs first at {outcome.difference}"
-        return (
-            f"{outcome.steps} steps of {len(outcome.workers)} workers "
-            f"({', '.join(outcome.workers)}){deaths}, in {outcome.seconds:.1f} s\n{end}"
-        )
-
-    return Report(outcome.to_json(), text, code=int(outcome.difference is not None))
+    head = f"equal bit for bit: {outcome.hashes} hashes"
+    if outcome.difference is not None:
+        head = f"differs first at {outcome.difference}"
+    return Report(outcome.to_json(), head, code=int(outcome.difference is not None))

@@ -1,13 +1,21 @@
-"""`mlxhog report`: one HTML file about one run or several."""
+"""`mlxhog report` and `mlxhog plot`: one HTML file, or one picture, about one run or several."""
 
+import shutil
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mlxhog.base.quantities import format_bytes
-from mlxhog.cli.flags import RunFolder, run_argument
+from mlxhog.cli.flags import Json, RunFolder, run_argument
 from mlxhog.cli.frame import Report, command
-from mlxhog.config.options import option, switch
+from mlxhog.config.options import option
 from mlxhog.errors import RunError
+from mlxhog.report.metrics import number
+from mlxhog.report.streams import wrapped
+
+if TYPE_CHECKING:
+    from mlxhog.report.record import RunRecord
 
 ABOUT = """\
 Write one HTML file about one run, or about several beside each other: result, machine, curves over
@@ -19,37 +27,128 @@ EXAMPLES = (
     "report latest --to page.html",
     "report runs/20260102-101500-sotu runs/20260102-111500-sotu --to compared.html",
 )
-NAME = "report.html"
+PLOT_ABOUT = """\
+Draw the losses of runs in bits per byte: a line of the terminal for each, on one scale, and one
+picture as a PNG file. A run in progress is drawn up to its last number."""
+PLOT_EXAMPLES = (
+    "plot latest",
+    "plot sotu notes --to compared.png",
+    "plot latest --over tokens",
+)
+NAMES_WIDTH, NUMBERS_WIDTH = 26, 24
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportConfig(RunFolder):
-    """Options of `mlxhog report`."""
+class ReportConfig(RunFolder, Json):
+    """Options of both commands."""
 
     runs: tuple[str, ...] = run_argument("RUN...")
-    json: bool = switch("end with one line of JSON")
     to: str | None = option(
-        None, f"file to write; {NAME} in the run's folder, or here for several", none="auto"
+        None, "file to write; in the run's folder, or here for several", none="auto"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlotConfig(ReportConfig):
+    """Options of `mlxhog plot`."""
+
+    over: str = option("time", "horizontal axis of the curves", choices=("time", "steps", "tokens"))
+
+
+def _records(config: ReportConfig) -> "list[RunRecord]":
+    """Return the runs, each once."""
+    from mlxhog.checkpoint.run import find
+    from mlxhog.report.record import RunRecord
+
+    records = [RunRecord(find(spec, Path(config.out))) for spec in config.runs]
+    return list({each.run.directory.resolve(): each for each in records}.values())
+
+
+def _write(config: ReportConfig, records: "Sequence[RunRecord]", name: str, content: bytes) -> str:
+    """Write the file under its default name, unless another is named; returns its path."""
+    from mlxhog.base.durable import disk_errors, replace_file
+
+    default = Path(name) if len(records) > 1 else records[0].run.directory / name
+    path = Path(config.to) if config.to else default
+    with disk_errors(f"writing {path}"):
+        replace_file(path, content)
+    return str(path)
 
 
 @command("report", ABOUT, EXAMPLES, ReportConfig)
 def run(config: ReportConfig) -> Report:
     """Write a page about runs."""
-    from mlxhog.base.durable import disk_errors, replace_file
-    from mlxhog.checkpoint.run import find
-    from mlxhog.report.record import RunRecord
     from mlxhog.report.run_page import report
 
-    records = [RunRecord(find(spec, Path(config.out))) for spec in config.runs]
-    if len({each.run.directory.resolve() for each in records}) < len(records):
-        raise RunError("a run is named twice; name each run once")
+    records = _records(config)
     page = report(records).encode()
-    default = Path(NAME) if len(records) > 1 else records[0].run.directory / NAME
-    path = Path(config.to) if config.to else default
-    with disk_errors(f"writing {path}"):
-        replace_file(path, page)
-    notes = [(each.run.name, note) for each in records for note in each.notes]
-    facts = {"report": str(path), "bytes": len(page), "notes": [note for _, note in notes]}
-    lines = [*(f"{name}: {note}" for name, note in notes), f"{path}  {format_bytes(len(page))}"]
-    return Report(facts, lambda: "\n".join(lines))
+    path = _write(config, records, "report.html", page)
+    notes = [note for each in records for note in each.notes]
+    return Report({"report": path, "bytes": len(page), "notes": notes})
+
+
+@command("plot", PLOT_ABOUT, PLOT_EXAMPLES, PlotConfig)
+def plot(config: PlotConfig) -> Report:
+    """Draw runs."""
+    from mlxhog.report import charts
+    from mlxhog.report.record import different_texts
+
+    records = _records(config)
+    for each in records:
+        if each.last("train_bits_per_byte") is None:
+            raise RunError(
+                f"the run {each.run.name} has no numbers yet; the first come two seconds after "
+                "training begins"
+            )
+    differ = list(filter(None, [different_texts(records)]))
+    if not config.json:  # they need no package
+        width = shutil.get_terminal_size().columns
+        lines = [
+            *_curves(records, width),
+            *(line for one in differ for line in wrapped(one, width)),
+        ]
+        print("\n".join(lines))
+    charts.require("the lines above need nothing more")
+    from mlxhog.report.figures import losses
+
+    path = _write(config, records, "losses.png", losses(records, config.over))
+    runs = [
+        {
+            "name": each.run.name,
+            "lines": len(each.history),
+            "train_bits_per_byte": each.last("train_bits_per_byte"),
+            "val_bits_per_byte": each.last("val_bits_per_byte"),
+            "val_step": each.history.evaluation.get("val_step"),
+            "final_bits_per_byte": each.last("final_bits_per_byte"),
+            "held_out": each.part or None,
+        }
+        for each in records
+    ]
+    notes = [*(note for each in records for note in each.notes), *differ]
+    return Report({"plot": path, "runs": runs, "notes": notes}, text=lambda: path)
+
+
+def _curves(records: "Sequence[RunRecord]", width: int) -> list[str]:
+    """Return a line per run, all on one scale: a character for the mean of each part."""
+    import numpy as np
+
+    from mlxhog.report.table import cut
+
+    columns = (record.history.column("train_bits_per_byte") for record in records)
+    curves = [column[~np.isnan(column)] for column in columns]
+    low, high = (float(bound(np.concatenate(curves))) for bound in (np.min, np.max))
+    names = [cut(record.run.name, NAMES_WIDTH) for record in records]
+    wide = max(map(len, names))
+    room = max(width - wide - NUMBERS_WIDTH - 4, 8)
+    has_blocks = (sys.stdout.encoding or "").lower().startswith("utf")
+    signs = "▁▂▃▄▅▆▇█" if has_blocks else "_.-=+*#@"
+    lines = []
+    for name, curve, record in zip(names, curves, records, strict=True):
+        means = [part.mean() for part in np.array_split(curve, min(room, len(curve)))]
+        levels = (np.array(means) - low) / max(high - low, 1e-12) * (len(signs) - 1)
+        drawn = "".join(signs[round(level)] for level in levels.tolist())
+        held_out = record.last("val_bits_per_byte")
+        scored = "" if held_out is None else f", held-out {number(held_out)}{record.scored_at}"
+        end = number(record.last("train_bits_per_byte"))
+        lines.append(f"{name:{wide}}  {drawn:{room}}  {end}{scored}")
+    return [*lines, f"training, bits per byte, from {high:.2f} at the top to {low:.2f}"]

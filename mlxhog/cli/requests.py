@@ -4,18 +4,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlxhog.cli.flags import RunFolder, run_argument
+from mlxhog.cli.flags import Json, RunFolder, run_argument
 from mlxhog.cli.frame import Report, command
-from mlxhog.config.options import argument, option, switch
+from mlxhog.config.options import argument, option
 from mlxhog.errors import RunError
 
 
 @dataclass(frozen=True, kw_only=True)
-class RequestConfig(RunFolder):
+class RequestConfig(RunFolder, Json):
     """Options of every request."""
 
     run: str = run_argument()
-    json: bool = switch("the run's answer as one line of JSON")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,4 +81,4 @@ def _ask(config: RequestConfig, request: str, **fields: Any) -> Report:
         )
     answer = ask(run.directory, request, **fields)
     facts = {"run": str(run.directory), **answer}
-    return Report(facts, lambda: f"{run.name}: {answer['message']}")
+    return Report(facts, f"{run.name}: {answer['message']}", words={})

@@ -1,69 +1,63 @@
-"""`mlxhog runs`: the list of runs; `mlxhog runs rm` removes some."""
+"""`mlxhog runs`: the list of runs; `runs rm` removes some, and `mlxhog show` describes one."""
 
 import shlex
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlxhog.base.paths import path_from_here
 from mlxhog.base.quantities import format_bytes, format_count, format_duration, format_number
-from mlxhog.cli.flags import RunFolder
+from mlxhog.cli.flags import Json, RunFolder, run_argument
 from mlxhog.cli.frame import Report, command, run_word
 from mlxhog.config.options import argument, switch
 from mlxhog.errors import ConfigError, RunError, shown
 from mlxhog.report.metrics import label, number, scored_at, share_text
-from mlxhog.report.streams import printable, wrapped
+from mlxhog.report.table import Section
 
 if TYPE_CHECKING:
     from mlxhog.checkpoint.run import Run
+    from mlxhog.models.families import ModelConfig
+    from mlxhog.report.record import RunRecord
 
 ABOUT = """\
-List runs, the newest last: model, data, parameters, steps and time of training, held-out bits per
-byte, and the date of the last training. `mlxhog runs rm RUN...` removes runs."""
+List runs, the newest last: status, model, data, parameters, steps and time of training, held-out
+bits per byte, and the share of the held-out text that they are of. `mlxhog runs rm RUN...` removes
+runs."""
 EXAMPLES = ("runs", "runs --json", "runs rm 20260102-101500-sotu notes --yes")
-ABOUT_RM = """\
-Remove runs with all their files. A run that trains is refused. If a name is wrong, no run is
-removed; no run is removed in part."""
-EXAMPLES_RM = ("runs rm 20260102-101500-sotu", "runs rm sotu notes --yes")
-
-MARKS = {
-    "running": ("*", "trains now"),
-    "interrupted": ("-", "interrupted: mlxhog train --resume RUN continues it"),
-    "starting": (".", "starts now"),
-    "done": (" ", ""),
+HEADER = ("run", "status", "model", "data", "params", "steps", "time", "bits/byte", "of text")
+ADVICE = {
+    "interrupted": "mlxhog train --resume RUN continues it",
+    "early": "ended before its first checkpoint: mlxhog show RUN says what to do",
+    "diverged": "mlxhog show RUN says why",
+    "failed": "mlxhog show RUN says why",
+    "unsaved": "mlxhog show RUN says why",
+    "damaged": "mlxhog show RUN says why",
 }
-EARLY = ("x", "ended before its first checkpoint: mlxhog show RUN says what to do")
-BAD = ("!", "ended badly: mlxhog show RUN says why")
-"""Of every other status, such as diverged, failed, unsaved or damaged."""
-HEADER = ("  run", "model", "data", "params", "steps", "time", "bits/byte", "trained")
-_OTHERWISE = (
-    "; runs lists all runs: `mlxhog runs rm RUN` removes one, `mlxhog show RUN` describes one"
-)
-_WORDS = 3  # of these columns, aligned to the left
-LEFT_OUT = ("trained", "params", "data", "model", "time")
-"""Columns that are left out in a narrow terminal, in this order."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunsConfig(RunFolder):
+class RunsConfig(RunFolder, Json):
     """Options of `mlxhog runs`."""
 
-    json: bool = switch("one JSON object per line")
 
-
-@command("runs", ABOUT, EXAMPLES, RunsConfig, otherwise=_OTHERWISE)
+@command(
+    "runs",
+    ABOUT,
+    EXAMPLES,
+    RunsConfig,
+    otherwise="; runs lists all runs: `mlxhog runs rm RUN` removes one, `mlxhog show RUN` "
+    "describes one",
+)
 def run(config: RunsConfig) -> Report:
     """List the runs."""
     from mlxhog.checkpoint.run import list_runs
 
     records = [describe(each) for each in list_runs(Path(config.out))]
     none = f"no runs in {config.out}; `mlxhog train` makes one"
-    width = shutil.get_terminal_size().columns
-    return Report(records, lambda: _table(records, width) if records else none, one_per_line=True)
+    return Report(records, text=lambda: [_table(records)] if records else none, one_per_line=True)
 
 
 def describe(run: "Run") -> dict[str, Any]:
@@ -116,106 +110,40 @@ def _last_change(run: "Run") -> float:
     return max(times)
 
 
-# -- the table ----------------------------------------------------------------------------------
+def _table(records: Sequence[Mapping[str, Any]]) -> Section:
+    rows = list(map(_row, records))
+    statuses = dict.fromkeys(row[1].partition(",")[0] for row in rows)
+    notes = [f"{status}: {ADVICE[status]}" for status in statuses if status in ADVICE]
+    return Section("", HEADER, rows, notes)
 
 
-def _table(records: Sequence[Mapping[str, Any]], width: int) -> str:
-    marks = [_mark(record) for record in records]
-    rows = [_row(*pair) for pair in zip(records, marks, strict=True)]
-    names = [printable(record["name"]) for record in records]
-    early, emulated = [], []
-    for name, record in zip(names, records, strict=True):
-        if at := _scored_at(record):
-            early.append(f"{name}{at}")
-        metal = label(_text(record, "gpu_write", "cpu"), _text(record, "kernels", "native"))
-        if remark := metal or "emulated before" * bool(record.get("emulated")):
-            emulated.append(f"{name}: {remark}")
-    legend = list(dict.fromkeys(f"{mark} {words}" for mark, words in marks if words))
-    texts = _texts(records) + [f"< of an earlier step: {', '.join(early)}"] * bool(early)
-    wrapped_texts = [line for text in texts for line in wrapped(text, width)]
-    return "\n".join([*_lines(rows, width), *legend, *wrapped_texts, *emulated])
-
-
-def _lines(rows: Sequence[Sequence[str]], width: int) -> list[str]:
-    """Return the lines of the table with the columns that fit; no value is cut.
-
-    If the names of runs leave no room for numbers, these are below the names.
-    """
-    from mlxhog.report.table import aligned
-
-    shown = list(range(len(HEADER)))
-    for name in ("", *LEFT_OUT):
-        shown = [k for k in shown if HEADER[k] != name]
-        words = range(sum(k < _WORDS for k in shown))
-        table = [[row[k] for k in shown] for row in rows]
-        lines = aligned([HEADER[k] for k in shown], table, words=words)
-        if max(map(len, lines)) <= width:
-            return lines
-    first, *numbers = shown
-    below = aligned([HEADER[k] for k in numbers], [[row[k] for k in numbers] for row in rows])
-    names = (HEADER[first], *(row[first] for row in rows))
-    return [line for pair in zip(names, below, strict=True) for line in (pair[0], f"    {pair[1]}")]
-
-
-def _mark(record: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the mark of a run in the table, and its meaning."""
-    status = _text(record, "status")
-    if status == "interrupted" and not record["resumable"]:
-        return EARLY
-    return MARKS.get(status, BAD)
-
-
-def _row(record: Mapping[str, Any], mark: tuple[str, str]) -> tuple[str, ...]:
+def _row(record: Mapping[str, Any]) -> tuple[str, ...]:
     def spelt(name: str, spell: Any) -> str:
         value = _number(record, name)
         return "-" if value is None else str(spell(value))
 
-    part = " " if record["share"] in (None, 1.0) else "~"
-    early = "<" if _scored_at(record) else " "
+    status, data = _text(record, "status"), record.get("data")
+    if status == "interrupted" and not record["resumable"]:
+        status = "early"
+    metal = label(_text(record, "gpu_write", "cpu"), _text(record, "kernels", "native"))
+    if isinstance(data, str) and "/" in data:
+        from mlxhog.checkpoint.creation import default_name
+
+        data = default_name(data)
+    early = scored_at(record.get("val_step"), _number(record, "steps"))
     return (
-        f"{mark[0]} {printable(record['name'])}",
+        record["name"],
+        ", ".join(
+            filter(None, [status, metal or "emulated before" * bool(record.get("emulated"))])
+        ),
         _text(record, "model"),
-        _data(record),
+        _text({"data": data}, "data"),
         spelt("parameters", format_count),
         spelt("steps", format_number),
         spelt("seconds", format_duration),
-        spelt("bits_per_byte", lambda bits: f"{number(bits)}{part}{early}"),
-        f"{datetime.fromtimestamp(record['trained_s']):%Y-%m-%d}" if record["trained_s"] else "-",
+        spelt("bits_per_byte", lambda bits: f"{number(bits)}{early}"),
+        "-" if record["share"] is None else share_text(record["share"]),
     )
-
-
-def _data(record: Mapping[str, Any]) -> str:
-    """Return its data, in a word."""
-    from mlxhog.checkpoint.creation import default_name
-
-    data = record.get("data")
-    return default_name(data) if isinstance(data, str) and "/" in data else _text(record, "data")
-
-
-def _texts(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the legend of numbers that are of a part of the held-out text; [] without any.
-
-    It has the text of most runs on the same data, and the runs with another one.
-    """
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for record in records:
-        has_part = record["share"] not in (None, 1.0)
-        if has_part and _number(record, "bits_per_byte") is not None:
-            groups.setdefault(_text(record["held_out"], "text"), []).append(record)
-    parts, corpora = list[str](), set[str]()
-    for text, runs in sorted(groups.items(), key=lambda group: -len(group[1])):
-        corpus, size = text.rpartition(" ")[0], _number(runs[0]["held_out"], "n_bytes") or 0.0
-        words = f"{format_bytes(size)} ({share_text(runs[0]['share'] or 0.0)}) of {_data(runs[0])}"
-        names = ", ".join(printable(each["name"]) for each in runs)
-        parts.append(f"{words} in {names}" if corpus in corpora else words)
-        corpora.add(corpus)
-    legend = "~ of a part of the held-out text, the same in all evaluations:  "
-    return [legend + "; ".join(parts)] if parts else []
-
-
-def _scored_at(record: Mapping[str, Any]) -> str:
-    """Return the step that its number scored; "" if it is the last one, or unknown."""
-    return scored_at(record.get("val_step"), _number(record, "steps"))
 
 
 def _text(record: Mapping[str, Any], name: str, otherwise: str = "-") -> str:
@@ -223,7 +151,7 @@ def _text(record: Mapping[str, Any], name: str, otherwise: str = "-") -> str:
     value = record.get(name, otherwise)
     if value is None:
         return otherwise
-    return printable(value if isinstance(value, str) else shown(value))[:40]
+    return (value if isinstance(value, str) else shown(value))[:40]
 
 
 def _number(record: Mapping[str, Any], name: str) -> float | None:
@@ -237,17 +165,22 @@ def _number(record: Mapping[str, Any], name: str) -> float | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RemoveConfig(RunFolder):
+class RemoveConfig(RunFolder, Json):
     """Options of `mlxhog runs rm`."""
 
     runs: tuple[str, ...] = argument(
         "RUN...", "a path, or a run's whole name, with date and time or without"
     )
     yes: bool = switch("do not ask")
-    json: bool = switch("end with one line of JSON")
 
 
-@command("runs rm", ABOUT_RM, EXAMPLES_RM, RemoveConfig)
+@command(
+    "runs rm",
+    "Remove runs with all their files. A run that trains is refused. If a name is wrong, no run is"
+    "\nremoved; no run is removed in part.",
+    ("runs rm 20260102-101500-sotu", "runs rm sotu notes --yes"),
+    RemoveConfig,
+)
 def remove(config: RemoveConfig) -> Report | int:
     """Remove runs."""
     from mlxhog.checkpoint.run import find, remove
@@ -266,7 +199,7 @@ def remove(config: RemoveConfig) -> Report | int:
     for each in chosen:
         remove(each)
     facts = {"removed": [str(each.directory) for each in chosen], "bytes": sum(sizes)}
-    return Report(facts, lambda: "\n".join(f"removed {name}" for name in names))
+    return Report(facts, text=lambda: "\n".join(f"removed {name}" for name in names))
 
 
 def _agrees(names: Sequence[str]) -> bool:
@@ -289,3 +222,117 @@ def _bytes_in(folder: Path) -> int:
         with suppress(OSError):  # just removed
             total += 0 if path.is_dir() else path.lstat().st_size
     return total
+
+
+# -- one run ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowConfig(RunFolder, Json):
+    """Options of `mlxhog show`."""
+
+    run: str = run_argument()
+
+
+_LAST = (
+    "step", "tokens", "elapsed_s", "loss", "train_bits_per_byte", "val_bits_per_byte",
+    "final_bits_per_byte",
+)  # fmt: skip
+
+
+@command(
+    "show",
+    "Show a run: model, data, options that differ from the defaults, workers, steps at which it "
+    "was\nresumed, its checkpoints, how to load them, and its last numbers.",
+    ("show latest", "show sotu --json"),
+    ShowConfig,
+)
+def show(config: ShowConfig) -> Report:
+    """Show a run."""
+    from mlxhog.checkpoint import manifest
+    from mlxhog.checkpoint.run import find
+    from mlxhog.report.metrics import sound_marks
+    from mlxhog.report.record import RunRecord
+    from mlxhog.report.shares import in_words
+
+    record = RunRecord(find(config.run, Path(config.out)))
+    run, status, model = record.run, record.status, _architecture(record.run)
+    resumed = status.get("resumed")
+    names = [path.name for path in manifest.by_age(run.checkpoints)]
+    facts = {
+        "run": str(run.directory),
+        "name": run.name,
+        "status": record.state,
+        "created_s": run.created_ns() / 1e9 or None,
+        "model": record.config.get("model"),
+        "family": None if model is None else model.title,
+        "parameters": status.get("parameters"),
+        "data": record.config.get("data"),
+        "tokenizer": record.config.get("tokenizer"),
+        "options": record.changed(),
+        "strategy": record.config.get("strategy"),
+        "workers": [worker.backend for _, worker in sorted(record.history.workers.items())],
+        "resumed": resumed if isinstance(resumed, list) else [],
+        "checkpoints": [*names[:-1], *(f"{name} (latest)" for name in names[-1:])],
+        "held_out": record.part or None,
+        "last": {
+            **{name: record.last(name) for name in _LAST},
+            "val_step": record.history.evaluation.get("val_step"),
+        },
+        "marks": dict(sound_marks(record.progress.marks)),
+        "first_step_s": record.progress.first_step_s,
+        "shares": record.shares(),
+        "load": _load(run, model),
+        "notes": record.notes,
+    }
+    rows, spelled = record.facts(), record.options_in_words()
+    whole, *each = facts["shares"].items()
+    words = {
+        **{name: facts[name] for name in ("model", "family", "data", "tokenizer")},
+        **{name: text for name, text in rows.items() if name != "status" and text != "-"},
+        "a step": in_words(whole[1]),
+        **{name: in_words(shares) for name, shares in each},
+        "resumed at": facts["resumed"],
+        "options": [f"{name} {spelled[name]}" for name in facts["options"]] or "the defaults",
+        "checkpoints": facts["checkpoints"] or "none yet",
+        "load": facts["load"] and f"mlxhog.load({run_word(run.directory)!r}), {facts['load']}",
+        "note": record.notes,
+    }
+    return Report(facts, f"{run.name}: {record.state}", words=words, notes=_next(record))
+
+
+def _next(record: "RunRecord") -> list[str]:
+    name = shlex.quote(run_word(record.run.directory))
+    if record.is_running:
+        return [f"next: mlxhog watch {name}"]
+    config = shlex.quote(str(path_from_here(record.run.config_path)))
+    train = f"--resume {name} --time 10m"
+    if not record.run.has_checkpoint():  # `--resume` would refuse it
+        train = f"--config {config}  # begins again: it has no checkpoint"
+    return [f"next: mlxhog plot {name}", f"      mlxhog train {train}"]
+
+
+def _architecture(run: "Run") -> "ModelConfig | None":
+    """Return its model; None if it cannot be read."""
+    from mlxhog.checkpoint.formats.opening import read_config
+    from mlxhog.models import families
+
+    try:
+        return families.read(read_config(run.architecture / "config.json"))
+    except ConfigError:
+        return None
+
+
+def _load(run: "Run", model: "ModelConfig | None") -> str | None:
+    """Return the Python call that loads its newest checkpoint; None without one."""
+    from mlxhog.models.mad.config import MADConfig
+    from mlxhog.models.xlstm_large import XLSTMLargeConfig
+
+    if model is None or not (run.model / "model.safetensors").exists():
+        return None
+    if isinstance(model, XLSTMLargeConfig) and model.add_out_norm and not model.out_norm_bias:
+        return f"transformers.AutoModelForCausalLM.from_pretrained({str(run.model)!r})"
+    word = run_word(run.directory)
+    xlstm = f", mlxhog convert {shlex.quote(word)} DIR --to xlstm"
+    theirs = "" if isinstance(model, MADConfig) else xlstm
+    return f"mlxhog.load({word!r}){theirs} (transformers has no such model)"

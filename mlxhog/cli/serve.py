@@ -5,9 +5,8 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlxhog.cli.flags import Part, plugin_flag, run_argument
+from mlxhog.cli.flags import Json, Part, Plugins, run_argument
 from mlxhog.cli.frame import command, print_json
-from mlxhog.config.options import switch
 from mlxhog.live.serving.config import ServeConfig
 
 if TYPE_CHECKING:
@@ -25,12 +24,10 @@ EXAMPLES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Words:
+class Words(Plugins, Json):
     """What is served."""
 
     model: str = run_argument("RUN_OR_CHECKPOINT")
-    plugin: tuple[str, ...] = plugin_flag()
-    json: bool = switch("one JSON object when the server is ready")
 
 
 @command("serve", ABOUT, EXAMPLES, Words, Part(ServeConfig))

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlxhog.cli.flags import Part, RunFolder, Written
+from mlxhog.cli.flags import Json, Part, RunFolder, Written
 from mlxhog.cli.frame import Report, command
-from mlxhog.config.options import option, switch
+from mlxhog.config.options import option
 from mlxhog.errors import DataError, RunError
 from mlxhog.theory.simulator.what_if import SimulateConfig, compare
 
@@ -42,10 +42,9 @@ RECORDED = ("workers", "times", "read", "apply")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Words(RunFolder):
+class Words(RunFolder, Json):
     """Flags beside the options of the simulation."""
 
-    json: bool = switch("one JSON object with everything")
     run: str | None = option(
         None, "take times and number of workers from a run", metavar="RUN", excludes=RECORDED
     )
@@ -61,7 +60,7 @@ def run(words: Words, written: Written) -> Report:
         source = f"recorded by {words.run}"
     config = Written(values, problems=written.problems).read(SimulateConfig)
     comparison = compare(config, workers, source)
-    return Report(comparison.to_json(), comparison.sections)
+    return Report(comparison.to_json(), text=comparison.sections)
 
 
 def _workers_of_run(spec: str, root: Path) -> list[Worker]:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from mlxhog.base import interrupts
 from mlxhog.base.paths import path_from_here
 from mlxhog.base.quantities import format_count, format_duration
-from mlxhog.cli.flags import Part, Written, dry_run_flag, plugin_flag, quiet_flag
+from mlxhog.cli.flags import Part, Plugins, Quiet, Written, dry_run_flag
 from mlxhog.cli.frame import Report, command
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.options import option, switch
+from mlxhog.config.options import option
 from mlxhog.config.sources import Layer
 from mlxhog.errors import ConfigError
 from mlxhog.report.metrics import beside_counts, is_emulated, label, scored_at, share_text
@@ -45,16 +45,13 @@ EXIT_CODES = {"done": 0, "unsaved": 3, "diverged": 4, "interrupted": 130}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Words:
+class Words(Plugins, Quiet):
     """Flags beside the options of a run."""
 
     config: str | None = option(
         None, "YAML file with the names below as keys", metavar="FILE", short="c"
     )
-    plugin: tuple[str, ...] = plugin_flag()
     dry_run: bool = dry_run_flag()
-    json: bool = switch("end with one line of JSON")
-    quiet: bool = quiet_flag()
 
 
 @command("train", ABOUT, EXAMPLES, Words, Part(TrainConfig, merged=True), main=MAIN)
@@ -68,14 +65,13 @@ def run(words: Words, written: Written) -> Report:
         plan, _ = planned(config, make_plan, progress=not words.quiet)
         from mlxhog.training import preview
 
-        return Report(preview.facts(plan, config), lambda: preview.text(plan, config))
+        return Report(preview.facts(plan, config), text=lambda: preview.text(plan, config))
     with observer(sys.stderr, quiet=words.quiet) as watch:
         interrupts.answer_in_loop_only()
         result = execute(config, watch)
     remarks = [result.error] if result.error and words.quiet and not words.json else []
-    return Report(
-        result.to_json(), lambda: summary(result), EXIT_CODES[result.status], remarks=remarks
-    )
+    code = EXIT_CODES[result.status]
+    return Report(result.to_json(), text=lambda: summary(result), code=code, remarks=remarks)
 
 
 def configuration(words: Words, written: Written) -> TrainConfig:

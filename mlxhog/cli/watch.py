@@ -1,15 +1,18 @@
-"""`mlxhog watch`: the live table of a run in another terminal."""
+"""`mlxhog watch` and `mlxhog board`: follow a run, in another terminal or in a browser."""
 
+import asyncio
 import json
+import secrets
 import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlxhog.cli.flags import RunFolder, quiet_flag, run_argument
-from mlxhog.cli.frame import command
-from mlxhog.config.options import switch
+from mlxhog.base.http_server import listen, say_once_where_connections_wait, url_of
+from mlxhog.cli.flags import Json, Quiet, RunFolder, run_argument
+from mlxhog.cli.frame import command, print_json
+from mlxhog.config.options import option
 from mlxhog.errors import RunError
 from mlxhog.report.metrics import Progress
 from mlxhog.report.plain import observer
@@ -24,17 +27,21 @@ EXAMPLES = (
     "watch runs/20260102-101500-sotu",
     "watch latest --json | jq .loss",
 )
+BOARD_ABOUT = """\
+Serve a page that follows a run: curves over time, samples and updates, staleness, workers, samples
+of text, messages. All its parts come from this machine, and only this machine can open it; from
+another one: ssh -L 8322:127.0.0.1:8322 HOST. The printed link has a token for the page's buttons:
+save a checkpoint, write a sample, stop the run. Ctrl-C ends the board, not the run."""
+BOARD_EXAMPLES = ("board", "board latest --port 8400", "board runs/20260102-101500-sotu")
 INTERRUPTED = 130
 START_POLL_S = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class WatchConfig(RunFolder):
+class WatchConfig(RunFolder, Quiet):
     """Options of `mlxhog watch`."""
 
     run: str = run_argument()
-    json: bool = switch("one JSON object per line and state")
-    quiet: bool = quiet_flag()
 
 
 @command("watch", ABOUT, EXAMPLES, WatchConfig)
@@ -78,3 +85,50 @@ class JsonLines:
         if text != self._printed:
             print(text, flush=True)
         self._printed = text
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoardConfig(RunFolder, Json):
+    """Options of `mlxhog board`."""
+
+    run: str = run_argument("[RUN]", "latest")
+    port: int = option(8322, "port of the server; 0 takes a free one", low=0, high=65535)
+
+
+@command("board", BOARD_ABOUT, BOARD_EXAMPLES, BoardConfig)
+def board(config: BoardConfig) -> int:
+    """Serve the page until a signal."""
+    from mlxhog.checkpoint.run import find
+
+    followed = find(config.run, Path(config.out))
+    with listen("127.0.0.1", config.port) as listener:
+        import uvicorn
+
+        from mlxhog.report.board import Board
+        from mlxhog.report.record import RunRecord
+
+        token = secrets.token_urlsafe(16)
+        address = f"{url_of(listener)}/"
+        settings = uvicorn.Config(
+            Board(RunRecord(followed), token).app,
+            log_level="critical",
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=2,
+            h11_max_incomplete_event_size=1 << 16,
+        )
+        if config.json:
+            print_json({"url": address, "token": token, "run": str(followed.directory)})
+        else:
+            print(f"board of {followed.directory}\n  {address}#{token}", flush=True)
+
+        async def answer() -> None:
+            say_once_where_connections_wait()
+            await uvicorn.Server(settings).serve(sockets=[listener])
+
+        try:
+            asyncio.run(answer())
+        except KeyboardInterrupt:
+            pass
+    print("the board has ended; it changed nothing in the run", file=sys.stderr)
+    return 0

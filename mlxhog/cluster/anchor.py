@@ -27,9 +27,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import numpy as np
 
 from mlxhog.arena import Arena
-from mlxhog.arena.layout import PARAMETER_COPY, Slot
-from mlxhog.arena.marks import Marks
+from mlxhog.arena.layout import PARAMETER_COPY
 from mlxhog.arena.process import monotonic_ns
+from mlxhog.arena.published import Marks
 from mlxhog.arena.words import Table
 from mlxhog.cluster.group import Float32, State
 from mlxhog.errors import CheckpointError
@@ -37,7 +37,6 @@ from mlxhog.optim import updates
 from mlxhog.report import machines
 
 NUMBERS, RESIDUAL = "link.numbers", "link.residual"
-KINDS = ("anchor", "velocity")
 WORDS = (
     "begun",  # whether theta_s is set
     "changing",  # see above
@@ -81,7 +80,14 @@ def own_epochs(arena: Arena) -> int:
 
 
 class Anchor:
-    """The state of the link; one process writes it, and any may read its numbers."""
+    """The state of the link; one process writes it, and any may read its words.
+
+    Attributes:
+        words: `WORDS`.
+        kinds: segments that a checkpoint keeps, without "link.".
+        n: number of floats that stand for parameters.
+        round_tokens: of this machine, in the last round that it committed.
+    """
 
     def __init__(
         self,
@@ -99,35 +105,21 @@ class Anchor:
             stopped: entered from the reading of a round until its difference is added.
         """
         self.arena, self._slot = arena, slot
-        self._words = TABLE.open(arena.segment(NUMBERS))
+        self.words = TABLE.open(arena.segment(NUMBERS))
         self._writing, self.stopped = writing, stopped
-        self._places = list(arena.layout.slots.values())
         self.n = arena.layout.probe.offset
         self.has_residual = RESIDUAL in arena.layout.segments
-        self.round_tokens = 0  # of this machine, in the last round that it committed
-
-    # -- numbers ---------------------------------------------------------------------------------
-
-    def number(self, name: str) -> int:
-        """One of `WORDS`."""
-        return self._words[name]
-
-    def store(self, name: str, value: int) -> None:
-        """Set such a number."""
-        self._words[name] = value
-
-    def count(self, name: str, by: int = 1) -> None:
-        """Add to such a number, which only this process writes."""
-        self.store(name, self.number(name) + by)
+        self.kinds = ("anchor", "velocity", *(["residual"] if self.has_residual else []))
+        self.round_tokens = 0
 
     def of(self, kind: str) -> Float32:
-        """The numbers of a kind that stand for parameters, (n,) float32, shared."""
+        """The floats of a segment that stand for parameters, (n,) float32, shared."""
         return self.arena.segment(f"link.{kind}")[: self.n]
 
     def state(self) -> State:
         """A copy of the state, for a member that joins."""
-        anchor, velocity = (self.of(kind).copy() for kind in KINDS)
-        return State(self.number("round"), self.number("tokens"), anchor, velocity, self.seconds())
+        anchor, velocity = self.of("anchor").copy(), self.of("velocity").copy()
+        return State(self.words["round"], self.words["tokens"], anchor, velocity, self.seconds())
 
     @property
     def digest(self) -> bytes:
@@ -136,18 +128,22 @@ class Anchor:
 
     def committed(self) -> int:
         """Tokens of this machine that it has committed, in earlier calls of the run, too."""
-        return self.number("committed_before") + self.number("committed")
+        return self.words["committed_before"] + self.words["committed"]
 
     def seconds(self) -> float:
         """Seconds of training since the cluster began, as far as this machine knows."""
         counters = self.arena.counters
         start_ns = counters.load("start_ns")
         own_ms = (monotonic_ns() - start_ns) / 1e6 if start_ns else 0.0
-        return (self.number("ms_before") + counters.load("ms_elsewhere") + own_ms) / 1e3
+        return (self.words["ms_before"] + counters.load("ms_elsewhere") + own_ms) / 1e3
 
     def trained(self) -> int:
         """Tokens that this machine has trained on."""
         return self.arena.counters.load("tokens")
+
+    def fresh(self, tokens: int) -> int:
+        """Of the first `tokens` tokens of this machine, those that are not committed or lost."""
+        return tokens - self.words["committed"] - self.words["lost"]
 
     # -- the round -------------------------------------------------------------------------------
 
@@ -156,29 +152,29 @@ class Anchor:
 
         Concurrency: no worker may move.
         """
-        if not self.number("begun"):
+        if not self.words["begun"]:
             self.of("anchor")[:] = self.arena.params[: self.n]
             self.draw_id()
-            self.store("begun", 1)
+            self.words["begun"] = 1
 
     def draw_id(self) -> None:
         """Be a machine that the cluster does not know."""
-        self.store("id", 1 + secrets.randbits(62))
+        self.words["id"] = 1 + secrets.randbits(62)
 
     def settle(self) -> None:
         """Begin as a new machine does if the last link died amid a change; for its successor.
 
         The supervisor calls it, too, before a checkpoint.
         """
-        if not self.number("changing"):
+        if not self.words["changing"]:
             return
-        self.count("torn")
-        self.count("lost", self.fresh(self.trained()))
+        self.words.add("torn")
+        self.words.add("lost", self.fresh(self.trained()))
         updates.snapshot(self.of("anchor"), self.arena.params[: self.n])
-        for kind in ("velocity", *(["residual"] if self.has_residual else [])):
+        for kind in self.kinds[1:]:
             self.of(kind)[:] = 0
         for name in ("round", "sent", "changing"):
-            self.store(name, 0)
+            self.words[name] = 0
 
     def read(self) -> int:
         """Copy the parameters to `link.read`; returns tokens of this machine that are in it.
@@ -193,28 +189,23 @@ class Anchor:
             self.of("read")[:] = self.of("anchor")
         return tokens
 
-    def movement(self) -> Float32:
-        """theta_s less the parameters that were read, (n,) float32."""
-        movement: Float32 = self.of("anchor") - self.of("read")
-        return movement
-
     def send(self, tokens: int) -> None:
         """Note that the group gets what was read; `commit`, `load` or `keep` follow."""
-        self.store("sent_tokens", tokens)
-        self.store("sent", 1)
+        self.words["sent_tokens"] = tokens
+        self.words["sent"] = 1
 
     def keep(self) -> None:
         """Note that no member has what was sent; it goes into a later round."""
-        self.store("sent", 0)
+        self.words["sent"] = 0
 
     def commit(self, state: State, residual: Float32 | None) -> None:
         """Take the state after a round whose mean has this machine's movement in it."""
-        self.round_tokens = self.fresh(self.number("sent_tokens"))
+        self.round_tokens = self.fresh(self.words["sent_tokens"])
         with self._changing(state):
             if residual is not None:
                 self.of("residual")[:] = residual
-            self.count("rounds")
-            self.count("committed", self.round_tokens)
+            self.words.add("rounds")
+            self.words.add("committed", self.round_tokens)
 
     def load(self, state: State) -> None:
         """Take over the members' state, and add this machine's own movement to it.
@@ -222,20 +213,16 @@ class Anchor:
         If the state is newer, it may have what was sent last: that is given up, and its tokens are
         declared lost.
         """
-        if state.round == self.number("round"):
+        if state.round == self.words["round"]:
             self.keep()
-        self.count("loads")
+        self.words.add("loads")
         if (ahead_s := state.seconds - self.seconds()) > 0:
             self.arena.counters.add("ms_elsewhere", round(1e3 * ahead_s))
-        if not self.has_sent():
+        if not self.words["sent"]:
             self.of("read")[:] = self.of("anchor")
         with self._changing(state):
-            if self.has_sent():
-                self.count("lost", self.fresh(self.number("sent_tokens")))
-
-    def fresh(self, tokens: int) -> int:
-        """Of the first `tokens` tokens of this machine, those that are not committed or lost."""
-        return tokens - self.number("committed") - self.number("lost")
+            if self.words["sent"]:
+                self.words.add("lost", self.fresh(self.words["sent_tokens"]))
 
     @contextmanager
     def _changing(self, state: State) -> Iterator[None]:
@@ -248,29 +235,35 @@ class Anchor:
         locks, mode = arena.locks(self._slot), updates.WRITE_MODES[arena.write]
         marks = Marks(arena, arena.workers.host_slot if self._slot is None else self._slot)
         with self._writing():
-            self.store("changing", 1)
-            for kind in KINDS:
-                np.copyto(self.of(kind), getattr(state, kind))
-            self.store("round", state.round)
-            self.store("tokens", state.tokens)
+            self.words["changing"] = 1
+            np.copyto(self.of("anchor"), state.anchor)
+            np.copyto(self.of("velocity"), state.velocity)
+            self.words["round"], self.words["tokens"] = state.round, state.tokens
             yield
             self._count_elsewhere()
             step = self.of("anchor") - self.of("read")
             marks.begin_update()
-            for slot in self._places:
+            for slot in arena.layout.slots.values():
                 part = step[slot.offset : slot.offset + slot.size].reshape(slot.shape)
                 updates.add(arena.params, slot, part, locks=locks, mode=mode)
             arena.counters.add("version")
             marks.end_update()
             self.keep()
-            self.store("changing", 0)
+            self.words["changing"] = 0
 
     def _count_elsewhere(self) -> None:
         """Move the schedule to the tokens of all machines."""
-        others = self.number("tokens") - self.committed()
+        others = self.words["tokens"] - self.committed()
         self.arena.counters.store("tokens_elsewhere", max(0, others))
 
-    # -- checkpoints -----------------------------------------------------------------------------
+    # -- checkpoints and the report --------------------------------------------------------------
+
+    def _parts(self) -> Iterator[tuple[str, Float32]]:
+        """Name in a checkpoint and floats of each parameter in each segment, shared."""
+        for kind in self.kinds:
+            for one in self.arena.layout.slots.values():
+                part = self.of(kind)[one.offset : one.offset + one.size].reshape(one.shape)
+                yield f"link.{kind}/{one.name}", part
 
     def saved(self) -> tuple[dict[str, Float32], dict[str, int]]:
         """Arrays by segment and parameter, and numbers, for a checkpoint; no link may write.
@@ -279,26 +272,12 @@ class Anchor:
         The parameters are saved after this call.
         """
         self.settle()
-        arrays = {
-            f"link.{kind}/{place.name}": self._part(kind, place)
-            for kind in self._kinds
-            for place in self._places
-        }
-        return arrays, {
-            **{name: self.number(name) for name in ("round", "tokens", "sent", "id")},
+        return dict(self._parts()), {
+            **{name: self.words[name] for name in ("round", "tokens", "sent", "id")},
             "committed": self.committed(),
             "ms_elsewhere": self.arena.counters.load("ms_elsewhere"),
             "host": _host(),
         }
-
-    @property
-    def _kinds(self) -> tuple[str, ...]:
-        """Kinds of numbers in a checkpoint."""
-        return (*KINDS, "residual") if self.has_residual else KINDS
-
-    def has_sent(self) -> bool:
-        """Whether other members may have committed what this one gave to the group last."""
-        return bool(self.number("sent"))
 
     def resume(
         self,
@@ -324,35 +303,27 @@ class Anchor:
             CheckpointError: a part of it is missing, or has another shape than in this run.
         """
         self.begin()
-        for kind in self._kinds:
-            for place in self._places:
-                value = arrays.get(name := f"link.{kind}/{place.name}")
-                part = self._part(kind, place)
-                if value is None and kind == "residual":
-                    continue  # the rounds before were in float32
-                if value is None or value.shape != part.shape:
-                    raise CheckpointError(
-                        f"the checkpoint's {name} has shape "
-                        f"{None if value is None else value.shape}, this run wants {part.shape}; "
-                        "resume another checkpoint, or leave --cluster out"
-                    )
-                part[...] = value
-        for name in ("round", "tokens"):
-            self.store(name, numbers[name])
+        for name, part in self._parts():
+            value = arrays.get(name)
+            if value is None and name.startswith(RESIDUAL):
+                continue  # the rounds before were in float32
+            if value is None or value.shape != part.shape:
+                raise CheckpointError(
+                    f"the checkpoint's {name} has shape {None if value is None else value.shape}, "
+                    f"this run wants {part.shape}; resume another checkpoint, or leave --cluster "
+                    "out"
+                )
+            part[...] = value
+        self.words["round"], self.words["tokens"] = numbers["round"], numbers["tokens"]
         if numbers.get("host") == _host():  # a copy of the run elsewhere is another machine
-            self.store("id", numbers["id"])
-        self.store("committed_before", numbers["committed"])
-        self.store("ms_before", round(1e3 * seconds))
+            self.words["id"] = numbers["id"]
+        self.words["committed_before"] = numbers["committed"]
+        self.words["ms_before"] = round(1e3 * seconds)
         self.arena.counters.store("ms_elsewhere", numbers["ms_elsewhere"])
         self._count_elsewhere()
         if numbers["sent"] or not is_last:
             updates.snapshot(self.of("read"), self.arena.params[: self.n])
             self.send(0)
-
-    def _part(self, kind: str, place: Slot) -> Float32:
-        return self.of(kind)[place.offset : place.offset + place.size].reshape(place.shape)
-
-    # -- the report ------------------------------------------------------------------------------
 
     def report(self) -> dict[str, object]:
         """The machine's part in the cluster, for run.json and reports; plain JSON values.
@@ -361,15 +332,14 @@ class Anchor:
         `joined_s_ago` is the age of its last join, None before the first.
         """
         names = ("rounds", "refused", "loads", "unequal", "torn", "members", "rank", "bytes")
-        trained, joined_ns = self.trained(), self.number("joined_ns")
+        trained, joined_ns = self.trained(), self.words["joined_ns"]
         return {
-            **{name: self.number(name) for name in names},
-            "round": self.number("round"),
+            **{name: self.words[name] for name in (*names, "round")},
             "joined_s_ago": (monotonic_ns() - joined_ns) / 1e9 if joined_ns else None,
-            "cluster_tokens": self.number("tokens"),
+            "cluster_tokens": self.words["tokens"],
             "tokens_trained": trained,
-            "tokens_committed": self.number("committed"),
-            "tokens_lost": self.number("lost"),
+            "tokens_committed": self.words["committed"],
+            "tokens_lost": self.words["lost"],
             "tokens_waiting": self.fresh(trained),
             "theta_s": self.digest.hex(),
         }

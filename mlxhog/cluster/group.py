@@ -14,19 +14,24 @@ A group may raise any error at any time. The link then ends, and the next one be
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import json
+import platform
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from importlib.metadata import version
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.arena import Layout
+from mlxhog.base import plain_json
 from mlxhog.base.quantities import MOST_SECONDS
-from mlxhog.cluster.identity import Identity
-from mlxhog.errors import MlxhogError, shown
+from mlxhog.config.cluster import Cluster
+from mlxhog.errors import ConfigError, MlxhogError, shown
 
 Float32 = NDArray[np.float32]
-MOST_COUNT = 2**60
+MOST_COUNT: Final = 2**60
 """Limit of counts in a state; their sums still fit 64 bits."""
 
 
@@ -34,6 +39,76 @@ class ClusterError(MlxhogError):
     """A round cannot go on: members are out of reach, or do not have the same theta_s."""
 
     exit_code = 1  # of a link; a new one is started
+
+
+# -- what all members have in common ---------------------------------------------------------------
+
+_RESTART = "if all of them have left, restart mlxhog cluster start"  # it keeps the first identity
+_SAME = "give all machines the same "
+WAYS_OUT: Final = {
+    "version": "install the same version of mlxhog on all machines",
+    "layout": f"{_SAME}--model and --set",  # digest of names, shapes and places of parameters
+    "tokenizer": f"{_SAME}--tokenizer, such as a tokenizer.json",  # digest
+    "data": f"{_SAME}--data and --seq-len",  # digest of the text, with the length of a sequence
+    "batch_size": f"{_SAME}--batch-size and --grad-accumulation",  # the order of the data counts it
+    "seed": f"{_SAME}--seed",  # of initial values and of the order of the data
+    "round_every": f"{_SAME}--round-every",
+    "outer_lr": f"{_SAME}--cluster-outer-lr",
+    "outer_momentum": f"{_SAME}--cluster-outer-momentum",
+    "round_dtype": f"{_SAME}--round-dtype",
+    "system": "Gloo cannot mix macOS and Linux (pytorch/gloo#383); take machines of one system",
+}
+"""Name of what must be equal on all members -> the way out where it is not."""
+
+Identity = Mapping[str, Any]
+"""By the names of `WAYS_OUT`."""
+
+
+def identity_of(cluster: Cluster, layout: Layout, **of_run: Any) -> Identity:
+    """Describe this machine's run; numbers of its own, such as its workers, do not count.
+
+    Args:
+        cluster: the choice of the run.
+        layout: of the arena; its digest as a whole would depend on the number of workers.
+        of_run: tokenizer, data, batch_size and seed.
+    """
+    names = ("round_every", "outer_lr", "outer_momentum", "round_dtype")
+    places = [(slot.name, slot.shape, slot.offset) for slot in layout.slots.values()]
+    return {
+        "version": version("mlxhog"),
+        "layout": hashlib.sha256(json.dumps(places).encode()).hexdigest(),
+        "system": platform.system(),
+        **{name: getattr(cluster, name) for name in names},
+        **of_run,
+    }
+
+
+def check_identity(own: Identity, others: str) -> None:
+    """Refuse this member beside machines whose identity is this JSON.
+
+    Raises:
+        ConfigError: every difference, with both values and the way out.
+    """
+    try:
+        theirs = plain_json.loads(others)
+        if theirs.keys() != own.keys():
+            raise ValueError("it has other names")
+    except (ValueError, AttributeError):
+        raise ConfigError(
+            f"cluster: the other machines describe themselves as {shown(others)}, which mlxhog "
+            f"{version('mlxhog')} does not know; {WAYS_OUT['version']}; {_RESTART}"
+        ) from None
+    problems = [
+        f"cluster: {name} is {shown(value)} here and {shown(theirs[name])} on the other machines; "
+        f"{WAYS_OUT[name]}"
+        for name, value in own.items()
+        if value != theirs[name]
+    ]
+    if problems:
+        raise ConfigError("\n".join(problems) + f"; {_RESTART}")
+
+
+# -- a round ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -76,11 +151,6 @@ class Membership:
         """Number of members, at least 1."""
         return len(self.ids)
 
-    @property
-    def id(self) -> int:
-        """The id of this member."""
-        return self.ids[self.rank]
-
 
 @dataclass(frozen=True)
 class State:
@@ -106,31 +176,23 @@ class State:
         return hashlib.sha256(self.anchor.data).digest()
 
     def check(self, n: int) -> None:
-        """Refuse what another member sent as its state, unless a run may take it over.
-
-        Args:
-            n: number of parameters.
+        """Refuse what another member sent as its state, unless a run of n floats may take it over.
 
         Raises:
             ClusterError: a part of it has another type or shape, or is not finite.
         """
-        counts = (self.round, self.tokens)
-        problem = None
-        if any(
-            not isinstance(a, np.ndarray) or a.dtype != np.float32 or a.shape != (n,)
-            for a in (self.anchor, self.velocity)
+        arrays, counts = (self.anchor, self.velocity), (self.round, self.tokens)
+        if not (
+            all(isinstance(a, np.ndarray) and a.dtype == np.float32 for a in arrays)
+            and all(a.shape == (n,) and np.isfinite(a).all() for a in arrays)
+            and all(type(count) is int and 0 <= count < MOST_COUNT for count in counts)
+            and type(self.seconds) in (int, float)
+            and 0 <= self.seconds <= MOST_SECONDS
         ):
-            problem = f"has other parameters than {n:,} float32"
-        elif not (np.isfinite(self.anchor).all() and np.isfinite(self.velocity).all()):
-            problem = "has numbers that are not finite"
-        elif not all(type(count) is int and 0 <= count < MOST_COUNT for count in counts):
-            problem = "has a count that is not a whole number of tokens or rounds"
-        elif type(self.seconds) not in (int, float) or not 0 <= self.seconds <= MOST_SECONDS:
-            problem = f"has trained for {shown(self.seconds)} s"
-        if problem is not None:
             raise ClusterError(
-                f"cluster: the state of another member {problem}; this machine keeps its own. "
-                "Give the token only to machines of this run"
+                f"cluster: the state of another member, of round {shown(self.round)}, is not "
+                f"{n:,} finite float32 with counts of training; this machine keeps its own. Give "
+                "the token only to machines of this run"
             )
 
 
@@ -141,7 +203,7 @@ class Group(Protocol):
         """Refuse this member if it does not fit the others.
 
         Raises:
-            ConfigError: see `Identity.check`.
+            ConfigError: see `check_identity`.
             ClusterError, OSError, RuntimeError: the authority is out of reach.
         """
 

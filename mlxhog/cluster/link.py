@@ -1,11 +1,14 @@
-"""The link: the one process of a machine that meets the other machines.
+"""The link: the one process of a machine that meets the other machines; and its supervisor's side.
 
-It is crash-only. After any error it ends; the supervisor (`watched_link.py`) starts a new one, no
-sooner than a round later, which begins from the arena (`anchor.py`). Workers never wait for it and
-never touch the network; but training begins when the first link has compared this machine with the
-others, or has failed. It adds nothing to the parameters while a checkpoint is taken (`pause`), and
-after training only in the last round, which the supervisor asks for when the workers rest. Then it
+It is crash-only. After any error it ends; the supervisor (`Link`) starts a new one, no sooner than
+a round later, which begins from the arena (`anchor.py`). Workers never wait for it and never touch
+the network; but training begins when the first link has compared this machine with the others, or
+has failed. It adds nothing to the parameters while a checkpoint is taken (`pause`), and after
+training only in the last round, which the supervisor asks for when the workers rest. Then it
 leaves: a member that is alive and joins no round would hold up the others.
+
+A machine that does not fit the cluster, or lacks torchft, is refused before it trains; that ends
+the run. Later errors are reported once, and the machine trains on alone.
 """
 
 from __future__ import annotations
@@ -20,21 +23,23 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from io import BytesIO
 from pathlib import Path
 
 from mlxhog.arena import Arena, ArenaHandle
 from mlxhog.arena.control import Command
-from mlxhog.arena.process import monotonic_ns
+from mlxhog.arena.process import WatchedTime, monotonic_ns
+from mlxhog.arena.published import Marks
+from mlxhog.arena.worker_pool import WorkerProcess, last_lines
 from mlxhog.arena.workers import STILL, Phase, State
 from mlxhog.base.processes import FAULTS, end_by
 from mlxhog.base.quantities import format_duration
 from mlxhog.cluster.anchor import Anchor
-from mlxhog.cluster.group import ClusterError, Describe, Group, Machine, Membership, Offer
-from mlxhog.cluster.identity import Identity
-from mlxhog.cluster.lighthouse import own_ip, parse_address, token_of_member
+from mlxhog.cluster.group import ClusterError, Describe, Group, Identity, Machine, Membership, Offer
+from mlxhog.cluster.lighthouse import check_torchft, own_ip, parse_address, token_of_member
 from mlxhog.cluster.round import Outcome, play
 from mlxhog.config.cluster import Cluster
-from mlxhog.errors import MlxhogError
+from mlxhog.errors import ConfigError, EnvironmentLacks, MlxhogError
 from mlxhog.report.machines import Roster
 
 NAP_S = 0.01
@@ -45,6 +50,10 @@ LEAST_SLOW_S = 1.0  # a shorter round or step is never reported as slow
 CONNECT_S = 10.0  # longest wait for the lighthouse's address to answer
 LOOK_S = 1.0  # between two joins of a machine without others, so that a new one waits no longer
 RETRY_S = 0.2  # before a last round that was not committed is tried again
+START_S = 120.0  # the import of torch gives no sign of life
+CALLS = 4  # of a group in a round; each has a limit
+MOST_LOG_BYTES = 1 << 20
+REFUSALS = {2: ConfigError, 3: EnvironmentLacks}
 ENDS = (Command.REST, Command.EVALUATE, Command.SAMPLE, Command.EXIT)
 OpenGroup = Callable[[Cluster, Offer, Describe], Group]
 
@@ -95,14 +104,16 @@ class LinkJob:
     handle: ArenaHandle | None = None
 
 
-# -- the process ---------------------------------------------------------------------------------
+# -- the process -----------------------------------------------------------------------------------
 
 
 def main(job: LinkJob) -> None:
     """Entry point of the spawned process; ends it with the error's exit code."""
-    with suppress(OSError), job.log.open("a", buffering=1) as stream:  # else output is dropped
-        os.dup2(stream.fileno(), 1)
-        os.dup2(stream.fileno(), 2)
+    with suppress(OSError):  # else output is dropped
+        shorten(job.log)
+        with job.log.open("a", buffering=1) as stream:
+            os.dup2(stream.fileno(), 1)
+            os.dup2(stream.fileno(), 2)
     try:
         _run(job)
     except FAULTS as fault:
@@ -118,6 +129,12 @@ def main(job: LinkJob) -> None:
     os._exit(0)
 
 
+def shorten(log: Path) -> None:
+    """Keep the newer half of a log that has become long."""
+    if log.is_file() and log.stat().st_size > MOST_LOG_BYTES:
+        log.write_bytes(log.read_bytes()[-MOST_LOG_BYTES // 2 :])
+
+
 def _run(job: LinkJob) -> None:
     assert job.handle is not None
     arena = Arena.from_handle(job.handle)
@@ -130,7 +147,7 @@ def _run(job: LinkJob) -> None:
         while True:
             entry.beat(Phase.APPLY)
             command = Command(counters.load("command"))
-            if not counters.load("pause") and (command not in ENDS or own.number("last")):
+            if not counters.load("pause") and (command not in ENDS or words["last"]):
                 break
             if command == Command.EXIT:
                 os._exit(0)
@@ -150,11 +167,10 @@ def _run(job: LinkJob) -> None:
 
     own = Anchor(arena, job.slot, writing, stopped)
     own.settle()
-    id = own.number("id")
+    words, id = own.words, own.words["id"]
 
     def describe() -> Machine:
-        name = job.cluster.machine or platform.node()
-        return Machine(id, name, own.committed(), own.number("rounds"))
+        return Machine(id, job.cluster.machine or platform.node(), own.committed(), words["rounds"])
 
     group = job.open_group(job.cluster, own.state, describe)
     group.check(job.identity)
@@ -162,25 +178,22 @@ def _run(job: LinkJob) -> None:
 
     def show(member: Membership, outcome: Outcome | None = None) -> None:
         seen[:] = [member]
-        now = replace(describe(), id=member.id)
-        roster.write(
-            [asdict(now if one.id == member.id else one) for one in member.machines],
-            member.ids,
-            member.id,
-            slowness(own, outcome, job.cluster),
-        )
+        own_id = member.ids[member.rank]
+        now = replace(describe(), id=own_id)
+        machines = [asdict(now if one.id == own_id else one) for one in member.machines]
+        roster.write(machines, member.ids, own_id, slowness(own, outcome, job.cluster))
 
-    own.store("ready", 1)
+    words["ready"] = 1
     entry.state = State.RUNNING
     every_ns, look_ns = (int(seconds * 1e9) for seconds in (job.cluster.round_every, LOOK_S))
     next_ns = monotonic_ns()
     due_ns = next_ns + every_ns
     while (command := Command(counters.load("command"))) != Command.EXIT:
         entry.beat()
-        if not own.number("last") and (command in ENDS or monotonic_ns() < next_ns):
+        if not words["last"] and (command in ENDS or monotonic_ns() < next_ns):
             time.sleep(NAP_S)
             continue
-        is_due = bool(own.number("last")) or monotonic_ns() >= due_ns
+        is_due = bool(words["last"]) or monotonic_ns() >= due_ns
         outcome = play(own, group, job.cluster, show, is_due=is_due)
         show(seen[0], outcome)
         if outcome is Outcome.COMMITTED:
@@ -189,57 +202,45 @@ def _run(job: LinkJob) -> None:
             time.sleep(RETRY_S)
         # All members have left `join` together, so their next rounds begin together.
         if outcome is not Outcome.EARLY:
-            due_ns = own.number("joined_ns") + every_ns
-        has_others = own.number("members") > 1
-        next_ns = due_ns if has_others else min(due_ns, monotonic_ns() + look_ns)
-        if own.number("last") and not own.fresh(own.trained()):
-            own.store("last", 0)
+            due_ns = words["joined_ns"] + every_ns
+        next_ns = due_ns if words["members"] > 1 else min(due_ns, monotonic_ns() + look_ns)
+        if words["last"] and not own.fresh(own.trained()):
+            words["last"] = 0
             break
     group.leave()
     entry.state = State.FINISHED
 
 
 def slowness(own: Anchor, outcome: Outcome | None, cluster: Cluster) -> dict[str, str]:
-    """Why this machine may be too slow for its rounds, by subject."""
-    every = format_duration(cluster.round_every)
+    """Why this machine may be too slow for its rounds, by subject: the first claim that holds."""
+    took_s = (monotonic_ns() - own.words["joined_ns"]) / 1e9
+    step_s = min((one.step_s for one in own.arena.workers if one.steps), default=0.0)
     limit_s = max(cluster.round_every, LEAST_SLOW_S)
-    took_s = (monotonic_ns() - own.number("joined_ns")) / 1e9
-    if outcome is Outcome.REFUSED and took_s > cluster.limit_s:
-        return {
-            "given up": f"a round was given up after {format_duration(took_s)}: a machine was "
-            "stopped or unplugged, or a link is too slow; if it comes again, raise "
-            "--cluster-timeout-s and --round-every on all machines, or take --round-dtype bfloat16"
-        }
-    if outcome is not Outcome.COMMITTED:
-        return {}
-    if took_s > limit_s:
-        return {
-            "slow": f"a round took {format_duration(took_s)}, longer than the {every} between "
-            "rounds: this machine or a link is too slow for them; raise --round-every on all "
-            "machines, or take --round-dtype bfloat16"
-        }
-    steps_s = [
-        (one.read_ns + one.compute_ns + one.apply_ns) / one.steps / 1e9
-        for one in own.arena.workers
-        if one.steps
-    ]
-    if steps_s and min(steps_s) > limit_s:
-        return {
-            "slow steps": f"a step of this machine takes {format_duration(min(steps_s))}, longer "
-            f"than the {every} between rounds, so most rounds have nothing of it; raise "
-            "--round-every or lower --batch-size, on all machines"
-        }
-    return {}
+    took, step, every = map(format_duration, (took_s, step_s, cluster.round_every))
+    claims = (
+        (Outcome.REFUSED, took_s > cluster.limit_s, "given up",
+         f"a round was given up after {took}: a machine was stopped or unplugged, or a link is too "
+         "slow; if it comes again, raise --cluster-timeout-s and --round-every on all machines, or "
+         "take --round-dtype bfloat16"),
+        (Outcome.COMMITTED, took_s > limit_s, "slow",
+         f"a round took {took}, longer than the {every} between rounds: this machine or a link is "
+         "too slow for them; raise --round-every on all machines, or take --round-dtype bfloat16"),
+        (Outcome.COMMITTED, step_s > limit_s, "slow steps",
+         f"a step of this machine takes {step}, longer than the {every} between rounds, so most "
+         "rounds have nothing of it; raise --round-every or lower --batch-size, on all machines"),
+    )  # fmt: skip
+    return next(({name: text} for of, holds, name, text in claims if of is outcome and holds), {})
 
 
 def _record(path: Path, own: Anchor) -> None:
     """Add a committed round to the file of rounds; a full disk costs its line only."""
+    words = own.words
     record = {
-        "round": own.number("round") - 1,
-        "members": own.number("members"),
-        "rank": own.number("rank"),
+        "round": words["round"] - 1,
+        "members": words["members"],
+        "rank": words["rank"],
         "tokens": own.round_tokens,
-        "cluster_tokens": own.number("tokens"),
+        "cluster_tokens": words["tokens"],
         "theta_s": own.digest.hex(),
     }
     with suppress(OSError), path.open("a") as stream:
@@ -269,3 +270,165 @@ def _await_workers(arena: Arena, job: LinkJob) -> None:
             )
         arena.workers.entry(job.slot).beat()
         time.sleep(NAP_S)
+
+
+# -- its supervisor's side -------------------------------------------------------------------------
+
+
+class Link:
+    """The link of an arena, as its supervisor sees it; used by one thread of one process."""
+
+    def __init__(self, arena: Arena, job: LinkJob) -> None:
+        """Start none yet.
+
+        Args:
+            arena: created by this process, with the segments of `anchor.py`.
+            job: without slot and handle.
+        """
+        self.arena, self._job, self._roster = arena, job, Roster(arena)
+        self._anchor = Anchor(arena)
+        self.slot = 0  # none yet
+        self.messages: list[str] = []
+        self._process: WorkerProcess | None = None
+        self._started_ns = 0
+        self._notes = dict[str, str]()
+        self._faulty = False
+        self._rounds = 0
+        self._watched = WatchedTime()
+        self._beat_ns, self._beat_seen_s = 0, 0.0
+
+    def start(self, slot: int) -> None:
+        """Make theta_s the parameters, and start the first link in a free worker slot.
+
+        Raises:
+            ConfigError: the address has no machine.
+            EnvironmentLacks: torchft is not installed.
+
+        Concurrency: no worker may move yet.
+        """
+        if self._job.open_group is open_torchft:
+            check_torchft()
+            parse_address(self._job.cluster.address)
+        self._anchor.begin()
+        self.slot = slot
+        self._spawn()
+
+    def _spawn(self) -> None:
+        self._started_ns = monotonic_ns()
+        job = replace(self._job, slot=self.slot, handle=self.arena.handle())
+        self._process = WorkerProcess(
+            main, (job,), name="mlxhog-link", threads=1, arena=self.arena, slots=(self.slot,)
+        )
+
+    @property
+    def pid(self) -> int | None:
+        """Id of its process; None while there is none."""
+        return None if self._process is None else self._process.pid
+
+    def poll(self) -> None:
+        """Replace a dead link when a round has passed since its start; report changes.
+
+        Raises:
+            ConfigError, EnvironmentLacks: the first link was refused; the message is its own.
+        """
+        if not self.slot or self._faulty:
+            return
+        rounds = self._anchor.words["rounds"]
+        if self._roster.is_alone and rounds > self._rounds:
+            self._roster.is_alone = False
+            members = self._anchor.words["members"]
+            self.messages.append(f"the link is back, in a round of {members} machines")
+        self._rounds = rounds
+        notes = self._roster.notes()
+        self.messages += [text for subject, text in notes.items() if subject not in self._notes]
+        self._notes = notes
+        self._kill_stale()
+        if self._process is not None and not self._process.is_alive():
+            self._reap()
+        elapsed_s = (monotonic_ns() - self._started_ns) / 1e9
+        is_due = elapsed_s > self._job.cluster.round_every
+        is_over = self.arena.counters.load("command") in ENDS
+        if self._process is None and is_due and not is_over and not self._faulty:
+            self._spawn()
+
+    def _kill_stale(self) -> None:
+        """Kill a link without a sign of life for longer than its calls may take."""
+        if self._process is None:
+            return
+        entry, now_s = self.arena.workers.entry(self.slot), self._watched.look()
+        if entry.heartbeat_ns != self._beat_ns:
+            self._beat_ns, self._beat_seen_s = entry.heartbeat_ns, now_s
+        limit_s = CALLS * self._job.cluster.limit_s
+        if entry.state == State.STARTING:
+            limit_s = max(limit_s, START_S)
+        if now_s - self._beat_seen_s > limit_s:
+            self._beat_seen_s = now_s
+            self._process.kill()
+
+    def _reap(self) -> None:
+        assert self._process is not None
+        state = self.arena.workers.entry(self.slot).state
+        death = self._process.reap()
+        self._process = None
+        Marks(self.arena, self.slot).end_update()
+        self.arena.counters.store("round_pause", 0)
+        if state == State.FINISHED:
+            return
+        log = self._job.log
+        with log.open("rb") if log.exists() else BytesIO() as output:
+            line = last_lines(output)[-1]
+        if death.code in REFUSALS and not self.arena.counters.load("start_ns"):
+            raise REFUSALS[death.code](line.removeprefix("error: "))
+        self._faulty = death.is_fault
+        if self._faulty:
+            self.messages.append(
+                f"the link met an error that a restart cannot cure ({line}), so this machine "
+                f"trains alone; see {log}, and please report it"
+            )
+        elif not self._roster.is_alone:
+            self.messages.append(
+                f"the link ended ({death}; {line}); this machine trains alone until another one "
+                "reaches the cluster"
+            )
+        self._roster.is_alone = True
+
+    def still(self) -> bool:
+        """Whether it changes no parameter while `pause` is set, or training is over."""
+        return self._process is None or self.arena.workers.entry(self.slot).phase != Phase.APPLY
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether workers may start: this machine fits the others, or the first link has failed."""
+        return self._roster.is_alone or bool(self._anchor.words["ready"])
+
+    def ask_for_last_round(self) -> None:
+        """Let the link send what is trained, now that workers rest."""
+        self._anchor.words["last"] = 1
+
+    @property
+    def has_sent_all(self) -> bool:
+        """Whether no token waits for a round, or there is no link that could send it."""
+        return self._process is None or not self._anchor.words["last"]
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether other machines may have committed what the link does not know of yet."""
+        return self._process is not None and bool(self._anchor.words["sent"])
+
+    def end_rounds(self) -> None:
+        """Kill a link that has not sent all yet, so that a checkpoint knows what it has sent."""
+        if not self.has_sent_all:
+            self.stop(0.0)
+
+    def stop(self, timeout_s: float) -> None:
+        """Let it leave the cluster, after the command to exit; kill it if that takes long."""
+        if self._process is not None:
+            self._process.reap(timeout_s)
+            self._process = None
+            Marks(self.arena, self.slot).end_update()
+            self.arena.workers.release(self.slot)
+            self.slot = 0
+
+    def report(self) -> dict[str, object]:
+        """The machine's part in the cluster, see `Anchor.report`."""
+        return {"alone": self._roster.is_alone, **self._anchor.report()}

@@ -74,12 +74,11 @@ def play(
         Exception: any error of the group.
     """
     own.settle()
-    member = group.join()
-    own.store("members", member.members)
-    own.store("rank", member.rank)
-    own.store("joined_ns", monotonic_ns())
+    words, member = own.words, group.join()
+    words["members"], words["rank"] = member.members, member.rank
+    words["joined_ns"] = monotonic_ns()
     show(member)
-    if member.id in member.ids[: member.rank]:
+    if member.ids[member.rank] in member.ids[: member.rank]:
         own.draw_id()
         raise ClusterError(
             "cluster: another member resumed the same checkpoint, so it has this machine's id; a "
@@ -87,22 +86,17 @@ def play(
         )
     if (state := group.state()) is not None:
         state.check(own.n)
-        if state.round < own.number("round"):
+        if not words["round"] <= state.round == member.round <= words["round"] + MOST_AHEAD:
             raise ClusterError(
-                f"cluster: the members begin at round {state.round}, and this machine has "
-                f"{own.number('round')} rounds, which they have to load; a new link offers them"
-            )
-        if state.round != member.round or state.round > own.number("round") + MOST_AHEAD:
-            raise ClusterError(
-                f"cluster: the state of another member is of round {state.round}, the members "
-                f"begin round {member.round}, and this machine has {own.number('round')} rounds; "
-                "it keeps its own state. Give the token only to machines of this run"
+                f"cluster: the members begin round {member.round} with a state of round "
+                f"{state.round}, and this machine has {words['round']} rounds; it keeps its own, "
+                "which a new link offers them. Give the token only to machines of this run"
             )
         own.load(state)
-    if member.round != own.number("round"):
+    if member.round != words["round"]:
         raise ClusterError(
             f"cluster: the members begin round {member.round}, and this machine has "
-            f"{own.number('round')} rounds and got no state; a new link loads it"
+            f"{words['round']} rounds and got no state; a new link loads it"
         )
     if member.members == 1 and not is_due:
         return Outcome.EARLY
@@ -110,14 +104,22 @@ def play(
         own.keep()  # the members have not committed it; one that is away may have, until `read`
         tokens = own.read()
         buffer, residual = _packed(own, member, tokens)
-        words = buffer[own.n : own.n + _WORDS].copy()
+        digest = buffer[own.n : own.n + _WORDS].copy()
         own.send(tokens)
         if not group.average(buffer, len(buffer) - own.n):
-            own.count("refused")  # another member may have committed it: the next join tells
+            words.add("refused")  # another member may have committed it: the next join tells
             return Outcome.REFUSED
-        own.count("bytes", buffer.nbytes // (1 + own.has_residual))
+        words.add("bytes", buffer.nbytes // (1 + own.has_residual))
         sent = _sent(own, member, buffer, own.fresh(tokens))
-        _check_equal(own, member, words, buffer[own.n : own.n + _WORDS])
+        if (digest != buffer[own.n : own.n + _WORDS]).any():
+            words.add("unequal")
+            own.keep()
+            if member.rank:  # it loads the state of the first
+                words["round"] = 0
+            raise ClusterError(
+                f"cluster: the {member.members} members have unequal theta_s after round "
+                f"{member.round}; the round is dropped, and all load that of the first"
+            )
         with np.errstate(over="ignore", invalid="ignore"):  # refused below
             after = _after(own, member, buffer[: own.n], sent, cluster)
         if not np.abs(after.anchor - own.of("anchor")).max() <= MOST_STEP:
@@ -129,7 +131,7 @@ def play(
 def _packed(own: Anchor, member: Membership, tokens: int) -> tuple[Float32, Float32 | None]:
     """The buffer of this machine, and the part of its movement that rounding leaves out."""
     fresh = own.fresh(tokens)
-    weighted = np.float32(fresh) * own.movement()
+    weighted = np.float32(fresh) * (own.of("anchor") - own.of("read"))
     if not np.isfinite(weighted).all():
         raise ClusterError(
             "cluster: parameters of this machine are not finite, so the others do not get them; "
@@ -142,8 +144,8 @@ def _packed(own: Anchor, member: Membership, tokens: int) -> tuple[Float32, Floa
         residual = whole - weighted
     parts = np.zeros((member.members, 2), np.float32)
     parts[member.rank] = divmod(fresh, _PART)
-    words = np.frombuffer(own.digest, "<u2", _WORDS).astype(np.float32)
-    return np.concatenate([weighted, words, parts.ravel()]), residual
+    digest = np.frombuffer(own.digest, "<u2", _WORDS).astype(np.float32)
+    return np.concatenate([weighted, digest, parts.ravel()]), residual
 
 
 def _sent(own: Anchor, member: Membership, mean: Float32, fresh: int) -> list[int]:
@@ -155,10 +157,8 @@ def _sent(own: Anchor, member: Membership, mean: Float32, fresh: int) -> list[in
     if not np.isfinite(mean).all():
         raise _refusal("has numbers that are not finite")
     parts = [round(float(part) * member.members) for part in mean[own.n + _WORDS :]]
-    highs, lows = parts[::2], parts[1::2]
-    sent = [high * _PART + low for high, low in zip(highs, lows, strict=True)]
-    are_counts = min(parts) >= 0 and max(highs) < _EXACT and max(lows) < _PART
-    if not are_counts or sent[member.rank] != fresh:
+    sent = [high * _PART + low for high, low in zip(parts[::2], parts[1::2], strict=True)]
+    if min(parts) < 0 or max(parts) >= _EXACT or sent[member.rank] != fresh:
         raise _refusal("has other numbers of tokens than its members sent")
     return sent
 
@@ -168,20 +168,6 @@ def _refusal(problem: str) -> ClusterError:
     return ClusterError(
         f"cluster: the mean of the members {problem}; the round is dropped, and this machine keeps "
         "its own state. Give the token only to machines of this run"
-    )
-
-
-def _check_equal(own: Anchor, member: Membership, words: Float32, mean: Float32) -> None:
-    """Refuse a mean over members of different theta_s; all but the first then load its state."""
-    if (words == mean).all():
-        return
-    own.count("unequal")
-    own.keep()
-    if member.rank:
-        own.store("round", 0)
-    raise ClusterError(
-        f"cluster: the {member.members} members have unequal theta_s after round "
-        f"{member.round}; the round is dropped, and all load that of the first"
     )
 
 
@@ -195,7 +181,7 @@ def _after(
         anchor, velocity = nesterov(
             anchor, velocity, movement, lr=cluster.outer_lr, momentum=cluster.outer_momentum
         )
-    tokens += own.number("tokens")
+    tokens += own.words["tokens"]
     return State(member.round + 1, tokens, anchor, velocity, own.seconds())
 
 

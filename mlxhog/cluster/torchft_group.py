@@ -9,9 +9,7 @@ member that is behind, and says whether a round is committed. What this file add
   so what others read of it depends on no other clock;
 - a member answers only those that know the token: it refuses a round with a member whose greeting
   is not sealed with it, and sends its state only for a sealed request (`lighthouse.seal`);
-- members exchange ids, rounds and digests of theta_s whenever the membership changes. If equal
-  rounds have unequal digests, as after two lighthouses, no member commits; those that differ from
-  the first count as behind, and load a state at their next `join`.
+- members exchange their ids whenever the membership changes.
 
 A group is used once: after an exception from `join` its process ends, since a torchft manager
 raises the error of a failed quorum at every later one.
@@ -31,7 +29,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
 from datetime import timedelta
-from typing import IO, Any, Final, NamedTuple
+from typing import Any, Final
 
 # Read at the imports below. Errors are raised; a line for every quorum would hide them.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -52,12 +50,13 @@ from mlxhog.cluster.group import (
     ClusterError,
     Describe,
     Float32,
+    Identity,
     Machine,
     Membership,
     Offer,
     State,
+    check_identity,
 )
-from mlxhog.cluster.identity import Identity
 from mlxhog.cluster.lighthouse import (
     Address,
     Lighthouse,
@@ -67,7 +66,7 @@ from mlxhog.cluster.lighthouse import (
     listen,
     seal,
 )
-from mlxhog.errors import message_of, shown
+from mlxhog.errors import message_of
 
 logging.getLogger("torchft").setLevel(logging.ERROR)
 LEAST_REPLICAS: Final = 1
@@ -75,8 +74,6 @@ LEAST_REPLICAS: Final = 1
 MOST_NAME: Final = 64
 MOST_MACHINES: Final = 256
 """Machines that a member reads of the store; beyond these the newest count."""
-MOST_REST_BYTES: Final = 1 << 20
-"""Of a transferred state, beside its two arrays."""
 LOOK_S: Final = 0.2
 """Between two looks for the lighthouse, in a wait for members."""
 
@@ -163,7 +160,7 @@ class TorchftGroup:
             listener = listen(Address(own, own, 0))
             port = listener.getsockname()[1]
             self._rendezvous = _serve_store(Address(own, own, port), listener.detach())
-            self._connections = _Connections(own, timeout, token, lambda: self._greeting(offer))
+            self._connections = _Connections(own, timeout, token, self._id)
             for name in [one for one in os.environ if one.startswith("TORCHFT_")]:
                 del os.environ[name]  # torchft takes them before the arguments below
             self._manager = torchft.Manager(
@@ -182,22 +179,21 @@ class TorchftGroup:
                 lighthouse_addr=lighthouse,
                 replica_id=describe().name,
                 hostname=own,
-                checkpoint_transport=_Transport(
-                    own, timeout, token, parameters=offer().anchor.size
-                ),
+                checkpoint_transport=_Transport(own, timeout, token),
             )
             client = LighthouseClient(lighthouse, connect)
             replica_id = self._rendezvous.get(torchft.manager.REPLICA_ID_KEY).decode()
             self._be_seen: Callable[[], None] = lambda: client.heartbeat(replica_id, connect)
             self._be_seen()  # from now on a round waits for this member
         self._threads = ThreadPoolExecutor(2)
-        self._be_at(round)
+        self._manager.load_state_dict({"step": round, "batches_committed": 0})
 
     def check(self, identity: Identity) -> None:
         """See `Group`."""
         with _failures("comparing with the other machines"):
-            first = self._store.compare_set("identity", "", identity.to_json()).decode()
-        identity.check(Identity.from_json(first))
+            own = json.dumps(dict(identity), sort_keys=True)
+            first = self._store.compare_set("identity", "", own).decode()
+        check_identity(identity, first)
 
     def join(self) -> Membership:
         """See `Group`."""
@@ -212,13 +208,7 @@ class TorchftGroup:
                 if isinstance(failure.original_exception, ClusterError):
                     raise failure.original_exception
                 raise RuntimeError(message_of(failure.original_exception))
-        greetings = self._connections.greetings
-        if self._connections.take_change():
-            self._compare(greetings)
-            newest = {one.digest for one in greetings if one.round == self._manager.current_step()}
-            if self._loaded is not None and self._loaded.digest.hex() not in newest:
-                raise ClusterError("the state that was sent is of no member of the newest round")
-        ids = tuple(one.id for one in greetings)
+        ids = self._connections.ids
         here = tuple(replace(one, seen_s=0.0) if one.id in ids else one for one in machines)
         return Membership(self._manager.current_step(), self._connections.rank, ids, here)
 
@@ -279,57 +269,22 @@ class TorchftGroup:
         self._manager.shutdown()
         self._connections.abort(errored=False)
 
-    def _be_at(self, round: int) -> None:
-        self._manager.load_state_dict({"step": round, "batches_committed": 0})
-
-    def _greeting(self, offer: Offer) -> _Greeting:
-        return _Greeting(self._manager.current_step(), offer().digest.hex(), self._id)
-
-    def _compare(self, greetings: list[_Greeting]) -> None:
-        """Prevent a commit if members of the latest round differ; then only the first keeps it."""
-        newest = max((one.round for one in greetings), default=0)
-        digests = [one.digest for one in greetings if one.round == newest]
-        if newest == 0 or len(set(digests)) == 1:
-            return
-        self._manager.report_error(RuntimeError(f"theta_s of round {newest} differs"))
-        own = greetings[self._connections.rank]
-        if own.round == newest and own.digest != digests[0]:
-            self._be_at(0)
-
     def _keep_loaded(self, state: dict[str, Any]) -> None:
         self._loaded = state["state"]
 
 
-class _Greeting(NamedTuple):
-    """What a member says when the membership changes: its round, digest of theta_s, and id."""
-
-    round: int
-    digest: str
-    id: int
-
-    @classmethod
-    def read(cls, text: str) -> _Greeting:
-        """Read the text of another member.
-
-        Raises:
-            ValueError, TypeError: it is not a greeting.
-        """
-        greeting = cls(*plain_json.loads(text))
-        if [type(value) for value in greeting] != [int, str, int] or not 0 < greeting.id < 2**63:
-            raise ValueError(f"{shown(text)} is not a greeting")
-        return greeting
-
-
 class _Connections(torchft.ProcessGroupGloo):  # type: ignore[misc]  # it has no types
-    """Gloo on one address of this machine; members greet each other when it is configured."""
+    """Gloo on one address of this machine; members tell their ids when it is configured.
 
-    def __init__(
-        self, own: str, timeout: timedelta, token: str, greeting: Callable[[], _Greeting]
-    ) -> None:
+    Attributes:
+        ids: of the members, by rank.
+        rank: of this member.
+    """
+
+    def __init__(self, own: str, timeout: timedelta, token: str, id: int) -> None:
         super().__init__(timeout)
-        self._own, self._token, self._greeting = own, token, greeting
-        self.greetings: list[_Greeting] = []
-        self._has_changed = False
+        self._own, self._token, self._id = own, token, id
+        self.ids: tuple[int, ...] = ()
         self.rank = 0
 
     def configure(
@@ -337,26 +292,19 @@ class _Connections(torchft.ProcessGroupGloo):  # type: ignore[misc]  # it has no
     ) -> None:
         """Greet the members of a new membership, and connect to them."""
         store = create_store_client(store_addr, self._timeout)
-        text = json.dumps(self._greeting())
-        sealed = seal(self._token, f"{store_addr} {rank} {text}")
-        store.set(f"greeting/{rank}", json.dumps([text, sealed]))
+        sealed = seal(self._token, f"{store_addr} {rank} {self._id}")
+        store.set(f"greeting/{rank}", json.dumps([self._id, sealed]))
         texts = [store.get(f"greeting/{other}").decode() for other in range(world_size)]
         with _foreign("the greeting of a member"):
-            signed = [plain_json.loads(text) for text in texts]
-            for other, (text, sealed) in enumerate(signed):
-                if not is_sealed(self._token, f"{store_addr} {other} {text}", sealed):
+            greetings = [plain_json.loads(text) for text in texts]
+            for other, (id, sealed) in enumerate(greetings):
+                if not is_sealed(self._token, f"{store_addr} {other} {id}", sealed):
                     raise ClusterError(
                         f"member {other} of the round does not know the cluster's token, so no "
                         "round takes place with it; let only machines of this run reach the ports"
                     )
-            self.greetings, self.rank = [_Greeting.read(text) for text, _ in signed], rank
-        self._has_changed = True
+            self.ids, self.rank = tuple(int(id) for id, _ in greetings), rank
         super().configure(store_addr, replica_id, rank, world_size, *more)
-
-    def take_change(self) -> bool:
-        """Whether the membership has changed since the last call."""
-        changed, self._has_changed = self._has_changed, False
-        return changed
 
     def _create_pg(self, store: dist.Store, rank: int, world_size: int) -> dist.ProcessGroup:
         """Connect as torchft does, but by this machine's address and not by its hostname."""
@@ -375,8 +323,8 @@ class _Connections(torchft.ProcessGroupGloo):  # type: ignore[misc]  # it has no
 class _Transport(HTTPTransport):  # type: ignore[misc]  # likewise
     """torchft's HTTP transfer by address; what arrives is loaded as data, never executed."""
 
-    def __init__(self, own: str, timeout: timedelta, token: str, *, parameters: int) -> None:
-        self._own, self._token, self._parameters = own, token, parameters
+    def __init__(self, own: str, timeout: timedelta, token: str) -> None:
+        self._own, self._token = own, token
         super().__init__(timeout, num_chunks=0)
         handler: Any = self._server.RequestHandlerClass
 
@@ -407,7 +355,7 @@ class _Transport(HTTPTransport):  # type: ignore[misc]  # likewise
         """Load the state of a round from the member at a URL.
 
         Raises:
-            ClusterError: what arrives is not a state, or larger than one.
+            ClusterError: what arrives is not a state.
             pickle.UnpicklingError: it is more than data.
         """
         path = urllib.parse.urlsplit(url := f"{metadata}{step}/full").path
@@ -418,28 +366,10 @@ class _Transport(HTTPTransport):  # type: ignore[misc]  # likewise
             _foreign("the state of another member"),
         ):
             warnings.filterwarnings("ignore", "The given buffer is not writable")  # it is copied
-            most = 8 * self._parameters + MOST_REST_BYTES
-            loaded: Any = _streaming_load(_Limited(stream, most), weights_only=True)
-            state = _to_state(loaded["user"]["default"], self._parameters)
+            loaded: Any = _streaming_load(stream, weights_only=True)
+            state = _to_state(loaded["user"]["default"])
         torchft_own = {"step": step, "batches_committed": 0}
         return {"user": {"default": {"state": state}}, "torchft": torchft_own}
-
-
-class _Limited:
-    """A stream of another member that ends after a number of bytes."""
-
-    def __init__(self, stream: IO[bytes], most: int) -> None:
-        self._stream, self._rest = stream, most
-
-    def read(self, size: int = -1) -> bytes:
-        return self._taken(self._stream.read(self._rest if size < 0 else min(size, self._rest)))
-
-    def readline(self) -> bytes:
-        return self._taken(self._stream.readline(self._rest))
-
-    def _taken(self, data: bytes) -> bytes:
-        self._rest -= len(data)
-        return data
 
 
 def _serve_store(address: Address, descriptor: int) -> dist.TCPStore:
@@ -461,13 +391,9 @@ def _to_tensors(state: State) -> dict[str, Any]:
     }
 
 
-def _to_state(values: dict[str, Any], n: int) -> State:
+def _to_state(values: dict[str, Any]) -> State:
     """The state of what another member sent; `State.check` checks its numbers."""
-    arrays = {}
-    for name in ("anchor", "velocity"):
-        if values[name].numel() != n:  # before a copy: a few bytes may stand for many numbers
-            raise ValueError(f"{name} has {values[name].numel():,} numbers, expected {n:,}")
-        arrays[name] = values[name].numpy().copy()
+    arrays = {name: values[name].numpy().copy() for name in ("anchor", "velocity")}
     return State(**{**values, **arrays})
 
 
@@ -475,11 +401,9 @@ def _machine(id: int, text: str, now_s: float) -> Machine | None:
     """A machine as it describes itself; None for one that has not yet, or says something else."""
     try:
         name, tokens, rounds, seen_s = plain_json.loads(text)
-        types = [type(value) for value in (name, tokens, rounds)]
-        if types != [str, int, int] or max(id, tokens, rounds) >= 2**63:
-            return None
-        return Machine(id, name[:MOST_NAME], tokens, rounds, max(0.0, now_s - float(seen_s)))
-    except (ValueError, TypeError):
+        seen_s = max(0.0, now_s - float(seen_s))
+        return Machine(id, str(name)[:MOST_NAME], int(tokens), int(rounds), seen_s)
+    except (ValueError, TypeError, OverflowError):
         return None
 
 

@@ -1,45 +1,100 @@
-"""Plugins: Python files of a user that add choices, which may run them, and what remembers them.
+"""Plugins: Python files of a user that add choices, their way to other processes, and their memory.
+
+A file is executed once in a process, and its definitions are registered by their kind:
+
+    a class with a `name` and a `kind` that is text     a layer
+    a class with its own `name` whose `kind` is a registry (bases `Choice`, `Task`)
+                                                        a schedule, optimizer, strategy, task
+
+Objects of its classes can be sent to other processes: the bytes of the file go with them and are
+executed there before the objects are unpickled, so the user may edit the file meanwhile.
 
 Runs, studies, architectures and checkpoints with a choice of the user's own remember its file by
-path and digest, one text for each (`Plugin.text`): the config.yaml of a run as `plugin`;
-study.yaml, a written architecture and the config.json of a checkpoint as `KEY`. A command that
-reads one of these and finds a choice that is not registered loads the remembered file (`recalled`).
-Two conditions keep a study or a checkpoint from elsewhere from running code by naming a file:
-
-    the file has the remembered digest
-    this user has named this file with these bytes to mlxhog, by a flag or a Python argument
-
-`_note` keeps a list of the named files in the user's cache folder. A file that the user names in
-this process comes first: a remembered version of it is then not loaded.
+path and digest (`Plugin.text`) under `KEY`. A command that finds such a choice loads the remembered
+file (`recalled`) if it has the remembered digest, and this user has named these bytes to mlxhog on
+this machine, by a flag or a Python argument; a list in the cache folder has the digests. So nothing
+from elsewhere runs code by naming a file.
 """
 
 from __future__ import annotations
 
-import json
+import copyreg
+import hashlib
 import os
 import re
 import shlex
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from mlxhog.base import reading
 from mlxhog.base.cache import is_kept, private_directory, user_cache_directory
 from mlxhog.base.paths import expanded
-from mlxhog.config import plugin_file
-from mlxhog.config.choices import UnknownChoice
-from mlxhog.config.plugin_file import Plugin, files_of
+from mlxhog.config.choices import LAYERS, REGISTRIES, Registry, UnknownChoice
 from mlxhog.errors import ConfigError, EnvironmentLacks, shown
 
-FLAG = "--plugin"
 KEY = "plugin"
-"""Key of remembered files in study.yaml, architectures and config.json."""
+"""Key of remembered files in config.yaml, study.yaml, architectures and config.json."""
+PREFIX = "mlxhog_plugin_"
 
 T = TypeVar("T")
-_named: set[Plugin] = set()  # by the user, in this process
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A file; unpickling one executes its bytes, unless this process has.
+
+    Attributes:
+        path: of the file, absolute.
+        digest: SHA-256 of its bytes, in hexadecimal.
+    """
+
+    path: str
+    digest: str
+
+    @property
+    def text(self) -> str:
+        """Its form in YAML and JSON."""
+        return f"{self.path} sha256:{self.digest}"
+
+    @property
+    def module(self) -> str:
+        """Name of the module; another file, or the same one changed, is another module."""
+        key = hashlib.sha256(self.text.encode(errors="surrogatepass")).hexdigest()
+        return f"{PREFIX}{Path(self.path).stem}_{key[:16]}"
+
+    def __reduce__(self) -> tuple[Callable[..., Plugin], tuple[str, str, bytes]]:
+        """Send the bytes that were executed here."""
+        return _received, (self.path, self.digest, _loaded[self][1])
+
+
+_loaded: dict[Plugin, tuple[ModuleType, bytes]] = {}
+"""The executed files: their modules, and their bytes, since a file may change meanwhile."""
+
+
+def loaded() -> tuple[Plugin, ...]:
+    """Return the files that this process has executed, in that order."""
+    return tuple(_loaded)
+
+
+def files_of(things: Iterable[object]) -> tuple[Plugin, ...]:
+    """Return the files that define some classes, or the classes of some objects."""
+    modules = {getattr(thing, "__module__", None) for thing in things}
+    return tuple(plugin for plugin in _loaded if plugin.module in modules)
+
+
+def remembered(things: Iterable[object]) -> list[str]:
+    """Return the texts that remember the files of some objects; the package's have none."""
+    return [plugin.text for plugin in files_of(things)]
+
+
+# -- files that the user names ---------------------------------------------------------------------
 
 
 def load(path: str | Path) -> ModuleType:
@@ -51,11 +106,15 @@ def load(path: str | Path) -> ModuleType:
         ConfigError: the file cannot be read, is not Python, raises an error (given with its line),
             or adds nothing.
     """
-    plugin, source = plugin_file.read(str(expanded(path).absolute()))
-    module = plugin_file.execute(plugin, source)
-    _named.add(plugin)
-    _note(plugin)
-    plugin_file.register(plugin)
+    plugin, source = read(str(expanded(path).absolute()))
+    module = execute(plugin, source)
+    with suppress(OSError, EnvironmentLacks):  # then commands ask for it again
+        if plugin.digest not in _named():
+            notes = private_directory(_notes().parent) / _notes().name
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+            with open(os.open(notes, flags, 0o600), "w") as file:
+                file.write(f"{plugin.digest}\n")
+    register(plugin)
     return module
 
 
@@ -67,14 +126,9 @@ def load_named(files: object) -> None:
     """
     for text in texts(files):
         path, digest = _parsed(text)
-        if digest is not None and plugin_file.read(path)[0].digest != digest:
+        if digest is not None and read(path)[0].digest != digest:
             raise ConfigError(f"{path} has changed since it was remembered; give its path alone")
         load(path)
-
-
-def remembered(things: Iterable[object]) -> list[str]:
-    """Return the texts that remember the files of some objects; the package's have none."""
-    return [plugin.text for plugin in files_of(things)]
 
 
 _COMMA = re.compile(r"(?:(?<=\.py)|(?<= sha256:[0-9a-f]{64})),\s*")
@@ -101,6 +155,49 @@ def texts(value: object) -> list[str]:
     )
 
 
+def _parsed(text: str) -> tuple[str, str | None]:
+    """Return path and digest of a remembered file; without a digest its bytes are not pinned."""
+    path, _, digest = text.partition(" sha256:")
+    if digest and not re.fullmatch("[0-9a-f]{64}", digest):
+        raise ConfigError(
+            f"{KEY} has {shown(text)}, whose digest is not a SHA-256; name the file alone"
+        )
+    return str(expanded(path).absolute()), digest or None
+
+
+def read(path: str) -> tuple[Plugin, bytes]:
+    """Read a file by its absolute path; executes nothing.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        source = reading.read_bytes(Path(path), reading.MOST_CONFIG_BYTES)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path}: cannot read it: {reason}; give a Python file") from error
+    return Plugin(path, hashlib.sha256(source).hexdigest()), source
+
+
+def _notes() -> Path:
+    return user_cache_directory() / "named-files" / "digests"
+
+
+def _named() -> set[str]:
+    """Return the digests of the files that the user has named.
+
+    Raises:
+        EnvironmentLacks: another user could have written the list.
+    """
+    if not _notes().parent.is_dir():
+        return set()
+    notes = private_directory(_notes().parent) / _notes().name
+    return set(reading.read_text(notes, reading.MOST_BYTES).split()) if is_kept(notes) else set()
+
+
+# -- files that something remembers ----------------------------------------------------------------
+
+
 def recalled(
     files: Sequence[str], read: Callable[[], T], chosen: Callable[[T], Iterable[object]]
 ) -> T:
@@ -113,12 +210,14 @@ def recalled(
 
     Raises:
         ConfigError: as of `read`; or a remembered file is gone, has changed, or was never named by
-            this user; or this process has loaded another version of it.
+            this user.
     """
     try:
         result = read()
     except ConfigError as error:
-        unknown = _unknown_choice(error)
+        unknown: BaseException | None = error
+        while unknown is not None and not isinstance(unknown, UnknownChoice):
+            unknown = unknown.__cause__
         if unknown is None or not files:
             raise
         for file in files:
@@ -129,15 +228,12 @@ def recalled(
                     f"{unknown.title} {unknown.name!r} is not known: {reason}"
                 ) from error
         result = read()
-    _check_versions(files, files_of(chosen(result)))
+    digests, used = {_parsed(text)[1] for text in files}, files_of(chosen(result))
+    if None not in digests and not digests <= {file.digest for file in used}:
+        for file in used:
+            if file.digest not in digests:
+                _tell(f"plugin {file.path} is not the version that was remembered")
     return result
-
-
-def _unknown_choice(error: BaseException | None) -> UnknownChoice | None:
-    """Return the unknown choice that an error, or a cause of it, is about."""
-    while error is not None and not isinstance(error, UnknownChoice):
-        error = error.__cause__
-    return error
 
 
 def _recall(text: str) -> None:
@@ -147,57 +243,23 @@ def _recall(text: str) -> None:
         ConfigError: it may not or cannot be loaded; the message has the reason and the way out.
     """
     path, digest = _parsed(text)
-    name_it = f"{FLAG} {shlex.quote(path)}"
-    named = _noted(path)
-    if not named:  # before the file is touched
-        raise ConfigError(
-            f"{path} is remembered for it, and you have never named that file to mlxhog on this "
-            f"machine; read it and, if you trust it, name it: {name_it}"
-        )
+    name_it = f"--plugin {shlex.quote(path)}"
     if not Path(path).is_file():
-        raise ConfigError(f"{path} is gone; give its new place: {FLAG} FILE")
-    plugin, source = plugin_file.read(path)
+        raise ConfigError(f"{path} is gone; give its new place: --plugin FILE")
+    plugin, source = read(path)
     if digest not in (None, plugin.digest):
         raise ConfigError(
             f"{path} has changed since it was remembered; restore it, or take it as it is now: "
             f"{name_it}"
         )
-    if plugin.digest not in named:
-        raise ConfigError(f"{path} has changed since you named it to mlxhog; name it: {name_it}")
-    _tell(f"plugin {path}")
-    plugin_file.execute(plugin, source)
-    plugin_file.register(plugin, skips_taken=True)
-
-
-def _parsed(text: str) -> tuple[str, str | None]:
-    """Return path and digest of a remembered file; without a digest its bytes are not pinned."""
-    path, _, digest = text.partition(" sha256:")
-    if digest and not re.fullmatch("[0-9a-f]{64}", digest):
+    if plugin.digest not in _named():
         raise ConfigError(
-            f"{KEY} has {shown(text)}, whose digest is not a SHA-256; name the file alone"
+            f"{path} is remembered for it, and you have never named that file, as it is now, to "
+            f"mlxhog on this machine; read it and, if you trust it, name it: {name_it}"
         )
-    return str(expanded(path).absolute()), digest or None
-
-
-def _check_versions(files: Sequence[str], used: Iterable[Plugin]) -> None:
-    """Report that another version of a file is used than the remembered one, or refuse it.
-
-    Raises:
-        ConfigError: the user has not named that version, so it is here by chance.
-    """
-    digests = {digest for _, digest in map(_parsed, files)}
-    used = tuple(used)
-    if None in digests or digests <= {file.digest for file in used}:
-        return
-    for file in used:
-        if file.digest in digests:
-            continue
-        if file not in _named:
-            raise ConfigError(
-                f"this process has loaded {file.path}, and another version of it is remembered; "
-                "start a new process"
-            )
-        _tell(f"plugin {file.path} is not the version that was remembered")
+    _tell(f"plugin {path}")
+    execute(plugin, source)
+    register(plugin, skips_taken=True)
 
 
 _said: set[str] = set()
@@ -215,29 +277,114 @@ def same_files(one: Sequence[str], other: Sequence[str]) -> bool:
     return {_parsed(text)[1] for text in one} == {_parsed(text)[1] for text in other}
 
 
-def _notes() -> Path:
-    return user_cache_directory() / "named-files" / "list.jsonl"
+# -- execution, here and in other processes --------------------------------------------------------
 
 
-def _note(plugin: Plugin) -> None:
-    """Note that the user has named a file; if that cannot be written, commands ask for it again."""
-    with suppress(OSError, EnvironmentLacks):
-        if plugin.digest in _noted(plugin.path):
-            return
-        private_directory(_notes().parent)
-        descriptor = os.open(_notes(), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(f"{json.dumps([plugin.path, plugin.digest])}\n".encode())
-
-
-def _noted(path: str) -> set[str]:
-    """Return the digests with which the user has named a file; empty if never.
+def execute(plugin: Plugin, source: bytes) -> ModuleType:
+    """Return a file's module; a loaded one is not executed again.
 
     Raises:
-        EnvironmentLacks: another user could have written the notes.
+        ConfigError: it is not Python, or raises an error, which is given with its line.
     """
-    if not _notes().parent.is_dir():
-        return set()
-    notes = private_directory(_notes().parent) / _notes().name
-    lines = reading.read_text(notes).splitlines() if is_kept(notes) else []
-    return {digest for name, digest in map(json.loads, lines) if name == path}
+    if plugin in _loaded:
+        return _loaded[plugin][0]
+    spec = spec_from_file_location(plugin.module, plugin.path)
+    if spec is None:
+        raise ConfigError(f"{plugin.path}: not a Python file; give one whose name ends in .py")
+    module = module_from_spec(spec)
+    sys.modules[module.__name__] = module  # dataclasses and pickle look there for their module
+    try:
+        exec(compile(source, plugin.path, "exec"), vars(module))
+    except BaseException as error:
+        del sys.modules[module.__name__]
+        if not isinstance(error, Exception):
+            raise
+        raise ConfigError(_explained(plugin.path, error)) from error
+    for value in vars(module).values():
+        if isinstance(value, type) and value.__module__ == module.__name__:
+            copyreg.pickle(value, _reducer(plugin))
+    _loaded[plugin] = (module, source)
+    return module
+
+
+def _explained(path: str, error: Exception) -> str:
+    """Return an error of the file with the line it comes from."""
+    if isinstance(error, SyntaxError):
+        line, what = error.lineno, error.msg
+    else:
+        frames = traceback.extract_tb(error.__traceback__)
+        line = next((f.lineno for f in reversed(frames) if f.filename == path), None)
+        what = str(error)
+    where = path if line is None else f"{path}, line {line}"
+    kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
+    return f"{where}: {kind}{what}"
+
+
+def _reducer(plugin: Plugin) -> Callable[[Any], tuple[Any, ...]]:
+    """Return the pickler of the file's classes, which sends the bytes to execute first."""
+
+    def reduce(value: Any) -> tuple[Any, ...]:
+        function, arguments, *state = value.__reduce_ex__(4)
+        return (_made, (plugin, function, arguments), *state)
+
+    return reduce
+
+
+def _made(plugin: Plugin, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """Make an object as its class does; unpickling `plugin` has executed the file before."""
+    return function(*arguments)
+
+
+def _received(path: str, digest: str, source: bytes) -> Plugin:
+    """Execute bytes from another process, and register their choices.
+
+    Raises:
+        ConfigError: they have another digest, or cannot be executed.
+    """
+    plugin = Plugin(path, digest)
+    if hashlib.sha256(source).hexdigest() != digest:
+        raise ConfigError(f"{path} was damaged on the way here: its SHA-256 is not {digest}")
+    if plugin not in _loaded:
+        execute(plugin, source)
+        register(plugin, skips_taken=True)
+    return plugin
+
+
+def register(plugin: Plugin, *, skips_taken: bool = False) -> None:
+    """Register the choices of an executed file; a second time does nothing.
+
+    Args:
+        plugin: the file.
+        skips_taken: leave out a choice whose name is taken, in place of refusing it.
+
+    Raises:
+        ConfigError: the file has no choice of any kind, or a kind refuses one of them.
+    """
+    module = _loaded[plugin][0]
+    own = [
+        (registry, value)
+        for value in vars(module).values()
+        if (registry := _registry_of(value)) and value.__module__ == plugin.module
+    ]
+    for registry, value in own:
+        known = registry.known()  # those of the package have their names first
+        if skips_taken and value.name in known:
+            continue
+        try:
+            registry.register(value)
+        except ConfigError as error:
+            what = f"class {value.__name__}: " if isinstance(value, type) else ""
+            raise ConfigError(f"{plugin.path}: {what}{error}") from error
+    if not own and not any(registry.defined_in(plugin.module) for registry in REGISTRIES):
+        forms = "; ".join(f"{registry.title}: {registry.form}" for registry in REGISTRIES)
+        raise ConfigError(f"{plugin.path} adds nothing that can be chosen. It may add: {forms}")
+
+
+def _registry_of(value: object) -> Registry[Any] | None:
+    """Return the registry of a value of a file; None if it is not a choice."""
+    if not isinstance(value, type):
+        return None
+    kind = getattr(value, "kind", None)
+    if isinstance(kind, Registry):
+        return kind if "name" in vars(value) else None
+    return LAYERS if hasattr(value, "name") and kind is not None else None

@@ -14,9 +14,8 @@ import numpy as np
 
 from mlxhog.arena import Arena
 from mlxhog.arena.control import Command
-from mlxhog.arena.marks import SEGMENT, Float32, MarksReader, copy_racily
 from mlxhog.arena.process import monotonic_ns, process_is_gone
-from mlxhog.arena.published import WORDS, Copies, Copy
+from mlxhog.arena.published import MARKS, WORDS, Copies, Copy, Float32, MarksReader, copy_racily
 from mlxhog.arena.requests import CONNECT_S, NoAnswer
 from mlxhog.backends.backend import WeightHolder
 from mlxhog.checkpoint.formats.opening import refuse_not_finite
@@ -72,7 +71,7 @@ class RunWeights(WeightSource):
             self.whose = f"run {name}, the own parameters of worker 1 of {len(own)}"
         elif own:
             self.whose = f"run {name}, the average of its workers' own parameters"
-        self._marks = MarksReader(arena) if SEGMENT in layout.segments else None
+        self._marks = MarksReader(arena) if MARKS in layout.segments else None
         self._number, self._version, self._taken_ns = 0, -1, monotonic_ns()
         self._newest: Copy | None = None
         self._bound: WeightHolder | None = None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from mlxhog.base.machine import Machine
-from mlxhog.base.quantities import parse_bytes, parse_count, parse_duration_s
+from mlxhog.base.quantities import parse_count, parse_duration_s
 from mlxhog.base.workers import GPU_BACKENDS
 from mlxhog.config import optimizers
 from mlxhog.config.choices import OPTIMIZERS, SCHEDULES, STRATEGIES
@@ -212,11 +212,6 @@ class ExecutionConfig:
         None, "begin no run after this number of runs (40) or time (2h) of the whole study",
         group=_GROUP,
     )  # fmt: skip
-    memory_limit: str | None = option(
-        None,
-        "most memory of a run, such as 2GB; one that needs more has failed",
-        group=_GROUP,
-    )
     silence: float = option(
         300.0, "a run without a sign of life for this time has failed", unit="s", above=0,
         group=_GROUP,
@@ -226,11 +221,10 @@ class ExecutionConfig:
     def __post_init__(self) -> None:
         """Convert and check every value."""
         problems = convert_fields(self)
-        for check in (lambda: self.limit, lambda: self.memory_bytes):
-            try:
-                check()
-            except ConfigError as error:
-                problems.append(str(error))
+        try:
+            Limit.parse(self.budget)
+        except ConfigError as error:
+            problems.append(str(error))
         if self.ray_address is not None and self.executor != "ray":
             problems.append("--ray-address is given without --executor ray; add it")
         if problems:
@@ -240,16 +234,6 @@ class ExecutionConfig:
     def limit(self) -> Limit:
         """The budget."""
         return Limit.parse(self.budget)
-
-    @property
-    def memory_bytes(self) -> int | None:
-        """The memory limit of one run."""
-        if self.memory_limit is None:
-            return None
-        try:
-            return parse_bytes(self.memory_limit)
-        except ValueError as error:
-            raise ConfigError(f"--memory-limit is {self.memory_limit!r}; {error}") from error
 
     def resolve_parallel(self, study: Study, machine: Machine) -> int:
         """Return the number of candidates that run at once."""

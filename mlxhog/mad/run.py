@@ -10,8 +10,7 @@ from functools import cache
 from importlib import metadata
 from typing import Any
 
-from mlxhog.config.plugin_file import Plugin
-from mlxhog.config.plugins import KEY
+from mlxhog.config.plugins import KEY, Plugin
 from mlxhog.errors import ConfigError
 from mlxhog.mad import tasks
 from mlxhog.mad.options import Protocol, point_name

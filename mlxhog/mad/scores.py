@@ -16,10 +16,11 @@ Source: Poli et al. 2024, arXiv:2403.17844; athms/mad-lab.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, median_high
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -27,39 +28,23 @@ from mlxhog.errors import StudyError
 from mlxhog.mad.run import params
 from mlxhog.mad.study.store import StudyRecord
 from mlxhog.mad.suites import Suite
-from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers import make
 
 Select = Literal["test", "val"]
 LOST = ("diverged", "failed")
 """Statuses of a run whose accuracy counts as 0."""
+UNFINISHED = ("partial", "pruned")
+STATE_BYTES = 4
+CONFIDENCE = 0.95
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """The place of a run among those of its candidate.
-
-    Attributes:
-        task: full name.
-        label: the setting's name within its task.
-        seed: of the run.
-        point: number of the optimiser point in the suite.
-    """
+class Cell(NamedTuple):
+    """The place of a run among those of its candidate; `point` is a number of the suite's."""
 
     task: str
     label: str
     seed: int
     point: int
-
-
-def cells(suite: Suite, seeds: Sequence[int]) -> list[Cell]:
-    """Return every run of a candidate, by seed, setting and point."""
-    return [
-        Cell(task=setting.task, label=setting.label, seed=seed, point=point)
-        for seed in seeds
-        for setting in suite.settings
-        for point in range(len(suite.points))
-    ]
 
 
 def by_cell(records: Iterable[StudyRecord], suite: Suite) -> dict[str, dict[Cell, StudyRecord]]:
@@ -68,14 +53,13 @@ def by_cell(records: Iterable[StudyRecord], suite: Suite) -> dict[str, dict[Cell
     Runs whose setting or point is not of the suite are absent.
     """
     labels = {(setting.task, setting.label) for setting in suite.settings}
-    by_candidate: dict[str, dict[Cell, StudyRecord]] = {}
+    by_candidate: dict[str, dict[Cell, StudyRecord]] = defaultdict(dict)
     for run in records:
         protocol = run.config["protocol"]
         for number, point in enumerate(suite.points):
             fits = all(protocol[name] == value for name, value in point.items())
             if fits and (run.task, run.label) in labels:
-                cell = Cell(task=run.task, label=run.label, seed=run.seed, point=number)
-                by_candidate.setdefault(run.candidate, {})[cell] = run
+                by_candidate[run.candidate][Cell(run.task, run.label, run.seed, number)] = run
     return by_candidate
 
 
@@ -104,17 +88,12 @@ def best_points(runs: Iterable[StudyRecord], select: Select) -> list[StudyRecord
     return [run for _, run in best_of.values()]
 
 
-UNFINISHED = ("partial", "pruned")
-STATE_BYTES = 4
-
-
 @dataclass(frozen=True, kw_only=True)
 class CandidateScore:
     """The score of one candidate.
 
     Attributes:
         candidate: canonical string.
-        layers: one string per layer.
         score: in [0, 1], of the test rows: mean over the complete seeds, or over all runs while
             no seed is complete.
         interval: half width of the 95 % interval of the score (Student's t over the seeds); None
@@ -130,7 +109,7 @@ class CandidateScore:
         acc_token: task -> mean share of right positions, of the same runs.
         ceiling: task -> the best possible score.
         best: the runs in the score, with 0 for lost ones.
-        params: parameters of the layers at the suite's width, see `budget.params`.
+        params: parameters of the layers at the suite's width, see `run.params`.
         state: numbers kept per sequence after the longest row, at the suite's width.
         seconds: of all runs together.
         status: "done", "partial" (runs are missing), "pruned" (stopped early, as worse than
@@ -143,7 +122,6 @@ class CandidateScore:
     """
 
     candidate: str
-    layers: tuple[str, ...]
     score: float
     interval: float | None
     fixed_score: float | None
@@ -166,21 +144,26 @@ class CandidateScore:
     select: Select = "test"
 
     @property
+    def layers(self) -> tuple[str, ...]:
+        """One string per layer."""
+        return tuple(self.candidate.split())
+
+    @property
     def state_bytes(self) -> int:
         """Bytes of the state, whose numbers are float32."""
         return STATE_BYTES * self.state
 
     @property
     def worth(self) -> float:
-        """The score that orders candidates: of validation rows if they select."""
-        return self.score if self.select == "test" or self.val_score is None else self.val_score
+        """The score of the rows that select."""
+        return self.val_score if self.select == "val" and self.val_score is not None else self.score
 
     @property
     def settings(self) -> dict[str, dict[str, dict[str, float]]]:
-        """Task -> label -> accuracy of the best points (mean over seeds), width and state."""
-        runs_of: dict[str, dict[str, list[StudyRecord]]] = {}
+        """Task -> label of a setting -> its accuracy (mean over seeds), width and state."""
+        runs_of: dict[str, dict[str, list[StudyRecord]]] = defaultdict(lambda: defaultdict(list))
         for run in self.best:
-            runs_of.setdefault(run.task, {}).setdefault(run.label, []).append(run)
+            runs_of[run.task][run.label].append(run)
         return {
             task: {
                 label: {
@@ -217,7 +200,12 @@ def scores(
     runs = [run for run in records if run.status != "interrupted"]
     if seeds is None:
         seeds = sorted({run.seed for run in runs})
-    expected = cells(suite, seeds)
+    expected = [
+        Cell(setting.task, setting.label, seed, point)
+        for seed in seeds
+        for setting in suite.settings
+        for point in range(len(suite.points))
+    ]
     rows = []
     for candidate, runs_by_cell in by_cell(runs, suite).items():
         own = {cell: runs_by_cell[cell] for cell in expected if cell in runs_by_cell}
@@ -241,34 +229,35 @@ def _row(
     def best(of: Iterable[StudyRecord]) -> list[StudyRecord]:
         return [run for run in best_points(of, select) if run.seed in whole or not whole]
 
+    def interval(values: Iterable[float]) -> float | None:
+        return half_width(list(values)) if whole else None
+
     counted = best(runs.values())
+    of_task = _by(counted, lambda run: run.task)
     tasks = _by_seed(counted)
     seeds = {seed: fmean(own.values()) for seed, own in tasks.items()}
     at_fixed = [run for run in runs.values() if run.config["protocol"]["lr"] == suite.fixed_lr]
     fixed = _by_seed(best(at_fixed)) if len(suite.lrs) > 1 else {}
-    val = [(run.task, run.val_macro) for run in counted if run.val_macro is not None]
-    config = next(iter(runs.values())).config
+    vals = [[run.val_macro for run in own if run.val_macro is not None] for own in of_task.values()]
+    numbers = [dict(layer) for layer in next(iter(runs.values())).config["layers"]]
+    layers = [make(layer.pop("type"), layer) for layer in numbers]
     statuses = [run.status for run in runs.values()]
     # Settings with a width of their own count only while there is no other run.
     sized = [run for run in runs.values() if run.config["dim"] == suite.dim] or runs.values()
     return CandidateScore(
         candidate=candidate,
-        layers=tuple(candidate.split()),
         score=fmean(seeds.values()),
-        interval=half_width(list(seeds.values())) if whole else None,
+        interval=interval(seeds.values()),
         fixed_score=fmean(fmean(own.values()) for own in fixed.values()) if fixed else None,
-        val_score=_score(val) if len(val) == len(counted) else None,
+        val_score=fmean(map(fmean, vals)) if sum(map(len, vals)) == len(counted) else None,
         seeds=seeds,
-        tasks=_tasks((run.task, run.acc_macro) for run in counted),
-        intervals={
-            task: half_width([own[task] for own in tasks.values()]) if whole else None
-            for task in next(iter(tasks.values()))
-        },
-        solved=_solved(counted),
-        acc_token=_tasks((run.task, run.acc_token) for run in counted),
-        ceiling=_tasks((run.task, run.ceiling) for run in counted),
+        tasks={task: fmean(run.acc_macro for run in own) for task, own in of_task.items()},
+        intervals={task: interval(own[task] for own in tasks.values()) for task in of_task},
+        solved={task: _solved(own) for task, own in of_task.items()},
+        acc_token={task: fmean(run.acc_token for run in own) for task, own in of_task.items()},
+        ceiling={task: fmean(run.ceiling for run in own) for task, own in of_task.items()},
         best=tuple(counted),
-        params=params(_layers(config), suite.dim),
+        params=params(layers, suite.dim),
         state=max(run.state for run in sized),
         seconds=sum(run.seconds for run in runs.values()),
         status=_status(statuses, partial=bool(missing)),
@@ -280,33 +269,29 @@ def _row(
     )
 
 
-def _score(values: Iterable[tuple[str, float]]) -> float:
-    return fmean(_tasks(values).values())
+def _by(runs: Iterable[StudyRecord], key: Any) -> dict[Any, list[StudyRecord]]:
+    """Runs by their keys, in the order of the first of each."""
+    by: dict[Any, list[StudyRecord]] = {}
+    for run in runs:
+        by.setdefault(key(run), []).append(run)
+    return by
 
 
 def _by_seed(runs: Sequence[StudyRecord]) -> dict[int, dict[str, float]]:
     """Score of every task, by seed."""
     return {
-        seed: _tasks((run.task, run.acc_macro) for run in runs if run.seed == seed)
-        for seed in sorted({run.seed for run in runs})
+        seed: {
+            task: fmean(run.acc_macro for run in runs)
+            for task, runs in _by(own, lambda run: run.task).items()
+        }
+        for seed, own in sorted(_by(runs, lambda run: run.seed).items())
     }
 
 
-def _solved(runs: Sequence[StudyRecord]) -> dict[str, int | None]:
-    steps: dict[str, list[float]] = {}
-    for run in runs:
-        solved = run.solved if run.status not in LOST else None
-        steps.setdefault(run.task, []).append(math.inf if solved is None else solved)
-    medians = {task: median_high(own) for task, own in steps.items()}
-    return {task: int(step) if step < math.inf else None for task, step in medians.items()}
-
-
-def _tasks(values: Iterable[tuple[str, float]]) -> dict[str, float]:
-    """Mean of every task's values, in the order of the tasks."""
-    values_of: dict[str, list[float]] = {}
-    for task, value in values:
-        values_of.setdefault(task, []).append(value)
-    return {task: fmean(own) for task, own in values_of.items()}
+def _solved(runs: Iterable[StudyRecord]) -> int | None:
+    steps = [run.solved if run.status not in LOST else None for run in runs]
+    median = median_high([math.inf if step is None else step for step in steps])
+    return int(median) if median < math.inf else None
 
 
 def _status(statuses: Sequence[str], *, partial: bool) -> str:
@@ -323,16 +308,6 @@ def _words(cell: Cell, suite: Suite) -> str:
         for name, value in suite.points[cell.point].items()
     )
     return f"{cell.task} {cell.label} {point} seed {cell.seed}"
-
-
-def _layers(config: Mapping[str, Any]) -> list[Layer]:
-    return [
-        make(layer["type"], {name: value for name, value in layer.items() if name != "type"})
-        for layer in config["layers"]
-    ]
-
-
-CONFIDENCE = 0.95
 
 
 def half_width(values: Sequence[float]) -> float | None:

@@ -1,9 +1,8 @@
 """Optimizers: turn a gradient into a step, and write it, fused in one pass over shared memory.
 
-Each has a native step and a NumPy reference in one file, equal bit for bit with one worker, and
-Metal kernels (`metal_steps.py`) with the same roundings. Muon's products sum in another order than
-its reference, to a stated tolerance. Lion, Adan, Muon, APOLLO and SOAP compute directions, which
-SGD's kernels write.
+Each is a direction, then a write. Native code computes the directions of most, element by element,
+and writes them in the same pass; Muon, APOLLO and SOAP compute those of hidden matrices first.
+There is one write, native or in Metal (`metal_steps.py`), with the same roundings.
 
 Moments are private to a worker: every step already carries its history. AdamW and Muon may share
 one pair between all workers, written under the locks of the parameters.

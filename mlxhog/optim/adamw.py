@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypedDict
 
 from mlxhog.config import optimizers
 from mlxhog.config.optimizer import Adaptive
-from mlxhog.metal.kernels.step_rules import adam_hp
-from mlxhog.optim import metal_steps
-from mlxhog.optim.rule import Fused, Optimizer, Step, Use, rule_of
-from mlxhog.optim.updates import Float32
+from mlxhog.optim.rule import Form, Kernel, Optimizer, Pairs, Step, Target, Use, Write, rule_of
+
+
+def decays_of(beta1: float, beta2: float) -> tuple[float, float, float, float]:
+    """Rates of two exponential means, as native kernels take them."""
+    return beta1, 1.0 - beta1, beta2, 1.0 - beta2
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdamW(Fused):
+class AdamW(Optimizer):
     """AdamW, with private moments or one pair for all workers.
 
     Bias correction counts the updates of the moments, private or shared. Rows that a
@@ -28,7 +31,6 @@ class AdamW(Fused):
     eps: float = 1e-8
     weight_decay: float = 0.1
     shared: bool = False
-    native: bool = True
 
     @property
     def state_segments(self) -> tuple[str, ...]:
@@ -40,23 +42,18 @@ class AdamW(Fused):
         """Shared state: "m" and "v", if they are."""
         return ("m", "v") if self.shared else ()
 
-    @property
-    def metal_rule(self) -> metal_steps.Rule:
-        """The kernels of shared moments, or of private ones."""
-        return metal_steps.ADAM_SHARED if self.shared else metal_steps.ADAM
-
-    def rates(self, step: Step, weight_decay: float) -> Float32:
-        """The step size, the decays, and the bias corrections."""
+    def update(self, target: Target, pairs: Pairs, step: Step) -> None:
+        """Apply one update."""
         count = step.shared_count if self.shared else step.count
-        return adam_hp(
-            lr=step.lr,
-            beta1=self.beta1,
-            beta2=self.beta2,
-            eps=self.eps,
-            weight_decay=weight_decay,
-            bias1=1.0 - self.beta1**count,
-            bias2=1.0 - self.beta2**count,
-        )
+        bias1, bias2 = 1.0 - self.beta1**count, 1.0 - self.beta2**count
+        means = decays_of(self.beta1, self.beta2)
+        rates = (step.grad_scale, *means, 1.0 / math.sqrt(bias2), self.eps)
+
+        def form(decays: bool) -> Form:
+            decay = step.lr * self.weight_decay * decays
+            return Form(Write(step.lr / bias1, decoupled=decay), rates)
+
+        target.step(Kernel("adam", ("m", "v"), self.shared), pairs, form, step)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +66,6 @@ class BesideAdamW(Optimizer):
         beta2: decay of second moments.
         eps: added to roots of second moments.
         weight_decay: decoupled, of both rules.
-        native: False takes the NumPy references, for one worker only.
     """
 
     hidden: frozenset[str]
@@ -77,7 +73,6 @@ class BesideAdamW(Optimizer):
     beta2: float = 0.95
     eps: float = 1e-8
     weight_decay: float = 0.1
-    native: bool = True
 
     @cached_property
     def adamw(self) -> AdamW:
@@ -88,7 +83,6 @@ class BesideAdamW(Optimizer):
             eps=self.eps,
             weight_decay=self.weight_decay,
             shared=bool(self.shared_segments),
-            native=self.native,
         )
 
 

@@ -35,14 +35,22 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog import _native
 from mlxhog.config import optimizers
-from mlxhog.optim import metal_steps
-from mlxhog.optim.adamw import moments_of
-from mlxhog.optim.directions import Direction, split, write
-from mlxhog.optim.gradients import Rows
-from mlxhog.optim.rule import Optimizer, Pairs, Shapes, Step, Target, Use, float32, rule_of
-from mlxhog.optim.sgd import SGD
+from mlxhog.optim.adamw import decays_of, moments_of
+from mlxhog.optim.directions import split, write
+from mlxhog.optim.rule import (
+    Form,
+    Kernel,
+    Optimizer,
+    Pairs,
+    Shapes,
+    Step,
+    Target,
+    Use,
+    Write,
+    float32,
+    rule_of,
+)
 from mlxhog.optim.updates import Float32, Slot
 
 Floats = NDArray[Any]
@@ -57,7 +65,7 @@ LEAST: Final = 1e-8
 """Added to norms that divide."""
 
 
-def factors_reference(
+def channel_factors(
     g: Floats,
     p: Floats,
     m: Floats,
@@ -119,33 +127,6 @@ def _norms(x: Floats, axis: int | None) -> Floats:
     return norms
 
 
-def adam_reference(
-    g: Float32,
-    m: Float32,
-    v: Float32,
-    *,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    factor: float,
-    grad_scale: float,
-) -> tuple[Float32, Float32, Float32]:
-    """Return Adam's direction without bias correction and the new `m`, `v`, as native code does.
-
-    With s = grad_scale * g: m and v are the exponential means of s and s^2, the direction is
-    factor * m / (sqrt(v) + eps).
-    """
-    s: Float32 = float32(grad_scale) * g
-    m = float32(beta1) * m + float32(1.0 - beta1) * s
-    squared: Float32 = s * s
-    v = float32(beta2) * v + float32(1.0 - beta2) * squared
-    u = np.divide(m, np.sqrt(v) + float32(eps))
-    return float32(factor) * u, m, v
-
-
-ADAM: Final = Direction(("m", "v"), _native.adam_direction, adam_reference)
-
-
 def draw_projection(slot: Slot, rank: int, refresh: int, *, seed: int, right: bool) -> Float32:
     """Draw a matrix's projection, N(0, 1 / rank): (rank, c) if `right`, (r, rank) if not.
 
@@ -183,8 +164,7 @@ class Apollo(Optimizer):
         eps: added to roots of second moments.
         weight_decay: decoupled.
         scale_first: whether the limiter sees scaled updates.
-        zero_guard: see `factors_reference`; False as in the authors' package.
-        native: False takes the NumPy references, for one worker only.
+        zero_guard: see `channel_factors`; False as in the authors' package.
     """
 
     hidden: frozenset[str]
@@ -199,10 +179,8 @@ class Apollo(Optimizer):
     weight_decay: float = 0.0
     scale_first: bool = False
     zero_guard: bool = True
-    native: bool = True
     state_segments: tuple[str, ...] = ("m", "v", "norm")
     shared_segments: tuple[str, ...] = ()
-    metal_rule: metal_steps.Rule = metal_steps.SGD
 
     def state_shapes(self, shapes: Shapes) -> dict[str, dict[str, tuple[int, ...]]]:
         """Shapes of the state, segment -> parameter -> shape, for parameters of these shapes."""
@@ -214,31 +192,20 @@ class Apollo(Optimizer):
 
     def update(self, target: Target, pairs: Pairs, step: Step) -> None:
         """Apply one update."""
-        lr = step.lr
         correction = math.sqrt(1.0 - self.beta2**step.count) / (1.0 - self.beta1**step.count)
-        step_size = lr * correction
-        # SGD's write decays by step_size * weight_decay; the decay here is lr * weight_decay.
-        by = SGD(weight_decay=self.weight_decay / correction, native=self.native)
-        hidden, rest = split(pairs, self.hidden)
-        write(target, self._rest(target, rest, step), by, step, lr=step_size)
-        factors = self._factors(target, hidden, step)
-        if target.metal is not None:
-            for slot, g, s in factors:
-                decay = lr * self.weight_decay if slot.name in target.decay else 0.0
-                target.metal.scale_channels(slot, g, s, coef=-step_size, decay=decay)
-            return
-        scaled = ((slot, g * s) for slot, g, s in factors)
-        write(target, scaled, by, step, lr=step_size)
+        size = step.lr * correction
+        # A write decays by its step size times this; the decay here is by lr, and comes last.
+        decay = self.weight_decay / correction
+        rates = (step.grad_scale, *decays_of(self.beta1, self.beta2), 1.0, self.eps)
 
-    def _rest(
-        self, target: Target, pairs: Pairs, step: Step
-    ) -> Iterator[tuple[Slot, Float32 | Rows]]:
-        """Adam's directions, one after another."""
-        rates = {"beta1": self.beta1, "beta2": self.beta2, "eps": self.eps}
-        for slot, grad in pairs:
-            factor = self._decay_factor(target, slot, step.lr)
-            how = {**rates, "factor": factor, "grad_scale": step.grad_scale}
-            yield slot, ADAM.of(target, slot, grad, how, native=self.native)
+        def form(decays: bool) -> Form:
+            shrunk = 1.0 - step.lr * self.weight_decay * decays
+            return Form(Write(size, shrunk, decay * decays), rates)
+
+        hidden, rest = split(pairs, self.hidden)
+        target.step(Kernel("adam", ("m", "v")), rest, form, step)
+        scaled = ((slot, g * s) for slot, g, s in self._factors(target, hidden, step))
+        write(target, scaled, step, lr=size, weight_decay=decay)
 
     def _factors(
         self, target: Target, pairs: list[tuple[Slot, Float32]], step: Step
@@ -248,7 +215,7 @@ class Apollo(Optimizer):
         for slot, g in pairs:
             m, v, norm = (target.state(name, slot) for name in self.state_segments)
             rank = self._rank(slot.shape)
-            factors, m[...], v[...], norm[0] = factors_reference(
+            factors, m[...], v[...], norm[0] = channel_factors(
                 g if grad_scale == 1.0 else float32(grad_scale) * g,
                 self._projection(slot, (step.count - 1) // self.refresh_every),
                 m,
@@ -264,11 +231,8 @@ class Apollo(Optimizer):
                 scale_first=self.scale_first,
                 zero_guard=self.zero_guard,
             )
-            yield slot, g, factors * float32(grad_scale * self._decay_factor(target, slot, step.lr))
-
-    def _decay_factor(self, target: Target, slot: Slot, lr: float) -> float:
-        """Factor of an update from the weight decay that follows it."""
-        return 1.0 - lr * self.weight_decay if slot.name in target.decay else 1.0
+            shrunk = 1.0 - step.lr * self.weight_decay * (slot.name in target.decay)
+            yield slot, g, factors * float32(grad_scale * shrunk)
 
     def _rank(self, shape: tuple[int, ...]) -> int:
         return max(1, min(shape) // 4) if self.rank is None else self.rank

@@ -43,15 +43,9 @@ class DelayFeedback(Around):
     No Metal kernel adds in advance.
     """
 
-    def __init__(self, rule: Optimizer, *, native: bool = True) -> None:
-        """Wrap an optimizer.
-
-        Args:
-            rule: takes the steps.
-            native: False takes the NumPy reference, for one worker only.
-        """
+    def __init__(self, rule: Optimizer) -> None:
+        """Wrap a rule, which takes the steps."""
         super().__init__(rule)
-        self.native = native
         self._before: Float32 | None = None
 
     @property
@@ -87,5 +81,4 @@ class DelayFeedback(Around):
                     locks=target.locks,
                     mode=target.mode,
                     seed=step.seed,
-                    native=self.native,
                 )

@@ -1,85 +1,68 @@
-"""Directions: rules with private state compute one from a gradient, and plain SGD writes it.
+"""Directions that a rule computes itself, and their write as plain SGD writes a gradient.
 
-A direction u is computed in private memory, in one pass over the gradient and the state. It is
-written as SGD writes a gradient, `w -= lr * (u + weight_decay * w)`, by the same kernels, locks and
-write modes, native or Metal.
+`w -= lr * (u + weight_decay * w)`, by the kernels, locks and write modes of all steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
 from mlxhog.optim.gradients import Rows
-from mlxhog.optim.rule import Pairs, Step, Target, touched
-from mlxhog.optim.sgd import SGD
+from mlxhog.optim.rule import GRADIENT, Form, Pairs, Step, Target, Write
 from mlxhog.optim.updates import Float32, Slot
 
 
-@dataclass(frozen=True)
-class Direction:
-    """The formula of a direction, element by element, in NumPy and maybe in native code.
+def directions(
+    target: Target,
+    pairs: Pairs,
+    state: Sequence[str],
+    formula: Callable[..., tuple[Float32, ...]],
+) -> Iterator[tuple[Slot, Float32 | Rows]]:
+    """Update the state of parameters, of touched rows only, and yield their directions.
 
-    Attributes:
-        state: private segments, in the order of the arguments.
-        native: `native(g, *state, u, **rates)` updates the state and fills u; None if there is
-            only the reference.
-        reference: `reference(g, *state, **rates)` returns u and the new state, with the same bits.
+    Args:
+        target: of the step.
+        pairs: parameters with their gradients.
+        state: names of private segments.
+        formula: from a gradient and the parts of the state to a direction and the new parts.
     """
-
-    state: tuple[str, ...]
-    native: Callable[..., None] | None
-    reference: Callable[..., tuple[Float32, ...]]
-
-    def of(
-        self,
-        target: Target,
-        slot: Slot,
-        grad: Float32 | Rows,
-        rates: Mapping[str, float],
-        *,
-        native: bool = True,
-    ) -> Float32 | Rows:
-        """Update one parameter's state, of touched rows only, and return its direction."""
-        at, g = touched(grad)
-        states = [target.state(name, slot) for name in self.state]
-        parts = [part[at] for part in states]  # views of a whole parameter, copies of rows
-        if native and self.native is not None:
-            u = np.empty_like(g)
-            self.native(g, *parts, u, **rates)
-        else:
-            u, *parts = self.reference(g, *parts, **rates)
-        if not native or self.native is None or isinstance(grad, Rows):
-            for part, value in zip(states, parts, strict=True):
-                part[at] = value
-        return Rows(grad.index, u) if isinstance(grad, Rows) else u
+    for slot, grad in pairs:
+        at, g = (grad.index, grad.values) if isinstance(grad, Rows) else (slice(None), grad)
+        parts = [target.state(name, slot) for name in state]
+        u, *moved = formula(g, *(part[at] for part in parts))
+        for part, value in zip(parts, moved, strict=True):
+            part[at] = value
+        yield slot, Rows(grad.index, u) if isinstance(grad, Rows) else u
 
 
 def write(
     target: Target,
     directions: Iterable[tuple[Slot, Float32 | Rows]],
-    by: SGD,
     step: Step,
     *,
     lr: float,
+    weight_decay: float = 0.0,
+    scale: float = 1.0,
 ) -> None:
     """Write directions one by one; Metal kernels write all at once, in few launches.
 
     Args:
         target: of the writes.
-        directions: of some parameters, from scaled gradients.
-        by: the rule that writes them.
+        directions: of some parameters.
         step: the step that they belong to.
         lr: step size of this write.
+        weight_decay: of the parameters that decay.
+        scale: multiplies the directions.
     """
-    step = replace(step, lr=lr, grad_scale=1.0)
-    if target.metal is not None:
-        by.update(target, list(directions), step)
-        return
-    for pair in directions:
-        by.update(target, [pair], step)
+
+    def form(decays: bool) -> Form:
+        return Form(Write(lr, scale, weight_decay * decays))
+
+    for batch in ((pair,) for pair in directions) if target.metal is None else [list(directions)]:
+        with target.writing():
+            target.step(GRADIENT, batch, form, step)
 
 
 def split(

@@ -1,8 +1,9 @@
-"""Optimizer steps through Metal kernels: from NumPy gradients to launches on the adopted arena.
+"""Optimizer steps through Metal kernels: from directions in NumPy to launches on the adopted arena.
 
 Neighbouring dense parameters share a launch; each parameter with touched rows has its own. The
-parameters and the segments of moments, private or shared, are adopted once, and kernels write them
-in place; only gradients and rates are copied to the engine. A launch ends before the next begins.
+parameters, and segments that record steps, are adopted once, and kernels write them in place; only
+directions and rates are copied to the engine. Moments are the CPU's. A launch ends before the next
+begins.
 
 A GPU uses the arena in place only if the system lets it import the memory without a copy
 (`NotShared`).
@@ -19,28 +20,10 @@ from mlxhog.arena import Arena
 from mlxhog.errors import EnvironmentLacks, ShapeError
 from mlxhog.metal import engine as engines
 from mlxhog.metal.engine import Engine, adoptable
-from mlxhog.metal.kernels.adds import dense_axpy
-from mlxhog.metal.kernels.arguments import LEAST
-from mlxhog.metal.kernels.step_rules import FLAG_FLOATS, HP
-from mlxhog.metal.kernels.steps import (
-    ADAM,
-    ADAM_SHARED,
-    MOMENTUM,
-    MUON,
-    MUON_SHARED,
-    RECORDED,
-    SGD,
-    Rule,
-    channel_scale_apply,
-    muon_direction,
-)
+from mlxhog.metal.kernels.adds import FLAG_FLOATS, HP, dense_axpy, step
 from mlxhog.optim.gradients import Float32, Rows
 from mlxhog.optim.updates import Slot
 
-__all__ = [
-    "ADAM", "ADAM_SHARED", "MOMENTUM", "MUON", "MUON_SHARED", "RECORDED", "SGD", "MetalSteps",
-    "NotShared", "Rule", "check_live_reads", "decay_flags", "runs", "steps_of_worker",
-]  # fmt: skip
 _COPY = "one of CPU and GPU does not see the writes of the other"
 
 
@@ -71,7 +54,6 @@ def check_live_reads(arena: Arena, slot: int) -> None:
 
 def steps_of_worker(
     arena: Arena,
-    rule: Rule,
     decay: frozenset[str],
     *,
     engine: str,
@@ -83,11 +65,10 @@ def steps_of_worker(
 
     Args:
         arena: of the run.
-        rule: of the optimizer.
         decay: names of the parameters that weight decay applies to.
         engine: one of `mlxhog.metal.engine.NAMES`.
         threads: OS threads of an emulated engine.
-        slot: of the worker; a strategy with one state for all uses that of slot 1.
+        slot: of the worker.
         recorded: segments that take the last steps, see `Target.record`.
 
     Raises:
@@ -96,13 +77,11 @@ def steps_of_worker(
         MetalError: a kernel does not compile.
     """
     gpu = engines.create(engine, threads=threads)
-    private = (f"{name}.{one}" for name in rule.private for one in {slot, 1})
-    names = [*private, *rule.shared, *recorded]
     try:
         if not gpu.emulated:
-            _refuse_straddling(arena, ["params", *names])
+            _refuse_straddling(arena, ["params", *recorded])
         steps = MetalSteps(gpu, arena.params, arena.layout.slots, decay)
-        for name in names:  # now, while the CPU can still take over
+        for name in recorded:  # now, while the CPU can still take over
             steps.adopt(arena.segment(name))
         at = arena.layout.self_check(slot)
         shared = engines.shares_memory(gpu, steps.arena, arena.params, at)
@@ -112,9 +91,7 @@ def steps_of_worker(
         raise NotShared(str(error)) from error
     if not shared:
         raise NotShared(_COPY)
-    steps.warm_up(rule)
-    if recorded:
-        steps.warm_up(RECORDED["sgd" if rule.muon else rule.name])
+    steps.warm_up(recorded=bool(recorded))
     return steps
 
 
@@ -154,7 +131,6 @@ class MetalSteps:
         self.engine = engine
         self.arena = engine.adopt(adoptable(flat))
         self._decays = engine.array(decay_flags(slots, decay, flat.size))
-        self._failures = engine.array(np.zeros(LEAST, np.uint32))
         self._adopted: dict[int, Any] = {}
 
     def adopt(self, flat: Float32) -> Any:
@@ -168,164 +144,67 @@ class MetalSteps:
             self._adopted[address] = self.engine.adopt(adoptable(flat))
         return self._adopted[address]
 
-    def apply(
+    def write(
         self,
-        rule: Rule,
-        pairs: Sequence[tuple[Slot, Float32 | Rows]],
-        state: Mapping[str, Float32],
-        hp: Float32,
-        grad_scale: float,
+        directions: Sequence[tuple[Slot, Float32 | Rows]],
+        decayed: Sequence[float],
+        plain: Sequence[float],
         record: tuple[Float32, Float32] | None = None,
     ) -> None:
-        """Apply one step of a rule, in place.
+        """Step parameters along directions, in place.
 
         Args:
-            rule: of the kernels.
-            pairs: parameters with their gradients, rows ascending and each once.
-            state: the rule's segments by name, each (n,) float32, laid out as the parameters.
-            hp: (8,) float32, the rule's rates.
-            grad_scale: factor of every gradient.
+            directions: of parameters, rows ascending and each once.
+            decayed: as those of parameters with weight decay are written, `rule.Write`.
+            plain: as those of the others are written.
             record: takes the steps of dense parameters, see `Target.record`.
 
         Raises:
             MetalError: a kernel failed.
-            KeyError: there is a record, and no kernel of this rule writes one.
 
         Concurrency: no add is lost beside others of one GPU, nor in emulation; `mlxhog doctor`
-        measures whether one is lost beside a CPU. Only this worker may write its private segments;
-        another process that reads one meanwhile sees each element before or after the step.
+        measures whether one is lost beside a CPU.
         """
-        rates = {"decays": self._decays, "hp": self.engine.array(hp), "grad_scale": grad_scale}
-        for run in runs(pairs):
-            slot, grad = run[0]
-            if isinstance(grad, Rows):
-                self._rows(rule, slot, grad, state, rates)
-            elif record is None or slot.kind == "rows":
-                self._dense(rule, run, state, rates)
+        array = self.engine.array
+        rates = {"decays": self._decays, "hp": array(np.array([*decayed, *plain], np.float32))}
+        for run in runs(directions):
+            first, u = run[0]
+            x, height = {"arena": self.arena}, None
+            if isinstance(u, Rows):
+                x |= {"rows": array(u.index), "g": array(u.values)}
+                height = first.shape[0]
             else:
-                recorded = {**state, "last": record[0], "prev": record[1]}
-                self._dense(RECORDED[rule.name], run, recorded, rates)
-
-    def _dense(
-        self,
-        rule: Rule,
-        run: Sequence[tuple[Slot, Any]],
-        state: Mapping[str, Float32],
-        rates: Mapping[str, Any],
-    ) -> None:
-        """One launch over neighbouring parameters; the padding between them has gradient zero."""
-        first, last = run[0][0], run[-1][0]
-        staged = np.zeros(last.offset + last.size - first.offset, np.float32)
-        for slot, grad in run:
-            at = slot.offset - first.offset
-            staged[at : at + slot.size] = grad.reshape(-1)
-        x = {"g": self.engine.array(staged), **self._state(rule, state)}
-        self.engine.run(rule.dense(x, **rates, offset=first.offset))
-
-    def _rows(
-        self,
-        rule: Rule,
-        slot: Slot,
-        grad: Rows,
-        state: Mapping[str, Float32],
-        rates: Mapping[str, Any],
-    ) -> None:
-        """One launch over the touched rows of a parameter."""
-        touched = {
-            "rows": self.engine.array(grad.index),
-            "g": self.engine.array(grad.values),
-        }
-        x = {**touched, **self._state(rule, state)}
-        self.engine.run(rule.rows(x, **rates, offset=slot.offset, height=slot.shape[0]))
-
-    def directions(
-        self,
-        pairs: Sequence[tuple[Slot, Float32]],
-        m_flat: Float32,
-        hp: Float32,
-        grad_scale: float,
-        *,
-        shared: bool,
-    ) -> list[Float32]:
-        """Update the means of some matrices in place; return Muon's directions x, on the host.
-
-        Args:
-            pairs: parameters with their gradients.
-            m_flat: (n,) float32, the means, laid out as the parameters.
-            hp: (8,) float32, Muon's rates.
-            grad_scale: factor of every gradient.
-            shared: whether other workers write the same means.
-
-        Raises:
-            MetalError: the kernel failed.
-        """
-        rates = {"hp": self.engine.array(hp), "grad_scale": grad_scale}
-        means = {"m": self.adopt(m_flat), **({"failures": self._failures} if shared else {})}
-        directions = []
-        for slot, grad in pairs:
-            x = {"g": self.engine.array(grad), **means}
-            outputs = self.engine.run(muon_direction(x, **rates, offset=slot.offset))
-            directions.append(self.engine.host(outputs["x_out"]).reshape(slot.shape))
-        return directions
-
-    def scale_channels(
-        self, slot: Slot, g: Float32, factors: Float32, *, coef: float, decay: float
-    ) -> None:
-        """Apply APOLLO's step of a matrix, `w += coef * (g * factors) - decay * w`, in place.
-
-        Args:
-            slot: the matrix.
-            g: (r, c) float32.
-            factors: (r, 1), (1, c) or (1, 1) float32.
-            coef: minus the step size.
-            decay: step size times weight decay.
-
-        Raises:
-            MetalError: the kernel failed.
-        """
-        along_rows, along_columns = factors.shape
-        axis = 0 if along_rows > 1 else 1 if along_columns > 1 else None
-        s = self.engine.array(factors.reshape(-1))
-        self.engine.run(
-            channel_scale_apply(
-                self.arena,
-                self.engine.array(g),
-                s,
-                axis=axis,
-                coef=coef,
-                decay=decay,
-                offset=slot.offset,
-            )
-        )
+                x["g"] = array(_staged(run))
+                if record is not None and first.kind != "rows":
+                    x |= {"last": self.adopt(record[0]), "prev": self.adopt(record[1])}
+            self.engine.run(step(x, **rates, offset=first.offset, height=height))
 
     def add(self, offset: int, values: Float32) -> None:
         """Add values to floats of the parameter segment from `offset` on, by the steps' kernel."""
         self.engine.run(dense_axpy(self.arena, self.engine.array(values), scale=1.0, offset=offset))
 
-    def warm_up(self, rule: Rule) -> None:
-        """Build the kernels of a rule, by launches on scratch memory."""
-        array = self.engine.array
-        n = FLAG_FLOATS
-        x = {name: array(np.zeros(n, np.float32)) for name in ("arena", *rule.written)}
-        x |= {"g": array(np.zeros((1, n), np.float32))} | self._failed(rule)
-        rates = {"decays": array(np.zeros(1, np.uint8)), "hp": array(np.ones(HP, np.float32))}
-        self.engine.run(rule.dense(x, **rates, offset=0))
-        if rule.records:
-            return
-        if rule.muon:
-            means = {"g": x["g"], "m": x["m"], **self._failed(rule)}
-            self.engine.run(muon_direction(means, hp=rates["hp"], offset=0))
-            self.warm_up(SGD)
-        x |= {"rows": array(np.zeros(1, np.int32))}
-        self.engine.run(rule.rows(x, **rates, offset=0, height=1))
+    def warm_up(self, *, recorded: bool = False) -> None:
+        """Build the kernels, by launches on scratch memory."""
+        array, n = self.engine.array, FLAG_FLOATS
+        names = ("arena", "g", "last", "prev")
+        x = {name: array(np.zeros((1, n) if name == "g" else n, np.float32)) for name in names}
+        rates = {"decays": array(np.zeros(1, np.uint8)), "hp": array(np.zeros(HP, np.float32))}
+        scratch = {name: x[name] for name in names[:2]}
+        rows = {"rows": array(np.zeros(1, np.int32))}
+        self.engine.run(step(scratch, **rates, offset=0))
+        self.engine.run(step(scratch | rows, **rates, offset=0, height=1))
+        if recorded:
+            self.engine.run(step(x, **rates, offset=0))
 
-    def _state(self, rule: Rule, state: Mapping[str, Float32]) -> dict[str, Any]:
-        """The arrays that a launch writes in place."""
-        written = {name: self.adopt(state[name]) for name in rule.written}
-        return {"arena": self.arena, **written, **self._failed(rule)}
 
-    def _failed(self, rule: Rule) -> dict[str, Any]:
-        return {"failures": self._failures} if rule.shared else {}
+def _staged(run: Sequence[tuple[Slot, Any]]) -> Float32:
+    """Directions of neighbouring parameters in one array; that of the padding is zero."""
+    first, last = run[0][0], run[-1][0]
+    staged = np.zeros(last.offset + last.size - first.offset, np.float32)
+    for slot, u in run:
+        at = slot.offset - first.offset
+        staged[at : at + slot.size] = u.reshape(-1)
+    return staged
 
 
 def runs(

@@ -27,9 +27,9 @@ frameworks alike. Sums in float64 would leave a fifth of that, an A of every X a
 State is `m` of every parameter and `v` of those that AdamW moves, private to a worker or one for
 all workers: a shared m is updated under the locks of its parameter, as the arena's mode promises,
 then x is orthogonalised without a lock. Plain SGD's kernels, locks and write modes add the
-directions u. Where Metal kernels add a worker's steps, they compute x and write u. In between x is
-orthogonalised by native code on the CPU, or by the worker's framework on its own device
-(`Target.polar`): all matrices of one shape at once, in float32.
+directions u, natively or in Metal. In between x is orthogonalised by native code on the CPU, or by
+the worker's framework on its own device (`Target.polar`): all matrices of one shape at once, in
+float32.
 
 Only steps of hidden matrices are recorded, because looking ahead helps for them
 (`mlxhog.strategies.look_ahead`).
@@ -40,29 +40,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from mlxhog import _native
 from mlxhog.config import optimizers
-from mlxhog.metal.kernels.step_rules import muon_hp
-from mlxhog.optim import metal_steps
 from mlxhog.optim.adamw import BesideAdamW, moments_of
-from mlxhog.optim.directions import split
-from mlxhog.optim.rule import (
-    Coefficients,
-    Pairs,
-    Polar,
-    Step,
-    Target,
-    Use,
-    float32,
-    parameter,
-    rule_of,
-)
-from mlxhog.optim.sgd import SGD
-from mlxhog.optim.updates import WRITE_MODES, Float32, Slot
+from mlxhog.optim.directions import split, write
+from mlxhog.optim.rule import Coefficients, Kernel, Pairs, Polar, Step, Target, Use, rule_of
+from mlxhog.optim.updates import Float32, Slot
 
 ORTHOGONALIZATIONS: Final[Mapping[str, Coefficients]] = {
     # The composition of three odd quintics nearest to 1 on [1e-3, 1], each fitted on the range of
@@ -94,46 +81,6 @@ DEVICE_BATCH: Final = 1 << 22
 
 MOST_DISTANCE: Final = 1e-4
 """Largest difference of a device's directions from the CPU's; float32 sums differ by 1e-6."""
-
-
-def direction_reference(
-    g: Float32, m: Float32, *, beta1: float, nesterov: float, grad_scale: float
-) -> tuple[Float32, Float32]:
-    """Return the new `m` and `(1 - nesterov) m + nesterov s`, rounded as the native ones.
-
-    m is the exponential mean of s = grad_scale * g.
-    """
-    s: Float32 = float32(grad_scale) * g
-    m = float32(beta1) * m + float32(1.0 - beta1) * s
-    return m, float32(1.0 - nesterov) * m + float32(nesterov) * s
-
-
-def polar_reference(x: Float32, coefficients: Coefficients, *, scale: float = 1.0) -> Float32:
-    """Return `scale` times x with its singular values brought near 1.
-
-    The native form adds up in another order.
-
-    Args:
-        x: (r, c) float32.
-        coefficients: (a, b, c) of each step p(s) = a s + b s^3 + c s^5.
-        scale: factor of the result.
-    """
-    norm = math.sqrt(float(np.square(x, dtype=np.float64).sum()))
-    if norm < LEAST_NORM:
-        return np.zeros_like(x)
-    x = x * float32(1.0 / (ROOM * norm))
-    wide = x.shape[0] <= x.shape[1]
-    gram = x @ x.T if wide else x.T @ x
-    identity = np.eye(len(gram), dtype=np.float32)
-    factor = identity
-    for k, (a, b, c) in enumerate(coefficients):
-        step = float32(a) * identity + float32(b) * gram + float32(c) * (gram @ gram)
-        factor = step @ factor if k else step
-        if k + 1 < len(coefficients):
-            gram = gram @ step @ step
-    factor = float32(scale) * factor
-    result: Float32 = factor @ x if wide else x @ factor
-    return result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,20 +117,14 @@ class Muon(BesideAdamW):
         """Shared state: "m" and "v", if they are."""
         return ("m", "v") if self.shared else ()
 
-    @property
-    def metal_rule(self) -> metal_steps.Rule:
-        """The kernels of shared moments, or of private ones."""
-        return metal_steps.MUON_SHARED if self.shared else metal_steps.MUON
-
     def update(self, target: Target, pairs: Pairs, step: Step) -> None:
         """Apply one update."""
         hidden, rest = split(pairs, self.hidden)
         self.adamw.update(replace(target, record=None), rest, step)
-        by = SGD(weight_decay=self.weight_decay, native=self.native)
         most = BATCH * self.threads if target.polar is None else DEVICE_BATCH
         for batch in _batches(hidden, most):
             directions = self._directions(target, batch, step)
-            by.update(target, directions, replace(step, grad_scale=1.0))
+            write(target, directions, step, lr=step.lr, weight_decay=self.weight_decay)
 
     def _block(self, count: int) -> int:
         """How many rows are orthogonalised together in this update; 0 is all of them."""
@@ -200,55 +141,24 @@ class Muon(BesideAdamW):
             RMS * math.sqrt(max(min(block or slot.shape[0], slot.shape[0]), slot.shape[1]))
             for slot, _ in batch
         ]
-        us = self._orthogonalised(target, self._averaged(target, batch, step), scales, block)
+        rates = (step.grad_scale, self.beta1, 1.0 - self.beta1, self.nesterov, 1.0 - self.nesterov)
+        kernel = Kernel("mean", ("m",), self.shared)
+        xs = [target.direction(kernel, slot, grad, rates, step) for slot, grad in batch]
+        us = self._orthogonalised(target.polar, xs, scales, block)
         return [(slot, u) for (slot, _), u in zip(batch, us, strict=True)]
 
-    def _averaged(
-        self, target: Target, batch: Sequence[tuple[Slot, Float32]], step: Step
-    ) -> list[Float32]:
-        """Update the means of some hidden matrices, and return the x of each."""
-        m_flat = target.moments(shared=self.shared)["m"]
-        hp = muon_hp(beta1=self.beta1, nesterov=self.nesterov)
-        if target.metal is not None:
-            return target.metal.directions(batch, m_flat, hp, step.grad_scale, shared=self.shared)
-        if self.native:
-            xs = [np.empty(slot.shape, np.float32) for slot, _ in batch]
-            _native.muon_directions(
-                target.locks if self.shared else None,
-                target.mode if self.shared else WRITE_MODES["racy"],  # private
-                m_flat,
-                [slot.offset for slot, _ in batch],
-                [grad for _, grad in batch],
-                xs,
-                hp,
-                grad_scale=step.grad_scale,
-                seed=step.seed,
-                threads=self.threads,
-            )
-            return xs
-        xs = []
-        for slot, grad in batch:
-            m = parameter(m_flat, slot)
-            m[...], x = direction_reference(
-                grad, m, beta1=self.beta1, nesterov=self.nesterov, grad_scale=step.grad_scale
-            )
-            xs.append(x)
-        return xs
-
     def _orthogonalised(
-        self, target: Target, xs: list[Float32], scales: Sequence[float], block: int
+        self, polar: Polar | None, xs: list[Any], scales: Sequence[float], block: int
     ) -> list[Float32]:
-        """Return u of each x: by the worker's device, by native code, or by the reference."""
+        """Return u of each x: by the worker's device, or in place by native code."""
         coefficients = ORTHOGONALIZATIONS[self.orthogonalization]
-        if target.polar is None and (self.native or target.metal is not None):
-            us = xs if target.metal is None else [np.empty_like(x) for x in xs]
-            _native.polar(xs, us, scales, coefficients, rows=block, threads=self.threads)
-            return us
+        if polar is None:
+            _native.polar(xs, xs, scales, coefficients, rows=block, threads=self.threads)
+            return xs
         parts = [
             [x[row : row + (block or len(x))] for row in range(0, len(x), block or len(x))]
             for x in xs
         ]
-        polar = target.polar or polar_references
         flat = [part for of_one in parts for part in of_one]
         own = [scale for scale, of_one in zip(scales, parts, strict=True) for _ in of_one]
         done = iter(polar(flat, own, coefficients))
@@ -256,17 +166,17 @@ class Muon(BesideAdamW):
         return [np.concatenate(us) if len(us) > 1 else us[0] for us in joined]
 
 
-def polar_references(
+def on_cpu(
     xs: Sequence[Float32], scales: Sequence[float], coefficients: Coefficients
 ) -> list[Float32]:
-    """Return `polar_reference` of each x with its scale: a `Polar`."""
-    return [
-        polar_reference(x, coefficients, scale=scale) for x, scale in zip(xs, scales, strict=True)
-    ]
+    """Orthogonalise by native code: a `Polar`."""
+    us = [np.empty_like(x) for x in xs]
+    _native.polar(list(xs), us, list(scales), coefficients)
+    return us
 
 
 def distance(polar: Polar) -> float:
-    """Return how far a device's directions are from the reference's, of the largest element.
+    """Return how far a device's directions are from the CPU's, of the largest element.
 
     NaN if an element is. Products that keep 10 bits of their factors, as TF32 does, are far.
     """
@@ -276,7 +186,7 @@ def distance(polar: Polar) -> float:
     scales = [1.0, 2.0, 3.0]
     pairs = zip(
         polar(xs, scales, coefficients),
-        polar_references(xs, scales, coefficients),
+        on_cpu(xs, scales, coefficients),
         strict=True,
     )
     return float(np.max([np.abs(u - v).max() / np.abs(v).max() for u, v in pairs]))

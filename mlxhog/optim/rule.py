@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import singledispatch
 from typing import NamedTuple
 
@@ -21,9 +21,8 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Entry
 from mlxhog.config.optimizer import OptimizerChoice
 from mlxhog.errors import ShapeError
-from mlxhog.optim import metal_steps
 from mlxhog.optim.metal_steps import MetalSteps
-from mlxhog.optim.updates import Float32, Grads, Int32, Rows, Slot, check, row_width
+from mlxhog.optim.updates import WRITE_MODES, Float32, Grads, Rows, Slot, check, row_width
 
 Coefficients = tuple[tuple[float, float, float], ...]
 """(a, b, c) of each odd quintic a s + b s^3 + c s^5."""
@@ -43,12 +42,44 @@ class StepTrace(NamedTuple):
     prev: Float32
 
 
+class Write(NamedTuple):
+    """How a direction u is written: `w -= lr * (scale * u + coupled * w) + decoupled * w`."""
+
+    lr: float
+    scale: float = 1.0
+    coupled: float = 0.0
+    decoupled: float = 0.0
+
+
+class Form(NamedTuple):
+    """The step of an element: how its direction is written, and the rates of its kernel."""
+
+    write: Write
+    rates: tuple[float, ...] = ()
+
+
+class Kernel(NamedTuple):
+    """A direction that native code computes, `metal/native/updates/moments.h`.
+
+    Attributes:
+        name: "gradient" is the gradient itself.
+        state: names of the segments of its moments.
+        shared: whether all workers have one set of them.
+    """
+
+    name: str
+    state: tuple[str, ...] = ()
+    shared: bool = False
+
+
+GRADIENT = Kernel("gradient")
+
+
 class StepWatch:
     """Tells the time to compute steps apart from the time to write them, in a worker's entry.
 
-    A rule that computes a direction writes it in a pass of its own, which counts as writing. The
-    fused pass of AdamW or momentum computes and writes at once: it counts as computing. Waits for
-    locks count as neither.
+    A pass that computes a direction and writes it at once counts as computing; the write of a
+    finished direction counts as writing. Waits for locks count as neither.
     """
 
     def __init__(self, entry: Entry) -> None:
@@ -88,7 +119,7 @@ class Target:
             `places`.
         shared: state of all workers by segment name, with the same layout.
         decay: names of the parameters that weight decay applies to.
-        metal: applies the steps by Metal kernels; None applies them by native code.
+        metal: writes directions by Metal kernels; None does so by native code.
         pending: (n,) float32 of this worker, laid out as `flat`: steps are added to it, and the
             parameters are only read, without a lock. None adds steps to the parameters.
         record: takes the steps that are added to dense parameters, under the same locks.
@@ -113,19 +144,13 @@ class Target:
     polar: Polar | None = None
     threads: int = 1
 
-    def moments(self, *, shared: bool) -> Mapping[str, Float32]:
-        """The optimizer's state by segment name: shared by all workers, or private."""
-        return self.shared if shared else self.private
-
     def state(self, name: str, slot: Slot) -> Float32:
         """One parameter's part of a private segment, in its shape there."""
         return parameter(self.private[name], self.places.get(name, self.slots)[slot.name])
 
     def pairs(self, grads: Grads) -> list[tuple[Slot, Float32 | Rows]]:
         """Each gradient with its slot and summed rows; all are checked before the first write."""
-        return list(self._pairs(grads))
-
-    def _pairs(self, grads: Grads) -> Iterator[tuple[Slot, Float32 | Rows]]:
+        pairs: list[tuple[Slot, Float32 | Rows]] = []
         for name, grad in grads.items():
             slot = self.slots.get(name)
             if slot is None:
@@ -134,56 +159,81 @@ class Target:
                     "build the model and the arena from the same config"
                 )
             check(slot, grad)
-            yield slot, grad.coalesced() if isinstance(grad, Rows) else grad
+            pairs.append((slot, grad.coalesced() if isinstance(grad, Rows) else grad))
+        return pairs
 
-    def apply(
-        self,
-        rule: metal_steps.Rule,
-        slot: Slot,
-        grad: Float32 | Rows,
-        state: Sequence[Float32],
-        hp: Float32,
-        step: Step,
-    ) -> None:
-        """Take a native step by the slot's exclusion unit and the gradient's form.
+    def step(self, kernel: Kernel, pairs: Pairs, form: Callable[[bool], Form], step: Step) -> None:
+        """Step parameters along the directions of a kernel, in one pass, or one launch.
 
         Args:
-            rule: by its name.
-            slot: the parameter.
-            grad: its gradient.
-            state: the moments of the rule, laid out as `flat`.
-            hp: (8,) float32, the rates; `mlxhog.metal.kernels.step_rules`.
+            kernel: of the directions.
+            pairs: the parameters with their gradients.
+            form: the step of an element, by whether weight decay applies to its parameter.
             step: the numbers of the update.
         """
-        m, v = (*state, None, None)[:2]
-        common = (rule.name, self.locks, self.mode, self.flat, slot.offset)
+        forms = {decays: form(decays) for decays in (True, False)}
+        if self.metal is None:
+            for slot, grad in pairs:
+                self.native(kernel, slot, grad, forms[slot.name in self.decay], step)
+            return
+        directions = pairs
+        if kernel.state:
+            rates = {decays: form.rates for decays, form in forms.items()}
+            directions = [
+                (slot, self.direction(kernel, slot, grad, rates[slot.name in self.decay], step))
+                for slot, grad in pairs
+            ]
+        self.metal.write(directions, forms[True].write, forms[False].write, self.record)
+
+    def direction(
+        self,
+        kernel: Kernel,
+        slot: Slot,
+        grad: Float32 | Rows,
+        rates: tuple[float, ...],
+        step: Step,
+    ) -> Float32 | Rows:
+        """Move the moments of a parameter, and return its direction without a step."""
+        u = np.empty_like(grad.values if isinstance(grad, Rows) else grad)
+        target = replace(self, pending=None, record=None)
+        if not kernel.shared:
+            target = replace(target, locks=None, mode=WRITE_MODES["racy"])
+        target.native(kernel, slot, grad, Form(Write(0.0), rates), step, out=u.reshape(-1))
+        return Rows(grad.index, u) if isinstance(grad, Rows) else u
+
+    def native(
+        self,
+        kernel: Kernel,
+        slot: Slot,
+        grad: Float32 | Rows,
+        form: Form,
+        step: Step,
+        out: Float32 | None = None,
+    ) -> None:
+        """Take a native step of a parameter, or leave its direction in `out`."""
         index, values = (grad.index, grad.values) if isinstance(grad, Rows) else (None, grad)
+        rows, record = None, self.record or (None, None)
         if index is not None or slot.kind == "rows":
-            _native.step_rows(
-                *common, row_width(slot), slot.row_word0, index, values, m, v, hp,
-                grad_scale=step.grad_scale, seed=step.seed, pending=self.pending,
-            )  # fmt: skip
-        else:
-            last, prev = self.record or (None, None)
-            _native.step(
-                *common, values, m, v, hp, grad_scale=step.grad_scale, seed=step.seed,
-                threads=self.threads, pending=self.pending, last=last, prev=prev,
-            )  # fmt: skip
+            rows, record = (index, row_width(slot), slot.row_word0, slot.size), (None, None)
+        last, prev, pending = (
+            None if flat is None else parameter(flat, slot).reshape(-1)
+            for flat in (*record, self.pending)
+        )
+        moments = [
+            parameter(self.shared[name], slot) if kernel.shared else self.state(name, slot)
+            for name in kernel.state
+        ]
+        _native.step(
+            kernel.name, form.rates, form.write, self.locks, self.mode, self.flat, slot.offset,
+            values, [part.reshape(-1) for part in moments], rows=rows, shared=kernel.shared,
+            seed=step.seed, threads=self.threads, last=last, prev=prev, pending=pending, out=out,
+        )  # fmt: skip
 
     def writing(self) -> AbstractContextManager[None]:
         """Count a block as the write of finished steps, unless they go to `pending`."""
         if self.watch is None or self.pending is not None:
             return nullcontext()
         return self.watch.writing()
-
-    def add(self, slot: Slot, at: slice | Int32, delta: Float32) -> None:
-        """Add a step to distinct rows without locks, for the references: one worker only."""
-        written = parameter(self.flat if self.pending is None else self.pending, slot)
-        written[at] += delta
-        if self.record is not None and slot.kind != "rows" and at == slice(None):
-            last, prev = (parameter(flat, slot) for flat in self.record)
-            prev[...] = last
-            last[...] = delta
 
 
 def new_state(
@@ -200,11 +250,6 @@ def new_state(
     sizes = {name: placed[name][1] if name in placed else floats for name in names}
     private = {name: np.zeros(size, np.float32) for name, size in sizes.items()}
     return private, {name: slots for name, (slots, _) in placed.items()}
-
-
-def touched(grad: Float32 | Rows) -> tuple[slice | Int32, Float32]:
-    """The rows that a gradient touches, as an index of the parameter, and their gradient."""
-    return (grad.index, grad.values) if isinstance(grad, Rows) else (slice(None), grad)
 
 
 def parameter(flat: Float32, slot: Slot) -> Float32:
@@ -259,11 +304,6 @@ class Optimizer(ABC):
     @abstractmethod
     def shared_segments(self) -> tuple[str, ...]:
         """Shared state: one segment per name, laid out as the parameters."""
-
-    @property
-    @abstractmethod
-    def metal_rule(self) -> metal_steps.Rule:
-        """The Metal kernels of this rule, for targets with `metal`."""
 
     @abstractmethod
     def update(self, target: Target, pairs: Pairs, step: Step) -> None:
@@ -322,46 +362,8 @@ class Optimizer(ABC):
             self.update(target, target.pairs(grads), numbers)
 
 
-class Fused(Optimizer):
-    """A rule that computes and writes its step in one native pass, or one launch.
-
-    Attributes:
-        weight_decay: decoupled or not, as `rates` says.
-        native: False takes the rule's formula in NumPy, for one worker only.
-    """
-
-    weight_decay: float
-    native: bool
-
-    @abstractmethod
-    def rates(self, step: Step, weight_decay: float) -> Float32:
-        """The rates of a step, (8,) float32; `mlxhog.metal.kernels.step_rules`."""
-
-    def update(self, target: Target, pairs: Pairs, step: Step) -> None:
-        """Apply one update."""
-        rule = self.metal_rule
-        moments = target.moments(shared=bool(rule.shared))
-        state = {name: moments[name] for name in (*rule.private, *rule.shared)}
-        decayed, plain = self.rates(step, self.weight_decay), self.rates(step, 0.0)
-        if target.metal is not None:
-            target.metal.apply(rule, pairs, state, decayed, step.grad_scale, target.record)
-            return
-        for slot, grad in pairs:
-            hp = decayed if slot.name in target.decay else plain
-            if self.native:
-                target.apply(rule, slot, grad, list(state.values()), hp, step)
-            else:
-                at, g = touched(grad)
-                w, *parts = (parameter(flat, slot) for flat in (target.flat, *state.values()))
-                scaled = np.float32(step.grad_scale) * g
-                delta, *new = rule.formula(hp, w[at], scaled, True, *(part[at] for part in parts))
-                for part, value in zip(parts, new, strict=True):
-                    part[at] = value
-                target.add(slot, at, delta)
-
-
 class Around(Optimizer):
-    """An optimizer around a rule; its state and its kernels are those of the rule."""
+    """An optimizer around a rule, with the state of the rule."""
 
     def __init__(self, rule: Optimizer) -> None:
         """Wrap a rule."""
@@ -377,11 +379,6 @@ class Around(Optimizer):
         """Those of the rule."""
         return self.rule.shared_segments
 
-    @property
-    def metal_rule(self) -> metal_steps.Rule:
-        """That of the rule."""
-        return self.rule.metal_rule
-
     def state_shapes(self, shapes: Shapes) -> Mapping[str, Shapes]:
         """Those of the rule."""
         return self.rule.state_shapes(shapes)
@@ -396,7 +393,6 @@ class OwnOptimizer(OptimizerChoice, Optimizer):
 
     state_segments: tuple[str, ...] = ()
     shared_segments: tuple[str, ...] = ()
-    metal_rule: metal_steps.Rule = metal_steps.SGD
 
 
 @dataclass(frozen=True, kw_only=True)

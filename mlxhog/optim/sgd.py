@@ -5,34 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mlxhog.config import optimizers
-from mlxhog.metal.kernels.step_rules import momentum_hp, sgd_hp
-from mlxhog.optim import metal_steps
-from mlxhog.optim.rule import Fused, Pairs, Step, Target, Use, rule_of
-from mlxhog.optim.updates import Float32
+from mlxhog.optim.directions import write
+from mlxhog.optim.rule import Form, Kernel, Optimizer, Pairs, Step, Target, Use, Write, rule_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class SGD(Fused):
+class SGD(Optimizer):
     """`w -= lr * (g + weight_decay * w)`; no state."""
 
     weight_decay: float = 0.0
-    native: bool = True
     state_segments: tuple[str, ...] = ()
     shared_segments: tuple[str, ...] = ()
-    metal_rule: metal_steps.Rule = metal_steps.SGD
-
-    def rates(self, step: Step, weight_decay: float) -> Float32:
-        """The step size and the decay."""
-        return sgd_hp(lr=step.lr, weight_decay=weight_decay)
 
     def update(self, target: Target, pairs: Pairs, step: Step) -> None:
         """Apply one update; a gradient is its own direction, so all of this is writing."""
-        with target.writing():
-            super().update(target, pairs, step)
+        decay = self.weight_decay
+        write(target, pairs, step, lr=step.lr, weight_decay=decay, scale=step.grad_scale)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Momentum(Fused):
+class Momentum(Optimizer):
     """`m = momentum * m + g + weight_decay * w; w -= lr * m`, with `m` private.
 
     Rows that a gradient does not touch keep their momentum.
@@ -42,16 +34,17 @@ class Momentum(Fused):
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 0.0
-    native: bool = True
     state_segments: tuple[str, ...] = ("m",)
     shared_segments: tuple[str, ...] = ()
-    metal_rule: metal_steps.Rule = metal_steps.MOMENTUM
 
-    def rates(self, step: Step, weight_decay: float) -> Float32:
-        """The step size, the decay, and the share of the mean that is kept."""
-        return momentum_hp(
-            lr=step.lr, momentum=self.momentum, nesterov=self.nesterov, weight_decay=weight_decay
-        )
+    def update(self, target: Target, pairs: Pairs, step: Step) -> None:
+        """Apply one update."""
+
+        def form(decays: bool) -> Form:
+            decay = self.weight_decay * decays
+            return Form(Write(step.lr), (step.grad_scale, self.momentum, self.nesterov, decay))
+
+        target.step(Kernel("momentum", ("m",)), pairs, form, step)
 
 
 @rule_of.register(optimizers.SGD)

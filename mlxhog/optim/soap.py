@@ -29,11 +29,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.config import optimizers
-from mlxhog.optim import metal_steps
 from mlxhog.optim.adamw import BesideAdamW, moments_of
 from mlxhog.optim.directions import split, write
 from mlxhog.optim.rule import Pairs, Shapes, Step, Target, Use, float32, rule_of
-from mlxhog.optim.sgd import SGD
 from mlxhog.optim.updates import Float32, Slot
 
 LONGEST: Final = 10_000
@@ -89,7 +87,6 @@ class Soap(BesideAdamW):
     precondition_every: int = 10
     state_segments: tuple[str, ...] = ("m", "v", "left", "right", "left_basis", "right_basis")
     shared_segments: tuple[str, ...] = ()
-    metal_rule: metal_steps.Rule = metal_steps.ADAM
 
     def state_shapes(self, shapes: Shapes) -> dict[str, dict[str, tuple[int, ...]]]:
         """Shapes of L, R and their bases, segment -> parameter -> shape."""
@@ -106,10 +103,10 @@ class Soap(BesideAdamW):
         self.adamw.update(target, rest, step)
         t = max(1, step.count - 1)
         correction = math.sqrt(1.0 - self.beta2**t) / (1.0 - self.beta1**t)
-        # SGD's write decays by its step size times weight_decay; the decay here is by lr.
-        by = SGD(weight_decay=self.weight_decay / correction, native=self.native)
         directions = self._directions(target, hidden, t, step.grad_scale)
-        write(target, directions, by, step, lr=step.lr * correction)
+        # `write` decays by its step size times weight_decay; the decay here is by lr.
+        decay = self.weight_decay / correction
+        write(target, directions, step, lr=step.lr * correction, weight_decay=decay)
 
     def _directions(
         self, target: Target, pairs: list[tuple[Slot, Float32]], t: int, grad_scale: float

@@ -30,7 +30,7 @@ import numpy as np
 from mlxhog import _native
 from mlxhog.config.rules import Selection
 from mlxhog.optim import updates
-from mlxhog.optim.rule import Around, Optimizer, Pairs, Step, Target, parameter
+from mlxhog.optim.rule import Around, Optimizer, Pairs, Step, Target
 from mlxhog.optim.updates import Float32, Int32, Rows, Slot, row_width
 
 
@@ -42,7 +42,6 @@ def take(
     *,
     lr: float,
     keep: bool,
-    native: bool = True,
 ) -> tuple[Int32, Float32]:
     """Remove the selected elements of one parameter from `pending`.
 
@@ -53,43 +52,16 @@ def take(
         rows: rows to choose from, ascending; None is all.
         lr: step size, for a threshold.
         keep: whether other elements stay; else they are dropped.
-        native: False takes the NumPy reference.
 
     Returns:
         Elements of the row-major parameter, ascending (k,) int32, and their values (k,) float32.
     """
-    if not native:
-        return _take_reference(selection, pending, slot, rows, lr=lr, keep=keep)
     width, height = row_width(slot), slot.shape[0]
     place = (pending, slot.offset, width, height, rows)
     if selection.kind == "threshold":
         return _native.take_reaching(*place, selection.share * lr, keep)
     elements = (height if rows is None else len(rows)) * width
     return _native.take_largest(*place, math.ceil(selection.share * elements), keep)
-
-
-def _take_reference(
-    selection: Selection,
-    pending: Float32,
-    slot: Slot,
-    rows: Int32 | None,
-    *,
-    lr: float,
-    keep: bool,
-) -> tuple[Int32, Float32]:
-    table = np.arange(slot.size, dtype=np.int32).reshape(slot.shape[0], -1)
-    places = (table if rows is None else table[rows]).reshape(-1)
-    flat = parameter(pending, slot).reshape(-1)
-    size = np.abs(flat[places])
-    if selection.kind == "threshold":
-        chosen = np.flatnonzero(size >= np.float32(selection.share * lr))
-    else:
-        largest = np.argsort(-size, kind="stable")[: math.ceil(selection.share * len(places))]
-        chosen = np.sort(largest)
-    index = places[chosen[size[chosen] > 0]]
-    values = flat[index]
-    flat[index if keep else places] = 0
-    return index, values
 
 
 RESIDUAL = "residual"
@@ -110,7 +82,6 @@ class Sparsified(Around):
         selection: Selection,
         *,
         error_feedback: bool = True,
-        native: bool = True,
     ) -> None:
         """Wrap an optimizer.
 
@@ -118,12 +89,11 @@ class Sparsified(Around):
             rule: takes the steps; it has no shared state, which would be written whole.
             selection: of the elements to write.
             error_feedback: keep other elements for later steps.
-            native: False takes the NumPy reference, for one worker only.
         """
         assert not rule.shared_segments
         super().__init__(rule)
         self.selection = selection
-        self.error_feedback, self.native = error_feedback, native
+        self.error_feedback = error_feedback
         self.written: Mapping[str, Int32] = {}
         self._scratch: Float32 | None = None
 
@@ -151,7 +121,6 @@ class Sparsified(Around):
                 grad.index if isinstance(grad, Rows) else None,
                 lr=step.lr,
                 keep=self.error_feedback,
-                native=self.native,
             )
             with target.writing():
                 updates.add_at(
@@ -162,7 +131,6 @@ class Sparsified(Around):
                     locks=target.locks,
                     mode=target.mode,
                     seed=step.seed,
-                    native=self.native,
                 )
             written[slot.name] = index
         self.written = written

@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from mlxhog import _native
 from mlxhog.arena import Arena
 from mlxhog.arena.layout import TABLES, Slot
-from mlxhog.metal.kernels import step_rules
 from mlxhog.optim.gradients import Float32, Grads, Rows
 from mlxhog.optim.updates import WRITE_MODES, check, row_width
 
@@ -47,7 +46,6 @@ class Tables:
         means: (tables,) float64, v of each, shared.
         locks: this worker's locks; may be None unless `mode` is lossless.
         mode: a value of `updates.WRITE_MODES`, the arena's.
-        native: False takes the NumPy reference, for one worker only.
     """
 
     flat: Float32
@@ -55,7 +53,6 @@ class Tables:
     means: NDArray[np.float64]
     locks: _native.Locks | None
     mode: int
-    native: bool = True
 
     @classmethod
     def of(cls, arena: Arena, slot: int) -> Tables | None:
@@ -99,16 +96,9 @@ class Tables:
             self._add(slot, grad, lr / math.sqrt(after), seed)
 
     def _add(self, slot: Slot, grad: Rows, lr: float, seed: int) -> None:
-        hp = step_rules.sgd_hp(lr=lr, weight_decay=0.0)
-        if self.native:
-            place = (self.flat, slot.offset, row_width(slot), slot.row_word0)
-            rows = (grad.index, grad.values, None, None)
-            _native.step_rows("sgd", self.locks, self.mode, *place, *rows, hp, seed=seed)
-            return
-        table = self.flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
-        w = table[grad.index]
-        (delta,) = step_rules.sgd(hp, w, grad.values, True)
-        table[grad.index] += delta
+        rows = (grad.index, row_width(slot), slot.row_word0, slot.size)
+        place = (self.locks, self.mode, self.flat, slot.offset, grad.values)
+        _native.step("gradient", (), (lr, 1.0, 0.0, 0.0), *place, rows=rows, seed=seed)
 
 
 def parted(

@@ -87,7 +87,6 @@ def add(
     locks: _native.Locks | None,
     mode: int,
     seed: int = 0,
-    native: bool = True,
 ) -> None:
     """Add `delta` to one shared parameter, in place.
 
@@ -98,7 +97,6 @@ def add(
         locks: this worker's locks; may be None unless `mode` is lossless.
         mode: a value of `WRITE_MODES`, the arena's.
         seed: chooses the start of the pass; workers should differ, so that they keep apart.
-        native: False takes the NumPy reference, for one worker only.
 
     Raises:
         ShapeError: delta and slot differ; nothing has been written.
@@ -106,13 +104,7 @@ def add(
     Concurrency: as the mode promises, see the module's table.
     """
     check(slot, delta)
-    if not native:
-        param = flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
-        if isinstance(delta, Rows):
-            np.add.at(param, delta.index, delta.values)
-        else:
-            param += delta
-    elif slot.kind == "rows" or isinstance(delta, Rows):
+    if slot.kind == "rows" or isinstance(delta, Rows):
         index, values = (delta.index, delta.values) if isinstance(delta, Rows) else (None, delta)
         width, word0 = row_width(slot), slot.row_word0
         _native.add_rows(locks, mode, flat, slot.offset, width, word0, index, values, seed)
@@ -129,7 +121,6 @@ def add_at(
     locks: _native.Locks | None,
     mode: int,
     seed: int = 0,
-    native: bool = True,
 ) -> None:
     """Add `values` to some elements of one shared parameter, in place.
 
@@ -141,7 +132,6 @@ def add_at(
         locks: this worker's locks; may be None unless `mode` is lossless.
         mode: a value of `WRITE_MODES`, the arena's.
         seed: chooses the start of the pass; workers should differ, so that they keep apart.
-        native: False takes the NumPy reference, for one worker only.
 
     Raises:
         ValueError: elements outside the parameter or not ascending; nothing has been written.
@@ -149,9 +139,6 @@ def add_at(
     Concurrency: as the mode promises, beside every other writer of the parameter: lossless takes
     the stripes (or rows) that the elements lie in, cas swaps element by element.
     """
-    if not native:
-        flat[slot.offset + index] += values
-        return
     width, word0 = row_width(slot), slot.row_word0
     place = (flat, slot.offset, slot.size, width, word0)
     _native.add_at(locks, mode, *place, index, values, seed)

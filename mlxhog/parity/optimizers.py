@@ -22,7 +22,6 @@ from mlxhog import arena, optim
 from mlxhog.config.optimizer import OptimizerChoice
 from mlxhog.config.optimizers import SGD, AdamW, Momentum
 from mlxhog.errors import ConfigError, message_of
-from mlxhog.metal.kernels import step_rules
 from mlxhog.models.families import ModelConfig, param_spec, rate_groups
 from mlxhog.optim.groups import factors
 from mlxhog.optim.rule import new_state, parameter
@@ -72,7 +71,7 @@ class Formula:
     which returns the step of one parameter and then its new state in the order of `state_segments`.
     `decay` says whether weight decay applies to the parameter, `count` is the number of the step,
     from 1 on. `SGD`, `Momentum` and `AdamW` have a formula for it. Without such a method it
-    takes those of `update`, with the references of native steps in place of these.
+    takes those of `update`, whose directions are then written in float64.
 
     Differences of a parameter are measured in units of its rounding: the spacing of float32 at its
     largest value so far, plus that at the largest step of its tensor.
@@ -142,28 +141,42 @@ class Formula:
         return np.array([off[at], at, value.reshape(-1)[at], self.now[name].reshape(-1)[at]])
 
 
+def _rounded(*rates: float) -> Array:
+    return np.array(rates, np.float32)
+
+
 def _reference(
     rule: str, w: Array, g: Array, *state: Array, lr: float, decay: bool, count: int
 ) -> tuple[Array, ...]:
+    """The step of `RULES`, with rates rounded as those of native steps are."""
     weight_decay = WEIGHT_DECAY if decay else 0.0
-    formula: Callable[..., tuple[Array, ...]] = step_rules.sgd
-    hp = step_rules.sgd_hp(lr=lr, weight_decay=weight_decay)
-    if rule == Momentum.name:
-        formula, rates = step_rules.momentum, {"momentum": MOMENTUM, "weight_decay": weight_decay}
-        hp = step_rules.momentum_hp(lr=lr, nesterov=False, **rates)
-    elif rule == AdamW.name:
-        rates = {"beta1": BETA1, "beta2": BETA2, "eps": EPS, "weight_decay": weight_decay}
-        rates |= {"bias1": 1.0 - BETA1**count, "bias2": 1.0 - BETA2**count}
-        formula, hp = step_rules.adam, step_rules.adam_hp(lr=lr, **rates)
-    return formula(hp, w, g, True, *state)
+    if rule == AdamW.name:
+        m, v = state
+        bias1, bias2 = 1.0 - BETA1**count, 1.0 - BETA2**count
+        decays = (BETA1, 1.0 - BETA1, BETA2, 1.0 - BETA2)
+        b1, c1, b2, c2, root = _rounded(*decays, bias2**-0.5)
+        step, shrink, eps = _rounded(lr / bias1, lr * weight_decay, EPS)
+        m, v = b1 * m + c1 * g, b2 * v + c2 * (g * g)
+        return -(shrink * w + step * (m / (np.sqrt(v) * root + eps))), m, v
+    size, decayed, momentum = _rounded(lr, weight_decay, MOMENTUM)
+    d = g + decayed * w
+    if rule == SGD.name:
+        return (-size * d,)
+    m = momentum * state[0] + d
+    return -size * m, m
 
 
 class _Float64Target(optim.Target):
-    """A target in float64, where native steps are replaced by their formulas."""
+    """A target in float64, where the native write of directions is replaced by its formula."""
 
-    def apply(self, rule: Any, slot: Any, grad: Any, state: Any, hp: Any, step: Any) -> None:
-        w, *parts = (parameter(flat, slot) for flat in (self.flat, *state))
-        _advance(lambda w, g, *x: rule.formula(hp, w, g, True, *x), w, grad, parts, {})
+    def native(
+        self, kernel: Any, slot: Any, grad: Any, form: Any, step: Any, out: Any = None
+    ) -> None:
+        if kernel.state:
+            raise TypeError(f"directions of {kernel.name} are in float32 alone")
+        lr, scale, coupled, decoupled = _rounded(*form.write)
+        w = parameter(self.flat, slot)
+        w -= lr * (scale * grad + coupled * w) + decoupled * w
 
 
 def _advance(

@@ -20,6 +20,7 @@ from mlxhog import _native
 from mlxhog.arena import Arena, Layout, event_log
 from mlxhog.arena.event_log import NUMBERS_BYTES, Died, Numbers, Torn, UInt32
 from mlxhog.arena.layout import PARAMETER_COPY
+from mlxhog.arena.words import Table
 from mlxhog.backends.backend import Float32
 from mlxhog.base.durable import disk_errors
 from mlxhog.optim import updates
@@ -29,7 +30,8 @@ NEXT = "turns.next"
 SHARED = ("params", "m", "v", *look_ahead.SEGMENTS)
 """Segments of the parameters' layout that all workers write, where a run has them."""
 IDLE, READING, WRITING = 0, 1, 2
-_PHASE, _BEGUN, _NUMBERS_AT = 16, 24, 64
+_NUMBERS_AT, _WORDS_AT = 64, 128
+_TABLE = Table(step=(1, "phase begun_at"))
 Region = tuple[int, int, int, int | None]
 """First float, floats, floats of a row, lock word of row 0 (None: by stripes)."""
 
@@ -48,31 +50,18 @@ def access_counts(arena: Arena) -> UInt32:
 class Book:
     """Progress of a worker's current step, in shared memory, which outlives the worker.
 
-    bytes 0 .. 15 and from 512 on are those of turns.h; 16 the phase (u32), 24 where its record
-    begins in the log (u64), 64 its `Numbers`.
+    bytes 0 .. 15 and from 512 on are those of turns.h; 64 its `Numbers`; 128 its words.
+
+    Attributes:
+        content: the whole book.
+        words: `phase`, one of IDLE, READING, WRITING; `begun_at`, where the record of this step
+            begins in the log.
     """
 
     def __init__(self, arena: Arena, slot: int) -> None:
         """Open the book of a slot."""
         self.content: NDArray[np.uint8] = arena.segment(f"turns.{slot}")
-
-    @property
-    def phase(self) -> int:
-        """One of IDLE, READING, WRITING."""
-        return _native.load_u32(self.content, _PHASE)
-
-    @phase.setter
-    def phase(self, value: int) -> None:
-        _native.store_u32(self.content, _PHASE, value)
-
-    @property
-    def begun_at(self) -> int:
-        """Where the record of this step begins in the log."""
-        return _native.load_u64(self.content, _BEGUN)
-
-    @begun_at.setter
-    def begun_at(self, value: int) -> None:
-        _native.store_u64(self.content, _BEGUN, value)
+        self.words = _TABLE.open(self.content[_WORDS_AT : _native.TURNS_HEAD])
 
     @property
     def numbers(self) -> Numbers:
@@ -184,13 +173,13 @@ def settle(arena: Arena, run_dir: Path, slot: int, *, died: bool) -> None:
         died: whether it ended without being asked to.
     """
     book, path = Book(arena, slot), event_log.worker_path(run_dir, slot)
-    phase = book.phase
+    phase = book.words["phase"]
     if phase == IDLE:
         if died:
             event_log.append(path, Died())
         return
     with disk_errors(f"writing {path}"):
-        os.truncate(path, book.begun_at)  # it may have written a part of its record
+        os.truncate(path, book.words["begun_at"])  # it may have written a part of its record
     word, count = book.last
     accesses, shared = book.accesses(), access_counts(arena)
     writing = phase == WRITING
@@ -201,5 +190,5 @@ def settle(arena: Arena, run_dir: Path, slot: int, *, died: bool) -> None:
     event_log.append(path, Torn(book.numbers, writing, unfinished, accesses, *joined))
     if unfinished:
         shared[word] += 1
-    book.phase = IDLE
+    book.words["phase"] = IDLE
     _native.sweep_locks(arena.segment("locks"), slot)

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mlxhog.arena import Arena
 from mlxhog.arena.control import Command
 from mlxhog.arena.ledger import Ledger
-from mlxhog.arena.marks import Marks
 from mlxhog.arena.process import monotonic_ns
+from mlxhog.arena.published import Marks
 from mlxhog.arena.workers import Entry
 from mlxhog.backends.backend import Backend, Grads
 from mlxhog.config import optimizers
@@ -194,11 +194,6 @@ class Context:
             threads=self.threads,
         )
 
-    @property
-    def reads_live(self) -> bool:
-        """Whether the backend computes with the shared parameters themselves."""
-        return reads_live(self.arena, self.backend)
-
     def seconds(self) -> float:
         """Time since training started, or 0 before."""
         start = self.arena.counters.load("start_ns")
@@ -223,13 +218,13 @@ class Context:
             return True
         return tokens is not None and self._tokens() >= tokens
 
-    def stopping(self) -> bool:
-        """Whether the supervisor has ended the training phase."""
-        return not self.training()
-
     def training(self) -> bool:
         """Whether the training phase is on."""
         return self.arena.counters.load("command") == Command.TRAIN
+
+    def stopping(self) -> bool:
+        """Whether the supervisor has ended the training phase."""
+        return not self.training()
 
     def paused(self) -> bool:
         """Whether workers must hold still, for a checkpoint or for a round between machines."""
@@ -295,14 +290,9 @@ class Context:
         show_model(self.strategy, self.arena, self.backend, self.threads)
 
 
-def reads_live(arena: Arena, backend: Backend) -> bool:
-    """Whether a backend computes with the shared parameters themselves."""
-    return backend.inbox.ctypes.data == arena.params.ctypes.data
-
-
 def show_model(strategy: Strategy, arena: Arena, backend: Backend, threads: int = 1) -> None:
     """Copy the current model to a backend, without any prediction."""
-    if not reads_live(arena, backend):
+    if backend.inbox.ctypes.data != arena.params.ctypes.data:  # else it computes with the arena's
         training = arena.counters.load("command") == Command.TRAIN
         strategy.load(arena, backend.inbox, training=training, threads=threads)
         backend.refresh()

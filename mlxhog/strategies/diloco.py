@@ -18,7 +18,7 @@ A meeting has three stages: each worker's share of the outer step, into the para
 the anchor and of v; the worker's replica.
 
     segment     dtype    meaning
-    anchor      float32  theta_s (`local_sgd.py`)
+    anchor      float32  theta_s (`local.py`)
     outer.v     float32  v; each worker writes its share
     outer.next  float32  v after the current outer step, likewise
 """
@@ -35,8 +35,7 @@ from mlxhog.arena.layout import PARAMETER_COPY
 from mlxhog.backends.backend import Float32
 from mlxhog.errors import ConfigError
 from mlxhog.models.families import ModelConfig
-from mlxhog.strategies.local import Stage
-from mlxhog.strategies.local_sgd import ANCHOR, Anchored, keep_anchor, take_average
+from mlxhog.strategies.local import ANCHOR, Anchored, Stage, keep_anchor, take_average
 
 VELOCITY, NEXT = "outer.v", "outer.next"
 

@@ -21,16 +21,17 @@ import numpy as np
 from mlxhog.backends.backend import Grads
 from mlxhog.optim.rule import parameter
 from mlxhog.strategies.context import Context
-from mlxhog.strategies.local import LocalWorker, Stage
-from mlxhog.strategies.local_sgd import (
+from mlxhog.strategies.local import (
     ANCHOR,
     Anchored,
+    LocalWorker,
+    Stage,
     average_share,
     dense,
     keep_anchor,
     take_average,
 )
-from mlxhog.strategies.numbered import StepRecord
+from mlxhog.strategies.rounds import StepRecord
 
 
 class FedProx(Anchored):
@@ -40,7 +41,7 @@ class FedProx(Anchored):
 
     def worker(self, context: Context) -> LocalWorker:
         """Prepare one worker; without a pull it is that of local SGD."""
-        return (FedProxWorker if self.choice.mu > 0 else LocalWorker)(context, self)
+        return (FedProxWorker if self.choice.mu > 0 else LocalWorker)(context)
 
 
 class FedProxWorker(LocalWorker):

@@ -26,37 +26,9 @@ from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Grads
 from mlxhog.optim import tables
 from mlxhog.strategies import look_ahead
-from mlxhog.strategies.context import Context, Idle, Lease, WriteResult
+from mlxhog.strategies.context import Context, Idle, Lease, StrategyWorker, WriteResult
 from mlxhog.strategies.delays import Delays
 from mlxhog.strategies.strategy import Strategy
-
-
-class Hogwild(Strategy):
-    """Lock-free workers; also `serial`, which is this with one worker.
-
-    No worker waits for another, so workers may join and leave during the run: a batch belongs to
-    the worker that takes its ticket.
-    """
-
-    no_tables: ClassVar[str] = ""
-    fixed_because: ClassVar[str] = "strategy {} is one worker by itself"
-
-    @property
-    def fixed(self) -> str | None:
-        """None where workers may join and leave; `serial` has exactly one."""
-        return None if self.choice.elastic else super().fixed
-
-    def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
-        """Segments for looking ahead."""
-        return look_ahead.segments(self.config, self.slots)
-
-    def kept_segments(self) -> tuple[str, ...]:
-        """Segments for looking ahead."""
-        return tuple(look_ahead.segments(self.config, self.workers))
-
-    def worker(self, context: Context) -> HogwildWorker:
-        """Prepare one worker."""
-        return OverlappedWorker(context) if self.config.overlap else HogwildWorker(context)
 
 
 class HogwildWorker:
@@ -71,7 +43,7 @@ class HogwildWorker:
         """
         self.context, self._state = context, context.entry  # whose optimizer's steps it counts
         arena = context.arena
-        self._live = context.reads_live
+        self._live = context.backend.inbox.ctypes.data == arena.params.ctypes.data
         self._follow(context.live_workers)
         self._version_read = 0
         self._delays = Delays(context)
@@ -204,3 +176,28 @@ class OverlappedWorker(HogwildWorker):
         if held != lease.ticket:  # that of the next gradient
             entry.ticket = held
         return outcome
+
+
+class Hogwild(Strategy):
+    """Lock-free workers; also `serial`, which is this with one worker.
+
+    No worker waits for another, so workers may join and leave during the run: a batch belongs to
+    the worker that takes its ticket.
+    """
+
+    Worker = HogwildWorker
+    carries_tables: ClassVar[bool] = True
+
+    def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
+        """Segments for looking ahead."""
+        return look_ahead.segments(self.config, self.slots)
+
+    def kept_segments(self) -> tuple[str, ...]:
+        """Segments for looking ahead."""
+        return tuple(look_ahead.segments(self.config, self.workers))
+
+    def worker(self, context: Context) -> StrategyWorker:
+        """Prepare one worker."""
+        if self.config.overlap and type(self).Worker is HogwildWorker:
+            return OverlappedWorker(context)
+        return super().worker(context)

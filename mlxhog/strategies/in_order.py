@@ -20,9 +20,9 @@ the copies stay unchanged. A checkpoint keeps them, so a pause or a resume chang
     segment                        dtype    meaning
     turns.after.0 .. turns.after.D float32  parameters after step k, of the last D + 1 steps: in
                                             k mod (D + 1), D being the largest tau; 0 is the begin
-    turns.words                    uint8    `_table`: the turn, which is the next step; every turn
-                                            below `open_below` is open; the first turn and the
-                                            tokens of this call; the version of each copy; journals
+
+The words: the turn, which is the next step; every turn below `open_below` is open; the first turn
+and the tokens of this call; the version of each copy.
 """
 
 from __future__ import annotations
@@ -30,14 +30,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from mlxhog.arena import Arena
-from mlxhog.arena.layout import PARAMETER_COPY
 from mlxhog.arena.ledger import Ledger
-from mlxhog.arena.words import Table, Words
+from mlxhog.arena.words import Words
 from mlxhog.backends.backend import Grads
 from mlxhog.config import strategies as choices
 from mlxhog.config.ages import Course, SimulatedStaleness
@@ -46,16 +45,13 @@ from mlxhog.optim import updates
 from mlxhog.strategies import look_ahead
 from mlxhog.strategies.context import Context, Idle, Lease, WriteResult
 from mlxhog.strategies.delays import Delays
-from mlxhog.strategies.numbered import JOURNAL, NumberedSteps, StepRecord, unfinished
-from mlxhog.strategies.strategy import Strategy
+from mlxhog.strategies.rounds import Numbered, NumberedWorker, StepRecord
 
 LONGEST_NAP_S = 2e-4
 
 
-class InOrder(Strategy):
+class InOrder(Numbered):
     """Steps in a fixed order, of workers or of one process that simulates them."""
-
-    numbered: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse a second process of `sim`.
@@ -92,24 +88,9 @@ class InOrder(Strategy):
         """Most gradients that are computed at once: a gradient, and the steps it does not see."""
         return self.rule.most + 1
 
-    @property
-    def _table(self) -> Table:
-        return Table(
-            run=(1, "turn open_below first tokens"),
-            copy=(self.in_flight, "version"),
-            journal=(self.workers, JOURNAL),
-        )
-
-    def words(self, arena: Arena) -> Words:
+    def groups(self) -> dict[str, tuple[int, str]]:
         """The words of the table above."""
-        return self._table.open(arena.segment("turns.words"))
-
-    def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
-        """The segments of the table above."""
-        return {
-            **{name: ("float32", PARAMETER_COPY) for name in self.kept_segments()},
-            "turns.words": ("uint8", self._table.n_bytes),
-        }
+        return {"run": (1, "turn open_below first tokens"), "copy": (self.in_flight, "version")}
 
     def kept_segments(self) -> tuple[str, ...]:
         """The parameters after each of the last steps, and what looking ahead needs."""
@@ -125,7 +106,7 @@ class InOrder(Strategy):
 
     def worker(self, context: Context) -> InOrderWorker:
         """Prepare one worker, or the process that simulates all."""
-        return InOrderWorker(context, self)
+        return InOrderWorker(context)
 
     def begin(self, arena: Arena, position: Mapping[str, Any] | None = None) -> None:
         """Begin with the arena's parameters, or where it was left off."""
@@ -160,7 +141,7 @@ class InOrder(Strategy):
         words = self.words(arena)
         turn = words["turn"]
         number = arena.counters.load("first_ticket") + turn - words["first"]
-        if record := unfinished(words, turn % self.workers, ledger, number):
+        if record := self.unfinished(words, turn % self.workers, ledger, number):
             self.take_in(arena, words, turn, record)
             words["turn"] = turn + 1
         super().settle(arena, ledger)
@@ -181,14 +162,13 @@ class InOrder(Strategy):
         words["version", k] = record.version
 
 
-class InOrderWorker:
+class InOrderWorker(NumberedWorker):
     """One worker's turns, or those of all simulated workers."""
 
-    def __init__(self, context: Context, strategy: InOrder) -> None:
+    def __init__(self, context: Context) -> None:
         """Prepare it."""
-        self.context, self._strategy, arena = context, strategy, context.arena
-        self._words = strategy.words(arena)
-        self._steps = NumberedSteps(context, self._words, context.rank)
+        super().__init__(context)
+        strategy, arena = self.strategy, context.arena
         record = look_ahead.record(arena, strategy.config, strategy.in_flight)
         self._targets = {
             slot: replace(context.target(slot), record=record)
@@ -197,10 +177,6 @@ class InOrderWorker:
         self._delays = Delays(context, workers=strategy.rule.workers)
         self._first = self._words["first"]
         self._turn = 0
-
-    def counts_step(self) -> bool:
-        """Every turn is a step."""
-        return True
 
     def claim(self) -> Lease | Idle:
         """Lease the ticket of this worker's next turn, if it is open."""
@@ -215,7 +191,7 @@ class InOrderWorker:
             self._open(turn + context.workers)  # no turn is open: open one for each worker
         number = context.arena.counters.load("first_ticket") + own - self._first
         self._turn = own
-        return self._steps.lease(number) or Idle.WAIT
+        return self.lease(number) or Idle.WAIT
 
     def _is_over(self, open_below: int) -> bool:
         context, limit = self.context, self.context.step_limit
@@ -229,7 +205,7 @@ class InOrderWorker:
 
     def read(self) -> None:
         """Load the parameters of the age of this step."""
-        context, strategy = self.context, self._strategy
+        context, strategy = self.context, self.strategy
         k = (self._turn - strategy.course.at(self._turn).staleness) % strategy.in_flight
         context.entry.version_read = self._words["version", k]
         copy = context.arena.segment(strategy.past()[k])
@@ -247,7 +223,7 @@ class InOrderWorker:
         staleness = version("version") - entry.version_read
         late = self._delays.is_too_late(staleness)
         applies = bool(np.isfinite(norm)) and not late
-        worker = self._strategy.course.at(turn).worker
+        worker = self.strategy.course.at(turn).worker
 
         def counts() -> tuple[int, int, int, bool]:
             opt_step = context.arena.workers.entry(worker + 1).opt_step + applies
@@ -264,11 +240,11 @@ class InOrderWorker:
                 seed=entry.version_read * 65_537 + worker + 1,
                 grad_scale=context.grad_scale(norm),
                 shared_step=context.shared_steps() + 1,
-                feedback=self._delays.feedback(staleness, since=self._strategy.since(turn)),
+                feedback=self._delays.feedback(staleness, since=self.strategy.since(turn)),
             )
 
-        record = self._steps.once(lease, counts, apply)
-        self._strategy.take_in(context.arena, words, turn, record)
+        record = self.once(lease, counts, apply)
+        self.strategy.take_in(context.arena, words, turn, record)
         context.marks.end_update()
         end = turn + context.workers
         is_next = words["open_below"] == end and context.workers > 1  # one process opens in `claim`

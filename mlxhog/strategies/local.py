@@ -19,9 +19,9 @@ a round ends with the average of the replicas.
 
     segment               dtype    meaning
     copies.1 .. copies.M  float32  the replicas
-    copies.words          uint8    `Local.table`; counts of a worker continue over resumes
+    anchor                float32  the last average, of methods that need it (`Anchored`)
 
-    word            meaning
+    word            meaning; counts of a worker continue over resumes
     decided         meetings that rank 0 has decided on
     version_base    version without the updates of the workers
     steps_before    steps of all workers before this call; tokens_before and decided_before likewise
@@ -37,27 +37,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, ClassVar, Final
 
 import numpy as np
 
 from mlxhog.arena import Arena
-from mlxhog.arena.layout import PARAMETER_COPY
 from mlxhog.arena.ledger import Ledger
-from mlxhog.arena.words import Table, Words
+from mlxhog.arena.words import Words
 from mlxhog.backends.backend import Float32, Grads
+from mlxhog.errors import ConfigError
+from mlxhog.models.families import ModelConfig
 from mlxhog.optim import updates
+from mlxhog.optim.updates import Rows
 from mlxhog.strategies.context import Context, Idle, Lease, TicketPart, WriteResult
-from mlxhog.strategies.numbered import (
-    JOURNAL,
-    NumberedSteps,
-    StepRecord,
-    last_record,
-    unfinished,
-)
-from mlxhog.strategies.strategy import Strategy, all_reduce_bytes
+from mlxhog.strategies.rounds import Numbered, NumberedWorker, StepRecord, last_record
+from mlxhog.strategies.strategy import all_reduce_bytes
 
+ANCHOR: Final = "anchor"
 NEVER: Final = 1 << 62
 """Steps of a round that has no end."""
 KEPT: Final = ("steps", "tokens", "updates", "start", "end", "updates_before")
@@ -68,7 +64,7 @@ Stage = Callable[[Any, Arena, int], None]
 
 
 @dataclass(frozen=True)
-class Local(Strategy):
+class Local(Numbered):
     """The common part of all local methods; by itself, runs that never meet.
 
     Attributes:
@@ -77,7 +73,6 @@ class Local(Strategy):
 
     client_tickets: tuple[int, ...] = ()
 
-    numbered: ClassVar[bool] = True
     stages: ClassVar[tuple[Stage, ...]] = ()
     """Of a meeting."""
 
@@ -94,7 +89,7 @@ class Local(Strategy):
 
     def worker(self, context: Context) -> LocalWorker:
         """Prepare one worker."""
-        return LocalWorker(context, self)
+        return LocalWorker(context)
 
     # -- segments --------------------------------------------------------------------------------
 
@@ -106,24 +101,13 @@ class Local(Strategy):
         """Their names."""
         return tuple(f"copies.{k + 1}" for k in range(self.replicas))
 
-    @cached_property
-    def table(self) -> Table:
+    def groups(self) -> dict[str, tuple[int, str]]:
         """The words of the table above."""
-        return Table(
-            run=(1, "decided steps_before tokens_before decided_before version_base"),
-            worker=(self.workers, f"stages next_length {' '.join(KEPT)}"),
-            journal=(self.workers, JOURNAL),
-            client=(len(self.client_tickets), "batches"),
-        )
-
-    def words(self, arena: Arena) -> Words:
-        """The words of an arena."""
-        return self.table.open(arena.segment("copies.words"))
-
-    def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
-        """The replicas, other copies that the method keeps, and the counts."""
-        copies = {name: ("float32", PARAMETER_COPY) for name in self.kept_segments()}
-        return {**copies, "copies.words": ("uint8", self.table.n_bytes)}
+        return {
+            "run": (1, "decided steps_before tokens_before decided_before version_base"),
+            "worker": (self.workers, f"stages next_length {' '.join(KEPT)}"),
+            "client": (len(self.client_tickets), "batches"),
+        }
 
     def kept_segments(self) -> tuple[str, ...]:
         """Each replica's parameters."""
@@ -149,10 +133,6 @@ class Local(Strategy):
             mean *= np.float32(1.0 / self.replicas)
 
     # -- counts ----------------------------------------------------------------------------------
-
-    def each(self, words: Words, name: str) -> list[int]:
-        """A word of every worker."""
-        return [words[name, rank] for rank in range(self.workers)]
 
     def before_next_step(self, words: Words, rank: int) -> tuple[int, int]:
         """Numbers before a worker's next step j: those of earlier steps, those of step j."""
@@ -284,7 +264,7 @@ class Local(Strategy):
         self._hold(arena, words["decided"])  # after it all workers are in the same round
         for rank in range(self.workers):
             number = first + sum(self.before_next_step(words, rank))
-            if record := unfinished(words, rank, ledger, number):
+            if record := self.unfinished(words, rank, ledger, number):
                 self.take_in(arena, words, rank, record)
                 words["steps", rank] += 1
         if self.at_end(words):
@@ -337,43 +317,16 @@ class Local(Strategy):
         return 1
 
 
-class AvgRuns(Local):
-    """Independent runs, averaged (Zinkevich et al. 2010, Parallelized SGD: SimuParallelSGD).
-
-    Every worker trains its own copy of the parameters on its own shard: of each epoch's shuffle it
-    takes every P-th batch. The copies are averaged in rank order once, at the end. The theory is
-    for convex problems. Copies of a network may leave the common basin of their first values; their
-    average is then worse than each of them, so a run evaluates them, too.
-    """
-
-    def copies(self) -> tuple[str, ...]:
-        """Each worker's own parameters, where they differ from the average."""
-        return () if self.workers == 1 else self.replica_segments()
-
-    def warning(self, average: float, copies: Sequence[float]) -> str | None:
-        """Warn where averaging has made the model worse."""
-        best = min(copies, default=average)
-        if best >= average:
-            return None
-        return (
-            f"the average of {len(copies)} runs has {average:.3f} bits per byte, the parameters of "
-            f"worker {copies.index(best) + 1} alone {best:.3f}: averaging did not help; average "
-            "during training with --strategy local_sgd --average-every 16, or use hogwild or sync"
-        )
-
-
 # -- one worker ------------------------------------------------------------------------------------
 
 
-class LocalWorker:
+class LocalWorker(NumberedWorker):
     """One worker's steps on its replica, and its part in meetings."""
 
-    def __init__(self, context: Context, strategy: Any) -> None:
+    def __init__(self, context: Context) -> None:
         """Prepare one worker."""
-        self.context, self.strategy = context, strategy
-        arena, rank = context.arena, context.rank
-        self._words: Words = strategy.words(arena)
-        self._steps = NumberedSteps(context, self._words, rank)
+        super().__init__(context)
+        arena, rank, strategy = context.arena, context.rank, self.strategy
         replica = strategy.replica_of(rank)
         self._copy = arena.segment(strategy.replica_segments()[replica])
         self._mates = [r for r in range(context.workers) if strategy.replica_of(r) == replica]
@@ -382,10 +335,6 @@ class LocalWorker:
             self._target = replace(self._target, mode=updates.WRITE_MODES["racy"])
         self._before = self._words["steps_before"]
         self._version_read = 0
-
-    def counts_step(self) -> bool:
-        """Every batch is a step."""
-        return True
 
     def claim(self) -> Lease | Idle:
         """Lease this worker's next ticket, after a meeting that is due."""
@@ -408,10 +357,10 @@ class LocalWorker:
                 words["decided"] += 1
             return Idle.WAIT
         number += context.arena.counters.load("first_ticket")
-        lease = self._steps.lease(number)
+        lease = self.lease(number)
         if lease is None:
             return Idle.WAIT
-        if self._steps.is_over and last_record(words, rank).ticket != number:
+        if not self._leased and last_record(words, rank).ticket != number:
             context.entry.ticket = -1
             words["steps", rank] += 1  # torn when the run before was killed
             return Idle.WAIT
@@ -422,18 +371,13 @@ class LocalWorker:
         context, words, strategy = self.context, self._words, self.strategy
         last = len(strategy.stages) * words["decided"]
         if words["stages", context.rank] >= last:
-            self._wait_for(last)  # a dead predecessor may not have waited for the others
+            self.wait_for(last)  # a dead predecessor may not have waited for the others
             return
         context.marks.begin_update()
         for stage in range(last - len(strategy.stages), last):
             strategy.take_part(context.arena, context.rank, stage)
-            self._wait_for(stage + 1)
+            self.wait_for(stage + 1)
         context.marks.end_update()
-
-    def _wait_for(self, stages: int) -> None:
-        """Wait until every worker has ended `stages` stages."""
-        each, words = self.strategy.each, self._words
-        self.context.wait_until(lambda: min(each(words, "stages")) >= stages)
 
     def _parts(self) -> tuple[TicketPart, ...] | None:
         """The batch of one of the worker's own clients, in turn, where the text is divided."""
@@ -473,9 +417,7 @@ class LocalWorker:
             tokens = words["tokens", rank] + samples * context.config.seq_len
             return context.entry.opt_step + finite, words["updates", rank] + finite, tokens, finite
 
-        record = self._steps.once(
-            lease, counts, lambda record: self.apply(grads, direction, norm, record)
-        )
+        record = self.once(lease, counts, lambda record: self.apply(grads, direction, norm, record))
         self.strategy.take_in(context.arena, words, rank, record)
         context.entry.ticket = -1
         words["steps", rank] = steps + 1
@@ -513,3 +455,120 @@ class LocalWorker:
             tokens - words["tokens_before"],
             words["version_base"] + updates_of_all,
         )
+
+
+def dense(grad: Float32 | Rows, shape: tuple[int, ...]) -> Float32:
+    """A copy of a gradient with all of its elements."""
+    if not isinstance(grad, Rows):
+        return grad.copy()
+    whole = np.zeros(shape, np.float32)
+    np.add.at(whole, grad.index, grad.values)
+    return whole
+
+
+# -- averages once, and every H steps --------------------------------------------------------------
+
+
+class AvgRuns(Local):
+    """Independent runs, averaged (Zinkevich et al. 2010, Parallelized SGD: SimuParallelSGD).
+
+    Every worker trains its own copy of the parameters on its own shard: of each epoch's shuffle it
+    takes every P-th batch. The copies are averaged in rank order once, at the end. The theory is
+    for convex problems. Copies of a network may leave the common basin of their first values; their
+    average is then worse than each of them, so a run evaluates them, too.
+    """
+
+    def copies(self) -> tuple[str, ...]:
+        """Each worker's own parameters, where they differ from the average."""
+        return () if self.workers == 1 else self.replica_segments()
+
+    def warning(self, average: float, copies: Sequence[float]) -> str | None:
+        """Warn where averaging has made the model worse."""
+        best = min(copies, default=average)
+        if best >= average:
+            return None
+        return (
+            f"the average of {len(copies)} runs has {average:.3f} bits per byte, the parameters of "
+            f"worker {copies.index(best) + 1} alone {best:.3f}: averaging did not help; average "
+            "during training with --strategy local_sgd --average-every 16, or use hogwild or sync"
+        )
+
+
+def average_share(strategy: Local, arena: Arena, rank: int) -> None:
+    """First stage: a worker's share of the average becomes the parameters."""
+    strategy.average(arena, arena.params, strategy.share(arena, rank))
+
+
+def take_average(strategy: Local, arena: Arena, rank: int) -> None:
+    """Last stage: the parameters become the worker's copy, and its next round begins."""
+    replica = strategy.replica_segments()[strategy.replica_of(rank)]
+    updates.snapshot(arena.segment(replica), arena.params)
+    strategy.begin_next(arena, rank)
+
+
+class LocalSGD(Local):
+    """H steps of each worker on its own, then the average (Stich 2019, arXiv:1805.09767).
+
+    H is `--average-every`. With `--local-after S` the first S steps of the run are averaged one by
+    one, as in post-local SGD (Lin et al. 2020, arXiv:1808.07217). Workers may take different
+    numbers of steps (`--local-work speed`): as many as fit the time of H steps of the fastest
+    (DyLU, Liu et al. 2024, arXiv:2401.09135); the average still weighs workers equally, which pulls
+    it towards the text of those with more steps (Wang et al. 2020, FedNova, arXiv:2007.07481). One
+    worker is the serial run, and each keeps its own optimizer state.
+
+    Local SGD is not always better than synchronous steps that send as much (Woodworth et al. 2020,
+    arXiv:2002.07839). Rules for H: `theory/local_steps.py`.
+    """
+
+    stages: ClassVar[tuple[Stage, ...]] = (average_share, take_average)
+
+    def check(self, model: ModelConfig) -> None:
+        """Refuse local steps that do not fit the run.
+
+        Raises:
+            ConfigError: H is larger than the run.
+        """
+        config, steps, limits = self.config, self.choice.local_steps, []
+        if config.steps is not None:
+            limits.append(config.steps)
+        if config.tokens is not None:
+            limits.append(config.tokens // self.tokens_per_step)
+        per_round = steps * self.workers
+        if config.resume is None and limits and per_round > min(limits):
+            raise ConfigError(
+                f"average_every is {steps}, so {self.workers} workers take "
+                f"{per_round} steps before their first average, and the run has {min(limits)}; "
+                f"set average_every to at most {max(1, min(limits) // self.workers)}, give more "
+                "steps, or take strategy avg_runs"
+            )
+
+    def steps_of_round(self, arena: Arena, done: int) -> Sequence[int]:
+        """1 in the first part of post-local SGD, else H, or fewer by `local_work`."""
+        chosen, steps = self.choice, self.choice.local_steps
+        if done < getattr(chosen, "local_after", 0):
+            return [1] * self.workers
+        if chosen.local_work == "speed":  # as many as fit the time in which the fastest takes H
+            seconds = [arena.workers.entry(rank + 1).step_s for rank in range(self.workers)]
+            if all(seconds):  # else not all have been measured yet
+                return [max(1, int(steps * (min(seconds) / own_s))) for own_s in seconds]
+        return [steps] * self.workers
+
+
+class Anchored(LocalSGD):
+    """Local SGD that keeps the last average."""
+
+    def kept_segments(self) -> tuple[str, ...]:
+        """The copies and the anchor."""
+        return (*super().kept_segments(), ANCHOR)
+
+    def begin(self, arena: Arena, position: Mapping[str, Any] | None = None) -> None:
+        """Start at the parameters, which are the first anchor."""
+        super().begin(arena, position)
+        if position is None:
+            updates.snapshot(arena.segment(ANCHOR), arena.params)
+
+
+def keep_anchor(strategy: Local, arena: Arena, rank: int) -> None:
+    """Stage of a meeting, when the parameters are whole: a share of them becomes the anchor."""
+    span = strategy.share(arena, rank)
+    np.copyto(arena.segment(ANCHOR)[span], arena.params[span])

@@ -29,10 +29,8 @@ from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
 class Recorded(Hogwild):
     """Lock-free workers whose accesses are recorded, or repeated as recorded."""
 
+    carries_tables: ClassVar[bool] = False
     probes: ClassVar[bool] = False  # no update is lost under locks
-    no_tables: ClassVar[str] = (
-        "determinism=record numbers accesses to parameters, not to rows of tables; leave it out"
-    )
 
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
         """Add the counts of accesses and the books."""
@@ -150,8 +148,9 @@ class RecordedWorker(OrderedWorker):
         numbers = Numbers(
             lease.epoch, lease.ticket, self._version_read, workers, self._horizon(workers)
         )
-        self.book.numbers, self.book.begun_at = numbers, self._log.stat().st_size
-        self.book.phase = access_order.READING
+        self.book.numbers = numbers
+        self.book.words["begun_at"] = self._log.stat().st_size
+        self.book.words["phase"] = access_order.READING
         self._read_in_order(numbers)
         weights = self._weights_read()
         self._sums, self._sha256 = _native.stripe_sums(weights), b""
@@ -173,7 +172,7 @@ class RecordedWorker(OrderedWorker):
         numbers, accesses = self.book.numbers, self.book.accesses()
         step = Step(numbers, outcome.applied, accesses, self._sums, self._sha256)
         event_log.append(self._log, step)
-        self.book.phase = access_order.IDLE
+        self.book.words["phase"] = access_order.IDLE
         return outcome
 
     def _add(self, grads: Grads, norm: float, staleness: int, step: int) -> None:
@@ -186,7 +185,7 @@ class RecordedWorker(OrderedWorker):
             norm=norm,
         )
         self.book.numbers = numbers
-        self.book.phase = access_order.WRITING
+        self.book.words["phase"] = access_order.WRITING
         self._write_in_order(grads, numbers)
 
 

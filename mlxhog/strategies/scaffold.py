@@ -13,7 +13,7 @@ in every round, so c stays the mean of all c_i, which are 0 at first: the first 
 Clipping is by the norm of g - c_i + c.
 
     segment                           dtype    meaning
-    anchor                            float32  x (`local_sgd.py`)
+    anchor                            float32  x (`local.py`)
     control                           float32  c; each worker writes its share
     control.1 .. control.P            float32  c_i
     control.next.1 .. control.next.P  float32  the sum of the round's gradients, or the next c_i
@@ -36,16 +36,17 @@ from mlxhog.config.optimizers import SGD
 from mlxhog.config.schedules import Constant
 from mlxhog.optim.rule import parameter
 from mlxhog.strategies.context import Context
-from mlxhog.strategies.local import LocalWorker, Stage
-from mlxhog.strategies.local_sgd import (
+from mlxhog.strategies.local import (
     ANCHOR,
     Anchored,
+    LocalWorker,
+    Stage,
     average_share,
     dense,
     keep_anchor,
     take_average,
 )
-from mlxhog.strategies.numbered import StepRecord
+from mlxhog.strategies.rounds import StepRecord
 
 CONTROL = "control"
 
@@ -124,7 +125,7 @@ class Scaffold(Anchored):
 
     def worker(self, context: Context) -> LocalWorker:
         """Prepare one worker."""
-        return ScaffoldWorker(context, self)
+        return ScaffoldWorker(context)
 
 
 class ScaffoldWorker(LocalWorker):

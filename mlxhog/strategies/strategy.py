@@ -9,7 +9,7 @@ All strategies run in the same processes on the same arena, so they can be compa
 from __future__ import annotations
 
 import contextlib
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -57,15 +57,11 @@ class Strategy(ABC):
     probes: ClassVar[bool] = True
     """Whether workers add to the lost-update probe with every step."""
 
-    fixed_because: ClassVar[str] = "strategy {} has a part of each step for each of its workers"
-    """Why no worker can join or leave while it runs; its name is filled in."""
+    carries_tables: ClassVar[bool] = False
+    """Whether workers read and write tables of n-grams, row by row and nothing else of them."""
 
-    no_tables: ClassVar[str] = (
-        "strategy {} copies or averages whole parameters, not rows of tables; take --strategy "
-        "hogwild, locked, serial or sync"
-    )
-    """Why workers do not carry tables, and the way out, as clauses; "" where they read and write
-    them row by row, and nothing else of them."""
+    Worker: ClassVar[Callable[[Context], StrategyWorker]]
+    """Prepares one worker's part, in its process."""
 
     @property
     def choice(self) -> Any:
@@ -75,7 +71,9 @@ class Strategy(ABC):
     @property
     def fixed(self) -> str | None:
         """Why no worker can join or leave while it runs; None where they can."""
-        return self.fixed_because.format(self.name)
+        if self.choice.elastic and self.choice.is_lock_free:
+            return None
+        return f"strategy {self.choice} divides its work among the workers that it begins with"
 
     @property
     def name(self) -> str:
@@ -102,11 +100,12 @@ class Strategy(ABC):
         Raises:
             ConfigError: the strategy averages, copies or records whole arrays of parameters.
         """
-        if tables is not None and self.no_tables:
+        if tables is not None and not self.carries_tables:
             raise ConfigError(
-                f"the model has tables of n-grams (ngram_orders), and "
-                f"{self.no_tables.format(self.name)}, or train it without tables: --set "
-                "ngram_orders=[]"
+                f"the model has tables of n-grams (ngram_orders), and strategy {self.choice} as "
+                "this run uses it reads or writes whole parameters, not rows of tables; take "
+                "--strategy hogwild, locked, serial or sync without determinism=record, or train "
+                "it without tables: --set ngram_orders=[]"
             )
         return replace(self, tables=tables)
 
@@ -135,9 +134,9 @@ class Strategy(ABC):
         """Tokens whose mean gradient one step applies."""
         return self.batches_per_step() * self.config.sequences_per_ticket * self.config.seq_len
 
-    @abstractmethod
     def worker(self, context: Context) -> StrategyWorker:
         """Prepare one worker's part, in its process."""
+        return type(self).Worker(context)
 
     # -- while no worker runs --------------------------------------------------------------------
 
@@ -253,10 +252,6 @@ class Strategy(ABC):
         Then a starting worker has nothing to finish while the arena is to hold still.
         """
         return True
-
-    def held_up(self, arena: Arena) -> str | None:
-        """Message about a worker for which others have waited long, or None; reported once."""
-        return None
 
     def network_bytes(self, arena: Arena, steps: int) -> int:
         """Bytes that a network would carry for this call if each worker were its own machine.

@@ -1,7 +1,6 @@
 """Synchronous training: gradients averaged through the arena (Dekel et al. 2012, arXiv:1012.1367).
 
-One round is one update of P batches. Every worker counts finished stages in a word of its own, so a
-worker that replaces a dead one continues in the middle of the round, and no worker waits forever:
+One round is one update of P batches, in three stages (`rounds.py`):
 
     stage 3R     compute a gradient for ticket R P + rank, write it to this worker's segment
     stage 3R+1   average this worker's share of the parameters over all gradient segments, in rank
@@ -9,10 +8,9 @@ worker that replaces a dead one continues in the middle of the round, and no wor
     stage 3R+2   add the squares up in parameter order (so the norm does not depend on P), apply the
                  optimizer to this worker's share
 
-A stage begins when every worker has finished the one before. Redoing a stage is harmless, except
-an apply that was under way: the ledger then counts it as torn, and it is not repeated.
-Rank 0 decides at the start of each round whether it is run, and publishes the decision with the
-step size: the others follow, so all stop after the same round.
+An apply that was under way at a death counts as torn, and is not repeated. Rank 0 decides at the
+start of each round whether it is run, and publishes the decision with the step size: the others
+follow, so all stop after the same round.
 
 With `sync_shares=speed` the sequences of a round's P tickets are divided among the workers so that
 all are done at about the same time. Rank 0 publishes the division with its decision, from the time
@@ -35,7 +33,6 @@ within a round for one that evaluates, starts again or comes late, and the run m
     grads.mean         float32  their mean
     tables.*                    those of tables, see `averaged_rows.py`
     sync.norm          float64  sum of squares of the mean, per parameter
-    sync.words         uint8    `Sync.table`
 
     word          meaning
     decision      4 (R + 1) + the decision on round R
@@ -51,8 +48,7 @@ within a round for one that evaluates, starts again or comes late, and the run m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -62,7 +58,7 @@ from mlxhog.arena import Arena
 from mlxhog.arena.layout import PARAMETER_COPY
 from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.arena.words import Table, Words
+from mlxhog.arena.words import Words
 from mlxhog.backends.backend import Grads
 from mlxhog.errors import ConfigError
 from mlxhog.optim import tables, updates
@@ -70,7 +66,7 @@ from mlxhog.optim.updates import Rows
 from mlxhog.strategies import averaged_rows, division, look_ahead
 from mlxhog.strategies.context import Context, Idle, Lease, StrategyWorker, WriteResult
 from mlxhog.strategies.hogwild import HogwildWorker
-from mlxhog.strategies.numbered import JOURNAL, NumberedSteps, StepRecord
+from mlxhog.strategies.rounds import Numbered, NumberedWorker, StepRecord
 from mlxhog.strategies.strategy import Strategy, all_reduce_bytes
 
 GO, STOP, SWITCH = 1, 2, 3
@@ -78,11 +74,10 @@ MOST_WORKERS: Final = 24
 """With backup workers: bits of a set of ranks."""
 
 
-class Sync(Strategy):
+class Sync(Numbered):
     """Averaged gradients; with equal shares, reruns with the same workers are bit-identical."""
 
-    numbered: ClassVar[bool] = True
-    no_tables: ClassVar[str] = ""
+    carries_tables: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse a number of backup workers that leaves none to wait for.
@@ -111,42 +106,33 @@ class Sync(Strategy):
         """One of every worker that a round waits for."""
         return self.workers - self.backups
 
-    @cached_property
-    def table(self) -> Table:
+    def groups(self) -> dict[str, tuple[int, str]]:
         """The words of the table above."""
-        return Table(
-            run=(1, "decision steps_before lr version members"),
-            worker=(self.workers, "stages weight seconds gradients ready sequences"),
-            journal=(self.workers, JOURNAL),
-        )
-
-    def words(self, arena: Arena) -> Words:
-        """The words of an arena."""
-        return self.table.open(arena.segment("sync.words"))
+        worker = "stages weight seconds gradients ready sequences"
+        return {
+            "run": (1, "decision steps_before lr version members"),
+            "worker": (self.workers, worker),
+        }
 
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
         """The segments of the table above."""
         copies = [*(f"grads.{rank + 1}" for rank in range(self.workers)), "grads.mean"]
         tokens = self.workers * self.config.sequences_per_ticket * self.config.seq_len
         return {
+            **super().segments(n_params),
             **{name: ("float32", PARAMETER_COPY) for name in copies},
             "sync.norm": ("float64", n_params),
-            "sync.words": ("uint8", self.table.n_bytes),
             **averaged_rows.segments(self.workers, self.tables, tokens),
         }
 
     def worker(self, context: Context) -> StrategyWorker:
         """Prepare one worker."""
-        return SyncWorker(context, self)
+        return SyncWorker(context)
 
     def limit_steps(self, arena: Arena, ledger: Ledger, steps: int | None, done: int = 0) -> None:
         """Store also the steps of other strategies."""
         super().limit_steps(arena, ledger, steps, done)
         self.words(arena)["steps_before"] = done
-
-    def stages(self, words: Words, ranks: Iterable[int] | None = None) -> list[int]:
-        """Finished stages of each rank, or of some."""
-        return [words["stages", rank] for rank in (range(self.workers) if ranks is None else ranks)]
 
     def members(self, words: Words) -> tuple[int, list[int]]:
         """With backup workers: the number of closed rounds, and the ranks in the last of them."""
@@ -156,9 +142,9 @@ class Sync(Strategy):
     def rounds_done(self, words: Words) -> int:
         """Rounds of this call that all of their members have ended."""
         if not self.backups:
-            return min(self.stages(words)) // 3
+            return min(self.each(words, "stages")) // 3
         closed, ranks = self.members(words)
-        return closed - any(stages < 3 * closed for stages in self.stages(words, ranks))
+        return closed - any(one < 3 * closed for one in self.each(words, "stages", ranks))
 
     def steps_done(self, arena: Arena, ledger: Ledger) -> int:
         """Rounds that are done, and the steps of other strategies before them."""
@@ -174,7 +160,7 @@ class Sync(Strategy):
         """Whether all workers have left the rounds for lock-free steps with their own moments."""
         words = self.words(arena)
         decided, code = divmod(words["decision"], 4)
-        return code == SWITCH and set(self.stages(words)) == {3 * (decided - 1) + 1}
+        return code == SWITCH and set(self.each(words, "stages")) == {3 * (decided - 1) + 1}
 
     def between_steps(self, arena: Arena) -> bool:
         """Whether no round is under way."""
@@ -225,25 +211,21 @@ class Sync(Strategy):
         return steps * all_reduce_bytes(arena, self.workers)
 
 
-class SyncWorker:
+class SyncWorker(NumberedWorker):
     """One worker's part of every round that it is in time for."""
 
     switched = False
     """Whether the rounds are over, for lock-free steps."""
 
-    def __init__(
-        self, context: Context, strategy: Sync, switch: Callable[[], bool] = lambda: False
-    ) -> None:
+    def __init__(self, context: Context, switch: Callable[[], bool] = lambda: False) -> None:
         """Prepare one worker.
 
         Args:
             context: this worker's view of the run.
-            strategy: of the run.
             switch: asked by rank 0 before each round: whether lock-free steps follow now.
         """
-        self.context, self._strategy, self._switch = context, strategy, switch
-        arena, ranks = context.arena, range(context.workers)
-        self._words = strategy.words(arena)
+        super().__init__(context)
+        self._switch, arena, ranks = switch, context.arena, range(context.workers)
         self._all = [arena.segment(f"grads.{rank + 1}") for rank in ranks]
         self._mean, self._norms = arena.segment("grads.mean"), arena.segment("sync.norm")
         self._target = context.target(state_slot=1)
@@ -252,7 +234,6 @@ class SyncWorker:
             self._rows = averaged_rows.AveragedRows(arena, context.workers)
         self._slots = list(arena.layout.slots.values())
         self._costs = [division.cost(slot, context.optimizer) for slot in self._slots]
-        self._step = NumberedSteps(context, self._words, context.rank)
         self._shares: division.SharesBySpeed | None = None
         if context.choice.shares == "speed":
             each = context.config.sequences_per_ticket
@@ -273,7 +254,7 @@ class SyncWorker:
 
     def _decision(self, round_: int) -> int:
         """The decision on a round; 0 while there is none. One rank makes it, once."""
-        context, words, strategy = self.context, self._words, self._strategy
+        context, words, strategy = self.context, self._words, self.strategy
         decided, code = divmod(words["decision"], 4)
         if decided == round_ + 1 and code != STOP:
             return code
@@ -290,7 +271,7 @@ class SyncWorker:
             code = STOP
         else:
             # A worker that died at a round's end did not wait for the others.
-            late = any(stages < 3 * round_ for stages in strategy.stages(words, ranks))
+            late = any(one < 3 * round_ for one in strategy.each(words, "stages", ranks))
             if late or (strategy.open and any(words["ready", rank] <= round_ for rank in ranks)):
                 return 0
             code = SWITCH if self._switch() else GO
@@ -311,7 +292,7 @@ class SyncWorker:
             self._shares.publish()
             return
         tokens = context.workers * context.entry.tokens
-        if self._strategy.backups:  # members differ from round to round
+        if self.strategy.backups:  # members differ from round to round
             tokens = context.arena.counters.load("tokens")
         words.set_real("lr", context.lr_at(round_, tokens, version))
 
@@ -319,7 +300,7 @@ class SyncWorker:
 
     def claim(self) -> Lease | Idle:
         """Lease ticket R P + rank of round R."""
-        context, words, strategy = self.context, self._words, self._strategy
+        context, words, strategy = self.context, self._words, self.strategy
         if strategy.missed(words, context.rank):
             # While a checkpoint is saved, `settle` does it. No round lacks this worker: the members
             # of the last one are enough to close the next.
@@ -336,7 +317,7 @@ class SyncWorker:
             if code != GO:
                 return Idle.DONE if code == STOP else Idle.WAIT
         first = context.arena.counters.load("first_ticket") + round_ * context.workers
-        lease = self._step.lease(first + context.rank)
+        lease = self.lease(first + context.rank)
         if lease is None:
             return Idle.WAIT
         if self._shares is None:
@@ -345,7 +326,7 @@ class SyncWorker:
         return Lease(lease.epoch, lease.ticket, parts)
 
     def _pass_over(self) -> None:
-        self._strategy.pass_over(self.context.arena, self.context.ledger, self.context.rank)
+        self.strategy.pass_over(self.context.arena, self.context.ledger, self.context.rank)
         self.context.entry.ticket = -1
 
     def _leave(self, stage: int) -> None:
@@ -357,13 +338,8 @@ class SyncWorker:
                 for name, moments in self._target.private.items():
                     updates.snapshot(own[name], moments)
             words["stages", context.rank] = stage + 1
-        self._wait_for(stage)
+        self.wait_for(stage + 1, self._ranks)
         self.switched = True
-
-    def _wait_for(self, stage: int) -> None:
-        """Wait until every member has finished a stage."""
-        stages, words = self._strategy.stages, self._words
-        self.context.wait_until(lambda: min(stages(words, self._ranks)) > stage)
 
     def read(self) -> None:
         """Plain snapshot: every worker of a round reads the same version.
@@ -380,13 +356,8 @@ class SyncWorker:
 
         With backup workers the gradient is dropped if the round is closed.
         """
-        context, words, strategy, rank = (
-            self.context,
-            self._words,
-            self._strategy,
-            self.context.rank,
-        )
-        start = words["stages", rank]
+        context, words, strategy = self.context, self._words, self.strategy
+        rank, start = context.rank, words["stages", context.rank]
         base = start // 3 * 3
         round_ = base // 3
         if start == base and not (strategy.backups and strategy.members(words)[0] > round_):
@@ -405,21 +376,22 @@ class SyncWorker:
                 version = context.arena.counters.load("version")
                 return WriteResult(applied=False, version=version, too_late=True)
             self._be_members(ranks)
-        self._wait_for(base)  # also for a replacement: its predecessor may have been ahead
+        # Also for a replacement: its predecessor may have been ahead.
+        self.wait_for(base + 1, self._ranks)
         context.marks.begin_update()  # before any worker of the round can apply its share
         if start <= base + 1:
             self._average()
             words["stages", rank] = base + 2
-        self._wait_for(base + 1)
+        self.wait_for(base + 2, self._ranks)
         return self._end_round(lease, base)
 
     def _is_closed(self, round_: int) -> bool:
         """Whether a round is closed; closes it if enough gradients are there."""
-        words, strategy = self._words, self._strategy
+        words, strategy = self._words, self.strategy
         word = words["members"]
         if word >> MOST_WORKERS > round_:
             return True
-        stages = strategy.stages(words)
+        stages = strategy.each(words, "stages")
         arrived = [rank for rank, stage in enumerate(stages) if stage == 3 * round_ + 1]
         if len(arrived) < strategy.batches_per_step():
             return False
@@ -437,13 +409,13 @@ class SyncWorker:
         def counts() -> tuple[int, int, int, bool]:
             return entry.opt_step + finite, version, 0, finite
 
-        record = self._step.once(lease, counts, lambda record: self._apply(norm, record))
+        record = self.once(lease, counts, lambda record: self._apply(norm, record))
         entry.opt_step, entry.ticket = record.opt_step, -1
         if self._place == 0:
             context.arena.counters.store("version", version)
         context.marks.end_update()
         words["stages", context.rank] = base + 3
-        self._wait_for(base + 2)
+        self.wait_for(base + 3, self._ranks)
         return WriteResult(applied=finite, staleness=0, version=version)
 
     def _write_own(self, grads: Grads) -> None:
@@ -520,7 +492,6 @@ class SyncThenHogwild(Sync):
     """
 
     numbered: ClassVar[bool] = False
-    fixed_because: ClassVar[str] = "async_after begins with rounds that need all of its workers"
 
     def batches_per_step(self) -> int:
         """Those of a lock-free step."""
@@ -543,7 +514,7 @@ class SyncThenHogwild(Sync):
         """Prepare one worker."""
         if self.workers == 1:
             return HogwildWorker(context)
-        return SyncThenHogwildWorker(context, self)
+        return SyncThenHogwildWorker(context)
 
     def steps_done(self, arena: Arena, ledger: Ledger) -> int:
         """Rounds, and the tickets beyond those that the rounds took."""
@@ -595,18 +566,18 @@ class SyncThenHogwild(Sync):
 class SyncThenHogwildWorker:
     """One worker of either phase."""
 
-    def __init__(self, context: Context, strategy: SyncThenHogwild) -> None:
+    def __init__(self, context: Context) -> None:
         """Start in the phase the run is in; a replacement takes over the moments of its slot."""
-        self.context, self._strategy = context, strategy
-        after = context.choice.async_after
-        self._sync = SyncWorker(context, strategy, lambda: context.progress() >= after)
+        self.context, after = context, context.choice.async_after
+        self._sync = SyncWorker(context, lambda: context.progress() >= after)
         self._now: StrategyWorker = self._sync
 
     def claim(self) -> Lease | Idle:
         """Take the next batch; the synchronous phase may end here."""
         lease = self._now.claim()
         if self._now is self._sync and self._sync.switched:
-            rounds = self._strategy.rounds_done(self._strategy.words(self.context.arena))
+            strategy = self._sync.strategy
+            rounds = strategy.rounds_done(strategy.words(self.context.arena))
             more = rounds * (self.context.workers - 1)  # a round is one step and a ticket of each
             self._now = HogwildWorker(self.context, more_tickets=more)
         return lease

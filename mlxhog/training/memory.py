@@ -19,7 +19,6 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.config.strategy import FedBack, Sparse
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.models.families import ModelConfig, param_count
-from mlxhog.optim import Optimizer
 from mlxhog.strategies import Strategy
 from mlxhog.training.kernel_choice import Writers
 
@@ -159,13 +158,10 @@ def gpu_share(
     config: TrainConfig,
     workers: Sequence[WorkerSpec],
     writers: Writers,
-    optimizer: Optimizer,
     layout: Layout,
 ) -> GPUShare:
     """The share of the GPU's memory for each worker that uses it."""
-    segments = int(config.read == "live")  # for the model; those of the writer follow
-    if writers.gpu_write == "metal":
-        segments += 1 + len(optimizer.metal_rule.private) + len(optimizer.shared_segments)
+    segments = int(config.read == "live") + int(writers.gpu_write == "metal")
     return GPUShare(
         workers=max(1, sum(worker.backend in GPU_BACKENDS for worker in workers)),
         adopted_bytes=segments * 4 * layout.n_floats,

@@ -23,7 +23,7 @@ from mlxhog.base.paths import expanded
 from mlxhog.base.quantities import format_count, format_number
 from mlxhog.base.workers import WorkerSpec
 from mlxhog.cluster import anchor
-from mlxhog.cluster.identity import Identity
+from mlxhog.cluster.group import identity_of
 from mlxhog.cluster.link import LinkJob
 from mlxhog.config import optimizers, plugins, schedules
 from mlxhog.config.budget import Budget
@@ -259,7 +259,7 @@ def make_plan(config: TrainConfig, *, progress: bool = False) -> Plan:
         max_workers = None if max_workers is None else max_workers + 1  # the link's slot
     ways, layout = _laid_out(ways, memory, max_workers, spec, tables, live=live)
     share = max(
-        (gpu_share(w.config, workers, engines.writers, w.optimizer, layout) for w in ways),
+        (gpu_share(w.config, workers, engines.writers, layout) for w in ways),
         key=lambda share: share.adopted_bytes,
     )
     gradient = max(
@@ -274,7 +274,7 @@ def make_plan(config: TrainConfig, *, progress: bool = False) -> Plan:
     if config.cluster is not None:
         link = LinkJob(
             cluster=config.cluster,
-            identity=Identity.of(
+            identity=identity_of(
                 config.cluster,
                 layout,
                 tokenizer=data.tokenizer.sha256,

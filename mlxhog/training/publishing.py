@@ -15,8 +15,7 @@ from functools import partial
 from typing import Self
 
 from mlxhog.arena import Arena
-from mlxhog.arena.marks import Marks, MarksReader, Updates, copy_racily
-from mlxhog.arena.published import WORDS, Copies
+from mlxhog.arena.published import WORDS, Copies, Marks, MarksReader, Updates, copy_racily
 from mlxhog.arena.requests import RunServer
 from mlxhog.base.quantities import Interval
 from mlxhog.optim.updates import Float32

@@ -18,8 +18,7 @@ from mlxhog.arena.control import Command
 from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.process import WatchedTime, monotonic_ns
 from mlxhog.base.workers import WorkerSpec
-from mlxhog.cluster.link import LinkJob
-from mlxhog.cluster.watched_link import Link
+from mlxhog.cluster.link import Link, LinkJob
 from mlxhog.config.budget import Budget
 from mlxhog.errors import WorkerFailed
 from mlxhog.report.metrics import Activity, Doing

@@ -23,13 +23,13 @@ from mlxhog.arena import Arena, event_log
 from mlxhog.arena.control import Command
 from mlxhog.arena.event_log import Begin
 from mlxhog.arena.ledger import Ledger
-from mlxhog.arena.marks import Marks
 from mlxhog.arena.process import WatchedTime, limit_in_words, monotonic_ns
+from mlxhog.arena.published import Marks
 from mlxhog.arena.worker_pool import Death, WorkerPool, WorkerProcess, last_lines
 from mlxhog.arena.workers import MAX_NONFINITE, STILL, Entry, Phase, State
 from mlxhog.base.durable import disk_errors
 from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec
-from mlxhog.cluster.watched_link import Link
+from mlxhog.cluster.link import Link
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError, Diverged, EnvironmentLacks, WorkerFailed
 from mlxhog.strategies import Strategy, access_order
@@ -102,7 +102,6 @@ class Supervisor:
         self.torn = 0
         self.messages: list[str] = []
         self.notices: dict[str, None] = {}  # of workers, each once, in order
-        self._held_up: str | None = None  # as last reported
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -174,10 +173,6 @@ class Supervisor:
                     "--lr or --clip, then --resume from the last checkpoint"
                 )
         self.ledger.sweep_orphans()
-        held_up = self.strategy.held_up(self.arena)
-        if held_up is not None and held_up != self._held_up:
-            self._held_up = held_up
-            self.messages.append(held_up)
 
     def entry(self, seat: _Seat) -> Entry:
         """The worker table entry of a seat."""

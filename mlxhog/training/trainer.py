@@ -481,7 +481,6 @@ class Training(WorkerSession):
             self._publisher.end()
 
     def _write_config(self) -> None:
-        self.run.check_place()
         with disk_errors(f"writing {self.run.config_path}"):
             replace_file(self.run.config_path, self.plan.stored.to_yaml().encode())
 

@@ -23,12 +23,11 @@ from mlxhog.backends.backend import Backend, Float32
 from mlxhog.base import float32
 from mlxhog.base.processes import FAULTS, end_by
 from mlxhog.base.workers import GPU_BACKENDS
-from mlxhog.checkpoint.run import Run
 from mlxhog.config import optimizers
 from mlxhog.errors import EnvironmentLacks, LostGPU, MetalError, MlxhogError, ShapeError, message_of
 from mlxhog.models import families
 from mlxhog.optim import metal_steps, muon
-from mlxhog.optim.metal_steps import MetalSteps, NotShared, Rule
+from mlxhog.optim.metal_steps import MetalSteps, NotShared
 from mlxhog.optim.rule import Polar
 from mlxhog.strategies import Context, look_ahead
 from mlxhog.training.gradients import Gradients
@@ -49,7 +48,6 @@ _METAL_SAYS = "Command buffer execution failed"
 
 def main(job: Job) -> None:
     """Entry point of the spawned process; ends it with the error's exit code."""
-    Run(job.run_dir).keep_place()
     sys.stdout.flush()
     with _opened(job.log) as stream:
         os.dup2(stream.fileno(), 1)
@@ -238,7 +236,7 @@ def make_context(job: Job, arena: Arena, entry: Entry, backend: Backend) -> Cont
         strategy=setup.strategy,
         backend=backend,
         optimizer=optimizer,
-        metal=gpu_steps(job, arena, optimizer.metal_rule),
+        metal=gpu_steps(job, arena),
         schedule=setup.schedule(job.budget.step_share(setup.strategy.tokens_per_step)),
         budget=job.budget,
         step_limit=job.step_limit,
@@ -302,7 +300,7 @@ def live_params(job: Job, arena: Arena) -> Float32 | None:
     return arena.params
 
 
-def gpu_steps(job: Job, arena: Arena, rule: Rule) -> MetalSteps | None:
+def gpu_steps(job: Job, arena: Arena) -> MetalSteps | None:
     """The Metal kernels that add this worker's steps; None if native code adds them.
 
     Raises:
@@ -314,7 +312,6 @@ def gpu_steps(job: Job, arena: Arena, rule: Rule) -> MetalSteps | None:
     try:
         return metal_steps.steps_of_worker(
             arena,
-            rule,
             job.setup.decay,
             engine=job.engine,
             threads=job.spec.threads,

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from mlxhog.arena import Arena, plan, published
-from mlxhog.arena.marks import Marks, MarksReader
-from mlxhog.arena.published import Copies
+from mlxhog.arena.published import Copies, Marks, MarksReader
 from mlxhog.base.processes import follow_parent
 from tests.arena.children import WAIT_S
 from tests.arena.test_arena import Spec, spawn

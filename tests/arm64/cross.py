@@ -95,7 +95,7 @@ def program(result, sources):
         the command that runs the program here.
     """
     command = [*zig(), *LINUX]
-    folders = (HERE / "include", NATIVE / "arena", NATIVE / "updates")
+    folders = (NATIVE / "arena", NATIVE / "updates", NATIVE / "ops")
     include = [f"-I{folder}" for folder in folders]
 
     def compiled(source):

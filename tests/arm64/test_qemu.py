@@ -1,13 +1,11 @@
-"""Native code as arm64's, run by qemu: operators, updates, locks, marks and the ledger.
+"""Native code as arm64's, run by qemu: products, updates, locks, marks and the ledger.
 
-Qemu runs each instruction, so results are those of NEON. Its threads have the memory order of this
-CPU: x86 lets a load overtake an earlier store and nothing else, an M1 more (docs/apple.md).
+Only products have code of their own for arm64 (`gemm.cpp`, `few_rows.cpp`). Qemu runs each
+instruction, so results are those of NEON. Its threads have the memory order of this CPU: x86 lets a
+load overtake an earlier store and nothing else, an M1 more (docs/apple.md).
 """
 
-import os
-import shlex
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -16,54 +14,23 @@ from mlxhog import _native
 from mlxhog.optim.muon import ORTHOGONALIZATIONS
 from mlxhog.optim.updates import WRITE_MODES
 from tests.arm64 import cross
-from tests.arm64.cross import HERE, NATIVE, OPERATORS, program, qemu, zig
-from tests.arm64.emulated import Emulated
-from tests.metal.sample import draw
+from tests.arm64.cross import HERE, NATIVE, program, qemu, zig
+from tests.metal import test_blas
+from tests.metal.test_blas import drawn
 from tests.metal.test_thread_sanitizer import SOURCES as UPDATES
 from tests.metal.test_thread_sanitizer import build
-from tests.tolerances import POLAR_F32, assert_close
+from tests.tolerances import POLAR_F32, PRODUCT_F32, assert_close
 
 # Zig compiles its libraries for arm64 first, once for a user: two minutes of a core.
 pytestmark = pytest.mark.timeout(900)
 
 ROOT = HERE.parents[1]
-TESTS = [
-    "tests/metal/test_ops.py",
-    "tests/models/test_native_sequence_ops.py",
-    "tests/models/test_native_step.py",
-    "tests/models/test_operators.py",
-    "tests/optim/test_apollo.py::test_steps_are_those_of_the_authors_package",
-    "tests/optim/test_rules.py::test_steps_are_those_of_the_formula",
-    "tests/optim/test_soap.py",
-    "tests/optim/test_muon.py::test_native_means_have_the_references_bits",
-    "tests/optim/test_muon.py::test_the_size_of_a_gradient_does_not_matter",
-]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     zig(), qemu()  # before a minute of work: skips without them
     return tmp_path_factory.mktemp("arm64")
-
-
-@pytest.fixture(scope="module")
-def driver(folder):
-    """All native operators, behind bindings that read a stream in place of Python's objects."""
-    own = [NATIVE / name for name in OPERATORS]
-    own += [*sorted((NATIVE / "ops").glob("bind_*.cpp")), NATIVE / "ops/shapes.cpp"]
-    own += [NATIVE / f"updates/bind_{name}.cpp" for name in ("directions", "muon")]
-    own += [
-        NATIVE / f"updates/{name}" for name in (*UPDATES, "directions.cpp", "shared_arrays.cpp")
-    ]
-    once = dict.fromkeys(source.resolve() for source in own)  # operators and updates have the pool
-    return program(folder / "driver", (*once, HERE / "driver.cpp"))
-
-
-@pytest.fixture(scope="module")
-def emulated(driver):
-    made = Emulated(driver)
-    yield made
-    made.close()
 
 
 def runner(command):
@@ -87,30 +54,22 @@ def litmus(folder):
 
 
 @pytest.mark.slow
-def test_the_tests_of_every_native_operator_pass_on_arm64(driver, tmp_path):
-    own = ["-p", "tests.arm64.emulated", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 'own'}"]
-    own += ["-k", "not too_large_for_malloc"]  # about this system's memory, not the processor
-    inherited = {name: x for name, x in os.environ.items() if not name.startswith("PYTEST_")}
-    process = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", *own, *TESTS],
-        cwd=ROOT,
-        env=inherited | {"MLXHOG_ARM64": shlex.join(driver)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert process.returncode == 0, process.stdout[-8000:] + process.stderr[-4000:]
-
-
-@pytest.mark.slow
-def test_an_m1_multiplies_by_neon_and_its_polar_factors_are_those_of_this_machine(emulated):
-    assert emulated.call("ops.gemm_kernel") == "neon"
+def test_products_and_polar_factors_by_neon_are_those_of_this_machine(folder):
+    sources = [
+        ROOT / "tests/metal/blas.cpp",
+        *(NATIVE / f"ops/{name}" for name in test_blas.SOURCES),
+    ]
+    command = program(folder / "products", sources)
     for shape in ((1, 7), (31, 33), (64, 128), (128, 96)):
-        x = draw(*shape)
-        here, there = np.empty_like(x), np.empty_like(x)
+        x = drawn(*shape)
+        here, there = np.empty_like(x), test_blas.run(command, "polar", *shape, given=[x])
         _native.polar([x], [here], [1.0], ORTHOGONALIZATIONS["polar3"])
-        emulated.call("polar", [x], [there], [1.0], ORTHOGONALIZATIONS["polar3"])
-        assert_close(there, here, POLAR_F32, label=str(shape))
+        assert_close(there.reshape(shape), here, POLAR_F32, label=str(shape))
+    for rows, width, out in ((50, 96, 40), (33, 260, 70), (7, 20, 300), (1, 65, 33)):
+        x, w, dy = drawn(rows, width), drawn(out, width), drawn(rows, out)
+        expected = [part.astype(np.float64).ravel() for part in (x @ w.T, dy @ w, dy.T @ x)]
+        there = test_blas.run(command, "linear", rows, width, out, given=[x, w, dy])
+        assert_close(there, np.concatenate(expected), PRODUCT_F32)
 
 
 @pytest.mark.slow

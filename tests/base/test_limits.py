@@ -51,7 +51,7 @@ def test_the_search_for_a_key_that_occurs_twice_takes_linear_time():
 
 def test_a_large_list_within_json_is_checked_to_its_last_value():
     text = json.dumps({"a": [0] * 10_000 + [[1.0]]}).replace("1.0", "1e999")
-    with pytest.raises(ValueError, match="a number is too large"):
+    with pytest.raises(ValueError, match="not JSON compliant"):
         plain_json.loads(text)
 
 

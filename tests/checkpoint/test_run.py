@@ -15,7 +15,6 @@ from mlxhog.checkpoint import run as runs
 from mlxhog.checkpoint.run import Run
 from mlxhog.errors import EnvironmentLacks, RunError
 from tests.forked import CONTEXT
-from tests.pairs import each_of
 from tests.threads import in_threads
 
 
@@ -247,36 +246,3 @@ def test_a_name_or_a_root_that_is_no_directory_is_refused(tmp_path, name):
     (tmp_path / "runs").write_text("x")
     with pytest.raises(RunError, match="expected a directory of runs"):
         creation.create(tmp_path / "runs", "x")
-
-
-# -- a folder in the place of another ------------------------------------------------------------
-
-
-@each_of(
-    "write",
-    [
-        lambda run: run.write_status({"status": "done"}),
-        lambda run: run.append_metrics({"step": 1}),
-        lambda run: run.append_event({"text": "a"}),
-        lambda run: run.write_times([]),
-        lambda run: run.append_sample("text"),
-        runs.clear,
-    ],
-)
-def test_a_process_writes_nothing_into_a_folder_that_took_the_place_of_its_run(tmp_path, write):
-    run = creation.create(tmp_path, "own")
-    with run.lock():
-        run.directory.rename(tmp_path / "elsewhere")
-        stranger = creation.create(tmp_path, "stranger")
-        stranger.directory.rename(run.directory)
-        before = {path.name: path.read_bytes() for path in files_of(run.directory)}
-        with pytest.raises(EnvironmentLacks, match="is another folder than the one"):
-            write(run)
-        assert {path.name: path.read_bytes() for path in files_of(run.directory)} == before
-        run.directory.rename(tmp_path / "stranger")
-        (tmp_path / "elsewhere").rename(run.directory)
-        write(run)
-
-
-def files_of(folder):
-    return [path for path in folder.iterdir() if path.is_file()]

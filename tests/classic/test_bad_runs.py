@@ -43,8 +43,7 @@ def test_options_that_contradict_each_other_are_refused_with_the_way_out(options
         ("graph-cuts", {"lam": 0.5}, "--lam 0.5 is for svm or .*, not graph-cuts"),
         ("svm", {"labels": "0=-1"}, "--labels 0=-1 is for --data FILE, not generated data"),
         ("graph-cuts", {"data": "x"}, "x has no labels; give the known ones"),
-        ("image-svm", {"data": "x.bin", "size": 10}, "--size 10 is for generated data"),
-        ("linear-regression", {"data": "x"}, "--data x is for svm or .*, not linear-regression"),
+        ("svm", {"data": "x.svm", "size": 10}, "--size 10 is for generated data"),
     ],
 )
 def test_a_problem_or_an_option_that_does_not_exist_is_refused(name, options, message):

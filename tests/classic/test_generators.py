@@ -8,14 +8,7 @@ import pytest
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import maximum_flow
 
-from mlxhog.classic.generators import (
-    abdomen_like,
-    cifar_dense,
-    linreg5,
-    netflix_like,
-    rcv1_like,
-    svm100,
-)
+from mlxhog.classic.generators import abdomen_like, netflix_like, rcv1_like
 from mlxhog.classic.problem import pair_supports
 from mlxhog.theory.hypergraph import Hypergraph
 from tests.classic.pair_problems import cut_grid
@@ -54,40 +47,6 @@ def test_rcv1_like_has_the_statistics_of_rcv1(text, statistic, published):
     assert_close(value, published, FITTED_STATISTIC)
 
 
-def test_svm100_are_the_recorded_draws():
-    train, test = svm100()
-    recorded = RECORDED["svm100"]
-    assert len(train.indices) == recorded["nnz"]
-    assert test is not None
-    assert test.n_rows == 1_000
-    graph = Hypergraph(train.indptr, train.indices, train.n_features)
-    assert (graph.omega, graph.delta) == (recorded["omega"], recorded["delta"])
-    assert (graph.rho, graph.p_conf) == (recorded["rho"], recorded["p_conf"])
-
-
-def test_linreg5_are_the_recorded_draws():
-    rows = linreg5()
-    x, y = rows.features.astype(float), rows.labels.astype(float)
-    best, *_ = np.linalg.lstsq(x, y)
-    assert_close(best, RECORDED["linreg5"]["lstsq"], RECORDED_F32)
-    assert_close(((x @ best - y) ** 2).mean(), RECORDED["linreg5"]["mse_opt"], RECORDED_F32)
-
-
-@pytest.mark.parametrize(
-    "draw",
-    [
-        lambda seed: rcv1_like(500, seed=seed).values,
-        lambda seed: svm100(500, seed=seed)[1].values,
-        lambda seed: linreg5(50, seed=seed).labels,
-        lambda seed: cifar_dense(60, 20, seed=seed)[1].features.ravel(),
-    ],
-    ids=["rcv1", "svm100", "linreg5", "cifar"],
-)
-def test_equal_seeds_give_equal_data_and_others_do_not(draw):
-    assert draw(3).tolist() == draw(3).tolist()
-    assert draw(3).tolist() != draw(4).tolist()
-
-
 # -- pairs ----------------------------------------------------------------------------------------
 
 
@@ -105,13 +64,15 @@ def test_netflix_like_is_as_sparse_as_netflix(netflix):
     assert_close(rho, 2.47e-3, FITTED_STATISTIC)
 
 
-def test_a_smaller_netflix_like_has_fewer_users_and_films():
+def test_a_smaller_netflix_like_has_fewer_users_and_films_and_equal_seeds_give_equal_data():
     small = netflix_like(20_000, seed=3)
     assert (small.n_users, small.n_items) == (1518, 562)
     assert 14_000 < small.n_entries <= 20_000
     again = netflix_like(20_000, seed=3)
     np.testing.assert_array_equal(small.ratings, again.ratings)
     assert not np.array_equal(small.users[:100], netflix_like(20_000, seed=4).users[:100])
+    assert rcv1_like(50, seed=3).values.tolist() == rcv1_like(50, seed=3).values.tolist()
+    assert rcv1_like(50, seed=3).values.tolist() != rcv1_like(50, seed=4).values.tolist()
 
 
 def test_the_grid_of_the_recorded_cut_is_drawn_as_recorded():

@@ -1,8 +1,5 @@
 """The linear problems reach what was recorded, alone and with many workers, and read real files."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -11,25 +8,9 @@ from mlxhog.classic.problem import ProblemMemory
 from mlxhog.classic.problems import create, linear
 from mlxhog.classic.run import train
 from mlxhog.errors import DataError
+from mlxhog.theory.hypergraph import Hypergraph
 from tests.classic.native import alone
-from tests.tolerances import (
-    HOGWILD_DENSE_OBJECTIVE,
-    LOSS_OF_OTHER_DRAWS,
-    SGD_TRACE_F32,
-    assert_close,
-)
-
-HERE = Path(__file__).parent
-RECORDED = json.loads((HERE.parent / "golden/hogwild/classic_reference.json").read_text())
-CIFAR_DENSE = json.loads((HERE / "cifar_dense.json").read_text())
-SVM100_MOST = 0.0885  # 3 % above the serial reference of classic_reference.json after 200 epochs
-LINREG_MOST = 0.02  # serial: .0048
-
-
-@pytest.fixture(scope="module")
-def images():
-    """The image problem of the default size."""
-    return create("image-svm", ClassicConfig())
+from tests.tolerances import LOSS_OF_OTHER_DRAWS, assert_close
 
 
 def sequential(problem, epochs, lr, decay, batch, order_seed=1):
@@ -42,65 +23,6 @@ def sequential(problem, epochs, lr, decay, batch, order_seed=1):
         order = rng.permutation(problem.n_examples).astype(np.int32)
         native.run(alone_in_memory, order, lr * decay**epoch, batch)
         yield problem.measures(params)
-
-
-def test_sequential_sgd_follows_the_recorded_trace_of_svm100():
-    recorded = RECORDED["svm100"]
-    problem = create("synthetic-svm", ClassicConfig())
-    trace = list(sequential(problem, 200, recorded["lr"], recorded["decay"], recorded["batch"]))
-    for epoch, expected in recorded["trace"].items():
-        measures = trace[int(epoch) - 1]
-        assert_close(measures["train_loss"], expected["hinge"], SGD_TRACE_F32, label=epoch)
-        assert_close(measures["train_error"], expected["err"], SGD_TRACE_F32, label=epoch)
-
-
-@pytest.mark.slow
-def test_the_synthetic_svm_reaches_its_reference_with_many_racy_workers():
-    options = {"workers": 10, "write": "racy"}
-    result = train(create("synthetic-svm", ClassicConfig()), ClassicConfig(**options))
-    assert len(result.epochs) == 200
-    assert result.measures["train_loss"] <= SVM100_MOST
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"scheme": "serial"},
-        {"workers": 2, "write": "lossless"},
-        {"workers": 4, "write": "racy"},
-        {"workers": 2, "scheme": "aig"},
-        # A turn per example would make the test one of the system's scheduler.
-        {"workers": 2, "scheme": "round_robin", "batch_size": 64, "lr": 0.64},
-        {"workers": 2, "scheme": "sync", "batch_size": 64, "lr": 0.64},
-    ],
-    ids=str,
-)
-def test_linear_regression_finds_the_least_squares_solution(options):
-    problem = create("linear-regression", ClassicConfig())
-    assert_close(problem.optimum, RECORDED["linreg5"]["lstsq"], SGD_TRACE_F32)
-    assert train(problem, ClassicConfig(**options)).measures["distance"] < LINREG_MOST
-
-
-@pytest.mark.slow
-def test_sequential_sgd_follows_the_recorded_trace_of_cifar_dense(images):
-    recorded = CIFAR_DENSE
-    pixels = images.train.features
-    assert_close(pixels[0, :5], recorded["pixels"]["first"], SGD_TRACE_F32)
-    assert np.bincount(images.train.labels.astype(int)).tolist() == recorded["pixels"]["classes"]
-    trace = list(sequential(images, 5, recorded["lr"], recorded["decay"], recorded["batch"]))
-    for epoch in ("1", "5"):
-        measures, expected = trace[int(epoch) - 1], recorded["trace"][epoch]
-        assert_close(measures["train_loss"], expected["hinge"], SGD_TRACE_F32, label=epoch)
-        assert_close(measures["test_error"], expected["test_err"], SGD_TRACE_F32, label=epoch)
-
-
-@pytest.mark.slow
-def test_two_workers_reach_the_recorded_loss_of_cifar_dense(images):
-    result = train(images, ClassicConfig(workers=2, epochs=5))
-    assert_close(
-        result.measures["train_loss"], CIFAR_DENSE["trace"]["5"]["hinge"], HOGWILD_DENSE_OBJECTIVE
-    )
 
 
 @pytest.mark.slow
@@ -164,3 +86,13 @@ def test_numbers_as_labels_are_for_least_squares_only(tmp_path):
     assert "train_error" not in problem.measures(problem.initial(0))
     with pytest.raises(DataError, match=":1: label 0.5; wanted -1 or"):
         create("svm", ClassicConfig(data=str(path)))
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("svm", 50), ("matrix-completion", 500), ("graph-cuts", 5)]
+)
+def test_a_problem_says_what_each_example_touches(name, size):
+    problem = create(name, ClassicConfig(size=size))
+    graph = Hypergraph(*problem.supports())
+    assert len(graph) == problem.n_examples
+    assert graph.n <= sum(block.size for block in problem.initial(0).values())

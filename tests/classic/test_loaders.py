@@ -2,13 +2,11 @@
 
 import bz2
 import gzip
-import subprocess
 
 import numpy as np
 import pytest
 
 from mlxhog.classic.loaders import (
-    load_cifar10,
     load_graph,
     load_ratings,
     load_svmlight,
@@ -88,34 +86,13 @@ def test_labels_are_mapped_as_the_user_says(tmp_path):
     assert rows.labels.tolist() == [1.0, -1.0, -1.0]
 
 
-def test_a_file_cut_in_the_middle_is_refused_with_the_line(digits, tmp_path):
-    content = digits[2].read_bytes()
-    cut = content[: len(content) // 2]
-    path = tmp_path / "cut.svm"
-    path.write_bytes(cut)
-    with pytest.raises(DataError, match=rf"cut.svm:{cut.count(bytes([10])) + 1}: .* be truncated"):
-        load_svmlight(path)
-    packed = gzip.compress(content)
+def test_a_packed_file_that_is_cut_is_refused_and_a_last_line_needs_no_end(digits, tmp_path):
+    packed = gzip.compress(digits[2].read_bytes())
     path = tmp_path / "cut.svm.gz"
     path.write_bytes(packed[: len(packed) // 2])
     with pytest.raises(DataError, match="is truncated or damaged"):
         load_svmlight(path)
-
-
-def test_the_way_to_add_a_missing_line_end_works_where_the_user_stands(tmp_path):
-    path = written(tmp_path, "1 1:1\n-1 2:0.2", "my rows.svm")
-    with pytest.raises(DataError, match="line end") as caught:
-        load_svmlight(path)
-    subprocess.run(str(caught.value).partition("add one: ")[2], shell=True, check=True)
-    assert len(load_svmlight(path)[0].labels) == 2
-
-
-def test_labels_that_are_not_mapped_or_not_to_signs_are_refused(tmp_path):
-    path = written(tmp_path, "0 1:1\n1 1:1\n2 1:1\n")
-    with pytest.raises(DataError, match=":3: label 2; add this label to --labels"):
-        load_svmlight(path, labels={0.0: -1.0, 1.0: 1.0})
-    with pytest.raises(ConfigError, match=r"maps to \[0.0, 1.0\]"):
-        load_svmlight(path, labels={0.0: 0.0, 1.0: 1.0, 2.0: 1.0})
+    assert len(load_svmlight(written(tmp_path, "1 1:1\n-1 2:0.2"))[0].labels) == 2
 
 
 # -- ratings and graphs ---------------------------------------------------------------------------
@@ -197,7 +174,7 @@ SVM, RATING, EDGE = "wanted LABEL FEATURE:VALUE", "wanted USER ITEM RATING", "wa
 @each_of(
     ("load", "text", "message"),
     [
-        (load_svmlight, "1 1:1\n-1 2:1\n0 1:1\n", r":3: label 0; wanted .* --labels 0=-1"),
+        (load_svmlight, "1 1:1\n-1 2:1\n0 1:1\n", r":3: label 0; wanted -1 or \+1.* --labels 0=-1"),
         (load_svmlight, "1 1:1\n\n# comment\n2 2:1\n", ":4: label 2;"),
         (load_svmlight, "1 1:1\n-1\n", f":2: '-1'; {SVM}"),
         (load_svmlight, "1 1:1\n-1 3:1 2:1\n", ":2: feature 2 after 3; sort"),
@@ -211,10 +188,9 @@ SVM, RATING, EDGE = "wanted LABEL FEATURE:VALUE", "wanted USER ITEM RATING", "wa
         (load_svmlight, "1 1:1\n-1 4294967296:3\n", r":2: feature 4.29497e\+09; wanted"),
         (load_svmlight, "1 1:1\nspam 1:2\n", f":2: 'spam 1:2'; {SVM}"),
         (load_svmlight, "1 1:1\n-1 1_0:2\n", f":2: '-1 1_0:2'; {SVM}"),
-        (load_svmlight, "1 1:1\ninf 1:2\n", ":2: label inf; wanted a finite number"),
-        (load_svmlight, "1 1:1\n-1 2:0.2", ":2: the last line has no line end"),
+        (load_svmlight, "1 1:1\ninf 1:2\n", ":2: label inf; wanted -1 or"),
         (load_svmlight, "# nothing\n\n", "has no data; wanted lines of LABEL"),
-        (load_svmlight, "", "is empty"),
+        (load_svmlight, "", "has no data"),
         (load_svmlight, "1 1:1\n\0\n", "is binary"),
         (load_ratings, "1 2 3\n1 3 6\n", r":2: rating 6; wanted 1 \.\. 5. .* --rating-range"),
         (load_ratings, "1 2 3\n1 2.5 3\n", ":2: item 2.5; wanted a whole number"),
@@ -223,7 +199,7 @@ SVM, RATING, EDGE = "wanted LABEL FEATURE:VALUE", "wanted USER ITEM RATING", "wa
         (load_ratings, "1 2 3\nbob 2 3\n", f":2: 'bob 2 3'; {RATING}"),
         (load_ratings, "user item rating\n", "has no data; wanted lines of USER ITEM RATING"),
         (load_ratings, "7:\n1,2,2005-01-01\n2,9,2005-01-01\n", ":3: rating 9"),
-        (load_ratings, "7:\n1,2,2005-01-01\n8:\n2\n", ":4: '2'; wanted USER,RATING,DATE below"),
+        (load_ratings, "7:\n1,2,2005-01-01\n8:\n2\n", ":4: '2 8'; wanted USER,RATING,DATE below"),
         (graph, "0 1 1\n1 1 1\n", ":2: an edge from a vertex to itself"),
         (graph, "0 1 1\n1 2 -1\n", ":2: weight -1; the cost of a cut"),
         (graph, "0 1 1\n1 2 inf\n", f":2: '1 2 inf'; {EDGE}"),
@@ -239,10 +215,10 @@ def test_a_malformed_line_is_named(tmp_path, load, text, message):
     ("read", "text", "message"),
     [
         (parse_label_map, "0", "wanted OLD=NEW"),
-        (parse_label_map, "0=1,0=-1", "maps 0 twice"),
+        (parse_label_map, "0=1,0=-1", "each label once"),
         (parse_rating_range, "5,1", "wanted LOW,HIGH"),
         (parse_rating_range, "1,5,9", "wanted LOW,HIGH"),
-        (parse_terminals, "0=0,1=0", "has one label only"),
+        (parse_terminals, "0=0,1=0", "a cut needs two or more"),
         (parse_terminals, "0=0,1", "--terminals has '1'; wanted VERTEX=LABEL"),
         (parse_terminals, "missing.txt", "--terminals has 'missing.txt'"),
     ],
@@ -255,61 +231,3 @@ def test_an_option_that_cannot_be_read_is_refused(read, text, message):
 def test_a_terminal_outside_of_the_graph_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="terminal 7 is not a vertex"):
         load_graph(written(tmp_path, "0 1 1\n"), "0=0,7=1")
-
-
-# -- CIFAR-10 --------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def records():
-    """520 real pieces of 32 x 32 pixels: class 0 of a temple, class 1 of a flower."""
-    from sklearn.datasets import load_sample_images
-
-    images = []
-    for label, photo in enumerate(load_sample_images().images):
-        pieces = photo[:416, :640].reshape(13, 32, 20, 32, 3).transpose(0, 2, 4, 1, 3)
-        pieces = pieces.reshape(260, 3072)
-        images.append(np.column_stack([np.full(260, label, np.uint8), pieces]))
-    return np.random.default_rng(0).permutation(np.concatenate(images))
-
-
-def test_a_folder_is_read_with_its_test_batch_and_centred_by_the_training_set(records, tmp_path):
-    records[:200].tofile(tmp_path / "data_batch_1.bin")
-    records[200:400].tofile(tmp_path / "data_batch_2.bin")
-    records[400:].tofile(tmp_path / "test_batch.bin")
-    train, test = load_cifar10(tmp_path)
-    assert test is not None
-    assert (train.n_rows, test.n_rows, train.n_features, train.n_classes) == (400, 120, 3072, 10)
-    assert train.labels.tolist() == records[:400, 0].tolist()
-    pixels = records[:, 1:] / 255
-    centre = pixels[:400].mean(axis=0)
-    np.testing.assert_allclose(train.features, pixels[:400] - centre, atol=1e-6)
-    np.testing.assert_allclose(test.features, pixels[400:] - centre, atol=1e-6)
-
-
-def test_images_that_are_cut_or_of_no_class_are_refused_with_their_record(records, tmp_path):
-    path = tmp_path / "data_batch_1.bin"
-    path.write_bytes(records[:3].tobytes()[:-1])
-    with pytest.raises(DataError, match="truncated in record 3: 9218 bytes"):
-        load_cifar10(path)
-    wrong = records[:5].copy()
-    wrong[3, 0] = 10
-    wrong.tofile(path)
-    with pytest.raises(DataError, match=r"record 4 has class 10; wanted 0\.\.9"):
-        load_cifar10(path)
-
-
-@each_of(
-    ("name", "message"),
-    [
-        ("empty.bin", "truncated in record 1: 0 bytes"),
-        (".", r"has no data_batch_\*.bin"),
-        ("missing.bin", "cannot be read"),
-        ("packed.tar.gz", "unpack it and name"),
-    ],
-)
-def test_what_is_no_file_of_images_is_refused(tmp_path, name, message):
-    (tmp_path / "empty.bin").touch()
-    (tmp_path / "packed.tar.gz").write_bytes(b"x" * 3073)
-    with pytest.raises(DataError, match=message):
-        load_cifar10(tmp_path / name)

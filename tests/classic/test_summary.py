@@ -57,10 +57,15 @@ def test_the_first_line_is_the_answer(result, serial, answer):
     ("result", "load", "cores", "message"),
     [
         (run(20.0, 1.0), 0.1, 4, "The objective rose from 10: the step size is too large; try"),
-        (run(1.0, 4.0), 5.0, 2, "Busy machine (load 5.0 on 2 cores)"),
-        (run(1.0, 4.0, workers=3), 0.0, 1, "3 workers share 1 core, so no speedup is possible."),
+        (run(1.0, 4.0), 5.0, 2, "not meaningful: 2 workers, and a load of 5.0 before, on 2 cores."),
+        (
+            run(1.0, 4.0, workers=3),
+            0.0,
+            1,
+            "not meaningful: 3 workers, and a load of 0.0 before, on 1 core.",
+        ),
     ],
 )
 def test_what_spoils_the_numbers_is_said(result, load, cores, message):
     assert message in "\n".join(warnings(result, load, cores))
-    assert not warnings(run(1.0, 1.0), 0.1, 4)
+    assert not list(warnings(run(1.0, 1.0), 0.1, 4))

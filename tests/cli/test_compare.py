@@ -67,14 +67,7 @@ def test_a_better_step_size_is_told_early_and_the_same_command_then_only_answers
     assert main(["compare", *words, *sides]) == 0
     text = capsys.readouterr().out
     assert text.startswith("A is better by ")
-    assert max(map(len, text.splitlines())) <= 80
-    for message in (
-        "what differs",
-        "lr      0.01",
-        "times as fast",
-        "intervals: 99 %",
-        "over all looks",
-    ):
+    for message in ("lr      0.01", "times as fast", "99 % sure", "over all looks"):
         assert message in text
 
     assert main(["compare", *words, *sides[:-1], "4"]) == 2

@@ -8,7 +8,7 @@ import numpy as np
 from mlxhog.arena import Arena, plan
 from mlxhog.cluster import anchor, round
 from mlxhog.cluster.anchor import Anchor
-from mlxhog.cluster.identity import Identity
+from mlxhog.cluster.group import identity_of
 from mlxhog.config.cluster import Cluster
 from mlxhog.models.spec import ParamSpec
 from tests.cluster.group import InProcess, Table
@@ -36,7 +36,7 @@ class Machine:
         extra = anchor.segments(residual=residual)
         layout = plan(spec, max_workers=2, n_tickets=8, extra=extra)
         self.arena = Arena.create(layout)
-        self.identity = Identity.of(
+        self.identity = identity_of(
             self.cluster, layout, tokenizer="t", data="d", batch_size=4, seed=self.seed
         )
         self.own = Anchor(self.arena)

@@ -13,13 +13,12 @@ from urllib.request import urlopen
 import numpy as np
 
 from mlxhog.cluster.group import Machine, Membership, State
-from mlxhog.cluster.identity import Identity
 from mlxhog.cluster.lighthouse import Lighthouse, parse_address
 from tests.forked import CONTEXT
 
 ANSWER_S = 60.0  # for a process that hangs; none should come near it
 QUICK = Lighthouse(heartbeat=0.5, join_timeout=5.0)
-IDENTITY = Identity(
+IDENTITY = dict(
     version="1", layout="l", tokenizer="t", data="d", batch_size=4, seed=0, round_every=10.0,
     outer_lr=0.7, outer_momentum=0.9, round_dtype="float32", system="Linux",
 )  # fmt: skip

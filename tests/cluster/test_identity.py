@@ -1,55 +1,38 @@
 """Machines that cannot train one model are refused at the join, with both values."""
 
-from dataclasses import fields, replace
+import json
+from dataclasses import replace
 
 import pytest
 import yaml
 
 from mlxhog import TrainConfig
-from mlxhog.cluster.identity import Identity
+from mlxhog.cluster.group import WAYS_OUT, check_identity
 from mlxhog.config.config import train_config
 from mlxhog.config.sources import by_flat_names, of_keywords
 from mlxhog.errors import ConfigError
-
-OWN = Identity(
-    version="1.0", layout="l1", tokenizer="t1", data="d1", batch_size=4, seed=3, round_every=10.0,
-    outer_lr=0.7, outer_momentum=0.9, round_dtype="float32", system="Linux",
-)  # fmt: skip
-OTHER = Identity(
-    version="2.0", layout="l2", tokenizer="t2", data="d2", batch_size=8, seed=4, round_every=20.0,
-    outer_lr=0.6, outer_momentum=0.8, round_dtype="bfloat16", system="Darwin",
-)  # fmt: skip
+from tests.cluster.members import IDENTITY
+from tests.pairs import each_of
 
 
-@pytest.mark.parametrize("name", [field.name for field in fields(Identity)])
-def test_every_difference_is_refused_with_both_values_and_a_way_out(name):
+def test_equal_machines_pass_and_every_difference_is_named_with_both_values_and_a_way_out():
+    check_identity(IDENTITY, json.dumps(IDENTITY))
+    others = {name: f"other {name}" for name in IDENTITY}
     with pytest.raises(ConfigError) as raised:
-        OWN.check(replace(OWN, **{name: getattr(OTHER, name)}))
-    message = str(raised.value)
-    assert message.startswith(f"cluster: {name} is ")
-    assert str(getattr(OWN, name)) in message
-    assert str(getattr(OTHER, name)) in message
-    assert "; " in message
-    assert len(message.splitlines()) == 1
+        check_identity(IDENTITY, json.dumps(others))
+    lines = str(raised.value).splitlines()
+    assert len(lines) == len(IDENTITY) == len(WAYS_OUT)
+    for name, line in zip(IDENTITY, lines, strict=True):
+        assert line.startswith(f"cluster: {name} is ")
+        assert str(IDENTITY[name]) in line
+        assert f"'other {name}' on the other machines; {WAYS_OUT[name]}" in line
+    assert lines[-1].endswith("; if all of them have left, restart mlxhog cluster start")
 
 
-def test_all_differences_are_named_at_once():
-    with pytest.raises(ConfigError) as raised:
-        OWN.check(OTHER)
-    assert len(str(raised.value).splitlines()) == len(fields(Identity))
-    assert str(raised.value).endswith("; if all of them have left, restart mlxhog cluster start")
-
-
-def test_equal_machines_pass_and_an_identity_survives_the_wire():
-    OWN.check(Identity.from_json(OWN.to_json()))
-
-
-@pytest.mark.parametrize(
-    "text", ["", "[]", '{"version": "9"}', '{"other": 1}', "[" * 100_000, '{"seed": 1, "seed": 2}']
-)
+@each_of("text", ["", "[]", '{"version": "9"}', "[" * 100_000, '{"seed": 1, "seed": 2}'])
 def test_the_identity_of_another_version_is_refused_in_words(text):
     with pytest.raises(ConfigError, match="install the same version.*; if all of them have left"):
-        OWN.check(Identity.from_json(text))
+        check_identity(IDENTITY, text)
 
 
 @pytest.mark.parametrize(

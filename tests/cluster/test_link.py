@@ -12,11 +12,10 @@ import pytest
 
 from mlxhog import train
 from mlxhog.arena.control import Command
-from mlxhog.cluster import group, watched_link
+from mlxhog.cluster import group
 from mlxhog.cluster.group import State
 from mlxhog.cluster.lighthouse import TOKEN_VARIABLE
-from mlxhog.cluster.link import ROUNDS, LinkJob, open_torchft
-from mlxhog.cluster.watched_link import Link
+from mlxhog.cluster.link import MOST_LOG_BYTES, ROUNDS, Link, LinkJob, open_torchft, shorten
 from mlxhog.errors import ConfigError
 from mlxhog.training import plan
 from tests.cluster import group as groups
@@ -75,13 +74,13 @@ def poll_until(link, condition):
 def test_a_killed_link_is_replaced_and_the_next_continues_from_the_arena(machine, start):
     machine.train(1.0)
     link = start(groups.alone)
-    poll_until(link, lambda: machine.own.number("rounds") > 1)
+    poll_until(link, lambda: machine.own.words["rounds"] > 1)
     first = link.pid
     assert first is not None
     os.kill(first, signal.SIGKILL)
     machine.train(1.0)
     poll_until(link, lambda: link.pid not in (None, first))
-    poll_until(link, lambda: machine.own.number("tokens") == 200)
+    poll_until(link, lambda: machine.own.words["tokens"] == 200)
     poll_until(link, lambda: len(link.messages) > 1)
     ended, back = link.messages
     assert "signal SIGKILL" in ended
@@ -90,13 +89,11 @@ def test_a_killed_link_is_replaced_and_the_next_continues_from_the_arena(machine
     assert not alive(first)
 
 
-def test_the_log_of_a_link_keeps_its_newer_half(machine, start):
-    link = start(groups.alone)
-    log = link._job.log
-    with log.open("ab") as output:
-        output.write(b"x" * watched_link.MOST_LOG_BYTES + b"the last words\n")
-    link.poll()
-    assert log.stat().st_size <= watched_link.MOST_LOG_BYTES // 2
+def test_the_log_of_a_link_keeps_its_newer_half(tmp_path):
+    log = tmp_path / "link.log"
+    log.write_bytes(b"x" * MOST_LOG_BYTES + b"the last words\n")
+    shorten(log)
+    assert log.stat().st_size <= MOST_LOG_BYTES // 2
     assert log.read_bytes().endswith(b"the last words\n")
 
 
@@ -105,8 +102,8 @@ def test_a_machine_alone_looks_for_others_between_its_rounds(machine, start):
     machine.cluster = choice(round_every=3600.0)
     machine.train(1.0)
     link = start(groups.growing)
-    poll_until(link, lambda: machine.own.number("rounds") == 1)
-    assert machine.own.number("members") == 2
+    poll_until(link, lambda: machine.own.words["rounds"] == 1)
+    assert machine.own.words["members"] == 2
     assert not link.messages
 
 
@@ -146,7 +143,7 @@ def test_a_fault_of_the_program_is_reported_and_not_tried_again(start):
 @pytest.mark.slow
 def test_a_stopped_link_is_killed_and_replaced(machine, start):
     link = start(groups.alone, choice(round_every=0.02, timeout_s=0.5))
-    poll_until(link, lambda: machine.own.number("rounds") > 0)
+    poll_until(link, lambda: machine.own.words["rounds"] > 0)
     first = link.pid
     os.kill(first, signal.SIGSTOP)
     poll_until(link, lambda: link.pid not in (None, first))
@@ -159,7 +156,7 @@ def test_a_member_whose_disk_is_full_commits_its_rounds(machine, start, tmp_path
         (tmp_path / name).symlink_to("/dev/full")
     link = start(groups.alone)
     machine.train(1.0)
-    poll_until(link, lambda: machine.own.number("committed") == 100)
+    poll_until(link, lambda: machine.own.words["committed"] == 100)
     assert link.messages == []
 
 
@@ -212,19 +209,19 @@ def test_a_link_changes_no_parameter_during_a_pause(machine, start):
     np.testing.assert_array_equal(machine.theta, before)
     machine.arena.counters.store("pause", 0)
     machine.train(1.0)
-    poll_until(link, lambda: machine.own.number("tokens") == 200)
+    poll_until(link, lambda: machine.own.words["tokens"] == 200)
 
 
 @pytest.mark.slow
 def test_a_link_leaves_after_the_last_round_and_not_when_the_run_ends(machine, start):
     link = start(groups.alone)
-    poll_until(link, lambda: machine.own.number("rounds") > 0)
+    poll_until(link, lambda: machine.own.words["rounds"] > 0)
     machine.arena.counters.store("command", Command.REST)
     machine.train(1.0)
     link.ask_for_last_round()
     poll_until(link, lambda: link.pid is None)
     assert link.has_sent_all
-    assert machine.own.number("tokens") == machine.own.trained()
+    assert machine.own.words["tokens"] == machine.own.trained()
     assert link.messages == []
 
 

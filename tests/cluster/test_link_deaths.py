@@ -46,8 +46,8 @@ def test_a_link_that_dies_at_any_line_loses_at_most_its_round(machine, times):
         one.train(0.25)
         assert one.play() is Outcome.COMMITTED
         own = one.own
-        assert own.number("committed") == own.trained() - own.number("lost")
-        assert own.number("lost") in (0, 100 * own.number("torn"))
+        assert own.words["committed"] == own.trained() - own.words["lost"]
+        assert own.words["lost"] in (0, 100 * own.words["torn"])
         np.testing.assert_array_equal(one.theta, 2.25, err_msg=str(place))
         np.testing.assert_array_equal(one.theta, one.theta_s)
 
@@ -61,11 +61,11 @@ def test_a_link_that_dies_while_others_go_on_counts_no_movement_twice(machine):
         other.play()
         dies(dead.play, place)
         dead.begin_link()
-        if dead.own.number("round"):
+        if dead.own.words["round"]:
             continue  # it had committed
         dead.own.load(other.own.state())
-        given_up = bool(dead.own.number("lost") or dead.own.number("torn"))
-        assert dead.own.number("committed") == 0 or dead.own.number("torn")
+        given_up = bool(dead.own.words["lost"] or dead.own.words["torn"])
+        assert dead.own.words["committed"] == 0 or dead.own.words["torn"]
         np.testing.assert_allclose(dead.theta, 1.0 if given_up else 2.0, rtol=1e-6)
         lost += given_up
     assert lost > 5
@@ -81,4 +81,4 @@ def test_a_death_within_an_add_begins_at_the_parameters_as_they_are(machine):
     one.begin_link()
     np.testing.assert_array_equal(one.theta, theta)
     np.testing.assert_array_equal(one.theta_s, theta)
-    assert [one.own.number(name) for name in ("torn", "round")] == [1, 0]
+    assert [one.own.words[name] for name in ("torn", "round")] == [1, 0]

@@ -9,7 +9,6 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
-from mlxhog.base.numa import Node
 from mlxhog.cli import cluster, main
 from tests.cluster.members import lighthouse
 from tests.cluster.rounds import rounds_in
@@ -52,7 +51,7 @@ def test_the_commands_for_two_nodes_train_one_model_each_on_its_cores(
     tmp_path, monkeypatch, capsys
 ):
     cores = sorted(os.sched_getaffinity(0))
-    nodes = Node(0, (cores[0],), 1 << 30), Node(1, (cores[-1],), 1 << 30)
+    nodes = {0: [cores[0]], 1: [cores[-1]]}
     monkeypatch.setattr(cluster, "nodes", lambda: nodes)
     for name, text in (
         ("numactl", f"#!{sys.executable}\n{NUMACTL}"),
@@ -63,7 +62,7 @@ def test_the_commands_for_two_nodes_train_one_model_each_on_its_cores(
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     config = tmp_path / "config.yaml"
     config.write_text(small_config(tmp_path, out="runs", steps=FOREVER, slow="0=4").to_yaml())
-    roots = [tmp_path / f"node{node.number}" for node in nodes]
+    roots = [tmp_path / f"node{number}" for number in nodes]
     with lighthouse() as (_, address), ExitStack() as stack:
         assert main(["cluster", "numa", "--address", address]) == 0
         commands = capsys.readouterr().out.splitlines()
@@ -84,10 +83,10 @@ def test_the_commands_for_two_nodes_train_one_model_each_on_its_cores(
 
         digests = wait_until(rounds)
         assert all(first == second for first, second in digests.values())
-        for node, one in zip(nodes, processes, strict=True):
+        for own, one in zip(nodes.values(), processes, strict=True):
             sets = cores_below(one.pid)
             assert len(sets) > 2  # a worker and a link at least
-            assert all(each == set(node.cores) for each in sets)
+            assert all(each == set(own) for each in sets)
         started = [pid for one in processes for pid in below(one.pid)]
         for one in processes:
             one.send_signal(signal.SIGINT)

@@ -34,7 +34,7 @@ def machines():
         arrays, theta = {name: value.copy() for name, value in arrays.items()}, one.theta
         again = Machine(one.table, one.name, one.cluster)
         made.append(again)
-        again.own.store("begun", 0)  # as before its first link
+        again.own.words["begun"] = 0  # as before its first link
         for name, part in zip(SHAPES, np.split(theta, BOUNDS), strict=True):
             again.arena.param(name)[...] = part.reshape(SHAPES[name])
         again.own.resume(arrays, numbers, seconds=30.0, is_last=is_last)
@@ -86,8 +86,8 @@ def test_theta_s_has_the_same_bits_on_all_machines_after_every_round(machines, d
             one.train(float(rng.normal()), tokens=int(rng.integers(1, 10**6)))
         assert rounds(team) == [Outcome.COMMITTED] * 3
         assert len({one.own.state().digest for one in team}) == 1
-        assert len({one.own.number("tokens") for one in team}) == 1
-    assert team[0].own.number("tokens") == sum(one.own.trained() for one in team)
+        assert len({one.own.words["tokens"] for one in team}) == 1
+    assert team[0].own.words["tokens"] == sum(one.own.trained() for one in team)
 
 
 def test_machines_weigh_by_their_tokens(machines):
@@ -129,11 +129,11 @@ def test_a_machine_that_missed_rounds_loads_theta_s_and_keeps_its_own_movement(m
     rounds([a])  # a is at 2, b at its own 1 of round 0
     a.table.expected = 2
     rounds(pair)
-    assert b.own.number("loads") == 1
-    assert b.own.number("lost") == 0
+    assert b.own.words["loads"] == 1
+    assert b.own.words["lost"] == 0
     np.testing.assert_allclose(a.theta, 3.0, rtol=1e-6)
     np.testing.assert_allclose(b.theta, 3.0, rtol=1e-6)
-    assert a.own.number("tokens") == 300
+    assert a.own.words["tokens"] == 300
 
 
 def test_a_member_that_is_lost_in_the_average_leaves_the_others_round_uncommitted(machines):
@@ -151,15 +151,15 @@ def test_a_member_that_is_lost_in_the_average_leaves_the_others_round_uncommitte
     assert pair[0].own.state().digest == before
     np.testing.assert_array_equal(pair[0].theta, 1.0)
     assert rounds(pair) == [Outcome.COMMITTED] * 2
-    assert pair[0].own.number("tokens") == 200
-    assert [one.own.number("lost") for one in pair] == [0, 0]
+    assert pair[0].own.words["tokens"] == 200
+    assert [one.own.words["lost"] for one in pair] == [0, 0]
 
 
 def test_a_machine_alone_commits_no_round_before_it_is_due(machines):
     (one,) = machines(1)
     one.train(1.0)
     assert one.play(is_due=False) is Outcome.EARLY
-    assert one.own.number("round") == 0
+    assert one.own.words["round"] == 0
     assert one.own.report()["tokens_waiting"] == 100
     assert one.play() is Outcome.COMMITTED
     assert one.own.report()["tokens_committed"] == 100
@@ -175,18 +175,6 @@ def test_members_of_unequal_theta_s_drop_the_round_and_take_that_of_the_first(ma
     assert len({one.own.state().digest for one in pair}) == 1
 
 
-def test_a_machine_does_not_load_what_is_older_than_its_own(machines):
-    (one,) = machines(1)
-    one.train(1.0)
-    rounds([one])
-    before = one.own.state()
-    fresh = replace(before, round=0, anchor=np.zeros_like(before.anchor))
-    one.group.state = lambda: fresh
-    (error,) = rounds([one])
-    assert "begin at round 0, and this machine has 1 rounds" in str(error)
-    assert one.own.state().digest == before.digest
-
-
 def test_parameters_that_are_not_finite_do_not_reach_the_others(machines):
     pair = machines(2, limit_s=0.2)
     pair[1].train(float("nan"))
@@ -198,22 +186,15 @@ def test_parameters_that_are_not_finite_do_not_reach_the_others(machines):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    "change",
     [
-        ({"anchor": np.nan}, "not finite"),
-        ({"velocity": np.inf}, "not finite"),
-        ({"anchor": np.zeros(7, np.float32)}, "other parameters"),
-        ({"anchor": np.zeros(2750)}, "other parameters"),
-        ({"velocity": None}, "other parameters"),
-        ({"round": 10**7}, "is of round 10000000"),
-        ({"round": 2**62}, "not a whole number"),
-        ({"round": "3"}, "not a whole number"),
-        ({"tokens": -1}, "not a whole number"),
-        ({"seconds": float("nan")}, "has trained for nan s"),
-        ({"seconds": "1"}, "has trained for '1' s"),
+        {"anchor": np.nan}, {"velocity": np.inf}, {"anchor": np.zeros(7, np.float32)},
+        {"anchor": np.zeros(2750)}, {"velocity": None}, {"round": 0}, {"round": 10**7},
+        {"round": 2**62}, {"round": "3"}, {"tokens": -1}, {"seconds": float("nan")},
+        {"seconds": "1"},
     ],
-)
-def test_a_state_that_no_member_has_is_refused_and_the_own_one_stays(machines, change, message):
+)  # fmt: skip
+def test_a_state_that_no_member_has_is_refused_and_the_own_one_stays(machines, change):
     (one,) = machines(1)
     one.train(1.0)
     rounds([one])
@@ -225,9 +206,9 @@ def test_a_state_that_no_member_has_is_refused_and_the_own_one_stays(machines, c
     one.group.state = lambda: sent
     (error,) = rounds([one])
     assert isinstance(error, ClusterError)
-    assert message in str(error)
+    assert "Give the token only to machines of this run" in str(error)
     assert one.own.state().digest == before.digest
-    assert one.own.number("tokens") == before.tokens
+    assert one.own.words["tokens"] == before.tokens
     np.testing.assert_array_equal(one.theta, theta)
     one.begin_link()
     assert rounds([one]) == [Outcome.COMMITTED]
@@ -267,7 +248,7 @@ def test_a_mean_that_no_training_has_is_refused_and_the_own_state_stays(machines
         assert one.own.report()["tokens_waiting"] == 100
     assert rounds(pair) == [Outcome.COMMITTED] * 2
     assert len({one.own.state().digest for one in pair}) == 1
-    assert pair[0].own.number("lost") == pair[1].own.number("lost") == 0
+    assert pair[0].own.words["lost"] == pair[1].own.words["lost"] == 0
 
 
 def test_to_bfloat16_keeps_eight_bits_and_rounds_ties_to_even():
@@ -308,7 +289,7 @@ def test_a_checkpoint_has_theta_s_and_the_momentum_of_any_machine(machines):
     again = machines.resumed(pair[0], is_last=True)
     assert again.own.state().digest == pair[1].own.state().digest
     np.testing.assert_array_equal(again.own.of("velocity"), pair[1].own.of("velocity"))
-    assert again.own.number("tokens") == 200
+    assert again.own.words["tokens"] == 200
     assert again.arena.counters.load("tokens_elsewhere") == 100
     assert again.own.seconds() == 30.0
     arrays, numbers = pair[0].own.saved()
@@ -321,25 +302,25 @@ def test_links_and_resumed_runs_of_a_machine_have_its_id_and_a_copy_elsewhere_an
     machines, monkeypatch
 ):
     one, again, copy = machines(3)
-    id, saved = one.own.number("id"), one.own.saved()
+    id, saved = one.own.words["id"], one.own.saved()
     one.begin_link()
     again.own.resume(*saved, seconds=0.0, is_last=True)
     monkeypatch.setattr("platform.node", lambda: "another")
     copy.own.resume(*saved, seconds=0.0, is_last=True)
-    assert one.own.number("id") == again.own.number("id") == id > 0
-    assert copy.own.number("id") != id
+    assert one.own.words["id"] == again.own.words["id"] == id > 0
+    assert copy.own.words["id"] != id
 
 
 def test_the_second_run_of_one_checkpoint_becomes_another_machine(machines):
     pair = machines(2, limit_s=0.2)
     for one in pair:
-        one.own.store("id", 7)
+        one.own.words["id"] = 7
         join = one.group.join
         one.group.join = lambda join=join: replace(join(), ids=(7, 7))
     refused, error = rounds(pair)
     assert refused is Outcome.REFUSED
     assert "another member resumed the same checkpoint" in str(error)
-    assert [one.own.number("id") == 7 for one in pair] == [True, False]
+    assert [one.own.words["id"] == 7 for one in pair] == [True, False]
 
 
 def test_the_movement_of_a_checkpoint_waits_for_the_first_tokens_and_goes_with_them(machines):
@@ -384,10 +365,10 @@ def test_a_round_that_one_member_commits_and_another_does_not_see_counts_once(ma
     commit_in_the_first_only(pair)
     b.train(1.0)
     rounds(pair)
-    assert [one.own.number("committed") for one in pair] == [100, 100]
+    assert [one.own.words["committed"] for one in pair] == [100, 100]
     assert [one.own.round_tokens for one in pair] == [0, 100]  # of the last round only
-    assert [one.own.number("lost") for one in pair] == [0, 100]  # it does not know of it
-    assert a.own.number("tokens") == b.own.number("tokens") == 300
+    assert [one.own.words["lost"] for one in pair] == [0, 100]  # it does not know of it
+    assert a.own.words["tokens"] == b.own.words["tokens"] == 300
     for one in pair:
         np.testing.assert_allclose(one.theta, 2.0, rtol=1e-6)
 
@@ -399,11 +380,11 @@ def test_what_a_machine_commits_alone_again_in_the_same_round_is_given_up(machin
     a.table.expected = 1
     b.train(1.0, tokens=70)
     rounds([b])  # the same round, with what the first one has and more
-    assert b.own.number("committed") == 170
+    assert b.own.words["committed"] == 170
     a.table.expected = 2
     assert all("unequal theta_s" in str(error) for error in rounds(pair))
     assert rounds(pair) == [Outcome.COMMITTED] * 2
-    assert a.own.number("tokens") == 200
+    assert a.own.words["tokens"] == 200
     for one in pair:
         np.testing.assert_array_equal(one.theta, 1.0)
 

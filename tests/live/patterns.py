@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mlxhog.arena import Arena, plan, published
 from mlxhog.arena.control import Command
-from mlxhog.arena.marks import Marks
+from mlxhog.arena.published import Marks
 from mlxhog.base.processes import follow_parent
 from mlxhog.base.quantities import Interval
 from mlxhog.config.config import TrainConfig

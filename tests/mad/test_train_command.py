@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -13,11 +12,8 @@ import sys
 import pytest
 
 from mlxhog.base import tensors
-from mlxhog.base.interrupts import Interrupts
 from mlxhog.cli import main
-from mlxhog.cli.mad.train_view import RunLine
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.mad.run import Point
 from mlxhog.mad.training import candidate
 from mlxhog.models import families
 from tests.words import changed
@@ -166,7 +162,7 @@ def test_a_dry_run_says_sizes_and_the_time_that_a_few_steps_promise(capsys):
     assert (output["limit"], output["dim"]) == (2000, 16)
     assert output["at_most_s"] > 2000 * output["step_s"] > 0
     assert mad_train(*SMALL, *MIXER, "--dry-run", "--workers", "mlx:cpu*2") == 0
-    assert "time        unknown" in capsys.readouterr().out
+    assert "unknown: several workers" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -196,29 +192,3 @@ def test_wrong_input_is_answered_with_the_way_out(words, message, capsys):
     out, err = capsys.readouterr()
     assert message in err
     assert out == ""
-
-
-def line(stream, *, quiet=False):
-    clock = iter(range(100))
-    return RunLine(
-        stream,
-        limit=40,
-        counts_beats=True,
-        quiet=quiet,
-        signals=Interrupts(),
-        clock=lambda: float(next(clock)),
-    )
-
-
-def test_a_pipe_gets_a_line_per_evaluation_unless_it_is_to_be_quiet():
-    point = Point(step=10, seconds=5.0, loss=1.5, acc_token=0.25, acc_macro=0.2)
-    for quiet in (False, True):
-        stream = io.StringIO()
-        with line(stream, quiet=quiet) as callbacks:
-            callbacks.beat()
-            callbacks.beat()
-            callbacks.beat()
-            assert callbacks.text() == "step 3/40  0.7 steps/s  at most 56 s to go"
-            callbacks.point(point)
-        said = "step 10/40  loss 1.500  accuracy 0.250  2.0 steps/s  at most 15 s to go\n"
-        assert stream.getvalue() == ("" if quiet else said)

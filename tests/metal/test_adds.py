@@ -8,7 +8,6 @@ import pytest
 from mlxhog import _native
 from mlxhog.arena.arena import lost_update_rate
 from mlxhog.errors import ShapeError
-from mlxhog.metal.kernels.step_rules import sgd_hp
 from mlxhog.optim import updates
 from mlxhog.optim.gradients import Rows
 from tests.metal.shared import PROCESSES, TIMEOUT_S, run, shared
@@ -19,7 +18,7 @@ TOTAL_ADDS = 10**8
 OFFSET = 7  # the slice starts inside a stripe, off every vector's alignment
 TAIL = 123  # and ends in an odd-sized rest
 WIDTH = 64
-HP = sgd_hp(lr=1.0, weight_decay=0.0)
+SGD = ("gradient", (), (1.0, 1.0, 0.0, 0.0))
 BY_ROWS = ("rows", "table")
 
 
@@ -38,8 +37,8 @@ def add_ones(segment, barrier, slot, kernel, n, rounds):
             values = ones[: len(rows) * WIDTH]
             _native.add_rows(locks, LOSSLESS, flat, OFFSET, WIDTH, 0, rows, values, seed)
         elif kernel == "table":
-            place = (flat, OFFSET, WIDTH, 0, np.sort(rows), -ones[: len(rows) * WIDTH])
-            _native.step_rows("sgd", locks, LOSSLESS, *place, None, None, HP, seed=seed)
+            place, grad = (np.sort(rows), WIDTH, 0, n), -ones[: len(rows) * WIDTH]
+            _native.step(*SGD, locks, LOSSLESS, flat, OFFSET, grad, rows=place, seed=seed)
         elif kernel == "stripe":
             _native.add_dense(locks, LOSSLESS, flat, OFFSET, ones, seed)
         elif kernel == "racy":
@@ -85,12 +84,11 @@ def test_racy_adds_lose_less_than_a_fifth_and_never_invent_one():
 ROWS = Slot("rows", (4, 8), 0, kind="rows", row_word0=0)
 
 
-@pytest.mark.parametrize("native", [True, False])
-def test_duplicate_rows_all_add_up(native):
+def test_duplicate_rows_all_add_up():
     with shared(4 * 8, n_words=4) as segment:
         values = np.arange(4 * 8, dtype=np.float32).reshape(4, 8)
         delta = Rows(np.array([2, 0, 2, 2], np.int32), values)
-        how = {"locks": segment.locks(1), "mode": LOSSLESS, "native": native}
+        how = {"locks": segment.locks(1), "mode": LOSSLESS}
         updates.add(segment.floats, ROWS, delta, **how)
         total = np.stack(
             [values[1], 0 * values[1], values[0] + values[2] + values[3], 0 * values[1]]
@@ -98,13 +96,12 @@ def test_duplicate_rows_all_add_up(native):
         np.testing.assert_array_equal(segment.floats.reshape(4, 8), total)
 
 
-@pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("row", [-1, 4])
-def test_a_row_outside_the_parameter_is_refused_unwritten(row, native):
+def test_a_row_outside_the_parameter_is_refused_unwritten(row):
     flat = np.zeros(4 * 8, np.float32)
     delta = Rows(np.array([0, row], np.int32), np.ones((2, 8), np.float32))
     with pytest.raises(ShapeError, match="the parameter has rows 0 to 3"):
-        updates.add(flat, ROWS, delta, locks=None, mode=RACY, native=native)
+        updates.add(flat, ROWS, delta, locks=None, mode=RACY)
     assert not flat.any()
 
 

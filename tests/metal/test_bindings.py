@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 
 from mlxhog import _native
-from mlxhog.metal.kernels.step_rules import sgd_hp
 from tests.metal.shared import shared
 from tests.pairs import each_of
 
 LOSSLESS, RACY, IN_TURN = 0, 1, 3
 N = 2 * _native.STRIPE
-HP = sgd_hp(lr=1.0, weight_decay=0.0)
+SGD = ("gradient", (), (1.0, 1.0, 0.0, 0.0))
 
 
 def ones(n):
@@ -26,13 +25,14 @@ def rows(s, index=None, width=8, n=16, mode=RACY, locks=None):
     _native.add_rows(locks, mode, s.floats, 0, width, 0, index, ones(n))
 
 
-def step_rows(s, *index):
-    place = (RACY, s.floats, 0, 8, None, np.array(index, np.int32), ones(16))
-    _native.step_rows("sgd", None, *place, None, None, HP)
+def step_rows(s, *index, floats=N):
+    rows = (np.array(index, np.int32), 8, None, floats)
+    _native.step(*SGD, None, RACY, s.floats, 0, ones(16), rows=rows)
 
 
-def step(s, rule, m):
-    _native.step(rule, None, RACY, s.floats, 0, ones(8), ones(m), None, HP)
+def step(s, kernel, rates, *moments, **how):
+    of = (kernel, rates, (1.0, 1.0, 0.0, 0.0))
+    _native.step(*of, None, RACY, s.floats, 0, ones(8), [ones(m) for m in moments], **how)
 
 
 REFUSED = {
@@ -62,9 +62,19 @@ REFUSED = {
     "another width": (lambda s: rows(s, width=7), "not rows of width"),
     "a row twice": (lambda s: step_rows(s, 1, 1), "ascend"),
     "rows that descend": (lambda s: step_rows(s, 2, 1), "ascend"),
-    "state of another size": (lambda s: step(s, "momentum", 3), "m has 3 floats"),
-    "moments of another rule": (lambda s: step(s, "sgd", N), "has m"),
-    "no rule": (lambda s: step(s, "lion", 0), "no rule"),
+    "a row behind its parameter": (lambda s: step_rows(s, 1, 2, floats=16), "outside their"),
+    "a parameter behind the segment": (lambda s: step_rows(s, 0, 1, floats=N + 1), "do not fit"),
+    "a moment of another size": (lambda s: step(s, "mean", [1] * 5, 3), "a moment has 3 floats"),
+    "moments of another kernel": (lambda s: step(s, "gradient", [], 8), "and has 1 moments"),
+    "rates of another kernel": (lambda s: step(s, "mean", [1], 8), "and 1 rates"),
+    "no kernel": (lambda s: step(s, "none", []), "no kernel is called none"),
+    "no means, shared": (lambda s: step(s, "lion", [1] * 5, 8, shared=True), "only means are"),
+    "shared, pending": (
+        lambda s: step(s, "mean", [1] * 5, 8, shared=True, pending=ones(8)),
+        "a pending step moves nothing shared",
+    ),
+    "half a record": (lambda s: step(s, "gradient", [], last=ones(8)), "both or neither"),
+    "no place for a direction": (lambda s: step(s, "gradient", [], out=ones(7)), "out has 7"),
     "a width of swaps": (lambda s: _native.add_cas(s.floats, 0, ones(3), 3), "1, 2 or 4"),
     "a snapshot": (lambda s: _native.snapshot(np.empty(3, np.float32), s.floats), "dst has 3"),
     "a prediction": (

@@ -49,9 +49,10 @@ def programs():
 
 
 def run(program, *words, given=None):
-    """Run the program on arrays; returns the floats that it prints."""
+    """Run a program, or a command, on arrays; returns the floats that it prints."""
+    command = program if isinstance(program, list) else [program]
     ended = subprocess.run(
-        [program, *map(str, words)],
+        [*command, *map(str, words)],
         input=b"".join(x.tobytes() for x in given or []),
         capture_output=True,
         check=True,

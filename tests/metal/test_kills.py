@@ -15,7 +15,6 @@ import pytest
 
 from mlxhog import _native
 from mlxhog.base.processes import follow_parent
-from mlxhog.metal.kernels.step_rules import adam_hp, sgd_hp
 from mlxhog.optim import updates
 from tests.metal.shared import PROCESSES, TIMEOUT_S, pid_of, shared
 from tests.optim.small import Slot
@@ -23,8 +22,8 @@ from tests.optim.small import Slot
 WORKERS, KILLS = 3, 30
 WIDTH = 32  # of a row of a table
 LOSSLESS = 0
-UP = sgd_hp(lr=-1.0, weight_decay=0.0)
-HALF = adam_hp(lr=1e-3, beta1=0.5, beta2=0.5, eps=1e-8, weight_decay=0.0, bias1=1.0, bias2=1.0)
+UP = ("gradient", (), (-1.0, 1.0, 0.0, 0.0))
+HALF = ("adam", (1.0, 0.5, 0.5, 0.5, 0.5, 1.0, 1e-8), (1e-3, 1.0, 0.0, 0.0))
 by_threads = pytest.mark.parametrize("threads", [1, 2])
 
 
@@ -37,7 +36,7 @@ def add_for_ever(segment, slot, generation, threads):
     seed = os.getpid()
     while True:
         place = (locks, LOSSLESS, segment.floats, 0)
-        _native.step("sgd", *place, ones, None, None, UP, seed=seed, threads=threads)
+        _native.step(*UP, *place, ones, seed=seed, threads=threads)
         steps[0] += 1
         seed += 1
 
@@ -50,12 +49,12 @@ def step_a_table_for_ever(segment, slot, generation):
     follow_parent()
     locks = _native.Locks(segment.words, segment.table, slot, generation)
     rows = np.arange(segment.floats.size // WIDTH, dtype=np.int32)
-    grad = np.full(segment.floats.size, -1.0, np.float32)
+    ones = np.ones(segment.floats.size, np.float32)
+    place = (locks, LOSSLESS, segment.floats, 0)
     steps = segment.workers["steps"][slot - 1 : slot]
     seed = os.getpid()
     while True:
-        place = (segment.floats, 0, WIDTH, 0, rows, grad)
-        _native.step_rows("sgd", locks, LOSSLESS, *place, None, None, -UP, seed=seed)
+        _native.step(*UP, *place, ones, rows=(rows, WIDTH, 0, ones.size), seed=seed)
         steps[0] += 1
         seed += 1
 
@@ -90,8 +89,8 @@ def halve_as_often_as_allowed(segment, slot, generation, threads):
         if steps[0] >= allowed[slot - 1]:
             os.sched_yield()
             continue
-        place, how = (locks, LOSSLESS, w, 0, zeros), {"seed": os.getpid(), "threads": threads}
-        _native.step("adam_shared", *place, m, v, HALF, **how)
+        how = {"shared": True, "seed": os.getpid(), "threads": threads}
+        _native.step(*HALF, locks, LOSSLESS, w, 0, zeros, [m, v], **how)
         steps[0] += 1
 
 

@@ -1,4 +1,4 @@
-"""With one worker every write mode gives the bits of the NumPy reference."""
+"""With one worker every write mode adds the same bits, and reads are what they say."""
 
 import numpy as np
 import pytest
@@ -6,113 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxhog import _native
-from mlxhog.optim import SGD, AdamW, Momentum, Target, updates
-from mlxhog.optim.gradients import Rows
-from mlxhog.optim.rule import StepTrace
+from mlxhog.optim import updates
 from tests.metal.shared import shared
 from tests.optim.small import Slot
 from tests.pairs import each_of
 
 MODES = [pytest.param(mode, id=name) for name, mode in updates.WRITE_MODES.items()]
-WIDTH = 40
-
-
-DENSE = Slot("dense", (31, WIDTH), 5)
-ROWS = Slot("rows", (29, WIDTH), 1300, "rows", row_word0=4)
-VECTOR = Slot("vector", (1777,), 2500)
-SLOTS = {slot.name: slot for slot in (DENSE, ROWS, VECTOR)}
 N = 4 * _native.STRIPE + 200
-N_WORDS = 5 + 29
-
-
-def gradients(rng):
-    """A gradient of every form for every kind of parameter."""
-
-    def dense(slot):
-        return rng.standard_normal(slot.shape, dtype=np.float32)
-
-    def rows(slot, *, duplicates):
-        index = rng.choice(slot.shape[0], 17, replace=duplicates).astype(np.int32)
-        return Rows(index, rng.standard_normal((17, WIDTH), dtype=np.float32))
-
-    return {
-        "all dense": {slot.name: dense(slot) for slot in SLOTS.values()},
-        "rows": {"rows": rows(ROWS, duplicates=True), "vector": dense(VECTOR)},
-        "rows of a dense parameter": {"dense": rows(DENSE, duplicates=True)},
-    }
-
-
-OPTIMIZERS = {
-    "sgd": lambda native: SGD(weight_decay=0.1, native=native),
-    "momentum": lambda native: Momentum(weight_decay=0.1, native=native),
-    "nesterov": lambda native: Momentum(momentum=0.7, nesterov=True, native=native),
-    "adamw": lambda native: AdamW(weight_decay=0.1, native=native),
-    "adamw, shared moments": lambda native: AdamW(shared=True, native=native),
-}
-
-
-def trained(
-    optimizer, mode, gradients, slots=SLOTS, n=N, n_words=N_WORDS, *, decay=("dense", "rows"),
-    recorded=False, pending=False, threads=1, scale=lambda grads: 0.7,
-):  # fmt: skip
-    """Every array that four steps write: parameters, state, record and pending steps."""
-    rng = np.random.default_rng(1)
-    with shared(n, n_words) as segment:
-        segment.floats[...] = rng.standard_normal(n, dtype=np.float32)
-        private = {name: np.zeros(n, np.float32) for name in optimizer.state_segments}
-        both = {name: np.zeros(n, np.float32) for name in optimizer.shared_segments}
-        last, prev, waiting = np.zeros((3, n), np.float32)
-        target = Target(
-            flat=segment.floats,
-            slots=slots,
-            locks=segment.locks(1) if mode == 0 else None,
-            mode=mode,
-            private=private,
-            shared=both,
-            decay=frozenset(decay),
-            record=StepTrace(last, prev) if recorded else None,
-            pending=waiting if pending else None,
-            threads=threads,
-        )
-        for step in range(1, 5):
-            grads = gradients(rng)
-            how = {"lr": 0.01, "step": step, "seed": step, "grad_scale": scale(grads)}
-            optimizer.step(target, grads, **how)
-        assert not segment.words.any(), "a lock is still taken"
-        return [segment.floats.copy(), *private.values(), *both.values(), waiting, last, prev]
-
-
-def of(form):
-    return lambda rng: gradients(rng)[form]
-
-
-@each_of("mode", MODES)
-@each_of("form", ["all dense", "rows", "rows of a dense parameter"])
-@each_of("name", OPTIMIZERS)
-def test_every_mode_of_every_optimizer_gives_the_references_bits(name, form, mode):
-    make = OPTIMIZERS[name]
-    for actual, expected in zip(
-        trained(make(True), mode, of(form)), trained(make(False), mode, of(form)), strict=True
-    ):
-        np.testing.assert_array_equal(actual.view(np.uint32), expected.view(np.uint32))
-
-
-@each_of("mode", MODES)
-@each_of("name", ["sgd", "momentum", "adamw, shared moments"])
-def test_recorded_steps_are_those_of_dense_parameters_in_every_mode(name, mode):
-    make = OPTIMIZERS[name]
-    native, reference, plain = (
-        trained(make(native), mode, of("all dense"), recorded=recorded)
-        for native, recorded in ((True, True), (False, True), (True, False))
-    )
-    for actual, expected in zip(native, reference, strict=True):
-        np.testing.assert_array_equal(actual.view(np.uint32), expected.view(np.uint32))
-    for actual, expected in zip(native[:-2], plain[:-2], strict=True):
-        np.testing.assert_array_equal(actual.view(np.uint32), expected.view(np.uint32))
-    rows = slice(ROWS.offset, ROWS.offset + ROWS.size)
-    for steps in native[-2:]:
-        assert not steps[rows].any()
-        assert np.count_nonzero(steps) > 0.9 * (DENSE.size + VECTOR.size)
 
 
 @each_of("mode", MODES)

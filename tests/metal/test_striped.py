@@ -1,6 +1,7 @@
 """Several threads of one worker give the bits of one thread: norm, steps, adds and reads."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,49 +9,59 @@ import pytest
 from mlxhog import _native
 from mlxhog.optim import SGD, AdamW, Momentum, updates
 from mlxhog.optim.gradients import Rows, global_norm
-from tests.metal.test_one_worker import MODES, trained
-from tests.optim.small import Slot
+from mlxhog.optim.rule import StepTrace
+from tests.metal.shared import shared
+from tests.metal.test_one_worker import MODES
+from tests.optim.small import Slot, target
 from tests.pairs import each_of
 
 LARGE = Slot("large", (401, 511), 77)  # 200 stripes, from the middle of one to the middle of one
 SMALL = Slot("small", (33,), LARGE.offset + LARGE.size)
 SLOTS = {slot.name: slot for slot in (LARGE, SMALL)}
 N = SMALL.offset + SMALL.size + 100
-OPTIMIZERS = {
-    "sgd": lambda: SGD(weight_decay=0.1),
-    "momentum": lambda: Momentum(weight_decay=0.1),
-    "adamw": lambda: AdamW(weight_decay=0.1),
-    "adamw, shared moments": lambda: AdamW(shared=True),
+RULES = {
+    "sgd": SGD(weight_decay=0.1),
+    "momentum": Momentum(weight_decay=0.1),
+    "adamw": AdamW(weight_decay=0.1),
+    "adamw, shared moments": AdamW(shared=True),
 }
 TO = ("parameters", "parameters, recorded", "pending")
 
 
-def stepped(optimizer, mode, to, threads):
-    return trained(
-        optimizer,
-        mode,
-        lambda rng: {
-            name: rng.standard_normal(slot.shape, dtype=np.float32) for name, slot in SLOTS.items()
-        },
-        SLOTS,
-        N,
-        0,
-        decay={"large"},
-        recorded=to == TO[1],
-        pending=to == "pending",
-        threads=threads,
-        scale=lambda grads: 1.0 / global_norm(grads, threads),
-    )
+def stepped(rule, mode, to, threads):
+    """Every array that three steps write."""
+    rng = np.random.default_rng(1)
+    with shared(N) as segment:
+        segment.floats[...] = rng.standard_normal(N, dtype=np.float32)
+        last, prev, pending = np.zeros((3, N), np.float32)
+        where = replace(
+            target(rule, segment.floats, "large", slots=SLOTS),
+            locks=segment.locks(1),
+            mode=mode,
+            record=StepTrace(last, prev) if to == TO[1] else None,
+            pending=pending if to == "pending" else None,
+            threads=threads,
+        )
+        for step in (1, 2, 3):
+            grads = {
+                name: rng.standard_normal(slot.shape, dtype=np.float32)
+                for name, slot in SLOTS.items()
+            }
+            scale = 1.0 / global_norm(grads, threads)
+            rule.step(where, grads, lr=0.01, step=step, seed=step, grad_scale=scale)
+        assert not segment.words.any(), "a lock is still taken"
+        state = (*where.private.values(), *where.shared.values())
+        return [segment.floats.copy(), *state, pending, last, prev]
 
 
 @pytest.mark.slow
 @each_of("to", TO)
 @each_of("mode", MODES)
-@each_of("name", OPTIMIZERS)
+@each_of("name", RULES)
 def test_steps_by_several_threads_have_the_bits_of_one_thread(name, mode, to):
-    if to == "pending" and name == "adamw, shared moments":
+    if to == "pending" and RULES[name].shared_segments:
         return  # refused: a pending step moves nothing shared
-    one, three = (stepped(OPTIMIZERS[name](), mode, to, threads) for threads in (1, 3))
+    one, three = (stepped(RULES[name], mode, to, threads) for threads in (1, 3))
     for actual, expected in zip(three, one, strict=True):
         np.testing.assert_array_equal(actual.view(np.uint32), expected.view(np.uint32))
 

@@ -17,7 +17,8 @@ from tests import kept
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [
-    "elements.cpp", "cas_add.cpp", "locks.cpp", "process_life.cpp", "turns.cpp", "../ops/pool.cpp",
+    "elements.cpp", "moments.cpp", "cas_add.cpp", "locks.cpp", "process_life.cpp", "turns.cpp",
+    "../ops/pool.cpp",
 ]  # fmt: skip
 OPTIONS = ["-std=c++20", "-O2", "-g1", "-ffp-contract=off", "-fno-math-errno", "-pthread"]
 WATCHED = ["-fsanitize=thread", "-O1"]

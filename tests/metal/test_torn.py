@@ -5,13 +5,12 @@ import pytest
 
 from mlxhog import _native
 from mlxhog.base.processes import follow_parent
-from mlxhog.metal.kernels.step_rules import sgd_hp
 from tests.metal.shared import PROCESSES, TIMEOUT_S, shared, spawned
 
 LOSSLESS, RACY, CAS = 0, 1, 2
 N = 40 * _native.STRIPE + 13
 READS = 10**8
-HP = sgd_hp(lr=1.0, weight_decay=0.0)  # of momentum 0, too
+WRITE = (1.0, 1.0, 0.0, 0.0)
 
 # Copies store the two patterns themselves. One exact addition leads from the first to the third
 # and back, so arithmetic kernels alternate between those; all four bytes differ as well.
@@ -28,10 +27,11 @@ def _kernels(segment, slot, half):
     private = [np.full(n, value, np.float32) for value in (PI, ONE)]
     deltas = [np.full(n, sign * STEP, np.float32) for sign in (1, -1)]
     grads = [-delta for delta in deltas]
-    m = np.zeros(len(flat), np.float32)
+    m = np.zeros(n, np.float32)
 
     def momentum(mode, k):
-        _native.step("momentum", locks, mode, flat, offset, grads[k % 2], m, None, HP)
+        of = ("momentum", (1.0, 0.0, 0.0, 0.0), WRITE)
+        _native.step(*of, locks, mode, flat, offset, grads[k % 2], [m])
 
     return {
         "copy": lambda k: _native.snapshot(flat[half], private[k % 2]),
@@ -43,7 +43,7 @@ def _kernels(segment, slot, half):
         "cas of 1": lambda k: _native.add_cas(flat, offset, deltas[k % 2], 1),
         "cas of 2": lambda k: _native.add_cas(flat, offset, deltas[k % 2], 2),
         "sgd": lambda k: _native.step(
-            "sgd", locks, LOSSLESS, flat, offset, grads[k % 2], None, None, HP
+            "gradient", (), WRITE, locks, LOSSLESS, flat, offset, grads[k % 2]
         ),
         "momentum": lambda k: momentum(LOSSLESS, k),
         "momentum racy": lambda k: momentum(RACY, k),

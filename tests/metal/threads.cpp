@@ -41,12 +41,26 @@ Private make_private(std::uint64_t seed) {
   return own;
 }
 
-constexpr float kAdamw[] = {0.001f, 0.02f, 0.9f, 0.1f, 0.95f, 0.05f, 1.3f, 1e-8f};
+constexpr float kAdam[] = {0.7f, 0.9f, 0.1f, 0.95f, 0.05f, 1.3f, 1e-8f}, kDecayed[] = {0.02f, 1.0f, 0.0f, 0.001f};
+
+const Kernel* kernel(std::string_view name) {
+  for (const Kernel& each : kKernels)
+    if (each.name == name) return &each;
+  return nullptr;
+}
+
+Step adam(const float* g, float* w, float* m, float* v, const float* rates, const float* write) {
+  return {{kernel("adam"), g, w, {m, v}, rates, true}, w, write};
+}
+
+Step mean(const float* g, float* m, const float* rates, float* out) {
+  return {{kernel("mean"), g, m, {m}, rates, true}, m, nullptr, nullptr, nullptr, nullptr, out};
+}
 
 // Every update rule once, on stripes and on rows. The rows lie on dense floats, so all take stripes.
 void work(Shared& shared, Private& own, Locks* locks, Mode mode, std::uint64_t seed) {
-  const float sgd[] = {0.1f, 0.01f, 0.9f, 1.0f};  // of momentum, too
-  const float muon[] = {0.9f, 0.1f, 0.2f, 0.8f}, scale = 0.7f;
+  const float sgd[] = {0.1f, 0.7f, 0.01f, 0.0f}, momentum[] = {0.7f, 0.9f, 1.0f, 0.01f}, plain[] = {0.1f, 1.0f, 0.0f, 0.0f};
+  const float muon[] = {0.7f, 0.9f, 0.1f, 0.2f, 0.8f};
   float* w = shared.w.data() + kOffset;
   float* shared_m = shared.m.data() + kOffset;
   float* v = shared.v.data() + kOffset;
@@ -55,10 +69,15 @@ void work(Shared& shared, Private& own, Locks* locks, Mode mode, std::uint64_t s
   float* m = own.m.data() + kOffset;
   const float* g = own.g.data();
   walk_stripes(locks, mode, kOffset, 0, 0, kCount, seed, AddStep{w, g, widest_cas()});
-  walk_stripes(locks, mode, kOffset, 0, 0, kCount, seed + 1, Step{{Rule::sgd, w, g, nullptr, nullptr, sgd, scale}, last, prev});
-  walk_stripes(locks, mode, kOffset, 0, 0, kCount, seed + 2, Step{{Rule::momentum, w, g, m, nullptr, sgd, scale}});
-  walk_stripes(locks, mode, kOffset, 0, 0, kCount, seed + 3, Step{{Rule::adam_shared, w, g, shared_m, v, kAdamw, scale}, last, prev});
-  walk_stripes(locks, mode, kOffset, 0, 0, kCount, seed + 4, DirectionStep{g, shared_m, own.x.data(), muon, scale});
+  const auto take = [&](std::uint64_t k, const Step& step) {
+    walk_stripes(locks, mode, kOffset, 0, 0, kCount, seed + k, step);
+  };
+  take(1, {{nullptr, g, w, {}, nullptr, false}, w, sgd, last, prev});
+  take(2, {{kernel("momentum"), g, w, {m}, momentum, false}, w, plain});
+  Step recorded = adam(g, w, shared_m, v, kAdam, kDecayed);
+  recorded.last = last, recorded.prev = prev;
+  take(3, recorded);
+  take(4, mean(g, shared_m, muon, own.x.data()));
   walk_rows(locks, mode, kRowOffset, kWidth, kStripes, own.index.data(), own.index.size(), seed,
             AddStep{shared.w.data() + kRowOffset, g, widest_cas()});
 }
@@ -120,9 +139,9 @@ int striped(Mode mode) {
   for (const int threads : {1, 3}) {
     std::vector<float> w(kMany + kOffset, 0.5f), m(w.size()), v(w.size());
     Locks locks(words.data(), words.size(), workers.data(), 3, 1, 0);
-    const Rule rule{Rule::adam_shared, w.data() + kOffset, ones.data(), m.data() + kOffset, v.data() + kOffset, kAdamw,
-                    0.7f};
-    for (std::uint64_t k = 0; k < 3; ++k) walk_dense(&locks, mode, kOffset, kMany, k, threads, Step{rule});
+    const Step step =
+        adam(ones.data(), w.data() + kOffset, m.data() + kOffset, v.data() + kOffset, kAdam, kDecayed);
+    for (std::uint64_t k = 0; k < 3; ++k) walk_dense(&locks, mode, kOffset, kMany, k, threads, step);
     for (const auto* floats : {&w, &m, &v}) alone.push_back(*floats);
   }
   for (std::size_t k = 0; k < 3; ++k)
@@ -160,13 +179,13 @@ int count(Mode mode, int updates) {
     threads.emplace_back([&, slot] {
       const std::vector<float> ones(kFloats, 1.0f);
       std::vector<float> x(kFloats);
-      const float adamw[] = {0.0f, 0.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f}, muon[] = {1.0f, 1.0f, 0.0f, 1.0f};
+      const float counting[] = {1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f}, still[] = {0.0f, 0.0f, 0.0f, 0.0f};
       Locks locks(shared.words.data(), shared.words.size(), shared.workers.data(), 4, slot, 0);
       for (int k = 0; k < updates; ++k) {
-        const Rule rule{Rule::adam_shared, shared.w.data() + kOffset, ones.data(), means[0], means[1], adamw, 1.0f};
-        walk_stripes(&locks, mode, kOffset, 0, 0, kCount, slot + 7 * k, Step{rule});
+        walk_stripes(&locks, mode, kOffset, 0, 0, kCount, slot + 7 * k,
+                     adam(ones.data(), shared.w.data() + kOffset, means[0], means[1], counting, still));
         walk_stripes(&locks, mode, kOffset, 0, 0, kCount, slot + 5 * k,
-                     DirectionStep{ones.data(), means[2], x.data(), muon, 1.0f});
+                     mean(ones.data(), means[2], counting, x.data()));
       }
     });
   }

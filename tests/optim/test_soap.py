@@ -3,9 +3,7 @@
 import math
 
 import numpy as np
-import pytest
 
-from mlxhog import _native
 from mlxhog.optim import Soap
 from mlxhog.optim.soap import refreshed
 from tests.optim.small import BIAS, HIDDEN, MATRIX, gradients, initial, parameter, target
@@ -105,9 +103,3 @@ def test_sides_that_are_too_long_have_no_basis(monkeypatch):
         rule.step(where, {"matrix": gradients(step)["matrix"]}, lr=LR, step=step)
     assert np.isfinite(flat).all()
     assert (parameter(flat, MATRIX) != parameter(initial(), MATRIX)).all()
-
-
-def test_state_of_another_size_than_its_gradient_is_refused():
-    g, m = np.zeros((2, 3), np.float32), np.zeros(5, np.float32)
-    with pytest.raises(ValueError, match="m has 5 floats, its gradient 6"):
-        _native.lion_direction(g, m, g.copy(), beta1=0.9, beta2=0.99)

@@ -17,7 +17,7 @@ SPECS = {name: ParamSpec(name, (9, 4), "zeros", "rows") for name in ("ngrams.tab
 ONE, OTHER = SPECS
 
 
-def private(*, native=True):
+def private():
     """Two tables of one process."""
     layout = arena.plan({"w": ParamSpec("w", (3,), "zeros")}, tables=SPECS, n_tickets=1)
     floats = layout.segments["tables"].count
@@ -27,7 +27,6 @@ def private(*, native=True):
         means=np.zeros(2),
         locks=None,
         mode=WRITE_MODES["racy"],
-        native=native,
     )
 
 
@@ -54,15 +53,14 @@ def test_a_step_is_the_gradient_over_the_running_norm_of_its_table():
     assert not table(ours, OTHER).any()
 
 
-def test_the_size_of_the_loss_does_not_matter_and_native_steps_are_the_reference_bit_for_bit():
-    small, large, reference = private(), private(), private(native=False)
+def test_the_size_of_the_loss_does_not_matter():
+    small, large = private(), private()
     for seed in range(3):
-        for ours, size in ((small, 1), (large, 256), (reference, 1)):
+        for ours, size in ((small, 1), (large, 256)):
             grads = {ONE: gradient(seed, 1, 2, 7), OTHER: gradient(seed + 9, 0)}
             scaled = {name: Rows(g.index, size * g.values) for name, g in grads.items()}
             ours.step(scaled, lr=0.02)
     assert np.array_equal(small.flat, large.flat)
-    assert np.array_equal(small.flat, reference.flat)
 
 
 @pytest.mark.parametrize("value", [0.0, math.nan, math.inf])

@@ -1,5 +1,7 @@
 """Steps that are written in part, or in advance: what is written, what waits, nothing forgotten."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -112,16 +114,24 @@ values = st.sampled_from([0.0, -0.0, 0.25, -0.25, 0.75, 1.5, -1.5, 4.5, 1e-40, -
     selection=st.sampled_from(SELECTIONS),
     keep=st.booleans(),
 )
-def test_the_native_form_takes_what_the_reference_takes(pending, rows, selection, keep):
+def test_a_selection_takes_what_its_definition_takes(pending, rows, selection, keep):
     pending = np.nan_to_num(pending, nan=7.0, posinf=np.inf, neginf=-np.inf)
     index = None if rows is None else np.array(sorted(rows), np.int32)
-    results = []
-    for native in (True, False):
-        left = pending.copy()
-        taken = take(selection, left, EMBEDDING, index, lr=1.5, keep=keep, native=native)
-        results.append((*taken, left))
-    for ours, reference in zip(*results, strict=True):
-        np.testing.assert_array_equal(ours, reference)
+    expected, left = pending.copy(), pending.copy()
+    flat = parameter(expected, EMBEDDING).reshape(-1)
+    places = np.arange(55).reshape(11, 5)[slice(None) if rows is None else index].reshape(-1)
+    size = np.abs(flat[places])
+    if selection.kind == "threshold":
+        chosen = np.flatnonzero(size >= np.float32(selection.share * 1.5))
+    else:
+        largest = np.argsort(-size, kind="stable")
+        chosen = np.sort(largest[: math.ceil(selection.share * len(places))])
+    taken = places[chosen[size[chosen] > 0]]
+    values = flat[taken]
+    flat[taken if keep else places] = 0
+    results = take(selection, left, EMBEDDING, index, lr=1.5, keep=keep)
+    for ours, defined in zip((*results, left), (taken, values, expected), strict=True):
+        np.testing.assert_array_equal(ours, defined)
 
 
 @each_of(

@@ -100,7 +100,6 @@ def test_chosen_numbers_are_short_on_the_page_and_left_out_of_its_command(tmp_pa
     ("words", "says"),
     [
         (["nothing"], "no run 'nothing'"),
-        (["20260101-000000-made", "latest"], "named twice"),
         ([], "RUN"),
         (["latest", "--to", "no/such/folder/page.html"], "its directory no longer exists"),
         (["latest", "--too", "x"], "did you mean '--to'"),

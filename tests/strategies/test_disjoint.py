@@ -8,7 +8,7 @@ from mlxhog.errors import ConfigError
 from mlxhog.models import families
 from mlxhog.models.families import parameter_blocks
 from mlxhog.models.registry import load_architecture
-from mlxhog.strategies.disjoint import Groups, block_groups, steps_taken
+from mlxhog.strategies.disjoint import Groups, block_groups, steps_taken, table
 from tests.models.sample import config
 from tests.pairs import each_of
 from tests.strategies.runs import begin_step, new_arena, strategy
@@ -18,7 +18,6 @@ from tests.threads import in_threads
 MODEL = config(num_hidden_layers=4)
 WORKERS = 3
 MODELS = ("tiny", "7to1-tiny", "mad-7to1", "mad-7to1-v1", "lfm2-tiny", "125m")
-MIXED = ("7to1-tiny", "mad-7to1", "mad-7to1-v1")
 
 
 def disjoint(workers=WORKERS, **more):
@@ -26,8 +25,8 @@ def disjoint(workers=WORKERS, **more):
 
 
 def words(workers):
-    _, n_bytes = disjoint(workers).segments(1)["blocks.words"]
-    return np.zeros(n_bytes, np.uint8)
+    made = table(workers, 1)
+    return made.open(np.zeros(made.n_bytes, np.uint8))
 
 
 def test_a_group_has_one_holder_while_workers_change_at_the_same_time():
@@ -85,7 +84,7 @@ def ones(arena):
 def test_an_optimizer_that_begins_anew_counts_its_steps_anew(arena, reset, count):
     kind = disjoint(reset_optimizer=reset, **({"resume": "latest"} if reset else {}))
     kind.restore_state(arena, {"block_steps": dict.fromkeys(arena.layout.slots, 7)})
-    assert steps_taken(arena) == dict.fromkeys(arena.layout.slots, count)
+    assert steps_taken(arena, WORKERS) == dict.fromkeys(arena.layout.slots, count)
 
 
 def take_step(worker, grads):
@@ -128,7 +127,7 @@ def test_updates_that_overlap_in_time_never_write_a_common_parameter(arena):
     print(f"{len(side_by_side)} pairs of updates side by side")
     assert not any(a & b for a, b in side_by_side)
     # Nothing was lost either: every update of a block is in its sum and in its count.
-    taken = steps_taken(arena)
+    taken = steps_taken(arena, WORKERS)
     for name, count in taken.items():
         assert count == sum(name in params for *_, params in steps)
         np.testing.assert_array_equal(arena.param(name), -0.5 * count)
@@ -152,27 +151,11 @@ def test_every_parameter_is_in_one_group(model, workers):
     assert all(result), "a group is empty"
 
 
-@each_of("model", MIXED)
-@each_of("workers", [2, 3, 6])
-def test_mlstm_and_slstm_are_apart(model, workers):
-    for group in block_groups(load_architecture(model), workers):
-        assert {block.cell for block in group} - {None} in ({"mlstm"}, {"slstm"}, set())
-
-
 def test_groups_of_equal_layers_are_of_about_the_same_size():
     sizes = [
         sum(block.size for block in group) for group in block_groups(load_architecture("125m"), 3)
     ]
     assert max(sizes) < 2 * min(sizes)
-
-
-@each_of("model", MIXED)
-def test_the_cell_with_more_parameters_makes_more_groups(model):
-    cells = [
-        {block.cell for block in group} - {None}
-        for group in block_groups(load_architecture(model), 3)
-    ]
-    assert (cells.count({"mlstm"}), cells.count({"slstm"})) == (3, 1)
 
 
 @each_of("model", MODELS)

@@ -10,11 +10,10 @@ from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger
 from mlxhog.checkpoint import checkpoint
 from mlxhog.errors import ConfigError
-from mlxhog.strategies import ssp
 from mlxhog.training.plan import make_plan
 from mlxhog.training.state import load
 from tests.pairs import each_of
-from tests.training.small import Messages, identical, parameters, small_config
+from tests.training.small import identical, parameters, small_config
 from tests.training.test_deaths import train_and_kill
 
 TWO = "mlx:cpu*2"
@@ -82,15 +81,6 @@ def test_a_run_by_staleness_reports_each_workers_part_of_all_step_sizes(served):
     ]
     assert min(rates) < min(worker.steps for worker in served.workers)  # some gradients were late
     assert shares == pytest.approx([rate / sum(rates) for rate in rates])
-
-
-@pytest.mark.slow
-def test_the_slow_worker_at_the_gate_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(ssp, "NOTICE_S", 0.05)
-    messages = Messages()
-    config = small_config(tmp_path, strategy="ssp", slack=0, workers=TWO, slow="1=60", steps=4)
-    train(config, observer=messages)
-    assert any(message.startswith("worker 2 is slow: after") for message in messages)
 
 
 @pytest.fixture(scope="module")

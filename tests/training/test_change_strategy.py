@@ -79,7 +79,7 @@ def test_a_change_and_back_keeps_the_moments_and_their_number_of_steps(tmp_path,
             for slot in (1, 2):
                 now = arena.segment(f"{kind}.{slot}")[part.offset : part.offset + part.size]
                 assert np.array_equal(now, value), key
-        assert not arena.segment("sync.words").any()
+        assert not arena.segment("rounds.words").any()
 
 
 # -- runs ------------------------------------------------------------------------------------------

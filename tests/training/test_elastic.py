@@ -160,24 +160,20 @@ def test_a_worker_with_unwritten_updates_cannot_leave(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "fixed"),
+    ("strategy", "elastic"),
     [
-        ({"strategy": "hogwild"}, None),
-        ({"strategy": "serial"}, "one worker by itself"),
-        ({"strategy": "sync"}, "part of each step"),
-        ({"strategy": "round_robin"}, "part of each step"),
-        ({"strategy": "async_ps"}, "keeps the server's state in a worker's slot"),
-        ({"strategy": "avg_runs"}, "part of each step"),
-        ({"strategy": "hogwild", "async_after": 0.1}, "rounds that need all"),
-        ({"strategy": "hogwild", "blocks": "disjoint"}, "divides the model's blocks"),
+        ("hogwild", True),
+        *((one, False) for one in ("serial", "sync", "round_robin", "async_ps", "avg_runs")),
+        ("hogwild(async_after=0.1)", False),
+        ("hogwild(blocks=disjoint)", False),
     ],
 )
-def test_only_workers_that_do_not_wait_for_others_are_elastic(tmp_path, options, fixed):
-    workers = "mlx:cpu" if options["strategy"] == "serial" else "mlx:cpu*2"
-    run_plan = make_plan(small_config(tmp_path, workers=workers, **options))
-    assert run_plan.free_slots == (2 if fixed is None else 0)
-    assert (run_plan.strategy.fixed is None) == (fixed is None)
-    assert fixed is None or fixed in str(run_plan.strategy.fixed)
+def test_only_workers_that_do_not_wait_for_others_are_elastic(tmp_path, strategy, elastic):
+    workers = "mlx:cpu" if strategy == "serial" else "mlx:cpu*2"
+    run_plan = make_plan(small_config(tmp_path, workers=workers, strategy=strategy))
+    assert run_plan.free_slots == (2 if elastic else 0)
+    assert (run_plan.strategy.fixed is None) == elastic
+    assert elastic or f"strategy {strategy} divides its work" in run_plan.strategy.fixed
 
 
 def shape(n):

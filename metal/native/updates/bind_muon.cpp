@@ -1,4 +1,6 @@
-// Python bindings of Muon: directions of some matrices, and their orthogonalisation, each by one thread.
+// Python binding of Muon's orthogonalisation of some matrices, each by one thread.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
@@ -10,8 +12,8 @@
 #include "../ops/buffer.h"
 #include "../ops/polar.h"
 #include "../ops/pool.h"
-#include "shared_arrays.h"
 
+namespace nb = nanobind;
 using namespace mlxhog;
 using namespace nb::literals;
 
@@ -63,24 +65,4 @@ void bind_muon(nb::module_& m) {
         "threads"_a = 1,
         "us[i] = scales[i] * polar(xs[i]), by odd quintics a s + b s^3 + c s^5 of the singular values; or of each `rows` "
         "rows alone. us[i] may be xs[i].");
-  m.def("muon_directions",
-        [](LocksObject* object, int mode_number, Flat m_flat, std::vector<std::size_t> offsets, std::vector<Given> gs,
-           std::vector<Matrix> xs, Rates hp, double grad_scale, std::uint64_t seed, int threads) {
-          check_shapes("xs", xs, gs);
-          if (offsets.size() != gs.size()) throw nb::value_error("offsets and the matrices differ in number");
-          const Mode mode = mode_of(mode_number);
-          Locks* locks = locks_for(object, mode);
-          for (std::size_t i = 0; i < gs.size(); ++i) check_dense(m_flat, offsets[i], gs[i].size(), locks, mode);
-          const float* rates = check_rates(hp);
-          if (mode == Mode::in_turn) threads = 1;  // turns have an order, threads have none
-          const nb::gil_scoped_release nogil;
-          parallel_for(static_cast<Index>(gs.size()), threads, [&](Index i) {
-            walk_stripes(locks, mode, offsets[i], 0, 0, gs[i].size(), seed,
-                         DirectionStep{gs[i].data(), m_flat.data() + offsets[i], xs[i].data(), rates,
-                                       static_cast<float>(grad_scale)});
-          });
-        },
-        "locks"_a.none(), "mode"_a, "m_flat"_a.noconvert(), "offsets"_a, "gs"_a.noconvert(), "xs"_a.noconvert(),
-        "hp"_a.noconvert(), nb::kw_only(), "grad_scale"_a = 1.0, "seed"_a = 0, "threads"_a = 1,
-        "m is the mean of s = grad_scale * g; xs[i] = (1 - nesterov) * m + nesterov * s.");
 }

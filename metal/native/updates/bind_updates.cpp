@@ -1,6 +1,6 @@
 // Python bindings of locks, adds and snapshots; bind_steps.cpp has the fused optimizer steps,
-// bind_sparse.cpp the adds at scattered elements, bind_muon.cpp and bind_directions.cpp the directions of Muon and
-// other rules, bind_turns.cpp accesses whose order is noted.
+// bind_sparse.cpp the adds at scattered elements, bind_muon.cpp Muon's orthogonalisation, bind_turns.cpp accesses whose
+// order is noted.
 #include <nanobind/stl/vector.h>
 
 #include <functional>
@@ -21,7 +21,6 @@ using namespace nb::literals;
 void bind_steps(nb::module_&);
 void bind_sparse(nb::module_&);
 void bind_muon(nb::module_&);
-void bind_directions(nb::module_&);
 void bind_turns(nb::module_&);
 
 namespace {
@@ -186,6 +185,5 @@ void bind_updates(nb::module_& m) {
   bind_steps(m);
   bind_sparse(m);
   bind_muon(m);
-  bind_directions(m);
   bind_turns(m);
 }

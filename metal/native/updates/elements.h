@@ -2,8 +2,7 @@
 //
 // Concurrency: another process may read or write the shared arrays meanwhile. Elements never tear (each is
 // one aligned 4-byte unit, also inside vector instructions); without a lock around the call, simultaneous
-// increments of one element may be lost. Shared: `w`, `src`, `last`, `prev` of the steps, and `m` and `v` where
-// an optimizer shares them.
+// increments of one element may be lost. Shared: `w`, `src`, `last` and `prev`.
 // Every kernel loads each shared element once and stores it once, rounds every operation separately, and so
 // gives the same bits in every SIMD width.
 //
@@ -33,17 +32,10 @@ void mlxhog_look_ahead(float* dst, const float* src, const float* last, const fl
 // prev = last; last = d
 void mlxhog_record(float* last, float* prev, const float* d, std::size_t n);
 
-// The steps below read their rates from `hp`, eight floats that metal/kernels/step_rules.py has a table of, and take
-// s = grad_scale * g. They write `w += delta` when out is null, else `out = delta` and leave w alone.
-// delta = -lr * (s + weight_decay * w)
-void mlxhog_sgd(float* w, const float* g, float* out, std::size_t n, const float* hp, float grad_scale);
-// d = s + weight_decay * w; m = momentum * m + d; delta = -lr * (nesterov ? d + momentum * m : m)
-void mlxhog_momentum(float* w, const float* g, float* m, float* out, std::size_t n, const float* hp, float grad_scale);
-// m and v are the exponential means of s and s*s; delta = -(decay * w + step * m / (sqrt(v) * rsqrt_bias2 + eps))
-void mlxhog_adamw(float* w, const float* g, float* m, float* v, float* out, std::size_t n, const float* hp,
-                  float grad_scale);
-// m is the exponential mean of s; x = (1 - nesterov) * m + nesterov * s
-void mlxhog_muon_direction(const float* g, float* m, float* x, std::size_t n, const float* hp, float grad_scale);
+// The step that a direction u makes: d = -(lr * (scale * u + coupled * w) + decoupled * w), rates in this order.
+void mlxhog_delta(const float* w, const float* u, float* d, std::size_t n, const float* rates);
+// w += d, in one pass
+void mlxhog_write(float* w, const float* u, std::size_t n, const float* rates);
 }
 
 }  // namespace mlxhog

@@ -55,18 +55,6 @@ void check_dense(const Flat& flat, std::size_t offset, std::size_t count, const 
   }
 }
 
-void check_state(const char* name, const Flat& state, const Flat& flat) {
-  if (state.size() != flat.size()) {
-    refuse(std::string(name) + " has " + text(state.size()) + " floats, the parameter segment " +
-           text(flat.size()) + ": optimizer state has the segment's layout");
-  }
-}
-
-const float* check_rates(const Rates& hp) {
-  if (hp.size() != 8) refuse("hp has " + text(hp.size()) + " rates, wanted 8; see metal/kernels/step_rules.py");
-  return hp.data();
-}
-
 RowPlace check_rows(const Flat& flat, std::size_t offset, std::size_t width, std::optional<std::size_t> word0,
                     const std::optional<IndexArray>& index, const Values& values, const Locks* locks, Mode mode,
                     bool distinct) {

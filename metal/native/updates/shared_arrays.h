@@ -18,7 +18,6 @@ namespace nb = nanobind;
 
 using Flat = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;       // shared, or private state
 using Values = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;            // a gradient, any shape
-using Rates = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;      // of a rule, eight
 using IndexArray = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 // Locks together with the arrays they live in, kept alive.
@@ -39,11 +38,6 @@ Mode mode_of(int mode);
 
 // A gradient of `count` floats at `offset` of `flat` under dense stripes.
 void check_dense(const Flat& flat, std::size_t offset, std::size_t count, const Locks* locks, Mode mode);
-
-// Private or shared optimizer state with the parameter segment's layout.
-void check_state(const char* name, const Flat& state, const Flat& flat);
-
-const float* check_rates(const Rates& hp);
 
 // Which rows of which parameter a row update touches, checked against the segment and the lock words.
 struct RowPlace {

@@ -1,4 +1,4 @@
-// The update of a run of elements: one struct per update rule, and the ways to write its step.
+// The update of a run of elements: an add, or the step of an optimizer.
 //
 // `p` counts elements from the start of the parameter, `q` from the start of the gradient; they differ when
 // the gradient holds only some rows. `apply` adds with SIMD (the caller holds the lock, or is racy);
@@ -10,6 +10,7 @@
 
 #include "cas_add.h"
 #include "elements.h"
+#include "moments.h"
 
 namespace mlxhog {
 
@@ -24,97 +25,64 @@ struct AddStep {
   void apply_cas(std::size_t p, std::size_t q, std::size_t n) const { cas_add(w + p, d + q, n, cas_width); }
 };
 
-// An update rule, by name as in metal/kernels/steps.py. The moments that it has are private, or all shared under the
-// same lock as w.
-struct Rule {
-  enum Kind { sgd, momentum, adam, adam_shared };
+// Where a step's direction comes from: a kernel of moments.h, or the gradient itself where there is none.
+struct Moments {
+  const Kernel* kernel;
+  const float *g, *w;
+  float* moments[kMostMoments];  // each laid out as the parameter
+  const float* rates;
+  bool shared;  // by all workers: they move under the lock of the parameter, or by compare-and-swap
 
-  Kind kind;
-  float* w;
-  const float* g;
-  float *m, *v;
-  const float* hp;  // eight rates; see elements.h
-  float grad_scale;
-
-  // Moves the moments, and adds the step to the parameter; or, unless `out` is null, leaves it there. Without their
-  // lock shared moments move unless the caller holds it.
-  void run(std::size_t p, std::size_t q, std::size_t n, float* out) const {
-    if (kind == sgd) mlxhog_sgd(w + p, g + q, out, n, hp, grad_scale);
-    else if (kind == momentum) mlxhog_momentum(w + p, g + q, m + p, out, n, hp, grad_scale);
-    else mlxhog_adamw(w + p, g + q, m + p, v + p, out, n, hp, grad_scale);
-  }
-
-  // The step of at most kStripe elements, with shared moments by compare-and-swap.
-  void cas_delta(std::size_t p, std::size_t q, std::size_t n, float* out) const {
-    if (kind != adam_shared) return run(p, q, n, out);
-    float s[kStripe], mean[kStripe], square[kStripe];
-    for (std::size_t i = 0; i < n; ++i) s[i] = grad_scale * g[q + i];
-    cas_mean(m + p, s, mean, n, hp[2], hp[3]);
-    for (std::size_t i = 0; i < n; ++i) s[i] *= s[i];
-    cas_mean(v + p, s, square, n, hp[4], hp[5]);
-    // The step takes the new moments without moving them again.
-    const float as_they_are[] = {hp[0], hp[1], 1.0f, 0.0f, 1.0f, 0.0f, hp[6], hp[7]};
-    mlxhog_adamw(w + p, g + q, mean, square, out, n, as_they_are, grad_scale);
-  }
-};
-
-// The step of a rule, added to the parameter. Where `last` is given it records the step: prev = last, last = d,
-// both shared, laid out as the parameter and written under its lock. Elements are whole in every mode; without a lock
-// two workers' steps may follow each other in either order.
-struct Step {
-  Rule rule;
-  float* last = nullptr;
-  float* prev = nullptr;
-
-  void apply(std::size_t p, std::size_t q, std::size_t n) const {
-    if (last == nullptr) return rule.run(p, q, n, nullptr);
-    each_stripe(n, [&](std::size_t i, std::size_t k) {
-      float d[kStripe];
-      rule.run(p + i, q + i, k, d);
-      mlxhog_record(last + p + i, prev + p + i, d, k);
-      mlxhog_add(rule.w + p + i, d, k);
-    });
-  }
-  void apply_cas(std::size_t p, std::size_t q, std::size_t n) const {
-    float d[kStripe];
-    rule.cas_delta(p, q, n, d);
-    if (last != nullptr) mlxhog_record(last + p, prev + p, d, n);
-    cas_add(rule.w + p, d, n, widest_cas());
-  }
-  // Add the step to `pending`, private and laid out as the parameter, and leave the parameter alone. Reads of the
-  // parameter race with its writers: elements are whole, of any age.
-  void add_to(float* pending, std::size_t p, std::size_t q, std::size_t n) const {
-    each_stripe(n, [&](std::size_t i, std::size_t k) {
-      float d[kStripe];
-      rule.run(p + i, q + i, k, d);
-      mlxhog_add(pending + p + i, d, k);
-    });
+  // The direction of at most kStripe elements, in `u` or where it lies.
+  const float* direction(std::size_t p, std::size_t q, std::size_t n, float* u, bool by_cas) const {
+    if (kernel == nullptr) return g + q;
+    float* at[kMostMoments];
+    for (std::size_t k = 0; k < kernel->moments; ++k) at[k] = moments[k] + p;
+    if (by_cas && shared) by_swaps(at, q, n, u);
+    else kernel->run(g + q, w + p, at, u, n, rates);
+    return u;
   }
 
  private:
-  template <class Run>
-  static void each_stripe(std::size_t n, Run run) {
-    for (std::size_t i = 0; i < n; i += kStripe) run(i, std::min(kStripe, n - i));
+  void by_swaps(float* const* at, std::size_t q, std::size_t n, float* u) const {
+    float s[kStripe], moved[kMostMoments][kStripe], still[kMostRates];
+    float* means[kMostMoments];
+    std::copy_n(rates, kernel->rates, still);
+    for (std::size_t i = 0; i < n; ++i) s[i] = rates[0] * g[q + i];
+    for (std::size_t k = 0; k < kernel->moments; ++k) {
+      cas_mean(at[k], s, means[k] = moved[k], n, rates[1 + 2 * k], rates[2 + 2 * k]);
+      for (std::size_t i = 0; i < n; ++i) s[i] *= s[i];
+      still[1 + 2 * k] = 1.0f, still[2 + 2 * k] = 0.0f;  // the direction takes the new means without moving them again
+    }
+    kernel->run(g + q, nullptr, means, u, n, still);
   }
 };
 
-// Muon's momentum: the mean moves, the direction goes to `x`, and no parameter is written. The mean is private, or
-// shared under the lock of its parameter.
-struct DirectionStep {
-  const float* g;
-  float *m, *x;
-  const float* hp;
-  float grad_scale;
+// The step of a rule: its direction, written to the parameter. Where `last` is given it records the step: prev = last,
+// last = d, both shared, laid out as the parameter and written under its lock; without a lock two workers' steps may
+// follow each other in either order. `pending`, private and laid out as the parameter, takes the step in its place; the
+// parameter is then read in a race with its writers, whole elements of any age. `out` takes the direction alone.
+struct Step {
+  Moments moments;
+  float* w;
+  const float* rates;  // of mlxhog_delta
+  float *last = nullptr, *prev = nullptr, *pending = nullptr, *out = nullptr;
 
   void apply(std::size_t p, std::size_t q, std::size_t n) const {
-    mlxhog_muon_direction(g + q, m + p, x + q, n, hp, grad_scale);
+    for (std::size_t i = 0; i < n; i += kStripe) take(p + i, q + i, std::min(kStripe, n - i), false);
   }
-  void apply_cas(std::size_t p, std::size_t q, std::size_t n) const {
-    float s[kStripe], mean[kStripe];
-    for (std::size_t i = 0; i < n; ++i) s[i] = grad_scale * g[q + i];
-    cas_mean(m + p, s, mean, n, hp[0], hp[1]);
-    const float as_it_is[] = {1.0f, 0.0f, hp[2], hp[3]};
-    mlxhog_muon_direction(g + q, mean, x + q, n, as_it_is, grad_scale);
+  void apply_cas(std::size_t p, std::size_t q, std::size_t n) const { take(p, q, n, true); }
+
+ private:
+  void take(std::size_t p, std::size_t q, std::size_t n, bool by_cas) const {
+    float room[kStripe], d[kStripe];
+    const float* u = moments.direction(p, q, n, out != nullptr ? out + q : room, by_cas);
+    if (out != nullptr) return;
+    if (last == nullptr && pending == nullptr && !by_cas) return mlxhog_write(w + p, u, n, rates);
+    mlxhog_delta(w + p, u, d, n, rates);
+    if (last != nullptr) mlxhog_record(last + p, prev + p, d, n);
+    if (by_cas) cas_add(w + p, d, n, widest_cas());
+    else mlxhog_add((pending != nullptr ? pending : w) + p, d, n);
   }
 };
 

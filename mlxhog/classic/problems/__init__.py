@@ -17,9 +17,6 @@ PROBLEMS = {
     "least-squares": ("least squares on the same text", "linear"),
     "matrix-completion": ("ratings like Netflix's, low rank", "completion"),
     "graph-cuts": ("multiway cut of a noisy volume like Abdomen", "cuts"),
-    "linear-regression": ("five dense features, maximal conflict", "linear"),
-    "image-svm": ("dense images like CIFAR-10, one against the rest", "linear"),
-    "synthetic-svm": ("100 features, a fifth of them not zero", "linear"),
 }
 """Name -> one-line description, and module of this package with `create(name, config)`."""
 

@@ -10,7 +10,7 @@ COMMANDS = {
     "layers": ("listing.layers", "the layers a candidate may have, and their numbers"),
     "data": ("data.data", "write the rows of a task to a file"),
     "check": ("data.check", "check the rows of a task for its invariants"),
-    "show": ("show.show", "layers, shapes, parameters and state of an architecture"),
+    "show": ("listing.show", "layers, shapes, parameters and state of an architecture"),
     "train": ("train.train", "train one candidate on one task, with one worker or several"),
     "bench": ("search.bench", "the score of architectures over a suite of tasks"),
     "search": ("search.search", "search a space of architectures, several at once"),

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.base.durable import replace_file
-from mlxhog.cli.flags import plugin_flag, study_argument
-from mlxhog.cli.frame import Report, command, print_json
+from mlxhog.cli.flags import Json, Plugins, study_argument
+from mlxhog.cli.frame import Report, command, new_folder, print_json
 from mlxhog.config.options import argument, option, switch
-from mlxhog.errors import ConfigError
 from mlxhog.report.streams import console
 
 if TYPE_CHECKING:
@@ -36,11 +35,10 @@ LOOK_EVERY_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class SelectConfig:
+class SelectConfig(Plugins, Json):
     """Options of all commands."""
 
     study: str = study_argument()
-    plugin: tuple[str, ...] = plugin_flag()
     select: str | None = option(
         None,
         "rows whose accuracy selects between optimiser points; none: those of the study",
@@ -52,7 +50,6 @@ class SelectConfig:
 class LeaderboardConfig(SelectConfig):
     """Options of `mlxhog mad board`."""
 
-    json: bool = switch("one JSON object")
     watch: bool = switch("repeat it until the study stops")
 
 
@@ -65,7 +62,7 @@ def board(config: LeaderboardConfig) -> int | Report:
         _watch(config)
         return 0
     ranking = _ranking(config)
-    return Report(to_json(ranking), lambda: _text(ranking))
+    return Report(to_json(ranking), text=lambda: _text(ranking))
 
 
 def _ranking(config: SelectConfig, *, curves: bool = False) -> Ranking:
@@ -126,7 +123,6 @@ class CandidatesConfig(SelectConfig):
 
     a: str = argument("A", "a place on the board, or layers")
     b: str = argument("B", "the other one")
-    json: bool = switch("one JSON object")
 
 
 @command("mad compare", COMPARE_ABOUT, COMPARE_EXAMPLES, CandidatesConfig)
@@ -137,7 +133,7 @@ def compare(config: CandidatesConfig) -> Report:
     ranking = _ranking(config)
     a, b = (candidate_of(ranking, text) for text in (config.a, config.b))
     comparison = compare(a, b)
-    return Report(to_json(comparison), lambda: "\n".join(lines(comparison)))
+    return Report(to_json(comparison), words={}, notes=lines(comparison))
 
 
 PLOT_ABOUT = """\
@@ -157,7 +153,6 @@ PAGE = "index.html"
 class StudyPlotConfig(SelectConfig):
     """Options of `mlxhog mad plot`."""
 
-    json: bool = switch("one JSON object: page, and plots by name")
     out: str | None = option(None, "folder for the files; none: plots/ in the study's")
     open: str = option(
         "auto", "show the page in a browser, if there is a screen", choices=("auto", "no")
@@ -175,8 +170,7 @@ def plot(config: StudyPlotConfig) -> Report:
     store = find(config.study)
     charts.require("the leaderboard needs nothing: mlxhog mad board")
     ranking = _ranking(config, curves=True)
-    folder = store.directory / "plots" if config.out is None else Path(config.out)
-    _make(folder)
+    folder = new_folder("--out", config.out or str(store.directory / "plots"))
     drawn = list(plots(ranking))
     written = {plot.name: str(folder / f"{plot.name}.png") for plot in drawn}
     for plot in drawn:
@@ -186,17 +180,7 @@ def plot(config: StudyPlotConfig) -> Report:
     if config.open == "auto" and not config.json:
         _open_page(target)
     facts = {"page": str(target), "plots": written, "partial": ranking.lacking}
-    lines = [*written.values(), str(target), *filter(None, [ranking.lacking])]
-    return Report(facts, lambda: "\n".join(lines))
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot create {folder}: {error.strerror}; choose another --out"
-        ) from error
+    return Report(facts)
 
 
 def _open_page(page: Path) -> None:

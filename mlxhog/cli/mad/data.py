@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlxhog.base.paths import expanded
-from mlxhog.base.quantities import format_bytes
-from mlxhog.cli.flags import dry_run_flag, plugin_flag
+from mlxhog.cli.flags import Json, Plugins, dry_run_flag
 from mlxhog.cli.frame import Report, command, writable
-from mlxhog.config.options import argument, option, switch
+from mlxhog.config.options import argument, option
 from mlxhog.errors import ConfigError, DataError
 
 SET_FLAG = "--set"
@@ -51,7 +50,8 @@ def read_settings(words: Sequence[str]) -> dict[str, str]:
 DATA_ABOUT = """\
 Draw the training and test rows of a MAD task, and write them to an .npz file: train_inputs,
 train_targets, test_inputs, test_targets, and meta (JSON). Targets are aligned with inputs; -100 is
-ignored. One seed draws the same rows on every machine.
+ignored. One seed draws the same rows on every machine. It says what a constant answer reaches
+(unigram_accuracy), and what all keys of the training rows reach (ceiling).
 `mlxhog mad tasks` lists the tasks and their settings."""
 DATA_EXAMPLES = (
     "mad data --task in-context-recall --set vocab=16 --set seq_len=32 --out cr.npz",
@@ -61,13 +61,11 @@ DATA_EXAMPLES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
+class DataConfig(Plugins, Json):
     """Options of `mlxhog mad data`."""
 
-    plugin: tuple[str, ...] = plugin_flag()
     set: tuple[str, ...] = set_flag()
     dry_run: bool = dry_run_flag("say what would be written, and stop")
-    json: bool = switch("one JSON object")
     task: str = option("", "full or short name of the task, as in mlxhog mad tasks", required=True)
     out: str = option("", "file to write or replace", required=True)
     seed: int = option(12345, "seed of all draws", low=0)
@@ -97,18 +95,11 @@ def data(config: DataConfig) -> Report:
     of_rows = {name: getattr(settings, name) for name in names}
     facts = {"file": str(path), "task": settings.name, "seed": config.seed, **of_rows}
     scored = settings.test_rows + settings.val_rows
-    rows = f"{facts['train_rows']:,} train, {facts['test_rows']:,} test"
-    rows += f", {facts['val_rows']:,} val" if facts["val_rows"] else ""
-    what = f"{path}: {settings.name}, vocab {settings.vocab}, {rows} rows of {settings.length} "
-    what += "tokens"
-    if settings.test_length != settings.length:
-        what += f" to train on, {settings.test_length} to score"
     if config.dry_run:
         tokens = settings.train_rows * settings.length + scored * settings.test_length
         facts["array_bytes"] = tokens * 2 * (2 if settings.vocab <= 2**15 else 4)
         facts["dry_run"] = True
-        size = format_bytes(facts["array_bytes"])
-        return Report(facts, lambda: f"would write {what}, {size} before packing")
+        return Report(facts)
     began = time.perf_counter()
     drawn = tasks.make_task(config.task, seed=config.seed, **values)
     seconds = time.perf_counter() - began
@@ -119,15 +110,7 @@ def data(config: DataConfig) -> Report:
         "seconds": seconds,
         "bytes": files.write(path, drawn),
     }
-
-    def text() -> str:
-        remarks = f"a constant answer is right in {facts['unigram_accuracy']:.1%}"
-        if facts["ceiling"] < 1:
-            remarks += f", all keys of the training rows answer {facts['ceiling']:.1%}"
-        end = f"{facts['rows_per_s']:,.0f} rows/s; {remarks}"
-        return f"{what}, seed {config.seed}, {format_bytes(facts['bytes'])}\n{end}"
-
-    return Report(facts, text)
+    return Report(facts)
 
 
 CHECK_ABOUT = """\
@@ -141,12 +124,10 @@ MOST_ROWS_SHOWN = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckConfig:
+class CheckConfig(Plugins, Json):
     """Options of `mlxhog mad check`."""
 
     files: tuple[str, ...] = argument("FILE...", ".npz files of rows")
-    plugin: tuple[str, ...] = plugin_flag()
-    json: bool = switch("one JSON object with ok and failed")
 
 
 @command("mad check", CHECK_ABOUT, CHECK_EXAMPLES, CheckConfig)
@@ -173,4 +154,4 @@ def check(config: CheckConfig) -> Report:
             more = f" and {others:,} more" if others > 0 else ""
             lines.append(f"  {part} differs in row {listed}{more}")
     facts = {"ok": not failed, "failed": failed}
-    return Report(facts, lambda: "\n".join(lines), code=int(bool(failed)))
+    return Report(facts, words={}, notes=lines, code=int(bool(failed)))

@@ -1,34 +1,37 @@
-"""`mlxhog mad tasks`, `mad suites` and `mad layers`: the possible choices of each."""
+"""`mlxhog mad tasks`, `suites` and `layers`: the possible choices; `mad show`: one architecture."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, get_type_hints
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, get_type_hints
 
-from mlxhog.cli.flags import plugin_flag
+from mlxhog.cli.flags import Json, Plugins
 from mlxhog.cli.frame import Report, command
-from mlxhog.config.options import options, switch
+from mlxhog.config.options import argument, option, options
 from mlxhog.report.streams import wrapped
 
-
-@dataclass(frozen=True, kw_only=True)
-class ListConfig:
-    """Options of a list."""
-
-    json: bool = switch("a JSON list")
+if TYPE_CHECKING:
+    from mlxhog.models.mad.config import MADConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class OwnListConfig(ListConfig):
+class OwnListConfig(Plugins, Json):
     """Options of a list that a user's file may add to."""
 
-    plugin: tuple[str, ...] = plugin_flag()
+
+def _blocks(entries: Iterable[tuple[str, ...]]) -> Iterator[str]:
+    """Yield a line for each entry, and its details below."""
+    for head, *details in entries:
+        yield head.rstrip()
+        for text in filter(None, details):
+            yield from wrapped(f"    {text}")
 
 
 @command(
@@ -39,29 +42,26 @@ class OwnListConfig(ListConfig):
     OwnListConfig,
 )
 def tasks(config: OwnListConfig) -> Report:
-    """List the tasks."""
+    """List the tasks, those of the benchmark first."""
     from mlxhog.mad.tasks import BENCHMARK, known
 
-    facts = []
-    for task in known().values():
+    facts: list[dict[str, Any]] = []
+    for task in sorted(known().values(), key=lambda task: task.name not in BENCHMARK):
         baseline, specs = task(), options(task)
         about = task.about or _first_line(task)
         settings = {n: {"value": getattr(baseline, n), "help": specs[n].help} for n in specs}
         row = {"name": task.name, "short": task.short, "about": about, "settings": settings}
         facts.append(row)
-
-    def lines() -> Iterator[str]:
-        for title, published in (("tasks of the benchmark", True), ("other tasks", False)):
-            yield title
-            for one in facts:
-                if (one["name"] in BENCHMARK) == published:
-                    settings = {name: each["value"] for name, each in one["settings"].items()}
-                    yield f"  {one['name']} ({one['short']})  {one['about']}".rstrip()
-                    yield from wrapped(f"      {_assignments(settings)}")
-        small = '--set seq_len=32 --layers "mlstm swiglu" --dim 64 --steps 50'
-        yield f"next: mlxhog mad train --task CR {small}"
-
-    return Report(facts, lambda: "\n".join(lines()))
+    entries = (
+        (
+            f"{one['name']} ({one['short']})  {one['about']}",
+            _assignments({name: each["value"] for name, each in one["settings"].items()}),
+        )
+        for one in facts
+    )
+    small = '--set seq_len=32 --layers "mlstm swiglu" --dim 64 --steps 50'
+    notes = [*_blocks(entries), f"next: mlxhog mad train --task CR {small}"]
+    return Report(facts, words={}, notes=notes)
 
 
 @command(
@@ -69,9 +69,9 @@ def tasks(config: OwnListConfig) -> Report:
     "List the suites of mad bench and mad search: the runs of one candidate with one seed, its "
     "width, and\nthe tasks. The score is the mean over the tasks.",
     ("mad suites", "mad suites --json"),
-    ListConfig,
+    Json,
 )
-def suites(config: ListConfig) -> Report:
+def suites(config: Json) -> Report:
     """List the suites."""
     from mlxhog.mad.suites import SUITES
 
@@ -81,15 +81,16 @@ def suites(config: ListConfig) -> Report:
         runs = Counter(setting.task for setting in suite.settings for _ in suite.points)
         row = {"name": suite.name, "about": about, "dim": suite.dim, "runs": suite.runs}
         facts.append({**row, "tasks": runs})
-
-    def lines() -> Iterator[str]:
-        for one in facts:
-            tasks = ", ".join(f"{task} {runs}" for task, runs in one["tasks"].items())
-            yield f"{one['name']}  {one['about']}"
-            yield from wrapped(f"    {one['runs']} runs, width {one['dim']}: {tasks}")
-        yield 'next: mlxhog mad bench --layers "mlstm swiglu mlstm swiglu" --suite smoke --dry-run'
-
-    return Report(facts, lambda: "\n".join(lines()))
+    entries = (
+        (
+            f"{one['name']}  {one['about']}",
+            f"{one['runs']} runs, width {one['dim']}: "
+            + ", ".join(f"{task} {runs}" for task, runs in one["tasks"].items()),
+        )
+        for one in facts
+    )
+    bench = 'next: mlxhog mad bench --layers "mlstm swiglu mlstm swiglu" --suite smoke --dry-run'
+    return Report(facts, words={}, notes=[*_blocks(entries), bench])
 
 
 @command(
@@ -105,21 +106,16 @@ def layers(config: OwnListConfig) -> Report:
     from mlxhog.models.mad.layers import known
 
     facts = [_layer(layer) for layer in known().values()]
-
-    def lines() -> Iterator[str]:
-        for kind, title in (("mixer", "mixers"), ("channel", "channel maps")):
-            yield title
-            source = ""
-            for one in (one for one in facts if one["kind"] == kind):
-                numbers = {name: each["default"] for name, each in one["numbers"].items()}
-                yield f"  {one['name']}  {one['about']}"
-                yield from wrapped(f"      {_assignments(numbers) or 'no numbers'}")
-                if one["source"] != source:  # once for layers of the same papers
-                    yield from wrapped(f"      {one['source']}")
-                source = one["source"]
-        yield 'next: mlxhog mad show "mlstm(heads=2) swiglu"'
-
-    return Report(facts, lambda: "\n".join(lines()))
+    entries = (
+        (
+            f"{one['name']} ({one['kind']})  {one['about']}",
+            _assignments({name: each["default"] for name, each in one["numbers"].items()}),
+            one["source"],
+        )
+        for one in facts
+    )
+    notes = [*_blocks(entries), 'next: mlxhog mad show "mlstm(heads=2) swiglu"']
+    return Report(facts, words={}, notes=notes)
 
 
 def _assignments(values: dict[str, Any]) -> str:
@@ -154,10 +150,117 @@ def _first_line(cls: type[Any]) -> str:
 
 def _source(layer: type[Any]) -> str:
     """Return the papers in the docstring of a layer's file, or the path of a user's file."""
-    from mlxhog.config.plugin_file import loaded
+    from mlxhog.config.plugins import loaded
 
     module = layer.__module__
     own = [file.path for file in loaded() if file.module == module]
     text = inspect.getdoc(sys.modules[module]) or ""
     papers = re.search(r"^Sources?: (.*?)(?:\n\n|\Z)", text, re.DOTALL | re.MULTILINE)
     return own[0] if own else " ".join(papers[1].split()) if papers else ""
+
+
+# -- one architecture ------------------------------------------------------------------------------
+
+ABOUT = """\
+Print the flat list of layers of an architecture, with their shapes, parameters and state: the
+numbers kept per sequence. ARCH is a YAML file, a checkpoint, the name of an architecture of the
+package, or a line of layers such as "(mlstm swiglu)*2"."""
+EXAMPLES = (
+    'mad show "mlstm(h4) swiglu slstm(h4) swiglu"',
+    "mad show mad-7to1 --json",
+    'mad show "mh-attention swiglu" --dim 64 --vocab 16 --seq-len 128',
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowConfig(Plugins, Json):
+    """Options of `mlxhog mad show`; None keeps the value of the architecture."""
+
+    architecture: tuple[str, ...] = argument("ARCH...", "the architecture")
+    dim: int | None = option(None, "width", low=1, none="its own")
+    vocab: int | None = option(None, "tokens of the vocabulary", low=1, none="its own")
+    seq_len: int | None = option(
+        None, "length of the sequence, for the state", low=1, none="its own"
+    )
+
+
+@command("mad show", ABOUT, EXAMPLES, ShowConfig)
+def show(config: ShowConfig) -> Report:
+    """Show an architecture."""
+    from mlxhog.models.registry import load_candidate
+
+    cfg = load_candidate(" ".join(config.architecture))
+    length = config.seq_len or cfg.max_length
+    cfg = replace(
+        cfg,
+        hidden_size=config.dim or cfg.hidden_size,
+        vocab_size=config.vocab or cfg.vocab_size,
+        max_length=length,
+    )
+    facts = summarise(cfg, length)
+    parts = [{**part, "state": sum(part["state"].values())} for part in facts["parts"]]
+    columns = ("layer", "text", "kind", "params", "state", "grows")
+    once = {part["text"]: part for part in facts["parts"]}
+    words = {
+        **{name: value for name, value in facts.items() if name != "parts"},
+        "parts": [{name: part[name] for name in columns} for part in parts],
+        "of each": [
+            {
+                "layer": text,
+                "state": ", ".join(f"{k} {n:,}" for k, n in part["state"].items()),
+                "parameters": ", ".join(
+                    f"{name} {'x'.join(map(str, shape))}" for name, shape in part["shapes"].items()
+                ),
+            }
+            for text, part in once.items()
+        ],
+    }
+    return Report(facts, words=words)
+
+
+def summarise(cfg: MADConfig, seq_len: int) -> dict[str, Any]:
+    """Return a model as plain values, part by part, with its state after `seq_len` tokens.
+
+    A part is one layer with its norm, or another part of the model, such as its head. Its `grows`
+    says whether its state grows with the sequence.
+    """
+    from mlxhog.models.families import param_spec
+    from mlxhog.models.mad.config import layer_name
+    from mlxhog.models.mad.layers import at_width, to_dict
+    from mlxhog.models.mad.sequence import canonical
+
+    cfg = replace(cfg, layers=at_width(cfg.layers, cfg.hidden_size))
+    groups: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, spec in param_spec(cfg).items():
+        words = name.split(".")
+        prefix = ".".join(words[: 2 if words[0] == "layers" else 1])
+        groups.setdefault(prefix, {})[name.removeprefix(f"{prefix}.")] = spec.shape
+    numbers = {layer_name(number): number for number in range(len(cfg.layers))}
+    now, later = (cfg.state_sizes(length) for length in (seq_len, seq_len + 1))
+    parts: list[dict[str, Any]] = []
+    for prefix, shapes in groups.items():
+        number = numbers.get(prefix)
+        layer = None if number is None else cfg.layers[number]
+        parts.append(
+            {
+                "layer": number,
+                "text": prefix if layer is None else canonical([layer]),
+                "kind": "" if layer is None else layer.kind,
+                "numbers": {} if layer is None else to_dict(layer),
+                "shapes": shapes,
+                "params": sum(math.prod(shape) for shape in shapes.values()),
+                "state": {} if number is None else now[number],
+                "grows": number is not None and now[number] != later[number],
+            }
+        )
+    return {
+        "layers": canonical(cfg.layers),
+        "dim": cfg.hidden_size,
+        "vocab_size": cfg.vocab_size,
+        "seq_len": seq_len,
+        "position": cfg.position,
+        "backbone": cfg.backbone,
+        "parts": parts,
+        "params": sum(part["params"] for part in parts),
+        "state": sum(sum(part["state"].values()) for part in parts),
+    }

@@ -220,7 +220,6 @@ def resume(config: ResumeConfig, how: ExecutionConfig) -> Report:
     from mlxhog.mad.study.store import find
 
     store = find(config.study, Path(how.out))
-    how = session.at_once(store, how)
     study = studies.read(store)
     studies.refuse_other_files(store, study.remembering())
     planning = Planning(study)

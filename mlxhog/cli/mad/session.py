@@ -7,14 +7,14 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
-from mlxhog.base.quantities import format_count, format_duration, parse_number
-from mlxhog.cli.flags import Part, Written, dry_run_flag, plugin_flag, quiet_flag
-from mlxhog.cli.frame import Report, titled, written
-from mlxhog.config.options import option, options, switch
+from mlxhog.base.quantities import format_duration, parse_number
+from mlxhog.cli.flags import Part, Plugins, Quiet, Written, dry_run_flag
+from mlxhog.cli.frame import Report, written
+from mlxhog.config.options import option, options
 from mlxhog.config.sources import values_of
 from mlxhog.errors import ConfigError
 from mlxhog.mad.options import PROTOCOL, ExecutionConfig, Protocol
@@ -22,7 +22,7 @@ from mlxhog.report.streams import console
 from mlxhog.report.views import Observer, Silence, may_redraw
 
 if TYPE_CHECKING:
-    from mlxhog.mad.study.progress import Best, StudyProgress
+    from mlxhog.mad.study.scheduler import StudyProgress
     from mlxhog.mad.study.session import Planning
     from mlxhog.mad.study.store import Store
     from mlxhog.mad.study.study import Study
@@ -62,19 +62,13 @@ class StudyConfig:
         excludes=("backend",),
     )
     threads: int = option(1, "threads of each worker", low=1)
-    share_embedding: bool = option(
-        False, "candidates train one embedding table together, lock-free"
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class OutputConfig:
+class OutputConfig(Plugins, Quiet):
     """Options of the output of a session."""
 
-    plugin: tuple[str, ...] = plugin_flag()
     dry_run: bool = dry_run_flag()
-    json: bool = switch("end with one line of JSON")
-    quiet: bool = quiet_flag()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,11 +166,6 @@ def common(config: StudyConfig, fields_set: dict[str, object]) -> dict[str, Any]
     here = machine.here()
     workers = config.workers or backend_here(config.backend or "torch:cpu", here)
     resolved = resolve_workers(workers, config.threads, machine=here).workers
-    if config.share_embedding and len(resolved) > 1:
-        raise ConfigError(
-            f"--share-embedding is for candidates of one worker, these have {len(resolved)}; leave "
-            "out one of the two"
-        )
     names = (
         [] if config.tasks is None else [tasks.find(name).name for name in config.tasks.split(",")]
     )
@@ -187,12 +176,7 @@ def common(config: StudyConfig, fields_set: dict[str, object]) -> dict[str, Any]
         "rates": () if config.rates is None else rates(config.rates),
         "workers": ",".join(worker.backend for worker in resolved),
         "threads": config.threads,
-        "share_embedding": config.share_embedding,
     }
-
-
-EXIT_CODES = {"done": 0, "budget": 0, "interrupted": 130}
-ALL_FAILED = 1
 
 
 def begin(
@@ -211,20 +195,13 @@ def begin(
     return go(open_store(study, how.out, name), planning, how, asked)
 
 
-def at_once(store: Store | None, how: ExecutionConfig) -> ExecutionConfig:
-    """Return the execution of a session, with the study's last --parallel if none is set."""
-    if store is None or how.parallel is not None:
-        return how
-    return replace(how, parallel=store.parallel)
-
-
 def dry_run(planning: Planning, name: str, how: ExecutionConfig, store: Store | None) -> Report:
     """Return the plan of a session of a study, which may have a store."""
     from mlxhog.base import machine
 
     study, here = planning.study, machine.here()
     records = () if store is None else store.records()
-    parallel = at_once(store, how).resolve_parallel(study, here)
+    parallel = how.resolve_parallel(study, here)
     known = [number for number in (planning.total, how.limit.runs) if number is not None]
     runs = min(known) if known else None
     seconds = steps = None  # until the first run has ended
@@ -249,26 +226,21 @@ def dry_run(planning: Planning, name: str, how: ExecutionConfig, store: Store | 
         "estimated_seconds": seconds,
     }
 
-    def text() -> str:
-        count = facts["candidates"]
-        many = "more than can be listed" if count is None else f"{count:,}"
-        each = f"each {planning.runs_each} runs with seeds {', '.join(map(str, study.seeds))}"
-        most = "no limit" if runs is None else f"at most {runs:,}"
-        time = "unknown until the first run has ended"
-        rows = {
-            "study": f"{name}: suite {study.suite}, width {planning.dim}, {study.workers}",
-            "candidates": f"{many}, {each}",
-            "in none": planning.unused
-            and f"{', '.join(planning.unused)}: the budget leaves no room",
-            "runs": f"{most}, {len(records):,} have ended; {parallel} at once",
-            "steps": steps is not None and f"at most {steps:,} ({format_count(steps)}) to go",
-            "time": time
-            if seconds is None
-            else f"about {format_duration(seconds)}, as the runs so far",
-        }
-        return titled(rows, 13)
-
-    return Report(facts, text)
+    count, dim = planning.candidates, planning.dim
+    words = {
+        "study": f"{name}: suite {study.suite}, width {dim}, {study.workers}",
+        "candidates": "more than can be listed" if count is None else count,
+        "in none": [f"{one}: the budget leaves no room" for one in planning.unused],
+        "each": f"{planning.runs_each} runs with seeds {', '.join(map(str, study.seeds))}",
+        "runs": "no limit" if runs is None else f"at most {runs:,}",
+        "ended": len(records),
+        "at once": parallel,
+        "steps": steps,
+        "time": "unknown until the first run has ended"
+        if seconds is None
+        else f"about {format_duration(seconds)}, as the runs so far",
+    }
+    return Report(facts, words=words)
 
 
 def go(
@@ -283,7 +255,6 @@ def go(
     from mlxhog.base import machine
     from mlxhog.mad.study.session import execute
 
-    how = at_once(store, how)
     study, here = planning.study, machine.here()
     parallel = how.resolve_parallel(study, here)
     threads = parallel * study.cores
@@ -311,34 +282,27 @@ def go(
         "seconds": outcome.elapsed_s,
         "best": None if best is None else asdict(best),
     }
-    code = ALL_FAILED if failed else EXIT_CODES[outcome.status]
-    return Report(facts, lambda: _summary(store, outcome, best, how), code)
-
-
-def _summary(store: Store, outcome: StudyProgress, best: Best | None, how: ExecutionConfig) -> str:
-    """Return the result of a session, the best candidate, and the next commands."""
     ended = sum(outcome.statuses.values())
     counts = ", ".join(f"{n} {status}" for status, n in sorted(outcome.statuses.items()))
-    words = {"done": "done", "budget": "the budget is used up", "interrupted": "interrupted"}
-    lines = [
-        f"{words[outcome.status]}: {ended} runs have ended ({counts or 'none'}) after "
+    state = {"budget": "the budget is used up"}.get(outcome.status, outcome.status)
+    head = (
+        f"{state}: {ended} runs have ended ({counts or 'none'}) after "
         f"{format_duration(outcome.elapsed_s)} of this session"
-    ]
-    if best is not None:
-        interval = "" if best.interval is None else f" +- {best.interval:.3f}"
-        lacks = f" ({best.missing} runs are missing)" if best.missing else ""
-        lines.append(f"best: {best.candidate}  {best.score:.3f}{interval}{lacks}")
+    )
     default = options(type(how))["out"].default
     name = shlex.quote(store.name if how.out == default else str(store.directory))
+    notes = []
     if outcome.statuses.get("failed"):
-        lines.append(
+        notes.append(
             f"failed runs: reasons in {how.out}/{store.name}/runs.jsonl, and logs/ beside it; "
             f"again with mlxhog mad resume {name} --retry-failed"
         )
     if outcome.status != "done":  # its budget is used up
         flags = written(how, leave_out=("budget", "out"))
-        lines.append(f"continue: mlxhog mad resume {name}" + f" {flags}" * bool(flags))
-    return "\n".join([*lines, f"next: mlxhog mad board {name}", f"      mlxhog mad plot {name}"])
+        notes.append(f"continue: mlxhog mad resume {name}" + f" {flags}" * bool(flags))
+    notes += [f"next: mlxhog mad board {name}", f"      mlxhog mad plot {name}"]
+    code = 1 if failed else {"interrupted": 130}.get(outcome.status, 0)
+    return Report(facts, head, words={"best": facts["best"]}, notes=notes, code=code)
 
 
 def observer(

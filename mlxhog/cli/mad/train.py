@@ -5,14 +5,15 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlxhog.base.paths import expanded
-from mlxhog.cli.flags import Part, Written, dry_run_flag, plugin_flag, quiet_flag
+from mlxhog.base.quantities import format_duration
+from mlxhog.cli.flags import Part, Plugins, Quiet, Written, dry_run_flag
 from mlxhog.cli.frame import Report, command
 from mlxhog.cli.mad.data import OTHERWISE, SET_FLAG, read_settings, set_flag
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.options import numbers_of, option, switch
+from mlxhog.config.options import numbers_of, option
 from mlxhog.config.sources import Layer, resolve, values_of
 from mlxhog.errors import ConfigError, MlxhogError
 from mlxhog.mad.options import PROTOCOL, Protocol, worker_options
@@ -42,15 +43,12 @@ EXIT_CODES = {"done": 0, "diverged": 4, "interrupted": 130}
 
 
 @dataclass(frozen=True, kw_only=True)
-class CandidateConfig:
+class CandidateConfig(Plugins, Quiet):
     """Options of `mlxhog mad train` in addition to those of protocol and workers."""
 
-    plugin: tuple[str, ...] = plugin_flag()
     set: tuple[str, ...] = set_flag()
     layers: str | None = option(None, LAYERS_HELP, lines=True, metavar="LAYER")
     dry_run: bool = dry_run_flag()
-    json: bool = switch("end with one line of JSON")
-    quiet: bool = quiet_flag()
     task: str = option("in-context-recall", "the task, by its full or short name")
     arch: str | None = option(
         None, "architecture: a YAML file or a name, instead of --layers", excludes=("layers",)
@@ -93,20 +91,71 @@ def train(candidate: CandidateConfig, protocol: Protocol, written: Written) -> R
     worker_options = _worker_options(together, written.values)
     settings = read_settings(candidate.set)
     # These import NumPy: wrong flags are answered before.
-    from mlxhog.cli.mad import train_view
+    from mlxhog.mad.tasks.dataset import held_length
+    from mlxhog.mad.training.candidate import estimate
     from mlxhog.mad.training.run_plan import make_run_plan
 
     plan = make_run_plan(_run_config(candidate, protocol, settings), worker_options)
     if candidate.save is not None:
         _check_save(expanded(candidate.save))
+    facts = _facts(plan)
     if candidate.dry_run:
-        return train_view.plan_report(plan)
+        duration = estimate(plan)
+        facts |= {
+            "epoch": plan.per_epoch,
+            "arena_bytes": plan.layout.total_bytes,
+            "step_s": None if duration is None else duration.step_s,
+            "at_most_s": None if duration is None else duration.total_s,
+        }
+        unknown = {"at_most_s": "unknown: several workers would have to be started to measure it"}
+        return Report(facts, words=facts | unknown if duration is None else facts)
     result, unsaved = _train(plan, worker_options, candidate.save, quiet=candidate.quiet)
-    save = None if unsaved else candidate.save
-    code = EXIT_CODES[result.status] if unsaved is None else unsaved.exit_code
-    remarks = [] if unsaved is None else [str(unsaved)]  # the numbers are printed also then
-    facts = train_view.record(plan, result)
-    return Report(facts, lambda: train_view.summary(facts, result, save), code, remarks)
+    first = {name: facts.pop(name) for name in ("task", "layers", "backend")}
+    held = {"held_length": held_length(result.by_length)} if result.by_length else {}
+    facts = {**first, **asdict(result), **held, **facts}
+    head = (
+        f"{result.status}: {result.steps} steps, {facts['task']}: accuracy {result.acc_token:.4f} "
+        f"of tokens" + f", where {result.ceiling:.4f} is possible" * (result.ceiling < 1)
+    )
+    notes = []
+    if result.status == "diverged":
+        notes.append("gradients were not finite; lower --lr, or clip them with --clip 1")
+    elif candidate.save is not None and not unsaved:
+        notes.append(f"saved: {candidate.save}; look at it with mlxhog mad show {candidate.save}")
+    return Report(
+        facts,
+        head,
+        words={name: value for name, value in facts.items() if name not in ("curve", *_INPUTS)},
+        notes=notes,
+        code=EXIT_CODES[result.status] if unsaved is None else unsaved.exit_code,
+        remarks=[] if unsaved is None else [str(unsaved)],  # the numbers are printed also then
+    )
+
+
+_INPUTS = ("settings", "protocol", "key")
+
+
+def _facts(plan: RunPlan) -> dict[str, Any]:
+    """Return the definition of the run as plain values."""
+    from mlxhog.models.families import param_count
+    from mlxhog.models.mad.sequence import canonical
+
+    config, model = plan.asked, plan.model
+    return {
+        "task": config.task,
+        "layers": canonical(config.layers),
+        "backend": ",".join(worker.backend for worker in plan.workers),
+        "threads": config.threads,
+        "strategy": plan.strategy.name,
+        "dim": config.dim,
+        "params": param_count(model),
+        "state": sum(sum(parts.values()) for parts in model.state_sizes(model.max_length)),
+        "seed": config.seed,
+        "settings": dict(sorted(asdict(plan.task_rows.settings).items())),
+        "protocol": config.protocol.to_dict(),
+        "limit": plan.limit,
+        "key": config.key(),
+    }
 
 
 def _check_save(target: Path) -> None:
@@ -157,7 +206,7 @@ def _run_config(
     """Return the configuration of the run, with everything that decides its numbers."""
     from mlxhog.base import machine
     from mlxhog.base.workers import GPU_BACKENDS, backend_here, resolve_workers
-    from mlxhog.config import plugin_file
+    from mlxhog.config import plugins
     from mlxhog.mad import tasks
     from mlxhog.mad.run import RunConfig
     from mlxhog.mad.training.run_plan import check_reach
@@ -201,7 +250,7 @@ def _run_config(
             (worker.threads for worker in resolved if worker.backend not in GPU_BACKENDS),
             default=1,
         ),
-        plugins=plugin_file.loaded(),
+        plugins=plugins.loaded(),
     )
 
 
@@ -210,19 +259,25 @@ def _train(
 ) -> tuple[RunResult, MlxhogError | None]:
     """Train with a status line and Ctrl-C; return the result and the error of the saving."""
     from mlxhog.base.interrupts import Interrupts
-    from mlxhog.cli.mad.train_view import RunLine
+    from mlxhog.cli.ticker import Ticker
+    from mlxhog.mad.run import Callbacks, Point
     from mlxhog.mad.training import candidate
 
-    with Interrupts() as signals:
-        line = RunLine(
-            sys.stderr,
-            limit=plan.limit,
-            counts_beats=len(plan.workers) == 1,
-            quiet=quiet,
-            signals=signals,
-        )
+    with Interrupts() as signals, Ticker(sys.stderr, quiet=quiet, signals=signals) as line:
+        text, unsaved = f"step 0/{plan.limit}", list[MlxhogError]()
 
-        unsaved: list[MlxhogError] = []
+        class Shown(Callbacks):
+            def beat(self) -> None:
+                line.tick(lambda: text)
+
+            def point(self, point: Point) -> None:
+                nonlocal text
+                rate = point.step / max(point.seconds, 1e-9)
+                loss = "-" if point.loss is None else f"{point.loss:.3f}"
+                text = (
+                    f"step {point.step}/{plan.limit}  loss {loss}  accuracy {point.acc_token:.3f}  "
+                    f"at most {format_duration((plan.limit - point.step) / rate)} to go"
+                )
 
         def on_end(arena: Arena) -> None:
             if save is None:
@@ -232,12 +287,11 @@ def _train(
             except MlxhogError as error:
                 unsaved.append(error)
 
-        with line:
-            result = candidate.train(
-                plan.asked,
-                callbacks=line,
-                worker_options=worker_options,
-                on_end=on_end,
-                tell=line.tell,
-            )
+        result = candidate.train(
+            plan.asked,
+            callbacks=Shown(),
+            worker_options=worker_options,
+            on_end=on_end,
+            tell=line.tell,
+        )
     return result, unsaved[0] if unsaved else None

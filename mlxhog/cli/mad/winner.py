@@ -7,9 +7,9 @@ import shlex
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from mlxhog.cli.flags import plugin_flag, study_argument
+from mlxhog.cli.flags import Json, Plugins, study_argument
 from mlxhog.cli.frame import Report, command
-from mlxhog.config.options import argument, option, switch
+from mlxhog.config.options import argument, option
 
 VOTE_ABOUT = """\
 Let the best candidates of a study vote on every slot, and write the result as a model file for
@@ -23,12 +23,10 @@ VOTE_EXAMPLES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class VoteConfig:
+class VoteConfig(Plugins, Json):
     """Options of `mlxhog mad vote`."""
 
     study: str = study_argument()
-    plugin: tuple[str, ...] = plugin_flag()
-    json: bool = switch("one JSON object")
     top: int | None = option(None, "number of voters, the best", low=1, none="auto")
     out: str | None = option(None, "model file to write or replace")
 
@@ -39,7 +37,6 @@ def vote(config: VoteConfig) -> Report:
     from mlxhog.mad import winner
     from mlxhog.mad.study.store import find
     from mlxhog.models.mad.sequence import parse
-    from mlxhog.report.table import Section
 
     path = None if config.out is None else winner.output_path(config.out)
     store = find(config.study)
@@ -61,25 +58,18 @@ def vote(config: VoteConfig) -> Report:
         "file": config.out,
     }
 
-    def text() -> list[Section]:
-        scores = [one for _, one in result.cluster]
-        title = (
-            f"{len(scores)} of {len(rows)} candidates vote, scores {scores[0]:.3f} to "
-            f"{scores[-1]:.3f}: " + (f"the best {len(scores)}" if config.top else "the upper part")
-        )
-        if others := len(result.cluster) - len(result.voters):
-            title += f"; {others} of them have another depth than {len(result.slots)} and do not"
-        cells = [
-            (str(number), layer, ", ".join(f"{name} {n}" for name, n in votes.items()))
-            for number, layer, votes in slots
-        ]
-        measured = "no candidate of the study has these layers: their score is unknown"
-        if place is not None:
-            measured = f"place {place + 1} of {len(rows)} in the study, score {score:.3f}"
-        notes = ["", str(facts["layers"]), measured, *_next(config, len(result.layers))]
-        return [Section(title, ("slot", "winner", "votes"), cells, notes)]
-
-    return Report(facts, text)
+    scores = [one for _, one in result.cluster]
+    head = (
+        f"{len(scores)} of {len(rows)} candidates vote, scores {scores[0]:.3f} to "
+        f"{scores[-1]:.3f}: " + (f"the best {len(scores)}" if config.top else "the upper part")
+    )
+    if others := len(result.cluster) - len(result.voters):
+        head += f"; {others} of them have another depth than {len(result.slots)} and do not"
+    measured = "no candidate of the study has these layers: their score is unknown"
+    if place is not None:
+        measured = f"place {place + 1} of {len(rows)} in the study, score {score:.3f}"
+    words = {"slots": facts["slots"], "layers": facts["layers"], "score": measured}
+    return Report(facts, head, words=words, notes=_next(config, len(result.layers)))
 
 
 def _next(config: VoteConfig, depth: int) -> list[str]:
@@ -108,12 +98,10 @@ SCALE_EXAMPLES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScaleConfig:
+class ScaleConfig(Plugins, Json):
     """Options of `mlxhog mad scale`."""
 
     what: tuple[str, ...] = argument("WHAT...", "a study or an architecture")
-    plugin: tuple[str, ...] = plugin_flag()
-    json: bool = switch("one JSON object")
     depth: int = option(0, "layers of the new model", low=1, required=True)
     how: str = option(
         "stack", "repeat the whole sequence, or every part in place", choices=("stack", "stretch")
@@ -159,11 +147,6 @@ def scale(config: ScaleConfig) -> Report:
         "params": param_count(deep),
         "file": config.out,
     }
-    lines = [
-        source,
-        f"{how} to {len(deep.layers)} layers: {facts['layers']}",
-        *[f"the last copy ends after {rest} of its {len(cfg.layers)} layers"] * bool(rest),
-        f"{facts['params']:,} parameters at width {deep.hidden_size}",
-        f"next: mlxhog train --model {shlex.quote(config.out)}",
-    ]
-    return Report(facts, lambda: "\n".join(lines))
+    notes = [f"the last copy ends after {rest} of its {len(cfg.layers)} layers"] * bool(rest)
+    notes.append(f"next: mlxhog train --model {shlex.quote(config.out)}")
+    return Report(facts, notes=notes)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from mlxhog.errors import ConfigError, did_you_mean
 from mlxhog.mad.report.ranking import Ranking
@@ -109,24 +110,25 @@ def to_json(comparison: Comparison) -> dict[str, object]:
     }
 
 
-def _plain(result: PairedResult) -> dict[str, object]:
+def _plain(result: PairedResult) -> dict[str, Any]:
+    several = result.pairs > 1
     return {
         "pairs": result.pairs,
         "difference": result.mean,
-        "interval": [result.low, result.high] if result.pairs > 1 else None,
-        "p": result.p if result.pairs > 1 else None,
-        "answer": ANSWERS[result.sign],
+        "interval": [result.low, result.high] if several else None,
+        "p": result.p if several else None,
+        "answer": ANSWERS[result.sign if several else 0],
     }
 
 
 def lines(comparison: Comparison) -> list[str]:
     """Return the comparison as a table, and the answer."""
-    whole = comparison.whole
-    rows = [[find(task).short, *_cells(own)] for task, own in comparison.tasks.items()]
+    whole = _plain(comparison.whole)
+    rows = [[find(task).short, *_cells(_plain(own))] for task, own in comparison.tasks.items()]
     head = ["task", "pairs", "A - B", "95 % interval", "p", "answer"]
     notes = [
-        f"{ANSWERS[whole.sign]}: difference of the scores {whole.mean:+.3f}, over {whole.pairs} "
-        "pairs of one task, setting and seed"
+        f"{whole['answer']}: difference of the scores {whole['difference']:+.3f}, over "
+        f"{whole['pairs']} pairs of one task, setting and seed"
     ]
     if comparison.unpaired:
         notes.append(f"{comparison.unpaired} runs without the same run of the other do not count")
@@ -138,9 +140,12 @@ def lines(comparison: Comparison) -> list[str]:
     ]
 
 
-def _cells(result: PairedResult) -> list[str]:
-    if result.pairs < 2:
-        return [str(result.pairs), f"{result.mean:+.3f}", "-", "-", ANSWERS[0]]
-    interval = f"{result.low:+.3f} to {result.high:+.3f}"
-    p = f"{result.p:.2g}" if result.p >= 1e-4 else "< 1e-4"
-    return [str(result.pairs), f"{result.mean:+.3f}", interval, p, ANSWERS[result.sign]]
+def _cells(plain: dict[str, Any]) -> list[str]:
+    interval, p = plain["interval"], plain["p"]
+    return [
+        str(plain["pairs"]),
+        f"{plain['difference']:+.3f}",
+        "-" if interval is None else " to ".join(f"{end:+.3f}" for end in interval),
+        "-" if p is None else f"{p:.2g}" if p >= 1e-4 else "< 1e-4",
+        plain["answer"],
+    ]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlxhog.base.quantities import format_duration
 from mlxhog.mad.report.board import accuracy, cut, score, short
@@ -16,11 +15,17 @@ from mlxhog.mad.tasks import find
 from mlxhog.report import table as text_table
 from mlxhog.report.table import Section
 
+NUMBERS = (
+    "score", "interval", "fixed_score", "val_score", "params", "state", "state_bytes", "seconds",
+    "status", "n_runs", "n_diverged", "n_failed", "settings",
+)  # fmt: skip
+BY_TASK = ("tasks", "intervals", "solved", "acc_token", "ceiling")
+
 
 def to_json(ranking: Ranking) -> dict[str, Any]:
     """Return the whole ranking as plain values; scores and accuracies are in [0, 1]."""
-    equal = {"params": equal_cost(ranking.rows, "params")}
-    equal["state"] = equal_cost(ranking.rows, "state_bytes")
+    costs = {"params": "params", "state": "state_bytes"}
+    equal = {name: equal_cost(ranking.rows, cost) for name, cost in costs.items()}
     return {
         "study": ranking.study,
         "suite": ranking.suite,
@@ -32,61 +37,36 @@ def to_json(ranking: Ranking) -> dict[str, Any]:
         "seconds": ranking.seconds,
         "candidates": [
             {
-                **candidate(row),
+                "layers": row.candidate,
+                **{name: getattr(row, name) for name in NUMBERS},
+                **{name: dict(getattr(row, name)) for name in BY_TASK},
+                "seeds": {str(seed): value for seed, value in row.seeds.items()},
+                "missing": list(row.missing),
                 **{f"rank_equal_{name}": own.get(row.candidate) for name, own in equal.items()},
             }
             for row in ranking.rows
         ],
         "troubles": [
-            {
-                "layers": record.candidate,
-                "run": record.title,
-                "status": record.status,
-                "reason": record.reason,
-                "host": record.host,
-            }
+            {"layers": record.candidate, "run": record.title, "status": record.status,
+             "reason": record.reason, "host": record.host}
             for record in lost(ranking)
         ],
         "facts": dict(ranking.facts),
-    }
+    }  # fmt: skip
 
 
-NUMBERS = (
-    "score", "interval", "fixed_score", "val_score", "params", "state", "state_bytes", "seconds",
-    "status", "n_runs", "n_diverged", "n_failed",
-)  # fmt: skip
-
-
-def candidate(row: CandidateScore) -> dict[str, Any]:
-    """Return a candidate's numbers as plain values."""
-    return {
-        "layers": row.candidate,
-        **{name: getattr(row, name) for name in NUMBERS},
-        "seeds": {str(seed): value for seed, value in row.seeds.items()},
-        "settings": row.settings,
-        **{
-            name: dict(getattr(row, name))
-            for name in ("tasks", "intervals", "solved", "acc_token", "ceiling")
-        },
-        "missing": list(row.missing),
-    }
-
-
-@dataclass(frozen=True)
-class Column:
+class Column(NamedTuple):
     """A column of the board, after rank and layers.
 
     Attributes:
         head: its name.
         text: its cell.
         heat: the accuracy that colors its cell on a page.
-        words: whether it is aligned to the left there.
     """
 
     head: str
     text: Callable[[CandidateScore], str]
     heat: Callable[[CandidateScore], float | None] = lambda row: None
-    words: bool = False
 
 
 def table(ranking: Ranking) -> list[Column]:
@@ -100,7 +80,7 @@ def table(ranking: Ranking) -> list[Column]:
         Column("params", lambda row: f"{row.params:,}"),
         Column("state bytes", lambda row: f"{row.state_bytes:,}"),
         Column("time", lambda row: format_duration(row.seconds)),
-        Column("status", status, words=True),
+        Column("status", status),
     ]
 
 
@@ -144,23 +124,11 @@ def remarks(rows: Sequence[CandidateScore]) -> list[str]:
 
 def status(row: CandidateScore) -> str:
     """Return the status of a candidate, with its missing and lost runs."""
-    parts = [row.status]
-    if row.missing:
-        parts.append(f"{len(row.missing)} missing")
-    if row.n_diverged and row.status != "diverged":
-        parts.append(f"{row.n_diverged} diverged")
-    if row.n_failed and row.status != "failed":
-        parts.append(f"{row.n_failed} failed")
-    return ", ".join(parts)
-
-
-def troubles(ranking: Ranking) -> list[str]:
-    """Return a line for every run that counts as 0, with its reason."""
-    return [
-        f"{record.status}: `{record.candidate}` on {record.title}"
-        + (f": {record.reason}" if record.reason else "")
-        for record in lost(ranking)
-    ]
+    counts = {
+        "missing": len(row.missing), "diverged": row.n_diverged, "failed": row.n_failed,
+    }  # fmt: skip
+    parts = [f"{n} {name}" for name, n in counts.items() if n and name != row.status]
+    return ", ".join([row.status, *parts])
 
 
 def lost(ranking: Ranking) -> list[StudyRecord]:
@@ -195,31 +163,13 @@ def lines(ranking: Ranking, width: int | None = None) -> list[str]:
         for rank, (name, row) in enumerate(zip(names, ranking.rows, strict=True), start=1)
     ]
     header = ["#", "layers", *(column.head for column in columns)]
-    notes = [*remarks(ranking.rows), *_listed_troubles(ranking)]
-    notes += filter(None, [ceiling_note(ranking), ranking.lacking])
-    text = text_table.lines(Section(_heading(ranking), header, rows, notes), width or 10**6)
-    return [cut("".join(piece for piece, _ in line).rstrip(), width) for line in text]
-
-
-def _heading(ranking: Ranking) -> str:
-    of = "" if ranking.planned is None else f" of {ranking.planned}"
-    ends = [f"{n} {name}" for name, n in ranking.statuses.items() if name != "done"]
-    return "  ".join(
-        [
-            f"study {ranking.study}",
-            f"suite {ranking.suite}",
-            f"{len(ranking.records)}{of} runs",
-            f"{format_duration(ranking.seconds)} of training",
-            *ends,
-        ]
-    )
-
-
-def _listed_troubles(ranking: Ranking) -> list[str]:
-    lines_of_troubles = troubles(ranking)
-    if len(lines_of_troubles) <= MOST_LISTED:
-        return lines_of_troubles
-    return [
-        f"... {len(lines_of_troubles) - MOST_LISTED} more, see --json",
-        *lines_of_troubles[-MOST_LISTED:],
+    troubles = [
+        f"{one.status}: `{one.candidate}` on {one.title}" + f": {one.reason}" * bool(one.reason)
+        for one in lost(ranking)
     ]
+    if more := len(troubles[:-MOST_LISTED]):
+        troubles = [f"... {more} more, see --json", *troubles[-MOST_LISTED:]]
+    notes = [*remarks(ranking.rows), *troubles, ceiling_note(ranking), ranking.lacking]
+    part = Section(ranking.heading, header, rows, [*filter(None, notes)])
+    text = text_table.lines(part, width or 10**6)
+    return [cut("".join(piece for piece, _ in line).rstrip(), width) for line in text]

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from html import escape
 
-from mlxhog.base.quantities import format_duration
 from mlxhog.mad.report.leaderboard import NOTE, Column, ceiling_note, lost, table
 from mlxhog.mad.report.plots import Plot
 from mlxhog.mad.report.ranking import Ranking
@@ -16,38 +15,27 @@ from mlxhog.report.charts import DARK, LIGHT
 from mlxhog.report.page import document, facts
 from mlxhog.report.page import table as html_table
 
+LEFT = ("layers", "status", "", "run", "reason")
+"""Columns of words."""
+
 
 def page(ranking: Ranking, plots: Iterable[Plot], *, version: str) -> str:
     """Return the page; each plot is drawn twice, for light and for dark screens."""
     title = f"{ranking.study}: MAD, suite {ranking.suite}"
+    figures = "\n".join(map(_figure, plots))
     parts = [
         f"<h1>{escape(title)}</h1>",
-        f'<p class="sum">{escape(_summary(ranking))}</p>',
-        _lacking(ranking),
+        f'<p class="sum">{escape(ranking.heading)}</p>',
+        f'<p class="partial">{escape(ranking.lacking)}</p>' if ranking.lacking else "",
         _leaderboard(ranking),
-        _figures(plots),
+        f'<div class="figures">\n{figures}\n</div>' if figures else "",
         _troubles(ranking),
-        _missing(ranking),
-        _facts(ranking),
+        f"<h2>Protocol</h2>\n{facts(ranking.facts.items())}",
         f"<footer>mlxhog {escape(version)}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC. Everything is "
         f"in this file; <code>mlxhog mad board {escape(ranking.study)} --json</code> has the "
         "numbers.</footer>",
     ]
-    body = "\n".join(filter(None, parts))
-    return document(title, body)
-
-
-def _summary(ranking: Ranking) -> str:
-    of = "" if ranking.planned is None else f" of {ranking.planned}"
-    ends = ", ".join(f"{n} {name}" for name, n in ranking.statuses.items() if name != "done")
-    return (
-        f"{len(ranking.rows)} candidates, {len(ranking.records)}{of} runs"
-        f"{f' ({ends})' if ends else ''}, {format_duration(ranking.seconds)} of training"
-    )
-
-
-def _lacking(ranking: Ranking) -> str:
-    return f'<p class="partial">{escape(ranking.lacking)}</p>' if ranking.lacking else ""
+    return document(title, "\n".join(filter(None, parts)))
 
 
 def _leaderboard(ranking: Ranking) -> str:
@@ -70,28 +58,18 @@ def _row(columns: Sequence[Column], rank: int, row: CandidateScore) -> str:
     cells.append(f'<td class="t" data-head="layers"><code>{escape(row.candidate)}</code></td>')
     for column in columns:
         text, heat = escape(column.text(row)), column.heat(row)
-        look = ' class="t"' if column.words else ""
+        look = ' class="t"' if column.head in LEFT else ""
         look = look if heat is None else f' class="h" style="--v:{heat:.3f}"'
         text = f"<b>{text}</b>" if column.head == "score" else text
         cells.append(f'<td{look} data-head="{escape(column.head)}">{text}</td>')
     return "".join(cells)
 
 
-LEFT = ("layers", "status", "", "run", "reason")
-"""Columns of words."""
-
-
-def _facts(ranking: Ranking) -> str:
-    return f"<h2>Protocol</h2>\n{facts(ranking.facts)}" if ranking.facts else ""
-
-
-def _figures(plots: Iterable[Plot]) -> str:
-    figures = "\n".join(map(_figure, plots))
-    return f'<div class="figures">\n{figures}\n</div>' if figures else ""
-
-
 def _figure(plot: Plot) -> str:
-    light, dark = (_inline(plot.png(theme, titled=False)) for theme in (LIGHT, DARK))
+    light, dark = (
+        f"data:image/png;base64,{base64.b64encode(plot.png(theme, titled=False)).decode()}"
+        for theme in (LIGHT, DARK)
+    )
     return f"""<figure id="{escape(plot.name)}">
 <h2>{escape(plot.title)}</h2>
 <picture>
@@ -102,32 +80,17 @@ def _figure(plot: Plot) -> str:
 </figure>"""
 
 
-def _inline(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
-
-
 def _troubles(ranking: Ranking) -> str:
-    records = lost(ranking)
-    if not records:
-        return ""
-    header = ["status", "layers", "run", "reason"]
-    cells = ((record.status, record.candidate, record.title, record.reason) for record in records)
+    header = ("status", "layers", "run", "reason")
     rows = [
         "".join(
             f'<td class="t" data-head="{name}">{escape(text)}</td>'
-            for name, text in zip(header, texts, strict=True)
+            for name, text in zip(
+                header, (one.status, one.candidate, one.title, one.reason), strict=True
+            )
         )
-        for texts in cells
+        for one in lost(ranking)
     ]
-    return "<h2>Runs that count as 0</h2>\n" + html_table(header, rows, LEFT, cards=True)
-
-
-def _missing(ranking: Ranking) -> str:
-    lacking = [row for row in ranking.rows if row.missing]
-    if not lacking:
+    if not rows:
         return ""
-    items = "\n".join(
-        f"<li><code>{escape(row.candidate)}</code>: {escape('; '.join(row.missing))}</li>"
-        for row in lacking
-    )
-    return f"<h2>Missing runs</h2>\n<ul>\n{items}\n</ul>"
+    return "<h2>Runs that count as 0</h2>\n" + html_table(header, rows, LEFT, cards=True)

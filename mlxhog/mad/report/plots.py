@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -16,6 +16,16 @@ from mlxhog.report.charts import MARKERS, OTHER, Theme, legend_below, panel, png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+WIDTH, HEIGHT = 6.4, 3.9
+"""Inches of a figure, readable also on a phone."""
+LEGEND_WIDTH = 44
+"""Characters of a candidate in a legend."""
+WIDE = 8.0
+"""Ratio of the largest to the smallest cost above which the axis is logarithmic."""
+MOST_SEED_ROWS = 24
+"""Most candidates in the plot of seeds, the best."""
+BASELINE = "baseline"
 
 
 @dataclass(frozen=True)
@@ -37,11 +47,7 @@ class Plot:
     figure: Callable[[Theme], Figure]
 
     def png(self, theme: Theme, *, titled: bool = True) -> bytes:
-        """Return the plot as a PNG file.
-
-        Args:
-            theme: its colors.
-            titled: whether it has a title; a page has its own.
+        """Return the plot as a PNG file, with a title or for a page that has its own.
 
         Raises:
             EnvironmentLacks: see `charts.require`; call that before.
@@ -52,18 +58,26 @@ class Plot:
         return png(figure)
 
 
+COSTS: Mapping[str, tuple[str, Callable[[CandidateScore], float]]] = {
+    "params": ("parameters of the layers", lambda row: float(row.params)),
+    "state": ("state: numbers kept per sequence", lambda row: float(row.state)),
+    "seconds": ("seconds of training, all runs", lambda row: row.seconds),
+}
+"""Name of a cost of a candidate -> the label of its axis, and its value."""
+
+
 def plots(ranking: Ranking) -> Iterator[Plot]:
     """Yield the plots for which a study has numbers."""
     if not ranking.rows:
         return
     plot = partial(Plot, ranking.study)
-    for cost in COSTS:
+    for name, (label, _) in COSTS.items():
         yield plot(
-            f"score-{cost.name}",
-            f"Score against {cost.label}",
+            f"score-{name}",
+            f"Score against {label}",
             "Numbers are ranks; bars are 95 % intervals over seeds; an edge marks the Pareto "
             "front; hollow candidates lack runs and are not on it.",
-            partial(draw_costs, ranking, cost),
+            partial(draw_costs, ranking, name),
         )
     if any(len(row.seeds) > 1 for row in ranking.rows):
         yield plot(
@@ -73,111 +87,22 @@ def plots(ranking: Ranking) -> Iterator[Plot]:
             partial(draw_seeds, ranking),
         )
     for task in ranking.tasks:
-        if not any(curve for _, _, curve in _curves(ranking, task)):
-            continue
-        yield plot(
-            f"curves-{task}",
-            f"Learning curves: {task}, {label_of(ranking, task)}",
-            "A line per seed, of its best optimiser point. x marks where a run diverged, a dotted "
-            "line the best that is possible.",
-            partial(draw_curves, ranking, task),
-        )
-
-
-_WIDE = 8.0
-"""Ratio of the largest to the smallest cost above which the axis is logarithmic."""
-
-
-@dataclass(frozen=True)
-class CostAxis:
-    """A cost of a candidate: `of` its score, with the `label` of the axis and the file's `name`."""
-
-    name: str
-    label: str
-    of: Callable[[CandidateScore], float]
-
-
-COSTS = (
-    CostAxis("params", "parameters of the layers", lambda row: float(row.params)),
-    CostAxis("state", "state: numbers kept per sequence", lambda row: float(row.state)),
-    CostAxis("seconds", "seconds of training, all runs", lambda row: row.seconds),
-)
-
-
-def on_front(ranking: Ranking, cost: CostAxis) -> list[int]:
-    """Return the indices in `ranking.rows` of the complete candidates on the front, by cost."""
-    whole = [k for k, row in enumerate(ranking.rows) if row.status not in UNFINISHED]
-    points = [(cost.of(ranking.rows[k]), ranking.rows[k].score) for k in whole]
-    return [whole[i] for i in front(points)]
-
-
-def draw_costs(ranking: Ranking, cost: CostAxis, theme: Theme) -> Figure:
-    """Draw every candidate with its interval; incomplete ones are hollow."""
-    figure, axes = panel(theme, WIDTH, HEIGHT)
-    best = on_front(ranking, cost)
-    rows = ranking.rows
-    if len(best) > 1:
-        axes.plot(
-            [cost.of(rows[k]) for k in best],
-            [rows[k].score for k in best],
-            drawstyle="steps-post",
-            color=theme.ink,
-            linewidth=1.0,
-            linestyle="--",
-            label="Pareto front",
-            zorder=1,
-        )
-    named: set[str] = set()
-    for rank, row in reversed(list(enumerate(rows))):
-        first = rank < len(theme.inks)
-        color = theme.inks[rank] if first else theme.faint
-        name = f"{rank + 1}  {short(row.candidate, LEGEND_WIDTH)}" if first else OTHER
-        hollow = row.status in UNFINISHED
-        axes.errorbar(
-            cost.of(row),
-            row.score,
-            yerr=row.interval,
-            color=color,
-            marker=MARKERS[rank] if first else ".",
-            markersize=7 if first else 6,
-            markerfacecolor=theme.paper if hollow else color,
-            markeredgecolor=theme.ink if rank in best else color,
-            markeredgewidth=1.3,
-            linestyle="none",
-            elinewidth=1.0,
-            capsize=2,
-            label=None if name in named else name,
-            zorder=3 if rank in best else 2,
-        )
-        named.add(name)
-        if rank in best or first:
-            axes.annotate(
-                str(rank + 1),
-                (cost.of(row), row.score),
-                xytext=(5, 4),
-                textcoords="offset points",
-                color=theme.ink,
-                fontsize=7,
-                fontweight="bold" if rank in best else "normal",
+        if any(points for _, _, points in _curves(ranking, task)):
+            yield plot(
+                f"curves-{task}",
+                f"Learning curves: {task}, {label_of(ranking, task)}",
+                "A line per seed, of its best optimiser point. x marks where a run diverged, a "
+                "dotted line the best that is possible.",
+                partial(draw_curves, ranking, task),
             )
-    costs = [cost.of(row) for row in rows]
-    above = [value for value in costs if value > 0]
-    if above and max(above) / min(above) > _WIDE:
-        axes.set_xscale("symlog", linthresh=min(above))  # some keep no state at all
-    axes.set_xlabel(cost.label)
-    axes.set_ylabel("score")
-    _within_scores(axes.set_ylim, axes.get_ylim())
-    legend_below(axes, theme)
-    return figure
 
 
-WIDTH, HEIGHT = 6.4, 3.9
-"""Inches of a figure, readable also on a phone."""
-
-
-def _within_scores(set_limits: Callable[[float, float], object], now: tuple[float, float]) -> None:
-    """Limit an axis to possible scores, though an interval may be wider."""
-    set_limits(max(now[0], -0.02), min(now[1], 1.02))
+def on_front(ranking: Ranking, cost: str) -> list[int]:
+    """Return the indices in `ranking.rows` of the complete candidates on the front, by cost."""
+    of = COSTS[cost][1]
+    whole = [k for k, row in enumerate(ranking.rows) if row.status not in UNFINISHED]
+    points = [(of(ranking.rows[k]), ranking.rows[k].score) for k in whole]
+    return [whole[i] for i in front(points)]
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -197,9 +122,75 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
     return indices
 
 
-MOST_SEED_ROWS = 24
-"""Most candidates in the plot, the best."""
-_NAME_WIDTH = 32
+class _Legend:
+    """Colors and names of candidates by rank: the first ones have their own, the others one."""
+
+    def __init__(self, ranking: Ranking, theme: Theme) -> None:
+        self._ranking, self._theme = ranking, theme
+        self._named: set[str] = set()
+
+    def color(self, rank: int) -> str:
+        return self._theme.inks[rank] if self.is_first(rank) else self._theme.faint
+
+    def is_first(self, rank: int) -> bool:
+        return rank < len(self._theme.inks)
+
+    def label(self, rank: int) -> str | None:
+        """The name of a candidate; None if the legend has it."""
+        layers = short(self._ranking.rows[rank].candidate, LEGEND_WIDTH)
+        name = f"{rank + 1}  {layers}" if self.is_first(rank) else OTHER
+        if name in self._named:
+            return None
+        self._named.add(name)
+        return name
+
+
+def draw_costs(ranking: Ranking, cost: str, theme: Theme) -> Figure:
+    """Draw every candidate with its interval; incomplete ones are hollow."""
+    figure, axes = panel(theme, WIDTH, HEIGHT)
+    label, of = COSTS[cost]
+    rows, best, legend = ranking.rows, on_front(ranking, cost), _Legend(ranking, theme)
+    if len(best) > 1:
+        axes.plot(
+            [of(rows[k]) for k in best],
+            [rows[k].score for k in best],
+            drawstyle="steps-post",
+            color=theme.ink,
+            linewidth=1.0,
+            linestyle="--",
+            label="Pareto front",
+            zorder=1,
+        )
+    for rank, row in reversed(list(enumerate(rows))):
+        first, color, at = legend.is_first(rank), legend.color(rank), (of(row), row.score)
+        axes.errorbar(
+            *at,
+            yerr=row.interval,
+            color=color,
+            marker=MARKERS[rank] if first else ".",
+            markersize=7 if first else 6,
+            markerfacecolor=theme.paper if row.status in UNFINISHED else color,
+            markeredgecolor=theme.ink if rank in best else color,
+            markeredgewidth=1.3,
+            linestyle="none",
+            elinewidth=1.0,
+            capsize=2,
+            label=legend.label(rank),
+            zorder=3 if rank in best else 2,
+        )
+        if rank in best or first:
+            axes.annotate(
+                str(rank + 1), at, (5, 4), textcoords="offset points", color=theme.ink, fontsize=7
+            )
+    above = [value for value in map(of, rows) if value > 0]
+    if above and max(above) / min(above) > WIDE:
+        axes.set_xscale("symlog", linthresh=min(above))  # some keep no state at all
+    axes.set_xlabel(label)
+    axes.set_ylabel("score")
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, -0.02), min(high, 1.02))  # an interval may be wider
+    legend_below(axes, theme)
+    return figure
 
 
 def draw_seeds(ranking: Ranking, theme: Theme) -> Figure:
@@ -207,23 +198,18 @@ def draw_seeds(ranking: Ranking, theme: Theme) -> Figure:
     rows = ranking.rows[:MOST_SEED_ROWS]
     figure, axes = panel(theme, WIDTH, 1.2 + 0.28 * len(rows))
     for rank, row in enumerate(rows):
-        color = theme.inks[rank % len(theme.inks)]
-        seeds = list(row.seeds.values())
+        color, seeds = theme.inks[rank % len(theme.inks)], list(row.seeds.values())
         axes.plot(seeds, [rank] * len(seeds), ".", color=color, alpha=0.7, markersize=7)
         axes.errorbar(
             row.score, rank, xerr=row.interval, fmt="|", color=theme.ink, markersize=11, capsize=3
         )
-    names = [f"{k + 1}  {short(row.candidate, _NAME_WIDTH)}" for k, row in enumerate(rows)]
+    names = [f"{k + 1}  {short(row.candidate, LEGEND_WIDTH)}" for k, row in enumerate(rows)]
     axes.set_yticks(range(len(rows)), names)
     axes.invert_yaxis()
     axes.set_xlabel("score: a dot per seed, | the mean with its 95 % interval")
-    _within_scores(axes.set_xlim, axes.get_xlim())
+    low, high = axes.get_xlim()
+    axes.set_xlim(max(low, -0.02), min(high, 1.02))
     return figure
-
-
-BASELINE = "baseline"
-LEGEND_WIDTH = 44
-"""Characters of a candidate in a legend."""
 
 
 def label_of(ranking: Ranking, task: str) -> str:
@@ -237,21 +223,17 @@ def _curves(ranking: Ranking, task: str) -> Iterator[tuple[int, StudyRecord, Seq
     label = label_of(ranking, task)
     for rank, row in reversed(list(enumerate(ranking.rows))):
         for record in row.best:
-            if (record.task, record.label) == (task, label):
-                yield rank, record, ranking.curves.get(record.key, ())
+            points = ranking.curves.get(record.key, ())
+            if points and (record.task, record.label) == (task, label):
+                yield rank, record, points
 
 
 def draw_curves(ranking: Ranking, task: str, theme: Theme) -> Figure:
     """Draw accuracy over steps, with a line for the best optimiser point of every seed."""
     figure, axes = panel(theme, WIDTH, HEIGHT)
-    named: set[str] = set()
+    legend = _Legend(ranking, theme)
     for rank, record, points in _curves(ranking, task):
-        if not points:
-            continue
-        first = rank < len(theme.inks)
-        color = theme.inks[rank] if first else theme.faint
-        candidate = short(ranking.rows[rank].candidate, LEGEND_WIDTH)
-        name = f"{rank + 1}  {candidate}" if first else OTHER
+        first, color = legend.is_first(rank), legend.color(rank)
         axes.plot(
             [point.step for point in points],
             [point.acc_token for point in points],
@@ -260,9 +242,8 @@ def draw_curves(ranking: Ranking, task: str, theme: Theme) -> Figure:
             marker=MARKERS[rank] if first else None,
             markersize=3,
             markevery=max(1, len(points) // 8),
-            label=None if name in named else name,
+            label=legend.label(rank),
         )
-        named.add(name)
         if record.status == "diverged":
             axes.plot(points[-1].step, points[-1].acc_token, "x", color=color, markersize=9)
     for ceiling in sorted({row.ceiling.get(task, 1.0) for row in ranking.rows} - {1.0}):

@@ -10,16 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 
-from mlxhog.base.quantities import format_value
+from mlxhog.base.quantities import format_duration, format_value
 from mlxhog.mad.options import Protocol
-from mlxhog.mad.run import Point, solved_accuracy
+from mlxhog.mad.run import Point
 from mlxhog.mad.scores import UNFINISHED, CandidateScore, Select, scores
 from mlxhog.mad.study import study as studies
 from mlxhog.mad.study.session import Planning
 from mlxhog.mad.study.store import Store, StudyRecord
 from mlxhog.mad.study.study import Study
 from mlxhog.mad.suites import Suite
-from mlxhog.mad.tasks import GENERATOR_VERSION, find
+from mlxhog.mad.tasks import GENERATOR_VERSION
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Ranking:
         curves: key of a run -> its evaluations; empty if not requested.
         planned: runs of all candidates so far; None if unknown.
         running: whether a scheduler works on it.
-        facts: the protocol in words, such as ("seeds", "0, 1, 2").
+        facts: the protocol in words, by name.
     """
 
     study: str
@@ -44,7 +44,7 @@ class Ranking:
     curves: Mapping[str, tuple[Point, ...]] = field(default_factory=dict)
     planned: int | None
     running: bool = False
-    facts: tuple[tuple[str, str], ...] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def statuses(self) -> dict[str, int]:
@@ -62,28 +62,29 @@ class Ranking:
         return sum(record.seconds for record in self.records)
 
     @property
+    def heading(self) -> str:
+        """Study, suite, runs, time and statuses in one line."""
+        of = "" if self.planned is None else f" of {self.planned}"
+        ends = [f"{n} {name}" for name, n in self.statuses.items() if name != "done"]
+        runs = f"{len(self.records)}{of} runs"
+        time = f"{format_duration(self.seconds)} of training"
+        return "  ".join([f"study {self.study}", f"suite {self.suite}", runs, time, *ends])
+
+    @property
     def lacking(self) -> str:
         """The missing part of the study, in one sentence; "" for a complete one."""
-        parts = []
-        ended = len(self.records)
+        parts, ended = [], len(self.records)
         if self.planned is not None and ended < self.planned:
             parts.append(f"{ended} of {self.planned} runs have ended")
         if partial := sum(row.status == "partial" for row in self.rows):
             parts.append(f"{partial} of {len(self.rows)} candidates lack runs")
         if not parts and not self.rows:
             parts.append("no run has ended yet")
-        if not parts:
-            return ""
         verb = "is running" if self.running else "is partial"
-        return f"this study {verb}: {', '.join(parts)}"
+        return f"this study {verb}: {', '.join(parts)}" if parts else ""
 
 
-def read_ranking(
-    store: Store,
-    *,
-    select: Select | None = None,
-    curves: bool = False,
-) -> Ranking:
+def read_ranking(store: Store, *, select: Select | None = None, curves: bool = False) -> Ranking:
     """Return the present ranking of a study.
 
     Args:
@@ -97,7 +98,6 @@ def read_ranking(
     """
     study = studies.read(store)
     measured = study.measured()
-    protocol = Protocol(**{**measured.protocol, **study.protocol})
     select = select or study.select
     records = tuple(store.records())
     rows = scores(records, measured, select, study.seeds)
@@ -110,7 +110,7 @@ def read_ranking(
         curves={run.key: tuple(store.curve(run.key)) for run in runs if curves},
         planned=_planned(store, study, measured, rows),
         running=store.is_locked(),
-        facts=_facts(study, measured, protocol, select, records),
+        facts=_facts(study, measured, select, records),
     )
 
 
@@ -126,60 +126,40 @@ def _planned(store: Store, study: Study, measured: Suite, rows: Sequence[Candida
 
 
 def _facts(
-    study: Study,
-    measured: Suite,
-    protocol: Protocol,
-    select: Select,
-    records: Sequence[StudyRecord],
-) -> tuple[tuple[str, str], ...]:
+    study: Study, measured: Suite, select: Select, records: Sequence[StudyRecord]
+) -> dict[str, str]:
     """The protocol of a study in words, by name."""
-    points = "; ".join(
-        ", ".join(
-            f"{name} {'auto' if value is None else format_value(value)}"
-            for name, value in point.items()
-        )
-        for point in measured.points
-    )
-    own = {
-        name: value
-        for name, value in protocol.to_dict().items()
-        if value is not None and not any(name in point for point in measured.points)
+
+    def words(values: Mapping[str, object]) -> str:
+        return ", ".join(f"{name} {format_value(v)}" for name, v in values.items())
+
+    protocol = Protocol(**{**measured.protocol, **study.protocol}).to_dict()
+    own = {name: v for name, v in protocol.items() if v is not None and name not in _POINT}
+    points = ({name: v or "auto" if name == "lr" else v for name, v in p.items()}
+              for p in measured.points)  # fmt: skip
+    tasks = dict.fromkeys(setting.task for setting in measured.settings)
+    widths = {setting.dim or measured.dim for setting in measured.settings}
+    facts = {
+        "tasks": f"{', '.join(tasks)}: {len(measured.settings)} settings of suite {study.suite}",
+        "optimiser points": "; ".join(map(words, points)),
+        "seeds": ", ".join(map(str, study.seeds)),
+        "width": ", ".join(map(str, sorted(widths, reverse=True))),
+        "position": study.position,
+        "protocol": words(own),
+        "selected by": f"{select} rows",
+        "trained by": f"{study.workers}, {study.threads} threads each",
+        "candidates from": study.sampler if study.space else "a list",
+        "pruning": "on: runs may end at rungs" if study.prune else "off",
+        "rows drawn by": f"generator {GENERATOR_VERSION} of mlxhog {version('mlxhog')}",
+        "hosts": ", ".join(sorted({record.host for record in records})),
     }
-    enough = solved_accuracy(protocol.stop_accuracy)
-    names = dict.fromkeys(setting.task for setting in measured.settings)
-    tasks = ", ".join(f"{task} ({find(task).short})" for task in names)
-    hosts = sorted({record.host for record in records})
-    facts = [
-        ("tasks", f"{tasks}: {len(measured.settings)} settings of suite {study.suite}"),
-        ("optimiser points", points),
-        (
-            "step sizes",
-            f"score: the best of each setting; fixed: {format_value(measured.fixed_lr or 'auto')}"
-            if len(measured.lrs) > 1
-            else "",
-        ),
-        ("solved", f"at the first evaluation with acc_token >= {format_value(enough)}"),
-        ("seeds", ", ".join(map(str, study.seeds))),
-        ("width", _widths(measured)),
-        ("position", "" if study.position == "none" else study.position),
-        ("protocol", ", ".join(f"{name} {format_value(value)}" for name, value in own.items())),
-        ("selected by", f"{select} rows"),
-        ("trained by", f"{study.workers}, {study.threads} thread{'s' * (study.threads > 1)} each"),
-        ("candidates from", study.sampler if study.space else "a list"),
-        ("pruning", "on: runs may end at rungs" if study.prune else "off"),
-        ("embedding", "shared by all candidates" if study.share_embedding else "each its own"),
-        ("rows drawn by", f"generator {GENERATOR_VERSION} of mlxhog {version('mlxhog')}"),
-        ("hosts", ", ".join(hosts)),
-    ]
-    return tuple((name, value) for name, value in facts if value)
+    if len(measured.lrs) > 1:
+        lr = format_value(measured.fixed_lr or "auto")
+        facts["step sizes"] = f"score: the best of each setting; fixed: {lr}"
+    return facts
 
 
-def _widths(measured: Suite) -> str:
-    """Return the width of the candidates, and those of settings with their own."""
-    own = sorted({setting.dim for setting in measured.settings if setting.dim is not None})
-    return str(measured.dim) + f"; some settings {', '.join(map(str, own))}" * bool(own)
-
-
+_POINT = ("lr", "weight_decay")
 WITHIN = 0.05
 """Largest difference of a cost from the first candidate's that counts as equal."""
 

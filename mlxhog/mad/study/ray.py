@@ -33,7 +33,6 @@ from mlxhog.mad.study.workers import (
     Running,
     attempt,
     explain,
-    limit_memory,
 )
 
 OBJECT_STORE_BYTES = 100 << 20
@@ -58,7 +57,6 @@ def cluster(
     parallel: int,
     threads: int,
     silence_s: float,
-    memory_limit: int | None = None,
     cores: int | None = None,
     address: str | None = None,
 ) -> Iterator[RayPool]:
@@ -69,7 +67,6 @@ def cluster(
         parallel: runs at once.
         threads: of a worker's libraries.
         silence_s: time without a sign of life after which a run is ended and has failed.
-        memory_limit: most resident bytes of a run; None for no limit.
         cores: CPU cores that Ray reserves for a run; None is `threads`.
         address: of a running cluster; None starts Ray here and shuts it down afterwards.
 
@@ -77,12 +74,10 @@ def cluster(
         EnvironmentLacks: Ray is missing, or does not start, or the address does not answer.
     """
     check()
-    cores = cores or threads
+    cores, where = cores or threads, f"the Ray cluster {address} cannot be joined"
     how: dict[str, Any] = {"address": address}
-    if address is not None:
-        _check_address(address)
-    else:
-        _keep_to_ourselves()
+    if address is None:
+        where = "Ray does not start"
         how = {
             "address": "local",
             "num_cpus": parallel * cores,
@@ -90,12 +85,14 @@ def cluster(
             "include_dashboard": False,
             "object_store_memory": OBJECT_STORE_BYTES,
         }
+        _keep_to_ourselves()
     import ray  # half a second, for this command only
 
     try:
+        if address is not None:
+            _check_address(address)
         ray.init(**how, configure_logging=False, log_to_driver=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        where = f"the Ray cluster {address} cannot be joined" if address else "Ray does not start"
+    except (OSError, OverflowError, RuntimeError, ValueError) as error:
         raise EnvironmentLacks(
             f"{where}: {explain(error)}; --executor local continues the same study"
         ) from error
@@ -107,23 +104,16 @@ def cluster(
             runtime_env={"env_vars": limits_of_threads(threads)},
         )(_execute)
         mailbox = ray.remote(num_cpus=0, max_restarts=0)(_Mailbox).remote()
-        yield RayPool(task, mailbox, (run, memory_limit), parallel, silence_s)
+        yield RayPool(task, mailbox, run, parallel, silence_s)
     finally:
         ray.shutdown()
 
 
 def _check_address(address: str) -> None:
-    """Check the connection to a cluster; Ray itself would retry for minutes."""
+    """Connect to a cluster, unless it is "auto"; Ray itself would retry for minutes."""
     host, colon, port = address.rpartition("://")[2].rpartition(":")
-    if not colon or not port.isdecimal():
-        return  # "auto", which Ray looks up
-    try:
+    if colon and port.isdecimal():
         socket.create_connection((host, int(port)), CONNECT_S).close()
-    except (OSError, OverflowError) as error:
-        raise EnvironmentLacks(
-            f"the Ray cluster {address} cannot be joined: {error}; see `ray status` there, or "
-            "leave --ray-address out to start Ray on this machine"
-        ) from error
 
 
 def _keep_to_ourselves() -> None:
@@ -143,15 +133,15 @@ class RayPool(Executor):
     """An executor whose runs are tasks of Ray."""
 
     def __init__(
-        self, task: Any, mailbox: Any, what: tuple[object, ...], parallel: int, silence_s: float
+        self, task: Any, mailbox: Any, run: RunFunction, parallel: int, silence_s: float
     ) -> None:
         super().__init__(parallel, silence_s)
-        self._task, self._mailbox, self._what = task, mailbox, what
+        self._task, self._mailbox, self._run = task, mailbox, run
         self._tasks: dict[str, Any] = {}  # by the keys of their runs
 
-    def _begin(self, running: Running, run: RunConfig, rungs: tuple[int, ...]) -> None:
-        how = (*self._what, self._mailbox, version("mlxhog"))
-        self._tasks[run.key()] = self._task.remote(run, rungs, *how)
+    def _begin(self, running: Running, rungs: tuple[int, ...]) -> None:
+        how = (rungs, self._run, self._mailbox, version("mlxhog"))
+        self._tasks[running.plan.key()] = self._task.remote(running.plan, *how)
 
     def answer(self, key: str, prune: bool) -> None:
         """Tell a run that waits at a rung whether it is pruned."""
@@ -165,7 +155,7 @@ class RayPool(Executor):
         """
         import ray
 
-        self._tasks = {key: task for key, task in self._tasks.items() if key in self._runs}
+        self._tasks = {key: task for key, task in self._tasks.items() if key in self.runs}
         tasks = {task: key for key, task in self._tasks.items()}
         ended = ray.wait([*tasks], num_returns=len(tasks), timeout=LOOK_S)[0] if tasks else []
         yield from ray.get(self._mailbox.take.remote())
@@ -209,12 +199,7 @@ class _Mailbox:
 
 
 def _execute(
-    run: RunConfig,
-    rungs: tuple[int, ...],
-    function: RunFunction,
-    memory_limit: int | None,
-    mailbox: Any,
-    expected: str,
+    plan: RunConfig, rungs: tuple[int, ...], run: RunFunction, mailbox: Any, expected: str
 ) -> None:
     """Execute a run in a process of Ray."""
     import ray
@@ -224,15 +209,11 @@ def _execute(
             f"a machine of the cluster has mlxhog {version('mlxhog')}, the scheduler has "
             f"{expected}; install the same everywhere"
         )
-    key = run.key()
+    key = plan.key()
 
     def send(word: str, value: object) -> None:
         ray.get(mailbox.put.remote(key, word, value))  # in order, and before the task ends
-        if word == "spent":
-            os._exit(1)
 
     send("ready", platform.node())
-    if memory_limit is not None:
-        limit_memory(memory_limit, send)
     callbacks = Messages(send, lambda: bool(ray.get(mailbox.wait.remote(key))))
-    send("end", attempt(function, run, callbacks, rungs)[1])
+    send("end", attempt(run, plan, callbacks, rungs))

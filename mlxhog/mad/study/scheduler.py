@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from statistics import fmean
 
 from mlxhog.base.interrupts import Interrupts
@@ -17,9 +18,8 @@ from mlxhog.mad.options import Limit
 from mlxhog.mad.run import Point, RunConfig, failed
 from mlxhog.mad.search.pruning import Pruner
 from mlxhog.mad.search.samplers import Sampler
-from mlxhog.mad.study.progress import ActiveRun, Best, StudyProgress, seconds_used
 from mlxhog.mad.study.store import Store, StudyRecord
-from mlxhog.mad.study.workers import Event, Executor
+from mlxhog.mad.study.workers import Event, Executor, Running
 from mlxhog.models.mad.sequence import canonical, parse
 from mlxhog.report.views import Observer
 
@@ -29,6 +29,54 @@ MOST_LOSSES = 4
 """Kills of a run's worker from outside after which the run counts as failed."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Best:
+    """The best candidate so far.
+
+    Attributes:
+        candidate: canonical string of its layers.
+        score: mean over tasks, in [0, 1].
+        interval: half width of the interval over seeds; None with one seed.
+        missing: its runs without a result.
+    """
+
+    candidate: str
+    score: float
+    interval: float | None = None
+    missing: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyProgress:
+    """A study at one moment.
+
+    Attributes:
+        study: its name.
+        done: runs with a record of any status, of all sessions.
+        total: runs planned so far; None if unknown.
+        elapsed_s: seconds of this session.
+        eta_s: estimated seconds to the end; None before the first run has ended.
+        statuses: status -> number of ended runs.
+        running: in the order of workers.
+        best: None before any candidate has a score.
+        troubles: runs that failed or diverged, the latest last.
+        message: text to print once, or None.
+        status: at the end "done" (no run is left), "budget" or "interrupted"; before it "".
+    """
+
+    study: str
+    done: int
+    total: int | None
+    elapsed_s: float = 0.0
+    eta_s: float | None = None
+    statuses: Mapping[str, int] = field(default_factory=dict)
+    running: tuple[Running, ...] = ()
+    best: Best | None = None
+    troubles: tuple[StudyRecord, ...] = ()
+    message: str | None = None
+    status: str = ""
+
+
 PlanRuns = Callable[[str], Sequence[RunConfig]]
 """Returns the runs of a candidate, in the order of execution."""
 
@@ -36,53 +84,12 @@ Judge = Callable[[Sequence[StudyRecord]], Best]
 """Returns a candidate's score from its records."""
 
 
-class Proposals:
-    """A sampler whose proposals and scores are kept in the study's store.
-
-    Attributes:
-        proposed: every candidate so far, in order.
-        unscored: those without a score.
-    """
-
-    def __init__(self, sampler: Sampler, store: Store) -> None:
-        self._sampler, self._store = sampler, store
-        self.proposed: list[str] = []
-        self.unscored: set[str] = set()
-        for one in store.proposals():
-            if one.score is None:
-                sampler.recall(parse(one.candidate))
-                self._asked(one.candidate)
-            else:
-                sampler.tell(parse(one.candidate), one.score)
-                self.unscored.discard(one.candidate)
-
-    def ask(self) -> str | None:
-        """Return the next candidate as a canonical string, or None."""
-        layers = self._sampler.ask()
-        if layers is None:
-            return None
-        candidate = canonical(layers)
-        self._store.add_proposal(candidate)
-        self._asked(candidate)
-        return candidate
-
-    def tell(self, candidate: str, score: float) -> None:
-        """Record the score of a candidate."""
-        self._store.add_proposal(candidate, score)
-        self._sampler.tell(parse(candidate), score)
-        self.unscored.discard(candidate)
-
-    def _asked(self, candidate: str) -> None:
-        self.proposed.append(candidate)
-        self.unscored.add(candidate)
-
-
 class Scheduler:
     """One session of a study; `run` executes it once.
 
     Args:
-        store: of the study; the caller holds its lock.
-        candidates: of the study.
+        store: of the study, with the proposals and scores so far; the caller holds its lock.
+        sampler: in its initial state.
         plan: from candidates to runs.
         judge: from records to scores.
         executor: entered by the caller.
@@ -96,7 +103,7 @@ class Scheduler:
     def __init__(
         self,
         store: Store,
-        candidates: Proposals,
+        sampler: Sampler,
         plan: PlanRuns,
         judge: Judge,
         executor: Executor,
@@ -107,7 +114,7 @@ class Scheduler:
         total: int | None = None,
         retry_failed: bool = False,
     ) -> None:
-        self._store, self._candidates, self._plan, self._judge = store, candidates, plan, judge
+        self._store, self._sampler, self._plan, self._judge = store, sampler, plan, judge
         self._executor, self._limit, self._observer = executor, limit, observer
         self._pruner, self._total = pruner or Pruner(), total
         self._queue: deque[RunConfig] = deque()
@@ -115,7 +122,6 @@ class Scheduler:
         self._records: dict[str, list[StudyRecord]] = {}  # of incomplete candidates
         self._finished: set[str] = set()
         self._skipped = 0  # runs that pruned candidates did not begin
-        self._active: dict[str, ActiveRun] = {}  # by the key of the run
         self._losses: Counter[str] = Counter()
         self._statuses: Counter[str] = Counter()
         self._troubles: tuple[StudyRecord, ...] = ()
@@ -139,15 +145,14 @@ class Scheduler:
         announced = 0
         with Interrupts() as interrupts:
             while interrupts.count < 2:
+                n = len(self._executor.runs)
                 if interrupts.count == 0:
                     self._fill()
-                elif interrupts.count > announced:
+                elif n and interrupts.count > announced:
                     announced = interrupts.count
-                    n = len(self._active)
                     runs, them = ("run", "it") if n == 1 else ("runs", "them")
-                    if n:
-                        self._show(f"finishing {n} {runs}; Ctrl-C again drops {them}")
-                if not self._active:
+                    self._show(f"finishing {n} {runs}; Ctrl-C again drops {them}")
+                if not self._executor.runs:
                     break
                 for event in self._executor.events(POLL_S):
                     self._handle(event)
@@ -159,9 +164,12 @@ class Scheduler:
 
     def _limit_reached(self) -> bool:
         return self._limit.reached(
-            runs=len(self._finished) + len(self._active),
-            seconds=self._seconds_before + time.monotonic() - self._began_s,
+            runs=len(self._finished) + len(self._executor.runs), seconds=self._used_s()
         ) and bool(self._queue or self._needed is None or len(self._finished) < self._needed)
+
+    def _used_s(self) -> float:
+        """Seconds of all sessions."""
+        return self._seconds_before + time.monotonic() - self._began_s
 
     def _fill(self) -> None:
         """Begin a run for every idle worker."""
@@ -170,8 +178,7 @@ class Scheduler:
             if run is None:
                 return
             self._store.begin_curve(run.key())
-            worker = self._executor.submit(run, self._pruner.rungs(run))
-            self._active[run.key()] = ActiveRun(run, worker)
+            self._executor.submit(run, self._pruner.rungs(run))
 
     def _next(self) -> RunConfig | None:
         while True:
@@ -181,9 +188,11 @@ class Scheduler:
                     return run
                 self._skipped += 1
                 self._settle(run)
-            candidate = self._candidates.ask()
-            if candidate is None:
+            layers = self._sampler.ask()
+            if layers is None:
                 return None
+            candidate = canonical(layers)
+            self._store.add_proposal(candidate)
             self._enqueue(candidate)
 
     def _enqueue(self, candidate: str) -> None:
@@ -198,7 +207,9 @@ class Scheduler:
     def _complete(self, candidate: str) -> None:
         """Pass the score of a candidate, all of whose runs have ended, to the sampler."""
         self._missing.pop(candidate, None)
-        self._candidates.tell(candidate, self._update_best(self._records.pop(candidate)))
+        score = self._update_best(self._records.pop(candidate))
+        self._store.add_proposal(candidate, score)
+        self._sampler.tell(parse(candidate), score)
 
     def _update_best(self, records: Sequence[StudyRecord]) -> float:
         """Return a candidate's score, and keep the best."""
@@ -210,19 +221,17 @@ class Scheduler:
     # -- events of runs --------------------------------------------------------------------------
 
     def _handle(self, event: Event) -> None:
-        active, value = self._active[event.key], event.value
-        run = active.plan
-        if event.kind == "rung":
-            self._executor.answer(event.key, self._pruner.should_prune(run, value))
+        running, kind, value = event
+        run, key = running.plan, running.plan.key()
+        if kind == "rung":
+            self._executor.answer(key, self._pruner.should_prune(run, value))
             return
-        if event.kind == "point":
-            self._active[event.key] = replace(active, point=value)
-            self._add_point(event.key, value)
+        if kind == "point":
+            self._add_point(key, value)
             return
-        del self._active[event.key]
-        if event.kind == "lost":
-            self._losses[event.key] += 1
-            if self._losses[event.key] < MOST_LOSSES:
+        if kind == "lost":
+            self._losses[key] += 1
+            if self._losses[key] < MOST_LOSSES:
                 self._queue.appendleft(run)
                 self._show(f"{run.title}: its process {value}; it is run again")
                 return
@@ -230,7 +239,7 @@ class Scheduler:
         if value.status == "interrupted":
             self._queue.appendleft(run)
             return
-        ended = StudyRecord.of(run, value, event.host)
+        ended = StudyRecord.of(run, value, running.host)
         self._store.append(ended, value.curve)
         self._count(ended)
         self._pruner.ended(run, ended)
@@ -269,15 +278,20 @@ class Scheduler:
             records_of.setdefault(ended.candidate, []).append(ended)
             if not (retry_failed and ended.status == "failed"):
                 self._count(ended)
-        for candidate in dict.fromkeys(self._candidates.proposed):
+        scored: dict[str, bool] = {}  # of every proposal, in order
+        for one in self._store.proposals():
+            scored[one.candidate] = one.score is not None
+            if one.score is None:
+                self._sampler.recall(parse(one.candidate))
+            else:
+                self._sampler.tell(parse(one.candidate), one.score)
+        for candidate, has_score in scored.items():
             runs = {run.key(): run for run in self._plan(candidate)}
             for ended in records_of.get(candidate, ()):
                 if ended.key in self._finished and ended.key in runs:
                     self._pruner.ended(runs[ended.key], ended)
             missing = runs.keys() - self._finished
-            if candidate in self._candidates.unscored or (
-                missing and not self._pruner.is_pruned(candidate)
-            ):
+            if not has_score or (missing and not self._pruner.is_pruned(candidate)):
                 self._enqueue(candidate)
             else:
                 self._skipped += len(missing)
@@ -295,7 +309,7 @@ class Scheduler:
             elapsed_s=now - self._began_s,
             eta_s=self._eta_s(),
             statuses=dict(self._statuses),
-            running=tuple(sorted(self._active.values(), key=lambda active: active.worker)),
+            running=tuple(sorted(self._executor.runs.values(), key=lambda one: one.worker)),
             best=self._best,
             troubles=self._troubles,
             message=message,
@@ -314,15 +328,20 @@ class Scheduler:
 
     def _eta_s(self) -> float | None:
         """Seconds to the end if the remaining runs take as long as the mean of those that ended."""
-        planned, active = self._planned(), self._active.values()
-        estimates = []
+        planned, estimates = self._planned(), []
         if planned is not None and self._seconds:
-            mean_s = fmean(self._seconds)
-            left_s = [max(0.0, mean_s - run.seconds) for run in active]
-            waiting = max(0, planned - len(self._finished) - len(active))
-            work_s = mean_s * waiting + sum(left_s)
-            estimates.append(max([work_s / max(1, len(active)), *left_s]))
+            left = max(0, planned - len(self._finished))
+            estimates.append(fmean(self._seconds) * left / max(1, len(self._executor.runs)))
         if self._limit.seconds is not None:
-            used = self._seconds_before + time.monotonic() - self._began_s
-            estimates.append(max(0.0, self._limit.seconds - used))
+            estimates.append(max(0.0, self._limit.seconds - self._used_s()))
         return min(estimates, default=None)
+
+
+def seconds_used(records: Iterable[StudyRecord]) -> float:
+    """Return the time in which any of some runs was in progress."""
+    ends = [(datetime.fromisoformat(one.at).timestamp(), one.seconds) for one in records]
+    used, until = 0.0, float("-inf")
+    for begin, end in sorted((end - seconds, end) for end, seconds in ends):
+        used += max(0.0, end - max(begin, until))
+        until = max(until, end)
+    return used

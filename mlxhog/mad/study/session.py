@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ from mlxhog.base import machine
 from mlxhog.base.workers import resolve_workers
 from mlxhog.errors import ConfigError
 from mlxhog.mad import tasks
-from mlxhog.mad.options import ExecutionConfig, Protocol
+from mlxhog.mad.options import ExecutionConfig
 from mlxhog.mad.run import RunConfig
 from mlxhog.mad.scores import scores
 from mlxhog.mad.search.candidates import CandidateSet
@@ -19,15 +19,13 @@ from mlxhog.mad.search.pruning import Halving, Pruner
 from mlxhog.mad.search.samplers import Grid, Listed, Sampler, make_sampler
 from mlxhog.mad.search.space import to_space
 from mlxhog.mad.study import ray
-from mlxhog.mad.study.progress import Best, StudyProgress
-from mlxhog.mad.study.scheduler import Proposals, Scheduler
+from mlxhog.mad.study.scheduler import Best, Scheduler, StudyProgress
 from mlxhog.mad.study.store import Store, StudyRecord
 from mlxhog.mad.study.study import Study
 from mlxhog.mad.study.workers import Executor, Pool, RunFunction
 from mlxhog.mad.suites import Suite, expand
 from mlxhog.mad.training.candidate import train
 from mlxhog.mad.training.evaluation import most_steps
-from mlxhog.mad.training.sharing import check_optimizer, shared_tables
 from mlxhog.models.mad.layers import at_width
 from mlxhog.models.mad.sequence import canonical, parse
 from mlxhog.report.views import Observer
@@ -145,8 +143,7 @@ def check_execution(how: ExecutionConfig, study: Study) -> None:
     """Refuse an execution that is impossible here, before a study is created.
 
     Raises:
-        ConfigError: candidates share an embedding, but Ray may run them on several machines, or
-            their optimizer cannot; or the number of candidates at once on a cluster is missing.
+        ConfigError: the number of candidates at once on a cluster is missing.
         EnvironmentLacks: a backend, or Ray, is not installed.
     """
     if how.ray_address is None:
@@ -155,13 +152,7 @@ def check_execution(how: ExecutionConfig, study: Study) -> None:
         raise ConfigError(
             "--ray-address needs --parallel, the candidates at once on the cluster; add it"
         )
-    if study.share_embedding:
-        check_optimizer(Protocol(**{**study.measured().protocol, **study.protocol}))
     if how.executor == "ray":
-        if study.share_embedding:
-            raise ConfigError(
-                "--share-embedding keeps one table in this machine's memory; use --executor local"
-            )
         ray.check()
 
 
@@ -195,36 +186,24 @@ def execute(
     study = planning.study
     check_execution(how, study)
     run = run or partial(train, parallel=parallel)
-    with store.lock(), ExitStack() as stack:
-        store.keep_parallel(how.parallel)
-        if study.share_embedding:
-            first = planning.runs(planning.first)
-            run = stack.enter_context(shared_tables(first))
-        candidates = Proposals(planning.sampler(), store)
-        with _executor(store, study, how, parallel, run) as executor, observer as tell:
-            return Scheduler(
-                store,
-                candidates,
-                planning.runs,
-                planning.judge,
-                executor,
-                limit=how.limit,
-                pruner=planning.pruner(store),
-                observer=tell,
-                total=planning.total,
-                retry_failed=retry_failed,
-            ).run()
-
-
-def _executor(
-    store: Store, study: Study, how: ExecutionConfig, parallel: int, run: RunFunction
-) -> AbstractContextManager[Executor]:
-    options: dict[str, Any] = {
-        "parallel": parallel,
-        "threads": study.threads,
-        "silence_s": how.silence,
-        "memory_limit": how.memory_bytes,
-    }
+    sizes: dict[str, Any] = {"parallel": parallel, "threads": study.threads}
+    workers: AbstractContextManager[Executor]
     if how.executor == "ray":
-        return ray.cluster(run, cores=study.cores, address=how.ray_address, **options)
-    return Pool(run, logs=store.directory / "logs", **options)
+        workers = ray.cluster(
+            run, cores=study.cores, address=how.ray_address, silence_s=how.silence, **sizes
+        )
+    else:
+        workers = Pool(run, logs=store.directory / "logs", silence_s=how.silence, **sizes)
+    with store.lock(), workers as executor, observer as tell:
+        return Scheduler(
+            store,
+            planning.sampler(),
+            planning.runs,
+            planning.judge,
+            executor,
+            limit=how.limit,
+            pruner=planning.pruner(store),
+            observer=tell,
+            total=planning.total,
+            retry_failed=retry_failed,
+        ).run()

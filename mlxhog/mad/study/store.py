@@ -3,7 +3,6 @@
 studies/<name>/
   lock                held by a running scheduler; has the id of its process
   study.yaml          the definition of the study, see `study`; written once
-  parallel            --parallel of the last session that had it
   candidates.jsonl    the proposals of the sampler and their scores, in order
   runs.jsonl          one line per run that ended, see `StudyRecord`
   curves/<key>.jsonl  evaluations of a run; complete if its line is in runs.jsonl
@@ -178,28 +177,6 @@ class Store:
         if not isinstance(values, dict):
             raise StudyError(f"{path} does not define a study; give another --study")
         return values
-
-    @property
-    def parallel(self) -> int | None:
-        """The runs at once of `keep_parallel`; None for the machine's number."""
-        path = self.directory / "parallel"
-        try:
-            return int(reading.read_text(path)) if path.exists() else None
-        except (OSError, ValueError) as error:
-            raise StudyError(f"{path} is not a number ({error}); remove it") from error
-
-    def keep_parallel(self, count: int | None) -> None:
-        """Keep the number of runs at once for the next session; None is the machine's.
-
-        Raises:
-            EnvironmentLacks: the disk is full, or the system refuses.
-        """
-        path = self.directory / "parallel"
-        with disk_errors(f"writing {path}"):
-            if count is None:
-                path.unlink(missing_ok=True)
-            else:
-                replace_file(path, f"{count}\n".encode())
 
     # -- runs ------------------------------------------------------------------------------------
 

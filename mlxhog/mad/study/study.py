@@ -62,7 +62,6 @@ class Study:
         sampler: name of the sampler.
         sampler_seed: of its draws.
         prune: whether runs may end at rungs.
-        share_embedding: whether candidates train one embedding table.
         plugin: the user's files of layers and tasks, see `config.plugins`.
     """
 
@@ -80,7 +79,6 @@ class Study:
     sampler: str = "grid"
     sampler_seed: int = 0
     prune: bool = False
-    share_embedding: bool = False
     plugin: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:

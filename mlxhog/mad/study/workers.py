@@ -1,8 +1,7 @@
 """Workers that execute the runs of a study, one run at a time each, and the messages about runs.
 
 A worker sends ("ready", host), then about its run any number of ("beat", None), ("point", point)
-and ("rung", point), which waits for an answer, and at last ("end", result); or ("spent", result) if
-the process cannot be used again.
+and ("rung", point), which waits for an answer, and at last ("end", result).
 
 Silent workers are ended, dead ones replaced. If a worker dies by its own fault (a crash, an exit),
 its run has failed. If it was killed from outside, the run is lost and the scheduler may repeat it.
@@ -14,7 +13,6 @@ import contextlib
 import faulthandler
 import os
 import platform
-import resource
 import signal
 import sys
 import threading
@@ -26,12 +24,11 @@ from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Self
 
 from mlxhog.arena.process import WatchedTime
 from mlxhog.arena.worker_pool import WorkerProcess, last_lines
 from mlxhog.base.durable import disk_errors
-from mlxhog.base.quantities import format_bytes
 from mlxhog.errors import MlxhogError, WorkerFailed
 from mlxhog.mad.run import Callbacks, Point, RunConfig, RunResult, failed
 
@@ -43,42 +40,44 @@ BEAT_S = 0.5
 DUMP_S = 0.3
 REASON_CHARACTERS = 500
 
-
-class RunFunction(Protocol):
-    """A function that executes a run, such as `candidate.train`; workers import it."""
-
-    def __call__(
-        self, config: RunConfig, *, callbacks: Callbacks, rungs: tuple[int, ...]
-    ) -> RunResult:
-        """Execute a run to its end."""
-
-
-@dataclass(frozen=True)
-class Event:
-    """A message about the run of a key.
-
-    Its kind is "point", "rung" (the run waits for `Executor.answer`), "end", or "lost" (its worker
-    was killed); its value a `Point`, a `RunResult`, or the reason of the loss.
-    """
-
-    key: str
-    kind: str
-    value: Any
-    host: str = ""
+RunFunction = Callable[..., RunResult]
+"""Executes a run, as `candidate.train(config, callbacks=.., rungs=..)`; workers import it."""
 
 
 @dataclass
 class Running:
-    """A run that an executor executes, and the name of its worker; host is None at its start."""
+    """A run in progress: its worker, and its last evaluation.
 
+    Attributes:
+        plan: of the run.
+        worker: its name, a number from 1.
+        began_s: when it began, monotonic.
+        heard_s: its last sign of life, in watched time.
+        host: of the worker; "" until it is ready.
+        point: the last evaluation.
+    """
+
+    plan: RunConfig
     worker: str
     began_s: float
-    heard_s: float  # in watched time
-    host: str | None = None
+    heard_s: float = 0.0
+    host: str = ""
+    point: Point | None = None
 
     def failed(self, how: str) -> RunResult:
         """Return the result of the run if its process ended so."""
         return failed(f"its process {how}", seconds=time.monotonic() - self.began_s)
+
+
+class Event(NamedTuple):
+    """A message about a run: "point", "rung" (it waits for `answer`), "end", or "lost".
+
+    The value is a `Point`, a `RunResult`, or how its worker was killed.
+    """
+
+    running: Running
+    kind: str
+    value: Any
 
 
 class Executor(ABC):
@@ -87,25 +86,27 @@ class Executor(ABC):
     Args:
         parallel: runs at once.
         silence_s: time without a sign of life after which a run is ended and has failed.
+
+    Attributes:
+        runs: those in progress, by their keys.
     """
 
     def __init__(self, parallel: int, silence_s: float) -> None:
         self._workers = [str(number + 1) for number in range(parallel)]
-        self._runs: dict[str, Running] = {}  # by their keys
+        self.runs: dict[str, Running] = {}
         self._silence_s, self._watched = silence_s, WatchedTime()
 
     def free(self) -> int:
         """Return the number of runs that can begin at once."""
-        return len(self._workers) - len(self._runs)
+        return len(self._workers) - len(self.runs)
 
-    def submit(self, run: RunConfig, rungs: tuple[int, ...]) -> str:
-        """Begin a run that may be pruned at some steps; return the name of its worker."""
-        busy = {running.worker for running in self._runs.values()}
+    def submit(self, run: RunConfig, rungs: tuple[int, ...]) -> None:
+        """Begin a run that may be pruned at some steps."""
+        busy = {running.worker for running in self.runs.values()}
         worker = next(name for name in self._workers if name not in busy)
-        running = Running(worker, time.monotonic(), self._watched.look())
-        self._runs[run.key()] = running
-        self._begin(running, run, rungs)
-        return worker
+        running = Running(run, worker, time.monotonic(), self._watched.look())
+        self.runs[run.key()] = running
+        self._begin(running, rungs)
 
     def events(self, timeout_s: float) -> list[Event]:
         """Wait for events, at most `timeout_s`; end silent runs.
@@ -117,31 +118,32 @@ class Executor(ABC):
         while True:
             left_s = max(0.0, deadline - time.monotonic())
             events = [e for message in self._messages(left_s) for e in self._event(*message)]
-            events += [event for key in [*self._runs] for event in self._check_silence(key)]
+            events += [event for key in [*self.runs] for event in self._check_silence(key)]
             if events or time.monotonic() >= deadline:
                 return events
 
-    def _event(self, key: str, word: str, value: object) -> list[Event]:
+    def _event(self, key: str, word: str, value: Any) -> list[Event]:
         """Return the event of a message, if it is one; the run may end by it."""
-        if (running := self._runs.get(key)) is None:
+        if (running := self.runs.get(key)) is None:
             return []
         running.heard_s = self._watched.look()
         if word == "ready":
             running.host = str(value)
         if word in ("ready", "beat"):
             return []
-        word = "end" if word == "spent" else word
+        if word == "point":
+            running.point = value
         if word in ("end", "lost"):
-            del self._runs[key]
-        return [Event(key, word, value, running.host or "")]
+            del self.runs[key]
+        return [Event(running, word, value)]
 
     def _check_silence(self, key: str) -> list[Event]:
-        running = self._runs[key]
+        running = self.runs[key]
         allowed_s = self._silence_s if running.host else max(START_S, self._silence_s)
         if self._watched.look() - running.heard_s <= allowed_s:
             return []
         self._kill(key)
-        if running.host is None:
+        if not running.host:
             return self._event(key, "lost", f"did not start within {allowed_s:g} s")
         how = f"gave no sign of life for {allowed_s:g} s and was ended"
         return self._event(key, "end", running.failed(how))
@@ -151,7 +153,7 @@ class Executor(ABC):
         """Tell a run that waits at a rung whether it is pruned."""
 
     @abstractmethod
-    def _begin(self, running: Running, run: RunConfig, rungs: tuple[int, ...]) -> None:
+    def _begin(self, running: Running, rungs: tuple[int, ...]) -> None:
         """Begin a run in its worker."""
 
     @abstractmethod
@@ -172,34 +174,26 @@ class Pool(Executor):
         threads: of each one's libraries.
         logs: directory for their logs.
         silence_s: time without a sign of life after which a run is ended and has failed.
-        memory_limit: most resident bytes of a process; None for no limit.
     """
 
     def __init__(
-        self,
-        run: RunFunction,
-        *,
-        parallel: int,
-        threads: int,
-        logs: Path,
-        silence_s: float,
-        memory_limit: int | None = None,
+        self, run: RunFunction, *, parallel: int, threads: int, logs: Path, silence_s: float
     ) -> None:
         super().__init__(parallel, silence_s)
-        self._run, self._threads, self._memory_limit = run, threads, memory_limit
+        self._run, self._threads = run, threads
         self._logs, self._log_begins = logs, dict[str, int]()
         self._processes: dict[str, WorkerProcess] = {}
         self._ready: set[str] = set()
         self._failed_starts = 0
 
-    def _begin(self, running: Running, run: RunConfig, rungs: tuple[int, ...]) -> None:
+    def _begin(self, running: Running, rungs: tuple[int, ...]) -> None:
         worker = running.worker
         if worker not in self._processes:
             self._processes[worker] = self._start(worker)
         elif worker in self._ready:
             running.host = platform.node()
         with contextlib.suppress(OSError):  # it is dead, as `events` will report
-            self._processes[worker].pipe.send((run, rungs))
+            self._processes[worker].pipe.send((running.plan, rungs))
 
     def _log(self, worker: str) -> Path:
         return self._logs / f"worker-{worker}.log"
@@ -209,25 +203,19 @@ class Pool(Executor):
         with disk_errors(f"making {log.parent}"):
             log.parent.mkdir(exist_ok=True)
         self._log_begins[worker] = log.stat().st_size if log.exists() else 0
-        return WorkerProcess(
-            _main,
-            (str(log), self._run, self._memory_limit),
-            name="mlxhog-candidate",
-            threads=self._threads,
-            daemon=None,
-            pipe=True,
-        )
+        job, name = (str(log), self._run), "mlxhog-candidate"
+        return WorkerProcess(_main, job, name=name, threads=self._threads, daemon=None, pipe=True)
 
     def answer(self, key: str, prune: bool) -> None:
         """Tell a run that waits at a rung whether it is pruned."""
-        if key in self._runs:
+        if key in self.runs:
             with contextlib.suppress(OSError):
-                self._processes[self._runs[key].worker].pipe.send(prune)
+                self._processes[self.runs[key].worker].pipe.send(prune)
 
     def _messages(self, timeout_s: float) -> Iterable[tuple[str, str, object]]:
         pipes = [process.pipe for process in self._processes.values()]
         connection.wait(pipes, min(timeout_s, TICK_S))
-        keys = {running.worker: key for key, running in self._runs.items()}
+        keys = {running.worker: key for key, running in self.runs.items()}
         for worker, process in [*self._processes.items()]:
             key = keys.get(worker, "")
             try:
@@ -237,27 +225,24 @@ class Pool(Executor):
                         self._ready.add(worker)
                         self._failed_starts = 0
                     yield key, word, value
-                    if word == "spent":
-                        self._close(worker)
-                        break
             except (EOFError, OSError):
                 yield self._died(worker, key)
 
     def _died(self, worker: str, key: str) -> tuple[str, str, object]:
         """Return the end of a dead worker's run: lost, or failed by its own fault."""
-        process, ready = self._processes[worker], worker in self._ready
-        name = process.reap(None).signal_name
-        killed = name == "SIGKILL"
-        how = f"crashed ({name})" if name else f"left ({process.reap()})"
-        how = f"{how}: {self._last_words(worker)}"
+        ready, death = worker in self._ready, self._processes[worker].reap(None)
+        killed = death.signal_name == "SIGKILL"
         if killed:
             how = "was killed (SIGKILL), by a user or for lack of memory"
+        else:
+            verb = f"crashed ({death.signal_name})" if death.signal_name else f"left ({death})"
+            how = f"{verb}: {self._last_words(worker)}"
         self._close(worker)
         if not ready:
             self._count_failed_start(how)
-        if killed or not ready or key not in self._runs:
+        if killed or not ready or key not in self.runs:
             return key, "lost", how
-        return key, "end", self._runs[key].failed(how)
+        return key, "end", self.runs[key].failed(how)
 
     def _count_failed_start(self, how: str) -> None:
         self._failed_starts += 1
@@ -278,7 +263,7 @@ class Pool(Executor):
 
     def _kill(self, key: str) -> None:
         """Kill the worker of a silent run; it writes its stack into its log before."""
-        worker = self._runs[key].worker
+        worker = self.runs[key].worker
         if worker in self._ready:
             os.kill(self._processes[worker].pid, signal.SIGUSR1)
             time.sleep(DUMP_S)
@@ -298,18 +283,16 @@ class Pool(Executor):
         """End every worker."""
         for worker in [*self._processes]:
             self._close(worker)
-        self._runs.clear()
+        self.runs.clear()
 
 
 # -- in the worker ---------------------------------------------------------------------------------
-
-Send = Callable[[str, object], None]
 
 
 class Messages(Callbacks):
     """Callbacks that send messages, from any thread, and wait for the answer at a rung."""
 
-    def __init__(self, send: Send, answer: Callable[[], bool]) -> None:
+    def __init__(self, send: Callable[[str, object], None], answer: Callable[[], bool]) -> None:
         self._send, self._answer, self._next_s = send, answer, 0.0
 
     def beat(self) -> None:
@@ -329,7 +312,7 @@ class Messages(Callbacks):
         return self._answer()
 
 
-def _main(pipe: Connection, log: str, run: RunFunction, memory_limit: int | None) -> None:
+def _main(pipe: Connection, log: str, run: RunFunction) -> None:
     """Entry point of the process: execute runs until the parent closes the pipe, or dies."""
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
@@ -343,80 +326,29 @@ def _main(pipe: Connection, log: str, run: RunFunction, memory_limit: int | None
         with sending:
             pipe.send((word, value))
 
-    if memory_limit is not None:
-        limit_memory(memory_limit, send)
     with contextlib.suppress(EOFError, OSError):
         send("ready", platform.node())
         while True:
             config, rungs = pipe.recv()
-            send(*attempt(run, config, Messages(send, lambda: bool(pipe.recv())), rungs))
+            send("end", attempt(run, config, Messages(send, lambda: bool(pipe.recv())), rungs))
     os._exit(0)  # without waiting for threads of a framework
 
 
 def attempt(
     run: RunFunction, config: RunConfig, callbacks: Callbacks, rungs: tuple[int, ...]
-) -> tuple[str, RunResult]:
-    """Return ("end", result) of a run, also if it raises; "spent" if it lacked memory."""
+) -> RunResult:
+    """Return the result of a run, also if it raises; the traceback is in the worker's log."""
     began_s = time.monotonic()
     try:
-        return "end", run(config, callbacks=callbacks, rungs=rungs)
+        return run(config, callbacks=callbacks, rungs=rungs)
     except (Exception, SystemExit) as error:
-        traceback.print_exc()  # into the worker's log
-        word = "spent" if _is_lack_of_memory(error) else "end"
-        return word, failed(explain(error), seconds=time.monotonic() - began_s)
-
-
-_NO_MEMORY = ("can't allocate memory", "not enough memory", "unable to allocate", "bad_alloc")
+        traceback.print_exc()
+        return failed(explain(error), seconds=time.monotonic() - began_s)
 
 
 def explain(error: BaseException) -> str:
     """Return an error in one line."""
     text = " ".join(str(error).split())[:REASON_CHARACTERS]
-    if _is_lack_of_memory(error):
-        return f"needs more memory than there is: {text or type(error).__name__}"
     if isinstance(error, SystemExit):
         return f"left with exit code {error.code}"
     return text if isinstance(error, MlxhogError) else f"{type(error).__name__}: {text}"
-
-
-def _is_lack_of_memory(error: BaseException) -> bool:
-    """Whether an error of Python or a framework reports a lack of memory."""
-    words = str(error).lower()
-    return isinstance(error, MemoryError) or any(text in words for text in _NO_MEMORY)
-
-
-MEMORY_POLL_S = 0.1
-MARGIN = 1.25
-MARGIN_BYTES = 256 << 20
-_STATM = Path("/proc/self/statm")
-
-
-def limit_memory(n_bytes: int, send: Send) -> None:
-    """Send ("spent", result) once as soon as more than `n_bytes` are resident.
-
-    On Linux the kernel also refuses memory some way above that: for one allocation that is too
-    large, and for code that holds Python's lock while it allocates. macOS has no such limit.
-    """
-    if sys.platform == "linux":
-        backstop = int(n_bytes * MARGIN) + MARGIN_BYTES
-        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-        if hard != resource.RLIM_INFINITY:
-            backstop = min(backstop, hard)
-        with contextlib.suppress(ValueError, OSError):  # a container may forbid it
-            resource.setrlimit(resource.RLIMIT_DATA, (backstop, hard))
-    began_s = time.monotonic()
-
-    def look() -> None:
-        while (used := resident_bytes()) <= n_bytes:
-            time.sleep(MEMORY_POLL_S)
-        reason = f"needs more than the memory limit: {format_bytes(used)} and rising"
-        send("spent", failed(reason, seconds=time.monotonic() - began_s))
-
-    threading.Thread(target=look, daemon=True, name="memory-watch").start()
-
-
-def resident_bytes() -> int:
-    """Return the resident memory of this process: now on Linux, the peak on macOS."""
-    if _STATM.exists():
-        return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

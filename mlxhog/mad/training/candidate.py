@@ -17,6 +17,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,13 +35,13 @@ from mlxhog.errors import Diverged, WorkerFailed
 from mlxhog.mad.run import Callbacks, RunConfig, RunResult
 from mlxhog.mad.tasks.dataset import ceiling
 from mlxhog.mad.training.evaluation import (
-    SCORES_SEGMENT,
+    SCORES,
     Accuracies,
     Evaluations,
     MeanLoss,
-    ScoreSlot,
     interval,
     score,
+    take_scores,
 )
 from mlxhog.mad.training.run_plan import RunPlan, make_run_plan
 from mlxhog.report.metrics import Activity, Doing
@@ -279,12 +280,12 @@ class SeveralWorkers(TrainingRun):
         rungs: tuple[int, ...],
         tell: Tell,
     ) -> None:
-        super().__init__(plan, stack, callbacks, rungs, stack.enter_context(_logs()))
-        self._tell = tell
+        folder = stack.enter_context(_folder())
+        plan = replace(plan, side_jobs=partial(plan.side_jobs, folder=folder))
+        super().__init__(plan, stack, callbacks, rungs, folder)
+        self._tell, self._scores = tell, folder / SCORES
         slots = range(1, len(plan.workers) + 1)
         self._rings = [Ring(self.arena.segment(f"ring.{slot}")) for slot in slots]
-        scores = self.arena.segment(SCORES_SEGMENT)
-        self._score_slots = [ScoreSlot(scores, slot) for slot in slots]
         self._asked_at: int | None = None  # restarts so far, during an evaluation
 
     def start(self) -> None:
@@ -326,20 +327,20 @@ class SeveralWorkers(TrainingRun):
 
     def drain(self) -> None:
         """Read the records of the workers."""
-        scores = [slot.take() for slot in self._score_slots]
+        scores = take_scores(self._scores)
         for record in (record for ring in self._rings for record in ring.drain()):
             if record["kind"] == RecordKind.STEP:
                 self.losses.add(float(record["loss"]), int(record["t_ns"]))
-        for score_of in filter(None, scores):  # after the steps before it
+        if scores is not None:  # after the steps before it
             self._asked_at = None
-            step, at_ns, values = score_of
+            step, at_ns, values = scores
             if not self.evaluations.curve or step > self.evaluations.curve[-1].step:
                 self.take(step, at_ns, values)  # requested twice, it counts once
 
 
 @contextlib.contextmanager
-def _logs() -> Iterator[Path]:
-    """A folder for the logs of workers; it is kept if one of them died too often."""
+def _folder() -> Iterator[Path]:
+    """A folder for logs and scores of workers; it is kept if one of them died too often."""
     folder = Path(tempfile.mkdtemp(prefix="mlxhog-mad-"))
     try:
         yield folder

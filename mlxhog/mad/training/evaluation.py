@@ -1,28 +1,22 @@
 """The evaluations of a run: their steps, the accuracies of the held-out rows, the end of the run.
 
-Rows are scored in the process that trains, or as a side job of one of several workers, which
-writes its newest score into the arena, where it stays until it is read:
-
-    segment  byte        type   meaning
-    scores   4096 k       u64   n, the number of scores from the worker of slot k + 1
-             4096 k + 64  JSON  the newest if n is even; if n is odd, it is at 4096 k + 2048
-
-The worker writes the next score beside the newest; the supervisor requests one after it has read
-the last.
+Rows are scored in the process that trains, or as a side job of one of several workers, which leaves
+its scores in a file of the run's temporary folder, from which the supervisor takes them.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import astuple, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog import _native
 from mlxhog.arena.control import Ring
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Phase
@@ -223,60 +217,25 @@ def predict(
     return tokens
 
 
-SCORES_SEGMENT = "scores"
-SLOT_BYTES = 4096
-_HALF = SLOT_BYTES // 2  # the parts of a row of 2**20 tokens are 22, of 30 bytes each
-
-
-def scores_segment(workers: int) -> tuple[str, int]:
-    """Return type and length of the arena's segment; see `arena.plan`."""
-    return "uint8", workers * SLOT_BYTES
-
-
-class ScoreSlot:
-    """One worker's scores, in its part of the arena's segment.
-
-    Concurrency: one process calls `leave`, one calls `take`.
-    """
-
-    def __init__(self, data: NDArray[np.uint8], slot: int) -> None:
-        """Wrap the part of slot `slot`; earlier scores are not taken."""
-        self._line = data[(slot - 1) * SLOT_BYTES : slot * SLOT_BYTES]
-        self._last_taken = self._count()
-
-    def _count(self) -> int:
-        return _native.load_u64(self._line, 0)
-
-    def _place(self, count: int) -> NDArray[np.uint8]:
-        return self._line[_HALF:] if count % 2 else self._line[64:_HALF]
-
-    def leave(self, steps: int, t_ns: int, scores: Accuracies) -> None:
-        """Write a score, then publish it."""
-        count = self._count() + 1
-        text, place = json.dumps((steps, t_ns, astuple(scores))).encode(), self._place(count)
-        place[:] = np.frombuffer(text.ljust(len(place)), np.uint8)
-        _native.store_u64(self._line, 0, count)
-
-    def take(self) -> tuple[int, int, Accuracies] | None:
-        """Return the newest score, as passed to `leave`; None if it was taken."""
-        count = self._count()
-        if count == self._last_taken:
-            return None
-        self._last_taken = count
-        steps, t_ns, (token, macro, *val, parts) = json.loads(self._place(count).tobytes())
-        by_length = tuple((end, share) for end, share in parts)
-        return steps, t_ns, Accuracies(token, macro, val[0], val[1], by_length)
+SCORES = "scores.json"
 
 
 class ScoreJobs:
     """Evaluations in a worker; one worker takes each request."""
 
     def __init__(
-        self, task_rows: TaskRows, model: MADConfig, job: Job, context: Context, ring: Ring
+        self,
+        task_rows: TaskRows,
+        model: MADConfig,
+        job: Job,
+        context: Context,
+        ring: Ring,
+        *,
+        folder: Path,
     ) -> None:
         """Draw the rows."""
         self._rows, self._model, self._context = task_rows.dataset(), model, context
-        self._scores = ScoreSlot(context.arena.segment(SCORES_SEGMENT), job.slot)
+        self._file = folder / SCORES
 
     def serve(self) -> None:
         """Score the rows if that is requested and no other worker does it."""
@@ -287,8 +246,27 @@ class ScoreJobs:
         context.copy_to_inbox()
         context.entry.beat(Phase.EVALUATE)
         scores = score(context.backend, self._rows, self._model, beat=context.entry.beat)
-        self._scores.leave(steps, read_ns, scores)
+        leave_scores(self._file, steps, read_ns, scores)
 
     def evaluate_rest(self) -> None:
         """Score all rows: they are too few to divide."""
         self.serve()
+
+
+def leave_scores(file: Path, steps: int, at_ns: int, scores: Accuracies) -> None:
+    """Write scores after some steps; they replace others that were not taken."""
+    part = file.with_suffix(f".{os.getpid()}")
+    part.write_text(json.dumps((steps, at_ns, astuple(scores))))
+    part.replace(file)
+
+
+def take_scores(file: Path) -> tuple[int, int, Accuracies] | None:
+    """Return the newest scores, as passed to `leave_scores`, once; None if there are none."""
+    taken = file.with_suffix(".taken")
+    try:
+        file.replace(taken)
+    except FileNotFoundError:
+        return None
+    steps, at_ns, (token, macro, val_token, val_macro, parts) = json.loads(taken.read_text())
+    by_length = tuple((end, share) for end, share in parts)
+    return steps, at_ns, Accuracies(token, macro, val_token, val_macro, by_length)

@@ -32,7 +32,7 @@ from mlxhog.mad.options import Protocol
 from mlxhog.mad.options import worker_options as possible_options
 from mlxhog.mad.run import RunConfig
 from mlxhog.mad.tasks import Dataset, Task, make_task
-from mlxhog.mad.training.evaluation import SCORES_SEGMENT, ScoreJobs, scores_segment, step_limit
+from mlxhog.mad.training.evaluation import ScoreJobs, step_limit
 from mlxhog.models import families
 from mlxhog.models.families import init_params, param_spec
 from mlxhog.models.mad.config import MADConfig
@@ -239,7 +239,6 @@ def make_run_plan(
         batch_size=protocol.batch_size,
         labels=protocol.labels,
     )
-    scores = {SCORES_SEGMENT: scores_segment(len(workers))}
     return RunPlan(
         asked=config,
         config=training,
@@ -250,7 +249,7 @@ def make_run_plan(
         writers=writers,
         kernels=kernels,
         notes=(*chosen.notes, *writers.notes, *notes),
-        layout=plan_layout(spec, strategy, rule, n_tickets, scores),
+        layout=plan_layout(spec, strategy, rule, n_tickets, {}),
         decay=frozenset(name for name, one in spec.items() if one.decay or protocol.wd_all),
         gpu_share=GPUShare(workers=parallel * max(1, sum(b in GPU_BACKENDS for b in backends))),
         batches=task_rows.batches,

@@ -81,7 +81,7 @@ def test_what_comes_from_elsewhere_runs_no_code_by_naming_a_file(tmp_path, form)
     (tmp_path / form).write_text(json.dumps(architecture))
     refused = shown(tmp_path / form)
     assert refused.code == 2
-    assert "you have never named that file to mlxhog on this machine" in refused.err
+    assert "you have never named that file" in refused.err
     assert not (tmp_path / "ran").exists()
     assert shown(tmp_path / form, "--plugin", "evil.py").code == 0
     assert (tmp_path / "ran").exists()
@@ -103,7 +103,7 @@ def test_a_configuration_file_runs_a_file_only_as_it_was_named_before(tmp_path):
     file.write_text(EVIL + "# edited\n")
     refused = mlxhog(tmp_path, *words)
     assert refused.code == 2
-    assert f"{file} has changed since you named it to mlxhog" in refused.err
+    assert "you have never named that file, as it is now" in refused.err
 
 
 def test_a_note_that_others_can_write_is_not_believed(winner):

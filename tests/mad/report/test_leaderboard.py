@@ -71,7 +71,7 @@ def test_candidates_are_ordered_by_score_and_every_number_is_there(whole):
 
 def test_a_step_size_that_the_optimizer_chooses_is_called_auto(tmp_path):
     ranking = read_ranking(study(tmp_path, protocol={"optimizer": "muon"}))
-    assert dict(ranking.facts)["optimiser points"] == "lr auto"
+    assert ranking.facts["optimiser points"] == "lr auto"
 
 
 def test_a_partial_study_says_so_and_which_runs_are_missing(partial):
@@ -174,7 +174,7 @@ def test_a_study_of_several_rates_shows_the_score_at_the_fixed_one(tmp_path):
     row = to_json(ranking)["candidates"][0]
     assert (row["score"], row["fixed_score"]) == pytest.approx((0.6, 0.1))
     assert "fixed" in lines(ranking)[1].split()
-    assert ("step sizes", "score: the best of each setting; fixed: 0.002") in ranking.facts
+    assert ranking.facts["step sizes"] == "score: the best of each setting; fixed: 0.002"
 
 
 def test_a_study_without_a_run_says_so(tmp_path):
@@ -190,4 +190,4 @@ def test_a_study_with_validation_rows_shows_both_scores(tmp_path):
     change = {"change": validated, "protocol": {"select": "val"}}
     ranking = read_ranking(study(tmp_path, **change))
     assert "0.900 ± 0.025  0.800" in lines(ranking)[2]
-    assert dict(ranking.facts)["selected by"] == "val rows"
+    assert ranking.facts["selected by"] == "val rows"

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from mlxhog.config.plugin_file import Plugin
+from mlxhog.config.plugins import Plugin
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import Point, RunConfig
 from mlxhog.mad.search.pruning import Halving, Rungs

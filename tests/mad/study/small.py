@@ -11,15 +11,13 @@ import threading
 import time
 from statistics import fmean
 
-import numpy as np
 import yaml
 
 from mlxhog.errors import ConfigError
 from mlxhog.mad.options import PUBLISHED, Protocol
 from mlxhog.mad.run import Point, RunConfig, RunResult
 from mlxhog.mad.search.samplers import Grid, Listed
-from mlxhog.mad.study.progress import Best
-from mlxhog.mad.study.scheduler import Proposals, Scheduler
+from mlxhog.mad.study.scheduler import Best, Scheduler
 from mlxhog.mad.study.store import Store, create, is_study
 from mlxhog.mad.study.study import Study
 from mlxhog.mad.study.workers import Executor, Messages, Pool
@@ -98,6 +96,10 @@ def patient(config, *, callbacks, rungs):
     return result(config)
 
 
+def raises(config, **_):
+    raise ConfigError("kernel is -3;\n  a convolution has at least 1 tap")
+
+
 def goes_wrong(config, *, callbacks, rungs, wrong):
     """Run n ends in the n-th way, from 1 on, of those that `wrong` lists."""
     ways = ["", *wrong.split()][config.seed :]
@@ -112,24 +114,12 @@ def _hang():
         time.sleep(1)
 
 
-def _eat():
-    rest = []
-    while True:
-        rest.append(np.ones(4 << 20))
-
-
-def _raise():
-    raise ConfigError("kernel is -3;\n  a convolution has at least 1 tap")
-
-
 WRONG = {
     "crash": lambda: ctypes.string_at(0),
     "exit": lambda: os._exit(7),
     "leave": lambda: sys.exit("no more"),
     "hang": _hang,
-    "eat": _eat,
-    "swallow": lambda: np.ones(1 << 36),
-    "raise": _raise,
+    "raise": lambda: raises(None),
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
 }
 
@@ -170,14 +160,14 @@ class Threads(Executor):
         return self
 
     def __exit__(self, kind, *_):
-        assert kind or not self._runs
+        assert kind or not self.runs
 
     def answer(self, key, prune):
         self._answers[key].put(prune)
 
-    def _begin(self, running, run, rungs):
-        self._answers[run.key()] = queue.Queue()
-        threading.Thread(target=self._execute, args=(run, rungs)).start()
+    def _begin(self, running, rungs):
+        self._answers[running.plan.key()] = queue.Queue()
+        threading.Thread(target=self._execute, args=(running.plan, rungs)).start()
 
     def _messages(self, timeout_s):
         with contextlib.suppress(queue.Empty):
@@ -200,12 +190,10 @@ def study(root, name="s", candidates=2):
     return create(root, name, Study(candidates=tuple(texts(candidates))).to_dict())
 
 
-def processes(store, run, *, parallel=1, silence_s=SILENCE_S, memory_limit=None):
+def processes(store, run, *, parallel=1, silence_s=SILENCE_S):
     """The executor of the command: workers in processes of their own."""
-    return Pool(
-        run, parallel=parallel, threads=1, logs=store.directory / "logs", silence_s=silence_s,
-        memory_limit=memory_limit,
-    )  # fmt: skip
+    logs = store.directory / "logs"
+    return Pool(run, parallel=parallel, threads=1, logs=logs, silence_s=silence_s)
 
 
 def go(store, run=quick, *, candidates=2, parallel=1, runs=4, executor=None, **how):
@@ -215,7 +203,7 @@ def go(store, run=quick, *, candidates=2, parallel=1, runs=4, executor=None, **h
         with executor or Threads(run, parallel) as execute:
             return Scheduler(
                 store,
-                Proposals(sampler, store),
+                sampler,
                 functools.partial(plan, runs=runs),
                 judge,
                 execute,

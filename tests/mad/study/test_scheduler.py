@@ -12,7 +12,7 @@ import pytest
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.mad.options import Limit
 from mlxhog.mad.search.pruning import Pruner
-from mlxhog.mad.study.progress import seconds_used
+from mlxhog.mad.study.scheduler import seconds_used
 from mlxhog.models.mad.sequence import canonical, parse
 from tests.mad.study import small
 from tests.mad.study.small import go, processes, study, table, texts

@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 import pytest
 import yaml
 
-from mlxhog.config.plugin_file import Plugin
+from mlxhog.config.plugins import Plugin
 from mlxhog.errors import StudyError
 from mlxhog.mad import run as runs
 from mlxhog.mad.run import Point
@@ -205,14 +205,3 @@ def test_a_damaged_line_is_named_with_its_file_and_the_way_out(store, name, chan
     with pytest.raises(StudyError, match=rf"{name}.jsonl, line 1 .*remove the line") as error:
         reader()
     assert re.search(reason, str(error.value))
-
-
-def test_the_number_at_once_is_that_of_the_last_session_unless_given(store):
-    assert store.parallel is None
-    store.keep_parallel(3)
-    assert Store(store.directory).parallel == 3
-    store.keep_parallel(None)
-    assert store.parallel is None
-    (store.directory / "parallel").write_text("many")
-    with pytest.raises(StudyError, match=r"parallel is not a number .*; remove it"):
-        store.parallel  # noqa: B018  reads a file

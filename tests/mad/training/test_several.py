@@ -12,9 +12,8 @@ from mlxhog.arena.control import RECORD, Ring
 from mlxhog.base.workers import WorkerSpec
 from mlxhog.config.strategies import SSP, Hogwild, Sync
 from mlxhog.errors import ConfigError, WorkerFailed
-from mlxhog.mad.training import evaluation
 from mlxhog.mad.training.candidate import train
-from mlxhog.mad.training.evaluation import Accuracies, score
+from mlxhog.mad.training.evaluation import Accuracies, leave_scores, score, take_scores
 from mlxhog.mad.training.run_plan import make_run_plan
 from mlxhog.training import choose_strategy
 from tests.mad.training.small_runs import Recorder, small_run
@@ -195,17 +194,10 @@ def test_evaluations_arrive_though_every_record_in_the_rings_is_lost(monkeypatch
     assert result.acc_token > 0
 
 
-def test_the_newest_score_of_a_worker_stays_until_it_is_taken():
-    memory = np.zeros(2 * evaluation.SLOT_BYTES, np.uint8)
-    worker, supervisor = evaluation.ScoreSlot(memory, 2), evaluation.ScoreSlot(memory, 2)
-    other = evaluation.ScoreSlot(memory, 1)
-    assert supervisor.take() is None
-    ends = (1, *(2**k for k in range(1, 21)), 2**20)  # of the longest row that a task may have
-    scores = Accuracies(0.5, 0.25, 0.75, 0.125, tuple((end, 0.5) for end in ends))
-    for steps in (10, 20, 30):
-        worker.leave(steps, 1, scores)
-        if steps == 10:
-            continue
-        assert supervisor.take() == (steps, 1, scores)
-        assert supervisor.take() is None
-    assert other.take() is None
+def test_the_newest_scores_stay_until_they_are_taken(tmp_path):
+    file, scores = tmp_path / "scores.json", Accuracies(0.5, 0.25, None, None, ((40, 0.5),))
+    assert take_scores(file) is None
+    for steps in (10, 20):
+        leave_scores(file, steps, 1, scores)
+    assert take_scores(file) == (20, 1, scores)
+    assert take_scores(file) is None

@@ -53,7 +53,3 @@ def assert_same_bits(actual, expected, *, label=""):
         f"{label}: {wrong.size} of {expected.size} differ, first [{wrong[0]}]: "
         f"{actual.reshape(-1)[wrong[0]]!r}, wanted {expected.reshape(-1)[wrong[0]]!r}"
     )
-
-
-def counter():
-    return np.zeros(8, np.uint32)

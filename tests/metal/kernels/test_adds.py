@@ -1,4 +1,4 @@
-"""Adds to the flat arena: values by their bits, and what is refused."""
+"""Adds to the flat arena, and steps: values by their bits, and what is refused."""
 
 from dataclasses import replace
 
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from mlxhog import _native
 from mlxhog.errors import ShapeError
 from mlxhog.metal.kernels import adds
 from mlxhog.metal.kernels.arguments import MOST
@@ -93,6 +94,70 @@ def test_rows_that_python_cannot_see_are_left_out_and_reported(engine):
     assert outputs.tolist() == [1, 0, 0, 0, 0]
 
 
+# -- steps -----------------------------------------------------------------------------------------
+
+HP = np.array([0.1, 0.7, 0.3, 0.02, 0.1, 0.7, 0.0, 0.0], np.float32)
+
+
+def stepped(w, u, decays):
+    """What native code makes of parameters along directions, and the steps that it records."""
+    after, deltas = w.copy(), np.zeros_like(w)
+    for decay in (True, False):
+        chosen = decays == decay
+        moved, (last, prev) = w[chosen].copy(), np.zeros((2, chosen.sum()), np.float32)
+        of = ("gradient", (), (HP[:4] if decay else HP[4:]).tolist())
+        _native.step(*of, None, 1, moved, 0, u[chosen], last=last, prev=prev)
+        after[chosen], deltas[chosen] = moved, last
+    return after, deltas
+
+
+def flags(floats):
+    return np.arange(-(-floats // 32), dtype=np.uint8) % 2
+
+
+@each_of("recorded", [False, True])
+@each_of("n", SIZES[1:])
+def test_a_step_has_the_bits_of_native_code_and_touches_nothing_else(engine, n, recorded):
+    offset, w, u = 33, odd(n + 73, seed=1), odd(n, seed=2)
+    x = {"arena": w.copy(), "g": u}
+    trace = {name: odd(w.size, seed=3) for name in ("last", "prev")} if recorded else {}
+    x |= {name: array.copy() for name, array in trace.items()}
+    engine.run(adds.step(x, decays=flags(w.size), hp=HP, offset=offset))
+    here, expected = slice(offset, offset + n), w.copy()
+    expected[here], deltas = stepped(w[here], u, np.repeat(flags(w.size), 32)[here])
+    assert_same_bits(x["arena"], expected)
+    if recorded:
+        trace["prev"][here] = trace["last"][here]
+        trace["last"][here] = deltas
+        for name, array in trace.items():
+            assert_same_bits(x[name], array)
+
+
+@each_of(("n_rows", "d"), [(0, 8), (1, 1), (1, 257), (2, 5), (9, 64), (40, 8)])
+def test_a_step_of_rows_has_the_bits_of_native_code(engine, n_rows, d):
+    height, rng = 41, np.random.default_rng(d)
+    rows = np.sort(rng.choice(height, n_rows, replace=False)).astype(np.int32)
+    w, u = odd(height * d + 40, seed=1), odd(n_rows * d, seed=2).reshape(n_rows, d)
+    x = {"arena": w.copy(), "rows": rows, "g": u}
+    done = engine.run(adds.step(x, decays=flags(w.size), hp=HP, offset=7, height=height))["done"]
+    expected, decays = w.copy(), np.repeat(flags(w.size), 32)
+    at = (7 + rows[:, None] * d + np.arange(d)).reshape(-1)
+    expected[at], _ = stepped(w[at], u.reshape(-1), decays[at])
+    assert_same_bits(x["arena"], expected)
+    assert done.tolist() == [1] * n_rows
+
+
+@each_of("other", ["arena", "prev", "g"])
+def test_an_array_that_a_kernel_writes_is_no_other_argument_too(shim, other):
+    x = {name: normal(64) for name in ("arena", "last", "prev", "g")}
+    before = {name: array.copy() for name, array in x.items()}
+    launch = adds.step(x, decays=flags(64), hp=HP, offset=0)
+    with pytest.raises(ShapeError, match="which it writes in place, is the same array as"):
+        shim.run(replace(launch, inputs={**launch.inputs, "last": x[other]}))
+    for name, array in x.items():
+        assert_same_bits(array, before[name])
+
+
 def test_the_naive_add_loses_adds_which_the_atomic_one_keeps(consumer, host_engine):
     def sums(front):
         shim = host_engine(consumer, chaos=3, threads=1)  # one seed, one thread: one schedule
@@ -148,6 +213,16 @@ BAD = {
     "row below": (lambda a: scatter(a, [-1, 0]), "rows run from -1 to 0; .* rows 0 to 3"),
     "row above": (lambda a: scatter(a, [0, 4]), "rows run from 0 to 4; .* rows 0 to 3"),
     "rows and values": (lambda a: scatter(a, [0]), r"expected \(r,\) and \(r, d\)"),
+    "step past the end": (lambda a: step(a, offset=9), "9 to 17"),
+    "few flags": (lambda a: step(a, flags=0), "decays has 0 flags, for 0 floats; .* float 8 of"),
+    "few rates": (lambda a: step(a, hp=HP[:4]), r"hp has shape \(4,\), 4 elements; .* needs 8"),
+    "record": (
+        lambda a: step(a, last=ONES, prev=a.copy()),
+        r"last, which is laid out as the arena, has shape \(8,\)",
+    ),
+    "rows repeat": (lambda a: step(a, [1, 1]), "rows repeat or do not ascend"),
+    "rows descend": (lambda a: step(a, [2, 1]), "rows repeat or do not ascend"),
+    "step of a row above": (lambda a: step(a, [1, 4]), "rows run from 1 to 4"),
     "parameter past the end": (lambda a: scatter(a, [0, 1], height=6), "0 to 18 of the arena"),
 }
 
@@ -156,6 +231,13 @@ def scatter(arena, rows, height=4):
     g = np.ones((2, 3), np.float32)
     index = np.array(rows, np.int32)
     return adds.scatter_add_rows(arena, index, g, scale=1, offset=0, height=height)
+
+
+def step(arena, rows=None, *, offset=0, flags=1, hp=HP, **record):
+    x = {"arena": arena, "g": ONES if rows is None else ONES.reshape(2, 4), **record}
+    x |= {} if rows is None else {"rows": np.array(rows, np.int32)}
+    height = None if rows is None else 4
+    return adds.step(x, decays=np.zeros(flags, np.uint8), hp=hp, offset=offset, height=height)
 
 
 @each_of("case", BAD)

@@ -1,0 +1,372 @@
+"""Suites: settings of tasks, and optimiser points, on which an architecture is scored.
+
+Sources: Poli et al. 2024, arXiv:2403.17844, and its code, for the grid of the six published tasks;
+the modules of the other tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from mlxhog.config.plugins import files_of
+from mlxhog.errors import ConfigError, did_you_mean
+from mlxhog.mad.options import PUBLISHED, Protocol
+from mlxhog.mad.run import RunConfig
+from mlxhog.mad.tasks import BENCHMARK, find, resolve
+from mlxhog.mad.tasks.state_tracking import ORDERS
+from mlxhog.models.mad.layer import Layer
+from mlxhog.models.mad.sequence import canonical
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One task at one difficulty.
+
+    Attributes:
+        task: full name.
+        settings: every setting of the task.
+        label: the difference from the task's first setting, such as "vocab=32", or "baseline".
+        protocol: its fields of the protocol, which replace those of the suite.
+        dim: width of a candidate on this setting only; None is the suite's.
+    """
+
+    task: str
+    settings: Mapping[str, Any]
+    label: str
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    dim: int | None = None
+
+
+@dataclass(frozen=True)
+class Suite:
+    """The settings, points and protocol behind one score.
+
+    Attributes:
+        name: one of `SUITES`.
+        settings: in the order of the tasks.
+        points: lr and weight_decay of the runs on each setting; the best one counts.
+        protocol: other fields of `Protocol`; the optimizer is the published one by default, so that
+            scores compare with earlier ones, whatever `mlxhog train` has.
+        dim: width of a candidate; its parameters and its state are counted at this width.
+        own_lr: the fixed step size, if others were added to `points`.
+    """
+
+    name: str
+    settings: tuple[Setting, ...]
+    points: tuple[Mapping[str, float | None], ...]
+    protocol: Mapping[str, Any]
+    dim: int = 128
+    own_lr: float | None = None
+
+    @property
+    def lrs(self) -> list[float | None]:
+        """The step sizes of the points, ascending; None is the optimizer's own."""
+        return sorted({point["lr"] for point in self.points}, key=lambda lr: lr or 0.0)
+
+    @property
+    def fixed_lr(self) -> float | None:
+        """The step size of the score at a fixed one: the suite's middle one, the lower of two."""
+        if None in self.lrs:
+            return None
+        return self.lrs[(len(self.lrs) - 1) // 2] if self.own_lr is None else self.own_lr
+
+    def __post_init__(self) -> None:
+        """Set the optimizer."""
+        object.__setattr__(self, "protocol", {"optimizer": PUBLISHED, **self.protocol})
+
+    @property
+    def runs(self) -> int:
+        """Runs of one candidate with one seed."""
+        return len(self.settings) * len(self.points)
+
+
+# -- changes of a suite, and its runs --------------------------------------------------------------
+
+
+def only(chosen: Suite, tasks: Sequence[str]) -> Suite:
+    """Return a suite with the settings of some tasks only, by their full or short names.
+
+    A task that the suite lacks, such as one of the user's own, has the defaults of its settings.
+
+    Raises:
+        ConfigError: no such task.
+    """
+    settings = [one for one in chosen.settings if one.task in {find(task).name for task in tasks}]
+    present = {one.task for one in settings}
+    absent = {one.name: one for one in map(find, tasks) if one.name not in present}
+    settings += [Setting(name, asdict(one()), "baseline") for name, one in absent.items()]
+    return replace(chosen, settings=tuple(settings))
+
+
+def at_dim(chosen: Suite, dim: int) -> Suite:
+    """Return a suite for candidates of another width.
+
+    Raises:
+        ConfigError: some settings have widths of their own, which compare state sizes.
+    """
+    own = [setting for setting in chosen.settings if setting.dim is not None]
+    if own and dim != chosen.dim:
+        tasks = dict.fromkeys(setting.task for setting in own)
+        widths = dict.fromkeys(setting.dim for setting in own)
+        raise ConfigError(
+            f"the width is {dim}, but suite {chosen.name} compares widths on {', '.join(tasks)}: "
+            f"{chosen.dim} and {', '.join(map(str, widths))}; leave the width out of the command "
+            "and of the space, give layers instead of an architecture, or choose other --tasks"
+        )
+    return replace(chosen, dim=dim)
+
+
+def fixed(chosen: Suite, protocol: Mapping[str, Any]) -> Suite:
+    """Return a suite whose points have the fixed values of a protocol; equal points become one.
+
+    The points are those of the suite's optimizer: another one has its own step size and decay,
+    unless the protocol fixes them.
+    """
+    of_suite = ({"lr": None},) if "optimizer" in protocol else chosen.points
+    points = [{name: protocol.get(name, value) for name, value in p.items()} for p in of_suite]
+    return replace(chosen, points=_once(points))
+
+
+def with_rates(chosen: Suite, rates: Iterable[float]) -> Suite:
+    """Return a suite with other step sizes in its points, and its fixed one for comparison."""
+    every = sorted({chosen.fixed_lr, *rates}, key=lambda lr: lr or 0.0)
+    points = _once({**point, "lr": lr} for lr in every for point in chosen.points)
+    return replace(chosen, points=points, own_lr=chosen.fixed_lr)
+
+
+def _once(points: Iterable[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
+    once: list[Mapping[str, Any]] = []
+    once.extend(point for point in points if point not in once)
+    return tuple(once)
+
+
+def expand(
+    chosen: Suite,
+    layers: tuple[Layer, ...],
+    seeds: Iterable[int],
+    *,
+    position: str = "none",
+    workers: str = "torch:cpu",
+    threads: int = 1,
+    protocol: Mapping[str, Any] | None = None,
+) -> Iterator[RunConfig]:
+    """Yield every run of a candidate, setting after setting.
+
+    Args:
+        chosen: the suite.
+        layers: the candidate.
+        seeds: one set of runs for each.
+        position: positional embedding.
+        workers: backends of the workers of a run.
+        threads: of each worker.
+        protocol: fields of all runs, which replace those of the suite and of the settings.
+            `select` "val" draws validation rows, and `fuzzy_compat` is also set in the task.
+
+    Raises:
+        ConfigError: a field of the protocol is wrong.
+    """
+    seeds = tuple(seeds)
+    for setting in chosen.settings:
+        fields = {**chosen.protocol, **setting.protocol, **(protocol or {})}
+        for seed in seeds:
+            for point in chosen.points:
+                how = Protocol(**{**point, **fields})
+                settings = dict(setting.settings)
+                if how.select == "val":
+                    settings["val_rows"] = settings["val_rows"] or settings["test_rows"]
+                if how.fuzzy_compat and "fuzzy_compat" in settings:
+                    settings["fuzzy_compat"] = True
+                yield RunConfig(
+                    task=setting.task,
+                    settings=settings,
+                    layers=layers,
+                    dim=chosen.dim if setting.dim is None else setting.dim,
+                    protocol=how,
+                    seed=seed,
+                    position=position,
+                    workers=workers,
+                    threads=threads,
+                    plugins=files_of((*layers, find(setting.task))),
+                    candidate=canonical(layers),
+                    label=setting.label,
+                )
+
+
+# -- the published tasks ---------------------------------------------------------------------------
+
+Axes = Mapping[str, Sequence[float]]
+
+_RECALL: Axes = {
+    "vocab": (32, 64, 128),
+    "seq_len": (256, 512, 1024),
+    "train_rows": (6400, 3200, 1600, 800),
+}
+_HARDER: Mapping[str, Axes] = {
+    "in-context-recall": _RECALL,
+    "fuzzy-in-context-recall": _RECALL,
+    "noisy-in-context-recall": {**_RECALL, "vocab": (48, 80, 144), "frac_noise": (0.4, 0.6, 0.8)},
+    "selective-copying": {**_RECALL, "seq_len": (512, 1024), "tokens_to_copy": (32, 64, 96)},
+    "compression": {**_RECALL, "seq_len": (64, 128, 256)},
+    "memorization": {"vocab": (512, 1024, 2048, 4096, 8192)},
+}
+"""Beside the baseline; one setting changes at a time."""
+
+_SMALL: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
+    "in-context-recall": ({"seq_len": 32}, {}),
+    "fuzzy-in-context-recall": ({"seq_len": 64}, {"batch_size": 32}),
+    "noisy-in-context-recall": ({"seq_len": 64}, {"batch_size": 32}),
+    "selective-copying": ({"seq_len": 40, "tokens_to_copy": 4}, {}),
+    "compression": ({"train_rows": 12_800}, {}),
+    "memorization": ({"train_rows": 256}, {"batch_size": 32}),
+}
+"""Of smoke: settings of the task, and their fields of the protocol."""
+_REDUCED: Mapping[str, Axes] = {
+    "in-context-recall": {"vocab": (32,), "seq_len": (64,)},
+    "fuzzy-in-context-recall": {"seq_len": (128,)},
+    "noisy-in-context-recall": {"frac_noise": (0.6,)},
+    "selective-copying": {"seq_len": (80,), "tokens_to_copy": (8,)},
+    "compression": {"vocab": (64,)},
+    "memorization": {"vocab": (1024, 4096)},
+}
+"""Beside the settings of smoke; one setting changes at a time."""
+_ROWS = {"train_rows": 6400, "test_rows": 256}
+_POINTS: tuple[Mapping[str, float], ...] = ({"lr": 2e-3, "weight_decay": 0.0},)
+_PROTOCOL: Mapping[str, Any] = dict(
+    schedule="constant", clip=1.0, batch_size=64, steps=600, eval_every=50
+)
+_RECALL_STEPS = 3600
+"""Attention finds recall late: at 2e-3 its accuracy is below .5 for 1,600 steps, and 1 at 2,300."""
+
+
+def _setting(
+    task: str,
+    values: Mapping[str, Any],
+    label: str = "baseline",
+    protocol: Mapping[str, Any] = {},
+    dim: int | None = None,
+) -> Setting:
+    """A setting that differs from the task's defaults in some values."""
+    name = find(task).name
+    return Setting(name, asdict(resolve(name, values)), label, protocol, dim)
+
+
+def _grid(
+    axes: Mapping[str, Axes], own: Callable[[str], tuple[Mapping[str, Any], Mapping[str, Any]]]
+) -> Iterator[Setting]:
+    """Yield each task's baseline, then its settings with one value of one axis; `own` adds more."""
+    for task in axes:
+        values, protocol = own(task)
+        yield _setting(task, values, "baseline", protocol)
+        for name, choices in axes[task].items():
+            for value in choices:
+                yield _setting(task, {**values, name: value}, f"{name}={value}", protocol)
+
+
+def smoke() -> Suite:
+    """Small settings of the six tasks, seconds to a minute or two each on one core."""
+    settings = (_setting(t, {**_ROWS, **own}, protocol=how) for t, (own, how) in _SMALL.items())
+    return Suite("smoke", tuple(settings), _POINTS, _PROTOCOL, dim=64)
+
+
+def reduced() -> Suite:
+    """15 settings of the axes of `full` at the sizes of `smoke`: half an hour on one core."""
+
+    def own(task: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        values, protocol = _SMALL[task]
+        longer = {"steps": _RECALL_STEPS} if task.endswith("recall") else {}
+        return {**_ROWS, **values}, {**protocol, **longer}
+
+    settings = tuple(_grid(_REDUCED, own))
+    return Suite("reduced", settings, _POINTS, {**_PROTOCOL, "steps": 1200}, dim=64)
+
+
+def lite() -> Suite:
+    """The six baselines."""
+    points = tuple({"lr": lr, "weight_decay": 0.0} for lr in (5e-4, 2e-3))
+    settings = tuple(_setting(task, {}) for task in BENCHMARK)
+    return Suite("lite", settings, points, {"steps": 2000, "eval_every": 100})
+
+
+def full() -> Suite:
+    """The difficulty grid of the benchmark: 66 settings, 6 points each."""
+    points = tuple(
+        {"lr": lr, "weight_decay": decay} for lr in (1e-4, 5e-4, 1e-3) for decay in (0.0, 0.1)
+    )
+    return Suite("full", tuple(_grid(_HARDER, lambda task: ({}, {}))), points, {"epochs": 200})
+
+
+# -- one skill each --------------------------------------------------------------------------------
+
+_KNOWLEDGE: Mapping[str, tuple[Mapping[str, Any], str, Sequence[int]]] = {
+    "depo": ({"train_rows": 25_600}, "hops", (1, 2, 4)),
+    "mano": ({}, "operations", (1, 2, 3)),
+    "memorization": ({"train_rows": 256}, "vocab", (256, 1024, 4096)),
+}
+"""Settings of the task that replace its baseline's, and the one that changes."""
+
+
+def recall() -> Suite:
+    """Recall at three state sizes, copies over four lengths, a grammar: five minutes of one core.
+
+    Copies over 256 tokens and more are the published ones; that of Mamba's paper
+    (arXiv:2312.00752) has 4,096.
+    """
+
+    def setting(task: str, label: str, dim: int | None = None, batch: int = 64, **own: Any) -> Any:
+        return _setting(task, {**_ROWS, **own}, label, {"batch_size": batch}, dim)
+
+    settings = (
+        *(
+            setting("MQAR", f"n_pairs={n}, dim={dim or 64}", dim, n_pairs=n)
+            for dim in (None, 32, 16)
+            for n in (4, 16)
+        ),
+        *(
+            setting("SC", f"seq_len={length}", None, batch, seq_len=length, tokens_to_copy=8)
+            for length, batch in ((64, 64), (128, 64), (256, 32), (512, 16))
+        ),
+        *(setting("SG", f"gap_prob={gap}", gap_prob=gap) for gap in (0.0, 0.1)),
+    )
+    return Suite("recall", settings, _POINTS, _PROTOCOL, dim=64)
+
+
+def state() -> Suite:
+    """Word problems of five groups, and Dyck: rows of 40 to train on, scored to 2,048."""
+    groups = (_setting("state-tracking", {"group": one}, f"group={one}") for one in ORDERS)
+    protocol = dict(
+        optimizer=replace(PUBLISHED, beta2=0.95), schedule="cosine", clip=0.25, batch_size=32,
+        steps=3000, eval_every=100, stop_accuracy=1.0,
+    )  # fmt: skip
+    points = ({"lr": 8e-3, "weight_decay": 0.0},)
+    return Suite("state", (*groups, _setting("dyck", {})), points, protocol, dim=32)
+
+
+def knowledge() -> Suite:
+    """Hops along a cycle in the context; arithmetic and a map in the parameters."""
+    settings = tuple(
+        _setting(task, {"test_rows": 256, **own, name: value}, f"{name}={value}")
+        for task, (own, name, values) in _KNOWLEDGE.items()
+        for value in values
+    )
+    protocol = {**_PROTOCOL, "batch_size": 32, "steps": 800}
+    return Suite("knowledge", settings, _POINTS, protocol, dim=64)
+
+
+SUITES: Mapping[str, Callable[[], Suite]] = {
+    make.__name__: make for make in (smoke, lite, full, reduced, recall, state, knowledge)
+}
+"""Suites by their names; a docstring says what a suite measures."""
+
+
+def suite(name: str) -> Suite:
+    """Return a suite by its name.
+
+    Raises:
+        ConfigError: no such suite.
+    """
+    if name not in SUITES:
+        near = did_you_mean(name, SUITES) or f"; choose one of {', '.join(SUITES)}"
+        raise ConfigError(f"no suite {name!r}{near}")
+    return SUITES[name]()

@@ -1,1 +1,0 @@
-#include <nanobind/nanobind.h>
