@@ -171,7 +171,7 @@ def test_a_board_that_is_gone_is_said_and_its_answer_comes_back_with_it(tmp_path
     run = write_run(tmp_path, metrics=lines(5), status={"status": "running"})
     lock = held(run)  # by a process that answers nothing
     server, window = serve(run), visit()
-    assert window.open(server.url).locator("#token-field").is_visible()
+    assert visit().open(server.url).locator("#token-field").is_visible()
     page = window.open(f"{server.url}#{server.token}")
     assert page.url == server.url
     assert page.locator("#token-field").is_hidden()
