@@ -27,7 +27,6 @@ from mlxhog.base.paths import printable
 from mlxhog.data import auto_tokenizer, corpora, heldout, textfiles, tokenizers
 from mlxhog.data.bpe import is_utf8
 from mlxhog.data.examples import Example
-from mlxhog.data.machine_data import MachineData
 from mlxhog.data.sotu import SOTU
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter, item_size
@@ -114,12 +113,10 @@ def prepare(
     tokenizer: str = "bytes",
     *,
     cache_dir: Path | None = None,
-    out_dir: Path | None = None,
     val: str = "every-12th",
     text_key: str | None = None,
     loss_on: str = "assistant",
     strict: bool = False,
-    skip_machine_data: bool = False,
     width: int = 128,
     progress: bool = False,
 ) -> Prepared:
@@ -129,30 +126,25 @@ def prepare(
         source: a corpus; see `corpora.find`.
         tokenizer: see `tokenizers.build`; or "auto", see `auto_tokenizer`.
         cache_dir: folder of the prepared corpora; None is `user_cache_directory()`.
-        out_dir: write to this directory instead; it must be new or have the same result.
         val: the held-out rule; see `split`.
         text_key: for `.jsonl`, the key of the text.
         loss_on: "all" also learns prompts and the messages of users.
         strict: whether a bad file of a folder or a glob is an error; if not, it is skipped.
-        skip_machine_data: whether base64 and the like are left out, see `machine_data`.
         width: of the model, for "auto".
         progress: whether bars show on a terminal how far a tokenizer is learnt.
 
     Raises:
         DataError: the corpus or the tokenizer is missing, empty, malformed or too short for
-            held-out text; the corpus changed meanwhile; `out_dir` has other files; or a file is bad
-            and `strict`.
+            held-out text; the corpus changed meanwhile; or a file is bad and `strict`.
         EnvironmentLacks: the disk is full, or a package is missing.
 
     Concurrency: safe to call from several processes at once; one writes, the others wait.
     """
     cache = cache_dir or user_cache_directory()
-    machine = MachineData(skip=skip_machine_data)
-    corpus = corpora.find(source, text_key).mapped(machine.read)
+    corpus = corpora.find(source, text_key)
     if loss_on == "all":
         corpus = corpus.mapped(lambda texts, _: textfiles.short_documents(map(bytes, texts)))
     corpus, scan = _scan(corpus, strict)
-    machine.is_measured = True
     rule = heldout.rule_for(val, scan.sizes)
     if corpus.has_held_out:
         rule = "given"
@@ -165,19 +157,24 @@ def prepare(
             "val=every-12th with 6 documents or more, or name the held-out ones: a folder with "
             "train.jsonl and valid.jsonl"
         )
-    spec, notes = _tokenizer_of(tokenizer, scan, rule, width)
-    unread = {str(one.path) for one in corpus.skipped if one.kind != corpora.EMPTY}
-    notes += machine.notes(scan.sizes.n_bytes, unread)
+    spec, notes = tokenizer, list[str]()
+    if spec == auto_tokenizer.AUTO:
+        spec, note = auto_tokenizer.choose(
+            n_bytes=scan.sizes.n_bytes - scan.given_bytes,
+            n_documents=scan.sizes.n_documents,
+            not_utf8=scan.not_utf8,
+            width=width,
+            sha256=scan.sha256,
+            rule=rule,
+        )
+        notes += [note] if note else []
     parts = [_VERSION, scan.sha256, tokenizers.identity(spec), rule, str(scan.n_given)]
     identity = "|".join(parts)
     key = hashlib.sha256(identity.encode()).hexdigest()
-    target = (out_dir or cache / key[:32]).absolute()
+    target = (cache / key[:32]).absolute()
     with _locked(cache, target):
-        prepared = None
-        if is_stored := _record_of(target).get("key") == key:
-            prepared = _existing(target, corpus, spec, scan, rule)
-        elif out_dir and target.exists() and any(target.iterdir()):
-            raise DataError(f"{out_dir} has other files; choose a new directory, or delete it")
+        is_stored = _record_of(target).get("key") == key
+        prepared = _existing(target, corpus, spec, scan, rule) if is_stored else None
         if prepared is None:
             if is_stored:
                 notes.append(f"the stored tokens of {corpus.source} were damaged and are made anew")
@@ -187,24 +184,6 @@ def prepare(
         raise DataError(f"{target} cannot be read back as it was written; check the disk")
     # None is stored: the same text may come from another folder, with other files, next time.
     return replace(prepared, notes=(*corpus.notes(), *_notes(scan, prepared), *notes))
-
-
-def _tokenizer_of(spec: str, scan: _Scan, rule: str, width: int) -> tuple[str, list[str]]:
-    """The tokenizer that a call names or leaves open, and notes for the user."""
-    n_bytes = scan.sizes.n_bytes - scan.given_bytes
-    note = None
-    if spec == auto_tokenizer.AUTO:
-        spec, note = auto_tokenizer.choose(
-            n_bytes=n_bytes,
-            n_documents=scan.sizes.n_documents,
-            not_utf8=scan.not_utf8,
-            width=width,
-            sha256=scan.sha256,
-            rule=rule,
-        )
-    elif spec.startswith("bpe:"):
-        note = auto_tokenizer.too_large(spec, n_bytes)
-    return spec, [] if note is None else [note]
 
 
 def _hash(digest: Any, document: bytes, *, is_first: bool) -> None:
