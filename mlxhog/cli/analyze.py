@@ -31,7 +31,7 @@ EXAMPLES = (
     "analyze tiny --all --parts",
 )
 TRAINING = (
-    "data", "tokenizer", "text_key", "strict_data", "val", "loss_on",
+    "data", "tokenizer", "text_key", "strict_data", "skip_machine_data", "val", "loss_on",
     "context", "seq_len", "batch_size", "grad_accumulation", "kernels", "compute_dtype", "workers",
     "threads", "strategy", "predict", "async_after", "write", "sparsify", "error_feedback",
     "sampled_head", "blocks", "optimizer", "lr", "clip", "ngram_lr", "weight_decay", "seed", "out",
@@ -111,7 +111,7 @@ ADVISE_EXAMPLES = (
     "advise tiny --reproducible",
 )
 ADVISE_TRAINING = (
-    "data", "tokenizer", "text_key", "strict_data", "val", "loss_on",
+    "data", "tokenizer", "text_key", "strict_data", "skip_machine_data", "val", "loss_on",
     "seq_len", "batch_size", "grad_accumulation", "kernels", "compute_dtype", "workers", "threads",
     "write", "sampled_head", "optimizer", "lr", "clip", "weight_decay", "slow", "seed", "out",
 )  # fmt: skip

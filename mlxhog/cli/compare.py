@@ -37,7 +37,7 @@ EXAMPLES = (
     'compare --a "--workers 2 --strategy hogwild" --b "--strategy serial --threads 2"',
 )
 BOTH = (
-    "data", "tokenizer", "text_key", "strict_data", "val", "loss_on",
+    "data", "tokenizer", "text_key", "strict_data", "skip_machine_data", "val", "loss_on",
     "seq_len", "batch_size", "kernels", "workers", "threads", "strategy", "optimizer", "lr",
     "schedule",
 )  # fmt: skip

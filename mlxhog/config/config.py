@@ -65,6 +65,9 @@ class TrainConfig(Merged, FineTuning, Cluster):
         "refuse files of a folder or glob that are damaged, unreadable or empty, in place of "
         "skipping them",
     )
+    skip_machine_data: bool = _data(
+        False, "leave base64, hexadecimal digits, data: URIs and PEM blocks out of the text"
+    )
     val: str = _data(
         "every-12th",
         "held-out text, if data has none: every-12th (document; by volume if they are unequal), or "

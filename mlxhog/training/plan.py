@@ -196,6 +196,7 @@ def make_plan(config: TrainConfig, *, progress: bool = False) -> Plan:
         loss_on=config.loss_on,
         val=config.val,
         strict=config.strict_data,
+        skip_machine_data=config.skip_machine_data,
         progress=progress,
     )
     train, val = data.open(config.seq_len)
