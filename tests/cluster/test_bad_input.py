@@ -74,7 +74,7 @@ def test_a_round_and_a_step_that_outlast_the_time_between_rounds_are_reported(ma
 
 def test_a_round_that_outlasts_the_limit_of_a_call_is_reported(machine):
     machine.own.words["joined_ns"] = time.monotonic_ns() - 14 * 10**9
-    patient, quick = choice(), choice(round_every=1.0, timeout_s=8.0)
+    patient, quick = choice(), choice(round_every=1.0, cluster_timeout_s=8.0)
     note = slowness(machine.own, Outcome.REFUSED, quick)["given up"]
     assert note.startswith("a round was given up after 14 s: a machine was stopped or unplugged")
     assert "--cluster-timeout-s" in note

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -152,7 +153,9 @@ def _schedule(
         chosen = SCHEDULES.find(protocol.schedule)
         own = {one.flat for one in options(chosen).values()}
         values = asdict(protocol)
-        numbers = {name: values[name] for name in own - SCHEDULES.replaced(values).keys()}
+        numbers = {name: values[name] for name in own}
+        if protocol.backoff_epochs is not None:
+            del numbers["backoff_steps"]
         by_name[protocol.schedule] = schedules.checked(SCHEDULES.make(chosen, numbers))
     epochs = schedules.Epochs(per_epoch)
     return partial(by_name[protocol.schedule].of_run, lr, epochs)
@@ -254,7 +257,7 @@ def make_run_plan(
         gpu_share=GPUShare(workers=parallel * max(1, sum(b in GPU_BACKENDS for b in backends))),
         batches=task_rows.batches,
         schedule=_schedule(protocol, lr, limit, per_epoch),
-        side_jobs=partial(ScoreJobs, task_rows, model),
+        side_jobs=partial(ScoreJobs, task_rows, model, Path()),  # several workers set a folder
         limit=limit,
         per_epoch=per_epoch,
     )
