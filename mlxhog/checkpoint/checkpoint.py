@@ -310,7 +310,6 @@ def best(run: Run) -> Path | None:
 
 
 def _the_best(run: Run) -> Path:
-    """The checkpoint with the best held-out evaluation."""
     if (path := best(run)) is None:
         raise CheckpointError(
             f"the run {run.directory} keeps no best checkpoint; train with --keep-best or "
@@ -413,7 +412,6 @@ def _check_savable(params: Mapping[str, NDArray[np.float32]]) -> None:
 
 
 def _described(model: ModelConfig, tokenizer: Tokenizer) -> dict[str, bytes]:
-    """The files of the architecture and the tokenizer, by name."""
     fields = contents.our_config_json(model, dtype=np.dtype(np.float32)) | _labels(tokenizer)
     described = {CONFIG: plain_json.dumps(fields, indent=1), **tokenizer.files()}
     if families.is_language_model(model):

@@ -16,13 +16,12 @@ ABOUT = """\
 Test what mlxhog relies on here: shared memory, a gradient of every backend beside the reference,
 every pair of writers at once, readers beside a writer; on a Mac every Metal kernel, and whether
 torch:mps beside mlx:gpu makes runs faster. This takes half a minute, on a Mac up to three. The
-answer comes first; --all shows every table. The result is stored for this machine and these
+answer comes first; --json has every number. The result is stored for this machine and these
 versions; --workers, --gpu-write, --read and --determinism of `mlxhog train` use it. A check that
 other programs leave too little processor time is unclear, which is no failure. Exit code 1 if a
 promise of mlxhog does not hold here."""
 EXAMPLES = (
     "doctor",
-    "doctor --all",
     "doctor --json > doctor.json",
     "doctor --paste",
     "doctor --seconds 2",
@@ -34,7 +33,6 @@ EXAMPLES = (
 class DoctorConfig(Quiet):
     """Options of `mlxhog doctor`."""
 
-    all: bool = switch("show all tables")
     paste: bool = switch("40 lines for an issue, such as of a Mac")
     quick: bool = switch("a little of everything; the result is not stored")
     seconds: float = option(
@@ -55,7 +53,7 @@ def run(config: DoctorConfig) -> Report:
     failed = record["failed"]
 
     def text() -> "str | Iterable[Section]":
-        return paste(record) if config.paste else sections(record, everything=config.all)
+        return paste(record) if config.paste else sections(record)
 
     short = config.quiet and failed and not config.json
     remarks = [f"FAILED: {', '.join(failed)}"] if short else []

@@ -373,7 +373,6 @@ class _Transport(HTTPTransport):  # type: ignore[misc]  # likewise
 
 
 def _serve_store(address: Address, descriptor: int) -> dist.TCPStore:
-    """Return a store that serves the listening socket of an address."""
     return dist.TCPStore(
         address.ip,
         address.port,
@@ -409,7 +408,6 @@ def _machine(id: int, text: str, now_s: float) -> Machine | None:
 
 @contextmanager
 def _foreign(what: str) -> Iterator[None]:
-    """Turn the errors of reading what another member sent into `ClusterError`."""
     try:
         yield
     except (*FAULTS, MemoryError) as error:
@@ -421,7 +419,6 @@ def _foreign(what: str) -> Iterator[None]:
 
 @contextmanager
 def _failures(what: str) -> Iterator[None]:
-    """Turn errors of torch and torchft into `ClusterError`."""
     try:
         yield
     except (RuntimeError, OSError) as error:

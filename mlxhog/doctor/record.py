@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from typing import Any
@@ -14,8 +14,8 @@ from mlxhog.base.machine import Machine
 from mlxhog.base.quantities import format_bytes, format_count
 from mlxhog.base.verdicts import Verdicts
 from mlxhog.base.workers import BACKENDS, GPU_BACKENDS, missing, resolve_workers
-from mlxhog.doctor.checks import AGAIN, CheckResult, broken
-from mlxhog.doctor.litmus import KERNELS, LIVE, PROMISED
+from mlxhog.doctor.checks import AGAIN, CheckResult
+from mlxhog.doctor.litmus import LIVE
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.models.ops import kernels
 from mlxhog.report.table import AnswerNote, FailureNote, Section
@@ -83,45 +83,37 @@ def _kernels(verdicts: Verdicts, name: str) -> dict[str, str]:
 Row = Mapping[str, Any]
 PASTE_LINES, PASTE_WIDTH = 40, 150
 TEMPLATE = ".github/ISSUE_TEMPLATE/mac.yml"
-_LEGEND = (
-    "lossless: stripe locks; cas: compare-and-swap; both promise to lose no add.",
-    "racy: plain adds, which promise nothing. lossy: some were lost; lucky: none this time.",
-)
 
 
-def sections(record: Row, *, everything: bool) -> list[Section]:
-    """Return the tables of a record for `mlxhog.report.table.show`.
+def sections(record: Row) -> list[Section]:
+    """Return the answer, what is not as expected, and the choices of `mlxhog train`, as tables.
 
     Args:
         record: with its verdict.
-        everything: whether to return all tables; else the answer, the failures and the choices of
-            `mlxhog train`.
     """
     failures = [FailureNote(f"FAILED: {name}") for name in record["failed"]]
-    path = record["stored"]
-    about = [f"stored in {path}" if path else str(record["not_stored"])]
-    verdict, header = list(_verdict_rows(record["verdict"])), ("", "what", "found")
-    if not everything:
-        troubles = _check_rows(one for one in record["checks"] if one["result"] in TROUBLE)
-        choices = [row[:2] for row in verdict if " auto" in row[0]]
-        about.append(f"--all shows all {len(_tried(record))} checks.")
-        tables = [
-            Section("", header if troubles else (), troubles, failures),
-            Section("", ("option", "here"), choices, about),
-        ]
-        tables = tables if troubles or failures else tables[1:]
-    else:
-        of_kernels = list(_kernel_rows(record["kernels"]))
-        title = "Metal kernels against plain operations"
-        tables = [
-            Section("", notes=_heading(record)),
-            Section("checks", header, _check_rows(record["checks"])),
-            _litmus_section(record["litmus"]),
-            _reads_section(record["reads"]),
-            *([Section(title, ("", "engine", "kernels", ""), of_kernels)] if of_kernels else []),
-            Section("verdict", ("option", "here", "why"), verdict, [*failures, *about]),
-        ]
-    return [Section("", notes=[answer(record)]), *tables]
+    troubles = list[tuple[str, str, str]]()
+    for one in record["checks"]:
+        if one["result"] in TROUBLE:
+            troubles.append((one["result"], one["name"], one["found"]))
+            troubles.append(("", "", f"expected: {one['expected']}; {one['consequence']}"))
+    for row in (*record["litmus"], *record["reads"]):
+        if "error" in row:
+            name = row.get("reader") or " + ".join(row["writers"])
+            troubles.append(("unclear" if "untold" in row else "FAIL", name, row["error"]))
+    for result, engine, kernel, why in _kernel_rows(record["kernels"]):
+        if result == "FAIL":
+            troubles.append((result, f"{engine}, {kernel}", why))
+    choices = [(option, choice) for option, choice, _ in _verdict_rows(record["verdict"])]
+    choices = [row for row in choices if " auto" in row[0]]
+    stored = f"stored in {record['stored']}" if record["stored"] else str(record["not_stored"])
+    about = [stored, f"--json has all {len(_tried(record))} checks, with their numbers."]
+    trouble = Section("", ("", "what", "found") if troubles else (), troubles, failures)
+    return [
+        Section("", notes=[answer(record)]),
+        *([trouble] if troubles or failures else []),
+        Section("", ("option", "here"), choices, about),
+    ]
 
 
 def paste(record: Row) -> str:
@@ -185,78 +177,9 @@ def _heading(record: Row) -> list[str]:
     return ["  ".join(parts), "  ".join([*software, f"python {facts['python']}"])]
 
 
-def _check_rows(checks: Iterable[Row]) -> list[tuple[str, str, str]]:
-    rows = []
-    for check in checks:
-        rows.append((check["result"], check["name"], check["found"]))
-        if check["result"] in TROUBLE:
-            rows.append(("", "", f"expected: {check['expected']}; {check['consequence']}"))
-    return rows
-
-
-def _litmus_section(rows: Sequence[Row]) -> Section:
-    """Return one line per pair and mode, of threads and processes; the JSON has all rows."""
-    lines = []
-    for (writers, mode), group in groupby(rows, lambda row: (_pair(row), row["mode"])):
-        trials = list(group)
-        bad = any(row["lost"] or row["torn"] or "error" in row for row in trials)
-        result = ("WARN" if bad else "PASS") if mode in PROMISED else "lossy" if bad else "lucky"
-        if any(map(broken, trials)):
-            result = "FAIL"
-        elif any(map(_untold, trials)):
-            result = "unclear"
-        cells = [_lost([row for row in trials if row["kernel"] == kernel]) for kernel in KERNELS]
-        fastest = format_count(max(row["adds_per_s"] for row in trials))
-        lines.append((result, writers, mode, *cells, fastest))
-    return Section(
-        "litmus: adds lost by two writers at once, in threads and in processes",
-        ("", "writers", "how", *KERNELS, "adds/s"),
-        lines,
-        [f"torn values: {sum(row['torn'] for row in rows)}", *_LEGEND, *_errors(rows, _pair)],
-    )
-
-
-def _errors(rows: Sequence[Row], name: Callable[[Row], str]) -> list[str]:
-    lines = []
-    for row in rows:
-        if "error" in row:
-            untold = f"{row['untold']}: " if "untold" in row else ""
-            lines.append(f"{untold}{row['error']}  ({name(row)})")
-    return lines
-
-
-def _pair(row: Row) -> str:
-    a, b = row["writers"]
-    return f"{a} twice" if a == b else f"{a} + {b}"
-
-
 def _lost(rows: Sequence[Row]) -> str:
     adds, lost = (sum(row[name] for row in rows) for name in ("adds", "lost"))
     return f"{format_count(lost)} of {format_count(adds)}"
-
-
-def _reads_section(rows: Sequence[Row]) -> Section:
-    lines = []
-    for row in rows:
-        bad = row["torn"] or row["backwards"] or "error" in row
-        lines.append(
-            (
-                "unclear" if _untold(row) else "FAIL" if bad else "PASS",
-                _reader(row),
-                row["mode"],
-                format_count(row["samples"]),
-                str(row["torn"]),
-                str(row["backwards"]),
-                f"{row['visible_s'] * 1e3:.2f} ms",
-            )
-        )
-    header = ("", "reader", "writer", "values", "torn", "fell", "seen after")
-    title = "reads while another process writes"
-    return Section(title, header, lines, _errors(rows, _reader))
-
-
-def _reader(row: Row) -> str:
-    return f"{row['reader']} {row['kind']}"
 
 
 def _kernel_rows(rows: Sequence[Row]) -> Iterator[tuple[str, str, str, str]]:

@@ -30,7 +30,7 @@ OF_RUN = (
     "budget_fraction",
 )  # fmt: skip
 OF_WORKER = ("tokens_per_s", "staleness", "memory_bytes", "waiting")
-ENDED = ("free", "finished", "left")
+ENDED = ("?", "free", "finished", "left")
 """States of a slot after which a new process in it is not a restart."""
 MOST_WORKERS = 256
 MOST_LINE = 1 << 22
@@ -41,25 +41,6 @@ MOST_TAIL = 1 << 26
 _EVALUATION = re.compile(rb'"val_bits_per_byte": ?[0-9]')
 ROUND = 5
 """Digits of a drawn number."""
-
-
-@dataclass
-class Span:
-    """An interval in which the process in a worker slot was in one state.
-
-    Attributes:
-        slot: number of the slot.
-        begin_s: training time of the whole run at its begin, in seconds.
-        end_s: the same at its end.
-        state: see `arena.workers.State`.
-        pid: pid of the process.
-    """
-
-    slot: int
-    begin_s: float
-    end_s: float
-    state: str
-    pid: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +76,6 @@ class History:
         path: of the file.
         columns: a column for each name in `OF_RUN`, with a number or NaN per line.
         workers: histories of the workers, by slot.
-        spans: intervals of all workers; those of a slot in order of time.
         damaged: number of skipped lines.
         newest: the last line; None before the first one.
         evaluation: the fields `EVALUATED` of the newest evaluation; {} before the first one.
@@ -112,14 +92,12 @@ class History:
     def _begin(self) -> None:
         self.columns: dict[str, array[float]] = {name: array("d") for name in OF_RUN}
         self.workers: dict[int, WorkerHistory] = {}
-        self.spans: list[Span] = []
         self.damaged = 0
         self.newest: _Line | None = None
         self.evaluation: dict[str, Any] = {}
         self.starts += 1
         self._read, self._inode = 0, -1
         self._dropped_before = 0
-        self._open_spans: dict[int, Span] = {}
 
     def __len__(self) -> int:
         """Number of lines."""
@@ -207,7 +185,6 @@ class History:
             known.staleness += Counter(known.newest.staleness)
             self._dropped_before += known.newest.dropped
             known.newest = WorkerReport()
-        self._open_spans.clear()
 
     def _take_worker(self, worker: WorkerReport, before: int, since_s: float) -> None:
         known = self.workers.get(worker.slot)
@@ -228,21 +205,8 @@ class History:
         columns["staleness"].append(late / fresh if fresh > 0 else math.nan)
         columns["waiting"].append(min(max(waited / since_s, 0.0), 1.0) if has_waited else math.nan)
         known.backend = printable(worker.backend)[:40]
-        self._extend_span(worker, since_s)
+        known.restarts += last.pid != worker.pid and last.state not in ENDED
         known.newest = worker
-
-    def _extend_span(self, worker: WorkerReport, since_s: float) -> None:
-        now, slot = self.columns["elapsed_s"][-1], worker.slot
-        state, pid = worker.state[:20], worker.pid
-        span = self._open_spans.get(slot)
-        if span is not None and (span.state, span.pid) == (state, pid):
-            span.end_s = now
-            return
-        if span is not None and span.pid != pid and span.state not in ENDED:
-            self.workers[slot].restarts += 1
-        begin = span.end_s if span is not None else max(now - since_s, 0.0)
-        self._open_spans[slot] = Span(slot, begin, now, state, pid)
-        self.spans.append(self._open_spans[slot])
 
     def staleness(self, slot: int) -> Counter[int]:
         """Steps of a slot by their staleness, over all commands."""

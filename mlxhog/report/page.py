@@ -153,6 +153,18 @@ def table(
     return f'<div class="{kind}"><table>\n{heads}<tbody>\n{body}\n</tbody></table></div>'
 
 
+def text_cards(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table of plain texts, whose rows become cards in a narrow window."""
+    cells = (
+        "".join(
+            f'<td class="t" data-head="{escape(head)}">{escape(text)}</td>'
+            for head, text in zip(header, row, strict=True)
+        )
+        for row in rows
+    )
+    return table(header, cells, left=header, cards=True)
+
+
 def facts(pairs: Iterable[tuple[str, str]]) -> str:
     """Return a table of names and values, given as plain texts."""
     rows = "\n".join(

@@ -14,9 +14,8 @@ STYLES = {
     "PASS": "green",
     "WARN": "yellow",
     "FAIL": "bold red",
-    "lossy": "yellow",
     "unclear": "yellow",
-    **dict.fromkeys(("lucky", "absent"), "dim"),
+    "absent": "dim",
 }
 _WRAPPED = ("what", "found", "writers", "why", "at")
 """Columns that may take several lines."""

@@ -136,21 +136,18 @@ class LineView(View[P]):
 class LiveView(View[P]):
     """A view that redraws one picture on a terminal or in a notebook, below the messages.
 
-    If a window becomes narrower, it breaks the lines of the picture, and the place where the
-    picture began is lost. Then the window is cleared, and the newest messages are printed again.
     In a notebook the output of the cell is replaced; rich's `Live` would need `ipywidgets` there.
 
     Args:
         console: a rich console on a terminal; None is the output of a notebook's cell.
     """
 
-    MESSAGES = 20  # number of messages to print again
     COLUMNS = 100  # of a cell's output
     STYLE = "white-space: pre; line-height: 1.3; font-family: Menlo, 'DejaVu Sans Mono', monospace"
 
     def __init__(self, console: Console | None) -> None:
         super().__init__()
-        self._console, self._width = console, 0 if console is None else console.width
+        self._console = console
         self._messages: list[Text] = []
         self._picture: RenderableType = ""
         self._live: Live | None = None
@@ -174,26 +171,18 @@ class LiveView(View[P]):
         """Print a message above the picture."""
         from rich.text import Text
 
+        if self._console is not None:
+            self._console.print(Text(message, style=style))
+            return
         self._messages.append(Text(message, style=style))
-        if self._console is None:
-            self._draw_cell()
-        else:
-            self._console.print(self._messages[-1])
+        self._draw_cell()
 
     def draw(self, progress: P) -> None:
         """Redraw the picture."""
         self._picture = self.picture(progress)
         if self._console is None:
             self._draw_cell()
-            return
-        before, self._width = self._width, self._console.width
-        if self._live is not None:
-            if self._width < before:
-                self._live.stop()
-                self._console.clear()
-                for message in self._messages[-self.MESSAGES :]:
-                    self._console.print(message)
-                self.__enter__()
+        elif self._live is not None:
             self._live.update(self._picture, refresh=True)
 
     def _draw_cell(self) -> None:

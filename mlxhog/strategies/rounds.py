@@ -92,7 +92,6 @@ class NumberedWorker:
     """One worker's steps on numbered tickets."""
 
     def __init__(self, context: Context) -> None:
-        """Prepare one worker."""
         self.context = context
         self.strategy: Any = context.strategy
         self._words: Words = self.strategy.words(context.arena)

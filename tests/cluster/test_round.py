@@ -189,9 +189,8 @@ def test_parameters_that_are_not_finite_do_not_reach_the_others(machines):
     "change",
     [
         {"anchor": np.nan}, {"velocity": np.inf}, {"anchor": np.zeros(7, np.float32)},
-        {"anchor": np.zeros(2750)}, {"velocity": None}, {"round": 0}, {"round": 10**7},
-        {"round": 2**62}, {"round": "3"}, {"tokens": -1}, {"seconds": float("nan")},
-        {"seconds": "1"},
+        {"anchor": np.zeros(2750)}, {"velocity": None}, {"round": 0}, {"round": 2**62},
+        {"round": "3"}, {"tokens": -1}, {"seconds": float("nan")}, {"seconds": "1"},
     ],
 )  # fmt: skip
 def test_a_state_that_no_member_has_is_refused_and_the_own_one_stays(machines, change):
@@ -309,18 +308,6 @@ def test_links_and_resumed_runs_of_a_machine_have_its_id_and_a_copy_elsewhere_an
     copy.own.resume(*saved, seconds=0.0, is_last=True)
     assert one.own.words["id"] == again.own.words["id"] == id > 0
     assert copy.own.words["id"] != id
-
-
-def test_the_second_run_of_one_checkpoint_becomes_another_machine(machines):
-    pair = machines(2, limit_s=0.2)
-    for one in pair:
-        one.own.words["id"] = 7
-        join = one.group.join
-        one.group.join = lambda join=join: replace(join(), ids=(7, 7))
-    refused, error = rounds(pair)
-    assert refused is Outcome.REFUSED
-    assert "another member resumed the same checkpoint" in str(error)
-    assert [one.own.words["id"] == 7 for one in pair] == [True, False]
 
 
 def test_the_movement_of_a_checkpoint_waits_for_the_first_tokens_and_goes_with_them(machines):

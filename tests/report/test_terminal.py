@@ -179,15 +179,3 @@ def test_a_line_that_stays_is_printed_beside_the_one_that_changes():
         line("pair 1", "scoring both")
         line.tell("pair 1: A 2.1  B 2.2")
     assert stream.getvalue().count("pair 1: A 2.1  B 2.2\n") == 1
-
-
-def test_a_window_that_became_narrower_is_cleared_and_drawn_once():
-    """Its lines were broken, so the place where the picture began is lost."""
-    stream = Terminal()
-    console = Console(width=100, file=stream, force_terminal=True)
-    with LiveTable(console) as table:
-        table(replace(PROGRESS, message="worker 2 restarted"))
-        console.width = 60
-        table(replace(PROGRESS, step=1001))
-        after = stream.getvalue().rpartition("\x1b[2J")[2]
-    assert [after.count(one) for one in ("worker 2 restarted", "step 1001", "arena  ")] == [1, 1, 1]

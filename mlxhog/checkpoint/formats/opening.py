@@ -81,20 +81,6 @@ def refuse_not_finite(names: Iterable[str], where: Path) -> None:
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "_forward_module.")
 """Prefixes that DistributedDataParallel, torch.compile and Lightning add to names."""
 
-_OTHERS = {
-    "RWKV": r"(^|\.)(time_decay|time_maa_k|time_mix_k|att\.x_r|time_mixing\.)",
-    "Mamba": r"\.mixer\.(A_log|in_proj|dt_bias)|\.A_log$",
-    "Mixtral": r"block_sparse_moe\.",
-    "GPT-NeoX": r"gpt_neox\.layers\.|\.attention\.query_key_value\.",
-    "GPT-2": r"(^|\.)h\.\d+\.attn\.c_attn\.",
-    "BERT": r"\.attention\.self\.query\.",
-    "T5": r"\.SelfAttention\.q\.",
-    "OPT": r"decoder\.layers\.\d+\.self_attn\.",
-    "Llama": r"\.self_attn\.(q_proj|qkv_proj)\.|(^|\.)layers\.\d+\.attention\.wq\.",
-    "LSTM": r"(^|\.)weight_[ih]h_l\d",
-}
-"""A family's usual name -> a pattern that only its parameters' names match."""
-
 
 def unwrapped(arrays: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arrays without the prefixes that all their names share."""
@@ -115,7 +101,7 @@ def package_of(names: Collection[str], model_type: object, where: Path) -> str:
         where: the checkpoint, for the message.
 
     Raises:
-        CheckpointError: they belong to another family; the message names the likely one.
+        CheckpointError: they belong to another family.
     """
     if any(name.startswith("xlstm_block_stack.") for name in names):
         return "xlstm_v1"
@@ -123,18 +109,11 @@ def package_of(names: Collection[str], model_type: object, where: Path) -> str:
         return "xlstm" if "embedding.weight" in names else "hf"
     if model_type == "mad" and "out_norm.weight" in names:
         return "mad"
-    likely = [
-        family
-        for family, pattern in _OTHERS.items()
-        if any(re.search(pattern, name) for name in names)
-    ]
-    looks = f"it looks like {likely[0]}" if likely else "its family is unknown"
-    if model_type is not None and model_type not in ("xlstm", "xlstm_v1", "mad"):
-        looks = f"{looks}, and its config says model_type {model_type!r}"
     some = ", ".join(sorted(names)[:2])
+    says = "" if model_type is None else f", and its config says model_type {model_type!r}"
     raise CheckpointError(
-        f"{where} is not an xLSTM: {looks} (its tensors are called {some}, ...); "
-        "name a checkpoint of transformers' xLSTM, of the xlstm package, or of mlxhog"
+        f"{where} is not an xLSTM: its tensors are called {some}, ...{says}; name a checkpoint of "
+        "transformers' xLSTM, of the xlstm package, or of mlxhog"
     )
 
 
@@ -190,7 +169,6 @@ def read_config(path: Path, *, named: bool = True) -> dict[str, Any]:
 def _model_of(
     fields: Mapping[str, Any], package: str, where: Path, config: Path | None = None
 ) -> ModelConfig:
-    """Return the model that a checkpoint's config describes."""
     family = package if package in ("xlstm_v1", "mad") else "xlstm"
     if not fields:
         raise CheckpointError(

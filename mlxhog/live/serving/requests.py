@@ -34,25 +34,14 @@ _IGNORED = frozenset(
     "prompt_cache_key prompt_cache_retention provider repeat_last_n request_id route "
     "safety_identifier service_tier store timings_per_token transforms user xtc_threshold".split()
 )
-"""Fields of other servers that never change a text: bills, logs, caches, tools that there are not,
-and numbers of methods that `_REFUSED` has switched off."""
+"""Fields of other servers that never change a text: bills, logs, caches, and numbers of methods
+that are off without another field."""
 
 _NOTHING: tuple[object, ...] = (False, 0, "", [], {})
-
-_REFUSED: Mapping[str, Sequence[object]] = {
-    **dict.fromkeys(
-        "allowed_token_ids audio bad_words continue_final_message documents dry_multiplier "
-        "dynatemp_range frequency_penalty functions grammar guided_choice guided_grammar "
-        "guided_json guided_regex ignore_eos include_stop_str_in_output json_schema logit_bias "
-        "logits_processors min_tokens mirostat n_probs presence_penalty prompt_logprobs "
-        "stop_token_ids structured_outputs suffix tools top_a top_logprobs truncate_prompt_tokens "
-        "use_beam_search web_search_options xtc_probability".split(),
-        _NOTHING,
-    ),
+_HARMLESS: Mapping[str, Sequence[object]] = {
     "add_generation_prompt": (True,),
     "add_special_tokens": (True,),
     "best_of": (1,),
-    "early_stopping": (False,),
     "function_call": ("none", "auto"),
     "length_penalty": (1,),
     "modalities": (["text"],),
@@ -60,14 +49,14 @@ _REFUSED: Mapping[str, Sequence[object]] = {
     "repeat_penalty": (1,),
     "response_format": ({"type": "text"},),
     "skip_special_tokens": (True,),
-    "spaces_between_special_tokens": (True, False),
+    "spaces_between_special_tokens": (True,),
     "tfs_z": (1,),
     "tool_choice": ("none", "auto"),
     "typical": (1,),
     "typical_p": (1,),
     "verbosity": ("medium",),
 }
-"""Fields of other servers that would change the answer, with the values that do not."""
+"""Fields that are unknown here, with the values that change nothing; so does `_NOTHING` of any."""
 
 MOST_LOGPROBS = 20
 """Largest number of alternatives to each token, as in vLLM."""
@@ -258,12 +247,6 @@ def _request(
     writes: bool = True,
 ) -> ClientRequest:
     """Return the request of the fields that are left."""
-    for name, harmless in _REFUSED.items():
-        value = fields.pop(name, None)
-        if value is not None and not any(
-            value == one and isinstance(value, bool) == isinstance(one, bool) for one in harmless
-        ):
-            raise RefusedRequest(f"{name} is not supported here; leave it out", param=name)
     if fields.get("model") != model:
         problem = f"no model {shown(fields['model'])}" if "model" in fields else "model is missing"
         raise RefusedRequest(
@@ -320,8 +303,14 @@ def _numbers(fields: Mapping[str, Any], length: str) -> dict[str, Any]:
         if name in ("seed", "top_k") and value == -1:  # elsewhere no seed, and all tokens
             continue
         if name not in known:
+            if any(
+                value == one and type(value) is type(one)
+                for one in (*_NOTHING, *_HARMLESS.get(name, ()))
+            ):
+                continue
             hint = did_you_mean(name, [*known, *_OTHER_FIELDS])
-            raise RefusedRequest(f"unknown field {shown(name)}{hint}", param=name[:100])
+            problem = f"{shown(name)} is not supported here; leave it out{hint}"
+            raise RefusedRequest(problem, param=name[:100])
         if not isinstance(value, int | float):
             raise RefusedRequest(
                 f"{name} is {shown(value)}; wanted {known[name].expected}", param=name

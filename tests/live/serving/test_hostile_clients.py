@@ -1,19 +1,11 @@
 """Slow, broken and hostile clients get an error and harm nobody."""
 
-import asyncio
 import json
-import socket
-import threading
 
 import openai
 import pytest
-import uvicorn
 
-from mlxhog.base.http_server import listen
-from mlxhog.live.serving import server as serving_server
-from mlxhog.live.serving.server import Patience
 from tests.live.serving.servers import (
-    START_S,
     answered,
     connected,
     head,
@@ -162,54 +154,3 @@ def test_beyond_the_queue_clients_are_told_to_retry(server, client):
         assert int(raised.value.response.headers["retry-after"]) > 0
     # The server is full until it has seen that both clients have left.
     wait_until(lambda: server.health()["running"] + server.health()["waiting"] == 0)
-
-
-# -- in this process -------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def impatient(monkeypatch):
-    """A server that waits for a quarter of a second and writes a lot."""
-    monkeypatch.setattr(serving_server, "PATIENCE_S", 0.25)
-    monkeypatch.setattr(serving_server, "LOOK_S", 0.05)
-
-    async def app(scope, receive, send):
-        await receive()
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        for _ in range(100):
-            await send({"type": "http.response.body", "body": b"x" * 1_000_000, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
-
-    patience = Patience(app)
-    own = listen("127.0.0.1", 0)
-    listener = patience.listening(own)
-    server = uvicorn.Server(
-        uvicorn.Config(patience, http="h11", ws="none", lifespan="off", log_config=None)
-    )
-
-    async def serve():
-        watch = asyncio.create_task(patience.watch())
-        await server.serve(sockets=[listener])
-        watch.cancel()
-
-    address = own.getsockname()
-    own.close()
-    thread = threading.Thread(target=lambda: asyncio.run(serve()))
-    thread.start()
-    yield address, server.server_state.connections
-    server.should_exit = True
-    thread.join(START_S)
-    assert not thread.is_alive()
-
-
-@pytest.mark.parametrize(
-    "sent",
-    [b"", b"GET / HT", head("/", "Content-Length: 10")[:-2], head("/", method="GET")],
-    ids=["nothing", "half a line", "half a head", "reads nothing"],
-)
-def test_a_client_that_keeps_the_server_waiting_is_dropped(impatient, sent):
-    address, connections = impatient
-    with socket.create_connection(address, timeout=START_S) as connection:
-        wait_until(lambda: connections)
-        connection.sendall(sent)
-        wait_until(lambda: not connections)

@@ -6,8 +6,8 @@ import pytest
 
 from mlxhog.decoding.options import Sampling
 from mlxhog.live.serving.requests import (
+    _HARMLESS,
     _IGNORED,
-    _REFUSED,
     CHAT_TOKENS,
     RefusedRequest,
     chat,
@@ -58,19 +58,17 @@ def test_requests_of_other_clients_mean_here_what_they_mean_elsewhere():
     assert asked(logprobs=False).logprobs is None
 
 
-@each_of("name", sorted(_IGNORED))
-def test_fields_that_never_change_a_text_are_ignored(name):
-    asked(**{name: "anything"})
-    talked(**{name: {"any": ["thing"]}})
-
-
-@each_of("name", sorted(_REFUSED))
-def test_other_unsupported_fields_are_refused_unless_they_change_nothing(name):
-    for value in _REFUSED[name]:
-        asked(**{name: value})
-        talked(**{name: value})
-    with pytest.raises(RefusedRequest, match=f"{name} is not supported here; leave it out"):
-        asked(**{name: "x" * 9})
+def test_fields_that_change_no_text_are_ignored_and_others_are_refused():
+    for ask in (asked, talked):
+        for name in _IGNORED:
+            ask(**{name: {"any": ["thing"]}})
+        for name, values in {**_HARMLESS, "tools": ([], None), "logit_bias": ({}, 0)}.items():
+            for value in values:
+                ask(**{name: value})
+            with pytest.raises(RefusedRequest, match=f"'{name}' is not supported here; leave it"):
+                ask(**{name: "x" * 9})
+        with pytest.raises(RefusedRequest, match="did you mean 'temperature'"):
+            ask(temprature=0.5)
 
 
 @each_of("field", ["prompt", "echo", "logprobs"])
