@@ -281,8 +281,7 @@ def _by_seed(runs: Sequence[StudyRecord]) -> dict[int, dict[str, float]]:
     """Score of every task, by seed."""
     return {
         seed: {
-            task: fmean(run.acc_macro for run in runs)
-            for task, runs in _by("task", own).items()
+            task: fmean(run.acc_macro for run in runs) for task, runs in _by("task", own).items()
         }
         for seed, own in sorted(_by("seed", runs).items())
     }
