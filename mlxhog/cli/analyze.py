@@ -70,12 +70,11 @@ def run(words: Words, config: AnalyzeConfig, training: Written) -> Report:
     from mlxhog.theory.analysis.report import plots, sections
     from mlxhog.theory.target import find_target
 
-    training.checked()
+    root = Path(training.read(TrainConfig).out)
     folder = None
     if words.plot is not None:
         charts.require("the tables need nothing: leave out --plot")
         folder = new_folder("--plot", words.plot)
-    root = Path(training.read(TrainConfig).out)
     target = find_target(words.subject, training.values, root)
     with told(quiet=words.quiet) as tell:
         analysis = analyze(target, config, tell)

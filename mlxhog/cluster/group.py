@@ -72,13 +72,15 @@ def identity_of(cluster: Cluster, layout: Layout, **of_run: Any) -> Identity:
         layout: of the arena; its digest as a whole would depend on the number of workers.
         of_run: tokenizer, data, batch_size and seed.
     """
-    names = ("round_every", "outer_lr", "outer_momentum", "round_dtype")
     places = [(slot.name, slot.shape, slot.offset) for slot in layout.slots.values()]
     return {
         "version": version("mlxhog"),
         "layout": hashlib.sha256(json.dumps(places).encode()).hexdigest(),
         "system": platform.system(),
-        **{name: getattr(cluster, name) for name in names},
+        "round_every": cluster.round_every,
+        "outer_lr": cluster.cluster_outer_lr,
+        "outer_momentum": cluster.cluster_outer_momentum,
+        "round_dtype": cluster.round_dtype,
         **of_run,
     }
 

@@ -169,7 +169,11 @@ def _after(
     if tokens := sum(sent):
         movement = mean / np.float32(tokens / member.members)
         anchor, velocity = nesterov(
-            anchor, velocity, movement, lr=cluster.outer_lr, momentum=cluster.outer_momentum
+            anchor,
+            velocity,
+            movement,
+            lr=cluster.cluster_outer_lr,
+            momentum=cluster.cluster_outer_momentum,
         )
     tokens += own.words["tokens"]
     return State(member.round + 1, tokens, anchor, velocity, own.seconds())

@@ -12,8 +12,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final, Self
 
-from mlxhog.config.choices import OPTIMIZERS, Choice, Kind
-from mlxhog.config.options import option
+from mlxhog.config.choices import OPTIMIZERS, Choice, Kind, Rules
+from mlxhog.config.options import is_set, option
 
 LR: Final = 1e-3
 BETA1: Final = 0.9
@@ -50,6 +50,7 @@ class OptimizerChoice(Choice, ABC):
         has_own_bases: its state has another basis in each worker, so that it has no average.
         beside: the rule of parameters other than hidden matrices; "" if one rule moves all.
         lr_workers: the value of `lr_workers=auto`.
+        cheaper: an option that lowers its share of a worker's step, at a cost in loss.
     """
 
     kind: ClassVar[Kind] = OPTIMIZERS
@@ -58,6 +59,7 @@ class OptimizerChoice(Choice, ABC):
     has_own_bases: ClassVar[bool] = False
     beside: ClassVar[str] = ""
     lr_workers: ClassVar[str] = "none"
+    cheaper: ClassVar[str] = ""
 
     def fitted(self, *, hidden: bool, averaged: int = 1, ahead: int = 1) -> OptimizerChoice:
         """Return it with values for its open numbers, or the optimizer that replaces it.
@@ -134,14 +136,6 @@ class OptimizerChoice(Choice, ABC):
         """
         return False
 
-    def way_to_lower_share(self, *, on_gpu: bool) -> str:
-        """Return the option that lowers this optimizer's share of a worker's step.
-
-        Args:
-            on_gpu: whether the worker's device is a GPU.
-        """
-        return "a larger --batch-size lowers it"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Decayed(OptimizerChoice):
@@ -176,8 +170,11 @@ class Averaging(Decayed):
         unit="tokens",
         low=1,
         none="off",
-        replaces="beta2",
     )
+    rules: ClassVar[Rules] = (
+        ("beta2_half_life", lambda o: o.beta2_half_life is not None and is_set(o, "beta2"),
+         "takes the place of beta2, which is {0.beta2}; keep one"),
+    )  # fmt: skip
 
     def fitted(self, *, hidden: bool, averaged: int = 1, ahead: int = 1) -> OptimizerChoice:
         """Return it with values for its open numbers."""

@@ -18,7 +18,6 @@ from mlxhog.arena.requests import socket_path
 from mlxhog.base import float32, machine
 from mlxhog.base.paths import path_from_here
 from mlxhog.base.quantities import format_bytes, format_count, format_share
-from mlxhog.base.workers import GPU_BACKENDS
 from mlxhog.checkpoint.run import Run, run_of
 from mlxhog.config import optimizers
 from mlxhog.config.budget import Budget
@@ -178,10 +177,10 @@ class Reporter:
         self._named_optimizer = True
         worker, share = costly
         choice = optimizers.of(self.plan.config)
-        way = choice.way_to_lower_share(on_gpu=worker["backend"] in GPU_BACKENDS)
+        way = f", and so does {choice.cheaper}, at a cost in loss" if choice.cheaper else ""
         self.report(
             f"the optimizer {choice.name} takes {format_share(share)} of a step of worker "
-            f"{worker['slot']} ({worker['backend']}); {way}"
+            f"{worker['slot']} ({worker['backend']}); a larger --batch-size lowers it{way}"
         )
 
     @contextlib.contextmanager

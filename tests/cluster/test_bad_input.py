@@ -60,7 +60,7 @@ def test_a_wait_below_the_heartbeat_is_refused(capsys):
         (Outcome.COMMITTED, choice(round_every=60.0), 1, None, ""),
         (Outcome.COMMITTED, choice(round_every=60.0), 75, "slow steps",
          "a step of this machine takes 1 min 15 s, longer than the 1 min between rounds"),
-        (Outcome.REFUSED, choice(round_every=1.0, timeout_s=8.0), 1, "given up",
+        (Outcome.REFUSED, choice(round_every=1.0, cluster_timeout_s=8.0), 1, "given up",
          "a round was given up after 14 s: a machine was stopped or unplugged"),
         (Outcome.REFUSED, choice(), 1, None, ""),
     ],
