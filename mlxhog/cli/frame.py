@@ -41,7 +41,6 @@ class Report:
     Attributes:
         facts: a mapping, or a list of them.
         head: a line above the facts for people, such as the answer.
-        show: names of the facts that people see, by spaces; "" for all.
         words: the facts for people, if those differ.
         notes: lines below the facts for people, such as the next command.
         text: makes another text for people: lines, or sections.
@@ -52,7 +51,6 @@ class Report:
 
     facts: Any
     head: str = ""
-    show: str = ""
     words: Any = None
     notes: Sequence[str] = ()
     text: "Callable[[], str | Iterable[str | Section]] | None" = None
@@ -64,11 +62,7 @@ class Report:
         """Return the text for people."""
         if self.text is not None:
             return self.text()
-        facts, names = self.facts if self.words is None else self.words, self.show.split()
-        if isinstance(facts, Mapping):
-            facts = {name: facts[name] for name in names or facts}
-        elif names:
-            facts = [{name: row[name] for name in names} for row in facts]
+        facts = self.facts if self.words is None else self.words
         return "\n".join([*filter(None, [self.head]), *spelt(facts), *self.notes])
 
 
@@ -193,7 +187,7 @@ def spelt_value(name: str, value: Any) -> str:
         return ", ".join(spelt_value(name, one) for one in value)
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if not _is_number(value):
+    if not _is_number(value) or name == "seed":
         return str(value)
     if name == "seconds" or name.endswith("_s") and not name.endswith("per_s"):
         return format_duration(value)
