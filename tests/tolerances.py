@@ -81,30 +81,6 @@ CELL_EXTREME_F32 = Tolerance(
     "recorded float32 runs are off by 4e-5 of the largest, and MLX's exp adds 1e-6 per term",
     of_largest=3e-4,
 )
-METAL_CELL_F32 = Tolerance(
-    "float32 rounding of sums of a few hundred, also of the sums b whose differences are exponents",
-    atol=1e-6,
-    of_largest=2e-5,
-)
-METAL_GATES_F32 = Tolerance(
-    "as METAL_CELL_F32, with sums that cancel, and without what comes of eps alone",
-    atol=1e-6,
-    of_largest=1e-4,
-)
-METAL_OPEN_F32 = Tolerance(
-    "input gates of 15 leave h no memory, so gradients are what remains of terms of order 1 to "
-    "1000, or the denominator nearly cancels",
-    atol=2e-4,
-    of_largest=3e-4,
-)
-METAL_CLOSED_F32 = Tolerance(
-    "as METAL_GATES_F32, where every number is as small as exp(-30)", of_largest=1e-4
-)
-METAL_SLSTM_F32 = Tolerance(
-    "float32 rounding, carried through a few dozen steps of a recurrence",
-    atol=1e-6,
-    of_largest=1e-5,
-)
 SLSTM_F32 = Tolerance(
     "float32 rounding, carried through a few dozen steps of a recurrence",
     atol=2e-6,
@@ -112,11 +88,6 @@ SLSTM_F32 = Tolerance(
 )
 SLSTM_GRADIENT_F32 = Tolerance(
     "as SLSTM_F32, backwards, with sums that cancel", atol=2e-6, of_largest=2e-5
-)
-METAL_CONV_F32 = Tolerance(
-    "float32 rounding of products with few taps, and of sums over a few hundred positions",
-    atol=1e-6,
-    of_largest=3e-6,
 )
 OP_F32 = Tolerance(
     "float32 rounding of one operator: elementary functions within 3 ulp, sums of a few hundred",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -29,13 +28,10 @@ _FLAGS = (
     "-pthread",
     "-ffp-contract=off",  # Metal may fuse a*b+c; references do not
     "-fno-math-errno",
-    "-fno-strict-aliasing",  # kernels read words as floats and as halves
+    "-fno-strict-aliasing",  # kernels read words as floats
     "-Werror=frame-larger-than=32768",  # a fiber's stack is small; a GPU thread's memory is smaller
     "-Wno-attributes",  # [[kernel]], [[buffer(0)]] and the like
 )
-# A half is rounded after every operation, as on a GPU; only x86 compilers would do otherwise.
-_GCC_X86_FLAGS = ("-fexcess-precision=16",)
-_CLANG_X86_FLAGS = ("-Xclang", "-ffloat16-excess-precision=none")
 _CLANG_FLAGS = ("-Wno-unknown-attributes",)
 # Apple's <ucontext.h> is an error without the first, which hides MAP_ANONYMOUS without the second.
 _APPLE_FLAGS = ("-D_XOPEN_SOURCE=700", "-D_DARWIN_C_SOURCE", "-Wno-deprecated-declarations")
@@ -83,7 +79,7 @@ def library(
         name: name for messages and for the file.
         text: the text.
         directory: the cache; created if it is missing.
-        compiler: a g++ or clang++ that knows `_Float16`.
+        compiler: a g++ or clang++.
         extra_flags: such as "-fsanitize=address".
 
     Raises:
@@ -171,10 +167,7 @@ def _version(compiler: str) -> str:
 
 
 def _flags(compiler: str) -> tuple[str, ...]:
-    clang, x86 = "clang" in _version(compiler), platform.machine() == "x86_64"
-    own: tuple[str, ...] = _CLANG_FLAGS if clang else ()
-    if x86:
-        own += _CLANG_X86_FLAGS if clang else _GCC_X86_FLAGS
+    own: tuple[str, ...] = _CLANG_FLAGS if "clang" in _version(compiler) else ()
     if sys.platform == "darwin":
         own += _APPLE_FLAGS
     return (*_FLAGS, *own, "-I", str(HOST / "include"))

@@ -36,12 +36,11 @@ class HostEngine(HostArrays):
 
     Args:
         consumer: "mlx" or "mps".
-        chaos: a seed; threads switch at random before atomic operations, groups run in random
-            order and compare-exchange fails for no reason. With one OS thread the same seed gives
-            the same result.
+        chaos: a seed; threads switch at random before atomic operations, and groups run in random
+            order. With one OS thread the same seed gives the same result.
         threads: OS threads that run threadgroups.
         cache: where texts and libraries are kept; default: this user's cache directory.
-        compiler: a g++ or clang++ that knows `_Float16`.
+        compiler: a g++ or clang++.
         flags: more flags for it, such as "-fsanitize=undefined".
 
     Raises:

@@ -194,7 +194,6 @@ def _main(
     slots: tuple[int, ...],
     promises: bool,
 ) -> None:
-    """Entry point of the spawned process: pass functions to the lanes until the pipe closes."""
     if promises:
         float32.promise()
     with open(output, "ab") as file:
@@ -228,7 +227,6 @@ def _serve(
     pipe: Connection,
     sending: threading.Lock,
 ) -> None:
-    """Run the functions one after the other, and send back each value or error."""
     darwin.ask_for_performance_cores()
     while True:
         function, args, keywords = inbox.get()

@@ -114,7 +114,6 @@ class Ring:
     """One worker's ring, over `RING_BYTES` bytes of the arena."""
 
     def __init__(self, data: NDArray[np.uint8]) -> None:
-        """Wrap a ring; the reader's position starts at the current head."""
         self._data = data
         self._records = data[LINE:RING_BYTES].view(RECORD)
         self._read = self._head()

@@ -292,7 +292,6 @@ _Blocks = Sequence[tuple[str, str, int]]
 
 
 def _blocks(segments: Mapping[str, tuple[str, int]], n_floats: int) -> _Blocks:
-    """Name, dtype and number of items of each segment."""
     return [
         (name, dtype, n_floats if count == PARAMETER_COPY else count)
         for name, (dtype, count) in segments.items()

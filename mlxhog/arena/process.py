@@ -30,7 +30,6 @@ class WatchedTime:
     LONGEST_S = 1.0
 
     def __init__(self) -> None:
-        """Begin at 0."""
         self._seconds, self._looked_ns = 0.0, monotonic_ns()
 
     def look(self) -> float:

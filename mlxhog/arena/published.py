@@ -71,7 +71,6 @@ class Marks:
     """One writer's word."""
 
     def __init__(self, arena: Arena, slot: int) -> None:
-        """Find the word of a worker slot; if the arena has no marks, marking does nothing."""
         self._words = arena.segment(MARKS) if MARKS in arena.layout.segments else None
         self._at = LINE * (slot - 1)
 
@@ -94,7 +93,6 @@ class MarksReader:
     """The words of all writers, for readers that copy parameters; the memory may be read-only."""
 
     def __init__(self, arena: Arena) -> None:
-        """Read those of an arena that has marks."""
         self._words, self._n = arena.segment(MARKS), arena.layout.max_workers + 1
 
     def quiet(self) -> int | None:
@@ -219,5 +217,4 @@ class Copies:
         return self._words["closed"] != 0
 
     def _at(self, number: int) -> int:
-        """Byte of the mark of a copy."""
         return LINE * (1 + (number + 1) % 2)

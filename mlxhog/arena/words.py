@@ -32,7 +32,6 @@ class Table:
     """
 
     def __init__(self, **groups: tuple[int, str]) -> None:
-        """Declare for each group the number of its rows and the words of a row."""
         self.places: dict[str, tuple[int, int]] = {}  # first byte, bytes to the next row
         self.n_bytes = 0
         for rows, text in groups.values():
@@ -54,7 +53,6 @@ class Words:
     """
 
     def __init__(self, table: Table, data: NDArray[np.uint8]) -> None:
-        """Wrap a segment."""
         self._places, self._data = table.places, data
 
     def _at(self, key: Key) -> int:

@@ -95,10 +95,11 @@ class Entry:
     """One slot of the table; attributes are the shared memory itself."""
 
     def __init__(self, slot: int, data: NDArray[np.uint8]) -> None:
-        """Wrap the 512 bytes of `slot`."""
         self.slot, self.data = slot, data
         raw = data.data.cast("B")
-        self.views: dict[str, memoryview[Any]] = {form: raw.cast(form) for form in "IqQd"}
+        self.views: dict[str, memoryview[Any]] = {
+            "I": raw.cast("I"), "q": raw.cast("q"), "Q": raw.cast("Q"), "d": raw.cast("d"),
+        }  # fmt: skip
 
     # written by the supervisor
     state: int = _field("I", 0, atomic=True)  # `State`
@@ -167,7 +168,6 @@ class WorkerTable:
     def __init__(
         self, data: NDArray[np.uint8], max_workers: int, lock_words: NDArray[np.uint32]
     ) -> None:
-        """Wrap the arena's segments `workers` and `locks`."""
         self.max_workers = max_workers
         self.host_slot = max_workers + 1
         self._data = data

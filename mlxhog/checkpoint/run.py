@@ -409,7 +409,6 @@ def find(spec: str, root: Path, *, whole: bool = False) -> Run:
 
 
 def _not_found(spec: str, root: Path, names: Sequence[str]) -> str:
-    """Say that there is no such run, and suggest a name."""
     if Path(spec).name != spec:
         hint = did_you_mean(Path(spec).name, names)
         return f"{spec} does not exist{hint or '; name a run, or a path that exists'}"

@@ -104,15 +104,7 @@ class Problem(Protocol):
 
 
 def check_finite(name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Refuse data with NaN or infinity.
-
-    Args:
-        name: name of the problem.
-        arrays: the data by name.
-
-    Raises:
-        DataError: an entry is NaN or infinite; the message names the first one.
-    """
+    """Refuse data of a problem with NaN or infinity: DataError names the first such entry."""
     for key, values in arrays.items():
         if values.dtype.kind != "f" or np.isfinite(values).all():
             continue

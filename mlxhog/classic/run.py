@@ -33,20 +33,12 @@ from mlxhog.classic.config import ClassicConfig, check
 from mlxhog.classic.cyclades import ConflictFree
 from mlxhog.classic.problem import Int32, Int64, Problem, check_finite
 from mlxhog.classic.result import ClassicProgress, ClassicResult, Epoch
-from mlxhog.classic.worker import (
-    ORDER,
-    Loop,
-    Workers,
-    data_views,
-    param_views,
-    plan_layout,
-)
+from mlxhog.classic.worker import ORDER, Loop, Workers, data_views, param_views, plan_layout
 from mlxhog.config import schedules
 from mlxhog.errors import ConfigError
 from mlxhog.report.views import Observer
 
 Shapes = Mapping[str, tuple[int, ...]]
-MOST_EXAMPLES = 2**31 - 1  # the order of examples is int32
 
 DIVERGED = 10.0
 """A run has diverged if its objective exceeds this multiple of the initial one. With a step size
@@ -135,60 +127,55 @@ def plan_run(problem: Problem, config: ClassicConfig) -> RunPlan:
     write = defaults.writes[0] if config.write == "auto" else config.write
     write = write if scheme == "hogwild" else scheme
     check(config, scheme=scheme, write=write, schedule=config.schedule)
-    if scheme == "hogwild" and write not in defaults.writes:
-        raise ConfigError(
-            f"{problem.name} has no --write {write}; it has {' and '.join(defaults.writes)}"
-        )
-    batch = defaults.batch_size if config.batch_size is None else config.batch_size
-    if n > MOST_EXAMPLES:
-        raise ConfigError(f"{problem.name} has {n:,} examples; the limit is {MOST_EXAMPLES:,}")
-    if batch > n:
-        raise ConfigError(f"--batch-size {batch} is more than the {n:,} examples of {problem.name}")
-    if scheme == "cyclades" and batch != 1:
-        raise ConfigError(
+    batch = config.batch_size or defaults.batch_size
+    most = n // batch
+    workers = config.workers or (1 if scheme == "serial" else min(machine.here().cores, most))
+    for wrong, problem_with in (
+        (
+            scheme == "hogwild" and write not in defaults.writes,
+            f"{problem.name} has no --write {write}; it has {' and '.join(defaults.writes)}",
+        ),
+        (
+            batch > n,
+            f"--batch-size {batch} is more than the {n:,} examples of {problem.name}",
+        ),
+        (
+            scheme == "cyclades" and batch != 1,
             f"steps of {batch} examples, but cyclades assigns single examples by their conflicts; "
-            "add --batch-size 1"
-        )
-    workers, most = config.workers, n // batch
-    if scheme == "serial":
-        if workers not in (None, 1):
-            raise ConfigError(f"--scheme serial has one worker, not {workers}; omit --workers")
-        workers = 1
-    if workers is None:
-        workers = min(machine.here().cores, most)
-    if workers > most:
-        raise ConfigError(
+            "add --batch-size 1",
+        ),
+        (
+            scheme == "serial" and workers != 1,
+            f"--scheme serial has one worker, not {workers}; omit --workers",
+        ),
+        (
+            workers > most,
             f"--workers {workers}, but {problem.name} has {n:,} examples in mini-batches of "
-            f"{batch}; every worker needs one mini-batch, so give at most --workers {most}"
-        )
+            f"{batch}; every worker needs one mini-batch, so give at most --workers {most}",
+        ),
+    ):
+        if wrong:
+            raise ConfigError(problem_with)
     return RunPlan(
         scheme=scheme,
         kind="private" if scheme in ("serial", "cyclades") else write.replace("-", "_"),
         workers=workers,
         batch=batch,
-        epochs=defaults.epochs if config.epochs is None else config.epochs,
+        epochs=config.epochs or defaults.epochs,
         gamma=step_sizes(config, defaults.lr, defaults.beta),
         config=config,
     )
 
 
 def step_sizes(config: ClassicConfig, lr: float, beta: float) -> Callable[[int], float]:
-    """The step size of an epoch, counted from 1.
-
-    Args:
-        config: chooses the schedule.
-        lr: step size of the first epoch if `config.lr` is None.
-        beta: factor after every epoch if `config.beta` is None.
-    """
-    lr = lr if config.lr is None else config.lr
+    """The step size of an epoch, counted from 1; `lr` and `beta` are the problem's defaults."""
+    lr, n = config.lr or lr, config.backoff_epochs
     if config.schedule == "geometric":
-        factor = beta if config.beta is None else config.beta
+        factor = config.beta or beta
         return lambda epoch: lr * factor ** (epoch - 1)
-    if config.schedule == "inverse":
-        schedule: schedules.Schedule = schedules.Inverse(steps=config.backoff_epochs)
-    else:
-        factor = schedules.BETA if config.beta is None else config.beta
-        schedule = schedules.Backoff(steps=config.backoff_epochs, beta=factor)
+    schedule: schedules.Schedule = schedules.Inverse(steps=n)
+    if config.schedule == "backoff":
+        schedule = schedules.Backoff(steps=n, beta=config.beta or schedules.BETA)
     return lambda epoch: schedule.at(lr, 0.0, epoch - 1)
 
 
@@ -225,8 +212,7 @@ def epoch_order(n: int, seed: int, epoch: int, sampling: str) -> Int32:
 def split_range(count: int, parts: int) -> list[tuple[int, int]]:
     """(start, count) of contiguous parts; sizes differ by one at most, larger parts come first."""
     least, more = divmod(count, parts)
-    starts = [k * least + min(k, more) for k in range(parts)]
-    return [(start, least + (k < more)) for k, start in enumerate(starts)]
+    return [(k * least + min(k, more), least + (k < more)) for k in range(parts)]
 
 
 # -- one run ---------------------------------------------------------------------------------------
@@ -251,7 +237,14 @@ class _Run:
             np.copyto(self.params[name], values)
         self.initial = problem.measures(self.params)
         self.epochs: list[Epoch] = []
-        self.probe_every = self._probe_every()
+        self.probe_every: int | None = None  # None: no update can be lost
+        self.conflict_free: ConflictFree | None = None
+        if plan.workers > 1 and plan.scheme == "cyclades":
+            batch = plan.config.component_batch
+            self.conflict_free = ConflictFree(problem.supports(), plan.workers, batch, self._tell)
+        elif plan.workers > 1:
+            private = plan.config.hot if plan.kind == "hot_cold" else 0
+            self.probe_every = probe_interval(problem.supports(), private)
         self.lost_updates = self.probe_updates = 0
         options = {
             "hot": min(plan.config.hot, sum(values.size for values in self.params.values())),
@@ -260,11 +253,6 @@ class _Run:
         }
         loop = Loop(plan.kind, plan.batch, options)
         self.workers = Workers(arena, plan.workers, problem.kernel, shapes, loop, self._show)
-        self.conflict_free: ConflictFree | None = None
-        if plan.scheme == "cyclades" and plan.workers > 1:
-            self.conflict_free = ConflictFree(
-                problem.supports(), plan.workers, plan.config.component_batch, self._tell
-            )
 
     def execute(self) -> ClassicResult:
         """Run to the end, to divergence, or until the observer raises KeyboardInterrupt.
@@ -317,25 +305,13 @@ class _Run:
             self.observer(self.progress)
             most = DIVERGED * max(self.initial["objective"], 1e-30)
             if not math.isfinite(epoch.objective) or epoch.objective > most:
-                return self._divergence_advice(epoch)
+                lr, usual, end = plan.gamma(1), self.problem.defaults.lr, epoch.objective
+                change = f"rose to {end:.3g}" if math.isfinite(end) else f"is {end}"
+                return (
+                    f"diverged: the objective {change} in epoch {number} with --lr {lr:g}; "
+                    f"try --lr {usual if usual < lr else lr / 10:g}"
+                )
         return ""
-
-    def _divergence_advice(self, epoch: Epoch) -> str:
-        """State how the run diverged, and a step size to try."""
-        lr, usual, objective = self.plan.gamma(1), self.problem.defaults.lr, epoch.objective
-        change = f"rose to {objective:.3g}" if math.isfinite(objective) else f"is {objective}"
-        return (
-            f"diverged: the objective {change} in epoch {epoch.number} with --lr {lr:g}; "
-            f"try --lr {usual if usual < lr else lr / 10:g}"
-        )
-
-    def _probe_every(self) -> int | None:
-        """Examples of a worker between two additions to the probe; None: no update can be lost."""
-        plan = self.plan
-        if plan.workers == 1 or plan.scheme == "cyclades":
-            return None
-        private = plan.config.hot if plan.kind == "hot_cold" else 0
-        return probe_interval(self.problem.supports(), private)
 
     def _count_lost_updates(self, every: int) -> None:
         """Run the last round, which adds to the probe and does not change the parameters."""

@@ -97,22 +97,24 @@ def _touch_pages(arrays: Iterable[NDArray[Any]]) -> None:
 
 
 class Loop(NamedTuple):
-    """The native loop of all workers of a run."""
+    """The native loop of all workers of a run: a kind of `_native.ClassicScheme` with its options.
+
+    `batch` is the number of examples in a step.
+    """
 
     kind: str
-    """Of `_native.ClassicScheme`."""
     batch: int
-    """Examples in a step."""
     options: Mapping[str, Any]
-    """Of the native scheme."""
 
 
 class Totals(NamedTuple):
-    """Duration of a round, from the first worker's begin to the last one's end, and its work."""
+    """Seconds of a round, those inside the native loops of all workers, and the examples done.
+
+    A round lasts from the first worker's begin to the last one's end.
+    """
 
     seconds: float
     native_s: float
-    """Inside the native loops, summed over workers."""
     examples: int
 
 
@@ -207,20 +209,11 @@ class Workers:
         self._board.reset()
         cores: list[int] = sorted(getattr(os, "sched_getaffinity", lambda _: ())(0))
         for rank in range(self._count):
-            self._pool[rank + 1] = WorkerProcess(
-                main,
-                (
-                    self._arena.handle(),
-                    rank,
-                    self._count,
-                    cores[rank] if len(cores) >= self._count else None,
-                    *self._job,
-                ),
-                name=f"mlxhog-classic-{rank}",
-                threads=1,
-                pipe=True,
-                arena=self._arena,
-                slots=(rank + 1,),
+            core = cores[rank] if len(cores) >= self._count else None
+            job = (self._arena.handle(), rank, self._count, core, *self._job)
+            name, arena, slot = f"mlxhog-classic-{rank}", self._arena, rank + 1
+            self._pool[slot] = WorkerProcess(
+                main, job, name=name, threads=1, pipe=True, arena=arena, slots=(slot,)
             )
         self._answers(range(self._count))
         return (monotonic_ns() - began_ns) / 1e9
@@ -228,10 +221,7 @@ class Workers:
     def do(self, parts: Sequence[tuple[int, int]], gamma: float, *, probe: bool = False) -> Totals:
         """Have parts of the order, (start, count) of each rank, done in one round.
 
-        Args:
-            parts: the part of each rank.
-            gamma: step size.
-            probe: whether to add to the probe that counts lost updates (`run.py`).
+        With `probe` workers add to the probe that counts lost updates (`run.py`).
 
         Raises:
             WorkerFailed: a worker died, or no example was done for `STALL_S`.
@@ -280,11 +270,7 @@ class Workers:
         return answers
 
     def _answer(self, rank: int) -> tuple[int, int]:
-        """Receive the answer of a rank.
-
-        Raises:
-            WorkerFailed: it died.
-        """
+        """Receive the answer of a rank; WorkerFailed if it died."""
         answer: tuple[int, int] | str | None = None
         with contextlib.suppress(EOFError, OSError):
             answer = self._pool[rank + 1].pipe.recv()

@@ -154,12 +154,8 @@ class Anchor:
         """
         if not self.words["begun"]:
             self.of("anchor")[:] = self.arena.params[: self.n]
-            self.draw_id()
+            self.words["id"] = 1 + secrets.randbits(62)  # a machine that the cluster does not know
             self.words["begun"] = 1
-
-    def draw_id(self) -> None:
-        """Be a machine that the cluster does not know."""
-        self.words["id"] = 1 + secrets.randbits(62)
 
     def settle(self) -> None:
         """Begin as a new machine does if the last link died amid a change; for its successor.
@@ -346,5 +342,4 @@ class Anchor:
 
 
 def _host() -> int:
-    """A number of the host that this process runs on."""
     return int.from_bytes(hashlib.blake2b(platform.node().encode(), digest_size=6).digest())

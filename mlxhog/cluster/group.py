@@ -233,6 +233,9 @@ class Group(Protocol):
             Whether all members have the mean; else none of them may use it.
         """
 
+    def be_at(self, round: int) -> None:
+        """Count as a member that has committed this number of rounds, whatever it averaged."""
+
     def leave(self) -> None:
         """Leave the cluster; no other call follows."""
 

@@ -37,8 +37,6 @@ from mlxhog.strategies.diloco import nesterov
 _PART = 1 << 12  # a machine's tokens in two parts, which float32 has exactly
 _EXACT = 1 << 24  # whole numbers below are exact in float32
 _WORDS = 4  # of 16 bits, of the digest
-MOST_AHEAD = 1_000_000
-"""Rounds that the others may be ahead of a machine; 115 days at 10 s each."""
 MOST_STEP = 1e4
 """Limit of an outer step, for each parameter: a sane one moves by thousandths."""
 
@@ -47,7 +45,7 @@ class Outcome(Enum):
     """How a round ended on this machine."""
 
     COMMITTED = "committed"
-    REFUSED = "refused"  # a member was lost, so no member has the mean
+    REFUSED = "refused"  # no member has the mean: one was lost, or had another theta_s
     EARLY = "early"  # no other member, and a round without others is not due
 
 
@@ -69,8 +67,8 @@ def play(
         is_due: whether a round takes place without others, too.
 
     Raises:
-        ClusterError: members have another or an older theta_s, parameters are not finite, or a
-            member sent a state or a movement that no training has; this machine keeps its own.
+        ClusterError: members have an older theta_s, parameters are not finite, or a member sent a
+            state or a movement that no training has; this machine keeps its own.
         Exception: any error of the group.
     """
     own.settle()
@@ -78,15 +76,9 @@ def play(
     words["members"], words["rank"] = member.members, member.rank
     words["joined_ns"] = monotonic_ns()
     show(member)
-    if member.ids[member.rank] in member.ids[: member.rank]:
-        own.draw_id()
-        raise ClusterError(
-            "cluster: another member resumed the same checkpoint, so it has this machine's id; a "
-            "new link has another one"
-        )
     if (state := group.state()) is not None:
         state.check(own.n)
-        if not words["round"] <= state.round == member.round <= words["round"] + MOST_AHEAD:
+        if not words["round"] <= state.round == member.round:
             raise ClusterError(
                 f"cluster: the members begin round {member.round} with a state of round "
                 f"{state.round}, and this machine has {words['round']} rounds; it keeps its own, "
@@ -114,12 +106,10 @@ def play(
         if (digest != buffer[own.n : own.n + _WORDS]).any():
             words.add("unequal")
             own.keep()
-            if member.rank:  # it loads the state of the first
+            if member.rank:  # at its next join it loads the state of the first
                 words["round"] = 0
-            raise ClusterError(
-                f"cluster: the {member.members} members have unequal theta_s after round "
-                f"{member.round}; the round is dropped, and all load that of the first"
-            )
+            group.be_at(words["round"])
+            return Outcome.REFUSED
         with np.errstate(over="ignore", invalid="ignore"):  # refused below
             after = _after(own, member, buffer[: own.n], sent, cluster)
         if not np.abs(after.anchor - own.of("anchor")).max() <= MOST_STEP:

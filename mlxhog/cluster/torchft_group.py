@@ -186,7 +186,7 @@ class TorchftGroup:
             self._be_seen: Callable[[], None] = lambda: client.heartbeat(replica_id, connect)
             self._be_seen()  # from now on a round waits for this member
         self._threads = ThreadPoolExecutor(2)
-        self._manager.load_state_dict({"step": round, "batches_committed": 0})
+        self.be_at(round)
 
     def check(self, identity: Identity) -> None:
         """See `Group`."""
@@ -261,6 +261,10 @@ class TorchftGroup:
         tensor[:-exact].copy_(parts[0])
         tensor.div_(self._manager.num_participants())
         return commits
+
+    def be_at(self, round: int) -> None:
+        """See `Group`."""
+        self._manager.load_state_dict({"step": round, "batches_committed": 0})
 
     def leave(self) -> None:
         """See `Group`."""
@@ -373,7 +377,6 @@ class _Transport(HTTPTransport):  # type: ignore[misc]  # likewise
 
 
 def _serve_store(address: Address, descriptor: int) -> dist.TCPStore:
-    """Return a store that serves the listening socket of an address."""
     return dist.TCPStore(
         address.ip,
         address.port,
@@ -409,7 +412,6 @@ def _machine(id: int, text: str, now_s: float) -> Machine | None:
 
 @contextmanager
 def _foreign(what: str) -> Iterator[None]:
-    """Turn the errors of reading what another member sent into `ClusterError`."""
     try:
         yield
     except (*FAULTS, MemoryError) as error:
@@ -421,7 +423,6 @@ def _foreign(what: str) -> Iterator[None]:
 
 @contextmanager
 def _failures(what: str) -> Iterator[None]:
-    """Turn errors of torch and torchft into `ClusterError`."""
     try:
         yield
     except (RuntimeError, OSError) as error:

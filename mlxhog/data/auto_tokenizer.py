@@ -20,7 +20,7 @@ from typing import Final
 
 from mlxhog.base.quantities import format_bytes
 from mlxhog.data.sotu import SOTU_SHA256
-from mlxhog.data.tokenizers import SHIPPED, size_of
+from mlxhog.data.tokenizers import SHIPPED
 
 AUTO: Final = "auto"
 BYTES_PER_ID: Final = 1024
@@ -29,11 +29,6 @@ LEAST: Final = 1024
 MOST: Final = 32_768
 MOST_FOREIGN: Final = 0.01
 """Share of documents that are not UTF-8 above which the bytes themselves are learnt."""
-
-
-def largest(n_bytes: int) -> int:
-    """Return the largest vocabulary that this much training text can teach, a power of two."""
-    return _power_of_two(n_bytes // BYTES_PER_ID)
 
 
 def choose(
@@ -61,37 +56,18 @@ def choose(
             f"tokenizer bytes: {not_utf8} of {n_documents} documents are not UTF-8, and pieces of "
             "words would lose their bytes (--tokenizer bpe:N learns them nevertheless)"
         )
-    ids = min(largest(n_bytes), _power_of_two(IDS_PER_WIDTH * width), MOST)
+    of_text, of_model = _power_of_two(n_bytes // BYTES_PER_ID), _power_of_two(IDS_PER_WIDTH * width)
+    ids = min(of_text, of_model, MOST)
     if ids >= LEAST:
         return f"bpe:{ids}", (
             f"tokenizer bpe:{ids}, learnt from {format_bytes(n_bytes)} of training text for width "
             f"{width}; --tokenizer bytes learns none"
         )
-    if largest(n_bytes) < LEAST:
+    if of_text < LEAST:
         why = f"{format_bytes(n_bytes)} of training text are few for pieces of words"
     else:
         why = f"a model of width {width} is narrow for pieces of words"
     return "bytes", f"tokenizer bytes: {why} (--tokenizer bpe:N learns them nevertheless)"
-
-
-def too_large(spec: str, n_bytes: int) -> str | None:
-    """Return a warning of a vocabulary that is larger than the text can teach; None if it is not.
-
-    Args:
-        spec: `bpe:N`.
-        n_bytes: of training text.
-
-    Raises:
-        DataError: N is not a number.
-    """
-    ids, most = n_bytes // BYTES_PER_ID, largest(n_bytes)
-    if size_of(spec) <= ids:
-        return None
-    better = f"bpe:{most}" if most >= LEAST else "bytes"
-    return (
-        f"tokenizer {spec} is larger than {format_bytes(n_bytes)} of training text can teach, "
-        f"about {ids:,} ids, one for each KiB; the largest sensible one is {better}"
-    )
 
 
 def _power_of_two(number: int) -> int:

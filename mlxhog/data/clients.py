@@ -29,7 +29,7 @@ from mlxhog.base.durable import replace_file
 from mlxhog.data import heldout
 from mlxhog.data.batch import Batch
 from mlxhog.data.batches import Batches, Order
-from mlxhog.data.sotu import read_sotu
+from mlxhog.data.sotu import SOTU, read_sotu
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import ConfigError, DataError, message_of
 
@@ -46,21 +46,15 @@ class Division:
     Attributes:
         documents: document numbers of every client, ascending.
         tokens: number of tokens of every client.
-        distance: mean over clients of the total-variation distance between the classes of its
-            tokens and those of the whole text, 0 to 1.
     """
 
     documents: tuple[tuple[int, ...], ...]
     tokens: tuple[int, ...]
-    distance: float
 
     def __str__(self) -> str:
         """One line for the user."""
         counts = ", ".join(f"{n:,}" for n in self.tokens)
-        return (
-            f"text divided among {len(self.tokens)} clients: {counts} tokens; their classes are "
-            f"{self.distance:.2f} from those of the whole text (total variation)"
-        )
+        return f"text divided among {len(self.tokens)} clients: {counts} tokens"
 
 
 def classes(source: str, rule: str, n_documents: int) -> list[str]:
@@ -74,7 +68,7 @@ def classes(source: str, rule: str, n_documents: int) -> list[str]:
     Raises:
         DataError: `sotu` and its token file have different documents.
     """
-    if source != "sotu":
+    if source != SOTU:
         return [f"part {PARTS * k // n_documents + 1}" for k in range(n_documents)]
     labels = [one.party for one in read_sotu()]
     if rule == "every-12th":
@@ -109,22 +103,43 @@ def divide(
     """
     names = sorted(set(labels))
     members = [[k for k, label in enumerate(labels) if label == name] for name in names]
-    for attempt in range(DRAWS):
+    for attempt in range(1 if alpha in (0, np.inf) else DRAWS):  # these shares are not random
         documents: list[list[int]] = [[] for _ in range(clients)]
         for index, own in enumerate(members):
             shares = _shares(clients, alpha, [seed, index, attempt], index)
             for client, part in zip(documents, _cut(own, shares), strict=True):
                 client.extend(part)
-        least = min(sum(tokens[k] for k in own) for own in documents)
-        if least >= least_tokens:
-            return _division([sorted(own) for own in documents], labels, tokens)
-        if alpha in (0, np.inf):
-            break  # the shares are not random
+        totals = [sum(tokens[k] for k in own) for own in documents]
+        if min(totals) >= least_tokens:
+            return Division(tuple(tuple(sorted(own)) for own in documents), tuple(totals))
     raise DataError(
         f"{len(labels)} documents of {len(names)} classes leave one of {clients} clients with "
-        f"{least:,} tokens, fewer than the {least_tokens:,} of one batch; use fewer "
+        f"{min(totals):,} tokens, fewer than the {least_tokens:,} of one batch; use fewer "
         "--clients, or a larger --split-alpha"
     )
+
+
+def _shares(clients: int, alpha: float, seed: Sequence[int], index: int) -> NDArray[np.float64]:
+    """Each client's share of a class."""
+    if alpha == 0:
+        return np.asarray(np.eye(clients)[index % clients])
+    if alpha == np.inf:
+        return np.full(clients, 1.0 / clients)
+    rng = np.random.Generator(np.random.PCG64(list(seed)))
+    drawn = rng.dirichlet(np.full(clients, alpha))
+    # With a tiny alpha all shares of a draw may round to 0; then NumPy returns NaN.
+    sound = np.isfinite(drawn).all()
+    return np.asarray(drawn if sound else np.eye(clients)[rng.integers(clients)])
+
+
+def _cut(own: Sequence[int], shares: NDArray[np.float64]) -> list[Sequence[int]]:
+    """Cut a class's documents into one consecutive part per client, by largest remainder."""
+    exact = shares * len(own)
+    counts = np.floor(exact).astype(int)
+    for client in np.argsort(counts - exact, kind="stable")[: len(own) - counts.sum()]:
+        counts[client] += 1
+    ends = np.cumsum(counts).tolist()
+    return [own[end - count : end] for end, count in zip(ends, counts.tolist(), strict=True)]
 
 
 def divided(
@@ -154,83 +169,39 @@ def divided(
 
     Raises:
         ConfigError: a worker would be without a client.
-        DataError: the text has too few tokens for this number of clients.
+        DataError: the text has too few tokens for this number of clients; or the stored division
+            is of another text or number of clients.
     """
     if clients < workers:
         raise ConfigError(
             f"clients is {clients}, so {workers - clients} of {workers} workers would have no "
             f"text; use at least {workers} clients, or fewer workers"
         )
-    starts = train.starts.astype(np.int64)
-    tokens, n = (starts[1:] - starts[:-1]).tolist(), len(starts) - 1
-    labels = classes(source, rule, n)
-    if stored is not None and (stored / FILE).exists():
-        return _division(_read(stored / FILE, n, clients), labels, tokens)
-    return divide(
-        labels, tokens, clients=clients, alpha=alpha, seed=seed, least_tokens=least_tokens
-    )
-
-
-def write(division: Division, directory: Path) -> None:
-    """Store the lists in a run's folder: another version of NumPy may draw other shares."""
-    replace_file(directory / FILE, json.dumps({"documents": division.documents}).encode())
-
-
-def _read(path: Path, n_documents: int, clients: int) -> tuple[tuple[int, ...], ...]:
-    """The documents of each client, as stored in a run's folder.
-
-    Raises:
-        DataError: they belong to another text or another number of clients.
-    """
+    tokens = np.diff(train.starts.astype(np.int64)).tolist()
+    path = None if stored is None else stored / FILE
+    if path is None or not path.exists():
+        labels = classes(source, rule, len(tokens))
+        return divide(
+            labels, tokens, clients=clients, alpha=alpha, seed=seed, least_tokens=least_tokens
+        )
     try:
         lists = plain_json.read(path, strict=False, most=reading.MOST_BYTES)
         documents = tuple(tuple(map(int, own)) for own in lists["documents"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"{path} cannot be read ({message_of(error)}); begin a new run") from error
-    if sorted(k for own in documents for k in own) != list(range(n_documents)):
-        raise DataError(f"{path} belongs to another text than this one of {n_documents} documents")
+    if sorted(k for own in documents for k in own) != list(range(len(tokens))):
+        raise DataError(f"{path} belongs to another text than this one of {len(tokens)} documents")
     if len(documents) != clients:
         raise DataError(
             f"{path} divides the text among {len(documents)} clients, but clients is {clients}; "
             f"resume with --clients {len(documents)}"
         )
-    return documents
+    return Division(documents, tuple(sum(tokens[k] for k in own) for own in documents))
 
 
-def _shares(clients: int, alpha: float, seed: Sequence[int], index: int) -> NDArray[np.float64]:
-    """Each client's share of a class."""
-    if alpha == 0:
-        return np.asarray(np.eye(clients)[index % clients])
-    if alpha == np.inf:
-        return np.full(clients, 1.0 / clients)
-    rng = np.random.Generator(np.random.PCG64(list(seed)))
-    drawn = rng.dirichlet(np.full(clients, alpha))
-    # With a tiny alpha all shares of a draw may round to 0; then NumPy returns NaN.
-    sound = np.isfinite(drawn).all()
-    return np.asarray(drawn if sound else np.eye(clients)[rng.integers(clients)])
-
-
-def _cut(own: Sequence[int], shares: NDArray[np.float64]) -> list[Sequence[int]]:
-    """Cut a class's documents into one consecutive part per client, by largest remainder."""
-    exact = shares * len(own)
-    counts = np.floor(exact).astype(int)
-    for client in np.argsort(counts - exact, kind="stable")[: len(own) - counts.sum()]:
-        counts[client] += 1
-    ends = np.cumsum(counts).tolist()
-    return [own[end - count : end] for end, count in zip(ends, counts.tolist(), strict=True)]
-
-
-def _division(
-    documents: Sequence[Sequence[int]], labels: Sequence[str], tokens: Sequence[int]
-) -> Division:
-    names, classes = np.unique(labels, return_inverse=True)
-    counts = np.zeros((len(documents), len(names)), np.int64)
-    for own, of_client in zip(documents, counts, strict=True):
-        np.add.at(of_client, classes[list(own)], np.array(tokens)[list(own)])
-    totals = counts.sum(1)
-    shares, whole = counts / np.maximum(1, totals)[:, None], counts.sum(0) / counts.sum()
-    distance = float(np.abs(shares - whole).sum(1).mean() / 2)
-    return Division(tuple(map(tuple, documents)), tuple(totals.tolist()), distance)
+def write(division: Division, directory: Path) -> None:
+    """Store the lists in a run's folder: another version of NumPy may draw other shares."""
+    replace_file(directory / FILE, json.dumps({"documents": division.documents}).encode())
 
 
 class ClientBatches(Batches):

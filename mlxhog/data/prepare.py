@@ -114,7 +114,6 @@ def prepare(
     tokenizer: str = "bytes",
     *,
     cache_dir: Path | None = None,
-    out_dir: Path | None = None,
     val: str = "every-12th",
     text_key: str | None = None,
     loss_on: str = "assistant",
@@ -129,7 +128,6 @@ def prepare(
         source: a corpus; see `corpora.find`.
         tokenizer: see `tokenizers.build`; or "auto", see `auto_tokenizer`.
         cache_dir: folder of the prepared corpora; None is `user_cache_directory()`.
-        out_dir: write to this directory instead; it must be new or have the same result.
         val: the held-out rule; see `split`.
         text_key: for `.jsonl`, the key of the text.
         loss_on: "all" also learns prompts and the messages of users.
@@ -140,8 +138,7 @@ def prepare(
 
     Raises:
         DataError: the corpus or the tokenizer is missing, empty, malformed or too short for
-            held-out text; the corpus changed meanwhile; `out_dir` has other files; or a file is bad
-            and `strict`.
+            held-out text; the corpus changed meanwhile; or a file is bad and `strict`.
         EnvironmentLacks: the disk is full, or a package is missing.
 
     Concurrency: safe to call from several processes at once; one writes, the others wait.
@@ -165,19 +162,26 @@ def prepare(
             "val=every-12th with 6 documents or more, or name the held-out ones: a folder with "
             "train.jsonl and valid.jsonl"
         )
-    spec, notes = _tokenizer_of(tokenizer, scan, rule, width)
+    spec, notes = tokenizer, list[str]()
+    if spec == auto_tokenizer.AUTO:
+        spec, note = auto_tokenizer.choose(
+            n_bytes=scan.sizes.n_bytes - scan.given_bytes,
+            n_documents=scan.sizes.n_documents,
+            not_utf8=scan.not_utf8,
+            width=width,
+            sha256=scan.sha256,
+            rule=rule,
+        )
+        notes += [note] if note else []
     unread = {str(one.path) for one in corpus.skipped if one.kind != corpora.EMPTY}
     notes += machine.notes(scan.sizes.n_bytes, unread)
     parts = [_VERSION, scan.sha256, tokenizers.identity(spec), rule, str(scan.n_given)]
     identity = "|".join(parts)
     key = hashlib.sha256(identity.encode()).hexdigest()
-    target = (out_dir or cache / key[:32]).absolute()
+    target = (cache / key[:32]).absolute()
     with _locked(cache, target):
-        prepared = None
-        if is_stored := _record_of(target).get("key") == key:
-            prepared = _existing(target, corpus, spec, scan, rule)
-        elif out_dir and target.exists() and any(target.iterdir()):
-            raise DataError(f"{out_dir} has other files; choose a new directory, or delete it")
+        is_stored = _record_of(target).get("key") == key
+        prepared = _existing(target, corpus, spec, scan, rule) if is_stored else None
         if prepared is None:
             if is_stored:
                 notes.append(f"the stored tokens of {corpus.source} were damaged and are made anew")
@@ -187,24 +191,6 @@ def prepare(
         raise DataError(f"{target} cannot be read back as it was written; check the disk")
     # None is stored: the same text may come from another folder, with other files, next time.
     return replace(prepared, notes=(*corpus.notes(), *_notes(scan, prepared), *notes))
-
-
-def _tokenizer_of(spec: str, scan: _Scan, rule: str, width: int) -> tuple[str, list[str]]:
-    """The tokenizer that a call names or leaves open, and notes for the user."""
-    n_bytes = scan.sizes.n_bytes - scan.given_bytes
-    note = None
-    if spec == auto_tokenizer.AUTO:
-        spec, note = auto_tokenizer.choose(
-            n_bytes=n_bytes,
-            n_documents=scan.sizes.n_documents,
-            not_utf8=scan.not_utf8,
-            width=width,
-            sha256=scan.sha256,
-            rule=rule,
-        )
-    elif spec.startswith("bpe:"):
-        note = auto_tokenizer.too_large(spec, n_bytes)
-    return spec, [] if note is None else [note]
 
 
 def _hash(digest: Any, document: bytes, *, is_first: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib.resources
 import json
@@ -14,7 +13,6 @@ from numpy.typing import NDArray
 
 from mlxhog.base import reading
 from mlxhog.base.paths import expanded
-from mlxhog.base.quantities import parse_count
 from mlxhog.data.bpe import (
     BOS_TOKEN,
     BYTE_TO_CHAR,
@@ -81,9 +79,10 @@ def load(path: Path, bos_token_id: int | None = None) -> Tokenizer:
     named = not path.is_dir()
     file = path if named else path / "tokenizer.json"
     if not file.is_file():
-        near = difflib.get_close_matches(str(path), ["bytes", _nearest_bpe(str(path))], n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "say bytes, bpe:N, or a tokenizer.json"
-        raise DataError(f"no tokenizer {str(path)!r}, and no such file; {hint}")
+        raise DataError(
+            f"no tokenizer {str(path)!r}, and no such file; say bytes, bpe:N (such as bpe:4096), "
+            f"{SHIPPED}, or a tokenizer.json"
+        )
     byte_tokenizer = ByteTokenizer()
     try:
         description = reading.read_small(file, named=named, refusal=DataError)
@@ -94,15 +93,6 @@ def load(path: Path, bos_token_id: int | None = None) -> Tokenizer:
     return load_bpe(file, description, bos_token_id)
 
 
-def _nearest_bpe(word: str) -> str:
-    """The spec of a BPE tokenizer with the number of ids in a word; empty without a number."""
-    try:
-        size = parse_count(word.lower().removeprefix("bpe").lstrip(":=-_ "))
-    except ValueError:
-        size = 4096
-    return f"bpe:{size}"
-
-
 def size_of(spec: str) -> int:
     """Return N of `bpe:N`.
 
@@ -111,8 +101,7 @@ def size_of(spec: str) -> int:
     """
     size = spec.removeprefix("bpe:")
     if not size.isascii() or not size.isdigit():
-        near = _nearest_bpe(spec)
-        raise DataError(f"tokenizer {spec!r}: expected bpe: and a number, such as {near}")
+        raise DataError(f"tokenizer {spec!r}: expected bpe: and a number, such as bpe:4096")
     return int(size[:12])  # 12 digits are already too many, so the rest does not matter
 
 

@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 from mlxhog import backends
@@ -107,7 +106,8 @@ def open_source(
             raise RunError(
                 f"run {run.name} ended before it had weights; its terminal shows the reason"
             )
-        return _open_run(run, backend, weights, mode)
+        source, config, tokenizer, path = _RunReader(run, weights, mode).open()
+        return source, _model(source, backend, config, tokenizer, path)
 
 
 def _run(spec: str, root: Path) -> Run | None:
@@ -122,27 +122,96 @@ class _ReadCheckpoint(Exception):
     """The reason to read the newest checkpoint of a run that trains."""
 
 
-def _open_run(run: Run, backend: str, weights: str, mode: str) -> tuple[WeightSource, Model]:
-    """Open a run's newest weights, with a source that has successors."""
-    note = ""
-    source: WeightSource
-    if mode != CHECKPOINT:
-        checked_mode(mode)
-        if run.is_locked():
-            try:
-                config, tokenizer, source = _of_run(run, weights, mode)
-                source.successor = partial(_successor, run, config, weights, mode)
-                return source, _model(source, backend, config, tokenizer, run.directory)
-            except _ReadCheckpoint as reason:
-                note = str(reason)
-    try:
-        opened = formats.open(checkpoint.latest(run))
-    except CheckpointError as error:
-        raise CheckpointError(f"{note}; {error}" if note else str(error)) from error
-    note = f"{note}, so its newest checkpoint is read" if note else ""
-    source = _of_checkpoint(opened, weights, mode, note)
-    source.successor = partial(_successor, run, opened.config, weights, mode)
-    return source, _model(source, backend, opened.config, opened.text_tokenizer(), opened.path)
+class _RunReader:
+    """Opens the newest weights of a run: those it trains with, else of its newest checkpoint.
+
+    A source that has ended asks it for the next one: the resumed run, or a newer checkpoint.
+    """
+
+    def __init__(self, run: Run, weights: str, mode: str) -> None:
+        self._run, self._weights, self._mode = run, weights, mode
+        self._model: ModelConfig | None = None
+
+    def open(self) -> tuple[WeightSource, ModelConfig, Tokenizer, Path]:
+        """Return the source, and the model of the run with its tokenizer and path."""
+        run, note = self._run, ""
+        if self._mode != CHECKPOINT:
+            checked_mode(self._mode)
+            if run.is_locked():
+                try:
+                    config, tokenizer, live = self._attached(CONNECT_S)
+                    self._model = config
+                    return live, config, tokenizer, run.directory
+                except _ReadCheckpoint as reason:
+                    note = str(reason)
+        try:
+            opened = formats.open(checkpoint.latest(run))
+        except CheckpointError as error:
+            raise CheckpointError(f"{note}; {error}" if note else str(error)) from error
+        self._model = opened.config
+        note = f"{note}, so its newest checkpoint is read" if note else ""
+        source = _of_checkpoint(opened, self._weights, self._mode, note)
+        source.successor = self.after
+        return source, opened.config, opened.text_tokenizer(), opened.path
+
+    def after(self, version: int) -> WeightSource | None:
+        """Return a source on the resumed run, or on a checkpoint after a version, or None."""
+        if self._mode != CHECKPOINT and self._run.is_locked():
+            with suppress(_ReadCheckpoint, MlxhogError):  # silent, starting, or another version
+                *_, live = self._attached(SOON_S)
+                if not live.ended():
+                    return live
+                live.close()
+        with suppress(MlxhogError):  # its files are being written, or have another version
+            path = checkpoint.latest(self._run)
+            if manifest.read(path)["step"] > version:
+                source = _of_checkpoint(formats.open(path), self._weights, self._mode)
+                source.successor = self.after
+                return source
+        return None
+
+    def _attached(self, patience_s: float) -> tuple[ModelConfig, Tokenizer, RunWeights]:
+        """Attach to the run while it trains.
+
+        Args:
+            patience_s: longest wait for an answer of its process.
+
+        Raises:
+            _ReadCheckpoint: the run does not answer, is starting or has just ended, or has no
+                copies.
+            ArenaError: the run cannot be read at all.
+        """
+        run = self._run
+        silent = f"the process that trains run {run.name} does not answer (is it stopped?)"
+        try:
+            arena = Arena.connect(socket_path(run.directory), patience_s)
+        except NoAnswer as error:
+            raise _ReadCheckpoint(silent) from error
+        except ArenaError as error:
+            if not run.is_locked():
+                raise _ReadCheckpoint(f"run {run.name} has just ended") from error
+            if not socket_path(run.directory).is_socket():
+                reason = f"run {run.name} is starting and cannot be read yet"
+                raise _ReadCheckpoint(reason) from error
+            raise
+        try:
+            config, tokenizer = checkpoint.read_model(run.architecture)
+            source = RunWeights(
+                arena,
+                self._model or config,  # the backend is of the first one
+                name=run.name,
+                mode=self._mode,
+                weights=self._weights,
+                patience_s=2 * patience_s,
+            )
+        except BaseException as error:
+            arena.close()
+            if isinstance(error, NoAnswer | NoCopies):
+                reason = silent if isinstance(error, NoAnswer) else str(error)
+                raise _ReadCheckpoint(reason) from error
+            raise
+        source.successor = self.after
+        return config, tokenizer, source
 
 
 def _model(
@@ -159,61 +228,6 @@ def _model(
         raise
 
 
-def _of_run(
-    run: Run,
-    weights: str,
-    mode: str,
-    *,
-    patience_s: float = CONNECT_S,
-    model: ModelConfig | None = None,
-) -> tuple[ModelConfig, Tokenizer, RunWeights]:
-    """Attach to a run that trains.
-
-    Args:
-        run: the run.
-        weights: dtype of the backend's weights.
-        mode: one of `READ_MODES`.
-        patience_s: longest wait for an answer of its process.
-        model: the expected model of the run; by default the one in its folder.
-
-    Raises:
-        _ReadCheckpoint: the run does not answer, is starting or has just ended, or has no copies.
-        ArenaError: the run cannot be read at all.
-    """
-    try:
-        arena = Arena.connect(socket_path(run.directory), patience_s)
-    except NoAnswer as error:
-        raise _ReadCheckpoint(_silent(run)) from error
-    except ArenaError as error:
-        if not run.is_locked():
-            raise _ReadCheckpoint(f"run {run.name} has just ended") from error
-        if not socket_path(run.directory).is_socket():
-            raise _ReadCheckpoint(f"run {run.name} is starting and cannot be read yet") from error
-        raise
-    try:
-        config, tokenizer = checkpoint.read_model(run.architecture)
-        source = RunWeights(
-            arena,
-            model or config,
-            name=run.name,
-            mode=mode,
-            weights=weights,
-            patience_s=2 * patience_s,
-        )
-        return config, tokenizer, source
-    except BaseException as error:
-        arena.close()
-        if isinstance(error, NoAnswer):
-            raise _ReadCheckpoint(_silent(run)) from error
-        if isinstance(error, NoCopies):
-            raise _ReadCheckpoint(str(error)) from error
-        raise
-
-
-def _silent(run: Run) -> str:
-    return f"the process that trains run {run.name} does not answer (is it stopped?)"
-
-
 def _of_checkpoint(opened: Opened, weights: str, mode: str, note: str = "") -> CheckpointWeights:
     saved = opened.path / manifest.NAME
     return CheckpointWeights(
@@ -225,24 +239,3 @@ def _of_checkpoint(opened: Opened, weights: str, mode: str, note: str = "") -> C
         weights=weights,
         note=note,
     )
-
-
-def _successor(
-    run: Run, model: ModelConfig, weights: str, mode: str, version: int
-) -> WeightSource | None:
-    """Return a source on the resumed run, or on a checkpoint after a version, or None."""
-    source: WeightSource | None = None
-    if mode != CHECKPOINT and run.is_locked():
-        with suppress(_ReadCheckpoint, MlxhogError):  # silent, starting, or of another version
-            _, _, source = _of_run(run, weights, mode, patience_s=SOON_S, model=model)
-            if source.ended():
-                source.close()
-                source = None
-    if source is None:
-        with suppress(MlxhogError):  # its files are being written, or have another version
-            path = checkpoint.latest(run)
-            if manifest.read(path)["step"] > version:
-                source = _of_checkpoint(formats.open(path), weights, mode)
-    if source is not None:
-        source.successor = partial(_successor, run, model, weights, mode)
-    return source

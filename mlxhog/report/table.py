@@ -174,12 +174,3 @@ def cut(text: str, width: int) -> str:
     '20261121-224342-a...'
     """
     return text if len(text) <= width else f"{text[: width - 3]}..."
-
-
-def cut_path(text: str, width: int) -> str:
-    """Return a path, cut at its begin to at most `width` characters.
-
-    >>> cut_path("/home/someone/notes/letter.txt", 20)
-    '.../notes/letter.txt'
-    """
-    return text if len(text) <= width else f"...{text[len(text) - width + 3 :]}"

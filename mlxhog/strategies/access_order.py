@@ -59,7 +59,6 @@ class Book:
     """
 
     def __init__(self, arena: Arena, slot: int) -> None:
-        """Open the book of a slot."""
         self.content: NDArray[np.uint8] = arena.segment(f"turns.{slot}")
         self.words = _TABLE.open(self.content[_WORDS_AT : _native.TURNS_HEAD])
 

@@ -42,7 +42,6 @@ class AveragedRows:
     """The segments of one arena."""
 
     def __init__(self, arena: Arena, workers: int) -> None:
-        """Map them for this number of workers; the arena has tables."""
         self.names = list(arena.layout.tables)
         n, dim = len(self.names), arena.layout.tables[self.names[0]].shape[1]
         parts = [f"{rank + 1}" for rank in range(workers)]

@@ -76,7 +76,6 @@ class DisjointWorker(HogwildWorker):
     """Hogwild whose worker writes only the blocks it holds."""
 
     def __init__(self, context: Context) -> None:
-        """Prepare one worker."""
         super().__init__(context)
         self._target = context.target(state_slot=1)  # the state of all: each part has one holder
         members, slots = block_groups(context.model, context.workers), context.arena.layout.slots
@@ -101,7 +100,6 @@ class DisjointWorker(HogwildWorker):
         return {name: grad for name, grad in grads.items() if name in own_params}
 
     def _step(self, grads: Grads, norm: float, staleness: int) -> None:
-        """One optimizer step, of each parameter by its own count."""
         by_count: dict[int, Grads] = {}
         for name, grad in grads.items():
             step = self._words["steps", self._places[name]] + 1

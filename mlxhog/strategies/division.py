@@ -52,7 +52,6 @@ class SharesBySpeed:
     """The number of sequences of each rank in a round, by its measured time for one (`sync.py`)."""
 
     def __init__(self, words: Words, workers: int, each: int) -> None:
-        """Use the words of `workers` workers, whose tickets have `each` sequences."""
         self._words, self._workers, self._each = words, workers, each
 
     def counts(self) -> list[int]:

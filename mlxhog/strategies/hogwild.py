@@ -17,7 +17,7 @@ ledger gives out both again, or counts the one whose step was being added as tor
 from __future__ import annotations
 
 from collections import deque
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -51,7 +51,6 @@ class HogwildWorker:
         self._end = end + more_tickets if end else NO_END
 
     def _follow(self, workers: int) -> None:
-        """Read and write as one of `workers` workers."""
         context = self.context
         self._workers = workers
         if workers == 1:  # steps recorded now would be old when others join
@@ -132,11 +131,9 @@ class HogwildWorker:
         return grads
 
     def _step(self, grads: Grads, norm: float, staleness: int) -> None:
-        """Write the optimizer's step for a gradient of this norm and staleness."""
         self._add(grads, norm, staleness, self._state.opt_step + 1)
 
     def _add(self, grads: Grads, norm: float, staleness: int, step: int) -> None:
-        """Write a step, the `step`-th of these parameters' private state."""
         context = self.context
         context.optimizer.step(
             self._target,
@@ -159,7 +156,6 @@ class OverlappedWorker(HogwildWorker):
     """
 
     def __init__(self, context: Context) -> None:
-        """Prepare one worker."""
         super().__init__(context)
         self._reads = deque[int]()  # versions of reads whose steps are not added, the oldest first
 
@@ -185,7 +181,7 @@ class Hogwild(Strategy):
     the worker that takes its ticket.
     """
 
-    Worker = HogwildWorker
+    Worker: ClassVar[type[Any]] = HogwildWorker
     carries_tables: ClassVar[bool] = True
 
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:

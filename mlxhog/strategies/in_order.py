@@ -166,7 +166,6 @@ class InOrderWorker(NumberedWorker):
     """One worker's turns, or those of all simulated workers."""
 
     def __init__(self, context: Context) -> None:
-        """Prepare it."""
         super().__init__(context)
         strategy, arena = self.strategy, context.arena
         record = look_ahead.record(arena, strategy.config, strategy.in_flight)

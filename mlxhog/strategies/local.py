@@ -324,7 +324,6 @@ class LocalWorker(NumberedWorker):
     """One worker's steps on its replica, and its part in meetings."""
 
     def __init__(self, context: Context) -> None:
-        """Prepare one worker."""
         super().__init__(context)
         arena, rank, strategy = context.arena, context.rank, self.strategy
         replica = strategy.replica_of(rank)
@@ -400,7 +399,6 @@ class LocalWorker(NumberedWorker):
         context.backend.refresh()
 
     def _replica_version(self) -> int:
-        """Updates that the worker's replica has had."""
         return sum(self._words["updates", rank] for rank in self._mates)
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:

@@ -50,7 +50,6 @@ class LockedWorker(HogwildWorker):
     """Hogwild under one lock."""
 
     def __init__(self, context: Context) -> None:
-        """Prepare one worker."""
         super().__init__(context)
         self._lock = step_lock(context)
 
@@ -99,7 +98,6 @@ class AigWorker(HogwildWorker):
     """Hogwild that adds under the locks of all that it touches, taken together."""
 
     def __init__(self, context: Context) -> None:
-        """Prepare one worker."""
         super().__init__(context)
         self._locks = context.arena.locks(context.slot)
 

@@ -65,7 +65,6 @@ class AsTheyAre:
     """One worker's reads of the parameters, here as they are."""
 
     def __init__(self, params: Float32) -> None:
-        """Read from the shared parameters, (n,) float32."""
         self._params = params
 
     def read(self, dst: Float32, threads: int = 1) -> None:
@@ -83,7 +82,6 @@ class _Ahead(AsTheyAre):
     """Expects one step of each other worker, and later the running mean of their numbers."""
 
     def __init__(self, params: Float32, workers: int) -> None:
-        """Read from the shared parameters, (n,) float32, as one of `workers` workers."""
         super().__init__(params)
         self._usual = self.others = workers - 1.0
 
@@ -136,7 +134,6 @@ class LastSteps(_Ahead):
     """Extrapolates a snapshot by the last steps of all workers."""
 
     def __init__(self, params: Float32, record: StepTrace, workers: int) -> None:
-        """Expect one step of each other worker, until gradients have landed."""
         super().__init__(params, workers)
         self._record = record
 

@@ -47,7 +47,6 @@ class OrderedWorker(HogwildWorker):
     """A worker whose accesses to shared parameters are numbered."""
 
     def __init__(self, context: Context) -> None:
-        """Prepare; nothing shared is read before the first step."""
         arena = context.arena
         self.book = access_order.Book(arena, context.slot)
         self._order = _native.Turns(access_order.access_counts(arena), self.book.content)
@@ -67,7 +66,6 @@ class OrderedWorker(HogwildWorker):
         return numbers.version_read * 65_537 + self.context.slot
 
     def _read_in_order(self, numbers: Numbers) -> None:
-        """Read the parameters of the next gradient, as one of `numbers.workers` workers."""
         context, seed = self.context, self._seed(numbers)
         if numbers.workers != self._workers:
             self._follow_in_order(numbers.workers, seed)
@@ -84,7 +82,6 @@ class OrderedWorker(HogwildWorker):
             _native.read_in_turn(*access, seed=seed)
 
     def _follow_in_order(self, workers: int, seed: int) -> None:
-        """Read and write as one of `workers` workers."""
         context, arena, config = self.context, self.context.arena, self.context.config
         self._workers, self._previous = workers, None
         record = look_ahead.record(arena, config, workers)
@@ -101,7 +98,6 @@ class OrderedWorker(HogwildWorker):
             _native.read_in_turn(*access, seed=seed)
 
     def _write_in_order(self, grads: Grads, numbers: Numbers) -> None:
-        """Write the optimizer's step."""
         self.context.optimizer.step(
             self._target,
             grads,
@@ -121,7 +117,6 @@ class RecordedWorker(OrderedWorker):
     """Records its steps, in its book first and then in its log."""
 
     def __init__(self, context: Context) -> None:
-        """Prepare one worker; its log has the record of its beginning."""
         super().__init__(context)
         assert context.run_dir is not None
         self._log = event_log.worker_path(context.run_dir, context.slot)
@@ -176,7 +171,6 @@ class RecordedWorker(OrderedWorker):
         return outcome
 
     def _add(self, grads: Grads, norm: float, staleness: int, step: int) -> None:
-        """Record the numbers of a step, and write it."""
         context = self.context
         numbers = self.book.numbers._replace(
             opt_step=step,

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import cached_property
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple, cast
 
 from mlxhog.arena import Arena
 from mlxhog.arena.layout import PARAMETER_COPY
@@ -92,10 +92,10 @@ class NumberedWorker:
     """One worker's steps on numbered tickets."""
 
     def __init__(self, context: Context) -> None:
-        """Prepare one worker."""
         self.context = context
-        self.strategy: Any = context.strategy
-        self._words: Words = self.strategy.words(context.arena)
+        strategy = cast(Numbered, context.strategy)
+        self.strategy: Any = strategy
+        self._words = strategy.words(context.arena)
         self._leased = False
 
     def counts_step(self) -> bool:

@@ -6,9 +6,9 @@ After a round of K_i steps at the step size eta, from x to y_i (Option II),
 
     c_i <- c_i - c + (x - y_i) / (K_i eta)         x <- mean of y_i         c <- mean of c_i
 
-With plain SGD at a constant step size the first line is the mean of the round's gradients, but not
-with any other optimizer, schedule or clipping; then that mean itself is taken, of the gradients
-that the backend returned. A worker without a step in a round keeps its c_i. All workers take part
+With plain SGD at a constant step size the first line is the mean of the round's gradients. With any
+other optimizer, schedule or clipping it is not, so that mean itself is taken, of the gradients that
+the backend returned. A worker without a step in a round keeps its c_i. All workers take part
 in every round, so c stays the mean of all c_i, which are 0 at first: the first round is local SGD.
 Clipping is by the norm of g - c_i + c.
 
@@ -16,10 +16,10 @@ Clipping is by the norm of g - c_i + c.
     anchor                            float32  x (`local.py`)
     control                           float32  c; each worker writes its share
     control.1 .. control.P            float32  c_i
-    control.next.1 .. control.next.P  float32  the sum of the round's gradients, or the next c_i
+    control.next.1 .. control.next.P  float32  the sum of the round's gradients
 
-A meeting has four stages: each worker makes its next c_i, where that is by Option II; the share of
-the average and of c; c_i and the anchor; the worker's copy.
+A meeting has three stages: the share of the average and of c; c_i and the anchor; the worker's copy
+and an empty sum.
 """
 
 from __future__ import annotations
@@ -30,14 +30,9 @@ import numpy as np
 
 from mlxhog.arena import Arena
 from mlxhog.backends.backend import Float32, Grads
-from mlxhog.config import optimizers, schedules
-from mlxhog.config.config import TrainConfig
-from mlxhog.config.optimizers import SGD
-from mlxhog.config.schedules import Constant
 from mlxhog.optim.rule import parameter
 from mlxhog.strategies.context import Context
 from mlxhog.strategies.local import (
-    ANCHOR,
     Anchored,
     LocalWorker,
     Stage,
@@ -51,27 +46,8 @@ from mlxhog.strategies.rounds import StepRecord
 CONTROL = "control"
 
 
-def is_plain(config: TrainConfig) -> bool:
-    """Whether a round's steps are its directions times one number, so that Option II holds."""
-    constant = schedules.of(config) == Constant(warmup=0.0)
-    return optimizers.of(config) == SGD(weight_decay=0.0) and config.clip == 0 and constant
-
-
-def note_movement(strategy: Scaffold, arena: Arena, rank: int) -> None:
-    """First stage: a worker's next control variate from its movement, where Option II holds."""
-    steps = strategy.updates_in_round(arena, rank)
-    if steps == 0 or not is_plain(strategy.config):
-        return
-    assert strategy.config.lr is not None, "a run has a step size"
-    span = slice(arena.layout.probe.offset)
-    copy = arena.segment(strategy.replica_segments()[rank])[span]
-    own, mean = arena.segment(_own(rank))[span], arena.segment(CONTROL)[span]
-    moved = (arena.segment(ANCHOR)[span] - copy) / np.float32(steps * strategy.config.lr)
-    np.copyto(arena.segment(_next(rank))[span], own - mean + moved)
-
-
 def average_controls(strategy: Scaffold, arena: Arena, rank: int) -> None:
-    """Second stage: a worker's share of the average, and of the mean control variate."""
+    """First stage: a worker's share of the average, and of the mean control variate."""
     average_share(strategy, arena, rank)
     span, workers = strategy.share(arena, rank), strategy.workers
     total = next_control(strategy, arena, 0, span).copy()
@@ -81,10 +57,16 @@ def average_controls(strategy: Scaffold, arena: Arena, rank: int) -> None:
 
 
 def take_control(strategy: Scaffold, arena: Arena, rank: int) -> None:
-    """Third stage: a worker's control variate, and its share of the anchor."""
+    """Second stage: a worker's control variate, and its share of the anchor."""
     span = slice(arena.layout.probe.offset)
     np.copyto(arena.segment(_own(rank))[span], next_control(strategy, arena, rank, span))
     keep_anchor(strategy, arena, rank)
+
+
+def begin_round(strategy: Scaffold, arena: Arena, rank: int) -> None:
+    """Last stage: a worker's copy, and no gradient in its sum."""
+    arena.segment(_next(rank)).fill(0.0)
+    take_average(strategy, arena, rank)
 
 
 def next_control(strategy: Scaffold, arena: Arena, rank: int, span: slice) -> Float32:
@@ -92,8 +74,8 @@ def next_control(strategy: Scaffold, arena: Arena, rank: int, span: slice) -> Fl
     steps = strategy.updates_in_round(arena, rank)
     if steps == 0:
         return arena.segment(_own(rank))[span]
-    control = arena.segment(_next(rank))[span]
-    return control if is_plain(strategy.config) else control * np.float32(1.0 / steps)
+    total: Float32 = arena.segment(_next(rank))[span] * np.float32(1.0 / steps)
+    return total
 
 
 def _own(rank: int) -> str:
@@ -107,12 +89,7 @@ def _next(rank: int) -> str:
 class Scaffold(Anchored):
     """Local SGD whose steps are corrected by control variates."""
 
-    stages: ClassVar[tuple[Stage, ...]] = (
-        note_movement,
-        average_controls,
-        take_control,
-        take_average,
-    )
+    stages: ClassVar[tuple[Stage, ...]] = (average_controls, take_control, begin_round)
 
     def kept_segments(self) -> tuple[str, ...]:
         """Copies, anchor, and all control variates: a run may be resumed within a round."""
@@ -145,10 +122,8 @@ class ScaffoldWorker(LocalWorker):
     def apply(self, grads: Grads, direction: Grads, norm: float, record: StepRecord) -> None:
         """Add up the gradient of the backend, and step along the corrected one."""
         arena, rank = self.context.arena, self.context.rank
-        if not is_plain(self.context.config):
-            first = self.strategy.updates_in_round(arena, rank) == 0
-            for name, grad in grads.items():
-                slot = arena.layout.slots[name]
-                total = parameter(arena.segment(_next(rank)), slot)
-                np.copyto(total, dense(grad, slot.shape) + (0.0 if first else total))
+        for name, grad in grads.items():
+            slot = arena.layout.slots[name]
+            total = parameter(arena.segment(_next(rank)), slot)
+            total += dense(grad, slot.shape)
         super().apply(grads, direction, norm, record)

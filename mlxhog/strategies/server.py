@@ -51,7 +51,6 @@ class AsyncPSWorker(HogwildWorker):
     """Pull, compute, push."""
 
     def __init__(self, context: Context) -> None:
-        """Prepare one worker."""
         super().__init__(context)
         self._server = step_lock(context)
         self._state = context.arena.workers.entry(STATE_SLOT)
@@ -119,7 +118,6 @@ class SSPWorker(AsyncPSWorker):
     """Pull at the gate, compute, push; the worker takes part from its first claim on."""
 
     def __init__(self, context: Context) -> None:
-        """Prepare one worker."""
         super().__init__(context)
         self._words = words_of(context.arena)
         self._slack: int = context.choice.slack
@@ -154,7 +152,6 @@ class SSPWorker(AsyncPSWorker):
         self._server.release(0)
 
     def _may_begin(self) -> bool:
-        """Whether this worker is not too far ahead of the slowest."""
         clocks = clocks_of(self.context.arena)
         return self._words["clock", self.context.rank] - min(clocks.values()) <= self._slack
 

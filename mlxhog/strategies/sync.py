@@ -400,7 +400,6 @@ class SyncWorker(NumberedWorker):
         return True
 
     def _end_round(self, lease: Lease, base: int) -> WriteResult:
-        """Apply this worker's share, and wait for the others to have done so."""
         context, words, entry = self.context, self._words, self.context.entry
         norm = float(np.sqrt(self._norms.sum()))
         finite = bool(np.isfinite(norm))
@@ -454,7 +453,6 @@ class SyncWorker(NumberedWorker):
         return [(rank, np.float32(weight * count / total)) for rank, weight in weights.items()]
 
     def _apply(self, norm: float, record: StepRecord) -> None:
-        """Apply the optimizer to this worker's share of the tables and of the parameters."""
         context, lr = self.context, self._words.real("lr")
         if self._rows is not None and context.tables is not None:
             shares = self._shares_of_ranks()

@@ -169,8 +169,8 @@ def test_members_of_unequal_theta_s_drop_the_round_and_take_that_of_the_first(ma
     pair = machines(2)
     rounds(pair)
     pair[1].own.of("anchor")[3] += 1
-    errors = rounds(pair)
-    assert all("unequal theta_s" in str(error) for error in errors)
+    assert rounds(pair) == [Outcome.REFUSED] * 2
+    assert [one.own.words["unequal"] for one in pair] == [1, 1]
     assert rounds(pair) == [Outcome.COMMITTED] * 2
     assert len({one.own.state().digest for one in pair}) == 1
 
@@ -189,9 +189,8 @@ def test_parameters_that_are_not_finite_do_not_reach_the_others(machines):
     "change",
     [
         {"anchor": np.nan}, {"velocity": np.inf}, {"anchor": np.zeros(7, np.float32)},
-        {"anchor": np.zeros(2750)}, {"velocity": None}, {"round": 0}, {"round": 10**7},
-        {"round": 2**62}, {"round": "3"}, {"tokens": -1}, {"seconds": float("nan")},
-        {"seconds": "1"},
+        {"anchor": np.zeros(2750)}, {"velocity": None}, {"round": 0}, {"round": 2**62},
+        {"round": "3"}, {"tokens": -1}, {"seconds": float("nan")}, {"seconds": "1"},
     ],
 )  # fmt: skip
 def test_a_state_that_no_member_has_is_refused_and_the_own_one_stays(machines, change):
@@ -311,18 +310,6 @@ def test_links_and_resumed_runs_of_a_machine_have_its_id_and_a_copy_elsewhere_an
     assert copy.own.words["id"] != id
 
 
-def test_the_second_run_of_one_checkpoint_becomes_another_machine(machines):
-    pair = machines(2, limit_s=0.2)
-    for one in pair:
-        one.own.words["id"] = 7
-        join = one.group.join
-        one.group.join = lambda join=join: replace(join(), ids=(7, 7))
-    refused, error = rounds(pair)
-    assert refused is Outcome.REFUSED
-    assert "another member resumed the same checkpoint" in str(error)
-    assert [one.own.words["id"] == 7 for one in pair] == [True, False]
-
-
 def test_the_movement_of_a_checkpoint_waits_for_the_first_tokens_and_goes_with_them(machines):
     pair = machines(2, outer_lr=1.0, outer_momentum=0.0)
     pair[0].train(1.0)
@@ -382,7 +369,7 @@ def test_what_a_machine_commits_alone_again_in_the_same_round_is_given_up(machin
     rounds([b])  # the same round, with what the first one has and more
     assert b.own.words["committed"] == 170
     a.table.expected = 2
-    assert all("unequal theta_s" in str(error) for error in rounds(pair))
+    assert rounds(pair) == [Outcome.REFUSED] * 2
     assert rounds(pair) == [Outcome.COMMITTED] * 2
     assert a.own.words["tokens"] == 200
     for one in pair:

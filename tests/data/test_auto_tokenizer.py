@@ -1,14 +1,13 @@
 """`--tokenizer auto` fits text and model, and says what it took."""
 
 import hashlib
-import re
 import sys
 
 import numpy as np
 import pytest
 
 from mlxhog.data import tokenizers
-from mlxhog.data.auto_tokenizer import choose, too_large
+from mlxhog.data.auto_tokenizer import choose
 from mlxhog.data.prepare import prepare
 from mlxhog.data.sotu import SOTU_SHA256
 from mlxhog.data.tokens import TokenFile
@@ -52,22 +51,6 @@ def test_without_the_package_that_learns_it_is_bytes_and_says_so(monkeypatch):
     spec, note = choose(**TEXT)
     assert spec == "bytes"
     assert "python -m pip install tokenizers" in str(note)
-
-
-@each_of(
-    ("spec", "n_bytes", "warning"),
-    [
-        ("bpe:4096", 4 * MIB, None),
-        ("bpe:5000", 4 * MIB, "about 4,096 ids, .* largest sensible one is bpe:4096"),
-        ("bpe:2000", 100_000, "about 97 ids, .* largest sensible one is bytes"),
-    ],
-)
-def test_a_vocabulary_that_the_text_cannot_teach_is_reported_with_the_largest_sensible(
-    spec, n_bytes, warning
-):
-    found = too_large(spec, n_bytes)
-    assert (found is None) == (warning is None)
-    assert warning is None or re.search(warning, str(found))
 
 
 def test_the_shipped_tokenizer_has_its_digest_and_4096_ids(monkeypatch):

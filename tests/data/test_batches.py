@@ -41,15 +41,6 @@ def test_the_tickets_of_an_epoch_hold_every_sequence_once_in_order(
         assert results == rows(file, order.at(epoch, 0, 100).tolist())
 
 
-def test_a_ticket_is_the_same_whoever_asks_and_whenever(file):
-    one, other = (Batches(file, seq_len=10, batch_size=8, seed=0) for _ in range(2))
-    for ticket in (5, 0, 12, 5):
-        assert np.array_equal(
-            one.at(1, ticket).x, Batches(file, seq_len=10, batch_size=8, seed=0).at(1, ticket).x
-        )
-    assert np.array_equal(one.at(0, 3).y, other.at(0, 3).y)
-
-
 def test_no_two_sequences_of_a_run_share_what_is_random_about_them(file):
     source = Batches(file, seq_len=10, batch_size=8, seed=0)
     batches = [source.at(epoch, ticket) for epoch in (0, 1) for ticket in range(13)]

@@ -29,14 +29,19 @@ def test_every_document_goes_to_exactly_one_client(alpha):
 
 
 def test_a_smaller_alpha_makes_texts_differ_more():
-    distances = [
-        np.mean([divide(alpha, seed=seed).distance for seed in range(5)])
-        for alpha in (math.inf, 100.0, 1.0, 0.1)
-    ]
-    assert distances == sorted(distances)
-    assert distances[0] < 0.03
-    assert distances[-1] > 0.4
-    assert divide(alpha=math.inf) != divide(alpha=0.1)
+    def unevenness(alpha):
+        """Mean share of a client's largest class."""
+        shares = [
+            max(sum(LABELS[k] == f"class {c}" for k in own) for c in range(5)) / max(1, len(own))
+            for seed in range(5)
+            for own in divide(alpha, seed=seed).documents
+        ]
+        return np.mean(shares)
+
+    shares = [unevenness(alpha) for alpha in (math.inf, 100.0, 1.0, 0.1)]
+    assert shares == sorted(shares)
+    assert shares[0] < 0.22
+    assert shares[-1] > 0.5
     assert divide(alpha=0.1, seed=1) != divide(alpha=0.1)
 
 

@@ -85,19 +85,6 @@ def test_a_conversation_is_a_line_for_each_turn_and_ends_where_the_answer_begins
     )
 
 
-@each_of("talk", TALKS)
-def test_training_and_serving_have_the_same_text_before_every_answer(talk):
-    turns = list(example(talk).turns())
-    answers = [k for k, message in enumerate(talk) if message["role"] == "assistant"]
-    before = b""
-    for k, (context, answer) in zip(answers, turns, strict=True):
-        before += context
-        assert before.decode() == conversations.prompt(talk[:k])[: len(before.decode())]
-        assert before.endswith(b"Assistant:")
-        assert len(before.decode()) == len(conversations.prompt(talk[:k]))
-        before += answer
-
-
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
     lambda some: st.lists(some, max_size=3) | st.dictionaries(KEYS, some, max_size=4),
@@ -235,41 +222,33 @@ def test_messages_that_make_no_sense_are_named(messages, message):
         conversations.prompt(messages)
 
 
-@each_of(
-    ("record", "pair"),
-    [
-        ({"prompt": "p", "answer": "a"}, (b"p\n", b"a")),
-        ({"prompt": "p", "response": "a", "id": "7"}, (b"p\n", b"a")),
-        ({"instruction": "p", "input": "", "output": "a"}, (b"p\n", b"a")),
-        ({"instruction": "p", "input": None, "output": "a"}, (b"p\n", b"a")),
-        ({"instruction": "p", "input": "i", "output": "a"}, (b"p\ni\n", b"a")),
-        ({"instruction": "p", "context": "i", "response": "a"}, (b"p\ni\n", b"a")),
-        ({"question": "p", "answer": "a"}, (b"p\n", b"a")),
-        ({"question": "p", "chosen": "a", "rejected": "b"}, (b"p\n", b"a")),
-        ({"input": "p", "output": "a"}, (b"p\n", b"a")),
-        ({"problem": "p", "solution": "a"}, (b"p\n", b"a")),
-    ],
-)
-def test_a_question_and_its_answer_are_a_prompt_and_a_completion(record, pair):
-    text = records.record_text(record, None, "it")
-    assert isinstance(text, Example)
-    assert list(text.turns()) == [pair]
+def texts(*pairs):
+    """Records, each with its text key, and what its prompt and completion are."""
+    return [(record, None, pair) for *records, pair in pairs for record in records]
 
 
 @each_of(
     ("record", "text_key", "pair"),
     [
+        *texts(
+            ({"prompt": "p", "answer": "a"}, {"prompt": "p", "response": "a", "id": "7"},
+             {"instruction": "p", "input": "", "output": "a"}, {"question": "p", "answer": "a"},
+             {"instruction": "p", "input": None, "output": "a"}, {"problem": "p", "solution": "a"},
+             {"question": "p", "chosen": "a", "rejected": "b"}, {"input": "p", "output": "a"},
+             (b"p\n", b"a")),
+            ({"instruction": "p", "input": "i", "output": "a"},
+             {"instruction": "p", "context": "i", "response": "a"}, (b"p\ni\n", b"a")),
+        ),
         ({"q": "p", "r": "a", "text": "t"}, "q,r", (b"p\n", b"a")),
         ({"q": "p", "more": "m", "r": "a"}, "q,more,r", (b"p\nm\n", b"a")),
         ({"question": "p", "answer": "a", "response": "b"}, "question,response", (b"p\n", b"b")),
         ({"talk": TALKS[0]}, "talk", (b"User: say one\nAssistant:", b" one")),
     ],
-)
-def test_text_key_names_prompt_and_completion_or_a_conversation(record, text_key, pair):
+)  # fmt: skip
+def test_a_record_has_a_prompt_and_a_completion_by_usual_names_or_text_key(record, text_key, pair):
     text = records.record_text(record, text_key, "it")
     assert isinstance(text, Example)
     assert list(text.turns()) == [pair]
-    assert records.record_text({"a,b": "text"}, "a,b", "it") == b"text"
 
 
 @each_of(
@@ -282,5 +261,6 @@ def test_text_key_names_prompt_and_completion_or_a_conversation(record, text_key
     ],
 )
 def test_keys_that_could_mean_several_things_are_a_question_to_the_user(record, text_key, message):
+    assert records.record_text({"a,b": "text"}, "a,b", "it") == b"text"
     with pytest.raises(DataError, match=message):
         records.record_text(record, text_key, "it")

@@ -94,7 +94,7 @@ def test_bpe_learns_from_training_text_only_and_travels_with_the_tokens(corpus, 
 def test_text_that_is_not_utf8_is_noted_where_bytes_are_replaced(corpus, cache):
     (corpus / "00.txt").write_bytes(b"caf\xe9 " * 10)
     assert prepare(str(corpus), cache_dir=cache).notes == ()
-    note, _ = prepare(str(corpus), "bpe:300", cache_dir=cache).notes
+    (note,) = prepare(str(corpus), "bpe:300", cache_dir=cache).notes
     assert note.startswith("1 of 24 documents are not UTF-8")
     assert f"the first in {corpus / '00.txt'}" in note
     assert "iconv -f LATIN1" in note
@@ -116,14 +116,9 @@ def test_a_damaged_cache_is_written_anew(corpus, cache, name, damage):
         assert f"the stored tokens of {corpus} were damaged and are made anew" in second.notes
 
 
-def test_out_dir_receives_exactly_the_result(corpus, cache, tmp_path):
-    out = tmp_path / "deep" / "out"
-    prepared = prepare(str(corpus), cache_dir=cache, out_dir=out)
-    assert prepared.train == out / "train.bin"
-    assert not prepare(str(corpus), cache_dir=cache, out_dir=out).fresh
-    with pytest.raises(DataError, match="has other files; choose a new directory"):
-        prepare(str(corpus), "bpe:300", cache_dir=cache, out_dir=out)
-    assert sorted(p.name for p in out.iterdir()) == sorted(
+def test_a_prepared_directory_has_exactly_the_result(corpus, cache):
+    folder = prepare(str(corpus), cache_dir=cache).train.parent
+    assert sorted(p.name for p in folder.iterdir()) == sorted(
         ["prepared.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"]
         + [f"{split}.{s}" for split in ("train", "val") for s in ("bin", "idx", "len", "json")]
     )

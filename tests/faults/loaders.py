@@ -116,9 +116,8 @@ def _read_tokens(folder):
 
 def _write_prepared(folder):
     (folder / "corpus.jsonl").write_text(RECORDS * 8)
-    prepare.prepare(
-        str(folder / "corpus.jsonl"), cache_dir=folder / "cache", out_dir=folder / "out"
-    )
+    prepared = prepare.prepare(str(folder / "corpus.jsonl"), cache_dir=folder / "cache")
+    prepared.train.parent.rename(folder / "out")
     return [folder / "out" / name for name in ("prepared.json", "train.json", "val.bin")]
 
 

@@ -31,7 +31,7 @@ def test_every_read_keeps_the_promise_of_its_mode(mode, writers, tmp_path):
         last = -1
         deadline = time.monotonic() + WAIT_S
         for k in itertools.count():
-            if k >= READS and len(versions) > 1:
+            if k >= READS and len(versions) > 1 and (consistent or mode == "racy"):
                 break
             assert time.monotonic() < deadline
             loaded = source.load(backend)
@@ -42,7 +42,6 @@ def test_every_read_keeps_the_promise_of_its_mode(mode, writers, tmp_path):
             consistent += loaded.consistent
         source.close()
         assert backend.bound == 1
-        assert consistent or mode == "racy"
 
 
 def test_nothing_is_copied_while_nobody_reads(tmp_path):

@@ -1,7 +1,7 @@
 """The pair of the mission on a simulated macOS: mlx:gpu and torch:mps train one set of parameters.
 
-Both engines are stand-ins that the CPU computes (`site/metal_arrays.py`, `site/mps_tensors.py`), so
-this tests our code around them and nothing of a Mac's GPU.
+Both engines are stand-ins that the CPU computes (`site/sitecustomize.py`), so this tests our code
+around them and nothing of a Mac's GPU.
 """
 
 import json

@@ -64,14 +64,6 @@ def test_python_uses_nothing_that_macos_lacks():
     assert not wrong, wrong
 
 
-def test_the_check_of_python_finds_what_it_looks_for():
-    assert linux_only_names(ast.parse("import os\nos.sched_yield()")) == {"sched_yield"}
-    guarded = "import os\nif hasattr(os, 'sched_yield'):\n    os.sched_yield()"
-    assert not linux_only_names(ast.parse(guarded))
-    wrong = "import ctypes\nlib = ctypes.CDLL(None)\nlib.shm_open(b'/a', 2, 0o600)"
-    assert variadic_calls(ast.parse(wrong)) == {"shm_open"}
-
-
 def test_workers_are_spawned_and_never_forked():
     for path in PYTHON:
         text = path.read_text(encoding="utf-8")

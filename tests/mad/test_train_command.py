@@ -1,7 +1,5 @@
 """`mlxhog mad train`: from a command line to one line of JSON."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -48,9 +46,7 @@ def trained(capsys, *words):
     ],
 )
 @pytest.mark.parametrize("command", ["train", "bench"])
-def test_an_option_of_another_schedule_is_refused(
-    command: str, words: str, problem: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_option_of_another_schedule_is_refused(command, words, problem, capsys):
     assert main(["mad", command, *MIXER, *words.split(), "--dry-run"]) == 2
     assert re.search(rf"--{problem}\w*; leave it out", capsys.readouterr().err)
 

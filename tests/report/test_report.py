@@ -14,7 +14,6 @@ from mlxhog.report import charts, figures
 from mlxhog.report.record import RunRecord
 from tests.browser import Visit
 from tests.mad.report.sample import TASKS, study
-from tests.pairs import each_of
 from tests.report.sample_run import event, lines, write_run
 
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>"
@@ -34,28 +33,21 @@ def outside(page):
     return re.findall(r"""(?:src|href|srcset)\s*=|url\(|@import""", text)
 
 
-def test_the_page_lies_in_the_runs_folder_and_fetches_nothing(tmp_path, capsys):
+def test_the_page_says_what_is_known_of_a_run_and_fetches_nothing(tmp_path, capsys):
     run = write_run(tmp_path, metrics=lines(30))
     page, output = report(capsys, run.directory)
     assert output["report"] == str(run.directory / "report.html")
+    for words in (
+        "20260101-000000-made", "linux x86_64", "torch:cpu, torch:cpu", "1 min", "38.4k",
+        "mlxhog train -c", "mlxhog train --seq-len 64 --lr 0.01 --workers",
+        "Differs from the defaults: seq_len 64 tokens", "died (SIGKILL) and is being replaced",
+        "The year of the union", "checkpoints/step-00000040",
+    ):  # fmt: skip
+        assert words in page
     assert not outside(page)
     assert "default-src 'none'" in page
     assert "connect-src" not in page
     assert "Permission is hereby granted, free of charge" in page  # uPlot's licence goes with it
-
-
-@pytest.mark.slow
-@each_of(
-    "what",
-    ["20260101-000000-made", "linux x86_64", "torch:cpu, torch:cpu", "1 min", "38.4k",
-     "mlxhog train -c", "mlxhog train --seq-len 64 --lr 0.01 --workers",
-     "Differs from the defaults: seq_len 64 tokens", "died (SIGKILL) and is being replaced",
-     "The year of the union", "checkpoints/step-00000040"],
-)  # fmt: skip
-def test_the_page_says(tmp_path, capsys, what):
-    run = write_run(tmp_path, metrics=lines(30))
-    page, _ = report(capsys, run.directory)
-    assert what in page
 
 
 @pytest.mark.slow
@@ -158,14 +150,6 @@ def test_a_browser_draws_every_chart_and_runs_nothing_else(window, written):
     assert page.evaluate("window.hacked") is None
     assert window.troubles == []
     assert window.requests == [written]
-
-
-@pytest.mark.slow
-def test_a_legend_has_the_newest_number_of_every_line(window):
-    keys = window.page.locator(".legend .key").all_inner_texts()
-    assert len(keys) == 2 + 1 + 1 + 3 + 3 + 3 + 4
-    assert all(key.split()[-1].replace(".", "").rstrip("kM").isdigit() for key in keys), keys
-    assert window.page.locator("#bits .key").first.inner_text() == "train 0.495"
 
 
 @pytest.mark.slow

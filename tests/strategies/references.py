@@ -50,15 +50,15 @@ def local(of, gradient, steps, without=None):
     return Local(of, gradient, steps, without).model
 
 
-def pulled(of, gradient, steps, without=None):
-    """The same, where the skipped step has been pulled towards the anchor (`decoupled`)."""
-    return Local(of, gradient, steps, without, pulls=True).model
+def torn(of, gradient, steps, without=None):
+    """The same, where the skipped step is pulled (`decoupled`), or its gradient not summed up."""
+    return Local(of, gradient, steps, without, torn=True).model
 
 
 class Local:
     """A local method: the copies `own`, the number of meetings, and the model."""
 
-    def __init__(self, of, gradient, steps, without=None, *, pulls=False):
+    def __init__(self, of, gradient, steps, without=None, *, torn=False):
         self.of, self.choice, self.gradient, workers = of, of.choice, gradient, of.workers
         self.own = [f32(0.0)] * workers
         self.anchor = self.velocity = self.control = f32(0.0)
@@ -71,14 +71,14 @@ class Local:
             order = sorted((j, p) for p in range(workers) for j in range(lengths[p]))
             self._gradients = [[] for _ in range(workers)]
             for _, rank in order[: steps - done]:
-                self._step(rank, done, skipped=done == without, pulls=pulls)
+                self._step(rank, done, skipped=done == without, torn=torn)
                 done += 1
             within = sum(map(len, self._gradients)) < len(order)
             if not within:
                 self._meet()
         self.model = mean(self.own) if within else self.own[0]
 
-    def _step(self, rank, ticket, *, skipped, pulls):
+    def _step(self, rank, ticket, *, skipped, torn):
         at, chosen = self.own[rank], self.choice
         direction = result = f32(self.gradient(ticket, float(at)))
         if isinstance(chosen, FedProx) and chosen.prox == "grad":
@@ -87,17 +87,18 @@ class Local:
             at = f32(at - f32(f32(LR * chosen.mu) * f32(at - self.anchor)))
         elif isinstance(chosen, Scaffold):
             direction = f32(result + f32(self.control - self.controls[rank]))
-        self._gradients[rank].append(result)
-        if skipped and pulls:
+        is_summed = not (skipped and torn and isinstance(chosen, Scaffold))
+        self._gradients[rank].append(result if is_summed else f32(0.0))
+        if skipped and torn:
             self.own[rank] = at
         elif not skipped:
             self.own[rank] = f32(at - f32(f32(LR) * direction))
 
     def _meet(self):
         chosen, average = self.choice, mean(self.own)
-        if isinstance(chosen, Scaffold):  # Option II
-            every = zip(self.own, self.controls, self._gradients, strict=True)
-            self.controls = [self._control(*one) for one in every]
+        if isinstance(chosen, Scaffold):
+            every = zip(self.controls, self._gradients, strict=True)
+            self.controls = [mean(own) if own else control for control, own in every]
             self.control = mean(self.controls)
         if isinstance(chosen, DiLoCo):
             moved = mean([f32(self.anchor - own) for own in self.own])
@@ -107,7 +108,3 @@ class Local:
             average = f32(self.anchor - f32(f32(chosen.outer_lr) * ahead))
         self.anchor, self.own = average, [average] * self.of.workers
         self.meetings += 1
-
-    def _control(self, own, control, gradients):
-        moved = f32(f32(self.anchor - own) / f32(len(gradients) * LR))
-        return f32(f32(control - self.control) + moved) if gradients else control

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.errors import ConfigError
 from mlxhog.models import families
 from mlxhog.models.families import parameter_blocks
 from mlxhog.models.registry import load_architecture
@@ -168,16 +167,3 @@ def test_a_block_is_the_embedding_a_layer_or_the_head(model):
     assert families.embedding(cfg) in results["embedding"].params
     assert families.head(cfg) in results["head"].params
     assert sum(block.size for block in results.values()) == families.param_count(cfg)
-
-
-def test_the_cell_of_a_feed_forward_layer_is_that_of_the_layer_before():
-    cells = [
-        block.cell for block in parameter_blocks(load_architecture("mad-7to1")) if block.is_layer
-    ]
-    assert cells == ["mlstm"] * 14 + ["slstm"] * 2
-
-
-def test_more_workers_than_blocks_are_refused_with_the_most_there_can_be():
-    with pytest.raises(ConfigError, match="take at most 5 workers"):
-        block_groups(load_architecture("tiny"), 6)
-    assert len(block_groups(load_architecture("tiny"), 5)) == 6

@@ -8,11 +8,15 @@ from typing import Any
 
 import pytest
 
+from mlxhog.config.choices import STRATEGIES
+from mlxhog.errors import ConfigError
+from mlxhog.models.registry import load_architecture
 from mlxhog.models.spec import ParamSpec
 from mlxhog.strategies import Idle
 from mlxhog.strategies.in_order import InOrder
 from mlxhog.strategies.local import Local
 from mlxhog.strategies.sync import Sync, SyncThenHogwild
+from tests.pairs import each_of
 from tests.strategies import references
 from tests.strategies.deaths import dies, dies_with, in_thread, places
 from tests.strategies.runs import Run, strategy
@@ -105,10 +109,10 @@ CASES = {
     "fedprox": Case("fedprox", {**H, "prox_mu": 0.5}, references.local),
     "fedprox decoupled": Case(
         "fedprox", {**H, "prox_mu": 0.5, "prox": "decoupled"}, references.local,
-        torn=references.pulled,
+        torn=references.torn,
     ),
-    "scaffold": Case("scaffold", H, references.local),
-    "scaffold, three": Case("scaffold", H, references.local, workers=3),
+    "scaffold": Case("scaffold", H, references.local, torn=references.torn),
+    "scaffold, three": Case("scaffold", H, references.local, workers=3, torn=references.torn),
     "diloco": Case("diloco", H, references.local),
 }  # fmt: skip
 
@@ -119,6 +123,12 @@ def each(names):
 
 
 every_case = each(CASES)
+VARIANTS = (
+    "sync, three", "round_robin, three", "sim uniform", "sim speed", "local_sgd, alone",
+    "local_sgd, three", "local_sgd unequal", "local_sgd post", "scaffold, three",
+)  # fmt: skip
+BASIC = [name for name in CASES if name not in VARIANTS]
+"""Those that reach every line of a strategy; the variants run the same lines with other numbers."""
 
 
 def check(run, case, where=None, *, steps=STEPS, before=0):
@@ -171,11 +181,11 @@ def name_of(place):
 
 
 @pytest.mark.slow
-@every_case
+@each(BASIC)
 def test_a_death_at_any_line_costs_at_most_one_torn_step_and_stops_no_other(case):
     """The dead worker is replaced, and the run goes on to its end."""
-    if case.name == "sync" and case.gradient is of_both:
-        case = replace(case, gradient=of_ticket)  # a torn share leaves the others' gradients alone
+    if case.name in ("sync", "scaffold") and case.gradient is of_both:
+        case = replace(case, gradient=of_ticket)  # a torn part leaves other gradients alone
     reached, lines = 0, lines_of(case, 0)
     for number, (place, times) in enumerate(lines):
         run = case.run()
@@ -198,7 +208,7 @@ def test_a_death_at_any_line_costs_at_most_one_torn_step_and_stops_no_other(case
 
 
 @pytest.mark.slow
-@each(name for name, case in CASES.items() if case.workers < 3)
+@each(name for name in BASIC if CASES[name].workers < 3)
 def test_steps_before_and_after_a_resume_are_the_budget_wherever_all_workers_died(case):
     reached = still = 0
     for number, (place, times) in enumerate(lines_of(case, 0)):
@@ -271,3 +281,26 @@ def test_a_pause_holds_every_worker_still_and_changes_nothing(case):
     run.end()
     check(run, case)
     run.arena.close()
+
+
+def test_every_strategy_has_a_case():
+    assert {case.name for case in CASES.values()} == set(STRATEGIES.known())
+
+
+@each_of(
+    ("name", "workers", "options", "message"),
+    [
+        ("sync", 2, {"backup_workers": 2}, "backup_workers is 2"),
+        ("sync", 1, {"backup_workers": 1}, "backup_workers is 1"),
+        ("sync", 25, {"backup_workers": 1}, "backup_workers is for up to 24 workers"),
+        ("sim", 2, {}, "simulates its workers in one process"),
+        ("hogwild", 6, {"blocks": "disjoint"}, "take at most 5 workers"),
+        ("local_sgd", 2, {"average_every": 6, "steps": 11}, "12 steps before their first average"),
+        ("diloco", 2, {"average_every": 6, "tokens": 110}, "take strategy avg_runs"),
+        ("diloco", 4, {"replicas": 2, "determinism": "rounds", "steps": 99}, "2 workers of each"),
+        ("diloco", 6, {"replicas": 4}, "does not divide 6 workers; take one of 1, 2, 3, 6"),
+    ],
+)
+def test_workers_that_a_strategy_cannot_have_are_refused(name, workers, options, message):
+    with pytest.raises(ConfigError, match=message):
+        strategy(name, workers, **options).check(load_architecture("tiny"))

@@ -12,7 +12,6 @@ from mlxhog.arena.control import Command
 from mlxhog.arena.ledger import Ledger, Position, TicketState
 from mlxhog.arena.workers import State
 from mlxhog.config.budget import Budget
-from mlxhog.errors import ConfigError
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import AdamW, Muon
 from mlxhog.optim.updates import Rows
@@ -70,15 +69,6 @@ def test_a_resumed_budget_passes_over_tickets_that_are_done(steps, expected):
         of.limit_steps(arena, ledger, steps)
         assert take_steps(worker(arena, 1, of)) == expected
         assert of.steps_done(arena, ledger) == steps
-
-
-def test_without_a_budget_of_steps_tickets_never_end():
-    of = strategy()
-    with new_arena(of) as arena:
-        one = worker(arena, 1, of)
-        for _ in range(3 * one.context.ledger.n):
-            step(one)
-        assert of.steps_done(arena, Ledger(arena)) == 3 * one.context.ledger.n
 
 
 # -- one step --------------------------------------------------------------------------------------
@@ -467,8 +457,3 @@ def test_copies_of_another_rule_are_no_use_and_ages_begin_anew():
         of.begin(resumed, old.position(arena))
         one = worker(resumed, 1, of)
         assert [step(one).staleness for _ in range(4)] == [0, 1, 2, 2]
-
-
-def test_several_processes_of_a_simulation_are_refused():
-    with pytest.raises(ConfigError, match="simulates its workers in one process"):
-        strategy("sim", 2)

@@ -330,14 +330,3 @@ def test_a_step_with_more_accesses_than_its_book_has_room_for_is_an_error(runs):
     with pytest.raises(RuntimeError, match="more than 1 accesses"):
         _native.add_dense(locks, 3, arena.params, 0, np.ones(2000, np.float32))
     assert not arena.segment("locks").any()
-
-
-@one_kind
-def test_a_repeated_step_may_have_more_accesses_than_a_book_has_room_for(runs):
-    arena = runs.arena("record")
-    locks = arena.locks(1)
-    turns = _native.Turns(access_counts(arena), np.zeros(_native.TURNS_HEAD + 4, np.uint8))
-    _native.follow_turns(locks, turns)
-    turns.repeat([0, 0])
-    _native.add_dense(locks, 3, arena.params, 0, np.ones(2000, np.float32))
-    assert turns.done == 2

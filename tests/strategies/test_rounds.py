@@ -10,7 +10,6 @@ from mlxhog.arena.ledger import Ledger, TicketState
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Phase
 from mlxhog.config.budget import Budget
-from mlxhog.errors import ConfigError
 from mlxhog.models import families
 from mlxhog.models.registry import load_architecture
 from mlxhog.optim import AdamW, Muon
@@ -190,12 +189,6 @@ def test_a_round_is_begun_if_the_workers_that_it_waits_for_end_it_in_time(team):
     of, arena, _, _ = team
     note_steps(arena, 1.0, 100.0, 10.0)
     assert of.step_s(arena) == 10.0
-
-
-@each_of(("backups", "workers"), [(2, 2), (1, 1), (1, 25)])
-def test_a_round_has_a_worker_to_wait_for(backups, workers):
-    with pytest.raises(ConfigError, match="backup_workers is"):
-        strategy("sync", workers, backup_workers=backups)
 
 
 # -- the division of work --------------------------------------------------------------------------

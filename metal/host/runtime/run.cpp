@@ -101,6 +101,5 @@ void poison_once(void* variable, std::size_t bytes, ulong& filled_for) {
   here->poison_once(variable, bytes, filled_for);
 }
 void switch_at_random() { here->switch_at_random(); }
-bool fail_at_random() { return here->fail_at_random(); }
 
 }  // namespace metal_host

@@ -77,9 +77,9 @@ Thread Threadgroup::thread(uint index) const {
   const metal::uint3 size = common_.threads_per_threadgroup;
   t.thread_position_in_threadgroup = {index % size.x, index / size.x % size.y,
                                       index / size.x / size.y};
-  t.thread_position_in_grid = common_.threadgroup_position_in_grid *
-                                  common_.dispatch_threads_per_threadgroup +
-                              t.thread_position_in_threadgroup;
+  const metal::uint3 group = common_.threadgroup_position_in_grid, full = common_.dispatch_threads_per_threadgroup;
+  const metal::uint3 at = t.thread_position_in_threadgroup;
+  t.thread_position_in_grid = {group.x * full.x + at.x, group.y * full.y + at.y, group.z * full.z + at.z};
   t.thread_index_in_threadgroup = index;
   t.thread_index_in_simdgroup = index % simd_width;
   t.simdgroup_index_in_threadgroup = index / simd_width;

@@ -25,7 +25,6 @@ class Threadgroup {
   Values show(const void* value, uint bytes, Place place);
   void poison_once(void* variable, std::size_t bytes, ulong& filled_for);
   void switch_at_random();
-  bool fail_at_random() { return launch_.chaos_period != 0 && random_.below(16) == 0; }
 
  private:
   // Where threads meet: open for all once the last one has come.

@@ -76,7 +76,6 @@ def refuse(model: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> XLSTMLarg
 
 
 def _refuse_tables(model: ModelConfig, package: str) -> None:
-    """Raise ConfigError for a model with tables of n-grams."""
     if (tables := ngrams.of(model)) is not None:
         orders = ", ".join(map(str, tables.orders))
         raise ConfigError(

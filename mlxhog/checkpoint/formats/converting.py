@@ -117,7 +117,6 @@ def _generation(files: Mapping[str, bytes], source: Opened) -> bytes:
 def _planned(
     source: Opened, conversion: Conversion
 ) -> tuple[dict[str, TensorSource], dict[str, bytes]]:
-    """Return the tensors and the config files of the new checkpoint."""
     model, tensors = source.config, source.tensors
     large = isinstance(model, XLSTMLargeConfig)
     if conversion.fused and not (conversion.to == "xlstm" and large):
@@ -165,7 +164,6 @@ def _dtype(entries: Mapping[str, TensorSource]) -> np.dtype[Any]:
 
 
 def _named(files: list[dict[str, TensorSource]], to: str) -> dict[str, dict[str, TensorSource]]:
-    """Name tensor files as the format's own readers expect them."""
     if len(files) == 1:
         return {"model.safetensors": files[0]}
     if to == "xlstm":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,36 +27,25 @@ from mlxhog.models.translation import to_ours
 from mlxhog.models.xlstm_large import OUT_NORM, XLSTMLargeConfig
 
 
-def check(
-    tensors: Mapping[str, NDArray[Any]],
-    expected: Mapping[str, tuple[int, ...]],
-    where: Path,
-    *,
-    dtypes: Sequence[np.dtype[Any]] = FLOATS,
-    hints: Mapping[str, str] | None = None,
-) -> None:
-    """Compare tensors with the parameters of a model; reads none of their numbers.
-
-    Args:
-        tensors: name -> array.
-        expected: name -> shape of every parameter.
-        where: the checkpoint, for the message.
-        dtypes: the types that a parameter may have.
-        hints: name -> advice if it is missing.
+def _check_fit(tensors: Mapping[str, NDArray[Any]], model: ModelConfig, where: Path) -> None:
+    """Compare tensors with the parameters of a model, by name, shape and type.
 
     Raises:
-        CheckpointError: tensors are missing, unexpected, of another shape or of another type; the
-            message names the first few.
+        CheckpointError: they differ; the message names the first few.
     """
-    hints = hints or {}
-    faults = [f"{name} is missing{hints.get(name, '')}" for name in expected if name not in tensors]
+    expected = {
+        name: tuple(spec.shape)
+        for name, spec in (families.param_spec(model) | families.table_spec(model)).items()
+    }
+    hint = {model.untied_head: "; if the embedding is the head, say so in the config"}
+    faults = [f"{name} is missing{hint.get(name, '')}" for name in expected if name not in tensors]
     faults += [f"{name} is superfluous" for name in tensors if name not in expected]
     for name in sorted(tensors.keys() & expected.keys()):
-        array, shape = tensors[name], tuple(expected[name])
-        if array.shape != shape:
-            faults.append(f"{name} has shape {array.shape}, expected {shape}")
-        elif array.dtype not in dtypes:
-            legal = " or ".join(dtype.name for dtype in dtypes)
+        array = tensors[name]
+        if array.shape != expected[name]:
+            faults.append(f"{name} has shape {array.shape}, expected {expected[name]}")
+        elif array.dtype not in FLOATS:
+            legal = " or ".join(dtype.name for dtype in FLOATS)
             faults.append(f"{name} has type {array.dtype}, expected {legal}")
     if faults:
         raise CheckpointError(
@@ -81,20 +70,6 @@ def refuse_not_finite(names: Iterable[str], where: Path) -> None:
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "_forward_module.")
 """Prefixes that DistributedDataParallel, torch.compile and Lightning add to names."""
 
-_OTHERS = {
-    "RWKV": r"(^|\.)(time_decay|time_maa_k|time_mix_k|att\.x_r|time_mixing\.)",
-    "Mamba": r"\.mixer\.(A_log|in_proj|dt_bias)|\.A_log$",
-    "Mixtral": r"block_sparse_moe\.",
-    "GPT-NeoX": r"gpt_neox\.layers\.|\.attention\.query_key_value\.",
-    "GPT-2": r"(^|\.)h\.\d+\.attn\.c_attn\.",
-    "BERT": r"\.attention\.self\.query\.",
-    "T5": r"\.SelfAttention\.q\.",
-    "OPT": r"decoder\.layers\.\d+\.self_attn\.",
-    "Llama": r"\.self_attn\.(q_proj|qkv_proj)\.|(^|\.)layers\.\d+\.attention\.wq\.",
-    "LSTM": r"(^|\.)weight_[ih]h_l\d",
-}
-"""A family's usual name -> a pattern that only its parameters' names match."""
-
 
 def unwrapped(arrays: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arrays without the prefixes that all their names share."""
@@ -115,7 +90,7 @@ def package_of(names: Collection[str], model_type: object, where: Path) -> str:
         where: the checkpoint, for the message.
 
     Raises:
-        CheckpointError: they belong to another family; the message names the likely one.
+        CheckpointError: they belong to another family.
     """
     if any(name.startswith("xlstm_block_stack.") for name in names):
         return "xlstm_v1"
@@ -123,18 +98,11 @@ def package_of(names: Collection[str], model_type: object, where: Path) -> str:
         return "xlstm" if "embedding.weight" in names else "hf"
     if model_type == "mad" and "out_norm.weight" in names:
         return "mad"
-    likely = [
-        family
-        for family, pattern in _OTHERS.items()
-        if any(re.search(pattern, name) for name in names)
-    ]
-    looks = f"it looks like {likely[0]}" if likely else "its family is unknown"
-    if model_type is not None and model_type not in ("xlstm", "xlstm_v1", "mad"):
-        looks = f"{looks}, and its config says model_type {model_type!r}"
     some = ", ".join(sorted(names)[:2])
+    says = "" if model_type is None else f", and its config says model_type {model_type!r}"
     raise CheckpointError(
-        f"{where} is not an xLSTM: {looks} (its tensors are called {some}, ...); "
-        "name a checkpoint of transformers' xLSTM, of the xlstm package, or of mlxhog"
+        f"{where} is not an xLSTM: its tensors are called {some}, ...{says}; name a checkpoint of "
+        "transformers' xLSTM, of the xlstm package, or of mlxhog"
     )
 
 
@@ -190,7 +158,6 @@ def read_config(path: Path, *, named: bool = True) -> dict[str, Any]:
 def _model_of(
     fields: Mapping[str, Any], package: str, where: Path, config: Path | None = None
 ) -> ModelConfig:
-    """Return the model that a checkpoint's config describes."""
     family = package if package in ("xlstm_v1", "mad") else "xlstm"
     if not fields:
         raise CheckpointError(
@@ -327,15 +294,7 @@ def open_checkpoint(
     tensors = table_rows.unpacked(tensors, model, path)
     if package == "hf":
         _check_final_norm(tensors, model, path)
-    check(
-        tensors,
-        {
-            name: spec.shape
-            for name, spec in (families.param_spec(model) | families.table_spec(model)).items()
-        },
-        path,
-        hints={model.untied_head: "; if the embedding is the head, say so in the config"},
-    )
+    _check_fit(tensors, model, path)
     if ours and verify:  # last: reading the files takes time, and the checks above do not
         manifest.verify_digests(path, record, [part.name for part in weights.parts(file)])
     kind = "mlxhog" if ours or package == "mad" else "hf" if package == "hf" else "xlstm"

@@ -153,7 +153,6 @@ def _not_finite(name: str, entry: TensorSource, source: Path) -> str:
 
 @contextlib.contextmanager
 def _refused_by_system(target: Path) -> Iterator[None]:
-    """Turn an OSError, such as a missing permission, into `EnvironmentLacks`."""
     try:
         yield
     except OSError as error:
@@ -165,7 +164,6 @@ def _refused_by_system(target: Path) -> Iterator[None]:
 
 
 def _check_parents(target: Path) -> None:
-    """Refuse a target below a path that is not a directory."""
     for parent in target.parents:
         if parent.is_dir():
             return
@@ -174,7 +172,6 @@ def _check_parents(target: Path) -> None:
 
 
 def _replaceable(entry: Path) -> bool:
-    """Return whether a directory's entry is a file of a checkpoint, or Finder's."""
     if entry.name == manifest.CARD:
         return entry.is_file() and manifest.CARD_MARK in entry.read_bytes()
     return entry.is_file() and (entry.suffix in _REPLACED or entry.name == _FINDER)

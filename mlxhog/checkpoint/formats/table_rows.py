@@ -62,5 +62,4 @@ def unpacked(
 
 
 def _are_rows(rows: NDArray[np.int32], count: int) -> bool:
-    """Whether these are ascending numbers of `count` rows."""
     return bool(rows[0] >= 0 and rows[-1] < count and np.all(rows[1:] > rows[:-1]))

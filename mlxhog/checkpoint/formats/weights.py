@@ -87,30 +87,16 @@ def read(file: Path) -> dict[str, NDArray[Any]]:
         file: as `find` returns it.
 
     Raises:
-        CheckpointError: a file is missing, truncated or foreign, or the index disagrees with it.
+        CheckpointError: a file is missing, truncated or foreign, or two have a tensor.
         EnvironmentLacks: it is a torch file, and torch is not installed.
     """
-    index = _weight_map(file) if file.name.endswith(".index.json") else None
     arrays: dict[str, NDArray[Any]] = {}
-    faults: list[str] = []
     for part in parts(file):
         of_part = _one(part)
-        if index is not None:
-            faults += [
-                f"{name} is in {part.name}, and the index says {index.get(name, 'nothing')}"
-                for name in sorted(of_part)
-                if index.get(name) != part.name
-            ]
-        elif twice := sorted(arrays.keys() & of_part.keys()):
+        if twice := sorted(arrays.keys() & of_part.keys()):
             raise CheckpointError(f"{twice[0]} is in {part} and in an earlier file")
         arrays |= of_part
         tensors.refuse_many(arrays, file)
-    if index is not None:
-        faults += [f"{name} is not in {index[name]}" for name in sorted(index.keys() - arrays)]
-    if faults:
-        raise CheckpointError(
-            f"{file} disagrees with its shards: {listed(faults)}; fetch the checkpoint again"
-        )
     return arrays
 
 

@@ -209,7 +209,6 @@ def dry_run(planning: Planning, name: str, how: ExecutionConfig, store: Store | 
         "study": name,
         "suite": study.suite,
         "candidates": planning.candidates,
-        "unused": planning.unused,
         "runs_each": planning.runs_each,
         "seeds": list(study.seeds),
         "runs": runs,
@@ -223,7 +222,6 @@ def dry_run(planning: Planning, name: str, how: ExecutionConfig, store: Store | 
     words = {
         "study": f"{name}: suite {study.suite}, width {dim}, {study.workers}",
         "candidates": "more than can be listed" if count is None else count,
-        "in none": [f"{one}: the budget leaves no room" for one in planning.unused],
         "each": f"{planning.runs_each} runs with seeds {', '.join(map(str, study.seeds))}",
         "runs": "no limit" if runs is None else f"at most {runs:,}",
         "ended": len(records),

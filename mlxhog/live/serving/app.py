@@ -7,18 +7,20 @@ import hmac
 import json
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from time import monotonic, time
+from typing import Any
 
 import prometheus_client as prometheus
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HTTPRequest
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
@@ -37,7 +39,7 @@ from mlxhog.live.serving.engine_thread import (
     Busy,
     EngineThread,
 )
-from mlxhog.live.serving.replies import EventStream, Reply, error_body, for_client, unless_gone
+from mlxhog.live.serving.replies import Reply, error_body, event, for_client
 from mlxhog.live.serving.requests import ClientRequest, RefusedRequest
 
 RETRY_AFTER_S = 1
@@ -144,15 +146,44 @@ class Api:
         job = self._start(request, ids)
         self.metrics.tokens.labels("prompt").inc(sum(map(len, ids)))
         reply = Reply(request, job, self._served, prompts=texts)
-        parts = self._counted(job, reply, began)
-        if request.stream:
-            return EventStream(job, reply, parts, self._leave, _error)
+        parts = self._counted(job, began)
+        streams = False
         try:
-            if await unless_gone(http.receive, _all(parts, reply)):
-                return _json(reply.whole())
-            return Response(status_code=499)  # the client has gone
+            # An error before the first part has the same status in a stream.
+            wanted = anext(parts) if request.stream else _whole(parts, reply)
+            if (result := await unless_gone(http.receive, wanted)) is None:
+                return Response(status_code=499)  # the client has gone
+            if isinstance(result, dict):
+                return _json(result)
+            streams = True
+            return StreamingResponse(
+                self._events(job, reply, result, parts),
+                media_type="text/event-stream",
+                headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
+                background=BackgroundTask(self._leave, job),  # if the stream never began
+            )
         except MlxhogError as error:
             raise for_client(error) from error
+        finally:
+            if not streams:
+                self._leave(job)
+
+    async def _events(
+        self,
+        job: AnswerJob,
+        reply: Reply,
+        first: list[AnswerPart],
+        parts: AsyncIterator[list[AnswerPart]],
+    ) -> AsyncIterator[bytes]:
+        """Yield an answer as server-sent events while it is written; a disconnect cancels it."""
+        try:
+            yield reply.begin() + reply.events(first)
+            async for some in parts:
+                if events := reply.events(some):
+                    yield events
+            yield reply.end()
+        except MlxhogError as error:
+            yield event(error_body(for_client(error)))
         finally:
             self._leave(job)
 
@@ -230,9 +261,7 @@ class Api:
             raise RefusedRequest(str(error), status=429, retry_after_s=RETRY_AFTER_S) from error
         return job
 
-    async def _counted(
-        self, job: AnswerJob, reply: Reply, began: float
-    ) -> AsyncIterator[list[AnswerPart]]:
+    async def _counted(self, job: AnswerJob, began: float) -> AsyncIterator[list[AnswerPart]]:
         """Yield parts as they arrive, and count them."""
         is_first = True
         while parts := await self._parts(job):
@@ -374,10 +403,28 @@ class Metrics:
         return prometheus.generate_latest(self._registry)
 
 
-async def _all(parts: AsyncIterator[list[AnswerPart]], reply: Reply) -> None:
+async def _whole(parts: AsyncIterator[list[AnswerPart]], reply: Reply) -> dict[str, Any]:
     async for some in parts:
         for part in some:
             reply.take(part)
+    return reply.whole()
+
+
+async def unless_gone(receive: Receive, work: Awaitable[Any]) -> Any:
+    """Return the result of `work` for a client; None if it disconnects before."""
+
+    async def gone() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
 
 
 def _json(value: object, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:

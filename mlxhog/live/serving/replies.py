@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
-
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
 from mlxhog.decoding.engine import FinishReason, SessionInUse, TokenScore
 from mlxhog.decoding.model import Model
@@ -29,8 +25,6 @@ _FINISHED: dict[FinishReason | None, str | None] = {
     "length": "length",
     "document_end": "stop",
 }
-
-STREAM_END = b"data: [DONE]\n\n"
 
 
 class Reply:
@@ -79,36 +73,35 @@ class Reply:
         self._texts[part.choice].append(text)
         return text
 
-    def begin(self) -> list[bytes]:
-        """Return the first events of a stream."""
+    def begin(self) -> bytes:
+        """Return the first events of a stream: roles, or prompts."""
         if self._request.is_chat:
             role = {"role": "assistant", "content": ""}
-            return [self._event([self._choice(k, delta=role)]) for k in range(len(self._texts))]
-        return [
-            self._event([self._choice(k, text=texts[0])])
-            for k, texts in enumerate(self._texts)
-            if texts
-        ]
+            choices = [self._choice(k, delta=role) for k in range(len(self._texts))]
+        else:
+            choices = [self._choice(k, text=one[0]) for k, one in enumerate(self._texts) if one]
+        return b"".join(self._event([choice]) for choice in choices)
 
-    def events(self, parts: Sequence[AnswerPart]) -> list[bytes]:
+    def events(self, parts: Sequence[AnswerPart]) -> bytes:
         """Return parts as events of a stream: one for each choice with news."""
         texts: dict[int, str] = {}
         for part in parts:
             texts[part.choice] = texts.get(part.choice, "") + self.take(part)
-        events = []
+        events = b""
         for k, text in texts.items():
             finish = _FINISHED[self._finish[k]]
             if text or finish or self._scores[k]:
                 body: dict[str, Any] = {"text": text}
                 if self._request.is_chat:
                     body = {"delta": {"content": text} if text else {}}
-                events.append(self._event([self._choice(k, finish, **body)], is_last=bool(finish)))
+                events += self._event([self._choice(k, finish, **body)], is_last=bool(finish))
         return events
 
-    def end(self) -> list[bytes]:
+    def end(self) -> bytes:
         """Return the last events of a stream."""
-        usage = [self._event([], usage=self._usage())] if self._request.include_usage else []
-        return [*usage, STREAM_END]
+        wants_usage = self._request.include_usage
+        usage = self._event([], usage=self._usage()) if wants_usage else b""
+        return usage + b"data: [DONE]\n\n"
 
     def whole(self) -> dict[str, Any]:
         """Return the answer as one object."""
@@ -233,85 +226,6 @@ def models(name: str, created: int) -> dict[str, Any]:
 def model(name: str, created: int) -> dict[str, Any]:
     """Return the description of a model."""
     return {"id": name, "object": "model", "created": created, "owned_by": "mlxhog"}
-
-
-# -- streams -------------------------------------------------------------------------------------
-
-
-class EventStream(Response):
-    """An answer as server-sent events while it is written; a disconnect cancels the answer.
-
-    Args:
-        job: job of the answer.
-        reply: builds the events.
-        parts: parts of the answer, as they arrive.
-        leave: called when the client has gone or the answer is complete.
-        refuse: returns the response for an error before the first part.
-    """
-
-    def __init__(
-        self,
-        job: AnswerJob,
-        reply: Reply,
-        parts: AsyncIterator[list[AnswerPart]],
-        leave: Callable[[AnswerJob], None],
-        refuse: Callable[[RefusedRequest], Response],
-    ) -> None:
-        super().__init__(
-            media_type="text/event-stream",
-            headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
-        )
-        del self.headers["content-length"]
-        self._job, self._reply, self._parts = job, reply, parts
-        self._leave, self._refuse = leave, refuse
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events."""
-        try:
-            await unless_gone(receive, self._send(scope, receive, send))
-        finally:
-            self._leave(self._job)
-
-    async def _send(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:  # before the head, so that an error has the status that it has without a stream
-            first = await anext(self._parts)
-        except MlxhogError as error:
-            await self._refuse(for_client(error))(scope, receive, send)
-            return
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-
-        async def write(events: Sequence[bytes], *, more: bool = True) -> None:
-            await send({"type": "http.response.body", "body": b"".join(events), "more_body": more})
-
-        await write([*self._reply.begin(), *self._reply.events(first)])
-        try:
-            async for parts in self._parts:
-                if events := self._reply.events(parts):
-                    await write(events)
-        except MlxhogError as error:
-            await write([event(error_body(for_client(error)))], more=False)
-            return
-        await write(self._reply.end(), more=False)
-
-
-async def unless_gone(receive: Receive, work: Awaitable[None]) -> bool:
-    """Do `work` for a client unless it disconnects; returns whether it stayed connected."""
-
-    async def gone() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-
-    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(gone())
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            return False
-        working.result()
-        return True
-    finally:
-        for task in (working, leaving):
-            task.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
 
 
 def for_client(error: MlxhogError) -> RefusedRequest:

@@ -93,7 +93,7 @@ def best(progress: StudyProgress) -> str:
 def run_line(run: Running) -> str:
     """Return the line of a run in progress."""
     step, most = run.point.step if run.point else 0, run.plan.protocol.steps
-    acc = accuracy(run.point and run.point.acc_token)
+    acc = accuracy(run.point.acc_token if run.point else None)
     clock = format_clock(time.monotonic() - run.began_s)
     steps = f"{step}/{most}" if most else f"{step}"
     layers = folded(run.plan.candidate.split())

@@ -90,13 +90,6 @@ class CandidateSet:
             layers
         )
 
-    def unused(self) -> tuple[Layer, ...]:
-        """Return the choices that no candidate of a listed space has: their cost leaves no room."""
-        if self._listed is None:
-            return ()
-        used = {layer for layers in self._listed for layer in layers}
-        return tuple(layer for layer in self.space.layers if layer not in used)
-
     def _sequence(self, number: int) -> Layers:
         """Return a sequence of choices by its number, whatever the bounds."""
         depths = iter(self._depths.items())

@@ -63,12 +63,6 @@ class Sampler(ABC):
         """Record a proposal, such as one of an earlier session."""
         self.proposed[layers] = None
 
-    @property
-    def is_over(self) -> bool:
-        """Whether every candidate was proposed."""
-        count = self.candidates.count
-        return count is not None and len(self.proposed) >= count
-
     def is_new(self, layers: Layers | None) -> bool:
         """Whether a candidate was not proposed."""
         return layers is not None and layers not in self.proposed
@@ -84,10 +78,6 @@ class Sampler(ABC):
         """
         tries = islice(order, None if self.candidates.count is not None else TRIES)
         return next((c for c in map(self.candidates.candidate, tries) if self.is_new(c)), None)
-
-    def any_unseen(self) -> Layers | None:
-        """Return any candidate that was not proposed."""
-        return self.unseen(shuffled(self.candidates.numbers, self.stream()))
 
 
 LISTED = 10_000
@@ -130,13 +120,24 @@ class RandomSampler(Grid):
 
 
 class Learner(Sampler):
-    """A sampler of a space that learns from the scores."""
+    """A sampler of a space that learns from the scores; it begins with `start` random candidates.
+
+    `learnt` may draw candidates that leave the space or repeat one; after some such draws any new
+    candidate is taken.
+    """
 
     candidates: CandidateSet
 
+    def __init__(self, candidates: CandidateSet, seed: int, *, start: int = 10) -> None:
+        super().__init__(candidates, seed)
+        self.start = start
+
     def choose(self) -> Layers | None:
         """Return a learnt candidate, or any one."""
-        return None if self.is_over else self.learnt() or self.any_unseen()
+        count = self.candidates.count
+        if count is not None and len(self.proposed) >= count:
+            return None
+        return self.learnt() or self.unseen(shuffled(self.candidates.numbers, self.stream()))
 
     @abstractmethod
     def learnt(self) -> Layers | None:
@@ -144,15 +145,14 @@ class Learner(Sampler):
 
 
 MOST_CHANGES = 64
-"""Changes that may leave the space or repeat a candidate, before a random candidate is taken."""
 
 
 class Evolution(Learner):
     """Proposes changes to good recent candidates.
 
     Parents are among the last `population` candidates that ended; the best of `sample` random ones
-    becomes the parent. `start` candidates are proposed before the first child. With few candidates
-    a large sample finds more: see `benchmarks/samplers.py`.
+    becomes the parent. Candidates of the space's `start` are proposed first. With few candidates a
+    large sample finds more: see `benchmarks/samplers.py`.
 
     Source: Real et al. 2019, Regularized Evolution, arXiv:1802.01548.
     """
@@ -166,35 +166,28 @@ class Evolution(Learner):
         sample: int = 8,
         start: int = 10,
     ) -> None:
-        super().__init__(candidates, seed)
-        self._population, self._sample, self._start = population, sample, start
+        super().__init__(candidates, seed, start=start)
+        self._population, self._sample = population, sample
 
     def learnt(self) -> Layers | None:
-        """Return a candidate of `start`, or a changed good one."""
-        starts = self.candidates.space.start
-        return next((layers for layers in starts if self.is_new(layers)), None) or self._child()
-
-    def _child(self) -> Layers | None:
-        """A changed good candidate; None while there are too few, or if no change is new."""
+        """Return a candidate of the space's `start`, or a changed good one."""
+        for layers in filter(self.is_new, self.candidates.space.start):
+            return layers
         stream, scores = self.stream(), self.scores
         parents = list(scores)[-self._population :]
-        if not parents or len(self.proposed) < self._start:
+        if not parents or len(self.proposed) < self.start:
             return None
         for _ in range(MOST_CHANGES):
             drawn = stream.sample(parents, min(self._sample, len(parents)))
             parent = max(drawn, key=scores.__getitem__)
-            child = mutate(parent, self.candidates.space, stream)
+            child = stream.choice(MUTATIONS)(parent, self.candidates.space, stream)
             if child in self.candidates and self.is_new(child):
                 return child
         return None
 
 
 Mutation = Callable[[Layers, Space, random.Random], Layers]
-
-
-def mutate(parent: Layers, space: Space, stream: random.Random) -> Layers:
-    """Return a candidate after one change; it may be equal, or outside the space's bounds."""
-    return stream.choice(MUTATIONS)(parent, space, stream)
+"""A change of a candidate; the result may be equal, or outside the space's bounds."""
 
 
 def replaced(parent: Layers, space: Space, stream: random.Random) -> Layers:
@@ -206,18 +199,16 @@ def replaced(parent: Layers, space: Space, stream: random.Random) -> Layers:
 
 def swapped(parent: Layers, space: Space, stream: random.Random) -> Layers:
     """Swap two different layers that are possible in each other's slot."""
-    slots = space.slots(len(parent))
+    slots, layers = space.slots(len(parent)), list(parent)
     pairs = [
         (a, b)
         for b in range(len(parent))
         for a in range(b)
         if parent[a] != parent[b] and parent[a] in slots[b] and parent[b] in slots[a]
     ]
-    if not pairs:
-        return parent
-    a, b = stream.choice(pairs)
-    layers = list(parent)
-    layers[a], layers[b] = parent[b], parent[a]
+    if pairs:
+        a, b = stream.choice(pairs)
+        layers[a], layers[b] = parent[b], parent[a]
     return tuple(layers)
 
 
@@ -257,7 +248,6 @@ GOOD = 0.2
 MOST_GOOD = 25
 DRAWS = 24
 MOST_DRAWS = 20 * DRAWS
-"""Draws that may leave the space or repeat a candidate, before a random candidate is taken."""
 
 
 class TPE(Learner):
@@ -272,13 +262,9 @@ class TPE(Learner):
     Source: Bergstra et al. 2011, Algorithms for Hyper-Parameter Optimization, NeurIPS.
     """
 
-    def __init__(self, candidates: CandidateSet, seed: int, *, start: int = 10) -> None:
-        super().__init__(candidates, seed)
-        self._start = start
-
     def learnt(self) -> Layers | None:
         """Return the best of some draws; None if they only repeat candidates or leave the space."""
-        if len(self.scores) < self._start:
+        if len(self.scores) < self.start:
             return None
         stream = self.stream()
         ranked = sorted(self.scores, key=self.scores.__getitem__, reverse=True)

@@ -63,12 +63,6 @@ class Planning:
         return len(self.listed) if self._space is None else self._space.count
 
     @property
-    def unused(self) -> list[str]:
-        """Layers of the space that are in no candidate within its budget."""
-        layers = () if self._space is None else self._space.unused()
-        return [canonical([layer]) for layer in layers]
-
-    @property
     def runs_each(self) -> int:
         """Runs of a candidate."""
         return self.suite.runs * len(self.study.seeds)

@@ -23,16 +23,12 @@ from mlxhog.mad.study.store import Store, check_name, create, is_study
 from mlxhog.mad.suites import Suite, at_dim, fixed, only, suite, with_rates
 from mlxhog.mad.tasks import GENERATOR_VERSION, find
 from mlxhog.models.fields import MOST_WIDTH
-from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.sequence import parse
 
 FORMAT = 1
 _STAMP = {"format": "a format", "mlxhog": "mlxhog", "generator": "the tasks' generators"}
-_LISTS = ("candidates", "tasks", "seeds", "rates", KEY)
 _IF_SET = ("rates", KEY)
 """Fields that `study.yaml` has only if they are not empty."""
-
-
 RULES: Mapping[str, Callable[[Any], bool]] = {
     "seeds": lambda seeds: all(0 <= seed < 2**32 for seed in seeds),
     "sampler_seed": lambda seed: 0 <= seed < 2**32,
@@ -84,22 +80,8 @@ class Study:
     def to_dict(self) -> dict[str, Any]:
         """Return the content of `study.yaml`, versions first."""
         stamp = {"format": FORMAT, "mlxhog": version("mlxhog"), "generator": GENERATOR_VERSION}
-        values = asdict(self)
-        lists = {name: list(values[name]) for name in _LISTS}
-        whole = {**stamp, **values, **lists}
-        return {name: v for name, v in whole.items() if v or name not in _IF_SET}
-
-    @property
-    def layers(self) -> tuple[Layer, ...]:
-        """Every possible layer of a candidate.
-
-        Raises:
-            ConfigError: one is unknown.
-        """
-        if not self.space:
-            return tuple(layer for text in self.candidates for layer in parse(text))
-        space = to_space(self.space)
-        return (*space.layers, *itertools.chain(*space.start))
+        values = {n: [*v] if isinstance(v, tuple) else v for n, v in asdict(self).items()}
+        return {n: v for n, v in {**stamp, **values}.items() if v or n not in _IF_SET}
 
     @property
     def parts(self) -> tuple[object, ...]:
@@ -108,7 +90,9 @@ class Study:
         Raises:
             ConfigError: one is unknown.
         """
-        return (*self.layers, *map(find, self.tasks))
+        space = to_space(self.space) if self.space else None
+        lists = map(parse, self.candidates) if space is None else (space.layers, *space.start)
+        return (*itertools.chain(*lists), *map(find, self.tasks))
 
     def remembering(self) -> Study:
         """Return the study with the user's files of layers and tasks."""
@@ -145,7 +129,14 @@ def read(store: Store) -> Study:
             task may not be loaded.
     """
     definition = store.definition()
-    _refuse_other_version(store, definition)
+    ours = Study().to_dict()
+    for name, what in _STAMP.items():
+        if (theirs := definition.get(name, "unknown")) != ours[name]:
+            raise StudyError(
+                f"{store.directory} was made by {what} {_short(theirs)}, this is {ours[name]}: its "
+                "runs would not compare; continue with the version that made it, or give another "
+                "--study"
+            )
     values = {name: value for name, value in definition.items() if name not in _STAMP}
     try:
         study = typed.read(Study, values)
@@ -172,10 +163,6 @@ def read(store: Store) -> Study:
 def refuse_other_files(store: Store, study: Study) -> None:
     """Refuse to continue a study with another version of the user's files.
 
-    Args:
-        store: of the study.
-        study: with the present files.
-
     Raises:
         StudyError: new runs would not compare with the earlier ones.
     """
@@ -188,20 +175,26 @@ def refuse_other_files(store: Store, study: Study) -> None:
         )
 
 
-def refuse_another(store: Store, study: Study) -> None:
-    """Refuse to continue in a directory of another study.
+def find_same(study: Study, root: str, name: str) -> Store | None:
+    """Return the store of a study; None if it does not exist.
 
     Raises:
-        StudyError: naming every difference, and the ways out.
+        StudyError: another study has that name (every difference is named, and the ways out), or
+            the name is impossible.
     """
+    check_name(name)
+    directory = Path(root).absolute() / name
+    if not is_study(directory):
+        return None
+    store = Store(directory)
     refuse_other_files(store, study)
     stored = replace(read(store), plugin=study.plugin)  # wherever the files lie
-    values = {
+    pairs = {
         one.name: (getattr(stored, one.name), getattr(study, one.name)) for one in fields(study)
     }
     differences = [
         f"  {name}: it has {_short(had)}, the command {_short(value)}"
-        for name, (had, value) in values.items()
+        for name, (had, value) in pairs.items()
         if had != value
     ]
     if differences:
@@ -210,20 +203,6 @@ def refuse_another(store: Store, study: Study) -> None:
             + "\n".join(differences)
             + f"\ngive another --study, or continue it unchanged: mlxhog mad resume {store.name}"
         )
-
-
-def find_same(study: Study, root: str, name: str) -> Store | None:
-    """Return the store of a study; None if it does not exist.
-
-    Raises:
-        StudyError: another study has that name, or the name is impossible.
-    """
-    check_name(name)
-    directory = Path(root).absolute() / name
-    if not is_study(directory):
-        return None
-    store = Store(directory)
-    refuse_another(store, study)
     return store
 
 
@@ -234,17 +213,6 @@ def open_store(study: Study, root: str, name: str) -> Store:
         StudyError: as `find_same`, or the directory cannot be created.
     """
     return find_same(study, root, name) or create(Path(root), name, study.to_dict())
-
-
-def _refuse_other_version(store: Store, definition: Mapping[str, Any]) -> None:
-    ours = Study().to_dict()
-    for name, what in _STAMP.items():
-        if definition.get(name) != ours[name]:
-            raise StudyError(
-                f"{store.directory} was made by {what} "
-                f"{_short(definition.get(name, 'unknown'))}, this is {ours[name]}: its runs would "
-                "not compare; continue with the version that made it, or give another --study"
-            )
 
 
 def _short(value: object) -> str:

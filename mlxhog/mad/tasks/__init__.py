@@ -9,7 +9,7 @@ of its authors, and the sources of the tasks beside the benchmark.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,6 @@ BLOCK_ROWS = 256
 DEFAULT_SEED = 12345
 SPLITS = ("train", "test", "val")
 _FIXED = len(SPLITS)
-_SHARED = options(Task).keys()
 
 BENCHMARK: Mapping[str, type[Task]] = {
     task.name: task
@@ -162,29 +161,16 @@ def make_task(
 
 
 def meta(settings: Task, seed: int) -> dict[str, object]:
-    """Return task, seed and the settings of all tasks, under the names of the files.
-
-    Settings of a user's task have their own names.
-    """
-    own = asdict(settings)
-    extra = {} if settings.name in BENCHMARK else {name: own[name] for name in own.keys() - _SHARED}
+    """Return task, seed and every setting, under the names of the files."""
+    named = {
+        next(iter(one.aliases), name): getattr(settings, name)
+        for name, one in options(type(settings)).items()
+    }
     return {
         "task": settings.name,
         "seed": seed,
-        "vocab_size": settings.vocab,
-        "seq_len": settings.seq_len,
-        "num_train": settings.train_rows,
-        "num_test": settings.test_rows,
-        "num_val": settings.val_rows,
-        "multi_query": own.get("multi_query", True),
-        "noise_vocab_size": own.get("noise_vocab", 0),
-        "frac_noise": own.get("frac_noise", 0.0),
-        "k_motif_size": own.get("k_motif", 1),
-        "v_motif_size": own.get("v_motif", 1),
-        "num_tokens_to_copy": own.get("tokens_to_copy", 0),
-        "fuzzy_compat": own.get("fuzzy_compat", False),
+        **named,
         "generator": f"mlxhog {GENERATOR_VERSION}",
-        **extra,
     }
 
 

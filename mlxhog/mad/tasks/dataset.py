@@ -98,18 +98,13 @@ def write(path: Path, data: Dataset) -> int:
     Raises:
         EnvironmentLacks: the disk is full.
     """
-    narrow = np.int16 if data.meta["vocab_size"] <= 2**15 else np.int32
-    arrays: dict[str, Any] = {}
+    arrays = {name: part for name in FIXED_PARTS if (part := getattr(data, name)) is not None}
     for split, (x, y) in data.splits().items():
-        arrays[f"{split}_inputs"], arrays[f"{split}_targets"] = x.astype(narrow), y.astype(narrow)
-    if data.kv_keys is not None and data.kv_values is not None:
-        arrays["kv_keys"] = data.kv_keys.astype(narrow)
-        arrays["kv_values"] = data.kv_values.astype(narrow)
-    if data.grammar is not None:
-        arrays["grammar"] = data.grammar.astype(narrow)
+        arrays |= {f"{split}_inputs": x, f"{split}_targets": y}
+    narrow = np.int16 if max(array.max() for array in arrays.values()) < 2**15 else np.int32
+    stored: dict[str, Any] = {name: array.astype(narrow) for name, array in arrays.items()}
     content = io.BytesIO()
-    meta = json.dumps(data.meta, sort_keys=True)
-    np.savez_compressed(content, **arrays, meta=np.array(meta))
+    np.savez_compressed(content, **stored, meta=np.array(json.dumps(data.meta, sort_keys=True)))
     require_space(path.absolute().parent, content.tell(), str(path))
     replace_file(path.absolute(), content.getvalue())
     return content.tell()
@@ -204,8 +199,7 @@ HELD = 0.99
 
 def held_length(by_length: ByLength) -> int:
     """Return the last end up to which every part has an accuracy of at least `HELD`, or 0."""
-    held = takewhile(lambda part: part[1] >= HELD, by_length)
-    return max((end for end, _ in held), default=0)
+    return max((end for end, _ in takewhile(lambda part: part[1] >= HELD, by_length)), default=0)
 
 
 def ceiling(data: Dataset) -> float:

@@ -39,6 +39,7 @@ from mlxhog.mad.training.evaluation import (
     Accuracies,
     Evaluations,
     MeanLoss,
+    ScoreJobs,
     interval,
     score,
     take_scores,
@@ -281,7 +282,8 @@ class SeveralWorkers(TrainingRun):
         tell: Tell,
     ) -> None:
         folder = stack.enter_context(_folder())
-        plan = replace(plan, side_jobs=partial(plan.side_jobs, folder=folder))
+        side_jobs = partial(ScoreJobs, plan.task_rows, plan.model, folder)
+        plan = replace(plan, side_jobs=side_jobs)
         super().__init__(plan, stack, callbacks, rungs, folder)
         self._tell, self._scores = tell, folder / SCORES
         slots = range(1, len(plan.workers) + 1)

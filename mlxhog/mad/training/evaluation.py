@@ -150,13 +150,9 @@ class Evaluations:
             steps=steps,
             seconds=seconds,
             loss=self.curve[-1].loss if self.curve else None,
-            acc_token=scores.acc_token,
-            acc_macro=scores.acc_macro,
-            val_token=scores.val_token,
-            val_macro=scores.val_macro,
             solved=next(solved, None),
-            by_length=scores.by_length,
             curve=tuple(self.curve),
+            **vars(scores),
         )
 
 
@@ -227,13 +223,12 @@ class ScoreJobs:
         self,
         task_rows: TaskRows,
         model: MADConfig,
+        folder: Path,
         job: Job,
         context: Context,
         ring: Ring,
-        *,
-        folder: Path,
     ) -> None:
-        """Draw the rows."""
+        """Draw the rows; scores come into the folder."""
         self._rows, self._model, self._context = task_rows.dataset(), model, context
         self._file = folder / SCORES
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -256,7 +257,7 @@ def make_run_plan(
         gpu_share=GPUShare(workers=parallel * max(1, sum(b in GPU_BACKENDS for b in backends))),
         batches=task_rows.batches,
         schedule=_schedule(protocol, lr, limit, per_epoch),
-        side_jobs=partial(ScoreJobs, task_rows, model),
+        side_jobs=partial(ScoreJobs, task_rows, model, Path()),  # several workers set a folder
         limit=limit,
         per_epoch=per_epoch,
     )

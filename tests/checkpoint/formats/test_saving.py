@@ -27,16 +27,6 @@ def test_shards_hold_every_tensor_once_in_order_and_within_the_limit(sizes, limi
         assert sum(held) <= limit or len(held) == 1
 
 
-def test_an_entry_counts_its_bytes_in_the_file_and_not_in_memory():
-    parts = (np.zeros((2, 3), np.float32), np.zeros((4, 3), np.float32))
-    assert TensorSource((6, 3), np.dtype(np.float16), parts).nbytes == 6 * 3 * 2
-
-
-@pytest.mark.parametrize("limit", [1, 10**12])
-def test_a_model_without_tensors_is_one_file(limit):
-    assert saving.shards({}, limit) == [{}]
-
-
 @pytest.mark.parametrize("refused", ["made", "made/deeper", "made/deeper/model"])
 def test_a_place_that_the_system_refuses_is_named_and_nothing_is_left(
     tmp_path, monkeypatch, refused

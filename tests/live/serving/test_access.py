@@ -8,7 +8,7 @@ import pytest
 
 from mlxhog.errors import ConfigError
 from mlxhog.live.serving.app import Api
-from mlxhog.live.serving.config import ServeConfig, origins_of
+from mlxhog.live.serving.config import ServeConfig, key_of, origins_of
 from tests.pairs import each_of
 
 SITE = "https://chat.example"
@@ -112,13 +112,33 @@ def test_the_page_needs_no_key_and_loads_nothing_from_elsewhere():
 
 
 @each_of(
-    ("text", "message"),
+    ("config", "environment", "message"),
     [
-        ("chat.example", "write scheme and host"),
-        ("https://chat.example/page", "write scheme and host"),
-        ("*", "needs|set an API key"),
+        ({"allow_origin": "chat.example"}, "", "write scheme and host"),
+        ({"allow_origin": "https://chat.example/page"}, "", "write scheme and host"),
+        ({"allow_origin": "*"}, "", "set an API key"),
+        ({"host": "0.0.0.0"}, "", "set an API key"),
+        ({"host": "::"}, "", "set an API key"),
+        ({"api_key": "two words"}, "", "a header cannot have"),
+        ({"api_key": "clé"}, "", "a header cannot have"),
+        ({"host": "localhost"}, "", None),
+        ({"host": "127.8.9.10"}, "", None),
+        ({"host": "0.0.0.0"}, "secret", "secret"),
+        ({"host": "0.0.0.0", "api_key": "mine"}, "secret", "mine"),
     ],
 )
-def test_what_is_no_origin_is_refused(text, message):
-    with pytest.raises(ConfigError, match=message):
-        origins_of(ServeConfig(allow_origin=text), None)
+def test_other_machines_and_all_sites_need_a_key_that_a_header_carries(
+    config, environment, message
+):
+    options = ServeConfig(**config)
+
+    def key():
+        key = key_of(options, {"MLXHOG_API_KEY": environment})
+        origins_of(options, key)
+        return key
+
+    if message in (None, "secret", "mine"):
+        assert key() == message
+    else:
+        with pytest.raises(ConfigError, match=message):
+            key()

@@ -9,7 +9,6 @@ import pytest
 
 from mlxhog.data.stream import StreamWriter
 from mlxhog.data.tokenizers import ByteTokenizer
-from mlxhog.live.serving.requests import MOST_EXAMPLES, RefusedRequest, examples
 from tests.live.serving.servers import MLX, serving
 
 ONE = {"prompt": "2 and 2 is", "answer": " 4"}
@@ -58,6 +57,8 @@ def test_an_example_is_on_the_disk_when_it_is_acknowledged(fed, followed):
         ({"examples": [ONE, 3]}, "example 2 is 3"),
         ({"prompt": "a" * 16, "answer": "b"}, "has 19 tokens, and a row of the run has at most 16"),
         ({"examples": []}, "wanted a list of 1 to 1000"),
+        ({"examples": [ONE] * 1001}, "wanted a list of 1 to 1000"),
+        ({"examples": [ONE], "prompt": "a"}, "the body has fields besides"),
         ([ONE], "wanted a JSON object"),
     ],
 )
@@ -93,13 +94,3 @@ def test_a_run_that_follows_nothing_takes_none(folder):
         reply = posted(server, ONE)
     assert reply.status_code == 409
     assert "mlxhog train --follow FOLDER" in reply.json()["error"]["message"]
-
-
-def test_a_body_has_one_example_or_a_list_of_them():
-    assert examples(json.dumps(ONE).encode()) == [ONE]
-    assert examples(json.dumps({"examples": [ONE, 1]}).encode()) == [ONE, 1]
-    for body in ({"examples": "x"}, {"examples": [ONE] * (MOST_EXAMPLES + 1)}):
-        with pytest.raises(RefusedRequest, match="wanted a list"):
-            examples(json.dumps(body).encode())
-    with pytest.raises(RefusedRequest, match="the body has fields besides"):
-        examples(json.dumps({"examples": [ONE], "prompt": "a"}).encode())

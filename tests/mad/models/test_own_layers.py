@@ -1,13 +1,8 @@
 """A layer is one file: `--plugin` trains and checks it without touching the package."""
 
-from __future__ import annotations
-
 import json
-import pickle
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +11,6 @@ from mlxhog.cli import main
 from mlxhog.config import plugins
 from mlxhog.errors import ConfigError
 from mlxhog.mad import suites
-from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.layers import make
 from mlxhog.models.mad.sequence import parse
 from tests.own_plugins import own_plugins
@@ -40,11 +34,6 @@ def other(folder, name, *changes):
     file = folder / f"{name}.py"
     file.write_text(text)
     return file
-
-
-def in_another_process(code, *words):
-    command = [sys.executable, "-c", code, *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
 
 @pytest.mark.slow
@@ -76,12 +65,8 @@ def undeclared(tmp_path_factory):
     ],
 )
 def test_a_parameter_that_a_layer_reads_and_does_not_declare_is_refused_in_words(
-    command: str,
-    undeclared: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    command, undeclared, tmp_path, capsys, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     small_config(tmp_path)  # writes a text
     Path("model.yaml").write_text("model: {dim: 16, layers: [undeclared, swiglu]}")
@@ -92,19 +77,6 @@ def test_a_parameter_that_a_layer_reads_and_does_not_declare_is_refused_in_words
         r"read another one; did you mean 'z_proj\.bias'\?\n$",
         capsys.readouterr().err,
     )
-
-
-UNPICKLE = "import pickle, sys; print(pickle.loads(bytes.fromhex(sys.argv[1])).layers)"
-
-
-def test_a_configuration_brings_its_layers_to_another_process(tmp_path):
-    file = other(tmp_path, "travels")
-    plugins.load(file)
-    layers = parse("travels(expand=3) swiglu")
-    data = pickle.dumps(MADConfig(vocab_size=8, hidden_size=16, layers=layers))
-    process = in_another_process(UNPICKLE, data.hex())
-    assert process.stdout.strip() == str(layers), process.stderr
-    assert pickle.loads(data).layers == layers
 
 
 def test_a_run_with_another_text_of_the_layer_is_another_run(tmp_path):

@@ -5,7 +5,7 @@ from mlxhog.errors import ConfigError
 from mlxhog.mad.search import space as space_file
 from mlxhog.mad.search.space import read_space, to_space
 from mlxhog.mad.suites import suite
-from mlxhog.models.mad.sequence import canonical, parse
+from mlxhog.models.mad.sequence import canonical
 from tests.mad.search.spaces import candidates_of
 from tests.pairs import each_of
 
@@ -172,4 +172,3 @@ def test_the_example_in_the_documentation_is_a_space():
     text = "\n".join(line for line in lines if line.startswith("    "))
     choices = candidates_of(to_space(yaml.safe_load(text)["space"]), suite("lite"))
     assert choices.count > 0
-    assert choices.unused() == parse("mh-attention(h16)")  # 65,536 numbers of 16,384

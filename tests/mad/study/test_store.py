@@ -10,7 +10,7 @@ from mlxhog.errors import StudyError
 from mlxhog.mad import run as runs
 from mlxhog.mad.run import Point
 from mlxhog.mad.study.store import Store, create, find
-from mlxhog.mad.study.study import Study, read, refuse_another
+from mlxhog.mad.study.study import Study, find_same, read
 from tests.mad.report.sample import RECORD
 from tests.mad.study.small import config
 
@@ -126,9 +126,10 @@ def test_a_study_reads_back_as_it_was_written(tmp_path):
     ],
 )
 def test_another_study_in_its_directory_is_refused_with_every_difference(store, change, named):
-    refuse_another(store, read(store))
+    root = str(store.directory.parent)
+    assert find_same(read(store), root, "s").directory == store.directory
     with pytest.raises(StudyError, match=rf"holds another study:\n  {named}(.|\n)*mad resume s"):
-        refuse_another(store, replace(read(store), **change))
+        find_same(replace(read(store), **change), root, "s")
 
 
 @pytest.mark.parametrize(

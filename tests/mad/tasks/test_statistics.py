@@ -5,61 +5,11 @@ d88d6f5 with T 64 and V 128; of facebookresearch/PhysicsLM4 at 7580696, 20,000 r
 N 8, K 5, M 6 and names of one token, and 40,000 expressions of Mano with p 7, L 4 and + - *.
 """
 
-import math
-
 import numpy as np
 import pytest
 
 from mlxhog.mad.tasks import IGNORED, make_task
-from mlxhog.mad.tasks.selective_grammar import NOT_ALLOWED
 from tests.pairs import each_of
-
-
-def with_answer(x, y):
-    return np.concatenate([x, y[:, -1:]], axis=1)
-
-
-@pytest.mark.parametrize("seq_len", [32, 128])
-def test_a_row_scores_as_many_values_as_keys_repeat(seq_len):
-    data = make_task("CR", seq_len=seq_len, train_rows=1, test_rows=2560)
-    n, K = seq_len // 2 - 1, 8
-    expected = n - K * (1 - (1 - 1 / K) ** n) + 1
-    scored = (data.test_y != IGNORED).sum(1)
-    assert abs(scored.mean() - expected) < 5 * scored.std() / math.sqrt(len(scored)) + 1e-3
-
-
-def test_some_pairs_are_noise_and_one_never_is():
-    data = make_task("NR", seq_len=4, frac_noise=0.99, train_rows=512, test_rows=1)
-    assert (data.train_x[:, :2] < 16).all()  # the only pair before the last
-    data = make_task("NR", frac_noise=0.8, train_rows=1024, test_rows=256)
-    for x, y in data.splits().values():
-        tokens = with_answer(x, y)[:, :-2].reshape(len(x), -1, 2)
-        noisy = tokens[..., 0] >= 16
-        assert abs(noisy.mean() - 0.8 * (1 - 1 / 63)) < 0.02
-    assert (noisy == (tokens[..., 1] >= 16)).all()
-    assert (data.test_y[:, :-1:2][noisy] == IGNORED).all()
-
-
-def test_noise_is_two_tokens_drawn_apart_each_as_likely():
-    data = make_task("NR", noise_vocab=2, frac_noise=0.8, train_rows=2048, test_rows=1)
-    pairs = with_answer(data.train_x, data.train_y).reshape(-1, 2)
-    task_rows = pairs[pairs[:, 0] >= 30] - 30
-    counts = np.bincount(2 * task_rows[:, 0] + task_rows[:, 1], minlength=4)
-    assert abs(counts / counts.sum() - 0.25).max() < 5 * math.sqrt(0.25 * 0.75 / counts.sum())
-
-
-@pytest.mark.parametrize("task", ["CR", "NR"])
-def test_the_last_query_is_any_key_of_the_row_however_often_it_was_shown(task):
-    data = make_task(task, seq_len=32, train_rows=4096, test_rows=1)
-    K, places, times = 8, [], []
-    for *shown, asked, _ in with_answer(data.train_x, data.train_y):
-        counts = np.bincount([key for key in shown[::2] if key < K], minlength=K)
-        keys = np.flatnonzero(counts)
-        places.append((keys.tolist().index(asked) + 0.5) / len(keys) - 0.5)
-        times.append(counts[asked] - counts.sum() / len(keys))
-    for centred in (np.array(places), np.array(times)):
-        assert abs(centred.mean()) < 5 * centred.std() / math.sqrt(len(centred))
-
 
 DEPO = {"hops": 5, "queries": 6, "vocab": 40}
 MANO = {"operations": 4, "vocab": 20, "seq_len": 96}
@@ -143,31 +93,6 @@ def test_mano_has_the_statistics_of_the_reference():
         assert np.mean(np.array(results) == 0) == pytest.approx(zeros, abs=NEAR)
 
 
-FEW = {"train_rows": 256, "test_rows": 130}
-
-
-def walked(data, row):
-    """States of a training row by the grammar, one token at a time, and which are held."""
-    state, states, held = 0, [], []
-    for token in data.train_x[row]:
-        after = data.grammar[state, token]
-        held.append(bool(after == NOT_ALLOWED))
-        state = state if held[-1] else int(after)
-        states.append(state)
-    return states, held
-
-
-def test_the_share_of_distractors_and_of_allowed_letters_is_the_chosen_one():
-    data = make_task("SG", vocab=401, depth=20, gap_prob=0.25, density=0.3, **FEW)
-    assert abs((data.grammar[1:, 1:] != NOT_ALLOWED).mean() - 0.3) < 0.02
-    assert abs((data.grammar[1:, 0] != NOT_ALLOWED).mean() - 0.3 / 20) < 0.02
-    held = np.array([walked(data, row)[1] for row in range(256)])
-    assert abs(held[:, 1:][~held[:, :-1]].mean() - 0.25) < 0.02
-    assert not np.array(
-        [walked(make_task("SG", gap_prob=0, **FEW), row)[1] for row in (0, 9)]
-    ).any()
-
-
 REFERENCE_ROWS = 40_000
 REFERENCE = (
     (
@@ -213,14 +138,3 @@ def test_queries_lie_where_those_of_the_reference_lie(settings, means, deviation
     assert (abs(own.mean(0) - means) < 5 * spread * np.array(deviations)).all()
     assert abs(own.std(0) - deviations).max() < 0.15
     assert abs((own[:, 0] == 0).mean() - first) < 5 * spread * 0.5
-
-
-def test_without_random_fill_only_pairs_and_queries_are_there():
-    data = make_task("MQAR", train_rows=200, test_rows=130)
-    assert ((data.train_x != 0).sum(1) == 3 * 4).all()
-
-
-def test_brackets_reach_every_depth_up_to_the_limit():
-    data = make_task("Dyck", kinds=3, depth=5, train_rows=20, test_rows=4, test_length=200)
-    depths = np.where(data.test_x < 3, 1, -1).cumsum(1)
-    assert set(depths.ravel().tolist()) == set(range(6))

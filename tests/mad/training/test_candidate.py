@@ -134,20 +134,6 @@ def test_the_numbers_of_the_optimizer_are_part_of_a_run():
         small_run(optimizer="adamw(nesterov=0.3)")
 
 
-def test_options_of_back_off_are_part_of_a_run_only_where_its_schedule_has_them():
-    assert "backoff_steps" not in small_run().to_dict()["protocol"]
-    assert small_run(backoff_steps=7).key() == small_run().key()
-    assert small_run(schedule="backoff", backoff_steps=7).key() != small_run().key()
-    with pytest.raises(ConfigError, match="backoff_epochs"):
-        small_run(backoff_epochs=2)
-
-
-def test_decay_reaches_matrices_only_unless_everything_is_asked_for():
-    plain = losses(small_run(eval_every=1, lr=2e-2, weight_decay=0.3))
-    everything = losses(small_run(eval_every=1, lr=2e-2, weight_decay=0.3, wd_all=True))
-    assert np.abs(plain - everything).max() > 10 * STEP_LOSSES_F32.atol
-
-
 def test_an_epoch_deals_every_row_once_in_an_order_of_its_own():
     batches = make_run_plan(small_run(batch_size=20)).task_rows.batches()
     rows = make_run_plan(small_run(batch_size=20)).task_rows.dataset().train_x
@@ -248,16 +234,6 @@ def test_scored_labels_train_on_the_same_rows_where_an_answer_can_be_known(task,
     assert known[:, -1].all()
     assert 0 < known.mean() < 0.75
     assert np.array_equal(dense.test_y, scored.test_y)
-
-
-def test_fuzzy_compat_of_the_protocol_reaches_the_rows():
-    def task_rows(**protocol):
-        settings = {"vocab": 16, "seq_len": 32}
-        run = small_run(task="fuzzy-in-context-recall", settings=settings, **protocol)
-        return make_run_plan(run).task_rows.settings.fuzzy_compat
-
-    assert task_rows(fuzzy_compat=True) is True
-    assert task_rows() is False
 
 
 def test_what_training_rows_never_show_is_the_ceiling_of_a_result():

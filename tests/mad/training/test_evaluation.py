@@ -6,12 +6,9 @@ import pytest
 
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.training.evaluation import (
-    DEFAULT_STEPS,
     Accuracies,
     Evaluations,
     MeanLoss,
-    interval,
-    step_limit,
 )
 from tests.mad.training.small_runs import Recorder
 
@@ -30,17 +27,6 @@ def evaluations(*accuracies, callbacks=None, rungs=(), **protocol):
         step = evaluator.next_evaluation(step)
         evaluator.take(step, 1.0, 2.0, Accuracies(accuracy, accuracy / 2))
     return evaluator
-
-
-def test_a_run_takes_2000_steps_where_nothing_is_said():
-    assert step_limit(Protocol(), per_epoch=7) == DEFAULT_STEPS == 2000
-    assert step_limit(Protocol(steps=5), per_epoch=7) == 5
-    assert step_limit(Protocol(epochs=5), per_epoch=7) == 35
-
-
-def test_an_evaluation_comes_every_epoch_of_25_steps_or_more():
-    assert [interval(Protocol(), per_epoch=n) for n in (2, 25, 100)] == [25, 25, 100]
-    assert interval(Protocol(eval_every=3), per_epoch=100) == 3
 
 
 def test_evaluations_come_at_their_interval_at_every_rung_and_at_the_end():

@@ -25,21 +25,19 @@ def probe(name, header, source, inputs, outputs=(DONE,), **changes):
     )
 
 
-def _count(name, dtype, *more):
+def _count(name):
     inputs = (
-        Argument(name="shared", dtype=dtype, writes=True),
+        Argument(name="shared", writes=True),
         Argument(name="step", scalar=True),
         Argument(name="words", dtype="uint32", scalar=True),
-        *more,
     )
     arguments = ", ".join(argument.name for argument in inputs)
     call = f"mlxhog::{name}({arguments}, done, thread_position_in_grid.x);"
     return probe(name, "counting.h", call, inputs)
 
 
-ATOMIC_COUNT = _count("atomic_count", "float32")
-PLAIN_COUNT = _count("plain_count", "float32")
-PAIR_COUNT = _count("pair_count", "uint32", Argument(name="failures", dtype="uint32", writes=True))
+ATOMIC_COUNT = _count("atomic_count")
+PLAIN_COUNT = _count("plain_count")
 
 X, Y = Argument(name="x"), Argument(name="y")
 GROUP_SUM = probe(
@@ -84,15 +82,6 @@ UNWRITTEN = probe(
     (X,),
     (Y,),
 )
-DEEP = probe(
-    "deep",
-    "deep.h",
-    "mlxhog::deep(x, y, thread_position_in_grid.x, threads_per_grid.x);",
-    (X,),
-    (Y,),
-    lockstep=True,
-)
-
 POSITIONS = probe(
     "positions",
     "positions.h",
@@ -110,33 +99,16 @@ ARRIVAL = probe(
     (Argument(name="counter", dtype="uint32", writes=True),),
     (Argument(name="order", dtype="uint32"),),
 )
-ARITHMETIC = {
-    kind: probe(
-        f"arithmetic_{kind}",
-        "language.h",
-        f"mlxhog::arithmetic<{kind}>(x, y, bits, thread_position_in_grid.x);",
-        (X,),
-        (Y, Argument(name="bits", dtype="uint32")),
-    )
-    for kind in ("half", "bfloat")
-}
-FUNCTIONS = probe(
-    "functions",
-    "language.h",
-    "mlxhog::functions(x, y, thread_position_in_grid.x, threads_per_grid.x);",
-    (X,),
-    (Y,),
-)
 
 
-def count(kernel, shared, adds, *, group=256, **more):
+def count(kernel, shared, adds):
     """A launch that adds 1.0 `adds` times to the words of `shared` in turn."""
     return Launch(
         kernel=kernel,
-        inputs={"shared": shared, "step": 1.0, "words": shared.size, **more},
+        inputs={"shared": shared, "step": 1.0, "words": shared.size},
         outputs={"done": (1,)},
         grid=(adds, 1, 1),
-        group=(group, 1, 1),
+        group=(256, 1, 1),
     )
 
 

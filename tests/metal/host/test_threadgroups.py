@@ -21,29 +21,13 @@ def test_threads_of_a_group_share_sums_across_barriers(shim, n):
 
 @pytest.mark.parametrize("n", [32, 64, 40])
 def test_simd_functions_see_the_existing_lanes_of_their_simd_group(shim, n):
-    rng = np.random.default_rng(n)
-    x = rng.integers(1, 3, n).astype(np.float32)
-    x[5] = 31.0
-    out = shim.run(on(probes.SIMD_FUNCTIONS, x, width=12))["y"].reshape(n, 12)
+    x = np.random.default_rng(n).integers(1, 9, n).astype(np.float32)
+    sums, most, prefix = shim.run(on(probes.SIMD_FUNCTIONS, x, width=3))["y"].reshape(n, 3).T
     for start in range(0, n, 32):
-        lanes = x[start : start + 32]
-        size, actual = len(lanes), out[start : start + 32]
-        assert (actual[:, 0] == lanes.sum()).all()
-        assert (actual[:, 1] == lanes.min()).all()
-        assert (actual[:, 2] == lanes.max()).all()
-        assert (actual[:, 3] == lanes.prod(dtype=np.float32)).all()
-        np.testing.assert_array_equal(actual[:, 4], np.cumsum(lanes))
-        np.testing.assert_array_equal(actual[:, 5], np.cumsum(lanes) - lanes)
-        assert (actual[:, 6] == lanes[3]).all()
-        missing = np.full(32, np.nan, np.float32)
-        missing[:size] = lanes
-        lane = np.arange(size)
-        np.testing.assert_array_equal(actual[:, 7], missing[31 - lane])
-        np.testing.assert_array_equal(actual[:, 8], missing[lane ^ 1])
-        down = np.append(missing[2:], lanes[-2:] if size == 32 else [np.nan, np.nan])
-        np.testing.assert_array_equal(actual[:, 9], down[:size])
-        np.testing.assert_array_equal(actual[:, 10], np.append(lanes[:2], lanes[:-2]))
-        assert (actual[:, 11] == 1 + 2 * (lanes.max() > 30)).all()
+        lanes, here = x[start : start + 32], slice(start, start + 32)
+        assert (sums[here] == lanes.sum()).all()
+        assert (most[here] == lanes.max()).all()
+        np.testing.assert_array_equal(prefix[here], np.cumsum(lanes))
 
 
 @pytest.mark.slow
@@ -61,23 +45,17 @@ def test_fewer_threads_than_a_simdgroup_have_no_matrices(shim):
 
 def test_threads_at_two_barriers_are_reported_with_both_places(shim):
     x = np.ones(64, np.float32)
-    with pytest.raises(MetalError, match=r"divergent barrier: thread 32 .*meeting\.h:45.*h:43"):
+    with pytest.raises(MetalError, match=r"divergent barrier: thread 32 .*meeting\.h:35.*h:33"):
         shim.run(on(probes.DIVERGENT, x, returns=0))
 
 
 def test_a_barrier_that_others_never_reach_is_reported(shim):
     x = np.ones(64, np.float32)
     with pytest.raises(
-        MetalError, match=r"divergent barrier: .*meeting\.h:43, 32 of the group's 64 threads have"
+        MetalError, match=r"divergent barrier: .*meeting\.h:33, 32 of the group's 64 threads have"
     ):
         shim.run(on(probes.DIVERGENT, x, returns=1))
-
-
-def test_the_process_goes_on_after_a_divergent_barrier(shim):
-    x = np.ones(64, np.float32)
-    with pytest.raises(MetalError):
-        shim.run(on(probes.DIVERGENT, x, returns=1))
-    assert shim.run(on(probes.GROUP_SUM, x))["y"][0] == 64
+    assert shim.run(on(probes.GROUP_SUM, x))["y"][0] == 64, "the process goes on"
 
 
 @each_of(
@@ -102,8 +80,3 @@ def test_threadgroup_memory_is_poisoned_for_every_group(shim):
 def test_outputs_hold_poison_before_the_launch(shim):
     y = shim.run(on(probes.GROUP_SUM, np.ones(64, np.float32), width=2))["y"]
     assert np.isnan(y[64:]).all()
-
-
-def test_an_array_too_large_for_a_fiber_does_not_compile(shim):
-    with pytest.raises(MetalError, match=r"(?s)kernels/deep\.h:\d+:\d+: error: .*frame size"):
-        shim.run(on(probes.DEEP, np.ones(64, np.float32)))

@@ -1,7 +1,7 @@
 // How a kernel library and the runtime meet; translate.py puts this before every Metal text.
 #pragma once
 
-#include "shim/vectors.h"
+#include "shim/types.h"
 
 namespace metal_host {
 

@@ -2,7 +2,6 @@
 #pragma once
 
 #include "shim/types.h"
-#include "shim/vectors.h"
 
 namespace metal_host {
 
@@ -59,18 +58,15 @@ Lanes<T> shown(const T& value, Place place) {
 // before it is written is a NaN. `filled_for` belongs to the variable.
 void poison_once(void* variable, std::size_t bytes, ulong& filled_for);
 
-// Chaos: whether another thread of the group runs first, and whether a weak compare-exchange fails for
-// no reason. `chaotic_launches` are running now; a launch without chaos beside them does neither.
+// Chaos: whether another thread of the group runs first. `chaotic_launches` are running now; a launch without chaos
+// beside them never switches.
 extern int chaotic_launches;
 void switch_at_random();
-bool fail_at_random();
 
-inline bool chaos() { return __atomic_load_n(&chaotic_launches, __ATOMIC_RELAXED) != 0; }
 inline void race_point() {
-  if (chaos()) [[unlikely]]
+  if (__atomic_load_n(&chaotic_launches, __ATOMIC_RELAXED) != 0) [[unlikely]]
     switch_at_random();
 }
 #define RACE_POINT() metal_host::race_point()  // empty on a GPU: metal/kernels/race_point.h
-inline bool fails_spuriously() { return chaos() && fail_at_random(); }
 
 }  // namespace metal_host

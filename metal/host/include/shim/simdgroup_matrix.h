@@ -5,7 +5,6 @@
 
 #include "shim/runtime.h"
 #include "shim/types.h"
-#include "shim/vectors.h"
 
 namespace metal {
 

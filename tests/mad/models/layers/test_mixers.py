@@ -1,6 +1,7 @@
 """What mesa, gsa, path and mamba3 promise beside the promises of every layer.
 
-They equal published code that runs on a CPU (`record_mixers.py`), hold where gates are at their
+They equal published code (the naive texts of fla-core 0.6.0, and `mamba3_siso_step_ref` of
+state-spaces/mamba at e9594ce1), whose outputs are recorded, hold where gates are at their
 ends, and become simpler layers at special values of their gates.
 """
 

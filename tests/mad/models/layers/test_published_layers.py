@@ -1,7 +1,8 @@
 """Mixers equal the published implementations, weight by weight.
 
 Those in transformers are imported by the tests, since an import takes seconds and every process
-collects tests. The outputs of those in flash-linear-attention are recorded by `record_fla.py`.
+collects tests. The outputs of those in flash-linear-attention 0.6.0, whose kernels need a GPU, were
+recorded with its own naive functions in their place.
 """
 
 from pathlib import Path

@@ -1,6 +1,7 @@
 """Sizes of the layers, refused numbers, initial values and ends of sequences."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from mlxhog.errors import ConfigError
 from mlxhog.mad.winner import write
 from mlxhog.models import lm_float64
 from mlxhog.models.mad.config import MADConfig
-from mlxhog.models.mad.layers import at_width, make, to_dict
+from mlxhog.models.mad.layers import BUILT_IN, at_width, make, to_dict
 from mlxhog.models.mad.sequence import parse
 from mlxhog.models.spec import initial_value
 from tests.mad.training.small_runs import small_run
@@ -47,33 +48,6 @@ STATES = {
 }
 D = 128
 UNEVEN = ("mlstm(h3)", "slstm(h0)", "mlstm-v1(h3)", "slstm-v1(h5)")
-PARAMETERS = {
-    "mh-attention": 4 * D * D + 4 * D,
-    "mh-attention(bias=false,kv_heads=4,qk_norm=true)": 2 * D * D + 2 * D * D // 4 + 2 * 8,
-    "mh-sliding-attention": 4 * D * D + 4 * D,
-    "path": 4 * D * D + 2 * 32 * D + 3 * D + 16 * D + 16,
-    "path(forget=true)": 4 * D * D + 2 * 32 * D + 3 * D + 2 * (16 * D + 16),
-    "linear-attention": 4 * D * D + 4 * 8 * 8,
-    "gsa": 4 * D * D + 4 * 32 * D + D,
-    "mamba3": D * (2 * 256 + 2 * 16 + 3 * 4 + 4) + 4 + 2 * 16 + 2 * 4 * 16 + 4 + 256 * D,
-    "mesa": 4 * D * D + 256 * 4 + 2 * (4 * D + 4) + D + 32,
-    "gla": 5 * D * D + 2 * 16 * D + D + 16,
-    "ssd": D * (256 + 288 + 4) + 3 * 4 + 288 * 5 + 256 + 256 * D,
-    "mamba": D * 512 + 256 * 5 + 16 * 256 + 256 * 9 + 256 * 5 + 256 * D,
-    "gated-delta-net": 5 * D * D + 384 * 4 + 2 * 4 * D + 2 * 4 + 32,
-    "gated-delta-net(decay=false)": 5 * D * D + 384 * 4 + 4 * D + 32,
-    "delta-net": 4 * D * D + 384 * 4 + 4 * D + 32,
-    "gated-delta-product": 7 * D * D + 640 * 4 + (8 + 4) * D + 2 * 4 + 32,
-    "gated-delta-product(householders=3,decay=false)": 9 * D * D + 896 * 4 + 12 * D + 32,
-    "kda": 4 * D * D + 384 * 4 + 4 * D + 4 * 32 * D + D + 4 + 32,
-    "rwkv7": 4 * D * D + 2 * (32 + 32 + 64) * D + (6 + 5 + 2) * D,
-    "canon": 4 * D,
-    "mlstm": 5 * D * D + 2 * (4 * D + 4) + 5 * D + D,
-    "slstm": 5 * D * D + 4 * D * 32 + 4 * D + D,
-    "mlp": 8 * D * D + 5 * D,
-    "geglu": 3 * D * 192,
-    "moe-swiglu": 3 * D * 128 + 8 * D + 8,
-}
 
 
 @each_of("text", STATES)
@@ -82,58 +56,27 @@ def test_the_states_at_width_128_are_those_of_the_table(text):
     assert dict(layer.state(D, 1000)) == STATES[text]
 
 
-@each_of("text", PARAMETERS)
-def test_the_parameters_at_width_128_are_counted_by_hand(text):
-    (layer,) = parse(text)
-    assert sum(spec.size for spec in layer.param_spec(D)) == PARAMETERS[text]
-
-
 @each_of(
     ("text", "message"),
     [
         ("mh-attention(h5)", "heads is 5, and the width is 32; choose one of 1, 2, 4, 8, 16, 32"),
         ("mh-attention(h32)", "each is 1 wide, and rope turns pairs; .* or rope=false"),
         ("mh-attention(kv_heads=3)", "kv_heads is 3, which does not divide the 16 heads"),
-        ("mh-attention(kv_heads=0)", "kv_heads is 0"),
         ("mh-attention(base=1)", "base is 1.0; wavelengths need one above 1"),
         ("mh-sliding-attention(window=-1)", "window is -1; a position sees 0 or more"),
-        ("path(h5)", "heads is 5"),
-        ("path(rank=0)", "rank is 0; set it to at least 1"),
-        ("path(conv=0)", "conv is 0; set it to at least 1"),
-        ("gsa(slots=0)", "slots is 0; set it to at least 1"),
-        ("mesa(conv=0)", "conv is 0; set it to at least 1"),
-        ("mesa(steps=0)", "steps is 0; set it to at least 1"),
         ("mamba3(h5)", "heads is 5, and the inner width is 64"),
-        ("mamba3(states=0)", "states is 0; set it to at least 1"),
         ("mamba3(states=3)", "rope_fraction is 0.5 of 3 states; .* at least 2 states turn"),
         ("mamba3(rope_fraction=1.5)", "rope_fraction is 1.5 of 16 states; choose up to 1"),
-        ("mamba3(rope_fraction=-1)", "rope_fraction is -1.0"),
         ("linear-attention(floor=0)", "floor is 0.0; outputs are divided by it"),
-        ("linear-attention(h3)", "heads is 3"),
-        ("gla(rank=0)", "rank is 0"),
         *((text, "heads is ., and the .*width is .*; choose one of 1, 2") for text in UNEVEN),
-        ("gla(h0)", "heads is 0"),
         ("ssd(h5)", "heads is 5, and the inner width is 64"),
-        ("ssd(states=0)", "states is 0; set it to at least 1"),
-        ("mamba(rank=0)", "rank is 0; set it to at least 1"),
-        ("mamba(expand=0)", "expand is 0"),
-        ("gated-delta-net(conv=0)", "conv is 0; set it to at least 1"),
         ("delta-net(h3)", "heads is 3, and the width is 32; choose one of 1, 2"),
-        ("kda(conv=0)", "conv is 0; set it to at least 1"),
-        ("kda(rank=0)", "rank is 0; set it to at least 1"),
-        ("gated-delta-product(householders=0)", "householders is 0; set it to at least 1"),
-        ("rwkv7(gate_rank=0)", "gate_rank is 0; set it to at least 1"),
         ("canon(kernel=0)", "kernel is 0; set it to at least 1"),
         ("mlstm(conv=-1)", "conv is -1; give a number of taps, or 0 for none"),
         ("slstm(bias_init=open)", "bias_init is 'open'; choose one of small, powerlaw"),
         ("slstm(recurrent_init=x)", "recurrent_init is 'x'; choose one of zeros, uniform"),
-        ("mlstm-v1(conv=0)", "conv is 0; set it to at least 1"),
         ("mlstm-v1(qkv_block=3)", "inner.*does not divide into blocks|qkv_proj_blocksize 3"),
-        ("mlp(inner=0)", "inner is 0; set it to at least 1"),
-        ("hyena(expand=0)", "expand is 0"),
         ("hyena(groups=7)", "groups is 7, and the projections have 384 channels"),
-        ("mh-hyena(kernel=0)", "kernel is 0"),
-        ("mh-hyena(filter_width=0)", "filter_width is 0"),
         ("moe-swiglu(active=9)", "active is 9 of 8 experts; take 1 to 8"),
         ("moe-swiglu(router=hash)", "router is 'hash'; choose one of top-k, mad"),
     ],
@@ -141,6 +84,14 @@ def test_the_parameters_at_width_128_are_counted_by_hand(text):
 def test_what_cannot_be_built_is_refused_with_the_way_out(text, message):
     with pytest.raises(ConfigError, match=message):
         MADConfig(vocab_size=23, hidden_size=32, layers=parse(text))
+
+
+@each_of("layer", BUILT_IN, ids=lambda layer: layer.name)
+def test_a_negative_number_of_any_layer_is_refused_by_its_name(layer):
+    for name, hint in get_type_hints(layer).items():
+        if name in {field.name for field in fields(layer)} and hint in (int, int | None):
+            with pytest.raises(ConfigError, match=name):
+                MADConfig(vocab_size=23, hidden_size=32, layers=(layer(**{name: -1}),))
 
 
 @each_of("text", ["ssd", "mamba", "gated-delta-net", "gated-delta-product", "kda"])
