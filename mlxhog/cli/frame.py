@@ -14,14 +14,10 @@ import json as plain
 import os
 import shlex
 import shutil
-import signal
 import sys
-import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.base.paths import expanded, path_from_here
@@ -246,29 +242,3 @@ def run_word(directory: Path) -> str:
     if directory.parent == Path(RunFolder().out).absolute():
         return directory.name
     return str(path_from_here(directory))
-
-
-@contextmanager
-def ended_by_signal() -> Iterator[None]:
-    """Let SIGTERM end a block as Ctrl-C does, so that its cleanup runs."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set a handler
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def told(*, quiet: bool) -> Iterator[Any]:
-    """Show the parts of a command's work on stderr, and end it cleanly by SIGTERM."""
-    from mlxhog.report.views import PartLine
-
-    with ended_by_signal(), PartLine(sys.stderr, quiet=quiet) as tell:
-        yield tell
