@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from mlxhog.base import float32
 from mlxhog.cli.flags import Plugins, Quiet, RunFolder
-from mlxhog.cli.frame import Report, command, told, writable
+from mlxhog.cli.frame import Report, command, writable
 from mlxhog.config import plugins
 from mlxhog.config.choices import OPTIMIZERS
 from mlxhog.config.options import argument, option, switch
 from mlxhog.errors import ConfigError
 from mlxhog.report.table import AnswerNote, FailureNote, Section
+from mlxhog.report.views import PartLine
 
 if TYPE_CHECKING:
     from mlxhog.config.optimizer import OptimizerChoice
@@ -86,7 +88,7 @@ def run(config: ParityConfig) -> Report:
     subject = open_subject(kind, where, Path(config.out), config.set, **sizes)
     chosen, lacks = choose(config.backends, config.kernels)
     check_memory(subject, chosen)
-    with told(quiet=config.quiet) as tell:
+    with PartLine(sys.stderr, quiet=config.quiet) as tell:
         plugins = _plugin_optimizers()
         comparison = compare_sides(
             replace(subject.made(), plugins=plugins),
