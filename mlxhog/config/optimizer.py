@@ -134,14 +134,6 @@ class OptimizerChoice(Choice, ABC):
         """
         return False
 
-    def way_to_lower_share(self, *, on_gpu: bool) -> str:
-        """Return the option that lowers this optimizer's share of a worker's step.
-
-        Args:
-            on_gpu: whether the worker's device is a GPU.
-        """
-        return "a larger --batch-size lowers it"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Decayed(OptimizerChoice):

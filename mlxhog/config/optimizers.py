@@ -114,16 +114,6 @@ class Muon(Sharing):
         """Whether a worker orthogonalises matrices on its own device, in place of the CPU."""
         return on_gpu if self.device == "auto" else self.device == "worker"
 
-    def way_to_lower_share(self, *, on_gpu: bool) -> str:
-        """Return the option that lowers this optimizer's share of a worker's step."""
-        if self.orthogonalizes_on_worker(on_gpu=on_gpu) != on_gpu:
-            better = "worker" if on_gpu else "cpu"
-            return f"--orthogonalization-device {better} lowers it"
-        return (
-            f"{super().way_to_lower_share(on_gpu=on_gpu)}, and so does --orthogonalization-every "
-            "2, at a cost in loss"
-        )
-
 
 @dataclass(frozen=True, kw_only=True)
 class AdamW(Sharing):
@@ -233,11 +223,6 @@ class Soap(Adaptive):
         10, "steps between two refreshes of its eigenbases",
         unit="steps", low=1, flat="precondition_every",
     )  # fmt: skip
-
-    def way_to_lower_share(self, *, on_gpu: bool) -> str:
-        """Return the option that lowers this optimizer's share of a worker's step."""
-        larger = f"--precondition-every {2 * self.every} lowers it"
-        return f"{super().way_to_lower_share(on_gpu=on_gpu)}, and {larger}"
 
 
 for _optimizer in (Muon, AdamW, Adan, Apollo, ApolloMini, Lion, Momentum, SGD, Soap):
