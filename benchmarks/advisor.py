@@ -25,8 +25,7 @@ from harness.estimates import Mean
 from harness.machine import ROOT, smallest
 from harness.results_page import name_of, read
 
-from mlxhog.config.local_strategies import LocalSGD, Scaffold
-from mlxhog.config.strategies import SSP, Hogwild, RoundRobin, Serial, Sync
+from mlxhog.config.strategies import SSP, Hogwild, LocalSGD, RoundRobin, Scaffold, Serial, Sync
 from mlxhog.theory.advisor.profile import Profile
 from mlxhog.theory.advisor.rules import (
     BY_SPEED,

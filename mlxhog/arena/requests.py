@@ -250,7 +250,8 @@ def _asked(path: Path, timeout_s: float, request: str, **fields: Any) -> Iterato
         ) from error
     except (TimeoutError, BlockingIOError) as error:
         raise NoAnswer(
-            f"the process that serves {path} has not answered in {timeout_s:g} s"
+            f"the process that serves {path} has not answered in {timeout_s:g} s; is it stopped "
+            "(Ctrl-Z)?"
         ) from error
     except OSError as error:
         raise ArenaError(f"no answer came from {path}: {error}") from error
@@ -320,10 +321,6 @@ def ask(directory: Path, request: str, *, timeout_s: float = ANSWER_S, **fields:
         raise RunError(
             f"the run {directory} is not running, so no process takes the request {request!r}; "
             f"resume it: mlxhog train --resume {directory}"
-        ) from error
-    except NoAnswer as error:
-        raise RunError(
-            f"the run {directory} has not answered in {timeout_s:g} s; is it stopped (Ctrl-Z)?"
         ) from error
     except ArenaError as error:
         raise RunError(f"cannot ask the run {directory}: {error}") from error

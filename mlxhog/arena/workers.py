@@ -97,7 +97,9 @@ class Entry:
     def __init__(self, slot: int, data: NDArray[np.uint8]) -> None:
         self.slot, self.data = slot, data
         raw = data.data.cast("B")
-        self.views: dict[str, memoryview[Any]] = {form: raw.cast(form) for form in "IqQd"}
+        self.views: dict[str, memoryview[Any]] = {
+            "I": raw.cast("I"), "q": raw.cast("q"), "Q": raw.cast("Q"), "d": raw.cast("d"),
+        }  # fmt: skip
 
     # written by the supervisor
     state: int = _field("I", 0, atomic=True)  # `State`

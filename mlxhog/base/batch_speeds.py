@@ -17,8 +17,6 @@ from typing import Any
 
 from mlxhog.base import plain_json, typed, verdicts
 from mlxhog.base.cache import user_cache_directory
-from mlxhog.base.durable import replace_file
-from mlxhog.errors import EnvironmentLacks
 
 FORMAT = 1
 MOST_ROWS = 100
@@ -66,14 +64,7 @@ def save(key: Key, speeds: Sequence[BatchSpeed]) -> None:
         "identity": asdict(verdicts.identity()),
         "rows": [{"key": one, "speeds": [asdict(s) for s in speeds]} for one, speeds in rows],
     }
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, plain_json.dumps(record, indent=1) + b"\n")
-    except OSError as error:
-        raise EnvironmentLacks(
-            f"the measured batches cannot be kept in {path} ({error.strerror}), so each run "
-            "measures; set XDG_CACHE_HOME to a writable folder"
-        ) from error
+    verdicts.keep(path, record)
 
 
 def _path() -> Path:
@@ -86,7 +77,7 @@ def _rows(path: Path) -> list[tuple[Key, list[BatchSpeed]]]:
         record = plain_json.read(path)
         if (record["format"], record["identity"]) != (FORMAT, asdict(verdicts.identity())):
             return []
-        rows = [
+        rows: list[tuple[Key, list[BatchSpeed]]] = [
             (dict(row["key"]), [typed.read(BatchSpeed, one) for one in row["speeds"]])
             for row in record["rows"]
         ]

@@ -49,18 +49,15 @@ def private_directory(directory: Path) -> Path:
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     for path in reversed(missing):
         path.mkdir(mode=0o700, exist_ok=True)
-    status = folder.stat()
-    if status.st_uid != os.geteuid():
-        raise _refused(folder, f"belongs to {_user(status.st_uid)}")
-    if status.st_mode & _BY_OTHERS:
-        raise _refused(folder, f"can be written by others (mode {_mode(status)})")
+    _check_owner(folder, folder.stat())
     for parent in folder.parents:
         status = parent.stat()
         if status.st_uid not in (0, os.geteuid()):
             raise _refused(folder, f"lies in {parent}, which belongs to {_user(status.st_uid)}")
         if _others_can_rename(status):
+            mode = f"{stat.S_IMODE(status.st_mode):04o}"
             raise _refused(
-                folder, f"lies in {parent}, which can be written by others (mode {_mode(status)})"
+                folder, f"lies in {parent}, which can be written by others (mode {mode})"
             )
     return folder
 
@@ -87,11 +84,15 @@ def is_kept(file: Path) -> bool:
         os.close(descriptor)
     if not stat.S_ISREG(status.st_mode):
         raise _refused(file, "is not a regular file")
-    if status.st_uid != os.geteuid():
-        raise _refused(file, f"belongs to {_user(status.st_uid)}")
-    if status.st_mode & _BY_OTHERS:
-        raise _refused(file, f"can be written by others (mode {_mode(status)})")
+    _check_owner(file, status)
     return True
+
+
+def _check_owner(path: Path, status: os.stat_result) -> None:
+    if status.st_uid != os.geteuid():
+        raise _refused(path, f"belongs to {_user(status.st_uid)}")
+    if status.st_mode & _BY_OTHERS:
+        raise _refused(path, f"can be written by others (mode {stat.S_IMODE(status.st_mode):04o})")
 
 
 def _others_can_rename(status: os.stat_result) -> bool:
@@ -124,7 +125,3 @@ def _user(uid: int) -> str:
         return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
     except KeyError:
         return f"uid {uid}"
-
-
-def _mode(status: os.stat_result) -> str:
-    return f"{stat.S_IMODE(status.st_mode):04o}"

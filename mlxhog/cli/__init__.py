@@ -8,7 +8,7 @@ import errno
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from typing import TYPE_CHECKING, TextIO, cast
 
@@ -166,9 +166,8 @@ def _answered(words: list[str]) -> int:
     """Run the command that the words name, and return its exit code."""
     if words[:1] == ["help"] and len(words) > 1:
         words = [*words[1:], "--help"]
-    if not words or words[0] in ("-h", "--help", "help"):
-        print(_help())
-        return 0
+    if not words or words[0] in _HELP:
+        return _print_help(HELP, GROUPS)
     if words[0] in ("-V", "--version"):
         from importlib.metadata import version  # 10 ms, for this command only
 
@@ -181,7 +180,30 @@ def _answered(words: list[str]) -> int:
         hint = hint or "; mlxhog help lists them"
         print(f"no command {words[0]!r}{hint}", file=sys.stderr)
         return 2
+    if words[0] == "mad":
+        from mlxhog.cli import mad
+
+        if not words[1:] or words[1] in _HELP:
+            group = {name: what for name, (_, what) in mad.COMMANDS.items()}
+            return _print_help(mad.HELP, {"commands": group})
+        if words[1] not in mad.COMMANDS:
+            hint = did_you_mean(words[1], mad.COMMANDS)
+            print(f"no command 'mad {words[1]}'{hint}", file=sys.stderr)
+            return 2
     return _run(words)
+
+
+_HELP = ("-h", "--help", "help")
+
+
+def _print_help(text: str, groups: Mapping[str, Mapping[str, str]]) -> int:
+    width = max(len(name) for group in groups.values() for name in group)
+    listed = (
+        "\n".join([f"{title}:", *(f"  {name:{width}}  {what}" for name, what in group.items())])
+        for title, group in groups.items()
+    )
+    print(text.format(commands="\n\n".join(listed)))
+    return 0
 
 
 def find(words: Sequence[str]) -> "tuple[Command, Sequence[str]]":
@@ -213,11 +235,6 @@ def _run(words: list[str]) -> int:
     if _folder_is_gone():
         return 2
     try:
-        if words[0] == "mad":
-            from mlxhog.cli import mad
-
-            if (code := mad.answered(words[1:])) is not None:
-                return code
         command, arguments = find(words)
         return command(arguments)
     except MlxhogError as error:
@@ -294,12 +311,3 @@ def _folder_is_gone() -> bool:
         )
         return True
     return False
-
-
-def _help() -> str:
-    width = max(map(len, COMMANDS))
-    groups = (
-        "\n".join([f"{title}:", *(f"  {name:{width}}  {what}" for name, what in group.items())])
-        for title, group in GROUPS.items()
-    )
-    return HELP.format(commands="\n\n".join(groups))

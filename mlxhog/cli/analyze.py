@@ -31,7 +31,7 @@ EXAMPLES = (
     "analyze tiny --all --parts",
 )
 TRAINING = (
-    "data", "tokenizer", "text_key", "strict_data", "val", "loss_on",
+    "data", "tokenizer", "text_key", "strict_data", "skip_machine_data", "val", "loss_on",
     "context", "seq_len", "batch_size", "grad_accumulation", "kernels", "compute_dtype", "workers",
     "threads", "strategy", "predict", "async_after", "write", "sparsify", "error_feedback",
     "sampled_head", "blocks", "optimizer", "lr", "clip", "ngram_lr", "weight_decay", "seed", "out",
@@ -70,12 +70,11 @@ def run(words: Words, config: AnalyzeConfig, training: Written) -> Report:
     from mlxhog.theory.analysis.report import plots, sections
     from mlxhog.theory.target import find_target
 
-    training.checked()
+    root = Path(training.read(TrainConfig).out)
     folder = None
     if words.plot is not None:
         charts.require("the tables need nothing: leave out --plot")
         folder = new_folder("--plot", words.plot)
-    root = Path(training.read(TrainConfig).out)
     target = find_target(words.subject, training.values, root)
     with told(quiet=words.quiet) as tell:
         analysis = analyze(target, config, tell)
@@ -112,7 +111,7 @@ ADVISE_EXAMPLES = (
     "advise tiny --reproducible",
 )
 ADVISE_TRAINING = (
-    "data", "tokenizer", "text_key", "strict_data", "val", "loss_on",
+    "data", "tokenizer", "text_key", "strict_data", "skip_machine_data", "val", "loss_on",
     "seq_len", "batch_size", "grad_accumulation", "kernels", "compute_dtype", "workers", "threads",
     "write", "sampled_head", "optimizer", "lr", "clip", "weight_decay", "slow", "seed", "out",
 )  # fmt: skip

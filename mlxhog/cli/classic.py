@@ -111,8 +111,8 @@ def run(words: Words, config: ClassicConfig) -> Report:
     remarks += [result.advice] if result.advice else []
 
     def text() -> Iterable[Section]:
-        diverged, cores = result.status == "diverged", machine.here().cores
-        notes = [] if diverged else [*warnings(result, load, cores)]
+        diverged = result.status == "diverged"
+        notes = [] if diverged else list(warnings(result, load, machine.here().cores))
         return sections(problem.about, result, serial, notes, everything=words.all)
 
     code = EXIT_CODES[result.status]

@@ -37,7 +37,7 @@ EXAMPLES = (
     'compare --a "--workers 2 --strategy hogwild" --b "--strategy serial --threads 2"',
 )
 BOTH = (
-    "data", "tokenizer", "text_key", "strict_data", "val", "loss_on",
+    "data", "tokenizer", "text_key", "strict_data", "skip_machine_data", "val", "loss_on",
     "seq_len", "batch_size", "kernels", "workers", "threads", "strategy", "optimizer", "lr",
     "schedule",
 )  # fmt: skip
@@ -80,7 +80,8 @@ class Words(Plugins, Quiet):
 )
 def run(words: Words, config: CompareConfig, both: Written) -> Report | int:
     """Train both sides in pairs until one is better."""
-    both.checked()
+    if both.problems:
+        raise ConfigError("\n".join(both.problems))
     subjects = words.subjects
     of_side = {letter: _flags_of(letter, getattr(words, letter)) for letter in "ab"}
     if len(subjects) > 2:
@@ -193,26 +194,17 @@ def terms_of(config: CompareConfig, sides: Sequence[Side]) -> CompareConfig:
     if budgets:
         return config
     ends = {name: spec.default for name, spec in options(TrainConfig).items() if spec.group in ENDS}
-    chosen_a, chosen_b = (
+    chosen = [
         {name: x for name, usual in ends.items() if (x := getattr(side.config, name)) != usual}
         for side in sides
-    )
-    text_a, text_b = (
-        " and ".join(f"{name} {value}" for name, value in chosen.items()) or "nothing"
-        for chosen in (chosen_a, chosen_b)
-    )
-    if chosen_a != chosen_b:
+    ]
+    if chosen[0] != chosen[1] or len(chosen[0]) != 1 or not chosen[0].keys() <= {*units}:
+        a, b = (" and ".join(f"{name} {x}" for name, x in one.items()) for one in chosen)
         raise ConfigError(
-            f"A has a budget of {text_a}, B of {text_b}; set one for both with --time, --tokens or "
-            "--steps"
+            f"A has a budget of {a or 'nothing'}, B of {b or 'nothing'}; a comparison needs equal "
+            "time, tokens or steps: set --time, --tokens or --steps for both"
         )
-    if len(chosen_a) != 1 or not chosen_a.keys() <= {*units}:
-        raise ConfigError(
-            f"both sides have a budget of {text_a}; a comparison needs equal time, tokens or "
-            "steps, set --time, --tokens or --steps"
-        )
-    budget: dict[str, Any] = chosen_a
-    return replace(config, **budget)
+    return replace(config, **chosen[0])
 
 
 # -- execution and report --------------------------------------------------------------------------
@@ -268,7 +260,7 @@ def report(record: PairLog) -> Report:
 
     comparison, outcome, terms = record.comparison, record.outcome, record.comparison.terms
     speed, low, high = map(math.exp, (record.speed.mean, record.speed.low, record.speed.high))
-    facts = {
+    facts: dict[str, Any] = {
         "answer": answer(record),
         "verdict": {1: "a", -1: "b", 0: UNTOLD}[outcome.sign],
         "difference": outcome.mean,

@@ -120,6 +120,7 @@ def run(config: EvalConfig) -> Report:
                 options.data,
                 tokenizer=str(path) if options.tokenizer == "auto" else options.tokenizer,
                 text_key=options.text_key,
+                skip_machine_data=options.skip_machine_data,
                 loss_on=options.loss_on,
                 val=options.val,
             )

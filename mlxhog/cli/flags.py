@@ -61,11 +61,6 @@ class Plugins:
     )
 
 
-def dry_run_flag(help: str = "say what would run, and stop") -> Any:  # a dataclass field
-    """Declare `--dry-run`."""
-    return switch(help)
-
-
 @dataclass(frozen=True)
 class Part:
     """Options of a command.
@@ -109,16 +104,6 @@ class Written:
             ConfigError: every problem of them, and of the command line.
         """
         return resolve(cls, [self.values], self.problems)
-
-    def checked(self) -> Layer:
-        """Return the values if the command line has no problem.
-
-        Raises:
-            ConfigError: it has some.
-        """
-        if self.problems:
-            raise ConfigError("\n".join(self.problems))
-        return self.values
 
 
 class Flags:
@@ -230,14 +215,14 @@ class Flags:
         if "--" in arguments:  # for the intermixed form an argument
             read = self._parser.parse_known_args
         try:
-            other, extra = read(arguments, argparse.Namespace(values={}))
+            other, extra = read(arguments, argparse.Namespace(values={}, repeated=[]))
         except ConfigError as error:
             raise ConfigError(self._explained(str(error))) from None
         values: Layer = other.values | {name: (tail, "--") for name in rest if tail}
         if "--plugin" in self.declared and self.declared["--plugin"][0].many:
             for file in values.get("plugin", ([],))[0]:  # type: ignore[attr-defined]
                 plugins.load(file)
-        problems = [*self._unknown(extra), *self._repeated(arguments)]
+        problems = [*self._unknown(extra), *other.repeated]
         problems += [
             f"{values[spec.name][1]} and {values[other][1]} are both given; keep one"
             for spec in self.specs()
@@ -275,25 +260,22 @@ class Flags:
     def _explained(self, message: str) -> str:
         """Return a message of argparse, with the help of its argument."""
         required = "the following arguments are required: "
-        names = message.removeprefix(required).removeprefix("argument ").partition(": ")[0]
+        name = message.removeprefix(required).removeprefix("argument ").partition(": ")[0]
         about = {
-            "/".join(action.option_strings) or str(action.metavar or action.dest): action.help
+            "/".join(action.option_strings) or str(action.metavar): str(action.help)
             for action in self._parser._actions
         }
-        what = (about.get(names.partition(", ")[0]) or "see above").replace("%%", "%")
-        what = "" if what == "see above" else f": {what}"
+        what = about.get(name.partition(", ")[0], "see above").replace("%%", "%")
         if message.startswith(required):
-            are = "are" if "," in names else "is"
-            return f"{names} {are} missing{what}; as in `mlxhog {self._example}`"
-        return f"{message}{what}" if message.endswith("expected one argument") else message
+            return f"{name} is missing: {what}; as in `mlxhog {self._example}`"
+        return f"{message}: {what}" if message.endswith("expected one argument") else message
 
     def _unknown(self, extra: Sequence[str]) -> Iterable[str]:
         after_unknown = False
-        for word, after in zip(extra, [*extra[1:], ""], strict=False):
+        for word in extra:
             if word.startswith("-") and word != "-":
-                flag, equals, value = word.partition("=")
-                hint = self._inside(flag, value if equals else after)
-                hint = hint or suggestion(flag, self._known) or self._otherwise
+                flag, equals, _ = word.partition("=")
+                hint = _of_own_choice(flag) or suggestion(flag, self._known) or self._otherwise
                 yield f"no flag {flag!r}{hint}"
                 after_unknown = not equals
                 continue
@@ -307,30 +289,15 @@ class Flags:
                 yield f"unexpected argument {word!r}{hint}"
             after_unknown = is_flag
 
-    def _repeated(self, arguments: Sequence[str]) -> Iterator[str]:
-        """Say which flags stand twice, except those that collect values."""
-        actions = self._parser._option_string_actions
-        first: dict[str, str] = {}
-        for word, after in zip(arguments, [*arguments[1:], "--"], strict=False):
-            if word == "--":
-                return
-            flag, equals, _ = word.partition("=")
-            action = actions.get(flag)
-            if not isinstance(action, _Record) or action.collects:
-                continue
-            has_value = not equals and action.nargs != 0 and not after.startswith("--")
-            written = f"{word} {after}" if has_value else word
-            if action.dest in first:
-                yield f"{first[action.dest]} and {written} are the same option; keep one"
-            first.setdefault(action.dest, written)
 
-    def _inside(self, flag: str, value: str) -> str:
-        """Say how a number of a choice of the user's own is written; it has no flag."""
-        for kind in (kind for kind in KINDS if to_flag(kind.title) in self._known):
-            for name, (_, (owner, *_)) in kind.numbers().items():
-                if to_flag(name) == flag and not owner.__module__.startswith("mlxhog."):
-                    return f'; write {to_flag(kind.title)} "{owner.name}({name}={value})"'
-        return ""
+def _of_own_choice(flag: str) -> str:
+    """Say how a number of a choice of the user's own is written; it has no flag."""
+    for kind in KINDS:
+        number = kind.numbers().get(flag.lstrip("-").replace("-", "_"))
+        if number and not number.owners[0].__module__.startswith("mlxhog."):
+            name = f"{number.owners[0].name}({number.option.name}=VALUE)"
+            return f'; write {to_flag(kind.title)} "{name}"'
+    return ""
 
 
 def _with_numbers(specs: Iterable[Option]) -> Iterator[tuple[Option, list[type[Choice]]]]:
@@ -406,6 +373,9 @@ class _Record(argparse.Action):
             keeps = earlier is not None
             keeps = keeps and (self.collects == "\n" or "none" not in (earlier, value))
             value = f"{earlier}{self.collects}{value}" if keeps else value
+        elif earlier is not None:
+            first = namespace.values[self.dest][1]
+            namespace.repeated.append(f"{first} and {option_string} are the same option; keep one")
         name = option_string or self.metavar or self.dest
         namespace.values[self.dest] = (value, name)
 

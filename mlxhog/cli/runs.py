@@ -259,7 +259,7 @@ def show(config: ShowConfig) -> Report:
     run, status, model = record.run, record.status, _architecture(record.run)
     resumed = status.get("resumed")
     names = [path.name for path in manifest.by_age(run.checkpoints)]
-    facts = {
+    facts: dict[str, Any] = {
         "run": str(run.directory),
         "name": run.name,
         "status": record.state,

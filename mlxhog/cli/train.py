@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from mlxhog.base import interrupts
 from mlxhog.base.paths import path_from_here
 from mlxhog.base.quantities import format_count, format_duration
-from mlxhog.cli.flags import Part, Plugins, Quiet, Written, dry_run_flag
+from mlxhog.cli.flags import Part, Plugins, Quiet, Written
 from mlxhog.cli.frame import Report, command
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.options import option
+from mlxhog.config.options import option, switch
 from mlxhog.config.sources import Layer
 from mlxhog.errors import ConfigError
 from mlxhog.report.metrics import beside_counts, is_emulated, label, scored_at, share_text
@@ -51,7 +51,7 @@ class Words(Plugins, Quiet):
     config: str | None = option(
         None, "YAML file with the names below as keys", metavar="FILE", short="c"
     )
-    dry_run: bool = dry_run_flag()
+    dry_run: bool = switch("say what would run, and stop")
 
 
 @command("train", ABOUT, EXAMPLES, Words, Part(TrainConfig, merged=True), main=MAIN)

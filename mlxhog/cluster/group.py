@@ -72,13 +72,15 @@ def identity_of(cluster: Cluster, layout: Layout, **of_run: Any) -> Identity:
         layout: of the arena; its digest as a whole would depend on the number of workers.
         of_run: tokenizer, data, batch_size and seed.
     """
-    names = ("round_every", "outer_lr", "outer_momentum", "round_dtype")
     places = [(slot.name, slot.shape, slot.offset) for slot in layout.slots.values()]
     return {
         "version": version("mlxhog"),
         "layout": hashlib.sha256(json.dumps(places).encode()).hexdigest(),
         "system": platform.system(),
-        **{name: getattr(cluster, name) for name in names},
+        "round_every": cluster.round_every,
+        "outer_lr": cluster.cluster_outer_lr,
+        "outer_momentum": cluster.cluster_outer_momentum,
+        "round_dtype": cluster.round_dtype,
         **of_run,
     }
 
@@ -230,6 +232,9 @@ class Group(Protocol):
         Returns:
             Whether all members have the mean; else none of them may use it.
         """
+
+    def be_at(self, round: int) -> None:
+        """Count as a member that has committed this number of rounds, whatever it averaged."""
 
     def leave(self) -> None:
         """Leave the cluster; no other call follows."""

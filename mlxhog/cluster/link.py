@@ -65,20 +65,20 @@ def open_torchft(cluster: Cluster, offer: Offer, describe: Describe) -> Group:
         ConfigError: an address has no machine, or the token is wrong.
         ClusterError: no cluster answers.
     """
-    address = parse_address(cluster.address)
+    address = parse_address(cluster.cluster or "")
     own = own_ip(address, CONNECT_S)  # without a cluster it fails before torch's import of seconds
-    if cluster.own_address is not None:
-        own = parse_address(f"{cluster.own_address}:0").ip
+    if cluster.cluster_own_address is not None:
+        own = parse_address(f"{cluster.cluster_own_address}:0").ip
     engine = importlib.import_module("mlxhog.cluster.torchft_group")
     group: Group = engine.TorchftGroup(
         address,
         describe,
         offer,
         round=offer().round,
-        token=token_of_member(cluster.token or ""),
+        token=token_of_member(cluster.cluster_token or ""),
         own=own,
         dtype=cluster.round_dtype,
-        timeout_s=cluster.limit_s,
+        timeout_s=cluster.cluster_limit_s,
     )
     return group
 
@@ -170,7 +170,9 @@ def _run(job: LinkJob) -> None:
     words, id = own.words, own.words["id"]
 
     def describe() -> Machine:
-        return Machine(id, job.cluster.machine or platform.node(), own.committed(), words["rounds"])
+        return Machine(
+            id, job.cluster.cluster_machine or platform.node(), own.committed(), words["rounds"]
+        )
 
     group = job.open_group(job.cluster, own.state, describe)
     group.check(job.identity)
@@ -218,7 +220,7 @@ def slowness(own: Anchor, outcome: Outcome | None, cluster: Cluster) -> dict[str
     limit_s = max(cluster.round_every, LEAST_SLOW_S)
     took, step, every = map(format_duration, (took_s, step_s, cluster.round_every))
     claims = (
-        (Outcome.REFUSED, took_s > cluster.limit_s, "given up",
+        (Outcome.REFUSED, took_s > cluster.cluster_limit_s, "given up",
          f"a round was given up after {took}: a machine was stopped or unplugged, or a link is too "
          "slow; if it comes again, raise --cluster-timeout-s and --round-every on all machines, or "
          "take --round-dtype bfloat16"),
@@ -254,7 +256,7 @@ def _await_workers(arena: Arena, job: LinkJob) -> None:
         ClusterError: that takes longer than a join may.
     """
     others = [one for one in arena.workers if one.slot != job.slot]
-    until_ns = monotonic_ns() + int(job.cluster.limit_s * 1e9)
+    until_ns = monotonic_ns() + int(job.cluster.cluster_limit_s * 1e9)
     before: list[int] | None = None
     while True:
         running = [one for one in others if one.state in (State.RUNNING, State.LEAVING)]
@@ -265,8 +267,8 @@ def _await_workers(arena: Arena, job: LinkJob) -> None:
         before = steps if still else None
         if monotonic_ns() > until_ns:
             raise ClusterError(
-                f"cluster: workers took more than {job.cluster.limit_s:g} s to stop for a round; "
-                "set cluster_timeout_s higher, or leave stop_workers out"
+                f"cluster: workers took more than {job.cluster.cluster_limit_s:g} s to stop for a "
+                "round; set cluster_timeout_s higher, or leave stop_workers out"
             )
         arena.workers.entry(job.slot).beat()
         time.sleep(NAP_S)
@@ -308,7 +310,7 @@ class Link:
         """
         if self._job.open_group is open_torchft:
             check_torchft()
-            parse_address(self._job.cluster.address)
+            parse_address(self._job.cluster.cluster or "")
         self._anchor.begin()
         self.slot = slot
         self._spawn()
@@ -358,7 +360,7 @@ class Link:
         entry, now_s = self.arena.workers.entry(self.slot), self._watched.look()
         if entry.heartbeat_ns != self._beat_ns:
             self._beat_ns, self._beat_seen_s = entry.heartbeat_ns, now_s
-        limit_s = CALLS * self._job.cluster.limit_s
+        limit_s = CALLS * self._job.cluster.cluster_limit_s
         if entry.state == State.STARTING:
             limit_s = max(limit_s, START_S)
         if now_s - self._beat_seen_s > limit_s:

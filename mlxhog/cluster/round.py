@@ -45,7 +45,7 @@ class Outcome(Enum):
     """How a round ended on this machine."""
 
     COMMITTED = "committed"
-    REFUSED = "refused"  # a member was lost, so no member has the mean
+    REFUSED = "refused"  # no member has the mean: one was lost, or had another theta_s
     EARLY = "early"  # no other member, and a round without others is not due
 
 
@@ -67,8 +67,8 @@ def play(
         is_due: whether a round takes place without others, too.
 
     Raises:
-        ClusterError: members have another or an older theta_s, parameters are not finite, or a
-            member sent a state or a movement that no training has; this machine keeps its own.
+        ClusterError: members have an older theta_s, parameters are not finite, or a member sent a
+            state or a movement that no training has; this machine keeps its own.
         Exception: any error of the group.
     """
     own.settle()
@@ -106,12 +106,10 @@ def play(
         if (digest != buffer[own.n : own.n + _WORDS]).any():
             words.add("unequal")
             own.keep()
-            if member.rank:  # it loads the state of the first
+            if member.rank:  # at its next join it loads the state of the first
                 words["round"] = 0
-            raise ClusterError(
-                f"cluster: the {member.members} members have unequal theta_s after round "
-                f"{member.round}; the round is dropped, and all load that of the first"
-            )
+            group.be_at(words["round"])
+            return Outcome.REFUSED
         with np.errstate(over="ignore", invalid="ignore"):  # refused below
             after = _after(own, member, buffer[: own.n], sent, cluster)
         if not np.abs(after.anchor - own.of("anchor")).max() <= MOST_STEP:
@@ -171,7 +169,11 @@ def _after(
     if tokens := sum(sent):
         movement = mean / np.float32(tokens / member.members)
         anchor, velocity = nesterov(
-            anchor, velocity, movement, lr=cluster.outer_lr, momentum=cluster.outer_momentum
+            anchor,
+            velocity,
+            movement,
+            lr=cluster.cluster_outer_lr,
+            momentum=cluster.cluster_outer_momentum,
         )
     tokens += own.words["tokens"]
     return State(member.round + 1, tokens, anchor, velocity, own.seconds())

@@ -186,7 +186,7 @@ class TorchftGroup:
             self._be_seen: Callable[[], None] = lambda: client.heartbeat(replica_id, connect)
             self._be_seen()  # from now on a round waits for this member
         self._threads = ThreadPoolExecutor(2)
-        self._manager.load_state_dict({"step": round, "batches_committed": 0})
+        self.be_at(round)
 
     def check(self, identity: Identity) -> None:
         """See `Group`."""
@@ -261,6 +261,10 @@ class TorchftGroup:
         tensor[:-exact].copy_(parts[0])
         tensor.div_(self._manager.num_participants())
         return commits
+
+    def be_at(self, round: int) -> None:
+        """See `Group`."""
+        self._manager.load_state_dict({"step": round, "batches_committed": 0})
 
     def leave(self) -> None:
         """See `Group`."""

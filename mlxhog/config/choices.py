@@ -29,7 +29,7 @@ from dataclasses import Field
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
-from mlxhog.config.options import Option, convert_fields, is_set, options, spelt
+from mlxhog.config.options import Option, convert_fields, options, spelt
 from mlxhog.errors import MOST_SUGGESTIONS, ConfigError, did_you_mean, nearest, shown
 
 NAME = re.compile(r"[A-Za-z][\w-]*")
@@ -68,7 +68,6 @@ class Registry(Generic[T]):
         self.title, self.form, self.plural = title, form, plural or f"{title}s"
         self._home = home
         self._by_name: dict[str, T] = {}
-        self._advice: dict[str, str] = {}
         self._check: Callable[[T], object] | None = None
 
     def checked_by(self, check: Callable[[T], object]) -> Callable[[T], object]:
@@ -93,10 +92,6 @@ class Registry(Generic[T]):
             raise ConfigError(f"there is a {self.title} {name!r} already; give yours another name")
         return choice
 
-    def advise(self, name: str, advice: str) -> None:
-        """Set the advice for a name that people expect but that does not exist."""
-        self._advice[name] = advice
-
     def defined_in(self, module: str) -> list[T]:
         """Return the registered choices that a module defines."""
         return [choice for choice in self._by_name.values() if choice.__module__ == module]
@@ -115,9 +110,6 @@ class Registry(Generic[T]):
         known = self.known()
         if name in known:
             return known[name]
-        if name in self._advice:
-            problem = f"no {self.title} {name!r}: {self._advice[name]}"
-            raise UnknownChoice(problem, title=self.title, name=name)
         raise self.unknown(name, known, ", ".join(known))
 
     def unknown(self, name: str, names: Iterable[str], listed: str) -> UnknownChoice:
@@ -184,7 +176,7 @@ class Choice:
         Raises:
             ConfigError: naming every wrong number and every broken rule.
         """
-        problems = convert_fields(self) or [*self._replaced(), *self.broken_rules()]
+        problems = convert_fields(self) or [*self.broken_rules()]
         if problems:
             raise ConfigError("\n".join(f"{self.name}: {problem}" for problem in problems))
 
@@ -192,17 +184,6 @@ class Choice:
         """Yield contradictions between numbers of this choice, with the way out."""
         rules = rules_of(type(self), "rules")
         return (f"{name}: {problem}" for name, problem in broken(rules, self))
-
-    def _replaced(self) -> Iterable[str]:
-        """Yield the numbers that are given although another number takes their place."""
-        specs = options(type(self))
-        for name, spec in specs.items():
-            other = specs.get(spec.replaces)
-            if other and getattr(self, name) is not None and is_set(self, other.name):
-                yield (
-                    f"{other.flat} is {getattr(self, other.name)}, and {spec.flat} takes its "
-                    f"place; keep one: {other.flat}={other.default} or {spec.flat}={spec.none}"
-                )
 
     def __str__(self) -> str:
         """Spell it, with the numbers that are not the defaults; `Kind.read` reads it back."""
@@ -314,18 +295,6 @@ class Kind(Registry[type[Choice]]):
                 owners.setdefault(spec.flat, Number(spec, [])).owners.append(choice)
         return owners
 
-    def replaced(self, values: Mapping[str, object]) -> dict[str, Option]:
-        """Return the numbers without effect, each with the number that takes its place.
-
-        Args:
-            values: of numbers, by flat names.
-        """
-        return {
-            options(owners[0])[spec.replaces].flat: spec
-            for spec, owners in self.numbers().values()
-            if spec.replaces and values.get(spec.flat) not in (None, spec.none)
-        }
-
     def lacks(self, choice: type[Choice], number: str) -> str:
         """Return the error for a number that a choice lacks; it names the choices that have it."""
         flat = self.numbers()
@@ -354,24 +323,7 @@ STRATEGIES = Kind(
 )
 
 
-class _Clusters(Kind):
-    """Clusters, which `--cluster HOST:PORT` names by their address."""
-
-    def parts(self, value: object) -> tuple[str, dict[str, object]]:
-        """As of any kind; an address is that of the default engine."""
-        names = ("off", *self.known())
-        if isinstance(value, str) and "(" not in value and value not in names:
-            return "torchft", {"address": value}
-        return super().parts(value)
-
-    @property
-    def expected(self) -> str:
-        """Description of a legal value."""
-        return "the HOST:PORT that mlxhog cluster start prints"
-
-
-CLUSTERS = _Clusters("cluster", "mlxhog.config.cluster", _class_of("config.cluster.Cluster"))
-KINDS = (SCHEDULES, OPTIMIZERS, STRATEGIES, CLUSTERS)
+KINDS = (SCHEDULES, OPTIMIZERS, STRATEGIES)
 LAYERS: Registry[type[Any]] = Registry(
     "layer",
     "mlxhog.models.mad.layers",

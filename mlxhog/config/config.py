@@ -8,7 +8,7 @@ import yaml
 
 from mlxhog.base.quantities import Interval
 from mlxhog.config import contradictions, optimizers, plugins
-from mlxhog.config.choices import CLUSTERS, OPTIMIZERS, SCHEDULES, STRATEGIES, Choice
+from mlxhog.config.choices import OPTIMIZERS, SCHEDULES, STRATEGIES, Choice
 from mlxhog.config.cluster import Cluster
 from mlxhog.config.fine_tuning import FineTuning
 from mlxhog.config.optimizer import OptimizerChoice
@@ -35,7 +35,7 @@ _safety = partial(option, group="safety")
 
 
 @dataclass(frozen=True, kw_only=True, init=False)
-class TrainConfig(Merged, FineTuning):
+class TrainConfig(Merged, FineTuning, Cluster):
     """One training run. Defaults < YAML < flags; an unknown key is an error.
 
     Values are converted and checked when the object is made, so every instance is legal.
@@ -64,6 +64,9 @@ class TrainConfig(Merged, FineTuning):
         False,
         "refuse files of a folder or glob that are damaged, unreadable or empty, in place of "
         "skipping them",
+    )
+    skip_machine_data: bool = _data(
+        False, "leave base64, hexadecimal digits, data: URIs and PEM blocks out of the text"
     )
     val: str = _data(
         "every-12th",
@@ -184,13 +187,6 @@ class TrainConfig(Merged, FineTuning):
         "rounds: only options with which runs repeat bit for bit; record: lock-free, with a log "
         "from which mlxhog replay repeats the run bit for bit",
         choices=("none", "rounds", "record", "replay"),
-    )
-    cluster: Cluster | None = _strategy(
-        None,
-        "train one model with other machines: HOST:PORT of the lighthouse that mlxhog cluster "
-        "start began",
-        kind=CLUSTERS,
-        none="off",
     )
     force: bool = _strategy(
         False,
@@ -376,8 +372,7 @@ class TrainConfig(Merged, FineTuning):
         del values["resume"], values["reset_optimizer"]
         chosen = {name: getattr(self, name) for name in values}
         values |= {name: one.to_dict() for name, one in chosen.items() if isinstance(one, Choice)}
-        if self.cluster is not None:
-            values["cluster"] = {**self.cluster.to_dict(), "token": None}
+        values["cluster_token"] = "auto"
         # ASCII only: PyYAML does not read back every character that it writes as itself.
         return yaml.safe_dump(values, sort_keys=False)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from mlxhog.base import plain_yaml
+from mlxhog.config import cluster
 from mlxhog.config.choices import Rules, broken, unread
 from mlxhog.config.fine_tuning import ENDS
 from mlxhog.config.options import is_set, options
@@ -122,7 +123,7 @@ def of(config: Any) -> list[tuple[str, str]]:
             pairs.append((name, f"{other} is {choice}, {reason}, or leave {name} out"))
     if config.strategy is not None:
         pairs += config.strategy.contradicted_by(config)
-    return [*pairs, *broken(RULES, config)]
+    return [*pairs, *broken(cluster.RULES + RULES, config)]
 
 
 def of_others(kind: str, choice: str) -> tuple[str, ...]:

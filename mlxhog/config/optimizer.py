@@ -12,8 +12,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final, Self
 
-from mlxhog.config.choices import OPTIMIZERS, Choice, Kind
-from mlxhog.config.options import option
+from mlxhog.config.choices import OPTIMIZERS, Choice, Kind, Rules
+from mlxhog.config.options import is_set, option
 
 LR: Final = 1e-3
 BETA1: Final = 0.9
@@ -168,8 +168,11 @@ class Averaging(Decayed):
         unit="tokens",
         low=1,
         none="off",
-        replaces="beta2",
     )
+    rules: ClassVar[Rules] = (
+        ("beta2_half_life", lambda o: o.beta2_half_life is not None and is_set(o, "beta2"),
+         "takes the place of beta2, which is {0.beta2}; keep one"),
+    )  # fmt: skip
 
     def fitted(self, *, hidden: bool, averaged: int = 1, ahead: int = 1) -> OptimizerChoice:
         """Return it with values for its open numbers."""

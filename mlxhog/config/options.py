@@ -72,7 +72,6 @@ class Option:
     lines: bool = False  # may have several values: a list, words or flags; kept as lines
     flat: str = ""  # of a number of a choice: its name outside of the choice, by default its own
     kind: Any = None  # of a choice: the `mlxhog.config.choices.Kind` that reads it
-    replaces: str = ""  # of a number of a choice: another number that it takes the place of
     argument: str = ""  # of a word without a flag: its name in the usage line, see `argument`
     switch: bool = False  # the flag takes no value
     many: bool = False  # several words or flags, each one more text of a tuple

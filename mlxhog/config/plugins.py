@@ -230,9 +230,9 @@ def recalled(
         result = read()
     digests, used = {_parsed(text)[1] for text in files}, files_of(chosen(result))
     if None not in digests and not digests <= {file.digest for file in used}:
-        for file in used:
-            if file.digest not in digests:
-                _tell(f"plugin {file.path} is not the version that was remembered")
+        for one in used:
+            if one.digest not in digests:
+                _tell(f"plugin {one.path} is not the version that was remembered")
     return result
 
 

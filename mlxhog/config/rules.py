@@ -1,4 +1,4 @@
-"""Rules spelt as a word with numbers: of late gradients, sparse steps, workers made slow.
+"""Rules spelt `WORD:NUMBER`: of late gradients, sparse steps, slow workers, simulated staleness.
 
 Step size by `staleness_lr` of a gradient that comes tau updates late, with P workers (with
 `--overlap` P is one more, since the worker's own last step comes in between, too):
@@ -20,59 +20,77 @@ Workers that are slowed down, as `slow` names them by their ranks in `workers`, 
     0=1.5            every gradient of the worker with rank 0 takes 1.5 times as long
     1=random:0.2:3   each of its gradients takes 3 times as long with probability 0.2
     1=late:10        it takes no batch in the first 10 seconds of training
+
+The staleness and the worker of each step of strategy `sim`, a function of its number:
+
+    fixed:N             every gradient is N steps old, as in `round_robin` with N + 1 workers
+    uniform:LOW:HIGH    drawn from LOW to HIGH
+    geometric:MEAN      drawn with probability p (1 - p)^tau, p = 1 / (1 + MEAN), and cut where one
+                        in a thousand would be older
+    histogram:0=10,2=5  drawn with weights, such as the numbers of steps that a run's result shows
+    speed:1,1,4         ages of lock-free workers that take these times for a gradient
+
+Each draw has a generator of its own, keyed by seed and step, so a step's age depends only on the
+two. A gradient is never older than the run: step t is at most t steps late.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import bisect
+import heapq
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from random import Random
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from mlxhog.base.quantities import parse_duration_s, parse_number
 from mlxhog.errors import ConfigError
 
-_Forms = Mapping[str, tuple[float | None, Callable[[float], bool]] | None]
-"""Word -> the number that it has by default, and which numbers are legal; None if it has none."""
-
-_STALENESS: _Forms = {
-    "none": None,
-    "linear": (0.5, lambda c: c >= 0),
-    "exp": (0.9, lambda d: 0 <= d <= 1),
-    "delay_adaptive": None,
-    "drop": (None, lambda t: t >= 0),
-}
-_COMPENSATION: _Forms = {
-    "none": None, "constant": (0.04, lambda f: f > 0), "adaptive": (2.0, lambda f: f > 0),
-}  # fmt: skip
-_SPARSE: _Forms = {
-    "none": None, "topk": (0.0, lambda f: 0 < f <= 1), "threshold": (0.0, lambda f: f > 0),
-}  # fmt: skip
-_SLOW_FORMS = (
-    "RANK=FACTOR, RANK=random:PROBABILITY:FACTOR or RANK=late:TIME for each worker, such as "
-    "0=1.5,1=random:0.2:3 (ranks from 0, factors at least 1, probabilities up to 1)"
-)
+Reader = Callable[[str], Any]
+"""Returns a number of a rule, or raises ValueError."""
 
 
-def _read(text: str, forms: _Forms, expected: str) -> tuple[str, float | None]:
-    """Return word and number of `WORD` or `WORD:NUMBER`.
+def _number(is_legal: Callable[[float], bool]) -> Reader:
+    def read(text: str) -> float:
+        number = parse_number(text)
+        if not is_legal(number):
+            raise ValueError
+        return number
+
+    return read
+
+
+_positive, _any = _number(lambda x: x > 0), _number(lambda x: x >= 0)
+_share = _number(lambda x: 0 <= x <= 1)
+
+
+def _read(
+    text: str,
+    forms: Mapping[str, Sequence[Reader]],
+    expected: str,
+    usual: Mapping[str, float | None] | None = None,
+) -> tuple[str, list[Any]]:
+    """Return word and numbers of a rule.
+
+    Args:
+        text: `WORD:NUMBER:NUMBER`.
+        forms: word -> readers of its numbers.
+        expected: description of these forms.
+        usual: the number of a word that stands alone.
 
     Raises:
-        ValueError: the word is unknown, or the number not legal.
+        ValueError: the word is unknown, or a number is missing or not legal.
     """
-    word, colon, number = text.partition(":")
+    word, *parts = text.split(":")
     try:
-        if (form := forms[word]) is None:
-            if colon:
-                raise ValueError
-            return word, None
-        value, is_legal = form
-        value = parse_number(number) if colon else value
-        if value is not None and not is_legal(value):
-            raise ValueError
-    except (KeyError, ValueError):
+        if not parts and word in (usual or {}):
+            return word, [(usual or {})[word]]
+        return word, [read(part) for read, part in zip(forms[word], parts, strict=True)]
+    except (KeyError, OverflowError, ValueError):
         raise ValueError(f"wanted {expected}; got {text!r}") from None
-    return word, value
 
 
 @dataclass(frozen=True)
@@ -94,11 +112,17 @@ class StalenessRule:
         Raises:
             ValueError: none of these.
         """
-        expected = (
+        forms = {
+            "none": (), "linear": (_any,), "exp": (_share,), "delay_adaptive": (), "drop": (_any,)
+        }  # fmt: skip
+        kind, numbers = _read(
+            text,
+            forms,
             "none, linear:C with C >= 0, exp:D with 0 <= D <= 1, delay_adaptive, or drop:T with "
-            "T >= 0"
+            "T >= 0",
+            {"linear": 0.5, "exp": 0.9, "drop": None},
         )
-        return cls(*_read(text, _STALENESS, expected))
+        return cls(kind, *numbers)
 
     def factor(self, staleness: int, workers: int) -> float:
         """Factor of lr, in [0, 1]; 0 leaves the gradient out.
@@ -107,12 +131,11 @@ class StalenessRule:
             staleness: updates by others between the read and the write, >= 0.
             workers: P, >= 1.
         """
+        number = self.number or 0.0
         if self.kind == "linear":
-            assert self.number is not None
-            return 1.0 / (1.0 + self.number * staleness)
+            return 1.0 / (1.0 + number * staleness)
         if self.kind == "exp":
-            assert self.number is not None
-            return float(self.number**staleness)
+            return float(number**staleness)
         if self.kind == "delay_adaptive":
             usual = max(1, workers - 1)
             return min(1.0, usual / staleness) if staleness else 1.0
@@ -142,8 +165,10 @@ class Compensation:
         Raises:
             ValueError: none of these.
         """
-        kind, factor = _read(text, _COMPENSATION, "none, constant:F or adaptive:F with F > 0")
-        return None if factor is None else cls(factor, kind == "adaptive")
+        forms = {"none": (), "constant": (_positive,), "adaptive": (_positive,)}
+        expected = "none, constant:F or adaptive:F with F > 0"
+        kind, factor = _read(text, forms, expected, {"constant": 0.04, "adaptive": 2.0})
+        return cls(factor[0], kind == "adaptive") if factor else None
 
 
 @dataclass(frozen=True)
@@ -169,9 +194,20 @@ class Selection:
         Raises:
             ValueError: none of these.
         """
+        forms = {
+            "none": (), "topk": (_number(lambda x: 0 < x <= 1),), "threshold": (_positive,)
+        }  # fmt: skip
         expected = "none, topk:F with a share 0 < F <= 1, or threshold:F with F > 0"
-        kind, share = _read(text, _SPARSE, expected)
-        return None if share is None else cls("topk" if kind == "topk" else "threshold", share)
+        kind, share = _read(text, forms, expected)
+        return cls("topk" if kind == "topk" else "threshold", *share) if share else None
+
+
+# -- workers that are slowed down ------------------------------------------------------------------
+
+_SLOW_FORMS = (
+    "RANK=FACTOR, RANK=random:PROBABILITY:FACTOR or RANK=late:TIME for each worker, such as "
+    "0=1.5,1=random:0.2:3 (ranks from 0, factors at least 1, probabilities up to 1)"
+)
 
 
 @dataclass(frozen=True)
@@ -188,27 +224,6 @@ class Slowdown:
     probability: float = 1.0
     late_s: float = 0.0
 
-    @classmethod
-    def parse(cls, text: str) -> Slowdown:
-        """Read the text behind the rank.
-
-        Raises:
-            ValueError: it is not of a form above.
-        """
-        kind, *numbers = text.strip().split(":")
-        if kind == "late":
-            (late,) = numbers
-            slowdown = cls(late_s=parse_duration_s(late))
-        elif kind == "random":
-            probability, factor = map(parse_number, numbers)
-            slowdown = cls(factor=factor, probability=probability)
-        else:
-            (factor,) = map(parse_number, (kind, *numbers))
-            slowdown = cls(factor=factor)
-        if slowdown.factor < 1 or not 0 <= slowdown.probability <= 1 or slowdown.late_s < 0:
-            raise ValueError(f"wanted {_SLOW_FORMS}")
-        return slowdown
-
     def factor_of(self, seed: int, rank: int, step: int) -> float:
         """The factor of one gradient: a function of these numbers, the same on every machine."""
         if self.probability == 1:
@@ -223,19 +238,29 @@ def parse_slowdowns(text: str | None) -> Mapping[int, Slowdown]:
     Raises:
         ValueError: a part cannot be read, or a rank appears twice.
     """
+    factor = _number(lambda x: x >= 1)
+    forms = {"factor": (factor,), "random": (_share, factor), "late": (_late,)}
     slowdowns: dict[int, Slowdown] = {}
     for part in [] if text is None else text.split(","):
         rank, equals, how = part.strip().partition("=")
-        try:
-            if not (equals and rank.isdecimal()):
-                raise ValueError
-            slowdown = Slowdown.parse(how)
-        except ValueError:
-            raise ValueError(f"wanted {_SLOW_FORMS}; got {part.strip()!r}") from None
+        how = how if how.startswith(("random:", "late:")) else f"factor:{how}"
+        if not (equals and rank.isdecimal()):
+            raise ValueError(f"wanted {_SLOW_FORMS}; got {part.strip()!r}")
+        kind, numbers = _read(how, forms, _SLOW_FORMS)
         if int(rank) in slowdowns:
             raise ValueError(f"worker {int(rank)} appears in {text!r} twice; keep one")
-        slowdowns[int(rank)] = slowdown
+        fields = {
+            "factor": ("factor",), "random": ("probability", "factor"), "late": ("late_s",)
+        }  # fmt: skip
+        slowdowns[int(rank)] = Slowdown(**dict(zip(fields[kind], numbers, strict=True)))
     return slowdowns
+
+
+def _late(text: str) -> float:
+    seconds = parse_duration_s(text)
+    if seconds < 0:
+        raise ValueError
+    return seconds
 
 
 def check_ranks(text: str | None, workers: int) -> None:
@@ -251,3 +276,134 @@ def check_ranks(text: str | None, workers: int) -> None:
                 f"slow names worker {rank}, and the run has {workers} with {ranks}; name one of "
                 "these, or raise --workers"
             )
+
+
+# -- simulated staleness ---------------------------------------------------------------------------
+
+_MOST_AGE = 4095
+_CUT = 1e-3
+
+
+def _age(text: str) -> int:
+    age = int(text)
+    if not 0 <= age <= _MOST_AGE:
+        raise ValueError
+    return age
+
+
+def _weights(text: str) -> list[float]:
+    pairs = [part.split("=") for part in text.split(",")]
+    by_age = {_age(age): _positive(weight) for age, weight in pairs}
+    return [by_age.get(age, 0.0) for age in range(max(by_age) + 1)]
+
+
+class SimulatedStep(NamedTuple):
+    """The worker of a step, from 0, and the age of its parameters in steps."""
+
+    worker: int
+    staleness: int
+
+
+@dataclass(frozen=True)
+class SimulatedStaleness:
+    """A rule of `sim(staleness=)`; the module has their table.
+
+    Attributes:
+        kind: its name.
+        numbers: N; LOW and HIGH; MEAN; the weights of ages 0, 1, ...; the seconds.
+        workers: number of simulated workers; in all rules but speed, step t is worker t mod P's.
+    """
+
+    kind: str
+    numbers: tuple[float, ...]
+    workers: int
+
+    @classmethod
+    def parse(cls, text: str) -> SimulatedStaleness:
+        """Read a rule.
+
+        Raises:
+            ValueError: it cannot be read.
+        """
+        expected = (
+            "fixed:N, uniform:LOW:HIGH, geometric:MEAN, histogram:AGE=WEIGHT,... or "
+            f"speed:SECONDS,... with whole ages from 0 to {_MOST_AGE}, and weights and seconds "
+            "above 0"
+        )
+        forms: dict[str, tuple[Reader, ...]] = {
+            "fixed": (_age,),
+            "uniform": (_age, _age),
+            "geometric": (_positive,),
+            "histogram": (_weights,),
+            "speed": (lambda text: list(map(_positive, text.split(","))),),
+        }
+        kind, numbers = _read(text, forms, expected)
+        if kind in ("histogram", "speed"):
+            (numbers,) = numbers
+        workers = {"fixed": int(numbers[0]) + 1, "speed": len(numbers)}.get(kind, 1)
+        rule = cls(kind, tuple(numbers), workers)
+        if rule.most > _MOST_AGE or (kind == "uniform" and numbers[0] > numbers[1]):
+            raise ValueError(f"wanted {expected}; got {text!r}")
+        return rule
+
+    @cached_property
+    def most(self) -> int:
+        """The largest possible age."""
+        if self.kind in ("fixed", "uniform"):
+            return int(self.numbers[-1])
+        if self.kind == "geometric":
+            return math.ceil(math.log(_CUT) / math.log(1.0 - self._stop))
+        if self.kind == "histogram":
+            return len(self.numbers) - 1
+        seconds = self.numbers  # while one computes, each other one ends at most this number
+        return max(
+            sum(math.floor(own / other) + 1 for q, other in enumerate(seconds) if q != p)
+            for p, own in enumerate(seconds)
+        )
+
+    @property
+    def _stop(self) -> float:
+        return 1.0 / (1.0 + self.numbers[0])
+
+    def course(self, seed: int) -> Course:
+        """The steps of a run with this seed."""
+        return Course(self, seed)
+
+
+class Course:
+    """The steps of one run; those of speed are computed one after another, and kept."""
+
+    def __init__(self, rule: SimulatedStaleness, seed: int) -> None:
+        """Begin before step 0."""
+        self._rule, self._seed = rule, seed
+        self._steps: list[SimulatedStep] = []
+        self._ends = [(own, worker) for worker, own in enumerate(rule.numbers)]
+        self._read_at = [0] * max(rule.workers, len(rule.numbers))
+        heapq.heapify(self._ends)
+
+    def at(self, step: int) -> SimulatedStep:
+        """The step of a number, from 0."""
+        rule = self._rule
+        if rule.kind != "speed":
+            return SimulatedStep(step % rule.workers, min(step, self._draw(step)))
+        while len(self._steps) <= step:  # the first worker to end its gradient begins another
+            now = len(self._steps)
+            end, worker = self._ends[0]
+            heapq.heapreplace(self._ends, (end + rule.numbers[worker], worker))
+            staleness = now - self._read_at[worker]
+            self._read_at[worker] = now + 1
+            self._steps.append(SimulatedStep(worker, min(staleness, rule.most)))
+        return self._steps[step]
+
+    def _draw(self, step: int) -> int:
+        rule = self._rule
+        if rule.kind == "fixed":
+            return int(rule.numbers[0])
+        drawn = Random(f"mlxhog-sim-1|{self._seed}|{step}").random()
+        if rule.kind == "uniform":
+            low, high = map(int, rule.numbers)
+            return low + int(drawn * (high - low + 1))
+        if rule.kind == "geometric":
+            return min(rule.most, int(math.log(1.0 - drawn) / math.log(1.0 - rule._stop)))
+        total = list(itertools.accumulate(rule.numbers))
+        return bisect.bisect_right(total, drawn * total[-1])

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
-from mlxhog.config.choices import SCHEDULES, Choice, Kind
+from mlxhog.config.choices import SCHEDULES, Choice, Kind, Rules
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.options import option
+from mlxhog.config.options import is_set, option
 
 Rate = Callable[[float, int], float]
 """A schedule of one run: (progress, update) -> step size."""
@@ -152,7 +152,11 @@ class Falling(Schedule):
     epochs: int | None = option(
         None,
         "passes over the text instead of steps; the step size changes between them only",
-        low=1, none="off", flat="backoff_epochs", replaces="steps",
+        low=1, none="off", flat="backoff_epochs",
+    )  # fmt: skip
+    rules: ClassVar[Rules] = (
+        ("backoff_epochs", lambda s: s.epochs is not None and is_set(s, "steps"),
+         "takes the place of backoff_steps, which is {0.steps}; keep one"),
     )  # fmt: skip
 
     def of_run(self, lr: float, epochs: Epochs, step_share: float) -> Rate:

@@ -77,22 +77,8 @@ def read_yaml(path: Path, *, named: bool = False) -> Layer:
 
 
 def read_stored(path: Path) -> Layer:
-    """Return the configuration file of a run, numbers of choices by their flat names.
-
-    Raises:
-        ConfigError: see `read_yaml`; or a choice lacks a number of the file.
-    """
-    layer = by_flat_names(read_yaml(path))
-    for kind in KINDS:
-        choice = kind.known().get(str(layer.get(kind.title, ("", ""))[0]))
-        for flat, number in kind.numbers().items():
-            if choice is not None and flat in layer and choice not in number.owners:
-                raise ConfigError(
-                    f"{label(flat, layer[flat][1])}: {kind.lacks(choice, flat)}; another version "
-                    "of mlxhog wrote this file, or it was edited: remove the line, or begin a new "
-                    f"run with the weights: mlxhog train --init-from {path.parent}"
-                )
-    return layer
+    """Return the configuration file of a run, numbers of choices by their flat names."""
+    return by_flat_names(read_yaml(path))
 
 
 def by_flat_names(layer: Layer) -> Layer:

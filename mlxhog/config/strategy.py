@@ -3,7 +3,7 @@
 `mlxhog.strategies` runs the choice. Nothing here imports NumPy, so that help and errors about
 options are fast. A fact of some strategies is an attribute of their classes; `beside` has the rules
 (`choices.broken`) for a strategy and the configuration of a run that contradicts it. The strategies
-are in `strategies.py` and `local_strategies.py`.
+are in `strategies.py`.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from mlxhog.base.paths import printable
 from mlxhog.data import auto_tokenizer, corpora, heldout, textfiles, tokenizers
 from mlxhog.data.bpe import is_utf8
 from mlxhog.data.examples import Example
+from mlxhog.data.machine_data import MachineData
 from mlxhog.data.sotu import SOTU
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter, item_size
@@ -117,6 +118,7 @@ def prepare(
     text_key: str | None = None,
     loss_on: str = "assistant",
     strict: bool = False,
+    skip_machine_data: bool = False,
     width: int = 128,
     progress: bool = False,
 ) -> Prepared:
@@ -130,6 +132,7 @@ def prepare(
         text_key: for `.jsonl`, the key of the text.
         loss_on: "all" also learns prompts and the messages of users.
         strict: whether a bad file of a folder or a glob is an error; if not, it is skipped.
+        skip_machine_data: whether base64 and the like are left out, see `machine_data`.
         width: of the model, for "auto".
         progress: whether bars show on a terminal how far a tokenizer is learnt.
 
@@ -141,10 +144,12 @@ def prepare(
     Concurrency: safe to call from several processes at once; one writes, the others wait.
     """
     cache = cache_dir or user_cache_directory()
-    corpus = corpora.find(source, text_key)
+    machine = MachineData(skip=skip_machine_data)
+    corpus = corpora.find(source, text_key).mapped(machine.read)
     if loss_on == "all":
         corpus = corpus.mapped(lambda texts, _: textfiles.short_documents(map(bytes, texts)))
     corpus, scan = _scan(corpus, strict)
+    machine.is_measured = True
     rule = heldout.rule_for(val, scan.sizes)
     if corpus.has_held_out:
         rule = "given"
@@ -168,6 +173,8 @@ def prepare(
             rule=rule,
         )
         notes += [note] if note else []
+    unread = {str(one.path) for one in corpus.skipped if one.kind != corpora.EMPTY}
+    notes += machine.notes(scan.sizes.n_bytes, unread)
     parts = [_VERSION, scan.sha256, tokenizers.identity(spec), rule, str(scan.n_given)]
     identity = "|".join(parts)
     key = hashlib.sha256(identity.encode()).hexdigest()

@@ -130,11 +130,9 @@ class Protocol(Merged):
             for name, choices in owners.items()
             if self.schedule not in choices
         ]
-        return unused + [
-            f"{to_flag(other)} has no effect beside {to_flag(spec.flat)}; leave one out"
-            for other, spec in SCHEDULES.replaced(vars(self)).items()
-            if is_set(self, other)
-        ]
+        if is_set(self, "backoff_epochs") and is_set(self, "backoff_steps"):
+            unused.append("--backoff-steps has no effect beside --backoff-epochs; leave one out")
+        return unused
 
     @property
     def weight_decay(self) -> float:

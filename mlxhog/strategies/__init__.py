@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from mlxhog.config import local_strategies as local_choices
 from mlxhog.config import strategies as choices
 from mlxhog.config.choices import STRATEGIES
 from mlxhog.config.config import TrainConfig
@@ -45,11 +44,11 @@ RUNS: dict[type[StrategyChoice], Run] = {
     choices.Serial: _lock_free,
     choices.RoundRobin: InOrder,
     choices.Sim: InOrder,
-    local_choices.LocalSGD: LocalSGD,
-    local_choices.AvgRuns: AvgRuns,
-    local_choices.FedProx: FedProx,
-    local_choices.Scaffold: Scaffold,
-    local_choices.DiLoCo: DiLoCo,
+    choices.LocalSGD: LocalSGD,
+    choices.AvgRuns: AvgRuns,
+    choices.FedProx: FedProx,
+    choices.Scaffold: Scaffold,
+    choices.DiLoCo: DiLoCo,
     choices.AsyncPS: AsyncPS,
     choices.SSP: SSP,
     choices.Locked: Locked,

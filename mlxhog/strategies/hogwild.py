@@ -17,7 +17,7 @@ ledger gives out both again, or counts the one whose step was being added as tor
 from __future__ import annotations
 
 from collections import deque
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -181,7 +181,7 @@ class Hogwild(Strategy):
     the worker that takes its ticket.
     """
 
-    Worker = HogwildWorker
+    Worker: ClassVar[type[Any]] = HogwildWorker
     carries_tables: ClassVar[bool] = True
 
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:

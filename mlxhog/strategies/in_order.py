@@ -5,7 +5,7 @@
                  their turns (Langford, Smola, Zinkevich 2009, Slow Learners are Fast,
                  arXiv:0911.0491)
     sim          one process simulates the workers; `--sim-staleness` is the rule of tau
-                 (`mlxhog.config.ages`). Each simulated worker has its own optimizer state. With
+                 (`mlxhog.config.rules`). Each simulated worker has its own optimizer state. With
                  tau = 0 it is `serial`, with `fixed:N` round_robin of N + 1 workers, bit for bit
 
 No two workers write at once, and a run is a function of its configuration: with a budget of steps
@@ -39,7 +39,7 @@ from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.words import Words
 from mlxhog.backends.backend import Grads
 from mlxhog.config import strategies as choices
-from mlxhog.config.ages import Course, SimulatedStaleness
+from mlxhog.config.rules import Course, SimulatedStaleness
 from mlxhog.errors import ConfigError
 from mlxhog.optim import updates
 from mlxhog.strategies import look_ahead

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import cached_property
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple, cast
 
 from mlxhog.arena import Arena
 from mlxhog.arena.layout import PARAMETER_COPY
@@ -93,8 +93,9 @@ class NumberedWorker:
 
     def __init__(self, context: Context) -> None:
         self.context = context
-        self.strategy: Any = context.strategy
-        self._words: Words = self.strategy.words(context.arena)
+        strategy = cast(Numbered, context.strategy)
+        self.strategy: Any = strategy
+        self._words = strategy.words(context.arena)
         self._leased = False
 
     def counts_step(self) -> bool:

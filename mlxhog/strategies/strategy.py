@@ -60,7 +60,7 @@ class Strategy(ABC):
     carries_tables: ClassVar[bool] = False
     """Whether workers read and write tables of n-grams, row by row and nothing else of them."""
 
-    Worker: ClassVar[Callable[[Context], StrategyWorker]]
+    Worker: ClassVar[type[Any]]
     """Prepares one worker's part, in its process."""
 
     @property
@@ -136,7 +136,8 @@ class Strategy(ABC):
 
     def worker(self, context: Context) -> StrategyWorker:
         """Prepare one worker's part, in its process."""
-        return type(self).Worker(context)
+        worker: StrategyWorker = self.Worker(context)
+        return worker
 
     # -- while no worker runs --------------------------------------------------------------------
 

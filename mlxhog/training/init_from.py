@@ -324,6 +324,7 @@ def seen_before(origin: str, data: Prepared) -> tuple[str, str]:
                 tokenizer=options.tokenizer,
                 text_key=options.text_key,
                 loss_on=options.loss_on,
+                skip_machine_data=options.skip_machine_data,
                 val=options.val,
             )
             train = TokenFile.open(before.train)

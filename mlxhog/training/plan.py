@@ -28,8 +28,7 @@ from mlxhog.cluster.link import LinkJob
 from mlxhog.config import optimizers, plugins, schedules
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.local_strategies import Copies
-from mlxhog.config.strategies import Serial, Sync
+from mlxhog.config.strategies import Copies, Serial, Sync
 from mlxhog.config.strategy import StrategyChoice, of, strategy_name
 from mlxhog.data import clients, prepare, stream
 from mlxhog.data.batches import Batches
@@ -197,6 +196,7 @@ def make_plan(config: TrainConfig, *, progress: bool = False) -> Plan:
         loss_on=config.loss_on,
         val=config.val,
         strict=config.strict_data,
+        skip_machine_data=config.skip_machine_data,
         progress=progress,
     )
     train, val = data.open(config.seq_len)
@@ -254,7 +254,7 @@ def make_plan(config: TrainConfig, *, progress: bool = False) -> Plan:
     live = memory.keeps_copies(config.live, parameters, note)
     max_workers = config.max_workers
     if config.cluster is not None:
-        tables |= anchor.segments(residual=config.cluster.round_dtype == "bfloat16")
+        tables |= anchor.segments(residual=config.round_dtype == "bfloat16")
         max_workers = None if max_workers is None else max_workers + 1  # the link's slot
     ways, layout = _laid_out(ways, memory, max_workers, spec, tables, live=live)
     share = max(
@@ -272,9 +272,9 @@ def make_plan(config: TrainConfig, *, progress: bool = False) -> Plan:
     link = None
     if config.cluster is not None:
         link = LinkJob(
-            cluster=config.cluster,
+            cluster=config.only_cluster(),
             identity=identity_of(
-                config.cluster,
+                config,
                 layout,
                 tokenizer=data.tokenizer.sha256,
                 data=f"{train.digest} in sequences of {config.seq_len}",

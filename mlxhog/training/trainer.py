@@ -326,7 +326,7 @@ class Training(WorkerSession):
             return
         if not self.supervisor.has_workers():
             return  # all were ended within a step; what waits is in the checkpoint
-        limit_s = self.plan.config.cluster.round_every + ROUND_S
+        limit_s = self.plan.config.round_every + ROUND_S
         link.ask_for_last_round()
         until = partial(self.until, doing=Doing(Activity.FINISHING), even_if_interrupted=True)
         if not until(lambda: link.has_sent_all, limit_s=limit_s):

@@ -2,15 +2,12 @@
 
 import os
 from dataclasses import replace
-from unittest.mock import MagicMock
 
 import pytest
 
-from mlxhog import backends
 from mlxhog.arena.child import Child
 from mlxhog.base import float32
 from mlxhog.base.float32 import VARIABLE
-from mlxhog.training import worker
 from tests.arena import children
 from tests.base.test_workers import linux, mac
 
@@ -69,18 +66,3 @@ def test_a_child_of_doctor_or_parity_has_it_off(monkeypatch, value, promises, ex
         monkeypatch.setenv(VARIABLE, value)
     with Child(promises=promises) as child:
         assert child.call(children.WAIT_S, children.variable, VARIABLE) == expected
-
-
-@pytest.mark.parametrize(
-    ("determinism", "expected"), [("none", None), ("rounds", "0"), ("record", "0"), ("replay", "0")]
-)
-def test_a_worker_of_a_run_that_promises_numbers_has_it_off(monkeypatch, determinism, expected):
-    def create(*_, **__):
-        raise ImportError("MLX would be imported here")
-
-    monkeypatch.setattr(backends, "create", create)
-    job = MagicMock()
-    job.config.determinism = determinism
-    with pytest.raises(ImportError, match="would be imported"):
-        worker.start_backend(job, MagicMock(), "native")
-    assert os.environ.get(VARIABLE) == expected

@@ -1,9 +1,6 @@
 """Every file within its limits is read or refused in time that grows as its size does."""
 
-import asyncio
 import json
-import threading
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,34 +16,8 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import resolve
 from mlxhog.data import tokenizers
 from mlxhog.errors import CheckpointError, ConfigError, DataError
-from mlxhog.live.serving.app import Api
-from mlxhog.live.serving.requests import RefusedRequest
 from mlxhog.models.mad import sequence
 from tests.pairs import each_of
-
-
-class CountedKey(str):
-    """A key that counts the comparisons with others."""
-
-    comparisons = 0
-
-    def __eq__(self, other):
-        CountedKey.comparisons += 1
-        return str.__eq__(self, other)
-
-    __hash__ = str.__hash__
-
-
-def comparisons_of(n):
-    CountedKey.comparisons = 0
-    pairs = [(CountedKey(f"k{k}"), k) for k in (*range(n), n - 1)]
-    with pytest.raises(ValueError, match=f"the key 'k{n - 1}' occurs twice"):
-        plain_json._object(pairs)
-    return CountedKey.comparisons
-
-
-def test_the_search_for_a_key_that_occurs_twice_takes_linear_time():
-    assert comparisons_of(400) <= 5 * comparisons_of(100)
 
 
 def test_a_large_list_within_json_is_checked_to_its_last_value():
@@ -171,12 +142,6 @@ def test_an_index_that_disagrees_with_its_shards_is_refused_by_name(tmp_path):
         weights.read(index)
 
 
-def test_a_shard_with_a_number_in_foreign_digits_is_no_numbered_shard(tmp_path):
-    numbered(tmp_path)
-    tensors.write(tmp_path / "model_².safetensors", {})
-    assert len(weights.parts(tmp_path / "model_0.safetensors")) == 4
-
-
 def test_a_manifest_of_too_many_files_is_refused(tmp_path, monkeypatch):
     for name in "abcd":
         (tmp_path / name).touch()
@@ -196,23 +161,3 @@ def test_a_tokenizer_of_too_many_pieces_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(reading, "MOST_PIECES", 100)
     with pytest.raises(DataError, match="257 tokens; the limit is 100, so the file is damaged"):
         tokenizers.load(tmp_path)
-
-
-# -- the server ----------------------------------------------------------------------------------
-
-
-def test_the_body_of_a_request_is_parsed_beside_the_event_loop():
-    threads = []
-
-    def parse(body, *, model):
-        threads.append(threading.get_ident())
-        raise RefusedRequest(body.decode())
-
-    async def stream():
-        yield b"a body"
-
-    http = SimpleNamespace(headers={}, stream=stream)
-    api = SimpleNamespace(_served=SimpleNamespace(name="m"))
-    with pytest.raises(RefusedRequest, match="a body"):
-        asyncio.run(Api._answer(api, http, parse))
-    assert threads != [threading.get_ident()]

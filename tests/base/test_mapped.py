@@ -3,8 +3,6 @@
 import errno
 import json
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -51,18 +49,6 @@ def test_the_largest_finite_numbers_are_finite(dtype):
     assert mapped.is_finite(np.empty(0, dtype))
 
 
-def test_a_number_too_large_for_the_wanted_type_is_not_finite():
-    assert not mapped.copy(np.array([1e6], np.float32), np.empty(1, np.float16))
-
-
-def test_a_transposed_view_is_copied_in_its_own_order(tmp_path):
-    array = RANDOM.standard_normal((5, 6, 7)).astype(np.float32)
-    tensors.write(tmp_path / "x", {"x": array})
-    out = np.empty((5, 7, 6), np.float32)
-    assert mapped.copy(tensors.read(tmp_path / "x")["x"].transpose(0, 2, 1), out)
-    np.testing.assert_array_equal(out, array.transpose(0, 2, 1))
-
-
 @pytest.mark.usefixtures("small_chunks")
 def test_pieces_are_all_elements_once_and_in_order(tmp_path):
     arrays = {name: RANDOM.standard_normal(1000 + k) for k, name in enumerate("abc")}
@@ -104,38 +90,6 @@ def test_a_file_that_is_shortened_while_it_is_read_is_refused(tmp_path, monkeypa
     os.truncate(tmp_path / "x", 200)
     with pytest.raises(CheckpointError, match=r"x ends at byte 200, \d+ bytes too early"):
         mapped.copy(view, np.empty(100, np.float32))
-
-
-N_BYTES = 256 << 20
-
-COPY = """
-import resource, sys
-import numpy as np
-from pathlib import Path
-from mlxhog.base import mapped; from mlxhog.base import tensors
-
-def highest():
-    # ru_maxrss begins with that of the parent on Linux.
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
-    return int(line.split()[1]) * 1024
-
-view = tensors.read(Path(sys.argv[1]))["x"]
-before = highest()
-out = np.empty(view.shape, np.float32)
-assert mapped.copy(view, out)
-print(highest() - before)
-"""
-
-
-@pytest.mark.slow
-def test_copying_a_mapped_file_needs_little_memory_beside_the_copy(tmp_path):
-    tensors.write(tmp_path / "x", {"x": np.ones(N_BYTES // 4, np.float32)})
-    command = [sys.executable, "-c", COPY, str(tmp_path / "x")]
-    process = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert 0.9 * N_BYTES < int(process.stdout) < 1.1 * N_BYTES
 
 
 # -- files of tensors ------------------------------------------------------------------------------
@@ -183,8 +137,3 @@ def test_a_tensor_without_numbers_whose_shape_no_array_has_is_refused(tmp_path, 
     path.write_bytes(len(header).to_bytes(8, "little") + header)
     with pytest.raises(CheckpointError, match="x has shape .*, which no array can have"):
         tensors.read(path)
-
-
-def test_a_tensor_without_numbers_is_read_as_it_is(tmp_path):
-    tensors.write(tmp_path / "x", {"x": np.zeros((0, 3), np.float32)})
-    assert tensors.read(tmp_path / "x")["x"].shape == (0, 3)

@@ -129,11 +129,6 @@ def test_a_damaged_part_of_a_record_permits_nothing(tmp_path, parts, judge):
     assert "is damaged" in verdict.reason
 
 
-def test_a_directory_in_the_records_place_is_a_damaged_record(tmp_path):
-    (tmp_path / MAC.file_name).mkdir()
-    assert "is damaged" in str(load(tmp_path, MAC).problem)
-
-
 def test_a_gpu_worker_writes_where_it_lost_nothing_beside_itself(tmp_path):
     record = verdicts(tmp_path, litmus=adds("metal:mlx", "metal:mlx", "threads"))
     verdict = record.gpu_write(["mlx:gpu"])
@@ -225,21 +220,11 @@ def test_both_engines_of_a_gpu_train_where_the_whole_interval_is_a_gain(tmp_path
     assert re.search(message, verdict.reason)
 
 
-def test_a_record_without_the_pair_names_doctor(tmp_path):
-    verdict = verdicts(tmp_path).pair()
-    assert not verdict.ok
-    assert "`mlxhog doctor`" in verdict.reason
-
-
 def test_a_form_repeats_where_two_processes_computed_the_same_bits(tmp_path):
     record = verdicts(tmp_path, repeats={"mlx:gpu": {"reference": True, "metal": False}})
     assert record.repeats("mlx:gpu", "reference").ok
     assert not record.repeats("mlx:gpu", "metal").ok
     assert "not compared" in record.repeats("torch:mps", "reference").reason
-
-
-def test_measured_speeds_come_back_by_backend(tmp_path):
-    assert verdicts(tmp_path, tokens_per_s={"torch:cpu": 9.5}).tokens_per_s == {"torch:cpu": 9.5}
 
 
 # -- a record is whole or absent, and is found again by who may use it -----------------------------
@@ -268,13 +253,6 @@ def test_a_record_of_other_versions_is_replaced():
     assert not load().usable
     save(identified(here), here)
     assert load().usable
-
-
-def test_numbers_that_are_not_finite_are_kept_as_null(tmp_path):
-    here = identity()
-    row = {"max_error": float("inf")}
-    path = save({**identified(here), "more": [row]}, here, tmp_path)
-    assert '"max_error": null' in path.read_text()
 
 
 def test_a_folder_that_cannot_be_written_says_how_to_choose_another(tmp_path):

@@ -4,12 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxhog.base.machine import Machine, here
+from mlxhog.base.machine import Machine
 from mlxhog.base.verdicts import Verdict
 from mlxhog.base.workers import (
-    BACKENDS,
     joining_workers,
-    missing,
     resolve_workers,
 )
 from mlxhog.errors import ConfigError, EnvironmentLacks
@@ -49,11 +47,6 @@ def test_two_linux_cores_run_one_worker_of_each_framework():
 def test_a_mac_runs_gpu_workers_and_mlx_workers_on_performance_cores(chip, cores, gpu, cpu):
     backends = [backend for backend, _ in listed(resolve_workers("auto", machine=mac(chip, cores)))]
     assert backends == ["mlx:gpu"] * gpu + ["mlx:cpu"] * cpu
-
-
-def test_a_list_is_taken_as_it_stands():
-    choice = resolve_workers("mlx:gpu, torch:cpu*3", machine=mac(cores=10))
-    assert [backend for backend, _ in listed(choice)] == ["mlx:gpu"] + ["torch:cpu"] * 3
 
 
 def test_a_number_means_that_many_workers_of_the_kinds_that_suit():
@@ -105,12 +98,6 @@ def test_workers_together_never_oversubscribe_the_cores(backends, cores):
     assert sum(worker.threads for worker in choice.workers) <= max(cores, len(backends))
 
 
-def test_more_workers_than_cores_run_with_one_thread_and_a_note():
-    choice = resolve_workers("torch:cpu*8", machine=linux(2))
-    assert listed(choice) == [("torch:cpu", 1)] * 8
-    assert "8 workers share 2 cores" in choice.notes[0]
-
-
 def test_no_worker_joins_with_more_threads_than_there_are_cores():
     with pytest.raises(ConfigError, match="threads is 1000000000, and this machine has 8 cores"):
         joining_workers("1", 10**9, machine=linux(8), present=2, free=2)
@@ -148,10 +135,6 @@ def test_a_backend_asked_for_by_name_must_be_there():
         resolve_workers("mlx:gpu,torch:mps", machine=linux())
     with pytest.raises(EnvironmentLacks, match="torch:mps needs macOS"):
         resolve_workers("torch:mps", machine=Machine("macos", "x86_64", 4, 8 << 30, "Intel", BOTH))
-
-
-def test_a_mac_lacks_nothing():
-    assert [missing(backend, mac()) for backend in BACKENDS] == [None] * 4
 
 
 def test_as_many_workers_run_as_are_asked_for_unless_max_workers_says_fewer():
@@ -194,21 +177,6 @@ def test_auto_leaves_out_cpu_workers_that_doctor_measured_to_be_far_slower():
 
 
 @each_of(
-    "speeds",
-    [
-        {},
-        {"mlx:gpu": 100_000.0},
-        {"mlx:cpu": 1.0},
-        {"mlx:gpu": 1.0, "mlx:cpu": 9.0},
-        {"mlx:gpu": 100.0, "mlx:cpu": 5.0, "torch:mps": 9e9},
-    ],
-)
-def test_auto_keeps_workers_that_are_fast_enough_unmeasured_or_alone(speeds):
-    result = resolve_workers("auto", machine=mac(), tokens_per_s=speeds)
-    assert listed(result) == listed(resolve_workers("auto", machine=mac()))
-
-
-@each_of(
     ("chip", "cores", "backends"),
     [
         ("Apple M1", 4, ["mlx:gpu", "torch:mps", "mlx:cpu"]),
@@ -227,27 +195,3 @@ def test_auto_leaves_the_second_engine_out_unless_it_was_faster_and_says_why():
     choice = resolve_workers("auto", machine=mac(), pair=Verdict(False, "not measured"))
     assert listed(choice) == listed(resolve_workers("auto", machine=mac()))
     assert choice.notes == ("workers auto: mlx:gpu without torch:mps: not measured",)
-
-
-@each_of(
-    ("workers", "machine", "serial"),
-    [
-        ("auto", linux(), False),
-        ("auto", mac(), True),
-        ("auto", mac(cores=1), False),
-        ("auto", Machine(**{**vars(mac()), "frameworks": frozenset({"mlx"})}), False),
-        ("3", mac(), False),
-        ("mlx:gpu", mac(), False),
-    ],
-)
-def test_nothing_is_said_of_the_pair_where_auto_has_no_such_choice(workers, machine, serial):
-    usual = resolve_workers(workers, machine=machine, serial=serial)
-    pair = Verdict(True, "1.2 times")
-    assert resolve_workers(workers, machine=machine, serial=serial, pair=pair) == usual
-
-
-def test_this_machine_has_cores_memory_and_a_name():
-    machine = here()
-    assert machine.cores >= 1
-    assert machine.memory_bytes > 1 << 28
-    assert machine.name.strip()

@@ -182,16 +182,6 @@ def test_another_optimizer_does_not_inherit_the_step_size_of_the_run(trainer, st
     assert trainer.config.lr == 0.1
 
 
-def test_resuming_a_run_that_is_not_there_names_the_nearest(trainer, stored_run, capsys):
-    assert main(["train", "--resume", stored_run + "x"]) == 2
-    assert f"did you mean '{stored_run}'?" in capsys.readouterr().err
-
-
-def test_runs_says_how_to_make_the_first_one(tmp_path, capsys):
-    assert main(["runs", "--out", str(tmp_path / "none")]) == 0
-    assert "mlxhog train" in capsys.readouterr().out
-
-
 def deleted(_):
     Path.cwd().rmdir()
     return os.getcwd()
@@ -314,12 +304,6 @@ def test_help_lists_the_commands_in_groups(capsys):
     assert [line for line in out.splitlines() if line in titles] == titles
 
 
-def test_the_module_runs_as_a_command_and_tells_its_version():
-    process = command("--version")
-    assert process.returncode == 0
-    assert process.stdout.startswith("mlxhog 0.")
-
-
 def test_a_reader_that_leaves_early_is_no_error():
     with subprocess.Popen(
         [sys.executable, "-m", "mlxhog", "train", "--help"],
@@ -331,19 +315,6 @@ def test_a_reader_that_leaves_early_is_no_error():
         assert process.stderr is not None
         process.stdout.close()
         assert "Traceback" not in process.stderr.read()
-
-
-@each_of("words", [["runs"], ["train"], ["doctor", "--json"], ["mad", "board", "x"]])
-def test_in_a_folder_that_was_deleted_every_command_is_one_sentence(
-    tmp_path, monkeypatch, capsys, words
-):
-    (tmp_path / "gone").mkdir()
-    monkeypatch.chdir(tmp_path / "gone")
-    (tmp_path / "gone").rmdir()
-    assert main(words) == 2
-    monkeypatch.chdir(tmp_path)
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("the current folder cannot be used (No such file or directory)")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import json
 import signal
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +10,9 @@ import pytest
 from mlxhog.checkpoint import run as runs
 from mlxhog.cli import main
 from mlxhog.config.optimizers import AdamW
-from mlxhog.theory.pairs import how_far
 from mlxhog.training.trainer import train
 from tests.another_process import Program
-from tests.report.sample_run import PROGRESS, write_run
+from tests.report.sample_run import write_run
 from tests.training.small import small_config
 
 
@@ -161,9 +159,3 @@ def test_pairs_that_are_done_survive_every_end_of_the_command(compare, words):
     assert record.read_text().startswith(first)
     assert len(result["pairs"]) == 2
     assert len(list(record.parent.joinpath("runs").iterdir())) == 4  # removed
-
-
-def test_the_time_left_is_that_of_the_run_and_of_all_pairs_at_most():
-    now = replace(PROGRESS, budget_fraction=0.25, elapsed_s=30.0, eta_s=90.0)
-    assert how_far(now, 5) == "25 %, 1 min 30 s left; all pairs: at most 11 min 30 s"
-    assert how_far(replace(now, eta_s=None), 5) == "25 %"

@@ -56,12 +56,6 @@ def test_json_tells_tokens_pace_and_why_the_answer_ended(model, capsys):
     assert result["tokens_per_s"] > 0
 
 
-def test_one_token_has_no_pace(model, capsys):
-    result = told(capsys, model, "--max-new-tokens=1")
-    assert result["tokens"] == 1
-    assert result["tokens_per_s"] is None
-
-
 @pytest.mark.parametrize("repeats", [1, 2])
 def test_the_answer_ends_before_any_of_the_stop_strings(model, repeats, capsys):
     text = told(capsys, model, LONG, "--seed=5")["text"]
@@ -71,22 +65,6 @@ def test_the_answer_ends_before_any_of_the_stop_strings(model, repeats, capsys):
     assert result["finish_reason"] == "stop"
     assert result["text"] == text[: text.index(stop)]
     assert result["tokens"] > 0
-
-
-def test_a_newline_in_a_stop_string_is_written_as_two_characters(model, capsys):
-    text = told(capsys, model, LONG)["text"]
-    result = told(capsys, model, LONG, "--stop", r"\n")
-    assert "\n" in text
-    assert (result["text"], result["finish_reason"]) == (text[: text.index("\n")], "stop")
-
-
-def test_a_large_repetition_penalty_never_says_the_same_twice(model, capsys):
-    words = (model, "--prompt", "ab", "--temperature=0", "--max-new-tokens=3")
-    plain, punished = (
-        told(capsys, *words, f"--repetition-penalty={penalty}")["ids"] for penalty in (1, 1000)
-    )
-    assert len({*b"ab", *plain}) < 5
-    assert len({*b"ab", *punished}) == 5  # five letters are likely at any time
 
 
 def test_prompts_of_a_file_are_answered_as_each_alone(model, capsys):
@@ -110,12 +88,6 @@ def test_prompts_of_a_file_are_answered_as_each_alone(model, capsys):
     assert "tok/s" in beside
 
 
-def test_prompts_with_newlines_come_as_json_lines(model, capsys):
-    Path("prompts.jsonl").write_text('{"prompt": "a\\nb"}\n\n{"prompt": "", "id": 7}\n')
-    many = told(capsys, model, LONG, "--prompt-file", "prompts.jsonl")
-    assert [result["prompt"] for result in many["answers"]] == ["a\nb", ""]
-
-
 def test_conversations_are_prompts_with_the_text_and_the_ends_of_the_server(model, capsys):
     messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]
     talks = [messages[:1], [*messages, *messages[:1]]]
@@ -134,18 +106,6 @@ def test_prompts_come_from_standard_input(model, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbfone\r\ntwo")))
     many = told(capsys, model, LONG, "--prompt-file", "-")
     assert [result["prompt"] for result in many["answers"]] == ["one", "two"]
-
-
-def test_the_length_of_prefill_chunks_does_not_change_the_answer(model, capsys):
-    words = (model, "--prompt", "A beginning of some length " * 5, "--temperature=0", LONG)
-    texts = {told(capsys, *words, f"--prefill-chunk={n}")["text"] for n in (1, 13, 512)}
-    assert len(texts) == 1
-
-
-@pytest.mark.usefixtures("no_apple_gpu")
-def test_a_backend_without_its_device_is_refused(model, capsys):
-    assert main(["generate", model, "--backend", "mlx:gpu"]) == 3
-    assert "mlx:gpu" in capsys.readouterr().err
 
 
 def test_quantised_weights_are_for_mlx(model, capsys):

@@ -49,22 +49,6 @@ def test_an_option_is_shown_with_what_it_belongs_to(capsys):
     assert second.endswith("simulate\n")  # its own option of this name
 
 
-def test_each_default_that_choices_give_a_number_is_listed(listed):
-    defaults = {
-        (owner, row["default"])
-        for row in listed("weight-decay")
-        if "train" in row["commands"]
-        for owner in row["of"]
-    }
-    expected = {
-        (choice.name, options(choice)["weight_decay"].default_text)
-        for kind in KINDS
-        for choice in kind.known().values()
-        if "weight_decay" in options(choice)
-    }
-    assert defaults == expected
-
-
 def test_the_name_of_a_choice_or_a_command_lists_its_options(listed, capsys):
     assert {row["name"] for row in listed("wsd")} == {"lr_floor", "warmup"}
     assert all("mad vote" in row["commands"] for row in listed("mad", "vote"))

@@ -15,7 +15,6 @@ from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
 from mlxhog.report.metrics import Result
 from tests.report.sample_run import HELD_OUT, lines, write_run
-from tests.report.test_tensorboard import scalars
 from tests.training.small import mixed_model, small_config
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -66,19 +65,6 @@ def told(capsys, *words):
     """The JSON output of a command."""
     (line,) = said(capsys, *words, "--json")
     return json.loads(line)
-
-
-@pytest.mark.slow
-def test_steps_tokens_and_time_are_those_of_the_whole_run(trained):
-    first, second = trained.first, trained.second
-    assert (first.steps, second.steps) == (20, 30)
-    assert second.tokens == 1.5 * first.tokens
-    assert second.seconds > first.seconds
-    metrics = trained.run.read_metrics()
-    assert metrics[-1]["step"] == 30
-    assert metrics[-1]["elapsed_s"] == pytest.approx(second.seconds, abs=1e-3)
-    bits = first.val_bits_per_byte
-    assert f"resuming from step 20 (held-out {bits:.3f})" in trained.messages
 
 
 @pytest.mark.slow
@@ -223,29 +209,9 @@ def test_eval_refuses_bad_input(here, capsys, words, says):
 
 
 @pytest.mark.slow
-def test_eval_refuses_a_choice_among_checkpoints_where_one_is_named(here, capsys):
-    path = str(here.run.checkpoints / "step-00000030")
-    assert main(["eval", path, "--checkpoint", "step-00000020"]) == 2
-    assert f"{path} names one checkpoint, and --checkpoint is 'step-00" in capsys.readouterr().err
-
-
-@pytest.mark.slow
 def test_eval_of_a_checkpoint_without_a_run_wants_a_text(here, capsys, tmp_path):
     copy = shutil.copytree(here.run.model, tmp_path / "copy")
     assert main(["eval", str(copy)]) == 2
     assert "name one with --data" in capsys.readouterr().err
     link = told(capsys, "eval", str(here.run.model), "--backend", "mlx:cpu")
     assert link["bits_per_byte"] == pytest.approx(here.second.final_bits_per_byte, rel=1e-5)
-
-
-@pytest.mark.slow
-def test_tensorboard_reads_the_whole_run(trained):
-    shown = scalars(trained.run.directory)
-    steps = [step for step, _ in shown["train/loss"]]
-    assert steps == sorted(set(steps))
-    assert steps[-1] == 30
-    assert 20 in steps
-    assert [value for _, value in shown["eval/bits_per_byte"]] == pytest.approx(
-        [trained.first.val_bits_per_byte, trained.second.val_bits_per_byte]
-    )
-    assert shown.keys() >= {"train/tokens_per_s", "eval/loss"}

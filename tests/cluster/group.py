@@ -74,6 +74,9 @@ class InProcess:
             np.copyto(buffer, mean)
         return mean is not None
 
+    def be_at(self, round):
+        """Its offer says it at the next join."""
+
     def leave(self):
         """No other waits for it."""
 

@@ -18,7 +18,9 @@ SHAPES = {"a": (40,), "b": (7, 30), "c": (2500,)}
 
 def choice(**numbers):
     """A cluster's numbers; its address is never used."""
-    return Cluster(**{"address": "127.0.0.1:8600", **numbers})
+    flat = {"outer_lr": "cluster_outer_lr", "outer_momentum": "cluster_outer_momentum"}
+    named = {flat.get(name, name): value for name, value in numbers.items()}
+    return Cluster(**{"cluster": "127.0.0.1:8600", **named})
 
 
 @dataclass

@@ -43,12 +43,13 @@ class Machine:
         return rounds_in(self.root)[self._skipped :] if runs else []
 
     def await_round_of(self, members):
-        """Wait for one more round of a number of members."""
+        """Wait for one more round of a number of members, with tokens of this machine."""
         before = len(self.rounds())
 
         def has_come():
             assert self._process.poll() is None, (self.root / "errors.txt").read_text()
-            return any(one["members"] == members for one in self.rounds()[before:])
+            new = self.rounds()[before:]
+            return any(one["members"] == members and one["tokens"] for one in new)
 
         wait_until(has_come)
 

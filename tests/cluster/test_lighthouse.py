@@ -24,6 +24,7 @@ from mlxhog.cluster.lighthouse import (
     token_of,
 )
 from mlxhog.errors import ConfigError, EnvironmentLacks
+from tests.pairs import each_of
 
 HERE = parse_address("127.0.0.1:8600")
 needs_torchft = pytest.mark.skipif(not importlib.util.find_spec("torchft"), reason="needs torchft")
@@ -33,22 +34,24 @@ def unresolvable(*words, **more):
     raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
 
-@pytest.mark.parametrize("text", ["", "8600", "host:", ":8600", "host:port", "host:65536", "h:²"])
-def test_what_is_no_host_and_port_is_refused_with_an_example(text):
-    with pytest.raises(ConfigError, match=r"not HOST:PORT; an example is 192.168.1.20:8600"):
-        parse_address(text)
-
-
-@pytest.mark.parametrize(("host", "hint"), [("mac.local", "mDNS"), ("nowhere", "ifconfig")])
-def test_a_name_without_an_address_is_refused_with_the_way_out(host, hint, monkeypatch):
-    monkeypatch.setattr(socket, "getaddrinfo", unresolvable)
-    with pytest.raises(ConfigError, match=f"'{host}' has no IPv4 address here; .*{hint}"):
-        parse_address(f"{host}:8600")
-
-
-def test_every_address_of_a_machine_is_not_one():
-    with pytest.raises(ConfigError, match="'0.0.0.0' is every address .* need one; .*`ip addr"):
-        parse_address("0.0.0.0:8600")
+@each_of(
+    ("text", "message"),
+    [
+        *((text, "not HOST:PORT; an example is 192.168.1.20:8600")
+          for text in ("", "8600", "host:", ":8600", "host:port", "host:65536", "h:²")),
+        ("mac.local:8600", "'mac.local' has no IPv4 address here; .*mDNS"),
+        ("nowhere:8600", "'nowhere' has no IPv4 address here; .*ifconfig"),
+        ("[::1]:8600", "do not use IPv6; name its IPv4 address"),
+        ("fe80::1:8600", "do not use IPv6; name its IPv4 address"),
+        ("0.0.0.0:8600", "'0.0.0.0' is every address .* need one; .*`ip addr"),
+    ],
+)  # fmt: skip
+def test_what_is_no_address_of_a_machine_is_refused_with_the_way_out(text, message):
+    with pytest.MonkeyPatch.context() as patch:
+        if not text.startswith("0"):
+            patch.setattr(socket, "getaddrinfo", unresolvable)
+        with pytest.raises(ConfigError, match=message):
+            parse_address(text)
 
 
 def test_an_address_in_use_or_of_another_machine_is_refused():
@@ -76,11 +79,14 @@ def test_a_cluster_that_others_reach_has_a_token_unless_the_user_names_one():
     assert token_of("given", lan, {TOKEN_VARIABLE: "word"}) == "given"
 
 
-@pytest.mark.parametrize("token", ["", "other"])
-def test_a_wrong_token_is_refused_and_not_shown(token):
+@each_of(
+    ("token", "shown"),
+    [("", digest("secret")), ("other", digest("secret")), ("own", "no digest \u00e4\U0001f600")],
+)
+def test_a_wrong_token_is_refused_and_not_shown(token, shown):
     check_token("secret", digest("secret"), HERE)
-    with pytest.raises(ConfigError, match=TOKEN_VARIABLE) as refusal:
-        check_token(token, digest("secret"), HERE)
+    with pytest.raises(ConfigError, match=f"has another token.*{TOKEN_VARIABLE}") as refusal:
+        check_token(token, shown, HERE)
     assert "secret" not in str(refusal.value)
 
 
@@ -120,11 +126,6 @@ def test_the_command_says_where_it_listens_and_ends_with_a_signal(number):
         process.send_signal(number)
         assert process.wait(60) == 0
         assert process.stderr.read() == "ended; the machines train on alone\n"
-
-
-def test_a_foreign_digest_of_a_token_is_refused_as_another_token():
-    with pytest.raises(ConfigError, match="has another token"):
-        check_token("right", "no digest \u00e4\U0001f600", HERE)
 
 
 def test_only_a_machine_with_the_token_can_seal_a_text():

@@ -142,7 +142,7 @@ def test_a_fault_of_the_program_is_reported_and_not_tried_again(start):
 
 @pytest.mark.slow
 def test_a_stopped_link_is_killed_and_replaced(machine, start):
-    link = start(groups.alone, choice(round_every=0.02, timeout_s=0.5))
+    link = start(groups.alone, choice(round_every=0.02, cluster_timeout_s=0.5))
     poll_until(link, lambda: machine.own.words["rounds"] > 0)
     first = link.pid
     os.kill(first, signal.SIGSTOP)
@@ -169,7 +169,7 @@ def test_the_token_of_a_link_is_that_of_the_option_else_of_the_environment(monke
     monkeypatch.setattr("mlxhog.cluster.link.own_ip", lambda *_: "127.0.0.1")
     monkeypatch.setenv(TOKEN_VARIABLE, "of the environment")
     state = State(0, 0, np.zeros(1, np.float32), np.zeros(1, np.float32))
-    for cluster in (choice(), choice(token="of the option")):
+    for cluster in (choice(), choice(cluster_token="of the option")):
         open_torchft(cluster, lambda: state, lambda: group.Machine(1, "a"))
     assert tokens == ["of the environment", "of the option"]
 
@@ -183,12 +183,14 @@ def test_a_cluster_that_does_not_answer_costs_no_import_of_torch(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
     with pytest.raises(group.ClusterError, match="no cluster answers"):
-        open_torchft(choice(address=address), never, never)
+        open_torchft(choice(cluster=address), never, never)
 
 
 def test_an_own_address_without_a_machine_is_refused_by_its_name():
     with socket.create_server(("127.0.0.1", 0)) as server:
-        cluster = choice(address=f"127.0.0.1:{server.getsockname()[1]}", own_address="no..where")
+        cluster = choice(
+            cluster=f"127.0.0.1:{server.getsockname()[1]}", cluster_own_address="no..where"
+        )
         with pytest.raises(ConfigError, match=r"'no\.\.where' has no IPv4 address here; name"):
             open_torchft(cluster, never, never)
 

@@ -130,7 +130,8 @@ def call_of_two(address, roots, **options):
     machines = []
     try:
         machines += [Machine(root, address, **options) for root in roots]
-        machines[0].await_round_of(2)
+        for one in machines:
+            one.await_round_of(2)
         for one in machines:
             one.interrupt()
         for one in machines:

@@ -127,11 +127,11 @@ def test_a_member_that_leaves_is_not_waited_for():
 def test_the_stale_round_of_a_stopped_member_is_refused_and_it_loads_what_it_missed():
     with cluster(1.0, 3.0, timeout_s=3.0) as (_, members):
         together(members, "join")
-        members[1].signal(signal.SIGSTOP)
+        members[1].send_signal(signal.SIGSTOP)
         assert members[0].call("average").commits is False
         alone = members[0].call("round")
         assert (alone.commits, alone.membership.members) == (True, 1)
-        members[1].signal(signal.SIGCONT)
+        members[1].send_signal(signal.SIGCONT)
         assert members[1].call("average").commits is False
         answers = admit(members[:1], members[1:])
     assert [answer.has_loaded for answer in answers] == [False, True]
@@ -180,6 +180,20 @@ def test_a_member_of_a_dead_lighthouse_does_not_meet_members_of_the_next_one():
             assert new.call("round").membership.members == 1
             with pytest.raises(ClusterError):
                 old.call("round")
+
+
+def test_members_that_give_up_a_round_meet_again_and_the_second_loads():
+    """As after a mean that shows unequal theta_s."""
+    with lighthouse() as (_, address):
+        one = Member(address, "m0", 1.0, round=5, anchor=-1.0)
+        other = Member(address, "m1", 1.0, round=5, anchor=-2.0)
+        with one, other:
+            split = together([one, other], "round")
+            healed = together([one, other], "round")
+    assert [answer.commits for answer in split] == [False, False]
+    assert sum(answer.has_loaded for answer in healed) == 1
+    assert [(answer.commits, answer.state.round) for answer in healed] == [(True, 6)] * 2
+    assert same(healed)
 
 
 def test_another_identity_is_refused_by_name_with_both_values():

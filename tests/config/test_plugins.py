@@ -95,27 +95,12 @@ def test_what_travels_does_not_depend_on_the_file_any_more(tmp_path, change):
         assert pool.submit(double, halving).result(60) == halving.double()
 
 
-def test_a_copy_of_a_file_is_a_module_of_its_own(tmp_path):
-    (tmp_path / "copy").mkdir()
-    one, two = (module_of(write(tmp_path / name)) for name in ("mine.py", "copy/mine.py"))
-    assert type(pickle.loads(pickle.dumps(one.Place()))) is one.Place
-    assert type(pickle.loads(pickle.dumps(two.Place()))) is two.Place
-
-
 def test_bytes_that_do_not_have_the_digest_are_not_executed(tmp_path):
     sent = pickle.dumps(module_of(write(tmp_path / "mine.py")).Halving())
     executed = sys.executions
     with pytest.raises(ConfigError, match=r"mine\.py was damaged on the way here"):
         pickle.loads(sent.replace(b"2 * self.every", b"3 * self.every"))
     assert sys.executions == executed
-
-
-def test_the_files_of_objects_and_classes_are_known(tmp_path):
-    file = write(tmp_path / "mine.py")
-    module = module_of(file)
-    for things in ([module.Halving()], [module.Place, 1, None, "x"]):
-        assert [each.path for each in plugins.files_of(things)] == [str(file)]
-    assert plugins.files_of([plugins.Plugin("x.py", ""), 1]) == ()
 
 
 SUM = "0123456789abcdef" * 4

@@ -1,6 +1,5 @@
 """Step sizes over a run."""
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -111,31 +110,3 @@ def test_an_epoch_is_what_has_been_handed_out_whatever_updates_took_before():
 def test_inverse_is_half_after_its_steps_and_falls_as_one_over_k():
     assert [at("inverse", 0.0, update) for update in (0, 100, 300)] == [2.0, 1.0, 0.5]
     assert at("inverse", 0.0, 10**7) == pytest.approx(2.0 * 100 / 10**7, rel=1e-4)
-
-
-def test_the_default_beta_has_the_papers_smallest_constant():
-    def constant(b):
-        return math.log(2 / b) / (1 - b)
-
-    best = 0.37336
-    assert math.log(2 / best) == pytest.approx((1 - best) / best, rel=1e-4)
-    assert constant(best) == pytest.approx(1 / best, rel=1e-4)
-    assert constant(best) < min(constant(best - 1e-3), constant(best + 1e-3))
-    assert constant(schedules.BETA) == pytest.approx(constant(best), rel=1e-4)
-
-
-@pytest.mark.slow
-def test_backoff_falls_as_one_over_k_on_a_strongly_convex_quadratic():
-    # f(x) = c x^2 / 2 with gradient noise of variance sigma^2: the expected error obeys exactly
-    # a <- (1 - gamma c)^2 a + gamma^2 sigma^2, so no sampling is needed.
-    c, sigma, theta, beta = 1.0, 1.0, 0.2, schedules.BETA
-    steps = round(math.log(2 / beta) / theta)
-    schedule = schedules.Backoff(steps=steps, beta=beta)
-    error, errors = 1.0, np.empty(10**6)
-    for k in range(len(errors)):
-        gamma = schedule.at(theta / c, 0.0, k)
-        error = (1 - gamma * c) ** 2 * error + gamma**2 * sigma**2
-        errors[k] = error
-    ks = np.unique(np.geomspace(1e3, 1e6, 2000).astype(int))
-    slope = np.polyfit(np.log(ks), np.log(errors[ks - 1]), 1)[0]
-    assert slope == pytest.approx(-1, abs=0.1)

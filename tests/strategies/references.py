@@ -6,7 +6,7 @@ one whose effect is to be left out; it returns the parameter in the end.
 
 import numpy as np
 
-from mlxhog.config.local_strategies import DiLoCo, FedProx, Scaffold
+from mlxhog.config.strategies import DiLoCo, FedProx, Scaffold
 from tests.strategies.runs import LR
 
 f32 = np.float32

@@ -134,7 +134,6 @@ def test_updates_added_in_advance_are_undone_if_no_worker_will_undo_them(ahead, 
 @each_of(
     ("options", "message"),
     [
-        ({"strategy": "cyclades"}, "one component, at the speed of serial; set strategy=serial"),
         ({"strategy": "hogwild", "slack": 1}, "slack: hogwild has no slack; ssp has"),
         ({"strategy": "ssp", "backup_workers": 1}, "ssp has no backup_workers; sync has"),
         ({"strategy": "sync", "sim_staleness": "fixed:1"}, "sync has no sim_staleness; sim has"),

@@ -26,7 +26,7 @@ from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.workers import Phase
 from mlxhog.config.budget import Budget
 from mlxhog.config.choices import STRATEGIES
-from mlxhog.config.local_strategies import Averaged
+from mlxhog.config.strategies import Averaged
 from mlxhog.config.strategy import StrategyChoice, of
 from mlxhog.optim import SGD
 from mlxhog.strategies import Context, Idle, Lease, build

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,36 +27,25 @@ from mlxhog.models.translation import to_ours
 from mlxhog.models.xlstm_large import OUT_NORM, XLSTMLargeConfig
 
 
-def check(
-    tensors: Mapping[str, NDArray[Any]],
-    expected: Mapping[str, tuple[int, ...]],
-    where: Path,
-    *,
-    dtypes: Sequence[np.dtype[Any]] = FLOATS,
-    hints: Mapping[str, str] | None = None,
-) -> None:
-    """Compare tensors with the parameters of a model; reads none of their numbers.
-
-    Args:
-        tensors: name -> array.
-        expected: name -> shape of every parameter.
-        where: the checkpoint, for the message.
-        dtypes: the types that a parameter may have.
-        hints: name -> advice if it is missing.
+def _check_fit(tensors: Mapping[str, NDArray[Any]], model: ModelConfig, where: Path) -> None:
+    """Compare tensors with the parameters of a model, by name, shape and type.
 
     Raises:
-        CheckpointError: tensors are missing, unexpected, of another shape or of another type; the
-            message names the first few.
+        CheckpointError: they differ; the message names the first few.
     """
-    hints = hints or {}
-    faults = [f"{name} is missing{hints.get(name, '')}" for name in expected if name not in tensors]
+    expected = {
+        name: tuple(spec.shape)
+        for name, spec in (families.param_spec(model) | families.table_spec(model)).items()
+    }
+    hint = {model.untied_head: "; if the embedding is the head, say so in the config"}
+    faults = [f"{name} is missing{hint.get(name, '')}" for name in expected if name not in tensors]
     faults += [f"{name} is superfluous" for name in tensors if name not in expected]
     for name in sorted(tensors.keys() & expected.keys()):
-        array, shape = tensors[name], tuple(expected[name])
-        if array.shape != shape:
-            faults.append(f"{name} has shape {array.shape}, expected {shape}")
-        elif array.dtype not in dtypes:
-            legal = " or ".join(dtype.name for dtype in dtypes)
+        array = tensors[name]
+        if array.shape != expected[name]:
+            faults.append(f"{name} has shape {array.shape}, expected {expected[name]}")
+        elif array.dtype not in FLOATS:
+            legal = " or ".join(dtype.name for dtype in FLOATS)
             faults.append(f"{name} has type {array.dtype}, expected {legal}")
     if faults:
         raise CheckpointError(
@@ -305,15 +294,7 @@ def open_checkpoint(
     tensors = table_rows.unpacked(tensors, model, path)
     if package == "hf":
         _check_final_norm(tensors, model, path)
-    check(
-        tensors,
-        {
-            name: spec.shape
-            for name, spec in (families.param_spec(model) | families.table_spec(model)).items()
-        },
-        path,
-        hints={model.untied_head: "; if the embedding is the head, say so in the config"},
-    )
+    _check_fit(tensors, model, path)
     if ours and verify:  # last: reading the files takes time, and the checks above do not
         manifest.verify_digests(path, record, [part.name for part in weights.parts(file)])
     kind = "mlxhog" if ours or package == "mad" else "hf" if package == "hf" else "xlstm"

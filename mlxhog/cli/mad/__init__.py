@@ -1,9 +1,5 @@
 """`mlxhog mad`: tasks, candidates and searches; the list of its commands."""
 
-import sys
-
-from mlxhog.errors import did_you_mean
-
 COMMANDS = {
     "tasks": ("listing.tasks", "the tasks: what each tests, its settings"),
     "suites": ("listing.suites", "the suites: their tasks, runs and width"),
@@ -37,16 +33,3 @@ examples:
   mlxhog mad board first
 
 `mlxhog mad COMMAND --help` lists the options of a command."""
-
-
-def answered(words: list[str]) -> int | None:
-    """Answer `mlxhog mad` without a known command; None if the first word is one."""
-    if not words or words[0] in ("-h", "--help", "help"):
-        width = max(map(len, COMMANDS))
-        lines = (f"  {name:{width}}  {what}" for name, (_, what) in COMMANDS.items())
-        print(HELP.format(commands="\n".join(lines)))
-        return 0
-    if words[0] in COMMANDS:
-        return None
-    print(f"no command 'mad {words[0]}'{did_you_mean(words[0], COMMANDS)}", file=sys.stderr)
-    return 2

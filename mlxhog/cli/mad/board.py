@@ -180,7 +180,8 @@ def plot(config: StudyPlotConfig) -> Report:
     if config.open == "auto" and not config.json:
         _open_page(target)
     facts = {"page": str(target), "plots": written, "partial": ranking.lacking}
-    return Report(facts)
+    lines = [*written.values(), str(target), *filter(None, [ranking.lacking])]
+    return Report(facts, words={}, notes=lines)
 
 
 def _open_page(page: Path) -> None:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlxhog.base.paths import expanded
-from mlxhog.cli.flags import Json, Plugins, dry_run_flag
+from mlxhog.cli.flags import Json, Plugins
 from mlxhog.cli.frame import Report, command, writable
-from mlxhog.config.options import argument, option
+from mlxhog.config.options import argument, option, switch
 from mlxhog.errors import ConfigError, DataError
 
 SET_FLAG = "--set"
@@ -65,7 +65,7 @@ class DataConfig(Plugins, Json):
     """Options of `mlxhog mad data`."""
 
     set: tuple[str, ...] = set_flag()
-    dry_run: bool = dry_run_flag("say what would be written, and stop")
+    dry_run: bool = switch("say what would be written, and stop")
     task: str = option("", "full or short name of the task, as in mlxhog mad tasks", required=True)
     out: str = option("", "file to write or replace", required=True)
     seed: int = option(12345, "seed of all draws", low=0)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO
 
 from mlxhog.base.quantities import format_duration, parse_number
-from mlxhog.cli.flags import Part, Plugins, Quiet, Written, dry_run_flag
+from mlxhog.cli.flags import Part, Plugins, Quiet, Written
 from mlxhog.cli.frame import Report, written
-from mlxhog.config.options import option, options
+from mlxhog.config.options import option, options, switch
 from mlxhog.config.sources import values_of
 from mlxhog.errors import ConfigError
 from mlxhog.mad.options import PROTOCOL, ExecutionConfig, Protocol
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from mlxhog.mad.study.study import Study
 
 FIRST_SEED = 12345
-T = TypeVar("T", int, float)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +67,7 @@ class StudyConfig:
 class OutputConfig(Plugins, Quiet):
     """Options of the output of a session."""
 
-    dry_run: bool = dry_run_flag()
+    dry_run: bool = switch("say what would run, and stop")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,18 +114,19 @@ def seeds(text: str) -> tuple[int, ...]:
     Raises:
         ConfigError: it is neither.
     """
-    numbers = _listed(text.removesuffix(","), int)
-    if "," not in text:
-        numbers = range(FIRST_SEED, FIRST_SEED + numbers[0]) if numbers else ()
-    if (
-        not numbers
-        or len({*numbers}) < len(numbers)
-        or not 0 <= min(numbers) <= max(numbers) < 2**32
-    ):
-        raise ConfigError(
-            f"--seeds is {text!r}; give a number, such as 3, or different ones such as 1,2,3"
-        )
-    return tuple(numbers)
+    with suppress(ValueError):
+        numbers = [int(word) for word in text.removesuffix(",").split(",")]
+        if "," not in text:
+            numbers = [*range(FIRST_SEED, FIRST_SEED + numbers[0])]
+        if (
+            numbers
+            and len({*numbers}) == len(numbers)
+            and 0 <= min(numbers) <= max(numbers) < 2**32
+        ):
+            return tuple(numbers)
+    raise ConfigError(
+        f"--seeds is {text!r}; give a number, such as 3, or different ones such as 1,2,3"
+    )
 
 
 def rates(text: str) -> tuple[float, ...]:
@@ -135,21 +135,14 @@ def rates(text: str) -> tuple[float, ...]:
     Raises:
         ConfigError: the list is empty, a value is not above 0, or they do not ascend.
     """
-    values = _listed(text, parse_number)
-    if not values or min(values) <= 0 or any(one >= after for one, after in pairwise(values)):
-        raise ConfigError(
-            f"--rates is {text!r}; give step sizes above 0, each larger than the one before, such "
-            "as 5e-4,1e-3,2e-3"
-        )
-    return tuple(values)
-
-
-def _listed(text: str, read: Callable[[str], T]) -> Sequence[T]:
-    """Return the values between commas; () if one cannot be read."""
-    try:
-        return [read(word) for word in text.split(",")]
-    except ValueError:
-        return ()
+    with suppress(ValueError):
+        values = [parse_number(word) for word in text.split(",")]
+        if values[0] > 0 and all(one < after for one, after in pairwise(values)):
+            return tuple(values)
+    raise ConfigError(
+        f"--rates is {text!r}; give step sizes above 0, each larger than the one before, such as "
+        "5e-4,1e-3,2e-3"
+    )
 
 
 def common(config: StudyConfig, fields_set: dict[str, object]) -> dict[str, Any]:

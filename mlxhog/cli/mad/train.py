@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from mlxhog.base.paths import expanded
 from mlxhog.base.quantities import format_duration
-from mlxhog.cli.flags import Part, Plugins, Quiet, Written, dry_run_flag
+from mlxhog.cli.flags import Part, Plugins, Quiet, Written
 from mlxhog.cli.frame import Report, command
 from mlxhog.cli.mad.data import OTHERWISE, SET_FLAG, read_settings, set_flag
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.options import numbers_of, option
+from mlxhog.config.options import numbers_of, option, switch
 from mlxhog.config.sources import Layer, resolve, values_of
 from mlxhog.errors import ConfigError, MlxhogError
 from mlxhog.mad.options import PROTOCOL, Protocol, worker_options
@@ -48,7 +48,7 @@ class CandidateConfig(Plugins, Quiet):
 
     set: tuple[str, ...] = set_flag()
     layers: str | None = option(None, LAYERS_HELP, lines=True, metavar="LAYER")
-    dry_run: bool = dry_run_flag()
+    dry_run: bool = switch("say what would run, and stop")
     task: str = option("in-context-recall", "the task, by its full or short name")
     arch: str | None = option(
         None, "architecture: a YAML file or a name, instead of --layers", excludes=("layers",)

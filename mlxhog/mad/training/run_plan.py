@@ -153,7 +153,9 @@ def _schedule(
         chosen = SCHEDULES.find(protocol.schedule)
         own = {one.flat for one in options(chosen).values()}
         values = asdict(protocol)
-        numbers = {name: values[name] for name in own - SCHEDULES.replaced(values).keys()}
+        numbers = {name: values[name] for name in own}
+        if protocol.backoff_epochs is not None:
+            del numbers["backoff_steps"]
         by_name[protocol.schedule] = schedules.checked(SCHEDULES.make(chosen, numbers))
     epochs = schedules.Epochs(per_epoch)
     return partial(by_name[protocol.schedule].of_run, lr, epochs)

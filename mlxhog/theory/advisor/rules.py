@@ -7,8 +7,19 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mlxhog.config.local_strategies import Averaged, DiLoCo, FedProx, LocalSGD, Scaffold
-from mlxhog.config.strategies import SSP, AsyncPS, Hogwild, RoundRobin, Serial, Sync
+from mlxhog.config.strategies import (
+    SSP,
+    AsyncPS,
+    Averaged,
+    DiLoCo,
+    FedProx,
+    Hogwild,
+    LocalSGD,
+    RoundRobin,
+    Scaffold,
+    Serial,
+    Sync,
+)
 from mlxhog.config.strategy import StrategyChoice
 from mlxhog.errors import ConfigError
 from mlxhog.theory.advisor.profile import Profile

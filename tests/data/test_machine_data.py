@@ -1,0 +1,123 @@
+"""Data of machines in text is named, and left out on request; text of people never is."""
+
+import base64
+import inspect
+import json
+import random
+
+import pytest
+
+from mlxhog.data import machine_data, tables
+from mlxhog.data.examples import Example
+from mlxhog.data.prepare import prepare
+from mlxhog.data.tokens import TokenFile
+from tests.pairs import each_of
+
+RANDOM = random.Random(1)
+BYTES = RANDOM.randbytes(600)
+BASE64 = base64.b64encode(BYTES).decode()
+PEM = f"-----BEGIN CERTIFICATE-----\n{base64.encodebytes(BYTES).decode()}-----END CERTIFICATE-----"
+
+
+def wrapped(text, width, *, begin="", end=""):
+    pieces = (text[at : at + width] for at in range(0, len(text), width))
+    return "".join(f"{begin}{piece}{end}\n" for piece in pieces)
+
+
+DATA = {
+    "base64": BASE64,
+    "base64 for URLs": base64.urlsafe_b64encode(BYTES).decode(),
+    "base64 in lines of a mail": wrapped(BASE64, 76).rstrip("\n"),
+    "base64 in lines of source code": wrapped(BASE64, 64, begin='    "', end='"').rstrip("\n"),
+    "hexadecimal digits": BYTES.hex(),
+    "capital hexadecimal digits": BYTES.hex().upper(),
+    "a hexadecimal number": "0x" + BYTES.hex(),
+    "an image in a page": f"data:image/png;base64,{BASE64}",
+    "an image with a character set": f"data:image/svg+xml;charset=utf-8;base64,{BASE64}",
+    "a certificate": PEM,
+}
+
+
+@each_of("kind", DATA)
+def test_data_of_machines_is_found_whole_and_nothing_beside_it(kind):
+    text = f"A picture follows.\n\n{DATA[kind]}\n\nThat was it.\n"
+    (rest,) = machine_data.without([text.encode()])
+    assert rest.split() == b"A picture follows. That was it.".split()
+
+
+TEXT = {
+    "prose": "The whale swam on, and nobody said a word about the ship that had gone. " * 50,
+    "prose of one line": "word " * 10_000,
+    "Chinese": "人人生而自由，在尊严和权利上一律平等。他们赋有理性和良心" * 20,
+    "Chinese without marks": "天地玄黄宇宙洪荒日月盈昃辰宿列张寒来暑往秋收冬藏" * 40,
+    "Japanese": "すべての人間は生まれながらにして自由でありかつ尊厳と権利とについて平等である" * 20,
+    "Thai": "มนุษย์ทั้งหลายเกิดมามีอิสระและเสมอภาคกันในเกียรติศักดิ์และสิทธิ" * 20,
+    "source code": inspect.getsource(tables) + inspect.getsource(json.decoder),
+    "a table": "| name | number |\n|" + "-" * 200 + "|" + "-" * 200 + "|\n| a | 1 |\n" * 50,
+    "rules": ("=" * 120 + "\n" + "_" * 120 + "\n" + "#" * 120 + "\n" + "/" * 120 + "\n") * 5,
+    "DNA": "".join(RANDOM.choices("ACGT", k=6000)),
+    "DNA in lines": wrapped("".join(RANDOM.choices("ACGTacgtNn", k=6000)), 70),
+    "a protein": wrapped("".join(RANDOM.choices("ACDEFGHIKLMNPQRSTVWY", k=3000)), 60),
+    "digits": str(3**4000),
+    "binary digits": "".join(RANDOM.choices("01", k=3000)),
+    "a path": "/usr/lib/Python3/dist-packages/Some_Package/Sub-Module/test_data/Fixtures2/" * 3,
+    "an address": "https://example.org/profile/Some_Body3/publication/304568993_Measuring_the_"
+    "Effects_of_Eyeballs/links/5773eb4208ae1b18a7de3f0a/Measuring-the-Effects-of-Eyeballs.pdf",
+    "a name in camel case": "AbstractSingletonProxyFactoryBeanWithTransactionManager2ForRemote"
+    "SessionsAndLocalCachesOfTheSecondLevelInTheTestEnvironmentOfTheBuild",
+    "one letter": "a" * 5000 + "A1" * 3000,
+    "hashes": "".join(f"{RANDOM.randbytes(32).hex()}  file{i}.txt\n" for i in range(40)),
+    "a long word": "Donaudampfschiffahrtselektrizitaetenhauptbetriebswerkbauunterbeamten" * 2,
+    "identifiers": "".join(f"id: {RANDOM.randbytes(16).hex()}\n" for _ in range(50)),
+    "a token": "Bearer " + base64.b64encode(RANDOM.randbytes(48)).decode(),
+    "the name of a block": "-----BEGIN CERTIFICATE----- and -----END CERTIFICATE----- mark it",
+    "nothing": "",
+}  # fmt: skip
+
+
+@each_of("kind", TEXT)
+def test_text_of_people_and_of_nature_is_not_data_of_machines(kind):
+    assert machine_data.spans(TEXT[kind].encode()) == []
+
+
+def test_of_examples_prompt_and_completion_lose_their_data_apart():
+    data = BASE64.encode()
+    kept = Example(b"what is " + data + b"?\n", b"a picture " + data)
+    lost = Example(b"write it\n", data)
+    (rest,) = machine_data.without([kept, lost])
+    assert isinstance(rest, Example)
+    assert (rest, rest.lengths) == (b"what is ?\na picture ", (10, 10))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Twelve texts, three of which have a picture, and one that is a picture."""
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    for i in range(12):
+        picture = f"\n{BASE64}\n" if i in (3, 5, 7) else ""
+        (folder / f"{i:02}.txt").write_text(f"note {i} about a day\n" * 20 + picture)
+    (folder / "picture.txt").write_text(wrapped(BASE64, 76))
+    return folder
+
+
+def prepared(folder, *, skip):
+    cache = folder.parent / "cache"
+    return prepare(str(folder), cache_dir=cache, skip_machine_data=skip)
+
+
+def text_of(path):
+    return bytes(int(t) for t in TokenFile.open(path).tokens if t < 256).decode()
+
+
+def test_it_is_left_out_of_training_and_held_out_text(folder):
+    with_it, result = prepared(folder, skip=False), prepared(folder, skip=True)
+    assert result.train != with_it.train
+    for file in (result.train, result.val):
+        assert BASE64[:50] not in text_of(file)
+    assert "note 5 about a day" in text_of(result.val)
+    summary, bad, note = result.notes
+    assert "1 empty" in summary
+    assert "picture.txt: no text in it" in bad
+    assert "of the text, is left out: " in note
+    assert f"left out: {folder}/picture.txt (811 B), {folder}/03.txt (800 B)" in note
