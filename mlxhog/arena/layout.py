@@ -189,7 +189,9 @@ def plan(
     if n_tickets < 1:
         raise ArenaError(f"an epoch of {n_tickets} batches; the text is too short for one batch")
     slots, probe, n_floats, n_lock_words = _place_parameters(params, max_workers)
-    table_slots, n_table_floats, n_lock_words = _place_tables(tables or {}, n_lock_words)
+    places, n_table_floats = place_state({name: one.shape for name, one in (tables or {}).items()})
+    rows = dict.fromkeys(places, "rows")
+    table_slots, n_lock_words = _with_row_locks(places, rows, n_lock_words)
     own = {name: place_state(shapes) for name, shapes in (state or {}).items()}
     floats = {name: own[name][1] if name in own else n_floats for name in private}
     blocks: list[tuple[str, str, int]] = [
@@ -242,10 +244,8 @@ def _place_parameters(
     params: Mapping[str, Parameter], max_workers: int
 ) -> tuple[dict[str, Slot], Slot, int, int]:
     """Slots, the probe, the number of floats of the segment, and the number of lock words."""
-    offset, rows = 0, 0
-    sizes: dict[str, tuple[int, int, int | None]] = {}
-    for name in sorted(params):
-        shape, kind = params[name].shape, params[name].kind
+    for name, parameter in params.items():
+        shape, kind = parameter.shape, parameter.kind
         if not name or name == PROBE_NAME or not all(n >= 1 for n in shape):
             raise ShapeError(
                 f"parameter {name!r} has shape {shape}; it needs a name of its own and sizes >= 1"
@@ -255,37 +255,31 @@ def _place_parameters(
                 f"parameter {name!r} has kind {kind!r} and shape {shape}; "
                 "the kind is 'dense', or 'rows' for a matrix"
             )
-        size = math.prod(shape)
-        sizes[name] = (offset, size, rows if kind == "rows" else None)
-        offset = _round_up(offset + size, ALIGN_FLOATS)
-        rows += shape[0] if kind == "rows" else 0
-    n_floats = _round_up(offset + PROBE_FLOATS + max_workers + 1, PAGE_FLOATS)
-    stripes = n_floats // STRIPE_FLOATS
-    slots = {
-        name: Slot(
-            name=name,
-            shape=tuple(params[name].shape),
-            offset=at,
-            size=size,
-            kind=params[name].kind,
-            row_word0=None if row is None else stripes + row,
-        )
-        for name, (at, size, row) in sizes.items()
-    }
-    probe = Slot(PROBE_NAME, (PROBE_FLOATS,), offset, PROBE_FLOATS, "dense")
-    return slots, probe, n_floats, stripes + rows
+    places, _ = place_state({name: parameter.shape for name, parameter in params.items()})
+    end = max(
+        (_round_up(one.offset + one.size, ALIGN_FLOATS) for one in places.values()), default=0
+    )
+    n_floats = _round_up(end + PROBE_FLOATS + max_workers + 1, PAGE_FLOATS)
+    kinds = {name: parameter.kind for name, parameter in params.items()}
+    slots, n_lock_words = _with_row_locks(places, kinds, n_floats // STRIPE_FLOATS)
+    return (
+        slots,
+        Slot(PROBE_NAME, (PROBE_FLOATS,), end, PROBE_FLOATS, "dense"),
+        n_floats,
+        n_lock_words,
+    )
 
 
-def _place_tables(
-    tables: Mapping[str, Parameter], n_lock_words: int
-) -> tuple[dict[str, Slot], int, int]:
-    """Slots, the number of floats of the segment, and the lock words with those of the rows."""
-    places, n_floats = place_state({name: table.shape for name, table in tables.items()})
+def _with_row_locks(
+    places: Mapping[str, Slot], kinds: Mapping[str, str], word: int
+) -> tuple[dict[str, Slot], int]:
+    """Slots of these kinds, whose rows have lock words from `word` on; and the next word."""
     slots = {}
     for name, place in places.items():
-        slots[name] = replace(place, kind="rows", row_word0=n_lock_words)
-        n_lock_words += place.shape[0]
-    return slots, n_floats, n_lock_words
+        has_rows = kinds[name] == "rows"
+        slots[name] = replace(place, kind=kinds[name], row_word0=word if has_rows else None)
+        word += place.shape[0] if has_rows else 0
+    return slots, word
 
 
 _Blocks = Sequence[tuple[str, str, int]]
