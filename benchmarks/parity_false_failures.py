@@ -28,8 +28,7 @@ from harness.machine import smallest
 from mlxhog.models import families
 from mlxhog.parity import compute, tolerances
 from mlxhog.parity.compute import compare_all
-from mlxhog.parity.sources import TrialSettings, model_subject, perturbed_init
-from mlxhog.parity.subject import ModelPlan, ParitySide
+from mlxhog.parity.subject import ParitySide, perturbed_subject
 from tests.parity.planted import SignFault, every_engine
 
 FAMILIES = ("xlstm", "xlstm_v1")
@@ -88,13 +87,12 @@ def computed(subject):
 def side_results(subject, side, fault=None):
     """Compute one side, in this process."""
     with every_engine(fault):
-        return dict(compute.side_results(side, subject.plan, subject.inputs, subject.fixed))
+        return dict(compute.side_results(side, subject))
 
 
 def is_found(subject, right, side, fault, what):
     """Whether a fault in one side makes a comparison named `what` fail; takes no steps."""
-    assert isinstance(subject.plan, ModelPlan)
-    still = replace(subject, plan=replace(subject.plan, steps=0))
+    still = replace(subject, steps=0)
     results = {NUMPY.name: right[NUMPY.name], side.name: side_results(still, side, fault)}
     rows, _ = compare_all(still, (NUMPY, side), results)
     return any(row.what.startswith(what) for row in rows if not row.ok)
@@ -155,10 +153,9 @@ def measure(findings, chosen):
     for number in range(seed, seed + runs):
         failed, missed = len(tally.failed), _missed(tally)
         examine(number, tally)
-        plan = drawn(number).plan
-        assert isinstance(plan, ModelPlan)
+        cfg = drawn(number).cfg
         print(
-            f"{number + 1 - seed}/{runs} {plan.cfg.model_type} {describe(plan.cfg)}: "
+            f"{number + 1 - seed}/{runs} {cfg.model_type} {describe(cfg)}: "
             f"{len(tally.failed) - failed} fail, {_missed(tally) - missed} faults missed",
             flush=True,
         )
@@ -195,13 +192,9 @@ def drawn(number, *, steps=3):
     r = np.random.default_rng((number, 12))
     family = FAMILIES[number % len(FAMILIES)]
     cfg = families.read((_large if family == "xlstm" else _v1)(r), strict=True)
-    sizes = TrialSettings(
-        seed=number,
-        batch_size=int(r.integers(1, 3)),
-        seq_len=int(r.choice([2, 5, 12, 33])),
-        steps=steps,
-    )
-    return model_subject(f"{family} {number}", cfg, perturbed_init(cfg, number), sizes, "")
+    shape = int(r.integers(1, 3)), int(r.choice([2, 5, 12, 33]))
+    subject = perturbed_subject(f"{family} {number}", cfg, seed=number, shape=shape, steps=steps)
+    return subject.made()
 
 
 def describe(cfg):

@@ -11,35 +11,28 @@ mlxhog mad train --plugin examples/my_layer.py --layers "my_layer swiglu" --task
 from mlxhog.models.mad.layer import *
 
 
-@dataclass(frozen=True, kw_only=True)
 class MovingAverage(Layer):
-    """Numbers of the layer: `expand` is the inner width in widths of the model."""
+    """A gated moving average that chooses how fast it forgets."""
 
     name = "my_layer"
-    about = "a gated moving average that chooses how fast it forgets"
 
-    expand: int = 1
-
-    def check(self, d: int) -> None:
-        check_positive(expand=self.expand)
+    expand: int = 1  # inner width in widths of the model
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         inner = self.expand * d
-        yield from (linear(f"{name}_proj.weight", inner, d) for name in "vg")
-        yield linear("z_proj.weight", inner, d, product=False)
+        yield from maps(d, v_proj=inner, g_proj=inner)
+        yield from maps(d, z_proj=inner, product=False)
         yield ParamSpec("z_proj.bias", (inner,), "inverse_softplus:0.01:1.0")
-        yield linear("out_proj.weight", d, inner)
+        yield from maps(inner, out_proj=d)
 
     def state_shapes(self, d: int, length: int) -> Shapes:
         return {"cell": [(self.expand * d, 1)]}
 
-    def forward(
-        self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
-    ) -> tuple[Array, State]:
+    def forward(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
         ops, xp = run.ops, run.ops.xp
         v, g, z = run.linears(x, p, "v_proj", "g_proj", "z_proj")
         dt = ops.activate(xp.float32(z), "softplus")
         one = xp.ones_like(dt[..., :1])
         A = -xp.ones_like(p["z_proj.bias"])[:, None]
-        h, last = ops.selective_scan(v, dt, A, one, one, state=state and state[0])
+        h, last = ops.selective_scan(v, dt, A, one, one, state=state[0])
         return run.linear(ops.swiglu(g, h), p, "out_proj"), (last,)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mlxhog.errors import ConfigError, nearest
 from mlxhog.models import ngrams
 from mlxhog.models.fields import check_names
-from mlxhog.models.mad import architecture
+from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.model import ModelConfig, Params, State
 from mlxhog.models.spec import ParamSpec, initial_value
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
@@ -29,7 +29,7 @@ _LAYER = re.compile(r"(?:^|\.)(?:blocks|layers)\.(\d+)\.")
 FAMILIES: Mapping[str, Callable[..., ModelConfig]] = {
     "xlstm": XLSTMLargeConfig.from_dict,
     "xlstm_v1": XLSTMV1Config.from_dict,
-    "mad": architecture.read,
+    "mad": MADConfig.from_dict,
 }
 """`model_type` -> reader of a config.json or, with `strict=True`, of a YAML file."""
 
@@ -151,13 +151,12 @@ def for_tokens(cfg: ModelConfig, *, bos: int, vocab_size: int) -> ModelConfig:
     Ids of a config.json that are not in the vocabulary, such as `pad_token_id`, are dropped.
     """
     changes: dict[str, Any] = {"bos_token_id": bos, "vocab_size": vocab_size}
-    if vocab_size < cfg.vocab_size and hasattr(cfg, "extra"):
+    if vocab_size < cfg.vocab_size:
         changes["extra"] = {
             name: None if name.endswith("_token_id") and not _is_id(value, vocab_size) else value
             for name, value in cfg.extra.items()
         }
-    model: ModelConfig = dataclasses.replace(cfg, **changes)  # type: ignore[type-var]
-    return model
+    return dataclasses.replace(cfg, **changes)
 
 
 def _is_id(value: object, vocab_size: int) -> bool:
@@ -166,8 +165,7 @@ def _is_id(value: object, vocab_size: int) -> bool:
 
 def with_vocabulary(cfg: ModelConfig, rows: int) -> ModelConfig:
     """Return the model with `rows` rows of embedding and head."""
-    model: ModelConfig = dataclasses.replace(cfg, vocab_size=rows)  # type: ignore[type-var]
-    return model
+    return dataclasses.replace(cfg, vocab_size=rows)
 
 
 def reset_token(cfg: ModelConfig) -> int | None:

@@ -1,11 +1,11 @@
-"""Read the typed fields of a config from a mapping; for a typo the error suggests a name."""
+"""Read the typed fields of a configuration from a mapping; for a typo the error suggests a name."""
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING
 from types import MappingProxyType
-from typing import Any, get_type_hints
+from typing import Any, ClassVar, get_args, get_type_hints
 
 from mlxhog.errors import ConfigError, nearest, shown
 
@@ -18,13 +18,40 @@ MOST_LAYERS = 4096
 MOST_FLOAT = 1e30
 """Largest number of a field; times a width it is still finite in float32."""
 
-DOC, CHECK = "mlxhog.doc", "mlxhog.check"
+DOC, CHECK, READ = "mlxhog.doc", "mlxhog.check", "mlxhog.read"
+
+Check = Callable[[str, Any], None]
+"""Refuses a value of the named field."""
 
 
-def check_positive(name: str, value: float) -> None:
-    """Refuse a size or factor that is not a finite number above 0."""
-    if not (value > 0 and math.isfinite(value)):
-        raise ConfigError(f"{name} is {value}; set it to a finite number above 0")
+def setting(
+    text: str,
+    default: object = MISSING,
+    *,
+    most: int = MOST,
+    check: Check | None = None,
+    read: Callable[[Any], object] | None = None,
+) -> Any:
+    """Return a dataclass field that people may set.
+
+    Args:
+        text: a short description.
+        default: its value where it is absent or null; a class makes one.
+        most: largest value of a number.
+        check: refuses values, in place of the rule that numbers are above 0, and at most `most`.
+        read: makes the value from that of a file, in place of its type.
+    """
+
+    def positive(name: str, value: object) -> None:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            if not (value > 0 and math.isfinite(value)):
+                raise ConfigError(f"{name} is {value}; set it to a finite number above 0")
+            check_most(name, value, most)
+
+    metadata = {DOC: text, CHECK: positive if check is None else check, READ: read}
+    if isinstance(default, type):
+        return dataclasses.field(default_factory=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def check_most(name: str, value: float, most: int = MOST_WIDTH) -> None:
@@ -43,7 +70,7 @@ def check_rate(name: str, rate: float) -> None:
         raise ConfigError(f"{name} is {rate}; set it to 0 for none, or to a number below 1")
 
 
-def one_of(*choices: str) -> Callable[[str, Any], None]:
+def one_of(*choices: str) -> Check:
     """Return the check of a field with a fixed set of values."""
 
     def check(name: str, value: object) -> None:
@@ -51,25 +78,6 @@ def one_of(*choices: str) -> Callable[[str, Any], None]:
             raise ConfigError(f"{name} is {value!r}; choose one of {', '.join(sorted(choices))}")
 
     return check
-
-
-def doc(
-    text: str, *, most: int = MOST, check: Callable[[str, Any], None] | None = None
-) -> dict[str, Any]:
-    """Return the metadata of a dataclass field that people may set.
-
-    Args:
-        text: a short description.
-        most: largest value of a number.
-        check: refuses values, in place of the rule that numbers are above 0, and at most `most`.
-    """
-
-    def positive(name: str, value: object) -> None:
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            check_positive(name, value)
-            check_most(name, value, most)
-
-    return {DOC: text, CHECK: positive if check is None else check}
 
 
 def anything(name: str, value: object) -> None:
@@ -111,9 +119,7 @@ def convert(name: str, value: object, kind: object) -> object:
         if value is None:
             return None
         kind = int
-    if kind is bool and isinstance(value, bool):
-        return value
-    if kind is str and isinstance(value, str):
+    if kind in (bool, str) and type(value) is kind:
         return value
     if kind in (int, float) and isinstance(value, int | float | str):
         try:
@@ -126,56 +132,50 @@ def convert(name: str, value: object, kind: object) -> object:
         if math.isfinite(number) and (kind is float or number.is_integer()):
             return number if kind is float else int(number)
     raise ConfigError(
-        f"{name} is {shown(value)} of type {type(value).__name__}; give it as {kind.__name__}"
-        if isinstance(kind, type)
-        else f"{name} is {shown(value)}; its type is unknown"
+        f"{name} is {shown(value)} of type {type(value).__name__}; give it as "
+        f"{getattr(kind, '__name__', kind)}"
     )
 
 
-def check_reset(resets: bool, bos_token_id: int | None, vocab_size: int) -> None:
-    """Check the token at which a memory is reset.
+class Fields:
+    """Base of a configuration that is read from a file: a dataclass with fields of `setting`.
 
-    Raises:
-        ConfigError: `resets`, and the token is not set or outside the vocabulary.
+    Attributes:
+        spellings: other names of fields.
+        no_effect: names that may be there and are not read.
+        only: names with the one supported value.
+        repeated: names in a nested configuration whose value has to be that of a field of the
+            whole one, by that field's name.
+        private: the beginning of names that are left out.
+        closed: whether unknown names are refused in a config.json, too.
     """
-    if resets and (bos_token_id is None or not 0 <= bos_token_id < vocab_size):
-        token = "not set" if bos_token_id is None else f"{bos_token_id} of {vocab_size} ids"
-        raise ConfigError(
-            f"reset_at_document_boundaries is true and bos_token_id is {token}; "
-            "set bos_token_id to the token that begins every document"
-        )
 
-
-def unknown(name: str, fields: Iterable[str]) -> str:
-    """Return the message for a field outside `fields`, with the nearest of them."""
-    near = nearest(name, fields := list(fields))
-    hint = f"did you mean {near!r}?" if near else f"known are {', '.join(sorted(fields))}"
-    return f"unknown architecture field {shown(name)}; {hint}"
-
-
-Reader = Callable[[Any], object]
+    spellings: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    no_effect: ClassVar[frozenset[str]] = frozenset()
+    only: ClassVar[Mapping[str, object]] = MappingProxyType({})
+    repeated: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    private: ClassVar[str] = "\n"
+    closed: ClassVar[bool] = False
 
 
 def read(
     kind: type[Any],
-    data: Mapping[str, Any],
+    data: object,
     *,
     strict: bool,
     where: str = "",
-    spellings: Mapping[str, str] = MappingProxyType({}),
-    readers: Mapping[str, Reader] = MappingProxyType({}),
-    no_effect: Iterable[str] = (),
+    outer: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read the fields of a configuration from a mapping; null is the default of a field.
 
+    A field whose type is such a configuration is read in the same way, under its own names.
+
     Args:
-        kind: the dataclass; its fields with a `doc` are read, by their types.
+        kind: the configuration, of `Fields`.
         data: field -> value; numbers may be text, since PyYAML reads `1e-6` as a string.
         strict: refuse unknown fields (a YAML written by hand) instead of keeping them.
         where: prefix of the fields' names in messages, such as "mlstm_block.mlstm.".
-        spellings: other names of fields.
-        readers: field -> what reads its value, in place of its type.
-        no_effect: names of fields that may be there and are not read.
+        outer: the fields of the whole configuration, for a nested one.
 
     Returns:
         The values by field, and the fields that are not read.
@@ -183,29 +183,68 @@ def read(
     Raises:
         ConfigError: a field is unknown, missing, of the wrong type or given twice differently.
     """
-    own = [one for one in dataclasses.fields(kind) if DOC in one.metadata]
+    own = {one.name: one for one in dataclasses.fields(kind) if DOC in one.metadata}
+    if not isinstance(data, Mapping):
+        raise ConfigError(
+            f"{where[:-1]} is {data!r}; give it fields such as {next(iter(own))}, or {{}} for the "
+            "defaults"
+        )
     types, keys = get_type_hints(kind), dict[str, str]()
-    values: dict[str, Any] = {}
-    extra: dict[str, Any] = {}
+    values, extra, nested = dict[str, Any](), dict[str, Any](), dict[str, Any]()
     check_names(where.removesuffix(".") or "the architecture", data)
-    names = [one.name for one in own]
-    for key, given in data.items():
-        name = spellings.get(key, key)
-        if name not in names:
-            if strict and name not in no_effect:
-                known = [*names, *spellings, *no_effect]
-                raise ConfigError(unknown(where + key, [where + one for one in known]))
-            extra[key] = given
-        elif given is not None:
-            reader = readers.get(name)
-            value = reader(given) if reader else convert(where + key, given, types[name])
-            if values.setdefault(name, value) != value:
+    for key, value in data.items():
+        name = kind.spellings.get(key, key)
+        if name in own:
+            inner = _nested(types[name])
+            if value is None:
+                if inner and type(None) not in get_args(types[name]):
+                    raise ConfigError(
+                        f"{where}{key} is null; leave {where[:-1]} out where no block is of that "
+                        "kind"
+                    )
+                values |= {name: None} if inner else {}
+            elif inner:
+                nested[name] = inner, value
+            else:
+                reader = own[name].metadata[READ]
+                value = reader(value) if reader else convert(where + key, value, types[name])
+                if values.setdefault(name, value) != value:
+                    raise ConfigError(
+                        f"{keys[name]} is {values[name]} and its other spelling {key} is {value}; "
+                        "keep the one that the tensors fit"
+                    )
+                keys.setdefault(name, key)
+        elif name in kind.repeated:
+            whole = (outer or {}).get(kind.repeated[name])
+            if value not in (None, -1, whole):
                 raise ConfigError(
-                    f"{keys[name]} is {values[name]} and its other spelling {key} is {value}; "
-                    "keep the one that the tensors fit"
+                    f"{where}{key} is {value!r} and {kind.repeated[name]} of the model {whole!r}; "
+                    f"remove {where}{key}, which has to be the same"
                 )
-            keys.setdefault(name, key)
-    required = [one.name for one in own if one.default is one.default_factory is MISSING]
+        elif name in kind.only:
+            if value != (one := kind.only[name]):
+                raise ConfigError(
+                    f"{where}{key} is {value!r}, and only {one!r} is supported; remove it"
+                )
+        elif not key.startswith(kind.private):
+            if kind.closed or (strict and name not in kind.no_effect):
+                known = sorted(where + one for one in (*own, *kind.spellings, *kind.no_effect))
+                near = nearest(where + key, known)
+                hint = f"did you mean {near!r}?" if near else f"known are {', '.join(known)}"
+                raise ConfigError(f"unknown architecture field {shown(where + key)}; {hint}")
+            extra[key] = value
+    defaults = {one.name: one.default for one in own.values() if one.default is not MISSING}
+    whole = defaults | values if outer is None else outer
+    for name, (inner, value) in nested.items():
+        parts, unread = read(inner, value, strict=strict, where=f"{where}{name}.", outer=whole)
+        values[name] = inner(**parts)
+        extra |= {name: unread} if unread else {}
+    required = [one.name for one in own.values() if one.default is one.default_factory is MISSING]
     if missing := [name for name in required if name not in values]:
         raise ConfigError(f"the architecture lacks {', '.join(missing)}; add it")
     return values, extra
+
+
+def _nested(kind: object) -> type[Any] | None:
+    """The dataclass that a field of this type has, or may have; None for another type."""
+    return next((one for one in (kind, *get_args(kind)) if dataclasses.is_dataclass(one)), None)  # type: ignore[return-value]

@@ -13,17 +13,14 @@ from numpy.typing import NDArray
 
 from mlxhog.models import families, model, ngrams
 from mlxhog.models.families import ModelConfig, Params, State
-from mlxhog.models.forward_pass import Pass
+from mlxhog.models.mad.layer import Run
 from mlxhog.models.ops.arrays import Array, Arrays
 from mlxhog.models.ops.operators import Ops
 
-
-def init_state(cfg: ModelConfig, B: int, xp: Arrays[Array]) -> State:
-    """Return the state before the first token of B sequences."""
-    return model.init_state(cfg, B, xp)
+init_state = model.init_state
 
 
-def stack_states(states: Sequence[State], xp: Arrays[Array]) -> State:
+def stack_states(states: Sequence[State], xp: Arrays) -> State:
     """Return one state with the rows of the states of several batches, in their order.
 
     A cache grows along axis 1. If caches differ in length, the shorter ones are padded with zeros
@@ -36,24 +33,24 @@ def stack_states(states: Sequence[State], xp: Arrays[Array]) -> State:
     ]
 
 
-def _rows_of(parts: Sequence[Array], xp: Arrays[Array]) -> Array:
+def _rows_of(parts: Sequence[Array], xp: Arrays) -> Array:
     longest = max((part.shape[1] for part in parts if part.ndim > 1), default=0)
     return xp.concatenate(
         [part if part.ndim == 1 else _padded_in_front(part, longest, xp) for part in parts]
     )
 
 
-def _padded_in_front(cache: Array, length: int, xp: Arrays[Array]) -> Array:
+def _padded_in_front(cache: Array, length: int, xp: Arrays) -> Array:
     """Pad a cache (B, L, ...) to `length` with zeros in front."""
     return xp.pad(cache, [(0, 0), (length - cache.shape[1], 0)] + [(0, 0)] * (cache.ndim - 2))
 
 
-def take_state(state: State, rows: Sequence[int], xp: Arrays[Array]) -> State:
+def take_state(state: State, rows: Sequence[int], xp: Arrays) -> State:
     """Return the state of some rows of a batch, in the order of `rows`."""
     return [tuple(xp.take(part, rows) for part in block) for block in state]
 
 
-def in_bfloat16(cfg: ModelConfig, params: Params, xp: Arrays[Array]) -> Params:
+def in_bfloat16(cfg: ModelConfig, params: Params, xp: Arrays) -> Params:
     """Return the parameters with the matrices of `families.products` in bfloat16, differentiable.
 
     For `loss_from_embedding`: products are then computed in bfloat16, and everything between them
@@ -65,7 +62,7 @@ def in_bfloat16(cfg: ModelConfig, params: Params, xp: Arrays[Array]) -> Params:
     }
 
 
-def embed(cfg: ModelConfig, params: Params, tokens: Array, xp: Arrays[Array]) -> Array:
+def embed(cfg: ModelConfig, params: Params, tokens: Array, xp: Arrays) -> Array:
     """Return the embedded tokens, (B, S) integer in [0, vocab_size) -> x (B, S, d) float32."""
     return xp.float32(xp.embedding(params[families.embedding(cfg)], tokens))
 
@@ -137,7 +134,7 @@ def forward(
     Returns:
         Capped logits (B, S, V), or (B, 1, V) where `last`, and the state after the last position.
     """
-    run = Pass(ops, starts=starts, hidden=hidden)
+    run = Run(ops, cfg.norm_eps, cfg.max_length, starts=starts, hidden=hidden)
     x, state = _blocks(cfg, params, x, state, run)
     logits = _raw_logits(cfg, params, x[:, -1:] if last else x, run)
     cap = cfg.output_logit_soft_cap
@@ -167,13 +164,14 @@ def logits(
         last: only the logits of the last position.
         hidden: receives the residual stream.
     """
-    x, at = _block_input(cfg, params, tokens, rows, ops), starts(cfg, tokens)
+    x, at = block_input(cfg, params, tokens, rows, ops), starts(cfg, tokens)
     return forward(cfg, params, x, state, ops=ops, starts=at, last=last, hidden=hidden)
 
 
-def _block_input(
+def block_input(
     cfg: ModelConfig, params: Params, tokens: Array, rows: Array | None, ops: Ops
 ) -> Array:
+    """Return the embedded tokens (B, S, d), with the rows of their n-grams if there are any."""
     x = embed(cfg, params, tokens, ops.xp)
     return x if rows is None else add_ngrams(params, x, rows, ops)
 
@@ -210,7 +208,7 @@ def loss_from_embedding(
     Returns:
         A scalar, float32.
     """
-    run = Pass(ops, starts=starts, masks=masks)
+    run = Run(ops, cfg.norm_eps, cfg.max_length, starts=starts, masks=masks)
     nats, count = _cross_entropy(cfg, params, x, labels, run, log_inclusion, state)
     return nats / ops.xp.maximum(count, 1)
 
@@ -228,7 +226,8 @@ def sum_loss(
 
     Tokens and rows as of `logits`.
     """
-    x, run = _block_input(cfg, params, tokens, rows, ops), Pass(ops, starts=starts(cfg, tokens))
+    x = block_input(cfg, params, tokens, rows, ops)
+    run = Run(ops, cfg.norm_eps, cfg.max_length, starts=starts(cfg, tokens))
     return _cross_entropy(cfg, params, x, labels, run, None)[0]
 
 
@@ -237,7 +236,7 @@ def _cross_entropy(
     params: Params,
     x: Array,
     labels: Array,
-    run: Pass[Array],
+    run: Run,
     log_inclusion: Array | None,
     state: State | None = None,
 ) -> tuple[Array, Array]:
@@ -254,14 +253,14 @@ def _cross_entropy(
 
 
 def _blocks(
-    cfg: ModelConfig, params: Params, x: Array, state: State | None, run: Pass[Array]
+    cfg: ModelConfig, params: Params, x: Array, state: State | None, run: Run
 ) -> tuple[Array, State]:
     """From the embedded tokens to the final norm."""
     run.note(x)
     return model.blocks(cfg, params, x, state, run)
 
 
-def _raw_logits(cfg: ModelConfig, params: Params, x: Array, run: Pass[Array]) -> Array:
+def _raw_logits(cfg: ModelConfig, params: Params, x: Array, run: Run) -> Array:
     """Return the logits before the cap."""
     bias = families.head_bias(cfg)
     (logits,) = run.ops.linears(

@@ -5,7 +5,7 @@ comparison: arrays come and go as NumPy's. Gradients are those that PyTorch has 
 the text means what was published is shown by recorded outputs of other packages, not here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,75 +13,42 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mlxhog.models import families, lm, ngrams
+from mlxhog.models import lm, ngrams
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops.reference.ops_float64 import OPS, tensor
 
 Float = NDArray[np.float64]
 Int = NDArray[np.integer]
 Params = Mapping[str, NDArray[Any]]
-Grads = dict[str, Float]
-State = Sequence[tuple[NDArray[Any], ...]]
 
 
-def embed(
-    cfg: ModelConfig, params: Params, tokens: Int, before: NDArray[np.int32] | None = None
-) -> Float:
-    """Return the embedded tokens with the rows of their n-grams, if the model has tables.
+def logits(
+    cfg: ModelConfig,
+    params: Params,
+    tokens: Int,
+    state: Any = None,
+    *,
+    hidden: list[Float] | None = None,
+) -> tuple[Float, Any]:
+    """Return the logits (B, S, V) of tokens (B, S), and the state after the last position.
 
     Args:
         cfg: the model.
-        params: its parameters and tables.
-        tokens: (B, S) integer.
-        before: the ids before them, as in `ngrams.Carried`; None where sequences begin.
-
-    Returns:
-        x, (B, S, d) float64.
+        params: its parameters and tables, of any float type.
+        tokens: integers in [0, V).
+        state: of an earlier call; None is the start.
+        hidden: receives the residual stream, as of `lm.logits`.
     """
-    x: Float = params[families.embedding(cfg)][tokens].astype(np.float64)
-    if (tables := ngrams.of(cfg)) is None:
-        return x
-    rows = tables.gather(params, tables.rows_of(tokens.astype(np.int32), before))
-    return x + rows.astype(np.float64) @ params[ngrams.WEIGHT].astype(np.float64).T
-
-
-def starts(cfg: ModelConfig, tokens: Int) -> NDArray[np.bool_] | None:
-    """Return where documents begin, (B, S) bool; None for a model that does not care."""
-    result: NDArray[np.bool_] | None = lm.starts(cfg, tokens)
-    return result
-
-
-def forward(
-    cfg: ModelConfig,
-    params: Params,
-    x: Float,
-    state: State | None = None,
-    *,
-    starts: NDArray[np.bool_] | None = None,
-    hidden: list[Float] | None = None,
-) -> tuple[Float, State]:
-    """Return the logits (B, S, V) of x (B, S, d), and the state after the last position."""
+    before, inner = ngrams.parted(state)
     trace: list[Tensor] = []
     with torch.inference_mode():
-        logits, after = lm.forward(
-            cfg,
-            _tensors(params),
-            tensor(x),
-            _state(state),
-            ops=OPS,
-            starts=_maybe(starts),
-            hidden=trace,
-        )
+        rows = _rows(cfg, params, tokens, before)
+        how: dict[str, Any] = {"ops": OPS, "rows": rows, "hidden": trace}
+        y, after = lm.logits(cfg, _tensors(params), tensor(tokens), _state(inner), **how)
     if hidden is not None:
-        hidden += [one.numpy() for one in trace]
-    return logits.numpy(), [tuple(part.numpy() for part in block) for block in after]
-
-
-def loss(cfg: ModelConfig, params: Params, tokens: Int, labels: Int) -> float:
-    """Return the mean cross entropy in nats over the labels other than -100; 0 without any."""
-    x = tensor(embed(cfg, params, tokens))
-    with torch.inference_mode():
-        return float(_loss(cfg, _tensors(params), x, tokens, labels))
+        hidden += [x.numpy() for x in trace]
+    inner = [tuple(part.numpy() for part in block) for block in after]
+    return y.numpy(), ngrams.carried(cfg, tokens.astype(np.int32), before, inner)
 
 
 def differentiate(
@@ -90,10 +57,10 @@ def differentiate(
     tokens: Int,
     labels: Int,
     *,
-    state: State | None = None,
+    state: Any = None,
     masks: Mapping[str, NDArray[Any]] | None = None,
     rounded: bool = False,
-) -> tuple[float, Grads]:
+) -> tuple[float, dict[str, Float]]:
     """Return the loss of tokens (B, S), and the gradient of every parameter in its own shape.
 
     That of tables is the gradient of the rows that were read, under `ngrams.ROWS`.
@@ -108,48 +75,32 @@ def differentiate(
         rounded: every result is rounded to float32, which shows how much that changes.
     """
     dtype = torch.float32 if rounded else torch.float64
-    leaves = _tensors(params) | {"": tensor(embed(cfg, params, tokens))}
+    before, inner = ngrams.parted(state)
+    leaves, rows = _tensors(params), _rows(cfg, params, tokens, before)
+    leaves |= {} if rows is None else {ngrams.ROWS: rows}
     leaves = {name: x.to(dtype).requires_grad_() for name, x in leaves.items()}
-    loss = _loss(cfg, leaves, leaves[""], tokens, labels, masks, state)
+    ids, dropped = tensor(tokens), {k: x.to(dtype) for k, x in _tensors(masks or {}).items()}
+    x = lm.block_input(cfg, leaves, ids, leaves.get(ngrams.ROWS), OPS)
+    loss = lm.loss_from_embedding(
+        cfg, leaves, x, tensor(labels).long(), ops=OPS, starts=lm.starts(cfg, ids),
+        masks=dropped or None, state=_state(inner),
+    )  # fmt: skip
     every = torch.autograd.grad(
         loss, list(leaves.values()), allow_unused=True, materialize_grads=True
     )
-    grads = {name: x.double().numpy() for name, x in zip(leaves, every, strict=True)}
-    of_x = grads.pop("")
-    np.add.at(grads[families.embedding(cfg)], tokens, of_x)
-    if (tables := ngrams.of(cfg)) is not None:
-        rows = tables.gather(params, tables.rows_of(tokens.astype(np.int32))).astype(np.float64)
-        grads[ngrams.WEIGHT] = np.einsum("bsd,bsk->dk", of_x, rows)
-        grads[ngrams.ROWS] = of_x @ params[ngrams.WEIGHT].astype(np.float64)
-    return loss.item(), grads
+    return loss.item(), {k: x.double().numpy() for k, x in zip(leaves, every, strict=True)}
 
 
-def _loss(
-    cfg: ModelConfig,
-    params: Mapping[str, Tensor],
-    x: Tensor,
-    tokens: Int,
-    labels: Int,
-    masks: Mapping[str, NDArray[Any]] | None = None,
-    state: State | None = None,
-) -> Tensor:
-    dropped = {name: mask.to(x.dtype) for name, mask in _tensors(masks or {}).items()}
-    at = _maybe(starts(cfg, tokens))
-    targets = torch.from_numpy(labels.astype(np.int64))
-    result: Tensor = lm.loss_from_embedding(
-        cfg, params, x, targets, ops=OPS, starts=at, masks=dropped or None, state=_state(state)
-    )
-    return result
+def _rows(cfg: ModelConfig, params: Params, tokens: Int, before: Int | None) -> Tensor | None:
+    if (tables := ngrams.of(cfg)) is None:
+        return None
+    return tensor(tables.gather(params, tables.rows_of(tokens.astype(np.int32), before)))  # type: ignore[arg-type]
 
 
 def _tensors(params: Params) -> dict[str, Tensor]:
-    """The parameters in float64, without tables, which only `embed` reads."""
+    """The parameters in float64, without tables, of which only the rows are read."""
     return {name: tensor(x) for name, x in params.items() if not ngrams.is_table(name)}
 
 
-def _state(state: State | None) -> list[tuple[Tensor, ...]] | None:
+def _state(state: Any) -> list[tuple[Tensor, ...]] | None:
     return None if state is None else [tuple(map(tensor, block)) for block in state]
-
-
-def _maybe(x: NDArray[Any] | None) -> Tensor | None:
-    return None if x is None else torch.from_numpy(np.asarray(x))

@@ -16,14 +16,16 @@ pure: they write no input. This module imports no framework.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar, cast
 
 from mlxhog.errors import ConfigError, did_you_mean, shown
-from mlxhog.models.forward_pass import Pass
-from mlxhog.models.mad.layer import Layer
+from mlxhog.models import ngrams
+from mlxhog.models.fields import MOST_WIDTH, Fields, anything, check_fields, read, setting
+from mlxhog.models.mad.layer import Layer, Run
 from mlxhog.models.ops.arrays import Array, Arrays
 from mlxhog.models.spec import ParamSpec
 
@@ -87,9 +89,12 @@ class Part:
         own.layer = self.layer.name
         return own
 
-    def init_state(self, B: int, xp: Arrays[Array]) -> tuple[Array, ...]:
-        """Return the layer's state before the first position of B sequences."""
-        return tuple(self.layer.init_state(self.d, B, xp))
+    def forward(
+        self, params: Mapping[str, Array], x: Array, state: tuple[Array, ...] | None, run: Run
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Return the layer's y (B, S, d) of x, and its state after x; None is the start."""
+        state = self.layer.start(self.d) if state is None else state
+        return self.layer.forward(self.params(params), x, state, run.at(self.name))
 
 
 Block = tuple[Part, ...]
@@ -143,63 +148,141 @@ class Layout:
         return [scale, ParamSpec(f"{name}.bias", (d,), "zeros")] if bias else [scale]
 
 
-class ModelConfig(Protocol):
-    """Sizes and constants of one model; frozen, picklable, checked when it is made."""
+LAST = (
+    "reset_at_document_boundaries", "bos_token_id", "ngram_orders", "ngram_dim", "ngram_rows",
+)  # fmt: skip
+"""Fields that follow those of a family in a file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Fields, ABC):
+    """Sizes and constants of one model; picklable, checked when it is made.
+
+    `extra` has the fields of a config.json that are not read here; they are written back. A family
+    has more fields of `fields.setting`, and says in these attributes what it has not:
+
+    Attributes:
+        model_type: the family, a key of `families.FAMILIES`.
+        title: name of the family for people.
+        untied_head: name of H in a model in which it is not the embedding.
+        num_hidden_layers: number of blocks.
+        max_length: longest sequence, if positions or layers are made for one.
+        norm_eps: epsilon of every norm.
+        tie_word_embeddings: whether the head is the embedding.
+        output_logit_soft_cap: bound of the logits; None if they have none.
+        reset_at_document_boundaries: whether the memory is reset at every `bos_token_id`.
+        hf: "class" if transformers has a class for the architecture, "code" if it loads ours.
+        hf_cache: whether transformers' class can generate with its cache.
+        in_xlstm: whether the xlstm package has the architecture.
+
+    Raises:
+        ConfigError: a size does not divide, a number is out of range, fields contradict, or this
+            package does not have a requested variant.
+    """
+
+    model_type: ClassVar[str]
+    title: ClassVar[str]
+    untied_head: ClassVar[str] = "lm_head.weight"
+    hf: ClassVar[Literal["class", "code", ""]] = ""
+    in_xlstm: ClassVar[bool] = True
+    hf_cache = True
+    num_hidden_layers = 0
+    max_length = 0
+    norm_eps = 1e-6
+    tie_word_embeddings = False
+    output_logit_soft_cap = cast(float | None, None)
+    reset_at_document_boundaries = False
+
+    vocab_size: int = setting("rows of the embedding; a run takes its tokenizer's")
+    hidden_size: int = setting("width of the residual stream", most=MOST_WIDTH)
+    bos_token_id: int | None = setting(
+        "begins a document; a run takes its tokenizer's", None, check=anything
+    )
+    extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        """Refuse a field out of range."""
+        check_fields(self)
+
+    def unlike_transformers(self, tensors: Mapping[str, Any]) -> str:
+        """Return why transformers' class would compute something else; "" if it does not."""
+        return ""
+
+    def to_package(self) -> dict[str, Any] | None:
+        """Return the nested mappings of the xlstm package's config; None if it is flat."""
+        return None
 
     @property
-    def model_type(self) -> str:
-        """The family, a key of `families.FAMILIES`."""
+    def own_layers(self) -> tuple[Layer, ...]:
+        """Layers that may be of a user's file."""
+        return ()
 
     @property
-    def title(self) -> str:
-        """Name of the family for people."""
-
-    @property
-    def vocab_size(self) -> int:
-        """V, rows of the embedding."""
-
-    @property
-    def hidden_size(self) -> int:
-        """d, width of the residual stream."""
-
-    @property
-    def max_length(self) -> int:
-        """Longest sequence, if positions or layers are made for one."""
-
-    @property
-    def norm_eps(self) -> float:
-        """Epsilon of every norm."""
-
-    @property
-    def num_hidden_layers(self) -> int:
-        """Number of blocks."""
-
-    @property
-    def tie_word_embeddings(self) -> bool:
-        """Whether the head is the embedding."""
-
-    @property
-    def untied_head(self) -> str:
-        """Name of H in a model in which it is not the embedding."""
-
-    @property
-    def output_logit_soft_cap(self) -> float | None:
-        """Bound of the logits; None if they have none."""
-
-    @property
-    def reset_at_document_boundaries(self) -> bool:
-        """Whether the memory is reset at every `bos_token_id`."""
-
-    @property
-    def bos_token_id(self) -> int | None:
-        """The token that begins a document."""
-
-    @property
+    @abstractmethod
     def layout(self) -> Layout:
         """The model as a list of layers."""
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], *, strict: bool = False) -> Self:
+        """Read a config.json of this package or of others that have the family, or our YAML.
+
+        Args:
+            data: field -> value; numbers may be text, since PyYAML reads `1e-6` as a string.
+            strict: refuse unknown fields (a YAML written by hand) instead of keeping them.
+
+        Raises:
+            ConfigError: a field is unknown, missing, of the wrong type or given twice differently.
+        """
+        if (name := data.get("model_type", cls.model_type)) != cls.model_type:
+            raise ConfigError(
+                f"model_type is {name!r}, and this family is {cls.model_type!r}; choose an "
+                "architecture or checkpoint of it"
+            )
+        data = {key: value for key, value in data.items() if key != "model_type"}
+        values, extra = read(cls, data, strict=strict)
+        return cls(**values, extra=extra)
+
+    def values(self) -> dict[str, Any]:
+        """Return every field but `extra`, in the order of files."""
+        own = [one.name for one in fields(self) if one.name != "extra"]
+        order = {name: place for place, name in enumerate(LAST, 1)}
+        return {name: getattr(self, name) for name in sorted(own, key=lambda n: order.get(n, 0))}
+
+    @abstractmethod
     def to_dict(self) -> dict[str, Any]:
-        """The fields of a config.json."""
+        """Return the fields of a config.json."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class XLSTMConfig(ModelConfig):
+    """What both xLSTM families have beside: resets at documents, and tables of n-grams."""
+
+    reset_at_document_boundaries: bool = setting(
+        "the memory begins anew at every bos_token_id", False
+    )
+    ngram_orders: tuple[int, ...] = setting(
+        "tables of n-grams, such as 2-8; [] is none", (), read=ngrams.read_orders
+    )
+    ngram_dim: int = setting("floats in a row of these tables", 32, check=ngrams.check_dim)
+    ngram_rows: int = setting(
+        "most rows of one; more n-grams share rows by a hash", 131072, check=ngrams.check_rows
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse a field out of range, and resets without their token."""
+        super().__post_init__()
+        bos, V = self.bos_token_id, self.vocab_size
+        if self.reset_at_document_boundaries and (bos is None or not 0 <= bos < V):
+            token = "not set" if bos is None else f"{bos} of {V} ids"
+            raise ConfigError(
+                f"reset_at_document_boundaries is true and bos_token_id is {token}; "
+                "set bos_token_id to the token that begins every document"
+            )
+
+    def values(self) -> dict[str, Any]:
+        """Return every field but `extra`, without those of tables that the model lacks."""
+        hidden = () if self.ngram_orders else ngrams.FIELDS
+        return {k: v for k, v in super().values().items() if k not in hidden}
 
 
 def state_shapes(cfg: ModelConfig) -> list[tuple[tuple[int, ...], ...]]:
@@ -215,18 +298,18 @@ def state_shapes(cfg: ModelConfig) -> list[tuple[tuple[int, ...], ...]]:
     ]
 
 
-def init_state(cfg: ModelConfig, B: int, xp: Arrays[Array]) -> State:
+def init_state(cfg: ModelConfig, B: int, xp: Arrays) -> State:
     """Return the state before the first token of B sequences."""
     states = [
-        tuple(array for part in block for array in part.init_state(B, xp))
+        tuple(array for part in block for array in part.layer.init_state(part.d, B, xp))
         for block in cfg.layout.blocks
     ]
-    positions = cfg.layout.positions
-    return states if positions is None else [*states, positions.init_state(B, xp)]
+    part = cfg.layout.positions
+    return states if part is None else [*states, part.layer.init_state(part.d, B, xp)]
 
 
 def blocks(
-    cfg: ModelConfig, params: Params, x: Array, state: State | None, run: Pass[Array]
+    cfg: ModelConfig, params: Params, x: Array, state: State | None, run: Run
 ) -> tuple[Array, State]:
     """Compute from the embedded tokens (B, S, d) to the final norm; return the new state too.
 
@@ -236,16 +319,15 @@ def blocks(
     x = run.at(layout.embedding.name).drop(x)
     ends: list[tuple[Array, ...]] = []
     if (part := layout.positions) is not None:
-        before = None if state is None else state[-1]
-        x, end = part.layer.forward(cfg, part.params(params), x, before, run)
-        ends.append(tuple(end))
+        x, end = part.forward(params, x, None if state is None else state[-1], run)
+        ends.append(end)
     after: list[tuple[Array, ...]] = []
     for number, block in enumerate(layout.blocks):
         x, end = run_block(cfg, block, params, x, None if state is None else state[number], run)
         after.append(end)
         run.note(x)
     if (part := layout.decoder) is not None:
-        x, _ = part.layer.forward(cfg, part.params(params), x, None, run)
+        x, _ = part.forward(params, x, None, run)
     if layout.out_norm:
         x = norm(cfg, params, layout.out_norm[0].name.removesuffix(".weight"), x, run)
         run.note(x)
@@ -258,18 +340,18 @@ def run_block(
     params: Params,
     x: Array,
     state: tuple[Array, ...] | None,
-    run: Pass[Array],
+    run: Run,
 ) -> tuple[Array, tuple[Array, ...]]:
     """Return x behind the parts of one block, and the block's state after the last position."""
     after: tuple[Array, ...] = ()
     for part in block:
         u = norm(cfg, params, part.norm, x, run)
-        y, end = part.layer.forward(cfg, part.params(params), u, state, run.at(part.name))
+        y, end = part.forward(params, u, state, run)
         x, state, after = x + y, None, (*after, *end)
     return x, after
 
 
-def norm(cfg: ModelConfig, params: Params, name: str, x: Array, run: Pass[Array]) -> Array:
+def norm(cfg: ModelConfig, params: Params, name: str, x: Array, run: Run) -> Array:
     """Return the norm `name` of x (..., d)."""
     w = params[f"{name}.weight"]
     if cfg.layout.norms[0] == "layer":

@@ -171,6 +171,19 @@ def last_of(tokens: Int32, before: Int32) -> Int32:
     return ids[:, ids.shape[1] - before.shape[1] :]
 
 
+def parted(state: Any) -> tuple[Int32 | None, Any]:
+    """Return the ids before, None without tables or at the start, and the state of the blocks."""
+    return state if isinstance(state, Carried) else (None, state)
+
+
+def carried(cfg: Any, tokens: Int32, before: Int32 | None, state: Any) -> Any:
+    """Return the state after tokens, with the ids before the next ones if there are tables."""
+    if (tables := of(cfg)) is None:
+        return state
+    before = tables.nothing_before(len(tokens)) if before is None else before
+    return Carried(last_of(tokens, before), state)
+
+
 def _split_mix(count: int) -> list[np.uint64]:
     """The first numbers of SplitMix64 from 0, made odd.
 

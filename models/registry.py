@@ -1,13 +1,12 @@
 """Architectures by name or path: reading them, changing fields, and writing them as YAML.
 
-The fields and their descriptions are those of the families' config classes (`fields.doc`); nested
-fields have dotted names: `mlstm_block.mlstm.num_heads`. `load_architecture` reads the output of
-`to_yaml`.
+The fields and their descriptions are those of the families' config classes (`fields.setting`);
+nested fields have dotted names: `mlstm_block.mlstm.num_heads`. `load_architecture` reads the output
+of `to_yaml`.
 """
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,19 +18,12 @@ from mlxhog.config import plugins
 from mlxhog.errors import ConfigError, nearest
 from mlxhog.models import families
 from mlxhog.models.fields import DOC
-from mlxhog.models.mad.architecture import DIM, VOCABULARY
-from mlxhog.models.mad.config import MADConfig
+from mlxhog.models.mad.config import DIM, VOCABULARY, MADConfig
 from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers import to_dict
 from mlxhog.models.mad.sequence import parse
-from mlxhog.models.model import ModelConfig
+from mlxhog.models.model import LAST, ModelConfig
 
-_SPELLINGS = {
-    "hidden_size": "embedding_dim",
-    "num_hidden_layers": "num_blocks",
-    "tie_word_embeddings": "tie_weights",
-}
-"""Names of fields in one family -> their names in another family."""
 _WIDTH = 44  # column of the comments, if the values are shorter
 
 
@@ -74,12 +66,8 @@ def load_architecture(
     Raises:
         ConfigError: no such name or file, not a mapping, or refused by its family.
     """
-
-    def layers(cfg: ModelConfig) -> tuple[Layer, ...]:
-        return cfg.layers if isinstance(cfg, MADConfig) else ()
-
     files = plugins.texts(plugin)
-    cfg = plugins.recalled(files, lambda: _load(name_or_path), layers)
+    cfg = plugins.recalled(files, lambda: _load(name_or_path), lambda cfg: cfg.own_layers)
     return with_changes(cfg, name_or_path, changes)
 
 
@@ -162,122 +150,85 @@ def _parse(text: str, name: str) -> dict[str, Any]:
 # -- a model as fields ----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Field:
-    """One field of a model.
+def fields(config: Any, prefix: str = "") -> Iterator[tuple[str, object, str]]:
+    """Yield name, value and description of every field that people may set, in order.
 
-    Attributes:
-        name: its name, with dots if it is nested.
-        value: its YAML value; for a field with nested fields, a mapping of their values.
-        doc: its description.
-        holds: whether it has nested fields, which follow it.
+    A nested field has a name with dots. The value of a field with nested fields, which follow it,
+    is their configuration.
     """
-
-    name: str
-    value: object
-    doc: str
-    holds: bool = False
-
-
-def fields(cfg: ModelConfig) -> list[Field]:
-    """Return every field of a model that people may set, in order."""
-    return list(_fields(cfg, ""))
+    documented = {one.name: one for one in dataclasses.fields(config) if DOC in one.metadata}
+    for name in sorted(documented, key=lambda name: name in LAST):
+        value = getattr(config, name)
+        yield prefix + name, _plain(value), documented[name].metadata[DOC]
+        if dataclasses.is_dataclass(value):
+            yield from fields(value, f"{prefix}{name}.")
 
 
 def as_mapping(cfg: ModelConfig) -> dict[str, Any]:
     """Return a model as a mapping for YAML, from which `families.read` makes the model again."""
-    values = {one.name: one.value for one in fields(cfg) if "." not in one.name}
-    files = _files(cfg)
+    values = {name: _deep(value) for name, value, _ in fields(cfg) if "." not in name}
+    files = plugins.remembered(cfg.own_layers)
     return {"model_type": cfg.model_type, **values, **({plugins.KEY: files} if files else {})}
 
 
 def to_yaml(cfg: ModelConfig) -> str:
     """Return a model as YAML with a comment for every field."""
     lines = [("model_type: " + cfg.model_type, f"family: {cfg.title}")]
-    for one in fields(cfg):
-        depth = one.name.count(".")
-        indent, name = "  " * depth, one.name.rpartition(".")[2]
-        if isinstance(cfg_layers := one.value, list) and name == "layers":
-            lines.append((f"{indent}{name}:", one.doc))
-            lines += [(f"{indent}  - {_flow(layer)}", "") for layer in cfg_layers]
+    for name, value, doc in fields(cfg):
+        start = "  " * name.count(".") + name.rpartition(".")[2] + ":"
+        if name == "layers" and isinstance(value, list):
+            lines += [(start, doc), *((f"  - {_flow(layer)}", "") for layer in value)]
         else:
-            value = "" if one.holds else f" {_flow(one.value)}"
-            lines.append((f"{indent}{name}:{value}", one.doc))
-    if files := _files(cfg):
-        lines.append((f"{plugins.KEY}:", "of layers of your own"))
+            lines.append(
+                (start if dataclasses.is_dataclass(value) else f"{start} {_flow(value)}", doc)
+            )
+    if files := plugins.remembered(cfg.own_layers):
+        lines += [(f"{plugins.KEY}:", "of layers of your own")]
         lines += [(f"  - {_flow(file)}", "") for file in files]
     return "".join(
         f"{line:{_WIDTH}}  # {comment}\n" if comment else f"{line}\n" for line, comment in lines
     )
 
 
-def _files(cfg: ModelConfig) -> list[str]:
-    """Return the entries for the files of the user's own layers."""
-    return plugins.remembered(cfg.layers) if isinstance(cfg, MADConfig) else []
-
-
 def _changed(cfg: ModelConfig, values: Mapping[str, Any]) -> ModelConfig:
-    """Return a model with other values of some fields.
-
-    Args:
-        cfg: the model.
-        values: new values by the name of the field, with dots, or its name in another family.
+    """Return a model with other values of some fields, by their names or other spellings.
 
     Raises:
         ConfigError: there is no such field, or the family refuses a value.
     """
     if not values:
         return cfg
-    data = as_mapping(cfg)
-    known = [one.name for one in fields(cfg)]
+    data, known = as_mapping(cfg), [name for name, *_ in fields(cfg)]
     for key, value in values.items():
-        name = key if key in known else _SPELLINGS.get(key, key)
+        name = cfg.spellings.get(key, key)
         if name not in known:
-            raise ConfigError(_no_field(key, known))
+            inner = [one for one in known if one.endswith("." + name)]
+            near = nearest(name, [*known, *cfg.spellings])
+            words = " or ".join(map(repr, inner or ([near] if near else [])))
+            hint = f"did you mean {words}?" if words else f"its fields are {', '.join(known)}"
+            raise ConfigError(f"the model has no field {name!r}; {hint}")
         *sections, last = name.split(".")
         holder = data
         for section in sections:
             holder = holder[section]
         holder[last] = value
-    new = families.read(data, strict=True)
-    extra = {"extra": cfg.extra} if hasattr(cfg, "extra") else {}
-    return dataclasses.replace(new, **extra)  # type: ignore[type-var]
+    return dataclasses.replace(families.read(data, strict=True), extra=cfg.extra)
 
 
-def _fields(config: object, prefix: str) -> Iterator[Field]:
-    assert dataclasses.is_dataclass(config)
-    for one in dataclasses.fields(config):
-        if DOC not in one.metadata:
-            continue
-        name, value = prefix + one.name, getattr(config, one.name)
-        if isinstance(config, MADConfig) and name == "layers":
-            yield Field(name, [to_dict(layer) for layer in config.layers], one.metadata[DOC])
-            continue
-        holds = dataclasses.is_dataclass(value)
-        yield Field(name, _yaml_value(value), one.metadata[DOC], holds)
-        if holds:
-            yield from _fields(value, name + ".")
+def _plain(value: object) -> object:
+    """Return the YAML value of a field; nested fields stay a configuration."""
+    if isinstance(value, tuple):
+        return [to_dict(one) if isinstance(one, Layer) else one for one in value]
+    return value
 
 
-def _yaml_value(value: object) -> object:
-    """Return the YAML value of a field."""
-    if dataclasses.is_dataclass(value):
-        return {
-            one.name: _yaml_value(getattr(value, one.name)) for one in dataclasses.fields(value)
-        }
-    return list(value) if isinstance(value, tuple) else value
+def _deep(value: object) -> object:
+    if not dataclasses.is_dataclass(value):
+        return value
+    return {one.name: _deep(_plain(getattr(value, one.name))) for one in dataclasses.fields(value)}
 
 
 def _flow(value: object) -> str:
     """Write a value as YAML in one line."""
     text: str = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000)
     return text.removesuffix("\n").removesuffix("\n...")
-
-
-def _no_field(name: str, known: list[str]) -> str:
-    """Return the message for an unknown field: the nearest, or those of its name inside others."""
-    inner = [one for one in known if one.endswith("." + name)]
-    near = nearest(name, [*known, *_SPELLINGS])
-    words = " or ".join(map(repr, inner or ([near] if near else [])))
-    hint = f"did you mean {words}?" if words else f"its fields are {', '.join(known)}"
-    return f"the model has no field {name!r}; {hint}"

@@ -69,7 +69,7 @@ def op_calls():
     """Every op at the model's sizes: calls per step, the call, its differentiable inputs."""
     cfg, B, S, NH = large(SMALL), SMALL.batch, SMALL.seq, SMALL.heads
     N, d, U, V = B * S, SMALL.d, cfg.ffn_dim, SMALL.vocab
-    DK, DV = cfg.qk_head_dim, cfg.v_head_dim
+    DK, DV = cfg.qk_dim // cfg.num_heads, cfg.v_dim // cfg.num_heads
     r = np.random.default_rng(0)
 
     def draw(*shape):

@@ -21,7 +21,6 @@ from mlxhog.base.mapped import BFLOAT16
 from mlxhog.data.batch import IGNORED, Batch
 from mlxhog.errors import DataError
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.ngrams import NgramTables
 from mlxhog.models.sampled_head import SampledHead
 from mlxhog.optim.gradients import Rows
 from mlxhog.optim.rule import Coefficients
@@ -184,35 +183,6 @@ class Backend(WeightHolder, Protocol):
 
     def close(self) -> None:
         """Drop every reference to the inbox."""
-
-
-def embedding_rows(tokens: Int32, grad: Float32) -> Rows:
-    """The gradient of the embedding, from the gradient of the embedded tokens.
-
-    Args:
-        tokens: (B, S) indices of the embedding's rows.
-        grad: (B, S, d) gradient of the embedded tokens.
-
-    Returns:
-        The gradient of each row that occurs in `tokens`, ascending, each row once.
-    """
-    return Rows(tokens.reshape(-1), grad.reshape(-1, grad.shape[-1])).coalesced()
-
-
-def table_rows(tables: NgramTables, rows: Mapping[str, Int32], grad: Float32) -> dict[str, Rows]:
-    """The gradients of tables of n-grams, from the gradient (B, S, width) of the rows read.
-
-    Args:
-        tables: of the model.
-        rows: of each position, as `NgramTables.rows_of` returns them.
-        grad: of these rows.
-
-    Returns:
-        By table, the gradient of each row that was read, ascending, each row once.
-    """
-    return {
-        name: Rows(index, values).coalesced() for name, index, values in tables.parts(rows, grad)
-    }
 
 
 def check_tokens(tokens: NDArray[np.integer[Any]], vocab_size: int) -> None:

@@ -1,7 +1,7 @@
-"""Inference by a backend: losses, predictions, and decoding token by token, without gradients.
+"""The part of a backend that is written once: losses, predictions, decoding token by token.
 
-Both frameworks use the functions of `lm`; on a CPU a native decoder computes single tokens without
-the framework.
+Both frameworks use the functions of `lm`, and differentiate one loss; on a CPU a native decoder
+computes single tokens without the framework.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from mlxhog.backends import polar as orthogonalisation
 from mlxhog.backends.backend import (
     Evaluation,
     Float32,
+    Grads,
     Int32,
     State,
     check_batch,
@@ -26,17 +27,39 @@ from mlxhog.backends.backend import (
 )
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.data.batch import Batch
-from mlxhog.models import lm, lm_native, ngrams
+from mlxhog.models import families, lm, lm_native, ngrams
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.lm_native import Decoder
 from mlxhog.models.ngrams import Carried
 from mlxhog.models.ops.kernels import choose
 from mlxhog.models.ops.operators import Ops
+from mlxhog.models.sampled_head import Candidates, SampledHead
+from mlxhog.optim.gradients import Rows
 from mlxhog.optim.rule import Coefficients
 
 
+class Inputs(NamedTuple):
+    """The arguments of a loss, as arrays of the framework.
+
+    Attributes:
+        leaves: arrays of the gradient: dense parameters by name; by its name the embedded tokens,
+            for an embedding with a gradient by rows, and the candidates' rows of a sampled head;
+            and the rows of n-grams that were read, `ngrams.ROWS`.
+        fixed: the other arguments of `Inference._loss`, in their order.
+        tokens: (B, S) of the positions, without a frozen context.
+        index: rows of the tables of n-grams, as `NgramTables.rows_of` returns them.
+        candidates: of a sampled head.
+    """
+
+    leaves: dict[str, Any]
+    fixed: tuple[Any, ...]
+    tokens: Int32
+    index: Any
+    candidates: Candidates | None
+
+
 class Inference:
-    """The part of a `Backend` that needs no gradient, for one framework on one device.
+    """The common part of backends, for one framework on one device.
 
     Args:
         framework: "torch" or "mlx".
@@ -44,22 +67,30 @@ class Inference:
         kernels: operators of the model.
         threads: threads of the native operators.
         share: this worker's share of the GPU, if the device is a GPU.
+        narrow: compute the matrix products of gradients in bfloat16.
     """
 
     model: ModelConfig
     params: dict[str, Any]
     forward_share: float | None = None
     tables: Mapping[str, Float32]
+    compiled = False  # the gradient, for every shape of its inputs
 
     def __init__(
-        self, framework: str, device: str, kernels: str, threads: int, share: GPUShare
+        self,
+        framework: str,
+        device: str,
+        kernels: str,
+        threads: int,
+        share: GPUShare,
+        narrow: bool = False,
     ) -> None:
         self.name = f"{framework}:{device}"
         self.on_gpu = device != "cpu"
         self.kernels = self._kernels_option = kernels
         self._plain = frozenset[str]()  # operators whose Metal kernels failed their check
         self._framework, self._device = framework, device
-        self._threads, self._share = threads, share
+        self._threads, self._share, self.narrow = threads, share, narrow
         self._one_token: OneToken | None = None
 
     @abstractmethod
@@ -143,6 +174,95 @@ class Inference:
         """These rows as an array of the framework; None without tables."""
         rows = self._rows(tokens, before)
         return None if rows is None else self._from_host(rows)
+
+    # -- the gradient -----------------------------------------------------------------------------
+
+    def _train(
+        self, model: ModelConfig, sampled: SampledHead | None, tables: Mapping[str, Float32]
+    ) -> None:
+        """Take over a model whose parameters are bound: which have a dense gradient, and tables."""
+        spec, self.model, self._sampled = families.param_spec(model), model, sampled
+        self._trained = [name for name in self.params if spec[name].kind == "dense"]
+        if sampled is not None:
+            self._trained.remove(families.head(model))  # its gradient is one row per candidate
+        self._embedded = families.embedding(model) in self._trained  # and not one row per token
+        self._take_tables(model, tables)
+        self._one_token = self._native_step()
+
+    def _inputs(self, batch: Batch) -> Inputs:
+        """Draw what is random of a batch's gradient, and gather the rows that it reads."""
+        batch, state = self._behind_context(batch)
+        tokens, leaves = self._tokens(batch.x), {name: self.params[name] for name in self._trained}
+        if not self._embedded:
+            embedded = lm.embed(self.model, self.params, tokens, self._ops().xp)
+            leaves[families.embedding(self.model)] = embedded
+        before, state = self._parted(state, len(batch.x))
+        index = candidates = ids = log_inclusion = None
+        if self._grams is not None:
+            index = self._grams.rows_of(batch.x, before)
+            leaves[ngrams.ROWS] = self._from_host(self._grams.gather(self.tables, index))
+        labels = batch.y
+        if self._sampled is not None:
+            candidates = self._sampled.draw(batch.y, batch.seed)
+            if self.compiled:  # then their number has to depend on the shape alone
+                most = min(self._sampled.negatives + batch.y.size, self.model.vocab_size)
+                candidates = candidates.padded(most)
+            ids, labels = self._tokens(candidates.ids), candidates.labels
+            leaves[families.head(self.model)] = self.params[families.head(self.model)][ids]
+            log_inclusion = self._from_host(candidates.log_inclusion)
+        masks = lm.dropout_masks(self.model, batch.x.shape, batch.seed)
+        masks = masks and {site: self._from_host(mask) for site, mask in masks.items()}
+        fixed = (tokens, self._tokens(labels), masks, ids, log_inclusion, state)
+        return Inputs(leaves, fixed, batch.x, index, candidates)
+
+    def _loss(
+        self,
+        leaves: Mapping[str, Any],
+        tokens: Any,
+        labels: Any,
+        masks: Any,
+        ids: Any,
+        log_inclusion: Any,
+        state: Any,
+    ) -> Any:
+        """The mean loss of `Inputs`."""
+        model, ops, params = self.model, self._ops(), dict(leaves)
+        if self._embedded:
+            x = lm.embed(model, params, tokens, ops.xp)
+        else:
+            x = params.pop(families.embedding(model))
+        if self._grams is not None:
+            read = params.pop(ngrams.ROWS)
+            x = lm.add_ngrams(params, x, read, ops)
+        if ids is not None and (bias := families.head_bias(model)) is not None:
+            params[bias] = params[bias][ids]
+        return lm.loss_from_embedding(
+            model,
+            lm.in_bfloat16(model, params, ops.xp) if self.narrow else params,
+            x,
+            labels,
+            ops=ops,
+            starts=lm.starts(model, tokens),
+            masks=masks,
+            log_inclusion=log_inclusion,
+            state=state,
+        )
+
+    def _by_rows(self, inputs: Inputs, grads: dict[str, Any]) -> Grads:
+        """The gradients of `Inputs.leaves`, those of rows as `Rows` of their parameters."""
+        head, embedding = families.head(self.model), families.embedding(self.model)
+        if (candidates := inputs.candidates) is not None:
+            n = candidates.count
+            grads[head] = Rows(candidates.ids[:n], grads[head][:n])
+        if self._grams is not None:
+            read = grads.pop(ngrams.ROWS)
+            parts = self._grams.parts(inputs.index, read)
+            grads |= {name: Rows(index, rows).coalesced() for name, index, rows in parts}
+        if not self._embedded:
+            dx = grads[embedding]  # of the tokens: each row of the embedding once
+            rows = Rows(inputs.tokens.reshape(-1), dx.reshape(-1, dx.shape[-1]))
+            grads[embedding] = rows.coalesced()
+        return grads
 
     # -- losses and logits ------------------------------------------------------------------------
 

@@ -28,8 +28,6 @@ from mlxhog.backends.backend import (
     Int32,
     State,
     check_batch,
-    embedding_rows,
-    table_rows,
 )
 from mlxhog.backends.gpu_share import GPUShare, MLXCache, limit_mlx
 from mlxhog.backends.inference import Inference
@@ -37,11 +35,10 @@ from mlxhog.base import mapped
 from mlxhog.data.batch import Batch
 from mlxhog.errors import UNLOADABLE, ConfigError, EnvironmentLacks, not_imported
 from mlxhog.metal.engine import adoptable
-from mlxhog.models import families, lm
+from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops.kernels import resolve
-from mlxhog.models.sampled_head import Candidates, SampledHead
-from mlxhog.optim.gradients import Rows
+from mlxhog.models.sampled_head import SampledHead
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -182,14 +179,13 @@ class MLXBackend(Inference):
                 f"backend mlx:gpu needs Metal; this is {platform.system()} on "
                 f"{platform.machine()}; use mlx:cpu"
             )
-        super().__init__("mlx", name.partition(":")[2], kernels, threads, share)
+        super().__init__("mlx", name.partition(":")[2], kernels, threads, share, narrow)
         self._cache = MLXCache(mx)
         if mx.metal.is_available():  # then the arrays of a CPU lie in the GPU's memory, too
             self._cache = limit_mlx(mx, share, on_gpu=self.on_gpu)
         lazy = self.on_gpu and kernels != "metal-emulated"  # the emulation computes eagerly
         self.compiled = lazy if compiled is None else compiled
         self.signatures = Signatures()
-        self.narrow = narrow
         self._mx = mx
         self._built_ns = 0  # when the newest forward pass was built
 
@@ -219,20 +215,14 @@ class MLXBackend(Inference):
         else:
             self._flat = mx.zeros(n_floats)
             mx.eval(self._flat)
-        self.model = model
         self.inbox: Float32 = np.array(self._flat, copy=False) if live is None else live
         self.params: dict[str, Any] = {
             name: self._flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
             for name, slot in slots.items()
         }
         mx.eval(list(self.params.values()))
-        spec = families.param_spec(model)
-        self._trained = [name for name in self.params if spec[name].kind == "dense"]
-        self._sampled = sampled
-        if sampled is not None:
-            self._trained.remove(families.head(model))  # its gradient is one row per candidate
-        self._embedded = families.embedding(model) in self._trained  # and not one row per token
-        differentiated = mx.value_and_grad(self._loss, argnums=(0, 1, 2, 3))
+        self._train(model, sampled, tables)
+        differentiated = mx.value_and_grad(self._timed_loss)
 
         def gradient(*inputs: Any) -> Any:
             """Return the loss, and its gradients row-major: NumPy would copy others on one core."""
@@ -241,8 +231,6 @@ class MLXBackend(Inference):
 
         # Parameters are inputs: a captured array would be compiled in.
         self._value_and_grad = mx.compile(gradient) if self.compiled else gradient
-        self._take_tables(model, tables)
-        self._one_token = self._native_step()
 
     @_on_its_device
     def load(
@@ -278,40 +266,8 @@ class MLXBackend(Inference):
         self._one_token = self._native_step()
         return not_finite
 
-    def _loss(
-        self,
-        trained: Any,
-        x: Any,
-        head: Any,
-        read: Any,
-        tokens: Any,
-        labels: Any,
-        masks: Any,
-        ids: Any,
-        log_inclusion: Any,
-        state: Any,
-    ) -> Any:
-        model, ops = self.model, self._ops()
-        params = dict(zip(self._trained, trained, strict=True))
-        if self._embedded:
-            x = lm.embed(model, params, tokens, ops.xp)
-        if self._grams is not None:
-            x = lm.add_ngrams(params, x, read, ops)
-        if ids is not None:  # a sampled head: only the rows of its candidates
-            params[families.head(model)] = head
-            if (bias := families.head_bias(model)) is not None:
-                params[bias] = params[bias][ids]
-        loss = lm.loss_from_embedding(
-            model,
-            lm.in_bfloat16(model, params, ops.xp) if self.narrow else params,
-            x,
-            labels,
-            ops=ops,
-            starts=lm.starts(model, tokens),
-            masks=masks,
-            log_inclusion=log_inclusion,
-            state=state,
-        )
+    def _timed_loss(self, leaves: Any, *fixed: Any) -> Any:
+        loss = self._loss(leaves, *fixed)
         self._built_ns = monotonic_ns()
         return loss
 
@@ -328,58 +284,21 @@ class MLXBackend(Inference):
         """
         check_batch(batch, self.model.vocab_size)
         began_ns = monotonic_ns()
-        batch, state = self._behind_context(batch)
-        mx = self._mx
+        mx, inputs = self._mx, self._inputs(batch)
         if self.compiled:
-            self.signatures.call(batch.x.shape)
-        xp, tokens = self._ops().xp, self._tokens(batch.x)
-        trained = [self.params[name] for name in self._trained]
-        x = mx.zeros(1) if self._embedded else lm.embed(self.model, self.params, tokens, xp)
-        drawn = lm.dropout_masks(self.model, batch.x.shape, batch.seed)
-        masks = None if drawn is None else {site: mx.array(mask) for site, mask in drawn.items()}
-        head, ids, log_inclusion, labels = mx.zeros(1), None, None, batch.y
-        before, state = self._parted(state, len(batch.x))
-        read, index = mx.zeros(1), None
-        if self._grams is not None:
-            index = self._grams.rows_of(batch.x, before)
-            read = mx.array(self._grams.gather(self.tables, index))
-        candidates = self._candidates(batch)
-        if candidates is not None:
-            ids, labels = mx.array(candidates.ids), candidates.labels
-            head = self.params[families.head(self.model)][ids]
-            log_inclusion = mx.array(candidates.log_inclusion)
-        inputs = (
-            trained, x, head, read, tokens, mx.array(labels), masks, ids, log_inclusion, state
-        )  # fmt: skip
+            self.signatures.call(inputs.tokens.shape)
         with self._cache.of_gradient():
-            loss, (d_params, dx, d_head, d_read) = self._value_and_grad(*inputs)
+            loss, found = self._value_and_grad(inputs.leaves, *inputs.fixed)
             if self.on_gpu or self.compiled:
-                mx.eval(loss, d_params, dx, d_head, d_read)
+                mx.eval(loss, found)
             else:
                 graph_ns = monotonic_ns()
                 mx.eval(loss)
                 forward_ns = self._built_ns - began_ns + monotonic_ns() - graph_ns
-                mx.eval(d_params, dx, d_head, d_read)
+                mx.eval(found)
                 self.forward_share = forward_ns / (monotonic_ns() - began_ns)
-        grads: Grads = {
-            name: _host(grad) for name, grad in zip(self._trained, d_params, strict=True)
-        }
-        if candidates is not None:
-            rows = candidates.ids[: candidates.count]
-            grads[families.head(self.model)] = Rows(rows, _host(d_head)[: candidates.count])
-        if self._grams is not None and index is not None:
-            grads |= table_rows(self._grams, index, _host(d_read))
-        if not self._embedded:
-            grads[families.embedding(self.model)] = embedding_rows(batch.x, _host(dx))
-        return _host(loss).item(), grads
-
-    def _candidates(self, batch: Batch) -> Candidates | None:
-        """The words of a sampled loss; when compiled, their number depends only on the shape."""
-        if self._sampled is None:
-            return None
-        candidates = self._sampled.draw(batch.y, batch.seed)
-        most = min(self._sampled.negatives + batch.y.size, self.model.vocab_size)
-        return candidates.padded(most) if self.compiled else candidates
+        grads = {name: _host(grad) for name, grad in found.items()}
+        return _host(loss).item(), self._by_rows(inputs, grads)
 
     def _tokens(self, tokens: Int32) -> Any:
         return self._mx.array(tokens)

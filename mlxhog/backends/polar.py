@@ -8,7 +8,6 @@ GPU than large products gain.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -23,7 +22,7 @@ def polar(
     scales: Sequence[float],
     coefficients: Coefficients,
     *,
-    xp: Arrays[Any],
+    xp: Arrays,
     from_host: Callable[[Float32], Array],
     on_host: Callable[[Array], Float32],
 ) -> list[Float32]:
@@ -53,7 +52,7 @@ def polar(
 
 
 def _orthogonalised(
-    x: Array, scale: Array, identity: Array, coefficients: Coefficients, xp: Arrays[Any]
+    x: Array, scale: Array, identity: Array, coefficients: Coefficients, xp: Arrays
 ) -> Array:
     """The steps, of matrices (b, r, c) shorter than 1."""
     wide, turned = x.shape[1] <= x.shape[2], xp.permute(x, (0, 2, 1))

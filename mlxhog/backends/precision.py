@@ -24,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.backends.autodiff import MLXArrays, TorchArrays
-from mlxhog.models.ops.kernels import choose
 from mlxhog.models.ops.operators import Ops
 
 Array = NDArray[Any]
@@ -158,64 +157,11 @@ def exact() -> Iterator[tuple[str, Array]]:
         yield name, probe.exact
 
 
-@dataclass(frozen=True)
-class Precision:
-    """The measured precision of a backend with one form of the operators.
-
-    Attributes:
-        errors: largest error by kind, as in `ALLOWED`; infinite for results that are not finite.
-        keeps_tiny: whether products below 1.2e-38 are not flushed to zero.
-        tiny_error: largest error of tiny products.
-    """
-
-    errors: Mapping[str, float]
-    keeps_tiny: bool
-    tiny_error: float
-
-    @property
-    def bad(self) -> list[str]:
-        """Kinds with a larger error than float32 may have."""
-        bad = [kind for kind, most in ALLOWED.items() if not self.errors[kind] <= most]
-        return bad + [TINY] * (not self.tiny_error <= LEAST_NORMAL)
-
-    def __str__(self) -> str:
-        """Name the error of every kind."""
-        errors = ", ".join(f"{kind} {error:.1e}" for kind, error in self.errors.items())
-        tiny = "kept" if self.keeps_tiny else "flushed to zero"
-        return f"largest errors: {errors}; numbers below 1.2e-38 are {tiny}"
-
-
-def measure(framework: str, device: str, kernels: str) -> Precision:
-    """Measure the precision of a framework, which is imported here, by float64.
-
-    Args:
-        framework: "torch" or "mlx".
-        device: "cpu", "mps" or "gpu".
-        kernels: form of the operators.
-    """
-    arrays = (TorchArrays if framework == "torch" else MLXArrays)(device, threads=1)
-    return compared(arrays, choose(framework, kernels, device))
-
-
-def compared(arrays: TorchArrays | MLXArrays, ops: Ops) -> Precision:
-    """Compute every probe by operators on arrays of a framework, and compare with float64."""
-    errors, tiny_error, keeps_tiny = dict.fromkeys(ALLOWED, 0.0), 0.0, True
-    for name, probe in PROBES.items():
-        y, expected = arrays.host(probe.call(ops, uploaded(arrays, probe.inputs()))), probe.exact
-        kind = name.partition("/")[0]
-        if kind == TINY:
-            tiny_error, keeps_tiny = _largest_error(y, expected), bool(y.all())
-        else:
-            error = _largest_error(y, expected) / float(np.abs(expected).max())
-            errors[kind] = max(errors[kind], error)
-    return Precision(errors, keeps_tiny, tiny_error)
-
-
 def computes_long_products(arrays: TorchArrays | MLXArrays, ops: Ops) -> bool:
     """Whether the long product is right; takes milliseconds."""
     probe = PROBES[LONG]
     y = arrays.host(probe.call(ops, uploaded(arrays, probe.inputs())))
-    return _largest_error(y, probe.exact) == 0.0
+    return np.array_equal(y, probe.exact)
 
 
 def uploaded(arrays: TorchArrays | MLXArrays, inputs: Inputs) -> dict[str, Any]:
@@ -225,7 +171,3 @@ def uploaded(arrays: TorchArrays | MLXArrays, inputs: Inputs) -> dict[str, Any]:
     arrays.evaluate(*spoilt)
     del spoilt
     return {key: arrays.array(x) for key, x in inputs.items()}
-
-
-def _largest_error(y: Array, expected: Array) -> float:
-    return float(np.abs(y - expected).max()) if np.isfinite(y).all() else math.inf

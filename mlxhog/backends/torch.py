@@ -27,19 +27,16 @@ from mlxhog.backends.backend import (
     Int32,
     State,
     check_batch,
-    embedding_rows,
-    table_rows,
 )
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.backends.inference import Inference
 from mlxhog.base import mapped
 from mlxhog.data.batch import Batch
 from mlxhog.errors import UNLOADABLE, ConfigError, EnvironmentLacks, LostGPU, not_imported
-from mlxhog.models import families, lm, ngrams
+from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops.kernels import resolve
 from mlxhog.models.sampled_head import SampledHead
-from mlxhog.optim.gradients import Rows
 
 STDERR = 2
 MPS_SAYS = re.compile(
@@ -92,12 +89,11 @@ class TorchBackend(Inference):
                 f"backend torch:mps needs an Apple GPU that torch supports; this is "
                 f"{platform.system()} on {platform.machine()}; use torch:cpu"
             )
-        super().__init__("torch", device, kernels, threads, share)
+        super().__init__("torch", device, kernels, threads, share, narrow)
         self.device = torch.device(device)
         self._aliased = False  # the CPU sees the tensors of the GPU
         self._counter: torch.Tensor | None = None  # of a GPU, see the class
         self._counts = self._log_bytes = 0
-        self.narrow = narrow
         torch.set_num_threads(threads)
 
     def bind(
@@ -114,7 +110,6 @@ class TorchBackend(Inference):
             raise ConfigError(
                 f"--read live: {self.name} cannot alias the arena; use --read snapshot"
             )
-        self.model = model
         if not self.on_gpu:
             self._flat = torch.zeros(n_floats) if live is None else torch.from_numpy(live)
             self._host = self._flat
@@ -136,15 +131,9 @@ class TorchBackend(Inference):
             name: self._flat[slot.offset : slot.offset + slot.size].view(slot.shape).detach()
             for name, slot in slots.items()
         }
-        spec = families.param_spec(model)
-        self._trained = [name for name in self.params if spec[name].kind == "dense"]
-        self._sampled = sampled
-        if sampled is not None:
-            self._trained.remove(families.head(model))  # its gradient is one row per candidate
+        self._train(model, sampled, tables)
         for name in self._trained:
             self.params[name].requires_grad_()
-        self._take_tables(model, tables)
-        self._one_token = self._native_step()
 
     def load(
         self, model: ModelConfig, tensors: Mapping[str, NDArray[Any]], *, weights: str = "float32"
@@ -194,66 +183,15 @@ class TorchBackend(Inference):
         check_batch(batch, self.model.vocab_size)
         began_ns = monotonic_ns()
         self._count()
-        batch, state = self._behind_context(batch)
-        model, ops, tokens = self.model, self._ops(), self._tokens(batch.x)
-        x = lm.embed(model, self.params, tokens, ops.xp)
-        names = list(self._trained)
-        leaves = [self.params[name] for name in names]
-        if not x.requires_grad:  # the embedding's gradient is one row per token
-            names.append(families.embedding(model))
-            leaves.append(x.requires_grad_())
-        before, state = self._parted(state, len(batch.x))
-        if self._grams is not None:
-            index = self._grams.rows_of(batch.x, before)
-            read = self._from_host(self._grams.gather(self.tables, index)).requires_grad_()
-            names.append(ngrams.ROWS)
-            leaves.append(read)
-            x = lm.add_ngrams(self.params, x, read, ops)
-        params, labels, log_inclusion = self.params, batch.y, None
-        if self._sampled is not None:
-            candidates = self._sampled.draw(batch.y, batch.seed)
-            params, rows = self._of_candidates(candidates.ids)
-            names.append(families.head(model))
-            leaves.append(rows)
-            labels = candidates.labels
-            log_inclusion = torch.from_numpy(candidates.log_inclusion).to(self.device)
-        masks = lm.dropout_masks(model, batch.x.shape, batch.seed)
-        loss = lm.loss_from_embedding(
-            model,
-            lm.in_bfloat16(model, params, ops.xp) if self.narrow else params,
-            x,
-            self._tokens(labels),
-            ops=ops,
-            starts=lm.starts(model, tokens),
-            masks=masks and {site: self._from_host(mask) for site, mask in masks.items()},
-            log_inclusion=log_inclusion,
-            state=state,
-        )
+        inputs = self._inputs(batch)
+        leaves = {name: leaf.requires_grad_() for name, leaf in inputs.leaves.items()}
+        loss = self._loss(leaves, *inputs.fixed)
         forward_ns = monotonic_ns() - began_ns
-        *arrays, mean = self._on_hosts([*torch.autograd.grad(loss, leaves), loss])
+        found = torch.autograd.grad(loss, list(leaves.values()))
+        *arrays, mean = self._on_hosts([*found, loss])
         if not self.on_gpu:
             self.forward_share = forward_ns / (monotonic_ns() - began_ns)
-        grads: Grads = dict(zip(names, arrays, strict=True))
-        if self._sampled is not None:
-            grads[families.head(model)] = Rows(candidates.ids, arrays[-1])
-        if self._grams is not None:
-            read_grad = arrays[names.index(ngrams.ROWS)]
-            del grads[ngrams.ROWS]
-            grads |= table_rows(self._grams, index, read_grad)
-        if families.embedding(model) not in self._trained:
-            embedded = arrays[names.index(families.embedding(model))]
-            grads[families.embedding(model)] = embedding_rows(batch.x, embedded)
-        return mean.item(), grads
-
-    def _of_candidates(self, ids: Int32) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """The parameters with the head's rows of some words only, and these rows, a leaf (C, d)."""
-        head, bias = families.head(self.model), families.head_bias(self.model)
-        indices = self._tokens(ids)
-        rows = self.params[head][indices].requires_grad_()
-        params = {**self.params, head: rows}
-        if bias is not None:
-            params[bias] = self.params[bias][indices]
-        return params, rows
+        return mean.item(), self._by_rows(inputs, dict(zip(leaves, arrays, strict=True)))
 
     def _on_host(self, array: torch.Tensor) -> NDArray[Any]:
         return self._on_hosts([array])[0]

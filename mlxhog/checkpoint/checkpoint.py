@@ -51,7 +51,7 @@ from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import CheckpointError, ConfigError, RunError
 from mlxhog.models import families, ngrams
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.xlstm_large import NO_EFFECT
+from mlxhog.models.xlstm_large import XLSTMLargeConfig
 
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
@@ -59,7 +59,7 @@ CONFIG = "config.json"
 BEST = "best"
 _LATEST = "latest"
 
-NOT_ARCHITECTURE = NO_EFFECT - {"model_type"} | {"chunk_size", "bos_token_id", plugins.KEY}
+NOT_ARCHITECTURE = XLSTMLargeConfig.no_effect | {"chunk_size", "bos_token_id", plugins.KEY}
 """Fields of config.json that change no parameter and no equation. Files of layers are among them:
 their digests are compared when the files are loaded."""
 

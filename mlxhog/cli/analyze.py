@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlxhog.cli.flags import Part, Plugins, Quiet, Written
-from mlxhog.cli.frame import Report, command, new_folder, told
+from mlxhog.cli.frame import Report, command, new_folder
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import argument, option, switch
 from mlxhog.report.table import Section
+from mlxhog.report.views import PartLine
 from mlxhog.theory.advisor import AdviseConfig
 from mlxhog.theory.analysis import AnalyzeConfig
 
@@ -76,7 +78,7 @@ def run(words: Words, config: AnalyzeConfig, training: Written) -> Report:
         charts.require("the tables need nothing: leave out --plot")
         folder = new_folder("--plot", words.plot)
     target = find_target(words.subject, training.values, root)
-    with told(quiet=words.quiet) as tell:
+    with PartLine(sys.stderr, quiet=words.quiet) as tell:
         analysis = analyze(target, config, tell)
     paths = []
     for name, png in [] if folder is None else plots(analysis):
@@ -147,6 +149,6 @@ def advise(words: AdviseWords, config: AdviseConfig, training: Written) -> Repor
 
     root = Path(training.read(TrainConfig).out)
     target = find_target(words.subject, training.values, root)
-    with told(quiet=words.quiet) as tell:
+    with PartLine(sys.stderr, quiet=words.quiet) as tell:
         advice = advise_on(target, config, tries=not words.no_try, tell=tell)
     return Report(advice.to_json(), text=advice.sections)

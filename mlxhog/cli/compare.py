@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.cli.flags import Flags, Part, Plugins, Quiet, Written
-from mlxhog.cli.frame import Report, command, told
+from mlxhog.cli.frame import Report, command
 from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.config.options import argument, option, options
 from mlxhog.config.sources import Layer, read_stored
 from mlxhog.errors import ConfigError
+from mlxhog.report.views import PartLine
 from mlxhog.theory import CompareConfig
 
 if TYPE_CHECKING:
@@ -214,7 +216,7 @@ def _carry_out(record: PairLog, *, quiet: bool) -> bool:
     """Run the missing pairs; False after an interruption by the user."""
     from mlxhog.theory.pairs import Pair, run_pairs
 
-    with told(quiet=quiet) as tell, record.open():
+    with PartLine(sys.stderr, quiet=quiet) as tell, record.open():
 
         def report(number: int, pair: Pair) -> None:
             tell.tell(

@@ -1,13 +1,15 @@
 """`mlxhog doctor`: tests this machine."""
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.cli.flags import Quiet
-from mlxhog.cli.frame import Report, command, told
+from mlxhog.cli.frame import Report, command
 from mlxhog.config.options import option, switch
 from mlxhog.errors import EnvironmentLacks
+from mlxhog.report.views import PartLine
 
 if TYPE_CHECKING:
     from mlxhog.report.table import Section
@@ -47,7 +49,7 @@ def run(config: DoctorConfig) -> Report:
     from mlxhog.doctor.examine import examine
     from mlxhog.doctor.record import paste, sections
 
-    with told(quiet=config.quiet) as tell:
+    with PartLine(sys.stderr, quiet=config.quiet) as tell:
         record = examine(config.seconds, config.quick, tell)
     _conclude(record, keep=not config.quick)
     failed = record["failed"]

@@ -143,7 +143,8 @@ def run(config: EvalConfig) -> Report:
     files = [*facts["files"], {"file": "whole", **_numbers(whole)}]
     if part is not None:
         files.append({"file": "its part of every evaluation", **_numbers(part)})
-    return Report(facts, words={**facts, "files": files}, show="files checkpoint seq_len backend")
+    how = {name: facts[name] for name in ("checkpoint", "seq_len", "backend")}
+    return Report(facts, words={"files": files, **how})
 
 
 def _own_part(run: "Run", file: "TokenFile") -> "TokenFile | None":

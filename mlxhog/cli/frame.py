@@ -14,14 +14,10 @@ import json as plain
 import os
 import shlex
 import shutil
-import signal
 import sys
-import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.base.paths import expanded, path_from_here
@@ -41,7 +37,6 @@ class Report:
     Attributes:
         facts: a mapping, or a list of them.
         head: a line above the facts for people, such as the answer.
-        show: names of the facts that people see, by spaces; "" for all.
         words: the facts for people, if those differ.
         notes: lines below the facts for people, such as the next command.
         text: makes another text for people: lines, or sections.
@@ -52,7 +47,6 @@ class Report:
 
     facts: Any
     head: str = ""
-    show: str = ""
     words: Any = None
     notes: Sequence[str] = ()
     text: "Callable[[], str | Iterable[str | Section]] | None" = None
@@ -64,11 +58,7 @@ class Report:
         """Return the text for people."""
         if self.text is not None:
             return self.text()
-        facts, names = self.facts if self.words is None else self.words, self.show.split()
-        if isinstance(facts, Mapping):
-            facts = {name: facts[name] for name in names or facts}
-        elif names:
-            facts = [{name: row[name] for name in names} for row in facts]
+        facts = self.facts if self.words is None else self.words
         return "\n".join([*filter(None, [self.head]), *spelt(facts), *self.notes])
 
 
@@ -193,7 +183,7 @@ def spelt_value(name: str, value: Any) -> str:
         return ", ".join(spelt_value(name, one) for one in value)
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if not _is_number(value):
+    if not _is_number(value) or name == "seed":
         return str(value)
     if name == "seconds" or name.endswith("_s") and not name.endswith("per_s"):
         return format_duration(value)
@@ -252,29 +242,3 @@ def run_word(directory: Path) -> str:
     if directory.parent == Path(RunFolder().out).absolute():
         return directory.name
     return str(path_from_here(directory))
-
-
-@contextmanager
-def ended_by_signal() -> Iterator[None]:
-    """Let SIGTERM end a block as Ctrl-C does, so that its cleanup runs."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set a handler
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def told(*, quiet: bool) -> Iterator[Any]:
-    """Show the parts of a command's work on stderr, and end it cleanly by SIGTERM."""
-    from mlxhog.report.views import PartLine
-
-    with ended_by_signal(), PartLine(sys.stderr, quiet=quiet) as tell:
-        yield tell

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from mlxhog.base import float32
 from mlxhog.cli.flags import Plugins, Quiet, RunFolder
-from mlxhog.cli.frame import Report, command, told, writable
+from mlxhog.cli.frame import Report, command, writable
 from mlxhog.config import plugins
 from mlxhog.config.choices import OPTIMIZERS
 from mlxhog.config.options import argument, option, switch
 from mlxhog.errors import ConfigError
 from mlxhog.report.table import AnswerNote, FailureNote, Section
+from mlxhog.report.views import PartLine
 
 if TYPE_CHECKING:
     from mlxhog.config.optimizer import OptimizerChoice
@@ -77,21 +79,19 @@ def run(config: ParityConfig) -> Report:
     kind, where = _source(config)
     # These import NumPy and the native module; wrong flags are refused before.
     from mlxhog.parity.compute import compare_sides
-    from mlxhog.parity.sources import TrialSettings, check_memory, open_source
-    from mlxhog.parity.subject import choose
+    from mlxhog.parity.subject import check_memory, choose, open_subject
     from mlxhog.report.views import Stages
 
     save = None if config.save is None else writable("--save", config.save)
-    names = ("seed", "batch_size", "seq_len", "steps")
-    sizes = TrialSettings(**{name: getattr(config, name) for name in names})
-    source = open_source(kind, where, sizes, Path(config.out), config.set)
+    sizes: dict[str, Any] = {"seed": config.seed, "steps": config.steps}
+    sizes["shape"] = config.batch_size, config.seq_len
+    subject = open_subject(kind, where, Path(config.out), config.set, **sizes)
     chosen, lacks = choose(config.backends, config.kernels)
-    check_memory(source, chosen)
-    with told(quiet=config.quiet) as tell:
-        subject, plugins = source.make(), _plugin_optimizers()
-        subject = replace(subject, plan=replace(subject.plan, plugins=plugins))
+    check_memory(subject, chosen)
+    with PartLine(sys.stderr, quiet=config.quiet) as tell:
+        plugins = _plugin_optimizers()
         comparison = compare_sides(
-            subject,
+            replace(subject.made(), plugins=plugins),
             chosen,
             Stages(tell, len(chosen)),
             perturb=config.perturb,
@@ -104,8 +104,8 @@ def run(config: ParityConfig) -> Report:
     notes += [
         f"not compared: {p.name}, which takes no step" for p in plugins if p.name not in stepped
     ]
-    if comparison.perturbation is not None:
-        notes.append(f"perturbed: {comparison.perturbation.name} of {comparison.perturbation.side}")
+    if comparison.perturbed is not None:
+        notes.append("perturbed: " + " of ".join(comparison.perturbed))
     remarks = list[str]()
     if comparison.first_bad is not None:
         remarks = [f"disagree: {_describe(comparison.first_bad)}", *tf32]

@@ -325,14 +325,11 @@ def _architecture(run: "Run") -> "ModelConfig | None":
 
 def _load(run: "Run", model: "ModelConfig | None") -> str | None:
     """Return the Python call that loads its newest checkpoint; None without one."""
-    from mlxhog.models.mad.config import MADConfig
-    from mlxhog.models.xlstm_large import XLSTMLargeConfig
-
     if model is None or not (run.model / "model.safetensors").exists():
         return None
-    if isinstance(model, XLSTMLargeConfig) and model.add_out_norm and not model.out_norm_bias:
+    if model.hf == "class" and len(model.layout.out_norm) == 1:
         return f"transformers.AutoModelForCausalLM.from_pretrained({str(run.model)!r})"
     word = run_word(run.directory)
     xlstm = f", mlxhog convert {shlex.quote(word)} DIR --to xlstm"
-    theirs = "" if isinstance(model, MADConfig) else xlstm
+    theirs = xlstm if model.in_xlstm else ""
     return f"mlxhog.load({word!r}){theirs} (transformers has no such model)"

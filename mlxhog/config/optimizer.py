@@ -50,7 +50,6 @@ class OptimizerChoice(Choice, ABC):
         has_own_bases: its state has another basis in each worker, so that it has no average.
         beside: the rule of parameters other than hidden matrices; "" if one rule moves all.
         lr_workers: the value of `lr_workers=auto`.
-        cheaper: an option that lowers its share of a worker's step, at a cost in loss.
     """
 
     kind: ClassVar[Kind] = OPTIMIZERS
@@ -59,7 +58,6 @@ class OptimizerChoice(Choice, ABC):
     has_own_bases: ClassVar[bool] = False
     beside: ClassVar[str] = ""
     lr_workers: ClassVar[str] = "none"
-    cheaper: ClassVar[str] = ""
 
     def fitted(self, *, hidden: bool, averaged: int = 1, ahead: int = 1) -> OptimizerChoice:
         """Return it with values for its open numbers, or the optimizer that replaces it.

@@ -47,7 +47,6 @@ class Muon(Sharing):
     about: ClassVar[str] = "orthogonalised momentum for hidden matrices, AdamW for the rest"
     beside: ClassVar[str] = "adamw"
     shares_by_itself: ClassVar[bool] = True
-    cheaper: ClassVar[str] = "--orthogonalization-every 2"
 
     nesterov: float | None = option(
         None,
@@ -217,7 +216,6 @@ class Soap(Adaptive):
     name: ClassVar[str] = "soap"
     title: ClassVar[str] = "SOAP"
     about: ClassVar[str] = "Adam in eigenbases of second moments for hidden matrices, AdamW beside"
-    cheaper: ClassVar[str] = "a larger --precondition-every"
     beside: ClassVar[str] = "adamw"
     has_own_bases: ClassVar[bool] = True
 

@@ -151,7 +151,8 @@ class Corpus:
         """The corpus of the files that a folder or a glob selected; their names divide them."""
         root = folder or Path(os.path.commonpath([path.parent for path in files]))
         train, held_out, test = heldout.by_name(files, root)
-        others = set(files) - {*train, *held_out, *test}
+        named = {*train, *held_out, *test}
+        others = [path for path in files if path not in named]
         beside = f"beside {train[0].name}"
         return cls(
             source,

@@ -181,7 +181,8 @@ def by_name(files: Sequence[Path], folder: Path) -> tuple[list[Path], list[Path]
     )
     if not held_out:
         held_out, test = test, []
-    rest = [path for path in files if path not in {*held_out, *test}]
+    named = {*held_out, *test}
+    rest = [path for path in files if path not in named]
     if not rest:
         return list(files), [], []
     return [path for path in train if _has_records(path)] or rest, held_out, test

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,8 @@ from mlxhog.decoding.sampling import Sampler, check_finite
 from mlxhog.decoding.text import TextStream
 from mlxhog.errors import ConfigError, DataError
 
-State = TypeVar("State")
+State: TypeAlias = Any
+"""A state of the model, which generation only passes on."""
 Int32 = NDArray[np.int32]
 
 FinishReason = Literal["stop", "length", "document_end"]
@@ -41,11 +42,8 @@ class SessionInUse(ConfigError):
     """Another request of the session is in progress; the same request can succeed later."""
 
 
-class RecurrentModel(Protocol[State]):
-    """The model interface that generation needs; a `Backend` implements it.
-
-    The state belongs to the backend; generation only passes it on.
-    """
+class RecurrentModel(Protocol):
+    """The model interface that generation needs; a `Backend` implements it."""
 
     def logits(self, tokens: Int32, state: State | None) -> tuple[NDArray[np.float32], State]:
         """Read tokens (B, S), S >= 1; return the logits (B, V) after the last, and the state."""
@@ -125,7 +123,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Session(Generic[State]):
+class Session:
     """The state of a conversation; for a recurrent model its size does not depend on the length.
 
     Attributes:
@@ -139,7 +137,7 @@ class Session(Generic[State]):
     n_tokens: int
 
 
-class Engine(Generic[State]):
+class Engine:
     """Reads prompts and writes their answers, one token of each per step.
 
     Args:
@@ -161,7 +159,7 @@ class Engine(Generic[State]):
 
     def __init__(
         self,
-        model: RecurrentModel[State],
+        model: RecurrentModel,
         tokenizer: Tokenizer,
         *,
         batch_size: int = BATCH_SIZE,
@@ -175,16 +173,16 @@ class Engine(Generic[State]):
         self._batch_size, self._prefill_chunk = batch_size, prefill_chunk
         self._most_sessions = most_sessions
         self.admits = True
-        self._sessions: OrderedDict[str, Session[State]] = OrderedDict()
+        self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._in_session: set[str] = set()
         self._n_requests = 0
         self.clear()
 
     def clear(self) -> None:
         """Drop every unfinished answer; its session stays as before the request."""
-        self._waiting: deque[_Row[State]] = deque()
-        self._reading: deque[_Row[State]] = deque()  # their prompts are read in part
-        self._writing: list[_Row[State]] = []
+        self._waiting: deque[_Row] = deque()
+        self._reading: deque[_Row] = deque()  # their prompts are read in part
+        self._writing: list[_Row] = []
         self._states: list[State] = []  # states of `_writing`, in its order, in one or more batches
         self._in_session.clear()
 
@@ -208,7 +206,7 @@ class Engine(Generic[State]):
         """Whether there is an answer in progress or a waiting request."""
         return bool(self._waiting or self.n_running)
 
-    def session(self, name: str) -> Session[State] | None:
+    def session(self, name: str) -> Session | None:
         """Return a session, or None if there is none or it was dropped."""
         return self._sessions.get(name)
 
@@ -329,7 +327,7 @@ class Engine(Generic[State]):
             self._keep_only(unfinished)
         return pieces
 
-    def _draw(self, rows: Sequence[_Row[State]], logits: NDArray[np.float32]) -> list[Piece]:
+    def _draw(self, rows: Sequence[_Row], logits: NDArray[np.float32]) -> list[Piece]:
         """Choose the next token of each row from logits (B, V)."""
         logits = logits[:, : self._tokenizer.n_ids]
         # All tokens are drawn before one is taken: an error leaves no answer with more than others.
@@ -351,7 +349,7 @@ class Engine(Generic[State]):
         self._states = [self._model.take_state(self._joined_state(), places)] if places else []
         self._writing = [self._writing[j] for j in places]
 
-    def _store_session(self, row: _Row[State], last: Piece, state: State) -> None:
+    def _store_session(self, row: _Row, last: Piece, state: State) -> None:
         """Add a finished answer to its session, with the state after it."""
         name, unread = row.request.session, np.empty(0, np.int32)
         if name is None:
@@ -370,7 +368,7 @@ class Engine(Generic[State]):
             self._sessions.popitem(last=False)
 
 
-class _Row(Generic[State]):
+class _Row:
     """One answer: the unread part of its prompt, and its sampler."""
 
     def __init__(
@@ -379,7 +377,7 @@ class _Row(Generic[State]):
         request: Request,
         prompt: Int32,
         tokenizer: Tokenizer,
-        session: Session[State] | None,
+        session: Session | None,
     ) -> None:
         self.index, self.request, self.unread, self.last = index, request, prompt, -1
         self.state = None if session is None else session.state

@@ -18,14 +18,13 @@ from mlxhog.decoding.engine import (
     Piece,
     RecurrentModel,
     Request,
-    State,
     checked_ids,
 )
 from mlxhog.decoding.options import Sampling
 
 
 def answer(
-    model: RecurrentModel[State],
+    model: RecurrentModel,
     prompts: Sequence[Sequence[int] | NDArray[np.int32]],
     *,
     tokenizer: Tokenizer,
@@ -66,7 +65,7 @@ def answer(
     return _pieces(engine)
 
 
-def _pieces(engine: Engine[State]) -> Iterator[Piece]:
+def _pieces(engine: Engine) -> Iterator[Piece]:
     while engine.is_busy:
         yield from engine.step()
 

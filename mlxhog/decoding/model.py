@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from mlxhog.backends.backend import Backend
 from mlxhog.checkpoint.run import run_of
@@ -54,7 +53,7 @@ class Model:
         *,
         batch_size: int = BATCH_SIZE,
         prefill_chunk: int = PREFILL_CHUNK,
-        by: RecurrentModel[Any] | None = None,
+        by: RecurrentModel | None = None,
     ) -> Iterator[Piece]:
         """Answer prompts together, token by token; arguments of `mlxhog.decoding.generate.answer`.
 

@@ -233,7 +233,7 @@ def _row(
         return half_width(list(values)) if whole else None
 
     counted = best(runs.values())
-    of_task = _by(counted, lambda run: run.task)
+    of_task = _by("task", counted)
     tasks = _by_seed(counted)
     seeds = {seed: fmean(own.values()) for seed, own in tasks.items()}
     at_fixed = [run for run in runs.values() if run.config["protocol"]["lr"] == suite.fixed_lr]
@@ -269,11 +269,11 @@ def _row(
     )
 
 
-def _by(runs: Iterable[StudyRecord], key: Any) -> dict[Any, list[StudyRecord]]:
-    """Runs by their keys, in the order of the first of each."""
+def _by(key: str, runs: Iterable[StudyRecord]) -> dict[Any, list[StudyRecord]]:
+    """Runs by their task or their seed, in the order of the first of each."""
     by: dict[Any, list[StudyRecord]] = {}
     for run in runs:
-        by.setdefault(key(run), []).append(run)
+        by.setdefault(getattr(run, key), []).append(run)
     return by
 
 
@@ -281,10 +281,9 @@ def _by_seed(runs: Sequence[StudyRecord]) -> dict[int, dict[str, float]]:
     """Score of every task, by seed."""
     return {
         seed: {
-            task: fmean(run.acc_macro for run in runs)
-            for task, runs in _by(own, lambda run: run.task).items()
+            task: fmean(run.acc_macro for run in runs) for task, runs in _by("task", own).items()
         }
-        for seed, own in sorted(_by(runs, lambda run: run.seed).items())
+        for seed, own in sorted(_by("seed", runs).items())
     }
 
 

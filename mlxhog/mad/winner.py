@@ -33,8 +33,7 @@ from mlxhog.mad.report.ranking import read_ranking
 from mlxhog.mad.scores import UNFINISHED, CandidateScore
 from mlxhog.mad.study import study as studies
 from mlxhog.mad.study.store import ROOT, Store, find, is_study
-from mlxhog.models.mad.architecture import VOCABULARY
-from mlxhog.models.mad.config import MADConfig
+from mlxhog.models.mad.config import VOCABULARY, MADConfig
 from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers import at_width
 from mlxhog.models.mad.sequence import canonical, parse

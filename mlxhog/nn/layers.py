@@ -32,7 +32,7 @@ from mlxhog.checkpoint import formats
 from mlxhog.errors import ConfigError, ShapeError
 from mlxhog.models import families, model, ngrams
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.forward_pass import Pass
+from mlxhog.models.mad.layer import Run
 from mlxhog.models.model import Block
 from mlxhog.models.ops.arrays import Array
 from mlxhog.models.ops.operators import Ops
@@ -163,7 +163,7 @@ class Stack:
         if self.input_size != self.width:
             weight, bias = params["input_proj.weight"], params["input_proj.bias"]
             (x,) = ops.linears(x, [weight], [bias])
-        run: Pass[Array] = Pass(ops, masks=masks or None)
+        run = Run(ops, self.cfg.norm_eps, masks=masks or None)
         of_model = {spec.name: params[name] for name, spec in self.parameters.items()}
         after = []
         for k, block in enumerate(self._parts):
@@ -172,8 +172,7 @@ class Stack:
                 x, end = model.run_block(self.cfg, block, of_model, x, before, run)
             else:
                 (part,) = block
-                own = part.params(of_model)
-                x, end = part.layer.forward(self.cfg, own, x, before, run.at(part.name))
+                x, end = part.forward(of_model, x, before, run)
             after.append(end)
         if order is not None:
             x = take(xp.where(padded, 0.0, x), np.argsort(order, axis=1), xp)
@@ -224,7 +223,25 @@ def _config(
 
 
 class Module:
-    """The part of a module that both frameworks share; a framework's class comes behind it."""
+    """The part of a module that both frameworks share; a framework's class comes behind it.
+
+    The modules have these arguments:
+
+        input_size      width of the input; another one than `hidden_size` adds a linear map before
+                        the first layer
+        hidden_size     width of the output; the cell's heads have to divide it
+        num_layers      layers, each the input of the next
+        batch_first     whether arrays are (B, S, width), or (S, B, width); by default false in
+                        PyTorch, as for `nn.LSTM`, and true in MLX
+        dropout         rate at which units are zeroed while training, in every layer, where the
+                        package does
+        kernels         "auto" for the fastest of the device, "reference" for the framework's own
+                        operations
+        variant         "v1" for the layers of the first paper, "large" for those of xLSTM-7B
+        options         fields of the package's configuration of the layer
+
+    A size that does not divide, or an option that is unknown or out of range, is a `ConfigError`.
+    """
 
     stack: Stack
     batch_first: bool
@@ -324,25 +341,10 @@ class SLSTM(Module):
         kernels: str = "auto",
         **options: Any,
     ) -> None:
-        """Make the layers.
+        """Make the layers; arguments as of `Module`.
 
-        Args:
-            input_size: width of the input; another one than `hidden_size` adds a linear map before
-                the first layer.
-            hidden_size: width of the output and of the cell, a multiple of `num_heads`.
-            num_layers: layers, each the input of the next.
-            batch_first: whether arrays are (B, S, width), or (S, B, width); by default false in
-                PyTorch, as for `nn.LSTM`, and true in MLX.
-            dropout: rate at which units are zeroed while training, in every layer, where the
-                package does: before the norm of the output.
-            kernels: "auto" for the fastest of the device, "reference" for the framework's own
-                operations.
-            **options: fields of the package's sLSTMLayerConfig: `num_heads` (4),
-                `conv1d_kernel_size` (4; 0 for none), `bias_init`, `recurrent_weight_init`,
-                `group_norm_weight`.
-
-        Raises:
-            ConfigError: a size does not divide, or an option is unknown or out of range.
+        Options are `num_heads` (4), `conv1d_kernel_size` (4; 0 for none), `bias_init`,
+        `recurrent_weight_init` and `group_norm_weight`.
         """
         cfg = _config(
             "slstm", "v1", hidden_size, num_layers, dropout, {**options, "feedforward": None}
@@ -366,22 +368,13 @@ class MLSTM(Module):
         kernels: str = "auto",
         **options: Any,
     ) -> None:
-        """Make the layers; the other arguments and the errors are those of `SLSTM`.
+        """Make the layers; arguments as of `Module`.
 
-        Args:
-            input_size: width of the input.
-            hidden_size: width of the output.
-            num_layers: layers, each the input of the next.
-            variant: "v1" for the layer of the first paper, which widens its input and has a
-                convolution; "large" for that of xLSTM-7B.
-            batch_first: whether arrays are (B, S, width).
-            dropout: rate at which units of the output are zeroed while training, in every layer.
-            kernels: "auto" or "reference".
-            **options: `chunk_size`, which changes only the speed, and fields of the package's
-                mLSTMLayerConfig of that variant: `num_heads` (4); of "v1" `conv1d_kernel_size`,
-                `qkv_proj_blocksize`, `proj_factor`, `round_proj_up_dim_up`,
-                `round_proj_up_to_multiple_of`, `bias`; of "large" `use_bias`, `qk_dim_factor`,
-                `v_dim_factor`, `gate_soft_cap`, `norm_eps`, `eps`.
+        The variant "v1" widens its input and has a convolution. Options are `num_heads` (4) and
+        `chunk_size`, which changes only the speed; of "v1" `conv1d_kernel_size`,
+        `qkv_proj_blocksize`, `proj_factor`, `round_proj_up_dim_up`, `round_proj_up_to_multiple_of`
+        and `bias`; of "large" `use_bias`, `qk_dim_factor`, `v_dim_factor`, `gate_soft_cap`,
+        `norm_eps` and `eps`.
         """
         cfg = _config("mlstm", variant, hidden_size, num_layers, dropout, options)
         stack = Stack(cfg=cfg, blocks=range(num_layers), input_size=input_size)
@@ -407,20 +400,12 @@ class XLSTMBlock(Module):
         kernels: str = "auto",
         **options: Any,
     ) -> None:
-        """Make a block; the other arguments and the errors are those of `SLSTM`.
+        """Make block `index` of a model of `of` blocks, on which initial values depend.
 
-        Args:
-            hidden_size: width of input and output.
-            cell: "mlstm" or "slstm".
-            variant: "v1" for blocks of the first paper, "large" for that of xLSTM-7B.
-            index: which block of the model it is, from 0; initial values depend on it.
-            of: how many blocks the model has, likewise.
-            batch_first: whether arrays are (B, S, width).
-            dropout: rate at which units are zeroed while training, in both of its layers.
-            kernels: "auto" or "reference".
-            **options: as those of `SLSTM` or `MLSTM`; and `feedforward` of an sLSTM block, the
-                fields of the package's FeedForwardConfig, or None for no such layer; and
-                `ffn_proj_factor` and `ffn_round_up_to_multiple_of` of "large".
+        The cell is "mlstm" or "slstm"; the other arguments are as of `Module`. Options are those of
+        `SLSTM` or `MLSTM`; and `feedforward` of an sLSTM block, the fields of the package's
+        FeedForwardConfig, or None for no such layer; and `ffn_proj_factor` and
+        `ffn_round_up_to_multiple_of` of "large".
         """
         if not 0 <= index < of:
             raise ConfigError(f"block {index} of {of} does not exist; count blocks from 0")

@@ -117,7 +117,7 @@ class LanguageModel(Module):
 
 def _ops(kernels: str) -> Ops:
     device = "cpu" if mx.default_device().type == mx.cpu else "gpu"
-    return choose("mlx", kernels, device, guarded=True)
+    return choose("mlx", kernels, device)
 
 
 def _drop(shape: tuple[int, ...], rate: float) -> array:

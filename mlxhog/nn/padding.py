@@ -24,7 +24,7 @@ SHUT, OPEN = -1e4, 1e4
 Index = NDArray[np.int64]
 
 
-def take(x: Array, index: Index, xp: Arrays[Array]) -> Array:
+def take(x: Array, index: Index, xp: Arrays) -> Array:
     """Return the positions `index` (B, n) of x (B, S, ...), (B, n, ...)."""
     rest = x.shape[2:]
     wide = xp.from_numpy(index.astype(np.int32), like=x).reshape(*index.shape, *(1 for _ in rest))
@@ -47,7 +47,7 @@ class SkippingForm:
             x: the batch (B, S, ...).
         """
         self._form, self._lengths = form, lengths
-        self.xp: Arrays[Array] = form.xp
+        self.xp: Arrays = form.xp
         self.padded = self.xp.from_numpy(np.arange(x.shape[1]) >= lengths[:, None], like=x)
         self._empty = self.xp.from_numpy(lengths == 0, like=x) if (lengths == 0).any() else None
 

@@ -65,7 +65,7 @@ class Layers(layers.Module, nn.Module):
             return nn.functional.dropout(torch.ones(shape, device=x.device), rate)
 
         params = {name: attrgetter(name)(self) for name in self.stack.parameters}
-        ops = choose("torch", self.kernels, device, guarded=True)
+        ops = choose("torch", self.kernels, device)
         with torch.autocast(device, enabled=False):
             return self.stack.forward(
                 params, x, state, counts, ops=ops, drop=drop if self.training else None
@@ -146,7 +146,7 @@ def logits_and_state(
 
     It computes in float32; parameters of another type are converted.
     """
-    ops = choose("torch", kernels, tokens.device.type, guarded=True)
+    ops = choose("torch", kernels, tokens.device.type)
     params = {name: value.float() for name, value in module.named_parameters()}
     with torch.autocast(tokens.device.type, enabled=False):
         logits, after = lm.logits(architecture, params, tokens, state, ops=ops)

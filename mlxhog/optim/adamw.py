@@ -17,13 +17,28 @@ def decays_of(beta1: float, beta2: float) -> tuple[float, float, float, float]:
     return beta1, 1.0 - beta1, beta2, 1.0 - beta2
 
 
-@dataclass(frozen=True, kw_only=True)
-class AdamW(Optimizer):
-    """AdamW, with private moments or one pair for all workers.
+class TwoMoments(Optimizer):
+    """A rule with moments "m" and "v": of each worker, or one pair for all if `shared`."""
 
-    Bias correction counts the updates of the moments, private or shared. Rows that a
-    gradient does not touch keep both moments, as in torch.optim.SparseAdam; a dense gradient decays
-    all of them.
+    shared: bool
+
+    @property
+    def state_segments(self) -> tuple[str, ...]:
+        """Both, unless they are shared."""
+        return () if self.shared else ("m", "v")
+
+    @property
+    def shared_segments(self) -> tuple[str, ...]:
+        """Both, if they are."""
+        return ("m", "v") if self.shared else ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW(TwoMoments):
+    """AdamW. Bias correction counts the updates of the moments, private or shared.
+
+    Rows that a gradient does not touch keep both moments, as in torch.optim.SparseAdam; a dense
+    gradient decays all of them.
     """
 
     beta1: float = 0.9
@@ -31,16 +46,6 @@ class AdamW(Optimizer):
     eps: float = 1e-8
     weight_decay: float = 0.1
     shared: bool = False
-
-    @property
-    def state_segments(self) -> tuple[str, ...]:
-        """Private state: "m" and "v", unless they are shared."""
-        return () if self.shared else ("m", "v")
-
-    @property
-    def shared_segments(self) -> tuple[str, ...]:
-        """Shared state: "m" and "v", if they are."""
-        return ("m", "v") if self.shared else ()
 
     def update(self, target: Target, pairs: Pairs, step: Step) -> None:
         """Apply one update."""

@@ -31,8 +31,7 @@ class Adan(Optimizer):
     beta3: float = 0.92
     eps: float = 1e-8
     weight_decay: float = 0.1
-    state_segments: tuple[str, ...] = ("m", "diff", "v", "prev")
-    shared_segments: tuple[str, ...] = ()
+    state_segments = ("m", "diff", "v", "prev")
 
     def update(self, target: Target, pairs: Pairs, step: Step) -> None:
         """Apply one update."""

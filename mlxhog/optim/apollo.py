@@ -179,8 +179,7 @@ class Apollo(Optimizer):
     weight_decay: float = 0.0
     scale_first: bool = False
     zero_guard: bool = True
-    state_segments: tuple[str, ...] = ("m", "v", "norm")
-    shared_segments: tuple[str, ...] = ()
+    state_segments = ("m", "v", "norm")
 
     def state_shapes(self, shapes: Shapes) -> dict[str, dict[str, tuple[int, ...]]]:
         """Shapes of the state, segment -> parameter -> shape, for parameters of these shapes."""

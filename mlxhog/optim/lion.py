@@ -19,8 +19,7 @@ class Lion(Optimizer):
     beta1: float = 0.9
     beta2: float = 0.99
     weight_decay: float = 0.1
-    state_segments: tuple[str, ...] = ("m",)
-    shared_segments: tuple[str, ...] = ()
+    state_segments = ("m",)
 
     def update(self, target: Target, pairs: Pairs, step: Step) -> None:
         """Apply one update."""

@@ -46,7 +46,7 @@ import numpy as np
 
 from mlxhog import _native
 from mlxhog.config import optimizers
-from mlxhog.optim.adamw import BesideAdamW, moments_of
+from mlxhog.optim.adamw import BesideAdamW, TwoMoments, moments_of
 from mlxhog.optim.directions import split, write
 from mlxhog.optim.rule import Coefficients, Kernel, Pairs, Polar, Step, Target, Use, rule_of
 from mlxhog.optim.updates import Float32, Slot
@@ -84,7 +84,7 @@ MOST_DISTANCE: Final = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Muon(BesideAdamW):
+class Muon(TwoMoments, BesideAdamW):
     """Muon for the matrices named in `hidden`, AdamW for the rest.
 
     A gradient of some rows of a hidden matrix counts as zero in the others.
@@ -106,16 +106,6 @@ class Muon(BesideAdamW):
     every: int | None = None
     shared: bool = False
     threads: int = 1
-
-    @property
-    def state_segments(self) -> tuple[str, ...]:
-        """Private state: "m" and "v", unless they are shared."""
-        return () if self.shared else ("m", "v")
-
-    @property
-    def shared_segments(self) -> tuple[str, ...]:
-        """Shared state: "m" and "v", if they are."""
-        return ("m", "v") if self.shared else ()
 
     def update(self, target: Target, pairs: Pairs, step: Step) -> None:
         """Apply one update."""

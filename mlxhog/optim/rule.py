@@ -229,6 +229,23 @@ class Target:
             seed=step.seed, threads=self.threads, last=last, prev=prev, pending=pending, out=out,
         )  # fmt: skip
 
+    def probe(self, offset: int, count: int, *, scattered: bool) -> None:
+        """Add 1.0 to elements of the arena's lost-update probe, as steps are added.
+
+        Args:
+            offset: first of them in `flat`.
+            count: number of them.
+            scattered: whether the run adds to single elements of parameters.
+        """
+        ones = np.ones(count, np.float32)
+        if self.metal is not None:
+            self.metal.add(offset, ones)
+        elif scattered:
+            each, whole = np.arange(count, dtype=np.int32), (offset, count, count, None)
+            _native.add_at(self.locks, self.mode, self.flat, *whole, each, ones)
+        else:
+            _native.add_dense(self.locks, self.mode, self.flat, offset, ones)
+
     def writing(self) -> AbstractContextManager[None]:
         """Count a block as the write of finished steps, unless they go to `pending`."""
         if self.watch is None or self.pending is not None:
@@ -293,17 +310,17 @@ class Optimizer(ABC):
     """One update rule; its state lives in the arena, not in the object."""
 
     @property
-    @abstractmethod
     def state_segments(self) -> tuple[str, ...]:
         """Private state: one segment per worker and name.
 
         It is laid out as the parameters, unless `state_shapes` gives it other shapes.
         """
+        return ()
 
     @property
-    @abstractmethod
     def shared_segments(self) -> tuple[str, ...]:
         """Shared state: one segment per name, laid out as the parameters."""
+        return ()
 
     @abstractmethod
     def update(self, target: Target, pairs: Pairs, step: Step) -> None:
@@ -390,9 +407,6 @@ class OwnOptimizer(OptimizerChoice, Optimizer):
     It is a frozen dataclass with a `name`, a line `about` it, and `option` fields for its numbers.
     Without state it needs `update` only; see examples/my_optimizer.py.
     """
-
-    state_segments: tuple[str, ...] = ()
-    shared_segments: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

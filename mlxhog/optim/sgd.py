@@ -14,8 +14,6 @@ class SGD(Optimizer):
     """`w -= lr * (g + weight_decay * w)`; no state."""
 
     weight_decay: float = 0.0
-    state_segments: tuple[str, ...] = ()
-    shared_segments: tuple[str, ...] = ()
 
     def update(self, target: Target, pairs: Pairs, step: Step) -> None:
         """Apply one update; a gradient is its own direction, so all of this is writing."""
@@ -34,8 +32,7 @@ class Momentum(Optimizer):
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 0.0
-    state_segments: tuple[str, ...] = ("m",)
-    shared_segments: tuple[str, ...] = ()
+    state_segments = ("m",)
 
     def update(self, target: Target, pairs: Pairs, step: Step) -> None:
         """Apply one update."""

@@ -85,8 +85,7 @@ class Soap(BesideAdamW):
     beta1: float = 0.95
     weight_decay: float = 0.01
     precondition_every: int = 10
-    state_segments: tuple[str, ...] = ("m", "v", "left", "right", "left_basis", "right_basis")
-    shared_segments: tuple[str, ...] = ()
+    state_segments = ("m", "v", "left", "right", "left_basis", "right_basis")
 
     def state_shapes(self, shapes: Shapes) -> dict[str, dict[str, tuple[int, ...]]]:
         """Shapes of L, R and their bases, segment -> parameter -> shape."""

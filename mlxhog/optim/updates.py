@@ -15,7 +15,7 @@ Source: Niu et al. 2011, Hogwild!, arXiv:1106.5730; the lossless mode is the one
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 
@@ -29,22 +29,6 @@ IN_TURN: Final = 3
 """As lossless, and accesses are logged or replayed; for the locks of recorded runs."""
 
 STRIPE: Final = _native.STRIPE  # floats guarded by one dense lock
-
-
-class Place(Protocol):
-    """The destination of adds; `mlxhog.optim.Target` is one."""
-
-    @property
-    def flat(self) -> Float32:
-        """The whole parameter segment."""
-
-    @property
-    def locks(self) -> _native.Locks | None:
-        """This worker's locks."""
-
-    @property
-    def mode(self) -> int:
-        """A value of `WRITE_MODES`."""
 
 
 def check(slot: Slot, delta: Float32 | Rows) -> None:
@@ -184,25 +168,8 @@ def snapshot_ahead(
     _native.snapshot_ahead(dst, src, last, prev, horizon, trend, threads)
 
 
-def add_probe(place: Place, probe: Float32, *, scattered: bool = False) -> None:
-    """Add 1.0 to every element of the arena's lost-update probe, by the parameters' own kernel.
-
-    Args:
-        place: the parameter segment that `probe` lies in, with locks and mode.
-        probe: (k,) float32 view into `place.flat`.
-        scattered: whether the run adds to single elements of parameters.
-    """
-    offset = (probe.ctypes.data - place.flat.ctypes.data) // probe.itemsize
-    ones = np.ones(probe.size, np.float32)
-    if scattered:
-        each, whole = np.arange(probe.size, dtype=np.int32), (offset, probe.size, probe.size, None)
-        _native.add_at(place.locks, place.mode, place.flat, *whole, each, ones)
-    else:
-        _native.add_dense(place.locks, place.mode, place.flat, offset, ones)
-
-
 __all__ = [
-    "IN_TURN", "STRIPE", "WRITE_MODES", "Float32", "GradientSum", "Grads", "Int32", "Place",
-    "Rows", "Slot", "add", "add_at", "add_probe", "check",
+    "IN_TURN", "STRIPE", "WRITE_MODES", "Float32", "GradientSum", "Grads", "Int32",
+    "Rows", "Slot", "add", "add_at", "check",
     "row_width", "snapshot", "snapshot_ahead", "snapshot_predict",
 ]  # fmt: skip

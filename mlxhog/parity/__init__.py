@@ -1,8 +1,8 @@
 """Do all backends compute the same? Every side computes one subject; all numbers are compared.
 
-A *subject* is a model with parameters and tokens (`subject.py`). It
-comes from an architecture or a checkpoint (`sources.py`). A *side* computes it: NumPy in float64,
-or a framework on a device with one form of its kernels (`subject.py`), each backend in a process of
-its own (`compute.py`). Every side returns arrays by name (`Results`); `compare.py` compares two of
-them by the tolerances of `tolerances.py`.
+A *subject* is a model with parameters and tokens, from an architecture or a checkpoint. A *side*
+computes it: NumPy in float64, or a framework on a device with one form of its kernels
+(`subject.py`, `engines.py`), each backend in a process of its own (`compute.py`). Every side
+returns arrays by name (`Results`); `compare.py` compares two of them by the tolerances of
+`tolerances.py`.
 """

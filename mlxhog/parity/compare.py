@@ -140,7 +140,7 @@ def rows(
         ]
         noise = {side.backend, other.backend} <= OWN_CPU
         pairs = [(name, name) for name in names]
-        return met(side, other, pairs, noise=noise, steps=subject.plan.steps)
+        return met(side, other, pairs, noise=noise, steps=subject.steps)
 
     for side in others:
         yield from judged(side, reference)

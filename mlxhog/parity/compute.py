@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from multiprocessing import connection
@@ -24,14 +24,12 @@ from mlxhog.arena.child import Child, Failed, Lane
 from mlxhog.backends import precision
 from mlxhog.base import tensors
 from mlxhog.errors import ConfigError, EnvironmentLacks, WorkerFailed
-from mlxhog.parity import compare, optimizers, results, tolerances
+from mlxhog.parity import compare, engines, optimizers, tolerances
 from mlxhog.parity.compare import ComparedTensor
-from mlxhog.parity.engines import FrameworkEngine, NumPyEngine
-from mlxhog.parity.results import NamedArrays
+from mlxhog.parity.engines import FrameworkEngine, NamedArrays, NumPyEngine
 from mlxhog.parity.subject import (
     NUMPY,
     Array,
-    ModelPlan,
     ParitySide,
     ParitySubject,
     Results,
@@ -41,23 +39,13 @@ from mlxhog.report.views import TellStep
 
 PATIENCE_S = 60.0  # for the rest of a message that has begun to arrive
 INPUT, FIXED = "input/", "fixed/"
-THREADS = 1
-
-
-@dataclass(frozen=True)
-class Perturbation:
-    """Another value of an input, for one side."""
-
-    side: str
-    name: str
-    value: Array
 
 
 @contextmanager
 def computed_results(
     subject: ParitySubject,
     sides: Sequence[ParitySide],
-    perturbation: Perturbation | None,
+    perturbed: Mapping[str, Mapping[str, Array]],
     tell: TellStep,
 ) -> Iterator[dict[str, Results]]:
     """Compute the results of every side; their files exist until the block ends.
@@ -65,7 +53,7 @@ def computed_results(
     Args:
         subject: of the computation.
         sides: that compute it; those of one backend follow each other.
-        perturbation: another value of an input, for one side.
+        perturbed: other values of inputs, by side.
         tell: called with (side, "") when a side begins.
 
     Raises:
@@ -76,18 +64,16 @@ def computed_results(
         folder = Path(name)
         arrays, changed = folder / "arrays.safetensors", folder / "perturbed.safetensors"
         _save(arrays, {INPUT: subject.inputs, FIXED: subject.fixed})
-        if perturbation is not None:
-            _save(changed, {INPUT: {perturbation.name: perturbation.value}})
+        for values in perturbed.values():
+            _save(changed, {INPUT: values})
         running: dict[Any, tuple[Child, list[ParitySide]]] = {}
         orders: dict[str, list[str]] = {}
 
         def begin(child: Child, waiting: list[ParitySide]) -> None:
             side = waiting[0]
             tell(side.name, "")
-            files = [arrays]
-            if perturbation is not None and perturbation.side == side.name:
-                files.append(changed)
-            child.start(0, compute_side, side, subject.plan, files, _file(folder, side))
+            files = [arrays, *[changed] * (side.name in perturbed)]
+            child.start(0, compute_side, side, subject.settings(), files, _file(folder, side))
 
         for _, group in groupby(sides, lambda side: side.backend):
             child = stack.enter_context(Child())
@@ -137,14 +123,14 @@ def _take(child: Child, side: ParitySide) -> list[str]:
 
 
 def compute_side(
-    lane: Lane, side: ParitySide, plan: ModelPlan, files: Sequence[Path], target: Path
+    lane: Lane, side: ParitySide, subject: ParitySubject, files: Sequence[Path], target: Path
 ) -> list[str]:
     """Compute a side's results; returns their names in the order of the computation.
 
     Args:
         lane: of the child.
         side: that computes.
-        plan: of the computation.
+        subject: of the computation, without arrays.
         files: the subject's arrays; those of a later file replace earlier ones.
         target: file to write.
     """
@@ -153,23 +139,21 @@ def compute_side(
         arrays |= tensors.read(file)
     inputs = {k.removeprefix(INPUT): v for k, v in arrays.items() if k.startswith(INPUT)}
     fixed = {k.removeprefix(FIXED): v for k, v in arrays.items() if k.startswith(FIXED)}
-    computed = dict(side_results(side, plan, inputs, fixed))
+    computed = dict(side_results(side, replace(subject, inputs=inputs, fixed=fixed)))
     _save(target, {"": computed})
     return list(computed)
 
 
-def side_results(
-    side: ParitySide, plan: ModelPlan, inputs: Mapping[str, Array], fixed: Mapping[str, Array]
-) -> NamedArrays:
+def side_results(side: ParitySide, subject: ParitySubject) -> NamedArrays:
     """Compute a side's results in this process, those of NumPy with their conditions."""
     if side.backend == NUMPY:
         yield from precision.exact()
-        yield from _reference(plan, inputs, fixed)
+        yield from _reference(subject)
         return
     engine = engine_of(side)
     yield from precision_results(engine)
-    steps = partial(optimizers.ours, plugins=plan.plugins)
-    yield from results.model(engine, plan, inputs, fixed, steps)
+    steps = partial(optimizers.ours, plugins=subject.plugins)
+    yield from engines.results(engine, subject, subject.inputs, steps)
 
 
 def precision_results(engine: FrameworkEngine) -> NamedArrays:
@@ -178,41 +162,30 @@ def precision_results(engine: FrameworkEngine) -> NamedArrays:
         yield name, engine.apply(probe.call, probe.inputs())
 
 
-def _reference(
-    plan: ModelPlan, inputs: Mapping[str, Array], fixed: Mapping[str, Array]
-) -> NamedArrays:
-    right = dict(exact(plan, inputs, fixed, tokenwise=True))
+def _reference(subject: ParitySubject) -> NamedArrays:
+    """Compute the results in float64, and how far they move when the inputs are rounded."""
+
+    def exact(moved: Mapping[str, Array], tokenwise: bool = False) -> NamedArrays:
+        steps = optimizers.reference
+        return engines.results(NumPyEngine(), subject, moved, steps, tokenwise=tokenwise)
+
+    def gradients(moved: Mapping[str, Array], *, rounded: bool) -> Mapping[str, Array]:
+        engine = NumPyEngine(rounded=rounded)
+        engine.load(subject.cfg, moved)
+        return engine.differentiate(subject.fixed["tokens"], subject.fixed["targets"])[1]
+
+    inputs = subject.inputs
+    right = dict(exact(inputs, tokenwise=True))
     yield from right.items()
-    yield from tolerances.measure(right, inputs, lambda moved: exact(plan, moved, fixed))
-    if any(name.startswith("grad/") for name in right):
-
-        def gradients(engine: NumPyEngine, params: Mapping[str, Array]) -> dict[str, Array]:
-            engine.load(plan.cfg, params)
-            grads = engine.differentiate(fixed["tokens"], fixed["targets"])[1]
-            return {name: np.asarray(grad) for name, grad in grads.items()}
-
-        yield from tolerances.measure_noise(
-            inputs,
-            partial(gradients, NumPyEngine()),
-            partial(gradients, NumPyEngine(rounded=True)),
-        )
-
-
-def exact(
-    plan: ModelPlan,
-    inputs: Mapping[str, Array],
-    fixed: Mapping[str, Array],
-    *,
-    tokenwise: bool = False,
-) -> NamedArrays:
-    """Compute a model's results in float64; arguments as of `side_results`."""
-    steps = optimizers.reference
-    return results.model(NumPyEngine(), plan, inputs, fixed, steps, tokenwise=tokenwise)
+    yield from tolerances.measure(right, inputs, exact)
+    if "targets" in subject.fixed:
+        near = partial(gradients, rounded=True)
+        yield from tolerances.measure_noise(inputs, partial(gradients, rounded=False), near)
 
 
 def engine_of(side: ParitySide) -> FrameworkEngine:
     """Import the side's framework and start it."""
-    return FrameworkEngine(side.backend, side.kernels, THREADS)
+    return FrameworkEngine(side.backend, side.kernels)
 
 
 # -- the comparison --------------------------------------------------------------------------------
@@ -227,7 +200,7 @@ class ParityReport:
         sides: that computed it, the reference first.
         rows: all compared tensors.
         first_bad: the first disagreement in the computation; None if all agree.
-        perturbation: an input that one side got another value of.
+        perturbed: name of an input that one side got another value of, and that side.
         seconds: duration.
     """
 
@@ -235,13 +208,13 @@ class ParityReport:
     sides: Sequence[ParitySide]
     rows: Sequence[ComparedTensor]
     first_bad: ComparedTensor | None
-    perturbation: Perturbation | None
+    perturbed: tuple[str, str] | None
     seconds: float
 
     @property
     def missed(self) -> bool:
         """Whether a parameter was perturbed and no comparison failed."""
-        return self.perturbation is not None and self.first_bad is None
+        return self.perturbed is not None and self.first_bad is None
 
     @property
     def ok(self) -> bool:
@@ -250,15 +223,13 @@ class ParityReport:
 
     def to_json(self) -> dict[str, Any]:
         """Return what `--json` prints, without notes."""
-        perturbation = None
-        if self.perturbation is not None:
-            perturbation = {"name": self.perturbation.name, "side": self.perturbation.side}
+        names = self.perturbed and dict(zip(("name", "side"), self.perturbed, strict=True))
         kinds = sorted({row.kind for row in self.rows})
         return {
             "ok": self.ok,
             "subject": self.subject.title,
             "backends": [side.name for side in self.sides],
-            "perturbed": perturbation,
+            "perturbed": names,
             "first_bad": None if self.first_bad is None else self.first_bad.to_json(),
             "seconds": round(self.seconds, 3),
             "reasons": {kind: tolerances.FLOAT32[kind].reason for kind in kinds},
@@ -293,11 +264,11 @@ def compare_sides(
     if len(sides) < 2:
         raise ConfigError(f"{sides[0].name} is the only side; give --backends two names")
     begin = time.perf_counter()
-    perturbation = None
+    named = None if perturb is None else (perturb, sides[1].name)
+    other: dict[str, dict[str, Array]] = {}
     if perturb is not None:
-        value = perturbed(subject.inputs, perturb, seed)
-        perturbation = Perturbation(sides[1].name, perturb, value)
-    with computed_results(subject, sides, perturbation, tell) as by_side:
+        other[sides[1].name] = {perturb: perturbed(subject.inputs, perturb, seed)}
+    with computed_results(subject, sides, other, tell) as by_side:
         rows, computed = compare_all(subject, sides, by_side)
         bad = compare.first_bad(rows, computed)
         if save is not None:
@@ -312,7 +283,7 @@ def compare_sides(
                 raise EnvironmentLacks(
                     f"--save {save}: {error.strerror or error}; choose another place"
                 ) from error
-    return ParityReport(subject, sides, rows, bad, perturbation, time.perf_counter() - begin)
+    return ParityReport(subject, sides, rows, bad, named, time.perf_counter() - begin)
 
 
 def compare_all(

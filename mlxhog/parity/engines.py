@@ -1,13 +1,12 @@
-"""Engines, which compute a side's results: NumPy arrays in, NumPy arrays out.
+"""Engines compute a model with NumPy arrays in and out; and all results of a subject by one.
 
-`NumPyEngine` runs the references of models in float64. `FrameworkEngine` runs models and single
+`NumPyEngine` runs the reference of models in float64. `FrameworkEngine` runs models and single
 operators by a backend with one form of the operators, as a worker does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,29 +17,18 @@ from mlxhog.backends.autodiff import MLXArrays, TorchArrays
 from mlxhog.data.batch import Batch
 from mlxhog.models import families, lm, lm_float64, ngrams
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.ngrams import Carried
 from mlxhog.models.ops.kernels import choose
-from mlxhog.models.ops.operators import Ops
 from mlxhog.optim.gradients import Rows
-from mlxhog.parity.subject import Array, Results
+from mlxhog.parity.subject import Array, ParitySubject, Results
 
 State = Any
 """Arrays of the engine; callers pass it to the next call, or to `parts`."""
 
+Forward = tuple[Array, Sequence[Array], State]
+"""Logits (B, S, V) after the cap, x (B, S, d) after the embedding, every block and the final norm,
+and the state after the last position."""
 
-@dataclass(frozen=True)
-class Forward:
-    """One pass through a model.
-
-    Attributes:
-        logits: (B, S, V), after the cap.
-        hidden: (B, S, d) after the embedding, every block and the final norm.
-        state: after the last position.
-    """
-
-    logits: Array
-    hidden: Sequence[Array]
-    state: State
+NamedArrays = Iterator[tuple[str, Array]]
 
 
 class FrameworkEngine:
@@ -55,12 +43,13 @@ class FrameworkEngine:
         threads: on the CPU.
     """
 
-    def __init__(self, name: str, kernels: str, threads: int) -> None:
-        self._name, _, self._device = name.partition(":")
+    def __init__(self, name: str, kernels: str, threads: int = 1) -> None:
+        framework, _, device = name.partition(":")
         # Before its framework is imported here, so that MLX multiplies as in a worker.
         self.backend = backends.create(name, threads=threads, kernels=kernels, cpu_blas="auto")
-        arrays = TorchArrays if self._name == "torch" else MLXArrays
-        self._framework, self._kernels = arrays(self._device, threads), kernels
+        arrays = TorchArrays if framework == "torch" else MLXArrays
+        self._framework = arrays(device, threads)
+        self._host, self.ops = self._framework.host, choose(framework, kernels, device)
         self._cfg: ModelConfig | None = None
 
     def load(self, cfg: ModelConfig, params: Mapping[str, Array]) -> None:
@@ -76,30 +65,29 @@ class FrameworkEngine:
 
     def forward(self, tokens: Array, state: State | None = None) -> Forward:
         """Compute tokens (B, S) int32 from the start, or from a state of an earlier call."""
-        cfg, params = self._model(), self.backend.params
+        assert (cfg := self._cfg) is not None, "load a model first"
         hidden: list[Any] = []
-        before, state = _parted(state)
-        ops, ids = self._ops(), self._framework.indices(tokens)
+        before, state = ngrams.parted(state)
+        ids, rows = self._framework.indices(tokens), None
         with self._framework.without_gradient():
-            rows = None
             if (tables := ngrams.of(cfg)) is not None:
                 read = tables.gather(self._tables, tables.rows_of(tokens, before))
-                rows = self._array(read)
-            logits, state = lm.logits(cfg, params, ids, state, ops=ops, rows=rows, hidden=hidden)
+                rows = self._framework.array(read)
+            how: dict[str, Any] = {"ops": self.ops, "rows": rows, "hidden": hidden}
+            logits, state = lm.logits(cfg, self.backend.params, ids, state, **how)
         self._framework.evaluate(logits, hidden, state)
-        after = _carried(cfg, tokens, before, state)
-        return Forward(self._host(logits), [self._host(x) for x in hidden], after)
+        after = ngrams.carried(cfg, tokens, before, state)
+        return self._host(logits), [self._host(x) for x in hidden], after
 
     def differentiate(self, tokens: Array, targets: Array) -> tuple[float, dict[str, Array]]:
         """Return the mean loss in nats, and its gradient by parameter, each in its full shape.
 
         That of a table is the gradient of each row that was read, ascending.
         """
-        cfg = self._model()
-        loss, grads = self.backend.loss_and_grads(
-            Batch(tokens.copy(), targets.copy(), targets.size)
-        )
-        spec, whole = families.param_spec(cfg), dict[str, Array]()
+        assert self._cfg is not None, "load a model first"
+        batch = Batch(tokens.copy(), targets.copy(), targets.size)
+        loss, grads = self.backend.loss_and_grads(batch)
+        spec, whole = families.param_spec(self._cfg), dict[str, Array]()
         for name, grad in grads.items():
             if not isinstance(grad, Rows):
                 whole[name] = grad
@@ -110,27 +98,14 @@ class FrameworkEngine:
                 whole[name] = grad.values
         return loss, whole
 
-    def _model(self) -> ModelConfig:
-        assert self._cfg is not None, "load a model first"
-        return self._cfg
-
     def parts(self, state: State) -> list[list[Array]]:
         """Return a state as arrays, a list per block."""
-        return [[self._host(part) for part in block] for block in _parted(state)[1]]
+        return [[self._host(part) for part in block] for block in ngrams.parted(state)[1]]
 
     def apply(self, call: Callable[[Any, Mapping[str, Any]], Any], inputs: Results) -> Array:
         """Call operators on arrays of the framework."""
         arrays = self._framework.leaves(precision.uploaded(self._framework, inputs))
-        return self._host(call(self._ops(), arrays))
-
-    def _ops(self) -> Ops:
-        return choose(self._name, self._kernels, self._device)
-
-    def _array(self, x: Array) -> Any:
-        return self._framework.array(x)
-
-    def _host(self, x: Any) -> Array:
-        return self._framework.host(x)
+        return self._host(call(self.ops, arrays))
 
 
 class NumPyEngine:
@@ -150,16 +125,8 @@ class NumPyEngine:
     def forward(self, tokens: Array, state: State | None = None) -> Forward:
         """Compute tokens from the start, or from a state of an earlier call."""
         hidden: list[Any] = []
-        before, state = _parted(state)
-        logits, state = lm_float64.forward(
-            self._cfg,
-            self._params,
-            lm_float64.embed(self._cfg, self._params, tokens, before),
-            state,
-            starts=lm_float64.starts(self._cfg, tokens),
-            hidden=hidden,
-        )
-        return Forward(logits, hidden, _carried(self._cfg, tokens, before, state))
+        logits, state = lm_float64.logits(self._cfg, self._params, tokens, state, hidden=hidden)
+        return logits, hidden, state
 
     def differentiate(self, tokens: Array, targets: Array) -> tuple[float, dict[str, Array]]:
         """Return the mean loss in nats, and its gradient by parameter."""
@@ -176,21 +143,81 @@ class NumPyEngine:
 
     def parts(self, state: State) -> list[list[Array]]:
         """Return a state as arrays, a list per block."""
-        return [list(block) for block in _parted(state)[1]]
-
-
-def _parted(state: State | None) -> tuple[Any, Any]:
-    """The ids before, None without tables or at the start, and the state of the blocks."""
-    return state if isinstance(state, Carried) else (None, state)
-
-
-def _carried(cfg: ModelConfig, tokens: Array, before: Array | None, state: State) -> State:
-    """The state after tokens, with the ids before the next ones if the model has tables."""
-    if (tables := ngrams.of(cfg)) is None:
-        return state
-    before = tables.nothing_before(len(tokens)) if before is None else before
-    return Carried(ngrams.last_of(tokens, before), state)
+        return [list(block) for block in ngrams.parted(state)[1]]
 
 
 ModelEngine = FrameworkEngine | NumPyEngine
 """Computes a model in the process that made it."""
+
+
+def results(
+    engine: ModelEngine,
+    subject: ParitySubject,
+    params: Mapping[str, Array],
+    steps: Callable[..., Any],
+    *,
+    tokenwise: bool = True,
+) -> NamedArrays:
+    """Compute all results of a subject, in the order of the computation.
+
+    Args:
+        engine: that computes.
+        subject: of the computation.
+        params: parameters of the model, in place of the subject's.
+        steps: `optimizers.ours` or `optimizers.reference`.
+        tokenwise: whether to compute one token at a time, too.
+    """
+    cfg, fixed = subject.cfg, subject.fixed
+    tokens, targets = fixed["tokens"], fixed.get("targets")
+    engine.load(cfg, params)
+    logits, hidden, state = engine.forward(tokens)
+    blocks, last = cfg.num_hidden_layers, len(hidden) - 1
+    for number, x in enumerate(hidden):
+        beyond = "out_norm" if number == last else f"decoder.{number - blocks - 1}"
+        yield f"hidden/{beyond if number > blocks else number}", x
+    yield "logits", logits
+    yield from _state(cfg, "state", engine.parts(state))
+    grads: dict[str, Array] = {}
+    if targets is not None:
+        loss, grads = engine.differentiate(tokens, targets)
+        yield "loss", np.array(loss, logits.dtype)
+        for name in (*families.param_spec(cfg), *families.table_spec(cfg)):
+            if name in grads:
+                yield f"grad/{name}", grads[name]
+    if tokenwise and families.is_language_model(cfg):
+        state, parts = None, []
+        for t in range(tokens.shape[1]):
+            one, _, state = engine.forward(tokens[:, t : t + 1], state)
+            parts.append(one)
+        yield "stepwise/logits", np.concatenate(parts, 1)
+        yield from _state(cfg, "stepwise/state", engine.parts(state))
+    if targets is None or not subject.steps:
+        return
+
+    def gradient(now: Mapping[str, Array], step: int) -> Mapping[str, Array]:
+        every = grads
+        if step > 1:
+            engine.load(cfg, {**params, **now})
+            every = engine.differentiate(tokens, targets)[1]
+        return {k: x for k, x in every.items() if k in params and not ngrams.is_table(k)}
+
+    for rule, values, apart in steps(cfg, params, gradient, subject.steps):  # tables stay
+        yield from ((f"after/{rule}/{name}", value) for name, value in values.items())
+        yield from ((f"step/{rule}/{name}", value) for name, value in apart.items())
+
+
+def _state(cfg: ModelConfig, prefix: str, blocks: list[list[Array]]) -> NamedArrays:
+    """Name the parts of every block's state, and of the positions read, after the last block."""
+    layout = cfg.layout
+    every = [*layout.blocks, *([(layout.positions,)] if layout.positions else [])]
+    for number, (block, parts) in enumerate(zip(every, blocks, strict=True)):
+        (layer, d), names = (block[0].layer, block[0].d), list[str]()
+        for name, own in layer.state_shapes(d, 0).items():
+            letters = LETTERS.get(layer.name.partition("-")[0], "") if name == "cell" else ""
+            one = [name] if len(own) == 1 else [f"{name}.{k}" for k in range(len(own))]
+            names += letters or one
+        yield from ((f"{prefix}/{number}/{n}", x) for n, x in zip(names, parts, strict=True))
+
+
+LETTERS = {"mlstm": "Cnm", "slstm": "hcnm"}
+"""Names of the arrays of a cell, by its layer; those of other layers have numbers."""

@@ -1,6 +1,8 @@
-"""The subject of a comparison, and the sides that compute it.
+"""The subject of a comparison: an architecture or a checkpoint; and the sides that compute it.
 
-Processes get the settings of a subject by pickle and its arrays by file. Its sides are
+A subject is known before its arrays, which are drawn or read only when they are needed. So a model
+that is too large for this machine is refused before. Processes get its settings by pickle and its
+arrays by file. Its sides are
 
     numpy                   float64, the reference of the others
     torch:cpu, mlx:cpu ..   a backend with the kernels that training would use there
@@ -12,8 +14,8 @@ Names of results, the same for every side:
     hidden/out_norm          and after the last norm
     logits, loss             (B, S, V) after the cap; mean nats of the targets other than -100
     hidden/decoder.0 ..      between those of an auto-encoder
-    state/L/PART             state of block L after the sequence; `_state` in `results.py` names
-                             its parts
+    state/L/PART             state of block L after the sequence: conv, then C n m, or h c n m of an
+                             sLSTM; other layers have the names of `Shapes`, and numbers
     stepwise/logits, stepwise/state/L/PART    the same from one token at a time
     grad/NAME                gradient of the loss
     after/RULE/NAME          a parameter after some steps of one of `RULES` on the same batch
@@ -23,20 +25,26 @@ Names of results, the same for every side:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.base import machine, verdicts
+from mlxhog.base.quantities import format_bytes
 from mlxhog.base.workers import BACKENDS, GPU_BACKENDS, missing
+from mlxhog.checkpoint import checkpoint, formats
 from mlxhog.config.optimizer import OptimizerChoice
 from mlxhog.config.optimizers import SGD, AdamW, Momentum
 from mlxhog.errors import ConfigError, EnvironmentLacks, did_you_mean
+from mlxhog.models import families
+from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops import kernels
+from mlxhog.models.registry import load_architecture, load_candidate, with_changes
 
 Array = NDArray[Any]
 Results = Mapping[str, Array]
@@ -44,39 +52,142 @@ Results = Mapping[str, Array]
 RULES = (SGD.name, Momentum.name, AdamW.name)
 """Optimizers of the package that are compared."""
 
+NOISE = 0.1
+EMBEDDING_NOISE = 0.5  # the norm behind a small embedding would enlarge its gradient
+OPEN_GATE = -1.0
+LEFT_OUT = 0.1
+PERTURBED = (
+    "parameters are initial values with noise on top and input gates opened, so that no gradient "
+    "vanishes"
+)
+OWN = "parameters are the checkpoint's own"
+WHOLE = "an auto-encoder reads whole sequences: no results token by token"
+MEMORY_SHARE = 0.8  # of the machine's memory
+COPIES, COPIES_OF_STEPS = 4, 16
+"""Copies of the parameters in one process: values, leaves, gradients and results; then optimizer
+state, formulas in float64, and three results."""
 
-@dataclass(frozen=True)
-class ModelPlan:
-    """All results of a language model.
 
-    Attributes:
-        cfg: the architecture, a config of a family.
-        steps: updates with each optimizer; 0 for none.
-        plugins: optimizers of plugins, compared beside `RULES`.
-    """
-
-    cfg: Any
-    steps: int = 0
-    plugins: tuple[OptimizerChoice, ...] = ()
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ParitySubject:
-    """A computation.
+    """A computation, maybe before its arrays are made.
 
     Attributes:
         title: its name in the output.
-        plan: its settings.
-        inputs: parameters and other float32 inputs, by name; `--perturb` changes one of them.
+        cfg: the architecture.
+        seed: of tokens and noise.
+        shape: of its tokens, (B, S).
+        steps: updates with each optimizer; 0 for none.
+        plugins: optimizers of plugins, compared beside `RULES`.
+        draw: draws or reads the parameters.
+        inputs: parameters by name, float32; `--perturb` changes one of them.
         fixed: the rest: `tokens` (B, S) and `targets` (B, S) int32, -100 if not scored.
         notes: for the user: which results are not compared, and the origin of the values.
     """
 
     title: str
-    plan: ModelPlan
-    inputs: dict[str, Array]
-    fixed: dict[str, Array]
+    cfg: ModelConfig
+    seed: int = 0
+    shape: tuple[int, int] = (2, 67)
+    steps: int = 3
+    plugins: tuple[OptimizerChoice, ...] = ()
+    draw: Callable[[], dict[str, Array]] | None = None
+    inputs: Results = field(default_factory=dict)
+    fixed: Results = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    def made(self) -> ParitySubject:
+        """Return it with its arrays, of random tokens."""
+        (B, S), cfg = self.shape, self.cfg
+        inputs = dict(self.inputs) if self.draw is None else self.draw()
+        ids = np.random.default_rng(self.seed).integers(0, cfg.vocab_size, (B, S), dtype=np.int32)
+        if (bos := families.reset_token(cfg)) is not None:  # a document begins in the middle
+            ids[:, 0] = ids[:, S // 2] = bos
+        fixed: dict[str, Array] = {"tokens": ids}
+        notes = [*self.notes]
+        notes.append(f"tokens are random (B, S) = {ids.shape}, a tenth of them not scored")
+        if not families.is_language_model(cfg):
+            notes.append(WHOLE)
+        if S > 1:
+            targets = np.concatenate([ids[:, 1:], np.full_like(ids[:, :1], -100)], axis=1)
+            rng = np.random.default_rng([self.seed, 1])
+            targets[:, 1:][rng.random((B, S - 1)) < LEFT_OUT] = -100
+            fixed["targets"] = targets
+        else:
+            notes.append("a single token has no target: no loss, no gradient, no steps")
+        return replace(self, draw=None, inputs=inputs, fixed=fixed, notes=tuple(notes))
+
+    def settings(self) -> ParitySubject:
+        """Return it without its arrays, for another process."""
+        return replace(self, draw=None, inputs={}, fixed={})
+
+
+def open_subject(
+    kind: str, where: str, runs: Path, changes: str | None = None, **sizes: Any
+) -> ParitySubject:
+    """Return the subject of a command, without its arrays.
+
+    Args:
+        kind: "config" or "checkpoint".
+        where: a name or a path.
+        runs: the folder of runs.
+        changes: other values of some fields of an architecture, as `--set` takes them.
+        **sizes: `seed`, `shape` and `steps`.
+
+    Raises:
+        ConfigError: the architecture is unknown, or its fields contradict each other; or a
+            checkpoint should have changes.
+        CheckpointError, RunError: the checkpoint is missing or damaged.
+    """
+    if changes is not None and kind != "config":
+        raise ConfigError(
+            f"--set {changes} changes an architecture, and the sizes of the {kind} {where} are "
+            "fixed; leave --set out, or name an architecture or a line of layers"
+        )
+    if kind == "checkpoint":
+        opened = formats.open(path := checkpoint.locate(where, runs))
+
+        def stored() -> dict[str, Array]:
+            params: dict[str, Array] = {
+                name: np.empty(value.shape, np.float32) for name, value in opened.tensors.items()
+            }
+            opened.copy_into(params)
+            return params
+
+        return ParitySubject(title=str(path), cfg=opened.config, draw=stored, notes=(OWN,), **sizes)
+    is_line = " " in where and not Path(where).exists()
+    cfg = load_candidate(where) if is_line else load_architecture(where)
+    cfg = with_changes(cfg, where, changes)
+    title = where if changes is None else f"{where} with --set {changes}"
+    return perturbed_subject(title, cfg, **sizes)
+
+
+def perturbed_subject(title: str, cfg: ModelConfig, **sizes: Any) -> ParitySubject:
+    """Return an architecture with the parameters of `perturbed_init`, before they are drawn."""
+    subject = ParitySubject(title=title, cfg=cfg, notes=(PERTURBED,), **sizes)
+    return replace(subject, draw=partial(perturbed_init, cfg, subject.seed))
+
+
+def perturbed_init(cfg: ModelConfig, seed: int) -> dict[str, Array]:
+    """Return initial values with noise of std 0.1, or less if a row sums over many inputs.
+
+    Initial values alone would hide errors: gates are closed and matrices zero, so that whole
+    gradients vanish.
+    """
+    values, embedding = families.init_params(cfg, seed), families.embedding(cfg)
+    for number, (name, spec) in enumerate(families.param_spec(cfg).items()):
+        rng = np.random.default_rng([seed, number])
+        inputs = spec.shape[-1] if len(spec.shape) > 1 else 1
+        std = EMBEDDING_NOISE if name == embedding else min(NOISE, inputs**-0.5)
+        noise = rng.standard_normal(spec.shape, np.float32)
+        value = values[name]
+        if spec.init.startswith("constant:"):  # an input gate of -10 would stay closed
+            value = np.maximum(value, np.float32(OPEN_GATE))
+        values[name] = value + np.float32(std) * noise
+    for number, (name, spec) in enumerate(families.table_spec(cfg).items()):
+        rng = np.random.default_rng([seed, number, 1])
+        values[name] = np.float32(NOISE) * rng.standard_normal(spec.shape, np.float32)
+    return values
 
 
 def perturbed(inputs: Mapping[str, Array], name: str, seed: int) -> Array:
@@ -95,10 +206,27 @@ def perturbed(inputs: Mapping[str, Array], name: str, seed: int) -> Array:
     return (value + noise).astype(value.dtype)
 
 
-def next_labels(labels: Array) -> Array:
-    """Return the target of each position, (B, S) int32: the next label, and -100 at the end."""
-    end = np.full_like(labels[:, :1], -100)
-    return np.concatenate([labels[:, 1:], end], axis=1).astype(np.int32)
+def check_memory(subject: ParitySubject, sides: Sequence[ParitySide]) -> None:
+    """Refuse a model that does not fit into this machine's memory once for every backend.
+
+    Raises:
+        EnvironmentLacks: says how much is needed, and which options need less.
+    """
+    copies = COPIES + (COPIES_OF_STEPS if subject.steps else 0)
+    (B, S), cfg = subject.shape, subject.cfg
+    params = families.param_count(cfg)
+    width: int = 16 * cfg.hidden_size * cfg.num_hidden_layers + 4 * cfg.vocab_size
+    sizes = [8 if name == NUMPY else 4 for name in {side.backend for side in sides}]
+    needed = 4 * params + sum(sizes) * (copies * params + B * S * width)
+    present = machine.here().memory_bytes
+    if needed > MEMORY_SHARE * present:
+        count = len({side.backend for side in sides})
+        raise EnvironmentLacks(
+            f"parity of {subject.title} needs about {format_bytes(needed)} in {count} "
+            f"processes, but {MEMORY_SHARE:.0%} of this machine's memory are "
+            f"{format_bytes(int(MEMORY_SHARE * present))}; use "
+            "fewer --backends, --steps 0, or a smaller --batch-size or --seq-len"
+        )
 
 
 def parameter_after(name: str) -> str | None:

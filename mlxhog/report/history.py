@@ -10,9 +10,8 @@ import json
 import math
 import re
 from array import array
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +56,12 @@ class WorkerHistory:
     Attributes:
         backend: such as "torch:cpu".
         columns: a column for each name in `OF_WORKER`, with a number or NaN per line.
-        staleness: steps by their staleness, of all commands before the newest.
         newest: its last report in the newest command.
         restarts: processes that replaced a dead one.
     """
 
     backend: str
     columns: dict[str, array[float]]
-    staleness: Counter[int] = field(default_factory=Counter)
     newest: WorkerReport = WorkerReport()
     restarts: int = 0
 
@@ -182,7 +179,6 @@ class History:
     def _begin_command(self) -> None:
         """Add up the totals of the previous command, since workers count from 0 in a new one."""
         for known in self.workers.values():
-            known.staleness += Counter(known.newest.staleness)
             self._dropped_before += known.newest.dropped
             known.newest = WorkerReport()
 
@@ -207,11 +203,6 @@ class History:
         known.backend = printable(worker.backend)[:40]
         known.restarts += last.pid != worker.pid and last.state not in ENDED
         known.newest = worker
-
-    def staleness(self, slot: int) -> Counter[int]:
-        """Steps of a slot by their staleness, over all commands."""
-        known = self.workers[slot]
-        return known.staleness + Counter(known.newest.staleness)
 
     def column(self, name: str) -> NDArray[np.float64]:
         """A copy of one column of the run."""

@@ -32,8 +32,6 @@ from mlxhog.report.metrics import (
     WorkerReport,
 )
 
-SHARE_LIMIT = 2.0
-"""Largest allowed ratio between a worker's share of all step sizes and its share of the text."""
 WINDOW_S = 5.0  # throughput and loss are averages over this time
 
 
@@ -214,12 +212,6 @@ class Monitor:
         """Steps dropped because their gradient was not finite, and gradients that were too late."""
         return sum(entry.dropped for entry in self.arena.workers)
 
-    def share_warning(self) -> str | None:
-        """A warning if a worker's step sizes do not match its share of the text, else None."""
-        entries = [self.arena.workers.entry(slot) for slot in sorted(self.workers)]
-        rates, tokens = [one.rate_sum for one in entries], [one.tokens for one in entries]
-        return share_warning(rates, tokens)
-
     def worker_reports(self) -> tuple[WorkerReport, ...]:
         """One report per worker slot that has been in use."""
         reports = []
@@ -335,28 +327,3 @@ def _rate(recent: deque[_Step]) -> float:
         return 0.0
     tokens = sum(step.tokens for step in recent) - recent[0].tokens
     return tokens / (spent_ns / 1e9)
-
-
-def share_warning(rates: Sequence[float], tokens: Sequence[int]) -> str | None:
-    """Warn if a worker's share of all step sizes is far from its share of the text.
-
-    Args:
-        rates: sum of the step sizes of each worker's updates.
-        tokens: tokens that each worker has computed.
-    """
-    of_rates, of_text = sum(rates), sum(tokens)
-    if of_rates <= 0 or of_text == 0:
-        return None
-    unequal = [
-        (slot, rate / of_rates, own / of_text)
-        for slot, (rate, own) in enumerate(zip(rates, tokens, strict=True), start=1)
-        if own and not 1 / SHARE_LIMIT <= rate / of_rates * of_text / own <= SHARE_LIMIT
-    ]
-    if not unequal:
-        return None
-    slot, of_steps, of_words = min(unequal, key=lambda one: one[1] / one[2])
-    return (
-        f"worker {slot} computed {of_words:.0%} of the text, but has {of_steps:.0%} of all step "
-        "sizes: its text has another weight than that of the others, which is a bias if speed "
-        "depends on the text (staleness_lr, rescale_by_speed)"
-    )

@@ -202,11 +202,6 @@ class RunRecord:
         changed = f", {changes} change{'s' * (changes > 1)}" if changes else ""
         return f"auto: {_text(now)}{changed}"
 
-    @property
-    def others(self) -> int:
-        """P - 1: the staleness of every step if all P workers are equally fast."""
-        return max(len(self.history.workers) - 1, 0)
-
     def shares(self) -> dict[str, dict[str, float]]:
         """Shares of a step in the newest command: of `ALL`, and of each of several workers."""
         workers = [vars(worker) for worker in self.progress.workers]

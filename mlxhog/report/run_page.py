@@ -6,7 +6,6 @@ Elements with `data-live` change while a run trains; a board replaces them.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from html import escape
@@ -32,8 +31,6 @@ AXES = (("time", "time"), ("samples", "samples"), ("updates", "updates"))
 COMPARED = ("gzip", "xz", COUNTS)
 MOST_TEXT = 280
 """Characters of the newest sample."""
-MOST_STALENESS = 12
-"""Steps of this staleness or more share a column."""
 NEWEST, MOST_SAMPLES, MOST_EVENTS = 5, 40, 300
 """Of samples and events the newest are shown, others are folded, and older ones left out."""
 
@@ -235,11 +232,6 @@ def section(record: RunRecord, number: int, *, alone: bool = True) -> str:
         for name, heading, body in (
             ("samples", "Samples of text", _samples(record)),
             ("shares", "Where the time goes: shares of a step", _shares(record)),
-            (
-                "staleness",
-                "Staleness: updates by others between the read and the write of a step",
-                _staleness(record),
-            ),
             ("events", "Events", _events(record)),
         )
     )
@@ -292,28 +284,6 @@ def _when(event: RunEvent) -> str:
 def _shares(record: RunRecord) -> str:
     header, *others = rows(record.shares()) or [[]]
     return page.text_cards(header, others) if others else ""
-
-
-def _staleness(record: RunRecord) -> str:
-    """Shares of the steps by their staleness; "" for fewer than two workers.
-
-    P-1 in brackets is the staleness of every step if all P workers are equally fast.
-    """
-    workers, others = sorted(record.history.workers.items()), record.others
-    counts = [record.history.staleness(slot) for slot, _ in workers]
-    if len(workers) < 2 or not any(counts):
-        return ""
-    last = min(max(others + 1, *(lag for each in counts for lag in each)), MOST_STALENESS)
-    lags = [f"[{lag}]" if lag == others else str(lag) for lag in range(last)]
-    rows = list[list[str]]()
-    names = ["all workers", *(f"{slot} {one.backend}" for slot, one in workers)]
-    for name, each in zip(names, [sum(counts, Counter()), *counts], strict=True):
-        total = max(each.total(), 1)
-        shares = [each[lag] / total for lag in range(last)]
-        shares.append(sum(n for lag, n in each.items() if lag >= last) / total)
-        mean = sum(lag * n for lag, n in each.items()) / total
-        rows.append([name, f"{mean:.3g}", *(f"{share:.0%}" for share in shares)])
-    return page.text_cards(["", "mean", *lags, f"{last} or more"], rows)
 
 
 def _configuration(record: RunRecord, level: str) -> str:

@@ -28,11 +28,6 @@ PARTS = ("forward", "backward", "gradient", "optimizer", "read", "write", "wait"
 GRADIENT = PARTS[:3]
 """Of these a worker has the first two, or the last."""
 
-COSTLY = 0.2
-"""Share of a worker's step above which the optimizer's is named."""
-SETTLED = 20
-"""Steps of a worker whose shares are no longer those of its first ones, which compile and warm."""
-
 
 def shares(workers: Iterable[Report]) -> dict[str, float]:
     """Shares of the parts in all steps of some workers, in the order of `PARTS`; their sum is 1.
@@ -64,24 +59,6 @@ def shares(workers: Iterable[Report]) -> dict[str, float]:
         for name, seconds in totals.items()
         if seconds or name not in GRADIENT
     }
-
-
-def costly_optimizer(workers: Iterable[Report]) -> tuple[Report, float] | None:
-    """Return the worker whose optimizer takes the largest share of its steps, if that is much.
-
-    Args:
-        workers: fields of their reports, with `steps`.
-
-    Returns:
-        The report and the share; None if no share exceeds `COSTLY` after `SETTLED` steps.
-    """
-    parts = [
-        (shares([worker]).get("optimizer", 0.0), k, worker)
-        for k, worker in enumerate(workers)
-        if worker["steps"] >= SETTLED
-    ]
-    share, _, worker = max(parts, default=(0.0, 0, {}))
-    return (worker, share) if share > COSTLY else None
 
 
 def in_words(parts: Mapping[str, float]) -> list[str]:

@@ -38,7 +38,6 @@ from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import ConfigError
 from mlxhog.models import families, ngrams, registry
 from mlxhog.models.families import ModelConfig, param_count, param_spec
-from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.sampled_head import SampledHead
 from mlxhog.models.spec import ParamSpec
@@ -332,7 +331,7 @@ def _architecture(
         model = registry.with_changes(weights.opened.config, config.model, config.set)
     else:
         model = load_architecture(config.model, config.set, config.plugin)
-    own_layers = model.layers if isinstance(model, MADConfig) else ()
+    own_layers = model.own_layers
     if files := plugins.remembered([*vars(config).values(), *own_layers]):
         config = config.having(plugin=", ".join(files))
     families.check_language_model(model)

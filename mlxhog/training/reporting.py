@@ -17,9 +17,8 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.requests import socket_path
 from mlxhog.base import float32, machine
 from mlxhog.base.paths import path_from_here
-from mlxhog.base.quantities import format_bytes, format_count, format_share
+from mlxhog.base.quantities import format_bytes, format_count
 from mlxhog.checkpoint.run import Run, run_of
-from mlxhog.config import optimizers
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import EMULATED
 from mlxhog.config.strategy import strategy_name
@@ -38,7 +37,6 @@ from mlxhog.report.metrics import (
     label,
 )
 from mlxhog.report.monitor import Monitor
-from mlxhog.report.shares import costly_optimizer
 from mlxhog.report.tensorboard import TensorBoard
 from mlxhog.report.views import Observer
 from mlxhog.training.plan import MANY_PASSES, Plan, repetition_warning
@@ -78,7 +76,6 @@ class Reporter:
         self._evaluation: dict[str, Any] = {}
         self._reported: set[str] = set()
         self._repetition, self._epoch_tokens = False, plan.epoch_tokens
-        self._named_optimizer = False
         self._resumed: list[int] = []
         if plan.resumption is not None:
             earlier = run.read_status().get("resumed")
@@ -154,7 +151,6 @@ class Reporter:
     def append_metrics(self) -> None:
         """Append a line to metrics.jsonl, and to the other reports."""
         now = self.monitor.progress()
-        self._name_costly_optimizer(now)
         evaluation: dict[str, Any] = {name: getattr(now, name) for name in EVALUATED}
         if evaluation == self._evaluation:  # it stands on an earlier line
             none: dict[str, Any] = dict.fromkeys(EVALUATED)
@@ -168,20 +164,6 @@ class Reporter:
                     steps_before = self.monitor.budget.steps_before
                     self._board = TensorBoard(self.run.directory, steps_before)
                 self._board.write(now)
-
-    def _name_costly_optimizer(self, now: Progress) -> None:
-        """Say once that the optimizer takes much of a worker's step, and what lowers that."""
-        costly = None if self._named_optimizer else costly_optimizer(map(asdict, now.workers))
-        if costly is None:
-            return
-        self._named_optimizer = True
-        worker, share = costly
-        choice = optimizers.of(self.plan.config)
-        way = f", and so does {choice.cheaper}, at a cost in loss" if choice.cheaper else ""
-        self.report(
-            f"the optimizer {choice.name} takes {format_share(share)} of a step of worker "
-            f"{worker['slot']} ({worker['backend']}); a larger --batch-size lowers it{way}"
-        )
 
     @contextlib.contextmanager
     def _continues_without(self, what: str) -> Iterator[None]:

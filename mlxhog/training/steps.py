@@ -6,14 +6,11 @@ import math
 import time
 from typing import NamedTuple
 
-import numpy as np
-
 from mlxhog.arena import control
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import MAX_NONFINITE, Phase
 from mlxhog.backends.backend import Grads
 from mlxhog.config.strategy import sparsify
-from mlxhog.optim import updates
 from mlxhog.strategies import Context, Idle, Lease, WriteResult
 from mlxhog.training.gradients import Gradients
 from mlxhog.training.job import Job
@@ -179,11 +176,7 @@ class Steps:
 
     def _probe(self) -> None:
         """Add 1.0 to the probe in the way of parameter updates; missing counts are lost updates."""
-        probe, metal = self.context.arena.probe, self._target.metal
-        if metal is None:
-            scattered = sparsify(self.job.config) != "none"
-            updates.add_probe(self._target, probe, scattered=scattered)
-        else:
-            offset = self.context.arena.layout.probe.offset
-            metal.add(offset, np.ones(probe.size, np.float32))
+        probe = self.context.arena.layout.probe
+        scattered = sparsify(self.job.config) != "none"
+        self._target.probe(probe.offset, probe.size, scattered=scattered)
         self.context.entry.probe_adds += 1

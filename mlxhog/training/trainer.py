@@ -310,8 +310,6 @@ class Training(WorkerSession):
         self.settle()
         self._end_rounds()
         self._end_publishing()
-        if warning := self.monitor.share_warning():
-            self.report(warning)
         if not (self.signals.count or self._watch.ended or self._budget_is_used()):
             raise WorkerFailed(
                 f"training ended after {self.steps_done()} of {self.step_limit} steps"

@@ -11,40 +11,54 @@
 
 Sources: Poli et al. 2024, Mechanistic Design and Scaling of Hybrid Architectures, arXiv:2403.17844;
 athms/mad-lab.
+
+In a YAML file:
+
+    version: 1
+    model:
+      dim: 128                       # width
+      vocab_size: 320                # of a language model; a task brings its own
+      position: none                 # none | learned | sincos
+      backbone: language-model       # language-model | autoencoder
+      max_length: 1024               # longest sequence, see `MADConfig`
+      defaults:                      # numbers by layer
+        mlstm: {heads: 4}
+      layers:                        # one item is one residual layer, or several
+        - mlstm
+        - {type: slstm, heads: 2}
+        - {repeat: 2, layers: [gated-conv, swiglu]}
+      # or a line, `layers: "(mlstm swiglu)*7 slstm swiglu"`, see `sequence.py`
+    plugin: [..]                     # files of layers of your own, see `config.plugins`
 """
 
-from __future__ import annotations
-
-import dataclasses
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 import mlxhog.models.mad.layers as layers_
 from mlxhog.config import plugins
-from mlxhog.errors import ConfigError
+from mlxhog.errors import ConfigError, did_you_mean
 from mlxhog.models.fields import (
     MOST_LAYERS,
-    MOST_WIDTH,
-    anything,
-    check_fields,
     check_most,
-    doc,
+    check_names,
     one_of,
     read,
+    setting,
 )
-from mlxhog.models.forward_pass import Pass
-from mlxhog.models.mad.layer import Layer, Params, Sizes, State, bound
-from mlxhog.models.mad.sequence import read_layers
-from mlxhog.models.model import Layout, Part
-from mlxhog.models.ops.arrays import Array, Arrays
+from mlxhog.models.mad.layer import Layer, Params, Run, Shapes, State, bound, linear_map
+from mlxhog.models.mad.sequence import Defaults, read_layers
+from mlxhog.models.model import Layout, ModelConfig, Part
+from mlxhog.models.ops.arrays import Array
 from mlxhog.models.spec import ParamSpec
 
-BACKBONES = ("language-model", "autoencoder")
+VERSION = 1
+DIM = 128
+VOCABULARY = 320  # bytes, BOS at 256, padded
 POSITIONS = ("none", "learned", "sincos")
 EMBEDDING, HEAD, HEAD_BIAS = "embedding.weight", "head.weight", "head.bias"
 
@@ -53,53 +67,42 @@ SPELLINGS = {"max_position_embeddings": "max_length"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class MADConfig:
+class MADConfig(ModelConfig):
     """One model. Equal configs are the same model; `layers` is flat and has every number.
 
-    Attributes:
-        vocab_size: V.
-        hidden_size: d.
-        layers: one item is one residual layer.
-        max_length: longest sequence; position tables and long filters are made for it.
-        norm_eps: epsilon of every RMSNorm.
-        position: kind of the position vectors that are added to the embedding.
-        backbone: "autoencoder" computes every output from the vector of the last position only.
-        bos_token_id: the token that begins a document, if there is one.
-        extra: fields of a config.json that are not read here; they are written back.
-
-    Raises:
-        ConfigError: a size is impossible, or a layer cannot be built at this width.
+    Position tables and long filters are made for `max_length`. The backbone "autoencoder" computes
+    every output from the vector of the last position only. Sequences are independent rows.
     """
 
     model_type: ClassVar[str] = "mad"
     title: ClassVar[str] = "MAD candidate"
     untied_head: ClassVar[str] = HEAD
-    tie_word_embeddings: ClassVar[bool] = False
-    output_logit_soft_cap: ClassVar[None] = None
-    reset_at_document_boundaries: ClassVar[bool] = False  # sequences are independent rows
+    hf: ClassVar[Literal["class", "code", ""]] = "code"
+    in_xlstm: ClassVar[bool] = False
+    spellings: ClassVar[Mapping[str, str]] = SPELLINGS | {"dim": "hidden_size"}
+    only: ClassVar[Mapping[str, object]] = {"norm": "rmsnorm"}
 
-    vocab_size: int = field(metadata=doc("rows of the embedding; a run takes its tokenizer's"))
-    hidden_size: int = field(metadata=doc("width of the residual stream", most=MOST_WIDTH))
-    layers: tuple[Layer, ...] = field(metadata=doc("one item is one residual layer"))
-    max_length: int = field(default=1024, metadata=doc("longest sequence"))
-    norm_eps: float = field(default=1e-6, metadata=doc("added to the mean square in norms"))
-    position: str = field(
-        default="none",
-        metadata=doc("or learned, sincos: added to the embedding", check=one_of(*POSITIONS)),
+    layers: tuple[Layer, ...] = setting(
+        "one item is one residual layer",
+        check=lambda name, value: None,
+        read=lambda value: read_layers("layers", value),
     )
-    backbone: str = field(
-        default="language-model",
-        metadata=doc("or autoencoder, for a MAD task", check=one_of(*BACKBONES)),
+    max_length: int = setting("longest sequence", 1024)
+    norm_eps: float = setting("added to the mean square in norms", 1e-6)
+    position: str = setting(
+        "or learned, sincos: added to the embedding",
+        "none",
+        check=one_of(*POSITIONS),
     )
-    bos_token_id: int | None = field(
-        default=None,
-        metadata=doc("begins a document; a run takes its tokenizer's", check=anything),
+    backbone: str = setting(
+        "or autoencoder, for a MAD task",
+        "language-model",
+        check=one_of("language-model", "autoencoder"),
     )
-    extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse a model that cannot be built; every message has the way out."""
-        check_fields(self)
+        super().__post_init__()
         check_most("layers", len(self.layers), MOST_LAYERS)
         if not self.layers:
             raise ConfigError("the model has no layers; list some, such as [mlstm, swiglu]")
@@ -110,9 +113,14 @@ class MADConfig:
                 raise ConfigError(f"layer {number} ({layer.name}): {error}") from error
 
     @property
-    def num_hidden_layers(self) -> int:
+    def num_hidden_layers(self) -> int:  # type: ignore[override]  # a field of other families
         """Number of residual layers."""
         return len(self.layers)
+
+    @property
+    def own_layers(self) -> tuple[Layer, ...]:
+        """Layers that may be of a user's file."""
+        return self.layers
 
     @cached_property
     def layout(self) -> Layout:
@@ -152,34 +160,75 @@ class MADConfig:
 
     def state_sizes(self, length: int) -> list[dict[str, int]]:
         """Numbers kept per sequence after `length` tokens, of every layer by part."""
-        return [dict(layer.state(self.hidden_size, length)) for layer in self.layers]
+        return [layer.state(self.hidden_size, length) for layer in self.layers]
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, strict: bool = False) -> Self:
-        """Read the result of `to_dict`.
+        """Read the form of a YAML file above, or the result of `to_dict`.
+
+        The user's own layers come from the files that it names, see `config.plugins`.
 
         Args:
             data: field -> value, from a config.json or from YAML.
             strict: refuse unknown fields (YAML written by hand) instead of keeping them.
 
         Raises:
-            ConfigError: a field is unknown, missing or of the wrong type.
+            ConfigError: a field is unknown, missing or of the wrong type, a layer cannot be built,
+                or the file of a layer may not be loaded.
         """
-        data = {key: value for key, value in data.items() if key != "model_type"}
-        readers = {"layers": lambda value: read_layers("layers", value)}
-        values, extra = read(cls, data, strict=strict, spellings=SPELLINGS, readers=readers)
-        return cls(**values, extra=extra)
+        files = plugins.texts(data.get(plugins.KEY))
+        own = {name: value for name, value in data.items() if name != plugins.KEY}
+        if {"model", "version"} & own.keys():
+            return plugins.recalled(files, lambda: cls._of_yaml(own), lambda cfg: cfg.layers)
+        flat = super().from_dict
+        return plugins.recalled(files, lambda: flat(own, strict=strict), lambda cfg: cfg.layers)
+
+    @classmethod
+    def _of_yaml(cls, data: Mapping[str, Any]) -> Self:
+        for key in data:
+            if key not in ("version", "model", "model_type"):
+                raise ConfigError(
+                    f"unknown field {key!r} beside 'version' and 'model'"
+                    f"{did_you_mean(key, ('version', 'model'))}"
+                )
+        if data.get("version", VERSION) != VERSION:
+            raise ConfigError(
+                f"version is {data['version']!r}, and this package reads version {VERSION}; update "
+                "mlxhog, or write the file in that version"
+            )
+        model = {"dim": DIM, "vocab_size": VOCABULARY, **_mapping("model", data.get("model"))}
+        defaults = _defaults(model.pop("defaults", {}))
+        if "layers" in model:
+            model["layers"] = read_layers("model.layers", model["layers"], defaults)
+        return cls(**read(cls, model, strict=True, where="model.")[0])
 
     def to_dict(self) -> dict[str, Any]:
         """The fields of a config.json."""
-        values = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
-        extra = values.pop("extra")
-        values["layers"] = [
-            layers_.to_dict(layer) for layer in layers_.at_width(self.layers, self.hidden_size)
-        ]
+        layers = layers_.at_width(self.layers, self.hidden_size)
+        values = self.values() | {"layers": [layers_.to_dict(layer) for layer in layers]}
         files = plugins.remembered(self.layers)
         remembered = {plugins.KEY: files} if files else {}
-        return {**extra, "model_type": self.model_type, **values, **remembered}
+        return {**self.extra, "model_type": self.model_type, **values, **remembered}
+
+
+def _defaults(value: object) -> Defaults:
+    defaults = {
+        name: _mapping(f"model.defaults.{name}", numbers)
+        for name, numbers in _mapping("model.defaults", value).items()
+    }
+    for name, numbers in defaults.items():
+        try:
+            layers_.make(name, numbers)
+        except ConfigError as error:
+            raise ConfigError(f"model.defaults: {error}") from error
+    return defaults
+
+
+def _mapping(where: str, value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where} is {value!r}; give fields, such as 'heads: 4'")
+    check_names(where, value)
+    return value
 
 
 def layer_name(number: int) -> str:
@@ -187,12 +236,10 @@ def layer_name(number: int) -> str:
     return f"layers.{number}"
 
 
-@dataclass(frozen=True, kw_only=True)
 class Positions(Layer):
-    """Adds position vectors, learned ones or sines; its state is the positions read, (B,) int32."""
+    """Adds position vectors, learned ones or sines; its state is the positions read."""
 
     name = "position"
-    about = "position vectors"
 
     learned: bool
     length: int
@@ -201,44 +248,36 @@ class Positions(Layer):
         """Declare the table, if it is learned."""
         return [ParamSpec("weight", (self.length, d), "normal:0.02")] * self.learned
 
-    def init_state(self, d: int, B: int, xp: Arrays[Array]) -> State:
-        """Return zeros."""
-        return (xp.zeros((B,), "int32"),)
+    def state_shapes(self, d: int, length: int) -> Shapes:
+        """Return that of the count of positions."""
+        return {"count": [()]}
 
-    def forward(
-        self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
-    ) -> tuple[Array, State]:
+    def forward(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
         """Add the vectors of the positions of x (B, S, d)."""
-        (B, S, d), xp = x.shape, run.ops.xp
-        count = xp.zeros((B,), "int32", like=x) if state is None else state[0]
+        (B, S, d), xp, (count,) = x.shape, run.ops.xp, state
+        count = xp.zeros((B,), "int32", like=x) if count is None else count
         at = count[:, None] + xp.arange(0, S, like=x)
         P = p["weight"] if self.learned else xp.from_numpy(sincos(self.length, d), like=x)
         return x + P[at], (count + S,)
 
 
-@dataclass(frozen=True, kw_only=True)
 class Decoder(Layer):
     """Computes every output from the vector of the last position and the output's position only."""
 
     name = "decoder"
-    about = "decoder of the auto-encoder"
     count = 2
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         """Declare its linear maps and norms."""
         for n in range(self.count):
             yield ParamSpec(f"{n}.norm.weight", (d,), "ones")
-            weight = f"{n}.linear.weight"
-            yield ParamSpec(weight, (d, d), "normal:0.02", decay=True, product=True)
-            yield ParamSpec(f"{n}.linear.bias", (d,), "zeros")
+            yield from linear_map(f"{n}.linear", d, d, "normal:0.02", True)
 
-    def forward(
-        self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
-    ) -> tuple[Array, State]:
+    def forward(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
         """Return x (B, S, d) of its last position."""
-        x = x[:, -1:] + run.ops.xp.from_numpy(sincos(x.shape[1], cfg.hidden_size), like=x)
+        x = x[:, -1:] + run.ops.xp.from_numpy(sincos(*x.shape[1:]), like=x)
         for n in range(self.count):
-            u = run.ops.rms_norm(x, p[f"{n}.norm.weight"], cfg.norm_eps)
+            u = run.ops.rms_norm(x, p[f"{n}.norm.weight"], run.norm_eps)
             x = run.ops.activate(run.linear(u, p, f"{n}.linear"), "gelu")
             run.note(x)
         return x, ()

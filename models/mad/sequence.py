@@ -181,6 +181,8 @@ def read_layers(where: str, value: object, defaults: Defaults | None = None) -> 
 def _layers(where: str, value: object, defaults: Defaults) -> list[Layer]:
     if isinstance(value, str):
         return _item(where, value, defaults)
+    if isinstance(value, tuple):
+        return list(value)
     if not isinstance(value, list):
         raise ConfigError(f"{where} is {value!r}; give a list such as [mlstm, swiglu]")
     layers: list[Layer] = []

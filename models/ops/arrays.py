@@ -2,16 +2,14 @@
 
 A layer or a family is written once over these and the operators of `operators.py`; it finds
 them as `run.ops.xp`. Operations with the same spelling in both frameworks are not here: arithmetic,
-comparisons, `@`, `x[...]`, `x.shape`, `x.T`, `x.reshape`, `x.sum(axis)`. A new array without a
-`like` is on the framework's default device. This module imports no framework.
+comparisons, `@`, `x[...]`, `x.shape`, `x.T`, `x.reshape`, `x.sum(axis)`. This module imports no
+framework.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar
+from typing import Any, Literal, Protocol, TypeAlias
 
 from numpy.typing import NDArray
-
-T = TypeVar("T")
 
 Array: TypeAlias = Any
 """An array of the framework at hand: a `torch.Tensor` or an `mlx.core.array`."""
@@ -19,171 +17,92 @@ Array: TypeAlias = Any
 DType = Literal["float32", "int32"]
 
 
-class Arrays(Protocol[T]):
-    """Array functions of one framework; differentiable where a gradient makes sense."""
+class Arrays(Protocol):
+    """Array functions of one framework; differentiable where a gradient makes sense.
+
+    These are named as in the Python array API standard or NumPy, and do what it says:
+
+        zeros_like ones_like full_like exp log sin cos tanh abs where sort einsum concatenate stack
+        tile repeat broadcast_to permute moveaxis diagonal tril take_along_axis
+
+    and so are, by the names of the frameworks, `sigmoid`, `log_sigmoid` (without overflow),
+    `logsumexp`, `softmax`, `int32`, `bfloat16`, `cummax`, and `rfft` and `irfft` (x, n, axis). The
+    methods below have more to say. A new array without a `like` is on the framework's default
+    device.
+    """
 
     framework: str
     """ "torch" or "mlx". """
 
-    def zeros(self, shape: Sequence[int], dtype: DType = "float32", *, like: T | None = None) -> T:
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        """Return one of the functions above."""
+
+    def zeros(self, shape: Sequence[int], dtype: DType = "float32", *, like: Array = None) -> Array:
         """Return zeros, on the device of `like`."""
 
     def full(
-        self, shape: Sequence[int], value: float, dtype: DType = "float32", *, like: T | None = None
-    ) -> T:
+        self, shape: Sequence[int], value: float, dtype: DType = "float32", *, like: Array = None
+    ) -> Array:
         """Return an array filled with one value, on the device of `like`."""
 
-    def zeros_like(self, x: T) -> T:
-        """Return zeros of the shape, type and device of x."""
-
-    def ones_like(self, x: T) -> T:
-        """Return ones of the shape, type and device of x."""
-
-    def full_like(self, x: T, value: float) -> T:
-        """Return one value everywhere, of the shape, type and device of x."""
-
-    def arange(self, start: int, stop: int, *, like: T | None = None) -> T:
+    def arange(self, start: int, stop: int, *, like: Array = None) -> Array:
         """Return the integers from `start` to below `stop`, on the device of `like`."""
 
-    def from_numpy(self, x: NDArray[Any], *, like: T | None = None) -> T:
+    def from_numpy(self, x: NDArray[Any], *, like: Array = None) -> Array:
         """Return x on the device of `like`, maybe in the memory of x; float64 becomes float32."""
 
-    def float32(self, x: T) -> T:
+    def float32(self, x: Array) -> Array:
         """Return x as float32; PyTorch's float64, in which the reference computes, stays."""
 
-    def int32(self, x: T) -> T:
-        """Return x as int32."""
-
-    def bfloat16(self, x: T) -> T:
-        """Return x as bfloat16."""
-
-    def astype(self, x: T, like: T) -> T:
+    def astype(self, x: Array, like: Array) -> Array:
         """Return x in the type of `like`."""
 
-    def exp(self, x: T) -> T:
-        """Return e^x."""
-
-    def log(self, x: T) -> T:
-        """Return the natural logarithm."""
-
-    def sin(self, x: T) -> T:
-        """Return the sine."""
-
-    def cos(self, x: T) -> T:
-        """Return the cosine."""
-
-    def tanh(self, x: T) -> T:
-        """Return the hyperbolic tangent."""
-
-    def sigmoid(self, x: T) -> T:
-        """Return 1 / (1 + e^-x)."""
-
-    def log_sigmoid(self, x: T) -> T:
-        """Return -log(1 + e^-x), without overflow."""
-
-    def logsumexp(self, x: T, axis: int) -> T:
-        """Return log(sum(e^x)) along an axis."""
-
-    def abs(self, x: T) -> T:
-        """Return |x|."""
-
-    def softmax(self, x: T, axis: int = -1) -> T:
-        """Return e^x / sum(e^x) along an axis."""
-
-    def maximum(self, x: T, bound: T | float) -> T:
+    def maximum(self, x: Array, bound: Array | float) -> Array:
         """Return x, or `bound` where x is below it."""
 
-    def minimum(self, x: T, bound: float) -> T:
+    def minimum(self, x: Array, bound: float) -> Array:
         """Return x, or `bound` where x is above it."""
 
-    def amax(self, x: T, axis: int) -> T:
+    def amax(self, x: Array, axis: int) -> Array:
         """Return the largest of x along an axis; of equal ones each has a share of the gradient."""
 
-    def where(self, condition: T, x: T | float, y: T | float) -> T:
-        """Return x where the condition holds, else y; one of the two is an array."""
-
-    def cumsum(self, x: T, axis: int, *, reverse: bool = False) -> T:
+    def cumsum(self, x: Array, axis: int, *, reverse: bool = False) -> Array:
         """Return the sums of x up to each position along an axis, or from each on."""
 
-    def cummin(self, x: T, axis: int, *, reverse: bool = False) -> T:
+    def cummin(self, x: Array, axis: int, *, reverse: bool = False) -> Array:
         """Return the smallest of x up to each position along an axis, or from each on."""
 
-    def cummax(self, x: T, axis: int) -> T:
-        """Return the largest of x up to each position along an axis."""
-
-    def sort(self, x: T, axis: int = -1) -> T:
-        """Return x in ascending order along an axis."""
-
-    def rfft(self, x: T, n: int, axis: int) -> T:
-        """Return the Fourier transform of x, n entries of it or padded to n, along an axis."""
-
-    def irfft(self, x: T, n: int, axis: int) -> T:
-        """Return the n real numbers whose `rfft` is x."""
-
-    def stop_gradient(self, x: T) -> T:
+    def stop_gradient(self, x: Array) -> Array:
         """Return x as a constant."""
 
-    def with_gradient(self, x: T, gradient: Callable[..., T], *constants: T) -> T:
+    def with_gradient(self, x: Array, gradient: Callable[..., Array], *constants: Array) -> Array:
         """Return x, through which dy becomes gradient(dy, *constants).
 
         `gradient` is linear in dy, uses no other array of the computation, and is itself not
         differentiated.
         """
 
-    def linear(self, x: T, w: T, b: T | None = None) -> T:
+    def linear(self, x: Array, w: Array, b: Array = None) -> Array:
         """Return x W^T + b by the framework itself; `Ops.linears` is for products of note.
 
         W (..., out, in) may be many matrices, one for each of x (..., N, in). Its gradient is
         row-major.
         """
 
-    def einsum(self, subscripts: str, *operands: T) -> T:
-        """Return the sum of products that NumPy's einsum describes."""
-
-    def concatenate(self, parts: Sequence[T], axis: int = 0) -> T:
-        """Return arrays one after another along an axis."""
-
-    def stack(self, parts: Sequence[T], axis: int = 0) -> T:
-        """Return arrays one after another along a new axis."""
-
-    def unstack(self, x: T, axis: int = 0) -> Sequence[T]:
+    def unstack(self, x: Array, axis: int = 0) -> Sequence[Array]:
         """Return the entries of x along an axis, without that axis; the gradient is one stack."""
 
-    def split(self, x: T, parts: int | Sequence[int], axis: int = 0) -> Sequence[T]:
+    def split(self, x: Array, parts: int | Sequence[int], axis: int = 0) -> Sequence[Array]:
         """Return n equal parts of x along an axis, or the parts between some indices, as views."""
 
-    def halves(self, w: T) -> Sequence[T]:
+    def halves(self, w: Array) -> Sequence[Array]:
         """Return the first and the second half of a matrix's rows; it may be quantised."""
 
-    def tile(self, x: T, repetitions: Sequence[int]) -> T:
-        """Return x repeated `repetitions` times along each axis, as numpy.tile."""
-
-    def repeat(self, x: T, times: int, axis: int) -> T:
-        """Return x with every entry along an axis repeated `times` times, as numpy.repeat."""
-
-    def broadcast_to(self, x: T, shape: Sequence[int]) -> T:
-        """Return x stretched to a shape, as arithmetic would."""
-
-    def permute(self, x: T, axes: Sequence[int]) -> T:
-        """Return x with its axes in another order."""
-
-    def moveaxis(self, x: T, source: int, destination: int) -> T:
-        """Return x with one axis at another place."""
-
-    def diagonal(self, x: T, offset: int, axis1: int, axis2: int) -> T:
-        """Return the diagonals of two axes, as the last axis."""
-
-    def tril(self, x: T, k: int) -> T:
-        """Return matrices with zeros above diagonal k."""
-
-    def pad(self, x: T, widths: Sequence[tuple[int, int]], value: float = 0.0) -> T:
+    def pad(self, x: Array, widths: Sequence[tuple[int, int]], value: float = 0.0) -> Array:
         """Return x with a value before and after it, (before, after) times along every axis."""
 
-    def take_along_axis(self, x: T, index: T, axis: int) -> T:
-        """Return the entries of x that an index of its shape, but for that axis, names."""
-
-    def take(self, x: T, rows: Sequence[int]) -> T:
+    def take(self, x: Array, rows: Sequence[int]) -> Array:
         """Return some rows of x, in the order of `rows`."""
 
-    def embedding(self, table: T, tokens: T) -> T:
+    def embedding(self, table: Array, tokens: Array) -> Array:
         """Return the rows `tokens` (...) of a table (V, d), (..., d)."""

@@ -1,4 +1,7 @@
-"""The array functions of `arrays.py` in MLX, whose arrays lie on no device of their own."""
+"""The array functions of `arrays.py` in MLX, whose arrays lie on no device of their own.
+
+Those that are not defined here are MLX's own.
+"""
 
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
@@ -6,34 +9,7 @@ from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
-from mlx.core import abs as abs
 from mlx.core import array
-from mlx.core import broadcast_to as broadcast_to
-from mlx.core import cos as cos
-from mlx.core import cummax as cummax
-from mlx.core import cummin as cummin
-from mlx.core import cumsum as cumsum
-from mlx.core import diagonal as diagonal
-from mlx.core import einsum as einsum
-from mlx.core import exp as exp
-from mlx.core import log as log
-from mlx.core import logsumexp as logsumexp
-from mlx.core import maximum as maximum
-from mlx.core import minimum as minimum
-from mlx.core import moveaxis as moveaxis
-from mlx.core import ones_like as ones_like
-from mlx.core import repeat as repeat
-from mlx.core import sigmoid as sigmoid
-from mlx.core import sin as sin
-from mlx.core import sort as sort
-from mlx.core import stack as stack
-from mlx.core import stop_gradient as stop_gradient
-from mlx.core import take_along_axis as take_along_axis
-from mlx.core import tanh as tanh
-from mlx.core import tile as tile
-from mlx.core import tril as tril
-from mlx.core import where as where
-from mlx.core import zeros_like as zeros_like
 from mlx.core.fft import irfft as irfft
 from mlx.core.fft import rfft as rfft
 from numpy.typing import NDArray
@@ -47,6 +23,11 @@ differentiable = ContextVar("differentiable", default=True)
 
 _DTYPES = {"float32": mx.float32, "int32": mx.int32}
 _MOST_PARTS = 10  # that `mx.split` cuts in one operation
+
+
+def __getattr__(name: str) -> Any:
+    """Return a function that is MLX's own."""
+    return globals().setdefault(name, getattr(mx, name))
 
 
 def zeros(shape: Sequence[int], dtype: DType = "float32", *, like: array | None = None) -> array:

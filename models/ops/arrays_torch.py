@@ -1,4 +1,4 @@
-"""The array functions of `arrays.py` in PyTorch."""
+"""The array functions of `arrays.py` in PyTorch; those that are not defined here are its own."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -8,25 +8,6 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
-from torch import abs as abs
-from torch import amax as amax
-from torch import broadcast_to as broadcast_to
-from torch import cos as cos
-from torch import diagonal as diagonal
-from torch import einsum as einsum
-from torch import exp as exp
-from torch import log as log
-from torch import logsumexp as logsumexp
-from torch import ones_like as ones_like
-from torch import permute as permute
-from torch import sigmoid as sigmoid
-from torch import sin as sin
-from torch import stack as stack
-from torch import tanh as tanh
-from torch import tile as tile
-from torch import tril as tril
-from torch import where as where
-from torch import zeros_like as zeros_like
 from torch.fft import irfft as irfft
 from torch.fft import rfft as rfft
 
@@ -36,6 +17,11 @@ framework = "torch"
 _DTYPES = {"float32": torch.float32, "int32": torch.int32}
 
 moveaxis = torch.movedim  # its other name, moveaxis, is unknown to vmap
+
+
+def __getattr__(name: str) -> Any:
+    """Return a function that is PyTorch's own."""
+    return globals().setdefault(name, getattr(torch, name))
 
 
 def zeros(shape: Sequence[int], dtype: DType = "float32", *, like: Tensor | None = None) -> Tensor:

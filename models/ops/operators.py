@@ -48,7 +48,7 @@ class Ops:
 
     def __init__(self, form: Any) -> None:
         self.form = form
-        self.xp: Arrays[Array] = form.xp
+        self.xp: Arrays = form.xp
 
     def rms_norm(self, x: Array, w: Array, eps: float) -> Array:
         """Return w * x / sqrt(mean(x^2) + eps) over the last axis; x (..., d), w (d,)."""
@@ -168,6 +168,7 @@ class Ops:
             h (B, S, NH, DV) and the state after the last position, float32. Gradients are exact,
             including those through m.
         """
+        state = None if state is None or state[0] is None else state
         h, last = self.form.mlstm_cell(q, k, v, i, f, chunk_size=chunk_size, eps=eps, state=state)
         return h, last
 
@@ -203,6 +204,7 @@ class Ops:
             code tests whether all of n is 0. For every state that the cell reaches this is the
             same, but here the rows of a batch do not depend on each other.
         """
+        state = None if state is None or state[0] is None else state
         h, last = self.form.slstm_cell(i, f, z, o, R, b, state=state, starts=starts)
         return h, last
 

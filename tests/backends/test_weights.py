@@ -32,7 +32,9 @@ BLOCKS = {"mlstm_block": MLSTMBlockConfig(), "slstm_block": SLSTMBlockConfig()}
 MODELS = {
     "large": XLSTMLargeConfig(**LARGE),
     "tied": XLSTMLargeConfig(**{**LARGE, **TIED}, use_bias=True),
-    "v1": XLSTMV1Config(vocab_size=V, embedding_dim=128, num_blocks=2, slstm_at=(1,), **BLOCKS),
+    "v1": XLSTMV1Config(
+        vocab_size=V, hidden_size=128, num_hidden_layers=2, slstm_at=(1,), **BLOCKS
+    ),
 }
 LOSSY = {"bfloat16": LOGITS_BFLOAT16, "8bit": LOGITS_8BIT, "4bit": LOGITS_4BIT}
 TOKENS = np.random.default_rng(1).integers(0, V, (2, 20)).astype(np.int32)

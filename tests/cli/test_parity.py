@@ -17,7 +17,7 @@ from mlxhog.cli import main
 from mlxhog.models.families import param_spec
 from mlxhog.models.ops.kernels import choose
 from mlxhog.models.registry import load_architecture
-from mlxhog.parity.sources import perturbed_init
+from mlxhog.parity.subject import perturbed_init
 from tests.backends import imprecise
 
 QUICK = ["--backends", "numpy,mlx:cpu", "--kernels", "auto", "--steps", "1"]

@@ -69,7 +69,7 @@ good.txt                          text is named by a flag: --data good.txt
 --set hiden_size=3                no field 'hiden_size'; did you mean 'hidden_size'?
 --set hidden_size                 'hidden_size' is not NAME=VALUE
 --set tie_word_embeddings=true --head-lr 2    head is its embedding (tied)
---data table.csv                  its columns are 'id', 'review'; name the key of the text: --text-k
+--data table.csv                  --text-key names the column of its text: 'id', 'review'
 --data wide.txt                   is not text: a zero byte at offset 1;
 --data binary.txt                 is not text: a zero byte at offset 0
 --data empty.txt                  has no text

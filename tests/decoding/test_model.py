@@ -98,17 +98,13 @@ def test_the_end_token_of_a_config_ends_the_answer(hf, as_list):
     assert said() == [*whole[: whole.index(end)], None]
 
 
-def test_a_directory_without_a_tokenizer_says_what_is_missing(hf, capsys):
+def test_a_tokenizer_that_is_missing_or_larger_than_the_model_is_refused(hf, capsys):
+    peers.transformers_model(vocab_size=50).save_pretrained(hf)
+    assert main(["generate", str(hf), "--prompt", "a"]) == 2
+    assert "copy the model's own tokenizer there" in capsys.readouterr().err
     (hf / "tokenizer.json").unlink()
     assert main(["generate", str(hf), "--prompt", "a"]) == 2
     assert "has no tokenizer.json, so no text can be read" in capsys.readouterr().err
-
-
-def test_a_tokenizer_larger_than_the_model_is_refused(hf, capsys):
-    model = peers.transformers_model(vocab_size=50)
-    model.save_pretrained(hf)
-    assert main(["generate", str(hf), "--prompt", "a"]) == 2
-    assert "copy the model's own tokenizer there" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("backend", ["torch:cpu", "mlx:cpu"])

@@ -16,7 +16,7 @@ def test_show_lists_layers_parameters_states_and_shapes(capsys):
     assert lines[0] == ["layers", "mlstm(h4)", "swiglu", "slstm(h4)"]
     assert ["0", "mlstm(h4)", "mixer", "83,848", "4,612", "no"] in lines
     assert ["2", "slstm(h4)", "mixer", "99,072", "512", "no"] in lines
-    assert "cell 4,228, conv 384" in out
+    assert "state cell 4,228, state conv 384" in " ".join(out.split())
     assert "recurrent.weight 4x128x32" in out
 
 

@@ -8,7 +8,7 @@ import pytest
 from mlxhog import _native
 from mlxhog.arena.arena import lost_update_rate
 from mlxhog.errors import ShapeError
-from mlxhog.optim import updates
+from mlxhog.optim import Target, updates
 from mlxhog.optim.gradients import Rows
 from tests.metal.shared import PROCESSES, TIMEOUT_S, run, shared
 from tests.optim.small import Slot
@@ -107,14 +107,11 @@ def test_a_row_outside_the_parameter_is_refused_unwritten(row):
 
 @pytest.mark.parametrize("mode", [LOSSLESS, RACY, CAS])
 def test_the_probe_counts_every_add_of_one_worker(mode):
-    class Place:
-        def __init__(self, segment):
-            self.flat, self.locks, self.mode = segment.floats, segment.locks(1), mode
-
     with shared(4096) as segment:
-        probe = segment.floats[-64:]
+        probe, locks = segment.floats[-64:], segment.locks(1)
+        where = Target(segment.floats, {}, locks, mode, {}, {}, frozenset())
         for _ in range(10):
-            updates.add_probe(Place(segment), probe)
+            where.probe(4096 - 64, 64, scattered=False)
         np.testing.assert_array_equal(probe, 10)
         assert not segment.floats[:-64].any()
         assert lost_update_rate(probe, 10) == 0

@@ -1,23 +1,38 @@
-"""A config says what can be built, and refuses the rest with a way out."""
+"""A configuration of either family says what can be built, and refuses the rest with a way out."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlxhog.errors import ConfigError
+from mlxhog.models import families
 from mlxhog.models.families import param_count, param_spec
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
+from mlxhog.models.xlstm_v1 import XLSTMV1Config
+from tests.models.golden import V1_MODELS, model_case, recorded_config
 from tests.pairs import each_of
 
-SIZES = {
+LARGE = {"vocab_size": 50304, "hidden_size": 768, "num_hidden_layers": 12, "num_heads": 4}
+V1 = {
     "vocab_size": 50304,
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_heads": 4,
+    "embedding_dim": 768,
+    "num_blocks": 24,
+    "mlstm_block": {},
+    "slstm_block": {},
 }
+FLAT = {"proj_factor": 0.01, "round_proj_up_dim_up": False}
 
 
-def make(**changes):
-    return XLSTMLargeConfig(**(SIZES | changes))
+def large(**changes):
+    return XLSTMLargeConfig.from_dict(LARGE | changes, strict=True)
+
+
+def v1(**changes):
+    return XLSTMV1Config.from_dict(V1 | changes, strict=True)
+
+
+# -- sizes -----------------------------------------------------------------------------------------
 
 
 @each_of(
@@ -29,10 +44,13 @@ def make(**changes):
     ],
 )
 def test_parameter_counts_are_those_of_the_published_models(changes, count):
-    assert param_count(make(**changes)) == count
+    assert param_count(large(**changes)) == count
 
 
-@each_of(("name", "count"), [("160m", 162_303_840), ("1.3b", 1_420_839_104), ("7b", 6_865_424_896)])
+@each_of(
+    ("name", "count"),
+    [("125m", 163_806_144), ("160m", 162_303_840), ("1.3b", 1_420_839_104), ("7b", 6_865_424_896)],
+)
 def test_a_published_architecture_has_the_published_number_of_parameters(name, count):
     assert param_count(load_architecture(name)) == count
 
@@ -43,44 +61,180 @@ def test_a_published_architecture_has_the_published_number_of_parameters(name, c
     + [(640, 1728), (768, 2048), (1024, 2752), (2048, 5504), (4096, 10944)],
 )
 def test_the_feed_forward_width_rounds_as_in_the_published_models(d, width):
-    assert make(hidden_size=d).ffn_dim == width
+    assert large(hidden_size=d).ffn_dim == width
 
 
-def test_matrices_decay_and_the_embedding_norms_and_biases_do_not():
-    spec = param_spec(make(num_hidden_layers=1, use_bias=True))
+def test_widths_of_v1_are_those_of_the_package():
+    def widths(cfg):
+        (mlstm,), (_, ffn) = cfg.layout.blocks[0], cfg.layout.blocks[1]
+        return mlstm.layer.inner, ffn.layer.inner
+
+    assert widths(v1(slstm_at=[1])) == (1536, 1024)
+    narrow = v1(
+        embedding_dim=100,
+        slstm_at=[1],
+        mlstm_block={"mlstm": {"proj_factor": 1.5, "round_proj_up_to_multiple_of": 16}},
+        slstm_block={
+            "slstm": {"num_heads": 5},
+            "feedforward": {"round_proj_up_dim_up": False, "proj_factor": 2.0},
+        },
+    )
+    assert widths(narrow) == (160, 192)
+
+
+# -- weight decay and biases -----------------------------------------------------------------------
+
+
+def test_matrices_of_large_decay_and_the_embedding_norms_and_biases_do_not():
+    spec = param_spec(large(num_hidden_layers=1, use_bias=True))
     for name, parameter in spec.items():
         matrix = len(parameter.shape) == 2 and name != "backbone.embeddings.weight"
         assert parameter.decay == matrix, name
-    assert spec["backbone.embeddings.weight"].kind == "rows"
-    assert {p.kind for name, p in spec.items() if "embeddings" not in name} == {"dense"}
+        assert parameter.kind == ("rows" if "embeddings" in name else "dense")
     assert spec["lm_head.weight"].size == 50304 * 768
 
 
+@each_of("decays", [False, True])
+@each_of("tie_weights", [False, True])
+def test_weight_decay_of_v1_follows_the_groups_of_the_package(decays, tie_weights):
+    more = {"tie_weights": tie_weights, "weight_decay_on_embedding": decays}
+    cfg = v1(slstm_at=[1], bias=True, **more)
+    for name, spec in param_spec(cfg).items():
+        expected, kind = "weight" in name and "norm" not in name, "dense"
+        if name == "token_embedding.weight":
+            expected, kind = decays, "dense" if tie_weights else "rows"
+        assert (spec.decay, spec.kind) == (expected, kind), name
+    assert ("lm_head.weight" in param_spec(cfg)) == (not tie_weights)
+
+
 def test_bias_adds_one_to_every_map_and_norm_but_the_last():
-    extra = set(param_spec(make(num_hidden_layers=1, use_bias=True))) - set(
-        param_spec(make(num_hidden_layers=1))
+    with_bias, without = (
+        set(param_spec(large(num_hidden_layers=1, use_bias=use))) for use in (True, False)
     )
-    block = "backbone.blocks.0."
     linears = "mlstm_layer.q mlstm_layer.k mlstm_layer.v mlstm_layer.ogate_preact "
     linears += "mlstm_layer.out_proj ffn.proj_up_gate ffn.proj_up ffn.proj_down"
     norms = "norm_mlstm norm_ffn mlstm_layer.multihead_norm"
-    assert extra == {f"{block}{name}.bias" for name in f"{linears} {norms}".split()}
+    names = f"{linears} {norms}".split()
+    assert with_bias - without == {f"backbone.blocks.0.{name}.bias" for name in names}
 
 
-def test_sizes_that_do_not_divide_are_refused_by_name():
-    with pytest.raises(
-        ConfigError,
-        match=r"hidden_size 770 \* qk_dim_factor 0.5 = 385 does not divide into num_heads 4; "
-        "change one of the three",
-    ):
-        make(hidden_size=770)
-    with pytest.raises(ConfigError, match=r"96 \* v_dim_factor 0.75 = 72 does not divide"):
-        make(hidden_size=96, num_heads=32, qk_dim_factor=1.0, v_dim_factor=0.75)
+# -- reading and writing ---------------------------------------------------------------------------
+
+
+def test_both_spellings_of_a_size_are_read():
+    theirs = {"vocab_size": 50304, "embedding_dim": 768, "num_blocks": 12, "num_heads": 4}
+    assert XLSTMLargeConfig.from_dict(theirs) == large()
+    assert XLSTMLargeConfig.from_dict(LARGE | theirs) == large()
+    with pytest.raises(ConfigError, match="hidden_size is 768 .* embedding_dim is 512"):
+        large(embedding_dim=512)
+    with pytest.raises(ConfigError, match="embedding_dim is 768 .* hidden_size is 512"):
+        XLSTMLargeConfig.from_dict(theirs | {"hidden_size": 512})
+
+
+@each_of(
+    ("kind", "data", "place"),
+    [
+        (XLSTMLargeConfig, LARGE | {"eps": 1e-5, "later": {"0": "a"}}, ()),
+        (XLSTMV1Config, V1 | {"later": 1, "slstm_block": {"slstm": {}}}, ()),
+        (XLSTMV1Config, V1 | {"slstm_block": {"slstm": {"later": 2}}}, ("slstm_block", "slstm")),
+    ],
+)
+def test_a_config_survives_being_written_and_read_with_fields_it_does_not_know(kind, data, place):
+    cfg = kind.from_dict(data)
+    written = cfg.to_dict()
+    assert families.read(written) == cfg
+    assert families.read(written).to_dict() == written
+    for section in place:
+        data, written = data[section], written[section]
+    assert written["later"] == data["later"]
+
+
+@each_of("name", V1_MODELS)
+def test_a_config_of_the_package_is_read_with_the_results_it_stores(name):
+    cfg = model_case(name).cfg
+    recorded = recorded_config(name)
+    assert list(cfg.slstm_at) == recorded["slstm_at"]
+    assert XLSTMV1Config.from_dict(recorded, strict=True) == cfg
+    if cfg.mlstm_block is not None:
+        parts = cfg.layout.parts()
+        mlstm = next(part.layer for part in parts if part.layer.name == "mlstm-v1")
+        assert mlstm.inner == recorded["mlstm_block"]["mlstm"]["_inner_embedding_dim"]
+    again = families.read(cfg.to_dict())
+    assert again == cfg
+    assert again.to_dict() == cfg.to_dict()
+
+
+def test_without_mlstm_blocks_all_blocks_are_slstm_and_absent_parts_have_defaults():
+    data = {name: value for name, value in V1.items() if name != "mlstm_block"}
+    cfg = XLSTMV1Config.from_dict(data)
+    assert cfg.slstm_at == tuple(range(24))
+    assert cfg.slstm_block.feedforward is not None
+    without = XLSTMV1Config.from_dict(data | {"slstm_block": {"feedforward": None}})
+    assert without.slstm_block.feedforward is None
+    assert v1(slstm_at=[20, 3]).slstm_at == (3, 20)
+    assert v1(slstm_block={"slstm": {"num_heads": 5}}).slstm_at == ()  # blocks that are not used
+
+
+def test_numbers_that_yaml_reads_as_text_are_numbers():
+    cfg = large(eps="1e-5", num_heads="8")
+    assert (cfg.eps, cfg.num_heads) == (1e-5, 8)
+    cfg = v1(dropout="1e-1", mlstm_block={"mlstm": {"proj_factor": "2e0", "num_heads": "8"}})
+    inside = cfg.mlstm_block.mlstm
+    assert (cfg.dropout, inside.proj_factor, inside.num_heads) == (0.1, 2.0, 8)
+
+
+def test_blocks_alone_tell_the_family():
+    assert families.read(V1) == v1()
+    assert families.read(v1().to_dict()) == v1()
+
+
+def test_transformers_reads_what_is_written():
+    import transformers
+
+    cfg = large(num_hidden_layers=2, chunk_size=32, output_logit_soft_cap=20.0)
+    theirs = transformers.xLSTMConfig(**cfg.to_dict())
+    assert theirs.hidden_size == theirs.embedding_dim == 768
+    assert theirs.num_hidden_layers == theirs.num_blocks == 2
+    assert (theirs.chunk_size, theirs.output_logit_soft_cap) == (32, 20.0)
+    assert theirs.autocast_kernel_dtype == "float32"
+
+
+@each_of(
+    "changes",
+    [
+        {"slstm_at": [1], "num_blocks": 2, "bias": True},
+        {"slstm_at": "all", "num_blocks": 1, "mlstm_block": None, "tie_weights": True},
+        {"num_blocks": 1, "slstm_block": None, "dropout": 0.1, "add_embedding_dropout": True},
+    ],
+)
+def test_the_package_builds_the_same_model_from_what_is_written(changes):
+    import xlstm
+
+    cfg = v1(vocab_size=50, embedding_dim=32, context_length=8, chunk_size=4, **changes)
+    fields = cfg.to_package()
+    if fields["mlstm_block"] is not None:
+        layer = xlstm.mLSTMLayerConfig(**fields["mlstm_block"]["mlstm"])
+        fields["mlstm_block"] = xlstm.mLSTMBlockConfig(mlstm=layer)
+    if fields["slstm_block"] is not None:
+        fields["slstm_block"] = xlstm.sLSTMBlockConfig(
+            slstm=xlstm.sLSTMLayerConfig(**fields["slstm_block"]["slstm"]),
+            feedforward=xlstm.FeedForwardConfig(**fields["slstm_block"]["feedforward"]),
+        )
+    model = xlstm.xLSTMLMModel(xlstm.xLSTMLMModelConfig(**fields))
+    theirs = {name: tuple(value.shape) for name, value in model.named_parameters()}
+    assert {name: spec.shape for name, spec in param_spec(cfg).items()} == theirs
+    decays, _ = model.get_weight_decay_optim_group_param_names()
+    assert {name for name, spec in param_spec(cfg).items() if spec.decay} == set(decays)
+
+
+# -- refusals --------------------------------------------------------------------------------------
 
 
 @each_of(
     ("changes", "message"),
     [
+        ({"hidden_size": 770}, r"770 \* qk_dim_factor 0.5 = 385 does not divide into num_heads 4;"),
+        ({"hidden_size": 96, "num_heads": 32, "qk_dim_factor": 1, "v_dim_factor": 0.75}, "= 72"),
         ({"num_heads": 0}, "num_heads is 0; set it to a finite number above 0"),
         ({"vocab_size": -1}, "vocab_size is -1"),
         ({"norm_eps": 0.0}, "norm_eps is 0.0"),
@@ -90,70 +244,129 @@ def test_sizes_that_do_not_divide_are_refused_by_name():
             {"reset_at_document_boundaries": True, "bos_token_id": 50304},
             "bos_token_id is 50304 of 50304 ids",
         ),
-    ],
-)
-def test_what_cannot_be_built_is_refused_by_name(changes, message):
-    with pytest.raises(ConfigError, match=message):
-        make(**changes)
-
-
-def test_both_spellings_of_a_size_are_read():
-    ours = XLSTMLargeConfig.from_dict(SIZES)
-    theirs = {"vocab_size": 50304, "embedding_dim": 768, "num_blocks": 12, "num_heads": 4}
-    assert XLSTMLargeConfig.from_dict(theirs) == ours
-    assert XLSTMLargeConfig.from_dict(SIZES | theirs) == ours
-    with pytest.raises(ConfigError, match="hidden_size is 768 .* embedding_dim is 512"):
-        XLSTMLargeConfig.from_dict(SIZES | {"embedding_dim": 512})
-    with pytest.raises(ConfigError, match="embedding_dim is 768 .* hidden_size is 512"):
-        XLSTMLargeConfig.from_dict(theirs | {"hidden_size": 512})
-
-
-def test_a_config_survives_being_written_and_read_with_fields_it_does_not_know():
-    cfg = XLSTMLargeConfig.from_dict(SIZES | {"eps": 1e-5, "id2label": {"0": "a"}})
-    again = XLSTMLargeConfig.from_dict(cfg.to_dict())
-    assert again == cfg
-    assert again.to_dict() == cfg.to_dict()
-    assert cfg.to_dict()["id2label"] == {"0": "a"}
-
-
-def test_transformers_reads_what_is_written():
-    import transformers
-
-    cfg = make(num_hidden_layers=2, chunk_size=32, output_logit_soft_cap=20.0)
-    theirs = transformers.xLSTMConfig(**cfg.to_dict())
-    assert theirs.hidden_size == theirs.embedding_dim == 768
-    assert theirs.num_hidden_layers == theirs.num_blocks == 2
-    assert (theirs.chunk_size, theirs.output_logit_soft_cap) == (32, 20.0)
-    assert theirs.autocast_kernel_dtype == "float32"
-
-
-@each_of(
-    ("changes", "message"),
-    [
         ({"hidden_size": "wide"}, "hidden_size is 'wide' of type str; give it as int"),
         ({"num_heads": 2.5}, "num_heads is 2.5 of type float; give it as int"),
         ({"use_bias": 1}, "use_bias is 1 of type int; give it as bool"),
         ({"num_heads": True}, "num_heads is True of type bool; give it as int"),
         ({"eps": [1]}, "eps is .1. of type list; give it as float"),
-        ({"model_type": "llama"}, "model_type is 'llama', and only 'xlstm'"),
+        ({"model_type": "llama"}, "model_type is 'llama', and this family is 'xlstm'"),
         ({"num_heads": None}, "the architecture lacks num_heads; add it"),
         ({"output_logit_soft_cap": None}, "output_logit_soft_cap is null, no bound"),
+        ({"weight_mode": "split"}, "weight_mode is 'split'; choose one of single, fused"),
+        ({"gate_softcap": 15.0}, "unknown .* 'gate_softcap'; did you mean 'gate_soft_cap'"),
     ],
 )
-def test_a_value_of_the_wrong_type_is_refused_by_name(changes, message):
+def test_a_large_model_that_cannot_be_built_is_refused_by_name(changes, message):
     with pytest.raises(ConfigError, match=message):
-        XLSTMLargeConfig.from_dict(SIZES | changes)
+        large(**changes)
 
 
-def test_numbers_that_yaml_reads_as_text_are_numbers():
-    cfg = XLSTMLargeConfig.from_dict(SIZES | {"eps": "1e-5", "num_heads": "8"})
-    assert (cfg.eps, cfg.num_heads) == (1e-5, 8)
+def in_mlstm(**fields):
+    return {"mlstm_block": {"mlstm": fields}}
 
 
-def test_a_misspelt_field_is_answered_with_its_neighbour_where_fields_are_written_by_hand():
-    data = SIZES | {"gate_softcap": 15.0}
-    with pytest.raises(
-        ConfigError, match="unknown .* 'gate_softcap'; did you mean 'gate_soft_cap'"
-    ):
-        XLSTMLargeConfig.from_dict(data, strict=True)
-    assert XLSTMLargeConfig.from_dict(data).extra == {"gate_softcap": 15.0}
+def in_slstm(**fields):
+    return {"slstm_at": [0], "slstm_block": {"slstm": fields}}
+
+
+def in_ffn(**fields):
+    return {"slstm_at": [0], "slstm_block": {"feedforward": fields}}
+
+
+@each_of(
+    ("changes", "message"),
+    [
+        ({"slstm_at": [24]}, "slstm_at names block 24, and the model has blocks 0 to 23; count"),
+        ({"slstm_at": [-1]}, "slstm_at names block -1, and the model has blocks 0 to 23"),
+        ({"slstm_at": [1, 1]}, "slstm_at is .1, 1.; name every block once"),
+        ({"slstm_at": "some"}, "slstm_at is 'some'; give it a list such as .1., or 'all'"),
+        ({"slstm_at": [1.5]}, "slstm_at is 1.5 of type float; give it as int"),
+        ({"slstm_at": [1], "slstm_block": None}, "there is no slstm_block; add slstm_block"),
+        ({"slstm_at": [1], "mlstm_block": None}, "there is no mlstm_block; add mlstm_block"),
+        ({"slstm_block": None, "mlstm_block": None}, "there is no slstm_block; add slstm_block"),
+        ({"mlstm_block": 3}, "mlstm_block is 3; give it fields such as mlstm"),
+        ({"mlstm_block": {"mlstm": None}}, "mlstm_block.mlstm is null; leave mlstm_block out"),
+        ({"mlstm_block": {"mlstm": []}}, "mlstm_block.mlstm is ..; give it fields"),
+        ({"mlstm_block": {"slstm": {}}}, "'mlstm_block.slstm'; did you mean 'mlstm_block.mlstm'"),
+        (in_mlstm(num_head=4), "num_head'; did you mean 'mlstm_block.mlstm.num_heads'"),
+        ({"embeding_dim": 4}, "'embeding_dim'; did you mean 'embedding_dim'"),
+        ({"vocab_size": None}, "the architecture lacks vocab_size; add it"),
+        ({"num_blocks": 0}, "num_hidden_layers is 0; set it to a finite number above 0"),
+        ({"num_blocks": 10**9, "slstm_at": "all"}, "is 1000000000; set it to 4096 at most"),
+        ({"mlstm_block": {"mlstm": {True: 2}}}, "mlstm_block.mlstm has the field True, which is"),
+        ({"bias": 1}, "bias is 1 of type int; give it as bool"),
+        ({"dropout": 1.0}, "dropout is 1.0; set it to 0 for none, or to a number below 1"),
+        ({"model_type": "xlstm"}, "model_type is 'xlstm', and this family is 'xlstm_v1'"),
+        (in_mlstm(embedding_dim=64), "embedding_dim is 64 and hidden_size of the model 768; rem"),
+        (in_mlstm(bias=True), "mlstm_block.mlstm.bias is True and bias of the model False; remove"),
+        (in_slstm(hidden_size=5), "slstm_block.slstm.hidden_size is 5 and hidden_size of"),
+        (in_mlstm(conv1d_kernel_size=1), "mlstm_block: conv is 1; set it to 2 or more"),
+        (in_slstm(conv1d_kernel_size=1), "slstm_block: conv is 1; give 2 taps or more, or 0"),
+        (in_slstm(bias_init="powerlaw"), "bias_init is 'powerlaw'; choose one of powerlaw_block"),
+        (in_ffn(act_fn="tanh"), "slstm_block.feedforward.act_fn is 'tanh'; choose one of gelu"),
+        (in_slstm(gradient_recurrent_cut=True), "cut is True, and only False is supported; rem"),
+        (in_slstm(function="lstm"), "function is 'lstm', and only 'slstm'"),
+        (in_mlstm(num_heads=5), "mlstm_block: heads is 5, and the inner width is 1536; choose"),
+        (in_mlstm(qkv_proj_blocksize=5), "does not divide into blocks of qkv_block 5; set that"),
+        (in_mlstm(**FLAT), "rounded to 0, is no width; set round_proj_up_dim_up to true"),
+        (in_slstm(num_heads=5), "slstm_block: heads is 5, and the width is 768; choose one of 1"),
+        (in_ffn(**FLAT), "rounded to 0, is no width; set round_proj_up_dim_up to true"),
+        ({"reset_at_document_boundaries": True}, "bos_token_id is not set"),
+    ],
+)
+def test_a_v1_model_that_cannot_be_built_is_refused_by_name(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        v1(**changes)
+
+
+@each_of("name", [[1], 3, "xlstm_v2"])
+def test_a_family_that_is_not_there_is_refused(name):
+    with pytest.raises(ConfigError, match="which is not a family of this package; "):
+        families.read(V1 | {"model_type": name})
+
+
+def test_a_field_without_a_name_is_refused():
+    with pytest.raises(ConfigError, match="the architecture has the field 1, which is not a name"):
+        families.read({**V1, 1: 2})
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 2**70) | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=3,
+)
+NAMES = {
+    "": "vocab_size embedding_dim num_blocks slstm_at mlstm_block slstm_block dropout tie_weights "
+    "bos_token_id chunk_size context_length model_type",
+    "mlstm_block": "mlstm",
+    "mlstm_block mlstm": "num_heads proj_factor conv1d_kernel_size qkv_proj_blocksize bias "
+    "round_proj_up_to_multiple_of",
+    "slstm_block": "slstm feedforward",
+    "slstm_block slstm": "num_heads bias_init initial_val group_norm_weight backend",
+    "slstm_block feedforward": "proj_factor act_fn dropout",
+}
+PLACES = [(where.split(), name) for where, names in NAMES.items() for name in names.split()]
+
+
+@pytest.mark.slow
+@given(place=st.sampled_from(PLACES), value=VALUES)
+def test_a_field_of_any_value_is_read_or_refused_with_a_way_out(place, value):
+    sections, field = place
+    data = {
+        "vocab_size": 32,
+        "embedding_dim": 16,
+        "num_blocks": 2,
+        "slstm_at": [1],
+        "mlstm_block": {"mlstm": {}},
+        "slstm_block": {"slstm": {}, "feedforward": {}},
+    }
+    inner = data
+    for name in sections:
+        inner = inner[name]
+    inner[field] = value
+    try:
+        cfg = families.read(data)
+    except ConfigError as error:
+        assert ";" in str(error)  # noqa: PT017
+    else:
+        assert families.read(cfg.to_dict()) == cfg

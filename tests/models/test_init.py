@@ -31,46 +31,32 @@ V1 = XLSTMV1Config.from_dict(
     strict=True,
 )
 MLSTM, SLSTM = (f"xlstm_block_stack.blocks.{layer}" for layer in (0, 1))
+LAYER = "backbone.blocks.1"
 NORMALS = {
-    "backbone.embeddings.weight": SMALL,
-    "lm_head.weight": SMALL,
-    "backbone.blocks.1.mlstm_layer.q.weight": SMALL,
-    "backbone.blocks.1.mlstm_layer.k.weight": SMALL,
-    "backbone.blocks.1.mlstm_layer.v.weight": SMALL,
-    "backbone.blocks.1.ffn.proj_up_gate.weight": SMALL,
-    "backbone.blocks.1.ffn.proj_up.weight": SMALL,
-    "backbone.blocks.1.mlstm_layer.out_proj.weight": WANG,
-    "backbone.blocks.1.ffn.proj_down.weight": WANG,
-    "token_embedding.weight": SMALL,
-    f"{MLSTM}.xlstm.proj_up.weight": SMALL,
-    f"{MLSTM}.xlstm.q_proj.weight": SMALL,
-    f"{MLSTM}.xlstm.k_proj.weight": SMALL,
-    f"{MLSTM}.xlstm.v_proj.weight": SMALL,
-    f"{MLSTM}.xlstm.proj_down.weight": WANG,
-    f"{SLSTM}.xlstm.igate.weight": SMALL,
-    f"{SLSTM}.xlstm.fgate.weight": SMALL,
-    f"{SLSTM}.xlstm.zgate.weight": SMALL,
-    f"{SLSTM}.xlstm.ogate.weight": SMALL,
-    f"{SLSTM}.ffn.proj_up.weight": SMALL,
-    f"{SLSTM}.ffn.proj_down.weight": WANG,
-}
+    f"{name}.weight": std
+    for std, names in (
+        (SMALL, f"backbone.embeddings lm_head {LAYER}.mlstm_layer.q {LAYER}.mlstm_layer.k "
+                f"{LAYER}.mlstm_layer.v {LAYER}.ffn.proj_up_gate {LAYER}.ffn.proj_up "
+                f"token_embedding {MLSTM}.xlstm.proj_up {MLSTM}.xlstm.q_proj {MLSTM}.xlstm.k_proj "
+                f"{MLSTM}.xlstm.v_proj {SLSTM}.xlstm.igate {SLSTM}.xlstm.fgate {SLSTM}.xlstm.zgate "
+                f"{SLSTM}.xlstm.ogate {SLSTM}.ffn.proj_up"),
+        (WANG, f"{LAYER}.mlstm_layer.out_proj {LAYER}.ffn.proj_down {MLSTM}.xlstm.proj_down "
+               f"{SLSTM}.ffn.proj_down"),
+    )
+    for name in names.split()
+}  # fmt: skip
 UNIFORMS = {
     f"{MLSTM}.xlstm.conv1d.conv.weight": 0.5,
     f"{MLSTM}.xlstm.conv1d.conv.bias": 0.5,
     f"{SLSTM}.xlstm.conv1d.conv.weight": 0.5,
     f"{SLSTM}.xlstm.slstm_cell._recurrent_kernel_": 1 / math.sqrt(D),
 }
-ZEROS = [
-    f"{MLSTM}.xlstm_norm.weight",
-    f"{MLSTM}.xlstm.proj_up.bias",
-    f"{MLSTM}.xlstm.q_proj.bias",
-    f"{MLSTM}.xlstm.mlstm_cell.igate.weight",
-    f"{MLSTM}.xlstm.mlstm_cell.fgate.weight",
-    f"{MLSTM}.xlstm.mlstm_cell.outnorm.weight",
-    f"{SLSTM}.xlstm.group_norm.weight",
-    f"{SLSTM}.ffn_norm.weight",
-    "xlstm_block_stack.post_blocks_norm.weight",
-]
+ZEROS = (
+    f"{MLSTM}.xlstm_norm.weight {MLSTM}.xlstm.proj_up.bias {MLSTM}.xlstm.q_proj.bias "
+    f"{MLSTM}.xlstm.mlstm_cell.igate.weight {MLSTM}.xlstm.mlstm_cell.fgate.weight "
+    f"{MLSTM}.xlstm.mlstm_cell.outnorm.weight {SLSTM}.xlstm.group_norm.weight "
+    f"{SLSTM}.ffn_norm.weight xlstm_block_stack.post_blocks_norm.weight"
+).split()
 VALUES = init_params(V1, seed=0) | init_params(LARGE, seed=0)
 
 

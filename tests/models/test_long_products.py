@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mlxhog.backends import precision
 from mlxhog.backends.autodiff import TorchArrays
 from mlxhog.backends.gpu_share import GPUShare, most_sequences, token_note
-from mlxhog.backends.precision import compared, computes_long_products
+from mlxhog.backends.precision import computes_long_products
 from mlxhog.backends.torch import TorchBackend
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError, EnvironmentLacks
@@ -121,7 +121,6 @@ def test_the_probe_notices_a_device_that_adds_long_sums_wrong():
     dict(precision.exact())  # by the CPU
     with OnFaultyMPS():
         assert not computes_long_products(arrays, ops)
-        assert "products" in compared(arrays, ops).bad
 
 
 @pytest.mark.usefixtures("on_mps")
@@ -129,7 +128,6 @@ def test_the_probe_passes_where_products_are_split():
     arrays, ops = TorchArrays("cpu", 1), choose("torch", "reference", "cpu")
     with OnFaultyMPS():
         assert computes_long_products(arrays, ops)
-        assert compared(arrays, ops).bad == []
     with OnFaultyMPS(longest=20_000):
         assert not computes_long_products(arrays, ops)
 

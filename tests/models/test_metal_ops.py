@@ -8,28 +8,22 @@ from mlxhog.errors import ShapeError
 from mlxhog.metal.engine_mlx import MLXEngine
 from mlxhog.metal.engine_torch import MPSEngine
 from mlxhog.metal.registry import KERNELS
-from mlxhog.models.families import param_spec
 from mlxhog.models.ops.kernels import choose
 from mlxhog.models.ops.metal import ops_mlx as metal_mlx
 from mlxhog.models.ops.metal import ops_torch as metal_torch
 from mlxhog.models.ops.operators import Ops
-from mlxhog.models.registry import load_architecture
 from tests.metal.fake_gpu import FakeMLX, FakeMPS
-from tests.models.sample import batch, cell_inputs, perturbed_params, slstm_inputs
+from tests.models.sample import cell_inputs, slstm_inputs
 from tests.models.twins import Twin
 from tests.tolerances import (
     GRADIENT_ANY_F32,
-    LOSS_F32,
     OP_GRADIENT_F32,
     SLSTM_GRADIENT_F32,
     assert_close,
 )
 
-EMULATED = {
-    "torch": Twin("torch", "metal-emulated"),
-    "mlx": Twin("mlx", "metal-emulated"),
-}
-REFERENCE = {"torch": Twin("torch", "reference"), "mlx": Twin("mlx", "reference")}
+EMULATED = {name: Twin(name, "metal-emulated") for name in ("torch", "mlx")}
+REFERENCE = {name: Twin(name, "reference") for name in EMULATED}
 frameworks = pytest.mark.parametrize("framework", EMULATED)
 
 
@@ -39,33 +33,6 @@ def test_every_op_without_a_kernel_is_the_plain_one(framework):
     names = [name for name in vars(Ops) if not name.startswith("_")]
     own = {name for name in names if getattr(metal, name) is not getattr(plain, name)}
     assert own == {"causal_conv", "mlstm_cell", "slstm_cell"}
-
-
-@pytest.mark.slow
-@frameworks
-def test_the_tiny_model_has_the_loss_and_every_gradient_of_the_reference(framework):
-    cfg = load_architecture("tiny")
-    params = perturbed_params(cfg, seed=0)
-    tokens, labels = batch(cfg, 2, 13, seed=0)
-    loss, grads = EMULATED[framework].loss_and_grads(cfg, params, tokens, labels)
-    expected_loss, expected = REFERENCE[framework].loss_and_grads(cfg, params, tokens, labels)
-    assert_close(loss, expected_loss, LOSS_F32)
-    for name in param_spec(cfg):
-        assert_close(grads[name], expected[name], GRADIENT_ANY_F32, label=name)
-
-
-@frameworks
-def test_a_training_step_runs_all_seven_kernels(framework):
-    inputs = cell_inputs(1, 5, 1, 3, 4, seed=3)
-    EMULATED[framework].op_grads(
-        lambda ops, p: ops.mlstm_cell(*p.values(), chunk_size=4, eps=1e-6)[0].sum(), inputs
-    )
-    engine = choose(framework, "metal-emulated", "cpu").form.engine
-    assert engine.emulated
-    assert {kernel for _, kernel, _ in engine.ran if kernel.startswith("mlstm_")} == {
-        *("mlstm_gates", "mlstm_states", "mlstm_out"),
-        *(f"mlstm_bwd_{part}" for part in ("pre", "states", "scores", "out")),
-    }
 
 
 # -- as on an Apple GPU, whose Metal is stood in for -----------------------------------------------
@@ -98,96 +65,67 @@ def lazy_kernels(monkeypatch):
     return Ops(metal_mlx.MetalForm(MLXEngine())), launched
 
 
-@frameworks
-def test_on_a_gpu_the_engine_gets_the_arrays_of_the_framework_itself(framework, monkeypatch):
-    inputs = cell_inputs(2, 11, 3, 4, 6, seed=4)
-    ops, launches = kernels_of_a_gpu(framework, monkeypatch)
-
-    def scalar(ops, p):
-        h, (C, _, _) = ops.mlstm_cell(*p.values(), chunk_size=4, eps=1e-6)
-        return (h**2).sum() + C.sum()
-
-    expected = REFERENCE[framework].op_grads(scalar, inputs)
-    result = EMULATED[framework].op_grads(lambda _, p: scalar(ops, p), inputs)
-    assert len(launches) == 7
-    for name in inputs:
-        assert_close(result[name], expected[name], GRADIENT_ANY_F32, label=name)
-
-
-@frameworks
-def test_on_a_gpu_the_convolution_runs_its_five_kernels_on_the_arrays_of_the_framework(
-    framework, monkeypatch
-):
+def conv_inputs():
     rng = np.random.default_rng(0)
     shapes = {"x": (2, 9, 6), "w": (6, 1, 4), "b": (6,), "state": (2, 3, 6)}
-    inputs = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
-    starts = rng.random((2, 9)) < 0.3
-    ops, launches = kernels_of_a_gpu(framework, monkeypatch)
-
-    def scalar(ops, p):
-        flags = EMULATED[framework].array(starts)
-        y, last = ops.causal_conv(**p, starts=flags, silu=True)
-        return (y**2).sum() + (last**3).sum()
-
-    expected = REFERENCE[framework].op_grads(scalar, inputs)
-    result = EMULATED[framework].op_grads(lambda _, p: scalar(ops, p), inputs)
-    assert len(launches) == 5
-    for name in inputs:
-        assert_close(result[name], expected[name], OP_GRADIENT_F32, label=name)
+    return {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
 
 
-@pytest.mark.slow
-def test_under_mlx_the_cell_and_its_gradient_are_traced_without_evaluating(monkeypatch):
-    ops, launched = lazy_kernels(monkeypatch)
+STARTS = np.array([[0, 0, 1, 0, 0, 0, 0, 1, 0], [1, 0, 0, 0, 0, 1, 0, 0, 0]], bool)
+CELLS = {  # inputs, call, number of launches, tolerance of the gradients
+    "mlstm": (
+        cell_inputs(2, 11, 3, 4, 6, seed=4),
+        lambda ops, p, starts: ops.mlstm_cell(*p.values(), chunk_size=4, eps=1e-6),
+        7,
+        GRADIENT_ANY_F32,
+    ),
+    "slstm": (
+        slstm_inputs(2, 9, 3, 4),
+        lambda ops, p, starts: ops.slstm_cell(*p.values(), starts=starts),
+        2,
+        SLSTM_GRADIENT_F32,
+    ),
+    "conv": (
+        conv_inputs(),
+        lambda ops, p, starts: ops.causal_conv(**p, starts=starts, silu=True),
+        5,
+        OP_GRADIENT_F32,
+    ),
+}
 
-    def loss(*sequence):
-        h, (C, _, _) = ops.mlstm_cell(*sequence, chunk_size=4, eps=1e-6)
-        return h.sum() + C.sum()
 
-    # mx.compile calls the function once with placeholders, which nothing can evaluate.
-    gradient = mx.compile(mx.grad(loss, argnums=(0, 1, 2, 3, 4)))
-    inputs = [mx.array(x) for x in cell_inputs(1, 6, 2, 3, 4, seed=5).values()]
-    for _ in range(2):
-        mx.eval(gradient(*inputs))
-    assert len(launched) == 7
-
-
-# -- the sLSTM cell: what comes on top of being the cell (test_operators.py) ----------------------
+def total(h, last):
+    """A loss of the output and of the first part of the state."""
+    return (h**2).sum() + ((last[0] if isinstance(last, tuple) else last) ** 3).sum()
 
 
 @frameworks
-def test_on_a_gpu_the_slstm_cell_gives_the_engine_the_arrays_of_the_framework_itself(
-    framework, monkeypatch
-):
-    inputs, twin = slstm_inputs(2, 7, 3, 4), REFERENCE[framework]
-    ops, launches = kernels_of_a_gpu(framework, monkeypatch)
-    starts = twin.array(np.array([[0, 0, 1, 0, 0, 0, 0], [1, 0, 0, 0, 0, 1, 0]], bool))
-
-    def scalar(ops, p):
-        h, (h_last, c, _, _) = ops.slstm_cell(*p.values(), starts=starts)
-        return (h**2).sum() + (h_last**3).sum() + c.sum()
-
-    expected = twin.op_grads(scalar, inputs)
-    result = twin.op_grads(lambda _, p: scalar(ops, p), inputs)
-    assert len(launches) == 2
+@pytest.mark.parametrize("cell", CELLS)
+def test_on_a_gpu_the_engine_gets_the_arrays_of_the_framework_itself(framework, cell, monkeypatch):
+    inputs, call, count, tolerance = CELLS[cell]
+    twin, (ops, launches) = REFERENCE[framework], kernels_of_a_gpu(framework, monkeypatch)
+    starts = twin.array(STARTS)
+    expected = twin.op_grads(lambda plain, p: total(*call(plain, p, starts)), inputs)
+    result = twin.op_grads(lambda _, p: total(*call(ops, p, starts)), inputs)
+    assert len(launches) == count
     for name in inputs:
-        assert_close(result[name], expected[name], SLSTM_GRADIENT_F32, label=name)
+        assert_close(result[name], expected[name], tolerance, label=name)
 
 
 @pytest.mark.slow
-def test_under_mlx_the_slstm_cell_and_its_gradient_are_traced_without_evaluating(monkeypatch):
+@pytest.mark.parametrize("cell", ["mlstm", "slstm"])
+def test_under_mlx_a_cell_and_its_gradient_are_traced_without_evaluating(cell, monkeypatch):
+    inputs, call, count, _ = CELLS[cell]
     ops, launched = lazy_kernels(monkeypatch)
 
-    def loss(*inputs):
-        h, (_, c, _, _) = ops.slstm_cell(*inputs)
-        return h.sum() + c.sum()
+    def loss(*values):
+        return total(*call(ops, dict(zip(inputs, values, strict=True)), None))
 
     # mx.compile calls the function once with placeholders, which nothing can evaluate.
-    gradient = mx.compile(mx.grad(loss, argnums=tuple(range(6))))
-    inputs = [mx.array(x) for x in slstm_inputs(1, 6, 2, 3).values()]
+    gradient = mx.compile(mx.grad(loss, argnums=tuple(range(len(inputs)))))
     for _ in range(2):
-        mx.eval(gradient(*inputs))
-    assert launched == ["mlxhog_slstm_forward_64", "mlxhog_slstm_backward_64"]
+        mx.eval(gradient(*map(mx.array, inputs.values())))
+    assert len(launched) == count
 
 
 @pytest.mark.slow

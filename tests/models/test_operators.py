@@ -9,7 +9,6 @@ from functools import partial
 
 import numpy as np
 import pytest
-import torch
 
 from mlxhog._native import ops as native
 from mlxhog.errors import ConfigError
@@ -19,7 +18,6 @@ from mlxhog.models.ops.reference.mlstm import MOST_CHUNKS
 from tests.models.operators import (
     DIAGONALS,
     METAL,
-    MLSTM,
     Case,
     attention,
     by_value,
@@ -347,18 +345,6 @@ def test_a_gradient_through_the_last_state_alone_needs_no_output(twin):
 
 
 @all_twins
-def test_a_convolution_without_a_state_begins_with_zeros(twin):
-    case = conv(2, 6, 8, 4)
-    state = np.zeros_like(case.inputs.pop("state"))
-    for one, other in zip(
-        twin.op("causal_conv", **case.inputs, state=state, silu=True),
-        twin.op("causal_conv", **case.inputs, silu=True),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(one, other)
-
-
-@all_twins
 def test_gates_that_are_shut_for_good_give_zeros_and_no_nan(twin):
     case = mlstm(7, state=False)
     case.inputs["i"] -= 200.0  # v1 has no cap on its gates
@@ -369,40 +355,6 @@ def test_gates_that_are_shut_for_good_give_zeros_and_no_nan(twin):
 
 
 # -- not finite, other types -----------------------------------------------------------------------
-
-
-@twins
-@each_of("case", SEQUENCES.values(), ids=SEQUENCES)
-def test_a_position_that_is_not_finite_changes_no_bit_before_it(twin, case):
-    twin = replace(twin, guarded=True)
-    expected, *_ = twin.results(case, case.inputs, case.fixed)
-    S = expected.shape[1]
-    at = S // 2
-    if case.op == "long_conv" and (twin.kernels == "reference" or S > native.LONG_CONV_DIRECT):
-        return  # by Fourier transforms, where every position depends on all by its rounding
-    for name in case.inputs.keys() - {"state", "root", "ridge", "f", "A"}:
-        x = case.inputs[name].copy()
-        x[0, at - S] = np.nan  # keys of a cache come before those of the queries
-        result, *_ = twin.results(case, case.inputs | {name: x}, case.fixed)
-        np.testing.assert_array_equal(result[0, :at], expected[0, :at], err_msg=name)
-        np.testing.assert_array_equal(result[1:], expected[1:], err_msg=name)
-
-
-@all_twins
-@each_of("name", MLSTM)
-@each_of("value", [np.nan, np.inf])
-def test_nor_one_in_the_mlstm_cell(twin, name, value):
-    case, twin = mlstm(33, state=False, chunk=16), replace(twin, guarded=True)
-    expected, *_ = twin.results(case, case.inputs, case.fixed)
-    for at in (5, 30):
-        bad = case.inputs | {name: case.inputs[name].copy()}
-        bad[name][0, at, 1] = value
-        h, C, *_ = twin.results(case, bad, case.fixed)
-        np.testing.assert_array_equal(h[0, :at], expected[0, :at])
-        np.testing.assert_array_equal(h[1], expected[1])
-        if name in "kv":
-            assert not np.isfinite(h[0, at:, 1]).all(-1).any()
-            assert not np.isfinite(C[0, 1]).all()
 
 
 @each_of("twin", HALF.values(), ids=HALF)
@@ -459,27 +411,3 @@ def test_maps_where_the_framework_multiplies_faster(twin, op, monkeypatch):
         name = "linears" if len(weight) == 2 else "block_diagonal"
         maps(name, draw(2, 5, 128 if name == "linears" else weight[0] * weight[2]), [weight],
              False).check(twin)  # fmt: skip
-
-
-@twins
-def test_a_regression_of_one_step_goes_along_the_query(twin):
-    inputs = dict(regression(2, 5, 2, 6).inputs)
-    q, ridge, state = inputs["q"].copy(), inputs["ridge"], inputs.pop("root")
-    q[:, 2] = 0
-    x, _ = twin.op("regression_cell", **inputs | {"q": q}, state=state, steps=1, chunk_size=8)
-    k, log_decay = inputs["k"], inputs["log_decay"]
-    image, _ = EXACT.op("recurrence", q, k, k, log_decay, state=state, chunk_size=8)
-    curvature = (q * (image + ridge * q)).sum(-1, keepdims=True)
-    step = (q * q).sum(-1, keepdims=True) / np.where(curvature > 0, curvature, 1)
-    assert_close(x, step * q, SEQUENCE_F32)
-
-
-def test_the_native_slstm_cell_takes_inputs_that_are_not_contiguous():
-    ops = Twin("torch", "native").ops
-    i, f, z, o, R, b = (torch.tensor(x) for x in slstm_inputs(2, 5, 2, 3).values())
-    strided = [torch.stack([x, x], -1)[..., 0].requires_grad_() for x in (i, f, z, o)]
-    assert not strided[0].is_contiguous()
-    h, _ = ops.slstm_cell(*strided, R, b)
-    np.testing.assert_array_equal(h.detach(), ops.slstm_cell(i, f, z, o, R, b)[0])
-    h.sum().backward()
-    assert all(x.grad is not None for x in strided)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mlxhog.models import lm, lm_float64
 from mlxhog.models.families import param_spec
-from mlxhog.models.forward_pass import Pass
+from mlxhog.models.mad.layer import Run
 from mlxhog.models.ops.kernels import MODULES, choose
 from mlxhog.models.ops.reference.ops_float64 import OPS
 from tests.models.sample import batch
@@ -31,20 +31,19 @@ mx.set_default_device(mx.cpu)
 
 @dataclass(frozen=True)
 class Twin:
-    """One framework with one kind of kernels, on the CPU; `guarded` as of `PlainForm`.
+    """One framework with one kind of kernels, on the CPU.
 
     The kernels "float64" are the reference, with arrays of torch in float64.
     """
 
     framework: str
     kernels: str
-    guarded: bool = False
 
     @property
     def ops(self):
         if self.kernels == "float64":
             return OPS
-        return choose(self.framework, self.kernels, "cpu", guarded=self.guarded)
+        return choose(self.framework, self.kernels, "cpu")
 
     def array(self, x):
         """The framework's array; of every array in a tree, in which float64 becomes float32."""
@@ -167,10 +166,11 @@ EXACT = Twin("torch", "float64")
 """The float64 operators, position by position; see `ops_float64`."""
 
 
-def float64(layer, cfg, p, x):
+def float64(layer, p, x):
     """The output (B, S, d) of a layer in float64, as the reference computes it."""
     arrays = {name: torch.tensor(value, dtype=torch.float64) for name, value in p.items()}
-    y, _ = layer.forward(cfg, arrays, torch.tensor(x, dtype=torch.float64), None, Pass(OPS))
+    x = torch.tensor(x, dtype=torch.float64)
+    y, _ = layer.forward(arrays, x, layer.start(x.shape[-1]), Run(OPS))
     return y.numpy()
 
 

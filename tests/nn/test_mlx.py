@@ -81,7 +81,3 @@ def test_the_reference_kernels_may_be_transformed_and_native_ones_say_that_they_
     native = SLSTM(16, 16, num_heads=2)
     with pytest.raises(ValueError, match="during function transformations"):
         mx.compile(lambda x: native(x)[0])(x)
-
-
-def test_its_repr_says_what_it_is():
-    assert "SLSTM(6, 16, layers=1, batch_first=True" in repr(SLSTM(6, 16))

@@ -8,15 +8,13 @@ import pytest
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.models import lm_float64
 from mlxhog.models.registry import load_architecture
-from mlxhog.parity import subject as subjects
-from mlxhog.parity.sources import (
-    TrialSettings,
+from mlxhog.parity.subject import (
     check_memory,
-    model_subject,
-    open_source,
-    perturbed_init,
+    choose,
+    open_subject,
+    perturbed,
+    perturbed_subject,
 )
-from mlxhog.parity.subject import perturbed
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize("name", ["tiny", "7to1-tiny"])
 def test_every_gradient_of_a_perturbed_model_is_worth_comparing(name):
     cfg = load_architecture(name)
-    subject = model_subject(name, cfg, perturbed_init(cfg, 0), TrialSettings(seq_len=12), "")
+    subject = perturbed_subject(name, cfg, shape=(2, 12)).made()
     _, grads = lm_float64.differentiate(
         cfg, subject.inputs, subject.fixed["tokens"], subject.fixed["targets"]
     )
@@ -34,8 +32,8 @@ def test_every_gradient_of_a_perturbed_model_is_worth_comparing(name):
 
 
 def test_the_published_model_is_refused_before_anything_is_drawn():
-    source = open_source("config", "7b", TrialSettings(), Path("runs"))
-    chosen, _ = subjects.choose("numpy,torch:cpu", "auto")
+    source = open_subject("config", "7b", Path("runs"))
+    chosen, _ = choose("numpy,torch:cpu", "auto")
     with pytest.raises(EnvironmentLacks, match=r"7b needs about \d+ GB in 2 processes"):
         check_memory(source, chosen)
 
@@ -50,11 +48,11 @@ def test_a_perturbed_parameter_differs_everywhere_and_by_its_own_size():
 
 
 def test_who_computes_is_chosen_by_name():
-    names = [side.name for side in subjects.choose("mlx:cpu,numpy,torch:cpu", "all")[0]]
+    names = [side.name for side in choose("mlx:cpu,numpy,torch:cpu", "all")[0]]
     assert names == [
         "numpy", "torch:cpu", "torch:cpu+reference", "mlx:cpu", "mlx:cpu+reference",
     ]  # fmt: skip
-    (only,), _ = subjects.choose("mlx:cpu", "reference")
+    (only,), _ = choose("mlx:cpu", "reference")
     assert (only.name, only.kernels) == ("mlx:cpu+reference", "reference")
     with pytest.raises(ConfigError, match="no backend 'numpi'.*did you mean 'numpy'"):
-        subjects.choose("numpi", "all")
+        choose("numpi", "all")

@@ -7,7 +7,7 @@ import pytest
 
 from mlxhog.parity import compare, tolerances
 from mlxhog.parity.engines import NumPyEngine
-from mlxhog.parity.subject import ModelPlan, ParitySide, ParitySubject
+from mlxhog.parity.subject import ParitySide, ParitySubject
 from tests.models.sample import batch, config, perturbed_params
 from tests.pairs import each_of
 
@@ -104,7 +104,7 @@ def test_other_shapes_disagree():
 def test_every_side_meets_the_reference_its_twin_and_itself():
     sides = [ParitySide(name, name) for name in ("numpy", "torch:cpu", "mlx:cpu")]
     x = {"logits": np.ones(2), "stepwise/logits": np.ones(2)}
-    subject = ParitySubject("made up", ModelPlan(None), {}, {})
+    subject = ParitySubject(title="made up", cfg=config())
     rows = list(compare.rows(subject, sides, {side.name: x for side in sides}, {}))
     assert {(row.a, row.b) for row in rows} == {
         ("torch:cpu", "numpy"), ("mlx:cpu", "numpy"), ("mlx:cpu", "torch:cpu"),
@@ -119,7 +119,7 @@ def test_the_first_disagreement_is_the_first_of_the_computation():
     exact = {"hidden/0": np.ones(1), "hidden/1": np.ones(1), "logits": np.ones(1)}
     wrong = exact | {"hidden/1": np.full(1, 1.1), "logits": np.full(1, 9.0)}
     computed = {"numpy": exact, "torch:cpu": wrong}
-    subject = ParitySubject("made up", ModelPlan(None), {}, {})
+    subject = ParitySubject(title="made up", cfg=config())
     rows = list(compare.rows(subject, sides, computed, {}))
     assert compare.first_bad(list(reversed(rows)), computed).what == "hidden/1"
 

@@ -6,7 +6,7 @@ import pytest
 from mlxhog.parity import compute, tolerances
 from mlxhog.parity.compute import compare_sides
 from mlxhog.parity.engines import NumPyEngine
-from mlxhog.parity.subject import ModelPlan, ParitySide, ParitySubject
+from mlxhog.parity.subject import ParitySide, ParitySubject
 from tests.models.sample import batch, config, perturbed_params
 from tests.parity.planted import FaultySide, SignFault
 
@@ -22,10 +22,8 @@ OTHERS = (
 def small(**changes):
     cfg = config(**changes)
     tokens, targets = batch(cfg, 2, 9, seed=1)
-    plan = ModelPlan(cfg, steps=2)
-    return ParitySubject(
-        "small", plan, perturbed_params(cfg, 1), {"tokens": tokens, "targets": targets}
-    )
+    fixed, params = {"tokens": tokens, "targets": targets}, perturbed_params(cfg, 1)
+    return ParitySubject(title="small", cfg=cfg, steps=2, inputs=params, fixed=fixed)
 
 
 def quiet(side, step):
@@ -56,8 +54,8 @@ def test_the_command_names_the_entry_with_the_wrong_sign(monkeypatch):
 def test_a_wrong_sign_is_found_in_a_gradient_far_smaller_than_others(monkeypatch):
     cfg = config(num_hidden_layers=1)
     tokens, targets = batch(cfg, 1, 2, seed=2)  # of two positions the head norm hides most of k
-    params = perturbed_params(cfg, 2)
-    subject = ParitySubject("small", ModelPlan(cfg), params, {"tokens": tokens, "targets": targets})
+    params, fixed = perturbed_params(cfg, 2), {"tokens": tokens, "targets": targets}
+    subject = ParitySubject(title="small", cfg=cfg, steps=0, inputs=params, fixed=fixed)
     assert compare_sides(subject, [NUMPY, *OTHERS], quiet).ok
     engine = NumPyEngine()
     engine.load(cfg, params)

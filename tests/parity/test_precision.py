@@ -6,13 +6,13 @@ from mlxhog.backends import precision
 from mlxhog.backends.autodiff import MLXArrays
 from mlxhog.parity import compute
 from mlxhog.parity.compute import compare_all
-from mlxhog.parity.subject import ModelPlan, ParitySide, ParitySubject
+from mlxhog.parity.subject import ParitySide, ParitySubject
 from tests.backends.imprecise import FAULTS
 from tests.models.sample import config
 
 NUMPY = ParitySide("numpy", "numpy")
 MLX = ParitySide("mlx:cpu+reference", "mlx:cpu", "reference")
-SUBJECT = ParitySubject("probes", ModelPlan(config()), {}, {})
+SUBJECT = ParitySubject(title="probes", cfg=config())
 
 
 def rows(engine):
@@ -33,6 +33,6 @@ def test_every_probe_is_compared_and_agrees():
 def test_a_planted_fault_disagrees(monkeypatch, fault):
     engine = compute.engine_of(MLX)
     operator, kind = FAULTS[fault]
-    ops = engine._ops()
+    ops = engine.ops
     monkeypatch.setattr(ops, operator, fault(getattr(ops, operator), MLXArrays("cpu", 1)))
     assert kind in {row.kind for row in rows(engine) if not row.ok}

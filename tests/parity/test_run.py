@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import util
 
 import numpy as np
@@ -14,7 +14,7 @@ from mlxhog.models.families import param_spec
 from mlxhog.parity import optimizers, tolerances
 from mlxhog.parity.compute import compare_sides, computed_results
 from mlxhog.parity.engines import NumPyEngine
-from mlxhog.parity.subject import ModelPlan, ParitySide, ParitySubject
+from mlxhog.parity.subject import ParitySide, ParitySubject
 from tests.models.sample import batch, config, perturbed_params
 
 NUMPY = ParitySide("numpy", "numpy")
@@ -56,14 +56,14 @@ def test_every_backend_and_form_reads_the_same_rows_of_tables():
     compared = {row.what for row in comparison.rows}
     assert {"grad/ngrams.table_4", "grad/ngrams.weight", "stepwise/logits"} <= compared
     name = "ngrams.table_4"
-    rows = ngrams.of(subject.plan.cfg).rows_of(subject.fixed["tokens"])[name]
+    rows = ngrams.of(subject.cfg).rows_of(subject.fixed["tokens"])[name]
     other = dict(subject.inputs, **{name: subject.inputs[name].copy()})
     other[name][rows[0, 3]] += 1.0
     logits = []
     for params in (subject.inputs, other):
         engine = NumPyEngine()
-        engine.load(subject.plan.cfg, params)
-        logits.append(engine.forward(subject.fixed["tokens"]).logits[0])
+        engine.load(subject.cfg, params)
+        logits.append(engine.forward(subject.fixed["tokens"])[0][0])
     first, second = logits
     assert np.array_equal(first[:3], second[:3])
     assert not np.array_equal(first[3], second[3])
@@ -72,10 +72,8 @@ def test_every_backend_and_form_reads_the_same_rows_of_tables():
 def small(**changes):
     cfg = config(**changes)
     tokens, targets = batch(cfg, 2, 9, seed=1)
-    plan = ModelPlan(cfg, steps=2)
-    return ParitySubject(
-        "small", plan, perturbed_params(cfg, 1), {"tokens": tokens, "targets": targets}
-    )
+    fixed, params = {"tokens": tokens, "targets": targets}, perturbed_params(cfg, 1)
+    return ParitySubject(title="small", cfg=cfg, steps=2, inputs=params, fixed=fixed)
 
 
 @pytest.mark.slow
@@ -93,11 +91,9 @@ def test_a_perturbed_parameter_shows_where_it_is_used_first(name, first):
 
 @pytest.mark.slow
 def test_a_perturbed_parameter_that_no_comparison_shows_is_a_failure():
-    cfg = config()
     subject = small()
-    unused = ParitySubject(
-        "one id", ModelPlan(cfg), subject.inputs | {"unused": np.ones(3, np.float32)}, subject.fixed
-    )
+    inputs = subject.inputs | {"unused": np.ones(3, np.float32)}
+    unused = replace(subject, steps=0, inputs=inputs)
     comparison = compare_sides(unused, [NUMPY, NUMPY_TWICE], quiet, perturb="unused")
     assert comparison.missed
     assert not comparison.ok
@@ -147,7 +143,7 @@ class Deadly:
 
 
 def test_a_child_that_dies_is_named_with_its_last_words(scratch):
-    subject = ParitySubject("deadly", Deadly(), {}, {})
+    subject = ParitySubject(title="deadly", cfg=Deadly())
     with pytest.raises(WorkerFailed, match="numpy cannot compute it: the process ended .*SIGABRT"):
         compare_sides(subject, [NUMPY, NUMPY_TWICE], quiet)
     assert not list(scratch.iterdir())
@@ -163,7 +159,7 @@ def test_an_error_in_a_child_is_named_with_its_side(scratch):
 @pytest.mark.slow
 def test_files_are_gone_when_the_block_ends_however_it_ends(scratch):
     def stop():
-        with computed_results(small(), [NUMPY], None, quiet):
+        with computed_results(small(), [NUMPY], {}, quiet):
             assert list(scratch.iterdir())
             raise KeyboardInterrupt
 

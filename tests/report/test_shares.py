@@ -6,7 +6,7 @@ import pytest
 
 from mlxhog import cli
 from mlxhog.report.record import RunRecord
-from mlxhog.report.shares import PARTS, costly_optimizer, in_words, rows, shares
+from mlxhog.report.shares import PARTS, in_words, rows, shares
 from tests.report.sample_run import lines, write_run
 
 CPU = {
@@ -46,15 +46,6 @@ def test_a_worker_without_recorded_parts_has_no_shares(worker):
 @pytest.mark.parametrize("value", [None, "8", True, -1.0, float("nan"), float("inf"), [2.0]])
 def test_a_damaged_number_counts_as_no_time(value):
     assert shares([{**CPU, "wait_s": value}]) == shares([{**CPU, "wait_s": 0.0}])
-
-
-def test_a_worker_whose_optimizer_takes_more_than_a_fifth_of_its_steps_is_named():
-    cheap, costly = {**CPU, "steps": 50}, {**CPU, "steps": 50, "apply_s": 40.0, "optimizer_s": 36.0}
-    assert costly_optimizer([cheap]) is None
-    named = costly_optimizer([cheap, costly, {**costly, "optimizer_s": 30.0}])
-    assert named == (costly, shares([costly])["optimizer"])
-    assert costly_optimizer([{**costly, "steps": 5}]) is None  # its first ones compile
-    assert costly_optimizer([]) is None
 
 
 def test_show_and_the_page_have_the_shares_of_the_run_and_of_each_worker(tmp_path, capsys):

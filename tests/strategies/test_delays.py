@@ -10,7 +10,6 @@ from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import SGD, DelayFeedback
 from mlxhog.optim.delay_feedback import FEEDBACK
 from mlxhog.optim.updates import Rows
-from mlxhog.report.monitor import share_warning
 from mlxhog.strategies.delays import Delays, speed_factor
 from tests.pairs import each_of
 from tests.strategies.runs import LR, begin_step, new_arena, strategy
@@ -47,14 +46,6 @@ def test_rates_by_speed_move_the_parameters_equally_far_and_as_far_as_without_th
     assert per_second == pytest.approx([per_second[0]] * 3)
     assert sum(per_second) == pytest.approx(sum(1 / own for own in times))
     assert speed_factor(0.1, [0.1, 0.0]) == 1.0  # not measured yet
-
-
-def test_a_share_of_all_step_sizes_that_is_not_the_share_of_the_text_is_reported():
-    assert share_warning([1.0, 1.0], [100, 150]) is None
-    assert share_warning([0.0, 0.0], [0, 0]) is None
-    result = share_warning([9.0, 1.0], [500, 500])
-    assert result is not None
-    assert result.startswith("worker 2 computed 50% of the text, but has 10% of all step sizes")
 
 
 def arena_with_rows():

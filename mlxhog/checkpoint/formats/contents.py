@@ -38,10 +38,8 @@ from mlxhog.errors import ConfigError
 from mlxhog.models import families, ngrams, translation
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.mad.config import SPELLINGS as MAD_SPELLINGS
-from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.ngrams import is_table
-from mlxhog.models.xlstm_large import OUT_NORM, SPELLINGS, XLSTMLargeConfig
-from mlxhog.models.xlstm_v1 import XLSTMV1Config
+from mlxhog.models.xlstm_large import OUT_NORM, SPELLINGS
 
 PORTABLE = {
     "chunkwise_kernel": "chunkwise--native_autograd",
@@ -53,26 +51,17 @@ PORTABLE = {
 """Kernels of both packages that run on every machine, and the mode for every length."""
 
 
-def refuse(model: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> XLSTMLargeConfig:
-    """Return the model if transformers has a model that computes the same.
+def refuse(model: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> None:
+    """Refuse a model for which transformers has no class that computes the same.
 
     Raises:
         ConfigError: transformers has no such model; the message gives the reason.
     """
-    if not isinstance(model, XLSTMLargeConfig):
+    if model.hf != "class":
         raise ConfigError(f"transformers has no model for {model.title}; use --to xlstm or mlxhog")
     _refuse_tables(model, "transformers")
-    if not model.add_out_norm:
-        raise ConfigError(
-            "the model has no final norm (add_out_norm false), but transformers always applies "
-            "one; use --to xlstm or mlxhog"
-        )
-    if model.out_norm_bias and np.any(tensors[f"{OUT_NORM}.bias"]):
-        raise ConfigError(
-            f"the final norm has a bias ({OUT_NORM}.bias), and transformers' has none; "
-            "use --to xlstm or mlxhog"
-        )
-    return model
+    if reason := model.unlike_transformers(tensors):
+        raise ConfigError(f"{reason}; use --to xlstm or mlxhog")
 
 
 def _refuse_tables(model: ModelConfig, package: str) -> None:
@@ -84,9 +73,7 @@ def _refuse_tables(model: ModelConfig, package: str) -> None:
         )
 
 
-def hf_config_json(
-    model: XLSTMLargeConfig, *, dtype: np.dtype[Any], portable: bool
-) -> dict[str, Any]:
+def hf_config_json(model: ModelConfig, *, dtype: np.dtype[Any], portable: bool) -> dict[str, Any]:
     """Return config.json, which AutoConfig reads, with the unknown fields of the source.
 
     transformers rounds the size of the cached state up to a multiple of 64, but the layer does not,
@@ -103,15 +90,14 @@ def hf_config_json(
     fields |= {"architectures": ["xLSTMForCausalLM"], "model_type": "xlstm", "dtype": dtype.name}
     if portable:
         fields |= PORTABLE
-    whole = all(width % 64 == 0 for width in (model.qk_dim, model.v_dim))
-    return fields | {"use_cache": bool(fields.get("use_cache", True)) and whole}
+    return fields | {"use_cache": bool(fields.get("use_cache", True)) and model.hf_cache}
 
 
 MODELING = Path(__file__).parents[2] / "nn" / "modeling_torch.py"
 """The code that transformers needs for sequences of layers; never imported here."""
 
 
-def hf_code_json(model: MADConfig, *, dtype: np.dtype[Any]) -> dict[str, Any]:
+def hf_code_json(model: ModelConfig, *, dtype: np.dtype[Any]) -> dict[str, Any]:
     """Return config.json of a model that transformers loads by `MODELING`, and mlxhog as its own.
 
     Raises:
@@ -181,7 +167,7 @@ def our_entries(model: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> dict
             entries |= table_rows.packed(name, array)
         else:
             entries[name] = TensorSource(array.shape, array.dtype, (array,))
-    if isinstance(model, XLSTMLargeConfig) and model.tie_word_embeddings:
+    if model.hf == "class" and model.tie_word_embeddings:
         entries[model.untied_head] = entries[families.embedding(model)]
     return entries
 
@@ -196,14 +182,16 @@ def our_config_json(
         dtype: type of the weights.
         portable: as for `hf_config_json`.
     """
-    if not isinstance(model, XLSTMLargeConfig):
+    if model.hf != "class":
         fields = model.to_dict() | {"dtype": dtype.name}
-        names = _OF_AN_EXPORT if isinstance(model, MADConfig) else ()
+        names = _OF_AN_EXPORT if model.hf == "code" else ()
         return {key: value for key, value in fields.items() if key not in names}
     fields = hf_config_json(model, dtype=dtype, portable=portable)
-    if model.ngram_orders:  # without these transformers refuses the model; else it ignores tables
+    if (
+        ngrams.of(model) is not None
+    ):  # without these transformers refuses the model; else it ignores tables
         fields = {k: v for k, v in fields.items() if k not in ("model_type", "architectures")}
-    return fields | ({"out_norm_bias": True} if model.out_norm_bias else {})
+    return fields | ({"out_norm_bias": True} if len(model.layout.out_norm) > 1 else {})
 
 
 LARGE_FIELDS = (
@@ -231,13 +219,13 @@ def package_entries(
     Raises:
         ConfigError: the package has no such model.
     """
-    if isinstance(model, MADConfig):
+    if not model.in_xlstm:
         raise ConfigError(f"the xlstm package has no model for {model.title}; use --to mlxhog")
     _refuse_tables(model, "the xlstm package")
     ours = dict(tensors)
     if model.tie_word_embeddings:  # the package's state dicts hold both names
         ours[model.untied_head] = ours[families.embedding(model)]
-    if isinstance(model, XLSTMLargeConfig) and model.use_bias and model.add_out_norm:
+    if model.layout.norms[2] and model.layout.out_norm:  # whose norms have biases, the last too
         width = ours[f"{OUT_NORM}.weight"]
         ours.setdefault(f"{OUT_NORM}.bias", np.zeros(width.shape, width.dtype))
     theirs = translation.to_xlstm(ours, model, slstm=slstm)
@@ -261,9 +249,8 @@ def package_configs(
         portable: replace kernels of another package by those that run on every machine.
     """
     fields = model.to_dict()
-    if isinstance(model, XLSTMV1Config):
-        inside = model.to_package()
-        if model.slstm_block is not None:
+    if (inside := model.to_package()) is not None:
+        if inside["slstm_block"] is not None:
             inside["slstm_block"]["slstm"]["backend"] = slstm
     else:
         if portable:

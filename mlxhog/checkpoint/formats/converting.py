@@ -18,8 +18,7 @@ from mlxhog.checkpoint.formats import contents, saving
 from mlxhog.checkpoint.formats.opening import Opened
 from mlxhog.checkpoint.formats.saving import OnTensor
 from mlxhog.errors import CheckpointError, ConfigError
-from mlxhog.models.mad.config import MADConfig
-from mlxhog.models.xlstm_large import OUT_NORM, XLSTMLargeConfig
+from mlxhog.models.xlstm_large import OUT_NORM
 
 DTYPES = {dtype.name: dtype for dtype in mapped.FLOATS}
 SHARD_BYTES = 5 * 10**9
@@ -118,7 +117,7 @@ def _planned(
     source: Opened, conversion: Conversion
 ) -> tuple[dict[str, TensorSource], dict[str, bytes]]:
     model, tensors = source.config, source.tensors
-    large = isinstance(model, XLSTMLargeConfig)
+    large = model.hf == "class"
     if conversion.fused and not (conversion.to == "xlstm" and large):
         raise ConfigError("--fused is for xLSTM Large with --to xlstm; leave it out")
     if conversion.slstm != "vanilla" and (conversion.to != "xlstm" or large):
@@ -137,13 +136,13 @@ def _planned(
     entries, code = _cast(contents.our_entries(model, tensors), conversion), {}
     if conversion.to == "mlxhog":
         fields = contents.our_config_json(model, dtype=_dtype(entries), portable=portable)
-    elif isinstance(model, MADConfig):
+    elif model.hf == "code":
         fields = contents.hf_code_json(model, dtype=_dtype(entries))
         code = {contents.MODELING.name: contents.MODELING.read_bytes()}
     else:
-        checked = contents.refuse(model, tensors)
+        contents.refuse(model, tensors)
         entries.pop(f"{OUT_NORM}.bias", None)
-        fields = contents.hf_config_json(checked, dtype=_dtype(entries), portable=portable)
+        fields = contents.hf_config_json(model, dtype=_dtype(entries), portable=portable)
     return entries, {"config.json": plain_json.dumps(fields, indent=1), **code}
 
 

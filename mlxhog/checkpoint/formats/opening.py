@@ -24,7 +24,7 @@ from mlxhog.errors import MOST_SHOWN, CheckpointError, ConfigError, DataError, s
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.translation import to_ours
-from mlxhog.models.xlstm_large import OUT_NORM, XLSTMLargeConfig
+from mlxhog.models.xlstm_large import OUT_NORM
 
 
 def _check_fit(tensors: Mapping[str, NDArray[Any]], model: ModelConfig, where: Path) -> None:
@@ -324,7 +324,7 @@ def _without_copies(
 def _check_final_norm(tensors: Mapping[str, Any], model: ModelConfig, path: Path) -> None:
     """Refuse a final norm if `add_out_norm` is false: transformers applies it nevertheless."""
     name = f"{OUT_NORM}.weight"
-    if isinstance(model, XLSTMLargeConfig) and not model.add_out_norm and name in tensors:
+    if model.hf == "class" and not model.layout.out_norm and name in tensors:
         raise ConfigError(
             f"{path}: add_out_norm is false, but the file has {name}, which transformers applies "
             "nevertheless; set add_out_norm to true to compute the same, or remove the tensor"

@@ -198,23 +198,17 @@ def show(config: ShowConfig) -> Report:
         max_length=length,
     )
     facts = summarise(cfg, length)
-    parts = [{**part, "state": sum(part["state"].values())} for part in facts["parts"]]
     columns = ("layer", "text", "kind", "params", "state", "grows")
-    once = {part["text"]: part for part in facts["parts"]}
+    parts = [{**part, "state": sum(part["state"].values())} for part in facts["parts"]]
     words = {
         **{name: value for name, value in facts.items() if name != "parts"},
         "parts": [{name: part[name] for name in columns} for part in parts],
-        "of each": [
-            {
-                "layer": text,
-                "state": ", ".join(f"{k} {n:,}" for k, n in part["state"].items()),
-                "parameters": ", ".join(
-                    f"{name} {'x'.join(map(str, shape))}" for name, shape in part["shapes"].items()
-                ),
-            }
-            for text, part in once.items()
-        ],
     }
+    for part in facts["parts"]:  # of equal layers once
+        words[part["text"]] = [
+            *(f"{name} {'x'.join(map(str, shape))}" for name, shape in part["shapes"].items()),
+            *(f"state {name} {count:,}" for name, count in part["state"].items()),
+        ]
     return Report(facts, words=words)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.base.paths import expanded
@@ -91,13 +90,17 @@ def train(candidate: CandidateConfig, protocol: Protocol, written: Written) -> R
     worker_options = _worker_options(together, written.values)
     settings = read_settings(candidate.set)
     # These import NumPy: wrong flags are answered before.
+    from mlxhog.checkpoint.formats.saving import check_target
     from mlxhog.mad.tasks.dataset import held_length
     from mlxhog.mad.training.candidate import estimate
     from mlxhog.mad.training.run_plan import make_run_plan
 
     plan = make_run_plan(_run_config(candidate, protocol, settings), worker_options)
     if candidate.save is not None:
-        _check_save(expanded(candidate.save))
+        target = expanded(candidate.save)
+        if target.exists():
+            raise ConfigError(f"--save {target} exists; choose another name, or remove it")
+        check_target(target, force=False)
     facts = _facts(plan)
     if candidate.dry_run:
         duration = estimate(plan)
@@ -156,24 +159,6 @@ def _facts(plan: RunPlan) -> dict[str, Any]:
         "limit": plan.limit,
         "key": config.key(),
     }
-
-
-def _check_save(target: Path) -> None:
-    """Refuse an existing target before the training.
-
-    Raises:
-        ConfigError: it exists; this command replaces no file.
-        EnvironmentLacks: the system does not allow to read it.
-    """
-    from mlxhog.checkpoint.formats.saving import check_target
-
-    try:
-        check_target(target, force=False)
-    except ConfigError as error:
-        if not target.exists():
-            raise
-        # The command's --force concerns verdicts of doctor, not files.
-        raise ConfigError(f"--save {target} exists; choose another name, or remove it") from error
 
 
 def _worker_options(together: TrainConfig, named: Layer) -> dict[str, object]:

@@ -117,7 +117,7 @@ def _plain(result: PairedResult) -> dict[str, Any]:
         "difference": result.mean,
         "interval": [result.low, result.high] if several else None,
         "p": result.p if several else None,
-        "answer": ANSWERS[result.sign if several else 0],
+        "answer": ANSWERS[result.sign],
     }
 
 

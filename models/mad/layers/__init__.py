@@ -1,9 +1,7 @@
 """Every layer a candidate may have, by its name: those of this package, and registered ones."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, asdict, fields
+from dataclasses import MISSING, fields
 from typing import Any, get_type_hints
 
 from mlxhog.config import choices
@@ -11,54 +9,20 @@ from mlxhog.errors import ConfigError, did_you_mean
 from mlxhog.models.fields import check_most, check_names, convert
 from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers.attention import MHAttention, MHSlidingAttention
-from mlxhog.models.mad.layers.canon import Canon
-from mlxhog.models.mad.layers.delta import DeltaNet, GatedDeltaNet, GatedDeltaProduct
-from mlxhog.models.mad.layers.feed_forward import GEGLU, MLP, SwiGLU
-from mlxhog.models.mad.layers.gated_conv import GatedConv
-from mlxhog.models.mad.layers.gla import GLA
-from mlxhog.models.mad.layers.gsa import GSA
-from mlxhog.models.mad.layers.hyena import Hyena, MHHyena
-from mlxhog.models.mad.layers.kda import KDA
-from mlxhog.models.mad.layers.linear_attention import LinearAttention
-from mlxhog.models.mad.layers.mamba import Mamba
-from mlxhog.models.mad.layers.mamba3 import Mamba3
-from mlxhog.models.mad.layers.mesa import Mesa
-from mlxhog.models.mad.layers.moe_swiglu import MoESwiGLU
+from mlxhog.models.mad.layers.convolution import Canon, GatedConv, Hyena, MHHyena
+from mlxhog.models.mad.layers.delta import KDA, RWKV7, DeltaNet, GatedDeltaNet, GatedDeltaProduct
+from mlxhog.models.mad.layers.feed_forward import GEGLU, MLP, MoESwiGLU, SwiGLU
+from mlxhog.models.mad.layers.linear import GLA, GSA, LinearAttention, Mesa
 from mlxhog.models.mad.layers.path import PaTH
-from mlxhog.models.mad.layers.rwkv7 import RWKV7
-from mlxhog.models.mad.layers.ssd import SSD
+from mlxhog.models.mad.layers.state_space import SSD, Mamba, Mamba3
 from mlxhog.models.mad.layers.xlstm import MLSTM, SLSTM
 from mlxhog.models.mad.layers.xlstm_v1 import MLSTMV1, SLSTMV1
 
 BUILT_IN: tuple[type[Any], ...] = (  # mixers first, then channel maps
-    MHAttention,
-    MHSlidingAttention,
-    PaTH,
-    LinearAttention,
-    GLA,
-    GSA,
-    SSD,
-    Mamba,
-    Mamba3,
-    DeltaNet,
-    GatedDeltaNet,
-    GatedDeltaProduct,
-    KDA,
-    RWKV7,
-    Mesa,
-    GatedConv,
-    Canon,
-    Hyena,
-    MHHyena,
-    MLSTM,
-    MLSTMV1,
-    SLSTM,
-    SLSTMV1,
-    MLP,
-    SwiGLU,
-    GEGLU,
-    MoESwiGLU,
-)
+    MHAttention, MHSlidingAttention, PaTH, LinearAttention, GLA, GSA, SSD, Mamba, Mamba3,
+    DeltaNet, GatedDeltaNet, GatedDeltaProduct, KDA, RWKV7, Mesa, GatedConv, Canon, Hyena, MHHyena,
+    MLSTM, MLSTMV1, SLSTM, SLSTMV1, MLP, SwiGLU, GEGLU, MoESwiGLU,
+)  # fmt: skip
 
 METHODS = ("param_spec", "forward")
 NUMBERS = (int, float, bool, str, int | None)
@@ -74,13 +38,10 @@ for _layer in BUILT_IN:
 @choices.LAYERS.checked_by
 def _check(layer: type[Any]) -> None:
     """Raise a ConfigError if a class lacks a part of a layer; the message names the part."""
-    params = getattr(layer, "__dataclass_params__", None)
-    if params is None or not params.frozen:
-        raise ConfigError("a layer is a dataclass(frozen=True, kw_only=True)")
-    if layer.kind not in ("mixer", "channel"):
-        raise ConfigError(f"its kind is {layer.kind!r}; it is 'mixer' or 'channel'")
     if Layer not in layer.__mro__:
         raise ConfigError(f"it is not a Layer of mlxhog.models.mad.layer; {EXAMPLE}")
+    if layer.kind not in ("mixer", "channel"):
+        raise ConfigError(f"its kind is {layer.kind!r}; it is 'mixer' or 'channel'")
     lacking = [method for method in METHODS if getattr(layer, method) is getattr(Layer, method)]
     if lacking:
         raise ConfigError(f"it has no {', '.join(lacking)}; {EXAMPLE}")
@@ -122,14 +83,11 @@ def make(name: str, numbers: Mapping[str, object] | None = None) -> Layer:
     return result
 
 
-def at_width(layers: Iterable[Layer], d: int) -> tuple[Layer, ...]:
-    """Return layers with every number that follows from width d, where they leave it open.
-
-    A layer that has such numbers has a method `at_width`.
-    """
-    return tuple(layer.at_width(d) if hasattr(layer, "at_width") else layer for layer in layers)
-
-
 def to_dict(layer: Layer) -> dict[str, Any]:
     """Return a layer as YAML writes it, with every number."""
-    return {"type": layer.name, **asdict(layer)}  # type: ignore[call-overload]
+    return {"type": layer.name, **layer.numbers()}
+
+
+def at_width(layers: Iterable[Layer], d: int) -> tuple[Layer, ...]:
+    """Return layers with every number that follows from width d."""
+    return tuple(layer.at_width(d) for layer in layers)

@@ -1,21 +1,6 @@
-"""Multi-head causal attention to all positions, or to a window of the last ones.
+"""Softmax attention: to all positions before, and to a window of them."""
 
-    q, k, v = W u + b                            each cut into heads of dh = d / heads
-    q, k = rope(q), rope(k)                      pair i turned by t * base^(-2 i / dh)
-    y = W_out softmax(q k^T / sqrt(dh)) v + b
-
-With `kv_heads`, heads / kv_heads neighbours share one head of keys and values. With `qk_norm` every
-query and key is RMSNorm'd over its head before rope. Both are as in LFM2. The sliding form does not
-see keys j < t - window.
-
-Sources: Vaswani et al. 2017, arXiv:1706.03762; Su et al. 2021, RoFormer, arXiv:2104.09864; Ainslie
-et al. 2023, grouped queries, arXiv:2305.13245; Beltagy et al. 2020, Longformer, arXiv:2004.05150
-(sliding); mad-lab.
-"""
-
-from __future__ import annotations
-
-from typing import Self, cast
+from typing import cast
 
 from mlxhog.models.mad.layer import *
 
@@ -40,36 +25,35 @@ def default_heads(d: int, kv_heads: int | None) -> int:
     return next(fitting, HEADS)
 
 
-@dataclass(frozen=True, kw_only=True)
 class MHAttention(Layer):
-    """Numbers of the layer.
+    """Softmax attention of several heads to all positions before.
 
-    Attributes:
-        heads: heads of queries; None depends on the width, see `default_heads`.
-        kv_heads: heads of keys and values; None is the number of heads of queries.
-        rope: rotate queries and keys by their positions.
-        base: base of the wavelengths of rope.
-        qk_norm: normalise queries and keys.
-        bias: add one to every linear map.
+        q, k, v = W u + b                            each cut into heads of dh = d / heads
+        q, k = rope(q), rope(k)                      pair i turned by t * base^(-2 i / dh)
+        y = W_out softmax(q k^T / sqrt(dh)) v + b
+
+    With `kv_heads`, heads / kv_heads neighbours share one head of keys and values. With `qk_norm`
+    every query and key is RMSNorm'd over its head before rope. Both are as in LFM2.
+
+    Sources: Vaswani et al. 2017, arXiv:1706.03762; Su et al. 2021, RoFormer, arXiv:2104.09864;
+    Ainslie et al. 2023, grouped queries, arXiv:2305.13245; mad-lab.
     """
 
     name = "mh-attention"
-    about = "softmax attention of several heads to all positions before"
     window = cast(int | None, None)  # number of earlier positions that a query sees; None for all
 
-    heads: int | None = None
-    kv_heads: int | None = None
-    rope: bool = True
-    base: float = 10_000.0
+    heads: int | None = None  # of queries; None depends on the width, see `default_heads`
+    kv_heads: int | None = None  # heads of keys and values; None is the number of `heads`
+    rope: bool = True  # turn queries and keys by their positions
+    base: float = 10_000.0  # of the wavelengths of rope
     qk_norm: bool = False
-    bias: bool = True
+    bias: bool = True  # in every linear map
 
     def heads_at(self, d: int) -> int:
         """Return the heads of queries at width d."""
         return default_heads(d, self.kv_heads) if self.heads is None else self.heads
 
     def at_width(self, d: int) -> Self:
-        """Return the layer with the numbers that depend on width d."""
         return replace(self, heads=self.heads_at(d))
 
     def shared(self, d: int) -> int:
@@ -77,55 +61,41 @@ class MHAttention(Layer):
         return 1 if self.kv_heads is None else self.heads_at(d) // self.kv_heads
 
     def check(self, d: int) -> None:
+        super().check(d)
         heads = self.heads_at(d)
-        check_heads(heads, d)
         if self.rope and d // heads % 2:
             raise ConfigError(
                 f"heads is {heads}, so each is {d // heads} wide, and rope turns pairs; "
                 "choose heads of an even width, or rope=false"
             )
-        kv = heads if self.kv_heads is None else self.kv_heads
-        if kv < 1 or heads % kv:
+        if self.kv_heads is not None and heads % self.kv_heads:
             raise ConfigError(
-                f"kv_heads is {kv}, which does not divide the {heads} heads; leave it out, or "
-                "set it to a divisor"
+                f"kv_heads is {self.kv_heads}, which does not divide the {heads} heads; leave it "
+                "out, or set it to a divisor"
             )
         if not self.base > 1:
             raise ConfigError(f"base is {self.base}; wavelengths need one above 1, such as 10000")
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        kv = d // self.shared(d)
-        for name, out in (("q_proj", d), ("k_proj", kv), ("v_proj", kv)):
+        kv, dh = d // self.shared(d), d // self.heads_at(d)
+        norms = [ParamSpec(f"{name}_norm.weight", (dh,), "ones") for name in "qk"]
+        for name, out in (("q_proj", d), ("k_proj", kv), ("v_proj", kv), ("out_proj", d)):
+            if self.qk_norm and name == "out_proj":
+                yield from norms
             yield linear(f"{name}.weight", out, d)
             if self.bias:
                 yield bias(f"{name}.bias", out, d)
-        if self.qk_norm:
-            yield ParamSpec("q_norm.weight", (d // self.heads_at(d),), "ones")
-            yield ParamSpec("k_norm.weight", (d // self.heads_at(d),), "ones")
-        yield linear("out_proj.weight", d, d)
-        if self.bias:
-            yield bias("out_proj.bias", d, d)
 
     def state_shapes(self, d: int, length: int) -> Shapes:
-        """Return the shapes of the keys, after rope, and values of every position that is seen."""
-        heads, window = self.heads_at(d), self.window
-        seen = length if window is None else min(length, window + 1)
-        return {"cache": [(seen, heads // self.shared(d), d // heads)] * 2}
-
-    def init_state(self, d: int, B: int, xp: Arrays[Array]) -> State:
-        """Return an empty cache, and the positions read, (B,) int32.
+        """Return the shapes of the keys, after rope, and values of every position that is seen.
 
         The keys of a row with fewer positions than the cache are the last ones.
         """
-        return *super().init_state(d, B, xp), xp.zeros((B,), "int32")
+        heads, window = self.heads_at(d), self.window
+        seen = length if window is None else min(length, window + 1)
+        return {"cache": [(seen, heads // self.shared(d), d // heads)] * 2, "count": [()]}
 
-    def forward(
-        self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
-    ) -> tuple[Array, State]:
-        """Map x (B, S, d) to y (B, S, d) and the state after the last position.
-
-        In the sliding form the cache has at most window + 1 positions.
-        """
+    def forward(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
         ops, xp, window = run.ops, run.ops.xp, self.window
         B, S, d = x.shape
         width = d // self.heads_at(d)
@@ -133,17 +103,17 @@ class MHAttention(Layer):
             y.reshape(B, S, -1, width) for y in run.linears(x, p, "q_proj", "k_proj", "v_proj")
         )
         if self.qk_norm:
-            q = ops.rms_norm(q, p["q_norm.weight"], cfg.norm_eps)
-            k = ops.rms_norm(k, p["k_norm.weight"], cfg.norm_eps)
-        count = None if state is None else state[2]
+            q = ops.rms_norm(q, p["q_norm.weight"], run.norm_eps)
+            k = ops.rms_norm(k, p["k_norm.weight"], run.norm_eps)
+        *cache, count = state
         if self.rope:
             q, k = ops.rope(q, self.base, count), ops.rope(k, self.base, count)
         lengths = None
-        if state is None:
+        if count is None:
             count = xp.full((B,), S, "int32", like=x)
         else:
-            k, v = xp.concatenate([state[0], k], 1), xp.concatenate([state[1], v], 1)
-            count = state[2] + S
+            k, v = (xp.concatenate([a, b], 1) for a, b in zip(cache, (k, v), strict=True))
+            count = count + S
             lengths = xp.minimum(count, k.shape[1])
         keys, values = k, v
         if (shared := self.shared(d)) > 1:
@@ -155,16 +125,13 @@ class MHAttention(Layer):
         return y, (k, v, count)
 
 
-@dataclass(frozen=True, kw_only=True)
 class MHSlidingAttention(MHAttention):
-    """Numbers of the layer: those of `MHAttention`, and the window of a position."""
+    """Softmax attention of several heads to a window of positions.
+
+    It does not see keys j < t - window. Source: Beltagy et al. 2020, Longformer, arXiv:2004.05150.
+    """
 
     name = "mh-sliding-attention"
-    about = "softmax attention of several heads to a window of positions"
+    may_be_0 = ("window",)
 
     window: int = 32
-
-    def check(self, d: int) -> None:
-        super().check(d)
-        if self.window < 0:
-            raise ConfigError(f"window is {self.window}; a position sees 0 or more before it")

@@ -1,38 +1,27 @@
-"""The feed-forward layers: a plain one, and two gated ones.
+"""The feed-forward layers: a plain one, two gated ones, and a mixture of experts.
 
-    mlp        y = W2 GELU(W1 x + b1) + b2       GELU in its form with tanh; width 4 d
-    swiglu     y = W3( SiLU(W1 x) * W2 x )       8 d / 3, rounded down, then up to whole sixteens
-    geglu      y = W3( GELU(W1 x) * W2 x )       1.3 d, rounded up to whole 64s; the exact GELU
-
-At d = 128 the inner widths are 512, 352 and 192. `geglu` is the one of xLSTM's sLSTM blocks.
-
-Sources: Vaswani et al. 2017, arXiv:1706.03762; Shazeer 2020, GLU Variants Improve Transformer,
-arXiv:2002.05202; Beck et al. 2024, xLSTM, arXiv:2405.04517; the widths and the activation of `mlp`
-and `swiglu` as in mad-lab.
+At d = 128 the inner widths of the first three are 512, 352 and 192.
 """
-
-from __future__ import annotations
 
 from mlxhog.models.mad.layer import *
 
 
-@dataclass(frozen=True, kw_only=True)
 class MLP(Layer):
-    """Numbers of the layer: `inner` is the width between the maps, None the one above."""
+    """Two linear maps with GELU between them.
+
+        y = W2 GELU(W1 x + b1) + b2                  GELU in its form with tanh; width 4 d
+
+    Source: Vaswani et al. 2017, arXiv:1706.03762; the width and the activation as in mad-lab.
+    """
 
     name = "mlp"
-    about = "two linear maps with GELU between them"
     kind = "channel"
 
-    inner: int | None = None
+    inner: int | None = None  # width between the maps, None the one above
 
     def width(self, d: int) -> int:
         """Inner width at width d."""
         return 4 * d if self.inner is None else self.inner
-
-    def check(self, d: int) -> None:
-        if self.width(d) < 1:
-            raise ConfigError(f"inner is {self.inner}; set it to at least 1, or leave it out")
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         U = self.width(d)
@@ -41,55 +30,110 @@ class MLP(Layer):
         yield linear("w2.weight", d, U)
         yield bias("w2.bias", d, U)
 
-    def forward(
-        self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
-    ) -> tuple[Array, State]:
-        u = run.linear(x, p, "w1")
-        u = run.ops.activate(u, "gelu_tanh")
+    def forward(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
+        u = run.ops.activate(run.linear(x, p, "w1"), "gelu_tanh")
         return run.linear(u, p, "w2"), ()
 
 
-@dataclass(frozen=True, kw_only=True)
 class SwiGLU(MLP):
-    """Numbers of the layer, as of `MLP`."""
+    """A gated feed-forward layer with SiLU.
+
+        y = W3( SiLU(W1 x) * W2 x )                  8 d / 3, rounded down, then up to whole 16s
+
+    Source: Shazeer 2020, GLU Variants Improve Transformer, arXiv:2002.05202; as in mad-lab.
+    """
 
     name = "swiglu"
-    about = "a gated feed-forward layer with SiLU"
-    gate = "silu"
 
     def width(self, d: int) -> int:
-        """Inner width at width d."""
         return 16 * math.ceil(8 * d // 3 / 16) if self.inner is None else self.inner
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         U = self.width(d)
-        yield linear("w1.weight", U, d)
-        yield linear("w2.weight", U, d)
-        yield linear("w3.weight", d, U)
+        yield from maps(d, w1=U, w2=U)
+        yield from maps(U, w3=d)
 
-    def forward(
-        self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
-    ) -> tuple[Array, State]:
+    def forward(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
         gate, up = run.linears(x, p, "w1", "w2")
         return run.linear(self.gated(gate, up, run), p, "w3"), ()
 
-    def gated(self, gate: Array, up: Array, run: Pass[Array]) -> Array:
+    def gated(self, gate: Array, up: Array, run: Run) -> Array:
         """Return what goes into the last map."""
         return run.ops.swiglu(gate, up)
 
 
-@dataclass(frozen=True, kw_only=True)
 class GEGLU(SwiGLU):
-    """Numbers of the layer, as of `MLP`."""
+    """A gated feed-forward layer with GELU.
+
+        y = W3( GELU(W1 x) * W2 x )                  1.3 d, rounded up to whole 64s; the exact GELU
+
+    It is the one of xLSTM's sLSTM blocks. Source: Beck et al. 2024, xLSTM, arXiv:2405.04517.
+    """
 
     name = "geglu"
-    about = "a gated feed-forward layer with GELU"
-    gate = "gelu"
 
     def width(self, d: int) -> int:
-        """Inner width at width d."""
         return 64 * math.ceil(1.3 * d / 64) if self.inner is None else self.inner
 
-    def gated(self, gate: Array, up: Array, run: Pass[Array]) -> Array:
-        """Return what goes into the last map."""
+    def gated(self, gate: Array, up: Array, run: Run) -> Array:
         return run.ops.glu(gate, up, "gelu")
+
+
+ROUTERS = ("top-k", "mad")
+
+
+class MoESwiGLU(Layer):
+    """A mixture of SwiGLUs: every position takes the best few.
+
+        s = R u + r                                  (B, S, E), one score per expert
+        p = softmax of the `active` largest s, 0 elsewhere
+        y = sum over e of p_e W3_e( SiLU(W1_e u) * W2_e u )
+
+    All experts are computed, and the others have weight 0. The router "mad" is mad-lab's: the
+    scores of the other experts count as 0 before the softmax, so they keep a weight, and every
+    expert's output is a map of all inner units, z = W3 [..], row e + E i of which is unit i of
+    expert e.
+
+    Sources: Shazeer et al. 2017, arXiv:1701.06538 (softmax over the best k); mad-lab.
+    """
+
+    name = "moe-swiglu"
+    kind = "channel"
+
+    experts: int = 8
+    active: int = 2  # experts per position
+    inner: int = 16  # each expert's width
+    router: str = "top-k"
+
+    def check(self, d: int) -> None:
+        super().check(d)
+        if self.active > self.experts:
+            raise ConfigError(
+                f"active is {self.active} of {self.experts} experts; take 1 to {self.experts}"
+            )
+        if self.router not in ROUTERS:
+            raise ConfigError(f"router is {self.router!r}; choose one of {', '.join(ROUTERS)}")
+
+    def param_spec(self, d: int) -> Iterable[ParamSpec]:
+        E, U = self.experts, self.experts * self.inner
+        yield linear("router.weight", E, d, product=False)
+        yield bias("router.bias", E, d)
+        yield from maps(d, w1=U, w2=U)
+        if self.router == "mad":
+            yield linear("w3.weight", E * d, U)
+        else:  # an output of one expert has its own inner units alone as inputs
+            yield replace(linear("w3.weight", d, U), init=bound(self.inner))
+
+    def forward(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
+        xp, E = run.ops.xp, self.experts
+        scores = run.linear(x, p, "router")
+        gate, up = run.linears(x, p, "w1", "w2")
+        h = run.ops.swiglu(gate, up)
+        is_active = scores >= xp.sort(xp.stop_gradient(scores), -1)[..., E - self.active, None]
+        if self.router == "top-k":
+            share = xp.softmax(xp.where(is_active, scores, -math.inf), -1)
+            weighted = h.reshape(*h.shape[:-1], E, self.inner) * share[..., None]
+            return run.linear(weighted.flatten(-2), p, "w3"), ()
+        share = xp.softmax(xp.where(is_active, scores, 0.0), -1)
+        z = run.linear(h, p, "w3")
+        return (z.reshape(*x.shape, E) * share[..., None, :]).sum(-1), ()

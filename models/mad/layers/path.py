@@ -1,60 +1,47 @@
-"""PaTH attention: softmax attention whose keys are reflected by every position that they pass.
-
-    q, k, v = W u                                cut into heads of dh = d / heads
-    w = SiLU(conv_k(W_up W_down u)), w = w / |w| of every head, by RMSNorm; a bottleneck of `rank`
-    beta = 2 sigmoid(W_b u + b)                  (B, S, heads)
-    H_t = I - beta_t w_t w_t^T                   a reflection at beta = 2
-    a_tj = q_t . (H_t H_{t-1} ... H_{j+1} k_j) / sqrt(dh)    for j <= t
-    y = W_out softmax(a) v
-
-With `forget` (PaTH-FoX) a_tj also has the sum of logsigmoid(W_f u + b) over j < s <= t, over
-sqrt(dh). The cache has every key as the last position sees it, H_t ... H_{j+1} k_j.
-
-Positions are read in chunks. With W, K, Q the rows of a chunk, M_tj = beta_t w_t . w_j for j < t
-and T = (I + M)^-1 diag(beta), the product of its H is I - W^T T W (the UT transform), so with
-R = tril(Q W^T) T and X = tril(W K^T, -1)
-
-    A = tril(Q K^T) - R X          the scores inside the chunk
-    Q' = Q - R W                   the queries as the start of the chunk sees them
-    K' = K - (W^T T X)^T           the keys as its end sees them
-
-R X, R W, W^T T X and W^T T W are the outputs and the last state of one `recurrence` with keys W and
-values (X, W). Then the chunks follow one another; each reads all keys before it and moves them on.
-
-Source: Yang et al. 2025, PaTH Attention, arXiv:2505.16381; flash-linear-attention; Lin et al. 2025,
-Forgetting Transformer, arXiv:2503.02130.
-"""
-
-from __future__ import annotations
-
-from typing import Self
+"""PaTH attention: softmax attention whose keys are reflected by every position that they pass."""
 
 from mlxhog.models.mad.layer import *
 from mlxhog.models.mad.layers.attention import default_heads
-from mlxhog.models.ops.reference.mlstm import Finite
 
 CHUNK_SIZE = 32
 UNSEEN = -1e30
 """Score of a key that a query does not see."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class PaTH(Layer):
-    """Numbers of the layer.
+    """PaTH: softmax attention with keys reflected by the positions after them.
 
-    Attributes:
-        heads: heads; None depends on the width, see `default_heads`.
-        rank: width of the bottleneck of w.
-        conv: taps of the convolution of w.
-        forget: scores decay with the distance, at a speed that depends on the positions between.
+        q, k, v = W u                                cut into heads of dh = d / heads
+        w = SiLU(conv_k(W_up W_down u)), w = w / |w| of every head, by RMSNorm
+        beta = 2 sigmoid(W_b u + b)                  (B, S, heads)
+        H_t = I - beta_t w_t w_t^T                   a reflection at beta = 2
+        a_tj = q_t . (H_t H_{t-1} ... H_{j+1} k_j) / sqrt(dh)    for j <= t
+        y = W_out softmax(a) v
+
+    With `forget` (PaTH-FoX) a_tj also has the sum of logsigmoid(W_f u + b) over j < s <= t, over
+    sqrt(dh). The cache has every key as the last position sees it, H_t ... H_{j+1} k_j.
+
+    Positions are read in chunks. With W, K, Q the rows of a chunk, M_tj = beta_t w_t . w_j for
+    j < t and T = (I + M)^-1 diag(beta), the product of its H is I - W^T T W (the UT transform), so
+    with R = tril(Q W^T) T and X = tril(W K^T, -1)
+
+        A = tril(Q K^T) - R X          the scores inside the chunk
+        Q' = Q - R W                   the queries as the start of the chunk sees them
+        K' = K - (W^T T X)^T           the keys as its end sees them
+
+    R X, R W, W^T T X and W^T T W are the outputs and the last state of one `recurrence` with keys W
+    and values (X, W). Then the chunks follow one another; each reads all keys before it and moves
+    them on.
+
+    Source: Yang et al. 2025, PaTH Attention, arXiv:2505.16381; flash-linear-attention; Lin et al.
+    2025, Forgetting Transformer, arXiv:2503.02130.
     """
 
     name = "path"
-    about = "PaTH: softmax attention with keys reflected by the positions after them"
 
-    heads: int | None = None
-    rank: int = 32
-    conv: int = 3
+    heads: int | None = None  # None depends on the width, see `default_heads`
+    rank: int = 32  # width of the bottleneck of w
+    conv: int = 3  # taps of the convolution of w
     forget: bool = False
 
     def heads_at(self, d: int) -> int:
@@ -62,65 +49,45 @@ class PaTH(Layer):
         return default_heads(d, None) if self.heads is None else self.heads
 
     def at_width(self, d: int) -> Self:
-        """Return the layer with the numbers that depend on width d."""
         return replace(self, heads=self.heads_at(d))
 
-    def check(self, d: int) -> None:
-        check_heads(self.heads_at(d), d)
-        check_positive(rank=self.rank, conv=self.conv)
-
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        heads = self.heads_at(d)
-        for name in ("q_proj", "k_proj", "v_proj"):
-            yield linear(f"{name}.weight", d, d)
-        yield linear("w_down.weight", self.rank, d)
-        yield linear("w_up.weight", d, self.rank)
+        yield from maps(d, q_proj=d, k_proj=d, v_proj=d, w_down=self.rank)
+        yield from maps(self.rank, w_up=d)
         yield taps("conv.weight", d, self.conv)
-        for name in ("b_proj", *(("f_proj",) if self.forget else ())):
-            yield linear(f"{name}.weight", heads, d, product=False)
-            yield bias(f"{name}.bias", heads, d)
-        yield linear("out_proj.weight", d, d)
+        for name in ("b_proj", "f_proj")[: 1 + self.forget]:
+            yield linear(f"{name}.weight", self.heads_at(d), d, product=False)
+            yield bias(f"{name}.bias", self.heads_at(d), d)
+        yield from maps(d, out_proj=d)
 
     def state_shapes(self, d: int, length: int) -> Shapes:
         """Return the shapes of keys and values, and with `forget` of the sums of gates behind each.
 
-        Then follow the convolution's last inputs.
-        """
-        heads = self.heads_at(d)
-        gates = [(length, heads)] if self.forget else []
-        cache = [(length, heads, d // heads)] * 2
-        return {"cache": [*cache, *gates], "conv": [(self.conv - 1, d)]}
-
-    def init_state(self, d: int, B: int, xp: Arrays[Array]) -> State:
-        """Return an empty cache, and the positions read, (B,) int32.
-
         The keys of a row with fewer positions than the cache are the last ones.
         """
-        return *super().init_state(d, B, xp), xp.zeros((B,), "int32")
+        heads = self.heads_at(d)
+        cache = [(length, heads, d // heads)] * 2 + [(length, heads)] * self.forget
+        return {"cache": cache, "conv": [(self.conv - 1, d)], "count": [()]}
 
-    def forward(
-        self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
-    ) -> tuple[Array, State]:
+    def forward(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
         ops, xp = run.ops, run.ops.xp
         B, S, d = x.shape
         heads = self.heads_at(d)
-        conv, count = (None, xp.zeros((B,), "int32", like=x)) if state is None else state[-2:]
+        *cache, conv, count = state
         names = ["q_proj", "k_proj", "v_proj", "w_down", "b_proj", "f_proj"][: 5 + self.forget]
         q, k, v, low, *gates = run.linears(x, p, *names)
         w = run.linear(low, p, "w_up")
         w, conv = ops.causal_conv(w, p["conv.weight"], None, state=conv, silu=True)
         q, k, v, w = (y.reshape(B, S, heads, d // heads) for y in (q, k, v, w))
-        w = ops.rms_norm(w, xp.full((w.shape[-1],), w.shape[-1] ** -0.5, like=w), cfg.norm_eps)
+        w = ops.rms_norm(w, xp.full((w.shape[-1],), w.shape[-1] ** -0.5, like=w), run.norm_eps)
         beta, *logs = (xp.float32(gate) for gate in gates)
         beta = 2 * xp.sigmoid(beta)
-        decays = [xp.log_sigmoid(y) for y in logs]
-        cache = (k[:, :0], v[:, :0], beta[:, :0]) if state is None else state
-        cache = cache[: 2 + self.forget]
-        finite = Finite(ops.form, k, v, w, beta, decays=decays, heads=2)
-        k, v, w, beta, *decays = finite.inputs
-        log_forget = decays[0] if self.forget else None
-        h, cache = reflected_attention(ops, q, k, v, w, beta, log_forget, cache, count)
-        h, *kept = finite.spoil(h, *cache)
+        if count is None:
+            cache, count = [k[:, :0], v[:, :0], beta[:, :0]], xp.zeros((B,), "int32", like=x)
+        log_forget = xp.log_sigmoid(logs[0]) if self.forget else None
+        h, kept = reflected_attention(
+            ops, q, k, v, w, beta, log_forget, tuple(cache[: 2 + self.forget]), count
+        )
         return run.linear(xp.astype(h, x).reshape(B, S, d), p, "out_proj"), (*kept, conv, count + S)
 
 

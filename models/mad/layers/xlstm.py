@@ -44,27 +44,21 @@ Sources: Beck et al. 2024, xLSTM, arXiv:2405.04517, and the package xlstm 2.0.6;
 Unlocking state-tracking in linear RNNs through negative eigenvalues, arXiv:2411.12537, for signs.
 """
 
-from __future__ import annotations
-
-from abc import ABC, abstractmethod
-
 from mlxhog.models.mad.layer import *
 
 CHUNK_SIZE = 64
 CELL_EPS = 1e-6
+SMALLEST = 1e-6
+"""Size of a signed forget gate of 0, twice."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _CellLayer(Layer, ABC):
+class _CellLayer(Layer):
     """A cell behind a convolution: its heads and taps, and what both kinds of layers share."""
 
-    heads: int = 4
-    conv: int = 4
+    may_be_0 = ("conv",)
 
-    def check(self, d: int) -> None:
-        check_heads(self.heads, d)
-        if self.conv < 0:
-            raise ConfigError(f"conv is {self.conv}; give a number of taps, or 0 for none")
+    heads: int = 4  # NH
+    conv: int = 4  # k, taps of the convolution, 0 for none
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         if self.conv:
@@ -72,46 +66,38 @@ class _CellLayer(Layer, ABC):
             yield ParamSpec("conv.bias", (d,), "zeros")
         yield from self.cell_spec(d)
         yield ParamSpec("head_norm.weight", (d,), "ones")
-        yield linear("out_proj.weight", d, d)
+        yield from maps(d, out_proj=d)
 
-    @abstractmethod
     def cell_spec(self, d: int) -> Iterable[ParamSpec]:
         """Declare the parameters of the projections and the cell."""
+        raise NotImplementedError
 
-    @abstractmethod
     def cell_shapes(self, d: int) -> Sequence[tuple[int, ...]]:
         """Return the shapes of the cell's state of one sequence."""
+        raise NotImplementedError
 
     def state_shapes(self, d: int, length: int) -> Shapes:
         inputs = {"conv": [(self.conv - 1, d)]} if self.conv else {}
         return {**inputs, "cell": self.cell_shapes(d)}
 
-    def convolved(
-        self, p: Params, x: Array, state: State | None, run: Pass[Array]
-    ) -> tuple[Array, State]:
+    def convolved(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
         """Return c (B, S, d), and the convolution's part of the state."""
         if not self.conv:
             return x, ()
-        last = None if state is None else state[0]
-        c, last = run.ops.causal_conv(x, p["conv.weight"], p["conv.bias"], state=last, silu=True)
+        w, b = p["conv.weight"], p["conv.bias"]
+        c, last = run.ops.causal_conv(x, w, b, state=state[0], silu=True)
         return c, (last,)
 
 
-@dataclass(frozen=True, kw_only=True)
 class MLSTM(_CellLayer):
-    """Numbers of the layer: `heads` is NH, `conv` is k, the taps of the convolution, 0 for none.
-
-    `signed` lets the forget gate be negative.
-    """
+    """mLSTM: a matrix memory with exponential gates."""
 
     name = "mlstm"
-    about = "mLSTM: a matrix memory with exponential gates"
 
-    signed: bool = False
+    signed: bool = False  # whether the forget gate may be negative
 
     def cell_spec(self, d: int) -> Iterable[ParamSpec]:
-        for name in ("q_proj", "k_proj", "v_proj", "ogate"):
-            yield linear(f"{name}.weight", d, d)
+        yield from maps(d, q_proj=d, k_proj=d, v_proj=d, ogate=d)
         forget = "linspace:-3.0:3.0" if self.signed else "linspace:3.0:6.0"
         for name, bias in (("igate", "zeros"), ("fgate", forget)):
             yield ParamSpec(f"{name}.weight", (self.heads, d), "zeros", decay=True)
@@ -121,37 +107,23 @@ class MLSTM(_CellLayer):
         NH, DH = self.heads, d // self.heads
         return (NH, DH, DH), (NH, DH), (NH,)
 
-    def forward(
-        self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
-    ) -> tuple[Array, State]:
-        ops, heads = run.ops, (*x.shape[:2], self.heads, -1)
+    def forward(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
+        ops, xp, heads = run.ops, run.ops.xp, (*x.shape[:2], self.heads, -1)
         c, inputs = self.convolved(p, x, state, run)
-        q, k = run.linears(c, p, "q_proj", "k_proj")
+        q, k = run.linears(c, p, "q_proj", "k_proj", heads=self.heads)
         v, o, i, f = run.linears(x, p, "v_proj", "ogate", "igate", "fgate")
-        q, k, v = q.reshape(heads), k.reshape(heads), v.reshape(heads)
-        cell = state and state[-3:]
-        P = None
-        if self.signed:
-            f, P = _size_and_sign(f, run.ops.xp)
+        if self.signed:  # f' with sigmoid(f') = |2 sigmoid(f) - 1|, and P (B, S, NH, 1)
+            flips = xp.cumsum(xp.where(f < 0, xp.ones_like(f), xp.zeros_like(f)), 1)
+            P, size = (1.0 - 2.0 * (flips % 2.0))[..., None], xp.abs(f)
+            f = size + xp.log(xp.maximum(1.0 - xp.exp(-size), SMALLEST) / 2)
             k = k * P
-        h, cell = ops.mlstm_cell(q, k, v, i, f, chunk_size=CHUNK_SIZE, eps=CELL_EPS, state=cell)
-        if P is not None:
+        how: dict[str, Any] = {"chunk_size": CHUNK_SIZE, "eps": CELL_EPS}
+        h, cell = ops.mlstm_cell(q, k, v.reshape(heads), i, f, state=state[-3:], **how)
+        if self.signed:
             (C, n, m), last = cell, P[:, -1]
             h, cell = h * P, (C * last[..., None], n * last, m)
-        y = ops.head_norm_gate(h, o, p["head_norm.weight"], cfg.norm_eps)
+        y = ops.head_norm_gate(h, o, p["head_norm.weight"], run.norm_eps)
         return run.linear(y, p, "out_proj"), (*inputs, *cell)
-
-
-SMALLEST = 1e-6
-"""Size of a signed forget gate of 0, twice."""
-
-
-def _size_and_sign(f: Array, xp: Arrays[Array]) -> tuple[Array, Array]:
-    """Return f' with sigmoid(f') = |2 sigmoid(f) - 1|, and P (B, S, NH, 1) of f (B, S, NH)."""
-    size = xp.abs(f)
-    open_by = xp.maximum(1.0 - xp.exp(-size), SMALLEST) / 2
-    flips = xp.cumsum(xp.where(f < 0, xp.ones_like(f), xp.zeros_like(f)), 1)
-    return size + xp.log(open_by), (1.0 - 2.0 * (flips % 2.0))[..., None]
 
 
 BIAS_INIT = {"small": "3.0:6.0", "powerlaw": "5.0:-7.0"}
@@ -160,22 +132,16 @@ BIAS_INIT = {"small": "3.0:6.0", "powerlaw": "5.0:-7.0"}
 RECURRENT_INIT = ("zeros", "uniform")
 
 
-@dataclass(frozen=True, kw_only=True)
 class SLSTM(_CellLayer):
-    """Numbers of the layer: `heads` is NH, `conv` is k, the taps of the convolution, 0 for none.
-
-    `bias_init` and `recurrent_init` choose the initial values of the cell.
-    """
+    """sLSTM: a scalar memory whose gates see its last output."""
 
     name = "slstm"
-    about = "sLSTM: a scalar memory whose gates see its last output"
 
     conv: int = 0
     bias_init: str = "small"
     recurrent_init: str = "zeros"
 
     def check(self, d: int) -> None:
-        """Refuse numbers that cannot be built at width d, and unknown initial values."""
         super().check(d)
         for name, choices in (("bias_init", BIAS_INIT), ("recurrent_init", RECURRENT_INIT)):
             if getattr(self, name) not in choices:
@@ -185,8 +151,7 @@ class SLSTM(_CellLayer):
 
     def cell_spec(self, d: int) -> Iterable[ParamSpec]:
         NH, DH = self.heads, d // self.heads
-        for gate in "ifzo":
-            yield linear(f"{gate}gate.weight", d, d, product=False)
+        yield from maps(d, product=False, igate=d, fgate=d, zgate=d, ogate=d)
         recurrent = f"uniform:{DH**-0.5!r}" if self.recurrent_init == "uniform" else "zeros"
         forget = f"slstm_linspace:{NH}:{BIAS_INIT[self.bias_init]}"
         yield ParamSpec("recurrent.weight", (NH, 4 * DH, DH), recurrent, decay=True)
@@ -195,15 +160,12 @@ class SLSTM(_CellLayer):
     def cell_shapes(self, d: int) -> Sequence[tuple[int, ...]]:
         return [(self.heads, d // self.heads)] * 4
 
-    def forward(
-        self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
-    ) -> tuple[Array, State]:
-        ops, heads = run.ops, (*x.shape[:2], self.heads, -1)
+    def forward(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
         c, inputs = self.convolved(p, x, state, run)
-        i, f = run.linears(c, p, "igate", "fgate")
-        z, o = run.linears(x, p, "zgate", "ogate")
-        i, f, z, o = i.reshape(heads), f.reshape(heads), z.reshape(heads), o.reshape(heads)
+        i, f = run.linears(c, p, "igate", "fgate", heads=self.heads)
+        z, o = run.linears(x, p, "zgate", "ogate", heads=self.heads)
         R, b = p["recurrent.weight"], p["recurrent.bias"]
-        h, cell = ops.slstm_cell(i, f, z, o, R, b, state=state and state[-4:])
-        y = ops.head_norm(ops.xp.astype(h, x), p["head_norm.weight"], cfg.norm_eps)
+        h, cell = run.ops.slstm_cell(i, f, z, o, R, b, state=state[-4:])
+        h = run.ops.xp.astype(h, x)
+        y = run.ops.head_norm(h, p["head_norm.weight"], run.norm_eps)
         return run.linear(y, p, "out_proj"), (*inputs, *cell)

@@ -22,17 +22,13 @@ zero, input-gate bias -10, forget-gate biases from 3 to 6.
 Sources: Beck et al. 2024, xLSTM, arXiv:2405.04517; Beck et al. 2025, xLSTM 7B, arXiv:2503.13427.
 """
 
-from __future__ import annotations
-
 from mlxhog.models.mad.layer import *
 
 
-@dataclass(frozen=True, kw_only=True)
 class LargeMLSTM(Layer):
-    """The mLSTM layer; `qk` and `v` are its widths over all heads, `wang` a standard deviation."""
+    """mLSTM of xLSTM Large; `qk`, `v` are widths over all heads, `wang` a standard deviation."""
 
     name = "mlstm-large"
-    about = "mLSTM of xLSTM Large"
 
     heads: int
     qk: int
@@ -60,30 +56,25 @@ class LargeMLSTM(Layer):
         NH, DK, DV = self.heads, self.qk // self.heads, self.v // self.heads
         return {"cell": [(NH, DK, DV), (NH, DK), (NH,)]}
 
-    def forward(
-        self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
-    ) -> tuple[Array, State]:
+    def forward(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
         ops, heads = run.ops, (*x.shape[:2], self.heads, -1)
         gates = ("ogate_preact", "igate_preact", "fgate_preact")
         q, k, v, o, i, f = run.linears(x, p, "q", "k", "v", *gates)
         q, k, v = q.reshape(heads), k.reshape(heads), v.reshape(heads)
         i = ops.soft_cap(i, self.gate_cap)
         f = run.forget(ops.soft_cap(f, self.gate_cap))
-        h, state = ops.mlstm_cell(
-            q, k, v, i, f, chunk_size=self.chunk_size, eps=self.eps, state=state
-        )
-        y = ops.head_norm_gate(h, o, p["multihead_norm.weight"], cfg.norm_eps)
+        how: dict[str, Any] = {"chunk_size": self.chunk_size, "eps": self.eps}
+        h, state = ops.mlstm_cell(q, k, v, i, f, state=state, **how)
+        y = ops.head_norm_gate(h, o, p["multihead_norm.weight"], run.norm_eps)
         if self.bias:
             y = y + ops.xp.sigmoid(o) * p["multihead_norm.bias"]
         return run.linear(y, p, "out_proj"), state
 
 
-@dataclass(frozen=True, kw_only=True)
 class LargeFeedForward(Layer):
-    """The feed-forward layer of width `inner`."""
+    """Feed-forward layer of xLSTM Large, of width `inner`."""
 
     name = "swiglu-large"
-    about = "feed-forward layer of xLSTM Large"
     kind = "channel"
 
     inner: int
@@ -96,8 +87,6 @@ class LargeFeedForward(Layer):
         yield from linear_map("proj_up", self.inner, d, small, self.bias)
         yield from linear_map("proj_down", d, self.inner, normal(self.wang), self.bias)
 
-    def forward(
-        self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
-    ) -> tuple[Array, State]:
+    def forward(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
         gate, up = run.linears(x, p, "proj_up_gate", "proj_up")
         return run.linear(run.ops.swiglu(gate, up), p, "proj_down"), ()

@@ -43,8 +43,6 @@ In a candidate an mLSTM has its cell at twice the width and needs no feed-forwar
 Sources: Beck et al. 2024, xLSTM, arXiv:2405.04517, and the package xlstm 2.0.6 (NX-AI/xlstm).
 """
 
-from __future__ import annotations
-
 from typing import cast
 
 from mlxhog.models.mad.layer import *
@@ -53,9 +51,8 @@ NORM_EPS = 1e-5
 CELL_EPS = 1e-6
 
 
-@dataclass(frozen=True, kw_only=True)
 class _V1Layer(Layer):
-    """Numbers of both mixers: heads of the cell, taps of the convolution."""
+    """Heads of the cell and taps of the convolution of both mixers."""
 
     prefix = "xlstm."  # of the names of parameters; in the package it belongs to the block
     chunk_size = 64
@@ -69,15 +66,12 @@ class _V1Layer(Layer):
         yield ParamSpec(f"{name}.weight", (channels, 1, self.conv), start, decay=True)
         yield ParamSpec(f"{name}.bias", (channels,), start)
 
-    def convolved(
-        self, p: Params, x: Array, state: State | None, run: Pass[Array]
-    ) -> tuple[Array, Array]:
+    def convolved(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, Array]:
         """Return the convolution of x (B, S, C) through silu, and the inputs the next one needs."""
         w, b = (p[f"{self.prefix}conv1d.conv.{part}"] for part in ("weight", "bias"))
-        last = None if state is None else state[0]
-        return run.ops.causal_conv(x, w, b, state=last, starts=run.starts, silu=True)
+        return run.ops.causal_conv(x, w, b, state=state[0], starts=run.starts, silu=True)
 
-    def diagonals(self, p: Params, x: Array, run: Pass[Array], *names: str) -> tuple[Array, ...]:
+    def diagonals(self, p: Params, x: Array, run: Run, *names: str) -> tuple[Array, ...]:
         """Return the block-diagonal maps `names` of one x."""
         full = [self.prefix + name for name in names]
         biases = [p.get(f"{name}.bias") for name in full]
@@ -90,26 +84,23 @@ def diagonal(name: str, width: int, groups: int, init: str, *, product: bool) ->
     return ParamSpec(f"{name}.weight", shape, init, decay=True, product=product)
 
 
-@dataclass(frozen=True, kw_only=True)
 class MLSTMV1(_V1Layer):
-    """Numbers of the layer: heads of the cell, taps of the convolution, sizes of qkv's blocks."""
+    """mLSTM of the first xLSTM paper, inside an up-projection."""
 
     name = "mlstm-v1"
-    about = "mLSTM of the first xLSTM paper, inside an up-projection"
     inner = cast(int | None, None)  # I; None is twice the width, in whole 64s
     bias = False
     residual_std = cast(float | None, None)  # None is the small one
 
-    qkv_block: int = 4
+    qkv_block: int = 4  # channels of a group that q, k and v mix within
 
-    def width(self, d: int) -> int:
-        """Width of the cell over all heads, I."""
+    def heads_width(self, d: int) -> int:
+        """Return the width of the cell over all heads, I."""
         return 64 * -(-2 * d // 64) if self.inner is None else self.inner
 
     def check(self, d: int) -> None:
-        check_positive(conv=self.conv, qkv_block=self.qkv_block)
-        I = self.width(d)  # noqa: E741  the paper's letter
-        check_heads(self.heads, I, "inner width")
+        super().check(d)
+        I = self.heads_width(d)  # noqa: E741  the paper's letter
         groups = I // self.qkv_block
         if self.conv < 2:
             raise ConfigError(f"conv is {self.conv}; set it to 2 or more")
@@ -120,7 +111,7 @@ class MLSTMV1(_V1Layer):
             )
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        p, I, NH, small = self.prefix, self.width(d), self.heads, normal(small_std(d))  # noqa: E741
+        p, I, NH, small = self.prefix, self.heads_width(d), self.heads, normal(small_std(d))  # noqa: E741
         yield from linear_map(f"{p}proj_up", 2 * I, d, small, self.bias)
         yield from self.conv_spec(I)
         for name in ("q_proj", "k_proj", "v_proj"):
@@ -136,13 +127,11 @@ class MLSTMV1(_V1Layer):
         yield from linear_map(f"{p}proj_down", d, I, std, self.bias)
 
     def state_shapes(self, d: int, length: int) -> Shapes:
-        NH, I = self.heads, self.width(d)  # noqa: E741
+        NH, I = self.heads, self.heads_width(d)  # noqa: E741
         DK = I // NH
         return {"conv": [(self.conv - 1, I)], "cell": [(NH, DK, DK), (NH, DK), (NH,)]}
 
-    def forward(
-        self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
-    ) -> tuple[Array, State]:
+    def forward(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
         own, heads = self.prefix, (*x.shape[:2], self.heads, -1)
         a, z = run.halves(x, p, f"{own}proj_up")
         c, inputs = self.convolved(p, a, state, run)
@@ -153,27 +142,26 @@ class MLSTMV1(_V1Layer):
         f = run.forget(f)
         q, k, v = q.reshape(heads), k.reshape(heads), v.reshape(heads)
         h, cell = run.ops.mlstm_cell(
-            q, k, v, i, f, chunk_size=self.chunk_size, eps=CELL_EPS, state=state and state[1:]
+            q, k, v, i, f, chunk_size=self.chunk_size, eps=CELL_EPS, state=state[1:]
         )
         w, skip = 1.0 + p[f"{own}mlstm_cell.outnorm.weight"], p[f"{own}learnable_skip"]
         y = run.ops.head_norm_skip_gate(h, c, z, w, skip, NORM_EPS)
         return run.drop(run.linear(y, p, f"{own}proj_down")), (inputs, *cell)
 
 
-@dataclass(frozen=True, kw_only=True)
 class SLSTMV1(_V1Layer):
-    """Numbers of the layer: heads of the cell, taps of the convolution, 0 for none."""
+    """sLSTM of the first xLSTM paper; `conv` is 0 for no convolution."""
 
     name = "slstm-v1"
-    about = "sLSTM of the first xLSTM paper"
+    may_be_0 = ("conv",)
     forget = "slstm_linspace:{heads}:3.0:6.0"  # initialiser of the cell's biases
     recurrent = "zeros"
     norm_weight = True
 
     def check(self, d: int) -> None:
-        check_heads(self.heads, d)
-        if self.conv < 0 or self.conv == 1:
-            raise ConfigError(f"conv is {self.conv}; give 2 taps or more, or 0 for none")
+        super().check(d)
+        if self.conv == 1:
+            raise ConfigError("conv is 1; give 2 taps or more, or 0 for none")
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         p, NH, DH = self.prefix, self.heads, d // self.heads
@@ -190,9 +178,7 @@ class SLSTMV1(_V1Layer):
         inputs = {"conv": [(self.conv - 1, d)]} if self.conv else {}
         return {**inputs, "cell": [(self.heads, d // self.heads)] * 4}
 
-    def forward(
-        self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
-    ) -> tuple[Array, State]:
+    def forward(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
         own, heads = self.prefix, (*x.shape[:2], self.heads, -1)
         c, inputs = x, list[Array]()
         if self.conv:
@@ -203,20 +189,17 @@ class SLSTMV1(_V1Layer):
         z, o = self.diagonals(p, x, run, "zgate", "ogate")
         i, f, z, o = i.reshape(heads), f.reshape(heads), z.reshape(heads), o.reshape(heads)
         R, b = (p[f"{own}slstm_cell._{name}_"] for name in ("recurrent_kernel", "bias"))
-        cell = state and state[-4:]
-        h, cell = run.ops.slstm_cell(i, f, z, o, R, b, state=cell, starts=run.starts)
+        h, cell = run.ops.slstm_cell(i, f, z, o, R, b, state=state[-4:], starts=run.starts)
         w = p.get(f"{own}group_norm.weight")
         scale = run.ops.xp.ones_like(x[0, 0]) if w is None else 1.0 + w
         y = run.ops.head_norm(run.drop(run.ops.xp.astype(h, x)), scale, NORM_EPS)
         return y, (*inputs, *cell)
 
 
-@dataclass(frozen=True, kw_only=True)
 class FeedForwardV1(Layer):
-    """The gated feed-forward layer of width `inner`."""
+    """Gated feed-forward layer of the first xLSTM paper, of width `inner`."""
 
     name = "ffn-v1"
-    about = "feed-forward layer of the first xLSTM paper"
     kind = "channel"
 
     inner: int
@@ -228,9 +211,7 @@ class FeedForwardV1(Layer):
         yield from linear_map("proj_up", 2 * self.inner, d, normal(small_std(d)), self.bias)
         yield from linear_map("proj_down", d, self.inner, normal(self.residual_std), self.bias)
 
-    def forward(
-        self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
-    ) -> tuple[Array, State]:
+    def forward(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
         gate, up = run.halves(x, p, "proj_up")
         y = run.ops.glu(gate, up, self.act_fn)
         return run.drop(run.linear(y, p, "proj_down")), ()

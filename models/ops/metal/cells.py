@@ -1,147 +1,23 @@
 """The cells and the convolution by their Metal kernels, and their gradients; float32.
 
-The functions launch kernels: their arrays are arrays of the engine, row-major and float32, with the
-stated exceptions. `MetalCells` converts from and to a framework's arrays; `ops_mlx.py` and
-`ops_torch.py` make it differentiable.
+`ops_mlx.py` and `ops_torch.py` convert arrays of a framework to those of the engine, row-major and
+float32 with the stated exceptions, and make a pair of functions differentiable: the one of the
+inputs returns the results and what the other one needs, which returns the gradients of the first
+inputs from that and the gradients of the results.
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from mlxhog.metal.engine import Engine
-from mlxhog.metal.kernels import conv as conv_kernels
+from mlxhog.metal.kernels import conv as kernels
 from mlxhog.metal.kernels.mlstm import LONGEST_CHUNK, backward_launches, forward_launches
 from mlxhog.metal.kernels.slstm import slstm_backward, slstm_forward
 from mlxhog.models.ops.arrays import Array
 from mlxhog.models.ops.reference.plain import PlainForm
 
-MLSTM_INPUTS = ("q", "k", "v", "i", "f", "C0", "n0", "m0")
-"""Inputs of the mLSTM cell, in order; the last three are the state before the first position."""
-
-MLSTM_RESULTS = ("h", "C", "n", "m", "b", "den", "M")
-"""Results of `mlstm`: the output, the states around every chunk, and arrays for the gradient."""
-
-MLSTM_SAVED = ("q", "k", "v", "i", *MLSTM_RESULTS, "dh", "dC_last", "dn_last")
-"""Arguments of `mlstm_grad`: inputs, results, and the gradients of h and of the last C and n."""
-
-MLSTM_GRADIENTS = ("dq", "dk", "dv", "di", "db", "dC", "dn", "dM")
-"""Results of `mlstm_grad`; `mlstm_gradients` combines them."""
-
-SLSTM_INPUTS = ("G", "R_T", "bias", "h0", "c0", "n0", "m0", "starts")
-"""Inputs of the sLSTM cell, in order; starts is int32; layouts as in `slstm_forward`."""
-
-SLSTM_RESULTS = ("h", "c", "n", "m", "pre")
-"""Results of `slstm`: the state after every position, (B, S, NH, DH), and the gates for the
-gradient."""
-
-SLSTM_SAVED = (
-    *("R", "c0", "n0", "m0", "starts", *SLSTM_RESULTS[1:]),
-    *("dh", "dc_last", "dn_last", "dm_last"),
-)
-"""Arguments of `slstm_grad`: inputs, results, and the gradients of every h and the last c, n, m."""
-
-SLSTM_GRADIENTS = ("dG", "dh0", "dc0", "dn0", "dm0")
-"""Results of `slstm_grad`; the caller computes those of R and bias, `metal/kernels/slstm.py`."""
-
-
-def conv(engine: Engine, inputs: Any, w: Any, bias: Any, back: Any, *, silu: bool) -> Any:
-    """Convolve; arguments as in `conv_forward`.
-
-    `inputs` is the state, then x; the state has no outputs. `back` limits how far back each
-    position sees, so that it does not see other documents.
-
-    Returns:
-        y (B, S, CH).
-    """
-    return engine.run(conv_kernels.conv_forward(inputs, w, bias, back, silu=silu))["y"]
-
-
-def conv_grad(
-    engine: Engine, inputs: Any, w: Any, bias: Any, back: Any, dy: Any, *, silu: bool
-) -> tuple[Any, Any, Any]:
-    """Differentiate `conv`.
-
-    Returns:
-        The gradients of inputs (B, P + S, CH), w and bias.
-    """
-    S = dy.shape[1]
-    if silu:
-        dpre = engine.run(conv_kernels.conv_bwd_pre(inputs, w, bias, back, dy))["dpre"]
-    else:
-        dpre = dy
-    dx = engine.run(conv_kernels.conv_bwd_input(w, back, dpre, P=inputs.shape[1] - S))["dx"]
-    part = engine.run(conv_kernels.conv_bwd_partial(inputs, back, dpre, K=w.shape[-1]))["part"]
-    sums = engine.run(conv_kernels.conv_bwd_final(part, S=S))
-    return dx, sums["dw"], sums["dbias"]
-
-
-def chunk_of(chunk_size: int, S: int) -> int:
-    """Return the length of a chunk: `chunk_size`, limited by the sequence and by the kernels."""
-    return min(chunk_size, S, LONGEST_CHUNK)
-
-
-def mlstm(engine: Engine, inputs: Mapping[str, Any], *, chunk: int, eps: float) -> tuple[Any, ...]:
-    """Run the mLSTM cell over a sequence.
-
-    Args:
-        engine: engine of all arrays.
-        inputs: `MLSTM_INPUTS` by name; layouts as in `models/ops/operators.py`.
-        chunk: from `chunk_of`.
-        eps: added to the denominator.
-
-    Returns:
-        `MLSTM_RESULTS`, the shapes as in `metal/kernels/mlstm.py`.
-    """
-    x = dict(inputs)
-    for launch in forward_launches(x, chunk=chunk, eps=eps):
-        x |= engine.run(launch)
-    return tuple(x[name] for name in MLSTM_RESULTS)
-
-
-def mlstm_grad(
-    engine: Engine, saved: Mapping[str, Any], *, chunk: int, eps: float
-) -> tuple[Any, ...]:
-    """Differentiate `mlstm` with the stabilisers held constant, and h by its stabiliser M.
-
-    Args:
-        engine: as in `mlstm`.
-        saved: `MLSTM_SAVED` by name.
-        chunk: as in `mlstm`.
-        eps: as in `mlstm`.
-
-    Returns:
-        `MLSTM_GRADIENTS`: those of q, k, v, i; db (B, NH, S), of the sums of logsig(f) from the
-        start of each chunk, as far as h depends on them; dC and dn of the states around every
-        chunk; dM (B, NH, S). Through its last sum a chunk also has <C', dC'> + n'.dn' of the state
-        after it.
-
-        A state is the true one times exp(-m). So at fixed true states the last m has the gradient
-        dm - <C, dC> - n.dn, which joins dM of the last position, and the first m has <C, dC> + n.dn
-        on top of its gradient through M_t = max(logsig(f_t) + M_t-1, i_t).
-    """
-    x = dict(saved)
-    for launch in backward_launches(x, chunk=chunk, eps=eps):
-        x |= engine.run(launch)
-    return tuple(x[name] for name in MLSTM_GRADIENTS)
-
-
-def slstm(engine: Engine, inputs: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Run the sLSTM cell over a sequence: `SLSTM_INPUTS` by name -> `SLSTM_RESULTS`.
-
-    A head has a group of threads, so at most `MOST_UNITS` units.
-
-    Raises:
-        ShapeError: shapes differ, or a head is too wide.
-    """
-    results = engine.run(slstm_forward(inputs))
-    return tuple(results[name] for name in SLSTM_RESULTS)
-
-
-def slstm_grad(engine: Engine, saved: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Differentiate `slstm`: `SLSTM_SAVED` by name -> `SLSTM_GRADIENTS`."""
-    grads = engine.run(slstm_backward(saved))
-    return tuple(grads[name] for name in SLSTM_GRADIENTS)
+Arrays = Sequence[Array]
 
 
 class MetalCells(PlainForm):
@@ -158,7 +34,7 @@ class MetalCells(PlainForm):
             setattr(self, name, getattr(super(), name))
 
     @abstractmethod
-    def enter(self, arrays: Sequence[Array]) -> list[Any]:
+    def enter(self, arrays: Arrays) -> list[Any]:
         """Convert arrays of the framework to arrays of the engine."""
 
     @abstractmethod
@@ -166,16 +42,29 @@ class MetalCells(PlainForm):
         """Convert arrays of the engine to arrays of the framework."""
 
     @abstractmethod
-    def conv(self, silu: bool, *inputs: Array) -> Array:
-        """Return `conv_result`, differentiable."""
+    def apply(
+        self,
+        forward: Callable[..., tuple[Arrays, Arrays]],
+        backward: Callable[..., Arrays],
+        *inputs: Array,
+        **how: Any,
+    ) -> Arrays:
+        """Return the results of a pair of functions, differentiable; see the module."""
 
-    @abstractmethod
-    def mlstm(self, chunk: int, eps: float, *inputs: Array) -> tuple[Array, ...]:
-        """Return h and the last C, n and m of `mlstm_results`, differentiable."""
+    def _run(
+        self,
+        launches: Callable[..., Iterable[Any]],
+        inputs: Mapping[str, Array],
+        names: str,
+        **how: Any,
+    ) -> tuple[Array, ...]:
+        """Make launches on inputs by name, each with the outputs of those before it."""
+        x = dict(zip(inputs, self.enter(list(inputs.values())), strict=True))
+        for launch in launches(x, **how):
+            x |= self.engine.run(launch)
+        return self.leave([x[name] for name in names.split()])
 
-    @abstractmethod
-    def slstm(self, *inputs: Array) -> tuple[Array, ...]:
-        """Return every h and the last c, n and m of `slstm_results`, differentiable."""
+    # -- the convolution --------------------------------------------------------------------------
 
     def causal_conv(
         self, x: Array, w: Array, b: Array, *, state: Array | None, starts: Array | None, silu: bool
@@ -188,50 +77,71 @@ class MetalCells(PlainForm):
             back = xp.full((B, S), K - 1, "int32", like=x)
         else:
             back = self.positions_back(starts, K)
-        y = self.conv(silu, inputs, xp.float32(w), xp.float32(b), back)
+        arrays = (inputs, xp.float32(w), xp.float32(b), back)
+        (y,) = self.apply(self._conv, self._conv_grad, *arrays, silu=silu)
         padded = xp.pad(inputs, [(0, 0), (max(0, K - 1 - inputs.shape[1]), 0), (0, 0)])
         last = self.last_inputs(padded[:, padded.shape[1] - (K - 1) :], starts)
         return xp.astype(y, x), last
 
-    def conv_result(self, silu: bool, *inputs: Array) -> Array:
-        """Return the y of `conv`."""
-        (y,) = self.leave([conv(self.engine, *self.enter(inputs), silu=silu)])
-        return y
+    def _conv(self, *x: Array, silu: bool) -> tuple[Arrays, Arrays]:
+        """Convolve (inputs, w, b, back); `back` limits how far back each position sees.
 
-    def conv_gradients(self, silu: bool, inputs: Sequence[Array], dy: Array) -> tuple[Array, ...]:
-        """Return those of the inputs of `conv`, w and bias."""
-        return self.leave(conv_grad(self.engine, *self.enter((*inputs, dy)), silu=silu))
+        The inputs are the state, which has no outputs, and then x.
+        """
+        return self.leave(
+            [self.engine.run(kernels.conv_forward(*self.enter(x), silu=silu))["y"]]
+        ), x
+
+    def _conv_grad(self, saved: Arrays, d_results: Arrays, *, silu: bool) -> Arrays:
+        run = self.engine.run
+        inputs, w, bias, back, dy = self.enter((*saved, *d_results))
+        S, K = dy.shape[1], w.shape[-1]
+        if silu:
+            dy = run(kernels.conv_bwd_pre(inputs, w, bias, back, dy))["dpre"]
+        dx = run(kernels.conv_bwd_input(w, back, dy, P=inputs.shape[1] - S))["dx"]
+        part = run(kernels.conv_bwd_partial(inputs, back, dy, K=K))["part"]
+        sums = run(kernels.conv_bwd_final(part, S=S))
+        return self.leave([dx, sums["dw"], sums["dbias"]])
+
+    # -- the mLSTM cell ---------------------------------------------------------------------------
 
     def mlstm_cell(
-        self, *x: Array, chunk_size: int, eps: float, state: Sequence[Array] | None
+        self, *x: Array, chunk_size: int, eps: float, state: Arrays | None
     ) -> tuple[Array, tuple[Array, Array, Array]]:
         q, _, v, *_ = x = tuple(self.xp.float32(y) for y in x)
         state = self.zero_state(q, v) if state is None else state
-        chunk = chunk_of(chunk_size, q.shape[1])
-        h, C, n, m = self.mlstm(chunk, eps, *x, *state)
+        how = {"chunk": min(chunk_size, q.shape[1], LONGEST_CHUNK), "eps": eps}
+        h, C, n, m = self.apply(self._mlstm, self._mlstm_grad, *x, *state, **how)
         return h, (C, n, m)
 
-    def mlstm_results(self, chunk: int, eps: float, inputs: Sequence[Array]) -> tuple[Array, ...]:
-        """`MLSTM_INPUTS` -> `MLSTM_RESULTS`."""
-        inputs_by_name = dict(zip(MLSTM_INPUTS, self.enter(inputs), strict=True))
-        return self.leave(mlstm(self.engine, inputs_by_name, chunk=chunk, eps=eps))
+    def _mlstm(self, *inputs: Array, chunk: int, eps: float) -> tuple[Arrays, Arrays]:
+        """q, k, v, i, f and the first C, n, m -> h and the last C, n, m.
 
-    def mlstm_gradients(
-        self,
-        chunk: int,
-        eps: float,
-        inputs: Sequence[Array],
-        results: Sequence[Array],
-        d_results: Sequence[Array],
-    ) -> tuple[Array, ...]:
-        """Return those of `MLSTM_INPUTS`; d_results are of h and the last C, n and m."""
+        What is kept are the states around every chunk, and b, den and M of `metal/kernels`.
+        """
+        x = dict(zip("q k v i f C0 n0 m0".split(), inputs, strict=True))
+        h, *kept = self._run(forward_launches, x, "h C n m b den M", chunk=chunk, eps=eps)
+        return (h, *(y[:, :, -1] for y in kept[:3])), (*inputs[:5], h, *kept)
+
+    def _mlstm_grad(self, saved: Arrays, d_results: Arrays, *, chunk: int, eps: float) -> Arrays:
+        """Return the gradients of all inputs.
+
+        The kernels hold the stabilisers constant, and differentiate h by its stabiliser M. They
+        return db, of the sums of logsig(f) from the start of each chunk, as far as h depends on
+        them; dC and dn of the states around every chunk; and dM. Through its last sum a chunk also
+        has <C', dC'> + n'.dn' of the state after it. A state is the true one times exp(-m). So at
+        fixed true states the last m has the gradient dm - <C, dC> - n.dn, which joins dM of the
+        last position, and the first m has <C, dC> + n.dn on top of its gradient through
+        M_t = max(logsig(f_t) + M_t-1, i_t).
+        """
         xp = self.xp
-        q, k, v, i, f, *_ = inputs
+        q, k, v, i, f, *results = saved
         _, C, n, m, _, _, M = results
-        *d_saved, dm = d_results
-        saved = dict(zip(MLSTM_SAVED, self.enter((q, k, v, i, *results, *d_saved)), strict=True))
-        grads = mlstm_grad(self.engine, saved, chunk=chunk, eps=eps)
-        dq, dk, dv, di, db, dC, dn, dM = self.leave(grads)
+        *d_states, dm = d_results
+        names = "q k v i h C n m b den M dh dC_last dn_last".split()
+        x = dict(zip(names, (q, k, v, i, *results, *d_states), strict=True))
+        grads = self._run(backward_launches, x, "dq dk dv di db dC dn dM", chunk=chunk, eps=eps)
+        dq, dk, dv, di, db, dC, dn, dM = grads
         states = (C * dC).sum((-2, -1)) + (n * dn).sum(-1)  # (B, NH, NC + 1)
         last = dM[..., -1] + (dm - states[..., -1])
         dM = xp.concatenate([dM[..., :-1], last[..., None]], -1)
@@ -267,8 +177,10 @@ class MetalCells(PlainForm):
         dlf = xp.where(opened, 0.0, dM)
         return xp.where(opened, dM, 0.0), dlf, dlf[..., 0]
 
+    # -- the sLSTM cell ---------------------------------------------------------------------------
+
     def slstm_cell(
-        self, *x: Array, state: Sequence[Array] | None, starts: Array | None
+        self, *x: Array, state: Arrays | None, starts: Array | None
     ) -> tuple[Array, tuple[Array, Array, Array, Array]]:
         xp, (*ifzo, R, b) = self.xp, x
         B, S, NH, DH = ifzo[0].shape
@@ -276,33 +188,27 @@ class MetalCells(PlainForm):
         R, b = xp.float32(R).reshape(NH, 4, DH, DH), xp.float32(b).reshape(4, NH, DH)
         state = [xp.zeros((B, NH, DH), like=G)] * 4 if state is None else state
         documents = xp.zeros((B, S), "int32", like=G) if starts is None else xp.int32(starts)
-        h, c, n, m = self.slstm(G, R, b, *state, documents)
+        h, c, n, m = self.apply(self._slstm, self._slstm_grad, G, R, b, *state, documents)
         return h, (h[:, -1], c, n, m)
 
-    def slstm_results(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
-        """`SLSTM_INPUTS`, with R in place of R_T -> `SLSTM_RESULTS`."""
-        G, R, *others = inputs
-        entered = self.enter((G, R.swapaxes(2, 3), *others))
-        inputs_by_name = dict(zip(SLSTM_INPUTS, entered, strict=True))
-        return self.leave(slstm(self.engine, inputs_by_name))
+    def _slstm(self, *inputs: Array) -> tuple[Arrays, Arrays]:
+        """G, R, bias, the first h, c, n, m, and starts int32 -> every h and the last c, n, m.
 
-    def slstm_gradients(
-        self, inputs: Sequence[Array], results: Sequence[Array], d_results: Sequence[Array]
-    ) -> tuple[Array, ...]:
-        """Return those of G, R, bias, h0, c0, n0 and m0.
-
-        Args:
-            inputs: R, h0, c0, n0, m0 and starts.
-            results: `SLSTM_RESULTS`.
-            d_results: gradients of h and of the last c, n, m.
+        A head has a group of threads, so at most `MOST_UNITS` units. Kept is the gates' `pre` in
+        place of G and bias.
         """
-        R, h0, *others = inputs
-        h, *kept = results
-        entered = self.enter((R, *others, *kept, *d_results))
-        dG, *d_state = self.leave(
-            slstm_grad(self.engine, dict(zip(SLSTM_SAVED, entered, strict=True)))
-        )
-        dR, db = self._parameter_gradients(dG, h0, h, others[-1])
+        G, R, *others = inputs
+        names = "G R_T bias h0 c0 n0 m0 starts".split()
+        x = dict(zip(names, (G, R.swapaxes(2, 3), *others), strict=True))
+        h, *kept = self._run(lambda x: [slstm_forward(x)], x, "h c n m pre")
+        return (h, *(y[:, -1] for y in kept[:3])), (R, *others[1:], h, *kept)
+
+    def _slstm_grad(self, saved: Arrays, d_results: Arrays) -> Arrays:
+        R, h0, c0, n0, m0, starts, h, *kept = saved
+        names = "R c0 n0 m0 starts c n m pre dh dc_last dn_last dm_last".split()
+        x = dict(zip(names, (R, c0, n0, m0, starts, *kept, *d_results), strict=True))
+        dG, *d_state = self._run(lambda x: [slstm_backward(x)], x, "dG dh0 dc0 dn0 dm0")
+        dR, db = self._parameter_gradients(dG, h0, h, starts)
         return dG, dR, db, *d_state
 
     def _parameter_gradients(

@@ -5,25 +5,18 @@ is called, so keep that out of `mx.compile`.
 """
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from mlx.core import array
 
-from mlxhog.metal.engine import Engine
 from mlxhog.models.ops.metal.cells import MetalCells
 from mlxhog.models.ops.reference.ops_mlx import MLXPlainForm
 
 
 class MetalForm(MetalCells, MLXPlainForm):
     """The operators on one engine: `mlx` takes MLX's arrays as they are, others NumPy arrays."""
-
-    def __init__(self, engine: Engine, plain: frozenset[str] = frozenset()) -> None:
-        super().__init__(engine, plain)
-        self._conv, self._mlstm = lru_cache(self._conv_of), lru_cache(self._mlstm_of)
-        self._slstm = _differentiable(lambda *x: self.slstm_results(x), self._slstm_back)
 
     def enter(self, arrays: Sequence[array]) -> list[Any]:
         """Return the engine's own arrays; only `mlx` leaves them unevaluated."""
@@ -38,47 +31,23 @@ class MetalForm(MetalCells, MLXPlainForm):
             return tuple(arrays)
         return tuple(mx.array(self.engine.host(x)) for x in arrays)
 
-    def conv(self, silu: bool, *inputs: array) -> array:
-        """Return `conv_result`, differentiable."""
-        y: array = self._conv(silu)(*inputs)
-        return y
+    def apply(
+        self, forward: Callable[..., Any], backward: Callable[..., Any], *inputs: array, **how: Any
+    ) -> Sequence[array]:
+        """Return the results; what the gradient needs are results of the function, too."""
+        count = 0
 
-    def mlstm(self, chunk: int, eps: float, *inputs: array) -> tuple[array, ...]:
-        """Return h and the last C, n and m of `mlstm_results`, differentiable."""
-        h, *states = self._mlstm(chunk, eps)(*inputs)[:4]
-        return h, *(x[:, :, -1] for x in states)
+        def both(*inputs: array) -> tuple[array, ...]:
+            nonlocal count
+            results, saved = forward(*inputs, **how)
+            count = len(results)
+            return *results, *saved
 
-    def slstm(self, *inputs: array) -> tuple[array, ...]:
-        """Return every h and the last c, n and m of `slstm_results`, differentiable."""
-        h, *states = self._slstm(*inputs)[:4]
-        return h, *(x[:, -1] for x in states)
+        def gradients(inputs: Any, d_results: Any, results: Any) -> tuple[array, ...]:
+            grads = backward(results[count:], d_results[:count], **how)
+            return *grads, *map(mx.zeros_like, inputs[len(grads) :])
 
-    def _conv_of(self, silu: bool) -> Callable[..., Any]:
-        def backward(inputs: Any, dy: array, _: Any) -> Any:
-            return *self.conv_gradients(silu, inputs, dy), mx.zeros_like(inputs[3])
-
-        return _differentiable(lambda *inputs: self.conv_result(silu, *inputs), backward)
-
-    def _mlstm_of(self, chunk: int, eps: float) -> Callable[..., Any]:
-        def backward(inputs: Any, d_results: Any, results: Any) -> Any:
-            dh, *d_states = d_results[:4]
-            d_last = (dh, *(x[:, :, -1] for x in d_states))
-            return self.mlstm_gradients(chunk, eps, inputs, results, d_last)
-
-        return _differentiable(lambda *x: self.mlstm_results(chunk, eps, x), backward)
-
-    def _slstm_back(self, inputs: Any, d_results: Any, results: Any) -> Any:
-        _, R, _, *state = inputs
-        dh, *d_states = d_results[:4]
-        d_last = (dh, *(x[:, -1] for x in d_states))
-        return *self.slstm_gradients((R, *state), results, d_last), mx.zeros_like(inputs[-1])
-
-
-def _differentiable(
-    forward: Callable[..., Any], backward: Callable[..., Any]
-) -> Callable[..., Any]:
-    """Join a function and its gradient, which takes (inputs, d_results, results)."""
-    function = mx.custom_function(forward)
-    function.vjp(backward)
-    result: Callable[..., Any] = function
-    return result
+        function = mx.custom_function(both)
+        function.vjp(gradients)
+        every: Sequence[array] = function(*inputs)  # type: ignore[assignment]
+        return every[:count]

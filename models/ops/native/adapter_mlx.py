@@ -52,7 +52,7 @@ def without_gradient() -> Iterator[None]:
 class MLXForm(NativeForm):
     """The native operators on arrays in memory that the CPU can read."""
 
-    xp = cast(Arrays[array], arrays_mlx)
+    xp = cast(Arrays, arrays_mlx)
     plain = ops_mlx.OPS.form
     slstm = SLSTM_UNTAPED
 

@@ -29,7 +29,7 @@ FAST_GEMM = ops.gemm_kernel() == "avx512"
 class TorchForm(NativeForm):
     """The native operators on tensors of the CPU."""
 
-    xp = cast(Arrays[Tensor], arrays_torch)
+    xp = cast(Arrays, arrays_torch)
     plain = ops_torch.OPS.form
     slstm = SLSTM
 

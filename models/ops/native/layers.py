@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mlxhog._native import ops
-from mlxhog.models.ops.native.pair import Pair, View, Views, causal, empty_like, zeros_if_none
+from mlxhog.models.ops.native.pair import Pair, View, Views, empty_like, zeros_if_none
 
 
 def _one_result(call: Callable[..., None], call_grad: Callable[..., None], like: int = 0) -> Pair:
@@ -37,7 +37,7 @@ LAYER_NORM = _one_result(ops.layer_norm, ops.layer_norm_grad)
 HEAD_NORM_GATE = _one_result(ops.head_norm_gate, ops.head_norm_gate_grad, like=1)
 HEAD_NORM_SKIP_GATE = _one_result(ops.head_norm_skip_gate, ops.head_norm_skip_gate_grad, like=2)
 SWIGLU = _one_result(ops.swiglu, ops.swiglu_grad)
-LONG_CONV = causal(_one_result(ops.long_conv, ops.long_conv_grad), 1, lambda results: results)
+LONG_CONV = _one_result(ops.long_conv, ops.long_conv_grad)
 ACTIVATE = _one_result(
     lambda *arrays, activation, threads: ops.activate(activation, *arrays, threads=threads),
     lambda *arrays, activation, threads: ops.activate_grad(activation, *arrays, threads=threads),

@@ -32,13 +32,11 @@ class NativeForm(ABC):
     Attributes:
         xp: the framework's array functions.
         plain: the framework's plain operators, where they are as fast.
-        guarded: as of `PlainForm`, for layers; the cells here always are.
         slstm: the pair of the sLSTM cell, with or without a tape.
     """
 
-    xp: Arrays[Array]
+    xp: Arrays
     plain: PlainForm
-    guarded = False
     slstm: Pair
 
     @abstractmethod

@@ -6,7 +6,7 @@ in Metal's memory, which native code refuses, although the CPU can read it.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -51,48 +51,3 @@ def empty_like(*arrays: Any) -> list[Any]:
 def zeros_if_none(x: View | None, shape: Sequence[int]) -> View:
     """Return x, or zeros of that shape if it is None."""
     return np.zeros(shape, np.float32) if x is None else x
-
-
-def causal(pair: Pair, count: int, witness: Callable[[Views], Views], gates: int = 0) -> Pair:
-    """Return a pair whose result at a position does not depend on later ones that are not finite.
-
-    Kernels multiply what is later by 0, and 0 times NaN or infinity is NaN. If the results are not
-    finite, the kernel runs again with zeros from the first such position of a row on; from there on
-    the first result stays. Bits do not change.
-
-    Args:
-        pair: its first `count` inputs are (B, S, ...), as is its first result, or longer at the
-            beginning, as keys of a cache are.
-        count: of these inputs.
-        witness: the results -> some numbers of them that are not all finite if an input is not.
-        gates: number of the last of these inputs, which may be -inf.
-    """
-
-    def forward(*inputs: Any, keep: bool, **how: Any) -> tuple[Views, Views]:
-        results, saved = pair.forward(*inputs, keep=keep, **how)
-        result = results[0]
-        S = result.shape[1]
-        if S == 1 or all(np.isfinite(x).all() for x in witness(results)):
-            return results, saved
-        values = count - gates
-        bad = [~np.isfinite(x) for x in inputs[:values]] + [
-            ~(x < np.inf) for x in inputs[values:count]
-        ]
-        firsts = np.min([_first(x) - (x.shape[1] - S) for x in bad], 0)
-        own = [x.copy() for x in inputs[:count]]
-        for row, first in enumerate(firsts):
-            for x in own:
-                x[row, max(first + x.shape[1] - S, 0) :] = 0.0
-        (clean, *_), _ = pair.forward(*own, *inputs[count:], keep=False, **how)
-        for row, first in enumerate(firsts):
-            result[row, : max(first, 0)] = clean[row, : max(first, 0)]
-        return results, saved
-
-    return replace(pair, forward=forward)
-
-
-def _first(bad: View) -> View:
-    """Return the first position of each row of (B, S, ...) with a true entry, or S."""
-    of_position = bad.reshape(*bad.shape[:2], -1).max(-1)
-    first: View = np.where(of_position.max(1), of_position.argmax(1), bad.shape[1])
-    return first

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mlxhog._native import ops
-from mlxhog.models.ops.native.pair import Pair, View, Views, causal, empty_like, zeros_if_none
+from mlxhog.models.ops.native.pair import Pair, View, Views, empty_like, zeros_if_none
 
 
 def _rope(x: View, *, offset: View | None, keep: bool, **how: Any) -> tuple[Views, Views]:
@@ -49,7 +49,7 @@ def _attention_grad(
     return dq, dk, dv
 
 
-ATTENTION = causal(Pair(_attention, _attention_grad), 3, lambda results: results)
+ATTENTION = Pair(_attention, _attention_grad)
 
 
 def _mlstm(
@@ -86,12 +86,7 @@ def _mlstm_grad(
     return *grads, *d_state
 
 
-MLSTM = causal(
-    Pair(_mlstm, _mlstm_grad, optional=True, saved_results=(0,)),
-    5,
-    lambda results: (results[1][:, :, 0], *results[2:]),  # a row of C has every value
-    gates=2,
-)
+MLSTM = Pair(_mlstm, _mlstm_grad, optional=True, saved_results=(0,))
 """(q, k, v, i, f, then C, n, m or None) -> h and the last C, n, m."""
 
 

@@ -13,7 +13,6 @@ Beck et al. 2025, Tiled Flash Linear Attention, arXiv:2503.14376 (chunkwise form
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -31,79 +30,10 @@ LARGEST = 80.0
 """Largest exponent of a floor: an overflow would also give h = 0, but a NaN gradient."""
 
 
-class Finite:
-    """Inputs of a cell; in a guarded form, zeros at positions where one of them is not finite.
-
-    The cells multiply later positions by 0, and 0 times NaN or infinity is NaN. So that no position
-    depends on later ones, a guarded form computes with these inputs, and `spoil` makes its results
-    NaN from such a position on. In another form nothing is computed.
-
-    Attributes:
-        inputs: those of `decays` last.
-    """
-
-    def __init__(
-        self, form: Any, *inputs: Array, decays: Sequence[Array] = (), heads: int = 1
-    ) -> None:
-        """Take the inputs of a cell.
-
-        Args:
-            form: has `xp` and `guarded`, see `PlainForm`.
-            inputs: (B, NH, S) or (B, NH, S, D); with heads = 2 (B, S, NH) or (B, S, NH, D).
-            decays: likewise; they may be -inf.
-            heads: axis of the heads, also in states.
-        """
-        self._xp: Arrays[Array] = form.xp
-        self._heads, self._bad = heads, None
-        self.inputs = [*inputs, *decays]
-        if not form.guarded:
-            return
-        xp = self._xp
-        total = sum(0.0 * _total(xp, x) for x in inputs)  # 0 times infinity is NaN, too
-        total = total + sum(0.0 * xp.maximum(_total(xp, x), MASKED) for x in decays)
-        bad = total != total
-        wide = bad[..., None]
-        self.inputs = [xp.where(wide if x.ndim == 4 else bad, 0.0, x) for x in self.inputs]
-        self._bad = bad if heads == 2 else bad.swapaxes(1, 2)  # (B, S, NH)
-
-    def spoil(
-        self, h: Array, *states: Array, window: int | None = None, lengths: Array | None = None
-    ) -> tuple[Array, ...]:
-        """Return h and states, NaN from a position on that is not finite.
-
-        Args:
-            h: (B, n, NH, D), of the last n positions.
-            states: (B, NH, ...), with heads = 2 (B, any, NH, ...); after the last position.
-            window: positions that each sees before its own; None is all.
-            lengths: (B,), number of last positions of each row that count; None is all.
-        """
-        if self._bad is None:
-            return h, *states
-        xp, bad = self._xp, self._bad
-        B, L, NH = bad.shape
-        if lengths is not None:
-            bad = bad & (xp.arange(0, L, like=h) >= L - lengths[:, None])[..., None]
-        number = xp.cumsum(xp.int32(bad), 1)
-        if window is not None:
-            number = number - xp.pad(number, [(0, 0), (window + 1, 0), (0, 0)])[:, :L]
-        behind = number > 0
-        spoilt = [xp.where(behind[:, L - h.shape[1] :, :, None], math.nan, h)]
-        for x in states:
-            shape = B, *[1] * (self._heads - 1), NH, *[1] * (x.ndim - self._heads - 1)
-            spoilt.append(xp.where(behind[:, -1].reshape(shape), math.nan, x))
-        return tuple(spoilt)
-
-
-def _total(xp: Arrays[Array], x: Array) -> Array:
-    x = xp.stop_gradient(x)
-    return x.sum(-1) if x.ndim == 4 else x
-
-
 class MLSTMCell:
     """The forms of the cell over a framework's array functions."""
 
-    xp: Arrays[Array]
-    guarded: bool
+    xp: Arrays
 
     def mlstm_cell(
         self, *x: Array, chunk_size: int, eps: float, state: Sequence[Array] | None
@@ -132,7 +62,8 @@ class MLSTMCell:
         """
         xp, S, DV = self.xp, x[0].shape[1], x[2].shape[-1]
         L = min(chunk_size, S)
-        finite, q, k, v, i, lf = self._finite(*x)
+        q, k, v, i, f = self._heads_first(*x)
+        lf = xp.log_sigmoid(f)
         # A position past the end keeps the state and adds nothing.
         q, k, v = (to_chunks(x, L, xp) for x in (q, k, v))  # (B, NH, NC, L, DK or DV)
         i, lf = to_chunks(i, L, xp, MASKED), to_chunks(lf, L, xp)
@@ -161,8 +92,7 @@ class MLSTMCell:
         h = self._normalise(num, den[..., 0], b + r, of_r, eps)
         C, n = xp.split(last, [DV], -1)
         state = self._rescaled(C, n[..., 0], ms[..., -1] + moved[..., -1, -1])
-        h, C, n, m = finite.spoil(from_chunks(h, S), *state)
-        return h, (C, n, m)
+        return from_chunks(h, S), state
 
     def _between_chunks(
         self, C: Array | None, entries: Array, g: Array, top: Array, m: Array | None
@@ -225,13 +155,6 @@ class MLSTMCell:
             m_before = m_after
         return xp.stack(hs, 1), self._rescaled(C, n, m)
 
-    def _finite(self, *x: Array) -> tuple[Any, ...]:
-        """Return `Finite`, and q, k, v, i and logsig(f) with heads first."""
-        q, k, v, i, f = self._heads_first(*x)
-        finite = Finite(self, k, v, self.xp.log_sigmoid(f), decays=[i])
-        k, v, lf, i = finite.inputs
-        return finite, q, k, v, i, lf
-
     def _weights(self, q: Array, k: Array, u: Array, r: Array) -> Array:
         """Weights of the values up to each position, (..., L, L)."""
         xp, log_scale = self.xp, -0.5 * math.log(q.shape[-1])
@@ -265,7 +188,7 @@ class MLSTMCell:
         return tuple(self.xp.float32(y).swapaxes(1, 2) for y in x)
 
 
-def to_chunks(x: Array, L: int, xp: Arrays[Array], value: float = 0.0) -> Array:
+def to_chunks(x: Array, L: int, xp: Arrays, value: float = 0.0) -> Array:
     """(B, NH, S, ...) -> (B, NH, NC, L, ...), filled up on the right to whole chunks."""
     B, NH, S, *D = x.shape
     if S % L:
@@ -273,7 +196,7 @@ def to_chunks(x: Array, L: int, xp: Arrays[Array], value: float = 0.0) -> Array:
     return x.reshape(B, NH, -1, L, *D)
 
 
-def behind(first: Array | None, x: Array, xp: Arrays[Array]) -> Array:
+def behind(first: Array | None, x: Array, xp: Arrays) -> Array:
     """Return x (B, NH, NC, ...) behind an entry (B, NH, ...), zeros if it is None."""
     if first is None:
         return xp.pad(x, [(0, 0), (0, 0), (1, 0)] + [(0, 0)] * (x.ndim - 3))
@@ -285,7 +208,7 @@ def from_chunks(h: Array, S: int) -> Array:
     return h.flatten(2, 3)[:, :, :S].swapaxes(1, 2)
 
 
-def sums_after(a: Array, xp: Arrays[Array]) -> Array:
+def sums_after(a: Array, xp: Arrays) -> Array:
     """Return the sum of a (..., L) after j up to t, (..., L, L); about `MASKED` where j > t.
 
     Each is a sum of its own: the difference of two longer sums would have their rounding error.
@@ -295,7 +218,7 @@ def sums_after(a: Array, xp: Arrays[Array]) -> Array:
     return xp.cumsum(xp.where(is_after, a[..., None], 0.0), -2) + later(L, xp, a)
 
 
-def later(L: int, xp: Arrays[Array], like: Array, value: float = 0.0) -> Array:
+def later(L: int, xp: Arrays, like: Array, value: float = 0.0) -> Array:
     """Return `MASKED` above the diagonal of (L, L), where a key is later than a query, or value."""
     is_later = np.triu(np.ones((L, L), bool), 1)
     return xp.from_numpy(np.where(is_later, np.float32(MASKED), np.float32(value)), like=like)

@@ -22,7 +22,7 @@ _SELU_SCALE, _SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
 class MLXPlainForm(PlainForm):
     """The operators on arrays of any device; a weight of `linears` may be quantised."""
 
-    xp = cast(Arrays[array], arrays_mlx)
+    xp = cast(Arrays, arrays_mlx)
     activations: Mapping[str, Callable[[array], array]] = {
         "gelu": lambda x: 0.5 * x * (1 + mx.erf(x * 0.5**0.5)),
         "gelu_tanh": lambda x: 0.5 * x * (1 + mx.tanh(_ROOT_2_PI * (x + 0.044715 * x**3))),
@@ -48,7 +48,7 @@ class MLXPlainForm(PlainForm):
         """Return x W^T, computed in the type of w and returned in that of x."""
         if isinstance(w, Quantized):
             return w.product(x)
-        return self.xp.linear(x.astype(w.dtype), w).astype(x.dtype)
+        return arrays_mlx.linear(x.astype(w.dtype), w).astype(x.dtype)
 
     def linears(
         self, x: array, weights: Sequence[array | Quantized], biases: Sequence[array | None]

@@ -21,7 +21,7 @@ wrong (pytorch issues 109457 and 122045)."""
 class TorchPlainForm(PlainForm):
     """The operators on tensors of any device."""
 
-    xp = cast(Arrays[Tensor], arrays_torch)
+    xp = cast(Arrays, arrays_torch)
     activations: Mapping[str, Callable[[Tensor], Tensor]] = {
         "gelu": F.gelu,
         "gelu_tanh": partial(F.gelu, approximate="tanh"),

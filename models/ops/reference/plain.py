@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 
 from mlxhog.models.ops.arrays import Array
-from mlxhog.models.ops.reference.mlstm import Finite, MLSTMCell
+from mlxhog.models.ops.reference.mlstm import MLSTMCell
 from mlxhog.models.ops.reference.recurrences import Recurrences
 
 
@@ -16,12 +16,9 @@ class PlainForm(MLSTMCell, Recurrences):
     """The operators that both frameworks compute alike.
 
     Attributes:
-        guarded: whether NaN or infinity at a position changes no bit of results before it. A model
-            in training needs no guard, which costs time: its whole step is skipped.
         activations: name -> function, without the second name of `silu`.
     """
 
-    guarded = False
     activations: Mapping[str, Callable[[Array], Array]]
 
     @abstractmethod
@@ -104,14 +101,6 @@ class PlainForm(MLSTMCell, Recurrences):
     ) -> Array:
         if window is not None and window >= k.shape[1] - 1:
             window = None
-        finite = Finite(self, k, v, heads=2)
-        k, v = finite.inputs
-        h = self._attend(q, k, v, window, lengths)
-        return finite.spoil(h, window=window, lengths=lengths)[0]
-
-    def _attend(
-        self, q: Array, k: Array, v: Array, window: int | None, lengths: Array | None
-    ) -> Array:
         S, L = q.shape[1], k.shape[1]
         if S == L and lengths is None:
             if window is None:

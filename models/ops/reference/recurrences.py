@@ -53,14 +53,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from mlxhog.models.ops.arrays import Array, Arrays
-from mlxhog.models.ops.reference.mlstm import Finite, from_chunks, sums_after, to_chunks
+from mlxhog.models.ops.reference.mlstm import from_chunks, sums_after, to_chunks
 
 
 class Recurrences(ABC):
     """The cells over a framework's array functions."""
 
-    xp: Arrays[Array]
-    guarded: bool
+    xp: Arrays
 
     @abstractmethod
     def sum_after(self, a: Array) -> Array:
@@ -131,10 +130,8 @@ class Recurrences(ABC):
                 state = state - removed.swapaxes(-1, -2) * (reads[0] @ before)
             h = q @ (state.swapaxes(-1, -2) if by_value else state)
             return h.swapaxes(1, 2), state
-        finite = Finite(self, k, v, *reads, decays=[a])
-        L = _chunk_length(chunk_size, S)
-        k, v, *reads, a = (to_chunks(x, L, xp) for x in finite.inputs)
-        q = to_chunks(q, L, xp)
+        L = min(chunk_size, 1 << (S - 1).bit_length())
+        q, k, v, *reads, a = (to_chunks(x, L, xp) for x in (q, k, v, *reads, a))
         b = xp.cumsum(a, -2)
         to_end, decay = xp.exp(self.sum_after(a)), xp.exp(b[..., -1:, :]).swapaxes(-1, -2)
         states = [state]
@@ -150,8 +147,7 @@ class Recurrences(ABC):
             h = h + (q @ before.swapaxes(-1, -2)) * xp.exp(b)
         else:
             h = h + (q * xp.exp(b)) @ before
-        h, last = finite.spoil(from_chunks(h, S), states[-1])
-        return h, last
+        return from_chunks(h, S), states[-1]
 
     def _with_removal(
         self,
@@ -300,8 +296,3 @@ class Recurrences(ABC):
         second = self._scan(a_second * a_first, a_second * x_first + x_second)
         before = xp.pad(second[:, :-1], [(0, 0), (1, 0), (0, 0), (0, 0)])
         return xp.stack([x_first + a_first * before, second], 2).flatten(1, 2)
-
-
-def _chunk_length(chunk_size: int, S: int) -> int:
-    """Return the chunk's length for S positions: no longer than the next power of 2."""
-    return int(min(chunk_size, 1 << (S - 1).bit_length()))

@@ -34,7 +34,7 @@ def config(**changes):
 def test_a_twin_computes_what_the_reference_does(name, position, backbone):
     cfg = config(position=position, backbone=backbone)
     params, (tokens, _) = perturbed_params(cfg, 1), batch(cfg, 2, 12, 2)
-    expected, _ = lm_float64.forward(cfg, params, lm_float64.embed(cfg, params, tokens))
+    expected, _ = lm_float64.logits(cfg, params, tokens)
     assert_close(TWINS[name].logits(cfg, params, tokens)[0], expected, LOGITS_F32)
 
 
@@ -75,7 +75,7 @@ def test_the_decoder_is_two_layers_of_exact_gelu_on_the_last_vector_and_a_place(
         u = normed(x, f"{layer}.norm")
         x = F.gelu(F.linear(u, p[f"{layer}.linear.weight"], p[f"{layer}.linear.bias"]))
     expected = F.linear(normed(x, "out_norm"), p["head.weight"], p["head.bias"])
-    actual, _ = lm_float64.forward(cfg, params, lm_float64.embed(cfg, params, tokens))
+    actual, _ = lm_float64.logits(cfg, params, tokens)
     assert_close(actual, expected, FLOAT64)
 
 

@@ -92,8 +92,9 @@ def test_watching_ends_when_the_study_does(capsys, monkeypatch, first):
 @pytest.mark.slow
 def test_plot_writes_every_figure_and_the_page_and_names_them(capsys):
     study(Path("studies"), tasks=TASKS[-1:])
-    assert main(["mad", "plot", "first", "--out", "figures", "--open", "no"]) == 0
-    written = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    assert main(["mad", "plot", "first", "--out", "figures", "--json"]) == 0
+    output = json.loads(capsys.readouterr().out)
+    written = [*map(Path, output["plots"].values()), Path(output["page"])]
     assert written[-1] == Path("figures/index.html")
     assert {path.name for path in written} >= {f"curves-{TASKS[-1]}.png"}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written[:-1])

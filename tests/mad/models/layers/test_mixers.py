@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mlxhog.models.forward_pass import Pass
 from mlxhog.models.mad.config import MADConfig
-from mlxhog.models.mad.layers import gsa, mamba3, path
+from mlxhog.models.mad.layer import Run
+from mlxhog.models.mad.layers import linear, path, state_space
 from mlxhog.models.mad.sequence import parse
 from tests.models.twins import TWINS, float64
 from tests.pairs import each_of
@@ -46,7 +46,7 @@ def test_mesa_solves_what_the_exact_code_of_fla_does(twin):
 @twins
 def test_gated_slot_attention_is_that_of_fla(twin):
     q, k, v, log_alpha = recorded(twin, "gsa", "q", "k", "v", "log_alpha")
-    h, _ = gsa.slot_attention(twin.ops, q, k, v, -log_alpha, None)
+    h, _ = linear.slot_attention(twin.ops, q, k, v, -log_alpha, (None, None))
     assert_recorded(twin, h, "gsa")
 
 
@@ -66,7 +66,7 @@ def test_the_cell_of_mamba3_is_that_of_its_authors(twin):
     q, k, v, log_decay, dt, own, w = recorded(twin, "mamba3", *names)
     angle = math.pi * twin.ops.xp.tanh(w) * dt[..., None]
     own = twin.ops.xp.sigmoid(own)
-    h, _ = mamba3.turning_cell(twin.ops, q, k, v, log_decay, dt, own, angle, None)
+    h, _ = state_space.turning_cell(twin.ops, q, k, v, log_decay, dt, own, angle, (None,) * 4)
     assert_recorded(twin, h, "mamba3")
 
 
@@ -80,9 +80,8 @@ def layer(text, twin, gates=None, S=41):
         for spec in one.param_spec(D)
     }
     x = rng.standard_normal((2, S, D))
-    run = Pass(twin.ops)
-    y, state = one.forward(cfg, twin.array(p), twin.array(x), None, run)
-    return twin.numpy(y), float64(one, cfg, p, x), state
+    y, state = one.forward(twin.array(p), twin.array(x), one.start(D), Run(twin.ops))
+    return twin.numpy(y), float64(one, p, x), state
 
 
 @each_of(

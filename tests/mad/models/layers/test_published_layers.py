@@ -12,8 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mlxhog.models.forward_pass import Pass
-from mlxhog.models.mad.config import MADConfig
+from mlxhog.models.mad.layer import Run
 from mlxhog.models.mad.sequence import parse
 from mlxhog.models.ops.kernels import choose
 from mlxhog.models.spec import initial_value
@@ -34,9 +33,7 @@ def ours(text):
         noise = rng.normal(0, 0.1, spec.shape).astype(np.float32)
         params[spec.name] = torch.from_numpy(initial_value(spec, 0) + noise)
     x = torch.from_numpy(rng.standard_normal((B, S, D)).astype(np.float32))
-    cfg = MADConfig(vocab_size=8, hidden_size=D, layers=(layer,))
-    run = Pass(choose("torch", "reference", "cpu"))
-    y, _ = layer.forward(cfg, params, x, None, run)
+    y, _ = layer.forward(params, x, layer.start(D), Run(choose("torch", "reference", "cpu")))
     return params, x, y
 
 
