@@ -13,17 +13,15 @@ applies its rules, tries its two best with other seeds, and answers. Document 00
 fields is among the scenarios, and beside each stands what its decision tree answers.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from statistics import fmean
 
 import numpy as np
-from harness.claims import flags, measured
 from harness.estimates import Mean
+from harness.frame import flags, measured, say
 from harness.machine import ROOT, smallest
-from harness.results_page import name_of, read
+from harness.page import read
 
 from mlxhog.config.strategies import SSP, Hogwild, LocalSGD, RoundRobin, Scaffold, Serial, Sync
 from mlxhog.theory.advisor.profile import Profile
@@ -286,11 +284,7 @@ def measure(findings, chosen):
     for scenario in smallest(scenarios()[:2], scenarios()):
         row = judge(scenario, seeds)
         rows.append(row)
-        print(
-            f"{row['scenario']:42} {row['answer']:12} best {row['best']:12} "
-            f"x {row['slower']:.2f}  ({row['rule']})",
-            flush=True,
-        )
+        say(f"{row['scenario']:42} {row['answer']:12} best {row['best']:12} x {row['slower']:.2f}")
     right = sum(row["answer"] in row["planted"] for row in rows)
     advised = sum(row["advised"] in row["planted"] for row in rows)
     slowest = max(row["slower"] for row in rows)
@@ -309,7 +303,7 @@ TURN, AVERAGED = "Muon in turn, looking ahead", "Muon averaged"
 
 def local_cost(result):
     """Share of the steps that a local step costs, by the result of the experiment local_steps."""
-    steps = result["results"]["steps"]
+    steps = result["steps"]
     pairs = zip(steps[f"{LOCAL_STEPS}"], steps["1"], strict=True)
     return Mean.of((many / one - 1) / (LOCAL_STEPS - 1) for many, one in pairs)
 
@@ -320,7 +314,7 @@ def staleness_cost(result):
     Beside averaged gradients of as many workers, which have the same batch; the mean over the
     numbers of workers, seed by seed.
     """
-    numbers, n = result["results"], result["settings"]["gradients"]
+    numbers, n = result, result["settings"]["gradients"]
     curves = list(numbers["serial"].values())
     known = numbers["bits_per_byte"]
     counts = [k for k in (2, 4, 8) if {f"{TURN}, {k}", f"{AVERAGED}, {k}"} <= known.keys()]
@@ -341,8 +335,8 @@ def staleness_cost(result):
 
 
 def constants(folder):
-    """Each constant beside its estimate from the newest results, of --full where there are any."""
-    results = {name_of(document): document for document in read(folder)}
+    """Each constant beside its estimate from the recorded results."""
+    results = read(folder)
     return {
         "LOCAL_COST": (LOCAL_COST, local_cost(results["local_steps"])),
         "STALENESS_COST": (STALENESS_COST, staleness_cost(results["staleness"])),

@@ -1,47 +1,30 @@
-"""Training under faults: what is lost, what hangs, and what it costs.
+"""Training under faults: what is lost, what hangs, what is left behind.
 
     python benchmarks/chaos.py --quick             one strategy after the other, a few minutes
     python benchmarks/chaos.py --seed 3            30 minutes of faults, over every strategy
     python benchmarks/chaos.py --seed 0 1 2        the same for each seed, one after the other
-    python benchmarks/chaos.py --claims FILE...    claims over the records of earlier calls
 
 Every strategy trains the same model on real text, run after run, under a seeded schedule of
-faults, one every few seconds: workers killed, one or all; stopped, one or the whole group; a full
-disk; a closed pipe; the supervisor killed, and its run resumed. Workers and supervisors are also
-killed while they start. Before and after, it trains undisturbed. The seed repeats the schedule, not
-the moments at which it meets the run. In the end, `feeding.py` posts examples to a run that follows
-a folder: through kills, a full disk, a file whose name is not UTF-8, a pipe, a link to /dev/zero,
-and files of a few bytes that unpack to gigabytes. Then `mlxhog replay` reads records of a run that
-were damaged, one after the other.
+faults, one every few seconds (`training/faults.py`): workers killed, one or all; stopped, one or
+the whole group; a full disk; a closed pipe; the supervisor killed, and its run resumed. Workers and
+supervisors are also killed while they start.
 
-What has to hold: no run hangs, nobody outlives it, every ticket is accounted for (`Audit`), and
-replays of damaged records end in words. Without `--quick`, whose runs are too few to tell a cost:
-between faults the throughput is that of the undisturbed runs, and the held-out loss after the same
-number of tokens differs by no more than seeds make it differ.
+What has to hold: no run hangs, no process outlives it, and every ticket is accounted for (`Audit`).
+Fed examples are in `feeding.py`, damaged records in `soak.py`, clusters in `cluster_chaos.py`.
 """
 
-from __future__ import annotations
-
-import json
-import math
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import feeding
-from harness.claims import Claim, flags, measured
-from harness.estimates import Ratio
-from harness.machine import LoadWatch, smallest
-from scipy import stats
-from training import damaged_records
-from training.fault_schedule import FaultSchedule
-from training.faults import Observed, Rates
+from harness.frame import flags, measured, say
+from harness.machine import smallest
+from training.faults import FaultSchedule, Observed
 
 from mlxhog.arena.workers import State
 from tests.processes import alive, below
@@ -55,7 +38,7 @@ STRATEGIES = {
     "hogwild after sync": ("--async-after=0.3",),
     "sync": ("--strategy=sync",),
     "round_robin": ("--strategy=round_robin",),
-    # So often that a replaced worker, for whom the others wait, has caught up within SETTLE_S.
+    # So often that a replaced worker, for whom the others wait, has caught up soon.
     "local_sgd": ("--strategy=local_sgd", "--average-every=10"),
     "async_ps": ("--strategy=async_ps",),
     "ssp": ("--strategy=ssp", "--slack=1"),
@@ -73,8 +56,6 @@ POLL_S = 0.02
 DEATHS_AT_SPAWN = 4  # of workers, and of supervisors
 SPAWN_S = 1.5  # at a moment of which a worker that is being spawned is killed
 LEAVE_S = 10.0  # for what a killed supervisor was spawning, on a busy machine
-THROUGHPUT = 0.97
-NOTICEABLE = 0.01  # bits per byte
 
 
 @dataclass
@@ -95,10 +76,23 @@ class Record:
     uncounted: int = 0
     tickets: int = 0
     torn: int = 0
-    losses: list[float] = field(default_factory=list)
-    undisturbed_losses: list[float] = field(default_factory=list)
-    rates: Rates = field(default_factory=Rates)
-    undisturbed: Rates = field(default_factory=Rates)
+
+    def take_in(self, run, *, full_disk):
+        """Note how a run has ended, and account for its tickets; a hang is killed."""
+        if not run.ended():
+            self.hangs += 1
+            self.failures.append(f"hang: {run.words()}")
+            return run.abandon()
+        self.orphans += len(run.orphans())
+        code, status = run.process.returncode, run.result().get("status")
+        if full_disk and (code, status) == (3, "unsaved"):  # what it promises on a full disk
+            self.unsaved += 1
+        elif (code, status) != (0, "done"):
+            self.failures.append(f"exit code {code}, {status}: {run.words()}")
+        audit = run.audit(ordered=any(name in self.strategy for name in ORDERED))
+        self.tickets += audit.handed_out
+        for name in ("torn", "lost", "doubled", "uncounted"):
+            setattr(self, name, getattr(self, name) + getattr(audit, name))
 
 
 def train_flags(strategy, seed, tokens, eval_tokens):
@@ -111,20 +105,6 @@ def train_flags(strategy, seed, tokens, eval_tokens):
     ]  # fmt: skip
 
 
-def undisturbed(record, out, words):
-    """Train without faults, and note the pace and the loss."""
-    run = Observed(out, words, len(WORKERS))
-    try:
-        while not run.ended():
-            run.look()
-            time.sleep(POLL_S)
-        _take_in(record, run, full_disk=False)
-        record.undisturbed.add(run.rates)
-        record.undisturbed_losses.append(run.result()["val_bits_per_byte"])
-    finally:
-        _close(run)
-
-
 def disturbed(record, schedule, out, words, seconds):
     """Train under faults, run after run, until the time is over and the run in hand has ended.
 
@@ -135,37 +115,26 @@ def disturbed(record, schedule, out, words, seconds):
         words: flags of run number 0, 1, ...
         seconds: how long to begin new runs.
     """
-    resume = None
-    last_begin_s = time.monotonic() + seconds
+    resume, last_begin_s = None, time.monotonic() + seconds
     while resume is not None or time.monotonic() < last_begin_s:
-        flags = words(record.runs) if resume is None else []
-        run = Observed(out, flags, len(WORKERS), resume=resume)
-        record.runs += resume is None
-        resume = None
-        began_s = time.monotonic()
-        end_s = began_s + LONGEST_RUN_S
-        schedule.begin(run)
-        try:
+        own = words(record.runs) if resume is None else []
+        with closing(Observed(out, own, len(WORKERS), resume=resume)) as run:
+            record.runs += resume is None
+            resume, began_s = None, time.monotonic()
+            end_s = began_s + LONGEST_RUN_S
+            schedule.begin(run)
             while not (run.ended() or run.still_s() > CALM_S + HANG_S or time.monotonic() > end_s):
                 schedule.step(calm=run.still_s() > CALM_S)
                 run.look()
                 time.sleep(POLL_S)
             schedule.end()
             record.chaos_s += time.monotonic() - began_s
-            record.rates.add(run.rates)
-            if not run.ended():
-                record.hangs += 1
-                record.failures.append(f"hang: {_where(run)}")
-            elif run.process.returncode == -signal.SIGKILL:
+            if run.process.returncode == -signal.SIGKILL:
                 record.orphans += len(run.orphans())
-                assert run.directory is not None
                 if (run.directory / "checkpoints" / "latest").exists():
                     resume = run.directory  # its tickets live on in this checkpoint
             else:
-                _take_in(record, run, full_disk=schedule.filled_disk)
-                record.losses.append(run.result().get("val_bits_per_byte") or math.nan)
-        finally:
-            _close(run)
+                record.take_in(run, full_disk=schedule.filled_disk)
 
 
 def while_starting(record, draw, out, words):
@@ -173,28 +142,20 @@ def while_starting(record, draw, out, words):
 
     A worker that is being spawned holds nothing, and leaves at once when its supervisor has died.
     """
-    run = Observed(out, words, len(WORKERS))
-    killed = set()
-    end_s = time.monotonic() + LONGEST_RUN_S
-    try:
+    killed, end_s = set(), time.monotonic() + LONGEST_RUN_S
+    with closing(Observed(out, words, len(WORKERS))) as run:
         while not run.ended() and time.monotonic() < end_s:
             run.look()
             for slot in range(1, len(WORKERS) + 1):
-                one = slot, run.entry(slot).incarnation
-                starts = run.entry(slot).state == State.STARTING and run.entry(slot).pid
+                entry = run.entry(slot)
+                one, starts = (slot, entry.incarnation), entry.state == State.STARTING and entry.pid
                 if starts and one not in killed and len(killed) < smallest(1, DEATHS_AT_SPAWN):
                     time.sleep(draw.uniform(0.0, SPAWN_S))
                     run.send([slot], signal.SIGKILL)
                     killed.add(one)
             time.sleep(POLL_S)
-        if run.ended():
-            _take_in(record, run, full_disk=False)
-        else:
-            record.hangs += 1
-            record.failures.append(f"hang: {_where(run)}")
-        record.faults["kill at spawn"] = len(killed)
-    finally:
-        _close(run)
+        record.take_in(run, full_disk=False)
+    record.faults["kill at spawn"] = len(killed)
     for _ in range(smallest(1, DEATHS_AT_SPAWN)):
         command = [sys.executable, "-m", "mlxhog", "train", "--quiet", f"--out={out}", *words]
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
@@ -209,156 +170,22 @@ def while_starting(record, draw, out, words):
         while any(map(alive, pids)) and time.monotonic() < end_s:
             time.sleep(POLL_S)
         record.orphans += sum(map(alive, set(pids)))
-        name = "kill the supervisor at spawn"
-        record.faults[name] = record.faults.get(name, 0) + 1
-
-
-def _take_in(record, run, *, full_disk):
-    """Note how a run has ended, and account for its tickets."""
-    record.orphans += len(run.orphans())
-    code, status = run.process.returncode, run.result().get("status")
-    if full_disk and (code, status) == (3, "unsaved"):  # what it promises on a full disk
-        record.unsaved += 1
-    elif (code, status) != (0, "done"):
-        record.failures.append(f"exit code {code}, {status}: {run.words()}")
-    audit = run.audit(ordered=any(name in record.strategy for name in ORDERED))
-    record.tickets += audit.handed_out
-    record.torn += audit.torn
-    record.lost += audit.lost
-    record.doubled += audit.doubled
-    record.uncounted += audit.uncounted
-
-
-def _close(run):
-    if not run.ended():
-        run.abandon()
-    run.close()
-
-
-def _where(run):
-    entries = [run.entry(slot) for slot in range(1, run.workers + 1)]
-    states = [(entry.pid, entry.state, entry.phase, entry.steps) for entry in entries]
-    return f"workers (pid, state, phase, steps) {states}; {run.words()}"
-
-
-# -- claims ---------------------------------------------------------------------------------------
-
-
-def promises(records):
-    """What faults may not do, over all records."""
-    runs = sum(record.runs for record in records)
-    tickets = sum(record.tickets for record in records)
-    faults = sum(sum(record.faults.values()) for record in records)
-    counts = (
-        ("runs that hang", sum(record.hangs for record in records), runs),
-        ("runs that end otherwise than done", sum(len(one.failures) for one in records), runs),
-        ("workers that outlive their run", sum(record.orphans for record in records), runs),
-        ("tickets lost", sum(record.lost for record in records), tickets),
-        ("tickets computed twice", sum(record.doubled for record in records), tickets),
-        ("tickets nobody counted, beyond one a kill", sum(r.uncounted for r in records), tickets),
-    )
-    checks = [Claim(name, n, "==", 0, timing=False, n=trials) for name, n, trials in counts]
-    chaos_s = sum(record.chaos_s for record in records)
-    checks.append(Claim("seconds per fault", chaos_s / max(faults, 1), "<=", 5.0, timing=False))
-    return checks
-
-
-def costs(records):
-    """What faults may cost in throughput and loss, over all records."""
-    both = [one for one in records if one.rates.clear_s and one.undisturbed.clear_s]
-    between, before = (
-        [rates.clear_tokens / rates.clear_s for rates in every]
-        for every in ([one.rates for one in both], [one.undisturbed for one in both])
-    )
-    name = "throughput between faults / undisturbed"
-    checks = [Claim.of(name, Ratio.of(between, before), ">=", THROUGHPUT)]
-    for strategy in {record.strategy: None for record in records}:
-        checks += _loss_claim(
-            strategy, [record for record in records if record.strategy == strategy]
-        )
-    return checks
-
-
-def _loss_claim(strategy, records):
-    """Whether faults cost less than `NOTICEABLE`; nothing where there is no interval (Welch)."""
-    with_faults = [loss for record in records for loss in record.losses if math.isfinite(loss)]
-    without = [loss for record in records for loss in record.undisturbed_losses]
-    if len(without) < 2 or len(with_faults) < 2:
-        print(f"  {strategy}: loss under faults cannot be told from {len(without)} undisturbed and "
-              f"{len(with_faults)} disturbed runs")  # fmt: skip
-        return
-    interval = stats.ttest_ind(with_faults, without, equal_var=False).confidence_interval()
-    at_limit = [loss + NOTICEABLE for loss in without]
-    yield Claim(
-        f"{strategy}: bits per byte lost to faults",
-        statistics.mean(with_faults) - statistics.mean(without),
-        "<=",
-        NOTICEABLE,
-        timing=False,
-        interval=(float(interval.low), float(interval.high)),
-        n=len(with_faults),
-        p=float(stats.ttest_ind(with_faults, at_limit, equal_var=False).pvalue),
-    )
-
-
-# -- the command ----------------------------------------------------------------------------------
-
-
-def main(arguments=None):
-    """Run the schedule, print the claims; returns the exit code."""
-    parser = flags(__doc__, quick="20 s of faults per strategy")
-    parser.add_argument("--seed", type=int, nargs="+", default=[0])
-    parser.add_argument("--minutes", type=float, default=30.0, help="of faults, per seed")
-    parser.add_argument("--tokens", type=int, default=1_000_000, help="of one run")
-    parser.add_argument("--strategy", nargs="+", choices=tuple(STRATEGIES), metavar="NAME",
-                        default=list(STRATEGIES), help=", ".join(STRATEGIES))  # fmt: skip
-    parser.add_argument("--records", type=Path, help="append what was measured to this file")
-    parser.add_argument("--claims", type=Path, nargs="+", help="only judge these records")
-    packages = ("mlx", "torch")
-    return measured("chaos", parser.parse_args(arguments), measure, packages=packages)
+    record.faults["kill the supervisor at spawn"] = smallest(1, DEATHS_AT_SPAWN)
 
 
 def measure(findings, options):
-    """Run the schedule, or read the records of earlier runs; then judge."""
-    if options.claims:
-        records = [*_read(options.claims)]
-        findings.others_load = 0.0
-    else:
-        records = planted(findings, options)
-    judged = promises(records)
-    if options.claims or not options.quick:
-        judged += costs(records)
-    findings.claims[:0] = judged
-    others_s = sum(record.rates.others_s for record in records)
-    others_tokens = sum(record.rates.others_tokens for record in records)
-    findings.results = {
-        "records": [asdict(record) for record in records],
-        "tokens_per_s_beside_a_stopped_worker": others_tokens / others_s if others_s else math.nan,
-    }
-
-
-def planted(findings, options):
-    """Train every strategy under faults; then post examples, and replay damaged records."""
+    """Train every strategy under faults, and count."""
     minutes, tokens, eval_tokens = options.minutes, options.tokens, 65_536
-    examples, replays = 2000, 60
     if options.quick:
         minutes, tokens, eval_tokens = len(options.strategy) / 3, 150_000, 16_384
-        examples, replays = 500, 15  # fewer fit into a block of a full disk, and none is refused
     if options.tiny:
         options.strategy = options.strategy[:1]
-        minutes, tokens, eval_tokens, replays = 1 / 60, 2_000, 2048, 1
+        minutes, tokens, eval_tokens = 1 / 60, 2_000, 2048
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))  # so that nothing stays behind
-    records, loads = [], []
-
-    def paced(record, out, words):
-        watch = LoadWatch()
-        undisturbed(record, out, words)
-        loads.append(watch.stop())
-
+    records = []
     for seed in options.seed:
         for number, strategy in enumerate(options.strategy):
-            record = Record(strategy, seed)
-            records.append(record)
+            records.append(record := Record(strategy, seed))
             with (
                 tempfile.TemporaryDirectory(prefix="mlxhog-chaos-") as folder,
                 ExitStack() as stack,
@@ -372,42 +199,38 @@ def planted(findings, options):
                 schedule = FaultSchedule(
                     1000 * seed + number, record.faults, len(WORKERS), HEARTBEAT_S, disk=disk
                 )
-                paced(record, out, words(0))
                 while_starting(record, schedule.random, out, words(2))
-                seconds = 60 * minutes / len(options.strategy)
-                disturbed(record, schedule, out, words, seconds)
-                if not options.tiny:
-                    paced(record, out, words(1))
-            print(_line(record), flush=True)
-            if options.records:
-                with options.records.open("a") as file:
-                    file.write(json.dumps(asdict(record)) + "\n")
-    # Workers whose supervisor was killed are not ours to wait for and would count as others.
-    findings.others_load = max(loads)
-    if not options.tiny:  # feeding.py runs so by itself
-        feeding.measure(findings, examples)
-    damaged_records.measure(findings, replays, options.seed[0])
-    return records
+                disturbed(record, schedule, out, words, 60 * minutes / len(options.strategy))
+            say(f"{asdict(record)}")
+    total = {
+        name: sum(getattr(one, name) for one in records)
+        for name in ("runs", "tickets", "hangs", "orphans", "lost", "doubled", "uncounted")
+    }
+    failures = sum(len(one.failures) for one in records)
+    for name, n, trials in (
+        ("runs that hang", total["hangs"], total["runs"]),
+        ("runs that end otherwise than done", failures, total["runs"]),
+        ("workers that outlive their run", total["orphans"], total["runs"]),
+        ("tickets lost", total["lost"], total["tickets"]),
+        ("tickets computed twice", total["doubled"], total["tickets"]),
+        ("tickets nobody counted, beyond one a kill", total["uncounted"], total["tickets"]),
+    ):
+        findings.exact(name, n, 0, n=trials)
+    faults = sum(sum(record.faults.values()) for record in records)
+    pause = sum(record.chaos_s for record in records) / max(faults, 1)
+    findings.at_most("seconds per fault", pause, 5.0, timing=False)
+    findings.results["records"] = list(map(asdict, records))
 
 
-def _line(record):
-    faults = ", ".join(f"{count} {kind}" for kind, count in sorted(record.faults.items()))
-    text = (
-        f"{record.strategy}, seed {record.seed}: {record.chaos_s:.0f} s, {record.runs} runs, "
-        f"{record.tickets} tickets ({record.torn} torn), lost {record.lost}, doubled "
-        f"{record.doubled}, hangs {record.hangs}, orphans {record.orphans}, "
-        f"unsaved {record.unsaved}; {faults}"
-    )
-    return "\n".join([text, *(f"  FAILED: {failure}" for failure in record.failures)])
-
-
-def _read(files):
-    for file in files:
-        for line in file.read_text().splitlines():
-            fields = json.loads(line)
-            for name in ("rates", "undisturbed"):
-                fields[name] = Rates(**fields[name])
-            yield Record(**fields)
+def main():
+    """Run the schedule, print the claims; returns the exit code."""
+    parser = flags(__doc__, quick="20 s of faults per strategy")
+    parser.add_argument("--seed", type=int, nargs="+", default=[0])
+    parser.add_argument("--minutes", type=float, default=30.0, help="of faults, per seed")
+    parser.add_argument("--tokens", type=int, default=1_000_000, help="of one run")
+    parser.add_argument("--strategy", nargs="+", choices=tuple(STRATEGIES), metavar="NAME",
+                        default=list(STRATEGIES), help=", ".join(STRATEGIES))  # fmt: skip
+    return measured("chaos", parser.parse_args(), measure, packages=("mlx", "torch"))
 
 
 if __name__ == "__main__":

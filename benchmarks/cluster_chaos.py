@@ -14,8 +14,6 @@ members have the same theta_s after each round (`unequal`), and the tokens of a 
 its members; the tokens that a run trained are committed, declared lost, or wait (`unbalanced`).
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
@@ -27,7 +25,7 @@ from pathlib import Path
 from random import Random
 
 from cluster.cable import Cable
-from harness.claims import flags, measured
+from harness.frame import flags, measured
 from harness.machine import smallest
 
 from mlxhog.theory.simulator.links import Link
@@ -104,7 +102,6 @@ class Fleet:
         """Start the lighthouse on machine 0."""
         words = ["cluster", "start", "--address", f"{self.cable.address(0)}:{PORT}", "--json"]
         self.lighthouse = self._popen(0, words, self.folder, stdout=subprocess.PIPE)
-        assert self.lighthouse.stdout is not None, "it has a pipe"
         if not self.lighthouse.stdout.readline():
             raise SystemExit("the lighthouse has ended; see above")
 

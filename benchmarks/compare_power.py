@@ -4,18 +4,15 @@
     python benchmarks/compare_power.py --quick   12 pairs, width 64, 100k tokens: minutes
     python benchmarks/compare_power.py --table   the levels in mlxhog/theory/paired_test.py
 
-Real: pairs of runs of the same settings, as `mlxhog compare` runs and scores them, that are not
-equal: one worker with our native kernels and with plain MLX, whose sums are rounded differently;
-and two lock-free workers, whose steps meet as the machine has it. Their budget is in tokens, so
-that other programs change little. `--folder` keeps them, and goes on with them.
-
-Resampled from these: 1,000 tests of up to six pairs each, every pair in a random order of its
-sides; each win found is a false one. Then 1,000 tests in which side A has been made better by .01.
-Intervals are of the tests, not of other pairs of runs.
-
-Simulated: the same test on differences that a generator draws, normal ones and with the longer
-tails of Student's t with 3 degrees of freedom; their spread changes nothing. False wins, and the
-spread up to which a gain of .01 is found in nine tests of ten.
+real       pairs of runs of the same settings, as `mlxhog compare` runs and scores them, that are
+           not equal: one worker with our native kernels and with plain MLX, whose sums are rounded
+           differently; and two lock-free workers, whose steps meet as the machine has it. Their
+           budget is in tokens. From these, 1,000 tests of up to six pairs each are resampled, every
+           pair in a random order of its sides: each win found is a false one. Then 1,000 tests in
+           which side A has been made better by .01. Intervals are of the tests, not of other pairs.
+simulated  the same test on differences that a generator draws, normal ones and with the longer
+           tails of Student's t with 3 degrees of freedom: false wins, and the spread up to which a
+           gain of .01 is found in nine tests of ten
 """
 
 import math
@@ -24,8 +21,8 @@ from pathlib import Path
 from statistics import stdev
 
 import numpy as np
-from harness.claims import flags, measured
 from harness.estimates import Share
+from harness.frame import flags, measured, say
 from harness.machine import smallest
 from training.recording import model_file
 
@@ -43,99 +40,66 @@ MOST_PAIRS = 20
 ALONE = {"workers": "mlx:cpu", "threads": 1, "strategy": "serial"}
 LOCK_FREE = {"workers": "mlx:cpu*2", "threads": 1, "strategy": "hogwild"}
 KINDS = {
-    "one worker, rounded differently": (
-        {**ALONE, "kernels": "native"},
-        {**ALONE, "kernels": "reference"},
-    ),
-    "two lock-free workers": (LOCK_FREE, LOCK_FREE),
+    "one worker, rounded differently": [{**ALONE, "kernels": k} for k in ("native", "reference")],
+    "two lock-free workers": [LOCK_FREE, LOCK_FREE],
 }
 """Options of two sides that are equal but for chance."""
 
 
-def main():
-    """Measure, or make the table."""
-    parser = flags(__doc__, parts=("real", "simulated"), quick="12 pairs of 100k tokens, width 64")
-    parser.add_argument("--table", action="store_true")
-    parser.add_argument("--pairs", type=int, help="pairs of real runs")
-    parser.add_argument("--tokens", type=int, help="tokens of each run")
-    parser.add_argument("--folder", type=Path, help="keep the runs here, or go on with them")
-    chosen = parser.parse_args()
-    if chosen.table:
-        for planned, level in levels().items():
-            print(f"    {planned}: {level:.6f},")
-        return 0
-    return measured("compare_power", chosen, measure, packages=("mlx", "scipy"))
-
-
-def measure(findings, chosen):
-    """Test what real runs differ by, and what a generator draws."""
-    parts = chosen.only or ("real", "simulated")
-    pairs = chosen.pairs or smallest(2, 12 if chosen.quick else 24)
-    tokens = chosen.tokens or smallest(4_000, 100_000 if chosen.quick else 1_000_000)
-    model = model_file(hidden_size=64, num_hidden_layers=2) if chosen.quick else "tiny"
-    if "real" in parts:
-        real_runs(findings, chosen.folder, model, pairs, tokens)
-    if "simulated" in parts:
-        simulations(findings)
-
-
-def real_runs(findings, runs_folder, model, pairs, tokens):
+def real(findings, chosen):
     """False wins and power in tests that are drawn from pairs of real runs."""
-    kinds = {}
+    pairs = chosen.pairs or smallest(2, 12 if chosen.quick else 24)
+    tokens, tests = smallest(4_000, 100_000 if chosen.quick else 1_000_000), smallest(20, TESTS)
+    model = model_file(hidden_size=64, num_hidden_layers=2) if chosen.quick else "tiny"
+    terms = CompareConfig(pairs=pairs, tokens=tokens, seed=1, eval_tokens=65_536)
+    findings.results |= {"tokens": tokens, "pairs": pairs, "kinds": {}}
     with tempfile.TemporaryDirectory(prefix="mlxhog-compare-") as temporary:
         for number, (kind, sides) in enumerate(list(KINDS.items())[-smallest(1, 2) :]):
-            folder = (runs_folder or Path(temporary)) / str(number)
-            differences = real_differences(folder, model, sides, pairs, tokens)
-            spread = stdev(differences)
-            print(f"{kind}: standard deviation {spread:.4f} bits per byte", flush=True)
-            tests = smallest(20, TESTS)
-            false_wins = Share(told(differences, tests=tests, gain=0.0), tests)
-            power = Share(told(differences, tests=tests, gain=GAIN), tests)
+            folder = (chosen.folder or Path(temporary)) / str(number)
+            differences = real_differences(folder, model, sides, terms)
+            false_wins = Share.of(told(differences, tests=tests, gain=0.0), tests)
+            power = Share.of(told(differences, tests=tests, gain=GAIN), tests)
             findings.at_most(f"false wins, {kind}", false_wins, ERROR, timing=False)
             findings.at_least(f"power for a gain of .01, {kind}", power, 0.9, timing=False)
-            kinds[kind] = {"spread": spread, "differences": differences}
-    findings.results |= {"tokens": tokens, "pairs": pairs, "kinds": kinds}
+            own = {"spread": stdev(differences), "differences": differences}
+            findings.results["kinds"][kind] = own
 
 
-def simulations(findings):
-    """False wins in simulated tests, and the spread up to which a gain is found."""
-    seeds = smallest(1, FALSE_SEEDS)
-    for name, tails in (("normal", "normal"), ("long tails", "long")):
-        rates = [simulated_rate(tails, 0.0, seed) for seed in range(1, 1 + seeds)]
-        wins = Share(round(SIMULATED * sum(rates)), SIMULATED * seeds)
-        findings.at_most(f"simulated false wins, {name}", wins, ERROR, timing=False)
-    largest = largest_spread()
-    print(f"simulated: {GAIN} is found in 9 of 10 tests up to a spread of {largest:.4f}")
-    findings.results["spread_told"] = largest
-
-
-def real_differences(folder, model, settings, pairs, tokens):
+def real_differences(folder, model, settings, terms):
     """Bits per byte of B less those of A."""
     a, b = (TrainConfig(model=model, tokenizer="bytes", **options) for options in settings)
-    terms = CompareConfig(pairs=pairs, tokens=tokens, seed=1, eval_tokens=65_536)
     record = PairLog(folder, Comparison((Side("a", "a", a), Side("b", "b", b)), terms))
     with record.open():
-        while len(record.pairs) < pairs:
-            number = len(record.pairs) + 1
-            record.add(run_pair(record, number, lambda part, step: None))
+        while len(record.pairs) < terms.pairs:
+            record.add(run_pair(record, len(record.pairs) + 1, lambda part, step: None))
             pair = record.pairs[-1]
-            print(
-                f"  pair {number}: {pair.a.bits_per_byte:.4f} {pair.b.bits_per_byte:.4f} "
-                f"({pair.a.seconds:.0f} and {pair.b.seconds:.0f} s)",
-                flush=True,
+            say(
+                f"  pair {len(record.pairs)}: {pair.a.bits_per_byte:.4f} {pair.b.bits_per_byte:.4f}"
             )
         return [pair.difference for pair in record.pairs]
 
 
 def told(differences, *, tests, gain):
     """Tests, drawn from the pairs, in which a side is called better: A, where it has a gain."""
-    rng = np.random.default_rng(0)
-    signs = []
-    planned = min(PLANNED, len(differences))
+    rng, signs, planned = np.random.default_rng(0), [], min(PLANNED, len(differences))
     for _ in range(tests):
         drawn = rng.choice(differences, planned, replace=False) * rng.choice((-1, 1), planned)
         signs.append(judge((drawn + gain).tolist(), planned).sign)
     return sum(sign > 0 if gain else sign != 0 for sign in signs)
+
+
+def simulated(findings, chosen):
+    """False wins in simulated tests, and the spread up to which a gain is found."""
+    seeds = smallest(1, FALSE_SEEDS)
+    for name, tails in (("normal", "normal"), ("long tails", "long")):
+        rates = [simulated_rate(tails, 0.0, seed) for seed in range(1, 1 + seeds)]
+        wins = Share.of(round(SIMULATED * sum(rates)), SIMULATED * seeds)
+        findings.at_most(f"simulated false wins, {name}", wins, ERROR, timing=False)
+    low, high = 1.0, 6.0  # gains at a spread of one
+    for _ in range(smallest(1, 12)):
+        middle = (low + high) / 2
+        low, high = (low, middle) if simulated_rate("normal", middle) >= 0.9 else (middle, high)
+    findings.results["spread_told"] = GAIN / high
 
 
 def students(differences):
@@ -144,13 +108,12 @@ def students(differences):
     sums = differences.cumsum(1)
     squares = (differences**2).cumsum(1) - sums**2 / counts
     counts, sums, squares = counts[1:], sums[:, 1:], squares[:, 1:]
-    return np.asarray(sums / counts / np.sqrt(squares / (counts - 1) / counts))
+    return sums / counts / np.sqrt(squares / (counts - 1) / counts)
 
 
 def simulated_rate(tails, gain, seed=1):
     """How often A is found to be better (or either, without a gain), at a spread of one."""
-    rng = np.random.default_rng(seed)
-    shape = (SIMULATED, PLANNED)
+    rng, shape = np.random.default_rng(seed), (SIMULATED, PLANNED)
     drawn = rng.standard_normal(shape) if tails == "normal" else rng.standard_t(3, shape)
     limits = np.array([boundary(k, PLANNED) for k in range(2, PLANNED + 1)])
     crossed = students(drawn + gain)
@@ -160,20 +123,11 @@ def simulated_rate(tails, gain, seed=1):
     return float((np.take_along_axis(crossed, first[:, None], 1)[:, 0] >= limits[first]).mean())
 
 
-def largest_spread():
-    """The spread of differences at which a gain of .01 is found in nine of ten tests."""
-    low, high = 1.0, 6.0
-    for _ in range(smallest(1, 12)):
-        middle = (low + high) / 2
-        low, high = (low, middle) if simulated_rate("normal", middle) >= 0.9 else (middle, high)
-    return GAIN / high
-
-
 def levels():
     """By planned pairs: the level of the last look at which `ERROR` is kept over all looks."""
     from scipy.stats import t
 
-    rng = np.random.default_rng(0)
+    rng, lowest_n = np.random.default_rng(0), int(2 * ERROR * CHUNK)
     least = {planned: np.empty(0) for planned in range(2, MOST_PAIRS + 1)}
     for _ in range(TABLE_SEQUENCES // CHUNK):
         statistics = np.abs(students(rng.standard_normal((CHUNK, MOST_PAIRS))))
@@ -182,12 +136,35 @@ def levels():
         for planned, values in least.items():
             first = min(FEWEST, planned) - 2
             least_ratio = ratios[:, first : planned - 1].min(1) * planned**SHAPE
-            lowest = np.partition(least_ratio, int(2 * ERROR * CHUNK))[: int(2 * ERROR * CHUNK)]
+            lowest = np.partition(least_ratio, lowest_n)[:lowest_n]
             least[planned] = np.concatenate([values, lowest])
-    # Two standard errors of the simulation below, so that the error is no more than it should be.
+    # Two standard errors of this simulation, so that the error is no more than it should be.
     chance = math.sqrt(ERROR * (1 - ERROR) / TABLE_SEQUENCES)
     at = int((ERROR - 2 * chance) * TABLE_SEQUENCES)
     return {planned: float(np.sort(values)[at]) for planned, values in least.items()}
+
+
+PARTS = {"real": real, "simulated": simulated}
+
+
+def measure(findings, chosen):
+    """Test what real runs differ by, and what a generator draws."""
+    for name in chosen.only or PARTS:
+        PARTS[name](findings, chosen)
+
+
+def main():
+    """Measure, or make the table."""
+    parser = flags(__doc__, parts=PARTS, quick="12 pairs of 100k tokens, width 64")
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--pairs", type=int, help="pairs of real runs")
+    parser.add_argument("--folder", type=Path, help="keep the runs here, or go on with them")
+    chosen = parser.parse_args()
+    if chosen.table:
+        for planned, level in levels().items():
+            print(f"    {planned}: {level:.6f},")
+        return 0
+    return measured("compare_power", chosen, measure, packages=("mlx", "scipy"))
 
 
 if __name__ == "__main__":

@@ -13,8 +13,6 @@ or twice where it was posted again after no answer, and the checkpoint counts al
 segments as done. Of the examples that were refused none is kept, not even in part.
 """
 
-from __future__ import annotations
-
 import gzip
 import json
 import os
@@ -29,9 +27,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.claims import flags, measured
+from harness.frame import flags, measured
+from harness.interleaved import mlxhog
 from harness.machine import resident, smallest
-from serving import mlxhog
 from training.faults import filled
 
 from mlxhog.arena.requests import ask
@@ -59,19 +57,9 @@ BAD = {
 }
 """What stands in the folder that is followed, as it is named, and the reason."""
 TRAIN = (
-    "--model",
-    "tiny",
-    "--tokenizer",
-    "bytes",
-    "--workers",
-    "mlx:cpu,torch:cpu",
-    "--follow",
-    "new",
-    "--seq-len",
-    "64",
-    "--batch-size",
-    "8",
-)
+    "--model=tiny", "--tokenizer=bytes", "--workers=mlx:cpu,torch:cpu", "--follow=new",
+    "--seq-len=64", "--batch-size=8",
+)  # fmt: skip
 
 
 class Pair:
@@ -86,7 +74,6 @@ class Pair:
         (self.run,) = runs.list_runs(folder / "runs")
         self._wait(self._follows)
         self.server = mlxhog(folder, "serve", "latest", "--port", "0", "--json")
-        assert self.server.stdout is not None
         self.url = json.loads(self.server.stdout.readline())["url"]
 
     def kill(self):
@@ -272,36 +259,29 @@ def measure(findings, count):
         kept = {"{prompt}{answer}".format(**json.loads(line)) for line in lines}
         times = Counter(row.partition(",")[0] for row in rows)
         counts = Counter(times[f"say number {k}"] for k in posted.acknowledged)
-        print(
-            f"{len(posted.acknowledged)} of {count} acknowledged, "
-            f"{count // len(PARTS) / seconds:,.0f} a second; {counts[1]} trained once, {counts[2]} "
-            f"twice; {len(posted.refused)} posts refused"
-        )
         findings.results["examples"] = {
             "acknowledged": len(posted.acknowledged),
+            "a second": count // len(PARTS) / seconds,
             "once": counts[1],
             "twice": counts[2],
             "refused": len(posted.refused),
             "full_disk": disk,
         }
-        lost = len(wanted - set(rows))
-        others = sum(n for k, n in counts.items() if k not in (1, 2))
-        untrained = tickets - trained(directory)
-        findings.exact(
-            "examples posted and not acknowledged in the end", count - len(posted.acknowledged), 0
-        )
-        findings.exact(
-            "acknowledged examples and good files that are in no segment", lost, 0, n=len(wanted)
-        )
-        findings.exact("acknowledged examples not trained once or twice", others, 0, n=len(wanted))
-        findings.exact("tickets of the stream that were not trained", untrained, 0, n=tickets)
+        lost, n = len(wanted - set(rows)), len(wanted)
+        others = sum(times for k, times in counts.items() if k not in (1, 2))
+        unposted, kept_ones = count - len(posted.acknowledged), posted.refused & (kept | set(rows))
+        for name, value, trials in (
+            ("examples posted and not acknowledged in the end", unposted, None),
+            ("acknowledged examples and good files that are in no segment", lost, n),
+            ("acknowledged examples not trained once or twice", others, n),
+            ("tickets of the stream that were not trained", tickets - trained(directory), tickets),
+            ("refused examples that are kept", len(kept_ones), None),
+            ("bad files that were not named", len(unnamed(directory)), None),
+            ("runs that follow and do not end when asked", int(not ends), None),
+        ):
+            findings.exact(name, value, 0, n=trials)
         if disk:
             findings.at_least("posts refused by a full disk", len(posted.refused), 1, timing=False)
-        findings.exact(
-            "refused examples that are kept", len(posted.refused & (kept | set(rows))), 0
-        )
-        findings.exact("bad files that were not named", len(unnamed(directory)), 0)
-        findings.exact("runs that follow and do not end when asked", int(not ends), 0)
         findings.at_most("bytes that bad files cost", memory, MEMORY_BYTES, timing=False)
 
 

@@ -1,20 +1,19 @@
-"""Reading a model while it is trained: what is promised, what it costs, what a weight change does.
+"""A model that is read and served while it trains: what is promised, and what it costs.
 
-    python benchmarks/live.py                      everything, 17 minutes
-    python benchmarks/live.py --quick              fewer reads, shorter runs
-    python benchmarks/live.py --only promises      one part of it, or several
+    python benchmarks/live.py                              everything, 20 minutes
+    python benchmarks/live.py --quick                      fewer reads and requests, shorter runs
+    python benchmarks/live.py --only promises requests     some of the parts
 
 promises    reads against writers that add 1 to every element at every update, mode by mode
 training    tokens/s of a training on one core with a reader busy on another, and the reader's own
             beside those of a generator of a checkpoint while nothing trains
 publishing  what taking one copy costs, for models of several sizes
-states      logits after a text whose state was computed with older weights, and with the newest
-server      a server of a run that trains, by `serving.py`: streams at once, clients, first tokens
-
-A part is a function that adds to the findings; `PARTS` lists them.
+streams     tokens/s of 32 answers at once on two threads, beside those of one answer, of the engine
+            alone: `tiny`, and a model whose weights do not fit into the caches
+requests    OpenAI's client, 16 at a time, asks a server of a run that trains; what failed or hung,
+            how much memory the server takes on, how many versions of the weights answered
+first       seconds to the first token of a stream, asked one after another while the run trains
 """
-
-from __future__ import annotations
 
 import contextlib
 import json
@@ -23,21 +22,25 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import serving
-from harness.claims import Sample, flags, measured
-from harness.estimates import Ratio
-from harness.interleaved import answer, spawned
-from harness.machine import cores, pin, smallest, unpin
+from harness.claims import Sample
+from harness.estimates import Mean, Ratio
+from harness.frame import flags, measured, say
+from harness.interleaved import answer, mlxhog, spawned, with_twin
+from harness.machine import cores, pin, resident, smallest, unpin
+from language_models.ours import Ids, Size, large, load_backend
 
 from mlxhog.arena import Arena, plan, published
 from mlxhog.base.quantities import Interval
+from mlxhog.checkpoint import run as runs
 from mlxhog.config.config import TrainConfig
+from mlxhog.decoding.engine import Engine, Request
 from mlxhog.decoding.options import Sampling
 from mlxhog.errors import MlxhogError
 from mlxhog.live import CHECKPOINT, READ_MODES
@@ -49,12 +52,12 @@ from mlxhog.strategies import build
 from mlxhog.training.publishing import Publisher
 from tests.live.patterns import Inbox, check, pattern_run
 
-PROMPT = "The "
 BYTES = ("--model=tiny", "--tokenizer=bytes")
-TEXT = "The Congress shall from time to time receive from the President information on the state "
-SIZES = ("tiny", "125m")
-START_S = 120.0
+START_S, HUNG_S = 120.0, 120.0
 ALL_CORES = cores()
+STREAMS, THREADS, CLIENTS = 32, 2, 16
+GAIN = 5.0  # of 32 answers over one
+FIRST_S, MEMORY_BYTES = 0.1, 16 << 20
 
 
 @dataclass(frozen=True)
@@ -64,23 +67,24 @@ class Scale:
     Attributes:
         reads: of each mode.
         seconds: of each training run that is timed.
-        turns: pairs of such runs.
+        turns: pairs of such runs, and of streams.
         copies: that are taken of each model.
-        steps: updates before states are compared.
-        gaps: updates between the weights of two versions that are.
+        requests, firsts: asked of a server.
+        tokens: of each stream.
     """
 
     reads: int
     seconds: float
     turns: int
     copies: int
-    steps: int
-    gaps: tuple[int, ...] = (1, 10, 100)
+    requests: int
+    firsts: int
+    tokens: int
 
 
-FULL = Scale(reads=100_000, seconds=30.0, turns=5, copies=50, steps=400)
-QUICK = Scale(reads=2_000, seconds=12.0, turns=2, copies=10, steps=100)
-TINY = Scale(reads=20, seconds=1.0, turns=1, copies=1, steps=1, gaps=(1,))
+FULL = Scale(100_000, 30.0, 5, 50, 1000, 200, 400)
+QUICK = Scale(2_000, 12.0, 2, 10, 200, 50, 100)
+TINY = Scale(20, 1.0, 1, 1, 10, 1, 4)
 
 
 # -- promises --------------------------------------------------------------------------------------
@@ -110,7 +114,7 @@ def promises(scale, findings):
             "versions seen": len(versions),
             "reads_per_s, checked": scale.reads / seconds,
         }
-        print(f"{mode:20} {rows[mode]}", flush=True)
+        say(f"{mode:20} {rows[mode]}")
         findings.exact(f"{mode}: reads of {scale.reads:,} that broke the promise", broken, 0)
     findings.results["promises"] = rows
 
@@ -119,254 +123,269 @@ def promises(scale, findings):
 
 
 def write_for_ever(spec, out, mode, core, pipe):
-    """In a process: generate from a run or a checkpoint on one core; tell tokens and versions."""
+    """In a process: generate from a run or a checkpoint on one core; send tokens per second."""
     pin(core)
+    pipe.send("is there")
+    source, model = opened(spec, out, mode)
+    follower = WeightFollower(source, model.backend)
+    pipe.send("reads")
+    while True:
+        seconds, tokens, answers, began = pipe.recv(), 0, 0, time.perf_counter()
+        while time.perf_counter() - began < seconds:
+            follower.refresh(in_sequence=False)
+            sampling = Sampling(max_new_tokens=100, seed=answers)
+            tokens += sum(1 for _ in model.answer(["The "], sampling, by=follower))
+            answers += 1
+        pipe.send(tokens / (time.perf_counter() - began))
+
+
+def opened(spec, out, mode):
+    """The shared weights of a run once it trains, or a checkpoint."""
     deadline = time.monotonic() + START_S
     while True:
         try:
             source, model = open_source(spec, root=Path(out), backend="torch:cpu", mode=mode)
             if mode == CHECKPOINT or not source.ended():
-                break
+                return source, model
         except MlxhogError:
             if time.monotonic() > deadline:
                 raise
         time.sleep(0.05)
-    follower = WeightFollower(source, model.backend)
-    pipe.send("reads")
-    while True:
-        pipe.send(_written(model, follower, pipe.recv()))
-
-
-def _written(model, follower, seconds):
-    """Generate for some time, answer after answer of 100 tokens."""
-    tokens, answers, of_two, versions = 0, 0, 0, set()
-    began = time.perf_counter()
-    while time.perf_counter() - began < seconds:
-        follower.refresh(in_sequence=False)
-        sampling, answer_versions = Sampling(max_new_tokens=100, seed=answers), set()
-        for _ in model.answer([PROMPT], sampling, by=follower):
-            tokens += 1
-            answer_versions.add(follower.loaded().version)
-        answers, of_two, versions = (
-            answers + 1,
-            of_two + (len(answer_versions) > 1),
-            versions | answer_versions,
-        )
-    now = time.perf_counter()
-    return {
-        "tokens_per_s": tokens / (now - began),
-        "versions": len(versions),
-        "answers of several versions": of_two / max(1, answers),
-    }
 
 
 @contextlib.contextmanager
-def reading(spec, out, mode, core):
-    """A process that generates when it is asked to; the pipe takes seconds and gives findings."""
-    with spawned(write_for_ever, spec, out, mode, core) as (pipe, _):
-        answer(pipe, "the reader")  # it reads
-        yield pipe
+def reading(out, mode, core):
+    """A process that generates from the latest run; `rate(seconds)` is its tokens per second."""
+    with spawned(write_for_ever, "latest", out, mode, core) as (pipe, _):
+
+        def rate(seconds):
+            answer(pipe, "the reader")  # it reads
+            pipe.send(seconds)
+            return answer(pipe, "the reader")
+
+        answer(pipe, "the reader")
+        yield rate
 
 
-def trained(out, seconds, core, *, with_reader):
-    """One run on one core, perhaps with a reader on another; its result and the reader's."""
-    options = ["--workers=torch:cpu", "--threads=1", f"--out={out}", *BYTES]
-    options += [f"--time={seconds:g}", "--eval-every=off", "--sample-every=off", "--save-every=off"]
+def trained(out, seconds, core, *, reader=None):
+    """Tokens per second of a run on one core, and of a reader on another."""
+    options = ["--workers=torch:cpu", "--threads=1", f"--out={out}", *BYTES, f"--time={seconds:g}"]
+    options += ["--eval-every=off", "--sample-every=off", "--save-every=off"]
     command = [sys.executable, "-m", "mlxhog", "train", "--json", "--quiet", *options]
-    pin(core)
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    unpin(ALL_CORES)
-    measurements = {}
-    try:
-        if with_reader is not None:
-            with reading("latest", out, READ_MODES[0], with_reader) as pipe:
-                pipe.send(max(2.0, seconds * 0.6))
-                measurements["reader"] = answer(pipe, "the reader")
+    with contextlib.ExitStack() as stack:
+        rate = None if reader is None else stack.enter_context(reading(out, READ_MODES[0], reader))
+        pin(core)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        stack.callback(process.wait)
+        stack.callback(process.kill)
+        unpin(ALL_CORES)
+        read = None if rate is None else rate(max(2.0, seconds * 0.6))
         output, _ = process.communicate(timeout=seconds + START_S)
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-        process.wait()
-    measurements["tokens_per_s"] = json.loads(output.splitlines()[-1])["tokens_per_s"]
-    return measurements
+    return json.loads(output.splitlines()[-1])["tokens_per_s"], read
 
 
 def training(scale, findings):
     """The same training with and without a reader, in turns."""
     core, other = cores()[0], cores()[-1]
     alone, beside, live, offline, again = [], [], [], [], []
-    extra = []
     with tempfile.TemporaryDirectory() as out:
         for _ in range(scale.turns):
-            alone.append(trained(out, scale.seconds, core, with_reader=None)["tokens_per_s"])
-            run = trained(out, scale.seconds, core, with_reader=other)
-            beside.append(run["tokens_per_s"])
-            live.append(run["reader"]["tokens_per_s"])
-            extra.append(run["reader"])
-            with reading("latest", out, CHECKPOINT, other) as pipe:
-                pipe.send(max(2.0, scale.seconds * 0.3))
-                offline.append(answer(pipe, "the reader")["tokens_per_s"])
-            again.append(trained(out, scale.seconds, core, with_reader=None)["tokens_per_s"])
-            print(f"alone {alone[-1]:.0f}  beside a reader {beside[-1]:.0f} tokens/s;", end=" ")
-            print(f"reader {live[-1]:.0f}, of a checkpoint {offline[-1]:.0f}", flush=True)
+            alone.append(trained(out, scale.seconds, core)[0])
+            rate, read = trained(out, scale.seconds, core, reader=other)
+            beside.append(rate)
+            live.append(read)
+            with reading(out, CHECKPOINT, other) as rate:
+                offline.append(rate(max(2.0, scale.seconds * 0.3)))
+            again.append(trained(out, scale.seconds, core)[0])
+    rates = {"alone": alone, "beside": beside, "reader": live, "of a checkpoint": offline}
+    findings.table(
+        {"tokens per second": k, "median": Sample.of(v).spelt(",.0f")} for k, v in rates.items()
+    )
     findings.same("training alone, tokens per second", alone, again)
-    ratio = Ratio.of(beside, alone)
-    findings.at_least("training beside a reader on another core, of that without", ratio, 0.9)
-    ratio = Ratio.of(live, offline)
-    findings.at_least("the reader, of a generator of a checkpoint", ratio, 0.9)
-    findings.results["training"] = {
-        "alone_tokens_per_s": Sample.of(alone),
-        "beside_tokens_per_s": Sample.of(beside),
-        "reader_tokens_per_s": Sample.of(live),
-        "offline_tokens_per_s": Sample.of(offline),
-        "readers": extra,
-    }
+    name = "training beside a reader on another core, of that without"
+    findings.at_least(name, Ratio.of(beside, alone), 0.9)
+    findings.at_least("the reader, of a generator of a checkpoint", Ratio.of(live, offline), 0.9)
 
 
 # -- publishing ------------------------------------------------------------------------------------
 
 
 def publishing(scale, findings):
-    """Seconds of one copy while nobody writes, and the memory of two."""
-    rows = {}
-    for name in smallest(SIZES[:1], SIZES):
+    """Seconds of one copy while no worker writes, and the memory of two."""
+    for name in smallest(("tiny",), ("tiny", "125m")):
         spec = families.param_spec(load_architecture(name))
         layout = plan(spec, n_tickets=1, extra=published.segments(16))
-        with Arena.create(layout) as arena:
-            with tempfile.TemporaryDirectory() as name, arena.serve(Path(name) / "s") as server:
-                load = partial(
-                    build(TrainConfig(steps=1, strategy="hogwild"), 1).load, training=True
-                )
-                publisher = Publisher(arena, server, load, Interval(steps=10**9))
-                seconds = []
-                for _ in range(scale.copies):
-                    arena.counters.add("version")
-                    began = time.perf_counter()
-                    publisher._publish(at_rest=False)
-                    seconds.append(time.perf_counter() - began)
-                publisher.end()
+        strategy, seconds = build(TrainConfig(steps=1, strategy="hogwild"), 1), []
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            Arena.create(layout) as arena,
+            arena.serve(Path(folder) / "s") as server,
+        ):
+            load = partial(strategy.load, training=True)
+            publisher = Publisher(arena, server, load, Interval(steps=10**9))
+            for _ in range(scale.copies):
+                arena.counters.add("version")
+                began = time.perf_counter()
+                publisher._publish(at_rest=False)
+                seconds.append(time.perf_counter() - began)
+            publisher.end()
         n_bytes = 4 * layout.n_floats
-        rows[name] = {
-            "copy_ms": Sample.of([1e3 * s for s in seconds]),
-            "GB_per_s": n_bytes / statistics.median(seconds) / 1e9,
-            "copies_bytes": 2 * n_bytes,
-        }
-        print(f"a copy of {name}: {1e3 * statistics.median(seconds):.2f} ms", flush=True)
-    findings.results["publishing"] = rows
+        findings.table([
+            {"a copy of": name, "ms": 1e3 * statistics.median(seconds), "two, bytes": 2 * n_bytes,
+             "GB per second": n_bytes / statistics.median(seconds) / 1e9}
+        ])  # fmt: skip
 
 
-# -- states ----------------------------------------------------------------------------------------
-
-AFTER = (1, 16, 64)
-"""Tokens that the new weights have read of the text whose state the old ones made."""
+# -- many streams ----------------------------------------------------------------------------------
 
 
-def states(scale, findings):
-    """How far logits are off whose state older weights have made.
-
-    After a text is read with the weights of one version, the same text or more of it is read with
-    those of a later version: from the state that there is, and from the beginning.
-    """
-    with tempfile.TemporaryDirectory() as out:
-        by_version, model = _versions(out, scale.steps, scale.gaps)
-    tokens = model.tokenizer.encode((TEXT * 8).encode())[:256].astype(np.int32)[None]
-    rows = []
-    base = min(by_version)
-    for gap in scale.gaps:
-        for after in AFTER:
-            old = _logits(model, by_version[base], tokens[:, : 256 - after])
-            mixed = _logits(model, by_version[base + gap], tokens[:, 256 - after :], old[1])
-            fresh = _logits(model, by_version[base + gap], tokens)
-            before = _logits(model, by_version[base], tokens)
-            row = {
-                "updates between": gap,
-                "tokens read with the new weights": after,
-                "largest difference of logits": float(np.abs(mixed[0] - fresh[0]).max()),
-                "nats from recomputed": _divergence(fresh[0], mixed[0]),
-                "nats between old and new weights": _divergence(fresh[0], before[0]),
-            }
-            rows.append(row)
-            print(row, flush=True)
-    findings.results["states"] = {"version": base, "rows": rows}
+def tokens_per_s(backend, vocab, count, tokens):
+    """Tokens per second of `count` answers at once, from when all are being written."""
+    engine = Engine(backend, Ids(vocab), batch_size=count)
+    for k in range(count):
+        sampling = Sampling(max_new_tokens=tokens, seed=k)
+        engine.submit(Request(prompt=[1, 2, 3], sampling=sampling))
+    engine.step()
+    began, written = time.perf_counter(), 0
+    while engine.is_busy:
+        written += len(engine.step())
+    return written / (time.perf_counter() - began)
 
 
-def _versions(out, steps, gaps):
-    """Parameters at one version and some after it, read from a run while it trains."""
-    options = ["--workers=torch:cpu", "--threads=1", "--live-every=1", *BYTES]
-    options += [f"--steps={steps + max(gaps) + 200}", f"--out={out}", "--eval-every=off"]
-    command = [sys.executable, "-m", "mlxhog", "train", "--json", "--quiet", *options]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + START_S
-        while True:
-            with contextlib.suppress(MlxhogError):
-                source, model = open_source("latest", root=Path(out), backend="torch:cpu")
-                if not source.ended():
-                    break
-            if time.monotonic() > deadline:
-                raise RuntimeError("the run cannot be read")
-            time.sleep(0.05)
-        by_version = {}
-        while not source.ended():
-            loaded = source.load(model.backend)
-            wanted = [min(by_version, default=loaded.version) + gap for gap in gaps]
-            if loaded.version >= steps and loaded.consistent:
-                if not by_version or loaded.version in wanted:
-                    by_version.setdefault(loaded.version, model.backend.inbox.copy())
-                elif loaded.version > min(by_version) + max(gaps):
-                    if len(by_version) == 1 + len(gaps):
-                        break
-                    by_version = {}  # one of them went by unseen
-        if len(by_version) != 1 + len(gaps):
-            raise RuntimeError("no run of versions without a gap was seen; is the machine busy?")
-        return by_version, model
-    finally:
-        process.kill()
-        process.wait()
+def streams(scale, findings):
+    """One answer and many at once, in turns, by two models."""
+    models = {
+        "tiny": load_architecture("tiny"),
+        "d 512 x 6": large(Size(d=512, blocks=6, vocab=8192)),
+    }
+    for name, cfg in models.items():
+        backend = load_backend("torch:cpu", cfg, threads=THREADS)
+        tokens_per_s(backend, cfg.vocab_size, 2, 20)
+        rates, again = with_twin(
+            range(scale.turns), (1, STREAMS),
+            lambda n, _, b=backend, v=cfg.vocab_size: tokens_per_s(b, v, n, scale.tokens), twin=1,
+        )  # fmt: skip
+        findings.same(f"one stream, tokens per second, {name}", rates[1], again)
+        gain = Ratio.of(rates[STREAMS], rates[1])
+        findings.at_least(f"{STREAMS} streams over one, {THREADS} threads, {name}", gain, GAIN)
+        findings.results[f"streams {name}"] = {f"{n}": Sample.of(own) for n, own in rates.items()}
 
 
-def _logits(model, params, tokens, state=None):
-    """Logits after the tokens, and the state."""
-    np.copyto(model.backend.inbox, params)
-    model.backend.refresh()
-    return model.backend.logits(np.ascontiguousarray(tokens), state)
+# -- a server beside a training --------------------------------------------------------------------
 
 
-def _divergence(p_logits, q_logits):
-    """Kullback-Leibler divergence of two next-token distributions, in nats."""
+@dataclass(frozen=True)
+class Server:
+    """A server of a run that trains."""
 
-    def log_softmax(x):
-        x = x.astype(np.float64) - x.max()
-        return np.asarray(x - np.log(np.exp(x).sum()))
+    url: str
+    model: str
+    pid: int
 
-    p, q = log_softmax(p_logits), log_softmax(q_logits)
-    return float((np.exp(p) * (p - q)).sum())
+    def client(self):
+        """OpenAI's client, which does not retry."""
+        import openai
 
-
-# -- server ----------------------------------------------------------------------------------------
-
-
-def server(scale, findings):
-    """Measure what `serving.py` measures."""
-    for part in serving.PARTS.values():
-        usual = serving.QUICK if scale.turns == QUICK.turns else serving.FULL
-        part(smallest(serving.TINY, usual), findings)
+        return openai.OpenAI(base_url=self.url, api_key="none", max_retries=0, timeout=HUNG_S)
 
 
-PARTS = {
-    "promises": promises,
-    "training": training,
-    "publishing": publishing,
-    "states": states,
-    "server": server,
-}
+@contextlib.contextmanager
+def serving(workers):
+    """A server of a run that trains until the block ends."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, served = Path(name), None
+        training = mlxhog(folder, "train", "--time", "1h", "--workers", workers, "--json")
+        try:
+            deadline = time.monotonic() + HUNG_S
+            while not any(
+                (run.directory / "socket").exists() for run in runs.list_runs(folder / "runs")
+            ):
+                if training.poll() is not None or time.monotonic() > deadline:
+                    raise SystemExit("the training did not start")
+                time.sleep(0.1)
+            served = mlxhog(folder, "serve", "latest", "--port", "0", "--json")
+            line = json.loads(served.stdout.readline())
+            yield Server(line["url"], line["model"], line["pid"])
+            if training.poll() is not None:
+                raise SystemExit("the training ended meanwhile")
+        finally:
+            for process in filter(None, (served, training)):
+                process.send_signal(signal.SIGTERM)
+                process.communicate()
 
 
-def main():
-    """Measure the parts that were asked for."""
-    parser = flags(__doc__, quick="fewer reads, shorter runs", parts=PARTS)
-    parser.add_argument("--reads", type=int, help="of each mode")
-    return measured("live", parser.parse_args(), measure, packages=("torch",))
+def requests(scale, findings):
+    """Have many clients ask at once while a run trains."""
+    failed, seconds, versions, lock = [], [], set(), threading.Lock()
+    with serving("torch:cpu") as server:
+
+        def ask(numbers):
+            with server.client() as client:
+                while True:
+                    with lock:
+                        k = next(numbers, None)
+                    if k is None:
+                        return
+                    began = time.perf_counter()
+                    try:
+                        versions.update(_asked(client, server.model, k))
+                        seconds.append(time.perf_counter() - began)
+                    except Exception as error:  # noqa: BLE001  # counted, whatever it is
+                        failed.append(f"{type(error).__name__}: {error}")
+
+        def all_of(count):
+            numbers = iter(range(count))
+            threads = [threading.Thread(target=ask, args=(numbers,)) for _ in range(CLIENTS)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+
+        all_of(scale.requests // 10)
+        before, _ = resident(server.pid)
+        all_of(scale.requests)
+        grown = resident(server.pid)[0] - before
+    findings.results["requests"] = {
+        "seconds": Sample.of(seconds), "versions": len(versions), "failed": failed[:5],
+    }  # fmt: skip
+    findings.exact("requests that failed or hung", len(failed), 0, n=scale.requests)
+    findings.at_most("memory that the server took on, bytes", grown, MEMORY_BYTES, timing=False)
+
+
+def _asked(client, model, k):
+    """Ask once, whole or as a stream; returns the versions that answered."""
+    how = {"model": model, "prompt": "The " * (1 + k % 40), "max_tokens": 8 + k % 50, "seed": k}
+    if k % 2:
+        *_, last = client.completions.create(**how, stream=True)
+    else:
+        last = client.completions.create(**how)
+    weights = last.model_extra["mlxhog"]
+    return {weights["version_first"], weights["version_last"]}
+
+
+def first(scale, findings):
+    """Measure the time to the first token while a run trains on every core."""
+    seconds, warm = [], 5  # connections and caches begin
+    with serving("auto") as server, server.client() as client:
+        for _ in range(scale.firsts + warm):
+            began = time.perf_counter()
+            stream = client.completions.create(
+                model=server.model, prompt="The state of", max_tokens=8, stream=True
+            )
+            next(iter(stream))
+            seconds.append(time.perf_counter() - began)
+            for _ in stream:
+                pass
+            time.sleep(0.02)
+    del seconds[:warm]
+    findings.results["first"] = {
+        "seconds": Sample.of(seconds),
+        "95 %": float(np.quantile(seconds, 0.95)),
+    }
+    findings.at_most("seconds to the first token while training", Mean.of(seconds), FIRST_S)
+
+
+PARTS = {one.__name__: one for one in (promises, training, publishing, streams, requests, first)}
 
 
 def measure(findings, chosen):
@@ -374,10 +393,16 @@ def measure(findings, chosen):
     scale = smallest(TINY, QUICK if chosen.quick else FULL)
     if chosen.reads:
         scale = replace(scale, reads=chosen.reads)
-    findings.results["scale"] = vars(scale)
-    # With --tiny `serving.py` itself serves.
-    for name in chosen.only or smallest(list(PARTS)[:-1], PARTS):
+    for name in chosen.only or PARTS:
         PARTS[name](scale, findings)
+
+
+def main():
+    """Measure the parts that were asked for."""
+    parser = flags(__doc__, quick="fewer reads and requests, shorter runs", parts=PARTS)
+    parser.add_argument("--reads", type=int, help="of each mode")
+    packages = ("torch", "starlette", "uvicorn", "openai")
+    return measured("live", parser.parse_args(), measure, packages=packages)
 
 
 if __name__ == "__main__":

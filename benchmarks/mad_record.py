@@ -1,15 +1,12 @@
 """Replication of a published MAD table with xLSTM: rank correlation with it, and new rows.
 
     python benchmarks/mad_record.py --quick      two tasks, one seed: a few minutes, proves the way
-    python benchmarks/mad_record.py --dry-run    what the reduced grid takes here, measured
     python benchmarks/mad_record.py              the reduced grid, 2 seeds: about 7 hours on 2 cores
     python benchmarks/mad_record.py --full --executor ray --ray-address auto --parallel 64
                                                  the published grid, 396 runs a row, on a cluster
 
 It is a study, studies/mad-record-...: interrupt it at any time, and the same command continues;
-other `--seeds` or `--rates` are refused, with both values named. The table is written beside this
-script (of --quick into the study's folder) after every session; one that lacks runs says so. A
-layer that this mlxhog does not have is an error.
+`mlxhog mad board` shows it. Scores are means over the tasks of `acc_macro`.
 
 The layers follow the scripts of the published table: one head, two for PaTH and the Transformer,
 SwiGLU between them but for Mamba, width 128. Three differences are known. Its Transformer script
@@ -23,21 +20,23 @@ arXiv:2506.05233; Beck et al. 2024, xLSTM, arXiv:2405.04517; Peng et al. 2025, R
 arXiv:2503.14456.
 """
 
-import math
-from dataclasses import astuple, replace
-from pathlib import Path
+import sys
+import tempfile
 from statistics import fmean
 
-from harness.claims import measured
-from harness.machine import ROOT, cores
-from mad.ranks import RankCorrelation, kendall, spearman
-from mad.table import MEANINGS, Table, places, table_flags, write
+from harness.claims import Claim
+from harness.frame import flags, measured
+from harness.machine import cores, smallest
+from mad.throughput import rank_correlation
 
-from mlxhog.cli.mad.session import rates, seeds
-from mlxhog.errors import MlxhogError
+from mlxhog.cli.mad.session import observer, rates, seeds
 from mlxhog.mad.options import ExecutionConfig
+from mlxhog.mad.report.ranking import read_ranking
 from mlxhog.mad.scores import UNFINISHED
+from mlxhog.mad.study.session import Planning, execute
+from mlxhog.mad.study.study import Study, open_store
 from mlxhog.mad.tasks import find
+from mlxhog.models.mad.sequence import canonical, parse
 
 TASKS = ("C", "FR", "CR", "M", "NR", "SC")
 PUBLISHED = {
@@ -69,172 +68,67 @@ LAYERS = {
     "xLSTM[7:1], 8 blocks": "(mlstm swiglu)*7 slstm swiglu",
 }
 """The published rows, then ours."""
-GOAL, NEAR = 0.9, 0.02
-QUICK = Table(
-    name="mad-record-quick",
-    layers=LAYERS,
-    suite="smoke",
-    seeds=seeds("1"),
-    command="python benchmarks/mad_record.py --quick",
-    tasks=("in-context-recall", "memorization"),
-)
-REDUCED = replace(
-    QUICK,
-    name="mad-record-reduced",
-    suite="reduced",
-    seeds=seeds("2"),
-    command="python benchmarks/mad_record.py",
-    tasks=(),
-)
-FULL = replace(
-    REDUCED,
-    name="mad-record-full",
-    suite="full",
-    seeds=seeds("1"),
-    command="python benchmarks/mad_record.py --full --executor ray --ray-address auto "
-    "--parallel 64",
-)
+GOAL = 0.9
+SUITES = {"quick": ("smoke", "1"), "reduced": ("reduced", "2"), "full": ("full", "1")}
+
+
+def published(name, tasks):
+    """The mean of a row's published scores on some tasks."""
+    return fmean(PUBLISHED[name][TASKS.index(find(task).short)] for task in tasks)
+
+
+def measure(findings, chosen):
+    """Run what is missing of the study, and compare with the published table."""
+    mode = "quick" if chosen.quick else "full" if chosen.full else "reduced"
+    own, n = SUITES[mode]
+    names = {canonical(parse(layers)): name for name, layers in LAYERS.items()}
+    study = Study(
+        candidates=tuple(names), suite=own, seeds=seeds(chosen.seeds or n),
+        tasks=("in-context-recall", "memorization") if mode == "quick" else (),
+        rates=rates(chosen.rates) if chosen.rates else (),
+        protocol=smallest({"steps": 2, "eval_every": 2}, {}),
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as scratch:
+        root = scratch if chosen.tiny else chosen.studies
+        store = open_store(study, root, f"mad-record-{mode}")
+        parallel = chosen.parallel or len(cores())
+        how = ExecutionConfig(
+            parallel=parallel, out=root, executor=chosen.executor, ray_address=chosen.ray_address
+        )
+        board = observer(sys.stderr, quiet=chosen.tiny)
+        if execute(store, Planning(study), how, parallel, board).status == "interrupted":
+            raise KeyboardInterrupt
+        ranking = read_ranking(store)
+    rows = {names[row.candidate]: row for row in ranking.rows if row.status not in UNFINISHED}
+    findings.table(
+        {"mixers": name, "score": row.score, "± 95 %": row.interval,
+         "published": published(name, ranking.tasks) if name in PUBLISHED else None,
+         **{find(task).short: row.tasks.get(task) for task in ranking.tasks},
+         "params": row.params, "state bytes": row.state_bytes}
+        for name, row in rows.items()
+    )  # fmt: skip
+    shared = [name for name in PUBLISHED if name in rows]
+    if len(shared) > 2:
+        theirs = [published(name, ranking.tasks) for name in shared]
+        ours = [rows[name].score for name in shared]
+        rho, low, high = rank_correlation(ours, theirs)
+        name = f"Spearman's rho of the {len(shared)} shared rows"
+        findings.claims.append(Claim(name, rho, ">=", GOAL, False, (low, high), len(shared)))
 
 
 def main():
-    """Run what is missing, and write the table."""
+    """Run what is missing, and compare."""
     modes = {"quick": "two tasks of suite smoke", "full": "the published grid: for a cluster"}
-    parser = table_flags(__doc__, **modes)
+    parser = flags(__doc__, **modes)
+    parser.add_argument("--parallel", type=int, help="runs at once; by default one per core")
+    parser.add_argument("--studies", default="studies", help="folder of the study")
     parser.add_argument("--seeds", help="number of seeds, or a list")
     parser.add_argument("--rates", help="step sizes; the best one of each setting counts")
     parser.add_argument("--executor", default="local", choices=("local", "ray"))
     parser.add_argument("--ray-address", help="the cluster, such as auto")
     chosen = parser.parse_args()
-    try:
-        with places(chosen):
-            return measured("mad_record", chosen, measure, packages=("torch", "mlx"))
-    except MlxhogError as error:
-        parser.error(str(error))
-
-
-def measure(findings, chosen):
-    """Run what is missing, and write the table."""
-    parallel = chosen.parallel or len(cores())
-    table = QUICK if chosen.quick else FULL if chosen.full else REDUCED
-    if chosen.seeds is not None:
-        table = replace(
-            table, seeds=seeds(chosen.seeds), command=f"{table.command} --seeds {chosen.seeds}"
-        )
-    if chosen.rates is not None:
-        table = replace(
-            table, rates=rates(chosen.rates), command=f"{table.command} --rates {chosen.rates}"
-        )
-    how = ExecutionConfig(
-        parallel=parallel,
-        out=chosen.studies,
-        executor=chosen.executor,
-        ray_address=chosen.ray_address,
-    )
-    if chosen.dry_run:
-        table.print_eta(how)
-        return
-    ranking, ended = table.run(how, quiet=chosen.quiet, table_only=chosen.table_only)
-    suffix = {"reduced": "", "full": "_full"}.get(table.suite)
-    folder = ROOT / "benchmarks" if suffix is not None else Path(how.out) / table.name
-    path = Path(chosen.out or folder) / f"mad_record{suffix or ''}"
-    text = markdown(table, ranking, parallel)
-    document = {**table.document(ranking, parallel), "replication": comparison(table, ranking)}
-    write(path, text, document)
-    print(*answers(table, ranking), sep="\n")
-    if ended == "interrupted":
-        raise SystemExit(130)
-
-
-# -- the comparison -------------------------------------------------------------------------------
-
-DRAWS = 2000
-
-
-def published(tasks):
-    """Row -> the mean of its published scores on some tasks."""
-    places = [TASKS.index(find(task).short) for task in tasks]
-    return {name: fmean(scores[k] for k in places) for name, scores in PUBLISHED.items()}
-
-
-def comparison(table, ranking):
-    """Both rank correlations of the shared rows, of each task, and mLSTM's difference."""
-    finished = [row for row in ranking.rows if row.status not in UNFINISHED]
-    ours = {table.names[row.candidate]: row for row in finished}
-    theirs = published(ranking.tasks) if ranking.tasks else {}
-    shared = [name for name in theirs if name in ours]
-    result = {"published": theirs, "shared": shared, "tasks": {}}
-    if len(shared) > 2:
-        scores = [ours[name].score for name in shared], [theirs[name] for name in shared]
-        for word, correlation in (("spearman", spearman), ("kendall", kendall)):
-            result[word] = astuple(RankCorrelation.of(*scores, correlation, draws=DRAWS))
-        for task in ranking.tasks:
-            own = published([task])
-            pairs = [ours[name].tasks[task] for name in shared], [own[name] for name in shared]
-            result["tasks"][task] = spearman(*pairs)
-    if "mLSTM" in shared:
-        row = ours["mLSTM"]
-        result["mlstm"] = {"difference": row.score - theirs["mLSTM"], "interval": row.interval}
-    return result
-
-
-def answers(table, ranking):
-    """The comparison in sentences."""
-    result = comparison(table, ranking)
-    lines = []
-    for word in ("spearman", "kendall"):
-        if word in result:
-            rho, low, high = result[word]
-            lines.append(
-                f"{word.title()} of the {len(result['shared'])} shared rows: {rho:.2f} "
-                f"(95 % {low:.2f} to {high:.2f}, bootstrap over rows)"
-                + (f"; at least {GOAL}: {_told(low >= GOAL, high < GOAL)}" * (word == "spearman"))
-            )
-    if tasks := {find(task).short: rho for task, rho in result["tasks"].items()}:
-        # undefined if all rows are equal
-        texts = (
-            f"{name} {'-' if math.isnan(rho) else f'{rho:.2f}'}" for name, rho in tasks.items()
-        )
-        lines.append(f"Spearman by task: {', '.join(texts)}")
-    if "mlstm" in result:
-        difference, interval = result["mlstm"].values()
-        half = math.inf if interval is None else interval
-        inside, outside = abs(difference) + half <= NEAR, abs(difference) - half > NEAR
-        lines.append(
-            f"mLSTM: {difference:+.3f} from the published score"
-            + ("" if interval is None else f" (± {interval:.3f})")
-            + (
-                f"; within {NEAR}: {_told(inside, outside)}"
-                if table.suite == "full"
-                else "; other settings, so no replication of the score"
-            )
-        )
-    return lines
-
-
-def _told(yes, no):
-    return "yes" if yes else "no" if no else "cannot be told"
-
-
-def markdown(table, ranking, parallel):
-    """The table with what it was made with and what it lacks."""
-    theirs = published(ranking.tasks) if ranking.tasks else {}
-    lines = [
-        f"# Replication of a published MAD table, suite `{ranking.suite}`",
-        "",
-        f"    {table.command}",
-        "",
-        table.made(ranking, parallel),
-        "",
-        f"{MEANINGS} Published: github.com/HassanJbara/lin-attn-bench at ac6d5ab, the mean over "
-        "the same tasks; rows without it are ours.",
-        "",
-        *table.rows(ranking.rows, ranking.tasks, theirs),
-        "",
-        *(f"- {answer}" for answer in answers(table, ranking)),
-    ]
-    if table.suite != "full":
-        lines.append(f"- The published grid, for a cluster: `{FULL.command}`")
-    return "\n".join([*lines, *table.facts(ranking)]) + "\n"
+    chosen.quick = chosen.tiny or "--quick" in sys.argv  # without a flag it is neither
+    return measured("mad_record", chosen, measure, packages=("torch", "mlx"))
 
 
 if __name__ == "__main__":

@@ -1,24 +1,153 @@
-"""Speed of one worker, beside the xlstm package and transformers at the same sizes.
+"""Speed of one worker, its cells and layers beside the xlstm package, transformers and `nn.LSTM`.
 
-    python benchmarks/model_speed.py                    every row, both thread counts
-    python benchmarks/model_speed.py --quick            fewer turns, under 8 minutes
-    python benchmarks/model_speed.py --only v1 cells    some of: train v1 cells growth memory decode
-    python benchmarks/model_speed.py --only ops         where a step's time goes, by operator
+    python benchmarks/model_speed.py                     every row, both thread counts
+    python benchmarks/model_speed.py --quick             fewer turns
+    python benchmarks/model_speed.py --only v1 cells   some of: train v1 cells layers decode memory
 
 Ours and the peers take turns, each in a process of its own with the same threads; a ratio is the
-median of the turns' own ratios, so that a slow spell of the machine hits both sides. Ours does all
-that a run does in a step (`language_models/ours.py`), a peer only what training needs
+geometric mean of the turns' own ratios, so that a slow spell of the machine hits both sides. Ours
+does all that a run does in a step (`language_models/ours.py`), a peer only what training needs
 (`language_models/peers.py`).
 """
 
 import sys
+from dataclasses import asdict, replace
 
-from harness.claims import flags, measured
+from harness.claims import Sample
+from harness.frame import flags, measured
+from harness.interleaved import Program, arm, in_turns
 from harness.machine import smallest
 from language_models import peers
-from language_models.decoding import decode
-from language_models.operators import ops
-from language_models.rows import Report, cells, growth, memory, training, v1
+from language_models.ours import SMALL, TOKENS, Size
+
+OURS, PEERS = "language_models.ours", "language_models.peers"
+TORCH, MLX, PACKAGE, TRANSFORMERS = "ours, torch", "ours, mlx", "xlstm", "transformers"
+WIDE = Size(d=512, blocks=6, batch=2)
+VOCABULARY = replace(WIDE, vocab=50_304)
+LONG = Size(batch=4, seq=2048)
+SEVEN_TO_ONE = Size(blocks=8, slstm_at=(1,))
+LIBRARIES = ("torch", "xlstm.xlstm_large.model", "transformers")
+
+
+def compare(findings, chosen, row, programs, tokens, threads, limits):
+    """Let programs take turns; print and keep their tokens per second, and claim ratios.
+
+    Args:
+        findings: get all of it.
+        chosen: the flags.
+        row: its name in the table.
+        programs: by name; all work through the same tokens.
+        tokens: in one step.
+        threads: of each.
+        limits: (slow, fast) -> how many times as fast the second is to be.
+    """
+    how = (5, 0.4) if chosen.quick else (9, 1.0)
+    turns = in_turns(programs, threads=threads, turns=how[0], seconds=how[1])
+    first, row = next(iter(programs)), f"{row}, threads {threads}"
+    findings.same(f"{row}: {first}, seconds of a step", turns.seconds[first], turns.again)
+    findings.table([
+        {"row": row, **{name: Sample.of(tokens / s for s in seconds).spelt(",.0f")
+                        for name, seconds in turns.seconds.items()}}
+    ])  # fmt: skip
+    for (slow, fast), least in limits.items():
+        findings.at_least(f"{row}: {fast} / {slow}", turns.ratio(slow, fast), least)
+
+
+def programs_of(size, names):
+    """Training steps of a size, by the names of the programs."""
+    every = {
+        TORCH: Program(OURS, "training_step", {"size": size, "backend": "torch:cpu"}),
+        MLX: Program(OURS, "training_step", {"size": size, "backend": "mlx:cpu"}, ("mlx.core",)),
+        **{peer: Program(PEERS, "training_step", {"size": size, "peer": peer}, LIBRARIES)
+           for peer in (PACKAGE, TRANSFORMERS)},
+    }  # fmt: skip
+    return {name: every[name] for name in names}
+
+
+def train(findings, chosen):
+    """Training steps of xLSTM Large at three sizes."""
+    sizes = (SMALL, 1.4), (WIDE, 1.05), (VOCABULARY, 1.5)
+    for size, least in smallest(sizes[:1], sizes):
+        for threads in chosen.threads:
+            programs = programs_of(size, (TORCH, MLX, PACKAGE, TRANSFORMERS))
+            limits = {(PACKAGE, TORCH): least, (TRANSFORMERS, TORCH): least, (TORCH, MLX): 0.5}
+            compare(findings, chosen, size.name, programs, size.tokens, threads, limits)
+
+
+def v1(findings, chosen):
+    """Training steps of seven mLSTM blocks and one sLSTM block."""
+    size, limits = SEVEN_TO_ONE, {(PACKAGE, TORCH): 3.0, (TORCH, MLX): 0.5}
+    for threads in chosen.threads:
+        programs = programs_of(size, (TORCH, MLX, PACKAGE))
+        compare(findings, chosen, size.name, programs, size.tokens, threads, limits)
+
+
+def cells(findings, chosen):
+    """One cell of each kind beside the peer's; mLSTM with keys of 64 and values of 128."""
+    sizes = {"mlstm": (Size(d=512, batch=4, seq=512), 1.5), "slstm": (Size(d=256), 10.0)}
+    for kind, (size, least) in sizes.items():
+        options, peer = {"size": size}, f"{PACKAGE}'s"
+        programs = {
+            TORCH: Program(OURS, f"{kind}_cell", options),
+            peer: Program(PEERS, f"{kind}_cell", options),
+        }
+        row, limits = f"{kind} cell, d {size.d}, S {size.seq}", {(peer, TORCH): least}
+        for threads in chosen.threads:
+            compare(findings, chosen, row, programs, size.tokens, threads, limits)
+
+
+def layers(findings, chosen):
+    """Layers of `mlxhog.nn.torch` beside the package's and `nn.LSTM`: forward and backward."""
+    sizes = {"slstm": (Size(), 20.0), "mlstm": (Size(batch=4, seq=512), 2.0)}
+    for kind, (size, least) in sizes.items():
+        options = {"kind": kind, "size": size}
+        programs = {
+            "mlxhog.nn.torch": Program(OURS, "layer", options),
+            PACKAGE: Program(PEERS, "layer", options),
+            "nn.LSTM": Program(PEERS, "lstm", {"size": size}),
+        }
+        row, limits = f"{kind} layer, {size.name}", {(PACKAGE, "mlxhog.nn.torch"): least}
+        for threads in chosen.threads:
+            compare(findings, chosen, row, programs, size.tokens, threads, limits)
+
+
+STREAMS = {
+    TORCH: Program(OURS, "stream", {"backend": "torch:cpu"}),
+    MLX: Program(OURS, "stream", {"backend": "mlx:cpu"}, ("mlx.core",)),
+    PACKAGE: Program(PEERS, "stream", {"peer": PACKAGE}),
+    TRANSFORMERS: Program(PEERS, "stream", {"peer": TRANSFORMERS}),
+}
+
+
+def decode(findings, chosen):
+    """One stream of xLSTM Large, greedily, one thread."""
+    row, limits = f"decoding one stream, d {SMALL.d} x {SMALL.blocks}", {
+        (PACKAGE, TORCH): 2.0, (TRANSFORMERS, TORCH): 2.0,
+    }  # fmt: skip
+    compare(findings, chosen, row, STREAMS, TOKENS, 1, limits)
+
+
+def memory(findings, chosen):
+    """Peak memory of a training step of long sequences."""
+    if chosen.tiny:
+        return  # its processes would be those of the suite
+    row, peaks = f"memory of a training step, {LONG.name}", {}
+    for name, program in programs_of(LONG, (TORCH, MLX, PACKAGE, TRANSFORMERS)).items():
+        with arm(program, threads=chosen.threads[-1]) as one:
+            one.run()
+            peaks[name] = one.end()
+    findings.results[row] = {name: asdict(peak) for name, peak in peaks.items()}
+    share = peaks[TORCH].added / peaks[PACKAGE].added
+    findings.at_most(f"{row}: {TORCH} / {PACKAGE}", share, 0.7, timing=False)
+
+
+PARTS = {one.__name__: one for one in (train, v1, cells, layers, decode, memory)}
+
+
+def measure(findings, chosen):
+    """Measure the parts."""
+    for name in chosen.only or PARTS:
+        PARTS[name](findings, chosen)
 
 
 def main():
@@ -26,6 +155,7 @@ def main():
     parser = flags(__doc__, parts=PARTS, quick="fewer and shorter turns")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of training steps")
     chosen = parser.parse_args()
+    chosen.threads = smallest(chosen.threads[:1], chosen.threads)
     if lacking := peers.missing():
         print(
             f"not installed: {', '.join(lacking)}; this compares with other programs: "
@@ -33,28 +163,8 @@ def main():
             file=sys.stderr,
         )
         return 3
-
     packages = ("torch", "mlx", "xlstm", "mlstm_kernels", "transformers")
     return measured("model_speed", chosen, measure, packages=packages, quiet=True)
-
-
-def measure(findings, chosen):
-    """Measure the parts."""
-    report = Report(findings.claims, findings.results, findings.twins, quick=chosen.quick)
-    for name in chosen.only or UNASKED:
-        PARTS[name](report, smallest(chosen.threads[:1], chosen.threads))
-
-
-PARTS = {
-    "train": training,
-    "v1": v1,
-    "cells": cells,
-    "growth": growth,
-    "memory": memory,
-    "decode": decode,
-    "ops": ops,
-}
-UNASKED = [name for name in PARTS if name != "ops"]
 
 
 if __name__ == "__main__":

@@ -13,8 +13,6 @@ answers    what a reader saw that answered while segments were trained (`--follo
            one answer of 100 tokens, tokens written by other weights than its first, weights' age
 """
 
-from __future__ import annotations
-
 import json
 import statistics
 import tempfile
@@ -23,12 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from harness.claims import Sample, flags, measured
+from harness.claims import Sample
+from harness.frame import flags, measured
+from harness.interleaved import mlxhog
 from harness.machine import smallest
-from serving import mlxhog
 
 from mlxhog import arena, backends, optim
-from mlxhog.arena import Arena
 from mlxhog.arena.requests import ask
 from mlxhog.checkpoint import checkpoint, formats
 from mlxhog.checkpoint import run as runs
@@ -40,9 +38,9 @@ from mlxhog.errors import MlxhogError
 from mlxhog.live.opening import open_source
 from mlxhog.live.source import WeightFollower
 from mlxhog.models import families
-from mlxhog.optim import Target, updates
 from mlxhog.optim.gradients import Rows
-from mlxhog.optim.rule import new_state
+from mlxhog.optim.rule import parameter
+from mlxhog.theory.analysis.written import WrittenSteps
 
 OPTIMIZERS = ("apollo", "apollo-mini", "adamw")
 LENGTHS = (50, 128, 256)
@@ -81,62 +79,36 @@ def segments(length):
 
 
 class Writer:
-    """A model of a checkpoint in an arena, and one optimizer that moves it, in this process."""
+    """A model of a checkpoint, and one optimizer that moves it, in this process."""
 
     def __init__(self, path, config):
         """Load the weights; the optimizer begins without state."""
         opened = formats.open(path)
-        self.model = opened.config
-        spec = families.param_spec(self.model)
+        model, spec = opened.config, families.param_spec(opened.config)
         layout = arena.plan(spec, max_workers=1, n_tickets=1)
-        self.arena = Arena.create(layout)
-        opened.copy_into({name: self.arena.param(name) for name in spec})
-        hidden = families.hidden_matrices(self.model)
-        self.config = optim.for_model(config, self.model.hidden_size, hidden, 1)
-        self.rule = optim.build(self.config, hidden)
-        shapes = {name: one.shape for name, one in spec.items()}
-        state, places = new_state(
-            self.rule.state_segments, self.rule.state_shapes(shapes), layout.n_floats
-        )
-        self.target = Target(
-            flat=self.arena.params,
-            slots=layout.slots,
-            locks=self.arena.locks(1),
-            mode=updates.WRITE_MODES[self.arena.write],
-            private=state,
-            shared={},
-            decay=frozenset(name for name, one in spec.items() if one.decay),
-            places=places,
-        )
+        self.slots, self._dense = layout.slots, np.zeros(layout.n_floats, np.bool_)
+        for slot in self.slots.values():
+            self._dense[slot.offset : slot.offset + slot.size] = slot.kind != "rows"
         self.backend = backends.create("torch:cpu", threads=2, kernels="auto", cpu_blas="auto")
-        self.backend.bind(self.model, layout.slots, layout.n_floats, None)
-        self.steps = 0
+        self.backend.bind(model, self.slots, layout.n_floats, None)
+        inbox, hidden = self.backend.inbox, families.hidden_matrices(model)
+        opened.copy_into({name: parameter(inbox, slot) for name, slot in self.slots.items()})
+        decay = frozenset(name for name, one in spec.items() if one.decay)
+        config = optim.for_model(config, model.hidden_size, hidden, 1)
+        self._written = WrittenSteps(config, self.slots, inbox, decay, hidden)
 
     def gradient(self, batch):
         """The mean gradient at the weights as they are."""
-        updates.snapshot(self.backend.inbox, self.arena.params)
         self.backend.refresh()
-        _, grads = self.backend.loss_and_grads(batch)
-        return grads
+        return self.backend.loss_and_grads(batch)[1]
 
     def step(self, grads):
         """Take one step at the full step size."""
-        self.steps += 1
-        self.rule.step(
-            self.target, grads, lr=self.config.lr, step=self.steps, seed=0, grad_scale=1.0
-        )
+        self.backend.inbox += self._written.step(grads)
 
     def dense(self):
         """The parameters that are no rows of a table, (n,), copied."""
-        slots = self.target.slots.items()
-        return np.concatenate(
-            [self.arena.param(name).ravel() for name, slot in slots if slot.kind != "rows"]
-        )
-
-    def close(self):
-        """Let go of backend and memory."""
-        self.backend.close()
-        self.arena.close()
+        return self.backend.inbox[self._dense]
 
 
 def zeros(grads, slots, *, tables):
@@ -166,8 +138,7 @@ def steps(optimizer, path, scale):
             if k == smallest(0, WARM) + scale.segments:
                 break
             grads, before = writer.gradient(batch), writer.dense()
-            slots = writer.target.slots
-            share = [zeros(grads, slots, tables=tables) for tables in (True, False)]
+            share = [zeros(grads, writer.slots, tables=tables) for tables in (True, False)]
             writer.step(grads)
             after = writer.dense()
             if k >= smallest(0, WARM):
@@ -175,7 +146,7 @@ def steps(optimizer, path, scale):
                 spacings = float(np.median(size / np.maximum(np.spacing(np.abs(before)), 1e-45)))
                 still = (unmoved(before, after, 23), unmoved(before, after, 7))
                 of_length.append((*share, spacings, *still))
-        writer.close()
+        writer.backend.close()
         names = (
             "zeros of the embedding", "zeros of dense layers", "step in float32 spacings, median",
             "unmoved in float32", "unmoved in bfloat16",

@@ -17,12 +17,10 @@ the largest entry.) How many of entries drawn from all that are not 0 would be f
 well, without a limit.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from harness.claims import flags, measured
+from harness.frame import flags, measured, say
 from harness.machine import smallest
 
 from mlxhog.models import families
@@ -68,15 +66,14 @@ class Tally:
         for row in rows:
             self.nearest[row.kind] = max(self.nearest.get(row.kind, 0.0), row.pressure)
             if not row.ok:
-                self.failed.append(
-                    f"{subject.title}: {row.what}: {row.a} against {row.b}: {row.pressure:.2f}"
-                )
+                text = f"{row.what}: {row.a} against {row.b}: {row.pressure:.2f}"
+                self.failed.append(f"{subject.title}: {text}")
 
-    def fault(self, kind, subject, what, *, detected):
+    def fault(self, kind, text, *, detected):
         """Note whether a fault was detected."""
         self.planted[kind] = self.planted.get(kind, 0) + 1
         if not detected:
-            self.missed.setdefault(kind, []).append(f"{subject.title}: {what}")
+            self.missed.setdefault(kind, []).append(text)
 
 
 def computed(subject):
@@ -134,7 +131,8 @@ def examine(number, tally):
         sign = sign_fault(right[NUMPY.name], r, any_entry=any_entry)
         what = f"grad/{sign.parameter}"
         detected = is_found(subject, right, victim, sign, what)
-        tally.fault(kind, subject, f"{what} at {sign.place} in {victim.name}", detected=detected)
+        text = f"{subject.title}: {what} at {sign.place} in {victim.name}"
+        tally.fault(kind, text, detected=detected)
 
 
 def main():
@@ -151,37 +149,23 @@ def measure(findings, chosen):
     runs, seed = chosen.runs or smallest(1, QUICK_RUNS if chosen.quick else RUNS), chosen.seed
     tally = Tally()
     for number in range(seed, seed + runs):
-        failed, missed = len(tally.failed), _missed(tally)
         examine(number, tally)
+        missed = sum(map(len, tally.missed.values()))
         cfg = drawn(number).cfg
-        print(
-            f"{number + 1 - seed}/{runs} {cfg.model_type} {describe(cfg)}: "
-            f"{len(tally.failed) - failed} fail, {_missed(tally) - missed} faults missed",
-            flush=True,
+        text = f"{cfg.model_type} {cfg.num_hidden_layers} blocks of {cfg.hidden_size}"
+        say(
+            f"{number + 1 - seed}/{runs} {text}: {len(tally.failed)} failed, {missed} faults missed"
         )
-    for line in (*tally.failed, *(line for lines in tally.missed.values() for line in lines)):
-        print(f"  {line}")
-    for name, faults, n in (
-        ("false failures of correct models", tally.failed, runs),
-        (
-            "wrong signs in a gradient missed",
-            tally.missed.get("sign", ()),
-            tally.planted.get("sign"),
-        ),
-    ):
-        findings.exact(name, len(faults), 0, n=n)
+    signs, n = tally.missed.get("sign", ()), tally.planted.get("sign")
+    findings.exact("false failures of correct models", len(tally.failed), 0, n=runs)
+    findings.exact("wrong signs in a gradient missed", len(signs), 0, n=n)
     findings.results |= {
-        "runs": runs,
         "comparisons": tally.rows,
         "failed": tally.failed,
         "nearest_to_failing": {k: round(v, 3) for k, v in sorted(tally.nearest.items())},
         "planted": tally.planted,
         "missed": tally.missed,
     }
-
-
-def _missed(tally):
-    return sum(map(len, tally.missed.values()))
 
 
 def drawn(number, *, steps=3):
@@ -195,11 +179,6 @@ def drawn(number, *, steps=3):
     shape = int(r.integers(1, 3)), int(r.choice([2, 5, 12, 33]))
     subject = perturbed_subject(f"{family} {number}", cfg, seed=number, shape=shape, steps=steps)
     return subject.made()
-
-
-def describe(cfg):
-    """Say in a few words how large a model is."""
-    return f"{cfg.num_hidden_layers} blocks of {cfg.hidden_size}"
 
 
 def _large(r):

@@ -13,8 +13,8 @@ barrier costs what the copies and the shares of a step cost that workers make ar
 import tempfile
 from pathlib import Path
 
-from harness.claims import flags, measured
 from harness.estimates import Mean
+from harness.frame import flags, measured
 from harness.machine import smallest
 from training.recording import QUIET_OPTIONS, model_file
 

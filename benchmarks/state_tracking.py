@@ -18,7 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 
-from harness.claims import flags, measured
+from harness.frame import flags, measured
 from harness.machine import cores, smallest
 
 from mlxhog.base.processes import thread_limits

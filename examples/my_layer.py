@@ -8,7 +8,11 @@
 mlxhog mad train --plugin examples/my_layer.py --layers "my_layer swiglu" --task CR
 """
 
-from mlxhog.models.mad.layer import *
+from collections.abc import Iterable
+
+from mlxhog.models.mad.layer import Layer, Params, Run, Shapes, State, maps
+from mlxhog.models.ops.arrays import Array
+from mlxhog.models.spec import ParamSpec
 
 
 class MovingAverage(Layer):

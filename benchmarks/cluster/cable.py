@@ -13,8 +13,6 @@ dropped if its sender has `BUFFER_S` of packets waiting, as in a router. Linux w
 `CAP_NET_ADMIN` (root, or `unshare -Urn`), and the programs ip and nsenter.
 """
 
-from __future__ import annotations
-
 import asyncio
 import ctypes
 import fcntl

@@ -1,8 +1,6 @@
 """Trainings on machines of one cable (`cable.py`), with a fault of machine 1; `across_machines.py`
 compares them."""
 
-from __future__ import annotations
-
 import json
 import math
 import os
@@ -112,13 +110,11 @@ class Members:
         """
         words = ["-m", "mlxhog", "cluster", "start", "--address", address, "--json"]
         process = self.start(0, [sys.executable, *words])
-        assert process.stdout is not None, "start gives a pipe"
         if not process.stdout.readline():
             raise SystemExit(f"mlxhog cluster start ended with exit code {process.wait()}")
 
     def train(self, machine, options):
         """Start a training that tells when it reached the target."""
-        assert self._target is not None, "members train to one"
         asked = {
             "bits": self._target.bits, "eval_tokens": self._target.eval_tokens, "options": options,
         }  # fmt: skip
@@ -136,8 +132,7 @@ class Members:
             raise SystemExit(f"a member has not ended after {limit_s:.0f} s") from None
         if process.returncode:
             raise SystemExit(f"a member ended with exit code {process.returncode}; see above")
-        answer = json.loads(text.splitlines()[-1])
-        return answer
+        return json.loads(text.splitlines()[-1])
 
     def end(self):
         """Kill those that still run."""
@@ -170,7 +165,7 @@ def train(machines, target, options, fault, *, sound_s, down_s, rounds):
         members = Members(cable, target, Path(folder))
         try:
             if machines == 1:
-                alive = [members.train(0, {**options, "workers": "torch:cpu*2"})]
+                alive = [members.train(0, {"workers": "torch:cpu*2", **options})]
             else:
                 address = f"{cable.address(0)}:{PORT}"
                 members.lead(address)

@@ -10,23 +10,22 @@ step in the process of the script.
 from __future__ import annotations
 
 import importlib
+import json
 import multiprocessing
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 from harness.estimates import Ratio
 from harness.machine import BUSY_SHARE, cores, resident, smallest
 
 from mlxhog.base.processes import follow_parent, thread_limits
-
-A = TypeVar("A")
-R = TypeVar("R")
-T = TypeVar("T")
 
 TINY_LENGTH = 64  # a chunk of the mLSTM
 START_S = 300.0
@@ -45,7 +44,7 @@ def take_turns(turns, arms, run, *, warm_up=False):
         run: the result of one arm in one turn.
         warm_up: whether every arm runs once before the first turn, with that turn, uncounted.
     """
-    turns, results = list(turns), {arm: list[R]() for arm in arms}
+    turns, results = list(turns), {arm: [] for arm in arms}
     turns = smallest(turns[:1], turns)
     if smallest(False, warm_up):
         for arm in results:
@@ -148,50 +147,23 @@ class Program:
 
 
 class Arm:
-    """One program in a process of its own, which works only when it is asked to."""
+    """One program in a process of its own, which works only when it is asked to; see `spawned`."""
 
-    def __init__(self, program, *, threads):
-        """Start the process; `ready` waits until its step is built.
+    def __init__(self, pipe, program):
+        self._pipe, self._program = pipe, program
 
-        Args:
-            program: what to run; imported in the new process only.
-            threads: its libraries may use; the function gets the number as `threads`.
-        """
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self.program = program
-        with thread_limits(threads):
-            self._process = context.Process(target=_serve, args=(theirs, program, threads))
-            self._process.start()
-        theirs.close()
-
-    def __enter__(self):
-        """Return the arm, whose process is gone when the block ends, whatever happened."""
-        return self
-
-    def __exit__(self, *_):
-        """End the process."""
-        self._process.kill()
-        self._process.join()
-
-    def ready(self):
-        """Wait until the step is built and has run once."""
-        self._ask("warm up")
-
-    def run(self, seconds):
-        """Step for at least so long; returns seconds per step."""
+    def run(self, seconds=0.0):
+        """Step for at least so long, once at first; returns seconds per step."""
         return float(self._ask(seconds))
 
-    def close(self):
+    def end(self):
         """End the process; returns what it needed."""
-        peak = self._ask("end")
-        self._process.join(START_S)
-        return peak
+        return self._ask("end")
 
     def _ask(self, what):
         with suppress(BrokenPipeError):  # it has ended, which `answer` says
             self._pipe.send(what)
-        return answer(self._pipe, self.program)
+        return answer(self._pipe, self._program)
 
 
 @dataclass(frozen=True)
@@ -212,18 +184,12 @@ class Peak:
         return self.most - self.imported
 
 
-def _serve(pipe, program, threads):
-    follow_parent()
+def _serve(program, threads, pipe):
     for library in program.libraries:
         importlib.import_module(library)
     imported = resident()[1]
     step = program.build(threads)
-    while True:
-        asked = pipe.recv()
-        if asked == "end":
-            pipe.send(Peak(imported, resident()[1]))
-            return
-        least = asked if isinstance(asked, float) else 0.0
+    while (least := pipe.recv()) != "end":
         spent, steps = 0.0, 0
         while not steps or spent < least:
             began = time.perf_counter()
@@ -231,6 +197,14 @@ def _serve(pipe, program, threads):
             spent += time.perf_counter() - began if counted is None else counted
             steps += 1
         pipe.send(spent / steps)
+    pipe.send(Peak(imported, resident()[1]))
+
+
+@contextmanager
+def arm(program, *, threads):
+    """Yield the arm of a program that was imported in its own process; its libraries' threads."""
+    with spawned(_serve, program, threads, threads=threads) as (pipe, _):
+        yield Arm(pipe, program)
 
 
 @dataclass(frozen=True)
@@ -271,16 +245,15 @@ def in_turns(programs, *, threads, turns, seconds):
         return Turns(once_s, peaks, next(iter(once_s.values())))
     twice = next(iter(programs.values()))
     with ExitStack() as stack:
-        arms = {
-            name: stack.enter_context(Arm(one, threads=threads)) for name, one in programs.items()
-        }
-        own = [*arms.values(), stack.enter_context(Arm(twice, threads=threads))]
-        for arm in own:
-            arm.ready()
-        values = take_turns(range(turns), own, lambda arm, _: arm.run(smallest(0.0, seconds)))
-        peaks = [arm.close() for arm in own]
+        started = [arm(one, threads=threads) for one in (*programs.values(), twice)]
+        own = [stack.enter_context(one) for one in started]
+        arms = dict(zip(programs, own, strict=False))
+        for one in own:
+            one.run()  # builds it, and warms up
+        values = take_turns(range(turns), own, lambda one, _: one.run(seconds))
+        peaks = [one.end() for one in own]
     return Turns(
-        {name: values[arm] for name, arm in arms.items()},
+        {name: values[one] for name, one in arms.items()},
         dict(zip(arms, peaks, strict=False)),
         values[own[-1]],
     )
@@ -303,6 +276,37 @@ def once(program, *, threads):
 
 def _call(program, threads, pipe):
     pipe.send(program.build(threads))
+
+
+def remembered(path, run, *, of=lambda value: value):
+    """`run(*key)`, whose results are lines of a file, so that an interrupted measurement continues.
+
+    Args:
+        path: of the file; None keeps nothing.
+        run: returns what JSON can hold.
+        of: makes of a result what is returned.
+    """
+    lines = path.read_text().splitlines() if path is not None and path.exists() else []
+    known = {json.dumps(key): value for key, value in map(json.loads, lines)}
+
+    def once(*key):
+        name = json.dumps(key)
+        if name not in known:
+            known[name] = run(*key)
+            if path is not None:
+                with path.open("a") as file:
+                    file.write(json.dumps([key, known[name]]) + "\n")
+        return of(known[name])
+
+    return once
+
+
+def mlxhog(folder, *words):
+    """Start a command of mlxhog in a folder, its answer on a pipe."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "mlxhog", *words], cwd=folder, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
 
 
 # -- processes that answer -------------------------------------------------------------------------

@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))  # for `tests` and `tools`, also in the processes of a script
 LETTERS = {"AuthenticAMD 25": "N", "AuthenticAMD 26": "M"}
-"""Letters of machines in docs/numbers.md: N is a Zen 4, M a Zen 5."""
-WRITTEN = ("benchmarks/results", "benchmarks/RESULTS.md", "docs/claims.md")
+"""Letters of machines in docs/results.md: N is a Zen 4, M a Zen 5."""
+WRITTEN = ("benchmarks/results", "benchmarks/documents.md", "docs/results.md")
 BUSY_SHARE = 0.1  # of one core, used by others: more than that and timings say little
 T = TypeVar("T")
 TINY_MODE = "MLXHOG_BENCHMARK_TINY"

@@ -1,11 +1,15 @@
-"""A step of one worker of `--strategy serial`, from the snapshot to the arena.
+"""Our own side of `model_speed.py`: training steps, cells, layers and decoding, a process each.
 
-Read the shared parameters, forward and backward, gradient norm and clipping, AdamW into the arena:
-all of a run but the text, the ticket and the record, which take microseconds.
+A training step is that of one worker of `--strategy serial`, from the snapshot to the arena: read
+the shared parameters, forward and backward, gradient norm and clipping, AdamW into the arena: all
+of a run but the text, the ticket and the record, which take microseconds.
 """
 
+import time
+from dataclasses import dataclass
+
 import numpy as np
-from language_models.peers import tokens_and_labels
+from harness.machine import smallest
 
 from mlxhog import arena, backends, optim
 from mlxhog.arena import Arena
@@ -17,65 +21,101 @@ from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.optim import Target, gradients, updates
 
 OPTIONS = TrainConfig(optimizer="adamw", lr=1e-3)
+TOKENS, PROMPT = 200, 16
+"""Of a decoded stream, and of the text before it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """A model, a layer or a cell, and a batch of sequences."""
+
+    d: int = 128
+    blocks: int = 4
+    vocab: int = 256
+    heads: int = 4
+    batch: int = 8
+    seq: int = 256
+    chunk: int = 64
+    slstm_at: tuple[int, ...] = ()
+
+    @property
+    def tokens(self):
+        """Positions in one step."""
+        return self.batch * self.seq
+
+    @property
+    def name(self):
+        """As the tables call it."""
+        slstm = f", sLSTM at {self.slstm_at}" if self.slstm_at else ""
+        return f"d {self.d} x {self.blocks}{slstm}, B {self.batch}, S {self.seq}, V {self.vocab:,}"
+
+
+SMALL = Size()
 
 
 def large(size):
     """The architecture of a size."""
     return XLSTMLargeConfig(
-        vocab_size=size.vocab,
-        hidden_size=size.d,
-        num_hidden_layers=size.blocks,
-        num_heads=size.heads,
-        chunk_size=size.chunk,
-    )
-
-
-def train_large(size, threads, backend="torch:cpu"):
-    """A training step of xLSTM Large."""
-    return _training_step(large(size), size, threads, backend)
+        vocab_size=size.vocab, hidden_size=size.d, num_hidden_layers=size.blocks,
+        num_heads=size.heads, chunk_size=size.chunk,
+    )  # fmt: skip
 
 
 def v1(size):
     """The architecture of a stack of the original blocks."""
     fields = load_architecture("7to1-tiny").to_dict()
     fields |= {
-        "vocab_size": size.vocab,
-        "embedding_dim": size.d,
-        "num_blocks": size.blocks,
-        "slstm_at": list(size.slstm_at),
-        "context_length": size.seq,
-        "bos_token_id": None,
-    }
+        "vocab_size": size.vocab, "embedding_dim": size.d, "num_blocks": size.blocks,
+        "slstm_at": list(size.slstm_at), "context_length": size.seq, "bos_token_id": None,
+    }  # fmt: skip
     for block, layer in (("mlstm_block", "mlstm"), ("slstm_block", "slstm")):
         fields[block][layer]["num_heads"] = size.heads
     return families.read(fields)
 
 
-def train_v1(size, threads, backend="torch:cpu"):
-    """A training step of a stack of the original blocks."""
-    return _training_step(v1(size), size, threads, backend)
+def tokens_and_labels(size):
+    """Random tokens (B, S) and the token after each, int32; the same for every program."""
+    text = np.random.default_rng(1).integers(0, size.vocab, (size.batch, size.seq + 1), np.int32)
+    return text[:, :-1].copy(), text[:, 1:].copy()
 
 
-def _training_step(model, size, threads, backend):
+def target(shared, *, private=None, decay=frozenset(), places=None):
+    """Where the steps of one worker in this process go: an arena."""
+    return Target(
+        flat=shared.params, slots=shared.layout.slots, locks=shared.locks(1),
+        mode=updates.WRITE_MODES[shared.write], private=private or {}, shared={}, decay=decay,
+        **({} if places is None else {"places": places}),
+    )  # fmt: skip
+
+
+def load_backend(name, cfg, *, threads=1, kernels="auto", layout=None):
+    """One of our backends with fresh parameters."""
+    layout = layout or arena.plan(families.param_spec(cfg), max_workers=1, n_tickets=1)
+    backend = backends.create(name, threads=threads, kernels=kernels, cpu_blas="auto")
+    backend.bind(cfg, layout.slots, layout.n_floats, None)
+    for parameter, value in families.init_params(cfg, 0).items():
+        slot = layout.slots[parameter]
+        backend.inbox[slot.offset : slot.offset + slot.size] = value.ravel()
+    backend.refresh()
+    return backend
+
+
+def training_step(size, threads, backend="torch:cpu"):
+    """A step of xLSTM Large, or of a stack of the original blocks where it has an sLSTM."""
+    model = v1(size) if size.slstm_at else large(size)
     spec, optimizer = families.param_spec(model), optim.build(OPTIONS)
     layout = arena.plan(spec, max_workers=1, n_tickets=1, private=optimizer.state_segments)
-    shared = Arena.create(layout)
-    for name, value in families.init_params(model, seed=0).items():
-        slot = layout.slots[name]
-        shared.params[slot.offset : slot.offset + slot.size] = value.reshape(-1)
-    target = Target(
-        flat=shared.params,
-        slots=layout.slots,
-        locks=shared.locks(1),
-        mode=updates.WRITE_MODES[shared.write],
+    shared, worker = (
+        Arena.create(layout),
+        load_backend(backend, model, threads=threads, layout=layout),
+    )
+    shared.params[:] = worker.inbox[: len(shared.params)]
+    own = target(
+        shared,
         private={name: shared.segment(f"{name}.1") for name in optimizer.state_segments},
-        shared={},
         decay=frozenset(name for name, parameter in spec.items() if parameter.decay),
     )
-    worker = backends.create(backend, threads=threads, kernels="auto", cpu_blas="auto")
-    worker.bind(model, layout.slots, layout.n_floats, None)
-    batch = Batch(*tokens_and_labels(size), n_bytes=0)
-    steps = 0
+    batch, steps = Batch(*tokens_and_labels(size), n_bytes=0), 0
 
     def step():
         nonlocal steps
@@ -85,48 +125,12 @@ def _training_step(model, size, threads, backend):
         assert np.isfinite(loss)
         scale = gradients.clip_factor(gradients.global_norm(grads), OPTIONS.clip)
         steps += 1
-        optimizer.step(target, grads, lr=OPTIONS.top_lr, step=steps, seed=steps, grad_scale=scale)
+        optimizer.step(own, grads, lr=OPTIONS.top_lr, step=steps, seed=steps, grad_scale=scale)
 
     return step
 
 
-# -- products and cells ---------------------------------------------------------------------------
-
-
-def products(rows, shapes, threads, library):
-    """One float32 matrix product (rows, in) x (in, out) for each (in, out) of `shapes`.
-
-    Args:
-        rows: of the left factor.
-        shapes: of the right factors.
-        threads: for the library.
-        library: "torch", or "mlxhog" for our own.
-    """
-    import torch
-
-    from mlxhog._native import ops
-
-    torch.set_num_threads(threads)
-    r = np.random.default_rng(0)
-
-    def drawn(*shape):
-        return r.standard_normal(shape).astype(np.float32)
-
-    trios = [(drawn(rows, m), drawn(n, m), drawn(rows, n)) for m, n in shapes]
-    tensors = [tuple(map(torch.from_numpy, trio)) for trio in trios]
-
-    def by_torch():
-        for x, w, y in tensors:
-            torch.mm(x, w.T, out=y)
-
-    def by_ours():
-        for x, w, y in trios:
-            ops.linears(x, [w], [None], [y], threads=threads)
-
-    return {"torch": by_torch, "mlxhog": by_ours}[library]
-
-
-def draw(*shape, seed, mean=0.0):
+def draw(*shape, seed=0, mean=0.0):
     """A normal tensor that wants a gradient."""
     import torch
 
@@ -134,27 +138,20 @@ def draw(*shape, seed, mean=0.0):
     return torch.from_numpy(values.astype(np.float32)).requires_grad_()
 
 
-def mlstm_cell(size, threads, form="chunkwise"):
-    """The mLSTM cell as models call it in torch, or as one chunk, forward and backward."""
+def mlstm_cell(size, threads):
+    """The mLSTM cell as models call it in torch, forward and backward; DK d/8, DV d/4."""
     import torch
 
     from mlxhog.models.ops.kernels import choose
-    from mlxhog.models.ops.reference import ops_torch
 
     torch.set_num_threads(threads)
-    ops, plain = choose("torch", "auto", "cpu"), ops_torch.OPS.form
-    B, S, NH = size.batch, size.seq, size.heads
-    inputs = [
-        draw(B, S, NH, width, seed=seed)
-        for seed, width in enumerate((size.key, size.key, size.value))
-    ]
-    inputs += [draw(B, S, NH, seed=3), draw(B, S, NH, seed=4, mean=3.0)]
+    ops, shape = choose("torch", "auto", "cpu"), (size.batch, size.seq, size.heads)
+    widths = (size.d // 8, size.d // 8, size.d // 4)
+    inputs = [draw(*shape, width, seed=seed) for seed, width in enumerate(widths)]
+    inputs += [draw(*shape, seed=3), draw(*shape, seed=4, mean=3.0)]
 
     def step():
-        if form == "parallel":
-            h, _ = plain.mlstm_chunkwise(*inputs, chunk_size=S, eps=1e-6, state=None)
-        else:
-            h, _ = ops.mlstm_cell(*inputs, chunk_size=size.chunk, eps=1e-6)
+        h, _ = ops.mlstm_cell(*inputs, chunk_size=size.chunk, eps=1e-6)
         torch.autograd.grad(h.sum(), inputs)
 
     return step
@@ -167,13 +164,90 @@ def slstm_cell(size, threads):
     from mlxhog.models.ops.kernels import choose
 
     torch.set_num_threads(threads)
-    ops = choose("torch", "auto", "cpu")
-    B, S, NH, DH = size.batch, size.seq, size.heads, size.d // size.heads
-    inputs = [draw(B, S, NH, DH, seed=seed) for seed in range(4)]
+    ops, NH, DH = choose("torch", "auto", "cpu"), size.heads, size.d // size.heads
+    inputs = [draw(size.batch, size.seq, NH, DH, seed=seed) for seed in range(4)]
     inputs += [draw(NH, 4 * DH, DH, seed=4), draw(4 * size.d, seed=5)]
 
     def step():
         h, _ = ops.slstm_cell(*inputs)
         torch.autograd.grad(h.sum(), inputs)
+
+    return step
+
+
+def layer_step(module, forward, size, threads):
+    """Gradients of a layer's input and of every parameter."""
+    import torch
+
+    torch.set_num_threads(threads)
+    x = draw(size.batch, size.seq, size.d)
+    leaves = [x, *module.parameters()]
+
+    def step():
+        torch.autograd.grad(forward(x).square().sum(), leaves)
+
+    return step
+
+
+def layer(kind, size, threads):
+    """A step of the module that takes the place of `nn.LSTM`."""
+    from mlxhog.nn.torch import MLSTM, SLSTM
+
+    make = {"slstm": SLSTM, "mlstm": MLSTM}[kind]
+    module = make(size.d, size.d, num_heads=size.heads, batch_first=True)
+    return layer_step(module, lambda x: module(x)[0], size, threads)
+
+
+# -- decoding -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ids:
+    """A tokenizer of bare ids."""
+
+    vocab_size: int
+    bos: int = 0
+    name: str = "ids"
+    utf8_only: bool = False
+    sha256: str = ""
+
+    @property
+    def n_ids(self):
+        return self.vocab_size
+
+    def decode(self, ids):
+        return b""
+
+    def encode(self, text):
+        raise NotImplementedError
+
+    byte_lengths = files = encode
+
+
+def prompt(V):
+    """Some ids, BOS first."""
+    ids = np.random.default_rng(0).integers(1, V, PROMPT)
+    ids[0] = 0
+    return ids
+
+
+def stream(backend, threads):
+    """Decode greedily by our own generation; counts the seconds after the first token."""
+    from mlxhog.decoding.generate import answer
+    from mlxhog.decoding.options import Sampling
+
+    cfg = large(SMALL)
+    loaded = load_backend(backend, cfg, threads=threads)
+
+    def step():
+        tokens = answer(
+            loaded, [prompt(cfg.vocab_size)], tokenizer=Ids(cfg.vocab_size),
+            sampling=Sampling(max_new_tokens=smallest(3, TOKENS), temperature=0.0),
+            stop_at_document_end=False,
+        )  # fmt: skip
+        next(tokens)
+        begin = time.perf_counter()
+        count = sum(1 for _ in tokens)
+        return (time.perf_counter() - begin) * TOKENS / count
 
     return step

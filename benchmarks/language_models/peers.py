@@ -1,4 +1,4 @@
-"""The peers: one training step of the programs that people use today, by PyTorch alone.
+"""The peers: the same work by the programs that people use today, by PyTorch alone.
 
 Forward, backward and AdamW, as each library's own documentation trains it, in float32, with the
 kernels that run on a CPU; the optimizer is torch's fused one, its fastest. Nothing is clipped,
@@ -6,10 +6,31 @@ counted or logged, which ours does.
 """
 
 import importlib.util
+import time
+from contextlib import ExitStack
+from dataclasses import replace
 
 import numpy as np
+from harness.interleaved import answer, spawned
+from harness.machine import smallest
+from language_models.ours import (
+    PROMPT,
+    SMALL,
+    TOKENS,
+    draw,
+    layer_step,
+    prompt,
+    tokens_and_labels,
+)
 
 PACKAGES = ("torch", "xlstm", "mlstm_kernels", "transformers")
+VANILLA = {
+    "backend": "vanilla",
+    **dict.fromkeys(
+        [f"dtype{part}" for part in ("", "_b", "_r", "_w", "_g", "_s", "_a")], "float32"
+    ),
+}
+"""Options of the package's sLSTM that need no GPU, in float32."""
 
 
 def missing():
@@ -17,13 +38,7 @@ def missing():
     return [name for name in PACKAGES if importlib.util.find_spec(name) is None]
 
 
-def tokens_and_labels(size):
-    """Random tokens (B, S) and the token after each, int32; the same for every program."""
-    text = np.random.default_rng(1).integers(0, size.vocab, (size.batch, size.seq + 1), np.int32)
-    return text[:, :-1].copy(), text[:, 1:].copy()
-
-
-# -- xLSTM Large ----------------------------------------------------------------------------------
+# -- models ---------------------------------------------------------------------------------------
 
 
 def xlstm_large(size, mode="train"):
@@ -32,56 +47,71 @@ def xlstm_large(size, mode="train"):
 
     return xLSTMLarge(
         xLSTMLargeConfig(
-            embedding_dim=size.d,
-            num_heads=size.heads,
-            num_blocks=size.blocks,
-            vocab_size=size.vocab,
-            mode=mode,
+            embedding_dim=size.d, num_heads=size.heads, num_blocks=size.blocks,
+            vocab_size=size.vocab, mode=mode,
             return_last_states=True,  # False crashes in 2.0.6 (NX-AI/xlstm issue 93)
-            chunk_size=size.chunk,
-            chunkwise_kernel="chunkwise--native_autograd",
-            sequence_kernel="native_sequence__native",
-            step_kernel="native",
+            chunk_size=size.chunk, chunkwise_kernel="chunkwise--native_autograd",
+            sequence_kernel="native_sequence__native", step_kernel="native",
             autocast_kernel_dtype="float32",
         )
-    )
+    )  # fmt: skip
 
 
-def train_xlstm_large(size, threads):
-    """A training step of `xlstm_large`."""
-    model = xlstm_large(size)
-    return _training_step(lambda ids: model(ids)[0], model, size, threads)
-
-
-def train_transformers(size, threads):
-    """A training step of transformers' xLSTMForCausalLM."""
+def transformers_model(size, **options):
+    """transformers' xLSTMForCausalLM."""
     from transformers import xLSTMConfig, xLSTMForCausalLM
 
-    model = xLSTMForCausalLM(
+    return xLSTMForCausalLM(
         xLSTMConfig(
-            hidden_size=size.d,
-            num_heads=size.heads,
-            num_hidden_layers=size.blocks,
-            vocab_size=size.vocab,
-            mode="train",
-            return_last_states=True,
-            chunk_size=size.chunk,
-            chunkwise_kernel="chunkwise--native_autograd",
-            autocast_kernel_dtype="float32",
-            use_cache=False,  # with the cache a backward pass fails
+            hidden_size=size.d, num_heads=size.heads, num_hidden_layers=size.blocks,
+            vocab_size=size.vocab, chunk_size=size.chunk, autocast_kernel_dtype="float32",
+            **options,
         )
-    )
-
-    def forward(ids):
-        return model(ids, use_cache=False).logits
-
-    return _training_step(forward, model, size, threads)
+    )  # fmt: skip
 
 
-def _training_step(forward, model, size, threads):
+def xlstm_v1(size):
+    """The xlstm package's xLSTMLMModel with the sLSTM that runs on a CPU."""
+    import xlstm
+
+    model = xlstm.xLSTMLMModel(
+        xlstm.xLSTMLMModelConfig(
+            vocab_size=size.vocab, embedding_dim=size.d, num_blocks=size.blocks,
+            context_length=size.seq, slstm_at=list(size.slstm_at),
+            mlstm_block=xlstm.mLSTMBlockConfig(
+                mlstm=xlstm.mLSTMLayerConfig(num_heads=size.heads)
+            ),
+            slstm_block=xlstm.sLSTMBlockConfig(
+                slstm=xlstm.sLSTMLayerConfig(num_heads=size.heads, **VANILLA),
+                feedforward=xlstm.FeedForwardConfig(proj_factor=1.3, act_fn="gelu"),
+            ),
+        )
+    )  # fmt: skip
+    model.reset_parameters()
+    return model
+
+
+def training_step(peer, size, threads):
+    """A training step of a peer's model."""
     import torch
 
     torch.set_num_threads(threads)
+    if peer == "transformers":
+        model = transformers_model(
+            size, mode="train", return_last_states=True, use_cache=False,
+            chunkwise_kernel="chunkwise--native_autograd",
+        )  # fmt: skip  # with the cache a backward pass fails
+
+        def forward(ids):
+            return model(ids, use_cache=False).logits
+    elif size.slstm_at:
+        model = forward = xlstm_v1(size)
+    else:
+        model = xlstm_large(size)
+
+        def forward(ids):
+            return model(ids)[0]
+
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True
     )
@@ -97,52 +127,7 @@ def _training_step(forward, model, size, threads):
     return step
 
 
-# -- the original blocks --------------------------------------------------------------------------
-
-
-def xlstm_v1(size):
-    """The xlstm package's xLSTMLMModel with the sLSTM that runs on a CPU."""
-    from xlstm import (
-        FeedForwardConfig,
-        mLSTMBlockConfig,
-        mLSTMLayerConfig,
-        sLSTMBlockConfig,
-        sLSTMLayerConfig,
-        xLSTMLMModel,
-        xLSTMLMModelConfig,
-    )
-
-    model = xLSTMLMModel(
-        xLSTMLMModelConfig(
-            vocab_size=size.vocab,
-            embedding_dim=size.d,
-            num_blocks=size.blocks,
-            context_length=size.seq,
-            slstm_at=list(size.slstm_at),
-            mlstm_block=mLSTMBlockConfig(mlstm=mLSTMLayerConfig(num_heads=size.heads)),
-            slstm_block=sLSTMBlockConfig(
-                slstm=sLSTMLayerConfig(num_heads=size.heads, **vanilla()),
-                feedforward=FeedForwardConfig(proj_factor=1.3, act_fn="gelu"),
-            ),
-        )
-    )
-    model.reset_parameters()
-    return model
-
-
-def train_xlstm_v1(size, threads):
-    """A training step of `xlstm_v1`."""
-    model = xlstm_v1(size)
-    return _training_step(model, model, size, threads)
-
-
-def vanilla():
-    """Options of the sLSTM that need no GPU, in float32."""
-    types = [f"dtype{part}" for part in ("", "_b", "_r", "_w", "_g", "_s", "_a")]
-    return {"backend": "vanilla", **dict.fromkeys(types, "float32")}
-
-
-# -- cells ----------------------------------------------------------------------------------------
+# -- cells and layers -----------------------------------------------------------------------------
 
 
 def slstm_cell(size, threads):
@@ -153,10 +138,7 @@ def slstm_cell(size, threads):
     torch.set_num_threads(threads)
     cell = sLSTMCell(
         sLSTMCellConfig(
-            hidden_size=size.d,
-            num_heads=size.heads,
-            recurrent_weight_init="standard",
-            **vanilla(),
+            hidden_size=size.d, num_heads=size.heads, recurrent_weight_init="standard", **VANILLA
         )
     )
     cell.reset_parameters()
@@ -164,33 +146,145 @@ def slstm_cell(size, threads):
     leaves = [gates, *cell.parameters()]
 
     def step():
-        h, _ = cell(gates)
-        torch.autograd.grad(h.sum(), leaves)
+        torch.autograd.grad(cell(gates)[0].sum(), leaves)
 
     return step
 
 
-def mlstm_cell(size, threads, form="chunkwise"):
-    """mlstm_kernels' native cell, "chunkwise" or "parallel", forward and backward."""
+def mlstm_cell(size, threads):
+    """mlstm_kernels' native chunkwise cell, forward and backward."""
     import torch
     from mlstm_kernels.torch.chunkwise.native import mlstm_chunkwise__native_autograd
-    from mlstm_kernels.torch.parallel.native import mlstm_parallel__native_autograd
 
     torch.set_num_threads(threads)
-    r, (B, NH, S) = np.random.default_rng(0), (size.batch, size.heads, size.seq)
-
-    def draw(*shape, mean=0.0):
-        values = (mean + r.standard_normal(shape)).astype(np.float32)
-        return torch.from_numpy(values).requires_grad_()
-
-    inputs = [draw(B, NH, S, width) for width in (size.key, size.key, size.value)]
-    inputs += [draw(B, NH, S), draw(B, NH, S, mean=3.0)]
+    shape, widths = (size.batch, size.heads, size.seq), (size.d // 8, size.d // 8, size.d // 4)
+    inputs = [draw(*shape, width, seed=seed) for seed, width in enumerate(widths)]
+    inputs += [draw(*shape, seed=3), draw(*shape, seed=4, mean=3.0)]
 
     def step():
-        if form == "parallel":
-            h = mlstm_parallel__native_autograd(*inputs)
-        else:
-            h = mlstm_chunkwise__native_autograd(*inputs, chunk_size=size.chunk)
+        h = mlstm_chunkwise__native_autograd(*inputs, chunk_size=size.chunk)
         torch.autograd.grad(h.sum(), inputs)
 
     return step
+
+
+def layer(kind, size, threads):
+    """A step of the package's layer, the sLSTM with the backend that runs on a CPU."""
+    from xlstm import mLSTMLayerConfig, sLSTMLayerConfig
+    from xlstm.blocks.mlstm.layer import mLSTMLayer
+    from xlstm.blocks.slstm.layer import sLSTMLayer
+
+    common = {"embedding_dim": size.d, "num_heads": size.heads}
+    if kind == "slstm":
+        module = sLSTMLayer(sLSTMLayerConfig(**common, **VANILLA))
+    else:
+        module = mLSTMLayer(mLSTMLayerConfig(**common, context_length=size.seq))
+    module.reset_parameters()
+    return layer_step(module, module, size, threads)
+
+
+def lstm(size, threads):
+    """A step of `nn.LSTM`."""
+    import torch
+
+    module = torch.nn.LSTM(size.d, size.d, batch_first=True)
+    return layer_step(module, lambda x: module(x)[0], size, threads)
+
+
+# -- decoding -------------------------------------------------------------------------------------
+
+
+def stream(peer, threads):
+    """Decode by a library's own generation; counts the seconds after the first token."""
+    import torch
+
+    torch.set_num_threads(threads)
+    ids, tokens = torch.from_numpy(prompt(SMALL.vocab))[None], smallest(3, TOKENS)
+    if peer == "transformers":
+        options = {"inference_state_dtype": "float32", "eos_token_id": None, "pad_token_id": 0}
+        model = transformers_model(SMALL, **options).eval()
+
+        def generate(count):
+            return model.generate(
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=count,
+                min_new_tokens=count, do_sample=False, use_cache=True,
+            )[:, PROMPT:]  # fmt: skip
+    else:
+        model = xlstm_large(SMALL, "inference").eval()
+
+        def generate(count):
+            return model.generate(prefill_tokens=ids, max_length=count)[0]
+
+    def seconds(count):
+        begin = time.perf_counter()
+        with torch.inference_mode():
+            assert generate(count).shape[1] == count
+        return time.perf_counter() - begin
+
+    def step():
+        first = seconds(1)
+        return (seconds(tokens) - first) * TOKENS / (tokens - 1)
+
+    return step
+
+
+# -- the package in two processes -----------------------------------------------------------------
+
+VOCAB = 320
+
+
+def package_rate(model, seconds, seed, start=None):
+    """Train on random bytes; returns tokens per second after a warm-up of three steps."""
+    import torch
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
+    random, batch, length = np.random.default_rng(seed), SMALL.batch, smallest(64, SMALL.seq)
+    steps, begin = -3, 0.0
+    while steps <= 0 or time.perf_counter() - begin < seconds:
+        if steps == 0:
+            if start is not None:
+                start.wait(timeout=120)
+            begin = time.perf_counter()
+        ids = torch.from_numpy(random.integers(0, 256, (batch, length + 1)))
+        logits, _ = model(ids[:, :-1])
+        loss = torch.nn.functional.cross_entropy(logits.reshape(-1, VOCAB), ids[:, 1:].reshape(-1))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        optimizer.step()
+        steps += 1
+    return steps * batch * length / (time.perf_counter() - begin)
+
+
+def package_alone(threads, seconds):
+    """Tokens per second of this process, which is its own."""
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    return package_rate(xlstm_large(replace(SMALL, vocab=VOCAB)), seconds, seed=0)
+
+
+def package_shared(seconds):
+    """Tokens per second of two one-thread processes on shared parameters, added up.
+
+    Each has an AdamW of its own whose plain in-place adds go to the shared tensors (pytorch's
+    example mnist_hogwild).
+    """
+    import torch
+
+    torch.manual_seed(0)
+    model = xlstm_large(replace(SMALL, vocab=VOCAB))
+    model.share_memory()
+    start = torch.multiprocessing.get_context("spawn").Barrier(2)  # torch's, to share the model
+    with ExitStack() as stack:
+        jobs = [(_shared, model, rank, seconds, start) for rank in range(2)]
+        pipes = [stack.enter_context(spawned(*job))[0] for job in jobs]
+        return sum(float(answer(pipe, "the package")) for pipe in pipes)
+
+
+def _shared(model, rank, seconds, start, pipe):
+    import torch
+
+    torch.set_num_threads(1)
+    pipe.send(package_rate(model, seconds, seed=rank, start=start))

@@ -1,15 +1,24 @@
-"""The peer of the MAD benchmark: the reference's Transformer and its training step in plain torch.
+"""A training step of the MAD benchmark's Transformer, by plain torch and by `mlxhog mad train`.
 
 Written from the description of the benchmark (`mlxhog/models/mad`, athms/mad-lab at 0f49a45), as
 one writes it for torch: fused attention and norm kernels, one joint projection of q, k and v, the
 optimizer of torch. Nothing is clipped, counted or logged.
 """
 
-from __future__ import annotations
-
+import atexit
+import contextlib
+import threading
 from dataclasses import dataclass
 
 import numpy as np
+
+from mlxhog.mad.options import PUBLISHED, Protocol
+from mlxhog.mad.run import RunConfig
+from mlxhog.mad.tasks import resolve
+from mlxhog.mad.training.candidate import train
+from mlxhog.models.mad.sequence import parse
+
+TASK, LAYERS = "in-context-recall", "mh-attention(h16) swiglu mh-attention(h16) swiglu"
 
 
 @dataclass(frozen=True)
@@ -105,3 +114,80 @@ def training_step(size, threads):
         optimizer.step()
 
     return step
+
+
+class Halting:
+    """Callbacks that let a run take one step at a time."""
+
+    def __init__(self):
+        self._go, self._done = threading.Semaphore(0), threading.Semaphore(0)
+        self._over = False
+
+    def step(self):
+        """Let the run take a step, and wait for its end."""
+        self._go.release()
+        self._done.acquire()
+
+    def end(self):
+        """Let the run end without another step."""
+        self._over = True
+        self._go.release()
+
+    def wait_for_start(self):
+        """Called by the thread that trains, before its first step."""
+        self._go.acquire()
+
+    def beat(self):
+        if not self._over:
+            self._done.release()
+            self._go.acquire()
+        if self._over:
+            raise KeyboardInterrupt
+
+    def point(self, point):
+        pass
+
+    def should_prune(self, point):
+        return False
+
+
+def our_step(size, threads):
+    """A step of a run of ours on real rows: all that a run does in a step.
+
+    It begins when the run is let go on and ends with its next sign of life.
+    """
+    cut = size.seq + 1  # a row loses its last token
+    changes = {
+        "vocab": size.vocab,
+        "seq_len": cut,
+        "train_rows": 10 * size.batch,
+        "test_rows": 64,
+    }
+    settings = resolve(TASK, changes)
+    config = RunConfig(
+        task=TASK,
+        settings=vars(settings),
+        layers=parse(LAYERS),
+        dim=size.d,
+        protocol=Protocol(
+            optimizer=PUBLISHED,
+            lr=5e-4,
+            batch_size=size.batch,
+            steps=1_000_000,
+            eval_every=1_000_000,
+            schedule="constant",
+        ),
+        seed=0,
+        threads=threads,
+    )
+    callbacks = Halting()
+
+    def run():
+        callbacks.wait_for_start()
+        with contextlib.suppress(KeyboardInterrupt):
+            train(config, callbacks=callbacks)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    atexit.register(lambda: (callbacks.end(), thread.join()))
+    return callbacks.step

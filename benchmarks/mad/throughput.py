@@ -3,8 +3,6 @@
 What workers execute lies here, beside the scripts, so that spawned processes can import it.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import time
@@ -12,6 +10,9 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
+import numpy as np
+from scipy import stats
 
 from mlxhog.mad.options import ExecutionConfig
 from mlxhog.mad.run import Point, RunResult
@@ -133,3 +134,15 @@ def again(runs):
             delays.append(run.first_step - last[run.pid])
         last[run.pid] = run.ended
     return delays
+
+
+DRAWS = 4000
+
+
+def rank_correlation(a, b):
+    """Spearman's rho of two lists, and its 95 % bootstrap interval over their members."""
+    pairs, rng = np.array([a, b]), np.random.default_rng(0)
+    drawn = (pairs[:, rng.integers(0, len(a), len(a))] for _ in range(DRAWS))
+    values = [stats.spearmanr(*draw).statistic for draw in drawn if np.ptp(draw, axis=1).all()]
+    low, high = np.percentile(values, [2.5, 97.5]) if values else (np.nan, np.nan)
+    return float(stats.spearmanr(a, b).statistic), float(low), float(high)

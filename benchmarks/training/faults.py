@@ -1,11 +1,10 @@
-"""One `mlxhog train` under observation from outside, and the faults that can be planted in it.
+"""One `mlxhog train` under observation from outside, and the faults that are planted in it.
 
 The observer maps the run's arena read-only, so it sees every worker and every ticket, and goes on
 seeing the ledger's last state after the run has ended. It touches the run by signals, by its disk
-and by its pipe only.
+and by its pipe only. A fault begins at a moment of the run and may end at a later one; the seed
+repeats the kinds and their distances, not the moments at which they meet the run.
 """
-
-from __future__ import annotations
 
 import contextlib
 import json
@@ -27,36 +26,15 @@ from mlxhog.arena import Arena
 from mlxhog.arena.ledger import TicketState
 from mlxhog.arena.process import process_start_time
 from mlxhog.arena.requests import socket_path
-from mlxhog.arena.workers import Phase, State
+from mlxhog.arena.workers import State
 from mlxhog.errors import ArenaError
 
 START_S = 120.0
 LAPS = (1 << 37) - 1
 SIGNS_OF_LIFE = "tokens", "eval_next", "eval_taken", "sample_taken"
-TRAINING = frozenset((Phase.DATA, Phase.READ, Phase.COMPUTE, Phase.APPLY, Phase.WAITING))
-SETTLE_S = 0.5  # after a fault and after a worker's first step, before throughput counts
+SETTLE_S = 0.5  # after a fault, before silence counts
+GAPS_S = 0.5, 4.0  # between the beginnings of two faults
 TAIL_LINES = 30
-
-
-@dataclass
-class Rates:
-    """Work done while nothing was wrong, and by the others while one worker stood still.
-
-    Nothing is wrong while every worker trains and none has been hurt or started a moment ago. What
-    workers do beside training (checkpoints, evaluation, samples) comes by the clock, so it takes
-    another share of a run under faults; its time counts nowhere.
-    """
-
-    clear_s: float = 0.0
-    clear_tokens: int = 0
-    others_s: float = 0.0
-    others_tokens: int = 0
-    beside_s: float = 0.0
-
-    def add(self, other):
-        """Add what another run did."""
-        for name, value in vars(other).items():
-            setattr(self, name, getattr(self, name) + value)
 
 
 @dataclass(frozen=True)
@@ -120,7 +98,6 @@ class Observed:
             stdout=self._stdout,
             stderr=subprocess.PIPE,
         )
-        assert self.process.stderr is not None
         self.tail = deque(maxlen=TAIL_LINES)
         self._stop_reading = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -130,17 +107,12 @@ class Observed:
         self.held = set()  # slots of workers that a fault has stopped
         self.all_held = False  # and the supervisor
         self.quiet_since = time.monotonic()
-        self.rates = Rates()
         self.arena = self._connect(before)
         self._first = int(self._word("next"))
         self._done_before, self._torn_before = self._done(), int(self._word("torn"))
-        self._before = None
-        self._warm_since = self.quiet_since
-        self._begun = {}  # slot -> incarnation, its steps at birth
         self._moved = (time.monotonic(), ())
 
     def _read(self):
-        assert self.process.stderr is not None
         descriptor = self.process.stderr.fileno()
         while not self._stop_reading.is_set():
             block = os.read(descriptor, 1 << 16)
@@ -184,47 +156,14 @@ class Observed:
         ]
 
     def look(self):
-        """Note who lives and how much was done since the last look; call it often."""
+        """Note who lives and whether anything moved since the last look; call it often."""
         now = time.monotonic()
-        entries = [self.entry(slot) for slot in self._slots]
-        for entry in entries:
+        for entry in map(self.entry, self._slots):
             if entry.pid:
                 self.seen[entry.pid] = entry.start_time
-        self._await_first_steps(entries, now)
-        tokens = [entry.tokens for entry in entries]
-        all_run = all(entry.state == State.RUNNING for entry in entries)
-        all_train = all(e.phase in TRAINING or e.slot in self.held for e in entries)
-        if self._before is not None and self.arena.counters.load("start_ns"):
-            then, earlier, trained = self._before
-            gains = [b - a for a, b in zip(earlier, tokens, strict=True)]
-            if all_run and not self.all_held and now > max(self.quiet_since, self._warm_since):
-                if not (all_train and trained):
-                    self.rates.beside_s += now - then
-                elif not self.held:
-                    self.rates.clear_s += now - then
-                    self.rates.clear_tokens += sum(gains)
-                elif len(self.held) == 1:
-                    self.rates.others_s += (now - then) * (self.workers - 1)
-                    self.rates.others_tokens += sum(
-                        gain for entry, gain in zip(entries, gains, strict=True)
-                        if entry.slot not in self.held
-                    )  # fmt: skip
-        self._before = now, tokens, all_train
         signs = tuple(map(self.arena.counters.load, SIGNS_OF_LIFE))
         if signs != self._moved[1] or self.held or self.all_held or now < self.quiet_since:
             self._moved = now, signs
-
-    def _await_first_steps(self, entries, now):
-        """Wait for the first step of a new worker: it belongs to its start, which is not counted.
-
-        A window that began with a step would also hold one step too few.
-        """
-        for entry in entries:
-            incarnation, steps = self._begun.get(entry.slot, (-1, 0))
-            if entry.incarnation != incarnation:
-                self._begun[entry.slot] = entry.incarnation, entry.steps
-            if entry.incarnation != incarnation or entry.steps == steps:
-                self._warm_since = now + SETTLE_S
 
     def still_s(self):
         """For how long no step, no evaluation and no sample has begun without a fault."""
@@ -254,7 +193,6 @@ class Observed:
 
     def close_pipe(self):
         """Close the reading end of the run's stderr: every line written from now on fails."""
-        assert self.process.stderr is not None
         self._stop_reading.set()
         self._reader.join(timeout=10.0)
         self.process.stderr.close()
@@ -325,10 +263,114 @@ class Observed:
         self.process.wait()
 
     def close(self):
-        """Let go of the arena and the pipes."""
+        """Let go of the arena and the pipes; kill it if it still runs."""
+        if not self.ended():
+            self.abandon()
         self._stop_reading.set()
         self._stdout.close()
         self.arena.close()
+
+
+class FaultSchedule:
+    """Draws faults from a seed and plants them in one run after the other."""
+
+    KINDS = (
+        ("kill one", 6), ("kill all", 1), ("stop one", 6), ("stop one for long", 1),
+        ("stop the group", 2), ("full disk", 2), ("closed pipe", 1), ("kill the supervisor", 1),
+    )  # fmt: skip
+
+    def __init__(self, seed, counts, workers, heartbeat_s, *, disk):
+        """Prepare a schedule.
+
+        Args:
+            seed: draws the faults.
+            counts: how many of each kind were planted; this adds to them.
+            workers: of a run.
+            heartbeat_s: how long a stopped worker passes for a living one.
+            disk: whether the folder of runs may be filled.
+        """
+        self.random = Random(seed)
+        self._counts, self._workers, self._heartbeat_s = counts, workers, heartbeat_s
+        self._kinds = [kind for kind in self.KINDS if disk or kind[0] != "full disk"]
+
+    def begin(self, run):
+        """Plant faults in this run from now on."""
+        self._run, self._due, self._piped, self._full = run, [], True, contextlib.ExitStack()
+        self.filled_disk = False
+        self._next_s = time.monotonic() + self.random.uniform(0.0, GAPS_S[1])
+
+    def end(self):
+        """Undo what is still planted."""
+        self._full.close()
+        for _, act in self._due:
+            act()
+
+    def step(self, *, calm):
+        """End faults whose time is over, and begin the next one if it is due.
+
+        Where calm, none begins: workers that start again may need longer than faults leave them.
+        """
+        now = time.monotonic()
+        over = [one for one in self._due if one[0] <= now]
+        self._due = [one for one in self._due if one[0] > now]
+        for _, act in over:
+            act()
+        if calm or now < self._next_s:
+            return
+        names, weights = zip(*self._kinds, strict=True)
+        (kind,) = self.random.choices(names, weights)
+        rank, share = self.random.randrange(self._workers), self.random.random()
+        self._next_s = now + self.random.uniform(*GAPS_S)
+        if self._plant(kind, rank + 1, share):
+            self._counts[kind] = self._counts.get(kind, 0) + 1
+
+    def _plant(self, kind, slot, share):
+        """Begin one fault; False where it cannot be now."""
+        run = self._run
+        if kind == "kill one":
+            run.send([slot], signal.SIGKILL)
+        elif kind == "kill all":
+            run.send(run.living(), signal.SIGKILL)
+        elif kind in ("stop one", "stop one for long"):
+            if run.held:
+                return False
+            for_s = 2.0 * self._heartbeat_s if kind.endswith("long") else 0.1 + 3.0 * share
+            run.held.add(slot)
+            run.send([slot], signal.SIGSTOP)
+            self._later(for_s, lambda: self._go_on(slot))
+        elif kind == "stop the group":
+            run.send_all(signal.SIGSTOP)
+            run.all_held = True
+            self._later(1.5 * self._heartbeat_s * share, self._wake_all)
+            self._next_s += 1.5 * self._heartbeat_s * share  # nothing runs that a fault could meet
+        elif kind == "full disk":
+            self._full.enter_context(filled(run.out))
+            self.filled_disk = True
+            self._later(0.5 + 3.0 * share, self._full.close)
+        elif kind == "closed pipe":
+            if not self._piped:
+                return False
+            run.close_pipe()
+            self._piped = False
+        else:
+            run.process.kill()
+        run.quiet_since = time.monotonic() + SETTLE_S
+        return True
+
+    def _later(self, for_s, act):
+        def settled():
+            act()
+            self._run.quiet_since = time.monotonic() + SETTLE_S
+
+        self._due.append((time.monotonic() + for_s, settled))
+
+    def _wake_all(self):
+        self._run.send_all(signal.SIGCONT)
+        self._run.all_held = False
+
+    def _go_on(self, slot):
+        self._run.send([slot], signal.SIGCONT)
+        self._run.held.discard(slot)
 
 
 class Killer:

@@ -5,8 +5,6 @@ attachment. Held-out loss is computed from the copies when training is over, so 
 takes time from it. Times are seconds since all workers were ready.
 """
 
-from __future__ import annotations
-
 import atexit
 import json
 import math
@@ -18,15 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness.machine import ROOT, one_of_a_kind, smallest
-from numpy.typing import NDArray
+from harness.frame import say
+from harness.machine import ROOT, cores, one_of_a_kind, smallest
 
 from mlxhog import TrainConfig, train
 from mlxhog.arena import Arena
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.requests import socket_path
+from mlxhog.checkpoint.run import Run
 from mlxhog.data import heldout
 from mlxhog.report.metrics import Result
+from mlxhog.report.record import EventLog
 
 MOST_BYTES = 2 << 30  # of parameters that are kept of a run
 
@@ -50,17 +50,18 @@ class Point:
 
     seconds: float
     tokens: int
-    params: NDArray[np.float32] | None
+    params: Any  # a copy of the shared floats; None if they were not kept
 
 
 @dataclass
 class Recorded:
-    """A finished run, its points, and its part in a cluster as run.json has it."""
+    """A finished run, its points, its part in a cluster, and how its strategy changed, in words."""
 
     result: Result
     points: list[Point]
     pss_bytes: int
     cluster: dict[str, Any]
+    changes: str
 
 
 @dataclass
@@ -97,8 +98,13 @@ class _Recorder:
 
 
 @one_of_a_kind
-def record(*, keep_params=False, **options):
+def record(*, keep_params=False, disturb=None, **options):
     """Train with `options` of TrainConfig in a temporary folder, recording as it goes.
+
+    Args:
+        keep_params: whether points have the parameters of their moment.
+        disturb: further observer of the run, which has `end()` (`training.disturbances`).
+        options: of `TrainConfig`.
 
     Raises:
         KeyboardInterrupt: the user has interrupted the run, and so the benchmark.
@@ -108,7 +114,11 @@ def record(*, keep_params=False, **options):
         recorder = _Recorder(out / "runs", keep_params)
         options = of_this_size({**QUIET_OPTIONS, "out": str(out / "runs"), **options})
         config = TrainConfig(**options)
-        result = train(config, observer=recorder)
+        try:
+            result = train(config, observer=_both(recorder, disturb))
+        finally:
+            if disturb is not None:
+                disturb.end()
         if result.status == "interrupted":
             raise KeyboardInterrupt
         assert recorder.arena is not None, "a run tells of itself before it starts"
@@ -117,9 +127,29 @@ def record(*, keep_params=False, **options):
         points.append(Point(result.seconds, result.tokens, params))
         recorder.arena.close()
         status = json.loads((Path(result.run) / "run.json").read_text())
-        return Recorded(result, points, recorder.pss_bytes, status.get("cluster", {}))
+        part = status.get("cluster", {})
+        changes = changes_of(Run(Path(result.run)))
+        return Recorded(result, points, recorder.pss_bytes, part, changes)
     finally:
         shutil.rmtree(out)
+
+
+def changes_of(run):
+    """The changes of a run's strategy: seconds and strategy of each."""
+    events = EventLog(run.events_path).update()
+    every = [one for one in events if one.kind == "strategy" and one.elapsed_s is not None]
+    return ", ".join(f"{one.elapsed_s:.1f} s {one.text.split(':')[0]}" for one in every)
+
+
+def _both(recorder, disturb):
+    if disturb is None:
+        return recorder
+
+    def observe(progress):
+        recorder(progress)
+        disturb(progress)
+
+    return observe
 
 
 def model_of(arena):
@@ -167,25 +197,16 @@ def pss_bytes(pid):
     return int(line.split()[1]) * 1024
 
 
-def held_out_bits(backend, text, seq_len, tokens):
-    """Bits per byte of a backend's parameters over so many tokens, spread over a text."""
-    nats, n_bytes = 0.0, 0
-    for batch in heldout.batches(text, seq_len=seq_len, batch_size=32, eval_tokens=tokens):
-        nats += backend.evaluate(batch).nats
-        n_bytes += batch.n_bytes
-    return heldout.bits_per_byte(nats, n_bytes)
-
-
 ALONE = {"strategy": "serial", "workers": "torch:cpu", "threads": 1, "tokenizer": "bytes"}
-WORST_BITS = 8.0
-"""Bits per byte of a uniform guess; the score of a training that diverged."""
+WORST_BITS = 16.0
+"""Bits per byte that a diverged training counts as; a uniform guess has 8."""
 
 
 @one_of_a_kind
 def end_bits(held_out, **options):
-    """Train one worker on one core, and return held-out bits per byte over so many tokens.
+    """Train, one worker on one core by default; returns held-out bits per byte of so many tokens.
 
-    It depends on nothing but its options, so several may run side by side, and nothing is timed.
+    With one worker it depends on nothing but its options, so several may run side by side.
     """
     from mlxhog.arena.child import Lane
     from mlxhog.theory.short_runs import score
@@ -198,11 +219,10 @@ def end_bits(held_out, **options):
             raise KeyboardInterrupt
         if result.status != "done":
             return WORST_BITS
-        text, tokens = make_plan(config).data.val, smallest(2048, held_out)
-        place = (Path(str(result.checkpoint)), text, config.seq_len, tokens)
-        nats, n_bytes = score(Lane(None, 0), "torch:cpu", *place)
-        bits = heldout.bits_per_byte(float(nats.sum()), int(n_bytes.sum()))
-    return bits if math.isfinite(bits) else WORST_BITS
+        place = (Path(str(result.checkpoint)), make_plan(config).data.val, config.seq_len)
+        scores = score(Lane(None, 0), "torch:cpu", *place, smallest(2048, held_out))
+    bits = heldout.bits_per_byte(*(float(of.sum()) for of in scores))
+    return min(bits, WORST_BITS) if math.isfinite(bits) else WORST_BITS
 
 
 class HeldOut:
@@ -220,9 +240,14 @@ class HeldOut:
         self._backend.bind(plan.model, plan.layout.slots, plan.layout.n_floats, None)
 
     def bits_per_byte(self, params):
-        """Evaluate one copy of the parameter segment."""
+        """Evaluate one copy of the parameter segment; `WORST_BITS` at most."""
         self._backend.inbox[:] = params
-        return held_out_bits(self._backend, self._file, self._seq_len, self._tokens)
+        batches = heldout.batches(
+            self._file, seq_len=self._seq_len, batch_size=32, eval_tokens=self._tokens
+        )
+        scores = [(self._backend.evaluate(batch).nats, batch.n_bytes) for batch in batches]
+        bits = heldout.bits_per_byte(*map(sum, zip(*scores, strict=True)))
+        return min(bits, WORST_BITS) if math.isfinite(bits) else WORST_BITS
 
     def crossing(self, points, target):
         """Seconds and tokens at which the loss first falls to `target`; None if it never does.
@@ -233,9 +258,7 @@ class HeldOut:
 
         def score(k):
             if k not in scores:
-                params = points[k].params
-                assert params is not None
-                scores[k] = self.bits_per_byte(params)
+                scores[k] = self.bits_per_byte(points[k].params)
             return scores[k]
 
         low, high = 0, len(points) - 1
@@ -247,3 +270,129 @@ class HeldOut:
         share = (score(low) - target) / (score(low) - score(high))
         a, b = points[low], points[high]
         return a.seconds + share * (b.seconds - a.seconds), a.tokens + share * (b.tokens - a.tokens)
+
+
+# -- trainings whose loss is known over time -------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Training:
+    """A finished training.
+
+    Attributes:
+        seconds: of the looks, since all workers were ready; the first look is at the first step.
+        steps: gradients computed by then.
+        bits: held-out bits per byte then.
+        tokens_per_s: over the whole training.
+        staleness: mean over all workers.
+        max_staleness: largest seen.
+        lost_update_rate: of the probe.
+        costs_s: seconds of a step that a worker spends reading, computing and applying.
+    """
+
+    seconds: list[float]
+    steps: list[float]
+    bits: list[float]
+    tokens_per_s: float
+    staleness: float
+    max_staleness: int
+    lost_update_rate: float
+    costs_s: dict[str, float]
+
+    @property
+    def end(self):
+        """Bits per byte at the end."""
+        return self.bits[-1]
+
+    def first(self, axis, target):
+        """Seconds or steps until the loss is down to a target; infinite if it never is."""
+        for k, bits in enumerate(self.bits):
+            if bits <= target:
+                if k == 0:
+                    return axis[0]
+                share = (self.bits[k - 1] - target) / (self.bits[k - 1] - bits)
+                return axis[k - 1] + share * (axis[k] - axis[k - 1])
+        return math.inf
+
+
+def mean_staleness(reports):
+    """Over the gradients of all workers."""
+    steps = max(1, sum(report.steps for report in reports))
+    return sum(report.mean_staleness * report.steps for report in reports) / steps
+
+
+class Bench:
+    """Runs trainings that have a model, a batch and a held-out text in common."""
+
+    def __init__(self, sizes, *, batch=2, seq_len=256, looks=10, eval_tokens=16_384):
+        """Open the held-out text.
+
+        Args:
+            sizes: of the architecture, in place of those of `tiny`.
+            batch: sequences in a gradient.
+            seq_len: tokens in a sequence.
+            looks: evaluations of each training.
+            eval_tokens: held-out text of one evaluation.
+        """
+        self.model, self.looks, self.per_step = model_file(**sizes), looks, batch * seq_len
+        text = {"model": self.model, "tokenizer": "bytes", "seq_len": seq_len}
+        self.options = {
+            **text, "batch_size": batch, "optimizer": "adamw", "schedule": "constant", "threads": 1,
+            "strategy": "hogwild",
+        }  # fmt: skip
+        self.settings = {"sizes": sizes, "batch": batch, "seq_len": seq_len}
+        self.held_out = HeldOut(text, tokens=eval_tokens)
+
+    def train(self, name, *, seed, **options):
+        """Train, and evaluate what was copied on the way.
+
+        Args:
+            name: for the line of progress.
+            seed: of initial values and data order.
+            options: of `TrainConfig`, in place of the bench's.
+        """
+        run = record(keep_params=True, **{**self.options, "seed": seed, **options})
+        points, reports = _spread(run.points, self.looks), run.result.workers
+        gradients = max(1, sum(report.steps for report in reports))
+        training = Training(
+            seconds=[round(point.seconds, 2) for point in points],
+            steps=[point.tokens / self.per_step for point in points],
+            bits=[round(self.held_out.bits_per_byte(point.params), 4) for point in points],
+            tokens_per_s=run.result.tokens_per_s,
+            staleness=mean_staleness(reports),
+            max_staleness=max(report.max_staleness for report in reports),
+            lost_update_rate=run.result.lost_update_rate or 0.0,
+            costs_s={
+                part: sum(getattr(report, f"{part}_s") for report in reports) / gradients
+                for part in ("read", "compute", "apply")
+            },
+        )
+        say(
+            f"  {name:32} seed {seed}  {training.end:6.3f} bits per byte  "
+            f"{training.seconds[-1]:6.1f} s  {training.tokens_per_s:7,.0f} tokens/s  "
+            f"staleness {training.staleness:.2f}"
+        )
+        return training
+
+
+def _spread(points, looks):
+    """Some of the points, evenly over the text, the first and the last among them."""
+    targets = np.linspace(points[0].tokens, points[-1].tokens, looks)
+    tokens = [point.tokens for point in points]
+    chosen = {int(np.argmin([abs(t - w) for t in tokens])) for w in targets}
+    return [points[k] for k in sorted({0, len(points) - 1} | chosen)]
+
+
+SIZES = {"hidden_size": 128, "num_hidden_layers": 4}
+MINI = {"hidden_size": 64, "num_hidden_layers": 3}
+TINY = {"hidden_size": 32, "num_hidden_layers": 1}
+
+
+def workers(count, backend="torch:cpu"):
+    """The mix of so many workers of one backend."""
+    return backend if count == 1 else f"{backend}*{count}"
+
+
+def enough_cores(count):
+    """Whether so many workers have a core each here."""
+    return count <= len(cores())

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlxhog.cli.flags import Part, Plugins, Quiet, Written
-from mlxhog.cli.frame import Report, command, new_folder
+from mlxhog.cli.frame import Report, command
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.options import argument, option, switch
-from mlxhog.report.table import Section
+from mlxhog.config.options import argument, switch
 from mlxhog.report.views import PartLine
 from mlxhog.theory.advisor import AdviseConfig
 from mlxhog.theory.analysis import AnalyzeConfig
@@ -29,8 +27,7 @@ EXAMPLES = (
     "analyze tiny",
     "analyze models/7to1-tiny.yaml --json",
     "analyze conf.yaml --batch-size 8 --samples 1000",
-    "analyze latest --plot figures",
-    "analyze tiny --all --parts",
+    "analyze tiny --all",
 )
 TRAINING = (
     "data", "tokenizer", "text_key", "strict_data", "skip_machine_data", "val", "loss_on",
@@ -39,8 +36,8 @@ TRAINING = (
     "sampled_head", "blocks", "optimizer", "lr", "clip", "ngram_lr", "weight_decay", "seed", "out",
 )  # fmt: skip
 MAIN = (
-    "samples", "seconds", "parts", "backend", "data", "workers", "batch_size", "seq_len",
-    "optimizer", "lr", "sparsify", "plot", "all", "json", "quiet",
+    "samples", "seconds", "backend", "data", "workers", "batch_size", "seq_len",
+    "optimizer", "lr", "sparsify", "all", "json", "quiet",
 )  # fmt: skip
 
 
@@ -50,7 +47,6 @@ class Words(Plugins, Quiet):
 
     subject: str = argument("CONFIG_OR_RUN", "see above")
     all: bool = switch("all tables, not only answer and advice")
-    plot: str | None = option(None, "write a figure of every block into this folder", metavar="DIR")
 
 
 @command(
@@ -66,33 +62,17 @@ class Words(Plugins, Quiet):
 def run(words: Words, config: AnalyzeConfig, training: Written) -> Report:
     """Measure conflicts and staleness, and judge them by the theorems."""
     # The rest imports NumPy and the native module: wrong flags are reported before.
-    from mlxhog.base.durable import replace_file
-    from mlxhog.report import charts
+    from mlxhog.theory.analysis import report
     from mlxhog.theory.analysis.analyze import analyze
-    from mlxhog.theory.analysis.report import plots, sections
     from mlxhog.theory.target import find_target
 
     root = Path(training.read(TrainConfig).out)
-    folder = None
-    if words.plot is not None:
-        charts.require("the tables need nothing: leave out --plot")
-        folder = new_folder("--plot", words.plot)
     target = find_target(words.subject, training.values, root)
     with PartLine(sys.stderr, quiet=words.quiet) as tell:
         analysis = analyze(target, config, tell)
-    paths = []
-    for name, png in [] if folder is None else plots(analysis):
-        paths.append(f"{folder}/{name}.png")
-        replace_file(Path(paths[-1]), png)
-
-    def text() -> Iterable[str | Section]:
-        return [
-            *sections(analysis, everything=words.all),
-            *[Section("", notes=paths)] * bool(paths),
-        ]
-
-    facts = analysis.to_json() | ({"plots": paths} if folder is not None else {})
-    return Report(facts, text=text)
+    return Report(
+        report.to_json(analysis), text=lambda: report.sections(analysis, everything=words.all)
+    )
 
 
 # -- which strategy --------------------------------------------------------------------------------

@@ -296,7 +296,7 @@ def show(config: ShowConfig) -> Report:
         "options": [f"{name} {spelled[name]}" for name in facts["options"]] or "the defaults",
         "checkpoints": facts["checkpoints"] or "none yet",
         "load": facts["load"] and f"mlxhog.load({run_word(run.directory)!r}), {facts['load']}",
-        "note": record.notes,
+        "note": [*record.notes, *filter(None, [record.part.get("seen")])],
     }
     return Report(facts, f"{run.name}: {record.state}", words=words, notes=_next(record))
 

@@ -103,7 +103,7 @@ class Muon(Sharing):
 
         With bytes one step size is best for all. Rows of a larger vocabulary get few gradients, so
         the embedding wants steps that are many times as long, and hidden matrices want longer ones,
-        too (`python benchmarks/experiments/defaults.py minute`).
+        too (`python benchmarks/defaults.py --only minute`).
         """
         if vocabulary < PIECES:
             return super().rates(width, vocabulary, averaged)

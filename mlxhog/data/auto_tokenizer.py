@@ -10,7 +10,7 @@ N is a power of two. The text limits it, since a row of the embedding learns fro
 its own id only: with an id for each KiB of text, of about four bytes a token, the mean id comes 250
 times, and the rarest, by Zipf's law, about 30 times. The model limits it, since embedding and head
 have 2 N d numbers: `IDS_PER_WIDTH` is the ratio that was best in a minute of the width 128
-(`python benchmarks/experiments/defaults.py minute`).
+(`python benchmarks/defaults.py --only minute`).
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ A state is a tuple with one entry per layer, a tuple of float32 arrays with rows
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -137,7 +138,9 @@ class Stack:
             drop: (shape, rate) -> an array of 0 and 1 / (1 - rate); None outside of training.
 
         Returns:
-            y (B, S, width), 0 at padding, and the state after the last position that counts.
+            y (B, S, width), 0 at padding, and the state after the last position that counts. From
+            the first position of a row on that is not finite y is NaN, and the state is that of
+            zeros in its place.
 
         Raises:
             ConfigError: an array is not float32.
@@ -160,6 +163,10 @@ class Stack:
             skipping = SkippingForm(ops.form, counts.sum(1), x)
             ops, padded = Ops(skipping), skipping.padded[..., None]
             x = xp.where(padded, 0.0, x)
+        # A product of chunks would carry NaN back to positions before it: 0 times NaN is NaN.
+        faults = xp.where(x - x == 0, 0.0, 1.0).sum(-1)
+        spoilt = (xp.cumsum(faults, 1) > 0)[..., None]
+        x = xp.where(spoilt, 0.0, x)
         if self.input_size != self.width:
             weight, bias = params["input_proj.weight"], params["input_proj.bias"]
             (x,) = ops.linears(x, [weight], [bias])
@@ -174,6 +181,7 @@ class Stack:
                 (part,) = block
                 x, end = part.forward(of_model, x, before, run)
             after.append(end)
+        x = xp.where(spoilt, math.nan, x)
         if order is not None:
             x = take(xp.where(padded, 0.0, x), np.argsort(order, axis=1), xp)
         return x, tuple(after)

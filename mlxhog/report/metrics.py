@@ -8,7 +8,13 @@ from enum import Enum
 from statistics import median
 from typing import Any
 
-from mlxhog.base.quantities import format_clock, format_count, format_duration, format_share
+from mlxhog.base.quantities import (
+    format_bytes,
+    format_clock,
+    format_count,
+    format_duration,
+    format_share,
+)
 from mlxhog.config.config import EMULATED
 from mlxhog.report.shares import shares
 
@@ -446,3 +452,27 @@ def clock(progress: Progress) -> str:
 def eta(progress: Progress) -> str:
     """Spell the remaining time, or -."""
     return "-" if progress.eta_s is None else format_clock(math.ceil(progress.eta_s - 1e-6))
+
+
+def heading(progress: Progress) -> list[str]:
+    """Return how far a run is, how fast, and how much memory it takes."""
+    return [
+        f"step {progress.step}",
+        clock(progress),
+        f"ETA {eta(progress)}",
+        f"{format_count(progress.tokens)} tokens",
+        f"{format_count(progress.tokens_per_s)} tok/s",
+        f"memory {format_bytes(progress.memory_bytes)}",
+    ]
+
+
+def losses(progress: Progress) -> list[str]:
+    """Return the losses of a run, its share of lost updates, and a label of Metal kernels."""
+    train, held_out = map(number, (progress.train_bits_per_byte, progress.val_bits_per_byte))
+    metal = label(progress.gpu_write, progress.kernels)
+    return [
+        f"loss {number(progress.loss)}",
+        f"bits/byte: train {train}, held-out {held_out}",
+        f"lost updates {rate(progress.lost_update_rate)}",
+        *([metal] if metal else []),
+    ]

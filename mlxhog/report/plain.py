@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TextIO
 
-from mlxhog.base.quantities import format_bytes, format_count
-from mlxhog.report.metrics import Doing, Progress, WorkerReport, clock, eta, label, number, rate
+from mlxhog.base.quantities import format_count
+from mlxhog.report.metrics import Doing, Progress, WorkerReport, heading, losses
 from mlxhog.report.streams import console, printable
 from mlxhog.report.views import LineView, Observer, Silence, in_notebook, may_redraw
 
@@ -75,21 +75,8 @@ class PlainLines(LineView[Progress]):
 
 def line(progress: Progress) -> str:
     """Return the state of the run in one line; its parts are two spaces apart."""
-    parts = [
-        f"step {progress.step}",
-        clock(progress),
-        f"ETA {eta(progress)}",
-        f"{format_count(progress.tokens)} tokens",
-        f"{format_count(progress.tokens_per_s)} tok/s",
-        f"loss {number(progress.loss)}",
-        f"bits/byte {number(progress.train_bits_per_byte)}",
-        f"held-out {number(progress.val_bits_per_byte)}",
-        f"memory {format_bytes(progress.memory_bytes)}",
-        f"lost {rate(progress.lost_update_rate)}",
-        *filter(None, [label(progress.gpu_write, progress.kernels)]),
-        *_workers(progress.workers),
-        *(f"[{one.name} {one}]" for one in progress.machines),
-    ]
+    machines = (f"[{one.name} {one}]" for one in progress.machines)
+    parts = [*heading(progress), *losses(progress), *_workers(progress.workers), *machines]
     return "  ".join(parts)
 
 

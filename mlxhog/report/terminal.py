@@ -11,15 +11,7 @@ from rich.text import Text
 
 from mlxhog.base.quantities import format_bytes, format_count
 from mlxhog.report.machines import IN_QUORUM
-from mlxhog.report.metrics import (
-    REFERENCE_BITS_PER_BYTE,
-    Progress,
-    clock,
-    eta,
-    label,
-    number,
-    rate,
-)
+from mlxhog.report.metrics import REFERENCE_BITS_PER_BYTE, Progress, heading, losses
 from mlxhog.report.streams import printable
 from mlxhog.report.views import LiveView
 
@@ -70,9 +62,10 @@ class _Picture:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the parts, the scale and the table no wider than the terminal."""
         progress, width = self._progress, min(WIDTH, options.max_width)
-        yield _heading(progress)
+        doing = [str(progress.doing)] if progress.doing else []
+        yield Text("   ".join([*heading(progress), *doing]), style="bold")
         yield Padding(ProgressBar(total=1.0, completed=progress.budget_fraction, width=width), 0)
-        yield _losses(progress)
+        yield Text("   ".join(losses(progress)))
         yield from _scale(progress, width)
         yield _workers(progress, options.max_width)
         for one in progress.machines:
@@ -81,26 +74,6 @@ class _Picture:
         if self._sample:
             text = f"sample> {printable(self._sample)[:SAMPLE_WIDTH]}"
             yield Text(text, style="italic")
-
-
-def _heading(progress: Progress) -> Text:
-    return Text(
-        f"step {progress.step}   {clock(progress)}   ETA {eta(progress)}   "
-        f"{format_count(progress.tokens)} tokens   {format_count(progress.tokens_per_s)} tok/s   "
-        f"memory {format_bytes(progress.memory_bytes)}"
-        + (f"   {progress.doing}" if progress.doing else ""),
-        style="bold",
-    )
-
-
-def _losses(progress: Progress) -> Text:
-    return Text(
-        f"loss {number(progress.loss)}   "
-        f"bits/byte: train {number(progress.train_bits_per_byte)}, "
-        f"held-out {number(progress.val_bits_per_byte)}   "
-        f"lost updates {rate(progress.lost_update_rate)}   "
-        f"{label(progress.gpu_write, progress.kernels)}".rstrip()
-    )
 
 
 def _scale(progress: Progress, width: int) -> tuple[Text, Text, Text]:

@@ -38,7 +38,7 @@ MARGIN: Final = 1.1
 """Least ratio of gradients per second, hogwild over sync, at which workers do not wait.
 
 Late gradients, each a step of one worker alone, are worth less; but such a run tolerates
-disturbances, such as another program. Data: schemes in benchmarks/RESULTS.md.
+disturbances, such as another program. Data: schemes in docs/results.md.
 """
 
 
@@ -121,7 +121,7 @@ class ChangeRule:
 
     Attributes:
         most_lost: share of the gradients that rounds may lose to waiting. Gradients that are
-            never late are worth about 13 % (docs/numbers.md). Rounds of two equal workers lose
+            never late are worth about 13 % (measured once). Rounds of two equal workers lose
             7 %, to three barriers and to uneven gradients.
         rounds: number of last rounds that are looked at: a second or two of a small model, so
             that a worker that becomes slow costs little. The longest is left out: one pause of a

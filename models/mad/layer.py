@@ -1,30 +1,20 @@
-"""The base of a layer, the settings of a forward pass, and the names that a layer needs.
+"""The base of a layer, the settings of a forward pass, and helpers of layers.
 
 A layer is one class: its numbers, its parameters and state, and its equations over the operators of
 any framework, which are also its float64 reference (`models/lm_float64.py`). `layers/` has the
-layers of this package, `examples/my_layer.py` is a layer outside of it; both begin with
-`from mlxhog.models.mad.layer import *`. This module imports no framework.
+layers of this package, `examples/my_layer.py` is a layer outside of it. This module imports no
+framework.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
 from typing import Any, ClassVar, Literal, Self, TypeAlias, dataclass_transform
-
-import numpy as np
 
 from mlxhog.errors import ConfigError
 from mlxhog.models.ops.arrays import Array, Arrays
 from mlxhog.models.ops.operators import Ops
 from mlxhog.models.spec import ParamSpec
-
-__all__ = [
-    "Any", "Array", "Arrays", "ClassVar", "ConfigError", "Iterable", "Layer", "Mapping", "Ops",
-    "ParamSpec", "Params", "Run", "Self", "Sequence", "Shapes", "State", "bias", "bound",
-    "check_heads", "linear", "linear_map", "lru_cache", "maps", "math", "normal", "np", "replace",
-    "small_std", "taps",
-]  # fmt: skip
 
 Params: TypeAlias = Mapping[str, Array]
 """The parameters of one layer, by the names that the layer declares."""

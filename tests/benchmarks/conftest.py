@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-FOLDERS = (BENCHMARKS / "experiments", BENCHMARKS)
 
 
 @pytest.fixture(autouse=True)
@@ -19,12 +18,12 @@ def _usual_sizes(monkeypatch):
 
 @pytest.fixture(scope="module")
 def load():
-    """Import a module by its name below benchmarks/ or benchmarks/experiments/."""
+    """Import a module by its name below benchmarks/."""
     path, before = list(sys.path), set(sys.modules)
-    sys.path[:0] = map(str, FOLDERS)
+    sys.path.insert(0, str(BENCHMARKS))
     yield importlib.import_module
     sys.path[:] = path
-    names = {path.stem for folder in FOLDERS for path in folder.iterdir()}
+    names = {path.stem for path in BENCHMARKS.iterdir()}
     for name in set(sys.modules) - before:
         if name.partition(".")[0] in names:
             del sys.modules[name]

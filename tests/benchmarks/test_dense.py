@@ -19,7 +19,7 @@ LINREG_MOST = 0.02  # serial: .0048
 
 @pytest.fixture(scope="module")
 def dense(load):
-    return load("experiment.dense")
+    return load("classic.dense")
 
 
 def test_the_synthetic_svm_has_the_recorded_rows_and_follows_the_recorded_trace(dense):

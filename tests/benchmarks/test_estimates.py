@@ -1,6 +1,7 @@
 """Estimates of benchmarks: intervals with their error, and no arm that differs from itself."""
 
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -34,6 +35,12 @@ def test_a_ratio_is_the_geometric_mean_of_the_pairs_ratios(estimates):
     assert ratio.low == pytest.approx(1 / estimates.Ratio.of([1.0, 1.0], [2.0, 8.0]).high)
 
 
+def test_repeats_without_any_spread_are_no_interval_and_decide_nothing(estimates, claims):
+    for limit in (0.0, 0.5, 1.0):
+        claim = claims.Claim.of("share", estimates.Mean.of([0.5, 0.5, 0.5]), "<=", limit)
+        assert (claim.ended, claim.measured) == ("cannot_be_told", "0.5 (n 3, no interval)")
+
+
 @pytest.mark.parametrize("values", [[1.0], [1.0, math.inf, 2.0], [1.0, 0.0]])
 def test_nothing_can_be_told_from_one_pair_or_a_goal_that_was_not_reached(
     estimates, claims, values
@@ -45,11 +52,11 @@ def test_nothing_can_be_told_from_one_pair_or_a_goal_that_was_not_reached(
 
 
 def test_no_failure_in_some_trials_is_a_bound_and_not_a_zero(estimates):
-    share = estimates.Share(events=0, n=100)
+    share = estimates.Share.of(0, 100)
     assert (share.value, share.low) == (0.0, 0.0)
     assert share.high == pytest.approx(1 - 0.025 ** (1 / 100))
     assert share.p(share.high) == pytest.approx(0.05)
-    assert estimates.Share(events=100, n=100).low == pytest.approx(1 - share.high)
+    assert estimates.Share.of(100, 100).low == pytest.approx(1 - share.high)
 
 
 def test_holm_multiplies_by_the_number_of_comparisons_that_remain(estimates):
@@ -100,28 +107,19 @@ def test_at_most_5_of_100_pages_tell_equal_arms_apart(claims, estimates):
 class Taking:
     """An arm whose steps take as long as its program says, in no process."""
 
-    def __init__(self, program, *, threads):
+    def __init__(self, program):
         self.seconds = float(program.options["seconds"])
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def ready(self):
-        pass
-
-    def run(self, seconds):
+    def run(self, seconds=0.0):
         return self.seconds
 
-    def close(self):
+    def end(self):
         pass
 
 
 def test_the_first_of_several_programs_runs_twice_in_each_turn(load, monkeypatch):
     interleaved = load("harness.interleaved")
-    monkeypatch.setattr(interleaved, "Arm", Taking)
+    monkeypatch.setattr(interleaved, "arm", lambda one, threads: nullcontext(Taking(one)))
     programs = {
         name: interleaved.Program("module", "step", {"seconds": seconds})
         for name, seconds in (("ours", 0.5), ("theirs", 1.0))
@@ -143,7 +141,7 @@ def test_at_most_5_of_100_pages_tell_an_arm_from_itself(claims):
     pages = [[twin() for _ in range(COMPARISONS)] for _ in range(PAGES)]
     wrong = sum(claims.false_verdicts(page) > 0 for page in pages)
     assert wrong <= PAGES * 0.05 + 2 * math.sqrt(PAGES * 0.05 * 0.95)
-    assert claims.false_verdicts([claims.Twin.of("not the same", [1.0, 1.1, 1.2], [2.0, 2.2, 2.4])])
+    assert claims.false_verdicts([claims.Twin.of("not the same", [1.0, 1.1, 1.2], [2.0, 2.2, 2.5])])
 
 
 def test_pages_of_arms_that_do_differ_say_so(claims, estimates):

@@ -1,4 +1,8 @@
-"""Every script of benchmarks/ runs with `--tiny`: what nobody runs breaks unnoticed."""
+"""Every script of benchmarks/ runs with `--tiny`: what no one runs breaks unnoticed.
+
+The scripts of a group run one after the other in one process, so that they share imports, texts,
+kernels and equal trainings.
+"""
 
 import atexit
 import json
@@ -20,69 +24,86 @@ from tests.processes import alive, below
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "benchmarks"
-SCRIPTS = sorted(
-    path.relative_to(BENCHMARKS)
-    for folder in (BENCHMARKS, BENCHMARKS / "experiments")
-    for path in folder.glob("*.py")
-    if path.stem != "all"
-)
-LIMIT_S = 540.0  # the longest takes half a minute on two idle cores
+GROUPS = {
+    "training": (
+        "schemes auto scaling speedup mixed_backends defaults sparsified staleness late_gradients "
+        "stragglers local_sgd backoff"
+    ),
+    "runs": "soak predicted_speed compare_power one_writer live",
+    "processes": "chaos feeding cluster_chaos across_machines",
+    "numbers": (
+        "paper_tables course_project atomic_add advisor optimizer_step model_speed "
+        "parity_false_failures mad_bench mad_record samplers state_tracking architecture_search"
+    ),
+}
+LIMIT_S = 840.0  # of a group, on a machine that others keep busy
 LEAVE_S = 30.0
 
 
-def run(script, words, output):
-    """What `python SCRIPT WORDS` does, but for processes, which are forked."""
+def run(names, folder):
+    """What `python SCRIPT --tiny` does for each, but for processes, which are forked."""
     os.setsid()
-    with output.open("w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    sys.stdout, sys.stderr = (os.fdopen(os.dup(n), "w", buffering=1) for n in (1, 2))
     multiprocessing.get_context = lambda method=None: CONTEXT
-    sys.argv = [str(script), *words]
-    sys.path.insert(0, str(script.parent))
-    if script.parent != BENCHMARKS:
-        sys.path.insert(1, str(BENCHMARKS))
+    sys.path.insert(0, str(BENCHMARKS))
     os.chdir(ROOT)
-    try:
+    for name in names:
+        script = BENCHMARKS / f"{name}.py"
+        with (folder / f"{name}.txt").open("w") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        sys.stdout, sys.stderr = (os.fdopen(os.dup(n), "w", buffering=1) for n in (1, 2))
+        sys.argv = [str(script), "--tiny"]
         main = types.ModuleType("__main__")
         sys.modules["__main__"] = sys.modules["__mp_main__"] = main
         main.__file__ = str(script)
-        exec(compile(script.read_text(), str(script), "exec"), main.__dict__)
-    except Exception as error:
-        sys.excepthook(type(error), error, error.__traceback__)
-        sys.exit(1)
-    finally:
-        atexit._run_exitfuncs()  # which a process of `multiprocessing` leaves out
+        code = 1
+        try:
+            exec(compile(script.read_text(), str(script), "exec"), main.__dict__)
+        except SystemExit as end:
+            code = end.code
+        except Exception as error:
+            sys.excepthook(type(error), error, error.__traceback__)
+        (folder / f"{name}.code").write_text(str(code))
+    atexit._run_exitfuncs()  # which a process of `multiprocessing` leaves out
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
-def test_a_script_runs_at_its_smallest(script, tmp_path, cache):
-    out = ["--out", str(tmp_path / "out")] if script.parent.name == "experiments" else []
-    changes, before = changed(), set(started())
-    process = Running(run, BENCHMARKS / script, ["--tiny", *out], tmp_path / "output")
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("group", GROUPS)
+def test_scripts_run_at_their_smallest(group, tmp_path, cache):
+    changes, before, names = changed(), set(started()), GROUPS[group].split()
+    process = Running(run, names, tmp_path)
     try:
-        code = process.wait(LIMIT_S)
+        process.wait(LIMIT_S)
         orphans = left_after(LEAVE_S, before)
     finally:
         process.kill()
         for pid in set(started()) - before:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-    lines = (tmp_path / "output").read_text().splitlines()
-    if code == 3 and lines[-1].startswith("not installed: "):
-        pytest.skip(lines[-1])
-    assert code == 0, "\n".join(lines[-40:])
-    assert json.loads(lines[-1])["verdict"] == "no_limit"
+    wrong = [text for name in names if (text := fault(tmp_path, name))]
+    assert not wrong, "\n\n".join(wrong)
     assert not orphans
     assert changed() == changes
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    """A cache of corpora that all scripts share."""
-    return tmp_path_factory.mktemp("cache")
+def fault(folder, name):
+    """How a script ended, if it ended otherwise than well or for want of a package."""
+    text, code = (folder / f"{name}.txt").read_text(), folder / f"{name}.code"
+    lines = text.splitlines()
+    if code.exists() and code.read_text() == "3" and lines[-1].startswith("not installed: "):
+        return ""
+    ended = code.exists() and code.read_text() == "0"
+    if ended and json.loads(lines[-1])["verdict"] == "no_limit":
+        return ""
+    return "\n".join([f"{name}:", *lines[-30:]])
+
+
+def test_every_script_is_in_a_group():
+    every = [name for names in GROUPS.values() for name in names.split()]
+    assert sorted(every) == sorted(
+        path.stem for path in BENCHMARKS.glob("*.py") if path.stem != "all"
+    )
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -92,11 +113,13 @@ def _server():
 
 
 @pytest.fixture
-def cache(prepared, shim_cache, monkeypatch):
-    (prepared / "mlxhog").mkdir(exist_ok=True)
+def cache(tmp_path_factory, shim_cache, monkeypatch):
+    """A cache of corpora that the scripts share."""
+    folder = tmp_path_factory.getbasetemp() / "benchmarks-cache"
+    (folder / "mlxhog").mkdir(exist_ok=True, parents=True)
     with suppress(FileExistsError):
-        (prepared / "mlxhog" / "metal").symlink_to(shim_cache)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(prepared))
+        (folder / "mlxhog" / "metal").symlink_to(shim_cache)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
 
 
 def started():

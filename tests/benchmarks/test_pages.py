@@ -1,5 +1,6 @@
-"""RESULTS.md and docs/claims.md are what their generators write from the committed results."""
+"""docs/results.md and benchmarks/documents.md are what their generator writes from the results."""
 
+import json
 import re
 from pathlib import Path
 
@@ -7,108 +8,70 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-AGAIN = "run python benchmarks/all.py --page"
 
 
 @pytest.fixture(scope="module")
 def page(load):
-    return load("harness.claims_page")
+    return load("harness.page")
 
 
-def test_both_pages_are_what_all_writes_from_the_results(load):
-    pages = load("all").pages(ROOT / "benchmarks" / "results")
-    assert len(pages) == 2
-    for path, text in pages.items():
-        assert path.read_text(encoding="utf-8") == text, AGAIN
+def test_both_pages_are_what_all_writes_from_the_results(page):
+    for path, text in page.pages(ROOT / "benchmarks" / "results").items():
+        assert path.read_text(encoding="utf-8") == text, "run python benchmarks/all.py --page"
+        assert page.LACKS not in text
+        assert "not measured yet" not in text
 
 
-def test_every_row_finds_its_claim_in_the_result_of_its_script(page):
-    text = (ROOT / "docs" / "claims.md").read_text(encoding="utf-8")
-    rows = [line for line in text.splitlines() if page.LACKS in line]
-    assert not rows, "\n".join(rows)
+def limit(name, value, low, high, ended, bound=1.2):
+    return {"name": name, "value": value, "relation": ">=", "limit": bound, "ended": ended,
+            "interval": [low, high], "n": 5}  # fmt: skip
 
 
-def test_the_page_of_claims_takes_numbers_and_verdicts_from_results(page):
-    result = {
-        "benchmark": "one", "verdict": "missed", "mode": "quick", "command": "python one.py",
-        "versions": {"mlxhog": "0.1.0"},
-        "claims": [{"name": "ratio, x", "value": 1.1, "relation": ">=", "limit": 1.2, "met": False,
-                    "ended": "missed", "interval": [1.05, 1.15], "n": 5}],
-        "compared": [{"claim": "it is fast", "measured": "twice", "verdict": "holds",
-                      "rests_on": [{"name": "rest", "value": 2.0, "relation": ">=", "limit": 1.0,
-                                    "interval": [1.9, 2.1], "n": 3}]}],
-    }  # fmt: skip
-    table = """
-- title: Group
-  rows:
-    - {claim: A, result: one, limit: [ratio], correction: It is not.}
-    - {claim: B, result: one, compared: it is, correction: Yes., document: "001"}
-    - {claim: C, result: two, correction: "-"}
-    - {claim: D, derived: by hand, verdict: holds, correction: "-", link: numbers.md}
-    - {claim: E, result: one, limit: [gone], correction: "-"}
-    - {claim: F, result: one, limit: [ratio], means: {missed: holds}, correction: "-"}
-    - {claim: G, result: one, limit: [ratio], below: 1.2, correction: "-"}
-    - {claim: H, result: one, limit: [ratio], below: 1.1, correction: "-"}
-    - {claim: I, result: one, limit: [ratio], below: 1.0, correction: "-"}
-    - {claim: J, result: one, limit: [rest], above: 1.5, correction: "-"}
-    - {claim: K, result: one, limit: [ratio, rest], above: 1.5, correction: "-"}
-"""
-    text = page.claims_page(table, [result])
-    ratio = "mlxhog 0.1.0: ratio, x: 1.1 (1.05 to 1.15, n 5), limit >= 1.2"
-    assert f"| README | A | {ratio} | **missed** | It is not." in text
-    assert "| 001 | B | mlxhog 0.1.0: twice | **holds** | Yes." in text
-    assert f"| README | C | {page.NOT_YET} | **cannot be told** |" in text
-    assert "| README | D | derived: by hand | **holds** | - [numbers](numbers.md) |" in text
-    assert f"| README | E | mlxhog 0.1.0: {page.LACKS} gone | **cannot be told** |" in text
-    assert (
-        "| README | F | mlxhog 0.1.0: ratio, x: 1.1 (1.05 to 1.15, n 5), limit >= 1.2 | **holds** |"
-        in text
-    )
-    ratio = ratio.removesuffix(", limit >= 1.2")
-    for name, verdict in (("G", "holds"), ("H", "cannot be told"), ("I", "does not hold")):
-        assert f"| README | {name} | {ratio} | **{verdict}** |" in text
-    assert "| README | J | mlxhog 0.1.0: rest: 2 (1.9 to 2.1, n 3) | **holds** |" in text
-    assert "(1.9 to 2.1, n 3) | **holds in part** | -" in text
-    assert "| one | `python one.py` |" in text
+def test_numbers_and_verdicts_of_a_row_are_those_of_its_result(page):
+    ratio = limit("ratio, x", 1.1, 1.05, 1.15, "missed")
+    rest = {"claim": "it is fast", "measured": "twice", "verdict": "holds",
+            "rests_on": [limit("rest", 2.0, 1.9, 2.1, "met")]}  # fmt: skip
+    results = {"one": {"claims": [ratio], "compared": [rest]}}
+    measured = "ratio, x: 1.1 (1.05 to 1.15, n 5)"
+    for row, text, verdict in (
+        ({"limit": ["ratio"]}, f"{measured}, limit >= 1.2", "missed"),
+        ({"compared": "it is"}, "twice", "holds"),
+        ({"limit": ["gone"]}, f"{page.LACKS} gone", "cannot be told"),
+        ({"limit": ["ratio"], "means": {"missed": "holds"}}, f"{measured}, limit >= 1.2", "holds"),
+        ({"limit": ["ratio"], "below": 1.2}, measured, "holds"),
+        ({"limit": ["ratio"], "below": 1.1}, measured, "cannot be told"),
+        ({"limit": ["ratio"], "below": 1.0}, measured, "does not hold"),
+        ({"limit": ["rest"], "above": 1.5}, "rest: 2 (1.9 to 2.1, n 5)", "holds"),
+        ({"limit": ["ratio", "rest"], "above": 1.5}, None, "holds in part"),
+    ):
+        shown, ended = page.measured_of({"result": "one", **row}, results)
+        assert ended == verdict
+        assert text in (None, shown)
+    assert page.measured_of({"result": "two"}, results) == ("not measured yet", "cannot be told")
+    by_hand = {"derived": "by hand", "verdict": "holds"}
+    assert page.measured_of(by_hand, results) == ("derived: by hand", "holds")
 
 
 def test_where_equal_arms_differ_a_bound_must_lie_beyond_their_difference(page):
-    near, far = (
-        {"name": name, "value": 1.1, "relation": ">=", "limit": 1.0, "met": True, "ended": "met",
-         "interval": [low, 1.2], "n": 5}
-        for name, low in (("near", 1.02), ("far", 1.06))
-    )  # fmt: skip
+    claims = [limit(name, 1.1, low, 1.2, "met") for name, low in (("near", 1.02), ("far", 1.06))]
     twins = {"comparisons": [{"name": "arm", "value": 1 / 1.05}], "false_verdicts": 1}
-    result = {"benchmark": "one", "verdict": "met", "claims": [near, far], "twins": twins}
-    words = []
-    for limit in ("near", "far"):
-        text, verdict = page.measured_of({"result": "one", "limit": [limit], "above": 1},
-                                         {"one": result})  # fmt: skip
+    results, words = {"one": {"claims": claims, "twins": twins}}, []
+    for name in ("near", "far"):
+        row = {"result": "one", "limit": [name], "above": 1}
+        text, verdict = page.measured_of(row, results)
         assert text.endswith("two equal arms differ by a factor of 1.050 (A/A)")
         words.append(verdict)
     assert words == ["cannot be told", "holds"]
 
 
-def test_a_row_whose_limit_was_disturbed_is_not_measurable(page):
-    limits = [("a", "met"), ("b", "not_measurable"), ("c", "missed")]
-    claims = [{"name": name, "value": 1.0, "relation": ">=", "limit": 1.0, "ended": ended}
-              for name, ended in limits]  # fmt: skip
-    result = {"benchmark": "one", "verdict": "missed", "claims": claims}
-    ends = [page.measured_of({"result": "one", "limit": [*names]}, {"one": result})[1]
-            for names in ("a", "ab", "abc")]  # fmt: skip
-    assert ends == ["met", "not measurable", "missed"]
-
-
-def test_every_row_names_a_script_and_what_that_script_can_claim(load):
-    everything, rows = load("all"), yaml.safe_load(load("harness.claims_page").CLAIMS.read_text())
-    scripts = {one.name: everything.HERE / one.script.split()[0] for one in everything.TABLE}
-    for row in (row for group in rows for row in group["rows"] if "result" in row):
-        assert row["result"] in scripts, row["claim"]
-        if "compared" in row:
-            text = re.sub(r'"\s+f?"', "", scripts[row["result"]].read_text())
-            assert row["compared"] in text, row["claim"]
-    allowed = {"derived", "once", "result"}
-    assert all(len(allowed & row.keys()) == 1 for group in rows for row in group["rows"])
+def test_every_claim_of_a_document_is_one_that_a_script_can_make(page):
+    table = yaml.safe_load(page.CLAIMS.read_text())
+    rows = [row for part in table.values() for group in part["groups"] for row in group["rows"]]
+    every = "".join(path.read_text() for path in (ROOT / "benchmarks").glob("*.py"))
+    text = re.sub(r'"\s+f?"', "", every)
+    for row in rows:
+        assert len({"derived", "once", "result"} & row.keys()) == 1, row["claim"]
+        assert row.get("compared", "") in text or "SCAFFOLD is" in row["compared"], row["claim"]
 
 
 def test_the_constants_of_the_advisor_lie_in_the_intervals_of_the_results(load):
@@ -116,3 +79,21 @@ def test_the_constants_of_the_advisor_lie_in_the_intervals_of_the_results(load):
     assert set(constants) == {"LOCAL_COST", "STALENESS_COST"}
     for name, (value, estimate) in constants.items():
         assert estimate.low <= value <= estimate.high, f"{name}: {estimate.spelt('.3f')}"
+
+
+def test_the_verdicts_of_the_recorded_race_follow_from_its_numbers(load):
+    known = json.loads((ROOT / "benchmarks" / "results" / "schemes.json").read_text())
+    reached_of = load("training.race").reached_of
+    trained = {
+        (row["condition"], row["scheme"], row["workers"]): list(map(reached_of, row["runs"]))
+        for row in known["trainings"]
+    }
+    findings = load("harness.claims").Findings()
+    load("schemes").compare(findings, trained)
+    page = findings.judged(0.0)
+    verdicts = {one.claim: one.verdict for one in page.compared}
+    for one in known["compared"]:
+        assert verdicts[one["claim"]] == one["verdict"]
+    values = {claim.name: (claim.value, *claim.interval) for claim in page.claims}
+    for one in known["claims"]:
+        assert values[one["name"]] == pytest.approx((one["value"], *one["interval"]), rel=1e-3)

@@ -1,6 +1,5 @@
-"""Races to a loss: arms that can be, settings that a search found on the same axes, runs kept."""
+"""Races to a loss: arms that can be, and settings that a search found."""
 
-import json
 import math
 
 import pytest
@@ -13,65 +12,17 @@ def races(load):
     return load("training.race")
 
 
-def test_every_arm_is_tuned_on_the_same_axes_by_as_many_trials(races, monkeypatch, tmp_path):
-    tried, settings = {}, tmp_path / "settings.json"
-    best = {"lr": 4.2e-3, "beta1": 0.75, "batch_size": 4}
-
-    def run_arm(arm, optimizer, seed, options):
-        loss = sum(abs(math.log(options[axis] / best[axis])) for axis in best)
-        tried.setdefault(arm, []).append({axis: options[axis] for axis in best})
-        bits = 1.5 + loss + 50 / options["tokens"]
-        point = type("Point", (), {"params": bits})
-        return type("Recorded", (), {"points": [point]})
-
-    monkeypatch.setattr(races, "SETTINGS", settings)
-    monkeypatch.setattr(races, "run_arm", run_arm)
-    course = object.__new__(races.Course)
-    course.target = races.Target(1.6, {"muon": 1000})
-    course._held_out = type("HeldOut", (), {"bits_per_byte": lambda self, params: params})()
-    course.tune("muon", races.ARMS)
-    own = {arm for arm in races.ARMS if arm not in races.TUNED_AS}
-    assert set(tried) == own
-    first = sum(map(len, races.AXES["muon"].values())) - 2  # each further axis begins with a known
-    assert {len({tuple(one.values()) for one in points}) for points in tried.values()} == {first}
-    known = json.loads(settings.read_text())["1.6"]["muon"]
-    assert {tuple(one[axis] for axis in best) for one in known["settings"].values()} == {
-        tuple(best.values())
-    }
-    before = sum(map(len, tried.values()))
-    course.tune("muon", races.ARMS)
-    assert sum(map(len, tried.values())) == before  # nothing is tried twice
-
-
-def test_a_best_step_size_at_the_end_of_its_axis_is_refused(races):
-    with pytest.raises(SystemExit, match=r"lr 3 is the last of its axis"):
-        races.tuned({"lr": (1, 2, 3), "beta1": (0.9,)}, lambda point: -point["lr"])
-
-
 def test_every_arm_has_settings_and_is_a_run_that_can_be(load, races):
-    unequal, speedup, schemes = load("unequal_workers"), load("speedup"), load("schemes")
-    arms = [
-        (condition.target, optimizer, arm, slow)
-        for scale in (unequal.QUICK, unequal.FULL)
-        for optimizer in scale.optimizers
-        for condition in scale.of(optimizer).values()
-        for arm, slow in unequal.arms_under(condition.slow).items()
-    ]
-    arms += [
-        (contest.target, optimizer, arm, None)
-        for contest in (speedup.BYTES_MODEL, speedup.DEFAULT_MODEL)
-        for optimizer, arm in contest.raced
-    ]
-    full = load("experiment.record").Scale("full")
-    arms += [
-        (unequal.HIGH, schemes.RULE, schemes.race_arm(name, n), schemes.slow(condition, n))
-        for condition, name, n in schemes.arms(full)
-    ]
-    for target, optimizer, arm, slow in arms:
-        settings = target.settings(optimizer, arm)
-        TrainConfig(**{**races.arm_options(arm, optimizer), **settings}, slow=slow)
-    with pytest.raises(SystemExit, match=r"no settings were searched for muon, hogwild, 1\.2 bits"):
-        races.Target(1.2, {}).settings("muon", "hogwild mlx+torch")
+    schemes, frame = load("schemes"), load("harness.frame")
+    conditions = load("training.disturbances").DISTURBANCES
+    options = frame.flags("", **frame.MODES).parse_args(["--full"])
+    for condition, scheme, workers in schemes.arms(options):
+        arm, slow = schemes.race_arm(scheme, workers), conditions[condition].option(60.0, workers)
+        settings = schemes.HIGH.settings(schemes.RULE, arm)
+        TrainConfig(**{**races.arm_options(arm, schemes.RULE), **settings}, slow=slow)
+    with pytest.raises(SystemExit, match=r"no settings were searched for 1\.2 muon, hogwild"):
+        races.Target(1.2).settings("muon", "hogwild mlx+torch")
+    assert {len(axis) for axis in ({*one} for one in races.AXES.values())} == {3}
 
 
 @pytest.mark.parametrize("tokens", [400, 1000, 20_000])
@@ -84,32 +35,31 @@ def test_an_amount_of_text_lies_between_two_that_were_tried(races, tokens):
 
 def test_auto_is_compared_with_the_best_of_the_others_seed_by_seed(load):
     bits = {"sync": [2.0, 2.0], "sync by speed": [3.0, 3.0], "hogwild": [1.0, 4.0]}
-    claim = load("training.disturbed").claim("equal", {**bits, "auto": [1.01, 2.06]})
+    claim = load("auto").claim("equal", {**bits, "auto": [1.01, 2.06]})
     assert claim.value == pytest.approx(math.sqrt(1.01 * 1.03))
     assert claim.interval[0] < 1.01 < 1.03 < claim.interval[1]
 
 
-@pytest.mark.parametrize(("timed", "trained"), [(True, 2), (False, 1)])
-def test_a_training_of_this_commit_is_run_again_only_where_others_spoilt_its_time(
-    load, tmp_path, monkeypatch, timed, trained
-):
-    module, record = load("experiment.runs"), load("experiment.record")
-    about, scale = record.Experiment("one", "", "", ""), record.Scale("quick", tmp_path)
-    loads, count = iter([0.5, 0.0, 0.0, 0.0]), []
-    monkeypatch.setattr(module, "commit", lambda: "a")
-    monkeypatch.setattr(module.LoadWatch, "stop", lambda _: next(loads))
+@pytest.mark.parametrize("name", ["staleness", "backoff"])
+def test_every_recorded_setting_of_a_mode_exists(load, name):
+    frame, module = load("harness.frame"), load(name)
+    for mode in ("--quick", "--full"):
+        chosen = frame.flags("", **frame.MODES).parse_args([mode])
+        chosen.seeds = (1,)
+        assert module.jobs_of(chosen, 1200) if name == "staleness" else module.rules_of(chosen)
 
-    def train():
-        count.append(1)
-        return {}
 
-    for _ in range(3):
-        module.Runs(about, scale, timed=timed).of({"seed": 1}, train)
-    assert len(count) == trained
-    with (tmp_path / "one.runs.jsonl").open("a") as file:
-        file.write('{"commit": "a", "ru')  # killed while it wrote
-    module.Runs(about, scale, timed=timed).of({"seed": 1}, train)
-    assert len(count) == trained
-    monkeypatch.setattr(module, "commit", lambda: "b")
-    module.Runs(about, scale, timed=timed).of({"seed": 1}, train)
-    assert len(count) == trained + 1
+@pytest.mark.parametrize(("gap", "expected"), [(0.05, "holds"), (-0.05, "does not hold")])
+def test_a_claim_of_a_document_can_come_out_either_way(load, gap, expected):
+    local, course = load("local_sgd"), load("training.digits").Course
+    noise = [0.001, -0.001, 0.0005, 0.0, -0.0005]
+
+    def runs(accuracy):
+        return [course(accuracy=[accuracy * (1 + own)] * 3, network_bytes=[1]) for own in noise]
+
+    by = {alpha: {"local_sgd": runs(0.7), "fedprox": runs(0.75), "scaffold": runs(0.75 + gap)}
+          for alpha in (1.0, 0.01)}  # fmt: skip
+    findings = load("harness.claims").Findings()
+    local.compare_clients(findings, by, {"document": 0.0, "ours": 0.3})
+    verdicts = {one.claim: one.verdict for one in findings.judged(0.0).compared}
+    assert verdicts["SCAFFOLD is better than FedProx at every division"] == expected

@@ -7,10 +7,13 @@ import sys
 import numpy as np
 import pytest
 
+from mlxhog.classic.problem import pair_supports
 from mlxhog.live import READ_MODES
+from mlxhog.theory.hypergraph import Hypergraph
 from mlxhog.theory.paired_test import LEVELS
 from tests import forked
 from tests.live import patterns
+from tests.tolerances import FITTED_STATISTIC, assert_close
 
 
 def test_reads_of_every_mode_are_counted_and_checked(load, monkeypatch, capsys):
@@ -49,9 +52,9 @@ def test_a_small_simulation_agrees_with_the_table(power, monkeypatch):
 
 
 def test_every_stream_of_model_speed_decodes(load, monkeypatch):
-    decoding = load("language_models.decoding")
-    monkeypatch.setattr(decoding, "TOKENS", 3)
-    for stream in decoding.STREAMS.values():
+    for module in ("language_models.ours", "language_models.peers"):
+        monkeypatch.setattr(load(module), "TOKENS", 3)
+    for stream in load("model_speed").STREAMS.values():
         assert isinstance(stream.build(threads=1)(), float)
 
 
@@ -68,6 +71,16 @@ def test_an_arm_that_ends_at_its_start_ends_the_script_and_every_other_arm(load)
 def waiting(threads):
     """A step that takes no time."""
     return lambda: 0.0
+
+
+def test_dblife_like_has_the_published_row_and_shows_a_tenth_of_labels(load):
+    graph = load("classic.arms").dblife_like()
+    assert (graph.n_vertices, graph.n_edges) == (18_167, 180_110)
+    met = Hypergraph(*pair_supports(graph.heads, graph.tails), graph.n_vertices)
+    assert_close(met.delta, 4.35e-3, FITTED_STATISTIC)
+    assert_close(met.rho, 8.64e-3, FITTED_STATISTIC)
+    assert set(graph.terminals.values()) == set(range(8))
+    assert 0.09 < len(graph.terminals) / graph.n_vertices < 0.11
 
 
 MODELS = (2, 3)  # small ones: a Large, and a stack of both kinds of blocks

@@ -163,7 +163,6 @@ tiny --backend torch:cpu*2        wanted auto or one of
 tiny --eval-every 3               other options of train are read from a YAML file
 tiny --data nowhere               no corpus 'nowhere'
 tiny --seq-len 90M --tokenizer bytes          use more text or a smaller seq_len
-tiny --plot /dev/null/figures     choose another --plot
 """,
     "analyze small.yaml --data good.txt --samples 12 --batches 40 --seq-len 32": """
 --batch-size 2000                 conflict takes two; use more text

@@ -1,7 +1,7 @@
 """Interrupted runs: every signal and a closed pipe, at every moment of a run.
 
-`python benchmarks/soak.py faults` interrupts many. A run that is interrupted before its first step
-has no checkpoint to leave, and says so.
+`python benchmarks/soak.py --only faults` interrupts many. A run that is interrupted before its
+first step has no checkpoint to leave, and says so.
 """
 
 import contextlib

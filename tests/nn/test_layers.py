@@ -237,3 +237,18 @@ def test_a_batch_or_state_that_does_not_fit_is_refused_with_what_would(side):
 def test_the_package_of_layers_loads_no_framework():
     loaded = loaded_after("import mlxhog.nn, mlxhog.nn.layers")
     assert not loaded & {"torch", "mlx", "mlx.core", "xlstm", "transformers"}
+
+
+@sides
+@kinds
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_position_that_is_not_finite_changes_no_bit_before_it(side, kind, value):
+    layer, x = side.kind(kind), draw(3, S, width(kind))
+    expected, _ = side.run(layer, x)
+    for at in (1, 6):
+        bad = x.copy()
+        bad[0, at] = value
+        y, _ = side.run(layer, bad)
+        np.testing.assert_array_equal(y[0, :at], expected[0, :at])
+        np.testing.assert_array_equal(y[1:], expected[1:])
+        assert not np.isfinite(y[0, at]).all()

@@ -125,14 +125,12 @@ class StrategyAdvice:
                 "time: to that loss, over that of sync"
             ),
         )
-        late = profile.most_late
         measured = [
             f"rounds cost {profile.gain:.1%}: the slowest gradient takes "
             f"{1e3 * profile.slowest_s:.3g} ms, barrier and average {1e3 * profile.sync_s:.3g} ms",
             f"{profile.count} workers compute {profile.scaling:.2f} times as much as one; p_conf "
             f"{profile.p_conf:.2g}, {profile.density:.0%} of the elements in an update",
             *([] if profile.cluster is None else [profile.cluster]),
-            *([] if late is None else [f"Ringmaster ASGD would give --staleness-lr drop:{late}"]),
         ]
         yield Section(
             "measured",

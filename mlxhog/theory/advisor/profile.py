@@ -90,19 +90,6 @@ class Profile:
         return float(self._rounds.max(axis=1).mean())
 
     @property
-    def most_late(self) -> int | None:
-        """R = sigma^2 / epsilon: steps beyond which a late gradient is left out by Ringmaster ASGD.
-
-        sigma^2 is the variance of a gradient, epsilon the square of the mean gradient now. None if
-        they are not known.
-
-        Sources: Maranjyan, Tyurin, Richtárik 2025, arXiv:2501.16168; with Muon, arXiv:2605.18174.
-        """
-        if self.noise_scale is None:
-            return None
-        return max(1, math.ceil(self.noise_scale / self.batch))
-
-    @property
     def straggling(self) -> float:
         """E[max] / E[X] - 1: cost of the wait for the slowest, in gradients."""
         return self.slowest_s / self.mean_s - 1

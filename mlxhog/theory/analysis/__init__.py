@@ -6,9 +6,9 @@ sampling    blocks of a model; gradients of sampled batches, in a process of the
 written     the steps that an optimizer writes for them
 conflicts   Omega, rho, Delta, p_conf of every block; rows of the embedding and of tables
 staleness   updates by others between read and write, of a run or a short one
-advice      recommendations, as a table of rules
-analyze     the whole analysis, with a short lock-free run
-report      the result, as tables, figures and JSON
+advice      all measurements, and a table of rules that recommends from them
+analyze     makes the measurements, with a short lock-free run
+report      the result, as tables and JSON
 """
 
 from dataclasses import dataclass
@@ -30,9 +30,6 @@ class AnalyzeConfig:
     )
     batches: int = option(
         4096, "batches whose tokens are counted, without gradients", unit="batches", low=FEWEST
-    )
-    parts: bool = option(
-        False, "a layer's queries, keys and values, its gates and its feed-forward part apart"
     )
     backend: str = option("auto", "computes the gradients; such as torch:cpu or mlx:cpu")
     seconds: float | None = option(

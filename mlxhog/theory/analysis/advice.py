@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlxhog.config import optimizers
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.optimizer import OptimizerChoice, Sharing
 from mlxhog.config.optimizers import Momentum
 from mlxhog.config.strategies import Hogwild
-from mlxhog.config.strategy import sparsify
 from mlxhog.errors import ConfigError
-from mlxhog.theory.analysis.conflicts import BlockConflicts
+from mlxhog.theory.analysis.conflicts import BlockConflicts, RowConflicts
 from mlxhog.theory.analysis.sampling import StaleGradient
 from mlxhog.theory.analysis.staleness import ObservedStaleness
 from mlxhog.theory.bounds import Bound
@@ -41,14 +39,10 @@ class Advice:
     flags: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Lag:
-    """The staleness of the bounds, in updates.
+class Lag(NamedTuple):
+    """The staleness of the bounds, in updates: mean, largest, and whether a run showed it.
 
-    Attributes:
-        mean: of all updates; of workers that are never idle, their number - 1.
-        largest: of any update.
-        seen: whether it was observed in a run; else it is that of equal workers.
+    Without a run it is that of workers that are equal and never idle: their number - 1.
     """
 
     mean: float
@@ -57,8 +51,8 @@ class Lag:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence:
-    """All measurements that advice uses.
+class Analysis:
+    """All measurements of a model and its training.
 
     Attributes:
         config: of the training.
@@ -70,6 +64,11 @@ class Evidence:
         observed: the staleness of a run; None without a run.
         stale_gradients: the worth of late gradients, by lag.
         bounds: the theorems, applied.
+        about: subject, and size of the sample.
+        gradients: mean loss and norm, M as `largest_gradient`, L as `smoothness`.
+        rows: that batches look up, of the embedding and then of tables of n-grams.
+        notes: remarks for the user.
+        seconds: that the analysis took.
     """
 
     config: TrainConfig
@@ -81,6 +80,11 @@ class Evidence:
     observed: ObservedStaleness | None
     stale_gradients: Sequence[StaleGradient]
     bounds: Sequence[Bound]
+    about: Mapping[str, Any] = field(default_factory=dict)
+    gradients: Mapping[str, float] = field(default_factory=dict)
+    rows: Sequence[RowConflicts] = ()
+    notes: Sequence[str] = ()
+    seconds: float = 0.0
 
     @property
     def dense_share(self) -> float:
@@ -133,24 +137,8 @@ class Evidence:
         shorter = 1 - self.optimizer.momentum if isinstance(self.optimizer, Momentum) else 1.0
         return self.step_rule.values["constant_step"] * shorter
 
-    @property
-    def widest(self) -> BlockConflicts:
-        """The block with most parameters, if possible of a dense gradient."""
-        matrices = [one for one in self.blocks if not one.block.row_sparse] or self.blocks
-        return max(matrices, key=lambda one: one.block.parameters)
 
-    @property
-    def allowed_p_conf(self) -> float:
-        """Largest p_conf for which p_conf tau <= 1/2 at the largest lag."""
-        return 1 / (2 * max(1.0, self.lag.largest))
-
-    @property
-    def random_share(self) -> float:
-        """F: two random sets of a share F of n elements meet with probability 1 - exp(-F^2 n)."""
-        return math.sqrt(-math.log1p(-self.allowed_p_conf) / self.widest.block.parameters)
-
-
-def verdict(facts: Evidence) -> str:
+def verdict(facts: Analysis) -> str:
     """Return one line of up to 80 characters: whether lock-free training is sound."""
     lag, stale = facts.lag, facts.stale
     if lag.mean == 0:
@@ -173,32 +161,32 @@ def verdict(facts: Evidence) -> str:
 # -- reasons that several rows have ----------------------------------------------------------------
 
 
-def _lost(f: Evidence) -> str:
+def _lost(f: Analysis) -> str:
     if f.observed is None or f.observed.lost_update_rate is None:
         return "the share of lost increments was not measured"
     lost, source = f.observed.lost_update_rate, f.observed.source
     return f"{lost:.2g} of all increments were lost in the {source} with write {f.observed.write}"
 
 
-def _lag_rule(f: Evidence) -> str:
+def _lag_rule(f: Analysis) -> str:
     return (
         f"tau <= n / (2 Dbar) allows a lag of {f.allowed:.3g} in {f.strictest.block}, and "
         f"{f.lag.largest:g} is the largest"
     )
 
 
-def _curved(f: Evidence) -> str:
+def _curved(f: Analysis) -> str:
     return (
         f"gradients changed by up to {f.step_rule.inputs['smoothness']:.3g} per unit of distance, "
         f"at a staleness of up to {f.lag.largest:g}"
     )
 
 
-def _late(f: Evidence) -> str:
+def _late(f: Analysis) -> str:
     return f"a step is {f.lag.mean:.2g} updates old on average when it is added"
 
 
-def _ageing(f: Evidence) -> str:
+def _ageing(f: Analysis) -> str:
     assert f.stale is not None, "rows on ageing hold only where it was measured"
     where = "at this checkpoint" if f.trained else "at the initial values"
     return (
@@ -207,7 +195,7 @@ def _ageing(f: Evidence) -> str:
     )
 
 
-def _could_share_moments(f: Evidence) -> bool:
+def _could_share_moments(f: Analysis) -> bool:
     """Whether an optimizer that is best with shared moments has private ones."""
     own = f.optimizer
     return (
@@ -219,7 +207,7 @@ def _could_share_moments(f: Evidence) -> bool:
     )
 
 
-def _start(f: Evidence) -> tuple[str, str]:
+def _start(f: Analysis) -> tuple[str, str]:
     own = f.lock_free
     if own is None or not (own.writes_whole_steps and own.is_lock_free):
         return "a longer warm-up, as the other options leave no synchronous start", ""
@@ -227,14 +215,14 @@ def _start(f: Evidence) -> tuple[str, str]:
     return "train the first part in sync", f"--async-after {share}"
 
 
-def _workers(f: Evidence) -> tuple[str, str]:
+def _workers(f: Analysis) -> tuple[str, str]:
     count = min(f.cores, 1 + int(min(f.allowed, f.cores)))
     return f"up to {count}", f"--workers {count}"
 
 
 # -- the rows --------------------------------------------------------------------------------------
 
-RULES: tuple[Rule[Evidence, tuple[str, str]], ...] = (
+RULES: tuple[Rule[Analysis, tuple[str, str]], ...] = (
     Rule(
         "write",
         lambda f: f.allowed >= f.lag.largest,
@@ -313,29 +301,6 @@ RULES: tuple[Rule[Evidence, tuple[str, str]], ...] = (
     ),
     Rule("synchronous start", lambda f: f.ages is not None and not f.trained, _start, _ageing),
     Rule(
-        "sparsified steps",
-        lambda f: sparsify(f.config) != "none",
-        lambda f: (
-            f"{sparsify(f.config)} is sparse enough for the theory"
-            if f.widest.high <= f.allowed_p_conf
-            else f"{sparsify(f.config)} buys no sparsity that the theory could use",
-            "",
-        ),
-        lambda f: f"p_conf of {f.widest.block.name} is {f.widest.p_conf:.3g} ({f.widest.low:.2g} "
-        f"to {f.widest.high:.2g}), and p_conf * tau <= 1/2 needs {f.allowed_p_conf:.2g}",
-    ),
-    Rule(
-        "sparsified steps",
-        lambda f: True,
-        lambda f: (
-            f"only for the theory to apply: at most {f.random_share:.2%} of the elements of "
-            f"{f.widest.block.name} in a step; compare the loss",
-            f"--sparsify topk:{f.random_share:.1g}",
-        ),
-        lambda f: f"p_conf * tau <= 1/2 needs a p_conf of {f.allowed_p_conf:.2g}, that of random "
-        f"sets of this share of {f.widest.block.parameters:,} elements; largest elements meet more",
-    ),
-    Rule(
         "disjoint blocks",
         lambda f: f.dense_share > OFTEN and getattr(f.config.strategy, "blocks", "") != "disjoint",
         lambda f: (
@@ -348,7 +313,7 @@ RULES: tuple[Rule[Evidence, tuple[str, str]], ...] = (
 """The first row of a topic that holds is its advice; the most consequential topics come first."""
 
 
-def advise(facts: Evidence) -> Iterator[Advice]:
+def advise(facts: Analysis) -> Iterator[Advice]:
     """Yield the recommendation of each topic; flags only where the options take them."""
     decided = set[str]()
     for rule in holding(RULES, facts):

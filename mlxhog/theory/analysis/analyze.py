@@ -1,4 +1,4 @@
-"""Measure a model's conflicts and staleness, apply the theorems, advise."""
+"""Measure a model's conflicts and staleness, and apply the theorems."""
 
 from __future__ import annotations
 
@@ -24,9 +24,8 @@ from mlxhog.models import families, ngrams
 from mlxhog.report.views import TellStep
 from mlxhog.theory import bounds
 from mlxhog.theory.analysis import PROBE_S, AnalyzeConfig, conflicts, sampling
-from mlxhog.theory.analysis.advice import Evidence, Lag, advise
+from mlxhog.theory.analysis.advice import Analysis, Lag
 from mlxhog.theory.analysis.conflicts import call_child, measure, most_samples
-from mlxhog.theory.analysis.report import Analysis
 from mlxhog.theory.analysis.sampling import LAGS, Subject, Ticket, blocks_of
 from mlxhog.theory.analysis.staleness import ObservedStaleness, of_run, probe_run
 from mlxhog.theory.analysis.written import with_own_moments
@@ -40,7 +39,7 @@ REMEMBERED = 20  # batches in a trained model's optimizer state: 1 / (1 - beta2)
 
 
 def analyze(target: Target, options: AnalyzeConfig, tell: TellStep) -> Analysis:
-    """Measure, apply the theorems, and advise.
+    """Measure, and apply the theorems.
 
     Args:
         target: the model, its training and its parameters.
@@ -59,7 +58,7 @@ def analyze(target: Target, options: AnalyzeConfig, tell: TellStep) -> Analysis:
     recorded = None if target.run is None else of_run(target.run, write)
     target = replace(target, config=_settled(target, plan))
     config = target.config
-    subject = subject_of(target, plan, parts=options.parts)
+    subject = subject_of(target, plan)
     samples = min(options.samples, most_samples(subject))
     batches = subject.batches()
     notes = [*plan.data.notes, *_notes(config, frozen=batches.example().frozen)]
@@ -100,7 +99,15 @@ def analyze(target: Target, options: AnalyzeConfig, tell: TellStep) -> Analysis:
     )
     lag = _lag(observed, target)
     largest = float(measured.norms.max())
-    evidence = Evidence(
+    bounds = bounds_of(
+        measured.blocks,
+        updates=batches.n_tickets,
+        lag=lag,
+        largest_gradient=largest,
+        smoothness=smoothness,
+        facts=facts(config, write),
+    )
+    return Analysis(
         config=config,
         write=write,
         cores=machine.here().cores,
@@ -109,32 +116,25 @@ def analyze(target: Target, options: AnalyzeConfig, tell: TellStep) -> Analysis:
         lag=lag,
         observed=observed,
         stale_gradients=stale_gradients,
-        bounds=tuple(
-            bounds_of(
-                measured.blocks,
-                updates=batches.n_tickets,
-                lag=lag,
-                largest_gradient=largest,
-                smoothness=smoothness,
-                facts=facts(config, write),
-            )
-        ),
-    )
-    return Analysis(
-        title=target.title,
-        parameters=plan.parameters,
-        backend=plan.workers[0].backend,
-        at="initial values" if target.checkpoint is None else str(target.checkpoint),
-        updates_per_epoch=batches.n_tickets,
-        sequences=subject.sequences,
-        seq_len=plan.config.seq_len,
-        measured=measured,
-        largest_gradient=largest,
-        smoothness=smoothness,
-        evidence=evidence,
+        bounds=tuple(bounds),
+        about={
+            "subject": target.title,
+            "parameters": plan.parameters,
+            "backend": plan.workers[0].backend,
+            "at": "initial values" if target.checkpoint is None else str(target.checkpoint),
+            "samples": samples,
+            "updates_per_epoch": batches.n_tickets,
+            "sequences_per_update": subject.sequences,
+            "seq_len": plan.config.seq_len,
+        },
+        gradients={
+            "mean_loss": float(measured.losses.mean()),
+            "mean_norm": float(measured.norms.mean()),
+            "largest_gradient": largest,
+            "smoothness": smoothness,
+        },
         rows=tuple(rows),
-        advice=tuple(advise(evidence)),
-        notes=tuple(notes),
+        notes=notes,
         seconds=time.monotonic() - began,
     )
 
@@ -261,12 +261,12 @@ def _settled(target: Target, plan: Plan) -> TrainConfig:
     )
 
 
-def subject_of(target: Target, plan: Plan, *, parts: bool = False) -> Subject:
-    """Return the gradients to sample; with `parts`, parts of a layer are blocks of their own."""
+def subject_of(target: Target, plan: Plan) -> Subject:
+    """Return the gradients to sample."""
     (worker,), steps = plan.workers, _settled(target, plan)
     if sparsify(steps) == "none":
         steps = _alone(steps, worker.backend, with_own_moments(optimizers.of(steps)))
-    blocks = blocks_of(plan.model, plan.layout.slots, parts=parts)
+    blocks = blocks_of(plan.model, plan.layout.slots)
     return Subject(plan.for_workers(), steps, blocks, target.checkpoint, plan.data.train)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,18 +87,9 @@ class BlockConflicts:
         }
 
 
-@dataclass(frozen=True)
-class ConflictMeasurement:
-    """Conflicts, losses and norms of sampled gradients.
+class Measured(NamedTuple):
+    """Conflicts of the blocks; of each sampled gradient mean nats, and length before clipping."""
 
-    Attributes:
-        samples: gradients, each of one update.
-        blocks: their conflicts.
-        losses: (samples,) mean nats of each batch.
-        norms: (samples,) length of each gradient, before clipping.
-    """
-
-    samples: int
     blocks: tuple[BlockConflicts, ...]
     losses: NDArray[np.float64]
     norms: NDArray[np.float64]
@@ -122,9 +113,7 @@ def most_samples(subject: Subject) -> int:
     return fit
 
 
-def measure(
-    child: Child, subject: Subject, tickets: Sequence[Ticket], tell: Tell
-) -> ConflictMeasurement:
+def measure(child: Child, subject: Subject, tickets: Sequence[Ticket], tell: Tell) -> Measured:
     """Sample the gradients of some batches, and estimate.
 
     Args:
@@ -148,12 +137,10 @@ def measure(
         tell(f"conflicts of {block.name}")
         bits = np.concatenate([chunk.bits[number] for chunk in chunks])
         blocks.append(BlockConflicts.of(block, Supports(bits, block.parameters)))
-    return ConflictMeasurement(
-        len(tickets),
-        tuple(blocks),
-        np.concatenate([chunk.losses for chunk in chunks]),
-        np.concatenate([chunk.norms for chunk in chunks]),
+    losses, norms = (
+        np.concatenate([getattr(chunk, name) for chunk in chunks]) for name in ("losses", "norms")
     )
+    return Measured(tuple(blocks), losses, norms)
 
 
 def call_child(child: Child, function: Callable[..., Any], *args: Any) -> Any:
@@ -168,7 +155,7 @@ def call_child(child: Child, function: Callable[..., Any], *args: Any) -> Any:
         raise WorkerFailed(f"the gradients cannot be computed: {failure}") from failure
 
 
-def _check_finite(sampled: sampling.GradientSample, tickets: Sequence[Ticket]) -> None:
+def _check_finite(sampled: sampling.Sampled, tickets: Sequence[Ticket]) -> None:
     wrong = np.flatnonzero(~np.isfinite(sampled.norms))
     if wrong.size:
         epoch, number = tickets[int(wrong[0])]

@@ -1,110 +1,58 @@
-"""The result of `mlxhog analyze`: as JSON, as tables, and as a figure for every block."""
+"""The result of `mlxhog analyze`: as JSON, and as tables."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from mlxhog.base.quantities import format_count
-from mlxhog.report.charts import LIGHT, blank, png, style, title
 from mlxhog.report.table import AnswerNote, Section
-from mlxhog.theory.analysis.advice import Advice, Evidence, verdict
-from mlxhog.theory.analysis.conflicts import BlockConflicts, ConflictMeasurement, RowConflicts
+from mlxhog.theory.analysis.advice import Analysis, advise, verdict
+from mlxhog.theory.analysis.conflicts import BlockConflicts, RowConflicts
 from mlxhog.theory.bounds import WHOLE, Bound
 
 
-@dataclass(frozen=True, kw_only=True)
-class Analysis:
-    """All measurements, and the conclusions.
-
-    Attributes:
-        title: of the model.
-        parameters: their number.
-        backend: that computed the gradients.
-        at: source of the parameters.
-        updates_per_epoch: |E|.
-        sequences: in one update.
-        seq_len: tokens of each.
-        measured: conflicts of the blocks, losses and norms.
-        largest_gradient: M, of the theorems.
-        smoothness: L.
-        evidence: the other measurements, and the theorems' bounds.
-        rows: that batches look up, of the embedding and then of tables of n-grams.
-        advice: recommendations.
-        notes: remarks for the user.
-        seconds: that the analysis took.
-    """
-
-    title: str
-    parameters: int
-    backend: str
-    at: str
-    updates_per_epoch: int
-    sequences: int
-    seq_len: int
-    measured: ConflictMeasurement
-    largest_gradient: float
-    smoothness: float
-    evidence: Evidence
-    rows: tuple[RowConflicts, ...]
-    advice: tuple[Advice, ...]
-    notes: tuple[str, ...]
-    seconds: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what `analyze --json` prints."""
-        evidence = self.evidence
-        return {
-            "subject": self.title,
-            "parameters": self.parameters,
-            "backend": self.backend,
-            "at": self.at,
-            "samples": self.measured.samples,
-            "updates_per_epoch": self.updates_per_epoch,
-            "sequences_per_update": self.sequences,
-            "seq_len": self.seq_len,
-            "blocks": [one.to_json(self.updates_per_epoch) for one in self.measured.blocks],
-            "embedding": self.rows[0],
-            "tables": list(self.rows[1:]),
-            "gradients": {
-                "mean_loss": float(self.measured.losses.mean()),
-                "mean_norm": float(self.measured.norms.mean()),
-                "largest_gradient": self.largest_gradient,
-                "smoothness": self.smoothness,
-                "ageing": [asdict(one) for one in evidence.stale_gradients],
-            },
-            "staleness": None if evidence.observed is None else evidence.observed.to_json(),
-            "lag": asdict(evidence.lag),
-            "bounds": [one.to_json() for one in evidence.bounds],
-            "advice": [asdict(one) for one in self.advice],
-            "notes": list(self.notes),
-            "seconds": self.seconds,
-        }
+def to_json(of: Analysis) -> dict[str, Any]:
+    """Return what `analyze --json` prints."""
+    return {
+        **of.about,
+        "blocks": [one.to_json(of.about["updates_per_epoch"]) for one in of.blocks],
+        "embedding": of.rows[0],
+        "tables": list(of.rows[1:]),
+        "gradients": {**of.gradients, "ageing": [one._asdict() for one in of.stale_gradients]},
+        "staleness": None if of.observed is None else of.observed.to_json(),
+        "lag": of.lag._asdict(),
+        "bounds": [one.to_json() for one in of.bounds],
+        "advice": [asdict(one) for one in advise(of)],
+        "notes": list(of.notes),
+        "seconds": of.seconds,
+    }
 
 
 # -- tables ----------------------------------------------------------------------------------------
 
 
-def sections(analysis: Analysis, *, everything: bool) -> Iterator[Section]:
+def sections(of: Analysis, *, everything: bool) -> Iterator[Section]:
     """Arrange an analysis for `mlxhog.report.table.show`.
 
     Args:
-        analysis: the measurements.
+        of: the measurements.
         everything: whether all tables and reasons are shown, or the answer and the advice.
     """
-    yield Section("", notes=[AnswerNote(verdict(analysis.evidence))])
+    about = of.about
+    yield Section("", notes=[AnswerNote(verdict(of))])
     yield Section(
-        f"{analysis.title}: {format_count(analysis.parameters)} parameters, {analysis.backend}, "
-        f"{analysis.measured.samples} gradients at {analysis.at}",
+        f"{about['subject']}: {format_count(about['parameters'])} parameters, {about['backend']}, "
+        f"{about['samples']} gradients at {about['at']}",
         notes=[
-            f"an update is one batch of {analysis.sequences} x {analysis.seq_len} tokens; an epoch "
-            f"has {analysis.updates_per_epoch:,}",
-            *analysis.notes,
+            f"an update is one batch of {about['sequences_per_update']} x {about['seq_len']} "
+            f"tokens; an epoch has {about['updates_per_epoch']:,}",
+            *of.notes,
         ],
     )
     advice = []
-    for one in analysis.advice:
+    for one in advise(of):
         advice.append(f"- {one.topic}: {one.recommend}{f'  [{one.flags}]' if one.flags else ''}")
         if everything:
             advice.append(f"    because {one.because}")
@@ -112,10 +60,10 @@ def sections(analysis: Analysis, *, everything: bool) -> Iterator[Section]:
         where = "--all shows the measurements, the theorems' bounds, and reasons"
         yield Section("advice", notes=[*advice, where])
         return
-    yield _conflicts_section(analysis.measured.blocks)
-    yield from _rows_sections(analysis.rows)
-    yield _staleness_section(analysis.evidence)
-    yield _theorems_section(analysis)
+    yield _conflicts_section(of.blocks)
+    yield from _rows_sections(of.rows)
+    yield _staleness_section(of)
+    yield _theorems_section(of)
     yield Section("advice", notes=advice)
 
 
@@ -163,32 +111,30 @@ def _rows_sections(counted: Sequence[RowConflicts]) -> Iterator[Section]:
     )
 
 
-def _staleness_section(evidence: Evidence) -> Section:
-    observed, notes = evidence.observed, [f"bounds are for a lag of {evidence.lag.largest:g}"]
+def _staleness_section(of: Analysis) -> Section:
+    observed, notes = of.observed, [f"bounds are for a lag of {of.lag.largest:g}"]
     rows = []
     if observed is not None:
         rows = [
             (one.name, f"{one.steps:,}", f"{one.mean:.2f}", *map(str, (one.p50, one.p99, one.max)))
             for one in (observed.all, *observed.by_worker)
         ]
-        lost = observed.lost_update_rate
-        of = f"of {observed.increments:,} increments that were counted"
+        lost = "not measured"
+        if observed.lost_update_rate is not None:
+            lost = f"{observed.lost_update_rate:.3g} of {observed.increments:,} counted increments"
         notes.append(
             f"of {observed.workers} workers ({observed.source}, write {observed.write}); lost "
-            f"updates: {'not measured' if lost is None else f'{lost:.3g} {of}'}"
+            f"updates: {lost}"
         )
-    for what, name in (("gradient", "cosine"), ("tables' gradient", "table_cosine")):
-        cosines = [(one.lag, getattr(one, name)) for one in evidence.stale_gradients]
-        if all(cosine is not None for _, cosine in cosines):
-            each = ", ".join(f"{lag}: {cosine:.2f}" for lag, cosine in cosines)
-            notes.append(f"cosine of a batch's {what} with its own some full steps later: {each}")
+    each = ", ".join(f"{one.lag}: {one.cosine:.2f}" for one in of.stale_gradients)
+    notes.append(f"cosine of a batch's gradient with its own some full steps later: {each}")
     header = ("worker", "steps", "mean", "median", "99 %", "largest")
     return Section("how late are updates? counted in updates by others", header, rows, notes)
 
 
-def _theorems_section(analysis: Analysis) -> Section:
+def _theorems_section(of: Analysis) -> Section:
     by: dict[str, dict[str, Bound]] = {}
-    for one in analysis.evidence.bounds:
+    for one in of.bounds:
         by.setdefault(one.block, {})[one.name] = one
     whole = by.pop(WHOLE)
     rows = []
@@ -209,39 +155,17 @@ def _theorems_section(analysis: Analysis) -> Section:
                 f"{holding} of {len(assumed)}",
             )
         )
-    header = (
-        "block", f"penalty at {analysis.evidence.lag.largest:g}", "n^(1/4)",
-        "n/(2 Dbar)", "assumptions that hold",
-    )  # fmt: skip
+    penalty = f"penalty at {of.lag.largest:g}"
+    header = ("block", penalty, "n^(1/4)", "n/(2 Dbar)", "assumptions that hold")
     notes = [next(iter(by.values()))["proposition 4.1"].words]
     notes += [
         text + ("" if len(blocks) == len(by) else f" (in {', '.join(blocks)})")
         for text, blocks in missing.items()
     ]
+    longest, fastest = of.gradients["largest_gradient"], of.gradients["smoothness"]
     notes.append(
-        f"M {analysis.largest_gradient:.3g} (longest gradient) and L {analysis.smoothness:.3g} "
-        "(its fastest change) are those of the sample; true values may be larger"
+        f"M {longest:.3g} (longest gradient) and L {fastest:.3g} (its fastest change) are those of "
+        "the sample; true values may be larger"
     )
     notes += [f"{bound.name}, with that L: {bound.words}" for bound in whole.values()]
     return Section("bounds of the theorems", header, rows, notes)
-
-
-def plots(analysis: Analysis) -> Iterator[tuple[str, bytes]]:
-    """Yield (name, PNG file) of every block: its shares, with their intervals.
-
-    Raises:
-        EnvironmentLacks: see `charts.require`, to be called before.
-    """
-    for one in analysis.measured.blocks:
-        figure = blank(LIGHT, 6.0, 3.6)
-        axes = figure.subplots()
-        style(axes, LIGHT)
-        axes.plot(range(3), (one.p_conf, one.delta, one.rho), "o", color=LIGHT.inks[0])
-        axes.vlines(0, one.low, one.high, color=LIGHT.inks[0])
-        touched = one.mean / one.block.parameters
-        axes.bar([3], [touched], color=LIGHT.inks[2], width=0.4)
-        axes.set_xticks(range(4), ("p_conf", "Delta", "rho", "elements of an update"))
-        axes.set_ylim(-0.03, 1.05)
-        axes.set_ylabel("share, p_conf with its 95 % interval")
-        title(axes, LIGHT, f"{one.block.name}: {one.block.parameters:,} parameters")
-        yield f"block-{one.block.name.replace(' ', '-')}", png(figure)

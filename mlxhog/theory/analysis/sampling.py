@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,23 +61,12 @@ class Block:
         return sum(slot.size for slot in self.slots)
 
 
-def blocks_of(
-    model: ModelConfig, slots: Mapping[str, Slot], *, parts: bool = False
-) -> tuple[Block, ...]:
-    """Return the blocks of a model, in the order in which the model uses them.
-
-    Args:
-        model: the architecture.
-        slots: of its parameters, by name.
-        parts: whether a layer's queries, keys and values, its gates, its feed-forward part and the
-            rest are blocks of their own.
-    """
+def blocks_of(model: ModelConfig, slots: Mapping[str, Slot]) -> tuple[Block, ...]:
+    """Return the blocks of a model with these slots, in the order in which the model uses them."""
     grouped: dict[tuple[str, str | None], list[Slot]] = {}
     for group in parameter_blocks(model):
         for parameter in group.params:
             name = group.name if group.is_layer else _outside(model, parameter)
-            if parts and group.is_layer:
-                name = f"{name} {part_of(parameter)}"
             grouped.setdefault((name, group.cell), []).append(slots[parameter])
     return tuple(
         Block(
@@ -88,29 +77,6 @@ def blocks_of(
         )
         for (name, cell), group_slots in grouped.items()
     )
-
-
-QKV, GATES, FEED_FORWARD, REST = "qkv", "gates", "feed-forward", "rest"
-_QKV = frozenset({"q", "k", "v", "qkv", "q_proj", "k_proj", "v_proj"})
-
-
-def part_of(parameter: str) -> str:
-    """Name the part of its layer that a parameter belongs to.
-
-    The recurrent matrix and the bias of an sLSTM feed its gates. The rest are norms, convolutions,
-    and projections that are none of these.
-
-    >>> part_of("backbone.blocks.0.mlstm_layer.igate_preact.weight")
-    'gates'
-    """
-    modules = parameter.split(".")
-    if any(module in ("ffn", "mlp") for module in modules):
-        return FEED_FORWARD
-    if _QKV.intersection(modules):
-        return QKV
-    if any("gate" in module for module in modules) or modules[-2:-1] == ["slstm_cell"]:
-        return GATES
-    return REST
 
 
 def _outside(model: ModelConfig, parameter: str) -> str:
@@ -173,15 +139,8 @@ class Subject:
         )
 
 
-@dataclass(frozen=True)
-class GradientSample:
-    """Supports, losses and norms of some gradients.
-
-    Attributes:
-        bits: by block, (gradients, bytes) uint8 as in `Supports`: which elements an update touches.
-        losses: (gradients,) mean nats of each batch.
-        norms: (gradients,) Euclidean length of each gradient, before clipping.
-    """
+class Sampled(NamedTuple):
+    """Supports of some gradients by block, as `Supports` has them; mean nats, and norms."""
 
     bits: list[Bits]
     losses: Float64
@@ -300,7 +259,7 @@ def source(lane: Lane, subject: Subject) -> GradientSource:
     return lane.keep("source", lambda: GradientSource(subject))
 
 
-def sample(lane: Lane, subject: Subject, tickets: Sequence[Ticket]) -> GradientSample:
+def sample(lane: Lane, subject: Subject, tickets: Sequence[Ticket]) -> Sampled:
     """Compute the gradients of some batches, all at the same parameters."""
     ours = source(lane, subject)
     packed: list[list[Bits]] = [[] for _ in subject.blocks]
@@ -310,7 +269,7 @@ def sample(lane: Lane, subject: Subject, tickets: Sequence[Ticket]) -> GradientS
         norms.append(float(np.linalg.norm(ours.flat.astype(np.float64))))
         for rows, mask in zip(packed, ours.touched(), strict=True):
             rows.append(np.packbits(mask, bitorder="little"))
-    return GradientSample([np.stack(rows) for rows in packed], np.array(losses), np.array(norms))
+    return Sampled([np.stack(rows) for rows in packed], np.array(losses), np.array(norms))
 
 
 def curvature(lane: Lane, subject: Subject, tickets: Sequence[Ticket], rounds: int) -> Any:
@@ -354,19 +313,11 @@ def curvature(lane: Lane, subject: Subject, tickets: Sequence[Ticket], rounds: i
 LAGS = (1, 2, 4, 8)
 
 
-@dataclass(frozen=True)
-class StaleGradient:
-    """The worth of a gradient that is some updates old.
-
-    Attributes:
-        lag: updates by others since the parameters were read.
-        cosine: between the old and the fresh gradient of the same batch, mean over batches.
-        table_cosine: the same of the gradients of tables of n-grams; None without tables.
-    """
+class StaleGradient(NamedTuple):
+    """The cosine between a batch's gradient and its own some updates by others later; a mean."""
 
     lag: int
     cosine: float
-    table_cosine: float | None = None
 
 
 def compare_stale_gradients(
@@ -397,7 +348,7 @@ def compare_stale_gradients(
     old = []
     for ticket in watched:
         ours.gradient(ticket)
-        old.append((ours.flat.copy(), _of_tables(ours)))
+        old.append(ours.flat.copy())
     results = []
     for done, ticket in enumerate(others[: LAGS[-1]], start=1):
         ours.gradient(ticket)
@@ -405,22 +356,14 @@ def compare_stale_gradients(
         ours.backend.inbox[:] += optimizer.step(ours.grads_of_parameters)
         ours.backend.refresh()
         if done in LAGS:
-            pairs = []
-            for one, (first, rows) in zip(watched, old, strict=True):
+            cosines = []
+            for one, first in zip(watched, old, strict=True):
                 ours.gradient(one)
-                pairs.append((cosine(first, ours.flat), cosine(rows, _of_tables(ours))))
-            mean, of_tables = (float(each) for each in np.mean(pairs, axis=0))
-            results.append(StaleGradient(done, mean, of_tables if ours.tables.slots else None))
+                cosines.append(cosine(first, ours.flat))
+            results.append(StaleGradient(done, float(np.mean(cosines))))
     ours.backend.inbox[:], ours.tables.flat[:] = params_before, tables_before
     ours.backend.refresh()
     return tuple(results)
-
-
-def _of_tables(ours: GradientSource) -> NDArray[np.float32]:
-    """The last gradient's rows of all tables; those of a batch are always the same rows."""
-    return np.concatenate(
-        [np.empty(0, np.float32), *(rows.values.reshape(-1) for rows in ours.table_rows.values())]
-    )
 
 
 def cosine(old: NDArray[np.float32], fresh: NDArray[np.float32]) -> float:

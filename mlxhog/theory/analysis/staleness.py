@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -98,16 +98,7 @@ def probe_run(
             f"the probe run finished no step within {seconds:g} s of training; give it longer, as "
             "in --seconds 30, or none with --seconds 0"
         )
-    return ObservedStaleness(
-        source="probe",
-        workers=len(result.workers),
-        write="racy",
-        all=of_histogram("all", result.staleness),
-        histogram=result.staleness,
-        lost_update_rate=result.lost_update_rate,
-        tokens_per_s=result.tokens_per_s,
-        by_worker=_summaries(asdict(one) for one in result.workers),
-    )
+    return _summarize("probe", [asdict(result)], "racy")
 
 
 def of_run(run: Run, write: str) -> ObservedStaleness | None:
@@ -122,7 +113,7 @@ def of_run(run: Run, write: str) -> ObservedStaleness | None:
     """
     try:
         lines = _commands(run)
-        return _summarize(lines, write) if lines else None
+        return _summarize("run", lines, write) if lines else None
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise RunError(
             f"{run.metrics_path} holds a line that is not the progress of a training run "
@@ -130,28 +121,39 @@ def of_run(run: Run, write: str) -> ObservedStaleness | None:
         ) from error
 
 
-def _summarize(lines: list[dict[str, Any]], write: str) -> ObservedStaleness:
+def _summarize(source: str, lines: Sequence[Mapping[str, Any]], write: str) -> ObservedStaleness:
+    """Summarise the totals of one command or more."""
     total: Counter[int] = Counter()
+    by_worker: dict[tuple[int, str], Counter[int]] = {}
     rates, weight, largest = 0.0, 0, 0
-    workers = []
     for line in lines:
-        total.update({int(lag): int(steps) for lag, steps in line["staleness"].items()})
-        workers += line["workers"]
-        largest = max([largest, *(worker["max_staleness"] for worker in line["workers"])])
+        total.update(_histogram(line))
+        for worker in line["workers"]:
+            own = by_worker.setdefault((worker["slot"], worker["backend"]), Counter())
+            own.update(_histogram(worker))
+            largest = max(largest, worker["max_staleness"])
         steps = sum(worker["steps"] for worker in line["workers"])
         if line["lost_update_rate"] is not None:
             rates, weight = rates + steps * line["lost_update_rate"], weight + steps
-    over_all = of_histogram("all", total)
+    overall = of_histogram("all", total)
     return ObservedStaleness(
-        source="run",
+        source=source,
         workers=len(lines[-1]["workers"]),
         write=write,
-        all=replace(over_all, max=max(over_all.max, largest)),
+        all=replace(overall, max=max(overall.max, largest)),
         histogram=dict(sorted(total.items())),
         lost_update_rate=rates / weight if weight else None,
         tokens_per_s=lines[-1].get("tokens_per_s"),
-        by_worker=_summaries(workers),
+        by_worker=tuple(
+            of_histogram(f"{slot} {backend}", own)
+            for (slot, backend), own in sorted(by_worker.items())
+            if own
+        ),
     )
+
+
+def _histogram(of: Mapping[str, Any]) -> dict[int, int]:
+    return {int(lag): int(steps) for lag, steps in of["staleness"].items()}
 
 
 def _commands(run: Run) -> list[dict[str, Any]]:
@@ -168,16 +170,3 @@ def _commands(run: Run) -> list[dict[str, Any]]:
                 last.pop()
         last.append(line)
     return last
-
-
-def _summaries(workers: Iterable[Mapping[str, Any]]) -> tuple[Staleness, ...]:
-    """Summarise the staleness of each slot and backend, but those without steps."""
-    joined: dict[tuple[int, str], Counter[int]] = {}
-    for one in workers:
-        own = joined.setdefault((one["slot"], one["backend"]), Counter())
-        own.update({int(lag): steps for lag, steps in one["staleness"].items()})
-    return tuple(
-        of_histogram(f"{slot} {backend}", own)
-        for (slot, backend), own in sorted(joined.items())
-        if own
-    )

@@ -1,8 +1,13 @@
 """Softmax attention: to all positions before, and to a window of them."""
 
-from typing import cast
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Self, cast
 
-from mlxhog.models.mad.layer import *
+from mlxhog.errors import ConfigError
+from mlxhog.models.mad.layer import Layer, Params, Run, Shapes, State, bias, linear
+from mlxhog.models.ops.arrays import Array
+from mlxhog.models.spec import ParamSpec
 
 HEADS = 16  # heads of mad-lab's baselines, which are 128 wide
 NARROW_HEAD = 16  # width of a head of narrower models

@@ -3,7 +3,17 @@
 conv_k is depthwise and causal, with k taps for each channel.
 """
 
-from mlxhog.models.mad.layer import *
+import math
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from mlxhog.errors import ConfigError
+from mlxhog.models.mad.layer import Layer, Params, Run, Shapes, State, bias, linear, maps, taps
+from mlxhog.models.ops.arrays import Array, Arrays
+from mlxhog.models.spec import ParamSpec
 
 
 class GatedConv(Layer):

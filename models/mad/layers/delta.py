@@ -4,7 +4,13 @@ The transition of a memory has the eigenvalue 1 - beta in the direction of a key
 makes it negative, which a linear recurrence needs to count modulo 2 at any length.
 """
 
-from mlxhog.models.mad.layer import *
+import math
+from collections.abc import Iterable
+
+from mlxhog.models.mad.layer import Layer, Params, Run, Shapes, State, maps, taps
+from mlxhog.models.ops.arrays import Array
+from mlxhog.models.ops.operators import Ops
+from mlxhog.models.spec import ParamSpec
 
 CHUNK_SIZE = 16
 

@@ -3,7 +3,14 @@
 At d = 128 the inner widths of the first three are 512, 352 and 192.
 """
 
-from mlxhog.models.mad.layer import *
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+
+from mlxhog.errors import ConfigError
+from mlxhog.models.mad.layer import Layer, Params, Run, State, bias, bound, linear, maps
+from mlxhog.models.ops.arrays import Array
+from mlxhog.models.spec import ParamSpec
 
 
 class MLP(Layer):

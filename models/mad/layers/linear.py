@@ -3,7 +3,15 @@
 Heads have the width dh = d / heads.
 """
 
-from mlxhog.models.mad.layer import *
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from mlxhog.errors import ConfigError
+from mlxhog.models.mad.layer import Layer, Params, Run, Shapes, State, bias, linear, maps, taps
+from mlxhog.models.ops.arrays import Array
+from mlxhog.models.ops.operators import Ops
+from mlxhog.models.spec import ParamSpec
 
 CHUNK_SIZE = 32
 

@@ -1,7 +1,14 @@
 """PaTH attention: softmax attention whose keys are reflected by every position that they pass."""
 
-from mlxhog.models.mad.layer import *
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Self
+
+from mlxhog.models.mad.layer import Layer, Params, Run, Shapes, State, bias, linear, maps, taps
 from mlxhog.models.mad.layers.attention import default_heads
+from mlxhog.models.ops.arrays import Array
+from mlxhog.models.ops.operators import Ops
+from mlxhog.models.spec import ParamSpec
 
 CHUNK_SIZE = 32
 UNSEEN = -1e30

@@ -3,7 +3,14 @@
 `inner` is expand d. Softplus of the bias of dt begins log-uniform in 0.001 to 0.1.
 """
 
-from mlxhog.models.mad.layer import *
+import math
+from collections.abc import Iterable
+
+from mlxhog.errors import ConfigError
+from mlxhog.models.mad.layer import Layer, Params, Run, Shapes, State, bias, maps, taps
+from mlxhog.models.ops.arrays import Array
+from mlxhog.models.ops.operators import Ops
+from mlxhog.models.spec import ParamSpec
 
 CHUNK_SIZE = 32
 

@@ -44,7 +44,13 @@ Sources: Beck et al. 2024, xLSTM, arXiv:2405.04517, and the package xlstm 2.0.6;
 Unlocking state-tracking in linear RNNs through negative eigenvalues, arXiv:2411.12537, for signs.
 """
 
-from mlxhog.models.mad.layer import *
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from mlxhog.errors import ConfigError
+from mlxhog.models.mad.layer import Layer, Params, Run, Shapes, State, maps, taps
+from mlxhog.models.ops.arrays import Array
+from mlxhog.models.spec import ParamSpec
 
 CHUNK_SIZE = 64
 CELL_EPS = 1e-6

@@ -22,7 +22,12 @@ zero, input-gate bias -10, forget-gate biases from 3 to 6.
 Sources: Beck et al. 2024, xLSTM, arXiv:2405.04517; Beck et al. 2025, xLSTM 7B, arXiv:2503.13427.
 """
 
-from mlxhog.models.mad.layer import *
+from collections.abc import Iterable
+from typing import Any
+
+from mlxhog.models.mad.layer import Layer, Params, Run, Shapes, State, linear_map, normal, small_std
+from mlxhog.models.ops.arrays import Array
+from mlxhog.models.spec import ParamSpec
 
 
 class LargeMLSTM(Layer):

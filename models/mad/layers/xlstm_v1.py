@@ -43,9 +43,23 @@ In a candidate an mLSTM has its cell at twice the width and needs no feed-forwar
 Sources: Beck et al. 2024, xLSTM, arXiv:2405.04517, and the package xlstm 2.0.6 (NX-AI/xlstm).
 """
 
+from collections.abc import Iterable
 from typing import cast
 
-from mlxhog.models.mad.layer import *
+from mlxhog.errors import ConfigError
+from mlxhog.models.mad.layer import (
+    Layer,
+    Params,
+    Run,
+    Shapes,
+    State,
+    bound,
+    linear_map,
+    normal,
+    small_std,
+)
+from mlxhog.models.ops.arrays import Array
+from mlxhog.models.spec import ParamSpec
 
 NORM_EPS = 1e-5
 CELL_EPS = 1e-6

@@ -18,7 +18,7 @@ from tests.training.small import small_config
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "my_layer.py"
 LINE = "my_layer swiglu"
-LAYER = "from mlxhog.models.mad.layer import *\nclass A(Layer):\n"
+LAYER = "from mlxhog.models.mad.layer import Layer\nclass A(Layer):\n"
 
 
 def told(capsys, *words):

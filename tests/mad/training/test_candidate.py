@@ -99,7 +99,7 @@ def test_a_run_is_that_of_torchs_adamw_stepped_by_epoch(backend, protocol):
 
 @pytest.mark.parametrize("layers", ["mlstm swiglu", "slstm mh-attention", "gated-conv gla"])
 def test_both_backends_have_the_same_rows_and_values_and_near_equal_first_losses(layers):
-    """So a rung ranks candidates alike: `python benchmarks/mad_bench.py rungs`."""
+    """So a rung ranks candidates alike: `python benchmarks/mad_bench.py --only rungs`."""
     runs = [
         replace(
             small_run(workers=backend, layers=layers, dim=32, steps=8, eval_every=1),
@@ -274,7 +274,7 @@ def test_mlstm_with_its_convolution_answers_99_percent_in_time(task, within, bac
     ],
 )
 def test_one_mlstm_of_width_32_learns_a_small_setting_in_200_steps(task, settings, backend):
-    """The settings of the suites take longer: `python benchmarks/mad_bench.py oracles`."""
+    """The settings of the suites take longer: `python benchmarks/mad_bench.py --only oracles`."""
     config = small_run(
         task=task,
         settings={"train_rows": 6400, "test_rows": 200, **settings},

@@ -120,12 +120,6 @@ def test_rounds_cost_what_the_formula_says():
     assert one.slow_worker is None
 
 
-def test_a_gradient_may_be_as_late_as_its_variance_over_the_square_of_the_mean():
-    assert profile([EVEN]).most_late is None
-    assert profile([EVEN], noise_scale=42.0, batch=4).most_late == 11
-    assert profile([EVEN], noise_scale=0.5, batch=4).most_late == 1
-
-
 def pairs_of(first, second, *, steps=(9, 9, 9, 9), diverged=""):
     """Four pairs of runs with these bits per byte."""
 

@@ -11,11 +11,7 @@ from mlxhog.data.batches import Batches
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.models import families
 from mlxhog.models.registry import architectures, load_architecture
-from mlxhog.theory.analysis.conflicts import (
-    HOTTEST,
-    count_rows,
-    token_name,
-)
+from mlxhog.theory.analysis.conflicts import HOTTEST, count_rows, token_name
 from mlxhog.theory.analysis.sampling import blocks_of
 from tests.tolerances import TWO_DIVISIONS, assert_close
 from tests.training.small import small_config
@@ -41,24 +37,6 @@ def test_blocks_are_the_embedding_the_layers_the_last_norm_and_the_head():
     ]  # fmt: skip
     assert [block.row_sparse for block in blocks] == [True] + [False] * 6
     assert sum(block.parameters for block in blocks) == families.param_count(model)
-
-
-@pytest.mark.parametrize("architecture", ["tiny", "7to1-tiny"])
-def test_parts_of_a_layer_divide_it_into_projections_gates_and_feed_forward(architecture):
-    model = load_architecture(architecture)
-    slots = arena.plan(families.param_spec(model), max_workers=1, n_tickets=8).slots
-    parts = blocks_of(model, slots, parts=True)
-    assert sum(part.parameters for part in parts) == families.param_count(model)
-    for whole in blocks_of(model, slots):
-        own = [part for part in parts if part.name.startswith(f"{whole.name} ")]
-        if whole.name.startswith("layer"):
-            assert sum(part.parameters for part in own) == whole.parameters
-            assert {f"{whole.name} gates", f"{whole.name} rest"} <= {part.name for part in own}
-    by_name = {part.name: part for part in parts}
-    qkv = {slot.name.split(".")[-2] for slot in by_name["layer 0 qkv"].slots}
-    assert qkv in ({"q", "k", "v"}, {"q_proj", "k_proj", "v_proj"})
-    with_ffn = "layer 0 feed-forward" if architecture == "tiny" else "layer 1 feed-forward"
-    assert all(".ffn." in slot.name for slot in by_name[with_ffn].slots)
 
 
 # -- rows of the embedding -------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from mlxhog.errors import Diverged, EnvironmentLacks, WorkerFailed
 from mlxhog.theory.analysis import conflicts
 from mlxhog.theory.analysis.analyze import tickets
 from mlxhog.theory.analysis.conflicts import BlockConflicts, call_child, measure, most_samples
-from mlxhog.theory.analysis.sampling import Block, GradientSample
+from mlxhog.theory.analysis.sampling import Block, Sampled
 from tests.theory.analysis.measured import subject
 from tests.theory.bitmaps import of_lists
 
@@ -19,7 +19,7 @@ def test_dense_blocks_have_rho_delta_and_p_conf_1_and_every_element_in_omega(tmp
     messages = []
     with Child() as child:
         measured = measure(child, small, tickets(small.batches().n_tickets, 24, 0), messages.append)
-    assert measured.samples == len(measured.losses) == len(measured.norms) == 24
+    assert len(measured.losses) == len(measured.norms) == 24
     by = {one.block.name: one for one in measured.blocks}
     for name in ("layer 0", "out_norm", "head"):
         here = by[name]
@@ -70,7 +70,7 @@ def test_what_the_child_cannot_do_is_said_in_its_words():
 
 
 def test_a_gradient_that_is_not_finite_names_its_batch(tmp_path, monkeypatch):
-    broken = GradientSample([], np.array([1.0, np.nan]), np.array([1.0, np.nan]))
+    broken = Sampled([], np.array([1.0, np.nan]), np.array([1.0, np.nan]))
     monkeypatch.setattr(conflicts, "call_child", lambda *how: broken)
     with pytest.raises(Diverged, match="batch 7 of epoch 1 is not finite"):
         measure(None, subject(tmp_path), [(0, 3), (1, 7)], lambda step: None)

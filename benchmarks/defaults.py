@@ -1,0 +1,284 @@
+"""Why the defaults of `mlxhog train` are what they are: equal arms, a row each.
+
+    python benchmarks/defaults.py --full --only minute     the default beside that of 0.2
+    python benchmarks/defaults.py --full --only widths     one step size for every width
+    python benchmarks/defaults.py --only ngram_tables      staleness of sparse parameters
+    python benchmarks/defaults.py --full --only lock_free_schedules
+    python benchmarks/defaults.py --tune                   the settings of the schedules
+
+minute               the default of version 0.2 (bytes, four blocks of width 128), and the tokenizer
+                     of the text, depth and step sizes of today's default, one after another, with
+                     a quarter of a minute's text; arms have the same budget in compute
+widths               xLSTMs at three widths, each at the step size that `--lr auto` takes for it, at
+                     half of it and at twice as much (Yang et al. 2022, mu-P, arXiv:2203.03466)
+ngram_tables         `tiny` with tables of n-grams and without, by one worker and by lock-free ones,
+                     on as much text: tables are read and written row by row
+lock_free_schedules  two lock-free workers under back-off, 1/k, constant steps, half a cosine and
+                     wsd, without a warm-up, each at its own step size and K (`backoff.py`)
+
+Tokens and gradients are counted, not seconds, so a busy machine changes no loss.
+"""
+
+from itertools import product
+from statistics import fmean, median
+
+from backoff import BACKOFF, CONSTANT, FALLING, INVERSE, Rule, schedule_axes
+from harness.claims import Sample, Twin, counted
+from harness.estimates import Mean, Ratio
+from harness.frame import MODES, flags, measured_parts, other_seed
+from harness.interleaved import on_cores, take_turns, with_twin
+from harness.tuning import settings, tune
+from training.recording import MINI, TINY, Bench, end_bits, model_file, workers
+
+from mlxhog import TrainConfig
+from mlxhog.config import optimizers
+
+
+def bits_of(job):
+    """Held-out bits per byte of a training: held-out tokens, and options."""
+    held_out, options = job
+    return end_bits(held_out, **options)
+
+
+# -- minute ---------------------------------------------------------------------------------------
+
+MINUTE_TOKENS = 971_000  # bytes that two cores train in a minute of `tiny`
+HELD_OUT = 863_914  # bytes
+EQUAL = {"embedding_lr": 1, "head_lr": 1, "scalar_lr": 1}
+PIECES = {"tokenizer": "sotu"}
+BEFORE, NOW = "bytes, 4 blocks (the default of 0.2)", "4,096 pieces, 2 blocks, rates by group"
+MINUTE_ARMS = {
+    BEFORE: ({"model": "tiny", "tokenizer": "bytes", "lr": 0.0042}, 1.0, 1.0),
+    "4,096 pieces, 4 blocks": ({"model": "tiny", "lr": 0.0042, **PIECES, **EQUAL}, 1.5, 4.34),
+    "4,096 pieces, 4 blocks, rates by group": ({"model": "tiny", **PIECES}, 1.5, 4.34),
+    "4,096 pieces, 2 blocks": ({"model": "minute", **PIECES, **EQUAL}, 1.0, 4.34),
+    NOW: ({"model": "minute", **PIECES}, 1.0, 4.34),
+}
+"""Options, cost of a token in tokens of the first arm, bytes of a token of held-out text."""
+
+
+def minute(findings, chosen):
+    """Train every arm with every seed, and today's default with others (A/A)."""
+    seeds = findings.seeds = chosen.seeds[:3]
+    tokens = chosen.pick(tiny=4096, quick=MINUTE_TOKENS / 32, full=MINUTE_TOKENS / 4)
+    held_out = chosen.pick(tiny=4096, quick=HELD_OUT / 32, full=HELD_OUT / 8)
+
+    def job(name, seed):
+        options, cost, n_bytes = MINUTE_ARMS[name]
+        sizes = TrainConfig(**options, steps=1)
+        steps = round(tokens / cost / (sizes.batch_size * sizes.seq_len))
+        return round(held_out / n_bytes), {**options, "seed": seed, "steps": steps}
+
+    arms = chosen.pick(tiny=(BEFORE, NOW), quick=MINUTE_ARMS, full=MINUTE_ARMS)
+    jobs = [*product(arms, seeds), *((NOW, other_seed(seed)) for seed in seeds)]
+    ends = dict(zip(jobs, on_cores(bits_of, [job(*one) for one in jobs]), strict=True))
+    bits = {name: [ends[name, seed] for seed in seeds] for name in arms}
+    findings.same(NOW, bits[NOW], [ends[NOW, other_seed(seed)] for seed in seeds])
+    ratios = {name: Ratio.of(bits[NOW], own) for name, own in bits.items() if name != NOW}
+    findings.table(
+        {"arm": name, "bits per byte": Mean.of(own).spelt(".3f"),
+         "today's default / this": ratios[name].spelt(".3f") if name in ratios else "1"}
+        for name, own in bits.items()
+    )  # fmt: skip
+    findings.compare("today's default is the best of these arms", *(
+        counted(f"bits per byte, today's default / {name}", ratio, "<=", 1.0)
+        for name, ratio in ratios.items()
+    ))  # fmt: skip
+    name = "bits per byte of today's default over 0.2's"
+    findings.at_most(name, ratios[BEFORE], 1.0, timing=False)
+    findings.results |= {"bits_per_byte": bits, "tokens": round(tokens)}
+
+
+# -- widths ---------------------------------------------------------------------------------------
+
+FACTORS, NEAR = (0.5, 1.0, 2.0), 0.02
+"""NEAR: bits per byte above the best of a bracket that count as near it, as seeds differ."""
+
+
+def widths(findings, chosen):
+    """Train at every width, and compare each bracket's middle with its best."""
+    seeds = findings.seeds = chosen.seeds[:3]
+    wide = chosen.pick(tiny=(32,), quick=(64, 128), full=(64, 128, 256))
+    rules = ("muon",) if chosen.quick else ("muon", "adamw")
+    blocks, length, steps, held_out = (1, 32, 4, 1024) if chosen.tiny else (2, 128, 200, 16_384)
+
+    def job(rule, width, factor, seed):
+        lr = factor * optimizers.by_name(rule).default_lr(width)
+        model = model_file(hidden_size=width, num_hidden_layers=blocks)
+        common = {"optimizer": rule, "batch_size": 2, "seq_len": length, "steps": steps}
+        return held_out, {**common, "model": model, "lr": lr, "seed": seed}
+
+    again = [("muon", wide[0], 1.0, other_seed(seed)) for seed in seeds]
+    jobs = [*product(rules, wide, FACTORS, seeds), *again]
+    ends = dict(zip(jobs, on_cores(bits_of, [job(*one) for one in jobs]), strict=True))
+
+    def bits(*arm):
+        return [ends[*arm, seed] for seed in seeds]
+
+    rows = []
+    for rule, width in product(rules, wide):
+        means = {factor: fmean(bits(rule, width, factor)) for factor in FACTORS}
+        rows.append({"optimizer": rule, "width": width,
+                     **{f"at {factor:g} times lr auto": mean for factor, mean in means.items()},
+                     "above the best": round(means[1.0] - min(means.values()), 4)})  # fmt: skip
+        if rule == "muon":
+            other = min(FACTORS[::2], key=means.get)
+            name = f"muon, d {width}: bits per byte at lr auto above those at {other:g} times it"
+            more = Mean.of_differences(bits(rule, width, 1.0), bits(rule, width, other))
+            findings.at_most(name, more, NEAR, timing=False)
+    findings.table(rows)
+    words = "the best step size of a narrow model is, scaled, that of a wide one"
+    findings.compare(words, *findings.claims)
+    name = f"muon, d {wide[0]}, bits per byte"
+    findings.same(name, bits("muon", wide[0], 1.0), [ends[one] for one in again])
+    findings.results["bits_per_byte"] = [[*arm, value] for arm, value in ends.items()]
+
+
+# -- tables of n-grams ----------------------------------------------------------------------------
+
+LEVEL = 0.02  # bits per byte within which two ways are level
+DENSE, TABLES = "without tables", "with tables"
+SERIAL, LOCK_FREE = "serial", "hogwild"
+
+
+def ngram_tables(findings, chosen):
+    """Train with and without tables, by one worker and by each number of lock-free ones."""
+    seeds = findings.seeds = chosen.seeds[:3]
+    orders = chosen.pick(tiny="2-3", quick="2-4", full="2-8")
+    tokens = chosen.pick(tiny=4_000, quick=40_000, full=150_000)
+    counts = chosen.pick(tiny=(2,), quick=(2,), full=(2, 4))
+    held_out = chosen.pick(tiny=1024, quick=16_384, full=65_536)
+    ways = [(SERIAL, 1), *((LOCK_FREE, count) for count in counts)]
+    tables = {DENSE: {}, TABLES: {"set": f"ngram_orders={orders}"}}
+
+    def end(arm, seed):
+        model, strategy, count = arm
+        options = {"strategy": strategy, "workers": workers(count), "tokens": tokens}
+        return end_bits(held_out, **tables[model], **options, model="tiny", seed=seed)
+
+    arms, twin = [(model, *way) for model in tables for way in ways], (DENSE, LOCK_FREE, 2)
+    bits, again = with_twin(seeds, arms, end, twin=twin)
+    findings.same(f"bits per byte of {', '.join(map(str, twin))}", bits[twin], again)
+    costs = {
+        arm: [a - b for a, b in zip(own, bits[arm[0], SERIAL, 1], strict=True)]
+        for arm, own in bits.items()
+    }
+    findings.table(
+        {"model": arm[0], "strategy": arm[1], "workers": arm[2],
+         "bits per byte": Sample.of(own).spelt(".3f"),
+         "above one worker": round(median(costs[arm]), 3)}
+        for arm, own in bits.items()
+    )  # fmt: skip
+    lost = "bits per byte that {} lock-free workers cost, with tables"
+    with_tables = {n: costs[TABLES, LOCK_FREE, n] for n in counts}
+    findings.compare("staleness costs less where updates are sparse", *(
+        counted(f"{lost.format(n)} less without",
+                Mean.of_differences(own, costs[DENSE, LOCK_FREE, n]), "<=", 0.0)
+        for n, own in with_tables.items()
+    ))  # fmt: skip
+    findings.compare("sparse updates make lock-free training as good as serial training", *(
+        counted(lost.format(n), Mean.of(own), "within", LEVEL, least=-LEVEL)
+        for n, own in with_tables.items()
+    ))  # fmt: skip
+    most = Mean.of(with_tables[counts[-1]])
+    findings.at_most(lost.format(counts[-1]), most, 0.05, timing=False)
+    findings.results["bits_per_byte"] = {", ".join(map(str, arm)): own for arm, own in bits.items()}
+
+
+# -- schedules of lock-free workers ---------------------------------------------------------------
+
+RIVALS = (INVERSE, CONSTANT, "cosine", "wsd")
+SCHEDULES, AGAIN = (BACKOFF, *RIVALS), "back-off again"
+FIRST = {"muon": 4e-3, "adamw": 2e-3}
+"""The middle of the axis of step sizes."""
+
+
+def scheduled(bench, optimizer, rule, gradients, seed):
+    """Held-out bits per byte after all gradients; no schedule has a warm-up."""
+    warmup = {} if rule.schedule in FALLING else {"warmup": 0.0}
+    return bench.train(
+        f"{optimizer}, {rule.schedule}, lr {rule.lr:.2g}, K {rule.share:g}", seed=seed,
+        tokens=gradients * bench.per_step, optimizer=optimizer, workers=workers(2), **warmup,
+        **rule.options(gradients, "cosine"),
+    ).end  # fmt: skip
+
+
+def lock_free_schedules(findings, chosen):
+    """Train under every schedule with every seed."""
+    rules = ("muon",) if chosen.quick else tuple(FIRST)
+    gradients = chosen.pick(tiny=40, quick=600, full=600)
+    bench = Bench(chosen.pick(tiny=TINY, quick=MINI, full=MINI), looks=2)
+    names = [f"{rule}, {schedule}" for rule in rules for schedule in SCHEDULES]
+    arbitrary = {"lr": 3e-3, "share": 0.5}
+    known = (
+        dict.fromkeys(names, arbitrary) if chosen.tiny else settings("lock_free_schedules", names)
+    )
+
+    def train(arm, seed):
+        schedule = BACKOFF if arm[1] == AGAIN else arm[1]
+        rule = Rule(schedule, **known[f"{arm[0]}, {schedule}"])
+        return scheduled(bench, arm[0], rule, gradients, seed)
+
+    schedules = chosen.pick(tiny=SCHEDULES[:2], quick=SCHEDULES, full=SCHEDULES)
+    arms = [(o, s) for o in rules for s in (*schedules, *[AGAIN] * (o == "muon"))]
+    bits = take_turns(chosen.seeds, arms, train)
+    compare_schedules(findings, bits, known)
+    findings.results |= {"settings": {**bench.settings, "gradients": gradients}}
+
+
+def compare_schedules(findings, bits, known):
+    """Back-off beside the others: (optimizer, schedule) -> bits per byte of each seed.
+
+    Where the search chose K beyond the end of the training, back-off is a constant step size, and
+    no rival is compared with back-off.
+    """
+
+    def more(arm):
+        return Mean.of_differences(bits[arm], bits[arm[0], BACKOFF])
+
+    def ahead(*rivals):
+        return [
+            counted(f"{o}: {rival} less back-off, bits per byte", more((o, rival)), ">=", 0.0)
+            for o, rival in bits
+            if rival in rivals and known[f"{o}, {BACKOFF}"]["share"] < 1.0
+        ]
+
+    findings.table(
+        {"optimizer": arm[0], "schedule": arm[1], "bits per byte": Mean.of(own).spelt(".3f"),
+         "more than back-off": "" if arm[1] == BACKOFF else more(arm).spelt(".3f")}
+        for arm, own in bits.items()
+    )  # fmt: skip
+    findings.compare("Faster in practice than 1/k (larger steps early on).", *ahead(INVERSE))
+    words = "For xLSTM: use constant stepsize with exponential backoff."
+    findings.compare(words, *ahead(*RIVALS[1:]))
+    findings.twins.append(Twin.of("back-off, muon", bits["muon", BACKOFF], bits["muon", AGAIN]))
+    findings.results["bits"] = [
+        {"optimizer": o, "schedule": s, "bits": own} for (o, s), own in bits.items()
+    ]
+
+
+def tune_schedules():
+    """Search step size and K of every schedule."""
+    bench = Bench(MINI, looks=2)
+    arms = {f"{o}, {s}": (o, s) for o in FIRST for s in SCHEDULES}
+    tune(
+        "lock_free_schedules", {name: schedule_axes(FIRST[o]) for name, (o, _) in arms.items()},
+        lambda name, point: scheduled(
+            bench, arms[name][0], Rule(arms[name][1], **point), 600, seed=101
+        ),
+    )  # fmt: skip
+
+
+PARTS = {one.__name__: one for one in (minute, widths, ngram_tables, lock_free_schedules)}
+
+
+def main():
+    """Run the parts that the flags name."""
+    chosen = flags(__doc__, parts=PARTS, **MODES, tune="search the schedules").parse_args()
+    if chosen.tune:
+        return tune_schedules()
+    return measured_parts(PARTS, chosen, packages=("torch",), seeds=(4, 8))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,286 @@
+"""The frame of every benchmark: its flags, its result, how it ends.
+
+A script says what it measures, and ends with `raise SystemExit(main())`:
+
+    def main():
+        chosen = flags(__doc__, quick="two turns").parse_args()
+        return measured("name", chosen, measure, packages=("torch",), quiet=True)
+
+`measure(findings, chosen)` adds claims and numbers to the findings. The frame prints them, then one
+JSON line, and writes it to `--out FOLDER` as NAME.json. The exit code is 0 (met, or no limit of our
+own), 1 (missed) or 3 (not measurable on a machine that others keep busy, or not to be decided by
+these repeats).
+
+Every script has `--tiny`: the work is as small as it gets, no exit code judges it, and of the
+claims counts alone get a verdict. It takes the sizes of `--quick`, but for those that it gives as
+`smallest(tiny, usual)` or `chosen.pick`; the harness takes one turn and does not wait for a quiet
+machine.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from harness.claims import (
+    MET,
+    MISSED,
+    NO_LIMIT,
+    NOT_MEASURABLE,
+    UNTOLD,
+    WORDS,
+    Findings,
+    Sample,
+    false_verdicts,
+    worst,
+)
+from harness.estimates import Estimate
+from harness.machine import (
+    BUSY_SHARE,
+    ROOT,
+    LoadWatch,
+    commit,
+    machine,
+    set_tiny,
+    smallest,
+    versions,
+    wait_until_quiet,
+)
+
+from mlxhog.base import plain_json
+from mlxhog.base.durable import replace_file
+
+EXIT_CODES = {MET: 0, NO_LIMIT: 0, MISSED: 1, NOT_MEASURABLE: 3, UNTOLD: 3}
+TINY, QUICK, FULL = "tiny", "quick", "full"
+MODES = {QUICK: "minutes (default)", FULL: "more seeds, the documents' sizes"}
+LONGEST_ROW = 500  # characters of a list or object that stands in one line of a file
+
+
+def _one_sentence(kind, error, trace):
+    """Say which package a script lacks; show any other error as Python does."""
+    name = (getattr(error, "name", None) or "").partition(".")[0]
+    ours = any((folder / name).exists() for folder in (ROOT, ROOT / "benchmarks"))
+    if not isinstance(error, ModuleNotFoundError) or ours:
+        return sys.__excepthook__(kind, error, trace)
+    print(
+        f"{name} is not installed, and {os.path.basename(sys.argv[0])} needs it: "
+        "python -m pip install -c constraints.txt -e '.[test,peers]'",
+        file=sys.stderr,
+    )
+
+
+if (ROOT / "benchmarks") in Path(sys.argv[0]).resolve().parents:
+    sys.excepthook = _one_sentence  # here, because scripts import packages after this module
+
+
+class Chosen(argparse.Namespace):
+    """The flags of a run of a script.
+
+    Attributes:
+        mode: "tiny", "quick" or "full".
+        quick: whether minutes have to do; true of tiny as well.
+        seeds: of the trainings, where the script gives their number to `measured`.
+    """
+
+    def pick(self, *, tiny, quick, full):
+        """Return the one of three values that is for this mode."""
+        return {TINY: tiny, QUICK: quick, FULL: full}[self.mode]
+
+
+class Parser(argparse.ArgumentParser):
+    """The parser of a script's flags."""
+
+    def parse_args(self, args=None, namespace=None):
+        """Read the flags; the sizes of a script with --full are those of --quick by default."""
+        chosen = super().parse_args(args, namespace or Chosen())
+        set_tiny(chosen.tiny)
+        has_full = "full" in vars(chosen)
+        quick = has_full and not chosen.full or vars(chosen).get("quick", False)
+        chosen.mode = TINY if chosen.tiny else QUICK if quick else FULL
+        chosen.quick = chosen.mode != FULL
+        return chosen
+
+
+def flags(about, *, parts=(), **modes):
+    """The flags of a script.
+
+    Args:
+        about: shown by `--help`; the docstring of the script.
+        parts: names, of which `chosen.only` is some, or None.
+        modes: flags of which at most one is set, and what each changes: `quick="two turns"`;
+            `tiny` is always there.
+    """
+    parser = Parser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    group = parser.add_mutually_exclusive_group()
+    for mode, change in {**modes, TINY: "does it run? its numbers mean nothing"}.items():
+        group.add_argument(f"--{mode}", action="store_true", help=change)
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write FOLDER/NAME.json")
+    if names := list(parts):
+        parser.add_argument(
+            "--only", nargs="+", action="extend", choices=names, metavar="PART",
+            help=f"some of: {' '.join(names)}",
+        )  # fmt: skip
+    return parser
+
+
+def measured(name, chosen, measure, *, packages=(), quiet=False, seeds=None):
+    """Measure, and print what was measured; returns the exit code.
+
+    Args:
+        name: of the benchmark.
+        chosen: the flags.
+        measure: adds claims and numbers to the findings, and prints its progress.
+        packages: whose versions are recorded, beside mlxhog and numpy.
+        quiet: whether to wait for a quiet machine first: a minute, with `--quick` 10 s.
+        seeds: numbers of them, of `--quick` and of `--full`.
+    """
+    findings = Findings()
+    if seeds is not None:
+        count = chosen.pick(tiny=1, quick=seeds[0], full=seeds[1])
+        chosen.seeds = findings.seeds = tuple(range(1, count + 1))
+    if quiet:
+        wait_until_quiet(10.0 if chosen.quick else 60.0)
+    watch, began = LoadWatch(), time.monotonic()
+    measure(findings, chosen)
+    others_load = watch.stop() if findings.others_load is None else findings.others_load
+    findings = findings.judged(others_load)
+    print()
+    show(findings, others_load)
+    written = {
+        "benchmark": name,
+        "command": shlex.join(["python", *_command()]),
+        "mode": chosen.mode,
+        **document(findings, others_load, packages),
+        "seconds": round(time.monotonic() - began, 1),
+    }
+    if chosen.out is not None:
+        chosen.out.mkdir(parents=True, exist_ok=True)
+        write_rows(chosen.out / f"{name}.json", written)
+    print(plain_json.dumps(written).decode(), flush=True)
+    return EXIT_CODES[written["verdict"]]
+
+
+def measured_parts(parts, chosen, **how):
+    """Measure the parts of a script that its flag `--only` names, each with a result of its own.
+
+    Args:
+        parts: name of a result -> what measures it.
+        chosen: the flags.
+        how: options of `measured`.
+    """
+    names = chosen.only or parts
+    codes = [measured(name, chosen, parts[name], **how) for name in names]
+    return next((code for code in (1, 3) if code in codes), 0)
+
+
+def _command():
+    """The words of this process, from the root of the checkout, but for --out."""
+    script, words = Path(sys.argv[0]).resolve(), sys.argv[1:]
+    if "--out" in words:
+        at = words.index("--out")
+        words = words[:at] + words[at + 2 :]
+    return [str(script.relative_to(ROOT)) if ROOT in script.parents else script.name, *words]
+
+
+def other_seed(seed):
+    """The seed of an arm's second run (A/A) where runs of one seed repeat bit for bit."""
+    return seed + 1000
+
+
+def say(text):
+    """Print one line of progress at once."""
+    print(text, flush=True)
+
+
+def verdict(claims):
+    """Missed if a judged claim is; else not measurable if others spoilt one; else the worst.
+
+    Without a claim, and with `--tiny`, it is `NO_LIMIT`: there is no limit of our own.
+    """
+    if not claims or smallest(True, False):
+        return NO_LIMIT
+    return worst(claim.ended for claim in claims)
+
+
+def document(findings, others_load, packages):
+    """Verdict, claims and numbers of judged findings, and what they were measured with."""
+    ended = verdict(findings.claims)
+    if ended == MET and false_verdicts(findings.twins):
+        ended = UNTOLD  # it tells equal arms apart, for an unknown cause
+    return {
+        "verdict": ended,
+        "claims": [claim.to_json() for claim in findings.claims],
+        "compared": [one.to_json() for one in findings.compared],
+        "twins": {
+            "comparisons": [
+                {"name": twin.name, **twin.estimate.to_json(), "p": twin.p}
+                for twin in findings.twins
+            ],
+            "false_verdicts": false_verdicts(findings.twins),
+        },
+        **({"seeds": findings.seeds} if findings.seeds else {}),
+        **_as_objects(findings.results),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "others_load": round(others_load, 3),
+        "machine": machine(),
+        "versions": versions("mlxhog", "numpy", *packages),
+        "commit": commit(),
+    }
+
+
+def show(findings, others_load):
+    """Print judged claims, the A/A arms, and whether others kept the machine busy."""
+    for one in findings.compared:
+        print(f"  claim     {one.claim}\n  measured  {one.measured}\n  {one.verdict}\n")
+    for claim in findings.claims:
+        ended = WORDS[claim.ended]
+        ended = ended.upper() if claim.ended == MISSED else ended
+        print(f"  {ended:14}  {claim.name}: {claim.measured} (wanted {claim.wanted})")
+    if not findings.claims:
+        print(f"  {WORDS[NO_LIMIT]}")
+    if twins := findings.twins:
+        values = "; ".join(f"{twin.name} {twin.estimate.spelt('.3f')}" for twin in twins)
+        print(f"  A/A: {false_verdicts(twins)} false verdicts in {len(twins)} ({values})")
+    if others_load > BUSY_SHARE and any(claim.timing for claim in findings.claims):
+        print(
+            f"  busy machine: others used {others_load:.2f} cores meanwhile (load average "
+            f"{os.getloadavg()[0]:.2f}); timings are not measurable, stop them and run this again"
+        )
+
+
+def write_rows(path, value):
+    """Write a file of JSON with one row a line, so that a changed row is a changed line."""
+    replace_file(path, f"{_rows(json.loads(plain_json.dumps(value)))}\n".encode())
+
+
+def _rows(value, indent=""):
+    """Short values, and those without a list or an object inside, in one line."""
+    text = json.dumps(value)
+    entries = value.values() if isinstance(value, dict) else value
+    if len(text) <= LONGEST_ROW or not any(isinstance(entry, dict | list) for entry in entries):
+        return text
+    names = [f"{json.dumps(name)}: " for name in value] if text[0] == "{" else [""] * len(value)
+    inner = ",\n".join(
+        f"{indent} {name}{_rows(entry, indent + ' ')}"
+        for name, entry in zip(names, entries, strict=True)
+    )
+    return f"{text[0]}\n{inner}\n{indent}{text[-1]}"
+
+
+def _as_objects(value):
+    """Samples and estimates as objects, at any depth."""
+    if isinstance(value, Sample):
+        return asdict(value)
+    if isinstance(value, Estimate):
+        return value.to_json()
+    if isinstance(value, list | tuple):
+        return [_as_objects(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: _as_objects(item) for key, item in value.items()}
+    return value

@@ -1,0 +1,161 @@
+"""docs/results.md and benchmarks/documents.md, from the results of the scripts.
+
+`benchmarks/claims.yaml` has the rows: what is said, and which limits of a result decide it. Number
+and verdict come from `results/NAME.json`, so they change with it.
+"""
+
+import json
+import tomllib
+
+import yaml
+from harness.claims import MET, NO_LIMIT, UNTOLD, WORDS, Claim, worst
+from harness.machine import ROOT
+
+CLAIMS = ROOT / "benchmarks" / "claims.yaml"
+RESULTS_PAGE, DOCUMENTS_PAGE = ROOT / "docs" / "results.md", ROOT / "benchmarks" / "documents.md"
+MOST_LIMITS = 3  # that a row shows; of more, those that are not kept
+LACKS = "the result has no"
+"""Where a row names a claim or limit that its script no longer has."""
+
+
+def pages(folder):
+    """Path -> text of both pages."""
+    table, results = yaml.safe_load(CLAIMS.read_text("utf-8")), read(folder)
+    return {
+        RESULTS_PAGE: results_page(table["results"], results),
+        DOCUMENTS_PAGE: documents_page(table["documents"], results),
+    }
+
+
+def read(folder):
+    """Name of a script's part -> its result."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+
+
+def results_page(table, results):
+    """The only page of numbers: by situation, a row a statement."""
+    lines = [table["head"].strip(), ""]
+    for group in table["groups"]:
+        lines += [f"## {group['title']}", "", *([group["note"], ""] if "note" in group else [])]
+        lines += ["| statement | measured | verdict | script |", "|---|---|---|---|"]
+        for claim in group["rows"]:
+            text, verdict = measured_of(claim, results)
+            said = f"{claim['claim']} {claim.get('note', '')}".strip()
+            lines.append(row([said, text, f"**{verdict}**", origin(claim, results, "../")]))
+        lines.append("")
+    return "\n".join(lines)
+
+
+def documents_page(table, results):
+    """Each claim of the source documents, in our words, beside a measurement."""
+    lines = [table["head"].strip(), ""]
+    for group in table["groups"]:
+        lines += [f"## {group['title']}", "", *([group["note"], ""] if "note" in group else [])]
+        lines += ["| document | claim | measured | verdict | correction | script |"]
+        lines += ["|---|---|---|---|---|---|"]
+        for claim in group["rows"]:
+            text, verdict = measured_of(claim, results)
+            cells = [claim["document"], claim["claim"], text, f"**{verdict}**"]
+            lines.append(row([*cells, claim["correction"], origin(claim, results, "../")]))
+        lines.append("")
+    return "\n".join(lines)
+
+
+def origin(claim, results, root):
+    """Which script measured a row, and when, on which machine, of another version than today's."""
+    if (name := claim.get("result")) not in results:
+        return claim.get("link", "")
+    result = results[name]
+    version, now = result.get("versions", {}).get("mlxhog"), today()
+    old = f", version {version}" * (version not in (None, now))
+    letter = result["machine"].get("letter", "unknown")
+    return f"[{name}]({root}benchmarks/results/{name}.json), {letter}, {result['date']}{old}"
+
+
+def today():
+    """The version of this checkout."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
+
+
+def measured_of(claim, results):
+    """What was measured of a row's claim, and the verdict in words."""
+    if "result" not in claim:
+        once = "once" in claim
+        text = f"measured once: {claim['once']}" if once else f"derived: {claim['derived']}"
+        return text, str(claim["verdict"])
+    if (result := results.get(claim["result"])) is None:
+        return "not measured yet", WORDS[UNTOLD]
+    compared = result.get("compared", [])
+    if "compared" in claim:
+        return next(
+            ((one["measured"], one["verdict"]) for one in compared
+             if one["claim"].startswith(claim["compared"])),
+            (f"{LACKS} {claim['compared']}", WORDS[UNTOLD]),
+        )  # fmt: skip
+    every = [*result["claims"], *(one for each in compared for one in each.get("rests_on", []))]
+    every = list({one["name"]: one for one in every}.values())
+    starts = claim.get("limit", [one["name"] for one in result["claims"]])
+    found = [one for start in starts for one in every if one["name"].startswith(start)]
+    chosen = list({one["name"]: one for one in found}.values())
+    if lacking := [one for one in starts if not any(c["name"].startswith(one) for c in every)]:
+        return f"{LACKS} {' and '.join(lacking)}", WORDS[UNTOLD]
+    if "above" in claim or "below" in claim:
+        text = "; ".join(f"{one['name']}: {measured(one)}" for one in chosen)
+        apart = _twins_apart(result)
+        if apart > 1:
+            text += f"; two equal arms differ by a factor of {apart:.3f} (A/A)"
+        return text, _by_bound(claim, [(one["interval"], apart) for one in chosen])
+    end = worst(one["ended"] for one in chosen)
+    shown, kept = chosen, [one for one in chosen if one["ended"] == MET]
+    if len(chosen) > MOST_LIMITS:
+        shown = [one for one in chosen if one not in kept] or kept[:1]
+    text = "; ".join(f"{one['name']}: {measured(one)}{wanted(one)}" for one in shown)
+    if shown is not chosen:
+        text = f"{len(kept)} of {len(chosen)} limits kept; {text}"
+    return text, claim.get("means", {}).get(end, WORDS[end])
+
+
+def _twins_apart(result):
+    """How far equal arms of a script are apart, as a factor; 1 unless it tells them apart."""
+    twins = result.get("twins", {"comparisons": [], "false_verdicts": 0})
+    ratios = [one["value"] for one in twins["comparisons"]] if twins["false_verdicts"] else []
+    return max((max(ratio, 1 / ratio) for ratio in ratios), default=1.0)
+
+
+def _by_bound(claim, intervals):
+    """Whether intervals are on the side of a number that the claim says."""
+    above, bound = "above" in claim, claim.get("above", claim.get("below"))
+    higher = [low / apart > bound for (low, _), apart in intervals]
+    lower = [high * apart < bound for (_, high), apart in intervals]
+    kept, broken = (higher, lower) if above else (lower, higher)
+    if all(kept):
+        return "holds"
+    if any(kept) and any(broken):
+        return "holds in part"
+    return "does not hold" if any(broken) else WORDS[UNTOLD]
+
+
+def measured(claim):
+    """A recorded claim's value with interval and n."""
+    ends = claim.get("interval")
+    interval = tuple(float("nan") if end is None else end for end in ends) if ends else None
+    value = float("nan") if claim["value"] is None else claim["value"]
+    return Claim(
+        claim["name"], value, claim["relation"], claim["limit"], interval=interval, n=claim.get("n")
+    ).measured
+
+
+def wanted(claim):
+    """A recorded claim's limit, in words."""
+    if claim["ended"] == NO_LIMIT:
+        return ""
+    return (
+        ", limit "
+        + Claim("", 0.0, claim["relation"], claim["limit"], least=claim.get("least")).wanted
+    )
+
+
+def row(cells):
+    """A row of a table."""
+    escaped = [cell.replace("|", "\\|") for cell in cells]
+    return f"| {' | '.join(escaped)} |"

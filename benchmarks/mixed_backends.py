@@ -1,0 +1,141 @@
+"""MLX beside PyTorch on one set of parameters: convergence, and whether both compute the same.
+
+    python benchmarks/mixed_backends.py          two workers
+    python benchmarks/mixed_backends.py --full   and 4 + 4, 8 + 8 processes
+
+Lock-free workers on the same parameters, Muon with its defaults: all of PyTorch, all of MLX, half
+of each. Where they are more than the cores, this shows whether they work and converge, and no
+speed. Beside it, both backends compute loss and gradient of the same batches at the same
+parameters.
+"""
+
+from dataclasses import asdict
+from statistics import median
+
+import numpy as np
+from harness.claims import Claim, Twin, counted
+from harness.estimates import Mean
+from harness.frame import MODES, flags, measured
+from harness.interleaved import take_turns
+from language_models.ours import load_backend
+from training.recording import SIZES, TINY, Bench, enough_cores, workers
+
+from mlxhog.data.batches import Batches
+from mlxhog.data.prepare import prepare
+from mlxhog.models.families import param_spec
+from mlxhog.models.registry import load_architecture
+from mlxhog.optim.updates import Rows
+
+TORCH, MLX, BOTH, AGAIN = "torch", "mlx", "mlx+torch", "mlx+torch again"
+"""The last is the A/A arm."""
+TIE = 0.05  # bits per byte: what two runs of one mix differ by
+PARITY = 1e-3  # of losses and gradients, relative: float32 sums in another order
+
+
+def mix(kind, count):
+    """The option `workers` of an arm."""
+    if kind in (TORCH, MLX):
+        return workers(count, f"{kind}:cpu")
+    return f"{workers(count // 2, 'mlx:cpu')},{workers(count // 2)}"
+
+
+def measure(findings, chosen):
+    """Train by every mix, and compare the backends number by number."""
+    bench = Bench(chosen.pick(tiny=TINY, quick=SIZES, full=SIZES), looks=2)
+    counts = chosen.pick(tiny=(2,), quick=(2,), full=(2, 8, 16))
+    common = {"optimizer": "muon", "schedule": "cosine",
+              "tokens": chosen.pick(tiny=12_000, quick=40_000, full=150_000)}  # fmt: skip
+    arms = [*((kind, n) for n in counts for kind in (TORCH, MLX, BOTH)), (AGAIN, 2)]
+    trainings = take_turns(
+        chosen.seeds, arms,
+        lambda arm, seed: bench.train(
+            f"{arm[0]}, {arm[1]} processes", seed=seed, workers=mix(*arm), **common
+        ),
+    )  # fmt: skip
+    findings.table(_row(arm, own) for arm, own in trainings.items())
+    ends = {arm: [one.end for one in own] for arm, own in trainings.items()}
+    findings.compare("same convergence as homogeneous", *(
+        counted(
+            f"{n} processes: mlx+torch less {alone}, bits per byte",
+            Mean.of_differences(ends[BOTH, n], ends[alone, n]), "within", TIE, least=-TIE,
+        )
+        for n in counts
+        for alone in (TORCH, MLX)
+    ))  # fmt: skip
+    claims = same_numbers(bench, 2 if chosen.quick else 8, trainings)
+    findings.claims += claims
+    findings.compare("outputs match within epsilon", *claims)
+    findings.twins.append(Twin.of("mlx+torch, 2 processes", ends[BOTH, 2], ends[AGAIN, 2]))
+    findings.results |= {
+        "settings": {**bench.settings, **common},
+        "trainings": {f"{k}, {n}": list(map(asdict, own)) for (k, n), own in trainings.items()},
+    }
+
+
+def _row(arm, own):
+    kind, count = arm
+    return {
+        "workers": kind,
+        "processes": count,
+        "bits per byte": Mean.of(one.end for one in own).spelt(".3f"),
+        "tokens per second": round(median(one.tokens_per_s for one in own)),
+        "speed": "measured" if enough_cores(count) else "says nothing: more processes than cores",
+        "staleness": round(median(one.staleness for one in own), 2),
+    }
+
+
+def same_numbers(bench, batches, trainings):
+    """Largest relative difference of losses and gradients, MLX against PyTorch, and lost updates.
+
+    Both with native and with plain operators.
+    """
+    text = Batches.open(
+        prepare("sotu").train, seq_len=bench.options["seq_len"],
+        batch_size=bench.options["batch_size"], seed=0,
+    )  # fmt: skip
+    some, apart = [text.at(0, k) for k in range(batches)], {"losses": 0.0, "gradients": 0.0}
+    for kernels in ("auto", "reference"):
+        sides = (computed(one, kernels, bench.model, some) for one in ("torch:cpu", "mlx:cpu"))
+        for (loss, grad), (other_loss, other_grad) in zip(*sides, strict=True):
+            off = abs(loss - other_loss) / abs(loss)
+            apart["losses"] = max(apart["losses"], off)
+            off = float(np.linalg.norm(grad - other_grad) / np.linalg.norm(grad))
+            apart["gradients"] = max(apart["gradients"], off)
+    lost = max(one.lost_update_rate for own in trainings.values() for one in own)
+    name = "lost updates (stripe locks; no framework adds atomically)"
+    return [
+        *(Claim(f"relative difference of {what}", off, "<=", PARITY, timing=False)
+          for what, off in apart.items()),
+        Claim(name, lost, "==", 0, timing=False),
+    ]  # fmt: skip
+
+
+def computed(backend, kernels, model_name, batches):
+    """Loss and whole gradient of each batch at the initial parameters."""
+    model = load_architecture(model_name)
+    worker = load_backend(backend, model, threads=2, kernels=kernels)
+    shapes = {name: spec.shape for name, spec in sorted(param_spec(model).items())}
+    results = []
+    for batch in batches:
+        loss, grads = worker.loss_and_grads(batch)
+        parts = []
+        for name, shape in shapes.items():
+            grad = grads[name]
+            if isinstance(grad, Rows):
+                dense = np.zeros(shape, np.float32)
+                np.add.at(dense, grad.index, grad.values)
+                grad = dense
+            parts.append(np.asarray(grad).ravel().copy())
+        results.append((loss, np.concatenate(parts)))
+    worker.close()
+    return results
+
+
+def main():
+    """Read the flags, and measure."""
+    chosen = flags(__doc__, **MODES).parse_args()
+    return measured("mixed_backends", chosen, measure, packages=("torch", "mlx"), seeds=(3, 3))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

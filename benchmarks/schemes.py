@@ -1,0 +1,269 @@
+"""Ways to train one xLSTM with two and with four workers: who reaches a loss sooner?
+
+    python benchmarks/schemes.py                        two equal workers, three seeds
+    python benchmarks/schemes.py --full                 every arm and condition, five seeds: an hour
+    python benchmarks/schemes.py --full --only default_loss
+    python benchmarks/schemes.py --full --keep runs.jsonl   an interrupted run continues
+    python benchmarks/schemes.py --tune                 search the settings: hours
+
+schemes        `tiny` on bytes with Muon, to 2.1 bits per byte: one process with one and two
+               threads, and two and four workers of one thread each, in rounds (equal shares, or
+               shares by speed), lock-free (each worker writes all parameters, or by blocks: only
+               those that no other worker writes), in turn, and each on its own with one average at
+               the end. Workers are equal, or disturbed (`training/disturbances.py`). Four workers
+               share the two cores of this machine.
+default_loss   what `mlxhog train` trains without options, to 1.6 bits per byte
+lower_loss     `tiny` to 1.8 bits per byte, with Muon and with AdamW
+
+Ratios are of pairs with the same seed; every arm has the settings that one search found for it
+(`training/race.py`). Lock-free workers write under locks of 4 KiB (`--write lossless`) unless the
+arm says racy, share Muon's moments and look ahead.
+"""
+
+import math
+from pathlib import Path
+from statistics import median
+
+from harness.claims import Claim, Twin
+from harness.estimates import Ratio
+from harness.frame import MODES, flags, measured_parts
+from harness.interleaved import remembered, take_turns
+from training.disturbances import DISTURBANCES, EQUAL, QUARTER, SLEEPS, Disturber
+from training.race import Course, Target, reached_json, reached_of
+from training.recording import TINY, model_file
+
+RULE = "muon"
+ALONE = ("serial 1 thread", "serial 2 threads")
+ROUNDS, FREE, BLOCKS = ("sync", "sync by speed"), "hogwild", "hogwild by blocks"
+TURNS, ONCE = "round-robin", "runs averaged once"
+TOGETHER = (*ROUNDS, FREE, BLOCKS)
+RACY = "hogwild, racy"
+USUAL = ("sync, one backup", "ssp", RACY)
+"""The usual answers to late workers, and Hogwild as published."""
+TWIN = "hogwild again"
+"""The A/A arm: it differs from `hogwild` in its name only."""
+OTHERS = ("one 6x slower", "random sleeps, 3x", "another program")
+HIGH = Target(2.1, {"muon": 200_000}, 16_384, margin=0.1)
+ANY = Target(
+    7.9, eval_tokens=1024, fixed={"lr": 3e-3, "tokens": 12_000},
+    options={"model": model_file(**TINY), "seq_len": 32},
+)  # fmt: skip
+"""Of --tiny: any loss, with any settings."""
+
+
+def arms(chosen):
+    """Every arm of a mode, fixed before it runs: condition, scheme, workers."""
+    if chosen.quick:
+        return [(EQUAL, scheme, 2) for scheme in ("sync", FREE, TWIN)]
+    return [
+        *((EQUAL, scheme, 1) for scheme in ALONE),
+        *((EQUAL, scheme, 2) for scheme in (*TOGETHER, TURNS, ONCE, TWIN, RACY)),
+        *((EQUAL, scheme, 4) for scheme in TOGETHER),
+        *((QUARTER, scheme, 2) for scheme in (*ROUNDS, FREE, *USUAL)),
+        *((SLEEPS, scheme, 2) for scheme in (*TOGETHER, *USUAL)),
+        *((SLEEPS, scheme, 4) for scheme in (*ROUNDS, FREE)),
+        *((condition, scheme, 2) for condition in OTHERS for scheme in (*ROUNDS, FREE)),
+    ]
+
+
+def race_arm(scheme, workers):
+    """The arm's name among those of `training.race`."""
+    name = FREE if scheme == TWIN else scheme
+    return f"{name}, {workers} workers" if workers > 2 else name
+
+
+def train(course, condition, scheme, workers, seed):
+    """One training under a condition."""
+    disturbance, seconds = DISTURBANCES[condition], 60.0
+    return course.run(
+        race_arm(scheme, workers), RULE, seed, slow=disturbance.option(seconds, workers),
+        disturb=Disturber(disturbance.disturb, seconds),
+    )  # fmt: skip
+
+
+def schemes(findings, chosen):
+    """Train every arm with every seed, all arms of a seed before the next seed."""
+    course = Course(chosen.pick(tiny=ANY, quick=HIGH, full=HIGH))
+    if chosen.tune:
+        return course.tune(RULE, [race_arm(scheme, n) for _, scheme, n in arms(chosen)])
+    once = remembered(
+        chosen.keep, lambda *arm: reached_json(train(course, *arm)), of=reached_of
+    )  # fmt: skip
+    trained = take_turns(chosen.seeds, arms(chosen), lambda arm, seed: once(*arm, seed))
+    compare(findings, trained)
+    findings.results["trainings"] = [
+        {"condition": condition, "scheme": scheme, "workers": n,
+         "runs": list(map(reached_json, own))}
+        for (condition, scheme, n), own in trained.items()
+    ]  # fmt: skip
+
+
+# -- compare --------------------------------------------------------------------------------------
+
+
+class Times:
+    """The trainings of every arm, by seed."""
+
+    def __init__(self, trained):
+        self.trained = trained
+
+    def of(self, arm, number="seconds"):
+        """A number of each seed; infinite where a run did not reach the loss."""
+        return [getattr(one, number) for one in self.trained[arm]]
+
+    def reached(self, arm):
+        """How many runs reached the loss, and within which time the others did not."""
+        late_s = [one.trained_s for one in self.trained[arm] if math.isinf(one.seconds)]
+        n = len(self.trained[arm])
+        return f"{n - len(late_s)} of {n}" + (f" within {median(late_s):.1f} s" if late_s else "")
+
+    def ratio(self, condition, rival, workers, number="seconds"):
+        """Seconds of a rival over those of as many lock-free workers."""
+        free = (condition, FREE, max(2, workers))
+        return Ratio.of(self.of((condition, rival, workers), number), self.of(free, number))
+
+    def claims(self, condition, rivals, least=1.0):
+        """Lock-free workers are so many times sooner than each rival that was run."""
+        return [
+            Claim.of(
+                f"{condition}, {crowd(workers)}: {rival} / {FREE}, seconds",
+                self.ratio(condition, rival, workers), ">=", least,
+            )
+            for rival, workers in rivals
+            if (condition, rival, workers) in self.trained
+        ]  # fmt: skip
+
+    def row(self, arm):
+        """A row of the table."""
+        reached = all(map(math.isfinite, self.of(arm)))
+        beside = reached and arm[1] != FREE
+        ratios = [
+            self.ratio(*arm, number).spelt() if beside else "" for number in ("seconds", "tokens")
+        ]
+        return {
+            **dict(zip(("condition", "scheme", "workers"), arm, strict=True)),
+            "reached": self.reached(arm),
+            "seconds to the loss": median(self.of(arm)) if reached else None,
+            **dict(zip(("seconds / hogwild", "gradients / hogwild"), ratios, strict=True)),
+            "tokens per second": round(median(self.of(arm, "tokens_per_s"))),
+            "staleness": round(median(self.of(arm, "staleness")), 2),
+        }
+
+
+def crowd(workers):
+    """How many processes train, in words."""
+    return "1 process" if workers == 1 else f"{workers} workers"
+
+
+def compare(findings, trained):
+    """Compare the arms in pairs of seeds; claims whose arms were not run cannot be told."""
+    times = Times(trained)
+    findings.table(map(times.row, trained))
+    alone, two = (EQUAL, "serial 2 threads", 1), (EQUAL, "sync", 2)
+    if {alone, two} <= trained.keys():
+        name = f"{EQUAL}, 1 process: {alone[1]} / {two[1]}, seconds"
+        findings.at_least(name, Ratio.of(times.of(alone), times.of(two)), 1.0)
+    findings.claims += times.claims(SLEEPS, [(name, 2) for name in ROUNDS])
+    rounds = [(name, workers) for workers in (2, 4) for name in ROUNDS]
+    rivals = [*rounds, (TURNS, 2), ("serial 2 threads", 1)]
+    findings.compare(
+        "Round-Robin is 10x slower than Hogwild! for fast gradients, a bad fit for xLSTM",
+        *times.claims(EQUAL, [(TURNS, 2)], least=10.0),
+    )
+    averaged_once(findings, times)
+    findings.compare("Gradient averaging is slower", *times.claims(EQUAL, rounds), whole=True)
+    findings.compare(
+        "Hogwild! is optimal for xLSTM", *times.claims(EQUAL, rivals), whole=True
+    )  # fmt: skip
+    findings.compare(
+        "Natural load balancing: no barriers, adapts to varying gradient times",
+        *times.claims(QUARTER, rounds), *times.claims(SLEEPS, rounds),
+    )  # fmt: skip
+    for condition in (QUARTER, SLEEPS, *OTHERS):
+        others = [(name, 2) for name in (*ROUNDS, *USUAL)]
+        if claims := times.claims(condition, others):
+            findings.compare(f"{condition}: lock-free workers are sooner", *claims)
+    own = (times.of((EQUAL, scheme, 2)) for scheme in (FREE, TWIN))
+    findings.twins.append(Twin.of(f"{FREE}, 2 workers", *own))
+
+
+def averaged_once(findings, times):
+    """Runs that never reach the loss have no ratio: they had longer than serial training took."""
+    words = "MapReduce (independent runs, averaged): no improvement over serial"
+    alone, once = (EQUAL, ALONE[0], 1), (EQUAL, ONCE, 2)
+    if once not in times.trained:
+        findings.compare(words)
+    elif all(map(math.isfinite, times.of(once))):
+        sooner = Ratio.of(times.of(alone), times.of(once))
+        claim = Claim.of(f"{ALONE[0]} / {ONCE} (2 workers), seconds", sooner, "<=", 1.0)
+        findings.compare(words, claim)
+    else:
+        late_s = min(one.trained_s for one in times.trained[once])
+        longest_s = max(times.of(alone))
+        name = f"{ONCE}, 2 workers: {times.reached(once)}; seconds of {ALONE[0]} over theirs"
+        findings.compare(words, Claim(name, longest_s / late_s, "<=", 1.0))
+
+
+# -- other losses ---------------------------------------------------------------------------------
+
+
+def contest(findings, chosen, target, raced, own, rivals):
+    """Seconds to a loss of optimizers and arms, beside one of them."""
+    if chosen.tiny:
+        target = ANY
+    course, twin = Course(target), raced[0]
+    if chosen.tune:
+        for optimizer in target.tokens:
+            course.tune(optimizer, [arm for rule, arm in raced if rule == optimizer])
+        return
+    runs = take_turns(
+        chosen.seeds, [*raced, (*twin, "again")],
+        lambda one, seed: course.seconds(one[1], one[0], seed),
+    )  # fmt: skip
+    findings.same(f"{' '.join(twin)}, seconds to {target.bits}", runs[twin], runs[*twin, "again"])
+    times = {" ".join(one): seconds for one, seconds in runs.items()}
+    findings.results[f"seconds to {target.bits}, by seed"] = times
+    for rival, least in rivals.items():
+        sooner = Ratio.of(times[rival], times[own])
+        findings.at_least(f"{rival} / {own}, to {target.bits}", sooner, least)
+
+
+def default_loss(findings, chosen):
+    """What `mlxhog train` trains; workers by speed are what `auto` chooses for equal ones."""
+    options = {"model": "minute", "tokenizer": "auto"}
+    arms = ("serial 2 threads", "sync by speed mlx+torch", "hogwild mlx+torch")
+    contest(
+        findings, chosen, Target(1.6, {"muon": 400_000}, options=options),
+        [(RULE, arm) for arm in arms], f"muon {arms[1]}", {f"muon {arms[0]}": 1.3},
+    )  # fmt: skip
+
+
+def lower_loss(findings, chosen):
+    """`tiny` to a lower loss; AdamW beside Muon."""
+    raced = [(RULE, arm) for arm in ("serial 1 thread", "serial 2 threads", "sync by speed", FREE)]
+    contest(
+        findings, chosen, Target(1.8, {"muon": 700_000, "adamw": 1_200_000}),
+        [*raced, ("adamw", "serial 1 thread"), ("adamw", FREE)], "muon hogwild",
+        {
+            "muon serial 1 thread": 1 / 0.58, "muon serial 2 threads": 1.0,
+            "muon sync by speed": 0.95, "adamw hogwild": 1.5,
+        },
+    )  # fmt: skip
+
+
+PARTS = {one.__name__: one for one in (schemes, default_loss, lower_loss)}
+
+
+def main():
+    """Measure, or search, what the flags ask for."""
+    parser = flags(__doc__, parts=PARTS, **MODES, tune="search the settings and record them")
+    parser.add_argument(
+        "--keep", type=Path, metavar="FILE", help="of finished trainings; again it continues"
+    )
+    chosen = parser.parse_args()
+    chosen.only = chosen.only or (list(PARTS)[:1] if chosen.quick else None)
+    return measured_parts(PARTS, chosen, packages=("torch",), quiet=True, seeds=(3, 5))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,109 @@
+"""What happens to workers while they train: signals, and another program on their core."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+
+from mlxhog.report.metrics import Activity
+
+AFTER_TRAINING = (Activity.FINISHING, Activity.EVALUATING, Activity.SCORING)
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """In what workers are not equally fast.
+
+    Attributes:
+        slow: the option of `TrainConfig`, of the seconds of a run and the number of workers.
+        disturb: disturbs workers with these pids until an event, in a run of n seconds.
+    """
+
+    slow: Callable[[float, int], str] | None = None
+    disturb: Callable[[list[int], threading.Event, float], None] | None = None
+
+    def option(self, seconds, workers):
+        """What `--slow` gets; None where nothing is slow by itself."""
+        return None if self.slow is None else self.slow(seconds, workers)
+
+
+def stop_now_and_then(pids, end, seconds, *, period_s, share, begin=0.0):
+    """Stop the last worker for a share of each period, from a share of the run on."""
+    end.wait(begin * seconds)
+    with suppress(ProcessLookupError):
+        while not end.is_set():
+            os.kill(pids[-1], signal.SIGSTOP)
+            end.wait(share * period_s)
+            os.kill(pids[-1], signal.SIGCONT)
+            end.wait((1 - share) * period_s)
+
+
+def compute_beside(pids, end, seconds):
+    """Another program, bound to one core where the system can bind it."""
+    program = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(program.pid, {min(os.sched_getaffinity(0))})
+        end.wait()
+    finally:
+        program.kill()
+        program.wait()
+
+
+def asleep(times):
+    """All workers take so many times as long for one gradient in ten, at random."""
+    return lambda _, n: ",".join(f"{k}=random:0.1:{times}" for k in range(n))
+
+
+def one(times):
+    """The second worker is so many times slower."""
+    return lambda *_: f"1={times}"
+
+
+EQUAL, QUARTER, SLEEPS = "equal", "one 4x slower", "random sleeps"
+DISTURBANCES = {
+    EQUAL: Disturbance(),
+    "one 2x slower": Disturbance(one(2)),
+    QUARTER: Disturbance(one(4)),
+    "one 6x slower": Disturbance(one(6)),
+    "one becomes 4x slower": Disturbance(
+        disturb=partial(stop_now_and_then, period_s=0.04, share=0.75, begin=0.5)
+    ),
+    SLEEPS: Disturbance(asleep(6)),
+    "random sleeps, 3x": Disturbance(asleep(3)),
+    "another program": Disturbance(disturb=compute_beside),
+    "one joins late": Disturbance(lambda seconds, _: f"1=late:{seconds / 3:g}"),
+    "one stopped half of the time": Disturbance(
+        disturb=partial(stop_now_and_then, period_s=1.0, share=0.5)
+    ),
+}
+
+
+class Disturber:
+    """An observer of a run: disturbs its workers from their first step to their last."""
+
+    def __init__(self, disturb, seconds):
+        self._disturb, self._seconds = disturb, seconds
+        self._end, self._thread = threading.Event(), None
+
+    def __call__(self, progress):
+        """Begin with the first step, end with the training."""
+        if self._disturb is None or self._end.is_set():
+            return
+        if self._thread is None and progress.step > 0:
+            given = ([worker.pid for worker in progress.workers], self._end, self._seconds)
+            self._thread = threading.Thread(target=self._disturb, args=given)
+            self._thread.start()
+        if progress.doing is not None and progress.doing.activity in AFTER_TRAINING:
+            self.end()
+
+    def end(self):
+        """Disturb no longer."""
+        self._end.set()
+        if self._thread is not None:
+            self._thread.join()

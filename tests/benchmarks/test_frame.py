@@ -1,0 +1,257 @@
+"""How a benchmark ends: what a busy machine excuses and what it does not; all.py; the searches."""
+
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+
+from tests.pairs import each_of
+
+
+@pytest.fixture(scope="module")
+def claims(load):
+    return load("harness.claims")
+
+
+@pytest.fixture(scope="module")
+def frame(load):
+    return load("harness.frame")
+
+
+def chosen(frame, *words):
+    return frame.flags("", **frame.MODES).parse_args(words)
+
+
+@each_of(
+    ("time", "lost", "others_load", "verdict", "code"),
+    [
+        (1.0, 0, 0.0, "met", 0),
+        (1.2, 0, 0.0, "missed", 1),
+        (float("nan"), 0, 0.0, "missed", 1),
+        (1.0, 0, 0.5, "not_measurable", 3),
+        (1.2, 0, 0.5, "not_measurable", 3),
+        (1.0, 7, 0.5, "missed", 1),
+    ],
+)
+def test_a_busy_machine_excuses_timings_and_never_counts(
+    frame, claims, capsys, time, lost, others_load, verdict, code
+):
+    def measure(findings, _):
+        findings.at_most("time ratio", time, 1.15)
+        findings.exact("adds lost", lost, 0)
+        findings.results["ns"] = {"add": claims.Sample.of([3.0, 1.0, 2.0])}
+        findings.others_load = others_load
+
+    assert frame.measured("adds", chosen(frame), measure) == code
+    printed = capsys.readouterr().out
+    line = json.loads(printed.splitlines()[-1])
+    assert line["verdict"] == verdict
+    assert line["ns"]["add"] == {"median": 2.0, "low": 1.0, "high": 3.0, "repeats": 3}
+    assert ("busy machine" in printed) == (others_load > 0.1)
+
+
+def document_claims(findings):
+    findings.compare("it falls", findings_claim(findings, "metres", 4.9, timing=False))
+    findings.compare("it is fast", findings_claim(findings, "seconds", 2.0, timing=True))
+    findings.compare("it was not run")
+    findings.describe("it has a name", "by definition")
+
+
+def findings_claim(findings, name, value, timing):
+    findings.at_most(name, value, 5.0 if name == "metres" else 1.0, timing=timing)
+    return findings.claims.pop()
+
+
+@pytest.mark.parametrize(
+    ("mode", "others_load", "fast", "falls"),
+    [
+        ("--quick", 0.0, "does not hold", "holds"),
+        ("--quick", 0.5, "cannot be told here", "holds"),
+        ("--tiny", 0.0, "cannot be told here", "cannot be told here"),
+    ],
+)
+def test_a_result_is_written_whole_and_load_leaves_no_verdict_on_times(
+    frame, tmp_path, mode, others_load, fast, falls
+):
+    def measure(findings, options):
+        findings.others_load = others_load
+        document_claims(findings)
+
+    words = [mode, "--out", str(tmp_path)]
+    frame.measured("falling", chosen(frame, *words), measure, seeds=(2, 3))
+    document = json.loads((tmp_path / "falling.json").read_text())
+    verdicts = {one["claim"]: one["verdict"] for one in document["compared"]}
+    assert verdicts == {
+        "it falls": falls, "it is fast": fast, "it was not run": "cannot be told here",
+        "it has a name": "follows from the definitions",
+    }  # fmt: skip
+    assert {"machine", "versions", "commit", "others_load", "seeds", "command"} <= document.keys()
+    assert document["seeds"] == ([1] if mode == "--tiny" else [1, 2])
+
+
+def test_the_estimates_of_a_claim_decide_its_verdict_together_with_all_of_the_script(load, claims):
+    ratio = load("harness.estimates").Ratio
+    clear = ratio.of([2.0, 2.1, 2.2, 2.0, 2.1], [1.0] * 5)
+    weak = ratio.of([1.05, 1.3, 1.25, 1.04, 1.2], [1.0] * 5)
+    assert weak.low > 1.0
+    findings = claims.Findings()
+    findings.compare("it is faster", claims.Claim.of("weak", weak, ">=", 1.0))
+    assert findings.judged(0.0).compared[0].verdict == claims.HOLDS
+    findings.compare("it is slower", claims.Claim.of("clear", clear, "<=", 1.0))
+    for k in range(9):
+        findings.at_least(f"{k}", weak, 1.0)
+    page = findings.judged(0.0)
+    assert [one.verdict for one in page.compared] == [claims.HERE, claims.FAILS]
+    assert {claim.ended for claim in page.claims} == {"cannot_be_told"}
+
+
+def test_a_script_that_tells_equal_arms_apart_gives_no_verdict(frame, claims):
+    findings = claims.Findings()
+    findings.exact("counts", 0, 0)
+    assert frame.document(findings.judged(0.0), 0.0, ())["verdict"] == "met"
+    findings.same("arm", [1.0, 1.01, 0.99], [1.1, 1.11, 1.09])
+    assert frame.document(findings.judged(0.0), 0.0, ())["verdict"] == "cannot_be_told"
+
+
+def test_results_that_a_run_writes_leave_its_commit_clean(load, tmp_path, monkeypatch):
+    machine = load("harness.machine")
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    monkeypatch.setattr(machine, "package", lambda: tmp_path / "mlxhog")
+    result, code = tmp_path / "benchmarks" / "results" / "one.json", tmp_path / "code.py"
+    result.parent.mkdir(parents=True)
+    for path in (result, code):
+        path.write_text("before")
+    author = ("-c", "user.name=n", "-c", "user.email=e@e")
+    for words in (("init", "-q"), ("add", "."), (*author, "commit", "-qm", "first")):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+    clean = machine.commit()
+    result.write_text("after")
+    assert machine.commit() == clean
+    assert not clean.endswith("+")
+    code.write_text("after")
+    assert machine.commit() == f"{clean}+"
+
+
+def test_a_result_has_one_row_a_line(frame, tmp_path):
+    path = tmp_path / "one.json"
+    row = {"scheme": "hogwild", "losses": [0.1] * 40}
+    value = {"seeds": list(range(500)), "mean": math.nan, "table": [row] * 3, "about": "x" * 600}
+    frame.write_rows(path, value)
+    assert json.loads(path.read_text()) == {**value, "mean": None}
+    lines = path.read_text().splitlines()
+    assert len(lines) == 10
+    assert [json.loads(line.rstrip(",")) for line in lines[4:7]] == [row] * 3
+
+
+@each_of(
+    ("loads", "values", "others_load"),
+    [([0.0, 0.5, 0.0, 0.0], [0.0] * 3, 0.0), ([0.5] * 9, [0.5] * 3, 0.5)],
+)
+def test_disturbed_turns_are_repeated_and_count_only_where_none_is_quiet(
+    load, loads, values, others_load
+):
+    loads = iter(loads)
+
+    def turn(arm):
+        load = next(loads)
+        return load, load
+
+    turns, spoilt = load("harness.interleaved").quiet_turns(3, ["ours"], turn)
+    assert (turns, spoilt) == ({"ours": values}, others_load)
+
+
+def test_finished_runs_are_lines_of_a_file_that_a_later_run_reads(load, tmp_path):
+    remembered, count = load("harness.interleaved").remembered, []
+
+    def run(arm, seed):
+        count.append(1)
+        return {"arm": arm, "seed": seed}
+
+    for _ in range(2):
+        once = remembered(tmp_path / "runs", run, of=lambda value: value["seed"])
+        assert [once("sync", seed) for seed in (1, 2)] == [1, 2]
+    assert len(count) == 2
+
+
+# -- searches --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tuning(load, tmp_path, monkeypatch):
+    module = load("harness.tuning")
+    monkeypatch.setattr(module, "FOLDER", tmp_path)
+    return module
+
+
+def test_every_arm_is_tuned_on_the_same_axes_by_as_many_trials_and_never_twice(tuning):
+    tried, best = {}, {"lr": 2.0, "beta1": 0.8}
+
+    def trial(arm, point):
+        tried.setdefault(arm, []).append(point)
+        return sum(abs(math.log(point[axis] / best[axis])) for axis in best)
+
+    axes = {"lr": tuning.around(1.0, 2.0, 5), "beta1": (0.8, 0.9, 0.95)}
+    tuning.tune("falling", dict.fromkeys(("a", "b"), axes), trial)
+    assert {len(points) for points in tried.values()} == {5 + 3 - 1}
+    assert tuning.settings("falling", ["a", "b"]) == {"a": best, "b": best}
+    tuning.tune("falling", dict.fromkeys(("a", "b"), axes), trial)
+    assert {len(points) for points in tried.values()} == {5 + 3 - 1}
+    with pytest.raises(SystemExit, match="no settings were searched for c; run it with --tune"):
+        tuning.settings("falling", ["a", "c"])
+    with pytest.raises(AssertionError):
+        tuning.tune("falling", {"a": axes, "c": {"lr": (1.0,), "beta1": (0.9,)}}, trial)
+
+
+def test_a_best_step_size_at_the_end_of_its_axis_is_refused_and_divergence_is_worst(tuning):
+    with pytest.raises(SystemExit, match=r"lr 3 is the last of its axis"):
+        tuning.tuned({"lr": (1, 2, 3), "beta1": (0.9,)}, lambda point: -point["lr"])
+    losses = {1: math.nan, 2: 5.0, 3: None}
+    assert tuning.tuned({"lr": (1, 2, 3)}, lambda point: losses[point["lr"]]) == {"lr": 2}
+
+
+# -- all.py ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def everything(load):
+    return load("all")
+
+
+def test_a_failed_script_stops_no_other_and_one_that_hangs_is_ended(
+    everything, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setattr(everything, "RESULTS", tmp_path / "results")
+    texts = {
+        "good": "raise SystemExit(3)", "bad": "raise ValueError('the disk is on fire')",
+        "hangs": "import subprocess\nsubprocess.run(['sleep', '3600'])",
+    }  # fmt: skip
+    for name, text in texts.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    scripts = [everything.Script(name, 1) for name in ("bad", "good")]
+    assert everything.run_all(scripts, full=False) == {"bad": 1, "good": 3}
+    assert "the disk is on fire" in capfd.readouterr().err
+    assert everything.run(["hangs.py"], limit_s=0.4) == 4
+
+
+def test_every_script_of_the_table_exists_and_full_takes_hours(everything, load):
+    assert all((everything.RESULTS.parent / f"{one.name}.py").exists() for one in everything.TABLE)
+    assert sum(one.seconds for one in everything.TABLE) <= 4 * 3600
+
+
+def test_a_script_that_there_is_not_is_refused_with_those_there_are(everything, capsys):
+    with pytest.raises(SystemExit) as end:
+        everything.main(["--quick", "--only", "stailness"])
+    assert end.value.code == 2
+    assert "no script stailness here; there are schemes" in capsys.readouterr().err
+
+
+def test_a_missing_package_is_one_sentence(tmp_path):
+    from tests.benchmarks.conftest import BENCHMARKS
+
+    text = "import sys; sys.argv[0] = sys.argv[1]; import harness.frame; import nothing_such"
+    words = [sys.executable, "-c", text, str(BENCHMARKS / "live.py")]
+    done = subprocess.run(words, cwd=BENCHMARKS, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("nothing_such is not installed, and live.py needs it")
