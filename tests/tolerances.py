@@ -231,8 +231,9 @@ CUT_NEAR_SERIAL = Tolerance(
     of_largest=0.04,
 )
 COMPLETION_NEAR_SERIAL = Tolerance(
-    "the objective on 16,000 ratings; the order of examples alone moves serial's by 1.8 %, 8 seeds",
-    of_largest=0.04,
+    "the objective on 16,000 ratings; the order of examples moves serial's by 1.8 % (8 seeds), "
+    "workers that wait for a busy core by 5 %; without training it is 25 % off",
+    of_largest=0.1,
 )
 BASELINE_DISTANCE = Tolerance(
     "how far 8 steps move parameters: with kernels of AVX2 in torch and NumPy 77 of 79 distances "

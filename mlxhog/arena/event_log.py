@@ -195,15 +195,10 @@ def read(path: Path) -> Iterator[Record]:
             while head := file.read(_HEAD.size):
                 size, crc = _HEAD.unpack(head.ljust(_HEAD.size, b"\xff"))
                 payload = file.read(min(size, os.fstat(file.fileno()).st_size))
-                if len(payload) < size:
+                if len(payload) < size or zlib.crc32(payload) != crc:
                     raise RunError(
-                        f"the log {path} is cut: its last record, at byte {at}, is not whole; "
-                        f"{_WAY_OUT}"
-                    )
-                if zlib.crc32(payload) != crc:
-                    raise RunError(
-                        f"the log {path} is damaged: the record at byte {at} has another checksum "
-                        f"than it was written with; {_WAY_OUT}"
+                        f"the log {path} is cut or damaged: its record at byte {at} is not as it "
+                        f"was written; {_WAY_OUT}"
                     )
                 yield _decoded(payload)
                 at += _HEAD.size + size

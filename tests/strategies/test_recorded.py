@@ -288,15 +288,12 @@ def test_a_log_that_is_cut_damaged_or_foreign_is_refused_with_the_place(runs):
     run_interleaved(runs, 2)
     path = event_log.worker_path(runs.directory, 1)
     content = path.read_bytes()
-    for cut in (len(content) - 1, len(content) - 40, 3):
-        path.write_bytes(content[:cut])
-        with pytest.raises(RunError, match=r"is cut: its last record, at byte \d+"):
-            runs.log(1)
     flipped = bytearray(content)
     flipped[-1] ^= 1
-    path.write_bytes(bytes(flipped))
-    with pytest.raises(RunError, match="is damaged: the record at byte"):
-        runs.log(1)
+    for wrong in (content[:-1], content[:-40], content[:3], bytes(flipped)):
+        path.write_bytes(wrong)
+        with pytest.raises(RunError, match=r"is cut or damaged: its record at byte \d+"):
+            runs.log(1)
     path.write_bytes(struct.pack("<II", 1, zlib.crc32(b"\x09")) + b"\x09")  # of a later version
     with pytest.raises(RunError, match="no record that this mlxhog knows.*record another run"):
         runs.log(1)

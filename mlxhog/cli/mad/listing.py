@@ -149,13 +149,13 @@ def _first_line(cls: type[Any]) -> str:
 
 
 def _source(layer: type[Any]) -> str:
-    """Return the papers about a layer, its bases or its file, or the path of a user's file."""
+    """Return the papers in the docstring of a layer, a base or its file; or a user's file."""
     from mlxhog.config.plugins import loaded
 
     module = layer.__module__
     own = [file.path for file in loaded() if file.module == module]
-    text = "\n\n".join(inspect.getdoc(one) or "" for one in (*layer.__mro__, sys.modules[module]))
-    papers = re.search(r"\bSources?: (.*?)(?:\n\n|\Z)", text, re.DOTALL)
+    texts = [inspect.cleandoc(one.__doc__ or "") for one in (*layer.__mro__, sys.modules[module])]
+    papers = re.search(r"\bSources?: (.*?)(?:\n\n|\Z)", "\n\n".join(texts), re.DOTALL)
     return own[0] if own else " ".join(papers[1].split()) if papers else ""
 
 
