@@ -102,10 +102,10 @@ def _no_crash_of_the_machine():
 @pytest.fixture(autouse=True, scope="session")
 def _phases_end_soon():
     """The process of a run looks often whether a phase is over; small runs have short ones."""
-    from mlxhog.training.session import WorkerSession
+    from mlxhog.training.session import Session
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(WorkerSession, "poll_s", 0.01)
+        patch.setattr(Session, "poll_s", 0.01)
         yield
 
 

@@ -35,7 +35,7 @@ MODULES = [
     "mlxhog.mad.study.workers",
     "mlxhog.classic.worker",
     "mlxhog.cli.train",  # what commands in processes of their own take
-    "mlxhog.training.trainer",
+    "mlxhog.training.run",
     "mlxhog.live.serving.server",
     "mlxhog.report.board",
     "mlxhog.backends.mlx",

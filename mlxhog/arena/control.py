@@ -34,9 +34,10 @@ eval_end        number of batches of that evaluation
 side_until_ns   deadline of evaluations and samples after training, monotonic; 0 is none
 sample_asked    samples of text requested
 sample_taken    of these, samples that a worker has started
-strategy        256 times the number of choices of a strategy so far, plus the index of the run's
-                strategy among those that the workers were started for; 0 until one is chosen, and
-                if there is only one; the supervisor writes it
+strategy        changes of the strategy so far (`--strategy auto`); the supervisor writes it, after
+                these float64s: `limit_steps`, the steps that the present strategy may take, and
+                `budget_steps`, the budget of this call in steps (infinity without one), and
+                `steps_before`, the steps before this call in steps of its length
 
 Each worker has a ring; only the worker writes it and only the supervisor reads it. The worker
 writes a record, then publishes it by a release store of the head; the reader takes the records
@@ -61,7 +62,7 @@ NAMES = (
     "command", "pause", "start_ns", "limit_ns",
     "first_ticket", "end_ticket", "stream_end", "tickets_before",
     "eval_asked", "eval_taken", "eval_next", "eval_first", "eval_end", "side_until_ns",
-    "sample_asked", "sample_taken", "strategy",
+    "sample_asked", "sample_taken", "strategy", "limit_steps", "budget_steps", "steps_before",
     "round_pause", "tokens_elsewhere", "ms_elsewhere",
 )  # fmt: skip
 COUNTERS = Table(**{name: (1, name) for name in NAMES})

@@ -59,10 +59,9 @@ def run(words: Words, written: Written) -> Report:
     """Train a model."""
     config = configuration(words, written)
     if words.dry_run:
-        from mlxhog.training.batch_size import planned
         from mlxhog.training.plan import make_plan
 
-        plan, _ = planned(config, make_plan, progress=not words.quiet)
+        plan = make_plan(config, progress=not words.quiet)
         from mlxhog.training import preview
 
         return Report(preview.facts(plan, config), text=lambda: preview.text(plan, config))

@@ -65,7 +65,9 @@ class Hogwild(LookAhead, Sparse, FedBack, InRounds, Paced):
     looks_ahead: ClassVar[bool] = True
     shares_moments: ClassVar[bool] = True
 
-    async_after: float = option(0.0, "part of the budget to train in sync first", low=0, high=1)
+    async_after: float = option(
+        0.0, "part of the budget to train in sync first", low=0, high=1, train_only=True
+    )
     blocks: str = option(
         "all",
         "parameters that a worker writes: all, or only blocks that no other worker writes",
@@ -115,6 +117,9 @@ class Hogwild(LookAhead, Sparse, FedBack, InRounds, Paced):
            "out, or delay_feedback") for name, whole in (("sparsify", "none"), ("blocks", "all"))),
     )  # fmt: skip
     beside: ClassVar[Rules] = (
+        ("async_after", lambda s, c: s.async_after and getattr(c.schedule, "epochs", None),
+         "the schedule counts epochs in steps of one size, and steps of rounds have more batches; "
+         "give its steps, or leave async_after out"),
         ("overlap", lambda s, c: c.overlap and s.delay_compensation != "none",
          "delay_compensation needs the parameters of a gradient, which the next read replaces; "
          "leave it out"),

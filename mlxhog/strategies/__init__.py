@@ -22,17 +22,18 @@ from mlxhog.strategies.recorded import Recorded
 from mlxhog.strategies.scaffold import Scaffold
 from mlxhog.strategies.server import SSP, AsyncPS
 from mlxhog.strategies.strategy import Strategy
-from mlxhog.strategies.sync import Sync, SyncThenHogwild
+from mlxhog.strategies.sync import Sync
 
 Run = Callable[[TrainConfig, int, int], Strategy]
 """Makes a strategy from a configuration, its workers at the start and at most."""
 
 
 def _lock_free(config: TrainConfig, workers: int, max_workers: int) -> Strategy:
-    """Lock-free workers; with `async_after` after rounds, with `blocks` each on its own blocks."""
+    """Lock-free workers; with `blocks` each on its own blocks.
+
+    The rounds of `async_after` are another strategy, before the run changes to this one.
+    """
     choice, run = config.strategy, Hogwild
-    if isinstance(choice, choices.Hogwild) and choice.async_after > 0:
-        return SyncThenHogwild(config, workers, max_workers)
     if isinstance(choice, choices.Hogwild) and choice.blocks == "disjoint":
         run = Disjoint
     return run(config, workers, max_workers)

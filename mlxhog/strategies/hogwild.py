@@ -10,7 +10,7 @@ With several workers a gradient is taken where the parameters are expected to be
 `--staleness-lr` and related options change the steps of late gradients (`delays.py`).
 
 With `--overlap` a worker reads for its next gradient before it adds its last step, beside which it
-computes that gradient (`mlxhog.training.overlap`). It holds two tickets then: if it dies, the
+computes that gradient (`mlxhog.training.steps`). It holds two tickets then: if it dies, the
 ledger gives out both again, or counts the one whose step was being added as torn.
 """
 
@@ -34,21 +34,15 @@ from mlxhog.strategies.strategy import Strategy
 class HogwildWorker:
     """Read, compute, add."""
 
-    def __init__(self, context: Context, *, more_tickets: int = 0) -> None:
-        """Prepare one worker.
-
-        Args:
-            context: this worker's view of the run.
-            more_tickets: tickets of this call that were taken beyond one for each step.
-        """
+    def __init__(self, context: Context) -> None:
+        """Prepare one worker."""
         self.context, self._state = context, context.entry  # whose optimizer's steps it counts
         arena = context.arena
         self._live = context.backend.inbox.ctypes.data == arena.params.ctypes.data
         self._follow(context.live_workers)
         self._version_read = 0
         self._delays = Delays(context)
-        end = arena.counters.load("end_ticket")
-        self._end = end + more_tickets if end else NO_END
+        self._end = arena.counters.load("end_ticket") or NO_END
 
     def _follow(self, workers: int) -> None:
         context = self.context

@@ -121,14 +121,6 @@ class Strategy(ABC):
         """Batches whose gradients one step averages."""
         return 1
 
-    def mean_batches_per_step(self, *, went_async: bool = False) -> float:
-        """Mean number of batches in a step, over a whole budget in steps.
-
-        Args:
-            went_async: whether the resumed run has already left its rounds; see `state`.
-        """
-        return self.batches_per_step()
-
     @property
     def tokens_per_step(self) -> int:
         """Tokens whose mean gradient one step applies."""
@@ -192,7 +184,7 @@ class Strategy(ABC):
         position = self.position(arena)
         if position is not None:
             position = {"strategy": self.name, "workers": self.workers, **position}
-        return {"course": position, "went_async": False}
+        return {"course": position}
 
     def state_slots(self, arena: Arena) -> tuple[int, ...]:
         """Worker slots whose private optimizer state is in use.

@@ -48,8 +48,8 @@ within a round for one that evaluates, starts again or comes late, and the run m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Final
+from collections.abc import Sequence
+from typing import ClassVar, Final
 
 import numpy as np
 
@@ -61,15 +61,14 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.words import Words
 from mlxhog.backends.backend import Grads
 from mlxhog.errors import ConfigError
-from mlxhog.optim import tables, updates
+from mlxhog.optim import tables
 from mlxhog.optim.updates import Rows
-from mlxhog.strategies import averaged_rows, division, look_ahead
+from mlxhog.strategies import averaged_rows, division
 from mlxhog.strategies.context import Context, Idle, Lease, StrategyWorker, WriteResult
-from mlxhog.strategies.hogwild import HogwildWorker
 from mlxhog.strategies.rounds import Numbered, NumberedWorker, StepRecord
-from mlxhog.strategies.strategy import Strategy, all_reduce_bytes
+from mlxhog.strategies.strategy import all_reduce_bytes
 
-GO, STOP, SWITCH = 1, 2, 3
+GO, STOP = 1, 2
 MOST_WORKERS: Final = 24
 """With backup workers: bits of a set of ranks."""
 
@@ -156,17 +155,11 @@ class Sync(Numbered):
         seconds = sorted(arena.workers.entry(rank + 1).step_s for rank in range(self.workers))
         return seconds[self.workers - self.backups - 1]
 
-    def is_over(self, arena: Arena) -> bool:
-        """Whether all workers have left the rounds for lock-free steps with their own moments."""
-        words = self.words(arena)
-        decided, code = divmod(words["decision"], 4)
-        return code == SWITCH and set(self.each(words, "stages")) == {3 * (decided - 1) + 1}
-
     def between_steps(self, arena: Arena) -> bool:
         """Whether no round is under way."""
         words = self.words(arena)
         decided, code = divmod(words["decision"], 4)
-        return self.is_over(arena) or decided - (code == STOP) <= self.rounds_done(words)
+        return decided - (code == STOP) <= self.rounds_done(words)
 
     def missed(self, words: Words, rank: int) -> bool:
         """Whether a rank was too late for a closed round."""
@@ -214,18 +207,10 @@ class Sync(Numbered):
 class SyncWorker(NumberedWorker):
     """One worker's part of every round that it is in time for."""
 
-    switched = False
-    """Whether the rounds are over, for lock-free steps."""
-
-    def __init__(self, context: Context, switch: Callable[[], bool] = lambda: False) -> None:
-        """Prepare one worker.
-
-        Args:
-            context: this worker's view of the run.
-            switch: asked by rank 0 before each round: whether lock-free steps follow now.
-        """
+    def __init__(self, context: Context) -> None:
+        """Prepare one worker."""
         super().__init__(context)
-        self._switch, arena, ranks = switch, context.arena, range(context.workers)
+        arena, ranks = context.arena, range(context.workers)
         self._all = [arena.segment(f"grads.{rank + 1}") for rank in ranks]
         self._mean, self._norms = arena.segment("grads.mean"), arena.segment("sync.norm")
         self._target = context.target(state_slot=1)
@@ -274,7 +259,7 @@ class SyncWorker(NumberedWorker):
             late = any(one < 3 * round_ for one in strategy.each(words, "stages", ranks))
             if late or (strategy.open and any(words["ready", rank] <= round_ for rank in ranks)):
                 return 0
-            code = SWITCH if self._switch() else GO
+            code = GO
             self._publish(round_)
         words["decision"] = 4 * (round_ + 1) + code
         return code
@@ -308,12 +293,10 @@ class SyncWorker(NumberedWorker):
                 self._pass_over()
             return Idle.WAIT
         round_, stage = divmod(words["stages", context.rank], 3)
-        if stage == 0 or words["decision"] == 4 * (round_ + 1) + SWITCH:
+        if stage == 0:
             if strategy.open and not context.paused():
                 words["ready", context.rank] = round_ + 1
             code = self._decision(round_)
-            if code == SWITCH:
-                self._leave(3 * round_)
             if code != GO:
                 return Idle.DONE if code == STOP else Idle.WAIT
         first = context.arena.counters.load("first_ticket") + round_ * context.workers
@@ -328,18 +311,6 @@ class SyncWorker(NumberedWorker):
     def _pass_over(self) -> None:
         self.strategy.pass_over(self.context.arena, self.context.ledger, self.context.rank)
         self.context.entry.ticket = -1
-
-    def _leave(self, stage: int) -> None:
-        """Take the shared moments as this worker's own, and wait until all have done so."""
-        context, words = self.context, self._words
-        if words["stages", context.rank] == stage:
-            if context.slot != 1:
-                own = context.target(context.slot).private
-                for name, moments in self._target.private.items():
-                    updates.snapshot(own[name], moments)
-            words["stages", context.rank] = stage + 1
-        self.wait_for(stage + 1, self._ranks)
-        self.switched = True
 
     def read(self) -> None:
         """Plain snapshot: every worker of a round reads the same version.
@@ -476,118 +447,3 @@ class SyncWorker(NumberedWorker):
             seed=context.slot,
             grad_scale=context.grad_scale(norm),
         )
-
-
-# -- rounds first, then lock-free ------------------------------------------------------------------
-
-
-class SyncThenHogwild(Sync):
-    """`--async-after F`: rounds for the first share F of the run, then lock-free steps.
-
-    Early in training staleness is expensive; later it is cheap. At the switch each worker takes the
-    shared moments as its private ones. A run that has gone asynchronous stays so when it is
-    resumed. One worker runs no rounds.
-    """
-
-    numbered: ClassVar[bool] = False
-
-    def batches_per_step(self) -> int:
-        """Those of a lock-free step."""
-        return 1
-
-    def mean_batches_per_step(self, *, went_async: bool = False) -> float:
-        """One per worker in the share of the steps that are rounds, and one in the rest."""
-        rounds = 0.0 if went_async else self.choice.async_after
-        return 1.0 + float(rounds) * (self.workers - 1)
-
-    def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
-        """Those of both."""
-        return {**super().segments(n_params), **look_ahead.segments(self.config, self.workers)}
-
-    def kept_segments(self) -> tuple[str, ...]:
-        """Segments for looking ahead."""
-        return tuple(look_ahead.segments(self.config, self.workers))
-
-    def worker(self, context: Context) -> StrategyWorker:
-        """Prepare one worker."""
-        if self.workers == 1:
-            return HogwildWorker(context)
-        return SyncThenHogwildWorker(context)
-
-    def steps_done(self, arena: Arena, ledger: Ledger) -> int:
-        """Rounds, and the tickets beyond those that the rounds took."""
-        tickets = Strategy.steps_done(self, arena, ledger)
-        if self.workers == 1:
-            return tickets
-        rounds = self.rounds_done(self.words(arena))
-        return rounds + tickets - rounds * self.workers if self.is_over(arena) else rounds
-
-    def step_s(self, arena: Arena) -> float:
-        """That of the slowest worker, while rounds wait for it."""
-        return Strategy.step_s(self, arena) if self.is_over(arena) else super().step_s(arena)
-
-    def between_steps(self, arena: Arena) -> bool:
-        """Whether no round is under way."""
-        return self.workers == 1 or super().between_steps(arena)
-
-    def state_slots(self, arena: Arena) -> tuple[int, ...]:
-        """Slot 1 while workers apply one averaged gradient together."""
-        return Strategy.state_slots(self, arena) if self.is_over(arena) else (1,)
-
-    def network_bytes(self, arena: Arena, steps: int) -> int:
-        """All-reduces of the rounds, and the pulls and pushes of the steps after them."""
-        if self.workers == 1:
-            return 0
-        rounds = min(steps, self.rounds_done(self.words(arena)))
-        together = super().network_bytes(arena, rounds)
-        return together + Strategy.network_bytes(self, arena, steps - rounds)
-
-    def state(self, arena: Arena) -> dict[str, Any]:
-        """Add whether each worker has moments of its own."""
-        return {**super().state(arena), "went_async": len(self.state_slots(arena)) > 1}
-
-    def resume(
-        self, arena: Arena, ledger: Ledger, state: Mapping[str, Any]
-    ) -> Mapping[str, Any] | None:
-        """Resume in the phase that the run was in."""
-        position = super().resume(arena, ledger, state)
-        if state.get("went_async"):  # begin after the switch, with moments of each worker's own
-            words = self.words(arena)
-            for rank in range(self.workers):
-                words["stages", rank] = 1
-            words["decision"] = 4 + SWITCH
-        else:  # rounds take batches by number
-            self._restore_ledger(arena, ledger, state, exact=False)
-        return position
-
-
-class SyncThenHogwildWorker:
-    """One worker of either phase."""
-
-    def __init__(self, context: Context) -> None:
-        """Start in the phase the run is in; a replacement takes over the moments of its slot."""
-        self.context, after = context, context.choice.async_after
-        self._sync = SyncWorker(context, lambda: context.progress() >= after)
-        self._now: StrategyWorker = self._sync
-
-    def claim(self) -> Lease | Idle:
-        """Take the next batch; the synchronous phase may end here."""
-        lease = self._now.claim()
-        if self._now is self._sync and self._sync.switched:
-            strategy = self._sync.strategy
-            rounds = strategy.rounds_done(strategy.words(self.context.arena))
-            more = rounds * (self.context.workers - 1)  # a round is one step and a ticket of each
-            self._now = HogwildWorker(self.context, more_tickets=more)
-        return lease
-
-    def counts_step(self) -> bool:
-        """As the phase counts."""
-        return self._now.counts_step()
-
-    def read(self) -> None:
-        """As the phase reads."""
-        self._now.read()
-
-    def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
-        """As the phase writes."""
-        return self._now.write(grads, lease, samples)

@@ -41,8 +41,8 @@ from mlxhog.report.views import TellStep
 from mlxhog.theory import CompareConfig, paired_test
 from mlxhog.theory.paired_test import PairedResult
 from mlxhog.theory.short_runs import score, settings_for
-from mlxhog.training import trainer
 from mlxhog.training.plan import Plan, make_plan
+from mlxhog.training.run import train
 
 SCORING_S = 3600.0
 UNEQUAL = 0.02  # part of the training time; a larger difference within a pair gives a warning
@@ -399,7 +399,7 @@ def run_pairs(record: PairLog, tell: TellStep, report: Callable[[int, Pair], Non
 
     Raises:
         KeyboardInterrupt: a signal asked to end; finished pairs are in the record.
-        MlxhogError: as `mlxhog.training.trainer.train`.
+        MlxhogError: as `mlxhog.training.run.train`.
         WorkerFailed: a run took no step, or cannot be scored.
     """
     while not record.outcome.ended:
@@ -441,7 +441,7 @@ def _train(record: PairLog, side: Side, number: int, runs_after: int, tell: Tell
     terms = record.comparison.terms
     part = f"pair {number} of {terms.pairs}, {side.letter.upper()}"
     tell(part, "starting")
-    result = trainer.train(
+    result = train(
         record.comparison.settings(side, number, record.folder),
         observer=lambda now: tell(part, how_far(now, runs_after)),
     )

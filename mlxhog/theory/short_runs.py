@@ -21,7 +21,7 @@ from mlxhog.data import heldout
 from mlxhog.data.tokens import TokenFile
 from mlxhog.report.metrics import Result
 from mlxhog.report.views import Tell
-from mlxhog.training import trainer
+from mlxhog.training import run as runs
 
 PLAIN: dict[str, Any] = {
     **{
@@ -58,12 +58,12 @@ def settings_for(config: TrainConfig, folder: Path | str, name: str, **chosen: A
 
 
 def train(settings: TrainConfig, tell: Tell) -> Result:
-    """Train, and tell the steps; arguments and errors as `mlxhog.training.trainer.train`.
+    """Train, and tell the steps; arguments and errors as `mlxhog.training.run.train`.
 
     Raises:
         KeyboardInterrupt: a signal asked to end.
     """
-    result = trainer.train(settings, observer=lambda now: tell(f"{now.step} steps"))
+    result = runs.train(settings, observer=lambda now: tell(f"{now.step} steps"))
     if result.status == "interrupted":
         raise KeyboardInterrupt
     return result

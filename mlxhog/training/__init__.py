@@ -1,1 +1,1 @@
-"""One training run: plan, supervisor, workers, monitor, checkpoints, resume."""
+"""One training run: plan, session of workers, monitor, checkpoints, resume."""

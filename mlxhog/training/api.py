@@ -78,7 +78,7 @@ def train(
 
 
 def execute(config: TrainConfig, observer: Observer[Progress] | None) -> Result:
-    """Train; see `mlxhog.training.trainer.train`.
+    """Train; see `mlxhog.training.run.train`.
 
     Trainer and models take a while to import. Bad input is reported before that, and the new run
     is created, so that `latest` is this run for every other command.
@@ -90,7 +90,7 @@ def execute(config: TrainConfig, observer: Observer[Progress] | None) -> Result:
     from mlxhog.checkpoint.creation import new_run  # imports NumPy; bad options are reported before
 
     with new_run(config) as run:
-        from mlxhog.training.trainer import train
+        from mlxhog.training.run import train
 
         return train(config, observer=observer, run=run)
 

@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import TYPE_CHECKING, Any, Final
@@ -107,67 +107,52 @@ class BatchChoice:
             line += f"; tokens/s of all workers: {', '.join(each)} ({source})"
         return f"{line}; {self.unkept}" if self.unkept else line
 
-
-@dataclass(frozen=True)
-class Limit:
-    """The largest batch that a run can have, and what limits it, as a clause."""
-
-    sequences: int
-    why: str
+    def to_json(self) -> dict[str, Any]:
+        """The choice for run.json."""
+        speeds = [asdict(one) for one in self.speeds]
+        facts = {"sequences": self.sequences, "why": self.why, "measured": self.measured}
+        return {**facts, "tokens_per_s": speeds}
 
 
-def planned(
-    config: TrainConfig,
-    plan_of: Callable[[TrainConfig], Plan],
-    *,
-    progress: bool = False,
-) -> tuple[Plan, BatchChoice | None]:
-    """Plan a run; if its batch is open, decide that first.
+def of_resumed(config: TrainConfig) -> BatchChoice:
+    """The batch with which a resumed run began."""
+    assert config.resume is not None
+    run, _ = checkpoint.resumable(config.resume, Path(config.out))
+    stored = read_stored(run.config_path) if run.config_path.is_file() else {}
+    value, _ = stored.get("batch_size", (TrainConfig().micro_batch, ""))
+    return BatchChoice(sequences=parse_count(value), why="the run began with it")
+
+
+def measured(plan: Plan, *, progress: bool) -> BatchChoice:
+    """Choose the batch of a run, planned with one sequence, and keep what was measured for it.
 
     Args:
-        config: of the call.
-        plan_of: `make_plan`.
+        plan: of the run.
         progress: whether a line of a terminal shows what is measured.
 
-    Returns:
-        The plan, with a note on the choice, and the choice; None if the call gives the batch.
-
     Raises:
-        ConfigError, DataError, CheckpointError, RunError: bad input.
-        EnvironmentLacks: no batch fits, a backend is missing, or a worker fails.
+        EnvironmentLacks: no batch fits, or a worker fails.
     """
-    if config.batch_size is not None:
-        return plan_of(config), None
-    if config.resume is not None:
-        run, _ = checkpoint.resumable(config.resume, Path(config.out))
-        stored = read_stored(run.config_path) if run.config_path.is_file() else {}
-        value, _ = stored.get("batch_size", (TrainConfig().micro_batch, ""))
-        choice = BatchChoice(sequences=parse_count(value), why="the run began with it")
-    else:
-        plan = plan_of(config.having(batch_size=1))
-        choice = _measured(plan, limit_of(plan), progress=progress)
-    plan = plan_of(config.having(batch_size=choice.sequences))
-    return replace(plan, notes=(*plan.notes, str(choice))), choice
+    key, (most, why) = _key(plan), limit_of(plan)
+    with ExitStack() as stack:
+        watch, line = LoadWatch(), stack.enter_context(StatusLine(sys.stderr, quiet=not progress))
+        measure = _measure(plan, stack, line.show)
+        choice = choose(batch_speeds.load(key), most, why, measure)
+        load = watch.look()
+    if not choice.measured:
+        return choice
+    if load.busy:
+        others = f"{load.others:.1f} of {load.processors} processors"
+        return replace(choice, unkept=f"not kept, since other programs used {others}")
+    try:
+        batch_speeds.save(key, choice.speeds)
+    except EnvironmentLacks as error:
+        return replace(choice, unkept=str(error))
+    return choice
 
 
-def record_of(choice: BatchChoice | None, plan: Plan) -> dict[str, Any] | None:
-    """The choice for run.json; a resumed run keeps its own while it has that batch."""
-    if plan.resumption is not None:
-        earlier = plan.resumption.run.read_status().get("batch_size")
-        if isinstance(earlier, dict) and earlier.get("sequences") == plan.config.batch_size:
-            return earlier
-    if choice is None:
-        return None
-    speeds = [asdict(one) for one in choice.speeds]
-    facts = {"sequences": choice.sequences, "why": choice.why, "measured": choice.measured}
-    return {**facts, "tokens_per_s": speeds}
-
-
-def limit_of(plan: Plan) -> Limit:
-    """The largest batch that memory and text allow.
-
-    Args:
-        plan: of the run with a batch of one sequence.
+def limit_of(plan: Plan) -> tuple[int, str]:
+    """The largest batch that memory and text allow, and what limits it, as a clause.
 
     Raises:
         EnvironmentLacks: the GPU's driver does not say how much memory it has.
@@ -175,37 +160,38 @@ def limit_of(plan: Plan) -> Limit:
     config, workers, gradient = plan.config, len(plan.workers), plan.gradient_memory
     ram_bytes = (plan.memory.limit_bytes - plan.arena_bytes) / workers - WORKER_BASE_BYTES
     limits = [
-        Limit(MOST, f"no more than {MOST} are tried"),
-        Limit(gradient.most_sequences(ram_bytes), "more do not fit in memory (--memory-limit)"),
+        (MOST, f"no more than {MOST} are tried"),
+        (gradient.most_sequences(ram_bytes), "more do not fit in memory (--memory-limit)"),
     ]
     if config.follow is None:
         text = plan.epoch_tokens // config.seq_len
         each = text // (workers * config.grad_accumulation)
         why = f"the {_sequences(text)} of the text are at most {each} for each gradient of a step"
-        limits.append(Limit(each, why))
+        limits.append((each, why))
     most = min(most_sequences(worker.backend, config.seq_len) for worker in plan.workers)
-    limits.append(Limit(most, f"torch:mps sums at most {LONGEST_SUM:,} tokens right in a gradient"))
+    limits.append((most, f"torch:mps sums at most {LONGEST_SUM:,} tokens right in a gradient"))
     own_bytes = own_gpu_bytes(plan.gpu_share, plan.workers)
     if own_bytes is not None:
         most = gradient.most_sequences(own_bytes)
-        limits.append(Limit(most, "more do not fit in the memory of the GPU"))
-    least = min(limits, key=lambda limit: limit.sequences)
-    return replace(least, sequences=max(1, least.sequences))  # the plan has one sequence
+        limits.append((most, "more do not fit in the memory of the GPU"))
+    most, why = min(limits, key=lambda limit: limit[0])
+    return max(1, most), why  # the plan has one sequence
 
 
-def choose(known: Sequence[BatchSpeed], limit: Limit, measure: Measure) -> BatchChoice:
+def choose(known: Sequence[BatchSpeed], most: int, limit: str, measure: Measure) -> BatchChoice:
     """Choose a batch by the speeds of growing ones.
 
     Args:
         known: speeds of 1, 2, 4, ... sequences that need no measurement.
-        limit: the largest batch that is possible.
+        most: the largest batch that is possible.
+        limit: the reason.
         measure: returns the speed of a batch behind these, or why it cannot measure it.
     """
     by_size, speeds, measured = {one.sequences: one for one in known}, list[BatchSpeed](), 0
     sequences, why = 1, ""
     while not why:
-        if sequences > limit.sequences:
-            why = limit.why
+        if sequences > most:
+            why = limit
         elif sequences in by_size:
             speeds.append(by_size[sequences])
         elif isinstance(speed := measure(sequences, speeds), str):
@@ -234,26 +220,6 @@ def _sequences(n: int) -> str:
 # -- the measurement -------------------------------------------------------------------------------
 
 
-def _measured(plan: Plan, limit: Limit, *, progress: bool) -> BatchChoice:
-    """Choose the batch of a run, and keep what was measured for it."""
-    key = _key(plan)
-    known = batch_speeds.load(key)
-    with ExitStack() as stack:
-        watch, line = LoadWatch(), stack.enter_context(StatusLine(sys.stderr, quiet=not progress))
-        choice = choose(known, limit, _Workers(plan, stack, line.show).measure)
-        load = watch.look()
-    if not choice.measured:
-        return choice
-    if load.busy:
-        others = f"{load.others:.1f} of {load.processors} processors"
-        return replace(choice, unkept=f"not kept, since other programs used {others}")
-    try:
-        batch_speeds.save(key, choice.speeds)
-    except EnvironmentLacks as error:
-        return replace(choice, unkept=str(error))
-    return choice
-
-
 def _key(plan: Plan) -> batch_speeds.Key:
     """What the speeds depend on, beside the machine and the versions in use."""
     config, workers = plan.config, zip(plan.workers, plan.kernels, strict=True)
@@ -275,34 +241,36 @@ def _key(plan: Plan) -> batch_speeds.Key:
     }
 
 
-class _Workers:
-    """The workers of a run, each in a process that computes nothing but gradients."""
+def _measure(plan: Plan, stack: ExitStack, show: Callable[[str], None]) -> Measure:
+    """Measures with one process for each worker, which computes nothing but gradients.
 
-    def __init__(self, plan: Plan, stack: ExitStack, show: Callable[[str], None]) -> None:
-        """Start nothing yet; the processes end with `stack`, `show` gets what is measured."""
-        self._plan, self._stack, self._setup = plan, stack, plan.for_workers()
-        self._show = show
-        budget_s = plan.config.time
-        limit_s = MEASURE_S if budget_s is None else min(MEASURE_S, SHARE * budget_s)
-        self._rest_s = self._limit_s = limit_s
+    The processes start with the first measurement and end with `stack`; `show` gets what is
+    measured.
+    """
+    setup, children, budget_s = plan.for_workers(), list[Child](), plan.config.time
+    limit_s = rest_s = MEASURE_S if budget_s is None else min(MEASURE_S, SHARE * budget_s)
 
-    @cached_property
-    def _children(self) -> list[Child]:
-        promises = self._plan.config.determinism != "none"
-        return [self._stack.enter_context(Child(promises=promises)) for _ in self._plan.workers]
+    def together(function: Callable[..., Any], *args: Any) -> list[Any]:
+        """What a function returns in each process; they begin at the same time."""
+        for rank, child in enumerate(children):
+            child.start(0, function, setup, rank, *args)
+        return [child.take(0, START_S + PATIENCE_S) for child in children]
 
-    def measure(self, sequences: int, before: Sequence[BatchSpeed]) -> BatchSpeed | str:
-        """The speed of a batch, or why it cannot be measured; see `Measure`."""
+    def measure(sequences: int, before: Sequence[BatchSpeed]) -> BatchSpeed | str:
+        nonlocal rest_s
         expected_s = (1 + LEAST) * 2 * before[-1].gradient_s if before else 0.0
-        if expected_s > self._rest_s:
+        if expected_s > rest_s:
             return (
                 f"gradients of {_sequences(sequences)} would take the measurement over "
-                f"{self._limit_s:.3g} s"
+                f"{limit_s:.3g} s"
             )
-        self._show(f"measuring tokens/s with {_sequences(sequences)} in a batch")
+        show(f"measuring tokens/s with {_sequences(sequences)} in a batch")
+        promises = plan.config.determinism != "none"
+        while len(children) < len(plan.workers):
+            children.append(stack.enter_context(Child(promises=promises)))
         try:
-            self._together(warm_up, sequences)
-            found = self._together(gradient_times, sequences, self._rest_s)
+            together(warm_up, sequences)
+            times_of = together(gradient_times, sequences, rest_s)
         except Failed as failure:
             if before:
                 return f"a worker fails with {_sequences(sequences)} ({failure})"
@@ -310,20 +278,16 @@ class _Workers:
                 f"batch_size=auto: a worker cannot compute {_sequences(sequences)}: {failure}; "
                 "give --batch-size a number, or see mlxhog doctor"
             ) from failure
-        self._rest_s -= max(sum(times) + fmean(times) for _, times in found)
-        return speed_of(sequences, found)
+        rest_s -= max(sum(times) + fmean(times) for _, times in times_of)
+        return speed_of(sequences, times_of)
 
-    def _together(self, function: Callable[..., Any], *args: Any) -> list[Any]:
-        """What a function returns in each process; they begin at the same time."""
-        for rank, child in enumerate(self._children):
-            child.start(0, function, self._setup, rank, *args)
-        return [child.take(0, START_S + PATIENCE_S) for child in self._children]
+    return measure
 
 
-def speed_of(sequences: int, found: Sequence[tuple[int, list[float]]]) -> BatchSpeed:
+def speed_of(sequences: int, measured: Sequence[tuple[int, list[float]]]) -> BatchSpeed:
     """The speed of all workers from each one's tokens per gradient and times."""
     rates, errors = [], []
-    for tokens, times in found:
+    for tokens, times in measured:
         # Other programs may delay some: the faster half counts.
         fast = sorted(times)[: -(-len(times) // 2)]
         rates.append(tokens / fmean(fast))
@@ -332,7 +296,7 @@ def speed_of(sequences: int, found: Sequence[tuple[int, list[float]]]) -> BatchS
         sequences=sequences,
         tokens_per_s=sum(rates),
         error=math.hypot(*errors) / sum(rates),
-        gradient_s=max(fmean(times) for _, times in found),
+        gradient_s=max(fmean(times) for _, times in measured),
     )
 
 
@@ -345,15 +309,7 @@ def warm_up(lane: Lane, setup: Setup, rank: int, sequences: int) -> None:
 def gradient_times(
     lane: Lane, setup: Setup, rank: int, sequences: int, limit_s: float
 ) -> tuple[int, list[float]]:
-    """In a child, after `warm_up`: tokens of a gradient of one worker, and the times of several.
-
-    Args:
-        lane: has the backend.
-        setup: of the run.
-        rank: of the worker.
-        sequences: of the batch.
-        limit_s: time for all gradients.
-    """
+    """In a child, after `warm_up`: tokens of a gradient of one worker, and the times of several."""
     backend: Backend = lane.store["backend"]
     batch, times = _batch(setup, sequences), list[float]()
     while True:

@@ -5,28 +5,56 @@ lock-free, the times of its gradients show how long they would wait (`choose_str
 
 A change happens while all workers hold still after their step, as for a checkpoint: the supervisor
 carries the optimizer's moments over, empties the segments of the other strategy and continues the
-budget, and each worker builds the other strategy (`terms.py`). No worker holds a ticket meanwhile,
-and one that dies is replaced as ever. So the run is in one of the two strategies at every step,
-with the numbers of that strategy alone: step size, momentum, private or shared moments, look-ahead.
+budget, and each worker builds the other strategy. No worker holds a ticket meanwhile, and one that
+dies is replaced as ever. So the run is in one of the two strategies at every step, with the numbers
+of that strategy alone: step size, momentum, private or shared moments, look-ahead.
 
 Rounds need exactly the workers of the start. If others are to join, or one leaves, rounds end
 first, and they do not begin again while the workers differ.
+
+With `--async-after` the first part of the budget is trained in rounds, and they end once: workers
+stop at the last round of it, if the budget is in steps or tokens.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.arena.process import WatchedTime
 from mlxhog.config import schedules
+from mlxhog.config.budget import Budget
 from mlxhog.config.schedules import Falling
+from mlxhog.config.strategies import Hogwild
 from mlxhog.report.metrics import Activity, Doing
 from mlxhog.training import choose_strategy, state
 from mlxhog.training.choose_strategy import LOCK_FREE, ROUNDS, StepTime, title
 
 if TYPE_CHECKING:
-    from mlxhog.training.trainer import Training
+    from mlxhog.training.plan import Plan
+    from mlxhog.training.run import Training
+
+
+def rounds_before(plan: Plan, budget: Budget) -> int | None:
+    """Rounds of this call before its lock-free steps (`async_after`); None for no limit."""
+    if not (after := _after(plan)) or plan.strategy.name != ROUNDS.name:
+        return None
+    limits = []
+    for limit, before, of_round in (
+        (budget.steps, budget.progress_before, 1),
+        (budget.tokens, budget.tokens_before, plan.tokens_per_step),
+    ):
+        if limit is not None:
+            rest = (after * (limit + before) - before) / of_round
+            limits.append(max(0, math.ceil(round(rest, 6))))
+    return min(limits, default=None)
+
+
+def _after(plan: Plan) -> float:
+    """The share of the budget after which rounds end; 0 where measured times say so."""
+    chosen = plan.stored.strategy
+    return chosen.async_after if isinstance(chosen, Hogwild) else 0.0
 
 
 class Changes:
@@ -34,11 +62,9 @@ class Changes:
 
     def __init__(self, run: Training) -> None:
         """Watch the steps from now on."""
-        self._run = run
-        self._workers = range(1, run.plan.strategy.workers + 1)
-        self._rule, self._ends = choose_strategy.RULE, 0
-        self._watched, self._last_s = WatchedTime(), 0.0
-        self._steps: dict[int, deque[StepTime]] = {}
+        self._run, self._rule, self._ends = run, choose_strategy.RULE, 0
+        self._after = _after(run.plan)
+        self._watched = WatchedTime()
         self._forget()
         run.monitor.on_step = self._take
 
@@ -46,27 +72,20 @@ class Changes:
     def of(cls, run: Training) -> Changes | None:
         """None where the strategy stays: it is named, or a schedule counts equal steps."""
         schedule = schedules.of(run.plan.config)
-        if run.plan.other is None or (
-            isinstance(schedule, Falling) and schedule.epochs is not None
-        ):
-            return None
-        return cls(run)
+        equal_steps = isinstance(schedule, Falling) and schedule.epochs is not None
+        return None if run.plan.other is None or equal_steps else cls(run)
 
-    @property
     def _averages(self) -> bool:
         return self._run.plan.strategy.name == ROUNDS.name
 
-    @property
-    def _needed(self) -> int:
-        """Steps of each worker that are looked at."""
-        return (
-            self._rule.rounds
-            if self._averages
-            else self._rule.gradients * self._rule.growth**self._ends
-        )
-
     def _forget(self) -> None:
-        self._steps = {slot: deque(maxlen=self._needed) for slot in self._workers}
+        """Begin to look at steps: in rounds at the last ones, else at ever more."""
+        rule, workers = self._rule, self._run.plan.strategy.workers
+        lock_free = rule.gradients * rule.growth**self._ends
+        self._needed = rule.rounds if self._averages() else lock_free
+        self._steps: dict[int, deque[StepTime]] = {
+            slot: deque(maxlen=self._needed) for slot in range(1, workers + 1)
+        }
         self._last_s = self._watched.look()
 
     def _take(self, slot: int, record: Any) -> None:
@@ -76,78 +95,74 @@ class Changes:
             self._steps[slot].append(StepTime(int(tokens), float(compute_s), float(wait_s)))
         self._last_s = self._watched.look()
 
-    # -- the rule --------------------------------------------------------------------------------
-
     def look(self) -> None:
         """Change the strategy if the newest steps say so."""
-        now_s, supervisor = self._watched.look(), self._run.supervisor
-        if supervisor.has_side_job():
+        now_s, rule, run = self._watched.look(), self._rule, self._run
+        if self._after:
+            done = run.start.budget.progress(
+                steps=run.steps_done(),
+                tokens=run.arena.counters.load("tokens"),
+                seconds=run.monitor.seconds(),
+            )
+            if done > self._after - 1e-6:
+                self.end_rounds(f"{self._after:.0%} of the budget is used (async_after)")
+            return
+        steps = [list(own) for own in self._steps.values()]
+        if run.has_side_job():
             self._last_s = now_s
-        elif not self._averages:
-            self._look_at_gradients()
-        elif (lost := self._rule.ends([list(own) for own in self._steps.values()])) is not None:
-            self._end_rounds(
-                f"rounds lost {lost:.0%} of their gradients to waiting in the last "
-                f"{self._rule.rounds} (over {self._rule.most_lost:.0%} ends them)",
+        elif not self._averages():
+            if any(len(own) < self._needed for own in steps):
+                return
+            lost = rule.begins(steps, run.plan.strategy.config.sequences_per_ticket)
+            if lost is not None and self._has_first_workers():
+                self._change(
+                    ROUNDS.name,
+                    f"rounds would lose {lost:.1%} of the gradients to waiting, by the last "
+                    f"{self._needed} of each worker (under {rule.least_lost:.1%} begins them)",
+                    lost,
+                )
+            self._forget()
+        elif (lost := rule.ends(steps)) is not None:
+            self.end_rounds(
+                f"rounds lost {lost:.0%} of their gradients to waiting in the last {rule.rounds} "
+                f"(over {rule.most_lost:.0%} ends them)",
                 lost,
             )
-        elif now_s - self._last_s > self._rule.absent_s:
-            if supervisor.holding_still():  # else a round is under way
-                self._end_rounds(
-                    f"no round has begun for {now_s - self._last_s:.1f} s, since a worker is not "
-                    "there"
+        elif (absent_s := now_s - self._last_s) > rule.absent_s:
+            if run.holding_still():  # else a round is under way
+                self.end_rounds(
+                    f"no round has begun for {absent_s:.1f} s, since a worker is not there"
                 )
             self._last_s = self._watched.look()
 
-    def _look_at_gradients(self) -> None:
-        if any(len(own) < self._needed for own in self._steps.values()):
-            return
-        steps = [list(own) for own in self._steps.values()]
-        lost = self._rule.begins(steps, self._run.plan.strategy.config.sequences_per_ticket)
-        if lost is not None and self._has_first_workers():
-            self._change(
-                ROUNDS.name,
-                f"rounds would lose {lost:.1%} of the gradients to waiting, by the last "
-                f"{self._needed} of each worker (under {self._rule.least_lost:.1%} begins them)",
-                lost,
-            )
-        self._forget()
-
-    def end_rounds(self, why: str) -> None:
+    def end_rounds(self, why: str, lost: float | None = None) -> None:
         """Become lock-free if the run averages; it may fail, since workers do not hold still."""
-        if self._averages:
-            self._end_rounds(why)
-
-    def _end_rounds(self, why: str, lost: float | None = None) -> None:
-        self._ends += self._change(LOCK_FREE.name, why, lost)
-        self._forget()
+        if self._averages():
+            self._ends += self._change(LOCK_FREE.name, why, lost)
+            self._forget()
 
     def _has_first_workers(self) -> bool:
         """Whether the workers are those of the start, all up."""
-        seats, workers = self._run.supervisor.seats, self._workers
+        seats = self._run.seats
         present = sorted(seat.slot for seat in seats if seat.leaving_s is None)
-        return len(seats) == len(workers) and present == list(workers)
-
-    # -- a change --------------------------------------------------------------------------------
+        return len(seats) == len(self._steps) and present == list(self._steps)
 
     def _change(self, name: str, why: str, lost: float | None) -> bool:
-        """Continue with the other strategy; returns whether all workers have built it."""
+        """Continue with the other strategy; returns whether workers held still for it."""
         run, arena = self._run, self._run.arena
         old, new = run.plan, run.plan.changed()
-        with run.paused(state.pause_limit_s(arena), Activity.CHANGING) as still:
+        with run.paused(Activity.CHANGING) as still:
             # Rounds take tickets by number: one that a dead worker left below others comes first.
             if not still or (new.strategy.numbered and run.ledger.position()["done"]):
                 return False
             run.settle()
             done, tokens = run.steps_done(), arena.counters.load("tokens")
             budget = state.start_of(new).budget.continuing(run.start.budget, done)
-            limit = budget.step_limit(new.tokens_per_step, steps=done, tokens=tokens)
-            sent = state.network_bytes_of_call(old, arena, run.start)
+            sent = state.network_bytes(old, arena, run.start, of_run=False)
             state.change(old, new, arena)
-            run.change(budget, limit, done)
+            run.change(budget, done, tokens)
             run.take_up(new, state.Start(budget, steps=done, network_bytes=sent))
             line = f"strategy {title(name)}: {why}"
             run.reporter.report(line, kind="strategy", strategy=name, lost=lost)
-            built = run.supervisor.all_built
-            run.until(built, Doing(Activity.CHANGING), even_if_interrupted=True)
+            run.until(run.all_built, Doing(Activity.CHANGING), even_if_interrupted=True)
         return True

@@ -22,7 +22,7 @@ whether it changes to the other (`change_strategy.py`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Final, NamedTuple
 
@@ -46,6 +46,13 @@ def by_likelihood(workers: Sequence[WorkerSpec]) -> tuple[StrategyChoice, Strate
     """The strategies to choose from; a run begins with the first."""
     devices = {(worker.backend.partition(":")[2], worker.threads) for worker in workers}
     return (ROUNDS, LOCK_FREE) if len(devices) == 1 else (LOCK_FREE, ROUNDS)
+
+
+def in_turn(choice: StrategyChoice | None) -> tuple[StrategyChoice, StrategyChoice] | None:
+    """Rounds, and the lock-free strategy that follows them (`async_after`); None for others."""
+    if not isinstance(choice, Hogwild) or not choice.async_after:
+        return None
+    return Sync(shares=choice.shares), replace(choice, async_after=0.0, shares="equal")
 
 
 def title(strategy: str) -> str:
@@ -123,13 +130,11 @@ class ChangeRule:
         most_lost: share of the gradients that rounds may lose to waiting. Gradients that are
             never late are worth about 13 % (measured once). Rounds of two equal workers lose
             7 %, to three barriers and to uneven gradients.
-        rounds: number of last rounds that are looked at: a second or two of a small model, so
-            that a worker that becomes slow costs little. The longest is left out: one pause of a
-            worker, whatever its reason, does not show that there will be another.
-        least_lost: share below which rounds begin again. It is far below `most_lost`, so that a
-            run near one limit does not meet the other.
-        gradients: of each worker that show it, one after another: twice `rounds`, since a
-            late end of rounds costs more than a late begin.
+        rounds: number of last rounds that are looked at: a second or two of a small model. The
+            longest is left out: one pause of a worker does not show that there will be another.
+        least_lost: share below which rounds begin again, far below `most_lost`.
+        gradients: of each worker that show it: twice `rounds`, since a late end of rounds costs
+            more than a late begin.
         growth: factor of `gradients` after each end of rounds, so that a run whose workers are
             disturbed now and then changes ever more rarely.
         absent_s: seconds without a round, because a worker is not there, after which rounds end:

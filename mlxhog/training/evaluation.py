@@ -19,11 +19,11 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.words import LINE, Table
 from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Backend
+from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import EMULATED, TrainConfig
 from mlxhog.data import heldout, subset
@@ -44,12 +45,14 @@ from mlxhog.decoding.options import Sampling
 from mlxhog.errors import ConfigError, EnvironmentLacks, WorkerFailed
 from mlxhog.models.families import param_count
 from mlxhog.report.metrics import Activity, Doing
+from mlxhog.report.views import Tell
 from mlxhog.strategies import Context
 from mlxhog.training.job import Job
 
 if TYPE_CHECKING:  # which workers need not import
     from mlxhog.report.monitor import Monitor
-    from mlxhog.training.session import WorkerSession
+    from mlxhog.training.resume import Resumption
+    from mlxhog.training.session import Session
 
 SEGMENT = "evaluation"
 PART_FLOPS, LARGER_FLOPS = 1e12, 2e12
@@ -57,6 +60,7 @@ PART_FLOPS, LARGER_FLOPS = 1e12, 2e12
 EMULATED_SHARE = 0.01  # of these, for emulated models, which are slow
 LARGER_TOKENS = 2_000_000
 LEAST_BYTES = 1024
+EVALUATING_PART = 0.05  # largest part of the workers' time for evaluations at an interval
 INTERRUPTED_S = 5.0  # limit of the evaluation after an interrupt
 SAMPLE_S = 10.0  # limit of the last sample
 SAMPLE_PROMPT = "The"
@@ -166,11 +170,6 @@ class HeldOutText:
     seq_len: int
     rows: int
 
-    @classmethod
-    def of(cls, file: TokenFile, config: TrainConfig, parameters: int) -> HeldOutText:
-        """Choose the shape of batches by the model's number of parameters."""
-        return cls(file, config.seq_len, heldout.rows_of_batch(parameters, config.seq_len))
-
     @property
     def n_batches(self) -> int:
         """Number of batches."""
@@ -202,10 +201,15 @@ class HeldOutTexts:
     def __init__(
         self, file: TokenFile, config: TrainConfig, parameters: int, asked_bytes: int
     ) -> None:
-        """Find the part in all of the held-out text."""
-        self.part = HeldOutText.of(subset.of(file, asked_bytes), config, parameters)
+        """Find the part in all of the held-out text; the model's size decides on the batches."""
         self._file, self._config, self._parameters = file, config, parameters
         self._asked_bytes = asked_bytes
+        self.part = self._text(asked_bytes)
+
+    def _text(self, n_bytes: int) -> HeldOutText:
+        seq_len = self._config.seq_len
+        rows = heldout.rows_of_batch(self._parameters, seq_len)
+        return HeldOutText(subset.of(self._file, n_bytes), seq_len, rows)
 
     @cached_property
     def larger(self) -> HeldOutText | None:
@@ -213,12 +217,12 @@ class HeldOutTexts:
 
         Opening it copies its tokens, so it is opened on first use.
         """
-        file, config = self._file, self._config
-        tokens = min(_most_tokens(LARGER_FLOPS, config, self._parameters), LARGER_TOKENS)
+        file = self._file
+        tokens = min(_most_tokens(LARGER_FLOPS, self._config, self._parameters), LARGER_TOKENS)
         most = tokens * file.header["bytes"] // file.n_tokens
         if self.part.file is file or most <= self._asked_bytes:
             return None
-        return HeldOutText.of(subset.of(file, most), config, self._parameters)
+        return self._text(most)
 
     @property
     def n_batches(self) -> int:
@@ -289,27 +293,8 @@ def takes_on(context: Context, requests: str, starts: str) -> bool:
     n = counters.load(starts)
     if not (counters.load(requests) > n and counters.compare_exchange(starts, n, n + 1)):
         return False
-    context.settle()  # a worker with a request holds no ticket (`Supervisor.holding_still`)
+    context.settle()  # a worker with a request holds no ticket (`Session.holding_still`)
     return True
-
-
-@dataclass(frozen=True)
-class Text:
-    """The text and tokenizer for evaluations and samples; picklable.
-
-    Attributes:
-        val: token file of held-out text.
-        tokenizer: of its tokens.
-        asked_bytes: size of the part that evaluations score.
-    """
-
-    val: Path
-    tokenizer: Tokenizer
-    asked_bytes: int
-
-    def open(self, job: Job, context: Context, ring: Ring) -> TextJobs:
-        """Open the held-out text in a worker."""
-        return TextJobs(self, job, context, ring)
 
 
 class TextJobs:
@@ -318,12 +303,19 @@ class TextJobs:
     During training both end with the training; after it, when the supervisor says so.
     """
 
-    def __init__(self, text: Text, job: Job, context: Context, ring: Ring) -> None:
-        """Open the held-out text."""
-        self.text, self.job, self.context, self.ring = text, job, context, ring
-        config, file = job.config, TokenFile.open(text.val)
+    def __init__(
+        self,
+        val: Path,
+        tokenizer: Tokenizer,
+        asked_bytes: int,
+        job: Job,
+        context: Context,
+        ring: Ring,
+    ) -> None:
+        """Open the held-out text, of which evaluations score a part of `asked_bytes`."""
+        self.job, self.context, self.ring, self._tokenizer = job, context, ring, tokenizer
         parameters = param_count(job.setup.model)
-        self._texts = HeldOutTexts(file, config, parameters, text.asked_bytes)
+        self._texts = HeldOutTexts(TokenFile.open(val), job.config, parameters, asked_bytes)
         self._scores = ScoreTable(context.arena.segment(SEGMENT))
         self._final_round = 0
 
@@ -395,7 +387,7 @@ class TextJobs:
         """Write a sample of text, as long as time allows."""
         self.context.copy_to_inbox()
         self.context.entry.beat(Phase.SAMPLE)
-        tokenizer, texts = self.text.tokenizer, list[str]()
+        tokenizer, texts = self._tokenizer, list[str]()
         pieces = answer(
             self.context.backend,
             [tokenizer.encode(SAMPLE_PROMPT.encode())],
@@ -415,6 +407,110 @@ class TextJobs:
 # -- in the supervisor ---------------------------------------------------------------------------
 
 
+class HeldOutWatch:
+    """The held-out evaluations of a run during training: when, the best, and early stopping.
+
+    Only evaluations during training count. A checkpoint stores the best, so a resumed run continues
+    the count, with full patience, unless it scores another part. The best weights are saved right
+    after their evaluation. Lock-free workers continue while one evaluates, so the saved model is
+    the evaluated one plus the steps since.
+
+    Attributes:
+        bits_per_byte: the best so far; None before the first.
+        step: of the run at the best evaluation.
+        since: evaluations after it.
+        ended: reason for an end of training before its budget; None otherwise.
+    """
+
+    def __init__(self, config: TrainConfig, resumption: Resumption | None, text: str) -> None:
+        """Begin, or continue from a checkpoint.
+
+        Args:
+            config: says when evaluations are due, what ends the run, and if the best is kept.
+            resumption: the resumed run; None for a new one.
+            text: name of the part that is scored.
+        """
+        self._config, self._text = config, text
+        self.bits_per_byte: float | None = None
+        self.step = self.since = self._evaluations = 0
+        self.ended: str | None = None
+        self._asked_at: tuple[int, int] | None = None
+        best = None if resumption is None else resumption.checkpoint.state["best"]
+        if isinstance(best, Mapping) and best.get("text") == text:
+            self.bits_per_byte, self.step = best["bits_per_byte"], int(best["step"])
+
+    def ask_for_next(self, session: Session, monitor: Monitor) -> None:
+        """Let a worker evaluate if an evaluation is due and does not take too much time.
+
+        There is no new one while another runs, unless its worker may have died.
+        """
+        if self._config.eval_every.seconds is not None:
+            now = (monitor.evaluations, session.ends())
+            most_s = EVALUATING_PART * session.strategy.workers * monitor.seconds()
+            if now == self._asked_at or monitor.evaluating_s > most_s:
+                return
+            self._asked_at = now
+        session.ask("eval")
+
+    def look(self, monitor: Monitor, save: Callable[[], bool], report: Tell) -> bool:
+        """Take in a new evaluation, if any; returns whether training is to end.
+
+        If the weights of a new best cannot be saved, the best before it stays the best, so the next
+        better evaluation is saved.
+        """
+        bits, step = monitor.evaluation.val_bits_per_byte, monitor.evaluation.val_step
+        if monitor.evaluations == self._evaluations or bits is None or step is None:
+            return False
+        self._evaluations = monitor.evaluations
+        before = self.bits_per_byte, self.step
+        if self.bits_per_byte is None or bits < self.bits_per_byte:
+            self.bits_per_byte, self.step, self.since = bits, step, 0
+        else:
+            self.since += 1
+        is_lost = not self.since and self._config.keeps_best and not save()
+        self.ended = self._reason_to_stop(self.bits_per_byte)
+        if is_lost:
+            self.bits_per_byte, self.step = before
+        if self.ended is not None:
+            report(f"{self.ended}: training ends")
+        return self.ended is not None
+
+    def _reason_to_stop(self, best: float) -> str | None:
+        patience, limit = self._config.patience, self._config.stop_at_loss
+        if limit is not None and best <= limit:
+            return (
+                f"held-out text reached {best:.3f} bits per byte at step {self.step:,}, and "
+                f"stop_at_loss is {limit:g}"
+            )
+        if patience is not None and self.since >= patience:
+            return (
+                f"{self.since} held-out evaluation{'s' * (self.since > 1)} without a new best "
+                f"(patience), which was {best:.3f} bits per byte at step {self.step:,}"
+            )
+        return None
+
+    def close(self, run: Run, saved: Path | None, report: Tell) -> None:
+        """Report the best weights: those of the best evaluation, or else the last."""
+        if not self._config.keeps_best:
+            return
+        if checkpoint.best(run) is None and saved is not None:
+            try:
+                checkpoint.mark_best(run, saved)
+            except EnvironmentLacks as error:
+                report(f"no best checkpoint: {error}")
+        if (best := checkpoint.best(run)) is not None:
+            bits = self.bits_per_byte
+            known = "" if bits is None else f", {bits:.3f} bits per byte"
+            where = run.checkpoints / checkpoint.BEST
+            report(f"best held-out evaluation{known}: {where} ({best.name})")
+
+    def to_json(self) -> dict[str, Any] | None:
+        """The values for a checkpoint."""
+        if self.bits_per_byte is None:
+            return None
+        return {"bits_per_byte": self.bits_per_byte, "step": self.step, "text": self._text}
+
+
 class FinalEvaluation:
     """Evaluations of the final parameters of a run, one after the other.
 
@@ -422,11 +518,11 @@ class FinalEvaluation:
     among the others.
     """
 
-    def __init__(self, session: WorkerSession, part: HeldOutPart, monitor: Monitor) -> None:
+    def __init__(self, session: Session, part: HeldOutPart, monitor: Monitor) -> None:
         """Prepare; this starts no evaluation, and `monitor` receives the scores."""
         self.copies_bits_per_byte: list[float] = []
         self._session, self._part, self._monitor = session, part, monitor
-        self._supervisor, self._counters = session.supervisor, session.arena.counters
+        self._counters = session.arena.counters
         self._scores = ScoreTable(session.arena.segment(SEGMENT))
         self._end = part.batches
         self._round = self._first = self._interrupts = 0
@@ -450,29 +546,32 @@ class FinalEvaluation:
         self._counters.store("eval_first", self._first)
         self._counters.store("eval_end", end)
         self._counters.store("eval_next", self._round * EVAL_ROUND)
-        self._supervisor.command(Command.EVALUATE)
+        self._session.command(Command.EVALUATE)
 
-    def wait(self) -> HeldOutScore:
+    def _share(self) -> float:
+        return self._scores.total(self._first, end=self._end).share
+
+    def _wait(self) -> HeldOutScore:
         """Wait until every batch is scored, or the user interrupts; the score of the fixed part.
 
         Raises:
-            ConfigError, EnvironmentLacks, WorkerFailed: see `Supervisor.poll`; the fixed part
-                cannot be scored without a worker that failed.
+            ConfigError, EnvironmentLacks, WorkerFailed: see `Session.poll`; the fixed part cannot
+                be scored without a worker that failed.
         """
-        limit_s = INTERRUPTED_S if self._interrupts else math.inf
-        while self._supervisor.has_workers() and not (self._ended() or self._is_interrupted()):
-            ended_or_died = partial(self._ended_or_died, self._supervisor.ends())
+        session, limit_s = self._session, INTERRUPTED_S if self._interrupts else math.inf
+        while session.pool and not (self._share() == 1.0 or self._is_interrupted()):
+            ended = partial(self._ended_or_died, session.ends())
             try:
-                if not self._session.until(ended_or_died, self._doing, limit_s):
+                if not session.until(ended, self._doing, limit_s):
                     break
             except GAVE_UP_WORKER as error:
                 # The run is complete without the larger score.
                 is_larger, self._end = self._end > self._part.batches, self._part.batches
-                if not is_larger or not (self._ended() or self._supervisor.has_workers()):
+                if not is_larger or not (self._share() == 1.0 or session.pool):
                     raise
                 self._counters.store("eval_end", self._end)
-                self._session.report(f"the larger held-out score was left out: {error}")
-            if not self._ended():
+                session.report(f"the larger held-out score was left out: {error}")
+            if self._share() < 1.0:
                 self._round += 1
                 self._counters.store("eval_next", self._round * EVAL_ROUND)
         return self._scores.total(self._first, end=self._part.batches)
@@ -480,10 +579,10 @@ class FinalEvaluation:
     def finish(self) -> None:
         """Wait for the score of the model, and score the copies that it is the average of."""
         session, monitor, part = self._session, self._monitor, self._part
-        score = self.wait()
+        score = self._wait()
         if score.share < 1.0 and self._is_interrupted():
             self.begin()
-            score = self.wait()
+            score = self._wait()
         average = score.bits_per_byte
         if score.share < 1.0 or average is None:
             return  # a score of less text is not comparable with earlier ones
@@ -501,41 +600,36 @@ class FinalEvaluation:
         session = self._session
         with session.strategy.each_copy(session.arena) as copies:
             for load in copies:
-                session.until(self._supervisor.resting, Doing(Activity.EVALUATING))
+                session.until(session.resting, Doing(Activity.EVALUATING))
                 if session.interrupts():
                     return False
                 load()
                 self._begin(self._part.batches)
-                self.copies_bits_per_byte.append(self.wait().bits_per_byte or math.nan)
+                self.copies_bits_per_byte.append(self._wait().bits_per_byte or math.nan)
         return True
+
+    def _ended_or_died(self, ends: int) -> bool:
+        return self._share() == 1.0 or self._session.ends() > ends
+
+    def _doing(self) -> Doing:
+        return Doing(Activity.EVALUATING, round(100 * self._share()))
 
     def _is_interrupted(self) -> bool:
         return self._session.interrupts() > self._interrupts
 
-    def _ended(self) -> bool:
-        return self._scores.total(self._first, end=self._end).share == 1.0
 
-    def _ended_or_died(self, ends: int) -> bool:
-        return self._ended() or self._supervisor.ends() > ends
-
-    def _doing(self) -> Doing:
-        share = self._scores.total(self._first, end=self._end).share
-        return Doing(Activity.EVALUATING, round(100 * share))
-
-
-def write_sample(session: WorkerSession, monitor: Monitor) -> None:
+def write_sample(session: Session, monitor: Monitor) -> None:
     """Let a worker write a sample of text, or another if it dies; report a missing sample."""
-    supervisor, samples = session.supervisor, monitor.samples
+    samples, reason = monitor.samples, "no worker was free in time"
     session.arena.counters.store("side_until_ns", monotonic_ns() + int(SAMPLE_S * 1e9))
-    reason = "no worker was free in time"
 
     def is_written_or_lost(ends: int) -> bool:
-        return monitor.samples > samples or supervisor.ends() > ends
+        return monitor.samples > samples or session.ends() > ends
 
-    while supervisor.has_workers() and monitor.samples == samples:
-        ended = partial(is_written_or_lost, supervisor.ends())
+    while session.pool and monitor.samples == samples:
+        ended = partial(is_written_or_lost, session.ends())
         session.ask("sample")
-        supervisor.command(Command.SAMPLE)
+        session.command(Command.SAMPLE)
         try:
             if not session.until(ended, Doing(Activity.SAMPLING), 2 * SAMPLE_S):
                 break

@@ -32,7 +32,7 @@ from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger
 from mlxhog.base import plain_json
 from mlxhog.base.durable import disk_errors, read_lines
-from mlxhog.base.paths import expanded, printable
+from mlxhog.base.paths import printable
 from mlxhog.data import records, textfiles
 from mlxhog.data.examples import Example
 from mlxhog.data.stream import (
@@ -62,33 +62,26 @@ UNFINISHED = (".part", ".tmp", ".swp", ".crdownload")
 
 
 class Following:
-    """The following of a folder by the supervisor of a run."""
+    """The following of a folder by the supervisor of a run.
+
+    Attributes:
+        batches: opens the rows of the stream, in a worker.
+    """
 
     def __init__(self, plan: Plan, run: Path, folder: Path) -> None:
-        """Open the stream of the run; this does not read the folder."""
-        config = plan.config
-        writer = StreamWriter(
-            run,
-            plan.data.tokenizer,
-            seq_len=config.seq_len,
-            batch_size=config.sequences_per_ticket,
-        )
-        self._writer = writer
-        self.batches = partial(_open_batches, writer.folder, plan.batches, plan.data.tokenizer)
-        self._follower = Follower(folder, writer, config.loss_on)
-        self._waits = False
-
-    @classmethod
-    def of(cls, plan: Plan, run: Path) -> Self | None:
-        """Open the stream of a run; None if it follows no folder.
+        """Open the stream of the run; this does not read the folder.
 
         Raises:
             CheckpointError: examples that the run has acknowledged do not fit into `seq_len`.
             DataError, RunError: the stream is damaged.
             EnvironmentLacks: the disk is full.
         """
-        folder = plan.config.follow
-        return None if folder is None else cls(plan, run, expanded(folder))
+        config, tokenizer = plan.config, plan.data.tokenizer
+        size = config.sequences_per_ticket
+        self._writer = StreamWriter(run, tokenizer, seq_len=config.seq_len, batch_size=size)
+        self.batches = partial(_open_batches, self._writer.folder, plan.batches, tokenizer)
+        self._follower = Follower(folder, self._writer, config.loss_on)
+        self._waits = False
 
     def begin(self, arena: Arena, ledger: Ledger, stack: ExitStack) -> None:
         """Take examples, and let a thread watch the folder until the stack is closed.
@@ -106,21 +99,19 @@ class Following:
         Raises:
             WorkerFailed: the thread that watches the folder has ended while the run trains.
         """
-        fault = self._follower.fault
-        if training and fault is not None:
+        follower, name = self._follower, printable(self._follower.folder)
+        if training and (fault := follower.fault) is not None:
             raise WorkerFailed(
-                f"following {printable(self._follower.folder)} ended with "
-                f"{type(fault).__name__}: {message_of(fault)}; that is a bug in mlxhog, please "
-                "report it"
+                f"following {name} ended with {type(fault).__name__}: {message_of(fault)}; that "
+                "is a bug in mlxhog, please report it"
             ) from fault
-        end = self._count()
-        messages = []
-        while self._follower.messages:
-            messages.append(self._follower.messages.popleft())
-        waits = training and self._ledger.count_done() >= end
-        if waits and not self._waits:
-            messages.append(f"waiting for new text in {printable(self._follower.folder)}")
+        end, messages = self._count(), list[str]()
+        while follower.messages:
+            messages.append(follower.messages.popleft())
         if training:
+            waits = self._ledger.count_done() >= end
+            if waits and not self._waits:
+                messages.append(f"waiting for new text in {name}")
             self._waits = waits
         return messages
 
@@ -245,34 +236,29 @@ class Follower:
     def _settled(self) -> list[tuple[str, int, int]]:
         """Name, size and change of the files that are new and complete, the oldest first."""
         now = time.monotonic()
-        files: dict[str, tuple[int, int, float]] = {}
+        looks: dict[str, tuple[int, int, float]] = {}
         for path in self._files():
             name = str(path.relative_to(self.folder))
             try:
                 status = path.stat()
             except OSError:
                 continue  # it was deleted meanwhile
+            state = status.st_size, status.st_mtime_ns
             if not stat.S_ISREG(status.st_mode):
                 not_regular = "it is no regular file, but a pipe, a socket or a device"
                 self._say(f"{printable(name)} is left out: {not_regular}")
-                continue
-            if printable(name) != name:
+            elif printable(name) != name:
                 self._say(f"{printable(name)} is left out: its name is not UTF-8; rename it")
-                continue
-            if name in self._postponed:
-                continue
-            size, changed_ns = status.st_size, status.st_mtime_ns
-            if source := self._writer.sources.get(name):
-                if (source.n_bytes, source.changed_ns) != (size, changed_ns):
+            elif source := self._writer.sources.get(name):
+                if (source.n_bytes, source.changed_ns) != state:
                     self._say(f"{name} has changed since it was read; only new files are trained")
-                continue
-            *before, since = self._last_look.get(name, (-1, -1, now))
-            stands = before == [size, changed_ns]
-            files[name] = (size, changed_ns, since if stands else now)
-        self._last_look = files
+            elif name not in self._postponed:
+                *before, since = self._last_look.get(name, (-1, -1, now))
+                looks[name] = (*state, since if before == [*state] else now)
+        self._last_look = looks
         settled = [
             (name, size, changed_ns)
-            for name, (size, changed_ns, since) in files.items()
+            for name, (size, changed_ns, since) in looks.items()
             if now - since >= SETTLED_S
         ]
         return sorted(settled, key=lambda one: (one[2], one[0]))

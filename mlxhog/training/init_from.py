@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from mlxhog.arena import Arena
 from mlxhog.base import mapped, plain_yaml
 from mlxhog.base.quantities import format_count
-from mlxhog.checkpoint import checkpoint, formats, manifest
+from mlxhog.checkpoint import checkpoint, manifest
 from mlxhog.checkpoint.formats import Opened
 from mlxhog.checkpoint.formats.opening import refuse_not_finite
 from mlxhog.checkpoint.run import run_of
@@ -157,37 +157,19 @@ def check_vocabulary(config: TrainConfig, model: ModelConfig, tokenizer: Tokeniz
 class InitialWeights:
     """An open checkpoint, and the mapping of its vocabulary to the model's.
 
-    Attributes:
-        opened: the checkpoint.
-        rows: for each row of the run's vocabulary, the checkpoint's row or -1, (V,) int64; None if
-            both vocabularies are the same.
+    `rows` has for each row of the run's vocabulary the checkpoint's row or -1, (V,) int64; it is
+    None if both vocabularies are the same.
     """
 
     opened: Opened
     rows: NDArray[np.int64] | None = None
 
-    @classmethod
-    def of(cls, config: TrainConfig) -> Self | None:
-        """Open the checkpoint that `init_from` names; None if the run begins with new weights.
-
-        Raises:
-            CheckpointError, ConfigError: it is missing, damaged, or of an unknown family.
-        """
-        return None if config.init_from is None else cls(formats.open(config.init_from))
-
     def fitted(
         self, config: TrainConfig, model: ModelConfig, tokenizer: Tokenizer, *, own: bool
     ) -> tuple[Self, ModelConfig]:
-        """Compare the checkpoint with the model and the tokenizer of the run.
+        """This with the rows for a run's model and tokenizer, and the model with as many rows.
 
-        Args:
-            config: of the run.
-            model: its model.
-            tokenizer: of its text.
-            own: whether the model is the checkpoint's, so that its vocabulary follows the text.
-
-        Returns:
-            This with the rows, and the model with the matching number of rows.
+        The vocabulary of the checkpoint's `own` model follows the text.
 
         Raises:
             CheckpointError: another family, other shapes, or another vocabulary without

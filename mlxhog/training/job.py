@@ -6,7 +6,8 @@ draws the rows of a task, for itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +16,7 @@ from mlxhog import arena
 from mlxhog.arena import ArenaHandle, Layout, control, published
 from mlxhog.arena.control import Ring
 from mlxhog.arena.layout import PARAMETER_COPY
+from mlxhog.arena.words import Words
 from mlxhog.backends.gpu_share import GPUShare, most_sequences
 from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec
 from mlxhog.cluster.link import LinkJob
@@ -29,7 +31,6 @@ from mlxhog.optim import Optimizer
 from mlxhog.optim.tables import segments as means_of_tables
 from mlxhog.strategies import Context, Strategy
 from mlxhog.training.kernel_choice import Writers
-from mlxhog.training.terms import Terms
 
 
 class BatchSource(Protocol):
@@ -121,9 +122,9 @@ def plan_layout(
 ) -> Layout:
     """Lay out the arena of a run.
 
-    If the strategy is still to be chosen, segments that only one candidate needs (copies of
-    gradients, private or shared moments) overlap those of another. So the arena is as large as the
-    largest candidate needs.
+    If the run may change its strategy, segments that only one of them needs (copies of gradients,
+    private or shared moments) overlap those of the other. So the arena is as large as the largest
+    strategy needs.
 
     Args:
         spec: the model's parameters.
@@ -132,16 +133,19 @@ def plan_layout(
         n_tickets: batches per epoch.
         tables: further segments, such as for evaluations, as `arena.plan` takes them.
         live: whether to keep copies of the parameters for readers.
-        others: the other candidate strategies, each with its optimizer.
+        others: the other strategies, each with its optimizer.
     """
     every = [(strategy, optimizer), *others]
     max_workers = max(one.slots for one, _ in every)
-    rules = [rule for _, rule in every]
-    private = [m for m in optimizer.state_segments if all(m in r.state_segments for r in rules)]
-    shared = [m for m in optimizer.shared_segments if all(m in r.shared_segments for r in rules)]
-    needs = [_own_segments(one, rule, {*private, *shared}, len(spec)) for one, rule in every]
+    private = [m for m in optimizer.state_segments if all(m in r.state_segments for _, r in every)]
+    shared = [m for m in optimizer.shared_segments if all(m in r.shared_segments for _, r in every)]
+    needs = []
+    for one, rule in every:
+        own = [f"{m}.{k}" for m in rule.state_segments for k in range(1, one.slots + 1)
+               if m not in private]  # fmt: skip
+        own += [m for m in rule.shared_segments if m not in shared]
+        needs.append(dict.fromkeys(own, ("float32", PARAMETER_COPY)) | one.segments(len(spec)))
     common = {name: place for name, place in needs[0].items() if all(name in n for n in needs)}
-    slots = range(1, max_workers + 1)
     ngrams = strategy.tables
     return arena.plan(
         spec,
@@ -152,7 +156,7 @@ def plan_layout(
         shared=shared,
         n_tickets=n_tickets,
         extra={
-            **{f"ring.{slot}": ("uint8", control.RING_BYTES) for slot in slots},
+            **{f"ring.{k}": ("uint8", control.RING_BYTES) for k in range(1, max_workers + 1)},
             **common,
             **tables,
             **means_of_tables(0 if ngrams is None else len(ngrams.orders)),
@@ -162,19 +166,6 @@ def plan_layout(
             {name: place for name, place in own.items() if name not in common} for own in needs
         ],
     )
-
-
-def _own_segments(
-    strategy: Strategy, optimizer: Optimizer, common: Set[str], n_params: int
-) -> dict[str, tuple[str, int]]:
-    """The segments of a strategy and its optimizer that not all candidates share."""
-    private = [name for name in optimizer.state_segments if name not in common]
-    shared = [name for name in optimizer.shared_segments if name not in common]
-    of_slots = [f"{name}.{slot}" for name in private for slot in range(1, strategy.slots + 1)]
-    return {
-        **dict.fromkeys((*of_slots, *shared), ("float32", PARAMETER_COPY)),
-        **strategy.segments(n_params),
-    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,13 +197,17 @@ class Job:
         """The run's configuration."""
         return self.setup.config
 
-    def present(self, terms: Terms, changes: int) -> Job:
-        """The job with the strategy after a number of changes."""
+    def after(self, changes: int, counters: Words) -> Job:
+        """The job with the strategy after a number of changes, and with its limits."""
         if not changes:
             return self
-        budget, step_limit = terms.of(self.budget)
-        setup = self.other if changes % 2 else self.setup
+        names = ("limit_steps", "budget_steps", "steps_before")
+        limit, steps, before = (counters.real(name) for name in names)
+        budget, setup = self.budget, self.other if changes % 2 else self.setup
         assert setup is not None
+        if steps != math.inf:
+            budget = replace(budget, steps=int(steps), equal_steps_before=before)
+        step_limit = None if limit == math.inf else int(limit)
         return replace(self, setup=setup, budget=budget, step_limit=step_limit)
 
     @property

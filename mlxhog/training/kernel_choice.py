@@ -27,13 +27,13 @@ have a fault by the plain one, and says so (`mlxhog.training.worker.check_kernel
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Self
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from mlxhog._native import ops
 from mlxhog.backends import gpu_share
-from mlxhog.base import float32, machine, verdicts
+from mlxhog.base import float32, verdicts
+from mlxhog.base.machine import Machine
 from mlxhog.base.verdicts import GPU_ENGINES, Verdicts
 from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec, resolve_workers
 from mlxhog.config import optimizers, rules
@@ -41,20 +41,16 @@ from mlxhog.config.config import EMULATED, TrainConfig
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.models.ops import kernels
 
+Note = Callable[[str], None]
+"""Takes what the user should know of the run."""
+
 
 @dataclass(frozen=True)
 class Writers:
-    """How steps are added in a run.
-
-    Attributes:
-        gpu_write: cpu, metal or metal-emulated.
-        write: the arena's write mode.
-        notes: for the user, on automatic choices and their reasons.
-    """
+    """How steps are added: `gpu_write` is cpu, metal or metal-emulated; the arena's write mode."""
 
     gpu_write: str
     write: str
-    notes: tuple[str, ...] = ()
 
     def engine(self, backend: str) -> str | None:
         """The Metal engine through which a worker adds its steps, or None: native code adds them.
@@ -67,13 +63,52 @@ class Writers:
         return GPU_ENGINES.get(backend) if self.gpu_write == "metal" else None
 
 
-def choose_writers(config: TrainConfig, backends: Sequence[str], record: Verdicts) -> Writers:
-    """Choose how the steps of a run's workers are added.
+def choose(
+    config: TrainConfig, here: Machine, note: Note
+) -> tuple[tuple[WorkerSpec, ...], Writers, tuple[str, ...]]:
+    """Choose workers, writers, and each worker's kernels, by the results of `mlxhog doctor`.
 
-    Args:
-        config: of the run.
-        backends: of all workers, once per worker.
-        record: doctor's results on this machine.
+    Raises:
+        ConfigError: the options name workers or kernels that do not exist or do not fit.
+        EnvironmentLacks: this machine lacks one of them.
+    """
+    record = verdicts.load()
+    chosen = resolve_workers(
+        config.workers,
+        config.threads,
+        machine=here,
+        max_workers=config.max_workers,
+        serial=config.strategy is not None and config.strategy.one_process,
+        tokens_per_s=record.tokens_per_s,
+        pair=record.pair(),
+    )
+    for text in chosen.notes:
+        note(text)
+    rules.check_ranks(config.slow, len(chosen.workers))
+    backends = [worker.backend for worker in chosen.workers]
+    writers = choose_writers(config, backends, record, note)
+    forms = choose_kernels(config, backends, record, note)
+    check_recorded(config, backends, forms, record)
+    promised = config.determinism != "none"
+    for text in (
+        float32.note(backends, here, promised=promised),
+        gpu_share.token_note(backends, config.micro_batch, config.seq_len),
+    ):
+        if text:
+            note(text)
+    if sys.platform == "darwin" and not ops.has_blas() and optimizers.of(config).name == "muon":
+        note(
+            "muon's products on the CPU are our own, about a tenth as fast as Accelerate's, "
+            "because Accelerate of this macOS has no cblas_sgemm; workers on GPUs need none "
+            "(--orthogonalization-device worker)"
+        )
+    return chosen.workers, writers, forms
+
+
+def choose_writers(
+    config: TrainConfig, backends: Sequence[str], record: Verdicts, note: Note
+) -> Writers:
+    """Choose how the steps of workers with these backends are added.
 
     Raises:
         ConfigError: Metal kernels were requested in a run without a GPU worker.
@@ -86,7 +121,6 @@ def choose_writers(config: TrainConfig, backends: Sequence[str], record: Verdict
             _require(
                 verdict.ok, f"read=live of {backend}", "safe", verdict.reason, "--read snapshot"
             )
-    by_cpu = Writers("cpu", "lossless" if config.write == "auto" else config.write)
     if config.gpu_write == EMULATED:
         return Writers(EMULATED, "cas")
     if config.gpu_write == "metal":
@@ -99,18 +133,19 @@ def choose_writers(config: TrainConfig, backends: Sequence[str], record: Verdict
         ok = config.force or refusal is None
         _require(ok, "gpu_write=metal", "safe", refusal, "--gpu-write auto (now cpu)")
         return Writers("metal", "cas")
-    if config.gpu_write != "auto":
-        return by_cpu
-    if config.strategy is not None and config.strategy.copies:
-        own = f"every worker of {config.strategy.name} has parameters of its own"
-        refusal = f"{own}, and the CPU adds to them"
-    elif config.write not in ("auto", "cas") and on_gpu:
-        refusal = f"write={config.write} was requested, and a GPU that writes needs cas"
-    else:
-        refusal = why_not_metal(backends, record)
-    if refusal is None:
-        return Writers("metal", "cas", ("gpu_write auto: metal, no update was lost here",))
-    return replace(by_cpu, notes=(f"gpu_write auto: cpu, because {refusal}",))
+    if config.gpu_write == "auto":
+        if config.strategy is not None and config.strategy.copies:
+            own = f"every worker of {config.strategy.name} has parameters of its own"
+            refusal = f"{own}, and the CPU adds to them"
+        elif config.write not in ("auto", "cas") and on_gpu:
+            refusal = f"write={config.write} was requested, and a GPU that writes needs cas"
+        else:
+            refusal = why_not_metal(backends, record)
+        if refusal is None:
+            note("gpu_write auto: metal, no update was lost here")
+            return Writers("metal", "cas")
+        note(f"gpu_write auto: cpu, because {refusal}")
+    return Writers("cpu", "lossless" if config.write == "auto" else config.write)
 
 
 def _require(ok: bool, choice: str, what: str, reason: str | None, other: str) -> None:
@@ -122,12 +157,7 @@ def _require(ok: bool, choice: str, what: str, reason: str | None, other: str) -
 
 
 def doctors_refusal(backends: Sequence[str], record: Verdicts) -> str | None:
-    """The reason why the GPU must not write; None if kernels are right and lose no update.
-
-    Args:
-        backends: of all workers, once per worker.
-        record: doctor's results.
-    """
+    """The reason why the GPU must not write; None if kernels are right and lose no update."""
     engines = sorted({GPU_ENGINES[backend] for backend in backends if backend in GPU_ENGINES})
     for verdict in (record.gpu_write(backends), *map(record.kernels, engines)):
         if not verdict.ok:
@@ -136,12 +166,7 @@ def doctors_refusal(backends: Sequence[str], record: Verdicts) -> str | None:
 
 
 def why_not_metal(backends: Sequence[str], record: Verdicts) -> str | None:
-    """The reason why `auto` lets the CPU add the steps of GPU workers; None if the GPU may.
-
-    Args:
-        backends: of all workers, once per worker.
-        record: doctor's results.
-    """
+    """The reason why `auto` lets the CPU add the steps of GPU workers; None if the GPU may."""
     on_gpu = set(backends) & set(GPU_BACKENDS)
     if not on_gpu:
         return "no worker of this run uses a GPU"
@@ -151,14 +176,9 @@ def why_not_metal(backends: Sequence[str], record: Verdicts) -> str | None:
 
 
 def choose_kernels(
-    config: TrainConfig, backends: Sequence[str], record: Verdicts
-) -> tuple[tuple[str, ...], list[str]]:
-    """Choose the form of each worker, never "auto"; also returns notes on automatic choices.
-
-    Args:
-        config: of the run.
-        backends: of all workers, once per worker.
-        record: doctor's results on this machine.
+    config: TrainConfig, backends: Sequence[str], record: Verdicts, note: Note
+) -> tuple[str, ...]:
+    """Choose the form of the model's operations of each worker, never "auto".
 
     Raises:
         ConfigError: a worker cannot run the requested form.
@@ -173,33 +193,24 @@ def choose_kernels(
         chosen[name] = kernels.resolve(
             framework, choice, device, metal_verified=verified, weights=dtype
         )
-    notes = []
     for name in [name for name in chosen if name in GPU_BACKENDS]:
         right = record.kernels(GPU_ENGINES[name])
         if choice == "metal":
             ok = config.force or right.ok
             _require(ok, f"kernels=metal of {name}", "right", right.reason, "--kernels auto")
         elif choice == "auto" and chosen[name] == "metal":
-            notes.append(f"kernels auto: metal on {name}, {record.model_kernels(name).reason}")
+            note(f"kernels auto: metal on {name}, {record.model_kernels(name).reason}")
         elif choice == "auto" and not right.ok:  # else the plain operations are merely faster
-            notes.append(f"kernels auto: {chosen[name]} on {name}, because {right.reason}")
+            note(f"kernels auto: {chosen[name]} on {name}, because {right.reason}")
     if choice == "auto" and dtype != "float32" and not set(chosen) <= set(GPU_BACKENDS):
-        notes.append(
-            f"kernels auto: reference on CPUs, whose native kernels do not compute in {dtype}"
-        )
-    return tuple(chosen[name] for name in backends), notes
+        note(f"kernels auto: reference on CPUs, whose native kernels do not compute in {dtype}")
+    return tuple(chosen[name] for name in backends)
 
 
 def check_recorded(
     config: TrainConfig, backends: Sequence[str], forms: Sequence[str], record: Verdicts
 ) -> None:
     """Refuse GPU workers in a recorded run, unless doctor found that their gradients repeat.
-
-    Args:
-        config: of the run.
-        backends: of its workers.
-        forms: of the model's operations, of each worker.
-        record: doctor's results on this machine.
 
     Raises:
         EnvironmentLacks: the run is recorded, and the gradients of a GPU worker may not repeat.
@@ -213,56 +224,3 @@ def check_recorded(
                 f"{verdict.reason}; record workers on the CPU, such as --workers "
                 "mlx:cpu,torch:cpu, run mlxhog doctor, or insist with --force"
             )
-
-
-@dataclass(frozen=True)
-class RunEngines:
-    """Workers, kernels and writers of a run on this machine.
-
-    Attributes:
-        workers: backend and threads of each.
-        writers: how their steps are added, and in which write mode.
-        kernels: form of the model's operations of each worker.
-        notes: for the user, on these choices.
-        machine_bytes: memory of this machine.
-    """
-
-    workers: tuple[WorkerSpec, ...]
-    writers: Writers
-    kernels: tuple[str, ...]
-    notes: tuple[str, ...]
-    machine_bytes: int
-
-    @classmethod
-    def of(cls, config: TrainConfig) -> Self:
-        """Choose them by the results of `mlxhog doctor` on this machine.
-
-        Raises:
-            ConfigError: the options name workers or kernels that do not exist or do not fit.
-            EnvironmentLacks: this machine lacks one of them.
-        """
-        here, record = machine.here(), verdicts.load()
-        chosen = resolve_workers(
-            config.workers,
-            config.threads,
-            machine=here,
-            max_workers=config.max_workers,
-            serial=config.strategy is not None and config.strategy.one_process,
-            tokens_per_s=record.tokens_per_s,
-            pair=record.pair(),
-        )
-        rules.check_ranks(config.slow, len(chosen.workers))
-        backends: Sequence[str] = [worker.backend for worker in chosen.workers]
-        writers = choose_writers(config, backends, record)
-        kernels, kernel_notes = choose_kernels(config, backends, record)
-        check_recorded(config, backends, kernels, record)
-        tf32 = float32.note(backends, here, promised=config.determinism != "none")
-        tokens = gpu_share.token_note(backends, config.micro_batch, config.seq_len)
-        notes = [*chosen.notes, *writers.notes, *kernel_notes, *filter(None, [tf32, tokens])]
-        if sys.platform == "darwin" and not ops.has_blas() and optimizers.of(config).name == "muon":
-            notes.append(
-                "muon's products on the CPU are our own, about a tenth as fast as Accelerate's, "
-                "because Accelerate of this macOS has no cblas_sgemm; workers on GPUs need none "
-                "(--orthogonalization-device worker)"
-            )
-        return cls(chosen.workers, writers, kernels, tuple(notes), here.memory_bytes)

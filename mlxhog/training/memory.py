@@ -20,7 +20,7 @@ from mlxhog.config.strategy import FedBack, Sparse
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.models.families import ModelConfig, param_count
 from mlxhog.strategies import Strategy
-from mlxhog.training.kernel_choice import Writers
+from mlxhog.training.kernel_choice import Note, Writers
 
 WORKER_BASE_BYTES = 400 << 20  # interpreter, framework and its first allocations
 FREE_SLOTS = 2  # for workers that join, without --max-workers
@@ -28,16 +28,12 @@ FREE_SLOTS_SHARE = 1 / 16  # largest part of a run's memory for free slots
 LIVE_PART = 0.1  # largest part of a run's memory for copies for readers, with --live auto
 ACTIVATIONS_PER_TOKEN = 40  # floats per token, block and unit of width that a backward pass keeps
 SURELY_RECOMMENDED = 0.5  # of a Mac's memory for its GPU: macOS recommends two thirds or more
+GIB = 2**30
 
 
 @dataclass(frozen=True)
 class Memory:
-    """The memory that a run may take.
-
-    Attributes:
-        machine_bytes: of this machine.
-        part: of it that a run may take (`memory_limit`).
-    """
+    """The memory that a run may take: a part (`memory_limit`) of that of this machine."""
 
     machine_bytes: int
     part: float
@@ -54,11 +50,11 @@ class Memory:
             EnvironmentLacks: they do not fit.
         """
         n_bytes = 4 * param_count(model)
-        if n_bytes > self.limit_bytes:
-            raise EnvironmentLacks(
-                f"the parameters of model {name} alone need {n_bytes / 2**30:.1f} GiB, the "
-                f"limit is {self._limit()}; use a smaller --model, or raise --memory-limit"
-            )
+        self._check(
+            n_bytes,
+            f"the parameters of model {name} alone need {n_bytes / GIB:.1f} GiB",
+            "use a smaller --model",
+        )
 
     def check_run(self, arena_bytes: int, worker_bytes: int, workers: int) -> None:
         """Refuse a run that does not fit, at its start or with workers that join.
@@ -66,26 +62,28 @@ class Memory:
         Raises:
             EnvironmentLacks: it does not fit.
         """
-        n_bytes, gib = arena_bytes + workers * worker_bytes, 2**30
+        n_bytes = arena_bytes + workers * worker_bytes
+        self._check(
+            n_bytes,
+            f"the run needs {n_bytes / GIB:.1f} GiB ({arena_bytes / GIB:.1f} shared, "
+            f"{worker_bytes / GIB:.1f} in each of {workers} workers)",
+            "use fewer --workers, a smaller --batch-size or --model",
+        )
+
+    def _check(self, n_bytes: int, need: str, way: str) -> None:
         if n_bytes > self.limit_bytes:
             raise EnvironmentLacks(
-                f"the run needs {n_bytes / gib:.1f} GiB ({arena_bytes / gib:.1f} shared, "
-                f"{worker_bytes / gib:.1f} in each of {workers} workers), the limit is "
-                f"{self._limit()}; use fewer --workers, a smaller --batch-size or --model, or "
-                "raise --memory-limit"
+                f"{need}, the limit is {self.limit_bytes / GIB:.1f} GiB ({self.part:g} of "
+                f"{self.machine_bytes / GIB:.1f}); {way}, or raise --memory-limit"
             )
 
-    def _limit(self) -> str:
-        gib = 2**30
-        return f"{self.limit_bytes / gib:.1f} GiB ({self.part:g} of {self.machine_bytes / gib:.1f})"
-
-    def keeps_copies(self, live: str, parameters: int, note: Callable[[str], None]) -> bool:
+    def keeps_copies(self, live: str, parameters: int, note: Note) -> bool:
         """Whether to keep copies for readers: `live` is on, or auto, if they take `LIVE_PART`."""
         n_bytes = 2 * 4 * parameters
         if live != "auto" or n_bytes <= LIVE_PART * self.limit_bytes:
             return live != "off"
         note(
-            f"no copies for live readers: the two would take {n_bytes / 2**30:.1f} GiB; --live on "
+            f"no copies for live readers: the two would take {n_bytes / GIB:.1f} GiB; --live on "
             "keeps them all the same"
         )
         return False
@@ -93,13 +91,7 @@ class Memory:
     def with_free_slots(
         self, strategy: Strategy, max_workers: int | None, lay_out: Callable[[Strategy], Layout]
     ) -> tuple[Strategy, Layout]:
-        """Give an arena free slots for workers that join.
-
-        Args:
-            strategy: for the workers at the start.
-            max_workers: workers with slots; None for as many as there is room.
-            lay_out: lays out the arena of a strategy.
-        """
+        """Give an arena free slots: up to `max_workers`, or as many as there is room."""
         layout = lay_out(strategy)
         if strategy.fixed:
             return strategy, layout
@@ -116,12 +108,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class GradientMemory:
-    """Private memory of a worker's gradients, an estimate.
-
-    Attributes:
-        fixed_bytes: of snapshots and gradients.
-        sequence_bytes: of the activations of one sequence.
-    """
+    """Estimated memory of a worker: its snapshots and gradients, and a sequence's activations."""
 
     fixed_bytes: int
     sequence_bytes: int
@@ -147,11 +134,6 @@ class GradientMemory:
     def most_sequences(self, n_bytes: float) -> int:
         """The largest batch that fits in `n_bytes`; 0 if none does."""
         return max(0, int((n_bytes - self.fixed_bytes) // self.sequence_bytes))
-
-
-def worker_bytes(gradient: GradientMemory, sequences: int) -> int:
-    """Private memory of a worker: a gradient of a batch, and the process itself."""
-    return WORKER_BASE_BYTES + gradient.of_batch(sequences)
 
 
 def gpu_share(
@@ -200,14 +182,8 @@ def check_gpu(
 ) -> None:
     """Refuse a batch whose gradient does not fit in a GPU worker's part of the GPU's memory.
 
-    The driver is asked only if the batch might not fit, since that takes half a second.
-
-    Args:
-        sequences: of the batch.
-        gradient: memory of a worker's gradients.
-        share: of the GPU for each worker that uses it.
-        workers: at the start.
-        machine_bytes: memory of this machine, which the GPU shares.
+    The GPU shares the machine's memory. The driver is asked only if the batch might not fit, since
+    that takes half a second.
 
     Raises:
         EnvironmentLacks: it does not fit, or the driver does not answer.

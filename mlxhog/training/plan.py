@@ -1,8 +1,8 @@
 """`plan(config) -> Plan`: everything that a run will be, decided before anything is started.
 
 All errors of the input are found here, and every open option is decided: `make_plan` reads from top
-to bottom. What depends on the strategy is decided for each that the run may have (`_Way`): usually
-there is one; `--strategy auto` with several workers has two, in one arena that fits both.
+to bottom. What depends on the strategy is decided for each that the run may have: usually there is
+one; `--strategy auto` with several workers has two, in one arena that fits both.
 
 Up to about four passes, repeated text is nearly as useful as new text; after that its use declines
 (Muennighoff et al. 2023, Scaling Data-Constrained Language Models, arXiv:2305.16264).
@@ -11,7 +11,7 @@ Up to about four passes, repeated text is nearly as useful as new text; after th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,16 +19,18 @@ from typing import Any
 
 from mlxhog import optim, strategies
 from mlxhog.arena import Layout
+from mlxhog.base import machine
 from mlxhog.base.paths import expanded
 from mlxhog.base.quantities import format_count, format_number
 from mlxhog.base.workers import WorkerSpec
+from mlxhog.checkpoint import formats
 from mlxhog.cluster import anchor
 from mlxhog.cluster.group import identity_of
 from mlxhog.cluster.link import LinkJob
 from mlxhog.config import optimizers, plugins, schedules
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.strategies import Copies, Serial, Sync
+from mlxhog.config.strategies import Copies, Hogwild, Serial, Sync
 from mlxhog.config.strategy import StrategyChoice, of, strategy_name
 from mlxhog.data import clients, prepare, stream
 from mlxhog.data.batches import Batches
@@ -46,17 +48,16 @@ from mlxhog.report import tensorboard
 from mlxhog.report.metrics import is_emulated, kernels_used
 from mlxhog.strategies import Strategy
 from mlxhog.strategies.local import Local
-from mlxhog.training import choose_strategy, evaluation, init_from, terms
-from mlxhog.training.evaluation import HeldOutPart, Text
+from mlxhog.training import batch_size, choose_strategy, evaluation, init_from, kernel_choice
+from mlxhog.training.batch_size import BatchChoice
+from mlxhog.training.evaluation import HeldOutPart, TextJobs
 from mlxhog.training.init_from import InitialWeights
 from mlxhog.training.job import Setup, plan_layout
-from mlxhog.training.kernel_choice import RunEngines
-from mlxhog.training.memory import GradientMemory, Memory, check_gpu, gpu_share, worker_bytes
+from mlxhog.training.kernel_choice import Note
+from mlxhog.training.memory import WORKER_BASE_BYTES, GradientMemory, Memory, check_gpu, gpu_share
 from mlxhog.training.resume import Resumption
 
 MANY_PASSES = 4.0
-Note = Callable[[str], None]
-"""Takes what the user should know of the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,16 +73,15 @@ class Plan(Setup):
         held_out: the part of the held-out text that evaluations score.
         parameters: numbers in the model.
         memory: limits of the run's memory.
-        arena_bytes: shared memory.
         gradient_memory: of a worker's gradients.
-        worker_bytes: estimate of the private memory of one worker.
-        private_state: optimizer segments kept per worker slot.
-        shared_state: optimizer segments kept once.
+        optimizer: with its segments, kept per worker slot (private) or once (shared).
         budget: of this call.
-        other: the plan with the strategy that the run may change to, of the same layout; None if
-            the strategy is named.
+        n_tickets: batches per epoch.
         division: of the text among clients; None if all workers share one text.
         initial_weights: of a checkpoint, for a new run; None draws initial values.
+        other: the plan with the strategy that the run may change to, of the same layout; None if
+            the strategy is named.
+        batch: the choice of `--batch-size auto`; None for a named batch.
     """
 
     stored: TrainConfig
@@ -91,20 +91,39 @@ class Plan(Setup):
     held_out: HeldOutPart
     parameters: int
     memory: Memory
-    arena_bytes: int
     gradient_memory: GradientMemory
-    worker_bytes: int
-    private_state: tuple[str, ...]
-    shared_state: tuple[str, ...]
+    optimizer: Optimizer
     budget: Budget
+    n_tickets: int
+    division: Division | None
+    initial_weights: InitialWeights | None
     other: Plan | None = None
-    division: Division | None = None
-    initial_weights: InitialWeights | None = None
+    batch: BatchChoice | None = None
 
     def changed(self) -> Plan:
         """The plan with the other strategy."""
         assert self.other is not None
         return replace(self.other, other=replace(self, other=None))
+
+    @property
+    def arena_bytes(self) -> int:
+        """Shared memory."""
+        return self.layout.occupied_bytes
+
+    @property
+    def worker_bytes(self) -> int:
+        """Estimate of the private memory of one worker: a gradient, and the process itself."""
+        return WORKER_BASE_BYTES + self.gradient_memory.of_batch(self.config.micro_batch)
+
+    @property
+    def private_state(self) -> tuple[str, ...]:
+        """Optimizer segments kept per worker slot."""
+        return tuple(self.optimizer.state_segments)
+
+    @property
+    def shared_state(self) -> tuple[str, ...]:
+        """Optimizer segments kept once."""
+        return tuple(self.optimizer.shared_segments)
 
     @property
     def keep_last(self) -> int:
@@ -121,13 +140,12 @@ class Plan(Setup):
     def mean_tokens_per_step(self) -> float:
         """Tokens in one update, on average over a budget in steps."""
         of_batch = self.config.sequences_per_ticket * self.config.seq_len
-        return of_batch * _batches_per_step(self.strategy, self.resumption)
+        return of_batch * _mean_batches(self.stored, self.strategy)
 
     @property
     def epoch_tokens(self) -> int:
         """Tokens in one pass over the training text."""
-        seq_len = self.config.seq_len
-        return TokenFile.open(self.data.train).n_sequences(seq_len) * seq_len
+        return _epoch_tokens(TokenFile.open(self.data.train), self.config)
 
     @property
     def free_slots(self) -> int:
@@ -157,12 +175,24 @@ def make_plan(config: TrainConfig, *, progress: bool = False) -> Plan:
 
     Args:
         config: of the call.
-        progress: of `prepare.prepare`.
+        progress: whether lines of a terminal show what is prepared and measured.
 
     Raises:
         ConfigError, DataError, CheckpointError, RunError: bad input.
         EnvironmentLacks: a backend, a package or memory is missing.
     """
+    if config.batch_size is not None:
+        return _plan(config, progress=progress)
+    if config.resume is not None:
+        batch = batch_size.of_resumed(config)
+    else:
+        alone = _plan(config.having(batch_size=1), progress=progress)
+        batch = batch_size.measured(alone, progress=progress)
+    plan = _plan(config.having(batch_size=batch.sequences), progress=progress)
+    return replace(plan, notes=(*plan.notes, str(batch)), batch=batch)
+
+
+def _plan(config: TrainConfig, *, progress: bool) -> Plan:
     notes: list[str] = []
     note: Note = notes.append
     if config.report_to == "tensorboard":
@@ -171,14 +201,14 @@ def make_plan(config: TrainConfig, *, progress: bool = False) -> Plan:
     # Origin and model.
     asked = init_from.located(config)
     config = init_from.with_model_and_tokenizer(asked)
-    weights = InitialWeights.of(config)
+    weights = None if config.init_from is None else InitialWeights(formats.open(config.init_from))
     model, config = _architecture(asked, config, weights)
     hidden = families.hidden_matrices(model)
 
     # Workers and kernels, then memory before the model's blocks are listed one by one.
-    engines = RunEngines.of(config)
-    workers, n_workers = engines.workers, len(engines.workers)
-    memory = Memory(engines.machine_bytes, config.memory_limit)
+    here, of_engines = machine.here(), list[str]()
+    workers, writers, forms = kernel_choice.choose(config, here, of_engines.append)
+    memory = Memory(here.memory_bytes, config.memory_limit)
     memory.check_parameters(config.model, model)
     fields = model.to_dict()
     if not init_from.keeps_vocabulary(config):  # the tokenizer is compared instead
@@ -229,95 +259,86 @@ def make_plan(config: TrainConfig, *, progress: bool = False) -> Plan:
         seen, unknown = init_from.seen_before(str(origin), data)
         held_out = replace(held_out, seen=seen)
         notes += filter(None, [seen, unknown])
-    tables_of = (train.rows(config.seq_len), val.rows(config.seq_len))
-    cut = [rows for rows in tables_of if rows is not None]
+    cut = [rows for file in (train, val) if (rows := file.rows(config.seq_len)) is not None]
     if too_long := sum(rows.cut for rows in cut):
         note(
             f"{too_long} examples are longer than seq_len {config.seq_len}, so the beginning of "
             f"their prompts is cut off; --seq-len {max(rows.longest for rows in cut)} reads them "
             "whole"
         )
-    notes += engines.notes
+    notes += of_engines
 
     # Each strategy that the run may have, with its optimizer, rates, budget and batches.
     choices = _choices(config, workers, resumption)
     ways = [
-        _way(asked, config, choice, model, hidden, n_workers, resumption, data, train, len(choices))
+        _way(asked, config, choice, model, workers, resumption, data, train, len(choices) > 1)
         for choice in choices
     ]
 
-    # Layout and memory.
+    # One layout for all of them, with free slots for workers that join, and memory.
     tables = {evaluation.SEGMENT: evaluation.segment(held_out)}
-    if len(ways) > 1:
-        tables |= terms.segment(n_workers)
     live = memory.keeps_copies(config.live, parameters, note)
     max_workers = config.max_workers
     if config.cluster is not None:
         tables |= anchor.segments(residual=config.round_dtype == "bfloat16")
         max_workers = None if max_workers is None else max_workers + 1  # the link's slot
-    ways, layout = _laid_out(ways, memory, max_workers, spec, tables, live=live)
+    elastic = next((way for way in ways if not way["strategy"].fixed), ways[0])
+
+    def lay_out(strategy: Strategy) -> Layout:
+        needs = [
+            (strategy if way is elastic else way["strategy"], way["optimizer"]) for way in ways
+        ]
+        (first, rule), *others = needs
+        n_tickets = ways[0]["n_tickets"]
+        return plan_layout(spec, first, rule, n_tickets, tables, live=live, others=others)
+
+    elastic["strategy"], layout = memory.with_free_slots(elastic["strategy"], max_workers, lay_out)
     share = max(
-        (gpu_share(w.config, workers, engines.writers, layout) for w in ways),
+        (gpu_share(way["config"], workers, writers, layout) for way in ways),
         key=lambda share: share.adopted_bytes,
     )
     gradient = max(
-        (GradientMemory.of(way.config, model, layout, n_workers) for way in ways),
+        (GradientMemory.of(way["config"], model, layout, len(workers)) for way in ways),
         key=lambda gradient: gradient.fixed_bytes,
     )
-    check_gpu(config.micro_batch, gradient, share, workers, engines.machine_bytes)
-    of_worker = worker_bytes(gradient, config.micro_batch)
-    memory.check_run(layout.occupied_bytes, of_worker, n_workers)
-
+    check_gpu(config.micro_batch, gradient, share, workers, here.memory_bytes)
     link = None
     if config.cluster is not None:
-        link = LinkJob(
-            cluster=config.only_cluster(),
-            identity=identity_of(
-                config,
-                layout,
-                tokenizer=data.tokenizer.sha256,
-                data=f"{train.digest} in sequences of {config.seq_len}",
-                batch_size=config.sequences_per_ticket,
-                seed=config.seed,
-            ),
-            log=Path("link.log"),  # in the run's folder
+        identity = identity_of(
+            config,
+            layout,
+            tokenizer=data.tokenizer.sha256,
+            data=f"{train.digest} in sequences of {config.seq_len}",
+            batch_size=config.sequences_per_ticket,
+            seed=config.seed,
         )
-    plans = [
+        log = Path("link.log")  # in the run's folder
+        link = LinkJob(cluster=config.only_cluster(), identity=identity, log=log)
+    first, *others = (
         Plan(
-            config=way.config,
-            stored=way.stored,
-            automatic=way.automatic,
+            **{**way, "notes": (*notes, *way["notes"])},
             resumption=resumption,
-            strategy=way.strategy,
             model=model,
             data=data,
             held_out=held_out,
             workers=workers,
-            writers=engines.writers,
-            kernels=engines.kernels,
-            notes=(*notes, *way.notes),
+            writers=writers,
+            kernels=forms,
             layout=layout,
             parameters=parameters,
             memory=memory,
-            arena_bytes=layout.occupied_bytes,
             gradient_memory=gradient,
-            worker_bytes=of_worker,
-            private_state=tuple(way.optimizer.state_segments),
-            shared_state=tuple(way.optimizer.shared_segments),
             decay=frozenset(name for name, one in spec.items() if one.decay),
             gpu_share=share,
-            batches=way.batches,
-            schedule=way.schedule,
-            side_jobs=Text(data.val, data.tokenizer, held_out.asked_bytes).open,
+            side_jobs=partial(TextJobs, data.val, data.tokenizer, held_out.asked_bytes),
             sampled=sampled,
-            budget=way.budget,
-            division=way.division,
             initial_weights=weights,
             link=link,
         )
         for way in ways
-    ]
-    return replace(plans[0], other=plans[1]) if len(plans) > 1 else plans[0]
+    )
+    memory.check_run(first.arena_bytes, first.worker_bytes, len(workers))
+    return replace(first, other=others[0] if others else None)
 
 
 # -- model and text ------------------------------------------------------------------------------
@@ -388,35 +409,20 @@ def _check_tables(config: TrainConfig, model: ModelConfig, note: Note) -> None:
 # -- what depends on the strategy ----------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Way:
-    """A strategy that the run may have, with the parts of the plan that depend on it."""
-
-    config: TrainConfig
-    stored: TrainConfig
-    automatic: tuple[str, ...]
-    notes: list[str]
-    strategy: Strategy
-    optimizer: Optimizer
-    batches: Callable[[], Batches]
-    n_tickets: int
-    division: Division | None
-    budget: Budget
-    schedule: Callable[[float], schedules.Rate]
-
-
 def _choices(
     config: TrainConfig, workers: Sequence[WorkerSpec], resumption: Resumption | None
 ) -> tuple[StrategyChoice, ...]:
     """The strategies that the run may have; it begins with the first."""
     if config.strategy is not None:
-        return (of(config, StrategyChoice),)
-    if len(workers) == 1:
+        both = choose_strategy.in_turn(config.strategy)
+        if both is None or len(workers) == 1:
+            return (of(config, StrategyChoice),)
+    elif len(workers) == 1:
         return (Serial(),)
-    likely = choose_strategy.by_likelihood(workers)
-    if resumption is not None and resumption.regime == likely[1].name:
-        likely = likely[::-1]
-    return likely
+    else:
+        both = choose_strategy.by_likelihood(workers)
+    regime = None if resumption is None else resumption.regime
+    return both[::-1] if regime == both[1].name else both
 
 
 def _way(
@@ -424,26 +430,24 @@ def _way(
     config: TrainConfig,
     choice: StrategyChoice,
     model: ModelConfig,
-    hidden: frozenset[str],
-    n_workers: int,
+    workers: Sequence[WorkerSpec],
     resumption: Resumption | None,
     data: prepare.Prepared,
     train: TokenFile,
-    n_choices: int,
-) -> _Way:
-    """Decide the open options under a strategy, and build it."""
+    is_open: bool,
+) -> dict[str, Any]:
+    """The fields of a plan that depend on the strategy; `is_open` where the run may change it."""
     notes: list[str] = []
+    n_workers, hidden = len(workers), families.hidden_matrices(model)
+    groups = families.rate_groups(model)
+
+    # Open options.
+    chosen = config.having(strategy=choice)
     began = {} if resumption is None else resumption.began_with()
     trained = config.init_from is not None or bool(began)  # rows that need no long steps
-    chosen = config.having(strategy=choice)
-    groups = families.rate_groups(model)
+    vocabulary = 0 if trained else model.vocab_size
     resolved = optim.for_model(
-        chosen,
-        model.hidden_size,
-        hidden,
-        n_workers,
-        vocabulary=0 if trained else model.vocab_size,
-        groups=groups,
+        chosen, model.hidden_size, hidden, n_workers, vocabulary=vocabulary, groups=groups
     )
     if (folder := resolved.follow) is not None:
         if not expanded(folder).is_dir():
@@ -456,8 +460,8 @@ def _way(
             text += f", at a constant lr of {constant}, until mlxhog stop or Ctrl-C"
             resolved = resolved.having(schedule=schedules.Constant(warmup=0.0))
         notes.append(text)
-    rule = of(resolved, StrategyChoice)
-    factor = optimizers.of(resolved).workers_factor(rule.lr_rule, rule.steppers(n_workers))
+    optimizer_choice, rule = optimizers.of(resolved), of(resolved, StrategyChoice)
+    factor = optimizer_choice.workers_factor(rule.lr_rule, rule.steppers(n_workers))
     lr, before = resolved.top_lr * factor, {} if resumption is None else resumption.automatic()
     if factor != 1.0:
         notes.append(
@@ -466,7 +470,7 @@ def _way(
         )
     given, numbers = optimizers.open_numbers(chosen), optimizers.open_numbers(resolved)
     notes += [
-        f"{name} {numbers[name]:.4g}: the default of {optimizers.of(resolved).name} in "
+        f"{name} {numbers[name]:.4g}: the default of {optimizer_choice.name} in "
         f"{strategy_name(resolved)} with {n_workers} worker{'s' * (n_workers > 1)}; the run had "
         f"{was:.4g}"
         for name, was in before.items()
@@ -480,58 +484,63 @@ def _way(
         )
     if resolved.strategy != chosen.strategy:
         notes.append(
-            f"predict last: {optimizers.of(resolved).name} has no moments of all workers, so it is "
+            f"predict last: {optimizer_choice.name} has no moments of all workers, so it is "
             f"{resolved.prediction} (--moments shared keeps it)"
         )
-    if n_choices > 1:
+    if is_open and config.strategy is None:
         regime = None if resumption is None else resumption.regime
         notes.append(choose_strategy.first_note(choice.name, regime))
 
-    strategy = strategies.build(resolved, n_workers)
-    if n_choices > 1:
-        strategy = replace(strategy, open=True)
+    # The strategy and its batches.
+    strategy = replace(strategies.build(resolved, n_workers), open=is_open)
     strategy.check(model)
     strategy = strategy.with_tables(ngrams.of(model))
     stored = None if resumption is None else resumption.run.directory
-    strategy, batches, n_tickets, division = _batches(
-        resolved, strategy, data, train, stored=stored
-    )
+    strategy, batches, n_tickets, division = _batches(resolved, strategy, data, train, stored)
     if division is not None:
         notes.append(str(division))
+    optimizer = optim.build(
+        resolved, hidden, groups=groups, tokens_per_step=strategy.tokens_per_step
+    )
 
-    per_step = _batches_per_step(strategy, resumption)
+    # The budget and the step sizes.
+    per_step = strategy.batches_per_step()
     budget = Budget(steps=config.steps, tokens=config.tokens, seconds=config.time)
     if resumption is not None:
         budget = resumption.in_steps(resumption.own_budget or budget, per_step)
     if resolved.follow is None:
-        tokens_per_step = per_step * resolved.sequences_per_ticket * resolved.seq_len
-        epoch_tokens = train.n_sequences(resolved.seq_len) * resolved.seq_len
+        of_batch = resolved.sequences_per_ticket * resolved.seq_len
+        tokens_per_step = _mean_batches(config, strategy) * of_batch
+        epoch_tokens = _epoch_tokens(train, resolved)
         read = passes(budget, epoch_tokens=epoch_tokens, tokens_per_step=tokens_per_step)
         if (message := repetition_warning(read, epoch_tokens)) is not None:
             notes.append(message)
-    return _Way(
-        config=resolved,
-        stored=_stored(asked, resolved, resumption, is_open=config.strategy is None),
-        automatic=tuple(
+    is_named = config.strategy is not None and not is_open
+    chosen_strategy = resolved.strategy if is_named else config.strategy
+    return {
+        "config": resolved,
+        "stored": _stored(asked, resolved, resumption, chosen_strategy),
+        "automatic": tuple(
             name
             for name, value in numbers.items()
             if value is not None and given.get(name) in (None, before.get(name))
         ),
-        notes=notes,
-        strategy=strategy,
-        optimizer=optim.build(
-            resolved, hidden, groups=groups, tokens_per_step=strategy.tokens_per_step
-        ),
-        batches=batches,
-        n_tickets=n_tickets,
-        division=division,
-        budget=_in_steps(budget, resolved, train, n_tickets, per_step),
-        schedule=_schedule(resolved, strategy, lr, n_tickets, per_step, resumption),
-    )
+        "notes": notes,
+        "strategy": strategy,
+        "optimizer": optimizer,
+        "batches": batches,
+        "n_tickets": n_tickets,
+        "division": division,
+        "budget": _in_steps(budget, resolved, train, n_tickets, per_step),
+        "schedule": _schedule(resolved, strategy, lr, n_tickets, per_step, resumption),
+    }
 
 
 def _stored(
-    asked: TrainConfig, resolved: TrainConfig, resumption: Resumption | None, *, is_open: bool
+    asked: TrainConfig,
+    resolved: TrainConfig,
+    resumption: Resumption | None,
+    strategy: StrategyChoice | None,
 ) -> TrainConfig:
     """The options for the run's folder."""
     kept = {} if resumption is None else resumption.stored
@@ -539,8 +548,8 @@ def _stored(
     if resumption is None and asked.init_from is None:
         names = []  # they do not come from a checkpoint
     changes: dict[str, Any] = {name: kept.get(name, "auto") for name in names}
-    if is_open:
-        changes["strategy"] = None
+    if strategy != resolved.strategy:
+        changes["strategy"] = strategy
     if resumption is not None and (began := resumption.began_with()):
         changes |= {**began, "resume": None, "reset_optimizer": False}
     return replace(resolved, **changes) if changes else resolved
@@ -551,7 +560,6 @@ def _batches(
     strategy: Strategy,
     data: prepare.Prepared,
     train: TokenFile,
-    *,
     stored: Path | None,
 ) -> tuple[Strategy, Callable[[], Batches], int, Division | None]:
     """The batches of the text, or of each client's part of it."""
@@ -586,10 +594,13 @@ def _batches(
     return strategy, partial(Batches.open, data.train, **rows), n_tickets, division
 
 
-def _batches_per_step(strategy: Strategy, resumption: Resumption | None) -> float:
-    """Batches per step, on average over a budget in steps."""
-    state = {} if resumption is None else resumption.checkpoint.state
-    return strategy.mean_batches_per_step(went_async=bool(state.get("went_async")))
+def _mean_batches(config: TrainConfig, strategy: Strategy) -> float:
+    """Batches per step, on average over a budget in steps, of a run that begins in a strategy."""
+    both = choose_strategy.in_turn(config.strategy)
+    if both is None or config.steps is None or strategy.name != both[0].name:
+        return strategy.batches_per_step()
+    after = of(config, Hogwild).async_after
+    return 1.0 + after * (strategy.workers - 1)
 
 
 def _schedule(
@@ -629,6 +640,10 @@ def _in_steps(
     return replace(budget, tokens=None, steps=min(steps, budget.steps or steps))
 
 
+def _epoch_tokens(train: TokenFile, config: TrainConfig) -> int:
+    return train.n_sequences(config.seq_len) * config.seq_len
+
+
 def passes(
     budget: Budget, *, epoch_tokens: int, tokens_per_step: float, tokens_per_s: float | None = None
 ) -> float | None:
@@ -652,31 +667,3 @@ def repetition_warning(n_passes: float | None, epoch_tokens: int) -> str | None:
         f"budget; beyond {MANY_PASSES:g} a model mostly memorises it: use more text, a "
         "smaller budget, or a smaller model"
     )
-
-
-# -- layout --------------------------------------------------------------------------------------
-
-
-def _laid_out(
-    ways: list[_Way],
-    memory: Memory,
-    max_workers: int | None,
-    spec: Mapping[str, ParamSpec],
-    tables: Mapping[str, tuple[str, int]],
-    *,
-    live: bool,
-) -> tuple[list[_Way], Layout]:
-    """Lay out one arena that fits every strategy, with free slots for workers that join."""
-    k = next((k for k, way in enumerate(ways) if not way.strategy.fixed), 0)  # others can join it
-
-    def lay_out(strategy: Strategy) -> Layout:
-        needs = [(way.strategy, way.optimizer) for way in ways]
-        needs[k] = (strategy, ways[k].optimizer)
-        (first, optimizer), *others = needs
-        return plan_layout(
-            spec, first, optimizer, ways[0].n_tickets, tables, live=live, others=others
-        )
-
-    strategy, layout = memory.with_free_slots(ways[k].strategy, max_workers, lay_out)
-    ways[k] = replace(ways[k], strategy=strategy)
-    return ways, layout

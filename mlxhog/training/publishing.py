@@ -19,7 +19,7 @@ from mlxhog.arena.published import WORDS, Copies, Marks, MarksReader, Updates, c
 from mlxhog.arena.requests import RunServer
 from mlxhog.base.quantities import Interval
 from mlxhog.optim.updates import Float32
-from mlxhog.training.session import WorkerSession
+from mlxhog.training.session import Session
 
 POLL_S = 0.05
 TRIES_S = 0.02  # time to try for a copy without an update in between
@@ -58,7 +58,7 @@ class Publisher:
 
     @classmethod
     def of(
-        cls, session: WorkerSession, server: RunServer, every: Interval, stack: ExitStack
+        cls, session: Session, server: RunServer, every: Interval, stack: ExitStack
     ) -> Self | None:
         """Publish a session's parameters until the stack closes; None if readers cannot come."""
         if WORDS not in session.arena.layout.segments:

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxhog.arena import Arena, Layout, control, event_log
-from mlxhog.arena.event_log import Begin, Died, End, Header, Step, Torn
+from mlxhog.arena.event_log import Begin, End, Header, Step, Torn
 from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.worker_pool import WorkerProcess, last_lines
 from mlxhog.arena.workers import Phase
@@ -41,7 +41,7 @@ from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.config.contradictions import choosing
 from mlxhog.data.encodings import words
 from mlxhog.data.tokens import TokenFile
-from mlxhog.errors import CheckpointError, DataError, EnvironmentLacks, RunError, WorkerFailed
+from mlxhog.errors import CheckpointError, DataError, EnvironmentLacks, WorkerFailed
 from mlxhog.optim import updates
 from mlxhog.report.views import Tell
 from mlxhog.strategies import Lease, access_order
@@ -65,17 +65,13 @@ QUIET: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class ReplayResult:
-    """The result of a replay.
+    """The result of a replay: the first difference, in words, or None.
 
     Attributes:
-        run: folder of the run.
         workers: backends, by the slots of the initial workers.
         steps: number of replayed steps, torn ones included.
-        deaths: of workers in the record.
         hashes: number of compared hashes, the final ones included.
-        difference: the first difference, in words; None if there is none.
         sha256: of the final weights, as recorded.
-        seconds: duration of the replay.
     """
 
     run: str
@@ -94,14 +90,12 @@ class ReplayResult:
 
 @dataclass(frozen=True)
 class Process:
-    """One recorded process: its place in the log of its slot, and what the log says of it.
+    """One recorded process: its place in the log of its slot, and its number of steps.
 
     Attributes:
-        slot: of the worker table.
         number: processes in this slot before it.
-        begin: its backend, threads and kernels.
-        first: its first step, counted in the slot.
-        steps: number of its steps, torn ones included.
+        first: steps in this slot before its own.
+        steps: its own, torn ones included.
         hashes: number of its steps with a SHA-256.
     """
 
@@ -131,18 +125,12 @@ def processes(directory: Path, slot: int) -> list[Process]:
     Raises:
         RunError: the log is cut or damaged.
     """
-    path = event_log.worker_path(directory, slot)
     all_of_slot: list[Process] = []
-    for record in event_log.read(path):
+    for record in event_log.read(event_log.worker_path(directory, slot)):
         if isinstance(record, Begin):
             first = sum(one.steps for one in all_of_slot)
             all_of_slot.append(Process(slot, len(all_of_slot), record, first))
-        elif not all_of_slot:
-            raise RunError(
-                f"the log {path} does not begin with a worker; copy the run's folder again, or "
-                "record another run"
-            )
-        elif not isinstance(record, Died):
+        elif isinstance(record, Step | Torn):
             last = all_of_slot[-1]
             hashed = isinstance(record, Step) and bool(record.sha256)
             all_of_slot[-1] = replace(last, steps=last.steps + 1, hashes=last.hashes + hashed)
@@ -368,18 +356,32 @@ def _follow(
                     running[process.slot] = process, spawned
             if not running:
                 return None
-            books = [access_order.Book(arena, slot) for slot in running]
-            now = [(slot, book.last) for slot, book in zip(running, books, strict=True)]
-            if now != before or any(book.waits_for is None for book in books):
+            books = {slot: access_order.Book(arena, slot) for slot in running}
+            now = [(slot, book.last) for slot, book in books.items()]
+            waits = {slot: book.waits_for for slot, book in books.items()}
+            if now != before or None in waits.values():
                 before, since = now, time.monotonic()
             elif time.monotonic() - since > STUCK_S:
-                return _stuck([process for process, _ in running.values()], arena)
+                counts = access_order.access_counts(arena)
+                return "no worker can continue, so the logs do not fit together: " + "; ".join(
+                    f"{running[slot][0]} waits at stripe or row {word}, access {counts[word]}"
+                    for slot, word in waits.items()
+                )
             ready = connection.wait([one.pipe for _, one in running.values()], timeout=POLL_S)
             for process, spawned in list(running.values()):
                 if spawned.pipe in ready:
-                    difference = _ended(process, spawned, output)
+                    death = spawned.reap(timeout_s=10.0)
+                    try:
+                        difference: str | None = spawned.pipe.recv()
+                    except EOFError:
+                        with (output / f"worker-{process.slot}.log").open("a+b") as log:
+                            last = last_lines(log)[-1]
+                        raise WorkerFailed(
+                            f"{process} of the replay died ({death}): {last}"
+                        ) from None
                     if difference is not None:
                         return difference
+                    spawned.close()
                     del running[process.slot]
     finally:
         for _, spawned in running.values():
@@ -410,28 +412,6 @@ def _spawn(
         arena=arena,
         slots=(slot,),
     )
-
-
-def _ended(process: Process, spawned: WorkerProcess, output: Path) -> str | None:
-    death = spawned.reap(timeout_s=10.0)
-    try:
-        difference: str | None = spawned.pipe.recv()
-    except EOFError:
-        with (output / f"worker-{process.slot}.log").open("a+b") as log:
-            last = last_lines(log)[-1]
-        raise WorkerFailed(f"{process} of the replay died ({death}): {last}") from None
-    spawned.close()
-    return difference
-
-
-def _stuck(running: Sequence[Process], arena: Arena) -> str:
-    """A message with the turn that each worker waits for, if none can continue."""
-    counts, texts = access_order.access_counts(arena), []
-    for process in running:
-        word = access_order.Book(arena, process.slot).waits_for
-        if word is not None:
-            texts.append(f"{process} waits at stripe or row {word}, access {int(counts[word])}")
-    return f"no worker can continue, so the logs do not fit together: {'; '.join(texts)}"
 
 
 def _differing(arena: Arena, recorded: Mapping[str, str]) -> list[str]:

@@ -25,7 +25,7 @@ from mlxhog.config.strategy import strategy_name
 from mlxhog.data import corpora
 from mlxhog.data.encodings import words
 from mlxhog.data.tokens import TokenFile
-from mlxhog.errors import EnvironmentLacks, MlxhogError, RunError
+from mlxhog.errors import EnvironmentLacks, RunError
 from mlxhog.report.machines import machines_of
 from mlxhog.report.metrics import (
     EVALUATED,
@@ -40,7 +40,7 @@ from mlxhog.report.monitor import Monitor
 from mlxhog.report.tensorboard import TensorBoard
 from mlxhog.report.views import Observer
 from mlxhog.training.plan import MANY_PASSES, Plan, repetition_warning
-from mlxhog.training.supervisor import Supervisor
+from mlxhog.training.session import Session
 
 REPORT_S = 0.5
 METRICS_S = 2.0
@@ -190,7 +190,7 @@ class Reporter:
     def write_status(self, *, status: str, checkpoint: Path | None, **more: Any) -> None:
         """Replace run.json."""
         steps, tokens, seconds = self.monitor.totals()
-        here, config = machine.here(), self.plan.config
+        here, plan, config = machine.here(), self.plan, self.plan.config
         self.run.write_status(
             {
                 "status": status,
@@ -201,19 +201,20 @@ class Reporter:
                 "chip": machine.chip_name(),
                 "cores": here.cores,
                 "memory_bytes": here.memory_bytes,
-                "gpu_write": self.plan.writers.gpu_write,
-                "kernels": self.plan.kernels_used,
+                "gpu_write": plan.writers.gpu_write,
+                "kernels": plan.kernels_used,
                 "tf32": float32.multiplies_as_tf32(
-                    {worker.backend for worker in self.plan.workers},
+                    {worker.backend for worker in plan.workers},
                     here,
                     promised=config.determinism != "none",
                 ),
-                "emulated": self.plan.emulated,
-                "model": _model_name(self.plan),
+                "emulated": plan.emulated,
+                "model": _model_name(plan),
                 "data": config.data,
                 "data_path": corpora.full_path(config.data),
-                "held_out": asdict(self.plan.held_out),
-                "parameters": self.plan.parameters,
+                "held_out": asdict(plan.held_out),
+                "parameters": plan.parameters,
+                "automatic": plan.automatic,
                 "steps": steps,
                 "tokens": tokens,
                 "seconds": round(seconds, 3),
@@ -224,47 +225,35 @@ class Reporter:
             }
         )
 
-    def result(
-        self,
-        supervisor: Supervisor,
-        *,
-        status: str,
-        checkpoint: Path | None,
-        copies_bits_per_byte: tuple[float, ...],
-        network_bytes: int,
-        error: MlxhogError | None,
-    ) -> Result:
-        """The result of the run."""
+    def result(self, session: Session, **more: Any) -> Result:
+        """The result of the run, with the fields that only the caller knows."""
         steps, tokens, seconds = self.monitor.totals()
+        plan, monitor = self.plan, self.monitor
         return Result(
             run=str(self.run.directory),
-            status=status,
             steps=steps,
             tokens=tokens,
             seconds=seconds,
-            start_s=self.monitor.start_s,
-            first_step_s=self.monitor.first_step_s(),
-            machines=machines_of(self.monitor.arena),
+            start_s=monitor.start_s,
+            first_step_s=monitor.first_step_s(),
+            machines=machines_of(monitor.arena),
             tokens_per_s=tokens / seconds if seconds else 0.0,
-            **vars(self.monitor.evaluation),
-            val_text=self.plan.held_out.text,
-            val_seen=self.plan.held_out.seen or None,
-            val_of_completions=TokenFile.open(self.plan.data.val).prompts is not None,
-            restarts=supervisor.restarts,
-            dropped_steps=self.monitor.dropped_steps(),
-            torn=supervisor.torn,
-            lost_update_rate=self.monitor.arena.lost_update_rate(),
-            workers=self.monitor.worker_reports(),
-            checkpoint=str(checkpoint) if checkpoint else None,
-            gpu_write=self.plan.writers.gpu_write,
-            kernels=self.plan.kernels_used,
-            emulated_before=self.plan.emulated_before,
-            staleness=self.monitor.staleness(),
+            **vars(monitor.evaluation),
+            val_text=plan.held_out.text,
+            val_seen=plan.held_out.seen or None,
+            val_of_completions=TokenFile.open(plan.data.val).prompts is not None,
+            restarts=session.restarts,
+            dropped_steps=monitor.dropped_steps(),
+            torn=session.torn,
+            lost_update_rate=monitor.arena.lost_update_rate(),
+            workers=monitor.worker_reports(),
+            gpu_write=plan.writers.gpu_write,
+            kernels=plan.kernels_used,
+            emulated_before=plan.emulated_before,
+            staleness=monitor.staleness(),
             sample=self.sample,
-            error=None if error is None else str(error),
-            copies_bits_per_byte=copies_bits_per_byte,
-            network_bytes=network_bytes,
-            counts_bits_per_byte=self.monitor.counts_bits_per_byte,
+            counts_bits_per_byte=monitor.counts_bits_per_byte,
+            **more,
         )
 
 

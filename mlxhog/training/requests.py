@@ -5,10 +5,16 @@
     stop                         message            always: like one Ctrl-C, ends with a checkpoint
     checkpoint                   path               while training
     sample                       message            while training
-    join        workers, threads message            while training, see `Elastic`
-    leave       worker           message            while training, see `Elastic`
+    join        workers, threads message            while training
+    leave       worker           message            while training
 
 A request for training that arrives while workers start or pause waits until they train.
+
+Only the supervisor spawns and reaps, so joining is a request to it. Tickets, ledger and budget do
+not depend on the number of workers, so only the speed changes: a worker that leaves finishes its
+step first, and the batch of a killed worker is returned. A worker that joins starts with the
+optimizer state and the step counter of the worker with the most steps. The state is copied between
+two of that worker's steps, so that moments and their projection or basis fit together.
 """
 
 from __future__ import annotations
@@ -20,9 +26,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mlxhog.arena import Arena
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.requests import Refused, Request, RunServer
-from mlxhog.arena.workers import Entry, Phase, State
+from mlxhog.arena.workers import Phase, State
 from mlxhog.base import machine, verdicts
-from mlxhog.base.verdicts import Verdicts
 from mlxhog.base.workers import GPU_BACKENDS, joining_workers
 from mlxhog.errors import ConfigError, EnvironmentLacks, RunError, shown
 from mlxhog.optim import updates
@@ -32,7 +37,8 @@ from mlxhog.report.metrics import Activity, Doing
 from mlxhog.training import kernel_choice
 
 if TYPE_CHECKING:
-    from mlxhog.training.trainer import Training
+    from mlxhog.training.plan import Plan
+    from mlxhog.training.run import Training
 
 SHORT = (Activity.STARTING, Activity.PAUSING, Activity.CHANGING)
 """Activities after which the run trains."""
@@ -54,7 +60,7 @@ class Requests:
 
     def __init__(self, run: Training, server: RunServer) -> None:
         """Prepare; `serve` answers the requests that the server receives."""
-        self._run, self._server, self._elastic = run, server, Elastic(run)
+        self._run, self._server = run, server
         self._waiting: deque[Request] = deque()
         self._doing: Doing | None = None
 
@@ -106,19 +112,22 @@ class Requests:
             request = self._waiting.popleft()
             request.refuse(Refused(f"no {request.name}: {why}"))
 
+    # -- the answers -----------------------------------------------------------------------------
+
     def _status(self) -> _Answer:
-        steps, tokens, seconds = self._run.monitor.totals()
-        shown_of_worker = ("slot", "backend", "pid", "state", "steps")
+        run = self._run
+        steps, tokens, seconds = run.monitor.totals()
+        fixed = run.plan.strategy.fixed and run.changes is None
         return {
             "doing": str(self._doing or "training"),
             "step": steps,
             "tokens": tokens,
             "seconds": seconds,
             "workers": [
-                {name: getattr(one, name) for name in shown_of_worker}
-                for one in self._run.monitor.worker_reports()
+                {name: getattr(one, name) for name in ("slot", "backend", "pid", "state", "steps")}
+                for one in run.monitor.worker_reports()
             ],
-            "free_slots": self._elastic.free_slots(),
+            "free_slots": 0 if fixed else len(run.free_slots()),
         }
 
     def _stop(self) -> _Answer:
@@ -134,58 +143,12 @@ class Requests:
         return {"message": "the next worker that finishes a step writes a sample"}
 
     def _join(self, workers: object = "1", threads: object = None) -> _Answer:
+        """Start all requested workers or none: a number or backends, as `--workers` takes them."""
         if not isinstance(workers, str):
             raise Refused(f"workers is {shown(workers)}; wanted text such as 'torch:cpu*2'")
-        return {"message": self._elastic.join(workers, _number("threads", threads))}
-
-    def _leave(self, worker: object = None) -> _Answer:
-        return {"message": self._elastic.leave(_number("worker", worker))}
-
-
-def _number(name: str, value: object) -> int | None:
-    """A field with a number of at least 1; None without the field."""
-    if value is None or (isinstance(value, int) and type(value) is int and value >= 1):
-        return value
-    raise Refused(f"{name} is {shown(value)}; wanted a whole number of at least 1")
-
-
-# -- joining and leaving -------------------------------------------------------------------------
-
-
-class Elastic:
-    """Lets workers join and leave one run.
-
-    Only the supervisor spawns and reaps, so joining is a request to it. Tickets, ledger and budget
-    do not depend on the number of workers, so only the speed changes: a worker that leaves finishes
-    its step first, and the batch of a killed worker is returned.
-
-    A worker that joins starts with the optimizer state and the step counter of the worker with the
-    most steps. The state is copied between two of that worker's steps, so that moments and their
-    projection or basis fit together.
-    """
-
-    def __init__(self, run: Training) -> None:
-        """Prepare for a run with the workers of its plan."""
-        self._run, self._supervisor, self._arena = run, run.supervisor, run.arena
-
-    def free_slots(self) -> int:
-        """Number of workers that could join now."""
-        fixed = self._run.plan.strategy.fixed and self._run.changes is None
-        return 0 if fixed else len(self._supervisor.free_slots())
-
-    def join(self, workers: str, threads: int | None) -> str:
-        """Start all requested workers or none; returns a message for the user.
-
-        Args:
-            workers: a number or backends, as `--workers` takes them.
-            threads: of each; None divides the cores.
-
-        Raises:
-            Refused: they cannot join; nothing has changed.
-        """
-        self._check_elastic()
-        plan = self._run.plan
-        free, present = self._supervisor.free_slots(), len(self._supervisor.seats)
+        threads = _number("threads", threads)
+        run, plan = self._run, self._elastic()
+        free, present = run.free_slots(), len(run.seats)
         try:
             specs = joining_workers(
                 workers,
@@ -194,39 +157,27 @@ class Elastic:
                 present=present,
                 free=len(free),
             )
-            record, backends = verdicts.load(), [spec.backend for spec in specs]
-            self._check_record()
-            self._check_writers(backends, record)
+            forms = self._kernels([spec.backend for spec in specs])
             plan.memory.check_run(plan.arena_bytes, plan.worker_bytes, present + len(specs))
-            kernels, _ = kernel_choice.choose_kernels(plan.config, backends, record)
-            kernel_choice.check_recorded(plan.config, backends, kernels, record)
         except (ConfigError, EnvironmentLacks) as error:
             raise Refused(str(error), error.exit_code) from error
-        for slot, spec, form in zip(free, specs, kernels, strict=False):
-            inherit(self._arena, slot, plan.private_state)
-            self._run.add_worker(slot, spec, form)
-            self._run.monitor.workers[slot] = spec
-        names = [
-            f"worker {slot} ({spec.backend}, {spec.threads} thread{'s' * (spec.threads > 1)})"
-            for slot, spec in zip(free, specs, strict=False)
-        ]
+        names = []
+        for slot, spec, form in zip(free, specs, forms, strict=False):
+            inherit(run.arena, slot, plan.private_state)
+            run.join(slot, spec, form)
+            run.monitor.workers[slot] = spec
+            s = "s" * (spec.threads > 1)
+            names.append(f"worker {slot} ({spec.backend}, {spec.threads} thread{s})")
         rest = len(free) - len(specs)
-        return (
-            f"{', '.join(names)} join{'s' * (len(names) == 1)} as soon as its framework is loaded; "
-            f"{rest} slot{'s' * (rest != 1)} free"
-        )
+        return {
+            "message": f"{', '.join(names)} join{'s' * (len(names) == 1)} as soon as its framework "
+            f"is loaded; {rest} slot{'s' * (rest != 1)} free"
+        }
 
-    def leave(self, slot: int | None) -> str:
-        """Let a worker finish its step and leave; returns a message with its name.
-
-        Args:
-            slot: of the worker; None for the worker that joined last.
-
-        Raises:
-            Refused: it cannot leave or does not exist; nothing has changed.
-        """
-        self._check_elastic()
-        staying = [seat for seat in self._supervisor.seats if seat.leaving_s is None]
+    def _leave(self, worker: object = None) -> _Answer:
+        """Let a worker finish its step and leave: that of a slot, or the one that joined last."""
+        slot, run, plan = _number("worker", worker), self._run, self._elastic()
+        staying = [seat for seat in run.seats if seat.leaving_s is None]
         slots = [seat.slot for seat in staying]
         have = f"the run has {', '.join(map(str, sorted(slots)))}"
         if slot is None:
@@ -238,16 +189,17 @@ class Elastic:
             raise Refused(f"no worker {slot}; {have}")
         if not any(seat.slot != slot and (seat.up or not seat.joined) for seat in staying):
             raise Refused(f"worker {slot} is the only one that trains; end the run: mlxhog stop")
-        if RESIDUAL in self._run.plan.private_state:
+        if RESIDUAL in plan.private_state:
             raise Refused(
                 f"worker {slot} cannot leave: updates that it has not written yet "
                 "(error_feedback) would be lost"
             )
-        backend = self._run.monitor.workers[slot].backend
-        self._supervisor.leave(slot)
-        return f"worker {slot} ({backend}) finishes its step and leaves"
+        backend = run.monitor.workers[slot].backend
+        run.leave(slot)
+        return {"message": f"worker {slot} ({backend}) finishes its step and leaves"}
 
-    def _check_elastic(self) -> None:
+    def _elastic(self) -> Plan:
+        """The plan of a run whose workers may come and go; ends its rounds first."""
         if self._run.changes is not None:
             self._run.changes.end_rounds("workers join and leave without rounds")
         if why := self._run.plan.strategy.fixed:
@@ -255,22 +207,20 @@ class Elastic:
                 f"the workers of this run are fixed: {why}; workers join and leave with strategy "
                 "hogwild: --strategy hogwild --max-workers N, for a new run or with --resume"
             )
+        return self._run.plan
 
-    def _check_record(self) -> None:
-        """Refuse to join a recorded run whose workers have moments of their own."""
-        if self._run.plan.config.determinism == "record" and self._run.plan.private_state:
+    def _kernels(self, backends: list[str]) -> tuple[str, ...]:
+        """The kernels of workers that join; refuses those that the run cannot have."""
+        plan, record = self._run.plan, verdicts.load()
+        if plan.config.determinism == "record" and plan.private_state:
             raise ConfigError(
                 "no worker can join this recorded run: it would begin with another worker's "
                 "moments, copied while that worker trains; record with shared moments "
                 "(--moments shared), or begin with all workers"
             )
-
-    def _check_writers(self, backends: list[str], record: Verdicts) -> None:
-        """Refuse workers that require another way to write."""
-        plan = self._run.plan
-        together = [*(seat.spec.backend for seat in self._supervisor.seats), *backends]
-        writers = kernel_choice.choose_writers(plan.config, together, record)
-        if (writers.gpu_write, writers.write) != (plan.writers.gpu_write, plan.writers.write):
+        together = [*(seat.spec.backend for seat in self._run.seats), *backends]
+        writers = kernel_choice.choose_writers(plan.config, together, record, lambda note: None)
+        if writers != plan.writers:
             raise ConfigError(
                 f"{', '.join(backends)} cannot join: the run writes with "
                 f"gpu_write={plan.writers.gpu_write} and write={plan.writers.write}, but with "
@@ -284,6 +234,16 @@ class Elastic:
                 f"{'s' * (plan.gpu_share.workers > 1)} of this run, so no other can join on it; "
                 "start a run with more of them"
             )
+        forms = kernel_choice.choose_kernels(plan.config, backends, record, lambda note: None)
+        kernel_choice.check_recorded(plan.config, backends, forms, record)
+        return forms
+
+
+def _number(name: str, value: object) -> int | None:
+    """A field with a number of at least 1; None without the field."""
+    if value is None or (isinstance(value, int) and type(value) is int and value >= 1):
+        return value
+    raise Refused(f"{name} is {shown(value)}; wanted a whole number of at least 1")
 
 
 def inherit(arena: Arena, slot: int, private: tuple[str, ...]) -> None:
@@ -300,20 +260,15 @@ def inherit(arena: Arena, slot: int, private: tuple[str, ...]) -> None:
     kinds = [kind for kind in private if kind not in own]
     end_ns = monotonic_ns() + int(COPY_S * 1e9)
     while True:
-        before = _moment(source)
+        before = None if source.phase == Phase.APPLY else source.opt_step
         for kind in kinds:
             updates.snapshot(
                 arena.segment(f"{kind}.{slot}"), arena.segment(f"{kind}.{source.slot}")
             )
-        is_whole = before is not None and before == _moment(source)
+        is_whole = source.phase != Phase.APPLY and source.opt_step == before
         if is_whole or not kinds or monotonic_ns() >= end_ns:
             break
         time.sleep(0.001)
     heir.opt_step = source.opt_step
     for kind in own:
         arena.segment(f"{kind}.{slot}").fill(0.0)
-
-
-def _moment(entry: Entry) -> int | None:
-    """The number of steps in a worker's state; None while it may write its state."""
-    return None if entry.phase == Phase.APPLY else entry.opt_step

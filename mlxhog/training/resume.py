@@ -73,23 +73,32 @@ class Resumption:
             return None
         run, path = checkpoint.resumable(config.resume, Path(config.out))
         saved = checkpoint.load(path)
-        _check_state(saved)
+        if lacking := [name for name in _NEEDED if name not in saved.state]:
+            raise CheckpointError(
+                f"{saved.path} has no {', '.join(lacking)}: another version of mlxhog wrote it; "
+                "train with the version that wrote it, or begin a new run with its weights: mlxhog "
+                f"train --init-from {quoted(str(saved.path))}"
+            )
         checkpoint.check_architecture(saved, model)
         config = _with_strategy(_with_optimizer(config, saved, hidden), saved)
         begins_to_follow = config.follow is not None and not saved.state["followed"]
         if config.has_budget or begins_to_follow:  # the followed text has no end
             return cls(config, run, saved, None)
-        own = saved.state["budget"]
-        config = replace(config, **own)
-        rest = _rest(saved.state)
-        if rest.is_used_up and run.read_status().get("status") == "done":
-            ended = saved.state["ended"] or f"it has used up its budget, {_spell(own)}"
+        own, left = saved.state["budget"], saved.state["left"]
+        rest = {unit: left[unit] for unit in ("steps", "tokens", "seconds")}
+        # It is zero if the run was stopped after training, during its last evaluation.
+        if saved.state["over"] or any(n is not None and n <= 0 for n in rest.values()):
+            rest = {unit: None if n is None else 0 for unit, n in rest.items()}
+        budget = Budget(**rest)
+        if budget.is_used_up and run.read_status().get("status") == "done":
+            spelt = ", ".join(f"{unit} {n}" for unit, n in own.items() if n is not None)
+            ended = saved.state["ended"] or f"it has used up its budget, {spelt}"
             raise ConfigError(
                 f"the run {run.directory} is done: {ended}; give "
                 "a further budget with --steps, --tokens or --time: mlxhog train --resume "
                 f"{config.resume} --steps {own['steps'] or 1000}"
             )
-        return cls(config, run, saved, rest)
+        return cls(replace(config, **own), run, saved, budget)
 
     @cached_property
     def stored(self) -> dict[str, Any]:
@@ -119,12 +128,7 @@ class Resumption:
         return int(self.checkpoint.state["held_out"]["asked_bytes"])
 
     def in_steps(self, budget: Budget, batches_per_step: float) -> Budget:
-        """Convert the rest of a budget of passes or tokens to steps of this call.
-
-        Args:
-            budget: the rest.
-            batches_per_step: of this call, on average.
-        """
+        """Convert the rest of a budget of passes or tokens to steps with so many batches."""
         rest = self.checkpoint.state["left"]
         if self.own_budget is None or budget.steps is None or not rest.get("batches_per_step"):
             return budget
@@ -144,23 +148,17 @@ class Resumption:
         return positions.get(text_kind(self.config))
 
     def check_data(self, data: Prepared, train: str, held_out: str) -> None:
-        """Refuse another tokenizer, or another text than the run was trained and scored on.
-
-        Args:
-            data: the text of this call, which may skip other files than the run did.
-            train: digest of its training tokens.
-            held_out: digest of its held-out tokens.
+        """Refuse another tokenizer, or tokens with another digest than the run was trained on.
 
         Raises:
             CheckpointError: one of them differs.
         """
         checkpoint.check_tokenizer(self.checkpoint, data.tokenizer)
         state = self.checkpoint.state
-        digests = {
-            "training": (state["tokens_sha256"], train),
-            "held-out": (state["held_out_sha256"], held_out),
-        }
-        for part, (own_digest, digest) in digests.items():
+        for part, own_digest, digest in (
+            ("training", state["tokens_sha256"], train),
+            ("held-out", state["held_out_sha256"], held_out),
+        ):
             if own_digest != digest:
                 raise CheckpointError(
                     f"{self.config.resume} was trained with another {part} text than --data "
@@ -198,16 +196,6 @@ def score_of(run: Run | None, path: Path, state: Mapping[str, Any]) -> str:
     return ""
 
 
-def _check_state(saved: Checkpoint) -> None:
-    """Refuse a checkpoint without a part of the state that a resume needs."""
-    if lacking := [name for name in _NEEDED if name not in saved.state]:
-        raise CheckpointError(
-            f"{saved.path} has no {', '.join(lacking)}: another version of mlxhog wrote it; train "
-            f"with the version that wrote it, or begin a new run with its weights: mlxhog train "
-            f"--init-from {quoted(str(saved.path))}"
-        )
-
-
 def text_kind(config: TrainConfig) -> str:
     """The name of the trained text's kind in checkpoints."""
     return "data" if config.follow is None else "stream"
@@ -241,23 +229,3 @@ def _with_strategy(config: TrainConfig, saved: Checkpoint) -> TrainConfig:
     choice = STRATEGIES.make(chosen, {name: own[name] for name in numbers})
     assert isinstance(choice, StrategyChoice), "nothing else is registered there"
     return replace(config, strategy=choice)
-
-
-def _rest(state: Mapping[str, Any]) -> Budget:
-    """The rest of a run's own budget.
-
-    It is zero if the run was stopped after training, during its last evaluation.
-    """
-    rest = {unit: state["left"][unit] for unit in ("steps", "tokens", "seconds")}
-    if state["over"] or any(n is not None and n <= 0 for n in rest.values()):
-        rest = {unit: None if n is None else 0 for unit, n in rest.items()}
-    return Budget(**rest)
-
-
-def _spell(budget: Mapping[str, Any]) -> str:
-    """Spell a stored budget.
-
-    >>> _spell({"steps": 10, "tokens": None, "time": 60.0})
-    'steps 10, time 60.0'
-    """
-    return ", ".join(f"{unit} {amount}" for unit, amount in budget.items() if amount is not None)

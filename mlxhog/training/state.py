@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger, Position
-from mlxhog.arena.workers import State
 from mlxhog.base import mapped
 from mlxhog.checkpoint.checkpoint import Checkpoint
 from mlxhog.cluster.anchor import Anchor
@@ -34,9 +33,8 @@ from mlxhog.optim.tables import MEANS
 from mlxhog.report.monitor import Monitor
 from mlxhog.strategies import look_ahead
 from mlxhog.training.plan import Plan
-from mlxhog.training.resume import Resumption, score_of, text_kind
+from mlxhog.training.resume import score_of, text_kind
 
-PAUSE_S = 10.0  # least time that workers have to finish their current step
 Arrays = Mapping[str, NDArray[np.float32]]
 """By "segment/parameter"."""
 
@@ -117,8 +115,15 @@ def start_of(plan: Plan) -> Start:
     """The part of a call's start that needs no arena."""
     if plan.resumption is None:
         return Start(plan.budget)
-    state, workers = plan.resumption.checkpoint.state, len(plan.workers)
-    used, joined, messages = state["used"], state["joined"], [_resumes(plan.resumption)]
+    saved, rest, workers = plan.resumption.checkpoint, plan.resumption.own_budget, len(plan.workers)
+    used, joined = saved.state["used"], saved.state["joined"]
+    score = score_of(plan.resumption.run, saved.path, saved.state)
+    only = (
+        ""
+        if rest is None or not rest.is_used_up
+        else (", its training is over: only the evaluation is left")
+    )
+    messages = [f"resuming from step {used['steps']}{f' ({score})' if score else ''}{only}"]
     if joined:
         many = f"{abs(joined)} worker{'s' * (abs(joined) > 1)} had"
         messages.append(
@@ -127,16 +132,6 @@ def start_of(plan: Plan) -> Start:
         )
     budget = replace(plan.budget, **{f"{unit}_before": used[unit] for unit in used})
     return Start(budget, tuple(messages))
-
-
-def _resumes(resumption: Resumption) -> str:
-    """A message with the step at which the run resumes, and its held-out score."""
-    saved, rest = resumption.checkpoint, resumption.own_budget
-    score = score_of(resumption.run, saved.path, saved.state)
-    held_out = f" ({score})" if score else ""
-    is_over = rest is not None and rest.is_used_up
-    only = ", its training is over: only the evaluation is left" if is_over else ""
-    return f"resuming from step {saved.state['used']['steps']}{held_out}{only}"
 
 
 def _initialise(plan: Plan, arena: Arena) -> None:
@@ -298,10 +293,8 @@ def dump(
         "tokens": None if budget.tokens is None else budget.tokens - counters.load("tokens"),
         "seconds": None if budget.seconds is None else budget.seconds - seconds,
     }
-    of_strategy = plan.strategy.state(arena)
     if budget.steps is not None and config.steps is None:  # converted from passes or tokens
-        went_async = of_strategy["went_async"]
-        rest["batches_per_step"] = plan.strategy.mean_batches_per_step(went_async=went_async)
+        rest["batches_per_step"] = plan.strategy.batches_per_step()
         rest["steps_before"] = budget.progress_before + counters.load("steps")
     rounds = stored.strategy
     shares = rounds.shares if isinstance(rounds, InRounds) else "equal"
@@ -323,7 +316,7 @@ def dump(
         "ledger": position,
         "followed": config.follow is not None,
         "ledgers": {**earlier.get("ledgers", {}), text_kind(config): position},
-        **of_strategy,
+        **plan.strategy.state(arena),
         "writers": {"gpu_write": plan.writers.gpu_write, "write": plan.writers.write},
         "emulated": plan.emulated,
         "joined": (counters.load("workers") or len(plan.workers)) - len(plan.workers),
@@ -334,16 +327,13 @@ def dump(
     return {**moments.arrays, **means, **link}, state
 
 
-def network_bytes(plan: Plan, arena: Arena, start: Start) -> int:
-    """Bytes that the whole run would have sent over a network; see `Strategy.network_bytes`."""
-    earlier = {} if plan.resumption is None else plan.resumption.checkpoint.state
-    return int(earlier.get("network_bytes", 0)) + network_bytes_of_call(plan, arena, start)
-
-
-def network_bytes_of_call(plan: Plan, arena: Arena, start: Start) -> int:
-    """The same, of this call."""
+def network_bytes(plan: Plan, arena: Arena, start: Start, *, of_run: bool = True) -> int:
+    """Bytes that the run, or this call alone, would have sent; see `Strategy.network_bytes`."""
     steps = arena.counters.load("steps") - start.steps
-    return start.network_bytes + plan.strategy.network_bytes(arena, steps)
+    of_call = start.network_bytes + plan.strategy.network_bytes(arena, steps)
+    if plan.resumption is None or not of_run:
+        return of_call
+    return int(plan.resumption.checkpoint.state["network_bytes"]) + of_call
 
 
 def n_bytes(plan: Plan) -> int:
@@ -354,13 +344,3 @@ def n_bytes(plan: Plan) -> int:
     return 4 * tables + 4 * sum(
         slot.size for name in ("params", *segments) for slot in plan.layout.parts(name).values()
     )
-
-
-def pause_limit_s(arena: Arena) -> float:
-    """Return how long workers may take to pause.
-
-    This is the sum of their step times (strategy locked runs one at a time) plus the slowest once
-    more, at least `PAUSE_S`.
-    """
-    steps_s = [entry.step_s for entry in arena.workers if entry.state != State.FREE]
-    return max(PAUSE_S, sum(steps_s) + max(steps_s, default=0.0))

@@ -1,19 +1,119 @@
-"""A worker's training steps: from the ticket to the record."""
+"""A worker's training steps: from the ticket to the gradient, the write and the record.
+
+With `--overlap` each step is added beside the computation of the worker's next gradient:
+
+    this thread   read 1 | compute 1 | read 2 | compute 2 ..... | read 3 | compute 3
+    its helper                                | add step 1      |        | add step 2
+
+While a GPU computes, its CPU norms, steps and adds. A worker reads first, so the gradient has no
+part of the step that waits: with one worker each gradient is exactly one update late. Reads and
+adds of one worker are never at the same time, nor two of its adds. Rows of n-gram tables alone are
+read within the gradient, and may have that step already. Without a next batch, and before anything
+but a step (an evaluation, a pause, the end), the worker settles: it adds the step that waits.
+"""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
-from mlxhog.arena import control
+from mlxhog.arena import Arena, control
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.arena.workers import MAX_NONFINITE, Phase
-from mlxhog.backends.backend import Grads
+from mlxhog.arena.workers import MAX_NONFINITE, Entry, Phase
+from mlxhog.backends.backend import Backend, Grads
+from mlxhog.base import darwin
+from mlxhog.base.workers import GPU_BACKENDS
+from mlxhog.cluster.anchor import own_epochs
+from mlxhog.config.rules import Slowdown, parse_slowdowns
 from mlxhog.config.strategy import sparsify
+from mlxhog.data.batch import Batch, joined
+from mlxhog.errors import ConfigError
+from mlxhog.optim import updates
 from mlxhog.strategies import Context, Idle, Lease, WriteResult
-from mlxhog.training.gradients import Gradients
+from mlxhog.strategies.context import show_model
+from mlxhog.strategies.hogwild import OverlappedWorker
 from mlxhog.training.job import Job
+
+WARM_UP_TOKENS = 64
+LONGEST_NAP_S = 0.01  # sleep of a slowed worker between checks whether the run continues
+
+
+class Gradients:
+    """Computes the gradients of one worker; they need the model but no strategy.
+
+    Attributes:
+        backend: its framework, bound to the model.
+        slowdown: of this worker, by the option `slow`.
+    """
+
+    def __init__(self, job: Job, arena: Arena, entry: Entry, backend: Backend) -> None:
+        """Open the training data."""
+        self._job, self._arena, self._entry, self.backend = job, arena, entry, backend
+        self._batches, self._rank = job.setup.batches(), job.slot - 1
+        self.slowdown = parse_slowdowns(job.config.slow).get(self._rank, Slowdown())
+
+    def micro_batches(self, lease: Lease) -> list[Batch]:
+        """The lease's sequences, `micro_batch` at a time."""
+        if lease.parts is None:
+            parts = [self._batch(lease.epoch, lease.ticket)]
+        else:  # an epoch's last ticket may have fewer sequences
+            every = (
+                self._batch(one.epoch, one.ticket).part(one.begin, one.end) for one in lease.parts
+            )
+            parts = [part for part in every if len(part.x)]
+        if not parts:
+            return []
+        batch, rows = joined(parts), self._job.micro_batch
+        return [batch.part(begin, begin + rows) for begin in range(0, len(batch.x), rows)]
+
+    def _batch(self, epoch: int, ticket: int) -> Batch:
+        """The batch of a ticket; in a cluster, in an order of this machine's own."""
+        if self._job.setup.link is not None:
+            epoch += own_epochs(self._arena)
+        return self._batches.at(epoch, ticket)
+
+    def of(self, batches: list[Batch]) -> tuple[float, Grads]:
+        """Mean loss and gradient over the micro-batches, each weighted by its counted labels."""
+        if len(batches) == 1:
+            return self.backend.loss_and_grads(batches[0])
+        total = sum(batch.n_labels for batch in batches)
+        mean, loss = updates.GradientSum(), 0.0
+        for batch in batches:
+            share = batch.n_labels / max(total, 1)
+            part, grads = self.backend.loss_and_grads(batch)
+            self._entry.beat()
+            loss += share * part
+            mean.add(grads, share)
+        return loss, mean.grads()
+
+    def slow_down(self, spent_ns: int, step: int, continues: Callable[[], bool]) -> None:
+        """Sleep so that a gradient takes longer by the factor of `slow`, or until the run ends.
+
+        Args:
+            spent_ns: time that the gradient took.
+            step: its number among this worker's.
+            continues: whether the run continues.
+        """
+        factor = self.slowdown.factor_of(self._job.config.seed, self._rank, step)
+        end_ns = monotonic_ns() + (factor - 1) * spent_ns
+        while (rest_s := (end_ns - monotonic_ns()) / 1e9) > 0 and continues():
+            self._entry.beat()
+            time.sleep(min(rest_s, LONGEST_NAP_S))
+
+    def warm_up(self) -> None:
+        """Compute an unused gradient, so that no step is timed with the framework's lazy set-up.
+
+        A GPU compiles for the shape of a step. On a CPU a few tokens suffice, and are faster.
+        """
+        print(f"micro-batch {self._job.micro_batch}", flush=True)
+        show_model(self._job.setup.strategy, self._arena, self.backend)
+        batch = self._batches.example().part(0, self._job.micro_batch)
+        if self._job.spec.backend not in GPU_BACKENDS:
+            batch = batch.part(0, 1).beginning(WARM_UP_TOKENS)
+        self.backend.loss_and_grads(batch)
 
 
 class Computed(NamedTuple):
@@ -22,15 +122,17 @@ class Computed(NamedTuple):
     lease: Lease
     grads: Grads
     loss: float  # mean of the labels, in nats
-    samples: int
-    tokens: int
-    labels: int  # that count
-    n_bytes: int
+    batches: list[Batch]
     began_ns: int
     read_ns: int  # without waits
     compute_ns: int
     forward_ns: int  # of compute_ns; 0 if it was not measured
     wait_ns: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that were read."""
+        return sum(batch.n_tokens for batch in self.batches)
 
 
 class Written(NamedTuple):
@@ -100,19 +202,16 @@ class Steps:
         loss, grads = self.gradients.of(batches) if batches else (math.nan, {})
         self.gradients.slow_down(monotonic_ns() - read_ns, number, self.context.training)
         compute_ns = monotonic_ns() - read_ns
-        share = self.gradients.backend.forward_share
+        forward_ns = round((self.gradients.backend.forward_share or 0.0) * compute_ns)
         return Computed(
             lease=lease,
             grads=grads,
             loss=loss,
-            samples=sum(len(batch.x) for batch in batches),
-            tokens=sum(batch.n_tokens for batch in batches),
-            labels=sum(batch.n_labels for batch in batches),
-            n_bytes=sum(batch.n_bytes for batch in batches),
+            batches=batches,
             began_ns=began_ns,
             read_ns=read_ns - began_ns - waited_ns,
             compute_ns=compute_ns,
-            forward_ns=round((share or 0.0) * compute_ns),
+            forward_ns=forward_ns,
             wait_ns=waited_ns,
         )
 
@@ -121,9 +220,9 @@ class Steps:
 
     def _written(self, step: Computed) -> Written:
         """Add a step, and the lost-update probe."""
-        entry = self.context.entry
+        entry, samples = self.context.entry, sum(len(batch.x) for batch in step.batches)
         began_ns, waited_ns = monotonic_ns(), entry.wait_ns
-        outcome = self.strategy.write(step.grads, step.lease, step.samples)
+        outcome = self.strategy.write(step.grads, step.lease, samples)
         if outcome.applied and self.context.strategy.probes:
             self._probe()  # all workers write it, unlike the parameters of disjoint blocks
         ended_ns, waited_ns = monotonic_ns(), entry.wait_ns - waited_ns
@@ -132,7 +231,7 @@ class Steps:
 
     def _record(self, step: Computed, written: Written) -> None:
         """Count a step that was added, and append its record."""
-        entry, outcome = self.context.entry, written.outcome
+        entry, outcome, batches = self.context.entry, written.outcome, step.batches
         entry.read_ns += step.read_ns
         entry.compute_ns += step.compute_ns
         entry.forward_ns += step.forward_ns
@@ -144,8 +243,8 @@ class Steps:
             t_ns=written.ended_ns,
             loss=step.loss,
             tokens=step.tokens,
-            nats=step.loss * step.labels,
-            n_bytes=step.n_bytes,
+            nats=step.loss * sum(batch.n_labels for batch in batches),
+            n_bytes=sum(batch.n_bytes for batch in batches),
             staleness=outcome.staleness,
             read_s=step.read_ns / 1e9,
             compute_s=step.compute_ns / 1e9,
@@ -180,3 +279,77 @@ class Steps:
         scattered = sparsify(self.job.config) != "none"
         self._target.probe(probe.offset, probe.size, scattered=scattered)
         self.context.entry.probe_adds += 1
+
+
+class OverlappedSteps(Steps):
+    """Steps of lock-free workers, each added beside the worker's next gradient."""
+
+    def __init__(
+        self, job: Job, context: Context, ring: control.Ring, gradients: Gradients
+    ) -> None:
+        """Build the strategy.
+
+        Raises:
+            ConfigError: a strategy of one's own, whose worker forgets a read at the next one.
+        """
+        super().__init__(job, context, ring, gradients)
+        if not isinstance(self.strategy, OverlappedWorker):
+            raise ConfigError(
+                f"overlap: the worker of strategy {context.strategy.name} is a "
+                f"{type(self.strategy).__name__}, expected an OverlappedWorker of "
+                "mlxhog.strategies.hogwild; base it on that, or leave overlap out"
+            )
+        context.settle = self.settle
+        self._helper = ThreadPoolExecutor(1, initializer=darwin.ask_for_performance_cores)
+        self._waiting: Computed | None = None  # the gradient whose step is not begun
+        self._adding: Future[None] | None = None
+
+    def step(self) -> None:
+        """Process one ticket as far as its gradient."""
+        budget, counters = self.context.budget.tokens, self.context.arena.counters
+        if self._waiting is not None and budget is not None:
+            if counters.load("tokens") + self._waiting.tokens >= budget:
+                self.settle()  # it is the last one of the budget
+        super().step()
+
+    def settle(self) -> None:
+        """Add the step that waits, if any."""
+        self._after_read()
+        self._finish()
+
+    def _take(self, lease: Lease) -> int:
+        """Read, and compute beside the write of the last step."""
+        try:
+            step = self._computed(lease)
+        finally:  # after an error, too: a step is added whole
+            waited_ns = self._finish()
+        self._waiting = step
+        return step.read_ns + step.wait_ns + step.compute_ns + waited_ns
+
+    def _after_read(self) -> None:
+        """Let the helper add the step that waits."""
+        if self._waiting is not None:
+            self._adding = self._helper.submit(self._add, self._waiting)
+            self._waiting = None
+
+    def _add(self, step: Computed) -> None:
+        """Add a step and record it at once, so that a death during the gradient costs no record.
+
+        Waits for locks beside a gradient are not the worker's. The phase is that of the write as
+        long as it lasts.
+        """
+        entry, written = self.context.entry, self._written(step)
+        entry.wait_ns -= written.wait_ns
+        self._record(step, written)
+        entry.phase = Phase.COMPUTE
+
+    def _finish(self) -> int:
+        """Wait until the step is added; returns the nanoseconds, which are its time of writing."""
+        if self._adding is None:
+            return 0
+        began_ns = monotonic_ns()
+        self._adding.result()
+        self._adding = None
+        waited_ns = monotonic_ns() - began_ns
+        self.context.entry.apply_ns += waited_ns
+        return waited_ns

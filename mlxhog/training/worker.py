@@ -12,7 +12,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Self
+from typing import IO
 
 from mlxhog import backends, optim
 from mlxhog.arena import Arena, control
@@ -30,11 +30,8 @@ from mlxhog.optim import metal_steps, muon
 from mlxhog.optim.metal_steps import MetalSteps, NotShared
 from mlxhog.optim.rule import Polar
 from mlxhog.strategies import Context, look_ahead
-from mlxhog.training.gradients import Gradients
 from mlxhog.training.job import Job, SideJobs
-from mlxhog.training.overlap import OverlappedSteps
-from mlxhog.training.steps import Steps
-from mlxhog.training.terms import Terms
+from mlxhog.training.steps import Gradients, OverlappedSteps, Steps
 
 LOST_GPU_EXIT_CODE = 75  # of a worker whose framework reported the loss: EX_TEMPFAIL
 MOST_HALVINGS = 3
@@ -81,71 +78,49 @@ def _run(job: Job) -> None:
     entry = arena.workers.entry(job.slot)
     entry.beat(Phase.STARTING)
     gradients = start_gradients(job, arena, entry)
-    work = Work.of(job, arena, entry, gradients)
+    steps, side_jobs = _strategy(job, arena, entry, gradients)
     entry.state = State.RUNNING
     while (command := Command(arena.counters.load("command"))) != Command.EXIT:
         if entry.state == State.LEAVING:
             break
         entry.rss_bytes = resident_bytes()
-        if work.changes != arena.counters.load("strategy"):
-            work = Work.of(job, arena, entry, gradients)
-        if work.follow(command):
+        if entry.changes != arena.counters.load("strategy"):
+            steps, side_jobs = _strategy(job, arena, entry, gradients)
+        if follow(command, steps, side_jobs):
             continue
         entry.beat(Phase.IDLE)
         time.sleep(0.002)
-    work.settle()
+    steps.context.settle()
     entry.state = State.FINISHED
     gradients.backend.close()
 
 
-class Work:
-    """The work under a strategy, the one after `changes` changes: steps and side jobs."""
+def follow(command: Command, steps: Steps, side_jobs: SideJobs) -> bool:
+    """Follow a command; returns whether this was a step, so that another may follow at once."""
+    trains = command in (Command.TRAIN, Command.REST)  # at rest it finishes a round in progress
+    if not trains:
+        steps.context.settle()
+    if command == Command.TRAIN:
+        steps.context.take_limit()
+    if command in (Command.TRAIN, Command.SAMPLE):
+        side_jobs.serve()
+    if trains:
+        steps.step()
+    elif command == Command.EVALUATE:
+        side_jobs.evaluate_rest()
+    return trains
 
-    def __init__(
-        self, context: Context, steps: Steps, side_jobs: SideJobs, changes: int = 0
-    ) -> None:
-        """Use `of`."""
-        self._context, self._steps, self._side_jobs = context, steps, side_jobs
-        self.changes = changes
 
-    @classmethod
-    def of(cls, job: Job, arena: Arena, entry: Entry, gradients: Gradients) -> Self:
-        """Build the present strategy and its optimizer."""
-        terms, changes = None, 0
-        if job.other is not None:
-            terms = Terms(arena)
-            changes = terms.changes  # before the numbers of the change
-            job = job.present(terms, changes)
-        context = make_context(job, arena, entry, gradients.backend)
-        ring = control.Ring(arena.segment(f"ring.{job.slot}"))
-        take_steps = OverlappedSteps if job.config.overlap else Steps
-        steps = take_steps(job, context, ring, gradients)
-        work = cls(context, steps, job.setup.side_jobs(job, context, ring), changes)
-        if terms is not None:
-            terms.note_built(job.slot, changes)
-        return work
-
-    def follow(self, command: Command) -> bool:
-        """Follow a command; returns whether this was a step, so that another may follow at once.
-
-        At rest, it finishes a round in progress.
-        """
-        if command not in (Command.TRAIN, Command.REST):
-            self.settle()
-        if command == Command.TRAIN:
-            self._context.take_limit()
-        if command in (Command.TRAIN, Command.SAMPLE):
-            self._side_jobs.serve()
-        if command in (Command.TRAIN, Command.REST):
-            self._steps.step()
-            return True
-        if command == Command.EVALUATE:
-            self._side_jobs.evaluate_rest()
-        return False
-
-    def settle(self) -> None:
-        """Add the step that waits for the next read, if any."""
-        self._context.settle()
+def _strategy(job: Job, arena: Arena, entry: Entry, gradients: Gradients) -> tuple[Steps, SideJobs]:
+    """Build the present strategy and its optimizer."""
+    changes = arena.counters.load("strategy")  # before the limits of the change
+    job = job.after(changes, arena.counters)
+    context = make_context(job, arena, entry, gradients.backend)
+    ring = control.Ring(arena.segment(f"ring.{job.slot}"))
+    steps = (OverlappedSteps if job.config.overlap else Steps)(job, context, ring, gradients)
+    side_jobs = job.setup.side_jobs(job, context, ring)
+    entry.changes = changes
+    return steps, side_jobs
 
 
 def start_gradients(job: Job, arena: Arena, entry: Entry) -> Gradients:

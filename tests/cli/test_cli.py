@@ -47,11 +47,11 @@ class Trainer(types.ModuleType):
     """Replaces the trainer and its plan, and keeps their configuration."""
 
     def __init__(self, result):
-        super().__init__("mlxhog.training.trainer")
+        super().__init__("mlxhog.training.run")
         self.result = result
         self.config = None
 
-    def make_plan(self, config):
+    def make_plan(self, config, *, progress):
         self.config = config
         return types.SimpleNamespace()
 
@@ -65,7 +65,7 @@ class Trainer(types.ModuleType):
 def trainer(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     fake = Trainer(RESULT)
-    for name in ("trainer", "plan"):
+    for name in ("run", "plan"):
         monkeypatch.setitem(sys.modules, f"mlxhog.training.{name}", fake)
     return fake
 
@@ -182,7 +182,7 @@ def test_another_optimizer_does_not_inherit_the_step_size_of_the_run(trainer, st
     assert trainer.config.lr == 0.1
 
 
-def deleted(_):
+def deleted(*_, **__):
     Path.cwd().rmdir()
     return os.getcwd()
 

@@ -10,7 +10,7 @@ from mlxhog.cli import main
 from mlxhog.cluster.link import slowness
 from mlxhog.cluster.round import Outcome
 from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.training import trainer
+from mlxhog.training import run as runs
 from tests.cluster.machines import Machine, Table, choice
 from tests.cluster.test_lighthouse import unresolvable
 from tests.training.small import small_config
@@ -36,7 +36,7 @@ def test_an_address_without_a_machine_ends_a_run_before_its_workers_start(tmp_pa
     installed(monkeypatch, torchft=True)
     monkeypatch.setattr(socket, "getaddrinfo", unresolvable)
     with pytest.raises(ConfigError, match="'mac.local' has no IPv4 address here; .*mDNS"):
-        trainer.train(small_config(tmp_path, steps=3, cluster="mac.local:8600"))
+        runs.train(small_config(tmp_path, steps=3, cluster="mac.local:8600"))
 
 
 def test_without_torchft_a_run_ends_before_its_workers_start_and_names_the_extra(
@@ -44,7 +44,7 @@ def test_without_torchft_a_run_ends_before_its_workers_start_and_names_the_extra
 ):
     installed(monkeypatch, torchft=False)
     with pytest.raises(EnvironmentLacks, match=r"\[cluster\].*brew install rust protobuf"):
-        trainer.train(small_config(tmp_path, steps=3, cluster="127.0.0.1:8600"))
+        runs.train(small_config(tmp_path, steps=3, cluster="127.0.0.1:8600"))
 
 
 def test_a_wait_below_the_heartbeat_is_refused(capsys):

@@ -9,7 +9,7 @@ import pytest
 from mlxhog.cluster.group import ClusterError
 from mlxhog.cluster.round import Outcome, to_bfloat16
 from mlxhog.errors import CheckpointError, ConfigError
-from mlxhog.training.gradients import Gradients
+from mlxhog.training.steps import Gradients
 from tests.cluster.machines import SHAPES, Machine, Table, choice
 from tests.strategies.runs import LR, Run, strategy
 from tests.strategies.test_laws import PARAMS, of_both

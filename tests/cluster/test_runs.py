@@ -131,6 +131,7 @@ def call_of_two(address, roots, **options):
     try:
         machines += [Machine(root, address, **options) for root in roots]
         for one in machines:
+            one.await_training()  # else there is nothing to save
             one.await_round_of(2)
         for one in machines:
             one.interrupt()

@@ -1,7 +1,7 @@
 """Workers that meet an error in their first or fourth gradient or share; children import it."""
 
 from mlxhog.training import worker
-from mlxhog.training.gradients import Gradients
+from mlxhog.training.steps import Gradients
 
 FAULTS = {  # by the seed of the run
     1: TypeError("rms_norm(): incompatible function arguments.\n\nInvoked with: mlx.core.array"),

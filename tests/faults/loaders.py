@@ -1,44 +1,30 @@
 """Everything that reads a file which a user or another program made, each with a small valid one.
 
-Readers of models, checkpoints and runs stand in `checkpoint_loaders`.
+Readers of models and checkpoints stand in `checkpoint_loaders`. What only mlxhog writes, such as
+runs, studies and records, is read by one typed reader (`tests/base/test_typed.py`).
 A subject writes its files with our own writers and reads them as the program does, as far as
 anything is computed from what was read. Its reader returns, or raises an `MlxhogError`.
 """
 
-import contextlib
 import gzip
-import io
 import lzma
-from dataclasses import asdict
 
 import numpy as np
 
-from mlxhog import cli
-from mlxhog.arena import Arena, event_log
-from mlxhog.arena.ledger import Ledger
 from mlxhog.base import plain_json, verdicts
-from mlxhog.checkpoint.run import Run
 from mlxhog.classic.loaders import load_graph, load_ratings, load_svmlight
 from mlxhog.cli.generate import read_prompts
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import read_yaml, resolve
-from mlxhog.data import bpe, corpora, prepare, tokenizers
+from mlxhog.data import bpe, corpora, tokenizers
 from mlxhog.data.examples import Example
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter
-from mlxhog.errors import MlxhogError
-from mlxhog.mad.options import Protocol
-from mlxhog.mad.run import Point, RunConfig
 from mlxhog.mad.search.space import read_space
-from mlxhog.mad.study import store, study
 from mlxhog.mad.tasks import check, make_task
 from mlxhog.mad.tasks import dataset as files
 from mlxhog.models import families, registry
-from mlxhog.models.mad.sequence import canonical, parse
-from mlxhog.strategies import access_order
 from mlxhog.theory import target
-from mlxhog.training import replay, state
-from mlxhog.training.plan import make_plan
 from tests.faults import checkpoint_loaders
 from tests.faults.subjects import (
     LARGE,
@@ -53,7 +39,6 @@ from tests.faults.subjects import (
     text_file,
     yaml_file,
 )  # fmt: skip
-from tests.training.small import small_config
 
 MAC = verdicts.Identity("Apple M4 Pro", "macos 26.1", "0.2.0", "0.32.4", "2.13.0")
 
@@ -114,18 +99,6 @@ def _read_tokens(folder):
     assert file.bos >= 0
 
 
-def _write_prepared(folder):
-    (folder / "corpus.jsonl").write_text(RECORDS * 8)
-    prepared = prepare.prepare(str(folder / "corpus.jsonl"), cache_dir=folder / "cache")
-    prepared.train.parent.rename(folder / "out")
-    return [folder / "out" / name for name in ("prepared.json", "train.json", "val.bin")]
-
-
-def _read_prepared(folder):
-    prepare._record_of(folder / "out")
-    prepare._existing(folder / "out", corpora.find("sotu"), "bytes", prepare._Scan(), "tail")
-
-
 def _write_tokenizer(folder):
     for name, content in bpe.train_bpe(TEXTS_BYTES, 270).files().items():
         (folder / name).write_bytes(content)
@@ -139,7 +112,7 @@ def _read_tokenizer(folder):
     tokenizer.byte_lengths()
 
 
-# -- MAD, doctor ------------------------------------------------------------------
+# -- MAD ------------------------------------------------------------------
 
 
 def _write_rows(folder):
@@ -148,109 +121,7 @@ def _write_rows(folder):
     return [folder / "rows.npz"]
 
 
-def _write_recording(folder):
-    """The record of a run of two workers, one of which died, without anything trained."""
-    config = small_config(folder, workers="torch:cpu*2", determinism="record", optimizer="muon")
-    plan, run = make_plan(config), Run(folder)
-    with Arena.create(plan.layout) as arena:
-        state.load(plan, arena, Ledger(arena))
-        replay.begin_record(plan, folder, arena)
-        numbers = event_log.Numbers(0, 1, 3, 2, 1.0, 1, 1, 0.1, 1.0)
-        accesses = np.arange(20, dtype=np.uint32)
-        sums = access_order.stripe_sums(arena)
-        records = (
-            event_log.Begin("torch:cpu", 1, "native"),
-            event_log.Step(numbers, True, accesses, sums, bytes(32)),
-            event_log.Torn(numbers, True, True, accesses, bytes(64), bytes(64)),
-            event_log.Begin("torch:cpu", 1, "native"),
-            event_log.Step(numbers, False, accesses, sums),
-            event_log.Died(),
-        )
-        for slot in (1, 2):
-            for record in records:
-                event_log.append(event_log.worker_path(folder, slot), record)
-        replay.end_record(folder, arena, print)
-    replay.read(run)
-    folder = folder / event_log.FOLDER
-    return [*(folder / f"{n}.json" for n in ("header", "end")), *sorted(folder.glob("*.log"))]
-
-
-def write_study(folder):
-    candidate = canonical(parse("gated-conv"))
-    new_study = study.Study(candidates=(candidate,), suite="smoke", protocol={"steps": 2})
-    stored = store.create(folder, "s", new_study.to_dict())
-    of_run = RunConfig(
-        task="in-context-recall", settings={"vocab": 8}, layers=parse("gated-conv"), dim=8,
-        protocol=Protocol(steps=2), seed=0,
-    )  # fmt: skip
-    one = store.StudyRecord(
-        key=of_run.key(), candidate=candidate, config=of_run.to_dict(), label="baseline",
-        status="done", acc_token=0.5, acc_macro=0.25, val_token=None, val_macro=None, ceiling=1.0,
-        loss=1.5, steps=10, seconds=0.1, params=100, state=16, reason="", host="here",
-        at="2026-01-01T00:00:00.000+00:00",
-    )  # fmt: skip
-    with stored.lock():
-        stored.append(one, [Point(step=1, seconds=0.1, loss=1.0, acc_token=0.1, acc_macro=0.2)])
-        stored.add_proposal(candidate)
-        stored.add_proposal(candidate, 0.5)
-    (curve,) = (folder / "s" / "curves").iterdir()
-    return [folder / "s" / n for n in ("study.yaml", "runs.jsonl", "candidates.jsonl")] + [curve]
-
-
-def _read_study(folder):
-    stored = store.find(str(folder / "s"), folder)
-    errors = []
-    for read in (
-        lambda: study.read(stored).measured(),
-        lambda: [stored.curve(one.key) for one in stored.records()],
-        stored.proposals,
-    ):
-        try:
-            read()
-        except MlxhogError as error:
-            errors.append(error)
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-        cli.main(["mad", "board", str(folder / "s")])
-    if errors:
-        raise errors[0]
-
-
-def write_record(folder):
-    row = {
-        "writers": ["metal:mlx", "native"], "where": "processes", "mode": "cas", "adds": 10,
-        "lost": 0, "torn": 0, "adds_per_s": 1e6, "kernel": "dense",
-    }  # fmt: skip
-    alone = row | {"writers": ["metal:mlx"] * 2, "where": "threads"}
-    content = {
-        "format": verdicts.FORMAT,
-        "identity": asdict(MAC),
-        "litmus": [row, alone, row | {"kernel": "rows"}, alone | {"kernel": "rows"}],
-        "reads": [
-            {"reader": "mlx:gpu", "kind": "live", "writer": "native", "samples": 5, "torn": 0}
-            | {"backwards": 0, "visible_s": 0.001}
-        ],
-        "kernels": [{"name": "x", "instance": "", "engine": "mlx", "ok": True}],
-        "tokens_per_s": {"mlx:gpu": 10.0},
-        "tokens_per_s_metal": {"mlx:gpu": 11.0},
-    }
-    path = folder / MAC.file_name
-    path.write_bytes(plain_json.dumps(content, indent=1))
-    return [path]
-
-
-def _read_record(folder):
-    record = verdicts.load(folder, MAC)
-    for verdict in (
-        record.gpu_write(["mlx:gpu", "torch:cpu"]), record.live_read("mlx:gpu"),
-        record.kernels("mlx"), record.model_kernels("mlx:gpu"),
-    ):  # fmt: skip
-        assert isinstance(verdict.ok, bool)
-        assert verdict.reason
-    assert all(speed >= 0 or speed < 0 for speed in record.tokens_per_s.values())
-
-
-# -- classic, the arena ---------------------------------------------------------------------------
+# -- classic ---------------------------------------------------------------------------
 
 TALK = "".join(
     plain_json.dumps({"messages": messages}).decode() + "\n"
@@ -309,16 +180,12 @@ SUBJECTS = (
     Subject("search space", text_file("space.yaml", SPACE), _read_space, 4),
     Subject("what analyze is given", text_file("any.yaml", CONFIG), _analyze, 2),
     *checkpoint_loaders.SUBJECTS,
-    Subject("study", write_study, _read_study, 2),
-    Subject("doctor's record", write_record, _read_record, 4),
     Subject("MAD rows", _write_rows, lambda f: check(files.read(f / "rows.npz")), 4),
     *_corpora(),
     Subject("a folder", text_file("a", "".join(TEXTS)),
             lambda f: list(corpora.readable(str(f)).documents()), 1),
     Subject("tokens", _write_tokens, _read_tokens, 4),
     Subject("tokens of examples", _write_examples, _read_tokens, 4),
-    Subject("prepared corpus", _write_prepared, _read_prepared, 2),
-    Subject("recorded run", _write_recording, lambda f: replay.read(Run(f), anyway=True), 6),
     Subject("tokenizer", _write_tokenizer, _read_tokenizer, 5),
     Subject("prompts", text_file("p.jsonl", PROMPTS),
             lambda f: read_prompts(str(f / "p.jsonl")), 1),

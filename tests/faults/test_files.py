@@ -22,7 +22,8 @@ from mlxhog.data.stream import StreamWriter, append_examples
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import ArenaError, EnvironmentLacks
 from mlxhog.mad.study.store import Store
-from mlxhog.training import reporting, trainer
+from mlxhog.training import reporting
+from mlxhog.training import run as training
 from tests.checkpoint.conftest import names, save
 from tests.pairs import each_of
 from tests.training.small import small_config
@@ -143,7 +144,7 @@ def test_a_run_whose_folder_is_moved_trains_on_and_says_so_once(tmp_path, monkey
             if progress.step > 0:
                 os.rename(outcome.directory, tmp_path / "moved")
 
-    result = trainer.train(
+    result = training.train(
         small_config(tmp_path, steps=200, save_every=50, eval_every="1h"), observer=move
     )
     assert (result.status, result.steps, result.checkpoint) == ("unsaved", 200, None)

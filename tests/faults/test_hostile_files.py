@@ -8,10 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxhog import cli
-from mlxhog.base import plain_json, verdicts
-from mlxhog.checkpoint import creation
-from mlxhog.checkpoint import run as runs
+from mlxhog.base import plain_json
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import read_yaml, resolve
 from mlxhog.data import corpora
@@ -20,14 +17,10 @@ from mlxhog.errors import (
     MOST_SHOWN,
     ConfigError,
     DataError,
-    RunError,
-    StudyError,
     shown,
 )
 from mlxhog.mad.search import space as space_file
-from mlxhog.mad.study import store, study
 from mlxhog.mad.tasks import dataset as files
-from tests.faults import loaders
 from tests.faults.mutations import BOMB
 from tests.pairs import each_of
 
@@ -97,7 +90,7 @@ def test_a_record_of_json_lines_may_hold_nan_beside_its_text(tmp_path):
         list(corpora.find(str(path)).documents())
 
 
-# -- models, MAD, runs, studies, doctor -------------------------------------------------------
+# -- MAD -------------------------------------------------------
 
 
 def test_a_choice_of_every_combination_of_long_lists_is_refused():
@@ -130,87 +123,6 @@ def test_an_npz_with_a_header_of_its_own_is_refused_before_memory_is_taken(tmp_p
     _npz(tmp_path / "a.npz", header)
     with pytest.raises(DataError, match=r"a.npz: not an .npz file of plain arrays"):
         files.read(tmp_path / "a.npz")
-
-
-@each_of(
-    "content",
-    [
-        b"", b"{", b"\xff", b"[" * 100_000, b"[]", b'{"created_ns": "x", "status": "done"}',
-        b'{"created_ns": NaN}', b'{"result": 3, "steps": [1], "gpu_write": 5, "kernels": null}',
-        b'{"result": {"val_bits_per_byte": "x"}, "status": {"a": "\\u001b[2J"}}',
-        b'{"created_ns": 99999999999999999999999999}', b'{"result": {"val_bits_per_byte": 1e999}}',
-        b'{"name": "other", "status": "running"}',
-    ],
-)  # fmt: skip
-def test_one_bad_run_does_not_break_the_list_of_runs(tmp_path, capsys, content):
-    good, bad = creation.create(tmp_path, "good"), creation.create(tmp_path, "bad")
-    good.write_status({"status": "done", "steps": 7, "result": {"val_bits_per_byte": 2.5}})
-    (bad.directory / "run.json").write_bytes(content)
-    assert cli.main(["runs", "--out", str(tmp_path)]) == 0
-    out = capsys.readouterr().out
-    assert good.name in out
-    assert bad.name in out
-    assert "2.500" in out
-    assert "\x1b" not in out
-    assert cli.main(["runs", "--json", "--out", str(tmp_path)]) == 0
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert sorted(line["name"] for line in lines) == sorted((good.name, bad.name))
-    assert runs.find("latest", tmp_path).name in (good.name, bad.name)
-
-
-def test_metrics_that_are_no_objects_are_named(tmp_path):
-    run = creation.create(tmp_path, "r")
-    for content in (b"[1]\n", b"{\n", b"\xff\n", b"[" * 100_000 + b"\n", b"NaN\n"):
-        run.metrics_path.write_bytes(b'{"step": 1}\n' + content)
-        with pytest.raises(RunError, match="metrics.jsonl is damaged after 1 lines"):
-            run.read_metrics()
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "message"),
-    [
-        ("seeds:\n- 0", "seeds: 0", "seeds is 0"),
-        ("seeds:\n- 0", "seeds:\n- x", "seeds is 'x'"),
-        ("threads: 1", "threads: 9000000000000000", "threads is 9000000000000000"),
-        ("threads: 1", "threads: 2024-01-01", "threads is '2024-01-01'"),
-        ("dim: null", "dim: .nan", "dim is nan"),
-        ("protocol: {}", "protocol: {stepz: 2}", "stepz"),
-        ("protocol: {}", "protocol: {steps: 0}", "steps is 0"),
-        ("suite: smoke", "suite: " + "[" * 3000, "nested more than"),
-    ],
-)
-def test_an_edited_study_is_refused_by_field(tmp_path, before, after, message):
-    stored = store.create(tmp_path, "s", study.Study(candidates=("gated-conv",)).to_dict())
-    path = stored.directory / "study.yaml"
-    text = path.read_text()
-    assert before in text
-    path.write_text(text.replace(before, after))
-    with pytest.raises(StudyError) as caught:
-        study.read(stored)
-    assert message in str(caught.value)
-
-
-@each_of(
-    ("path", "value"),
-    [
-        (("litmus",), "x"), (("litmus", 0, "lost"), None), (("litmus", 0, "writers"), 5),
-        (("litmus", 0, "adds"), "many"), (("identity",), {"chip": 1}),
-        (("litmus", 0, "writers"), [["a"], {}]),
-    ],
-)  # fmt: skip
-def test_a_damaged_record_of_doctor_permits_nothing(tmp_path, path, value):
-    (file,) = loaders.write_record(tmp_path)
-    assert verdicts.load(tmp_path, loaders.MAC).gpu_write(["mlx:gpu", "torch:cpu"]).ok
-    record = json.loads(file.read_bytes())
-    inner = record
-    for key in path[:-1]:
-        inner = inner[key]
-    inner[path[-1]] = value
-    file.write_text(json.dumps(record))
-    assert not verdicts.load(tmp_path, loaders.MAC).gpu_write(["mlx:gpu", "torch:cpu"]).ok
-    for content in (b"[" * 100_000, b"\xff", b"NaN", b"[]", b"null"):
-        file.write_bytes(content)
-        assert not verdicts.load(tmp_path, loaders.MAC).usable
 
 
 # -- messages --------------------------------------------------------------------------------------

@@ -44,19 +44,6 @@ def test_a_library_planted_in_the_cache_is_refused_and_does_not_run(planted):
     assert not mark.exists()
 
 
-def test_a_cache_is_made_for_this_user_alone_whatever_the_umask(tmp_path):
-    main = tmp_path / "main.cpp"
-    main.write_text("int main() { return 0; }\n")
-    umask = os.umask(0)
-    try:
-        path = build.program(main, directory=tmp_path / "a" / "b")
-        assert build.program(main, directory=tmp_path / "a" / "b") == path
-    finally:
-        os.umask(umask)
-    modes = {p: p.stat().st_mode & 0o777 for p in (tmp_path / "a", path.parent, path)}
-    assert set(modes.values()) == {0o700}, modes
-
-
 def test_a_cache_that_others_can_write_or_rename_is_refused(tmp_path):
     cache, folder = tmp_path / "cache", tmp_path / "open"
     cache.mkdir()
@@ -82,20 +69,3 @@ def test_the_cache_of_another_user_is_refused(tmp_path, monkeypatch):
         private_directory(tmp_path / "cache")
     with pytest.raises(EnvironmentLacks, match=r"a\.so is not trusted: it belongs to .*uid"):
         is_kept(tmp_path / "cache" / "a.so")
-
-
-def test_a_library_that_others_can_write_or_that_is_no_file_is_refused(tmp_path):
-    file, fifo = tmp_path / "a.so", tmp_path / "b.so"
-    file.touch(0o600)
-    file.chmod(0o660)
-    os.mkfifo(fifo)
-    for path, fault in ((file, "can be written by others"), (fifo, "is not a regular file")):
-        with pytest.raises(EnvironmentLacks, match=rf"{path.name} is not trusted: it {fault}"):
-            is_kept(path)
-    assert not is_kept(tmp_path / "c.so")
-
-
-def test_a_link_to_a_cache_is_followed_once_and_judged_by_where_it_leads(tmp_path):
-    (tmp_path / "real").mkdir(mode=0o700)
-    (tmp_path / "link").symlink_to(tmp_path / "real")
-    assert build.make_cache(tmp_path / "link") == (tmp_path / "real").resolve()

@@ -128,7 +128,6 @@ def test_loading_a_file_has_the_drive_flush_its_cache_once(tmp_path):
 FOR_A_MAC = """
 tests/checkpoint/test_run.py::test_a_full_disk_leaves_status_and_metrics_as_they_were
 tests/faults/test_files.py::test_a_refused_write_is_said_in_words_and_the_old_file_stands
-tests/faults/test_native_arguments.py::test_hostile_arguments_are_refused_at_once_in_words
 tests/mad/study/test_store.py::test_a_line_is_on_the_disk_before_anybody_goes_on
 """
 RUN_TESTS = "import pytest, sys; sys.exit(pytest.main(['-p', 'no:cacheprovider', *sys.argv[1:]]))"

@@ -29,7 +29,7 @@ def test_a_gpu_backend_asks_for_more_time_before_mlx_loads_unless_the_user_has_d
 TRAIN = """
 import json, sys
 from pathlib import Path
-from mlxhog.training.trainer import train
+from mlxhog.training.run import train
 from tests.training.small import small_config
 if __name__ == "__main__":
     pids, messages = set(), []

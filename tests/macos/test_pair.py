@@ -20,23 +20,23 @@ from pathlib import Path
 from unittest import mock
 from mlxhog.arena.workers import State
 from mlxhog.cli import main
-from mlxhog.training.supervisor import Supervisor
+from mlxhog.training.session import Session
 from tests.training.small import small_config
 from tests.training.test_deaths import Killer
 
 class Watching(Killer):
     def train(self, config):
         self.alone = []  # steps of the other worker, from a kill until its successor trains
-        poll = Supervisor.poll
+        poll = Session.poll
 
-        def watch(supervisor, timeout_s):
-            poll(supervisor, timeout_s)
-            entries = [supervisor.entry(seat) for seat in supervisor.seats]
+        def watch(session, doing=None):
+            poll(session, doing)
+            entries = [session.entry(seat) for seat in session.seats]
             down = [one.pid in self._killed or one.state == State.STARTING for one in entries]
             if self._killed and sum(down) == 1:
                 self.alone.append(entries[down.index(False)].steps)
 
-        with mock.patch.object(Supervisor, "poll", watch):
+        with mock.patch.object(Session, "poll", watch):
             return super().train(config)
 
 if __name__ == "__main__":
@@ -114,7 +114,7 @@ REFUSED = """
 import sys
 from pathlib import Path
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.training.trainer import train
+from mlxhog.training.run import train
 from tests.training.small import small_config
 if __name__ == "__main__":
     try:
@@ -138,12 +138,14 @@ from dataclasses import asdict
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.base import verdicts
-from mlxhog.training.kernel_choice import RunEngines
+from mlxhog.base import machine
+from mlxhog.training.kernel_choice import choose
 
 def recordable():
     try:
         options = dict(workers="mlx:gpu,torch:mps", kernels="reference")
-        RunEngines.of(TrainConfig(determinism="record", **options))
+        config = TrainConfig(determinism="record", **options)
+        choose(config, machine.here(), lambda note: None)
     except EnvironmentLacks as refusal:
         assert "is not known to compute the same bits" in str(refusal), refusal
         return False
@@ -155,9 +157,10 @@ for changes in json.loads(sys.argv[1]):
     if changes is not None:
         identity = asdict(here) | changes.pop("identity", {})
         verdicts.save({**empty, "identity": identity, **changes}, here)
-    engines = RunEngines.of(TrainConfig())
-    (note,) = [note for note in engines.notes if note.startswith("workers auto")]
-    print(json.dumps([[worker.backend for worker in engines.workers], note, recordable()]))
+    notes = []
+    workers, _, _ = choose(TrainConfig(), machine.here(), notes.append)
+    (note,) = [note for note in notes if note.startswith("workers auto")]
+    print(json.dumps([[worker.backend for worker in workers], note, recordable()]))
 """
 ROW = {"model": "10m", "pairs": 4, "gain": 1.2, "low": 1.1, "high": 1.3}
 

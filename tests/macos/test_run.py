@@ -54,7 +54,7 @@ def test_killed_workers_are_replaced(tmp_path):
 ON_M5 = """
 import json, os, sys
 from pathlib import Path
-from mlxhog.training.trainer import train
+from mlxhog.training.run import train
 from tests.training.small import small_config
 
 def run(value):

@@ -15,7 +15,7 @@ from mlxhog.models.spec import ParamSpec
 from mlxhog.strategies import Idle
 from mlxhog.strategies.in_order import InOrder
 from mlxhog.strategies.local import Local
-from mlxhog.strategies.sync import Sync, SyncThenHogwild
+from mlxhog.strategies.sync import Sync
 from tests.pairs import each_of
 from tests.strategies import references
 from tests.strategies.deaths import dies, dies_with, in_thread, places
@@ -87,7 +87,6 @@ CASES = {
     "aig": Case("aig", {}, references.added, of_ticket),
     "async_ps": Case("async_ps", {}, references.added, of_ticket),
     "ssp": Case("ssp", {"slack": 1}, references.added, of_ticket),
-    "async_after": Case("hogwild", {"async_after": 0.5}, references.added, one),
     "sync": Case("sync", {}, references.rounds),
     "sync, three": Case("sync", {}, references.rounds, workers=3),
     "sync, open": Case("sync", {}, references.rounds, open=True),
@@ -146,10 +145,9 @@ def check(run, case, where=None, *, steps=STEPS, before=0):
         assert of.backups or taken == [steps] * of.workers, where
     else:
         assert steps - torn <= version <= steps, where
-    if not isinstance(of, SyncThenHogwild):
-        each = of.workers if isinstance(of, Sync) else 1
-        assert ledger.watermark == each * steps or before, where
-        assert ledger.position()["done"] == [], where
+    each = of.workers if isinstance(of, Sync) else 1
+    assert ledger.watermark == each * steps or before, where
+    assert ledger.position()["done"] == [], where
     values = set(run.model().values())
     assert values <= case.models(of, steps, torn=torn), where
 

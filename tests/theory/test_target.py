@@ -11,7 +11,7 @@ from mlxhog.errors import CheckpointError, ConfigError, MlxhogError, RunError
 from mlxhog.theory.analysis import AnalyzeConfig
 from mlxhog.theory.analysis.analyze import plan_of
 from mlxhog.theory.target import find_target
-from mlxhog.training.trainer import train
+from mlxhog.training.run import train
 from tests.pairs import each_of
 from tests.training.small import SMALL_MODEL, small_config
 

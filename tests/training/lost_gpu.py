@@ -2,7 +2,7 @@
 
 from mlxhog.errors import MetalError
 from mlxhog.training import worker
-from mlxhog.training.gradients import Gradients
+from mlxhog.training.steps import Gradients
 
 MLX_SAYS = (
     "[METAL] Command buffer execution failed: Impacting Interactivity "

@@ -7,8 +7,8 @@ import numpy as np
 from mlxhog import TrainConfig
 from mlxhog.checkpoint import checkpoint
 from mlxhog.report.monitor import Monitor
-from mlxhog.training import trainer
-from mlxhog.training.supervisor import Supervisor
+from mlxhog.training import run as runs
+from mlxhog.training.session import Session
 
 SMALL_MODEL = """
 model_type: xlstm
@@ -45,10 +45,10 @@ def mixed_model(tmp_path):
 
 def let_no_worker_finish(monkeypatch):
     """Let the runs of a test end while each worker is within a step, as far as they can see."""
-    monkeypatch.setattr(trainer, "GRACE_S", 0.2)
-    monkeypatch.setattr(trainer, "FIRST_STEP_S", 0.5)
-    monkeypatch.setattr(Supervisor, "resting", lambda self: False)
-    monkeypatch.setattr(Supervisor, "_rests", lambda self, seat: False)
+    monkeypatch.setattr(runs, "GRACE_S", 0.2)
+    monkeypatch.setattr(runs, "FIRST_STEP_S", 0.5)
+    monkeypatch.setattr(Session, "resting", lambda self: False)
+    monkeypatch.setattr(Session, "_rests", lambda self, seat: False)
 
 
 def end_the_time_when(monkeypatch, is_over):

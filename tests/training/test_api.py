@@ -26,7 +26,7 @@ def asked(monkeypatch, tmp_path):
     result = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        "mlxhog.training.trainer.train",
+        "mlxhog.training.run.train",
         lambda config, observer, run: result.append((config, observer)),
     )
     return result
@@ -215,7 +215,7 @@ def test_a_new_run_is_the_latest_before_anything_is_prepared_and_goes_where_that
         assert met[0].is_starting()
         raise DataError("no text")
 
-    monkeypatch.setattr("mlxhog.training.trainer.make_plan", refuse)
+    monkeypatch.setattr("mlxhog.training.run.make_plan", refuse)
     with pytest.raises(DataError):
         mlxhog.train(name="new", observer=None)
     assert met[0].name.endswith("-new")

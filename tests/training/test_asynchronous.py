@@ -9,10 +9,8 @@ from mlxhog import train
 from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger
 from mlxhog.checkpoint import checkpoint
-from mlxhog.errors import ConfigError
 from mlxhog.training.plan import make_plan
 from mlxhog.training.state import load
-from tests.pairs import each_of
 from tests.training.small import identical, parameters, small_config
 from tests.training.test_deaths import train_and_kill
 
@@ -129,41 +127,3 @@ def test_updates_added_in_advance_are_undone_if_no_worker_will_undo_them(ahead, 
             np.testing.assert_allclose(arena.param(name), value - added, rtol=1e-5, atol=1e-7)
             ahead += float(np.abs(added).sum())
         assert ahead > 0
-
-
-@each_of(
-    ("options", "message"),
-    [
-        ({"strategy": "hogwild", "slack": 1}, "slack: hogwild has no slack; ssp has"),
-        ({"strategy": "ssp", "backup_workers": 1}, "ssp has no backup_workers; sync has"),
-        ({"strategy": "sync", "sim_staleness": "fixed:1"}, "sync has no sim_staleness; sim has"),
-        ({"strategy": "sync", "staleness_lr": "exp"}, "sync has no staleness_lr; hogwild, .* have"),
-        ({"strategy": "round_robin", "staleness_lr": "exp"}, "round_robin has no staleness_lr; "),
-        ({"strategy": "hogwild", "staleness_lr": "best"}, "wanted none, linear:C"),
-        ({"strategy": "hogwild", "delay_compensation": "4"}, "wanted none, constant:F"),
-        ({"strategy": "sim", "sim_staleness": "fixed:x"}, "wanted fixed:N"),
-        ({"strategy": "sim", "predict": "own"}, "sim has none and last only"),
-        ({"strategy": "sim", "sim_staleness": "uniform:0:3", "predict": "last"}, "by a fixed age"),
-        ({"strategy": "sim", "delay_feedback": True, "predict": "last"}, "leave .* delay_feedback"),
-        ({"strategy": "async_ps", "predict": "own"}, "async_ps has no predict; hogwild, serial"),
-        ({"strategy": "async_ps", "read": "live"}, "computes with copies"),
-        ({"strategy": "async_ps", "moments": "shared"}, "one optimizer state anyway"),
-        ({"strategy": "locked", "write": "racy"}, "no other process writes beside a worker"),
-        ({"strategy": "aig", "write": "cas"}, "under the locks of what it touches"),
-        ({"strategy": "sim", "rescale_by_speed": True}, "sim has no rescale_by_speed; hogwild, "),
-        ({"backup_workers": 1, "strategy": "sync", "sync_shares": "speed"}, "use one of the two"),
-        ({"blocks": "disjoint", "staleness_lr": "exp"}, "updates of others are of other blocks"),
-        ({"read": "live", "delay_compensation": "constant", "predict": "none"}, "keep no copy"),
-        ({"strategy": "async_ps", "delay_feedback": True}, "async_ps has no delay_feedback; "),
-        ({"async_after": 0.1, "delay_feedback": True}, "without async_after"),
-        ({"predict": "own", "delay_feedback": True}, "already expects the pending steps"),
-        ({"sparsify": "topk:0.1", "delay_feedback": True}, "sparsify: is topk:0.1, and only"),
-        ({"gpu_write": "metal", "delay_feedback": True}, "steps that the CPU writes whole"),
-        ({"determinism": "record", "delay_feedback": True}, "has no record"),
-    ],
-)  # fmt: skip
-def test_an_option_that_contradicts_the_strategy_is_refused_with_the_way_out(
-    tmp_path, options, message
-):
-    with pytest.raises(ConfigError, match=message):
-        small_config(tmp_path, **options)

@@ -17,8 +17,8 @@ from mlxhog.checkpoint.run import Run
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.report.views import StatusLine
 from mlxhog.training import batch_size, memory
-from mlxhog.training.batch_size import Limit, choose, limit_of, planned, speed_of
-from mlxhog.training.memory import GradientMemory, check_gpu, worker_bytes
+from mlxhog.training.batch_size import choose, limit_of, speed_of
+from mlxhog.training.memory import WORKER_BASE_BYTES, GradientMemory, check_gpu
 from mlxhog.training.plan import make_plan
 from tests.training.small import small_config
 
@@ -53,7 +53,7 @@ def chosen(these, limit, known):
         asked.append(sequences)
         return by_size[sequences]
 
-    return choose(these[:known], limit, measure), asked
+    return choose(these[:known], *limit, measure), asked
 
 
 @pytest.mark.parametrize(
@@ -70,10 +70,10 @@ def chosen(these, limit, known):
 def test_a_batch_grows_until_tokens_per_second_stop_to_rise(
     tokens_per_s, error, limit, known, sequences, asked
 ):
-    limit = Limit(limit, "the text ends")
+    limit = (limit, "the text ends")
     choice, measured = chosen(speeds(*tokens_per_s, error=error), limit, known=known)
     assert (choice.sequences, measured, choice.measured) == (sequences, asked, len(asked))
-    assert (choice.why == "the text ends") == (limit.sequences == 7)
+    assert (choice.why == "the text ends") == (limit[0] == 7)
     assert ("(measured by an earlier run)" in str(choice)) == (not asked)
     if sequences == 4 and len(asked) == 4:
         assert str(choice) == (
@@ -142,7 +142,8 @@ def test_a_worker_that_fails_bounds_the_batch(tmp_path, monkeypatch):
     shown = []
     monkeypatch.setattr(batch_size, "MEASURE_S", 60.0)
     monkeypatch.setattr(StatusLine, "show", lambda _, text: shown.append(text))
-    plan, choice = planned(open_config(tmp_path, **TWO), make_plan, progress=True)
+    plan = make_plan(open_config(tmp_path, **TWO), progress=True)
+    choice = plan.batch
     assert shown == [
         f"measuring tokens/s with {n} in a batch"
         for n in ("1 sequence", "2 sequences", "4 sequences")
@@ -154,14 +155,15 @@ def test_a_worker_that_fails_bounds_the_batch(tmp_path, monkeypatch):
     monkeypatch.setattr(FakeChild, "fails_from", 1)
     monkeypatch.setattr(batch_speeds, "load", lambda key: ())
     with pytest.raises(EnvironmentLacks, match="cannot compute 1 sequence: .*give --batch-size a"):
-        planned(open_config(tmp_path, **TWO), make_plan)
+        make_plan(open_config(tmp_path, **TWO))
 
 
 @pytest.mark.slow
 def test_real_workers_are_measured_and_their_speeds_kept(tmp_path):
     tables = {"set": "ngram_orders=2-3,ngram_rows=64", "sampled_head": 8}
     config = open_config(tmp_path, workers="mlx:cpu,torch:cpu", time=60, **tables)
-    plan, choice = planned(config, make_plan)
+    plan = make_plan(config)
+    choice = plan.batch
     assert choice is not None
     assert choice.measured == len(choice.speeds) > 1
     assert batch_speeds.load(batch_size._key(plan)) == choice.speeds
@@ -176,19 +178,18 @@ def test_real_workers_are_measured_and_their_speeds_kept(tmp_path):
 def test_every_gradient_of_a_step_has_text_of_its_own(tmp_path, grad_accumulation):
     more = {**TWO, "grad_accumulation": grad_accumulation}
     plan = make_plan(small_config(tmp_path, batch_size=1, **more))
-    limit = limit_of(plan)
+    most, why = limit_of(plan)
     text = plan.epoch_tokens // 32
-    assert limit.sequences == text // (2 * grad_accumulation)
-    assert f"{text} sequences of the text" in limit.why
+    assert most == text // (2 * grad_accumulation)
+    assert f"{text} sequences of the text" in why
 
 
 def test_the_largest_batch_is_the_largest_that_a_run_may_have(tmp_path):
     config = small_config(tmp_path, batch_size=1, strategy="serial")
     plan = make_plan(config)
-    room = plan.arena_bytes + worker_bytes(plan.gradient_memory, 40) + 1000
+    room = plan.arena_bytes + WORKER_BASE_BYTES + plan.gradient_memory.of_batch(40) + 1000
     config = replace(config, memory_limit=room / plan.memory.machine_bytes)
-    limit = limit_of(make_plan(config))
-    assert (limit.sequences, limit.why) == (40, "more do not fit in memory (--memory-limit)")
+    assert limit_of(make_plan(config)) == (40, "more do not fit in memory (--memory-limit)")
     make_plan(replace(config, batch_size=40))
     with pytest.raises(EnvironmentLacks, match="smaller --batch-size"):
         make_plan(replace(config, batch_size=41))
@@ -258,9 +259,8 @@ def test_a_run_has_the_batch_that_was_measured_and_a_resume_keeps_it(tmp_path, t
 def test_speeds_of_a_busy_machine_are_used_but_not_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(Watch, "others", 1.2)
     for _ in range(2):
-        plan, choice = planned(open_config(tmp_path, **TWO), make_plan)
-        assert choice is not None
-        assert choice.measured == 2
+        plan = make_plan(open_config(tmp_path, **TWO))
+        assert plan.batch.measured == 2
     assert plan.notes[-1].endswith("; not kept, since other programs used 1.2 of 2 processors")
 
 

@@ -16,11 +16,11 @@ from mlxhog.arena.requests import ask
 from mlxhog.arena.workers import State
 from mlxhog.checkpoint import checkpoint
 from mlxhog.config.budget import Budget
-from mlxhog.training import choose_strategy, session
+from mlxhog.training import choose_strategy
+from mlxhog.training import run as runs
 from mlxhog.training.choose_strategy import RULE, ChangeRule
 from mlxhog.training.plan import make_plan
 from mlxhog.training.state import change, load
-from mlxhog.training.supervisor import Supervisor
 from tests.training.asking import endless, trained, until
 from tests.training.small import small_config
 from tests.training.test_elastic import has_left, works
@@ -188,7 +188,7 @@ class Always(ChangeRule):
         return 0.0
 
 
-class Deadly(Supervisor):
+class Deadly(runs.Training):
     """Kills workers at moments of changes, each in another change.
 
     Attributes:
@@ -220,7 +220,7 @@ class Deadly(Supervisor):
 def test_a_death_at_any_moment_of_a_change_loses_no_batch(tmp_path, averages, monkeypatch):
     kills = [(moment, victims) for victims in (1, 2) for moment in ("pause", "choice", "end")]
     monkeypatch.setattr(choose_strategy, "RULE", Always(rounds=8, gradients=8, growth=1))
-    monkeypatch.setattr(session, "Supervisor", Deadly)
+    monkeypatch.setattr(runs, "Training", Deadly)
     monkeypatch.setattr(Deadly, "kills", kills, raising=False)
     # Workers that sleep leave their cores to the supervisor, so that there are enough changes.
     config = small_config(tmp_path, steps=200, restarts=20, slow="0=5,1=5", **AUTO)

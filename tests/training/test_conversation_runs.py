@@ -7,7 +7,6 @@ import pytest
 import mlxhog
 from mlxhog import train
 from mlxhog.data import conversations
-from mlxhog.errors import ConfigError
 from tests.training.small import Messages, small_config
 
 TALK = [{"role": "user", "content": "say one"}, {"role": "assistant", "content": "one"}]
@@ -33,9 +32,3 @@ def test_a_run_on_one_conversation_answers_it_and_exports_its_template(tmp_path)
             assert text == " one"
     template = (tmp_path / result.run / "model" / "chat_template.jinja").read_text()
     assert template == conversations.TEMPLATE
-
-
-def test_loss_on_is_of_answers_or_of_all():
-    assert mlxhog.TrainConfig().loss_on == "assistant"
-    with pytest.raises(ConfigError, match="loss_on is 'user'; wanted one of assistant, all"):
-        mlxhog.TrainConfig(loss_on="user")

@@ -17,8 +17,8 @@ from mlxhog.arena.control import Command
 from mlxhog.arena.workers import MAX_NONFINITE, State
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
-from mlxhog.training import session
-from mlxhog.training.supervisor import Supervisor
+from mlxhog.training import run as runs
+from mlxhog.training.session import Session
 from tests.processes import alive, workers_of
 from tests.threads import wait_until
 from tests.training.small import small_config
@@ -69,27 +69,27 @@ class Killer:
 
     def train(self, config, observer=None):
         """Train, and kill."""
-        poll = Supervisor.poll
+        poll = Session.poll
 
-        def poll_and_kill(supervisor, timeout_s):
-            poll(supervisor, timeout_s)
+        def poll_and_kill(session, doing=None):
+            poll(session, doing)
             if self.left:
-                self._look(supervisor)
+                self._look(session)
 
-        with mock.patch.object(Supervisor, "poll", poll_and_kill):
+        with mock.patch.object(Session, "poll", poll_and_kill):
             result = train(config, observer=observer)
         assert self.left == 0, "the run ended before every kill was done"
         return result
 
-    def _look(self, supervisor):
-        entries, counters = supervisor.arena.workers, supervisor.arena.counters
+    def _look(self, session):
+        entries, counters = session.arena.workers, session.arena.counters
         up = {
             seat.slot: seat.spec.backend
-            for seat in supervisor.seats
-            if supervisor.entry(seat).state == State.RUNNING
-            and supervisor.entry(seat).pid not in self._killed
+            for seat in session.seats
+            if session.entry(seat).state == State.RUNNING
+            and session.entry(seat).pid not in self._killed
         }
-        if len(up) < len(supervisor.seats):
+        if len(up) < len(session.seats):
             counters.store("pause", 1)
         elif not self._slot:
             name = self.backends[self.left - 1] if self.backends else ""
@@ -145,15 +145,15 @@ def test_a_layer_file_may_be_edited_while_a_run_trains_and_replaces_a_worker(tmp
     assert (result.status, result.restarts, result.steps) == ("done", 1, 60)
 
 
-class Deadly(Supervisor):
+class Deadly(runs.Training):
     """Kills all workers with its first command of each kind, at its first pause or step."""
 
     at: set[object]
 
-    def poll(self, timeout_s):
+    def poll(self, doing=None):
         if self.arena.counters.load("steps"):
             self._kill_all("step")
-        super().poll(timeout_s)
+        super().poll(doing)
 
     def command(self, command):
         super().command(command)
@@ -188,7 +188,7 @@ class Deadly(Supervisor):
 )
 def test_a_run_whose_workers_all_die_together_reaches_its_last_step(tmp_path, monkeypatch, options):
     monkeypatch.setattr(Deadly, "at", {"step"}, raising=False)
-    monkeypatch.setattr(session, "Supervisor", Deadly)
+    monkeypatch.setattr(runs, "Training", Deadly)
     config = small_config(tmp_path, **{"workers": "mlx:cpu*2", "steps": 30, **options})
     result = train(config)
     assert Deadly.at == set()
@@ -205,7 +205,7 @@ def test_workers_that_die_at_every_command_cost_no_step_and_no_evaluation(
 ):
     moments = {"pause", Command.REST, Command.EVALUATE, Command.SAMPLE}
     monkeypatch.setattr(Deadly, "at", set(moments), raising=False)
-    monkeypatch.setattr(session, "Supervisor", Deadly)
+    monkeypatch.setattr(runs, "Training", Deadly)
     config = small_config(
         tmp_path, strategy=strategy, workers="mlx:cpu*2", steps=steps, restarts=len(moments),
         save_every=3 * steps // 10, eval_every="1h", sample_every="1h",

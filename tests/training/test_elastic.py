@@ -164,7 +164,6 @@ def test_a_worker_with_unwritten_updates_cannot_leave(tmp_path):
     [
         ("hogwild", True),
         *((one, False) for one in ("serial", "sync", "round_robin", "async_ps", "avg_runs")),
-        ("hogwild(async_after=0.1)", False),
         ("hogwild(blocks=disjoint)", False),
     ],
 )

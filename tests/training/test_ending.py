@@ -11,7 +11,8 @@ import pytest
 from mlxhog import train
 from mlxhog.checkpoint import checkpoint
 from mlxhog.report.metrics import Activity
-from mlxhog.training import trainer, worker
+from mlxhog.training import run as runs
+from mlxhog.training import worker
 from mlxhog.training.evaluation import TextJobs
 from tests.training.small import end_the_time_when, small_config
 
@@ -23,7 +24,7 @@ def test_time_limits_training_and_the_start_is_shown_beside_it(tmp_path):
     assert result.start_s < result.first_step_s < result.start_s + result.seconds
     short = train(small_config(tmp_path, steps=None, time=0.3))
     assert short.steps >= 1
-    assert short.seconds < 0.3 + trainer.FIRST_STEP_S
+    assert short.seconds < 0.3 + runs.FIRST_STEP_S
 
 
 @pytest.mark.slow
@@ -53,7 +54,7 @@ def that_never_ends_a_sample(job):
 
 @pytest.mark.slow
 def test_a_step_that_exceeds_the_time_is_abandoned_and_its_batch_returned(tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "GRACE_S", 0.5)
+    monkeypatch.setattr(runs, "GRACE_S", 0.5)
     stopped = []
 
     def stop_the_second_worker(progress):

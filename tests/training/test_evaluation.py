@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import pytest
 
 from mlxhog import train
-from mlxhog.base.quantities import Interval
 from mlxhog.checkpoint import manifest
 from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
@@ -20,8 +19,7 @@ from mlxhog.config.config import EMULATED, TrainConfig
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter
 from mlxhog.training import evaluation, worker
-from mlxhog.training.evaluation import HeldOutScore, HeldOutText, HeldOutTexts
-from mlxhog.training.held_out_watch import HeldOutWatch
+from mlxhog.training.evaluation import HeldOutScore, HeldOutText, HeldOutTexts, HeldOutWatch
 from mlxhog.training.plan import make_plan
 from tests.training.small import Messages, small_config
 
@@ -75,11 +73,9 @@ def test_evaluations_by_time_take_a_twentieth_of_the_workers_time_and_those_by_s
     asked, deaths = [], []
     monitor = SimpleNamespace(evaluations=0, evaluating_s=0.0, seconds=lambda: 100.0)
     session = SimpleNamespace(
-        supervisor=SimpleNamespace(ends=lambda: len(deaths)),
-        strategy=SimpleNamespace(workers=2),
-        ask=asked.append,
+        ends=lambda: len(deaths), strategy=SimpleNamespace(workers=2), ask=asked.append
     )
-    watch = HeldOutWatch(every=Interval(seconds=10))
+    watch = HeldOutWatch(TrainConfig(eval_every="10s"), None, "")
 
     def asks():
         before = len(asked)
@@ -96,7 +92,7 @@ def test_evaluations_by_time_take_a_twentieth_of_the_workers_time_and_those_by_s
     assert asks()
     deaths.append(1)  # maybe of the worker that evaluates
     assert asks()
-    watch.every, monitor.evaluating_s = Interval(steps=5), 1000.0
+    watch, monitor.evaluating_s = HeldOutWatch(TrainConfig(eval_every=5), None, ""), 1000.0
     assert asks()
     assert asks()
 

@@ -11,43 +11,46 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mlxhog import train
+from mlxhog import TrainConfig, train
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
 from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.report.metrics import Evaluation
-from mlxhog.training.held_out_watch import HeldOutWatch
+from mlxhog.training.evaluation import HeldOutWatch
 from mlxhog.training.plan import make_plan
 from tests.threads import wait_until
 from tests.training.small import small_config
 from tests.training.test_deaths import ROOT, run_directory
 
 
-def test_patience_counts_evaluations_without_a_new_best():
-    watch = HeldOutWatch(patience=2)
-    for step, (bits, best, ends) in enumerate(
-        [(3.0, True, False), (2.5, True, False), (2.5, False, False), (2.6, False, True)]
-    ):
-        assert watch.take(bits, step) == best
-        assert (watch.reason_to_stop() is not None) == ends
-    assert (watch.bits_per_byte, watch.step) == (2.5, 1)
-
-
-def test_a_best_that_could_not_be_saved_keeps_no_worse_one_from_being_saved():
-    watch, saves = HeldOutWatch(keeps_best=True), []
-    monitor = SimpleNamespace(evaluations=0)
-    for bits, fits in ((3.0, True), (1.0, False), (2.0, True), (2.5, True)):
+def looked(watch, scores):
+    """Let a watch look at evaluations; each is its bits, and whether a save of it works."""
+    monitor, saves, ends = SimpleNamespace(evaluations=0), [], []
+    for step, (bits, fits) in enumerate(scores):
         monitor.evaluations += 1
-        monitor.evaluation = Evaluation(val_bits_per_byte=bits, val_step=monitor.evaluations)
+        monitor.evaluation = Evaluation(val_bits_per_byte=bits, val_step=step)
 
         def save(bits=bits, fits=fits):
             saves.append(bits)
             return fits
 
-        assert not watch.look(monitor, save, print)
+        ends.append(watch.look(monitor, save, print))
+    return saves, ends
+
+
+def test_patience_counts_evaluations_without_a_new_best():
+    watch = HeldOutWatch(TrainConfig(eval_every=5, patience=2), None, "")
+    saves, ends = looked(watch, [(3.0, True), (2.5, True), (2.5, True), (2.6, True)])
+    assert (saves, ends) == ([3.0, 2.5], [False, False, False, True])
+    assert (watch.bits_per_byte, watch.step) == (2.5, 1)
+
+
+def test_a_best_that_could_not_be_saved_keeps_no_worse_one_from_being_saved():
+    watch = HeldOutWatch(TrainConfig(eval_every=5, keep_best=True), None, "")
+    saves, _ = looked(watch, [(3.0, True), (1.0, False), (2.0, True), (2.5, True)])
     assert saves == [3.0, 1.0, 2.0]
-    assert (watch.bits_per_byte, watch.step, watch.since) == (2.0, 3, 1)
+    assert (watch.bits_per_byte, watch.step, watch.since) == (2.0, 2, 1)
 
 
 @pytest.mark.slow
@@ -112,9 +115,9 @@ def test_a_run_resumes_from_its_best_and_a_finished_one_asks_for_a_budget(patien
     plan = make_plan(config)
     assert plan.resumption is not None
     assert plan.resumption.checkpoint.step == saved.step
-    watch = HeldOutWatch.of(config, plan.resumption, plan.held_out.text)
+    watch = HeldOutWatch(config, plan.resumption, plan.held_out.text)
     assert watch.bits_per_byte == saved.state["best"]["bits_per_byte"]
-    assert HeldOutWatch.of(config, plan.resumption, "another text").bits_per_byte is None
+    assert HeldOutWatch(config, plan.resumption, "another text").bits_per_byte is None
     with pytest.raises(ConfigError, match="without a new best"):
         make_plan(small_config(folder, steps=None, resume=result.run))
 

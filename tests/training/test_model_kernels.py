@@ -70,12 +70,13 @@ FORCE, METAL, PLAIN = {"force": True}, {"kernels": "metal"}, {"kernels": "refere
 def test_a_choice_of_kernels_has_one_meaning_for_each_worker(
     backends, record, options, expected, said
 ):
-    config = TrainConfig(**options)
+    notes = []
+    asked = (TrainConfig(**options), backends.split(), record, notes.append)
     if not isinstance(expected, str):
         with pytest.raises(expected, match=said):
-            kernel_choice.choose_kernels(config, backends.split(), record)
+            kernel_choice.choose_kernels(*asked)
         return
-    kernels, notes = kernel_choice.choose_kernels(config, backends.split(), record)
+    kernels = kernel_choice.choose_kernels(*asked)
     assert kernels == tuple(expected.split())
     assert bool(notes) == bool(said)
     assert not said or notes[0].startswith(f"kernels auto: {said}")

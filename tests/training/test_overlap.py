@@ -16,7 +16,7 @@ from mlxhog.config.budget import Budget
 from mlxhog.config.rules import Slowdown
 from mlxhog.errors import ConfigError
 from mlxhog.training import evaluation, worker
-from mlxhog.training.overlap import OverlappedSteps
+from mlxhog.training.steps import OverlappedSteps
 from tests.strategies.runs import LR, context, new_arena, strategy
 from tests.threads import wait_until
 from tests.training.small import identical, parameters, small_config
@@ -90,7 +90,7 @@ def test_the_arena_keeps_still_at_a_pause_and_before_any_request(arena):
     assert steps.context.entry.steps == arena.counters.load("version") == 2
     steps.step()
     jobs = SimpleNamespace(evaluate_rest=no_work)
-    assert not worker.Work(steps.context, steps, jobs).follow(Command.EVALUATE)
+    assert not worker.follow(Command.EVALUATE, steps, jobs)
     assert steps.context.entry.steps == 3
     assert steps.context.entry.staleness_max == 0  # each was read after the last one's write
 

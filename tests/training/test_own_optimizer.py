@@ -46,7 +46,3 @@ def test_a_run_with_an_own_optimizer_is_recorded_replayed_and_resumed(tmp_path):
     assert """no flag '--half'; write --optimizer "my_optimizer(half=VALUE)\"""" in flat.err
     other = mlxhog(tmp_path, *words, "--optimizer", "sgd")
     assert "was trained with optimizer my_optimizer" in other.err
-
-
-def test_the_example_is_short():
-    assert len(EXAMPLE.read_text().splitlines()) <= 45

@@ -12,7 +12,7 @@ from mlxhog.config.strategy import StrategyChoice
 from mlxhog.errors import ConfigError
 from mlxhog.strategies import build
 from mlxhog.training.plan import make_plan
-from mlxhog.training.trainer import train
+from mlxhog.training.run import train
 from tests.training.small import small_config
 
 FILE = Path(__file__).parents[2] / "examples" / "my_strategy.py"

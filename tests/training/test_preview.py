@@ -1,7 +1,6 @@
 """The output of `train --dry-run`, and warnings of text that is read too often."""
 
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -115,11 +114,10 @@ def test_the_time_is_estimated_from_a_run_like_it_and_else_from_doctor(here, mon
 def test_epochs_count_the_batches_of_synchronous_rounds(here):
     config = small_config(here, workers="mlx:cpu*3", async_after=0.25, steps=None, epochs=6)
     plan = make_plan(config)
-    tickets = math.ceil(plan.epoch_tokens / plan.tokens_per_step)
-    assert plan.budget.steps == math.ceil(6 * tickets / 1.5)  # a quarter of the steps takes 3
+    tickets = plan.batches().n_tickets
+    assert [one.budget.steps for one in (plan, plan.other)] == [2 * tickets, 6 * tickets]
     assert preview.facts(plan, config)["epochs"] == pytest.approx(6.0, rel=0.01)
-    assert plan.strategy.mean_batches_per_step(went_async=True) == 1.0  # of a resumed run
-    many = make_plan(replace(config, epochs=None, steps=plan.budget.steps))
+    many = make_plan(replace(config, epochs=None, steps=4 * tickets))  # a quarter takes 3 batches
     (warning,) = [note for note in many.notes if "times in this budget" in note]
     assert "is read 6" in warning
 

@@ -15,7 +15,7 @@ from mlxhog.report.record import RunRecord
 from mlxhog.report.run_page import tiles
 from mlxhog.training import evaluation
 from mlxhog.training.resume import score_of
-from mlxhog.training.trainer import train
+from mlxhog.training.run import train
 from tests.cli.test_cli import RESULT
 from tests.report.sample_run import HELD_OUT, lines, write_run
 from tests.training.small import small_config

@@ -1,17 +1,17 @@
-"""The supervisor's judgement of workers: silent, at rest, or dead too often."""
+"""The judgement of a run's workers: silent, at rest, or dead too often."""
 
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import pytest
 
-from mlxhog import TrainConfig
-from mlxhog.arena import Arena, plan, process, worker_pool
-from mlxhog.arena.ledger import Ledger
+from mlxhog.arena import process, worker_pool
 from mlxhog.arena.workers import Phase, State
 from mlxhog.base.workers import WorkerSpec
 from mlxhog.errors import WorkerFailed
-from mlxhog.strategies import build
-from mlxhog.training.supervisor import LEAVE_S, RESTART_WINDOW_S, Supervisor
+from mlxhog.training.plan import make_plan
+from mlxhog.training.session import LEAVE_S, RESTART_WINDOW_S, Session
+from tests.training.small import small_config
 
 TIMEOUT_S = 60.0
 POLL_S = 0.05
@@ -48,7 +48,7 @@ class Clock:
         self.ns = 10**12
         monkeypatch.setattr(process, "monotonic_ns", lambda: self.ns)
         monkeypatch.setattr("mlxhog.arena.workers.monotonic_ns", lambda: self.ns)
-        monkeypatch.setattr("mlxhog.training.supervisor.monotonic_ns", lambda: self.ns)
+        monkeypatch.setattr("mlxhog.training.session.monotonic_ns", lambda: self.ns)
 
     def wait(self, seconds):
         self.ns += round(seconds * 1e9)
@@ -59,145 +59,150 @@ def clock(monkeypatch):
     return Clock(monkeypatch)
 
 
+class Watched(Session):
+    """A session that keeps its messages."""
+
+    def report(self, message):
+        self.messages.append(message)
+
+    def drain(self):
+        pass
+
+
 @pytest.fixture
-def supervisor(clock, tmp_path, monkeypatch):
-    """The supervisor of two spawned workers."""
-    parameter = SimpleNamespace(shape=(4,), kind="dense")
-    config = TrainConfig(heartbeat_timeout_s=TIMEOUT_S, restarts=5, strategy="hogwild")
-    monkeypatch.setattr("mlxhog.training.supervisor.MAX_NONFINITE", 3)
+def session(clock, tmp_path, monkeypatch):
+    """The session of two spawned workers, with slots for two others."""
+    monkeypatch.setattr("mlxhog.training.session.MAX_NONFINITE", 3)
     context = SimpleNamespace(Process=lambda **_: Process())
     monkeypatch.setattr(worker_pool, "get_context", lambda _: context)
     monkeypatch.setattr(worker_pool.connection, "wait", lambda *_, timeout: clock.wait(POLL_S))
-
-    def make_job(slot, halvings):
-        return None
-
-    with Arena.create(plan({"w": parameter}, max_workers=4, n_tickets=8)) as arena:
-        specs = [WorkerSpec("torch:cpu", 1)] * 2
-        strategy, ledger = build(config, 2), Ledger(arena)
-        supervisor = Supervisor(arena, ledger, specs, strategy, config, tmp_path, make_job)
-        supervisor.start()
-        yield supervisor
-        supervisor.kill()
+    plan = make_plan(
+        small_config(tmp_path, workers="mlx:cpu*2", heartbeat_timeout_s=TIMEOUT_S, max_workers=4)
+    )
+    with ExitStack() as stack:
+        session = Watched(plan, tmp_path, stack=stack)
+        session.messages = []
+        session.spawn()
+        yield session
 
 
-def run(supervisor, phase=Phase.COMPUTE):
+def run(session, phase=Phase.COMPUTE):
     """Let every worker be up."""
-    for seat in supervisor.seats:
-        supervisor.entry(seat).state = State.RUNNING
-        supervisor.entry(seat).beat(phase)
+    for seat in session.seats:
+        session.entry(seat).state = State.RUNNING
+        session.entry(seat).beat(phase)
 
 
-def die(supervisor):
+def die(session):
     """Let the first worker die, and the supervisor see it."""
-    supervisor.pool[1].kill()
-    supervisor.poll(POLL_S)
+    session.pool[1].kill()
+    session.poll()
 
 
-def test_a_pause_of_the_whole_group_is_no_silence_of_a_worker(supervisor, clock):
-    run(supervisor)
+def test_a_pause_of_the_whole_group_is_no_silence_of_a_worker(session, clock):
+    run(session)
     for _ in range(10):
-        supervisor.poll(POLL_S)
+        session.poll()
         clock.wait(10 * TIMEOUT_S)  # Ctrl-Z, or the lid of a laptop
-    supervisor.poll(POLL_S)
-    assert supervisor.restarts == 0
-    assert all(supervisor.pool[slot].is_alive() for slot in (1, 2))
+    session.poll()
+    assert session.restarts == 0
+    assert all(session.pool[slot].is_alive() for slot in (1, 2))
 
 
-def test_a_worker_that_is_silent_while_it_is_watched_is_replaced(supervisor):
-    run(supervisor)
-    silent, other = supervisor.seats
+def test_a_worker_that_is_silent_while_it_is_watched_is_replaced(session):
+    run(session)
+    silent, other = session.seats
     for _ in range(round(0.9 * TIMEOUT_S / POLL_S)):
-        supervisor.entry(other).beat()
-        supervisor.poll(POLL_S)
-    assert supervisor.restarts == 0
+        session.entry(other).beat()
+        session.poll()
+    assert session.restarts == 0
     for _ in range(round(0.2 * TIMEOUT_S / POLL_S)):
-        supervisor.entry(other).beat()
-        supervisor.poll(POLL_S)
-    assert supervisor.restarts == 1
-    assert supervisor.entry(silent).restarts == 1
-    assert "no sign of life for 60 s" in supervisor.messages[0]
+        session.entry(other).beat()
+        session.poll()
+    assert session.restarts == 1
+    assert session.entry(silent).restarts == 1
+    assert "no sign of life for 60 s" in session.messages[0]
 
 
-def test_a_worker_that_never_gets_up_is_given_up_however_long_each_start_takes(supervisor, clock):
+def test_a_worker_that_never_gets_up_is_given_up_however_long_each_start_takes(session, clock):
     for _ in range(5):
         clock.wait(RESTART_WINDOW_S / 3)
-        die(supervisor)
+        die(session)
     with pytest.raises(WorkerFailed, match="died 6 times"):
-        die(supervisor)
+        die(session)
 
 
-def test_deaths_of_a_worker_that_was_up_are_forgotten_in_time(supervisor, clock):
+def test_deaths_of_a_worker_that_was_up_are_forgotten_in_time(session, clock):
     for _ in range(20):
-        run(supervisor)
+        run(session)
         clock.wait(RESTART_WINDOW_S / 3)
-        die(supervisor)
-    assert supervisor.restarts == 20
+        die(session)
+    assert session.restarts == 20
 
 
 @pytest.mark.parametrize("phase", [Phase.EVALUATE, Phase.SAMPLE])
-def test_a_worker_that_evaluates_or_samples_keeps_no_checkpoint_waiting(supervisor, phase):
-    run(supervisor, Phase.WAITING)
-    busy, _ = supervisor.seats
+def test_a_worker_that_evaluates_or_samples_keeps_no_checkpoint_waiting(session, phase):
+    run(session, Phase.WAITING)
+    busy, _ = session.seats
     for own, still in ((Phase.COMPUTE, False), (Phase.DATA, False), (phase, True)):
-        supervisor.entry(busy).beat(own)
-        assert supervisor.holding_still() == still
-    assert supervisor.has_side_job()
+        session.entry(busy).beat(own)
+        assert session.holding_still() == still
+    assert session.has_side_job()
 
 
-def live(supervisor):
+def live(session):
     """The number of workers on which step sizes and predictions depend."""
-    return supervisor.arena.counters.load("workers")
+    return session.arena.counters.load("workers")
 
 
-def joined(supervisor):
+def joined(session):
     """The slot of a worker that has joined two others; it is up."""
-    slot = supervisor.free_slots()[0]
-    supervisor.join(slot, WorkerSpec("mlx:cpu", 1))
-    assert live(supervisor) == 2  # it has a framework to load first
-    run(supervisor)
-    supervisor.poll(POLL_S)
-    assert live(supervisor) == 3
-    assert supervisor.messages.pop() == f"worker {slot} (mlx:cpu) has joined"
+    slot = session.free_slots()[0]
+    session.join(slot, WorkerSpec("mlx:cpu", 1), "native")
+    assert live(session) == 2  # it has a framework to load first
+    run(session)
+    session.poll()
+    assert live(session) == 3
+    assert session.messages.pop() == f"worker {slot} (mlx:cpu) has joined"
     return slot
 
 
-def test_a_joined_worker_counts_until_it_has_left(supervisor):
-    assert (joined(supervisor), supervisor.free_slots()) == (3, [4])
-    supervisor.leave(3)
-    supervisor.poll(POLL_S)
-    assert live(supervisor) == 3  # its step is under way
-    supervisor.pool[3].kill()
-    supervisor.poll(POLL_S)
-    assert (live(supervisor), supervisor.restarts, supervisor.removed) == (2, 0, 1)
-    assert supervisor.arena.workers.entry(3).state == State.FREE
-    assert supervisor.free_slots() == [4, 3]  # the unused one comes first
-    assert joined(supervisor) == 4
+def test_a_joined_worker_counts_until_it_has_left(session):
+    assert (joined(session), session.free_slots()) == (3, [4])
+    session.leave(3)
+    session.poll()
+    assert live(session) == 3  # its step is under way
+    session.pool[3].kill()
+    session.poll()
+    assert (live(session), session.restarts, session.removed) == (2, 0, 1)
+    assert session.arena.workers.entry(3).state == State.FREE
+    assert session.free_slots() == [4, 3]  # the unused one comes first
+    assert joined(session) == 4
 
 
-def test_a_worker_that_leaves_and_does_not_go_is_killed(supervisor, clock):
-    slot = joined(supervisor)
-    supervisor.leave(slot)
+def test_a_worker_that_leaves_and_does_not_go_is_killed(session, clock):
+    slot = joined(session)
+    session.leave(slot)
     for _ in range(round(LEAVE_S) + 2):
-        assert supervisor.entry(supervisor.seats[-1]).state in (State.LEAVING, State.RUNNING)
+        assert session.entry(session.seats[-1]).state in (State.LEAVING, State.RUNNING)
         clock.wait(1.0)
-        supervisor.poll(POLL_S)
-    assert slot not in supervisor.pool
-    assert supervisor.messages == [f"worker {slot} (mlx:cpu) has left after 0 steps"]
+        session.poll()
+    assert slot not in session.pool
+    assert session.messages == [f"worker {slot} (mlx:cpu) has left after 0 steps"]
 
 
-def test_a_worker_that_joins_and_fails_is_given_up_and_the_run_continues(supervisor):
-    supervisor.join(3, WorkerSpec("mlx:gpu", 1))
-    supervisor.pool[3].process.exitcode = 3  # the environment lacks something
-    supervisor.poll(POLL_S)
-    assert "cannot start" in supervisor.messages[0]
-    assert "the run continues without it" in supervisor.messages[0]
-    assert [seat.slot for seat in supervisor.seats] == [1, 2]
-    slot = joined(supervisor)
-    supervisor.messages.clear()
+def test_a_worker_that_joins_and_fails_is_given_up_and_the_run_continues(session):
+    session.join(3, WorkerSpec("mlx:gpu", 1), "metal")
+    session.pool[3].process.exitcode = 3  # the environment lacks something
+    session.poll()
+    assert "cannot start" in session.messages[0]
+    assert "the run continues without it" in session.messages[0]
+    assert [seat.slot for seat in session.seats] == [1, 2]
+    slot = joined(session)
+    session.messages.clear()
     for _ in range(6):
-        run(supervisor)
-        supervisor.pool[slot].kill()
-        supervisor.poll(POLL_S)
-    assert "died 6 times" in supervisor.messages[-1]
-    assert (live(supervisor), len(supervisor.seats)) == (2, 2)
+        run(session)
+        session.pool[slot].kill()
+        session.poll()
+    assert "died 6 times" in session.messages[-1]
+    assert (live(session), len(session.seats)) == (2, 2)

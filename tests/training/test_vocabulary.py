@@ -9,7 +9,7 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.models.registry import load_architecture
 from mlxhog.training.plan import make_plan
-from mlxhog.training.trainer import train
+from mlxhog.training.run import train
 from tests.training.small import SMALL_MODEL, small_config
 
 

@@ -17,9 +17,9 @@ from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.base.workers import WorkerSpec
 from mlxhog.data.batch import Batch
 from mlxhog.strategies import Lease
-from mlxhog.training import supervisor, worker
-from mlxhog.training.gradients import Gradients
+from mlxhog.training import session, worker
 from mlxhog.training.job import Job
+from mlxhog.training.steps import Gradients
 from tests.training import lost_gpu
 from tests.training.small import Messages, small_config
 from tests.training.test_deaths import Killer
@@ -28,7 +28,7 @@ from tests.training.test_deaths import Killer
 @pytest.fixture
 def gpu(monkeypatch):
     """Workers of MLX on the CPU count as GPU workers."""
-    monkeypatch.setattr(supervisor, "GPU_BACKENDS", ("mlx:cpu",))
+    monkeypatch.setattr(session, "GPU_BACKENDS", ("mlx:cpu",))
 
 
 @pytest.mark.slow

@@ -119,6 +119,7 @@ nb::dict worker_fields() {
   FIELD(staleness_sum), FIELD(staleness_max), FIELD(probe_adds), FIELD(read_ns), FIELD(compute_ns);
   FIELD(apply_ns), FIELD(wait_ns), FIELD(rss_bytes), FIELD(opt_step), FIELD(restarts), FIELD(torn);
   FIELD(rate_sum), FIELD(forward_ns), FIELD(optimizer_ns), FIELD(other_ns);
+  FIELD(changes);
 #undef FIELD
   return fields;
 }

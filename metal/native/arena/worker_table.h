@@ -43,7 +43,8 @@ struct WorkerEntry {
   std::uint64_t forward_ns;
   std::uint64_t optimizer_ns;
   std::uint64_t other_ns;
-  std::uint8_t unused_progress[208];
+  std::uint64_t changes;
+  std::uint8_t unused_progress[200];
 };
 
 static_assert(sizeof(WorkerEntry) == 512);
@@ -78,5 +79,6 @@ static_assert(offsetof(WorkerEntry, rate_sum) == 272);
 static_assert(offsetof(WorkerEntry, forward_ns) == 280);
 static_assert(offsetof(WorkerEntry, optimizer_ns) == 288);
 static_assert(offsetof(WorkerEntry, other_ns) == 296);
+static_assert(offsetof(WorkerEntry, changes) == 304);
 
 }  // namespace mlxhog

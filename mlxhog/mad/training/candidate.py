@@ -49,9 +49,8 @@ from mlxhog.report.metrics import Activity, Doing
 from mlxhog.report.views import Tell
 from mlxhog.strategies import Context
 from mlxhog.training import worker
-from mlxhog.training.gradients import Gradients
-from mlxhog.training.session import WorkerSession
-from mlxhog.training.steps import Steps
+from mlxhog.training.session import Session
+from mlxhog.training.steps import Gradients, Steps
 
 Prepare = Callable[[Context], None]
 """Changes the backend or the optimizer of a worker before its first step."""
@@ -109,7 +108,7 @@ def train(
     return replace(result, ceiling=ceiling(plan.task_rows.dataset()))
 
 
-class TrainingRun(WorkerSession):
+class TrainingRun(Session):
     """A run in progress: steps, evaluations between them, and one at the end.
 
     A subclass defines the start of its workers, their work between two looks (`poll`), and the
@@ -145,7 +144,7 @@ class TrainingRun(WorkerSession):
             status = self._train_and_score()
         except Diverged:
             status = "diverged"
-        self.supervisor.stop()
+        self.stop()
         if status != "diverged":
             on_end(self.arena)
         seconds = max(0, self.ended_ns - self.began_ns) / 1e9
@@ -292,8 +291,8 @@ class SeveralWorkers(TrainingRun):
 
     def start(self) -> None:
         """Start the processes, and wait until they are ready."""
-        self.supervisor.start()
-        self.until(self.supervisor.ready, Doing(Activity.STARTING))
+        self.spawn()
+        self.until(self.ready, Doing(Activity.STARTING))
 
     def is_scoring(self) -> bool:
         """Whether a worker scores, or will."""
@@ -302,18 +301,18 @@ class SeveralWorkers(TrainingRun):
     def request_scores(self) -> None:
         """Ask the next worker that finishes a step to score the held-out rows."""
         self.ask("eval")
-        self._asked_at = self.supervisor.restarts
+        self._asked_at = self.restarts
 
     def rest(self) -> None:
         """Let the workers finish their steps, and read their records."""
-        self.supervisor.command(Command.REST)
-        self.until(self.supervisor.resting, Doing(Activity.FINISHING))
+        self.command(Command.REST)
+        self.until(self.resting, Doing(Activity.FINISHING))
         self.settle()
         self.drain()
 
     def wait_for_scores(self) -> None:
         """Let one of the resting workers score."""
-        self.supervisor.command(Command.EVALUATE)
+        self.command(Command.EVALUATE)
         self.until(lambda: not self.is_scoring(), Doing(Activity.SCORING))
 
     def report(self, message: str) -> None:
@@ -323,7 +322,7 @@ class SeveralWorkers(TrainingRun):
     def poll(self, doing: Doing | None = None) -> None:
         """Watch the workers for a moment; request an evaluation again if its worker died."""
         super().poll(doing)
-        if self._asked_at is not None and self.supervisor.restarts > self._asked_at:
+        if self._asked_at is not None and self.restarts > self._asked_at:
             self.request_scores()
         self.callbacks.beat()
 

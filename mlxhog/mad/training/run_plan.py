@@ -220,8 +220,9 @@ def make_run_plan(
     workers = chosen.workers
     training = _training(config, model, workers, worker_options)
     backends, record = [worker.backend for worker in workers], verdicts.load()
-    writers = kernel_choice.choose_writers(training, backends, record)
-    kernels, notes = kernel_choice.choose_kernels(training, backends, record)
+    notes = [*chosen.notes]
+    writers = kernel_choice.choose_writers(training, backends, record, notes.append)
+    kernels = kernel_choice.choose_kernels(training, backends, record, notes.append)
     n_tickets = math.ceil(settings.train_rows / protocol.batch_size)
     strategy = strategies.build(training, len(workers))
     rule = optim.build(
@@ -233,7 +234,7 @@ def make_run_plan(
     choice = of(training, StrategyChoice)
     factor = optimizers.of(training).workers_factor(choice.lr_rule, choice.steppers(len(workers)))
     lr = training.top_lr * factor
-    per_epoch = max(1, int(n_tickets / strategy.mean_batches_per_step()))
+    per_epoch = max(1, int(n_tickets / strategy.batches_per_step()))
     limit = step_limit(protocol, per_epoch)
     spec = param_spec(model)
     task_rows = TaskRows(
@@ -251,7 +252,7 @@ def make_run_plan(
         workers=workers,
         writers=writers,
         kernels=kernels,
-        notes=(*chosen.notes, *writers.notes, *notes),
+        notes=tuple(notes),
         layout=plan_layout(spec, strategy, rule, n_tickets, {}),
         decay=frozenset(name for name, one in spec.items() if one.decay or protocol.wd_all),
         gpu_share=GPUShare(workers=parallel * max(1, sum(b in GPU_BACKENDS for b in backends))),

@@ -55,7 +55,7 @@ def run_shortly(
     or on a busy machine, the run is repeated for longer.
 
     Raises:
-        MlxhogError: as `mlxhog.training.trainer.train`.
+        MlxhogError: as `mlxhog.training.run.train`.
         WorkerFailed: a worker finished no step.
     """
     for _ in range(TRIES):

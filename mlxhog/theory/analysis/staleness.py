@@ -73,7 +73,7 @@ def probe_run(
         tell: called with the progress.
 
     Raises:
-        MlxhogError: as `mlxhog.training.trainer.train`.
+        MlxhogError: as `mlxhog.training.run.train`.
         WorkerFailed: no step was finished in that time.
     """
     lock_free = Hogwild()

@@ -64,7 +64,6 @@ def train_two(config, **how):
     [
         (TWO, {"strategy": "hogwild"}),
         ("mlx:cpu,torch:cpu", {"predict": "none"}),
-        (TWO, {"async_after": 0.5}),
         (TWO, {"strategy": "round_robin"}),
         (TWO, {"strategy": "local_sgd", "average_every": 3}),
         (TWO, {"strategy": "ssp", "slack": 1, "staleness_lr": "linear"}),
@@ -73,7 +72,6 @@ def train_two(config, **how):
     ids=[
         "hogwild",
         "two frameworks",
-        "sync, then hogwild",
         "in turn",
         "averaged",
         "gated",
@@ -102,8 +100,8 @@ def test_accuracies_by_length_arrive_from_several_workers():
 
 def test_an_epoch_has_fewer_steps_where_some_of_them_are_rounds_of_all_workers():
     config = small_run(workers="mlx:cpu*3", epochs=2, steps=None)
-    plans = [make_run_plan(config, {"async_after": share}) for share in (0.0, 0.5)]
-    assert [plan.limit for plan in plans] == [12, 6]  # of one batch, and of two on average
+    plans = [make_run_plan(config, {"strategy": name}) for name in ("hogwild", "sync")]
+    assert [plan.limit for plan in plans] == [12, 4]
 
 
 def test_workers_without_a_strategy_have_the_one_of_mlxhog_train_for_their_devices():

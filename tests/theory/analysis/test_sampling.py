@@ -14,7 +14,7 @@ from mlxhog.models.families import hidden_matrices, param_spec
 from mlxhog.optim.tables import Tables
 from mlxhog.theory.analysis.sampling import LAGS, compare_stale_gradients, curvature, source
 from mlxhog.theory.analysis.written import WrittenSteps
-from mlxhog.training.trainer import train
+from mlxhog.training.run import train
 from tests.theory.analysis.measured import MAD_MODEL, flat, sampled, subject, touched, touched_rows
 from tests.tolerances import (
     AGED_F32,

@@ -14,7 +14,7 @@ from mlxhog.checkpoint.run import Run
 from mlxhog.errors import RunError
 from mlxhog.theory.analysis import staleness
 from mlxhog.theory.analysis.staleness import of_run, probe_run
-from mlxhog.training.trainer import train
+from mlxhog.training.run import train
 from tests.tolerances import TWO_DIVISIONS, assert_close
 from tests.training.small import small_config
 

@@ -15,6 +15,7 @@ from mlxhog.arena.requests import Refused, socket_path
 from mlxhog.base import darwin
 from mlxhog.base.durable import disk_errors, replace_file
 from mlxhog.base.interrupts import Interrupts
+from mlxhog.base.paths import expanded
 from mlxhog.base.processes import require_descriptors
 from mlxhog.base.quantities import Interval
 from mlxhog.checkpoint import checkpoint
@@ -33,17 +34,15 @@ from mlxhog.errors import (
 from mlxhog.report import card
 from mlxhog.report.metrics import Activity, Doing, Progress, Result
 from mlxhog.report.views import Observer
-from mlxhog.training import batch_size, init_from, replay, state
-from mlxhog.training.batch_size import BatchChoice
-from mlxhog.training.change_strategy import Changes
-from mlxhog.training.evaluation import GAVE_UP_WORKER, FinalEvaluation, write_sample
+from mlxhog.training import init_from, replay, state
+from mlxhog.training.change_strategy import Changes, rounds_before
+from mlxhog.training.evaluation import GAVE_UP_WORKER, FinalEvaluation, HeldOutWatch, write_sample
 from mlxhog.training.follow import Following
-from mlxhog.training.held_out_watch import HeldOutWatch
 from mlxhog.training.plan import Plan, make_plan
 from mlxhog.training.publishing import Publisher
 from mlxhog.training.reporting import Reporter, monitor_of, summary
 from mlxhog.training.requests import Requests
-from mlxhog.training.session import WorkerSession
+from mlxhog.training.session import Session
 
 DESCRIPTORS = 40  # files, pipes and sockets of a run, at least
 COUNTING_S = 1.0  # how long the end of a short run waits for the score of counts
@@ -81,34 +80,29 @@ def train(
     if config.determinism == "replay":
         raise ConfigError("determinism: to replay a run use mlxhog replay RUN")
     config = init_from.located(config)
-    with ExitStack() as hold:
-        run = run or hold.enter_context(new_run(config))
+    with ExitStack() as stack:
+        run = run or stack.enter_context(new_run(config))
         require_descriptors(DESCRIPTORS, "a run")
-        progress = observer is not None
-        plan_of = partial(make_plan, progress=progress)
-        plan, batch = batch_size.planned(config, plan_of, progress=progress)
+        plan = make_plan(config, progress=observer is not None)
         if run is None:
             assert plan.resumption is not None
             run = plan.resumption.run
-            hold.enter_context(run.lock())
-        with ExitStack() as stack:
-            return Training(plan, observer, stack, began_ns, run, batch).execute()
+            stack.enter_context(run.lock())
+        with ExitStack() as parts:
+            return Training(plan, observer, parts, began_ns, run).execute()
 
 
 class _StopNow(Exception):
     """The user interrupted twice."""
 
 
-class Training(WorkerSession):
+class Training(Session):
     """One call of `train`: a run that a user watches, interrupts and sends requests to.
 
     Attributes:
         run: its folder, locked by this process.
         plan: of the run, with its present strategy.
         start: the state in which this call, or the present strategy, began.
-        monitor: reads the records of workers.
-        reporter: shows the progress.
-        signals: of the user.
         newest: the last checkpoint; None before the first.
         changes: of the strategy; None for one that stays, and before the training.
     """
@@ -120,14 +114,14 @@ class Training(WorkerSession):
         stack: ExitStack,
         began_ns: int,
         run: Run,
-        batch: BatchChoice | None,
     ) -> None:
         """Create the arena, and fill it; this starts no worker."""
         if plan.resumption is not None:
             plan.resumption.check_newest()
         folder = run.directory
-        following = Following.of(plan, folder)
-        if following is not None:
+        following, followed = None, plan.config.follow
+        if followed is not None:
+            following = Following(plan, folder, expanded(followed))
             assert plan.other is None  # it has batches of its own
             plan = replace(plan, batches=following.batches)
         super().__init__(plan, folder, stack=stack, fallback=folder, other=plan.other)
@@ -138,16 +132,21 @@ class Training(WorkerSession):
         self.reporter = Reporter(plan, run, self.monitor, observer)
         budget = self.start.budget
         # Steps on text that arrives may have fewer tokens than others.
-        self.begin(budget, budget.steps if following else budget.step_limit(plan.tokens_per_step))
+        limit = budget.steps if following else budget.step_limit(plan.tokens_per_step)
+        self.begin(budget, limit, rounds_before(plan, budget))
         with disk_errors(f"writing {run.architecture}"):
             checkpoint.write_model(run.architecture, plan.model, plan.data.tokenizer)
             if plan.division is not None:
                 clients.write(plan.division, folder)
         server = stack.enter_context(self.arena.serve(socket_path(folder)))
         self._publisher = Publisher.of(self, server, plan.config.live_every, stack)
-        self._watch = HeldOutWatch.of(plan.config, plan.resumption, plan.held_out.text)
+        self._watch = HeldOutWatch(plan.config, plan.resumption, plan.held_out.text)
         self._following, self._stack, self._began_ns = following, stack, began_ns
-        self._batch = batch_size.record_of(batch, plan)
+        self._batch = None if plan.batch is None else plan.batch.to_json()
+        if plan.resumption is not None:  # it keeps its choice while it has that batch
+            earlier = run.read_status().get("batch_size")
+            if isinstance(earlier, dict) and earlier.get("sequences") == plan.config.batch_size:
+                self._batch = earlier
         self._status = RUNNING
         self._unsaved: EnvironmentLacks | None = None
         self.changes: Changes | None = None
@@ -159,57 +158,27 @@ class Training(WorkerSession):
 
     def execute(self) -> Result:
         """Run, and return the result; see `train`."""
-        plan, reporter, record = self.plan, self.reporter, self.plan.config.determinism == "record"
+        plan, reporter = self.plan, self.reporter
         self._write_config()
         self._write_status()
         notes = (*self.start.messages, *plan.notes, *plan.data.notes, self.arena.note, self._sleepy)
         for message in (summary(plan, self.run), *filter(None, notes)):
             reporter.report_once(message)
         reporter.drop_lost_metrics(self.start.budget)
-        error: MlxhogError | None = None
         with self.signals:
-            try:
-                if self._following is not None:
-                    if plan.resumption is None:
-                        self.save()  # so that text taken in from now on survives a kill
-                    self._following.begin(self.arena, self.ledger, self._stack)
-                if record:
-                    replay.begin_record(plan, self.run.directory, self.arena)
-                self.supervisor.start()
-                self.until(self.supervisor.ready, Doing(Activity.STARTING))
-                if not self.signals.count:
-                    self._train()
-                    self._rest()
-                    self._save_and_evaluate()
-                if plan.config.sample_every.on and not self.signals.count:
-                    write_sample(self, self.monitor)
-                self._status = "interrupted" if self.signals.count else "done"
-                if self._unsaved is not None:
-                    self._status, error = "unsaved", self._unsaved
-            except _StopNow:
-                self._status, self.newest = "interrupted", None
-            except Diverged as failure:
-                self._status, error = "diverged", failure
-            except WorkerFailed as failure:
-                self._status, error = "failed", self._rescued(failure)
-            except MlxhogError as failure:
-                self._status, error = "failed", failure
-            finally:
-                self.supervisor.stop(0.0 if self.signals.count > 1 else LEAVING_S)
-                self._requests.close()
-                self._end_publishing()
+            error = self._phases()
             if not self.signals.count:
                 self.monitor.await_counts(COUNTING_S)
-            if record:
+            if self.config.determinism == "record":
                 replay.end_record(self.run.directory, self.arena, self.report)
             self.monitor.drain()
-            trained = bool(self.arena.counters.load("start_ns"))
-            if trained:
+            failed = error is not None and self._status == "failed"
+            if self.arena.counters.load("start_ns"):
                 reporter.append_metrics()  # the last line counts the whole run
                 reporter.write_times()
             elif (
-                isinstance(error, ConfigError | EnvironmentLacks)
-                and self._status == "failed"
+                failed
+                and isinstance(error, ConfigError | EnvironmentLacks)
                 and plan.resumption is None
             ):
                 self.run.write_status({"status": STARTING})  # `creation` removes the run
@@ -225,11 +194,46 @@ class Training(WorkerSession):
                 card.write(self.run, plan.model)
             except MlxhogError as lacking:
                 self.report(f"no model card: {lacking}")
-            if error is not None and self._status == "failed":
+            if error is not None and failed:
                 raise error
             if isinstance(error, Diverged):
                 self.report(str(error))
             return result
+
+    def _phases(self) -> MlxhogError | None:
+        """Start, train, save and evaluate, sample; returns the error that ended the run, if any."""
+        try:
+            if self._following is not None:
+                if self.plan.resumption is None:
+                    self.save()  # so that text taken in from now on survives a kill
+                self._following.begin(self.arena, self.ledger, self._stack)
+            if self.config.determinism == "record":
+                replay.begin_record(self.plan, self.run.directory, self.arena)
+            self.spawn()
+            self.until(self.ready, Doing(Activity.STARTING))
+            if not self.signals.count:
+                self._train()
+                self._rest()
+                self._save_and_evaluate()
+            if self.config.sample_every.on and not self.signals.count:
+                write_sample(self, self.monitor)
+            self._status = "interrupted" if self.signals.count else "done"
+            if self._unsaved is not None:
+                self._status = "unsaved"
+            return self._unsaved
+        except _StopNow:
+            self._status, self.newest = "interrupted", None
+            return None
+        except Diverged as failure:
+            self._status = "diverged"
+            return failure
+        except MlxhogError as failure:
+            self._status = "failed"
+            return self._rescued(failure) if isinstance(failure, WorkerFailed) else failure
+        finally:
+            self.stop(0.0 if self.signals.count > 1 else LEAVING_S)
+            self._requests.close()
+            self._end_publishing()
 
     def take_up(self, plan: Plan, start: state.Start) -> None:
         """Continue with the other strategy, for which the arena is filled."""
@@ -240,7 +244,7 @@ class Training(WorkerSession):
             self._write_config()
 
     def _train(self) -> None:
-        config, counters, monitor = self.plan.config, self.arena.counters, self.monitor
+        config, counters, monitor = self.config, self.arena.counters, self.monitor
         if self.start.budget.is_used_up:
             counters.store("start_ns", monotonic_ns())
             monitor.ended_ns, monitor.over = counters.load("start_ns"), True
@@ -297,11 +301,11 @@ class Training(WorkerSession):
 
         Its ticket is returned, and a resume computes it again.
         """
-        self.supervisor.command(Command.REST)
-        self.supervisor.dismiss_starting()
-        resting, doing = self.supervisor.resting, Doing(Activity.FINISHING)
+        self.command(Command.REST)
+        self.dismiss_starting()
+        resting, doing = self.resting, Doing(Activity.FINISHING)
         self.until(lambda: self.signals.count > 0 or self._time_is_over() or resting(), doing)
-        limit_s = state.pause_limit_s(self.arena)
+        limit_s = self.pause_limit_s()
         if self._time_is_over():
             limit_s = GRACE_S if self.arena.counters.load("steps") else FIRST_STEP_S
         if not self.until(resting, doing, limit_s=limit_s, even_if_interrupted=True):
@@ -322,11 +326,11 @@ class Training(WorkerSession):
 
     def _end_rounds(self) -> None:
         """Let the cluster take what this machine has trained since the last round."""
-        if (link := self.supervisor.link) is None or self.plan.config.cluster is None:
+        if (link := self.link) is None or self.config.cluster is None:
             return
-        if not self.supervisor.has_workers():
+        if not self.pool:
             return  # all were ended within a step; what waits is in the checkpoint
-        limit_s = self.plan.config.round_every + ROUND_S
+        limit_s = self.config.round_every + ROUND_S
         link.ask_for_last_round()
         until = partial(self.until, doing=Doing(Activity.FINISHING), even_if_interrupted=True)
         if not until(lambda: link.has_sent_all, limit_s=limit_s):
@@ -335,7 +339,7 @@ class Training(WorkerSession):
 
     def _save_and_evaluate(self) -> None:
         """Save the final state while workers evaluate it."""
-        evaluates = self.plan.config.eval_every.on and self.supervisor.has_workers()
+        evaluates = self.config.eval_every.on and bool(self.pool)
         if evaluates:
             self._evaluation.begin()
         try:
@@ -360,7 +364,7 @@ class Training(WorkerSession):
 
     def _rescued(self, failure: WorkerFailed) -> WorkerFailed:
         """Save the state of a failed run, and add the command to resume it to the error."""
-        self.supervisor.kill()
+        self.stop(0.0)
         if not self.steps_done():
             return failure
         try:
@@ -407,11 +411,11 @@ class Training(WorkerSession):
             Refused: the workers did not pause, or the checkpoint cannot be written (training
                 continues); or the run is ending.
         """
-        limit_s = state.pause_limit_s(self.arena)
-        with self.paused(limit_s) as still:
+        with self.paused() as still:
             if not still and self.interrupts():
                 raise Refused("the run is ending and saves a checkpoint then")
             if not still:
+                limit_s = self.pause_limit_s()
                 raise Refused(f"workers did not finish their step and pause within {limit_s:.0f} s")
             self.settle()
             if self._publisher is not None:  # readers get the checkpoint's weights
@@ -484,23 +488,22 @@ class Training(WorkerSession):
 
     def _write_status(self, **more: Any) -> None:
         """Replace run.json."""
-        link = self.supervisor.link
+        link = self.link
         self.reporter.write_status(
             batch_size=self._batch,
             status=self._status,
             checkpoint=self.newest,
-            automatic=self.plan.automatic,
-            notices=list(self.supervisor.notices),
+            notices=list(self.notices),
             **({} if link is None else {"cluster": link.report()}),
             **more,
         )
 
     def _result(self, error: MlxhogError | None) -> Result:
         return self.reporter.result(
-            self.supervisor,
+            self,
             status=self._status,
-            checkpoint=self.newest,
+            checkpoint=None if self.newest is None else str(self.newest),
+            error=None if error is None else str(error),
             copies_bits_per_byte=tuple(self._evaluation.copies_bits_per_byte),
             network_bytes=state.network_bytes(self.plan, self.arena, self.start),
-            error=error,
         )
