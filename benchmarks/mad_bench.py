@@ -30,9 +30,9 @@ from harness.frame import flags, measured_parts, say
 from harness.interleaved import Program, answer, in_turns, on_cores, spawned
 from harness.machine import resident, smallest
 from mad.reference import MADSize
-from mad.sharing import shared_tables
 from mad.throughput import execute, rank_correlation, trivial
 
+from mlxhog.mad.run import Callbacks
 from mlxhog.mad.study.store import Store
 from mlxhog.mad.study.study import Study
 from mlxhog.mad.suites import at_dim, expand, fixed, only, suite
@@ -40,6 +40,7 @@ from mlxhog.mad.tasks import make_task
 from mlxhog.mad.tasks.dataset import unigram
 from mlxhog.mad.training.candidate import train
 from mlxhog.mad.training.run_plan import make_run_plan
+from mlxhog.mad.training.sharing import shared_tables
 from mlxhog.models.mad.sequence import parse
 
 # -- oracles --------------------------------------------------------------------------------------
@@ -142,10 +143,11 @@ def sharing(findings, chosen):
     steps, dim = smallest((2, 32), (40, 32) if chosen.quick else (600, 64))
     runs = {layers: runs_of(layers, steps, dim) for layers in some_pairs(chosen)}
     values = {"own": [], "shared": []}
-    with shared_tables(next(iter(runs.values()))) as run:
+    with shared_tables(next(iter(runs.values()))) as shared:
         for layers, configs in runs.items():
             values["own"].append(fmean(train(config).acc_macro for config in configs))
-            values["shared"].append(fmean(run(config).acc_macro for config in configs))
+            together = (shared(one, callbacks=Callbacks(), rungs=()) for one in configs)
+            values["shared"].append(fmean(one.acc_macro for one in together))
             say("  ".join([f"  {layers:40}", *(f"{k} {own[-1]:.3f}" for k, own in values.items())]))
     claim_rank(findings, "an embedding of its own and a shared one", *values.values())
     findings.results["values"] = values

@@ -61,6 +61,9 @@ class StudyConfig:
         excludes=("backend",),
     )
     threads: int = option(1, "threads of each worker", low=1)
+    share_embedding: bool = option(
+        False, "candidates train one embedding table together, lock-free"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +172,7 @@ def common(config: StudyConfig, fields_set: dict[str, object]) -> dict[str, Any]
         "rates": () if config.rates is None else rates(config.rates),
         "workers": ",".join(worker.backend for worker in resolved),
         "threads": config.threads,
+        "share_embedding": config.share_embedding,
     }
 
 

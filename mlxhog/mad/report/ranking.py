@@ -153,6 +153,8 @@ def _facts(
         "rows drawn by": f"generator {GENERATOR_VERSION} of mlxhog {version('mlxhog')}",
         "hosts": ", ".join(sorted({record.host for record in records})),
     }
+    if study.share_embedding:
+        facts["embedding"] = "shared by all candidates"
     if len(measured.lrs) > 1:
         lr = format_value(measured.fixed_lr or "auto")
         facts["step sizes"] = f"score: the best of each setting; fixed: {lr}"

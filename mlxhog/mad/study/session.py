@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ from mlxhog.base import machine
 from mlxhog.base.workers import resolve_workers
 from mlxhog.errors import ConfigError
 from mlxhog.mad import tasks
-from mlxhog.mad.options import ExecutionConfig
+from mlxhog.mad.options import ExecutionConfig, Protocol
 from mlxhog.mad.run import RunConfig
 from mlxhog.mad.scores import scores
 from mlxhog.mad.search.candidates import CandidateSet
@@ -26,6 +26,7 @@ from mlxhog.mad.study.workers import Executor, Pool, RunFunction
 from mlxhog.mad.suites import Suite, expand
 from mlxhog.mad.training.candidate import train
 from mlxhog.mad.training.evaluation import most_steps
+from mlxhog.mad.training.sharing import check_sharing, shared_tables
 from mlxhog.models.mad.layers import at_width
 from mlxhog.models.mad.sequence import canonical, parse
 from mlxhog.report.views import Observer
@@ -137,7 +138,8 @@ def check_execution(how: ExecutionConfig, study: Study) -> None:
     """Refuse an execution that is impossible here, before a study is created.
 
     Raises:
-        ConfigError: the number of candidates at once on a cluster is missing.
+        ConfigError: candidates cannot share an embedding, or the number of candidates at once on a
+            cluster is missing.
         EnvironmentLacks: a backend, or Ray, is not installed.
     """
     if how.ray_address is None:
@@ -146,6 +148,12 @@ def check_execution(how: ExecutionConfig, study: Study) -> None:
         raise ConfigError(
             "--ray-address needs --parallel, the candidates at once on the cluster; add it"
         )
+    if study.share_embedding:
+        if how.executor == "ray":
+            raise ConfigError(
+                "--share-embedding keeps one table in this machine's memory; use --executor local"
+            )
+        check_sharing(Protocol(**{**study.measured().protocol, **study.protocol}), study.workers)
     if how.executor == "ray":
         ray.check()
 
@@ -181,14 +189,17 @@ def execute(
     check_execution(how, study)
     run = run or partial(train, parallel=parallel)
     sizes: dict[str, Any] = {"parallel": parallel, "threads": study.threads}
-    workers: AbstractContextManager[Executor]
-    if how.executor == "ray":
-        workers = ray.cluster(
-            run, cores=study.cores, address=how.ray_address, silence_s=how.silence, **sizes
-        )
-    else:
-        workers = Pool(run, logs=store.directory / "logs", silence_s=how.silence, **sizes)
-    with store.lock(), workers as executor, observer as tell:
+    with store.lock(), ExitStack() as stack:
+        if study.share_embedding:
+            run = stack.enter_context(shared_tables(planning.runs(planning.first)))
+        workers: AbstractContextManager[Executor]
+        if how.executor == "ray":
+            workers = ray.cluster(
+                run, cores=study.cores, address=how.ray_address, silence_s=how.silence, **sizes
+            )
+        else:
+            workers = Pool(run, logs=store.directory / "logs", silence_s=how.silence, **sizes)
+        executor, tell = stack.enter_context(workers), stack.enter_context(observer)
         return Scheduler(
             store,
             planning.sampler(),

@@ -27,7 +27,7 @@ from mlxhog.models.mad.sequence import parse
 
 FORMAT = 1
 _STAMP = {"format": "a format", "mlxhog": "mlxhog", "generator": "the tasks' generators"}
-_IF_SET = ("rates", KEY)
+_IF_SET = ("rates", "share_embedding", KEY)
 """Fields that `study.yaml` has only if they are not empty."""
 RULES: Mapping[str, Callable[[Any], bool]] = {
     "seeds": lambda seeds: all(0 <= seed < 2**32 for seed in seeds),
@@ -55,6 +55,7 @@ class Study:
         position: positional embedding.
         workers: backends of the workers of a candidate.
         threads: of each worker.
+        share_embedding: whether candidates train one embedding table.
         sampler: name of the sampler.
         sampler_seed: of its draws.
         prune: whether runs may end at rungs.
@@ -72,6 +73,7 @@ class Study:
     position: str = "none"
     workers: str = "torch:cpu"
     threads: int = 1
+    share_embedding: bool = False
     sampler: str = "grid"
     sampler_seed: int = 0
     prune: bool = False

@@ -1,0 +1,170 @@
+"""Candidates of a study that train one embedding table together, with lock-free additions of rows.
+
+All candidates on one setting, with one seed and at one optimiser point, read and write one table
+(V, d) in one arena, in any process; each has its own optimizer state and other parameters. A later
+candidate begins with the table as the others left it. `python benchmarks/mad_bench.py --only
+sharing` compares the order of the scores with that of tables of their own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+from mlxhog import arena
+from mlxhog.arena import Arena, ArenaHandle, Slot
+from mlxhog.config.plugins import KEY
+from mlxhog.errors import ConfigError
+from mlxhog.mad import tasks
+from mlxhog.mad.options import Protocol
+from mlxhog.mad.run import Callbacks, RunConfig, RunResult
+from mlxhog.mad.training import candidate
+from mlxhog.models.mad.config import EMBEDDING
+from mlxhog.models.spec import ParamSpec, initial_value
+from mlxhog.optim import Optimizer, Target, updates
+from mlxhog.optim.rule import Pairs, Step
+from mlxhog.optim.updates import Float32
+from mlxhog.strategies import Context
+
+INIT = "normal:0.02"
+WRITE = "racy"
+"""Lock-free: Hogwild as published."""
+
+
+def common(config: RunConfig) -> str:
+    """Return the common part of the runs that share a table: all but layers and their files."""
+    values = config.to_dict()
+    del values["layers"]
+    values.pop(KEY, None)
+    return json.dumps(values, sort_keys=True)
+
+
+def check_sharing(protocol: Protocol, workers: str) -> None:
+    """Refuse several workers, and an optimizer whose moments have other shapes than a table."""
+    if "," in workers or "*" in workers:
+        raise ConfigError(
+            f"--share-embedding is for candidates of one worker, these have {workers}; leave out "
+            "one of the two"
+        )
+    if (optimizer := protocol.optimizer).has_own_bases:
+        raise ConfigError(
+            f"--share-embedding needs moments of the table's shape, and {optimizer.name} has "
+            "others; use --optimizer muon or adamw, or leave out one of the two"
+        )
+
+
+@contextmanager
+def shared_tables(configs: Iterable[RunConfig]) -> Iterator[SharedRun]:
+    """Create a table for each run of a candidate; the end of the block removes them.
+
+    Args:
+        configs: every run of any candidate; the runs of the others use the same tables.
+
+    Yields:
+        The function that executes a run, in this process or in one spawned from the block.
+
+    Raises:
+        ConfigError: a run has several workers, or an optimizer whose moments have other shapes.
+        EnvironmentLacks: there is not enough memory.
+    """
+    names: dict[str, str] = {}
+    specs, seeds = {}, {}
+    for config in configs:
+        check_sharing(config.protocol, config.workers)
+        name = f"table.{len(names):05}"
+        names[common(config)] = name
+        vocab = tasks.resolve(config.task, config.settings).vocab
+        specs[name] = ParamSpec(name, (vocab, config.dim), INIT, kind="rows")
+        seeds[name] = config.seed
+    layout = arena.plan(specs, max_workers=1, n_tickets=1)
+    with Arena.create(layout, write=WRITE) as shared:
+        for name, spec in specs.items():
+            # Under the name that it has in a model: what unshared candidates begin with.
+            shared.param(name)[...] = initial_value(replace(spec, name=EMBEDDING), seeds[name])
+        yield SharedRun(shared.handle(), names)
+
+
+@dataclass
+class SharedRun:
+    """Executes runs with a shared embedding; picklable while a process is spawned.
+
+    Attributes:
+        handle: of the arena with the tables.
+        names: `common` of a run -> name of its table.
+    """
+
+    handle: ArenaHandle
+    names: Mapping[str, str]
+    _arena: Arena | None = field(default=None, init=False, repr=False)
+
+    def __call__(
+        self,
+        config: RunConfig,
+        *,
+        callbacks: Callbacks,
+        rungs: tuple[int, ...],
+    ) -> RunResult:
+        """Execute a run, as `candidate.train` does.
+
+        Concurrency: other runs add to the same table; simultaneous increments of an element may be
+        lost, none is torn.
+        """
+        if self._arena is None:  # once in a process
+            self._arena = Arena.from_handle(self.handle, write=WRITE)
+        shared, name = self._arena, self.names[common(config)]
+
+        def join(context: Context) -> None:
+            context.optimizer = SharedEmbedding(context, shared, name)
+
+        return candidate.train(config, callbacks=callbacks, rungs=rungs, prepare=join)
+
+
+class SharedEmbedding(Optimizer):
+    """A run's optimizer that updates a shared table in place of the run's embedding.
+
+    The run's embedding is a copy of the table, renewed after every step.
+    """
+
+    def __init__(self, context: Context, shared: Arena, name: str) -> None:
+        """Copy the table into the run's embedding."""
+        self._own: Optimizer = context.optimizer
+        self._copy: Float32 = context.arena.param(EMBEDDING)
+        self._table: Float32 = shared.param(name)
+        # The one table: its moments are as long as it, not as all tables.
+        self._slot: Slot = replace(shared.layout.slots[name], name=EMBEDDING, offset=0)
+        self._mode = updates.WRITE_MODES[shared.write]
+        self._copy[...] = self._table
+
+    @property
+    def state_segments(self) -> tuple[str, ...]:
+        """Those of the run's own optimizer."""
+        return self._own.state_segments
+
+    @property
+    def shared_segments(self) -> tuple[str, ...]:
+        """Those of the run's own optimizer."""
+        return self._own.shared_segments
+
+    def update(self, target: Target, pairs: Pairs, step: Step) -> None:
+        """Apply one update; that of the embedding goes to the table."""
+        own = [(slot, grad) for slot, grad in pairs if slot.name != EMBEDDING]
+        of_table = [(self._slot, grad) for slot, grad in pairs if slot.name == EMBEDDING]
+        self._own.update(target, own, step)
+        self._own.update(self._of_table(target), of_table, step)
+        self._copy[...] = self._table
+
+    def _of_table(self, target: Target) -> Target:
+        """The table, with this run's moments of it."""
+        slot = target.slots[EMBEDDING]
+        here = slice(slot.offset, slot.offset + slot.size)
+        return Target(
+            flat=self._table.reshape(-1),
+            slots={EMBEDDING: self._slot},
+            locks=None,
+            mode=self._mode,
+            private={name: segment[here] for name, segment in target.private.items()},
+            shared={name: segment[here] for name, segment in target.shared.items()},
+            decay=target.decay,
+        )

@@ -1,0 +1,79 @@
+"""Candidates with a shared embedding: one table, and no other shared state."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mlxhog.cli import main
+from mlxhog.mad.run import Callbacks
+from mlxhog.mad.training.candidate import train
+from mlxhog.mad.training.sharing import EMBEDDING, common, shared_tables
+from mlxhog.models.mad.layers import make
+from tests.mad.training.small_runs import numbers, small_run
+
+
+def table(run, config):
+    """The present table of a run."""
+    return run._arena.param(run.names[common(config)])
+
+
+def go(run, config):
+    return run(config, callbacks=Callbacks(), rungs=())
+
+
+@pytest.mark.parametrize("backend", ["torch:cpu", "mlx:cpu"])
+@pytest.mark.parametrize("optimizer", ["adamw(weight_decay=0.1)", "muon(embedding_lr=3)"])
+def test_a_candidate_that_has_the_table_to_itself_trains_as_with_its_own(backend, optimizer):
+    config, params = small_run(workers=backend, clip=1.0, optimizer=optimizer), {}
+    expected = train(config, on_end=lambda arena: params.update(own=arena.param(EMBEDDING).copy()))
+    with shared_tables([config]) as run:
+        assert numbers(go(run, config)) == numbers(expected)
+        np.testing.assert_array_equal(table(run, config), params["own"])
+
+
+def test_a_later_candidate_goes_on_with_the_table_and_begins_with_its_own_moments():
+    first = small_run()
+    second = replace(first, layers=(make("swiglu"),))
+    with shared_tables([first]) as run:
+        go(run, first)
+        before = table(run, first).copy()
+        result = go(run, second)
+        assert not np.array_equal(table(run, second), before)
+
+    def start_there(context):
+        context.arena.param(EMBEDDING)[...] = before
+
+    assert numbers(train(second, prepare=start_there)) == numbers(result)
+
+
+SEARCH = (
+    "mad", "search", "--suite", "smoke", "--tasks", "CR", "--steps", "2", "--share-embedding",
+    "--no-prune", "--json",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_processes_of_a_search_add_to_one_table(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main([*SEARCH, "--parallel", "2", "--budget", "2", "--study", "together"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert "share_embedding: true" in (tmp_path / "studies/together/study.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--executor", "ray"], "one table in this machine's memory"),
+        (["--workers", "mlx:cpu,torch:cpu"], "for candidates of one worker"),
+        (["--optimizer", "soap"], "moments of the table's shape"),
+    ],
+)
+def test_a_search_that_cannot_share_is_refused_before_it_begins(
+    tmp_path, monkeypatch, capsys, more, words
+):
+    monkeypatch.chdir(tmp_path)
+    assert main([*SEARCH, "--study", "no", *more]) == 2
+    assert words in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "studies").exists()
