@@ -100,7 +100,7 @@ ARMS = {
     "outer steps": Arm(options={"strategy": "diloco(replicas=1)"}),
     "two arenas": Arm(2),
     "workers stopped": Arm(2, options={"stop_workers": True}),
-    "momentum .9": Arm(2, rounds={"outer_momentum": 0.9}),
+    "momentum .9": Arm(2, rounds={"cluster_outer_momentum": 0.9}),
     "rounds of 10 s": Arm(2, rounds={"round_every": 10.0}),
     "sync": Arm(tuned_as="sync", options={"strategy": "sync"}),
     **{name: Arm(2, fault) for name, fault in FAULTS.items()},

@@ -171,8 +171,8 @@ def train(machines, target, options, fault, *, sound_s, down_s, rounds):
                 members.lead(address)
                 first, other = (joined(address, k, rounds) for k in range(2))
                 own = {**options, "workers": "torch:cpu"}
-                alive = [members.train(0, {**own, "cluster": first})]
-                others = {**own, "cluster": other, "slow": fault and fault.slow}
+                alive = [members.train(0, {**own, **first})]
+                others = {**own, **other, "slow": fault and fault.slow}
                 second = members.train(1, others)
                 if fault is not None:
                     time.sleep(sound_s)
@@ -196,8 +196,8 @@ def train(machines, target, options, fault, *, sound_s, down_s, rounds):
 
 
 def joined(address, machine, rounds):
-    """The option `cluster` of a member; all have the host name of this machine."""
-    return {"name": "torchft", "address": address, "machine": f"machine {machine}", **rounds}
+    """The cluster's options of a member; all have the host name of this machine."""
+    return {"cluster": address, "cluster_machine": f"machine {machine}", **rounds}
 
 
 def happen(fault, cable, process, down_s):
