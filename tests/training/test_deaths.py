@@ -83,6 +83,8 @@ class Killer:
 
     def _look(self, session):
         entries, counters = session.arena.workers, session.arena.counters
+        if not counters.load("start_ns"):
+            return
         up = {
             seat.slot: seat.spec.backend
             for seat in session.seats
@@ -91,20 +93,26 @@ class Killer:
         }
         if len(up) < len(session.seats):
             counters.store("pause", 1)
-        elif not self._slot:
+            return
+        if not self._slot:
             name = self.backends[self.left - 1] if self.backends else ""
             self._slot = self._random.choice([k for k in up if name in ("", up[k])])
             self._steps = entries.entry(self._slot).steps
             counters.store("pause", 0)
-        elif entries.entry(self._slot).steps > self._steps:
-            self._before()
-            time.sleep(self._random.random() * 0.02)  # into any part of a step
-            pid = entries.entry(self._slot).pid
-            os.kill(pid, self.number)
-            self._killed.add(pid)
-            self.left -= 1
-            self._slot = 0
-            counters.store("pause", int(self.left > 0))
+        victim = entries.entry(self._slot)
+        for _ in range(1000):  # the steps of a small run take less than the supervisor's poll
+            if victim.steps > self._steps:
+                break
+            time.sleep(0.0005)
+        else:
+            return
+        self._before()
+        time.sleep(self._random.random() * min(0.02, victim.step_s))  # into any part of a step
+        os.kill(victim.pid, self.number)
+        self._killed.add(victim.pid)
+        self.left -= 1
+        self._slot = 0
+        counters.store("pause", int(self.left > 0))
 
 
 def train_and_kill(config, kills=1):
