@@ -82,7 +82,7 @@ class _Lines:
             self.refuse(at if of is None else int(of[at]), reason(at))
 
     def parse(self, texts: list[bytes], counts: NDArray[np.int64]) -> Float64:
-        """The words of each line as numbers, so many of each; refuses a line with another word."""
+        """The words of all lines as numbers, `counts` of each; refuses a line with another word."""
         numbers = _numbers(b" ".join(texts))
         if len(numbers) != counts.sum():
             self.refuse(next(k for k, n in enumerate(counts) if len(_numbers(texts[k])) != n))

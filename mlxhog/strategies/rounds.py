@@ -1,9 +1,9 @@
 """Steps on tickets that a strategy assigns by number, and stages that all workers end together.
 
-Each numbered step is applied once, whoever dies. Before a worker writes parameters it stores in its
-journal all counts after the step. Then the ledger marks the ticket, the step is applied, and the
-ledger marks its end. So a replacement knows that the step of a ticket that is done was applied, and
-takes in the counts. They are stored, never added: twice is the same as once.
+Each numbered step is applied once, even if workers die. Before a worker writes parameters it stores
+in its journal all counts after the step. Then the ledger marks the ticket, the step is applied, and
+the ledger marks its end. So a replacement knows that the step of a ticket that is done was applied,
+and takes in the counts. They are stored, never added: twice is the same as once.
 
 A stage begins when every worker has ended the one before, by a count of its own. Doing a stage
 again is harmless, so the replacement of a dead worker continues at the count that it finds.

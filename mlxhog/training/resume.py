@@ -128,7 +128,7 @@ class Resumption:
         return int(self.checkpoint.state["held_out"]["asked_bytes"])
 
     def in_steps(self, budget: Budget, batches_per_step: float) -> Budget:
-        """Convert the rest of a budget of passes or tokens to steps with so many batches."""
+        """Convert the rest of a budget of passes or tokens to steps of this number of batches."""
         rest = self.checkpoint.state["left"]
         if self.own_budget is None or budget.steps is None or not rest.get("batches_per_step"):
             return budget
