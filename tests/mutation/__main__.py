@@ -6,14 +6,15 @@
                                                        the same command continues
     python -m tests.mutation --map MAP                 which tests execute which line: hours
     python -m tests.mutation --n 500 --map MAP --json A    tests chosen from a map that exists
-    python -m tests.mutation --compare A B             exit code 1 if B is weaker than A
+    python -m tests.mutation --compare A B             exit code 1 if B is weaker than A;
+                                                       A may be tests/mutation/baseline.json
 
 `--map MAP` without `--n` runs every file of tests that is not in MAP yet under coverage and adds
 it, one line of JSON each; `--only` takes those whose path contains a text.
 
 A mutant is written into a copy of the tree, where files of tests run until one fails: those that
 execute its line, or without a map those that are named after its file, those that name its module,
-and those of its folder in tests/; the nearest first, as many as pass within a minute without it.
+and those of its folder in tests/; the nearest first, as many as pass in 12 s without it.
 It is killed if a test fails, times out after several times of what the tests take, and survives
 otherwise, also where no test executes its line; it is invalid if pytest cannot run. Timeouts count
 as killed. A folder is weaker if its share of killed mutants is more than 3 points lower.
@@ -39,11 +40,11 @@ from tests.mutation.mutants import SOURCES, sample
 
 ROOT = Path(__file__).resolve().parents[2]
 POINTS = 3
-BUDGET_S = 60
+BUDGET_S = 12
 """Tests of a mutant take at most that of processors without it, so that other work on the machine
 does not change the choice; the nearest file runs in any case."""
 SLOWER = 5
-"""Factor of their time by the clock after which a mutant has timed out."""
+"""Factor of their time by the clock, beside a minute, after which a mutant has timed out."""
 FATES = {0: "survived", 1: "killed"}
 """By the exit code of pytest; others mean that it could not collect or run the tests."""
 
@@ -194,10 +195,10 @@ def run(chosen, files, lines, record):
             if mutant.label in fates:
                 continue
             nearest = []
-            budget_s, limit_s = float(BUDGET_S), float(BUDGET_S)
+            budget_s, limit_s = float(BUDGET_S), 60.0
             for test in ranked(mutant, texts, lines):
                 if test not in clean:  # None: it fails without a mutant, so it says nothing
-                    fate, *seconds = fate_of([test], copy, environment, 10 * BUDGET_S)
+                    fate, *seconds = fate_of([test], copy, environment, 600)
                     clean[test] = seconds if fate == "survived" else None
                 if clean[test] and (not nearest or clean[test][1] <= budget_s):
                     nearest.append(test)
@@ -218,6 +219,7 @@ def run(chosen, files, lines, record):
                 "folder": mutant.folder, "fate": fate, "seconds": took_s, "tests": nearest,
             }  # fmt: skip
             print(f"{fate:8}  {took_s:5.1f} s  {mutant.label}", flush=True)
+            kept["folders"] = by_folder(fates)
             if record:
                 record.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     return {mutant.label: fates[mutant.label] for mutant in chosen}
@@ -255,14 +257,22 @@ def rows(lines):
     return [(row[0], row[-1]) for row in unbroken]
 
 
+def by_folder(fates):
+    """How many mutants of each folder had which fate."""
+    counts = {}
+    for mutant in fates.values():
+        counts.setdefault(mutant["folder"], Counter())[mutant["fate"]] += 1
+    return dict(sorted(counts.items()))
+
+
 def compare(before, after):
     """Print how many mutants of each folder two records killed; returns the exit code."""
     counts = [Counter[tuple[str, str]]() for _ in (before, after)]
     for count, record in zip(counts, (before, after), strict=True):
-        for mutant in record["mutants"].values():
-            for folder in (mutant["folder"], "all"):
-                killed = mutant["fate"] in ("killed", "timeout")
-                count[folder, "killed" if killed else mutant["fate"]] += 1
+        for name, fates in record["folders"].items():
+            for fate, number in fates.items():
+                for folder in (name, "all"):
+                    count[folder, "killed" if fate == "timeout" else fate] += number
     weaker = False
     for folder in sorted({folder for folder, _ in counts[0] + counts[1]}):
         killed = [count[folder, "killed"] for count in counts]
@@ -300,9 +310,8 @@ def main():
     lines = options.map and [json.loads(line) for line in options.map.open()]
     chosen = sample(ROOT, product, seed=options.seed, n=options.n)
     fates = run(chosen, files, lines, options.json)
-    counts = Counter((mutant["folder"], mutant["fate"]) for mutant in fates.values())
-    for (folder, fate), count in sorted(counts.items()):
-        print(f"{folder:20} {count:3} {fate}")
+    for folder, counts in by_folder(fates).items():
+        print(f"{folder:20} {', '.join(f'{n} {fate}' for fate, n in sorted(counts.items()))}")
     return 0
 
 

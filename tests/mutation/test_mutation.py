@@ -117,7 +117,7 @@ def record(tmp_path, name, **folders):
         for folder, letters in folders.items()
         for k, letter in enumerate(letters)
     }
-    (tmp_path / name).write_text(json.dumps({"mutants": entries}))
+    (tmp_path / name).write_text(json.dumps({"folders": mutation.by_folder(entries)}))
     return str(tmp_path / name)
 
 
