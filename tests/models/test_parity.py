@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mlxhog.models import lm, lm_float64
-from mlxhog.models.families import dropout_sites, init_params, param_spec
+from mlxhog.models.families import init_params, param_spec
 from tests.models.sample import batch, config, perturbed_params, v1_config
 from tests.models.twins import TWINS, Twin, all_twins
 from tests.pairs import each_of, in_pairs
@@ -168,16 +168,16 @@ def test_dropped_units_are_those_of_the_reference_and_evaluation_drops_none(twin
 
 
 def test_dropout_is_where_the_package_has_it():
+    def rates(cfg):
+        masks = lm.dropout_masks(cfg, (64, 64), seed=0) or {}
+        return {site: round(float((mask == 0).mean()), 1) for site, mask in masks.items()}
+
     block = "xlstm_block_stack.blocks"
-    assert dropout_sites(v1_config(**DROPPING)) == {
-        "token_embedding.weight": (16, 0.2),
-        f"{block}.0.xlstm": (16, 0.2),
-        f"{block}.1.xlstm": (16, 0.2),
-        f"{block}.1.ffn": (16, 0.4),
-        f"{block}.2.xlstm": (16, 0.2),
-    }
-    assert set(dropout_sites(v1_config(dropout=0.1))) == {f"{block}.{n}.xlstm" for n in range(3)}
-    assert not dropout_sites(v1_config())
+    mixers = [f"{block}.{n}.xlstm" for n in range(3)]
+    expected = dict.fromkeys([*mixers, "token_embedding.weight"], 0.2) | {f"{block}.1.ffn": 0.4}
+    assert rates(v1_config(**DROPPING)) == expected
+    assert rates(v1_config(dropout=0.1)) == dict.fromkeys(mixers, 0.1)
+    assert rates(v1_config()) == {}
 
 
 @pytest.mark.slow
