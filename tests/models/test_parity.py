@@ -1,15 +1,13 @@
 """MLX, torch and the float64 reference agree on models and lengths nobody recorded."""
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pytest
 
 from mlxhog.models import lm, lm_float64
 from mlxhog.models.families import init_params, param_spec
-from tests.models.sample import batch, config, perturbed_params, v1_config
+from tests.models.sample import DROPPING, LARGE, V1, batch, config, perturbed_params, v1_config
 from tests.models.twins import TWINS, Twin, all_twins
 from tests.pairs import each_of, in_pairs
 from tests.tolerances import (
@@ -19,63 +17,6 @@ from tests.tolerances import (
     STATE_F32,
     assert_close,
 )
-
-LARGE_CONFIGS = {
-    "plain": {},
-    "one head": {"num_heads": 1, "chunk_size": 5},
-    "wide values": {"v_dim_factor": 2.0, "qk_dim_factor": 1.0},
-    "bias": {"use_bias": True},
-    "no out norm": {"add_out_norm": False},
-    "other caps": {"gate_soft_cap": 5.0, "output_logit_soft_cap": 3.0, "norm_eps": 1e-3},
-    "tied": {"tie_word_embeddings": True},
-    "documents": {"reset_at_document_boundaries": True, "bos_token_id": 3},
-    "odd sizes": {"hidden_size": 18, "num_heads": 3, "vocab_size": 7, "chunk_size": 64},
-}
-NARROW = {"round_proj_up_to_multiple_of": 8}
-V1_CONFIGS = {
-    "mixed": {},
-    "mLSTM alone, tied, with biases": {
-        "slstm_at": [],
-        "num_blocks": 2,
-        "bias": True,
-        "tie_weights": True,
-        "mlstm_block": {"mlstm": {"num_heads": 1, "conv1d_kernel_size": 3, **NARROW}},
-    },
-    "blocks of 8 in q, k and v": {
-        "slstm_at": [0],
-        "num_blocks": 2,
-        "mlstm_block": {"mlstm": {"qkv_proj_blocksize": 8, "proj_factor": 1.4, **NARROW}},
-    },
-    "sLSTM alone without convolution": {
-        "slstm_at": "all",
-        "num_blocks": 2,
-        "add_post_blocks_norm": False,
-        "slstm_block": {
-            "slstm": {
-                "num_heads": 4,
-                "conv1d_kernel_size": 0,
-                "recurrent_weight_init": "standard",
-                "bias_init": "standard",
-            },
-            "feedforward": {"act_fn": "relu^2", "bias": True, **NARROW},
-        },
-    },
-    "sLSTM without feed-forward layer": {
-        "slstm_block": {
-            "slstm": {"num_heads": 1, "conv1d_kernel_size": 2, "group_norm_weight": False},
-            "feedforward": None,
-        }
-    },
-    "documents": {"reset_at_document_boundaries": True, "bos_token_id": 3},
-}
-DROPPING = {
-    "dropout": 0.2,
-    "add_embedding_dropout": True,
-    "slstm_block": {"slstm": {"num_heads": 2}, "feedforward": {"dropout": 0.4, **NARROW}},
-}
-Model = Callable[[], Any]
-LARGE = {name: partial(config, **c) for name, c in LARGE_CONFIGS.items()}
-V1 = {f"v1, {name}": partial(v1_config, **c) for name, c in V1_CONFIGS.items()}
 
 
 def assert_reference(twin, cfg, params, tokens, labels):
