@@ -1,8 +1,8 @@
 """A file mapped into memory, and arrays that view it: read without a second copy.
 
 A view takes no memory until it is read. Pages read through it count as this process's memory, so
-`chunks` and `copy` give them back piece by piece; they stay in the system's cache. Loading a model of
-N bytes takes little more than N bytes of memory.
+`chunks` and `copy` give them back piece by piece; they stay in the system's cache. Loading a model
+of N bytes takes little more than N bytes of memory.
 
 Concurrency: a mapping stays valid when its file is removed or replaced by a rename. If a program
 shortens the file in place, reading beyond the new end is a bus error, as with every mapping.

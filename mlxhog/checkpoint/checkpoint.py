@@ -290,11 +290,8 @@ def mark_best(run: Run, path: Path) -> None:
     Raises:
         EnvironmentLacks: the system refuses; `best` is unchanged.
     """
-    part = run.checkpoints / f"{BEST}.part"
     with disk_errors(f"writing {run.checkpoints / BEST}"):
-        remove(part)
-        part.symlink_to(path.name)
-        os.replace(part, run.checkpoints / BEST)
+        replace_link(run.checkpoints / BEST, Path(path.name))
 
 
 def best(run: Run) -> Path | None:
