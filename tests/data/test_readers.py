@@ -132,11 +132,10 @@ REFUSED = [  # name, content, text_key, fragment of the error
     ("a.csv.gz", gzip.compress(ROWS)[:-9], "text", "is cut short or damaged"),
     ("a.txt", b"x" * 1_000_000 + b"\0", None, "a byte that no text has at offset 1,000,000;"),
     ("a.txt", b"x" * 999_999 + b"\xe9 ", None, "at offset 999,999; keep it out of --data, or"),
-    *((name, content, "text", f"not UTF-8 text{at}; keep it out of --data, or convert it: iconv -f {kind} ")
-      for name, at in [("a.txt", ": a byte that no text has at offset 0"), ("a.jsonl", ""), ("a.csv", "")]
-      for content, kind in WIDE if kind != "UTF-32" or name != "a.txt"),
-    ("a.txt", "never wait".encode("utf-16-le"), None, "offset 1; keep it out of --data, or convert it: iconv -f UTF-16LE -t"),
-    *((name, begin + b"caf\xe9\n", "text", "not UTF-8 text; keep it out of --data, or convert it: iconv -f LATIN1 -t")
+    ("a.txt", "never wait".encode("utf-16-le"), None, "convert it: iconv -f UTF-16LE -t UTF-8"),
+    *((name, content, "text", f"; keep it out of --data, or convert it: iconv -f {kind} -t")
+      for name in ("a.txt", "a.jsonl", "a.csv") for content, kind in WIDE),
+    *((name, begin + b"caf\xe9\n", "text", "is not UTF-8 text; keep it out of --data, or convert")
       for name, begin in [("a.jsonl", b'{"text": '), ("a.csv", b"id,text\n1,")]),
     ("a.jsonl", GOOD + '{"body": "long text", "id": "7"}', None,
      "a.jsonl:2: no key 'text'; keys are 'body', 'id'; --text-key names the key of the text, or"),
@@ -158,7 +157,7 @@ REFUSED = [  # name, content, text_key, fragment of the error
     ("a.parquet", table(body=["x"], id=[1]), None, "a.parquet, row 1: no key 'text'; keys are"),
     ("a.parquet", table(text=["x", None]), None, "a.parquet, row 2: 'text' is empty"),
     ("a.parquet", table(text=["x"])[:-9], None, "is damaged or not Parquet"),
-    ("a.tar", _tar("w"), None, "not UTF-8 text: a byte that no text has at offset 5; keep it out of --data; unpack or"),
+    ("a.tar", _tar("w"), None, "at offset 5; keep it out of --data; unpack or convert it: tar -xf"),
     *((name, b"\x89\xd0PK", None, f"convert it: {command} ") for name, command in [
         ("a.tgz", "tar -xf"), ("a.zip", "unzip"), ("a.docx", "pandoc -t plain -o text.txt"),
         ("a.pdf", "pdftotext"), ("a.ipynb", "jupyter nbconvert --to markdown"),

@@ -66,7 +66,8 @@ def test_a_file_that_is_not_text_is_named_once_and_the_others_are_trained(follow
 
 def trained(directory):
     """The trained text of every published row."""
-    rows = Stream(directory / "stream").update().all_rows()
+    stream = Stream(directory / "stream").update()
+    rows = stream.rows(0, stream.parts[-1].rows)
     return [bytes(TOKENIZER.decode(row.ids[row.masked + 1 :])) for row in rows]
 
 
