@@ -211,8 +211,7 @@ def _config(
             block["feedforward"] = None if ffn is None else {"dropout": dropout, **ffn}
         at = [*range(n)] if cell == "slstm" else []
         own = {"dropout": dropout, "slstm_at": at, f"{cell}_block": block}
-        data = {**sizes, **own, **whole}
-        cfg = XLSTMV1Config.from_dict(data, strict=True)
+        cfg = XLSTMV1Config.from_dict(sizes | own | whole, strict=True)
     else:
         raise ConfigError(
             f"cell {cell!r} of variant {variant!r} does not exist; choose mlstm or slstm of v1, "

@@ -216,12 +216,12 @@ class Recurrences(ABC):
 
     def _halves(self, x: Array, m: int) -> Sequence[Array]:
         """Cut x (..., L, D) into blocks of 2 m: earlier and later halves (..., blocks, m, D)."""
-        return self.xp.unstack(x.reshape(*x.shape[:-2], -1, 2, m, x.shape[-1]), -3)
+        return tuple(self.xp.unstack(x.reshape(*x.shape[:-2], -1, 2, m, x.shape[-1]), -3))
 
     def _pairs(self, A: Array) -> Sequence[Array]:
         """Return the first and the second of every two matrices (..., blocks, m, m)."""
         *batch, _, m, _ = A.shape
-        return self.xp.unstack(A.reshape(*batch, -1, 2, m, m), -3)
+        return tuple(self.xp.unstack(A.reshape(*batch, -1, 2, m, m), -3))
 
     def _joined(self, A: Array, below: Array) -> Array:
         """Put every two matrices (..., blocks, m, m) on a diagonal, `below` them, 0 above."""
