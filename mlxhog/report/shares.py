@@ -21,6 +21,9 @@ from typing import Any
 
 from mlxhog.base.quantities import format_share
 
+TIMES = ("read", "compute", "apply", "wait", "forward", "optimizer", "other")
+"""Times of a worker in its report, which has them with the ending `_s`."""
+
 PARTS = ("forward", "backward", "gradient", "optimizer", "read", "write", "wait", "other")
 GRADIENT = PARTS[:3]
 """Of these a worker has the first two, or the last."""
@@ -37,10 +40,7 @@ def shares(workers: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """
     totals = dict.fromkeys(PARTS, 0.0)
     for worker in workers:
-        seconds = {
-            name: _seconds(worker.get(f"{name}_s"))
-            for name in ("read", "compute", "apply", "wait", "forward", "optimizer", "other")
-        }
+        seconds = {name: _seconds(worker.get(f"{name}_s")) for name in TIMES}
         compute_s, apply_s = seconds.pop("compute"), seconds.pop("apply")
         seconds["backward" if seconds["forward"] else "gradient"] = compute_s - seconds["forward"]
         seconds["write"] = apply_s - seconds["optimizer"]
