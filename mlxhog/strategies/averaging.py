@@ -33,7 +33,6 @@ from mlxhog.models.families import ModelConfig
 from mlxhog.optim import updates
 from mlxhog.optim.rule import parameter
 from mlxhog.optim.updates import Rows
-from mlxhog.strategies.context import Context
 from mlxhog.strategies.local import Local, LocalWorker, Stage
 from mlxhog.strategies.rounds import StepRecord
 
@@ -155,6 +154,31 @@ def dense(grad: Float32 | Rows, shape: tuple[int, ...]) -> Float32:
 # -- FedProx ---------------------------------------------------------------------------------------
 
 
+class FedProxWorker(LocalWorker):
+    """Local steps with a pull."""
+
+    def corrected(self, grads: Grads) -> Grads:
+        """Add `mu (w - a)`, unless the pull is decoupled."""
+        if self.context.choice.prox == "decoupled" or not self.context.choice.mu:
+            return grads
+        pulled: Grads = {}
+        for name, grad in grads.items():
+            slot = self.context.arena.layout.slots[name]
+            anchor = parameter(self.context.arena.segment(ANCHOR), slot)
+            pull = np.float32(self.context.choice.mu) * (parameter(self._copy, slot) - anchor)
+            pulled[name] = dense(grad, slot.shape) + pull
+        return pulled
+
+    def apply(self, grads: Grads, direction: Grads, norm: float, record: StepRecord) -> None:
+        """Pull first, if the pull is decoupled."""
+        arena, choice = self.context.arena, self.context.choice
+        if choice.prox == "decoupled" and choice.mu:
+            span = slice(arena.layout.probe.offset)
+            moved = self._copy[span] - arena.segment(ANCHOR)[span]
+            self._copy[span] -= np.float32(self.lr() * choice.mu) * moved
+        super().apply(grads, direction, norm, record)
+
+
 class FedProx(Anchored):
     """Local SGD whose steps are pulled towards the last average.
 
@@ -168,37 +192,34 @@ class FedProx(Anchored):
     Source: Li et al. 2020, Federated Optimization in Heterogeneous Networks, arXiv:1812.06127.
     """
 
-    def worker(self, context: Context) -> LocalWorker:
-        """Prepare one worker; without a pull it is that of local SGD."""
-        return (FedProxWorker if self.choice.mu > 0 else LocalWorker)(context)
-
-
-class FedProxWorker(LocalWorker):
-    """Local steps with a pull."""
-
-    def corrected(self, grads: Grads) -> Grads:
-        """Add `mu (w - a)`, unless the pull is decoupled."""
-        if self.context.choice.prox == "decoupled":
-            return grads
-        pulled: Grads = {}
-        for name, grad in grads.items():
-            slot = self.context.arena.layout.slots[name]
-            anchor = parameter(self.context.arena.segment(ANCHOR), slot)
-            pull = np.float32(self.context.choice.mu) * (parameter(self._copy, slot) - anchor)
-            pulled[name] = dense(grad, slot.shape) + pull
-        return pulled
-
-    def apply(self, grads: Grads, direction: Grads, norm: float, record: StepRecord) -> None:
-        """Pull first, if the pull is decoupled."""
-        arena, choice = self.context.arena, self.context.choice
-        if choice.prox == "decoupled":
-            span = slice(arena.layout.probe.offset)
-            moved = self._copy[span] - arena.segment(ANCHOR)[span]
-            self._copy[span] -= np.float32(self.lr() * choice.mu) * moved
-        super().apply(grads, direction, norm, record)
+    Worker: ClassVar[type[Any]] = FedProxWorker
 
 
 # -- SCAFFOLD --------------------------------------------------------------------------------------
+
+
+class ScaffoldWorker(LocalWorker):
+    """Corrected local steps."""
+
+    def corrected(self, grads: Grads) -> Grads:
+        """`g - c_i + c`."""
+        arena, directions = self.context.arena, dict[str, Float32 | Rows]()
+        own, mean = arena.segment(f"{CONTROL}.{self.context.slot}"), arena.segment(CONTROL)
+        for name, grad in grads.items():
+            slot = arena.layout.slots[name]
+            by = parameter(mean, slot) - parameter(own, slot)
+            directions[name] = dense(grad, slot.shape) + by
+        return directions
+
+    def apply(self, grads: Grads, direction: Grads, norm: float, record: StepRecord) -> None:
+        """Add up the gradient of the backend, and step along the corrected one."""
+        arena = self.context.arena
+        total = arena.segment(f"{SUM}.{self.context.slot}")
+        for name, grad in grads.items():
+            slot = arena.layout.slots[name]
+            part = parameter(total, slot)
+            part += dense(grad, slot.shape)
+        super().apply(grads, direction, norm, record)
 
 
 class Scaffold(Anchored):
@@ -217,16 +238,13 @@ class Scaffold(Anchored):
     first round is local SGD. Clipping is by the norm of g - c_i + c.
     """
 
+    Worker: ClassVar[type[Any]] = ScaffoldWorker
     models_per_meeting: ClassVar[int] = 2
 
     def kept_segments(self) -> tuple[str, ...]:
         """Copies, anchor, and all control variates: a run may be resumed within a round."""
         of_workers = [f"{name}.{k + 1}" for name in (CONTROL, SUM) for k in range(self.workers)]
         return (*super().kept_segments(), CONTROL, *of_workers)
-
-    def worker(self, context: Context) -> LocalWorker:
-        """Prepare one worker."""
-        return ScaffoldWorker(context)
 
     def next_control(self, arena: Arena, rank: int, span: slice) -> Float32:
         """A part of a worker's next c_i: the same through all stages but the last."""
@@ -260,30 +278,6 @@ class Scaffold(Anchored):
         self.take_average(arena, rank)
 
     stages: ClassVar[tuple[Stage, ...]] = (average_controls, take_control, begin_round)
-
-
-class ScaffoldWorker(LocalWorker):
-    """Corrected local steps."""
-
-    def corrected(self, grads: Grads) -> Grads:
-        """`g - c_i + c`."""
-        arena, directions = self.context.arena, dict[str, Float32 | Rows]()
-        own, mean = arena.segment(f"{CONTROL}.{self.context.slot}"), arena.segment(CONTROL)
-        for name, grad in grads.items():
-            slot = arena.layout.slots[name]
-            by = parameter(mean, slot) - parameter(own, slot)
-            directions[name] = dense(grad, slot.shape) + by
-        return directions
-
-    def apply(self, grads: Grads, direction: Grads, norm: float, record: StepRecord) -> None:
-        """Add up the gradient of the backend, and step along the corrected one."""
-        arena = self.context.arena
-        total = arena.segment(f"{SUM}.{self.context.slot}")
-        for name, grad in grads.items():
-            slot = arena.layout.slots[name]
-            part = parameter(total, slot)
-            part += dense(grad, slot.shape)
-        super().apply(grads, direction, norm, record)
 
 
 # -- DiLoCo ----------------------------------------------------------------------------------------

@@ -50,6 +50,138 @@ Stage = Callable[[Any, Arena, int], None]
 """A part of a meeting: a method that takes the arena and a rank."""
 
 
+class LocalWorker(NumberedWorker):
+    """One worker's steps on its replica, and its part in meetings."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        arena, rank, strategy = context.arena, context.rank, self.strategy
+        replica = strategy.replica_of(rank)
+        self._copy = arena.segment(strategy.replica_segments()[replica])
+        self._mates = [r for r in range(context.workers) if strategy.replica_of(r) == replica]
+        self._target = replace(context.target(context.slot), flat=self._copy)
+        if self._mates == [rank]:  # no other writer: plain stores lose nothing
+            self._target = replace(self._target, mode=updates.WRITE_MODES["racy"])
+        self._before = self._words["steps_before"]
+        self._version_read = 0
+
+    def claim(self) -> Lease | Idle:
+        """Lease this worker's next ticket, after a meeting that is due."""
+        context, words, strategy, rank = self.context, self._words, self.strategy, self.context.rank
+        self._meet()
+        if context.stopping() or context.used_up():
+            return Idle.DONE
+        if context.paused():  # the counts may be changing
+            return Idle.WAIT
+        end = strategy.end(words, rank)
+        at_end = words["steps", rank] >= end
+        number = words["steps", rank] * context.workers + rank
+        # At the end of its round a worker waits for a meeting, if the budget reaches it.
+        least = context.workers * end if at_end else number + 1
+        if context.step_limit is not None and least > self._before + context.step_limit:
+            return Idle.DONE
+        if at_end:
+            if rank == 0 and strategy.at_end(words):
+                words["decided"] += 1
+            return Idle.WAIT
+        number += context.arena.counters.load("first_ticket")
+        lease = self.lease(number)
+        if lease is None:
+            return Idle.WAIT
+        if not self._leased and last_record(words, rank).ticket != number:
+            context.entry.ticket = -1
+            words["steps", rank] += 1  # torn when the run before was killed
+            return Idle.WAIT
+        return replace(lease, parts=self._parts())
+
+    def _meet(self) -> None:
+        """Do the rest of a meeting that rank 0 has decided on.
+
+        A worker waits for the others at its end, also in place of a dead predecessor: they may be
+        copying the average over a replica that it trains, too.
+        """
+        context, n = self.context, len(self.strategy.stages)
+        last = n * self._words["decided"]
+        if self._words["stages", context.rank] < last:
+            context.marks.begin_update()
+        for stage in range(last - n, last):
+            self.strategy.take_part(context.arena, context.rank, stage)
+            self.wait_for(stage + 1)
+        context.marks.end_update()
+
+    def _parts(self) -> tuple[TicketPart, ...] | None:
+        """The batch of one of the worker's own clients, in turn, where the text is divided."""
+        tickets, words = self.strategy.client_tickets, self._words
+        if not tickets:
+            return None
+        own = range(self.context.rank, len(tickets), self.context.workers)
+        client = own[words["steps", self.context.rank] % len(own)]
+        number = words["batches", client] + self.strategy.client_batches(words, client)
+        epoch, ticket = divmod(number, tickets[client])
+        whole = self.context.config.sequences_per_ticket
+        return (TicketPart(epoch, sum(tickets[:client]) + ticket, begin=0, end=whole),)
+
+    def read(self) -> None:
+        """Load the worker's replica."""
+        context = self.context
+        self._version_read = self._replica_version()
+        context.entry.version_read = context.arena.counters.load("version")
+        updates.snapshot(context.backend.inbox, self._copy, threads=context.threads)
+        context.backend.refresh()
+
+    def _replica_version(self) -> int:
+        return sum(self._words["updates", rank] for rank in self._mates)
+
+    def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
+        """Add the step to the worker's replica."""
+        context, words, rank = self.context, self._words, self.context.rank
+        direction = self.corrected(grads)
+        norm = context.norm(direction)
+        finite = bool(np.isfinite(norm))
+        context.marks.begin_update()
+        staleness = self._replica_version() - self._version_read
+        steps = words["steps", rank]
+
+        def counts() -> tuple[int, int, int, bool]:
+            tokens = words["tokens", rank] + samples * context.config.seq_len
+            return context.entry.opt_step + finite, words["updates", rank] + finite, tokens, finite
+
+        record = self.once(lease, counts, lambda record: self.apply(grads, direction, norm, record))
+        self.strategy.take_in(context.arena, words, rank, record)
+        context.entry.ticket = -1
+        words["steps", rank] = steps + 1
+        version = self.strategy.version(words)
+        context.arena.counters.store("version", version)
+        context.marks.end_update()
+        return WriteResult(applied=record.applied, staleness=staleness, version=version)
+
+    def corrected(self, grads: Grads) -> Grads:
+        """The direction of a step, derived from the gradient."""
+        return grads
+
+    def apply(self, grads: Grads, direction: Grads, norm: float, record: StepRecord) -> None:
+        """One optimizer step along a direction of this norm, derived from the gradient."""
+        context = self.context
+        context.optimizer.step(
+            self._target,
+            direction,
+            lr=self.lr(),
+            step=record.opt_step,
+            seed=context.slot,
+            grad_scale=context.grad_scale(norm),
+        )
+
+    def lr(self) -> float:
+        """Step size as if all workers had taken as many steps as this one."""
+        context, words, rank = self.context, self._words, self.context.rank
+        tokens, own_updates = (context.workers * words[k, rank] for k in ("tokens", "updates"))
+        return context.lr_at(
+            context.workers * words["steps", rank] - self._before,
+            tokens - words["tokens_before"],
+            words["version_base"] + own_updates,
+        )
+
+
 @dataclass(frozen=True)
 class Local(Numbered):
     """The common part of all local methods; by itself, runs that never meet.
@@ -59,6 +191,8 @@ class Local(Numbered):
     """
 
     client_tickets: tuple[int, ...] = ()
+
+    Worker: ClassVar[type[Any]] = LocalWorker
 
     stages: ClassVar[tuple[Stage, ...]] = ()
     """Of a meeting."""
@@ -74,10 +208,6 @@ class Local(Numbered):
     def round_steps(self, done: int) -> int:
         """Steps of a worker in a round that begins after `done` steps of the run."""
         return NEVER
-
-    def worker(self, context: Context) -> LocalWorker:
-        """Prepare one worker."""
-        return LocalWorker(context)
 
     # -- segments --------------------------------------------------------------------------------
 
@@ -271,135 +401,3 @@ class Local(Numbered):
         meetings = words["decided"] - words["decided_before"]
         models = meetings * self.models_per_meeting + self.within_round(words)
         return models * all_reduce_bytes(arena, self.replicas)
-
-
-class LocalWorker(NumberedWorker):
-    """One worker's steps on its replica, and its part in meetings."""
-
-    def __init__(self, context: Context) -> None:
-        super().__init__(context)
-        arena, rank, strategy = context.arena, context.rank, self.strategy
-        replica = strategy.replica_of(rank)
-        self._copy = arena.segment(strategy.replica_segments()[replica])
-        self._mates = [r for r in range(context.workers) if strategy.replica_of(r) == replica]
-        self._target = replace(context.target(context.slot), flat=self._copy)
-        if self._mates == [rank]:  # no other writer: plain stores lose nothing
-            self._target = replace(self._target, mode=updates.WRITE_MODES["racy"])
-        self._before = self._words["steps_before"]
-        self._version_read = 0
-
-    def claim(self) -> Lease | Idle:
-        """Lease this worker's next ticket, after a meeting that is due."""
-        context, words, strategy, rank = self.context, self._words, self.strategy, self.context.rank
-        self._meet()
-        if context.stopping() or context.used_up():
-            return Idle.DONE
-        if context.paused():  # the counts may be changing
-            return Idle.WAIT
-        end = strategy.end(words, rank)
-        at_end = words["steps", rank] >= end
-        number = words["steps", rank] * context.workers + rank
-        # At the end of its round a worker waits for a meeting, if the budget reaches it.
-        least = context.workers * end if at_end else number + 1
-        if context.step_limit is not None and least > self._before + context.step_limit:
-            return Idle.DONE
-        if at_end:
-            if rank == 0 and strategy.at_end(words):
-                words["decided"] += 1
-            return Idle.WAIT
-        number += context.arena.counters.load("first_ticket")
-        lease = self.lease(number)
-        if lease is None:
-            return Idle.WAIT
-        if not self._leased and last_record(words, rank).ticket != number:
-            context.entry.ticket = -1
-            words["steps", rank] += 1  # torn when the run before was killed
-            return Idle.WAIT
-        return replace(lease, parts=self._parts())
-
-    def _meet(self) -> None:
-        """Do the rest of a meeting that rank 0 has decided on.
-
-        A worker waits for the others at its end, also in place of a dead predecessor: they may be
-        copying the average over a replica that it trains, too.
-        """
-        context, n = self.context, len(self.strategy.stages)
-        last = n * self._words["decided"]
-        if self._words["stages", context.rank] < last:
-            context.marks.begin_update()
-        for stage in range(last - n, last):
-            self.strategy.take_part(context.arena, context.rank, stage)
-            self.wait_for(stage + 1)
-        context.marks.end_update()
-
-    def _parts(self) -> tuple[TicketPart, ...] | None:
-        """The batch of one of the worker's own clients, in turn, where the text is divided."""
-        tickets, words = self.strategy.client_tickets, self._words
-        if not tickets:
-            return None
-        own = range(self.context.rank, len(tickets), self.context.workers)
-        client = own[words["steps", self.context.rank] % len(own)]
-        number = words["batches", client] + self.strategy.client_batches(words, client)
-        epoch, ticket = divmod(number, tickets[client])
-        whole = self.context.config.sequences_per_ticket
-        return (TicketPart(epoch, sum(tickets[:client]) + ticket, begin=0, end=whole),)
-
-    def read(self) -> None:
-        """Load the worker's replica."""
-        context = self.context
-        self._version_read = self._replica_version()
-        context.entry.version_read = context.arena.counters.load("version")
-        updates.snapshot(context.backend.inbox, self._copy, threads=context.threads)
-        context.backend.refresh()
-
-    def _replica_version(self) -> int:
-        return sum(self._words["updates", rank] for rank in self._mates)
-
-    def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
-        """Add the step to the worker's replica."""
-        context, words, rank = self.context, self._words, self.context.rank
-        direction = self.corrected(grads)
-        norm = context.norm(direction)
-        finite = bool(np.isfinite(norm))
-        context.marks.begin_update()
-        staleness = self._replica_version() - self._version_read
-        steps = words["steps", rank]
-
-        def counts() -> tuple[int, int, int, bool]:
-            tokens = words["tokens", rank] + samples * context.config.seq_len
-            return context.entry.opt_step + finite, words["updates", rank] + finite, tokens, finite
-
-        record = self.once(lease, counts, lambda record: self.apply(grads, direction, norm, record))
-        self.strategy.take_in(context.arena, words, rank, record)
-        context.entry.ticket = -1
-        words["steps", rank] = steps + 1
-        version = self.strategy.version(words)
-        context.arena.counters.store("version", version)
-        context.marks.end_update()
-        return WriteResult(applied=record.applied, staleness=staleness, version=version)
-
-    def corrected(self, grads: Grads) -> Grads:
-        """The direction of a step, derived from the gradient."""
-        return grads
-
-    def apply(self, grads: Grads, direction: Grads, norm: float, record: StepRecord) -> None:
-        """One optimizer step along a direction of this norm, derived from the gradient."""
-        context = self.context
-        context.optimizer.step(
-            self._target,
-            direction,
-            lr=self.lr(),
-            step=record.opt_step,
-            seed=context.slot,
-            grad_scale=context.grad_scale(norm),
-        )
-
-    def lr(self) -> float:
-        """Step size as if all workers had taken as many steps as this one."""
-        context, words, rank = self.context, self._words, self.context.rank
-        tokens, own_updates = (context.workers * words[k, rank] for k in ("tokens", "updates"))
-        return context.lr_at(
-            context.workers * words["steps", rank] - self._before,
-            tokens - words["tokens_before"],
-            words["version_base"] + own_updates,
-        )

@@ -202,8 +202,9 @@ def test_a_death_at_any_line_costs_at_most_one_torn_step_and_stops_no_other(case
 @pytest.mark.slow
 @each(name for name in BASIC if CASES[name].workers < 3)
 def test_steps_before_and_after_a_resume_are_the_budget_wherever_all_workers_died(case):
+    """At every third line; a single death, above, comes at each."""
     reached = still = 0
-    for number, (place, times) in enumerate(lines_of(case, 0)):
+    for number, (place, times) in enumerate(lines_of(case, 0)[::3]):
         run, dead = case.run(), threading.Event()
         workers = run.workers if number % 2 else run.workers[::-1]
         victim, others = workers[0], workers[1:]
@@ -227,9 +228,7 @@ def test_steps_before_and_after_a_resume_are_the_budget_wherever_all_workers_die
         if before < STEPS:
             after = run.resumed(STEPS)
             after.finish()
-            assert before + after.done() == before + after.arena.counters.load("steps") == STEPS, (
-                where
-            )
+            assert after.done() == after.arena.counters.load("steps") == STEPS - before, where
             if not (torn or isinstance(run.of, Sync)):
                 check(after, case, where, before=before)
             after.arena.close()
