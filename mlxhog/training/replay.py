@@ -142,7 +142,7 @@ def main(pipe: Connection, job: Job, directory: Path, process: Process) -> None:
     with (job.run_dir / f"worker-{job.slot}.log").open("a", buffering=1) as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-    arena = Arena.from_handle(job.handle, write=job.setup.writers.write)
+    arena = Arena.from_handle(job.handle)
     entry = arena.workers.entry(job.slot)
     gradients = worker.start_gradients(job, arena, entry)
     context = worker.make_context(job, arena, entry, gradients.backend)
