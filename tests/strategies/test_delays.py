@@ -10,7 +10,7 @@ from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import SGD, DelayFeedback
 from mlxhog.optim.delay_feedback import FEEDBACK
 from mlxhog.optim.updates import Rows
-from mlxhog.strategies.delays import Delays, speed_factor
+from mlxhog.strategies.delays import speed_factor
 from tests.pairs import each_of
 from tests.strategies.runs import LR, begin_step, new_arena, strategy
 from tests.strategies.runs import worker as one_of
@@ -19,24 +19,21 @@ from tests.strategies.runs import worker as one_of
 @each_of(
     ("text", "factors"),
     [
-        ("none", [1, 1, 1, 1, 1]),
-        ("linear", [1, 1 / 1.5, 1 / 2, 1 / 2.5, 1 / 5]),
-        ("linear:0", [1, 1, 1, 1, 1]),
-        ("exp", [1, 0.9, 0.81, 0.729, 0.9**8]),
-        ("exp:0", [1, 0, 0, 0, 0]),
-        ("delay_adaptive", [1, 1, 1, 1, 3 / 8]),
-        ("drop", [1, 1, 1, 1, 1]),
-        ("drop:2", [1, 1, 1, 0, 0]),
+        ("none", [1, 1, 1, 1, 1, 1]),
+        ("linear", [1, 1 / 1.5, 1 / 2, 1 / 2.5, 1 / 5, 1 / 5.5]),
+        ("linear:0", [1, 1, 1, 1, 1, 1]),
+        ("exp", [1, 0.9, 0.81, 0.729, 0.9**8, 0.9**9]),
+        ("exp:0", [1, 0, 0, 0, 0, 0]),
+        ("delay_adaptive", [1, 1, 1, 1, 3 / 8, 3 / 9]),
+        ("drop", [1, 1, 1, 1, 1, 0]),
+        ("drop:2", [1, 1, 1, 0, 0, 0]),
     ],
 )
 def test_the_step_size_of_a_late_gradient_is_what_the_rule_says(text, factors):
     rule = StalenessRule.parse(text)
-    assert [rule.factor(tau, 4) for tau in (0, 1, 2, 3, 8)] == pytest.approx(factors)
-
-
-def test_gradients_more_than_twice_as_late_as_there_are_workers_are_left_out_by_default():
-    rule = StalenessRule.parse("drop")
-    assert [rule.factor(tau, 4) for tau in (8, 9)] == [1.0, 0.0]
+    assert [rule.factor(tau, 4) for tau in (0, 1, 2, 3, 8, 9)][: len(factors)] == pytest.approx(
+        factors
+    )
 
 
 def test_rates_by_speed_move_the_parameters_equally_far_and_as_far_as_without_them():
@@ -161,12 +158,3 @@ def test_a_late_step_counts_on_the_next_ones_by_its_own_staleness():
         assert arena.param("w").tolist() == [plain - LR * (4 * 3 / 4 + 8 / 2)] * 4
         take(workers[1], gradient=0.0)
         assert arena.param("w").tolist() == [plain - LR * 8 / 2] * 4  # its advance is taken back
-
-
-def test_without_an_option_nothing_is_computed():
-    with arena_with_rows() as arena:
-        one = Delays(worker(arena, 1).context)
-        grads = {"w": np.ones(4, np.float32)}
-        assert one.compensated(grads) is grads
-        assert one.rate(0.1, 5) == 0.1
-        assert one.feedback(5, since=6) == 0.0
