@@ -72,12 +72,7 @@ class NotServed(ArenaError):
 
 
 class Request:
-    """One request that waits for its answer.
-
-    Attributes:
-        name: name of the request.
-        fields: its other fields.
-    """
+    """One request by its name, with its other fields, which waits for its answer."""
 
     def __init__(self, fields: dict[str, Any]) -> None:
         self.name = str(fields.pop("request"))
@@ -115,12 +110,9 @@ class RunServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     request_queue_size = 64
 
     def __init__(self, path: Path, about: bytes = b"", fds: tuple[int, ...] = ()) -> None:
-        """Listen; only this user may connect.
+        """Listen at a `socket_path`; only this user may connect.
 
-        Args:
-            path: see `socket_path`.
-            about: what a reader needs to know of the arena.
-            fds: descriptors for readers, which have to stay open.
+        Readers get `about` and the descriptors, which have to stay open.
 
         Raises:
             ArenaError: a living process serves at this path, or the path is unusable.
@@ -249,9 +241,9 @@ def _asked(path: Path, timeout_s: float, request: str, **fields: Any) -> Iterato
 
 
 def attach(path: Path, timeout_s: float = CONNECT_S) -> tuple[bytes, int, int]:
-    """What the run of the same user serves at a socket: `about`, and two descriptors.
+    """What the run of the same user serves at a socket: `about`, and descriptors to be closed.
 
-    The first is that of the arena, the second that of the connection. The caller closes both.
+    The first is that of the arena, the second that of the connection.
 
     Raises:
         NoAnswer: its process does not answer in this time.
@@ -278,25 +270,12 @@ def attach(path: Path, timeout_s: float = CONNECT_S) -> tuple[bytes, int, int]:
 
 
 def ask_for_copies(connection: int) -> None:
-    """Let the run of a connection publish copies, as long as the connection is open.
-
-    Raises:
-        OSError: the run has ended.
-    """
+    """Let the run of a connection publish copies while it is open; OSError if the run has ended."""
     os.write(connection, _COPIES)
 
 
 def ask(directory: Path, request: str, *, timeout_s: float = ANSWER_S, **fields: Any) -> Any:
-    """Send a request to the supervisor of a running run, and wait for the answer.
-
-    Args:
-        directory: directory of the run.
-        request: name of the request.
-        timeout_s: how long to wait for the answer.
-        fields: its other fields, as JSON values.
-
-    Returns:
-        The fields of the answer.
+    """Send a request with fields to the supervisor of a run; returns the fields of the answer.
 
     Raises:
         RunError: the run is not running, or does not answer.
@@ -338,13 +317,10 @@ def _fields(line: bytes, key: str) -> dict[str, Any]:
 
 
 def socket_path(directory: Path) -> Path:
-    """The path of the socket of a run directory.
+    """The path of the socket of a run directory: in it, if that is not too long for a socket.
 
-    It is in the run directory. If that path is too long for a socket, it is in a private directory
-    of this user in the temporary directory.
-
-    Raises:
-        ArenaError: the path of that private directory is not such a directory.
+    Else in a private directory of this user in the temporary directory; an `ArenaError` if that
+    cannot be made or used.
     """
     inside = directory.absolute() / "socket"
     if len(os.fsencode(inside)) <= _PATH_BYTES:

@@ -17,8 +17,7 @@ from mlxhog.optim import AdamW, Muon
 from mlxhog.optim.updates import Rows
 from mlxhog.strategies import Idle, Lease
 from mlxhog.strategies.delays import Delays
-from mlxhog.strategies.locked import LOCK, lock_words
-from mlxhog.strategies.server import clocks_of
+from mlxhog.strategies.locked import LOCK, clocks_of, lock_words
 from tests.pairs import each_of
 from tests.strategies.deaths import FOLDERS, dies, places
 from tests.strategies.runs import (
@@ -404,12 +403,3 @@ def test_rules_of_late_gradients_count_the_simulated_workers(rule):
         assert arena.counters.load("version") == (2 if ":" in rule else 4)
         assert of.steps_done(arena, Ledger(arena)) == 4
         assert first(arena) == -LR * arena.counters.load("version")
-
-
-def test_copies_of_another_rule_are_no_use_and_ages_begin_anew():
-    old, of = (strategy("sim", 1, sim_staleness=f"fixed:{n}") for n in (1, 2))
-    with new_arena(old) as arena, new_arena(of) as resumed:
-        step(worker(arena, 1, old))
-        of.begin(resumed, old.position(arena))
-        one = worker(resumed, 1, of)
-        assert [step(one).staleness for _ in range(4)] == [0, 1, 2, 2]
