@@ -14,8 +14,7 @@ such readers are connected. A dead process disconnects.
 
 Each connection has a thread in the supervisor's process, which answers `attach` itself and hands
 other requests on. The supervisor looks for them between its other duties (`take`), and never waits
-for a client. The socket file of a dead server stays; no process answers on it, so it is recognised
-and replaced.
+for a client. It holds the lock of its run, so a socket that it finds there is of a dead one.
 """
 
 from __future__ import annotations
@@ -115,20 +114,17 @@ class RunServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         Readers get `about` and the descriptors, which have to stay open.
 
         Raises:
-            ArenaError: a living process serves at this path, or the path is unusable.
+            ArenaError: the path is unusable.
         """
         self.path, self.about, self.fds = path, about, fds
         self.queue = queue.SimpleQueue[Request]()
-        if path.is_socket() and is_stale(path):
-            path.unlink(missing_ok=True)
         try:
+            path.unlink(missing_ok=True)
             super().__init__(os.fspath(path), _Client)
             os.chmod(path, 0o600)
+            self._inode = path.stat().st_ino
         except OSError as error:
-            raise ArenaError(
-                f"cannot serve the run at {path}: {error}; is another process running in this run "
-                "directory?"
-            ) from error
+            raise ArenaError(f"cannot serve the run at {path}: {error}") from error
         self.is_closed, self.came, self.present = False, 0, 0
         self._counting = threading.Lock()
         threading.Thread(
@@ -158,8 +154,8 @@ class RunServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         for request in self.take():
             request.hang_up()
         with contextlib.suppress(OSError):  # its folder may have been moved or replaced
-            if is_stale(self.path):  # else it is that of another process
-                self.path.unlink(missing_ok=True)
+            if self.path.stat().st_ino == self._inode:
+                self.path.unlink()
 
     def __exit__(self, *_: object) -> None:
         """Stop serving."""
@@ -337,19 +333,6 @@ def socket_path(directory: Path) -> Path:
             f"{private} is not a directory of this user with mode 0700; remove it, or set TMPDIR"
         )
     return private / hashlib.sha256(os.fsencode(inside)).hexdigest()[:16]
-
-
-def is_stale(path: Path) -> bool:
-    """Whether no process serves the socket file at `path` any more."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(CONNECT_S)
-        try:
-            probe.connect(os.fspath(path))
-        except ConnectionRefusedError:
-            return True
-        except OSError:
-            return False
-    return False
 
 
 def peer_uid(connection: socket.socket) -> int:
