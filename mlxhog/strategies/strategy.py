@@ -38,14 +38,12 @@ class Strategy(ABC):
         config: of the run, with a chosen strategy.
         workers: number of workers at the start of the run.
         max_workers: worker slots of the arena, if more than that; see `slots`.
-        open: whether the run may change to another strategy (`--strategy auto`).
         tables: of n-grams in the model, set by `with_tables`; None if it has none.
     """
 
     config: TrainConfig
     workers: int
     max_workers: int = 0
-    open: bool = False
     tables: NgramTables | None = None
 
     def __post_init__(self) -> None:

@@ -57,12 +57,10 @@ class Case:
     reference: Any
     gradient: Any = of_both
     workers: int = 2
-    open: bool = False
     torn: Any = None
 
     def run(self, steps=STEPS):
         of = strategy(self.name, self.workers, **self.options)
-        object.__setattr__(of, "open", self.open)
         return Run(of, PARAMS, self.gradient, steps)
 
     def models(self, of, steps, *, torn):
@@ -85,7 +83,6 @@ CASES = {
     "ssp": Case("ssp", {"slack": 1}, references.added, of_ticket),
     "sync": Case("sync", {}, references.rounds),
     "sync, three": Case("sync", {}, references.rounds, workers=3),
-    "sync, open": Case("sync", {}, references.rounds, open=True),
     "sync by speed": Case(
         "sync", {"sync_shares": "speed", "batch_size": 4}, references.rounds, one
     ),

@@ -29,6 +29,14 @@ from tests.strategies.runs import (
 from tests.threads import begin, in_threads, join
 
 
+def there(of, **layout):
+    """An arena whose workers are there for every round, also those that the test leaves out."""
+    arena = new_arena(of, **layout)
+    for rank in range(of.workers):
+        of.words(arena)["ready", rank] = 99
+    return arena
+
+
 @pytest.fixture
 def of():
     return strategy("sync")
@@ -36,8 +44,15 @@ def of():
 
 @pytest.fixture
 def arena(of):
-    with new_arena(of) as arena:
+    with there(of) as arena:
         yield arena
+
+
+def test_a_round_begins_when_its_workers_are_there(of):
+    with new_arena(of) as arena:
+        one, other = (worker(arena, slot, of) for slot in (1, 2))
+        assert [one.claim(), other.claim()] == [Idle.WAIT] * 2
+        assert [one.claim(), other.claim()] == [Lease(0, 0), Lease(0, 1)]
 
 
 def test_a_round_is_clipped_by_the_norm_of_its_mean_gradient(arena):
@@ -95,7 +110,7 @@ def team():
     """A round waits for two of three; rank 0 has decided on the first round."""
     of = strategy("sync", 3, backup_workers=1)
     assert of.batches_per_step() == 2
-    with new_arena(of, n_tickets=16) as arena:
+    with there(of, n_tickets=16) as arena:
         workers = [worker(arena, rank + 1, of, steps=3) for rank in range(3)]
         yield of, arena, workers, begin_step(workers[0])
 
@@ -173,7 +188,7 @@ def rows(lease):
 )
 def test_a_round_by_speed_has_the_mean_gradient_of_all_its_sequences(seconds, counts):
     of = strategy("sync", **BY_SPEED)
-    with new_arena(of) as arena:
+    with there(of) as arena:
         note_speeds(of.words(arena), *seconds)
         for slot in (1, 2):  # gradients that are not written have no effect
             arena.segment(f"grads.{slot}").fill(np.nan)
@@ -194,7 +209,7 @@ def test_a_round_by_speed_has_the_mean_gradient_of_all_its_sequences(seconds, co
 
 def test_the_replacement_of_a_dead_worker_computes_the_same_sequences():
     of = strategy("sync", **BY_SPEED)
-    with new_arena(of) as arena:
+    with there(of) as arena:
         workers = [worker(arena, slot, of) for slot in (1, 2)]
         note_speeds(of.words(arena), 1.0, 2.9)
         leases = [one.claim() for one in workers]
@@ -207,7 +222,7 @@ def test_the_replacement_of_a_dead_worker_computes_the_same_sequences():
 
 def test_a_worker_without_a_sequence_gets_one_again():
     of = strategy("sync", **BY_SPEED)
-    with new_arena(of) as arena:
+    with there(of) as arena:
         note_speeds(of.words(arena), 1.0, 9.0)
         shares, count = division.SharesBySpeed(of.words(arena), 2, EACH), 0
         while shares.counts()[1] == 0:
