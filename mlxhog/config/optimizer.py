@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final, Self
 
 from mlxhog.config.choices import OPTIMIZERS, Choice, Kind, Rules
-from mlxhog.config.options import is_set, option
+from mlxhog.config.options import option
 
 LR: Final = 1e-3
 BETA1: Final = 0.9
@@ -170,8 +170,8 @@ class Averaging(Decayed):
         none="off",
     )
     rules: ClassVar[Rules] = (
-        ("beta2_half_life", lambda o: o.beta2_half_life is not None and is_set(o, "beta2"),
-         "takes the place of beta2, which is {0.beta2}; keep one"),
+        ("beta2_half_life", "beta2_half_life & beta2!=0.95",
+         "takes the place of beta2, which is {beta2}; keep one"),
     )  # fmt: skip
 
     def fitted(self, *, hidden: bool, averaged: int = 1, ahead: int = 1) -> OptimizerChoice:

@@ -249,22 +249,6 @@ def test_a_mean_that_no_training_has_is_refused_and_the_own_state_stays(machines
     assert pair[0].own.words["lost"] == pair[1].own.words["lost"] == 0
 
 
-def test_the_probe_and_the_padding_of_the_arena_stay_as_they_are(machines):
-    pair = machines(2)
-    pair[0].arena.probe[:] = 5.0
-    pair[0].train(1.0)
-    rounds(pair)
-    np.testing.assert_array_equal(pair[0].arena.probe, 5.0)
-    np.testing.assert_array_equal(pair[1].arena.probe, 0.0)
-
-
-def test_an_outer_step_counts_in_the_version_that_staleness_is_measured_by(machines):
-    (one,) = machines(1)
-    one.train(1.0)
-    rounds([one])
-    assert one.arena.counters.load("version") == 1
-
-
 def test_a_checkpoint_has_theta_s_and_the_momentum_of_any_machine(machines):
     pair = machines(2)
     for one in pair:

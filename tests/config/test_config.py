@@ -137,7 +137,7 @@ def test_workers_are_slowed_by_rank():
     + ["1=random:0.5:0.9", "1=late", "1=late:soon", "1=late:-1", "0=2,", "1=early:3"],
 )
 def test_a_slowdown_that_cannot_be_read_is_answered_with_the_three_forms(text):
-    with pytest.raises(ConfigError, match=r"slow: wanted RANK=FACTOR, RANK=random.*; got "):
+    with pytest.raises(ConfigError, match=r"slow is .*; wanted RANK=FACTOR, RANK=random.*; got "):
         TrainConfig(slow=text)
 
 

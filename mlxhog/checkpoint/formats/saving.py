@@ -29,8 +29,7 @@ from mlxhog.errors import CheckpointError, ConfigError, EnvironmentLacks
 _REPLACED = {*weights.ENDINGS, ".json", ".yaml", ".yml", ".jinja", ".model", ".py"}
 """Suffixes of the files of a checkpoint, in any format."""
 
-_FINDER = ".DS_Store"
-"""macOS writes this file into every folder that its user looks at."""
+_FINDER = ".DS_Store"  # macOS writes this file into every folder that its user looks at
 
 OnTensor = Callable[[str, int, int], None]
 """Called after each tensor with (its name, bytes written so far, all bytes)."""
