@@ -402,17 +402,14 @@ def check_tokenizer(checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:
 
 
 def _described(model: ModelConfig, tokenizer: Tokenizer) -> dict[str, bytes]:
-    fields = contents.our_config_json(model, dtype=np.dtype(np.float32)) | _labels(tokenizer)
+    fields = contents.our_config_json(model, dtype=np.dtype(np.float32))
+    # A document ends where the next one starts, so BOS ends it.
+    fields |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), tokenizer.bos)
     described = {CONFIG: plain_json.dumps(fields, indent=1), **tokenizer.files()}
     if families.is_language_model(model):
         generation = contents.generation_json(fields, range(tokenizer.n_ids))
         described[contents.GENERATION] = plain_json.dumps(generation, indent=1)
     return described
-
-
-def _labels(tokenizer: Tokenizer) -> dict[str, Any]:
-    """The token ids of config.json: a document ends where the next one starts, so BOS ends it."""
-    return dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), tokenizer.bos)
 
 
 def _clear_remains(checkpoints: Path) -> None:

@@ -182,7 +182,7 @@ class Averaging(Decayed):
         """Return it with `beta2` for its half-life."""
         if self.beta2_half_life is None:
             return self
-        beta2 = half_life_decay(tokens, self.beta2_half_life)
+        beta2 = 2.0 ** (-tokens / self.beta2_half_life)
         return replace(self, beta2=beta2, beta2_half_life=None)
 
     @property
@@ -253,8 +253,3 @@ class Sharing(Adaptive):
         if self.moments != "auto":
             return self.asks_to_share
         return self.shares_by_itself and lock_free
-
-
-def half_life_decay(tokens_per_step: int, half_life: int) -> float:
-    """Decay per step of a mean in which a gradient has half its weight after `half_life` tokens."""
-    return float(2.0 ** (-tokens_per_step / half_life))
