@@ -66,9 +66,7 @@ class Verdict:
     reason: str
 
 
-def _judged(
-    judge: Callable[..., tuple[bool, str]],
-) -> Callable[..., Verdict]:
+def _judged(judge: Callable[..., tuple[bool, str]]) -> Callable[..., Verdict]:
     """Make a verdict of a function of the record; without a sound record it is a refusal."""
 
     @wraps(judge)

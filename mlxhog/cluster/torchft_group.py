@@ -57,14 +57,7 @@ from mlxhog.cluster.group import (
     State,
     check_identity,
 )
-from mlxhog.cluster.lighthouse import (
-    Address,
-    Lighthouse,
-    check_token,
-    digest,
-    is_sealed,
-    seal,
-)
+from mlxhog.cluster.lighthouse import Address, Lighthouse, check_token, digest, is_sealed, seal
 from mlxhog.errors import message_of
 
 logging.getLogger("torchft").setLevel(logging.ERROR)

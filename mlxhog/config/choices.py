@@ -360,9 +360,7 @@ LAYERS: Registry[type[Any]] = Registry(
     "a dataclass with a name and a kind, 'mixer' or 'channel' (examples/my_layer.py)",
 )
 TASKS: Registry[Any] = Registry(
-    "task",
-    "mlxhog.mad.tasks",
-    "a dataclass of the base Task (examples/my_task.py)",
+    "task", "mlxhog.mad.tasks", "a dataclass of the base Task (examples/my_task.py)"
 )
 REGISTRIES = (LAYERS, TASKS, *KINDS)
 """Everything that a file of the user's own may add to."""

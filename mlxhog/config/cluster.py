@@ -54,9 +54,7 @@ class Cluster:
     )
     round_every: float = _cluster(10.0, "time between two rounds", unit="s", above=0)
     round_dtype: str = _cluster(
-        "float32",
-        "numbers on the wire; bfloat16 halves the bytes",
-        choices=("float32", "bfloat16"),
+        "float32", "numbers on the wire; bfloat16 halves the bytes", choices=("float32", "bfloat16")
     )
     cluster_outer_lr: float = _cluster(0.7, "step size of the outer step", above=0)
     cluster_outer_momentum: float = _cluster(

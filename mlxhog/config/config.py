@@ -315,8 +315,7 @@ class TrainConfig(Merged, Cluster):
         "directory of transformers",
     )
     resize_vocab: bool = _tuning(
-        False,
-        "init_from: allow another vocabulary; rows of tokens with the same text are kept",
+        False, "init_from: allow another vocabulary; rows of tokens with the same text are kept"
     )
     loss_on: str = _tuning(
         "assistant",

@@ -140,9 +140,7 @@ class Decayed(OptimizerChoice):
     """Weight decay."""
 
     weight_decay: float = option(
-        0.1,
-        "decay of weight matrices, decoupled; with momentum it is part of the gradient",
-        low=0,
+        0.1, "decay of weight matrices, decoupled; with momentum it is part of the gradient", low=0
     )
 
 

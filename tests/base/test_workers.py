@@ -6,10 +6,7 @@ from hypothesis import strategies as st
 
 from mlxhog.base.machine import Machine
 from mlxhog.base.verdicts import Verdict
-from mlxhog.base.workers import (
-    joining_workers,
-    resolve_workers,
-)
+from mlxhog.base.workers import joining_workers, resolve_workers
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from tests.pairs import each_of
 

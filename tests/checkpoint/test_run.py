@@ -57,10 +57,7 @@ def test_a_start_that_fails_leaves_nothing(tmp_path):
         (run.directory / "architecture").mkdir()
         raise KeyboardInterrupt
 
-    with (
-        pytest.raises(KeyboardInterrupt),
-        creation.starting(tmp_path / "runs", "new", "") as run,
-    ):
+    with pytest.raises(KeyboardInterrupt), creation.starting(tmp_path / "runs", "new", "") as run:
         fail(run)
     assert list(tmp_path.iterdir()) == []
 

@@ -213,15 +213,7 @@ def test_a_state_that_no_member_has_is_refused_and_the_own_one_stays(machines, c
 
 
 @pytest.mark.parametrize(
-    ("place", "value"),
-    [
-        (0, np.nan),
-        (5, np.inf),
-        (0, 1e30),
-        (-1, np.nan),
-        (-1, -3.0),
-        (-2, 3e38),
-    ],
+    ("place", "value"), [(0, np.nan), (5, np.inf), (0, 1e30), (-1, np.nan), (-1, -3.0), (-2, 3e38)]
 )
 def test_a_mean_that_no_training_has_is_refused_and_the_own_state_stays(machines, place, value):
     pair = machines(2)

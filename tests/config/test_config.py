@@ -7,9 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxhog.base.quantities import (
-    Interval,
-)
+from mlxhog.base.quantities import Interval
 from mlxhog.config import contradictions
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.optimizers import AdamW, Apollo, Muon

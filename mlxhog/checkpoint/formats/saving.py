@@ -13,13 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from mlxhog.base import mapped, plain_json
-from mlxhog.base.durable import (
-    full_disk,
-    is_gone,
-    new_directory,
-    require_space,
-    write_synced,
-)
+from mlxhog.base.durable import full_disk, is_gone, new_directory, require_space, write_synced
 from mlxhog.base.tensors import TensorSource, write_entries
 from mlxhog.checkpoint import manifest
 from mlxhog.checkpoint.formats import weights
