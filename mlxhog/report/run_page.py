@@ -12,7 +12,6 @@ from html import escape
 from importlib.metadata import version
 
 from mlxhog.base.quantities import (
-    format_bytes,
     format_count,
     format_duration,
     format_number,
@@ -20,7 +19,7 @@ from mlxhog.base.quantities import (
 )
 from mlxhog.report import page
 from mlxhog.report.charts import LIGHT
-from mlxhog.report.metrics import COUNTS, number, sound_marks
+from mlxhog.report.metrics import COUNTS, WORKER_COLUMNS, number, sound_marks
 from mlxhog.report.record import RunEvent, RunRecord, different_texts
 from mlxhog.report.shares import rows
 
@@ -178,19 +177,8 @@ def _summary(records: Sequence[RunRecord]) -> str:
 
 def _workers(record: RunRecord, number: int, level: str) -> str:
     """The newest numbers of each worker."""
-    header = ("worker", "backend", "state", "steps", "tok/s", "staleness mean / max", "memory")
-    rows = (
-        [
-            str(worker.slot),
-            worker.backend[:40],
-            worker.state[:20],
-            format_number(worker.steps),
-            format_count(worker.tokens_per_s),
-            f"{worker.mean_staleness:.1f} / {format_number(worker.max_staleness)}",
-            format_bytes(worker.memory_bytes),
-        ]
-        for worker in record.progress.workers
-    )
+    header = [name for name, _ in WORKER_COLUMNS]
+    rows = ([cell(one)[:40] for _, cell in WORKER_COLUMNS] for one in record.progress.workers)
     table = f"<{level}>Workers</{level}>\n{page.text_cards(header, rows)}"
     return f'<div id="now-{number}" data-live>{table if record.history.workers else ""}</div>'
 
