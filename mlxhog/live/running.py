@@ -35,7 +35,7 @@ class RunWeights(WeightSource):
     """The weights in the arena of a run that trains.
 
     Args:
-        arena: connected arena; this object owns it from now on.
+        arena: connected arena; this object closes it, unless an error is raised here.
         model: architecture of the run.
         name: name of the run, for messages.
         mode: one of `READ_MODES`.
@@ -81,19 +81,14 @@ class RunWeights(WeightSource):
         if mode == "racy":
             return
         if WORDS not in layout.segments:
-            arena.close()
             raise NoCopies(
                 f"run {name} does not publish copies for readers (start it with --live on, or "
                 "read its parameters while workers write them with --mode racy)"
             )
         self._copies = Copies(arena)
         before = self._copies.number()
-        try:
-            arena.ask_for_copies()
-            self._wait_for_copy(self._copies, since=before)
-        except BaseException:  # else the run would keep publishing for this process
-            arena.close()
-            raise
+        arena.ask_for_copies()
+        self._wait_for_copy(self._copies, since=before)
 
     def _wait_for_copy(self, copies: Copies, since: int) -> None:
         """Wait for a copy with a number above `since`, unless none will come."""
