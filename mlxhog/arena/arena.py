@@ -110,7 +110,7 @@ class Arena:
         creator = (os.getpid(), process_start_time(os.getpid()))
         about = About(layout, write, creator)
         arena = cls(new.mapping, (new.fd, new.readonly_fd), about, readonly=False)
-        host = arena.workers.acquire_slot(*creator, slot=arena.workers.host_slot)
+        host = arena.workers.acquire_slot(arena.workers.host_slot, *creator)
         host.state, host.phase = State.RUNNING, Phase.IDLE
         arena.note = new.note
         return arena
@@ -235,16 +235,7 @@ class Arena:
         )
 
     def locks(self, slot: int | None = None) -> _native.Locks:
-        """The stripe and row locks, for the process in worker slot `slot`.
-
-        Args:
-            slot: this process's slot; None is that of the arena's creator.
-
-        Raises:
-            ArenaError: the mapping is read-only.
-        """
-        if self.readonly:
-            raise ArenaError("this arena is attached read-only; readers never lock")
+        """The stripe and row locks, for the process in worker slot `slot`; None is the creator."""
         slot = self.workers.host_slot if slot is None else slot
         generation = self.workers.entry(slot).generation & 0xFFFF
         return _native.Locks(self.segment("locks"), self.segment("workers"), slot, generation)

@@ -223,7 +223,7 @@ class OneWorker(TrainingRun):
     def start(self) -> None:
         """Load the framework, and make the worker's arrays."""
         pid = os.getpid()
-        entry = self.arena.workers.acquire_slot(pid, process_start_time(pid), slot=1)
+        entry = self.arena.workers.acquire_slot(1, pid, process_start_time(pid))
         job = self._job(entry.slot)
         with contextlib.redirect_stdout(sys.stderr):  # a worker process has a log
             backend = worker.start_backend(job, self.arena, job.kernels)
