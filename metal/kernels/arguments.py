@@ -203,14 +203,13 @@ def check_size(name: str, array: Array, expected: int) -> None:
         )
 
 
-def check_rows(rows: Array, g: Array, height: int, *, distinct: bool = False) -> tuple[int, int]:
+def check_rows(rows: Array, g: Array, height: int) -> tuple[int, int]:
     """Refuse row numbers that do not fit the gradient or the parameter; return (rows, width).
 
     Values are checked only in NumPy arrays; kernels always skip rows outside 0 to height - 1.
 
     Raises:
-        ShapeError: shapes, sizes, numbers outside the parameter, or (distinct) numbers that do not
-            ascend.
+        ShapeError: shapes, sizes, numbers outside the parameter, or numbers that do not ascend.
     """
     if len(rows.shape) != 1 or len(g.shape) != 2 or rows.shape[0] != g.shape[0]:
         raise ShapeError(
@@ -224,7 +223,7 @@ def check_rows(rows: Array, g: Array, height: int, *, distinct: bool = False) ->
             raise ShapeError(
                 f"rows run from {low} to {high}; the parameter has rows 0 to {height - 1}"
             )
-        if distinct and not bool(np.all(rows[1:] > rows[:-1])):
+        if not bool(np.all(rows[1:] > rows[:-1])):
             raise ShapeError(
                 "rows repeat or do not ascend; a step updates the state of a row once: "
                 "use Rows.coalesced() first"

@@ -67,6 +67,6 @@ inline void race_point() {
   if (__atomic_load_n(&chaotic_launches, __ATOMIC_RELAXED) != 0) [[unlikely]]
     switch_at_random();
 }
-#define RACE_POINT() metal_host::race_point()  // empty on a GPU: metal/kernels/race_point.h
+#define RACE_POINT() metal_host::race_point()  // for kernels of tests, which race on purpose
 
 }  // namespace metal_host

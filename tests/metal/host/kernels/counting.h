@@ -5,8 +5,6 @@
 #include <metal_stdlib>
 using namespace metal;
 
-#include "../../../../metal/kernels/race_point.h"
-
 namespace mlxhog {
 
 // shared[i % words] += step, atomically.
