@@ -62,6 +62,11 @@ class Argument:
     writes: bool = False
 
 
+def no_launch(*_: Any, **__: Any) -> Launch:
+    """Stand for the launch of a kernel that a function of its own launches."""
+    raise AssertionError("this kernel is launched by a function of its own")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Kernel:
     """A Metal kernel, which MLX wraps and PyTorch calls by name.
@@ -78,6 +83,8 @@ class Kernel:
             kernel without it.
         lockstep: uses barriers or simd-group functions.
         sample: a typical launch of about n elements with random contents.
+        launch: of a kernel of an operator, from arrays by name, those that it does not take among
+            them, and numbers; refuses shapes that do not fit each other (ShapeError).
         rtol: largest relative error between engines, of arrays with values of order 1.
             0 promises equal bits, from a compiler that knows the pragma in `unfused.h`.
     """
@@ -88,6 +95,7 @@ class Kernel:
     inputs: tuple[Argument, ...]
     outputs: tuple[Argument, ...]
     sample: Callable[[np.random.Generator, int], Launch]
+    launch: Callable[..., Launch] = no_launch
     instances: tuple[str, ...] = ()
     lockstep: bool = False
     rtol: float = 0.0

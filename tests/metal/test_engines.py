@@ -96,8 +96,8 @@ def test_a_kernel_without_written_inputs_stays_lazy_and_takes_lazy_results(monke
     monkeypatch.setattr(
         "mlxhog.metal.engine_mlx.mx.eval", lambda *x: evaluated.append(x) or evaluate(*x)
     )
-    sums = fake_engine.run(conv.conv_bwd_final(mx.full((1, 1, 2, 8), 4.0), S=1))["dbias"]
-    scale = fake_engine.run(conv.conv_bwd_final(sums.reshape(1, 1, 8, 1), S=1))["dbias"]
+    sums = fake_engine.run(conv.FINAL.launch({"part": mx.full((1, 1, 2, 8), 4.0)}, S=1))["dbias"]
+    scale = fake_engine.run(conv.FINAL.launch({"part": sums.reshape(1, 1, 8, 1)}, S=1))["dbias"]
     # the stand-in evaluates, the engine must not
     assert not [x for x in evaluated if isinstance(x[0], list)]
     arena = fake_engine.array(np.zeros(8, np.float32))
