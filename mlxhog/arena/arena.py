@@ -177,10 +177,10 @@ class Arena:
         """Serve this arena, read-only, to later readers of the same user, and take requests.
 
         Args:
-            path: path of the socket.
+            path: path of the socket; a socket of a dead process is replaced.
 
         Raises:
-            ArenaError: a living process serves at this path, or the path is unusable.
+            ArenaError: the path is unusable.
         """
         self._mapped()
         return RunServer(path, pickle.dumps(self._about), (self._fds[-1],))
