@@ -42,7 +42,6 @@ class Trajectory:
             beta2=beta2,
             eps=group.get("eps", 1e-6),
             weight_decay=group.get("weight_decay", 0.0),
-            scale_first=group.get("scale_front", False),
             zero_guard=False,
         )
 
