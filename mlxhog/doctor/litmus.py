@@ -44,10 +44,10 @@ from mlxhog.base.load import LoadWatch
 from mlxhog.base.machine import Machine
 from mlxhog.base.workers import missing
 from mlxhog.metal import engine as engines
-from mlxhog.metal.kernels.adds import dense_axpy, scatter_add_rows
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import updates
 from mlxhog.optim.gradients import Rows
+from mlxhog.optim.metal_steps import MetalSteps
 from mlxhog.optim.updates import Float32, Int32
 
 FLOATS: Final = 1024
@@ -139,19 +139,14 @@ def native(mapped: Arena, slot: int) -> Adder:
 
 
 def metal(mapped: Arena, slot: int, *, name: str) -> Adder:
-    """Create the writer that adds in place to the arena that a Metal engine imported."""
-    engine = engines.create(name)
-    flat = engine.adopt(mapped.params)
+    """Create the writer that steps in place in the arena that a Metal engine imported."""
+    slots, add = mapped.layout.slots, (-1.0, 1.0, 0.0, 0.0)  # rates of a step that is an add
+    steps = MetalSteps(engines.create(name), mapped.params, slots, frozenset())
 
     def adder(kernel: str, mode: str, value: float) -> Pass:
-        increments = engine.array(np.full(SHAPES[kernel], value, np.float32))
-        offset = mapped.layout.slots[kernel].offset
-        if kernel == "dense":
-            return partial(engine.run, dense_axpy(flat, increments, scale=1.0, offset=offset))
-        launch = scatter_add_rows(
-            flat, engine.array(INDEX), increments, scale=1.0, offset=offset, height=ROWS
-        )
-        return partial(engine.run, launch)
+        array = np.full(SHAPES[kernel], value, np.float32)
+        increments = array if kernel == "dense" else Rows(INDEX, array).coalesced()
+        return partial(steps.write, [(slots[kernel], increments)], add, add)
 
     return adder
 

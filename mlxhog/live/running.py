@@ -18,7 +18,7 @@ from mlxhog.arena.control import Command
 from mlxhog.arena.process import monotonic_ns, process_is_gone
 from mlxhog.arena.published import MARKS, WORDS, Copies, Copy, Float32, MarksReader, copy_racily
 from mlxhog.arena.requests import CONNECT_S, NoAnswer
-from mlxhog.backends.backend import WeightHolder
+from mlxhog.backends.backend import Backend
 from mlxhog.checkpoint.formats.opening import refuse_not_finite
 from mlxhog.errors import ArenaError
 from mlxhog.live import READ_MODES
@@ -76,7 +76,7 @@ class RunWeights(WeightSource):
         self._marks = MarksReader(arena) if MARKS in layout.segments else None
         self._number, self._version, self._taken_ns = 0, -1, monotonic_ns()
         self._newest: Copy | None = None
-        self._bound: WeightHolder | None = None
+        self._bound: Backend | None = None
         self._copies: Copies | None = None
         if mode == "racy":
             return
@@ -124,7 +124,7 @@ class RunWeights(WeightSource):
             return self._counted() != self._version
         return self._copies.number() != self._number
 
-    def load(self, backend: WeightHolder) -> Loaded:
+    def load(self, backend: Backend) -> Loaded:
         """Load the weights of the read mode; see `WeightSource.load`."""
         out = self._inbox(backend)
         loaded = self._racy(out) if self._copies is None else self._copy(self._copies, out)
@@ -163,7 +163,7 @@ class RunWeights(WeightSource):
 
     # -- reading ---------------------------------------------------------------------------------
 
-    def _inbox(self, backend: WeightHolder) -> Float32:
+    def _inbox(self, backend: Backend) -> Float32:
         """The buffer for the parameters: the backend's own memory, if it can be used."""
         if self._weights != "float32":
             return np.empty(self._n, np.float32)
