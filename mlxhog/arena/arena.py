@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import mmap
 import os
-import pickle
 from dataclasses import dataclass
 from multiprocessing import reduction
 from pathlib import Path
-from typing import Any
+from socket import socket
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,15 +22,14 @@ from mlxhog.arena import segment as segments
 from mlxhog.arena.control import COUNTERS
 from mlxhog.arena.layout import TABLES, Layout
 from mlxhog.arena.process import process_start_time
-from mlxhog.arena.requests import CONNECT_S, RunServer, ask_for_copies, attach
+from mlxhog.arena.requests import CONNECT_S, COPIES, RunServer, attach
 from mlxhog.arena.workers import Phase, State, WorkerTable
-from mlxhog.errors import ArenaError, WriteModeError
+from mlxhog.errors import ArenaError
 
 WRITE_MODES = ("lossless", "racy", "cas")
 
 
-@dataclass(frozen=True)
-class About:
+class About(NamedTuple):
     """What a process needs to know of an arena, beside its descriptor.
 
     Attributes:
@@ -80,10 +79,10 @@ class Arena:
         """Use `create`, `from_handle` or `connect`."""
         self._mapping: mmap.mmap | None = mapping
         self._fds, self._about = fds, about
-        self.layout, self.write, self.creator = about.layout, about.write, about.creator
+        self.layout, self.write, self.creator = about
         self.readonly = readonly
         self.note = ""
-        self._connection: int | None = None
+        self._connection: socket | None = None
         self.counters = COUNTERS.open(self.segment("counters"))
         self.workers = WorkerTable(
             self.segment("workers"), self.layout.max_workers, self.segment("locks")
@@ -103,38 +102,22 @@ class Arena:
 
         Raises:
             EnvironmentLacks: not enough memory.
-            WriteModeError: no such mode.
+            ArenaError: no such mode.
         """
         if write not in WRITE_MODES:
-            raise WriteModeError(f"no write mode {write!r}; choose from {', '.join(WRITE_MODES)}")
+            raise ArenaError(f"no write mode {write!r}; choose from {', '.join(WRITE_MODES)}")
         new = segments.create(layout.total_bytes, layout.occupied_bytes, fallback=fallback)
         creator = (os.getpid(), process_start_time(os.getpid()))
         about = About(layout, write, creator)
         arena = cls(new.mapping, (new.fd, new.readonly_fd), about, readonly=False)
-        host = arena.workers.acquire_slot(*creator, slot=arena.workers.host_slot)
+        host = arena.workers.acquire_slot(arena.workers.host_slot, *creator)
         host.state, host.phase = State.RUNNING, Phase.IDLE
         arena.note = new.note
         return arena
 
     @classmethod
-    def from_handle(
-        cls, handle: ArenaHandle, *, write: str | None = None, readonly: bool = False
-    ) -> Arena:
-        """Attach the arena whose handle is among the arguments of this spawned process.
-
-        Args:
-            handle: from `Arena.handle`; stays usable.
-            write: the mode this process will write in, checked against the arena's.
-            readonly: map read-only.
-
-        Raises:
-            WriteModeError: the arena has another write mode.
-        """
-        if write is not None and write != handle.about.write:
-            raise WriteModeError(
-                f"this arena is written in mode {handle.about.write!r}, not {write!r}; writers of "
-                "two modes lose each other's updates, so use the run's mode or start a new run"
-            )
+    def from_handle(cls, handle: ArenaHandle, *, readonly: bool = False) -> Arena:
+        """Attach the arena of a handle among the arguments of this process; it stays usable."""
         return cls._attached(os.dup(handle.fd), handle.about, readonly=readonly)
 
     @classmethod
@@ -144,11 +127,15 @@ class Arena:
         Raises:
             ArenaError: the descriptor cannot be mapped; it is closed.
         """
+        access = mmap.ACCESS_READ if readonly else mmap.ACCESS_WRITE
         try:
-            mapping = segments.attach(fd, about.layout.total_bytes, readonly=readonly)
-        except ArenaError:
+            mapping = mmap.mmap(fd, about.layout.total_bytes, access=access)
+        except (OSError, ValueError) as error:
             os.close(fd)
-            raise
+            raise ArenaError(
+                f"the arena cannot be mapped ({error}); the descriptor of a reader can be mapped "
+                "read-only"
+            ) from error
         return cls(mapping, (fd,), about, readonly=readonly)
 
     @classmethod
@@ -159,13 +146,8 @@ class Arena:
             NoAnswer: its process does not answer in this time.
             ArenaError: no process serves there, or it does not serve an arena.
         """
-        message, fd, connection = attach(path, timeout_s)
-        try:
-            # A pickle, as processes of one user send each other; `attach` has compared the users.
-            arena = cls._attached(fd, pickle.loads(message), readonly=True)
-        except BaseException:
-            os.close(connection)
-            raise
+        about, fd, connection = attach(path, timeout_s)
+        arena = cls._attached(fd, about, readonly=True)
         arena._connection = connection
         return arena
 
@@ -177,7 +159,7 @@ class Arena:
         """
         assert self._connection is not None, "only a connected arena is another process's"
         try:
-            ask_for_copies(self._connection)
+            self._connection.send(COPIES)
         except OSError as error:
             raise ArenaError("the run has just ended") from error
 
@@ -190,13 +172,13 @@ class Arena:
         """Serve this arena, read-only, to later readers of the same user, and take requests.
 
         Args:
-            path: path of the socket.
+            path: path of the socket; a socket of a dead process is replaced.
 
         Raises:
-            ArenaError: a living process serves at this path, or the path is unusable.
+            ArenaError: the path is unusable.
         """
         self._mapped()
-        return RunServer(path, pickle.dumps(self._about), (self._fds[-1],))
+        return RunServer(path, self._about, (self._fds[-1],))
 
     @property
     def params(self) -> NDArray[np.float32]:
@@ -248,22 +230,8 @@ class Arena:
         )
 
     def locks(self, slot: int | None = None) -> _native.Locks:
-        """The stripe and row locks, for the process in worker slot `slot`.
-
-        Args:
-            slot: this process's slot; None is the creator's slot.
-
-        Raises:
-            ArenaError: the mapping is read-only, or only the creator may use None.
-        """
-        if self.readonly:
-            raise ArenaError("this arena is attached read-only; readers never lock")
-        if slot is None:
-            if os.getpid() != self.creator[0]:
-                raise ArenaError(
-                    "name the worker slot: only the arena's creator has one of its own"
-                )
-            slot = self.workers.host_slot
+        """The stripe and row locks, for the process in worker slot `slot`; None is the creator."""
+        slot = self.workers.host_slot if slot is None else slot
         generation = self.workers.entry(slot).generation & 0xFFFF
         return _native.Locks(self.segment("locks"), self.segment("workers"), slot, generation)
 
@@ -277,7 +245,7 @@ class Arena:
         for fd in self._fds:
             os.close(fd)
         if self._connection is not None:
-            os.close(self._connection)
+            self._connection.close()
         try:
             mapping.close()
         except BufferError:
@@ -288,7 +256,7 @@ class Arena:
             raise ArenaError("this arena is closed")
         return self._mapping
 
-    def __enter__(self) -> Arena:
+    def __enter__(self) -> Self:
         """Close when the block ends."""
         return self
 
