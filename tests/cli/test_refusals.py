@@ -178,8 +178,8 @@ third fourth                      takes two subjects
 nothing-like-it                   no architecture, no file and no run
 --b --lr 1e-3                     quotes go around all flags of a side: --b "--lr VALUE"
 --b "--data sotu"                 different held-out texts
---b "--steps 5"                   both sides get the same budget
---b "--seed 5"                    --seed beside them numbers the pairs
+--b "--steps 5"                   --steps is not for one side
+--b "--seed 5"                    --seed is not for one side
 --b "--learning-rat 1"            --b '--learning-rat 1': no flag
 --b "--lr soon"                   --b --lr is 'soon'
 --b "--lr 'x"                     No closing quotation
