@@ -94,7 +94,7 @@ ELSEWHERE = {
 PLACES = {
     **{name: f"requests.{name}" for name in ("join", "leave", "stop")},
     "advise": "analyze.advise", "board": "watch.board", "plot": "report.plot", "show": "runs.show",
-    "runs rm": "runs.remove", "cluster numa": "cluster.numa",
+    "runs rm": "runs.remove",
 }  # fmt: skip
 """Words of a command -> its function, if that is not `run` in the module of its name."""
 
@@ -282,17 +282,9 @@ def _of_system(error: OSError) -> tuple[str, int] | None:
             f"the current folder cannot be used ({reason}); was it deleted or moved? change to "
             "another one: cd ~"
         ), 2
-    if number == errno.ENAMETOOLONG and name is not None:
-        longest = max(map(len, name.split("/")))
-        return (
-            f"the path {name[:40]}... has a name of {longest} characters, more than the disk "
-            "allows; choose a shorter one"
-        ), 2
-    if number in (errno.EACCES, errno.EPERM) and name is not None:
-        return (
-            f"no permission for {name!r} ({reason}); make it and the folders above it accessible "
-            "to you, or name another path"
-        ), 2
+    if number in (errno.EACCES, errno.ENAMETOOLONG, errno.EPERM) and name is not None:
+        shown = name if len(name) < 200 else f"{name[:40]}..."
+        return f"cannot use {shown!r}: {reason}; name another path, or make it usable for you", 2
     if number in (errno.EMFILE, errno.ENFILE):
         from mlxhog.base.processes import descriptors_text
 

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from mlxhog.base.quantities import Interval
 from mlxhog.config import plugins
@@ -13,6 +13,9 @@ from mlxhog.config.choices import KINDS, Choice, Kind
 from mlxhog.config.options import Option, argument, option, options, switch, to_flag
 from mlxhog.config.sources import Layer, resolve, suggestion
 from mlxhog.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mlxhog.checkpoint.run import Run
 
 C = TypeVar("C")
 MOST_CHOICES = 6  # they fit beside the flag
@@ -23,6 +26,12 @@ class RunFolder:
     """The option of commands on runs."""
 
     out: str = option("runs", "folder that holds the runs")
+
+    def find(self, name: str) -> "Run":
+        """Return a run by its path, its name or a part of it, or `latest`; else a RunError."""
+        from mlxhog.checkpoint.run import find
+
+        return find(name, Path(self.out))
 
 
 def run_argument(usage: str = "RUN", default: object = None) -> Any:  # a dataclass field
@@ -118,7 +127,7 @@ class Declared(NamedTuple):
             return self.part.default
         spec = self.spec
         bare = spec.switch or spec.argument or spec.many or spec.required
-        return "" if bare or (spec.metavar and not spec.default) else spec.default_text
+        return "" if bare or (spec.metavar and spec.default is None) else spec.default_text
 
 
 class Flags:

@@ -211,13 +211,12 @@ def show(config: ShowConfig) -> Report:
     """Show a run."""
     from mlxhog.checkpoint import manifest
     from mlxhog.checkpoint.formats.opening import read_config
-    from mlxhog.checkpoint.run import find
     from mlxhog.models import families
     from mlxhog.report.metrics import sound_marks
     from mlxhog.report.record import RunRecord
     from mlxhog.report.shares import in_words
 
-    record = RunRecord(find(config.run, Path(config.out)))
+    record = RunRecord(config.find(config.run))
     run, status, model = record.run, record.status, None
     with suppress(ConfigError):  # it may not be written yet
         model = families.read(read_config(run.architecture / "config.json"))
