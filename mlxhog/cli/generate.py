@@ -108,7 +108,7 @@ def run(config: GenerateConfig) -> Report:
                     _write(f"--- {written} of {len(prompts)}\n{text}\n")
     if not (config.json or many):
         _write("\n")
-    records = [
+    records: list[dict[str, Any]] = [
         {
             "prompt": prompt,
             "text": answer.text,
@@ -148,12 +148,13 @@ def _weights(source: WeightSource, first: Loaded, last: Loaded) -> dict[str, Any
 
 def _weights_line(facts: dict[str, Any], trains: bool) -> str:
     """Return whose they are, their versions, and the age of the last in training."""
-    text, first, last = f"weights of {facts['of']}", facts["version_first"], facts["version_last"]
+    first, last = facts["version_first"], facts["version_last"]
+    text = f"weights of {facts['of']}"
     if first is None:
         return text
     text += f", version {first}" + f" to {last}" * (first != last) + " (no update yet)" * (not last)
     aged = f", {facts['age_updates']} updates and {facts['age_s'] or 0:.1f} s old at its end"
-    return text + aged * trains
+    return text + (aged if trains else "")
 
 
 # -- prompts ---------------------------------------------------------------------------------------

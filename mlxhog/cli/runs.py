@@ -99,7 +99,7 @@ def _row(facts: Mapping[str, Any]) -> tuple[str, ...]:
     """Return a run as a row of the table; its run.json may have been edited, so of any types."""
 
     def number_of(name: str) -> float | None:
-        value = facts.get(name)
+        value: Any = facts.get(name)
         return float(value) if type(value) in (int, float) and abs(value) < 1e15 else None
 
     def spelt(name: str, spell: Callable[[float], str]) -> str:

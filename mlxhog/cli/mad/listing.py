@@ -198,9 +198,9 @@ def show(config: ShowConfig) -> Report:
     )
     shapes: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, spec in param_spec(cfg).items():
-        words = name.split(".")
-        part, own = words[: 1 + (words[0] == "layers")], words[1 + (words[0] == "layers") :]
-        shapes.setdefault(".".join(part), {})[".".join(own)] = spec.shape
+        path = name.split(".")
+        depth = 2 if path[0] == "layers" else 1
+        shapes.setdefault(".".join(path[:depth]), {})[".".join(path[depth:])] = spec.shape
     number_of = {layer_name(number): number for number in range(len(cfg.layers))}
     now, later = (cfg.state_sizes(n) for n in (length, length + 1))
     parts: list[dict[str, Any]] = []

@@ -197,11 +197,11 @@ def bench(config: BenchConfig, typed: Written, how: ExecutionConfig) -> Report:
     from mlxhog.models.registry import load_candidate
 
     files = {name: load_candidate(name) for name in config.config}
-    widths = {config.dim or each.hidden_size for each in files.values()} or {config.dim}
+    widths = {config.dim or each.hidden_size for each in files.values()}
     positions = {config.position or each.position for each in files.values()}
     if len(widths) > 1 or len(positions) > 1:
         raise ConfigError(
-            f"the architectures have widths {sorted(map(str, widths))} and positions "
+            f"the architectures have widths {sorted(widths)} and positions "
             f"{sorted(positions)}; bench them one by one, or give --dim and --position"
         )
     texts = [canonical(parse(text)) for text in config.layers]
@@ -209,7 +209,7 @@ def bench(config: BenchConfig, typed: Written, how: ExecutionConfig) -> Report:
     fields = {
         "candidates": tuple(dict.fromkeys(texts)),
         "suite": config.suite or "smoke",
-        "dim": widths.pop(),
+        "dim": widths.pop() if widths else config.dim,
         "position": positions.pop() if positions else config.position or "none",
     }
 
