@@ -72,9 +72,10 @@ class EvalConfig(RunFolder, Plugins, Json):
 def run(config: EvalConfig) -> Report:
     """Score text."""
     # These import a framework: a wrong name is reported before.
+    from mlxhog.base.paths import words
     from mlxhog.checkpoint.checkpoint import locate
     from mlxhog.checkpoint.run import run_of
-    from mlxhog.data import corpora, encodings
+    from mlxhog.data import corpora
     from mlxhog.decoding.scoring import Score, held_out_tokens, score, token_files
     from mlxhog.live.opening import open_source
     from mlxhog.models.families import check_length
@@ -111,7 +112,7 @@ def run(config: EvalConfig) -> Report:
 
         own = None
         if corpus is not None:
-            files = token_files(model, corpus, config.text_key, Path(folder))
+            files = token_files(model, corpus, Path(folder))
             scores = {Path(name).name: scored(name, file) for name, file in files}
         elif options is not None and trained is not None:
             tokens = held_out_tokens(
@@ -123,13 +124,13 @@ def run(config: EvalConfig) -> Report:
                 loss_on=options.loss_on,
                 val=options.val,
             )
-            name = f"{encodings.words(options.data)} ({HELD_OUT})"
+            name = f"{words(options.data)} ({HELD_OUT})"
             scores = {name: scored(name, tokens)}
             if (part := _own_part(trained, tokens)) is not None:
                 own = _numbers(scored(name, part))
     whole = sum(scores.values(), Score())
     if not whole.tokens:
-        raise DataError(f"{encodings.words(config.data)} holds no text; choose other files")
+        raise DataError(f"{words(config.data)} holds no text; choose other files")
     facts: dict[str, Any] = {
         "checkpoint": str(path),
         "seq_len": seq_len,

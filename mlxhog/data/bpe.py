@@ -51,7 +51,6 @@ class Tokenizer:
         vocab_size: rows of the embedding, `n_ids` rounded up to a multiple of 64.
         bos: the id that starts every document.
         bos_token: its name.
-        utf8_only: whether bytes that are not UTF-8 are replaced.
         changes: names of steps that may change a text before it becomes ids; empty if none does.
         description: the file `tokenizer.json`.
     """
@@ -61,7 +60,6 @@ class Tokenizer:
     vocab_size: int
     bos: int
     bos_token = BOS_TOKEN
-    utf8_only = False
     changes: tuple[str, ...] = ()
     description: Any
 
@@ -125,7 +123,6 @@ class BpeTokenizer(Tokenizer):
     """
 
     name = "bpe"
-    utf8_only = True
 
     def __init__(self, description: bytes, bos_token: str, origin: str) -> None:
         """See the class."""

@@ -10,7 +10,7 @@ Of a folder these files are read, those of its subfolders too:
 
     a known suffix      text: prose, source code, records (`textfiles.TEXT_SUFFIXES`)
     .csv, .tsv          a table; read if `text_key` names a column
-    markup and data     skipped, although the bytes are text (`encodings.MARKUP`)
+    markup, archives    skipped, with the command that makes text of them (`textfiles.MARKUP`)
     .json and others    text or records if the content is
 
 Links are followed, and nothing is read twice. Hidden files and folders are skipped: they may hold
@@ -31,10 +31,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from mlxhog.base.paths import expanded, printable
-from mlxhog.data import encodings, heldout, records, tables, textfiles
+from mlxhog.data import heldout, records, tables, textfiles
 from mlxhog.data.sotu import SOTU, read_sotu
 from mlxhog.errors import DataError, EnvironmentLacks, visible
 
@@ -75,7 +75,7 @@ class Skipped:
         """A file whose reader raised an error, which begins with its path and line."""
         # The text of an error has no character that a terminal cannot show.
         reason = str(error).removeprefix(visible(str(path)))
-        reason = re.sub(r"^:(\d+): ", r"line \1: ", reason)
+        reason = re.sub(r"^:(\d+): ?", r"line \1: ", reason)
         return cls(path, BAD, reason.lstrip(",: ").removeprefix("is "))
 
 
@@ -118,66 +118,18 @@ class Corpus:
     folder: Path | None = None
     keys: tuple[str, ...] = ()
 
-    @classmethod
-    def together(cls, members: Sequence[Corpus]) -> Self:
-        """The corpus of several.
-
-        Raises:
-            DataError: two of them have the same file.
-        """
-        parts = tuple(chain.from_iterable(one.parts for one in members))
-        real = Counter(os.path.realpath(one.path) for one in parts if one.path)
-        if twice := [path for path, n in real.items() if n > 1]:
-            raise DataError(
-                f"--data names {printable(Path(twice[0]))} more than once, so that it could be "
-                "trained on and held out; name every file and folder once"
-            )
-        return cls(
-            ", ".join(one.source for one in members),
-            parts,
-            tuple(chain.from_iterable(one.skipped for one in members)),
-            keys=next((one.keys for one in members if one.keys), ()),
-        )
-
-    @classmethod
-    def selected(
-        cls,
-        source: str,
-        files: Sequence[Path],
-        text_key: str | None,
-        skipped: Iterable[Skipped],
-        folder: Path | None = None,
-    ) -> Self:
-        """The corpus of the files that a folder or a glob selected; their names divide them."""
-        root = folder or Path(os.path.commonpath([path.parent for path in files]))
-        train, held_out, test = heldout.by_name(files, root)
-        named = {*train, *held_out, *test}
-        others = [path for path in files if path not in named]
-        beside = f"beside {train[0].name}"
-        return cls(
-            source,
-            tuple(
-                Part(str(path), _reader(path, text_key), source, path, is_held_out, selected=True)
-                for is_held_out, paths in ((False, train), (True, held_out))
-                for path in paths
-            ),
-            (
-                *skipped,
-                *(Skipped(path, TEST, "test text, by its name") for path in test),
-                *(Skipped(path, beside, f"{beside}, the training text") for path in others),
-            ),
-            folder,
-        )
+    def _files(self, held_out: bool) -> tuple[Path, ...]:
+        return tuple(one.path for one in self.parts if one.path and one.held_out == held_out)
 
     @property
     def files(self) -> tuple[Path, ...]:
         """The files of training text."""
-        return tuple(one.path for one in self.parts if one.path and not one.held_out)
+        return self._files(held_out=False)
 
     @property
     def held_out(self) -> tuple[Path, ...]:
         """The files of held-out text, which their names say."""
-        return tuple(one.path for one in self.parts if one.path and one.held_out)
+        return self._files(held_out=True)
 
     @property
     def has_held_out(self) -> bool:
@@ -202,17 +154,19 @@ class Corpus:
         Args:
             listed_by: the option that lists all of them.
         """
-        notes = list[str]()
-        for what, paths, advice in (
-            ("held-out text, by name", self.held_out, ""),
-            ("never trained on, by name", self._of_kind(TEST),
-             "; mlxhog eval RUN --data FILE scores such a file"),
-            ("read once, since another file has the same text", self._of_kind(EQUAL), ""),
+        notes, kinds = list[str](), dict[str, list[Path]]()
+        for one in self.skipped:
+            kinds.setdefault(one.kind, []).append(one.path)
+        for what, paths in (
+            ("held-out text, by name: {}", self.held_out),
+            ("never trained on, by name: {}; mlxhog eval RUN --data FILE scores such a file",
+             kinds.get(TEST)),
+            ("read once, since another file has the same text: {}", kinds.get(EQUAL)),
         ):  # fmt: skip
             if paths:
-                names = [printable(self._inside(path)) for path in paths[:_MOST]]
+                names = ", ".join(map(self._inside, paths[:_MOST]))
                 rest = f" and {len(paths) - _MOST} more" if len(paths) > _MOST else ""
-                notes.append(f"{what}: {', '.join(names)}{rest}{advice}")
+                notes.append(what.format(names + rest))
         if self.skipped:
             notes.append(f"{self.summary()}; {listed_by} lists them")
         if bad := self.bad_files():
@@ -220,13 +174,9 @@ class Corpus:
         return notes
 
     def summary(self) -> str:
-        """How many files are skipped, by kind, with the way to the text of those that have any."""
+        """How many files are skipped, by kind."""
         counts = Counter(one.kind for one in self.skipped).most_common()
-        kinds = list[str]()
-        for kind, n in counts[:_MOST_KINDS]:
-            reasons = {one.reason for one in self.skipped if one.kind == kind}
-            way_out = len(reasons) == 1 and kind not in (BAD, EMPTY) and ";" in min(reasons)
-            kinds.append(f"{n} {printable(kind)}" + (f" ({reasons.pop()})" if way_out else ""))
+        kinds = [f"{n} {printable(kind)}" for kind, n in counts[:_MOST_KINDS]]
         if rest := sum(n for _, n in counts[_MOST_KINDS:]):
             kinds.append(f"{rest} of other kinds")
         n_files = len(self.files) + len(self.held_out) + len(self.skipped)
@@ -234,29 +184,32 @@ class Corpus:
 
     def bad_files(self) -> str:
         """The bad files, each with its fault; empty if there are none."""
-        bad = sorted((one for one in self.skipped if one.is_bad), key=lambda one: one.kind == EMPTY)
-        names: dict[str, list[str]] = {}
-        for one in bad[:_MOST_BAD]:
-            name = printable(self._inside(one.path))
-            names.setdefault(one.reason.partition("; ")[0], []).append(name)
-        parts = [f"{', '.join(of_reason)}: {reason}" for reason, of_reason in names.items()]
-        more = [f"and {len(bad) - _MOST_BAD} more"] if len(bad) > _MOST_BAD else []
-        return "; ".join([*parts, *more])
+        bad = [one for one in self.skipped if one.is_bad]
+        return self._reasons(sorted(bad, key=lambda one: one.kind == EMPTY))
+
+    def without_text(self) -> str:
+        """Why it has no text: the number of skipped files, their names and reasons."""
+        bad_first = sorted(self.skipped, key=lambda one: (not one.is_bad, one.kind == EMPTY))
+        return f"{self.summary()}; {self._reasons(bad_first)}"
 
     def in_brackets(self) -> str:
         """The notes in brackets, for an error about missing text; empty without notes."""
         return f" ({'; '.join(notes)})" if (notes := self.notes()) else ""
 
-    def _of_kind(self, kind: str) -> list[Path]:
-        return [one.path for one in self.skipped if one.kind == kind]
+    def _reasons(self, skipped: Sequence[Skipped]) -> str:
+        """Names by reason; the reasons of bad files without their ways out, which name the file."""
+        names: dict[str, list[str]] = {}
+        for one in skipped[:_MOST_BAD]:
+            reason = one.reason.partition("; ")[0] if one.is_bad else one.reason
+            names.setdefault(reason, []).append(self._inside(one.path))
+        parts = [f"{', '.join(of_reason)}: {reason}" for reason, of_reason in names.items()]
+        more = [f"and {len(skipped) - _MOST_BAD} more"] if len(skipped) > _MOST_BAD else []
+        return "; ".join([*parts, *more])
 
-    def _inside(self, path: Path) -> Path:
+    def _inside(self, path: Path) -> str:
         folder = self.folder
-        return path.relative_to(folder) if folder and path.is_relative_to(folder) else path
-
-
-def _reader(path: Path, text_key: str | None) -> Documents:
-    return lambda: textfiles.documents(path, text_key, split=True)
+        is_inside = folder is not None and path.is_relative_to(folder)
+        return printable(path.relative_to(folder) if folder and is_inside else path)
 
 
 # -- from a name to a corpus -----------------------------------------------------------------------
@@ -271,14 +224,15 @@ def find(spec: str, text_key: str | None = None) -> Corpus:
             `textfiles.documents`.
 
     Raises:
-        DataError: no corpus or path of that name, a folder without text, or not a regular file.
+        DataError: no corpus or path of that name, a folder without text, not a regular file, or
+            two of several names have the same file.
         ConfigError: the path begins with the home of a user whom the system does not know.
         EnvironmentLacks: a data set needs a package that is not installed.
     """
     if not _path_of(spec).removeprefix("hf:").strip():
         raise DataError(f"the corpus is {spec!r}; name {SOTU}, or a path")
     if len(specs := [one for one in spec.split("\n") if one.strip()]) > 1:
-        return Corpus.together([find(one, text_key) for one in specs])
+        return _together([find(one, text_key) for one in specs])
     if spec == SOTU:
         read = lambda: (address.text.encode() for address in read_sotu())  # noqa: E731
         return Corpus(SOTU, (Part(SOTU, read, SOTU),))
@@ -289,37 +243,75 @@ def find(spec: str, text_key: str | None = None) -> Corpus:
     if path.is_dir():
         files, skipped = _look(path, text_key)
         if files:
-            return Corpus.selected(source, files, text_key, skipped, path)
-        others = Corpus(source, (), tuple(skipped), path)
-        why = "; ".join(filter(None, (others.summary(), others.bad_files())))
+            return _selected(source, files, text_key, skipped, path)
+        if not skipped:
+            raise DataError(f"the folder {path} holds no files; name a folder with text")
+        why = Corpus(source, (), tuple(skipped), path).without_text()
         raise DataError(
             f"the folder {path} holds no text: {why}; name another folder, or one of these files: "
             "a file that is named is read as it is"
-            if skipped
-            else f"the folder {path} holds no files; name a folder with text"
         )
     if path.exists() or path.is_symlink():  # reading a broken link says so
         return Corpus(source, (Part(str(path), _reader(path, text_key), source, path),))
     if glob.has_magic(str(path)):
         matches = glob.glob(str(path), recursive=True)
-        files = _once(Path(one) for one in matches if not os.path.isdir(one))
-        if not files:
-            raise DataError(
-                f"no file matches {spec!r} in {Path.cwd()}; quote the pattern, or name a folder"
-            )
-        return Corpus.selected(source, files, text_key, ())
+        if files := _once(Path(one) for one in matches if not os.path.isdir(one)):
+            return _selected(source, files, text_key, ())
+        raise DataError(
+            f"no file matches {spec!r} in {Path.cwd()}; quote the pattern, or name a folder"
+        )
     raise DataError(_unknown(spec, path))
 
 
-def parts(corpus: Corpus, text_key: str | None = None) -> list[Corpus]:
-    """Return each file of a corpus as its own corpus; other texts are a corpus as a whole.
+def _reader(path: Path, text_key: str | None) -> Documents:
+    return lambda: textfiles.documents(path, text_key, split=True)
 
-    Args:
-        corpus: as `find` or `checked` returned it.
-        text_key: as for `find`.
-    """
-    names = dict.fromkeys(f"file:{one.path}" if one.path else one.source for one in corpus.parts)
-    return [corpus] if len(names) < 2 else [find(name, text_key) for name in names]
+
+def _together(members: Sequence[Corpus]) -> Corpus:
+    """The corpus of several; two with the same file are refused."""
+    parts = tuple(chain.from_iterable(one.parts for one in members))
+    real = Counter(os.path.realpath(one.path) for one in parts if one.path)
+    if twice := [path for path, n in real.items() if n > 1]:
+        raise DataError(
+            f"--data names {printable(Path(twice[0]))} more than once, so that it could be "
+            "trained on and held out; name every file and folder once"
+        )
+    return Corpus(
+        ", ".join(one.source for one in members),
+        parts,
+        tuple(chain.from_iterable(one.skipped for one in members)),
+        keys=next((one.keys for one in members if one.keys), ()),
+    )
+
+
+def _selected(
+    source: str,
+    files: Sequence[Path],
+    text_key: str | None,
+    skipped: Iterable[Skipped],
+    folder: Path | None = None,
+) -> Corpus:
+    """The corpus of the files that a folder or a glob selected; their names divide them."""
+    root = folder or Path(os.path.commonpath([path.parent for path in files]))
+    train, held_out, test = heldout.by_name(files, root)
+    beside = f"beside {train[0].name}"
+    reasons = {path: (beside, f"{beside}, the training text") for path in files}
+    reasons |= dict.fromkeys(test, (TEST, "test text, by its name"))
+    for path in (*train, *held_out):
+        del reasons[path]
+    parts = [
+        Part(str(path), _reader(path, text_key), source, path, path in held_out, selected=True)
+        for path in (*train, *held_out)
+    ]
+    others = (Skipped(path, *reason) for path, reason in reasons.items())
+    return Corpus(source, tuple(parts), (*skipped, *others), folder)
+
+
+def parts(corpus: Corpus) -> list[Corpus]:
+    """Return each text of a corpus as a corpus of its own, named after its file."""
+    if len(corpus.parts) == 1:
+        return [corpus]
+    return [Corpus(one.name, (replace(one, held_out=False),)) for one in corpus.parts]
 
 
 def _data_set(name: str, text_key: str | None) -> Corpus:
@@ -426,18 +418,12 @@ def _why_skipped(path: Path, text_key: str | None) -> Skipped | None:
     label, is_table = kind + packed or "without suffix", kind in tables.CSV_SUFFIXES
     if is_table and not text_key:
         return Skipped(path, label, "a table; --text-key names the column of its text")
-    if kind in encodings.MARKUP:
-        return Skipped(path, label, encodings.described(*encodings.MARKUP[kind]))
+    if textfiles.is_known_not_text(kind):
+        return Skipped(path, label, f"not plain text{textfiles.way_to_text(kind)}")
     if kind in textfiles.TEXT_SUFFIXES or is_table:
         return None  # reading it reports the error
     try:
-        start = textfiles.head_of(path)
-        if other := encodings.other_format(start):
-            return Skipped(path, label, encodings.described(*other))
-        if encodings.records_in(start) or kind == ".json":
-            reason = textfiles.without_text(path, text_key)
-        else:
-            reason = encodings.why_no_text(start)
+        reason = textfiles.why_no_text(path, text_key)
     except (DataError, EnvironmentLacks) as error:
         return Skipped.bad(path, error)
     return Skipped(path, label, reason) if reason else None
@@ -495,8 +481,7 @@ def checked(
     )
     sources = {one.source for one in texts if not one.held_out}
     for source in dict.fromkeys(one.source for one in corpus.parts if one.source not in sources):
-        others = replace(result, parts=())
-        why = "; ".join(filter(None, (others.summary(), others.bad_files())))
+        why = replace(result, parts=()).without_text()
         raise DataError(f"{source} has no readable text: {why}; choose other files")
     if strict and (bad := result.bad_files()):
         raise DataError(

@@ -23,9 +23,7 @@ from typing import Any
 from mlxhog.base import plain_json
 from mlxhog.base.cache import user_cache_directory
 from mlxhog.base.durable import full_disk, new_directory, remove, require_space, write_synced
-from mlxhog.base.paths import printable
 from mlxhog.data import auto_tokenizer, corpora, heldout, textfiles, tokenizers
-from mlxhog.data.bpe import is_utf8
 from mlxhog.data.examples import Example
 from mlxhog.data.machine_data import MachineData
 from mlxhog.data.sotu import SOTU
@@ -166,8 +164,6 @@ def prepare(
     if spec == auto_tokenizer.AUTO:
         spec, note = auto_tokenizer.choose(
             n_bytes=scan.sizes.n_bytes - scan.given_bytes,
-            n_documents=scan.sizes.n_documents,
-            not_utf8=scan.not_utf8,
             width=width,
             sha256=scan.sha256,
             rule=rule,
@@ -211,8 +207,6 @@ class _Scan:
     n_given: int = 0
     given_bytes: int = 0
     n_examples: int = 0
-    not_utf8: int = 0
-    first_not_utf8: str = ""
     sample: bytes = b""
 
     @property
@@ -229,9 +223,6 @@ class _Scan:
             scan.n_given += part.held_out
             scan.given_bytes += part.held_out * len(document)
             scan.n_examples += isinstance(document, Example)
-            if not is_utf8(document):
-                scan.not_utf8 += 1
-                scan.first_not_utf8 = scan.first_not_utf8 or part.name
             if len(scan.sample) < _SAMPLE_BYTES:
                 scan.sample += document[:_SAMPLE_BYTES]
         return scan
@@ -405,18 +396,12 @@ def _together(pieces: Iterable[tuple[bool, bytes]]) -> Iterator[list[tuple[bool,
 
 def _notes(scan: _Scan, prepared: Prepared) -> list[str]:
     notes, tokenizer, changed = list[str](), prepared.tokenizer, prepared.changed
-    if changed > (0 if tokenizer.changes else scan.not_utf8):
+    if changed:
         steps = ", ".join(tokenizer.changes) or "it leaves characters out"
         notes.append(
             f"the tokenizer changes the text ({steps}): the model learns and writes the changed "
             f"text of {changed} of {scan.sizes.n_documents} documents; bits per byte are of the "
             "original bytes"
-        )
-    if scan.not_utf8 and tokenizer.utf8_only:
-        notes.append(
-            f"{scan.not_utf8} of {scan.sizes.n_documents} documents are not UTF-8, the first in "
-            f"{printable(scan.first_not_utf8)}; their invalid bytes became U+FFFD; if that is "
-            "Latin-1: iconv -f LATIN1 -t UTF-8 FILE > NEW"
         )
     if scan.n_examples:
         notes.append(

@@ -227,9 +227,8 @@ class Context:
         return not self.training()
 
     def paused(self) -> bool:
-        """Whether workers must hold still, for a checkpoint or for a round between machines."""
-        counters = self.arena.counters
-        return bool(counters.load("pause") or counters.load("round_pause"))
+        """Whether workers must hold still, for a checkpoint."""
+        return bool(self.arena.counters.load("pause"))
 
     def progress(self) -> float:
         """Share of the whole run that is done, in [0, 1]."""

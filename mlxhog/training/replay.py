@@ -35,11 +35,11 @@ from mlxhog.arena.worker_pool import WorkerProcess, last_lines
 from mlxhog.arena.workers import Phase
 from mlxhog.base import machine, plain_json
 from mlxhog.base.durable import disk_errors, replace_file
+from mlxhog.base.paths import words
 from mlxhog.base.workers import MOST_WORKERS, WorkerSpec
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.config.contradictions import choosing
-from mlxhog.data.encodings import words
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import CheckpointError, DataError, EnvironmentLacks, WorkerFailed
 from mlxhog.optim import updates

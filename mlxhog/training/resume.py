@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from mlxhog.arena.ledger import Position
+from mlxhog.base.paths import quoted, words
 from mlxhog.base.quantities import parse_number
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.checkpoint import Checkpoint
@@ -23,7 +24,6 @@ from mlxhog.config.options import options
 from mlxhog.config.sources import read_stored
 from mlxhog.config.strategies import Serial
 from mlxhog.config.strategy import StrategyChoice
-from mlxhog.data.encodings import quoted, words
 from mlxhog.data.prepare import Prepared
 from mlxhog.errors import CheckpointError, ConfigError, RunError
 from mlxhog.report.metrics import scored_at

@@ -91,15 +91,6 @@ def test_bpe_learns_from_training_text_only_and_travels_with_the_tokens(corpus, 
     assert TokenFile.open(prepared.train).header["tokenizer_sha256"] == prepared.tokenizer.sha256
 
 
-def test_text_that_is_not_utf8_is_noted_where_bytes_are_replaced(corpus, cache):
-    (corpus / "00.txt").write_bytes(b"caf\xe9 " * 10)
-    assert prepare(str(corpus), cache_dir=cache).notes == ()
-    (note,) = prepare(str(corpus), "bpe:300", cache_dir=cache).notes
-    assert note.startswith("1 of 24 documents are not UTF-8")
-    assert f"the first in {corpus / '00.txt'}" in note
-    assert "iconv -f LATIN1" in note
-
-
 @pytest.mark.parametrize("name", ["train.bin", "val.json", "tokenizer.json", "prepared.json"])
 @pytest.mark.parametrize("damage", ["truncated", "missing"])
 def test_a_damaged_cache_is_written_anew(corpus, cache, name, damage):

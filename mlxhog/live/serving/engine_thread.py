@@ -77,7 +77,6 @@ class AnswerJob:
     Attributes:
         resumes: whether the server had its session; known with the first part.
         n_open: number of unfinished answers.
-        n_failed: number of answers that ended with an error.
 
     Concurrency: for the event loop's thread.
     """
@@ -85,7 +84,7 @@ class AnswerJob:
     def __init__(self, requests: Sequence[Request], joint: Int32 | None = None) -> None:
         self.requests, self.joint = tuple(requests), joint
         self.resumes = False
-        self.n_open, self.n_failed = len(self.requests), 0
+        self.n_open = len(self.requests)
         self.numbers: list[int] = []  # numbers in the engine; for the engine's thread
         self._parts: list[AnswerPart] = []
         self._error: Exception | None = None
@@ -113,8 +112,7 @@ class AnswerJob:
 
     def fail(self, error: Exception) -> None:
         """End all answers with an error."""
-        self._error = error
-        self.n_failed, self.n_open = self.n_open, 0
+        self._error, self.n_open = error, 0
         self._news.set()
 
 
@@ -133,7 +131,6 @@ class EngineThread:
         loaded: the weights of the last token, or of the next.
         newest: version of the newest weights.
         ended: whether the run has ended.
-        n_loads: number of times that newer weights were loaded.
         trouble: error of the weights; empty after a token without error, and when newer weights
             arrive.
         died: the error that ended the thread, or None.
@@ -148,7 +145,7 @@ class EngineThread:
         self._jobs: set[AnswerJob] = set()
         self._rows: dict[int, tuple[AnswerJob, int]] = {}  # of the engine's thread
         self.loaded = Loaded(version=0, oldest=0)
-        self.newest, self.ended, self.n_loads = 0, False, 0
+        self.newest, self.ended = 0, False
         self.whose, self.note, self.counts_updates = "", "", True
         self.trouble = ""
         self.died: Exception | None = None
@@ -285,8 +282,7 @@ class EngineThread:
             command()
 
     def _look(self, loaded: Loaded) -> None:
-        """Update the values that `/health` and `/metrics` report."""
-        self.n_loads += loaded.version != self.loaded.version
+        """Update the values that `/health` reports."""
         self.loaded = loaded
         self.newest = self._follower.source.newest()
         self.whose, self.note = self._follower.source.whose, self._follower.source.note

@@ -201,29 +201,14 @@ def event(value: object) -> bytes:
 
 def error_body(refused: RefusedRequest) -> dict[str, Any]:
     """Return OpenAI's error object."""
-    kind = "invalid_request_error"
-    if refused.status == 401:
-        kind = "authentication_error"
-    elif refused.status == 429:
-        kind = "rate_limit_error"
-    elif refused.status >= 500:
-        kind = "server_error"
-    return {
-        "error": {
-            "message": refused.message,
-            "type": kind,
-            "param": refused.param,
-            "code": refused.code,
-        }
-    }
+    kinds = {401: "authentication_error", 429: "rate_limit_error"}
+    other = "server_error" if refused.status >= 500 else "invalid_request_error"
+    kind = kinds.get(refused.status, other)
+    error = {"message": refused.message, "type": kind}
+    return {"error": error | {"param": refused.param, "code": refused.code}}
 
 
-def models(name: str, created: int) -> dict[str, Any]:
-    """Return the list of models, which has one entry."""
-    return {"object": "list", "data": [model(name, created)]}
-
-
-def model(name: str, created: int) -> dict[str, Any]:
+def description(name: str, created: int) -> dict[str, Any]:
     """Return the description of a model."""
     return {"id": name, "object": "model", "created": created, "owned_by": "mlxhog"}
 

@@ -60,8 +60,7 @@ def test_with_a_key_only_those_who_have_it_are_answered(folder):
         ):
             answer = http.post(f"{url}/v1/completions", json=body, headers=headers)
             assert answer.status_code == status
-            for path in ("/v1/models", "/metrics"):
-                assert http.get(url + path, headers=headers).status_code == status
+            assert http.get(f"{url}/v1/models", headers=headers).status_code == status
         assert http.get(f"{url}/health").status_code == 200
         error = http.get(f"{url}/v1/models").json()["error"]
         assert error["code"] == "invalid_api_key"
@@ -72,19 +71,13 @@ def test_with_a_key_only_those_who_have_it_are_answered(folder):
 
 
 @slow
-def test_health_and_metrics_tell_what_is_served(folder):
+def test_health_tells_what_is_served(folder):
     with serving("latest", "--backend", "torch:cpu", cwd=folder) as server:
         health = server.health()
         assert health["status"] == "ok"
         assert health["model"] == server.model
         assert health["training"] is False
         assert (health["version"], health["newest"]) == (7, 7)
-        body = {"model": server.model, "prompt": "ab", "max_tokens": 9, "n": 2}
-        assert httpx.post(f"{server.url}/completions", json=body).status_code == 200
-        assert server.metric("mlxhog_answers_total") == 2
-        assert server.metric("mlxhog_tokens_total") == 2 + 2 * 9
-        assert server.metric("mlxhog_first_token_seconds_count") == 1
-        assert server.metric("mlxhog_weights_version") == 7
 
 
 @pytest.mark.slow
