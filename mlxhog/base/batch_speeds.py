@@ -19,8 +19,7 @@ from mlxhog.base import plain_json, typed, verdicts
 from mlxhog.base.cache import user_cache_directory
 
 FORMAT = 1
-MOST_ROWS = 100
-"""The file forgets the oldest rows."""
+MOST_ROWS = 100  # the file forgets the oldest rows
 
 Key = Mapping[str, Any]
 """What the speeds of a run depend on beside machine and versions, as JSON has it."""

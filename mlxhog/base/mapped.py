@@ -27,8 +27,7 @@ FLOATS = (np.dtype(np.float32), np.dtype(np.float16), BFLOAT16)
 _EXPONENT = {np.dtype(np.float16): np.uint16(0x7C00), BFLOAT16: np.uint16(0x7F80)}
 """Bits of the exponent; only NaN and the infinities have all of them set."""
 
-CHUNK_BYTES = 1 << 22
-"""Bytes that are read or converted at a time."""
+CHUNK_BYTES = 1 << 22  # bytes that are read or converted at a time
 
 _MOST_DIMENSIONS = 32  # NumPy 2 has 64, PyTorch's conversion and older ones 32
 
@@ -96,13 +95,6 @@ def chunks(source: NDArray[Any]) -> Iterator[NDArray[Any]]:
 def is_finite(source: NDArray[Any]) -> bool:
     """Whether an array of floats holds neither NaN nor an infinity; others are always finite."""
     return all(_finite(chunk) for chunk in chunks(source))
-
-
-def is_finite_in_place(array: NDArray[Any]) -> bool:
-    """As `is_finite`, for an array that is used in place: its pages stay in memory."""
-    flat = np.ascontiguousarray(array).reshape(-1)
-    n = max(CHUNK_BYTES // flat.itemsize, 1)
-    return all(_finite(flat[first : first + n]) for first in range(0, flat.size, n))
 
 
 def _finite(flat: NDArray[Any]) -> bool:

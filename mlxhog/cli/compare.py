@@ -16,7 +16,7 @@ from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.config.options import argument, option, options
 from mlxhog.config.sources import Layer, read_stored
 from mlxhog.errors import ConfigError, RunError
-from mlxhog.report.views import PartLine
+from mlxhog.report.views import StatusLine
 from mlxhog.theory import CompareConfig
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def run(words: Words, config: CompareConfig, both: Written) -> Report | int:
     comparison = Comparison((a, b), _with_budget(config, (a, b)))
     folder = Path("comparisons") / comparison.folder_name()
     record = PairLog(folder if config.folder is None else Path(config.folder), comparison)
-    with PartLine(sys.stderr, quiet=words.quiet) as tell, record.open():
+    with StatusLine(sys.stderr, quiet=words.quiet) as tell, record.open():
 
         def show(number: int, pair: Pair) -> None:
             tell.tell(

@@ -8,7 +8,7 @@ from mlxhog.cli.flags import Quiet
 from mlxhog.cli.frame import Report, command
 from mlxhog.config.options import option, switch
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.report.views import PartLine
+from mlxhog.report.views import StatusLine
 
 ABOUT = """\
 Test what mlxhog relies on here: shared memory, a gradient of every backend beside the reference,
@@ -43,7 +43,7 @@ def run(config: DoctorConfig) -> Report:
     from mlxhog.doctor.examine import examine
     from mlxhog.doctor.record import sections
 
-    with PartLine(sys.stderr, quiet=config.quiet) as tell:
+    with StatusLine(sys.stderr, quiet=config.quiet) as tell:
         record = examine(config.seconds, config.quick, tell)
     _conclude(record, keep=not config.quick)
     failed = record["failed"]

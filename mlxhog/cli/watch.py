@@ -47,7 +47,8 @@ class WatchConfig(RunFolder, Quiet):
 def run(config: WatchConfig) -> int:
     """Show a run until it ends."""
     from mlxhog.checkpoint.run import is_run
-    from mlxhog.report.follow import RunFollower, follow
+    from mlxhog.report.follow import ending, follow
+    from mlxhog.report.record import RunRecord
 
     watched = config.find(config.run)
     view: AbstractContextManager[Observer[Progress]] = (
@@ -60,11 +61,11 @@ def run(config: WatchConfig) -> int:
             time.sleep(START_POLL_S)
         if not is_run(watched.directory):
             raise RunError(f"{watched.name} could not start; its terminal says why")
-        follower = RunFollower(watched)
+        record = RunRecord(watched)
         with view as shown:
-            follow(follower, shown)
+            follow(record, shown)
         if not (config.json or config.quiet):
-            print(follower.ending())
+            print(ending(record))
     except KeyboardInterrupt:
         state = "the run continues" if watched.is_locked() else "the run has ended"
         print(f"no longer watched; {state}: mlxhog watch {watched.directory}", file=sys.stderr)

@@ -31,13 +31,12 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.cluster.anchor import Anchor
 from mlxhog.cluster.group import ClusterError, Float32, Group, Membership, State
 from mlxhog.config.cluster import Cluster
-from mlxhog.strategies.diloco import nesterov
+from mlxhog.strategies.averaging import nesterov
 
 _PART = 1 << 12  # a machine's tokens in two parts, which float32 has exactly
 _EXACT = 1 << 24  # whole numbers below are exact in float32
 _WORDS = 4  # of 16 bits, of the digest
-MOST_STEP = 1e4
-"""Limit of an outer step, for each parameter: a sane one moves by thousandths."""
+MOST_STEP = 1e4  # limit of an outer step, for each parameter: a sane one moves by thousandths
 
 
 class Outcome(Enum):

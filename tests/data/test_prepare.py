@@ -115,19 +115,20 @@ def test_a_prepared_directory_has_exactly_the_result(corpus, cache):
     )
 
 
-@pytest.mark.parametrize(("n_bytes", "part"), [(20, "training"), (500, "held-out")])
-def test_a_corpus_shorter_than_a_sequence_is_refused_at_the_start(tmp_path, cache, n_bytes, part):
+@pytest.mark.parametrize(
+    ("n_bytes", "message"),
+    [
+        (3, "no held-out text"),
+        (20, r"\d+ training tokens, and one sequence needs 65"),
+        (500, r"\d+ held-out tokens, and one sequence needs 65"),
+    ],
+)
+def test_a_corpus_shorter_than_a_sequence_is_refused_at_the_start(
+    tmp_path, cache, n_bytes, message
+):
     (tmp_path / "short.txt").write_text("x" * n_bytes)
-    with pytest.raises(
-        DataError, match=rf"too short: \d+ {part} tokens, and one sequence needs 65"
-    ):
+    with pytest.raises(DataError, match=f"too short: {message}"):
         prepare(str(tmp_path / "short.txt"), cache_dir=cache).open(64)
-
-
-def test_a_corpus_too_short_to_hold_anything_out_is_refused(tmp_path, cache):
-    (tmp_path / "short.txt").write_text("abc")
-    with pytest.raises(DataError, match="too short: no held-out text"):
-        prepare(str(tmp_path / "short.txt"), cache_dir=cache)
     assert not leftovers(cache)
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from mlxhog.report.metrics import Activity, Doing
 from mlxhog.report.plain import PlainLines, observer
 from mlxhog.report.terminal import LiveTable, render, scale
-from mlxhog.report.views import PartLine
+from mlxhog.report.views import StatusLine
 from tests.pairs import each_of
 from tests.report.sample_run import PROGRESS, WORKER
 
@@ -132,7 +132,7 @@ def test_quiet_is_quiet(stream):
 
 def test_a_line_that_stays_is_printed_beside_the_one_that_changes():
     stream = Terminal()
-    with PartLine(stream, quiet=False) as line:
+    with StatusLine(stream, quiet=False) as line:
         line("pair 1", "scoring both")
         line.tell("pair 1: A 2.1  B 2.2")
     assert stream.getvalue().count("pair 1: A 2.1  B 2.2\n") == 1

@@ -106,15 +106,7 @@ def train(candidate: CandidateConfig, protocol: Protocol, written: Written) -> R
         check_target(target, force=False)
     facts = _facts(plan)
     if candidate.dry_run:
-        duration = training.estimate(plan)
-        facts |= {
-            "epoch": plan.per_epoch,
-            "arena_bytes": plan.layout.total_bytes,
-            "step_s": None if duration is None else duration.step_s,
-            "at_most_s": None if duration is None else duration.total_s,
-        }
-        unknown = {"at_most_s": "unknown: several workers would have to be started to measure it"}
-        return Report(facts, words=facts | unknown if duration is None else facts)
+        return Report(facts | {"epoch": plan.per_epoch, "arena_bytes": plan.layout.total_bytes})
     errors = list[MlxhogError]()
 
     def save(arena: Arena) -> None:

@@ -322,9 +322,7 @@ class Api:
             "version": engine.loaded.version if engine.counts_updates else None,
             "newest": engine.newest if engine.counts_updates else None,
             "age_s": round(engine.loaded.age_s, 3),
-            "running": engine.n_running,
-            "waiting": engine.n_waiting,
-            "sessions": engine.n_sessions,
+            **engine.counts,
         }
         return _json(health, status=503 if engine.trouble else 200)
 

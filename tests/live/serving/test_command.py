@@ -12,28 +12,10 @@ import openai
 import pytest
 
 from mlxhog.base.http_server import listen
-from mlxhog.cli import main
 from tests.live.serving.servers import MLX, serving
 from tests.processes import descriptors_limited
 
 slow = pytest.mark.slow
-
-
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (["nothing"], "no run 'nothing'"),
-        (["latest", "--port", "70000"], "--port is '70000'; wanted a whole number"),
-        (["latest", "--mode", "rcay"], "did you mean 'racy'"),
-        (["latest", "--host", "0.0.0.0", "--port", "0"], "set an API key"),
-        (["latest", "--prot", "1"], "did you mean '--port'"),
-    ],
-)
-def test_wrong_words_are_named(words, says, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLXHOG_API_KEY", raising=False)
-    assert main(["serve", *words, *([] if "--port" in words else ["--port", "0"])]) == 2
-    assert says in capsys.readouterr().err
 
 
 @slow
