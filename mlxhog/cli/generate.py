@@ -148,13 +148,15 @@ def _weights(source: WeightSource, first: Loaded, last: Loaded) -> dict[str, Any
 
 def _weights_line(facts: dict[str, Any], trains: bool) -> str:
     """Return whose they are, their versions, and the age of the last in training."""
-    first, last = facts["version_first"], facts["version_last"]
-    text = f"weights of {facts['of']}"
+    text, first, last = f"weights of {facts['of']}", facts["version_first"], facts["version_last"]
     if first is None:
         return text
-    text += f", version {first}" + f" to {last}" * (first != last) + " (no update yet)" * (not last)
-    aged = f", {facts['age_updates']} updates and {facts['age_s'] or 0:.1f} s old at its end"
-    return text + (aged if trains else "")
+    text += f", version {first}"
+    text += f" to {last}" if first != last else ""
+    text += "" if last else " (no update yet)"
+    if not trains:
+        return text
+    return f"{text}, {facts['age_updates']} updates and {facts['age_s'] or 0:.1f} s old at its end"
 
 
 # -- prompts ---------------------------------------------------------------------------------------
