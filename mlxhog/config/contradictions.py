@@ -104,7 +104,7 @@ def of(config: Any) -> list[tuple[str, str]]:
         "waits_too_short": config.waits_too_short,
     }
     alone = (
-        (name, f"not cluster & {name}!={spec.spell(spec.default)}",
+        (name, f"not cluster & {name}!={spec.spell(spec.default)}|none",
          "is for a run with other machines; add --cluster HOST:PORT as cluster start prints it")
         for name, spec in options(type(config)).items()
         if spec.group == "cluster" and name != "cluster"
