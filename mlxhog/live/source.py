@@ -17,7 +17,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from mlxhog.backends.backend import Backend, Float32, Int32, State, WeightHolder
+from mlxhog.backends.backend import Backend, Float32, Int32, State
 from mlxhog.checkpoint.formats.opening import refuse_not_finite
 from mlxhog.checkpoint.run import run_of
 from mlxhog.errors import ConfigError
@@ -79,7 +79,7 @@ class WeightSource:
         """Whether there are newer weights than the loaded ones; cheap, never blocks."""
         return False
 
-    def load(self, backend: WeightHolder) -> Loaded:
+    def load(self, backend: Backend) -> Loaded:
         """Load the newest weights into the backend; its recurrent states stay valid.
 
         Raises:
@@ -134,7 +134,7 @@ class CheckpointWeights(WeightSource):
         """The checkpoint's version."""
         return self._version
 
-    def load(self, backend: WeightHolder) -> Loaded:
+    def load(self, backend: Backend) -> Loaded:
         """Load the weights into the backend; see `WeightSource.load`."""
         not_finite = backend.load(self._model, self._tensors, weights=self._weights)
         refuse_not_finite(not_finite, self._path)

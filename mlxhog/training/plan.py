@@ -492,7 +492,7 @@ def _way(
         notes.append(choose_strategy.first_note(choice.name, regime))
 
     # The strategy and its batches.
-    strategy = replace(strategies.build(resolved, n_workers), open=is_open)
+    strategy = strategies.build(resolved, n_workers)
     strategy.check(model)
     strategy = strategy.with_tables(ngrams.of(model))
     stored = None if resumption is None else resumption.run.directory
