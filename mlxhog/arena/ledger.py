@@ -49,7 +49,7 @@ from typing import NamedTuple, TypedDict
 from mlxhog import _native
 from mlxhog.arena.arena import Arena
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.errors import ArenaError, CheckpointError
+from mlxhog.errors import CheckpointError
 
 ORPHAN_GRACE_NS = 20_000_000
 NO_END = (1 << 64) - 1
@@ -96,13 +96,7 @@ class Ledger:
     """
 
     def __init__(self, arena: Arena) -> None:
-        """Use the ledger of an arena that may be written.
-
-        Raises:
-            ArenaError: the arena is attached read-only.
-        """
-        if arena.readonly:
-            raise ArenaError("this arena is attached read-only; readers take no tickets")
+        """Use the ledger of an arena that may be written."""
         self.n = arena.layout.n_tickets
         self._words = arena.segment("ledger")
         self._native = _native.TicketLedger(self._words, arena.segment("tickets"))

@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import pickle
 import queue
 import socket
 import socketserver
@@ -45,7 +46,7 @@ LOOK_S = 0.1  # between two looks of the server whether it is closed
 SEND_S = 60.0  # how long a client may take to read its answer
 CONNECT_S = 5.0  # how long a reader waits for the arena
 ANSWER_S = 60.0  # how long a client waits; a checkpoint of a large model may take long
-_COPIES = b"c"
+COPIES = b"c"  # from a reader that needs published copies
 _PATH_BYTES = 103  # macOS: 104 with the zero byte; Linux has 108
 _SOL_LOCAL, _LOCAL_PEERCRED = 0, 1  # macOS: <sys/un.h>, gives struct xucred
 _XUCRED_BYTES = 76  # u32 version, u32 uid, i16 number of groups, 16 u32 groups
@@ -108,15 +109,15 @@ class RunServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     daemon_threads, block_on_close = True, False
     request_queue_size = 64
 
-    def __init__(self, path: Path, about: bytes = b"", fds: tuple[int, ...] = ()) -> None:
+    def __init__(self, path: Path, about: object = None, fds: tuple[int, ...] = ()) -> None:
         """Listen at a `socket_path`; only this user may connect.
 
-        Readers get `about` and the descriptors, which have to stay open.
+        Readers get `about`, pickled, and the descriptors, which have to stay open.
 
         Raises:
             ArenaError: the path is unusable.
         """
-        self.path, self.about, self.fds = path, about, fds
+        self.path, self.about, self.fds = path, pickle.dumps(about), fds
         self.queue = queue.SimpleQueue[Request]()
         try:
             path.unlink(missing_ok=True)
@@ -197,7 +198,7 @@ class _Client(socketserver.StreamRequestHandler):
         # Open as long as the reader's end: macOS may drop a descriptor in flight when this end
         # closes (CPython issue 14669).
         self.connection.settimeout(None)
-        if self.connection.recv(1) == _COPIES:
+        if self.connection.recv(1) == COPIES:
             self.server.count(1)
             try:
                 self.connection.recv(1)
@@ -236,10 +237,8 @@ def _asked(path: Path, timeout_s: float, request: str, **fields: Any) -> Iterato
         connection.close()
 
 
-def attach(path: Path, timeout_s: float = CONNECT_S) -> tuple[bytes, int, int]:
-    """What the run of the same user serves at a socket: `about`, and descriptors to be closed.
-
-    The first is that of the arena, the second that of the connection.
+def attach(path: Path, timeout_s: float = CONNECT_S) -> tuple[Any, int, socket.socket]:
+    """What the run of the same user serves at a socket, the arena's descriptor, the connection.
 
     Raises:
         NoAnswer: its process does not answer in this time.
@@ -252,22 +251,17 @@ def attach(path: Path, timeout_s: float = CONNECT_S) -> tuple[bytes, int, int]:
                 answer = _fields(begin + file.readline(MOST_BYTES), "ok")
                 if answer.get("version") != version("mlxhog") or not fds:
                     raise RunError("it is of another version of mlxhog")
-                about = file.read(answer["bytes"])
-            if len(about) < answer["bytes"]:
-                raise ConnectionResetError("it ended amid its message")
+                # A pickle, as processes of one user send each other.
+                about = pickle.loads(file.read(answer["bytes"]))
             os.set_inheritable(fds[0], False)
-            return about, fds[0], connection.detach()
-        except RunError as error:
-            raise ArenaError(f"{path} serves no run that can be attached here: {error}") from error
-        finally:
-            if connection.fileno() >= 0:  # not detached
-                for fd in fds:
-                    os.close(fd)
-
-
-def ask_for_copies(connection: int) -> None:
-    """Let the run of a connection publish copies while it is open; OSError if the run has ended."""
-    os.write(connection, _COPIES)
+            return about, fds[0], connection.dup()
+        except BaseException as error:
+            for fd in fds:
+                os.close(fd)
+            if isinstance(error, RunError | pickle.UnpicklingError | EOFError):
+                text = f"{path} serves no run that can be attached here: {error}"
+                raise ArenaError(text) from error
+            raise
 
 
 def ask(directory: Path, request: str, *, timeout_s: float = ANSWER_S, **fields: Any) -> Any:

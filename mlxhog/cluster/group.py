@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from mlxhog.arena import Layout
 from mlxhog.base import plain_json
 from mlxhog.base.quantities import MOST_SECONDS
-from mlxhog.config.cluster import Cluster
+from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError, MlxhogError, shown
 
 Float32 = NDArray[np.float32]
@@ -63,7 +63,7 @@ Identity = Mapping[str, Any]
 """By the names of `WAYS_OUT`."""
 
 
-def identity_of(cluster: Cluster, layout: Layout, **of_run: Any) -> Identity:
+def identity_of(cluster: TrainConfig, layout: Layout, **of_run: Any) -> Identity:
     """Describe this machine's run; numbers of its own, such as its workers, do not count.
 
     Args:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlxhog.config import cluster
 from mlxhog.config.choices import Facts, Rules, broken, rules_of
 from mlxhog.config.options import options
 from mlxhog.config.sources import spelt_values_of
@@ -37,6 +36,9 @@ RULES: Rules = (
     *(("cluster", f"cluster & {why}",
        "adds to parameters that workers train lock-free; set strategy=hogwild")
       for why in ("one_process", "not is_lock_free")),
+    ("cluster_timeout_s", "cluster & cluster_timeout_s & waits_too_short",
+     "{cluster_timeout_s} s, not above round_every, {round_every} s, so a machine could not wait "
+     "for the next round of the others; set six times that"),
     ("cluster", "cluster & determinism!=none",
      "its rounds follow the clock, so no run repeats; leave determinism out"),
     ("cluster", "cluster & follow",
@@ -101,8 +103,14 @@ def of(config: Any) -> list[tuple[str, str]]:
         "has_budget": config.has_budget,
         "waits_too_short": config.waits_too_short,
     }
+    alone = (
+        (name, f"not cluster & {name}!={spec.spell(spec.default)}",
+         "is for a run with other machines; add --cluster HOST:PORT as cluster start prints it")
+        for name, spec in options(type(config)).items()
+        if spec.group == "cluster" and name != "cluster"
+    )  # fmt: skip
     own = () if config.strategy is None else rules_of(type(config.strategy))
-    return list(broken((*RULES, *cluster.RULES, *own), facts))
+    return list(broken((*RULES, *alone, *own), facts))
 
 
 def of_others(kind: str, choice: str) -> tuple[str, ...]:

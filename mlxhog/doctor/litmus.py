@@ -15,8 +15,7 @@ A reader in another process must see whole values, in order and soon:
 
     writer      native        the kernels of `mlxhog.optim.updates`, as every CPU worker adds
                 metal:mlx ..  our Metal kernels on an Apple GPU
-    reader      native        a snapshot by native code, as every worker's snapshot begins
-                mlx:gpu ..    a framework that computes with the shared bytes themselves (live)
+    reader      mlx:gpu ..    a framework that computes with the shared bytes themselves (live)
 
 The arena has a parameter `dense` of 1024 floats with one stripe lock, and `rows` of 16 x 64 with a
 lock per row, whose adds name rows 0 .. 15 and every second again. Its counters: `steps` are the
@@ -152,11 +151,6 @@ def metal(mapped: Arena, slot: int, *, name: str) -> Adder:
     return adder
 
 
-def snapshot(mapped: Arena, slot: int) -> Reader:
-    """Create the native reader."""
-    return lambda: values_of(mapped, "dense")
-
-
 def live(mapped: Arena, slot: int, *, framework: str) -> Reader:
     """Create the reader that computes with the shared bytes; imports its framework."""
     reader: Reader = importlib.import_module(f"mlxhog.doctor.probes_{framework}").live(mapped)
@@ -173,16 +167,10 @@ def all_writers(usable_engines: Sequence[str]) -> list[Accessor]:
     return [NATIVE, *(Accessor(f"metal:{one}", partial(metal, name=one)) for one in usable_engines)]
 
 
-def all_readers(machine: Machine) -> list[tuple[str, Accessor]]:
-    """Return every ("snapshot" or "live", reader) of this machine, named by its backend."""
-    return [
-        ("snapshot", Accessor("native", snapshot)),
-        *(
-            ("live", Accessor(name, partial(live, framework=name.partition(":")[0])))
-            for name in LIVE
-            if missing(name, machine) is None
-        ),
-    ]
+def all_readers(machine: Machine) -> list[Accessor]:
+    """Return every reader of this machine, named by its backend."""
+    here = [name for name in LIVE if missing(name, machine) is None]
+    return [Accessor(name, partial(live, framework=name.partition(":")[0])) for name in here]
 
 
 # -- in the children -------------------------------------------------------------------------------
@@ -398,14 +386,11 @@ class Litmus:
             "adds_per_s": adds / max(spent for _, spent in tallies),
         }
 
-    def read(
-        self, kind: str, reader: Accessor, mode: str, *, patience_s: float = PATIENCE_S
-    ) -> Row:
+    def read(self, reader: Accessor, mode: str, *, patience_s: float = PATIENCE_S) -> Row:
         """Run one reader beside the native writer, each in a process of its own.
 
         Args:
-            kind: "snapshot" or "live".
-            reader: of this kind.
+            reader: one of `all_readers`.
             mode: of the writes.
             patience_s: limit of the time until the reader sees a write.
 
@@ -414,7 +399,7 @@ class Litmus:
             that fell; `visible_s`, the longest time until a published pass was seen.
         """
         counts = dict.fromkeys(("samples", "torn", "backwards"), 0) | {"visible_s": 0.0}
-        row = {"reader": reader.name, "kind": kind, "writer": NATIVE.name, "mode": mode, **counts}
+        row = {"reader": reader.name, "kind": "live", "writer": NATIVE.name, "mode": mode, **counts}
         seconds = self.seconds / 2
 
         def measure() -> Row:

@@ -216,7 +216,7 @@ class _RunReader:
                 patience_s=2 * patience_s,
             )
         except BaseException as error:
-            arena.close()
+            arena.close()  # else the run would keep publishing for this process
             if isinstance(error, NoAnswer | NoCopies):
                 reason = silent if isinstance(error, NoAnswer) else str(error)
                 raise _ReadCheckpoint(reason) from error

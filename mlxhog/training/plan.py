@@ -313,7 +313,7 @@ def _plan(config: TrainConfig, *, progress: bool) -> Plan:
             seed=config.seed,
         )
         log = Path("link.log")  # in the run's folder
-        link = LinkJob(cluster=config.only_cluster(), identity=identity, log=log)
+        link = LinkJob(cluster=config, identity=identity, log=log)
     first, *others = (
         Plan(
             **{**way, "notes": (*notes, *way["notes"])},

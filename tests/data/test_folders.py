@@ -180,7 +180,7 @@ def test_a_file_of_no_known_kind_is_read_if_its_content_is_text(tmp_path, capsys
     n_skipped = len(OTHERS) + len(BAD) + 9
     assert note.startswith(f"{n_skipped} of {n_skipped + len(TEXTS)} files skipped: ")
     assert all(f"bad/{name}" in note and reason in note for name, reason in BAD.items())
-    assert "4.zip and 4 more: not plain text; unpack or convert it: unzip FILE" in note
+    assert "4.zip and 4 more: not plain text; unpack it: unzip FILE" in note
     words = ["train", "--data", str(folder), "--dry-run", "--workers", "torch:cpu"]
     assert main([*words, "--json"]) == 0  # lists all of them
     assert len(json.loads(capsys.readouterr().out)["data"]["skipped"]) == n_skipped
