@@ -104,7 +104,7 @@ def of(config: Any) -> list[tuple[str, str]]:
         "waits_too_short": config.waits_too_short,
     }
     alone = (
-        (name, f"not cluster & {name}!={spec.spell(spec.default)}",
+        (name, f"not cluster & {name}!={spec.spell(spec.default)}|none",
          "is for a run with other machines; add --cluster HOST:PORT as cluster start prints it")
         for name, spec in options(type(config)).items()
         if spec.group == "cluster" and name != "cluster"
@@ -133,17 +133,16 @@ def choosing(config: type, **choices: str) -> dict[str, Any]:
     return {**{name: options(config)[name].default for name in names}, **choices}
 
 
+_IMPLIED: Rules = (
+    ("sync", "determinism=rounds", ""),
+    *(("hogwild", term, "") for term in (
+        "determinism=record|replay", "read=live", "write=racy", "follow", "max_workers", "cluster",
+        "overlap",
+    )),
+)  # fmt: skip
+
+
 def implied_strategy(config: Any) -> str | None:
     """The strategy that other options of the run require, if it is open."""
-    if config.determinism == "rounds":
-        return "sync"
-    lock_free = (
-        config.determinism in ("record", "replay")
-        or config.read == "live"
-        or config.write == "racy"
-        or config.follow is not None
-        or config.max_workers is not None
-        or config.cluster is not None
-        or config.overlap
-    )
-    return "hogwild" if lock_free else None
+    facts = Facts(spelt_values_of(config), None)
+    return next((name for name, _ in broken(_IMPLIED, facts)), None)
