@@ -312,7 +312,7 @@ using In = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
 using Out = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
 using Tokens = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Layer = std::pair<std::optional<In>, std::optional<In>>;  // weight and bias
-using Block = std::pair<std::string, std::vector<Layer>>;       // kind and layers, as in decode.h
+using Block = std::pair<std::string, std::vector<Layer>>;       // kind and layers
 
 // Shapes of the weights and of the biases of the layers of each kind.
 constexpr struct {
