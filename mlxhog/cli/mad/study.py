@@ -469,8 +469,7 @@ def observer(
     from mlxhog.mad.report.board import LiveBoard, PlainBoard
 
     if quiet:
-        silence: View[StudyProgress] = View()
-        return silence
+        return View[Any]()
     if may_redraw(stream, environ):
         return LiveBoard(console(stream))
     return PlainBoard(stream)
