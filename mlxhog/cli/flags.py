@@ -222,6 +222,8 @@ class Flags:
         while words:
             word = words.popleft()
             flag, equals, text = word.partition("=")
+            if word[:2] in self.by_flag and word[1] != "-":  # -c FILE, -cFILE or -c=FILE
+                flag, equals, text = word[:2], word[2:], word[2:].removeprefix("=")
             if word in ("-h", "--help", "--help-all") and (self._main or word != "--help-all"):
                 print(self._help(everything=word == "--help-all" or not self._main), end="")
                 raise SystemExit(0)
