@@ -13,9 +13,8 @@ from datetime import datetime
 from statistics import fmean
 
 from mlxhog.base.interrupts import Interrupts
-from mlxhog.errors import EnvironmentLacks
 from mlxhog.mad.options import Limit
-from mlxhog.mad.run import Point, RunConfig, failed
+from mlxhog.mad.run import RunConfig, failed
 from mlxhog.mad.search.pruning import Pruner
 from mlxhog.mad.search.samplers import Sampler
 from mlxhog.mad.study.store import Store, StudyRecord
@@ -31,50 +30,29 @@ MOST_LOSSES = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Best:
-    """The best candidate so far.
+    """The best candidate so far."""
 
-    Attributes:
-        candidate: canonical string of its layers.
-        score: mean over tasks, in [0, 1].
-        interval: half width of the interval over seeds; None with one seed.
-        missing: its runs without a result.
-    """
-
-    candidate: str
-    score: float
-    interval: float | None = None
-    missing: int = 0
+    candidate: str  # canonical string of its layers
+    score: float  # mean over tasks, in [0, 1]
+    interval: float | None = None  # half width of the interval over seeds; None with one seed
+    missing: int = 0  # its runs without a result
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyProgress:
-    """A study at one moment.
+    """A study at one moment."""
 
-    Attributes:
-        study: its name.
-        done: runs with a record of any status, of all sessions.
-        total: runs planned so far; None if unknown.
-        elapsed_s: seconds of this session.
-        eta_s: estimated seconds to the end; None before the first run has ended.
-        statuses: status -> number of ended runs.
-        running: in the order of workers.
-        best: None before any candidate has a score.
-        troubles: runs that failed or diverged, the latest last.
-        message: text to print once, or None.
-        status: at the end "done" (no run is left), "budget" or "interrupted"; before it "".
-    """
-
-    study: str
-    done: int
-    total: int | None
-    elapsed_s: float = 0.0
-    eta_s: float | None = None
-    statuses: Mapping[str, int] = field(default_factory=dict)
-    running: tuple[Running, ...] = ()
-    best: Best | None = None
-    troubles: tuple[StudyRecord, ...] = ()
-    message: str | None = None
-    status: str = ""
+    study: str  # its name
+    done: int  # runs with a record of any status, of all sessions
+    total: int | None  # runs planned so far; None if unknown
+    elapsed_s: float = 0.0  # seconds of this session
+    eta_s: float | None = None  # estimated seconds to the end; None before the first run has ended
+    statuses: Mapping[str, int] = field(default_factory=dict)  # status -> number of ended runs
+    running: tuple[Running, ...] = ()  # in the order of workers
+    best: Best | None = None  # None before any candidate has a score
+    troubles: tuple[StudyRecord, ...] = ()  # runs that failed or diverged, the latest last
+    message: str | None = None  # text to print once, or None
+    status: str = ""  # at the end "done" (no run is left), "budget" or "interrupted"; before it ""
 
 
 PlanRuns = Callable[[str], Sequence[RunConfig]]
@@ -177,7 +155,6 @@ class Scheduler:
             run = self._next()
             if run is None:
                 return
-            self._store.begin_curve(run.key())
             self._executor.submit(run, self._pruner.rungs(run))
 
     def _next(self) -> RunConfig | None:
@@ -226,9 +203,6 @@ class Scheduler:
         if kind == "rung":
             self._executor.answer(key, self._pruner.should_prune(run, value))
             return
-        if kind == "point":
-            self._add_point(key, value)
-            return
         if kind == "lost":
             self._losses[key] += 1
             if self._losses[key] < MOST_LOSSES:
@@ -246,13 +220,6 @@ class Scheduler:
         if ended.status in ("failed", "diverged"):
             self._troubles += (ended,)
         self._settle(run)
-
-    def _add_point(self, key: str, point: Point) -> None:
-        """Write a point of a run in progress for readers; the run continues if that fails."""
-        try:
-            self._store.add_point(key, point)
-        except EnvironmentLacks as error:
-            self._show(f"no curve: {error}; training continues")
 
     def _settle(self, run: RunConfig) -> None:
         """Remove a run from the missing ones; after the last one its candidate is complete."""

@@ -13,7 +13,6 @@ import contextlib
 import faulthandler
 import os
 import platform
-import signal
 import sys
 import threading
 import time
@@ -37,7 +36,6 @@ START_S = 120.0
 MOST_FAILED_STARTS = 3
 TICK_S = 0.5
 BEAT_S = 0.5
-DUMP_S = 0.3
 REASON_CHARACTERS = 500
 
 RunFunction = Callable[..., RunResult]
@@ -46,23 +44,14 @@ RunFunction = Callable[..., RunResult]
 
 @dataclass
 class Running:
-    """A run in progress: its worker, and its last evaluation.
+    """A run in progress: its worker, and its last evaluation."""
 
-    Attributes:
-        plan: of the run.
-        worker: its name, a number from 1.
-        began_s: when it began, monotonic.
-        heard_s: its last sign of life, in watched time.
-        host: of the worker; "" until it is ready.
-        point: the last evaluation.
-    """
-
-    plan: RunConfig
-    worker: str
-    began_s: float
-    heard_s: float = 0.0
-    host: str = ""
-    point: Point | None = None
+    plan: RunConfig  # of the run
+    worker: str  # its name, a number from 1
+    began_s: float  # when it began, monotonic
+    heard_s: float = 0.0  # its last sign of life, in watched time
+    host: str = ""  # of the worker; "" until it is ready
+    point: Point | None = None  # the last evaluation
 
     def failed(self, how: str) -> RunResult:
         """Return the result of the run if its process ended so."""
@@ -70,7 +59,7 @@ class Running:
 
 
 class Event(NamedTuple):
-    """A message about a run: "point", "rung" (it waits for `answer`), "end", or "lost".
+    """A message about a run: "rung" (it waits for `answer`), "end", or "lost".
 
     The value is a `Point`, a `RunResult`, or how its worker was killed.
     """
@@ -129,10 +118,10 @@ class Executor(ABC):
         running.heard_s = self._watched.look()
         if word == "ready":
             running.host = str(value)
-        if word in ("ready", "beat"):
-            return []
         if word == "point":
             running.point = value
+        if word in ("ready", "beat", "point"):
+            return []
         if word in ("end", "lost"):
             del self.runs[key]
         return [Event(running, word, value)]
@@ -262,12 +251,8 @@ class Pool(Executor):
         return (fatal or lines)[-1][:REASON_CHARACTERS]
 
     def _kill(self, key: str) -> None:
-        """Kill the worker of a silent run; it writes its stack into its log before."""
         worker = self.runs[key].worker
-        if worker in self._ready:
-            os.kill(self._processes[worker].pid, signal.SIGUSR1)
-            time.sleep(DUMP_S)
-        else:
+        if worker not in self._ready:
             self._count_failed_start("did not start in time")
         self._close(worker)
 
@@ -319,7 +304,6 @@ def _main(pipe: Connection, log: str, run: RunFunction) -> None:
     os.dup2(output, 2)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     faulthandler.enable()
-    faulthandler.register(signal.SIGUSR1)
     sending = threading.Lock()
 
     def send(word: str, value: object) -> None:
