@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from mlxhog.base.quantities import format_duration, parse_number
 from mlxhog.cli.flags import Part, Plugins, Quiet, Written
@@ -18,11 +16,8 @@ from mlxhog.config.options import option, options, switch
 from mlxhog.config.sources import values_of
 from mlxhog.errors import ConfigError
 from mlxhog.mad.options import PROTOCOL, ExecutionConfig, Protocol
-from mlxhog.report.streams import console
-from mlxhog.report.views import Observer, Silence, may_redraw
 
 if TYPE_CHECKING:
-    from mlxhog.mad.study.scheduler import StudyProgress
     from mlxhog.mad.study.session import Planning
     from mlxhog.mad.study.store import Store
     from mlxhog.mad.study.study import Study
@@ -248,6 +243,7 @@ def go(
 ) -> Report:
     """Execute a session."""
     from mlxhog.base import machine
+    from mlxhog.mad.report.board import shown
     from mlxhog.mad.study.session import execute
 
     study, here = planning.study, machine.here()
@@ -264,7 +260,7 @@ def go(
         planning,
         how,
         parallel,
-        observer(sys.stderr, quiet=asked.quiet),
+        shown(sys.stderr, quiet=asked.quiet),
         retry_failed=retry_failed,
     )
     failed = outcome.status != "interrupted" and set(outcome.statuses) == {"failed"}
@@ -298,17 +294,3 @@ def go(
     notes += [f"next: mlxhog mad board {name}", f"      mlxhog mad plot {name}"]
     code = 1 if failed else {"interrupted": 130}.get(outcome.status, 0)
     return Report(facts, head, words={"best": facts["best"]}, notes=notes, code=code)
-
-
-def observer(
-    stream: TextIO, *, quiet: bool = False, environ: Mapping[str, str] = os.environ
-) -> AbstractContextManager[Observer[StudyProgress]]:
-    """Return a live board, or plain lines if the stream cannot be redrawn; see `may_redraw`."""
-    from mlxhog.mad.report.board import LiveBoard, PlainBoard
-
-    if quiet:
-        silence: Silence[StudyProgress] = Silence()
-        return silence
-    if may_redraw(stream, environ):
-        return LiveBoard(console(stream))
-    return PlainBoard(stream)

@@ -1,7 +1,7 @@
 """Workers that execute the runs of a study, one run at a time each, and the messages about runs.
 
-A worker sends ("ready", host), then about its run any number of ("beat", None), ("point", point)
-and ("rung", point), which waits for an answer, and at last ("end", result).
+A worker sends ("ready", host), then about its run any number of ("beat", None) and of
+("rung", point), which waits for an answer, and at last ("end", result).
 
 Silent workers are ended, dead ones replaced. If a worker dies by its own fault (a crash, an exit),
 its run has failed. If it was killed from outside, the run is lost and the scheduler may repeat it.
@@ -44,14 +44,13 @@ RunFunction = Callable[..., RunResult]
 
 @dataclass
 class Running:
-    """A run in progress: its worker, and its last evaluation."""
+    """A run in progress."""
 
     plan: RunConfig  # of the run
     worker: str  # its name, a number from 1
     began_s: float  # when it began, monotonic
     heard_s: float = 0.0  # its last sign of life, in watched time
     host: str = ""  # of the worker; "" until it is ready
-    point: Point | None = None  # the last evaluation
 
     def failed(self, how: str) -> RunResult:
         """Return the result of the run if its process ended so."""
@@ -118,9 +117,7 @@ class Executor(ABC):
         running.heard_s = self._watched.look()
         if word == "ready":
             running.host = str(value)
-        if word == "point":
-            running.point = value
-        if word in ("ready", "beat", "point"):
+        if word in ("ready", "beat"):
             return []
         if word in ("end", "lost"):
             del self.runs[key]
@@ -286,10 +283,6 @@ class Messages(Callbacks):
         if now >= self._next_s:
             self._next_s = now + BEAT_S
             self._send("beat", None)
-
-    def point(self, point: Point) -> None:
-        """Send an evaluation."""
-        self._send("point", point)
 
     def should_prune(self, point: Point) -> bool:
         """Ask the scheduler, and wait for the answer."""

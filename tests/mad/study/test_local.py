@@ -63,11 +63,11 @@ def test_a_worker_serves_many_runs_with_one_thread_and_leaves_with_its_executor(
     assert not alive(results[0].value.steps)
 
 
-def test_a_rung_waits_for_its_answer_and_the_last_evaluation_is_known(tmp_path):
+def test_a_rung_waits_for_its_answer(tmp_path):
     with pool(tmp_path, small.with_curve) as executor:
         executor.submit(config(), (2,))
         (rung,) = of(executor)
-        assert (rung.kind, rung.value.step, rung.running.point.step) == ("rung", 2, 2)
+        assert (rung.kind, rung.value.step) == ("rung", 2)
         executor.answer(config().key(), True)
         (end,) = of(executor)
     assert (end.kind, end.value.status, len(end.value.curve)) == ("end", "pruned", 2)

@@ -106,34 +106,32 @@ def test_a_study_reads_back_as_it_was_written(tmp_path):
     assert read(create(tmp_path, "s", study.to_dict())) == study
 
 
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"space": {"depth": 6}}, "space: it has nothing, the command"),
-        ({"suite": "lite"}, "suite: it has smoke, the command lite"),
-        ({"protocol": {"steps": 5}}, "protocol: it has nothing, the command {'steps': 5}"),
-        ({"seeds": (1, 2)}, r"seeds: it has \[0\], the command \[1, 2\]"),
-        ({"dim": 256}, "dim: it has nothing, the command 256"),
-    ],
-)
-def test_another_study_in_its_directory_is_refused_with_every_difference(store, change, named):
-    root = str(store.directory.parent)
-    assert find_same(read(store), root, "s").directory == store.directory
-    with pytest.raises(StudyError, match=rf"holds another study:\n  {named}(.|\n)*mad resume s"):
-        find_same(replace(read(store), **change), root, "s")
+def test_another_study_in_its_directory_is_refused_with_every_difference(store):
+    root, own = str(store.directory.parent), read(store)
+    assert find_same(own, root, "s").directory == store.directory
+    other = replace(own, suite="lite", protocol={"steps": 5}, seeds=(1, 2), dim=256)
+    with pytest.raises(StudyError, match=r"holds another study:(.|\n)*mad resume s") as refusal:
+        find_same(other, root, "s")
+    for difference in (
+        "suite: it has smoke, the command lite",
+        "protocol: it has nothing, the command {'steps': 5}",
+        "seeds: it has [0], the command [1, 2]",
+        "dim: it has nothing, the command 256",
+    ):
+        assert f"\n  {difference}\n" in str(refusal.value)
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "words"),
+    ("name", "words"),
     [
-        ("mlxhog", "0.0.1", "was made by mlxhog 0.0.1, this is"),
-        ("generator", 0, "made by the tasks' generators 0, this is"),
-        ("format", 99, "made by a format 99, this is 1"),
+        ("mlxhog", "was made by mlxhog 0, this is"),
+        ("generator", "made by the tasks' generators 0, this is"),
+        ("format", "made by a format 0, this is 1"),
     ],
 )
-def test_a_study_of_another_version_is_refused_with_the_way_out(store, name, value, words):
+def test_a_study_of_another_version_is_refused_with_the_way_out(store, name, words):
     path = store.directory / "study.yaml"
-    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {name: value}))
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {name: 0}))
     with pytest.raises(StudyError, match=rf"{words}.*(continue with the version|give another)"):
         read(store)
 
