@@ -2,18 +2,19 @@
 
 A client sends one JSON object in one line:
 
-    {"request": "attach"}                    the descriptor and the layout of the arena, read-only
-    {"request": "leave", "worker": 2}        any other: one JSON object in one line
+    {"request": "leave", "worker": 2}
     {"ok": true, "message": "worker 2 (torch:cpu) finishes its step and leaves"}
     {"ok": false, "error": "no worker 9; ...", "exit_code": 2}
+    {"request": "attach"}
+    {"ok": true, "version": "0.2.0", "bytes": 5123}
 
-A reader keeps its connection, and sends one more byte if it needs published copies: the run
-publishes them while such readers are connected. A dead process disconnects.
+With the last comes the descriptor of the arena, read-only, and its layout follows. A reader keeps
+its connection, and sends one more byte if it needs published copies: the run publishes them while
+such readers are connected. A dead process disconnects.
 
 Each connection has a thread in the supervisor's process, which answers `attach` itself and hands
 other requests on. The supervisor looks for them between its other duties (`take`), and never waits
-for a client. The socket file of a dead server stays; no process answers on it, so it is recognised
-and replaced.
+for a client. It holds the lock of its run, so a socket that it finds there is of a dead one.
 """
 
 from __future__ import annotations
@@ -30,10 +31,9 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from mlxhog.base import plain_json
 from mlxhog.errors import ArenaError, MlxhogError, RunError
@@ -46,8 +46,6 @@ SEND_S = 60.0  # how long a client may take to read its answer
 CONNECT_S = 5.0  # how long a reader waits for the arena
 ANSWER_S = 60.0  # how long a client waits; a checkpoint of a large model may take long
 _COPIES = b"c"
-_GREETING_BYTES = 48
-_LENGTH = struct.Struct("<Q")
 _PATH_BYTES = 103  # macOS: 104 with the zero byte; Linux has 108
 _SOL_LOCAL, _LOCAL_PEERCRED = 0, 1  # macOS: <sys/un.h>, gives struct xucred
 _XUCRED_BYTES = 76  # u32 version, u32 uid, i16 number of groups, 16 u32 groups
@@ -73,12 +71,7 @@ class NotServed(ArenaError):
 
 
 class Request:
-    """One request that waits for its answer.
-
-    Attributes:
-        name: name of the request.
-        fields: its other fields.
-    """
+    """One request by its name, with its other fields, which waits for its answer."""
 
     def __init__(self, fields: dict[str, Any]) -> None:
         self.name = str(fields.pop("request"))
@@ -116,40 +109,27 @@ class RunServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     request_queue_size = 64
 
     def __init__(self, path: Path, about: bytes = b"", fds: tuple[int, ...] = ()) -> None:
-        """Listen; only this user may connect.
+        """Listen at a `socket_path`; only this user may connect.
 
-        Args:
-            path: see `socket_path`.
-            about: what a reader needs to know of the arena.
-            fds: descriptors for readers, which have to stay open.
+        Readers get `about` and the descriptors, which have to stay open.
 
         Raises:
-            ArenaError: a living process serves at this path, or the path is unusable.
+            ArenaError: the path is unusable.
         """
         self.path, self.about, self.fds = path, about, fds
         self.queue = queue.SimpleQueue[Request]()
-        if path.is_socket() and is_stale(path):
-            path.unlink(missing_ok=True)
         try:
+            path.unlink(missing_ok=True)
             super().__init__(os.fspath(path), _Client)
             os.chmod(path, 0o600)
+            self._inode = path.stat().st_ino
         except OSError as error:
-            raise ArenaError(
-                f"cannot serve the run at {path}: {error}; is another process running in this run "
-                "directory?"
-            ) from error
+            raise ArenaError(f"cannot serve the run at {path}: {error}") from error
         self.is_closed, self.came, self.present = False, 0, 0
         self._counting = threading.Lock()
         threading.Thread(
             target=self.serve_forever, args=(LOOK_S,), name="mlxhog-socket", daemon=True
         ).start()
-
-    def verify_request(self, request: Any, client_address: object) -> bool:
-        """Whether a connection is of the same user."""
-        try:
-            return peer_uid(request) == os.getuid()
-        except OSError:
-            return False
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Ignore a client that has disconnected."""
@@ -174,12 +154,8 @@ class RunServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         for request in self.take():
             request.hang_up()
         with contextlib.suppress(OSError):  # its folder may have been moved or replaced
-            if is_stale(self.path):  # else it is that of another process
-                self.path.unlink(missing_ok=True)
-
-    def __enter__(self) -> Self:
-        """Serve until the block ends."""
-        return self
+            if self.path.stat().st_ino == self._inode:
+                self.path.unlink()
 
     def __exit__(self, *_: object) -> None:
         """Stop serving."""
@@ -198,7 +174,7 @@ class _Client(socketserver.StreamRequestHandler):
         if not line:
             return
         try:
-            request = Request(_fields(line))
+            request = Request(_fields(line, "request"))
         except RunError as error:
             reply: dict[str, Any] | None = {"ok": False, "error": str(error), "exit_code": 2}
         else:
@@ -215,8 +191,9 @@ class _Client(socketserver.StreamRequestHandler):
 
     def _attach(self) -> None:
         about = self.server.about
-        socket.send_fds(self.connection, [greeting()], self.server.fds)
-        self.connection.sendall(_LENGTH.pack(len(about)) + about)
+        answer = {"ok": True, "version": version("mlxhog"), "bytes": len(about)}
+        socket.send_fds(self.connection, [b"{"], self.server.fds)
+        self.connection.sendall(plain_json.dumps(answer)[1:] + b"\n" + about)
         # Open as long as the reader's end: macOS may drop a descriptor in flight when this end
         # closes (CPython issue 14669).
         self.connection.settimeout(None)
@@ -260,55 +237,41 @@ def _asked(path: Path, timeout_s: float, request: str, **fields: Any) -> Iterato
 
 
 def attach(path: Path, timeout_s: float = CONNECT_S) -> tuple[bytes, int, int]:
-    """What the run of the same user serves at a socket: `about`, and two descriptors.
+    """What the run of the same user serves at a socket: `about`, and descriptors to be closed.
 
-    The first is that of the arena, the second that of the connection. The caller closes both.
+    The first is that of the arena, the second that of the connection.
 
     Raises:
         NoAnswer: its process does not answer in this time.
         ArenaError: there is no socket, or it is stale, or another program's or user's.
     """
     with _asked(path, timeout_s, ATTACH) as connection:
-        answer, fds, _, _ = socket.recv_fds(connection, _GREETING_BYTES, 1)
+        begin, fds, _, _ = socket.recv_fds(connection, 1, 1)
         try:
-            if answer != greeting() or not fds:
-                raise ArenaError(
-                    f"{path} answered {answer!r}, expected {greeting()!r}: it is not the socket of "
-                    "a run of this version of mlxhog"
-                )
             with connection.makefile("rb") as file:
-                (n_bytes,) = _LENGTH.unpack(file.read(_LENGTH.size).ljust(_LENGTH.size, b"\0"))
-                about = file.read(n_bytes)
-            if not about or len(about) < n_bytes:
+                answer = _fields(begin + file.readline(MOST_BYTES), "ok")
+                if answer.get("version") != version("mlxhog") or not fds:
+                    raise RunError("it is of another version of mlxhog")
+                about = file.read(answer["bytes"])
+            if len(about) < answer["bytes"]:
                 raise ConnectionResetError("it ended amid its message")
             os.set_inheritable(fds[0], False)
             return about, fds[0], connection.detach()
-        except BaseException:
-            for fd in fds:
-                os.close(fd)
-            raise
+        except RunError as error:
+            raise ArenaError(f"{path} serves no run that can be attached here: {error}") from error
+        finally:
+            if connection.fileno() >= 0:  # not detached
+                for fd in fds:
+                    os.close(fd)
 
 
 def ask_for_copies(connection: int) -> None:
-    """Let the run of a connection publish copies, as long as the connection is open.
-
-    Raises:
-        OSError: the run has ended.
-    """
+    """Let the run of a connection publish copies while it is open; OSError if the run has ended."""
     os.write(connection, _COPIES)
 
 
 def ask(directory: Path, request: str, *, timeout_s: float = ANSWER_S, **fields: Any) -> Any:
-    """Send a request to the supervisor of a running run, and wait for the answer.
-
-    Args:
-        directory: directory of the run.
-        request: name of the request.
-        timeout_s: how long to wait for the answer.
-        fields: its other fields, as JSON values.
-
-    Returns:
-        The fields of the answer.
+    """Send a request with fields to the supervisor of a run; returns the fields of the answer.
 
     Raises:
         RunError: the run is not running, or does not answer.
@@ -333,12 +296,8 @@ def ask(directory: Path, request: str, *, timeout_s: float = ANSWER_S, **fields:
     return answer
 
 
-def _fields(line: bytes, key: str = "request") -> dict[str, Any]:
-    """Read one line.
-
-    Raises:
-        RunError: it is too long, not a JSON object, or lacks the key.
-    """
+def _fields(line: bytes, key: str) -> dict[str, Any]:
+    """Read one line; a `RunError` says why it is not a JSON object with this key."""
     if key == "request" and len(line) > MOST_BYTES:
         raise RunError(f"a line has more than {MOST_BYTES:,} bytes; send one short line of JSON")
     try:
@@ -354,13 +313,10 @@ def _fields(line: bytes, key: str = "request") -> dict[str, Any]:
 
 
 def socket_path(directory: Path) -> Path:
-    """The path of the socket of a run directory.
+    """The path of the socket of a run directory: in it, if that is not too long for a socket.
 
-    It is in the run directory. If that path is too long for a socket, it is in a private directory
-    of this user in the temporary directory.
-
-    Raises:
-        ArenaError: the path of that private directory is not such a directory.
+    Else in a private directory of this user in the temporary directory; an `ArenaError` if that
+    cannot be made or used.
     """
     inside = directory.absolute() / "socket"
     if len(os.fsencode(inside)) <= _PATH_BYTES:
@@ -377,25 +333,6 @@ def socket_path(directory: Path) -> Path:
             f"{private} is not a directory of this user with mode 0700; remove it, or set TMPDIR"
         )
     return private / hashlib.sha256(os.fsencode(inside)).hexdigest()[:16]
-
-
-def is_stale(path: Path) -> bool:
-    """Whether no process serves the socket file at `path` any more."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(CONNECT_S)
-        try:
-            probe.connect(os.fspath(path))
-        except ConnectionRefusedError:
-            return True
-        except OSError:
-            return False
-    return False
-
-
-@cache
-def greeting() -> bytes:
-    """The first bytes of an arena's server: only the same version of mlxhog knows the rest."""
-    return f"mlxhog-arena {version('mlxhog')}".encode().ljust(_GREETING_BYTES)[:_GREETING_BYTES]
 
 
 def peer_uid(connection: socket.socket) -> int:

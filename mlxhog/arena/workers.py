@@ -153,15 +153,12 @@ class Entry:
         return now_ns
 
 
-_FIELDS = {name: field for name, field in vars(Entry).items() if isinstance(field, _Field)}
-WORKER_DTYPE = np.dtype(
-    {
-        "names": list(_FIELDS),
-        "formats": [field.form for field in _FIELDS.values()],
-        "offsets": [field.at for field in _FIELDS.values()],
-        "itemsize": ENTRY_BYTES,
-    }
-)
+FIELDS = {
+    name: (field.at, struct.calcsize(field.form))
+    for name, field in vars(Entry).items()
+    if isinstance(field, _Field)
+}
+"""First byte and size of each field."""
 
 
 class WorkerTable:
@@ -175,11 +172,6 @@ class WorkerTable:
         self._data = data
         self._lock_words = lock_words
         self._entries: dict[int, Entry] = {}
-
-    @property
-    def array(self) -> NDArray[np.void]:
-        """The whole table as a structured array (max_workers + 1,), for reports; plain reads."""
-        return self._data.view(WORKER_DTYPE)
 
     def __iter__(self) -> Iterator[Entry]:
         """Entries of all worker slots, used or not; without the creator's."""

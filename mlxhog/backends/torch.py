@@ -301,7 +301,7 @@ def _host_tensor(
             # The array may be read-only; these parameters are never written.
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
             host = torch.from_numpy(tensor.view(np.int16) if is_bfloat16 else tensor)
-        finite = mapped.is_finite_in_place(tensor)
+        finite = mapped.is_finite(tensor)
     else:
         # Memory of torch, not NumPy: NumPy asks for huge pages, and the system took seconds there.
         host = torch.empty(tensor.shape, dtype=torch.int16 if is_bfloat16 else torch.float32)

@@ -19,8 +19,7 @@ from mlxhog.base import plain_json, typed, verdicts
 from mlxhog.base.cache import user_cache_directory
 
 FORMAT = 1
-MOST_ROWS = 100
-"""The file forgets the oldest rows."""
+MOST_ROWS = 100  # the file forgets the oldest rows
 
 Key = Mapping[str, Any]
 """What the speeds of a run depend on beside machine and versions, as JSON has it."""
@@ -43,11 +42,22 @@ class BatchSpeed:
     gradient_s: float
 
 
+@dataclass(frozen=True)
+class _Row:
+    key: Any
+    speeds: tuple[BatchSpeed, ...]
+
+
+@dataclass(frozen=True)
+class _File:
+    format: int
+    identity: verdicts.Identity
+    rows: tuple[_Row, ...]
+
+
 def load(key: Key) -> tuple[BatchSpeed, ...]:
     """The speeds of such a run on this machine, by growing batch; none if they are not known."""
-    rows = _rows(_path())
-    speeds = next((speeds for one, speeds in reversed(rows) if one == key), [])
-    return tuple(speeds)
+    return next((row.speeds for row in reversed(_rows()) if row.key == key), ())
 
 
 def save(key: Key, speeds: Sequence[BatchSpeed]) -> None:
@@ -56,32 +66,21 @@ def save(key: Key, speeds: Sequence[BatchSpeed]) -> None:
     Raises:
         EnvironmentLacks: the file cannot be written; it is unchanged.
     """
-    path = _path()
-    rows = [row for row in _rows(path) if row[0] != key]
-    rows = [*rows, (key, list(speeds))][-MOST_ROWS:]
-    record = {
-        "format": FORMAT,
-        "identity": asdict(verdicts.identity()),
-        "rows": [{"key": one, "speeds": [asdict(s) for s in speeds]} for one, speeds in rows],
-    }
-    verdicts.keep(path, record)
+    rows = [row for row in _rows() if row.key != key]
+    rows = [*rows, _Row(dict(key), tuple(speeds))][-MOST_ROWS:]
+    verdicts.keep(_path(), asdict(_File(FORMAT, verdicts.identity(), tuple(rows))))
 
 
 def _path() -> Path:
     return user_cache_directory() / verdicts.identity().file_of("batches")
 
 
-def _rows(path: Path) -> list[tuple[Key, list[BatchSpeed]]]:
+def _rows() -> tuple[_Row, ...]:
     """The rows of the file; none if it does not count."""
     try:
-        record = plain_json.read(path)
-        if (record["format"], record["identity"]) != (FORMAT, asdict(verdicts.identity())):
-            return []
-        rows: list[tuple[Key, list[BatchSpeed]]] = [
-            (dict(row["key"]), [typed.read(BatchSpeed, one) for one in row["speeds"]])
-            for row in record["rows"]
-        ]
-        every = [speed for _, speeds in rows for speed in speeds]
-        return rows if all(min(s.tokens_per_s, s.gradient_s) > 0 for s in every) else []
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return []
+        file = typed.read(_File, dict(plain_json.read(_path())))
+    except (OSError, ValueError, TypeError):
+        return ()
+    every = [speed for row in file.rows for speed in row.speeds]
+    known = (file.format, file.identity) == (FORMAT, verdicts.identity())
+    return file.rows if known and all(min(s.tokens_per_s, s.gradient_s) > 0 for s in every) else ()

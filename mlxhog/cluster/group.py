@@ -31,8 +31,7 @@ from mlxhog.config.cluster import Cluster
 from mlxhog.errors import ConfigError, MlxhogError, shown
 
 Float32 = NDArray[np.float32]
-MOST_COUNT: Final = 2**60
-"""Limit of counts in a state; their sums still fit 64 bits."""
+MOST_COUNT: Final = 2**60  # limit of counts in a state; their sums still fit 64 bits
 
 
 class ClusterError(MlxhogError):

@@ -5,14 +5,21 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any
 
 from mlxhog.config.choices import Rules
-from mlxhog.config.options import is_set, option
-from mlxhog.errors import shown
+from mlxhog.config.options import option, options
 
 _ADDRESS = re.compile(r"[\w.-]+:(?P<port>\d{1,5})")
 _cluster = partial(option, group="cluster")
+
+
+def _check_address(text: str) -> None:
+    match = _ADDRESS.fullmatch(text)
+    if match is None or not 0 < int(match["port"]) < 2**16:
+        raise ValueError(
+            "wanted HOST:PORT as mlxhog cluster start prints it, a name or an IPv4 address, such "
+            "as 192.168.1.5:8600"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +35,7 @@ class Cluster:
         "train one model with other machines: HOST:PORT of the lighthouse that mlxhog cluster "
         "start began",
         none="off",
+        reads=_check_address,
     )
     cluster_own_address: str | None = _cluster(
         None,
@@ -46,10 +54,7 @@ class Cluster:
     )
     round_every: float = _cluster(10.0, "time between two rounds", unit="s", above=0)
     round_dtype: str = _cluster(
-        "float32",
-        "numbers on the wire; bfloat16 halves the bytes, and its rounding is made up for in the "
-        "next round (error feedback)",
-        choices=("float32", "bfloat16"),
+        "float32", "numbers on the wire; bfloat16 halves the bytes", choices=("float32", "bfloat16")
     )
     cluster_outer_lr: float = _cluster(0.7, "step size of the outer step", above=0)
     cluster_outer_momentum: float = _cluster(
@@ -63,9 +68,6 @@ class Cluster:
         unit="s",
         above=0,
     )
-    stop_workers: bool = _cluster(
-        False, "stop the workers for each round, as DiLoCo does, instead of adding beside them"
-    )
 
     @property
     def cluster_limit_s(self) -> float:
@@ -73,25 +75,21 @@ class Cluster:
         timeout_s = self.cluster_timeout_s
         return max(60.0, 6 * self.round_every) if timeout_s is None else timeout_s
 
+    @property
+    def waits_too_short(self) -> bool:
+        """Whether its limit is not above the time between rounds."""
+        return self.cluster_limit_s <= self.round_every
+
     def only_cluster(self) -> Cluster:
         """Return these options alone, for the process of the link."""
         return Cluster(**{one.name: getattr(self, one.name) for one in fields(Cluster)})
 
 
-def _is_no_address(config: Any) -> bool:
-    match = _ADDRESS.fullmatch(config.cluster or "x:1")
-    return match is None or not 0 < int(match["port"]) < 2**16
-
-
 RULES: Rules = (
-    ("cluster", lambda c: _is_no_address(c) and shown(c.cluster),
-     "is {x}; wanted HOST:PORT as mlxhog cluster start prints it, a name or an IPv4 address, such "
-     "as 192.168.1.5:8600"),
-    ("cluster_timeout_s",
-     lambda c: c.cluster and c.cluster_timeout_s and c.cluster_timeout_s <= c.round_every,
-     "{0.cluster_timeout_s:g} s, not above round_every, {0.round_every:g} s, so a machine could "
-     "not wait for the next round of the others; set six times that"),
-    *((one.name, lambda c, name=one.name: c.cluster is None and is_set(c, name),
+    ("cluster_timeout_s", "cluster & cluster_timeout_s & waits_too_short",
+     "{cluster_timeout_s} s, not above round_every, {round_every} s, so a machine could not wait "
+     "for the next round of the others; set six times that"),
+    *((name, f"not cluster & {name}!={spec.spell(spec.default)}",
        "is for a run with other machines; add --cluster HOST:PORT as cluster start prints it")
-      for one in fields(Cluster) if one.name != "cluster"),
+      for name, spec in options(Cluster).items() if name != "cluster"),
 )  # fmt: skip

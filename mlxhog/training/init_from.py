@@ -191,7 +191,7 @@ class InitialWeights:
             )
         if own:
             fits = same and tokenizer.n_ids <= there
-            model = families.with_vocabulary(model, there if fits else tokenizer.vocab_size)
+            model = replace(model, vocab_size=there if fits else tokenizer.vocab_size)
         if model.vocab_size != there and not config.resize_vocab:
             raise CheckpointError(
                 f"{self.opened.path} has a vocabulary of {there:,} rows, the model here of "

@@ -280,7 +280,7 @@ def _plan(config: TrainConfig, *, progress: bool) -> Plan:
     live = memory.keeps_copies(config.live, parameters, note)
     max_workers = config.max_workers
     if config.cluster is not None:
-        tables |= anchor.segments(residual=config.round_dtype == "bfloat16")
+        tables |= anchor.segments()
         max_workers = None if max_workers is None else max_workers + 1  # the link's slot
     elastic = next((way for way in ways if not way["strategy"].fixed), ways[0])
 
@@ -492,7 +492,7 @@ def _way(
         notes.append(choose_strategy.first_note(choice.name, regime))
 
     # The strategy and its batches.
-    strategy = replace(strategies.build(resolved, n_workers), open=is_open)
+    strategy = strategies.build(resolved, n_workers)
     strategy.check(model)
     strategy = strategy.with_tables(ngrams.of(model))
     stored = None if resumption is None else resumption.run.directory

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from mlxhog.arena.ledger import Position
+from mlxhog.base.paths import quoted, words
 from mlxhog.base.quantities import parse_number
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.checkpoint import Checkpoint
@@ -17,13 +18,11 @@ from mlxhog.checkpoint.run import Run
 from mlxhog.config import optimizers
 from mlxhog.config.budget import Budget
 from mlxhog.config.choices import OPTIMIZERS, STRATEGIES
-from mlxhog.config.config import TrainConfig
-from mlxhog.config.fine_tuning import ORIGINS
+from mlxhog.config.config import ORIGINS, TrainConfig
 from mlxhog.config.options import options
 from mlxhog.config.sources import read_stored
 from mlxhog.config.strategies import Serial
 from mlxhog.config.strategy import StrategyChoice
-from mlxhog.data.encodings import quoted, words
 from mlxhog.data.prepare import Prepared
 from mlxhog.errors import CheckpointError, ConfigError, RunError
 from mlxhog.report.metrics import scored_at

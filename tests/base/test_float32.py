@@ -58,8 +58,7 @@ def test_a_value_of_the_user_decides_and_is_named(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("value", "promises", "expected"),
-    [(None, True, "0"), (None, False, None), ("1", True, "1")],
+    ("value", "promises", "expected"), [(None, True, "0"), (None, False, None), ("1", True, "1")]
 )
 def test_a_child_of_doctor_or_parity_has_it_off(monkeypatch, value, promises, expected):
     if value is not None:

@@ -15,7 +15,7 @@ from mlxhog.arena.control import Command
 from mlxhog.cluster import group
 from mlxhog.cluster.group import State
 from mlxhog.cluster.lighthouse import TOKEN_VARIABLE
-from mlxhog.cluster.link import MOST_LOG_BYTES, ROUNDS, Link, LinkJob, open_torchft, shorten
+from mlxhog.cluster.link import Link, LinkJob, open_torchft
 from mlxhog.errors import ConfigError
 from mlxhog.training import plan
 from tests.cluster import group as groups
@@ -89,14 +89,6 @@ def test_a_killed_link_is_replaced_and_the_next_continues_from_the_arena(machine
     assert not alive(first)
 
 
-def test_the_log_of_a_link_keeps_its_newer_half(tmp_path):
-    log = tmp_path / "link.log"
-    log.write_bytes(b"x" * MOST_LOG_BYTES + b"the last words\n")
-    shorten(log)
-    assert log.stat().st_size <= MOST_LOG_BYTES // 2
-    assert log.read_bytes().endswith(b"the last words\n")
-
-
 @pytest.mark.slow
 def test_a_machine_alone_looks_for_others_between_its_rounds(machine, start):
     machine.cluster = choice(round_every=3600.0)
@@ -124,10 +116,10 @@ def test_a_machine_that_has_trained_alone_and_does_not_fit_trains_on_alone(machi
 
 
 @pytest.mark.slow
-def test_a_cluster_out_of_reach_is_reported_once_and_tried_again(start, tmp_path):
+def test_a_cluster_out_of_reach_is_reported_once_and_tried_again(start):
     link = start(groups.out_of_reach)
-    log = tmp_path / "link.log"
-    poll_until(link, lambda: log.exists() and log.read_text().count("no lighthouse answers") > 1)
+    pids = set()
+    poll_until(link, lambda: pids.add(link.pid) or len(pids - {None}) > 2)
     (message,) = link.messages
     assert "no lighthouse answers" in message
 
@@ -148,16 +140,6 @@ def test_a_stopped_link_is_killed_and_replaced(machine, start):
     os.kill(first, signal.SIGSTOP)
     poll_until(link, lambda: link.pid not in (None, first))
     assert "signal SIGKILL" in link.messages[0]
-
-
-@pytest.mark.slow
-def test_a_member_whose_disk_is_full_commits_its_rounds(machine, start, tmp_path):
-    for name in ("link.log", ROUNDS):
-        (tmp_path / name).symlink_to("/dev/full")
-    link = start(groups.alone)
-    machine.train(1.0)
-    poll_until(link, lambda: machine.own.words["committed"] == 100)
-    assert link.messages == []
 
 
 def test_the_token_of_a_link_is_that_of_the_option_else_of_the_environment(monkeypatch):
@@ -184,15 +166,6 @@ def test_a_cluster_that_does_not_answer_costs_no_import_of_torch(monkeypatch):
         address = f"127.0.0.1:{server.getsockname()[1]}"
     with pytest.raises(group.ClusterError, match="no cluster answers"):
         open_torchft(choice(cluster=address), never, never)
-
-
-def test_an_own_address_without_a_machine_is_refused_by_its_name():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        cluster = choice(
-            cluster=f"127.0.0.1:{server.getsockname()[1]}", cluster_own_address="no..where"
-        )
-        with pytest.raises(ConfigError, match=r"'no\.\.where' has no IPv4 address here; name"):
-            open_torchft(cluster, never, never)
 
 
 @pytest.mark.slow

@@ -64,7 +64,7 @@ def test_it_names_changed_options_files_and_memory(here, capsys):
     assert "12.jsonl  24 B, field content\n" not in text  # only ten are named
     assert "  and 3 more\n" in text
     assert "13 files read" in text
-    assert "pic.jpg: not text: a zero byte at offset 0\n" in text
+    assert "pic.jpg: not text: 1 of its first 1 bytes" in text
     assert f"{known['parameters']:,} parameters" in text
     assert "training text  12 documents" in text
     assert "time           unknown" in text

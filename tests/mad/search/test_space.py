@@ -100,7 +100,7 @@ def test_a_space_written_out_is_the_same_space(keys):
     [
         ({"mixxers": ["mlstm"]}, "space has no 'mixxers'; did you mean 'mixers'"),
         ({"mixers": ["mlstn"]}, "no layer 'mlstn'; did you mean 'mlstm'"),
-        ({"mixers": [{"type": "mlstm", "head": 2}]}, "no number 'head'; did you mean 'heads'"),
+        ({"mixers": [{"type": "mlstm", "head": 2}]}, "'mlstm.head'; did you mean 'mlstm.heads'"),
         ({"mixers": ["swiglu"]}, "swiglu is a channel; list it under channels"),
         ({"mixers": ["mlstm", "mlstm(h4)"]}, r"'mlstm\(h4\)' twice"),
         ({"mixers": [{"type": "mlstm", "heads": []}]}, "mlstm.heads is an empty list"),
