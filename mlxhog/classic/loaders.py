@@ -89,7 +89,7 @@ class _Lines:
             self.refuse(
                 next(k for k, one in enumerate(self.texts) if _table([one], columns) is None)
             )
-        self.check(~np.isfinite(table).all(axis=1), lambda _: "")
+        self.check(np.logical_not(np.isfinite(table).all(axis=1)), lambda _: "")
         return table
 
     def ids(self, column: Float64, what: str) -> Int64:
