@@ -138,7 +138,6 @@ TALK = "".join(
 )
 SVM = "+1 1:0.5 3:1e-3 # c\n-1 2:-4 3:7\n+1 1:1 2:2\n" * 3
 RATINGS = "user,item,rating\n1,2,3.5\n2,2,5\n3,9,1\n1,3,2\n"
-PRIZE = "1:\n30,3,2005-09-06\n7,5,2005-05-13\n2:\n30,4,2005-10-19\n"
 EDGES = "# a graph\n0 1 2.5\n1\t2\t1\n2 3 1\n0 3 0.5\n"
 
 
@@ -193,7 +192,6 @@ SUBJECTS = (
             lambda f: (_read_corpus("a.jsonl")(f), read_prompts(str(f / "a.jsonl"))), 1),
     Subject("svmlight", text_file("a.svm", SVM), lambda f: load_svmlight(f / "a.svm"), 3),
     Subject("ratings", text_file("a.csv", RATINGS), lambda f: load_ratings(f / "a.csv"), 3),
-    Subject("prize", text_file("a.txt", PRIZE), lambda f: load_ratings(f / "a.txt"), 2),
     Subject("packed ratings", text_file("a.csv.gz", PACKED),
             lambda f: load_ratings(f / "a.csv.gz"), 1),
     Subject("graph", _write_edges,
