@@ -84,7 +84,7 @@ def execute(config: TrainConfig, observer: Observer[Progress] | None) -> Result:
     is created, so that `latest` is this run for every other command.
     """
     if config.init_from is not None:
-        from mlxhog.training.init_from import located
+        from mlxhog.training.origin import located
 
         config = located(config)  # before the new run becomes `latest`
     from mlxhog.checkpoint.creation import new_run  # imports NumPy; bad options are reported before

@@ -112,13 +112,11 @@ class Setup:
 
 def plan_layout(
     spec: Mapping[str, ParamSpec],
-    strategy: Strategy,
-    optimizer: Optimizer,
+    ways: Sequence[tuple[Strategy, Optimizer]],
     n_tickets: int,
     tables: Mapping[str, tuple[str, int]],
     *,
     live: bool = False,
-    others: Sequence[tuple[Strategy, Optimizer]] = (),
 ) -> Layout:
     """Lay out the arena of a run.
 
@@ -128,19 +126,17 @@ def plan_layout(
 
     Args:
         spec: the model's parameters.
-        strategy: of the run.
-        optimizer: of the run.
+        ways: the strategies of the run, each with its optimizer.
         n_tickets: batches per epoch.
         tables: further segments, such as for evaluations, as `arena.plan` takes them.
         live: whether to keep copies of the parameters for readers.
-        others: the other strategies, each with its optimizer.
     """
-    every = [(strategy, optimizer), *others]
-    max_workers = max(one.slots for one, _ in every)
-    private = [m for m in optimizer.state_segments if all(m in r.state_segments for _, r in every)]
-    shared = [m for m in optimizer.shared_segments if all(m in r.shared_segments for _, r in every)]
+    (strategy, optimizer), *_ = ways
+    max_workers = max(one.slots for one, _ in ways)
+    private = [m for m in optimizer.state_segments if all(m in r.state_segments for _, r in ways)]
+    shared = [m for m in optimizer.shared_segments if all(m in r.shared_segments for _, r in ways)]
     needs = []
-    for one, rule in every:
+    for one, rule in ways:
         own = [f"{m}.{k}" for m in rule.state_segments for k in range(1, one.slots + 1)
                if m not in private]  # fmt: skip
         own += [m for m in rule.shared_segments if m not in shared]
@@ -221,18 +217,17 @@ class Job:
         return self.setup.workers[self.slot - 1]
 
     @property
-    def compute_threads(self) -> int:
-        """Threads of its gradients: a CPU worker leaves one of its threads to overlapped steps."""
-        return max(1, self.spec.threads - self._is_split)
-
-    @property
     def step_threads(self) -> int:
-        """Threads of norm, step and read."""
+        """Threads of norm, step and read; a CPU worker has one of its own for overlapped steps."""
         return 1 if self._is_split else self.spec.threads
 
     @property
+    def compute_threads(self) -> int:
+        """Threads of its gradients."""
+        return max(1, self.spec.threads - self._is_split)
+
+    @property
     def _is_split(self) -> bool:
-        """Whether its threads compute gradients and add steps at once."""
         return self.config.overlap and self.spec.backend not in GPU_BACKENDS
 
     @property

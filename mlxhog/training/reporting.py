@@ -39,7 +39,7 @@ from mlxhog.report.metrics import (
 from mlxhog.report.monitor import Monitor
 from mlxhog.report.tensorboard import TensorBoard
 from mlxhog.report.views import Observer
-from mlxhog.training.plan import MANY_PASSES, Plan, repetition_warning
+from mlxhog.training.plan import MANY_PASSES, Plan, repetition
 from mlxhog.training.session import Session
 
 REPORT_S = 0.5
@@ -75,7 +75,6 @@ class Reporter:
         self._board: TensorBoard | None = None
         self._evaluation: dict[str, Any] = {}
         self._reported: set[str] = set()
-        self._repetition, self._epoch_tokens = False, plan.epoch_tokens
         self._resumed: list[int] = []
         if plan.resumption is not None:
             earlier = run.read_status().get("resumed")
@@ -115,31 +114,25 @@ class Reporter:
         if now - self._last_report >= REPORT_S:
             self._last_report = now
             self.report(None, doing)
-        training_began = self.monitor.arena.counters.load("start_ns")
-        if training_began:
-            self.warn_of_repetition()
-        if now - self._last_metrics >= METRICS_S and training_began:
+        if not self.monitor.arena.counters.load("start_ns"):
+            return
+        self._warn_of_repetition()
+        if now - self._last_metrics >= METRICS_S:
             self._last_metrics = now
             self.append_metrics()
-        if now - self._last_times >= TIMES_S and training_began:
+        if now - self._last_times >= TIMES_S:
             self._last_times = now
             self.write_times()
 
-    def warn_of_repetition(self) -> None:
-        """Warn once if a budget of time will read the text too often, when that is known."""
-        plan, (_, tokens, _) = self.plan, self.monitor.totals()
-        asked = plan.config.follow is not None or plan.config.epochs is not None
-        if self._repetition or asked:
+    def _warn_of_repetition(self) -> None:
+        """Say once that a run whose amount of text was open has read it `MANY_PASSES` times."""
+        plan, budget = self.plan, self.monitor.budget
+        of_plan = plan.config.follow, plan.config.epochs, budget.steps, budget.tokens
+        if of_plan != (None,) * 4:
             return
-        tokens -= self.monitor.budget.tokens_before
-        if tokens < MANY_PASSES * self._epoch_tokens:
-            return
-        self._repetition = True
-        fraction = self.monitor.progress().budget_fraction
-        total = tokens / max(fraction, 1e-9) / self._epoch_tokens
-        message = repetition_warning(max(total, MANY_PASSES), self._epoch_tokens)
-        if message is not None and not any("times in this budget" in one for one in plan.notes):
-            self.report(message)
+        tokens = self.monitor.totals()[1] - budget.tokens_before
+        if tokens >= MANY_PASSES * plan.epoch_tokens:
+            self.report_once(repetition(plan.epoch_tokens, f"was read {MANY_PASSES:g} times"))
 
     def record(self, kind: str, **fields: object) -> None:
         """Append a line to events.jsonl: a message, a sample, a checkpoint."""

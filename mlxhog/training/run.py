@@ -15,7 +15,6 @@ from mlxhog.arena.requests import Refused, socket_path
 from mlxhog.base import darwin
 from mlxhog.base.durable import disk_errors, replace_file
 from mlxhog.base.interrupts import Interrupts
-from mlxhog.base.paths import expanded
 from mlxhog.base.processes import require_descriptors
 from mlxhog.base.quantities import Interval
 from mlxhog.checkpoint import checkpoint
@@ -34,10 +33,10 @@ from mlxhog.errors import (
 from mlxhog.report import card
 from mlxhog.report.metrics import Activity, Doing, Progress, Result
 from mlxhog.report.views import Observer
-from mlxhog.training import init_from, replay, state
+from mlxhog.training import origin, replay, state
 from mlxhog.training.change_strategy import Changes, rounds_before
 from mlxhog.training.evaluation import GAVE_UP_WORKER, FinalEvaluation, HeldOutWatch, write_sample
-from mlxhog.training.follow import Following
+from mlxhog.training.follow import Follower
 from mlxhog.training.plan import Plan, make_plan
 from mlxhog.training.publishing import Publisher
 from mlxhog.training.reporting import Reporter, monitor_of, summary
@@ -79,15 +78,15 @@ def train(
     began_ns = monotonic_ns()
     if config.determinism == "replay":
         raise ConfigError("determinism: to replay a run use mlxhog replay RUN")
-    config = init_from.located(config)
+    config = origin.located(config)
     with ExitStack() as stack:
+        if config.resume is not None:
+            run, _ = checkpoint.resumable(config.resume, Path(config.out))
+            stack.enter_context(run.lock())
         run = run or stack.enter_context(new_run(config))
+        assert run is not None, "only a resumed run has no folder to create"
         require_descriptors(DESCRIPTORS, "a run")
         plan = make_plan(config, progress=observer is not None)
-        if run is None:
-            assert plan.resumption is not None
-            run = plan.resumption.run
-            stack.enter_context(run.lock())
         with ExitStack() as parts:
             return Training(plan, observer, parts, began_ns, run).execute()
 
@@ -116,14 +115,12 @@ class Training(Session):
         run: Run,
     ) -> None:
         """Create the arena, and fill it; this starts no worker."""
-        if plan.resumption is not None:
-            plan.resumption.check_newest()
         folder = run.directory
-        following, followed = None, plan.config.follow
+        follower, followed = None, plan.config.follow
         if followed is not None:
-            following = Following(plan, folder, expanded(followed))
+            follower = Follower.of(plan, folder, followed)
             assert plan.other is None  # it has batches of its own
-            plan = replace(plan, batches=following.batches)
+            plan = replace(plan, batches=follower.batches(plan.batches))
         super().__init__(plan, folder, stack=stack, fallback=folder, other=plan.other)
         self.run, self.plan, self.signals = run, plan, Interrupts()
         self.start = state.load(plan, self.arena, self.ledger)
@@ -132,7 +129,7 @@ class Training(Session):
         self.reporter = Reporter(plan, run, self.monitor, observer)
         budget = self.start.budget
         # Steps on text that arrives may have fewer tokens than others.
-        limit = budget.steps if following else budget.step_limit(plan.tokens_per_step)
+        limit = budget.steps if follower else budget.step_limit(plan.tokens_per_step)
         self.begin(budget, limit, rounds_before(plan, budget))
         with disk_errors(f"writing {run.architecture}"):
             checkpoint.write_model(run.architecture, plan.model, plan.data.tokenizer)
@@ -141,7 +138,7 @@ class Training(Session):
         server = stack.enter_context(self.arena.serve(socket_path(folder)))
         self._publisher = Publisher.of(self, server, plan.config.live_every, stack)
         self._watch = HeldOutWatch(plan.config, plan.resumption, plan.held_out.text)
-        self._following, self._stack, self._began_ns = following, stack, began_ns
+        self._follower, self._stack, self._began_ns = follower, stack, began_ns
         self._batch = None if plan.batch is None else plan.batch.to_json()
         if plan.resumption is not None:  # it keeps its choice while it has that batch
             earlier = run.read_status().get("batch_size")
@@ -203,10 +200,11 @@ class Training(Session):
     def _phases(self) -> MlxhogError | None:
         """Start, train, save and evaluate, sample; returns the error that ended the run, if any."""
         try:
-            if self._following is not None:
+            if self._follower is not None:
                 if self.plan.resumption is None:
                     self.save()  # so that text taken in from now on survives a kill
-                self._following.begin(self.arena, self.ledger, self._stack)
+                self._follower.give(self.arena, self.ledger, training=False)
+                self._stack.enter_context(self._follower)
             if self.config.determinism == "record":
                 replay.begin_record(self.plan, self.run.directory, self.arena)
             self.spawn()
@@ -271,7 +269,7 @@ class Training(Session):
                 break
             steps, seconds = counters.load("steps"), monitor.seconds()
             for k, (interval, act) in enumerate(regular):
-                if self._following is not None and steps == last[k][0]:
+                if self._follower is not None and steps == last[k][0]:
                     continue  # it waits for text, and has nothing new to show
                 if interval.due(steps=steps - last[k][0], seconds=seconds - last[k][1]):
                     last[k] = (steps, seconds)
@@ -463,8 +461,8 @@ class Training(Session):
         super().poll(doing)
         if self.signals.received:
             self.reporter.report_once(INTERRUPTED)
-        if self._following is not None:
-            for message in self._following.look(training=doing is None):
+        if self._follower is not None:
+            for message in self._follower.give(self.arena, self.ledger, training=doing is None):
                 self.report(message)
         self.reporter.report_now_and_then(doing)
         self._requests.serve(doing)

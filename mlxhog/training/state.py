@@ -32,8 +32,8 @@ from mlxhog.optim.sparsified import RESIDUAL
 from mlxhog.optim.tables import MEANS
 from mlxhog.report.monitor import Monitor
 from mlxhog.strategies import look_ahead
+from mlxhog.training.origin import score_of, text_kind
 from mlxhog.training.plan import Plan
-from mlxhog.training.resume import score_of, text_kind
 
 Arrays = Mapping[str, NDArray[np.float32]]
 """By "segment/parameter"."""

@@ -253,7 +253,7 @@ def make_run_plan(
         writers=writers,
         kernels=kernels,
         notes=tuple(notes),
-        layout=plan_layout(spec, strategy, rule, n_tickets, {}),
+        layout=plan_layout(spec, [(strategy, rule)], n_tickets, {}),
         decay=frozenset(name for name, one in spec.items() if one.decay or protocol.wd_all),
         gpu_share=GPUShare(workers=parallel * max(1, sum(b in GPU_BACKENDS for b in backends))),
         batches=task_rows.batches,
