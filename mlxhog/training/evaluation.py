@@ -40,8 +40,6 @@ from mlxhog.data import heldout, subset
 from mlxhog.data.prepare import Prepared
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile
-from mlxhog.decoding.generate import answer
-from mlxhog.decoding.options import Sampling
 from mlxhog.errors import ConfigError, EnvironmentLacks, WorkerFailed
 from mlxhog.models.families import param_count
 from mlxhog.report.metrics import Activity, Doing
@@ -343,6 +341,9 @@ class TextJobs:
 
     def _sample(self) -> None:
         """Write a sample of text, as long as time allows."""
+        from mlxhog.decoding.generate import answer
+        from mlxhog.decoding.options import Sampling
+
         self.context.copy_to_inbox()
         self.context.entry.beat(Phase.SAMPLE)
         texts = [SAMPLE_PROMPT]
@@ -571,20 +572,14 @@ class FinalEvaluation:
 
 
 def write_sample(session: Session, monitor: Monitor) -> None:
-    """Let a worker write a sample of text, or another if it dies; report a missing sample."""
+    """Let a worker write a sample of text after the training; report a missing one."""
     samples, reason = monitor.samples, "no worker was free in time"
     session.arena.counters.store("side_until_ns", monotonic_ns() + int(SAMPLE_S * 1e9))
-
-    def look(ends: int) -> Callable[[], bool]:
-        return lambda: monitor.samples > samples or session.ends() > ends
-
-    while session.pool and monitor.samples == samples:
-        session.ask("sample")
-        session.command(Command.SAMPLE)
-        try:
-            if not session.until(look(session.ends()), Doing(Activity.SAMPLING), 2 * SAMPLE_S):
-                break
-        except GAVE_UP_WORKER as error:
-            reason = str(error)  # the run is complete, and another worker may write it
+    session.ask("sample")
+    session.command(Command.SAMPLE)
+    try:
+        session.until(lambda: monitor.samples > samples, Doing(Activity.SAMPLING), 2 * SAMPLE_S)
+    except GAVE_UP_WORKER as error:
+        reason = str(error)  # the run is complete
     if monitor.samples == samples and not session.interrupts():
         session.report(f"no sample: {reason}; mlxhog generate writes one")

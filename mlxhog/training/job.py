@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from mlxhog import arena
 from mlxhog.arena import ArenaHandle, Layout, control, published
@@ -19,7 +19,6 @@ from mlxhog.arena.layout import PARAMETER_COPY
 from mlxhog.arena.words import Words
 from mlxhog.backends.gpu_share import GPUShare, most_sequences
 from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec
-from mlxhog.cluster.link import LinkJob
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.schedules import Rate
@@ -31,6 +30,9 @@ from mlxhog.optim import Optimizer
 from mlxhog.optim.tables import segments as means_of_tables
 from mlxhog.strategies import Context, Strategy
 from mlxhog.training.kernel_choice import Writers
+
+if TYPE_CHECKING:  # only runs of a cluster load it
+    from mlxhog.cluster.link import LinkJob
 
 
 class BatchSource(Protocol):

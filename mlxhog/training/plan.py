@@ -24,9 +24,6 @@ from mlxhog.base.paths import expanded
 from mlxhog.base.quantities import format_count, format_number
 from mlxhog.base.workers import WorkerSpec
 from mlxhog.checkpoint import formats
-from mlxhog.cluster import anchor
-from mlxhog.cluster.group import identity_of
-from mlxhog.cluster.link import LinkJob
 from mlxhog.config import optimizers, plugins, schedules
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
@@ -44,7 +41,6 @@ from mlxhog.models.registry import load_architecture
 from mlxhog.models.sampled_head import SampledHead
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import Optimizer
-from mlxhog.report import tensorboard
 from mlxhog.report.metrics import is_emulated, kernels_used
 from mlxhog.strategies import Strategy
 from mlxhog.strategies.local import Local
@@ -188,6 +184,8 @@ def _plan(config: TrainConfig, *, progress: bool) -> Plan:
     notes: list[str] = []
     note: Note = notes.append
     if config.report_to == "tensorboard":
+        from mlxhog.report import tensorboard
+
         tensorboard.require()
 
     # Origin and model.
@@ -271,6 +269,8 @@ def _plan(config: TrainConfig, *, progress: bool) -> Plan:
     live = memory.keeps_copies(config.live, parameters, note)
     max_workers = config.max_workers
     if config.cluster is not None:
+        from mlxhog.cluster import anchor
+
         tables |= anchor.segments(residual=config.round_dtype == "bfloat16")
         max_workers = None if max_workers is None else max_workers + 1  # the link's slot
     elastic = next((way for way in ways if not way["strategy"].fixed), ways[0])
@@ -288,6 +288,9 @@ def _plan(config: TrainConfig, *, progress: bool) -> Plan:
     check_gpu(config.micro_batch, gradient, share, workers, here.memory_bytes)
     link = None
     if config.cluster is not None:
+        from mlxhog.cluster.group import identity_of
+        from mlxhog.cluster.link import LinkJob
+
         identity = identity_of(
             config,
             layout,

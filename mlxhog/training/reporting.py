@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlxhog.arena import Arena
 from mlxhog.arena.process import monotonic_ns
@@ -37,10 +37,12 @@ from mlxhog.report.metrics import (
     label,
 )
 from mlxhog.report.monitor import Monitor
-from mlxhog.report.tensorboard import TensorBoard
 from mlxhog.report.views import Observer
 from mlxhog.training.plan import MANY_PASSES, Plan, repetition
 from mlxhog.training.session import Session
+
+if TYPE_CHECKING:
+    from mlxhog.report.tensorboard import TensorBoard
 
 REPORT_S = 0.5
 METRICS_S = 2.0
@@ -72,7 +74,7 @@ class Reporter:
         """Prepare; this writes nothing."""
         self.plan, self.run, self.monitor, self.observer = plan, run, monitor, observer
         self.sample: str | None = None
-        self._board: TensorBoard | None = None
+        self._board: TensorBoard | None = None  # with the first events
         self._evaluation: dict[str, Any] = {}
         self._reported: set[str] = set()
         self._resumed: list[int] = []
@@ -154,6 +156,8 @@ class Reporter:
         if self.plan.config.report_to == "tensorboard":
             with self._continues_without("events for TensorBoard"):
                 if self._board is None:
+                    from mlxhog.report.tensorboard import TensorBoard
+
                     steps_before = self.monitor.budget.steps_before
                     self._board = TensorBoard(self.run.directory, steps_before)
                 self._board.write(now)

@@ -9,8 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mlxhog.arena import Arena
 from mlxhog.arena.control import Command
 from mlxhog.arena.process import monotonic_ns
+from mlxhog.arena.published import WORDS
 from mlxhog.arena.requests import Refused, socket_path
 from mlxhog.base import darwin
 from mlxhog.base.durable import disk_errors, replace_file
@@ -30,13 +32,12 @@ from mlxhog.errors import (
     MlxhogError,
     WorkerFailed,
 )
-from mlxhog.report import card
+from mlxhog.optim.updates import Float32
 from mlxhog.report.metrics import Activity, Doing, Progress, Result
 from mlxhog.report.views import Observer
 from mlxhog.training import origin, replay, state
 from mlxhog.training.change_strategy import Changes, rounds_before
 from mlxhog.training.evaluation import GAVE_UP_WORKER, FinalEvaluation, HeldOutWatch, write_sample
-from mlxhog.training.follow import Follower
 from mlxhog.training.plan import Plan, make_plan
 from mlxhog.training.publishing import Publisher
 from mlxhog.training.reporting import Reporter, monitor_of, summary
@@ -118,6 +119,8 @@ class Training(Session):
         folder = run.directory
         follower, followed = None, plan.config.follow
         if followed is not None:
+            from mlxhog.training.follow import Follower
+
             follower = Follower.of(plan, folder, followed)
             assert plan.other is None  # it has batches of its own
             plan = replace(plan, batches=follower.batches(plan.batches))
@@ -136,7 +139,11 @@ class Training(Session):
             if plan.division is not None:
                 clients.write(plan.division, folder)
         server = stack.enter_context(self.arena.serve(socket_path(folder)))
-        self._publisher = Publisher.of(self, server, plan.config.live_every, stack)
+        self._publisher: Publisher | None = None
+        if WORDS in self.arena.layout.segments:
+            every = plan.config.live_every
+            self._publisher = Publisher(self.arena, server, self._load_model, every)
+            stack.callback(self._publisher.end)
         self._watch = HeldOutWatch(plan.config, plan.resumption, plan.held_out.text)
         self._follower, self._stack, self._began_ns = follower, stack, began_ns
         self._batch = None if plan.batch is None else plan.batch.to_json()
@@ -169,15 +176,10 @@ class Training(Session):
             if self.config.determinism == "record":
                 replay.end_record(self.run.directory, self.arena, self.report)
             self.monitor.drain()
-            failed = error is not None and self._status == "failed"
             if self.arena.counters.load("start_ns"):
                 reporter.append_metrics()  # the last line counts the whole run
                 reporter.write_times()
-            elif (
-                failed
-                and isinstance(error, ConfigError | EnvironmentLacks)
-                and plan.resumption is None
-            ):
+            elif isinstance(error, ConfigError | EnvironmentLacks) and plan.resumption is None:
                 self.run.write_status({"status": STARTING})  # `creation` removes the run
                 raise error
             result = self._result(error)
@@ -185,13 +187,12 @@ class Training(Session):
             reporter.record("ended", text=text)
             try:
                 self._write_status(result=result.to_json(), error=result.error)
-            except EnvironmentLacks as full:  # the result still reaches the caller
-                self.report(f"run.json is not up to date: {full}")
-            try:
+                from mlxhog.report import card
+
                 card.write(self.run, plan.model)
-            except MlxhogError as lacking:
-                self.report(f"no model card: {lacking}")
-            if error is not None and failed:
+            except MlxhogError as lacking:  # the result still reaches the caller
+                self.report(f"run.json or the model card is not up to date: {lacking}")
+            if error is not None and self._status == "failed":
                 raise error
             if isinstance(error, Diverged):
                 self.report(str(error))
@@ -367,13 +368,11 @@ class Training(Session):
             return failure
         try:
             self.settle()
-            self.save()
+            path = self.save()
         except (EnvironmentLacks, CheckpointError) as error:
             return WorkerFailed(f"{failure}; its last steps could not be saved: {error}")
-        return WorkerFailed(
-            f"{failure}; saved {self.newest}, resume with mlxhog train --resume "
-            f"{self.run.directory}"
-        )
+        resume = f"mlxhog train --resume {self.run.directory}"
+        return WorkerFailed(f"{failure}; saved {path}, resume with {resume}")
 
     # -- checkpoints -----------------------------------------------------------------------------
 
@@ -423,20 +422,23 @@ class Training(Session):
             except (EnvironmentLacks, CheckpointError) as error:
                 raise Refused(str(error), error.exit_code) from error
 
-    def _save_now_and_then(self) -> None:
+    def _save_now_and_then(self, what: str = "checkpoint") -> Path | None:
+        """Save while training; a refusal is reported, and training continues."""
         try:
-            self.save_while_training()
+            return self.save_while_training()
         except Refused as error:
             if not self.interrupts():
-                self.report(f"no checkpoint: {error}; training continues")
+                self.report(f"no {what}: {error}; training continues")
+            return None
 
     def _save_best(self) -> bool:
         """Save while training, and let checkpoints/best name the checkpoint; whether it does."""
+        if (path := self._save_now_and_then("best checkpoint")) is None:
+            return False
         try:
-            checkpoint.mark_best(self.run, self.save_while_training())
-        except (Refused, EnvironmentLacks) as error:
-            if not self.interrupts():
-                self.report(f"no best checkpoint: {error}; training continues")
+            checkpoint.mark_best(self.run, path)
+        except EnvironmentLacks as error:
+            self.report(f"no best checkpoint: {error}; training continues")
             return False
         return True
 
@@ -474,6 +476,10 @@ class Training(Session):
         if self.monitor.samples > samples:
             self.reporter.sample = self.run.last_sample()
             self.reporter.record("sample", text=self.reporter.sample)
+
+    def _load_model(self, arena: Arena, out: Float32) -> None:
+        """Write the model, by the strategy at that time."""
+        self.strategy.load(arena, out, training=True)
 
     def _end_publishing(self) -> None:
         """Publish the final weights for readers; no worker may move."""

@@ -26,7 +26,6 @@ from mlxhog.arena.workers import MAX_NONFINITE, Entry, Phase
 from mlxhog.backends.backend import Backend, Grads
 from mlxhog.base import darwin
 from mlxhog.base.workers import GPU_BACKENDS
-from mlxhog.cluster.anchor import own_epochs
 from mlxhog.config.rules import Slowdown, parse_slowdowns
 from mlxhog.config.strategy import sparsify
 from mlxhog.data.batch import Batch, joined
@@ -72,6 +71,8 @@ class Gradients:
     def _batch(self, epoch: int, ticket: int) -> Batch:
         """The batch of a ticket; in a cluster, in an order of this machine's own."""
         if self._job.setup.link is not None:
+            from mlxhog.cluster.anchor import own_epochs
+
             epoch += own_epochs(self._arena)
         return self._batches.at(epoch, ticket)
 

@@ -54,7 +54,7 @@ def wait_for(condition, what):
     end = time.monotonic() + LIMIT_S
     while not condition():
         assert time.monotonic() < end, f"waited for: {what}"
-        time.sleep(0.02)
+        time.sleep(0.3)  # each look may ask for a checkpoint
 
 
 class Following(Client):

@@ -46,23 +46,6 @@ def state(result):
 
 
 @pytest.mark.slow
-def test_a_run_resumes_with_another_strategy_and_learns_on(tmp_path):
-    workers = {"serial": "mlx:cpu", "sync": "mlx:cpu*2", "hogwild": "mlx:cpu*2"}
-    bits, before = 9.0, None
-    for turn, strategy in enumerate(("serial", "sync", "hogwild", "serial"), start=1):
-        config = small_config(
-            tmp_path, strategy=strategy, workers=workers[strategy], resume=before, steps=30,
-            eval_every="1h",
-        )  # fmt: skip
-        result = train(config)
-        assert (result.status, result.steps) == ("done", 30 * turn)
-        assert state(result)["used"]["steps"] == 30 * turn
-        assert result.val_bits_per_byte is not None
-        assert result.val_bits_per_byte < bits
-        bits, before = result.val_bits_per_byte, result.run
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

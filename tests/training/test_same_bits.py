@@ -19,6 +19,10 @@ TWO, THREE = {"workers": "mlx:cpu*2"}, {"workers": "mlx:cpu*3"}
 RUNS = {
     "serial": {"optimizer": "soap", "precondition_every": 3},
     "hogwild": {"optimizer": "adan", "set": SET},
+    "sparse": {
+        "strategy": "hogwild", "sparsify": "topk:0.05", "sampled_head": 40, "blocks": "disjoint",
+        "rotate_every": 3,
+    },
     "locked": {"optimizer": "apollo", "projection_every": 7},
     "async_ps": {"optimizer": "adamw"},
     "sim": {"optimizer": "adamw", "sim_staleness": "speed:1,1,3", "delay_feedback": True},
