@@ -466,7 +466,8 @@ def _way(
     strategy, batches, n_tickets, division = _batches(resolved, strategy, data, train, stored)
     if division is not None:
         notes.append(str(division))
-    per_step = mean_per_step = strategy.batches_per_step()
+    per_step = strategy.batches_per_step()
+    mean_per_step = float(per_step)
     in_turn = choose_strategy.in_turn(config.strategy)
     if in_turn is not None and config.steps is not None and strategy.name == in_turn[0].name:
         mean_per_step = 1.0 + of(config, Hogwild).async_after * (strategy.workers - 1)

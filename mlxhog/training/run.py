@@ -254,7 +254,7 @@ class Training(Session):
         monitor.start_s = (self.train() - self._began_ns) / 1e9
         if config.eval_every.on and config.follow is None:
             monitor.find_counts(self.plan.data, self.plan.held_out.asked_bytes)
-        regular: list[tuple[Interval, Callable[[], None]]] = [
+        regular: list[tuple[Interval, Callable[[], object]]] = [
             (config.eval_every, partial(self._watch.ask_for_next, self, monitor)),
             (config.sample_every, partial(self.ask, "sample")),
             (config.save_every, self._save_now_and_then),

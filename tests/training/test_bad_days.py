@@ -19,7 +19,7 @@ from tests.processes import alive, workers_of
 from tests.threads import wait_until
 from tests.training import asking
 from tests.training.asking import trained, until
-from tests.training.small import Messages, end_the_time_when, small_config
+from tests.training.small import Messages, checkpoint_of, end_the_time_when, small_config
 from tests.training.test_deaths import assert_no_segment_stays
 
 
@@ -164,8 +164,7 @@ def test_a_full_disk_during_training_is_reported_and_training_continues(tmp_path
     result = train(config, observer=messages)
     assert (result.status, result.steps) == ("unsaved", 100)
     assert any(m.endswith("training continues") for m in messages)
-    assert result.checkpoint is not None
-    checkpoint.load(Path(result.checkpoint))
+    checkpoint_of(result)
 
 
 @pytest.mark.slow
@@ -199,7 +198,7 @@ def test_a_run_resumes_from_an_earlier_checkpoint(tmp_path):
     again = train(small_config(tmp_path, steps=3, resume=str(first.checkpoint)))
     assert again.run == second.run
     assert again.checkpoint == second.checkpoint
-    one, other = (checkpoint.load(Path(str(r.checkpoint))).params for r in (second, again))
+    one, other = (checkpoint_of(r).params for r in (second, again))
     assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
@@ -238,7 +237,7 @@ def test_a_step_that_exceeds_the_time_is_abandoned_and_its_batch_returned(tmp_pa
     assert stopped
     assert (result.status, result.val_at_end, result.restarts) == ("done", True, 0)
     assert result.sample.startswith("The")
-    state = checkpoint.load(Path(result.checkpoint)).state
+    state = checkpoint_of(result).state
     ledger = state["ledger"]
     tickets = ledger["epoch"] * ledger["n"] + ledger["watermark"] + len(ledger["done"])
     # A worker that was stopped amid its write counts as torn, as after a kill there.

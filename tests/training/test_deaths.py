@@ -21,7 +21,7 @@ from mlxhog.training import run as runs
 from mlxhog.training.session import Session
 from tests.processes import alive, workers_of
 from tests.threads import wait_until
-from tests.training.small import small_config
+from tests.training.small import checkpoint_of, small_config
 
 STEPS = 100_000
 RUN_IN_CHILD = f"""
@@ -193,7 +193,7 @@ def test_a_run_whose_workers_all_die_together_reaches_its_last_step(tmp_path, mo
     assert Deadly.at == set()
     assert result.restarts == len(result.workers)
     assert (result.status, result.steps) == ("done", 30)
-    state = checkpoint.load(Path(str(result.checkpoint))).state
+    state = checkpoint_of(result).state
     assert (state["used"]["steps"], state["left"]["steps"]) == (30, 0)
 
 
@@ -214,7 +214,7 @@ def test_workers_that_die_at_every_command_cost_no_step_and_no_evaluation(
     assert (result.status, result.steps) == ("done", steps)
     assert result.val_bits_per_byte is not None
     assert result.restarts >= 4  # after `pause` and `REST` the run needs both
-    state = checkpoint.load(Path(str(result.checkpoint))).state
+    state = checkpoint_of(result).state
     assert (state["used"]["steps"], state["left"]["steps"]) == (steps, 0)
 
 

@@ -18,12 +18,12 @@ from mlxhog.training import requests
 from mlxhog.training.plan import make_plan
 from tests.processes import alive
 from tests.training.asking import Client, endless, trained, until
-from tests.training.small import small_config
+from tests.training.small import checkpoint_of, small_config
 
 
 def tickets(result):
     """Batches that a run's ledger counts, and the state of its checkpoint."""
-    state = checkpoint.load(Path(str(result.checkpoint))).state
+    state = checkpoint_of(result).state
     ledger = state["ledger"]
     return ledger["epoch"] * ledger["n"] + ledger["watermark"] + len(ledger["done"]), state
 

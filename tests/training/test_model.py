@@ -9,14 +9,13 @@ import transformers
 import yaml
 
 from mlxhog import TrainConfig, train
-from mlxhog.checkpoint import checkpoint
 from mlxhog.config.optimizers import Muon
 from mlxhog.data import tokenizers
 from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.models import families
 from mlxhog.models.registry import load_architecture
 from mlxhog.training.plan import make_plan
-from tests.training.small import SMALL_MODEL, parameters, small_config
+from tests.training.small import SMALL_MODEL, checkpoint_of, parameters, small_config
 
 
 @pytest.mark.slow
@@ -46,7 +45,7 @@ def test_a_run_over_learnt_pieces_is_resumed_scored_and_loaded_by_transformers(t
     tuned = {**minute, "model": "auto", "tokenizer": "auto", "init_from": first.run}
     plan = make_plan(small_config(tmp_path, **tuned))
     assert plan.config.lr == Muon().default_lr(32)  # its embedding is trained
-    saved = checkpoint.load(Path(str(second.checkpoint)))
+    saved = checkpoint_of(second)
     model = transformers.AutoModelForCausalLM.from_pretrained(saved.path)
     assert model.get_input_embeddings().weight.shape == (4096, 32)
 

@@ -3,13 +3,10 @@
 Each strategy is paired with another optimizer: neither knows the other.
 """
 
-from pathlib import Path
-
 import pytest
 
 from mlxhog import train
-from mlxhog.checkpoint import checkpoint
-from tests.training.small import identical, parameters, small_config
+from tests.training.small import checkpoint_of, identical, parameters, small_config
 from tests.training.test_deaths import train_and_kill
 from tests.training.test_tables import SET
 
@@ -44,10 +41,6 @@ def config_of(folder, strategy, **options):
     return small_config(folder, **{"strategy": strategy, "steps": STEPS, **chosen, **options})
 
 
-def saved(result):
-    return checkpoint.load(Path(str(result.checkpoint)))
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """The folder of a strategy, and its run from the first to the last step."""
@@ -72,13 +65,13 @@ def test_a_run_that_is_saved_evaluated_and_resumed_ends_with_the_bits_of_one_tha
     second = train(config_of(folder, strategy, steps=STEPS - 17, resume=first.run))
     assert (second.run, second.steps) == (first.run, STEPS)
     assert identical(parameters(second), parameters(result))
-    ours, theirs = saved(second).optimizer, saved(result).optimizer
+    ours, theirs = checkpoint_of(second).optimizer, checkpoint_of(result).optimizer
     assert identical(dict(ours), dict(theirs))
 
 
 def counts(result):
     """The counts of the checkpoint, exact after any death."""
-    state = saved(result).state
+    state = checkpoint_of(result).state
     position = {**state["ledger"], "torn": 0}
     return position, state["version"], state["opt_steps"], state["left"]["steps"], state["course"]
 

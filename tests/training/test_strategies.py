@@ -1,11 +1,15 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from mlxhog import train
-from mlxhog.checkpoint import checkpoint
-from tests.training.small import Messages, identical, largest_difference, parameters, small_config
+from tests.training.small import (
+    Messages,
+    checkpoint_of,
+    identical,
+    largest_difference,
+    parameters,
+    small_config,
+)
 
 
 @pytest.mark.slow
@@ -19,7 +23,7 @@ def test_averaged_runs_tell_of_every_copy_and_the_checkpoint_holds_the_average(t
     assert result.val_bits_per_byte is not None
     worse = result.val_bits_per_byte > min(result.copies_bits_per_byte)
     assert worse == any("averaging did not help" in message for message in messages)
-    loaded = checkpoint.load(Path(str(result.checkpoint)))
+    loaded = checkpoint_of(result)
     for name, value in loaded.params.items():
         copies = [loaded.optimizer[f"copies.{slot}/{name}"] for slot in (1, 2)]
         assert np.array_equal(value, (copies[0] + copies[1]) * np.float32(0.5))
@@ -42,10 +46,10 @@ def test_a_run_on_divided_text_resumes_bit_for_bit_and_also_with_other_workers(t
     second = train(small_config(tmp_path, steps=17, resume=first.run, **common))
     assert identical(parameters(whole), parameters(second))
     batches = [8, 15, 7]  # worker 0 takes clients 0 and 2 in turn
-    assert checkpoint.load(Path(str(second.checkpoint))).state["clients"] == batches
+    assert checkpoint_of(second).state["clients"] == batches
     other = {**common, "workers": "mlx:cpu*3"}
     third = train(small_config(tmp_path, steps=12, resume=second.run, **other))
-    counts = checkpoint.load(Path(str(third.checkpoint))).state["clients"]
+    counts = checkpoint_of(third).state["clients"]
     assert counts == [count + 4 for count in batches]
 
 

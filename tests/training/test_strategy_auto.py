@@ -17,7 +17,6 @@ from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.requests import ask
 from mlxhog.arena.workers import State
 from mlxhog.base.workers import WorkerSpec
-from mlxhog.checkpoint import checkpoint
 from mlxhog.config.budget import Budget
 from mlxhog.training import choose_strategy
 from mlxhog.training import run as runs
@@ -37,7 +36,7 @@ from mlxhog.training.choose_strategy import (
 from mlxhog.training.plan import make_plan
 from mlxhog.training.state import change, load
 from tests.training.asking import endless, trained, until
-from tests.training.small import Messages, identical, parameters, small_config
+from tests.training.small import Messages, checkpoint_of, identical, parameters, small_config
 from tests.training.test_elastic import has_left, works
 
 TWO = {"strategy": "auto", "workers": "mlx:cpu*2"}
@@ -145,7 +144,7 @@ def test_either_strategy_has_the_numbers_that_it_has_when_it_is_named(tmp_path, 
 def stored(result):
     """The strategy in the run's configuration, and the one in its checkpoint."""
     values = yaml.safe_load((Path(result.run) / "config.yaml").read_text())
-    return values["strategy"], checkpoint.load(Path(result.checkpoint)).state["regime"]
+    return values["strategy"], checkpoint_of(result).state["regime"]
 
 
 @pytest.mark.slow
@@ -253,8 +252,7 @@ def wait_for(directory, strategy, act=lambda: None):
 
 def check_tickets(result, first):
     """Every batch was trained once: two in each round, one in each lock-free step."""
-    assert result.checkpoint is not None
-    state = checkpoint.load(Path(result.checkpoint)).state
+    state = checkpoint_of(result).state
     tickets, step, strategy = 0, 0, first
     for event in (*changes(Path(result.run)), {"step": result.steps, "strategy": "end"}):
         tickets += (event["step"] - step) * (2 if strategy == "sync" else 1)

@@ -7,15 +7,12 @@ import pytest
 import transformers
 
 from mlxhog import load, train
-from mlxhog.arena import Arena
-from mlxhog.arena.ledger import Ledger
 from mlxhog.checkpoint import checkpoint
 from mlxhog.cli import main
 from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.optim.tables import MEANS
-from mlxhog.training import state
 from mlxhog.training.plan import make_plan
-from tests.training.small import identical, parameters, small_config
+from tests.training.small import checkpoint_of, filled, identical, parameters, small_config
 
 SET = "ngram_orders=2-4, ngram_dim=8, ngram_rows=1024"
 
@@ -35,7 +32,7 @@ def test_tables_learn_what_the_last_ids_say(tmp_path):
     plain = train(small_config(tmp_path, **options))
     result = train(with_tables(tmp_path, **options))
     assert touched(result) == {"ngrams.table_2", "ngrams.table_3", "ngrams.table_4"}
-    assert checkpoint.load(Path(str(result.checkpoint))).optimizer[MEANS].all()
+    assert checkpoint_of(result).optimizer[MEANS].all()
     assert result.val_bits_per_byte is not None
     assert plain.val_bits_per_byte is not None
     assert result.val_bits_per_byte < plain.val_bits_per_byte - 0.5
@@ -131,16 +128,14 @@ def test_updates_that_wait_are_kept_for_other_workers_and_settled_without_the_op
     waiting = {}
     while not any(value.any() for value in waiting.values()):  # one worker alone has none
         first = train(small_config(tmp_path, workers=TWO, **options))
-        saved = checkpoint.load(Path(str(first.checkpoint)))
+        saved = checkpoint_of(first)
         waiting = {
             name: sum(saved.optimizer[f"{kind}.{slot}/{name}"] for slot in (1, 2))
             for name in saved.params
         }
 
     def check(expected, **changes):
-        plan = make_plan(small_config(tmp_path, resume=first.run, **changes))
-        with Arena.create(plan.layout) as arena:
-            state.load(plan, arena, Ledger(arena))
+        with filled(small_config(tmp_path, resume=first.run, **changes)) as (_, arena, _):
             for name, slot in arena.layout.slots.items():
                 expected(arena, name, slice(slot.offset, slot.offset + slot.size))
 
