@@ -11,7 +11,6 @@ at the end. Trainings take ten minutes for `loss` and three for the other parts;
 minute, with rounds every 2 s, to a higher loss. With Muon and with AdamW as the inner optimizer:
 
 loss     two arenas with a worker each, beside one arena with both workers, and with one
-stopped  two arenas whose workers stop for each round, beside two whose workers train on
 bytes    what two machines send until the loss, over what synchronous steps send: an all-reduce of
          Gloo in float32 on the same cable for each step that `--strategy sync` needs on one. The
          time of sync over the cable is computed: its time on one machine, and these all-reduces
@@ -99,7 +98,6 @@ ARMS = {
     "one arena, one worker": Arm(options={"workers": "torch:cpu"}),
     "outer steps": Arm(options={"strategy": "diloco(replicas=1)"}),
     "two arenas": Arm(2),
-    "workers stopped": Arm(2, options={"stop_workers": True}),
     "momentum .9": Arm(2, rounds={"cluster_outer_momentum": 0.9}),
     "rounds of 10 s": Arm(2, rounds={"round_every": 10.0}),
     "sync": Arm(tuned_as="sync", options={"strategy": "sync"}),
@@ -107,7 +105,6 @@ ARMS = {
 }
 PAIRS = {
     "loss": (("two arenas", "one arena"), ("two arenas", "one arena, one worker")),
-    "stopped": (("workers stopped", "two arenas"),),
     "bytes": (("two arenas", "sync"),),
     "faults": tuple((name, "two arenas") for name in FAULTS),
     "rounds": (("momentum .9", "two arenas"), ("rounds of 10 s", "two arenas")),

@@ -203,7 +203,10 @@ def _wait_for_refusals(posted, directory):
 def published(directory):
     """The text of every row of the stream, and the number of its tickets."""
     stream = Stream(directory / "stream").update()
-    rows = [bytes(ByteTokenizer().decode(row.ids)).decode() for row in stream.all_rows()]
+    rows = [
+        bytes(ByteTokenizer().decode(row.ids)).decode()
+        for row in stream.rows(0, stream.parts[-1].rows)
+    ]
     return rows, stream.parts[-1].end_ticket
 
 

@@ -27,8 +27,7 @@ from harness.tuning import around, tuned
 from training.digits import digits, divided, train
 from training.recording import SIZES, TINY, Bench, workers
 
-from mlxhog.strategies.local import average_share, keep_anchor, take_average
-from mlxhog.strategies.scaffold import CONTROL, Scaffold
+from mlxhog.strategies.averaging import CONTROL, Scaffold
 
 TUNED_ON = (101, 102)
 
@@ -245,13 +244,13 @@ def corrections(*, rounds):
 
 def note(strategy, arena, rank):
     """Last stage: take the average, and note this client's correction."""
-    take_average(strategy, arena, rank)
+    strategy.take_average(arena, rank)
     SEEN[rank] = arena.segment(CONTROL) - arena.segment(f"{CONTROL}.{rank + 1}")
 
 
 def next_by_document(strategy, arena, rank):
     """The document's rule: c_i moves by as much as c did; no gradient has a part in it."""
-    average_share(strategy, arena, rank)
+    strategy.average_share(arena, rank)
     controls = [arena.segment(f"{CONTROL}.{k + 1}") for k in range(CLIENTS)]
     moved = sum(controls) / np.float32(CLIENTS) - arena.segment(CONTROL)
     np.copyto(arena.segment(f"{CONTROL}.next.{rank + 1}"), controls[rank] + moved)
@@ -263,7 +262,7 @@ def take_by_document(strategy, arena, rank):
     span = strategy.share(arena, rank)
     np.copyto(arena.segment(CONTROL)[span], sum(each[span] for each in after) / CLIENTS)
     np.copyto(arena.segment(f"{CONTROL}.{rank + 1}"), after[rank])
-    keep_anchor(strategy, arena, rank)
+    strategy.keep_anchor(arena, rank)
 
 
 class Watched(Scaffold):

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
         RunError,
         ShapeError,
         WorkerFailed,
-        WriteModeError,
     )
     from mlxhog.live.model import LanguageModel, load
     from mlxhog.report.metrics import Progress, Result
@@ -79,7 +78,6 @@ __all__ = [
     "ShapeError",
     "TrainConfig",
     "WorkerFailed",
-    "WriteModeError",
     "load",
     "train",
 ]

@@ -51,10 +51,6 @@ class ArenaError(MlxhogError):
     """A shared segment is truncated, foreign, corrupted or of another layout."""
 
 
-class WriteModeError(ArenaError):
-    """A writer asked for another write mode than the arena was created with."""
-
-
 class CheckpointError(MlxhogError):
     """A checkpoint is missing, incomplete, corrupted or of another architecture."""
 

@@ -150,22 +150,16 @@ def for_tokens(cfg: ModelConfig, *, bos: int, vocab_size: int) -> ModelConfig:
 
     Ids of a config.json that are not in the vocabulary, such as `pad_token_id`, are dropped.
     """
+
+    def is_outside(name: str, value: object) -> bool:
+        is_id = isinstance(value, int) and 0 <= value < vocab_size
+        return name.endswith("_token_id") and not is_id
+
     changes: dict[str, Any] = {"bos_token_id": bos, "vocab_size": vocab_size}
     if vocab_size < cfg.vocab_size:
-        changes["extra"] = {
-            name: None if name.endswith("_token_id") and not _is_id(value, vocab_size) else value
-            for name, value in cfg.extra.items()
-        }
+        extra = {k: None if is_outside(k, value) else value for k, value in cfg.extra.items()}
+        changes["extra"] = extra
     return dataclasses.replace(cfg, **changes)
-
-
-def _is_id(value: object, vocab_size: int) -> bool:
-    return isinstance(value, int) and 0 <= value < vocab_size
-
-
-def with_vocabulary(cfg: ModelConfig, rows: int) -> ModelConfig:
-    """Return the model with `rows` rows of embedding and head."""
-    return dataclasses.replace(cfg, vocab_size=rows)
 
 
 def reset_token(cfg: ModelConfig) -> int | None:
@@ -192,31 +186,18 @@ def check_language_model(cfg: ModelConfig) -> None:
         )
 
 
-def longest(cfg: ModelConfig) -> int | None:
-    """Return the number of positions of the model; None if it is not limited."""
-    return None if cfg.layout.positions is None else cfg.max_length
-
-
 def check_length(cfg: ModelConfig, length: int) -> None:
     """Refuse sequences that are longer than the model's table of positions.
 
     Raises:
         ConfigError: they are.
     """
-    most = longest(cfg)
-    if most is not None and length > most:
+    if cfg.layout.positions is not None and length > cfg.max_length:
         raise ConfigError(
-            f"sequences have {length} tokens, but the model has {most} positions (max_length); "
-            "use fewer tokens, or train a model with a larger max_length or without positions"
+            f"sequences have {length} tokens, but the model has {cfg.max_length} positions "
+            "(max_length); use fewer tokens, or train a model with a larger max_length or without "
+            "positions"
         )
-
-
-def dropout_sites(cfg: ModelConfig) -> dict[str, tuple[int, float]]:
-    """Name -> (width, rate) of every place of the model with dropout in training."""
-    layout, d = cfg.layout, cfg.hidden_size
-    rates = {layout.embedding.name: layout.dropout}
-    rates |= {part.name: part.dropout for part in layout.parts()}
-    return {name: (d, rate) for name, rate in rates.items() if rate}
 
 
 @dataclass(frozen=True)
@@ -250,24 +231,13 @@ def parameter_blocks(cfg: ModelConfig) -> list[ParameterBlock]:
         match = _LAYER.search(name)
         outside = "embedding" if name in (embedding(cfg), ngrams.WEIGHT) else "head"
         names_of.setdefault(f"layer {match[1]}" if match else outside, []).append(name)
-    cells = _cells(cfg)
+    cells: dict[str, str | None] = {}
+    cell: str | None = None
+    for number, block in enumerate(cfg.layout.blocks):
+        layer = block[0].layer
+        own = next((kind for kind in ("mlstm", "slstm") if layer.name.startswith(kind)), None)
+        cells[f"layer {number}"] = cell = own or (cell if layer.kind == "channel" else None)
     return [
-        ParameterBlock(
-            name=block,
-            cell=cells[int(block.split()[1])] if block.startswith("layer") else None,
-            params=tuple(names),
-            size=sum(spec[name].size for name in names),
-        )
+        ParameterBlock(block, cells.get(block), tuple(names), sum(spec[n].size for n in names))
         for block, names in names_of.items()
     ]
-
-
-def _cells(cfg: ModelConfig) -> list[str | None]:
-    """The cell of each layer."""
-    cells: list[str | None] = []
-    for block in cfg.layout.blocks:
-        layer = block[0].layer
-        own = next((cell for cell in ("mlstm", "slstm") if layer.name.startswith(cell)), None)
-        before = cells[-1] if cells and layer.kind == "channel" else None
-        cells.append(own or before)
-    return cells

@@ -142,40 +142,29 @@ class Fields:
 
     Attributes:
         spellings: other names of fields.
-        no_effect: names that may be there and are not read.
+        no_effect: names that a YAML file may have, too, and that are not read.
         only: names with the one supported value.
-        repeated: names in a nested configuration whose value has to be that of a field of the
-            whole one, by that field's name.
         private: the beginning of names that are left out.
-        closed: whether unknown names are refused in a config.json, too.
     """
 
     spellings: ClassVar[Mapping[str, str]] = MappingProxyType({})
     no_effect: ClassVar[frozenset[str]] = frozenset()
     only: ClassVar[Mapping[str, object]] = MappingProxyType({})
-    repeated: ClassVar[Mapping[str, str]] = MappingProxyType({})
     private: ClassVar[str] = "\n"
-    closed: ClassVar[bool] = False
 
 
 def read(
-    kind: type[Any],
-    data: object,
-    *,
-    strict: bool,
-    where: str = "",
-    outer: Mapping[str, Any] | None = None,
+    kind: type[Any], data: object, *, strict: bool, where: str = ""
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read the fields of a configuration from a mapping; null is the default of a field.
 
     A field whose type is such a configuration is read in the same way, under its own names.
 
     Args:
-        kind: the configuration, of `Fields`.
+        kind: the configuration, of `Fields`, or a layer.
         data: field -> value; numbers may be text, since PyYAML reads `1e-6` as a string.
         strict: refuse unknown fields (a YAML written by hand) instead of keeping them.
         where: prefix of the fields' names in messages, such as "mlstm_block.mlstm.".
-        outer: the fields of the whole configuration, for a nested one.
 
     Returns:
         The values by field, and the fields that are not read.
@@ -183,62 +172,45 @@ def read(
     Raises:
         ConfigError: a field is unknown, missing, of the wrong type or given twice differently.
     """
-    own = {one.name: one for one in dataclasses.fields(kind) if DOC in one.metadata}
+    own = {one.name: one for one in dataclasses.fields(kind) if one.name != "extra"}
+    rules: type[Fields] = kind if issubclass(kind, Fields) else Fields
     if not isinstance(data, Mapping):
         raise ConfigError(
             f"{where[:-1]} is {data!r}; give it fields such as {next(iter(own))}, or {{}} for the "
             "defaults"
         )
-    types, keys = get_type_hints(kind), dict[str, str]()
-    values, extra, nested = dict[str, Any](), dict[str, Any](), dict[str, Any]()
     check_names(where.removesuffix(".") or "the architecture", data)
+    types, values, extra = get_type_hints(kind), dict[str, Any](), dict[str, Any]()
     for key, value in data.items():
-        name = kind.spellings.get(key, key)
-        if name in own:
-            inner = _nested(types[name])
-            if value is None:
-                if inner and type(None) not in get_args(types[name]):
+        name = rules.spellings.get(key, key)
+        if name not in own:
+            if name in rules.only:
+                if value != (one := rules.only[name]):
                     raise ConfigError(
-                        f"{where}{key} is null; leave {where[:-1]} out where no block is of that "
-                        "kind"
+                        f"{where}{key} is {value!r}, and only {one!r} is supported; remove it"
                     )
-                values |= {name: None} if inner else {}
-            elif inner:
-                nested[name] = inner, value
-            else:
-                reader = own[name].metadata[READ]
-                value = reader(value) if reader else convert(where + key, value, types[name])
-                if values.setdefault(name, value) != value:
-                    raise ConfigError(
-                        f"{keys[name]} is {values[name]} and its other spelling {key} is {value}; "
-                        "keep the one that the tensors fit"
-                    )
-                keys.setdefault(name, key)
-        elif name in kind.repeated:
-            whole = (outer or {}).get(kind.repeated[name])
-            if value not in (None, -1, whole):
-                raise ConfigError(
-                    f"{where}{key} is {value!r} and {kind.repeated[name]} of the model {whole!r}; "
-                    f"remove {where}{key}, which has to be the same"
-                )
-        elif name in kind.only:
-            if value != (one := kind.only[name]):
-                raise ConfigError(
-                    f"{where}{key} is {value!r}, and only {one!r} is supported; remove it"
-                )
-        elif not key.startswith(kind.private):
-            if kind.closed or (strict and name not in kind.no_effect):
-                known = sorted(where + one for one in (*own, *kind.spellings, *kind.no_effect))
-                near = nearest(where + key, known)
-                hint = f"did you mean {near!r}?" if near else f"known are {', '.join(known)}"
-                raise ConfigError(f"unknown architecture field {shown(where + key)}; {hint}")
-            extra[key] = value
-    defaults = {one.name: one.default for one in own.values() if one.default is not MISSING}
-    whole = defaults | values if outer is None else outer
-    for name, (inner, value) in nested.items():
-        parts, unread = read(inner, value, strict=strict, where=f"{where}{name}.", outer=whole)
-        values[name] = inner(**parts)
-        extra |= {name: unread} if unread else {}
+            elif not key.startswith(rules.private):
+                if strict and name not in rules.no_effect:
+                    known = sorted(where + n for n in (*own, *rules.spellings, *rules.no_effect))
+                    near = nearest(where + key, known)
+                    hint = f"did you mean {near!r}?" if near else f"known are {', '.join(known)}"
+                    raise ConfigError(f"unknown architecture field {shown(where + key)}; {hint}")
+                extra[key] = value
+            continue
+        inner, reader = _nested(types[name]), own[name].metadata.get(READ)
+        if value is None:
+            if not (inner and type(None) in get_args(types[name])):
+                continue
+        elif inner:
+            parts, unread = read(inner, value, strict=strict, where=f"{where}{name}.")
+            value, extra = inner(**parts), extra | ({name: unread} if unread else {})
+        else:
+            value = reader(value) if reader else convert(where + key, value, types[name])
+        if values.setdefault(name, value) != value:
+            raise ConfigError(
+                f"{where}{name} is {values[name]} and, as {key}, {value}; keep the one that the "
+                "tensors fit"
+            )
     required = [one.name for one in own.values() if one.default is one.default_factory is MISSING]
     if missing := [name for name in required if name not in values]:
         raise ConfigError(f"the architecture lacks {', '.join(missing)}; add it")

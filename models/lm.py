@@ -5,8 +5,8 @@ operators, and `xp` the array functions, of the framework that the arrays belong
 (`models/ops/operators.py`). All functions are pure: they write no input.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from mlxhog.models.families import ModelConfig, Params, State
 from mlxhog.models.mad.layer import Run
 from mlxhog.models.ops.arrays import Array, Arrays
 from mlxhog.models.ops.operators import Ops
+from mlxhog.models.spec import generator
 
 init_state = model.init_state
 
@@ -34,15 +35,12 @@ def stack_states(states: Sequence[State], xp: Arrays) -> State:
 
 
 def _rows_of(parts: Sequence[Array], xp: Arrays) -> Array:
-    longest = max((part.shape[1] for part in parts if part.ndim > 1), default=0)
-    return xp.concatenate(
-        [part if part.ndim == 1 else _padded_in_front(part, longest, xp) for part in parts]
-    )
-
-
-def _padded_in_front(cache: Array, length: int, xp: Arrays) -> Array:
-    """Pad a cache (B, L, ...) to `length` with zeros in front."""
-    return xp.pad(cache, [(0, 0), (length - cache.shape[1], 0)] + [(0, 0)] * (cache.ndim - 2))
+    if parts[0].ndim == 1:
+        return xp.concatenate(parts)
+    longest, others = max(part.shape[1] for part in parts), [(0, 0)] * (parts[0].ndim - 2)
+    lacks = (longest - part.shape[1] for part in parts)
+    widths = [[(0, 0), (lack, 0), *others] for lack in lacks]
+    return xp.concatenate([xp.pad(x, own) for x, own in zip(parts, widths, strict=True)])
 
 
 def take_state(state: State, rows: Sequence[int], xp: Arrays) -> State:
@@ -93,52 +91,14 @@ def dropout_masks(
         Site -> (B, S, width) float32 of 0 and 1 / (1 - rate), so that the mean stays; None for a
         model without dropout.
     """
-    sites = families.dropout_sites(cfg)
-    masks = {
-        site: _mask(f"{seed}:{site}", (*shape, width), rate)
-        for site, (width, rate) in sites.items()
-    }
+    layout, masks = cfg.layout, dict[str, NDArray[np.float32]]()
+    rates = {layout.embedding.name: layout.dropout}
+    rates |= {part.name: part.dropout for part in layout.parts()}
+    for site, rate in rates.items():
+        if rate:
+            drawn = generator(f"{seed}:{site}").random((*shape, cfg.hidden_size), np.float32)
+            masks[site] = (drawn >= rate).astype(np.float32) / np.float32(1.0 - rate)
     return masks or None
-
-
-def _mask(key: str, shape: tuple[int, ...], rate: float) -> NDArray[np.float32]:
-    digest = hashlib.sha256(key.encode()).digest()[:16]
-    random = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
-    is_kept = random.random(shape, np.float32) >= rate
-    return is_kept.astype(np.float32) / np.float32(1.0 - rate)
-
-
-def forward(
-    cfg: ModelConfig,
-    params: Params,
-    x: Array,
-    state: State | None = None,
-    *,
-    ops: Ops,
-    starts: Array | None = None,
-    last: bool = False,
-    hidden: list[Array] | None = None,
-) -> tuple[Array, State]:
-    """Return the logits of a sequence that begins at `state`, and the new state.
-
-    Args:
-        cfg: the model.
-        params: its parameters.
-        x: embedded tokens, (B, S, d).
-        state: from `init_state` or an earlier call; None is the start.
-        ops: of the arrays' framework.
-        starts: from the function of that name.
-        last: only the logits of the last position.
-        hidden: receives x after the embedding, every block and the final norm.
-
-    Returns:
-        Capped logits (B, S, V), or (B, 1, V) where `last`, and the state after the last position.
-    """
-    run = Run(ops, cfg.norm_eps, cfg.max_length, starts=starts, hidden=hidden)
-    x, state = _blocks(cfg, params, x, state, run)
-    logits = _raw_logits(cfg, params, x[:, -1:] if last else x, run)
-    cap = cfg.output_logit_soft_cap
-    return logits if cap is None else ops.soft_cap(logits, cap), state
 
 
 def logits(
@@ -152,20 +112,30 @@ def logits(
     last: bool = False,
     hidden: list[Array] | None = None,
 ) -> tuple[Array, State]:
-    """Return `forward` of tokens (B, S).
+    """Return the logits of a sequence that begins at `state`, and the new state.
 
     Args:
         cfg: the model.
         params: its parameters.
-        tokens: integers in [0, vocab_size).
-        state: as of `forward`, as `last` and `hidden`.
+        tokens: (B, S) integers in [0, vocab_size).
+        state: from `init_state` or an earlier call; None is the start.
         ops: of the arrays' framework.
         rows: those of the tokens' n-grams (B, S, width), for a model with tables.
         last: only the logits of the last position.
-        hidden: receives the residual stream.
+        hidden: receives x after the embedding, every block and the final norm.
+
+    Returns:
+        Capped logits (B, S, V), or (B, 1, V) where `last`, and the state after the last position.
     """
-    x, at = block_input(cfg, params, tokens, rows, ops), starts(cfg, tokens)
-    return forward(cfg, params, x, state, ops=ops, starts=at, last=last, hidden=hidden)
+    x = block_input(cfg, params, tokens, rows, ops)
+    run = _run(cfg, ops, starts(cfg, tokens), hidden=hidden)
+    x, state = model.blocks(cfg, params, x, state, run)
+    y, cap = _raw_logits(cfg, params, x[:, -1:] if last else x, run), cfg.output_logit_soft_cap
+    return y if cap is None else ops.soft_cap(y, cap), state
+
+
+def _run(cfg: ModelConfig, ops: Ops, starts: Array | None, **more: Any) -> Run:
+    return Run(ops, cfg.norm_eps, cfg.max_length, starts=starts, **more)
 
 
 def block_input(
@@ -208,7 +178,7 @@ def loss_from_embedding(
     Returns:
         A scalar, float32.
     """
-    run = Run(ops, cfg.norm_eps, cfg.max_length, starts=starts, masks=masks)
+    run = _run(cfg, ops, starts, masks=masks)
     nats, count = _cross_entropy(cfg, params, x, labels, run, log_inclusion, state)
     return nats / ops.xp.maximum(count, 1)
 
@@ -227,8 +197,7 @@ def sum_loss(
     Tokens and rows as of `logits`.
     """
     x = block_input(cfg, params, tokens, rows, ops)
-    run = Run(ops, cfg.norm_eps, cfg.max_length, starts=starts(cfg, tokens))
-    return _cross_entropy(cfg, params, x, labels, run, None)[0]
+    return _cross_entropy(cfg, params, x, labels, _run(cfg, ops, starts(cfg, tokens)))[0]
 
 
 def _cross_entropy(
@@ -237,10 +206,10 @@ def _cross_entropy(
     x: Array,
     labels: Array,
     run: Run,
-    log_inclusion: Array | None,
+    log_inclusion: Array | None = None,
     state: State | None = None,
 ) -> tuple[Array, Array]:
-    x, _ = _blocks(cfg, params, x, state, run)
+    x, _ = model.blocks(cfg, params, x, state, run)
     cap, labels = cfg.output_logit_soft_cap, labels.reshape(-1)
     if log_inclusion is None and families.head_bias(cfg) is None:
         rows, head = x.reshape(-1, x.shape[-1]), params[families.head(cfg)]
@@ -250,14 +219,6 @@ def _cross_entropy(
         logits = logits if cap is None else run.ops.soft_cap(logits, cap)
         logits, cap = logits - log_inclusion, None
     return run.ops.capped_cross_entropy(logits.reshape(-1, logits.shape[-1]), labels, cap)
-
-
-def _blocks(
-    cfg: ModelConfig, params: Params, x: Array, state: State | None, run: Run
-) -> tuple[Array, State]:
-    """From the embedded tokens to the final norm."""
-    run.note(x)
-    return model.blocks(cfg, params, x, state, run)
 
 
 def _raw_logits(cfg: ModelConfig, params: Params, x: Array, run: Run) -> Array:

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from mlxhog import _native
 from mlxhog.models import families, model, ngrams
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.mad.layers.xlstm_large import LargeMLSTM
-from mlxhog.models.mad.layers.xlstm_v1 import CELL_EPS, FeedForwardV1
+from mlxhog.models.mad.layers.xlstm import CELL_EPS, FeedForwardV1, LargeMLSTM
 from mlxhog.models.model import Block
 from mlxhog.models.ops.kernels import resolve
 from mlxhog.models.ops.operators import activation_name
@@ -142,7 +141,7 @@ _LAYERS = {
         "xlstm.mlstm_cell.igate xlstm.mlstm_cell.fgate xlstm.mlstm_cell.outnorm "
         "xlstm.learnable_skip xlstm.proj_down",
     ),
-    "slstm-v1": (  # the package's fgate drives the input gate, see `mad/layers/xlstm_v1.py`
+    "slstm-v1": (  # the package's fgate drives the input gate, see `mad/layers/xlstm.py`
         "slstm",
         "xlstm_norm xlstm.conv1d.conv xlstm.fgate xlstm.igate xlstm.zgate xlstm.ogate "
         "xlstm.slstm_cell xlstm.group_norm ffn_norm ffn.proj_up ffn.proj_down",

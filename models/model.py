@@ -20,42 +20,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any, ClassVar, Literal, Self, TypeVar, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
-from mlxhog.errors import ConfigError, did_you_mean, shown
+from mlxhog.errors import ConfigError, did_you_mean
 from mlxhog.models import ngrams
 from mlxhog.models.fields import MOST_WIDTH, Fields, anything, check_fields, read, setting
-from mlxhog.models.mad.layer import Layer, Run
+from mlxhog.models.mad.layer import Layer, Run, normal, small_std
 from mlxhog.models.ops.arrays import Array, Arrays
 from mlxhog.models.spec import ParamSpec
 
-T = TypeVar("T")
 Params = Mapping[str, Array]
 State = Sequence[tuple[Array, ...]]
 """A tuple of arrays per block, that of its layers; then that of the positions, if there are any.
 The first axis is the batch."""
-
-
-class LayerParams(dict[str, T]):
-    """Parameters of one layer under its own names; an unknown name is a ConfigError.
-
-    Attributes:
-        layer: name of the layer.
-    """
-
-    layer: str
-
-    def __missing__(self, name: str) -> T:
-        """Refuse a name that a layer of the user's own reads and does not declare.
-
-        Raises:
-            ConfigError: the message names the layer, the name, and the declared names.
-        """
-        raise ConfigError(
-            f"layer {self.layer} reads the parameter {shown(name)}, which its param_spec does not "
-            f"declare (it declares {', '.join(self) or 'none'}); declare it there, or read "
-            f"another one{did_you_mean(name, self)}"
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,19 +59,21 @@ class Part:
         own = self.layer.param_spec(self.d)
         return [replace(spec, name=f"{self.name}.{spec.name}") for spec in own]
 
-    def params(self, params: Mapping[str, T]) -> LayerParams[T]:
-        """Return the layer's parameters under its own names."""
-        start = len(self.name) + 1
-        own = LayerParams((spec.name[start:], params[spec.name]) for spec in self.spec)
-        own.layer = self.layer.name
-        return own
-
     def forward(
-        self, params: Mapping[str, Array], x: Array, state: tuple[Array, ...] | None, run: Run
+        self, params: Params, x: Array, state: tuple[Array, ...] | None, run: Run
     ) -> tuple[Array, tuple[Array, ...]]:
         """Return the layer's y (B, S, d) of x, and its state after x; None is the start."""
+        start = len(self.name) + 1
+        own = {spec.name[start:]: params[spec.name] for spec in self.spec}
         state = self.layer.start(self.d) if state is None else state
-        return self.layer.forward(self.params(params), x, state, run.at(self.name))
+        try:
+            return self.layer.forward(own, x, state, run.at(self.name))
+        except KeyError as error:
+            raise ConfigError(
+                f"layer {self.layer.name} reads the parameter {error}, which its param_spec does "
+                f"not declare (it declares {', '.join(own) or 'none'}); declare it there, or read "
+                f"another one{did_you_mean(error.args[0], own)}"
+            ) from error
 
 
 Block = tuple[Part, ...]
@@ -133,7 +112,9 @@ class Layout:
         specs = [self.embedding, *self.ngrams]
         for part in self.parts():
             if part.norm:
-                specs += self.norm_spec(part.norm, part.d, bias=self.norms[2])
+                specs.append(ParamSpec(f"{part.norm}.weight", (part.d,), self.norms[1]))
+            if part.norm and self.norms[2]:
+                specs.append(ParamSpec(f"{part.norm}.bias", (part.d,), "zeros"))
             specs += part.spec
         return {spec.name: spec for spec in (*specs, *self.out_norm, *self.head)}
 
@@ -141,11 +122,6 @@ class Layout:
         """Every part, in the order of use."""
         inner = [part for block in self.blocks for part in block]
         yield from (part for part in (self.positions, *inner, self.decoder) if part is not None)
-
-    def norm_spec(self, name: str, d: int, *, bias: bool) -> list[ParamSpec]:
-        """Declare a norm over width d."""
-        scale = ParamSpec(f"{name}.weight", (d,), self.norms[1])
-        return [scale, ParamSpec(f"{name}.bias", (d,), "zeros")] if bias else [scale]
 
 
 LAST = (
@@ -279,6 +255,18 @@ class XLSTMConfig(ModelConfig):
                 "set bos_token_id to the token that begins every document"
             )
 
+    def ends(self, embedding: str, *, decay: bool = False) -> dict[str, Any]:
+        """Return the layout's embedding of that name, its tables of n-grams and its head."""
+        tied, shape = self.tie_word_embeddings, (self.vocab_size, self.hidden_size)
+        small = normal(small_std(self.hidden_size))
+        head = ParamSpec(self.untied_head, shape, small, decay=True, product=True)
+        # A tied embedding has a dense gradient: every row is also a row of the head.
+        return {
+            "embedding": ParamSpec(embedding, shape, small, "dense" if tied else "rows", decay),
+            "ngrams": tuple(ngrams.weight_specs(self)),
+            "head": () if tied else (head,),
+        }
+
     def values(self) -> dict[str, Any]:
         """Return every field but `extra`, without those of tables that the model lacks."""
         hidden = () if self.ngram_orders else ngrams.FIELDS
@@ -316,6 +304,7 @@ def blocks(
     A state of None is the start.
     """
     layout = cfg.layout
+    run.note(x)
     x = run.at(layout.embedding.name).drop(x)
     ends: list[tuple[Array, ...]] = []
     if (part := layout.positions) is not None:

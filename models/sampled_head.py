@@ -16,11 +16,12 @@ Source: Bengio and Senecal 2008, doi:10.1109/TNN.2007.912312; Jean et al. 2015, 
 the estimate of a sum: Horvitz and Thompson 1952; the power: Mikolov et al. 2013, arXiv:1310.4546.
 """
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mlxhog.models.spec import generator
 
 POWER = 0.75
 IMPOSSIBLE = 1e9
@@ -83,8 +84,7 @@ class SampledHead:
         """
         targets = np.unique(labels[labels >= 0])
         others = np.delete(np.arange(len(self.weights), dtype=np.int32), targets)
-        digest = hashlib.sha256(f"{seed}:sampled head".encode()).digest()[:16]
-        random = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+        random = generator(f"{seed}:sampled head")
         others = random.permutation(others)
         share = inclusion(self.weights[others], self.negatives)
         sample = systematic(share, random.random())

@@ -4,6 +4,8 @@ The arena, checkpoints and every backend read the declaration, and start from th
 """
 
 import hashlib
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,10 +44,7 @@ class ParamSpec:
     @property
     def size(self) -> int:
         """Number of elements."""
-        n = 1
-        for length in self.shape:
-            n *= length
-        return n
+        return math.prod(self.shape)
 
 
 def initial_value(spec: ParamSpec, seed: int) -> NDArray[np.float32]:
@@ -66,6 +65,10 @@ def initial_value(spec: ParamSpec, seed: int) -> NDArray[np.float32]:
     """
     kind, *texts = spec.init.split(":")
     numbers = [float(text) for text in texts]
+
+    def random() -> np.random.Generator:
+        return generator(f"{seed}:{spec.name}")
+
     match kind, numbers:
         case "zeros", []:
             return np.zeros(spec.shape, np.float32)
@@ -79,44 +82,39 @@ def initial_value(spec: ParamSpec, seed: int) -> NDArray[np.float32]:
             way = (np.arange(spec.size) / spec.size) ** exponent
             return (first + (last - first) * way).astype(np.float32).reshape(spec.shape)
         case "normal", [std]:
-            array = _generator(spec.name, seed).standard_normal(spec.shape, np.float32)
-            array *= np.float32(std)
-            return array
+            return random().standard_normal(spec.shape, np.float32) * np.float32(std)
         case "uniform", [bound]:
-            array = _generator(spec.name, seed).random(spec.shape, np.float32)
-            return (2.0 * array - 1.0) * np.float32(bound)
+            return (2.0 * random().random(spec.shape, np.float32) - 1.0) * np.float32(bound)
         case "inverse_softplus", [low, high]:
-            uniform = _generator(spec.name, seed).random(spec.shape)
-            return np.asarray(np.log(np.expm1(low * (high / low) ** uniform)), np.float32)
+            ratio = (high / low) ** random().random(spec.shape)
+            return np.asarray(np.log(np.expm1(low * ratio)), np.float32)
         case "log_of_uniform", [low, high]:
-            uniform = _generator(spec.name, seed).random(spec.shape)
-            return np.asarray(np.log(low + uniform * (high - low)), np.float32)
+            value = low + random().random(spec.shape) * (high - low)
+            return np.asarray(np.log(value), np.float32)
         case "log_of_count", []:
             counts = np.arange(1, spec.shape[-1] + 1)
             return np.tile(np.log(counts).astype(np.float32), (*spec.shape[:-1], 1))
         case "slstm_linspace", [heads, first, last]:
-            units = spec.size // (4 * int(heads))
-            return _slstm_bias(spec, int(heads), np.linspace(first, last, units))
-        case "slstm_powerlaw", [heads, exponent]:
-            units = spec.size // (4 * int(heads))
-            # A single unit has no range, and gets the first value.
-            spread = np.linspace(0.0, 1.0, units) ** exponent
-            return _slstm_bias(spec, int(heads), 5.0 - 12.0 * spread)
+            return _slstm_bias(spec, int(heads), lambda n: np.linspace(first, last, n))
+        case "slstm_powerlaw", [heads, exponent]:  # a single unit gets the first value
+            return _slstm_bias(
+                spec, int(heads), lambda n: 5.0 - 12.0 * np.linspace(0.0, 1.0, n) ** exponent
+            )
     raise ConfigError(
-        f"parameter {spec.name} has the initialiser {spec.init!r}; known are zeros, ones, "
-        "constant:V, normal:STD, uniform:BOUND, linspace:FIRST:LAST, powerlaw:FIRST:LAST:EXPONENT, "
-        "inverse_softplus:LOW:HIGH, log_of_uniform:LOW:HIGH, log_of_count, "
-        "slstm_linspace:NH:FIRST:LAST and slstm_powerlaw:NH:EXPONENT"
+        f"parameter {spec.name} has the initialiser {spec.init!r}; `ParamSpec` lists those known"
     )
 
 
-def _slstm_bias(spec: ParamSpec, heads: int, forget: NDArray[np.float64]) -> NDArray[np.float32]:
+def _slstm_bias(
+    spec: ParamSpec, heads: int, forget: Callable[[int], NDArray[np.float64]]
+) -> NDArray[np.float32]:
     """Bias of the gates i, f, z, o of an sLSTM, (4, NH, DH) flattened: `forget` in every head."""
-    bias = np.zeros((4, heads, len(forget)), np.float32)
-    bias[1] = forget
+    bias = np.zeros((4, heads, spec.size // (4 * heads)), np.float32)
+    bias[1] = forget(bias.shape[-1])
     return bias.reshape(spec.shape)
 
 
-def _generator(name: str, seed: int) -> np.random.Generator:
-    key = hashlib.sha256(f"{seed}:{name}".encode()).digest()[:16]
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
+def generator(key: str) -> np.random.Generator:
+    """Return a generator whose numbers depend on a text alone, such as "seed:name"."""
+    digest = hashlib.sha256(key.encode()).digest()[:16]
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))

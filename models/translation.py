@@ -19,11 +19,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
-import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.xlstm_large import EMBEDDING, XLSTMLargeConfig
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
@@ -56,18 +54,26 @@ def to_ours(arrays: Arrays, model: ModelConfig) -> dict[str, NDArray[Any]]:
     Returns:
         Name -> array under our names: views, except where the sLSTM bias has to be reordered.
     """
-    if isinstance(model, MADConfig):
-        return dict(arrays)
     if not isinstance(model, XLSTMLargeConfig):
-        return _vanilla(arrays)
+        return _slstm_cells(arrays, to_cuda=False) if model.in_xlstm else dict(arrays)
+    widths = dict.fromkeys(("q", "k"), model.qk_dim) | dict.fromkeys(("v", "ogate"), model.v_dim)
     translated: dict[str, NDArray[Any]] = {}
     for name, array in arrays.items():
-        if name == _PACKAGE_EMBEDDING:
-            translated[EMBEDDING] = array
-        elif (single := _split(name, array, model)) is not None:
-            translated.update(single)
+        stem, _, suffix = name.rpartition(".")
+        ending = next((fused for fused in FUSED if stem.endswith(f".{fused}")), None)
+        parts = FUSED[ending] if ending else ()
+        rows = [
+            model.ffn_dim if part.startswith("ffn.")
+            else widths.get(part.removeprefix("mlstm_layer.").partition("_")[0], model.num_heads)
+            for part in parts
+        ]  # fmt: skip
+        if ending and array.ndim and array.shape[0] == sum(rows):
+            block, first = stem.removesuffix(ending), 0
+            for part, count in zip(parts, rows, strict=True):
+                translated[f"{block}{part}.{suffix}"] = array[first : first + count]
+                first += count
         else:
-            translated[name] = array
+            translated[EMBEDDING if name == _PACKAGE_EMBEDDING else name] = array
     return translated
 
 
@@ -82,35 +88,8 @@ def to_xlstm(
         slstm: layout of the sLSTM cell, "vanilla" or "cuda"; v1 only.
     """
     if not isinstance(model, XLSTMLargeConfig):
-        return _cuda(arrays) if slstm == "cuda" else dict(arrays)
+        return _slstm_cells(arrays, to_cuda=True) if slstm == "cuda" else dict(arrays)
     return {_PACKAGE_EMBEDDING if k == EMBEDDING else k: v for k, v in arrays.items()}
-
-
-def _split(
-    name: str, array: NDArray[Any], model: XLSTMLargeConfig
-) -> dict[str, NDArray[Any]] | None:
-    """Return the single parts of a fused array; None for another name or a foreign shape."""
-    stem, _, suffix = name.rpartition(".")
-    ending = next((fused for fused in FUSED if stem.endswith(f".{fused}")), None)
-    if ending is None:
-        return None
-    parts = FUSED[ending]
-    rows = [_rows(part, model) for part in parts]
-    if array.ndim == 0 or array.shape[0] != sum(rows):
-        return None
-    block = stem.removesuffix(ending)
-    first = np.cumsum([0, *rows]).tolist()
-    return {
-        f"{block}{part}.{suffix}": array[first[i] : first[i + 1]] for i, part in enumerate(parts)
-    }
-
-
-def _rows(part: str, model: XLSTMLargeConfig) -> int:
-    if part in ("mlstm_layer.q", "mlstm_layer.k"):
-        return model.qk_dim
-    if part in ("mlstm_layer.v", "mlstm_layer.ogate_preact"):
-        return model.v_dim
-    return model.ffn_dim if part.startswith("ffn.") else model.num_heads
 
 
 def stacks(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -118,42 +97,38 @@ def stacks(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
     A name that is not fused stands for itself.
     """
-    parts_of: dict[str, tuple[str, ...]] = {}
+    stacked: dict[str, tuple[str, ...]] = {}
     for name in names:
         stem, _, suffix = name.rpartition(".")
-        for fused, parts in FUSED.items():
-            if stem.endswith(f".{parts[0]}"):
-                block = stem.removesuffix(parts[0])
-                parts_of[f"{block}{fused}.{suffix}"] = tuple(f"{block}{p}.{suffix}" for p in parts)
-                break
-            if any(stem.endswith(f".{part}") for part in parts):
-                break  # stacked with the first part
-        else:
-            parts_of[name] = (name,)
-    return parts_of
+        owners = [f for f, ps in FUSED.items() if any(stem.endswith(f".{p}") for p in ps)]
+        if not owners:
+            stacked[name] = (name,)
+            continue
+        first, *_ = parts = FUSED[owners[0]]
+        if stem.endswith(f".{first}"):  # the others are stacked with it
+            block = stem.removesuffix(first)
+            singles = tuple(f"{block}{part}.{suffix}" for part in parts)
+            stacked[f"{block}{owners[0]}.{suffix}"] = singles
+    return stacked
 
 
-def _vanilla(arrays: Arrays) -> dict[str, NDArray[Any]]:
-    """Convert sLSTM cells to the vanilla layout; the shape of R shows the present one."""
+def _slstm_cells(arrays: Arrays, *, to_cuda: bool) -> dict[str, NDArray[Any]]:
+    """Bring sLSTM cells into the layout of the CUDA backend, or back; R's shape shows the present.
+
+    Those that have it already, and a bias of another shape, stay.
+    """
     translated = dict(arrays)
     for name, R in arrays.items():
-        if not name.endswith(_RECURRENT) or R.ndim != 3 or R.shape[2] != _GATES * R.shape[1]:
+        if not name.endswith(_RECURRENT) or R.ndim != 3:
+            continue
+        heads, rows, columns = R.shape
+        width = min(rows, columns)
+        if (rows if to_cuda else columns) != _GATES * width:
             continue
         translated[name] = R.transpose(0, 2, 1)
         bias = name.removesuffix(_RECURRENT) + _BIAS
-        heads, width, _ = R.shape
         if bias in arrays and arrays[bias].shape == (heads * _GATES * width,):
-            translated[bias] = arrays[bias].reshape(heads, _GATES, width).swapaxes(0, 1).reshape(-1)
-    return translated
-
-
-def _cuda(arrays: Arrays) -> dict[str, NDArray[Any]]:
-    """Bring sLSTM cells from the vanilla layout to that of the CUDA backend."""
-    translated = dict(arrays)
-    for name, R in arrays.items():
-        if name.endswith(_RECURRENT):
-            translated[name] = R.transpose(0, 2, 1)
-            bias = name.removesuffix(_RECURRENT) + _BIAS
-            heads, _, width = R.shape
-            translated[bias] = arrays[bias].reshape(_GATES, heads, width).swapaxes(0, 1).reshape(-1)
+            parts = (_GATES, heads) if to_cuda else (heads, _GATES)
+            b = arrays[bias].reshape(*parts, width)
+            translated[bias] = b.swapaxes(0, 1).reshape(-1)
     return translated

@@ -1,7 +1,7 @@
 """xLSTM Large, the architecture of xLSTM-7B: fields, list of layers, names of its checkpoints.
 
 Every block is an mLSTM layer and a feed-forward layer, whose equations are in
-`mad/layers/xlstm_large.py`; the logits are cap(RMSNorm(x) H^T, 30).
+`mad/layers/xlstm.py`; the logits are cap(RMSNorm(x) H^T, 30).
 
 Sources: Beck et al. 2025, xLSTM 7B, arXiv:2503.13427; names and rounding of sizes as in
 transformers 5.23.
@@ -14,10 +14,8 @@ from functools import cached_property
 from typing import Any, ClassVar, Literal, Self
 
 from mlxhog.errors import ConfigError
-from mlxhog.models import ngrams
 from mlxhog.models.fields import MOST_LAYERS, MOST_WIDTH, check_most, setting
-from mlxhog.models.mad.layer import normal, small_std
-from mlxhog.models.mad.layers.xlstm_large import LargeFeedForward, LargeMLSTM
+from mlxhog.models.mad.layers.xlstm import LargeFeedForward, LargeMLSTM
 from mlxhog.models.model import Layout, Part, XLSTMConfig
 from mlxhog.models.spec import ParamSpec
 
@@ -95,15 +93,10 @@ class XLSTMLargeConfig(XLSTMConfig):
         )  # fmt: skip
         ffn = LargeFeedForward(inner=self.ffn_dim, bias=bias, wang=wang)
         names = [f"backbone.blocks.{number}" for number in range(self.num_hidden_layers)]
-        small, shape = normal(small_std(d)), (self.vocab_size, d)
-        tied = self.tie_word_embeddings
-        head = ParamSpec(self.untied_head, shape, small, decay=True, product=True)
         out_norm = [ParamSpec(f"{OUT_NORM}.weight", (d,), "ones")] * self.add_out_norm
         out_norm += [ParamSpec(f"{OUT_NORM}.bias", (d,), "zeros")] * self.out_norm_bias
         return Layout(
-            # A tied embedding has a dense gradient: every row is also a row of the head.
-            embedding=ParamSpec(EMBEDDING, shape, small, kind="dense" if tied else "rows"),
-            ngrams=tuple(ngrams.weight_specs(self)),
+            **self.ends(EMBEDDING),
             blocks=tuple(
                 (
                     Part(name=f"{name}.mlstm_layer", norm=f"{name}.norm_mlstm", layer=mlstm, d=d),
@@ -113,7 +106,6 @@ class XLSTMLargeConfig(XLSTMConfig):
             ),
             norms=("rms", "ones", bias),
             out_norm=tuple(out_norm),
-            head=() if tied else (head,),
         )
 
     @property

@@ -1,12 +1,8 @@
-"""The original xLSTM stack of mLSTM and sLSTM blocks: fields, list of layers, parameters' names.
+"""The stack of the first xLSTM paper: fields, list of layers, names of its checkpoints.
 
-A block is an mLSTM layer, or an sLSTM layer and, unless it has none, a feed-forward layer; their
-equations are in `mad/layers/xlstm_v1.py`. Norms are LayerNorm with the scale 1 + weight and eps
-1e-5; logits = LN(x) H^T.
-
-Sections have the names of the xlstm package. A block's width, bias and dropout are those of the
-model. The package repeats them inside each block; here those values are only compared with the
-model's.
+Every block is an mLSTM layer, or an sLSTM layer with or without a feed-forward layer, whose
+equations are in `mad/layers/xlstm.py`. Norms are LayerNorm with the scale 1 + weight and eps 1e-5;
+the one before the head may be absent. Logits have no cap.
 
 Sources: Beck et al. 2024, xLSTM, arXiv:2405.04517, and the package xlstm 2.0.6 (NX-AI/xlstm).
 """
@@ -16,21 +12,22 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 from mlxhog.errors import ConfigError
 from mlxhog.models import ngrams
 from mlxhog.models.fields import (
     MOST_LAYERS,
     Fields,
+    anything,
     check_most,
     check_rate,
     convert,
     one_of,
     setting,
 )
-from mlxhog.models.mad.layer import Layer, bound, normal, small_std
-from mlxhog.models.mad.layers.xlstm_v1 import MLSTMV1, NORM_EPS, SLSTMV1, FeedForwardV1
+from mlxhog.models.mad.layer import Layer, bound
+from mlxhog.models.mad.layers.xlstm import MLSTMV1, SLSTMV1, V1_NORM_EPS, FeedForwardV1
 from mlxhog.models.model import Layout, Part, XLSTMConfig
 from mlxhog.models.spec import ParamSpec
 
@@ -57,13 +54,9 @@ def _slstm_at(value: object) -> tuple[int, ...]:
 
 
 class _Section(Fields):
-    """What holds of every section of a block's fields, see `fields.read`."""
+    """Fields of a block. The package sets widths, bias and dropout of it anew from the stack's."""
 
     private = "_"  # the package's own intermediate results
-    repeated: ClassVar[Mapping[str, str]] = {  # name there -> name in the model
-        **{"embedding_dim": "hidden_size", "hidden_size": "hidden_size"},
-        **{name: name for name in ("bias", "dropout", "context_length")},
-    }
     no_effect = frozenset(  # choose kernels or their types, never the mathematics
         "backend batch_size input_shape internal_input_shape output_shape constants dtype dtype_b "
         "dtype_r dtype_w dtype_g dtype_s dtype_a enable_automatic_mixed_precision".split()
@@ -94,7 +87,7 @@ class SLSTMLayerConfig(_Section):
 
     num_heads: int = setting("heads; they divide hidden_size", 4)
     conv1d_kernel_size: int = setting(
-        "taps of the convolution before it; 0 is none", 4, check=lambda name, value: None
+        "taps of the convolution before it; 0 is none", 4, check=anything
     )
     bias_init: str = setting(
         "forget gates: or small_init, standard, zeros",
@@ -110,9 +103,6 @@ class FeedForwardConfig(_Section):
     """Of the gated feed-forward layer of an sLSTM block; its bias and dropout are its own."""
 
     only: ClassVar[Mapping[str, object]] = {"ff_type": "ffn_gated"}
-    repeated: ClassVar[Mapping[str, str]] = {
-        name: "hidden_size" for name in ("embedding_dim", "hidden_size")
-    }
 
     proj_factor: float = setting("its width / hidden_size", 1.3)
     round_proj_up_dim_up: bool = setting("round that width up, not down", True)
@@ -126,20 +116,15 @@ class FeedForwardConfig(_Section):
     bias: bool = setting("biases in its matrices", False)
 
 
-class _Block(Fields):
-    private = "_"
-    closed = True  # unknown names are refused in a config.json, too
-
-
 @dataclass(frozen=True, kw_only=True)
-class MLSTMBlockConfig(_Block):
+class MLSTMBlockConfig(_Section):
     """An mLSTM block: norm, mLSTM layer."""
 
     mlstm: MLSTMLayerConfig = setting("the mLSTM layer", MLSTMLayerConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SLSTMBlockConfig(_Block):
+class SLSTMBlockConfig(_Section):
     """An sLSTM block: norm, sLSTM layer and, unless it is None, norm, feed-forward layer."""
 
     slstm: SLSTMLayerConfig = setting("the sLSTM layer", SLSTMLayerConfig)
@@ -169,7 +154,7 @@ class XLSTMV1Config(XLSTMConfig):
     no_effect = frozenset(  # label files
         "architectures transformers_version dtype torch_dtype eos_token_id pad_token_id".split()
     )
-    norm_eps = NORM_EPS
+    norm_eps = V1_NORM_EPS
 
     num_hidden_layers: int = setting("blocks", most=MOST_LAYERS)
     mlstm_block: MLSTMBlockConfig | None = setting("of every block that is not in slstm_at", None)
@@ -198,22 +183,17 @@ class XLSTMV1Config(XLSTMConfig):
                 "from 0, or raise num_hidden_layers"
             )
         mlstm = [number for number in range(n) if number not in at]
-        if at and self.slstm_block is None:
-            raise ConfigError(
-                f"slstm_at is {list(at)} and there is no slstm_block; "
-                "add slstm_block, or make slstm_at []"
-            )
-        if mlstm and self.mlstm_block is None:
-            raise ConfigError(
-                f"slstm_at {list(at)} leaves blocks to mLSTM and there is no "
-                "mlstm_block; add mlstm_block, or make slstm_at 'all'"
-            )
-        for name, numbers in (("slstm", at), ("mlstm", mlstm)):
+        for name, numbers in (("slstm_block", at), ("mlstm_block", mlstm)):
+            if numbers and getattr(self, name) is None:
+                raise ConfigError(
+                    f"slstm_at is {list(at)} of {n} blocks and there is no {name}; add {name}, or "
+                    "change slstm_at: 'all' is every block, [] none"
+                )
             for part in self._block(numbers[0]) if numbers else ():
                 try:
                     part.layer.check(part.d)
                 except ConfigError as error:
-                    raise ConfigError(f"{name}_block: {error}") from error
+                    raise ConfigError(f"{name}: {error}") from error
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, strict: bool = False) -> Self:
@@ -236,19 +216,13 @@ class XLSTMV1Config(XLSTMConfig):
     @cached_property
     def layout(self) -> Layout:
         """The model as a list of layers."""
-        d, tied = self.hidden_size, self.tie_word_embeddings
-        shape, small = (self.vocab_size, d), normal(small_std(d))
-        kind: Literal["dense", "rows"] = "dense" if tied else "rows"
-        decays = self.weight_decay_on_embedding
-        head = ParamSpec(self.untied_head, shape, small, decay=True, product=True)
+        d = self.hidden_size
         out_norm = ParamSpec(f"{OUT_NORM}.weight", (d,), "zeros")
         return Layout(
-            embedding=ParamSpec(EMBEDDING, shape, small, kind, decays),
-            ngrams=tuple(ngrams.weight_specs(self)),
+            **self.ends(EMBEDDING, decay=self.weight_decay_on_embedding),
             blocks=tuple(self._block(number) for number in range(self.num_hidden_layers)),
             norms=("layer", "zeros", False),
             out_norm=(out_norm,) if self.add_post_blocks_norm else (),
-            head=() if tied else (head,),
             dropout=self.dropout if self.add_embedding_dropout else 0.0,
         )
 
@@ -316,7 +290,8 @@ class XLSTMV1Config(XLSTMConfig):
         }
         for block in ("mlstm_block", "slstm_block"):
             for section, unread in self.extra.get(block, {}).items():
-                fields[block][section] = unread | fields[block][section]
+                if (fields[block] or {}).get(section) is not None:
+                    fields[block][section] = unread | fields[block][section]
         if self.slstm_block is not None:
             cell = {"dtype": "float32"} | fields["slstm_block"]["slstm"] | {"backend": "vanilla"}
             fields["slstm_block"]["slstm"] = cell

@@ -20,8 +20,9 @@ from pathlib import Path
 from rich.console import Console
 
 from mlxhog.checkpoint.run import list_runs
-from mlxhog.report.follow import RunFollower
+from mlxhog.report.follow import newest
 from mlxhog.report.metrics import Progress
+from mlxhog.report.record import RunRecord
 from mlxhog.report.terminal import render
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -99,14 +100,16 @@ def with_output(page: str, output: str) -> str:
 
 def _late_table(runs: Path, trainer: subprocess.Popen[str]) -> Progress | None:
     """Look at the files of a process's run until it ends; return its last state of training."""
-    follower = kept = None
+    record = kept = None
     while trainer.poll() is None:
         time.sleep(LOOK_S)
         for run in list_runs(runs):
-            follower = follower or RunFollower(run)
-        progress = follower.look()[0] if follower else None
-        if progress and progress.sample and progress.budget_fraction < LATEST:
-            kept = progress
+            record = record or RunRecord(run)
+        if record is not None:
+            record.refresh()
+            progress = newest(record)
+            if progress.sample and progress.budget_fraction < LATEST:
+                kept = progress
     return kept
 
 

@@ -13,7 +13,7 @@ from harness.machine import ROOT
 
 CLAIMS = ROOT / "benchmarks" / "claims.yaml"
 RESULTS_PAGE, DOCUMENTS_PAGE = ROOT / "docs" / "results.md", ROOT / "benchmarks" / "documents.md"
-MOST_LIMITS = 3  # that a row shows; of more, those that are not kept
+MOST_LIMITS = 2  # that a row shows; of more, the lowest and the highest, or those not kept
 LACKS = "the result has no"
 """Where a row names a claim or limit that its script no longer has."""
 
@@ -99,17 +99,21 @@ def measured_of(claim, results):
     chosen = list({one["name"]: one for one in found}.values())
     if lacking := [one for one in starts if not any(c["name"].startswith(one) for c in every)]:
         return f"{LACKS} {' and '.join(lacking)}", WORDS[UNTOLD]
-    if "above" in claim or "below" in claim:
-        text = "; ".join(f"{one['name']}: {measured(one)}" for one in chosen)
-        apart = _twins_apart(result)
-        if apart > 1:
-            text += f"; two equal arms differ by a factor of {apart:.3f} (A/A)"
-        return text, _by_bound(claim, [(one["interval"], apart) for one in chosen])
+    is_bound = "above" in claim or "below" in claim
     end = worst(one["ended"] for one in chosen)
-    shown, kept = chosen, [one for one in chosen if one["ended"] == MET]
+    shown = chosen
     if len(chosen) > MOST_LIMITS:
-        shown = [one for one in chosen if one not in kept] or kept[:1]
-    text = "; ".join(f"{one['name']}: {measured(one)}{wanted(one)}" for one in shown)
+        kept = [one for one in chosen if one["ended"] == MET]
+        broken = [one for one in chosen if one["ended"] != MET] or kept[:1]
+        ordered = sorted(chosen, key=lambda one: one["value"])
+        shown = [ordered[0], ordered[-1]] if is_bound else broken[:MOST_LIMITS]
+    limits = ["" if is_bound else wanted(one) for one in shown]
+    parts = zip(shown, limits, strict=True)
+    text = "; ".join(f"{one['name']}: {measured(one)}{limit}" for one, limit in parts)
+    if is_bound:
+        apart = _twins_apart(result)
+        text += f"; A/A {apart:.3f}" * (apart > 1)
+        return text, _by_bound(claim, [(one["interval"], apart) for one in chosen])
     if shown is not chosen:
         text = f"{len(kept)} of {len(chosen)} limits kept; {text}"
     return text, claim.get("means", {}).get(end, WORDS[end])

@@ -208,7 +208,6 @@ class Ids:
     vocab_size: int
     bos: int = 0
     name: str = "ids"
-    utf8_only: bool = False
     sha256: str = ""
 
     @property

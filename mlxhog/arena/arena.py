@@ -12,7 +12,7 @@ import pickle
 from dataclasses import dataclass
 from multiprocessing import reduction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,13 +24,12 @@ from mlxhog.arena.layout import TABLES, Layout
 from mlxhog.arena.process import process_start_time
 from mlxhog.arena.requests import CONNECT_S, RunServer, ask_for_copies, attach
 from mlxhog.arena.workers import Phase, State, WorkerTable
-from mlxhog.errors import ArenaError, WriteModeError
+from mlxhog.errors import ArenaError
 
 WRITE_MODES = ("lossless", "racy", "cas")
 
 
-@dataclass(frozen=True)
-class About:
+class About(NamedTuple):
     """What a process needs to know of an arena, beside its descriptor.
 
     Attributes:
@@ -80,7 +79,7 @@ class Arena:
         """Use `create`, `from_handle` or `connect`."""
         self._mapping: mmap.mmap | None = mapping
         self._fds, self._about = fds, about
-        self.layout, self.write, self.creator = about.layout, about.write, about.creator
+        self.layout, self.write, self.creator = about
         self.readonly = readonly
         self.note = ""
         self._connection: int | None = None
@@ -103,10 +102,10 @@ class Arena:
 
         Raises:
             EnvironmentLacks: not enough memory.
-            WriteModeError: no such mode.
+            ArenaError: no such mode.
         """
         if write not in WRITE_MODES:
-            raise WriteModeError(f"no write mode {write!r}; choose from {', '.join(WRITE_MODES)}")
+            raise ArenaError(f"no write mode {write!r}; choose from {', '.join(WRITE_MODES)}")
         new = segments.create(layout.total_bytes, layout.occupied_bytes, fallback=fallback)
         creator = (os.getpid(), process_start_time(os.getpid()))
         about = About(layout, write, creator)
@@ -117,24 +116,8 @@ class Arena:
         return arena
 
     @classmethod
-    def from_handle(
-        cls, handle: ArenaHandle, *, write: str | None = None, readonly: bool = False
-    ) -> Arena:
-        """Attach the arena whose handle is among the arguments of this spawned process.
-
-        Args:
-            handle: from `Arena.handle`; stays usable.
-            write: the mode this process will write in, checked against the arena's.
-            readonly: map read-only.
-
-        Raises:
-            WriteModeError: the arena has another write mode.
-        """
-        if write is not None and write != handle.about.write:
-            raise WriteModeError(
-                f"this arena is written in mode {handle.about.write!r}, not {write!r}; writers of "
-                "two modes lose each other's updates, so use the run's mode or start a new run"
-            )
+    def from_handle(cls, handle: ArenaHandle, *, readonly: bool = False) -> Arena:
+        """Attach the arena of a handle among the arguments of this process; it stays usable."""
         return cls._attached(os.dup(handle.fd), handle.about, readonly=readonly)
 
     @classmethod
@@ -144,11 +127,15 @@ class Arena:
         Raises:
             ArenaError: the descriptor cannot be mapped; it is closed.
         """
+        access = mmap.ACCESS_READ if readonly else mmap.ACCESS_WRITE
         try:
-            mapping = segments.attach(fd, about.layout.total_bytes, readonly=readonly)
-        except ArenaError:
+            mapping = mmap.mmap(fd, about.layout.total_bytes, access=access)
+        except (OSError, ValueError) as error:
             os.close(fd)
-            raise
+            raise ArenaError(
+                f"the arena cannot be mapped ({error}); the descriptor of a reader can be mapped "
+                "read-only"
+            ) from error
         return cls(mapping, (fd,), about, readonly=readonly)
 
     @classmethod
@@ -251,19 +238,14 @@ class Arena:
         """The stripe and row locks, for the process in worker slot `slot`.
 
         Args:
-            slot: this process's slot; None is the creator's slot.
+            slot: this process's slot; None is that of the arena's creator.
 
         Raises:
-            ArenaError: the mapping is read-only, or only the creator may use None.
+            ArenaError: the mapping is read-only.
         """
         if self.readonly:
             raise ArenaError("this arena is attached read-only; readers never lock")
-        if slot is None:
-            if os.getpid() != self.creator[0]:
-                raise ArenaError(
-                    "name the worker slot: only the arena's creator has one of its own"
-                )
-            slot = self.workers.host_slot
+        slot = self.workers.host_slot if slot is None else slot
         generation = self.workers.entry(slot).generation & 0xFFFF
         return _native.Locks(self.segment("locks"), self.segment("workers"), slot, generation)
 
@@ -288,7 +270,7 @@ class Arena:
             raise ArenaError("this arena is closed")
         return self._mapping
 
-    def __enter__(self) -> Arena:
+    def __enter__(self) -> Self:
         """Close when the block ends."""
         return self
 

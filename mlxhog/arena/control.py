@@ -6,8 +6,6 @@ command         the current command to the workers (`Command`); the supervisor w
 start_ns        start of training, monotonic; the supervisor writes it when all workers are ready
 limit_ns        time limit of training, set at its start; 0 for no limit
 pause           1 while a checkpoint is taken: no worker may change the arena
-round_pause     1 while a cluster's link plays a round with stopped workers; the link writes it, and
-                the supervisor after its death
 steps           steps of this call, including dropped ones, as workers report them; the step of a
                 worker that died before its report is missing until `Strategy.settle`
 version         updates applied to the parameters, since the model was initialised
@@ -63,7 +61,7 @@ NAMES = (
     "first_ticket", "end_ticket", "stream_end", "tickets_before",
     "eval_asked", "eval_taken", "eval_next", "eval_first", "eval_end", "side_until_ns",
     "sample_asked", "sample_taken", "strategy", "limit_steps", "budget_steps", "steps_before",
-    "round_pause", "tokens_elsewhere", "ms_elsewhere",
+    "tokens_elsewhere", "ms_elsewhere",
 )  # fmt: skip
 COUNTERS = Table(**{name: (1, name) for name in NAMES})
 

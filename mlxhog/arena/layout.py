@@ -188,26 +188,60 @@ def plan(
         raise ArenaError(f"max_workers is {max_workers}; an arena has 1 to {MAX_SLOTS - 1} slots")
     if n_tickets < 1:
         raise ArenaError(f"an epoch of {n_tickets} batches; the text is too short for one batch")
-    slots, probe, n_floats, n_lock_words = _place_parameters(params, max_workers)
-    places, n_table_floats = place_state({name: one.shape for name, one in (tables or {}).items()})
-    rows = dict.fromkeys(places, "rows")
-    table_slots, n_lock_words = _with_row_locks(places, rows, n_lock_words)
+    for name, parameter in params.items():
+        shape, kind = parameter.shape, parameter.kind
+        if (
+            not name
+            or name == PROBE_NAME
+            or kind not in KINDS
+            or (kind == "rows" and len(shape) != 2)
+        ):
+            raise ShapeError(
+                f"parameter {name!r} has kind {kind!r} and shape {shape}; it needs a name of its "
+                "own, and the kind 'dense', or 'rows' for a matrix"
+            )
+    slots, end = place_state({name: one.shape for name, one in params.items()})
+    probe = Slot(PROBE_NAME, (PROBE_FLOATS,), end, PROBE_FLOATS, "dense")
+    n_floats = _round_up(end + PROBE_FLOATS + max_workers + 1, PAGE_FLOATS)
+    table_slots, table_floats = place_state({k: one.shape for k, one in (tables or {}).items()})
+    n_lock_words = n_floats // STRIPE_FLOATS
+    with_rows = [(slots, name) for name in slots if params[name].kind == "rows"]
+    for places, name in [*with_rows, *((table_slots, name) for name in table_slots)]:
+        places[name] = replace(places[name], kind="rows", row_word0=n_lock_words)
+        n_lock_words += places[name].shape[0]
+
     own = {name: place_state(shapes) for name, shapes in (state or {}).items()}
-    floats = {name: own[name][1] if name in own else n_floats for name in private}
-    blocks: list[tuple[str, str, int]] = [
-        ("counters", "uint8", PAGE),
-        ("ledger", "uint8", PAGE),
-        ("tickets", "uint64", ring(n_tickets, max_workers)),
-        ("workers", "uint8", (max_workers + 1) * ENTRY_BYTES),
-        ("locks", "uint32", n_lock_words),
-        ("params", "float32", n_floats),
-        *([(TABLES, "float32", n_table_floats)] if table_slots else []),
-        *((f"{m}.{k}", "float32", floats[m]) for m in private for k in range(1, max_workers + 1)),
-        *((name, "float32", n_floats) for name in shared),
-        *_blocks(extra or {}, n_floats),
-    ]  # fmt: skip
-    groups = [_blocks(group, n_floats) for group in alternatives]
-    segments, total_bytes = _place_segments(blocks, groups, pieces=pieces)
+    floats = {name: _pages(own[name][1]) if name in own else n_floats for name in private}
+    segments: dict[str, Segment] = {}
+
+    def place(group: Mapping[str, tuple[str, int]], offset: int) -> int:
+        """Place segments from a page boundary on; returns the next one behind them."""
+        for name, (dtype, count) in group.items():
+            count = n_floats if count == PARAMETER_COPY else count
+            if name in segments:
+                raise ArenaError(f"two segments are called {name!r}; give one of them another name")
+            if count < 0:
+                raise ArenaError(f"segment {name!r} has {count} items; at least 0 are possible")
+            nbytes = count * np.dtype(dtype).itemsize
+            if pieces and not _in_one_piece(offset, nbytes):
+                moved = _round_up(offset, PIECE_BEGINS)
+                offset = moved if _in_one_piece(moved, nbytes) else offset
+            segments[name] = Segment(name, dtype, offset, count)
+            offset = _round_up(offset + nbytes, PAGE)
+        return offset
+
+    common = {
+        "counters": ("uint8", PAGE),
+        "ledger": ("uint8", PAGE),
+        "tickets": ("uint64", ring(n_tickets, max_workers)),
+        "workers": ("uint8", (max_workers + 1) * ENTRY_BYTES),
+        "locks": ("uint32", n_lock_words),
+        "params": ("float32", n_floats),
+        **({TABLES: ("float32", _pages(table_floats))} if table_slots else {}),
+        **{f"{m}.{k + 1}": ("float32", floats[m]) for m in private for k in range(max_workers)},
+        **dict.fromkeys(shared, ("float32", n_floats)),
+    }
+    end = place(extra or {}, place(common, 0))
     return Layout(
         slots=slots,
         tables=table_slots,
@@ -218,14 +252,12 @@ def plan(
         n_lock_words=n_lock_words,
         n_tickets=n_tickets,
         max_workers=max_workers,
-        total_bytes=total_bytes,
+        total_bytes=max([end, *(place(group, end) for group in alternatives)]),
     )
 
 
 def place_state(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Slot], int]:
-    """Slots of state with these shapes, by parameter, and the number of floats of their segment.
-
-    Slots are aligned like parameters, and the segment is a whole number of pages.
+    """Slots of these shapes in the order of names, aligned as parameters, and the next place.
 
     Raises:
         ShapeError: a size below 1.
@@ -234,86 +266,15 @@ def place_state(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Slot],
     for name in sorted(shapes):
         shape = tuple(shapes[name])
         if not all(n >= 1 for n in shape):
-            raise ShapeError(f"state of {name!r} has shape {shape}; it needs sizes >= 1")
+            raise ShapeError(f"{name!r} has shape {shape}; it needs sizes >= 1")
         slots[name] = Slot(name, shape, offset, math.prod(shape), "dense")
         offset = _round_up(offset + slots[name].size, ALIGN_FLOATS)
-    return slots, max(PAGE_FLOATS, _round_up(offset, PAGE_FLOATS))
+    return slots, offset
 
 
-def _place_parameters(
-    params: Mapping[str, Parameter], max_workers: int
-) -> tuple[dict[str, Slot], Slot, int, int]:
-    """Slots, the probe, the number of floats of the segment, and the number of lock words."""
-    for name, parameter in params.items():
-        shape, kind = parameter.shape, parameter.kind
-        if not name or name == PROBE_NAME or not all(n >= 1 for n in shape):
-            raise ShapeError(
-                f"parameter {name!r} has shape {shape}; it needs a name of its own and sizes >= 1"
-            )
-        if kind not in KINDS or (kind == "rows" and len(shape) != 2):
-            raise ShapeError(
-                f"parameter {name!r} has kind {kind!r} and shape {shape}; "
-                "the kind is 'dense', or 'rows' for a matrix"
-            )
-    places, _ = place_state({name: parameter.shape for name, parameter in params.items()})
-    end = max(
-        (_round_up(one.offset + one.size, ALIGN_FLOATS) for one in places.values()), default=0
-    )
-    n_floats = _round_up(end + PROBE_FLOATS + max_workers + 1, PAGE_FLOATS)
-    kinds = {name: parameter.kind for name, parameter in params.items()}
-    slots, n_lock_words = _with_row_locks(places, kinds, n_floats // STRIPE_FLOATS)
-    return (
-        slots,
-        Slot(PROBE_NAME, (PROBE_FLOATS,), end, PROBE_FLOATS, "dense"),
-        n_floats,
-        n_lock_words,
-    )
-
-
-def _with_row_locks(
-    places: Mapping[str, Slot], kinds: Mapping[str, str], word: int
-) -> tuple[dict[str, Slot], int]:
-    """Slots of these kinds, whose rows have lock words from `word` on; and the next word."""
-    slots = {}
-    for name, place in places.items():
-        has_rows = kinds[name] == "rows"
-        slots[name] = replace(place, kind=kinds[name], row_word0=word if has_rows else None)
-        word += place.shape[0] if has_rows else 0
-    return slots, word
-
-
-_Blocks = Sequence[tuple[str, str, int]]
-
-
-def _blocks(segments: Mapping[str, tuple[str, int]], n_floats: int) -> _Blocks:
-    return [
-        (name, dtype, n_floats if count == PARAMETER_COPY else count)
-        for name, (dtype, count) in segments.items()
-    ]
-
-
-def _place_segments(
-    blocks: _Blocks, groups: Sequence[_Blocks], *, pieces: bool
-) -> tuple[dict[str, Segment], int]:
-    """Segments in order, each on a page boundary, then those of each group; and the end offset."""
-    segments: dict[str, Segment] = {}
-
-    def place(block: _Blocks, offset: int) -> int:
-        for name, dtype, count in block:
-            if name in segments:
-                raise ArenaError(f"two segments are called {name!r}; give one of them another name")
-            if count < 0:
-                raise ArenaError(f"segment {name!r} has {count} items; at least 0 are possible")
-            nbytes = count * np.dtype(dtype).itemsize
-            if pieces and not _in_one_piece(offset, nbytes):
-                moved = _round_up(offset, PIECE_BEGINS)
-                offset = moved if _in_one_piece(moved, nbytes) else offset
-            segments[name] = Segment(name, dtype, offset, count)
-            offset = _round_up(offset + segments[name].nbytes, PAGE)
-        return offset
-
-    end = place(blocks, 0)
-    return segments, max([end, *(place(group, end) for group in groups)])
+def _pages(floats: int) -> int:
+    """Floats of a segment of whole pages."""
+    return max(PAGE_FLOATS, _round_up(floats, PAGE_FLOATS))
 
 
 def _in_one_piece(offset: int, nbytes: int) -> bool:

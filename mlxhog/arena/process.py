@@ -13,8 +13,9 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
+
 from mlxhog import _native
-from mlxhog.base import darwin
 
 monotonic_ns = time.monotonic_ns  # since boot, equal in every process of one machine
 
@@ -68,11 +69,11 @@ def available_bytes() -> int:
     """Bytes of shared memory that are still available; 0 if the system does not report them.
 
     Linux: the smallest of available memory, the rest of the control group's limit, and the free
-    space of /dev/shm. macOS, where shared memory is ordinary memory: see `darwin`.
+    space of /dev/shm. macOS, where shared memory is ordinary memory: psutil's.
     Elsewhere all physical memory.
     """
     if sys.platform == "darwin":
-        return darwin.available_bytes()
+        return int(psutil.virtual_memory().available)
     limits = [_meminfo(), _cgroup(), _shm()]
     byte_limits = [limit for limit in limits if limit is not None]
     if byte_limits:

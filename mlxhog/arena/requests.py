@@ -2,13 +2,15 @@
 
 A client sends one JSON object in one line:
 
-    {"request": "attach"}                    the descriptor and the layout of the arena, read-only
-    {"request": "leave", "worker": 2}        any other: one JSON object in one line
+    {"request": "leave", "worker": 2}
     {"ok": true, "message": "worker 2 (torch:cpu) finishes its step and leaves"}
     {"ok": false, "error": "no worker 9; ...", "exit_code": 2}
+    {"request": "attach"}
+    {"ok": true, "version": "0.2.0", "bytes": 5123}
 
-A reader keeps its connection, and sends one more byte if it needs published copies: the run
-publishes them while such readers are connected. A dead process disconnects.
+With the last comes the descriptor of the arena, read-only, and its layout follows. A reader keeps
+its connection, and sends one more byte if it needs published copies: the run publishes them while
+such readers are connected. A dead process disconnects.
 
 Each connection has a thread in the supervisor's process, which answers `attach` itself and hands
 other requests on. The supervisor looks for them between its other duties (`take`), and never waits
@@ -30,10 +32,9 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from mlxhog.base import plain_json
 from mlxhog.errors import ArenaError, MlxhogError, RunError
@@ -46,8 +47,6 @@ SEND_S = 60.0  # how long a client may take to read its answer
 CONNECT_S = 5.0  # how long a reader waits for the arena
 ANSWER_S = 60.0  # how long a client waits; a checkpoint of a large model may take long
 _COPIES = b"c"
-_GREETING_BYTES = 48
-_LENGTH = struct.Struct("<Q")
 _PATH_BYTES = 103  # macOS: 104 with the zero byte; Linux has 108
 _SOL_LOCAL, _LOCAL_PEERCRED = 0, 1  # macOS: <sys/un.h>, gives struct xucred
 _XUCRED_BYTES = 76  # u32 version, u32 uid, i16 number of groups, 16 u32 groups
@@ -144,13 +143,6 @@ class RunServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
             target=self.serve_forever, args=(LOOK_S,), name="mlxhog-socket", daemon=True
         ).start()
 
-    def verify_request(self, request: Any, client_address: object) -> bool:
-        """Whether a connection is of the same user."""
-        try:
-            return peer_uid(request) == os.getuid()
-        except OSError:
-            return False
-
     def handle_error(self, request: object, client_address: object) -> None:
         """Ignore a client that has disconnected."""
 
@@ -177,10 +169,6 @@ class RunServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
             if is_stale(self.path):  # else it is that of another process
                 self.path.unlink(missing_ok=True)
 
-    def __enter__(self) -> Self:
-        """Serve until the block ends."""
-        return self
-
     def __exit__(self, *_: object) -> None:
         """Stop serving."""
         self.close()
@@ -198,7 +186,7 @@ class _Client(socketserver.StreamRequestHandler):
         if not line:
             return
         try:
-            request = Request(_fields(line))
+            request = Request(_fields(line, "request"))
         except RunError as error:
             reply: dict[str, Any] | None = {"ok": False, "error": str(error), "exit_code": 2}
         else:
@@ -215,8 +203,9 @@ class _Client(socketserver.StreamRequestHandler):
 
     def _attach(self) -> None:
         about = self.server.about
-        socket.send_fds(self.connection, [greeting()], self.server.fds)
-        self.connection.sendall(_LENGTH.pack(len(about)) + about)
+        answer = {"ok": True, "version": version("mlxhog"), "bytes": len(about)}
+        socket.send_fds(self.connection, [b"{"], self.server.fds)
+        self.connection.sendall(plain_json.dumps(answer)[1:] + b"\n" + about)
         # Open as long as the reader's end: macOS may drop a descriptor in flight when this end
         # closes (CPython issue 14669).
         self.connection.settimeout(None)
@@ -269,24 +258,23 @@ def attach(path: Path, timeout_s: float = CONNECT_S) -> tuple[bytes, int, int]:
         ArenaError: there is no socket, or it is stale, or another program's or user's.
     """
     with _asked(path, timeout_s, ATTACH) as connection:
-        answer, fds, _, _ = socket.recv_fds(connection, _GREETING_BYTES, 1)
+        begin, fds, _, _ = socket.recv_fds(connection, 1, 1)
         try:
-            if answer != greeting() or not fds:
-                raise ArenaError(
-                    f"{path} answered {answer!r}, expected {greeting()!r}: it is not the socket of "
-                    "a run of this version of mlxhog"
-                )
             with connection.makefile("rb") as file:
-                (n_bytes,) = _LENGTH.unpack(file.read(_LENGTH.size).ljust(_LENGTH.size, b"\0"))
-                about = file.read(n_bytes)
-            if not about or len(about) < n_bytes:
+                answer = _fields(begin + file.readline(MOST_BYTES), "ok")
+                if answer.get("version") != version("mlxhog") or not fds:
+                    raise RunError("it is of another version of mlxhog")
+                about = file.read(answer["bytes"])
+            if len(about) < answer["bytes"]:
                 raise ConnectionResetError("it ended amid its message")
             os.set_inheritable(fds[0], False)
             return about, fds[0], connection.detach()
-        except BaseException:
-            for fd in fds:
-                os.close(fd)
-            raise
+        except RunError as error:
+            raise ArenaError(f"{path} serves no run that can be attached here: {error}") from error
+        finally:
+            if connection.fileno() >= 0:  # not detached
+                for fd in fds:
+                    os.close(fd)
 
 
 def ask_for_copies(connection: int) -> None:
@@ -333,12 +321,8 @@ def ask(directory: Path, request: str, *, timeout_s: float = ANSWER_S, **fields:
     return answer
 
 
-def _fields(line: bytes, key: str = "request") -> dict[str, Any]:
-    """Read one line.
-
-    Raises:
-        RunError: it is too long, not a JSON object, or lacks the key.
-    """
+def _fields(line: bytes, key: str) -> dict[str, Any]:
+    """Read one line; a `RunError` says why it is not a JSON object with this key."""
     if key == "request" and len(line) > MOST_BYTES:
         raise RunError(f"a line has more than {MOST_BYTES:,} bytes; send one short line of JSON")
     try:
@@ -390,12 +374,6 @@ def is_stale(path: Path) -> bool:
         except OSError:
             return False
     return False
-
-
-@cache
-def greeting() -> bytes:
-    """The first bytes of an arena's server: only the same version of mlxhog knows the rest."""
-    return f"mlxhog-arena {version('mlxhog')}".encode().ljust(_GREETING_BYTES)[:_GREETING_BYTES]
 
 
 def peer_uid(connection: socket.socket) -> int:

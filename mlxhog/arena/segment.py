@@ -17,13 +17,13 @@ import os
 import resource
 import secrets
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from mlxhog.arena.layout import PAGE
 from mlxhog.arena.process import available_bytes
 from mlxhog.base.durable import require_space
-from mlxhog.errors import ArenaError, EnvironmentLacks
+from mlxhog.errors import EnvironmentLacks
 
 _NO_ROOM = (errno.ENOSPC, errno.ENOMEM, errno.EFBIG, errno.EDQUOT)
 _FORBIDDEN = (
@@ -36,21 +36,17 @@ _LIMITS = {
 }
 
 
-@dataclass(frozen=True)
-class Backing:
+class Backing(NamedTuple):
     """A new segment, with two descriptors of the same bytes: one writable, one read-only.
 
     Attributes:
-        fd: writable descriptor.
-        readonly_fd: read-only descriptor.
-        mapping: mapping of the whole segment.
         note: a sentence for the user if shared memory was refused and a file took its place, or "".
     """
 
     fd: int
     readonly_fd: int
     mapping: mmap.mmap
-    note: str = ""
+    note: str
 
 
 def create(
@@ -101,23 +97,6 @@ def create(
     return Backing(fd, readonly_fd, mapping, note)
 
 
-def attach(fd: int, nbytes: int, *, readonly: bool) -> mmap.mmap:
-    """Map a descriptor of `nbytes`.
-
-    Raises:
-        ArenaError: it has fewer bytes, or cannot be mapped in this way.
-    """
-    if (size := os.fstat(fd).st_size) < nbytes:
-        raise ArenaError(f"the arena has {nbytes:,} bytes, its descriptor {size:,}")
-    try:
-        return mmap.mmap(fd, nbytes, access=mmap.ACCESS_READ if readonly else mmap.ACCESS_WRITE)
-    except OSError as error:
-        raise ArenaError(
-            f"the arena cannot be mapped ({error.strerror}); the descriptor of a reader can be "
-            "mapped read-only"
-        ) from error
-
-
 def _open_shm() -> tuple[int, int]:
     name = f"/mh-{secrets.token_hex(4)}"  # macOS: at most 31 bytes with the slash
     flags = os.O_CREAT | os.O_EXCL | os.O_RDWR
@@ -133,14 +112,9 @@ def _open_shm() -> tuple[int, int]:
 
 
 def _open_file(directory: Path) -> tuple[int, int]:
-    fd, name = tempfile.mkstemp(prefix="arena-", dir=directory)
-    try:
-        return fd, os.open(name, os.O_RDONLY)
-    except OSError:
-        os.close(fd)
-        raise
-    finally:
-        os.unlink(name)
+    with tempfile.NamedTemporaryFile(prefix="arena-", dir=directory) as file:
+        readonly_fd = os.open(file.name, os.O_RDONLY)
+        return os.dup(file.fileno()), readonly_fd
 
 
 def _refusal(error: OSError, nbytes: int, had: int) -> EnvironmentLacks | None:

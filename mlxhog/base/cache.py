@@ -3,20 +3,14 @@
 A library that this process loads runs with its user's rights, so it must belong to that user. The
 same holds for the list of the Python files that may be loaded again (`config/plugins.py`):
 
-    folder          owned by this user, mode 0700 when we make it, never writable by others
-    parent folders  owned by this user or root; writable by others only with the sticky bit, with
-                    which they cannot rename other users' files (/tmp)
-    file            owned by this user, a regular file, not a link, not writable by others
+    folder  owned by this user, mode 0700 when we make it, never writable by others
+    file    owned by this user, a regular file, not a link, not writable by others
 
 A path that breaks a rule is refused, not repaired: another user may already have changed it.
-Folders are checked by the path without links, which `private_directory` returns and callers use.
-Other users cannot rename anything on that path, so the loaded file is the file that was checked.
 """
 
 import errno
-import grp
 import os
-import pwd
 import stat
 import sys
 from pathlib import Path
@@ -42,7 +36,7 @@ def private_directory(directory: Path) -> Path:
         Its path without links; use this one.
 
     Raises:
-        EnvironmentLacks: another user could write to the folder, or replace it.
+        EnvironmentLacks: another user could write to the folder.
         OSError: the folder cannot be created.
     """
     folder = directory.resolve()
@@ -50,15 +44,6 @@ def private_directory(directory: Path) -> Path:
     for path in reversed(missing):
         path.mkdir(mode=0o700, exist_ok=True)
     _check_owner(folder, folder.stat())
-    for parent in folder.parents:
-        status = parent.stat()
-        if status.st_uid not in (0, os.geteuid()):
-            raise _refused(folder, f"lies in {parent}, which belongs to {_user(status.st_uid)}")
-        if _others_can_rename(status):
-            mode = f"{stat.S_IMODE(status.st_mode):04o}"
-            raise _refused(
-                folder, f"lies in {parent}, which can be written by others (mode {mode})"
-            )
     return folder
 
 
@@ -90,27 +75,9 @@ def is_kept(file: Path) -> bool:
 
 def _check_owner(path: Path, status: os.stat_result) -> None:
     if status.st_uid != os.geteuid():
-        raise _refused(path, f"belongs to {_user(status.st_uid)}")
+        raise _refused(path, f"belongs to another user (uid {status.st_uid})")
     if status.st_mode & _BY_OTHERS:
         raise _refused(path, f"can be written by others (mode {stat.S_IMODE(status.st_mode):04o})")
-
-
-def _others_can_rename(status: os.stat_result) -> bool:
-    """Whether users other than root and this one may replace the files of a folder."""
-    if status.st_mode & stat.S_ISVTX:
-        return False
-    by_group = status.st_mode & stat.S_IWGRP and not _own_group(status.st_gid)
-    return bool(by_group or status.st_mode & stat.S_IWOTH)
-
-
-def _own_group(gid: int) -> bool:
-    """Whether this user is a group's only member; many systems create such a group per user."""
-    try:
-        group, user = grp.getgrgid(gid), pwd.getpwuid(os.geteuid())
-    except KeyError:
-        return False
-    own = group.gr_name == user.pw_name and gid == user.pw_gid
-    return own and set(group.gr_mem) <= {user.pw_name}
 
 
 def _refused(path: Path, fault: str) -> EnvironmentLacks:
@@ -118,10 +85,3 @@ def _refused(path: Path, fault: str) -> EnvironmentLacks:
         f"{path} is not trusted: it {fault}, and its content decides which code runs as you; "
         "remove it, or set XDG_CACHE_HOME to a folder of your own"
     )
-
-
-def _user(uid: int) -> str:
-    try:
-        return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
-    except KeyError:
-        return f"uid {uid}"

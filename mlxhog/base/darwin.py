@@ -1,4 +1,4 @@
-"""Facts and services of macOS: sysctl, memory statistics, scheduling class, sleep.
+"""Facts and services of macOS: sysctl, scheduling class, sleep.
 
 Only C functions with a fixed list of arguments are called: ctypes passes the arguments of variadic
 ones (`open`, `fcntl`, `shm_open`) in the wrong place on Apple silicon.
@@ -7,7 +7,6 @@ ones (`open`, `fcntl`, `shm_open`) in the wrong place on Apple silicon.
 from __future__ import annotations
 
 import ctypes
-import mmap
 import os
 import subprocess
 import sys
@@ -15,9 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
-_HOST_VM_INFO64 = 4
-_VM_WORDS = 38  # of 32 bits, in struct vm_statistics64
-_KERN_SUCCESS = 0
 _QOS_CLASS_USER_INITIATED = 0x19
 
 
@@ -79,34 +75,6 @@ def fast_cores() -> int:
 def memory_bytes() -> int:
     """Physical memory."""
     return sysctl_int("hw.memsize") or 0
-
-
-def available_bytes() -> int:
-    """Memory that is available without swapping; 0 if the kernel does not say, or outside macOS.
-
-    Either the free and the inactive pages, which the compressor can make smaller, or all but those
-    that Activity Monitor calls used, if that is more: pages of files and purgeable ones are dropped
-    when others need them. Source: xnu, `mach/vm_statistics.h`.
-    """
-    if sys.platform != "darwin":
-        return 0
-    system = _system()
-    words = (ctypes.c_uint32 * _VM_WORDS)()
-    count = ctypes.c_uint32(_VM_WORDS)
-    system.mach_host_self.restype = ctypes.c_uint32
-    system.host_statistics64.argtypes = (
-        ctypes.c_uint32,
-        ctypes.c_int,
-        ctypes.c_void_p,
-        ctypes.POINTER(ctypes.c_uint32),
-    )
-    host = system.mach_host_self()
-    if system.host_statistics64(host, _HOST_VM_INFO64, words, ctypes.byref(count)) != _KERN_SUCCESS:
-        return 0
-    free, _active, inactive, wired = words[:4]
-    purgeable, compressor, internal = words[22], words[32], words[35]
-    unused = memory_bytes() // mmap.PAGESIZE - (wired + compressor + internal - purgeable)
-    return max(free + inactive, unused) * mmap.PAGESIZE
 
 
 def translated() -> bool:

@@ -114,13 +114,13 @@ def listen(host: str, port: int) -> socket.socket:
         listener.close()
         if error.errno == errno.EADDRINUSE:
             raise ConfigError(
-                f"port {port} of {host} is in use by another program; choose another with --port, "
-                "or --port 0 for any free port"
+                f"port {port} of {host} is in use by another program; choose another, or 0 for any "
+                "free port"
             ) from error
         if error.errno == errno.EADDRNOTAVAIL:
-            raise ConfigError(f"--host {host} is not an address of this machine") from error
+            raise ConfigError(f"{host} is not an address of this machine") from error
         raise EnvironmentLacks(
-            f"cannot listen on port {port} of {host}: {error.strerror}; choose another --port"
+            f"cannot listen on port {port} of {host}: {error.strerror}; choose one above 1023"
         ) from error
     return listener
 

@@ -1,9 +1,8 @@
 """A file mapped into memory, and arrays that view it: read without a second copy.
 
-A view takes no memory until it is read. Pages read through it count as this process's memory while
-the view lives. So `chunks` and `copy` read through short-lived windows of the same file, on macOS
-into one buffer, and check for numbers that are not finite while a piece is in the cache. Loading a
-model of N bytes takes little more than N bytes of memory.
+A view takes no memory until it is read. Pages read through it count as this process's memory, so
+`chunks` and `copy` give them back piece by piece; they stay in the system's cache. Loading a model
+of N bytes takes little more than N bytes of memory.
 
 Concurrency: a mapping stays valid when its file is removed or replaced by a rename. If a program
 shortens the file in place, reading beyond the new end is a bus error, as with every mapping.
@@ -13,9 +12,6 @@ from __future__ import annotations
 
 import math
 import mmap
-import os
-import sys
-import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +19,6 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
-
-from mlxhog.errors import CheckpointError
 
 BFLOAT16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
 FLOATS = (np.dtype(np.float32), np.dtype(np.float16), BFLOAT16)
@@ -36,18 +30,7 @@ _EXPONENT = {np.dtype(np.float16): np.uint16(0x7C00), BFLOAT16: np.uint16(0x7F80
 CHUNK_BYTES = 1 << 22
 """Bytes that are read or converted at a time."""
 
-_READS = sys.platform == "darwin"
-"""Whether pieces are read, not mapped: on a Mac CPython's `mmap` has the drive flush its cache
-(F_FULLFSYNC), 20 to 30 ms for each window, in which no other thread runs (cpython issue 113861)."""
-
 _MOST_DIMENSIONS = 32  # NumPy 2 has 64, PyTorch's conversion and older ones 32
-
-
-class _Mapping(mmap.mmap):
-    """A mapping of a whole file that keeps the file open, so that windows are of the same file."""
-
-    descriptor: int
-    path: Path
 
 
 def map_file(path: Path) -> NDArray[np.uint8]:
@@ -58,15 +41,8 @@ def map_file(path: Path) -> NDArray[np.uint8]:
     """
     if path.stat().st_size == 0:  # an empty range cannot be mapped
         return np.empty(0, np.uint8)
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        mapping = _Mapping(descriptor, 0, access=mmap.ACCESS_READ)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    mapping.descriptor, mapping.path = descriptor, path
-    weakref.finalize(mapping, os.close, descriptor)
-    return np.frombuffer(mapping, np.uint8)
+    with path.open("rb") as file:
+        return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
 
 
 def has_array(shape: Sequence[int], dtype: np.dtype[Any]) -> bool:
@@ -102,25 +78,19 @@ def copy(source: NDArray[Any], out: NDArray[Any]) -> bool:
 def chunks(source: NDArray[Any]) -> Iterator[NDArray[Any]]:
     """Yield the elements of an array in C order, in flat pieces of at most `CHUNK_BYTES`.
 
-    A piece is valid until the next one: of a mapped file it is a view of a window, whose pages are
-    freed with the last view, or on macOS of a buffer, which the next piece overwrites.
-
-    Raises:
-        CheckpointError: another program has shortened the file.
+    Before the next piece of a mapped file, the pages of the last one are given back.
     """
     # Only transposed matrices of small cells are not contiguous.
     flat = np.ascontiguousarray(source).reshape(-1)
     mapping = _mapping(flat)
     n = max(CHUNK_BYTES // flat.itemsize, 1)
-    buffer = np.empty(min(n, flat.size) if mapping is not None and _READS else 0, flat.dtype)
     for first in range(0, flat.size, n):
         piece = flat[first : first + n]
-        if mapping is None:
-            yield piece
-        elif _READS:
-            yield _read(piece, mapping, buffer[: piece.size])
-        else:
-            yield _window(piece, mapping)
+        yield piece
+        if mapping is not None:
+            at = piece.ctypes.data - np.frombuffer(mapping, np.uint8).ctypes.data
+            page = at // mmap.PAGESIZE * mmap.PAGESIZE
+            mapping.madvise(mmap.MADV_DONTNEED, page, at + piece.nbytes - page)
 
 
 def is_finite(source: NDArray[Any]) -> bool:
@@ -147,42 +117,9 @@ def _finite(flat: NDArray[Any]) -> bool:
         return bool(np.isfinite(np.dot(flat, flat))) or bool(np.isfinite(flat).all())
 
 
-def _window(piece: NDArray[Any], mapping: _Mapping) -> NDArray[Any]:
-    """Return the same bytes of the same file through a mapping of their own."""
-    first = _offset(piece, mapping)
-    start = first // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
-    window = mmap.mmap(
-        mapping.descriptor, first + piece.nbytes - start, access=mmap.ACCESS_READ, offset=start
-    )
-    return np.frombuffer(window, piece.dtype, piece.size, first - start)
-
-
-def _read(piece: NDArray[Any], mapping: _Mapping, out: NDArray[Any]) -> NDArray[Any]:
-    """Fill `out` with the same bytes of the same file, and return it."""
-    at, rest = _offset(piece, mapping), out.view(np.uint8).data
-    while rest:
-        n_bytes = os.preadv(mapping.descriptor, [rest], at)
-        if n_bytes == 0:
-            raise CheckpointError(
-                f"{mapping.path} ends at byte {at:,}, {len(rest):,} bytes too early: another "
-                "program shortened it while it was read; copy it again"
-            )
-        at, rest = at + n_bytes, rest[n_bytes:]
-    return out
-
-
-def _offset(piece: NDArray[Any], mapping: _Mapping) -> int:
-    return _address(piece) - _address(np.frombuffer(mapping, np.uint8))
-
-
-def _mapping(view: NDArray[Any]) -> _Mapping | None:
+def _mapping(view: NDArray[Any]) -> mmap.mmap | None:
     base: Any = view
     while isinstance(base, np.ndarray):
         base = base.base
     buffer = base.obj if isinstance(base, memoryview) else base
-    return buffer if isinstance(buffer, _Mapping) else None
-
-
-def _address(array: NDArray[Any]) -> int:
-    address: int = array.__array_interface__["data"][0]
-    return address
+    return buffer if isinstance(buffer, mmap.mmap) else None

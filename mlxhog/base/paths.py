@@ -1,6 +1,7 @@
 """Paths as users write them."""
 
 import os
+import shlex
 from pathlib import Path
 
 from mlxhog.errors import ConfigError, shown
@@ -39,3 +40,26 @@ def printable(path: str | Path) -> str:
     caf\xe9.txt
     """
     return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def quoted(path: str | Path) -> str:
+    r"""Return a path as a user types it in a shell, also if it is not printable.
+
+    >>> quoted("my notes/a.txt")
+    "'my notes/a.txt'"
+    >>> quoted("a\udcff.txt")
+    "$'a\\xff.txt'"
+    """
+    text = str(path)
+    if text.isprintable():
+        return shlex.quote(text)
+    spelt = (
+        chr(byte) if 32 <= byte < 127 and byte not in b"\\'" else f"\\x{byte:02x}"
+        for byte in os.fsencode(text)
+    )
+    return f"$'{''.join(spelt)}'"
+
+
+def words(data: object) -> str:
+    """Return the texts that an option `data`, or its list in YAML, names, as in a shell."""
+    return " ".join(map(quoted, data if isinstance(data, list) else str(data).split("\n")))

@@ -146,19 +146,15 @@ def read_small(
     real = path.resolve(strict=True)
     if not named:
         refuse_link_out(path, refusal)
-    # O_NONBLOCK: opening a pipe would wait for its other end.
-    descriptor = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise refusal(f"{path} is not a regular file; replace it by one, or remove it")
-        content = b"" if status.st_size > most else file.read(most + 1)
-    if max(status.st_size, len(content)) > most:
+    if not real.is_file():
+        raise refusal(f"{path} is not a regular file; replace it by one, or remove it")
+    try:
+        return read_bytes(real, most)
+    except ValueError:
         raise refusal(
-            f"{path} has {format_bytes(status.st_size)}; a file of this name has at most "
+            f"{path} has {format_bytes(real.stat().st_size)}; a file of this name has at most "
             f"{format_bytes(most)}, so it is another kind of file; copy the checkpoint without it"
-        )
-    return content
+        ) from None
 
 
 def refuse_link_out(path: Path, refusal: type[MlxhogError] = CheckpointError) -> None:

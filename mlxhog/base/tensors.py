@@ -9,10 +9,8 @@ Source: the format's description in huggingface/safetensors.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,49 +63,22 @@ class TensorSource:
         return sum(part.size for part in self.parts) * self.dtype.itemsize
 
 
-class Digest:
-    """The SHA-256 of a file, computed in another thread while the file is written."""
-
-    def __init__(self) -> None:
-        """Begin with no bytes; the thread ends with the object."""
-        self._sha256 = hashlib.sha256()
-        self._thread = ThreadPoolExecutor(1)
-        self._pending: Future[None] | None = None
-
-    def update(self, data: bytes | memoryview) -> None:
-        """Add the next bytes; they must not change before the next call."""
-        self._wait()
-        self._pending = self._thread.submit(self._sha256.update, data)
-
-    def hexdigest(self) -> str:
-        """Return the digest of all bytes so far."""
-        self._wait()
-        return self._sha256.hexdigest()
-
-    def _wait(self) -> None:
-        if self._pending is not None:
-            self._pending.result()
-
-
-def write(path: Path, tensors: Mapping[str, NDArray[Any]], digest: Digest | None = None) -> None:
+def write(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
     """Write arrays and flush them to the disk.
 
     Args:
         path: the file to create.
         tensors: name -> array, contiguous or not.
-        digest: gets every byte of the file.
 
     Raises:
         OSError: the file cannot be written; ENOSPC if the disk is full.
     """
     entries = {name: TensorSource(a.shape, a.dtype, (a,)) for name, a in tensors.items()}
-    for _ in write_entries(path, entries, digest):
+    for _ in write_entries(path, entries):
         pass
 
 
-def write_entries(
-    path: Path, entries: Mapping[str, TensorSource], digest: Digest | None = None
-) -> Iterable[tuple[str, bool]]:
+def write_entries(path: Path, entries: Mapping[str, TensorSource]) -> Iterable[tuple[str, bool]]:
     """Write tensors one after the other; yield the name of each and whether it is finite.
 
     When the iterator has ended, the file is whole and on the disk. Memory stays below a few pieces
@@ -116,7 +87,6 @@ def write_entries(
     Args:
         path: the file to create.
         entries: name -> tensor.
-        digest: gets every byte of the file.
 
     Raises:
         OSError: the file cannot be written; ENOSPC if the disk is full. The unfinished file is
@@ -125,10 +95,7 @@ def write_entries(
     order = sorted(entries, key=lambda name: (-entries[name].dtype.itemsize, name))
     try:
         with path.open("wb") as file:
-            header = _header({name: entries[name] for name in order})
-            file.write(header)
-            if digest is not None:
-                digest.update(header)
+            file.write(_header({name: entries[name] for name in order}))
             for name in order:
                 finite = True
                 for part in entries[name].parts:
@@ -136,10 +103,7 @@ def write_entries(
                         with np.errstate(over="ignore"):
                             converted = chunk.astype(entries[name].dtype, copy=False)
                         finite &= mapped.is_finite_in_place(converted)
-                        data = converted.view(np.uint8).data
-                        if digest is not None:
-                            digest.update(data)
-                        file.write(data)
+                        file.write(converted.view(np.uint8).data)
                 yield name, finite
             file.flush()
             flush(file.fileno())

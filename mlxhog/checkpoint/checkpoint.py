@@ -129,15 +129,12 @@ def save(
         _clear_remains(run.checkpoints)
         require_space(run.checkpoints, n_bytes, f"checkpoint {final.name}")
         with new_directory(final) as part:
-            digests = {MODEL: tensors.Digest(), OPTIMIZER: tensors.Digest()}
-            entries = contents.our_entries(model, params)
-            for _ in tensors.write_entries(part / MODEL, entries, digests[MODEL]):
+            for _ in tensors.write_entries(part / MODEL, contents.our_entries(model, params)):
                 pass
-            tensors.write(part / OPTIMIZER, optimizer, digests[OPTIMIZER])
+            tensors.write(part / OPTIMIZER, optimizer)
             for name, content in _described(model, tokenizer).items():
                 write_synced(part / name, content)
-            known = {name: digest.hexdigest() for name, digest in digests.items()}
-            manifest.write(part, step, state, known)
+            manifest.write(part, step, state)
     with disk_errors(f"writing {run.checkpoints / _LATEST}"):
         replace_file(run.checkpoints / _LATEST, f"{final.name}\n".encode())
     with disk_errors(f"linking {run.model}"):
@@ -293,11 +290,8 @@ def mark_best(run: Run, path: Path) -> None:
     Raises:
         EnvironmentLacks: the system refuses; `best` is unchanged.
     """
-    part = run.checkpoints / f"{BEST}.part"
     with disk_errors(f"writing {run.checkpoints / BEST}"):
-        remove(part)
-        part.symlink_to(path.name)
-        os.replace(part, run.checkpoints / BEST)
+        replace_link(run.checkpoints / BEST, Path(path.name))
 
 
 def best(run: Run) -> Path | None:

@@ -39,23 +39,19 @@ class _Record:
     files: Mapping[str, _File]
 
 
-def write(
-    directory: Path, step: int, state: Mapping[str, Any], digests: Mapping[str, str] | None = None
-) -> None:
+def write(directory: Path, step: int, state: Mapping[str, Any]) -> None:
     """Write the manifest of a checkpoint's directory, after all its other files.
 
     Args:
         directory: directory of the checkpoint, beside older ones.
         step: updates applied so far.
         state: the trainer's state, as JSON values.
-        digests: name -> SHA-256 of files, if it is known; other files are read.
     """
-    known = digests or {}
     earlier = [_read_order(path) for path in by_age(directory.parent)]
+    paths = [path for path in sorted(directory.iterdir()) if path.name != CARD]
     files = {
-        path.name: {"bytes": path.stat().st_size, "sha256": known.get(path.name) or _digest(path)}
-        for path in sorted(directory.iterdir())
-        if path.name != CARD
+        path.name: {"bytes": path.stat().st_size, "sha256": digest}
+        for path, digest in zip(paths, _digests(paths), strict=True)
     }
     order = 1 + max(earlier, default=0)
     content = {"format": FORMAT, "step": step, "order": order, "files": files, "state": state}
@@ -130,8 +126,7 @@ def verify_digests(directory: Path, record: Mapping[str, Any], names: Sequence[s
     for name in names:
         if name not in files:
             raise damaged(directory, f"{NAME} does not list {name}")
-    with ThreadPoolExecutor(2) as pool:  # hashing releases the GIL; weights and moments at once
-        digests = list(pool.map(_digest, (directory / name for name in names)))
+    digests = _digests([directory / name for name in names])
     for name, digest in zip(names, digests, strict=True):
         if digest != files[name]["sha256"]:
             raise damaged(
@@ -169,6 +164,11 @@ def damaged(directory: Path, what: str) -> CheckpointError:
 def _own_digest(record: Mapping[str, Any]) -> str:
     content = {key: value for key, value in record.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _digests(paths: Sequence[Path]) -> list[str]:
+    with ThreadPoolExecutor(2) as pool:  # hashing releases the GIL; weights and moments at once
+        return list(pool.map(_digest, paths))
 
 
 def _digest(path: Path) -> str:

@@ -161,8 +161,8 @@ class Run:
         Raises:
             DataError: the text is neither at the recorded path nor at its full path.
         """
+        from mlxhog.base.paths import words
         from mlxhog.data import corpora
-        from mlxhog.data.encodings import words
 
         options = read_stored(path or self.config_path)
         spec, origin = options.get("data", (None, ""))

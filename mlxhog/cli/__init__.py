@@ -101,7 +101,7 @@ PLACES = {
 PACKAGES = {
     "datasets": "datasets", "matplotlib": "matplotlib", "ml_dtypes": "ml_dtypes",
     "mlstm_kernels": "mlstm-kernels", "mlx": "mlx" if sys.platform == "darwin" else "'mlx[cpu]'",
-    "numpy": "numpy", "prometheus_client": "prometheus-client", "psutil": "psutil",
+    "numpy": "numpy", "psutil": "psutil",
     "pyarrow": "pyarrow", "ray": "ray", "rich": "rich", "safetensors": "safetensors",
     "scipy": "scipy", "starlette": "starlette", "tensorboard": "tensorboard",
     "tokenizers": "tokenizers", "torch": "torch", "transformers": "transformers",

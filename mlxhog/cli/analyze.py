@@ -10,7 +10,7 @@ from mlxhog.cli.flags import Part, Plugins, Quiet, Written
 from mlxhog.cli.frame import Report, command
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import argument, switch
-from mlxhog.report.views import PartLine
+from mlxhog.report.views import StatusLine
 from mlxhog.theory.advisor import AdviseConfig
 from mlxhog.theory.analysis import AnalyzeConfig
 
@@ -68,7 +68,7 @@ def run(words: Words, config: AnalyzeConfig, training: Written) -> Report:
 
     root = Path(training.read(TrainConfig).out)
     target = find_target(words.subject, training.values, root)
-    with PartLine(sys.stderr, quiet=words.quiet) as tell:
+    with StatusLine(sys.stderr, quiet=words.quiet) as tell:
         analysis = analyze(target, config, tell)
     return Report(
         report.to_json(analysis), text=lambda: report.sections(analysis, everything=words.all)
@@ -129,6 +129,6 @@ def advise(words: AdviseWords, config: AdviseConfig, training: Written) -> Repor
 
     root = Path(training.read(TrainConfig).out)
     target = find_target(words.subject, training.values, root)
-    with PartLine(sys.stderr, quiet=words.quiet) as tell:
+    with StatusLine(sys.stderr, quiet=words.quiet) as tell:
         advice = advise_on(target, config, tries=not words.no_try, tell=tell)
     return Report(advice.to_json(), text=advice.sections)

@@ -16,7 +16,7 @@ from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.config.options import argument, option, options
 from mlxhog.config.sources import Layer, read_stored
 from mlxhog.errors import ConfigError
-from mlxhog.report.views import PartLine
+from mlxhog.report.views import StatusLine
 from mlxhog.theory import CompareConfig
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ def _carry_out(record: PairLog, *, quiet: bool) -> bool:
     """Run the missing pairs; False after an interruption by the user."""
     from mlxhog.theory.pairs import Pair, run_pairs
 
-    with PartLine(sys.stderr, quiet=quiet) as tell, record.open():
+    with StatusLine(sys.stderr, quiet=quiet) as tell, record.open():
 
         def report(number: int, pair: Pair) -> None:
             tell.tell(

@@ -1,18 +1,14 @@
 """`mlxhog doctor`: tests this machine."""
 
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlxhog.cli.flags import Quiet
 from mlxhog.cli.frame import Report, command
 from mlxhog.config.options import option, switch
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.report.views import PartLine
-
-if TYPE_CHECKING:
-    from mlxhog.report.table import Section
+from mlxhog.report.views import StatusLine
 
 ABOUT = """\
 Test what mlxhog relies on here: shared memory, a gradient of every backend beside the reference,
@@ -25,7 +21,6 @@ promise of mlxhog does not hold here."""
 EXAMPLES = (
     "doctor",
     "doctor --json > doctor.json",
-    "doctor --paste",
     "doctor --seconds 2",
     "doctor --quick",
 )
@@ -35,7 +30,6 @@ EXAMPLES = (
 class DoctorConfig(Quiet):
     """Options of `mlxhog doctor`."""
 
-    paste: bool = switch("40 lines for an issue, such as of a Mac")
     quick: bool = switch("a little of everything; the result is not stored")
     seconds: float = option(
         0.15, "time for which each pair of writers adds", unit="s", above=0, high=60
@@ -47,19 +41,16 @@ def run(config: DoctorConfig) -> Report:
     """Test this machine, and store the result."""
     # These import NumPy and the native module; wrong input is refused before.
     from mlxhog.doctor.examine import examine
-    from mlxhog.doctor.record import paste, sections
+    from mlxhog.doctor.record import sections
 
-    with PartLine(sys.stderr, quiet=config.quiet) as tell:
+    with StatusLine(sys.stderr, quiet=config.quiet) as tell:
         record = examine(config.seconds, config.quick, tell)
     _conclude(record, keep=not config.quick)
     failed = record["failed"]
 
-    def text() -> "str | Iterable[Section]":
-        return paste(record) if config.paste else sections(record)
-
     short = config.quiet and failed and not config.json
     remarks = [f"FAILED: {', '.join(failed)}"] if short else []
-    return Report(record, text=text, code=int(bool(failed)), remarks=remarks)
+    return Report(record, text=lambda: sections(record), code=int(bool(failed)), remarks=remarks)
 
 
 def _conclude(record: dict[str, Any], *, keep: bool) -> None:

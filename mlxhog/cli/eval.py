@@ -70,9 +70,10 @@ class EvalConfig(RunFolder, Plugins, Json):
 def run(config: EvalConfig) -> Report:
     """Score text."""
     # These import a framework: a wrong name is reported before.
+    from mlxhog.base.paths import words
     from mlxhog.checkpoint.checkpoint import locate
     from mlxhog.checkpoint.run import run_of
-    from mlxhog.data import corpora, encodings
+    from mlxhog.data import corpora
     from mlxhog.decoding.scoring import Score, held_out_tokens, score, token_files
     from mlxhog.live.opening import open_source
     from mlxhog.models.families import check_length
@@ -111,10 +112,10 @@ def run(config: EvalConfig) -> Report:
             )
 
         if corpus is not None:
-            for name, file in token_files(model, corpus, config.text_key, Path(folder)):
+            for name, file in token_files(model, corpus, Path(folder)):
                 scores[name] = Score() if file is None else scored(name, file)
         elif options is not None and trained is not None:
-            name = f"{encodings.words(options.data)} ({HELD_OUT})"
+            name = f"{words(options.data)} ({HELD_OUT})"
             tokens = held_out_tokens(
                 model,
                 options.data,
@@ -129,7 +130,7 @@ def run(config: EvalConfig) -> Report:
             part = None if own is None else scored(name, own)
     whole = sum(scores.values(), Score())
     if not whole.tokens:
-        raise DataError(f"{encodings.words(config.data)} holds no text; choose other files")
+        raise DataError(f"{words(config.data)} holds no text; choose other files")
     facts: dict[str, Any] = {
         "checkpoint": str(path),
         "seq_len": seq_len,

@@ -16,7 +16,7 @@ from mlxhog.config.choices import OPTIMIZERS
 from mlxhog.config.options import argument, option, switch
 from mlxhog.errors import ConfigError
 from mlxhog.report.table import AnswerNote, FailureNote, Section
-from mlxhog.report.views import PartLine
+from mlxhog.report.views import StatusLine
 
 if TYPE_CHECKING:
     from mlxhog.config.optimizer import OptimizerChoice
@@ -80,7 +80,7 @@ def run(config: ParityConfig) -> Report:
     # These import NumPy and the native module; wrong flags are refused before.
     from mlxhog.parity.compute import compare_sides
     from mlxhog.parity.subject import check_memory, choose, open_subject
-    from mlxhog.report.views import Stages
+    from mlxhog.report.views import numbered
 
     save = None if config.save is None else writable("--save", config.save)
     sizes: dict[str, Any] = {"seed": config.seed, "steps": config.steps}
@@ -88,12 +88,12 @@ def run(config: ParityConfig) -> Report:
     subject = open_subject(kind, where, Path(config.out), config.set, **sizes)
     chosen, lacks = choose(config.backends, config.kernels)
     check_memory(subject, chosen)
-    with PartLine(sys.stderr, quiet=config.quiet) as tell:
+    with StatusLine(sys.stderr, quiet=config.quiet) as tell:
         plugins = _plugin_optimizers()
         comparison = compare_sides(
             replace(subject.made(), plugins=plugins),
             chosen,
-            Stages(tell, len(chosen)),
+            numbered(tell, len(chosen)),
             perturb=config.perturb,
             seed=config.seed,
             save=save,

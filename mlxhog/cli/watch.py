@@ -48,7 +48,8 @@ class WatchConfig(RunFolder, Quiet):
 def run(config: WatchConfig) -> int:
     """Show a run until it ends."""
     from mlxhog.checkpoint.run import find, is_run
-    from mlxhog.report.follow import RunFollower, follow
+    from mlxhog.report.follow import ending, follow
+    from mlxhog.report.record import RunRecord
 
     watched = find(config.run, Path(config.out))
     view: AbstractContextManager[Observer[Progress]] = (
@@ -61,11 +62,11 @@ def run(config: WatchConfig) -> int:
             time.sleep(START_POLL_S)
         if not is_run(watched.directory):
             raise RunError(f"{watched.name} could not start; its terminal says why")
-        follower = RunFollower(watched)
+        record = RunRecord(watched)
         with view as shown:
-            follow(follower, shown)
+            follow(record, shown)
         if not (config.json or config.quiet):
-            print(follower.ending())
+            print(ending(record))
     except KeyboardInterrupt:
         state = "the run continues" if watched.is_locked() else "the run has ended"
         print(f"no longer watched; {state}: mlxhog watch {watched.directory}", file=sys.stderr)

@@ -3,7 +3,6 @@
     segment        dtype    meaning
     link.anchor    float32  theta_s
     link.velocity  float32  v of the outer step
-    link.residual  float32  rounding that the next buffer makes up for; with bfloat16 only
     link.read      float32  the parameters that the link read, or what stands for them: the
                             difference of theta_s from it is added to the parameters
     link.numbers   uint8    `WORDS`
@@ -36,7 +35,9 @@ from mlxhog.errors import CheckpointError
 from mlxhog.optim import updates
 from mlxhog.report import machines
 
-NUMBERS, RESIDUAL = "link.numbers", "link.residual"
+NUMBERS = "link.numbers"
+KINDS = ("anchor", "velocity")
+"""Segments that a checkpoint keeps, without "link."."""
 WORDS = (
     "begun",  # whether theta_s is set
     "changing",  # see above
@@ -60,9 +61,9 @@ WORDS = (
 TABLE = Table(link=(1, " ".join(WORDS)))
 
 
-def segments(*, residual: bool) -> dict[str, tuple[str, int]]:
+def segments() -> dict[str, tuple[str, int]]:
     """The segments of the table above, as `arena.plan` takes them."""
-    copies = ["link.anchor", "link.velocity", "link.read", *([RESIDUAL] if residual else [])]
+    copies = ("link.anchor", "link.velocity", "link.read")
     return {
         **dict.fromkeys(copies, ("float32", PARAMETER_COPY)),
         NUMBERS: ("uint8", TABLE.n_bytes),
@@ -84,7 +85,6 @@ class Anchor:
 
     Attributes:
         words: `WORDS`.
-        kinds: segments that a checkpoint keeps, without "link.".
         n: number of floats that stand for parameters.
         round_tokens: of this machine, in the last round that it committed.
     """
@@ -94,7 +94,6 @@ class Anchor:
         arena: Arena,
         slot: int | None = None,
         writing: Callable[[], AbstractContextManager[object]] = nullcontext,
-        stopped: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         """Wrap the segments.
 
@@ -102,14 +101,11 @@ class Anchor:
             arena: with the segments of this module.
             slot: worker slot of the link, for its locks; None is that of the arena's creator.
             writing: entered while the difference is added to the parameters.
-            stopped: entered from the reading of a round until its difference is added.
         """
         self.arena, self._slot = arena, slot
         self.words = TABLE.open(arena.segment(NUMBERS))
-        self._writing, self.stopped = writing, stopped
+        self._writing = writing
         self.n = arena.layout.probe.offset
-        self.has_residual = RESIDUAL in arena.layout.segments
-        self.kinds = ("anchor", "velocity", *(["residual"] if self.has_residual else []))
         self.round_tokens = 0
 
     def of(self, kind: str) -> Float32:
@@ -167,8 +163,7 @@ class Anchor:
         self.words.add("torn")
         self.words.add("lost", self.fresh(self.trained()))
         updates.snapshot(self.of("anchor"), self.arena.params[: self.n])
-        for kind in self.kinds[1:]:
-            self.of(kind)[:] = 0
+        self.of("velocity")[:] = 0
         for name in ("round", "sent", "changing"):
             self.words[name] = 0
 
@@ -194,12 +189,10 @@ class Anchor:
         """Note that no member has what was sent; it goes into a later round."""
         self.words["sent"] = 0
 
-    def commit(self, state: State, residual: Float32 | None) -> None:
+    def commit(self, state: State) -> None:
         """Take the state after a round whose mean has this machine's movement in it."""
         self.round_tokens = self.fresh(self.words["sent_tokens"])
         with self._changing(state):
-            if residual is not None:
-                self.of("residual")[:] = residual
             self.words.add("rounds")
             self.words.add("committed", self.round_tokens)
 
@@ -256,7 +249,7 @@ class Anchor:
 
     def _parts(self) -> Iterator[tuple[str, Float32]]:
         """Name in a checkpoint and floats of each parameter in each segment, shared."""
-        for kind in self.kinds:
+        for kind in KINDS:
             for one in self.arena.layout.slots.values():
                 part = self.of(kind)[one.offset : one.offset + one.size].reshape(one.shape)
                 yield f"link.{kind}/{one.name}", part
@@ -301,8 +294,6 @@ class Anchor:
         self.begin()
         for name, part in self._parts():
             value = arrays.get(name)
-            if value is None and name.startswith(RESIDUAL):
-                continue  # the rounds before were in float32
             if value is None or value.shape != part.shape:
                 raise CheckpointError(
                     f"the checkpoint's {name} has shape {None if value is None else value.shape}, "

@@ -20,7 +20,6 @@ ports of the members can read the parameters and disturb rounds.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import hmac
 import importlib.util
@@ -114,36 +113,6 @@ def parse_address(text: str) -> Address:
             "by which they reach it, which `ip addr` or on a Mac `ifconfig` shows"
         )
     return Address(host, ip, int(digits))
-
-
-def listen(address: Address) -> socket.socket:
-    """Return a socket that listens on an address.
-
-    Raises:
-        ConfigError: it is in use, or is not an address of this machine.
-        EnvironmentLacks: the system does not allow this user to listen there.
-    """
-    listener = socket.socket()
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((address.ip, address.port))
-        listener.listen(128)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise ConfigError(
-                f"{address} is in use by another program, perhaps another mlxhog cluster start; "
-                "choose another port"
-            ) from error
-        if error.errno == errno.EADDRNOTAVAIL:
-            raise ConfigError(
-                f"{address.host} ({address.ip}) is not an address of this machine; start the "
-                "cluster on that machine, or name an address of this one"
-            ) from error
-        raise EnvironmentLacks(
-            f"cannot listen on {address}: {error.strerror}; choose a port above 1023"
-        ) from error
-    return listener
 
 
 def own_ip(lighthouse: Address, timeout_s: float) -> str:

@@ -31,11 +31,11 @@ from mlxhog.arena.control import Command
 from mlxhog.arena.process import WatchedTime, monotonic_ns
 from mlxhog.arena.published import Marks
 from mlxhog.arena.worker_pool import WorkerProcess, last_lines
-from mlxhog.arena.workers import STILL, Phase, State
+from mlxhog.arena.workers import Phase, State
 from mlxhog.base.processes import FAULTS, end_by
 from mlxhog.base.quantities import format_duration
 from mlxhog.cluster.anchor import Anchor
-from mlxhog.cluster.group import ClusterError, Describe, Group, Identity, Machine, Membership, Offer
+from mlxhog.cluster.group import Describe, Group, Identity, Machine, Membership, Offer
 from mlxhog.cluster.lighthouse import check_torchft, own_ip, parse_address, token_of_member
 from mlxhog.cluster.round import Outcome, play
 from mlxhog.config.cluster import Cluster
@@ -52,7 +52,6 @@ LOOK_S = 1.0  # between two joins of a machine without others, so that a new one
 RETRY_S = 0.2  # before a last round that was not committed is tried again
 START_S = 120.0  # the import of torch gives no sign of life
 CALLS = 4  # of a group in a round; each has a limit
-MOST_LOG_BYTES = 1 << 20
 REFUSALS = {2: ConfigError, 3: EnvironmentLacks}
 ENDS = (Command.REST, Command.EVALUATE, Command.SAMPLE, Command.EXIT)
 OpenGroup = Callable[[Cluster, Offer, Describe], Group]
@@ -110,8 +109,7 @@ class LinkJob:
 def main(job: LinkJob) -> None:
     """Entry point of the spawned process; ends it with the error's exit code."""
     with suppress(OSError):  # else output is dropped
-        shorten(job.log)
-        with job.log.open("a", buffering=1) as stream:
+        with job.log.open("w", buffering=1) as stream:
             os.dup2(stream.fileno(), 1)
             os.dup2(stream.fileno(), 2)
     try:
@@ -127,12 +125,6 @@ def main(job: LinkJob) -> None:
             traceback.print_exc()
         os._exit(1)
     os._exit(0)
-
-
-def shorten(log: Path) -> None:
-    """Keep the newer half of a log that has become long."""
-    if log.is_file() and log.stat().st_size > MOST_LOG_BYTES:
-        log.write_bytes(log.read_bytes()[-MOST_LOG_BYTES // 2 :])
 
 
 def _run(job: LinkJob) -> None:
@@ -156,16 +148,7 @@ def _run(job: LinkJob) -> None:
         yield
         entry.beat(Phase.IDLE)
 
-    @contextmanager
-    def stopped() -> Iterator[None]:
-        """Stop the workers after their step, for the whole block."""
-        if job.cluster.stop_workers:
-            counters.store("round_pause", 1)
-            _await_workers(arena, job)
-        yield
-        counters.store("round_pause", 0)
-
-    own = Anchor(arena, job.slot, writing, stopped)
+    own = Anchor(arena, job.slot, writing)
     own.settle()
     words, id = own.words, own.words["id"]
 
@@ -247,31 +230,6 @@ def _record(path: Path, own: Anchor) -> None:
     }
     with suppress(OSError), path.open("a") as stream:
         stream.write(json.dumps(record) + "\n")
-
-
-def _await_workers(arena: Arena, job: LinkJob) -> None:
-    """Wait until no worker is inside a step, seen twice with no step in between.
-
-    Raises:
-        ClusterError: that takes longer than a join may.
-    """
-    others = [one for one in arena.workers if one.slot != job.slot]
-    until_ns = monotonic_ns() + int(job.cluster.cluster_limit_s * 1e9)
-    before: list[int] | None = None
-    while True:
-        running = [one for one in others if one.state in (State.RUNNING, State.LEAVING)]
-        steps = [one.steps for one in others]
-        still = all(one.phase in STILL for one in running)
-        if still and steps == before:
-            return
-        before = steps if still else None
-        if monotonic_ns() > until_ns:
-            raise ClusterError(
-                f"cluster: workers took more than {job.cluster.cluster_limit_s:g} s to stop for a "
-                "round; set cluster_timeout_s higher, or leave stop_workers out"
-            )
-        arena.workers.entry(job.slot).beat()
-        time.sleep(NAP_S)
 
 
 # -- its supervisor's side -------------------------------------------------------------------------
@@ -373,7 +331,6 @@ class Link:
         death = self._process.reap()
         self._process = None
         Marks(self.arena, self.slot).end_update()
-        self.arena.counters.store("round_pause", 0)
         if state == State.FINISHED:
             return
         log = self._job.log

@@ -13,9 +13,8 @@ averages one flat buffer:
     [ t_m (theta_s - theta_m), four words of the digest of theta_s, t_m in two parts for each m ]
 
 where a machine leaves the parts of the others at 0. The mean of the digest's words equals a
-machine's own words only if all machines have the same theta_s. With `bfloat16` the movements are
-rounded, and each machine adds what its rounding left out to its next buffer (error feedback:
-Karimireddy et al. 2019, arXiv:1901.09847).
+machine's own words only if all machines have the same theta_s. With `bfloat16` the group rounds the
+movements.
 
 Source: Douillard et al. 2023, DiLoCo, arXiv:2311.08105; weights by tokens: Decoupled DiLoCo,
 arXiv:2604.21428.
@@ -32,7 +31,7 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.cluster.anchor import Anchor
 from mlxhog.cluster.group import ClusterError, Float32, Group, Membership, State
 from mlxhog.config.cluster import Cluster
-from mlxhog.strategies.diloco import nesterov
+from mlxhog.strategies.averaging import nesterov
 
 _PART = 1 << 12  # a machine's tokens in two parts, which float32 has exactly
 _EXACT = 1 << 24  # whole numbers below are exact in float32
@@ -92,34 +91,32 @@ def play(
         )
     if member.members == 1 and not is_due:
         return Outcome.EARLY
-    with own.stopped():
-        own.keep()  # the members have not committed it; one that is away may have, until `read`
-        tokens = own.read()
-        buffer, residual = _packed(own, member, tokens)
-        digest = buffer[own.n : own.n + _WORDS].copy()
-        own.send(tokens)
-        if not group.average(buffer, len(buffer) - own.n):
-            words.add("refused")  # another member may have committed it: the next join tells
-            return Outcome.REFUSED
-        words.add("bytes", buffer.nbytes // (1 + own.has_residual))
-        sent = _sent(own, member, buffer, own.fresh(tokens))
-        if (digest != buffer[own.n : own.n + _WORDS]).any():
-            words.add("unequal")
-            own.keep()
-            if member.rank:  # at its next join it loads the state of the first
-                words["round"] = 0
-            group.be_at(words["round"])
-            return Outcome.REFUSED
-        with np.errstate(over="ignore", invalid="ignore"):  # refused below
-            after = _after(own, member, buffer[: own.n], sent, cluster)
-        if not np.abs(after.anchor - own.of("anchor")).max() <= MOST_STEP:
-            raise _refusal("would move a parameter by more than any training does")
-        own.commit(after, residual)
+    own.keep()  # the members have not committed it; one that is away may have, until `read`
+    tokens = own.read()
+    buffer = _packed(own, member, tokens)
+    digest = buffer[own.n : own.n + _WORDS].copy()
+    own.send(tokens)
+    if not group.average(buffer, len(buffer) - own.n):
+        words.add("refused")  # another member may have committed it: the next join tells
+        return Outcome.REFUSED
+    words.add("bytes", buffer.nbytes // (1 + (cluster.round_dtype == "bfloat16")))
+    sent = _sent(own, member, buffer, own.fresh(tokens))
+    if (digest != buffer[own.n : own.n + _WORDS]).any():
+        words.add("unequal")
+        own.keep()
+        if member.rank:  # at its next join it loads the state of the first
+            words["round"] = 0
+        group.be_at(words["round"])
+        return Outcome.REFUSED
+    with np.errstate(over="ignore", invalid="ignore"):  # refused below
+        after = _after(own, member, buffer[: own.n], sent, cluster)
+    if not np.abs(after.anchor - own.of("anchor")).max() <= MOST_STEP:
+        raise _refusal("would move a parameter by more than any training does")
+    own.commit(after)
     return Outcome.COMMITTED
 
 
-def _packed(own: Anchor, member: Membership, tokens: int) -> tuple[Float32, Float32 | None]:
-    """The buffer of this machine, and the part of its movement that rounding leaves out."""
+def _packed(own: Anchor, member: Membership, tokens: int) -> Float32:
     fresh = own.fresh(tokens)
     weighted = np.float32(fresh) * (own.of("anchor") - own.of("read"))
     if not np.isfinite(weighted).all():
@@ -127,15 +124,10 @@ def _packed(own: Anchor, member: Membership, tokens: int) -> tuple[Float32, Floa
             "cluster: parameters of this machine are not finite, so the others do not get them; "
             "lower --lr or --clip"
         )
-    residual = None
-    if own.has_residual:
-        whole = weighted + own.of("residual")
-        weighted = to_bfloat16(whole)
-        residual = whole - weighted
     parts = np.zeros((member.members, 2), np.float32)
     parts[member.rank] = divmod(fresh, _PART)
     digest = np.frombuffer(own.digest, "<u2", _WORDS).astype(np.float32)
-    return np.concatenate([weighted, digest, parts.ravel()]), residual
+    return np.concatenate([weighted, digest, parts.ravel()])
 
 
 def _sent(own: Anchor, member: Membership, mean: Float32, fresh: int) -> list[int]:
@@ -177,10 +169,3 @@ def _after(
         )
     tokens += own.words["tokens"]
     return State(member.round + 1, tokens, anchor, velocity, own.seconds())
-
-
-def to_bfloat16(x: Float32) -> Float32:
-    """Round finite floats to the nearest bfloat16, ties to even; still float32."""
-    bits = np.ascontiguousarray(x).view(np.uint32)
-    rounded = (bits + (((bits >> 16) & 1) + 0x7FFF)) & np.uint32(0xFFFF0000)
-    return rounded.astype(np.uint32).view(np.float32)

@@ -45,6 +45,7 @@ from torchft.coordination import LighthouseClient, LighthouseServer
 from torchft.process_group import create_store_client
 
 from mlxhog.base import plain_json
+from mlxhog.base.http_server import listen
 from mlxhog.base.processes import FAULTS
 from mlxhog.cluster.group import (
     ClusterError,
@@ -63,7 +64,6 @@ from mlxhog.cluster.lighthouse import (
     check_token,
     digest,
     is_sealed,
-    listen,
     seal,
 )
 from mlxhog.errors import message_of
@@ -87,7 +87,7 @@ class Authority:
     """
 
     def __init__(self, address: Address, token: str, options: Lighthouse) -> None:
-        listener = listen(address)
+        listener = listen(address.ip, address.port)
         self.address = Address(address.host, address.ip, listener.getsockname()[1])
         self._store = _serve_store(self.address, listener.detach())
         self._lighthouse = LighthouseServer(
@@ -157,7 +157,7 @@ class TorchftGroup:
             if str(self._id) not in machines.split():
                 self._store.set(f"machine/{self._id}", "null")
                 self._store.append("machines", f"{self._id} ")
-            listener = listen(Address(own, own, 0))
+            listener = listen(own, 0)
             port = listener.getsockname()[1]
             self._rendezvous = _serve_store(Address(own, own, port), listener.detach())
             self._connections = _Connections(own, timeout, token, self._id)

@@ -47,8 +47,7 @@ class Cluster:
     round_every: float = _cluster(10.0, "time between two rounds", unit="s", above=0)
     round_dtype: str = _cluster(
         "float32",
-        "numbers on the wire; bfloat16 halves the bytes, and its rounding is made up for in the "
-        "next round (error feedback)",
+        "numbers on the wire; bfloat16 halves the bytes",
         choices=("float32", "bfloat16"),
     )
     cluster_outer_lr: float = _cluster(0.7, "step size of the outer step", above=0)
@@ -62,9 +61,6 @@ class Cluster:
         none="auto",
         unit="s",
         above=0,
-    )
-    stop_workers: bool = _cluster(
-        False, "stop the workers for each round, as DiLoCo does, instead of adding beside them"
     )
 
     @property

@@ -16,9 +16,8 @@ choice does not have is an error.
 
 import os
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from mlxhog.base import plain_yaml, reading
 from mlxhog.base.plain_yaml import as_assignments
@@ -109,7 +108,7 @@ def specs_of(cls: type, values: Mapping[str, object]) -> dict[str, Option]:
         if isinstance(spec.kind, Kind):
             choice = spec.kind.known().get(str(values.get(name)))
             specs |= {flat: number.option for flat, number in spec.kind.numbers().items()}
-            specs |= {} if choice is None else {one.flat: one for one in _specs(choice)}
+            specs |= {} if choice is None else {one.flat: one for one in options(choice).values()}
     return specs
 
 
@@ -189,152 +188,129 @@ class Merged:
         return other
 
 
-@dataclass
-class _Pick:
-    """What layers say of one choice: its name, and numbers by their flat names.
-
-    The origin of a number in the parentheses is None.
-    """
-
-    spec: Option
-    kind: Kind
-    origin: str | None = None
-    name: str | None = None
-    choice: type[Choice] | None = None
-    numbers: dict[str, tuple[object, str | None]] = field(default_factory=dict)
-
-    def take(self, value: object, origin: str) -> None:
-        """Take a value of the choice from a stronger layer than all before."""
-        self.origin = label(self.spec.name, origin)
-        if self.spec.optional and value in (None, self.spec.none):
-            self.name, self.choice, self.numbers = None, None, {}
-            return
-        choice: type[Choice] | None
-        if isinstance(value, Choice) and value.kind is self.kind:
-            name, choice, numbers = value.name, type(value), numbers_of(value)
-        else:
-            name, numbers = self.kind.parts(value)
-            choice = self.kind.known().get(name)
-            flat = {} if choice is None else {one.name: one.flat for one in _specs(choice)}
-            numbers = {flat.get(number, number): one for number, one in numbers.items()}
-        if self.name not in (None, name):
-            self.numbers = {}
-        self.name, self.choice = name, choice
-        self.numbers |= {number: (one, None) for number, one in numbers.items()}
-
-    def made(self) -> Choice | None:
-        """Return the choice; None is open.
-
-        Raises:
-            UnknownChoice: no choice has that name.
-            ConfigError: every number that the choice lacks, or that has a wrong value.
-        """
-        choice = self._class()
-        if choice is None:
-            return None
-        own, values, wrong = {one.flat: one for one in _specs(choice)}, {}, list[str]()
-        prefix = f"{self.origin}: " if self.origin else ""
-        for flat, (value, origin) in self.numbers.items():
-            where = "" if origin is None else label(flat, origin)
-            if flat not in own:
-                wrong.append(f"{f'{where}: ' if where else prefix}{self.kind.lacks(choice, flat)}")
-                continue
-            try:
-                values[own[flat].name] = own[flat].convert(value)
-            except ValueError as error:
-                where = where or f"{prefix}{choice.name}: {own[flat].name}"
-                wrong.append(f"{where} {error}")
-        if not wrong:
-            try:
-                return choice(**values)
-            except ConfigError as error:
-                wrong.append(f"{prefix}{error}")
-        raise ConfigError("\n".join(wrong))
-
-    def _class(self) -> type[Choice] | None:
-        """The choice of the name, the default, or, if that is open, the one of the numbers."""
-        if self.name is not None:
-            if self.choice is not None:
-                return self.choice
-            try:
-                return self.kind.find(self.name)
-            except UnknownChoice as error:
-                raise UnknownChoice(
-                    f"{self.origin}: {error}", title=error.title, name=error.name
-                ) from None
-        if isinstance(default := self.spec.default, str) and default != self.spec.none:
-            return self.kind.find(default)
-        owners = {flat: self.kind.numbers()[flat].owners for flat in self.numbers}
-        first, *others = [*owners] or [""]
-        fitting = [one for one in owners.get(first, ()) if all(one in owners[o] for o in others)]
-        if not owners or fitting:
-            return fitting[0] if fitting else None
-        other = next(flat for flat in others if owners[first][0] not in owners[flat])
-        where = label(other, self.numbers[other][1] or "")
-        raise ConfigError(
-            f"{where}: {self.kind.lacks(owners[first][0], other)}; no {self.kind.title} has both "
-            f"{first} and {other}, leave one out"
-        )
-
-
-def _specs(choice: type[Choice]) -> Iterable[Option]:
-    return options(choice).values()
-
-
 def merged(cls: type, layers: Iterable[Layer], problems: Iterable[str] = ()) -> dict[str, Any]:
     """Return the typed value of every option that a layer gives.
 
     Raises:
         ConfigError: every unknown name, wrong value and repetition, after `problems`.
     """
-    wrong, specs, written = list(problems), options(cls), Layer()
-    picks = {
-        name: _Pick(spec, spec.kind) for name, spec in specs.items() if isinstance(spec.kind, Kind)
-    }
-    names = _names(cls, picks.values())
+    wrong, specs = list(problems), options(cls)
+    kinds = {name: spec.kind for name, spec in specs.items() if isinstance(spec.kind, Kind)}
+    owners = {flat: name for name, kind in kinds.items() for flat in kind.numbers()}
+    names = _names(cls, kinds.values())
+    written = Layer()  # with the beginning of an error in place of the origin
+    chosen: dict[str, _Choosing] = {}
     for layer in layers:
         known = _known(cls, layer, names, wrong)
-        for name, (value, origin) in sorted(known.items(), key=lambda one: one[0] not in picks):
-            if name in picks:  # before the numbers of the same layer
+        for name, (value, origin) in sorted(known.items(), key=lambda one: one[0] not in kinds):
+            where = label(name, origin)
+            if name in kinds:  # before the numbers of the same layer
                 try:
-                    picks[name].take(value, origin)
+                    chosen[name] = _chosen(specs[name], value, where, chosen.get(name))
                 except ConfigError as error:
-                    wrong.append(f"{label(name, origin)} {error}")
+                    wrong.append(f"{where} {error}")
             elif name not in specs:
-                for pick in picks.values():
-                    if name in pick.kind.numbers():
-                        pick.numbers[name] = (value, origin)
+                choice = chosen.setdefault(owners[name], _Choosing(None, "", {}))
+                choice.numbers[name] = (value, where)
             else:
                 both = specs[name].repeats and name in written
-                value = _added(written[name][0], value) if both else value
-                written[name] = (value, origin)
+                written[name] = (_added(written[name][0], value) if both else value, where)
     values, unknown = dict[str, Any](), None
-    for name, pick in picks.items():
-        if pick.origin is None and not pick.numbers:
-            continue
+    for name, choice in chosen.items():
         try:
-            values[name] = pick.made()
+            values[name] = _made(specs[name], *choice)
         except ConfigError as error:
-            wrong.append(str(error))
             unknown = error if isinstance(error, UnknownChoice) else unknown
-    for name, (value, origin) in written.items():
+            begin = f"{choice.where}: " if error is unknown else ""
+            wrong.append(f"{begin}{error}")
+    for name, (value, where) in written.items():
         try:
             values[name] = specs[name].convert(value)
         except ValueError as error:
-            wrong.append(f"{label(name, origin)} {error}")
+            wrong.append(f"{where} {error}")
     if wrong:
         raise ConfigError("\n".join(wrong)) from unknown
     return values
 
 
-def _names(cls: type, picks: Iterable[_Pick]) -> dict[str, str]:
+class _Choosing(NamedTuple):
+    """What layers say of one choice: its name or class, and numbers by their flat names."""
+
+    choice: str | type[Choice] | None
+    where: str  # the beginning of an error
+    numbers: Layer
+
+
+def _chosen(spec: Option, value: object, where: str, before: _Choosing | None) -> _Choosing:
+    """The choice after a layer that is stronger than all before."""
+    if spec.optional and value in (None, spec.none):
+        return _Choosing(None, where, {})
+    name, numbers = spec.kind.parts(value)
+    choice = type(value) if isinstance(value, Choice) else spec.kind.known().get(name)
+    flat = {} if choice is None else {one.name: one.flat for one in options(choice).values()}
+    known = {} if before is None or before.choice not in (None, name, choice) else before.numbers
+    own = {
+        flat.get(number, number): (one, f"{where}: {name}: {number}")
+        for number, one in numbers.items()
+    }
+    return _Choosing(choice or name, where, known | own)
+
+
+def _made(
+    spec: Option, choice: str | type[Choice] | None, where: str, numbers: Layer
+) -> Choice | None:
+    """Make a choice; None is open.
+
+    Raises:
+        UnknownChoice: no choice has that name.
+        ConfigError: every number that the choice lacks, or that has a wrong value.
+    """
+    kind: Kind = spec.kind
+    if choice is None:
+        is_open = spec.default in (None, spec.none)
+        choice = _owner(kind, numbers) if is_open else kind.find(str(spec.default))
+    if choice is None:
+        return None
+    choice = kind.find(choice) if isinstance(choice, str) else choice
+    own, values, wrong = {one.flat: one for one in options(choice).values()}, {}, list[str]()
+    for flat, (value, at) in numbers.items():
+        if flat not in own:
+            wrong.append(f"{at}: {kind.lacks(choice, flat)}")
+            continue
+        try:
+            values[own[flat].name] = own[flat].convert(value)
+        except ValueError as error:
+            wrong.append(f"{at} {error}")
+    if not wrong:
+        try:
+            return choice(**values)
+        except ConfigError as error:
+            wrong.append(f"{where}: {error}" if where else str(error))
+    raise ConfigError("\n".join(wrong))
+
+
+def _owner(kind: Kind, numbers: Layer) -> type[Choice] | None:
+    """The first choice that has all numbers; None without numbers."""
+    owners = {flat: kind.numbers()[flat].owners for flat in numbers}
+    first, *others = [*owners] or [""]
+    fitting = [one for one in owners.get(first, ()) if all(one in owners[o] for o in others)]
+    if fitting or not owners:
+        return fitting[0] if fitting else None
+    other = next(flat for flat in others if owners[first][0] not in owners[flat])
+    raise ConfigError(
+        f"{numbers[other][1]}: {kind.lacks(owners[first][0], other)}; no {kind.title} has both "
+        f"{first} and {other}, leave one out"
+    )
+
+
+def _names(cls: type, kinds: Iterable[Kind]) -> dict[str, str]:
     """Every accepted spelling of an option, or of a number of a choice -> its name."""
     names: dict[str, str] = {}
+    for kind in kinds:
+        for flat, number in kind.numbers().items():
+            names |= dict.fromkeys((flat, *number.option.aliases), flat)
     for name, spec in options(cls).items():
         names |= dict.fromkeys((name, *spec.aliases), name)
-    for pick in picks:
-        for flat, number in pick.kind.numbers().items():
-            names |= dict.fromkeys((flat, *number.option.aliases), flat)
     return names
 
 

@@ -355,21 +355,10 @@ class Averaged(Copies):
         low=1,
         none="auto",
     )
-    local_work: str = option(
-        "equal",
-        "steps of each worker between two averages: average_every for all, or fewer for slower "
-        "ones",
-        choices=("equal", "speed"),
-    )
-
-    beside: ClassVar[Rules] = (
-        ("local_work", lambda s, c: c.determinism == "rounds" and s.local_work == "speed",
-         "speed follows measured times, so reruns differ; leave it out"),
-    )  # fmt: skip
 
     @property
     def local_steps(self) -> int:
-        """H: steps of each worker in a round with equal work."""
+        """H: steps of each worker in a round."""
         return AVERAGE_EVERY if self.average_every is None else self.average_every
 
 

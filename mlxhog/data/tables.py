@@ -29,14 +29,14 @@ def csv_records(path: Path, file: BinaryIO, text_key: str | None) -> Iterator[tu
     """Yield (file and line for errors, row) of a CSV or TSV file with a line of names.
 
     The delimiter of `.csv` is the most frequent of comma, semicolon and tab in the first line.
-    Bytes that are not UTF-8 become lone surrogates.
 
     Raises:
         DataError: the file is not a table, or `text_key` is None: no column is guessed.
+        UnicodeDecodeError: it is not UTF-8.
     """
     csv.field_size_limit(MOST_LINE_BYTES)
     pieces = iter(lambda: file.readline(MOST_LINE_BYTES), b"")
-    lines = (piece.decode(errors="surrogateescape") for piece in pieces)
+    lines = map(bytes.decode, pieces)
     first = next(lines, "")
     is_tsv = ".tsv" in map(str.lower, path.suffixes)
     delimiter = "\t" if is_tsv else max(_DELIMITERS, key=first.count)

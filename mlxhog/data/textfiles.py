@@ -1,7 +1,7 @@
 """The documents of one file: plain text, JSON, JSON lines, CSV or Parquet, compressed or not.
 
-Documents are bytes, so the byte tokenizer keeps text that is not UTF-8 unchanged. A byte-order mark
-is left out, and CRLF becomes LF. Nothing else is altered.
+Text is UTF-8. Everything else is refused with the command that converts it. A byte-order mark is
+left out, and CRLF becomes LF. Nothing else is altered.
 
 A file is read forward in pieces, so memory does not grow with its unpacked size, and a document has
 at most `DOCUMENT_BYTES`. A truncated file is an error, never a shorter text. Every error begins
@@ -16,14 +16,16 @@ import errno
 import gzip
 import io
 import itertools
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from mlxhog.base import plain_json, reading
+from mlxhog.base.paths import quoted
 from mlxhog.base.reading import MOST_LINE_BYTES
-from mlxhog.data import encodings, tables
+from mlxhog.data import tables
 from mlxhog.data.examples import Example
 from mlxhog.data.records import record_text, text_keys
 from mlxhog.errors import DataError, EnvironmentLacks, message_of, shown
@@ -49,6 +51,23 @@ TEXT_SUFFIXES = LINES_SUFFIXES | frozenset(
 )
 """Suffixes of text; for a file with another suffix the content decides."""
 
+MARKUP = frozenset(".ipynb .html .htm .mbox .geojson .map .lock .svg".split())
+"""Suffixes of text that is mostly markup or data of programs; a folder's are skipped."""
+
+_COMMANDS = {
+    ".pdf": "pdftotext {}",
+    ".zip": "unzip {}",
+    ".tar": "tar -xf {}",
+    ".tgz": "tar -xf {}",
+    ".bz2": "bunzip2 {}",
+    ".ipynb": "jupyter nbconvert --to markdown {}",
+    ".mbox": "see docs/own-text.md",
+    **dict.fromkeys(
+        (".docx", ".odt", ".epub", ".rtf", ".html", ".htm"), "pandoc -t plain -o text.txt {}"
+    ),
+}
+"""Suffix -> the command that makes text of such a file."""
+
 SPLIT_SUFFIXES = frozenset(["", ".txt", ".text"])
 SPLIT_BYTES = 65_536
 """A single file of prose above this size is cut at blank lines ..."""
@@ -56,8 +75,13 @@ PIECE_BYTES = 2_048
 """... into documents of at least this size."""
 DOCUMENT_BYTES = 1 << 20
 """A longer document is cut at a line end: a tokenizer needs 200 bytes of memory per byte."""
+HEAD_BYTES = 1 << 16
+"""Number of first bytes that decide whether a file of no known suffix is text."""
 
 _READ_BYTES = 1 << 18
+_CONTROLS = bytes(set(range(32)) - set(b"\b\t\n\v\f\r\x1b")) + b"\x7f"
+"""Control characters that text does not need; man pages have backspaces, logs have escapes."""
+_MOST_CONTROLS = 0.01  # share of control characters in text; compressed data has 0.1
 
 
 def kind(path: Path) -> str:
@@ -80,10 +104,9 @@ def record_kind(path: Path) -> str:
         return ".jsonl"
     if suffix == tables.PARQUET_SUFFIX or suffix in tables.CSV_SUFFIXES:
         return suffix
-    if suffix in TEXT_SUFFIXES or suffix in encodings.MARKUP:
+    if suffix in TEXT_SUFFIXES or suffix in MARKUP:
         return ""
-    content = encodings.records_in(head_of(path))
-    return content or ".json" if suffix == ".json" else content
+    return _records_in(_head_of(path)) or ".json" * (suffix == ".json")
 
 
 # -- documents -------------------------------------------------------------------------------------
@@ -103,8 +126,8 @@ def documents(path: Path, text_key: str | None, *, split: bool = False) -> Itera
             file again.
 
     Raises:
-        DataError: the file is missing, unreadable, not a regular file, binary or truncated, or a
-            line is malformed.
+        DataError: the file is missing, unreadable, not a regular file, not UTF-8 or truncated, or
+            a line is malformed.
         EnvironmentLacks: reading it needs a package that is not installed.
     """
     if record_kind(path):
@@ -131,15 +154,15 @@ def plain(content: bytes) -> bytes:
 
 def _plain(path: Path) -> Iterator[bytes]:
     """Yield the text of a file in pieces of any size, CRLF as LF."""
-    n_read, waiting = 0, b""
+    n_read, waiting, check = 0, b"", codecs.getincrementaldecoder("utf-8")()
     with _open(path) as file:
         while piece := file.read(_READ_BYTES):
-            zero = piece.find(b"\0")
-            if zero >= 0:
-                raise DataError(
-                    f"{path} is not text: a zero byte at offset {n_read + zero:,}; keep it out of "
-                    "--data, or convert it: iconv -f UTF-16LE -t UTF-8 FILE > NEW"
-                )
+            try:
+                check.decode(piece)
+            except UnicodeDecodeError as error:
+                raise _not_utf8(path, str(path), piece, n_read + error.start) from None
+            if (zero := piece.find(0)) >= 0:
+                raise _not_utf8(path, str(path), piece, n_read + zero)
             n_read += len(piece)
             text = waiting + piece
             waiting = text[-1:] if text.endswith(b"\r") else b""  # the next byte may be its LF
@@ -162,7 +185,9 @@ def _cut(pieces: Iterable[bytes], *, prose: bool) -> Iterator[bytes]:
             *whole, text = _at_blank_lines(text)
             yield from short_documents(whole)
         while len(text) > DOCUMENT_BYTES:
-            end = _line_end(text)
+            end = text.rfind(b"\n", 0, DOCUMENT_BYTES) + 1 or DOCUMENT_BYTES
+            while text[end - 1] != 0x0A and text[end] & 0xC0 == 0x80:  # within a character
+                end -= 1
             yield text[:end]
             text = text[end:]
     yield from _at_blank_lines(text) if is_long else [text]
@@ -179,14 +204,6 @@ def _at_blank_lines(text: bytes) -> list[bytes]:
         pieces.append(text[start:end])
         start = end
     return pieces or [b""]
-
-
-def _line_end(text: bytes) -> int:
-    """Return the end of the first document of a long text: after a line, else a character."""
-    end = text.rfind(b"\n", 0, DOCUMENT_BYTES) + 1 or DOCUMENT_BYTES
-    while text[end - 1] != 0x0A and end > DOCUMENT_BYTES - 4 and text[end] & 0xC0 == 0x80:
-        end -= 1
-    return end
 
 
 # -- records ---------------------------------------------------------------------------------------
@@ -210,7 +227,10 @@ def records(path: Path, text_key: str | None = None) -> Iterator[tuple[str, obje
         return
     with _open(path) as file:
         if form in tables.CSV_SUFFIXES:
-            yield from tables.csv_records(path, file, text_key)
+            try:
+                yield from tables.csv_records(path, file, text_key)
+            except UnicodeDecodeError as error:
+                raise _not_utf8(path, str(path), error.object) from None
         elif form == ".json":
             yield from _json_records(path, file)
         else:
@@ -224,7 +244,7 @@ def records(path: Path, text_key: str | None = None) -> Iterator[tuple[str, obje
                         "into several records"
                     )
                 if line.strip():
-                    yield where, _json(where, line, "repair or delete this line")
+                    yield where, _json(path, where, line, "repair or delete this line")
 
 
 def _json_records(path: Path, file: BinaryIO) -> Iterator[tuple[str, object]]:
@@ -232,20 +252,20 @@ def _json_records(path: Path, file: BinaryIO) -> Iterator[tuple[str, object]]:
     try:
         content = reading.read_all(file, reading.MOST_BYTES)
     except ValueError as error:
-        lines = f"jq -c '.[]' {encodings.quoted(path)} > lines.jsonl"
         raise DataError(
-            f"{path} has {error}, and a list is read at once; make lines of it: {lines}"
+            f"{path} has {error}, and a list is read at once; make lines of it: "
+            f"jq -c '.[]' {quoted(path)} > lines.jsonl"
         ) from error
-    value = _json(str(path), content, "repair it, or keep it out of --data")
+    value = _json(path, str(path), content, "repair it, or keep it out of --data")
     for number, record in enumerate(value if isinstance(value, list) else [value], 1):
         yield f"{path}, record {number}", record
 
 
-def _json(where: str, text: bytes, way_out: str) -> Any:
-    # Bytes that are not UTF-8 pass through JSON as lone surrogates and come back as bytes.
-    decoded = text.removeprefix(codecs.BOM_UTF8).decode(errors="surrogateescape")
+def _json(path: Path, where: str, text: bytes, way_out: str) -> Any:
     try:
-        return plain_json.loads(decoded, strict=False)
+        return plain_json.loads(text.decode(), strict=False)
+    except UnicodeDecodeError:
+        raise _not_utf8(path, where, text) from None
     except ValueError as error:
         raise DataError(f"{where}: not JSON ({error}); {way_out}") from error
 
@@ -262,69 +282,104 @@ def first_keys(path: Path, text_key: str | None) -> tuple[str, ...]:
     return text_keys(record, text_key)
 
 
-def without_text(path: Path, text_key: str | None) -> str:
-    """Say why the first record of a file has no text; empty if it has, or there is no record.
+# -- what is not text ------------------------------------------------------------------------------
+
+
+def way_to_text(suffix: str, path: Path | str = "FILE") -> str:
+    """Return the advice on a file with a suffix of markup, documents or archives; else ""."""
+    command = _COMMANDS.get(suffix, "")
+    if command.startswith("see "):
+        return f"; to convert it {command}"
+    return f"; unpack or convert it: {command.format(quoted(path))}" if command else ""
+
+
+def is_known_not_text(suffix: str) -> bool:
+    """Whether a suffix says that a folder's file is skipped."""
+    return suffix in MARKUP or suffix in _COMMANDS
+
+
+def why_no_text(path: Path, text_key: str | None) -> str:
+    """Say why the content of a file of no known kind is not text; empty if it is text.
 
     Raises:
-        DataError, EnvironmentLacks: as `records`.
+        DataError, EnvironmentLacks: it cannot be read.
     """
-    _, record = next(records(path, text_key), ("", None))
-    if not isinstance(record, dict) or text_keys(record, text_key):
+    start = _head_of(path)
+    if _records_in(start) or kind(path) == ".json":
+        _, record = next(records(path, text_key), ("", None))
+        if not isinstance(record, dict) or text_keys(record, text_key):
+            return ""
+        names = ", ".join(map(shown, list(record)[:5])) or "{}"
+        return f"its first record has no text; --text-key names another key: {names}"
+    if re.search(rb"-----BEGIN [A-Z ]*PRIVATE KEY", start):
+        return "a private key"
+    n_controls = len(start) - len(start.translate(None, _CONTROLS))
+    if 0 in start or n_controls > _MOST_CONTROLS * len(start):
+        return f"not text: {n_controls} of its first {len(start):,} bytes are control characters"
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(start)  # may end within a character
+    except UnicodeDecodeError:
+        return "not UTF-8; if it is text, iconv converts it"
+    return ""
+
+
+def _not_utf8(path: Path, where: str, content: bytes, offset: int | None = None) -> DataError:
+    """The error about content that is not UTF-8, with the command that converts it."""
+    encoding = "UTF-16LE" if 0 in content[:64] else "LATIN1"
+    for mark, name in (
+        (codecs.BOM_UTF32_LE, "UTF-32"),
+        (codecs.BOM_UTF32_BE, "UTF-32"),
+        (codecs.BOM_UTF16_LE, "UTF-16"),
+        (codecs.BOM_UTF16_BE, "UTF-16"),
+    ):
+        if content.startswith(mark):
+            encoding = name
+            break
+    way_out = way_to_text(kind(path), path) or (
+        f", or convert it: iconv -f {encoding} -t UTF-8 {quoted(path)} > NEW"
+    )
+    at = "" if offset is None else f": a byte that no text has at offset {offset:,}"
+    return DataError(f"{where} is not UTF-8 text{at}; keep it out of --data{way_out}")
+
+
+def _records_in(start: bytes) -> str:
+    """The suffix of files of records that begin with these `HEAD_BYTES`; empty for others."""
+    if start.startswith(b"PAR1"):
+        return ".parquet"
+    first, newline, _ = start.lstrip().partition(b"\n")
+    if re.match(rb"\[\s*\{\s*\"", start.lstrip()):
+        return ".json"
+    if not re.match(rb'\{\s*"(?:[^"\\]|\\.)*"\s*:', first):
         return ""
-    names = ", ".join(map(shown, list(record)[:5])) or "{}"
-    return f"its first record has no text; --text-key names another key: {names}"
+    if newline or len(start) < HEAD_BYTES:  # else the first line is longer
+        try:
+            plain_json.loads(first, strict=False)
+        except ValueError:
+            return ""
+    return ".jsonl"
 
 
 # -- opening and unpacking -------------------------------------------------------------------------
 
 
-def head_of(path: Path) -> bytes:
-    """Return the first `encodings.HEAD_BYTES` of a file, unpacked.
-
-    Raises:
-        DataError: it cannot be read.
-        EnvironmentLacks: unpacking it needs a package that is not installed.
-    """
-    with _open(path, any_format=True) as file:
-        return file.read(encodings.HEAD_BYTES)
-
-
-def refuse_larger(path: Path, most: int) -> None:
-    """Unpack a file once, to refuse one that is too large before anything is made of it.
-
-    Raises:
-        DataError: it has more than `most` bytes, or is unreadable.
-        EnvironmentLacks: unpacking it needs a package that is not installed.
-    """
-    with _open(path, any_format=True) as file:
-        n_bytes = 0
-        while piece := file.read(_READ_BYTES):
-            n_bytes += len(piece)
-            if n_bytes > most:
-                raise DataError(f"{path} holds more than {most:,} bytes, unpacked; split it")
+def _head_of(path: Path) -> bytes:
+    """The first `HEAD_BYTES` of a file, unpacked."""
+    with _open(path) as file:
+        return file.read(HEAD_BYTES)
 
 
 @contextlib.contextmanager
-def _open(path: Path, *, any_format: bool = False) -> Iterator[BinaryIO]:
-    """Open a file to read its unpacked content, without a byte-order mark.
-
-    The file can be read forward, as a whole or by lines.
+def _open(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to read its unpacked content forward, without a byte-order mark.
 
     Raises:
-        DataError: it is not a readable regular file, or has another format than text; in the
-            block: it is damaged.
+        DataError: it is not a readable regular file; in the block: it is damaged.
         EnvironmentLacks: unpacking it needs a package that is not installed.
     """
     with _open_regular(path) as packed:
         try:
             with _unpacked(path, packed) as file:
-                start = bytes(cast(Any, file).peek(encodings.HEAD_BYTES)[: encodings.HEAD_BYTES])
-                other = None if any_format else encodings.other_format(start)
-                if other is not None:
-                    what, command = f"{other[0]}, not UTF-8 text", other[1]
-                    way_out = encodings.described(what, command, path)
-                    raise DataError(f"{path} is {way_out if command else f'{what}; keep it out'}")
-                if start.startswith(codecs.BOM_UTF8):
+                if cast(Any, file).peek(3).startswith(codecs.BOM_UTF8):
                     file.read(len(codecs.BOM_UTF8))
                 yield file
         except (OSError, EOFError, lzma.LZMAError, zlib.error, MemoryError) as error:
@@ -347,7 +402,7 @@ def _open_regular(path: Path) -> io.BufferedReader:
         if error.errno == errno.EINVAL:
             raise DataError(
                 f"{path} is a pipe or a device, but text is read more than once; save it first: "
-                f"cat {encodings.quoted(path.absolute())} > text"
+                f"cat {quoted(path.absolute())} > text"
             ) from error
         raise DataError(
             f"{path} cannot be read: {error.strerror or error}; make it readable, or remove it"

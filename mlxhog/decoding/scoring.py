@@ -63,20 +63,19 @@ class Score:
 
 
 def token_files(
-    model: Model, corpus: corpora.Corpus, text_key: str | None, folder: Path
+    model: Model, corpus: corpora.Corpus, folder: Path
 ) -> Iterator[tuple[str, TokenFile | None]]:
     """Yield name and tokens of each file of a corpus; None for a file without text.
 
     Args:
         model: the model with the tokenizer.
         corpus: a corpus from `corpora.checked`.
-        text_key: for `.jsonl`, the key of the text.
         folder: folder for the files of tokens.
 
     Raises:
         DataError: the corpus is malformed.
     """
-    for number, part in enumerate(corpora.parts(corpus, text_key)):
+    for number, part in enumerate(corpora.parts(corpus)):
         path, empty = folder / f"{number}.bin", True
         with TokenWriter(path, model.tokenizer, split="val", source=path.name) as writer:
             for document in part.documents():

@@ -21,9 +21,9 @@ from mlxhog.doctor.checks import (
     collect_facts,
     failed,
 )
-from mlxhog.doctor.litmus import PROMISED, Litmus, all_readers, all_writers, cases, try_reader
+from mlxhog.doctor.litmus import PROMISED, Litmus, all_readers, all_writers, cases
 from mlxhog.doctor.pair import PART, check_pair
-from mlxhog.report.views import Stages, TellStep
+from mlxhog.report.views import TellStep, numbered
 
 STAGES: Final = (
     "facts", "shared memory", "Metal kernels", "backends", "litmus", "reads", PART,
@@ -44,7 +44,7 @@ def examine(seconds: float, quick: bool, tell: TellStep) -> dict[str, Any]:
         quick: whether to test a little of everything; such a record is not kept.
         tell: called with (part, step).
     """
-    tell = Stages(tell, len(STAGES) - quick)
+    tell = numbered(tell, len(STAGES) - quick)
     machine, watch = machines.here(), LoadWatch()
     facts = collect_facts(machine)
     tell("facts", "")
@@ -76,7 +76,7 @@ def examine(seconds: float, quick: bool, tell: TellStep) -> dict[str, Any]:
         for kind, reader in all_readers(machine):
             for mode in PROMISED:
                 tell("reads", f"{reader.name}, {kind}, beside {mode} writes")
-                reads.append(try_reader(litmus, kind, reader, mode))
+                reads.append(litmus.read(kind, reader, mode))
     finally:
         litmus.close()
     pair = None

@@ -31,7 +31,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import combinations_with_replacement
+from itertools import combinations_with_replacement, product
 from multiprocessing import connection
 from typing import Any, Final
 
@@ -58,24 +58,29 @@ COUNTS: Final[Mapping[str, Float32]] = {
     "dense": np.ones(FLOATS, np.float32),
     "rows": np.repeat(np.bincount(INDEX).astype(np.float32), FLOATS // ROWS),
 }
-"""Number of adds to each element in one pass."""
+"""Kernel -> number of adds to each element in one pass."""
 SHAPES: Final = {"dense": (FLOATS,), "rows": (len(INDEX), FLOATS // ROWS)}
-"""Shape of the increments of one pass."""
-KERNELS: Final = tuple(COUNTS)
+"""Kernel -> shape of the increments of one pass."""
 LIMITS: Final = {"dense": 1 << 23, "rows": 1 << 22}
-"""Passes of each of two writers that every element can count exactly."""
-WHERE: Final[Mapping[str, tuple[tuple[int, int], ...]]] = {
-    "threads": ((0, 0), (0, 1)),
-    "processes": ((0, 0), (1, 0)),
-}
+"""Kernel -> passes of each of two writers that every element can count exactly."""
+WHERE: Final = {"threads": ((0, 0), (0, 1)), "processes": ((0, 0), (1, 0))}
 """Child and lane of each writer."""
 SLOTS: Final = ((1, 2), (3,))
 """Worker slots of the two children, a lane each."""
 PROMISED: Final = ("lossless", "cas")
 PATIENCE_S: Final = 5.0  # until a reader sees a write
+LOW: Final = -5592405.0  # 0xCAAAAAAA
+HIGH: Final = 13981013.0  # 0x4B555555; HIGH - LOW is exact in float32, and so are both sums
 _ARRIVAL_S: Final = 20.0
 _LOOK_S = 0.001
 _GRACE_S = 30.0  # for a writer that compiles its kernel, or waits for a core
+
+Row = dict[str, Any]
+Pass = Callable[[], object]
+Adder = Callable[[str, str, float], Pass]
+"""(kernel, mode, value) -> one pass, which adds `value` to each element `COUNTS[kernel]` times."""
+Reader = Callable[[], Float32]
+"""Returns a private copy of the dense values that its framework sees now, (1024,) float32."""
 
 
 # -- the arena, writers and readers ----------------------------------------------------------------
@@ -103,44 +108,15 @@ def values_of(mapped: Arena, kernel: str) -> Float32:
     return copy
 
 
-def line_up(mapped: Arena, writers: int) -> None:
-    """Wait at the start line for `writers` processes in all.
-
-    Raises:
-        TimeoutError: the others did not arrive.
-    """
-    mapped.counters.add("steps")
-    watched = WatchedTime()
-    while mapped.counters.load("steps") < writers:
-        if watched.look() > _ARRIVAL_S:
-            raise TimeoutError("the other process did not reach the start line")
-        time.sleep(0)
-
-
-Row = dict[str, Any]
-Pass = Callable[[], object]
-Adder = Callable[[str, str, float], Pass]
-"""(kernel, mode, value) -> one pass, which adds `value` to each element `COUNTS[kernel]` times."""
-Reader = Callable[[], Float32]
-"""Returns a private copy of the dense values that its framework sees now, (1024,) float32."""
-
-
 @dataclass(frozen=True)
 class Accessor:
-    """A writer or a reader.
+    """A writer or a reader, named as in the table; `make(arena, slot)` is its `Adder` or `Reader`.
 
-    Attributes:
-        name: as in the table.
-        make: (arena, slot) -> its `Adder` or `Reader`; called in the thread that uses it.
+    `make` is called in the thread that uses the result.
     """
 
     name: str
     make: Callable[[Arena, int], Any]
-
-    @property
-    def gpu(self) -> bool:
-        """Whether it is Metal: only atomic adds may run beside it."""
-        return self.name.startswith("metal:")
 
     def of(self, lane: Lane) -> Any:
         """In a child: return the lane's writer or reader, made at its first use."""
@@ -154,14 +130,10 @@ def native(mapped: Arena, slot: int) -> Adder:
 
     def adder(kernel: str, mode: str, value: float) -> Pass:
         array = np.full(SHAPES[kernel], value, np.float32)
+        increments = array if kernel == "dense" else Rows(INDEX, array)
+        mode_number, place = updates.WRITE_MODES[mode], mapped.layout.slots[kernel]
         return partial(
-            updates.add,
-            mapped.params,
-            mapped.layout.slots[kernel],
-            array if kernel == "dense" else Rows(INDEX, array),
-            locks=locks,
-            mode=updates.WRITE_MODES[mode],
-            seed=slot,
+            updates.add, mapped.params, place, increments, locks=locks, mode=mode_number, seed=slot
         )
 
     return adder
@@ -192,68 +164,53 @@ def snapshot(mapped: Arena, slot: int) -> Reader:
 
 def live(mapped: Arena, slot: int, *, framework: str) -> Reader:
     """Create the reader that computes with the shared bytes; imports its framework."""
-    probes = importlib.import_module(f"mlxhog.doctor.probes_{framework}")
-    reader: Reader = probes.live(mapped)
+    reader: Reader = importlib.import_module(f"mlxhog.doctor.probes_{framework}").live(mapped)
     return reader
 
 
 NATIVE: Final = Accessor("native", native)
-SNAPSHOT: Final = Accessor("native", snapshot)
 LIVE: Final = ("mlx:gpu", "torch:cpu")
 """Backends that can compute with host memory itself."""
 
 
 def all_writers(usable_engines: Sequence[str]) -> list[Accessor]:
     """Return every writer of this machine, with the Metal engines that could be started."""
-    gpus = [Accessor(f"metal:{name}", partial(metal, name=name)) for name in usable_engines]
-    return [NATIVE, *gpus]
+    return [NATIVE, *(Accessor(f"metal:{one}", partial(metal, name=one)) for one in usable_engines)]
 
 
 def all_readers(machine: Machine) -> list[tuple[str, Accessor]]:
     """Return every ("snapshot" or "live", reader) of this machine, named by its backend."""
-    here = [name for name in LIVE if missing(name, machine) is None]
-    makers = {name: partial(live, framework=name.partition(":")[0]) for name in here}
-    return [("snapshot", SNAPSHOT), *(("live", Accessor(*one)) for one in makers.items())]
+    return [
+        ("snapshot", Accessor("native", snapshot)),
+        *(
+            ("live", Accessor(name, partial(live, framework=name.partition(":")[0])))
+            for name in LIVE
+            if missing(name, machine) is None
+        ),
+    ]
 
 
-# -- two writers -----------------------------------------------------------------------------------
+# -- in the children -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Case:
-    """Two writers, the kernel and the write mode, in threads or processes."""
+def line_up(mapped: Arena, writers: int) -> None:
+    """Wait at the start line for `writers` processes in all.
 
-    writers: tuple[Accessor, Accessor]
-    kernel: str
-    where: str
-    mode: str
-
-    def __str__(self) -> str:
-        """Return it as a line."""
-        a, b = (kind.name for kind in self.writers)
-        return f"{a} + {b}, {self.kernel}, {self.where}, {self.mode}"
-
-
-def cases(writers: Sequence[Accessor]) -> Iterator[Case]:
-    """Yield every pair of writers, also of equal ones, in every mode that is possible.
-
-    A Metal writer is atomic, so a writer beside it must use `cas`.
+    Raises:
+        TimeoutError: the others did not arrive.
     """
-    for a, b in combinations_with_replacement(writers, 2):
-        for mode in ("cas",) if a.gpu or b.gpu else (*PROMISED, "racy"):
-            for kernel in KERNELS:
-                for where in WHERE:
-                    yield Case((a, b), kernel, where, mode)
+    mapped.counters.add("steps")
+    watched = WatchedTime()
+    while mapped.counters.load("steps") < writers:
+        if watched.look() > _ARRIVAL_S:
+            raise TimeoutError("the other process did not reach the start line")
+        time.sleep(0)
 
 
 def add_until(
     lane: Lane, kind: Accessor, kernel: str, mode: str, seconds: float, limit: int, writers: int
 ) -> tuple[int, float]:
-    """In a child: line up, then add 1.0 until the time is over, at most `limit` passes.
-
-    Returns:
-        The number of passes, and their time.
-    """
+    """Line up, then add 1.0 until the time is over; returns passes (at most `limit`) and time."""
     add: Pass = lane.keep((kind.name, kernel, mode), lambda: kind.of(lane)(kernel, mode, 1.0))
     line_up(lane.arena, writers)
     begin = now = time.perf_counter()
@@ -265,186 +222,29 @@ def add_until(
     return passes, now - begin
 
 
-class Litmus:
-    """The two children that write, and the arena they write to.
-
-    Args:
-        seconds: time for which the writers of one case add.
-
-    Concurrency: used by one thread; without `close`, the children live as long as this process.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self.arena: Arena = create_arena(max(slot for slots in SLOTS for slot in slots))
-        self._children: list[Child] = []
-
-    @property
-    def children(self) -> list[Child]:
-        """The two processes, spawned when first needed and after a failure."""
-        if not self._children:
-            self._children = [Child(self.arena, slots) for slots in SLOTS]
-        return self._children
-
-    def give_up(self) -> None:
-        """End the children; the next case gets new ones."""
-        for child in self._children:
-            child.close()
-        self._children = []
-
-    def close(self) -> None:
-        """End the children and close the arena."""
-        self.give_up()
-        self.arena.close()
-
-    def clear(self, kernel: str, value: float = 0.0) -> None:
-        """Set every element and empty the start line, while no process writes or waits."""
-        shared(self.arena, kernel)[:] = np.float32(value)
-        for counter in ("steps", "version"):
-            self.arena.counters.store(counter, 0)
-
-    def tried(self, row: Row, measure: Callable[[], Row]) -> Row:
-        """Return a row of the record with what `measure` returns.
-
-        `error` has a failure. `untold` is there if it proves nothing, because the machine was too
-        busy.
-        """
-        watch = LoadWatch()
-        try:
-            return {**row, **measure()}
-        except Failed as failure:
-            load = watch.look()
-            self.give_up()
-            untold = {"untold": str(load)} if isinstance(failure, Late) and load.busy else {}
-            return row | {"error": str(failure), **untold}
-
-    def run(self, case: Case) -> dict[str, Any]:
-        """Run one case; returns a row of the record, see `tried`."""
-        row = {
-            "writers": [kind.name for kind in case.writers],
-            "kernel": case.kernel,
-            "where": case.where,
-            "mode": case.mode,
-            **dict.fromkeys(("adds", "lost", "torn"), 0),
-            "adds_per_s": 0.0,
-        }
-        return self.tried(row, lambda: self._measure(case))
-
-    def _measure(self, case: Case) -> dict[str, Any]:
-        kernel, places = case.kernel, WHERE[case.where]
-        for kind, (child, lane) in zip(case.writers, places, strict=True):  # import, compile
-            self.clear(kernel)
-            self.children[child].start(lane, add_until, kind, kernel, case.mode, 1.0, 1, 1)
-            self.children[child].take(lane, START_S + _GRACE_S)
-        self.clear(kernel)
-        lanes = [(self.children[child], lane) for child, lane in places]
-        limit = LIMITS[kernel]
-        for kind, (one, lane) in zip(case.writers, lanes, strict=True):
-            one.start(lane, add_until, kind, kernel, case.mode, self.seconds, limit, 2)
-        monitor, watched = ValueMonitor(case, 2 * limit), WatchedTime()
-        pipes: dict[Any, Child] = {one.pipe: one for one, _ in lanes}
-        while not all(one.done(lane) for one, lane in lanes):
-            for ready in connection.wait(list(pipes), _LOOK_S):
-                pipes[ready].receive()
-            for one, lane in lanes:
-                one.check(lane)
-            monitor(values_of(self.arena, kernel))
-            if watched.look() > self.seconds + _GRACE_S:
-                raise Late(f"no answer within {self.seconds + _GRACE_S:.0f} s")
-        tallies: list[tuple[int, float]] = [one.take(lane, 0.0) for one, lane in lanes]
-        passes = sum(each for each, _ in tallies)
-        lost, wrong = count_lost(values_of(self.arena, kernel), kernel, passes)
-        adds = passes * int(COUNTS[kernel].sum())
-        seconds = max(spent for _, spent in tallies)
-        return {
-            "adds": adds, "lost": lost, "torn": wrong + monitor.torn, "adds_per_s": adds / seconds,
-        }  # fmt: skip
-
-
-class ValueMonitor:
-    """Counts values that no order of whole adds can explain.
-
-    Args:
-        case: that runs.
-        passes: largest number of passes of both writers.
-    """
-
-    def __init__(self, case: Case, passes: int) -> None:
-        self._most = passes * COUNTS[case.kernel]
-        self._least = np.zeros_like(self._most)
-        self._monotone = case.mode in PROMISED
-        self.torn = 0
-
-    def __call__(self, values: Float32) -> None:
-        """Look at all values once."""
-        sane = (values >= self._least) & (values <= self._most) & (values == np.rint(values))
-        self.torn += int(values.size - np.count_nonzero(sane))
-        if self._monotone:
-            self._least = np.where(sane, values, self._least)
-
-
-def count_lost(values: Float32, kernel: str, passes: int) -> tuple[int, int]:
-    """Return the number of lost adds after a case, and of elements that no lost add explains."""
-    expected = passes * COUNTS[kernel].astype(np.float64)
-    sane = (values <= expected) & (values == np.rint(values)) & (values >= 0)
-    lost = (expected - values)[sane].sum()
-    return int(lost), int(values.size - np.count_nonzero(sane))
-
-
-# -- a reader beside a writer ----------------------------------------------------------------------
-
-LOW: Final = -5592405.0  # 0xCAAAAAAA
-HIGH: Final = 13981013.0  # 0x4B555555; HIGH - LOW is exact in float32, and so are both sums
-
-
-def try_reader(
-    litmus: Litmus, kind: str, reader: Accessor, mode: str, *, patience_s: float = PATIENCE_S
-) -> dict[str, Any]:
-    """Run one reader beside the native writer, each in a process of its own.
-
-    Args:
-        litmus: has the children and the time to read.
-        kind: "snapshot" or "live".
-        reader: of this kind.
-        mode: of the writes.
-        patience_s: limit of the time until the reader sees a write.
-
-    Returns:
-        A row of the record, see `Litmus.tried`: `samples` values read; `torn` of them never
-        written; `backwards` that fell; `visible_s`, the longest time until a published pass was
-        seen.
-    """
-    counts = dict.fromkeys(("samples", "torn", "backwards"), 0) | {"visible_s": 0.0}
-    row = {"reader": reader.name, "kind": kind, "writer": NATIVE.name, "mode": mode, **counts}
-    seconds = litmus.seconds / 2
-
-    def measure() -> dict[str, Any]:
-        reading, writing = litmus.children
-        reading.call(START_S + _GRACE_S, read_once, reader)
-        litmus.clear("dense")
-        writing.call(START_S + _GRACE_S, add_until, NATIVE, "dense", mode, 0.0, 0, 1)
-        for flipping in (True, False):
-            litmus.clear("dense", LOW if flipping else 0.0)
-            writing.start(0, write_until, mode, seconds, flipping)
-            limit_s = seconds + patience_s + _GRACE_S
-            seen = reading.call(limit_s, read_until, reader, seconds, flipping, patience_s)
-            writing.take(0, _GRACE_S)
-            for key, value in seen.items():
-                counts[key] += value
-        return counts
-
-    return litmus.tried(row, measure)
+def write_until(lane: Lane, mode: str, seconds: float, flipping: bool) -> None:
+    """Line up, then add and publish each pass until the time is over."""
+    adder: Adder = NATIVE.of(lane)
+    values = (HIGH - LOW, LOW - HIGH) if flipping else (1.0,)
+    adds = [adder("dense", mode, value) for value in values]
+    line_up(lane.arena, 2)
+    deadline = time.perf_counter() + seconds
+    for passes in range(LIMITS["dense"]):
+        adds[passes % len(adds)]()
+        lane.arena.counters.store("version", passes + 1)
+        if time.perf_counter() >= deadline:
+            break
 
 
 def read_once(lane: Lane, reader: Accessor) -> None:
-    """In a child: create the reader and read, before the time counts."""
+    """Create the reader and read, before the time counts."""
     reader.of(lane)()
 
 
 def read_until(
     lane: Lane, reader: Accessor, seconds: float, flipping: bool, patience_s: float
 ) -> dict[str, float]:
-    """In a child: line up, then read and count wrong values until the time is over.
+    """Line up, then read and count wrong values until the time is over.
 
     Raises:
         TimeoutError: a published pass did not become visible.
@@ -476,15 +276,182 @@ def read_until(
     return {"samples": samples, "torn": torn, "backwards": backwards, "visible_s": visible_s}
 
 
-def write_until(lane: Lane, mode: str, seconds: float, flipping: bool) -> None:
-    """In a child: line up, then add and publish each pass until the time is over."""
-    adder: Adder = NATIVE.of(lane)
-    values = (HIGH - LOW, LOW - HIGH) if flipping else (1.0,)
-    adds = [adder("dense", mode, value) for value in values]
-    line_up(lane.arena, 2)
-    deadline = time.perf_counter() + seconds
-    for passes in range(LIMITS["dense"]):
-        adds[passes % len(adds)]()
-        lane.arena.counters.store("version", passes + 1)
-        if time.perf_counter() >= deadline:
-            break
+# -- the tests -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    """Two writers, the kernel and the write mode, in threads or processes."""
+
+    writers: tuple[Accessor, Accessor]
+    kernel: str
+    where: str
+    mode: str
+
+    def __str__(self) -> str:
+        """Return it as a line."""
+        a, b = (kind.name for kind in self.writers)
+        return f"{a} + {b}, {self.kernel}, {self.where}, {self.mode}"
+
+
+def cases(writers: Sequence[Accessor]) -> Iterator[Case]:
+    """Yield every pair of writers, also of equal ones, in every mode that is possible.
+
+    A Metal writer is atomic, so a writer beside it must use `cas`.
+    """
+    for pair in combinations_with_replacement(writers, 2):
+        on_gpu = any(one.name.startswith("metal:") for one in pair)
+        for mode in ("cas",) if on_gpu else (*PROMISED, "racy"):
+            yield from (Case(pair, kernel, where, mode) for kernel, where in product(COUNTS, WHERE))
+
+
+class Litmus:
+    """The two children that write and read, and their arena.
+
+    Args:
+        seconds: time for which the writers of one case add.
+
+    Concurrency: used by one thread; without `close`, the children live as long as this process.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.arena: Arena = create_arena(3)
+        self._children: list[Child] = []
+
+    @property
+    def children(self) -> list[Child]:
+        """The two processes, spawned when first needed and after a failure."""
+        if not self._children:
+            self._children = [Child(self.arena, slots) for slots in SLOTS]
+        return self._children
+
+    def _give_up(self) -> None:
+        for child in self._children:
+            child.close()
+        self._children = []
+
+    def close(self) -> None:
+        """End the children and close the arena."""
+        self._give_up()
+        self.arena.close()
+
+    def _clear(self, kernel: str, value: float = 0.0) -> None:
+        """Set every element and empty the start line, while no process writes or waits."""
+        shared(self.arena, kernel)[:] = np.float32(value)
+        for counter in ("steps", "version"):
+            self.arena.counters.store(counter, 0)
+
+    def _tried(self, row: Row, measure: Callable[[], Row]) -> Row:
+        """Return a row of the record with what `measure` returns.
+
+        `error` has a failure. `untold` is there if it proves nothing, because the machine was too
+        busy.
+        """
+        watch = LoadWatch()
+        try:
+            return {**row, **measure()}
+        except Failed as failure:
+            load = watch.look()
+            self._give_up()
+            untold = {"untold": str(load)} if isinstance(failure, Late) and load.busy else {}
+            return row | {"error": str(failure), **untold}
+
+    def run(self, case: Case) -> Row:
+        """Run one case of two writers; returns a row of the record."""
+        row = {
+            "writers": [kind.name for kind in case.writers],
+            "kernel": case.kernel,
+            "where": case.where,
+            "mode": case.mode,
+            **dict.fromkeys(("adds", "lost", "torn"), 0),
+            "adds_per_s": 0.0,
+        }
+        return self._tried(row, lambda: self._measure(case))
+
+    def _measure(self, case: Case) -> Row:
+        kernel, limit = case.kernel, LIMITS[case.kernel]
+        lanes = [(self.children[child], lane) for child, lane in WHERE[case.where]]
+        writers = [(kind, *lane) for kind, lane in zip(case.writers, lanes, strict=True)]
+        for kind, child, lane in writers:  # import, compile
+            self._clear(kernel)
+            child.start(lane, add_until, kind, kernel, case.mode, 1.0, 1, 1)
+            child.take(lane, START_S + _GRACE_S)
+        self._clear(kernel)
+        for kind, child, lane in writers:
+            child.start(lane, add_until, kind, kernel, case.mode, self.seconds, limit, 2)
+        torn, watched = TornValues(kernel, case.mode, 2 * limit), WatchedTime()
+        pipes: dict[Any, Child] = {child.pipe: child for child, _ in lanes}
+        while not all(child.done(lane) for child, lane in lanes):
+            for ready in connection.wait(list(pipes), _LOOK_S):
+                pipes[ready].receive()
+            for child, lane in lanes:
+                child.check(lane)
+            torn.look(values_of(self.arena, kernel))
+            if watched.look() > self.seconds + _GRACE_S:
+                raise Late(f"no answer within {self.seconds + _GRACE_S:.0f} s")
+        tallies: list[tuple[int, float]] = [child.take(lane, 0.0) for child, lane in lanes]
+        passes = sum(each for each, _ in tallies)
+        # Of the final values: those that no lost add explains, and the lost adds of the others.
+        values, expected = values_of(self.arena, kernel), passes * COUNTS[kernel].astype(np.float64)
+        sane = (values <= expected) & (values == np.rint(values)) & (values >= 0)
+        adds = passes * int(COUNTS[kernel].sum())
+        return {
+            "adds": adds,
+            "lost": int((expected - values)[sane].sum()),
+            "torn": int(np.count_nonzero(~sane)) + torn.count,
+            "adds_per_s": adds / max(spent for _, spent in tallies),
+        }
+
+    def read(
+        self, kind: str, reader: Accessor, mode: str, *, patience_s: float = PATIENCE_S
+    ) -> Row:
+        """Run one reader beside the native writer, each in a process of its own.
+
+        Args:
+            kind: "snapshot" or "live".
+            reader: of this kind.
+            mode: of the writes.
+            patience_s: limit of the time until the reader sees a write.
+
+        Returns:
+            A row of the record: `samples` values read; `torn` of them never written; `backwards`
+            that fell; `visible_s`, the longest time until a published pass was seen.
+        """
+        counts = dict.fromkeys(("samples", "torn", "backwards"), 0) | {"visible_s": 0.0}
+        row = {"reader": reader.name, "kind": kind, "writer": NATIVE.name, "mode": mode, **counts}
+        seconds = self.seconds / 2
+
+        def measure() -> Row:
+            reading, writing = self.children
+            reading.call(START_S + _GRACE_S, read_once, reader)
+            self._clear("dense")
+            writing.call(START_S + _GRACE_S, add_until, NATIVE, "dense", mode, 0.0, 0, 1)
+            for flipping in (True, False):
+                self._clear("dense", LOW if flipping else 0.0)
+                writing.start(0, write_until, mode, seconds, flipping)
+                limit_s = seconds + patience_s + _GRACE_S
+                seen = reading.call(limit_s, read_until, reader, seconds, flipping, patience_s)
+                writing.take(0, _GRACE_S)
+                for key, value in seen.items():
+                    counts[key] += value
+            return counts
+
+        return self._tried(row, measure)
+
+
+class TornValues:
+    """Counts values that no order of whole adds explains, of at most `passes` passes in all."""
+
+    def __init__(self, kernel: str, mode: str, passes: int) -> None:
+        self._most = passes * COUNTS[kernel]
+        self._least = np.zeros_like(self._most)
+        self._may_fall = mode not in PROMISED
+        self.count = 0
+
+    def look(self, values: Float32) -> None:
+        """Look at all values once."""
+        sane = (values >= self._least) & (values <= self._most) & (values == np.rint(values))
+        self.count += int(np.count_nonzero(~sane))
+        if not self._may_fall:
+            self._least = np.where(sane, values, self._least)

@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
-from itertools import groupby
 from typing import Any
 
 from mlxhog.base.machine import Machine
-from mlxhog.base.quantities import format_bytes, format_count
+from mlxhog.base.quantities import format_count
 from mlxhog.base.verdicts import Verdicts
 from mlxhog.base.workers import BACKENDS, GPU_BACKENDS, missing, resolve_workers
 from mlxhog.doctor.checks import AGAIN, CheckResult
@@ -22,7 +21,6 @@ from mlxhog.report.table import AnswerNote, FailureNote, Section
 from mlxhog.training.kernel_choice import doctors_refusal, why_not_metal
 
 TROUBLE = (CheckResult.WARN, CheckResult.FAIL, CheckResult.UNCLEAR)
-BUSY = f"unclear on a busy machine ({AGAIN})"
 
 
 def conclude(verdicts: Verdicts, machine: Machine) -> dict[str, Any]:
@@ -81,8 +79,6 @@ def _kernels(verdicts: Verdicts, name: str) -> dict[str, str]:
 # -- its tables ------------------------------------------------------------------------------------
 
 Row = Mapping[str, Any]
-PASTE_LINES, PASTE_WIDTH = 40, 150
-TEMPLATE = ".github/ISSUE_TEMPLATE/mac.yml"
 
 
 def sections(record: Row) -> list[Section]:
@@ -91,7 +87,6 @@ def sections(record: Row) -> list[Section]:
     Args:
         record: with its verdict.
     """
-    failures = [FailureNote(f"FAILED: {name}") for name in record["failed"]]
     troubles = list[tuple[str, str, str]]()
     for one in record["checks"]:
         if one["result"] in TROUBLE:
@@ -101,110 +96,42 @@ def sections(record: Row) -> list[Section]:
         if "error" in row:
             name = row.get("reader") or " + ".join(row["writers"])
             troubles.append(("unclear" if "untold" in row else "FAIL", name, row["error"]))
-    for result, engine, kernel, why in _kernel_rows(record["kernels"]):
-        if result == "FAIL":
-            troubles.append((result, f"{engine}, {kernel}", why))
-    choices = [(option, choice) for option, choice, _ in _verdict_rows(record["verdict"])]
-    choices = [row for row in choices if " auto" in row[0]]
+    for row in record["kernels"]:
+        if not row["ok"]:
+            why = row.get("error", f"error {row['max_error']}, allowed {row['tolerance']:.3g}")
+            name = f"{row['engine']}, {row['name']} {row['instance']}"
+            troubles.append(("FAIL", name.strip(), why))
+    verdict = record["verdict"]
+    choices = [
+        ("--workers auto", verdict["workers"]["auto"] or "none"),
+        *((f"--kernels auto, {name}", one["auto"]) for name, one in verdict["kernels"].items()),
+        ("--gpu-write auto", verdict["gpu_write"]["auto"]),
+    ]
     stored = f"stored in {record['stored']}" if record["stored"] else str(record["not_stored"])
     about = [stored, f"--json has all {len(_tried(record))} checks, with their numbers."]
+    failures = [FailureNote(f"FAILED: {name}") for name in record["failed"]]
     trouble = Section("", ("", "what", "found") if troubles else (), troubles, failures)
     return [
-        Section("", notes=[answer(record)]),
+        Section("", notes=[_answer(record)]),
         *([trouble] if troubles or failures else []),
         Section("", ("option", "here"), choices, about),
     ]
 
 
-def paste(record: Row) -> str:
-    """Return a report of at most `PASTE_LINES` lines for an issue."""
-    lines = [*_heading(record), str(answer(record))]
-    for cells in _kernel_rows(record["kernels"]):
-        lines.append(" ".join(cells))
-    for mode in dict.fromkeys(row["mode"] for row in record["litmus"]):
-        rows = [row for row in record["litmus"] if row["mode"] == mode]
-        torn = sum(row["torn"] for row in rows)
-        lines.append(f"litmus {mode}: {_lost(rows)} adds lost, {torn} values torn")
-    lines += [
-        f"{row['result']} {row['name']}: {row['found']}"
-        for row in record["checks"]
-        if row["result"] in TROUBLE or row["name"].startswith("backend ")
-    ]
-    lines.append(f"pair: {record.get('pair')}")
-    lines += [f"{option}: {choice}" for option, choice, _ in _verdict_rows(record["verdict"])]
-    room = PASTE_LINES - 2
-    if len(lines) > room:
-        lines[room - 1 :] = [f"{len(lines) - room + 1} more lines: mlxhog doctor --json"]
-    lines += [
-        'Paste this into an issue with the template "A Mac\'s report", whatever the result',
-        f"({TEMPLATE} of the repository).",
-    ]
-    return "\n".join(line[:PASTE_WIDTH].replace("\n", " ") for line in lines)
-
-
-def answer(record: Row) -> str:
-    """Return a line that says whether all promises hold."""
-    failed, tried = record["failed"], _tried(record)
+def _answer(record: Row) -> str:
+    """A line that says whether all promises hold."""
+    failed, tried, workers = record["failed"], _tried(record), record["verdict"]["workers"]
     if failed:
         return FailureNote(f"FAILED: {len(failed)} of {len(tried)} checks fail here.")
-    if untold := [row for row in tried if _untold(row)]:
+    if n := sum(row.get("result") == CheckResult.UNCLEAR or "untold" in row for row in tried):
         return FailureNote(
-            f"{len(untold)} of {len(tried)} checks are {BUSY}; the others pass here."
+            f"{n} of {len(tried)} checks are unclear on a busy machine ({AGAIN}); the others pass "
+            "here."
         )
-    if not record["verdict"]["workers"]["auto"]:
-        return FailureNote(f"No worker can run here: {record['verdict']['workers']['why']}")
+    if not workers["auto"]:
+        return FailureNote(f"No worker can run here: {workers['why']}")
     return AnswerNote("Every promise holds here; `mlxhog train` needs no options.")
 
 
 def _tried(record: Row) -> list[Any]:
     return [row for name in ("checks", "litmus", "reads", "kernels") for row in record[name]]
-
-
-def _untold(row: Row) -> bool:
-    """Whether a row has no result, because the machine was busy."""
-    return row.get("result") == CheckResult.UNCLEAR or "untold" in row
-
-
-def _heading(record: Row) -> list[str]:
-    facts = record["facts"]
-    versions = facts["versions"]
-    cores = f"{facts['cores']} cores"
-    if facts["efficiency_cores"] is not None:
-        cores = f"{facts['cores']} + {facts['efficiency_cores']} cores"
-    machine = [facts["system"], facts["architecture"], facts["chip"], cores]
-    parts = [*filter(None, machine), format_bytes(facts["memory_bytes"])]
-    software = [f"{name} {versions[name]}" for name in ("mlxhog", "mlx", "torch", "numpy")]
-    return ["  ".join(parts), "  ".join([*software, f"python {facts['python']}"])]
-
-
-def _lost(rows: Sequence[Row]) -> str:
-    adds, lost = (sum(row[name] for row in rows) for name in ("adds", "lost"))
-    return f"{format_count(lost)} of {format_count(adds)}"
-
-
-def _kernel_rows(rows: Sequence[Row]) -> Iterator[tuple[str, str, str, str]]:
-    """Yield a line per Metal engine, and one per kernel that differs."""
-    for engine, group in groupby(rows, lambda row: row["engine"]):
-        trials = list(group)
-        wrong = [row for row in trials if not row["ok"]]
-        worst = max((row["max_error"] or 0.0 for row in trials), default=0.0)
-        agree = f"{len(trials) - len(wrong)} of {len(trials)} agree"
-        yield "FAIL" if wrong else "PASS", engine, agree, f"largest error {worst:.2g}"
-        for row in wrong:
-            why = f"error {row['max_error']}, allowed {row['tolerance']:.3g}"
-            yield "FAIL", engine, f"{row['name']} {row['instance']}", row.get("error", why)
-
-
-def _verdict_rows(verdict: Row) -> Iterator[tuple[str, str, str]]:
-    """Yield each option, its choice or whether it may be used, and the reason."""
-    yield "--workers auto", verdict["workers"]["auto"] or "none", verdict["workers"]["why"]
-    for name, each in verdict["kernels"].items():
-        yield f"--kernels auto, {name}", each["auto"], each["why"]
-    yield "--gpu-write auto", verdict["gpu_write"]["auto"], verdict["gpu_write"]["why"]
-    for option, key in (
-        ("--gpu-write metal", "gpu_write_metal"),
-        ("--determinism record", "record"),
-        ("--read live", "read_live"),
-    ):
-        for name, each in verdict[key].items():
-            yield f"{option}, {name}", "yes" if each["ok"] else "no", each["reason"]

@@ -35,6 +35,8 @@ FIRST_RUN_S = 5.0  # longest wait for the first run of a folder
 POLL_S = 0.1
 SOON_S = 0.5  # longest wait for a resumed run's answer, because text generation stops meanwhile
 
+_Opened = tuple[WeightSource, ModelConfig, Tokenizer, Path]
+
 
 def open_source(
     spec: str,
@@ -77,20 +79,36 @@ def open_source(
         EnvironmentLacks: the backend is not installed.
         ArenaError: the run that trains cannot be read, for example because of another version.
     """
+    run = _begun(spec, root, wait_s, say, pause)
+    if run is not None:
+        source, config, tokenizer, path = _RunReader(run, weights, mode).open()
+    else:
+        opened = formats.open(checkpoint.locate(spec, root))
+        source = _of_checkpoint(opened, weights, mode)
+        config, tokenizer, path = opened.config, opened.text_tokenizer(), opened.path
+    # If torch's thread pool spins between its jobs, the native operators lack its cores.
+    policy = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
+    try:
+        with environment(policy):
+            return source, Model(backends.create_alone(backend), config, tokenizer, path)
+    except BaseException:
+        source.close()
+        raise
+
+
+def _begun(
+    spec: str, root: Path, wait_s: float, say: Tell, pause: Callable[[float], object]
+) -> Run | None:
+    """The run that `spec` names, once it has begun; None if it names no run."""
     began = time.monotonic()
     starting: Run | None = None  # a run that was waited for is never replaced by an earlier one
     while True:
         run, spent_s = starting or _run(spec, root), time.monotonic() - began
         if run is None:
-            if spec == "latest" and spent_s < min(wait_s, FIRST_RUN_S) and not runs.list_runs(root):
-                pause(POLL_S)
-                continue
-            opened = formats.open(checkpoint.locate(spec, root))
-            source: WeightSource = _of_checkpoint(opened, weights, mode)
-            return source, _model(
-                source, backend, opened.config, opened.text_tokenizer(), opened.path
-            )
-        if run.is_starting():
+            is_early = spec == "latest" and spent_s < min(wait_s, FIRST_RUN_S)
+            if not is_early or runs.list_runs(root):
+                return None
+        elif run.is_starting():
             if spent_s >= wait_s:
                 raise RunError(
                     f"run {run.name} is still starting and has no weights yet; try again later, or "
@@ -100,18 +118,16 @@ def open_source(
                 reason = f"run {run.name} is starting: no weights yet"
                 say(f"{reason}; waiting up to {wait_s:g} s (--wait)")
             starting = run
-            pause(POLL_S)
-            continue
-        if starting is not None and not runs.is_run(run.directory):
+        elif starting is not None and not runs.is_run(run.directory):
             raise RunError(
                 f"run {run.name} ended before it had weights; its terminal shows the reason"
             )
-        source, config, tokenizer, path = _RunReader(run, weights, mode).open()
-        return source, _model(source, backend, config, tokenizer, path)
+        else:
+            return run
+        pause(POLL_S)
 
 
 def _run(spec: str, root: Path) -> Run | None:
-    """The run that `spec` names; None if it names no run, but for example a checkpoint."""
     try:
         return None if files.candidates(expanded(spec)) else runs.find(spec, root)
     except (RunError, OSError):
@@ -130,18 +146,15 @@ class _RunReader:
 
     def __init__(self, run: Run, weights: str, mode: str) -> None:
         self._run, self._weights, self._mode = run, weights, mode
-        self._model: ModelConfig | None = None
+        self._model: ModelConfig | None = None  # of the first one, whose backend stays
 
-    def open(self) -> tuple[WeightSource, ModelConfig, Tokenizer, Path]:
-        """Return the source, and the model of the run with its tokenizer and path."""
+    def open(self) -> _Opened:
         run, note = self._run, ""
         if self._mode != CHECKPOINT:
             checked_mode(self._mode)
             if run.is_locked():
                 try:
-                    config, tokenizer, live = self._attached(CONNECT_S)
-                    self._model = config
-                    return live, config, tokenizer, run.directory
+                    return self._attached(CONNECT_S)
                 except _ReadCheckpoint as reason:
                     note = str(reason)
         try:
@@ -151,14 +164,14 @@ class _RunReader:
         self._model = opened.config
         note = f"{note}, so its newest checkpoint is read" if note else ""
         source = _of_checkpoint(opened, self._weights, self._mode, note)
-        source.successor = self.after
+        source.successor = self._after
         return source, opened.config, opened.text_tokenizer(), opened.path
 
-    def after(self, version: int) -> WeightSource | None:
-        """Return a source on the resumed run, or on a checkpoint after a version, or None."""
+    def _after(self, version: int) -> WeightSource | None:
+        """A source on the resumed run, or on a checkpoint after a version, or None."""
         if self._mode != CHECKPOINT and self._run.is_locked():
             with suppress(_ReadCheckpoint, MlxhogError):  # silent, starting, or another version
-                *_, live = self._attached(SOON_S)
+                live, *_ = self._attached(SOON_S)
                 if not live.ended():
                     return live
                 live.close()
@@ -166,15 +179,12 @@ class _RunReader:
             path = checkpoint.latest(self._run)
             if manifest.read(path)["step"] > version:
                 source = _of_checkpoint(formats.open(path), self._weights, self._mode)
-                source.successor = self.after
+                source.successor = self._after
                 return source
         return None
 
-    def _attached(self, patience_s: float) -> tuple[ModelConfig, Tokenizer, RunWeights]:
-        """Attach to the run while it trains.
-
-        Args:
-            patience_s: longest wait for an answer of its process.
+    def _attached(self, patience_s: float) -> _Opened:
+        """Attach to the run while it trains, whose process may take `patience_s` to answer.
 
         Raises:
             _ReadCheckpoint: the run does not answer, is starting or has just ended, or has no
@@ -196,9 +206,10 @@ class _RunReader:
             raise
         try:
             config, tokenizer = checkpoint.read_model(run.architecture)
+            self._model = self._model or config
             source = RunWeights(
                 arena,
-                self._model or config,  # the backend is of the first one
+                self._model,
                 name=run.name,
                 mode=self._mode,
                 weights=self._weights,
@@ -210,22 +221,8 @@ class _RunReader:
                 reason = silent if isinstance(error, NoAnswer) else str(error)
                 raise _ReadCheckpoint(reason) from error
             raise
-        source.successor = self.after
-        return config, tokenizer, source
-
-
-def _model(
-    source: WeightSource, backend: str, config: ModelConfig, tokenizer: Tokenizer, path: Path
-) -> Model:
-    """Start the backend; if that fails, close the source."""
-    # If torch's thread pool spins between its jobs, the native operators lack its cores.
-    policy = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
-    try:
-        with environment(policy):
-            return Model(backends.create_alone(backend), config, tokenizer, path)
-    except BaseException:
-        source.close()
-        raise
+        source.successor = self._after
+        return source, config, tokenizer, run.directory
 
 
 def _of_checkpoint(opened: Opened, weights: str, mode: str, note: str = "") -> CheckpointWeights:

@@ -56,8 +56,6 @@ class Loaded:
 class WeightSource:
     """Weights that may change, for the thread of the backend that it loads into.
 
-    The methods here are those of weights that never change.
-
     Attributes:
         mode: one of `READ_MODES`.
         whose: name of the run, average or checkpoint of the weights, in words.
@@ -122,9 +120,9 @@ class CheckpointWeights(WeightSource):
         tensors: Mapping[str, NDArray[Any]],
         *,
         version: int | None,
-        mode: str = READ_MODES[0],
-        weights: str = "float32",
-        note: str = "",
+        mode: str,
+        weights: str,
+        note: str,
     ) -> None:
         self.mode, self.note, self.counts_updates = checked_mode(mode), note, version is not None
         run = run_of(path)
@@ -153,16 +151,14 @@ class WeightFollower:
     It can replace the backend in text generation (`RecurrentModel`): then it loads newer weights
     before each token, except with `pinned_per_sequence`. After the source has ended, it looks for
     the source's successor: the resumed run, or a newer checkpoint. For the thread of the backend.
+
+    Raises:
+        CheckpointError: the weights are not finite.
     """
 
     def __init__(self, source: WeightSource, backend: Backend) -> None:
-        """Load the newest weights.
-
-        Raises:
-            CheckpointError: the weights are not finite.
-        """
+        """Load the newest weights."""
         self.source, self.backend = source, backend
-        self._replaced = False  # whether the source is another than that of the loaded weights
         self._load()
         # The first load also prepared the backend: its time does not count.
         self._load_after = self._look_after = 0.0
@@ -170,7 +166,7 @@ class WeightFollower:
     def _load(self) -> None:
         began = monotonic()
         self._loaded = self.source.load(self.backend)
-        self._replaced = False
+        self._replaced = False  # whether the source is another than that of the loaded weights
         ended = monotonic()
         self._load_after = ended + (ended - began) / LOADING_PART
 
@@ -188,17 +184,14 @@ class WeightFollower:
         return self._replaced or self.source.has_newer()
 
     def refresh(self, *, in_sequence: bool) -> Loaded:
-        """Load newer weights if there are any and they are due; call it between two tokens.
+        """Load newer weights if there are any and they are due; returns those of the next token.
 
-        Loading takes at most a tenth of the time, so a large model changes less often than the run
-        publishes copies. So does the look for a successor.
+        Call it between two tokens. Loading takes at most a tenth of the time, so a large model
+        changes less often than the run publishes copies. So does the look for a successor.
 
         Args:
             in_sequence: whether an answer is in progress, which keeps its weights in mode
                 `pinned_per_sequence`.
-
-        Returns:
-            The weights for the next token.
         """
         is_pinned = in_sequence and self.source.mode == "pinned_per_sequence"
         if not is_pinned and monotonic() >= self._load_after and self.has_newer():
@@ -229,7 +222,7 @@ class WeightFollower:
 
 
 def checked_mode(mode: str) -> str:
-    """Check a read mode and return it.
+    """Return a read mode.
 
     Raises:
         ConfigError: the mode does not exist.

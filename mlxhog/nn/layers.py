@@ -1,8 +1,8 @@
 """Stacks of xLSTM layers, and what their modules have in common in PyTorch and MLX.
 
-The layers are those of the language models: `models/mad/layers/xlstm_v1.py` for the variant "v1",
-the layers of the first paper, and `xlstm_large.py` beside it for "large", those of xLSTM-7B.
-Parameters have the names and layouts of the xlstm package:
+The layers are those of the language models, `models/mad/layers/xlstm.py`: the variant "v1" has the
+layers of the first paper, "large" those of xLSTM-7B. Parameters have the names and layouts of the
+xlstm package:
 
     one layer                    conv1d.conv.weight, ...
     several                      layers.0.conv1d.conv.weight, ..., layers.1.conv1d.conv.weight, ...
@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +59,7 @@ class Stack:
         input_size: width of the input.
     """
 
-    cfg: XLSTMV1Config | XLSTMLargeConfig
+    cfg: ModelConfig
     blocks: Sequence[int]
     input_size: int
     whole_blocks: bool = False
@@ -145,9 +145,8 @@ class Stack:
         Raises:
             ConfigError: an array is not float32.
         """
-        parts = () if state is None else (part for layer in state for part in layer)
-        named = [("the input", x), *params.items(), *(("the state", part) for part in parts)]
-        for name, array in named:
+        parts = [("the state", part) for layer in state or () for part in layer]
+        for name, array in [("the input", x), *params.items(), *parts]:
             if not str(array.dtype).endswith("float32"):
                 raise ConfigError(
                     f"{name} is {array.dtype}, but these layers compute in float32; convert it"
@@ -178,8 +177,7 @@ class Stack:
             if self.whole_blocks:
                 x, end = model.run_block(self.cfg, block, of_model, x, before, run)
             else:
-                (part,) = block
-                x, end = part.forward(of_model, x, before, run)
+                x, end = block[0].forward(of_model, x, before, run)
             after.append(end)
         x = xp.where(spoilt, math.nan, x)
         if order is not None:
@@ -196,14 +194,14 @@ def _renamed(name: str, prefixes: Mapping[str, str]) -> str:
 
 def _config(
     cell: str, variant: str, width: int, n: int, dropout: float, options: Mapping[str, Any]
-) -> XLSTMV1Config | XLSTMLargeConfig:
+) -> ModelConfig:
     """Return the language model of n blocks that has the layers; its errors name its fields."""
-    cfg: XLSTMV1Config | XLSTMLargeConfig
+    cfg: ModelConfig
+    sizes = {"vocab_size": 1, "hidden_size": width, "num_hidden_layers": n}
     if variant == "large" and cell == "mlstm":
         if dropout:
             raise ConfigError(f"dropout is {dropout}, but xLSTM Large has none; use variant v1")
-        sizes = {"vocab_size": 1, "hidden_size": width, "num_hidden_layers": n, "num_heads": 4}
-        cfg = XLSTMLargeConfig.from_dict(sizes | dict(options), strict=True)
+        cfg = XLSTMLargeConfig.from_dict(sizes | {"num_heads": 4, **options}, strict=True)
     elif variant == "v1" and cell in ("mlstm", "slstm"):
         layer = dict(options)
         whole = {key: layer.pop(key) for key in ("bias", "chunk_size") if key in layer}
@@ -211,15 +209,9 @@ def _config(
         if cell == "slstm":
             ffn = layer.pop("feedforward", {})
             block["feedforward"] = None if ffn is None else {"dropout": dropout, **ffn}
-        data = {
-            "vocab_size": 1,
-            "embedding_dim": width,
-            "num_blocks": n,
-            "dropout": dropout,
-            "slstm_at": [*range(n)] if cell == "slstm" else [],
-            f"{cell}_block": block,
-        }
-        cfg = XLSTMV1Config.from_dict(data | whole, strict=True)
+        at = [*range(n)] if cell == "slstm" else []
+        data = {**sizes, "dropout": dropout, "slstm_at": at, f"{cell}_block": block, **whole}
+        cfg = XLSTMV1Config.from_dict(data, strict=True)
     else:
         raise ConfigError(
             f"cell {cell!r} of variant {variant!r} does not exist; choose mlstm or slstm of v1, "
@@ -332,37 +324,10 @@ class Module:
         return f"{sizes}, batch_first={self.batch_first}"
 
 
-class SLSTM(Module):
-    """sLSTM layers where `nn.LSTM` stands: the package's sLSTMLayer, `num_layers` times.
+class Recurrent(Module):
+    """Layers of one cell where `nn.LSTM` stands, `num_layers` times; arguments as of `Module`."""
 
-    Its output is normalised within each head, so nothing has to follow.
-    """
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        *,
-        batch_first: bool | None = None,
-        dropout: float = 0.0,
-        kernels: str = "auto",
-        **options: Any,
-    ) -> None:
-        """Make the layers; arguments as of `Module`.
-
-        Options are `num_heads` (4), `conv1d_kernel_size` (4; 0 for none), `bias_init`,
-        `recurrent_weight_init` and `group_norm_weight`.
-        """
-        cfg = _config(
-            "slstm", "v1", hidden_size, num_layers, dropout, {**options, "feedforward": None}
-        )
-        stack = Stack(cfg=cfg, blocks=range(num_layers), input_size=input_size)
-        super().__init__(stack, batch_first=batch_first, kernels=kernels)
-
-
-class MLSTM(Module):
-    """mLSTM layers where `nn.LSTM` stands: the package's mLSTMLayer, `num_layers` times."""
+    cell: ClassVar[str]
 
     def __init__(
         self,
@@ -376,17 +341,35 @@ class MLSTM(Module):
         kernels: str = "auto",
         **options: Any,
     ) -> None:
-        """Make the layers; arguments as of `Module`.
-
-        The variant "v1" widens its input and has a convolution. Options are `num_heads` (4) and
-        `chunk_size`, which changes only the speed; of "v1" `conv1d_kernel_size`,
-        `qkv_proj_blocksize`, `proj_factor`, `round_proj_up_dim_up`, `round_proj_up_to_multiple_of`
-        and `bias`; of "large" `use_bias`, `qk_dim_factor`, `v_dim_factor`, `gate_soft_cap`,
-        `norm_eps` and `eps`.
-        """
-        cfg = _config("mlstm", variant, hidden_size, num_layers, dropout, options)
+        """Make the layers; the class names their options."""
+        if self.cell == "slstm":
+            options["feedforward"] = None
+        cfg = _config(self.cell, variant, hidden_size, num_layers, dropout, options)
         stack = Stack(cfg=cfg, blocks=range(num_layers), input_size=input_size)
         super().__init__(stack, batch_first=batch_first, kernels=kernels)
+
+
+class SLSTM(Recurrent):
+    """sLSTM layers where `nn.LSTM` stands: the package's sLSTMLayer.
+
+    Its output is normalised within each head, so nothing has to follow. Options are `num_heads`
+    (4), `conv1d_kernel_size` (4; 0 for none), `bias_init`, `recurrent_weight_init` and
+    `group_norm_weight`.
+    """
+
+    cell = "slstm"
+
+
+class MLSTM(Recurrent):
+    """mLSTM layers where `nn.LSTM` stands: the package's mLSTMLayer.
+
+    The variant "v1" widens its input and has a convolution. Options are `num_heads` (4) and
+    `chunk_size`, which changes only the speed; of "v1" `conv1d_kernel_size`, `qkv_proj_blocksize`,
+    `proj_factor`, `round_proj_up_dim_up`, `round_proj_up_to_multiple_of` and `bias`; of "large"
+    `use_bias`, `qk_dim_factor`, `v_dim_factor`, `gate_soft_cap`, `norm_eps` and `eps`.
+    """
+
+    cell = "mlstm"
 
 
 class XLSTMBlock(Module):

@@ -1,15 +1,10 @@
-"""Compute a subject by every side, each backend in a child process of its own; compare all numbers.
-
-`compare_sides` and `computed_results` run in the parent, `compute_side` in the child. Arrays travel
-by files in a folder that is removed when the block ends, also by an error.
-"""
+"""Compute a subject by every side, each backend in a child process; compare all numbers."""
 
 from __future__ import annotations
 
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -18,11 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from mlxhog.arena.child import Child, Failed, Lane
 from mlxhog.backends import precision
-from mlxhog.base import tensors
 from mlxhog.errors import ConfigError, EnvironmentLacks, WorkerFailed
 from mlxhog.parity import compare, engines, optimizers, tolerances
 from mlxhog.parity.compare import ComparedTensor
@@ -38,42 +31,35 @@ from mlxhog.parity.subject import (
 from mlxhog.report.views import TellStep
 
 PATIENCE_S = 60.0  # for the rest of a message that has begun to arrive
-INPUT, FIXED = "input/", "fixed/"
 
 
-@contextmanager
 def computed_results(
     subject: ParitySubject,
     sides: Sequence[ParitySide],
-    perturbed: Mapping[str, Mapping[str, Array]],
+    changed: Mapping[str, Results],
     tell: TellStep,
-) -> Iterator[dict[str, Results]]:
-    """Compute the results of every side; their files exist until the block ends.
+) -> dict[str, Results]:
+    """Compute the results of every side, in the order of the computation.
 
     Args:
         subject: of the computation.
         sides: that compute it; those of one backend follow each other.
-        perturbed: other values of inputs, by side.
+        changed: other values of inputs, by side.
         tell: called with (side, "") when a side begins.
 
     Raises:
         ConfigError: the model cannot be computed, for example a layer of a plugin.
         WorkerFailed: a side could not compute it, or its process died; has its last words.
     """
-    with tempfile.TemporaryDirectory(prefix="mlxhog-parity-") as name, ExitStack() as stack:
-        folder = Path(name)
-        arrays, changed = folder / "arrays.safetensors", folder / "perturbed.safetensors"
-        _save(arrays, {INPUT: subject.inputs, FIXED: subject.fixed})
-        for values in perturbed.values():
-            _save(changed, {INPUT: values})
+    results: dict[str, Results] = {}
+    with ExitStack() as stack:
         running: dict[Any, tuple[Child, list[ParitySide]]] = {}
-        orders: dict[str, list[str]] = {}
 
         def begin(child: Child, waiting: list[ParitySide]) -> None:
             side = waiting[0]
             tell(side.name, "")
-            files = [arrays, *[changed] * (side.name in perturbed)]
-            child.start(0, compute_side, side, subject.settings(), files, _file(folder, side))
+            inputs = {**subject.inputs, **changed.get(side.name, {})}
+            child.start(0, compute_side, side, replace(subject, inputs=inputs))
 
         for _, group in groupby(sides, lambda side: side.backend):
             child = stack.enter_context(Child())
@@ -83,65 +69,29 @@ def computed_results(
             for pipe in connection.wait(list(running)):
                 child, waiting = running[pipe]
                 side = waiting.pop(0)
-                orders[side.name] = _take(child, side)
+                results[side.name] = _take(child, side)
                 if waiting:
                     begin(child, waiting)
                 else:
                     del running[pipe]
                     child.close()
-        by_side: dict[str, Results] = {}
-        for side in sides:
-            values = tensors.read(_file(folder, side))
-            by_side[side.name] = {name: values[name] for name in orders[side.name]}
-        yield by_side
+    return {side.name: results[side.name] for side in sides}
 
 
-def _save(path: Path, parts: Mapping[str, Mapping[str, Array]]) -> None:
-    save_file(
-        {
-            before + name: np.ascontiguousarray(value).reshape(np.shape(value))
-            for before, part in parts.items()
-            for name, value in part.items()
-        },
-        path,
-    )
-
-
-def _file(folder: Path, side: ParitySide) -> Path:
-    return folder / f"{side.name.replace(':', '-')}.safetensors"
-
-
-def _take(child: Child, side: ParitySide) -> list[str]:
-    """Return the names of a side's results, which have arrived, in order."""
+def _take(child: Child, side: ParitySide) -> Results:
+    """Return a side's results, which have arrived."""
     try:
-        names: list[str] = child.take(0, PATIENCE_S)
+        results: Results = child.take(0, PATIENCE_S)
     except Failed as failure:
         problem = str(failure).removeprefix("ConfigError: ")  # for example of a plugin's layer
         kind = WorkerFailed if problem == str(failure) else ConfigError
         raise kind(f"{side.name} cannot compute it: {problem}") from failure
-    return names
+    return results
 
 
-def compute_side(
-    lane: Lane, side: ParitySide, subject: ParitySubject, files: Sequence[Path], target: Path
-) -> list[str]:
-    """Compute a side's results; returns their names in the order of the computation.
-
-    Args:
-        lane: of the child.
-        side: that computes.
-        subject: of the computation, without arrays.
-        files: the subject's arrays; those of a later file replace earlier ones.
-        target: file to write.
-    """
-    arrays: dict[str, Array] = {}
-    for file in files:
-        arrays |= tensors.read(file)
-    inputs = {k.removeprefix(INPUT): v for k, v in arrays.items() if k.startswith(INPUT)}
-    fixed = {k.removeprefix(FIXED): v for k, v in arrays.items() if k.startswith(FIXED)}
-    computed = dict(side_results(side, replace(subject, inputs=inputs, fixed=fixed)))
-    _save(target, {"": computed})
-    return list(computed)
+def compute_side(lane: Lane, side: ParitySide, subject: ParitySubject) -> Results:
+    """In a child: compute a side's results."""
+    return dict(side_results(side, subject))
 
 
 def side_results(side: ParitySide, subject: ParitySubject) -> NamedArrays:
@@ -156,6 +106,11 @@ def side_results(side: ParitySide, subject: ParitySubject) -> NamedArrays:
     yield from engines.results(engine, subject, subject.inputs, steps)
 
 
+def engine_of(side: ParitySide) -> FrameworkEngine:
+    """Import the side's framework and start it."""
+    return FrameworkEngine(side.backend, side.kernels)
+
+
 def precision_results(engine: FrameworkEngine) -> NamedArrays:
     """Compute the probes of `mlxhog.backends.precision` by an engine."""
     for name, probe in precision.PROBES.items():
@@ -165,27 +120,21 @@ def precision_results(engine: FrameworkEngine) -> NamedArrays:
 def _reference(subject: ParitySubject) -> NamedArrays:
     """Compute the results in float64, and how far they move when the inputs are rounded."""
 
-    def exact(moved: Mapping[str, Array], tokenwise: bool = False) -> NamedArrays:
+    def exact(moved: Results, tokenwise: bool = False) -> NamedArrays:
         steps = optimizers.reference
         return engines.results(NumPyEngine(), subject, moved, steps, tokenwise=tokenwise)
 
-    def gradients(moved: Mapping[str, Array], *, rounded: bool) -> Mapping[str, Array]:
+    def gradients(moved: Results, *, rounded: bool) -> Results:
         engine = NumPyEngine(rounded=rounded)
         engine.load(subject.cfg, moved)
         return engine.differentiate(subject.fixed["tokens"], subject.fixed["targets"])[1]
 
-    inputs = subject.inputs
-    right = dict(exact(inputs, tokenwise=True))
+    right = dict(exact(subject.inputs, tokenwise=True))
     yield from right.items()
-    yield from tolerances.measure(right, inputs, exact)
+    yield from tolerances.measure(right, subject.inputs, exact)
     if "targets" in subject.fixed:
-        near = partial(gradients, rounded=True)
-        yield from tolerances.measure_noise(inputs, partial(gradients, rounded=False), near)
-
-
-def engine_of(side: ParitySide) -> FrameworkEngine:
-    """Import the side's framework and start it."""
-    return FrameworkEngine(side.backend, side.kernels)
+        both = (partial(gradients, rounded=rounded) for rounded in (False, True))
+        yield from tolerances.measure_noise(subject.inputs, *both)
 
 
 # -- the comparison --------------------------------------------------------------------------------
@@ -249,7 +198,7 @@ def compare_sides(
     """Compute a subject by every side and compare every number.
 
     Args:
-        subject: checked.
+        subject: with its arrays.
         sides: that compute it, the reference first.
         tell: called with (side, "") when a side begins.
         perturb: an input whose value is changed for the first side after the reference.
@@ -263,27 +212,29 @@ def compare_sides(
     """
     if len(sides) < 2:
         raise ConfigError(f"{sides[0].name} is the only side; give --backends two names")
-    begin = time.perf_counter()
-    named = None if perturb is None else (perturb, sides[1].name)
-    other: dict[str, dict[str, Array]] = {}
+    begin, named, changed = time.perf_counter(), None, dict[str, Results]()
     if perturb is not None:
-        other[sides[1].name] = {perturb: perturbed(subject.inputs, perturb, seed)}
-    with computed_results(subject, sides, other, tell) as by_side:
-        rows, computed = compare_all(subject, sides, by_side)
-        bad = compare.first_bad(rows, computed)
-        if save is not None:
-            arrays: dict[str, Any] = {
-                f"{side}/{name}": x for side, mine in computed.items() for name, x in mine.items()
-            }
-            try:
-                with save.open("wb") as file:
-                    np.savez(file, **arrays)
-            except OSError as error:
-                save.unlink(missing_ok=True)
-                raise EnvironmentLacks(
-                    f"--save {save}: {error.strerror or error}; choose another place"
-                ) from error
+        named = perturb, sides[1].name
+        changed[sides[1].name] = {perturb: perturbed(subject.inputs, perturb, seed)}
+    rows, computed = compare_all(subject, sides, computed_results(subject, sides, changed, tell))
+    if save is not None:
+        _save(save, computed)
+    bad = compare.first_bad(rows, computed)
     return ParityReport(subject, sides, rows, bad, named, time.perf_counter() - begin)
+
+
+def _save(path: Path, computed: Mapping[str, Results]) -> None:
+    arrays: dict[str, Any] = {
+        f"{side}/{name}": x for side, mine in computed.items() for name, x in mine.items()
+    }
+    try:
+        with path.open("wb") as file:
+            np.savez(file, **arrays)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise EnvironmentLacks(
+            f"--save {path}: {error.strerror or error}; choose another place"
+        ) from error
 
 
 def compare_all(
@@ -294,14 +245,14 @@ def compare_all(
     Args:
         subject: of the computation.
         sides: that computed it, the reference first.
-        by_side: results of every side by its name, as `computed_results` yields them.
+        by_side: results of every side by its name, those of NumPy with their conditions.
 
     Returns:
         The compared tensors, and the results without the conditions among them.
     """
-    computed: dict[str, Results] = {}
+    computed: dict[str, dict[str, Array]] = {}
     conditions: dict[str, float] = {}
     for name, mine in by_side.items():
         computed[name], known = tolerances.split(mine)
         conditions |= known
-    return list(compare.rows(subject, sides, computed, conditions)), computed
+    return list(compare.rows(subject, sides, computed, conditions)), dict(computed)

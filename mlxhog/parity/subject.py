@@ -1,8 +1,7 @@
 """The subject of a comparison: an architecture or a checkpoint; and the sides that compute it.
 
 A subject is known before its arrays, which are drawn or read only when they are needed. So a model
-that is too large for this machine is refused before. Processes get its settings by pickle and its
-arrays by file. Its sides are
+that is too large for this machine is refused before. Its sides are
 
     numpy                   float64, the reference of the others
     torch:cpu, mlx:cpu ..   a backend with the kernels that training would use there
@@ -117,10 +116,6 @@ class ParitySubject:
             notes.append("a single token has no target: no loss, no gradient, no steps")
         return replace(self, draw=None, inputs=inputs, fixed=fixed, notes=tuple(notes))
 
-    def settings(self) -> ParitySubject:
-        """Return it without its arrays, for another process."""
-        return replace(self, draw=None, inputs={}, fixed={})
-
 
 def open_subject(
     kind: str, where: str, runs: Path, changes: str | None = None, **sizes: Any
@@ -233,11 +228,6 @@ def parameter_after(name: str) -> str | None:
     """Return the parameter NAME of a result after/RULE/NAME; None for other results."""
     kind, _, rest = name.partition("/")
     return rest.partition("/")[2] if kind == "after" else None
-
-
-def first(where: Array) -> tuple[int, ...]:
-    """Return the index of the first true entry."""
-    return tuple(int(i) for i in np.unravel_index(int(np.argmax(where)), where.shape))
 
 
 NUMPY = "numpy"

@@ -1,43 +1,35 @@
-"""The tolerances: how far two sides may differ, and why, in one table.
+"""How far two sides may differ, and why, in one table.
 
 A tensor may differ from its exact value by the sum of
 
-1. the effect of rounding the inputs: `roundings` times the movement of the reference when each of
-   its inputs is rounded once more (`measure`), or, if that is more, the share `of_largest` of the
-   largest entry of the expected tensor;
-2. the effect of rounding on terms that cancel at any input: the share `of_all` of the largest entry
-   of all tensors of this kind. So other tensors measure a gradient that should vanish (behind a
-   closed gate). Between our own CPU backends a gradient is allowed less if the reference shows
-   (`noise`) that its terms are smaller;
+1. the effect of rounding the inputs: `roundings` times its condition, how far the reference moves
+   when every input is rounded once more; or, if that is more, the share `of_largest` of the largest
+   entry of the expected tensor;
+2. the effect of rounding on terms that cancel at any input, such as the gradient of a gate that the
+   normaliser divides out: the share `of_all` of the largest entry of all tensors of this kind.
+   Between our own CPU backends a gradient is allowed less where its noise says so;
 3. the rounding of the result itself: `LAST_PLACES` times the spacing of float32 at its largest
    entry; for a parameter after some steps, one more for each step;
 4. for a parameter after some steps, the effect of 2. in its gradients on the steps
    (`optimizers.AMPLIFICATION`);
 5. `atol`.
 
-Two float32 sides may each be off by that, so they may differ by twice as much. If no condition is
-known (NumPy has no gradient for some families), only the table counts.
+Two float32 sides may each be off by that. If no condition is known, only the table counts.
 
-Conditions: how far results move when every input is rounded once more. A denominator that nearly
-cancels enlarges the rounding errors of every program, and steps of an optimizer enlarge them again:
-in a model with 8 layers, one rounding of the parameters moved the third gradient by 1 % of it. So
-the reference computes everything again, steps of optimizers included, from parameters that are off
-by 1, 16 and 32 half units in the last place of float32. The largest movement per half unit is the
-condition of a result; its tolerance grows with it.
+Conditions: a denominator that nearly cancels enlarges the rounding errors of every program, and
+steps of an optimizer enlarge them again: in a model with 8 layers, one rounding of the parameters
+moved the third gradient by 1 % of it. So the reference computes everything again, steps included,
+from parameters that are off by 1, 16 and 32 half units in the last place of float32, the larger
+amounts in two opposite directions: near a point where a function is not smooth (relu and selu at 0,
+a maximum whose arguments change places) an entry may have either gradient, and a single rounding
+would not show that. One selu in 200 random models was 3e-7 from 0, and moved its gradient by 2 %.
 
-The larger amounts, each in two opposite directions, are for functions that are not smooth: relu and
-selu at 0, or a maximum whose arguments change places. In float32, an entry within a few roundings
-of such a point may have either gradient, and a single rounding would not show that. One selu in 200
-random models was 3e-7 from 0, and moved its gradient by 2 % of the largest.
-
-Rounding the inputs does not show sums that cancel at any input, like the gradient of a gate that
-the normaliser divides out. `Tolerance.of_all` is for those. The size of their terms is measured for
-each gradient: the reference computes it again at three inputs, with every intermediate result
-rounded to float32. The largest movement of an entry is the noise of this gradient. Errors of the
+Noise: the reference computes every gradient again at three inputs, with each intermediate result
+rounded to float32; the largest movement of an entry is the noise of this gradient. Errors of the
 CPU backends in 100 random models were up to 7 times the noise, or up to 0.2 roundings of the
 largest gradient if the reference's terms cancel exactly. Without the noise a wrong sign passed in
-one of 200 models: all backends knew this entry to 1/200, but its gradient was 1/40,000 of the
-largest, and `of_all` alone allowed 28 times the error of any backend.
+one of 200 models: its entry was 1/40,000 of the largest gradient, and `of_all` alone allowed 28
+times the error of any backend.
 """
 
 from __future__ import annotations
@@ -91,8 +83,6 @@ FLOAT32 = {
         atol=2e-6,
         of_largest=1e-2,
     ),
-    "h": Tolerance("float32 rounding of a cell alone", **asdict(ALLOWED["h"])),
-    "y": Tolerance("float32 rounding of one operator", **asdict(ALLOWED["y"])),
     "step": Tolerance("units of the parameter's rounding per step, optimizers.py"),
     **{
         kind: Tolerance("float32 rounding, backends/precision.py", of_largest=most)

@@ -78,24 +78,14 @@ def require(otherwise: str) -> None:
 
 
 def panel(theme: Theme, width: float = 7.5, height: float = 4.4) -> tuple[Figure, Axes]:
-    """Return a figure with one pair of axes; sizes are in inches."""
-    figure = blank(theme, width, height)
-    axes = figure.subplots()
-    style(axes, theme)
-    return figure, axes
-
-
-def blank(theme: Theme, width: float, height: float) -> Figure:
-    """Return a figure without axes."""
+    """Return a figure with one pair of axes, without a frame; sizes are in inches."""
     # It logs where its cache is, and that it builds one.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from matplotlib.figure import Figure  # takes 0.5 s, so only plots import it
 
-    return Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor=theme.paper)
-
-
-def style(axes: Axes, theme: Theme) -> None:
-    """Draw axes in the colors of a theme, without a frame."""
+    size = (width, height)
+    figure = Figure(figsize=size, dpi=DPI, layout="constrained", facecolor=theme.paper)
+    axes = figure.subplots()
     axes.set_facecolor(theme.paper)
     axes.tick_params(colors=theme.ink, which="both", labelsize=8)
     for side, spine in axes.spines.items():
@@ -106,6 +96,7 @@ def style(axes: Axes, theme: Theme) -> None:
         label.set_fontsize(9)
     axes.grid(visible=True, color=theme.faint, linewidth=0.5, alpha=0.6)
     axes.set_axisbelow(True)
+    return figure, axes
 
 
 def title(axes: Axes, theme: Theme, text: str) -> None:

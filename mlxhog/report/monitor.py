@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -23,29 +23,11 @@ from mlxhog.data.heldout import bits_per_byte
 from mlxhog.data.prepare import Prepared
 from mlxhog.errors import MlxhogError
 from mlxhog.report.machines import machines_of
-from mlxhog.report.metrics import (
-    COUNTS,
-    Doing,
-    Evaluation,
-    Progress,
-    StepTimes,
-    WorkerReport,
-)
+from mlxhog.report.metrics import COUNTS, Doing, Evaluation, Progress, StepTimes, WorkerReport
+from mlxhog.report.shares import TIMES
 
 WINDOW_S = 5.0  # throughput and loss are averages over this time
-
-
 MOST_TIMES = 4096  # number of newest steps of a worker whose times are stored
-
-
-class _Step(NamedTuple):
-    """The numbers of a step that the averages need."""
-
-    t_ns: int
-    tokens: int
-    n_bytes: int
-    loss: float
-    nats: float
 
 
 class Monitor:
@@ -72,7 +54,7 @@ class Monitor:
         self._counting: threading.Thread | None = None
         slots = range(1, arena.layout.max_workers + 1)
         self._rings = {slot: Ring(arena.segment(f"ring.{slot}")) for slot in slots}
-        self._recent: dict[int, deque[_Step]] = {slot: deque() for slot in slots}
+        self._recent: dict[int, deque[np.void]] = {slot: deque() for slot in slots}
         self.evaluation = Evaluation()
         self.loss: float | None = None
         self.train_bits_per_byte: float | None = None
@@ -114,27 +96,11 @@ class Monitor:
         """Read the records that workers have written since the last call."""
         since_ns = monotonic_ns() - WINDOW_S * 1e9
         for slot, ring in self._rings.items():
-            recent, staleness = self._recent[slot], self._staleness[slot]
+            recent = self._recent[slot]
             for record in ring.drain():
                 if record["kind"] == RecordKind.STEP:
-                    t_ns = int(record["t_ns"])
-                    self._first_step_ns = min(t_ns, self._first_step_ns or t_ns)
-                    staleness[int(record["staleness"])] += 1
-                    if self.on_step is not None:
-                        self.on_step(slot, record)
-                    self._times[slot].take(
-                        t_ns,
-                        **{name: float(record[name]) for name in StepTimes.PARTS},
-                    )
-                    recent.append(
-                        _Step(
-                            t_ns=t_ns,
-                            tokens=int(record["tokens"]),
-                            n_bytes=int(record["n_bytes"]),
-                            loss=float(record["loss"]),
-                            nats=float(record["nats"]),
-                        )
-                    )
+                    recent.append(record)
+                    self._take_step(slot, record)
                 elif record["kind"] == RecordKind.SAMPLE:
                     self.samples += 1
                 elif record["n_bytes"]:
@@ -146,19 +112,27 @@ class Monitor:
                     )
                     self.evaluations += 1
                     self.evaluating_s += float(record["compute_s"])
-            while len(recent) > 2 and recent[0].t_ns < since_ns:  # two steps give a speed
+            while len(recent) > 2 and recent[0]["t_ns"] < since_ns:  # two steps give a speed
                 recent.popleft()
         steps = [
             step
             for recent in self._recent.values()
             for step in recent
-            if step.t_ns >= since_ns and math.isfinite(step.loss)
+            if step["t_ns"] >= since_ns and math.isfinite(step["loss"])
         ]
         if steps:
-            self.loss = float(np.mean([step.loss for step in steps]))
-        if n_bytes := sum(step.n_bytes for step in steps):
-            nats = sum(step.nats for step in steps)
+            self.loss = float(np.mean([float(step["loss"]) for step in steps]))
+        if n_bytes := sum(int(step["n_bytes"]) for step in steps):
+            nats = sum(float(step["nats"]) for step in steps)
             self.train_bits_per_byte = bits_per_byte(nats, n_bytes)
+
+    def _take_step(self, slot: int, record: np.void) -> None:
+        t_ns = int(record["t_ns"])
+        self._first_step_ns = min(t_ns, self._first_step_ns or t_ns)
+        self._staleness[slot][int(record["staleness"])] += 1
+        if self.on_step is not None:
+            self.on_step(slot, record)
+        self._times[slot].take(t_ns, **{name: float(record[name]) for name in StepTimes.PARTS})
 
     def take_evaluation(self, nats: float, n_bytes: int, tokens: int, step: int) -> None:
         """Store an evaluation of held-out text: its nats, bytes and labels, and the run's step."""
@@ -220,6 +194,9 @@ class Monitor:
             entry = self.arena.workers.entry(slot)
             has_left = entry.state == State.FREE and entry.generation > 0
             applied = entry.steps - entry.dropped
+            seconds: dict[str, Any] = {
+                f"{name}_s": round(getattr(entry, f"{name}_ns") / 1e9, 3) for name in TIMES
+            }
             reports.append(
                 WorkerReport(
                     slot=slot,
@@ -234,13 +211,7 @@ class Monitor:
                     dropped=entry.dropped,
                     memory_bytes=entry.rss_bytes,
                     staleness=_ascending(self._staleness[slot]),
-                    read_s=round(entry.read_ns / 1e9, 3),
-                    compute_s=round(entry.compute_ns / 1e9, 3),
-                    apply_s=round(entry.apply_ns / 1e9, 3),
-                    wait_s=round(entry.wait_ns / 1e9, 3),
-                    forward_s=round(entry.forward_ns / 1e9, 3),
-                    optimizer_s=round(entry.optimizer_ns / 1e9, 3),
-                    other_s=round(entry.other_ns / 1e9, 3),
+                    **seconds,
                     rate_share=entry.rate_sum / total_rate if total_rate else None,
                 )
             )
@@ -314,16 +285,17 @@ def _ascending(counts: Counter[int]) -> dict[int, int]:
     return dict(sorted(counts.items()))
 
 
-def _rate(recent: deque[_Step]) -> float:
+def _rate(recent: deque[np.void]) -> float:
     """Tokens per second between the first and the last record.
 
     0 if the last record is older than the window and than the time of two steps.
     """
     if len(recent) < 2:
         return 0.0
-    spent_ns = max(recent[-1].t_ns - recent[0].t_ns, 1)
+    last_ns = int(recent[-1]["t_ns"])
+    spent_ns = max(last_ns - int(recent[0]["t_ns"]), 1)
     still_ns = max(WINDOW_S * 1e9, 2 * spent_ns / (len(recent) - 1))
-    if monotonic_ns() - recent[-1].t_ns > still_ns:
+    if monotonic_ns() - last_ns > still_ns:
         return 0.0
-    tokens = sum(step.tokens for step in recent) - recent[0].tokens
+    tokens = sum(int(step["tokens"]) for step in recent) - int(recent[0]["tokens"])
     return tokens / (spent_ns / 1e9)

@@ -10,7 +10,7 @@ from typing import TextIO
 from mlxhog.base.quantities import format_count
 from mlxhog.report.metrics import Doing, Progress, WorkerReport, heading, losses
 from mlxhog.report.streams import console, printable
-from mlxhog.report.views import LineView, Observer, Silence, in_notebook, may_redraw
+from mlxhog.report.views import LineView, Observer, View, in_notebook, may_redraw
 
 MOST_WORKERS = 4  # a line lists up to this many workers one by one
 
@@ -28,7 +28,7 @@ def observer(
         environ: environment of this process.
     """
     if quiet:
-        return Silence[Progress]()
+        return View[Progress]()
     notebook = in_notebook()
     if not notebook and not may_redraw(stream, environ):
         return PlainLines(stream)
@@ -80,17 +80,14 @@ def line(progress: Progress) -> str:
     return "  ".join(parts)
 
 
-def _workers(workers: Sequence[WorkerReport]) -> Iterator[str]:
+def _workers(workers: Sequence[WorkerReport]) -> list[str]:
     """Each worker; of many workers, the number in each state."""
-    if len(workers) <= MOST_WORKERS:
-        yield from map(_worker, workers)
-        return
-    states = Counter(worker.state for worker in workers)
-    yield f"{len(workers)} workers: {', '.join(f'{n} {state}' for state, n in states.items())}"
-
-
-def _worker(worker: WorkerReport) -> str:
-    return (
+    if len(workers) > MOST_WORKERS:
+        states = Counter(worker.state for worker in workers)
+        counts = ", ".join(f"{n} {state}" for state, n in states.items())
+        return [f"{len(workers)} workers: {counts}"]
+    return [
         f"[{worker.slot} {worker.backend} {worker.state} {worker.steps} steps "
         f"{format_count(worker.tokens_per_s)} tok/s staleness {worker.mean_staleness:.1f}]"
-    )
+        for worker in workers
+    ]

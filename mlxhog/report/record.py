@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from mlxhog.base import reading
+from mlxhog.base.paths import words
 from mlxhog.base.quantities import format_bytes, format_count, format_duration, format_value
 from mlxhog.base.typed import fill, read
 from mlxhog.checkpoint.run import DAMAGED, RUNNING, STARTING, Run
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import by_flat_names, read_yaml, specs_of
-from mlxhog.data.encodings import words
 from mlxhog.errors import ConfigError, RunError, message_of
 from mlxhog.report.history import History
 from mlxhog.report.metrics import (
@@ -77,37 +77,25 @@ class RunRecord:
         Raises:
             RunError: the metrics cannot be read.
         """
-        self.status = self.run.read_status()
-        self.notes = []
+        self.status, notes = self.run.read_status(), list[str]()
+        self.notes = notes
         try:
             self.history.update()
         except OSError as error:
             raise RunError(f"{self.run.metrics_path} cannot be read: {error.strerror}") from error
         self.progress = self.history.progress
-        if not self.config:
-            self._read_config()
-        self._read_events()
-        self._note()
-
-    def _read_config(self) -> None:
         try:
-            layer = by_flat_names(read_yaml(self.run.config_path))
+            if not self.config:
+                layer = by_flat_names(read_yaml(self.run.config_path))
+                self.config = {name: value for name, (value, _) in layer.items()}
         except ConfigError as error:
-            self.notes.append(f"the configuration of the run cannot be read: {error}")
-            return
-        self.config = {name: value for name, (value, _) in layer.items()}
-
-    def _read_events(self) -> None:
+            notes.append(f"the configuration of the run cannot be read: {error}")
         try:
             fresh = self._log.update()
-            self.events += fresh
+            self.events = [*self.events, *fresh][-MOST_EVENTS:]
             self.n_events += len(fresh)
         except (OSError, ValueError) as error:
-            self.notes.append(f"{self._log.path.name} cannot be read: {message_of(error)}")
-        del self.events[:-MOST_EVENTS]
-
-    def _note(self) -> None:
-        notes = self.notes
+            notes.append(f"{self._log.path.name} cannot be read: {message_of(error)}")
         if self.status.get("status") == DAMAGED or not self.status:
             notes.append("run.json is missing or damaged: status and result are unknown")
         if self.history.damaged:
@@ -121,10 +109,10 @@ class RunRecord:
                 "their numbers cannot be compared"
             )
         if not len(self.history):
-            first = "the first ones are written two seconds after training begins"
-            is_early = self.status.get("status") in ("starting", "running")
             notes.append(
-                f"no numbers yet: {first}" if is_early else "no numbers: nothing was trained"
+                "no numbers yet: the first ones are written two seconds after training begins"
+                if self.is_running
+                else "no numbers: nothing was trained"
             )
         elif not self._log.path.exists():
             notes.append("events.jsonl is missing: messages and samples are unknown")
@@ -226,9 +214,10 @@ class RunRecord:
         workers = [worker.backend for _, worker in sorted(history.workers.items())]
         restarts = result.get("restarts", sum(w.restarts for w in history.workers.values()))
         error = self.status.get("error")
-        return {
+        larger, machines = self.larger_score, (fill(Progress, result) if result else now).machines
+        rows = {
             "status": self.state,
-            **({"error": printable_lines(str(error))[:MOST_TEXT]} if error else {}),
+            "error": printable_lines(str(error))[:MOST_TEXT] if error else None,
             "training time": _spelled(seconds, format_duration),
             "first step after": _spelled(now.first_step_s, format_duration),
             "steps": _spelled(last("step"), lambda n: f"{n:,.0f}"),
@@ -236,26 +225,20 @@ class RunRecord:
             "tokens/s": _spelled(rate_of_all, format_count),
             "train bits per byte": number(last("train_bits_per_byte")),
             "held-out bits per byte": number(last("val_bits_per_byte")) + self.scored_at,
-            **({"of held-out text": text} if (text := self.evaluated_text) else {}),
-            **(
-                {"larger held-out score": f"{number(larger[0])} of {larger[1]}"}
-                if (larger := self.larger_score)
-                else {}
-            ),
-            **({"beside counts": text} if (text := self.counts_text) else {}),
+            "of held-out text": self.evaluated_text or None,
+            "larger held-out score": larger and f"{number(larger[0])} of {larger[1]}",
+            "beside counts": self.counts_text or None,
             "lost updates": rate(last("lost_update_rate")),
             "strategy": self.strategy,
             "workers": ", ".join(workers) or "-",
-            **{
-                f"machine {one.name}": str(one)
-                for one in (fill(Progress, result) if result else now).machines
-            },
+            **{f"machine {one.name}": str(one) for one in machines},
             "workers restarted": str(restarts) if len(history) else "-",
             "steps dropped": str(_whole(result.get("dropped_steps", dropped))),
             "batches torn": str(_whole(result.get("torn"))),
             "largest memory of all workers": _spelled(max(memory, default=None), format_bytes),
             "parameters": _spelled(_plain(self.status.get("parameters")), format_count),
         }
+        return {name: value for name, value in rows.items() if value is not None}
 
     def machine(self) -> dict[str, str]:
         """The rows of a table about the machine: name -> value."""

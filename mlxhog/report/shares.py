@@ -21,15 +21,15 @@ from typing import Any
 
 from mlxhog.base.quantities import format_share
 
-Report = Mapping[str, Any]
-"""The fields of a worker's report."""
+TIMES = ("read", "compute", "apply", "wait", "forward", "optimizer", "other")
+"""Times of a worker in its report, which has them with the ending `_s`."""
 
 PARTS = ("forward", "backward", "gradient", "optimizer", "read", "write", "wait", "other")
 GRADIENT = PARTS[:3]
 """Of these a worker has the first two, or the last."""
 
 
-def shares(workers: Iterable[Report]) -> dict[str, float]:
+def shares(workers: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """Shares of the parts in all steps of some workers, in the order of `PARTS`; their sum is 1.
 
     Args:
@@ -40,24 +40,17 @@ def shares(workers: Iterable[Report]) -> dict[str, float]:
     """
     totals = dict.fromkeys(PARTS, 0.0)
     for worker in workers:
-        read_s, compute_s, apply_s, wait_s, forward_s, optimizer_s, other_s = (
-            _seconds(worker.get(f"{name}_s"))
-            for name in ("read", "compute", "apply", "wait", "forward", "optimizer", "other")
-        )
-        totals["forward"] += forward_s
-        totals["backward" if forward_s else "gradient"] += max(0.0, compute_s - forward_s)
-        totals["optimizer"] += optimizer_s
-        totals["read"] += read_s
-        totals["write"] += max(0.0, apply_s - optimizer_s)
-        totals["wait"] += wait_s
-        totals["other"] += other_s
+        seconds = {name: _seconds(worker.get(f"{name}_s")) for name in TIMES}
+        compute_s, apply_s = seconds.pop("compute"), seconds.pop("apply")
+        seconds["backward" if seconds["forward"] else "gradient"] = compute_s - seconds["forward"]
+        seconds["write"] = apply_s - seconds["optimizer"]
+        for name, spent in seconds.items():
+            totals[name] += max(0.0, spent)
     whole_s = sum(totals.values())
-    if not whole_s:
-        return {}
     return {
-        name: round(seconds / whole_s, 4)
-        for name, seconds in totals.items()
-        if seconds or name not in GRADIENT
+        name: round(spent / whole_s, 4)
+        for name, spent in totals.items()
+        if whole_s and (spent or name not in GRADIENT)
     }
 
 
@@ -87,6 +80,5 @@ def rows(by_worker: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
 
 def _seconds(value: object) -> float:
     """A number of a report, 0 if it is damaged."""
-    if type(value) not in (int, float) or not 0 <= value < math.inf:  # type: ignore[operator]
-        return 0.0
-    return float(value)  # type: ignore[arg-type]
+    is_sound = type(value) in (int, float) and 0 <= value < math.inf  # type: ignore[operator]
+    return float(value) if is_sound else 0.0  # type: ignore[arg-type]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from io import StringIO
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TextIO, TypeVar
@@ -39,7 +38,7 @@ Tell = Callable[[str], None]
 """Shows the user a line."""
 
 TellStep = Callable[[str, str], None]
-"""Shows the user a part of the work and its step ("" for none); a `PartLine` is one."""
+"""Shows the user a part of the work and its step ("" for none); a `StatusLine` is one."""
 
 
 def may_redraw(stream: TextIO, environ: Mapping[str, str] = os.environ) -> bool:
@@ -57,8 +56,8 @@ def in_notebook() -> bool:
     return getattr(shell, "kernel", None) is not None
 
 
-class View(ABC, Generic[P]):
-    """A view; `show` writes a message, `draw` writes the state."""
+class View(Generic[P]):
+    """A view that shows nothing; others define how to `show` a message and `draw` the state."""
 
     def __init__(self) -> None:
         self._message: str | None = None
@@ -77,23 +76,11 @@ class View(ABC, Generic[P]):
         self._message = progress.message
         self.draw(progress)
 
-    @abstractmethod
     def show(self, message: str) -> None:
         """Show a message."""
 
-    @abstractmethod
     def draw(self, progress: P) -> None:
         """Show the newest state."""
-
-
-class Silence(View[P]):
-    """A view that shows nothing."""
-
-    def show(self, message: str) -> None:
-        """Show nothing."""
-
-    def draw(self, progress: P) -> None:
-        """Show nothing."""
 
 
 class LineView(View[P]):
@@ -112,8 +99,7 @@ class LineView(View[P]):
 
     def show(self, message: str) -> None:
         """Write lines."""
-        for line in message.split("\n"):
-            self._stream.write("".join(f"{part}\n" for part in wrapped(line)))
+        self._stream.write("".join(f"{part}\n" for part in wrapped(message)))
         self._stream.flush()
 
     def draw(self, progress: P) -> None:
@@ -121,9 +107,9 @@ class LineView(View[P]):
         for text in self.news(progress):
             self.show(text)
 
-    @abstractmethod
     def news(self, progress: P) -> Iterator[str]:
         """Yield lines that have not been written."""
+        raise NotImplementedError
 
     def due(self) -> bool:
         """Whether a line of the state is due; if so, the next one is due `every_s` later."""
@@ -194,11 +180,10 @@ class LiveView(View[P]):
             force_jupyter=False,
         )
         page.print(*self._messages, self._picture, sep="\n")
+        code = f'<pre style="{self.STYLE}">{{code}}</pre>'
         output = {
             "text/plain": page.export_text(clear=False),
-            "text/html": page.export_html(
-                inline_styles=True, code_format=f'<pre style="{self.STYLE}">{{code}}</pre>'
-            ),
+            "text/html": page.export_html(inline_styles=True, code_format=code),
         }
         if self._cell is None:
             display = importlib.import_module("IPython.display").display
@@ -206,15 +191,16 @@ class LiveView(View[P]):
         else:
             self._cell.update(output, raw=True)
 
-    @abstractmethod
     def picture(self, progress: P) -> RenderableType:
         """Return the picture of the newest state."""
+        raise NotImplementedError
 
 
 class StatusLine:
     """One line of a terminal that changes while a command works, and disappears at the end.
 
-    A context manager over the line; without a terminal it shows nothing.
+    A context manager over the line. Called with (part, step) it shows the next step of the work.
+    Without a terminal it writes a line for each part, and nothing of `show`.
 
     Args:
         stream: where to write.
@@ -227,10 +213,19 @@ class StatusLine:
 
     def __init__(self, stream: TextIO, *, quiet: bool) -> None:
         self.quiet, self.live, self._stream = quiet, not quiet and may_redraw(stream), stream
+        self._part = ""
         self._status: Any = None
         if self.live:
             self._console = console(stream)
             self._status = self._console.status("")
+
+    def __call__(self, part: str, step: str) -> None:
+        """Show the next step."""
+        if self.live:
+            self.show(f"{part}  {step}".rstrip())
+        elif part != self._part:
+            self.tell(f"{part} ...")
+        self._part = part
 
     def show(self, text: str) -> None:
         """Replace the text of the line."""
@@ -241,16 +236,14 @@ class StatusLine:
 
     def tell(self, message: str) -> None:
         """Write a line that stays, above the changing one; nothing if `quiet`."""
-        if self.quiet:
-            return
         if self._status is not None:
             from rich.text import Text
 
             for line in wrapped(message):
                 self._console.print(Text(line))
-            return
-        self._stream.write("".join(f"{line}\n" for line in wrapped(message)))
-        self._stream.flush()
+        elif not self.quiet:
+            self._stream.write("".join(f"{line}\n" for line in wrapped(message)))
+            self._stream.flush()
 
     def __enter__(self) -> Self:
         """Take over a line of the terminal."""
@@ -264,41 +257,18 @@ class StatusLine:
             self._status.stop()
 
 
-class PartLine(StatusLine):
-    """Called with (part, step) before each step; a pipe gets a line per part.
+def numbered(tell: TellStep, count: int) -> TellStep:
+    """Number the `count` parts of a command's work: `2 of 9: backends`.
 
     Args:
-        stream: where to write.
-        quiet: write nothing.
+        tell: called with (numbered part, step), such as a `StatusLine`.
+        count: number of parts; a new name of the part begins the next one.
     """
+    parts = list[str]()
 
-    def __init__(self, stream: TextIO, *, quiet: bool) -> None:
-        super().__init__(stream, quiet=quiet)
-        self._part = ""
+    def told(part: str, step: str) -> None:
+        if parts[-1:] != [part]:
+            parts.append(part)
+        tell(f"{len(parts)} of {count}: {part}", step)
 
-    def __call__(self, part: str, step: str) -> None:
-        """Show the next step."""
-        if self.live:
-            self.show(f"{part}  {step}".rstrip())
-        elif part != self._part:
-            self.tell(f"{part} ...")
-        self._part = part
-
-
-class Stages:
-    """Numbers the parts of a command's work and shows each: `2 of 9: backends`.
-
-    Args:
-        tell: called with (part, step), such as a `PartLine`.
-        count: number of parts.
-    """
-
-    def __init__(self, tell: TellStep, count: int) -> None:
-        self._tell, self._count = tell, count
-        self._number, self._part = 0, ""
-
-    def __call__(self, part: str, step: str) -> None:
-        """Show a step of a part; a new name of the part begins the next part."""
-        if part != self._part:
-            self._part, self._number = part, self._number + 1
-        self._tell(f"{self._number} of {self._count}: {part}", step)
+    return told

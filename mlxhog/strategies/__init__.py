@@ -10,16 +10,13 @@ from mlxhog.config.choices import STRATEGIES
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.strategy import StrategyChoice, of
 from mlxhog.errors import ConfigError
+from mlxhog.strategies.averaging import AvgRuns, DiLoCo, FedProx, LocalSGD, Scaffold
 from mlxhog.strategies.context import Context, Idle, Lease, StrategyWorker, TicketPart, WriteResult
-from mlxhog.strategies.diloco import DiLoCo
 from mlxhog.strategies.disjoint import Disjoint
-from mlxhog.strategies.fedprox import FedProx
 from mlxhog.strategies.hogwild import Hogwild
 from mlxhog.strategies.in_order import InOrder
-from mlxhog.strategies.local import AvgRuns, LocalSGD
 from mlxhog.strategies.locked import Aig, Locked
 from mlxhog.strategies.recorded import Recorded
-from mlxhog.strategies.scaffold import Scaffold
 from mlxhog.strategies.server import SSP, AsyncPS
 from mlxhog.strategies.strategy import Strategy
 from mlxhog.strategies.sync import Sync

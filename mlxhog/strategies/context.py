@@ -7,12 +7,13 @@ step. It works on a `Context`, the same for all strategies.
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from mlxhog.arena import Arena
 from mlxhog.arena.control import Command
@@ -83,25 +84,6 @@ class WriteResult:
     staleness: int = 0
     version: int = 0
     too_late: bool = False
-
-
-class StrategyWorker(Protocol):
-    """One worker's part of a strategy."""
-
-    def claim(self) -> Lease | Idle:
-        """Take the next batch. `Idle.DONE` once no more will come in this training phase."""
-
-    def read(self) -> None:
-        """Make the parameters this gradient is evaluated at visible to the backend."""
-
-    def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
-        """Apply the mean gradient of `samples` sequences, or drop it if it is not finite.
-
-        Without a sequence `grads` is empty. Ends the lease.
-        """
-
-    def counts_step(self) -> bool:
-        """Whether the batch just written counts as a step: one of P averaged ones does."""
 
 
 @dataclass
@@ -227,9 +209,8 @@ class Context:
         return not self.training()
 
     def paused(self) -> bool:
-        """Whether workers must hold still, for a checkpoint or for a round between machines."""
-        counters = self.arena.counters
-        return bool(counters.load("pause") or counters.load("round_pause"))
+        """Whether workers must hold still, for a checkpoint."""
+        return bool(self.arena.counters.load("pause"))
 
     def progress(self) -> float:
         """Share of the whole run that is done, in [0, 1]."""
@@ -288,6 +269,33 @@ class Context:
     def copy_to_inbox(self) -> None:
         """Copy the current model to the backend, without any prediction."""
         show_model(self.strategy, self.arena, self.backend, self.threads)
+
+
+class StrategyWorker(ABC):
+    """One worker's part of a strategy."""
+
+    def __init__(self, context: Context) -> None:
+        """Prepare it, in its process."""
+        self.context = context
+
+    @abstractmethod
+    def claim(self) -> Lease | Idle:
+        """Take the next batch. `Idle.DONE` once no more will come in this training phase."""
+
+    @abstractmethod
+    def read(self) -> None:
+        """Make the parameters this gradient is evaluated at visible to the backend."""
+
+    @abstractmethod
+    def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
+        """Apply the mean gradient of `samples` sequences, or drop it if it is not finite.
+
+        Without a sequence `grads` is empty. Ends the lease.
+        """
+
+    def counts_step(self) -> bool:
+        """Whether the batch just written counts as a step: one of P averaged ones does."""
+        return True
 
 
 def show_model(strategy: Strategy, arena: Arena, backend: Backend, threads: int = 1) -> None:

@@ -31,12 +31,12 @@ from mlxhog.strategies.delays import Delays
 from mlxhog.strategies.strategy import Strategy
 
 
-class HogwildWorker:
+class HogwildWorker(StrategyWorker):
     """Read, compute, add."""
 
     def __init__(self, context: Context) -> None:
-        """Prepare one worker."""
-        self.context, self._state = context, context.entry  # whose optimizer's steps it counts
+        super().__init__(context)
+        self._state = context.entry  # whose optimizer's steps it counts
         arena = context.arena
         self._live = context.backend.inbox.ctypes.data == arena.params.ctypes.data
         self._follow(context.live_workers)
@@ -52,10 +52,6 @@ class HogwildWorker:
                 context.arena.segment(name).fill(0.0)
         self._reader = look_ahead.reader(context.arena, context.config, workers)
         self._target = context.target(context.slot)
-
-    def counts_step(self) -> bool:
-        """Every batch is a step."""
-        return True
 
     def claim(self) -> Lease | Idle:
         """Take any free ticket."""

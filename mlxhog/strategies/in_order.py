@@ -30,7 +30,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -48,118 +48,6 @@ from mlxhog.strategies.delays import Delays
 from mlxhog.strategies.rounds import Numbered, NumberedWorker, StepRecord
 
 LONGEST_NAP_S = 2e-4
-
-
-class InOrder(Numbered):
-    """Steps in a fixed order, of workers or of one process that simulates them."""
-
-    def __post_init__(self) -> None:
-        """Refuse a second process of `sim`.
-
-        Raises:
-            ConfigError: there is one.
-        """
-        if isinstance(self.choice, choices.Sim) and self.workers > 1:
-            raise ConfigError(
-                f"strategy sim simulates its workers in one process, and workers asks for "
-                f"{self.workers}; name one, such as --workers mlx:cpu, or take the simulated "
-                "strategy itself"
-            )
-
-    @cached_property
-    def rule(self) -> SimulatedStaleness:
-        """The worker and the staleness of each step."""
-        if isinstance(self.choice, choices.Sim):
-            return self.choice.rule
-        return SimulatedStaleness.parse(f"fixed:{self.workers - 1}")
-
-    @cached_property
-    def course(self) -> Course:
-        """The worker and the staleness of each step, by its number."""
-        return self.rule.course(self.config.seed)
-
-    @property
-    def slots(self) -> int:
-        """One for each worker, for its optimizer state, even if it is simulated."""
-        return self.rule.workers
-
-    @property
-    def in_flight(self) -> int:
-        """Most gradients that are computed at once: a gradient, and the steps it does not see."""
-        return self.rule.most + 1
-
-    def groups(self) -> dict[str, tuple[int, str]]:
-        """The words of the table above."""
-        return {"run": (1, "turn open_below first tokens"), "copy": (self.in_flight, "version")}
-
-    def kept_segments(self) -> tuple[str, ...]:
-        """The parameters after each of the last steps, and what looking ahead needs."""
-        return (*self.past(), *look_ahead.segments(self.config, self.in_flight))
-
-    def past(self) -> tuple[str, ...]:
-        """Segments of the parameters after each of the last steps."""
-        return tuple(f"turns.after.{k}" for k in range(self.in_flight))
-
-    def state_slots(self, arena: Arena) -> tuple[int, ...]:
-        """Those of the workers."""
-        return tuple(range(1, self.slots + 1))
-
-    def worker(self, context: Context) -> InOrderWorker:
-        """Prepare one worker, or the process that simulates all."""
-        return InOrderWorker(context)
-
-    def begin(self, arena: Arena, position: Mapping[str, Any] | None = None) -> None:
-        """Begin with the arena's parameters, or where it was left off."""
-        words, version = self.words(arena), arena.counters.load("version")
-        # Another rule keeps other copies: the age of a gradient begins at 0 again.
-        if position is None or len(position["versions"]) != self.in_flight:
-            position = {"turn": 0, "versions": [version] * self.in_flight}
-            updates.snapshot(arena.segment(self.past()[0]), arena.params)
-        for name in ("turn", "open_below", "first"):
-            words[name] = position["turn"]
-        for k, own in enumerate(position["versions"]):
-            words["version", k] = own
-
-    def position(self, arena: Arena) -> dict[str, Any]:
-        """The number of the turn, and the versions of all copies."""
-        words = self.words(arena)
-        versions = [words["version", k] for k in range(self.in_flight)]
-        return {"turn": words["turn"], "versions": versions}
-
-    def steps_done(self, arena: Arena, ledger: Ledger) -> int:
-        """Turns of this call that are over; each is a step."""
-        words = self.words(arena)
-        return words["turn"] - words["first"]
-
-    def between_steps(self, arena: Arena) -> bool:
-        """Whether no turn is open."""
-        words = self.words(arena)
-        return words["turn"] == words["open_below"]
-
-    def settle(self, arena: Arena, ledger: Ledger) -> None:
-        """End the turn of a worker that died after its step."""
-        words = self.words(arena)
-        turn = words["turn"]
-        number = arena.counters.load("first_ticket") + turn - words["first"]
-        if record := self.unfinished(words, turn % self.workers, ledger, number):
-            self.take_in(arena, words, turn, record)
-            words["turn"] = turn + 1
-        super().settle(arena, ledger)
-
-    def since(self, step: int) -> int:
-        """Steps after the same worker's previous one up to this, this one included."""
-        worker, earlier = self.course.at(step).worker, range(step - 1, -1, -1)
-        return next((step - k for k in earlier if self.course.at(k).worker == worker), step + 1)
-
-    def take_in(self, arena: Arena, words: Words, step: int, record: StepRecord) -> None:
-        """Store the counts of a step's record, and copy; doing it twice changes nothing."""
-        arena.workers.entry(self.course.at(step).worker + 1).opt_step = record.opt_step
-        arena.counters.store("version", record.version)
-        words["tokens"] = record.tokens
-        k = (step + 1) % self.in_flight
-        reader = look_ahead.reader(arena, self.config, self.in_flight)
-        reader.read(arena.segment(self.past()[k]))
-        words["version", k] = record.version
 
 
 class InOrderWorker(NumberedWorker):
@@ -253,3 +141,113 @@ class InOrderWorker(NumberedWorker):
         words["turn"] = turn + 1
         staleness = max(0, record.version - record.applied - entry.version_read)
         return WriteResult(record.applied, staleness, record.version, too_late=late)
+
+
+class InOrder(Numbered):
+    """Steps in a fixed order, of workers or of one process that simulates them."""
+
+    Worker: ClassVar[type[Any]] = InOrderWorker
+
+    def __post_init__(self) -> None:
+        """Refuse a second process of `sim`.
+
+        Raises:
+            ConfigError: there is one.
+        """
+        if isinstance(self.choice, choices.Sim) and self.workers > 1:
+            raise ConfigError(
+                f"strategy sim simulates its workers in one process, and workers asks for "
+                f"{self.workers}; name one, such as --workers mlx:cpu, or take the simulated "
+                "strategy itself"
+            )
+
+    @cached_property
+    def rule(self) -> SimulatedStaleness:
+        """The worker and the staleness of each step."""
+        if isinstance(self.choice, choices.Sim):
+            return self.choice.rule
+        return SimulatedStaleness.parse(f"fixed:{self.workers - 1}")
+
+    @cached_property
+    def course(self) -> Course:
+        """The worker and the staleness of each step, by its number."""
+        return self.rule.course(self.config.seed)
+
+    @property
+    def slots(self) -> int:
+        """One for each worker, for its optimizer state, even if it is simulated."""
+        return self.rule.workers
+
+    @property
+    def in_flight(self) -> int:
+        """Most gradients that are computed at once: a gradient, and the steps it does not see."""
+        return self.rule.most + 1
+
+    def groups(self) -> dict[str, tuple[int, str]]:
+        """The words of the table above."""
+        return {"run": (1, "turn open_below first tokens"), "copy": (self.in_flight, "version")}
+
+    def kept_segments(self) -> tuple[str, ...]:
+        """The parameters after each of the last steps, and what looking ahead needs."""
+        return (*self.past(), *look_ahead.segments(self.config, self.in_flight))
+
+    def past(self) -> tuple[str, ...]:
+        """Segments of the parameters after each of the last steps."""
+        return tuple(f"turns.after.{k}" for k in range(self.in_flight))
+
+    def state_slots(self, arena: Arena) -> tuple[int, ...]:
+        """Those of the workers."""
+        return tuple(range(1, self.slots + 1))
+
+    def begin(self, arena: Arena, position: Mapping[str, Any] | None = None) -> None:
+        """Begin with the arena's parameters, or where it was left off."""
+        words, version = self.words(arena), arena.counters.load("version")
+        # Another rule keeps other copies: the age of a gradient begins at 0 again.
+        if position is None or len(position["versions"]) != self.in_flight:
+            position = {"turn": 0, "versions": [version] * self.in_flight}
+            updates.snapshot(arena.segment(self.past()[0]), arena.params)
+        for name in ("turn", "open_below", "first"):
+            words[name] = position["turn"]
+        for k, own in enumerate(position["versions"]):
+            words["version", k] = own
+
+    def position(self, arena: Arena) -> dict[str, Any]:
+        """The number of the turn, and the versions of all copies."""
+        words = self.words(arena)
+        versions = [words["version", k] for k in range(self.in_flight)]
+        return {"turn": words["turn"], "versions": versions}
+
+    def steps_done(self, arena: Arena, ledger: Ledger) -> int:
+        """Turns of this call that are over; each is a step."""
+        words = self.words(arena)
+        return words["turn"] - words["first"]
+
+    def between_steps(self, arena: Arena) -> bool:
+        """Whether no turn is open."""
+        words = self.words(arena)
+        return words["turn"] == words["open_below"]
+
+    def settle(self, arena: Arena, ledger: Ledger) -> None:
+        """End the turn of a worker that died after its step."""
+        words = self.words(arena)
+        turn = words["turn"]
+        number = arena.counters.load("first_ticket") + turn - words["first"]
+        if record := self.unfinished(words, turn % self.workers, ledger, number):
+            self.take_in(arena, words, turn, record)
+            words["turn"] = turn + 1
+        super().settle(arena, ledger)
+
+    def since(self, step: int) -> int:
+        """Steps after the same worker's previous one up to this, this one included."""
+        worker, earlier = self.course.at(step).worker, range(step - 1, -1, -1)
+        return next((step - k for k in earlier if self.course.at(k).worker == worker), step + 1)
+
+    def take_in(self, arena: Arena, words: Words, step: int, record: StepRecord) -> None:
+        """Store the counts of a step's record, and copy; doing it twice changes nothing."""
+        arena.workers.entry(self.course.at(step).worker + 1).opt_step = record.opt_step
+        arena.counters.store("version", record.version)
+        words["tokens"] = record.tokens
+        k = (step + 1) % self.in_flight
+        reader = look_ahead.reader(arena, self.config, self.in_flight)
+        reader.read(arena.segment(self.past()[k]))
+        words["version", k] = record.version

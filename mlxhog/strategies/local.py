@@ -1,25 +1,18 @@
-"""Local methods: workers train copies of the parameters for some steps, and then meet.
+"""Copies of the parameters that workers train for some steps, and then meet.
 
-A replica is a copy of the parameters that one worker trains, or several lock-free (`diloco`). In a
-round worker p takes K_p steps. Batches are assigned by number, in the order in which equally fast
-workers would take them: the first steps of all by rank, then the second ones, and so on. Step j of
-worker p in the round, both from 0, has the number
-
-    base + sum over q of min(K_q, j) + number of q < p with K_q > j       base: all earlier rounds
-
-so every number belongs to one step of one worker. With K steps for each of P workers it is
-base + j P + p. With a budget of steps or tokens reruns are equal bit for bit where each worker has
-a replica of its own.
+A replica is a copy that one worker trains, or several lock-free (`diloco`). In a round every worker
+takes K steps. Batches are assigned by number: step s of worker p, both from 0, has the number
+s P + p, so with a budget of steps or tokens reruns are equal bit for bit where each worker has a
+replica of its own.
 
 A meeting begins when rank 0 has seen every worker at the end of its round. It has the stages of the
-strategy. A stage begins when all workers have ended the one before, and doing one twice is
-harmless, so the replacement of a dead worker continues in the middle. The last stage begins the
-next round. `settle` holds a meeting for which all are ready when a run ends; a run that ends within
-a round ends with the average of the replicas.
+method (`averaging.py`). A stage begins when all workers have ended the one before, and doing one
+twice is harmless, so the replacement of a dead worker continues in the middle. The last stage
+begins the next round. `settle` holds a meeting for which all are ready when a run ends; a run that
+ends within a round ends with the average of the replicas.
 
     segment               dtype    meaning
     copies.1 .. copies.M  float32  the replicas
-    anchor                float32  the last average, of methods that need it (`Anchored`)
 
     word            meaning; counts of a worker continue over resumes
     decided         meetings that rank 0 has decided on
@@ -27,15 +20,13 @@ a round ends with the average of the replicas.
     steps_before    steps of all workers before this call; tokens_before and decided_before likewise
     steps           of each worker; its tokens and updates likewise
     stages          of meetings that it has ended
-    start, end      its steps at the beginning and the end of the round
-    updates_before  its updates at the beginning of the round
-    next_length     its steps in the round after the next meeting
+    start           its steps at the beginning of the round; its updates_before likewise
     batches         of each client, before the steps above
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final
 
@@ -45,279 +36,18 @@ from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.words import Words
 from mlxhog.backends.backend import Float32, Grads
-from mlxhog.errors import ConfigError
-from mlxhog.models.families import ModelConfig
 from mlxhog.optim import updates
-from mlxhog.optim.updates import Rows
 from mlxhog.strategies.context import Context, Idle, Lease, TicketPart, WriteResult
 from mlxhog.strategies.rounds import Numbered, NumberedWorker, StepRecord, last_record
 from mlxhog.strategies.strategy import all_reduce_bytes
 
-ANCHOR: Final = "anchor"
 NEVER: Final = 1 << 62
 """Steps of a round that has no end."""
-KEPT: Final = ("steps", "tokens", "updates", "start", "end", "updates_before")
+KEPT: Final = ("steps", "tokens", "updates", "start", "updates_before")
 """Words of each worker that a checkpoint keeps."""
 
 Stage = Callable[[Any, Arena, int], None]
-"""A part of a meeting: a function of the strategy, the arena and a rank."""
-
-
-@dataclass(frozen=True)
-class Local(Numbered):
-    """The common part of all local methods; by itself, runs that never meet.
-
-    Attributes:
-        client_tickets: batches in an epoch of each client's text; empty if all have one text.
-    """
-
-    client_tickets: tuple[int, ...] = ()
-
-    stages: ClassVar[tuple[Stage, ...]] = ()
-    """Of a meeting."""
-
-    # -- differences between the methods ---------------------------------------------------------
-
-    @property
-    def replicas(self) -> int:
-        """Copies of the parameters; the workers of each have neighbouring ranks."""
-        return self.workers
-
-    def steps_of_round(self, arena: Arena, done: int) -> Sequence[int]:
-        """Steps of each worker in a round that begins after `done` steps of the run."""
-        return [NEVER] * self.workers
-
-    def worker(self, context: Context) -> LocalWorker:
-        """Prepare one worker."""
-        return LocalWorker(context)
-
-    # -- segments --------------------------------------------------------------------------------
-
-    def replica_of(self, rank: int) -> int:
-        """The replica, from 0, that a worker trains."""
-        return rank * self.replicas // self.workers
-
-    def replica_segments(self) -> tuple[str, ...]:
-        """Their names."""
-        return tuple(f"copies.{k + 1}" for k in range(self.replicas))
-
-    def groups(self) -> dict[str, tuple[int, str]]:
-        """The words of the table above."""
-        return {
-            "run": (1, "decided steps_before tokens_before decided_before version_base"),
-            "worker": (self.workers, f"stages next_length {' '.join(KEPT)}"),
-            "client": (len(self.client_tickets), "batches"),
-        }
-
-    def kept_segments(self) -> tuple[str, ...]:
-        """Each replica's parameters."""
-        return self.replica_segments()
-
-    def share(self, arena: Arena, rank: int) -> slice:
-        """The floats that a worker computes in a meeting; the probe is in none of them."""
-        floats, last = arena.params.size, arena.layout.probe.offset
-        begin, end = floats * rank // self.workers, floats * (rank + 1) // self.workers
-        return slice(min(begin, last), min(end, last))
-
-    def average(self, arena: Arena, out: Float32, span: slice) -> None:
-        """Write the mean of the replicas into a part of `out`, added in their order.
-
-        Concurrency: where workers are stepping, elements are of different ages.
-        """
-        first, *others = (arena.segment(name)[span] for name in self.replica_segments())
-        mean = out[span]
-        np.copyto(mean, first)
-        for other in others:
-            mean += other
-        if others:
-            mean *= np.float32(1.0 / self.replicas)
-
-    # -- counts ----------------------------------------------------------------------------------
-
-    def before_next_step(self, words: Words, rank: int) -> tuple[int, int]:
-        """Numbers before a worker's next step j: those of earlier steps, those of step j."""
-        starts, ends = self.each(words, "start"), self.each(words, "end")
-        lengths = [end - start for end, start in zip(ends, starts, strict=True)]
-        j = words["steps", rank] - starts[rank]
-        earlier = sum(starts) + sum(min(length, j) for length in lengths)
-        return earlier, sum(length > j for length in lengths[:rank])
-
-    def at_end(self, words: Words) -> bool:
-        """Whether every worker has ended its round."""
-        return all(words["steps", rank] >= words["end", rank] for rank in range(self.workers))
-
-    def within_round(self, words: Words) -> bool:
-        """Whether any worker has taken a step of the round."""
-        return sum(self.each(words, "steps")) > sum(self.each(words, "start"))
-
-    def updates_in_round(self, arena: Arena, rank: int) -> int:
-        """Updates that a worker has made in the round."""
-        words = self.words(arena)
-        return words["updates", rank] - words["updates_before", rank]
-
-    def version(self, words: Words) -> int:
-        """Updates of the run."""
-        return words["version_base"] + sum(self.each(words, "updates"))
-
-    def take_in(self, arena: Arena, words: Words, rank: int, record: StepRecord) -> None:
-        """Store the counts of a step's record; doing it twice changes nothing."""
-        arena.workers.entry(rank + 1).opt_step = record.opt_step
-        words["updates", rank], words["tokens", rank] = record.version, record.tokens
-
-    def begin_next(self, arena: Arena, rank: int) -> None:
-        """Begin a worker's next round, at the end of a meeting; doing it twice is harmless."""
-        words = self.words(arena)
-        words["start", rank] = steps = words["steps", rank]
-        words["updates_before", rank] = words["updates", rank]
-        words["end", rank] = steps + words["next_length", rank]
-
-    def batches_of_steps(self, words: Words, client: int) -> int:
-        """Batches of a client that the steps in the words took: of its worker's, in turn."""
-        rank, place = client % self.workers, client // self.workers
-        clients = range(rank, len(self.client_tickets), self.workers)
-        passes, rest = divmod(words["steps", rank], len(clients))
-        return passes + (place < rest)
-
-    # -- beginning and resuming ------------------------------------------------------------------
-
-    def begin(self, arena: Arena, position: Mapping[str, Any] | None = None) -> None:
-        """Start every replica from the arena's parameters, or where it left off."""
-        words, version = self.words(arena), arena.counters.load("version")
-        if position is None:
-            words["version_base"] = version
-            for name in self.replica_segments():
-                updates.snapshot(arena.segment(name), arena.params)
-            for rank, steps in enumerate(self.steps_of_round(arena, version)):
-                words["end", rank] = steps
-            return
-        arena.counters.store("first_ticket", position["first_ticket"])
-        for name in KEPT:
-            for rank, value in enumerate(position[name]):
-                words[name, rank] = value
-        words["steps_before"] = sum(position["steps"])
-        words["tokens_before"] = sum(position["tokens"])
-        words["version_base"] = version - sum(position["updates"])
-        words["decided"] = words["decided_before"] = meetings = position["meetings"]
-        for rank in range(self.workers):
-            words["stages", rank] = len(self.stages) * meetings
-
-    def position(self, arena: Arena) -> dict[str, Any]:
-        """The counts of all workers."""
-        words = self.words(arena)
-        return {
-            "first_ticket": arena.counters.load("first_ticket"),
-            "replicas": self.replicas,
-            "meetings": words["decided"],
-            **{name: self.each(words, name) for name in KEPT},
-        }
-
-    def state(self, arena: Arena) -> dict[str, Any]:
-        """Add the batches of each client's text that have been trained on, by any workers."""
-        words = self.words(arena)
-        batches = [
-            words["batches", client] + self.batches_of_steps(words, client)
-            for client in range(len(self.client_tickets))
-        ]
-        return {**super().state(arena), "clients": batches}
-
-    def restore_state(self, arena: Arena, state: Mapping[str, Any]) -> None:
-        """Continue each client's text where it was left, if there are as many clients."""
-        words, of_clients = self.words(arena), state.get("clients", [])
-        if len(of_clients) == len(self.client_tickets):
-            for client, batches in enumerate(of_clients):
-                words["batches", client] = batches - self.batches_of_steps(words, client)
-
-    def resume(
-        self, arena: Arena, ledger: Ledger, state: Mapping[str, Any]
-    ) -> Mapping[str, Any] | None:
-        """As other strategies; with another number of replicas they begin from the average."""
-        position = state.get("course") or {}
-        same = position.get("replicas") == self.replicas
-        return super().resume(arena, ledger, state if same else {**state, "course": None})
-
-    # -- meetings --------------------------------------------------------------------------------
-
-    def next_lengths(self, arena: Arena) -> None:
-        """Store the steps of the round after the current one."""
-        words = self.words(arena)
-        done = words["version_base"] + sum(self.each(words, "end"))  # before, a step was an update
-        for rank, steps in enumerate(self.steps_of_round(arena, done)):
-            words["next_length", rank] = steps
-
-    def take_part(self, arena: Arena, rank: int, stage: int) -> None:
-        """Do a rank's part of a stage, counted from the first meeting, unless it is done."""
-        words = self.words(arena)
-        if words["stages", rank] == stage:
-            self.stages[stage % len(self.stages)](self, arena, rank)
-            words["stages", rank] = stage + 1
-
-    def _hold(self, arena: Arena, meetings: int) -> None:
-        """Do what is left of a meeting for all workers, none of which runs."""
-        first = len(self.stages) * (meetings - 1)
-        for stage in range(first, first + len(self.stages)):
-            for rank in range(self.workers):
-                self.take_part(arena, rank, stage)
-
-    def settle(self, arena: Arena, ledger: Ledger) -> None:
-        """End the steps of dead workers, hold a meeting that is due, and write the model."""
-        words, first = self.words(arena), arena.counters.load("first_ticket")
-        self._hold(arena, words["decided"])  # after it all workers are in the same round
-        for rank in range(self.workers):
-            number = first + sum(self.before_next_step(words, rank))
-            if record := self.unfinished(words, rank, ledger, number):
-                self.take_in(arena, words, rank, record)
-                words["steps", rank] += 1
-        if self.at_end(words):
-            self.next_lengths(arena)
-            self._hold(arena, words["decided"] + 1)
-            words["decided"] += 1  # last: workers that wait see nothing of it before its end
-        self._show(arena, arena.params)
-        arena.counters.store("version", self.version(words))
-        super().settle(arena, ledger)
-
-    def _show(self, arena: Arena, out: Float32) -> None:
-        """Write the model into `out`: the replicas' average; after a meeting each equals it."""
-        span = slice(arena.layout.probe.offset)
-        if self.within_round(self.words(arena)):
-            self.average(arena, out, span)
-        else:
-            np.copyto(out[span], arena.segment(self.replica_segments()[0])[span])
-
-    # -- for the rest of the run -----------------------------------------------------------------
-
-    def steps_done(self, arena: Arena, ledger: Ledger) -> int:
-        """Steps of this call, of all workers."""
-        words = self.words(arena)
-        return sum(self.each(words, "steps")) - words["steps_before"]
-
-    def between_steps(self, arena: Arena) -> bool:
-        """Whether no meeting is under way, or about to begin."""
-        words = self.words(arena)
-        return set(self.each(words, "stages")) == {len(self.stages) * words["decided"]}
-
-    def load(self, arena: Arena, out: Float32, *, training: bool, threads: int = 1) -> None:
-        """Average the replicas while they are trained; the parameters are outdated then."""
-        if training:
-            self._show(arena, out)
-        else:
-            super().load(arena, out, training=False, threads=threads)
-
-    def network_bytes(self, arena: Arena, steps: int) -> int:
-        """One all-reduce among the replicas at each meeting, and if the run ends within a round.
-
-        The workers of a replica are on one machine.
-        """
-        words = self.words(arena)
-        meetings = words["decided"] - words["decided_before"]
-        models = meetings * self.models_per_meeting() + self.within_round(words)
-        return models * all_reduce_bytes(arena, self.replicas)
-
-    def models_per_meeting(self) -> int:
-        """Arrays of the model's size that are averaged in a meeting."""
-        return 1
-
-
-# -- one worker ------------------------------------------------------------------------------------
+"""A part of a meeting: a method that takes the arena and a rank."""
 
 
 class LocalWorker(NumberedWorker):
@@ -339,20 +69,19 @@ class LocalWorker(NumberedWorker):
         """Lease this worker's next ticket, after a meeting that is due."""
         context, words, strategy, rank = self.context, self._words, self.strategy, self.context.rank
         self._meet()
-        at_end = words["steps", rank] >= words["end", rank]
-        number = sum(strategy.before_next_step(words, rank))
-        # At the end of its round a worker waits for a meeting, if the budget reaches it.
-        end = sum(strategy.each(words, "end")) if at_end else number + 1
-        over = context.step_limit is not None and end > self._before + context.step_limit
         if context.stopping() or context.used_up():
             return Idle.DONE
         if context.paused():  # the counts may be changing
             return Idle.WAIT
-        if over:
+        end = strategy.end(words, rank)
+        at_end = words["steps", rank] >= end
+        number = words["steps", rank] * context.workers + rank
+        # At the end of its round a worker waits for a meeting, if the budget reaches it.
+        least = context.workers * end if at_end else number + 1
+        if context.step_limit is not None and least > self._before + context.step_limit:
             return Idle.DONE
         if at_end:
             if rank == 0 and strategy.at_end(words):
-                strategy.next_lengths(context.arena)
                 words["decided"] += 1
             return Idle.WAIT
         number += context.arena.counters.load("first_ticket")
@@ -366,15 +95,17 @@ class LocalWorker(NumberedWorker):
         return replace(lease, parts=self._parts())
 
     def _meet(self) -> None:
-        """Do the rest of a meeting that rank 0 has decided on."""
-        context, words, strategy = self.context, self._words, self.strategy
-        last = len(strategy.stages) * words["decided"]
-        if words["stages", context.rank] >= last:
-            self.wait_for(last)  # a dead predecessor may not have waited for the others
-            return
-        context.marks.begin_update()
-        for stage in range(last - len(strategy.stages), last):
-            strategy.take_part(context.arena, context.rank, stage)
+        """Do the rest of a meeting that rank 0 has decided on.
+
+        A worker waits for the others at its end, also in place of a dead predecessor: they may be
+        copying the average over a replica that it trains, too.
+        """
+        context, n = self.context, len(self.strategy.stages)
+        last = n * self._words["decided"]
+        if self._words["stages", context.rank] < last:
+            context.marks.begin_update()
+        for stage in range(last - n, last):
+            self.strategy.take_part(context.arena, context.rank, stage)
             self.wait_for(stage + 1)
         context.marks.end_update()
 
@@ -385,7 +116,7 @@ class LocalWorker(NumberedWorker):
             return None
         own = range(self.context.rank, len(tickets), self.context.workers)
         client = own[words["steps", self.context.rank] % len(own)]
-        number = words["batches", client] + self.strategy.batches_of_steps(words, client)
+        number = words["batches", client] + self.strategy.client_batches(words, client)
         epoch, ticket = divmod(number, tickets[client])
         whole = self.context.config.sequences_per_ticket
         return (TicketPart(epoch, sum(tickets[:client]) + ticket, begin=0, end=whole),)
@@ -441,132 +172,232 @@ class LocalWorker(NumberedWorker):
         )
 
     def lr(self) -> float:
-        """Step size as if all workers were as far in the round as this one."""
+        """Step size as if all workers had taken as many steps as this one."""
         context, words, rank = self.context, self._words, self.context.rank
-        steps, _ = self.strategy.before_next_step(words, rank)
-        own = max(1, words["steps", rank])
-        tokens, updates_of_all = (
-            words[name, rank] * steps // own for name in ("tokens", "updates")
-        )
+        tokens, own_updates = (context.workers * words[k, rank] for k in ("tokens", "updates"))
         return context.lr_at(
-            steps - self._before,
+            context.workers * words["steps", rank] - self._before,
             tokens - words["tokens_before"],
-            words["version_base"] + updates_of_all,
+            words["version_base"] + own_updates,
         )
 
 
-def dense(grad: Float32 | Rows, shape: tuple[int, ...]) -> Float32:
-    """A copy of a gradient with all of its elements."""
-    if not isinstance(grad, Rows):
-        return grad.copy()
-    whole = np.zeros(shape, np.float32)
-    np.add.at(whole, grad.index, grad.values)
-    return whole
+@dataclass(frozen=True)
+class Local(Numbered):
+    """The common part of all local methods; by itself, runs that never meet.
 
-
-# -- averages once, and every H steps --------------------------------------------------------------
-
-
-class AvgRuns(Local):
-    """Independent runs, averaged (Zinkevich et al. 2010, Parallelized SGD: SimuParallelSGD).
-
-    Every worker trains its own copy of the parameters on its own shard: of each epoch's shuffle it
-    takes every P-th batch. The copies are averaged in rank order once, at the end. The theory is
-    for convex problems. Copies of a network may leave the common basin of their first values; their
-    average is then worse than each of them, so a run evaluates them, too.
+    Attributes:
+        client_tickets: batches in an epoch of each client's text; empty if all have one text.
     """
 
-    def copies(self) -> tuple[str, ...]:
-        """Each worker's own parameters, where they differ from the average."""
-        return () if self.workers == 1 else self.replica_segments()
+    client_tickets: tuple[int, ...] = ()
 
-    def warning(self, average: float, copies: Sequence[float]) -> str | None:
-        """Warn where averaging has made the model worse."""
-        best = min(copies, default=average)
-        if best >= average:
-            return None
-        return (
-            f"the average of {len(copies)} runs has {average:.3f} bits per byte, the parameters of "
-            f"worker {copies.index(best) + 1} alone {best:.3f}: averaging did not help; average "
-            "during training with --strategy local_sgd --average-every 16, or use hogwild or sync"
-        )
+    Worker: ClassVar[type[Any]] = LocalWorker
 
+    stages: ClassVar[tuple[Stage, ...]] = ()
+    """Of a meeting."""
 
-def average_share(strategy: Local, arena: Arena, rank: int) -> None:
-    """First stage: a worker's share of the average becomes the parameters."""
-    strategy.average(arena, arena.params, strategy.share(arena, rank))
+    models_per_meeting: ClassVar[int] = 1
+    """Arrays of the model's size that are averaged in a meeting."""
 
+    @property
+    def replicas(self) -> int:
+        """Copies of the parameters; the workers of each have neighbouring ranks."""
+        return self.workers
 
-def take_average(strategy: Local, arena: Arena, rank: int) -> None:
-    """Last stage: the parameters become the worker's copy, and its next round begins."""
-    replica = strategy.replica_segments()[strategy.replica_of(rank)]
-    updates.snapshot(arena.segment(replica), arena.params)
-    strategy.begin_next(arena, rank)
+    def round_steps(self, done: int) -> int:
+        """Steps of a worker in a round that begins after `done` steps of the run."""
+        return NEVER
 
+    # -- segments --------------------------------------------------------------------------------
 
-class LocalSGD(Local):
-    """H steps of each worker on its own, then the average (Stich 2019, arXiv:1805.09767).
+    def replica_of(self, rank: int) -> int:
+        """The replica, from 0, that a worker trains."""
+        return rank * self.replicas // self.workers
 
-    H is `--average-every`. With `--local-after S` the first S steps of the run are averaged one by
-    one, as in post-local SGD (Lin et al. 2020, arXiv:1808.07217). Workers may take different
-    numbers of steps (`--local-work speed`): as many as fit the time of H steps of the fastest
-    (DyLU, Liu et al. 2024, arXiv:2401.09135); the average still weighs workers equally, which pulls
-    it towards the text of those with more steps (Wang et al. 2020, FedNova, arXiv:2007.07481). One
-    worker is the serial run, and each keeps its own optimizer state.
+    def replica_segments(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(f"copies.{k + 1}" for k in range(self.replicas))
 
-    Local SGD is not always better than synchronous steps that send as much (Woodworth et al. 2020,
-    arXiv:2002.07839). Rules for H: `theory/local_steps.py`.
-    """
-
-    stages: ClassVar[tuple[Stage, ...]] = (average_share, take_average)
-
-    def check(self, model: ModelConfig) -> None:
-        """Refuse local steps that do not fit the run.
-
-        Raises:
-            ConfigError: H is larger than the run.
-        """
-        config, steps, limits = self.config, self.choice.local_steps, []
-        if config.steps is not None:
-            limits.append(config.steps)
-        if config.tokens is not None:
-            limits.append(config.tokens // self.tokens_per_step)
-        per_round = steps * self.workers
-        if config.resume is None and limits and per_round > min(limits):
-            raise ConfigError(
-                f"average_every is {steps}, so {self.workers} workers take "
-                f"{per_round} steps before their first average, and the run has {min(limits)}; "
-                f"set average_every to at most {max(1, min(limits) // self.workers)}, give more "
-                "steps, or take strategy avg_runs"
-            )
-
-    def steps_of_round(self, arena: Arena, done: int) -> Sequence[int]:
-        """1 in the first part of post-local SGD, else H, or fewer by `local_work`."""
-        chosen, steps = self.choice, self.choice.local_steps
-        if done < getattr(chosen, "local_after", 0):
-            return [1] * self.workers
-        if chosen.local_work == "speed":  # as many as fit the time in which the fastest takes H
-            seconds = [arena.workers.entry(rank + 1).step_s for rank in range(self.workers)]
-            if all(seconds):  # else not all have been measured yet
-                return [max(1, int(steps * (min(seconds) / own_s))) for own_s in seconds]
-        return [steps] * self.workers
-
-
-class Anchored(LocalSGD):
-    """Local SGD that keeps the last average."""
+    def groups(self) -> dict[str, tuple[int, str]]:
+        """The words of the table above."""
+        return {
+            "run": (1, "decided steps_before tokens_before decided_before version_base"),
+            "worker": (self.workers, f"stages {' '.join(KEPT)}"),
+            "client": (len(self.client_tickets), "batches"),
+        }
 
     def kept_segments(self) -> tuple[str, ...]:
-        """The copies and the anchor."""
-        return (*super().kept_segments(), ANCHOR)
+        """Each replica's parameters."""
+        return self.replica_segments()
+
+    def share(self, arena: Arena, rank: int) -> slice:
+        """The floats that a worker computes in a meeting; the probe is in none of them."""
+        floats, last = arena.params.size, arena.layout.probe.offset
+        begin, end = floats * rank // self.workers, floats * (rank + 1) // self.workers
+        return slice(min(begin, last), min(end, last))
+
+    def average(self, arena: Arena, out: Float32, span: slice) -> None:
+        """Write the mean of the replicas into a part of `out`, added in their order.
+
+        Concurrency: where workers are stepping, elements are of different ages.
+        """
+        first, *others = (arena.segment(name)[span] for name in self.replica_segments())
+        mean = out[span]
+        np.copyto(mean, first)
+        for other in others:
+            mean += other
+        if others:
+            mean *= np.float32(1.0 / self.replicas)
+
+    # -- counts ----------------------------------------------------------------------------------
+
+    def end(self, words: Words, rank: int) -> int:
+        """A worker's steps at the end of its round."""
+        start = words["start", rank]
+        # Before the round a step counts as an update, as if every gradient had been finite.
+        return start + self.round_steps(words["version_base"] + self.workers * start)
+
+    def at_end(self, words: Words) -> bool:
+        """Whether every worker has ended its round."""
+        return all(words["steps", rank] >= self.end(words, rank) for rank in range(self.workers))
+
+    def within_round(self, words: Words) -> bool:
+        """Whether any worker has taken a step of the round."""
+        return sum(self.each(words, "steps")) > sum(self.each(words, "start"))
+
+    def version(self, words: Words) -> int:
+        """Updates of the run."""
+        return words["version_base"] + sum(self.each(words, "updates"))
+
+    def take_in(self, arena: Arena, words: Words, rank: int, record: StepRecord) -> None:
+        """Store the counts of a step's record; doing it twice changes nothing."""
+        arena.workers.entry(rank + 1).opt_step = record.opt_step
+        words["updates", rank], words["tokens", rank] = record.version, record.tokens
+
+    def client_batches(self, words: Words, client: int) -> int:
+        """Batches of a client that the steps in the words took: of its worker's, in turn."""
+        rank, place = client % self.workers, client // self.workers
+        clients = range(rank, len(self.client_tickets), self.workers)
+        passes, rest = divmod(words["steps", rank], len(clients))
+        return passes + (place < rest)
+
+    # -- beginning and resuming ------------------------------------------------------------------
 
     def begin(self, arena: Arena, position: Mapping[str, Any] | None = None) -> None:
-        """Start at the parameters, which are the first anchor."""
-        super().begin(arena, position)
+        """Start every replica from the arena's parameters, or where it left off."""
+        words, version = self.words(arena), arena.counters.load("version")
         if position is None:
-            updates.snapshot(arena.segment(ANCHOR), arena.params)
+            words["version_base"] = version
+            for name in self.replica_segments():
+                updates.snapshot(arena.segment(name), arena.params)
+            return
+        arena.counters.store("first_ticket", position["first_ticket"])
+        for name in KEPT:
+            for rank, value in enumerate(position[name]):
+                words[name, rank] = value
+        words["steps_before"] = sum(position["steps"])
+        words["tokens_before"] = sum(position["tokens"])
+        words["version_base"] = version - sum(position["updates"])
+        words["decided"] = words["decided_before"] = meetings = position["meetings"]
+        for rank in range(self.workers):
+            words["stages", rank] = len(self.stages) * meetings
 
+    def position(self, arena: Arena) -> dict[str, Any]:
+        """The counts of all workers."""
+        words = self.words(arena)
+        return {
+            "first_ticket": arena.counters.load("first_ticket"),
+            "replicas": self.replicas,
+            "meetings": words["decided"],
+            **{name: self.each(words, name) for name in KEPT},
+        }
 
-def keep_anchor(strategy: Local, arena: Arena, rank: int) -> None:
-    """Stage of a meeting, when the parameters are whole: a share of them becomes the anchor."""
-    span = strategy.share(arena, rank)
-    np.copyto(arena.segment(ANCHOR)[span], arena.params[span])
+    def state(self, arena: Arena) -> dict[str, Any]:
+        """Add the batches of each client's text that have been trained on, by any workers."""
+        words, clients = self.words(arena), range(len(self.client_tickets))
+        batches = [words["batches", k] + self.client_batches(words, k) for k in clients]
+        return {**super().state(arena), "clients": batches}
+
+    def restore_state(self, arena: Arena, state: Mapping[str, Any]) -> None:
+        """Continue each client's text where it was left, if there are as many clients."""
+        words, of_clients = self.words(arena), state.get("clients", [])
+        if len(of_clients) == len(self.client_tickets):
+            for client, batches in enumerate(of_clients):
+                words["batches", client] = batches - self.client_batches(words, client)
+
+    def resume(
+        self, arena: Arena, ledger: Ledger, state: Mapping[str, Any]
+    ) -> Mapping[str, Any] | None:
+        """As other strategies; with another number of replicas they begin from the average."""
+        position = state.get("course") or {}
+        same = position.get("replicas") == self.replicas
+        return super().resume(arena, ledger, state if same else {**state, "course": None})
+
+    # -- meetings --------------------------------------------------------------------------------
+
+    def take_part(self, arena: Arena, rank: int, stage: int) -> None:
+        """Do a rank's part of a stage, counted from the first meeting, unless it is done."""
+        words = self.words(arena)
+        if words["stages", rank] == stage:
+            self.stages[stage % len(self.stages)](self, arena, rank)
+            words["stages", rank] = stage + 1
+
+    def _hold(self, arena: Arena, meetings: int) -> None:
+        """Do what is left of a meeting for all workers, none of which runs."""
+        for stage in range(len(self.stages) * (meetings - 1), len(self.stages) * meetings):
+            for rank in range(self.workers):
+                self.take_part(arena, rank, stage)
+
+    def settle(self, arena: Arena, ledger: Ledger) -> None:
+        """End the steps of dead workers, hold a meeting that is due, and write the model."""
+        words, first = self.words(arena), arena.counters.load("first_ticket")
+        self._hold(arena, words["decided"])  # after it all workers are in the same round
+        for rank in range(self.workers):
+            number = first + words["steps", rank] * self.workers + rank
+            if record := self.unfinished(words, rank, ledger, number):
+                self.take_in(arena, words, rank, record)
+                words["steps", rank] += 1
+        if self.at_end(words):
+            self._hold(arena, words["decided"] + 1)
+            words["decided"] += 1  # last: workers that wait see nothing of it before its end
+        self._show(arena, arena.params)
+        arena.counters.store("version", self.version(words))
+        super().settle(arena, ledger)
+
+    def _show(self, arena: Arena, out: Float32) -> None:
+        """Write the model into `out`: the replicas' average; after a meeting each equals it."""
+        span = slice(arena.layout.probe.offset)
+        if self.within_round(self.words(arena)):
+            self.average(arena, out, span)
+        else:
+            np.copyto(out[span], arena.segment(self.replica_segments()[0])[span])
+
+    # -- for the rest of the run -----------------------------------------------------------------
+
+    def steps_done(self, arena: Arena, ledger: Ledger) -> int:
+        """Steps of this call, of all workers."""
+        words = self.words(arena)
+        return sum(self.each(words, "steps")) - words["steps_before"]
+
+    def between_steps(self, arena: Arena) -> bool:
+        """Whether no meeting is under way, or about to begin."""
+        words = self.words(arena)
+        return set(self.each(words, "stages")) == {len(self.stages) * words["decided"]}
+
+    def load(self, arena: Arena, out: Float32, *, training: bool, threads: int = 1) -> None:
+        """Average the replicas while they are trained; the parameters are outdated then."""
+        if training:
+            self._show(arena, out)
+        else:
+            super().load(arena, out, training=False, threads=threads)
+
+    def network_bytes(self, arena: Arena, steps: int) -> int:
+        """One all-reduce among the replicas at each meeting, and if the run ends within a round.
+
+        The workers of a replica are on one machine.
+        """
+        words = self.words(arena)
+        meetings = words["decided"] - words["decided_before"]
+        models = meetings * self.models_per_meeting + self.within_round(words)
+        return models * all_reduce_bytes(arena, self.replicas)

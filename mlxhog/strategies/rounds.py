@@ -23,7 +23,7 @@ from mlxhog.arena.layout import PARAMETER_COPY
 from mlxhog.arena.ledger import Ledger, TicketState
 from mlxhog.arena.words import Table, Words
 from mlxhog.arena.workers import Phase
-from mlxhog.strategies.context import Context, Lease
+from mlxhog.strategies.context import Context, Lease, StrategyWorker
 from mlxhog.strategies.strategy import Strategy
 
 WORDS: Final = "rounds.words"
@@ -88,19 +88,15 @@ class Numbered(Strategy):
         return record if record.ticket == number and done else None
 
 
-class NumberedWorker:
+class NumberedWorker(StrategyWorker):
     """One worker's steps on numbered tickets."""
 
     def __init__(self, context: Context) -> None:
-        self.context = context
+        super().__init__(context)
         strategy = cast(Numbered, context.strategy)
         self.strategy: Any = strategy
         self._words = strategy.words(context.arena)
         self._leased = False
-
-    def counts_step(self) -> bool:
-        """Every batch is a step."""
-        return True
 
     def lease(self, number: int) -> Lease | None:
         """Lease a ticket, or take over one whose step is applied.

@@ -8,22 +8,22 @@ One round is one update of P batches, in three stages (`rounds.py`):
     stage 3R+2   add the squares up in parameter order (so the norm does not depend on P), apply the
                  optimizer to this worker's share
 
-An apply that was under way at a death counts as torn, and is not repeated. Rank 0 decides at the
+An apply that was under way at a death counts as torn, and is not repeated. One rank decides at the
 start of each round whether it is run, and publishes the decision with the step size: the others
 follow, so all stop after the same round.
 
 With `sync_shares=speed` the sequences of a round's P tickets are divided among the workers so that
-all are done at about the same time. Rank 0 publishes the division with its decision, from the time
-of each for a sequence in earlier rounds; the replacement of a dead worker computes the same
-sequences. A worker still holds ticket R P + rank, which is done when the worker has ended the
-round. It may get no sequence at all, and then has no gradient: the mean is that of the others.
+all are done at about the same time. The decision includes the division, by the time of each for a
+sequence in earlier rounds; the replacement of a dead worker computes the same sequences. A worker
+still holds ticket R P + rank, which is done when the worker has ended the round. It may get no
+sequence at all, and then has no gradient: the mean is that of the others.
 
-With `backup_workers=b` a round does not wait for the slowest (Chen et al. 2016, arXiv:1604.00981).
 When P - b workers have written their gradients, the first that sees it closes the round: these are
-its members, and later gradients are dropped. The text of those is skipped, so text that takes long
-to compute counts less: the result is biased if such text differs from the rest. A worker that was
-too late marks its tickets of all missed rounds as done, and continues with the newest round. The
-lowest rank of the last round's members decides on the next one.
+its members. b is 0, or `backup_workers`: then a round does not wait for the slowest (Chen et al.
+2016, arXiv:1604.00981), and later gradients are dropped. The text of those is skipped, so text that
+takes long to compute counts less: the result is biased if such text differs from the rest. A worker
+that was too late marks its tickets of all missed rounds as done, and continues with the newest
+round. The lowest rank of the last round's members decides on the next one.
 
 In a run that may change its strategy a round begins when every worker is there. So no worker waits
 within a round for one that evaluates, starts again or comes late, and the run may change meanwhile.
@@ -38,7 +38,7 @@ within a round for one that evaluates, starts again or comes late, and the run m
     decision      4 (R + 1) + the decision on round R
     steps_before  steps that this call took with other strategies
     lr, version   of the round; the version before it
-    members       (R + 1) 2^24 + a bit for each member of round R, which is closed
+    members       (R + 1) 2^24 of the last closed round R, + a bit for each member; no bit is all
     stages        of each rank: finished stages
     weight        sequences in its batch, the weight of its gradient
     seconds       its seconds for one, a float, a mean over `gradients`; 0 is not measured yet
@@ -48,8 +48,7 @@ within a round for one that evaluates, starts again or comes late, and the run m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
@@ -64,7 +63,7 @@ from mlxhog.errors import ConfigError
 from mlxhog.optim import tables
 from mlxhog.optim.updates import Rows
 from mlxhog.strategies import averaged_rows, division
-from mlxhog.strategies.context import Context, Idle, Lease, StrategyWorker, WriteResult
+from mlxhog.strategies.context import Context, Idle, Lease, WriteResult
 from mlxhog.strategies.rounds import Numbered, NumberedWorker, StepRecord
 from mlxhog.strategies.strategy import all_reduce_bytes
 
@@ -73,142 +72,10 @@ MOST_WORKERS: Final = 24
 """With backup workers: bits of a set of ranks."""
 
 
-class Sync(Numbered):
-    """Averaged gradients; with equal shares, reruns with the same workers are bit-identical."""
-
-    carries_tables: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        """Refuse a number of backup workers that leaves none to wait for.
-
-        Raises:
-            ConfigError: none is left, or there are more workers than a set of ranks has bits.
-        """
-        if self.backups and self.backups >= self.workers:
-            raise ConfigError(
-                f"backup_workers is {self.backups}, and the run has {self.workers} "
-                f"worker{'s' * (self.workers > 1)}: a round waits for at least one; take at most "
-                f"{self.workers - 1}, or more --workers"
-            )
-        if self.backups and self.workers > MOST_WORKERS:
-            raise ConfigError(
-                f"backup_workers is for up to {MOST_WORKERS} workers, and the run has "
-                f"{self.workers}; leave it out, or take fewer"
-            )
-
-    @property
-    def backups(self) -> int:
-        """Workers that a round does not wait for."""
-        return int(getattr(self.choice, "backup_workers", 0))
-
-    def batches_per_step(self) -> int:
-        """One of every worker that a round waits for."""
-        return self.workers - self.backups
-
-    def groups(self) -> dict[str, tuple[int, str]]:
-        """The words of the table above."""
-        worker = "stages weight seconds gradients ready sequences"
-        return {
-            "run": (1, "decision steps_before lr version members"),
-            "worker": (self.workers, worker),
-        }
-
-    def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
-        """The segments of the table above."""
-        copies = [*(f"grads.{rank + 1}" for rank in range(self.workers)), "grads.mean"]
-        tokens = self.workers * self.config.sequences_per_ticket * self.config.seq_len
-        return {
-            **super().segments(n_params),
-            **{name: ("float32", PARAMETER_COPY) for name in copies},
-            "sync.norm": ("float64", n_params),
-            **averaged_rows.segments(self.workers, self.tables, tokens),
-        }
-
-    def worker(self, context: Context) -> StrategyWorker:
-        """Prepare one worker."""
-        return SyncWorker(context)
-
-    def limit_steps(self, arena: Arena, ledger: Ledger, steps: int | None, done: int = 0) -> None:
-        """Store also the steps of other strategies."""
-        super().limit_steps(arena, ledger, steps, done)
-        self.words(arena)["steps_before"] = done
-
-    def members(self, words: Words) -> tuple[int, list[int]]:
-        """With backup workers: the number of closed rounds, and the ranks in the last of them."""
-        closed, mask = divmod(words["members"], 1 << MOST_WORKERS)
-        return closed, [rank for rank in range(self.workers) if mask >> rank & 1]
-
-    def rounds_done(self, words: Words) -> int:
-        """Rounds of this call that all of their members have ended."""
-        if not self.backups:
-            return min(self.each(words, "stages")) // 3
-        closed, ranks = self.members(words)
-        return closed - any(one < 3 * closed for one in self.each(words, "stages", ranks))
-
-    def steps_done(self, arena: Arena, ledger: Ledger) -> int:
-        """Rounds that are done, and the steps of other strategies before them."""
-        words = self.words(arena)
-        return words["steps_before"] + self.rounds_done(words)
-
-    def step_s(self, arena: Arena) -> float:
-        """That of the slowest worker that a round waits for."""
-        seconds = sorted(arena.workers.entry(rank + 1).step_s for rank in range(self.workers))
-        return seconds[self.workers - self.backups - 1]
-
-    def between_steps(self, arena: Arena) -> bool:
-        """Whether no round is under way."""
-        words = self.words(arena)
-        decided, code = divmod(words["decision"], 4)
-        return decided - (code == STOP) <= self.rounds_done(words)
-
-    def missed(self, words: Words, rank: int) -> bool:
-        """Whether a rank was too late for a closed round."""
-        if not self.backups:
-            return False
-        stages, (closed, ranks) = words["stages", rank], self.members(words)
-        behind = closed - stages // 3
-        return behind > 1 or (behind == 1 and rank not in ranks)
-
-    def pass_over(self, arena: Arena, ledger: Ledger, rank: int) -> None:
-        """Mark a rank's tickets of missed rounds as done, and the rank as ready for the next one.
-
-        Concurrency: the worker calls it, or another process while it holds still or is dead.
-        """
-        words, first = self.words(arena), arena.counters.load("first_ticket")
-        owner, (closed, _) = arena.workers.entry(rank + 1).incarnation, self.members(words)
-        for round_ in range(words["stages", rank] // 3, closed):
-            ticket = ledger.locate(first + round_ * self.workers + rank)
-            ledger.claim_exact(*ticket, owner)
-            ledger.begin_apply(*ticket, owner)
-            ledger.finish(*ticket, owner)
-        words["stages", rank] = 3 * closed
-
-    def settle(self, arena: Arena, ledger: Ledger) -> None:
-        """Skip the rounds that a worker missed, as it would itself.
-
-        It evaluates, or is dead. A resumed run would else begin with those tickets, and read again
-        all text that others have read since.
-        """
-        words = self.words(arena)
-        for rank in range(self.workers):
-            if self.missed(words, rank):
-                self.pass_over(arena, ledger, rank)
-        super().settle(arena, ledger)
-
-    def state_slots(self, arena: Arena) -> tuple[int, ...]:
-        """Slot 1: workers apply one averaged gradient together, so its state is that of all."""
-        return (1,)
-
-    def network_bytes(self, arena: Arena, steps: int) -> int:
-        """One all-reduce of the gradient in each round."""
-        return steps * all_reduce_bytes(arena, self.workers)
-
-
 class SyncWorker(NumberedWorker):
     """One worker's part of every round that it is in time for."""
 
     def __init__(self, context: Context) -> None:
-        """Prepare one worker."""
         super().__init__(context)
         arena, ranks = context.arena, range(context.workers)
         self._all = [arena.segment(f"grads.{rank + 1}") for rank in ranks]
@@ -224,12 +91,15 @@ class SyncWorker(NumberedWorker):
             each = context.config.sequences_per_ticket
             self._shares = division.SharesBySpeed(self._words, context.workers, each)
         self._began_ns = 0
-        self._be_members(ranks)
+        self._ranks: list[int] = []
+        self._place = -1
 
-    def _be_members(self, ranks: Sequence[int]) -> None:
+    def _be_members(self, ranks: list[int]) -> None:
         """Work in a round of these ranks, this one among them."""
-        self._ranks, self._place = ranks, ranks.index(self.context.rank)
-        self._share = division.parameters(self._costs, len(ranks))[self._place]
+        self._place = ranks.index(self.context.rank)
+        if ranks != self._ranks:
+            self._ranks = ranks
+            self._share = division.parameters(self._costs, len(ranks))[self._place]
 
     def counts_step(self) -> bool:
         """A round is one step, counted by the first of its members."""
@@ -243,9 +113,7 @@ class SyncWorker(NumberedWorker):
         decided, code = divmod(words["decision"], 4)
         if decided == round_ + 1 and code != STOP:
             return code
-        ranks: Sequence[int] = range(context.workers)
-        if strategy.backups:
-            ranks = strategy.members(words)[1] or ranks
+        ranks = strategy.members(words)[1]
         if context.rank != ranks[0]:
             return code if decided == round_ + 1 else 0
         if context.paused() and not context.stopping():
@@ -325,30 +193,27 @@ class SyncWorker(NumberedWorker):
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
         """Average with the other members' gradients, then apply this worker's share.
 
-        With backup workers the gradient is dropped if the round is closed.
+        The gradient is dropped if the round is closed without it.
         """
         context, words, strategy = self.context, self._words, self.strategy
         rank, start = context.rank, words["stages", context.rank]
         base = start // 3 * 3
         round_ = base // 3
-        if start == base and not (strategy.backups and strategy.members(words)[0] > round_):
+        if start == base and strategy.members(words)[0] == round_:
             if self._shares is not None:
                 self._shares.note(rank, samples, monotonic_ns() - self._began_ns)
             if samples:
                 self._write_own(grads)
             words["weight", rank] = samples
             words["stages", rank] = base + 1
-        if strategy.backups:
-            context.wait_until(lambda: self._is_closed(round_))
-            closed, ranks = strategy.members(words)
-            if closed > round_ + 1 or rank not in ranks:
-                self._place = -1
-                self._pass_over()
-                version = context.arena.counters.load("version")
-                return WriteResult(applied=False, version=version, too_late=True)
-            self._be_members(ranks)
-        # Also for a replacement: its predecessor may have been ahead.
-        self.wait_for(base + 1, self._ranks)
+        context.wait_until(lambda: self._is_closed(round_))
+        closed, ranks = strategy.members(words)
+        if closed > round_ + 1 or rank not in ranks:
+            self._place = -1
+            self._pass_over()
+            version = context.arena.counters.load("version")
+            return WriteResult(applied=False, version=version, too_late=True)
+        self._be_members(ranks)
         context.marks.begin_update()  # before any worker of the round can apply its share
         if start <= base + 1:
             self._average()
@@ -366,7 +231,7 @@ class SyncWorker(NumberedWorker):
         arrived = [rank for rank, stage in enumerate(stages) if stage == 3 * round_ + 1]
         if len(arrived) < strategy.batches_per_step():
             return False
-        mask = sum(1 << rank for rank in arrived)
+        mask = sum(1 << rank for rank in arrived) if strategy.backups else 0
         words.compare_exchange("members", word, (round_ + 1) << MOST_WORKERS | mask)
         return True
 
@@ -447,3 +312,127 @@ class SyncWorker(NumberedWorker):
             seed=context.slot,
             grad_scale=context.grad_scale(norm),
         )
+
+
+class Sync(Numbered):
+    """Averaged gradients; with equal shares, reruns with the same workers are bit-identical."""
+
+    Worker: ClassVar[type[Any]] = SyncWorker
+    carries_tables: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Refuse a number of backup workers that leaves none to wait for.
+
+        Raises:
+            ConfigError: none is left, or there are more workers than a set of ranks has bits.
+        """
+        if self.backups and self.backups >= self.workers:
+            raise ConfigError(
+                f"backup_workers is {self.backups}, and the run has {self.workers} "
+                f"worker{'s' * (self.workers > 1)}: a round waits for at least one; take at most "
+                f"{self.workers - 1}, or more --workers"
+            )
+        if self.backups and self.workers > MOST_WORKERS:
+            raise ConfigError(
+                f"backup_workers is for up to {MOST_WORKERS} workers, and the run has "
+                f"{self.workers}; leave it out, or take fewer"
+            )
+
+    @property
+    def backups(self) -> int:
+        """Workers that a round does not wait for."""
+        return int(getattr(self.choice, "backup_workers", 0))
+
+    def batches_per_step(self) -> int:
+        """One of every worker that a round waits for."""
+        return self.workers - self.backups
+
+    def groups(self) -> dict[str, tuple[int, str]]:
+        """The words of the table above."""
+        worker = "stages weight seconds gradients ready sequences"
+        return {
+            "run": (1, "decision steps_before lr version members"),
+            "worker": (self.workers, worker),
+        }
+
+    def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
+        """The segments of the table above."""
+        copies = [*(f"grads.{rank + 1}" for rank in range(self.workers)), "grads.mean"]
+        tokens = self.workers * self.config.sequences_per_ticket * self.config.seq_len
+        return {
+            **super().segments(n_params),
+            **{name: ("float32", PARAMETER_COPY) for name in copies},
+            "sync.norm": ("float64", n_params),
+            **averaged_rows.segments(self.workers, self.tables, tokens),
+        }
+
+    def limit_steps(self, arena: Arena, ledger: Ledger, steps: int | None, done: int = 0) -> None:
+        """Store also the steps of other strategies."""
+        super().limit_steps(arena, ledger, steps, done)
+        self.words(arena)["steps_before"] = done
+
+    def members(self, words: Words) -> tuple[int, list[int]]:
+        """The number of closed rounds, and the ranks in the last of them; before the first, all."""
+        closed, mask = divmod(words["members"], 1 << MOST_WORKERS)
+        return closed, [rank for rank in range(self.workers) if not mask or mask >> rank & 1]
+
+    def rounds_done(self, words: Words) -> int:
+        """Rounds of this call that all of their members have ended."""
+        closed, ranks = self.members(words)
+        return closed - any(one < 3 * closed for one in self.each(words, "stages", ranks))
+
+    def steps_done(self, arena: Arena, ledger: Ledger) -> int:
+        """Rounds that are done, and the steps of other strategies before them."""
+        words = self.words(arena)
+        return words["steps_before"] + self.rounds_done(words)
+
+    def step_s(self, arena: Arena) -> float:
+        """That of the slowest worker that a round waits for."""
+        seconds = sorted(arena.workers.entry(rank + 1).step_s for rank in range(self.workers))
+        return seconds[self.workers - self.backups - 1]
+
+    def between_steps(self, arena: Arena) -> bool:
+        """Whether no round is under way."""
+        words = self.words(arena)
+        decided, code = divmod(words["decision"], 4)
+        return decided - (code == STOP) <= self.rounds_done(words)
+
+    def missed(self, words: Words, rank: int) -> bool:
+        """Whether a rank was too late for a closed round."""
+        stages, (closed, ranks) = words["stages", rank], self.members(words)
+        behind = closed - stages // 3
+        return behind > 1 or (behind == 1 and rank not in ranks)
+
+    def pass_over(self, arena: Arena, ledger: Ledger, rank: int) -> None:
+        """Mark a rank's tickets of missed rounds as done, and the rank as ready for the next one.
+
+        Concurrency: the worker calls it, or another process while it holds still or is dead.
+        """
+        words, first = self.words(arena), arena.counters.load("first_ticket")
+        owner, (closed, _) = arena.workers.entry(rank + 1).incarnation, self.members(words)
+        for round_ in range(words["stages", rank] // 3, closed):
+            ticket = ledger.locate(first + round_ * self.workers + rank)
+            ledger.claim_exact(*ticket, owner)
+            ledger.begin_apply(*ticket, owner)
+            ledger.finish(*ticket, owner)
+        words["stages", rank] = 3 * closed
+
+    def settle(self, arena: Arena, ledger: Ledger) -> None:
+        """Skip the rounds that a worker missed, as it would itself.
+
+        It evaluates, or is dead. A resumed run would else begin with those tickets, and read again
+        all text that others have read since.
+        """
+        words = self.words(arena)
+        for rank in range(self.workers):
+            if self.missed(words, rank):
+                self.pass_over(arena, ledger, rank)
+        super().settle(arena, ledger)
+
+    def state_slots(self, arena: Arena) -> tuple[int, ...]:
+        """Slot 1: workers apply one averaged gradient together, so its state is that of all."""
+        return (1,)
+
+    def network_bytes(self, arena: Arena, steps: int) -> int:
+        """One all-reduce of the gradient in each round."""
+        return steps * all_reduce_bytes(arena, self.workers)

@@ -254,7 +254,6 @@ class Follower:
 
     def _rows(self, path: Path) -> Iterator[TrainingRow]:
         """The rows of a file's documents, or of its examples."""
-        textfiles.refuse_larger(path, MOST_BYTES)
         if textfiles.record_kind(path):
             texts = (
                 (where, records.record_text(record, None, where))

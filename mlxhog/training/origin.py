@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Position
 from mlxhog.base import mapped, plain_yaml
+from mlxhog.base.paths import quoted, words
 from mlxhog.base.quantities import format_count, parse_number
 from mlxhog.checkpoint import checkpoint, manifest
 from mlxhog.checkpoint.checkpoint import Checkpoint
@@ -39,7 +40,6 @@ from mlxhog.config.options import options
 from mlxhog.config.sources import read_stored
 from mlxhog.config.strategies import Serial
 from mlxhog.config.strategy import StrategyChoice
-from mlxhog.data.encodings import quoted, words
 from mlxhog.data.prepare import Prepared
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import CheckpointError, ConfigError, DataError, MlxhogError
@@ -400,7 +400,7 @@ class InitialWeights:
             )
         if own:
             fits = same and tokenizer.n_ids <= there
-            model = families.with_vocabulary(model, there if fits else tokenizer.vocab_size)
+            model = replace(model, vocab_size=there if fits else tokenizer.vocab_size)
         if model.vocab_size != there and not config.resize_vocab:
             raise CheckpointError(
                 f"{self.opened.path} has a vocabulary of {there:,} rows, the model here of "

@@ -271,7 +271,7 @@ def _plan(config: TrainConfig, *, progress: bool) -> Plan:
     if config.cluster is not None:
         from mlxhog.cluster import anchor
 
-        tables |= anchor.segments(residual=config.round_dtype == "bfloat16")
+        tables |= anchor.segments()
         max_workers = None if max_workers is None else max_workers + 1  # the link's slot
     elastic = next((way for way in ways if not way["strategy"].fixed), ways[0])
 

@@ -1,7 +1,7 @@
 """The supervisor's part of a recorded run, and its replay in the recorded access order.
 
 Workers append to their own logs (`mlxhog/strategies/recorded.py`). If one is killed, the supervisor
-logs its progress (`access_order.settle`) before any process may touch the stripe that it held.
+logs its progress (`recorded.settle`) before any process may touch the stripe that it held.
 
 In a replay every worker has its own process.
 
@@ -36,16 +36,16 @@ from mlxhog.arena.worker_pool import WorkerProcess, last_lines
 from mlxhog.arena.workers import Phase
 from mlxhog.base import machine, plain_json
 from mlxhog.base.durable import disk_errors, replace_file
+from mlxhog.base.paths import words
 from mlxhog.base.workers import MOST_WORKERS, WorkerSpec
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.config.contradictions import choosing
-from mlxhog.data.encodings import words
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import CheckpointError, DataError, EnvironmentLacks, WorkerFailed
 from mlxhog.optim import updates
 from mlxhog.report.views import Tell
-from mlxhog.strategies import Lease, access_order
+from mlxhog.strategies import Lease, recorded
 from mlxhog.strategies.recorded import Mismatch, ReplayedWorker
 from mlxhog.training import state, worker
 from mlxhog.training.job import Job
@@ -136,7 +136,7 @@ def main(pipe: Connection, job: Job, directory: Path, process: Process) -> None:
     with (job.run_dir / f"worker-{job.slot}.log").open("a", buffering=1) as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-    arena = Arena.from_handle(job.handle, write=job.setup.writers.write)
+    arena = Arena.from_handle(job.handle)
     entry = arena.workers.entry(job.slot)
     gradients = worker.start_gradients(job, arena, entry)
     context = worker.make_context(job, arena, entry, gradients.backend)
@@ -188,7 +188,7 @@ def begin_record(plan: Plan, directory: Path, arena: Arena) -> None:
 
 def end_record(directory: Path, arena: Arena, report: Tell) -> None:
     """Write the end of a run, after that of its workers; reports a failure."""
-    sums = tuple(access_order.stripe_sums(arena).tolist())
+    sums = tuple(recorded.stripe_sums(arena).tolist())
     try:
         event_log.store(directory, event_log.End(digests(arena), sums))
     except EnvironmentLacks as full:
@@ -198,9 +198,9 @@ def end_record(directory: Path, arena: Arena, report: Tell) -> None:
 def digests(arena: Arena) -> dict[str, str]:
     """SHA-256 of the weights and of every segment of optimizer state, by name."""
     layout = arena.layout
-    names = [name for name in access_order.SHARED if name in layout.segments]
+    names = [name for name in recorded.SHARED if name in layout.segments]
     for slot in range(1, layout.max_workers + 1):
-        names += access_order.private_names(layout, slot)
+        names += recorded.private_names(layout, slot)
     arrays = {name: arena.segment(name) for name in names}
     arrays["params"] = arrays["params"][: layout.probe.offset]
     return {name: hashlib.sha256(values.data).hexdigest() for name, values in arrays.items()}
@@ -396,9 +396,7 @@ def _compare(arena: Arena, end: End) -> str | None:
     """Compare the arena with the end of the run; returns the differences in words."""
     if not (differ := _differing(arena, end.sha256)):
         return None
-    pairs = zip(access_order.stripe_sums(arena).tolist(), end.sums, strict=False)
-    stripes = [
-        access_order.stripe_name(arena.layout, k) for k, (a, b) in enumerate(pairs) if a != b
-    ]
+    pairs = zip(recorded.stripe_sums(arena).tolist(), end.sums, strict=False)
+    stripes = [recorded.stripe_name(arena.layout, k) for k, (a, b) in enumerate(pairs) if a != b]
     first = f", first in {stripes[0]}" if stripes else ""
     return f"the end: {', '.join(differ)} differ from the record{first}"

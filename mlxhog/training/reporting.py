@@ -16,14 +16,13 @@ from mlxhog.arena import Arena
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.requests import socket_path
 from mlxhog.base import float32, machine
-from mlxhog.base.paths import path_from_here
+from mlxhog.base.paths import path_from_here, words
 from mlxhog.base.quantities import format_bytes, format_count
 from mlxhog.checkpoint.run import Run, run_of
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import EMULATED
 from mlxhog.config.strategy import strategy_name
 from mlxhog.data import corpora
-from mlxhog.data.encodings import words
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import EnvironmentLacks, RunError
 from mlxhog.report.machines import machines_of

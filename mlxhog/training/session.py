@@ -36,7 +36,7 @@ from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec
 from mlxhog.config.budget import Budget
 from mlxhog.errors import ConfigError, Diverged, EnvironmentLacks, WorkerFailed
 from mlxhog.report.metrics import Activity, Doing
-from mlxhog.strategies import access_order
+from mlxhog.strategies import recorded
 from mlxhog.training import worker
 from mlxhog.training.job import Job, Setup
 
@@ -505,7 +505,7 @@ class Session(ABC):
         if self.config.determinism == "record":
             self.pool[seat.slot].end(timeout_s)
             died = entry.state not in (State.FINISHED, State.LEAVING)
-            access_order.settle(self.arena, self.run_dir, seat.slot, died=died)
+            recorded.settle(self.arena, self.run_dir, seat.slot, died=died)
         death = self.pool.reap(seat.slot, timeout_s)
         report = self.ledger.reap(entry.incarnation)
         entry.torn += report.torn

@@ -74,7 +74,7 @@ def _opened(log: Path) -> IO[str]:
 
 
 def _run(job: Job) -> None:
-    arena = Arena.from_handle(job.handle, write=job.setup.writers.write)
+    arena = Arena.from_handle(job.handle)
     entry = arena.workers.entry(job.slot)
     entry.beat(Phase.STARTING)
     gradients = start_gradients(job, arena, entry)

@@ -26,8 +26,8 @@ Defaults = Mapping[str, Mapping[str, object]]
 """Layer name -> default numbers of its layers; a layer's own numbers have priority."""
 
 _TOKEN = re.compile(
-    r"(?P<name>[A-Za-z][\w-]*)(?P<numbers>\([^()]*\))?"
-    r"|(?P<open>\()|(?P<close>\))|\*\s*(?P<times>\d+)"
+    r"\s*((?P<name>[A-Za-z][\w-]*)(?P<numbers>\([^()]*\))?"
+    r"|(?P<open>\()|(?P<close>\))|\*\s*(?P<times>\d+))\s*"
 )
 _HEADS = re.compile(r"h(\d+)")
 _WORDS: dict[str, object] = {"true": True, "false": False, "none": None}
@@ -47,34 +47,46 @@ def parse(text: str | Sequence[str], defaults: Defaults | None = None) -> tuple[
         ConfigError: unknown layer or number, or not a sequence; the message names the place.
     """
     line = (text if isinstance(text, str) else " ".join(text)).strip()
+    short = repr(line if len(line) <= 60 else line[:57] + "...")
     groups: list[list[Layer]] = [[]]
     last = 0  # layers of the item before this place, which `*N` repeats
     at = 0
     while at < len(line):
-        if line[at].isspace():
-            at += 1
-            continue
         token = _TOKEN.match(line, at)
         if token is None:
             raise ConfigError(
-                f"{line[at]!r} at character {at + 1} of {_short(line)} begins no layer; write "
-                "names, parentheses and *N, such as '(mlstm swiglu)*2 slstm(h4)'"
+                f"{line[at]!r} at character {at + 1} of {short} begins no layer; write names, "
+                "parentheses and *N, such as '(mlstm swiglu)*2 slstm(h4)'"
             )
-        at = token.end()
+        at, group = token.end(), groups[-1]
         if token["name"]:
-            groups[-1].append(_layer(token["name"], token["numbers"], defaults or {}))
+            group.append(_layer(token["name"], token["numbers"], defaults or {}))
             last = 1
         elif token["open"]:
             groups.append([])
             last = 0
         elif token["close"]:
-            last = _close(groups, line)
+            if len(groups) == 1:
+                raise ConfigError(f"')' of {short} closes nothing; take it out, or add '('")
+            if not group:
+                raise ConfigError(f"'()' of {short} holds no layers; write some, or take it out")
+            groups.pop()
+            groups[-1] += group
+            last = len(group)
         else:
             times = int(token["times"][:MOST_DIGITS])  # too many, with or without the rest
-            _repeat(groups[-1], last, times, line)
+            if not last:
+                raise ConfigError(
+                    f"*{times} of {short} repeats nothing; write it after a layer or after ')'"
+                )
+            check_count(len(group) + last * (times - 1))
+            if times < 1:
+                raise ConfigError(f"*{times} of {short} leaves no layer; repeat once or more")
+            group += group[-last:] * (times - 1)
             last = 0
+        check_count(len(groups[-1]))
     if len(groups) > 1:
-        raise ConfigError(f"a parenthesis of {_short(line)} is not closed; add ')'")
+        raise ConfigError(f"a parenthesis of {short} is not closed; add ')'")
     if not groups[0]:
         raise ConfigError("the sequence has no layers; write some, such as 'mlstm swiglu'")
     return tuple(groups[0])
@@ -85,30 +97,7 @@ def canonical(layers: Iterable[Layer]) -> str:
 
     Equal lists have equal texts, and `parse` of the text returns the list.
     """
-    return " ".join(_text(layer) for layer in layers)
-
-
-def _close(groups: list[list[Layer]], line: str) -> int:
-    """End a group; return the number of its layers."""
-    if len(groups) == 1:
-        raise ConfigError(f"')' of {_short(line)} closes nothing; take it out, or add '('")
-    inner = groups.pop()
-    if not inner:
-        raise ConfigError(f"'()' of {_short(line)} holds no layers; write some, or take it out")
-    groups[-1] += inner
-    check_count(len(groups[-1]))
-    return len(inner)
-
-
-def _repeat(group: list[Layer], last: int, times: int, line: str) -> None:
-    if not last:
-        raise ConfigError(
-            f"*{times} of {_short(line)} repeats nothing; write it after a layer or after ')'"
-        )
-    check_count(len(group) + last * (times - 1))
-    if times < 1:
-        raise ConfigError(f"*{times} of {_short(line)} leaves no layer; repeat once or more")
-    group += group[-last:] * (times - 1)
+    return " ".join(map(_text, layers))
 
 
 def check_count(count: int) -> None:
@@ -123,9 +112,8 @@ def check_count(count: int) -> None:
 
 def _layer(name: str, numbers: str | None, defaults: Defaults) -> Layer:
     own: dict[str, object] = {}
-    for word in (numbers or "()")[1:-1].split(","):
-        if not word.strip():
-            continue
+    types = get_type_hints(known().get(name, object))
+    for word in filter(str.strip, (numbers or "()")[1:-1].split(",")):
         key, equals, value = (part.strip() for part in word.partition("="))
         if not equals and (heads := _HEADS.fullmatch(key)):
             key, equals, value = "heads", "=", heads[1]
@@ -136,8 +124,7 @@ def _layer(name: str, numbers: str | None, defaults: Defaults) -> Layer:
             )
         if key in own:
             raise ConfigError(f"{name}{numbers} has {key} twice; write it once")
-        is_text = get_type_hints(known().get(name, object)).get(key) is str
-        own[key] = value if is_text else _WORDS.get(value, value)
+        own[key] = value if types.get(key) is str else _WORDS.get(value, value)
     return make(name, {**defaults.get(name, {}), **own})
 
 
@@ -153,14 +140,8 @@ def _text(layer: Layer) -> str:
 
 
 def _spelt(value: Any) -> str:
-    for word, meaning in _WORDS.items():
-        if value is meaning:
-            return word
-    return value if isinstance(value, str) else repr(value)
-
-
-def _short(line: str) -> str:
-    return repr(line if len(line) <= 60 else line[:57] + "...")
+    word = next((word for word, meaning in _WORDS.items() if value is meaning), None)
+    return word or (value if isinstance(value, str) else repr(value))
 
 
 def read_layers(where: str, value: object, defaults: Defaults | None = None) -> tuple[Layer, ...]:
@@ -175,29 +156,35 @@ def read_layers(where: str, value: object, defaults: Defaults | None = None) -> 
     Raises:
         ConfigError: it has another form, or a layer cannot be built.
     """
-    return tuple(_layers(where, value, defaults or {}))
-
-
-def _layers(where: str, value: object, defaults: Defaults) -> list[Layer]:
-    if isinstance(value, str):
-        return _item(where, value, defaults)
     if isinstance(value, tuple):
-        return list(value)
-    if not isinstance(value, list):
+        return value
+    if not isinstance(value, str | list):
         raise ConfigError(f"{where} is {value!r}; give a list such as [mlstm, swiglu]")
-    layers: list[Layer] = []
-    for number, item in enumerate(value):
-        layers += _item(f"{where}[{number}]", item, defaults)
+    layers: tuple[Layer, ...] = ()
+    for number, item in enumerate([value] if isinstance(value, str) else value):
+        place = where if isinstance(value, str) else f"{where}[{number}]"
+        layers += _item(place, item, defaults or {})
         check_count(len(layers))
     return layers
 
 
-def _item(where: str, item: object, defaults: Defaults) -> list[Layer]:
+def _item(where: str, item: object, defaults: Defaults) -> tuple[Layer, ...]:
     if isinstance(item, dict) and "repeat" in item:
-        return _repeated(where, item, defaults)
+        for key in item:
+            if key not in ("repeat", "layers"):
+                raise ConfigError(
+                    f"{where}: a repetition has no {key!r}"
+                    f"{did_you_mean(key, ('repeat', 'layers'))}; its fields are repeat and layers"
+                )
+        times = int(str(convert(f"{where}.repeat", item["repeat"], int)))
+        if times < 1:
+            raise ConfigError(f"{where}.repeat is {times}; repeat once or more")
+        inner = read_layers(f"{where}.layers", item.get("layers"), defaults)
+        check_count(times * len(inner))
+        return inner * times
     try:
         if isinstance(item, str):
-            return list(parse(item, defaults))
+            return parse(item, defaults)
         if not isinstance(item, dict) or "type" not in item:
             raise ConfigError(
                 f"{item!r} is not a layer; write a name, {{type: mlstm, heads: 4}}, or "
@@ -206,22 +193,6 @@ def _item(where: str, item: object, defaults: Defaults) -> list[Layer]:
         check_names("it", item)
         numbers = {key: value for key, value in item.items() if key != "type"}
         name = str(item["type"])
-        return [make(name, {**defaults.get(name, {}), **numbers})]
+        return (make(name, {**defaults.get(name, {}), **numbers}),)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
-
-
-def _repeated(where: str, item: Mapping[Any, Any], defaults: Defaults) -> list[Layer]:
-    for key in item:
-        if key not in ("repeat", "layers"):
-            raise ConfigError(
-                f"{where}: a repetition has no {key!r}{did_you_mean(key, ('repeat', 'layers'))}; "
-                "its fields are repeat and layers"
-            )
-    times = convert(f"{where}.repeat", item["repeat"], int)
-    assert isinstance(times, int), "convert returns the requested type"
-    if times < 1:
-        raise ConfigError(f"{where}.repeat is {times}; repeat once or more")
-    inner = _layers(f"{where}.layers", item.get("layers"), defaults)
-    check_count(times * len(inner))
-    return inner * times

@@ -101,12 +101,6 @@ def with_gradient(x: array, gradient: Callable[..., array], *constants: array) -
         _, *constants = inputs
         return gradient(dy, *constants), *(mx.zeros_like(part) for part in constants)
 
-    @identity.vmap
-    def _(inputs: Sequence[array], axes: Sequence[Any]) -> tuple[array, int]:
-        of_x: int = axes[0]
-        rows = mx.vmap(gradient, list(axes), of_x)
-        return with_gradient(inputs[0], rows, *inputs[1:]), of_x
-
     # In `mx.compile` MLX 0.32 fails on a broadcast product that a gradient uses, too, unless
     # another node, which copies nothing, is between them.
     return cast(array, identity(x, *map(mx.contiguous, constants)))

@@ -108,29 +108,17 @@ def with_gradient(x: Tensor, gradient: Callable[..., Tensor], *constants: Tensor
 
 
 class _WithGradient(torch.autograd.Function):
-    """The identity with a gradient of one's own; under vmap that of all rows at once."""
+    """The identity with a gradient of one's own."""
 
     @staticmethod
-    def forward(x: Tensor, gradient: Callable[..., Tensor], *constants: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, gradient: Callable[..., Tensor], *constants: Tensor) -> Tensor:
+        ctx.gradient = gradient
+        ctx.save_for_backward(*constants)
         return x.view_as(x)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, ctx.gradient, *constants = inputs
-        ctx.save_for_backward(*constants)
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         return ctx.gradient(dy, *ctx.saved_tensors), None, *[None] * len(ctx.saved_tensors)
-
-    @staticmethod
-    def vmap(
-        info: Any, in_dims: Any, x: Tensor, gradient: Callable[..., Tensor], *constants: Tensor
-    ) -> tuple[Tensor, int]:
-        of_x, _, *of_constants = in_dims
-        assert of_x is not None
-        rows = torch.vmap(gradient, (of_x, *of_constants), of_x)
-        return with_gradient(x, rows, *constants), of_x
 
 
 def linear(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:

@@ -1,13 +1,14 @@
 """What the spawned processes of these tests do."""
 
-import ctypes
 import os
+import pickle
 import sys
 import time
 
-from mlxhog.arena import Arena, ArenaHandle
+from mlxhog.arena import Arena, ArenaHandle, plan
+from mlxhog.arena.requests import attach
 from mlxhog.base.processes import end_by, follow_parent
-from mlxhog.errors import WriteModeError
+from mlxhog.errors import ArenaError
 
 WAIT_S = 60.0
 
@@ -17,17 +18,10 @@ def variable(lane, name):
 
 
 def add_one_to_everything(handle, done):
-    with Arena.from_handle(handle, write="lossless") as arena:
+    with Arena.from_handle(handle) as arena:
         arena.param("w")[:] += 1
         arena.counters.add("version", 1)
     done.send(sorted({"torch", "mlx.core", "transformers"} & set(sys.modules)))
-
-
-def attach_in_another_write_mode(handle, done):
-    try:
-        Arena.from_handle(handle, write="racy")
-    except WriteModeError as error:
-        done.send(str(error))
 
 
 def write_and_wait_to_be_killed(handle, ready):
@@ -37,20 +31,7 @@ def write_and_wait_to_be_killed(handle, ready):
     ready.poll(WAIT_S)
 
 
-def write_through_the_read_only_mapping(path, ready):
-    arena = Arena.connect(path)
-    address = arena.params.ctypes.data
-    ready.send("mapped")
-    ctypes.memset(address, 1, 4)
-    ready.send("written")
-
-
 def map_the_served_descriptor_for_writing(path, done):
-    import pickle
-
-    from mlxhog.arena.requests import attach
-    from mlxhog.errors import ArenaError
-
     try:
         about, fd, _ = attach(path)
         Arena.from_handle(ArenaHandle(fd, pickle.loads(about)))
@@ -59,8 +40,6 @@ def map_the_served_descriptor_for_writing(path, done):
 
 
 def serve_and_wait_to_be_killed(path, ready):
-    from mlxhog.arena import plan
-
     arena = Arena.create(plan({}, n_tickets=1))
     server = arena.serve(path)
     ready.send(server.path.exists())

@@ -75,13 +75,6 @@ def test_the_ticket_ring_is_a_power_of_two_and_covers_two_epochs_up_to_its_limit
     assert ring >= 2 * layout.max_workers
 
 
-def test_optimizer_state_is_laid_out_like_the_parameters_per_slot_or_once():
-    layout = plan({"w": Spec((5000,))}, max_workers=3, private=("m",), shared=("v",), n_tickets=1)
-    state = [s for s in layout.segments if s[0] in "mv"]
-    assert state == ["m.1", "m.2", "m.3", "v"]
-    assert all(layout.segments[s].count == layout.n_floats for s in state)
-
-
 @given(st.integers(1, 5), st.integers(1, 5))
 def test_alternatives_lie_in_the_same_bytes_which_count_once(few, many):
     def one(**alternatives):
@@ -97,41 +90,31 @@ def test_alternatives_lie_in_the_same_bytes_which_count_once(few, many):
 
 
 ANON_MAX_SIZE = 0xFFFFF000  # of XNU: what it asks for at most when it makes a shared object
-PAGES = 16_384
 
 
-def boundaries(total):
-    """Where a piece of an object may begin, however XNU rounds to its pages."""
-    sizes = (ANON_MAX_SIZE, ANON_MAX_SIZE // PAGES * PAGES, -(-ANON_MAX_SIZE // PAGES) * PAGES)
-    return {at for size in sizes for at in range(size, total, size)}
-
-
-def crossed(segment, starts):
+def crossed(segment, total):
+    """Whether it lies in two pieces of an object, however XNU rounds their size to pages."""
+    sizes = (ANON_MAX_SIZE, ANON_MAX_SIZE // PAGE * PAGE, -(-ANON_MAX_SIZE // PAGE) * PAGE)
+    starts = {at for size in sizes for at in range(size, total, size)}
     return any(segment.offset < at < segment.offset + segment.nbytes for at in starts)
 
 
-@pytest.mark.parametrize("name", ["160m", "400m", "1.3b", "7b"])
+@pytest.mark.parametrize("name", ["160m", "1.3b", "7b"])
 @pytest.mark.parametrize("workers", [1, 16])
 def test_on_macos_no_segment_lies_in_two_pieces_of_a_shared_object(name, workers):
     """As pure numbers: nothing of this size is created."""
     params = families.param_spec(load_architecture(name))
-    extra = {"grads": ("float32", -1), "ring": ("uint8", 5_000_000)}
     how = {"max_workers": workers, "private": ("m", "v"), "shared": ("s",), "n_tickets": 10**9}
-    layout = plan(params, **how, extra=extra, pieces=True)
-    starts = boundaries(layout.total_bytes)
+    layout, whole = plan(params, **how, pieces=True), plan(params, **how, pieces=False)
     for segment in layout.segments.values():
-        fits = segment.nbytes <= ANON_MAX_SIZE - len(starts) * PAGES
-        assert not (crossed(segment, starts) and fits), segment
-        assert layout.straddles(segment.name) or not crossed(segment, starts)
-    large = [s.name for s in layout.segments.values() if s.nbytes > ANON_MAX_SIZE]
-    assert all(map(layout.straddles, large))  # which nobody may import
-    assert bool(large) == (name in ("1.3b", "7b"))
-
-    whole = plan(params, **how, extra=extra, pieces=False)
+        large = segment.nbytes > ANON_MAX_SIZE
+        assert large or not crossed(segment, layout.total_bytes), segment
+        assert layout.straddles(segment.name) == large  # so that nobody imports it
     assert whole.occupied_bytes == whole.total_bytes
-    crossing = any(crossed(s, boundaries(whole.total_bytes)) for s in whole.segments.values())
-    assert crossing == (whole.total_bytes > ANON_MAX_SIZE)
-    assert abs(layout.occupied_bytes - whole.total_bytes) <= PAGE * 8  # the layout's own text
+    assert abs(layout.occupied_bytes - whole.total_bytes) <= PAGE * 8
+    assert any(crossed(s, whole.total_bytes) for s in whole.segments.values()) == (
+        whole.total_bytes > ANON_MAX_SIZE
+    )
 
 
 @pytest.mark.parametrize(
@@ -140,7 +123,6 @@ def test_on_macos_no_segment_lies_in_two_pieces_of_a_shared_object(name, workers
         ("w", Spec((0, 3))),
         ("w", Spec((3,), kind="rows")),
         ("w", Spec((3,), kind="scalars")),
-        ("", Spec((3,))),
         (PROBE_NAME, Spec((3,))),
     ],
 )
@@ -150,30 +132,28 @@ def test_an_impossible_parameter_is_refused_by_name(name, spec):
 
 
 @pytest.mark.parametrize(
-    ("changes", "reason"),
+    "changes",
     [
-        ({"max_workers": 0}, "max_workers is 0"),
-        ({"max_workers": 65_535}, "max_workers is 65535"),
-        ({"n_tickets": 0}, "too short"),
-        ({"extra": {"params": ("float32", 1)}}, "two segments are called 'params'"),
-        ({"extra": {"ring": ("uint8", -2)}}, "'ring' has -2 items"),
+        {"max_workers": 0},
+        {"max_workers": 65_535},
+        {"n_tickets": 0},
+        {"extra": {"params": ("float32", 1)}},
+        {"extra": {"ring": ("uint8", -2)}},
     ],
 )
-def test_impossible_counts_are_refused_with_a_reason(changes, reason):
-    with pytest.raises(ArenaError, match=reason):
+def test_impossible_counts_are_refused(changes):
+    with pytest.raises(ArenaError):
         plan({}, **{"n_tickets": 1, **changes})
 
 
 SMALL = {"m": {"b": (7, 2), "a": (3,)}, "norm": {"b": (1,)}}
 
 
-def small_state():
-    specs = {"a": Spec((3,)), "b": Spec((700, 200))}
-    return plan(specs, max_workers=2, private=("m", "v", "norm"), state=SMALL, n_tickets=1)
-
-
 def test_state_may_have_shapes_of_its_own():
-    layout = small_state()
+    specs = {"a": Spec((3,)), "b": Spec((700, 200))}
+    private = ("m", "v", "norm")
+    layout = plan(specs, max_workers=2, private=private, shared=("s",), state=SMALL, n_tickets=1)
+    assert [s for s in layout.segments if s[0] in "mvs"] == ["m.1", "m.2", "v.1", "v.2", "s"]
     places = layout.parts("m.2")
     assert {name: slot.shape for name, slot in places.items()} == SMALL["m"]
     assert [places["a"].offset, places["b"].offset] == [0, 32]  # in name order, 128 bytes apart

@@ -63,15 +63,12 @@ def reply(client):
         return json.loads(client.makefile("rb").readline())
 
 
-def test_a_request_is_answered_with_what_the_owner_says(server, tmp_path):
+def test_a_request_is_answered_with_what_the_owner_says_or_refuses(server, tmp_path):
     with polled(server):
         answer = ask(tmp_path, "leave", worker=2, timeout_s=LIMIT_S)
+        with pytest.raises(Refused, match="not here") as refused:
+            ask(tmp_path, "refuse", timeout_s=LIMIT_S)
     assert answer == {"name": "leave", "fields": {"worker": 2}}
-
-
-def test_a_refusal_keeps_its_message_and_exit_code(server, tmp_path):
-    with polled(server), pytest.raises(Refused, match="not here") as refused:
-        ask(tmp_path, "refuse", timeout_s=LIMIT_S)
     assert refused.value.exit_code == 3
 
 
@@ -104,21 +101,15 @@ def test_a_line_that_is_no_request_is_told_why(server, line, message):
     assert message in answer["error"]
 
 
-def test_a_long_answer_arrives_whole_at_a_client_that_reads_slowly(server):
+def test_a_long_answer_arrives_whole_and_a_client_that_does_not_read_holds_up_no_other(
+    server, tmp_path
+):
     text = "x" * 3_000_000  # more than a socket holds
-    with polled(server, lambda request: request.answer(text=text)), connected(server) as client:
-        client.sendall(b'{"request": "status"}\n')
-        assert client.recv(1, socket.MSG_PEEK)  # it is on its way
-        assert reply(client)["text"] == text
-
-
-def test_a_client_that_reads_no_answer_holds_up_no_other(server, tmp_path):
-    def answer(request):
-        request.answer(text="x" * 3_000_000 if request.name == "long" else "short")
-
-    with polled(server, answer), connected(server) as deaf:
-        deaf.sendall(b'{"request": "long"}\n')
-        assert ask(tmp_path, "status", timeout_s=LIMIT_S)["text"] == "short"
+    with polled(server, lambda request: request.answer(text=text)), connected(server) as slow:
+        slow.sendall(b'{"request": "status"}\n')
+        assert slow.recv(1, socket.MSG_PEEK)  # it is on its way
+        assert ask(tmp_path, "status", timeout_s=LIMIT_S)["text"] == text
+        assert reply(slow)["text"] == text
 
 
 def test_who_leaves_before_the_answer_or_without_a_request_harms_nobody(server, tmp_path):
@@ -138,12 +129,6 @@ def test_the_silent_are_dropped_and_hold_up_no_other(server, tmp_path, monkeypat
         assert all(client.recv(10) == b"" for client in silent)
     for client in silent:
         client.close()
-
-
-def test_a_run_of_another_user_is_not_asked(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(requests, "peer_uid", lambda connection: os.getuid() + 1)
-    with pytest.raises(RunError, match="another user"):
-        ask(tmp_path, "stop", timeout_s=LIMIT_S)
 
 
 def test_only_the_user_may_open_the_socket(server):
@@ -206,19 +191,13 @@ def test_what_is_served_cannot_be_mapped_for_writing(arena, tmp_path):
         assert "mapped read-only" in received(process, pipe)
 
 
-def test_another_user_gets_no_descriptor(arena, tmp_path, monkeypatch):
-    path = tmp_path / "socket"
+def test_a_socket_of_another_user_is_not_asked(arena, tmp_path, monkeypatch):
     monkeypatch.setattr(requests, "peer_uid", lambda connection: os.getuid() + 1)
-    with arena.serve(path), pytest.raises(ArenaError, match="another user"):
-        attach(path)
-    monkeypatch.undo()
-    ours = os.getuid()
-    strangers = iter([ours + 1, ours])  # the server sees a stranger, the reader its own user
-    monkeypatch.setattr(requests, "peer_uid", lambda connection: next(strangers))
-    with arena.serve(path), socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(os.fspath(path))
-        connection.settimeout(children.WAIT_S)
-        assert connection.recv(100) == b""
+    with arena.serve(socket_path(tmp_path)):
+        with pytest.raises(ArenaError, match="another user"):
+            attach(socket_path(tmp_path))
+        with pytest.raises(RunError, match="another user"):
+            ask(tmp_path, "stop", timeout_s=LIMIT_S)
 
 
 def test_the_socket_of_a_killed_server_is_stale_and_can_be_replaced(arena, tmp_path):

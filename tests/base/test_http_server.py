@@ -39,7 +39,7 @@ def test_only_a_server_that_says_so_takes_requests_without_a_name():
 def test_a_port_in_use_is_named():
     with closing(listen("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        with pytest.raises(ConfigError, match=rf"port {port} of 127.0.0.1 is in use .* --port"):
+        with pytest.raises(ConfigError, match=rf"port {port} of 127.0.0.1 is in use by another"):
             listen("127.0.0.1", port)
     with closing(listen("127.0.0.1", port)) as listener:  # free again at once
         assert url_of(listener) == f"http://127.0.0.1:{port}"

@@ -70,28 +70,6 @@ def test_a_file_that_is_replaced_or_removed_stays_readable(tmp_path):
     np.testing.assert_array_equal(np.concatenate([x.copy() for x in mapped.chunks(view)]), array)
 
 
-@pytest.mark.usefixtures("small_chunks")
-def test_on_macos_pieces_are_read_into_one_buffer(tmp_path, monkeypatch):
-    monkeypatch.setattr(mapped, "_READS", True)
-    arrays = {str(t): RANDOM.standard_normal(1000 + t.itemsize).astype(t) for t in mapped.FLOATS}
-    tensors.write(tmp_path / "x", arrays)
-    for name, view in tensors.read(tmp_path / "x").items():
-        out = np.empty(view.shape, np.float32)
-        assert mapped.copy(view, out)
-        np.testing.assert_array_equal(out, arrays[name].astype(np.float32))
-        assert len({piece.ctypes.data for piece in mapped.chunks(view)}) == 1
-
-
-@pytest.mark.usefixtures("small_chunks")
-def test_a_file_that_is_shortened_while_it_is_read_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(mapped, "_READS", True)
-    tensors.write(tmp_path / "x", {"x": np.ones(100, np.float32)})
-    view = tensors.read(tmp_path / "x")["x"]
-    os.truncate(tmp_path / "x", 200)
-    with pytest.raises(CheckpointError, match=r"x ends at byte 200, \d+ bytes too early"):
-        mapped.copy(view, np.empty(100, np.float32))
-
-
 # -- files of tensors ------------------------------------------------------------------------------
 
 

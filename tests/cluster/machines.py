@@ -34,8 +34,7 @@ class Machine:
 
     def __post_init__(self):
         spec = {name: ParamSpec(name, shape, "zeros") for name, shape in SHAPES.items()}
-        residual = self.cluster.round_dtype == "bfloat16"
-        extra = anchor.segments(residual=residual)
+        extra = anchor.segments()
         layout = plan(spec, max_workers=2, n_tickets=8, extra=extra)
         self.arena = Arena.create(layout)
         self.identity = identity_of(

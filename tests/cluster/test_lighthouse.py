@@ -17,7 +17,6 @@ from mlxhog.cluster.lighthouse import (
     check_torchft,
     digest,
     is_sealed,
-    listen,
     own_ip,
     parse_address,
     seal,
@@ -52,15 +51,6 @@ def test_what_is_no_address_of_a_machine_is_refused_with_the_way_out(text, messa
             patch.setattr(socket, "getaddrinfo", unresolvable)
         with pytest.raises(ConfigError, match=message):
             parse_address(text)
-
-
-def test_an_address_in_use_or_of_another_machine_is_refused():
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        busy = parse_address(f"127.0.0.1:{other.getsockname()[1]}")
-        with pytest.raises(ConfigError, match=f"{busy} is in use by another program"):
-            listen(busy)
-    with pytest.raises(ConfigError, match="192.0.2.1 .* is not an address of this machine"):
-        listen(parse_address("192.0.2.1:0"))
 
 
 def test_a_machine_finds_its_address_by_the_way_to_the_cluster_or_learns_how_to_start_it():

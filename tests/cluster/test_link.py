@@ -15,7 +15,7 @@ from mlxhog.arena.control import Command
 from mlxhog.cluster import group
 from mlxhog.cluster.group import State
 from mlxhog.cluster.lighthouse import TOKEN_VARIABLE
-from mlxhog.cluster.link import MOST_LOG_BYTES, ROUNDS, Link, LinkJob, open_torchft, shorten
+from mlxhog.cluster.link import ROUNDS, Link, LinkJob, open_torchft
 from mlxhog.errors import ConfigError
 from mlxhog.training import run as runs
 from tests.cluster import group as groups
@@ -95,14 +95,6 @@ def test_a_killed_link_is_replaced_and_the_next_continues_from_the_arena(machine
     assert not alive(first)
 
 
-def test_the_log_of_a_link_keeps_its_newer_half(tmp_path):
-    log = tmp_path / "link.log"
-    log.write_bytes(b"x" * MOST_LOG_BYTES + b"the last words\n")
-    shorten(log)
-    assert log.stat().st_size <= MOST_LOG_BYTES // 2
-    assert log.read_bytes().endswith(b"the last words\n")
-
-
 @pytest.mark.slow
 def test_a_machine_alone_looks_for_others_between_its_rounds(machine, start):
     machine.cluster = choice(round_every=3600.0)
@@ -130,10 +122,10 @@ def test_a_machine_that_has_trained_alone_and_does_not_fit_trains_on_alone(machi
 
 
 @pytest.mark.slow
-def test_a_cluster_out_of_reach_is_reported_once_and_tried_again(start, tmp_path):
+def test_a_cluster_out_of_reach_is_reported_once_and_tried_again(start):
     link = start(groups.out_of_reach)
-    log = tmp_path / "link.log"
-    poll_until(link, lambda: log.exists() and log.read_text().count("no lighthouse answers") > 1)
+    pids = set()
+    poll_until(link, lambda: pids.add(link.pid) or len(pids - {None}) > 2)
     (message,) = link.messages
     assert "no lighthouse answers" in message
 

@@ -69,13 +69,11 @@ def test_a_run_whose_links_are_killed_commits_what_it_has_trained(tmp_path):
 
 
 @pytest.mark.usefixtures("_one_machine")
-@pytest.mark.parametrize("stop_workers", [False, True])
-def test_a_run_ends_with_a_round_of_all_that_it_has_trained(tmp_path, stop_workers):
-    options = {"stop_workers": stop_workers, "slow": "0=4"}
+def test_a_run_ends_with_a_round_of_all_that_it_has_trained(tmp_path):
     part = watched(
         tmp_path,
         lambda rounds: rounds > 2 and any(one["tokens"] for one in rounds_in(tmp_path)),
-        **options,
+        slow="0=4",
     )
     assert part["tokens_committed"] == part["tokens_trained"] > 0
     assert sum(one["tokens"] for one in rounds_in(tmp_path)) == part["tokens_trained"]

@@ -16,10 +16,7 @@ from tests.pairs import each_of
 from tools import sotu_tokenizer
 
 MIB = 1 << 20
-TEXT = {
-    "n_bytes": 4 * MIB, "n_documents": 100, "not_utf8": 0, "width": 128, "sha256": "",
-    "rule": "every-12th",
-}  # fmt: skip
+TEXT = {"n_bytes": 4 * MIB, "width": 128, "sha256": "", "rule": "every-12th"}
 
 
 @each_of(
@@ -33,8 +30,6 @@ TEXT = {
         ({"n_bytes": MIB}, "bpe:1024", "1.0 MB"),
         ({"n_bytes": MIB - 1}, "bytes", "1.0 MB of training text are few"),
         ({"width": 16}, "bytes", "width 16 is narrow"),
-        ({"not_utf8": 1}, "bpe:4096", "learnt"),
-        ({"not_utf8": 2}, "bytes", "2 of 100 documents are not UTF-8"),
         ({"sha256": SOTU_SHA256}, "sotu", ""),
         ({"sha256": SOTU_SHA256, "rule": "tail"}, "bpe:4096", "learnt"),
     ],

@@ -1,12 +1,9 @@
 """Conversations: one text for training, serving, generating and transformers, and its answers."""
 
-import contextlib
 import json
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mlxhog.data import conversations, records
 from mlxhog.data.batch import IGNORED
@@ -60,11 +57,6 @@ TALKS = [
 ]
 
 
-KEYS = st.sampled_from(
-    "role from content value type text refusal tool_calls function name arguments".split()
-) | st.sampled_from(["user", "assistant", "text"])
-
-
 def example(messages):
     text = records.record_text({"messages": messages}, None, "it")
     assert isinstance(text, Example)
@@ -83,20 +75,6 @@ def test_a_conversation_is_a_line_for_each_turn_and_ends_where_the_answer_begins
     assert conversations.prompt(TALKS[3][:3]) == (
         'User: Wear?\nAssistant: call weather {"at": "Paris"}\nTool: {"degrees": 9}\nAssistant:'
     )
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(),
-    lambda some: st.lists(some, max_size=3) | st.dictionaries(KEYS, some, max_size=4),
-)
-
-
-@pytest.mark.slow
-@given(messages=st.lists(st.dictionaries(KEYS, JSON, max_size=4) | JSON, max_size=4) | JSON)
-def test_any_json_is_a_conversation_or_refused(messages):
-    with contextlib.suppress(DataError):
-        conversations.prompt(messages)
-        conversations.pieces(messages)
 
 
 @each_of("talk", TALKS)

@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxhog.data import bpe
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.decoding.generate import answer
 from mlxhog.decoding.options import Sampling
@@ -21,12 +20,6 @@ def run(model, prompt, n=20, *, stop=False, seed=0):
     sampling = Sampling(max_new_tokens=n, seed=seed)
     pieces = answer(model, [prompt], tokenizer=BYTES, sampling=sampling, stop_at_document_end=stop)
     return [piece.token for piece in pieces if piece.token is not None]
-
-
-def streamed(tokens, tokenizer=BYTES):
-    """The pieces of text that tokens make certain."""
-    stream = TextStream(tokenizer)
-    return list(filter(None, [*map(stream.read, tokens), stream.end()]))
 
 
 def greedy(model, prompts, n=20, *stop, **how):
@@ -50,10 +43,6 @@ def test_the_model_reads_bos_the_prompt_and_every_token_but_the_last():
     text = run(model, [84, 104], n=4)
     assert model.read == ((256, 84, 104, *text[:-1]),)
     assert model.calls == [(1, 3), (1, 1), (1, 1), (1, 1)]
-
-
-def test_padding_rows_of_the_vocabulary_are_never_drawn():
-    assert of_row(greedy(Countdown([104, 105]), [[0]], n=2), 0)[0] == [104, 105]
 
 
 @pytest.mark.parametrize(
@@ -138,12 +127,3 @@ def test_the_text_ends_at_the_first_stop_string_that_is_whole(text, stop):
     visible = text[: min(ends)] if ends else text
     begins = [visible.index(one) for one in stop if one in visible]
     assert "".join(pieces) == (visible[: min(begins)] if begins else text)
-
-
-def test_a_bpe_tokenizer_streams_the_same_text_and_the_same_stops():
-    text = "the state of the “Union” is naïve. " * 5
-    tokenizer = bpe.train_bpe([text.encode()], 270)
-    ids = tokenizer.encode(text.encode()).tolist()
-    assert "".join(streamed(ids, tokenizer)) == text
-    pieces, stopped = read(text.encode(), "n” is n", tokenizer=tokenizer)
-    assert ("".join(pieces), stopped) == ("the state of the “Unio", True)

@@ -41,15 +41,9 @@ def sampling_of(**fields):
     [
         ("max_new_tokens", -1, "a whole number at least 1"),
         ("max_new_tokens", 1.5, "a whole number at least 1"),
-        ("temperature", -1.0, "a number at least 0 and at most 100"),
         ("temperature", 1e300, "a number at least 0 and at most 100"),
         ("top_p", -0.1, "a number at least 0 and at most 1"),
-        ("top_p", 1.1, "a number at least 0 and at most 1"),
-        ("top_k", -2, "a whole number at least 0"),
-        ("min_p", 1.5, "a number at least 0 and at most 1"),
         ("repetition_penalty", 1e-39, "a number at least 0.01 and at most 1000"),
-        ("repetition_penalty", 1001.0, "a number at least 0.01 and at most 1000"),
-        ("seed", -2, f"a whole number at least 0 and at most {2**63 - 1}"),
         ("seed", 2**63, f"a whole number at least 0 and at most {2**63 - 1}"),
     ],
 )
@@ -68,11 +62,6 @@ def test_a_wrong_number_is_one_sentence_that_names_it_as_the_user_wrote_it(
     with pytest.raises(ConfigError) as inside:
         Sampling(**{name: value})
     assert str(inside.value) == f"{name} is {value}; wanted {wanted}"
-
-
-def test_an_alias_is_named_as_it_was_written(model):
-    with pytest.raises(ConfigError, match=r"generate\(\): max_tokens is 0; wanted"):
-        model.generate("a", max_tokens=0)
 
 
 def test_the_largest_penalty_and_seed_are_the_same_for_the_command_python_and_clients(

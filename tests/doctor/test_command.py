@@ -5,28 +5,25 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
-import yaml
 
 from mlxhog.base import machine, verdicts
 from mlxhog.base.workers import BACKENDS, missing
 from mlxhog.cli import main
 from mlxhog.doctor.checks import CheckResult
 from mlxhog.doctor.litmus import PROMISED, all_readers
-from mlxhog.doctor.record import PASTE_LINES, TEMPLATE, paste, sections
+from mlxhog.doctor.record import sections
 from mlxhog.report.table import show
 from tests.processes import alive, below
 
+pytestmark = pytest.mark.slow
 PATIENCE_S = 60.0
 
 
-@pytest.mark.slow
 def test_the_object_says_that_every_promise_holds_here(record):
     assert record["failed"] == []
     for row in record["litmus"]:
-        assert row["mode"] in (*PROMISED, "racy")
         assert min(row["adds"], row["adds_per_s"]) > 0
         assert "error" not in row
         assert row["torn"] == 0, row
@@ -41,32 +38,10 @@ def test_the_object_says_that_every_promise_holds_here(record):
     for name in BACKENDS:
         check, lack = checks[f"backend {name}"], missing(name, machine.here())
         assert check["result"] == (CheckResult.PASS if lack is None else CheckResult.ABSENT), check
-        assert (name in speeds) == (lack is None)
-    assert all(speed > 0 for speed in speeds.values())
+        assert (speeds.get(name, 0) > 0) == (lack is None)
     assert record["stored"] is None
     assert "quick" in record["not_stored"]
     assert not verdicts.load().usable
-
-
-@pytest.mark.slow
-def test_a_paste_says_in_forty_lines_what_an_issue_needs(record, examined, capsys):
-    examined(record)
-    assert main(["doctor", "--quick", "--paste"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) <= PASTE_LINES
-    text = "\n".join(lines)
-    for words in ("mlxhog ", "torch ", "litmus lossless: 0 of ", "backend torch:cpu: error ",
-                  "--workers auto", TEMPLATE):  # fmt: skip
-        assert words in text, words
-    assert str(Path.home()) not in text
-    many = [{**record["checks"][0], "result": CheckResult.WARN}] * 99
-    assert len(paste({**record, "checks": many}).splitlines()) == PASTE_LINES
-
-
-def test_the_template_of_a_macs_report_is_there():
-    template = yaml.safe_load((Path(__file__).parents[2] / TEMPLATE).read_text())
-    assert template["name"] == "A Mac's report"
-    assert any("mlxhog doctor --paste" in str(part) for part in template["body"])
 
 
 def shown(record):
@@ -75,48 +50,38 @@ def shown(record):
     return out.getvalue()
 
 
-FAILED = {
-    "name": "a run", "result": "FAIL", "found": "loss fell by 0.0", "expected": "it falls",
-    "consequence": "look at it",
-}  # fmt: skip
-
-
-@pytest.mark.slow
 def test_the_answer_comes_first_then_what_failed_and_the_choices(record):
     text = shown(record)
     assert text.startswith("Every promise holds here; `mlxhog train` needs no options.\n")
     assert "--workers auto" in text
-    assert "--json has all" in text
     assert "FAIL" not in text
     wrong = {"name": "dense_axpy", "instance": "", "engine": "mlx", "ok": False}
     wrong |= {"max_error": 0.25, "tolerance": 0.0}
+    bad = {"name": "a run", "result": "FAIL", "found": "loss fell by 0.0", "expected": "it falls",
+           "consequence": "look at it"}  # fmt: skip
     late = {**record["litmus"][0], "error": "no answer"}
-    changed = {"litmus": [late], "kernels": [wrong], "checks": [FAILED], "failed": ["a run"]}
+    changed = {"litmus": [late], "kernels": [wrong], "checks": [bad], "failed": ["a run"]}
     text = shown(record | changed)
     assert text.startswith("FAILED: 1 of ")
-    for words in ("FAILED: a run", "expected: it falls; look at it", "error 0.25, allowed 0",
-                  "no answer"):  # fmt: skip
+    for words in ("FAILED: a run", "expected: it falls; look at it", "mlx, dense_axpy",
+                  "error 0.25, allowed 0", "no answer"):  # fmt: skip
         assert words in text
     assert max(map(len, text.splitlines())) <= 100
+    late |= {"untold": "busy"}
+    assert " checks are unclear on a busy machine" in shown(record | {"litmus": [late]})
 
 
 @pytest.fixture
 def examined(monkeypatch):
-    """Let the command find a record, before anything is concluded; the calls are kept."""
+    """Let the command find a record, before anything is concluded."""
 
     def examine(record, **changes):
         mine = {key: value for key, value in record.items() if key not in ("verdict", "stored")}
-        calls = []
-        monkeypatch.setattr(
-            "mlxhog.doctor.examine.examine",
-            lambda *arguments: calls.append(arguments[:2]) or mine | changes,
-        )
-        return calls
+        monkeypatch.setattr("mlxhog.doctor.examine.examine", lambda *_: mine | changes)
 
     return examine
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("failed", "code"), [([], 0), (["litmus native + native"], 1)])
 def test_a_full_look_is_kept_and_its_exit_code_says_whether_all_held(
     record, failed, code, examined, capsys
@@ -132,7 +97,6 @@ def test_a_full_look_is_kept_and_its_exit_code_says_whether_all_held(
     assert capsys.readouterr() == ("", f"FAILED: {failed[0]}\n" if failed else "")
 
 
-@pytest.mark.slow
 def test_a_cache_that_cannot_be_written_is_reported_and_ends_nothing(
     record, examined, monkeypatch, tmp_path, capsys
 ):
@@ -143,13 +107,9 @@ def test_a_cache_that_cannot_be_written_is_reported_and_ends_nothing(
     assert "set XDG_CACHE_HOME" in capsys.readouterr().out
 
 
-def heed_interrupts():
-    """Take Ctrl-C as a terminal's child does; a shell's background jobs inherit a deaf ear."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 LITMUS_TESTS = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 from mlxhog.__main__ import main
 from mlxhog.doctor import backends, examine
 examine.check_shared_memory = lambda: []
@@ -160,36 +120,22 @@ sys.exit(main())
 """`mlxhog doctor` without most of what comes before its litmus tests."""
 
 
-@pytest.fixture
-def started():
-    """A doctor whose litmus tests are under way, with children."""
-    with subprocess.Popen(
-        [sys.executable, "-c", LITMUS_TESTS],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=heed_interrupts,
-    ) as process:
-        try:
-            assert process.stderr is not None
-            while not (line := process.stderr.readline()).endswith(": litmus ...\n"):
-                assert line, "it ended before its litmus tests"
-            yield process
-        finally:
-            process.kill()
-
-
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="lists processes by /proc")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_no_process_and_no_memory_is_left_when_doctor_is_killed(started, number):
-    deadline = time.monotonic() + PATIENCE_S
-    while len(children := below(started.pid)) < 2:
-        assert time.monotonic() < deadline, "it has no children"
-        time.sleep(0.01)
-    started.send_signal(number)
-    code = started.wait(PATIENCE_S)
+def test_no_process_and_no_memory_is_left_when_doctor_is_killed(number):
+    words = [sys.executable, "-c", LITMUS_TESTS]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as doctor:
+        try:
+            while not (line := doctor.stderr.readline()).endswith(": litmus ...\n"):
+                assert line, "it ended before its litmus tests"
+            deadline = time.monotonic() + PATIENCE_S
+            while len(children := below(doctor.pid)) < 2:
+                assert time.monotonic() < deadline, "it has no children"
+                time.sleep(0.01)
+            doctor.send_signal(number)
+            code = doctor.wait(PATIENCE_S)
+        finally:
+            doctor.kill()
     assert code == (-number if number == signal.SIGKILL else 130)
     while living := [*filter(alive, children)]:
         assert time.monotonic() < deadline, f"processes {living} outlived it"

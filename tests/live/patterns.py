@@ -42,7 +42,7 @@ def layout(max_workers=3, **more):
 def add_ones(handle, slot, pipe):
     """In a worker: update after update, with some arithmetic in between, until told to leave."""
     follow_parent()
-    with Arena.from_handle(handle, write="lossless") as arena:
+    with Arena.from_handle(handle) as arena:
         arena.workers.acquire_slot(slot=slot)
         marks, locks = Marks(arena, slot), arena.locks(slot)
         ones = {n: np.ones(s.shape, np.float32) for n, s in arena.layout.slots.items()}

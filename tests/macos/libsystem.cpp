@@ -38,7 +38,6 @@ namespace {
 constexpr std::size_t kPage = 16384;
 constexpr std::size_t kNameBytes = 31;    // PSHMNAMLEN
 constexpr std::size_t kSocketBytes = 103;  // sun_path without its zero byte
-constexpr std::uint32_t kLeastVmWords = 24;  // HOST_VM_INFO64_REV0_COUNT
 
 template <class F>
 F next(F, const char* name) {
@@ -144,22 +143,6 @@ int sysctlbyname(const char* name, void* old, std::size_t* size, const void*, st
     return give(old, size, chip, std::strlen(chip) + 1);
   }
   return fail(ENOENT);
-}
-
-std::uint32_t mach_host_self() { return 0x1003; }
-
-int host_statistics64(std::uint32_t host, int flavor, std::uint32_t* words, std::uint32_t* count) {
-  if (host != mach_host_self()) return 22;             // KERN_INVALID_HOST
-  if (flavor != 4 || *count < kLeastVmWords) return 5;  // KERN_FAILURE
-  struct sysinfo info;
-  sysinfo(&info);
-  std::memset(words, 0, *count * sizeof *words);
-  const auto pages = [&info](std::uint64_t n) { return static_cast<std::uint32_t>(n * info.mem_unit / kPage); };
-  words[0] = pages(info.freeram);
-  words[1] = 1;
-  words[2] = pages(info.bufferram);
-  words[35] = pages(info.totalram - info.freeram) / 2;  // programs; the others are of files
-  return 0;
 }
 
 int proc_pidinfo(int pid, int flavor, std::uint64_t arg, void* buffer, int size) {

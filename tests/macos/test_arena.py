@@ -1,9 +1,9 @@
 """The arena on macOS: its own tests pass there, and a sandbox costs a note and nothing else."""
 
 import errno
+import json
 import os
 import socket
-import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +12,7 @@ from unittest import mock
 import pytest
 
 from mlxhog.arena import Arena, plan, segment
-from mlxhog.arena.requests import greeting, socket_path
+from mlxhog.arena.requests import socket_path
 from tests.arena import children
 from tests.arena.test_arena import received, small_layout, spawn
 from tests.macos.simulation import ROOT, environment, linux_only
@@ -85,10 +85,9 @@ def test_the_readers_receipt_keeps_the_connection_open_until_then(tmp_path):
             reader.connect(os.fspath(tmp_path / "s"))
             reader.settimeout(children.WAIT_S)
             reader.sendall(b'{"request": "attach"}\n')
-            answer, fds, _, _ = socket.recv_fds(reader, len(greeting()), 1)
-            assert answer == greeting()
-            (n_bytes,) = struct.unpack("<Q", reader.recv(8, socket.MSG_WAITALL))
-            reader.recv(n_bytes, socket.MSG_WAITALL)
+            begin, fds, _, _ = socket.recv_fds(reader, 1, 1)
+            file = reader.makefile("rb")
+            file.read(json.loads(begin + file.readline())["bytes"])
             reader.settimeout(0.2)
             with pytest.raises(TimeoutError):
                 reader.recv(1)  # still open: macOS may drop a descriptor that is under way

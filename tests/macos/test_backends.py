@@ -22,11 +22,11 @@ from mlxhog.models import lm
 from mlxhog.models.families import init_params
 from tests.models.sample import SMALLEST
 
-forward, devices = lm.forward, []
+logits_of, devices = lm.logits, []
 def noted(*arguments, **keywords):
     devices.append(mx.default_device())
-    return forward(*arguments, **keywords)
-lm.forward = noted
+    return logits_of(*arguments, **keywords)
+lm.logits = noted
 limits = []
 mx.set_cache_limit = limits.append
 

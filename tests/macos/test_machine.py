@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from mlxhog.arena.process import available_bytes
 from mlxhog.base import darwin, machine
 from mlxhog.base.workers import resolve_workers
 from mlxhog.errors import EnvironmentLacks
@@ -56,7 +57,6 @@ print(json.dumps([available_bytes(), found.memory_bytes, resident_bytes(), found
 def test_memory_is_what_the_kernel_says_the_resident_set_in_bytes_and_rosetta_is_noticed():
     available, memory, resident, translated = json.loads(simulated(MEMORY, FAKE_ROSETTA=1))
     assert 0 < available < memory
-    assert available % 16_384 == 0
     assert 5 << 20 < resident < 5 << 30
     assert translated
 
@@ -100,7 +100,6 @@ def test_a_kernel_that_does_not_answer_is_no_error(monkeypatch):
     assert darwin.sysctl("hw.memsize") is None
     assert darwin.sysctl_text("machdep.cpu.brand_string") == ""
     assert darwin.fast_cores() == 1
-    assert darwin.available_bytes() == 0
     assert not darwin.translated()
     assert not darwin.ask_for_performance_cores()
 
@@ -139,7 +138,7 @@ def test_a_mac_that_cannot_be_kept_awake_says_so(tmp_path):
 @pytest.mark.skipif(sys.platform != "darwin", reason="not macOS")
 def test_this_mac_answers():
     assert darwin.memory_bytes() > 1 << 30
-    assert 0 < darwin.available_bytes() < darwin.memory_bytes()
+    assert 0 < available_bytes() < darwin.memory_bytes()
     assert darwin.fast_cores() >= 1
     assert darwin.sysctl_text("machdep.cpu.brand_string")
     assert darwin.ask_for_performance_cores()

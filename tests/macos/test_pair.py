@@ -191,7 +191,7 @@ from dataclasses import asdict
 from pathlib import Path
 from mlxhog.doctor import pair
 from mlxhog.base import machine
-from tests.doctor.test_backends import QUIET
+from tests.doctor.test_checks import QUIET
 from tests.doctor.test_pair import Watch
 from tests.training.small import small_config
 

@@ -1,5 +1,6 @@
 """Random models and inputs, from NumPy alone."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -104,3 +105,61 @@ def slstm_state(B, NH, DH, *, seed=0):
     rng = np.random.default_rng((seed, B, NH, DH))
     h, c, n, m = rng.normal(0, 1, (4, B, NH, DH)).astype(np.float32)
     return h, c, 1 + np.abs(n), m
+
+
+LARGE_CONFIGS = {
+    "plain": {},
+    "one head": {"num_heads": 1, "chunk_size": 5},
+    "wide values": {"v_dim_factor": 2.0, "qk_dim_factor": 1.0},
+    "bias": {"use_bias": True},
+    "no out norm": {"add_out_norm": False},
+    "other caps": {"gate_soft_cap": 5.0, "output_logit_soft_cap": 3.0, "norm_eps": 1e-3},
+    "tied": {"tie_word_embeddings": True},
+    "documents": {"reset_at_document_boundaries": True, "bos_token_id": 3},
+    "odd sizes": {"hidden_size": 18, "num_heads": 3, "vocab_size": 7, "chunk_size": 64},
+}
+NARROW = {"round_proj_up_to_multiple_of": 8}
+V1_CONFIGS = {
+    "mixed": {},
+    "mLSTM alone, tied, with biases": {
+        "slstm_at": [],
+        "num_blocks": 2,
+        "bias": True,
+        "tie_weights": True,
+        "mlstm_block": {"mlstm": {"num_heads": 1, "conv1d_kernel_size": 3, **NARROW}},
+    },
+    "blocks of 8 in q, k and v": {
+        "slstm_at": [0],
+        "num_blocks": 2,
+        "mlstm_block": {"mlstm": {"qkv_proj_blocksize": 8, "proj_factor": 1.4, **NARROW}},
+    },
+    "sLSTM alone without convolution": {
+        "slstm_at": "all",
+        "num_blocks": 2,
+        "add_post_blocks_norm": False,
+        "slstm_block": {
+            "slstm": {
+                "num_heads": 4,
+                "conv1d_kernel_size": 0,
+                "recurrent_weight_init": "standard",
+                "bias_init": "standard",
+            },
+            "feedforward": {"act_fn": "relu^2", "bias": True, **NARROW},
+        },
+    },
+    "sLSTM without feed-forward layer": {
+        "slstm_block": {
+            "slstm": {"num_heads": 1, "conv1d_kernel_size": 2, "group_norm_weight": False},
+            "feedforward": None,
+        }
+    },
+    "documents": {"reset_at_document_boundaries": True, "bos_token_id": 3},
+}
+DROPPING = {
+    "dropout": 0.2,
+    "add_embedding_dropout": True,
+    "slstm_block": {"slstm": {"num_heads": 2}, "feedforward": {"dropout": 0.4, **NARROW}},
+}
+LARGE = {name: partial(config, **c) for name, c in LARGE_CONFIGS.items()}
+V1 = {f"v1, {name}": partial(v1_config, **c) for name, c in V1_CONFIGS.items()}
+"""Makers of models, whose sizes and options differ from each other."""

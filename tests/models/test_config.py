@@ -125,10 +125,8 @@ def test_both_spellings_of_a_size_are_read():
     theirs = {"vocab_size": 50304, "embedding_dim": 768, "num_blocks": 12, "num_heads": 4}
     assert XLSTMLargeConfig.from_dict(theirs) == large()
     assert XLSTMLargeConfig.from_dict(LARGE | theirs) == large()
-    with pytest.raises(ConfigError, match="hidden_size is 768 .* embedding_dim is 512"):
+    with pytest.raises(ConfigError, match="hidden_size is 768 and, as embedding_dim, 512; keep"):
         large(embedding_dim=512)
-    with pytest.raises(ConfigError, match="embedding_dim is 768 .* hidden_size is 512"):
-        XLSTMLargeConfig.from_dict(theirs | {"hidden_size": 512})
 
 
 @each_of(
@@ -154,7 +152,7 @@ def test_a_config_of_the_package_is_read_with_the_results_it_stores(name):
     cfg = model_case(name).cfg
     recorded = recorded_config(name)
     assert list(cfg.slstm_at) == recorded["slstm_at"]
-    assert XLSTMV1Config.from_dict(recorded, strict=True) == cfg
+    assert XLSTMV1Config.from_dict(recorded) == cfg
     if cfg.mlstm_block is not None:
         parts = cfg.layout.parts()
         mlstm = next(part.layer for part in parts if part.layer.name == "mlstm-v1")
@@ -175,17 +173,13 @@ def test_without_mlstm_blocks_all_blocks_are_slstm_and_absent_parts_have_default
     assert v1(slstm_block={"slstm": {"num_heads": 5}}).slstm_at == ()  # blocks that are not used
 
 
-def test_numbers_that_yaml_reads_as_text_are_numbers():
+def test_blocks_alone_tell_the_family_and_numbers_that_yaml_reads_as_text_are_numbers():
+    assert families.read(V1) == v1()
     cfg = large(eps="1e-5", num_heads="8")
     assert (cfg.eps, cfg.num_heads) == (1e-5, 8)
     cfg = v1(dropout="1e-1", mlstm_block={"mlstm": {"proj_factor": "2e0", "num_heads": "8"}})
     inside = cfg.mlstm_block.mlstm
     assert (cfg.dropout, inside.proj_factor, inside.num_heads) == (0.1, 2.0, 8)
-
-
-def test_blocks_alone_tell_the_family():
-    assert families.read(V1) == v1()
-    assert families.read(v1().to_dict()) == v1()
 
 
 def test_transformers_reads_what_is_written():
@@ -234,22 +228,14 @@ def test_the_package_builds_the_same_model_from_what_is_written(changes):
     ("changes", "message"),
     [
         ({"hidden_size": 770}, r"770 \* qk_dim_factor 0.5 = 385 does not divide into num_heads 4;"),
-        ({"hidden_size": 96, "num_heads": 32, "qk_dim_factor": 1, "v_dim_factor": 0.75}, "= 72"),
         ({"num_heads": 0}, "num_heads is 0; set it to a finite number above 0"),
-        ({"vocab_size": -1}, "vocab_size is -1"),
-        ({"norm_eps": 0.0}, "norm_eps is 0.0"),
-        ({"gate_soft_cap": float("nan")}, "gate_soft_cap is nan"),
         ({"reset_at_document_boundaries": True}, "bos_token_id is not set"),
         (
             {"reset_at_document_boundaries": True, "bos_token_id": 50304},
             "bos_token_id is 50304 of 50304 ids",
         ),
         ({"hidden_size": "wide"}, "hidden_size is 'wide' of type str; give it as int"),
-        ({"num_heads": 2.5}, "num_heads is 2.5 of type float; give it as int"),
         ({"use_bias": 1}, "use_bias is 1 of type int; give it as bool"),
-        ({"num_heads": True}, "num_heads is True of type bool; give it as int"),
-        ({"eps": [1]}, "eps is .1. of type list; give it as float"),
-        ({"model_type": "llama"}, "model_type is 'llama', and this family is 'xlstm'"),
         ({"num_heads": None}, "the architecture lacks num_heads; add it"),
         ({"output_logit_soft_cap": None}, "output_logit_soft_cap is null, no bound"),
         ({"weight_mode": "split"}, "weight_mode is 'split'; choose one of single, fused"),
@@ -277,40 +263,21 @@ def in_ffn(**fields):
     ("changes", "message"),
     [
         ({"slstm_at": [24]}, "slstm_at names block 24, and the model has blocks 0 to 23; count"),
-        ({"slstm_at": [-1]}, "slstm_at names block -1, and the model has blocks 0 to 23"),
         ({"slstm_at": [1, 1]}, "slstm_at is .1, 1.; name every block once"),
         ({"slstm_at": "some"}, "slstm_at is 'some'; give it a list such as .1., or 'all'"),
-        ({"slstm_at": [1.5]}, "slstm_at is 1.5 of type float; give it as int"),
         ({"slstm_at": [1], "slstm_block": None}, "there is no slstm_block; add slstm_block"),
-        ({"slstm_at": [1], "mlstm_block": None}, "there is no mlstm_block; add mlstm_block"),
-        ({"slstm_block": None, "mlstm_block": None}, "there is no slstm_block; add slstm_block"),
         ({"mlstm_block": 3}, "mlstm_block is 3; give it fields such as mlstm"),
-        ({"mlstm_block": {"mlstm": None}}, "mlstm_block.mlstm is null; leave mlstm_block out"),
-        ({"mlstm_block": {"mlstm": []}}, "mlstm_block.mlstm is ..; give it fields"),
-        ({"mlstm_block": {"slstm": {}}}, "'mlstm_block.slstm'; did you mean 'mlstm_block.mlstm'"),
         (in_mlstm(num_head=4), "num_head'; did you mean 'mlstm_block.mlstm.num_heads'"),
-        ({"embeding_dim": 4}, "'embeding_dim'; did you mean 'embedding_dim'"),
-        ({"vocab_size": None}, "the architecture lacks vocab_size; add it"),
-        ({"num_blocks": 0}, "num_hidden_layers is 0; set it to a finite number above 0"),
         ({"num_blocks": 10**9, "slstm_at": "all"}, "is 1000000000; set it to 4096 at most"),
         ({"mlstm_block": {"mlstm": {True: 2}}}, "mlstm_block.mlstm has the field True, which is"),
-        ({"bias": 1}, "bias is 1 of type int; give it as bool"),
         ({"dropout": 1.0}, "dropout is 1.0; set it to 0 for none, or to a number below 1"),
-        ({"model_type": "xlstm"}, "model_type is 'xlstm', and this family is 'xlstm_v1'"),
-        (in_mlstm(embedding_dim=64), "embedding_dim is 64 and hidden_size of the model 768; rem"),
-        (in_mlstm(bias=True), "mlstm_block.mlstm.bias is True and bias of the model False; remove"),
-        (in_slstm(hidden_size=5), "slstm_block.slstm.hidden_size is 5 and hidden_size of"),
         (in_mlstm(conv1d_kernel_size=1), "mlstm_block: conv is 1; set it to 2 or more"),
-        (in_slstm(conv1d_kernel_size=1), "slstm_block: conv is 1; give 2 taps or more, or 0"),
         (in_slstm(bias_init="powerlaw"), "bias_init is 'powerlaw'; choose one of powerlaw_block"),
         (in_ffn(act_fn="tanh"), "slstm_block.feedforward.act_fn is 'tanh'; choose one of gelu"),
         (in_slstm(gradient_recurrent_cut=True), "cut is True, and only False is supported; rem"),
-        (in_slstm(function="lstm"), "function is 'lstm', and only 'slstm'"),
         (in_mlstm(num_heads=5), "mlstm_block: heads is 5, and the inner width is 1536; choose"),
         (in_mlstm(qkv_proj_blocksize=5), "does not divide into blocks of qkv_block 5; set that"),
         (in_mlstm(**FLAT), "rounded to 0, is no width; set round_proj_up_dim_up to true"),
-        (in_slstm(num_heads=5), "slstm_block: heads is 5, and the width is 768; choose one of 1"),
-        (in_ffn(**FLAT), "rounded to 0, is no width; set round_proj_up_dim_up to true"),
         ({"reset_at_document_boundaries": True}, "bos_token_id is not set"),
     ],
 )
@@ -319,15 +286,16 @@ def test_a_v1_model_that_cannot_be_built_is_refused_by_name(changes, message):
         v1(**changes)
 
 
-@each_of("name", [[1], 3, "xlstm_v2"])
-def test_a_family_that_is_not_there_is_refused(name):
-    with pytest.raises(ConfigError, match="which is not a family of this package; "):
-        families.read(V1 | {"model_type": name})
-
-
-def test_a_field_without_a_name_is_refused():
-    with pytest.raises(ConfigError, match="the architecture has the field 1, which is not a name"):
-        families.read({**V1, 1: 2})
+@each_of(
+    ("more", "message"),
+    [
+        ({"model_type": "xlstm_v2"}, "which is not a family of this package; did you mean"),
+        ({1: 2}, "the architecture has the field 1, which is not a name"),
+    ],
+)
+def test_a_mapping_that_is_no_model_of_a_family_is_refused(more, message):
+    with pytest.raises(ConfigError, match=message):
+        families.read({**V1, **more})
 
 
 VALUES = st.recursive(

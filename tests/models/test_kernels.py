@@ -2,10 +2,8 @@
 
 import pytest
 
-from mlxhog.config.config import TrainConfig
-from mlxhog.config.options import options
 from mlxhog.errors import ConfigError
-from mlxhog.models.ops.kernels import CHOICES, choose, resolve
+from mlxhog.models.ops.kernels import choose, resolve
 from mlxhog.models.ops.operators import Ops
 from mlxhog.models.ops.reference import ops_mlx, ops_torch
 from tests.pairs import each_of
@@ -39,10 +37,6 @@ def test_auto_is_metal_on_a_gpu_where_the_kernels_are_verified(framework, device
     assert resolve(framework, "auto", device) == "reference"
     assert resolve(framework, "reference", device, metal_verified=True) == "reference"
     assert resolve(framework, "auto", "cpu", metal_verified=True) == "native"
-
-
-def test_the_option_offers_every_choice():
-    assert options(TrainConfig)["kernels"].choices == CHOICES
 
 
 @each_of("name", OPS)

@@ -90,16 +90,6 @@ def test_what_the_cell_keeps_for_its_gradient_grows_linearly_with_the_length(chu
     assert long == 4 * short
 
 
-@pairs
-def test_inputs_need_not_be_contiguous(native, reference):
-    inputs = {"gate": draw(7, 5), "up": draw(7, 5, seed=1)}
-
-    def scalar(ops, p):
-        return (ops.swiglu(p["gate"].T, p["up"].T).T[1:] ** 2).sum()
-
-    assert_same_grads(native, reference, scalar, inputs)
-
-
 def test_a_second_backward_through_the_loss_says_what_to_do():
     logits = torch.tensor(draw(3, 5)).requires_grad_()
     nats, _ = NATIVE_TORCH.capped_cross_entropy(logits, torch.tensor([0, 1, -100]), 30.0)

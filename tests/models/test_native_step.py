@@ -1,91 +1,31 @@
 """The native step stands in for the twins one token at a time, whatever the model and the batch."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
 from mlxhog.models import lm_native
-from mlxhog.models.families import init_params
-from mlxhog.models.xlstm_large import XLSTMLargeConfig
-from mlxhog.models.xlstm_v1 import (
-    FeedForwardConfig,
-    MLSTMBlockConfig,
-    MLSTMLayerConfig,
-    SLSTMBlockConfig,
-    SLSTMLayerConfig,
-    XLSTMV1Config,
-)
 from tests.models.golden import model_case
+from tests.models.sample import LARGE, V1, config, perturbed_params
 from tests.models.twins import Twin
 from tests.pairs import each_of
 from tests.tolerances import LOGITS_F32, STATE_F32, assert_close
 
 PLAIN = Twin("torch", "reference")
-LARGE = {
-    "usual": {"hidden_size": 64, "num_heads": 4},
-    "odd": {"hidden_size": 30, "num_heads": 3, "ffn_round_up_to_multiple_of": 1, "vocab_size": 37},
-    "wide values": {"hidden_size": 32, "num_heads": 2, "v_dim_factor": 2.0, "gate_soft_cap": 5.0},
-    "biases": {"hidden_size": 32, "num_heads": 2, "use_bias": True, "out_norm_bias": True},
-    "no last norm": {"hidden_size": 32, "num_heads": 1, "add_out_norm": False, "eps": 1e-3},
-    "tied": {"hidden_size": 32, "num_heads": 2, "tie_word_embeddings": True},
-    "resets": {
-        "hidden_size": 32,
-        "num_heads": 2,
-        "reset_at_document_boundaries": True,
-        "bos_token_id": 3,
-    },
-    "three threads": {"hidden_size": 512, "num_heads": 4, "vocab_size": 3000},
-}
-V1 = {
-    "v1": {"slstm_at": (1,)},
-    "v1, mLSTM alone": {"slstm_block": None, "num_hidden_layers": 1, "bias": True},
-    "v1, sLSTM alone": {"mlstm_block": None, "slstm_at": (0, 1), "tie_word_embeddings": True},
-    "v1, other settings": {
-        "hidden_size": 36,
-        "slstm_at": (0,),
-        "add_post_blocks_norm": False,
-        "mlstm_block": MLSTMBlockConfig(
-            mlstm=MLSTMLayerConfig(
-                num_heads=2,
-                conv1d_kernel_size=3,
-                qkv_proj_blocksize=18,
-                proj_factor=1.5,
-                round_proj_up_to_multiple_of=1,
-            )
-        ),
-        "slstm_block": SLSTMBlockConfig(
-            slstm=SLSTMLayerConfig(num_heads=2, conv1d_kernel_size=0, group_norm_weight=False),
-            feedforward=FeedForwardConfig(proj_factor=2.0, act_fn="relu^2", bias=True),
-        ),
-    },
-    "v1, no feed-forward": {"slstm_at": (1,), "slstm_block": SLSTMBlockConfig(feedforward=None)},
-    "v1, resets": {
-        "slstm_at": (1,),
-        "reset_at_document_boundaries": True,
-        "bos_token_id": 3,
-    },
-}
-SIZES = [*LARGE, *V1]
+MODELS = (
+    LARGE
+    | V1
+    | {
+        "biases": partial(config, use_bias=True, out_norm_bias=True),
+        "three threads": partial(config, hidden_size=512, num_heads=4, vocab_size=3000),
+    }
+)
 
 
 def model(name):
-    """A model whose every parameter matters: none is left at 0 or 1."""
-    if name in LARGE:
-        cfg = XLSTMLargeConfig(**({"vocab_size": 70, "num_hidden_layers": 2} | LARGE[name]))
-    else:
-        usual = {
-            "vocab_size": 70,
-            "hidden_size": 32,
-            "num_hidden_layers": 2,
-            "mlstm_block": MLSTMBlockConfig(),
-            "slstm_block": SLSTMBlockConfig(),
-        }
-        cfg = XLSTMV1Config(**(usual | V1[name]))
-    random = np.random.default_rng(1)
-    params = {
-        name: value + random.normal(0, 0.1, value.shape).astype(np.float32)
-        for name, value in init_params(cfg, seed=0).items()
-    }
-    return cfg, params
+    cfg = MODELS[name]()
+    return cfg, perturbed_params(cfg, seed=1)
 
 
 def native(cfg, params, *, threads):
@@ -105,11 +45,11 @@ def decode(decoder, tokens, state=None):
 
 
 @pytest.mark.slow
-@each_of("name", SIZES)
+@each_of("name", MODELS)
 def test_steps_give_the_logits_and_the_state_of_the_whole_sequence(name):
     cfg, params = model(name)
     tokens = np.random.default_rng(2).integers(0, cfg.vocab_size, (3, 9)).astype(np.int32)
-    tokens[1, [0, 4]] = 3  # where a model that resets begins anew
+    tokens[1, [0, 4]] = 3  # where "documents" begins anew
     decoder = native(cfg, params, threads=3)
     logits, state = decode(decoder, tokens)
     expected, expected_state = PLAIN.logits(cfg, params, tokens)
@@ -128,7 +68,7 @@ def test_steps_give_what_the_references_recorded(name):
 
 @pytest.mark.slow
 @each_of("rows", [7, 41])  # fewer than lanes, and groups of lanes for two threads
-@each_of("name", SIZES)
+@each_of("name", MODELS)
 def test_a_sequence_decodes_to_the_same_bits_alone_and_in_a_batch(name, rows):
     cfg, params = model(name)
     tokens = np.random.default_rng(3).integers(0, cfg.vocab_size, (rows, 5)).astype(np.int32)
@@ -140,10 +80,10 @@ def test_a_sequence_decodes_to_the_same_bits_alone_and_in_a_batch(name, rows):
         np.testing.assert_array_equal(state_alone[0], state[row])
 
 
-@each_of("name", ["usual", "v1"])
+@each_of("name", ["plain", "v1, mixed"])
 def test_a_step_goes_on_from_a_state_of_the_twin_and_gives_one_back(name):
     cfg, params = model(name)
-    tokens = np.random.default_rng(4).integers(0, 70, (2, 8)).astype(np.int32)
+    tokens = np.random.default_rng(4).integers(0, 23, (2, 8)).astype(np.int32)
     decoder = native(cfg, params, threads=1)
     _, half = PLAIN.logits(cfg, params, tokens[:, :5])
     logits, state = decode(decoder, tokens[:, 5:7], decoder.pack(half))
@@ -155,9 +95,9 @@ def test_a_step_goes_on_from_a_state_of_the_twin_and_gives_one_back(name):
 @each_of(
     ("name", "parameter"),
     [
-        ("usual", "backbone.blocks.0.mlstm_layer.igate_preact.bias"),
-        ("v1", "xlstm_block_stack.blocks.0.xlstm.mlstm_cell.igate.bias"),
-        ("v1", "xlstm_block_stack.blocks.1.xlstm.slstm_cell._bias_"),
+        ("plain", "backbone.blocks.0.mlstm_layer.igate_preact.bias"),
+        ("v1, mixed", "xlstm_block_stack.blocks.0.xlstm.mlstm_cell.igate.bias"),
+        ("v1, mixed", "xlstm_block_stack.blocks.1.xlstm.slstm_cell._bias_"),
     ],
 )
 def test_a_parameter_that_is_not_finite_shows_in_the_logits(name, parameter):
@@ -169,16 +109,16 @@ def test_a_parameter_that_is_not_finite_shows_in_the_logits(name, parameter):
     assert np.isnan(logits).any()
 
 
-@each_of("name", ["usual", "v1"])
+@each_of("name", ["plain", "v1, mixed"])
 def test_a_token_outside_the_vocabulary_is_named(name):
     cfg, params = model(name)
     decoder = native(cfg, params, threads=1)
-    with pytest.raises(ValueError, match=r"token 70 in row 1 is outside \[0, 70\)"):
-        decoder.step(np.array([0, 70], np.int32), decoder.init_state(2))
+    with pytest.raises(ValueError, match=r"token 23 in row 1 is outside \[0, 23\)"):
+        decoder.step(np.array([0, 23], np.int32), decoder.init_state(2))
 
 
 def test_the_native_step_is_chosen_where_native_kernels_compute_in_float32():
-    cfg, params = model("usual")
+    cfg, params = model("plain")
 
     def result(params, chosen):
         chosen_step = lm_native.decoder(cfg, params, framework="torch", kernels=chosen, threads=1)

@@ -9,7 +9,6 @@ from mlxhog.errors import ConfigError
 from mlxhog.models import families, ngrams
 from mlxhog.models.ngrams import ABSENT, NgramTables
 from mlxhog.models.registry import load_architecture, to_yaml
-from tests.models.sample import config, v1_config
 
 FEW, RESET = 8, 1
 """Ids, and the one that begins a document."""
@@ -84,13 +83,9 @@ def test_rows_of_a_long_text_are_spread_over_the_table():
     ("field", "expected"),
     [
         ("ngram_orders=1-8", "ngram_orders is '1-8'; give orders from 2 to 16, such as 2-8"),
-        ("ngram_orders=2-99", "give orders from 2 to 16"),
-        ("ngram_orders=8-2", "give orders from 2 to 16"),
-        ("ngram_orders=many", "ngram_orders is 'many'"),
         ("ngram_orders=[2, 2.5]", "give orders from 2 to 16"),
         ("ngram_rows=1000", "ngram_rows is 1000; set it to a power of two"),
         ("ngram_dim=5000", "ngram_dim is 5000; set it to 1 to 4096"),
-        ("ngram_order=2", "did you mean 'ngram_orders'"),
     ],
 )
 def test_fields_out_of_range_are_refused_in_words(field, expected):
@@ -100,22 +95,11 @@ def test_fields_out_of_range_are_refused_in_words(field, expected):
         assert expected in str(refusal.value)
 
 
-def test_a_model_of_mad_layers_has_no_such_field():
-    with pytest.raises(ConfigError, match="the model has no field 'ngram_orders'"):
-        load_architecture("mad-7to1", "ngram_orders=2-8")
-
-
-@pytest.mark.parametrize("cfg", [config(), v1_config()], ids=["xlstm", "xlstm_v1"])
-def test_another_model_is_written_and_declared_as_before(cfg):
-    assert not [field for field in cfg.to_dict() if field.startswith("ngram")]
-    assert not [name for name in families.param_spec(cfg) if name.startswith("ngram")]
-    assert families.table_spec(cfg) == {}
-
-
 @pytest.mark.parametrize("name", ["tiny", "5m-v1"])
 def test_a_model_with_tables_is_read_as_it_was_written(name):
     cfg = load_architecture(name, "ngram_orders=2-4, ngram_dim=8, ngram_rows=4096")
     assert families.read(cfg.to_dict()) == cfg
     assert "ngram_orders: [2, 3, 4]" in to_yaml(cfg)
-    count = sum(spec.size for spec in families.param_spec(cfg).values())
-    assert families.param_count(cfg) == count
+    plain = load_architecture(name)
+    assert not [field for field in plain.to_dict() if field.startswith("ngram")]
+    assert families.table_spec(plain) == {}

@@ -1,15 +1,13 @@
 """MLX, torch and the float64 reference agree on models and lengths nobody recorded."""
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pytest
 
 from mlxhog.models import lm, lm_float64
-from mlxhog.models.families import dropout_sites, init_params, param_spec
-from tests.models.sample import batch, config, perturbed_params, v1_config
+from mlxhog.models.families import init_params, param_spec
+from tests.models.sample import DROPPING, LARGE, V1, batch, config, perturbed_params, v1_config
 from tests.models.twins import TWINS, Twin, all_twins
 from tests.pairs import each_of, in_pairs
 from tests.tolerances import (
@@ -19,63 +17,6 @@ from tests.tolerances import (
     STATE_F32,
     assert_close,
 )
-
-LARGE_CONFIGS = {
-    "plain": {},
-    "one head": {"num_heads": 1, "chunk_size": 5},
-    "wide values": {"v_dim_factor": 2.0, "qk_dim_factor": 1.0},
-    "bias": {"use_bias": True},
-    "no out norm": {"add_out_norm": False},
-    "other caps": {"gate_soft_cap": 5.0, "output_logit_soft_cap": 3.0, "norm_eps": 1e-3},
-    "tied": {"tie_word_embeddings": True},
-    "documents": {"reset_at_document_boundaries": True, "bos_token_id": 3},
-    "odd sizes": {"hidden_size": 18, "num_heads": 3, "vocab_size": 7, "chunk_size": 64},
-}
-NARROW = {"round_proj_up_to_multiple_of": 8}
-V1_CONFIGS = {
-    "mixed": {},
-    "mLSTM alone, tied, with biases": {
-        "slstm_at": [],
-        "num_blocks": 2,
-        "bias": True,
-        "tie_weights": True,
-        "mlstm_block": {"mlstm": {"num_heads": 1, "conv1d_kernel_size": 3, **NARROW}},
-    },
-    "blocks of 8 in q, k and v": {
-        "slstm_at": [0],
-        "num_blocks": 2,
-        "mlstm_block": {"mlstm": {"qkv_proj_blocksize": 8, "proj_factor": 1.4, **NARROW}},
-    },
-    "sLSTM alone without convolution": {
-        "slstm_at": "all",
-        "num_blocks": 2,
-        "add_post_blocks_norm": False,
-        "slstm_block": {
-            "slstm": {
-                "num_heads": 4,
-                "conv1d_kernel_size": 0,
-                "recurrent_weight_init": "standard",
-                "bias_init": "standard",
-            },
-            "feedforward": {"act_fn": "relu^2", "bias": True, **NARROW},
-        },
-    },
-    "sLSTM without feed-forward layer": {
-        "slstm_block": {
-            "slstm": {"num_heads": 1, "conv1d_kernel_size": 2, "group_norm_weight": False},
-            "feedforward": None,
-        }
-    },
-    "documents": {"reset_at_document_boundaries": True, "bos_token_id": 3},
-}
-DROPPING = {
-    "dropout": 0.2,
-    "add_embedding_dropout": True,
-    "slstm_block": {"slstm": {"num_heads": 2}, "feedforward": {"dropout": 0.4, **NARROW}},
-}
-Model = Callable[[], Any]
-LARGE = {name: partial(config, **c) for name, c in LARGE_CONFIGS.items()}
-V1 = {f"v1, {name}": partial(v1_config, **c) for name, c in V1_CONFIGS.items()}
 
 
 def assert_reference(twin, cfg, params, tokens, labels):
@@ -168,16 +109,16 @@ def test_dropped_units_are_those_of_the_reference_and_evaluation_drops_none(twin
 
 
 def test_dropout_is_where_the_package_has_it():
+    def rates(cfg):
+        masks = lm.dropout_masks(cfg, (64, 64), seed=0) or {}
+        return {site: round(float((mask == 0).mean()), 1) for site, mask in masks.items()}
+
     block = "xlstm_block_stack.blocks"
-    assert dropout_sites(v1_config(**DROPPING)) == {
-        "token_embedding.weight": (16, 0.2),
-        f"{block}.0.xlstm": (16, 0.2),
-        f"{block}.1.xlstm": (16, 0.2),
-        f"{block}.1.ffn": (16, 0.4),
-        f"{block}.2.xlstm": (16, 0.2),
-    }
-    assert set(dropout_sites(v1_config(dropout=0.1))) == {f"{block}.{n}.xlstm" for n in range(3)}
-    assert not dropout_sites(v1_config())
+    mixers = [f"{block}.{n}.xlstm" for n in range(3)]
+    expected = dict.fromkeys([*mixers, "token_embedding.weight"], 0.2) | {f"{block}.1.ffn": 0.4}
+    assert rates(v1_config(**DROPPING)) == expected
+    assert rates(v1_config(dropout=0.1)) == dict.fromkeys(mixers, 0.1)
+    assert rates(v1_config()) == {}
 
 
 @pytest.mark.slow

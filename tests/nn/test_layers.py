@@ -116,23 +116,18 @@ def test_layers_after_one_another_are_each_the_input_of_the_next(side):
 
 
 @both
-def test_time_may_come_first(side):
-    rows, times = side.kind("slstm"), side.kind("slstm", batch_first=False)
-    x = draw(B, S, 16)
-    y, last = side.run(rows, x, lengths=LENGTHS)
-    actual, end = side.run(times, np.ascontiguousarray(x.swapaxes(0, 1)), lengths=LENGTHS)
-    np.testing.assert_array_equal(actual.swapaxes(0, 1), y)
-    assert_state_close(end, last)
-
-
-@both
-def test_one_sequence_has_no_axis_of_rows(side):
+def test_one_sequence_has_no_axis_of_rows_and_time_may_come_first(side):
     layer, x = side.kind("mlstms-projected"), draw(1, S, 6)
     whole, last = side.run(layer, x)
     first, state = side.run(layer, x[0, :4])
     second, end = side.run(layer, x[0, 4:], state)
     assert_close(np.concatenate([first, second]), whole[0], LOGITS_F32)
     assert_state_close(end, [[part[0] for part in parts] for parts in last])
+    times, x = side.kind("mlstms-projected", batch_first=False), draw(B, S, 6)
+    y, last = side.run(layer, x, lengths=LENGTHS)
+    actual, end = side.run(times, np.ascontiguousarray(x.swapaxes(0, 1)), lengths=LENGTHS)
+    np.testing.assert_array_equal(actual.swapaxes(0, 1), y)
+    assert_state_close(end, last)
 
 
 @both
@@ -173,19 +168,12 @@ def test_initial_values_follow_the_frameworks_seed_and_differ_by_layer(side):
 CONFIG_MISTAKES = [
     ("SLSTM", (16, 30), {}, "heads is 4, and the width is 30; choose one of"),
     ("SLSTM", (16, 32), {"heads": 2}, r"did you mean '.*num_heads'\?"),
-    ("SLSTM", (16, 32), {"bidirectional": True}, r"unknown .*bidirectional"),
     ("SLSTM", (16, 32), {"backend": "vanilla"}, "without an effect here: .*backend"),
     ("SLSTM", (0, 32), {}, "input_size is 0; set it to the width of the input"),
-    ("SLSTM", (16, 32, 0), {}, "num_hidden_layers is 0; set it to a finite number above 0"),
-    ("SLSTM", (16, 32), {"dropout": 1.0}, "dropout is 1.0; set it to 0 for none"),
     ("MLSTM", (16, 32), {"variant": "v2"}, "variant 'v2' does not exist; choose mlstm"),
-    ("MLSTM", (16, 32), {"qk_dim_factor": 0.5}, "unknown .*qk_dim_factor'; "),
     ("MLSTM", (16, 32), {"variant": "large", "proj_factor": 2.0}, "unknown .*'proj_factor'"),
     ("MLSTM", (16, 32), {"variant": "large", "dropout": 0.1}, "xLSTM Large has none; use"),
-    ("MLSTM", (16, 30), {"variant": "large"}, "hidden_size 30 .* does not divide into num_heads"),
     ("XLSTMBlock", (32,), {"cell": "lstm"}, "cell 'lstm' of variant 'v1' does not exist; choose"),
-    ("XLSTMBlock", (32,), {"cell": "slstm", "variant": "large"}, "choose mlstm or slstm of v1"),
-    ("XLSTMBlock", (32,), {"feedforward": None}, "unknown .*feedforward"),
     ("XLSTMBlock", (32,), {"index": 2, "of": 2}, "block 2 of 2 does not exist; count blocks from"),
 ]  # fmt: skip
 
@@ -203,16 +191,12 @@ def test_a_batch_or_state_that_does_not_fit_is_refused_with_what_would(side):
     one = state[0][0]
     cases = [
         (x[0, 0], None, {}, ShapeError, r"shape \(16,\); give it as \(B, S, 16\), batch_first=T"),
-        (x[..., :5], None, {}, ShapeError, r"shape \(3, 9, 5\); give it as \(B, S, 16\)"),
-        (x[:, :0], None, {}, ShapeError, r"shape \(3, 0, 16\).* at least one row and position"),
         (x[:0], None, {}, ShapeError, r"shape \(0, 9, 16\).* at least one row and position"),
         (x[:2], state, {}, ShapeError, r"state has shapes .*\(3, 3, 16\).* needs .*\(2, 3, 16\), "),
-        (x, state + state, {}, ShapeError, "give the state that it returned for the same rows"),
         (x, one, {}, ShapeError, r"state has shapes \(3, 3, 16\), but this module needs \[\["),
         (x[0], state, {}, ShapeError, r"this module needs \[\[\(3, 16\), "),
         (x, None, {"lengths": [1, 2]}, ShapeError, r"lengths: shape \(2,\), .* needs \(3,\)"),
         (x, None, {"lengths": [1, 2, 10]}, ConfigError, r"lengths: .* no integers from 0 to 9"),
-        (x, None, {"lengths": [1, -1, 3]}, ConfigError, "lengths: .* no integers from 0 to 9"),
         (x, None, {"lengths": [1, 2.5, 3]}, ConfigError, "lengths: .* no integers from 0 to 9"),
         (x, None, {"mask": x[0] > 0}, ShapeError, r"mask: shape \(9, 16\), .* needs \(3, 9\)"),
         (x, None, {"mask": x[..., 0]}, ConfigError, "mask: .* no integers from 0 to 1"),

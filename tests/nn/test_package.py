@@ -1,10 +1,9 @@
 """The modules beside those of the xlstm package: names, output, every gradient, states."""
 
-import numpy as np
 import pytest
 import torch
 
-from tests.nn.package import POSITIONS, large_config, official, slstm_config
+from tests.nn.package import POSITIONS, large_config, official
 from tests.nn.sides import SIDES, draw
 from tests.tolerances import GRADIENT_F32, LOGITS_F32, STATE_F32, assert_close
 
@@ -37,17 +36,6 @@ def test_the_packages_state_dict_gives_its_output_and_every_gradient(side, kind)
     assert_close(grads["input"], leaf.grad, GRADIENT_F32, label="input")
 
 
-def test_the_state_of_the_slstm_is_the_packages():
-    theirs, ours = official("slstm"), SIDES["torch"].kind("slstm")
-    ours.load_state_dict(theirs.state_dict())
-    x = draw(3, POSITIONS, 16)
-    _, expected = theirs(torch.tensor(x), return_last_state=True)
-    _, ((inputs, *cell),) = SIDES["torch"].run(ours, x)
-    assert_close(inputs, expected["conv_state"], STATE_F32, label="inputs")
-    for part, packages in zip(cell, expected["slstm_state"].detach(), strict=True):
-        assert_close(part.reshape(3, 16), packages, STATE_F32)
-
-
 def test_a_state_of_xlstm_large_goes_on_where_the_packages_does():
     theirs, ours = official("mlstm-large"), SIDES["torch"].kind("mlstm-large")
     ours.load_state_dict(theirs.state_dict())
@@ -59,22 +47,6 @@ def test_a_state_of_xlstm_large_goes_on_where_the_packages_does():
     expected, _ = theirs(x, (C, n, m))
     actual, _ = ours(x, ((C, n, m[..., 0]),))
     assert_close(actual.detach(), expected.detach(), LOGITS_F32)
-
-
-@pytest.mark.parametrize("side", [SIDES["torch"], SIDES["mlx"]], ids=["torch", "mlx"])
-def test_weights_that_a_gpu_stored_are_turned_into_the_layout_of_the_cpu(side):
-    from xlstm.blocks.slstm.cell import sLSTMCell_cuda
-
-    theirs, ours = official("slstm"), side.kind("slstm")
-    cell, entries = theirs.slstm_cell, dict(theirs.state_dict())
-    on_gpu = sLSTMCell_cuda(slstm_config(), skip_backend_init=True)
-    R, b = cell._recurrent_kernel_int2ext(cell._recurrent_kernel_), cell._bias_int2ext(cell._bias_)
-    entries["slstm_cell._recurrent_kernel_"] = on_gpu._recurrent_kernel_ext2int(R).detach()
-    entries["slstm_cell._bias_"] = on_gpu._bias_ext2int(b).detach()
-    side.load(ours, {name: x.numpy() for name, x in entries.items()})
-    expected = {name: x.numpy() for name, x in theirs.state_dict().items()}
-    for name, x in side.parameters(ours).items():
-        np.testing.assert_array_equal(x, expected[name], err_msg=name)
 
 
 def test_fused_weights_of_xlstm_large_are_taken_apart():

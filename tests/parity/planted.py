@@ -48,14 +48,11 @@ def every_engine(fault):
         yield
 
 
-@dataclass(frozen=True)
-class FaultySide:
-    """Stands in for `compute.compute_side`: one side computes with a fault."""
+def faulty(name, fault):
+    """Return a stand-in for `compute.compute_side`: the side `name` computes with a fault."""
 
-    name: str
-    fault: SignFault
+    def compute(lane, side, subject):
+        with every_engine(fault if side.name == name else None):
+            return compute_side(lane, side, subject)
 
-    def __call__(self, lane, side, *arguments):
-        """Compute a side's results; returns their names."""
-        with every_engine(self.fault if side.name == self.name else None):
-            return compute_side(lane, side, *arguments)
+    return compute

@@ -11,20 +11,19 @@ from mlxhog.parity.subject import ParitySide, ParitySubject
 from tests.models.sample import batch, config, perturbed_params
 from tests.pairs import each_of
 
+EXACT, SINGLE = ParitySide("numpy", "numpy"), ParitySide("torch:mps", "torch:mps")
 
-def one(name, actual, expected, *, pairs=None, precision="float32", **more):
+
+def one(name, actual, expected, *, pairs=None, sides=(SINGLE, EXACT), conditions=None, **more):
     """The comparison of one tensor, or the last of some."""
     if not isinstance(expected, dict):
         actual, expected = {name: np.asarray(actual)}, {name: np.asarray(expected)}
-    *_, row = compare.tensor_rows(
-        "a", actual, "b", expected, precision=precision,
-        **{"start": {}, "conditions": {}, "pairs": pairs or [(n, n) for n in expected]} | more,
-    )  # fmt: skip
+    pairs, more = pairs or [(n, n) for n in expected], {"start": {}} | more
+    *_, row = compare.tensor_rows(actual, expected, pairs, sides, conditions or {}, **more)
     return row
 
 
-def test_a_row_says_how_far_apart_relative_to_what_and_where(monkeypatch):
-    monkeypatch.setattr(compare, "_PIECE", 7)  # compared in pieces
+def test_a_row_says_how_far_apart_relative_to_what_and_where():
     expected = np.arange(60.0).reshape(5, 12)
     actual = expected.copy()
     actual[3, 8] -= 1.0
@@ -32,6 +31,11 @@ def test_a_row_says_how_far_apart_relative_to_what_and_where(monkeypatch):
     assert (row.max_abs, row.where, row.ok) == (1.0, (3, 8), False)
     assert (row.got, row.wanted) == (43.0, 44.0)
     assert row.max_rel == pytest.approx(1 / 59)
+    row = one("state/0/C", np.zeros((2, 3)), np.zeros((3, 2)))
+    assert (row.ok, row.reason) == (False, "the shapes are (2, 3) and (3, 2)")
+    for odd in (np.nan, np.inf):  # disagrees even with itself
+        row = one("hidden/0", [1.0, odd, 2.0], [1.0, odd, 2.0])
+        assert (row.ok, row.where, row.max_abs, row.reason) == (False, (1,), None, "not finite")
 
 
 SMALL = np.array([1e-5, 3e-7, 0.0])
@@ -74,14 +78,15 @@ def test_a_difference_is_allowed_by_the_scale_and_the_condition_of_its_tensor(
     assert one(name, actual, expected, conditions=conditions, start=start, steps=3).ok is ok
 
 
-@each_of(("off", "noise", "ok"), [(1e-6, False, True), (1e-6, True, False), (1e-7, True, True)])
-def test_a_small_gradient_is_measured_by_its_own_noise_between_backends_that_have_it(
-    off, noise, ok
-):
+CPU = ParitySide("torch:cpu", "torch:cpu")
+
+
+@each_of(("off", "side", "ok"), [(1e-6, SINGLE, True), (1e-6, CPU, False), (1e-7, CPU, True)])
+def test_a_small_gradient_is_measured_by_its_own_noise_between_backends_that_have_it(off, side, ok):
     expected = {"grad/large": np.array([1.0]), "grad/small": np.array([1e-4])}
     conditions = {name: 1e-8 for name in expected} | {f"noise/{name}": 1e-8 for name in expected}
     actual = expected | {"grad/small": np.array([1e-4 + off])}
-    assert one("", actual, expected, conditions=conditions, noise=noise).ok is ok
+    assert one("", actual, expected, conditions=conditions, sides=(side, EXACT)).ok is ok
 
 
 @each_of(("error", "ok"), [(1e-7, True), (1e-6, False)])
@@ -90,37 +95,20 @@ def test_a_gradient_that_should_vanish_is_measured_by_the_others(error, ok):
     assert one("", expected | {"grad/closed": np.array([error])}, expected).ok is ok
 
 
-@each_of("odd", [np.nan, np.inf])
-def test_what_is_not_finite_disagrees_even_with_itself(odd):
-    row = one("hidden/0", [1.0, odd, 2.0], [1.0, odd, 2.0])
-    assert (row.ok, row.where, row.max_abs, row.reason) == (False, (1,), None, "not finite")
-
-
-def test_other_shapes_disagree():
-    row = one("state/0/C", np.zeros((2, 3)), np.zeros((3, 2)))
-    assert (row.ok, row.reason) == (False, "the shapes are (2, 3) and (3, 2)")
-
-
-def test_every_side_meets_the_reference_its_twin_and_itself():
+def test_every_side_meets_the_reference_and_itself_and_the_first_disagreement_is_named():
     sides = [ParitySide(name, name) for name in ("numpy", "torch:cpu", "mlx:cpu")]
-    x = {"logits": np.ones(2), "stepwise/logits": np.ones(2)}
+    exact = {"hidden/0": np.ones(1), "hidden/1": np.ones(1), "logits": np.ones(1)}
+    exact |= {"stepwise/logits": np.ones(1)}
+    wrong = exact | {"hidden/1": np.full(1, 1.1), "logits": np.full(1, 9.0)}
+    computed = {"numpy": exact, "torch:cpu": exact, "mlx:cpu": wrong}
     subject = ParitySubject(title="made up", cfg=config())
-    rows = list(compare.rows(subject, sides, {side.name: x for side in sides}, {}))
+    rows = list(compare.rows(subject, sides, computed, {}))
     assert {(row.a, row.b) for row in rows} == {
-        ("torch:cpu", "numpy"), ("mlx:cpu", "numpy"), ("mlx:cpu", "torch:cpu"),
+        ("torch:cpu", "numpy"), ("mlx:cpu", "numpy"),
         ("numpy", "numpy"), ("torch:cpu", "torch:cpu"), ("mlx:cpu", "mlx:cpu"),
     }  # fmt: skip
     itself = [row for row in rows if row.a == row.b]
     assert {(row.what, row.against) for row in itself} == {("stepwise/logits", "logits")}
-
-
-def test_the_first_disagreement_is_the_first_of_the_computation():
-    sides = [ParitySide(name, name) for name in ("numpy", "torch:cpu")]
-    exact = {"hidden/0": np.ones(1), "hidden/1": np.ones(1), "logits": np.ones(1)}
-    wrong = exact | {"hidden/1": np.full(1, 1.1), "logits": np.full(1, 9.0)}
-    computed = {"numpy": exact, "torch:cpu": wrong}
-    subject = ParitySubject(title="made up", cfg=config())
-    rows = list(compare.rows(subject, sides, computed, {}))
     assert compare.first_bad(list(reversed(rows)), computed).what == "hidden/1"
 
 
@@ -159,10 +147,10 @@ def test_a_result_without_a_condition_of_its_own_has_that_of_what_it_stands_for(
         "after/adamw/w": 1.0, "stepwise/logits": 3.0, "stepwise/state/n": 4.0, "hidden/0": None,
     }  # fmt: skip
     assert {name: tolerances.condition_of(name, conditions) for name in results} == results
-    for precision, ok in (("float32", True), ("float64", False)):
+    for side, ok in ((SINGLE, True), (EXACT, False)):
         known, pairs = {"logits": 1e-5}, [("stepwise/logits", "logits")]
         actual, expected = {"stepwise/logits": np.array([5.001])}, {"logits": np.array([5.0])}
-        row = one("", actual, expected, pairs=pairs, conditions=known, precision=precision)
+        row = one("", actual, expected, pairs=pairs, conditions=known, sides=(side, EXACT))
         assert row.ok is ok
 
 

@@ -1,6 +1,7 @@
 """`mlxhog report`: one file that says everything of a run, and stands in for nothing it lacks."""
 
 import json
+import logging
 import re
 
 import pytest
@@ -48,6 +49,15 @@ def test_the_page_says_what_is_known_of_a_run_and_fetches_nothing(tmp_path, caps
     assert "default-src 'none'" in page
     assert "connect-src" not in page
     assert "Permission is hereby granted, free of charge" in page  # uPlot's licence goes with it
+
+
+def test_a_title_in_another_script_is_drawn_without_a_word_of_matplotlib(caplog):
+    """A warning is an error here."""
+    figure, axes = charts.panel(charts.LIGHT)
+    charts.title(axes, charts.LIGHT, "\u6587 \u0e01")
+    logging.getLogger("matplotlib.font_manager").warning("a cache is built")
+    assert charts.png(figure).startswith(b"\x89PNG")
+    assert caplog.records == []
 
 
 @pytest.mark.slow

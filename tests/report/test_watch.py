@@ -18,7 +18,8 @@ import pytest
 from mlxhog import cli
 from mlxhog.base import durable
 from mlxhog.checkpoint import creation
-from mlxhog.report.follow import RunFollower, follow
+from mlxhog.report.follow import ending, follow
+from mlxhog.report.record import RunRecord
 from tests.another_process import Program
 from tests.report.running import Training
 from tests.report.sample_run import EVENTS, append, event, lines, write_run
@@ -40,6 +41,10 @@ def test_a_run_that_has_ended_is_shown_once_with_how_it_ended(tmp_path, capsys):
     assert f"mlxhog report {run.directory}" in out
     assert "worker 2 (torch:cpu) died (SIGKILL) and is being replaced" in out
     assert "sample: The year of the union" in out
+    assert cli.main(["watch", str(run.directory), "--json"]) == 0
+    states = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert states[-1]["step"] == 400
+    assert [worker["slot"] for worker in states[-1]["workers"]] == [1, 2]
 
 
 def test_a_run_that_was_killed_is_said_to_be_interrupted_and_how_it_goes_on(tmp_path, capsys):
@@ -48,14 +53,6 @@ def test_a_run_that_was_killed_is_said_to_be_interrupted_and_how_it_goes_on(tmp_
     out = capsys.readouterr().out
     assert "interrupted: 400 steps" in out
     assert f"mlxhog train --resume {run.directory}" in out
-
-
-def test_json_is_one_object_per_state(tmp_path, capsys):
-    run = write_run(tmp_path, metrics=lines(20))
-    assert cli.main(["watch", str(run.directory), "--json"]) == 0
-    states = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert states[-1]["step"] == 400
-    assert [worker["slot"] for worker in states[-1]["workers"]] == [1, 2]
 
 
 def test_metrics_of_any_content_can_be_watched(tmp_path, capsys):
@@ -87,7 +84,7 @@ def test_new_lines_events_and_the_end_are_followed(tmp_path):
 
     lock = (run.directory / "lock").open("a+")
     durable.take_lock(lock)
-    follow(RunFollower(run), reports.append, pause=live)
+    follow(RunRecord(run), reports.append, pause=live)
     assert [progress.step for progress in reports][-1] == 100
     messages = [progress.message for progress in reports if progress.message]
     assert messages[0].startswith("worker 2 (torch:cpu) died")
@@ -128,11 +125,11 @@ def test_a_run_is_watched_and_not_disturbed_and_pipes_end_with_it(
         if len(steps) > 6 or len(reports) == 100:
             going_on.stop()
 
-    follower = RunFollower(going_on.run)
+    record = RunRecord(going_on.run)
     with watch(going_on.run) as in_a_pipe:
         in_a_pipe.stdout.readline()
-        follow(follower, reports.append, pause=enough)
-        assert follower.ending().startswith("interrupted: ")
+        follow(record, reports.append, pause=enough)
+        assert ending(record).startswith("interrupted: ")
         out, err = in_a_pipe.communicate(timeout=120)
     steps = [progress.step for progress in reports if not progress.message]
     assert steps == sorted(steps)

@@ -66,9 +66,8 @@ class Local:
         self.meetings = done = 0
         within = True
         while done < steps:
-            lengths = of.steps_of_round(None, done)
-            lengths = [min(length, steps + 1) for length in lengths]
-            order = sorted((j, p) for p in range(workers) for j in range(lengths[p]))
+            length = min(of.round_steps(done), steps + 1)
+            order = [(j, p) for j in range(length) for p in range(workers)]
             self._gradients = [[] for _ in range(workers)]
             for _, rank in order[: steps - done]:
                 self._step(rank, done, skipped=done == without, torn=torn)

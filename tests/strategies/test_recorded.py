@@ -16,8 +16,16 @@ from mlxhog.errors import RunError
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import SGD, AdamW, Muon
 from mlxhog.optim.gradients import Rows
-from mlxhog.strategies.access_order import Book, access_counts, guarded, private_floats, settle
-from mlxhog.strategies.recorded import Mismatch, Recorded, ReplayedWorker
+from mlxhog.strategies.recorded import (
+    Book,
+    Mismatch,
+    Recorded,
+    ReplayedWorker,
+    access_counts,
+    guarded,
+    private_floats,
+    settle,
+)
 from tests.strategies.deaths import FOLDERS, dies, places
 from tests.strategies.deaths import Died as Killed
 from tests.strategies.runs import begin_step, new_arena, strategy, worker

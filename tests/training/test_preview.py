@@ -62,7 +62,7 @@ def test_it_names_changed_options_files_and_memory(here, capsys):
     assert "set hidden_size=64" in lines
     assert not any(line.startswith("clip") for line in lines)
     assert lines.index("and 3 more") > lines.index("files: 13")  # only ten are named
-    assert any("pic.jpg, reason not text: a zero byte at offset 0" in line for line in lines)
+    assert any("pic.jpg, reason not text" in line for line in lines)
     assert f"parameters {known['parameters']:,}" in lines
     assert "held out documents 1" in lines
     assert any(line.startswith("tokens per s from unknown") for line in lines)

@@ -229,7 +229,7 @@ def test_a_run_resumes_with_its_own_tokenizer_and_text_only(tmp_path):
     assert train(small_config(tmp_path, steps=2, resume=first.run)).steps == 4
     (text / "03.txt").write_bytes(b"\0")
     with pytest.raises(
-        CheckpointError, match=r"another training text.*bad files: 03\.txt: not text.*--init-from"
+        CheckpointError, match=r"another training text.*03\.txt: not UTF-8 text.*--init-from"
     ):
         train(small_config(tmp_path, steps=2, resume=first.run))
 

@@ -1,6 +1,6 @@
 // One token of a model for a few sequences: embedding, every block in its recurrent form, logits.
 //
-// The equations are those of models/mad/layers/xlstm_large.py and models/mad/layers/xlstm_v1.py; this computes them without a
+// The equations are those of models/mad/layers/xlstm.py; this computes them without a
 // framework, whose overhead per operation would be most of the time of a small model. Parameters are read where they
 // lie.
 #pragma once

@@ -1,4 +1,4 @@
-// The mLSTM cell, chunkwise (xLSTM paper arXiv:2405.04517, equations in models/mad/layers/xlstm_large.py).
+// The mLSTM cell, chunkwise (xLSTM paper arXiv:2405.04517, equations in models/mad/layers/xlstm.py).
 //
 // Arrays are C-contiguous float32: q, k (B, S, NH, DK); v, h (B, S, NH, DV); i, f, den (B, S, NH), gates after
 // their soft cap. Chunk states are kept instead of S x S matrices: with NC = ceil(S / chunk), n (B, NH, NC + 1, DK)

@@ -15,12 +15,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.base import mapped, reading
 from mlxhog.base.tensors import refuse_many
-from mlxhog.errors import UNLOADABLE, CheckpointError, message_of, not_imported, shown
+from mlxhog.errors import UNLOADABLE, CheckpointError, message_of, not_imported
 
 try:
     import torch
@@ -38,10 +37,10 @@ WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 _DEEPEST = 8
 """Limit of nested wrappers; a mapping may contain itself."""
 
-_DTYPES: dict[torch.dtype, np.dtype[Any]] = {
-    getattr(torch, name): np.dtype(name)
-    for name in "float16 float32 float64 bool uint8 int8 int16 int32 int64".split()
-} | {torch.bfloat16: mapped.BFLOAT16}
+_DTYPES = frozenset(
+    getattr(torch, name)
+    for name in "bfloat16 float16 float32 float64 bool uint8 int8 int16 int32 int64".split()
+)
 
 
 def read(path: Path) -> dict[str, NDArray[Any]]:
@@ -52,14 +51,12 @@ def read(path: Path) -> dict[str, NDArray[Any]]:
             objects other than tensors, or no state dict; or a tensor has a type that NumPy and
             ml_dtypes do not support, or reaches beyond its numbers in the file.
     """
-    tensors = _state_dict(_load(path, map_location="cpu", mmap=True), path)  # which reads none
-    places = _state_dict(_load(path, map_location="meta"), path)
+    tensors = _state_dict(_load(path), path)
     refuse_many(tensors, path)
-    data = mapped.map_file(path)
-    return {name: _view(data, t, places[name], name, path) for name, t in tensors.items()}
+    return {name: _view(tensor, name, path) for name, tensor in tensors.items()}
 
 
-def _load(path: Path, **how: Any) -> object:
+def _load(path: Path) -> object:
     way_out = "save the state dict again: torch.save(model.state_dict(), FILE)"
     try:
         with zipfile.ZipFile(path) as archive:
@@ -72,7 +69,7 @@ def _load(path: Path, **how: Any) -> object:
             if entry.compress_type != zipfile.ZIP_STORED:  # torch would take its bytes as numbers
                 raise CheckpointError(f"{path} is compressed: {entry.filename}; {way_out}")
         with warnings.catch_warnings(action="ignore"):  # warnings on pickles; our error says more
-            return torch.load(path, weights_only=True, **how)
+            return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except CheckpointError:
         raise
     except pickle.UnpicklingError as error:
@@ -102,24 +99,15 @@ def _state_dict(loaded: object, path: Path) -> dict[str, torch.Tensor]:
     )
 
 
-def _view(
-    data: NDArray[np.uint8], tensor: torch.Tensor, place: torch.Tensor, name: str, path: Path
-) -> NDArray[Any]:
-    """View the numbers of a tensor in the file, where torch has found them on the meta device."""
+def _view(tensor: torch.Tensor, name: str, path: Path) -> NDArray[Any]:
     if tensor.layout != torch.strided or tensor.dtype not in _DTYPES or tensor.is_meta:
         kind = tensor.dtype if tensor.layout == torch.strided else tensor.layout
         raise CheckpointError(
             f"{path}: {name} has type {kind}, expected float32, float16 or bfloat16 with numbers"
         )
-    shape, dtype = tuple(tensor.shape), _DTYPES[tensor.dtype]
-    n = tensor.untyped_storage().nbytes() // dtype.itemsize
-    if not mapped.has_array(shape, dtype) or tensor.numel() > n:
-        raise CheckpointError(
-            f"{path}: {name} has shape {shown(shape)}, which no array of {n:,} elements can have; "
-            "save the state dict again"
-        )
-    first = place.untyped_storage()._checkpoint_offset
-    assert first is not None, "torch has read its numbers from this file"
-    first += int(tensor.storage_offset()) * dtype.itemsize
-    strides = [stride * dtype.itemsize for stride in tensor.stride()]
-    return np.ndarray(shape, dtype, data[first:].data, 0, strides)
+    if tensor.dtype == torch.bfloat16:  # NumPy and torch exchange it as integers
+        view = tensor.view(torch.int16).numpy().view(mapped.BFLOAT16)
+    else:
+        view = tensor.numpy()
+    view.flags.writeable = False
+    return view

@@ -19,7 +19,7 @@ from mlxhog.config.sources import values_of
 from mlxhog.errors import ConfigError
 from mlxhog.mad.options import PROTOCOL, ExecutionConfig, Protocol
 from mlxhog.report.streams import console
-from mlxhog.report.views import Observer, Silence, may_redraw
+from mlxhog.report.views import Observer, View, may_redraw
 
 if TYPE_CHECKING:
     from mlxhog.mad.study.scheduler import StudyProgress
@@ -307,7 +307,7 @@ def observer(
     from mlxhog.mad.report.board import LiveBoard, PlainBoard
 
     if quiet:
-        silence: Silence[StudyProgress] = Silence()
+        silence: View[StudyProgress] = View()
         return silence
     if may_redraw(stream, environ):
         return LiveBoard(console(stream))

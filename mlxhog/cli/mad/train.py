@@ -92,7 +92,6 @@ def train(candidate: CandidateConfig, protocol: Protocol, written: Written) -> R
     # These import NumPy: wrong flags are answered before.
     from mlxhog.checkpoint.formats.saving import check_target
     from mlxhog.mad.tasks.dataset import held_length
-    from mlxhog.mad.training.candidate import estimate
     from mlxhog.mad.training.run_plan import make_run_plan
 
     plan = make_run_plan(_run_config(candidate, protocol, settings), worker_options)
@@ -103,15 +102,8 @@ def train(candidate: CandidateConfig, protocol: Protocol, written: Written) -> R
         check_target(target, force=False)
     facts = _facts(plan)
     if candidate.dry_run:
-        duration = estimate(plan)
-        facts |= {
-            "epoch": plan.per_epoch,
-            "arena_bytes": plan.layout.total_bytes,
-            "step_s": None if duration is None else duration.step_s,
-            "at_most_s": None if duration is None else duration.total_s,
-        }
-        unknown = {"at_most_s": "unknown: several workers would have to be started to measure it"}
-        return Report(facts, words=facts | unknown if duration is None else facts)
+        facts |= {"epoch": plan.per_epoch, "arena_bytes": plan.layout.total_bytes}
+        return Report(facts, words=facts)
     result, unsaved = _train(plan, worker_options, candidate.save, quiet=candidate.quiet)
     first = {name: facts.pop(name) for name in ("task", "layers", "backend")}
     held = {"held_length": held_length(result.by_length)} if result.by_length else {}

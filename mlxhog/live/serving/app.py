@@ -1,4 +1,4 @@
-"""The HTTP interface: admission of clients, routes, answers and streams, health and metrics."""
+"""The HTTP interface: admission of clients, routes, answers and streams, health."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import asyncio
 import hmac
 import json
 import secrets
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from functools import partial
 from pathlib import Path
-from time import monotonic, time
+from time import time
 from typing import Any
 
-import prometheus_client as prometheus
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
@@ -22,7 +19,7 @@ from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HTTPRequest
 from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from mlxhog.base.http_server import OWN_NAMES, ForeignRequest, check_names, is_own
 from mlxhog.checkpoint.run import Run, is_run, run_of
@@ -30,16 +27,10 @@ from mlxhog.data.stream import append_examples
 from mlxhog.decoding.engine import Int32, Request, checked_ids
 from mlxhog.decoding.model import Model
 from mlxhog.errors import DataError, EnvironmentLacks, MlxhogError, RunError
-from mlxhog.live.serving import replies, requests
+from mlxhog.live.serving import requests
 from mlxhog.live.serving.config import ServeConfig
-from mlxhog.live.serving.engine_thread import (
-    FAILED,
-    AnswerJob,
-    AnswerPart,
-    Busy,
-    EngineThread,
-)
-from mlxhog.live.serving.replies import Reply, error_body, event, for_client
+from mlxhog.live.serving.engine_thread import FAILED, AnswerJob, AnswerPart, Busy, EngineThread
+from mlxhog.live.serving.replies import Reply, description, error_body, event, for_client
 from mlxhog.live.serving.requests import ClientRequest, RefusedRequest
 
 RETRY_AFTER_S = 1
@@ -58,10 +49,13 @@ _PAGE = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
 class Api:
     """The application that a server runs.
 
+    Without a key all programs on this machine may use the server, but only the web pages of
+    `origins`: a browser would send the requests of all of them.
+
     Args:
         engine: the thread that writes the answers.
         served: the model of the server.
-        config: limits of requests.
+        config: limits of requests, and the address that the server listens on.
         key: key that clients must send, or None.
         origins: origins of web pages that may use the server; ["*"] is all of them.
 
@@ -77,29 +71,20 @@ class Api:
         origins: Sequence[str] = (),
     ) -> None:
         self._engine, self._served, self._config = engine, served, config
-        self._admission = Admission(config.host, key, origins)
-        self._app = CORSMiddleware(
-            self._admitted,
-            allow_origins=origins,
-            allow_methods=["GET", "POST"],
-            allow_headers=["*"],  # Authorization, Content-Type, and those of OpenAI's client
-            expose_headers=["Retry-After"],
-        )
-        self._created = int(time())
-        self.metrics = Metrics(engine)
-        routes = [
-            Route("/", self._page, methods=["GET"]),
-            Route("/v1/completions", self._completions, methods=["POST"]),
-            Route("/v1/chat/completions", self._chat, methods=["POST"]),
-            Route("/v1/examples", self._examples, methods=["POST"]),
-            Route("/v1/models", self._models, methods=["GET"]),
-            Route("/v1/models/{name}", self._model, methods=["GET"]),
-            Route("/health", self._health, methods=["GET"]),
-            Route("/metrics", self._metrics, methods=["GET"]),
-        ]
-        self._paths = frozenset(route.path for route in routes)
+        self._key, self._origins = None if key is None else key.encode(), origins
+        # HTTP/1.0 need not name the host.
+        self._names = OWN_NAMES | {config.host.lower(), ""} if is_own(config.host) else None
+        self._description = description(served.name, int(time()))
         self._routes = Starlette(
-            routes=routes,
+            routes=[
+                Route("/", self._page, methods=["GET"]),
+                Route("/v1/completions", self._completions, methods=["POST"]),
+                Route("/v1/chat/completions", self._chat, methods=["POST"]),
+                Route("/v1/examples", self._examples, methods=["POST"]),
+                Route("/v1/models", self._models, methods=["GET"]),
+                Route("/v1/models/{name}", self._model, methods=["GET"]),
+                Route("/health", self._health, methods=["GET"]),
+            ],
             exception_handlers={
                 RefusedRequest: _refused,
                 HTTPException: _not_found,
@@ -107,28 +92,49 @@ class Api:
             },
         )
         self._routes.router.redirect_slashes = False  # a redirect would name the Host header
+        self._app = CORSMiddleware(
+            self._admitted,
+            allow_origins=origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],  # Authorization, Content-Type, and those of OpenAI's client
+            expose_headers=["Retry-After"],
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request of ASGI."""
         if scope["type"] != "http":
             raise RuntimeError(f"the server passed on {scope['type']!r}, expected 'http'")
-
-        async def counted(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                path = scope["path"] if scope["path"] in self._paths else "other"
-                self.metrics.requests.labels(path, str(message["status"])).inc()
-            await send(message)
-
-        await self._app(scope, receive, counted)
+        await self._app(scope, receive, send)
 
     async def _admitted(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request that is not a browser's question for leave."""
         try:
-            self._admission.check(scope)
+            self._check(scope)
         except RefusedRequest as refused:
             await _error(refused)(scope, receive, send)
             return
         await self._routes(scope, receive, send)
+
+    def _check(self, scope: Scope) -> None:
+        """Refuse too many headers, a missing key and foreign web pages before the rest is read."""
+        if len(scope["headers"]) > MOST_HEADERS:
+            raise RefusedRequest(
+                f"{len(scope['headers'])} headers; the limit is {MOST_HEADERS}", status=431
+            )
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        if self._key is None:
+            try:
+                check_names(headers, self._names, self._origins)
+            except ForeignRequest as foreign:
+                raise RefusedRequest(str(foreign), status=foreign.status) from None
+        elif scope["path"] not in _OPEN:
+            scheme, _, sent = headers.get(b"authorization", b"").partition(b" ")
+            if scheme.lower() != b"bearer" or not hmac.compare_digest(sent.strip(), self._key):
+                raise RefusedRequest(
+                    "the API key is missing or wrong; send it as Authorization: Bearer KEY",
+                    status=401,
+                    code="invalid_api_key",
+                )
 
     # -- answers -----------------------------------------------------------------------------------
 
@@ -139,25 +145,22 @@ class Api:
         return await self._answer(http, requests.chat)
 
     async def _answer(self, http: HTTPRequest, parse: Callable[..., ClientRequest]) -> Response:
-        began = monotonic()
         body = await read_body(http)  # parsing it takes long if it is made to
         request = await asyncio.to_thread(parse, body, model=self._served.name)
         texts, ids = await asyncio.to_thread(self._encoded, request)
         job = self._start(request, ids)
-        self.metrics.tokens.labels("prompt").inc(sum(map(len, ids)))
         reply = Reply(request, job, self._served, prompts=texts)
-        parts = self._counted(job, began)
         streams = False
         try:
             # An error before the first part has the same status in a stream.
-            wanted = anext(parts) if request.stream else _whole(parts, reply)
+            wanted = job.parts() if request.stream else _whole(job, reply)
             if (result := await unless_gone(http.receive, wanted)) is None:
                 return Response(status_code=499)  # the client has gone
             if isinstance(result, dict):
                 return _json(result)
             streams = True
             return StreamingResponse(
-                self._events(job, reply, result, parts),
+                self._events(job, reply, result),
                 media_type="text/event-stream",
                 headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
                 background=BackgroundTask(self._leave, job),  # if the stream never began
@@ -169,23 +172,25 @@ class Api:
                 self._leave(job)
 
     async def _events(
-        self,
-        job: AnswerJob,
-        reply: Reply,
-        first: list[AnswerPart],
-        parts: AsyncIterator[list[AnswerPart]],
+        self, job: AnswerJob, reply: Reply, parts: list[AnswerPart]
     ) -> AsyncIterator[bytes]:
         """Yield an answer as server-sent events while it is written; a disconnect cancels it."""
         try:
-            yield reply.begin() + reply.events(first)
-            async for some in parts:
-                if events := reply.events(some):
+            yield reply.begin()
+            while parts:
+                if events := reply.events(parts):
                     yield events
+                parts = await job.parts()
             yield reply.end()
         except MlxhogError as error:
             yield event(error_body(for_client(error)))
         finally:
             self._leave(job)
+
+    def _leave(self, job: AnswerJob) -> None:
+        """Cancel the unfinished answers of a job whose client has gone, or that has failed."""
+        if job.n_open:
+            self._engine.cancel(job)
 
     def _encoded(self, request: ClientRequest) -> tuple[list[str], list[Int32]]:
         """Return the prompts as texts and as ids; slow for long ones, so not for the event loop.
@@ -194,28 +199,24 @@ class Api:
             RefusedRequest: a prompt or an answer is too long, or an id is outside the vocabulary.
         """
         tokenizer, config = self._served.tokenizer, self._config
-        if request.sampling.max_new_tokens > config.max_new_tokens:
-            raise RefusedRequest(
-                f"{request.length} is {request.sampling.max_new_tokens}; the limit of this server "
-                f"is {config.max_new_tokens} (mlxhog serve --max-new-tokens)",
-                param=request.length,
-            )
-        if request.session is not None and not config.sessions:
-            raise RefusedRequest(
-                "this server has no sessions (mlxhog serve --sessions)", param="session"
-            )
-        count = len(request.prompts) * request.n
-        if count > config.batch_size:
-            raise RefusedRequest(
-                f"{count} answers in one request; the limit is {config.batch_size} (--batch-size)",
-                param="n",
-            )
+        count, most = len(request.prompts) * request.n, config.max_new_tokens
+        for broken, problem, param in (
+            (request.sampling.max_new_tokens > most,
+             f"{request.length} is {request.sampling.max_new_tokens}; the limit of this server is "
+             f"{most} (mlxhog serve --max-new-tokens)", request.length),
+            (request.session is not None and not config.sessions,
+             "this server has no sessions (mlxhog serve --sessions)", "session"),
+            (count > config.batch_size,
+             f"{count} answers in one request; the limit is {config.batch_size} (--batch-size)",
+             "n"),
+        ):  # fmt: skip
+            if broken:
+                raise RefusedRequest(problem, param=param)
         texts, ids = [], []
         for prompt in request.prompts:
             try:
                 if isinstance(prompt, str):
-                    one = tokenizer.encode(prompt.encode())
-                    text = prompt
+                    one, text = tokenizer.encode(prompt.encode()), prompt
                 else:
                     one = checked_ids(prompt, tokenizer)
                     text = tokenizer.decode(one).decode(errors="replace") if request.echo else ""
@@ -261,35 +262,6 @@ class Api:
             raise RefusedRequest(str(error), status=429, retry_after_s=RETRY_AFTER_S) from error
         return job
 
-    async def _counted(self, job: AnswerJob, began: float) -> AsyncIterator[list[AnswerPart]]:
-        """Yield parts as they arrive, and count them."""
-        is_first = True
-        while parts := await self._parts(job):
-            if is_first:
-                self.metrics.first_token.observe(monotonic() - began)
-                is_first = False
-            n_tokens = sum(part.piece.token is not None for part in parts)
-            self.metrics.tokens.labels("completion").inc(n_tokens)
-            for reason, count in Counter(part.piece.finish_reason for part in parts).items():
-                if reason is not None:
-                    self.metrics.answers.labels(reason).inc(count)
-            yield parts
-
-    async def _parts(self, job: AnswerJob) -> list[AnswerPart]:
-        """Return new parts; count the answers that an error of the server has ended."""
-        try:
-            return await job.parts()
-        except MlxhogError as error:
-            if for_client(error).status >= 500:  # else the request is refused
-                self.metrics.answers.labels("error").inc(job.n_failed)
-            raise
-
-    def _leave(self, job: AnswerJob) -> None:
-        """Cancel the unfinished answers of a job whose client has gone, or that has failed."""
-        if job.n_open:
-            self.metrics.answers.labels("cancelled").inc(job.n_open)
-            self._engine.cancel(job)
-
     # -- examples ----------------------------------------------------------------------------------
 
     async def _examples(self, http: HTTPRequest) -> Response:
@@ -326,7 +298,7 @@ class Api:
     # -- the rest ----------------------------------------------------------------------------------
 
     async def _models(self, http: HTTPRequest) -> Response:
-        return _json(replies.models(self._served.name, self._created))
+        return _json({"object": "list", "data": [self._description]})
 
     async def _model(self, http: HTTPRequest) -> Response:
         if http.path_params["name"] != self._served.name:
@@ -335,7 +307,7 @@ class Api:
                 status=404,
                 code="model_not_found",
             )
-        return _json(replies.model(self._served.name, self._created))
+        return _json(self._description)
 
     async def _health(self, http: HTTPRequest) -> Response:
         engine = self._engine
@@ -350,62 +322,14 @@ class Api:
             "version": engine.loaded.version if engine.counts_updates else None,
             "newest": engine.newest if engine.counts_updates else None,
             "age_s": round(engine.loaded.age_s, 3),
-            "running": engine.n_running,
-            "waiting": engine.n_waiting,
-            "sessions": engine.n_sessions,
+            **engine.counts,
         }
         return _json(health, status=503 if engine.trouble else 200)
 
-    async def _metrics(self, http: HTTPRequest) -> Response:
-        return Response(self.metrics.text(), media_type=prometheus.CONTENT_TYPE_LATEST)
 
-
-class Metrics:
-    """Counters of the answers, and gauges that read the engine's values, in Prometheus' format.
-
-    Args:
-        engine: the thread that writes the answers.
-    """
-
-    def __init__(self, engine: EngineThread) -> None:
-        registry = self._registry = prometheus.CollectorRegistry()
-        counter = partial(prometheus.Counter, registry=registry)
-        self.requests = counter(
-            "mlxhog_requests", "HTTP requests by path and status.", ["path", "status"]
-        )
-        self.tokens = counter("mlxhog_tokens", "Tokens read and written.", ["kind"])
-        self.answers = counter(
-            "mlxhog_answers",
-            "Answers by reason of their end: stop, length, document_end, cancelled or error.",
-            ["reason"],
-        )
-        self.first_token = prometheus.Histogram(
-            "mlxhog_first_token_seconds",
-            "From a request's arrival to its first token.",
-            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
-            registry=registry,
-        )
-        gauges: tuple[tuple[str, str, Callable[[], float]], ...] = (
-            ("answers_running", "Answers being written.", lambda: engine.n_running),
-            ("answers_waiting", "Waiting answers.", lambda: engine.n_waiting),
-            ("sessions", "Stored sessions.", lambda: engine.n_sessions),
-            ("weights_version", "Updates in the weights.", lambda: engine.loaded.version),
-            ("weights_newest", "Updates in the newest weights.", lambda: engine.newest),
-            ("weights_age_seconds", "Age of the weights.", lambda: engine.loaded.age_s),
-            ("weights_loads", "Loads of newer weights.", lambda: engine.n_loads),
-            ("run_is_training", "1 while the run trains.", lambda: not engine.ended),
-        )
-        for name, about, value in gauges:
-            prometheus.Gauge(f"mlxhog_{name}", about, registry=registry).set_function(value)
-
-    def text(self) -> bytes:
-        """Return all values in Prometheus' text format."""
-        return prometheus.generate_latest(self._registry)
-
-
-async def _whole(parts: AsyncIterator[list[AnswerPart]], reply: Reply) -> dict[str, Any]:
-    async for some in parts:
-        for part in some:
+async def _whole(job: AnswerJob, reply: Reply) -> dict[str, Any]:
+    while parts := await job.parts():
+        for part in parts:
             reply.take(part)
     return reply.whole()
 
@@ -452,62 +376,13 @@ async def _refused(http: HTTPRequest, error: Exception) -> Response:
 
 async def _not_found(http: HTTPRequest, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    ways = (
-        "/, /v1/completions, /v1/chat/completions, /v1/examples, /v1/models, /health and /metrics"
-    )
+    ways = "/, /v1/completions, /v1/chat/completions, /v1/examples, /v1/models and /health"
     message = f"{http.method} {http.scope['path'][:100]}: {error.detail}; this server has {ways}"
     return _error(RefusedRequest(message, status=error.status_code))
 
 
 async def _failed(http: HTTPRequest, error: Exception) -> Response:
     return _error(RefusedRequest(FAILED, status=500))
-
-
-# -- admission -----------------------------------------------------------------------------------
-
-
-class Admission:
-    """Decides by the headers of a request whether to read the rest.
-
-    Without a key all programs on this machine may use the server, but only the web pages of
-    `origins`: a browser would send the requests of all of them.
-
-    Args:
-        host: address that the server listens on.
-        key: key that clients must send, or None.
-        origins: origins of web pages that may use the server.
-    """
-
-    def __init__(self, host: str, key: str | None, origins: Sequence[str]) -> None:
-        self._key = None if key is None else key.encode()
-        self._origins = origins
-        # HTTP/1.0 need not name the host.
-        self._names = OWN_NAMES | {host.lower(), ""} if is_own(host) else None
-
-    def check(self, scope: Scope) -> None:
-        """Check a request of ASGI.
-
-        Raises:
-            RefusedRequest: it has too many headers, lacks the key, or comes from a web page.
-        """
-        if len(scope["headers"]) > MOST_HEADERS:
-            raise RefusedRequest(
-                f"{len(scope['headers'])} headers; the limit is {MOST_HEADERS}", status=431
-            )
-        headers: dict[bytes, bytes] = dict(scope["headers"])
-        if self._key is None:
-            try:
-                check_names(headers, self._names, self._origins)
-            except ForeignRequest as foreign:
-                raise RefusedRequest(str(foreign), status=foreign.status) from None
-        elif scope["path"] not in _OPEN:
-            scheme, _, sent = headers.get(b"authorization", b"").partition(b" ")
-            if scheme.lower() != b"bearer" or not hmac.compare_digest(sent.strip(), self._key):
-                raise RefusedRequest(
-                    "the API key is missing or wrong; send it as Authorization: Bearer KEY",
-                    status=401,
-                    code="invalid_api_key",
-                )
 
 
 async def read_body(http: HTTPRequest) -> bytes:

@@ -35,7 +35,6 @@ POLL_S = 0.5
 PINNED_S = 10.0
 """After this time newer weights no longer wait for new answers: new answers wait instead."""
 
-
 FAILED = "the server failed; its terminal shows the error"
 
 OF_WEIGHTS = (Diverged, CheckpointError, ArenaError)
@@ -68,7 +67,7 @@ class AnswerPart:
 
 
 class AnswerJob:
-    """The requests of one client, and the queue of their answers.
+    """The requests of one client, and the queue of their answers; for the event loop's thread.
 
     Args:
         requests: at least one request.
@@ -77,16 +76,13 @@ class AnswerJob:
     Attributes:
         resumes: whether the server had its session; known with the first part.
         n_open: number of unfinished answers.
-        n_failed: number of answers that ended with an error.
-
-    Concurrency: for the event loop's thread.
+        numbers: of the requests in the engine; for the engine's thread.
     """
 
     def __init__(self, requests: Sequence[Request], joint: Int32 | None = None) -> None:
         self.requests, self.joint = tuple(requests), joint
-        self.resumes = False
-        self.n_open, self.n_failed = len(self.requests), 0
-        self.numbers: list[int] = []  # numbers in the engine; for the engine's thread
+        self.resumes, self.n_open = False, len(self.requests)
+        self.numbers: list[int] = []
         self._parts: list[AnswerPart] = []
         self._error: Exception | None = None
         self._news = asyncio.Event()
@@ -113,8 +109,7 @@ class AnswerJob:
 
     def fail(self, error: Exception) -> None:
         """End all answers with an error."""
-        self._error = error
-        self.n_failed, self.n_open = self.n_open, 0
+        self._error, self.n_open = error, 0
         self._news.set()
 
 
@@ -133,10 +128,10 @@ class EngineThread:
         loaded: the weights of the last token, or of the next.
         newest: version of the newest weights.
         ended: whether the run has ended.
-        n_loads: number of times that newer weights were loaded.
         trouble: error of the weights; empty after a token without error, and when newer weights
             arrive.
         died: the error that ended the thread, or None.
+        most_answers: largest number of running and waiting answers.
 
     Concurrency: `start` and `cancel` are for the event loop's thread; the rest is for any thread.
     """
@@ -148,9 +143,8 @@ class EngineThread:
         self._jobs: set[AnswerJob] = set()
         self._rows: dict[int, tuple[AnswerJob, int]] = {}  # of the engine's thread
         self.loaded = Loaded(version=0, oldest=0)
-        self.newest, self.ended, self.n_loads = 0, False, 0
-        self.whose, self.note, self.counts_updates = "", "", True
-        self.trouble = ""
+        self.newest, self.ended, self.most_answers = 0, False, config.batch_size + config.queue
+        self.whose, self.note, self.counts_updates, self.trouble = "", "", True, ""
         self.died: Exception | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mlxhog-engine", daemon=True)
@@ -167,29 +161,19 @@ class EngineThread:
                 return self._opened.result(timeout=0.2)
 
     @property
-    def n_running(self) -> int:
-        """Number of answers being written."""
-        return self._engine.n_running
-
-    @property
-    def n_waiting(self) -> int:
-        """Number of waiting answers."""
-        return self._engine.n_waiting
-
-    @property
-    def n_sessions(self) -> int:
-        """Number of stored sessions."""
-        return self._engine.n_sessions
+    def counts(self) -> dict[str, int]:
+        """Number of answers being written, of waiting ones, and of stored sessions."""
+        engine = self._engine
+        return {
+            "running": engine.n_running,
+            "waiting": engine.n_waiting,
+            "sessions": engine.n_sessions,
+        }
 
     @property
     def n_answers(self) -> int:
         """Number of running and waiting answers."""
         return sum(job.n_open for job in self._jobs)
-
-    @property
-    def most_answers(self) -> int:
-        """Largest number of running and waiting answers."""
-        return self._config.batch_size + self._config.queue
 
     def start(self, job: AnswerJob) -> None:
         """Begin to answer a job.
@@ -221,16 +205,16 @@ class EngineThread:
     # -- the engine's thread -----------------------------------------------------------------------
 
     def _run(self) -> None:
+        config = self._config
         try:
             source, model = self._open()
-            self._follower = WeightFollower(source, model.backend)
-            self._model = model
+            self._follower, self._model = WeightFollower(source, model.backend), model
             self._engine = Engine(
                 model.backend,
                 model.tokenizer,
-                batch_size=self._config.batch_size,
-                prefill_chunk=self._config.prefill_chunk,
-                most_sessions=self._config.sessions,
+                batch_size=config.batch_size,
+                prefill_chunk=config.prefill_chunk,
+                most_sessions=config.sessions,
             )
             self._looked = self._behind_since = 0.0
             self._look(self._follower.loaded())
@@ -259,13 +243,14 @@ class EngineThread:
             if self._stopping.wait(seconds):
                 raise RunError("the server was stopped before the run began")
 
+        config = self._config
         return open_source(
             self._spec,
-            root=Path(self._config.out),
-            backend=self._config.backend,
-            weights=self._config.weights,
-            mode=self._config.mode,
-            wait_s=self._config.wait,
+            root=Path(config.out),
+            backend=config.backend,
+            weights=config.weights,
+            mode=config.mode,
+            wait_s=config.wait,
             say=self._say,
             pause=pause,
         )
@@ -274,10 +259,7 @@ class EngineThread:
         """Run the event loop's commands; if idle, wait for one. False is the command to stop."""
         while True:
             try:
-                if self._engine.is_busy:
-                    command = self._commands.get_nowait()
-                else:
-                    command = self._commands.get(timeout=POLL_S)
+                command = self._commands.get(not self._engine.is_busy, POLL_S)
             except queue.Empty:
                 return True
             if command is None:
@@ -285,29 +267,34 @@ class EngineThread:
             command()
 
     def _look(self, loaded: Loaded) -> None:
-        """Update the values that `/health` and `/metrics` report."""
-        self.n_loads += loaded.version != self.loaded.version
-        self.loaded = loaded
-        self.newest = self._follower.source.newest()
-        self.whose, self.note = self._follower.source.whose, self._follower.source.note
-        self.counts_updates = self._follower.source.counts_updates
+        """Update the values that `/health` reports."""
+        source = self._follower.source
+        self.loaded, self.newest, self.whose = loaded, source.newest(), source.whose
+        self.note, self.counts_updates = source.note, source.counts_updates
         now = monotonic()
         if now - self._looked >= POLL_S:
-            self._looked, self.ended = now, self._follower.source.ended()
+            self._looked, self.ended = now, source.ended()
 
     def _advance(self) -> None:
         """Write a token of every answer, with newer weights if there are any."""
+        engine = self._engine
         try:
-            self._follower.refresh(in_sequence=self._engine.n_running > 0)
+            self._follower.refresh(in_sequence=engine.n_running > 0)
             loaded = self._follower.loaded()
             self._look(loaded)
-            self._engine.admits = not self._has_waited_too_long()
-            for half in (self._engine.read, self._engine.write):  # first tokens do not wait
+            engine.admits = not self._has_waited_too_long()
+            for half in (engine.read, engine.write):  # first tokens do not wait
                 if pieces := half():
                     self._call(self._deliver, [self._part(piece, loaded) for piece in pieces])
             self.trouble = ""
-        except Exception as error:
-            self._fail(error)
+        except Exception as error:  # ends every answer; later requests are served
+            if isinstance(error, OF_WEIGHTS):
+                self.trouble = f"{type(error).__name__}: {error}"
+            reported, jobs = _for_clients(error), {job for job, _ in self._rows.values()}
+            engine.clear()
+            self._rows.clear()
+            for job in jobs:
+                self._call(self._end, job, reported)
 
     def _has_waited_too_long(self) -> bool:
         """Whether newer weights have waited for longer than `PINNED_S` for running answers."""
@@ -347,17 +334,6 @@ class EngineThread:
         for number in job.numbers:
             self._engine.cancel(number)
             self._rows.pop(number, None)
-
-    def _fail(self, error: Exception) -> None:
-        """End every current answer with an error of the model; later requests are served."""
-        if isinstance(error, OF_WEIGHTS):
-            self.trouble = f"{type(error).__name__}: {error}"
-        error = _for_clients(error)
-        jobs = {job for job, _ in self._rows.values()}
-        self._engine.clear()
-        self._rows.clear()
-        for job in jobs:
-            self._call(self._end, job, error)
 
     def _part(self, piece: Piece, loaded: Loaded) -> tuple[AnswerJob, AnswerPart]:
         job, choice = self._rows[piece.row]

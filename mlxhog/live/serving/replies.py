@@ -6,25 +6,18 @@ import json
 import secrets
 import time
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 from mlxhog.decoding.engine import FinishReason, SessionInUse, TokenScore
 from mlxhog.decoding.model import Model
 from mlxhog.errors import Diverged, MlxhogError
-from mlxhog.live.serving.engine_thread import (
-    OF_WEIGHTS,
-    AnswerJob,
-    AnswerPart,
-    ServerFailed,
-)
+from mlxhog.live.serving.engine_thread import OF_WEIGHTS, AnswerJob, AnswerPart, ServerFailed
 from mlxhog.live.serving.requests import ClientRequest, RefusedRequest
 
 _FINISHED: dict[FinishReason | None, str | None] = {
-    None: None,
-    "stop": "stop",
-    "length": "length",
-    "document_end": "stop",
-}
+    None: None, "stop": "stop", "length": "length", "document_end": "stop",
+}  # fmt: skip
 
 
 class Reply:
@@ -43,10 +36,12 @@ class Reply:
     def __init__(
         self, request: ClientRequest, job: AnswerJob, served: Model, *, prompts: Sequence[str]
     ) -> None:
-        self._request, self._job, self._model = request, job, served.name
-        self._tokenizer = served.tokenizer
-        self._id = f"{'chatcmpl' if request.is_chat else 'cmpl'}-{secrets.token_hex(12)}"
-        self._created = int(time.time())
+        self._request, self._job, self._tokenizer = request, job, served.tokenizer
+        self._head = {
+            "id": f"{'chatcmpl' if request.is_chat else 'cmpl'}-{secrets.token_hex(12)}",
+            "created": int(time.time()),
+            "model": served.name,
+        }
         count = len(job.requests)
         self._texts = [[prompts[k // request.n]] if request.echo else [] for k in range(count)]
         self._has_text = [False] * count
@@ -54,17 +49,14 @@ class Reply:
         self._scores: list[list[TokenScore]] = [[] for _ in range(count)]
         self._offset = [0] * count  # of the next token in a choice's text
         self._parts: list[AnswerPart] = []  # the first part and the last one
-        self._consistent = True
-        self._session_tokens: int | None = None
-        self.n_tokens = 0
+        self._consistent, self._n_tokens = True, 0
 
     def take(self, part: AnswerPart) -> str:
         """Add a part; returns the text that it adds to its choice."""
         self._parts = [*self._parts[:1], part]
         self._consistent &= part.loaded.consistent
-        self._session_tokens = part.session_tokens
         piece, text = part.piece, part.piece.text
-        self.n_tokens += piece.token is not None
+        self._n_tokens += piece.token is not None
         self._finish[part.choice] = piece.finish_reason
         self._scores[part.choice] += piece.scores
         if self._request.is_chat and not self._has_text[part.choice]:
@@ -99,8 +91,7 @@ class Reply:
 
     def end(self) -> bytes:
         """Return the last events of a stream."""
-        wants_usage = self._request.include_usage
-        usage = self._event([], usage=self._usage()) if wants_usage else b""
+        usage = self._event([], usage=self._usage()) if self._request.include_usage else b""
         return usage + b"data: [DONE]\n\n"
 
     def whole(self) -> dict[str, Any]:
@@ -123,10 +114,8 @@ class Reply:
         """Return the scores of a choice since the last call, in the form of completions."""
         scores, self._scores[index] = self._scores[index], []
         tokens = [self._spelled(one.token) for one in scores]
-        offsets = []
-        for token in tokens:
-            offsets.append(self._offset[index])
-            self._offset[index] += len(token)
+        offsets = list(accumulate(map(len, tokens), initial=self._offset[index]))
+        self._offset[index] = offsets.pop()
         top: list[dict[str, float] | None] = [
             None
             if one.logprob is None
@@ -157,23 +146,16 @@ class Reply:
         return event(self._object(kind, choices) | more)
 
     def _object(self, kind: str, choices: list[Any]) -> dict[str, Any]:
-        return {
-            "id": self._id,
-            "object": kind,
-            "created": self._created,
-            "model": self._model,
-            "system_fingerprint": f"v{self._parts[-1].loaded.version}" if self._parts else None,
-            "choices": choices,
-        }
+        version = f"v{self._parts[-1].loaded.version}" if self._parts else None
+        return self._head | {"object": kind, "system_fingerprint": version, "choices": choices}
 
     def _usage(self) -> dict[str, int]:
         n = self._request.n
         n_prompt = sum(len(one.prompt) for one in self._job.requests[::n])
+        total = n_prompt + self._n_tokens
         return {
-            "prompt_tokens": n_prompt,
-            "completion_tokens": self.n_tokens,
-            "total_tokens": n_prompt + self.n_tokens,
-        }
+            "prompt_tokens": n_prompt, "completion_tokens": self._n_tokens, "total_tokens": total,
+        }  # fmt: skip
 
     def _weights(self) -> dict[str, Any]:
         """The weights of the answer; docs/live.md describes the fields."""
@@ -189,7 +171,7 @@ class Reply:
             weights["session"] = {
                 "id": self._request.session,
                 "resumed": self._job.resumes,
-                "tokens": self._session_tokens,
+                "tokens": self._parts[-1].session_tokens,
             }
         return weights
 
@@ -201,29 +183,14 @@ def event(value: object) -> bytes:
 
 def error_body(refused: RefusedRequest) -> dict[str, Any]:
     """Return OpenAI's error object."""
-    kind = "invalid_request_error"
-    if refused.status == 401:
-        kind = "authentication_error"
-    elif refused.status == 429:
-        kind = "rate_limit_error"
-    elif refused.status >= 500:
-        kind = "server_error"
-    return {
-        "error": {
-            "message": refused.message,
-            "type": kind,
-            "param": refused.param,
-            "code": refused.code,
-        }
-    }
+    kinds = {401: "authentication_error", 429: "rate_limit_error"}
+    other = "server_error" if refused.status >= 500 else "invalid_request_error"
+    kind = kinds.get(refused.status, other)
+    error = {"message": refused.message, "type": kind}
+    return {"error": error | {"param": refused.param, "code": refused.code}}
 
 
-def models(name: str, created: int) -> dict[str, Any]:
-    """Return the list of models, which has one entry."""
-    return {"object": "list", "data": [model(name, created)]}
-
-
-def model(name: str, created: int) -> dict[str, Any]:
+def description(name: str, created: int) -> dict[str, Any]:
     """Return the description of a model."""
     return {"id": name, "object": "model", "created": created, "owned_by": "mlxhog"}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,38 +28,32 @@ DEFAULTS = Sampling(max_new_tokens=16, temperature=1.0)
 CHAT_TOKENS = 256
 """Length of a chat's answer if the request has none."""
 
-_IGNORED = frozenset(
-    "cache_prompt dry_allowed_length dry_base dry_penalty_last_n dynatemp_exponent id_slot "
-    "metadata mirostat_eta mirostat_tau n_keep parallel_tool_calls prediction priority "
-    "prompt_cache_key prompt_cache_retention provider repeat_last_n request_id route "
-    "safety_identifier service_tier store timings_per_token transforms user xtc_threshold".split()
+MOST_LOGPROBS = 20
+"""Largest number of alternatives to each token, as in vLLM."""
+
+IGNORED = frozenset(
+    "cache_prompt id_slot metadata n_keep parallel_tool_calls prediction priority prompt_cache_key "
+    "prompt_cache_retention provider repeat_last_n request_id route safety_identifier "
+    "service_tier store timings_per_token transforms user".split()
 )
-"""Fields of other servers that never change a text: bills, logs, caches, and numbers of methods
-that are off without another field."""
+"""Fields of other servers that never change a text: bills, logs and caches."""
 
 _NOTHING: tuple[object, ...] = (False, 0, "", [], {})
-_HARMLESS: Mapping[str, Sequence[object]] = {
+HARMLESS: Mapping[str, Sequence[object]] = {
     "add_generation_prompt": (True,),
     "add_special_tokens": (True,),
     "best_of": (1,),
     "function_call": ("none", "auto"),
-    "length_penalty": (1,),
     "modalities": (["text"],),
     "reasoning_effort": ("none",),
     "repeat_penalty": (1,),
     "response_format": ({"type": "text"},),
     "skip_special_tokens": (True,),
-    "spaces_between_special_tokens": (True,),
-    "tfs_z": (1,),
     "tool_choice": ("none", "auto"),
-    "typical": (1,),
     "typical_p": (1,),
     "verbosity": ("medium",),
 }
 """Fields that are unknown here, with the values that change nothing; so does `_NOTHING` of any."""
-
-MOST_LOGPROBS = 20
-"""Largest number of alternatives to each token, as in vLLM."""
 
 
 class RefusedRequest(Exception):
@@ -88,6 +82,23 @@ class RefusedRequest(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
+class _StreamOptions:
+    include_usage: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Words:
+    """The fields of both paths that are not numbers."""
+
+    model: str | None = None
+    stream: bool = False
+    stream_options: _StreamOptions = _StreamOptions()
+    stop: str | tuple[str, ...] = ()
+    session: str | None = None
+    echo: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClientRequest:
     """A checked request.
 
@@ -95,13 +106,13 @@ class ClientRequest:
         prompts: texts, or ids of tokens.
         sampling: sampling options of each answer; without a seed in the request, a new seed.
         n: answers to each prompt.
+        logprobs: number of most likely tokens beside each token; None is no probabilities.
         length: name of the field with the largest length of an answer.
+        writes: whether there is an answer; `max_tokens` 0 asks for the prompt only.
         stream: whether the answer is sent while it is written.
         include_usage: whether a stream ends with the number of tokens.
         echo: whether the prompt comes before the answer.
         session: name of the conversation that it continues.
-        logprobs: number of most likely tokens beside each token; None is no probabilities.
-        writes: whether there is an answer; `max_tokens` 0 asks for the prompt only.
         joint: text between this conversation and the prompt.
         is_chat: whether the answer is a message.
     """
@@ -114,55 +125,33 @@ class ClientRequest:
     )
     length: str = "max_tokens"
     writes: bool = True
-    stream: bool
-    include_usage: bool
+    stream: bool = False
+    include_usage: bool = False
     echo: bool = False
     session: str | None = None
     joint: str = ""
     is_chat: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class _StreamOptions:
-    include_usage: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Fields:
-    """The fields of both paths that are not numbers."""
-
-    model: str
-    stream: bool = False
-    stream_options: _StreamOptions = _StreamOptions()
-    stop: str | tuple[str, ...] = ()
-    session: str | None = None
-    echo: bool = False
-
-
 _NUMBERS = {**options(Sampling), **options(ClientRequest)}
 _LENGTH = _NUMBERS.pop("max_new_tokens")  # requests have other names for it
-_OTHER_FIELDS = ("messages", "prompt", *(field.name for field in dataclasses.fields(_Fields)))
-_SESSION = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_WORDS = ("messages", "prompt", *(field.name for field in dataclasses.fields(_Words)))
 
 
 def completion(body: bytes, *, model: str) -> ClientRequest:
-    """Parse the body of `POST /v1/completions`.
-
-    Args:
-        body: body of the request.
-        model: name of the server's model.
+    """Parse the body of `POST /v1/completions` for a server of this model.
 
     Raises:
         RefusedRequest: the body is not JSON, or a field is missing, unknown, wrong or
             unsupported.
     """
     fields = _object(body)
-    _refuse(fields, ("messages",), "is a field of /v1/chat/completions; send it there")
+    _refuse(fields, ("messages",), "/v1/chat/completions")
     most = fields.get("max_tokens")
     writes = isinstance(most, bool) or most != 0
     if not writes:
         del fields["max_tokens"]
-    return _request(fields, model, _prompts(fields.pop("prompt", None)), writes=writes)
+    return _request(fields, model, prompts=_prompts(fields.pop("prompt", None)), writes=writes)
 
 
 def chat(body: bytes, *, model: str) -> ClientRequest:
@@ -170,8 +159,7 @@ def chat(body: bytes, *, model: str) -> ClientRequest:
     fields = _object(body)
     if fields.get("echo") is False:
         del fields["echo"]
-    elsewhere = ("prompt", "echo", "logprobs")
-    _refuse(fields, elsewhere, "is a field of /v1/completions; send it there")
+    _refuse(fields, ("prompt", "echo", "logprobs"), "/v1/completions")
     try:
         text = conversations.prompt(fields.pop("messages", None))
     except DataError as error:
@@ -181,15 +169,11 @@ def chat(body: bytes, *, model: str) -> ClientRequest:
         fields.pop(length, None)
         length = "max_completion_tokens"
     fields.setdefault(length, CHAT_TOKENS)
-    return _request(
-        fields,
-        model,
-        (text,),
-        length=length,
-        ends=conversations.STOPS,
-        joint=conversations.JOINT,
-        is_chat=True,
+    request = _request(
+        fields, model, prompts=(text,), length=length, joint=conversations.JOINT, is_chat=True
     )
+    stop = (*conversations.STOPS, *request.sampling.stop)
+    return replace(request, sampling=replace(request.sampling, stop=stop))
 
 
 def examples(body: bytes) -> list[object]:
@@ -215,7 +199,7 @@ def examples(body: bytes) -> list[object]:
 
 
 def _object(body: bytes) -> dict[str, Any]:
-    """Return the fields of a body; null, and no logprobs, are the same as leaving a field out."""
+    """The fields of a body; null, and no logprobs, are the same as leaving a field out."""
     try:
         value = plain_json.loads(body)
     except ValueError as error:
@@ -229,93 +213,68 @@ def _object(body: bytes) -> dict[str, Any]:
     }
 
 
-def _refuse(fields: Mapping[str, Any], names: Iterable[str], problem: str) -> None:
+def _refuse(fields: Mapping[str, Any], names: Sequence[str], path: str) -> None:
     for name in names:
         if name in fields:
-            raise RefusedRequest(f"{name} {problem}", param=name)
+            raise RefusedRequest(f"{name} is a field of {path}; send it there", param=name)
 
 
-def _request(
-    fields: dict[str, Any],
-    model: str,
-    prompts: tuple[str | tuple[int, ...], ...],
-    *,
-    length: str = "max_tokens",
-    ends: tuple[str, ...] = (),
-    joint: str = "",
-    is_chat: bool = False,
-    writes: bool = True,
-) -> ClientRequest:
-    """Return the request of the fields that are left."""
+def _request(fields: dict[str, Any], model: str, **known: Any) -> ClientRequest:
+    """The request of the fields that are left, beside those that are `known`."""
     if fields.get("model") != model:
-        problem = f"no model {shown(fields['model'])}" if "model" in fields else "model is missing"
-        raise RefusedRequest(
-            f"{problem}; this server has {model!r}",
-            status=404 if "model" in fields else 400,
-            param="model",
-            code="model_not_found" if "model" in fields else None,
-        )
+        problem, how = "model is missing", dict[str, Any]()
+        if "model" in fields:
+            problem = f"no model {shown(fields['model'])}"
+            how = {"status": 404, "code": "model_not_found"}
+        raise RefusedRequest(f"{problem}; this server has {model!r}", param="model", **how)
     try:
-        texts = typed.read(_Fields, fields)
-    except ValueError as error:
+        words = typed.read(_Words, fields)
+        stop = stop_strings(words.stop)
+    except (ValueError, ConfigError) as error:
         raise RefusedRequest(str(error), param=str(error).split()[0]) from error
-    session = texts.session
-    if session is not None and not _SESSION.fullmatch(session):
+    numbers = _numbers(fields, known.get("length", "max_tokens"))
+    n, logprobs, session = numbers.pop("n", 1), numbers.pop("logprobs", None), words.session
+    if session is not None and not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", session):
         raise RefusedRequest(
             f"session is {shown(session)}; wanted a name of at most 64 letters, digits, '.', '_' "
             "and '-'",
             param="session",
         )
-    try:
-        stop = stop_strings(texts.stop)
-    except ConfigError as error:
-        raise RefusedRequest(str(error), param="stop") from error
-    numbers = _numbers(fields, length)
-    n, logprobs = numbers.pop("n", 1), numbers.pop("logprobs", None)
-    if session is not None and (len(prompts) > 1 or n > 1 or logprobs is not None):
+    if session is not None and (len(known["prompts"]) > 1 or n > 1 or logprobs is not None):
         raise RefusedRequest(
             "a request with a session has one prompt and one answer, without logprobs",
             param="session",
         )
-    numbers = {"seed": secrets.randbits(63)} | numbers
     return ClientRequest(
-        prompts=prompts,
-        sampling=replace(DEFAULTS, **numbers, stop=(*ends, *stop)),
+        sampling=replace(DEFAULTS, **{"seed": secrets.randbits(63)} | numbers, stop=stop),
         n=n,
         logprobs=logprobs,
-        length=length,
-        writes=writes,
-        stream=texts.stream,
-        include_usage=texts.stream_options.include_usage,
-        echo=texts.echo,
+        stream=words.stream,
+        include_usage=words.stream_options.include_usage,
+        echo=words.echo,
         session=session,
-        joint=joint,
-        is_chat=is_chat,
+        **known,
     )
 
 
 def _numbers(fields: Mapping[str, Any], length: str) -> dict[str, Any]:
-    """Return the numbers, by the names of options; other fields are not known."""
+    """The numbers, by the names of options; other fields must change nothing."""
     known, numbers = {**_NUMBERS, length: _LENGTH}, dict[str, Any]()
     for name, value in fields.items():
-        if name in _IGNORED or name in _OTHER_FIELDS:
+        if name in IGNORED or name in _WORDS:
             continue
         if name in ("seed", "top_k") and value == -1:  # elsewhere no seed, and all tokens
             continue
         if name not in known:
-            if any(
-                value == one and type(value) is type(one)
-                for one in (*_NOTHING, *_HARMLESS.get(name, ()))
-            ):
+            harmless = (*_NOTHING, *HARMLESS.get(name, ()))
+            if any(value == one and type(value) is type(one) for one in harmless):
                 continue
-            hint = did_you_mean(name, [*known, *_OTHER_FIELDS])
+            hint = did_you_mean(name, [*known, *_WORDS])
             problem = f"{shown(name)} is not supported here; leave it out{hint}"
             raise RefusedRequest(problem, param=name[:100])
-        if not isinstance(value, int | float):
-            raise RefusedRequest(
-                f"{name} is {shown(value)}; wanted {known[name].expected}", param=name
-            )
         try:
+            if not isinstance(value, int | float):
+                raise ValueError(f"is {shown(value)}; wanted {known[name].expected}")
             numbers[known[name].name] = known[name].convert(value)
         except ValueError as error:
             raise RefusedRequest(f"{name} {error}", param=name) from error
@@ -323,7 +282,7 @@ def _numbers(fields: Mapping[str, Any], length: str) -> dict[str, Any]:
 
 
 def _prompts(value: object) -> tuple[str | tuple[int, ...], ...]:
-    """Return the prompts: a text, ids, or a list of either."""
+    """The prompts: a text, ids, or a list of either."""
     if isinstance(value, str):
         return (value,)
     if isinstance(value, list) and value:

@@ -9,13 +9,12 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
-from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlxhog import optim, strategies
 from mlxhog.arena import Arena
+from mlxhog.arena.control import Ring
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.base import machine, verdicts
 from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec, resolve_workers
@@ -33,12 +32,13 @@ from mlxhog.mad.options import Protocol
 from mlxhog.mad.options import worker_options as possible_options
 from mlxhog.mad.run import RunConfig
 from mlxhog.mad.tasks import Dataset, Task, make_task
-from mlxhog.mad.training.evaluation import ScoreJobs, step_limit
+from mlxhog.mad.training.evaluation import step_limit
 from mlxhog.models import families
 from mlxhog.models.families import init_params, param_spec
 from mlxhog.models.mad.config import MADConfig
+from mlxhog.strategies import Context
 from mlxhog.training import choose_strategy, kernel_choice
-from mlxhog.training.job import Setup, plan_layout
+from mlxhog.training.job import Job, Setup, plan_layout
 
 KEPT = 2
 """Data sets in the memory of a process: candidates are mostly compared on the same one."""
@@ -46,13 +46,19 @@ KEPT = 2
 
 @dataclass(frozen=True)
 class TaskRows:
-    """The definition of a data set; hashable, and small enough to send to a worker.
+    """The rows of a task as batches: in every epoch each row once, in an order of its own.
+
+    The last batch of an epoch is smaller if the batch size does not divide the number of rows.
+    Small and hashable: rows are drawn when they are needed.
 
     Attributes:
         settings: of the task; to unpickle those of a user's task, a process loads its file.
         seed: of the rows, and of their order.
         batch_size: rows of one batch.
         labels: of training rows, "dense" or "scored".
+
+    Concurrency: equal objects in different processes give equal batches. One object is not for
+    several threads.
     """
 
     settings: Task
@@ -64,36 +70,14 @@ class TaskRows:
         """Return the rows, drawn unless they are in the cache."""
         return _dataset(self.settings, self.seed, self.labels)
 
-    def batches(self) -> RowBatches:
-        """Return the training rows as batches."""
-        data = self.dataset()
-        return RowBatches(data.train_x, data.train_y, self)
-
-
-@lru_cache(maxsize=KEPT)
-def _dataset(settings: Task, seed: int, labels: str) -> Dataset:
-    return make_task(settings.name, seed=seed, labels=labels, **asdict(settings))
-
-
-class RowBatches:
-    """The training rows of every epoch, each exactly once, in the order of that epoch.
-
-    The last batch of an epoch is smaller if the batch size does not divide the number of rows.
-
-    Concurrency: equal objects in different processes give equal batches. One object is not for
-    several threads.
-    """
-
-    def __init__(self, x: NDArray[np.int32], y: NDArray[np.int32], task_rows: TaskRows) -> None:
-        """Compute the order of the rows."""
-        self._x, self._y, self._size = x, y, task_rows.batch_size
-        settings = tuple(sorted(asdict(task_rows.settings).items()))
-        self._order = Order(len(x), f"{task_rows.settings.name}|{settings}", task_rows.seed)
+    def batches(self) -> TaskRows:
+        """Return this source of batches."""
+        return self
 
     @property
     def n_tickets(self) -> int:
         """Batches per epoch."""
-        return -(-self._order.n // self._size)
+        return math.ceil(self.settings.train_rows / self.batch_size)
 
     def example(self) -> Batch:
         """Return a batch of the usual shape, for a trial of a model."""
@@ -107,13 +91,35 @@ class RowBatches:
         """
         if not 0 <= ticket < self.n_tickets:
             raise ValueError(f"ticket {ticket} is not one of the epoch's {self.n_tickets}")
-        start = ticket * self._size
-        chosen = self._order.at(epoch, start, min(self._size, self._order.n - start))
-        return Batch(
-            np.ascontiguousarray(self._x[chosen], np.int32),
-            np.ascontiguousarray(self._y[chosen], np.int32),
-            n_bytes=0,
-        )
+        order, data = _order(self.settings, self.seed), self.dataset()
+        start = ticket * self.batch_size
+        chosen = order.at(epoch, start, min(self.batch_size, order.n - start))
+        x, y = (np.ascontiguousarray(a[chosen], np.int32) for a in (data.train_x, data.train_y))
+        return Batch(x, y, n_bytes=0)
+
+
+@lru_cache(maxsize=KEPT)
+def _dataset(settings: Task, seed: int, labels: str) -> Dataset:
+    return make_task(settings.name, seed=seed, labels=labels, **asdict(settings))
+
+
+@lru_cache(maxsize=KEPT)
+def _order(settings: Task, seed: int) -> Order:
+    values = tuple(sorted(asdict(settings).items()))
+    return Order(settings.train_rows, f"{settings.name}|{values}", seed)
+
+
+class NoJobs:
+    """The side jobs of a candidate's worker: none, as the supervisor scores the held-out rows."""
+
+    def __init__(self, job: Job, context: Context, ring: Ring) -> None:
+        """Take what every worker's side jobs get."""
+
+    def serve(self) -> None:
+        """Do nothing."""
+
+    def evaluate_rest(self) -> None:
+        """Do nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,7 +229,7 @@ def make_run_plan(
     notes = [*chosen.notes]
     writers = kernel_choice.choose_writers(training, backends, record, notes.append)
     kernels = kernel_choice.choose_kernels(training, backends, record, notes.append)
-    n_tickets = math.ceil(settings.train_rows / protocol.batch_size)
+    task_rows = TaskRows(settings, config.seed, protocol.batch_size, protocol.labels)
     strategy = strategies.build(training, len(workers))
     rule = optim.build(
         training,
@@ -234,15 +240,11 @@ def make_run_plan(
     choice = of(training, StrategyChoice)
     factor = optimizers.of(training).workers_factor(choice.lr_rule, choice.steppers(len(workers)))
     lr = training.top_lr * factor
-    per_epoch = max(1, int(n_tickets / strategy.batches_per_step()))
+    per_epoch = max(1, int(task_rows.n_tickets / strategy.batches_per_step()))
     limit = step_limit(protocol, per_epoch)
     spec = param_spec(model)
-    task_rows = TaskRows(
-        settings=settings,
-        seed=config.seed,
-        batch_size=protocol.batch_size,
-        labels=protocol.labels,
-    )
+    scoring = backends[:1] if len(workers) > 1 else []  # the supervisor has a framework, too
+    gpu_users = max(1, sum(name in GPU_BACKENDS for name in backends + scoring))
     return RunPlan(
         asked=config,
         config=training,
@@ -253,12 +255,12 @@ def make_run_plan(
         writers=writers,
         kernels=kernels,
         notes=tuple(notes),
-        layout=plan_layout(spec, [(strategy, rule)], n_tickets, {}),
+        layout=plan_layout(spec, [(strategy, rule)], task_rows.n_tickets, {}),
         decay=frozenset(name for name, one in spec.items() if one.decay or protocol.wd_all),
-        gpu_share=GPUShare(workers=parallel * max(1, sum(b in GPU_BACKENDS for b in backends))),
+        gpu_share=GPUShare(workers=parallel * gpu_users),
         batches=task_rows.batches,
         schedule=_schedule(protocol, lr, limit, per_epoch),
-        side_jobs=partial(ScoreJobs, task_rows, model, Path()),  # several workers set a folder
+        side_jobs=NoJobs,
         limit=limit,
         per_epoch=per_epoch,
     )

@@ -112,7 +112,7 @@ class SharedRun:
         lost, none is torn.
         """
         if self._arena is None:  # once in a process
-            self._arena = Arena.from_handle(self.handle, write=WRITE)
+            self._arena = Arena.from_handle(self.handle)
         shared, name = self._arena, self.names[common(config)]
 
         def join(context: Context) -> None:

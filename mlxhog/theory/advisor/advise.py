@@ -13,7 +13,7 @@ from mlxhog.base.load import Load, LoadWatch
 from mlxhog.config.strategies import Hogwild
 from mlxhog.errors import ConfigError
 from mlxhog.report.table import Section
-from mlxhog.report.views import Stages, TellStep
+from mlxhog.report.views import TellStep, numbered
 from mlxhog.theory.advisor import AdviseConfig
 from mlxhog.theory.advisor.measuring import PAIRS, measured_profile, try_both
 from mlxhog.theory.advisor.profile import Profile
@@ -171,7 +171,7 @@ def advise_on(
             )
     if target.config.strategy is None:
         target = replace(target, config=replace(target.config, strategy=Hogwild()))
-    tell = Stages(tell, PROFILE_PARTS + (TRIAL_PARTS if tries else 0))
+    tell = numbered(tell, PROFILE_PARTS + (TRIAL_PARTS if tries else 0))
     watch = LoadWatch()
     profile = measured_profile(target, options, tell)
     load = watch.look()

@@ -5,8 +5,8 @@ from dataclasses import MISSING, fields
 from typing import Any, get_type_hints
 
 from mlxhog.config import choices
-from mlxhog.errors import ConfigError, did_you_mean
-from mlxhog.models.fields import check_most, check_names, convert
+from mlxhog.errors import ConfigError
+from mlxhog.models.fields import check_most, read
 from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers.attention import MHAttention, MHSlidingAttention
 from mlxhog.models.mad.layers.convolution import Canon, GatedConv, Hyena, MHHyena
@@ -15,8 +15,7 @@ from mlxhog.models.mad.layers.feed_forward import GEGLU, MLP, MoESwiGLU, SwiGLU
 from mlxhog.models.mad.layers.linear import GLA, GSA, LinearAttention, Mesa
 from mlxhog.models.mad.layers.path import PaTH
 from mlxhog.models.mad.layers.state_space import SSD, Mamba, Mamba3
-from mlxhog.models.mad.layers.xlstm import MLSTM, SLSTM
-from mlxhog.models.mad.layers.xlstm_v1 import MLSTMV1, SLSTMV1
+from mlxhog.models.mad.layers.xlstm import MLSTM, MLSTMV1, SLSTM, SLSTMV1
 
 BUILT_IN: tuple[type[Any], ...] = (  # mixers first, then channel maps
     MHAttention, MHSlidingAttention, PaTH, LinearAttention, GLA, GSA, SSD, Mamba, Mamba3,
@@ -66,19 +65,10 @@ def make(name: str, numbers: Mapping[str, object] | None = None) -> Layer:
         ConfigError: no such field, or a value of another type; the nearest name is given.
     """
     layer = choices.LAYERS.find(name)
-    types = get_type_hints(layer)
-    own = [field.name for field in fields(layer)]
-    values = {}
-    check_names(f"layer {name}", numbers or {})
-    for key, value in (numbers or {}).items():
-        if key not in own:
-            listed = f"; its numbers are {', '.join(own)}" if own else "; it has none"
-            raise ConfigError(
-                f"layer {name} has no number {key!r}{did_you_mean(key, own) or listed}"
-            )
-        values[key] = convert(f"{name}.{key}", value, types[key])
-        if types[key] is not float and isinstance(number := values[key], int):
-            check_most(f"{name}.{key}", number)
+    values, _ = read(layer, numbers or {}, strict=True, where=f"{name}.")
+    for key, value in values.items():
+        if isinstance(value, int):
+            check_most(f"{name}.{key}", value)
     result: Layer = layer(**values)
     return result
 

@@ -1,65 +1,74 @@
-"""The mLSTM and the sLSTM cell between their projections, behind a short convolution.
+"""The cells of xLSTM between their projections: of a candidate, of the first paper and of Large.
 
-    c = SiLU(conv_k(u))                          depthwise, causal; u itself where conv is 0
+mLSTM cell of one head, with s = DK^-1/2 and the state C (DK, DV), n (DK), m, zero at the start:
 
-mLSTM, with NH heads of DH = d / NH:
+    m' = max(logsig(f) + m, i)       F = exp(logsig(f) + m - m')       I = exp(i - m')
+    C = F C + I k v^T                n = F n + I k                     m = m'
+    h = s C^T q / ( max(|s n.q|, exp(-m)) + eps )
 
-    q = Wq c,  k = Wk c,  v = Wv u,  o = Wo u    each (B, S, d)
-    i~ = Wi u + bi,  f~ = Wf u + bf              (B, S, NH)
-    h = mLSTM(q, k, v, i~, f~)
-    y = Wout( sigmoid(o) * LN_head(h) )
+which equals the parallel form with L[t, j] = sum_{j < r <= t} logsig(f_r) + i_j in its exponents.
+sLSTM cell of one head, sequential, with the state h, c, n, m (DH each), zero at the start:
 
-The cell of one head, with the state C (DH, DH), n (DH), m, zero at the start:
-
-    m' = max(logsig(f~) + m, i~)      I = exp(i~ - m')      F = exp(logsig(f~) + m - m')
-    C = F C + I k v^T     n = F n + I k     m = m'
-    h = C^T q / (sqrt(DH) max(|n^T q| / sqrt(DH), exp(-m)))
-
-which equals the parallel form with L[t, j] = sum_{j < s <= t} logsig(f~_s) + i~_j in its exponents.
-Forget biases begin at 3 to 6, spread over the heads; with `signed` at -3 to 3.
-
-With `signed` the state may change its sign: F has the factor 2 sigmoid(f~) - 1 in (-1, 1) in place
-of sigmoid(f~), as eigenvalues that a positive gate cannot have are needed for parity. The logarithm
-of its size takes the place of logsig(f~); its sign s_t is moved out of the recurrence,
-
-    P_t = s_1 s_2 ... s_t        h_t = P_t mLSTM(q, P k, v, i~, f~)
-
-sLSTM, sequential in S, where memory mixes inside a head:
-
-    h = sLSTM(Wi c, Wf c, Wz u, Wo u)
-    y = Wout LN_head(h)
-
-The cell of one head, with the state h, c, n, m (DH each), zero at the start:
-
-    i~ = (Wi c)_t + Ri h + bi,  and so f~, z~, o~
-    m' = max(logsig(f~) + m, i~), or i~ where n is 0     I = exp(i~ - m')
+    i~ = i + Ri h + bi,  and so f~, z~, o~                     R is block-diagonal over heads
+    m' = max(logsig(f~) + m, i~), or i~ where n is 0           I = exp(i~ - m')
     F = exp(logsig(f~) + m - m')
     c = F c + I tanh(z~)     n = F n + I     m = m'     h = sigmoid(o~) c / n
 
-Forget biases begin at 3 to 6, spread over the units of a head (`bias_init` small), or at 5 to -7,
-so that some units forget at once (powerlaw; the package's, with exponent 1); recurrent matrices
-begin at 0 (`recurrent_init` zeros) or uniform within DH^-1/2.
+The published code tests whether all of n is 0. A test per element gives the same for every state
+that the cell reaches, and rows of a batch stay independent.
 
-Sources: Beck et al. 2024, xLSTM, arXiv:2405.04517, and the package xlstm 2.0.6; Grazzi et al. 2024,
-Unlocking state-tracking in linear RNNs through negative eigenvalues, arXiv:2411.12537, for signs.
+LN_head is the layer norm within each head; conv is depthwise and causal. "Small" initial normals
+have the std sqrt(2 / 5d), those into the residual stream 2 / (blocks sqrt(d)), d the model's width.
+
+Sources: Beck et al. 2024, xLSTM, arXiv:2405.04517, and the package xlstm 2.0.6 (NX-AI/xlstm); Beck
+et al. 2025, xLSTM 7B, arXiv:2503.13427; Grazzi et al. 2024, Unlocking state-tracking in linear RNNs
+through negative eigenvalues, arXiv:2411.12537, for signs.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from mlxhog.errors import ConfigError
-from mlxhog.models.mad.layer import Layer, Params, Run, Shapes, State, maps, taps
+from mlxhog.models.mad.layer import (
+    Layer,
+    Params,
+    Run,
+    Shapes,
+    State,
+    bound,
+    linear_map,
+    maps,
+    normal,
+    small_std,
+    taps,
+)
 from mlxhog.models.ops.arrays import Array
 from mlxhog.models.spec import ParamSpec
 
 CHUNK_SIZE = 64
 CELL_EPS = 1e-6
+V1_NORM_EPS = 1e-5
 SMALLEST = 1e-6
 """Size of a signed forget gate of 0, twice."""
 
+BIAS_INIT = {"small": "3.0:6.0", "powerlaw": "5.0:-7.0"}
+"""First and last forget bias of a head."""
+RECURRENT_INIT = ("zeros", "uniform")
+
+
+def mlstm_shapes(heads: int, qk: int, v: int) -> Sequence[tuple[int, ...]]:
+    """Return the shapes of C, n and m, of widths qk and v over all heads."""
+    return [(heads, qk // heads, v // heads), (heads, qk // heads), (heads,)]
+
+
+# -- of a candidate --------------------------------------------------------------------------------
+
 
 class _CellLayer(Layer):
-    """A cell behind a convolution: its heads and taps, and what both kinds of layers share."""
+    """A cell behind a convolution: c = SiLU(conv(u)), or u itself where conv is 0.
+
+    In a candidate, whose depth is not known, no initial value depends on it.
+    """
 
     may_be_0 = ("conv",)
 
@@ -96,7 +105,19 @@ class _CellLayer(Layer):
 
 
 class MLSTM(_CellLayer):
-    """mLSTM: a matrix memory with exponential gates."""
+    """mLSTM: a matrix memory with exponential gates.
+
+        q = Wq c,  k = Wk c,  v = Wv u,  o = Wo u    each (B, S, d), heads of DH = d / NH
+        i = Wi u + bi,  f = Wf u + bf                (B, S, NH)
+        y = Wout( sigmoid(o) * LN_head(mLSTM(q, k, v, i, f)) )
+
+    Forget biases begin at 3 to 6, spread over the heads; with `signed` at -3 to 3. Then the state
+    may change its sign: F has the factor 2 sigmoid(f) - 1 in (-1, 1) in place of sigmoid(f), as
+    eigenvalues that a positive gate cannot have are needed for parity. The logarithm of its size
+    takes the place of logsig(f); its sign s_t is moved out of the recurrence,
+
+        P_t = s_1 s_2 ... s_t        h_t = P_t mLSTM(q, P k, v, i, f)
+    """
 
     name = "mlstm"
 
@@ -110,8 +131,7 @@ class MLSTM(_CellLayer):
             yield ParamSpec(f"{name}.bias", (self.heads,), bias)
 
     def cell_shapes(self, d: int) -> Sequence[tuple[int, ...]]:
-        NH, DH = self.heads, d // self.heads
-        return (NH, DH, DH), (NH, DH), (NH,)
+        return mlstm_shapes(self.heads, d, d)
 
     def forward(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
         ops, xp, heads = run.ops, run.ops.xp, (*x.shape[:2], self.heads, -1)
@@ -132,14 +152,15 @@ class MLSTM(_CellLayer):
         return run.linear(y, p, "out_proj"), (*inputs, *cell)
 
 
-BIAS_INIT = {"small": "3.0:6.0", "powerlaw": "5.0:-7.0"}
-"""First and last forget bias of a head."""
-
-RECURRENT_INIT = ("zeros", "uniform")
-
-
 class SLSTM(_CellLayer):
-    """sLSTM: a scalar memory whose gates see its last output."""
+    """sLSTM: a scalar memory whose gates see its last output.
+
+        y = Wout LN_head(sLSTM(Wi c, Wf c, Wz u, Wo u))
+
+    Forget biases begin at 3 to 6, spread over the units of a head (`bias_init` small), or at 5 to
+    -7, so that some units forget at once (powerlaw; the package's, with exponent 1); recurrent
+    matrices begin at 0 (`recurrent_init` zeros) or uniform within DH^-1/2.
+    """
 
     name = "slstm"
 
@@ -175,3 +196,268 @@ class SLSTM(_CellLayer):
         h = run.ops.xp.astype(h, x)
         y = run.ops.head_norm(h, p["head_norm.weight"], run.norm_eps)
         return run.linear(y, p, "out_proj"), (*inputs, *cell)
+
+
+# -- of the first paper ----------------------------------------------------------------------------
+
+
+class _V1Layer(Layer):
+    """Heads of the cell and taps of the convolution of both mixers.
+
+    Names and layouts of parameters are those of the xlstm package on the CPU; the scale of LN_head
+    is 1 + weight. Block-diagonal maps BD have one small matrix per group of neighbouring channels:
+    heads of the sLSTM, `qkv_block` channels of the mLSTM. Dropout, while training: on the result of
+    each mLSTM and feed-forward layer, and on the h of each sLSTM before its norm.
+    """
+
+    prefix = "xlstm."  # of the names of parameters; in the package it belongs to the block
+    chunk_size = CHUNK_SIZE
+
+    heads: int = 4
+    conv: int = 4
+
+    def conv_spec(self, channels: int) -> Iterable[ParamSpec]:
+        """Declare the convolution."""
+        name, start = f"{self.prefix}conv1d.conv", bound(self.conv)
+        yield ParamSpec(f"{name}.weight", (channels, 1, self.conv), start, decay=True)
+        yield ParamSpec(f"{name}.bias", (channels,), start)
+
+    def convolved(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, Array]:
+        """Return the convolution of x (B, S, C) through silu, and the inputs the next one needs."""
+        w, b = (p[f"{self.prefix}conv1d.conv.{part}"] for part in ("weight", "bias"))
+        return run.ops.causal_conv(x, w, b, state=state[0], starts=run.starts, silu=True)
+
+    def diagonals(self, p: Params, x: Array, run: Run, *names: str) -> tuple[Array, ...]:
+        """Return the block-diagonal maps `names` of one x."""
+        full = [self.prefix + name for name in names]
+        biases = [p.get(f"{name}.bias") for name in full]
+        return run.ops.block_diagonal(x, [p[f"{name}.weight"] for name in full], biases)
+
+
+def diagonal(name: str, width: int, groups: int, init: str, *, product: bool) -> ParamSpec:
+    """Declare a block-diagonal map of `groups` matrices."""
+    shape = (groups, width // groups, width // groups)
+    return ParamSpec(f"{name}.weight", shape, init, decay=True, product=product)
+
+
+class MLSTMV1(_V1Layer):
+    """mLSTM of the first xLSTM paper, inside an up-projection.
+
+    [a; z] = Wup u                               (B, S, I) each, NH heads of DK = DV = I / NH
+    c = silu(conv(a))
+    q = BDq c,  k = BDk c,  v = BDv a            v reads a, not c
+    i = Wi [q; k; v] + bi,  f = Wf [q; k; v] + bf
+    y = Wdown( (LN_head(mLSTM(q, k, v, i, f)) + skip * c) * silu(z) )
+    """
+
+    name = "mlstm-v1"
+    inner = cast(int | None, None)  # I; None is twice the width, in whole 64s
+    bias = False
+    residual_std = cast(float | None, None)  # None is the small one
+
+    qkv_block: int = 4  # channels of a group that q, k and v mix within
+
+    def heads_width(self, d: int) -> int:
+        """Return the width of the cell over all heads, I."""
+        return 64 * -(-2 * d // 64) if self.inner is None else self.inner
+
+    def check(self, d: int) -> None:
+        super().check(d)
+        I = self.heads_width(d)  # noqa: E741  the paper's letter
+        groups = I // self.qkv_block
+        if self.conv < 2:
+            raise ConfigError(f"conv is {self.conv}; set it to 2 or more")
+        if not groups or I % groups:
+            raise ConfigError(
+                f"the inner width {I} does not divide into blocks of qkv_block {self.qkv_block}; "
+                "set that to a divisor, such as 4"
+            )
+
+    def param_spec(self, d: int) -> Iterable[ParamSpec]:
+        p, I, NH, small = self.prefix, self.heads_width(d), self.heads, normal(small_std(d))  # noqa: E741
+        yield from linear_map(f"{p}proj_up", 2 * I, d, small, self.bias)
+        yield from self.conv_spec(I)
+        for name in ("q_proj", "k_proj", "v_proj"):
+            yield diagonal(p + name, I, I // self.qkv_block, small, product=True)
+            if self.bias:
+                yield ParamSpec(f"{p}{name}.bias", (I,), "zeros")
+        for name, bias in (("igate", normal(0.1)), ("fgate", "linspace:3.0:6.0")):
+            yield ParamSpec(f"{p}mlstm_cell.{name}.weight", (NH, 3 * I), "zeros", decay=True)
+            yield ParamSpec(f"{p}mlstm_cell.{name}.bias", (NH,), bias)
+        yield ParamSpec(f"{p}mlstm_cell.outnorm.weight", (I,), "zeros")
+        yield ParamSpec(f"{p}learnable_skip", (I,), "ones")
+        std = small if self.residual_std is None else normal(self.residual_std)
+        yield from linear_map(f"{p}proj_down", d, I, std, self.bias)
+
+    def state_shapes(self, d: int, length: int) -> Shapes:
+        width = self.heads_width(d)
+        return {"conv": [(self.conv - 1, width)], "cell": mlstm_shapes(self.heads, width, width)}
+
+    def forward(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
+        own, heads = self.prefix, (*x.shape[:2], self.heads, -1)
+        a, z = run.halves(x, p, f"{own}proj_up")
+        c, inputs = self.convolved(p, a, state, run)
+        q, k = self.diagonals(p, c, run, "q_proj", "k_proj")
+        (v,) = self.diagonals(p, a, run, "v_proj")
+        gates = (f"{own}mlstm_cell.igate", f"{own}mlstm_cell.fgate")
+        i, f = run.linears(run.ops.xp.concatenate([q, k, v], -1), p, *gates)
+        f = run.forget(f)
+        q, k, v = q.reshape(heads), k.reshape(heads), v.reshape(heads)
+        h, cell = run.ops.mlstm_cell(
+            q, k, v, i, f, chunk_size=self.chunk_size, eps=CELL_EPS, state=state[1:]
+        )
+        w, skip = 1.0 + p[f"{own}mlstm_cell.outnorm.weight"], p[f"{own}learnable_skip"]
+        y = run.ops.head_norm_skip_gate(h, c, z, w, skip, V1_NORM_EPS)
+        return run.drop(run.linear(y, p, f"{own}proj_down")), (inputs, *cell)
+
+
+class SLSTMV1(_V1Layer):
+    """sLSTM of the first xLSTM paper; `conv` is 0 for no convolution.
+
+        c = silu(conv(u))                            u itself where conv is 0
+        y = LN_head(sLSTM(BDi c, BDf c, BDz u, BDo u))
+
+    In the package the map stored as `fgate` drives the input gate, BDi, and the one stored as
+    `igate` the forget gate, BDf (NX-AI/xlstm issue 98); the cell's own R and b have the rows i, f,
+    z, o as they should. In a candidate `geglu` is the feed-forward layer behind it.
+    """
+
+    name = "slstm-v1"
+    may_be_0 = ("conv",)
+    forget = "slstm_linspace:{heads}:3.0:6.0"  # initialiser of the cell's biases
+    recurrent = "zeros"
+    norm_weight = True
+
+    def check(self, d: int) -> None:
+        super().check(d)
+        if self.conv == 1:
+            raise ConfigError("conv is 1; give 2 taps or more, or 0 for none")
+
+    def param_spec(self, d: int) -> Iterable[ParamSpec]:
+        p, NH, DH = self.prefix, self.heads, d // self.heads
+        if self.conv:
+            yield from self.conv_spec(d)
+        for name in ("fgate", "igate", "zgate", "ogate"):
+            yield diagonal(p + name, d, NH, normal(small_std(d)), product=False)
+        yield ParamSpec(f"{p}slstm_cell._recurrent_kernel_", (NH, 4 * DH, DH), self.recurrent)
+        yield ParamSpec(f"{p}slstm_cell._bias_", (4 * d,), self.forget.format(heads=NH))
+        if self.norm_weight:
+            yield ParamSpec(f"{p}group_norm.weight", (d,), "zeros")
+
+    def state_shapes(self, d: int, length: int) -> Shapes:
+        inputs = {"conv": [(self.conv - 1, d)]} if self.conv else {}
+        return {**inputs, "cell": [(self.heads, d // self.heads)] * 4}
+
+    def forward(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
+        own, heads = self.prefix, (*x.shape[:2], self.heads, -1)
+        c, inputs = x, list[Array]()
+        if self.conv:
+            c, last = self.convolved(p, x, state, run)
+            inputs.append(last)
+        i, f = self.diagonals(p, c, run, "fgate", "igate")  # swapped names, see above
+        z, o = self.diagonals(p, x, run, "zgate", "ogate")
+        i, f, z, o = i.reshape(heads), f.reshape(heads), z.reshape(heads), o.reshape(heads)
+        R, b = (p[f"{own}slstm_cell._{name}_"] for name in ("recurrent_kernel", "bias"))
+        h, cell = run.ops.slstm_cell(i, f, z, o, R, b, state=state[-4:], starts=run.starts)
+        w = p.get(f"{own}group_norm.weight")
+        scale = run.ops.xp.ones_like(x[0, 0]) if w is None else 1.0 + w
+        y = run.ops.head_norm(run.drop(run.ops.xp.astype(h, x)), scale, V1_NORM_EPS)
+        return y, (*inputs, *cell)
+
+
+class FeedForwardV1(Layer):
+    """Gated feed-forward layer of the first paper: [g; p] = Wup u, y = Wdown( act(g) * p )."""
+
+    name = "ffn-v1"
+    kind = "channel"
+
+    inner: int
+    act_fn: str
+    bias: bool
+    residual_std: float
+
+    def param_spec(self, d: int) -> Iterable[ParamSpec]:
+        yield from linear_map("proj_up", 2 * self.inner, d, normal(small_std(d)), self.bias)
+        yield from linear_map("proj_down", d, self.inner, normal(self.residual_std), self.bias)
+
+    def forward(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
+        gate, up = run.halves(x, p, "proj_up")
+        y = run.ops.glu(gate, up, self.act_fn)
+        return run.drop(run.linear(y, p, "proj_down")), ()
+
+
+# -- of xLSTM Large --------------------------------------------------------------------------------
+
+
+class LargeMLSTM(Layer):
+    """mLSTM of xLSTM Large, with `qk` and `v` the widths over all heads.
+
+        q = Wq u,  k = Wk u,  v = Wv u,  o = Wo u              per head DK, DK, DV, DV
+        i = cap(Wi u + bi, 15),  f = cap(Wf u + bf, 15)        cap(x, c) = c tanh(x / c)
+        y = Wout( sigmoid(o) * (LN_head(mLSTM(q, k, v, i, f)) * w) )
+
+    Initial values are those of the training code of the papers (NX-AI/xlstm-jax): gate matrices
+    zero, input-gate bias -10, forget-gate biases from 3 to 6; `wang` is the std of Wout.
+    """
+
+    name = "mlstm-large"
+
+    heads: int
+    qk: int
+    v: int
+    bias: bool
+    chunk_size: int
+    eps: float
+    gate_cap: float
+    wang: float
+
+    def param_spec(self, d: int) -> Iterable[ParamSpec]:
+        small = normal(small_std(d))
+        for name, out in (("q", self.qk), ("k", self.qk), ("v", self.v)):
+            yield from linear_map(name, out, d, small, self.bias)
+        yield from linear_map("ogate_preact", self.v, d, "zeros", self.bias)
+        for gate, start in (("igate", "constant:-10.0"), ("fgate", "linspace:3.0:6.0")):
+            yield ParamSpec(f"{gate}_preact.weight", (self.heads, d), "zeros", decay=True)
+            yield ParamSpec(f"{gate}_preact.bias", (self.heads,), start)
+        yield ParamSpec("multihead_norm.weight", (self.v,), "ones")
+        if self.bias:
+            yield ParamSpec("multihead_norm.bias", (self.v,), "zeros")
+        yield from linear_map("out_proj", d, self.v, normal(self.wang), self.bias)
+
+    def state_shapes(self, d: int, length: int) -> Shapes:
+        return {"cell": mlstm_shapes(self.heads, self.qk, self.v)}
+
+    def forward(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
+        ops, heads = run.ops, (*x.shape[:2], self.heads, -1)
+        gates = ("ogate_preact", "igate_preact", "fgate_preact")
+        q, k, v, o, i, f = run.linears(x, p, "q", "k", "v", *gates)
+        q, k, v = q.reshape(heads), k.reshape(heads), v.reshape(heads)
+        i = ops.soft_cap(i, self.gate_cap)
+        f = run.forget(ops.soft_cap(f, self.gate_cap))
+        how: dict[str, Any] = {"chunk_size": self.chunk_size, "eps": self.eps}
+        h, state = ops.mlstm_cell(q, k, v, i, f, state=state, **how)
+        y = ops.head_norm_gate(h, o, p["multihead_norm.weight"], run.norm_eps)
+        if self.bias:
+            y = y + ops.xp.sigmoid(o) * p["multihead_norm.bias"]
+        return run.linear(y, p, "out_proj"), state
+
+
+class LargeFeedForward(Layer):
+    """Feed-forward layer of xLSTM Large: y = Wdown( silu(Wgate u) * (Wup u) ), of width `inner`."""
+
+    name = "swiglu-large"
+    kind = "channel"
+
+    inner: int
+    bias: bool
+    wang: float
+
+    def param_spec(self, d: int) -> Iterable[ParamSpec]:
+        small = normal(small_std(d))
+        yield from linear_map("proj_up_gate", self.inner, d, small, self.bias)
+        yield from linear_map("proj_up", self.inner, d, small, self.bias)
+        yield from linear_map("proj_down", d, self.inner, normal(self.wang), self.bias)
+
+    def forward(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
+        gate, up = run.linears(x, p, "proj_up_gate", "proj_up")
+        return run.linear(run.ops.swiglu(gate, up), p, "proj_down"), ()

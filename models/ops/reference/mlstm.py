@@ -1,7 +1,7 @@
 """The mLSTM cell in its chunkwise and recurrent form, plain, over either framework.
 
 Every form takes (q, k, v, i, f) as `Ops.mlstm_cell` in `operators.py` says; computed in float32.
-The equations are those of `models/mad/layers/xlstm_large.py`.
+The equations are those of `models/mad/layers/xlstm.py`.
 
 The gradient is exact. h depends on the state, not on its scale, so a stabiliser is a constant
 wherever it cancels, which avoids rounding errors. The terms that depend on it get its gradient

@@ -60,15 +60,6 @@ class Server:
         answer = self.http.get(f"{self.root}/health").json()
         return answer
 
-    def metric(self, name):
-        """The sum of a metric over its labels."""
-        lines = self.http.get(f"{self.root}/metrics").text.splitlines()
-        return sum(
-            float(line.rpartition(" ")[2])
-            for line in lines
-            if line.split("{")[0].split(" ")[0] == name
-        )
-
     def rss_bytes(self):
         asked = ["ps", "-o", "rss=", "-p", str(self.process.pid)]
         return 1024 * int(subprocess.run(asked, capture_output=True, check=True).stdout)

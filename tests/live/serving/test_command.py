@@ -12,28 +12,10 @@ import openai
 import pytest
 
 from mlxhog.base.http_server import listen
-from mlxhog.cli import main
 from tests.live.serving.servers import MLX, serving
 from tests.processes import descriptors_limited
 
 slow = pytest.mark.slow
-
-
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (["nothing"], "no run 'nothing'"),
-        (["latest", "--port", "70000"], "--port is '70000'; wanted a whole number"),
-        (["latest", "--mode", "rcay"], "did you mean 'racy'"),
-        (["latest", "--host", "0.0.0.0", "--port", "0"], "set an API key"),
-        (["latest", "--prot", "1"], "did you mean '--port'"),
-    ],
-)
-def test_wrong_words_are_named(words, says, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLXHOG_API_KEY", raising=False)
-    assert main(["serve", *words, *([] if "--port" in words else ["--port", "0"])]) == 2
-    assert says in capsys.readouterr().err
 
 
 @slow
@@ -60,8 +42,7 @@ def test_with_a_key_only_those_who_have_it_are_answered(folder):
         ):
             answer = http.post(f"{url}/v1/completions", json=body, headers=headers)
             assert answer.status_code == status
-            for path in ("/v1/models", "/metrics"):
-                assert http.get(url + path, headers=headers).status_code == status
+            assert http.get(f"{url}/v1/models", headers=headers).status_code == status
         assert http.get(f"{url}/health").status_code == 200
         error = http.get(f"{url}/v1/models").json()["error"]
         assert error["code"] == "invalid_api_key"
@@ -72,19 +53,13 @@ def test_with_a_key_only_those_who_have_it_are_answered(folder):
 
 
 @slow
-def test_health_and_metrics_tell_what_is_served(folder):
+def test_health_tells_what_is_served(folder):
     with serving("latest", "--backend", "torch:cpu", cwd=folder) as server:
         health = server.health()
         assert health["status"] == "ok"
         assert health["model"] == server.model
         assert health["training"] is False
         assert (health["version"], health["newest"]) == (7, 7)
-        body = {"model": server.model, "prompt": "ab", "max_tokens": 9, "n": 2}
-        assert httpx.post(f"{server.url}/completions", json=body).status_code == 200
-        assert server.metric("mlxhog_answers_total") == 2
-        assert server.metric("mlxhog_tokens_total") == 2 + 2 * 9
-        assert server.metric("mlxhog_first_token_seconds_count") == 1
-        assert server.metric("mlxhog_weights_version") == 7
 
 
 @pytest.mark.slow

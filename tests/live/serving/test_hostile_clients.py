@@ -124,7 +124,6 @@ def test_a_client_that_leaves_in_mid_stream_cancels_its_answer(server):
         assert b"data:" in connection.recv(65536) + connection.recv(65536)
         assert server.health()["running"] == 4
     wait_until(lambda: server.health()["running"] == 0)
-    assert server.metric("mlxhog_answers_total") > 0
 
 
 def test_a_client_that_leaves_while_it_waits_for_a_whole_answer_cancels_it(server):

@@ -6,9 +6,9 @@ import pytest
 
 from mlxhog.decoding.options import Sampling
 from mlxhog.live.serving.requests import (
-    _HARMLESS,
-    _IGNORED,
     CHAT_TOKENS,
+    HARMLESS,
+    IGNORED,
     RefusedRequest,
     chat,
     completion,
@@ -60,9 +60,9 @@ def test_requests_of_other_clients_mean_here_what_they_mean_elsewhere():
 
 def test_fields_that_change_no_text_are_ignored_and_others_are_refused():
     for ask in (asked, talked):
-        for name in _IGNORED:
+        for name in IGNORED:
             ask(**{name: {"any": ["thing"]}})
-        for name, values in {**_HARMLESS, "tools": ([], None), "logit_bias": ({}, 0)}.items():
+        for name, values in {**HARMLESS, "tools": ([], None), "logit_bias": ({}, 0)}.items():
             for value in values:
                 ask(**{name: value})
             with pytest.raises(RefusedRequest, match=f"'{name}' is not supported here; leave it"):

@@ -73,8 +73,18 @@ def cpu_times():
 
 
 times = namedtuple("pcputimes", "user system children_user children_system")
+memory = namedtuple("svmem", "available")
 all_times = namedtuple("scputimes", "user nice system idle")
-stand_in("psutil", Error=Exception, Process=Process, cpu_times=cpu_times)
+
+
+def virtual_memory():
+    return memory(1 << 31)
+
+
+stand_in(
+    "psutil",
+    Error=Exception, Process=Process, cpu_times=cpu_times, virtual_memory=virtual_memory,
+)  # fmt: skip
 stand_in("_scproxy", _get_proxy_settings=dict, _get_proxies=dict)  # urllib, and so torch, has it
 
 # -- MLX -------------------------------------------------------------------------------------------

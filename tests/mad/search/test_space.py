@@ -102,7 +102,7 @@ def test_a_space_written_out_is_the_same_space(keys):
         ({"mixers": ["mlstn"]}, "no layer 'mlstn'; did you mean 'mlstm'"),
         (
             {"mixers": [{"type": "mlstm", "head": 2}]},
-            "mlstm has no number 'head'; did you mean 'heads'",
+            "'mlstm.head'; did you mean 'mlstm.heads'",
         ),
         ({"mixers": ["swiglu"]}, "swiglu is a channel; list it under channels"),
         ({"mixers": ["mlstm", "mlstm(h4)"]}, r"'mlstm\(h4\)' twice"),

@@ -1,15 +1,9 @@
-"""The steps of evaluations, the end of a run, and the mean loss between evaluations."""
-
-import math
+"""The steps of evaluations, and the end of a run."""
 
 import pytest
 
 from mlxhog.mad.options import Protocol
-from mlxhog.mad.training.evaluation import (
-    Accuracies,
-    Evaluations,
-    MeanLoss,
-)
+from mlxhog.mad.training.evaluation import Accuracies, Evaluations
 from tests.mad.training.small_runs import Recorder
 
 
@@ -25,8 +19,14 @@ def evaluations(*accuracies, callbacks=None, rungs=(), **protocol):
     step = 0
     for accuracy in accuracies:
         step = evaluator.next_evaluation(step)
-        evaluator.take(step, 1.0, 2.0, Accuracies(accuracy, accuracy / 2))
+        evaluator.take(step, 1.0, 2.0, full(accuracy))
     return evaluator
+
+
+def full(accuracy):
+    """Accuracies of rows of every kind."""
+    by_length = ((40, 1.0), (64, accuracy))
+    return Accuracies(accuracy, accuracy / 2, accuracy / 4, accuracy / 8, by_length)
 
 
 def test_evaluations_come_at_their_interval_at_every_rung_and_at_the_end():
@@ -69,24 +69,18 @@ def test_a_rung_that_asynchronous_workers_ran_past_is_asked_at_once():
 
 
 def test_a_diverged_run_scores_0_whatever_it_had_reached():
-    evaluator = evaluations(0.7).result("diverged", 14, 1.0, Accuracies(0.7, 0.6, 0.5, 0.4))
-    assert (evaluator.acc_token, evaluator.acc_macro, evaluator.val_token, evaluator.val_macro) == (
-        0,
-        0,
-        0,
-        0,
-    )
-    assert evaluator.curve[0].acc_token == 0.7
-    long = Accuracies(0.7, 0.6, by_length=((40, 1.0), (64, 0.9)))
-    assert evaluations(0.7).result("diverged", 14, 1.0, long).by_length == ((40, 0), (64, 0))
+    run = evaluations(0.7).result("diverged", 14, 1.0)
+    assert (run.acc_token, run.acc_macro, run.val_token, run.val_macro) == (0, 0, 0, 0)
+    assert run.by_length == ((40, 0), (64, 0))
+    assert run.curve[0].acc_token == 0.7
 
 
 @pytest.mark.parametrize(("stop", "step"), [(0.999, 20), (0.95, 10), (2.0, 20)])
 def test_a_task_is_solved_at_99_percent_or_at_a_lower_stop_accuracy(stop, step):
     run = evaluations(0.95, 0.99, 0.5, stop_accuracy=stop)
-    assert run.result("done", 30, 1.0, Accuracies(0.5, 0.5)).solved == step
+    assert run.result("done", 30, 1.0).solved == step
     run = evaluations(0.9, stop_accuracy=stop)
-    assert run.result("done", 10, 1.0, Accuracies(0.9, 0.9)).solved is None
+    assert run.result("done", 10, 1.0).solved is None
 
 
 @pytest.mark.parametrize(("select", "decides"), [("test", 0.2), ("val", 0.6)])
@@ -94,21 +88,5 @@ def test_the_rows_that_decide_make_the_curve(select, decides):
     evaluator = evaluations(select=select)
     evaluator.take(10, 1.0, 2.0, Accuracies(0.2, 0.1, 0.6, 0.5))
     assert evaluator.curve[0].acc_token == decides
-    result = evaluator.result("done", 10, 1.0, Accuracies(0.2, 0.1, 0.6, 0.5))
+    result = evaluator.result("done", 10, 1.0)
     assert (result.acc_token, result.val_token) == (0.2, 0.6)
-
-
-def test_the_mean_is_that_of_the_steps_since_the_evaluation_before():
-    mean = MeanLoss()
-    for loss in (1.0, 2.0, math.nan, math.inf):
-        mean.add(loss)
-    assert mean.pop() == 1.5
-    assert mean.pop() is None
-
-
-def test_steps_that_came_while_another_worker_evaluated_count_for_the_next():
-    mean = MeanLoss()
-    for at, loss in ((10, 1.0), (30, 5.0), (20, 3.0)):
-        mean.add(loss, at)
-    assert mean.pop(until_ns=20) == 2.0
-    assert mean.pop(until_ns=40) == 5.0

@@ -12,7 +12,7 @@ from mlxhog.base.workers import WorkerSpec
 from mlxhog.config.strategies import SSP, Hogwild, Sync
 from mlxhog.errors import ConfigError, WorkerFailed
 from mlxhog.mad.training.candidate import train
-from mlxhog.mad.training.evaluation import Accuracies, leave_scores, score, take_scores
+from mlxhog.mad.training.evaluation import score
 from mlxhog.mad.training.run_plan import make_run_plan
 from mlxhog.training import choose_strategy
 from tests.mad.training.small_runs import Recorder, small_run
@@ -180,12 +180,3 @@ def test_several_diverging_workers_end_the_run_with_0():
     result, _, _ = train_two(small_run(workers=TWO, lr=1e30, steps=5000))
     assert result.status == "diverged"
     assert result.acc_token == result.acc_macro == 0
-
-
-def test_the_newest_scores_stay_until_they_are_taken(tmp_path):
-    file, scores = tmp_path / "scores.json", Accuracies(0.5, 0.25, None, None, ((40, 0.5),))
-    assert take_scores(file) is None
-    for steps in (10, 20):
-        leave_scores(file, steps, 1, scores)
-    assert take_scores(file) == (20, 1, scores)
-    assert take_scores(file) is None

@@ -1,0 +1,382 @@
+"""Averages of the workers' copies: once, or every H steps, and what a method does with one.
+
+    avg_runs   the mean of all copies, once at the end
+    local_sgd  every H steps the mean of all copies becomes each copy
+    fedprox    the same; local steps are pulled towards the last average
+    scaffold   the same; local steps are corrected by control variates
+    diloco     every H steps the mean movement of the copies is an outer step of the parameters
+
+`local.py` has the steps, and the meetings in which all workers do the stages of a method: first a
+share of the new parameters, last the worker's own copy and its next round.
+
+    segment                           dtype    meaning
+    anchor                            float32  the last average, or theta_s of diloco
+    control                           float32  c of scaffold; each worker writes its share
+    control.1 .. control.P            float32  c_i
+    control.next.1 .. control.next.P  float32  the sum of the round's gradients
+    outer.v                           float32  v of diloco; each worker writes its share
+    outer.next                        float32  v after the current outer step, likewise
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Final
+
+import numpy as np
+
+from mlxhog.arena import Arena
+from mlxhog.arena.layout import PARAMETER_COPY
+from mlxhog.backends.backend import Float32, Grads
+from mlxhog.errors import ConfigError
+from mlxhog.models.families import ModelConfig
+from mlxhog.optim import updates
+from mlxhog.optim.rule import parameter
+from mlxhog.optim.updates import Rows
+from mlxhog.strategies.local import Local, LocalWorker, Stage
+from mlxhog.strategies.rounds import StepRecord
+
+ANCHOR: Final = "anchor"
+CONTROL: Final = "control"
+SUM: Final = "control.next"
+VELOCITY: Final = "outer.v"
+NEXT: Final = "outer.next"
+
+
+class AvgRuns(Local):
+    """Independent runs, averaged (Zinkevich et al. 2010, Parallelized SGD: SimuParallelSGD).
+
+    Every worker trains its own copy of the parameters on its own shard: of each epoch's shuffle it
+    takes every P-th batch. The copies are averaged in rank order once, at the end. The theory is
+    for convex problems. Copies of a network may leave the common basin of their first values; their
+    average is then worse than each of them, so a run evaluates them, too.
+    """
+
+    def copies(self) -> tuple[str, ...]:
+        """Each worker's own parameters, where they differ from the average."""
+        return () if self.workers == 1 else self.replica_segments()
+
+    def warning(self, average: float, copies: Sequence[float]) -> str | None:
+        """Warn where averaging has made the model worse."""
+        best = min(copies, default=average)
+        if best >= average:
+            return None
+        return (
+            f"the average of {len(copies)} runs has {average:.3f} bits per byte, the parameters of "
+            f"worker {copies.index(best) + 1} alone {best:.3f}: averaging did not help; average "
+            "during training with --strategy local_sgd --average-every 16, or use hogwild or sync"
+        )
+
+
+class LocalSGD(Local):
+    """H steps of each worker on its own, then the average (Stich 2019, arXiv:1805.09767).
+
+    H is `--average-every`. With `--local-after S` the first S steps of the run are averaged one by
+    one, as in post-local SGD (Lin et al. 2020, arXiv:1808.07217). One worker is the serial run, and
+    each keeps its own optimizer state.
+
+    Local SGD is not always better than synchronous steps that send as much (Woodworth et al. 2020,
+    arXiv:2002.07839). Rules for H: `theory/local_steps.py`.
+    """
+
+    def check(self, model: ModelConfig) -> None:
+        """Refuse local steps that do not fit the run.
+
+        Raises:
+            ConfigError: H is larger than the run.
+        """
+        config, steps, limits = self.config, self.choice.local_steps, []
+        if config.steps is not None:
+            limits.append(config.steps)
+        if config.tokens is not None:
+            limits.append(config.tokens // self.tokens_per_step)
+        per_round = steps * self.workers
+        if config.resume is None and limits and per_round > min(limits):
+            raise ConfigError(
+                f"average_every is {steps}, so {self.workers} workers take "
+                f"{per_round} steps before their first average, and the run has {min(limits)}; "
+                f"set average_every to at most {max(1, min(limits) // self.workers)}, give more "
+                "steps, or take strategy avg_runs"
+            )
+
+    def round_steps(self, done: int) -> int:
+        """1 in the first part of post-local SGD, else H."""
+        return 1 if done < getattr(self.choice, "local_after", 0) else self.choice.local_steps
+
+    def average_share(self, arena: Arena, rank: int) -> None:
+        """First stage: a worker's share of the average becomes the parameters."""
+        self.average(arena, arena.params, self.share(arena, rank))
+
+    def take_average(self, arena: Arena, rank: int) -> None:
+        """Last stage: the parameters become the worker's copy, and its next round begins."""
+        words, replica = self.words(arena), self.replica_segments()[self.replica_of(rank)]
+        updates.snapshot(arena.segment(replica), arena.params)
+        words["start", rank] = words["steps", rank]
+        words["updates_before", rank] = words["updates", rank]
+
+    stages: ClassVar[tuple[Stage, ...]] = (average_share, take_average)
+
+
+class Anchored(LocalSGD):
+    """Local SGD that keeps the last average."""
+
+    def kept_segments(self) -> tuple[str, ...]:
+        """The copies and the anchor."""
+        return (*super().kept_segments(), ANCHOR)
+
+    def begin(self, arena: Arena, position: Mapping[str, Any] | None = None) -> None:
+        """Start at the parameters, which are the first anchor."""
+        super().begin(arena, position)
+        if position is None:
+            updates.snapshot(arena.segment(ANCHOR), arena.params)
+
+    def keep_anchor(self, arena: Arena, rank: int) -> None:
+        """Stage in which the parameters are whole: a share of them becomes the anchor."""
+        span = self.share(arena, rank)
+        np.copyto(arena.segment(ANCHOR)[span], arena.params[span])
+
+    stages: ClassVar[tuple[Stage, ...]] = (
+        LocalSGD.average_share,
+        keep_anchor,
+        LocalSGD.take_average,
+    )
+
+
+def dense(grad: Float32 | Rows, shape: tuple[int, ...]) -> Float32:
+    """A copy of a gradient with all of its elements."""
+    if not isinstance(grad, Rows):
+        return grad.copy()
+    whole = np.zeros(shape, np.float32)
+    np.add.at(whole, grad.index, grad.values)
+    return whole
+
+
+# -- FedProx ---------------------------------------------------------------------------------------
+
+
+class FedProxWorker(LocalWorker):
+    """Local steps with a pull."""
+
+    def corrected(self, grads: Grads) -> Grads:
+        """Add `mu (w - a)`, unless the pull is decoupled."""
+        if self.context.choice.prox == "decoupled" or not self.context.choice.mu:
+            return grads
+        pulled: Grads = {}
+        for name, grad in grads.items():
+            slot = self.context.arena.layout.slots[name]
+            anchor = parameter(self.context.arena.segment(ANCHOR), slot)
+            pull = np.float32(self.context.choice.mu) * (parameter(self._copy, slot) - anchor)
+            pulled[name] = dense(grad, slot.shape) + pull
+        return pulled
+
+    def apply(self, grads: Grads, direction: Grads, norm: float, record: StepRecord) -> None:
+        """Pull first, if the pull is decoupled."""
+        arena, choice = self.context.arena, self.context.choice
+        if choice.prox == "decoupled" and choice.mu:
+            span = slice(arena.layout.probe.offset)
+            moved = self._copy[span] - arena.segment(ANCHOR)[span]
+            self._copy[span] -= np.float32(self.lr() * choice.mu) * moved
+        super().apply(grads, direction, norm, record)
+
+
+class FedProx(Anchored):
+    """Local SGD whose steps are pulled towards the last average.
+
+    With `w` a worker's parameters, `a` the last average and g a gradient, `--prox` chooses where
+    the pull goes:
+
+        grad       the optimizer takes g + mu (w - a), so that Adam scales the pull as well
+        decoupled  w <- w - lr mu (w - a), and then the step for g, as with weight decay
+
+    It is for workers whose texts differ (`--split`). `--prox-mu 0` is local SGD, bit for bit.
+    Source: Li et al. 2020, Federated Optimization in Heterogeneous Networks, arXiv:1812.06127.
+    """
+
+    Worker: ClassVar[type[Any]] = FedProxWorker
+
+
+# -- SCAFFOLD --------------------------------------------------------------------------------------
+
+
+class ScaffoldWorker(LocalWorker):
+    """Corrected local steps."""
+
+    def corrected(self, grads: Grads) -> Grads:
+        """`g - c_i + c`."""
+        arena, directions = self.context.arena, dict[str, Float32 | Rows]()
+        own, mean = arena.segment(f"{CONTROL}.{self.context.slot}"), arena.segment(CONTROL)
+        for name, grad in grads.items():
+            slot = arena.layout.slots[name]
+            by = parameter(mean, slot) - parameter(own, slot)
+            directions[name] = dense(grad, slot.shape) + by
+        return directions
+
+    def apply(self, grads: Grads, direction: Grads, norm: float, record: StepRecord) -> None:
+        """Add up the gradient of the backend, and step along the corrected one."""
+        arena = self.context.arena
+        total = arena.segment(f"{SUM}.{self.context.slot}")
+        for name, grad in grads.items():
+            slot = arena.layout.slots[name]
+            part = parameter(total, slot)
+            part += dense(grad, slot.shape)
+        super().apply(grads, direction, norm, record)
+
+
+class Scaffold(Anchored):
+    """Local SGD with control variates (Karimireddy et al. 2020, arXiv:1910.06378).
+
+    Where workers train on different text, each one's steps drift towards its own optimum. Here
+    worker i steps along g - c_i + c: c_i is the recent mean of its gradients, and c the mean of all
+    c_i. After a round of K steps at the step size eta, from x to y_i (Option II),
+
+        c_i <- c_i - c + (x - y_i) / (K eta)        x <- mean of y_i        c <- mean of c_i
+
+    With plain SGD at a constant step size the first line is the mean of the round's gradients. With
+    any other optimizer, schedule or clipping it is not, so that mean itself is taken, of the
+    gradients that the backend returned. A worker without a step in a round keeps its c_i. All
+    workers take part in every round, so c stays the mean of all c_i, which are 0 at first: the
+    first round is local SGD. Clipping is by the norm of g - c_i + c.
+    """
+
+    Worker: ClassVar[type[Any]] = ScaffoldWorker
+    models_per_meeting: ClassVar[int] = 2
+
+    def kept_segments(self) -> tuple[str, ...]:
+        """Copies, anchor, and all control variates: a run may be resumed within a round."""
+        of_workers = [f"{name}.{k + 1}" for name in (CONTROL, SUM) for k in range(self.workers)]
+        return (*super().kept_segments(), CONTROL, *of_workers)
+
+    def next_control(self, arena: Arena, rank: int, span: slice) -> Float32:
+        """A part of a worker's next c_i: the same through all stages but the last."""
+        words = self.words(arena)
+        steps = words["updates", rank] - words["updates_before", rank]
+        if steps == 0:
+            return arena.segment(f"{CONTROL}.{rank + 1}")[span]
+        total: Float32 = arena.segment(f"{SUM}.{rank + 1}")[span]
+        return total * np.float32(1.0 / steps)
+
+    def average_controls(self, arena: Arena, rank: int) -> None:
+        """First stage: a worker's share of the average, and of the mean control variate."""
+        self.average_share(arena, rank)
+        span = self.share(arena, rank)
+        total = self.next_control(arena, 0, span).copy()
+        for other in range(1, self.workers):
+            total += self.next_control(arena, other, span)
+        np.copyto(arena.segment(CONTROL)[span], total * np.float32(1.0 / self.workers))
+
+    def take_control(self, arena: Arena, rank: int) -> None:
+        """Second stage: a worker's control variate, and its share of the anchor."""
+        span = slice(arena.layout.probe.offset)
+        np.copyto(
+            arena.segment(f"{CONTROL}.{rank + 1}")[span], self.next_control(arena, rank, span)
+        )
+        self.keep_anchor(arena, rank)
+
+    def begin_round(self, arena: Arena, rank: int) -> None:
+        """Last stage: a worker's copy, and no gradient in its sum."""
+        arena.segment(f"{SUM}.{rank + 1}").fill(0.0)
+        self.take_average(arena, rank)
+
+    stages: ClassVar[tuple[Stage, ...]] = (average_controls, take_control, begin_round)
+
+
+# -- DiLoCo ----------------------------------------------------------------------------------------
+
+
+def nesterov(
+    anchor: Float32, velocity: Float32, mean: Float32, *, lr: float, momentum: float
+) -> tuple[Float32, Float32]:
+    """The outer step, also that between machines (`mlxhog/cluster/round.py`).
+
+    Args:
+        anchor: theta_s, (n,) float32.
+        velocity: v, (n,) float32.
+        mean: D, (n,) float32.
+        lr: eta.
+        momentum: beta.
+
+    Returns:
+        theta_s and v after the step, new arrays; element by element, so parts give the same bits.
+    """
+    rate, beta = np.float32(lr), np.float32(momentum)
+    velocity = beta * velocity + mean
+    ahead: Float32 = mean + beta * velocity
+    return anchor - rate * ahead, velocity
+
+
+class DiLoCo(Anchored):
+    """Local steps, and an outer step along their mean (Douillard et al. 2023, arXiv:2311.08105).
+
+    Each worker takes H steps (`--average-every`) with the optimizer of `--optimizer` on one of M
+    replicas (`--replicas`); the P / M workers of a replica train it lock-free. Then, with theta_s
+    the parameters that the round began with and v the outer momentum, 0 at first,
+
+        D = mean over m of (theta_s - theta_m)
+        v <- beta v + D
+        theta_s <- theta_s - eta (D + beta v)        SGD with Nesterov momentum
+        theta_m <- theta_s
+
+    Inner optimizers keep their state. The form is that of OpenDiLoCo and torchft. With eta = 1 and
+    beta = 0 this is local SGD but for rounding, since a - (a - b) need not be b. One replica is
+    useful as well: its steps are then taken as one direction (Zhang et al. 2019, Lookahead
+    Optimizer, arXiv:1907.08610).
+    """
+
+    @property
+    def replicas(self) -> int:
+        """M; one for every worker unless chosen otherwise."""
+        return int(self.choice.replicas or self.workers)
+
+    def check(self, model: ModelConfig) -> None:
+        """Refuse replicas with unequal numbers of workers as well.
+
+        Raises:
+            ConfigError: M does not divide the workers, or H is larger than the run.
+        """
+        if self.workers % self.replicas:
+            divisors = [m for m in range(1, self.workers + 1) if self.workers % m == 0]
+            raise ConfigError(
+                f"replicas is {self.replicas}, which does not divide {self.workers} workers; take "
+                f"one of {', '.join(map(str, divisors))}, or another number of workers"
+            )
+        if self.config.determinism == "rounds" and self.replicas < self.workers:
+            raise ConfigError(
+                f"determinism is rounds, and the {self.workers // self.replicas} workers of each "
+                "replica train it lock-free; leave replicas out, or determinism"
+            )
+        super().check(model)
+
+    def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
+        """The segments of the table above."""
+        return {**super().segments(n_params), NEXT: ("float32", PARAMETER_COPY)}
+
+    def kept_segments(self) -> tuple[str, ...]:
+        """The replicas, theta_s and v."""
+        return (*super().kept_segments(), VELOCITY)
+
+    def begin(self, arena: Arena, position: Mapping[str, Any] | None = None) -> None:
+        """Start without momentum."""
+        super().begin(arena, position)
+        if position is None:
+            arena.segment(VELOCITY).fill(0.0)
+
+    def outer_step(self, arena: Arena, rank: int) -> None:
+        """First stage: a worker's share of theta_s and v after the outer step."""
+        span, chosen = self.share(arena, rank), self.choice
+        anchor, velocity = arena.segment(ANCHOR)[span], arena.segment(VELOCITY)[span]
+        first, *others = (arena.segment(name)[span] for name in self.replica_segments())
+        mean = anchor - first
+        for other in others:
+            mean += anchor - other
+        if others:
+            mean *= np.float32(1.0 / self.replicas)
+        rates = {"lr": chosen.outer_lr, "momentum": chosen.outer_momentum}
+        arena.params[span], arena.segment(NEXT)[span] = nesterov(anchor, velocity, mean, **rates)
+
+    def keep_outer(self, arena: Arena, rank: int) -> None:
+        """Second stage: a worker's share of theta_s and v for the beginning of the next round."""
+        span = self.share(arena, rank)
+        self.keep_anchor(arena, rank)
+        np.copyto(arena.segment(VELOCITY)[span], arena.segment(NEXT)[span])
+
+    stages: ClassVar[tuple[Stage, ...]] = (outer_step, keep_outer, LocalSGD.take_average)

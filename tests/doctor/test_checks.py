@@ -1,0 +1,207 @@
+"""Facts of a machine, Metal kernels on the emulated engine, and a gradient of every backend."""
+
+import platform
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mlxhog.arena.child import Failed, Lane
+from mlxhog.base.load import Load
+from mlxhog.base.machine import Machine
+from mlxhog.base.workers import BACKENDS
+from mlxhog.doctor import backends, checks, kernels
+from mlxhog.doctor.checks import CheckResult
+from mlxhog.metal import engine as engines
+from mlxhog.metal.engine import ReferenceEngine
+from mlxhog.metal.kernels.adds import DENSE_AXPY
+from mlxhog.metal.kernels.conv import FORWARD
+from mlxhog.models.ops import kernels as choose_kernels
+from tests.metal.faulty import FaultyEngine
+from tests.pairs import each_of
+
+QUIET, BUSY = Load(0.0, 2, 0.4), Load(1.8, 2, 9.3)
+MAC = Machine("macos", "arm64", 10, 8 << 30, "Apple M4 Pro", frozenset({"mlx", "torch"}))
+M2 = replace(MAC, chip="Apple M2 Max")
+NEW, OLD = {"mlx": "0.32.4", "torch": "2.13.0"}, {"mlx": "0.32.4", "torch": "2.9.1+cpu"}
+RIGHT = {"loss": np.array(5.5), "w": np.array([1.0, -2.0])}
+
+
+@each_of(
+    ("name", "here", "facts", "environ", "result", "words"),
+    [
+        ("page size", MAC, {"page_bytes": 4096}, {}, "FAIL", "4096 bytes"),
+        ("torch", MAC, {"versions": OLD}, {}, "FAIL", "2.9.1+cpu"),
+        ("torch", MAC, {"versions": OLD | {"torch": "not installed"}}, {}, "absent", ""),
+        ("torch's long sums", M2, {}, {}, "WARN", "mlxhog splits such sums"),
+        ("torch's long sums", M2, {"versions": NEW | {"torch": "2.14.1"}}, {}, "PASS", ""),
+        ("MLX_METAL_FAST_SYNCH", MAC, {}, {"MLX_METAL_FAST_SYNCH": "1"}, "FAIL", "unset it"),
+        ("Rosetta", replace(MAC, translated=True), {}, {}, "FAIL", "for Apple silicon"),
+    ],
+)
+def test_what_is_known_to_be_wrong_is_found_with_its_consequence(
+    name, here, facts, environ, result, words, monkeypatch
+):
+    monkeypatch.setattr(platform, "mac_ver", lambda: ("26.1", ("", "", ""), "arm64"))
+    good = {"page_bytes": 16_384, "versions": NEW}
+    assert {check.result for check in checks.check_facts(MAC, good, {})} == {CheckResult.PASS}
+    found = {one.name: one for one in checks.check_facts(here, {**good, **facts}, environ)}
+    check = found[name]
+    assert check.result == result
+    assert words in f"{check.found} {check.consequence}"
+    assert bool(check.consequence) == (result in ("FAIL", "WARN"))
+
+
+@pytest.mark.slow
+def test_shared_memory_here_keeps_what_a_killed_child_wrote():
+    large, killed = checks.check_shared_memory()
+    assert large.result in (CheckResult.PASS, CheckResult.WARN)  # WARN: little /dev/shm
+    assert "mode 0600, without a name" in large.found
+    assert killed.result == CheckResult.PASS
+
+
+# -- Metal kernels ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lane():
+    return Lane(None, 0)
+
+
+def test_an_engine_that_works_has_a_row_per_kernel_of_parameters_and_per_operator(monkeypatch):
+    monkeypatch.setattr(kernels, "KERNELS", {"dense_axpy": DENSE_AXPY, "conv_forward": FORWARD})
+    only = {"causal_conv": kernels.self_check.CHECKS["causal_conv"]}
+    monkeypatch.setattr(kernels.self_check, "CHECKS", only)
+    told = []
+    check, rows = kernels.check_engine("emulated:mlx", told.append)
+    assert check.result == CheckResult.PASS
+    row = {"instance": "", "engine": "emulated:mlx", "ok": True}
+    allowed = DENSE_AXPY.allowed(emulated=False)
+    assert rows == [
+        {**row, "name": "dense_axpy", "max_error": 0.0, "tolerance": allowed},
+        {**row, "name": "causal_conv", "max_error": None, "tolerance": 0.0},
+    ]
+    assert told == ["dense_axpy on emulated:mlx", "causal_conv on emulated:mlx"]
+
+
+def test_an_engine_that_cannot_start_is_told_and_runs_nothing():
+    check, rows = kernels.check_engine("nothing", lambda step: None)
+    assert (check.result, rows) == (CheckResult.WARN, [])
+    assert "no Metal engine 'nothing'" in check.found
+    assert "no --gpu-write metal" in check.consequence
+
+
+def test_an_operator_whose_kernel_is_off_is_caught(lane, monkeypatch):
+    monkeypatch.setattr(engines, "create", lambda name: FaultyEngine("conv_forward"))
+    choose_kernels._metal.cache_clear()
+    assert "is off by" in kernels.operator_fault(lane, "emulated:mps", "causal_conv")
+    choose_kernels._metal.cache_clear()
+
+
+def test_a_kernel_that_differs_from_its_reference_is_caught(lane, monkeypatch):
+    assert kernels.difference(lane, "emulated:mps", "dense_axpy") == 0.0
+
+    def half_as_much(**arrays):
+        DENSE_AXPY.reference(**{**arrays, "scale": arrays["scale"] / 2})
+
+    wrong = replace(DENSE_AXPY, reference=half_as_much)
+    sampled = replace(wrong, sample=lambda rng, n: replace(DENSE_AXPY.sample(rng, n), kernel=wrong))
+    monkeypatch.setattr(kernels, "KERNELS", {"dense_axpy": sampled})
+    assert kernels.difference(lane, "emulated:mps", "dense_axpy") > 0.0
+
+
+def test_an_engine_that_copies_instead_of_importing_is_caught(lane, monkeypatch):
+    assert kernels.write_imported(lane, "reference") == ""
+    monkeypatch.setattr(ReferenceEngine, "adopt", lambda self, host: host.copy())
+    assert "imported memory has 64 wrong values" in kernels.write_imported(lane, "reference")
+
+
+# -- a gradient of every backend; children stand in for a GPU --------------------------------------
+
+
+class Children:
+    """Children that compute RIGHT and a speed, unless planned otherwise by (backend, form)."""
+
+    def __init__(self):
+        self.gradients, self.failing, self.speeds = {}, set(), []
+
+    def __call__(self, **_):
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def start(self, lane, function, *form):
+        self.form = form
+
+    def take(self, lane, timeout_s):
+        if self.form in self.failing:
+            raise Failed("the GPU is gone")
+        planned = self.gradients.get(self.form)
+        return planned.pop(0) if planned else RIGHT
+
+    def call(self, limit_s, function, name, form, n):
+        self.speeds.append((name, form))
+        return 300.0 if form == "metal" else 200.0
+
+
+@pytest.fixture
+def children(monkeypatch):
+    fake = Children()
+    monkeypatch.setattr(backends, "Child", fake)
+    monkeypatch.setattr(backends, "reference", lambda: RIGHT)
+    return fake
+
+
+def troubles(measured):
+    return [check for check in measured.checks if check.result != CheckResult.PASS]
+
+
+def test_a_gpu_is_measured_with_both_forms_where_the_kernels_agreed(children):
+    measured = backends.check_backends(MAC, 4, {"mlx"})
+    assert children.speeds == [
+        ("mlx:gpu", "reference"), ("mlx:gpu", "metal"), ("mlx:cpu", "auto"),
+        ("torch:mps", "reference"), ("torch:cpu", "auto"),
+    ]  # fmt: skip
+    assert measured.tokens_per_s == dict.fromkeys(BACKENDS, 200.0)
+    assert measured.metal == {"mlx:gpu": 300.0}
+    assert measured.repeats == {
+        "mlx:gpu": {"reference": True, "metal": True}, "torch:mps": {"reference": True},
+    }  # fmt: skip
+    assert troubles(measured) == []
+
+
+@pytest.mark.parametrize(("form", "result"), [("metal", "WARN"), ("reference", "FAIL")])
+def test_a_form_that_fails_on_a_gpu_is_told_with_what_follows(children, form, result):
+    children.failing = {("mlx:gpu", form)}
+    measured = backends.check_backends(MAC, 4, {"mlx"})
+    (bad,) = troubles(measured)
+    assert (bad.result, bad.found) == (result, "the GPU is gone")
+    assert "mlx:gpu" in bad.consequence
+    assert ("mlx:gpu" in measured.tokens_per_s) == (form == "metal")
+    assert ("mlx:gpu" in measured.metal) == (form == "reference")
+    assert form not in measured.repeats["mlx:gpu"]
+
+
+@pytest.mark.parametrize("bad", [[1.0, -2.01], [np.nan, -2.0], [1.0, np.inf], [0.0, 0.0]])
+def test_a_wrong_gradient_fails_and_names_the_parameter(children, bad):
+    children.gradients = {("torch:cpu", "auto"): [{**RIGHT, "w": np.array(bad)}]}
+    measured = backends.check_backends(MAC, 4)
+    (check,) = troubles(measured)
+    assert (check.name, check.result) == ("backend torch:cpu", CheckResult.FAIL)
+    assert "(w)" in check.found
+    assert "mlxhog parity" in check.consequence
+    assert "torch:cpu" not in measured.tokens_per_s
+
+
+def test_a_form_whose_bits_differ_is_not_recorded(children):
+    other = {**RIGHT, "w": RIGHT["w"] * (1 + 1e-6)}
+    children.gradients = {("torch:mps", "reference"): [RIGHT, other]}
+    measured = backends.check_backends(MAC, 4)
+    assert measured.repeats == {"mlx:gpu": {"reference": True}, "torch:mps": {"reference": False}}
+    (bad,) = troubles(measured)
+    assert bad.result == CheckResult.WARN
+    assert "--determinism record" in bad.consequence
