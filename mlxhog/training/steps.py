@@ -339,8 +339,8 @@ class OverlappedSteps(Steps):
         Waits for locks beside a gradient are not the worker's. The phase is that of the write as
         long as it lasts.
         """
-        entry = self.context.entry
-        entry.wait_ns -= self._write(step)
+        entry, waited_ns = self.context.entry, self._write(step)
+        entry.wait_ns -= waited_ns
         self._record(step)
         entry.phase = Phase.COMPUTE
 

@@ -41,7 +41,7 @@ CASES = [
       for one in (
         SERIAL, {"orthogonalization_rows": 5, "orthogonalization_every": 3}, EMULATED,
         {"strategy": "sync", "workers": "mlx:cpu,torch:cpu", "beta1": 0.9},
-        {"strategy": "async_ps"}, {"strategy": "sim"}, {"strategy": "diloco", "average_every": 2},
+        {"strategy": "sim"}, {"strategy": "diloco", "average_every": 2},
     )),
     # Processes in turn, and one with overlapped steps, are simulations of late gradients.
     *(({"steps": 31, **one}, {"strategy": "round_robin", "workers": f"mlx:cpu*{n}"},

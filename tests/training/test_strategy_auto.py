@@ -35,7 +35,7 @@ from mlxhog.training.choose_strategy import (
 )
 from mlxhog.training.plan import make_plan
 from mlxhog.training.state import change, load
-from tests.training.asking import endless, trained, until
+from tests.training.asking import LIMIT_S, endless, trained, until
 from tests.training.small import Messages, checkpoint_of, identical, parameters, small_config
 from tests.training.test_elastic import has_left, works
 
@@ -243,7 +243,7 @@ def changes(directory):
 
 def wait_for(directory, strategy, act=lambda: None):
     """Wait until a run has changed to a strategy, acting meanwhile."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + LIMIT_S
     while strategy not in [event["strategy"] for event in changes(directory)]:
         assert time.monotonic() < end, (directory / "events.jsonl").read_text()
         act()
