@@ -29,7 +29,7 @@ from harness.frame import flags, measured
 from harness.machine import cores, smallest
 from mad.throughput import rank_correlation
 
-from mlxhog.cli.mad.session import observer, rates, seeds
+from mlxhog.cli.mad.study import observer, rates, seeds
 from mlxhog.mad.options import ExecutionConfig
 from mlxhog.mad.report.ranking import read_ranking
 from mlxhog.mad.scores import UNFINISHED

@@ -27,7 +27,7 @@ from mad.optuna_tpe import OptunaTPE
 from mad.surface import load
 from mad.surface import write as write_surface
 
-from mlxhog.cli.mad.session import observer, seeds
+from mlxhog.cli.mad.study import observer, seeds
 from mlxhog.mad.options import ExecutionConfig
 from mlxhog.mad.search.space import to_space
 from mlxhog.mad.study.session import Planning, execute

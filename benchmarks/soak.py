@@ -39,7 +39,7 @@ from mlxhog import TrainConfig, train
 from mlxhog.arena import Arena, event_log
 from mlxhog.arena.requests import socket_path
 from mlxhog.errors import ArenaError, MlxhogError
-from mlxhog.strategies.server import clocks_of
+from mlxhog.strategies.locked import clocks_of
 
 # -- gate -----------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Engines that run Metal kernels: their protocol, the NumPy engine, and `create`.
+"""Engines that run Metal kernels: their protocol, and `create`.
 
 Names that `create` knows:
 
@@ -6,7 +6,6 @@ Names that `create` knows:
     mps             PyTorch on an Apple GPU         `engine_torch.py`
     emulated:mlx    the host shim, running the text that MLX would compile   `host/engine.py`
     emulated:mps    the host shim, running the whole kernels that PyTorch would compile
-    reference       NumPy, for the kernels that write parameters: what `mlxhog doctor` expects
 
 Metal wraps host memory into a buffer only if it consists of whole pages, and MLX counts an array's
 elements in 31 bits. So a whole segment of an arena, with its padding, is adopted as one flat array
@@ -22,12 +21,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.errors import ConfigError, EnvironmentLacks, MetalError, ShapeError
-from mlxhog.metal.kernel import HostArrays, Launch
+from mlxhog.errors import ConfigError, EnvironmentLacks, ShapeError
+from mlxhog.metal.kernel import Launch
 from mlxhog.metal.kernels.adds import dense_axpy
 
 _HOST_WRITES = (1.0, -6.5, 1024.0)  # added to exactly
-NAMES = ("mlx", "mps", "emulated:mlx", "emulated:mps", "reference")
+NAMES = ("mlx", "mps", "emulated:mlx", "emulated:mps")
 
 
 class Engine(Protocol):
@@ -61,24 +60,6 @@ class Engine(Protocol):
         """
 
 
-class ReferenceEngine(HostArrays):
-    """Computes launches that write parameters in NumPy."""
-
-    name = "reference"
-    emulated = False
-
-    def run(self, launch: Launch) -> dict[str, NDArray[Any]]:
-        """Compute a launch by its kernel's reference."""
-        outputs, reference = launch.zero_outputs(), launch.kernel.reference
-        if 0 in launch.grid:
-            return outputs
-        if reference is None:
-            raise MetalError(f"kernel {launch.kernel.name} has no reference in NumPy")
-        with np.errstate(all="ignore"):  # a GPU does not warn of infinity and NaN either
-            reference(**launch.inputs, **outputs)
-        return outputs
-
-
 def create(name: str, *, threads: int = 2) -> Engine:
     """Start an engine; imports its framework.
 
@@ -102,8 +83,6 @@ def create(name: str, *, threads: int = 2) -> Engine:
         from mlxhog.metal.host.engine import HostEngine
 
         return HostEngine(name.partition(":")[2], threads=threads)
-    if name == "reference":
-        return ReferenceEngine()
     raise ConfigError(f"no Metal engine {name!r}; choose from {', '.join(NAMES)}")
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlxhog.errors import MetalError, ShapeError
 
@@ -63,6 +62,11 @@ class Argument:
     writes: bool = False
 
 
+def no_launch(*_: Any, **__: Any) -> Launch:
+    """Stand for the launch of a kernel that a function of its own launches."""
+    raise AssertionError("this kernel is launched by a function of its own")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Kernel:
     """A Metal kernel, which MLX wraps and PyTorch calls by name.
@@ -79,9 +83,8 @@ class Kernel:
             kernel without it.
         lockstep: uses barriers or simd-group functions.
         sample: a typical launch of about n elements with random contents.
-        reference: of a kernel that writes parameters, the same in NumPy, arguments by name; writes
-            outputs and written inputs in place. The kernels of an operator have none: operators
-            are compared whole (`mlxhog.backends.self_check`).
+        launch: of a kernel of an operator, from arrays by name, those that it does not take among
+            them, and numbers; refuses shapes that do not fit each other (ShapeError).
         rtol: largest relative error between engines, of arrays with values of order 1.
             0 promises equal bits, from a compiler that knows the pragma in `unfused.h`.
     """
@@ -92,7 +95,7 @@ class Kernel:
     inputs: tuple[Argument, ...]
     outputs: tuple[Argument, ...]
     sample: Callable[[np.random.Generator, int], Launch]
-    reference: Callable[..., None] | None = None
+    launch: Callable[..., Launch] = no_launch
     instances: tuple[str, ...] = ()
     lockstep: bool = False
     rtol: float = 0.0
@@ -138,28 +141,6 @@ class Launch:
     grid: Size
     group: Size = (256, 1, 1)
     instance: str = ""
-
-    def zero_outputs(self) -> dict[str, NDArray[Any]]:
-        """Return the outputs as NumPy arrays of zeros."""
-        return {
-            one.name: np.zeros(self.outputs[one.name], one.dtype) for one in self.kernel.outputs
-        }
-
-
-class HostArrays:
-    """The part of an `Engine` on the CPU: its arrays are NumPy's, adopted ones the host's own."""
-
-    def array(self, host: NDArray[Any]) -> NDArray[Any]:
-        """Copy host values."""
-        return host.copy()
-
-    def adopt(self, host: NDArray[Any]) -> NDArray[Any]:
-        """Return the host's own array."""
-        return host
-
-    def host(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Return the array, which is the host's."""
-        return array
 
 
 @cache

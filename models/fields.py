@@ -172,8 +172,9 @@ def read(
     Raises:
         ConfigError: a field is unknown, missing, of the wrong type or given twice differently.
     """
-    own = {one.name: one for one in dataclasses.fields(kind) if one.name != "extra"}
     rules: type[Fields] = kind if issubclass(kind, Fields) else Fields
+    every = dataclasses.fields(kind)
+    own = {one.name: one for one in every if DOC in one.metadata or rules is not kind}
     if not isinstance(data, Mapping):
         raise ConfigError(
             f"{where[:-1]} is {data!r}; give it fields such as {next(iter(own))}, or {{}} for the "

@@ -147,7 +147,7 @@ _LAYERS = {
         "xlstm.slstm_cell xlstm.group_norm ffn_norm ffn.proj_up ffn.proj_down",
     ),
 }
-"""Mixer of a block -> the block's kind and layers in `metal/native/ops/decode.h`, in that order."""
+"""Mixer of a block -> its kind and layers in `metal/native/ops/decode.cpp`, in that order."""
 
 
 def _native_decoder(cfg: ModelConfig, params: Params) -> _native.Decoder:

@@ -239,7 +239,7 @@ class XLSTMConfig(ModelConfig):
     ngram_orders: tuple[int, ...] = setting(
         "tables of n-grams, such as 2-8; [] is none", (), read=ngrams.read_orders
     )
-    ngram_dim: int = setting("floats in a row of these tables", 32, check=ngrams.check_dim)
+    ngram_dim: int = setting("floats in a row of these tables", 32, most=ngrams.MOST_DIM)
     ngram_rows: int = setting(
         "most rows of one; more n-grams share rows by a hash", 131072, check=ngrams.check_rows
     )

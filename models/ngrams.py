@@ -223,12 +223,6 @@ def of(cfg: Any) -> NgramTables | None:
     )
 
 
-def check_dim(name: str, dim: int) -> None:
-    """Refuse a width of rows that is out of range."""
-    if not 1 <= dim <= MOST_DIM:
-        raise ConfigError(f"{name} is {dim}; set it to 1 to {MOST_DIM}, such as 32")
-
-
 def check_rows(name: str, rows: int) -> None:
     """Refuse a number of rows that is out of range, or no power of two."""
     if not 2 <= rows <= MOST_ROWS or rows & (rows - 1):

@@ -89,8 +89,7 @@ def initial_value(spec: ParamSpec, seed: int) -> NDArray[np.float32]:
             ratio = (high / low) ** random().random(spec.shape)
             return np.asarray(np.log(np.expm1(low * ratio)), np.float32)
         case "log_of_uniform", [low, high]:
-            value = low + random().random(spec.shape) * (high - low)
-            return np.asarray(np.log(value), np.float32)
+            return np.asarray(np.log(low + random().random(spec.shape) * (high - low)), np.float32)
         case "log_of_count", []:
             counts = np.arange(1, spec.shape[-1] + 1)
             return np.tile(np.log(counts).astype(np.float32), (*spec.shape[:-1], 1))

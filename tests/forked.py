@@ -30,7 +30,7 @@ MODULES = [
     "mlxhog.models.ops.reference.plain",
     "mlxhog.models.ops.reference.mlstm",
     "mlxhog.models.ops.reference.recurrences",
-    "mlxhog.backends.inference",
+    "mlxhog.backends.backend",
     "mlxhog.decoding.engine",
     "mlxhog.mad.study.workers",
     "mlxhog.classic.worker",

@@ -23,7 +23,7 @@ from mlxhog.checkpoint.run import list_runs
 from mlxhog.report.follow import newest
 from mlxhog.report.metrics import Progress
 from mlxhog.report.record import RunRecord
-from mlxhog.report.terminal import render
+from mlxhog.report.terminal import Picture
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -80,7 +80,7 @@ def bits_per_byte(output: str) -> float:
 def picture(progress: Progress) -> str:
     """Return the live table of a moment as an SVG file, which loads nothing from a network."""
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
-    console.print(render(progress, progress.sample))
+    console.print(Picture(progress, progress.sample))
     svg = console.export_svg(title="mlxhog train", unique_id="mlxhog")
     return re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.DOTALL)
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mlxhog.errors import ConfigError, MetalError, ShapeError
 from mlxhog.metal.host import build, translate
-from mlxhog.metal.kernel import Argument, HostArrays, Kernel, Launch, Size, check
+from mlxhog.metal.kernel import Argument, Kernel, Launch, Size, check
 
 CONSUMERS = ("mlx", "mps")
 SMALL = 8
@@ -31,7 +31,7 @@ CHAOS_PERIOD = 4
 """Under chaos a thread yields once in this number of atomic operations, on average."""
 
 
-class HostEngine(HostArrays):
+class HostEngine:
     """Compiles kernels with a C++ compiler and runs them on OS threads.
 
     Args:
@@ -72,11 +72,25 @@ class HostEngine(HostArrays):
         self._built: dict[tuple[Kernel, str], Path] = {}
         self._launches = 0
 
+    def array(self, host: NDArray[Any]) -> NDArray[Any]:
+        """Copy host values."""
+        return host.copy()
+
+    def adopt(self, host: NDArray[Any]) -> NDArray[Any]:
+        """Return the host's own array."""
+        return host
+
+    def host(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Return the array, which is the host's."""
+        return array
+
     def run(self, launch: Launch) -> dict[str, NDArray[Any]]:
         """Run a compiled kernel; its outputs are filled with 0xff bytes before."""
         check(launch, _flat_dtype, "NumPy")
         kernel = launch.kernel
-        outputs = launch.zero_outputs()
+        outputs = {
+            one.name: np.zeros(launch.outputs[one.name], one.dtype) for one in kernel.outputs
+        }
         if 0 in launch.grid:
             return outputs
         for array in outputs.values():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from math import prod
 from typing import Any, Protocol
 
@@ -99,53 +100,131 @@ def declare(
     )
 
 
-def launch(
-    kernel: Kernel,
-    x: Mapping[str, Any],
-    shapes: Mapping[str, str],
-    numbers: Mapping[str, Any],
-    *,
-    grid: Size,
-    group: Size,
-) -> Launch:
-    """Launch a kernel, after a check of the shapes of its arrays.
+Draw = Callable[[np.random.Generator, tuple[int, ...]], Any]
 
-    Args:
-        kernel: the kernel to run.
-        x: arrays by name; those that the kernel does not take are ignored.
+
+def normal(rng: np.random.Generator, shape: tuple[int, ...]) -> Any:
+    """Draw normal numbers, float32."""
+    return rng.standard_normal(shape, np.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """The kernels of an operator, with one table of shapes.
+
+    Attributes:
+        header: file of their functions.
+        struct: of their sizes, as `declare` takes it.
         shapes: shape of every array by name, such as "B S 4 NH DH".
-        numbers: values of the letters in the shapes, and the kernel's scalars.
-        grid: all threads.
-        group: threads of a group.
-
-    Raises:
-        ShapeError: an array has another shape, or is too large to index; nothing has been launched.
+        derived: from the letters of a launch to those that follow from others, or that it refuses.
+        sizes: letters of a sample of about n elements.
+        drawn: how arrays of a sample are drawn; others are normal numbers.
+        integers: names of int32 arrays.
+        instance: of a kernel, by the letters of a launch.
     """
 
-    def shape_of(name: str) -> tuple[int, ...]:
-        words = shapes[name].split()
-        shape = tuple(int(word) if word.isdigit() else numbers[word] for word in words)
-        if prod(shape) >= 2**32:
-            raise ShapeError(
-                f"{kernel.name}: {name} of shape {shape} has 2^32 elements or more, "
-                "and a kernel counts in 32 bits; run fewer sequences at once"
-            )
-        return shape
+    header: str
+    struct: str
+    shapes: Mapping[str, str]
+    derived: Callable[[Mapping[str, int]], Mapping[str, int]]
+    sizes: Callable[[int], Mapping[str, int]]
+    drawn: Mapping[str, Draw]
+    integers: str = ""
+    instance: Callable[[Mapping[str, int]], str] = lambda letters: ""
 
-    inputs = {}
-    for argument in kernel.inputs:
-        if argument.scalar:
-            inputs[argument.name] = numbers[argument.name]
-            continue
-        array, expected = x[argument.name], shape_of(argument.name)
-        if tuple(array.shape) != expected:
-            raise ShapeError(
-                f"{kernel.name}: {argument.name} has shape {tuple(array.shape)}, the other "
-                f"arguments require {expected}; pass arrays of one model, batch and chunk size"
-            )
-        inputs[argument.name] = array
-    outputs = {argument.name: shape_of(argument.name) for argument in kernel.outputs}
-    return Launch(kernel=kernel, inputs=inputs, outputs=outputs, grid=grid, group=group)
+    def kernel(
+        self,
+        name: str,
+        inputs: str,
+        outputs: str,
+        scalars: Sequence[Argument] = (),
+        *,
+        grid: Callable[[Mapping[str, int]], Size],
+        group: Callable[[Mapping[str, int]], Size],
+        struct: str = "",
+        header: str = "",
+        **more: Any,
+    ) -> Kernel:
+        """Declare a kernel of arrays, whose launch has a grid and groups that its letters give."""
+
+        def launch(x: Mapping[str, Any], **given: Any) -> Launch:
+            return self._launch(kernel, x, given, grid, group)
+
+        def sample(rng: np.random.Generator, n: int) -> Launch:
+            letters = self.sizes(n)
+            return launch(self.sample(rng, letters, inputs), **letters, eps=1e-6, silu=1)
+
+        kinds = {each: "int32" for each in self.integers.split()}
+        kernel = declare(
+            name,
+            header or self.header,
+            [Argument(name=each, dtype=kinds.get(each, "float32")) for each in inputs.split()],
+            arrays(outputs),
+            scalars,
+            sample=sample,
+            shape=struct or self.struct,
+            launch=launch,
+            **more,
+        )
+        return kernel
+
+    def sample(
+        self, rng: np.random.Generator, letters: Mapping[str, int], names: str
+    ) -> dict[str, Any]:
+        """Random arrays by name, of the shapes that letters give."""
+        numbers = {**letters, **self.derived(letters)}
+        return {
+            name: self.drawn.get(name, normal)(rng, _shape(self.shapes[name], numbers))
+            for name in names.split()
+        }
+
+    def _launch(
+        self,
+        kernel: Kernel,
+        x: Mapping[str, Any],
+        given: Mapping[str, Any],
+        grid: Callable[[Mapping[str, int]], Size],
+        group: Callable[[Mapping[str, int]], Size],
+    ) -> Launch:
+        letters: dict[str, Any] = {}
+        arrays = [one for one in kernel.inputs if not one.scalar]
+        for name in (*(one.name for one in arrays), *x):  # others tell sizes that these lack
+            if name in x:
+                for word, length in zip(self.shapes[name].split(), x[name].shape, strict=False):
+                    letters.setdefault(word, int(length))
+        letters |= given
+        letters |= self.derived(letters)
+
+        def shape_of(name: str) -> tuple[int, ...]:
+            shape = _shape(self.shapes[name], letters)
+            if prod(shape) >= 2**32:
+                raise ShapeError(
+                    f"{kernel.name}: {name} of shape {shape} has 2^32 elements or more, "
+                    "and a kernel counts in 32 bits; run fewer sequences at once"
+                )
+            return shape
+
+        for one in arrays:
+            shape, expected = tuple(x[one.name].shape), shape_of(one.name)
+            if shape != expected:
+                raise ShapeError(
+                    f"{kernel.name}: {one.name} has shape {shape}, the other arguments require "
+                    f"{expected}; pass arrays of one model, batch and chunk size"
+                )
+        return Launch(
+            kernel=kernel,
+            inputs={
+                one.name: letters[one.name] if one.scalar else x[one.name] for one in kernel.inputs
+            },
+            outputs={one.name: shape_of(one.name) for one in kernel.outputs},
+            grid=grid(letters),
+            group=group(letters),
+            instance=self.instance(letters),
+        )
+
+
+def _shape(words: str, letters: Mapping[str, int]) -> tuple[int, ...]:
+    return tuple(int(word) if word.isdigit() else letters[word] for word in words.split())
 
 
 def size(array: Array) -> int:
@@ -203,14 +282,13 @@ def check_size(name: str, array: Array, expected: int) -> None:
         )
 
 
-def check_rows(rows: Array, g: Array, height: int, *, distinct: bool = False) -> tuple[int, int]:
+def check_rows(rows: Array, g: Array, height: int) -> tuple[int, int]:
     """Refuse row numbers that do not fit the gradient or the parameter; return (rows, width).
 
     Values are checked only in NumPy arrays; kernels always skip rows outside 0 to height - 1.
 
     Raises:
-        ShapeError: shapes, sizes, numbers outside the parameter, or (distinct) numbers that do not
-            ascend.
+        ShapeError: shapes, sizes, numbers outside the parameter, or numbers that do not ascend.
     """
     if len(rows.shape) != 1 or len(g.shape) != 2 or rows.shape[0] != g.shape[0]:
         raise ShapeError(
@@ -224,7 +302,7 @@ def check_rows(rows: Array, g: Array, height: int, *, distinct: bool = False) ->
             raise ShapeError(
                 f"rows run from {low} to {high}; the parameter has rows 0 to {height - 1}"
             )
-        if distinct and not bool(np.all(rows[1:] > rows[:-1])):
+        if not bool(np.all(rows[1:] > rows[:-1])):
             raise ShapeError(
                 "rows repeat or do not ascend; a step updates the state of a row once: "
                 "use Rows.coalesced() first"

@@ -3,8 +3,7 @@
 Forward they compute gates, states and outputs, backward denominators, states, scores and outputs,
 these by products of tiles in threadgroup memory. Arrays keep the layout of the model, so that
 nothing is transposed; a last chunk that is shorter is handled in the kernels, so that nothing is
-padded. `SHAPES` has all that the kernels read and write; a launch whose arrays have other shapes
-raises `ShapeError`.
+padded.
 
 Backward, the stabilisers m and M are constants. The gradient of M, on which h depends through eps,
 is a separate output, dM; the gradients of the forget gates are outputs as those of their sums b in
@@ -15,15 +14,13 @@ Source: Beck et al. 2025, Tiled Flash Linear Attention, arXiv:2503.14376.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from math import prod
 from typing import Any
 
-import numpy as np
-
 from mlxhog.errors import ShapeError
-from mlxhog.metal.kernel import Kernel, Launch
-from mlxhog.metal.kernels.arguments import arrays, declare, floats, launch
+from mlxhog.metal.kernel import Kernel, Size
+from mlxhog.metal.kernels.arguments import Family, floats
 
 LANES = 32
 STATE_ROWS = 4  # kMlstmStateRows in mlstm.h
@@ -32,9 +29,6 @@ POSITIONS = 8  # of a group of mlstm_bwd_pre, a simdgroup each
 TILE_ROWS, TILE_COLUMNS, TILE_SIMDGROUPS = 64, 32, 4  # kTileRows and the others in tiles.h
 LONGEST_CHUNK = 64
 """Keys and scores of a longer chunk would not fit 32 KiB of threadgroup memory."""
-
-Arrays = Mapping[str, Any]
-"""Arrays by name; those that a launch does not take are ignored."""
 
 _FORWARD = {
     "q": "B S NH DK", "k": "B S NH DK", "v": "B S NH DV", "h": "B S NH DV",
@@ -45,7 +39,7 @@ _FORWARD = {
     "C": "B NH NB DK DV", "n": "B NH NB DK", "m": "B NH NB",  # around every chunk
     "den": "B NH S", "M": "B NH S",  # denominator and stabiliser of every position
 }  # fmt: skip
-SHAPES = {
+_SHAPES = {
     **_FORWARD,
     **{f"d{name}": shape for name, shape in _FORWARD.items()},
     "dC_last": "B NH DK DV", "dn_last": "B NH DK",  # of the state after the last position
@@ -57,120 +51,35 @@ SHAPES = {
 """Shape of every array by its name, float32; NC chunks have NB borders. dX is the gradient of X."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class MLSTMSizes:
-    """B sequences of S positions in chunks of L, NH heads of widths DK and DV."""
-
-    B: int
-    S: int
-    NH: int
-    L: int
-    DK: int = 0
-    DV: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse sizes that the kernels cannot run."""
-        if not 1 <= self.L <= LONGEST_CHUNK:
-            raise ShapeError(
-                f"mLSTM kernels got chunks of {self.L} positions and take 1 to {LONGEST_CHUNK}, "
-                "whose keys fit threadgroup memory; choose a chunk in that range, "
-                "which changes no result"
-            )
-        shape = (self.B, self.NH, self.NC + 1, self.DK, self.DV)
-        if self.B * self.NH * (self.NC + 1) * self.DK * self.DV >= 2**32:
-            raise ShapeError(
-                f"mLSTM kernels index with 32 bits, and the states of {self.NC + 1} chunk borders, "
-                f"(B, NH, NC + 1, DK, DV) = {shape}, are too many elements; "
-                "run fewer sequences at once"
-            )
-
-    @property
-    def NC(self) -> int:
-        """Number of chunks; the last may be shorter."""
-        return -(-self.S // self.L)
-
-    def launch(
-        self,
-        kernel: Kernel,
-        x: Arrays,
-        grid: tuple[int, int, int],
-        group: tuple[int, int, int],
-        **more: float,
-    ) -> Launch:
-        """Launch a kernel on arrays of these sizes.
-
-        Raises:
-            ShapeError: shapes differ.
-        """
-        numbers = {**asdict(self), "NC": self.NC, "NB": self.NC + 1, **more}
-        return launch(kernel, x, SHAPES, numbers, grid=grid, group=group)
+def _derived(n: Mapping[str, int]) -> dict[str, int]:
+    """The number of chunks, of which the last may be shorter, and of their borders."""
+    if not 1 <= n["L"] <= LONGEST_CHUNK:
+        raise ShapeError(
+            f"mLSTM kernels got chunks of {n['L']} positions and take 1 to {LONGEST_CHUNK}, "
+            "whose keys fit threadgroup memory; choose a chunk in that range, "
+            "which changes no result"
+        )
+    NC = -(-n["S"] // n["L"])
+    shape = (n["B"], n["NH"], NC + 1, n.get("DK", 0), n.get("DV", 0))
+    if prod(shape) >= 2**32:
+        raise ShapeError(
+            f"mLSTM kernels index with 32 bits, and the states of {NC + 1} chunk borders, "
+            f"(B, NH, NC + 1, DK, DV) = {shape}, are too many elements; "
+            "run fewer sequences at once"
+        )
+    return {"NC": NC, "NB": NC + 1}
 
 
-def _sizes(keys: Any, values: Any, chunk: int) -> MLSTMSizes:
-    B, S, NH, DK = keys.shape
-    return MLSTMSizes(B=B, S=S, NH=NH, L=chunk, DK=DK, DV=values.shape[-1])
-
-
-def mlstm_gates(x: Arrays, *, chunk: int) -> Launch:
-    """Sum log-forget-gates inside every chunk: from i and f to b, a, g and amax.
-
-    Raises:
-        ShapeError: shapes differ, or the chunk is not of 1 to 64 positions.
-    """
-    B, S, NH = x["i"].shape
-    s = MLSTMSizes(B=B, S=S, NH=NH, L=chunk)
-    return s.launch(GATES, x, (chunk, s.NC, B * NH), (chunk, 1, 1))
-
-
-def mlstm_states(x: Arrays, *, chunk: int) -> Launch:
-    """Carry the state from chunk to chunk: C, n and m.
-
-    Raises:
-        ShapeError: shapes differ, or the state is too large.
-    """
-    s = _sizes(x["k"], x["v"], chunk)
-    return s.launch(STATES, x, (s.DV, -(-s.DK // STATE_ROWS), s.B * s.NH), (LANES, 8, 1))
-
-
-def mlstm_out(x: Arrays, *, chunk: int, eps: float) -> Launch:
-    """Compute the output h of every position, its denominator den and its stabiliser M."""
-    s = _sizes(x["q"], x["v"], chunk)
-    # Whole groups: a simdgroup is a position, and every thread meets every barrier.
-    grid = (_round_up(s.DV, LANES), _round_up(chunk, OUT_ROWS), s.B * s.NH * s.NC)
-    return s.launch(OUT, x, grid, (LANES, OUT_ROWS, 1), eps=eps)
-
-
-def mlstm_bwd_pre(x: Arrays, *, chunk: int, eps: float) -> Launch:
-    """Differentiate the denominators: rN, dden, dM, and the weights wN, we and y of the states."""
-    s = _sizes(x["q"], x["h"], chunk)
-    # Whole groups: a simdgroup is a position.
-    grid = (LANES, _round_up(s.S, POSITIONS), s.B * s.NH)
-    return s.launch(BWD_PRE, x, grid, (LANES, POSITIONS, 1), eps=eps)
-
-
-def mlstm_bwd_states(x: Arrays, *, chunk: int) -> Launch:
-    """Carry the state's gradient from the last chunk to the first: dC and dn."""
-    s = _sizes(x["q"], x["dh"], chunk)
-    return _tiled(s, BWD_STATES, x, -(-s.DV // TILE_COLUMNS), -(-s.DK // TILE_ROWS), s.B * s.NH)
-
-
-def mlstm_bwd_scores(x: Arrays, *, chunk: int) -> Launch:
-    """Differentiate the product of every query with every key of its chunk: X, A, zq and zk."""
-    s = _sizes(x["q"], x["v"], chunk)
-    return _tiled(s, BWD_SCORES, x, 1, 1, s.B * s.NH * s.NC)
-
-
-def mlstm_bwd_out(x: Arrays, *, chunk: int) -> Launch:
-    """Differentiate every position: dq, dk, dv, di and db."""
-    s = _sizes(x["q"], x["v"], chunk)
-    return _tiled(s, BWD_OUT, x, 2, 1, s.B * s.NH * s.NC)
-
-
-def _tiled(s: MLSTMSizes, kernel: Kernel, x: Arrays, *groups: int) -> Launch:
-    """Launch this number of groups along x, y and z."""
-    x_groups, y_groups, z_groups = groups
-    grid = (LANES * x_groups, TILE_SIMDGROUPS * y_groups, z_groups)
-    return s.launch(kernel, x, grid, (LANES, TILE_SIMDGROUPS, 1))
+MLSTM = Family(
+    header="mlstm_backward.h",
+    struct="MlstmShape{B, NH, S, L, DK, DV}",
+    shapes=_SHAPES,
+    derived=_derived,
+    # A chunk is whole and another is not, two simdgroups share a chunk, so that barriers between
+    # them matter, and keys take two strips.
+    sizes=lambda n: {"B": 2, "S": max(100, n // 48), "NH": 2, "L": 64, "DK": 40, "DV": 12},
+    drawn={},
+)
 
 
 def _round_up(x: int, multiple: int) -> int:
@@ -178,96 +87,66 @@ def _round_up(x: int, multiple: int) -> int:
     return -(-x // multiple) * multiple
 
 
-def forward_launches(x: Arrays, *, chunk: int, eps: float) -> Iterator[Launch]:
-    """Yield the three launches; the caller adds the outputs of each to x before the next."""
-    yield mlstm_gates(x, chunk=chunk)
-    yield mlstm_states(x, chunk=chunk)
-    yield mlstm_out(x, chunk=chunk, eps=eps)
-
-
-def backward_launches(x: Arrays, *, chunk: int, eps: float) -> Iterator[Launch]:
-    """Yield the four launches; the caller adds the outputs of each to x before the next."""
-    yield mlstm_bwd_pre(x, chunk=chunk, eps=eps)
-    yield mlstm_bwd_states(x, chunk=chunk)
-    yield mlstm_bwd_scores(x, chunk=chunk)
-    yield mlstm_bwd_out(x, chunk=chunk)
-
-
-def sample_arrays(rng: np.random.Generator, names: Iterable[str], **letters: int) -> dict[str, Any]:
-    """Random arrays by name, of the shapes in `SHAPES`."""
-    return {
-        name: rng.standard_normal([letters[word] for word in SHAPES[name].split()], np.float32)
-        for name in names
-    }
-
-
-SAMPLE_CHUNK = 64
-"""Two simdgroups share a chunk, so that barriers between them matter."""
-
-
-def _sample(kernel: str) -> Callable[[np.random.Generator, int], Launch]:
-    """A launch of a kernel on two sequences of two heads, v of about n elements.
-
-    At least one chunk of `SAMPLE_CHUNK` is whole and another is not; keys take two strips.
-    """
-
-    def sample(rng: np.random.Generator, n: int) -> Launch:
-        s = MLSTMSizes(B=2, S=max(100, n // 48), NH=2, L=SAMPLE_CHUNK, DK=40, DV=12)
-        x = sample_arrays(rng, SHAPES, **asdict(s), NC=s.NC, NB=s.NC + 1)
-        how: dict[str, Any] = {"chunk": SAMPLE_CHUNK, "eps": 1e-6}
-        launches = (*forward_launches(x, **how), *backward_launches(x, **how))
-        return next(one for one in launches if one.kernel.name == kernel)
-
-    return sample
+_GRIDS: dict[str, Any] = {
+    "mlstm_gates": lambda n: (n["L"], n["NC"], n["B"] * n["NH"]),
+    "mlstm_states": lambda n: (n["DV"], -(-n["DK"] // STATE_ROWS), n["B"] * n["NH"]),
+    # Whole groups: a simdgroup is a position, and every thread meets every barrier.
+    "mlstm_out": lambda n: (
+        _round_up(n["DV"], LANES), _round_up(n["L"], OUT_ROWS), n["B"] * n["NH"] * n["NC"],
+    ),
+    "mlstm_bwd_pre": lambda n: (LANES, _round_up(n["S"], POSITIONS), n["B"] * n["NH"]),
+    "mlstm_bwd_states": lambda n: (
+        LANES * -(-n["DV"] // TILE_COLUMNS), TILE_SIMDGROUPS * -(-n["DK"] // TILE_ROWS),
+        n["B"] * n["NH"],
+    ),
+    "mlstm_bwd_scores": lambda n: (LANES, TILE_SIMDGROUPS, n["B"] * n["NH"] * n["NC"]),
+    "mlstm_bwd_out": lambda n: (2 * LANES, TILE_SIMDGROUPS, n["B"] * n["NH"] * n["NC"]),
+}  # fmt: skip
 
 
 def _kernel(
-    name: str,
-    inputs: str,
-    outputs: str,
-    *,
-    header: str = "mlstm_backward.h",
-    shape: str = "B, NH, S, L, DK, DV",
-    tiles: bool = False,
-    eps: bool = False,
-    rtol: float = 2e-5,
-    **more: Any,
-) -> Kernel:
-    """Declare a kernel of these arrays, which has tiles in threadgroup memory or not."""
+    name: str, inputs: str, outputs: str, rows: int, *, tiles: bool = False, eps: bool = False,
+    rtol: float = 2e-5, **more: Any,
+) -> Kernel:  # fmt: skip
+    """Declare a kernel whose groups have rows of lanes, with threadgroup memory or without."""
+
+    def group(n: Mapping[str, int]) -> Size:
+        return (LANES, rows, 1) if rows else (n["L"], 1, 1)
+
     if tiles:
         more["at"] = "threadgroup_position_in_grid, thread_position_in_threadgroup"
         more.setdefault("memory", {"tiles": "mlxhog::kTileFloats"})
-    return declare(
-        name,
-        header,
-        arrays(inputs),
-        arrays(outputs),
-        floats("eps") if eps else (),
-        sample=_sample(name),
-        shape=f"MlstmShape{{{shape}}}",
-        rtol=rtol,
-        **{"lockstep": True, **more},
-    )
+    how = {"grid": _GRIDS[name], "group": group, "rtol": rtol, "lockstep": True, **more}
+    return MLSTM.kernel(name, inputs, outputs, floats("eps") if eps else (), **how)
 
 
 GATES = _kernel(
-    "mlstm_gates", "i f", "b a g amax", header="mlstm.h", shape="B, NH, S, L, 0, 0", tiles=True,
+    "mlstm_gates", "i f", "b a g amax", 0, header="mlstm.h", tiles=True,
+    struct="MlstmShape{B, NH, S, L, 0, 0}",
     memory={"totals": "mlxhog::kMlstmSimdgroups", "peaks": "mlxhog::kMlstmSimdgroups"},
 )  # fmt: skip
-STATES = _kernel("mlstm_states", "k v a g amax C0 n0 m0", "C n m", header="mlstm.h", lockstep=False)
+STATES = _kernel(
+    "mlstm_states", "k v a g amax C0 n0 m0", "C n m", 8, header="mlstm.h", lockstep=False
+)
 OUT = _kernel(
-    "mlstm_out", "q k v b i C n m", "h den M", header="mlstm.h", eps=True, tiles=True,
+    "mlstm_out", "q k v b i C n m", "h den M", OUT_ROWS, header="mlstm.h", eps=True, tiles=True,
     memory={"tile": "mlxhog::kMlstmOutTile"},
 )  # fmt: skip
-BWD_PRE = _kernel("mlstm_bwd_pre", "i b m den M h dh", "rN dden dM wN we y", eps=True)
-BWD_STATES = _kernel("mlstm_bwd_states", "q b m wN we dh dC_last dn_last", "dC dn", tiles=True)
+BWD_PRE = _kernel("mlstm_bwd_pre", "i b m den M h dh", "rN dden dM wN we y", POSITIONS, eps=True)
+BWD_STATES = _kernel(
+    "mlstm_bwd_states", "q b m wN we dh dC_last dn_last", "dC dn", TILE_SIMDGROUPS, tiles=True
+)
 BWD_SCORES = _kernel(
-    "mlstm_bwd_scores", "q k v i b M rN dden dh", "X A zq zk", tiles=True, rtol=1e-4,
+    "mlstm_bwd_scores", "q k v i b M rN dden dh", "X A zq zk", TILE_SIMDGROUPS, tiles=True,
+    rtol=1e-4,
     memory={"tiles": "mlxhog::kTileFloats", "sums": "mlxhog::kMlstmScoreSums"},
 )  # fmt: skip
 BWD_OUT = _kernel(
-    "mlstm_bwd_out", "q k v C n wN we y X A zq zk dh dC dn", "dq dk dv di db", tiles=True,
-    rtol=1e-4, memory={"tiles": "mlxhog::kTileFloats", "sums": "mlxhog::kMlstmOutSums"},
+    "mlstm_bwd_out", "q k v C n wN we y X A zq zk dh dC dn", "dq dk dv di db",
+    TILE_SIMDGROUPS, tiles=True, rtol=1e-4,
+    memory={"tiles": "mlxhog::kTileFloats", "sums": "mlxhog::kMlstmOutSums"},
 )  # fmt: skip
 
-KERNELS = (GATES, STATES, OUT, BWD_PRE, BWD_STATES, BWD_SCORES, BWD_OUT)
+FORWARD = (GATES, STATES, OUT)
+BACKWARD = (BWD_PRE, BWD_STATES, BWD_SCORES, BWD_OUT)
+KERNELS = (*FORWARD, *BACKWARD)

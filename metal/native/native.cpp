@@ -9,7 +9,6 @@ void bind_classic(nb::module_& m);
 void bind_ops(nb::module_& m);
 void bind_decode(nb::module_& m);
 void bind_theory(nb::module_& m);
-void bind_counts(nb::module_& m);
 
 NB_MODULE(_native, m) {
   m.doc() =
@@ -21,5 +20,4 @@ NB_MODULE(_native, m) {
   bind_ops(m);
   bind_decode(m);
   bind_theory(m);
-  bind_counts(m);
 }

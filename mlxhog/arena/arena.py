@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import mmap
 import os
-import pickle
 from dataclasses import dataclass
 from multiprocessing import reduction
 from pathlib import Path
+from socket import socket
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -22,7 +22,7 @@ from mlxhog.arena import segment as segments
 from mlxhog.arena.control import COUNTERS
 from mlxhog.arena.layout import TABLES, Layout
 from mlxhog.arena.process import process_start_time
-from mlxhog.arena.requests import CONNECT_S, RunServer, ask_for_copies, attach
+from mlxhog.arena.requests import CONNECT_S, COPIES, RunServer, attach
 from mlxhog.arena.workers import Phase, State, WorkerTable
 from mlxhog.errors import ArenaError
 
@@ -82,7 +82,7 @@ class Arena:
         self.layout, self.write, self.creator = about
         self.readonly = readonly
         self.note = ""
-        self._connection: int | None = None
+        self._connection: socket | None = None
         self.counters = COUNTERS.open(self.segment("counters"))
         self.workers = WorkerTable(
             self.segment("workers"), self.layout.max_workers, self.segment("locks")
@@ -110,7 +110,7 @@ class Arena:
         creator = (os.getpid(), process_start_time(os.getpid()))
         about = About(layout, write, creator)
         arena = cls(new.mapping, (new.fd, new.readonly_fd), about, readonly=False)
-        host = arena.workers.acquire_slot(*creator, slot=arena.workers.host_slot)
+        host = arena.workers.acquire_slot(arena.workers.host_slot, *creator)
         host.state, host.phase = State.RUNNING, Phase.IDLE
         arena.note = new.note
         return arena
@@ -146,13 +146,8 @@ class Arena:
             NoAnswer: its process does not answer in this time.
             ArenaError: no process serves there, or it does not serve an arena.
         """
-        message, fd, connection = attach(path, timeout_s)
-        try:
-            # A pickle, as processes of one user send each other; `attach` has compared the users.
-            arena = cls._attached(fd, pickle.loads(message), readonly=True)
-        except BaseException:
-            os.close(connection)
-            raise
+        about, fd, connection = attach(path, timeout_s)
+        arena = cls._attached(fd, about, readonly=True)
         arena._connection = connection
         return arena
 
@@ -164,7 +159,7 @@ class Arena:
         """
         assert self._connection is not None, "only a connected arena is another process's"
         try:
-            ask_for_copies(self._connection)
+            self._connection.send(COPIES)
         except OSError as error:
             raise ArenaError("the run has just ended") from error
 
@@ -177,13 +172,13 @@ class Arena:
         """Serve this arena, read-only, to later readers of the same user, and take requests.
 
         Args:
-            path: path of the socket.
+            path: path of the socket; a socket of a dead process is replaced.
 
         Raises:
-            ArenaError: a living process serves at this path, or the path is unusable.
+            ArenaError: the path is unusable.
         """
         self._mapped()
-        return RunServer(path, pickle.dumps(self._about), (self._fds[-1],))
+        return RunServer(path, self._about, (self._fds[-1],))
 
     @property
     def params(self) -> NDArray[np.float32]:
@@ -235,16 +230,7 @@ class Arena:
         )
 
     def locks(self, slot: int | None = None) -> _native.Locks:
-        """The stripe and row locks, for the process in worker slot `slot`.
-
-        Args:
-            slot: this process's slot; None is that of the arena's creator.
-
-        Raises:
-            ArenaError: the mapping is read-only.
-        """
-        if self.readonly:
-            raise ArenaError("this arena is attached read-only; readers never lock")
+        """The stripe and row locks, for the process in worker slot `slot`; None is the creator."""
         slot = self.workers.host_slot if slot is None else slot
         generation = self.workers.entry(slot).generation & 0xFFFF
         return _native.Locks(self.segment("locks"), self.segment("workers"), slot, generation)
@@ -259,7 +245,7 @@ class Arena:
         for fd in self._fds:
             os.close(fd)
         if self._connection is not None:
-            os.close(self._connection)
+            self._connection.close()
         try:
             mapping.close()
         except BufferError:

@@ -43,7 +43,6 @@ _HEAD = struct.Struct("<II")
 _LENGTH = struct.Struct("<I")
 _NUMBERS = struct.Struct("<IQQIdQQdd")
 NUMBERS_BYTES: Final = _NUMBERS.size
-_WAY_OUT = "copy the run's folder again, or record another run"
 
 
 class Numbers(NamedTuple):
@@ -72,7 +71,7 @@ class Numbers(NamedTuple):
     norm: float = float("nan")
 
     def pack(self) -> bytes:
-        """As bytes of a fixed length."""
+        """As `NUMBERS_BYTES` bytes."""
         return _NUMBERS.pack(*self)
 
     @classmethod
@@ -189,26 +188,25 @@ def read(path: Path) -> Iterator[Record]:
     Raises:
         RunError: the log is missing, cut, damaged or of another format; the message says where.
     """
+    at = 0
     try:
         with reading.open_regular(path) as file:
-            at = 0
             while head := file.read(_HEAD.size):
                 size, crc = _HEAD.unpack(head.ljust(_HEAD.size, b"\xff"))
                 payload = file.read(min(size, os.fstat(file.fileno()).st_size))
                 if len(payload) < size or zlib.crc32(payload) != crc:
                     raise RunError(
                         f"the log {path} is cut or damaged: its record at byte {at} is not as it "
-                        f"was written; {_WAY_OUT}"
+                        "was written; copy the run's folder again, or record another run"
                     )
                 yield _decoded(payload)
                 at += _HEAD.size + size
-    except (ValueError, TypeError, LookupError, struct.error, zlib.error) as error:
+    except (OSError, ValueError, TypeError, LookupError, struct.error, zlib.error) as error:
         raise RunError(
             f"the log {path} has at byte {at} no record that this mlxhog knows "
-            f"({message_of(error)}); replay it with the version that recorded it, or {_WAY_OUT}"
+            f"({message_of(error)}); replay it with the version that recorded it, copy the run's "
+            "folder again, or record another run"
         ) from error
-    except OSError as error:
-        raise RunError(f"the log {path} cannot be read: {error.strerror}; {_WAY_OUT}") from error
 
 
 def worker_path(directory: Path, slot: int) -> Path:
@@ -217,11 +215,7 @@ def worker_path(directory: Path, slot: int) -> Path:
 
 
 def append(path: Path, record: Record) -> None:
-    """Append a record to a log; no other process may write it at the same time.
-
-    Raises:
-        EnvironmentLacks: the disk is full, or the system refuses; the log is unchanged.
-    """
+    """Append a record to a log that no other process writes; unchanged if the disk is full."""
     with disk_errors(f"writing {path}"), path.open("ab", buffering=0) as file:
         append_all(file.fileno(), encode(record))
 
@@ -276,11 +270,7 @@ Part = TypeVar("Part", Header, End)
 
 
 def store(directory: Path, part: Header | End) -> None:
-    """Write one of the two files into a run's folder.
-
-    Raises:
-        EnvironmentLacks: the disk is full, or the system refuses.
-    """
+    """Write one of the two files into a run's folder."""
     path = directory / FOLDER / part.FILE
     with disk_errors(f"writing {path}"):
         replace_file(path, plain_json.dumps({"format": FORMAT, **asdict(part)}, indent=1) + b"\n")

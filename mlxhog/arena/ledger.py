@@ -32,11 +32,9 @@ begins. R covers two epochs, at least 1024 and at most 2^20 tickets, whatever th
 
 A process may be stopped for any time between its read of a slot and its compare-and-swap. The swap
 succeeds only on the word that was read, and a slot has each word once: laps are numbered up to
-2^37, which is four years at a million tickets a second. (A lap number that wraps is not enough. If
-it wrapped after 32 laps, a worker stopped for 32 laps could read "DONE by owner 3" a second time,
-and lease the ticket that is now in the slot under the number of its old ticket. The new ticket's
-batch would then never be trained, and the old one's twice.) Memory that no correct process could
-have written is an `ArenaError`.
+2^37, which is four years at a million tickets a second. A lap number that wraps would not do: the
+stopped worker could lease the ticket that is now in the slot under the number of its old one.
+Memory that no correct process could have written is an `ArenaError`.
 
 Every arrow is one compare-and-swap, and a process may be killed between any two of them. Others
 repair the state that a death leaves: `reap` settles the tickets of its owner; `sweep_orphans` finds
@@ -51,7 +49,7 @@ from typing import NamedTuple, TypedDict
 from mlxhog import _native
 from mlxhog.arena.arena import Arena
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.errors import ArenaError, CheckpointError
+from mlxhog.errors import CheckpointError
 
 ORPHAN_GRACE_NS = 20_000_000
 NO_END = (1 << 64) - 1
@@ -98,13 +96,7 @@ class Ledger:
     """
 
     def __init__(self, arena: Arena) -> None:
-        """Use the ledger of an arena that may be written.
-
-        Raises:
-            ArenaError: the arena is attached read-only.
-        """
-        if arena.readonly:
-            raise ArenaError("this arena is attached read-only; readers take no tickets")
+        """Use the ledger of an arena that may be written."""
         self.n = arena.layout.n_tickets
         self._words = arena.segment("ledger")
         self._native = _native.TicketLedger(self._words, arena.segment("tickets"))
@@ -113,19 +105,16 @@ class Ledger:
     def claim(self, owner: int, end: int = NO_END) -> tuple[int, int] | None:
         """Lease the next ticket as (epoch, ticket); returned tickets come first.
 
-        None means: no ticket now, ask again. Either all tickets below `end` (counted from the
-        beginning of training) are handed out, and one may still be returned; or the oldest ticket
-        in flight is a whole ring behind.
+        None means: ask again. All tickets below `end`, counted from the beginning of training, are
+        handed out, and one may still be returned; or the oldest is a whole ring behind.
         """
         position = self._native.claim(owner, end)
         return None if position is None else divmod(position, self.n)
 
     def claim_exact(self, epoch: int, ticket: int, owner: int) -> bool:
-        """Lease one particular ticket, for strategies that deal them out (b to worker b mod P).
+        """Lease one ticket, for strategies that assign them by number.
 
-        Returns:
-            False if another owner has it, it is done (see `state`), or it is a whole ring ahead of
-            the oldest ticket in flight.
+        False if another owner has it, it is done, or it is a whole ring ahead of the oldest one.
         """
         return self._native.claim_exact(epoch * self.n + ticket, owner)
 
@@ -142,20 +131,14 @@ class Ledger:
         return self._native.give_back(epoch * self.n + ticket, owner)
 
     def reap(self, owner: int) -> ReapReport:
-        """Settle the tickets of a dead owner.
-
-        Call it only after `waitpid` of its process: never reap a process that may still run.
-        """
+        """Settle the tickets of a dead owner, after `waitpid` of its process."""
         return ReapReport(*self._native.reap(owner))
 
     def sweep_orphans(self) -> int:
         """Return the tickets that were handed out to a worker that died before its lease.
 
-        Call it now and then: a ticket is an orphan if two calls at least 20 ms apart see it without
-        a lease. A worker that was only slow loses just this ticket.
-
-        Returns:
-            The number of returned tickets.
+        A ticket is an orphan if two calls at least 20 ms apart see it without a lease. A worker
+        that was only slow loses just this ticket. The result is their number.
         """
         now = monotonic_ns()
         first_met = {g: self._orphans.get(g, now) for g in self._native.orphans()}
@@ -182,8 +165,7 @@ class Ledger:
     def count_done(self) -> int:
         """Number of tickets done since the beginning of training, including torn ones.
 
-        Exact after any deaths, when the dead workers are reaped: one compare-and-swap marks a
-        ticket as done.
+        Exact after any deaths, once the dead workers are reaped.
         """
         watermark, done, _ = self._native.position()
         return watermark + len(done)
@@ -208,11 +190,7 @@ class Ledger:
         return self.watermark // self.n
 
     def position(self) -> Position:
-        """The progress of training, for a checkpoint.
-
-        Exact while no worker takes or finishes tickets. Otherwise each ticket is read at another
-        moment; a ticket that the result calls done was done when the call returned.
-        """
+        """The progress of training, for a checkpoint; exact while no worker finishes a ticket."""
         watermark, done, torn = self._native.position()
         epoch, ticket = divmod(watermark, self.n)
         start = epoch * self.n
@@ -222,8 +200,6 @@ class Ledger:
 
     def restore(self, position: Position) -> None:
         """Continue from a checkpoint: every ticket that is not done there is given out again.
-
-        No other process may use the ledger meanwhile.
 
         Raises:
             CheckpointError: the position has another number of batches per epoch, or is invalid.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import resource
-import sys
 import time
 from pathlib import Path
 
@@ -60,25 +59,24 @@ def process_is_gone(pid: int, start_time: int) -> bool:
     return _native.process_is_gone(pid, start_time)
 
 
-_MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
 _SHM = Path("/dev/shm")
 
 
 def available_bytes() -> int:
-    """Bytes of shared memory that are still available; 0 if the system does not report them.
+    """Bytes of shared memory that are still available.
 
-    Linux: the smallest of available memory, the rest of the control group's limit, and the free
-    space of /dev/shm. macOS, where shared memory is ordinary memory: psutil's.
-    Elsewhere all physical memory.
+    The smallest of available memory and, on Linux, the rest of the limit of this container (control
+    groups, version 2) and the free space of /dev/shm, which has 64 MB in many containers.
     """
-    if sys.platform == "darwin":
-        return int(psutil.virtual_memory().available)
-    limits = [_meminfo(), _cgroup(), _shm()]
-    byte_limits = [limit for limit in limits if limit is not None]
-    if byte_limits:
-        return min(byte_limits)
-    return max(0, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    limits = [int(psutil.virtual_memory().available)]
+    limit, used = _CGROUP / "memory.max", _CGROUP / "memory.current"
+    if limit.exists() and used.exists() and (text := limit.read_text().strip()) != "max":
+        limits.append(max(0, int(text) - int(used.read_text())))
+    if _SHM.is_dir():
+        free = os.statvfs(_SHM)
+        limits.append(free.f_bavail * free.f_frsize)
+    return min(limits)
 
 
 def limit_in_words() -> str:
@@ -87,30 +85,3 @@ def limit_in_words() -> str:
     if allowed == resource.RLIM_INFINITY:
         return ""
     return f"; a process may have {allowed:,} bytes of addresses here (ulimit -v)"
-
-
-def _meminfo() -> int | None:
-    """Memory that is available without swapping, as the kernel estimates it."""
-    if not _MEMINFO.exists():
-        return None
-    for line in _MEMINFO.read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None
-
-
-def _cgroup() -> int | None:
-    """Rest of this container's memory limit (control groups, version 2)."""
-    limit, used = _CGROUP / "memory.max", _CGROUP / "memory.current"
-    if not limit.exists() or not used.exists():
-        return None
-    text = limit.read_text().strip()
-    return None if text == "max" else max(0, int(text) - int(used.read_text()))
-
-
-def _shm() -> int | None:
-    """Free space of the file system behind shared memory on Linux; 64 MB in many containers."""
-    if not _SHM.is_dir():
-        return None
-    stat = os.statvfs(_SHM)
-    return stat.f_bavail * stat.f_frsize

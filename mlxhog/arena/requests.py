@@ -14,8 +14,7 @@ such readers are connected. A dead process disconnects.
 
 Each connection has a thread in the supervisor's process, which answers `attach` itself and hands
 other requests on. The supervisor looks for them between its other duties (`take`), and never waits
-for a client. The socket file of a dead server stays; no process answers on it, so it is recognised
-and replaced.
+for a client. It holds the lock of its run, so a socket that it finds there is of a dead one.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import pickle
 import queue
 import socket
 import socketserver
@@ -46,7 +46,7 @@ LOOK_S = 0.1  # between two looks of the server whether it is closed
 SEND_S = 60.0  # how long a client may take to read its answer
 CONNECT_S = 5.0  # how long a reader waits for the arena
 ANSWER_S = 60.0  # how long a client waits; a checkpoint of a large model may take long
-_COPIES = b"c"
+COPIES = b"c"  # from a reader that needs published copies
 _PATH_BYTES = 103  # macOS: 104 with the zero byte; Linux has 108
 _SOL_LOCAL, _LOCAL_PEERCRED = 0, 1  # macOS: <sys/un.h>, gives struct xucred
 _XUCRED_BYTES = 76  # u32 version, u32 uid, i16 number of groups, 16 u32 groups
@@ -72,12 +72,7 @@ class NotServed(ArenaError):
 
 
 class Request:
-    """One request that waits for its answer.
-
-    Attributes:
-        name: name of the request.
-        fields: its other fields.
-    """
+    """One request by its name, with its other fields, which waits for its answer."""
 
     def __init__(self, fields: dict[str, Any]) -> None:
         self.name = str(fields.pop("request"))
@@ -114,29 +109,23 @@ class RunServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     daemon_threads, block_on_close = True, False
     request_queue_size = 64
 
-    def __init__(self, path: Path, about: bytes = b"", fds: tuple[int, ...] = ()) -> None:
-        """Listen; only this user may connect.
+    def __init__(self, path: Path, about: object = None, fds: tuple[int, ...] = ()) -> None:
+        """Listen at a `socket_path`; only this user may connect.
 
-        Args:
-            path: see `socket_path`.
-            about: what a reader needs to know of the arena.
-            fds: descriptors for readers, which have to stay open.
+        Readers get `about`, pickled, and the descriptors, which have to stay open.
 
         Raises:
-            ArenaError: a living process serves at this path, or the path is unusable.
+            ArenaError: the path is unusable.
         """
-        self.path, self.about, self.fds = path, about, fds
+        self.path, self.about, self.fds = path, pickle.dumps(about), fds
         self.queue = queue.SimpleQueue[Request]()
-        if path.is_socket() and is_stale(path):
-            path.unlink(missing_ok=True)
         try:
+            path.unlink(missing_ok=True)
             super().__init__(os.fspath(path), _Client)
             os.chmod(path, 0o600)
+            self._inode = path.stat().st_ino
         except OSError as error:
-            raise ArenaError(
-                f"cannot serve the run at {path}: {error}; is another process running in this run "
-                "directory?"
-            ) from error
+            raise ArenaError(f"cannot serve the run at {path}: {error}") from error
         self.is_closed, self.came, self.present = False, 0, 0
         self._counting = threading.Lock()
         threading.Thread(
@@ -166,8 +155,8 @@ class RunServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         for request in self.take():
             request.hang_up()
         with contextlib.suppress(OSError):  # its folder may have been moved or replaced
-            if is_stale(self.path):  # else it is that of another process
-                self.path.unlink(missing_ok=True)
+            if self.path.stat().st_ino == self._inode:
+                self.path.unlink()
 
     def __exit__(self, *_: object) -> None:
         """Stop serving."""
@@ -209,7 +198,7 @@ class _Client(socketserver.StreamRequestHandler):
         # Open as long as the reader's end: macOS may drop a descriptor in flight when this end
         # closes (CPython issue 14669).
         self.connection.settimeout(None)
-        if self.connection.recv(1) == _COPIES:
+        if self.connection.recv(1) == COPIES:
             self.server.count(1)
             try:
                 self.connection.recv(1)
@@ -248,10 +237,8 @@ def _asked(path: Path, timeout_s: float, request: str, **fields: Any) -> Iterato
         connection.close()
 
 
-def attach(path: Path, timeout_s: float = CONNECT_S) -> tuple[bytes, int, int]:
-    """What the run of the same user serves at a socket: `about`, and two descriptors.
-
-    The first is that of the arena, the second that of the connection. The caller closes both.
+def attach(path: Path, timeout_s: float = CONNECT_S) -> tuple[Any, int, socket.socket]:
+    """What the run of the same user serves at a socket, the arena's descriptor, the connection.
 
     Raises:
         NoAnswer: its process does not answer in this time.
@@ -264,39 +251,21 @@ def attach(path: Path, timeout_s: float = CONNECT_S) -> tuple[bytes, int, int]:
                 answer = _fields(begin + file.readline(MOST_BYTES), "ok")
                 if answer.get("version") != version("mlxhog") or not fds:
                     raise RunError("it is of another version of mlxhog")
-                about = file.read(answer["bytes"])
-            if len(about) < answer["bytes"]:
-                raise ConnectionResetError("it ended amid its message")
+                # A pickle, as processes of one user send each other.
+                about = pickle.loads(file.read(answer["bytes"]))
             os.set_inheritable(fds[0], False)
-            return about, fds[0], connection.detach()
-        except RunError as error:
-            raise ArenaError(f"{path} serves no run that can be attached here: {error}") from error
-        finally:
-            if connection.fileno() >= 0:  # not detached
-                for fd in fds:
-                    os.close(fd)
-
-
-def ask_for_copies(connection: int) -> None:
-    """Let the run of a connection publish copies, as long as the connection is open.
-
-    Raises:
-        OSError: the run has ended.
-    """
-    os.write(connection, _COPIES)
+            return about, fds[0], connection.dup()
+        except BaseException as error:
+            for fd in fds:
+                os.close(fd)
+            if isinstance(error, RunError | pickle.UnpicklingError | EOFError):
+                text = f"{path} serves no run that can be attached here: {error}"
+                raise ArenaError(text) from error
+            raise
 
 
 def ask(directory: Path, request: str, *, timeout_s: float = ANSWER_S, **fields: Any) -> Any:
-    """Send a request to the supervisor of a running run, and wait for the answer.
-
-    Args:
-        directory: directory of the run.
-        request: name of the request.
-        timeout_s: how long to wait for the answer.
-        fields: its other fields, as JSON values.
-
-    Returns:
-        The fields of the answer.
+    """Send a request with fields to the supervisor of a run; returns the fields of the answer.
 
     Raises:
         RunError: the run is not running, or does not answer.
@@ -338,13 +307,10 @@ def _fields(line: bytes, key: str) -> dict[str, Any]:
 
 
 def socket_path(directory: Path) -> Path:
-    """The path of the socket of a run directory.
+    """The path of the socket of a run directory: in it, if that is not too long for a socket.
 
-    It is in the run directory. If that path is too long for a socket, it is in a private directory
-    of this user in the temporary directory.
-
-    Raises:
-        ArenaError: the path of that private directory is not such a directory.
+    Else in a private directory of this user in the temporary directory; an `ArenaError` if that
+    cannot be made or used.
     """
     inside = directory.absolute() / "socket"
     if len(os.fsencode(inside)) <= _PATH_BYTES:
@@ -361,19 +327,6 @@ def socket_path(directory: Path) -> Path:
             f"{private} is not a directory of this user with mode 0700; remove it, or set TMPDIR"
         )
     return private / hashlib.sha256(os.fsencode(inside)).hexdigest()[:16]
-
-
-def is_stale(path: Path) -> bool:
-    """Whether no process serves the socket file at `path` any more."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(CONNECT_S)
-        try:
-            probe.connect(os.fspath(path))
-        except ConnectionRefusedError:
-            return True
-        except OSError:
-            return False
-    return False
 
 
 def peer_uid(connection: socket.socket) -> int:

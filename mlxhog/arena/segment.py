@@ -67,7 +67,7 @@ def create(
     needed_bytes = nbytes if needed_bytes is None else needed_bytes
     note = ""
     had = available_bytes()
-    if had and needed_bytes > had:
+    if needed_bytes > had:
         raise _too_large(needed_bytes, had)
     try:
         fd, readonly_fd = _open_shm()

@@ -91,7 +91,6 @@ class WorkerProcess:
         Raises:
             ConfigError: an argument cannot be sent to a process; the message names it.
             EnvironmentLacks: this process may not open enough files.
-            ArenaError: a slot still has a living worker.
         """
         self._entries = [] if arena is None else [(arena.workers, slot) for slot in slots]
         self._death: Death | None = None

@@ -22,10 +22,8 @@ from numpy.typing import NDArray
 
 from mlxhog import _native
 from mlxhog.arena.process import monotonic_ns, process_start_time
-from mlxhog.errors import ArenaError
 
 ENTRY_BYTES = 512
-MAX_INCARNATION = (1 << 24) - 1
 
 MAX_NONFINITE = 20
 """Steps of a worker in a row with a gradient that is not finite, after which the run ends."""
@@ -153,15 +151,12 @@ class Entry:
         return now_ns
 
 
-_FIELDS = {name: field for name, field in vars(Entry).items() if isinstance(field, _Field)}
-WORKER_DTYPE = np.dtype(
-    {
-        "names": list(_FIELDS),
-        "formats": [field.form for field in _FIELDS.values()],
-        "offsets": [field.at for field in _FIELDS.values()],
-        "itemsize": ENTRY_BYTES,
-    }
-)
+FIELDS = {
+    name: (field.at, struct.calcsize(field.form))
+    for name, field in vars(Entry).items()
+    if isinstance(field, _Field)
+}
+"""First byte and size of each field."""
 
 
 class WorkerTable:
@@ -176,51 +171,32 @@ class WorkerTable:
         self._lock_words = lock_words
         self._entries: dict[int, Entry] = {}
 
-    @property
-    def array(self) -> NDArray[np.void]:
-        """The whole table as a structured array (max_workers + 1,), for reports; plain reads."""
-        return self._data.view(WORKER_DTYPE)
-
     def __iter__(self) -> Iterator[Entry]:
         """Entries of all worker slots, used or not; without the creator's."""
         return (self.entry(slot) for slot in range(1, self.max_workers + 1))
 
     def entry(self, slot: int) -> Entry:
-        """The entry of one slot.
-
-        Raises:
-            ArenaError: no such slot.
-        """
-        if not 1 <= slot <= self.host_slot:
-            raise ArenaError(f"no worker slot {slot}; this arena has 1 to {self.max_workers}")
+        """The entry of one slot, from 1 to `host_slot`."""
+        assert 1 <= slot <= self.host_slot, slot
         if slot not in self._entries:
             start = (slot - 1) * ENTRY_BYTES
             self._entries[slot] = Entry(slot, self._data[start : start + ENTRY_BYTES])
         return self._entries[slot]
 
-    def acquire_slot(self, pid: int = 0, start_time: int = 0, *, slot: int | None = None) -> Entry:
+    def acquire_slot(self, slot: int, pid: int = 0, start_time: int = 0) -> Entry:
         """Assign a slot to a new worker, in state STARTING, with an incarnation never used before.
 
         A slot that is used again keeps its counts (steps, tokens, times, the optimizer's step
         counter), and counts a restart if its last worker died; that worker's locks are freed.
 
         Args:
+            slot: a slot whose last worker is dead or finished, if it had one.
             pid: the worker's, or 0 while it is not yet spawned.
             start_time: `process_start_time(pid)`, or 0.
-            slot: a slot whose last worker is dead or finished; default: any free slot.
-
-        Raises:
-            ArenaError: no slot is free, or `slot` still has a living worker.
         """
-        entry = self._free_entry() if slot is None else self.entry(slot)
-        if entry.state in (State.STARTING, State.RUNNING, State.LEAVING):
-            raise ArenaError(
-                f"worker slot {entry.slot} belongs to process {entry.pid}; "
-                "wait for that process and mark it dead first"
-            )
+        entry = self.entry(slot)
+        assert entry.state not in (State.STARTING, State.RUNNING, State.LEAVING), entry.pid
         incarnation = 1 + max(e.incarnation for e in (*self, self.entry(self.host_slot)))
-        if incarnation > MAX_INCARNATION:
-            raise ArenaError("all 2^24 - 1 incarnations of this arena are used; start a new run")
         # With this order a process that waits for a lock of the slot's last owner never takes the
         # new owner for it: while pid is 0 no process is probed; a new generation has no locks yet.
         entry.pid = 0
@@ -268,11 +244,3 @@ class WorkerTable:
             for view in entry.views.values():
                 view.release()
         self._entries.clear()
-
-    def _free_entry(self) -> Entry:
-        for entry in self:
-            if entry.state == State.FREE:
-                return entry
-        raise ArenaError(
-            f"all {self.max_workers} worker slots are in use; start the run with more max_workers"
-        )

@@ -6,13 +6,12 @@ import ctypes
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +19,9 @@ from numpy.typing import NDArray
 from mlxhog.arena import Slot
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.backends.backend import (
-    NO_TABLES,
     QUANTIZED_BITS,
     WEIGHTS,
+    Backend,
     Float32,
     Grads,
     Int32,
@@ -30,19 +29,11 @@ from mlxhog.backends.backend import (
     check_batch,
 )
 from mlxhog.backends.gpu_share import GPUShare, MLXCache, limit_mlx
-from mlxhog.backends.inference import Inference
 from mlxhog.base import mapped
 from mlxhog.data.batch import Batch
 from mlxhog.errors import UNLOADABLE, ConfigError, EnvironmentLacks, not_imported
 from mlxhog.metal.engine import adoptable
-from mlxhog.models import families
-from mlxhog.models.families import ModelConfig
-from mlxhog.models.ops.kernels import resolve
-from mlxhog.models.sampled_head import SampledHead
 
-P = ParamSpec("P")
-T = TypeVar("T")
-_Own = TypeVar("_Own", bound="MLXBackend")
 _MOST_FORMS = 16
 
 
@@ -104,18 +95,7 @@ class Signatures:
             )
 
 
-def _on_its_device(method: Callable[Concatenate[_Own, P], T]) -> Callable[Concatenate[_Own, P], T]:
-    """Let the operations of a method of `MLXBackend` run on the device of the backend."""
-
-    @wraps(method)
-    def on_its_device(self: _Own, /, *args: P.args, **keywords: P.kwargs) -> T:
-        with _stream(self._mx, self._device):
-            return method(self, *args, **keywords)
-
-    return on_its_device
-
-
-class MLXBackend(Inference):
+class MLXBackend(Backend):
     """MLX on one device. The inbox is a NumPy view of the flat array; parameters are its slices.
 
     MLX's arrays are in host memory on both devices, so a write to the inbox between two evaluations
@@ -189,39 +169,31 @@ class MLXBackend(Inference):
         self._mx = mx
         self._built_ns = 0  # when the newest forward pass was built
 
-    @_on_its_device
-    def bind(
-        self,
-        model: ModelConfig,
-        slots: Mapping[str, Slot],
-        n_floats: int,
-        live: Float32 | None,
-        sampled: SampledHead | None = None,
-        tables: Mapping[str, Float32] = NO_TABLES,
-    ) -> None:
-        """Slice one flat array into parameters; see `Backend.bind`."""
+    def _bound(
+        self, slots: Mapping[str, Slot], n_floats: int, live: Float32 | None
+    ) -> dict[str, Any]:
         from mlx.utils import tree_map
 
         mx = self._mx
-        if live is not None:
-            if not mx.metal.is_available():
+        with _stream(mx, self._device):
+            if live is None:
+                self._flat = mx.zeros(n_floats)
+                mx.eval(self._flat)
+            elif mx.metal.is_available():
+                from mlxhog.metal.engine_mlx import adopt
+
+                self._flat = adopt(adoptable(live))
+            else:
                 raise ConfigError(
                     f"--read live: {self.name} can only copy host memory without Metal; "
                     "use --read snapshot, or torch:cpu workers"
                 )
-            from mlxhog.metal.engine_mlx import adopt
-
-            self._flat: Any = adopt(adoptable(live))
-        else:
-            self._flat = mx.zeros(n_floats)
-            mx.eval(self._flat)
-        self.inbox: Float32 = np.array(self._flat, copy=False) if live is None else live
-        self.params: dict[str, Any] = {
-            name: self._flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
-            for name, slot in slots.items()
-        }
-        mx.eval(list(self.params.values()))
-        self._train(model, sampled, tables)
+            self.inbox = np.array(self._flat, copy=False) if live is None else live
+            params = {
+                name: self._flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
+                for name, slot in slots.items()
+            }
+            mx.eval(list(params.values()))
         differentiated = mx.value_and_grad(self._timed_loss)
 
         def gradient(*inputs: Any) -> Any:
@@ -231,50 +203,30 @@ class MLXBackend(Inference):
 
         # Parameters are inputs: a captured array would be compiled in.
         self._value_and_grad = mx.compile(gradient) if self.compiled else gradient
+        return params
 
-    @_on_its_device
-    def load(
-        self, model: ModelConfig, tensors: Mapping[str, NDArray[Any]], *, weights: str = "float32"
-    ) -> list[str]:
-        """Load a model read-only; MLX always copies host memory."""
+    def _loaded(self, tensor: NDArray[Any], weights: str) -> tuple[Any, bool]:
+        """Copy a tensor: MLX always copies host memory."""
         from mlxhog.models.ops.reference.quantized_mlx import Quantized, suits
 
-        mx, bits = self._mx, QUANTIZED_BITS.get(weights)
-        self.close()
-        self.kernels = self._kernels_option
-        if weights == "bfloat16":
-            self.kernels = resolve("mlx", self._kernels_option, self._device, weights=weights)
-        self.model = model
-        not_finite = []
-        narrow = families.narrowable(model)
-        self._take_tables(model, tensors)
-        for name, tensor in tensors.items():
-            if name in self.tables:
-                continue
-            half = weights == "bfloat16" and name in narrow
+        mx, half = self._mx, weights == "bfloat16"
+        with _stream(mx, self._device):
             # The buffer protocol has no bfloat16, so its bits are passed as integers.
             array = mx.zeros(tensor.shape, mx.uint16 if half else mx.float32)
             mx.eval(array)
             dtype = WEIGHTS["bfloat16" if half else "float32"]
-            if not mapped.copy(tensor, np.array(array, copy=False).view(dtype)):
-                not_finite.append(name)
-            if bits and name in narrow and suits(tensor.shape):
-                self.params[name] = Quantized.of(array, bits)
-            else:
-                self.params[name] = array.view(mx.bfloat16) if half else array
-                mx.eval(self.params[name])  # a lazy view could not leave this thread
-        self._one_token = self._native_step()
-        return not_finite
+            finite = mapped.copy(tensor, np.array(array, copy=False).view(dtype))
+            if weights in QUANTIZED_BITS and suits(tensor.shape):
+                return Quantized.of(array, QUANTIZED_BITS[weights]), finite
+            array = array.view(mx.bfloat16) if half else array
+            mx.eval(array)  # a lazy view could not leave this thread
+        return array, finite
 
     def _timed_loss(self, leaves: Any, *fixed: Any) -> Any:
         loss = self._loss(leaves, *fixed)
         self._built_ns = monotonic_ns()
         return loss
 
-    def refresh(self) -> None:
-        """Nothing to do: the inbox is the memory of the flat array, and nothing is pending."""
-
-    @_on_its_device
     def loss_and_grads(self, batch: Batch) -> tuple[float, Grads]:
         """Mean cross entropy in nats and its gradient, by `mx.value_and_grad`.
 
@@ -283,22 +235,23 @@ class MLXBackend(Inference):
         same operations in the same order, so the time of both passes costs no operation more.
         """
         check_batch(batch, self.model.vocab_size)
-        began_ns = monotonic_ns()
-        mx, inputs = self._mx, self._inputs(batch)
-        if self.compiled:
-            self.signatures.call(inputs.tokens.shape)
-        with self._cache.of_gradient():
-            loss, found = self._value_and_grad(inputs.leaves, *inputs.fixed)
-            if self.on_gpu or self.compiled:
-                mx.eval(loss, found)
-            else:
-                graph_ns = monotonic_ns()
-                mx.eval(loss)
-                forward_ns = self._built_ns - began_ns + monotonic_ns() - graph_ns
-                mx.eval(found)
-                self.forward_share = forward_ns / (monotonic_ns() - began_ns)
-        grads = {name: _host(grad) for name, grad in found.items()}
-        return _host(loss).item(), self._by_rows(inputs, grads)
+        began_ns, mx = monotonic_ns(), self._mx
+        with _stream(mx, self._device):
+            inputs = self._inputs(batch)
+            if self.compiled:
+                self.signatures.call(inputs.tokens.shape)
+            with self._cache.of_gradient():
+                loss, found = self._value_and_grad(inputs.leaves, *inputs.fixed)
+                if self.on_gpu or self.compiled:
+                    mx.eval(loss, found)
+                else:
+                    graph_ns = monotonic_ns()
+                    mx.eval(loss)
+                    forward_ns = self._built_ns - began_ns + monotonic_ns() - graph_ns
+                    mx.eval(found)
+                    self.forward_share = forward_ns / (monotonic_ns() - began_ns)
+            grads = {name: _host(grad) for name, grad in found.items()}
+            return _host(loss).item(), self._by_rows(inputs, grads)
 
     def _tokens(self, tokens: Int32) -> Any:
         return self._mx.array(tokens)
@@ -325,14 +278,6 @@ class MLXBackend(Inference):
         return state
 
     _constant = _computed
-
-    def close(self) -> None:
-        """Drop the arrays of the model."""
-        self._one_token = None
-        self.params = {}
-        self._trained = []
-        self.inbox = np.empty(0, np.float32)
-        self._flat = None
 
 
 def _stream(mx: ModuleType, device: str) -> AbstractContextManager[Any]:

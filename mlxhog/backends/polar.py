@@ -1,6 +1,6 @@
 """Muon's orthogonalisation on a backend's device, written once for both frameworks.
 
-The steps are those of `mlxhog.optim.muon.polar_reference`, in float32, with matrices of one shape
+The steps are those of `mlxhog.optim.muon`, in float32, with matrices of one shape
 as one array (b, r, c). Symmetric products are computed whole: half of a triangle saves less on a
 GPU than large products gain.
 """

@@ -20,8 +20,8 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.backends import precision
 from mlxhog.backends.autodiff import TorchArrays
 from mlxhog.backends.backend import (
-    NO_TABLES,
     WEIGHTS,
+    Backend,
     Float32,
     Grads,
     Int32,
@@ -29,14 +29,10 @@ from mlxhog.backends.backend import (
     check_batch,
 )
 from mlxhog.backends.gpu_share import GPUShare
-from mlxhog.backends.inference import Inference
 from mlxhog.base import mapped
 from mlxhog.data.batch import Batch
 from mlxhog.errors import UNLOADABLE, ConfigError, EnvironmentLacks, LostGPU, not_imported
-from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.ops.kernels import resolve
-from mlxhog.models.sampled_head import SampledHead
 
 STDERR = 2
 MPS_SAYS = re.compile(
@@ -54,7 +50,7 @@ except UNLOADABLE as error:
     ) from error
 
 
-class TorchBackend(Inference):
+class TorchBackend(Backend):
     """PyTorch on one device. On the CPU the model computes directly in the inbox's memory.
 
     A Mac's CPU and GPU share their memory. From 2.13 on torch gives the CPU a view of a tensor on
@@ -96,23 +92,17 @@ class TorchBackend(Inference):
         self._counts = self._log_bytes = 0
         torch.set_num_threads(threads)
 
-    def bind(
-        self,
-        model: ModelConfig,
-        slots: Mapping[str, Slot],
-        n_floats: int,
-        live: Float32 | None,
-        sampled: SampledHead | None = None,
-        tables: Mapping[str, Float32] = NO_TABLES,
-    ) -> None:
-        """Slice one flat tensor into leaf parameters; see `Backend.bind`."""
+    def _bound(
+        self, slots: Mapping[str, Slot], n_floats: int, live: Float32 | None
+    ) -> dict[str, Any]:
         if live is not None and self.on_gpu:
             raise ConfigError(
                 f"--read live: {self.name} cannot alias the arena; use --read snapshot"
             )
         if not self.on_gpu:
-            self._flat = torch.zeros(n_floats) if live is None else torch.from_numpy(live)
-            self._host = self._flat
+            self._flat = self._host = (
+                torch.zeros(n_floats) if live is None else torch.from_numpy(live)
+            )
         else:
             if not precision.computes_long_products(
                 TorchArrays(self.device, self._threads), self._ops()
@@ -126,14 +116,11 @@ class TorchBackend(Inference):
             self._host, self._aliased = _host_form(self._flat)
             how = "read where they lie" if self._aliased else "copied, each with a wait for the GPU"
             print(f"gradients of {self.name} are {how}", flush=True)
-        self.inbox: Float32 = self._host.numpy()
-        self.params = {
+        self.inbox = self._host.numpy()
+        return {
             name: self._flat[slot.offset : slot.offset + slot.size].view(slot.shape).detach()
             for name, slot in slots.items()
         }
-        self._train(model, sampled, tables)
-        for name in self._trained:
-            self.params[name].requires_grad_()
 
     def load(
         self, model: ModelConfig, tensors: Mapping[str, NDArray[Any]], *, weights: str = "float32"
@@ -144,26 +131,13 @@ class TorchBackend(Inference):
                 f"weights are {weights!r}, which {self.name} cannot compute with; use an mlx "
                 f"backend (--backend mlx:cpu, mlx:gpu), or weights of {' or '.join(WEIGHTS)}"
             )
-        self.close()
-        self.kernels = self._kernels_option
-        if weights != "float32":
-            self.kernels = resolve("torch", self._kernels_option, self.device.type, weights=weights)
-        self.model = model
         if self.on_gpu:
             self._begin_to_count()
-        not_finite = []
-        narrow = families.narrowable(model)
-        self._take_tables(model, tensors)
-        for name, tensor in tensors.items():
-            if name in self.tables:
-                continue
-            dtype = WEIGHTS[weights if name in narrow else "float32"]
-            host, finite = _host_tensor(tensor, dtype, where_it_lies=not self.on_gpu)
-            self.params[name] = host.to(self.device)
-            if not finite:
-                not_finite.append(name)
-        self._one_token = self._native_step()
-        return not_finite
+        return super().load(model, tensors, weights=weights)
+
+    def _loaded(self, tensor: NDArray[Any], weights: str) -> tuple[torch.Tensor, bool]:
+        host, finite = _host_tensor(tensor, WEIGHTS[weights], where_it_lies=not self.on_gpu)
+        return host.to(self.device), finite
 
     def refresh(self) -> None:
         """Let the device see the inbox: by a copy, unless they are the same memory.
@@ -253,11 +227,8 @@ class TorchBackend(Inference):
 
     def close(self) -> None:
         """Drop the tensors that are views of the inbox."""
-        self._one_token = None
-        self.params = {}
-        self._trained = []
-        self.inbox = np.empty(0, np.float32)
-        self._flat = self._host = torch.empty(0)
+        super().close()
+        self._host = torch.empty(0)
 
 
 def _size(fd: int) -> int:
@@ -301,7 +272,7 @@ def _host_tensor(
             # The array may be read-only; these parameters are never written.
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
             host = torch.from_numpy(tensor.view(np.int16) if is_bfloat16 else tensor)
-        finite = mapped.is_finite_in_place(tensor)
+        finite = mapped.is_finite(tensor)
     else:
         # Memory of torch, not NumPy: NumPy asks for huge pages, and the system took seconds there.
         host = torch.empty(tensor.shape, dtype=torch.int16 if is_bfloat16 else torch.float32)

@@ -1,7 +1,7 @@
 """Files that are whole or absent, even if a process is killed or the disk is full.
 
-New content is written beside the old under a `.part` name, flushed to the disk, and renamed. The
-`.part` name has the writer's pid: files of killed writers are removed at the next replacement.
+New content is written beside the old under a `.part` name with the writer's pid, flushed to the
+disk, and renamed.
 
 Locks are on open files, so the kernel frees a lock when its holder dies, even by SIGKILL.
 """
@@ -12,7 +12,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import re
 import resource
 import shutil
 import stat
@@ -23,8 +22,7 @@ from typing import IO
 
 from mlxhog.errors import EnvironmentLacks
 
-SPACE_MARGIN = 1.1
-"""Free bytes that are required per byte to be written."""
+SPACE_MARGIN = 1.1  # free bytes that are required per byte to be written
 
 
 _EXPLAINED = {
@@ -65,19 +63,15 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def open_new(path: Path, buffering: int = -1) -> IO[bytes]:
-    """Create a file and open it for writing; an existing file of that name is removed first.
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a file and flush it to the disk; not atomic, for files in a `.part` directory.
 
-    So another user with write access to the directory cannot redirect the content by a link.
+    An existing file of that name is removed first, so another user with write access to the
+    directory cannot redirect the content by a link.
     """
     path.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.fdopen(os.open(path, flags, 0o666), "wb", buffering)
-
-
-def write_synced(path: Path, content: bytes) -> None:
-    """Write a file and flush it to the disk; not atomic, for files in a `.part` directory."""
-    with open_new(path) as file:
+    with os.fdopen(os.open(path, flags, 0o666), "wb") as file:
         file.write(content)
         file.flush()
         flush(file.fileno())
@@ -129,7 +123,6 @@ def replace_file(path: Path, content: bytes) -> None:
 
     Concurrency: two processes that replace one file at once both succeed, one after the other.
     """
-    _sweep(path)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     with full_disk(f"writing {path}"):
         try:
@@ -152,7 +145,6 @@ def replace_link(path: Path, target: Path) -> None:
     """
     if os.path.lexists(path) and not path.is_symlink():
         return
-    _sweep(path)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     remove(part)
     try:
@@ -166,24 +158,6 @@ def replace_link(path: Path, target: Path) -> None:
     except OSError:
         remove(part)
         raise
-
-
-_SWEEP_AGE_S = 60.0  # a living writer on another machine of a shared disk looks dead here
-
-
-def _sweep(path: Path) -> None:
-    """Remove the `.part` files that killed processes of this user left beside a file."""
-    part = re.compile(re.escape(path.name) + r"\.(\d{1,10})\.part")
-    with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
-        for entry in entries:
-            name = part.fullmatch(entry.name)
-            if name is None:
-                continue
-            status = entry.stat(follow_symlinks=False)
-            is_old = time.time() - status.st_mtime > _SWEEP_AGE_S
-            is_file = stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)
-            if is_old and is_file and status.st_uid == os.geteuid() and is_gone(int(name[1])):
-                os.unlink(entry)
 
 
 def is_gone(pid: int) -> bool:

@@ -53,9 +53,7 @@ def say_once_where_connections_wait() -> None:
 
 
 def check_names(
-    headers: Mapping[bytes, bytes],
-    names: frozenset[str] | None,
-    origins: Collection[str] = (),
+    headers: Mapping[bytes, bytes], names: frozenset[str] | None, origins: Collection[str] = ()
 ) -> None:
     """Refuse requests with a foreign Host or Origin header, which web pages of other sites send.
 

@@ -18,8 +18,7 @@ from typing import Any, Self
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, the stop of a service manager, and a closed terminal."""
 
-LEAVING_S = 10.0
-"""How long the interpreter's end waits for loops in daemon threads."""
+LEAVING_S = 10.0  # how long the interpreter's end waits for loops in daemon threads
 
 TOGETHER_S = 0.5  # outside of loops, signals closer than this count as one
 

@@ -27,10 +27,13 @@ FLOATS = (np.dtype(np.float32), np.dtype(np.float16), BFLOAT16)
 _EXPONENT = {np.dtype(np.float16): np.uint16(0x7C00), BFLOAT16: np.uint16(0x7F80)}
 """Bits of the exponent; only NaN and the infinities have all of them set."""
 
-CHUNK_BYTES = 1 << 22
-"""Bytes that are read or converted at a time."""
+CHUNK_BYTES = 1 << 22  # bytes that are read or converted at a time
 
 _MOST_DIMENSIONS = 32  # NumPy 2 has 64, PyTorch's conversion and older ones 32
+
+
+class _Mapping(mmap.mmap):
+    """A mapping of a file that nobody writes; other mappings may lose what they hold."""
 
 
 def map_file(path: Path) -> NDArray[np.uint8]:
@@ -42,7 +45,7 @@ def map_file(path: Path) -> NDArray[np.uint8]:
     if path.stat().st_size == 0:  # an empty range cannot be mapped
         return np.empty(0, np.uint8)
     with path.open("rb") as file:
-        return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+        return np.frombuffer(_Mapping(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
 
 
 def has_array(shape: Sequence[int], dtype: np.dtype[Any]) -> bool:
@@ -98,13 +101,6 @@ def is_finite(source: NDArray[Any]) -> bool:
     return all(_finite(chunk) for chunk in chunks(source))
 
 
-def is_finite_in_place(array: NDArray[Any]) -> bool:
-    """As `is_finite`, for an array that is used in place: its pages stay in memory."""
-    flat = np.ascontiguousarray(array).reshape(-1)
-    n = max(CHUNK_BYTES // flat.itemsize, 1)
-    return all(_finite(flat[first : first + n]) for first in range(0, flat.size, n))
-
-
 def _finite(flat: NDArray[Any]) -> bool:
     if flat.dtype in _EXPONENT:
         exponent = _EXPONENT[flat.dtype]
@@ -117,9 +113,9 @@ def _finite(flat: NDArray[Any]) -> bool:
         return bool(np.isfinite(np.dot(flat, flat))) or bool(np.isfinite(flat).all())
 
 
-def _mapping(view: NDArray[Any]) -> mmap.mmap | None:
+def _mapping(view: NDArray[Any]) -> _Mapping | None:
     base: Any = view
     while isinstance(base, np.ndarray):
         base = base.base
     buffer = base.obj if isinstance(base, memoryview) else base
-    return buffer if isinstance(buffer, mmap.mmap) else None
+    return buffer if isinstance(buffer, _Mapping) else None

@@ -18,13 +18,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import (
-    ExitStack,
-    contextmanager,
-    nullcontext,
-    redirect_stderr,
-    redirect_stdout,
-)
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from multiprocessing import connection, parent_process, reduction, resource_tracker
 from types import ModuleType
 from typing import Any, NoReturn
@@ -34,17 +28,9 @@ from mlxhog.base.interrupts import SIGNALS
 from mlxhog.errors import ConfigError, EnvironmentLacks
 
 FAULTS = (
-    TypeError,
-    ValueError,
-    AttributeError,
-    NameError,
-    LookupError,
-    AssertionError,
-    ArithmeticError,
-    ImportError,
-    NotImplementedError,
-    RecursionError,
-)
+    TypeError, ValueError, AttributeError, NameError, LookupError, AssertionError, ArithmeticError,
+    ImportError, NotImplementedError, RecursionError,
+)  # fmt: skip
 """Errors of the program itself. A new process would repeat them, so the worker is not restarted.
 
 Other RuntimeErrors, OSError and MemoryError are not among them: frameworks and systems raise them

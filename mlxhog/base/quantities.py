@@ -21,10 +21,8 @@ _UNITS = {
     ("d", "day", "days"): 86400.0,
 }
 _SECONDS = {name: seconds for names, seconds in _UNITS.items() for name in names}
-MOST_COUNT = 2**63 - 1
-"""Largest whole number: what the arena's counters hold."""
-MOST_SECONDS = 1e9
-"""Longest duration, 32 years: deadlines and timeouts still hold it."""
+MOST_COUNT = 2**63 - 1  # largest whole number: what the arena's counters hold
+MOST_SECONDS = 1e9  # longest duration, 32 years: deadlines and timeouts still hold it
 _LONGEST_FIRST = "|".join(sorted(_SECONDS, key=len, reverse=True))
 # Digits are read from their first one only: else a long number takes quadratic time.
 _DURATION_PART = re.compile(rf"(?<![\d.])(\d++(?:\.\d*)?)({_LONGEST_FIRST})(?![a-z])")

@@ -28,34 +28,21 @@ from typing import BinaryIO
 from mlxhog.base.quantities import format_bytes
 from mlxhog.errors import CheckpointError, MlxhogError
 
-MOST_BYTES = 1 << 28
-"""Limit of a file that is read as a whole."""
-MOST_JSON_BYTES = 1 << 24
-"""Limit of a JSON text whose keys and numbers are checked one by one, in seconds."""
-MOST_STATUS_BYTES = 1 << 22
-"""Limit of a run's `run.json`, which `mlxhog runs` reads of every run."""
-MOST_LINE_BYTES = 1 << 26
-"""Limit of a line in a file that is read by lines; the number of lines is not limited."""
-MOST_SMALL_BYTES = 1 << 26
-"""Limit of a small file of a checkpoint; the largest tokenizers have 40 MB."""
-MOST_HEADER_BYTES = 1 << 24
-"""Limit of the part of a file of tensors that lists them."""
-MOST_CONFIG_BYTES = 1 << 20
-"""Limit of a config and of other files written by hand."""
-MOST_YAML_BYTES = 1 << 18
-"""Limit of a YAML text, which takes about 10 s per MiB."""
-MOST_TENSORS = 100_000
-"""Limit of the tensors of a checkpoint; the largest known ones have 90,000."""
-MOST_NAME = 1000
-"""Limit of the characters in a tensor's name."""
-MOST_SHARDS = 10_000
-"""Limit of the files of a checkpoint."""
-MOST_PIECES = 1_000_000
-"""Limit of the tokens of a tokenizer, and of its merges; the largest known ones have 260,000."""
-MOST_DEPTH = 64
-"""Limit of the nesting of lists and mappings."""
-MOST_DIGITS = 100
-"""Limit of the digits of a number; a number of that length still fits a float."""
+# Limits.
+MOST_BYTES = 1 << 28  # of a file that is read as a whole
+MOST_JSON_BYTES = 1 << 24  # of a JSON text whose keys and numbers are checked one by one
+MOST_STATUS_BYTES = 1 << 22  # of a run's `run.json`, which `mlxhog runs` reads of every run
+MOST_LINE_BYTES = 1 << 26  # of a line; the number of lines is not limited
+MOST_SMALL_BYTES = 1 << 26  # of a small file of a checkpoint; the largest tokenizers have 40 MB
+MOST_HEADER_BYTES = 1 << 24  # of the part of a file of tensors that lists them
+MOST_CONFIG_BYTES = 1 << 20  # of a config and of other files written by hand
+MOST_YAML_BYTES = 1 << 18  # of a YAML text, which takes about 10 s per MiB
+MOST_TENSORS = 100_000  # of a checkpoint; the largest known ones have 90,000
+MOST_NAME = 1000  # characters of a tensor's name
+MOST_SHARDS = 10_000  # files of a checkpoint
+MOST_PIECES = 1_000_000  # tokens of a tokenizer, and its merges; the largest known have 260,000
+MOST_DEPTH = 64  # of nested lists and mappings
+MOST_DIGITS = 100  # of a number; a number of that length still fits a float
 
 
 def regular(path: str | Path, flags: int) -> int:

@@ -102,7 +102,7 @@ def write_entries(path: Path, entries: Mapping[str, TensorSource]) -> Iterable[t
                     for chunk in mapped.chunks(part):
                         with np.errstate(over="ignore"):
                             converted = chunk.astype(entries[name].dtype, copy=False)
-                        finite &= mapped.is_finite_in_place(converted)
+                        finite &= mapped.is_finite(converted)
                         file.write(converted.view(np.uint8).data)
                 yield name, finite
             file.flush()

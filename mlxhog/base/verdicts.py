@@ -31,8 +31,7 @@ GPU_ENGINES = {"mlx:gpu": "mlx", "torch:mps": "mps"}
 GPU_WRITERS = {backend: f"metal:{engine}" for backend, engine in GPU_ENGINES.items()}
 """Backend of a GPU worker that adds its own steps -> its writer in the litmus matrix."""
 PARAMETER_KERNELS = ("dense", "rows")
-VISIBLE_S = 1.0
-"""A live reader must see a write within this time."""
+VISIBLE_S = 1.0  # a live reader must see a write within this time
 NONE = "not installed"
 
 Row = Mapping[str, Any]
@@ -62,9 +61,7 @@ class Verdict:
     reason: str
 
 
-def _judged(
-    judge: Callable[..., tuple[bool, str]],
-) -> Callable[..., Verdict]:
+def _judged(judge: Callable[..., tuple[bool, str]]) -> Callable[..., Verdict]:
     """Make a verdict of a function of the record; without a sound record it is a refusal."""
 
     @wraps(judge)

@@ -8,9 +8,8 @@ mlx:gpu,torch:cpu*3     exactly these
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from mlxhog.base.machine import Machine
@@ -22,15 +21,13 @@ if TYPE_CHECKING:
 BACKENDS = ("mlx:gpu", "mlx:cpu", "torch:mps", "torch:cpu")
 BACKEND_WORDS = ("auto", "torch", "mlx", *BACKENDS)
 """Names of one backend; for `auto` and for a framework this machine decides the device."""
-GPU_BACKENDS = ("mlx:gpu", "torch:mps")
-"""The two engines of an Apple GPU."""
+GPU_BACKENDS = ("mlx:gpu", "torch:mps")  # the two engines of an Apple GPU
 
 # M chips by the word after their number: (GPU workers, MLX CPU workers). First guesses, chosen so
 # that two performance cores stay free to feed the GPU and to add its steps. Other chips, such as
 # the A18 Pro of a MacBook Neo, have the mix of a plain M chip.
 APPLE_MIX = {"": (1, 1), "Pro": (1, 2), "Max": (1, 2), "Ultra": (2, 4)}
-FED_BY = 2
-"""Cores that CPU workers leave to each GPU worker: one feeds the GPU, both add its steps."""
+FED_BY = 2  # cores that CPU workers leave to each GPU worker: one feeds the GPU, both add its steps
 _M_CHIP = re.compile(r"Apple M\d+ (Pro|Max|Ultra)")
 
 # On Linux more workers mean more staleness, and then a dense model needs more steps; a first guess.
@@ -99,8 +96,18 @@ def resolve_workers(
         backends = _auto(machine, 1 if serial else None, notes, None if serial else pair)
         backends = _worth_running(backends, tokens_per_s or {}, notes)
     else:
-        backends = _listed(text, machine, partial(_check_count, max_workers=max_workers), notes)
-    _check_count(len(backends), max_workers, serial)
+        backends = _listed(text, machine, notes)
+    count = len(backends)
+    if serial and count > 1:
+        raise ConfigError(
+            f"strategy serial runs 1 worker, and so does sim; workers asks for {count}; "
+            "leave workers out, or use strategy hogwild or sync"
+        )
+    if max_workers is not None and count > max_workers:
+        raise ConfigError(
+            f"workers asks for {count}, the arena has {max_workers} slots; raise max_workers, or "
+            "leave it out"
+        )
     return WorkerChoice(_with_threads(backends, threads, machine, notes), tuple(notes))
 
 
@@ -121,17 +128,14 @@ def joining_workers(
             threads than there are cores.
         EnvironmentLacks: a requested backend is not available.
     """
-
-    def check(count: int) -> None:
-        if count > free:
-            slots = f"{free} free slot{'s' * (free != 1)} beside its {present} workers"
-            raise ConfigError(
-                f"{count} worker{'s' * (count > 1)} cannot join: the run has {slots}; let others "
-                "leave (mlxhog leave), or start a run with more --max-workers"
-            )
-
     text = "1" if workers.strip() == "auto" else workers.strip()
-    backends = _listed(text, machine, check, [])
+    backends = _listed(text, machine, [])
+    if (count := len(backends)) > free:
+        slots = f"{free} free slot{'s' * (free != 1)} beside its {present} workers"
+        raise ConfigError(
+            f"{count} worker{'s' * (count > 1)} cannot join: the run has {slots}; let others "
+            "leave (mlxhog leave), or start a run with more --max-workers"
+        )
     if threads is not None and threads > machine.cores:
         raise ConfigError(
             f"threads is {threads}, and this machine has {machine.cores} cores; give at most "
@@ -144,41 +148,29 @@ def joining_workers(
     )
 
 
-def _listed(
-    text: str, machine: Machine, check: Callable[[int], None], notes: list[str]
-) -> list[str]:
-    """Return the backends of a number or a list; `check` raises for too many of them."""
+def _listed(text: str, machine: Machine, notes: list[str]) -> list[str]:
+    """Return the backends of a number or a list."""
     if re.fullmatch(r"[+-]?\d{1,9}", text):
         if int(text) < 1:
             raise ConfigError(f"workers is {text}; wanted at least 1")
-        check(int(text))
+        _check_count(int(text))
         return _auto(machine, int(text), notes)
-    backends = _parse_backends(text, check)
+    backends = _parse_backends(text)
     lacks = [missing(backend, machine) for backend in dict.fromkeys(backends)]
     if any(lacks):
         raise EnvironmentLacks("; ".join(filter(None, lacks)))
     return backends
 
 
-def _check_count(count: int, max_workers: int | None, serial: bool = False) -> None:
-    if serial and count > 1:
-        raise ConfigError(
-            f"strategy serial runs 1 worker, and so does sim; workers asks for {count}; "
-            "leave workers out, or use strategy hogwild or sync"
-        )
-    if max_workers is not None and count > max_workers:
-        raise ConfigError(
-            f"workers asks for {count}, the arena has {max_workers} slots; raise max_workers, or "
-            "leave it out"
-        )
+def _check_count(count: int) -> None:
     if count > MOST_WORKERS:
         raise ConfigError(
             f"workers asks for {count}; an arena has at most {MOST_WORKERS} slots, so ask for fewer"
         )
 
 
-def _parse_backends(text: str, check: Callable[[int], None]) -> list[str]:
-    """Read `mlx:gpu,torch:cpu*3`; `check` raises for too many, before the list becomes long."""
+def _parse_backends(text: str) -> list[str]:
+    """Read `mlx:gpu,torch:cpu*3`."""
     backends: list[str] = []
     for part in text.split(","):
         name, star, times = (piece.strip() for piece in part.partition("*"))
@@ -190,7 +182,7 @@ def _parse_backends(text: str, check: Callable[[int], None]) -> list[str]:
         if star and not (times.isdecimal() and int(times) > 0):
             raise ConfigError(f"workers: {part.strip()!r} needs a number of workers after the star")
         count = int(times) if star else 1
-        check(len(backends) + count)
+        _check_count(len(backends) + count)
         backends += [name] * count
     return backends
 

@@ -114,14 +114,16 @@ def save(
         The checkpoint's directory.
 
     Raises:
-        CheckpointError: a parameter is not float32 or not finite; nothing has been written.
+        CheckpointError: a parameter is not float32 or not finite; nothing is saved.
         EnvironmentLacks: the disk is too small or became full, or the system refuses; earlier
             checkpoints are whole.
         ConfigError: `keep_last` is below 1.
     """
     if keep_last < 1:
         raise ConfigError(f"keep_last is {keep_last}, expected at least 1")
-    _check_savable(params)
+    for name, array in params.items():
+        if array.dtype != np.float32:
+            raise CheckpointError(f"{name} is {array.dtype}, expected float32; nothing was saved")
     model = families.read(model_config)
     final = run.checkpoints / f"step-{step:08d}"
     n_bytes = sum(array.nbytes for array in (*params.values(), *optimizer.values()))
@@ -129,8 +131,13 @@ def save(
         _clear_remains(run.checkpoints)
         require_space(run.checkpoints, n_bytes, f"checkpoint {final.name}")
         with new_directory(final) as part:
-            for _ in tensors.write_entries(part / MODEL, contents.our_entries(model, params)):
-                pass
+            entries = contents.our_entries(model, params)
+            for name, finite in tensors.write_entries(part / MODEL, entries):
+                if not finite:
+                    raise CheckpointError(
+                        f"{name} has numbers that are not finite; nothing was saved, the previous "
+                        "checkpoint is unchanged"
+                    )
             tensors.write(part / OPTIMIZER, optimizer)
             for name, content in _described(model, tokenizer).items():
                 write_synced(part / name, content)
@@ -394,29 +401,15 @@ def check_tokenizer(checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:
         )
 
 
-def _check_savable(params: Mapping[str, NDArray[np.float32]]) -> None:
-    for name, array in params.items():
-        if array.dtype != np.float32:
-            raise CheckpointError(f"{name} is {array.dtype}, expected float32; nothing was saved")
-        if not mapped.is_finite_in_place(array):
-            raise CheckpointError(
-                f"{name} has numbers that are not finite; nothing was saved, "
-                "the previous checkpoint is unchanged"
-            )
-
-
 def _described(model: ModelConfig, tokenizer: Tokenizer) -> dict[str, bytes]:
-    fields = contents.our_config_json(model, dtype=np.dtype(np.float32)) | _labels(tokenizer)
+    fields = contents.our_config_json(model, dtype=np.dtype(np.float32))
+    # A document ends where the next one starts, so BOS ends it.
+    fields |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), tokenizer.bos)
     described = {CONFIG: plain_json.dumps(fields, indent=1), **tokenizer.files()}
     if families.is_language_model(model):
         generation = contents.generation_json(fields, range(tokenizer.n_ids))
         described[contents.GENERATION] = plain_json.dumps(generation, indent=1)
     return described
-
-
-def _labels(tokenizer: Tokenizer) -> dict[str, Any]:
-    """The token ids of config.json: a document ends where the next one starts, so BOS ends it."""
-    return dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), tokenizer.bos)
 
 
 def _clear_remains(checkpoints: Path) -> None:

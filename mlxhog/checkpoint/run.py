@@ -41,10 +41,8 @@ _STATUS = "run.json"
 _REMOVED = ".removed-"
 STARTING, RUNNING = "starting", "running"
 """Status of a run whose lock is held: before and after its parameters can be read."""
-DAMAGED = "damaged"
-"""Status of a run whose `run.json` cannot be read."""
-MOST_NAMED = 8
-"""Most runs that a message lists."""
+DAMAGED = "damaged"  # status of a run whose `run.json` cannot be read
+MOST_NAMED = 8  # most runs that a message lists
 
 
 class _Place:

@@ -7,6 +7,7 @@ modules, and a mistyped one is reported before a framework is loaded.
 import errno
 import importlib
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
@@ -92,22 +93,10 @@ ELSEWHERE = {
 
 PLACES = {
     **{name: f"requests.{name}" for name in ("join", "leave", "stop")},
-    **{name: f"requests.{name}" for name in ("join", "leave", "stop")},
     "advise": "analyze.advise", "board": "watch.board", "plot": "report.plot", "show": "runs.show",
-    "runs rm": "runs.remove", "cluster numa": "cluster.numa",
+    "runs rm": "runs.remove",
 }  # fmt: skip
 """Words of a command -> its function, if that is not `run` in the module of its name."""
-
-PACKAGES = {
-    "datasets": "datasets", "matplotlib": "matplotlib", "ml_dtypes": "ml_dtypes",
-    "mlstm_kernels": "mlstm-kernels", "mlx": "mlx" if sys.platform == "darwin" else "'mlx[cpu]'",
-    "numpy": "numpy", "psutil": "psutil",
-    "pyarrow": "pyarrow", "ray": "ray", "rich": "rich", "safetensors": "safetensors",
-    "scipy": "scipy", "starlette": "starlette", "tensorboard": "tensorboard",
-    "tokenizers": "tokenizers", "torch": "torch", "transformers": "transformers",
-    "uvicorn": "uvicorn", "xlstm": "xlstm", "yaml": "pyyaml",
-}  # fmt: skip
-"""Imported module -> its package for pip, as in pyproject.toml."""
 
 READ_ONLY = (
     "help", "models", "options", "runs", "show", "watch", "analyze", "simulate", "completion",
@@ -116,6 +105,7 @@ READ_ONLY = (
 """Commands that change nothing."""
 
 LACKS, INTERRUPTED = 3, 130
+_HELP = ("-h", "--help", "help")
 
 
 def main(arguments: Sequence[str] | None = None, *, has_output: bool = True) -> int:
@@ -131,19 +121,16 @@ def main(arguments: Sequence[str] | None = None, *, has_output: bool = True) -> 
     if ends and not has_output:
         print("the output cannot be written: standard output is closed", file=sys.stderr)
         return LACKS
-    out = LastingStream(sys.stdout, ends=ends)
+    out, code = LastingStream(sys.stdout, ends=ends), 0
     with (
         redirect_stdout(cast(TextIO, out)),
         redirect_stderr(cast(TextIO, LastingStream(sys.stderr))),
     ):
-        code = 0
-        try:
-            with printable_output():
-                code = _answered(words)
-        except OutputLost:
-            pass  # `failure` says why
-        finally:  # argparse ends --help with SystemExit
-            with suppress(OutputLost):
+        with suppress(OutputLost):  # `failure` says why
+            try:
+                with printable_output():
+                    code = _answered(words)
+            finally:  # --help ends with SystemExit
                 out.flush()
         if out.failure is None or (only_tells and isinstance(out.failure, BrokenPipeError)):
             return code
@@ -164,36 +151,28 @@ def _only_tells(words: Sequence[str]) -> bool:
 
 def _answered(words: list[str]) -> int:
     """Run the command that the words name, and return its exit code."""
+    from mlxhog.cli import mad
+
     if words[:1] == ["help"] and len(words) > 1:
         words = [*words[1:], "--help"]
     if not words or words[0] in _HELP:
         return _print_help(HELP, GROUPS)
+    of_mad = {name: what for name, (_, what) in mad.COMMANDS.items()}
+    if words[0] == "mad" and (not words[1:] or words[1] in _HELP):
+        return _print_help(mad.HELP, {"commands": of_mad})
     if words[0] in ("-V", "--version"):
         from importlib.metadata import version  # 10 ms, for this command only
 
         print(f"mlxhog {version('mlxhog')}")
         return 0
-    if words[0] not in COMMANDS:
-        known = [*COMMANDS, "--help", "--version"]
-        ours = ELSEWHERE.get(words[0].lower())
-        hint = f"; did you mean {ours!r}?" if ours else did_you_mean(words[0], known)
-        hint = hint or "; mlxhog help lists them"
-        print(f"no command {words[0]!r}{hint}", file=sys.stderr)
-        return 2
-    if words[0] == "mad":
-        from mlxhog.cli import mad
-
-        if not words[1:] or words[1] in _HELP:
-            group = {name: what for name, (_, what) in mad.COMMANDS.items()}
-            return _print_help(mad.HELP, {"commands": group})
-        if words[1] not in mad.COMMANDS:
-            hint = did_you_mean(words[1], mad.COMMANDS)
-            print(f"no command 'mad {words[1]}'{hint}", file=sys.stderr)
-            return 2
-    return _run(words)
-
-
-_HELP = ("-h", "--help", "help")
+    word, known = (words[1], of_mad) if words[0] == "mad" else (words[0], COMMANDS)
+    if word in known:
+        return _run(words)
+    ours = ELSEWHERE.get(word.lower()) if known is COMMANDS else None
+    hint = did_you_mean(word, [*known, "--help", "--version"]) or "; mlxhog help lists them"
+    hint = f"; did you mean {ours!r}?" if ours else hint
+    print(f"no command {' '.join(words[: 1 + (known is of_mad)])!r}{hint}", file=sys.stderr)
+    return 2
 
 
 def _print_help(text: str, groups: Mapping[str, Mapping[str, str]]) -> int:
@@ -206,12 +185,19 @@ def _print_help(text: str, groups: Mapping[str, Mapping[str, str]]) -> int:
     return 0
 
 
+def names() -> list[str]:
+    """Return the words of every command."""
+    from mlxhog.cli.mad import COMMANDS as MAD
+
+    parts = [name for name in PLACES if " " in name]
+    return [*(name for name in COMMANDS if name != "mad"), *parts, *(f"mad {one}" for one in MAD)]
+
+
 def find(words: Sequence[str]) -> "tuple[Command, Sequence[str]]":
     """Return the command that begins some words, and the words after it.
 
     Args:
-        words: such as "runs", "rm", "latest"; the first is one of `COMMANDS`, one after "mad" of
-            `mlxhog.cli.mad.COMMANDS`.
+        words: such as "runs", "rm", "latest"; they begin with one of `names()`.
     """
     name, length = " ".join(words[:2]), 2
     if words[0] == "mad":
@@ -223,8 +209,11 @@ def find(words: Sequence[str]) -> "tuple[Command, Sequence[str]]":
     else:
         place, length = PLACES.get(words[0], f"{words[0]}.run"), 1
     module, _, function = place.rpartition(".")
-    found: Command = getattr(importlib.import_module(f"mlxhog.cli.{module}"), function)
-    return found, words[length:]
+    command: Command = getattr(importlib.import_module(f"mlxhog.cli.{module}"), function)
+    return command, words[length:]
+
+
+# -- errors ----------------------------------------------------------------------------------------
 
 
 def _run(words: list[str]) -> int:
@@ -232,82 +221,83 @@ def _run(words: list[str]) -> int:
     # Torch reads it at its import. A pool that spins between its jobs takes the cores from native
     # operators: beside other programs, prompts take ten times longer.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if _folder_is_gone():
-        return 2
     try:
+        os.getcwd()
         command, arguments = find(words)
         return command(arguments)
-    except MlxhogError as error:
-        message, code = str(error), error.exit_code
-    except KeyboardInterrupt:
-        message, code = "interrupted", INTERRUPTED
-    except MemoryError as error:
-        message, code = f"the memory is used up: {error}; ask for smaller sizes", LACKS
-    except ImportError as error:
-        if (lack := _lacks(words[0], error)) is None:
+    except (Exception, KeyboardInterrupt) as error:
+        if (explained := _explained(words[0], error)) is None:
             raise
-        message, code = lack, LACKS
-    except OSError as error:
-        if error.errno == errno.ENOENT and _folder_is_gone():
-            return 2
-        if (fault := _of_system(error)) is None:
-            raise
-        message, code = fault
+    message, code = explained
     print(message, file=sys.stderr)
     return code
 
 
-def _lacks(command: str, error: ImportError) -> str | None:
-    """Return the message about a package; None if the fault is inside of one."""
-    if isinstance(error, ModuleNotFoundError):
-        if error.name not in PACKAGES:  # a damaged package, or one that another package lacks
-            return None
-        return (
-            f"mlxhog {command} needs {error.name}, which is not installed; install it: "
-            f"python -m pip install {PACKAGES[error.name]}"
-        )
-    if not (error.path or "").endswith((".so", ".dylib")):
-        return None
-    return (
-        f"mlxhog {command}: a package cannot be loaded: {message_of(error)}; if memory is "
-        "short, end other programs or raise the limit (ulimit -v), else install it again"
-    )
+def _explained(command: str, error: BaseException) -> tuple[str, int] | None:
+    """Return the message and the exit code of an error; None if it is a fault of the program."""
+    match error:
+        case MlxhogError():
+            return str(error), error.exit_code
+        case KeyboardInterrupt():
+            return "interrupted", INTERRUPTED
+        case MemoryError():
+            return f"the memory is used up: {error}; ask for smaller sizes", LACKS
+        case OSError():
+            return _of_system(error)
+        case ModuleNotFoundError() if package := _package(str(error.name)):
+            install = f"python -m pip install {package}"
+            return (
+                f"mlxhog {command} needs {error.name}, which is not installed; install it: "
+                f"{install}"
+            ), LACKS
+        case ModuleNotFoundError():
+            return None  # a damaged package, or one that another package lacks
+        case ImportError() if (error.path or "").endswith((".so", ".dylib")):
+            return (
+                f"mlxhog {command}: a package cannot be loaded: {message_of(error)}; if memory is "
+                "short, end other programs or raise the limit (ulimit -v), else install it again"
+            ), LACKS
+    return None
+
+
+def _package(module: str) -> str | None:
+    """Return the package of a module for pip, if pyproject.toml names it for this system."""
+    from importlib.metadata import requires
+
+    name = {"yaml": "pyyaml"}.get(module, module).replace("_", "-")
+    for one in requires("mlxhog") or ():
+        package, system = re.split("[<>=;]", one)[0], re.findall(r'sys_platform == "(\w+)"', one)
+        is_it = package.partition("[")[0].replace("_", "-") == name
+        if is_it and sys.platform in [*system, sys.platform][:1]:
+            return f"'{package}'" if "[" in package else package
+    return None
 
 
 def _of_system(error: OSError) -> tuple[str, int] | None:
     """Return the message and the exit code of an error of the system; None if it is a fault."""
     name = None if error.filename is None else str(error.filename)
-    if error.errno == errno.ENAMETOOLONG and name is not None:
-        longest = max(map(len, name.split("/")))
+    number, reason = error.errno, error.strerror
+    if number == errno.ENOENT and not _has_folder():
         return (
-            f"the path {name[:40]}... has a name of {longest} characters, more than the disk "
-            "allows; choose a shorter one"
+            f"the current folder cannot be used ({reason}); was it deleted or moved? change to "
+            "another one: cd ~"
         ), 2
-    if error.errno in (errno.EACCES, errno.EPERM) and name is not None:
-        return (
-            f"no permission for {name!r} ({error.strerror}); make it and the folders above it "
-            "accessible to you, or name another path"
-        ), 2
-    if error.errno in (errno.EMFILE, errno.ENFILE):
+    if number in (errno.EACCES, errno.ENAMETOOLONG, errno.EPERM) and name is not None:
+        shown = name if len(name) < 200 else f"{name[:40]}..."
+        return f"cannot use {shown!r}: {reason}; name another path, or make it usable for you", 2
+    if number in (errno.EMFILE, errno.ENFILE):
         from mlxhog.base.processes import descriptors_text
 
         return f"no more files can be opened: {descriptors_text()}", LACKS
-    if error.errno in (errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS):
+    if number in (errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS):
         from mlxhog.base.durable import explained
 
         return f"a file cannot be written: {explained(error)}", LACKS
     return None
 
 
-def _folder_is_gone() -> bool:
-    """Whether the current folder no longer exists; reports it."""
-    try:
-        os.getcwd()
-    except OSError as error:
-        print(
-            f"the current folder cannot be used ({error.strerror}); was it deleted or moved? "
-            "change to another one: cd ~",
-            file=sys.stderr,
-        )
-        return True
+def _has_folder() -> bool:
+    """Whether the current folder exists."""
+    with suppress(OSError):
+        return bool(os.getcwd())
     return False

@@ -89,7 +89,6 @@ def run(words: Words, config: ClassicConfig) -> Report:
             status.show("counting which examples meet")
             return _stats(problem)
     serial: ClassicResult | None = None
-    remarks = list[str]()
     began_s: dict[str, float] = {}
     with Interrupts() as signals, Ticker(sys.stderr, quiet=words.quiet, signals=signals) as line:
 
@@ -104,14 +103,14 @@ def run(words: Words, config: ClassicConfig) -> Report:
             result = train(problem, config, show)
         else:
             result, serial = compare(problem, config, show)
-            if result is serial and result.status == "diverged" and config.scheme != "serial":
-                remarks.append(f"serial diverged, so {config.scheme} was not begun")
+    diverged = result.status == "diverged"
+    remarks = [result.advice] if result.advice else []
+    if result is serial and diverged and config.scheme != "serial":
+        remarks.insert(0, f"serial diverged, so {config.scheme} was not begun")
     if result.status == "interrupted" and not words.quiet:
-        remarks.append(f"interrupted after {len(result.epochs)} epochs of {result.scheme}")
-    remarks += [result.advice] if result.advice else []
+        remarks.insert(0, f"interrupted after {len(result.epochs)} epochs of {result.scheme}")
 
     def text() -> Iterable[Section]:
-        diverged = result.status == "diverged"
         notes = [] if diverged else list(warnings(result, load, machine.here().cores))
         return sections(problem.about, result, serial, notes, everything=words.all)
 

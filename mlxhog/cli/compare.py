@@ -15,11 +15,12 @@ from mlxhog.cli.frame import Report, command
 from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.config.options import argument, option, options
 from mlxhog.config.sources import Layer, read_stored
-from mlxhog.errors import ConfigError
+from mlxhog.errors import ConfigError, RunError
 from mlxhog.report.views import StatusLine
 from mlxhog.theory import CompareConfig
 
 if TYPE_CHECKING:
+    from mlxhog.theory.paired_test import PairedResult
     from mlxhog.theory.pairs import PairLog, Side
 
 ABOUT = """\
@@ -45,16 +46,11 @@ BOTH = (
 )  # fmt: skip
 """Options of train that are flags for both sides; the others belong in --a and --b."""
 
-NOT_OF_A_SIDE = {
-    "seed": "--seed beside them numbers the pairs",
-    "out": "--out is the folder of runs for both",
-    "name": "the runs of a comparison have their own names",
-    "resume": "every run of a comparison begins anew",
-    "reset_optimizer": "every run of a comparison begins anew",
-    "follow": "both sides train on the same text",
-    "plugin": "--plugin beside them is for both",
-}
+NOT_OF_A_SIDE = ("seed", "out", "name", "resume", "reset_optimizer", "follow", "plugin")
+"""Options of train that a comparison sets for both sides, beside the budget."""
+
 UNTOLD = "cannot be told"
+MOST_UNSURE = 100  # ratio of the ends of an interval of speeds above which it is not shown
 MAIN = (
     "a", "b", "pairs", "time", "tokens", "steps", "eval_tokens", "data", "workers", "seed",
     "folder", "out", "json", "quiet",
@@ -85,23 +81,39 @@ def run(words: Words, config: CompareConfig, both: Written) -> Report | int:
     if both.problems:
         raise ConfigError("\n".join(both.problems))
     subjects = words.subjects
-    of_side = {letter: _flags_of(letter, getattr(words, letter)) for letter in "ab"}
+    flags = {letter: _flags_of(letter, getattr(words, letter)) for letter in "ab"}
     if len(subjects) > 2:
         raise ConfigError(f"compare takes two subjects and got {len(subjects)}: {[*subjects]}")
     # The rest imports NumPy and the native module: wrong flags are reported before.
-    from mlxhog.theory.pairs import Comparison, PairLog
+    from mlxhog.theory.pairs import Comparison, Pair, PairLog, run_pairs
 
     named = {"a": (*subjects, None)[0], "b": (None, *subjects)[-1]}
     a, b = (
-        find_side(letter, subject, [both.values, of_side[letter]], Path(config.out))
+        find_side(letter, subject, [both.values, flags[letter]], Path(config.out))
         for letter, subject in named.items()
     )
-    comparison = Comparison((a, b), terms_of(config, (a, b)))
+    comparison = Comparison((a, b), _with_budget(config, (a, b)))
     folder = Path("comparisons") / comparison.folder_name()
     record = PairLog(folder if config.folder is None else Path(config.folder), comparison)
-    if not _carry_out(record, quiet=words.quiet):
-        return 130
-    return report(record)
+    with StatusLine(sys.stderr, quiet=words.quiet) as tell, record.open():
+
+        def show(number: int, pair: Pair) -> None:
+            tell.tell(
+                f"pair {number}: A {pair.a.bits_per_byte:.4f}  B {pair.b.bits_per_byte:.4f}  "
+                f"B - A {pair.difference:+.4f} bits per byte"
+            )
+
+        if record.pairs:
+            tell.tell(f"{len(record.pairs)} pairs are done already, in {record.folder}")
+        try:
+            run_pairs(record, tell, show)
+        except KeyboardInterrupt:
+            tell.tell(
+                f"interrupted; {len(record.pairs)} of {comparison.terms.pairs} pairs are kept in "
+                f"{record.folder}: the same command continues"
+            )
+            return 130
+    return _report(record)
 
 
 # -- the sides -------------------------------------------------------------------------------------
@@ -116,77 +128,69 @@ def _flags_of(letter: str, text: str) -> Layer:
     flags = Flags(f"compare --{letter}", "", (), [Part(TrainConfig, merged=True)])
     try:
         (parsed,) = flags.parse(shlex.split(text))
-    except (ConfigError, ValueError) as error:
-        problem = str(error)
-        if "expected one argument" in problem and len(text.split()) == 1:
-            problem = f'no value; quotes go around all flags of a side: --{letter} "{text} VALUE"'
-        raise ConfigError(f"--{letter} {text!r}: {problem}") from error
-    from mlxhog.theory.pairs import ENDS
-
-    budgets = {one.name for one in options(TrainConfig).values() if one.group in ENDS}
-    problems = [f"--{letter} {text!r}: {problem}" for problem in parsed.problems]
-    for name, (_, origin) in parsed.values.items():
-        if name in NOT_OF_A_SIDE:
-            problems.append(f"--{letter} {text!r}: {origin}: {NOT_OF_A_SIDE[name]}")
-        elif name in budgets:
-            problems.append(
-                f"--{letter} {text!r}: {origin}: both sides get the same budget; say --time, "
-                "--tokens or --steps outside the quotes"
-            )
+    except ValueError as error:
+        raise ConfigError(f"--{letter} {text!r}: {error}") from error
+    problems = list(parsed.problems)
+    if problems and len(text.split()) == 1 and text in flags.by_flag:
+        problems = [f'no value; quotes go around all flags of a side: --{letter} "{text} VALUE"']
+    problems += [
+        f"{origin} is not for one side of a comparison; give --seed, --out, --plugin and the same "
+        "budget for both outside the quotes, and leave out the others"
+        for name, (_, origin) in parsed.values.items()
+        if name in (*NOT_OF_A_SIDE, *_budgets())
+    ]
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise ConfigError("\n".join(f"--{letter} {text!r}: {problem}" for problem in problems))
     return {
         name: (value, f"--{letter} {origin}") for name, (value, origin) in parsed.values.items()
     }
 
 
+def _budgets() -> dict[str, object]:
+    """Return the options that end a run, and their defaults."""
+    from mlxhog.theory.pairs import ENDS
+
+    return {one.name: one.default for one in options(TrainConfig).values() if one.group in ENDS}
+
+
 def find_side(letter: str, subject: str | None, overrides: Sequence[Layer], root: Path) -> Side:
-    """Return a side: the options of a subject, with the overrides.
+    """Return a side: the options of a subject, with the overrides; of a run without its weights.
 
     Raises:
         ConfigError: it is not an architecture, file or run, or its options are wrong.
     """
-    from mlxhog.theory.pairs import Side
-
-    title, values = "defaults", Layer()
-    if subject is not None:
-        title, values = _options_of(subject, root)
-    config = train_config([values, *overrides])
-    if config.resume is not None or config.follow is not None:
-        name = "resume" if config.resume is not None else "follow"
-        raise ConfigError(f"{subject}: {name}: {NOT_OF_A_SIDE[name]}; take it out of the file")
-    return Side(letter, title, config)
-
-
-def _options_of(subject: str, root: Path) -> tuple[str, Layer]:
-    """Return the title of a subject, and its options; of a run those, and not its weights."""
     from mlxhog.checkpoint import run as runs
-    from mlxhog.errors import RunError
     from mlxhog.models.registry import architectures
+    from mlxhog.theory.pairs import Side
     from mlxhog.theory.target import not_found, options_of
 
-    known = options_of(subject)
-    if known is not None:
-        return known
-    try:
-        run = runs.find(subject, root)
-    except RunError as error:
-        raise not_found(subject, root, error) from error
-    values = read_stored(run.config_path)
-    named = values.get("model", ("",))[0]
-    if run.model.is_dir() and named not in architectures():
-        values = {**values, "model": (str(run.model), str(run.config_path))}
-    return run.name, values
+    known = ("defaults", Layer()) if subject is None else options_of(subject)
+    if known is None:
+        subject = str(subject)
+        try:
+            run = runs.find(subject, root)
+        except RunError as error:
+            raise not_found(subject, root, error) from error
+        values = read_stored(run.config_path)
+        if run.model.is_dir() and values.get("model", ("",))[0] not in architectures():
+            values = {**values, "model": (str(run.model), str(run.config_path))}
+        known = run.name, values
+    config = train_config([known[1], *overrides])
+    for name in ("resume", "follow"):
+        if getattr(config, name) is not None:
+            raise ConfigError(
+                f"{subject}: {name}: both sides begin anew, on the same text; take it out of the "
+                "file"
+            )
+    return Side(letter, known[0], config)
 
 
-def terms_of(config: CompareConfig, sides: Sequence[Side]) -> CompareConfig:
+def _with_budget(config: CompareConfig, sides: Sequence[Side]) -> CompareConfig:
     """Return the options with the budget of both sides.
 
     Raises:
         ConfigError: there are two budgets, or the sides have different budgets, or one in passes.
     """
-    from mlxhog.theory.pairs import ENDS
-
     units = ("time", "tokens", "steps")
     budgets = [f"--{one}" for one in units if getattr(config, one) is not None]
     if len(budgets) > 1:
@@ -195,10 +199,9 @@ def terms_of(config: CompareConfig, sides: Sequence[Side]) -> CompareConfig:
         )
     if budgets:
         return config
-    ends = {name: spec.default for name, spec in options(TrainConfig).items() if spec.group in ENDS}
     chosen = [
-        {name: x for name, usual in ends.items() if (x := getattr(side.config, name)) != usual}
-        for side in sides
+        {name: x for name, usual in _budgets().items() if (x := getattr(one.config, name)) != usual}
+        for one in sides
     ]
     if chosen[0] != chosen[1] or len(chosen[0]) != 1 or not chosen[0].keys() <= {*units}:
         a, b = (" and ".join(f"{name} {x}" for name, x in one.items()) for one in chosen)
@@ -209,61 +212,32 @@ def terms_of(config: CompareConfig, sides: Sequence[Side]) -> CompareConfig:
     return replace(config, **chosen[0])
 
 
-# -- execution and report --------------------------------------------------------------------------
+# -- the answer ------------------------------------------------------------------------------------
 
 
-def _carry_out(record: PairLog, *, quiet: bool) -> bool:
-    """Run the missing pairs; False after an interruption by the user."""
-    from mlxhog.theory.pairs import Pair, run_pairs
-
-    with StatusLine(sys.stderr, quiet=quiet) as tell, record.open():
-
-        def report(number: int, pair: Pair) -> None:
-            tell.tell(
-                f"pair {number}: A {pair.a.bits_per_byte:.4f}  B {pair.b.bits_per_byte:.4f}  "
-                f"B - A {pair.difference:+.4f} bits per byte"
-            )
-
-        if record.pairs:
-            tell.tell(f"{len(record.pairs)} pairs are done already, in {record.folder}")
-        try:
-            run_pairs(record, tell, report)
-        except KeyboardInterrupt:
-            tell.tell(
-                f"interrupted; {len(record.pairs)} of {record.comparison.terms.pairs} pairs "
-                f"are kept in {record.folder}: the same command continues"
-            )
-            return False
-    return True
-
-
-def answer(record: PairLog) -> str:
+def _answer(outcome: PairedResult) -> str:
     """Return the verdict in one line."""
-    outcome = record.outcome
     low, high, sign = outcome.low, outcome.high, outcome.sign
-    after = f"after {outcome.pairs} of {outcome.planned} pairs"
+    after = f"{outcome.pairs} of {outcome.planned} pairs"
     if sign:
         ends = sorted((sign * low, sign * high))
         return (
             f"{'A' if sign > 0 else 'B'} is better by {abs(outcome.mean):.4f} bits per byte "
-            f"({ends[0]:.4f} to {ends[1]:.4f}), {after}"
+            f"({ends[0]:.4f} to {ends[1]:.4f}), after {after}"
         )
     if low == high == 0:
-        return f"{UNTOLD}: A and B ended equal in every pair, {after}"
-    return (
-        f"{UNTOLD}: B - A {outcome.mean:+.4f} bits per byte ({low:+.4f} to {high:+.4f}), "
-        f"{outcome.pairs} of {outcome.planned} pairs"
-    )
+        return f"{UNTOLD}: A and B ended equal in every pair, after {after}"
+    return f"{UNTOLD}: B - A {outcome.mean:+.4f} bits per byte ({low:+.4f} to {high:+.4f}), {after}"
 
 
-def report(record: PairLog) -> Report:
+def _report(record: PairLog) -> Report:
     """Return the answer and its reasons."""
     from mlxhog.theory import paired_test
 
     comparison, outcome, terms = record.comparison, record.outcome, record.comparison.terms
     speed, low, high = map(math.exp, (record.speed.mean, record.speed.low, record.speed.high))
     facts: dict[str, Any] = {
-        "answer": answer(record),
+        "answer": _answer(outcome),
         "verdict": {1: "a", -1: "b", 0: UNTOLD}[outcome.sign],
         "difference": outcome.mean,
         "interval": [outcome.low, outcome.high],
@@ -289,11 +263,9 @@ def report(record: PairLog) -> Report:
         {
             "pair": number,
             "seed": pair.seed,
-            "A": f"{pair.a.bits_per_byte:.4f}",
-            "B": f"{pair.b.bits_per_byte:.4f}",
+            **{k: f"{v.bits_per_byte:.4f}" for k, v in (("A", pair.a), ("B", pair.b))},
             "B - A": f"{pair.difference:+.4f}",
-            "A tok/s": f"{pair.a.tokens / pair.a.seconds:,.0f}",
-            "B tok/s": f"{pair.b.tokens / pair.b.seconds:,.0f}",
+            **{f"{k} tok/s": v.tokens / v.seconds for k, v in (("A", pair.a), ("B", pair.b))},
         }
         for number, pair in enumerate(record.pairs[: outcome.pairs], start=1)
     ]
@@ -309,11 +281,7 @@ def report(record: PairLog) -> Report:
         "speed": f"A trains {speed:.3f} times as fast as B ({sure})",
         "p": "" if math.isnan(outcome.p) else f"{outcome.p:.2g}, over all looks at the pairs",
         "intervals": "99 % sure, whenever the comparison stops",
-        "kept in": str(record.folder),
+        "kept in": facts["folder"],
         "notes": facts["notes"],
     }
     return Report(facts, facts["answer"], words=words)
-
-
-MOST_UNSURE = 100
-"""Ratio of the ends of an interval of speeds above which it is not shown."""

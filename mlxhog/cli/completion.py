@@ -4,13 +4,13 @@ The shell's function runs `mlxhog completion SHELL -- WORDS` at every completion
 from the parsers. It imports the same modules as the `--help` of a command.
 """
 
-import importlib.util
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
-from mlxhog.cli.flags import Flags, Json, words_of
+from mlxhog.cli.flags import Json, words_of
 from mlxhog.cli.frame import Report, command
 from mlxhog.config.options import Option, argument
 from mlxhog.report.streams import printable, verbatim
@@ -90,65 +90,44 @@ def run(config: CompletionConfig) -> Report:
 def candidates(words: Sequence[str], shell: str) -> Iterator[str]:
     """Yield the completions of the last word, in the format of the shell.
 
-    bash gets the part after the last break of the word; fish gets the help after a tab.
+    bash splits words at `BREAKS` and gets the part after the last one; fish gets the help after a
+    tab.
     """
-    words = _joined(words) if shell == "bash" else list(words)
-    *before, current = words or [""]
-    begin = max(current.rfind(mark) for mark in BREAKS) + 1 if shell == "bash" else 0
-    for text, what in _completions(before, current):
-        if text.startswith(current):
-            yield f"{text}\t{what}" if shell == "fish" and what else text[begin:]
-
-
-def _joined(words: Sequence[str]) -> list[str]:
-    """Join the words that bash has split at `BREAKS`."""
-    joined: list[str] = []
+    joined = [""]
     for before, word in zip(["", *words], words, strict=False):
-        if joined and (before in BREAKS or word in BREAKS):
+        if shell == "bash" and joined[-1] and (before in BREAKS or word in BREAKS):
             joined[-1] += word
         else:
             joined.append(word)
-    return joined
+    *before_it, current = joined[1:] or [""]
+    begin = max(current.rfind(mark) for mark in BREAKS) + 1 if shell == "bash" else 0
+    for text, what in _completions(before_it, current):
+        if text.startswith(current):
+            yield f"{text}\t{what}" if shell == "fish" and what else text[begin:]
 
 
 def _completions(before: Sequence[str], current: str) -> Iterator[tuple[str, str]]:
     """Yield the possible next words, and their help."""
     from mlxhog.cli import COMMANDS, find
+    from mlxhog.cli.mad import COMMANDS as MAD
 
     if not before:
-        yield from COMMANDS.items()
-        yield from (("--help", "the list of commands"), ("--version", ""))
-        return
-    if before[0] not in COMMANDS:
-        return
-    if before[0] == "mad":
-        from mlxhog.cli.mad import COMMANDS as MAD
-
-        if len(before) == 1:
-            yield from ((name, what) for name, (_, what) in MAD.items())
-        if len(before) == 1 or before[1] not in MAD:
-            return
-    command, rest = find(before)
-    yield from _of_command(command.flags(), rest, current)
-
-
-def _of_command(flags: Flags, before: Sequence[str], current: str) -> Iterator[tuple[str, str]]:
-    by_flag = {flag: spec for spec in flags.specs() for flag in spec.flags}
-    flag, equals, _ = current.partition("=")
-    if equals and flag in by_flag:
-        yield from ((f"{flag}={value}", "") for value in _values(by_flag[flag]))
-        return
-    last = by_flag.get(before[-1]) if before else None
-    if last is not None and not last.switch:
-        yield from ((value, "") for value in _values(last))
-    elif not current.startswith("-"):
-        for spec in flags.specs():
-            if spec.argument:
-                yield from ((value, "") for value in _values(spec))
-    else:
-        yield from (("-h", ""), ("--help", "show this, and stop"))
-        for flag, spec in by_flag.items():
-            yield flag, spec.help
+        yield from {**COMMANDS, "--help": "the list of commands", "--version": ""}.items()
+    elif before == ["mad"]:
+        yield from ((name, what) for name, (_, what) in MAD.items())
+    elif before[0] in COMMANDS and (before[0] != "mad" or before[1] in MAD):
+        command, rest = find(before)
+        flags = command.flags()
+        flag, equals, _ = current.partition("=")
+        spec = flags.by_flag.get(flag if equals else ["", *rest][-1])
+        if spec is not None and not spec.switch:
+            yield from ((f"{flag}={one}" if equals else one, "") for one in _values(spec))
+        elif current.startswith("-"):
+            yield "--help", "show this, and stop"
+            yield from ((flag, spec.help) for flag, spec in flags.by_flag.items())
+        else:
+            specs = (spec for spec in flags.specs() if spec.argument)
+            yield from ((one, "") for spec in specs for one in _values(spec))
 
 
 def _values(spec: Option) -> Iterator[str]:
@@ -158,10 +137,9 @@ def _values(spec: Option) -> Iterator[str]:
         yield "latest"
         yield from sorted(path.parent.name for path in Path("runs").glob("*/run.json"))
     if not names.isdisjoint(MODELS):
-        spec_of = importlib.util.find_spec("mlxhog.models")
-        for folder in (spec_of and spec_of.submodule_search_locations) or ():
-            models = sorted(path.stem for path in Path(folder).glob("*.yaml"))
-            yield from (name for name in models if not name.startswith("space-"))
+        files = sorted(resources.files("mlxhog.models").iterdir(), key=lambda file: file.name)
+        names_of = (file.name.removesuffix(".yaml") for file in files if ".yaml" in file.name)
+        yield from (name for name in names_of if not name.startswith("space-"))
     if spec.name == "problem":
         from mlxhog.classic.problems import PROBLEMS
 

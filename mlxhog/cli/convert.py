@@ -1,5 +1,7 @@
 """`mlxhog convert`: a checkpoint in another format."""
 
+from __future__ import annotations
+
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,20 +87,22 @@ def run(config: ConvertConfig) -> Report:
 
         card = _card(source, config)
         files = convert(source, target, request, card=card, force=config.force, on_tensor=show)
+    count, n_bytes = sum(one.size for one in source.tensors.values()), sum(files.values())
     facts: dict[str, Any] = {
         "source": str(source.path),
         "from": source.format,
         "target": str(target.absolute()),
         "to": config.to,
         "family": source.config.model_type,
-        "parameters": sum(tensor.size for tensor in source.tensors.values()),
+        "parameters": count,
         "tensors": len(source.tensors),
         "files": dict(files),
     }
     head = (
-        f"{source.config.title}, {format_count(facts['parameters'])} parameters, "
-        f"{TITLES[source.format]} -> {TITLES[config.to]}: {target}  "
-        f"{format_bytes(sum(files.values()))} in {len(files)} file{'s' * (len(files) > 1)}"
+        f"{source.config.title}, {format_count(count)} parameters, {TITLES[source.format]} -> "
+        f"{TITLES[config.to]}: {target}  {format_bytes(n_bytes)} in {len(files)} file"
+        + "s"
+        * (len(files) > 1)
     )
     remarks = []
     if config.check:
@@ -118,7 +122,7 @@ ROUNDING = 1e-4
 """Of the largest logit: the possible effect of another order of the same sums."""
 
 
-def _compare_logits(a: "Opened", b: "Opened") -> tuple[float, float]:
+def _compare_logits(a: Opened, b: Opened) -> tuple[float, float]:
     """Compute with both models in float32, on the CPU with PyTorch.
 
     Returns:
@@ -145,7 +149,7 @@ def _compare_logits(a: "Opened", b: "Opened") -> tuple[float, float]:
     return float(np.abs(logits[0]).max()), float(np.abs(logits[0] - logits[1]).max())
 
 
-def _card(source: "Opened", config: ConvertConfig) -> bytes:
+def _card(source: Opened, config: ConvertConfig) -> bytes:
     """The model card: that of the source, or one from the record of its run."""
     from mlxhog.base import reading
     from mlxhog.checkpoint.manifest import CARD, CARD_MARK

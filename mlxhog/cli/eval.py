@@ -1,5 +1,7 @@
 """`mlxhog eval`: bits per byte and perplexity of text, file by file and as a whole."""
 
+from __future__ import annotations
+
 import sys
 import tempfile
 import time
@@ -79,18 +81,17 @@ def run(config: EvalConfig) -> Report:
     from mlxhog.models.families import check_length
     from mlxhog.report.views import StatusLine
 
-    path = locate(config.model, Path(config.out), config.checkpoint)
+    path, corpus = locate(config.model, Path(config.out), config.checkpoint), None
     trained = run_of(path.resolve())  # a run's `model` is a link to one
     options = None if trained is None else train_config([trained.options(data=config.data)])
-    if config.data is None and options is None:
-        raise ConfigError(
-            f"{path} is not a checkpoint of a run, so it has no held-out text; name one with --data"
-        )
-    corpus = None
     if config.data is not None:
         corpus = corpora.readable(config.data, config.text_key, strict=config.strict_data)
         for note in corpus.notes(listed_by="--json"):
             print(f"note: {note}", file=sys.stderr)
+    elif options is None:
+        raise ConfigError(
+            f"{path} is not a checkpoint of a run, so it has no held-out text; name one with --data"
+        )
     began = time.monotonic()
     source, model = open_source(
         str(path), root=Path(config.out), backend=config.backend, mode=CHECKPOINT
@@ -98,24 +99,22 @@ def run(config: EvalConfig) -> Report:
     source.load(model.backend)
     seq_len = config.seq_len or (SEQ_LEN if options is None else options.seq_len)
     check_length(model.config, seq_len)
-    scores: dict[str, Score] = {}
-    part = None
     with (
         tempfile.TemporaryDirectory(prefix="mlxhog-eval-") as folder,
         StatusLine(sys.stderr, quiet=False) as line,
     ):
 
-        def scored(name: str, file: "TokenFile") -> Score:
-            name = Path(name).name
-            return score(
-                model, file, seq_len=seq_len, progress=lambda part: line.show(f"{part:.0%}  {name}")
-            )
+        def scored(name: str, file: TokenFile | None) -> Score:
+            def show(share: float) -> None:
+                line.show(f"{share:.0%}  {Path(name).name}")
 
+            return Score() if file is None else score(model, file, seq_len=seq_len, progress=show)
+
+        own = None
         if corpus is not None:
-            for name, file in token_files(model, corpus, Path(folder)):
-                scores[name] = Score() if file is None else scored(name, file)
+            files = token_files(model, corpus, Path(folder))
+            scores = {Path(name).name: scored(name, file) for name, file in files}
         elif options is not None and trained is not None:
-            name = f"{words(options.data)} ({HELD_OUT})"
             tokens = held_out_tokens(
                 model,
                 options.data,
@@ -125,9 +124,10 @@ def run(config: EvalConfig) -> Report:
                 loss_on=options.loss_on,
                 val=options.val,
             )
-            scores[name] = scored(name, tokens)
-            own = _own_part(trained, tokens)
-            part = None if own is None else scored(name, own)
+            name = f"{words(options.data)} ({HELD_OUT})"
+            scores = {name: scored(name, tokens)}
+            if (part := _own_part(trained, tokens)) is not None:
+                own = _numbers(scored(name, part))
     whole = sum(scores.values(), Score())
     if not whole.tokens:
         raise DataError(f"{words(config.data)} holds no text; choose other files")
@@ -138,29 +138,26 @@ def run(config: EvalConfig) -> Report:
         "files": [{"file": name, **_numbers(score)} for name, score in scores.items()],
         "skipped": [] if corpus is None else [one.to_json() for one in corpus.skipped],
         **_numbers(whole),
-        **({} if part is None else {"part": _numbers(part)}),
+        **({} if own is None else {"part": own}),
         "seconds": round(time.monotonic() - began, 3),
     }
-    files = [*facts["files"], {"file": "whole", **_numbers(whole)}]
-    if part is not None:
-        files.append({"file": "its part of every evaluation", **_numbers(part)})
+    rows = [*facts["files"], {"file": "whole", **_numbers(whole)}]
+    rows += [] if own is None else [{"file": "its part of every evaluation", **own}]
     how = {name: facts[name] for name in ("checkpoint", "seq_len", "backend")}
-    return Report(facts, words={"files": files, **how})
+    return Report(facts, words={"files": rows, **how})
 
 
-def _own_part(run: "Run", file: "TokenFile") -> "TokenFile | None":
+def _own_part(run: Run, file: TokenFile) -> TokenFile | None:
     """Return the part of the held-out text that evaluations of a run score; None if it is all."""
     from mlxhog.data import subset
 
     held_out = run.read_status().get("held_out")
     n_bytes = held_out.get("asked_bytes") if isinstance(held_out, dict) else None
-    if type(n_bytes) is not int or n_bytes <= 0:
-        return None
-    part = subset.of(file, n_bytes)
+    part = subset.of(file, n_bytes) if type(n_bytes) is int and n_bytes > 0 else file
     return None if part is file else part
 
 
-def _numbers(score: "Score") -> dict[str, float | int | None]:
+def _numbers(score: Score) -> dict[str, float | int | None]:
     return {
         "bits_per_byte": score.bits_per_byte,
         "perplexity": score.perplexity,

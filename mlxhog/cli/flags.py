@@ -1,10 +1,11 @@
-"""Flags from option dataclasses: argparse finds the words, `config.sources` their meaning."""
+"""Flags from option dataclasses: `Flags` finds the words, `config.sources` reads their meaning."""
 
 import argparse
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from mlxhog.base.quantities import Interval
 from mlxhog.config import plugins
@@ -12,6 +13,9 @@ from mlxhog.config.choices import KINDS, Choice, Kind
 from mlxhog.config.options import Option, argument, option, options, switch, to_flag
 from mlxhog.config.sources import Layer, resolve, suggestion
 from mlxhog.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mlxhog.checkpoint.run import Run
 
 C = TypeVar("C")
 MOST_CHOICES = 6  # they fit beside the flag
@@ -23,15 +27,16 @@ class RunFolder:
 
     out: str = option("runs", "folder that holds the runs")
 
+    def find(self, name: str) -> "Run":
+        """Return a run by its path, its name or a part of it, or `latest`; else a RunError."""
+        from mlxhog.checkpoint.run import find
+
+        return find(name, Path(self.out))
+
 
 def run_argument(usage: str = "RUN", default: object = None) -> Any:  # a dataclass field
     """Declare the word that names a run, or several."""
     return argument(usage, "a path, a run's name or a part of it, or latest", default)
-
-
-def study_argument() -> Any:  # a dataclass field
-    """Declare the word that names a study."""
-    return argument("STUDY", "a name under studies/, or a path")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,10 +85,6 @@ class Part:
     default: str | None = None
     merged: bool = False
 
-    def names(self) -> Collection[str]:
-        """Return the names of its options; for a merged part those of `only`."""
-        return options(self.cls) if self.only is None else self.only
-
 
 @dataclass(frozen=True)
 class Written:
@@ -106,8 +107,31 @@ class Written:
         return resolve(cls, [self.values], self.problems)
 
 
+class Declared(NamedTuple):
+    """An option of a command.
+
+    Attributes:
+        spec: the option.
+        owners: the choices whose number it is.
+        part: the part that it belongs to.
+    """
+
+    spec: Option
+    owners: Sequence[type[Choice]]
+    part: Part
+
+    @property
+    def default(self) -> str:
+        """The default as the help shows it; "" where it shows none."""
+        if self.part.default is not None:
+            return self.part.default
+        spec = self.spec
+        bare = spec.switch or spec.argument or spec.many or spec.required
+        return "" if bare or (spec.metavar and spec.default is None) else spec.default_text
+
+
 class Flags:
-    """The parser of one command.
+    """The options of one command, and the reader of its command line.
 
     Args:
         command: its name.
@@ -118,8 +142,8 @@ class Flags:
         otherwise: advice for an unknown flag without a similar known one.
 
     Attributes:
-        declared: every option by its flag or its place in the usage line, with the choices whose
-            number it is, and the text that is shown in place of its default.
+        declared: every option, by its flag or its place in the usage line.
+        by_flag: every flag, aliases included, and its option.
     """
 
     def __init__(
@@ -131,71 +155,24 @@ class Flags:
         main: Sequence[str] = (),
         otherwise: str = "",
     ) -> None:
-        self.declared: dict[str, tuple[Option, list[type[Choice]], str | None]] = {}
-        self._known = ["--help", *["--help-all"] * bool(main)]
-        self.parts, self._otherwise = parts, otherwise
-        self._example = examples[0] if examples else command
-        words = [one.argument for p in parts for one in options(p.cls).values() if one.argument]
-        self._only_flags = not words
-        self._parser = _Parser(
-            prog=f"mlxhog {command}",
-            usage=f"mlxhog {' '.join([command, *words])} [options]",
-            description=about,
-            epilog="examples:\n" + "\n".join(f"  mlxhog {example}" for example in examples),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-            add_help=False,
-        )
-        about_help = "show the main options, and stop" if main else "show this, and stop"
-        self._parser.add_argument("-h", "--help", action=_Help, main=main, help=about_help)
-        if main:
-            every = "show every option, and stop"
-            self._parser.add_argument("--help-all", action=_Help, main=(), help=every)
-        self._groups: dict[str, argparse._ActionsContainer] = {"": self._parser}
+        self._command, self._about, self._examples = command, about, examples
+        self.parts, self._main, self._otherwise = parts, main, otherwise
+        self.declared: dict[str, Declared] = {}
+        self.by_flag: dict[str, Option] = {}
         for part in parts:
-            self._add(part)
+            for spec, owners in _with_numbers(options(part.cls).values()):
+                place = spec.argument or spec.flag
+                if place in self.by_flag or not (part.only is None or spec.name in part.only):
+                    continue
+                self.declared[place] = Declared(spec, owners, part)
+                self.by_flag |= dict.fromkeys(spec.flags, spec)
+        self._words = [spec for spec in self.specs() if spec.argument]
 
     def specs(self) -> list[Option]:
         """Return every option and number of the command."""
-        return [spec for spec, *_ in self.declared.values()]
+        return [one.spec for one in self.declared.values()]
 
-    def _add(self, part: Part) -> None:
-        """Add the flags of a part; an option whose flag exists is left out."""
-        for spec, owners in _with_numbers(options(part.cls).values()):
-            unwanted = part.only is not None and spec.name not in part.only
-            if unwanted or (spec.flag in self._known and not spec.argument):
-                continue
-            place = spec.argument or spec.flag
-            self.declared[place] = (spec, owners, part.default)
-            if spec.argument.startswith("[--"):
-                continue  # `parse` cuts it off
-            title = spec.group if part.group is None else part.group
-            if title not in self._groups:
-                self._groups[title] = self._parser.add_argument_group(title)
-            default = "" if part.default is None and not _shows_default(spec) else part.default
-            needed: dict[str, Any] = {"required": True} if spec.required else {}
-            self._groups[title].add_argument(
-                *spec.flags,
-                dest=spec.name,
-                action=_Record,
-                nargs=self._nargs(spec),
-                const="true",  # the flag alone
-                collects=spec.many or ("\n" * spec.lines or ", " * spec.repeats),
-                default=argparse.SUPPRESS,
-                metavar=_metavar(spec),
-                **needed,
-                help=_help(spec, default).replace("%", "%%"),
-            )
-            self._known += spec.flags
-
-    def _nargs(self, spec: Option) -> str | int | None:
-        if spec.argument:
-            may_be_absent = spec.argument.startswith("[")
-            return ("*" if may_be_absent else "+") if spec.many else "?" if may_be_absent else None
-        if spec.type is bool:
-            return 0 if spec.switch else "?"
-        # The words after a list may be the positional arguments of another command.
-        return "+" if spec.lines and self._only_flags else None
+    # -- reading ------------------------------------------------------------------------------
 
     def parse(self, arguments: Sequence[str]) -> list[Any]:
         """Read a command line; return the options of each part, in the parts' order.
@@ -206,88 +183,185 @@ class Flags:
         Raises:
             ConfigError: every problem of the command line, unless a part takes them.
         """
-        arguments, tail = self._with_quoted(arguments), list[str]()
-        rest = [spec.name for spec in self.specs() if spec.argument.startswith("[--")]
-        if rest and "--" in arguments:
-            at = arguments.index("--")
-            arguments, tail = arguments[:at], arguments[at + 1 :]
-        read = self._parser.parse_known_intermixed_args
-        if "--" in arguments:  # for the intermixed form an argument
-            read = self._parser.parse_known_args
-        try:
-            other, extra = read(arguments, argparse.Namespace(values={}, repeated=[]))
-        except ConfigError as error:
-            raise ConfigError(self._explained(str(error))) from None
-        values: Layer = other.values | {name: (tail, "--") for name in rest if tail}
-        if "--plugin" in self.declared and self.declared["--plugin"][0].many:
+        values, problems = self._read(deque(arguments))
+        if self.by_flag.get("--plugin", Option(default=None, help="")).many:
             for file in values.get("plugin", ([],))[0]:  # type: ignore[attr-defined]
                 plugins.load(file)
-        problems = [*self._unknown(extra), *other.repeated]
         problems += [
             f"{values[spec.name][1]} and {values[other][1]} are both given; keep one"
             for spec in self.specs()
             for other in spec.excludes
             if spec.name in values and other in values
         ]
-        merged = [part for part in self.parts if part.merged]
-        own = {name for part in self.parts if not part.merged for name in part.names()}
-        others = {name: value for name, value in values.items() if name not in own}
+        own = {name for part in self.parts if not part.merged for name in _names(part)}
         configs, wrong = list[Any](), list(problems)
         for part in self.parts:
-            if part.merged:
-                names = others if part.only is None else part.only
-                layer = {name: value for name, value in others.items() if name in names}
-                configs.append(Written(layer, problems))
-                continue
-            names = part.names()
+            names = values.keys() if part.merged and part.only is None else _names(part)
+            names = {*names} - own if part.merged else names
+            layer = {name: value for name, value in values.items() if name in names}
             try:
-                configs.append(resolve(part.cls, [{n: v for n, v in values.items() if n in names}]))
+                configs.append(
+                    Written(layer, problems) if part.merged else resolve(part.cls, [layer])
+                )
             except ConfigError as error:
                 wrong.append(str(error))
-        if len(wrong) > len(problems) or (wrong and not merged):
+        takes_problems = any(part.merged for part in self.parts)
+        if len(wrong) > len(problems) or (wrong and not takes_problems):
             raise ConfigError("\n".join(wrong))
         return configs
 
-    def _with_quoted(self, arguments: Sequence[str]) -> list[str]:
-        """Join the flags whose value stands in quotes with it, since it begins with a dash."""
-        quoted = {flag for flag, (spec, *_) in self.declared.items() if spec.metavar[:1] == '"'}
-        words = list(arguments)
-        for at in range(len(words) - 1, 0, -1):
-            if words[at - 1] in quoted:
-                words[at - 1 : at + 1] = [f"{words[at - 1]}={words[at]}"]
-        return words
+    def _read(self, words: deque[str]) -> tuple[Layer, list[str]]:
+        """Return the values of a command line, and its problems.
 
-    def _explained(self, message: str) -> str:
-        """Return a message of argparse, with the help of its argument."""
-        required = "the following arguments are required: "
-        name = message.removeprefix(required).removeprefix("argument ").partition(": ")[0]
-        about = {
-            "/".join(action.option_strings) or str(action.metavar): str(action.help)
-            for action in self._parser._actions
+        Raises:
+            ConfigError: a word or a flag is missing that it must have.
+        """
+        values, problems = Layer(), list[str]()
+        own: list[tuple[str, bool]] = []  # words without a flag; whether an unknown flag precedes
+        unknown = False
+        while words:
+            word = words.popleft()
+            flag, equals, text = word.partition("=")
+            if word in ("-h", "--help", "--help-all") and (self._main or word != "--help-all"):
+                print(self._help(everything=word == "--help-all" or not self._main), end="")
+                raise SystemExit(0)
+            if word == "--":
+                rest = [spec.name for spec in self._words if spec.argument.startswith("[--")]
+                values |= {name: ([*words], "--") for name in rest if words}
+                own += [(one, False) for one in words if not rest]
+                break
+            if not _is_flag(word):
+                own.append((word, unknown))
+            elif (spec := self.by_flag.get(flag)) is None:
+                known = ["--help", *["--help-all"] * bool(self._main), *self.by_flag]
+                hint = _of_own_choice(flag) or suggestion(flag, known) or self._otherwise
+                problems.append(f"no flag {flag!r}{hint}")
+            elif texts := [text] if equals else self._value(spec, words):
+                self._add(values, spec, texts, flag, problems)
+            else:
+                problems.append(f"{flag}: expected one argument: {spec.help}")
+            unknown = _is_flag(word) and flag not in self.by_flag and not equals
+        for spec in self._words:
+            taken = own if spec.many else own[:1]
+            if taken and not spec.argument.startswith("[--"):
+                self._add(values, spec, [one for one, _ in taken], _metavar(spec), problems)
+                own = own[len(taken) :]
+        self._check_missing(values)
+        return values, [*problems, *self._unexpected(own)]
+
+    def _value(self, spec: Option, words: deque[str]) -> list[str]:
+        """Take the value of a flag from the words after it."""
+        if spec.type is bool:
+            may = not spec.switch and words and words[0].lower() in ("true", "false")
+            return [words.popleft() if may else "true"]
+        texts = list[str]()
+        most = len(words) if spec.lines and not self._words else 1
+        while words and len(texts) < most and (spec.metavar[:1] == '"' or not _is_flag(words[0])):
+            texts.append(words.popleft())
+        return texts
+
+    def _add(
+        self, values: Layer, spec: Option, texts: list[str], name: str, problems: list[str]
+    ) -> None:
+        """Keep a value with its flag, or with its place in the usage line."""
+        earlier, first = values.get(spec.name, (None, name))
+        value: Any = texts if spec.many else "\n".join(texts)
+        if earlier is None:
+            pass
+        elif spec.many:
+            value = [*earlier, *texts]  # type: ignore[misc]
+        elif spec.lines or (spec.repeats and "none" not in (earlier, value)):
+            value = f"{earlier}{', ' if spec.repeats else chr(10)}{value}"
+        elif not spec.repeats:
+            problems.append(f"{first} and {name} are the same option; keep one")
+        values[spec.name] = (value, name)
+
+    def _check_missing(self, values: Layer) -> None:
+        missing = {
+            _metavar(spec) if spec.argument else spec.flag: spec.help
+            for spec in self.specs()
+            if (spec.required or spec.argument[:1] not in ("", "[")) and spec.name not in values
         }
-        what = about.get(name.partition(", ")[0], "see above").replace("%%", "%")
-        if message.startswith(required):
-            return f"{name} is missing: {what}; as in `mlxhog {self._example}`"
-        return f"{message}: {what}" if message.endswith("expected one argument") else message
+        if missing:
+            example = self._examples[0] if self._examples else self._command
+            raise ConfigError(
+                f"{', '.join(missing)} is missing: {next(iter(missing.values()))}; as in "
+                f"`mlxhog {example}`"
+            )
 
-    def _unknown(self, extra: Sequence[str]) -> Iterable[str]:
-        after_unknown = False
-        for word in extra:
-            if word.startswith("-") and word != "-":
-                flag, equals, _ = word.partition("=")
-                hint = _of_own_choice(flag) or suggestion(flag, self._known) or self._otherwise
-                yield f"no flag {flag!r}{hint}"
-                after_unknown = not equals
-                continue
-            is_flag = f"--{word}" in self._known
+    def _unexpected(self, words: Sequence[tuple[str, bool]]) -> Iterator[str]:
+        """Yield a problem for each word that has no place; none for the value of a wrong flag."""
+        is_flag = False
+        for word, follows_unknown in words:
+            follows_unknown, is_flag = follows_unknown or is_flag, f"--{word}" in self.by_flag
             if is_flag:
                 yield f"unexpected argument {word!r}; did you mean '--{word}'?"
-            elif not after_unknown:  # the value of an unknown flag is not a second problem
-                names_text = "--data" in self._known and Path(word).exists()
-                hint = self._otherwise if self._only_flags else ""
-                hint = f"; text is named by a flag: --data {word}" if names_text else hint
+            elif not follows_unknown:
+                hint = "" if self._words else self._otherwise
+                if "--data" in self.by_flag and Path(word).exists():
+                    hint = f"; text is named by a flag: --data {word}"
                 yield f"unexpected argument {word!r}{hint}"
-            after_unknown = is_flag
+
+    # -- help ---------------------------------------------------------------------------------
+
+    def _help(self, *, everything: bool) -> str:
+        """Return the help of all options, or of the main ones without groups."""
+        prog = f"mlxhog {self._command}"
+        helps = {"-h --help": "show this, and stop"}
+        if self._main:
+            helps = {"-h --help": "show the main options, and stop"}
+            helps["--help-all"] = "show every option, and stop"
+        first = [
+            argparse.Action(flags.split(), "", 0, help=about) for flags, about in helps.items()
+        ]
+        groups = {"positional arguments": list[argparse.Action](), "options": first}
+        for one in self.declared.values():
+            title = one.spec.group if one.part.group is None else one.part.group
+            title = title or ("positional arguments" if one.spec.argument else "options")
+            if not one.spec.argument.startswith("[--"):
+                groups.setdefault(title, []).append(self._action(one))
+        actions = [action for group in groups.values() for action in group]
+        if not everything:
+            named = {action.dest: action for action in actions}
+            positional = [action for action in actions if not action.option_strings]
+            groups = {"main options": [*positional, *(named[name] for name in self._main)]}
+        layout = argparse.RawDescriptionHelpFormatter(prog)
+        words = [prog, *(spec.argument for spec in self._words), "[options]"]
+        layout.add_usage(" ".join(words), (), ())
+        layout.add_text(self._about)
+        for title, group in groups.items():
+            layout.start_section(title)
+            layout.add_arguments(group)
+            layout.end_section()
+        if not everything:
+            n_flags = sum(bool(action.option_strings) for action in actions)
+            layout.add_text(f"--help-all lists all {n_flags} options.")
+        layout.add_text("\n".join(["examples:", *(f"  mlxhog {one}" for one in self._examples)]))
+        return layout.format_help()
+
+    def _action(self, declared: Declared) -> argparse.Action:
+        """Return an option as the layout of argparse takes it."""
+        spec = declared.spec
+        values: str | int | None = "+" if spec.lines and not self._words else None
+        if spec.type is bool:
+            values = 0 if spec.switch else "?"
+        words = ""
+        if len(words_of(spec)) > MOST_CHOICES or spec.kind is not None:
+            words = f"; one of {', '.join(words_of(spec))}"
+        shown = f"{spec.help}{words} [{declared.default}]" if declared.default else spec.help
+        return argparse.Action(
+            spec.flags, spec.name, values, metavar=_metavar(spec), help=shown.replace("%", "%%")
+        )
+
+
+def _names(part: Part) -> Collection[str]:
+    return options(part.cls) if part.only is None else part.only
+
+
+def _is_flag(word: str) -> bool:
+    """Whether a word is a flag, and not a text, a negative number or a lone dash."""
+    flag = word.partition("=")[0]
+    return flag[:1] == "-" and len(flag) > 1 and flag[1] not in "0123456789." and " " not in flag
 
 
 def _of_own_choice(flag: str) -> str:
@@ -311,89 +385,6 @@ def _with_numbers(specs: Iterable[Option]) -> Iterator[tuple[Option, list[type[C
                 yield replace(number, name=flat, group=group, help=f"{of}: {number.help}"), owners
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message)
-
-
-class _Help(argparse.Action):
-    """Show the help of all flags, or of the main ones without groups, and end."""
-
-    def __init__(
-        self, option_strings: Sequence[str], dest: str, main: Sequence[str], help: str
-    ) -> None:
-        super().__init__(option_strings, argparse.SUPPRESS, 0, default=argparse.SUPPRESS, help=help)
-        self._main = main
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        print(self._some(parser) if self._main else parser.format_help(), end="")
-        parser.exit()
-
-    def _some(self, parser: argparse.ArgumentParser) -> str:
-        of = {action.dest: action for action in parser._actions}
-        positional = [action for action in parser._actions if not action.option_strings]
-        formatter = parser.formatter_class(prog=parser.prog)
-        formatter.add_usage(parser.usage, (), ())
-        formatter.add_text(parser.description)
-        formatter.start_section("main options")
-        formatter.add_arguments([*positional, *(of[name] for name in self._main)])
-        formatter.end_section()
-        n_flags = sum(bool(action.option_strings) for action in parser._actions)
-        formatter.add_text(f"--help-all lists all {n_flags} options.")
-        formatter.add_text(parser.epilog)
-        return formatter.format_help()
-
-
-class _Record(argparse.Action):
-    """Keep the value with the flag as written.
-
-    Attributes:
-        collects: whether the flag may stand several times, or what joins its values.
-    """
-
-    def __init__(self, *args: Any, collects: bool | str, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.collects = collects
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        if values is argparse.SUPPRESS or (not self.option_strings and values in (None, [])):
-            return  # an absent word
-        value = self.const if self.nargs == 0 else values
-        earlier = namespace.values.get(self.dest, (None,))[0]
-        if self.collects is True:
-            value = [*(earlier or ()), *(value if isinstance(value, list) else [value])]
-        elif self.collects:
-            value = "\n".join(value) if isinstance(value, list) else value
-            keeps = earlier is not None
-            keeps = keeps and (self.collects == "\n" or "none" not in (earlier, value))
-            value = f"{earlier}{self.collects}{value}" if keeps else value
-        elif earlier is not None:
-            first = namespace.values[self.dest][1]
-            namespace.repeated.append(f"{first} and {option_string} are the same option; keep one")
-        name = option_string or self.metavar or self.dest
-        namespace.values[self.dest] = (value, name)
-
-
-def _shows_default(spec: Option) -> bool:
-    bare = spec.switch or spec.argument or spec.many or spec.required
-    return not (bare or (spec.metavar and spec.default in (None, "")))
-
-
-def _help(spec: Option, default: str | None) -> str:
-    if default == "":
-        return spec.help
-    words = ""
-    if len(words_of(spec)) > MOST_CHOICES or spec.kind is not None:
-        words = f"; one of {', '.join(words_of(spec))}"
-    return f"{spec.help}{words} [{spec.default_text if default is None else default}]"
-
-
 def words_of(spec: Option) -> Sequence[str]:
     """Return the legal words of an option, if they are few."""
     if spec.type is bool:
@@ -410,10 +401,6 @@ def _metavar(spec: Option) -> str:
         return "NAME=VALUE"
     if spec.choices:
         return "{" + ",".join(spec.choices) + "}"
-    if spec.type is Interval:
-        return "STEPS|TIME|off"
-    if spec.type is bool:
-        return "true|false"
-    if spec.type is float:
-        return "TIME" if spec.unit == "s" else "X"
-    return "N" if spec.type is int else "TEXT"
+    of_type = {Interval: "STEPS|TIME|off", bool: "true|false", int: "N"}
+    of_type[float] = "TIME" if spec.unit == "s" else "X"
+    return of_type.get(spec.type, "TEXT")

@@ -204,22 +204,6 @@ def writable(flag: str, text: str) -> Path:
     return path
 
 
-def new_folder(flag: str, text: str) -> Path:
-    """Create a folder for files, before the work for them.
-
-    Raises:
-        ConfigError: it cannot be created.
-    """
-    path = expanded(text)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot create {path}: {error.strerror}; choose another {flag}"
-        ) from error
-    return path
-
-
 def written(config: object, leave_out: Collection[str] = ()) -> str:
     """Return the words of a command line that set the options as they are."""
     words = list[str]()

@@ -1,9 +1,11 @@
 """`mlxhog generate`: text from a checkpoint, or from a run while it trains."""
 
+from __future__ import annotations
+
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,10 +20,7 @@ from mlxhog.live import MODES, backend_option, wait_option
 from mlxhog.report.streams import verbatim
 
 if TYPE_CHECKING:
-    from mlxhog.decoding.engine import Piece
-    from mlxhog.decoding.generate import Answers
-    from mlxhog.live.model import LanguageModel
-    from mlxhog.live.source import Loaded
+    from mlxhog.live.source import Loaded, WeightSource
 
 EXAMPLES = (
     'generate latest --prompt "The"',
@@ -90,19 +89,26 @@ def run(config: GenerateConfig) -> Report:
         wait=config.wait,
         say=lambda message: print(message, file=sys.stderr),
     )
-    pieces = model.answer(
-        prompts, config, batch_size=config.batch_size, prefill_chunk=config.prefill_chunk
-    )
-    weights, answers = _Weights(model, len(prompts)), Answers(len(prompts))
-    recorded = answers.follow(weights.follow(pieces))
-    if config.json:
-        for _ in recorded:
-            pass
-    elif many:
-        _write_in_order(prompts, answers, recorded)
-    else:
-        _stream(prompts[0], recorded)
-    records = [
+    sizes = {"batch_size": config.batch_size, "prefill_chunk": config.prefill_chunk}
+    source, trains = model.follower.source, not model.follower.source.ended()
+    answers = Answers(len(prompts))
+    used: dict[int, tuple[Loaded, Loaded]] = {}  # by the first and the last token of an answer
+    waiting, written = prompts[0], 0
+    with closing(model):
+        for piece in answers.follow(model.answer(prompts, config, **sizes)):
+            now = model.follower.loaded()
+            used[piece.row] = (used.get(piece.row, (now,))[0], now)
+            if not (config.json or many):
+                _write(waiting + piece.text)
+                waiting = ""
+            while many and written < len(prompts) and answers.rows[written].finish_reason:
+                text = prompts[written] + answers.rows[written].text
+                written += 1
+                if not config.json:  # each as soon as it and those before it are complete
+                    _write(f"--- {written} of {len(prompts)}\n{text}\n")
+    if not (config.json or many):
+        _write("\n")
+    records: list[dict[str, Any]] = [
         {
             "prompt": prompt,
             "text": answer.text,
@@ -110,7 +116,7 @@ def run(config: GenerateConfig) -> Report:
             "ids": answer.ids,
             "finish_reason": answer.finish_reason,
             "ttft_s": _rounded(answer.ttft_s),
-            **weights.record(row),
+            **({"weights": _weights(source, *used[row])} if row in used else {}),
         }
         for row, (prompt, answer) in enumerate(zip(prompts, answers.rows, strict=True))
     ]
@@ -118,59 +124,42 @@ def run(config: GenerateConfig) -> Report:
     pace = {"tokens_per_s": _rounded(answers.tokens_per_s), "seconds": round(answers.seconds, 3)}
     rate = "" if answers.tokens_per_s is None else f" at {answers.tokens_per_s:.0f} tok/s"
     end = f"{answers.tokens} tokens{rate}; the first after {answers.ttft_s or 0:.3f} s"
-    remarks = [] if config.json else [*weights.lines(), end]
-    return Report((whole if many else records[0]) | pace, words={}, remarks=remarks)
+    lines = [_weights_line(one["weights"], trains) for one in records if "weights" in one]
+    if len(set(lines)) > 1:
+        lines = [f"answer {row}: {line}" for row, line in enumerate(lines, start=1)]
+    remarks = [*filter(None, [source.note]), *dict.fromkeys(lines), end]
+    facts = (whole if many else records[0]) | pace
+    return Report(facts, words={}, remarks=[] if config.json else remarks)
 
 
-class _Weights:
-    """The weights of each answer: those of its first token, and of its last."""
+def _weights(source: WeightSource, first: Loaded, last: Loaded) -> dict[str, Any]:
+    """Return the facts of the weights of an answer: of its first token, and of its last."""
+    counts = source.counts_updates
+    return {
+        "of": source.whose,
+        "mode": source.mode,
+        "version_first": first.version if counts else None,
+        "version_last": last.version if counts else None,
+        "consistent": last.consistent,
+        "age_updates": last.age_updates,
+        "age_s": _rounded(last.age_s),
+    }
 
-    def __init__(self, model: "LanguageModel", answers: int) -> None:
-        self._model, self._source = model, model.follower.source
-        self._trains = not self._source.ended()
-        self._used: list[tuple[Loaded, Loaded] | None] = [None] * answers
 
-    def follow(self, pieces: "Iterator[Piece]") -> "Iterator[Piece]":
-        """Record the weights of each piece; release them after the last."""
-        with closing(self._model):
-            for piece in pieces:
-                now, used = self._model.follower.loaded(), self._used[piece.row]
-                self._used[piece.row] = (used[0] if used else now, now)
-                yield piece
+def _weights_line(facts: dict[str, Any], trains: bool) -> str:
+    """Return whose they are, their versions, and the age of the last in training."""
+    text, first, last = f"weights of {facts['of']}", facts["version_first"], facts["version_last"]
+    if first is None:
+        return text
+    text += f", version {first}"
+    text += f" to {last}" if first != last else ""
+    text += "" if last else " (no update yet)"
+    if not trains:
+        return text
+    return f"{text}, {facts['age_updates']} updates and {facts['age_s'] or 0:.1f} s old at its end"
 
-    def record(self, row: int) -> dict[str, Any]:
-        """Return the JSON of one answer's weights."""
-        if (used := self._used[row]) is None:
-            return {}
-        first, last = used
-        weights = {
-            "of": self._source.whose,
-            "mode": self._source.mode,
-            "version_first": first.version if self._source.counts_updates else None,
-            "version_last": last.version if self._source.counts_updates else None,
-            "consistent": last.consistent,
-            "age_updates": last.age_updates,
-            "age_s": _rounded(last.age_s),
-        }
-        return {"weights": weights}
 
-    def lines(self) -> list[str]:
-        """Return the lines about the weights; one line for all answers with the same."""
-        rows = [self._line(*used) for used in self._used if used]
-        if len(set(rows)) > 1:
-            rows = [f"answer {row}: {line}" for row, line in enumerate(rows, start=1)]
-        return [*filter(None, [self._source.note]), *dict.fromkeys(rows)]
-
-    def _line(self, first: "Loaded", last: "Loaded") -> str:
-        """Return whose they are, their versions, and the age of the last in training."""
-        text = f"weights of {self._source.whose}"
-        if not self._source.counts_updates:
-            return text
-        text += f", version {first.version}"
-        text += f" to {last.version}" * (first.version != last.version)
-        text += " (no update yet)" * (last.version == 0)
-        aged = f", {last.age_updates} updates and {last.age_s:.1f} s old at its end"
-        return text + aged * self._trains
+# -- prompts ---------------------------------------------------------------------------------------
 
 
 def read_prompt(spec: str) -> str:
@@ -179,10 +168,8 @@ def read_prompt(spec: str) -> str:
     Raises:
         ConfigError: the file cannot be read, or is not UTF-8 text.
     """
-    if spec == "-":
-        return _read(None, "--prompt -")
-    if spec.startswith("@"):
-        return _read(Path(spec[1:]), f"--prompt {spec}")
+    if spec == "-" or spec.startswith("@"):
+        return _read(spec.removeprefix("@"), f"--prompt {spec}")
     return _normalised(os.fsencode(spec), f"--prompt {ascii(spec)}")  # a shell passes any bytes
 
 
@@ -200,7 +187,7 @@ def read_prompts(spec: str) -> tuple[list[str], tuple[str, ...]]:
     """
     from mlxhog.data import conversations, textfiles
 
-    text = _read(None if spec == "-" else Path(spec), f"--prompt-file {spec}")
+    text = _read(spec, f"--prompt-file {spec}")
     lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines:
         raise ConfigError(f"--prompt-file {spec}: holds no prompts; write one per line")
@@ -213,50 +200,6 @@ def read_prompts(spec: str) -> tuple[list[str], tuple[str, ...]]:
             "answers end differently; use a file for each"
         )
     return list(prompts), conversations.STOPS if are_chats[0] else ()
-
-
-def _read(path: Path | None, what: str) -> str:
-    """Return the text of a file, or of standard input, as training reads it."""
-    from mlxhog.base import reading
-
-    try:
-        # A file, or a pipe, as `--prompt-file <(...)` gives.
-        with nullcontext(sys.stdin.buffer) if path is None else path.open("rb") as file:
-            content = reading.read_all(file, reading.MOST_BYTES)
-    except OSError as error:
-        raise ConfigError(f"{what}: {error.strerror}") from error
-    except ValueError as error:
-        raise ConfigError(f"{what}: {error}") from error
-    return _normalised(content, what)
-
-
-def _normalised(content: bytes, what: str) -> str:
-    """Return a text without a byte-order mark, CRLF as LF, as training reads it.
-
-    Raises:
-        ConfigError: it is not UTF-8.
-    """
-    from mlxhog.data import textfiles
-
-    try:
-        plain = textfiles.plain(content)
-        if b"\0" in plain:
-            raise ConfigError(f"{what}: not UTF-8 text (it has a zero byte); save it as UTF-8")
-        return plain.decode()
-    except UnicodeError as error:
-        raise ConfigError(f"{what}: not UTF-8 text") from error
-
-
-def _stop_strings(words: Sequence[str]) -> tuple[str, ...]:
-    r"""Return the texts of `--stop`, in which \n, \t and \\ are escapes.
-
-    Raises:
-        ConfigError: one is empty or not UTF-8 text, or there are too many or too long ones.
-    """
-    texts = [_normalised(os.fsencode(word), f"--stop {ascii(word)}") for word in words]
-    return stop_strings(
-        [re.sub(r"\\[nt\\]", lambda match: _ESCAPES[match[0]], text) for text in texts], "--stop"
-    )
 
 
 def _from_json(where: str, line: str) -> tuple[str, bool]:
@@ -280,24 +223,46 @@ def _from_json(where: str, line: str) -> tuple[str, bool]:
     return _normalised(prompt.encode(), where), False
 
 
-def _stream(prompt: str, pieces: "Iterator[Piece]") -> None:
-    """Write one answer as it comes, after the prompt; an error before it writes neither."""
-    waiting = prompt
-    for piece in pieces:
-        if text := waiting + piece.text:
-            _write(text)
-        waiting = ""
-    _write("\n")
+def _read(spec: str, what: str) -> str:
+    """Return the text of a file, or of standard input, as training reads it."""
+    from mlxhog.base import reading
+
+    try:
+        # A file, or a pipe, as `--prompt-file <(...)` gives.
+        with nullcontext(sys.stdin.buffer) if spec == "-" else open(spec, "rb") as file:
+            content = reading.read_all(file, reading.MOST_BYTES)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{what}: {getattr(error, 'strerror', error)}") from error
+    return _normalised(content, what)
 
 
-def _write_in_order(prompts: Sequence[str], answers: "Answers", pieces: "Iterator[Piece]") -> None:
-    """Write every answer with its number, as soon as it and those before it are complete."""
-    written = 0
-    for _ in pieces:
-        while written < len(prompts) and answers.rows[written].finish_reason is not None:
-            text = prompts[written] + answers.rows[written].text
-            _write(f"--- {written + 1} of {len(prompts)}\n{text}\n")
-            written += 1
+def _normalised(content: bytes, what: str) -> str:
+    """Return a text without a byte-order mark, CRLF as LF, as training reads it.
+
+    Raises:
+        ConfigError: it is not UTF-8.
+    """
+    from mlxhog.data import textfiles
+
+    try:
+        text = textfiles.plain(content).decode()
+    except UnicodeError as error:
+        raise ConfigError(f"{what}: not UTF-8 text") from error
+    if "\0" in text:
+        raise ConfigError(f"{what}: not UTF-8 text (it has a zero byte); save it as UTF-8")
+    return text
+
+
+def _stop_strings(words: Sequence[str]) -> tuple[str, ...]:
+    r"""Return the texts of `--stop`, in which \n, \t and \\ are escapes.
+
+    Raises:
+        ConfigError: one is empty or not UTF-8 text, or there are too many or too long ones.
+    """
+    texts = [_normalised(os.fsencode(word), f"--stop {ascii(word)}") for word in words]
+    return stop_strings(
+        [re.sub(r"\\[nt\\]", lambda match: _ESCAPES[match[0]], text) for text in texts], "--stop"
+    )
 
 
 def _rounded(number: float | None) -> float | None:

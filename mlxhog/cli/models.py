@@ -1,12 +1,17 @@
 """`mlxhog models`: the architectures of the package, and one of them as a file to change."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlxhog.cli.flags import Json, Plugins
 from mlxhog.cli.frame import Report, command
 from mlxhog.config.options import argument, option
 from mlxhog.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mlxhog.models.families import ModelConfig
 
 ABOUT = """\
 List the architectures of the package, or print one as YAML with a comment for every field, for
@@ -46,14 +51,12 @@ def run(config: ModelsConfig) -> Report:
     from mlxhog.models import registry
 
     if config.name is None:
-        rows = sorted(
-            map(_facts, registry.architectures()),
-            key=lambda row: (row["family"], row["parameters"]),
-        )
-        notes = ["next: mlxhog train --model 5m --time 10m", "      mlxhog models 5m > my.yaml"]
-        return Report(rows, notes=["", *notes])
-    facts = _facts(config.name, changes)
+        rows = [_facts(name, registry.load_architecture(name)) for name in registry.architectures()]
+        rows.sort(key=lambda row: (row["family"], row["parameters"]))
+        notes = ["", "next: mlxhog train --model 5m --time 10m", "      mlxhog models 5m > my.yaml"]
+        return Report(rows, notes=notes)
     model = registry.load_architecture(config.name, changes)
+    facts = _facts(config.name, model)
     changed = f" with {changes}" if changes else ""
     head = [
         f"# {config.name}{changed}: {facts['parameters']:,} parameters with this vocabulary.",
@@ -66,15 +69,14 @@ def run(config: ModelsConfig) -> Report:
     return Report({**facts, "fields": registry.as_mapping(model)}, text=lambda: text)
 
 
-def _facts(name: str, changes: str = "") -> dict[str, Any]:
-    from mlxhog.models import families, registry
+def _facts(name: str, model: ModelConfig) -> dict[str, Any]:
+    from mlxhog.models.families import param_count
 
-    cfg = registry.load_architecture(name, changes)
     return {
         "name": name,
-        "family": cfg.model_type,
-        "parameters": families.param_count(cfg),
-        "hidden_size": cfg.hidden_size,
-        "blocks": cfg.num_hidden_layers,
-        "vocab_size": cfg.vocab_size,
+        "family": model.model_type,
+        "parameters": param_count(model),
+        "hidden_size": model.hidden_size,
+        "blocks": model.num_hidden_layers,
+        "vocab_size": model.vocab_size,
     }

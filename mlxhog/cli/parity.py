@@ -19,7 +19,6 @@ from mlxhog.report.table import AnswerNote, FailureNote, Section
 from mlxhog.report.views import StatusLine
 
 if TYPE_CHECKING:
-    from mlxhog.config.optimizer import OptimizerChoice
     from mlxhog.parity.compare import ComparedTensor
     from mlxhog.parity.compute import ParityReport
 
@@ -76,7 +75,9 @@ class ParityConfig(RunFolder, Plugins, Quiet):
 @command("parity", ABOUT, EXAMPLES, ParityConfig)
 def run(config: ParityConfig) -> Report:
     """Compare the numbers of all backends."""
-    kind, where = _source(config)
+    classes: Any = OPTIMIZERS.known().values()
+    own = tuple(choice() for choice in classes if plugins.files_of([choice]))
+    kind, where = _subject(config, "tiny" if own else None)
     # These import NumPy and the native module; wrong flags are refused before.
     from mlxhog.parity.compute import compare_sides
     from mlxhog.parity.subject import check_memory, choose, open_subject
@@ -89,9 +90,8 @@ def run(config: ParityConfig) -> Report:
     chosen, lacks = choose(config.backends, config.kernels)
     check_memory(subject, chosen)
     with StatusLine(sys.stderr, quiet=config.quiet) as tell:
-        plugins = _plugin_optimizers()
-        comparison = compare_sides(
-            replace(subject.made(), plugins=plugins),
+        result = compare_sides(
+            replace(subject.made(), plugins=own),
             chosen,
             numbered(tell, len(chosen)),
             perturb=config.perturb,
@@ -99,60 +99,54 @@ def run(config: ParityConfig) -> Report:
             save=save,
         )
     tf32 = list(filter(None, [float32.user_note()]))
-    notes = [*comparison.subject.notes, *lacks, *tf32]
-    stepped = {row.what.split("/")[1] for row in comparison.rows if row.kind == "step"}
-    notes += [
-        f"not compared: {p.name}, which takes no step" for p in plugins if p.name not in stepped
-    ]
-    if comparison.perturbed is not None:
-        notes.append("perturbed: " + " of ".join(comparison.perturbed))
-    remarks = list[str]()
-    if comparison.first_bad is not None:
-        remarks = [f"disagree: {_describe(comparison.first_bad)}", *tf32]
-    elif comparison.missed:
-        remarks = [f"{config.perturb} was perturbed, but no comparison failed"]
-
-    def text() -> list[Section]:
-        table = _table(comparison, notes, everything=config.all)
-        return [Section("", notes=[_answer(comparison)]), table]
-
-    facts = comparison.to_json() | {"notes": notes}
-    return Report(facts, text=text, code=int(not comparison.ok), remarks=remarks)
+    stepped = {row.what.split("/")[1] for row in result.rows if row.kind == "step"}
+    idle = [f"not compared: {p.name}, which takes no step" for p in own if p.name not in stepped]
+    notes = [*result.subject.notes, *lacks, *tf32, *idle]
+    if result.perturbed is not None:
+        notes.append("perturbed: " + " of ".join(result.perturbed))
+    remarks = [f"{config.perturb} was perturbed, but no comparison failed"] * result.missed
+    if result.first_bad is not None:
+        remarks = [f"disagree: {_describe(result.first_bad)}", *tf32]
+    return Report(
+        result.to_json() | {"notes": notes},
+        text=lambda: _text(result, notes, everything=config.all),
+        code=int(not result.ok),
+        remarks=remarks,
+    )
 
 
-def _plugin_optimizers() -> tuple[OptimizerChoice, ...]:
-    """Return the optimizers of loaded plugins, with their default numbers."""
-    classes: Any = OPTIMIZERS.known().values()
-    return tuple(choice() for choice in classes if plugins.files_of([choice]))
-
-
-def _source(config: ParityConfig) -> tuple[str, str]:
+def _subject(config: ParityConfig, otherwise: str | None) -> tuple[str, str]:
     """Return the kind of the subject that the command line names, and its name.
 
     Raises:
-        ConfigError: the command line names more than one; or none, and no optimizer of a plugin.
+        ConfigError: the command line names more than one; or none, and there is no other.
     """
-    subjects = {"config": config.config, "checkpoint": config.checkpoint}
-    named = [(kind, where) for kind, where in subjects.items() if where is not None]
+    named = [("config", config.config), ("checkpoint", config.checkpoint)]
     if config.subject is not None:
         is_folder = Path(config.subject).is_dir()
         named.append(("checkpoint" if is_folder else "config", config.subject))
-    if not named and _plugin_optimizers():
-        return "config", "tiny"
-    if len(named) != 1:
-        what = " and ".join(where for _, where in named) or "nothing"
+    subjects = [(kind, where) for kind, where in named if where is not None]
+    if not subjects and otherwise is not None:
+        return "config", otherwise
+    if len(subjects) != 1:
+        what = " and ".join(where for _, where in subjects) or "nothing"
         raise ConfigError(
             f"parity wants one subject and got {what}; give an architecture or a "
             "checkpoint's directory, for example `mlxhog parity --config tiny`"
         )
-    return named[0]
+    return subjects[0]
 
 
-def _table(comparison: ParityReport, notes: Sequence[str], *, everything: bool) -> Section:
-    """Return the failures, the worst first and at most `MOST_FAILURES`; or every tensor."""
-    rows = comparison.rows
+def _text(result: ParityReport, notes: Sequence[str], *, everything: bool) -> list[Section]:
+    """Return the answer, and the failures, the worst first and at most `MOST_FAILURES`; or all."""
+    rows, sides = result.rows, ", ".join(side.name for side in result.sides)
     failed = sorted((row for row in rows if not row.ok), key=lambda row: -row.pressure)
-    shown = rows if everything else failed[:MOST_FAILURES]
+    sides = sides if len(sides) <= MOST_NAMES else f"{len(result.sides)} sides"
+    answer: str = AnswerNote(f"Yes: all {len(rows):,} agree ({sides})")
+    if failed:
+        answer = FailureNote(f"FAILED: {len(failed)} of {len(rows)} disagree")
+    elif result.missed:
+        answer = FailureNote("FAILED: a parameter was perturbed, but no comparison failed")
     header = ("", "tensor", "side", "against", "max abs", "max rel", "allowed", "at")
     cells = [
         (
@@ -163,32 +157,17 @@ def _table(comparison: ParityReport, notes: Sequence[str], *, everything: bool) 
             *("-" if x is None else f"{x:.1e}" for x in (row.max_abs, row.max_rel, row.tolerance)),
             f"[{', '.join(map(str, row.where))}]" if row.max_abs is not None else row.reason,
         )
-        for row in shown
+        for row in (rows if everything else failed[:MOST_FAILURES])
     ]
     good = [row for row in rows if row.ok and row.max_abs is not None]
-    closest = max(good, key=lambda row: row.pressure, default=None)
-    notes = [*notes]
-    if closest is not None:
-        notes.append(
-            f"closest to its limit: {closest.what} of {closest.a} against {closest.b}, at "
-            f"{closest.pressure:.0%} of the tolerance"
-        )
-    if not everything:
-        notes.append("--all has a line for every tensor")
-    return Section(comparison.subject.title, header, cells, notes)
-
-
-def _answer(comparison: ParityReport) -> str:
-    """Return a line that says whether all agree."""
-    rows, sides = comparison.rows, ", ".join(side.name for side in comparison.sides)
-    failed = sum(not row.ok for row in rows)
-    if failed:
-        return FailureNote(f"FAILED: {failed} of {len(rows)} disagree")
-    if comparison.missed:
-        return FailureNote("FAILED: a parameter was perturbed, but no comparison failed")
-    if len(sides) > MOST_NAMES:
-        sides = f"{len(comparison.sides)} sides"
-    return AnswerNote(f"Yes: all {len(rows):,} agree ({sides})")
+    for row in sorted(good, key=lambda row: -row.pressure)[:1]:
+        notes = [
+            *notes,
+            f"closest to its limit: {row.what} of {row.a} against {row.b}, at {row.pressure:.0%} "
+            "of the tolerance",
+        ]
+    notes = [*notes, *["--all has a line for every tensor"] * (not everything)]
+    return [Section("", notes=[answer]), Section(result.subject.title, header, cells, notes)]
 
 
 def _describe(row: ComparedTensor) -> str:
@@ -198,8 +177,7 @@ def _describe(row: ComparedTensor) -> str:
     if row.max_abs is None:
         values = f" ({row.got} and {row.wanted})" if row.where else ""
         return f"{row.what}{where}: {row.a} and {against}: {row.reason}{values}"
-    unit = f" {row.unit}" if row.unit else ""
     return (
         f"{row.what}{where}: {row.a} has {row.got:.9g} and {against} {row.wanted:.9g}, "
-        f"{row.max_abs:.2g}{unit} apart, allowed {row.tolerance:.2g}"
+        f"{row.max_abs:.2g}{f' {row.unit}' if row.unit else ''} apart, allowed {row.tolerance:.2g}"
     )

@@ -1,7 +1,6 @@
 """`mlxhog replay`: repeat a recorded run, bit for bit."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from mlxhog.cli.flags import Json, Plugins, RunFolder, run_argument
 from mlxhog.cli.frame import Report, command
@@ -34,10 +33,9 @@ class ReplayConfig(RunFolder, Plugins, Json):
 @command("replay", ABOUT, EXAMPLES, ReplayConfig)
 def run(config: ReplayConfig) -> Report:
     """Repeat a run."""
-    from mlxhog.checkpoint.run import find
     from mlxhog.training.replay import replay
 
-    outcome = replay(find(config.run, Path(config.out)), anyway=config.anyway)
+    outcome = replay(config.find(config.run), anyway=config.anyway)
     head = f"equal bit for bit: {outcome.hashes} hashes"
     if outcome.difference is not None:
         head = f"differs first at {outcome.difference}"

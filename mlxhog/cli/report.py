@@ -57,10 +57,9 @@ class PlotConfig(ReportConfig):
 
 def _records(config: ReportConfig) -> "list[RunRecord]":
     """Return the runs, each once."""
-    from mlxhog.checkpoint.run import find
     from mlxhog.report.record import RunRecord
 
-    records = [RunRecord(find(spec, Path(config.out))) for spec in config.runs]
+    records = [RunRecord(config.find(name)) for name in config.runs]
     return list({each.run.directory.resolve(): each for each in records}.values())
 
 
@@ -103,23 +102,19 @@ def plot(config: PlotConfig) -> Report:
     differ = list(filter(None, [different_texts(records)]))
     if not config.json:  # they need no package
         width = shutil.get_terminal_size().columns
-        lines = [
-            *_curves(records, width),
-            *(line for one in differ for line in wrapped(one, width)),
-        ]
-        print("\n".join(lines))
+        print(*_curves(records, width), *(line for one in differ for line in wrapped(one, width)),
+              sep="\n")  # fmt: skip
     charts.require("the lines above need nothing more")
     from mlxhog.report.figures import losses
 
     path = _write(config, records, "losses.png", losses(records, config.over))
+    columns = ("train_bits_per_byte", "val_bits_per_byte", "final_bits_per_byte")
     runs = [
         {
             "name": each.run.name,
             "lines": len(each.history),
-            "train_bits_per_byte": each.last("train_bits_per_byte"),
-            "val_bits_per_byte": each.last("val_bits_per_byte"),
+            **{name: each.last(name) for name in columns},
             "val_step": each.history.evaluation.get("val_step"),
-            "final_bits_per_byte": each.last("final_bits_per_byte"),
             "held_out": each.part or None,
         }
         for each in records

@@ -1,7 +1,6 @@
 """`mlxhog join`, `leave` and `stop`: requests to a run, from another terminal of the same user."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mlxhog.cli.flags import Json, RunFolder, run_argument
@@ -54,7 +53,7 @@ def join(config: JoinConfig) -> Report:
 )
 def leave(config: LeaveConfig) -> Report:
     """Let a worker leave a run."""
-    return _ask(config, "leave", **({} if config.worker is None else {"worker": config.worker}))
+    return _ask(config, "leave", **{} if config.worker is None else {"worker": config.worker})
 
 
 @command(
@@ -71,9 +70,8 @@ def stop(config: RequestConfig) -> Report:
 def _ask(config: RequestConfig, request: str, **fields: Any) -> Report:
     """Send a request to a run, and report its answer."""
     from mlxhog.arena.requests import ask
-    from mlxhog.checkpoint.run import find
 
-    run = find(config.run, Path(config.out))
+    run = config.find(config.run)
     if run.is_starting():
         raise RunError(
             f"the run {run.name} is starting, and takes no request yet; try again when mlxhog runs "

@@ -1,8 +1,10 @@
 """`mlxhog runs`: the list of runs; `runs rm` removes some, and `mlxhog show` describes one."""
 
+from __future__ import annotations
+
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +15,13 @@ from mlxhog.base.quantities import format_bytes, format_count, format_duration, 
 from mlxhog.cli.flags import Json, RunFolder, run_argument
 from mlxhog.cli.frame import Report, command, run_word
 from mlxhog.config.options import argument, switch
-from mlxhog.errors import ConfigError, RunError, shown
+from mlxhog.errors import ConfigError, RunError
 from mlxhog.report.metrics import label, number, scored_at, share_text
 from mlxhog.report.table import Section
 
 if TYPE_CHECKING:
     from mlxhog.checkpoint.run import Run
     from mlxhog.models.families import ModelConfig
-    from mlxhog.report.record import RunRecord
 
 ABOUT = """\
 List runs, the newest last: status, model, data, parameters, steps and time of training, held-out
@@ -55,110 +56,76 @@ def run(config: RunsConfig) -> Report:
     """List the runs."""
     from mlxhog.checkpoint.run import list_runs
 
-    records = [describe(each) for each in list_runs(Path(config.out))]
-    none = f"no runs in {config.out}; `mlxhog train` makes one"
-    return Report(records, text=lambda: [_table(records)] if records else none, one_per_line=True)
+    records = [_facts(each) for each in list_runs(Path(config.out))]
+
+    def text() -> str | list[Section]:
+        if not records:
+            return f"no runs in {config.out}; `mlxhog train` makes one"
+        rows = list(map(_row, records))
+        statuses = dict.fromkeys(row[1].partition(",")[0] for row in rows)
+        notes = [f"{status}: {ADVICE[status]}" for status in statuses if status in ADVICE]
+        return [Section("", HEADER, rows, notes)]
+
+    return Report(records, text=text, one_per_line=True)
 
 
-def describe(run: "Run") -> dict[str, Any]:
-    """Return the facts of a run: of its run.json, and of other files if it is not done.
-
-    The files may have been edited, so no type is certain.
-    """
+def _facts(run: Run) -> dict[str, Any]:
+    """Return the facts of a run.json, and of other files what it lacks before the run is done."""
+    from mlxhog.config.sources import read_yaml
     from mlxhog.report.history import newest_line
 
-    status = run.read_status()
-    result = status.get("result")
+    status, options = run.read_status(), {}
+    if "model" not in status:
+        with suppress(ConfigError):
+            options = {name: value for name, (value, _) in read_yaml(run.config_path).items()}
+    result, part = status.get("result"), status.get("held_out")
     reached = result if isinstance(result, dict) else newest_line(run.metrics_path) or {}
-    steps, seconds = reached.get("steps", reached.get("step")), reached.get("seconds")
-    part = status.get("held_out")
     return {
-        **_of_config(run, status),
+        "model": Path(str(options.get("model", "-"))).stem,
+        "data": options.get("data"),
         **status,
         "run": str(run.directory),
         "name": run.name,
-        "steps": status.get("steps") if steps is None else steps,
-        "seconds": reached.get("elapsed_s", status.get("seconds")) if seconds is None else seconds,
+        "steps": reached.get("steps", reached.get("step", status.get("steps"))),
+        "seconds": reached.get("seconds", reached.get("elapsed_s", status.get("seconds"))),
         "bits_per_byte": reached.get("val_bits_per_byte"),
         "val_step": reached.get("val_step"),
         "resumable": run.has_checkpoint(),
-        "share": _number(part, "share") if isinstance(part, dict) else None,
-        "trained_s": _last_change(run),
+        "share": part.get("share") if isinstance(part, dict) else None,
     }
 
 
-def _of_config(run: "Run", status: Mapping[str, Any]) -> dict[str, Any]:
-    """Return model and data of a run, if its run.json does not have them yet."""
-    if "model" in status:
-        return {}
-    from mlxhog.config.sources import read_yaml
+def _row(facts: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return a run as a row of the table; its run.json may have been edited, so of any types."""
 
-    try:
-        values = read_yaml(run.config_path)
-    except ConfigError:
-        return {"model": None, "data": None}
-    model = str(values.get("model", ("-", ""))[0])
-    return {"model": Path(model).stem, "data": values.get("data", (None, ""))[0]}
+    def number_of(name: str) -> float | None:
+        value: Any = facts.get(name)
+        return float(value) if type(value) in (int, float) and abs(value) < 1e15 else None
 
+    def spelt(name: str, spell: Callable[[float], str]) -> str:
+        value = number_of(name)
+        return "-" if value is None else spell(value)
 
-def _last_change(run: "Run") -> float:
-    """Return the time of the last record of a run, in seconds since 1970."""
-    times = [0.0]
-    for path in (run.metrics_path, run.directory / "run.json"):
-        with suppress(OSError):
-            times.append(path.stat().st_mtime)
-    return max(times)
-
-
-def _table(records: Sequence[Mapping[str, Any]]) -> Section:
-    rows = list(map(_row, records))
-    statuses = dict.fromkeys(row[1].partition(",")[0] for row in rows)
-    notes = [f"{status}: {ADVICE[status]}" for status in statuses if status in ADVICE]
-    return Section("", HEADER, rows, notes)
-
-
-def _row(record: Mapping[str, Any]) -> tuple[str, ...]:
-    def spelt(name: str, spell: Any) -> str:
-        value = _number(record, name)
-        return "-" if value is None else str(spell(value))
-
-    status, data = _text(record, "status"), record.get("data")
-    if status == "interrupted" and not record["resumable"]:
+    status, data = str(facts.get("status"))[:40], facts.get("data")
+    if status == "interrupted" and not facts["resumable"]:
         status = "early"
-    metal = label(_text(record, "gpu_write", "cpu"), _text(record, "kernels", "native"))
+    metal = label(*(str(facts.get(name, "")) for name in ("gpu_write", "kernels")))
     if isinstance(data, str) and "/" in data:
         from mlxhog.checkpoint.creation import default_name
 
         data = default_name(data)
-    early = scored_at(record.get("val_step"), _number(record, "steps"))
+    early = scored_at(facts["val_step"], number_of("steps"))
     return (
-        record["name"],
-        ", ".join(
-            filter(None, [status, metal or "emulated before" * bool(record.get("emulated"))])
-        ),
-        _text(record, "model"),
-        _text({"data": data}, "data"),
+        facts["name"],
+        f"{status}, {metal}" if metal else status,
+        str(facts.get("model"))[:40],
+        "-" if data is None else str(data)[:40],
         spelt("parameters", format_count),
         spelt("steps", format_number),
         spelt("seconds", format_duration),
         spelt("bits_per_byte", lambda bits: f"{number(bits)}{early}"),
-        "-" if record["share"] is None else share_text(record["share"]),
+        spelt("share", share_text),
     )
-
-
-def _text(record: Mapping[str, Any], name: str, otherwise: str = "-") -> str:
-    """Return a field of a run.json, which may have been edited, as text for the table."""
-    value = record.get(name, otherwise)
-    if value is None:
-        return otherwise
-    return (value if isinstance(value, str) else shown(value))[:40]
-
-
-def _number(record: Mapping[str, Any], name: str) -> float | None:
-    value = record.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if abs(value) < 1e15 else None
 
 
 # -- removal ------------------------------------------------------------------------------------
@@ -186,33 +153,26 @@ def remove(config: RemoveConfig) -> Report | int:
     from mlxhog.checkpoint.run import find, remove
 
     named = [find(name, Path(config.out), whole=True) for name in config.runs]
-    chosen = list({each.directory: each for each in named}.values())
-    for each in chosen:
+    chosen = {each.directory: each for each in named}
+    for each in chosen.values():
         if each.is_locked():
             word = shlex.quote(run_word(each.directory))
             raise RunError(f"the run {each.name} trains now; end it first: mlxhog stop {word}")
-    sizes = [_bytes_in(each.directory) for each in chosen]
-    names = [f"{each.name} ({format_bytes(n)})" for each, n in zip(chosen, sizes, strict=True)]
-    if not (config.yes or _agrees(names)):
-        print("nothing was removed", file=sys.stderr)
-        return 1
-    for each in chosen:
+    sizes = [_bytes_in(folder) for folder in chosen]
+    names = [
+        f"{each.name} ({format_bytes(n)})" for each, n in zip(chosen.values(), sizes, strict=True)
+    ]
+    if not config.yes:
+        if not sys.stdin.isatty():
+            raise ConfigError(f"would remove {', '.join(names)}; add --yes")
+        print(*names, "remove for good? [y/N] ", sep="\n", end="", file=sys.stderr, flush=True)
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            print("nothing was removed", file=sys.stderr)
+            return 1
+    for each in chosen.values():
         remove(each)
-    facts = {"removed": [str(each.directory) for each in chosen], "bytes": sum(sizes)}
+    facts = {"removed": list(map(str, chosen)), "bytes": sum(sizes)}
     return Report(facts, text=lambda: "\n".join(f"removed {name}" for name in names))
-
-
-def _agrees(names: Sequence[str]) -> bool:
-    """Ask on the terminal.
-
-    Raises:
-        ConfigError: there is no terminal.
-    """
-    if not sys.stdin.isatty():
-        raise ConfigError(f"would remove {', '.join(names)}; add --yes")
-    print("\n".join(names), file=sys.stderr)
-    print("remove for good? [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _bytes_in(folder: Path) -> int:
@@ -250,29 +210,28 @@ _LAST = (
 def show(config: ShowConfig) -> Report:
     """Show a run."""
     from mlxhog.checkpoint import manifest
-    from mlxhog.checkpoint.run import find
+    from mlxhog.checkpoint.formats.opening import read_config
+    from mlxhog.models import families
     from mlxhog.report.metrics import sound_marks
     from mlxhog.report.record import RunRecord
     from mlxhog.report.shares import in_words
 
-    record = RunRecord(find(config.run, Path(config.out)))
-    run, status, model = record.run, record.status, _architecture(record.run)
-    resumed = status.get("resumed")
+    record = RunRecord(config.find(config.run))
+    run, status, model = record.run, record.status, None
+    with suppress(ConfigError):  # it may not be written yet
+        model = families.read(read_config(run.architecture / "config.json"))
     names = [path.name for path in manifest.by_age(run.checkpoints)]
     facts: dict[str, Any] = {
         "run": str(run.directory),
         "name": run.name,
         "status": record.state,
         "created_s": run.created_ns() / 1e9 or None,
-        "model": record.config.get("model"),
+        **{name: record.config.get(name) for name in ("model", "data", "tokenizer", "strategy")},
         "family": None if model is None else model.title,
         "parameters": status.get("parameters"),
-        "data": record.config.get("data"),
-        "tokenizer": record.config.get("tokenizer"),
         "options": record.changed(),
-        "strategy": record.config.get("strategy"),
         "workers": [worker.backend for _, worker in sorted(record.history.workers.items())],
-        "resumed": resumed if isinstance(resumed, list) else [],
+        "resumed": resumed if isinstance(resumed := status.get("resumed"), list) else [],
         "checkpoints": [*names[:-1], *(f"{name} (latest)" for name in names[-1:])],
         "held_out": record.part or None,
         "last": {
@@ -285,11 +244,10 @@ def show(config: ShowConfig) -> Report:
         "load": _load(run, model),
         "notes": record.notes,
     }
-    rows, spelled = record.facts(), record.options_in_words()
-    whole, *each = facts["shares"].items()
+    spelled, (whole, *each) = record.options_in_words(), facts["shares"].items()
     words = {
         **{name: facts[name] for name in ("model", "family", "data", "tokenizer")},
-        **{name: text for name, text in rows.items() if name != "status" and text != "-"},
+        **{k: text for k, text in record.facts().items() if k != "status" and text != "-"},
         "a step": in_words(whole[1]),
         **{name: in_words(shares) for name, shares in each},
         "resumed at": facts["resumed"],
@@ -298,38 +256,23 @@ def show(config: ShowConfig) -> Report:
         "load": facts["load"] and f"mlxhog.load({run_word(run.directory)!r}), {facts['load']}",
         "note": [*record.notes, *filter(None, [record.part.get("seen")])],
     }
-    return Report(facts, f"{run.name}: {record.state}", words=words, notes=_next(record))
-
-
-def _next(record: "RunRecord") -> list[str]:
-    name = shlex.quote(run_word(record.run.directory))
+    word = shlex.quote(run_word(run.directory))
+    train = f"--resume {word} --time 10m"
+    if not run.has_checkpoint():  # `--resume` would refuse it
+        path = shlex.quote(str(path_from_here(run.config_path)))
+        train = f"--config {path}  # begins again: it has no checkpoint"
+    after = [f"next: mlxhog plot {word}", f"      mlxhog train {train}"]
     if record.is_running:
-        return [f"next: mlxhog watch {name}"]
-    config = shlex.quote(str(path_from_here(record.run.config_path)))
-    train = f"--resume {name} --time 10m"
-    if not record.run.has_checkpoint():  # `--resume` would refuse it
-        train = f"--config {config}  # begins again: it has no checkpoint"
-    return [f"next: mlxhog plot {name}", f"      mlxhog train {train}"]
+        after = [f"next: mlxhog watch {word}"]
+    return Report(facts, f"{run.name}: {record.state}", words=words, notes=after)
 
 
-def _architecture(run: "Run") -> "ModelConfig | None":
-    """Return its model; None if it cannot be read."""
-    from mlxhog.checkpoint.formats.opening import read_config
-    from mlxhog.models import families
-
-    try:
-        return families.read(read_config(run.architecture / "config.json"))
-    except ConfigError:
-        return None
-
-
-def _load(run: "Run", model: "ModelConfig | None") -> str | None:
+def _load(run: Run, model: ModelConfig | None) -> str | None:
     """Return the Python call that loads its newest checkpoint; None without one."""
     if model is None or not (run.model / "model.safetensors").exists():
         return None
     if model.hf == "class" and len(model.layout.out_norm) == 1:
         return f"transformers.AutoModelForCausalLM.from_pretrained({str(run.model)!r})"
     word = run_word(run.directory)
-    xlstm = f", mlxhog convert {shlex.quote(word)} DIR --to xlstm"
-    theirs = xlstm if model.in_xlstm else ""
-    return f"mlxhog.load({word!r}){theirs} (transformers has no such model)"
+    xlstm = f", mlxhog convert {shlex.quote(word)} DIR --to xlstm" * model.in_xlstm
+    return f"mlxhog.load({word!r}){xlstm} (transformers has no such model)"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlxhog.cli.flags import Json, Part, RunFolder, Written
@@ -13,6 +12,7 @@ from mlxhog.errors import DataError, RunError
 from mlxhog.theory.simulator.what_if import SimulateConfig, compare
 
 if TYPE_CHECKING:
+    from mlxhog.checkpoint.run import Run
     from mlxhog.theory.simulator.workers import Worker
 
 ABOUT = """\
@@ -55,7 +55,7 @@ def run(words: Words, written: Written) -> Report:
     """Simulate the strategies."""
     values, workers, source = dict(written.values), None, ""
     if words.run is not None:
-        workers = _workers_of_run(words.run, Path(words.out))
+        workers = _workers_of_run(words.find(words.run))
         values["workers"] = (len(workers), "--run")
         source = f"recorded by {words.run}"
     config = Written(values, problems=written.problems).read(SimulateConfig)
@@ -63,23 +63,17 @@ def run(words: Words, written: Written) -> Report:
     return Report(comparison.to_json(), text=comparison.sections)
 
 
-def _workers_of_run(spec: str, root: Path) -> list[Worker]:
+def _workers_of_run(run: Run) -> list[Worker]:
     """Return the workers of a run, each with the times of its newest steps.
 
     These times include the slowdown by the other workers of the run, so a simulation needs no limit
     of cores.
 
-    Args:
-        spec: path or name of the run, or latest.
-        root: the folder of runs.
-
     Raises:
-        RunError: there is no such run, or it recorded no times.
+        RunError: it recorded no times.
     """
-    from mlxhog.checkpoint.run import find
     from mlxhog.theory.simulator.workers import worker_of
 
-    run = find(spec, root)
     try:
         workers = [worker_of(times) for times in run.read_times()]
     except (LookupError, TypeError, ValueError, DataError) as error:

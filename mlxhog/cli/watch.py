@@ -5,9 +5,8 @@ import json
 import secrets
 import sys
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from mlxhog.base.http_server import listen, say_once_where_connections_wait, url_of
 from mlxhog.cli.flags import Json, Quiet, RunFolder, run_argument
@@ -47,11 +46,11 @@ class WatchConfig(RunFolder, Quiet):
 @command("watch", ABOUT, EXAMPLES, WatchConfig)
 def run(config: WatchConfig) -> int:
     """Show a run until it ends."""
-    from mlxhog.checkpoint.run import find, is_run
+    from mlxhog.checkpoint.run import is_run
     from mlxhog.report.follow import ending, follow
     from mlxhog.report.record import RunRecord
 
-    watched = find(config.run, Path(config.out))
+    watched = config.find(config.run)
     view: AbstractContextManager[Observer[Progress]] = (
         nullcontext(JsonLines()) if config.json else observer(sys.stdout, quiet=config.quiet)
     )
@@ -99,17 +98,14 @@ class BoardConfig(RunFolder, Json):
 @command("board", BOARD_ABOUT, BOARD_EXAMPLES, BoardConfig)
 def board(config: BoardConfig) -> int:
     """Serve the page until a signal."""
-    from mlxhog.checkpoint.run import find
-
-    followed = find(config.run, Path(config.out))
-    with listen("127.0.0.1", config.port) as listener:
+    followed = config.find(config.run)
+    with listen("127.0.0.1", config.port) as listener, suppress(KeyboardInterrupt):
         import uvicorn
 
         from mlxhog.report.board import Board
         from mlxhog.report.record import RunRecord
 
-        token = secrets.token_urlsafe(16)
-        address = f"{url_of(listener)}/"
+        token, address = secrets.token_urlsafe(16), f"{url_of(listener)}/"
         settings = uvicorn.Config(
             Board(RunRecord(followed), token).app,
             log_level="critical",
@@ -127,9 +123,6 @@ def board(config: BoardConfig) -> int:
             say_once_where_connections_wait()
             await uvicorn.Server(settings).serve(sockets=[listener])
 
-        try:
-            asyncio.run(answer())
-        except KeyboardInterrupt:
-            pass
+        asyncio.run(answer())
     print("the board has ended; it changed nothing in the run", file=sys.stderr)
     return 0

@@ -247,21 +247,14 @@ class Anchor:
 
     # -- checkpoints and the report --------------------------------------------------------------
 
-    def _parts(self) -> Iterator[tuple[str, Float32]]:
-        """Name in a checkpoint and floats of each parameter in each segment, shared."""
-        for kind in KINDS:
-            for one in self.arena.layout.slots.values():
-                part = self.of(kind)[one.offset : one.offset + one.size].reshape(one.shape)
-                yield f"link.{kind}/{one.name}", part
-
     def saved(self) -> tuple[dict[str, Float32], dict[str, int]]:
-        """Arrays by segment and parameter, and numbers, for a checkpoint; no link may write.
+        """Arrays by segment, and numbers, for a checkpoint; no link may write.
 
         Every machine of a cluster saves the same theta_s of a round, so any of them can resume it.
         The parameters are saved after this call.
         """
         self.settle()
-        return dict(self._parts()), {
+        return {f"link.{kind}": self.of(kind) for kind in KINDS}, {
             **{name: self.words[name] for name in ("round", "tokens", "sent", "id")},
             "committed": self.committed(),
             "ms_elsewhere": self.arena.counters.load("ms_elsewhere"),
@@ -292,15 +285,15 @@ class Anchor:
             CheckpointError: a part of it is missing, or has another shape than in this run.
         """
         self.begin()
-        for name, part in self._parts():
-            value = arrays.get(name)
-            if value is None or value.shape != part.shape:
+        for kind in KINDS:
+            value = arrays.get(f"link.{kind}")
+            if value is None or value.shape != (self.n,):
+                shape = None if value is None else value.shape
                 raise CheckpointError(
-                    f"the checkpoint's {name} has shape {None if value is None else value.shape}, "
-                    f"this run wants {part.shape}; resume another checkpoint, or leave --cluster "
-                    "out"
+                    f"the checkpoint's link.{kind} has shape {shape}, this run wants {(self.n,)}; "
+                    "resume another checkpoint, or leave --cluster out"
                 )
-            part[...] = value
+            self.of(kind)[:] = value
         self.words["round"], self.words["tokens"] = numbers["round"], numbers["tokens"]
         if numbers.get("host") == _host():  # a copy of the run elsewhere is another machine
             self.words["id"] = numbers["id"]

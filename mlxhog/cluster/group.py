@@ -27,12 +27,11 @@ from numpy.typing import NDArray
 from mlxhog.arena import Layout
 from mlxhog.base import plain_json
 from mlxhog.base.quantities import MOST_SECONDS
-from mlxhog.config.cluster import Cluster
+from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError, MlxhogError, shown
 
 Float32 = NDArray[np.float32]
-MOST_COUNT: Final = 2**60
-"""Limit of counts in a state; their sums still fit 64 bits."""
+MOST_COUNT: Final = 2**60  # limit of counts in a state; their sums still fit 64 bits
 
 
 class ClusterError(MlxhogError):
@@ -64,7 +63,7 @@ Identity = Mapping[str, Any]
 """By the names of `WAYS_OUT`."""
 
 
-def identity_of(cluster: Cluster, layout: Layout, **of_run: Any) -> Identity:
+def identity_of(cluster: TrainConfig, layout: Layout, **of_run: Any) -> Identity:
     """Describe this machine's run; numbers of its own, such as its workers, do not count.
 
     Args:

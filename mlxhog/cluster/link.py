@@ -38,7 +38,7 @@ from mlxhog.cluster.anchor import Anchor
 from mlxhog.cluster.group import Describe, Group, Identity, Machine, Membership, Offer
 from mlxhog.cluster.lighthouse import check_torchft, own_ip, parse_address, token_of_member
 from mlxhog.cluster.round import Outcome, play
-from mlxhog.config.cluster import Cluster
+from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError, EnvironmentLacks, MlxhogError
 from mlxhog.report.machines import Roster
 
@@ -54,10 +54,10 @@ START_S = 120.0  # the import of torch gives no sign of life
 CALLS = 4  # of a group in a round; each has a limit
 REFUSALS = {2: ConfigError, 3: EnvironmentLacks}
 ENDS = (Command.REST, Command.EVALUATE, Command.SAMPLE, Command.EXIT)
-OpenGroup = Callable[[Cluster, Offer, Describe], Group]
+OpenGroup = Callable[[TrainConfig, Offer, Describe], Group]
 
 
-def open_torchft(cluster: Cluster, offer: Offer, describe: Describe) -> Group:
+def open_torchft(cluster: TrainConfig, offer: Offer, describe: Describe) -> Group:
     """Open the group of the network; it imports torch, so only the link does.
 
     Raises:
@@ -95,7 +95,7 @@ class LinkJob:
         handle: of the arena.
     """
 
-    cluster: Cluster
+    cluster: TrainConfig
     identity: Identity
     log: Path
     open_group: OpenGroup = open_torchft
@@ -196,7 +196,7 @@ def _run(job: LinkJob) -> None:
     entry.state = State.FINISHED
 
 
-def slowness(own: Anchor, outcome: Outcome | None, cluster: Cluster) -> dict[str, str]:
+def slowness(own: Anchor, outcome: Outcome | None, cluster: TrainConfig) -> dict[str, str]:
     """Why this machine may be too slow for its rounds, by subject: the first claim that holds."""
     took_s = (monotonic_ns() - own.words["joined_ns"]) / 1e9
     step_s = min((one.step_s for one in own.arena.workers if one.steps), default=0.0)

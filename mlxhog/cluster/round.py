@@ -30,14 +30,13 @@ import numpy as np
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.cluster.anchor import Anchor
 from mlxhog.cluster.group import ClusterError, Float32, Group, Membership, State
-from mlxhog.config.cluster import Cluster
+from mlxhog.config.config import TrainConfig
 from mlxhog.strategies.averaging import nesterov
 
 _PART = 1 << 12  # a machine's tokens in two parts, which float32 has exactly
 _EXACT = 1 << 24  # whole numbers below are exact in float32
 _WORDS = 4  # of 16 bits, of the digest
-MOST_STEP = 1e4
-"""Limit of an outer step, for each parameter: a sane one moves by thousandths."""
+MOST_STEP = 1e4  # limit of an outer step, for each parameter: a sane one moves by thousandths
 
 
 class Outcome(Enum):
@@ -51,7 +50,7 @@ class Outcome(Enum):
 def play(
     own: Anchor,
     group: Group,
-    cluster: Cluster,
+    cluster: TrainConfig,
     show: Callable[[Membership], object] = lambda member: None,
     *,
     is_due: bool = True,
@@ -154,7 +153,7 @@ def _refusal(problem: str) -> ClusterError:
 
 
 def _after(
-    own: Anchor, member: Membership, mean: Float32, sent: Sequence[int], cluster: Cluster
+    own: Anchor, member: Membership, mean: Float32, sent: Sequence[int], cluster: TrainConfig
 ) -> State:
     """The state after the outer step along the mean movement, the same bits on all machines."""
     anchor, velocity = own.of("anchor"), own.of("velocity")

@@ -25,7 +25,6 @@ import urllib.parse
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
 from datetime import timedelta
@@ -58,24 +57,13 @@ from mlxhog.cluster.group import (
     State,
     check_identity,
 )
-from mlxhog.cluster.lighthouse import (
-    Address,
-    Lighthouse,
-    check_token,
-    digest,
-    is_sealed,
-    seal,
-)
+from mlxhog.cluster.lighthouse import Address, Lighthouse, check_token, digest, is_sealed, seal
 from mlxhog.errors import message_of
 
 logging.getLogger("torchft").setLevel(logging.ERROR)
 LEAST_REPLICAS: Final = 1
 """Of torchft's lighthouse: a machine without enough others trains on and does not wait for them."""
 MOST_NAME: Final = 64
-MOST_MACHINES: Final = 256
-"""Machines that a member reads of the store; beyond these the newest count."""
-LOOK_S: Final = 0.2
-"""Between two looks for the lighthouse, in a wait for members."""
 
 
 class Authority:
@@ -185,7 +173,6 @@ class TorchftGroup:
             replica_id = self._rendezvous.get(torchft.manager.REPLICA_ID_KEY).decode()
             self._be_seen: Callable[[], None] = lambda: client.heartbeat(replica_id, connect)
             self._be_seen()  # from now on a round waits for this member
-        self._threads = ThreadPoolExecutor(2)
         self.be_at(round)
 
     def check(self, identity: Identity) -> None:
@@ -201,7 +188,7 @@ class TorchftGroup:
         with _failures("joining a round"):
             self._be_seen()
             machines = self._meet_machines()
-            self._form_quorum()
+            self._manager.start_quorum()
             # torchft notes a failed connection or transfer, and would go on with the old state:
             # what this member has sent would count as not committed.
             if (failure := self._manager.errored()) is not None:
@@ -211,22 +198,6 @@ class TorchftGroup:
         ids = self._connections.ids
         here = tuple(replace(one, seen_s=0.0) if one.id in ids else one for one in machines)
         return Membership(self._manager.current_step(), self._connections.rank, ids, here)
-
-    def _form_quorum(self) -> None:
-        """Wait for members; if the lighthouse dies, raise at once and not after `timeout_s`.
-
-        Two threads wait, since a look for a lighthouse that is unplugged has no limit.
-        """
-        quorum = self._threads.submit(self._manager.start_quorum)
-        look = self._threads.submit(self._look_until, quorum)
-        done, _ = wait((quorum, look), return_when=FIRST_COMPLETED)
-        for one in done:
-            one.result()
-
-    def _look_until(self, quorum: Future[None]) -> None:
-        """Raise the error of the store if its process dies before the quorum is formed."""
-        while not wait((quorum,), LOOK_S).done:
-            self._store.check(["token"])
 
     def _read(self, *keys: str) -> list[str]:
         """Values of the store, which are waited for; a call for each would cost two trips each."""
@@ -241,7 +212,6 @@ class TorchftGroup:
         words = [own.name[:MOST_NAME], own.tokens, own.rounds, now_s]
         self._store.set(f"machine/{own.id}", json.dumps(words))
         ids = list(dict.fromkeys(id for id in known.split() if id.isascii() and id.isdigit()))
-        ids = ids[-MOST_MACHINES:]
         texts = self._read(*(f"machine/{id}" for id in ids))
         machines = [_machine(int(id), text, now_s) for id, text in zip(ids, texts, strict=True)]
         return [one for one in machines if one is not None]

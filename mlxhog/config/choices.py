@@ -26,6 +26,7 @@ import importlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import Field
+from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
@@ -124,32 +125,58 @@ class Registry(Generic[T]):
         )
 
 
-Rules = tuple[tuple[str, Callable[..., object], str], ...]
-"""Contradictions: an option, a condition on some subjects, and the sentence with the way out.
+Rules = tuple[tuple[str, str, str], ...]
+"""Contradictions: an option, a condition, and the sentence with the way out.
 
-The sentence is a format of the subjects, {0}, {1} and so on, and of the condition's value, {x}."""
+Terms of a condition are joined by " & ": `overlap` or `not overlap` for an option that is set or is
+not, `write=cas|racy` or `write!=auto` for its value, where `*` is any text. The sentence may name
+values: {write}. A rule with a name that a run does not have does not hold."""
+_UNSET = ("none", "off", "auto", "false", "0", "0.0")
 
 
-def broken(rules: Iterable[tuple[str, Any, str]], *subjects: object) -> Iterator[tuple[str, str]]:
-    """Yield (option, sentence) for each rule whose condition holds for the subjects."""
+class Facts(dict[str, object]):
+    """What rules compare: values by flat names as people write them, and attributes of a choice."""
+
+    def __init__(self, values: Mapping[str, object], choice: object) -> None:
+        super().__init__(values)
+        self._choice = choice
+
+    def __missing__(self, name: str) -> object:
+        """Return an attribute of the choice.
+
+        Raises:
+            KeyError: it has none of this name.
+        """
+        if not hasattr(self._choice, name):
+            raise KeyError(name)
+        return getattr(self._choice, name)
+
+
+def broken(rules: Iterable[tuple[str, str, str]], facts: Facts) -> Iterator[tuple[str, str]]:
+    """Yield (option, sentence) for each rule whose condition holds."""
     for name, condition, sentence in rules:
-        if x := condition(*subjects):
-            yield name, sentence.format(*subjects, x=x)
+        try:
+            holds = all(_holds(term, facts) for term in condition.split(" & "))
+        except KeyError:
+            holds = False
+        if holds:
+            yield name, sentence.format_map(facts)
 
 
-def rules_of(cls: type, attribute: str) -> Iterator[tuple[str, Any, str]]:
-    """Yield the rules in an attribute of the bases of a class, and in its own."""
+def _holds(term: str, facts: Facts) -> bool:
+    name, equals, words = term.partition("=")
+    negative = name.startswith("not ") or name.endswith("!")
+    text = str(facts[name.removeprefix("not ").rstrip("!")]).lower()
+    is_so = (
+        any(fnmatchcase(text, word) for word in words.split("|")) if equals else text not in _UNSET
+    )
+    return is_so != negative
+
+
+def rules_of(cls: type) -> Iterator[tuple[str, str, str]]:
+    """Yield the rules of the bases of a class, and its own."""
     for base in reversed(cls.__mro__):
-        yield from vars(base).get(attribute, ())
-
-
-def unread(parse: Callable[[str], object], text: str) -> str:
-    """Return the error if the text of a number cannot be read; for a rule's condition."""
-    try:
-        parse(text)
-    except ValueError as error:
-        return str(error)
-    return ""
+        yield from vars(base).get("rules", ())
 
 
 class Choice:
@@ -161,7 +188,8 @@ class Choice:
         name: the name in flags and files; only a class that defines it itself is a choice.
         about: one line for help and documentation.
         kind: the registry of choices that it belongs to.
-        rules: contradictions between its numbers, beside those of its bases; see `broken`.
+        rules: contradictions between its numbers, and with options of a run; see `Rules`. Those
+            of its bases hold, too.
     """
 
     rules: ClassVar[Rules] = ()
@@ -182,8 +210,10 @@ class Choice:
 
     def broken_rules(self) -> Iterable[str]:
         """Yield contradictions between numbers of this choice, with the way out."""
-        rules = rules_of(type(self), "rules")
-        return (f"{name}: {problem}" for name, problem in broken(rules, self))
+        specs = options(type(self))
+        values = {specs[name].flat: value for name, value in spelt(self).items()}
+        rules = broken(rules_of(type(self)), Facts(values, self))
+        return (f"{name}: {problem}" for name, problem in rules)
 
     def __str__(self) -> str:
         """Spell it, with the numbers that are not the defaults; `Kind.read` reads it back."""
@@ -330,9 +360,7 @@ LAYERS: Registry[type[Any]] = Registry(
     "a dataclass with a name and a kind, 'mixer' or 'channel' (examples/my_layer.py)",
 )
 TASKS: Registry[Any] = Registry(
-    "task",
-    "mlxhog.mad.tasks",
-    "a dataclass of the base Task (examples/my_task.py)",
+    "task", "mlxhog.mad.tasks", "a dataclass of the base Task (examples/my_task.py)"
 )
 REGISTRIES = (LAYERS, TASKS, *KINDS)
 """Everything that a file of the user's own may add to."""

@@ -1,26 +1,26 @@
 """The options of a training run: one definition for YAML, flags, help and `mlxhog options`."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 
 import yaml
 
+from mlxhog.base import plain_yaml
 from mlxhog.base.quantities import Interval
 from mlxhog.config import contradictions, optimizers, plugins
 from mlxhog.config.choices import OPTIMIZERS, SCHEDULES, STRATEGIES, Choice
-from mlxhog.config.cluster import Cluster
-from mlxhog.config.fine_tuning import FineTuning
 from mlxhog.config.optimizer import OptimizerChoice
 from mlxhog.config.options import option, options, spelt
+from mlxhog.config.rules import parse_slowdowns
 from mlxhog.config.sources import Layer, Merged, resolve
 from mlxhog.config.strategy import StrategyChoice
 from mlxhog.errors import ConfigError
 
 DEFAULT_TIME_S = 60.0
 DEFAULT_MODEL = "minute"
-EMULATED = "metal-emulated"
-"""Metal source that runs on the CPU, of `gpu_write` and `kernels`."""
+EMULATED = "metal-emulated"  # Metal source that runs on the CPU, of `gpu_write` and `kernels`
 
 _data = partial(option, group="data")
 _model = partial(option, group="model")
@@ -32,10 +32,28 @@ _schedule = partial(option, group="schedule")
 _budget = partial(option, group="budget")
 _run = partial(option, group="run")
 _safety = partial(option, group="safety")
+_tuning = partial(option, group="fine-tuning")
+_ends = partial(option, group="epochs and early stopping")
+_cluster = partial(option, group="cluster")
+
+ORIGINS = ("init_from", "resize_vocab")  # options of the weights that a new run begins with
+WITHOUT_ENDS: dict[str, object] = {
+    "epochs": None, "patience": None, "stop_at_loss": None, "keep_best": False,
+}  # fmt: skip
+"""Values of the options of epochs and early stopping in a run that ends otherwise."""
+
+
+def _check_address(text: str) -> None:
+    match = re.fullmatch(r"[\w.-]+:(\d{1,5})", text)
+    if match is None or not 0 < int(match[1]) < 2**16:
+        raise ValueError(
+            "wanted HOST:PORT as mlxhog cluster start prints it, a name or an IPv4 address, such "
+            "as 192.168.1.5:8600"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, init=False)
-class TrainConfig(Merged, FineTuning, Cluster):
+class TrainConfig(Merged):
     """One training run. Defaults < YAML < flags; an unknown key is an error.
 
     Values are converted and checked when the object is made, so every instance is legal.
@@ -92,6 +110,7 @@ class TrainConfig(Merged, FineTuning, Cluster):
         "other values for fields of the model, such as hidden_size=256; several with commas or one "
         "flag each (mlxhog models tiny lists the fields)",
         repeats=True,
+        reads=plain_yaml.assignments,
     )
     plugin: str | None = _model(
         None,
@@ -151,6 +170,7 @@ class TrainConfig(Merged, FineTuning, Cluster):
         "for experiments: workers made slow on purpose, by rank; 1=2 doubles the time of every "
         "gradient of worker 1, 1=random:0.2:3 triples it with probability 0.2, 1=late:10 begins "
         "10 s late; with commas, several workers",
+        reads=parse_slowdowns,
     )
 
     strategy: StrategyChoice | None = _strategy(
@@ -299,6 +319,93 @@ class TrainConfig(Merged, FineTuning, Cluster):
         60.0, "silence after which a worker is restarted", unit="s", above=0
     )
 
+    init_from: str | None = _tuning(
+        None,
+        "begin with the weights, and only these, of a checkpoint: its path, a run, latest, or a "
+        "directory of transformers",
+    )
+    resize_vocab: bool = _tuning(
+        False, "init_from: allow another vocabulary; rows of tokens with the same text are kept"
+    )
+    loss_on: str = _tuning(
+        "assistant",
+        "what is learnt of conversations, and of prompts with completions: the answers only, or "
+        "all of the text",
+        choices=("assistant", "all"),
+    )
+    context: str = _tuning(
+        "frozen",
+        "conversations, prompts with completions: gradients stop where the completion begins, at "
+        "the state after the prompt, or flow through the prompt as well; it is learnt in neither "
+        "case",
+        choices=("frozen", "trained"),
+    )
+    epochs: int | None = _ends(
+        None, "end after this number of passes over the training text", unit="passes", low=1
+    )
+    patience: int | None = _ends(
+        None,
+        "also end after this number of held-out evaluations in a row without a new best; keeps "
+        "the best as with keep_best",
+        unit="evaluations",
+        low=1,
+        none="off",
+    )
+    stop_at_loss: float | None = _ends(
+        None,
+        "also end when a held-out evaluation reaches this number of bits per byte, or fewer",
+        unit="bits per byte",
+        above=0,
+        none="off",
+    )
+    keep_best: bool = _ends(
+        False,
+        "save after every held-out evaluation that is the best so far, and keep that checkpoint: "
+        "checkpoints/best",
+    )
+
+    # Rounds between machines. DiLoCo's outer momentum of .9 keeps the movements of ten rounds, too
+    # many for runs of minutes: runs of three end .07 bits per byte higher
+    # (`benchmarks/across_machines.py --only rounds`).
+    cluster: str | None = _cluster(
+        None,
+        "train one model with other machines: HOST:PORT of the lighthouse that mlxhog cluster "
+        "start began",
+        none="off",
+        reads=_check_address,
+    )
+    cluster_own_address: str | None = _cluster(
+        None,
+        "address of this machine by which the others reach it; auto is that of the route to the "
+        "lighthouse",
+        none="auto",
+    )
+    cluster_machine: str | None = _cluster(
+        None, "name of this machine in reports; auto is its host name", none="auto"
+    )
+    cluster_token: str | None = _cluster(
+        None,
+        "the shared secret that mlxhog cluster start printed; auto is that of the environment, "
+        "MLXHOG_CLUSTER_TOKEN",
+        none="auto",
+    )
+    round_every: float = _cluster(10.0, "time between two rounds", unit="s", above=0)
+    round_dtype: str = _cluster(
+        "float32", "numbers on the wire; bfloat16 halves the bytes", choices=("float32", "bfloat16")
+    )
+    cluster_outer_lr: float = _cluster(0.7, "step size of the outer step", above=0)
+    cluster_outer_momentum: float = _cluster(
+        0.7, "Nesterov momentum of the outer step", low=0, below=1
+    )
+    cluster_timeout_s: float | None = _cluster(
+        None,
+        "limit of each join, transfer and average, above round_every, because a machine that joins "
+        "waits for the others' next round; auto is six times round_every, and at least 60 s",
+        none="auto",
+        unit="s",
+        above=0,
+    )
+
     def __post_init__(self) -> None:
         """Check the values together, and set those that follow from others.
 
@@ -361,6 +468,22 @@ class TrainConfig(Merged, FineTuning, Cluster):
         """Whether a budget is given; `resume` without one uses the rest of the run's own."""
         budgets = (self.steps, self.tokens, self.time, self.epochs)
         return any(budget is not None for budget in budgets)
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the best evaluation's checkpoint is saved and kept."""
+        return self.keep_best or self.patience is not None
+
+    @property
+    def cluster_limit_s(self) -> float:
+        """Limit of each call of a group."""
+        timeout_s = self.cluster_timeout_s
+        return max(60.0, 6 * self.round_every) if timeout_s is None else timeout_s
+
+    @property
+    def waits_too_short(self) -> bool:
+        """Whether its limit is not above the time between rounds."""
+        return self.cluster_limit_s <= self.round_every
 
     def to_yaml(self) -> str:
         """Return a YAML text with which `train --config` repeats this run.

@@ -1,19 +1,15 @@
 """Contradictions between options of a training run, each with the way out.
 
-Those of one strategy with options beside it are in its class (`beside`), as are those between its
-numbers (`rules`).
+Those of a strategy are in its class.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from mlxhog.base import plain_yaml
-from mlxhog.config import cluster
-from mlxhog.config.choices import Rules, broken, unread
-from mlxhog.config.fine_tuning import ENDS
-from mlxhog.config.options import is_set, options
-from mlxhog.config.rules import parse_slowdowns
+from mlxhog.config.choices import Facts, Rules, broken, rules_of
+from mlxhog.config.options import options
+from mlxhog.config.sources import spelt_values_of
 
 _SWITCHED_OFF: dict[str, tuple[str, tuple[str, ...], str]] = {
     "live_every": ("live", ("off",), "so readers get no copies; set live=on"),
@@ -30,83 +26,68 @@ CHOICES = tuple(other for other, _, _ in _SWITCHED_OFF.values())
 """Options whose values decide which other options have an effect."""
 
 
-def _lock_free(c: Any) -> Any:
-    return c.strategy is not None and c.strategy.is_lock_free
-
-
-def _records(c: Any) -> Any:
-    return c.determinism in ("record", "replay")
-
-
-def _rounds(c: Any) -> Any:
-    return c.determinism == "rounds"
-
-
-def _budgets(c: Any) -> str:
-    """The budgets beside one of passes."""
-    given = [(name, getattr(c, name)) for name in ("steps", "tokens", "time")]
-    return ", ".join(f"{name} {value:g}" for name, value in given if value is not None)
-
-
 RULES: Rules = (
-    ("slow", lambda c: unread(parse_slowdowns, c.slow), "{x}"),
-    ("set", lambda c: unread(plain_yaml.assignments, c.set), "{x}"),
-    ("follow", lambda c: c.follow is not None and not _lock_free(c),
+    *((name, f"{other}={'|'.join(off)} & {name} & {name}!=1s",
+       f"{other} is {{{other}}}, {reason}, or leave {name} out")
+      for name, (other, off, reason) in _SWITCHED_OFF.items()),
+    ("follow", "follow & not is_lock_free",
      "is for lock-free workers, which take any batch; set strategy=hogwild, without async_after "
      "and blocks=disjoint"),
-    ("cluster",
-     lambda c: c.cluster and c.strategy and (c.strategy.one_process or not _lock_free(c)),
-     "adds to parameters that workers train lock-free; set strategy=hogwild"),
-    ("cluster", lambda c: c.cluster and c.determinism != "none",
+    *(("cluster", f"cluster & {why}",
+       "adds to parameters that workers train lock-free; set strategy=hogwild")
+      for why in ("one_process", "not is_lock_free")),
+    ("cluster_timeout_s", "cluster & cluster_timeout_s & waits_too_short",
+     "{cluster_timeout_s} s, not above round_every, {round_every} s, so a machine could not wait "
+     "for the next round of the others; set six times that"),
+    ("cluster", "cluster & determinism!=none",
      "its rounds follow the clock, so no run repeats; leave determinism out"),
-    ("cluster", lambda c: c.cluster and c.follow is not None,
+    ("cluster", "cluster & follow",
      "gives machines batches of one text; leave follow or cluster out"),
-    ("write", lambda c: c.gpu_write.startswith("metal") and c.write not in ("auto", "cas"),
-     "is {0.write}, but beside gpu_write={0.gpu_write} every CPU writer has to use cas; set "
+    ("write", "gpu_write=metal* & write!=auto|cas",
+     "is {write}, but beside gpu_write={gpu_write} every CPU writer has to use cas; set "
      "write=auto, or gpu_write=cpu"),
-    ("live_every", lambda c: not c.live_every.on and c.live != "off",
+    ("live_every", "live_every=off & live!=off",
      "off, so readers would get no copy; set live=off as well"),
-    ("reset_optimizer", lambda c: c.reset_optimizer and c.resume is None,
+    ("reset_optimizer", "reset_optimizer & not resume",
      "is for a run that is resumed; add --resume"),
-    ("resize_vocab", lambda c: c.resize_vocab and c.init_from is None,
+    ("resize_vocab", "resize_vocab & not init_from",
      "is for a run that begins with the weights of another; add init_from"),
-    ("init_from", lambda c: c.init_from is not None and c.resume is not None,
-     "resume {0.resume} has its own weights; leave one of the two out"),
-    ("epochs", lambda c: c.epochs is not None and _budgets(c),
-     "is {0.epochs}, and {x} is a budget, too; leave one of them out, or set it to none"),
-    ("epochs", lambda c: c.epochs is not None and c.follow is not None,
-     "a followed folder has no last text; leave epochs out"),
-    *((name, lambda c, name=name: getattr(c, name) and not c.eval_every.on,
+    ("init_from", "init_from & resume",
+     "resume {resume} has its own weights; leave one of the two out"),
+    *(("epochs", f"epochs & {budget}",
+       f"is {{epochs}}, and {budget} {{{budget}}} is a budget, too; leave one of them out, or set "
+       "it to none") for budget in ("steps", "tokens", "time")),
+    ("epochs", "epochs & follow", "a followed folder has no last text; leave epochs out"),
+    *((name, f"{name} & eval_every=off",
        "needs held-out evaluations, and eval_every is off; set eval_every, such as 10s, or 100 for "
-       "steps") for name in ENDS),
-    ("determinism", lambda c: _rounds(c) and (c.time is not None or c.follow is not None),
-     "rounds, but a budget in time or a followed folder ends each run differently; give --steps or "
-     "--tokens instead"),
+       "steps") for name in ("patience", "stop_at_loss", "keep_best")),
+    *(("determinism", f"determinism=rounds & {name}",
+       "rounds, but a budget in time or a followed folder ends each run differently; give --steps "
+       "or --tokens instead") for name in ("time", "follow")),
     ("determinism",
-     lambda c: _rounds(c) and not c.has_budget and c.follow is None and c.resume is None,
+     "determinism=rounds & not has_budget & not follow & not resume",
      "rounds needs a budget in steps or tokens; add --steps"),
-    *(("determinism", lambda c, name=name: _rounds(c) and getattr(c, name) is not None,
+    *(("determinism", f"determinism=rounds & {name}",
        f"rounds, but {name} ends each run at another step; leave {name} out")
       for name in ("patience", "stop_at_loss")),
-    ("determinism", lambda c: _rounds(c) and c.batch_size is None and c.resume is None,
+    ("determinism", "determinism=rounds & batch_size=auto & not resume",
      "rounds, but batch_size=auto follows a measurement, which no run repeats; give --batch-size a "
      "number"),
-    *(("determinism", lambda c, holds=holds: _records(c) and holds(c),
-       "{0.determinism}, but " + why) for holds, why in (
-        (lambda c: c.strategy is not None and not c.strategy.recorded,
-         "strategy is {0.strategy}; leave it out, or take determinism=rounds, which needs no "
-         "record"),
-        (lambda c: c.read == "live",
+    *(("determinism", f"determinism=record|replay & {wrong}", "{determinism}, but " + why)
+      for wrong, why in (
+        ("not recorded",
+         "strategy is {spelt}; leave it out, or take determinism=rounds, which needs no record"),
+        ("read=live",
          "live reads see single elements change, which no record has; set read=snapshot"),
-        (lambda c: c.write not in ("auto", "lossless"),
-         "write is {0.write}: without stripe locks the order of writes to an element is unknown; "
-         "set write=lossless"),
-        (lambda c: c.gpu_write != "cpu", "gpu_write is {0.gpu_write}; set gpu_write=cpu"),
-        (lambda c: c.follow is not None, "a record has no arriving text; leave follow out"),
-        (lambda c: c.overlap,
+        ("write!=auto|lossless",
+         "write is {write}: without stripe locks the order of writes to an element is unknown; set "
+         "write=lossless"),
+        ("gpu_write!=cpu", "gpu_write is {gpu_write}; set gpu_write=cpu"),
+        ("follow", "a record has no arriving text; leave follow out"),
+        ("overlap",
          "a record has the read, the gradient and the step of a worker one after the other; leave "
          "overlap out"),
-        (lambda c: c.resume is not None,
+        ("resume",
          "a record begins with its run; add --determinism none to resume without one, and the "
          "record stays as it is"),
       )),
@@ -115,15 +96,21 @@ RULES: Rules = (
 
 def of(config: Any) -> list[tuple[str, str]]:
     """Pairs (option, contradiction and the way out) of a `TrainConfig` with legal values."""
-    pairs = []
-    for name, (other, off, reason) in _SWITCHED_OFF.items():
-        choice = str(getattr(config, other))
-        unused = choice in off and is_set(config, name)
-        if unused and (name != "live_every" or config.live_every.on):  # both off is no fault
-            pairs.append((name, f"{other} is {choice}, {reason}, or leave {name} out"))
-    if config.strategy is not None:
-        pairs += config.strategy.contradicted_by(config)
-    return [*pairs, *broken(cluster.RULES + RULES, config)]
+    facts = Facts(spelt_values_of(config), config.strategy)
+    facts |= {
+        "spelt": config.strategy,
+        "shared": config.shares_moments,
+        "has_budget": config.has_budget,
+        "waits_too_short": config.waits_too_short,
+    }
+    alone = (
+        (name, f"not cluster & {name}!={spec.spell(spec.default)}|none",
+         "is for a run with other machines; add --cluster HOST:PORT as cluster start prints it")
+        for name, spec in options(type(config)).items()
+        if spec.group == "cluster" and name != "cluster"
+    )  # fmt: skip
+    own = () if config.strategy is None else rules_of(type(config.strategy))
+    return list(broken((*RULES, *alone, *own), facts))
 
 
 def of_others(kind: str, choice: str) -> tuple[str, ...]:
@@ -146,17 +133,16 @@ def choosing(config: type, **choices: str) -> dict[str, Any]:
     return {**{name: options(config)[name].default for name in names}, **choices}
 
 
+_IMPLIED: Rules = (
+    ("sync", "determinism=rounds", ""),
+    *(("hogwild", term, "") for term in (
+        "determinism=record|replay", "read=live", "write=racy", "follow", "max_workers", "cluster",
+        "overlap",
+    )),
+)  # fmt: skip
+
+
 def implied_strategy(config: Any) -> str | None:
     """The strategy that other options of the run require, if it is open."""
-    if config.determinism == "rounds":
-        return "sync"
-    lock_free = (
-        _records(config)
-        or config.read == "live"
-        or config.write == "racy"
-        or config.follow is not None
-        or config.max_workers is not None
-        or config.cluster is not None
-        or config.overlap
-    )
-    return "hogwild" if lock_free else None
+    facts = Facts(spelt_values_of(config), None)
+    return next((name for name, _ in broken(_IMPLIED, facts)), None)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final, Self
 
 from mlxhog.config.choices import OPTIMIZERS, Choice, Kind, Rules
-from mlxhog.config.options import is_set, option
+from mlxhog.config.options import option
 
 LR: Final = 1e-3
 BETA1: Final = 0.9
@@ -140,9 +140,7 @@ class Decayed(OptimizerChoice):
     """Weight decay."""
 
     weight_decay: float = option(
-        0.1,
-        "decay of weight matrices, decoupled; with momentum it is part of the gradient",
-        low=0,
+        0.1, "decay of weight matrices, decoupled; with momentum it is part of the gradient", low=0
     )
 
 
@@ -170,8 +168,8 @@ class Averaging(Decayed):
         none="off",
     )
     rules: ClassVar[Rules] = (
-        ("beta2_half_life", lambda o: o.beta2_half_life is not None and is_set(o, "beta2"),
-         "takes the place of beta2, which is {0.beta2}; keep one"),
+        ("beta2_half_life", "beta2_half_life & beta2!=0.95",
+         "takes the place of beta2, which is {beta2}; keep one"),
     )  # fmt: skip
 
     def fitted(self, *, hidden: bool, averaged: int = 1, ahead: int = 1) -> OptimizerChoice:
@@ -182,7 +180,7 @@ class Averaging(Decayed):
         """Return it with `beta2` for its half-life."""
         if self.beta2_half_life is None:
             return self
-        beta2 = half_life_decay(tokens, self.beta2_half_life)
+        beta2 = 2.0 ** (-tokens / self.beta2_half_life)
         return replace(self, beta2=beta2, beta2_half_life=None)
 
     @property
@@ -253,8 +251,3 @@ class Sharing(Adaptive):
         if self.moments != "auto":
             return self.asks_to_share
         return self.shares_by_itself and lock_free
-
-
-def half_life_decay(tokens_per_step: int, half_life: int) -> float:
-    """Decay per step of a mean in which a gradient has half its weight after `half_life` tokens."""
-    return float(2.0 ** (-tokens_per_step / half_life))

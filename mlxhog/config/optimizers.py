@@ -27,13 +27,11 @@ MUON_WIDTH: Final = 128
 """Width of the model for which a search found that step size; it is scaled to other widths."""
 PIECES: Final = 1024
 """Smallest vocabulary of pieces of words for which a search was made; below are bytes."""
-PIECES_LR: Final = 0.0065
-"""As `MUON_LR`, for such a vocabulary."""
+PIECES_LR: Final = 0.0065  # as `MUON_LR`, for such a vocabulary
 AVERAGED_BETA1: Final = 0.75
 """Muon's beta1 if a step averages the gradients of several workers."""
 NESTEROV: Final = 0.1
-MANY: Final = 4
-"""Smallest number of workers that look ahead for which Muon takes the next two."""
+MANY: Final = 4  # smallest number of workers that look ahead for which Muon takes the next two
 LATE_BETA1: Final = 0.95
 LATE_NESTEROV: Final = 0.15
 

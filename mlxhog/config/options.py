@@ -9,7 +9,7 @@ import dataclasses
 import os
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -79,6 +79,7 @@ class Option:
     required: bool = False  # a command line must have it
     excludes: tuple[str, ...] = ()  # options that may not stand beside it on a command line
     short: str = ""  # a second flag of one letter
+    reads: Callable[[str], object] | None = None  # of a text: raises ValueError for a wrong one
     train_only: bool = False  # of a number of a strategy: workers of `mlxhog mad` lack it
     name: str = ""  # of the field
     type: type = str  # of a value, without None
@@ -152,6 +153,11 @@ class Option:
             )
         if not self._in_range(converted):
             raise ValueError(f"{got}; wanted {self.expected}")
+        if self.reads is not None:
+            try:
+                self.reads(converted)
+            except ValueError as error:
+                raise ValueError(f"{got}; {error}") from None
         return converted
 
     def _typed(self, value: object) -> Any:  # known at run time only

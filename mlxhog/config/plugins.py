@@ -12,8 +12,8 @@ executed there before the objects are unpickled, so the user may edit the file m
 Runs, studies, architectures and checkpoints with a choice of the user's own remember its file by
 path and digest (`Plugin.text`) under `KEY`. A command that finds such a choice loads the remembered
 file (`recalled`) if it has the remembered digest, and this user has named these bytes to mlxhog on
-this machine, by a flag or a Python argument; a list in the cache folder has the digests. So nothing
-from elsewhere runs code by naming a file.
+this machine, by a flag or a Python argument; the cache folder has a file for each digest. So
+nothing from elsewhere runs code by naming a file.
 """
 
 from __future__ import annotations
@@ -39,8 +39,7 @@ from mlxhog.base.paths import expanded
 from mlxhog.config.choices import LAYERS, REGISTRIES, Registry, UnknownChoice
 from mlxhog.errors import ConfigError, EnvironmentLacks, shown
 
-KEY = "plugin"
-"""Key of remembered files in config.yaml, study.yaml, architectures and config.json."""
+KEY = "plugin"  # key of remembered files in config.yaml, study.yaml, architectures and config.json
 PREFIX = "mlxhog_plugin_"
 
 T = TypeVar("T")
@@ -102,33 +101,22 @@ def load(path: str | Path) -> ModuleType:
 
     A loaded file is not executed again.
 
+    Args:
+        path: of the file, or its text in a configuration.
+
     Raises:
-        ConfigError: the file cannot be read, is not Python, raises an error (given with its line),
-            or adds nothing.
+        ConfigError: the file cannot be read, has another digest than the text, is not Python,
+            raises an error (given with its line), or adds nothing.
     """
-    plugin, source = read(str(expanded(path).absolute()))
+    place, digest = _parsed(str(path))
+    plugin, source = read(place)
+    if digest not in (None, plugin.digest):
+        raise ConfigError(f"{place} has changed since it was remembered; give its path alone")
     module = execute(plugin, source)
     with suppress(OSError, EnvironmentLacks):  # then commands ask for it again
-        if plugin.digest not in _named():
-            notes = private_directory(_notes().parent) / _notes().name
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-            with open(os.open(notes, flags, 0o600), "w") as file:
-                file.write(f"{plugin.digest}\n")
+        (private_directory(_named_files()) / plugin.digest).touch(0o600)
     register(plugin)
     return module
-
-
-def load_named(files: object) -> None:
-    """Load what a program gives as `plugin`: a path, or several with commas; see `texts`.
-
-    Raises:
-        ConfigError: as `load`; or the file has another digest than it is given with.
-    """
-    for text in texts(files):
-        path, digest = _parsed(text)
-        if digest is not None and read(path)[0].digest != digest:
-            raise ConfigError(f"{path} has changed since it was remembered; give its path alone")
-        load(path)
 
 
 _COMMA = re.compile(r"(?:(?<=\.py)|(?<= sha256:[0-9a-f]{64})),\s*")
@@ -179,20 +167,8 @@ def read(path: str) -> tuple[Plugin, bytes]:
     return Plugin(path, hashlib.sha256(source).hexdigest()), source
 
 
-def _notes() -> Path:
-    return user_cache_directory() / "named-files" / "digests"
-
-
-def _named() -> set[str]:
-    """Return the digests of the files that the user has named.
-
-    Raises:
-        EnvironmentLacks: another user could have written the list.
-    """
-    if not _notes().parent.is_dir():
-        return set()
-    notes = private_directory(_notes().parent) / _notes().name
-    return set(reading.read_text(notes, reading.MOST_BYTES).split()) if is_kept(notes) else set()
+def _named_files() -> Path:
+    return user_cache_directory() / "named-files"
 
 
 # -- files that something remembers ----------------------------------------------------------------
@@ -252,7 +228,8 @@ def _recall(text: str) -> None:
             f"{path} has changed since it was remembered; restore it, or take it as it is now: "
             f"{name_it}"
         )
-    if plugin.digest not in _named():
+    folder = _named_files()
+    if not (folder.is_dir() and is_kept(private_directory(folder) / plugin.digest)):
         raise ConfigError(
             f"{path} is remembered for it, and you have never named that file, as it is now, to "
             f"mlxhog on this machine; read it and, if you trust it, name it: {name_it}"

@@ -67,30 +67,51 @@ _positive, _any = _number(lambda x: x > 0), _number(lambda x: x >= 0)
 _share = _number(lambda x: 0 <= x <= 1)
 
 
-def _read(
-    text: str,
-    forms: Mapping[str, Sequence[Reader]],
-    expected: str,
-    usual: Mapping[str, float | None] | None = None,
-) -> tuple[str, list[Any]]:
-    """Return word and numbers of a rule.
+class _Forms:
+    """The legal texts `WORD:NUMBER:NUMBER` of an option.
 
     Args:
-        text: `WORD:NUMBER:NUMBER`.
-        forms: word -> readers of its numbers.
-        expected: description of these forms.
+        expected: description of them.
         usual: the number of a word that stands alone.
-
-    Raises:
-        ValueError: the word is unknown, or a number is missing or not legal.
+        readers: word -> readers of its numbers.
     """
-    word, *parts = text.split(":")
-    try:
-        if not parts and word in (usual or {}):
-            return word, [(usual or {})[word]]
-        return word, [read(part) for read, part in zip(forms[word], parts, strict=True)]
-    except (KeyError, OverflowError, ValueError):
-        raise ValueError(f"wanted {expected}; got {text!r}") from None
+
+    def __init__(
+        self, expected: str, usual: Mapping[str, float | None], **readers: Sequence[Reader]
+    ) -> None:
+        self.expected, self._usual, self._readers = expected, usual, readers
+
+    def read(self, text: str) -> tuple[str, list[Any]]:
+        """Return word and numbers of a text.
+
+        Raises:
+            ValueError: the word is unknown, or a number is missing or not legal.
+        """
+        word, *parts = text.split(":")
+        if not parts and word in self._usual:
+            return word, [self._usual[word]]
+        try:
+            readers = self._readers[word]
+            return word, [read(part) for read, part in zip(readers, parts, strict=True)]
+        except (KeyError, OverflowError, ValueError):
+            raise ValueError(f"wanted {self.expected}; got {text!r}") from None
+
+
+_LATE_FORMS = _Forms(
+    "none, linear:C with C >= 0, exp:D with 0 <= D <= 1, delay_adaptive, or drop:T with T >= 0",
+    {"linear": 0.5, "exp": 0.9, "drop": None},
+    none=(), linear=(_any,), exp=(_share,), delay_adaptive=(), drop=(_any,),
+)  # fmt: skip
+_COMPENSATION_FORMS = _Forms(
+    "none, constant:F or adaptive:F with F > 0",
+    {"constant": 0.04, "adaptive": 2.0},
+    none=(), constant=(_positive,), adaptive=(_positive,),
+)  # fmt: skip
+_SELECTION_FORMS = _Forms(
+    "none, topk:F with a share 0 < F <= 1, or threshold:F with F > 0",
+    {},
+    none=(), topk=(_number(lambda x: 0 < x <= 1),), threshold=(_positive,),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -112,16 +133,7 @@ class StalenessRule:
         Raises:
             ValueError: none of these.
         """
-        forms = {
-            "none": (), "linear": (_any,), "exp": (_share,), "delay_adaptive": (), "drop": (_any,)
-        }  # fmt: skip
-        kind, numbers = _read(
-            text,
-            forms,
-            "none, linear:C with C >= 0, exp:D with 0 <= D <= 1, delay_adaptive, or drop:T with "
-            "T >= 0",
-            {"linear": 0.5, "exp": 0.9, "drop": None},
-        )
+        kind, numbers = _LATE_FORMS.read(text)
         return cls(kind, *numbers)
 
     def factor(self, staleness: int, workers: int) -> float:
@@ -165,9 +177,7 @@ class Compensation:
         Raises:
             ValueError: none of these.
         """
-        forms = {"none": (), "constant": (_positive,), "adaptive": (_positive,)}
-        expected = "none, constant:F or adaptive:F with F > 0"
-        kind, factor = _read(text, forms, expected, {"constant": 0.04, "adaptive": 2.0})
+        kind, factor = _COMPENSATION_FORMS.read(text)
         return cls(factor[0], kind == "adaptive") if factor else None
 
 
@@ -194,19 +204,19 @@ class Selection:
         Raises:
             ValueError: none of these.
         """
-        forms = {
-            "none": (), "topk": (_number(lambda x: 0 < x <= 1),), "threshold": (_positive,)
-        }  # fmt: skip
-        expected = "none, topk:F with a share 0 < F <= 1, or threshold:F with F > 0"
-        kind, share = _read(text, forms, expected)
+        kind, share = _SELECTION_FORMS.read(text)
         return cls("topk" if kind == "topk" else "threshold", *share) if share else None
 
 
 # -- workers that are slowed down ------------------------------------------------------------------
 
-_SLOW_FORMS = (
+_SLOW_FORMS = _Forms(
     "RANK=FACTOR, RANK=random:PROBABILITY:FACTOR or RANK=late:TIME for each worker, such as "
-    "0=1.5,1=random:0.2:3 (ranks from 0, factors at least 1, probabilities up to 1)"
+    "0=1.5,1=random:0.2:3 (ranks from 0, factors at least 1, probabilities up to 1)",
+    {},
+    factor=(_number(lambda x: x >= 1),),
+    random=(_share, _number(lambda x: x >= 1)),
+    late=(lambda text: _any(str(parse_duration_s(text))),),
 )
 
 
@@ -238,15 +248,13 @@ def parse_slowdowns(text: str | None) -> Mapping[int, Slowdown]:
     Raises:
         ValueError: a part cannot be read, or a rank appears twice.
     """
-    factor = _number(lambda x: x >= 1)
-    forms = {"factor": (factor,), "random": (_share, factor), "late": (_late,)}
     slowdowns: dict[int, Slowdown] = {}
     for part in [] if text is None else text.split(","):
         rank, equals, how = part.strip().partition("=")
         how = how if how.startswith(("random:", "late:")) else f"factor:{how}"
         if not (equals and rank.isdecimal()):
-            raise ValueError(f"wanted {_SLOW_FORMS}; got {part.strip()!r}")
-        kind, numbers = _read(how, forms, _SLOW_FORMS)
+            raise ValueError(f"wanted {_SLOW_FORMS.expected}; got {part.strip()!r}")
+        kind, numbers = _SLOW_FORMS.read(how)
         if int(rank) in slowdowns:
             raise ValueError(f"worker {int(rank)} appears in {text!r} twice; keep one")
         fields = {
@@ -254,13 +262,6 @@ def parse_slowdowns(text: str | None) -> Mapping[int, Slowdown]:
         }  # fmt: skip
         slowdowns[int(rank)] = Slowdown(**dict(zip(fields[kind], numbers, strict=True)))
     return slowdowns
-
-
-def _late(text: str) -> float:
-    seconds = parse_duration_s(text)
-    if seconds < 0:
-        raise ValueError
-    return seconds
 
 
 def check_ranks(text: str | None, workers: int) -> None:
@@ -297,6 +298,18 @@ def _weights(text: str) -> list[float]:
     return [by_age.get(age, 0.0) for age in range(max(by_age) + 1)]
 
 
+_SIMULATED_FORMS = _Forms(
+    "fixed:N, uniform:LOW:HIGH, geometric:MEAN, histogram:AGE=WEIGHT,... or speed:SECONDS,... with "
+    f"whole ages from 0 to {_MOST_AGE}, and weights and seconds above 0",
+    {},
+    fixed=(_age,),
+    uniform=(_age, _age),
+    geometric=(_positive,),
+    histogram=(_weights,),
+    speed=(lambda text: list(map(_positive, text.split(","))),),
+)
+
+
 class SimulatedStep(NamedTuple):
     """The worker of a step, from 0, and the age of its parameters in steps."""
 
@@ -325,25 +338,13 @@ class SimulatedStaleness:
         Raises:
             ValueError: it cannot be read.
         """
-        expected = (
-            "fixed:N, uniform:LOW:HIGH, geometric:MEAN, histogram:AGE=WEIGHT,... or "
-            f"speed:SECONDS,... with whole ages from 0 to {_MOST_AGE}, and weights and seconds "
-            "above 0"
-        )
-        forms: dict[str, tuple[Reader, ...]] = {
-            "fixed": (_age,),
-            "uniform": (_age, _age),
-            "geometric": (_positive,),
-            "histogram": (_weights,),
-            "speed": (lambda text: list(map(_positive, text.split(","))),),
-        }
-        kind, numbers = _read(text, forms, expected)
+        kind, numbers = _SIMULATED_FORMS.read(text)
         if kind in ("histogram", "speed"):
             (numbers,) = numbers
         workers = {"fixed": int(numbers[0]) + 1, "speed": len(numbers)}.get(kind, 1)
         rule = cls(kind, tuple(numbers), workers)
         if rule.most > _MOST_AGE or (kind == "uniform" and numbers[0] > numbers[1]):
-            raise ValueError(f"wanted {expected}; got {text!r}")
+            raise ValueError(f"wanted {_SIMULATED_FORMS.expected}; got {text!r}")
         return rule
 
     @cached_property

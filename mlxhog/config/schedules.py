@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Final
 
 from mlxhog.config.choices import SCHEDULES, Choice, Kind, Rules
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.options import is_set, option
+from mlxhog.config.options import option
 
 Rate = Callable[[float, int], float]
 """A schedule of one run: (progress, update) -> step size."""
@@ -155,8 +155,8 @@ class Falling(Schedule):
         low=1, none="off", flat="backoff_epochs",
     )  # fmt: skip
     rules: ClassVar[Rules] = (
-        ("backoff_epochs", lambda s: s.epochs is not None and is_set(s, "steps"),
-         "takes the place of backoff_steps, which is {0.steps}; keep one"),
+        ("backoff_epochs", "backoff_epochs & backoff_steps!=1000",
+         "takes the place of backoff_steps, which is {backoff_steps}; keep one"),
     )  # fmt: skip
 
     def of_run(self, lr: float, epochs: Epochs, step_share: float) -> Rate:
@@ -218,8 +218,7 @@ def checked(choice: Choice) -> Schedule:
 
 for _schedule in (Cosine, Constant, WSD, Backoff, Inverse):
     SCHEDULES.register(_schedule)
-FALLING: Final = (Backoff.name, Inverse.name)
-"""Schedules that depend on the number of updates."""
+FALLING: Final = (Backoff.name, Inverse.name)  # schedules that depend on the number of updates
 
 
 @dataclass(frozen=True)

@@ -67,12 +67,7 @@ def read_yaml(path: Path, *, named: bool = False) -> Layer:
         raise ConfigError(f"{path}: {error}; a configuration is a YAML file") from error
     if entries is None:
         raise ConfigError(f"{path}: wanted lines such as `lr: 1e-3`")
-    layer: Layer = {}
-    for name, value, line in entries:
-        if name in layer:
-            raise ConfigError(f"{path}:{line}: {name!r} stands already in {layer[name][1]}")
-        layer[name] = (value, f"{path}:{line}")
-    return layer
+    return {name: (value, f"{path}:{line}") for name, value, line in entries}
 
 
 def read_stored(path: Path) -> Layer:
@@ -145,15 +140,6 @@ def resolve(cls: type[Config], layers: Iterable[Layer], problems: Iterable[str] 
     config = cls.__new__(cls)
     config.take(values)
     return config
-
-
-def from_keywords(cls: type[Config], call: str, keywords: Mapping[str, object]) -> Config:
-    """Return `cls` from the keyword arguments of a call, such as "generate()".
-
-    Raises:
-        ConfigError: every unknown name, with the nearest one, and every wrong value.
-    """
-    return resolve(cls, [of_keywords(call, keywords)])
 
 
 class Merged:

@@ -9,9 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from mlxhog.config import optimizers
-from mlxhog.config.choices import STRATEGIES, Rules, unread
-from mlxhog.config.options import is_set, option
+from mlxhog.config.choices import STRATEGIES, Rules
+from mlxhog.config.options import option
 from mlxhog.config.rules import SimulatedStaleness
 from mlxhog.config.strategy import (
     Apart,
@@ -42,13 +41,11 @@ class Sync(InRounds):
     )
 
     rules: ClassVar[Rules] = (
-        ("backup_workers", lambda s: s.backup_workers and s.shares == "speed",
+        ("backup_workers", "backup_workers & sync_shares=speed",
          "shares by speed already let slow workers compute less; use one of the two"),
-    )  # fmt: skip
-    beside: ClassVar[Rules] = (
-        ("determinism", lambda s, c: c.determinism == "rounds" and s.shares != "equal",
+        ("determinism", "determinism=rounds & sync_shares!=equal",
          "rounds, but shares by speed follow from times that are measured; leave sync_shares out"),
-        ("determinism", lambda s, c: c.determinism == "rounds" and s.backup_workers,
+        ("determinism", "determinism=rounds & backup_workers",
          "rounds, but timing decides which gradients backup_workers drops; leave backup_workers "
          "out"),
     )  # fmt: skip
@@ -98,55 +95,48 @@ class Hogwild(LookAhead, Sparse, FedBack, InRounds, Paced):
         return self.is_lock_free
 
     rules: ClassVar[Rules] = (
-        ("rotate_every", lambda s: s.blocks == "all" and s.rotate_every != 100,
+        ("rotate_every", "blocks=all & rotate_every!=100",
          "blocks is all, so no worker changes its blocks; add blocks=disjoint, or leave "
          "rotate_every out"),
-        ("sync_shares", lambda s: s.async_after == 0 and s.shares != "equal",
+        ("sync_shares", "not async_after & sync_shares!=equal",
          "hogwild has rounds after async_after only; add that, or take sync"),
-        *((name, lambda s, name=name, whole=whole: s.async_after and getattr(s, name) != whole,
+        *((name, f"async_after & {name}!={whole}",
            "is for workers that write their own steps, without async_after; leave one of them out")
-          for name, whole in (("sparsify", "none"), ("blocks", "all"), ("delay_feedback", False))),
-        ("blocks", lambda s: s.is_adapted and s.blocks == "disjoint",
+          for name, whole in (
+            ("sparsify", "none"), ("blocks", "all"), ("delay_feedback", "false"))),
+        ("blocks", "is_adapted & blocks=disjoint",
          "disjoint, so updates of others are of other blocks and make no gradient late; leave it "
          "out, or the rule for late gradients"),
-        ("predict", lambda s: s.delay_feedback and s.predict not in ("auto", "none"),
-         "{0.predict} already expects the pending steps of other workers; leave it out, or "
-         "delay_feedback"),
-        *((name, lambda s, name=name, whole=whole: s.delay_feedback and getattr(s, name) != whole,
-           f"is {{0.{name}}}, and only steps that the CPU writes whole are corrected; leave it "
-           "out, or delay_feedback") for name, whole in (("sparsify", "none"), ("blocks", "all"))),
-    )  # fmt: skip
-    beside: ClassVar[Rules] = (
-        ("async_after", lambda s, c: s.async_after and getattr(c.schedule, "epochs", None),
+        *((name, f"delay_feedback & {name}!={whole}",
+           f"is {{{name}}}, and only steps that the CPU writes whole are corrected; leave it out, "
+           "or delay_feedback") for name, whole in (("sparsify", "none"), ("blocks", "all"))),
+        ("async_after", "async_after & backoff_epochs",
          "the schedule counts epochs in steps of one size, and steps of rounds have more batches; "
          "give its steps, or leave async_after out"),
-        ("overlap", lambda s, c: c.overlap and s.delay_compensation != "none",
+        ("overlap", "overlap & delay_compensation!=none",
          "delay_compensation needs the parameters of a gradient, which the next read replaces; "
          "leave it out"),
-        ("overlap", lambda s, c: c.overlap and s.delay_feedback,
+        ("overlap", "overlap & delay_feedback",
          "delay_feedback counts the updates since a read that follows the worker's own step; leave "
          "it out"),
-        ("overlap", lambda s, c: c.overlap and c.read == "live",
+        ("overlap", "overlap & read=live",
          "live reads would see the step in the middle of the next gradient; set read=snapshot"),
-        ("overlap", lambda s, c: c.overlap and c.gpu_write != "cpu",
-         "gpu_write is {1.gpu_write}: the device that adds the step computes the gradient; set "
+        ("overlap", "overlap & gpu_write!=cpu",
+         "gpu_write is {gpu_write}: the device that adds the step computes the gradient; set "
          "gpu_write=cpu"),
-        ("overlap",
-         lambda s, c: c.overlap and optimizers.of(c).orthogonalizes_on_worker(on_gpu=False),
+        ("overlap", "overlap & orthogonalization_device=worker",
          "orthogonalization_device is worker, which computes the next gradient meanwhile; set "
          "orthogonalization_device=cpu"),
-        ("moments", lambda s, c: s.blocks == "disjoint" and optimizers.of(c).asks_to_share,
+        ("moments", "blocks=disjoint & moments=shared",
          "the moments of disjoint blocks go from worker to worker with the block; leave it out"),
-        *(("determinism",
-           lambda s, c, name=name, whole=whole: (
-               c.determinism in ("record", "replay") and getattr(s, name) != whole),
-           f"{{1.determinism}}, but {why}; leave {name} out") for name, whole, why in (
-            ("async_after", 0, "async_after begins in rounds"),
+        *(("determinism", f"determinism=record|replay & {name}!={whole}",
+           f"{{determinism}}, but {why}; leave {name} out") for name, whole, why in (
+            ("async_after", "0.0", "async_after begins in rounds"),
             ("blocks", "all", "blocks=disjoint has no record"),
             ("sparsify", "none", "a sparsified step reads parameters without a lock"),
             ("delay_compensation", "none",
              "delay compensation reads parameters without a lock"),
-            ("delay_feedback", False, "the correction of a late step has no record"),
+            ("delay_feedback", "false", "the correction of a late step has no record"),
         )),
     )  # fmt: skip
 
@@ -159,8 +149,8 @@ class Serial(LookAhead, Sparse):
     about: ClassVar[str] = "one worker alone, the reference"
     one_process: ClassVar[bool] = True
     repeats: ClassVar[bool] = True
-    beside: ClassVar[Rules] = (
-        ("predict", lambda s, c: s.predict == "last",
+    rules: ClassVar[Rules] = (
+        ("predict", "predict=last & strategy=*",
          "last is for workers that add their own steps, not for serial; leave it out"),
     )  # fmt: skip
 
@@ -181,11 +171,7 @@ class RoundRobin(LookAhead, FedBack, Apart):
     writes_alone: ClassVar[bool] = True
 
     rules: ClassVar[Rules] = (
-        ("predict", lambda s: s.predict == "own",
-         "own, but round_robin has none and last only; set one of them"),
-        ("predict", lambda s: s.delay_feedback and s.predict == "last",
-         "last already expects the pending steps of other workers; leave it out, or "
-         "delay_feedback"),
+        ("predict", "predict=own", "own, but round_robin has none and last only; set one of them"),
     )  # fmt: skip
 
 
@@ -198,9 +184,9 @@ class AsyncPS(Paced):
     reads_copies: ClassVar[bool] = True
     writes_alone: ClassVar[bool] = True
 
-    beside: ClassVar[Rules] = (
-        ("moments", lambda s, c: optimizers.of(c).asks_to_share,
-         "shared, but {0.name} has one optimizer state anyway; leave it out"),
+    rules: ClassVar[Rules] = (
+        ("moments", "moments=shared",
+         "shared, but {strategy} has one optimizer state anyway; leave it out"),
     )  # fmt: skip
 
 
@@ -236,12 +222,10 @@ class Aig(Paced):
     about: ClassVar[str] = "locks on just the blocks that a step touches"
     writes_alone: ClassVar[bool] = True
 
-    beside: ClassVar[Rules] = tuple(
-        (name, lambda s, c, name=name, wrong=wrong: wrong(getattr(c, name)),
-         f"{{1.{name}}}, but aig writes under the locks of what it touches; leave it out")
-        for name, wrong in (
-            ("write", lambda write: write == "cas"), ("gpu_write", lambda write: write != "cpu"),
-        )
+    rules: ClassVar[Rules] = tuple(
+        (name, wrong,
+         f"{{{name}}}, but aig writes under the locks of what it touches; leave it out")
+        for name, wrong in (("write", "write=cas"), ("gpu_write", "gpu_write!=cpu"))
     )  # fmt: skip
 
 
@@ -263,18 +247,14 @@ class Sim(FedBack, LookAhead, LateSteps):
         "simulated worker); fixed:N simulates N + 1 workers, the others but speed one",
         flat="sim_staleness",
         train_only=True,
+        reads=SimulatedStaleness.parse,
     )
 
     rules: ClassVar[Rules] = (
-        ("staleness", lambda s: unread(SimulatedStaleness.parse, s.staleness), "{x}"),
-        ("predict", lambda s: s.predict == "own",
-         "own, but sim has none and last only; set one of them"),
-        ("predict", lambda s: s.predict == "last" and not s.staleness.startswith("fixed:"),
-         "last looks ahead by a fixed age, and staleness is {0.staleness}; set staleness=fixed:N, "
-         "or leave predict out"),
-        ("predict", lambda s: s.predict == "last" and s.delay_feedback,
-         "last already expects the pending steps of other workers; leave it out, or "
-         "delay_feedback"),
+        ("predict", "predict=own", "own, but sim has none and last only; set one of them"),
+        ("predict", "predict=last & sim_staleness!=fixed:*",
+         "last looks ahead by a fixed age, and staleness is {sim_staleness}; set "
+         "staleness=fixed:N, or leave predict out"),
     )  # fmt: skip
 
     @property
@@ -289,8 +269,7 @@ class Sim(FedBack, LookAhead, LateSteps):
 
 # -- local methods: workers train copies of the parameters -----------------------------------------
 
-AVERAGE_EVERY = 16
-"""Default of the steps of each worker between two averages."""
+AVERAGE_EVERY = 16  # default of the steps of each worker between two averages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -324,14 +303,12 @@ class Copies(StrategyChoice):
         train_only=True,
     )
 
-    rules: ClassVar[Rules] = tuple(
-        (name, lambda s, name=name: s.split == "none" and is_set(s, name),
-         "is for split=dirichlet; add that, or leave it out") for name in ("split_alpha", "clients")
-    )  # fmt: skip
-    beside: ClassVar[Rules] = (
-        ("gpu_write", lambda s, c: c.gpu_write.startswith("metal"),
-         "{1.gpu_write}, but the CPU adds to each worker's own copy; leave it out"),
-        ("moments", lambda s, c: optimizers.of(c).asks_to_share,
+    rules: ClassVar[Rules] = (
+        *((name, f"split=none & {term}", "is for split=dirichlet; add that, or leave it out")
+          for name, term in (("split_alpha", "split_alpha!=1.0"), ("clients", "clients"))),
+        ("gpu_write", "gpu_write=metal*",
+         "{gpu_write}, but the CPU adds to each worker's own copy; leave it out"),
+        ("moments", "moments=shared",
          "shared, but the runs are independent; leave it out, or use hogwild"),
     )  # fmt: skip
 

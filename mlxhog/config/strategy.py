@@ -1,9 +1,8 @@
 """The base of a strategy as a run chooses it, and numbers that several strategies have.
 
 `mlxhog.strategies` runs the choice. Nothing here imports NumPy, so that help and errors about
-options are fast. A fact of some strategies is an attribute of their classes; `beside` has the rules
-(`choices.broken`) for a strategy and the configuration of a run that contradicts it. The strategies
-are in `strategies.py`.
+options are fast. A fact of some strategies is an attribute of their classes. The strategies are in
+`strategies.py`.
 """
 
 from __future__ import annotations
@@ -12,8 +11,7 @@ from abc import ABC
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
-from mlxhog.config import optimizers
-from mlxhog.config.choices import STRATEGIES, Choice, Kind, Rules, broken, rules_of, unread
+from mlxhog.config.choices import STRATEGIES, Choice, Kind, Rules
 from mlxhog.config.options import option
 from mlxhog.config.rules import Compensation, Selection, StalenessRule
 
@@ -35,14 +33,13 @@ class StrategyChoice(Choice, ABC):
     shares_moments: ClassVar[bool] = False  # an optimizer may share one pair of moments by default
     reads_copies: ClassVar[bool] = False  # workers compute with copies only
     writes_alone: ClassVar[bool] = False  # no other process writes beside a worker
-    # Rules for it and the configuration of a run.
-    beside: ClassVar[Rules] = (
-        ("read", lambda s, c: s.reads_copies and c.read == "live",
-         "live, but {0.name} computes with copies; leave read out"),
-        ("write", lambda s, c: s.writes_alone and c.write == "racy",
-         "racy, but in {0.name} no other process writes beside a worker; leave it out"),
-        ("overlap", lambda s, c: c.overlap and not s.overlaps,
-         "a worker of {0} reads after its own step, in rounds or in an order; set "
+    rules: ClassVar[Rules] = (
+        ("read", "reads_copies & read=live",
+         "live, but {strategy} computes with copies; leave read out"),
+        ("write", "writes_alone & write=racy",
+         "racy, but in {strategy} no other process writes beside a worker; leave it out"),
+        ("overlap", "overlap & not overlaps",
+         "a worker of {spelt} reads after its own step, in rounds or in an order; set "
          "strategy=hogwild, or leave overlap out"),
     )  # fmt: skip
 
@@ -73,10 +70,6 @@ class StrategyChoice(Choice, ABC):
     def overlaps(self) -> bool:
         """Whether a worker may read for its next gradient before it adds the step of the last."""
         return False
-
-    def contradicted_by(self, config: object) -> list[tuple[str, str]]:
-        """Pairs (option of a run, contradiction and the way out)."""
-        return list(broken(rules_of(type(self), "beside"), self, config))
 
 
 def of(config: Any, kind: type[C]) -> C:
@@ -129,18 +122,16 @@ class LateSteps(Apart):
         "step size of a gradient that comes tau updates late: linear:C divides it by 1 + C tau, "
         "exp:D multiplies it by D^tau, delay_adaptive by (P - 1)/tau if that is less than 1, "
         "drop:T leaves out gradients that are later than T",
+        reads=StalenessRule.parse,
     )
     delay_compensation: str = option(
         "none",
         "correct a late gradient g by F g g (w - w_read), as DC-ASGD: constant:F, or adaptive:F, "
         "which divides F by the root of the mean square of g",
+        reads=Compensation.parse,
     )
     rules: ClassVar[Rules] = (
-        ("staleness_lr", lambda s: unread(StalenessRule.parse, s.staleness_lr), "{x}"),
-        ("delay_compensation", lambda s: unread(Compensation.parse, s.delay_compensation), "{x}"),
-    )
-    beside: ClassVar[Rules] = (
-        ("delay_compensation", lambda s, c: s.delay_compensation != "none" and c.read == "live",
+        ("delay_compensation", "delay_compensation!=none & read=live",
          "live reads keep no copy of the gradient's parameters; leave read out"),
     )  # fmt: skip
 
@@ -176,9 +167,9 @@ class FedBack(StrategyChoice):
         "the worker's next one; n updates come between the two (error feedback)",
     )
 
-    beside: ClassVar[Rules] = (
-        ("gpu_write", lambda s, c: s.delay_feedback and c.gpu_write != "cpu",
-         "is {1.gpu_write}, and only steps that the CPU writes whole are corrected; leave it out, "
+    rules: ClassVar[Rules] = (
+        ("gpu_write", "delay_feedback & gpu_write!=cpu",
+         "is {gpu_write}, and only steps that the CPU writes whole are corrected; leave it out, "
          "or delay_feedback"),
     )  # fmt: skip
 
@@ -204,12 +195,14 @@ class LookAhead(StrategyChoice):
             return "none"
         return "last" if self.predict == "auto" and config.shares_moments else "own"
 
-    beside: ClassVar[Rules] = (
-        ("read",
-         lambda s, c: s.predict in ("own", "last") and c.read == "live" and not s.one_process,
+    rules: ClassVar[Rules] = (
+        ("read", "predict=own|last & read=live & not one_process",
          "live reads have no snapshot to predict from; add predict=none"),
-        ("predict", lambda s, c: s.predict == "last" and c.optimizer and not c.shares_moments,
+        ("predict", "predict=last & optimizer!=auto & not shared",
          "last needs steps from moments that all workers share; add moments=shared"),
+        ("predict", "predict=own|last & delay_feedback",
+         "{predict} already expects the pending steps of other workers; leave it out, or "
+         "delay_feedback"),
     )  # fmt: skip
 
 
@@ -222,6 +215,7 @@ class Sparse(StrategyChoice):
         "part of a step that is written: all, the share F of each parameter's elements with the "
         "largest steps (topk:F), or the elements whose step has reached F times lr (threshold:F)",
         train_only=True,
+        reads=Selection.parse,
     )
     error_feedback: bool = option(
         True,
@@ -239,15 +233,12 @@ class Sparse(StrategyChoice):
         return self.sparsify == "none"
 
     rules: ClassVar[Rules] = (
-        ("sparsify", lambda s: unread(Selection.parse, s.sparsify), "{x}"),
-        ("error_feedback", lambda s: s.sparsify == "none" and not s.error_feedback,
+        ("error_feedback", "sparsify=none & error_feedback=false",
          "without sparsify every step is written whole, and nothing is left to drop; leave it out, "
          "or add sparsify=topk:0.01"),
-    )  # fmt: skip
-    beside: ClassVar[Rules] = (
-        ("sparsify", lambda s, c: s.sparsify != "none" and c.gpu_write != "cpu",
-         "single elements are added by the CPU, and gpu_write is {1.gpu_write}; set gpu_write=cpu"),
-        ("sparsify", lambda s, c: s.sparsify != "none" and optimizers.of(c).asks_to_share,
+        ("sparsify", "sparsify!=none & gpu_write!=cpu",
+         "single elements are added by the CPU, and gpu_write is {gpu_write}; set gpu_write=cpu"),
+        ("sparsify", "sparsify!=none & moments=shared",
          "shared moments would still be written whole at every step; set moments=private"),
     )  # fmt: skip
 

@@ -10,7 +10,7 @@ Of a folder these files are read, those of its subfolders too:
 
     a known suffix      text: prose, source code, records (`textfiles.TEXT_SUFFIXES`)
     .csv, .tsv          a table; read if `text_key` names a column
-    markup, archives    skipped, with the command that makes text of them (`textfiles.MARKUP`)
+    markup, archives    skipped, with the command that makes text of them (`textfiles.NOT_TEXT`)
     .json and others    text or records if the content is
 
 Links are followed, and nothing is read twice. Hidden files and folders are skipped: they may hold
@@ -369,8 +369,8 @@ def _why_skipped(path: Path, text_key: str | None) -> Skipped | None:
     kind = textfiles.kind(path)
     if kind in tables.CSV_SUFFIXES and not text_key:
         return Skipped(path, "a table; --text-key names the column of its text")
-    if textfiles.is_known_not_text(kind):
-        return Skipped(path, f"not plain text{textfiles.way_to_text(kind)}")
+    if kind in textfiles.NOT_TEXT:
+        return Skipped(path, f"not plain text{textfiles.NOT_TEXT[kind].format('FILE')}")
     if kind in textfiles.TEXT_SUFFIXES or kind in tables.CSV_SUFFIXES:
         return None  # reading it reports the error
     try:

@@ -25,15 +25,13 @@ from __future__ import annotations
 import json
 import math
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog import _native
 from mlxhog.base import plain_json
 from mlxhog.base.durable import replace_file
 from mlxhog.data import subset
@@ -51,23 +49,42 @@ _SCORE_FILE = "counts.json"
 Positions = NDArray[np.int64]
 
 
+class _Level(NamedTuple):
+    """The counts of one order k.
+
+    Attributes:
+        keys: each (context of k ids, next id) that occurs, ascending, (m,) uint64.
+        times: how often each occurs, (m,) int64.
+        contexts: the contexts alone, ascending, (c,) uint64.
+        starts: the first key of each context, and m, (c + 1,).
+    """
+
+    keys: NDArray[np.uint64]
+    times: NDArray[np.int64]
+    contexts: NDArray[np.uint64]
+    starts: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, keys: NDArray[np.uint64], times: NDArray[np.int64], bits: int) -> Self:
+        contexts, starts = np.unique(keys >> np.uint64(bits), return_index=True)
+        return cls(keys, times, contexts, np.append(starts, len(keys)))
+
+
 @dataclass(frozen=True)
 class Counts:
     """The counts of a text and the weights of their orders.
 
     Attributes:
-        contexts: the tree of contexts, (n + 1, 4) uint32; see `metal/native/data/counts.h`.
-        successors: the ids that follow each, with their counts, (m, 2) uint32.
+        ranks: of each id among those that occur, or -1, (vocabulary,).
+        levels: the counts of each order.
         weights: of each order and bucket, (K + 1, `BUCKETS`) float32.
-        vocab: number of ids, with those that do not occur.
 
     Concurrency: any number of threads and processes may read at once.
     """
 
-    contexts: NDArray[np.uint32]
-    successors: NDArray[np.uint32]
+    ranks: NDArray[np.int64]
+    levels: tuple[_Level, ...]
     weights: NDArray[np.float32]
-    vocab: int
 
     @classmethod
     def of(cls, file: TokenFile) -> Self:
@@ -84,20 +101,17 @@ class Counts:
             raise DataError(
                 f"{file.path} has {file.n_tokens} tokens, too few to count what follows {orders}"
             )
-        vocab = int(file.header["vocab"])
-        contexts, successors, orders = _native.count_ngrams(ids, begins, vocab, orders)
-        unfitted = np.zeros((orders + 1, BUCKETS), np.float32)
-        weights = cls(contexts, successors, unfitted, vocab)._fitted(ids, begins)
-        return cls(contexts, successors, weights, vocab)
+        present, ranks = np.unique(ids), np.full(int(file.header["vocab"]), -1)
+        ranks[present] = np.arange(len(present))
+        bits = _bits(len(present))
+        levels = _levels(ranks[ids].astype(np.uint64), begins, bits, min(orders, 64 // bits - 1))
+        counts = cls(ranks, levels, np.zeros((len(levels), BUCKETS), np.float32))
+        return replace(counts, weights=counts._fitted(ids, begins))
 
     @property
     def orders(self) -> int:
         """Ids of the longest context."""
         return len(self.weights) - 1
-
-    @cached_property
-    def _table(self) -> _native.NGrams:
-        return _native.NGrams(self.contexts, self.successors, self.weights, self.vocab)
 
     def probabilities(
         self, ids: NDArray[np.int32], positions: Positions, *, without_itself: bool = False
@@ -126,17 +140,36 @@ class Counts:
         self, ids: NDArray[np.int32], positions: Positions, without_itself: bool
     ) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
         """ML_k of the id at each position, and the bucket of its context, or -1: (K + 1, m)."""
-        shape = len(self.weights), len(positions)
-        ml, bucket = np.empty(shape, np.float32), np.empty(shape, np.int16)
-        if not self._table.evidence(ids, positions, without_itself, ml, bucket):
-            raise ValueError("an occurrence that was not counted cannot be left out")
+        bits, ranks = _bits(int(self.ranks.max()) + 1), self.ranks[ids]
+        known, symbols = ranks >= 0, ranks.clip(0).astype(np.uint64)
+        shape = len(self.levels), len(positions)
+        ml, bucket = np.zeros(shape, np.float32), np.full(shape, -1, np.int16)
+        found = np.ones(len(positions), bool)  # whether the context occurs
+        for k, level in enumerate(self.levels):
+            key = _keys(symbols, k, bits)[positions]
+            if k:
+                found &= (positions >= k) & known[positions - k]
+            context, own = _places(level.contexts, key >> np.uint64(bits)), _places(level.keys, key)
+            found &= context >= 0
+            count = np.where(found & known[positions] & (own >= 0), level.times[own], 0)
+            total = np.add.reduceat(level.times, level.starts[:-1])[context]
+            distinct = np.diff(level.starts)[context]
+            if without_itself:
+                if not count.all():
+                    raise ValueError("an occurrence that was not counted cannot be left out")
+                distinct, count, total = distinct - (count == 1), count - 1, total - 1
+            has = found & (total > 0)
+            np.divide(count.astype(np.float32), total.astype(np.float32), out=ml[k], where=has)
+            width = [np.frexp(n.astype(np.float64))[1] for n in (total, distinct)]  # in bits
+            place = width[0].clip(max=12) * 8 - 8 + width[1].clip(max=8) - 1
+            bucket[k][has] = place[has]
         return ml, bucket
 
     def _mixtures(
         self, weights: NDArray[Any], ml: NDArray[np.float32], bucket: NDArray[np.int16]
     ) -> list[NDArray[np.float64]]:
         """p_(-1), p_0, ..., p_K."""
-        mixtures = [np.full(ml.shape[1], 1 / self.vocab)]
+        mixtures = [np.full(ml.shape[1], 1 / len(self.ranks))]
         for w, share, place in zip(weights, ml, bucket, strict=True):
             own = np.where(place >= 0, w[place], 0.0)
             mixtures.append(own * share + (1 - own) * mixtures[-1])
@@ -195,6 +228,43 @@ def score(train: Path, val: Path, asked_bytes: int) -> float | None:
     with suppress(OSError, EnvironmentLacks):  # another user's directory, or a full disk
         replace_file(path, json.dumps({"of": of, "bits": bits}).encode())
     return bits
+
+
+def _bits(symbols: int) -> int:
+    """Bits of a symbol, the rank of an id among this number of ids."""
+    return max(1, (symbols - 1).bit_length())
+
+
+def _keys(symbols: NDArray[np.uint64], k: int, bits: int) -> NDArray[np.uint64]:
+    """The key of every position: the k symbols before it, the newest highest, then its own."""
+    keys = symbols.copy()
+    for j in range(1, min(k + 1, len(symbols))):
+        keys[j:] |= symbols[:-j] << np.uint64(bits * (k - j + 1))
+    return keys
+
+
+def _levels(
+    symbols: NDArray[np.uint64], begins: Positions, bits: int, orders: int
+) -> tuple[_Level, ...]:
+    """The counts of each order: of the longest contexts by a sort, of others from longer ones."""
+    first = np.repeat(begins[:-1], np.diff(begins))
+    whole = np.arange(len(symbols)) - first >= orders  # no context spans two runs
+    keys, times = np.unique(_keys(symbols, orders, bits)[whole], return_counts=True)
+    levels = [_Level.of(keys, times, bits)]
+    width = np.uint64(bits)
+    for _ in range(orders):  # without the oldest symbol, which lies above the next id
+        keys = (keys >> width >> width << width) | (keys & np.uint64((1 << bits) - 1))
+        order = np.argsort(keys, kind="stable")
+        keys, starts = np.unique(keys[order], return_index=True)
+        times = np.add.reduceat(times[order], starts)
+        levels.append(_Level.of(keys, times, bits))
+    return tuple(reversed(levels))
+
+
+def _places(ascending: NDArray[np.uint64], wanted: NDArray[np.uint64]) -> NDArray[np.intp]:
+    """The place of each number, or -1."""
+    at = np.searchsorted(ascending, wanted).clip(max=len(ascending) - 1)
+    return np.where(ascending[at] == wanted, at, -1)
 
 
 def _sampled(file: TokenFile) -> tuple[NDArray[np.int32], Positions]:

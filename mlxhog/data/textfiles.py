@@ -51,22 +51,20 @@ TEXT_SUFFIXES = LINES_SUFFIXES | frozenset(
 )
 """Suffixes of text; for a file with another suffix the content decides."""
 
-MARKUP = frozenset(".ipynb .html .htm .mbox .geojson .map .lock .svg".split())
-"""Suffixes of text that is mostly markup or data of programs; a folder's are skipped."""
-
-_COMMANDS = {
-    ".pdf": "pdftotext {}",
-    ".zip": "unzip {}",
-    ".tar": "tar -xf {}",
-    ".tgz": "tar -xf {}",
-    ".bz2": "bunzip2 {}",
-    ".ipynb": "jupyter nbconvert --to markdown {}",
-    ".mbox": "see docs/own-text.md",
+NOT_TEXT = {
+    **dict.fromkeys(".geojson .map .lock .svg".split(), ""),
     **dict.fromkeys(
-        (".docx", ".odt", ".epub", ".rtf", ".html", ".htm"), "pandoc -t plain -o text.txt {}"
+        ".docx .odt .epub .rtf .html .htm".split(), "; convert it: pandoc -t plain -o text.txt {}"
     ),
+    ".ipynb": "; convert it: jupyter nbconvert --to markdown {}",
+    ".mbox": "; to convert it see docs/own-text.md",
+    ".pdf": "; convert it: pdftotext {}",
+    ".zip": "; unpack it: unzip {}",
+    **dict.fromkeys((".tar", ".tgz"), "; unpack it: tar -xf {}"),
+    ".bz2": "; unpack it: bunzip2 {}",
 }
-"""Suffix -> the command that makes text of such a file."""
+"""Suffixes of markup, data of programs, documents and archives, which a folder skips, with the
+command that makes text of them."""
 
 SPLIT_SUFFIXES = frozenset(["", ".txt", ".text"])
 SPLIT_BYTES = 65_536
@@ -104,7 +102,7 @@ def record_kind(path: Path) -> str:
         return ".jsonl"
     if suffix == tables.PARQUET_SUFFIX or suffix in tables.CSV_SUFFIXES:
         return suffix
-    if suffix in TEXT_SUFFIXES or suffix in MARKUP:
+    if suffix in TEXT_SUFFIXES or suffix in NOT_TEXT:
         return ""
     return _records_in(_head_of(path)) or ".json" * (suffix == ".json")
 
@@ -285,19 +283,6 @@ def first_keys(path: Path, text_key: str | None) -> tuple[str, ...]:
 # -- what is not text ------------------------------------------------------------------------------
 
 
-def way_to_text(suffix: str, path: Path | str = "FILE") -> str:
-    """Return the advice on a file with a suffix of markup, documents or archives; else ""."""
-    command = _COMMANDS.get(suffix, "")
-    if command.startswith("see "):
-        return f"; to convert it {command}"
-    return f"; unpack or convert it: {command.format(quoted(path))}" if command else ""
-
-
-def is_known_not_text(suffix: str) -> bool:
-    """Whether a suffix says that a folder's file is skipped."""
-    return suffix in MARKUP or suffix in _COMMANDS
-
-
 def why_no_text(path: Path, text_key: str | None) -> str:
     """Say why the content of a file of no known kind is not text; empty if it is text.
 
@@ -335,9 +320,8 @@ def _not_utf8(path: Path, where: str, content: bytes, offset: int | None = None)
         if content.startswith(mark):
             encoding = name
             break
-    way_out = way_to_text(kind(path), path) or (
-        f", or convert it: iconv -f {encoding} -t UTF-8 {quoted(path)} > NEW"
-    )
+    convert = f", or convert it: iconv -f {encoding} -t UTF-8 {{}} > NEW"
+    way_out = (NOT_TEXT.get(kind(path)) or convert).format(quoted(path))
     at = "" if offset is None else f": a byte that no text has at offset {offset:,}"
     return DataError(f"{where} is not UTF-8 text{at}; keep it out of --data{way_out}")
 

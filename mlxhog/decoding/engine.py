@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -183,7 +183,7 @@ class Engine:
         self._waiting: deque[_Row] = deque()
         self._reading: deque[_Row] = deque()  # their prompts are read in part
         self._writing: list[_Row] = []
-        self._states: list[State] = []  # states of `_writing`, in its order, in one or more batches
+        self._state: State = None  # of `_writing`, in its order
         self._in_session.clear()
 
     @property
@@ -245,17 +245,15 @@ class Engine:
 
         Its session stays as before the request.
         """
-        for rows in (self._waiting, self._reading):
-            for row in rows:
-                if row.index == index:
-                    rows.remove(row)
-                    self._in_session.discard(row.request.session or "")
-                    return
-        others = [j for j, row in enumerate(self._writing) if row.index != index]
-        if len(others) < len(self._writing):
-            (row,) = (one for one in self._writing if one.index == index)
-            self._in_session.discard(row.request.session or "")
-            self._keep_only(others)
+        rows = (*self._waiting, *self._reading, *self._writing)
+        row = next((row for row in rows if row.index == index), None)
+        if row is None:
+            return
+        self._in_session.discard(row.request.session or "")
+        if row in self._writing:
+            self._keep_only([j for j, one in enumerate(self._writing) if one is not row])
+        else:
+            (self._waiting if row in self._waiting else self._reading).remove(row)
 
     def step(self) -> list[Piece]:
         """Read a piece of a prompt, or several short prompts, and write a token of every answer.
@@ -296,10 +294,11 @@ class Engine:
                 piece = Piece(row.index, None, "", "length", row.taken_scores())
             pieces.append(piece)
             if piece.finish_reason is None:
+                before = [self._state] if self._writing else []
+                self._state = self._model.stack_states([*before, row.state])
                 self._writing.append(row)
-                self._states.append(row.state)
                 if row.request.session is None:
-                    row.state = None  # the state is now in `_states`
+                    row.state = None  # it is now in that of all
             else:
                 self._store_session(row, piece, row.state)
         return pieces
@@ -313,16 +312,14 @@ class Engine:
         if not self._writing:
             return []
         rows = self._writing
-        state = self._joined_state()
         last = np.array([[row.last] for row in rows], np.int32)
-        logits, state = self._model.logits(last, state)
-        self._states = [state]
+        logits, self._state = self._model.logits(last, self._state)
         pieces, unfinished = self._draw(rows, logits), []
         for j, (row, piece) in enumerate(zip(rows, pieces, strict=True)):
             if piece.finish_reason is None:
                 unfinished.append(j)
             elif row.request.session is not None:
-                self._store_session(row, piece, self._model.take_state(state, [j]))
+                self._store_session(row, piece, self._model.take_state(self._state, [j]))
         if len(unfinished) < len(rows):
             self._keep_only(unfinished)
         return pieces
@@ -340,13 +337,9 @@ class Engine:
                 row.scores.append(_scored(token, of_row, row.request.top))
         return [row.take(token) for row, token in zip(rows, tokens, strict=True)]
 
-    def _joined_state(self) -> State:
-        states = self._states
-        return states[0] if len(states) == 1 else self._model.stack_states(states)
-
     def _keep_only(self, places: Sequence[int]) -> None:
         """Drop all answers of `_writing` except those at these places."""
-        self._states = [self._model.take_state(self._joined_state(), places)] if places else []
+        self._state = self._model.take_state(self._state, places) if places else None
         self._writing = [self._writing[j] for j in places]
 
     def _store_session(self, row: _Row, last: Piece, state: State) -> None:
@@ -419,27 +412,22 @@ class _Row:
 
     def take(self, token: int) -> Piece:
         """Add a drawn token to the answer."""
-        piece = self._piece(token)
-        if self.request.top is not None:
-            piece = replace(piece, scores=self.taken_scores())
+        reason: FinishReason | None = "document_end"
+        if ends := token in self.request.ends:
+            text = self._text.end()
+        else:
+            if self.occurred is not None:
+                self.occurred[0, token] = True
+            self.last = token
+            self.n_written += 1
+            is_last = self.n_written == self.request.sampling.max_new_tokens
+            text = self._text.read(token)
+            if not self._text.stopped and is_last:
+                text += self._text.end()  # this rest may contain a stop string
+            reason = "stop" if self._text.stopped else "length" if is_last else None
         if self.request.session is not None:
-            self.texts.append(piece.text)
-        return piece
-
-    def _piece(self, token: int) -> Piece:
-        if token in self.request.ends:
-            return Piece(self.index, None, self._text.end(), "document_end")
-        if self.occurred is not None:
-            self.occurred[0, token] = True
-        self.last = token
-        self.n_written += 1
-        is_last = self.n_written == self.request.sampling.max_new_tokens
-        text = self._text.read(token)
-        if not self._text.stopped and is_last:
-            text += self._text.end()  # this rest may contain a stop string
-        if self._text.stopped:
-            return Piece(self.index, token, text, "stop")
-        return Piece(self.index, token, text, "length" if is_last else None)
+            self.texts.append(text)
+        return Piece(self.index, None if ends else token, text, reason, self.taken_scores())
 
 
 def _scored(token: int, logits: NDArray[np.float32], top: int) -> TokenScore:

@@ -73,10 +73,10 @@ def examine(seconds: float, quick: bool, tell: TellStep) -> dict[str, Any]:
         for number, case in enumerate(pairs, start=1):
             tell("litmus", f"{number} of {len(pairs)}: {case}")
             writes.append(litmus.run(case))
-        for kind, reader in all_readers(machine):
+        for reader in all_readers(machine):
             for mode in PROMISED:
-                tell("reads", f"{reader.name}, {kind}, beside {mode} writes")
-                reads.append(litmus.read(kind, reader, mode))
+                tell("reads", f"{reader.name}, live, beside {mode} writes")
+                reads.append(litmus.read(reader, mode))
     finally:
         litmus.close()
     pair = None
@@ -107,7 +107,7 @@ def examine(seconds: float, quick: bool, tell: TellStep) -> dict[str, Any]:
             for row in writes
             if broken(row)
         ),
-        *(f"{row['kind']} reads of {row['reader']}" for row in reads if broken(row)),
+        *(f"live reads of {row['reader']}" for row in reads if broken(row)),
         *(f"kernel {row['name']} {row['instance']} on {row['engine']}" for row in wrong),
     ]
     return record

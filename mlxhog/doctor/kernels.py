@@ -1,18 +1,19 @@
 """The Metal kernels on each engine of an Apple GPU.
 
-Those that write parameters are compared with NumPy one by one, those of the models as operators.
+Those that write parameters are compared with native steps, those of the models as operators.
 """
 
 from __future__ import annotations
 
+import math
 import mmap
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.arena import Slot
 from mlxhog.arena.child import START_S, Child, Failed, Lane
 from mlxhog.backends import self_check
 from mlxhog.base.machine import Machine
@@ -20,13 +21,17 @@ from mlxhog.base.verdicts import GPU_ENGINES
 from mlxhog.base.workers import missing
 from mlxhog.doctor.checks import Check, CheckResult, check
 from mlxhog.metal import engine as engines
-from mlxhog.metal.engine import ReferenceEngine
-from mlxhog.metal.kernel import Launch
+from mlxhog.metal.kernel import FUSED_RTOL
 from mlxhog.metal.kernels.adds import dense_axpy
-from mlxhog.metal.registry import KERNELS
 from mlxhog.models.ops.kernels import choose
+from mlxhog.optim import SGD, Target
+from mlxhog.optim.gradients import Rows
+from mlxhog.optim.metal_steps import MetalSteps
+from mlxhog.optim.rule import StepTrace
+from mlxhog.optim.updates import WRITE_MODES
 
-SIZE: Final = 10_007  # elements of a sample: not a multiple of any group
+STEPS: Final = "steps"
+SIZE: Final = 10_007  # elements: not a multiple of any group
 _COMPILE_S: Final = 120.0
 _PAGE: Final = 16_384
 
@@ -37,14 +42,14 @@ def engines_of(machine: Machine) -> list[str]:
 
 
 def check_engine(name: str, tell: Callable[[str], None]) -> tuple[Check, list[dict[str, Any]]]:
-    """Start an engine, let it write imported memory, and run every kernel on it.
+    """Start an engine, let it write imported memory, and run the kernels on it.
 
     Args:
         name: argument of `mlxhog.metal.engine.create`.
-        tell: called with each kernel.
+        tell: called with each of the rows to be.
 
     Returns:
-        The check of the engine, and a row of the record per kernel that writes parameters, and per
+        The check of the engine, and a row of the record for the steps of parameters, and per
         operator of the models; no rows if it does not start. One that ends its process is a row
         with `error`.
     """
@@ -55,9 +60,7 @@ def check_engine(name: str, tell: Callable[[str], None]) -> tuple[Check, list[di
             problem = child.call(START_S + _COMPILE_S, write_imported, name)
         except Failed as failure:
             problem = str(failure)
-        single = [kernel for kernel in KERNELS.values() if kernel.reference is not None]
-        tolerances = {kernel.name: kernel.allowed(emulated=False) for kernel in single}
-        tolerances |= dict.fromkeys(self_check.CHECKS, 0.0)
+        tolerances = {STEPS: FUSED_RTOL, **dict.fromkeys(self_check.CHECKS, 0.0)}
         for each, tolerance in tolerances.items() if not problem else ():
             tell(f"{each} on {name}")
             row: dict[str, Any] = {
@@ -69,8 +72,8 @@ def check_engine(name: str, tell: Callable[[str], None]) -> tuple[Check, list[di
                 "ok": False,
             }
             try:
-                if each in KERNELS:
-                    error = child.call(START_S + _COMPILE_S, difference, name, each)
+                if each == STEPS:
+                    error = child.call(START_S + _COMPILE_S, step_error, name)
                     row |= {"max_error": error, "ok": error <= tolerance}
                 else:
                     fault = child.call(START_S + _COMPILE_S, operator_fault, name, each)
@@ -115,35 +118,39 @@ def operator_fault(lane: Lane, name: str, operator: str) -> str:
     return self_check.faults(framework, device, ops, threads=1, names=(operator,)).get(operator, "")
 
 
-def difference(lane: Lane, name: str, kernel_name: str) -> float:
-    """In a child: return the largest error of a kernel against its reference.
+def step_error(lane: Lane, name: str) -> float:
+    """In a child: return the largest error of an engine's steps against native ones.
 
-    The error is relative to the largest value of each array, if that is above 1. It is infinite if
-    only one of the two is NaN.
+    Of a dense parameter, with a record of its steps, and of some rows of another one. It is
+    relative to the largest value, if that is above 1, and infinite if only one of the two is NaN.
     """
     engine = lane.keep(name, lambda: engines.create(name))
-    sample = KERNELS[kernel_name].sample(np.random.default_rng(0), SIZE)
-    expected, actual = (_results(each, sample) for each in (ReferenceEngine(), engine))
-    return max(_error(actual[key], expected[key]) for key in expected)
-
-
-def _results(engine: engines.Engine, sample: Launch) -> dict[str, NDArray[Any]]:
-    """Run a launch on copies; returns its outputs and the inputs that it writes."""
-    inputs = {
-        argument.name: sample.inputs[argument.name]
-        if argument.scalar
-        else engine.array(sample.inputs[argument.name])
-        for argument in sample.kernel.inputs
+    places = {"dense": ((SIZE,), 32), "rows": ((101, 33), 32 * (SIZE // 32 + 2))}
+    slots = {
+        each: Slot(each, shape, offset, math.prod(shape), each)
+        for each, (shape, offset) in places.items()
     }
-    outputs = engine.run(replace(sample, inputs=inputs))
-    written = {each.name: inputs[each.name] for each in sample.kernel.inputs if each.writes}
-    return {key: np.array(engine.host(array)) for key, array in {**outputs, **written}.items()}
+    rng = np.random.default_rng(0)
+    grads = {
+        "dense": rng.standard_normal(SIZE, np.float32),
+        "rows": Rows(np.arange(3, 95, 4, np.int32), rng.standard_normal((23, 33), np.float32)),
+    }
+    start = rng.standard_normal((3, 2 * _PAGE), np.float32)
 
+    def stepped(*, metal: bool) -> NDArray[np.float32]:
+        pages = np.frombuffer(mmap.mmap(-1, start.nbytes), np.float32).reshape(start.shape)
+        pages[...] = start
+        flat, last, prev = pages
+        decay = frozenset({"rows"})
+        target = Target(
+            flat=flat, slots=slots, locks=None, mode=WRITE_MODES["cas"], private={}, shared={},
+            decay=decay, record=StepTrace(last, prev),
+            metal=MetalSteps(engine, flat, slots, decay) if metal else None,
+        )  # fmt: skip
+        SGD(weight_decay=0.1).step(target, grads, lr=0.3, step=1, grad_scale=0.75)
+        return pages
 
-def _error(actual: NDArray[Any], expected: NDArray[Any]) -> float:
-    a, b = actual.astype(np.float64), expected.astype(np.float64)
-    if a.shape != b.shape or not np.array_equal(np.isnan(a), np.isnan(b)):
+    expected, actual = (stepped(metal=metal).astype(np.float64) for metal in (False, True))
+    if not np.array_equal(np.isnan(actual), np.isnan(expected)):
         return float("inf")
-    different = (a != b) & ~np.isnan(a)
-    largest = max(1.0, float(np.abs(b[np.isfinite(b)]).max(initial=0.0)))
-    return float(np.abs(a[different] - b[different]).max(initial=0.0)) / largest
+    return float(np.abs(actual - expected).max() / max(1.0, np.abs(expected).max()))

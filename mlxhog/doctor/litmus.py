@@ -15,8 +15,7 @@ A reader in another process must see whole values, in order and soon:
 
     writer      native        the kernels of `mlxhog.optim.updates`, as every CPU worker adds
                 metal:mlx ..  our Metal kernels on an Apple GPU
-    reader      native        a snapshot by native code, as every worker's snapshot begins
-                mlx:gpu ..    a framework that computes with the shared bytes themselves (live)
+    reader      mlx:gpu ..    a framework that computes with the shared bytes themselves (live)
 
 The arena has a parameter `dense` of 1024 floats with one stripe lock, and `rows` of 16 x 64 with a
 lock per row, whose adds name rows 0 .. 15 and every second again. Its counters: `steps` are the
@@ -45,10 +44,10 @@ from mlxhog.base.load import LoadWatch
 from mlxhog.base.machine import Machine
 from mlxhog.base.workers import missing
 from mlxhog.metal import engine as engines
-from mlxhog.metal.kernels.adds import dense_axpy, scatter_add_rows
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import updates
 from mlxhog.optim.gradients import Rows
+from mlxhog.optim.metal_steps import MetalSteps
 from mlxhog.optim.updates import Float32, Int32
 
 FLOATS: Final = 1024
@@ -140,26 +139,16 @@ def native(mapped: Arena, slot: int) -> Adder:
 
 
 def metal(mapped: Arena, slot: int, *, name: str) -> Adder:
-    """Create the writer that adds in place to the arena that a Metal engine imported."""
-    engine = engines.create(name)
-    flat = engine.adopt(mapped.params)
+    """Create the writer that steps in place in the arena that a Metal engine imported."""
+    slots, add = mapped.layout.slots, (-1.0, 1.0, 0.0, 0.0)  # rates of a step that is an add
+    steps = MetalSteps(engines.create(name), mapped.params, slots, frozenset())
 
     def adder(kernel: str, mode: str, value: float) -> Pass:
-        increments = engine.array(np.full(SHAPES[kernel], value, np.float32))
-        offset = mapped.layout.slots[kernel].offset
-        if kernel == "dense":
-            return partial(engine.run, dense_axpy(flat, increments, scale=1.0, offset=offset))
-        launch = scatter_add_rows(
-            flat, engine.array(INDEX), increments, scale=1.0, offset=offset, height=ROWS
-        )
-        return partial(engine.run, launch)
+        array = np.full(SHAPES[kernel], value, np.float32)
+        increments = array if kernel == "dense" else Rows(INDEX, array).coalesced()
+        return partial(steps.write, [(slots[kernel], increments)], add, add)
 
     return adder
-
-
-def snapshot(mapped: Arena, slot: int) -> Reader:
-    """Create the native reader."""
-    return lambda: values_of(mapped, "dense")
 
 
 def live(mapped: Arena, slot: int, *, framework: str) -> Reader:
@@ -178,16 +167,10 @@ def all_writers(usable_engines: Sequence[str]) -> list[Accessor]:
     return [NATIVE, *(Accessor(f"metal:{one}", partial(metal, name=one)) for one in usable_engines)]
 
 
-def all_readers(machine: Machine) -> list[tuple[str, Accessor]]:
-    """Return every ("snapshot" or "live", reader) of this machine, named by its backend."""
-    return [
-        ("snapshot", Accessor("native", snapshot)),
-        *(
-            ("live", Accessor(name, partial(live, framework=name.partition(":")[0])))
-            for name in LIVE
-            if missing(name, machine) is None
-        ),
-    ]
+def all_readers(machine: Machine) -> list[Accessor]:
+    """Return every reader of this machine, named by its backend."""
+    here = [name for name in LIVE if missing(name, machine) is None]
+    return [Accessor(name, partial(live, framework=name.partition(":")[0])) for name in here]
 
 
 # -- in the children -------------------------------------------------------------------------------
@@ -403,14 +386,11 @@ class Litmus:
             "adds_per_s": adds / max(spent for _, spent in tallies),
         }
 
-    def read(
-        self, kind: str, reader: Accessor, mode: str, *, patience_s: float = PATIENCE_S
-    ) -> Row:
+    def read(self, reader: Accessor, mode: str, *, patience_s: float = PATIENCE_S) -> Row:
         """Run one reader beside the native writer, each in a process of its own.
 
         Args:
-            kind: "snapshot" or "live".
-            reader: of this kind.
+            reader: one of `all_readers`.
             mode: of the writes.
             patience_s: limit of the time until the reader sees a write.
 
@@ -419,7 +399,7 @@ class Litmus:
             that fell; `visible_s`, the longest time until a published pass was seen.
         """
         counts = dict.fromkeys(("samples", "torn", "backwards"), 0) | {"visible_s": 0.0}
-        row = {"reader": reader.name, "kind": kind, "writer": NATIVE.name, "mode": mode, **counts}
+        row = {"reader": reader.name, "kind": "live", "writer": NATIVE.name, "mode": mode, **counts}
         seconds = self.seconds / 2
 
         def measure() -> Row:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mlxhog.backends.backend import check_tokens
 from mlxhog.config import plugins
-from mlxhog.config.sources import from_keywords
+from mlxhog.config.sources import of_keywords, resolve
 from mlxhog.decoding.engine import BATCH_SIZE, PREFILL_CHUNK, Piece
 from mlxhog.decoding.model import Model
 from mlxhog.decoding.options import Sampling, stop_strings
@@ -108,7 +108,7 @@ class LanguageModel:
             ConfigError, DataError: as for `generate`; raised by this call.
             Diverged: the model's logits are not finite; raised by the iterator.
         """
-        sampling = from_keywords(Sampling, "generate()", options)
+        sampling = resolve(Sampling, [of_keywords("generate()", options)])
         texts = tuple(_text("stop string", one) for one in stop_strings(stop, "generate(): stop"))
         pieces = self.answer([_text("prompt", prompt)], replace(sampling, stop=texts))
         return (piece.text for piece in pieces if piece.text)
@@ -242,7 +242,8 @@ def load(
     for name, word in (("backend", backend), ("weights", weights), ("mode", mode)):
         if not isinstance(word, str):
             raise ConfigError(f"{name} is a {type(word).__name__}, expected a str")
-    plugins.load_named(plugin)
+    for file in plugins.texts(plugin):
+        plugins.load(file)
     source, opened = open_source(
         os.fspath(model),
         root=Path(out),

@@ -19,7 +19,6 @@ from mlxhog.base.paths import expanded
 from mlxhog.base.processes import environment
 from mlxhog.checkpoint import checkpoint, formats, manifest
 from mlxhog.checkpoint import run as runs
-from mlxhog.checkpoint.formats import Opened
 from mlxhog.checkpoint.formats import weights as files
 from mlxhog.checkpoint.run import Run
 from mlxhog.data.tokenizers import Tokenizer
@@ -84,7 +83,7 @@ def open_source(
         source, config, tokenizer, path = _RunReader(run, weights, mode).open()
     else:
         opened = formats.open(checkpoint.locate(spec, root))
-        source = _of_checkpoint(opened, weights, mode)
+        source = CheckpointWeights(opened, mode, weights)
         config, tokenizer, path = opened.config, opened.text_tokenizer(), opened.path
     # If torch's thread pool spins between its jobs, the native operators lack its cores.
     policy = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
@@ -163,7 +162,7 @@ class _RunReader:
             raise CheckpointError(f"{note}; {error}" if note else str(error)) from error
         self._model = opened.config
         note = f"{note}, so its newest checkpoint is read" if note else ""
-        source = _of_checkpoint(opened, self._weights, self._mode, note)
+        source = CheckpointWeights(opened, self._mode, self._weights, note)
         source.successor = self._after
         return source, opened.config, opened.text_tokenizer(), opened.path
 
@@ -178,7 +177,7 @@ class _RunReader:
         with suppress(MlxhogError):  # its files are being written, or have another version
             path = checkpoint.latest(self._run)
             if manifest.read(path)["step"] > version:
-                source = _of_checkpoint(formats.open(path), self._weights, self._mode)
+                source = CheckpointWeights(formats.open(path), self._mode, self._weights)
                 source.successor = self._after
                 return source
         return None
@@ -216,23 +215,10 @@ class _RunReader:
                 patience_s=2 * patience_s,
             )
         except BaseException as error:
-            arena.close()
+            arena.close()  # else the run would keep publishing for this process
             if isinstance(error, NoAnswer | NoCopies):
                 reason = silent if isinstance(error, NoAnswer) else str(error)
                 raise _ReadCheckpoint(reason) from error
             raise
         source.successor = self._after
         return source, config, tokenizer, run.directory
-
-
-def _of_checkpoint(opened: Opened, weights: str, mode: str, note: str = "") -> CheckpointWeights:
-    saved = opened.path / manifest.NAME
-    return CheckpointWeights(
-        opened.path,
-        opened.config,
-        opened.tensors,
-        version=manifest.read(opened.path)["step"] if saved.is_file() else None,
-        mode=READ_MODES[0] if mode == CHECKPOINT else mode,
-        weights=weights,
-        note=note,
-    )

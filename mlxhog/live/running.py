@@ -6,6 +6,7 @@ the modes.
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from mlxhog.arena.control import Command
 from mlxhog.arena.process import monotonic_ns, process_is_gone
 from mlxhog.arena.published import MARKS, WORDS, Copies, Copy, Float32, MarksReader, copy_racily
 from mlxhog.arena.requests import CONNECT_S, NoAnswer
-from mlxhog.backends.backend import WeightHolder
+from mlxhog.backends.backend import Backend
 from mlxhog.checkpoint.formats.opening import refuse_not_finite
 from mlxhog.errors import ArenaError
 from mlxhog.live import READ_MODES
@@ -34,7 +35,7 @@ class RunWeights(WeightSource):
     """The weights in the arena of a run that trains.
 
     Args:
-        arena: connected arena; this object owns it from now on.
+        arena: connected arena; this object closes it, unless an error is raised here.
         model: architecture of the run.
         name: name of the run, for messages.
         mode: one of `READ_MODES`.
@@ -65,7 +66,8 @@ class RunWeights(WeightSource):
         _check_model(arena, model, name)
         self._n = layout.probe.offset  # floats of the parameters
         self._shared, self.whose = arena.params, f"run {name}"
-        own = [segment for segment in layout.segments if _is_own(segment)]
+        # Of averaged runs each worker has parameters of its own.
+        own = [one for one in layout.segments if re.fullmatch(r"copies\.\d+", one)]
         if own and mode == "racy":
             self._shared = arena.segment(own[0])
             self.whose = f"run {name}, the own parameters of worker 1 of {len(own)}"
@@ -74,27 +76,19 @@ class RunWeights(WeightSource):
         self._marks = MarksReader(arena) if MARKS in layout.segments else None
         self._number, self._version, self._taken_ns = 0, -1, monotonic_ns()
         self._newest: Copy | None = None
-        self._bound: WeightHolder | None = None
+        self._bound: Backend | None = None
         self._copies: Copies | None = None
-        if mode != "racy":
-            try:
-                self._copies = self._ask_for_copies()
-            except BaseException:  # else the run would keep publishing for this process
-                arena.close()
-                raise
-
-    def _ask_for_copies(self) -> Copies:
-        """Let the run publish copies, and wait for the first."""
-        if WORDS not in self._arena.layout.segments:
+        if mode == "racy":
+            return
+        if WORDS not in layout.segments:
             raise NoCopies(
-                f"run {self._name} does not publish copies for readers (start it with --live on, "
-                "or read its parameters while workers write them with --mode racy)"
+                f"run {name} does not publish copies for readers (start it with --live on, or "
+                "read its parameters while workers write them with --mode racy)"
             )
-        copies = Copies(self._arena)
-        before = copies.number()
-        self._arena.ask_for_copies()
-        self._wait_for_copy(copies, since=before)
-        return copies
+        self._copies = Copies(arena)
+        before = self._copies.number()
+        arena.ask_for_copies()
+        self._wait_for_copy(self._copies, since=before)
 
     def _wait_for_copy(self, copies: Copies, since: int) -> None:
         """Wait for a copy with a number above `since`, unless none will come."""
@@ -130,7 +124,7 @@ class RunWeights(WeightSource):
             return self._counted() != self._version
         return self._copies.number() != self._number
 
-    def load(self, backend: WeightHolder) -> Loaded:
+    def load(self, backend: Backend) -> Loaded:
         """Load the weights of the read mode; see `WeightSource.load`."""
         out = self._inbox(backend)
         loaded = self._racy(out) if self._copies is None else self._copy(self._copies, out)
@@ -169,7 +163,7 @@ class RunWeights(WeightSource):
 
     # -- reading ---------------------------------------------------------------------------------
 
-    def _inbox(self, backend: WeightHolder) -> Float32:
+    def _inbox(self, backend: Backend) -> Float32:
         """The buffer for the parameters: the backend's own memory, if it can be used."""
         if self._weights != "float32":
             return np.empty(self._n, np.float32)
@@ -194,12 +188,6 @@ class RunWeights(WeightSource):
             self._wait_for_copy(copies, since=0)
         self._number, self._taken_ns = copy.number, copy.time_ns
         return Loaded(version=copy.version, oldest=copy.oldest)
-
-
-def _is_own(segment: str) -> bool:
-    """Whether a segment has the parameters of one worker of averaged runs."""
-    prefix, _, rank = segment.partition(".")
-    return prefix == "copies" and rank.isdigit()
 
 
 def _check_model(arena: Arena, model: ModelConfig, name: str) -> None:

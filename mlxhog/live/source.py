@@ -9,20 +9,17 @@ A generator checks between two tokens for newer weights and loads them; no worke
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from time import monotonic
-from typing import Any
 
-from numpy.typing import NDArray
-
-from mlxhog.backends.backend import Backend, Float32, Int32, State, WeightHolder
+from mlxhog.backends.backend import Backend, Float32, Int32, State
+from mlxhog.checkpoint import manifest
+from mlxhog.checkpoint.formats import Opened
 from mlxhog.checkpoint.formats.opening import refuse_not_finite
 from mlxhog.checkpoint.run import run_of
 from mlxhog.errors import ConfigError
-from mlxhog.live import READ_MODES
-from mlxhog.models.families import ModelConfig
+from mlxhog.live import CHECKPOINT, READ_MODES
 
 LOOK_S = 0.5  # seconds between two checks whether a run that has ended trains again
 LOADING_PART = 0.1  # largest share of a generator's time for finding and loading newer weights
@@ -79,7 +76,7 @@ class WeightSource:
         """Whether there are newer weights than the loaded ones; cheap, never blocks."""
         return False
 
-    def load(self, backend: WeightHolder) -> Loaded:
+    def load(self, backend: Backend) -> Loaded:
         """Load the newest weights into the backend; its recurrent states stay valid.
 
         Raises:
@@ -104,37 +101,26 @@ class CheckpointWeights(WeightSource):
     """The weights of a checkpoint, which never change.
 
     Args:
-        path: the checkpoint, for messages.
-        model: its architecture.
-        tensors: name -> array, for `Backend.load`.
-        version: number of updates when it was saved; None if unknown.
+        opened: the checkpoint.
         mode: the requested read mode; it makes no difference here.
         weights: dtype of the backend's weights, for `Backend.load`.
         note: why the checkpoint is read and not the run.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        model: ModelConfig,
-        tensors: Mapping[str, NDArray[Any]],
-        *,
-        version: int | None,
-        mode: str,
-        weights: str,
-        note: str,
-    ) -> None:
-        self.mode, self.note, self.counts_updates = checked_mode(mode), note, version is not None
-        run = run_of(path)
+    def __init__(self, opened: Opened, mode: str, weights: str, note: str = "") -> None:
+        self._path, self._model, self._tensors = opened.path, opened.config, opened.tensors
+        self._weights, self.note = weights, note
+        self.mode = checked_mode(READ_MODES[0] if mode == CHECKPOINT else mode)
+        path, run = opened.path, run_of(opened.path)
         self.whose = f"checkpoint {path.name}" + ("" if run is None else f" of run {run.name}")
-        self._path, self._model, self._tensors = path, model, tensors
-        self._version, self._weights = version or 0, weights
+        self.counts_updates = (path / manifest.NAME).is_file()
+        self._version = manifest.read(path)["step"] if self.counts_updates else 0
 
     def newest(self) -> int:
         """The checkpoint's version."""
         return self._version
 
-    def load(self, backend: WeightHolder) -> Loaded:
+    def load(self, backend: Backend) -> Loaded:
         """Load the weights into the backend; see `WeightSource.load`."""
         not_finite = backend.load(self._model, self._tensors, weights=self._weights)
         refuse_not_finite(not_finite, self._path)

@@ -197,11 +197,11 @@ def _config(
 ) -> ModelConfig:
     """Return the language model of n blocks that has the layers; its errors name its fields."""
     cfg: ModelConfig
-    sizes = {"vocab_size": 1, "hidden_size": width, "num_hidden_layers": n}
+    sizes: dict[str, Any] = {"vocab_size": 1, "hidden_size": width, "num_hidden_layers": n}
     if variant == "large" and cell == "mlstm":
         if dropout:
             raise ConfigError(f"dropout is {dropout}, but xLSTM Large has none; use variant v1")
-        cfg = XLSTMLargeConfig.from_dict(sizes | {"num_heads": 4, **options}, strict=True)
+        cfg = XLSTMLargeConfig.from_dict({**sizes, "num_heads": 4, **options}, strict=True)
     elif variant == "v1" and cell in ("mlstm", "slstm"):
         layer = dict(options)
         whole = {key: layer.pop(key) for key in ("bias", "chunk_size") if key in layer}
@@ -210,8 +210,8 @@ def _config(
             ffn = layer.pop("feedforward", {})
             block["feedforward"] = None if ffn is None else {"dropout": dropout, **ffn}
         at = [*range(n)] if cell == "slstm" else []
-        data = {**sizes, "dropout": dropout, "slstm_at": at, f"{cell}_block": block, **whole}
-        cfg = XLSTMV1Config.from_dict(data, strict=True)
+        own = {"dropout": dropout, "slstm_at": at, f"{cell}_block": block}
+        cfg = XLSTMV1Config.from_dict(sizes | own | whole, strict=True)
     else:
         raise ConfigError(
             f"cell {cell!r} of variant {variant!r} does not exist; choose mlstm or slstm of v1, "

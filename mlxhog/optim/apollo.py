@@ -65,62 +65,6 @@ LEAST: Final = 1e-8
 """Added to norms that divide."""
 
 
-def channel_factors(
-    g: Floats,
-    p: Floats,
-    m: Floats,
-    v: Floats,
-    norm: float,
-    *,
-    right: bool,
-    tensor: bool,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    scale: float,
-    first: bool,
-    scale_first: bool = False,
-    zero_guard: bool = True,
-) -> tuple[Floats, Floats, Floats, float]:
-    """Return the factors of a gradient, and the new `m`, `v`, `norm`.
-
-    Args:
-        g: (r, c) gradient, in float32 or float64, the type of the results.
-        p: the projection: (k, c) if `right`, (r, k) if not.
-        m: first moment of the projected gradient, (r, k) if `right`, (k, c) if not.
-        v: its second moment.
-        norm: of the last update.
-        right: whether the columns are projected.
-        tensor: one factor for the matrix, (1, 1); else one per row, (r, 1), if `right`, or per
-            column, (1, c).
-        beta1: decay of m.
-        beta2: decay of v.
-        eps: added to the root of v.
-        scale: its root multiplies the factors.
-        first: whether this is the first update.
-        scale_first: whether the limiter sees scaled updates.
-        zero_guard: an update of norm 0 does not change `norm`, and the update after norm 0 counts
-            as a first one. Otherwise a gradient of zeros stops a matrix for long: its update must
-            grow from 1e-8 by 1 % a step.
-    """
-    projected = g @ p.T if right else p.T @ g
-    m = beta1 * m + (1.0 - beta1) * projected
-    v = beta2 * v + (1.0 - beta2) * projected**2
-    axis = None if tensor else int(right)
-    scaled = m / (np.sqrt(v) + eps)
-    factors = _norms(scaled, axis) / (_norms(projected, axis) + LEAST)
-    alpha = math.sqrt(scale)
-    if scale_first:
-        factors = factors * alpha
-    length = float(np.linalg.norm(factors * _norms(g, axis)))
-    if not (zero_guard and length == 0):
-        excess = 1.0
-        if not (first or (zero_guard and norm == 0)):
-            excess = max(length / (norm + LEAST), GROWTH) / GROWTH
-        factors, norm = factors / excess, length / excess
-    return factors if scale_first else factors * alpha, m, v, norm
-
-
 def _norms(x: Floats, axis: int | None) -> Floats:
     """Euclidean norms along an axis, or of the whole matrix; two dimensions."""
     norms: Floats = np.linalg.norm(x, axis=axis, keepdims=True)
@@ -163,8 +107,9 @@ class Apollo(Optimizer):
         beta2: decay of second moments.
         eps: added to roots of second moments.
         weight_decay: decoupled.
-        scale_first: whether the limiter sees scaled updates.
-        zero_guard: see `channel_factors`; False as in the authors' package.
+        zero_guard: an update of norm 0 does not change `norm`, and the update after norm 0 counts
+            as a first one. Without it, as in the authors' package, a gradient of zeros stops a
+            matrix for long: its update must grow from 1e-8 by 1 % a step.
     """
 
     hidden: frozenset[str]
@@ -177,7 +122,6 @@ class Apollo(Optimizer):
     beta2: float = 0.999
     eps: float = OFFICIAL_EPS
     weight_decay: float = 0.0
-    scale_first: bool = False
     zero_guard: bool = True
     state_segments = ("m", "v", "norm")
 
@@ -209,29 +153,25 @@ class Apollo(Optimizer):
     def _factors(
         self, target: Target, pairs: list[tuple[Slot, Float32]], step: Step
     ) -> Iterator[tuple[Slot, Float32, Float32]]:
-        """Each hidden matrix with its gradient and the factors of that, in turn."""
-        grad_scale = step.grad_scale
-        for slot, g in pairs:
+        """Update the state of each hidden matrix; yield it, its gradient, the factors of that."""
+        for slot, grad in pairs:
             m, v, norm = (target.state(name, slot) for name in self.state_segments)
-            rank = self._rank(slot.shape)
-            factors, m[...], v[...], norm[0] = channel_factors(
-                g if grad_scale == 1.0 else float32(grad_scale) * g,
-                self._projection(slot, (step.count - 1) // self.refresh_every),
-                m,
-                v,
-                float(norm[0]),
-                right=_is_tall(slot.shape),
-                tensor=self.tensor,
-                beta1=self.beta1,
-                beta2=self.beta2,
-                eps=self.eps,
-                scale=min(slot.shape) / rank if self.scale is None else self.scale,
-                first=step.count == 1,
-                scale_first=self.scale_first,
-                zero_guard=self.zero_guard,
-            )
+            g = grad if step.grad_scale == 1.0 else float32(step.grad_scale) * grad
+            p, tall = self._projection(slot, step.count), _is_tall(slot.shape)
+            r = g @ p.T if tall else p.T @ g
+            m[...] = self.beta1 * m + (1.0 - self.beta1) * r
+            v[...] = self.beta2 * v + (1.0 - self.beta2) * r**2
+            axis = None if self.tensor else int(tall)  # one norm for all, per row or per column
+            factors = _norms(m / (np.sqrt(v) + self.eps), axis) / (_norms(r, axis) + LEAST)
+            length, before = float(np.linalg.norm(factors * _norms(g, axis))), float(norm[0])
+            if not (self.zero_guard and length == 0):
+                excess = 1.0
+                if not (step.count == 1 or (self.zero_guard and before == 0)):
+                    excess = max(length / (before + LEAST), GROWTH) / GROWTH
+                factors, norm[0] = factors / excess, length / excess
+            scale = min(slot.shape) / self._rank(slot.shape) if self.scale is None else self.scale
             shrunk = 1.0 - step.lr * self.weight_decay * (slot.name in target.decay)
-            yield slot, g, factors * float32(grad_scale * shrunk)
+            yield slot, grad, factors * math.sqrt(scale) * float32(step.grad_scale * shrunk)
 
     def _rank(self, shape: tuple[int, ...]) -> int:
         return max(1, min(shape) // 4) if self.rank is None else self.rank
@@ -245,7 +185,8 @@ class Apollo(Optimizer):
         """Each matrix's projection, with its number."""
         return {}
 
-    def _projection(self, slot: Slot, refresh: int) -> Floats:
+    def _projection(self, slot: Slot, count: int) -> Floats:
+        refresh = (count - 1) // self.refresh_every
         number, p = self._drawn.get(slot.name, (-1, None))
         if p is None or number != refresh:
             rank, right = self._rank(slot.shape), _is_tall(slot.shape)

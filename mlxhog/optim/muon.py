@@ -143,7 +143,8 @@ class Muon(TwoMoments, BesideAdamW):
         """Return u of each x: by the worker's device, or in place by native code."""
         coefficients = ORTHOGONALIZATIONS[self.orthogonalization]
         if polar is None:
-            _native.polar(xs, xs, scales, coefficients, rows=block, threads=self.threads)
+            steps = np.float32(coefficients)
+            _native.polar(xs, xs, list(scales), steps, rows=block, threads=self.threads)
             return xs
         parts = [
             [x[row : row + (block or len(x))] for row in range(0, len(x), block or len(x))]
@@ -161,7 +162,7 @@ def on_cpu(
 ) -> list[Float32]:
     """Orthogonalise by native code: a `Polar`."""
     us = [np.empty_like(x) for x in xs]
-    _native.polar(list(xs), us, list(scales), coefficients)
+    _native.polar(list(xs), us, list(scales), np.float32(coefficients), threads=1)
     return us
 
 

@@ -26,11 +26,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mlxhog import _native
 from mlxhog.config.rules import Selection
 from mlxhog.optim import updates
-from mlxhog.optim.rule import Around, Optimizer, Pairs, Step, Target
+from mlxhog.optim.rule import Around, Optimizer, Pairs, Step, Target, parameter
 from mlxhog.optim.updates import Float32, Int32, Rows, Slot, row_width
 
 
@@ -56,12 +56,33 @@ def take(
     Returns:
         Elements of the row-major parameter, ascending (k,) int32, and their values (k,) float32.
     """
-    width, height = row_width(slot), slot.shape[0]
-    place = (pending, slot.offset, width, height, rows)
+    flat, width = parameter(pending, slot).reshape(-1), row_width(slot)
+    candidates = flat if rows is None else flat.reshape(-1, width)[rows].reshape(-1)
+    size = candidates.view(np.uint32) & np.uint32(0x7FFFFFFF)  # bits of |x| have the order of |x|
     if selection.kind == "threshold":
-        return _native.take_reaching(*place, selection.share * lr, keep)
-    elements = (height if rows is None else len(rows)) * width
-    return _native.take_largest(*place, math.ceil(selection.share * elements), keep)
+        least = np.float32(selection.share * lr).view(np.uint32)
+        chosen = np.flatnonzero(size >= max(least, 1))
+    else:
+        chosen = _largest(size, math.ceil(selection.share * len(size)))
+    values = candidates[chosen]
+    index = chosen if rows is None else rows[chosen // width] * width + chosen % width
+    if keep:
+        flat[index] = 0.0
+    else:
+        flat.reshape(-1, width)[slice(None) if rows is None else rows] = 0.0
+    return index.astype(np.int32), values
+
+
+def _largest(size: NDArray[np.uint32], k: int) -> NDArray[np.intp]:
+    """Places of the k largest numbers, of equal ones the first, but of no zero."""
+    if k == 0:
+        return np.empty(0, np.intp)
+    bound = np.partition(size, -k)[-k] if k < len(size) else 0
+    if bound == 0:
+        return np.flatnonzero(size)
+    larger, equal = size > bound, np.flatnonzero(size == bound)
+    larger[equal[: k - np.count_nonzero(larger)]] = True
+    return np.flatnonzero(larger)
 
 
 RESIDUAL = "residual"

@@ -122,10 +122,14 @@ class Formula:
             self.optimizer.update(target, pairs, step)
             return
         for slot, grad in pairs:
+            w = self.now[slot.name]
             state = [target.state(name, slot) for name in self.optimizer.state_segments]
             of_group = lr * self._factors.get(slot.name, 1.0)
             rates = {"lr": of_group, "decay": slot.name in target.decay, "count": count}
-            _advance(self._reference, self.now[slot.name], grad, state, rates)
+            delta, *after = self._reference(w, grad, *state, **rates)
+            w += delta
+            for part, value in zip(state, after, strict=True):
+                part[...] = value
 
     def apart(self, name: str, value: Array) -> Array:
         """Measure how far a float32 parameter is from the formula's.
@@ -177,16 +181,6 @@ class _Float64Target(optim.Target):
         lr, scale, coupled, decoupled = _rounded(*form.write)
         w = parameter(self.flat, slot)
         w -= lr * (scale * grad + coupled * w) + decoupled * w
-
-
-def _advance(
-    reference: Callable[..., Any], w: Array, g: Array, state: Any, rates: Mapping[str, Any]
-) -> None:
-    """Write a parameter and its state as a formula says."""
-    delta, *after = reference(w, g, *state, **rates)
-    w += delta
-    for part, value in zip(state, after, strict=True):
-        part[...] = value
 
 
 def _new_target(

@@ -10,15 +10,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+from collections.abc import Awaitable, Callable
 from html import escape
 from time import monotonic
 
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mlxhog.arena import requests
 from mlxhog.base.http_server import OWN_NAMES, ForeignRequest, check_names
@@ -52,10 +51,9 @@ class Board:
         self._looked_s, self._tag, self._text = -LOOK_S, "", ""
         self.app = Starlette(
             routes=[
-                Route("/", self._page),
-                Route("/ask/{what}", self._ask, methods=["POST"]),
+                Route("/", _of_own_pages(self._page)),
+                Route("/ask/{what}", _of_own_pages(self._ask), methods=["POST"]),
             ],
-            middleware=[Middleware(OwnNameOnly)],
         )
 
     async def _page(self, request: Request) -> Response:
@@ -98,24 +96,21 @@ class Board:
         return JSONResponse({"message": str(message)})
 
 
-class OwnNameOnly:
-    """Refuses requests of other sites' pages: foreign host names and origins."""
+Answer = Callable[[Request], Awaitable[Response]]
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer or refuse a request."""
-        if scope["type"] == "http":
-            try:
-                check_names(dict(scope["headers"]), OWN_NAMES)
-            except ForeignRequest:
-                response = JSONResponse(
-                    {"error": "this board answers at its own address only"}, status_code=421
-                )
-                await response(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+def _of_own_pages(answer: Answer) -> Answer:
+    """Refuse requests of other sites' pages: foreign host names and origins."""
+
+    async def checked(request: Request) -> Response:
+        try:
+            check_names(dict(request.scope["headers"]), OWN_NAMES)
+        except ForeignRequest:
+            error = "this board answers at its own address only"
+            return JSONResponse({"error": error}, status_code=421)
+        return await answer(request)
+
+    return checked
 
 
 def buttons() -> str:

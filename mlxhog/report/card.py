@@ -43,7 +43,7 @@ def text(model: ModelConfig, checkpoint: Path, *, to: str = "mlxhog", command: s
     size = format_count(families.param_count(model))
     about = [
         f"- model: {model.title}, {size} parameters, vocabulary {model.vocab_size}",
-        *(_unknown(checkpoint) if run is None else _of_run(run, checkpoint)),
+        *_training(run, checkpoint),
     ]
     if command:
         about.append(f"- converted by {_code(command)}")
@@ -66,16 +66,14 @@ def text(model: ModelConfig, checkpoint: Path, *, to: str = "mlxhog", command: s
     )
 
 
-def _unknown(checkpoint: Path) -> list[str]:
-    return [f"- data, steps and score: not recorded in {_code(checkpoint.name)}"]
-
-
-def _of_run(run: Run, checkpoint: Path) -> list[str]:
+def _training(run: Run | None, checkpoint: Path) -> list[str]:
     """What the record of a run says of one of its checkpoints."""
     try:
+        if run is None:
+            raise RunError("of no run")
         record, saved = RunRecord(run), manifest.read(checkpoint)
     except (RunError, CheckpointError):
-        return _unknown(checkpoint)
+        return [f"- data, steps and score: not recorded in {_code(checkpoint.name)}"]
     used = saved["state"].get("used", {})
     parts = [f"{saved['step']:,} updates"]
     if "tokens" in used:

@@ -11,6 +11,7 @@ import math
 import re
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -294,18 +295,18 @@ def newest_line(path: Path) -> dict[str, Any] | None:
             lines = file.read().split(b"\n")[:-1]
     except OSError:
         return None
-    newest = next(filter(None, map(_line, reversed(lines))), None)
+    lines.reverse()
+    newest = next(_records(lines), None)
     if newest is None:
         return None
-    scored = filter(_EVALUATION.search, reversed(lines))
-    evaluation = next(filter(None, map(_line, scored)), {})
+    evaluation = next(_records(filter(_EVALUATION.search, lines)), {})
     return newest | {name: evaluation.get(name) for name in EVALUATED}
 
 
-def _line(line: bytes) -> dict[str, Any] | None:
-    """A line of metrics; None if it is damaged."""
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return record if isinstance(record, dict) and "step" in record else None
+def _records(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """The lines of metrics that are not damaged."""
+    for line in lines:
+        with suppress(ValueError, RecursionError):
+            record = json.loads(line)
+            if isinstance(record, dict) and "step" in record:
+                yield record

@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
 from statistics import median
@@ -149,6 +149,19 @@ class WorkerReport:
     optimizer_s: float = 0.0
     other_s: float = 0.0
     rate_share: float | None = None
+
+
+WORKER_COLUMNS: tuple[tuple[str, Callable[[WorkerReport], str]], ...] = (
+    ("worker", lambda one: str(one.slot)),
+    ("backend", lambda one: one.backend),
+    ("state", lambda one: one.state),
+    ("steps", lambda one: str(one.steps)),
+    ("tok/s", lambda one: format_count(one.tokens_per_s)),
+    ("staleness mean / max", lambda one: f"{one.mean_staleness:.1f} / {one.max_staleness}"),
+    ("dropped", lambda one: str(one.dropped)),
+    ("memory", lambda one: format_bytes(one.memory_bytes)),
+)
+"""The columns of a table of workers: name, and the text of a worker's cell."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -167,8 +167,8 @@ def text_cards(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:
     """Return a table of names and values, given as plain texts."""
-    rows = "\n".join(
-        f'<tr><th class="t" scope="row">{escape(name)}</th><td class="t">{escape(value)}</td></tr>'
+    rows = (
+        f'<th class="t" scope="row">{escape(name)}</th><td class="t">{escape(value)}</td>'
         for name, value in pairs
     )
-    return f"<table><tbody>\n{rows}\n</tbody></table>"
+    return table((), rows)

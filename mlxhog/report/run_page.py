@@ -12,7 +12,6 @@ from html import escape
 from importlib.metadata import version
 
 from mlxhog.base.quantities import (
-    format_bytes,
     format_count,
     format_duration,
     format_number,
@@ -20,7 +19,7 @@ from mlxhog.base.quantities import (
 )
 from mlxhog.report import page
 from mlxhog.report.charts import LIGHT
-from mlxhog.report.metrics import COUNTS, WorkerReport, number, sound_marks
+from mlxhog.report.metrics import COUNTS, WORKER_COLUMNS, number, sound_marks
 from mlxhog.report.record import RunEvent, RunRecord, different_texts
 from mlxhog.report.shares import rows
 
@@ -96,21 +95,20 @@ def tiles(record: RunRecord) -> str:
     """The numbers at the top of the page; one that is not known yet is left out."""
     shown = list[str]()
 
-    def tile(
-        name: str, value: str, detail: str = "", share: float | None = None, prose: bool = False
-    ) -> None:
-        """Add one: with the length of a bar from 0 to 1, or with prose, which takes a row."""
-        kind = "tile text" if prose else "tile"
-        bar = "" if share is None else f'<div style="width: {100 * min(share, 1):.1f}%"></div>'
-        parts = (("name", escape(name)), ("value", escape(value)), ("share", bar),
-                 ("detail", escape(detail)))  # fmt: skip
-        filled = "".join(f'<div class="{part}">{text}</div>' for part, text in parts if text)
+    def tile(name: str, value: str, detail: str = "", bar: str = "", kind: str = "tile") -> None:
+        parts = {"name": escape(name), "value": escape(value), "share": bar}
+        filled = "".join(
+            f'<div class="{part}">{text}</div>'
+            for part, text in (parts | {"detail": escape(detail)}).items()
+            if text
+        )
         shown.append(f'<div class="{kind}">{filled}</div>')
 
     if len(record.history):
         now, facts = record.progress, record.facts()
         tile("step", facts["steps"], f"{facts['tokens']} tokens")
-        tile("of the budget", format_share(now.budget_fraction), share=now.budget_fraction)
+        bar = f'<div style="width: {100 * min(now.budget_fraction, 1):.1f}%"></div>'
+        tile("of the budget", format_share(now.budget_fraction), bar=bar)
         if not record.is_running:
             tile("training time", facts["training time"])
         elif now.eta_s is not None:
@@ -127,7 +125,7 @@ def tiles(record: RunRecord) -> str:
     if record.samples:
         sample = record.samples[-1]
         text = sample.text if len(sample.text) <= MOST_TEXT else f"{sample.text[:MOST_TEXT]} ..."
-        tile("newest sample", text, _when(sample), prose=True)
+        tile("newest sample", text, _when(sample), kind="tile text")
     return "".join(shown)
 
 
@@ -160,7 +158,7 @@ def _notes(records: Sequence[RunRecord]) -> str:
 
 
 def _summary(records: Sequence[RunRecord]) -> str:
-    """One column of facts for each run."""
+    """The facts of each run; of several, one column for each."""
     columns = [
         {
             name: value
@@ -169,35 +167,20 @@ def _summary(records: Sequence[RunRecord]) -> str:
         }
         for record in records
     ]
-    names = dict.fromkeys(name for column in columns for name in column)
-    rows = (
-        f'<th class="t" scope="row">{escape(name)}</th>'
-        + "".join(f'<td class="t">{escape(column.get(name, "-"))}</td>' for column in columns)
-        for name in names
-    )
-    header = ["", *(record.run.name for record in records)] if len(records) > 1 else []
-    table = page.table(header, rows, left=header)
+    table = page.facts(columns[0].items())
+    if len(records) > 1:
+        names = dict.fromkeys(name for column in columns for name in column)
+        rows = ([name, *(column.get(name, "-") for column in columns)] for name in names)
+        table = page.text_cards(["", *(record.run.name for record in records)], rows)
     return f'<h2>Run and machine</h2>\n<div id="facts" data-live>{table}</div>'
 
 
 def _workers(record: RunRecord, number: int, level: str) -> str:
     """The newest numbers of each worker."""
-    header = ("worker", "backend", "state", "steps", "tok/s", "staleness mean / max", "memory")
-    table = page.text_cards(header, map(_cells, record.progress.workers))
-    shown = f"<{level}>Workers</{level}>\n{table}" if record.history.workers else ""
-    return f'<div id="now-{number}" data-live>{shown}</div>'
-
-
-def _cells(worker: WorkerReport) -> list[str]:
-    return [
-        str(worker.slot),
-        worker.backend[:40],
-        worker.state[:20],
-        format_number(worker.steps),
-        format_count(worker.tokens_per_s),
-        f"{worker.mean_staleness:.1f} / {format_number(worker.max_staleness)}",
-        format_bytes(worker.memory_bytes),
-    ]
+    header = [name for name, _ in WORKER_COLUMNS]
+    rows = ([cell(one)[:40] for _, cell in WORKER_COLUMNS] for one in record.progress.workers)
+    table = f"<{level}>Workers</{level}>\n{page.text_cards(header, rows)}"
+    return f'<div id="now-{number}" data-live>{table if record.history.workers else ""}</div>'
 
 
 def curves() -> str:
@@ -289,19 +272,13 @@ def _shares(record: RunRecord) -> str:
 def _configuration(record: RunRecord, level: str) -> str:
     if not record.config:
         return ""
-    changed, spelled = record.changed(), record.options_in_words()
-    rows = (
-        f'<td class="t{" changed" if name in changed else ""}">{escape(name)}</td>'
-        f'<td class="t{" changed" if name in changed else ""}"><code>{escape(value[:400])}'
-        "</code></td>"
-        for name, value in spelled.items()
-    )
-    table = page.table(["option", "value"], rows, left=["option", "value"])
-    differ = ", ".join(f"{name} {spelled[name]}" for name in changed) or "nothing"
+    spelled = {name: value[:400] for name, value in record.options_in_words().items()}
+    differ = ", ".join(f"{name} {spelled[name]}" for name in record.changed()) or "nothing"
     return (
         f"<{level}>Configuration</{level}>\n"
         f"<p>Differs from the defaults: {escape(differ[:1000])}</p>\n"
-        f"<details><summary>all {len(record.config)} options</summary>{table}</details>"
+        f"<details><summary>all {len(spelled)} options</summary>"
+        f"{page.facts(spelled.items())}</details>"
     )
 
 

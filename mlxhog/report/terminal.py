@@ -9,9 +9,14 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from mlxhog.base.quantities import format_bytes, format_count
 from mlxhog.report.machines import IN_QUORUM
-from mlxhog.report.metrics import REFERENCE_BITS_PER_BYTE, Progress, heading, losses
+from mlxhog.report.metrics import (
+    REFERENCE_BITS_PER_BYTE,
+    WORKER_COLUMNS,
+    Progress,
+    heading,
+    losses,
+)
 from mlxhog.report.streams import printable
 from mlxhog.report.views import LiveView
 
@@ -45,22 +50,17 @@ class LiveTable(LiveView[Progress]):
             self._explained = True
             self.show(LEGEND, style="dim")
         self._sample = progress.sample or self._sample
-        return render(progress, self._sample)
+        return Picture(progress, self._sample)
 
 
-def render(progress: Progress, sample: str | None = None) -> RenderableType:
-    """Return the picture of a run: budget, losses, scale, workers, sample."""
-    return _Picture(progress, sample)
+class Picture:
+    """The picture of a run: budget, losses, scale, workers, sample; no wider than the terminal."""
 
-
-class _Picture:
-    """A renderable that fits the width of the terminal at the time of drawing."""
-
-    def __init__(self, progress: Progress, sample: str | None) -> None:
+    def __init__(self, progress: Progress, sample: str | None = None) -> None:
         self._progress, self._sample = progress, sample
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Yield the parts, the scale and the table no wider than the terminal."""
+        """Yield the parts."""
         progress, width = self._progress, min(WIDTH, options.max_width)
         doing = [str(progress.doing)] if progress.doing else []
         yield Text("   ".join([*heading(progress), *doing]), style="bold")
@@ -86,45 +86,23 @@ def _scale(progress: Progress, width: int) -> tuple[Text, Text, Text]:
     return Text(names, style="dim"), drawn, Text(numbers, style="dim")
 
 
-COLUMNS = (
-    "worker",
-    "backend",
-    "state",
-    "steps",
-    "tok/s",
-    "staleness mean / max",
-    "dropped",
-    "memory",
-)
-_WORDS = 3  # of these columns, aligned to the left
-_DROPPED_FIRST = (6, 7, 5, 2, 1)
+_WORDS = ("worker", "backend", "state")
+"""Columns that are aligned to the left."""
+_DROPPED_FIRST = ("dropped", "memory", "staleness mean / max", "state", "backend")
 """Columns that a narrow window drops, in this order."""
 
 
 def _workers(progress: Progress, width: int) -> Table:
-    rows = [
-        (
-            str(worker.slot),
-            worker.backend,
-            worker.state,
-            str(worker.steps),
-            format_count(worker.tokens_per_s),
-            f"{worker.mean_staleness:.1f} / {worker.max_staleness}",
-            str(worker.dropped),
-            format_bytes(worker.memory_bytes),
-        )
-        for worker in progress.workers
-    ]
-    widths = [max(map(len, column)) + GAP for column in zip(COLUMNS, *rows, strict=True)]
-    shown = list(range(len(COLUMNS)))
-    for column in _DROPPED_FIRST:
-        if sum(widths[k] for k in shown) - GAP > width:
-            shown.remove(column)
+    columns = {name: [cell(one) for one in progress.workers] for name, cell in WORKER_COLUMNS}
+    widths = {name: max(map(len, [name, *cells])) + GAP for name, cells in columns.items()}
+    for name in _DROPPED_FIRST:
+        if sum(widths[one] for one in columns) - GAP > width:
+            del columns[name]
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for k in shown:
-        table.add_column(COLUMNS[k], justify="left" if k < _WORDS else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*(Text(row[k], style=STATE_STYLES.get(row[k], "")) for k in shown))
+    for name in columns:
+        table.add_column(name, justify="left" if name in _WORDS else "right", no_wrap=True)
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*(Text(cell, style=STATE_STYLES.get(cell, "")) for cell in row))
     return table
 
 

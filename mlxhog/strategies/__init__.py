@@ -15,9 +15,8 @@ from mlxhog.strategies.context import Context, Idle, Lease, StrategyWorker, Tick
 from mlxhog.strategies.disjoint import Disjoint
 from mlxhog.strategies.hogwild import Hogwild
 from mlxhog.strategies.in_order import InOrder
-from mlxhog.strategies.locked import Aig, Locked
+from mlxhog.strategies.locked import SSP, Aig, AsyncPS, Locked
 from mlxhog.strategies.recorded import Recorded
-from mlxhog.strategies.server import SSP, AsyncPS
 from mlxhog.strategies.strategy import Strategy
 from mlxhog.strategies.sync import Sync
 

@@ -202,14 +202,17 @@ class InOrder(Numbered):
     def begin(self, arena: Arena, position: Mapping[str, Any] | None = None) -> None:
         """Begin with the arena's parameters, or where it was left off."""
         words, version = self.words(arena), arena.counters.load("version")
-        # Another rule keeps other copies: the age of a gradient begins at 0 again.
-        if position is None or len(position["versions"]) != self.in_flight:
+        if position is None:  # the age of a gradient begins at 0
             position = {"turn": 0, "versions": [version] * self.in_flight}
             updates.snapshot(arena.segment(self.past()[0]), arena.params)
         for name in ("turn", "open_below", "first"):
             words[name] = position["turn"]
         for k, own in enumerate(position["versions"]):
             words["version", k] = own
+
+    def same(self) -> dict[str, Any]:
+        """The number of copies, too: another rule keeps others."""
+        return {**super().same(), "in_flight": self.in_flight}
 
     def position(self, arena: Arena) -> dict[str, Any]:
         """The number of the turn, and the versions of all copies."""

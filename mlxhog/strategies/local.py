@@ -308,7 +308,6 @@ class Local(Numbered):
         words = self.words(arena)
         return {
             "first_ticket": arena.counters.load("first_ticket"),
-            "replicas": self.replicas,
             "meetings": words["decided"],
             **{name: self.each(words, name) for name in KEPT},
         }
@@ -326,13 +325,9 @@ class Local(Numbered):
             for client, batches in enumerate(of_clients):
                 words["batches", client] = batches - self.client_batches(words, client)
 
-    def resume(
-        self, arena: Arena, ledger: Ledger, state: Mapping[str, Any]
-    ) -> Mapping[str, Any] | None:
-        """As other strategies; with another number of replicas they begin from the average."""
-        position = state.get("course") or {}
-        same = position.get("replicas") == self.replicas
-        return super().resume(arena, ledger, state if same else {**state, "course": None})
+    def same(self) -> dict[str, Any]:
+        """The replicas, too: with another number they begin from the average."""
+        return {**super().same(), "replicas": self.replicas}
 
     # -- meetings --------------------------------------------------------------------------------
 

@@ -1,32 +1,57 @@
-"""Steps under locks: `locked` holds one for a whole step, `aig` those of the blocks it touches.
+"""Steps under locks: whole steps, blocks, or a parameter server with its gate.
 
-    locked  read, compute and add under one lock: serial training by workers in no fixed order. No
-            gradient is ever late, so it is a reference without races, and shows what locking costs
-    aig     a worker computes like any lock-free one, then takes the lock of every block that its
-            gradient touches, in ascending order, so that two workers never wait for each other in
-            a circle; adds its step; and releases them (Niu et al. 2011, section 6). A block is 1024
-            floats of a parameter, or a row where gradients have rows. A dense gradient touches
-            everything, and then workers compute in parallel and add one by one
+    locked    read, compute and add under one lock: serial training by workers in no fixed order.
+              No gradient is ever late, so it is a reference without races, and shows what it costs
+    aig       a worker computes like any lock-free one, then takes the lock of every block that its
+              gradient touches, in ascending order, so that two workers never wait for each other in
+              a circle; adds its step; and releases them (Niu et al. 2011, section 6). A block is
+              1024 floats of a parameter, or a row where gradients have rows. A dense gradient
+              touches everything, and then workers compute in parallel and add one by one
+    async_ps  a parameter server: workers pull the parameters of one version, and push gradients,
+              which are applied one by one, as they arrive, with one optimizer state (that of worker
+              slot 1): that is exact for every optimizer, and still asynchronous. While every worker
+              is computing a gradient its mean staleness is P - 1 at any speeds
+    ssp       the same, with a gate where a worker pulls (stale synchronous, Ho et al. 2013)
+
+The server is a role: a worker that pulls or pushes takes it, by the one lock, and does the server's
+work itself. So there is no process whose death stops all, and no gradient is copied to one.
+
+At the gate every worker has a clock, its number of pushed gradients, and begins the next one only
+when it is at most s steps ahead of the slowest, s being `--slack`. So clocks differ by s + 1 at
+most at any time, and a gradient is at most (P - 1)(2 s + 1) updates late. (A gate at the push, on
+versions, only makes gradients older: versions never fall, so a worker that is too late waits
+forever.) s bounds clocks, not times: in the long run all are as fast as the slowest. It absorbs
+workers that are sometimes slow; for one that is always slow, take `sync --sync-shares speed` or
+`hogwild`. No worker waits for one that is dead, has ended or has nothing to do: that one takes part
+again at its next pull, from the clock of the slowest. Clocks change and workers come back only
+under the server's lock, so all clocks are exact there.
 
 Everything else is `hogwild`: tickets, private moments, budget. If a holder dies, the next worker
-that needs a lock takes it over, and the ticket counts as torn or comes back.
+that needs a lock takes it over, and the ticket counts as torn or comes back. Version and step count
+are stored before the ledger marks the ticket done, and under the lock: each update that is done is
+counted exactly once.
 
     segment    dtype   meaning
     step.lock  uint32  the one lock (`metal/native/updates/locks.h`), alone on its line
+    ssp.words  uint8   of each rank: its clock; its incarnation while it takes part, else 0
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 
 from mlxhog import _native
+from mlxhog.arena import Arena
+from mlxhog.arena.words import Table, Words
+from mlxhog.arena.workers import State
 from mlxhog.backends.backend import Float32, Grads
 from mlxhog.optim import updates
 from mlxhog.optim.gradients import Int32, Rows
 from mlxhog.optim.updates import STRIPE, Slot
-from mlxhog.strategies.context import Context, Lease, WriteResult
+from mlxhog.strategies.context import Context, Idle, Lease, WriteResult
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
 
 LOCK = "step.lock"
@@ -124,3 +149,134 @@ class Aig(Hogwild):
 
     Worker = AigWorker
     carries_tables = False  # they lock parameters, not rows of tables
+
+
+# -- the parameter server --------------------------------------------------------------------------
+
+STATE_SLOT = 1
+WORDS = "clock owner"
+_GONE = (State.FREE, State.DEAD, State.FINISHED)
+
+
+class AsyncPSWorker(HogwildWorker):
+    """Pull, compute, push."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._server = step_lock(context)
+        self._state = context.arena.workers.entry(STATE_SLOT)
+
+    def _follow(self, workers: int) -> None:
+        """Step with the server's state, whatever the number of workers."""
+        super()._follow(workers)
+        self._target = self.context.target(STATE_SLOT)
+
+    def read(self) -> None:
+        """Pull: the parameters of one version."""
+        context = self.context
+        self._server.acquire(0)
+        context.entry.version_read = self._version_read = context.arena.counters.load("version")
+        self._reader.read(context.backend.inbox, context.threads)
+        self._server.release(0)
+        context.backend.refresh()
+
+    def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
+        """Push: the server applies the gradient, unless it is not finite or too late."""
+        self._server.acquire(0)
+        outcome = super().write(grads, lease, samples)
+        self._landed()
+        self._server.release(0)
+        return outcome
+
+    def _landed(self) -> None:
+        """End an iteration of this worker, which still holds the server's lock."""
+
+
+class AsyncPS(Hogwild):
+    """Workers that pull from a server and push to it."""
+
+    Worker = AsyncPSWorker
+    carries_tables: ClassVar[bool] = False
+
+    def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
+        """The server's lock."""
+        return SEGMENT
+
+    def state_slots(self, arena: Arena) -> tuple[int, ...]:
+        """The server's."""
+        return (STATE_SLOT,)
+
+
+# -- a gate ----------------------------------------------------------------------------------------
+
+
+def words_of(arena: Arena) -> Words:
+    """The words of the table above."""
+    return Table(rank=(arena.layout.max_workers, WORDS)).open(arena.segment("ssp.words"))
+
+
+def clocks_of(arena: Arena) -> dict[int, int]:
+    """The clocks of the workers that take part, by slot; exact under the server's lock."""
+    words = words_of(arena)
+    return {
+        entry.slot: words["clock", entry.slot - 1]
+        for entry in arena.workers
+        if entry.state not in _GONE and words["owner", entry.slot - 1] == entry.incarnation
+    }
+
+
+class SSPWorker(AsyncPSWorker):
+    """Pull at the gate, compute, push; the worker takes part from its first claim on."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._words = words_of(context.arena)
+        self._slack: int = context.choice.slack
+
+    def claim(self) -> Lease | Idle:
+        """Take any free ticket, at most `slack` steps ahead of the slowest."""
+        context, words, rank = self.context, self._words, self.context.rank
+        if words["owner", rank] != context.owner:
+            self._enter()
+        if not self._may_begin():
+            context.wait_until(lambda: self._may_begin() or self._is_over() or context.paused())
+        lease: Lease | Idle = Idle.WAIT
+        if self._may_begin():
+            lease = super().claim()
+        elif self._is_over():
+            lease = Idle.DONE
+        if lease is Idle.DONE:
+            words["owner", rank] = 0
+        return lease
+
+    def _is_over(self) -> bool:
+        return self.context.stopping() or self.context.used_up()
+
+    def _enter(self) -> None:
+        """Take part, not behind the slowest nor over `slack` behind any, so that none waits."""
+        words, rank = self._words, self.context.rank
+        self._server.acquire(0)
+        slowest = min(clocks_of(self.context.arena).values(), default=0)
+        fastest = max(words["clock", k] for k in range(self.context.strategy.slots))
+        words["clock", rank] = max(words["clock", rank], slowest, fastest - self._slack)
+        words["owner", rank] = self.context.owner
+        self._server.release(0)
+
+    def _may_begin(self) -> bool:
+        clocks = clocks_of(self.context.arena)
+        return self._words["clock", self.context.rank] - min(clocks.values()) <= self._slack
+
+    def _landed(self) -> None:
+        """Advance its clock, under the server's lock."""
+        self._words["clock", self.context.rank] += 1
+
+
+class SSP(AsyncPS):
+    """A parameter server with a gate."""
+
+    Worker = SSPWorker
+
+    def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
+        """The segments of the table above."""
+        n_bytes = Table(rank=(self.slots, WORDS)).n_bytes
+        return {**super().segments(n_params), "ssp.words": ("uint8", n_bytes)}

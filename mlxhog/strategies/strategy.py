@@ -38,14 +38,12 @@ class Strategy(ABC):
         config: of the run, with a chosen strategy.
         workers: number of workers at the start of the run.
         max_workers: worker slots of the arena, if more than that; see `slots`.
-        open: whether the run may change to another strategy (`--strategy auto`).
         tables: of n-grams in the model, set by `with_tables`; None if it has none.
     """
 
     config: TrainConfig
     workers: int
     max_workers: int = 0
-    open: bool = False
     tables: NgramTables | None = None
 
     def __post_init__(self) -> None:
@@ -88,18 +86,10 @@ class Strategy(ABC):
     # -- before anything is started --------------------------------------------------------------
 
     def check(self, model: ModelConfig) -> None:
-        """Refuse a model or a run that these workers cannot train.
-
-        Raises:
-            ConfigError: they cannot.
-        """
+        """Refuse a model or a run that these workers cannot train, by a `ConfigError`."""
 
     def with_tables(self, tables: NgramTables | None) -> Self:
-        """This for a model with these tables.
-
-        Raises:
-            ConfigError: the strategy averages, copies or records whole arrays of parameters.
-        """
+        """This for a model with these tables; a `ConfigError` if it handles whole arrays only."""
         if tables is not None and not self.carries_tables:
             raise ConfigError(
                 f"the model has tables of n-grams (ngram_orders), and strategy {self.choice} as "
@@ -110,11 +100,7 @@ class Strategy(ABC):
         return replace(self, tables=tables)
 
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
-        """Extra segments of the arena, as `arena.plan` takes them.
-
-        Args:
-            n_params: number of the model's parameters (arrays).
-        """
+        """Extra segments of the arena, as `arena.plan` takes them, for `n_params` parameters."""
         return {}
 
     def batches_per_step(self) -> int:
@@ -138,31 +124,25 @@ class Strategy(ABC):
 
         Args:
             arena: to fill.
-            position: result of `position` in a checkpoint of the same strategy with as many
-                workers, whose `kept_segments` are in place.
+            position: of a checkpoint whose `kept_segments` are in place, see `resume`.
         """
 
     def limit_steps(self, arena: Arena, ledger: Ledger, steps: int | None, done: int = 0) -> None:
-        """Store the rest of this call's budget in steps (None: no limit), after `begin`.
+        """Store the steps that this strategy may take (None: no limit), after `begin`.
 
         A step of lock-free workers is a ticket, so the budget is a limit of ticket numbers: the
         ledger is the only count, exact after a death at any instruction. Strategies that assign
-        batches by number have their own count (`Context.step_limit`).
-
-        Args:
-            arena: of the run.
-            ledger: of the run.
-            steps: that this strategy may take.
-            done: steps that this call took with other strategies.
+        batches by number have their own count (`Context.step_limit`). `done` steps were taken by
+        this call with other strategies.
         """
         end = 0 if steps is None else ledger.end_after(steps)
         arena.counters.store("end_ticket", end)
         arena.counters.store("tickets_before", ledger.count_done() - done)
 
     def settle(self, arena: Arena, ledger: Ledger) -> None:
-        """Bring the parameters and counters up to date.
+        """End the steps of dead workers, and bring parameters and counters up to date.
 
-        All workers are paused or dead; unfinished steps of dead workers are ended if possible.
+        All workers are paused or dead.
         """
         arena.counters.store("steps", self.steps_done(arena, ledger))
 
@@ -173,18 +153,17 @@ class Strategy(ABC):
         return ()
 
     def position(self, arena: Arena) -> dict[str, Any] | None:
-        """The strategy's position for a checkpoint; None if it has none.
-
-        An empty one only ties the kept segments to the strategy and the number of workers.
-        """
+        """The strategy's position for a checkpoint; None if it has none, not even segments."""
         return {} if self.kept_segments() else None
+
+    def same(self) -> dict[str, Any]:
+        """Facts that have to be the same in a checkpoint whose position is of use."""
+        return {"strategy": self.name, "workers": self.workers}
 
     def state(self, arena: Arena) -> dict[str, Any]:
         """The strategy's entries in the state file of a checkpoint."""
         position = self.position(arena)
-        if position is not None:
-            position = {"strategy": self.name, "workers": self.workers, **position}
-        return {"course": position}
+        return {"course": None if position is None else {**self.same(), **position}}
 
     def state_slots(self, arena: Arena) -> tuple[int, ...]:
         """Worker slots whose private optimizer state is in use.
@@ -197,27 +176,17 @@ class Strategy(ABC):
     def resume(
         self, arena: Arena, ledger: Ledger, state: Mapping[str, Any]
     ) -> Mapping[str, Any] | None:
-        """Set the ledger to a checkpoint's state, before `begin`.
+        """Set the ledger to a checkpoint's state, before `begin`; returns its position for that.
 
-        Returns:
-            The position for `begin`; None unless strategy and number of workers are the same.
+        It is None unless `same` is as now. Numbered batches then begin at the oldest that is not
+        done, and those that are done ahead of it come again.
         """
-        position = state.get("course")
-        names = (self.name, self.workers)
-        if position is not None and (position["strategy"], position["workers"]) != names:
-            position = None
-        self._restore_ledger(arena, ledger, state, exact=not self.numbered or position is not None)
-        return position
-
-    @staticmethod
-    def _restore_ledger(
-        arena: Arena, ledger: Ledger, state: Mapping[str, Any], *, exact: bool
-    ) -> None:
-        """Restore the ledger; unless `exact`, without tickets that are done ahead of others."""
-        position: Position = state["ledger"]
-        ledger.restore(position if exact else {**position, "done": []})
-        first = position["epoch"] * ledger.n + position["watermark"]
-        arena.counters.store("first_ticket", first)
+        position = state.get("course") or {}
+        is_same = all(position.get(name) == value for name, value in self.same().items())
+        at: Position = state["ledger"]
+        ledger.restore(at if is_same or not self.numbered else {**at, "done": []})
+        arena.counters.store("first_ticket", at["epoch"] * ledger.n + at["watermark"])
+        return position if is_same else None
 
     def restore_state(self, arena: Arena, state: Mapping[str, Any]) -> None:
         """Restore the rest of a checkpoint's state, once the moments are in place."""
@@ -227,10 +196,8 @@ class Strategy(ABC):
     def steps_done(self, arena: Arena, ledger: Ledger) -> int:
         """Steps of this call that are done, exact after any death.
 
-        The strategy counts them by the ledger or by its own words. A torn step (its worker died
-        while adding it) is done, unless the ledger hands it out again; a round of `sync` is done
-        when all workers have ended it. So the count reaches the budget and never exceeds it; a
-        resumed run takes the remaining steps.
+        A torn step (its worker died while adding it) is done, unless the ledger hands it out again.
+        So the count reaches the budget and never exceeds it.
         """
         return ledger.count_done() - arena.counters.load("tickets_before")
 
@@ -240,21 +207,14 @@ class Strategy(ABC):
         return min((entry.step_s for entry in entries), default=0.0)
 
     def between_steps(self, arena: Arena) -> bool:
-        """Whether the arena shows no unfinished step that several workers take together.
-
-        Then a starting worker has nothing to finish while the arena is to hold still.
-        """
+        """Whether the arena shows no unfinished step that several workers take together."""
         return True
 
     def network_bytes(self, arena: Arena, steps: int) -> int:
-        """Bytes that a network would carry for this call if each worker were its own machine.
+        """Bytes that a network would carry for these steps if each worker were its own machine.
 
         Here as with a parameter server, if there are several workers: each step pulls the
         parameters and pushes a gradient, both whole and in float32.
-
-        Args:
-            arena: of the run.
-            steps: of this call.
         """
         return 2 * steps * model_bytes(arena) if self.workers > 1 else 0
 
@@ -269,12 +229,7 @@ class Strategy(ABC):
         return ()
 
     def warning(self, average: float, copies: Sequence[float]) -> str | None:
-        """Warning about a finished run, if any.
-
-        Args:
-            average: held-out bits per byte of the model.
-            copies: those of each worker's own parameters.
-        """
+        """Warning about a run by the bits per byte of its model, and of each worker's copy."""
         return None
 
     @contextlib.contextmanager

@@ -25,8 +25,8 @@ takes long to compute counts less: the result is biased if such text differs fro
 that was too late marks its tickets of all missed rounds as done, and continues with the newest
 round. The lowest rank of the last round's members decides on the next one.
 
-In a run that may change its strategy a round begins when every worker is there. So no worker waits
-within a round for one that evaluates, starts again or comes late, and the run may change meanwhile.
+A round begins when P - b workers are there. So without backup workers none waits within a round for
+one that evaluates, starts again or comes late, and the run may change its strategy meanwhile.
 
     segment            dtype    meaning
     grads.1 .. grads.P float32  gradients, laid out as the parameters
@@ -42,7 +42,7 @@ within a round for one that evaluates, starts again or comes late, and the run m
     stages        of each rank: finished stages
     weight        sequences in its batch, the weight of its gradient
     seconds       its seconds for one, a float, a mean over `gradients`; 0 is not measured yet
-    ready         1 + the round that it is ready to begin, in an open run
+    ready         1 + the round that it is ready to begin
     sequences     of the round that the rank computes
 """
 
@@ -125,7 +125,8 @@ class SyncWorker(NumberedWorker):
         else:
             # A worker that died at a round's end did not wait for the others.
             late = any(one < 3 * round_ for one in strategy.each(words, "stages", ranks))
-            if late or (strategy.open and any(words["ready", rank] <= round_ for rank in ranks)):
+            ready = sum(one > round_ for one in strategy.each(words, "ready"))
+            if late or ready < strategy.batches_per_step():
                 return 0
             code = GO
             self._publish(round_)
@@ -162,7 +163,7 @@ class SyncWorker(NumberedWorker):
             return Idle.WAIT
         round_, stage = divmod(words["stages", context.rank], 3)
         if stage == 0:
-            if strategy.open and not context.paused():
+            if not context.paused():
                 words["ready", context.rank] = round_ + 1
             code = self._decision(round_)
             if code != GO:

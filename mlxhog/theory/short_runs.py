@@ -13,9 +13,8 @@ from mlxhog import backends
 from mlxhog.arena.child import Lane
 from mlxhog.base.quantities import Interval
 from mlxhog.checkpoint import formats
-from mlxhog.config.config import TrainConfig
+from mlxhog.config.config import WITHOUT_ENDS, TrainConfig
 from mlxhog.config.contradictions import CHOICES, choosing
-from mlxhog.config.fine_tuning import WITHOUT_ENDS
 from mlxhog.config.options import options
 from mlxhog.data import heldout
 from mlxhog.data.tokens import TokenFile

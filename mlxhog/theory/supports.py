@@ -12,7 +12,6 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog import _native
 from mlxhog.errors import ShapeError
 
 CONFIDENCE = 0.95
@@ -74,7 +73,13 @@ class Supports:
         if others.n != self.n:
             raise ShapeError(f"supports over {self.n} and over {others.n} coordinates do not meet")
         met = np.zeros(len(self), np.int64)
-        _native.bitmap_meetings(self.bits, others.bits, met)
+        for sample, row in enumerate(self.bits):
+            touched, left, begin, width = np.flatnonzero(row), np.arange(len(others)), 0, 64
+            while begin < len(touched) and len(left):  # most meet at the first bytes, or never
+                part = touched[begin : begin + width]
+                meets = (others.bits[np.ix_(left, part)] & row[part]).any(axis=1)
+                met[sample] += np.count_nonzero(meets)
+                left, begin, width = left[~meets], begin + width, 8 * width
         return met
 
     @cached_property

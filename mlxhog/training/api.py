@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from mlxhog.base.paths import expanded
 from mlxhog.config import contradictions, plugins
 from mlxhog.config.choices import OPTIMIZERS, STRATEGIES, Kind
-from mlxhog.config.config import PLUGIN, TrainConfig, train_config
-from mlxhog.config.fine_tuning import ORIGINS
+from mlxhog.config.config import ORIGINS, PLUGIN, TrainConfig, train_config
 from mlxhog.config.options import options
 from mlxhog.config.sources import Layer, of_keywords
 from mlxhog.errors import ConfigError
@@ -65,7 +64,8 @@ def train(
     """
     named = map(values.get, PLUGIN)  # not those of a YAML file
     for files in [config.plugin] if isinstance(config, TrainConfig) else named:
-        plugins.load_named(files)
+        for file in plugins.texts(files):
+            plugins.load(file)
     resolved = _resolved(config, of_keywords(CALL, values))
     if callable(observer) or observer is None:
         return execute(resolved, observer)

@@ -34,8 +34,7 @@ from mlxhog.checkpoint.run import Run, run_of
 from mlxhog.config import optimizers
 from mlxhog.config.budget import Budget
 from mlxhog.config.choices import OPTIMIZERS, STRATEGIES
-from mlxhog.config.config import TrainConfig
-from mlxhog.config.fine_tuning import ORIGINS
+from mlxhog.config.config import ORIGINS, TrainConfig
 from mlxhog.config.options import options
 from mlxhog.config.sources import read_stored
 from mlxhog.config.strategies import Serial

@@ -300,7 +300,7 @@ def _plan(config: TrainConfig, *, progress: bool) -> Plan:
             seed=config.seed,
         )
         log = Path("link.log")  # in the run's folder
-        link = LinkJob(cluster=config.only_cluster(), identity=identity, log=log)
+        link = LinkJob(cluster=config, identity=identity, log=log)
     first, *others = (
         Plan(
             **{**way, "notes": (*notes, *way["notes"])},
@@ -459,7 +459,7 @@ def _way(
         notes.append(choose_strategy.first_note(choice.name, regime))
 
     # The strategy and its batches.
-    strategy = replace(strategies.build(resolved, n_workers), open=is_open)
+    strategy = strategies.build(resolved, n_workers)
     strategy.check(model)
     strategy = strategy.with_tables(ngrams.of(model))
     stored = None if resumption is None else resumption.run.directory

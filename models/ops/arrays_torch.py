@@ -117,7 +117,7 @@ class _WithGradient(torch.autograd.Function):
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         return ctx.gradient(dy, *ctx.saved_tensors), None, *[None] * len(ctx.saved_tensors)
 
 

@@ -13,17 +13,7 @@ With more, MPS reads behind the operands on M1 and M2: in torch before 2.14, and
 batches of matrices later, too. Sources: pytorch issues 177116, 193487 and 195163.
 """
 
-ACTIVATIONS = (
-    "gelu",
-    "gelu_tanh",
-    "silu",
-    "swish",
-    "relu",
-    "relu^2",
-    "sigmoid",
-    "selu",
-    "softplus",
-)
+ACTIVATIONS = tuple("gelu gelu_tanh silu swish relu relu^2 sigmoid selu softplus".split())
 """Activation functions of `activate` and `glu`, by the names of the xlstm package.
 
 `silu` and `swish` are the same. `gelu` is exact, x Phi(x), computed with erf; `gelu_tanh` is its
@@ -89,24 +79,15 @@ class Ops:
         return tuple(self.form.block_diagonal(x, weights, biases or [None] * len(weights)))
 
     def causal_conv(
-        self,
-        x: Array,
-        w: Array,
-        b: Array | None,
-        *,
-        state: Array | None = None,
-        starts: Array | None = None,
-        silu: bool,
-    ) -> tuple[Array, Array]:
+        self, x: Array, w: Array, b: Array | None, *, state: Array | None = None,
+        starts: Array | None = None, silu: bool,
+    ) -> tuple[Array, Array]:  # fmt: skip
         """Convolve every channel with its own taps: y[t] = b + sum_j w[j] x[t - (K - 1) + j].
 
-        Args:
-            x: (B, S, C).
-            w: (C, 1, K), K >= 1; the last tap is for the position itself.
-            b: (C,); None is all zeros.
-            state: (B, K - 1, C), the inputs before the first position; None is all zeros.
-            starts: (B, S) bool, the first token of each document; no tap sees earlier documents.
-            silu: return silu(y).
+        x (B, S, C); w (C, 1, K), K >= 1, whose last tap is for the position itself; b (C,), None is
+        zeros; state (B, K - 1, C), the inputs before the first position, None is zeros; starts
+        (B, S) bool, the first token of each document: no tap sees earlier documents. With `silu`
+        the result is silu(y).
 
         Returns:
             y (B, S, C), of the type of x, and the state after the last position, float32: the last
@@ -141,28 +122,14 @@ class Ops:
         return self.form.soft_cap(x, c=c)
 
     def mlstm_cell(
-        self,
-        q: Array,
-        k: Array,
-        v: Array,
-        i: Array,
-        f: Array,
-        *,
-        chunk_size: int,
-        eps: float,
+        self, q: Array, k: Array, v: Array, i: Array, f: Array, *, chunk_size: int, eps: float,
         state: Sequence[Array] | None = None,
-    ) -> tuple[Array, tuple[Array, Array, Array]]:
+    ) -> tuple[Array, tuple[Array, Array, Array]]:  # fmt: skip
         """Run the mLSTM cell over a sequence of any length; one step if S = 1.
 
-        Args:
-            q: (B, S, NH, DK).
-            k: as q.
-            v: (B, S, NH, DV).
-            i: (B, S, NH), input-gate pre-activation after the soft cap.
-            f: as i, of the forget gate.
-            chunk_size: positions computed in parallel.
-            eps: added to the denominator.
-            state: C (B, NH, DK, DV), n (B, NH, DK), m (B, NH); None is all zeros.
+        q and k (B, S, NH, DK), v (B, S, NH, DV); i and f (B, S, NH), pre-activations of the input
+        and forget gates after any cap; `chunk_size` positions are computed in parallel; eps is
+        added to the denominator; state C (B, NH, DK, DV), n (B, NH, DK), m (B, NH), None is zeros.
 
         Returns:
             h (B, S, NH, DV) and the state after the last position, float32. Gradients are exact,
@@ -173,30 +140,16 @@ class Ops:
         return h, last
 
     def slstm_cell(
-        self,
-        i: Array,
-        f: Array,
-        z: Array,
-        o: Array,
-        R: Array,
-        b: Array,
-        *,
-        state: Sequence[Array] | None = None,
-        starts: Array | None = None,
-    ) -> tuple[Array, tuple[Array, Array, Array, Array]]:
+        self, i: Array, f: Array, z: Array, o: Array, R: Array, b: Array, *,
+        state: Sequence[Array] | None = None, starts: Array | None = None,
+    ) -> tuple[Array, tuple[Array, Array, Array, Array]]:  # fmt: skip
         """Run the sLSTM cell over a sequence of any length from 1 on.
 
-        Args:
-            i: (B, S, NH, DH), pre-activation of the input gate from the input only.
-            f: as i, of the forget gate, a sigmoid.
-            z: as i, of the cell's input.
-            o: as i, of the output gate.
-            R: (NH, 4 * DH, DH), recurrent matrices, from the last index, as the xlstm package
-                stores them for the CPU; rows gate by gate, i, f, z, o.
-            b: (4 * NH * DH,), biases, gate by gate.
-            state: h, c, n and m before the first position, (B, NH, DH) each; None is all zeros.
-            starts: (B, S) bool or uint8, true at the first token of a document, before which the
-                whole state counts as zero.
+        i, f, z and o (B, S, NH, DH), pre-activations from the input only, f of a sigmoid;
+        R (NH, 4 DH, DH), recurrent matrices, from the last index, as in the xlstm package on the
+        CPU, and b (4 NH DH,), biases, both gate by gate, i, f, z, o; state h, c, n and m
+        (B, NH, DH) each, None is zeros; starts (B, S) bool or uint8, true at the first token of a
+        document, before which the whole state counts as zero.
 
         Returns:
             h (B, S, NH, DH) and the state after the last position, float32, with exact gradients.
@@ -211,55 +164,29 @@ class Ops:
     def rope(self, x: Array, base: float, offset: Array | None = None) -> Array:
         """Turn pair i of every head, elements i and DH / 2 + i, by t * base^(-2 i / DH).
 
-        Args:
-            x: (B, S, NH, DH), DH even.
-            base: base of the wavelengths.
-            offset: (B,) int32, number of positions before the first, where t begins. None is 0.
-
-        Returns:
-            As x. Source: Su et al. 2021, RoFormer, arXiv:2104.09864.
+        x (B, S, NH, DH), DH even; offset (B,) int32, the position t of the first, None is 0.
+        Source: Su et al. 2021, RoFormer, arXiv:2104.09864.
         """
         return self.form.rope(x, base=base, offset=offset)
 
     def attention(
-        self,
-        q: Array,
-        k: Array,
-        v: Array,
-        *,
-        window: int | None = None,
+        self, q: Array, k: Array, v: Array, *, window: int | None = None,
         lengths: Array | None = None,
-    ) -> Array:
-        """Return softmax(q k^T / sqrt(DH)) v over the keys up to each query's own.
+    ) -> Array:  # fmt: skip
+        """Return softmax(q k^T / sqrt(DH)) v over the keys up to each query's own, as q.
 
-        Args:
-            q: (B, S, NH, DH).
-            k: (B, L, NH, DH), L >= S: the last S keys are those of the queries' positions.
-            v: as k.
-            window: a query sees this number of positions before its own; None is all.
-            lengths: (B,) int32, S <= lengths <= L: number of a row's last keys that are used; the
-                keys before them are padding. None is L.
-
-        Returns:
-            (B, S, NH, DH).
+        q (B, S, NH, DH); k and v (B, L, NH, DH), L >= S, of which the last S are those of the
+        queries' positions. A query sees `window` positions before its own, None is all. lengths
+        (B,) int32, S to L, is the number of a row's last keys that are used; those before them are
+        padding; None is L.
         """
         return self.form.attention(q, k, v, window=window, lengths=lengths)
 
     def recurrence(
-        self,
-        q: Array,
-        k: Array,
-        v: Array,
-        log_decay: Array,
-        *,
-        beta: Array | None = None,
-        read: Array | None = None,
-        removal: Array | None = None,
-        scale: float = 1.0,
-        by_value: bool = False,
-        chunk_size: int,
-        state: Array | None = None,
-    ) -> tuple[Array, Array]:
+        self, q: Array, k: Array, v: Array, log_decay: Array, *, beta: Array | None = None,
+        read: Array | None = None, removal: Array | None = None, scale: float = 1.0,
+        by_value: bool = False, chunk_size: int, state: Array | None = None,
+    ) -> tuple[Array, Array]:  # fmt: skip
         """Run S_t = D_t S_{t-1} - removed_t + k_t v_t^T, h_t = scale S_t^T q_t.
 
         D_t = diag(exp(log_decay_t)). Nothing is removed; or, with beta, the own key's value, of
@@ -289,41 +216,26 @@ class Ops:
             exact gradients.
         """
         arrays = (q, k, v, log_decay, beta, read, removal, state)
-        h, last = self.form.recurrence(
-            *arrays, scale=scale, by_value=by_value, chunk_size=chunk_size
-        )
+        how: dict[str, Any] = {"scale": scale, "by_value": by_value, "chunk_size": chunk_size}
+        h, last = self.form.recurrence(*arrays, **how)
         return h, last
 
     def regression_cell(
-        self,
-        q: Array,
-        k: Array,
-        log_decay: Array,
-        ridge: Array,
-        *,
-        steps: int,
-        chunk_size: int,
+        self, q: Array, k: Array, log_decay: Array, ridge: Array, *, steps: int, chunk_size: int,
         state: Array | None = None,
-    ) -> tuple[Array, Array]:
+    ) -> tuple[Array, Array]:  # fmt: skip
         """Run S_t = exp(log_decay_t) S_{t-1} + k_t k_t^T, x_t = (S_t + diag(ridge))^-1 q_t.
 
-        Args:
-            q: (B, S, NH, D).
-            k: as q.
-            log_decay: (B, S, NH, 1), at most 0.
-            ridge: (NH, D), above 0.
-            steps: of conjugate gradients, at most; a form may end them when |q - (S + ridge) x| is
-                1e-7 of |q|.
-            chunk_size: positions computed in parallel, a power of 2.
-            state: S before the first position, (B, NH, D, D), symmetric; None is zeros.
+        q and k (B, S, NH, D); log_decay (B, S, NH, 1), at most 0; ridge (NH, D), above 0; at most
+        `steps` of conjugate gradients: a form may end them when |q - (S + ridge) x| is 1e-7 of |q|;
+        state S (B, NH, D, D), symmetric, None is zeros.
 
         Returns:
             x, as q, and S after the last position, float32. The gradient is that of the solution,
             not of the steps, solved in the same way.
         """
-        x, last = self.form.regression_cell(
-            q, k, log_decay, ridge, steps=steps, chunk_size=chunk_size, state=state
-        )
+        how: dict[str, Any] = {"steps": steps, "chunk_size": chunk_size, "state": state}
+        x, last = self.form.regression_cell(q, k, log_decay, ridge, **how)
         return x, last
 
     def selective_scan(
@@ -331,16 +243,8 @@ class Ops:
     ) -> tuple[Array, Array]:
         """Run S_t[c] = exp(dt_t[c] A[c]) S_{t-1}[c] + dt_t[c] u_t[c] Bt_t, y_t[c] = S_t[c] . Ct_t.
 
-        Args:
-            u: (B, S, C).
-            dt: as u, at least 0.
-            A: (C, N), at most 0.
-            Bt: (B, S, N).
-            Ct: as Bt.
-            state: S before the first position, (B, C, N); None is zeros.
-
-        Returns:
-            y (B, S, C) and S after the last position, float32, with exact gradients.
+        u and dt (B, S, C), dt >= 0; A (C, N), at most 0; Bt and Ct (B, S, N); state (B, C, N), None
+        is zeros. Returns y (B, S, C) and S after the last position, float32, with exact gradients.
         """
         y, last = self.form.selective_scan(u, dt, A, Bt, Ct, state=state)
         return y, last

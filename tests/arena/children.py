@@ -1,7 +1,6 @@
 """What the spawned processes of these tests do."""
 
 import os
-import pickle
 import sys
 import time
 
@@ -34,7 +33,7 @@ def write_and_wait_to_be_killed(handle, ready):
 def map_the_served_descriptor_for_writing(path, done):
     try:
         about, fd, _ = attach(path)
-        Arena.from_handle(ArenaHandle(fd, pickle.loads(about)))
+        Arena.from_handle(ArenaHandle(fd, about))
     except ArenaError as error:
         done.send(str(error))
 

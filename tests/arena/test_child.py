@@ -7,8 +7,6 @@ import pytest
 
 from mlxhog.arena import process
 from mlxhog.arena.child import START_S, Child, Failed
-from mlxhog.arena.workers import State
-from mlxhog.doctor.litmus import create_arena
 from tests.doctor import planted
 
 ROOT = Path(__file__).parents[2]
@@ -56,14 +54,3 @@ def test_a_pause_of_the_whole_group_is_no_silence_of_a_child(child, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(process, "monotonic_ns", lambda: next(hours) * 3600 * 10**9)
         assert child.call(START_S, planted.count_up) == 1
-
-
-def test_the_slots_of_a_child_are_free_when_it_has_gone():
-    arena = create_arena(2)
-    try:
-        for _ in range(2):
-            with Child(arena, (1, 2)) as child:
-                assert child.call(START_S, planted.talk) == arena.workers.entry(2).pid
-        assert arena.workers.entry(1).state == State.DEAD
-    finally:
-        arena.close()

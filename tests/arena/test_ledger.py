@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from mlxhog import _native
-from mlxhog.arena import Arena, plan
 from mlxhog.arena import ledger as module
 from mlxhog.arena.ledger import ORPHAN_GRACE_NS, Ledger, TicketState
-from mlxhog.errors import ArenaError, CheckpointError
+from mlxhog.errors import CheckpointError
 from tests.pairs import max_examples
 
 WORDS_BYTES = 640
@@ -24,7 +23,7 @@ def ledger_on(words, slots, n):
     """A ledger on memory of any origin."""
     segments = {"ledger": words, "tickets": slots}
     layout = SimpleNamespace(n_tickets=n)
-    arena = SimpleNamespace(readonly=False, segment=segments.__getitem__, layout=layout)
+    arena = SimpleNamespace(segment=segments.__getitem__, layout=layout)
     return Ledger(arena)
 
 
@@ -287,12 +286,3 @@ def test_a_position_of_another_size_or_without_sense_is_refused():
     ):
         with pytest.raises(CheckpointError, match="is invalid"):
             ledger.restore({**position, **change})
-
-
-def test_readers_take_no_tickets():
-    with (
-        Arena.create(plan({}, n_tickets=4)) as arena,
-        Arena.from_handle(arena.handle(), readonly=True) as reader,
-        pytest.raises(ArenaError, match="readers take no tickets"),
-    ):
-        Ledger(reader)

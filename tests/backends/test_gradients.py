@@ -154,22 +154,6 @@ def test_a_mask_keeps_the_mean_and_drops_its_share():
     assert (first != second).any()
 
 
-@pytest.mark.parametrize("cfg", [config(**TABLES), v1_config(**TABLES)], ids=["xlstm", "v1"])
-def test_the_reference_of_tables_differentiates_its_own_loss(cfg):
-    params, batch, step = perturbed_params(cfg, seed=5), text(cfg), 1e-5
-    _, grads = whole(cfg, params, batch)
-    rng, names = np.random.default_rng(0), (ngrams.WEIGHT, *families.table_spec(cfg))
-    towards = {name: rng.standard_normal(params[name].shape) for name in names}
-    expected = sum(float((grads[name] * towards[name]).sum()) for name in names)
-
-    def loss_at(length):
-        moved = {name: params[name] + length * direction for name, direction in towards.items()}
-        return lm_float64.differentiate(cfg, params | moved, batch.x, batch.y)[0]
-
-    change = (loss_at(step) - loss_at(-step)) / (2 * step)
-    assert abs(change - expected) < 1e-5 * max(1.0, abs(expected))
-
-
 @on_both
 @each_of("cfg", [config(), config(**TABLES)], ids=["xlstm", "n-grams"])
 def test_a_frozen_context_changes_no_loss_and_touches_no_row_of_its_own(name, cfg):

@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 
 from mlxhog import backends
-from mlxhog.decoding.generate import answer
-from mlxhog.decoding.options import Sampling
 from mlxhog.errors import ConfigError
 from mlxhog.models import families
 from mlxhog.models.families import init_params, param_spec
@@ -16,7 +14,6 @@ from mlxhog.models.ops import kernels
 from mlxhog.models.ops.reference.quantized_mlx import Quantized, suits
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.models.xlstm_v1 import MLSTMBlockConfig, SLSTMBlockConfig, XLSTMV1Config
-from tests.backends.untrained import Ids
 from tests.tolerances import (
     LOGITS_4BIT,
     LOGITS_8BIT,
@@ -96,18 +93,6 @@ def test_fewer_bits_take_less_memory():
     # A scale and an offset of 32 bits for every 64 elements are one bit for each.
     assert eighths < 9.5 / 32 * whole
     assert fourths < 5.5 / 32 * whole
-
-
-@pytest.mark.parametrize("weights", LOSSY)
-def test_text_is_generated_with_fewer_bits(weights):
-    backend = loaded("mlx:cpu", MODELS["large"], weights)
-    sampling = Sampling(max_new_tokens=12, temperature=0.0)
-    how = {"tokenizer": Ids(V), "sampling": sampling}
-    first, again = (
-        list(answer(backend, [[5, 6, 7]], stop_at_document_end=False, **how)) for _ in range(2)
-    )
-    assert len(first) == 12
-    assert [piece.token for piece in first] == [piece.token for piece in again]
 
 
 @pytest.mark.parametrize("name", ["torch:cpu", "mlx:cpu"])

@@ -4,8 +4,6 @@ import errno
 import fcntl
 import os
 import stat
-import subprocess
-import sys
 import threading
 from contextlib import nullcontext
 
@@ -75,36 +73,6 @@ def test_content_is_on_the_disk_before_its_name_is_and_the_name_before_it_counts
     durable.append_lines(tmp_path / "journal", b"x\n", synced=True)
     durable.append_lines(tmp_path / "journal", b"y\n", synced=True)
     assert flushed == ["file", "folder", "file"]
-
-
-def ended_pid():
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
-
-
-def test_what_a_killed_writer_left_goes_with_the_next_one_and_nothing_else_does(tmp_path):
-    gone, target = ended_pid(), tmp_path / "run.json"
-    (tmp_path / f"run.json.{gone}.part").write_text("half")
-    (tmp_path / f"run.json.{10**9}.part").symlink_to("elsewhere")
-    others = [
-        f"run.json.{os.getppid()}.part",  # it lives
-        f"notes.json.{gone}.part",
-        f"my-run.json.{gone}.part",
-        f"run.json.{gone}.part.bak",
-        "run.json.part",
-        "run.json.1st.part",
-    ]
-    for name in others:
-        (tmp_path / name).write_text("of others")
-    (tmp_path / f"run.json.{gone + 10**8}.part").mkdir()
-    for path in tmp_path.iterdir():
-        os.utime(path, (0, 0), follow_symlinks=False)
-    young = tmp_path / f"run.json.{gone + 10**9}.part"  # of another machine, maybe
-    young.write_text("just written")
-    durable.replace_file(target, b"whole")
-    left = {*others, "run.json", young.name, f"run.json.{gone + 10**8}.part"}
-    assert {path.name for path in tmp_path.iterdir()} == left
 
 
 def test_lines_of_an_append_that_fails_are_never_read(tmp_path):

@@ -74,8 +74,7 @@ def test_a_file_that_is_replaced_or_removed_stays_readable(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content",
-    [b"", b"\x08", b"not a tensor file at all", (10**9).to_bytes(8, "little") + b"{}"],
+    "content", [b"", b"\x08", b"not a tensor file at all", (10**9).to_bytes(8, "little") + b"{}"]
 )
 def test_a_foreign_tensor_file_is_refused(tmp_path, content):
     (tmp_path / "x.safetensors").write_bytes(content)

@@ -6,10 +6,7 @@ from hypothesis import strategies as st
 
 from mlxhog.base.machine import Machine
 from mlxhog.base.verdicts import Verdict
-from mlxhog.base.workers import (
-    joining_workers,
-    resolve_workers,
-)
+from mlxhog.base.workers import joining_workers, resolve_workers
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from tests.pairs import each_of
 
@@ -26,10 +23,6 @@ def mac(chip="Apple M4 Pro", cores=10):
 
 def listed(choice):
     return [(worker.backend, worker.threads) for worker in choice.workers]
-
-
-def test_two_linux_cores_run_one_worker_of_each_framework():
-    assert listed(resolve_workers("auto", machine=linux())) == [("mlx:cpu", 1), ("torch:cpu", 1)]
 
 
 @each_of(
@@ -49,43 +42,30 @@ def test_a_mac_runs_gpu_workers_and_mlx_workers_on_performance_cores(chip, cores
     assert backends == ["mlx:gpu"] * gpu + ["mlx:cpu"] * cpu
 
 
-def test_a_number_means_that_many_workers_of_the_kinds_that_suit():
-    assert [b for b, _ in listed(resolve_workers("3", machine=linux(8)))] == [
-        "mlx:cpu",
-        "torch:cpu",
-        "mlx:cpu",
-    ]
-    assert [b for b, _ in listed(resolve_workers("3", machine=mac()))] == ["mlx:gpu"] + [
-        "mlx:cpu"
-    ] * 2
-
-
-def test_cpu_workers_share_the_cores_evenly():
-    assert listed(resolve_workers("torch:cpu*3", machine=linux(8))) == [
-        ("torch:cpu", 3),
-        ("torch:cpu", 3),
-        ("torch:cpu", 2),
-    ]
-
-
 @each_of(
-    ("workers", "cores", "threads", "expected"),
+    ("workers", "machine", "threads", "expected"),
     [
-        ("mlx:gpu", 10, None, [10]),
-        ("mlx:gpu,torch:cpu", 10, None, [2, 8]),
-        ("mlx:gpu,torch:cpu*2", 10, None, [2, 4, 4]),
-        ("mlx:gpu,torch:cpu*2", 10, 3, [3, 3, 3]),
-        ("mlx:gpu,torch:cpu*2", 10, 4, [2, 4, 4]),
-        ("mlx:gpu,mlx:cpu*3", 4, None, [1, 1, 1, 1]),
-        ("mlx:gpu*2,mlx:cpu*2", 5, None, [1, 1, 1, 1]),
-        ("mlx:gpu*2,mlx:cpu", 8, None, [2, 2, 4]),
-        ("mlx:gpu,mlx:cpu", 1, None, [1, 1]),
-        ("mlx:gpu", 10, 1, [1]),
+        ("auto", linux(), None, ["mlx:cpu 1", "torch:cpu 1"]),
+        ("3", linux(8), None, ["mlx:cpu 3", "torch:cpu 3", "mlx:cpu 2"]),
+        ("3", mac(), None, ["mlx:gpu 2", "mlx:cpu 4", "mlx:cpu 4"]),
+        ("torch:cpu*3", linux(8), None, ["torch:cpu 3", "torch:cpu 3", "torch:cpu 2"]),
+        ("torch:cpu*2", linux(4), 2, ["torch:cpu 2", "torch:cpu 2"]),
+        ("mlx:gpu", mac(), None, ["mlx:gpu 10"]),
+        ("mlx:gpu", mac(), 1, ["mlx:gpu 1"]),
+        ("mlx:gpu,torch:cpu", mac(), None, ["mlx:gpu 2", "torch:cpu 8"]),
+        ("mlx:gpu,torch:cpu*2", mac(), 3, ["mlx:gpu 3", "torch:cpu 3", "torch:cpu 3"]),
+        ("mlx:gpu,torch:cpu*2", mac(), 4, ["mlx:gpu 2", "torch:cpu 4", "torch:cpu 4"]),
+        ("mlx:gpu,mlx:cpu*3", mac(cores=4), None, ["mlx:gpu 1", *["mlx:cpu 1"] * 3]),
+        ("mlx:gpu*2,mlx:cpu*2", mac(cores=5), None, [*["mlx:gpu 1"] * 2, *["mlx:cpu 1"] * 2]),
+        ("mlx:gpu*2,mlx:cpu", mac(cores=8), None, [*["mlx:gpu 2"] * 2, "mlx:cpu 4"]),
+        ("mlx:gpu,mlx:cpu", mac(cores=1), None, ["mlx:gpu 1", "mlx:cpu 1"]),
     ],
 )
-def test_a_gpu_worker_has_the_cores_that_cpu_workers_leave_to_it(workers, cores, threads, expected):
-    choice = resolve_workers(workers, threads, machine=mac(cores=cores))
-    assert [threads for _, threads in listed(choice)] == expected
+def test_workers_share_the_cores_and_gpu_workers_have_what_cpu_workers_leave(
+    workers, machine, threads, expected
+):
+    choice = resolve_workers(workers, threads, machine=machine)
+    assert [f"{backend} {threads}" for backend, threads in listed(choice)] == expected
 
 
 @given(
@@ -103,12 +83,6 @@ def test_no_worker_joins_with_more_threads_than_there_are_cores():
         joining_workers("1", 10**9, machine=linux(8), present=2, free=2)
 
 
-def test_threads_are_taken_as_given_while_there_are_cores_for_them():
-    assert listed(resolve_workers("torch:cpu*2", 2, machine=linux(4))) == [("torch:cpu", 2)] * 2
-    with pytest.raises(ConfigError, match="need 4 cores and this machine has 2"):
-        resolve_workers("torch:cpu*2", 2, machine=linux(2))
-
-
 def test_serial_is_one_worker_with_every_core():
     assert listed(resolve_workers("auto", machine=linux(4), serial=True)) == [("torch:cpu", 4)]
     with pytest.raises(ConfigError, match="serial runs 1 worker"):
@@ -121,47 +95,33 @@ def test_a_machine_with_one_framework_uses_it_and_says_how_to_get_the_other():
     assert choice.notes == ("mlx:cpu needs mlx: python -m pip install 'mlx[cpu]'",)
 
 
-def test_a_machine_with_no_framework_cannot_train():
-    with pytest.raises(EnvironmentLacks, match="pip install torch"):
-        resolve_workers("auto", machine=linux(2, frozenset()))
-
-
-def test_a_backend_asked_for_by_name_must_be_there():
-    with pytest.raises(EnvironmentLacks, match="python -m pip install torch"):
-        resolve_workers("torch:cpu", machine=linux(2, frozenset({"mlx"})))
-    with pytest.raises(EnvironmentLacks, match="mlx:gpu needs macOS on Apple silicon.*mlx:cpu"):
-        resolve_workers("mlx:gpu", machine=linux())
-    with pytest.raises(EnvironmentLacks, match="mlx:gpu needs .*; torch:mps needs .*torch:cpu"):
-        resolve_workers("mlx:gpu,torch:mps", machine=linux())
-    with pytest.raises(EnvironmentLacks, match="torch:mps needs macOS"):
-        resolve_workers("torch:mps", machine=Machine("macos", "x86_64", 4, 8 << 30, "Intel", BOTH))
-
-
-def test_as_many_workers_run_as_are_asked_for_unless_max_workers_says_fewer():
-    assert len(resolve_workers("64", machine=linux(64)).workers) == 64
-    with pytest.raises(ConfigError, match="64, the arena has 16 slots; raise max_workers"):
-        resolve_workers("64", machine=linux(64), max_workers=16)
-
-
 @each_of(
-    ("text", "message"),
+    ("workers", "machine", "how", "error", "message"),
     [
-        ("torch:cup", "did you mean 'torch:cpu'"),
-        ("", "no backend ''"),
-        ("torch:cpu,,mlx:cpu", "no backend ''"),
-        ("torch:cpu*0", "needs a number"),
-        ("torch:cpu*", "needs a number"),
-        ("torch:cpu*-1", "needs a number"),
-        ("0", "at least 1"),
-        ("-2", "at least 1"),
-        ("4097", "at most 4096 slots"),
-        ("torch:cpu*999999999999", "4096 slots"),
-        ("torch:cpu*4096,mlx:cpu", "4096 slots"),
+        ("auto", linux(2, frozenset()), {}, EnvironmentLacks, "pip install torch"),
+        ("torch:cpu", linux(2, frozenset({"mlx"})), {}, EnvironmentLacks, "pip install torch"),
+        ("mlx:gpu,torch:mps", linux(), {}, EnvironmentLacks,
+         "mlx:gpu needs macOS on Apple silicon.*mlx:cpu here; torch:mps needs .*torch:cpu"),
+        ("torch:mps", Machine("macos", "x86_64", 4, 8 << 30, "Intel", BOTH), {}, EnvironmentLacks,
+         "torch:mps needs macOS"),
+        ("64", linux(64), {"max_workers": 16}, ConfigError,
+         "64, the arena has 16 slots; raise max_workers"),
+        ("torch:cpu*2", linux(), {"threads": 2}, ConfigError,
+         "need 4 cores and this machine has 2"),
+        *((text, linux(32), {}, ConfigError, message) for text, message in (
+            ("torch:cup", "did you mean 'torch:cpu'"), ("", "no backend ''"),
+            ("torch:cpu,,mlx:cpu", "no backend ''"), ("torch:cpu*0", "needs a number"),
+            ("torch:cpu*", "needs a number"), ("torch:cpu*-1", "needs a number"),
+            ("0", "at least 1"), ("-2", "at least 1"), ("4097", "at most 4096 slots"),
+            ("torch:cpu*999999999999", "4096 slots"), ("torch:cpu*4096,mlx:cpu", "4096 slots"),
+        )),
     ],
-)
-def test_a_mix_that_cannot_be_read_is_refused(text, message):
-    with pytest.raises(ConfigError, match=message):
-        resolve_workers(text, machine=linux(32))
+)  # fmt: skip
+def test_workers_that_cannot_run_are_refused_with_the_way_out(
+    workers, machine, how, error, message
+):
+    with pytest.raises(error, match=message):
+        resolve_workers(workers, machine=machine, **how)
 
 
 def test_auto_leaves_out_cpu_workers_that_doctor_measured_to_be_far_slower():

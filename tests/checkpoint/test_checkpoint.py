@@ -32,9 +32,8 @@ def test_a_checkpoint_gives_back_what_was_saved(run):
     assert loaded.config["hidden_size"] == 64
 
 
-@pytest.mark.parametrize("hidden_size", [64, 128])
-def test_transformers_loads_a_checkpoint_and_computes_the_same_logits(run, hidden_size):
-    sizes = model_of(hidden_size)
+def test_transformers_loads_a_checkpoint_and_computes_the_same_logits(run):
+    sizes = model_of(128)
     config, params = sizes.to_dict(), init_params(sizes, seed=1)
     path = save(run, model_config=config, params=params)
     loaded = transformers.AutoModelForCausalLM.from_pretrained(path, output_loading_info=True)

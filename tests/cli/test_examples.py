@@ -4,13 +4,11 @@ import contextlib
 import shlex
 from pathlib import Path
 
-from mlxhog.cli import COMMANDS, find, mad, main
+from mlxhog.cli import find, main, names
 from tests.pairs import each_of
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("docs", "examples", "models", "tests")
-HELPS = ("", *COMMANDS, *(f"mad {name}" for name in mad.COMMANDS))
-LEAVES = ("runs rm", "cluster numa")  # commands that are in no list
 
 
 def examples(text):
@@ -24,7 +22,7 @@ def examples(text):
             yield words[1 : min(ends, default=len(words))]
 
 
-@each_of("name", [*HELPS, *LEAVES])
+@each_of("name", ["", "mad", *names()])
 def test_every_example_of_a_help_can_be_typed(name, monkeypatch, capsys):
     with contextlib.suppress(SystemExit):
         main([*name.split(), "--help"])

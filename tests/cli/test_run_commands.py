@@ -68,14 +68,6 @@ def told(capsys, *words):
 
 
 @pytest.mark.slow
-def test_the_list_says_what_the_run_is(here, capsys):
-    _, line = said(capsys, "runs")
-    assert line.split()[:4] == [here.run.name, "done", "small", "text"]
-    assert line.split()[5] == "30"
-    assert f"  {here.second.val_bits_per_byte:.3f}  " in line
-
-
-@pytest.mark.slow
 def test_show_says_model_data_options_resumes_and_checkpoints(here, capsys):
     shown = " ".join(" ".join(said(capsys, "show", "words")).split())  # lines fold by the path
     for part in (
@@ -131,20 +123,18 @@ def test_plot_puts_several_runs_in_one_picture_on_one_scale(tmp_path, capsys, mo
     assert record["notes"] == []
 
 
-def test_plot_says_where_held_out_numbers_are_of_different_text(tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_plot_of_a_run_without_numbers_says_so_and_of_different_text_too(tmp_path, capsys):
+    runs = tmp_path / "runs"
     for name, held_out in (("one", HELD_OUT), ("old", None)):
-        write_run(tmp_path / "runs", name, metrics=lines(9), status={"held_out": held_out})
-    shown = " ".join(said(capsys, "plot", "one", "old"))
+        write_run(runs, name, metrics=lines(9), status={"held_out": held_out})
+    write_run(runs, "new")
+    to = ["--out", str(runs), "--to", str(tmp_path / "losses.png")]
+    shown = " ".join(said(capsys, "plot", "one", "old", *to))
     assert "held-out numbers of different text cannot be compared: one (66 kB, 8%, data" in shown
-    (note,) = (n for n in told(capsys, "plot", "one", "old")["notes"] if "different text" in n)
+    (note,) = (n for n in told(capsys, "plot", "one", "old", *to)["notes"] if "different text" in n)
     assert "old (not recorded, data" in note
-
-
-def test_plot_of_a_run_without_numbers_says_so(tmp_path, capsys):
-    write_run(tmp_path, "20260101-000000-new")
-    assert main(["plot", "latest", "--out", str(tmp_path)]) == 2
-    assert "20260101-000000-new has no numbers yet" in capsys.readouterr().err
+    assert main(["plot", "new", *to]) == 2
+    assert "new has no numbers yet" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -189,28 +179,21 @@ def test_eval_scores_every_file_and_their_sum(here, capsys, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (["latest", "--data", "nothing.txt"], "no file or folder 'nothing.txt'"),
-        (["latest", "--checkpoint", "first"], "has no checkpoint 'first'; it has step-00000020"),
-        (["latest", "--data", "bad", "--strict-data"], "and --strict-data refuses them"),
-        (["wrods"], "did you mean"),
-        (["latest", "--seq-len", "1"], "--seq-len is '1'; wanted a whole number at least 2"),
-    ],
-)
-def test_eval_refuses_bad_input(here, capsys, words, says):
+def test_eval_refuses_bad_input_and_of_a_checkpoint_without_a_run_wants_a_text(
+    here, capsys, tmp_path
+):
     Path("bad").mkdir(exist_ok=True)
     Path("bad/a.txt").write_text("text")
     Path("bad/b.txt").write_bytes(b"\0")
-    assert main(["eval", *words]) == 2
-    assert says in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_eval_of_a_checkpoint_without_a_run_wants_a_text(here, capsys, tmp_path):
     copy = shutil.copytree(here.run.model, tmp_path / "copy")
-    assert main(["eval", str(copy)]) == 2
-    assert "name one with --data" in capsys.readouterr().err
+    for words, says in (
+        ("latest --data nothing.txt", "no file or folder 'nothing.txt'"),
+        ("latest --checkpoint first", "has no checkpoint 'first'; it has step-00000020"),
+        ("latest --data bad --strict-data", "and --strict-data refuses them"),
+        ("wrods", "did you mean"),
+        (str(copy), "name one with --data"),
+    ):
+        assert main(["eval", *words.split()]) == 2
+        assert says in capsys.readouterr().err
     link = told(capsys, "eval", str(here.run.model), "--backend", "mlx:cpu")
     assert link["bits_per_byte"] == pytest.approx(here.second.final_bits_per_byte, rel=1e-5)

@@ -9,7 +9,7 @@ from mlxhog.arena import Arena, plan
 from mlxhog.cluster import anchor, round
 from mlxhog.cluster.anchor import Anchor
 from mlxhog.cluster.group import identity_of
-from mlxhog.config.cluster import Cluster
+from mlxhog.config.config import TrainConfig
 from mlxhog.models.spec import ParamSpec
 from tests.cluster.group import InProcess, Table
 
@@ -20,7 +20,7 @@ def choice(**numbers):
     """A cluster's numbers; its address is never used."""
     flat = {"outer_lr": "cluster_outer_lr", "outer_momentum": "cluster_outer_momentum"}
     named = {flat.get(name, name): value for name, value in numbers.items()}
-    return Cluster(**{"cluster": "127.0.0.1:8600", **named})
+    return TrainConfig(**{"cluster": "127.0.0.1:8600", **named})
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Machine:
 
     table: Table
     name: str = "a"
-    cluster: Cluster = field(default_factory=choice)
+    cluster: TrainConfig = field(default_factory=choice)
     seed: int = 0
 
     def __post_init__(self):

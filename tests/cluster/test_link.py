@@ -15,7 +15,7 @@ from mlxhog.arena.control import Command
 from mlxhog.cluster import group
 from mlxhog.cluster.group import State
 from mlxhog.cluster.lighthouse import TOKEN_VARIABLE
-from mlxhog.cluster.link import ROUNDS, Link, LinkJob, open_torchft
+from mlxhog.cluster.link import Link, LinkJob, open_torchft
 from mlxhog.errors import ConfigError
 from mlxhog.training import run as runs
 from tests.cluster import group as groups
@@ -148,16 +148,6 @@ def test_a_stopped_link_is_killed_and_replaced(machine, start):
     assert "signal SIGKILL" in link.messages[0]
 
 
-@pytest.mark.slow
-def test_a_member_whose_disk_is_full_commits_its_rounds(machine, start, tmp_path):
-    for name in ("link.log", ROUNDS):
-        (tmp_path / name).symlink_to("/dev/full")
-    link = start(groups.alone)
-    machine.train(1.0)
-    poll_until(link, lambda: machine.own.words["committed"] == 100)
-    assert link.messages == []
-
-
 def test_the_token_of_a_link_is_that_of_the_option_else_of_the_environment(monkeypatch):
     torchft_group = pytest.importorskip("mlxhog.cluster.torchft_group")
     tokens = []
@@ -182,15 +172,6 @@ def test_a_cluster_that_does_not_answer_costs_no_import_of_torch(monkeypatch):
         address = f"127.0.0.1:{server.getsockname()[1]}"
     with pytest.raises(group.ClusterError, match="no cluster answers"):
         open_torchft(choice(cluster=address), never, never)
-
-
-def test_an_own_address_without_a_machine_is_refused_by_its_name():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        cluster = choice(
-            cluster=f"127.0.0.1:{server.getsockname()[1]}", cluster_own_address="no..where"
-        )
-        with pytest.raises(ConfigError, match=r"'no\.\.where' has no IPv4 address here; name"):
-            open_torchft(cluster, never, never)
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from tests.cluster.runs import Machine, options_of
 from tests.cluster.test_link import let_links_open
 from tests.training.small import let_no_worker_finish, small_config
 
-KILLS = 3
+KILLS = 2
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import os
 import pickle
 import signal
 import threading
-from dataclasses import replace
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -13,8 +12,7 @@ import pytest
 
 from mlxhog.cluster.group import ClusterError, State
 from mlxhog.errors import ConfigError
-from tests.cluster.members import IDENTITY, QUICK, Member, admit, cluster, lighthouse, together
-from tests.threads import wait_until
+from tests.cluster.members import IDENTITY, Member, admit, cluster, lighthouse, together
 
 pytest.importorskip("torchft")
 
@@ -130,31 +128,6 @@ def test_without_the_lighthouse_no_round_begins_and_with_the_next_one_members_jo
     assert [answer.commits for answer in before + after] == [True] * 4
     assert not any(answer.has_loaded for answer in after)
     assert same(after)
-
-
-def test_a_lighthouse_that_dies_inside_a_join_ends_it_and_members_join_the_next_one():
-    endless = replace(QUICK, join_timeout=3600.0)
-    with lighthouse(options=endless) as (first, address):
-        patient = {"timeout_s": 3600.0}
-        with Member(address, "m0", **patient) as one, Member(address, "m1", **patient) as other:
-            together([one, other], "round")
-            one.send("join")  # the other is alive, so the round waits for it
-            wait_until(lambda: "only have 1 participants" in first.call("status"))
-            first.kill()
-            with pytest.raises(ClusterError, match="joining a round failed: "):
-                one.answer()
-        with lighthouse(address), Member(address, "m0", round=1, anchor=1.0) as again:
-            assert again.call("round").commits
-
-
-def test_a_member_of_a_dead_lighthouse_does_not_meet_members_of_the_next_one():
-    with lighthouse() as (first, address), Member(address, "m0") as old:
-        old.call("round")
-        first.kill()
-        with lighthouse(address), Member(address, "m1") as new:
-            assert new.call("round").membership.members == 1
-            with pytest.raises(ClusterError):
-                old.call("round")
 
 
 def test_members_that_give_up_a_round_meet_again_and_the_second_loads():

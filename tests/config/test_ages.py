@@ -53,16 +53,6 @@ def test_speeds_give_each_worker_its_part_and_gradients_a_mean_age_of_p_minus_1(
     assert max(slow) <= rule.most
 
 
-def test_with_equal_speeds_workers_apply_in_turn():
-    fixed, speed = (SimulatedStaleness.parse(text).course(0) for text in ("fixed:2", "speed:1,1,1"))
-    assert [fixed.at(k) for k in range(20)] == [speed.at(k) for k in range(20)]
-
-
-def test_no_gradient_is_older_than_the_run():
-    course = SimulatedStaleness.parse("histogram:9=1").course(0)
-    assert [course.at(step) for step in (0, 4, 9)] == [(0, 0), (0, 4), (0, 9)]
-
-
 @each_of(
     "text",
     [

@@ -29,7 +29,7 @@ def test_a_text_names_fields_and_values(text, values):
 
 @pytest.mark.parametrize("text", ["hidden_size", "=3", "a=", "a=[1", "a=1, b"])
 def test_what_is_no_assignment_is_named(text):
-    with pytest.raises(ConfigError, match="^set: "):
+    with pytest.raises(ConfigError, match="^set is "):
         TrainConfig(set=text)
 
 

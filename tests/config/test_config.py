@@ -7,9 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxhog.base.quantities import (
-    Interval,
-)
+from mlxhog.base.quantities import Interval
 from mlxhog.config import contradictions
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.optimizers import AdamW, Apollo, Muon
@@ -137,7 +135,7 @@ def test_workers_are_slowed_by_rank():
     + ["1=random:0.5:0.9", "1=late", "1=late:soon", "1=late:-1", "0=2,", "1=early:3"],
 )
 def test_a_slowdown_that_cannot_be_read_is_answered_with_the_three_forms(text):
-    with pytest.raises(ConfigError, match=r"slow: wanted RANK=FACTOR, RANK=random.*; got "):
+    with pytest.raises(ConfigError, match=r"slow is .*; wanted RANK=FACTOR, RANK=random.*; got "):
         TrainConfig(slow=text)
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,7 @@ class Dictionary:
         return +rest
 
     def distribution(self, context, pairs=None):
-        p = np.full(self.table.vocab, 1 / self.table.vocab)
+        p = np.full(len(self.table.ranks), 1 / len(self.table.ranks))
         for k in range(min(len(context), self.table.orders) + 1):
             own = context[len(context) - k :]
             found = {i: n for (c, i), n in (pairs or self.pairs).items() if c == own}
@@ -61,7 +62,7 @@ class Dictionary:
                 break
             total = sum(found.values())
             place = 8 * (min(total.bit_length(), 12) - 1) + min(len(found).bit_length(), 8) - 1
-            ml, w = np.zeros(self.table.vocab), float(self.table.weights[k, place])
+            ml, w = np.zeros(len(self.table.ranks)), float(self.table.weights[k, place])
             ml[list(found)] = np.array(list(found.values())) / total
             p = w * ml + (1 - w) * p
         return p
@@ -111,7 +112,7 @@ def test_the_weights_are_those_under_which_the_text_without_each_occurrence_is_l
     positions = np.arange(table.orders, len(ids))
 
     def nats(weights):
-        other = Counts(table.contexts, table.successors, weights, 20)
+        other = replace(table, weights=weights)
         p = other.probabilities(ids.astype(np.int32), positions, without_itself=True)
         return float(-np.log(p).mean())
 
@@ -130,7 +131,7 @@ def test_of_a_long_text_evenly_spaced_runs_are_counted(monkeypatch):
     ids = np.arange(1000) // 2 % 50
     table = Counts.of(text_of(ids, 50))
     sample = np.concatenate([ids[begin : begin + 100] for begin in (0, 300, 600, 900)])
-    assert table.contexts[0, 3] == 4 * (100 - table.orders)  # no context spans two runs
+    assert table.levels[0].times.sum() == 4 * (100 - table.orders)  # no context spans two runs
     by_hand = Dictionary(sample, table, runs=4)
     expected = by_hand.distribution(tuple(ids[10:17].tolist()))[ids[17]]
     ours = table.probabilities(ids[:18].astype(np.int32), np.array([17]))

@@ -50,18 +50,20 @@ def text_in(path):
 
 # -- bad files -------------------------------------------------------------------------------------
 
-BAD = {
-    "half.txt.gz": "cut short or damaged",
-    "table.parquet": "not Parquet",
-    "lines.jsonl": "line 2: not JSON",
-    "wrong.txt": "not UTF-8 text: a byte that no text has at offset 4",
-    "wide.txt": "not UTF-8 text",
-    "wide.md": "not UTF-8 text: a byte that no text has at offset 0",
+CONTENTS = {
+    "half.txt.gz": (gzip.compress(b"never wait " * 50)[:-9], "cut short or damaged"),
+    "table.parquet": (b"PAR1 and no more", "not Parquet"),
+    "lines.jsonl": (b'{"text": "good"}\n{"text": "cut\n', "line 2: not JSON"),
+    "wrong.txt": (b"text\0", "not UTF-8 text: a byte that no text has at offset 4"),
+    "wide.txt": ("\ufeffone".encode("utf-16-le"), "not UTF-8 text"),
+    "wide.md": ("never wait, never lock".encode("utf-16-be"), "that no text has at offset 0"),
+    "empty.txt": (b"", "no text"),
+    "blank.md": (b" \n\n", "no text"),
+}
+BAD = {name: reason for name, (_, reason) in CONTENTS.items()} | {
     "pipe.txt": "a pipe",
     "zero.txt": "a pipe or a device",
     "nowhere.txt": "cannot be read: No such file",
-    "empty.txt": "no text",
-    "blank.md": "no text",
 }
 """File -> what is wrong with it."""
 
@@ -69,17 +71,11 @@ BAD = {
 def make_bad(folder):
     """Write a folder of nothing but bad files."""
     folder.mkdir()
-    (folder / "half.txt.gz").write_bytes(gzip.compress(b"never wait " * 50)[:-9])
-    (folder / "table.parquet").write_bytes(b"PAR1 and no more")
-    (folder / "lines.jsonl").write_text('{"text": "good"}\n{"text": "cut\n')
-    (folder / "wrong.txt").write_bytes(b"text\0")
-    (folder / "wide.txt").write_bytes("\ufeffone".encode("utf-16-le"))
-    (folder / "wide.md").write_bytes("never wait, never lock".encode("utf-16-be"))
+    for name, (content, _) in CONTENTS.items():
+        (folder / name).write_bytes(content)
     os.mkfifo(folder / "pipe.txt")
     (folder / "zero.txt").symlink_to("/dev/zero")
     (folder / "nowhere.txt").symlink_to("gone.txt")
-    (folder / "empty.txt").touch()
-    (folder / "blank.md").write_text(" \n\n")
 
 
 def test_a_bad_file_is_an_error_if_it_is_named_itself(tmp_path):
@@ -180,7 +176,7 @@ def test_a_file_of_no_known_kind_is_read_if_its_content_is_text(tmp_path, capsys
     n_skipped = len(OTHERS) + len(BAD) + 9
     assert note.startswith(f"{n_skipped} of {n_skipped + len(TEXTS)} files skipped: ")
     assert all(f"bad/{name}" in note and reason in note for name, reason in BAD.items())
-    assert "4.zip and 4 more: not plain text; unpack or convert it: unzip FILE" in note
+    assert "4.zip and 4 more: not plain text; unpack it: unzip FILE" in note
     words = ["train", "--data", str(folder), "--dry-run", "--workers", "torch:cpu"]
     assert main([*words, "--json"]) == 0  # lists all of them
     assert len(json.loads(capsys.readouterr().out)["data"]["skipped"]) == n_skipped

@@ -157,8 +157,8 @@ REFUSED = [  # name, content, text_key, fragment of the error
     ("a.parquet", table(body=["x"], id=[1]), None, "a.parquet, row 1: no key 'text'; keys are"),
     ("a.parquet", table(text=["x", None]), None, "a.parquet, row 2: 'text' is empty"),
     ("a.parquet", table(text=["x"])[:-9], None, "is damaged or not Parquet"),
-    ("a.tar", _tar("w"), None, "at offset 5; keep it out of --data; unpack or convert it: tar -xf"),
-    *((name, b"\x89\xd0PK", None, f"convert it: {command} ") for name, command in [
+    ("a.tar", _tar("w"), None, "at offset 5; keep it out of --data; unpack it: tar -xf"),
+    *((name, b"\x89\xd0PK", None, f"it: {command} ") for name, command in [
         ("a.tgz", "tar -xf"), ("a.zip", "unzip"), ("a.docx", "pandoc -t plain -o text.txt"),
         ("a.pdf", "pdftotext"), ("a.ipynb", "jupyter nbconvert --to markdown"),
     ]),

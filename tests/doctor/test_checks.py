@@ -13,9 +13,8 @@ from mlxhog.base.workers import BACKENDS
 from mlxhog.doctor import backends, checks, kernels
 from mlxhog.doctor.checks import CheckResult
 from mlxhog.metal import engine as engines
-from mlxhog.metal.engine import ReferenceEngine
-from mlxhog.metal.kernels.adds import DENSE_AXPY
-from mlxhog.metal.kernels.conv import FORWARD
+from mlxhog.metal.host.engine import HostEngine
+from mlxhog.metal.kernel import FUSED_RTOL
 from mlxhog.models.ops import kernels as choose_kernels
 from tests.metal.faulty import FaultyEngine
 from tests.pairs import each_of
@@ -68,20 +67,18 @@ def lane():
     return Lane(None, 0)
 
 
-def test_an_engine_that_works_has_a_row_per_kernel_of_parameters_and_per_operator(monkeypatch):
-    monkeypatch.setattr(kernels, "KERNELS", {"dense_axpy": DENSE_AXPY, "conv_forward": FORWARD})
+def test_an_engine_that_works_has_a_row_of_its_steps_and_one_per_operator(monkeypatch):
     only = {"causal_conv": kernels.self_check.CHECKS["causal_conv"]}
     monkeypatch.setattr(kernels.self_check, "CHECKS", only)
     told = []
     check, rows = kernels.check_engine("emulated:mlx", told.append)
     assert check.result == CheckResult.PASS
     row = {"instance": "", "engine": "emulated:mlx", "ok": True}
-    allowed = DENSE_AXPY.allowed(emulated=False)
     assert rows == [
-        {**row, "name": "dense_axpy", "max_error": 0.0, "tolerance": allowed},
+        {**row, "name": "steps", "max_error": 0.0, "tolerance": FUSED_RTOL},
         {**row, "name": "causal_conv", "max_error": None, "tolerance": 0.0},
     ]
-    assert told == ["dense_axpy on emulated:mlx", "causal_conv on emulated:mlx"]
+    assert told == ["steps on emulated:mlx", "causal_conv on emulated:mlx"]
 
 
 def test_an_engine_that_cannot_start_is_told_and_runs_nothing():
@@ -98,22 +95,23 @@ def test_an_operator_whose_kernel_is_off_is_caught(lane, monkeypatch):
     choose_kernels._metal.cache_clear()
 
 
-def test_a_kernel_that_differs_from_its_reference_is_caught(lane, monkeypatch):
-    assert kernels.difference(lane, "emulated:mps", "dense_axpy") == 0.0
+@each_of("kernel", ["step_recorded", "step_rows"])
+def test_steps_that_differ_from_native_ones_are_caught(lane, monkeypatch, kernel):
+    class Wrong(HostEngine):
+        def run(self, launch):
+            if launch.kernel.name == kernel:
+                g = launch.inputs["g"] * np.float32(1.01)
+                launch = replace(launch, inputs={**launch.inputs, "g": g})
+            return super().run(launch)
 
-    def half_as_much(**arrays):
-        DENSE_AXPY.reference(**{**arrays, "scale": arrays["scale"] / 2})
-
-    wrong = replace(DENSE_AXPY, reference=half_as_much)
-    sampled = replace(wrong, sample=lambda rng, n: replace(DENSE_AXPY.sample(rng, n), kernel=wrong))
-    monkeypatch.setattr(kernels, "KERNELS", {"dense_axpy": sampled})
-    assert kernels.difference(lane, "emulated:mps", "dense_axpy") > 0.0
+    monkeypatch.setattr(engines, "create", lambda name: Wrong("mps"))
+    assert kernels.step_error(lane, "emulated:mps") > 1e-3
 
 
 def test_an_engine_that_copies_instead_of_importing_is_caught(lane, monkeypatch):
-    assert kernels.write_imported(lane, "reference") == ""
-    monkeypatch.setattr(ReferenceEngine, "adopt", lambda self, host: host.copy())
-    assert "imported memory has 64 wrong values" in kernels.write_imported(lane, "reference")
+    assert kernels.write_imported(lane, "emulated:mlx") == ""
+    monkeypatch.setattr(HostEngine, "adopt", lambda self, host: host.copy())
+    assert "imported memory has 64 wrong values" in kernels.write_imported(lane, "emulated:mlx")
 
 
 # -- a gradient of every backend; children stand in for a GPU --------------------------------------

@@ -111,18 +111,18 @@ def test_the_two_values_of_the_tear_test_have_no_byte_in_common():
 
 
 def test_a_reader_of_torn_or_old_values_is_caught(litmus, monkeypatch):
-    assert litmus.read("snapshot", planted(torn_reader), "lossless")["torn"] > 0
+    assert litmus.read(planted(torn_reader), "lossless")["torn"] > 0
     monkeypatch.setattr(litmus, "seconds", 1.0)  # on busy cores both get their turn in that time
-    assert litmus.read("snapshot", planted(old_reader), "lossless")["backwards"] > 0
+    assert litmus.read(planted(old_reader), "lossless")["backwards"] > 0
 
 
 def test_what_a_busy_machine_had_no_time_for_breaks_no_promise(litmus, monkeypatch):
     monkeypatch.setattr(litmus, "seconds", 1.0)
     blind = planted(blind_reader)
-    row = litmus.read("live", blind, "lossless", patience_s=0.5)
+    row = litmus.read(blind, "lossless", patience_s=0.5)
     assert "not seen within 0.5 s" in row["error"]
     monkeypatch.setattr(LoadWatch, "look", lambda watch: Load(1.8, 2, 9.3))
-    row = litmus.read("snapshot", blind, "lossless", patience_s=0.5)
+    row = litmus.read(blind, "lossless", patience_s=0.5) | {"reader": "torch:cpu"}
     assert row["untold"] == "cannot be told: busy machine (load average 9.3 on 2 processors)"
     assert not broken({**row, "torn": 0, "backwards": 0})
     assert broken({**row, "torn": 1})  # which no load explains

@@ -122,11 +122,12 @@ def test_a_mode_that_is_none_and_a_run_without_copies_are_refused(tmp_path):
 
     path = tmp_path / "socket"
     with Arena.create(plan(param_spec(MODEL), n_tickets=1)) as arena, arena.serve(path):
-        with pytest.raises(ConfigError, match="no read mode 'fresh'"):
-            RunWeights(Arena.connect(path), MODEL, name="bare", mode="fresh")
-        for mode in READ_MODES[:-1]:
-            with pytest.raises(ArenaError, match="--live on"):
-                RunWeights(Arena.connect(path), MODEL, name="bare", mode=mode)
+        with Arena.connect(path) as mine:
+            with pytest.raises(ConfigError, match="no read mode 'fresh'"):
+                RunWeights(mine, MODEL, name="bare", mode="fresh")
+            for mode in READ_MODES[:-1]:
+                with pytest.raises(ArenaError, match="--live on"):
+                    RunWeights(mine, MODEL, name="bare", mode=mode)
         source = RunWeights(Arena.connect(path), MODEL, name="bare", mode="racy")
         assert source.load(Inbox()).version == 0
         source.close()
@@ -137,6 +138,6 @@ def test_an_arena_of_another_model_is_refused(tmp_path):
         from mlxhog.models.xlstm_large import XLSTMLargeConfig
 
         other = XLSTMLargeConfig(vocab_size=64, hidden_size=64, num_hidden_layers=1, num_heads=2)
-        with pytest.raises(ArenaError, match="another model"):
-            RunWeights(Arena.connect(run.path), other, name="patterns")
+        with Arena.connect(run.path) as mine, pytest.raises(ArenaError, match="another model"):
+            RunWeights(mine, other, name="patterns")
         assert np.isfinite(run.arena.params).all()

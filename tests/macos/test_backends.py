@@ -104,27 +104,6 @@ def test_every_thread_that_computes_asks_for_performance_cores(tmp_path):
     assert len(children) == 3, "the child, and two workers of a classic problem"
 
 
-LOADING = """
-import mmap, sys
-from pathlib import Path
-import numpy as np
-from mlxhog.base import mapped, tensors
-
-path = Path(sys.argv[1])
-arrays = {name: np.arange(1000, dtype=np.float32) for name in "abc"}
-tensors.write(path, arrays)
-mapped.CHUNK_BYTES, before = 256, mmap.mmap.flushes
-for name, view in tensors.read(path).items():
-    out = np.empty(1000, np.float32)
-    assert mapped.copy(view, out) and (out == arrays[name]).all()
-print(mmap.mmap.flushes - before)
-"""
-
-
-def test_loading_a_file_has_the_drive_flush_its_cache_once(tmp_path):
-    assert simulated(LOADING, tmp_path / "x.safetensors") == "1\n"
-
-
 FOR_A_MAC = """
 tests/checkpoint/test_run.py::test_a_full_disk_leaves_status_and_metrics_as_they_were
 tests/faults/test_files.py::test_a_refused_write_is_said_in_words_and_the_old_file_stands

@@ -61,22 +61,6 @@ def test_memory_is_what_the_kernel_says_the_resident_set_in_bytes_and_rosetta_is
     assert translated
 
 
-LOAD = """
-import subprocess, sys
-from mlxhog.base.load import LoadWatch
-watch = LoadWatch()
-subprocess.run([sys.executable, "-c", "sum(range(10**7))"], check=True)
-print(watch.look().busy)
-"""
-
-
-@pytest.mark.slow
-@linux_only
-@pytest.mark.parametrize(("foreign", "busy"), [(0, "False"), (3, "True")])
-def test_only_the_work_of_other_programs_makes_a_mac_busy(foreign, busy):
-    assert simulated(LOAD, FAKE_FOREIGN_CPUS=foreign).strip() == busy
-
-
 def test_a_translated_python_is_refused_with_the_way_out():
     translated = machine.Machine(**{**vars(mac()), "translated": True})
     with pytest.raises(EnvironmentLacks, match="install an arm64 Python"):

@@ -110,28 +110,6 @@ def test_both_compute_the_gradient_at_the_parameters_of_the_last_refresh():
     simulated(GRADIENTS, FAKE_METAL=1)
 
 
-REFUSED = """
-import sys
-from pathlib import Path
-from mlxhog.errors import EnvironmentLacks
-from mlxhog.training.run import train
-from tests.training.small import small_config
-if __name__ == "__main__":
-    try:
-        train(small_config(Path(sys.argv[1]), workers="mlx:gpu,torch:mps"))
-    except EnvironmentLacks as refusal:
-        print("refused:", refusal)
-"""
-
-
-@pytest.mark.slow
-def test_the_pair_is_refused_where_torch_sees_no_gpu(tmp_path):
-    printed = simulated(REFUSED, tmp_path, FAKE_METAL=1, FAKE_NO_MPS=1)
-    assert "refused: " in printed
-    assert "torch:mps needs an Apple GPU that torch supports" in printed
-    assert "use torch:cpu" in printed
-
-
 CHOSEN = """
 import json, sys
 from dataclasses import asdict
@@ -183,29 +161,3 @@ def test_auto_and_recorded_runs_follow_the_record_of_this_mac_and_these_versions
     words = ["run `mlxhog doctor`"] * 2 + ["1.20 times", "0.99 to 1.30", "torch 2.12.0"]
     assert all(word in note for word, (_, note, _) in zip(words, chosen, strict=True))
     assert [recordable for *_, recordable in chosen] == [False, False, True, False, False]
-
-
-DOCTOR = """
-import json, sys
-from dataclasses import asdict
-from pathlib import Path
-from mlxhog.doctor import pair
-from mlxhog.base import machine
-from tests.doctor.test_checks import QUIET
-from tests.doctor.test_pair import Watch
-from tests.training.small import small_config
-
-if __name__ == "__main__":
-    pair.PAIRS, pair.RUN_S, pair.MODEL = 2, 0.3, small_config(Path(sys.argv[1])).model
-    check, row = pair.check_pair(machine.here(), Watch(QUIET), lambda *_: None)
-    print(json.dumps([asdict(check), row]))
-"""
-
-
-@pytest.mark.slow
-def test_doctor_compares_runs_of_the_pair_with_runs_of_one(tmp_path):
-    printed = simulated(DOCTOR, tmp_path, timeout_s=LIMIT_S, FAKE_METAL=1)
-    check, row = json.loads(printed.splitlines()[-1])
-    assert check["result"] == "PASS"
-    assert row["pairs"] == 2
-    assert 0 < row["low"] < row["gain"] < row["high"]

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from mlxhog.arena.workers import WORKER_DTYPE
+from mlxhog.arena.workers import ENTRY_BYTES, Entry
 from tests.macos.simulation import HERE, ROOT, build, libsystem, linux_only
 from tests.threads import wait_until
 
@@ -77,9 +77,11 @@ def test_a_process_is_gone_as_a_zombie_when_reaped_and_when_its_pid_is_anothers(
 
 @pytest.mark.slow
 def test_the_lock_of_a_killed_worker_that_nobody_reaped_is_taken_over(life):
-    words, table = np.zeros(1, np.uint32), np.zeros(2, WORKER_DTYPE)
+    words, table = np.zeros(1, np.uint32), np.zeros((2, ENTRY_BYTES), np.uint8)
+    entries = [Entry(k + 1, table[k]) for k in (0, 1)]
     with child() as process:
-        table["pid"], table["start_time"] = process.pid, life.start_time(process.pid)
+        for entry in entries:
+            entry.pid, entry.start_time = process.pid, life.start_time(process.pid)
         words[0] = 1  # held by slot 1, generation 0
         taken = []
 
@@ -88,7 +90,7 @@ def test_the_lock_of_a_killed_worker_that_nobody_reaped_is_taken_over(life):
 
         waiter = threading.Thread(target=take, daemon=True)
         waiter.start()
-        wait_until(lambda: table["heartbeat_ns"][1] > 0, 10, "the second worker to wait")
+        wait_until(lambda: entries[1].heartbeat_ns > 0, 10, "the second worker to wait")
         assert not taken  # its owner lives
         become_zombie(process)
         waiter.join(10)

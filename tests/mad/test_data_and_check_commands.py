@@ -109,7 +109,7 @@ def test_rows_of_another_program_are_refused_with_the_reason(capsys):
         ("data --task CR --out no/a.npz", "name a file in a directory"),
         ("data --task CR --out .", "name a file in a directory"),
         ("data --task CR --out=", "name a file in a directory"),
-        (f"data --task CR --out {'a' * 300}", "has a name of 300 characters"),
+        (f"data --task CR --out {'a' * 300}", "File name too long; name another path"),
         ("data --task CR --out a --sed 3", "no flag '--sed'; did you mean '--seed'?"),
         ("data --task CR --out a --seed -1", "--seed is '-1'"),
         ("check nothing.npz", "nothing.npz: cannot read it: No such file"),

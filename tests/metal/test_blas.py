@@ -70,7 +70,7 @@ def drawn(*shape):
 def test_a_blas_orthogonalises_as_our_own_products_do(programs, shape):
     x = drawn(*shape)
     ours = np.empty_like(x)
-    _native.polar([x], [ours], [1.0], ORTHOGONALIZATIONS["polar3"])
+    _native.polar([x], [ours], [1.0], np.float32(ORTHOGONALIZATIONS["polar3"]), threads=1)
     u = run(programs[0], "polar", *shape, given=[x]).reshape(shape)
     assert_close(u, ours, POLAR_F32)
 

@@ -136,13 +136,6 @@ def test_functions_have_the_right_limits_and_pass_nan_on():
     np.testing.assert_array_equal(out[2:], np.array([np.nan, 0, 1e30, -0.0], np.float32))
 
 
-def test_scale_multiplies_in_place():
-    x = draw(100_001)
-    expected = x * np.float32(0.25)
-    ops.scale(x, factor=0.25, threads=2)
-    np.testing.assert_array_equal(x, expected)
-
-
 # -- the loss --------------------------------------------------------------------------------------
 
 
@@ -177,25 +170,6 @@ def test_the_sum_without_a_gradient_is_the_same_and_without_rows_both_are_zero()
 # -- what may be left out --------------------------------------------------------------------------
 
 
-def test_leaving_the_input_gradient_out_changes_no_weight_gradient():
-    x, weights = draw(50, 20), [draw(30, 20), draw(5, 4, 4)]
-    for name, w, d in (
-        ("linears_grad", weights[0], draw(50, 30)),
-        ("block_diagonal_grad", weights[1], draw(50, 20)),
-    ):
-        with_dx, without_dx = unwritten(*w.shape), unwritten(*w.shape)
-        grad = getattr(ops, name)
-        grad(x, [w], [d], unwritten(50, 20), [with_dx], [None], threads=1)
-        grad(x, [w], [d], None, [without_dx], [None], threads=1)
-        np.testing.assert_array_equal(with_dx, without_dx, err_msg=name)
-
-
-def test_without_maps_the_input_gradient_is_zero():
-    dx = unwritten(4, 6)
-    ops.block_diagonal_grad(draw(4, 6), [], [], dx, [], [], threads=1)
-    assert (dx == 0).all()
-
-
 def mlstm_results(x, chunk, stride=1):
     """h, the last state and every gradient of the cell, from the native kernels."""
     q, k, v, i, f, C0, n0, m0 = x.values()
@@ -223,14 +197,6 @@ def test_how_many_chunk_states_are_kept_does_not_change_a_bit(S, stride):
         np.testing.assert_array_equal(few, every)
 
 
-@each_of(("DK", "chunk"), [(8, 64), (64, 64), (100, 64), (512, 64), (64, 1)])
-def test_a_training_step_keeps_no_more_of_the_states_than_of_the_values(DK, chunk):
-    S, first_and_last = 64 * 512, 2
-    chunks = -(-S // chunk)
-    matrices = -(-chunks // ops.mlstm_stride(DK=DK, chunk=chunk)) + 1
-    assert (matrices - first_and_last) * DK <= S
-
-
 def test_a_first_step_without_a_past_has_no_forget_gradient_but_from_eps():
     x = mlstm(1, 20, 2, 16, 32, 16).inputs
     x |= {name: np.zeros_like(x[name]) for name in ("C0", "n0", "m0")}
@@ -251,18 +217,6 @@ def test_outputs_too_large_for_malloc_to_keep_are_computed_like_any_others():
         state = dict(zip(state, last, strict=True))
     np.testing.assert_array_equal(h, np.concatenate(parts, 1))
     np.testing.assert_array_equal(C, state["C0"])
-
-
-def test_the_output_of_the_slstm_cell_does_not_depend_on_whether_the_tape_is_kept():
-    case = slstm(3, 7, 2, 10)
-    *inputs, h, c, n, m = case.inputs.values()
-    results = []
-    for tape in (None, unwritten(3, 7, 2, ops.SLSTM_TAPE, 10)):
-        y, state = unwritten(3, 7, 2, 10), [part.copy() for part in (h, c, n, m)]
-        ops.slstm(*inputs, None, y, tape, *state, threads=1)
-        results.append([y, *state])
-    for one, other in zip(*results, strict=True):
-        np.testing.assert_array_equal(one, other)
 
 
 # -- what is refused -------------------------------------------------------------------------------

@@ -48,8 +48,8 @@ def test_one_worker_gives_the_bits_of_the_reference(mode, slot, n):
     [
         ([3, 2], [1, 1], "ascending"),
         ([3, 3], [1, 1], "ascending"),
-        ([-1], [1], "ascending"),
-        ([6000], [1], "below 6000"),
+        ([-1], [1], "outside the 6000"),
+        ([6000], [1], "outside the 6000"),
         ([1, 2], [1], "2 places for 1 values"),
     ],
 )

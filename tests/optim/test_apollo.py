@@ -1,19 +1,16 @@
 """APOLLO and APOLLO-Mini: the trajectories of the authors' package, projections, the zero guard."""
 
 import json
-import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mlxhog.models import families
-from mlxhog.models.registry import load_architecture
-from mlxhog.optim import AdamW, Apollo, apollo
-from mlxhog.optim.apollo import channel_factors, draw_projection
+from mlxhog.optim import Apollo, apollo
+from mlxhog.optim.apollo import draw_projection
 from tests.optim.small import HIDDEN, MATRIX, Slot, initial, parameter, target
 from tests.pairs import each_of
-from tests.tolerances import APOLLO_GOLDEN, APOLLO_GOLDEN_F64, assert_close
+from tests.tolerances import APOLLO_GOLDEN, assert_close
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "apollo"
 CASES = sorted(path.stem for path in GOLDEN.glob("*.npz"))
@@ -45,7 +42,6 @@ class Trajectory:
             beta2=beta2,
             eps=group.get("eps", 1e-6),
             weight_decay=group.get("weight_decay", 0.0),
-            scale_first=group.get("scale_front", False),
             zero_guard=False,
         )
 
@@ -88,31 +84,6 @@ def test_steps_are_those_of_the_authors_package(case, monkeypatch):
                 assert_close(where.state("norm", slot)[0], trajectory.norms[at], APOLLO_GOLDEN)
 
 
-def test_in_float64_the_formula_is_the_packages():
-    for trajectory in trajectories("float64"):
-        w, rule = trajectory.init.copy(), trajectory.rule()
-        m, v, norm = (np.zeros_like(x[0]) for x in (*trajectory.moments, trajectory.norms))
-        for count, (at, grad) in enumerate(trajectory.steps()):
-            factors, m, v, norm = channel_factors(
-                grad,
-                trajectory.projections[count // rule.refresh_every],
-                m,
-                v,
-                norm,
-                right=w.shape[0] >= w.shape[1],
-                tensor=False,
-                beta1=0.9,
-                beta2=0.999,
-                eps=1e-6,
-                scale=trajectory.group["scale"],
-                first=count == 0,
-                zero_guard=False,
-            )
-            size = 0.01 * math.sqrt(1 - 0.999 ** (count + 1)) / (1 - 0.9 ** (count + 1))
-            w = (w - size * grad * factors) * (1 - 0.01 * 0.05)
-            assert_close(w, trajectory.params[at], APOLLO_GOLDEN_F64)
-
-
 def test_a_projection_is_the_same_in_every_process_and_another_for_every_refresh():
     p = draw_projection(MATRIX, 4, 0, seed=3, right=False)
     assert p.shape == (6, 4)
@@ -129,12 +100,6 @@ def test_a_projection_is_the_same_in_every_process_and_another_for_every_refresh
 
 
 RECORDED = (0.17810124, -0.46952346)
-
-
-def test_projected_columns_have_length_one_on_average():
-    p = draw_projection(Slot("large", (900, 400), 0), 100, 5, seed=0, right=True)
-    assert p.shape == (100, 400)
-    assert np.square(p).sum(axis=0).mean() == pytest.approx(1.0, rel=0.02)
 
 
 def test_a_gradient_of_zeros_stops_a_matrix_only_in_the_packages_way():
@@ -169,37 +134,3 @@ def test_updates_grow_by_one_percent_at_most():
         lengths.append(float(where.state("norm", MATRIX)[0]))
     growth = np.array(lengths[1:]) / np.array(lengths[:-1])
     assert growth.max() < 1.0101
-
-
-def test_updates_are_about_as_large_as_adams_at_every_rank():
-    """Where gradients point nowhere in particular; the scale is the shorter side over the rank."""
-    rng = np.random.default_rng(0)
-    grads = [rng.standard_normal((64, 200), dtype=np.float32) for _ in range(30)]
-
-    def length(rule):
-        where, _ = place(rule, np.zeros((64, 200)))
-        for step, g in enumerate(grads, start=1):
-            before = where.flat.copy()
-            rule.step(where, {"p": g}, lr=0.1, step=step)
-        return float(np.linalg.norm(where.flat - before))
-
-    adam, hidden = length(AdamW(beta1=0.9, beta2=0.999, weight_decay=0.0)), frozenset("p")
-    for rule in (Apollo(hidden=hidden), Apollo(hidden=hidden, rank=1, tensor=True)):
-        assert 0.5 < length(rule) / adam < 2.0
-
-
-@pytest.mark.slow
-def test_the_state_is_small():
-    model = load_architecture("tiny")
-    hidden = families.hidden_matrices(model)
-    shapes = {name: one.shape for name, one in families.param_spec(model).items()}
-    full = sum(math.prod(shape) for shape in shapes.values())
-    rest = sum(math.prod(shape) for name, shape in shapes.items() if name not in hidden)
-
-    def floats(rule):
-        state = rule.state_shapes(shapes)
-        return sum(math.prod(shape) for kind in state.values() for shape in kind.values())
-
-    mini = floats(Apollo(hidden=hidden, rank=1, tensor=True))
-    assert mini - 2 * rest < 0.02 * 2 * full  # the hidden matrices' part
-    assert mini < floats(Apollo(hidden=hidden)) < 0.6 * 2 * full

@@ -7,9 +7,10 @@ import pytest
 
 from mlxhog.arena import Arena, plan
 from mlxhog.errors import ShapeError
-from mlxhog.metal.engine import ReferenceEngine, shares_memory
+from mlxhog.metal.engine import shares_memory
 from mlxhog.metal.engine_mlx import MLXEngine
 from mlxhog.metal.engine_torch import MPSEngine
+from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.registry import KERNELS
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import SGD, AdamW, Adan, Apollo, Momentum, Muon, Target, metal_steps
@@ -22,7 +23,7 @@ from tests.metal.fake_gpu import FakeMLX, FakeMPS
 from tests.optim.small import SLOTS
 from tests.pairs import each_of
 
-ENGINES = ["reference", "emulated:mlx", "emulated:mps"]
+ENGINES = ["emulated:mlx", "emulated:mps"]
 HIDDEN = frozenset({"a.matrix", "z.matrix"})
 RULES = {
     "sgd": SGD(weight_decay=0.1),
@@ -48,11 +49,7 @@ DECAY = frozenset({"a.matrix", "embedding", "z.matrix"})
 def create(host_engine):
     """Makes engines by name."""
 
-    def make(name):
-        consumer = name.partition(":")[2]
-        return host_engine(consumer) if consumer else ReferenceEngine()
-
-    return make
+    return lambda name: host_engine(name.partition(":")[2])
 
 
 @pytest.fixture
@@ -165,13 +162,13 @@ def assert_in_place(lender, segments):
 def test_neighbouring_dense_parameters_are_one_launch_and_rows_another(arena):
     launched = []
 
-    class Counting(ReferenceEngine):
+    class Counting(HostEngine):
         def run(self, launch):
             launched.append((launch.kernel.name, launch.inputs["offset"]))
             return super().run(launch)
 
     rule = AdamW()
-    goal = target(arena, rule, Counting())
+    goal = target(arena, rule, Counting("mlx"))
     slots = arena.layout.slots
     rule.step(goal, gradients(0), lr=0.1, step=1)
     assert launched == [
@@ -208,14 +205,6 @@ def test_warming_up_builds_the_kernels_and_changes_nothing(arena, create):
     np.testing.assert_array_equal(arena.params, before)
 
 
-def test_decay_flags_are_one_per_32_floats_of_the_parameters_that_decay(arena):
-    flags = decay_flags(arena.layout.slots, DECAY, arena.params.size)
-    assert len(flags) == arena.params.size // 32
-    for name, slot in arena.layout.slots.items():
-        for at in (slot.offset, slot.offset + slot.size - 1):
-            assert flags[at // 32] == (name in DECAY)
-
-
 def test_parameters_off_the_32_float_boundaries_are_refused():
     with pytest.raises(ShapeError, match="'matrix' starts at float 3.*multiples of 32"):
         decay_flags(SLOTS, frozenset(), 160)
@@ -225,14 +214,14 @@ def test_parameters_off_the_32_float_boundaries_are_refused():
 def test_only_an_engine_over_the_arena_itself_passes_the_self_check(arena, create, engine):
     engine, before, at = create(engine), arena.params.copy(), arena.layout.self_check(1)
     assert shares_memory(engine, engine.adopt(arena.params), arena.params, at)
-    assert not shares_memory(ReferenceEngine(), arena.params.copy(), arena.params, at)
+    assert not shares_memory(engine, arena.params.copy(), arena.params, at)
 
-    class ReadsOnce(ReferenceEngine):
+    class ReadsOnce(HostEngine):
         """Writes through, but computes with what it read first."""
 
         def run(self, launch):
             arena.params[at] = 1.5
             return {}
 
-    assert not shares_memory(ReadsOnce(), arena.params, arena.params, at)
+    assert not shares_memory(ReadsOnce("mlx"), arena.params, arena.params, at)
     np.testing.assert_array_equal(arena.params, before)

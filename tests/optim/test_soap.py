@@ -5,7 +5,6 @@ import math
 import numpy as np
 
 from mlxhog.optim import Soap
-from mlxhog.optim.soap import refreshed
 from tests.optim.small import BIAS, HIDDEN, MATRIX, gradients, initial, parameter, target
 from tests.tolerances import SOAP_F32, assert_close
 
@@ -60,24 +59,6 @@ def test_steps_are_those_of_the_algorithm_and_the_first_gradient_moves_no_hidden
             first = [where.state(name, MATRIX).astype(np.float64) for name in SIDES]
             assert all(map(is_orthonormal, first))
     assert_close(parameter(flat, MATRIX), soap(14, 3, *first), SOAP_F32)
-
-
-def test_a_refreshed_basis_comes_nearer_to_the_eigenvectors():
-    rng = np.random.default_rng(0)
-    vectors, _ = np.linalg.qr(rng.standard_normal((8, 8)))
-    second = ((vectors * np.geomspace(1, 1e-3, 8)) @ vectors.T).astype(np.float32)
-
-    def off_diagonal(basis):
-        turned = basis.T @ second @ basis
-        return float(np.abs(turned - np.diag(np.diag(turned))).max())
-
-    basis, distances = np.eye(8, dtype=np.float32), []
-    for _ in range(6):
-        distances.append(off_diagonal(basis))
-        basis, order = refreshed(second, basis)
-        assert sorted(order) == list(range(8))
-        assert is_orthonormal(basis)
-    assert distances[-1] < 0.1 * distances[0]
 
 
 def test_bases_that_are_an_average_are_computed_anew_and_good_ones_stay():

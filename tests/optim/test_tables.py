@@ -9,7 +9,7 @@ from mlxhog import arena
 from mlxhog.errors import ShapeError
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim.gradients import Rows
-from mlxhog.optim.tables import MEANS, Tables, parted, segments
+from mlxhog.optim.tables import MEANS, Tables, segments
 from mlxhog.optim.updates import WRITE_MODES
 from tests.threads import in_threads
 
@@ -51,16 +51,6 @@ def test_a_step_is_the_gradient_over_the_running_norm_of_its_table():
     assert ours.means[0] == pytest.approx(mean)
     assert not table(ours, ONE)[[2, 3, 6, 7]].any()  # rows that no batch touched
     assert not table(ours, OTHER).any()
-
-
-def test_the_size_of_the_loss_does_not_matter():
-    small, large = private(), private()
-    for seed in range(3):
-        for ours, size in ((small, 1), (large, 256)):
-            grads = {ONE: gradient(seed, 1, 2, 7), OTHER: gradient(seed + 9, 0)}
-            scaled = {name: Rows(g.index, size * g.values) for name, g in grads.items()}
-            ours.step(scaled, lr=0.02)
-    assert np.array_equal(small.flat, large.flat)
 
 
 @pytest.mark.parametrize("value", [0.0, math.nan, math.inf])
@@ -111,10 +101,3 @@ def test_two_writers_of_the_same_rows_lose_no_increment():
 
         in_threads(add, (1, 2))
         assert all((made.param(name) == 2 * adds).all() for name in SPECS)
-
-
-def test_gradients_are_parted_by_name():
-    grads = {"w": np.ones(3, np.float32), ONE: gradient(0, 1)}
-    dense, rows = parted(grads, private())
-    assert (dense.keys(), rows.keys()) == ({"w"}, {ONE})
-    assert parted(grads, None) == (grads, {})

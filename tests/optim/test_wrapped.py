@@ -134,38 +134,6 @@ def test_a_selection_takes_what_its_definition_takes(pending, rows, selection, k
         np.testing.assert_array_equal(ours, defined)
 
 
-@each_of(
-    ("selection", "first", "index"),
-    [
-        (("topk", 3 / 54), [1.0, 1.0, 1.0, -5.0, 1.0], [0, 1, 3]),  # of equals the first
-        (("topk", 0.02), [1.0, 2.0, 3.0], [1, 2]),  # 1.08 elements are two
-        (("topk", 1.0), [0.0, 2.0], [1]),  # never a zero
-        (("threshold", 2.0), [2.9, -3.0, 3.1], [1, 2]),  # counted in step sizes
-    ],
-)
-def test_a_selection_takes_the_largest(selection, first, index):
-    pending = np.zeros(N, np.float32)
-    parameter(pending, MATRIX)[0, : len(first)] = first
-    taken, values = take(Selection(*selection), pending, MATRIX, None, lr=1.5, keep=True)
-    assert taken.tolist() == index
-    np.testing.assert_array_equal(values, np.float32(first)[index])
-
-
-@each_of("keep", [True, False])
-def test_what_is_taken_is_gone_and_the_rest_of_the_candidates_stays_or_is_dropped(keep):
-    pending = initial()
-    rows = np.array([1, 4], np.int32)
-    index, taken = take(Selection("topk", 0.3), pending, EMBEDDING, rows, lr=1.5, keep=keep)
-    flat, was = (parameter(x, EMBEDDING).reshape(-1) for x in (pending, initial()))
-    assert set(index // 5) <= {1, 4}
-    np.testing.assert_array_equal(taken, was[index])
-    assert not flat[index].any()
-    candidates = np.r_[5:10, 20:25]
-    rest, others = np.setdiff1d(candidates, index), np.setdiff1d(np.arange(55), candidates)
-    np.testing.assert_array_equal(flat[rest], was[rest] if keep else 0)
-    np.testing.assert_array_equal(flat[others], was[others])
-
-
 @each_of("text", ["topk", "topk:0", "topk:1.1", "topk:x", "threshold:-1", "some:1"])
 def test_a_selection_that_makes_no_sense_is_refused(text):
     with pytest.raises(ValueError, match="wanted none, topk:F"):
@@ -218,20 +186,6 @@ def test_one_stream_a_step_late_is_the_published_rule():
         u.append(LR * float(curvature) * x[read])
         x.append(x[-1] - 2 * u[-1] + u[-2])
     np.testing.assert_allclose(history, x, rtol=2e-5, atol=1e-6)
-
-
-def test_workers_whose_steps_stay_the_same_are_as_far_ahead_as_steps_are_on_their_way():
-    """P workers of which each is P - 1 updates late: F = (P - 1)/P, and P - 1 steps in all."""
-    workers = 4
-    optimizer, flat = DelayFeedback(SGD(weight_decay=0.0)), initial()
-    private = [target(optimizer, flat) for _ in range(workers)]
-    ones, share = {"bias": np.ones(BIAS.shape, np.float32)}, (workers - 1) / workers
-    for turn in range(3 * workers):
-        place = private[turn % workers]
-        optimizer.step(place, ones, lr=LR, step=1 + turn // workers, feedback=share)
-        steps = turn + 1 + min(turn + 1, workers) * share
-        expected = parameter(initial(), BIAS) - LR * steps
-        np.testing.assert_allclose(parameter(flat, BIAS), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_with_muon_only_hidden_matrices_count_on_what_is_to_come():

@@ -23,12 +23,6 @@ def rows(engine):
     return list(compare_all(SUBJECT, [NUMPY, MLX], results)[0])
 
 
-def test_every_probe_is_compared_and_agrees():
-    compared = rows(compute.engine_of(MLX))
-    assert {row.what for row in compared} == set(precision.PROBES)
-    assert [row for row in compared if not row.ok] == []
-
-
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_a_planted_fault_disagrees(monkeypatch, fault):
     engine = compute.engine_of(MLX)

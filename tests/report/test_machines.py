@@ -14,7 +14,7 @@ from mlxhog.report import machines
 from mlxhog.report.machines import Roster
 from mlxhog.report.metrics import MachineReport, Progress
 from mlxhog.report.plain import line
-from mlxhog.report.terminal import render
+from mlxhog.report.terminal import Picture
 from tests.report.sample_run import PROGRESS
 
 HERE = {"id": 7, "name": "studio", "tokens": 1_200_000, "rounds": 40, "seen_s": 0.0}
@@ -77,7 +77,7 @@ def test_two_machines_of_one_name_are_told_apart_and_control_characters_are_not_
 
 def test_the_live_table_a_line_and_json_show_machines():
     console = Console(record=True, width=100, file=io.StringIO())
-    console.print(render(TWO))
+    console.print(Picture(TWO))
     text = console.export_text()
     assert "studio (this one)  in the quorum" in text
     assert "1 min 30 s ago" in text

@@ -164,9 +164,9 @@ def test_a_chart_is_read_and_zoomed_by_keyboard(window):
     value = page.locator("#loss .legend .at")
     page.locator("#loss .chart").focus()
     page.keyboard.press("Home")
-    assert value.inner_text() == "2 s"
+    assert value.inner_text() == "00:02"
     page.keyboard.press("ArrowRight")
-    assert value.inner_text() == "4 s"
+    assert value.inner_text() == "00:04"
     label = page.locator("#loss .chart").get_attribute("aria-label")
     assert "loss 0.353" in label
     page.keyboard.press("+")
@@ -252,7 +252,7 @@ def test_several_runs_share_the_charts(tmp_path, capsys, visit):
     assert names == ["a: train", "a: held-out", "b: train", "b: held-out"]
     page.locator("#bits .chart").focus()
     page.keyboard.press("End")
-    assert page.locator("#bits .legend .at").inner_text() == "1 min"
+    assert page.locator("#bits .legend .at").inner_text() == "01:00"
     assert page.locator("#bits .legend b").nth(1).inner_text() == "1.369"
     assert page.locator("#tiles-0 .tile").count() == page.locator("#tiles-1 .tile").count() > 3
     assert window.troubles == []

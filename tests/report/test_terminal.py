@@ -10,7 +10,7 @@ from rich.console import Console
 
 from mlxhog.report.metrics import Activity, Doing
 from mlxhog.report.plain import PlainLines, observer
-from mlxhog.report.terminal import LiveTable, render, scale
+from mlxhog.report.terminal import LiveTable, Picture, scale
 from mlxhog.report.views import StatusLine
 from tests.pairs import each_of
 from tests.report.sample_run import PROGRESS, WORKER
@@ -29,7 +29,7 @@ class Terminal(io.StringIO):
 
 def test_the_table_shows_the_run_and_its_sample_without_control_codes_or_markup():
     console = Console(record=True, width=100, file=io.StringIO())
-    console.print(render(PROGRESS, "The \x1b[2J Congress [bold]of[/bold]\nthe States"))
+    console.print(Picture(PROGRESS, "The \x1b[2J Congress [bold]of[/bold]\nthe States"))
     text = console.export_text()
     assert [one for one in SHOWN if one not in text] == []
     assert "\x1b" not in text

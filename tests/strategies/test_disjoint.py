@@ -5,7 +5,6 @@ import pytest
 
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.models import families
-from mlxhog.models.families import parameter_blocks
 from mlxhog.models.registry import load_architecture
 from mlxhog.strategies.disjoint import Groups, block_groups, steps_taken, table
 from tests.models.sample import config
@@ -148,22 +147,6 @@ def test_every_parameter_is_in_one_group(model, workers):
     names = [name for group in result for block in group for name in block.params]
     assert sorted(names) == sorted(families.param_spec(cfg))
     assert all(result), "a group is empty"
-
-
-def test_groups_of_equal_layers_are_of_about_the_same_size():
-    sizes = [
-        sum(block.size for block in group) for group in block_groups(load_architecture("125m"), 3)
-    ]
-    assert max(sizes) < 2 * min(sizes)
-
-
-@each_of("model", MODELS)
-def test_a_block_is_the_embedding_a_layer_or_the_head(model):
-    cfg = load_architecture(model)
-    results = {block.name: block for block in parameter_blocks(cfg)}
-    assert list(results) == [
-        "embedding", *(f"layer {k}" for k in range(cfg.num_hidden_layers)), "head"
-    ]  # fmt: skip
-    assert families.embedding(cfg) in results["embedding"].params
-    assert families.head(cfg) in results["head"].params
-    assert sum(block.size for block in results.values()) == families.param_count(cfg)
+    if model == "125m":  # of equal layers
+        sizes = [sum(block.size for block in group) for group in result]
+        assert max(sizes) < 2 * min(sizes)

@@ -1,6 +1,7 @@
 """What every strategy keeps: it is its paper, whoever dies, wherever it is resumed or paused."""
 
 import threading
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -56,12 +57,10 @@ class Case:
     reference: Any
     gradient: Any = of_both
     workers: int = 2
-    open: bool = False
     torn: Any = None
 
     def run(self, steps=STEPS):
         of = strategy(self.name, self.workers, **self.options)
-        object.__setattr__(of, "open", self.open)
         return Run(of, PARAMS, self.gradient, steps)
 
     def models(self, of, steps, *, torn):
@@ -84,7 +83,6 @@ CASES = {
     "ssp": Case("ssp", {"slack": 1}, references.added, of_ticket),
     "sync": Case("sync", {}, references.rounds),
     "sync, three": Case("sync", {}, references.rounds, workers=3),
-    "sync, open": Case("sync", {}, references.rounds, open=True),
     "sync by speed": Case(
         "sync", {"sync_shares": "speed", "batch_size": 4}, references.rounds, one
     ),
@@ -168,6 +166,10 @@ def lines_of(case, rank):
     return [(place, min(2, n)) for place, n in sorted(counts.items())]
 
 
+DEATHS = Counter()
+"""Cases with a death at a line."""
+
+
 def name_of(place):
     return f"{Path(place[0]).name}:{place[1]}"
 
@@ -175,10 +177,14 @@ def name_of(place):
 @pytest.mark.slow
 @each(BASIC)
 def test_a_death_at_any_line_costs_at_most_one_torn_step_and_stops_no_other(case):
-    """The dead worker is replaced, and the run goes on to its end."""
+    """The dead worker is replaced, and the run goes on to its end.
+
+    A line that several strategies share is a place of death in three of them.
+    """
     if case.name in ("sync", "scaffold") and case.gradient is of_both:
         case = replace(case, gradient=of_ticket)  # a torn part leaves other gradients alone
-    reached, lines = 0, lines_of(case, 0)
+    reached, lines = 0, [line for line in lines_of(case, 0) if DEATHS[line[0]] < 3]
+    DEATHS.update(place for place, _ in lines)
     for number, (place, times) in enumerate(lines):
         run = case.run()
         rank = number % case.workers

@@ -144,10 +144,20 @@ def test_a_network_would_carry_an_all_reduce_for_every_average(name, models):
 # -- rounds ----------------------------------------------------------------------------------------
 
 
-def test_a_run_resumed_with_other_replicas_begins_from_the_average():
-    of, other = strategy("diloco", **H), strategy("diloco", replicas=1, **H)
+@each_of(
+    ("name", "workers", "before", "now"),
+    [
+        ("diloco", 2, H, {**H, "replicas": 1}),
+        ("sim", 1, {"sim_staleness": "fixed:1"}, {"sim_staleness": "fixed:2"}),
+    ],
+)
+def test_a_run_resumed_with_another_number_of_copies_begins_from_the_model(
+    name, workers, before, now
+):
+    of, other = strategy(name, workers, **before), strategy(name, workers, **now)
     with new_arena(of) as arena, empty_arena(other, W) as resumed:
         state = {**of.state(arena), "ledger": Ledger(arena).position()}
+        assert of.resume(resumed, Ledger(resumed), state) is not None
         assert other.resume(resumed, Ledger(resumed), state) is None
 
 

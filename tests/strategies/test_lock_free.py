@@ -15,10 +15,9 @@ from mlxhog.config.budget import Budget
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import AdamW, Muon
 from mlxhog.optim.updates import Rows
-from mlxhog.strategies import Idle, Lease, look_ahead
+from mlxhog.strategies import Idle, Lease
 from mlxhog.strategies.delays import Delays
-from mlxhog.strategies.locked import LOCK, lock_words
-from mlxhog.strategies.server import clocks_of
+from mlxhog.strategies.locked import LOCK, clocks_of, lock_words
 from tests.pairs import each_of
 from tests.strategies.deaths import FOLDERS, dies, places
 from tests.strategies.runs import (
@@ -204,37 +203,6 @@ def test_a_death_at_any_line_loses_no_step_of_shared_moments_that_was_counted(ru
                 unwritten += written < moments
     assert uncounted > 0, "no death came between a step and its count"
     assert unwritten > 0 or rule is not MUON, "none between a matrix's moments and its step"
-
-
-@pytest.mark.parametrize("part", ["moments", "step"])
-def test_a_stripe_that_a_dead_worker_holds_half_written_is_taken_over(part):
-    of = ahead(MUON)
-    make = partial(worker, of=of, steps=STEPS, optimizer=MUON)
-    with moments_arena(of, MUON) as arena:
-        words = range(arena.layout.slots["a"].offset // STRIPE, arena.segment("locks").size)
-    for word in words:
-        with moments_arena(of, MUON) as arena:
-            victim, survivor = make(arena, 1), make(arena, 2)
-            held, torn = begin_step(survivor), victim.claim()
-            victim.context.ledger.begin_apply(torn.epoch, torn.ticket, victim.context.owner)
-            arena.segment("locks")[word] = arena.locks(1).word
-            half = slice(STRIPE * word, STRIPE * word + STRIPE // 2)
-            if part == "moments":
-                arena.segment("m")[half] /= 2
-            else:
-                arena.segment("m")[:] /= 2
-                for name in look_ahead.SEGMENTS:
-                    arena.segment(name)[half] = LR
-            arena.workers.mark_dead(1)
-            victim.context.ledger.reap(victim.context.owner)
-            survivor.write(ZEROS, held, samples=1)
-            take_zeros(make(arena, 1))
-            counted = arena.counters.load("version")
-            assert counted == STEPS - 1
-            assert not arena.segment("locks").any(), word
-            for name in SPECS:
-                assert halvings(arena, "m", name) <= {counted, counted + 1}
-            assert np.isfinite(arena.params).all()
 
 
 # -- locks -----------------------------------------------------------------------------------------
@@ -425,19 +393,6 @@ def test_clocks_and_staleness_stay_within_their_bounds_at_any_speeds_and_deaths(
 # -- in order --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("limit", [1, 2])
-def test_turns_of_a_budget_of_fewer_steps_than_workers(limit):
-    of = strategy("round_robin", 3)
-    with new_arena(of) as arena:
-        workers = [worker(arena, slot, of, steps=limit) for slot in (1, 2, 3)]
-        leases = [one.claim() for one in workers]
-        for one, lease in zip(workers[:limit], leases, strict=False):
-            one.read()
-            assert end_step(one, lease).staleness == one.context.rank
-        assert [one.claim() for one in workers] == [Idle.DONE] * 3
-        assert arena.counters.load("version") == limit
-
-
 @each_of("rule", ["delay_adaptive", "drop", "drop:1"])
 def test_rules_of_late_gradients_count_the_simulated_workers(rule):
     of = strategy("sim", 1, sim_staleness="fixed:3", staleness_lr=rule)  # of four workers
@@ -448,12 +403,3 @@ def test_rules_of_late_gradients_count_the_simulated_workers(rule):
         assert arena.counters.load("version") == (2 if ":" in rule else 4)
         assert of.steps_done(arena, Ledger(arena)) == 4
         assert first(arena) == -LR * arena.counters.load("version")
-
-
-def test_copies_of_another_rule_are_no_use_and_ages_begin_anew():
-    old, of = (strategy("sim", 1, sim_staleness=f"fixed:{n}") for n in (1, 2))
-    with new_arena(old) as arena, new_arena(of) as resumed:
-        step(worker(arena, 1, old))
-        of.begin(resumed, old.position(arena))
-        one = worker(resumed, 1, of)
-        assert [step(one).staleness for _ in range(4)] == [0, 1, 2, 2]

@@ -1,7 +1,6 @@
 """Recorded lock-free workers and their repetition, in one process, with deaths at any line."""
 
 import struct
-import threading
 import zlib
 from contextlib import ExitStack
 from unittest import mock
@@ -9,7 +8,6 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from mlxhog import _native
 from mlxhog.arena import event_log
 from mlxhog.arena.event_log import Begin, Died, Step, Torn
 from mlxhog.errors import RunError
@@ -212,7 +210,7 @@ def test_a_worker_that_dies_at_any_line_and_its_successor_are_repeated_bit_for_b
         write(other, begin_step(other))
         died |= {type(record) for record in each.log(1)}
         assert_same(arena, replayed(each))
-    assert Torn in died
+    assert {Torn, Died} <= died
 
 
 @pytest.mark.parametrize("runs", ["shared Muon, last", "private moments, own"], indirect=True)
@@ -244,22 +242,6 @@ def test_half_of_a_stripe_that_was_written_when_its_worker_died_is_repeated(runs
     assert torn.writing
     assert torn.unfinished
     assert_same(arena, replayed(runs))
-
-
-@one_kind
-def test_a_worker_that_dies_between_two_steps_is_in_the_log(runs):
-    arena = run_interleaved(runs, 1)
-    settle(arena, runs.directory, 2, died=True)
-    assert isinstance(runs.log(2)[-1], Died)
-
-
-@pytest.mark.slow
-@one_kind
-def test_other_weights_are_named_by_stripe_and_parameter(runs):
-    run_interleaved(runs)
-    change(runs, 2, lambda step: step.sums.__setitem__(2, 5))
-    with pytest.raises(Mismatch, match=r"other weights in stripe 2 \(dense, few, rows\)"):
-        replayed(runs)
 
 
 @one_kind
@@ -305,33 +287,3 @@ def test_a_log_that_is_cut_damaged_or_foreign_is_refused_with_the_place(runs):
     path.write_bytes(struct.pack("<II", 1, zlib.crc32(b"\x09")) + b"\x09")  # of a later version
     with pytest.raises(RunError, match="no record that this mlxhog knows.*record another run"):
         runs.log(1)
-
-
-@one_kind
-def test_a_worker_that_waits_for_a_dead_ones_stripe_continues_once_settled(runs):
-    arena = runs.arena("record")
-    victim, other = runs.worker(arena, 1), runs.worker(arena, 2)
-    begin_step(victim)
-    word, _ = Book(arena, 1).last
-    arena.segment("locks")[word] = victim._locks.word  # it dies with this stripe in hand
-    arena.workers.entry(1).dead = 1
-    thread = threading.Thread(target=lambda: begin_step(other), daemon=True)
-    thread.start()
-    thread.join(0.2)
-    assert thread.is_alive(), "it took over an unsettled stripe"
-    settle(arena, runs.directory, 1, died=True)
-    thread.join(30)
-    assert not thread.is_alive()
-
-
-@one_kind
-def test_a_step_with_more_accesses_than_its_book_has_room_for_is_an_error(runs):
-    arena = runs.arena("record")
-    locks = arena.locks(1)
-    book = np.zeros(_native.TURNS_HEAD + 4, np.uint8)
-    turns = _native.Turns(access_counts(arena), book)
-    _native.follow_turns(locks, turns)
-    turns.record()
-    with pytest.raises(RuntimeError, match="more than 1 accesses"):
-        _native.add_dense(locks, 3, arena.params, 0, np.ones(2000, np.float32))
-    assert not arena.segment("locks").any()

@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from mlxhog import _native
 from mlxhog.errors import ShapeError
 from mlxhog.theory.hypergraph import Hypergraph
 from mlxhog.theory.supports import Supports
@@ -44,10 +43,6 @@ def test_supports_that_are_none_are_refused():
         Supports(np.zeros((1, 3), np.uint8), 9)
     with pytest.raises(ShapeError, match="do not meet"):
         of_lists([[0]], 9).meetings(of_lists([[0]], 10))
-    with pytest.raises(ValueError, match="one width"):
-        _native.bitmap_meetings(
-            np.zeros((1, 3), np.uint8), np.zeros((1, 2), np.uint8), np.zeros(1, np.int64)
-        )
 
 
 # -- estimates from samples ------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from mlxhog import TrainConfig
 from mlxhog.arena import Arena, control, plan
 from mlxhog.base.workers import BACKENDS, WorkerSpec
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.metal.engine import ReferenceEngine
+from mlxhog.metal.host.engine import HostEngine
 from mlxhog.optim import metal_steps, muon
 from mlxhog.strategies import build
 from mlxhog.training import worker
@@ -18,12 +18,21 @@ from tests.training.test_watchdog import job
 # -- unified memory --------------------------------------------------------------------------------
 
 
-class Refuses(ReferenceEngine):
+class Unified(HostEngine):
+    """An engine that says that it is a GPU's."""
+
+    emulated = False
+
+    def __init__(self):
+        super().__init__("mlx")
+
+
+class Refuses(Unified):
     def adopt(self, host):
         raise EnvironmentLacks("MLX cannot import this")
 
 
-class Copies(ReferenceEngine):
+class Copies(Unified):
     def adopt(self, host):
         return host.copy()
 
@@ -103,7 +112,7 @@ LIVE = {"read": "live", "predict": "none"}
 
 
 def test_a_gpu_reads_the_parameters_themselves_where_both_sides_are_one_memory(monkeypatch, arena):
-    with_engine(monkeypatch, ReferenceEngine())
+    with_engine(monkeypatch, Unified())
     params = worker.live_params(a_job("mlx:gpu", **LIVE), arena)
     assert params is not None
     assert np.shares_memory(params, arena.params)
@@ -128,7 +137,7 @@ def test_a_gpu_that_cannot_share_memory_falls_back_aloud(monkeypatch, arena, cap
 
 
 def test_a_gpu_that_shares_memory_adds_its_own_steps(monkeypatch, arena):
-    with_engine(monkeypatch, ReferenceEngine())
+    with_engine(monkeypatch, Unified())
     before = arena.params.copy()
     assert worker.gpu_steps(a_job("mlx:gpu", "mlx"), arena) is not None
     np.testing.assert_array_equal(arena.params, before)
@@ -136,7 +145,7 @@ def test_a_gpu_that_shares_memory_adds_its_own_steps(monkeypatch, arena):
 
 
 def test_memory_of_several_pieces_of_macos_is_not_imported(monkeypatch, arena, capsys):
-    with_engine(monkeypatch, ReferenceEngine())
+    with_engine(monkeypatch, Unified())
     monkeypatch.setattr(type(arena.layout), "straddles", lambda self, name: name == "params")
     assert worker.gpu_steps(a_job("mlx:gpu", "mlx"), arena) is None
     assert "segment params has" in capsys.readouterr().out

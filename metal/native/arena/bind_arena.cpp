@@ -1,24 +1,23 @@
 // Python bindings of the arena: control words, the worker table's layout, the ticket ledger.
 // Everything is checked here; control.h and ledger.cpp see pointers and sizes only.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
-#include <nanobind/stl/optional.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <bit>
 #include <cstddef>
 #include <exception>
-#include <memory>
 #include <optional>
 #include <string>
 #include <tuple>
 
+#include "../updates/shared_arrays.h"
 #include "control.h"
 #include "ledger.h"
 #include "worker_table.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
+using mlxhog::require;
 
 namespace {
 
@@ -29,17 +28,10 @@ using Slots = nb::ndarray<uint64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 // The word at a byte offset of a mapping.
 template <typename Word, typename Byte>
 Word* word_at(Byte* data, size_t size, size_t offset) {
-  if (offset > size || size - offset < sizeof(Word)) {
-    throw nb::index_error(("control word at byte " + std::to_string(offset) + " of a buffer of " +
-                           std::to_string(size) + " bytes")
-                              .c_str());
-  }
+  if (offset > size || size - offset < sizeof(Word)) throw nb::index_error("control word outside its buffer");
   Byte* address = data + offset;
-  if (reinterpret_cast<uintptr_t>(address) % sizeof(Word) != 0) {
-    throw nb::value_error(("control word at byte " + std::to_string(offset) +
-                           " is not aligned to " + std::to_string(sizeof(Word)) + " bytes")
-                              .c_str());
-  }
+  require(reinterpret_cast<uintptr_t>(address) % sizeof(Word) == 0, "control word at byte ", offset,
+          " is not aligned to ", sizeof(Word), " bytes");
   return reinterpret_cast<Word*>(address);
 }
 
@@ -91,12 +83,9 @@ void bind_marks(nb::module_& m) {
       "nobody_writes",
       [](const ConstBytes& buf, size_t off, size_t stride, size_t n) -> std::optional<Mark> {
         if (n == 0) return 0;
-        if (stride == 0 || stride % sizeof(Mark) != 0 || n - 1 > buf.size() / stride) {
-          throw nb::value_error(("marks: wanted a stride of whole 8-byte words and as many marks as "
-                                 "fit, got " + std::to_string(n) + ", " + std::to_string(stride) +
-                                 " bytes apart")
-                                    .c_str());
-        }
+        require(stride != 0 && stride % sizeof(Mark) == 0 && n - 1 <= buf.size() / stride,
+                "marks: wanted a stride of whole 8-byte words and as many marks as fit, got ", n, ", ", stride,
+                " bytes apart");
         word_at<const Mark>(buf.data(), buf.size(), off + (n - 1) * stride);
         const Mark* first = word_at<const Mark>(buf.data(), buf.size(), off);
         Mark sum = 0;
@@ -105,21 +94,13 @@ void bind_marks(nb::module_& m) {
       },
       "buf"_a.noconvert(), "off"_a, "stride"_a, "n"_a,
       "The sum of marks that are all even; None where one is odd. Works on read-only memory.");
-  m.def("full_fence", &mlxhog::full_fence, "Order a store before a load of another word.");
 }
 
+// Name -> (byte offset, size) of the fields that locks use.
 nb::dict worker_fields() {
   nb::dict fields;
-#define FIELD(name)                                                      \
-  fields[#name] = std::make_tuple(offsetof(mlxhog::WorkerEntry, name),   \
-                                  sizeof(mlxhog::WorkerEntry::name))
-  FIELD(state), FIELD(generation), FIELD(dead), FIELD(incarnation), FIELD(pid), FIELD(start_time);
-  FIELD(heartbeat_ns), FIELD(phase), FIELD(takeovers), FIELD(ticket), FIELD(version_read);
-  FIELD(steps), FIELD(tokens), FIELD(loss), FIELD(dropped), FIELD(nonfinite_in_row);
-  FIELD(staleness_sum), FIELD(staleness_max), FIELD(probe_adds), FIELD(read_ns), FIELD(compute_ns);
-  FIELD(apply_ns), FIELD(wait_ns), FIELD(rss_bytes), FIELD(opt_step), FIELD(restarts), FIELD(torn);
-  FIELD(rate_sum), FIELD(forward_ns), FIELD(optimizer_ns), FIELD(other_ns);
-  FIELD(changes);
+#define FIELD(name) fields[#name] = nb::make_tuple(offsetof(mlxhog::WorkerEntry, name), sizeof(mlxhog::WorkerEntry::name))
+  FIELD(generation), FIELD(dead), FIELD(pid), FIELD(start_time), FIELD(heartbeat_ns), FIELD(takeovers), FIELD(wait_ns);
 #undef FIELD
   return fields;
 }
@@ -134,31 +115,18 @@ struct BoundLedger {
       : words(words_),
         slots(slots_),
         core(reinterpret_cast<mlxhog::LedgerWords*>(words_.data()), slots_.data(), slots_.size()) {
-    if (words.size() < sizeof(mlxhog::LedgerWords)) {
-      throw nb::value_error(("the ledger needs " + std::to_string(sizeof(mlxhog::LedgerWords)) +
-                             " bytes of control words, got " + std::to_string(words.size()))
-                                .c_str());
-    }
-    if (reinterpret_cast<uintptr_t>(words.data()) % alignof(mlxhog::LedgerWords) != 0) {
-      throw nb::value_error("the ledger's control words are not aligned to 128 bytes");
-    }
-    if (reinterpret_cast<uintptr_t>(slots.data()) % sizeof(uint64_t) != 0) {
-      throw nb::value_error("the ledger's slots are not aligned to 8 bytes");
-    }
-    if (slots.size() == 0 || (slots.size() & (slots.size() - 1)) != 0) {
-      throw nb::value_error(("the ledger needs a power of two of slots, got " +
-                             std::to_string(slots.size()))
-                                .c_str());
-    }
+    require(words.size() >= sizeof(mlxhog::LedgerWords), "the ledger needs ", sizeof(mlxhog::LedgerWords),
+            " bytes of control words, got ", words.size());
+    require(reinterpret_cast<uintptr_t>(words.data()) % alignof(mlxhog::LedgerWords) == 0,
+            "the ledger's control words are not aligned to 128 bytes");
+    require(reinterpret_cast<uintptr_t>(slots.data()) % sizeof(uint64_t) == 0,
+            "the ledger's slots are not aligned to 8 bytes");
+    require(std::has_single_bit(slots.size()), "the ledger needs a power of two of slots, got ", slots.size());
   }
 };
 
 uint32_t checked_owner(uint64_t owner) {
-  if (owner == 0 || owner >= 1u << 24) {
-    throw nb::value_error(
-        ("a ticket's owner is an incarnation from 1 to 2^24 - 1, got " + std::to_string(owner))
-            .c_str());
-  }
+  require(owner != 0 && owner < 1u << 24, "a ticket's owner is an incarnation from 1 to 2^24 - 1, got ", owner);
   return static_cast<uint32_t>(owner);
 }
 
@@ -216,18 +184,11 @@ void bind_ledger(nb::module_& m) {
       .def("restore",
            [](Ledger& l, uint64_t watermark, std::vector<uint64_t> done, uint64_t torn) {
              const uint64_t most = mlxhog::TicketLedger::kLaps * l.slots.size();
-             if (watermark >= most) {
-               throw nb::value_error(("watermark is " + std::to_string(watermark) +
-                                      "; wanted a number of tickets below " + std::to_string(most))
-                                         .c_str());
-             }
+             require(watermark < most, "watermark is ", watermark, "; wanted a number of tickets below ", most);
              uint64_t least = watermark;
              for (const uint64_t ticket : done) {
-               if (ticket < least || ticket - watermark >= l.slots.size()) {
-                 throw nb::value_error(("done tickets have to ascend from the watermark and lie "
-                                        "within the ring; got " + std::to_string(ticket))
-                                           .c_str());
-               }
+               require(ticket >= least && ticket - watermark < l.slots.size(),
+                       "done tickets have to ascend from the watermark and lie within the ring; got ", ticket);
                least = ticket + 1;
              }
              l.core.restore({watermark, std::move(done), torn});
@@ -249,6 +210,6 @@ void bind_arena(nb::module_& m) {
     }
   });
   m.def("worker_fields", &worker_fields,
-        "Name -> (byte offset, size) of every field of a worker table entry, as C++ sees it.");
+        "Name -> (byte offset, size) of the fields of a worker table entry that locks use.");
   bind_ledger(m);
 }

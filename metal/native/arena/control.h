@@ -78,8 +78,4 @@ inline bool nobody_writes(const std::uint64_t* marks, std::size_t stride, std::s
   return true;
 }
 
-// Between a store and a load of other words, where two processes each do both and one has to see
-// the other's store (Dekel).
-inline void full_fence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
-
 }  // namespace mlxhog

@@ -9,7 +9,6 @@
 #include <cmath>
 #include <iterator>
 #include <optional>
-#include <sstream>
 #include <string>
 #include <vector>
 
@@ -34,15 +33,6 @@ using Floats = Array<const float, 1>;
 using Pointers = Array<const std::int64_t, 1>;
 using Flags = Array<const std::uint8_t, 1>;
 using PairTable = nb::ndarray<const std::int32_t, nb::shape<-1, 3>, nb::c_contig, nb::device::cpu>;
-
-// ValueError with the joined parts unless `holds`.
-template <class... Parts>
-void require(bool holds, const Parts&... parts) {
-  if (holds) return;
-  std::ostringstream text;
-  (text << ... << parts);
-  throw nb::value_error(text.str().c_str());
-}
 
 // The position of `name` among `known`, which is the value of its enumerator.
 template <class Enum, std::size_t kCount>
@@ -225,6 +215,7 @@ void project(Rows rows) {
 void bind_classic(nanobind::module_& m) {
   namespace nb = nanobind;
   using namespace mlxhog::classic;
+  using mlxhog::require;
   using Keep2 = nb::keep_alive<1, 2>;
   using Keep3 = nb::keep_alive<1, 3>;
   using Keep4 = nb::keep_alive<1, 4>;

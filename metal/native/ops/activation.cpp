@@ -1,8 +1,12 @@
 #include "activation.h"
 
+#include <nanobind/stl/string.h>
+
 #include <algorithm>
+#include <iterator>
 
 #include "pool.h"
+#include "shapes.h"
 
 namespace mlxhog {
 namespace {
@@ -100,35 +104,6 @@ struct Softplus {
   MLXHOG_INLINE static Curve at(float x) { return {-log_sigmoid_f32(-x), sigmoid_f32(x)}; }
 };
 
-template <class Function>
-MLXHOG_INLINE void activate_of(Index count, const float* x, float* out) {
-#pragma omp simd
-  for (Index j = 0; j < count; ++j) out[j] = Function::at(x[j]).value;
-}
-
-template <class Function>
-MLXHOG_INLINE void activate_gradient_of(Index count, const float* x, const float* d_out, float* dx) {
-#pragma omp simd
-  for (Index j = 0; j < count; ++j) dx[j] = d_out[j] * Function::at(x[j]).slope;
-}
-
-template <class Function>
-MLXHOG_INLINE void glu_of(Index count, const float* gate, const float* up, float* out) {
-#pragma omp simd
-  for (Index j = 0; j < count; ++j) out[j] = Function::at(gate[j]).value * up[j];
-}
-
-template <class Function>
-MLXHOG_INLINE void glu_gradient_of(Index count, const float* gate, const float* up, const float* d_out,
-                                   float* d_gate, float* d_up) {
-#pragma omp simd
-  for (Index j = 0; j < count; ++j) {
-    const Curve curve = Function::at(gate[j]);
-    d_gate[j] = d_out[j] * up[j] * curve.slope;
-    d_up[j] = d_out[j] * curve.value;
-  }
-}
-
 // Calls use(the function that the name stands for).
 template <class Use>
 MLXHOG_INLINE void choose(Activation activation, const Use& use) {
@@ -145,23 +120,36 @@ MLXHOG_INLINE void choose(Activation activation, const Use& use) {
 }
 
 MLXHOG_CLONES void activate(Activation activation, Index count, const float* x, float* out) {
-  choose(activation, [=](auto function) MLXHOG_ALWAYS { activate_of<decltype(function)>(count, x, out); });
+  choose(activation, [=]<class Function>(Function) MLXHOG_ALWAYS {
+#pragma omp simd
+    for (Index j = 0; j < count; ++j) out[j] = Function::at(x[j]).value;
+  });
 }
 
 MLXHOG_CLONES void activate_gradient(Activation activation, Index count, const float* x, const float* d_out,
                                      float* dx) {
-  choose(activation,
-       [=](auto function) MLXHOG_ALWAYS { activate_gradient_of<decltype(function)>(count, x, d_out, dx); });
+  choose(activation, [=]<class Function>(Function) MLXHOG_ALWAYS {
+#pragma omp simd
+    for (Index j = 0; j < count; ++j) dx[j] = d_out[j] * Function::at(x[j]).slope;
+  });
 }
 
 MLXHOG_CLONES void glu(Activation activation, Index count, const float* gate, const float* up, float* out) {
-  choose(activation, [=](auto function) MLXHOG_ALWAYS { glu_of<decltype(function)>(count, gate, up, out); });
+  choose(activation, [=]<class Function>(Function) MLXHOG_ALWAYS {
+#pragma omp simd
+    for (Index j = 0; j < count; ++j) out[j] = Function::at(gate[j]).value * up[j];
+  });
 }
 
 MLXHOG_CLONES void glu_gradient(Activation activation, Index count, const float* gate, const float* up,
                                 const float* d_out, float* d_gate, float* d_up) {
-  choose(activation, [=](auto function) MLXHOG_ALWAYS {
-    glu_gradient_of<decltype(function)>(count, gate, up, d_out, d_gate, d_up);
+  choose(activation, [=]<class Function>(Function) MLXHOG_ALWAYS {
+#pragma omp simd
+    for (Index j = 0; j < count; ++j) {
+      const Curve curve = Function::at(gate[j]);
+      d_gate[j] = d_out[j] * up[j] * curve.slope;
+      d_up[j] = d_out[j] * curve.value;
+    }
   });
 }
 
@@ -192,40 +180,67 @@ void swiglu_forward(Index count, const float* gate, const float* up, float* out,
   in_pieces(count, threads, [=](Index at, Index n) { swiglu(n, gate + at, up + at, out + at); });
 }
 
-void swiglu_backward(Index count, const float* gate, const float* up, const float* d_out, float* d_gate,
-                     float* d_up, int threads) {
-  in_pieces(count, threads, [=](Index at, Index n) {
-    swiglu_gradient(n, gate + at, up + at, d_out + at, d_gate + at, d_up + at);
-  });
-}
-
-void activate_forward(Activation activation, Index count, const float* x, float* out, int threads) {
-  in_pieces(count, threads, [=](Index at, Index n) { activate(activation, n, x + at, out + at); });
-}
-
-void activate_backward(Activation activation, Index count, const float* x, const float* d_out, float* dx,
-                       int threads) {
-  in_pieces(count, threads,
-            [=](Index at, Index n) { activate_gradient(activation, n, x + at, d_out + at, dx + at); });
-}
-
 void glu_forward(Activation activation, Index count, const float* gate, const float* up, float* out, int threads) {
   in_pieces(count, threads, [=](Index at, Index n) { glu(activation, n, gate + at, up + at, out + at); });
-}
-
-void glu_backward(Activation activation, Index count, const float* gate, const float* up, const float* d_out,
-                  float* d_gate, float* d_up, int threads) {
-  in_pieces(count, threads, [=](Index at, Index n) {
-    glu_gradient(activation, n, gate + at, up + at, d_out + at, d_gate + at, d_up + at);
-  });
 }
 
 void soft_cap_forward(Index count, float cap, const float* x, float* out, int threads) {
   in_pieces(count, threads, [=](Index at, Index n) { soft_cap(n, cap, x + at, out + at); });
 }
 
-void soft_cap_backward(Index count, float cap, const float* out, const float* d_out, float* dx, int threads) {
-  in_pieces(count, threads, [=](Index at, Index n) { soft_cap_gradient(n, cap, out + at, d_out + at, dx + at); });
+Activation activation_named(const std::string& name) {
+  constexpr const char* kNames[] = {"gelu", "gelu_tanh", "silu", "relu", "relu^2", "sigmoid", "selu", "softplus"};
+  for (std::size_t k = 0; k < std::size(kNames); ++k)
+    if (name == kNames[k]) return static_cast<Activation>(k);
+  throw nb::value_error(("no activation is called " + name).c_str());
 }
 
 }  // namespace mlxhog
+
+void bind_activation(nb::module_& m) {
+  using namespace nb::literals;
+  using namespace mlxhog;
+  def(m, "activate", "activation, x out: N...",
+      "out = activation(x); gelu, gelu_tanh, silu, relu, relu^2, sigmoid, selu or softplus.",
+      [](Sizes& sizes, const std::string& name, Floats x, Result out, int threads) {
+        const Activation activation = activation_named(name);
+        in_pieces(sizes["N"], threads, [=](Index at, Index n) { activate(activation, n, x + at, out + at); });
+      });
+  def(m, "activate_grad", "activation, x d_out dx: N...", "",
+      [](Sizes& sizes, const std::string& name, Floats x, Floats d_out, Result dx, int threads) {
+        const Activation activation = activation_named(name);
+        in_pieces(sizes["N"], threads,
+                  [=](Index at, Index n) { activate_gradient(activation, n, x + at, d_out + at, dx + at); });
+      });
+  def(m, "glu", "activation, gate up out: N...", "out = activation(gate) * up; the activations of `activate`.",
+      [](Sizes& sizes, const std::string& name, Floats gate, Floats up, Result out, int threads) {
+        glu_forward(activation_named(name), sizes["N"], gate, up, out, threads);
+      });
+  def(m, "glu_grad", "activation, gate up d_out d_gate d_up: N...", "",
+      [](Sizes& sizes, const std::string& name, Floats gate, Floats up, Floats d_out, Result d_gate, Result d_up,
+         int threads) {
+        const Activation activation = activation_named(name);
+        in_pieces(sizes["N"], threads, [=](Index at, Index n) {
+          glu_gradient(activation, n, gate + at, up + at, d_out + at, d_gate + at, d_up + at);
+        });
+      });
+  def(m, "swiglu", "gate up out: N...", "out = silu(gate) * up.",
+      [](Sizes& sizes, Floats gate, Floats up, Result out, int threads) {
+        swiglu_forward(sizes["N"], gate, up, out, threads);
+      });
+  def(m, "swiglu_grad", "gate up d_out d_gate d_up: N...", "",
+      [](Sizes& sizes, Floats gate, Floats up, Floats d_out, Result d_gate, Result d_up, int threads) {
+        in_pieces(sizes["N"], threads, [=](Index at, Index n) {
+          swiglu_gradient(n, gate + at, up + at, d_out + at, d_gate + at, d_up + at);
+        });
+      });
+  def(m, "soft_cap", "x out: N...", "out = cap * tanh(x / cap).",
+      [](Sizes& sizes, Floats x, Result out, float cap, int threads) {
+        soft_cap_forward(sizes["N"], cap, x, out, threads);
+      }, "cap"_a);
+  def(m, "soft_cap_grad", "out d_out dx: N...", "dx of soft_cap from its result: d_out * (1 - (out / cap)^2).",
+      [](Sizes& sizes, Floats out, Floats d_out, Result dx, float cap, int threads) {
+        in_pieces(sizes["N"], threads,
+                  [=](Index at, Index n) { soft_cap_gradient(n, cap, out + at, d_out + at, dx + at); });
+      }, "cap"_a);
+}

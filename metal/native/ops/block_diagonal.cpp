@@ -1,14 +1,140 @@
-#include "block_diagonal.h"
+// Several block-diagonal maps of one input: slice g of y_j is slice g of x times W_j[g]^T, plus b_j.
+#include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <cstring>
 #include <optional>
+#include <string>
+#include <utility>
 
 #include "gemm.h"
 #include "pool.h"
-#include "small_blocks.h"
+#include "shapes.h"
 
 namespace mlxhog {
 namespace {
+
+// One map: weight (groups, out, in), sizes of a block; bias (groups * out) or null; y (rows, groups * out).
+struct DiagonalForward {
+  Index groups, out, in;
+  const float *weight, *bias;
+  float* y;
+};
+
+// Its gradients: dy in; d_weight, and d_bias unless null, written.
+struct DiagonalBackward {
+  Index groups, out, in;
+  const float *weight, *dy;
+  float *d_weight, *d_bias;
+};
+
+// -- square blocks of 1, 2, 4, 8 or 16 numbers: a vector of 16 lanes has whole blocks, and each of its numbers is spread
+// over the lanes of its block ------------------------------------------------------------------------------------------
+
+// The coefficients as vectors: coefficient k of lane c at [k * padded + c], zeros in the last lanes.
+struct SmallBlocks {
+  Index size, width, padded;  // of a block; of a row; the same in whole vectors
+  std::vector<float> coefficients;
+
+  // W (width / size, size, size); transposed: out[i] = sum_o W[o, i] in[o].
+  SmallBlocks(Index size, Index width, const float* weight, bool transposed);
+};
+
+constexpr Index kLanes = 16;
+typedef float Vec __attribute__((vector_size(kLanes * sizeof(float))));
+
+MLXHOG_INLINE void load(const float* from, Index count, Vec& v) {
+  if (count >= kLanes) {
+    std::memcpy(&v, from, sizeof v);
+  } else {
+    v = Vec{};
+    std::memcpy(&v, from, static_cast<std::size_t>(count) * sizeof(float));
+  }
+}
+
+MLXHOG_INLINE void store(const Vec& v, Index count, float* to) {
+  std::memcpy(to, &v, count >= kLanes ? sizeof v : static_cast<std::size_t>(count) * sizeof(float));
+}
+
+// Lane by lane the number `At` of the lane's block.
+template <int Size, int At, int... Lane>
+MLXHOG_INLINE void spread_lanes(const Vec& v, Vec& out, std::integer_sequence<int, Lane...>) {
+  out = __builtin_shufflevector(v, v, (Lane / Size * Size + At)...);
+}
+
+template <int Size, int At>
+MLXHOG_INLINE void spread(const Vec& v, Vec& out) {
+  spread_lanes<Size, At>(v, out, std::make_integer_sequence<int, kLanes>());
+}
+
+template <int Size, int... At>
+MLXHOG_INLINE void map_lanes(const SmallBlocks& s, const float* x, const float* base, float* y,
+                             std::integer_sequence<int, At...>) {
+  for (Index c = 0; c < s.width; c += kLanes) {
+    const Index count = s.width - c;
+    Vec v, sum{}, number, coefficient;
+    load(x + c, count, v);
+    if (base) load(base + c, count, sum);
+    const float* at = s.coefficients.data() + c;
+    ((spread<Size, At>(v, number), load(at + At * s.padded, kLanes, coefficient), sum += coefficient * number), ...);
+    store(sum, count, y + c);
+  }
+}
+
+template <int Size, int... At>
+MLXHOG_INLINE void add_lanes(const SmallBlocks& s, const float* x, const float* dy, float* d_coefficients,
+                             std::integer_sequence<int, At...>) {
+  for (Index c = 0; c < s.width; c += kLanes) {
+    Vec v, d, number, sum;
+    load(x + c, s.width - c, v);
+    load(dy + c, s.width - c, d);
+    float* at = d_coefficients + c;
+    ((spread<Size, At>(v, number), load(at + At * s.padded, kLanes, sum), sum += d * number,
+      store(sum, kLanes, at + At * s.padded)),
+     ...);
+  }
+}
+
+bool is_small_block(Index out, Index in) {
+  return out == in && (in == 1 || in == 2 || in == 4 || in == 8 || in == 16);
+}
+
+SmallBlocks::SmallBlocks(Index size, Index width, const float* weight, bool transposed)
+    : size(size), width(width), padded((width + kLanes - 1) / kLanes * kLanes), coefficients(size * padded) {
+  for (Index c = 0; c < width; ++c)
+    for (Index k = 0; k < size; ++k) {
+      const float* block = weight + c / size * size * size;
+      coefficients[k * padded + c] = transposed ? block[k * size + c % size] : block[c % size * size + k];
+    }
+}
+
+void to_blocks(const SmallBlocks& s, const float* coefficients, float* weight) {
+  for (Index c = 0; c < s.width; ++c)
+    for (Index k = 0; k < s.size; ++k) weight[c * s.size + k] = coefficients[k * s.padded + c];
+}
+
+MLXHOG_CLONES void map_row(const SmallBlocks& s, const float* x, const float* base, float* y) {
+  switch (s.size) {
+    case 1: return map_lanes<1>(s, x, base, y, std::make_integer_sequence<int, 1>());
+    case 2: return map_lanes<2>(s, x, base, y, std::make_integer_sequence<int, 2>());
+    case 4: return map_lanes<4>(s, x, base, y, std::make_integer_sequence<int, 4>());
+    case 8: return map_lanes<8>(s, x, base, y, std::make_integer_sequence<int, 8>());
+    default: return map_lanes<16>(s, x, base, y, std::make_integer_sequence<int, 16>());
+  }
+}
+
+MLXHOG_CLONES void add_outer_products(const SmallBlocks& s, const float* x, const float* dy,
+                                      float* d_coefficients) {
+  switch (s.size) {
+    case 1: return add_lanes<1>(s, x, dy, d_coefficients, std::make_integer_sequence<int, 1>());
+    case 2: return add_lanes<2>(s, x, dy, d_coefficients, std::make_integer_sequence<int, 2>());
+    case 4: return add_lanes<4>(s, x, dy, d_coefficients, std::make_integer_sequence<int, 4>());
+    case 8: return add_lanes<8>(s, x, dy, d_coefficients, std::make_integer_sequence<int, 8>());
+    default: return add_lanes<16>(s, x, dy, d_coefficients, std::make_integer_sequence<int, 16>());
+  }
+}
+
+// -- all blocks
 
 // Coefficients of the maps of small blocks; the others have none.
 template <class Map>
@@ -21,7 +147,7 @@ std::vector<std::optional<SmallBlocks>> small_blocks_of(const std::vector<Map>& 
   return found;
 }
 
-void copy_rows(Index rows, Index width, const float* row, float* to) {
+void repeat_row(Index rows, Index width, const float* row, float* to) {
   for (Index r = 0; r < rows; ++r) std::copy(row, row + width, to + r * width);
 }
 
@@ -40,7 +166,7 @@ void large_forward(Index rows, Index width, const float* x, const DiagonalForwar
   in_row_tasks(rows, threads, [&](Index first, Index count) {
     const float* x_rows = x + first * width;
     float* y_rows = map.y + first * width_out;
-    if (map.bias) copy_rows(count, width_out, map.bias, y_rows);
+    if (map.bias) repeat_row(count, width_out, map.bias, y_rows);
     for (Index g = 0; g < map.groups; ++g)
       gemm(count, map.out, map.in, x_rows + g * map.in, width, 1, &blocks[g * block], map.out, y_rows + g * map.out,
            width_out, map.bias != nullptr);
@@ -72,8 +198,6 @@ void bias_gradient(Index rows, const DiagonalBackward& map, int threads) {
   });
   std::copy(sum.begin(), sum.end(), map.d_bias);
 }
-
-}  // namespace
 
 void block_diagonal_forward(Index rows, Index width, const float* x, const std::vector<DiagonalForward>& maps,
                             int threads) {
@@ -126,4 +250,47 @@ void block_diagonal_backward(Index rows, Index width, const float* x, const std:
   if (dx && !written) std::fill_n(dx, rows * width, 0.0f);
 }
 
+// The sizes of map j: blocks that split rows of W numbers.
+template <class Map>
+Map blocks(const Sizes& sizes, std::size_t j) {
+  Map map{};
+  map.groups = sizes.at("G_j", j), map.out = sizes.at("OUT_j", j), map.in = sizes.at("IN_j", j);
+  if (map.groups * map.in != sizes["W"])
+    throw nb::value_error(("weight has " + std::to_string(map.groups) + " blocks of " + std::to_string(map.in) +
+                           " inputs, x has " + std::to_string(sizes["W"]))
+                              .c_str());
+  return map;
+}
+
+}  // namespace
 }  // namespace mlxhog
+
+void bind_block_diagonal(nb::module_& m) {
+  using namespace nb::literals;
+  using namespace mlxhog;
+  m.def("is_small_block", &is_small_block, "out"_a, "inner"_a,
+        "Whether block_diagonal has a kernel for blocks (out, inner); the others are matrix products.");
+  const std::string maps = "x: N... W, weights: G_j OUT_j IN_j, ";
+  def(m, "block_diagonal", maps + "biases: G_j*OUT_j, outs: N... G_j*OUT_j",
+      "Slice g of out_j is slice g of x times W_j[g]^T, plus b_j.",
+      [](Sizes& sizes, Floats x, std::vector<Floats> weights, std::vector<MaybeFloats> biases,
+         std::vector<Result> outs, int threads) {
+        std::vector<DiagonalForward> maps;
+        for (std::size_t j = 0; j < weights.size(); ++j) {
+          DiagonalForward& map = maps.emplace_back(blocks<DiagonalForward>(sizes, j));
+          map.weight = weights[j], map.bias = biases[j], map.y = outs[j];
+        }
+        block_diagonal_forward(sizes["N"], sizes["W"], x, maps, threads);
+      });
+  def(m, "block_diagonal_grad",
+      maps + "d_outs: N... G_j*OUT_j, dx: N... W, d_weights: G_j OUT_j IN_j, d_biases: G_j*OUT_j", "",
+      [](Sizes& sizes, Floats x, std::vector<Floats> weights, std::vector<Floats> d_outs, MaybeResult dx,
+         std::vector<Result> d_weights, std::vector<MaybeResult> d_biases, int threads) {
+        std::vector<DiagonalBackward> maps;
+        for (std::size_t j = 0; j < weights.size(); ++j) {
+          DiagonalBackward& map = maps.emplace_back(blocks<DiagonalBackward>(sizes, j));
+          map.weight = weights[j], map.dy = d_outs[j], map.d_weight = d_weights[j], map.d_bias = d_biases[j];
+        }
+        block_diagonal_backward(sizes["N"], sizes["W"], x, maps, dx, threads);
+      });
+}

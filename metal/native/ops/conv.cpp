@@ -1,9 +1,11 @@
 #include "conv.h"
 
 #include <algorithm>
+#include <string>
 #include <vector>
 
 #include "pool.h"
+#include "shapes.h"
 
 namespace mlxhog {
 namespace {
@@ -102,6 +104,10 @@ class Reach {
 
 Index tasks_of(Index S) { return (S + kPositions - 1) / kPositions; }
 
+struct ConvGradients {
+  float *x, *w, *b, *state;  // state may be null
+};
+
 // Positions [first, end) of sequence b: the gradient of their inputs, and their part of those of taps and bias.
 void gradients_of_positions(const Conv& conv, const Reach& reach, Index b, Index first, const float* dy,
                             const float* d_last, const ConvGradients& grad, float* part) {
@@ -137,6 +143,25 @@ void gradients_of_positions(const Conv& conv, const Reach& reach, Index b, Index
   }
 }
 
+void causal_conv_backward(const Conv& conv, const float* dy, const float* d_last, const ConvGradients& grad,
+                          int threads) {
+  const Index C = conv.C, K = conv.K, tasks = tasks_of(conv.S);
+  const Reach reach(conv);
+  const Index taps = reach.padded() * C;
+  const auto sum = summed_over_tasks(conv.B * tasks, taps + C, threads, [&](Index task, float* part) {
+    gradients_of_positions(conv, reach, task / tasks, task % tasks * kPositions, dy, d_last, grad, part);
+  });
+  for (Index j = 0; j < K; ++j)
+    for (Index c = 0; c < C; ++c) grad.w[c * K + j] = sum[j * C + c];
+  std::copy(sum.begin() + taps, sum.end(), grad.b);
+}
+
+Conv conv_arguments(const Sizes& sizes, bool silu, Floats x, Floats w, Floats b, MaybeFloats state,
+                    Maybe<const std::uint8_t> starts) {
+  sizes.expect_positive({"S", "K"});
+  return {sizes["B"], sizes["S"], sizes["C"], sizes["K"], silu, x, w, b, state, starts};
+}
+
 }  // namespace
 
 void causal_conv_forward(const Conv& conv, float* y, float* last, int threads) {
@@ -160,17 +185,24 @@ void causal_conv_forward(const Conv& conv, float* y, float* last, int threads) {
   });
 }
 
-void causal_conv_backward(const Conv& conv, const float* dy, const float* d_last, const ConvGradients& grad,
-                          int threads) {
-  const Index C = conv.C, K = conv.K, tasks = tasks_of(conv.S);
-  const Reach reach(conv);
-  const Index taps = reach.padded() * C;
-  const auto sum = summed_over_tasks(conv.B * tasks, taps + C, threads, [&](Index task, float* part) {
-    gradients_of_positions(conv, reach, task / tasks, task % tasks * kPositions, dy, d_last, grad, part);
-  });
-  for (Index j = 0; j < K; ++j)
-    for (Index c = 0; c < C; ++c) grad.w[c * K + j] = sum[j * C + c];
-  std::copy(sum.begin() + taps, sum.end(), grad.b);
-}
-
 }  // namespace mlxhog
+
+void bind_conv(nb::module_& m) {
+  using namespace nb::literals;
+  using namespace mlxhog;
+  const std::string conv = "x: B S C, w: C 1 K, b: C, state: B K-1 C, starts: B S";
+  def(m, "causal_conv", conv + ", y: B S C, last: B K-1 C",
+      "y[t] = b + sum_j w[j] x[t - (K - 1) + j], then SiLU if wanted. state and last are the inputs before the first "
+      "and up to the last position; starts uint8, the first token of each document.",
+      [](Sizes& sizes, Floats x, Floats w, Floats b, MaybeFloats state, Maybe<const std::uint8_t> starts, Result y,
+         Result last, bool silu, int threads) {
+        causal_conv_forward(conv_arguments(sizes, silu, x, w, b, state, starts), y, last, threads);
+      }, "silu"_a);
+  def(m, "causal_conv_grad",
+      conv + ", dy: B S C, d_last: B K-1 C, dx: B S C, dw: C 1 K, db: C, d_state: B K-1 C", "",
+      [](Sizes& sizes, Floats x, Floats w, Floats b, MaybeFloats state, Maybe<const std::uint8_t> starts, Floats dy,
+         MaybeFloats d_last, Result dx, Result dw, Result db, MaybeResult d_state, bool silu, int threads) {
+        causal_conv_backward(conv_arguments(sizes, silu, x, w, b, state, starts), dy, d_last,
+                             {dx, dw, db, d_state}, threads);
+      }, "silu"_a);
+}

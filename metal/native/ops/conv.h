@@ -22,11 +22,4 @@ struct Conv {
 
 void causal_conv_forward(const Conv&, float* y, float* last, int threads);
 
-struct ConvGradients {
-  float *x, *w, *b, *state;  // state may be null
-};
-
-// d_last may be null: all zeros.
-void causal_conv_backward(const Conv&, const float* dy, const float* d_last, const ConvGradients&, int threads);
-
 }  // namespace mlxhog

@@ -1,16 +1,76 @@
-#include "decode.h"
+// One token of a model for a few sequences: embedding, every block in its recurrent form, logits.
+//
+// The equations are those of models/mad/layers/xlstm.py; this computes them without a
+// framework, whose overhead per operation would be most of the time of a small model. Parameters are read where they
+// lie.
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
+#include <iterator>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
 
+#include "activation.h"
 #include "conv.h"
 #include "few_rows.h"
 #include "norm.h"
 #include "pool.h"
+#include "shapes.h"
 #include "slstm.h"
 
 namespace mlxhog {
 namespace {
+
+// The bias is null where the model has none, the weight where it has no such layer.
+struct DecodeLayer {
+  const float *weight = nullptr, *bias = nullptr;
+};
+
+enum class BlockKind { large, mlstm, slstm };  // of xLSTM Large; of the original stack
+
+// The layers of each kind, in this order. In kRecurrent R is the weight and b the bias; gates stand by what they drive,
+// whatever their names.
+enum LargeLayer { kNormMlstm, kQ, kK, kV, kOgate, kIgate, kFgate, kHeadNorm, kOutProj, kNormFfn, kGate, kUp, kDown };
+enum MlstmLayer { kMNorm, kMUp, kMConv, kMQ, kMK, kMV, kMIgate, kMFgate, kMOutNorm, kMSkip, kMDown };
+enum SlstmLayer {
+  kSNorm, kSConv, kSIgate, kSFgate, kSZgate, kSOgate, kSRecurrent, kSGroupNorm, kSFfnNorm, kSFfnUp, kSFfnDown
+};
+
+struct DecodeBlock {
+  BlockKind kind;
+  Index heads, DK, DV;  // of an sLSTM cell DK is the width of a head
+  Index width, taps;    // of the convolution; 0 taps are none
+  Index part, U;        // rows of a block of the mLSTM's block-diagonal maps; width of the feed-forward part
+  std::vector<DecodeLayer> layers;
+
+  // Floats of a sequence's state: the last inputs of the convolution (taps - 1, width), then C (heads, DK, DV),
+  // n (heads, DK) and m (heads), or h, c, n and m (width) of an sLSTM cell.
+  Index convolved() const { return taps ? (taps - 1) * width : 0; }
+  Index state() const { return convolved() + (kind == BlockKind::slstm ? 4 * width : heads * (DK * DV + DK + 1)); }
+};
+
+struct DecodeModel {
+  Index d, V;
+  bool rms;  // RMSNorm with weights w as they are, in place of LayerNorm with 1 + w
+  float norm_eps, cell_eps, gate_cap, logit_cap;  // logit_cap 0 is no cap
+  Activation activation;                          // of the sLSTM's feed-forward part
+  std::int32_t reset_token;                       // where the memory begins anew; -1 is nowhere
+  const float *embedding, *head;                  // (V, d)
+  DecodeLayer out_norm;
+  std::vector<DecodeBlock> blocks;
+
+  Index state() const {
+    Index floats = 0;
+    for (const DecodeBlock& block : blocks) floats += block.state();
+    return floats;
+  }
+};
 
 using Row = std::vector<float>;
 
@@ -97,6 +157,16 @@ class Step {
     if (added) add(rows, model.d, added, model.d, x_.data());
   }
 
+  // The states `before` and `after` of the first sequence lie block by block; no row depends on another, to the bit.
+  void run(const float* before, float* after, float* out) {
+    for (const DecodeBlock& b : model_.blocks) {
+      block(b, before, after);
+      before += b.state(), after += b.state();
+    }
+    logits(out);
+  }
+
+ private:
   // before and after: this block's state of the first sequence.
   void block(const DecodeBlock& b, const float* before, float* after) {
     norm(b.layers[0]);
@@ -112,7 +182,6 @@ class Step {
     if (model_.logit_cap > 0) soft_cap_forward(rows_ * model_.V, model_.logit_cap, out, out, 1);
   }
 
- private:
   void large(const DecodeBlock& b, const float* before, float* after) {
     const Index QK = b.heads * b.DK, VV = b.heads * b.DV, U = b.U;
     const DecodeLayer* p = b.layers.data();
@@ -171,7 +240,7 @@ class Step {
                     {state, state + d, state + 2 * d, state + 3 * d}, &h[at], nullptr, 1);
     }
     if (p[kSGroupNorm].weight) one_plus(d, p[kSGroupNorm].weight, scale.data());
-    layer_norm_forward(rows_, b.heads, b.DK, model_.norm_eps, h.data(), scale.data(), h.data(), 1);
+    layer_norm_forward({rows_, b.heads, b.DK, model_.norm_eps}, h.data(), scale.data(), h.data(), 1);
     add(rows_, d, h.data(), d, x_.data());
     if (!p[kSFfnUp].weight) return;
     norm(p[kSFfnNorm]);
@@ -225,7 +294,7 @@ class Step {
     } else {
       Row scale(d);
       one_plus(d, p.weight, scale.data());
-      layer_norm_forward(rows_, 1, d, model_.norm_eps, x_.data(), scale.data(), u_.data(), 1);
+      layer_norm_forward({rows_, 1, d, model_.norm_eps}, x_.data(), scale.data(), u_.data(), 1);
     }
     if (p.bias) add(rows_, d, p.bias, 0, u_.data());
   }
@@ -237,22 +306,154 @@ class Step {
   Row x_, u_;
 };
 
-}  // namespace
+// -- in Python
 
-Index DecodeModel::state() const {
-  Index floats = 0;
-  for (const DecodeBlock& block : blocks) floats += block.state();
-  return floats;
-}
+using In = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
+using Out = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
+using Tokens = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Layer = std::pair<std::optional<In>, std::optional<In>>;  // weight and bias
+using Block = std::pair<std::string, std::vector<Layer>>;       // kind and layers
 
-void decode_step(const DecodeModel& model, Index rows, const std::int32_t* tokens, const float* added,
-                 const float* before, float* after, float* logits, int threads) {
-  Step step(model, rows, tokens, added, threads);
-  for (const DecodeBlock& block : model.blocks) {
-    step.block(block, before, after);
-    before += block.state(), after += block.state();
+// Shapes of the weights and of the biases of the layers of each kind.
+constexpr struct {
+  const char *name, *weights, *biases;
+} kKinds[] = {
+    {"large",
+     "norm: D, q k: QK D, v o: VV D, i f: NH D, head_norm: VV, out: D VV, ffn_norm: D, gate up: U D, down: D U",
+     "norm: D, q k: QK, v o: VV, i f: NH, head_norm: VV, out: D, ffn_norm: D, gate up: U, down: D"},
+    {"mlstm", "norm: D, up: 2*I D, conv: I 1 K, q k v: G J J, i f: NH 3*I, head_norm skip: I, down: D I",
+     "norm: D, up: 2*I, conv: I, q k v: G*J, i f: NH, head_norm skip: I, down: D"},
+    {"slstm", "norm: D, conv: D 1 K, i f z o: NH DH DH, R: NH 4*DH DH, group_norm ffn_norm: D, up: 2*U D, down: D U",
+     "norm: D, conv: D, i f z o: D, R: 4*D, group_norm ffn_norm: D, up: 2*U, down: D"},
+};
+
+// Smallest number of rows that one thread takes through the whole model alone; see kManyRows in few_rows.cpp.
+constexpr Index kRowsWorthAThread = 16;
+
+class Decoder {
+ public:
+  Decoder(In embedding, In head, std::optional<In> out_norm, std::optional<In> out_norm_bias, std::vector<Block> blocks,
+          bool rms, float norm_eps, float cell_eps, float gate_cap, float logit_cap, const std::string& activation,
+          std::int32_t reset_token)
+      : model_{0, 0, rms, norm_eps, cell_eps, gate_cap, logit_cap, activation_named(activation), reset_token,
+               embedding.data(), head.data(), {}, {}},
+        held_{embedding, head} {
+    const Shapes shapes("decoder", "embedding head: V D, out_norm out_norm_bias: D");
+    Sizes sizes(shapes);
+    add(sizes, embedding);
+    add(sizes, head);
+    model_.out_norm = {hold(sizes, out_norm), hold(sizes, out_norm_bias)};
+    sizes.read();
+    sizes.expect_positive({"D", "V"});
+    model_.d = sizes["D"], model_.V = sizes["V"];
+    for (const auto& [name, layers] : blocks) hold_block(name, layers);
   }
-  step.logits(logits);
-}
 
+  Index state_floats() const { return model_.state(); }
+
+  void step(const Tokens& tokens, const In& before, Out after, Out logits, const std::optional<In>& added,
+            int threads) const {
+    static const Shapes shapes("step", "tokens: B, before after: B N, logits: B V, added: B D");
+    Sizes sizes(shapes);
+    add(sizes, tokens);
+    add(sizes, before);
+    add(sizes, after);
+    add(sizes, logits);
+    if (added) add(sizes, *added);
+    sizes.read();
+    const Index rows = sizes["B"], d = model_.d, V = model_.V, width = model_.state();
+    sizes.expect({{"N", width}, {"V", V}, {"D", d}});
+    if (before.data() < after.data() + after.size() && after.data() < before.data() + before.size())
+      throw nb::value_error("after shares memory with before, which is read while after is written; give it its own");
+    for (Index r = 0; r < rows; ++r)
+      if (tokens.data()[r] < 0 || tokens.data()[r] >= V)
+        throw nb::value_error(("token " + std::to_string(tokens.data()[r]) + " in row " + std::to_string(r) +
+                               " is outside [0, " + std::to_string(V) + ")")
+                                  .c_str());
+    nb::gil_scoped_release release;
+    // Many rows are divided among the threads, which meet at the end of the step alone; a few share each product.
+    const Index parts = std::clamp<Index>(rows / kRowsWorthAThread, 1, std::max(threads, 1));
+    parallel_for(parts, static_cast<int>(parts), [&](Index part) {
+      const Index first = rows * part / parts;
+      Step step(model_, rows * (part + 1) / parts - first, tokens.data() + first,
+                added ? added->data() + first * d : nullptr, parts > 1 ? 1 : threads);
+      step.run(before.data() + first * width, after.data() + first * width, logits.data() + first * V);
+    });
+  }
+
+ private:
+  template <class Array>
+  static void add(Sizes& sizes, const Array& array) {
+    sizes.add(array, 0);
+    sizes.next();
+  }
+
+  // The next array of the shapes, which the decoder reads as long as it lives; null if it is None.
+  const float* hold(Sizes& sizes, const std::optional<In>& array) {
+    if (array) held_.push_back(*array);
+    if (array) sizes.add(*array, 0);
+    sizes.next();
+    return array ? array->data() : nullptr;
+  }
+
+  void hold_block(const std::string& kind, const std::vector<Layer>& layers) {
+    const auto* of = std::find_if(std::begin(kKinds), std::end(kKinds), [&](const auto& k) { return kind == k.name; });
+    if (of == std::end(kKinds)) throw nb::value_error(("no kind of block is called " + kind).c_str());
+    const std::string name = "block " + std::to_string(model_.blocks.size());
+    const Shapes shapes(name.c_str(), std::string(of->weights) + ", " + of->biases);
+    if (layers.size() * 2 != shapes.arguments.size())
+      throw nb::value_error((name + " must have one (weight, bias) pair per layer").c_str());
+    DecodeBlock& b = model_.blocks.emplace_back(DecodeBlock{static_cast<BlockKind>(of - kKinds), 0, 0, 0, 0, 0, 0, 0, {}});
+    b.layers.resize(layers.size());
+    Sizes sizes(shapes);
+    for (std::size_t j = 0; j < layers.size(); ++j) b.layers[j].weight = hold(sizes, layers[j].first);
+    for (std::size_t j = 0; j < layers.size(); ++j) b.layers[j].bias = hold(sizes, layers[j].second);
+    sizes.read();
+    sizes.expect({{"D", model_.d}});
+    sizes.expect_positive({"NH"});
+    b.heads = sizes["NH"];
+    if (b.kind == BlockKind::slstm) {
+      b.DK = sizes["DH"], b.width = model_.d;
+      sizes.expect({{"D", b.heads * b.DK}});
+      b.taps = b.layers[kSConv].weight ? sizes["K"] : 0, b.U = b.layers[kSFfnUp].weight ? sizes["U"] : 0;
+    } else if (b.kind == BlockKind::mlstm) {
+      b.width = sizes["I"], b.taps = sizes["K"], b.part = sizes["J"];
+      sizes.expect({{"I", sizes["G"] * b.part}});
+      b.DK = b.DV = of_heads(name, b.width, b.heads);
+    } else {
+      b.U = sizes["U"];
+      b.DK = of_heads(name, sizes["QK"], b.heads), b.DV = of_heads(name, sizes["VV"], b.heads);
+    }
+  }
+
+  static Index of_heads(const std::string& name, Index width, Index heads) {
+    if (width < heads || width % heads)
+      throw nb::value_error((name + ": " + std::to_string(width) + " numbers are not those of " +
+                             std::to_string(heads) + " heads")
+                                .c_str());
+    return width / heads;
+  }
+
+  DecodeModel model_;
+  std::vector<In> held_;
+};
+
+}  // namespace
 }  // namespace mlxhog
+
+void bind_decode(nb::module_& parent) {
+  using namespace nb::literals;
+  using namespace mlxhog;
+  nb::class_<Decoder>(parent, "Decoder", "One token of a model for a few sequences, from the memory of its parameters.")
+      .def(nb::init<In, In, std::optional<In>, std::optional<In>, std::vector<Block>, bool, float, float, float, float,
+                    const std::string&, std::int32_t>(),
+           nb::kw_only(), A("embedding"), A("head"), A("out_norm").none(), A("out_norm_bias").none() = nb::none(),
+           A("blocks"), "rms"_a, "norm_eps"_a, "cell_eps"_a, "gate_cap"_a = 0.0f, "logit_cap"_a = 0.0f,
+           "activation"_a, "reset_token"_a,
+           "blocks: the kind of each, large, mlstm or slstm, and a (weight, bias) of each of its layers.")
+      .def_prop_ro("state_floats", &Decoder::state_floats, "Floats of one sequence's states.")
+      .def("step", &Decoder::step, A("tokens"), A("before"), A("after"), A("logits"), nb::kw_only(),
+           A("added").none() = nb::none(), "threads"_a,
+           "Read tokens (B,) int32 after the states `before` (B, state_floats); write `after`, which must not be\n"
+           "`before`, and logits (B, V). `added` (B, d) is added to the embedded tokens.");
+}

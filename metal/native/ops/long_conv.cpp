@@ -1,13 +1,25 @@
-#include "long_conv.h"
-
+// Causal convolution of every channel with a filter as long as the sequence, directly:
+// y[b, t, c] = sum over j <= t of f[c, j] x[b, t - j, c].
+//
+// Arrays are packed float32: x, y (B, S, C); f (C, J), J >= S. S^2 / 2 products a channel, sixteen channels at once:
+// faster than transforms up to about 1,000 positions, and each entry's error is relative to its own terms.
 #include <algorithm>
+#include <string>
 
 #include "buffer.h"
 #include "lanes.h"
 #include "pool.h"
+#include "shapes.h"
 
 namespace mlxhog {
 namespace {
+
+// Positions up to which transforms are slower.
+inline constexpr Index kLongConvDirect = 1024;
+
+struct LongConv {
+  Index B, S, C, J;
+};
 
 constexpr Index kTile = 4;  // outputs, and inputs, of a tile: 16 products for 11 loads
 
@@ -79,8 +91,6 @@ void convolve_all(const LongConv& s, const float* x, const float* f, bool backwa
   });
 }
 
-}  // namespace
-
 void long_conv_forward(const LongConv& s, const float* x, const float* f, float* y, int threads) {
   convolve_all(s, x, f, false, y, threads);
 }
@@ -102,4 +112,29 @@ void long_conv_backward(const LongConv& s, const float* x, const float* f, const
   });
 }
 
+LongConv long_conv_shape(const Sizes& sizes) {
+  const auto s = sizes.as<LongConv>("B", "S", "C", "J");
+  if (s.J < s.S)
+    throw nb::value_error(("f has " + std::to_string(s.J) + " taps, expected one for each of x's " +
+                           std::to_string(s.S) + " positions or more")
+                              .c_str());
+  return s;
+}
+
+}  // namespace
 }  // namespace mlxhog
+
+void bind_long_conv(nb::module_& m) {
+  using namespace nb::literals;
+  using namespace mlxhog;
+  m.attr("LONG_CONV_DIRECT") = kLongConvDirect;
+  def(m, "long_conv", "x: B S C, f: C J, y: B S C",
+      "y[t] = sum over j <= t of f[j] x[t - j]. J >= S; S^2 operations, so for S up to LONG_CONV_DIRECT.",
+      [](Sizes& sizes, Floats x, Floats f, Result y, int threads) {
+        long_conv_forward(long_conv_shape(sizes), x, f, y, threads);
+      });
+  def(m, "long_conv_grad", "x: B S C, f: C J, dy dx: B S C, df: C J", "",
+      [](Sizes& sizes, Floats x, Floats f, Floats dy, Result dx, Result df, int threads) {
+        long_conv_backward(long_conv_shape(sizes), x, f, dy, dx, df, threads);
+      });
+}

@@ -1,16 +1,29 @@
-#include "loss.h"
+// Cross entropy of logits, soft-capped or not, with its gradient, in one pass over the logits.
+#include <nanobind/stl/pair.h>
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <limits>
+#include <optional>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "buffer.h"
 #include "linear.h"
 #include "pool.h"
+#include "shapes.h"
 
 namespace mlxhog {
 namespace {
+
+constexpr std::int32_t kIgnoredLabel = -100;
+
+struct LossSum {
+  double nats = 0;
+  Index count = 0;
+};
 
 constexpr Index kRows = 64;
 constexpr Index kTile = 14;            // rows of gemm's register tile
@@ -67,8 +80,6 @@ MLXHOG_CLONES void scale_piece(Index count, float factor, float* x) {
 #pragma omp simd
   for (Index j = 0; j < count; ++j) x[j] *= factor;
 }
-
-}  // namespace
 
 LossSum capped_cross_entropy(Index rows, Index V, std::optional<float> cap, const float* logits,
                              const std::int32_t* labels, float* gradient, int threads) {
@@ -129,4 +140,42 @@ void scale(Index count, float factor, float* x, int threads) {
   });
 }
 
+void check_labels(Index n, Index V, const std::int32_t* labels) {
+  for (Index r = 0; r < n; ++r)
+    if (labels[r] != kIgnoredLabel && (labels[r] < 0 || labels[r] >= V))
+      throw nb::value_error(("label " + std::to_string(labels[r]) + " at position " + std::to_string(r) +
+                             " is neither -100 nor in [0, " + std::to_string(V) + ")")
+                                .c_str());
+}
+
+using Loss = std::pair<double, Index>;
+
+}  // namespace
 }  // namespace mlxhog
+
+void bind_loss(nb::module_& m) {
+  using namespace nb::literals;
+  using namespace mlxhog;
+  def(m, "cross_entropy", "logits: N... V, labels: N, gradient: N... V",
+      "Sum of nats of the soft-capped logits (a cap of None leaves them as they are) and the count of labels other than "
+      "-100; the sum's gradient with respect to the raw logits.",
+      [](Sizes& sizes, Floats logits, const std::int32_t* labels, MaybeResult gradient, std::optional<float> cap,
+         int threads) -> Loss {
+        check_labels(sizes["N"], sizes["V"], labels);
+        const LossSum total = capped_cross_entropy(sizes["N"], sizes["V"], cap, logits, labels, gradient, threads);
+        return {total.nats, total.count};
+      }, "cap"_a.none());
+  def(m, "linear_cross_entropy", "x: N... IN, weight: V IN, labels: N, dx: N... IN, d_weight: V IN",
+      "As cross_entropy of the logits x weight^T, without the logits as a whole: the sum's gradients with respect to x "
+      "and weight.",
+      [](Sizes& sizes, Floats x, Floats weight, const std::int32_t* labels, MaybeResult dx, MaybeResult d_weight,
+         std::optional<float> cap, int threads) -> Loss {
+        check_labels(sizes["N"], sizes["V"], labels);
+        if (!dx != !d_weight) throw nb::value_error("dx and d_weight: give both or neither");
+        const LossSum total = linear_cross_entropy(sizes["N"], sizes["IN"], sizes["V"], cap, x, weight, labels, dx,
+                                                   d_weight, threads);
+        return {total.nats, total.count};
+      }, "cap"_a.none());
+  def(m, "scale", "x: N...", "x *= factor.",
+      [](Sizes& sizes, Result x, float factor, int threads) { scale(sizes["N"], factor, x, threads); }, "factor"_a);
+}

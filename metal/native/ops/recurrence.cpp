@@ -1,13 +1,25 @@
-#include "recurrence.h"
-
+// The linear recurrences of recurrence.h. The backward pass needs the state before every chunk, `kept`, and the values that
+// were read, `held`.
 #include <algorithm>
+#include <string>
 
 #include "gemm.h"
 #include "heads.h"
 #include "lanes.h"
+#include "recurrence.h"
+#include "shapes.h"
 
 namespace mlxhog {
 namespace {
+
+// Inputs, or their gradients: null what the removal does not have. `state`, that before the first position, may be
+// null: zeros, or a gradient without use.
+template <class Float>
+struct RecurrenceArrays {
+  Float *q, *k, *v, *log_decay, *beta, *read, *removal, *state;
+};
+using RecurrenceInputs = RecurrenceArrays<const float>;
+using RecurrenceGradients = RecurrenceArrays<float>;
 
 constexpr Index kRows = 4;  // of a transposed state, in registers together
 
@@ -380,8 +392,6 @@ void backward_head(const RecurrenceShape& s, const RecurrenceInputs& in, const f
   if (grad.state) copy_rows(s.DK, s.DV, dS, c.PV, grad.state + at, s.DV);
 }
 
-}  // namespace
-
 void recurrence_forward(const RecurrenceShape& s, const RecurrenceInputs& in, float* h, float* last, float* kept,
                         float* held, int threads) {
   for_each_head(s.B, s.NH, std::min(s.DK, s.DV), threads, [&] { return Forward(s); },
@@ -397,4 +407,63 @@ void recurrence_backward(const RecurrenceShape& s, const RecurrenceInputs& in, c
   });
 }
 
+RecurrenceShape recurrence_shape(Sizes& sizes, const float* beta, const float* read, const float* removal, float scale,
+                                 bool by_value) {
+  RecurrenceShape s{sizes["B"], sizes["S"], sizes["NH"], sizes["DK"], sizes["DV"], sizes["A"], Removal::none, scale,
+                    by_value};
+  if (!read != !removal || (beta && read) || (by_value && (beta || read)))
+    throw nb::value_error("recurrence: give beta, or read and removal, or neither and perhaps by_value");
+  if (beta) s.removal = Removal::own_key;
+  if (read) s.removal = Removal::free;
+  sizes.expect({{"A", s.A == 1 && !read ? 1 : s.DK},
+                {"DQ", by_value ? s.DV : s.DK},
+                {"DH", by_value ? s.DK : s.DV},
+                {"NC", s.chunks()}});
+  return s;
+}
+
+Index recurrence_chunks(Index S, Index DK) {
+  if (S < 0 || DK < 1) throw nb::value_error("S must be at least 0 and DK at least 1");
+  RecurrenceShape s{};
+  s.S = S, s.DK = DK;
+  return s.chunks();
+}
+
+}  // namespace
 }  // namespace mlxhog
+
+void bind_recurrence(nb::module_& m) {
+  using namespace nb::literals;
+  using namespace mlxhog;
+  const std::string inputs =
+      "q: B S NH DQ, k: B S NH DK, v: B S NH DV, log_decay: B S NH A, beta: B S NH, read removal: B S NH DK";
+  const std::string kept = ", kept: B NH NC DK DV, held: B S NH DV";
+  m.def("recurrence_chunks", &recurrence_chunks, nb::kw_only(), "S"_a, "DK"_a,
+        "How many states `recurrence` keeps per head.");
+  def(m, "recurrence", inputs + ", state: B NH DK DV, h: B S NH DH, last: B NH DK DV" + kept,
+      "S_t = D S_{t-1} + k_t v_t^T, h_t = scale S_t^T q_t with D = diag(exp(log_decay_t)), A = DK or 1. With beta the "
+      "delta rule: beta_t k_t (v_t - S_{t-1}^T D k_t)^T in place of k_t v_t^T. With read and removal, less "
+      "removal_t (S_{t-1}^T read_t)^T. By value, h_t = scale S_t q_t, q is as wide as v and h as k. kept, with NC = "
+      "recurrence_chunks, and held, what was read, are for the gradient.",
+      [](Sizes& sizes, Floats q, Floats k, Floats v, Floats log_decay, MaybeFloats beta, MaybeFloats read,
+         MaybeFloats removal, MaybeFloats state, Result h, Result last, MaybeResult kept, MaybeResult held, float scale,
+         bool by_value, int threads) {
+        const RecurrenceShape s = recurrence_shape(sizes, beta, read, removal, scale, by_value);
+        recurrence_forward(s, {q, k, v, log_decay, beta, read, removal, state}, h, last, kept, held, threads);
+      }, "scale"_a = 1.0f, "by_value"_a = false);
+  def(m, "recurrence_grad",
+      inputs + kept + ", dh: B S NH DH, d_last: B NH DK DV, dq: B S NH DQ, dk: B S NH DK, dv: B S NH DV, "
+                      "d_log_decay: B S NH A, d_beta: B S NH, d_read d_removal: B S NH DK, d_state: B NH DK DV",
+      "",
+      [](Sizes& sizes, Floats q, Floats k, Floats v, Floats log_decay, MaybeFloats beta, MaybeFloats read,
+         MaybeFloats removal, Floats kept, MaybeFloats held, Floats dh, MaybeFloats d_last, Result dq, Result dk,
+         Result dv, Result d_log_decay, MaybeResult d_beta, MaybeResult d_read, MaybeResult d_removal,
+         MaybeResult d_state, float scale, bool by_value, int threads) {
+        const RecurrenceShape s = recurrence_shape(sizes, beta, read, removal, scale, by_value);
+        if (s.removal != Removal::none && !held) throw nb::value_error("recurrence_grad: a removal has held values");
+        if (!beta != !d_beta || !read != !d_read || !read != !d_removal)
+          throw nb::value_error("recurrence_grad: give a gradient for each input, and for no other");
+        recurrence_backward(s, {q, k, v, log_decay, beta, read, removal, nullptr}, kept, held, dh, d_last,
+                            {dq, dk, dv, d_log_decay, d_beta, d_read, d_removal, d_state}, threads);
+      }, "scale"_a = 1.0f, "by_value"_a = false);
+}

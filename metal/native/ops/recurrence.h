@@ -32,22 +32,4 @@ struct RecurrenceShape {
   Index chunks() const { return (S + chunk() - 1) / chunk(); }
 };
 
-// Inputs, or their gradients: null what the removal does not have. `state`, that before the first position, may be
-// null: zeros, or a gradient without use.
-template <class Float>
-struct RecurrenceArrays {
-  Float *q, *k, *v, *log_decay, *beta, *read, *removal, *state;
-};
-using RecurrenceInputs = RecurrenceArrays<const float>;
-using RecurrenceGradients = RecurrenceArrays<float>;
-
-// `kept` (B, NH, chunks, DK, DV) and `held`, the values read, as v, are for the backward pass; null where no gradient
-// is needed, and `held` without removal.
-void recurrence_forward(const RecurrenceShape&, const RecurrenceInputs&, float* h, float* last, float* kept,
-                        float* held, int threads);
-
-// The exact gradient; d_last, that of the last state, may be null: zeros.
-void recurrence_backward(const RecurrenceShape&, const RecurrenceInputs&, const float* kept, const float* held,
-                         const float* dh, const float* d_last, const RecurrenceGradients&, int threads);
-
 }  // namespace mlxhog

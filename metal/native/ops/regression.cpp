@@ -1,13 +1,24 @@
-#include "regression.h"
-
+// The ridge regression of every position: S_t = exp(log_decay_t) S_{t-1} + k_t k_t^T, x_t = (S_t + diag(ridge))^-1 q_t.
+//
+// Arrays are packed float32: q, k, x (B, S, NH, D); log_decay (B, S, NH, 1), at most 0; ridge (NH, D), above 0; states
+// (B, NH, D, D). Conjugate gradients solve each position while its S lies in the cache: they end after `steps` steps,
+// or when the rest is 1e-7 of q. Work is split over B and heads.
 #include <algorithm>
 #include <limits>
+#include <string>
 
 #include "heads.h"
 #include "lanes.h"
+#include "recurrence.h"
+#include "shapes.h"
 
 namespace mlxhog {
 namespace {
+
+struct RegressionInputs {
+  const float *q, *k, *log_decay, *ridge;
+  const float* state;  // before the first position, or null: zeros
+};
 
 constexpr float kExact = 1e-14f;     // of |rest|^2 / |q|^2
 constexpr float kSmallest = 1e-36f;  // |rest|^2 whose quotients have all digits
@@ -117,8 +128,6 @@ void regression_head(const RecurrenceShape& s, const RegressionInputs& in, Index
   if (last) copy_rows(D, D, work.S.get(), P, last + pair * state, D);
 }
 
-}  // namespace
-
 void regression(const RecurrenceShape& s, const RegressionInputs& in, Index steps, float* x, float* last, float* kept,
                 int threads) {
   for_each_head(s.B, s.NH, s.DK, threads, [&] { return System(s.DK); }, [&](Index b, Index head, System& work) {
@@ -126,4 +135,22 @@ void regression(const RecurrenceShape& s, const RegressionInputs& in, Index step
   });
 }
 
+}  // namespace
 }  // namespace mlxhog
+
+void bind_regression(nb::module_& m) {
+  using namespace nb::literals;
+  using namespace mlxhog;
+  def(m, "regression",
+      "q k: B S NH D, log_decay: B S NH 1, ridge: NH D, state: B NH D D, x: B S NH D, last: B NH D D, "
+      "kept: B NH NC D D",
+      "S_t = exp(log_decay_t) S_{t-1} + k_t k_t^T, x_t = (S_t + diag(ridge))^-1 q_t by conjugate gradients; kept as "
+      "that of `recurrence`.",
+      [](Sizes& sizes, Floats q, Floats k, Floats log_decay, Floats ridge, MaybeFloats state, Result x,
+         MaybeResult last, MaybeResult kept, Index steps, int threads) {
+        const Index D = sizes["D"];
+        const RecurrenceShape s{sizes["B"], sizes["S"], sizes["NH"], D, D, 1};
+        sizes.expect({{"NC", s.chunks()}});
+        regression(s, {q, k, log_decay, ridge, state}, steps, x, last, kept, threads);
+      }, "steps"_a);
+}

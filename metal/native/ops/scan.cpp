@@ -1,13 +1,39 @@
-#include "scan.h"
-
+// The selective scan of Mamba: of every channel c a state of N numbers,
+//     S_t[c] = exp(dt_t[c] A[c]) S_{t-1}[c] + dt_t[c] u_t[c] Bt_t,   y_t[c] = S_t[c] . Ct_t.
+//
+// Arrays are packed float32: u, dt, y (B, S, C); A (C, N); Bt, Ct (B, S, N); states (B, C, N). Position by position,
+// sixteen channels at once; the backward pass computes the states of a chunk again from the one before it.
+// Work is split over B. Source: Gu and Dao 2023, Mamba, arXiv:2312.00752.
 #include <algorithm>
+#include <string>
 #include <vector>
 
 #include "heads.h"
+#include "lanes.h"
 #include "pool.h"
+#include "shapes.h"
 
 namespace mlxhog {
 namespace {
+
+struct ScanShape {
+  Index B, S, C, N;
+
+  static constexpr Index kChunk = 16;  // positions from one kept state to the next
+  Index chunks() const { return (S + kChunk - 1) / kChunk; }
+  Index kept() const { return B * chunks() * whole_rows() * whole_lanes(C); }  // floats
+  Index whole_rows() const { return (N + 3) / 4 * 4; }
+};
+
+struct ScanInputs {
+  const float *u, *dt, *A, *Bt, *Ct;
+  const float* state;  // before the first position, or null: zeros
+};
+
+struct ScanGradients {
+  float *u, *dt, *A, *Bt, *Ct;
+  float* state;  // may be null
+};
 
 constexpr Index kChunk = ScanShape::kChunk;
 constexpr Index kRows = 4;  // of a state, in registers together
@@ -213,8 +239,6 @@ void backward_row(const ScanShape& s, const ScanInputs& in, const float* kept, c
   if (grad.state) from_lanes(s, dS.get(), grad.state + b * s.C * s.N);
 }
 
-}  // namespace
-
 void scan_forward(const ScanShape& s, const ScanInputs& in, float* y, float* last, float* kept, int threads) {
   parallel_for(s.B, threads, [&](Index b) { forward_row(s, in, b, y, last, kept); });
 }
@@ -227,4 +251,38 @@ void scan_backward(const ScanShape& s, const ScanInputs& in, const float* kept, 
   from_lanes(s, dA.data(), grad.A);
 }
 
+ScanShape scan_shape(Sizes& sizes) {
+  const auto s = sizes.as<ScanShape>("B", "S", "C", "N");
+  sizes.expect({{"KEPT", s.kept()}});
+  return s;
+}
+
+Index scan_kept(Index B, Index S, Index C, Index N) {
+  if (std::min({B, S, C, N}) < 0) throw nb::value_error("B, S, C and N must be at least 0");
+  return ScanShape{B, S, C, N}.kept();
+}
+
+}  // namespace
 }  // namespace mlxhog
+
+void bind_scan(nb::module_& m) {
+  using namespace nb::literals;
+  using namespace mlxhog;
+  const std::string scan = "u dt: B S C, A: C N, Bt Ct: B S N";
+  def(m, "scan", scan + ", state: B C N, y: B S C, last: B C N, kept: KEPT",
+      "S_t[c] = exp(dt_t[c] A[c]) S_{t-1}[c] + dt_t[c] u_t[c] Bt_t, y_t[c] = S_t[c] . Ct_t. kept, for the gradient, "
+      "has KEPT = scan_kept.",
+      [](Sizes& sizes, Floats u, Floats dt, Floats A, Floats Bt, Floats Ct, MaybeFloats state, Result y, Result last,
+         MaybeResult kept, int threads) {
+        scan_forward(scan_shape(sizes), {u, dt, A, Bt, Ct, state}, y, last, kept, threads);
+      });
+  def(m, "scan_grad",
+      scan + ", kept: KEPT, dy: B S C, d_last: B C N, du ddt: B S C, dA: C N, dBt dCt: B S N, d_state: B C N", "",
+      [](Sizes& sizes, Floats u, Floats dt, Floats A, Floats Bt, Floats Ct, Floats kept, Floats dy,
+         MaybeFloats d_last, Result du, Result ddt, Result dA, Result dBt, Result dCt, MaybeResult d_state,
+         int threads) {
+        scan_backward(scan_shape(sizes), {u, dt, A, Bt, Ct, nullptr}, kept, dy, d_last,
+                      {du, ddt, dA, dBt, dCt, d_state}, threads);
+      });
+  m.def("scan_kept", &scan_kept, nb::kw_only(), "B"_a, "S"_a, "C"_a, "N"_a, "How many floats `scan` keeps.");
+}

@@ -7,8 +7,13 @@
 // without the GIL, once every shape agrees.
 #pragma once
 
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+
 #include <cstdint>
 #include <initializer_list>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -17,9 +22,14 @@
 #include <utility>
 #include <vector>
 
-#include "arguments.h"
+#include "simd.h"
+
+namespace nb = nanobind;
 
 namespace mlxhog {
+
+// An argument without conversion: that would hide a slow copy of an input, and write an output into a temporary.
+inline auto A(const char* name) { return nb::arg(name).noconvert(); }
 
 // Null where the argument is None.
 template <class T>

@@ -33,24 +33,4 @@ enum SlstmTape : Index { kWrite, kKeep, kForget, kTanhZ, kSigmoidO, kC, kN, kSls
 // Writes h, and the tape unless it is null. `state` holds the initial state on entry, the final one on return.
 void slstm_forward(const SlstmShape&, const SlstmInputs&, const SlstmState& state, float* h, float* tape, int threads);
 
-struct SlstmSaved {
-  const float *R, *h0, *c0, *n0, *h, *tape;
-  const std::uint8_t* starts;
-};
-
-// Gradients of the inputs and, in `state`, of the state: the final one's on entry, the initial one's on return.
-struct SlstmGradients {
-  float *i, *f, *z, *o, *R, *b;
-  SlstmState state;
-};
-
-void slstm_backward(const SlstmShape&, const SlstmSaved&, const float* dh, const SlstmGradients&, int threads);
-
-// How both passes split the work: a task is a head of `rows` sequences, of which each head has `blocks`.
-struct SlstmRows {
-  Index rows, blocks;
-
-  SlstmRows(const SlstmShape& s, int threads);
-};
-
 }  // namespace mlxhog

@@ -1,14 +1,20 @@
-#include "conflicts.h"
-
+// Who meets whom: counts of intersecting supports of sparse rows. Arguments are checked here, the GIL is released.
 #include <algorithm>
 #include <array>
 #include <bit>
 #include <cstring>
 #include <vector>
 
+#include "../updates/shared_arrays.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
 namespace mlxhog {
 namespace {
 
+// Edges are met in blocks of this many, so that the bitmaps of a block stay in the cache.
+constexpr std::size_t kBlock = 8192;
 constexpr std::size_t kWords = kBlock / 64;
 // A vertex with more edges in a block than this is kept there as a bitmap: an OR of kWords words costs
 // about as much as setting this many single bits.
@@ -55,8 +61,8 @@ std::int64_t count(const Bitmap& bitmap) {
   return total;
 }
 
-}  // namespace
-
+// met[e] += how many of the edges first .. first + kBlock - 1 share a vertex with edge e, itself included; an edge
+// without vertices meets none. Edge e holds indices[indptr[e] .. indptr[e + 1]), distinct, in [0, vertices).
 void meet_block(const std::int64_t* indptr, const std::int32_t* indices, std::size_t edges, std::size_t vertices,
                 std::size_t first, std::int64_t* met) {
   const Postings postings(indptr, indices, vertices, first, std::min(edges, first + kBlock));
@@ -75,31 +81,36 @@ void meet_block(const std::int64_t* indptr, const std::int32_t* indices, std::si
   }
 }
 
-void bitmap_meetings(const std::uint8_t* rows, std::size_t count, const std::uint8_t* others,
-                     std::size_t other_count, std::size_t width, std::int64_t* met) {
-  // Only where row a has bits can it meet another: a sparse row has few such words, and a dense one meets at once.
-  struct Part {
-    std::size_t at, size;
-    std::uint64_t bits;
-  };
-  std::vector<Part> parts;
-  for (std::size_t a = 0; a < count; ++a) {
-    parts.clear();
-    for (std::size_t at = 0; at < width; at += sizeof(std::uint64_t)) {
-      Part part{at, std::min(sizeof(std::uint64_t), width - at), 0};
-      std::memcpy(&part.bits, rows + a * width + at, part.size);
-      if (part.bits) parts.push_back(part);
+using Pointers = nb::ndarray<const std::int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Indices = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Counts = nb::ndarray<std::int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+void edge_degrees(const Pointers& indptr, const Indices& indices, std::size_t n, Counts met) {
+  require(indptr.size() != 0 && indptr(0) == 0, "indptr must begin with 0");
+  const std::size_t edges = indptr.size() - 1;
+  for (std::size_t e = 0; e < edges; ++e) require(indptr(e + 1) >= indptr(e), "indptr must never fall");
+  require(static_cast<std::size_t>(indptr(edges)) == indices.size(), "indptr must end at the number of indices");
+  for (std::size_t k = 0; k < indices.size(); ++k) {
+    require(indices(k) >= 0 && static_cast<std::size_t>(indices(k)) < n, "an index is outside [0, n)");
+  }
+  require(met.size() == edges, "met has ", met.size(), " elements, wanted ", edges);
+  // Vertices after the last named one have no conflicts: a huge n costs no memory.
+  const auto last = std::max_element(indices.data(), indices.data() + indices.size());
+  n = indices.size() == 0 ? 0 : static_cast<std::size_t>(*last) + 1;
+  std::fill(met.data(), met.data() + edges, 0);
+  for (std::size_t first = 0; first < edges; first += kBlock) {
+    {
+      nb::gil_scoped_release nogil;
+      meet_block(indptr.data(), indices.data(), edges, n, first, met.data());
     }
-    met[a] = 0;
-    for (std::size_t b = 0; b < other_count; ++b) {
-      const std::uint8_t* other = others + b * width;
-      met[a] += std::any_of(parts.begin(), parts.end(), [other](const Part& part) {
-        std::uint64_t bits = 0;
-        std::memcpy(&bits, other + part.at, part.size);
-        return (bits & part.bits) != 0;
-      });
-    }
+    if (PyErr_CheckSignals() != 0) throw nb::python_error();  // a large data set takes minutes
   }
 }
 
+}  // namespace
 }  // namespace mlxhog
+
+void bind_theory(nb::module_& m) {
+  m.def("edge_degrees", &mlxhog::edge_degrees, "indptr"_a.noconvert(), "indices"_a.noconvert(), "n"_a, "met"_a.noconvert(),
+        "Edges that each edge of a hypergraph meets, itself included.");
+}

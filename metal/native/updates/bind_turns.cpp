@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
-#include <string>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -23,19 +22,14 @@ using Words = nb::ndarray<std::uint32_t, nb::ndim<1>, nb::c_contig, nb::device::
 using Bytes = nb::ndarray<std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Numbers = nb::ndarray<nb::numpy, std::uint32_t, nb::ndim<1>>;
 
-std::string text(std::size_t n) { return std::to_string(n); }
-
-[[noreturn]] void refuse(const std::string& why) { throw nb::value_error(why.c_str()); }
-
 // Turns together with the arrays they live in, kept alive.
 struct TurnsObject {
   TurnsObject(Words next_array, Bytes book_array)
       : next(next_array), book(checked(book_array)), turns(next.data(), book.data(), book.size()) {}
 
   static Bytes checked(Bytes book) {
-    if (reinterpret_cast<std::uintptr_t>(book.data()) % 8 != 0 || book.size() < Turns::kHead) {
-      refuse("book of " + text(book.size()) + " bytes: wanted at least " + text(Turns::kHead) + ", 8-byte aligned");
-    }
+    require(reinterpret_cast<std::uintptr_t>(book.data()) % 8 == 0 && book.size() >= Turns::kHead, "book of ",
+            book.size(), " bytes: wanted at least ", Turns::kHead, ", 8-byte aligned");
     return book;
   }
 
@@ -70,10 +64,9 @@ void visit(LocksObject& object, const std::vector<Region>& regions, std::size_t 
   Locks* locks = locks_for(&object, Mode::in_turn);
   for (const auto& [offset, count, width, word0] : regions) {
     const std::size_t words = word0 ? (width == 0 ? 0 : *word0 + count / width) : stripes(offset + count);
-    if (offset > floats || count > floats - offset || words > locks->size() || (word0 && (width == 0 || count % width))) {
-      refuse(text(count) + " floats at " + text(offset) + " do not fit the segment of " + text(floats) + " and its " +
-             text(locks->size()) + " lock words");
-    }
+    require(offset <= floats && count <= floats - offset && words <= locks->size() &&
+                !(word0 && (width == 0 || count % width)),
+            count, " floats at ", offset, " do not fit the segment of ", floats, " and its ", locks->size(), " lock words");
   }
   nb::gil_scoped_release nogil;
   for (const auto& [offset, count, width, word0] : regions) {
@@ -88,7 +81,7 @@ void visit(LocksObject& object, const std::vector<Region>& regions, std::size_t 
 }
 
 void check_size(const char* name, std::size_t size, std::size_t wanted) {
-  if (size != wanted) refuse(std::string(name) + " has " + text(size) + " floats, wanted " + text(wanted));
+  require(size == wanted, name, " has ", size, " floats, wanted ", wanted);
 }
 
 }  // namespace
@@ -108,9 +101,8 @@ void bind_turns(nb::module_& m) {
   m.attr("TURNS_HEAD") = Turns::kHead;
   m.def("follow_turns",
         [](LocksObject& locks, TurnsObject& turns) {
-          if (turns.next.size() != locks.locks.size()) {
-            refuse("turns of " + text(turns.next.size()) + " lock words, the locks have " + text(locks.locks.size()));
-          }
+          require(turns.next.size() == locks.locks.size(), "turns of ", turns.next.size(),
+                  " lock words, the locks have ", locks.locks.size());
           locks.locks.turns = &turns.turns;
         },
         "locks"_a, nb::keep_alive<1, 2>(), "turns"_a, "Let accesses in write mode 3 by these locks be those of `turns`.");
@@ -121,9 +113,8 @@ void bind_turns(nb::module_& m) {
           if (last) check_size("last", last->size(), src.size());
           if (shared_prev) check_size("prev", shared_prev->size(), src.size());
           if (own_prev) check_size("own_prev", own_prev->size(), src.size());
-          if (last.has_value() != shared_prev.has_value() || (last && own_prev)) {
-            refuse("wanted last and prev, or own_prev, or neither");
-          }
+          require(last.has_value() == shared_prev.has_value() && !(last && own_prev),
+                  "wanted last and prev, or own_prev, or neither");
           float* to = dst.data();
           const float* from = src.data();
           const float first = static_cast<float>(a), second = static_cast<float>(b);

@@ -1,13 +1,21 @@
-// Python bindings of locks, adds and snapshots; bind_steps.cpp has the fused optimizer steps,
-// bind_sparse.cpp the adds at scattered elements, bind_muon.cpp Muon's orthogonalisation, bind_turns.cpp accesses whose
-// order is noted.
+// Python bindings of locks, adds, steps of optimizers and snapshots; bind_turns.cpp has accesses whose order is noted.
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
+#include <array>
 #include <functional>
 #include <numeric>
+#include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
+#include "../ops/buffer.h"
+#include "../ops/polar.h"
+#include "../ops/shapes.h"
+#include "add_at.h"
 #include "cas_add.h"
 #include "elements.h"
 #include "private_arrays.h"
@@ -18,14 +26,9 @@
 using namespace mlxhog;
 using namespace nb::literals;
 
-void bind_steps(nb::module_&);
-void bind_sparse(nb::module_&);
-void bind_muon(nb::module_&);
 void bind_turns(nb::module_&);
 
 namespace {
-
-using Words = nb::ndarray<std::uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 void add_dense(LocksObject* object, int mode_number, Flat flat, std::size_t offset, Values delta,
                std::uint64_t seed) {
@@ -47,19 +50,86 @@ void add_rows(LocksObject* object, int mode_number, Flat flat, std::size_t offse
             AddStep{flat.data() + offset, values.data(), widest_cas()});
 }
 
+void add_at(LocksObject* object, int mode_number, Flat flat, std::size_t offset, std::size_t size, std::size_t width,
+            std::optional<std::size_t> word0, IndexArray index, Values values, std::uint64_t seed) {
+  const Mode mode = mode_of(mode_number);
+  require(mode != Mode::in_turn, "scattered elements are not added in turn: such steps read without a lock");
+  Locks* locks = locks_for(object, mode);
+  require(index.size() == values.size(), index.size(), " places for ", values.size(), " values");
+  require(width != 0 && size % width == 0, "size ", size, ": wanted whole rows of ", width);
+  check_dense(flat, offset, size, word0 ? nullptr : locks, word0 ? Mode::racy : mode);
+  if (word0 && mode == Mode::lossless)
+    require(*word0 <= locks->size() && size / width <= locks->size() - *word0, size / width, " lock words from ", *word0,
+            " on: there are ", locks->size());
+  const std::vector<std::int32_t> places = checked_index("element", index, size, true);
+  nb::gil_scoped_release nogil;
+  walk_at(locks, mode, Scattered{flat.data(), offset, places.data(), values.data(), places.size()}, width,
+          word0 ? static_cast<std::ptrdiff_t>(*word0) : kStripes, seed);
+}
+
 void add_cas(Flat flat, std::size_t offset, Values delta, int width) {
   check_dense(flat, offset, delta.size(), nullptr, Mode::cas);
-  if (width != 1 && width != 2 && width != 4) throw nb::value_error("width: wanted 1, 2 or 4 floats");
-  if (width > 2 && width > widest_cas()) throw nb::value_error("this CPU has no compare-and-swap of 4 floats");
+  require(width == 1 || width == 2 || width == 4, "width: wanted 1, 2 or 4 floats");
+  require(width <= std::max(2, widest_cas()), "this CPU has no compare-and-swap of 4 floats");
   nb::gil_scoped_release nogil;
   cas_add(flat.data() + offset, delta.data(), delta.size(), width);
 }
 
-void check_same_size(const char* name, std::size_t size, std::size_t wanted) {
-  if (size != wanted) {
-    throw nb::value_error((std::string(name) + " has " + std::to_string(size) + " floats, src " +
-                           std::to_string(wanted)).c_str());
+using Write = std::tuple<double, double, double, double>;
+// Rows of a parameter: which (none is all), their width, the first lock word (none is dense stripes), floats in all.
+using RowsOf = std::tuple<std::optional<IndexArray>, std::size_t, std::optional<std::size_t>, std::size_t>;
+
+float single(double x) { return static_cast<float>(x); }
+
+const Kernel* kernel_of(const std::string& name, std::size_t moments, std::size_t rates) {
+  if (name == "gradient" && moments == 0 && rates == 0) return nullptr;
+  for (const Kernel& kernel : kKernels)
+    if (kernel.name == name && kernel.moments == moments && kernel.rates == rates) return &kernel;
+  require(false, "no kernel is called ", name, " and has ", moments, " moments and ", rates, " rates");
+  return nullptr;
+}
+
+float* part(const char* name, const std::optional<Flat>& array, std::size_t floats) {
+  if (!array) return nullptr;
+  require(array->size() == floats, name, " has ", array->size(), " floats, its parameter ", floats);
+  return array->data();
+}
+
+void step(const std::string& name, const std::vector<double>& own, const Write& write, LocksObject* object,
+          int mode_number, Flat flat, std::size_t offset, Values g, std::vector<Flat> moments,
+          const std::optional<RowsOf>& rows, bool shared, std::uint64_t seed, int threads, std::optional<Flat> last,
+          std::optional<Flat> prev, std::optional<Flat> pending, std::optional<Flat> out) {
+  const Mode mode = pending ? Mode::racy : mode_of(mode_number);  // nothing shared is written
+  Locks* locks = locks_for(object, mode);
+  const Kernel* kernel = kernel_of(name, moments.size(), own.size());
+  require(!shared || (!pending && kernel != nullptr && kernel->means),
+          "a pending step moves nothing shared, and only means are shared");
+  require(last.has_value() == prev.has_value(), "last and prev: wanted both or neither");
+  require(!last || !(rows || pending), "only steps that are written to dense parameters are recorded");
+  const std::size_t floats = rows ? std::get<3>(*rows) : g.size();
+  check_dense(flat, offset, floats, rows ? nullptr : locks, rows ? Mode::racy : mode);
+  std::array<float, kMostRates> rates;
+  std::transform(own.begin(), own.end(), rates.begin(), single);
+  const auto [lr, scale, coupled, decoupled] = write;
+  const float of_write[] = {single(lr), single(scale), single(coupled), single(decoupled)};
+  float* w = flat.data() + offset;
+  Step step{{kernel, g.data(), w, {}, rates.data(), shared}, w, of_write, part("last", last, floats),
+            part("prev", prev, floats), part("pending", pending, floats), part("out", out, g.size())};
+  for (std::size_t k = 0; k < moments.size(); ++k) step.moments.moments[k] = part("a moment", moments[k], floats);
+  if (!rows) {
+    nb::gil_scoped_release nogil;
+    return walk_dense(locks, mode, offset, g.size(), seed, threads, step);
   }
+  const auto& [index, width, word0, height] = *rows;
+  const RowPlace at = check_rows(flat, offset, width, word0, index, g, locks, mode, true);
+  const std::size_t end = at.all || at.rows == 0 ? at.rows : static_cast<std::size_t>(at.named.back()) + 1;
+  require(end * width <= floats, "rows are outside their parameter");
+  nb::gil_scoped_release nogil;
+  walk_rows(locks, mode, at.offset, at.width, at.word0, at.index(), at.rows, seed, step);
+}
+
+void check_same_size(const char* name, std::size_t size, std::size_t wanted) {
+  require(size == wanted, name, " has ", size, " floats, src ", wanted);
 }
 
 void snapshot(Flat dst, Values src, int threads) {
@@ -111,16 +181,9 @@ double sumsq_of_all(std::vector<Values> gs, int threads) {
 }
 
 void sum_rows_into(IndexArray target, Values values, Flat out, std::size_t width) {
-  if (width == 0 || out.size() % width != 0 || values.size() != target.size() * width) {
-    throw nb::value_error("sum_rows: values must hold len(target) rows and out whole rows of that width");
-  }
-  // A copy, so that the checked values are used.
-  const std::vector<std::int32_t> rows(target.data(), target.data() + target.size());
-  for (const std::int32_t row : rows) {
-    if (row < 0 || static_cast<std::size_t>(row) >= out.size() / width) {
-      throw nb::value_error("sum_rows: target names a row outside out");
-    }
-  }
+  require(width != 0 && out.size() % width == 0 && values.size() == target.size() * width,
+          "sum_rows: values must hold len(target) rows and out whole rows of that width");
+  const std::vector<std::int32_t> rows = checked_index("row", target, out.size() / width, false);
   nb::gil_scoped_release nogil;
   sum_rows(rows.data(), values.data(), out.data(), rows.size(), width);
 }
@@ -168,6 +231,9 @@ void bind_updates(nb::module_& m) {
   m.def("add_rows", &add_rows, "locks"_a.none(), "mode"_a, "flat"_a.noconvert(), "offset"_a, "width"_a,
         "word0"_a.none(), "index"_a.noconvert().none(), "values"_a.noconvert(), "seed"_a = 0,
         "Add values to rows; duplicates are legal; index None means all rows, word0 None dense stripes.");
+  m.def("add_at", &add_at, "locks"_a.none(), "mode"_a, "flat"_a.noconvert(), "offset"_a, "size"_a, "width"_a,
+        "word0"_a.none(), "index"_a.noconvert(), "values"_a.noconvert(), "seed"_a = 0,
+        "flat[offset + index] += values, index ascending; word0 None means dense stripes.");
   m.def("add_cas", &add_cas, "flat"_a.noconvert(), "offset"_a, "delta"_a.noconvert(), "width"_a,
         "flat[offset:offset+k] += delta by compare-and-swap of 1, 2 or 4 floats.");
   m.def("snapshot", &snapshot, "dst"_a.noconvert(), "src"_a.noconvert(), "threads"_a = 1,
@@ -182,8 +248,30 @@ void bind_updates(nb::module_& m) {
         "Sum of squares of all arrays in float64, in an order that depends on their sizes only.");
   m.def("sum_rows", &sum_rows_into, "target"_a.noconvert(), "values"_a.noconvert(), "out"_a.noconvert(),
         "width"_a, "out[target[k]] += values[k], row by row.");
-  bind_steps(m);
-  bind_sparse(m);
-  bind_muon(m);
+  m.def("step", &step, "kernel"_a, "rates"_a, "write"_a, "locks"_a.none(), "mode"_a, "flat"_a.noconvert(), "offset"_a,
+        "g"_a.noconvert(), "moments"_a.noconvert() = std::vector<Flat>(), nb::kw_only(), "rows"_a = nb::none(),
+        "shared"_a = false, "seed"_a = 0, "threads"_a = 1, "last"_a.noconvert() = nb::none(),
+        "prev"_a.noconvert() = nb::none(), "pending"_a.noconvert() = nb::none(), "out"_a.noconvert() = nb::none(),
+        "Take a step along a direction u, by a kernel of metal/native/updates/moments.h, or \"gradient\":\n"
+        "w -= lr * (scale * u + coupled * w) + decoupled * w, with write = (lr, scale, coupled, decoupled). Of some\n"
+        "rows, ascending and distinct: rows = (index, width, first lock word, floats of the parameter). `out` takes u\n"
+        "alone; `pending` takes the step in place of the parameter; `last` and `prev` record it.");
+  def(m, "polar", "xs us: R_j C_j, scales, coefficients: K 3",
+      "us[i] = scales[i] * polar(xs[i]), by odd quintics a s + b s^3 + c s^5 of the singular values; or of each `rows` "
+      "rows alone. us[i] may be xs[i].",
+      [](Sizes& sizes, std::vector<Floats> xs, std::vector<Result> us, std::vector<double> scales, Floats coefficients,
+         Index rows, int threads) {
+        sizes.expect_positive({"K"});
+        parallel_for(static_cast<Index>(xs.size()), threads, [&](Index i) {
+          const Index height = sizes.at("R_j", i), cols = sizes.at("C_j", i);
+          if (height == 0 || cols == 0) return;
+          const Buffer x = uninitialised(height * cols);  // is scaled on the way
+          std::copy_n(xs[i], height * cols, x.get());
+          const Index together = rows == 0 ? height : std::min(height, rows);
+          for (Index row = 0; row < height; row += together)
+            polar(std::min(together, height - row), cols, x.get() + row * cols, us[i] + row * cols,
+                  reinterpret_cast<const PolarStep*>(coefficients), static_cast<int>(sizes["K"]), static_cast<float>(scales[i]));
+        });
+      }, "rows"_a = 0);
   bind_turns(m);
 }

@@ -6,19 +6,12 @@
 namespace mlxhog {
 namespace {
 
-std::string text(std::size_t n) { return std::to_string(n); }
-
-[[noreturn]] void refuse(const std::string& why) { throw nb::value_error(why.c_str()); }
-
 WorkerEntry* table_of(const LocksObject::Table& table, std::uint32_t slot) {
-  if (table.size() % sizeof(WorkerEntry) != 0 || reinterpret_cast<std::uintptr_t>(table.data()) % 8 != 0) {
-    refuse("worker table of " + text(table.size()) + " bytes: wanted a multiple of 512, 8-byte aligned");
-  }
+  require(table.size() % sizeof(WorkerEntry) == 0 && reinterpret_cast<std::uintptr_t>(table.data()) % 8 == 0,
+          "worker table of ", table.size(), " bytes: wanted a multiple of ", sizeof(WorkerEntry), ", 8-byte aligned");
   constexpr std::size_t kMost = std::numeric_limits<std::uint16_t>::max();  // slots that a lock word can name
   const std::size_t slots = std::min(table.size() / sizeof(WorkerEntry), kMost);
-  if (slot == 0 || slot > slots) {
-    refuse("worker slot " + text(slot) + ": wanted 1 to " + text(slots) + ", the entries of the worker table");
-  }
+  require(slot > 0 && slot <= slots, "worker slot ", slot, ": wanted 1 to ", slots, ", the entries of the worker table");
   return reinterpret_cast<WorkerEntry*>(table.data());
 }
 
@@ -30,45 +23,45 @@ LocksObject::LocksObject(Words words_array, Table table_array, std::uint32_t slo
             generation & 0xffffu) {}
 
 Mode mode_of(int mode) {
-  if (mode < 0 || mode > 3) {
-    refuse("write mode " + std::to_string(mode) + ": wanted 0 (lossless), 1 (racy), 2 (cas) or 3 (in turn)");
-  }
+  require(mode >= 0 && mode <= 3, "write mode ", mode, ": wanted 0 (lossless), 1 (racy), 2 (cas) or 3 (in turn)");
   return static_cast<Mode>(mode);
 }
 
 Locks* locks_for(LocksObject* object, Mode mode) {
-  if (takes_locks(mode) && object == nullptr) {
-    refuse("locks is None: a mode that locks (lossless, in turn) needs the arena's locks");
-  }
-  if (mode == Mode::in_turn && object->locks.turns == nullptr) refuse("the locks have no turns: call follow first");
-  if (object != nullptr) return &object->locks;
-  return nullptr;
+  require(!takes_locks(mode) || object != nullptr,
+          "locks is None: a mode that locks (lossless, in turn) needs the arena's locks");
+  require(mode != Mode::in_turn || object->locks.turns != nullptr, "the locks have no turns: call follow first");
+  return object != nullptr ? &object->locks : nullptr;
 }
 
 void check_dense(const Flat& flat, std::size_t offset, std::size_t count, const Locks* locks, Mode mode) {
-  if (offset > flat.size() || count > flat.size() - offset) {
-    refuse(text(count) + " floats at offset " + text(offset) + " do not fit the segment of " + text(flat.size()));
+  require(offset <= flat.size() && count <= flat.size() - offset, count, " floats at offset ", offset,
+          " do not fit the segment of ", flat.size());
+  require(!takes_locks(mode) || stripes(offset + count) <= locks->size(), "the update reaches stripe ",
+          stripes(offset + count) - 1, ", but there are only ", takes_locks(mode) ? locks->size() : 0, " lock words");
+}
+
+std::vector<std::int32_t> checked_index(const char* what, const IndexArray& array, std::size_t end, bool ascending) {
+  std::vector<std::int32_t> index(array.data(), array.data() + array.size());
+  for (std::size_t k = 0; k < index.size(); ++k) {
+    require(index[k] >= 0 && static_cast<std::size_t>(index[k]) < end, what, " ", index[k], " is outside the ", end,
+            " of the parameter");
+    require(!ascending || k == 0 || index[k] > index[k - 1], what, " ", index[k], " at place ", k,
+            ": wanted ascending ones, each once");
   }
-  if (takes_locks(mode) && stripes(offset + count) > locks->size()) {
-    refuse("the update reaches stripe " + text(stripes(offset + count) - 1) + ", but there are only " +
-           text(locks->size()) + " lock words");
-  }
+  return index;
 }
 
 RowPlace check_rows(const Flat& flat, std::size_t offset, std::size_t width, std::optional<std::size_t> word0,
                     const std::optional<IndexArray>& index, const Values& values, const Locks* locks, Mode mode,
                     bool distinct) {
-  if (width == 0 || values.size() % width != 0) {
-    refuse("values of " + text(values.size()) + " floats are not rows of width " + text(width));
-  }
-  if (word0 && *word0 > static_cast<std::size_t>(std::numeric_limits<std::ptrdiff_t>::max())) {
-    refuse("lock word " + text(*word0) + " of the first row: no array has this word");
-  }
+  require(width != 0 && values.size() % width == 0, "values of ", values.size(), " floats are not rows of width ",
+          width);
+  require(!word0 || *word0 <= static_cast<std::size_t>(std::numeric_limits<std::ptrdiff_t>::max()), "lock word ",
+          word0.value_or(0), " of the first row: no array has this word");
   const std::size_t rows = values.size() / width;
-  if (index && index->size() != rows) {
-    refuse("index names " + text(index->size()) + " rows, values has " + text(rows));
-  }
-  if (offset > flat.size()) refuse("offset " + text(offset) + " is outside the segment of " + text(flat.size()));
+  require(!index || index->size() == rows, "index names ", index ? index->size() : 0, " rows, values has ", rows);
+  require(offset <= flat.size(), "offset ", offset, " is outside the segment of ", flat.size());
   std::size_t limit = (flat.size() - offset) / width;  // rows that fit the segment and the lock words
   if (takes_locks(mode) && word0) {
     limit = std::min(limit, locks->size() - std::min(*word0, locks->size()));
@@ -76,20 +69,9 @@ RowPlace check_rows(const Flat& flat, std::size_t offset, std::size_t width, std
     const std::size_t guarded = locks->size() * kStripe;
     limit = std::min(limit, (guarded - std::min(offset, guarded)) / width);
   }
-  if (!index && rows > limit) refuse(text(rows) + " rows, but the segment and its locks hold " + text(limit));
-  std::vector<std::int32_t> at;
-  if (index) {
-    at.assign(index->data(), index->data() + rows);
-    for (std::size_t k = 0; k < rows; ++k) {
-      if (at[k] < 0 || static_cast<std::size_t>(at[k]) >= limit) {
-        refuse("row " + std::to_string(at[k]) + " is outside the " + text(limit) + " rows of the parameter");
-      }
-      if (distinct && k > 0 && at[k] <= at[k - 1]) {
-        refuse("rows must ascend without duplicates for an optimizer step: sum duplicate rows first");
-      }
-    }
-  }
-  return {offset, width, rows, word0 ? static_cast<std::ptrdiff_t>(*word0) : kStripes, !index, std::move(at)};
+  require(index || rows <= limit, rows, " rows, but the segment and its locks hold ", limit);
+  return {offset, width, rows, word0 ? static_cast<std::ptrdiff_t>(*word0) : kStripes, !index,
+          index ? checked_index("row", *index, limit, distinct) : std::vector<std::int32_t>()};
 }
 
 }  // namespace mlxhog

@@ -6,7 +6,7 @@
 #include <nanobind/stl/optional.h>
 
 #include <optional>
-#include <string>
+#include <sstream>
 #include <vector>
 
 #include "locks.h"
@@ -19,6 +19,15 @@ namespace nb = nanobind;
 using Flat = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;       // shared, or private state
 using Values = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;            // a gradient, any shape
 using IndexArray = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+// Raises ValueError with the joined parts unless `holds`.
+template <class... Parts>
+void require(bool holds, const Parts&... parts) {
+  if (holds) return;
+  std::ostringstream text;
+  (text << ... << parts);
+  throw nb::value_error(text.str().c_str());
+}
 
 // Locks together with the arrays they live in, kept alive.
 struct LocksObject {
@@ -38,6 +47,9 @@ Mode mode_of(int mode);
 
 // A gradient of `count` floats at `offset` of `flat` under dense stripes.
 void check_dense(const Flat& flat, std::size_t offset, std::size_t count, const Locks* locks, Mode mode);
+
+// A copy of indices below `end`, so that the checked values are used, even if another thread writes the array meanwhile.
+std::vector<std::int32_t> checked_index(const char* what, const IndexArray& array, std::size_t end, bool ascending);
 
 // Which rows of which parameter a row update touches, checked against the segment and the lock words.
 struct RowPlace {

@@ -95,7 +95,9 @@ def convert(
         files,
         others,
         source=source.path,
-        finish=_with_manifest if conversion.to == "mlxhog" else lambda part: None,
+        finish=lambda part: (
+            manifest.write(part, step=0, state={}) if conversion.to == "mlxhog" else None
+        ),
         on_tensor=on_tensor,
     )
     return {name: (target / name).stat().st_size for name in files}
@@ -168,7 +170,3 @@ def _named(files: list[dict[str, TensorSource]], to: str) -> dict[str, dict[str,
     if to == "xlstm":
         return {f"model_{k}.safetensors": file for k, file in enumerate(files)}
     return {f"model-{k:05}-of-{len(files):05}.safetensors": file for k, file in enumerate(files, 1)}
-
-
-def _with_manifest(part: Path) -> None:
-    manifest.write(part, step=0, state={})

@@ -13,13 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from mlxhog.base import mapped, plain_json
-from mlxhog.base.durable import (
-    full_disk,
-    is_gone,
-    new_directory,
-    require_space,
-    write_synced,
-)
+from mlxhog.base.durable import full_disk, is_gone, new_directory, require_space, write_synced
 from mlxhog.base.tensors import TensorSource, write_entries
 from mlxhog.checkpoint import manifest
 from mlxhog.checkpoint.formats import weights
@@ -29,8 +23,7 @@ from mlxhog.errors import CheckpointError, ConfigError, EnvironmentLacks
 _REPLACED = {*weights.ENDINGS, ".json", ".yaml", ".yml", ".jinja", ".model", ".py"}
 """Suffixes of the files of a checkpoint, in any format."""
 
-_FINDER = ".DS_Store"
-"""macOS writes this file into every folder that its user looks at."""
+_FINDER = ".DS_Store"  # macOS writes this file into every folder that its user looks at
 
 OnTensor = Callable[[str, int, int], None]
 """Called after each tensor with (its name, bytes written so far, all bytes)."""

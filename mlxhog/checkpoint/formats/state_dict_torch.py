@@ -15,11 +15,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.base import mapped, reading
 from mlxhog.base.tensors import refuse_many
-from mlxhog.errors import UNLOADABLE, CheckpointError, message_of, not_imported
+from mlxhog.errors import UNLOADABLE, CheckpointError, message_of, not_imported, shown
 
 try:
     import torch
@@ -37,10 +38,10 @@ WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 _DEEPEST = 8
 """Limit of nested wrappers; a mapping may contain itself."""
 
-_DTYPES = frozenset(
-    getattr(torch, name)
-    for name in "bfloat16 float16 float32 float64 bool uint8 int8 int16 int32 int64".split()
-)
+_DTYPES: dict[torch.dtype, np.dtype[Any]] = {
+    getattr(torch, name): np.dtype(name)
+    for name in "float16 float32 float64 bool uint8 int8 int16 int32 int64".split()
+} | {torch.bfloat16: mapped.BFLOAT16}
 
 
 def read(path: Path) -> dict[str, NDArray[Any]]:
@@ -51,12 +52,14 @@ def read(path: Path) -> dict[str, NDArray[Any]]:
             objects other than tensors, or no state dict; or a tensor has a type that NumPy and
             ml_dtypes do not support, or reaches beyond its numbers in the file.
     """
-    tensors = _state_dict(_load(path), path)
+    tensors = _state_dict(_load(path, map_location="cpu", mmap=True), path)  # which reads none
+    places = _state_dict(_load(path, map_location="meta"), path)
     refuse_many(tensors, path)
-    return {name: _view(tensor, name, path) for name, tensor in tensors.items()}
+    data = mapped.map_file(path)
+    return {name: _view(data, t, places[name], name, path) for name, t in tensors.items()}
 
 
-def _load(path: Path) -> object:
+def _load(path: Path, **how: Any) -> object:
     way_out = "save the state dict again: torch.save(model.state_dict(), FILE)"
     try:
         with zipfile.ZipFile(path) as archive:
@@ -69,7 +72,7 @@ def _load(path: Path) -> object:
             if entry.compress_type != zipfile.ZIP_STORED:  # torch would take its bytes as numbers
                 raise CheckpointError(f"{path} is compressed: {entry.filename}; {way_out}")
         with warnings.catch_warnings(action="ignore"):  # warnings on pickles; our error says more
-            return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+            return torch.load(path, weights_only=True, **how)
     except CheckpointError:
         raise
     except pickle.UnpicklingError as error:
@@ -99,15 +102,24 @@ def _state_dict(loaded: object, path: Path) -> dict[str, torch.Tensor]:
     )
 
 
-def _view(tensor: torch.Tensor, name: str, path: Path) -> NDArray[Any]:
+def _view(
+    data: NDArray[np.uint8], tensor: torch.Tensor, place: torch.Tensor, name: str, path: Path
+) -> NDArray[Any]:
+    """View the numbers of a tensor in the file, where torch has found them on the meta device."""
     if tensor.layout != torch.strided or tensor.dtype not in _DTYPES or tensor.is_meta:
         kind = tensor.dtype if tensor.layout == torch.strided else tensor.layout
         raise CheckpointError(
             f"{path}: {name} has type {kind}, expected float32, float16 or bfloat16 with numbers"
         )
-    if tensor.dtype == torch.bfloat16:  # NumPy and torch exchange it as integers
-        view = tensor.view(torch.int16).numpy().view(mapped.BFLOAT16)
-    else:
-        view = tensor.numpy()
-    view.flags.writeable = False
-    return view
+    shape, dtype = tuple(tensor.shape), _DTYPES[tensor.dtype]
+    n = tensor.untyped_storage().nbytes() // dtype.itemsize
+    if not mapped.has_array(shape, dtype) or tensor.numel() > n:
+        raise CheckpointError(
+            f"{path}: {name} has shape {shown(shape)}, which no array of {n:,} elements can have; "
+            "save the state dict again"
+        )
+    first = place.untyped_storage()._checkpoint_offset
+    assert first is not None, "torch has read its numbers from this file"
+    first += int(tensor.storage_offset()) * dtype.itemsize
+    strides = [stride * dtype.itemsize for stride in tensor.stride()]
+    return np.ndarray(shape, dtype, data[first:].data, 0, strides)

@@ -49,7 +49,8 @@ def unpacked(
         rows, values = whole.pop(f"{name}.rows"), whole.pop(f"{name}.values")
         fits = rows.dtype == np.int32 and rows.ndim == 1 and values.dtype in FLOATS
         fits = fits and values.shape == (len(rows), *spec.shape[1:])
-        if not fits or (len(rows) and not _are_rows(rows, spec.shape[0])):
+        ascend = fits and np.all(np.diff(rows, prepend=-1, append=spec.shape[0]) > 0)
+        if not ascend:
             raise CheckpointError(
                 f"{where}: the rows of {name} do not fit a table of {spec.shape[0]:,} rows of "
                 f"{spec.shape[1]} floats; use the config of these tensors, or copy the checkpoint "
@@ -59,7 +60,3 @@ def unpacked(
         table[rows] = values
         whole[name] = table
     return whole
-
-
-def _are_rows(rows: NDArray[np.int32], count: int) -> bool:
-    return bool(rows[0] >= 0 and rows[-1] < count and np.all(rows[1:] > rows[:-1]))

@@ -10,7 +10,7 @@ from typing import Any
 from mlxhog.base.paths import expanded
 from mlxhog.cli.flags import Json, Plugins
 from mlxhog.cli.frame import Report, command, writable
-from mlxhog.config.options import argument, option, switch
+from mlxhog.config.options import argument, option, switch, to_flag
 from mlxhog.errors import ConfigError, DataError
 
 SET_FLAG = "--set"
@@ -79,11 +79,9 @@ def data(config: DataConfig) -> Report:
     """Write the rows of a task."""
     values: dict[str, Any] = dict(read_settings(config.set))
     for name in ("train_rows", "test_rows", "val_rows"):
-        value = getattr(config, name)
-        if value is not None:
+        if (value := getattr(config, name)) is not None:
             if name in values:
-                flag = "--" + name.replace("_", "-")
-                raise ConfigError(f"{flag} and {SET_FLAG} {name} are the same; keep one")
+                raise ConfigError(f"{to_flag(name)} and --set {name} are the same; keep one")
             values[name] = value
     # These import NumPy: wrong flags are reported before.
     from mlxhog.mad import tasks
@@ -92,14 +90,13 @@ def data(config: DataConfig) -> Report:
     settings = tasks.resolve(config.task, values, origin=SET_FLAG)
     path = writable("--out", config.out)
     names = ("vocab", "seq_len", "length", "test_length", "train_rows", "test_rows", "val_rows")
-    of_rows = {name: getattr(settings, name) for name in names}
-    facts = {"file": str(path), "task": settings.name, "seed": config.seed, **of_rows}
+    facts: dict[str, Any] = {"file": str(path), "task": settings.name, "seed": config.seed}
+    facts |= {name: getattr(settings, name) for name in names}
     scored = settings.test_rows + settings.val_rows
     if config.dry_run:
         tokens = settings.train_rows * settings.length + scored * settings.test_length
         facts["array_bytes"] = tokens * 2 * (2 if settings.vocab <= 2**15 else 4)
-        facts["dry_run"] = True
-        return Report(facts)
+        return Report(facts | {"dry_run": True})
     began = time.perf_counter()
     drawn = tasks.make_task(config.task, seed=config.seed, **values)
     seconds = time.perf_counter() - began

@@ -8,17 +8,14 @@ import math
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import Any, get_type_hints
 
 from mlxhog.cli.flags import Json, Plugins
 from mlxhog.cli.frame import Report, command
 from mlxhog.config.options import argument, option, options
 from mlxhog.report.streams import wrapped
-
-if TYPE_CHECKING:
-    from mlxhog.models.mad.config import MADConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +23,23 @@ class OwnListConfig(Plugins, Json):
     """Options of a list that a user's file may add to."""
 
 
-def _blocks(entries: Iterable[tuple[str, ...]]) -> Iterator[str]:
-    """Yield a line for each entry, and its details below."""
-    for head, *details in entries:
-        yield head.rstrip()
-        for text in filter(None, details):
-            yield from wrapped(f"    {text}")
+def _list(facts: list[dict[str, Any]], kind: str, details: Sequence[str], after: str) -> Report:
+    """Return entries, each as a line with its details below, and the next command.
+
+    Args:
+        facts: the entries; each has a name, and the field `about`.
+        kind: field that stands in parentheses after the name; "" for none.
+        details: a text below each entry.
+        after: the next command.
+    """
+    notes = list[str]()
+    for one, detail in zip(facts, details, strict=True):
+        of = f" ({one[kind]})" if kind else ""
+        notes += [f"{one['name']}{of}  {one['about']}".rstrip()]
+        notes += [
+            line for text in filter(None, detail.split("\n")) for line in wrapped("    " + text)
+        ]
+    return Report(facts, words={}, notes=[*notes, f"next: {after}"])
 
 
 @command(
@@ -45,23 +53,20 @@ def tasks(config: OwnListConfig) -> Report:
     """List the tasks, those of the benchmark first."""
     from mlxhog.mad.tasks import BENCHMARK, known
 
-    facts: list[dict[str, Any]] = []
+    facts, settings = list[dict[str, Any]](), list[str]()
     for task in sorted(known().values(), key=lambda task: task.name not in BENCHMARK):
-        baseline, specs = task(), options(task)
-        about = task.about or _first_line(task)
-        settings = {n: {"value": getattr(baseline, n), "help": specs[n].help} for n in specs}
-        row = {"name": task.name, "short": task.short, "about": about, "settings": settings}
-        facts.append(row)
-    entries = (
-        (
-            f"{one['name']} ({one['short']})  {one['about']}",
-            _assignments({name: each["value"] for name, each in one["settings"].items()}),
+        values, specs = vars(task()), options(task)
+        facts.append(
+            {
+                "name": task.name,
+                "short": task.short,
+                "about": task.about or _first_line(task),
+                "settings": {n: {"value": values[n], "help": specs[n].help} for n in specs},
+            }
         )
-        for one in facts
-    )
-    small = '--set seq_len=32 --layers "mlstm swiglu" --dim 64 --steps 50'
-    notes = [*_blocks(entries), f"next: mlxhog mad train --task CR {small}"]
-    return Report(facts, words={}, notes=notes)
+        settings.append(_assignments({name: values[name] for name in specs}))
+    small = '--task CR --set seq_len=32 --layers "mlstm swiglu" --dim 64 --steps 50'
+    return _list(facts, "short", settings, f"mlxhog mad train {small}")
 
 
 @command(
@@ -75,22 +80,16 @@ def suites(config: Json) -> Report:
     """List the suites."""
     from mlxhog.mad.suites import SUITES
 
-    facts: list[dict[str, Any]] = []
+    facts, details = list[dict[str, Any]](), list[str]()
     for make in SUITES.values():
         suite, about = make(), (inspect.getdoc(make) or "").partition("\n")[0]
         runs = Counter(setting.task for setting in suite.settings for _ in suite.points)
         row = {"name": suite.name, "about": about, "dim": suite.dim, "runs": suite.runs}
         facts.append({**row, "tasks": runs})
-    entries = (
-        (
-            f"{one['name']}  {one['about']}",
-            f"{one['runs']} runs, width {one['dim']}: "
-            + ", ".join(f"{task} {runs}" for task, runs in one["tasks"].items()),
-        )
-        for one in facts
-    )
-    bench = 'next: mlxhog mad bench --layers "mlstm swiglu mlstm swiglu" --suite smoke --dry-run'
-    return Report(facts, words={}, notes=[*_blocks(entries), bench])
+        each = ", ".join(f"{task} {n}" for task, n in runs.items())
+        details.append(f"{suite.runs} runs, width {suite.dim}: {each}")
+    words = '--layers "mlstm swiglu mlstm swiglu" --suite smoke --dry-run'
+    return _list(facts, "", details, f"mlxhog mad bench {words}")
 
 
 @command(
@@ -105,42 +104,37 @@ def layers(config: OwnListConfig) -> Report:
     """List the layers."""
     from mlxhog.models.mad.layers import known
 
-    facts = [_layer(layer) for layer in known().values()]
-    entries = (
-        (
-            f"{one['name']} ({one['kind']})  {one['about']}",
-            _assignments({name: each["default"] for name, each in one["numbers"].items()}),
-            one["source"],
+    facts, details = list[dict[str, Any]](), list[str]()
+    for layer in known().values():
+        fields = dataclasses.fields(layer)
+        types = {
+            name: getattr(hint, "__name__", str(hint))
+            for name, hint in get_type_hints(layer).items()
+        }
+        facts.append(
+            {
+                "name": layer.name,
+                "kind": layer.kind,
+                "about": getattr(layer, "about", "") or _first_line(layer),
+                "numbers": {
+                    one.name: {"default": one.default, "type": types[one.name]} for one in fields
+                },
+                "source": _source(layer),
+            }
         )
-        for one in facts
-    )
-    notes = [*_blocks(entries), 'next: mlxhog mad show "mlstm(heads=2) swiglu"']
-    return Report(facts, words={}, notes=notes)
+        numbers = _assignments({one.name: one.default for one in fields})
+        details.append(f"{numbers}\n{facts[-1]['source']}")
+    return _list(facts, "kind", details, 'mlxhog mad show "mlstm(heads=2) swiglu"')
 
 
-def _assignments(values: dict[str, Any]) -> str:
+def _assignments(values: Mapping[str, Any]) -> str:
     """Write values as --set and a line of layers take them."""
-
-    def spelt(value: Any) -> str:
-        if isinstance(value, float):
-            return f"{value:g}"
-        return str(value).lower() if value is None or isinstance(value, bool) else str(value)
-
-    return " ".join(f"{name}={spelt(value)}" for name, value in values.items())
-
-
-def _layer(layer: type[Any]) -> dict[str, Any]:
-    hints = get_type_hints(layer)
-    types = {n: getattr(hint, "__name__", "") for n, hint in hints.items()}
-    types |= {n: str(hint) for n, hint in hints.items() if not isinstance(hint, type)}
-    fields = dataclasses.fields(layer)
-    return {
-        "name": layer.name,
-        "kind": layer.kind,
-        "about": getattr(layer, "about", "") or _first_line(layer),
-        "numbers": {one.name: {"default": one.default, "type": types[one.name]} for one in fields},
-        "source": _source(layer),
+    texts = {
+        name: f"{value:g}" if isinstance(value, float) else str(value)
+        for name, value in values.items()
     }
+    words = {"None": "none", "True": "true", "False": "false"}
+    return " ".join(f"{name}={words.get(text, text)}" for name, text in texts.items())
 
 
 def _first_line(cls: type[Any]) -> str:
@@ -186,75 +180,62 @@ class ShowConfig(Plugins, Json):
 
 @command("mad show", ABOUT, EXAMPLES, ShowConfig)
 def show(config: ShowConfig) -> Report:
-    """Show an architecture."""
-    from mlxhog.models.registry import load_candidate
-
-    cfg = load_candidate(" ".join(config.architecture))
-    length = config.seq_len or cfg.max_length
-    cfg = replace(
-        cfg,
-        hidden_size=config.dim or cfg.hidden_size,
-        vocab_size=config.vocab or cfg.vocab_size,
-        max_length=length,
-    )
-    facts = summarise(cfg, length)
-    columns = ("layer", "text", "kind", "params", "state", "grows")
-    parts = [{**part, "state": sum(part["state"].values())} for part in facts["parts"]]
-    words = {
-        **{name: value for name, value in facts.items() if name != "parts"},
-        "parts": [{name: part[name] for name in columns} for part in parts],
-    }
-    for part in facts["parts"]:  # of equal layers once
-        words[part["text"]] = [
-            *(f"{name} {'x'.join(map(str, shape))}" for name, shape in part["shapes"].items()),
-            *(f"state {name} {count:,}" for name, count in part["state"].items()),
-        ]
-    return Report(facts, words=words)
-
-
-def summarise(cfg: MADConfig, seq_len: int) -> dict[str, Any]:
-    """Return a model as plain values, part by part, with its state after `seq_len` tokens.
-
-    A part is one layer with its norm, or another part of the model, such as its head. Its `grows`
-    says whether its state grows with the sequence.
-    """
+    """Show an architecture, part by part: a layer with its norm, or such as its head."""
     from mlxhog.models.families import param_spec
     from mlxhog.models.mad.config import layer_name
     from mlxhog.models.mad.layers import at_width, to_dict
     from mlxhog.models.mad.sequence import canonical
+    from mlxhog.models.registry import load_candidate
 
-    cfg = replace(cfg, layers=at_width(cfg.layers, cfg.hidden_size))
-    groups: dict[str, dict[str, tuple[int, ...]]] = {}
+    cfg = load_candidate(" ".join(config.architecture))
+    dim, length = config.dim or cfg.hidden_size, config.seq_len or cfg.max_length
+    cfg = replace(
+        cfg,
+        hidden_size=dim,
+        vocab_size=config.vocab or cfg.vocab_size,
+        max_length=length,
+        layers=at_width(cfg.layers, dim),
+    )
+    shapes: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, spec in param_spec(cfg).items():
-        words = name.split(".")
-        prefix = ".".join(words[: 2 if words[0] == "layers" else 1])
-        groups.setdefault(prefix, {})[name.removeprefix(f"{prefix}.")] = spec.shape
-    numbers = {layer_name(number): number for number in range(len(cfg.layers))}
-    now, later = (cfg.state_sizes(length) for length in (seq_len, seq_len + 1))
+        path = name.split(".")
+        depth = 2 if path[0] == "layers" else 1
+        shapes.setdefault(".".join(path[:depth]), {})[".".join(path[depth:])] = spec.shape
+    number_of = {layer_name(number): number for number in range(len(cfg.layers))}
+    now, later = (cfg.state_sizes(n) for n in (length, length + 1))
     parts: list[dict[str, Any]] = []
-    for prefix, shapes in groups.items():
-        number = numbers.get(prefix)
+    for name, of_part in shapes.items():
+        number = number_of.get(name)
         layer = None if number is None else cfg.layers[number]
         parts.append(
             {
                 "layer": number,
-                "text": prefix if layer is None else canonical([layer]),
+                "text": name if layer is None else canonical([layer]),
                 "kind": "" if layer is None else layer.kind,
                 "numbers": {} if layer is None else to_dict(layer),
-                "shapes": shapes,
-                "params": sum(math.prod(shape) for shape in shapes.values()),
+                "shapes": of_part,
+                "params": sum(map(math.prod, of_part.values())),
                 "state": {} if number is None else now[number],
                 "grows": number is not None and now[number] != later[number],
             }
         )
-    return {
+    facts = {
         "layers": canonical(cfg.layers),
-        "dim": cfg.hidden_size,
+        "dim": dim,
         "vocab_size": cfg.vocab_size,
-        "seq_len": seq_len,
+        "seq_len": length,
         "position": cfg.position,
         "backbone": cfg.backbone,
         "parts": parts,
         "params": sum(part["params"] for part in parts),
         "state": sum(sum(part["state"].values()) for part in parts),
     }
+    columns = ("layer", "text", "kind", "params", "state", "grows")
+    rows = [{**part, "state": sum(part["state"].values())} for part in parts]
+    words = {**facts, "parts": [{name: row[name] for name in columns} for row in rows]}
+    for part in parts:  # of equal layers once
+        words[part["text"]] = [
+            *(f"{name} {'x'.join(map(str, shape))}" for name, shape in part["shapes"].items()),
+            *(f"state {name} {count:,}" for name, count in part["state"].items()),
+        ]
+    return Report(facts, words=words)

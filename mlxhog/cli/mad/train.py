@@ -19,7 +19,8 @@ from mlxhog.mad.options import PROTOCOL, Protocol, worker_options
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
-    from mlxhog.mad.run import RunConfig, RunResult
+    from mlxhog.cli.ticker import Ticker
+    from mlxhog.mad.run import Callbacks, Point, RunConfig
     from mlxhog.mad.training.run_plan import RunPlan
 
 ABOUT = """\
@@ -87,24 +88,42 @@ def train(candidate: CandidateConfig, protocol: Protocol, written: Written) -> R
     if candidate.layers is None and candidate.arch is None:
         problems.append(f"give the candidate, as in mlxhog {EXAMPLES[0]}, or with --arch FILE")
     together = resolve(TrainConfig, [written.values], [*written.problems, *problems])
-    worker_options = _worker_options(together, written.values)
+    of_workers = _worker_options(together, written.values)
     settings = read_settings(candidate.set)
     # These import NumPy: wrong flags are answered before.
+    from mlxhog.base.interrupts import Interrupts
     from mlxhog.checkpoint.formats.saving import check_target
+    from mlxhog.cli.ticker import Ticker
     from mlxhog.mad.tasks.dataset import held_length
+    from mlxhog.mad.training import candidate as training
     from mlxhog.mad.training.run_plan import make_run_plan
 
-    plan = make_run_plan(_run_config(candidate, protocol, settings), worker_options)
-    if candidate.save is not None:
-        target = expanded(candidate.save)
+    plan = make_run_plan(_run_config(candidate, protocol, settings), of_workers)
+    target = None if candidate.save is None else expanded(candidate.save)
+    if target is not None:
         if target.exists():
             raise ConfigError(f"--save {target} exists; choose another name, or remove it")
         check_target(target, force=False)
     facts = _facts(plan)
     if candidate.dry_run:
-        facts |= {"epoch": plan.per_epoch, "arena_bytes": plan.layout.total_bytes}
-        return Report(facts, words=facts)
-    result, unsaved = _train(plan, worker_options, candidate.save, quiet=candidate.quiet)
+        return Report(facts | {"epoch": plan.per_epoch, "arena_bytes": plan.layout.total_bytes})
+    errors = list[MlxhogError]()
+
+    def save(arena: Arena) -> None:
+        try:
+            if target is not None:
+                training.save_checkpoint(plan.asked, target, arena)
+        except MlxhogError as error:  # the numbers are printed nevertheless
+            errors.append(error)
+
+    with Interrupts() as signals, Ticker(sys.stderr, quiet=candidate.quiet, signals=signals) as on:
+        result = training.train(
+            plan.asked,
+            callbacks=_progress(on, plan.limit),
+            worker_options=of_workers,
+            on_end=save,
+            tell=on.tell,
+        )
     first = {name: facts.pop(name) for name in ("task", "layers", "backend")}
     held = {"held_length": held_length(result.by_length)} if result.by_length else {}
     facts = {**first, **asdict(result), **held, **facts}
@@ -114,20 +133,40 @@ def train(candidate: CandidateConfig, protocol: Protocol, written: Written) -> R
     )
     notes = []
     if result.status == "diverged":
-        notes.append("gradients were not finite; lower --lr, or clip them with --clip 1")
-    elif candidate.save is not None and not unsaved:
-        notes.append(f"saved: {candidate.save}; look at it with mlxhog mad show {candidate.save}")
+        notes = ["gradients were not finite; lower --lr, or clip them with --clip 1"]
+    elif target is not None and not errors:
+        notes = [f"saved: {candidate.save}; look at it with mlxhog mad show {candidate.save}"]
+    hidden = ("curve", "settings", "protocol", "key")
     return Report(
         facts,
         head,
-        words={name: value for name, value in facts.items() if name not in ("curve", *_INPUTS)},
+        words={name: value for name, value in facts.items() if name not in hidden},
         notes=notes,
-        code=EXIT_CODES[result.status] if unsaved is None else unsaved.exit_code,
-        remarks=[] if unsaved is None else [str(unsaved)],  # the numbers are printed also then
+        code=errors[0].exit_code if errors else EXIT_CODES[result.status],
+        remarks=list(map(str, errors)),
     )
 
 
-_INPUTS = ("settings", "protocol", "key")
+def _progress(line: Ticker, limit: int) -> Callbacks:
+    """Return callbacks that show the newest evaluation on a line."""
+    from mlxhog.mad.run import Callbacks
+
+    text = f"step 0/{limit}"
+
+    class Shown(Callbacks):
+        def beat(self) -> None:
+            line.tick(lambda: text)
+
+        def point(self, point: Point) -> None:
+            nonlocal text
+            rate = point.step / max(point.seconds, 1e-9)
+            loss = "-" if point.loss is None else f"{point.loss:.3f}"
+            text = (
+                f"step {point.step}/{limit}  loss {loss}  accuracy {point.acc_token:.3f}  "
+                f"at most {format_duration((limit - point.step) / rate)} to go"
+            )
+
+    return Shown()
 
 
 def _facts(plan: RunPlan) -> dict[str, Any]:
@@ -159,26 +198,22 @@ def _worker_options(together: TrainConfig, named: Layer) -> dict[str, object]:
     Raises:
         ConfigError: the strategy has a number that is not one of `worker_options`.
     """
-    values = values_of(together)
-    given = [name for name in worker_options() if name in named and name != "strategy"]
-    chosen: dict[str, object] = {name: values[name] for name in given}
-    if together.strategy is not None:
-        usual = numbers_of(type(together.strategy)())
-        every = numbers_of(together.strategy).items()
-        numbers = {name: value for name, value in every if value != usual[name]}
+    values, strategy = values_of(together), together.strategy
+    chosen = {name: values[name] for name in worker_options() if name in named}
+    if strategy is not None:
+        usual = numbers_of(type(strategy)())
+        numbers = {k: value for k, value in numbers_of(strategy).items() if value != usual[k]}
         if foreign := numbers.keys() - set(worker_options()):
-            problem = (
-                f"{', '.join(sorted(foreign))} of {together.strategy.name} is for mlxhog train"
+            raise ConfigError(
+                f"--strategy: {', '.join(sorted(foreign))} of {strategy.name} is for mlxhog "
+                "train; leave it out"
             )
-            raise ConfigError(f"--strategy: {problem}; leave it out")
-        chosen |= {"strategy": together.strategy.name, **numbers}
+        chosen |= {"strategy": strategy.name, **numbers}
     return chosen
 
 
 def _run_config(
-    candidate: CandidateConfig,
-    protocol: Protocol,
-    settings: dict[str, str],
+    candidate: CandidateConfig, protocol: Protocol, settings: dict[str, str]
 ) -> RunConfig:
     """Return the configuration of the run, with everything that decides its numbers."""
     from mlxhog.base import machine
@@ -191,84 +226,34 @@ def _run_config(
     from mlxhog.models.mad.sequence import parse
     from mlxhog.models.registry import load_candidate
 
-    here = machine.here()
-    task = tasks.find(candidate.task)
+    here, task = machine.here(), tasks.find(candidate.task)
     chosen = tasks.resolve(task.name, settings, origin=SET_FLAG)
     if protocol.select == "val" and not chosen.val_rows:
         chosen = tasks.resolve(task.name, {**settings, "val_rows": chosen.test_rows})
-    architecture: MADConfig | None = (
-        None if candidate.arch is None else load_candidate(candidate.arch)
-    )
-    if architecture is not None and architecture.norm_eps != MADConfig.norm_eps:
-        raise ConfigError(
-            f"{candidate.arch} has norm_eps {architecture.norm_eps:g}, candidates are compared "
-            f"with {MADConfig.norm_eps:g}; leave it out of the file"
-        )
-    position = candidate.position or (architecture.position if architecture else "none")
-    if candidate.arch is not None and architecture is not None:
-        check_reach(candidate.arch, replace(architecture, position=position), [chosen])
-    if candidate.workers is not None:
-        workers = candidate.workers
+    if candidate.arch is None:
+        words = " ".join((candidate.layers or "").split("\n"))
+        layers, dim, position = parse(words), 128, candidate.position or "none"
     else:
-        workers = "1" if candidate.backend is None else backend_here(candidate.backend, here)
-    resolved = resolve_workers(workers, candidate.threads, machine=here).workers
-    words = " ".join((candidate.layers or "").split("\n"))
-    layers = parse(words) if architecture is None else architecture.layers
+        file = load_candidate(candidate.arch)
+        layers, dim, position = file.layers, file.hidden_size, candidate.position or file.position
+        if file.norm_eps != MADConfig.norm_eps:
+            raise ConfigError(
+                f"{candidate.arch} has norm_eps {file.norm_eps:g}, candidates are compared with "
+                f"{MADConfig.norm_eps:g}; leave it out of the file"
+            )
+        check_reach(candidate.arch, replace(file, position=position), [chosen])
+    one = "1" if candidate.backend is None else backend_here(candidate.backend, here)
+    workers = resolve_workers(candidate.workers or one, candidate.threads, machine=here).workers
+    threads = [each.threads for each in workers if each.backend not in GPU_BACKENDS]
     return RunConfig(
         task=task.name,
         settings=asdict(chosen),
         layers=layers,
-        dim=candidate.dim or (architecture.hidden_size if architecture else 128),
+        dim=candidate.dim or dim,
         position=position,
         protocol=protocol,
         seed=candidate.seed,
-        workers=",".join(worker.backend for worker in resolved),
-        threads=min(
-            (worker.threads for worker in resolved if worker.backend not in GPU_BACKENDS),
-            default=1,
-        ),
+        workers=",".join(each.backend for each in workers),
+        threads=min(threads, default=1),
         plugins=plugins.loaded(),
     )
-
-
-def _train(
-    plan: RunPlan, worker_options: dict[str, object], save: str | None, *, quiet: bool
-) -> tuple[RunResult, MlxhogError | None]:
-    """Train with a status line and Ctrl-C; return the result and the error of the saving."""
-    from mlxhog.base.interrupts import Interrupts
-    from mlxhog.cli.ticker import Ticker
-    from mlxhog.mad.run import Callbacks, Point
-    from mlxhog.mad.training import candidate
-
-    with Interrupts() as signals, Ticker(sys.stderr, quiet=quiet, signals=signals) as line:
-        text, unsaved = f"step 0/{plan.limit}", list[MlxhogError]()
-
-        class Shown(Callbacks):
-            def beat(self) -> None:
-                line.tick(lambda: text)
-
-            def point(self, point: Point) -> None:
-                nonlocal text
-                rate = point.step / max(point.seconds, 1e-9)
-                loss = "-" if point.loss is None else f"{point.loss:.3f}"
-                text = (
-                    f"step {point.step}/{plan.limit}  loss {loss}  accuracy {point.acc_token:.3f}  "
-                    f"at most {format_duration((plan.limit - point.step) / rate)} to go"
-                )
-
-        def on_end(arena: Arena) -> None:
-            if save is None:
-                return
-            try:
-                candidate.save_checkpoint(plan.asked, expanded(save), arena)
-            except MlxhogError as error:
-                unsaved.append(error)
-
-        result = candidate.train(
-            plan.asked,
-            callbacks=Shown(),
-            worker_options=worker_options,
-            on_end=on_end,
-            tell=line.tell,
-        )
-    return result, unsaved[0] if unsaved else None

@@ -7,7 +7,7 @@ import shlex
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from mlxhog.cli.flags import Json, Plugins, study_argument
+from mlxhog.cli.flags import Json, Plugins
 from mlxhog.cli.frame import Report, command
 from mlxhog.config.options import argument, option
 
@@ -26,7 +26,7 @@ VOTE_EXAMPLES = (
 class VoteConfig(Plugins, Json):
     """Options of `mlxhog mad vote`."""
 
-    study: str = study_argument()
+    study: str = argument("STUDY", "a name under studies/, or a path")
     top: int | None = option(None, "number of voters, the best", low=1, none="auto")
     out: str | None = option(None, "model file to write or replace")
 
@@ -45,9 +45,9 @@ def vote(config: VoteConfig) -> Report:
     cfg = winner.model(store, parse(result.layers))
     if path is not None:
         winner.write(path, cfg)
-    place = next((n for n, row in enumerate(rows) if row.layers == result.layers), None)
-    score = None if place is None else rows[place].score
-    slots = list(zip(itertools.count(1), result.layers, result.slots, strict=False))
+    place = next((n for n, row in enumerate(rows, 1) if row.layers == result.layers), None)
+    score = None if place is None else rows[place - 1].score
+    slots = zip(itertools.count(1), result.layers, result.slots, strict=False)
     facts = {
         "layers": " ".join(result.layers),
         "slots": [{"slot": n, "layer": layer, "votes": votes} for n, layer, votes in slots],
@@ -57,7 +57,6 @@ def vote(config: VoteConfig) -> Report:
         "score": score,
         "file": config.out,
     }
-
     scores = [one for _, one in result.cluster]
     head = (
         f"{len(scores)} of {len(rows)} candidates vote, scores {scores[0]:.3f} to "
@@ -67,20 +66,17 @@ def vote(config: VoteConfig) -> Report:
         head += f"; {others} of them have another depth than {len(result.slots)} and do not"
     measured = "no candidate of the study has these layers: their score is unknown"
     if place is not None:
-        measured = f"place {place + 1} of {len(rows)} in the study, score {score:.3f}"
+        measured = f"place {place} of {len(rows)} in the study, score {score:.3f}"
+    top = "" if config.top is None else f" --top {config.top}"
+    after = [f"next: mlxhog mad vote {shlex.quote(config.study)}{top} --out winner.yaml"]
+    if config.out is not None:
+        out, depth = shlex.quote(config.out), 2 * len(result.layers)
+        after = [
+            f"next: mlxhog train --model {out}",
+            f"      mlxhog mad scale {out} --depth {depth} --out deeper.yaml",
+        ]
     words = {"slots": facts["slots"], "layers": facts["layers"], "score": measured}
-    return Report(facts, head, words=words, notes=_next(config, len(result.layers)))
-
-
-def _next(config: VoteConfig, depth: int) -> list[str]:
-    if config.out is None:
-        top = "" if config.top is None else f" --top {config.top}"
-        return [f"next: mlxhog mad vote {shlex.quote(config.study)}{top} --out winner.yaml"]
-    out = shlex.quote(config.out)
-    return [
-        f"next: mlxhog train --model {out}",
-        f"      mlxhog mad scale {out} --depth {2 * depth} --out deeper.yaml",
-    ]
+    return Report(facts, head, words=words, notes=after)
 
 
 SCALE_ABOUT = """\

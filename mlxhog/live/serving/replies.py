@@ -91,7 +91,11 @@ class Reply:
 
     def end(self) -> bytes:
         """Return the last events of a stream."""
-        usage = self._event([], usage=self._usage()) if self._request.include_usage else b""
+        usage = (
+            self._event([], usage=self._usage())
+            if self._request.stream_options.include_usage
+            else b""
+        )
         return usage + b"data: [DONE]\n\n"
 
     def whole(self) -> dict[str, Any]:

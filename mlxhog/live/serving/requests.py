@@ -88,7 +88,16 @@ class _StreamOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class _Words:
-    """The fields of both paths that are not numbers."""
+    """The fields of both paths that are not numbers.
+
+    Attributes:
+        model: name of the server's model.
+        stream: whether the answer is sent while it is written.
+        stream_options: whether a stream ends with the number of tokens.
+        stop: texts that end an answer.
+        session: name of the conversation that it continues.
+        echo: whether the prompt comes before the answer.
+    """
 
     model: str | None = None
     stream: bool = False
@@ -99,7 +108,7 @@ class _Words:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClientRequest:
+class ClientRequest(_Words):
     """A checked request.
 
     Attributes:
@@ -109,10 +118,6 @@ class ClientRequest:
         logprobs: number of most likely tokens beside each token; None is no probabilities.
         length: name of the field with the largest length of an answer.
         writes: whether there is an answer; `max_tokens` 0 asks for the prompt only.
-        stream: whether the answer is sent while it is written.
-        include_usage: whether a stream ends with the number of tokens.
-        echo: whether the prompt comes before the answer.
-        session: name of the conversation that it continues.
         joint: text between this conversation and the prompt.
         is_chat: whether the answer is a message.
     """
@@ -125,10 +130,6 @@ class ClientRequest:
     )
     length: str = "max_tokens"
     writes: bool = True
-    stream: bool = False
-    include_usage: bool = False
-    echo: bool = False
-    session: str | None = None
     joint: str = ""
     is_chat: bool = False
 
@@ -249,10 +250,7 @@ def _request(fields: dict[str, Any], model: str, **known: Any) -> ClientRequest:
         sampling=replace(DEFAULTS, **{"seed": secrets.randbits(63)} | numbers, stop=stop),
         n=n,
         logprobs=logprobs,
-        stream=words.stream,
-        include_usage=words.stream_options.include_usage,
-        echo=words.echo,
-        session=session,
+        **vars(words),
         **known,
     )
 

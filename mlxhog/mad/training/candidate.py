@@ -219,7 +219,7 @@ class OneWorker(TrainingRun):
     def start(self) -> None:
         """Load the framework, and make the worker's arrays."""
         pid, job = os.getpid(), self._job(1)
-        self._entry = self.arena.workers.acquire_slot(pid, process_start_time(pid), slot=1)
+        self._entry = self.arena.workers.acquire_slot(1, pid, process_start_time(pid))
         with contextlib.redirect_stdout(sys.stderr):  # a worker process has a log
             self.start_backend()
             context = worker.make_context(job, self.arena, self._entry, self.backend)

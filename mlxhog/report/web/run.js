@@ -44,17 +44,6 @@ const runView = (() => {
     const two = (n) => String(n).padStart(2, "0");
     return (h ? h + ":" : "") + two(m) + ":" + two(Math.floor(s) % 60);
   };
-  // As `format_duration` of base/quantities.py.
-  const duration = (s) => {
-    if (s < 9.95) return +s.toPrecision(2) + " s";
-    const whole = Math.round(s), days = Math.floor(whole / 86400);
-    const [h, m, rest] = [Math.floor(whole / 3600) % 24, Math.floor(whole / 60) % 60, whole % 60];
-    const two = (n) => String(n).padStart(2, "0");
-    if (days) return days + " d" + (h ? ` ${h} h` : "");
-    if (h) return h + " h" + (m ? ` ${two(m)} min` : "");
-    if (m) return m + " min" + (rest ? ` ${two(rest)} s` : "");
-    return rest + " s";
-  };
   const short = (v) => {
     if (v === null || v === undefined) return "-";
     const size = Math.abs(v);
@@ -183,7 +172,7 @@ const runView = (() => {
       const at = plot.cursor.idx ?? null;
       const value = (column) => (at === null ? column.findLast((v) => v != null) : column[at]);
       const x = value(plot.data[0]);
-      const where = this.axis === "time" ? duration(x) : `${this.axis} ${short(x)}`;
+      const where = this.axis === "time" ? clock(x) : `${this.axis} ${short(x)}`;
       legend.replaceChildren(make("span", { class: "at" }, at === null ? "newest" : where),
         ...plot.series.slice(1).map((line, k) => make("span", { class: "key" },
           make("i", { class: "swatch", style: `background: ${colors[k]}` }),

@@ -8,12 +8,11 @@ from mlxhog.config import choices
 from mlxhog.errors import ConfigError
 from mlxhog.models.fields import check_most, read
 from mlxhog.models.mad.layer import Layer
-from mlxhog.models.mad.layers.attention import MHAttention, MHSlidingAttention
+from mlxhog.models.mad.layers.attention import MHAttention, MHSlidingAttention, PaTH
 from mlxhog.models.mad.layers.convolution import Canon, GatedConv, Hyena, MHHyena
 from mlxhog.models.mad.layers.delta import KDA, RWKV7, DeltaNet, GatedDeltaNet, GatedDeltaProduct
 from mlxhog.models.mad.layers.feed_forward import GEGLU, MLP, MoESwiGLU, SwiGLU
 from mlxhog.models.mad.layers.linear import GLA, GSA, LinearAttention, Mesa
-from mlxhog.models.mad.layers.path import PaTH
 from mlxhog.models.mad.layers.state_space import SSD, Mamba, Mamba3
 from mlxhog.models.mad.layers.xlstm import MLSTM, MLSTMV1, SLSTM, SLSTMV1
 

@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from mlxhog.metal.engine import Engine
-from mlxhog.metal.kernels import conv as kernels
-from mlxhog.metal.kernels.mlstm import LONGEST_CHUNK, backward_launches, forward_launches
-from mlxhog.metal.kernels.slstm import slstm_backward, slstm_forward
+from mlxhog.metal.kernel import Kernel
+from mlxhog.metal.kernels import conv, mlstm, slstm
 from mlxhog.models.ops.arrays import Array
 from mlxhog.models.ops.reference.plain import PlainForm
 
@@ -52,16 +51,12 @@ class MetalCells(PlainForm):
         """Return the results of a pair of functions, differentiable; see the module."""
 
     def _run(
-        self,
-        launches: Callable[..., Iterable[Any]],
-        inputs: Mapping[str, Array],
-        names: str,
-        **how: Any,
+        self, kernels: Iterable[Kernel], inputs: Mapping[str, Array], names: str, **how: Any
     ) -> tuple[Array, ...]:
-        """Make launches on inputs by name, each with the outputs of those before it."""
+        """Launch kernels on inputs by name, each with the outputs of those before it."""
         x = dict(zip(inputs, self.enter(list(inputs.values())), strict=True))
-        for launch in launches(x, **how):
-            x |= self.engine.run(launch)
+        for kernel in kernels:
+            x |= self.engine.run(kernel.launch(x, **how))
         return self.leave([x[name] for name in names.split()])
 
     # -- the convolution --------------------------------------------------------------------------
@@ -83,25 +78,21 @@ class MetalCells(PlainForm):
         last = self.last_inputs(padded[:, padded.shape[1] - (K - 1) :], starts)
         return xp.astype(y, x), last
 
-    def _conv(self, *x: Array, silu: bool) -> tuple[Arrays, Arrays]:
+    def _conv(self, *arrays: Array, silu: bool) -> tuple[Arrays, Arrays]:
         """Convolve (inputs, w, b, back); `back` limits how far back each position sees.
 
         The inputs are the state, which has no outputs, and then x.
         """
-        return self.leave(
-            [self.engine.run(kernels.conv_forward(*self.enter(x), silu=silu))["y"]]
-        ), x
+        x = dict(zip(("x", "w", "bias", "back"), arrays, strict=True))
+        return self._run([conv.FORWARD], x, "y", silu=int(silu)), arrays
 
     def _conv_grad(self, saved: Arrays, d_results: Arrays, *, silu: bool) -> Arrays:
-        run = self.engine.run
-        inputs, w, bias, back, dy = self.enter((*saved, *d_results))
-        S, K = dy.shape[1], w.shape[-1]
-        if silu:
-            dy = run(kernels.conv_bwd_pre(inputs, w, bias, back, dy))["dpre"]
-        dx = run(kernels.conv_bwd_input(w, back, dy, P=inputs.shape[1] - S))["dx"]
-        part = run(kernels.conv_bwd_partial(inputs, back, dy, K=K))["part"]
-        sums = run(kernels.conv_bwd_final(part, S=S))
-        return self.leave([dx, sums["dw"], sums["dbias"]])
+        names = ("x", "w", "bias", "back", "dy" if silu else "dpre")
+        x = dict(zip(names, (*saved, *d_results), strict=True))
+        S, K = d_results[0].shape[1], saved[1].shape[-1]
+        how = {"S": S, "K": K, "P": saved[0].shape[1] - S}
+        steps = [conv.PRE] * silu + [conv.INPUT, conv.PARTIAL, conv.FINAL]
+        return self._run(steps, x, "dx dw dbias", **how)
 
     # -- the mLSTM cell ---------------------------------------------------------------------------
 
@@ -110,7 +101,7 @@ class MetalCells(PlainForm):
     ) -> tuple[Array, tuple[Array, Array, Array]]:
         q, _, v, *_ = x = tuple(self.xp.float32(y) for y in x)
         state = self.zero_state(q, v) if state is None else state
-        how = {"chunk": min(chunk_size, q.shape[1], LONGEST_CHUNK), "eps": eps}
+        how = {"chunk": min(chunk_size, q.shape[1], mlstm.LONGEST_CHUNK), "eps": eps}
         h, C, n, m = self.apply(self._mlstm, self._mlstm_grad, *x, *state, **how)
         return h, (C, n, m)
 
@@ -120,7 +111,7 @@ class MetalCells(PlainForm):
         What is kept are the states around every chunk, and b, den and M of `metal/kernels`.
         """
         x = dict(zip("q k v i f C0 n0 m0".split(), inputs, strict=True))
-        h, *kept = self._run(forward_launches, x, "h C n m b den M", chunk=chunk, eps=eps)
+        h, *kept = self._run(mlstm.FORWARD, x, "h C n m b den M", L=chunk, eps=eps)
         return (h, *(y[:, :, -1] for y in kept[:3])), (*inputs[:5], h, *kept)
 
     def _mlstm_grad(self, saved: Arrays, d_results: Arrays, *, chunk: int, eps: float) -> Arrays:
@@ -140,7 +131,7 @@ class MetalCells(PlainForm):
         *d_states, dm = d_results
         names = "q k v i h C n m b den M dh dC_last dn_last".split()
         x = dict(zip(names, (q, k, v, i, *results, *d_states), strict=True))
-        grads = self._run(backward_launches, x, "dq dk dv di db dC dn dM", chunk=chunk, eps=eps)
+        grads = self._run(mlstm.BACKWARD, x, "dq dk dv di db dC dn dM", L=chunk, eps=eps)
         dq, dk, dv, di, db, dC, dn, dM = grads
         states = (C * dC).sum((-2, -1)) + (n * dn).sum(-1)  # (B, NH, NC + 1)
         last = dM[..., -1] + (dm - states[..., -1])
@@ -194,20 +185,20 @@ class MetalCells(PlainForm):
     def _slstm(self, *inputs: Array) -> tuple[Arrays, Arrays]:
         """G, R, bias, the first h, c, n, m, and starts int32 -> every h and the last c, n, m.
 
-        A head has a group of threads, so at most `MOST_UNITS` units. Kept is the gates' `pre` in
+        A head has a group of threads, so at most 1024 units. Kept is the gates' `pre` in
         place of G and bias.
         """
         G, R, *others = inputs
         names = "G R_T bias h0 c0 n0 m0 starts".split()
         x = dict(zip(names, (G, R.swapaxes(2, 3), *others), strict=True))
-        h, *kept = self._run(lambda x: [slstm_forward(x)], x, "h c n m pre")
+        h, *kept = self._run([slstm.FORWARD], x, "h c n m pre")
         return (h, *(y[:, -1] for y in kept[:3])), (R, *others[1:], h, *kept)
 
     def _slstm_grad(self, saved: Arrays, d_results: Arrays) -> Arrays:
         R, h0, c0, n0, m0, starts, h, *kept = saved
         names = "R c0 n0 m0 starts c n m pre dh dc_last dn_last dm_last".split()
         x = dict(zip(names, (R, c0, n0, m0, starts, *kept, *d_results), strict=True))
-        dG, *d_state = self._run(lambda x: [slstm_backward(x)], x, "dG dh0 dc0 dn0 dm0")
+        dG, *d_state = self._run([slstm.BACKWARD], x, "dG dh0 dc0 dn0 dm0")
         dR, db = self._parameter_gradients(dG, h0, h, starts)
         return dG, dR, db, *d_state
 

@@ -16,8 +16,8 @@ from mlx.core import array
 
 from mlxhog.models.ops import arrays_mlx
 from mlxhog.models.ops.arrays import Arrays
+from mlxhog.models.ops.native.layers import Pair, View, Views
 from mlxhog.models.ops.native.operators import NativeForm
-from mlxhog.models.ops.native.pair import Pair, View, Views
 from mlxhog.models.ops.native.sequence import SLSTM_UNTAPED
 from mlxhog.models.ops.operators import Ops
 from mlxhog.models.ops.reference import ops_mlx

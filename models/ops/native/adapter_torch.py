@@ -16,8 +16,8 @@ from torch.autograd.function import once_differentiable
 from mlxhog._native import ops
 from mlxhog.models.ops import arrays_torch
 from mlxhog.models.ops.arrays import Arrays
+from mlxhog.models.ops.native.layers import Pair, View
 from mlxhog.models.ops.native.operators import NativeForm
-from mlxhog.models.ops.native.pair import Pair, View
 from mlxhog.models.ops.native.sequence import SLSTM
 from mlxhog.models.ops.operators import Ops
 from mlxhog.models.ops.reference import ops_torch

@@ -11,7 +11,7 @@ from typing import Any
 from mlxhog._native import ops
 from mlxhog.models.ops.arrays import Array, Arrays
 from mlxhog.models.ops.native import layers, sequence
-from mlxhog.models.ops.native.pair import Pair, View
+from mlxhog.models.ops.native.layers import Pair, View
 from mlxhog.models.ops.reference.plain import PlainForm
 
 ops.keep_freed_memory()

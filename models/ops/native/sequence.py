@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mlxhog._native import ops
-from mlxhog.models.ops.native.pair import Pair, View, Views, empty_like, zeros_if_none
+from mlxhog.models.ops.native.layers import Pair, View, Views, empty_like, zeros_if_none
 
 
 def _rope(x: View, *, offset: View | None, keep: bool, **how: Any) -> tuple[Views, Views]:

@@ -89,7 +89,7 @@ class MLXPlainForm(PlainForm):
                 [z if b is None else b for z, b in zip(zeros, biases, strict=True)]
             )
         y = self.xp.linear(narrow, mx.concatenate(list(weights)), bias).astype(x.dtype)
-        return self.xp.split(y, list(accumulate(map(len, weights)))[:-1], -1)
+        return list(self.xp.split(y, list(accumulate(map(len, weights)))[:-1], -1))
 
     def attend(self, q: array, k: array, v: array, seen: array | None) -> array:
         """Attend where `seen` (..., S, L); None is causal with as many keys as queries."""

@@ -37,12 +37,15 @@ of conjugate gradients. Its gradient goes through the solution and not through t
 r = q - (S + ridge) x, whose value is about 0, the gradient of x is that of (S + ridge)^-1 r with a
 constant inverse, the same conjugate gradients on the way back.
 
-`selective_scan` is `recurrence` with a head of one value for every channel.
+`selective_scan` takes log2(S) rounds. Two positions of S_t = a_t S_{t-1} + x_t combine to one,
+(a' a, a' x + x'), which halves the sequence. The states after every second position come from the
+halved sequence, the others from the states before them. There is no division by a decay.
 
 Sources: Beck et al. 2024, xLSTM, arXiv:2405.04517; Yang et al. 2024, Gated Linear Attention,
 arXiv:2312.06635; Dao and Gu 2024, Transformers are SSMs, arXiv:2405.21060; Yang et al. 2024,
 Parallelizing Linear Transformers with the Delta Rule, arXiv:2406.06484; Yang et al. 2024, Gated
-Delta Networks, arXiv:2412.06464; Gu and Dao 2023, Mamba, arXiv:2312.00752.
+Delta Networks, arXiv:2412.06464; Gu and Dao 2023, Mamba, arXiv:2312.00752; Blelloch 1990, Prefix
+Sums and Their Applications.
 """
 
 from abc import ABC, abstractmethod
@@ -51,8 +54,6 @@ from typing import Any
 
 from mlxhog.models.ops.arrays import Array, Arrays
 from mlxhog.models.ops.reference.mlstm import from_chunks, sums_after, to_chunks
-
-SCAN_CHUNK = 16
 
 
 class Recurrences(ABC):
@@ -215,12 +216,12 @@ class Recurrences(ABC):
 
     def _halves(self, x: Array, m: int) -> Sequence[Array]:
         """Cut x (..., L, D) into blocks of 2 m: earlier and later halves (..., blocks, m, D)."""
-        return self.xp.unstack(x.reshape(*x.shape[:-2], -1, 2, m, x.shape[-1]), -3)
+        return tuple(self.xp.unstack(x.reshape(*x.shape[:-2], -1, 2, m, x.shape[-1]), -3))
 
     def _pairs(self, A: Array) -> Sequence[Array]:
         """Return the first and the second of every two matrices (..., blocks, m, m)."""
         *batch, _, m, _ = A.shape
-        return self.xp.unstack(A.reshape(*batch, -1, 2, m, m), -3)
+        return tuple(self.xp.unstack(A.reshape(*batch, -1, 2, m, m), -3))
 
     def _joined(self, A: Array, below: Array) -> Array:
         """Put every two matrices (..., blocks, m, m) on a diagonal, `below` them, 0 above."""
@@ -276,9 +277,22 @@ class Recurrences(ABC):
     def selective_scan(self, *x: Array, state: Array | None) -> tuple[Array, Array]:
         xp = self.xp
         u, dt, A, Bt, Ct = (xp.float32(y) for y in x)
-        k, q = (xp.broadcast_to(y[:, :, None], (*u.shape, y.shape[-1])) for y in (Bt, Ct))
-        state = None if state is None else state[..., None]
-        how: dict[str, Any] = {"scale": 1.0, "by_value": False, "chunk_size": SCAN_CHUNK}
-        own = (q, k, (dt * u)[..., None], dt[..., None] * A)
-        y, last = self.recurrence(*own, None, None, None, state, **how)
-        return y[..., 0], last[..., 0]
+        S = u.shape[1]
+        a = xp.exp(dt[..., None] * A)
+        add = (dt * u)[..., None] * Bt[:, :, None]
+        if state is not None:
+            add = xp.concatenate([add[:, :1] + a[:, :1] * state[:, None], add[:, 1:]], 1)
+        rest = [(0, 0), (0, (1 << (S - 1).bit_length()) - S), (0, 0), (0, 0)]
+        states = self._scan(xp.pad(a, rest), xp.pad(add, rest))[:, :S]
+        return (states @ Ct[..., None])[..., 0], states[:, -1]
+
+    def _scan(self, a: Array, x: Array) -> Array:
+        """States after every position of a, x (B, S, C, N) from zeros; S a power of 2."""
+        if x.shape[1] == 1:
+            return x
+        xp, (B, S, C, N) = self.xp, x.shape
+        a_first, a_second = xp.unstack(a.reshape(B, S // 2, 2, C, N), 2)
+        x_first, x_second = xp.unstack(x.reshape(B, S // 2, 2, C, N), 2)
+        second = self._scan(a_second * a_first, a_second * x_first + x_second)
+        before = xp.pad(second[:, :-1], [(0, 0), (1, 0), (0, 0), (0, 0)])
+        return xp.stack([x_first + a_first * before, second], 2).flatten(1, 2)

@@ -54,14 +54,6 @@ def test_generate_of_transformers_draws_no_id_without_a_token(tmp_path, model):
     assert checkpoint.read_model(folder)[0].vocab_size == ByteTokenizer.vocab_size
 
 
-def test_a_checkpoint_without_the_list_gets_it_from_its_tokenizer(tmp_path):
-    older = exported(tmp_path, SMALL)
-    (older / "generation_config.json").unlink()
-    convert(formats.open(older), tmp_path / "again", Conversion("hf"))
-    unused = fields(tmp_path / "again", "generation_config.json")["suppress_tokens"]
-    assert unused == list(range(ByteTokenizer.n_ids, ByteTokenizer.vocab_size))
-
-
 @pytest.mark.parametrize("vocabulary", [b'{"a": 0, "b": 2}', b'[["a", -1.0], ["b", -2.0]]'])
 def test_tokens_are_counted_in_each_kind_of_vocabulary(vocabulary):
     text = b'{"model": {"vocab": %s}, "added_tokens": [{"id": 5}]}' % vocabulary
@@ -149,15 +141,6 @@ def test_generate_takes_what_the_tokenizer_returns_and_padding_changes_no_answer
         model(batch["input_ids"], attention_mask=0 * batch["attention_mask"])
     with pytest.raises(TypeError, match="no argument inputs_embeds"):
         model(batch["input_ids"], inputs_embeds=torch.zeros(2, 3))
-
-
-@pytest.mark.slow
-def test_the_pipeline_writes_text(transformers, tmp_path):
-    folder = exported(tmp_path, layers())
-    model, tokenizer = loaded(transformers, folder)
-    write = transformers.pipeline("text-generation", model=model, tokenizer=tokenizer)
-    (answer,) = write("ab", max_new_tokens=4, do_sample=True)
-    assert answer["generated_text"].startswith("ab")
 
 
 @pytest.mark.slow

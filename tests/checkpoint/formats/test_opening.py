@@ -187,8 +187,8 @@ def test_tensors_that_are_missing_superfluous_misshapen_or_of_a_wrong_type_are_a
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"embedding_dim": 64}, "embedding_dim is 64 and its other spelling hidden_size is "),
-        ({"num_blocks": 3}, "its other spelling num_hidden_layers is "),
+        ({"embedding_dim": 64}, "keep the one that the tensors fit"),
+        ({"num_blocks": 3}, "keep the one that the tensors fit"),
         ({"num_heads": 3}, "does not divide into num_heads 3"),
         ({"tie_word_embeddings": True}, "ties the embedding and the head"),
         ({"hidden_size": "wide", "embedding_dim": None}, "hidden_size is 'wide'"),

@@ -47,9 +47,3 @@ def test_a_place_that_the_system_refuses_is_named_and_nothing_is_left(
     assert message.startswith(f"cannot write {target}: Permission denied at {tmp_path / refused}")
     assert "choose another place" in message
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_target_that_cannot_be_looked_at_is_named(tmp_path):
-    target = tmp_path / ("n" * 300)
-    with pytest.raises(EnvironmentLacks, match=r"cannot write .*: File name too long"):
-        saving.check_target(target, force=False)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from mlxhog.cli.mad.session import observer
+from mlxhog.cli.mad.study import observer
 from mlxhog.mad.options import PUBLISHED, Protocol
 from mlxhog.mad.report.board import LiveBoard, PlainBoard, folded, short
 from mlxhog.mad.run import Point

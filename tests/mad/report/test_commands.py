@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from mlxhog.cli import main
-from mlxhog.cli.mad import board
 from mlxhog.mad.study.store import Store
 from tests.mad.report.sample import CONV, TASKS, study
 
@@ -74,19 +73,6 @@ def test_a_study_that_runs_is_shown_as_running(capsys, first):
     with first.lock():
         assert main(["mad", "board", "first", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["running"]
-
-
-def test_watching_ends_when_the_study_does(capsys, monkeypatch, first):
-    scheduler = first.lock()
-    scheduler.__enter__()
-
-    def the_scheduler_ends_meanwhile(seconds):
-        scheduler.__exit__(None, None, None)
-
-    monkeypatch.setattr(board.time, "sleep", the_scheduler_ends_meanwhile)
-    assert main(["mad", "board", "first", "--watch", "--json"]) == 0
-    shown = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [one["running"] for one in shown] == [True, False]
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +11,8 @@ from mlxhog.errors import EnvironmentLacks, MetalError
 from mlxhog.metal.host import build, translate
 from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.kernel import read_source
-from mlxhog.metal.kernels.adds import dense_axpy
 from tests.metal.host import probes
 from tests.metal.host.probes import on
-from tests.pairs import each_of
 
 X = np.ones(64, np.float32)
 RUN = """
@@ -57,52 +54,6 @@ def test_a_compile_error_names_file_and_line(shim_cache, tmp_path):
     message = str(caught.value)
     assert message.startswith("misspelt does not compile:")
     assert f"{file}:3:" in message
-
-
-# The type of x, what is done with it, and what the compiler says.
-FORBIDDEN = {
-    "an order that Metal lacks": (
-        "atomic_uint",
-        "atomic_load_explicit(x, memory_order_acquire)",
-        "memory_order_acquire",
-    ),
-    "an exchange of floats, which never ends on a NaN": (
-        "atomic_float",
-        "atomic_compare_exchange_weak_explicit(x, x, 1.0f, 0, 0)",
-        "atomic_compare_exchange_weak_explicit",
-    ),
-    "64-bit atomics": (
-        "atomic<ulong>",
-        "atomic_load_explicit(x, memory_order_relaxed)",
-        "atomics of float and uint only",
-    ),
-    "a name without a declaration": ("float", "x[at.x] = exq(x[at.x])", "exq"),
-    "two variables in one statement": (
-        "float",
-        "threadgroup float a[4], b[4]; a[0] = b[0] = x[0]",
-        "threadgroup float a.4., b.4.;. is not understood by the host shim",
-    ),
-}
-
-
-@each_of("name", FORBIDDEN)
-def test_what_metal_or_apple_gpus_lack_does_not_compile(name, shim_cache):
-    kind, statement, message = FORBIDDEN[name]
-    text = f"""#include <metal_stdlib>
-using namespace metal;
-[[kernel]] void forbidden(device {kind}* x [[buffer(0)]], uint3 at [[thread_position_in_grid]]) {{
-  {statement};
-}}
-"""
-    with pytest.raises(MetalError, match=message):
-        build.library("forbidden", translate.cpp(text), directory=shim_cache)
-
-
-def test_the_error_of_the_call_that_mlx_wraps_shows_the_word(host_engine):
-    launch = dense_axpy(X, X[:8], scale=1.0, offset=0)
-    misspelt = launch.kernel.source.replace("scale", "scael")
-    with pytest.raises(MetalError, match=r"'scael'|\u2018scael\u2019"):
-        host_engine("mlx").run(replace(launch, kernel=replace(launch.kernel, source=misspelt)))
 
 
 def test_a_missing_compiler_is_named_with_what_to_install(host_engine, consumer):

@@ -70,60 +70,52 @@ def test_any_order_of_threads_gives_the_same_bits(host_engine, consumer, kernel,
             np.testing.assert_array_equal(actual[name], calm[name])
 
 
-@each_of(("DH", "instance"), [(1, "64"), (64, "64"), (65, "256"), (192, "256"), (257, "1024")])
-def test_a_group_has_threadgroup_memory_for_the_next_number_of_units(DH, instance):
-    x = slstm.sample_slstm(RNG(0), B=1, S=1, NH=1, DH=DH, fresh=True, packed=False)
-    assert slstm.slstm_forward(x).instance == instance
-
-
 def of_shape(*shape):
     """An array that takes no memory."""
     return np.broadcast_to(np.float32(0), shape)
 
 
-def mlstm_arrays(**changed):
-    names = ("q", "k", "v", "i", "f", "C0", "n0", "m0", "a", "g", "amax")
-    return mlstm.sample_arrays(RNG(0), names, B=1, S=8, NH=2, NC=2, DK=4, DV=6) | changed
+def launched(family, kernel, letters, given=None, **changed):
+    """A launch of random arrays of which some are of other shapes."""
+    names = " ".join(one.name for one in kernel.inputs if not one.scalar)
+    kernel.launch(family.sample(RNG(0), letters, names) | changed, **(given or letters))
 
 
-def conv_arrays(**changed):
-    x = conv.sample_conv(RNG(0), B=1, S=4, CH=3, K=2, P=0) | changed
-    return x["x"], x["w"], x["bias"], x["back"]
+MLSTM = {"B": 1, "S": 8, "NH": 2, "DK": 4, "DV": 6, "L": 4}
 
 
 def scores_of_pairs_beyond_32_bits():
     B, S, NH = 64, 2**15, 64
     x = {name: of_shape(B, NH, S) for name in ("b", "M", "rN", "dden")}
     x |= {name: of_shape(B, S, NH, 1) for name in ("q", "k", "v", "dh")}
-    mlstm.mlstm_bwd_scores(x | {"i": of_shape(B, S, NH)}, chunk=64)
-
-
-def slstm_arrays(**changed):
-    return slstm.sample_slstm(RNG(0), B=1, S=3, NH=2, DH=8, fresh=True, packed=False) | changed
+    mlstm.BWD_SCORES.launch(x | {"i": of_shape(B, S, NH)}, L=64)
 
 
 REFUSED = {
-    r"conv_forward: bias has shape \(2,\), .* require \(3,\)": lambda: conv.conv_forward(
-        *conv_arrays(bias=of_shape(2)), silu=True
+    r"conv_forward: bias has shape \(2,\), .* require \(3,\)": lambda: launched(
+        conv.CONV, conv.FORWARD, {"B": 1, "S": 4, "CH": 3, "K": 2}, {"silu": 1}, bias=of_shape(2)
     ),
-    "conv_bwd_final: part has shape": lambda: conv.conv_bwd_final(of_shape(1, 2, 3, 4), S=64),
-    "chunks of 65 positions and take 1 to 64": lambda: mlstm.mlstm_gates(
-        {"i": of_shape(1, 100, 1), "f": of_shape(1, 100, 1)}, chunk=65
+    "conv_bwd_final: part has shape": lambda: conv.FINAL.launch(
+        {"part": of_shape(1, 2, 3, 4)}, S=64
     ),
-    r"mlstm_states: v has shape \(1, 7, 2, 6\)": lambda: mlstm.mlstm_states(
-        mlstm_arrays(v=of_shape(1, 7, 2, 6)), chunk=4
+    "chunks of 65 positions and take 1 to 64": lambda: mlstm.GATES.launch(
+        {"i": of_shape(1, 100, 1), "f": of_shape(1, 100, 1)}, L=65
     ),
-    "too many elements; run fewer sequences at once": lambda: mlstm.mlstm_bwd_states(
-        {"q": of_shape(64, 64, 64, 512), "dh": of_shape(64, 64, 64, 512)}, chunk=1
+    r"mlstm_states: v has shape \(1, 7, 2, 6\)": lambda: launched(
+        mlstm.MLSTM, mlstm.STATES, MLSTM, {"L": 4}, v=of_shape(1, 7, 2, 6)
+    ),
+    "too many elements; run fewer sequences at once": lambda: mlstm.BWD_STATES.launch(
+        {"q": of_shape(64, 64, 64, 512), "dh": of_shape(64, 64, 64, 512)}, L=1
     ),
     r"mlstm_bwd_scores: X of shape .* 2\^32 elements": scores_of_pairs_beyond_32_bits,
-    "heads of 1025 units, and a group .* at most 1024": lambda: slstm.slstm_forward(
+    "heads of 1025 units, and a group .* at most 1024": lambda: slstm.FORWARD.launch(
         {"G": of_shape(1, 1, 4, 1, 1025)}
     ),
-    r"slstm_forward: R_T has shape \(1, 4, 8, 8\)": lambda: slstm.slstm_forward(
-        slstm_arrays(R_T=of_shape(1, 4, 8, 8))
+    r"slstm_forward: R_T has shape \(1, 4, 8, 8\)": lambda: launched(
+        slstm.SLSTM, slstm.FORWARD, {"B": 1, "S": 3, "NH": 2, "DH": 8}, {"B": 1},
+        R_T=of_shape(1, 4, 8, 8),
     ),
-}
+}  # fmt: skip
 
 
 @each_of("message", REFUSED)

@@ -67,6 +67,5 @@ inline void race_point() {
   if (__atomic_load_n(&chaotic_launches, __ATOMIC_RELAXED) != 0) [[unlikely]]
     switch_at_random();
 }
-#define RACE_POINT() metal_host::race_point()  // empty on a GPU: metal/kernels/race_point.h
 
 }  // namespace metal_host

@@ -12,7 +12,7 @@ import numpy as np
 
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.layer import Run
-from mlxhog.models.mad.layers import linear, path, state_space
+from mlxhog.models.mad.layers import attention, linear, state_space
 from mlxhog.models.mad.sequence import parse
 from tests.models.twins import TWINS, float64
 from tests.pairs import each_of
@@ -56,7 +56,7 @@ def test_path_attention_is_that_of_fla(twin, gate, name):
     q, k, v, w, beta, log_forget = recorded(twin, "path", "q", "k", "v", "w", "beta", "log_forget")
     cache = (q[:, :0], q[:, :0], *((beta[:, :0],) if gate else ()))
     gates = log_forget if gate else None
-    h, _ = path.reflected_attention(twin.ops, q, k, v, w, beta, gates, cache, beta[:, 0, 0])
+    h, _ = attention.reflected_attention(twin.ops, q, k, v, w, beta, gates, cache, beta[:, 0, 0])
     assert_recorded(twin, h, "path", name)
 
 
@@ -104,7 +104,7 @@ def test_path_whose_reflections_are_closed_is_attention_without_positions(twin):
     with np.load(RECORDED) as arrays:
         q, k, v, w, beta = (twin.array(arrays[f"path.{name}"]) for name in "q k v w beta".split())
     cache = (q[:, :0], q[:, :0])
-    h, _ = path.reflected_attention(twin.ops, q, k, v, w, 0 * beta, None, cache, beta[:, 0, 0])
+    h, _ = attention.reflected_attention(twin.ops, q, k, v, w, 0 * beta, None, cache, beta[:, 0, 0])
     assert_close(twin.numpy(h), twin.numpy(twin.ops.attention(q, k, v)), SEQUENCE_F32)
 
 

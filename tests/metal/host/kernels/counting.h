@@ -5,8 +5,6 @@
 #include <metal_stdlib>
 using namespace metal;
 
-#include "../../../../metal/kernels/race_point.h"
-
 namespace mlxhog {
 
 // shared[i % words] += step, atomically.
@@ -20,7 +18,7 @@ inline void atomic_count(const device float* shared, float step, uint words, dev
 inline void plain_count(const device float* shared, float step, uint words, device uint* done, uint i) {
   device float* at = (device float*)shared + i % words;
   float old = *at;
-  RACE_POINT();
+  metal_host::race_point();
   *at = old + step;
   if (i == 0) done[0] = 1;
 }

@@ -1,0 +1,476 @@
+"""`mlxhog mad search`, `mlxhog mad bench` and `mlxhog mad resume`: commands that run a study."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, suppress
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TextIO
+
+from mlxhog.base.quantities import format_duration, parse_number
+from mlxhog.cli.flags import Part, Plugins, Quiet, Written
+from mlxhog.cli.frame import Report, command, written
+from mlxhog.config.options import argument, option, options, switch
+from mlxhog.config.sources import values_of
+from mlxhog.errors import ConfigError
+from mlxhog.mad.options import PROTOCOL, ExecutionConfig, Protocol
+from mlxhog.report.streams import console
+from mlxhog.report.views import Observer, View, may_redraw
+
+if TYPE_CHECKING:
+    from mlxhog.mad.study.scheduler import StudyProgress
+    from mlxhog.mad.study.session import Planning
+    from mlxhog.mad.study.store import Store
+    from mlxhog.models.mad.config import MADConfig
+
+FIRST_SEED = 12345
+PROTOCOL_PART = Part(
+    Protocol,
+    PROTOCOL,
+    "training of every run; replaces the values of the suite",
+    "the suite's",
+    merged=True,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionConfig(Plugins, Quiet):
+    """Options of every session of a study."""
+
+    dry_run: bool = switch("say what would run, and stop")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig(SessionConfig):
+    """Options of a new study."""
+
+    study: str | None = option(None, "name of the study, new or to be continued", metavar="NAME")
+    suite: str | None = option(
+        None,
+        "tasks and optimiser points, such as smoke, lite or full; mlxhog mad suites lists all",
+        none="the space's, or smoke",
+    )
+    tasks: str | None = option(None, "only these tasks of the suite, by commas", none="all")
+    seeds: str = option(
+        "1", f"number of seeds of every run, from {FIRST_SEED} on; or a list: 1,2,3"
+    )
+    rates: str | None = option(
+        None,
+        "step sizes such as 5e-4,1e-3,2e-3: the best one of each setting counts; the suite's own "
+        "is always among them, and its score stands beside the best",
+        none="the suite's",
+        excludes=("lr",),
+    )
+    dim: int | None = option(None, "width", low=1, none="the architecture's, or the suite's")
+    backend: str | None = option(
+        None, "mlx or torch, or one of them with its device, such as mlx:cpu", none="torch:cpu"
+    )
+    workers: str | None = option(
+        None,
+        "several workers inside a candidate, such as mlx:cpu,torch:cpu",
+        none="one",
+        excludes=("backend",),
+    )
+    threads: int = option(1, "threads of each worker", low=1)
+    share_embedding: bool = option(
+        False, "candidates train one embedding table together, lock-free"
+    )
+
+
+SEARCH_ABOUT = """\
+Search a space of architectures: train candidates on every setting of a suite, several at once, and
+keep every result in studies/NAME. After a kill at any time, the same line or mad resume continues.
+After one Ctrl-C the runs in progress end, a second one drops them.
+
+The space is a YAML file, or space-small (the default) or space-xlstm of the package. A short one:
+
+  space: {depth: 4, mixers: [mlstm, mh-attention], channels: [swiglu]}"""
+SEARCH_EXAMPLES = (
+    "mad search --space space-small --suite smoke --parallel 2 --study first",
+    "mad search --space space.yaml --suite lite --sampler evolution --budget 2h --seeds 3",
+    "mad search --space space.yaml --no-prune --executor ray --study first",
+    "mad search --plugin examples/my_task.py --tasks in-context-recall,my_task --steps 20",
+    "mad search --space space.yaml --suite full --dry-run",
+)
+SEARCH_MAIN = (
+    "space", "suite", "tasks", "sampler", "seeds", "rates", "dim", "steps", "backend",
+    "workers", "parallel", "budget", "study", "no_prune", "dry_run", "json",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig(StudyConfig):
+    """Options of `mlxhog mad search`."""
+
+    no_prune: bool = switch("no run ends early", excludes=("prune",))
+    space: str = option("space-small", "the search space: a YAML file or a name")
+    sampler: str = option(
+        "grid", "sampler of candidates", choices=("grid", "random", "evolution", "tpe")
+    )
+    prune: bool = option(True, "end runs early if their candidate has a low rank at a rung")
+    seed: int = option(0, "seed of the sampler", low=0, high=2**32 - 1)
+
+
+@command(
+    "mad search", SEARCH_ABOUT, SEARCH_EXAMPLES, SearchConfig, PROTOCOL_PART, ExecutionConfig,
+    main=SEARCH_MAIN,
+)  # fmt: skip
+def search(config: SearchConfig, typed: Written, how: ExecutionConfig) -> Report:
+    """Search a space."""
+    protocol = _protocol(typed)
+    # It imports NumPy: wrong flags are reported before.
+    from mlxhog.mad.search.space import read_space
+
+    space = read_space(config.space)
+    fields = {
+        "space": space.to_dict(),
+        "suite": config.suite or space.suite or "smoke",
+        "dim": config.dim or space.dim,
+        "position": space.position,
+        "sampler": config.sampler,
+        "sampler_seed": config.seed,
+        "prune": config.prune and not config.no_prune,
+    }
+    return _begin(config, protocol, fields, Path(config.space).stem, how)
+
+
+BENCH_ABOUT = """\
+Score architectures over a suite of tasks: a study with a list of candidates, in which no run ends
+early. After a kill, the same line or mad resume continues."""
+BENCH_EXAMPLES = (
+    'mad bench --layers "mlstm swiglu mlstm swiglu" --suite smoke',
+    'mad bench --layers "(mlstm swiglu)*2" --layers "(gla swiglu)*2" --suite lite --seeds 3',
+    "mad bench --config arch.yaml --suite full --parallel 2 --study mine",
+    'mad bench --layers "(slstm swiglu)*2" --rates 5e-4,1e-3,2e-3',
+)
+BENCH_MAIN = (
+    "layers", "config", "suite", "tasks", "seeds", "seed", "rates", "dim", "steps", "backend",
+    "workers", "parallel", "budget", "study", "dry_run", "json",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchConfig(StudyConfig):
+    """Options of `mlxhog mad bench`."""
+
+    layers: tuple[str, ...] = option((), "an architecture's layers", many=True, metavar="TEXT")
+    config: tuple[str, ...] = option(
+        (),
+        "an architecture; both flags may be given several times",
+        many=True,
+        metavar="NAME_OR_FILE",
+        short="c",
+    )
+    position: str | None = option(
+        None, "positional embedding", choices=("none", "learned", "sincos"), none="its own"
+    )
+    seed: int | None = option(
+        None,
+        "the one seed of every run, instead of --seeds",
+        low=0,
+        high=2**32 - 1,
+        excludes=("seeds",),
+    )
+
+
+@command(
+    "mad bench", BENCH_ABOUT, BENCH_EXAMPLES, BenchConfig, PROTOCOL_PART, ExecutionConfig,
+    main=BENCH_MAIN,
+)  # fmt: skip
+def bench(config: BenchConfig, typed: Written, how: ExecutionConfig) -> Report:
+    """Score architectures."""
+    protocol = _protocol(typed)
+    if not config.layers and not config.config:
+        raise ConfigError(f"give an architecture, as in mlxhog {BENCH_EXAMPLES[0]}")
+    if config.seed is not None:
+        config = replace(config, seeds=f"{config.seed},")
+    # These import NumPy: wrong flags are reported before.
+    from mlxhog.models.mad.sequence import canonical, parse
+    from mlxhog.models.registry import load_candidate
+
+    files = {name: load_candidate(name) for name in config.config}
+    widths = {config.dim or each.hidden_size for each in files.values()}
+    positions = {config.position or each.position for each in files.values()}
+    if len(widths) > 1 or len(positions) > 1:
+        raise ConfigError(
+            f"the architectures have widths {sorted(widths)} and positions "
+            f"{sorted(positions)}; bench them one by one, or give --dim and --position"
+        )
+    texts = [canonical(parse(text)) for text in config.layers]
+    texts += [canonical(architecture.layers) for architecture in files.values()]
+    fields = {
+        "candidates": tuple(dict.fromkeys(texts)),
+        "suite": config.suite or "smoke",
+        "dim": widths.pop() if widths else config.dim,
+        "position": positions.pop() if positions else config.position or "none",
+    }
+
+    return _begin(config, protocol, fields, None, how, files)
+
+
+RESUME_ABOUT = """\
+Continue a study after any stop: results are kept, the other runs are started. The execution may
+change from session to session, the definition does not."""
+RESUME_EXAMPLES = (
+    "mad resume first",
+    "mad resume first --parallel 4 --budget 2h",
+    "mad resume first --executor ray --ray-address auto",
+    "mad resume first --retry-failed",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumeConfig(SessionConfig):
+    """Options of `mlxhog mad resume`."""
+
+    study: str = argument("STUDY", "a name under studies/, or a path")
+    retry_failed: bool = switch("also repeat failed runs")
+
+
+@command("mad resume", RESUME_ABOUT, RESUME_EXAMPLES, ResumeConfig, ExecutionConfig)
+def resume(config: ResumeConfig, how: ExecutionConfig) -> Report:
+    """Continue a study."""
+    # These import NumPy: wrong flags are reported before.
+    from mlxhog.mad.study import study as studies
+    from mlxhog.mad.study.session import Planning, check_execution
+    from mlxhog.mad.study.store import find
+
+    store = find(config.study, Path(how.out))
+    study = studies.read(store)
+    studies.refuse_other_files(store, study.remembering())
+    planning = Planning(study)
+    check_execution(how, study)
+    if config.dry_run:
+        return _dry_run(planning, store.name, how, store)
+    return _execute(store, planning, how, config, retry_failed=config.retry_failed)
+
+
+# -- the definition of a study ---------------------------------------------------------------------
+
+
+def _protocol(typed: Written) -> dict[str, object]:
+    """Return the written fields of the protocol as plain values; steps replace a suite's epochs.
+
+    Numbers of an optimizer that is not named are those of the suite's.
+
+    Raises:
+        ConfigError: every problem of them, and of the command line.
+    """
+    chosen = typed.read(Protocol)
+    if chosen.unused:
+        raise ConfigError("\n".join(chosen.unused))
+    named = set(typed.values)
+    values = {**values_of(chosen), "optimizer": str(chosen.optimizer)}
+    if "optimizer" in named:
+        named -= set(PROTOCOL) - set(options(Protocol))
+    fields = {name: values[name] for name in PROTOCOL if name in named}
+    for one, other in (("steps", "epochs"), ("epochs", "steps")):
+        if fields.get(one) is not None:
+            fields.setdefault(other, None)
+    return fields
+
+
+def seeds(text: str) -> tuple[int, ...]:
+    """Read `3`, a number of seeds from `FIRST_SEED` on, or the list `1,2,3`.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    with suppress(ValueError):
+        numbers = [int(word) for word in text.removesuffix(",").split(",")]
+        if "," not in text:
+            numbers = [*range(FIRST_SEED, FIRST_SEED + numbers[0])]
+        different = len({*numbers}) == len(numbers) > 0
+        if different and 0 <= min(numbers) <= max(numbers) < 2**32:
+            return tuple(numbers)
+    raise ConfigError(
+        f"--seeds is {text!r}; give a number, such as 3, or different ones such as 1,2,3"
+    )
+
+
+def rates(text: str) -> tuple[float, ...]:
+    """Read step sizes such as `5e-4,1e-3,2e-3`.
+
+    Raises:
+        ConfigError: the list is empty, a value is not above 0, or they do not ascend.
+    """
+    with suppress(ValueError):
+        values = [parse_number(word) for word in text.split(",")]
+        if values[0] > 0 and all(one < after for one, after in pairwise(values)):
+            return tuple(values)
+    raise ConfigError(
+        f"--rates is {text!r}; give step sizes above 0, each larger than the one before, such as "
+        "5e-4,1e-3,2e-3"
+    )
+
+
+def _begin(
+    config: StudyConfig,
+    protocol: dict[str, object],
+    fields: Mapping[str, Any],
+    default_name: str | None,
+    how: ExecutionConfig,
+    files: Mapping[str, MADConfig] = MappingProxyType({}),
+) -> Report:
+    """Begin a study, or continue the same one.
+
+    Args:
+        config: the options that all studies share.
+        protocol: see `_protocol`.
+        fields: the other fields of the study.
+        default_name: name of the study without --study; None is made of its definition.
+        how: the execution.
+        files: architectures that must be made for rows as long as those of the suite.
+
+    Raises:
+        ConfigError: the workers, the tasks or the execution are impossible.
+        EnvironmentLacks: a backend is missing here.
+        StudyError: the directory holds another study, or one of another version.
+    """
+    from mlxhog.base import machine
+    from mlxhog.base.workers import backend_here, resolve_workers
+    from mlxhog.mad import tasks
+    from mlxhog.mad.study.session import Planning, check_execution
+    from mlxhog.mad.study.study import Study, find_same, open_store
+    from mlxhog.mad.training.run_plan import check_reach
+
+    here = machine.here()
+    workers = config.workers or backend_here(config.backend or "torch:cpu", here)
+    resolved = resolve_workers(workers, config.threads, machine=here).workers
+    names = [] if config.tasks is None else map(tasks.find, config.tasks.split(","))
+    chosen = {task.name for task in names}
+    study = Study(
+        **fields,
+        tasks=tuple(name for name in tasks.known() if name in chosen),
+        protocol=protocol,
+        seeds=seeds(config.seeds),
+        rates=() if config.rates is None else rates(config.rates),
+        workers=",".join(worker.backend for worker in resolved),
+        threads=config.threads,
+        share_embedding=config.share_embedding,
+    ).remembering()
+    planning = Planning(study)
+    rows = [tasks.resolve(one.task, one.settings) for one in planning.suite.settings]
+    for file, architecture in files.items():
+        check_reach(file, architecture, rows)
+    check_execution(how, study)
+    digest = hashlib.sha256(json.dumps(study.to_dict(), sort_keys=True).encode()).hexdigest()
+    name = config.study or default_name or f"bench-{study.suite}-{digest[:8]}"
+    if config.dry_run:
+        return _dry_run(planning, name, how, find_same(study, how.out, name))
+    return _execute(open_store(study, how.out, name), planning, how, config)
+
+
+# -- a session -------------------------------------------------------------------------------------
+
+
+def _dry_run(planning: Planning, name: str, how: ExecutionConfig, store: Store | None) -> Report:
+    """Return the plan of a session of a study, which may have a store."""
+    from mlxhog.base import machine
+
+    study = planning.study
+    records = () if store is None else store.records()
+    parallel = how.resolve_parallel(study, machine.here())
+    known = [number for number in (planning.total, how.limit.runs) if number is not None]
+    runs = min(known, default=None)
+    seconds = steps = None  # unknown until the first run has ended
+    if runs is not None:
+        runs_left = max(0, runs - len(records))
+        steps = planning.steps * runs_left // planning.runs_each
+        if records:
+            mean_s = sum(one.seconds for one in records) / len(records)
+            seconds = mean_s * runs_left / parallel
+            seconds = round(min(seconds, how.limit.seconds or seconds))
+    return Report(
+        {
+            "study": name,
+            "suite": study.suite,
+            "dim": planning.dim,
+            "workers": study.workers,
+            "candidates": planning.candidates,
+            "runs_each": planning.runs_each,
+            "seeds": list(study.seeds),
+            "runs": runs,
+            "ended": len(records),
+            "steps": steps,
+            "parallel": parallel,
+            "estimated_seconds": seconds,
+        }
+    )
+
+
+def _execute(
+    store: Store,
+    planning: Planning,
+    how: ExecutionConfig,
+    config: SessionConfig,
+    *,
+    retry_failed: bool = False,
+) -> Report:
+    """Execute a session."""
+    from mlxhog.base import machine
+    from mlxhog.mad.study.session import execute
+
+    study, here = planning.study, machine.here()
+    parallel = how.resolve_parallel(study, here)
+    threads = parallel * study.cores
+    if threads > here.cores and how.ray_address is None and not config.quiet:
+        print(
+            f"{parallel} candidates at once have {threads} threads, this machine {here.cores} "
+            "cores, so more candidates at once are not faster",
+            file=sys.stderr,
+        )
+    view = observer(sys.stderr, quiet=config.quiet)
+    outcome = execute(store, planning, how, parallel, view, retry_failed=retry_failed)
+    failed = outcome.status != "interrupted" and set(outcome.statuses) == {"failed"}
+    best = None if failed else outcome.best
+    statuses = ("done", "failed", "pruned", "diverged")
+    facts = {
+        "study": str(store.directory),
+        "status": outcome.status,
+        "runs": {name: outcome.statuses.get(name, 0) for name in statuses},
+        "seconds": outcome.elapsed_s,
+        "best": None if best is None else asdict(best),
+    }
+    counts = ", ".join(f"{n} {status}" for status, n in sorted(outcome.statuses.items()))
+    state = {"budget": "the budget is used up"}.get(outcome.status, outcome.status)
+    head = (
+        f"{state}: {sum(outcome.statuses.values())} runs have ended ({counts or 'none'}) after "
+        f"{format_duration(outcome.elapsed_s)} of this session"
+    )
+    default = options(type(how))["out"].default
+    name = shlex.quote(store.name if how.out == default else str(store.directory))
+    notes = []
+    if outcome.statuses.get("failed"):
+        notes.append(
+            f"failed runs: reasons in {how.out}/{store.name}/runs.jsonl, and logs/ beside it; "
+            f"again with mlxhog mad resume {name} --retry-failed"
+        )
+    if outcome.status != "done":  # its budget is used up
+        flags = written(how, leave_out=("budget", "out"))
+        notes.append(f"continue: mlxhog mad resume {name}" + f" {flags}" * bool(flags))
+    notes += [f"next: mlxhog mad board {name}", f"      mlxhog mad plot {name}"]
+    code = 1 if failed else {"interrupted": 130}.get(outcome.status, 0)
+    return Report(facts, head, words={"best": facts["best"]}, notes=notes, code=code)
+
+
+def observer(
+    stream: TextIO, *, quiet: bool = False, environ: Mapping[str, str] = os.environ
+) -> AbstractContextManager[Observer[StudyProgress]]:
+    """Return a live board, or plain lines if the stream cannot be redrawn; see `may_redraw`."""
+    from mlxhog.mad.report.board import LiveBoard, PlainBoard
+
+    if quiet:
+        silence: View[StudyProgress] = View()
+        return silence
+    if may_redraw(stream, environ):
+        return LiveBoard(console(stream))
+    return PlainBoard(stream)
