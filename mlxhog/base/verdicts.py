@@ -49,13 +49,8 @@ class Identity:
 
     @property
     def file_name(self) -> str:
-        """Name of the record."""
-        return self.file_of("doctor")
-
-    def file_of(self, kind: str) -> str:
-        """Name of a file of one kind: chip, system and MLX, spelt for a file system."""
-        parts = (self.chip, self.system, self.mlx)
-        return "-".join([kind, *(_slug(part) for part in parts)]) + ".json"
+        """Name of the record: chip, system and MLX, spelt for a file system."""
+        return "-".join(["doctor", *map(_slug, (self.chip, self.system, self.mlx))]) + ".json"
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -62,7 +62,8 @@ def train(
         EnvironmentLacks: memory, disk space or a backend is missing.
         WorkerFailed: a worker died more often than allowed; the last checkpoint is named.
     """
-    for files in _named_plugins(config, values):
+    named = map(values.get, PLUGIN)  # not those of a YAML file
+    for files in [config.plugin] if isinstance(config, TrainConfig) else named:
         for file in plugins.texts(files):
             plugins.load(file)
     resolved = _resolved(config, of_keywords(CALL, values))
@@ -84,7 +85,7 @@ def execute(config: TrainConfig, observer: Observer[Progress] | None) -> Result:
     is created, so that `latest` is this run for every other command.
     """
     if config.init_from is not None:
-        from mlxhog.training.init_from import located
+        from mlxhog.training.origin import located
 
         config = located(config)  # before the new run becomes `latest`
     from mlxhog.checkpoint.creation import new_run  # imports NumPy; bad options are reported before
@@ -93,15 +94,6 @@ def execute(config: TrainConfig, observer: Observer[Progress] | None) -> Result:
         from mlxhog.training.run import train
 
         return train(config, observer=observer, run=run)
-
-
-def _named_plugins(
-    config: TrainConfig | str | Path | None, values: Mapping[str, object]
-) -> list[object]:
-    """Return the plugin files that the program itself names, not those of a YAML file."""
-    if isinstance(config, TrainConfig):
-        return [config.plugin]
-    return [values.get(name) for name in PLUGIN]
 
 
 def _resolved(config: TrainConfig | str | Path | None, values: Layer) -> TrainConfig:
@@ -119,15 +111,14 @@ def _resolved(config: TrainConfig | str | Path | None, values: Layer) -> TrainCo
             f"{CALL}: the configuration is a {type(config).__name__}, expected a TrainConfig, a "
             "YAML file, or options by name, such as train(data='notes/', time=60)"
         )
-    file = Path(config)
-    if file.suffix not in (".yaml", ".yml"):
+    if Path(config).suffix not in (".yaml", ".yml"):
         raise ConfigError(
             f"{CALL}: {os.fspath(config)!r} is no YAML file of options; a text is given by name: "
             f"train(data={os.fspath(config)!r})"
         )
     from mlxhog.checkpoint.run import read_options
 
-    return configured([read_options(file), values])
+    return configured([read_options(Path(config)), values])
 
 
 def configured(layers: Sequence[Layer], problems: Iterable[str] = ()) -> TrainConfig:
@@ -148,17 +139,21 @@ def configured(layers: Sequence[Layer], problems: Iterable[str] = ()) -> TrainCo
     return train_config(layers, messages)
 
 
+def _values(layers: Iterable[Layer], *names: str) -> list[object]:
+    """The values of an option, by any of its names, the weakest first; defaults are none."""
+    return [layer[name][0] for layer in layers for name in names if name in layer]
+
+
 def _last(layers: Iterable[Layer], name: str) -> str | None:
     """The strongest value of a text option, before defaults."""
-    values = [layer[name][0] for layer in layers if name in layer]
-    return None if not values or values[-1] in (None, "none") else str(values[-1])
+    *_, value = None, *_values(layers, name)
+    return None if value in (None, "none") else str(value)
 
 
 def _choice(layers: Iterable[Layer], kind: str) -> str | None:
     """The strongest value of an option of `contradictions.CHOICES`, before defaults."""
     spec = options(TrainConfig)[kind]
-    names = (kind, *spec.aliases)
-    values = [layer[name][0] for layer in layers for name in names if name in layer]
+    values = _values(layers, kind, *spec.aliases)
     if not values or (values[-1] is None and spec.type is str):
         return None
     try:
@@ -174,8 +169,7 @@ def _is_open(name: str, value: object) -> bool:
 
 def _name(layers: Iterable[Layer], kind: Kind) -> str | None:
     """The name of the strongest choice of a kind that is not open, before defaults."""
-    values = [layer[kind.title][0] for layer in layers if kind.title in layer]
-    values = [value for value in values if not _is_open(kind.title, value)]
+    values = [v for v in _values(layers, kind.title) if not _is_open(kind.title, v)]
     try:
         return None if not values else kind.parts(values[-1])[0]
     except ConfigError:  # which merging the layers reports

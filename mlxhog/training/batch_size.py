@@ -3,31 +3,21 @@
 A device computes more tokens per second with a larger batch until it is busy; a larger one then
 only lets a step take longer. So before training all workers of the run compute gradients at the
 same time, each in a process of its own, with batches of 1, 2, 4, ... sequences of the run's text.
-The chosen batch B is the first for which
-
-    tokens per second of 2 B  <  (1 + margin) tokens per second of B
-    margin = max(LEAST_RISE, 2 standard errors of the ratio)
-
-or the last one that memory, text and time allow. Times are of gradients alone: the optimizer's time
-does not depend on the batch, and the run reports its share.
-
-The speeds stay in a file of this machine (`mlxhog.base.batch_speeds`), so a later run of the
-same model, context, workers and versions measures at most larger batches. Speeds of a busy machine
-are used, but not kept. A resumed run keeps its batch.
+The chosen batch is the first whose double gains less than `LEAST_RISE` of its tokens per second, or
+the largest that memory, text and time allow. Times are of gradients alone: the optimizer's time
+does not depend on the batch, and the run reports its share. A resumed run keeps its batch.
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
 import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from statistics import fmean, pstdev
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -36,15 +26,11 @@ from mlxhog import backends
 from mlxhog.arena.child import START_S, Child, Failed, Lane
 from mlxhog.backends.backend import Backend
 from mlxhog.backends.gpu_share import most_sequences
-from mlxhog.base import batch_speeds, float32, machine, plain_json
-from mlxhog.base.batch_speeds import BatchSpeed
-from mlxhog.base.load import LoadWatch
 from mlxhog.base.quantities import format_count, format_share, parse_count
 from mlxhog.checkpoint import checkpoint
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import read_stored
 from mlxhog.data.batch import Batch, joined
-from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.models.ops.operators import LONGEST_SUM
 from mlxhog.report.views import StatusLine
@@ -56,62 +42,47 @@ if TYPE_CHECKING:
 
 LEAST_RISE: Final = 0.05
 """A doubling that gains less than this is not worth a step that takes twice as long."""
+MOST = 1024  # no larger batch is tried
+MEASURE_S = 20.0  # of gradients, at most, without a budget of time
+SHARE = 0.1  # largest part of a budget of time that the measurement may take
+ENOUGH_S = 1.0  # of gradients of one batch; four times as long if fewer than `ENOUGH` are done
+ENOUGH, LEAST = 8, 2  # gradients that suffice, and that every worker has to measure
+PATIENCE_S = 600.0  # limit of one measurement of a batch, for a worker that hangs
 
-MOST: Final = 1024
-"""No larger batch is tried."""
 
-MEASURE_S: Final = 20.0
-"""Seconds of gradients, at most, without a budget of time."""
+@dataclass(frozen=True)
+class BatchSpeed:
+    """The speed of a run's workers, all at the same time, with one batch.
 
-SHARE: Final = 0.1
-"""Largest part of a budget of time that the measurement may take."""
+    Attributes:
+        sequences: of the batch.
+        tokens_per_s: of all workers together, gradients alone.
+        gradient_s: time of a gradient of the slowest worker.
+    """
 
-ENOUGH_S: Final = 1.0
-"""Seconds of gradients of one batch; 4 if fewer than `ENOUGH` are done by then."""
-
-ENOUGH: Final = 8
-LEAST: Final = 2
-"""Gradients that every worker has to measure."""
-
-PATIENCE_S: Final = 600.0
-"""Limit of one measurement of a batch, for a worker that hangs."""
-
-Measure = Callable[[int, Sequence[BatchSpeed]], BatchSpeed | str]
-"""Returns the speed of a batch after those of smaller ones, or why it cannot measure it."""
+    sequences: int
+    tokens_per_s: float
+    gradient_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchChoice:
-    """The chosen batch and the reason.
-
-    Attributes:
-        sequences: of the batch.
-        why: no larger one is taken.
-        speeds: of all measured batches, by growing batch.
-        measured: number of them that this call has measured; the others were known.
-        unkept: why the speeds are not kept for later runs; "" if they are.
-    """
+    """The chosen batch, why no larger one is taken, and the speeds of all measured ones."""
 
     sequences: int
     why: str
     speeds: tuple[BatchSpeed, ...] = ()
-    measured: int = 0
-    unkept: str = ""
 
     def __str__(self) -> str:
         """One line for the user."""
         line = f"batch_size auto: {_sequences(self.sequences)}, because {self.why}"
-        if self.speeds:
-            each = (f"{format_count(one.tokens_per_s)} with {one.sequences}" for one in self.speeds)
-            source = "measured now" if self.measured else "measured by an earlier run"
-            line += f"; tokens/s of all workers: {', '.join(each)} ({source})"
-        return f"{line}; {self.unkept}" if self.unkept else line
+        each = [f"{format_count(one.tokens_per_s)} with {one.sequences}" for one in self.speeds]
+        return f"{line}; tokens/s of all workers: {', '.join(each)}" if each else line
 
     def to_json(self) -> dict[str, Any]:
         """The choice for run.json."""
         speeds = [asdict(one) for one in self.speeds]
-        facts = {"sequences": self.sequences, "why": self.why, "measured": self.measured}
-        return {**facts, "tokens_per_s": speeds}
+        return {"sequences": self.sequences, "why": self.why, "tokens_per_s": speeds}
 
 
 def of_resumed(config: TrainConfig) -> BatchChoice:
@@ -123,34 +94,6 @@ def of_resumed(config: TrainConfig) -> BatchChoice:
     return BatchChoice(sequences=parse_count(value), why="the run began with it")
 
 
-def measured(plan: Plan, *, progress: bool) -> BatchChoice:
-    """Choose the batch of a run, planned with one sequence, and keep what was measured for it.
-
-    Args:
-        plan: of the run.
-        progress: whether a line of a terminal shows what is measured.
-
-    Raises:
-        EnvironmentLacks: no batch fits, or a worker fails.
-    """
-    key, (most, why) = _key(plan), limit_of(plan)
-    with ExitStack() as stack:
-        watch, line = LoadWatch(), stack.enter_context(StatusLine(sys.stderr, quiet=not progress))
-        measure = _measure(plan, stack, line.show)
-        choice = choose(batch_speeds.load(key), most, why, measure)
-        load = watch.look()
-    if not choice.measured:
-        return choice
-    if load.busy:
-        others = f"{load.others:.1f} of {load.processors} processors"
-        return replace(choice, unkept=f"not kept, since other programs used {others}")
-    try:
-        batch_speeds.save(key, choice.speeds)
-    except EnvironmentLacks as error:
-        return replace(choice, unkept=str(error))
-    return choice
-
-
 def limit_of(plan: Plan) -> tuple[int, str]:
     """The largest batch that memory and text allow, and what limits it, as a clause.
 
@@ -159,58 +102,66 @@ def limit_of(plan: Plan) -> tuple[int, str]:
     """
     config, workers, gradient = plan.config, len(plan.workers), plan.gradient_memory
     ram_bytes = (plan.memory.limit_bytes - plan.arena_bytes) / workers - WORKER_BASE_BYTES
+    of_backends = min(most_sequences(worker.backend, config.seq_len) for worker in plan.workers)
     limits = [
         (MOST, f"no more than {MOST} are tried"),
         (gradient.most_sequences(ram_bytes), "more do not fit in memory (--memory-limit)"),
+        (of_backends, f"torch:mps sums at most {LONGEST_SUM:,} tokens right in a gradient"),
     ]
     if config.follow is None:
         text = plan.epoch_tokens // config.seq_len
         each = text // (workers * config.grad_accumulation)
         why = f"the {_sequences(text)} of the text are at most {each} for each gradient of a step"
         limits.append((each, why))
-    most = min(most_sequences(worker.backend, config.seq_len) for worker in plan.workers)
-    limits.append((most, f"torch:mps sums at most {LONGEST_SUM:,} tokens right in a gradient"))
-    own_bytes = own_gpu_bytes(plan.gpu_share, plan.workers)
-    if own_bytes is not None:
+    if (own_bytes := own_gpu_bytes(plan.gpu_share, plan.workers)) is not None:
         most = gradient.most_sequences(own_bytes)
         limits.append((most, "more do not fit in the memory of the GPU"))
     most, why = min(limits, key=lambda limit: limit[0])
     return max(1, most), why  # the plan has one sequence
 
 
-def choose(known: Sequence[BatchSpeed], most: int, limit: str, measure: Measure) -> BatchChoice:
+def measured(plan: Plan, *, progress: bool) -> BatchChoice:
+    """Choose the batch of a run, planned with one sequence.
+
+    Args:
+        plan: of the run.
+        progress: whether a line of a terminal shows what is measured.
+
+    Raises:
+        EnvironmentLacks: no batch fits, or a worker fails.
+    """
+    with ExitStack() as stack:
+        line = stack.enter_context(StatusLine(sys.stderr, quiet=not progress))
+        return choose(*limit_of(plan), _measure(plan, stack, line.show))
+
+
+def choose(
+    most: int, limit: str, measure: Callable[[int, Sequence[BatchSpeed]], BatchSpeed | str]
+) -> BatchChoice:
     """Choose a batch by the speeds of growing ones.
 
     Args:
-        known: speeds of 1, 2, 4, ... sequences that need no measurement.
         most: the largest batch that is possible.
         limit: the reason.
-        measure: returns the speed of a batch behind these, or why it cannot measure it.
+        measure: returns the speed of a batch behind those of smaller ones, or why it cannot
+            measure it.
     """
-    by_size, speeds, measured = {one.sequences: one for one in known}, list[BatchSpeed](), 0
-    sequences, why = 1, ""
-    while not why:
-        if sequences > most:
-            why = limit
-        elif sequences in by_size:
-            speeds.append(by_size[sequences])
-        elif isinstance(speed := measure(sequences, speeds), str):
-            why = speed
-        else:
-            speeds.append(speed)
-            measured += 1
-        chosen, sequences = speeds[-1], 2 * speeds[-1].sequences
-        if len(speeds) > 1 and not why:
-            before, twice = speeds[-2:]
-            rise = twice.tokens_per_s / before.tokens_per_s - 1.0
-            margin = max(LEAST_RISE, 2.0 * math.hypot(before.error, twice.error))
-            if rise < margin:
-                chosen = before
-                why = (
-                    f"with {_sequences(twice.sequences)} tokens/s change by {format_share(rise)}, "
-                    f"less than the margin of {format_share(margin)}"
-                )
-    return BatchChoice(sequences=chosen.sequences, why=why, speeds=tuple(speeds), measured=measured)
+    speeds, sequences = list[BatchSpeed](), 1
+    while sequences <= most:
+        speed = measure(sequences, speeds)
+        if isinstance(speed, str):
+            limit = speed
+            break
+        speeds.append(speed)
+        rise = 1.0 if len(speeds) == 1 else speed.tokens_per_s / speeds[-2].tokens_per_s - 1.0
+        if rise < LEAST_RISE:
+            limit = (
+                f"with {_sequences(sequences)} tokens/s change by {format_share(rise)}, less than "
+                f"{format_share(LEAST_RISE)}"
+            )
+            return BatchChoice(sequences=sequences // 2, why=limit, speeds=tuple(speeds))
+        sequences *= 2
+    return BatchChoice(sequences=speeds[-1].sequences, why=limit, speeds=tuple(speeds))
 
 
 def _sequences(n: int) -> str:
@@ -220,35 +171,17 @@ def _sequences(n: int) -> str:
 # -- the measurement -------------------------------------------------------------------------------
 
 
-def _key(plan: Plan) -> batch_speeds.Key:
-    """What the speeds depend on, beside the machine and the versions in use."""
-    config, workers = plan.config, zip(plan.workers, plan.kernels, strict=True)
-    text = TokenFile.open(plan.data.train)
-    return {
-        "model": hashlib.sha256(plain_json.dumps(plan.model.to_dict())).hexdigest(),
-        "seq_len": config.seq_len,
-        "context": config.context,
-        "lengths": None if text.prompts is None else text.digest,  # other sequences are full
-        "sampled_head": config.sampled_head,
-        "compute_dtype": config.compute_dtype,
-        "cpu_blas": config.cpu_blas,
-        "workers": [[worker.backend, worker.threads, kernels] for worker, kernels in workers],
-        "tf32": float32.multiplies_as_tf32(
-            [worker.backend for worker in plan.workers],
-            machine.here(),
-            promised=config.determinism != "none",
-        ),
-    }
-
-
-def _measure(plan: Plan, stack: ExitStack, show: Callable[[str], None]) -> Measure:
+def _measure(
+    plan: Plan, stack: ExitStack, show: Callable[[str], None]
+) -> Callable[[int, Sequence[BatchSpeed]], BatchSpeed | str]:
     """Measures with one process for each worker, which computes nothing but gradients.
 
-    The processes start with the first measurement and end with `stack`; `show` gets what is
-    measured.
+    The processes end with `stack`; `show` gets what is measured.
     """
-    setup, children, budget_s = plan.for_workers(), list[Child](), plan.config.time
+    setup, budget_s = plan.for_workers(), plan.config.time
     limit_s = rest_s = MEASURE_S if budget_s is None else min(MEASURE_S, SHARE * budget_s)
+    promises = plan.config.determinism != "none"
+    children = [stack.enter_context(Child(promises=promises)) for _ in plan.workers]
 
     def together(function: Callable[..., Any], *args: Any) -> list[Any]:
         """What a function returns in each process; they begin at the same time."""
@@ -258,16 +191,12 @@ def _measure(plan: Plan, stack: ExitStack, show: Callable[[str], None]) -> Measu
 
     def measure(sequences: int, before: Sequence[BatchSpeed]) -> BatchSpeed | str:
         nonlocal rest_s
-        expected_s = (1 + LEAST) * 2 * before[-1].gradient_s if before else 0.0
-        if expected_s > rest_s:
+        if before and (1 + LEAST) * 2 * before[-1].gradient_s > rest_s:
             return (
                 f"gradients of {_sequences(sequences)} would take the measurement over "
                 f"{limit_s:.3g} s"
             )
         show(f"measuring tokens/s with {_sequences(sequences)} in a batch")
-        promises = plan.config.determinism != "none"
-        while len(children) < len(plan.workers):
-            children.append(stack.enter_context(Child(promises=promises)))
         try:
             together(warm_up, sequences)
             times_of = together(gradient_times, sequences, rest_s)
@@ -285,17 +214,15 @@ def _measure(plan: Plan, stack: ExitStack, show: Callable[[str], None]) -> Measu
 
 
 def speed_of(sequences: int, measured: Sequence[tuple[int, list[float]]]) -> BatchSpeed:
-    """The speed of all workers from each one's tokens per gradient and times."""
-    rates, errors = [], []
-    for tokens, times in measured:
-        # Other programs may delay some: the faster half counts.
-        fast = sorted(times)[: -(-len(times) // 2)]
-        rates.append(tokens / fmean(fast))
-        errors.append(rates[-1] * pstdev(fast) / fmean(fast) / math.sqrt(len(fast)))
+    """The speed of all workers from each one's tokens per gradient and times.
+
+    Other programs may delay some gradients: the faster half counts.
+    """
     return BatchSpeed(
         sequences=sequences,
-        tokens_per_s=sum(rates),
-        error=math.hypot(*errors) / sum(rates),
+        tokens_per_s=sum(
+            tokens / fmean(sorted(times)[: -(-len(times) // 2)]) for tokens, times in measured
+        ),
         gradient_s=max(fmean(times) for _, times in measured),
     )
 

@@ -29,7 +29,7 @@ from mlxhog.config.schedules import Falling
 from mlxhog.config.strategies import Hogwild
 from mlxhog.report.metrics import Activity, Doing
 from mlxhog.training import choose_strategy, state
-from mlxhog.training.choose_strategy import LOCK_FREE, ROUNDS, StepTime, title
+from mlxhog.training.choose_strategy import ROUNDS, StepTime, title
 
 if TYPE_CHECKING:
     from mlxhog.training.plan import Plan
@@ -62,7 +62,7 @@ class Changes:
 
     def __init__(self, run: Training) -> None:
         """Watch the steps from now on."""
-        self._run, self._rule, self._ends = run, choose_strategy.RULE, 0
+        self._run, self._ends = run, 0
         self._after = _after(run.plan)
         self._watched = WatchedTime()
         self._forget()
@@ -80,11 +80,11 @@ class Changes:
 
     def _forget(self) -> None:
         """Begin to look at steps: in rounds at the last ones, else at ever more."""
-        rule, workers = self._rule, self._run.plan.strategy.workers
-        lock_free = rule.gradients * rule.growth**self._ends
-        self._needed = rule.rounds if self._averages() else lock_free
+        rounds, lock_free = choose_strategy.LAST_ROUNDS, choose_strategy.GRADIENTS << self._ends
+        self._needed = rounds if self._averages() else lock_free
         self._steps: dict[int, deque[StepTime]] = {
-            slot: deque(maxlen=self._needed) for slot in range(1, workers + 1)
+            slot: deque(maxlen=self._needed)
+            for slot in range(1, self._run.plan.strategy.workers + 1)
         }
         self._last_s = self._watched.look()
 
@@ -97,7 +97,7 @@ class Changes:
 
     def look(self) -> None:
         """Change the strategy if the newest steps say so."""
-        now_s, rule, run = self._watched.look(), self._rule, self._run
+        run, steps = self._run, [list(own) for own in self._steps.values()]
         if self._after:
             done = run.start.budget.progress(
                 steps=run.steps_done(),
@@ -106,30 +106,34 @@ class Changes:
             )
             if done > self._after - 1e-6:
                 self.end_rounds(f"{self._after:.0%} of the budget is used (async_after)")
-            return
-        steps = [list(own) for own in self._steps.values()]
-        if run.has_side_job():
-            self._last_s = now_s
-        elif not self._averages():
-            if any(len(own) < self._needed for own in steps):
-                return
-            lost = rule.begins(steps, run.plan.strategy.config.sequences_per_ticket)
-            if lost is not None and self._has_first_workers():
+        elif run.has_side_job():
+            self._last_s = self._watched.look()
+        elif self._averages():
+            self._look_at_rounds(steps)
+        elif all(len(own) >= self._needed for own in steps):
+            lost = choose_strategy.rounds_would_lose(
+                steps, run.plan.strategy.config.sequences_per_ticket
+            )
+            least = choose_strategy.LEAST_LOST
+            if lost < least and self._has_first_workers():
                 self._change(
-                    ROUNDS.name,
                     f"rounds would lose {lost:.1%} of the gradients to waiting, by the last "
-                    f"{self._needed} of each worker (under {rule.least_lost:.1%} begins them)",
+                    f"{self._needed} of each worker (under {least:.1%} begins them)",
                     lost,
                 )
             self._forget()
-        elif (lost := rule.ends(steps)) is not None:
+
+    def _look_at_rounds(self, steps: list[list[StepTime]]) -> None:
+        lost, most = choose_strategy.lost_by_last_rounds(steps), choose_strategy.MOST_LOST
+        absent_s = self._watched.look() - self._last_s
+        if lost is not None and lost > most:
             self.end_rounds(
-                f"rounds lost {lost:.0%} of their gradients to waiting in the last {rule.rounds} "
-                f"(over {rule.most_lost:.0%} ends them)",
+                f"rounds lost {lost:.0%} of their gradients to waiting in the last "
+                f"{self._needed} (over {most:.0%} ends them)",
                 lost,
             )
-        elif (absent_s := now_s - self._last_s) > rule.absent_s:
-            if run.holding_still():  # else a round is under way
+        elif absent_s > choose_strategy.ABSENT_S:
+            if self._run.holding_still():  # else a round is under way
                 self.end_rounds(
                     f"no round has begun for {absent_s:.1f} s, since a worker is not there"
                 )
@@ -138,7 +142,7 @@ class Changes:
     def end_rounds(self, why: str, lost: float | None = None) -> None:
         """Become lock-free if the run averages; it may fail, since workers do not hold still."""
         if self._averages():
-            self._ends += self._change(LOCK_FREE.name, why, lost)
+            self._ends += self._change(why, lost)
             self._forget()
 
     def _has_first_workers(self) -> bool:
@@ -147,7 +151,7 @@ class Changes:
         present = sorted(seat.slot for seat in seats if seat.leaving_s is None)
         return len(seats) == len(self._steps) and present == list(self._steps)
 
-    def _change(self, name: str, why: str, lost: float | None) -> bool:
+    def _change(self, why: str, lost: float | None) -> bool:
         """Continue with the other strategy; returns whether workers held still for it."""
         run, arena = self._run, self._run.arena
         old, new = run.plan, run.plan.changed()
@@ -162,6 +166,7 @@ class Changes:
             state.change(old, new, arena)
             run.change(budget, done, tokens)
             run.take_up(new, state.Start(budget, steps=done, network_bytes=sent))
+            name = new.strategy.name
             line = f"strategy {title(name)}: {why}"
             run.reporter.report(line, kind="strategy", strategy=name, lost=lost)
             run.until(run.all_built, Doing(Activity.CHANGING), even_if_interrupted=True)

@@ -22,7 +22,7 @@ whether it changes to the other (`change_strategy.py`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from statistics import fmean
 from typing import Final, NamedTuple
 
@@ -40,6 +40,20 @@ MARGIN: Final = 1.1
 Late gradients, each a step of one worker alone, are worth less; but such a run tolerates
 disturbances, such as another program. Data: schemes in docs/results.md.
 """
+
+MOST_LOST: Final = 0.15
+"""Share of the gradients whose loss to waiting ends rounds.
+
+Gradients that are never late are worth about 13 % (measured once). Rounds of two equal workers
+lose 7 %, to three barriers and to uneven gradients.
+"""
+
+LEAST_LOST: Final = 1 - 1 / MARGIN
+"""Share below which rounds begin again, far below `MOST_LOST`."""
+
+LAST_ROUNDS = 32  # that are looked at: a second or two of a small model
+GRADIENTS = 64  # of each worker that show whether rounds pay; twice as many after each end
+ABSENT_S = 1.0  # without a round, since a worker is not there, end rounds
 
 
 def by_likelihood(workers: Sequence[WorkerSpec]) -> tuple[StrategyChoice, StrategyChoice]:
@@ -122,49 +136,21 @@ def lost_in_rounds(steps: Sequence[Sequence[StepTime]]) -> float:
     return 1 - sum(tokens) / (lasted_s * per_s) if per_s else 0.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class ChangeRule:
-    """When rounds end, and when they begin again.
+def lost_by_last_rounds(steps: Sequence[Sequence[StepTime]]) -> float | None:
+    """The share that the last `LAST_ROUNDS` of each worker lost; None if there are fewer.
 
-    Attributes:
-        most_lost: share of the gradients that rounds may lose to waiting. Gradients that are
-            never late are worth about 13 % (measured once). Rounds of two equal workers lose
-            7 %, to three barriers and to uneven gradients.
-        rounds: number of last rounds that are looked at: a second or two of a small model. The
-            longest is left out: one pause of a worker does not show that there will be another.
-        least_lost: share below which rounds begin again, far below `most_lost`.
-        gradients: of each worker that show it: twice `rounds`, since a late end of rounds costs
-            more than a late begin.
-        growth: factor of `gradients` after each end of rounds, so that a run whose workers are
-            disturbed now and then changes ever more rarely.
-        absent_s: seconds without a round, because a worker is not there, after which rounds end:
-            less than the restart of a worker takes, more than any pause between rounds.
+    The longest is left out: one pause of a worker does not show that there will be another.
     """
-
-    most_lost: float = 0.15
-    rounds: int = 32
-    least_lost: float = 1 - 1 / MARGIN
-    gradients: int = 64
-    growth: int = 2
-    absent_s: float = 1.0
-
-    def ends(self, steps: Sequence[Sequence[StepTime]]) -> float | None:
-        """The share that the last rounds of each worker lost, if it ends rounds."""
-        if any(len(own) < self.rounds for own in steps):
-            return None
-        last = [sorted(own[-self.rounds :], key=StepTime.lasted_s)[:-1] for own in steps]
-        lost = lost_in_rounds(last)
-        return lost if lost > self.most_lost else None
-
-    def begins(self, steps: Sequence[Sequence[StepTime]], sequences: int) -> float | None:
-        """The share that rounds would lose, if they begin.
-
-        Args:
-            steps: lock-free ones of each worker.
-            sequences: of a gradient.
-        """
-        lost = 1 - 1 / gain([[one.compute_s for one in own] for own in steps], sequences)
-        return lost if lost < self.least_lost else None
+    if any(len(own) < LAST_ROUNDS for own in steps):
+        return None
+    return lost_in_rounds([sorted(own[-LAST_ROUNDS:], key=StepTime.lasted_s)[:-1] for own in steps])
 
 
-RULE: Final = ChangeRule()
+def rounds_would_lose(steps: Sequence[Sequence[StepTime]], sequences: int) -> float:
+    """The share that rounds would lose, by lock-free steps of each worker.
+
+    Args:
+        steps: of each worker, at least one.
+        sequences: of a gradient.
+    """
+    return 1 - 1 / gain([[one.compute_s for one in own] for own in steps], sequences)

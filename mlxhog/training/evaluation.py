@@ -21,9 +21,9 @@ import contextlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,8 +40,6 @@ from mlxhog.data import heldout, subset
 from mlxhog.data.prepare import Prepared
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile
-from mlxhog.decoding.generate import answer
-from mlxhog.decoding.options import Sampling
 from mlxhog.errors import ConfigError, EnvironmentLacks, WorkerFailed
 from mlxhog.models.families import param_count
 from mlxhog.report.metrics import Activity, Doing
@@ -51,7 +49,7 @@ from mlxhog.training.job import Job
 
 if TYPE_CHECKING:  # which workers need not import
     from mlxhog.report.monitor import Monitor
-    from mlxhog.training.resume import Resumption
+    from mlxhog.training.origin import Resumption
     from mlxhog.training.session import Session
 
 SEGMENT = "evaluation"
@@ -70,8 +68,7 @@ GAVE_UP_WORKER = (ConfigError, EnvironmentLacks, WorkerFailed)
 _SCORES = Table(batch=(1, "round nats bytes tokens"))  # with as many rows as there are batches
 
 
-@dataclass(frozen=True)
-class HeldOutScore:
+class Score(NamedTuple):
     """Sums over a piece of held-out text: nats of its labels, bytes of text, labels.
 
     `share` is the scored part of the text that was to be evaluated, 0 to 1.
@@ -80,17 +77,12 @@ class HeldOutScore:
     nats: float
     n_bytes: int
     tokens: int
-    share: float
-
-    @property
-    def bits_per_byte(self) -> float | None:
-        """Cross entropy per byte of text; None without text."""
-        return heldout.bits_per_byte(self.nats, self.n_bytes) if self.n_bytes else None
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
 class HeldOutPart:
-    """The part of the held-out text that all evaluations of a run score.
+    """The part of the held-out text that all evaluations of a run score, as run.json has it.
 
     Attributes:
         asked_bytes: its size, as `subset.of` takes it.
@@ -124,16 +116,15 @@ class HeldOutPart:
             asked_bytes = choose_bytes(config, parameters, file)
         texts = HeldOutTexts(file, config, parameters, asked_bytes)
         part, larger, whole = texts.part, texts.larger, file.header["bytes"]
-        named_bytes = None if part.file is file else asked_bytes
         return cls(
             asked_bytes=asked_bytes,
-            text=subset.name(data.corpus_sha256, data.rule, named_bytes),
-            n_bytes=part.file.header["bytes"],
-            share=part.file.header["bytes"] / whole,
-            batches=part.n_batches,
-            all_batches=texts.n_batches,
-            larger_share=0.0 if larger is None else larger.file.header["bytes"] / whole,
-            tokens=part.file.n_tokens,
+            text=subset.name(data.corpus_sha256, data.rule, None if part is file else asked_bytes),
+            n_bytes=part.header["bytes"],
+            share=part.header["bytes"] / whole,
+            batches=texts.n_batches(part),
+            all_batches=texts.n_batches(part) + texts.n_batches(larger),
+            larger_share=0.0 if larger is None else larger.header["bytes"] / whole,
+            tokens=part.n_tokens,
         )
 
 
@@ -162,39 +153,6 @@ def _most_tokens(flops: float, config: TrainConfig, parameters: int) -> int:
     return int(flops * (EMULATED_SHARE if config.kernels == EMULATED else 1.0) / (2 * parameters))
 
 
-@dataclass(frozen=True)
-class HeldOutText:
-    """Held-out text in batches of one shape: sequences of `seq_len`, `rows` in a batch."""
-
-    file: TokenFile
-    seq_len: int
-    rows: int
-
-    @property
-    def n_batches(self) -> int:
-        """Number of batches."""
-        return heldout.n_batches(self.file, seq_len=self.seq_len, batch_size=self.rows)
-
-    def score(self, backend: Backend, batch: int) -> HeldOutScore:
-        """Score one batch at the parameters in the backend's inbox."""
-        (part,) = heldout.batches(
-            self.file, seq_len=self.seq_len, batch_size=self.rows, first=batch, count=1
-        )
-        result = backend.evaluate(part)
-        return HeldOutScore(result.nats, part.n_bytes, result.targets, 1 / self.n_batches)
-
-    def score_whole(self, backend: Backend, is_over: Callable[[], bool]) -> HeldOutScore | None:
-        """Score all batches; None if `is_over`, called before each, ends the evaluation."""
-        nats, n_bytes, tokens = 0.0, 0, 0
-        for batch in range(self.n_batches):
-            if is_over():
-                return None
-            score = self.score(backend, batch)
-            nats, n_bytes = nats + score.nats, n_bytes + score.n_bytes
-            tokens += score.tokens
-        return HeldOutScore(nats, n_bytes, tokens, 1.0)
-
-
 class HeldOutTexts:
     """The text of the last evaluation, batch by batch: the part of all evaluations, then more."""
 
@@ -202,39 +160,47 @@ class HeldOutTexts:
         self, file: TokenFile, config: TrainConfig, parameters: int, asked_bytes: int
     ) -> None:
         """Find the part in all of the held-out text; the model's size decides on the batches."""
-        self._file, self._config, self._parameters = file, config, parameters
-        self._asked_bytes = asked_bytes
-        self.part = self._text(asked_bytes)
-
-    def _text(self, n_bytes: int) -> HeldOutText:
-        seq_len = self._config.seq_len
-        rows = heldout.rows_of_batch(self._parameters, seq_len)
-        return HeldOutText(subset.of(self._file, n_bytes), seq_len, rows)
+        self._file, self._seq_len = file, config.seq_len
+        self._rows = heldout.rows_of_batch(parameters, config.seq_len)
+        self.part = subset.of(file, asked_bytes)
+        tokens = min(_most_tokens(LARGER_FLOPS, config, parameters), LARGER_TOKENS)
+        most = tokens * file.header["bytes"] // file.n_tokens
+        self._larger_bytes = 0 if self.part is file or most <= asked_bytes else most
 
     @cached_property
-    def larger(self) -> HeldOutText | None:
+    def larger(self) -> TokenFile | None:
         """All held-out text, or as much as `LARGER_FLOPS` score; None if the part is as large.
 
         Opening it copies its tokens, so it is opened on first use.
         """
-        file = self._file
-        tokens = min(_most_tokens(LARGER_FLOPS, self._config, self._parameters), LARGER_TOKENS)
-        most = tokens * file.header["bytes"] // file.n_tokens
-        if self.part.file is file or most <= self._asked_bytes:
-            return None
-        return self._text(most)
+        return subset.of(self._file, self._larger_bytes) if self._larger_bytes else None
 
-    @property
-    def n_batches(self) -> int:
-        """Number of batches of both."""
-        return self.part.n_batches + (0 if self.larger is None else self.larger.n_batches)
+    def n_batches(self, file: TokenFile | None) -> int:
+        """Number of batches of the part, or of the larger text."""
+        if file is None:
+            return 0
+        return heldout.n_batches(file, seq_len=self._seq_len, batch_size=self._rows)
 
-    def score(self, backend: Backend, place: int) -> HeldOutScore:
+    def score(self, backend: Backend, place: int) -> Score:
         """Score the batch at a place, at the parameters in the backend's inbox."""
-        n = self.part.n_batches
-        if place < n or self.larger is None:
-            return self.part.score(backend, place)
-        return self.larger.score(backend, place - n)
+        file, n = self.part, self.n_batches(self.part)
+        if place >= n and self.larger is not None:
+            file, place = self.larger, place - n
+        (batch,) = heldout.batches(
+            file, seq_len=self._seq_len, batch_size=self._rows, first=place, count=1
+        )
+        result = backend.evaluate(batch)
+        return Score(result.nats, batch.n_bytes, result.targets)
+
+    def score_part(self, backend: Backend, is_over: Callable[[], bool]) -> Score | None:
+        """Score all of the part; None if `is_over`, called before each batch, ends it."""
+        scores = []
+        for place in range(self.n_batches(self.part)):
+            if is_over():
+                return None
+            scores.append(self.score(backend, place))
+        nats, n_bytes, tokens, _ = map(sum, zip(*scores, strict=True))
+        return Score(nats, n_bytes, tokens)
 
 
 def segment(part: HeldOutPart) -> tuple[str, int]:
@@ -251,31 +217,26 @@ class ScoreTable:
 
     def __init__(self, data: NDArray[np.uint8]) -> None:
         """Wrap the segment."""
-        self._words, self._n = _SCORES.open(data), len(data) // LINE
-
-    def __len__(self) -> int:
-        """Return the number of batches."""
-        return self._n
+        self._words, self.batches = _SCORES.open(data), len(data) // LINE
 
     def round_of(self, place: int) -> int:
         """The last round in which the batch at a place was scored; 0 for none."""
         return self._words["round", place]
 
-    def put(self, place: int, round_: int, score: HeldOutScore) -> None:
+    def put(self, place: int, round_: int, score: Score) -> None:
         """Write the score of the batch at a place, then publish it."""
         self._words.set_real(("nats", place), score.nats)
         self._words["bytes", place], self._words["tokens", place] = score.n_bytes, score.tokens
         self._words["round", place] = round_
 
-    def total(self, first: int, begin: int = 0, end: int | None = None) -> HeldOutScore:
+    def total(self, first: int, begin: int, end: int) -> Score:
         """Add up the batches at places from `begin` to `end` that were scored since `first`."""
-        end = len(self) if end is None else end
         places = [k for k in range(begin, end) if self.round_of(k) >= first]  # acquires their sums
         nats = float(np.array([self._words.real(("nats", k)) for k in places]).sum())
         n_bytes, tokens = (
             sum(self._words[name, k] for k in places) for name in ("bytes", "tokens")
         )
-        return HeldOutScore(nats, n_bytes, tokens, len(places) / max(end - begin, 1))
+        return Score(nats, n_bytes, tokens, len(places) / max(end - begin, 1))
 
 
 # -- in a worker ---------------------------------------------------------------------------------
@@ -330,8 +291,9 @@ class TextJobs:
             self._sample()
 
     def _is_over(self) -> bool:
-        """Whether a side job has to end."""
+        """Whether a side job has to end; also a sign of life."""
         context, counters = self.context, self.context.arena.counters
+        context.entry.beat()
         if context.training():
             return context.used_up()
         until_ns = counters.load("side_until_ns")
@@ -344,24 +306,18 @@ class TextJobs:
         steps = context.arena.counters.load("steps")
         context.copy_to_inbox()
         context.entry.beat(Phase.EVALUATE)
-
-        def is_over() -> bool:
-            context.entry.beat()
-            return self._is_over()
-
-        score = self._texts.part.score_whole(context.backend, is_over)
-        if score is None:
-            return
-        self.ring.append(
-            kind=RecordKind.EVALUATION,
-            worker=self.job.slot,
-            version=steps,
-            t_ns=monotonic_ns(),
-            nats=score.nats,
-            n_bytes=score.n_bytes,
-            tokens=score.tokens,
-            compute_s=(monotonic_ns() - began_ns) / 1e9,
-        )
+        score = self._texts.score_part(context.backend, self._is_over)
+        if score is not None:
+            self.ring.append(
+                kind=RecordKind.EVALUATION,
+                worker=self.job.slot,
+                version=steps,
+                t_ns=monotonic_ns(),
+                nats=score.nats,
+                n_bytes=score.n_bytes,
+                tokens=score.tokens,
+                compute_s=(monotonic_ns() - began_ns) / 1e9,
+            )
 
     def evaluate_rest(self) -> None:
         """Score batches of the held-out text until the round is complete or its time is over."""
@@ -385,22 +341,23 @@ class TextJobs:
 
     def _sample(self) -> None:
         """Write a sample of text, as long as time allows."""
+        from mlxhog.decoding.generate import answer
+        from mlxhog.decoding.options import Sampling
+
         self.context.copy_to_inbox()
         self.context.entry.beat(Phase.SAMPLE)
-        tokenizer, texts = self._tokenizer, list[str]()
-        pieces = answer(
+        texts = [SAMPLE_PROMPT]
+        for piece in answer(
             self.context.backend,
-            [tokenizer.encode(SAMPLE_PROMPT.encode())],
-            tokenizer=tokenizer,
+            [self._tokenizer.encode(SAMPLE_PROMPT.encode())],
+            tokenizer=self._tokenizer,
             sampling=Sampling(max_new_tokens=SAMPLE_TOKENS, seed=self.job.config.seed),
-        )
-        for piece in pieces:
-            self.context.entry.beat()
+        ):
             texts.append(piece.text)
             if self._is_over():
                 break
         with contextlib.suppress(EnvironmentLacks):  # a full disk costs a sample, not a worker
-            Run(self.job.run_dir).append_sample(SAMPLE_PROMPT + "".join(texts))
+            Run(self.job.run_dir).append_sample("".join(texts))
         self.ring.append(kind=RecordKind.SAMPLE, worker=self.job.slot, t_ns=monotonic_ns())
 
 
@@ -416,8 +373,7 @@ class HeldOutWatch:
     the evaluated one plus the steps since.
 
     Attributes:
-        bits_per_byte: the best so far; None before the first.
-        step: of the run at the best evaluation.
+        best: bits per byte and step of the best so far; None before the first.
         since: evaluations after it.
         ended: reason for an end of training before its budget; None otherwise.
     """
@@ -431,13 +387,13 @@ class HeldOutWatch:
             text: name of the part that is scored.
         """
         self._config, self._text = config, text
-        self.bits_per_byte: float | None = None
-        self.step = self.since = self._evaluations = 0
+        self.best: tuple[float, int] | None = None
+        self.since = self._evaluations = 0
         self.ended: str | None = None
         self._asked_at: tuple[int, int] | None = None
-        best = None if resumption is None else resumption.checkpoint.state["best"]
+        best = None if resumption is None else resumption.state["best"]
         if isinstance(best, Mapping) and best.get("text") == text:
-            self.bits_per_byte, self.step = best["bits_per_byte"], int(best["step"])
+            self.best = best["bits_per_byte"], int(best["step"])
 
     def ask_for_next(self, session: Session, monitor: Monitor) -> None:
         """Let a worker evaluate if an evaluation is due and does not take too much time.
@@ -461,33 +417,28 @@ class HeldOutWatch:
         bits, step = monitor.evaluation.val_bits_per_byte, monitor.evaluation.val_step
         if monitor.evaluations == self._evaluations or bits is None or step is None:
             return False
-        self._evaluations = monitor.evaluations
-        before = self.bits_per_byte, self.step
-        if self.bits_per_byte is None or bits < self.bits_per_byte:
-            self.bits_per_byte, self.step, self.since = bits, step, 0
+        self._evaluations, config = monitor.evaluations, self._config
+        before = best = self.best
+        if best is None or bits < best[0]:
+            self.best = best = bits, step
+            self.since = 0
+            if config.keeps_best and not save():  # the checkpoint names it
+                self.best = before
         else:
             self.since += 1
-        is_lost = not self.since and self._config.keeps_best and not save()
-        self.ended = self._reason_to_stop(self.bits_per_byte)
-        if is_lost:
-            self.bits_per_byte, self.step = before
+        if config.stop_at_loss is not None and best[0] <= config.stop_at_loss:
+            self.ended = (
+                f"held-out text reached {best[0]:.3f} bits per byte at step {best[1]:,}, and "
+                f"stop_at_loss is {config.stop_at_loss:g}"
+            )
+        elif config.patience is not None and self.since >= config.patience:
+            self.ended = (
+                f"{self.since} held-out evaluation{'s' * (self.since > 1)} without a new best "
+                f"(patience), which was {best[0]:.3f} bits per byte at step {best[1]:,}"
+            )
         if self.ended is not None:
             report(f"{self.ended}: training ends")
         return self.ended is not None
-
-    def _reason_to_stop(self, best: float) -> str | None:
-        patience, limit = self._config.patience, self._config.stop_at_loss
-        if limit is not None and best <= limit:
-            return (
-                f"held-out text reached {best:.3f} bits per byte at step {self.step:,}, and "
-                f"stop_at_loss is {limit:g}"
-            )
-        if patience is not None and self.since >= patience:
-            return (
-                f"{self.since} held-out evaluation{'s' * (self.since > 1)} without a new best "
-                f"(patience), which was {best:.3f} bits per byte at step {self.step:,}"
-            )
-        return None
 
     def close(self, run: Run, saved: Path | None, report: Tell) -> None:
         """Report the best weights: those of the best evaluation, or else the last."""
@@ -499,23 +450,22 @@ class HeldOutWatch:
             except EnvironmentLacks as error:
                 report(f"no best checkpoint: {error}")
         if (best := checkpoint.best(run)) is not None:
-            bits = self.bits_per_byte
-            known = "" if bits is None else f", {bits:.3f} bits per byte"
+            known = "" if self.best is None else f", {self.best[0]:.3f} bits per byte"
             where = run.checkpoints / checkpoint.BEST
             report(f"best held-out evaluation{known}: {where} ({best.name})")
 
     def to_json(self) -> dict[str, Any] | None:
         """The values for a checkpoint."""
-        if self.bits_per_byte is None:
+        if self.best is None:
             return None
-        return {"bits_per_byte": self.bits_per_byte, "step": self.step, "text": self._text}
+        return {"bits_per_byte": self.best[0], "step": self.best[1], "text": self._text}
 
 
 class FinalEvaluation:
     """Evaluations of the final parameters of a run, one after the other.
 
     The scores lie in the arena (`ScoreTable`). If a worker dies, a new round divides its batches
-    among the others.
+    among the others. A run whose workers cannot finish the larger score is done without it.
     """
 
     def __init__(self, session: Session, part: HeldOutPart, monitor: Monitor) -> None:
@@ -524,8 +474,7 @@ class FinalEvaluation:
         self._session, self._part, self._monitor = session, part, monitor
         self._counters = session.arena.counters
         self._scores = ScoreTable(session.arena.segment(SEGMENT))
-        self._end = part.batches
-        self._round = self._first = self._interrupts = 0
+        self._round = self._first = self._end = self._interrupts = 0
 
     def begin(self) -> None:
         """Let all workers score the held-out text with the model.
@@ -535,7 +484,7 @@ class FinalEvaluation:
         """
         self._session.drain()  # first an evaluation that ended together with the training
         alone = self._session.interrupts() or self._session.strategy.copies()
-        self._begin(self._part.batches if alone else len(self._scores))
+        self._begin(self._part.batches if alone else self._scores.batches)
 
     def _begin(self, end: int) -> None:
         """Begin to score batches up to `end` with the present parameters."""
@@ -549,9 +498,9 @@ class FinalEvaluation:
         self._session.command(Command.EVALUATE)
 
     def _share(self) -> float:
-        return self._scores.total(self._first, end=self._end).share
+        return self._scores.total(self._first, 0, self._end).share
 
-    def _wait(self) -> HeldOutScore:
+    def _wait(self) -> Score:
         """Wait until every batch is scored, or the user interrupts; the score of the fixed part.
 
         Raises:
@@ -559,22 +508,31 @@ class FinalEvaluation:
                 be scored without a worker that failed.
         """
         session, limit_s = self._session, INTERRUPTED_S if self._interrupts else math.inf
-        while session.pool and not (self._share() == 1.0 or self._is_interrupted()):
-            ended = partial(self._ended_or_died, session.ends())
-            try:
-                if not session.until(ended, self._doing, limit_s):
+
+        def look(ends: int) -> Callable[[], bool]:
+            return lambda: self._share() == 1.0 or session.ends() > ends
+
+        try:
+            while session.pool and self._share() < 1.0 and not self._is_interrupted():
+                if not session.until(look(session.ends()), self._doing, limit_s):
                     break
-            except GAVE_UP_WORKER as error:
-                # The run is complete without the larger score.
-                is_larger, self._end = self._end > self._part.batches, self._part.batches
-                if not is_larger or not (self._share() == 1.0 or session.pool):
-                    raise
-                self._counters.store("eval_end", self._end)
-                session.report(f"the larger held-out score was left out: {error}")
-            if self._share() < 1.0:
-                self._round += 1
-                self._counters.store("eval_next", self._round * EVAL_ROUND)
-        return self._scores.total(self._first, end=self._part.batches)
+                if self._share() < 1.0:  # a worker has died
+                    self._round += 1
+                    self._counters.store("eval_next", self._round * EVAL_ROUND)
+        except GAVE_UP_WORKER as error:
+            if self._part_score().share < 1.0:
+                raise
+            session.report(f"the larger held-out score is left out: {error}")
+        return self._part_score()
+
+    def _part_score(self) -> Score:
+        return self._scores.total(self._first, 0, self._part.batches)
+
+    def _is_interrupted(self) -> bool:
+        return self._session.interrupts() > self._interrupts
+
+    def _doing(self) -> Doing:
+        return Doing(Activity.EVALUATING, round(100 * self._share()))
 
     def finish(self) -> None:
         """Wait for the score of the model, and score the copies that it is the average of."""
@@ -583,16 +541,16 @@ class FinalEvaluation:
         if score.share < 1.0 and self._is_interrupted():
             self.begin()
             score = self._wait()
-        average = score.bits_per_byte
-        if score.share < 1.0 or average is None:
+        if score.share < 1.0 or not score.n_bytes:
             return  # a score of less text is not comparable with earlier ones
         monitor.take_evaluation(score.nats, score.n_bytes, score.tokens, monitor.totals()[0])
-        larger = self._scores.total(self._first, begin=part.batches)
-        if self._end > part.batches and larger.share == 1.0 and larger.bits_per_byte is not None:
-            monitor.take_final(larger.bits_per_byte, larger.tokens, part.larger_share)
+        larger = self._scores.total(self._first, part.batches, self._scores.batches)
+        if self._end > part.batches and larger.share == 1.0 and larger.n_bytes:
+            bits = heldout.bits_per_byte(larger.nats, larger.n_bytes)
+            monitor.take_final(bits, larger.tokens, part.larger_share)
         if not session.interrupts() and self._score_copies():
-            warning = session.strategy.warning(average, self.copies_bits_per_byte)
-            if warning:
+            average = heldout.bits_per_byte(score.nats, score.n_bytes)
+            if warning := session.strategy.warning(average, self.copies_bits_per_byte):
                 session.report(warning)
 
     def _score_copies(self) -> bool:
@@ -605,35 +563,23 @@ class FinalEvaluation:
                     return False
                 load()
                 self._begin(self._part.batches)
-                self.copies_bits_per_byte.append(self._wait().bits_per_byte or math.nan)
+                score = self._wait()
+                if score.share < 1.0:
+                    return False
+                bits = heldout.bits_per_byte(score.nats, score.n_bytes)
+                self.copies_bits_per_byte.append(bits)
         return True
-
-    def _ended_or_died(self, ends: int) -> bool:
-        return self._share() == 1.0 or self._session.ends() > ends
-
-    def _doing(self) -> Doing:
-        return Doing(Activity.EVALUATING, round(100 * self._share()))
-
-    def _is_interrupted(self) -> bool:
-        return self._session.interrupts() > self._interrupts
 
 
 def write_sample(session: Session, monitor: Monitor) -> None:
-    """Let a worker write a sample of text, or another if it dies; report a missing sample."""
+    """Let a worker write a sample of text after the training; report a missing one."""
     samples, reason = monitor.samples, "no worker was free in time"
     session.arena.counters.store("side_until_ns", monotonic_ns() + int(SAMPLE_S * 1e9))
-
-    def is_written_or_lost(ends: int) -> bool:
-        return monitor.samples > samples or session.ends() > ends
-
-    while session.pool and monitor.samples == samples:
-        ended = partial(is_written_or_lost, session.ends())
-        session.ask("sample")
-        session.command(Command.SAMPLE)
-        try:
-            if not session.until(ended, Doing(Activity.SAMPLING), 2 * SAMPLE_S):
-                break
-        except GAVE_UP_WORKER as error:
-            reason = str(error)  # the run is complete, and another worker may write it
+    session.ask("sample")
+    session.command(Command.SAMPLE)
+    try:
+        session.until(lambda: monitor.samples > samples, Doing(Activity.SAMPLING), 2 * SAMPLE_S)
+    except GAVE_UP_WORKER as error:
+        reason = str(error)  # the run is complete
     if monitor.samples == samples and not session.interrupts():
         session.report(f"no sample: {reason}; mlxhog generate writes one")

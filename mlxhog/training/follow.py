@@ -21,7 +21,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -32,7 +31,7 @@ from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger
 from mlxhog.base import plain_json
 from mlxhog.base.durable import disk_errors, read_lines
-from mlxhog.base.paths import printable
+from mlxhog.base.paths import expanded, printable
 from mlxhog.data import records, textfiles
 from mlxhog.data.examples import Example
 from mlxhog.data.stream import (
@@ -61,79 +60,12 @@ MOST_BYTES = 256 << 20  # of one file, unpacked
 UNFINISHED = (".part", ".tmp", ".swp", ".crdownload")
 
 
-class Following:
-    """The following of a folder by the supervisor of a run.
-
-    Attributes:
-        batches: opens the rows of the stream, in a worker.
-    """
-
-    def __init__(self, plan: Plan, run: Path, folder: Path) -> None:
-        """Open the stream of the run; this does not read the folder.
-
-        Raises:
-            CheckpointError: examples that the run has acknowledged do not fit into `seq_len`.
-            DataError, RunError: the stream is damaged.
-            EnvironmentLacks: the disk is full.
-        """
-        config, tokenizer = plan.config, plan.data.tokenizer
-        size = config.sequences_per_ticket
-        self._writer = StreamWriter(run, tokenizer, seq_len=config.seq_len, batch_size=size)
-        self.batches = partial(_open_batches, self._writer.folder, plan.batches, tokenizer)
-        self._follower = Follower(folder, self._writer, config.loss_on)
-        self._waits = False
-
-    def begin(self, arena: Arena, ledger: Ledger, stack: ExitStack) -> None:
-        """Take examples, and let a thread watch the folder until the stack is closed.
-
-        The run has a checkpoint by now, so text that it acknowledges is trained, even after a kill.
-        """
-        self._arena, self._ledger = arena, ledger
-        self._count()
-        self._writer.accept_examples()
-        stack.enter_context(self._follower)
-
-    def look(self, *, training: bool) -> list[str]:
-        """Give workers the new tickets; returns messages for the user.
-
-        Raises:
-            WorkerFailed: the thread that watches the folder has ended while the run trains.
-        """
-        follower, name = self._follower, printable(self._follower.folder)
-        if training and (fault := follower.fault) is not None:
-            raise WorkerFailed(
-                f"following {name} ended with {type(fault).__name__}: {message_of(fault)}; that "
-                "is a bug in mlxhog, please report it"
-            ) from fault
-        end, messages = self._count(), list[str]()
-        while follower.messages:
-            messages.append(follower.messages.popleft())
-        if training:
-            waits = self._ledger.count_done() >= end
-            if waits and not self._waits:
-                messages.append(f"waiting for new text in {name}")
-            self._waits = waits
-        return messages
-
-    def _count(self) -> int:
-        end = self._follower.end
-        self._arena.counters.store("stream_end", 1 + end)
-        return end
-
-
-def _open_batches(
-    folder: Path, corpus: Callable[[], BatchSource], tokenizer: Tokenizer
-) -> StreamBatches:
-    """Open a stream in a worker, which warms up with a batch of the corpus."""
-    return StreamBatches(folder, tokenizer.byte_lengths().astype(np.int64), corpus().example())
-
-
 class _Over(Exception):
     """The run has ended while a file was read."""
 
 
 class Follower:
-    """Reads new files of a folder and new examples of a run.
+    """Reads new files of a folder and new examples of a run, in a thread of the supervisor.
 
     Attributes:
         folder: the followed folder, with subfolders and without hidden files.
@@ -153,11 +85,36 @@ class Follower:
         self._writer, self._reports = writer, set[str]()
         self._last_look: dict[str, tuple[int, int, float]] = {}  # size, change, since when
         self._postponed = set[str]()  # names left for the next start
+        self._waits = False
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mlxhog-follow", daemon=True)
 
+    @classmethod
+    def of(cls, plan: Plan, run: Path, folder: str) -> Self:
+        """Open the stream of a run; this does not read the folder.
+
+        Raises:
+            CheckpointError: examples that the run has acknowledged do not fit into `seq_len`.
+            DataError, RunError: the stream is damaged.
+            EnvironmentLacks: the disk is full.
+        """
+        config, size = plan.config, plan.config.sequences_per_ticket
+        tokenizer = plan.data.tokenizer
+        writer = StreamWriter(run, tokenizer, seq_len=config.seq_len, batch_size=size)
+        return cls(expanded(folder), writer, config.loss_on)
+
+    def batches(self, corpus: Callable[[], BatchSource]) -> Callable[[], StreamBatches]:
+        """Opens the rows of the stream in a worker, which warms up with a batch of the corpus."""
+        return partial(_open_batches, self._writer.folder, corpus, self._writer.tokenizer)
+
+    # -- in the supervisor -----------------------------------------------------------------------
+
     def __enter__(self) -> Self:
-        """Start the thread."""
+        """Take examples, and start the thread.
+
+        The run has a checkpoint by now, so text that it acknowledges is trained, even after a kill.
+        """
+        self._writer.accept_examples()
         self._thread.start()
         return self
 
@@ -166,6 +123,28 @@ class Follower:
         self._over.set()
         self._writer.close()
         self._thread.join(LEAVE_S)  # a disk that does not answer must not delay the end
+
+    def give(self, arena: Arena, ledger: Ledger, *, training: bool) -> list[str]:
+        """Give workers the new tickets; returns messages for the user.
+
+        Raises:
+            WorkerFailed: the thread that watches the folder has ended while the run trains.
+        """
+        name, fault, end = printable(self.folder), self.fault, self.end
+        arena.counters.store("stream_end", 1 + end)
+        messages = [self.messages.popleft() for _ in range(len(self.messages))]
+        if training and fault is not None:
+            raise WorkerFailed(
+                f"following {name} ended with {type(fault).__name__}: {message_of(fault)}; that "
+                "is a bug in mlxhog, please report it"
+            ) from fault
+        if training:
+            waits = ledger.count_done() >= end
+            messages += [f"waiting for new text in {name}"] * (waits and not self._waits)
+            self._waits = waits
+        return messages
+
+    # -- in the thread ---------------------------------------------------------------------------
 
     def _check(self) -> None:
         if self._over.is_set():
@@ -214,28 +193,28 @@ class Follower:
         return True
 
     def _take(self, name: str, draft: Draft) -> str | None:
-        """Add all rows of a file to a draft, or none; then returns the reason."""
+        """Add all rows of a file to a draft, or none; then returns the reason.
+
+        A reader's or a tokenizer's own error concerns this file only.
+        """
         mark = draft.mark()
         try:
             for row in self._rows(self.folder / name):
                 self._check()
                 draft.add(row)
             return None
-        except DataError as error:
-            refused = str(error)
-        except (EnvironmentLacks, MemoryError):  # not an error of the file
-            draft.undo(mark)
-            raise
         except (OSError, _Over):
             raise
-        except Exception as error:  # of a reader or a tokenizer: it concerns this file only
-            refused = f"{type(error).__name__}: {message_of(error)}"
-        draft.undo(mark)
-        return refused
+        except Exception as error:
+            draft.undo(mark)
+            if isinstance(error, EnvironmentLacks | MemoryError):
+                raise
+            kind = "" if isinstance(error, DataError) else f"{type(error).__name__}: "
+            return f"{kind}{message_of(error)}"
 
     def _settled(self) -> list[tuple[str, int, int]]:
         """Name, size and change of the files that are new and complete, the oldest first."""
-        now = time.monotonic()
+        now, settled = time.monotonic(), list[tuple[str, int, int]]()
         looks: dict[str, tuple[int, int, float]] = {}
         for path in self._files():
             name = str(path.relative_to(self.folder))
@@ -255,12 +234,9 @@ class Follower:
             elif name not in self._postponed:
                 *before, since = self._last_look.get(name, (-1, -1, now))
                 looks[name] = (*state, since if before == [*state] else now)
+                if now - looks[name][2] >= SETTLED_S:
+                    settled.append((name, *state))
         self._last_look = looks
-        settled = [
-            (name, size, changed_ns)
-            for name, (size, changed_ns, since) in looks.items()
-            if now - since >= SETTLED_S
-        ]
         return sorted(settled, key=lambda one: (one[2], one[0]))
 
     def _files(self) -> Iterator[Path]:
@@ -308,13 +284,13 @@ class Follower:
         except FileNotFoundError:
             return begin
         for line in lines.splitlines():
+            self._check()
             try:
                 example = read_example(plain_json.loads(line), "an example")
                 rows = list(self._rows_of(example, "an example"))
             except (ValueError, DataError) as error:
                 self._say(f"an example of {path} is left out: {message_of(error)}")
                 continue
-            self._check()
             for row in rows:
                 draft.add(row)
         return begin + len(lines)
@@ -324,3 +300,9 @@ class Follower:
         if message not in self._reports:
             self._reports.add(message)
             self.messages.append(message)
+
+
+def _open_batches(
+    folder: Path, corpus: Callable[[], BatchSource], tokenizer: Tokenizer
+) -> StreamBatches:
+    return StreamBatches(folder, tokenizer.byte_lengths().astype(np.int64), corpus().example())

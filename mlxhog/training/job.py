@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from mlxhog import arena
 from mlxhog.arena import ArenaHandle, Layout, control, published
@@ -19,7 +19,6 @@ from mlxhog.arena.layout import PARAMETER_COPY
 from mlxhog.arena.words import Words
 from mlxhog.backends.gpu_share import GPUShare, most_sequences
 from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec
-from mlxhog.cluster.link import LinkJob
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.schedules import Rate
@@ -31,6 +30,9 @@ from mlxhog.optim import Optimizer
 from mlxhog.optim.tables import segments as means_of_tables
 from mlxhog.strategies import Context, Strategy
 from mlxhog.training.kernel_choice import Writers
+
+if TYPE_CHECKING:  # only runs of a cluster load it
+    from mlxhog.cluster.link import LinkJob
 
 
 class BatchSource(Protocol):
@@ -112,13 +114,11 @@ class Setup:
 
 def plan_layout(
     spec: Mapping[str, ParamSpec],
-    strategy: Strategy,
-    optimizer: Optimizer,
+    ways: Sequence[tuple[Strategy, Optimizer]],
     n_tickets: int,
     tables: Mapping[str, tuple[str, int]],
     *,
     live: bool = False,
-    others: Sequence[tuple[Strategy, Optimizer]] = (),
 ) -> Layout:
     """Lay out the arena of a run.
 
@@ -128,19 +128,17 @@ def plan_layout(
 
     Args:
         spec: the model's parameters.
-        strategy: of the run.
-        optimizer: of the run.
+        ways: the strategies of the run, each with its optimizer.
         n_tickets: batches per epoch.
         tables: further segments, such as for evaluations, as `arena.plan` takes them.
         live: whether to keep copies of the parameters for readers.
-        others: the other strategies, each with its optimizer.
     """
-    every = [(strategy, optimizer), *others]
-    max_workers = max(one.slots for one, _ in every)
-    private = [m for m in optimizer.state_segments if all(m in r.state_segments for _, r in every)]
-    shared = [m for m in optimizer.shared_segments if all(m in r.shared_segments for _, r in every)]
+    (strategy, optimizer), *_ = ways
+    max_workers = max(one.slots for one, _ in ways)
+    private = [m for m in optimizer.state_segments if all(m in r.state_segments for _, r in ways)]
+    shared = [m for m in optimizer.shared_segments if all(m in r.shared_segments for _, r in ways)]
     needs = []
-    for one, rule in every:
+    for one, rule in ways:
         own = [f"{m}.{k}" for m in rule.state_segments for k in range(1, one.slots + 1)
                if m not in private]  # fmt: skip
         own += [m for m in rule.shared_segments if m not in shared]
@@ -221,18 +219,17 @@ class Job:
         return self.setup.workers[self.slot - 1]
 
     @property
-    def compute_threads(self) -> int:
-        """Threads of its gradients: a CPU worker leaves one of its threads to overlapped steps."""
-        return max(1, self.spec.threads - self._is_split)
-
-    @property
     def step_threads(self) -> int:
-        """Threads of norm, step and read."""
+        """Threads of norm, step and read; a CPU worker has one of its own for overlapped steps."""
         return 1 if self._is_split else self.spec.threads
 
     @property
+    def compute_threads(self) -> int:
+        """Threads of its gradients."""
+        return max(1, self.spec.threads - self._is_split)
+
+    @property
     def _is_split(self) -> bool:
-        """Whether its threads compute gradients and add steps at once."""
         return self.config.overlap and self.spec.backend not in GPU_BACKENDS
 
     @property

@@ -50,11 +50,8 @@ class Memory:
             EnvironmentLacks: they do not fit.
         """
         n_bytes = 4 * param_count(model)
-        self._check(
-            n_bytes,
-            f"the parameters of model {name} alone need {n_bytes / GIB:.1f} GiB",
-            "use a smaller --model",
-        )
+        need = f"the parameters of model {name} alone need {n_bytes / GIB:.1f} GiB"
+        self._check(n_bytes, need, "use a smaller --model")
 
     def check_run(self, arena_bytes: int, worker_bytes: int, workers: int) -> None:
         """Refuse a run that does not fit, at its start or with workers that join.
@@ -63,12 +60,11 @@ class Memory:
             EnvironmentLacks: it does not fit.
         """
         n_bytes = arena_bytes + workers * worker_bytes
-        self._check(
-            n_bytes,
+        need = (
             f"the run needs {n_bytes / GIB:.1f} GiB ({arena_bytes / GIB:.1f} shared, "
-            f"{worker_bytes / GIB:.1f} in each of {workers} workers)",
-            "use fewer --workers, a smaller --batch-size or --model",
+            f"{worker_bytes / GIB:.1f} in each of {workers} workers)"
         )
+        self._check(n_bytes, need, "use fewer --workers, a smaller --batch-size or --model")
 
     def _check(self, n_bytes: int, need: str, way: str) -> None:
         if n_bytes > self.limit_bytes:
@@ -195,14 +191,9 @@ def check_gpu(
     if own is None or need <= own:
         return
     most = gradient.most_sequences(own)
-    way = (
-        f"the largest batch that fits is {most} (--batch-size {most}); --grad-accumulation makes a "
-        "step of several"
-        if most
-        else "not even one sequence fits: take a smaller --model or --seq-len, or fewer GPU workers"
-    )
     raise EnvironmentLacks(
-        f"batch_size is {sequences}: its gradient needs about {need / 2**30:.1f} GiB on the GPU, "
-        f"and a worker has {max(own, 0) / 2**30:.1f} GiB ({USABLE:g} of the recommended memory for "
-        f"{share.workers} GPU worker{'s' * (share.workers > 1)}, without imported memory); {way}"
+        f"batch_size is {sequences}: its gradient needs about {need / GIB:.1f} GiB on the GPU, and "
+        f"a worker has {max(own, 0) / GIB:.1f} GiB ({USABLE:g} of the recommended memory, divided "
+        f"by {share.workers}); the largest batch that fits is {most} (--batch-size {most}), "
+        "--grad-accumulation makes a step of several; or take a smaller --model or --seq-len"
     )

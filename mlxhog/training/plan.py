@@ -24,9 +24,6 @@ from mlxhog.base.paths import expanded
 from mlxhog.base.quantities import format_count, format_number
 from mlxhog.base.workers import WorkerSpec
 from mlxhog.checkpoint import formats
-from mlxhog.cluster import anchor
-from mlxhog.cluster.group import identity_of
-from mlxhog.cluster.link import LinkJob
 from mlxhog.config import optimizers, plugins, schedules
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
@@ -44,18 +41,16 @@ from mlxhog.models.registry import load_architecture
 from mlxhog.models.sampled_head import SampledHead
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import Optimizer
-from mlxhog.report import tensorboard
 from mlxhog.report.metrics import is_emulated, kernels_used
 from mlxhog.strategies import Strategy
 from mlxhog.strategies.local import Local
-from mlxhog.training import batch_size, choose_strategy, evaluation, init_from, kernel_choice
+from mlxhog.training import batch_size, choose_strategy, evaluation, kernel_choice, origin
 from mlxhog.training.batch_size import BatchChoice
 from mlxhog.training.evaluation import HeldOutPart, TextJobs
-from mlxhog.training.init_from import InitialWeights
 from mlxhog.training.job import Setup, plan_layout
 from mlxhog.training.kernel_choice import Note
 from mlxhog.training.memory import WORKER_BASE_BYTES, GradientMemory, Memory, check_gpu, gpu_share
-from mlxhog.training.resume import Resumption
+from mlxhog.training.origin import InitialWeights, Resumption
 
 MANY_PASSES = 4.0
 
@@ -77,6 +72,8 @@ class Plan(Setup):
         optimizer: with its segments, kept per worker slot (private) or once (shared).
         budget: of this call.
         n_tickets: batches per epoch.
+        epoch_tokens: in one pass over the training text.
+        mean_tokens_per_step: in one update, on average over a budget in steps.
         division: of the text among clients; None if all workers share one text.
         initial_weights: of a checkpoint, for a new run; None draws initial values.
         other: the plan with the strategy that the run may change to, of the same layout; None if
@@ -95,6 +92,8 @@ class Plan(Setup):
     optimizer: Optimizer
     budget: Budget
     n_tickets: int
+    epoch_tokens: int
+    mean_tokens_per_step: float
     division: Division | None
     initial_weights: InitialWeights | None
     other: Plan | None = None
@@ -137,17 +136,6 @@ class Plan(Setup):
         return self.strategy.tokens_per_step
 
     @property
-    def mean_tokens_per_step(self) -> float:
-        """Tokens in one update, on average over a budget in steps."""
-        of_batch = self.config.sequences_per_ticket * self.config.seq_len
-        return of_batch * _mean_batches(self.stored, self.strategy)
-
-    @property
-    def epoch_tokens(self) -> int:
-        """Tokens in one pass over the training text."""
-        return _epoch_tokens(TokenFile.open(self.data.train), self.config)
-
-    @property
     def free_slots(self) -> int:
         """Number of workers that can join."""
         ways = [one.strategy for one in (self, self.other) if one is not None]
@@ -162,7 +150,7 @@ class Plan(Setup):
     def emulated_before(self) -> bool:
         """Whether earlier steps of a resumed run were emulated."""
         earlier = self.resumption
-        return earlier is not None and bool(earlier.checkpoint.state["emulated"])
+        return earlier is not None and bool(earlier.state["emulated"])
 
     @property
     def kernels_used(self) -> str:
@@ -196,14 +184,22 @@ def _plan(config: TrainConfig, *, progress: bool) -> Plan:
     notes: list[str] = []
     note: Note = notes.append
     if config.report_to == "tensorboard":
+        from mlxhog.report import tensorboard
+
         tensorboard.require()
 
     # Origin and model.
-    asked = init_from.located(config)
-    config = init_from.with_model_and_tokenizer(asked)
+    asked = origin.located(config)
+    config = origin.with_model_and_tokenizer(asked)
     weights = None if config.init_from is None else InitialWeights(formats.open(config.init_from))
-    model, config = _architecture(asked, config, weights)
-    hidden = families.hidden_matrices(model)
+    if weights is not None and asked.model == "auto":
+        model = registry.with_changes(weights.opened.config, config.model, config.set)
+    else:
+        model = load_architecture(config.model, config.set, config.plugin)
+    if files := plugins.remembered([*vars(config).values(), *model.own_layers]):
+        config = config.having(plugin=", ".join(files))
+    families.check_language_model(model)
+    families.check_length(model, config.seq_len)
 
     # Workers and kernels, then memory before the model's blocks are listed one by one.
     here, of_engines = machine.here(), list[str]()
@@ -211,9 +207,9 @@ def _plan(config: TrainConfig, *, progress: bool) -> Plan:
     memory = Memory(here.memory_bytes, config.memory_limit)
     memory.check_parameters(config.model, model)
     fields = model.to_dict()
-    if not init_from.keeps_vocabulary(config):  # the tokenizer is compared instead
+    if not origin.keeps_vocabulary(config):  # the tokenizer is compared instead
         del fields["vocab_size"]
-    resumption = Resumption.of(config, fields, hidden)
+    resumption = Resumption.of(config, fields, families.hidden_matrices(model))
     config = config if resumption is None else resumption.config
 
     # Text and vocabulary.
@@ -230,15 +226,8 @@ def _plan(config: TrainConfig, *, progress: bool) -> Plan:
     )
     train, val = data.open(config.seq_len)
     config = config.having(tokenizer=data.spec)
-    if weights is None:
-        model = init_from.fitted(config, model, data.tokenizer, resumption, note)
-    else:  # both get the run's vocabulary
-        follows = not init_from.keeps_vocabulary(config)
-        follows = follows or (asked.model == "auto" and not init_from.sets_vocabulary(config))
-        weights, model = weights.fitted(config, model, data.tokenizer, own=follows)
-        init_from.check_vocabulary(config, model, data.tokenizer)
-        model = families.for_tokens(model, bos=data.tokenizer.bos, vocab_size=model.vocab_size)
-        notes += weights.notes
+    begin = weights or resumption
+    model, weights = origin.with_vocabulary(asked, config, model, data.tokenizer, begin, note)
     if resumption is not None:
         resumption.check_data(data, train.digest, val.digest)
         if (own := resumption.run.model).exists() and not own.is_symlink():
@@ -250,13 +239,14 @@ def _plan(config: TrainConfig, *, progress: bool) -> Plan:
         of_all = f"{format_count(SAMPLE)} of the {format_count(train.n_tokens)} training tokens"
         note(f"counts are of a sample: {of_all}")
     parameters = param_count(model)
-    spec, sampled = _parameters(config, model, train)
-    _check_tables(config, model, note)
-    evaluated_bytes = None if resumption is None else resumption.evaluated_bytes()
-    held_out = HeldOutPart.of(data, config, parameters, evaluated_bytes)
-    origin = config.init_from if resumption is None else resumption.began_with().get("init_from")
-    if origin is not None and config.eval_every.on:
-        seen, unknown = init_from.seen_before(str(origin), data)
+    spec, sampled = _parameters(config, model, train, note)
+    before = None if resumption is None else int(resumption.state["held_out"]["asked_bytes"])
+    held_out = HeldOutPart.of(data, config, parameters, before)
+    began = config.init_from if resumption is None else resumption.began_with().get("init_from")
+    if began is not None and config.eval_every.on:
+        from mlxhog.training.seen import seen_before
+
+        seen, unknown = seen_before(str(began), data)
         held_out = replace(held_out, seen=seen)
         notes += filter(None, [seen, unknown])
     cut = [rows for file in (train, val) if (rows := file.rows(config.seq_len)) is not None]
@@ -269,10 +259,9 @@ def _plan(config: TrainConfig, *, progress: bool) -> Plan:
     notes += of_engines
 
     # Each strategy that the run may have, with its optimizer, rates, budget and batches.
-    choices = _choices(config, workers, resumption)
     ways = [
-        _way(asked, config, choice, model, workers, resumption, data, train, len(choices) > 1)
-        for choice in choices
+        _way(asked, config, choice, model, workers, resumption, data, train, is_open=is_open)
+        for choice, is_open in _choices(config, workers, resumption)
     ]
 
     # One layout for all of them, with free slots for workers that join, and memory.
@@ -280,30 +269,28 @@ def _plan(config: TrainConfig, *, progress: bool) -> Plan:
     live = memory.keeps_copies(config.live, parameters, note)
     max_workers = config.max_workers
     if config.cluster is not None:
+        from mlxhog.cluster import anchor
+
         tables |= anchor.segments()
         max_workers = None if max_workers is None else max_workers + 1  # the link's slot
     elastic = next((way for way in ways if not way["strategy"].fixed), ways[0])
 
     def lay_out(strategy: Strategy) -> Layout:
-        needs = [
-            (strategy if way is elastic else way["strategy"], way["optimizer"]) for way in ways
-        ]
-        (first, rule), *others = needs
-        n_tickets = ways[0]["n_tickets"]
-        return plan_layout(spec, first, rule, n_tickets, tables, live=live, others=others)
+        own = [strategy if way is elastic else way["strategy"] for way in ways]
+        needs = [(one, way["optimizer"]) for one, way in zip(own, ways, strict=True)]
+        return plan_layout(spec, needs, ways[0]["n_tickets"], tables, live=live)
 
     elastic["strategy"], layout = memory.with_free_slots(elastic["strategy"], max_workers, lay_out)
-    share = max(
-        (gpu_share(way["config"], workers, writers, layout) for way in ways),
-        key=lambda share: share.adopted_bytes,
-    )
-    gradient = max(
-        (GradientMemory.of(way["config"], model, layout, len(workers)) for way in ways),
-        key=lambda gradient: gradient.fixed_bytes,
-    )
+    shares = [gpu_share(way["config"], workers, writers, layout) for way in ways]
+    share = max(shares, key=lambda share: share.adopted_bytes)
+    gradients = [GradientMemory.of(way["config"], model, layout, len(workers)) for way in ways]
+    gradient = max(gradients, key=lambda gradient: gradient.fixed_bytes)
     check_gpu(config.micro_batch, gradient, share, workers, here.memory_bytes)
     link = None
     if config.cluster is not None:
+        from mlxhog.cluster.group import identity_of
+        from mlxhog.cluster.link import LinkJob
+
         identity = identity_of(
             config,
             layout,
@@ -341,30 +328,30 @@ def _plan(config: TrainConfig, *, progress: bool) -> Plan:
     return replace(first, other=others[0] if others else None)
 
 
-# -- model and text ------------------------------------------------------------------------------
-
-
-def _architecture(
-    asked: TrainConfig, config: TrainConfig, weights: InitialWeights | None
-) -> tuple[ModelConfig, TrainConfig]:
-    """The model, and the configuration with the plugin files that it needs."""
-    if weights is not None and asked.model == "auto":
-        model = registry.with_changes(weights.opened.config, config.model, config.set)
-    else:
-        model = load_architecture(config.model, config.set, config.plugin)
-    own_layers = model.own_layers
-    if files := plugins.remembered([*vars(config).values(), *own_layers]):
-        config = config.having(plugin=", ".join(files))
-    families.check_language_model(model)
-    families.check_length(model, config.seq_len)
-    return model, config
-
-
 def _parameters(
-    config: TrainConfig, model: ModelConfig, train: TokenFile
+    config: TrainConfig, model: ModelConfig, train: TokenFile, note: Note
 ) -> tuple[dict[str, ParamSpec], SampledHead | None]:
-    """The model's parameters, and the sampled words of its training loss, if any."""
-    spec = dict(param_spec(model))
+    """The model's parameters, and the sampled words of its training loss, if any.
+
+    Refuses options of tables of n-grams and of a sampled head that do not fit the model.
+    """
+    spec, tables = dict(param_spec(model)), ngrams.of(model)
+    if tables is None and config.ngram_lr != TrainConfig.ngram_lr:
+        raise ConfigError(
+            f"ngram_lr is {config.ngram_lr}, and model {config.model} has no tables of n-grams; "
+            "add some, such as --set ngram_orders=2-8, or leave ngram_lr out"
+        )
+    if tables is not None and config.cluster is not None:
+        raise ConfigError(
+            f"cluster: model {config.model} has tables of n-grams, which machines do not average; "
+            "take a model without them, or leave cluster out"
+        )
+    if tables is not None:
+        rows = sum(one.shape[0] for one in tables.specs.values())
+        note(
+            f"tables of n-grams, orders {', '.join(map(str, tables.orders))}: {rows:,} rows of "
+            f"{tables.dim}, {format_count(tables.floats)} numbers beside the parameters"
+        )
     if config.sampled_head is None:
         return spec, None
     if model.tie_word_embeddings:
@@ -384,45 +371,24 @@ def _parameters(
     return spec, SampledHead.of_counts(config.sampled_head, counts)
 
 
-def _check_tables(config: TrainConfig, model: ModelConfig, note: Note) -> None:
-    """Note the model's tables of n-grams, and refuse options that need or exclude them."""
-    tables, lr = ngrams.of(model), config.ngram_lr
-    if tables is None:
-        if lr != TrainConfig.ngram_lr:
-            raise ConfigError(
-                f"ngram_lr is {lr}, and model {config.model} has no tables of n-grams; add some, "
-                "such as --set ngram_orders=2-8, or leave ngram_lr out"
-            )
-        return
-    if config.cluster is not None:
-        raise ConfigError(
-            f"cluster: model {config.model} has tables of n-grams, which machines do not average; "
-            "take a model without them, or leave cluster out"
-        )
-    rows = sum(spec.shape[0] for spec in tables.specs.values())
-    note(
-        f"tables of n-grams, orders {', '.join(map(str, tables.orders))}: {rows:,} rows of "
-        f"{tables.dim}, {format_count(tables.floats)} numbers beside the parameters"
-    )
-
-
 # -- what depends on the strategy ----------------------------------------------------------------
 
 
 def _choices(
     config: TrainConfig, workers: Sequence[WorkerSpec], resumption: Resumption | None
-) -> tuple[StrategyChoice, ...]:
-    """The strategies that the run may have; it begins with the first."""
-    if config.strategy is not None:
-        both = choose_strategy.in_turn(config.strategy)
-        if both is None or len(workers) == 1:
-            return (of(config, StrategyChoice),)
-    elif len(workers) == 1:
-        return (Serial(),)
-    else:
+) -> list[tuple[StrategyChoice, bool]]:
+    """The strategies that the run may have, the first one first, and whether it may change them."""
+    if len(workers) == 1:
+        return [(config.strategy or Serial(), False)]
+    if config.strategy is None:
         both = choose_strategy.by_likelihood(workers)
-    regime = None if resumption is None else resumption.regime
-    return both[::-1] if regime == both[1].name else both
+    elif (in_turn := choose_strategy.in_turn(config.strategy)) is not None:
+        both = in_turn
+    else:
+        return [(config.strategy, False)]
+    if resumption is not None and resumption.state["regime"] == both[1].name:
+        both = both[::-1]
+    return [(choice, True) for choice in both]
 
 
 def _way(
@@ -434,6 +400,7 @@ def _way(
     resumption: Resumption | None,
     data: prepare.Prepared,
     train: TokenFile,
+    *,
     is_open: bool,
 ) -> dict[str, Any]:
     """The fields of a plan that depend on the strategy; `is_open` where the run may change it."""
@@ -488,7 +455,7 @@ def _way(
             f"{resolved.prediction} (--moments shared keeps it)"
         )
     if is_open and config.strategy is None:
-        regime = None if resumption is None else resumption.regime
+        regime = None if resumption is None else resumption.state["regime"]
         notes.append(choose_strategy.first_note(choice.name, regime))
 
     # The strategy and its batches.
@@ -499,27 +466,27 @@ def _way(
     strategy, batches, n_tickets, division = _batches(resolved, strategy, data, train, stored)
     if division is not None:
         notes.append(str(division))
-    optimizer = optim.build(
-        resolved, hidden, groups=groups, tokens_per_step=strategy.tokens_per_step
-    )
+    per_step = strategy.batches_per_step()
+    mean_per_step = float(per_step)
+    in_turn = choose_strategy.in_turn(config.strategy)
+    if in_turn is not None and config.steps is not None and strategy.name == in_turn[0].name:
+        mean_per_step = 1.0 + of(config, Hogwild).async_after * (strategy.workers - 1)
 
     # The budget and the step sizes.
-    per_step = strategy.batches_per_step()
     budget = Budget(steps=config.steps, tokens=config.tokens, seconds=config.time)
     if resumption is not None:
         budget = resumption.in_steps(resumption.own_budget or budget, per_step)
+    epoch_tokens = train.n_sequences(resolved.seq_len) * resolved.seq_len
+    mean_tokens = mean_per_step * resolved.sequences_per_ticket * resolved.seq_len
     if resolved.follow is None:
-        of_batch = resolved.sequences_per_ticket * resolved.seq_len
-        tokens_per_step = _mean_batches(config, strategy) * of_batch
-        epoch_tokens = _epoch_tokens(train, resolved)
-        read = passes(budget, epoch_tokens=epoch_tokens, tokens_per_step=tokens_per_step)
-        if (message := repetition_warning(read, epoch_tokens)) is not None:
-            notes.append(message)
-    is_named = config.strategy is not None and not is_open
-    chosen_strategy = resolved.strategy if is_named else config.strategy
+        read = passes(budget, epoch_tokens=epoch_tokens, tokens_per_step=mean_tokens)
+        if read is not None and read > MANY_PASSES:
+            notes.append(repetition(epoch_tokens, f"is read {read:.3g} times in this budget"))
+    stays_open = is_open or config.strategy is None
+    stored_choice = config.strategy if stays_open else resolved.strategy
     return {
         "config": resolved,
-        "stored": _stored(asked, resolved, resumption, chosen_strategy),
+        "stored": _stored(asked, resolved, resumption, stored_choice),
         "automatic": tuple(
             name
             for name, value in numbers.items()
@@ -527,10 +494,14 @@ def _way(
         ),
         "notes": notes,
         "strategy": strategy,
-        "optimizer": optimizer,
+        "optimizer": optim.build(
+            resolved, hidden, groups=groups, tokens_per_step=strategy.tokens_per_step
+        ),
         "batches": batches,
         "n_tickets": n_tickets,
         "division": division,
+        "epoch_tokens": epoch_tokens,
+        "mean_tokens_per_step": mean_tokens,
         "budget": _in_steps(budget, resolved, train, n_tickets, per_step),
         "schedule": _schedule(resolved, strategy, lr, n_tickets, per_step, resumption),
     }
@@ -594,15 +565,6 @@ def _batches(
     return strategy, partial(Batches.open, data.train, **rows), n_tickets, division
 
 
-def _mean_batches(config: TrainConfig, strategy: Strategy) -> float:
-    """Batches per step, on average over a budget in steps, of a run that begins in a strategy."""
-    both = choose_strategy.in_turn(config.strategy)
-    if both is None or config.steps is None or strategy.name != both[0].name:
-        return strategy.batches_per_step()
-    after = of(config, Hogwild).async_after
-    return 1.0 + after * (strategy.workers - 1)
-
-
 def _schedule(
     config: TrainConfig,
     strategy: Strategy,
@@ -619,7 +581,7 @@ def _schedule(
         at, done = resumption.position(), 0
         if at is not None:
             done = at["epoch"] * at["n"] + at["watermark"] + len(at["done"])
-        version = int(resumption.checkpoint.state["version"])
+        version = int(resumption.state["version"])
         epochs = replace(epochs, version=version, batches=done)
     return partial(schedules.of(config).of_run, lr, epochs)
 
@@ -640,10 +602,6 @@ def _in_steps(
     return replace(budget, tokens=None, steps=min(steps, budget.steps or steps))
 
 
-def _epoch_tokens(train: TokenFile, config: TrainConfig) -> int:
-    return train.n_sequences(config.seq_len) * config.seq_len
-
-
 def passes(
     budget: Budget, *, epoch_tokens: int, tokens_per_step: float, tokens_per_s: float | None = None
 ) -> float | None:
@@ -658,12 +616,9 @@ def passes(
     return min(tokens) / epoch_tokens if tokens else None
 
 
-def repetition_warning(n_passes: float | None, epoch_tokens: int) -> str | None:
-    """Warn of a text that is read more than `MANY_PASSES` times; None if it is not."""
-    if n_passes is None or n_passes <= MANY_PASSES:
-        return None
+def repetition(epoch_tokens: int, read: str) -> str:
+    """Warn of a text that is read more than `MANY_PASSES` times; `read` says how often."""
     return (
-        f"the text of {format_count(epoch_tokens)} tokens is read {n_passes:.3g} times in this "
-        f"budget; beyond {MANY_PASSES:g} a model mostly memorises it: use more text, a "
-        "smaller budget, or a smaller model"
+        f"the text of {format_count(epoch_tokens)} tokens {read}; beyond {MANY_PASSES:g} a model "
+        "mostly memorises it: use more text, a smaller budget, or a smaller model"
     )

@@ -10,16 +10,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from functools import partial
-from typing import Self
 
 from mlxhog.arena import Arena
-from mlxhog.arena.published import WORDS, Copies, Marks, MarksReader, Updates, copy_racily
+from mlxhog.arena.published import Copies, Marks, MarksReader, Updates, copy_racily
 from mlxhog.arena.requests import RunServer
 from mlxhog.base.quantities import Interval
 from mlxhog.optim.updates import Float32
-from mlxhog.training.session import Session
 
 POLL_S = 0.05
 TRIES_S = 0.02  # time to try for a copy without an update in between
@@ -46,30 +43,14 @@ class Publisher:
         """
         self._readers = server
         self._arena, self._write_model, self._every = arena, write_model, every
-        self._copies = Copies(arena)
-        self._marks = MarksReader(arena)
+        self._copies, self._marks = Copies(arena), MarksReader(arena)
+        self._averages = "copies.1" in arena.layout.segments
         self._lock = threading.Lock()  # of the thread and of callers
         self._stop = threading.Event()
-        self._came = 0
-        self._steps, self._not_before = 0, 0.0
-        self._published_s = 0.0
+        self._came = self._steps = 0
+        self._published_s = self._not_before = 0.0
         self._thread = threading.Thread(target=self._run, name="mlxhog-publisher", daemon=True)
         self._thread.start()
-
-    @classmethod
-    def of(
-        cls, session: Session, server: RunServer, every: Interval, stack: ExitStack
-    ) -> Self | None:
-        """Publish a session's parameters until the stack closes; None if readers cannot come."""
-        if WORDS not in session.arena.layout.segments:
-            return None
-
-        def load(arena: Arena, out: Float32) -> None:  # by the run's strategy at that time
-            session.strategy.load(arena, out, training=True)
-
-        publisher = cls(session.arena, server, load, every)
-        stack.callback(publisher.end)
-        return publisher
 
     def _run(self) -> None:
         while not self._stop.wait(POLL_S):
@@ -78,25 +59,19 @@ class Publisher:
                     self._publish(at_rest=False)
 
     def _is_due(self) -> bool:
-        came = self._readers.came
-        if self._readers.present == 0:
-            return False
-        if came == self._came:
-            steps = self._arena.counters.load("version") - self._steps
-            seconds = time.monotonic() - self._published_s
-            if not self._every.due(steps=steps, seconds=seconds):
-                return False
-        return came != self._came or time.monotonic() >= self._not_before
+        now, came = time.monotonic(), self._readers.came
+        if came != self._came:
+            return self._readers.present > 0
+        steps = self._arena.counters.load("version") - self._steps
+        is_due = self._every.due(steps=steps, seconds=now - self._published_s)
+        return is_due and self._readers.present > 0 and now >= self._not_before
 
     def _publish(self, *, at_rest: bool) -> None:
         """Publish a copy, unless the newest is up to date; `at_rest` says that no worker moves."""
         came, version = self._readers.came, self._arena.counters.load("version")
-        newest, met = self._copies.newest(), at_rest and "copies.1" in self._arena.layout.segments
-        if (
-            newest is not None
-            and newest.oldest == newest.version == version
-            and not met  # a meeting changes the model without an update
-        ):
+        newest = self._copies.newest()
+        is_new = newest is not None and newest.oldest == newest.version == version
+        if is_new and not (at_rest and self._averages):  # a meeting changes it without an update
             self._came = came
             return
         began = time.monotonic()
@@ -113,7 +88,7 @@ class Publisher:
             return version, version
 
         def copy() -> None:
-            if "copies.1" in arena.layout.segments:
+            if self._averages:
                 self._write_model(arena, out)
             else:
                 copy_racily(out, arena.params[: out.size])
@@ -127,10 +102,7 @@ class Publisher:
                 self._publish(at_rest=True)
 
     def end(self) -> None:
-        """Publish the final model for later readers; no worker may move.
-
-        It is the last copy.
-        """
+        """Publish the final model for later readers, as the last copy; no worker may move."""
         if self._stop.is_set():
             return
         self._stop.set()

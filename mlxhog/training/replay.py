@@ -15,6 +15,7 @@ optimizer state.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import platform
 import tempfile
@@ -50,10 +51,6 @@ from mlxhog.training import state, worker
 from mlxhog.training.job import Job
 from mlxhog.training.plan import Plan, make_plan
 from mlxhog.training.steps import Steps
-
-POLL_S = 0.5
-STUCK_S = 5.0
-"""How long all processes may wait for turns, while none computes, before the replay is stuck."""
 
 CONFIG = "config.yaml"
 """The recorded configuration, beside the logs; a resume replaces that in the run's folder."""
@@ -112,29 +109,26 @@ class Process:
 
     def records(self, directory: Path) -> Iterator[Step | Torn]:
         """Its steps, from the log of a run."""
-        number = -1
-        for record in event_log.read(event_log.worker_path(directory, self.slot)):
-            number += isinstance(record, Begin)
-            if number == self.number and isinstance(record, Step | Torn):
-                yield record
+        log = event_log.read(event_log.worker_path(directory, self.slot))
+        steps = (record for record in log if isinstance(record, Step | Torn))
+        return itertools.islice(steps, self.first, self.first + self.steps)
 
 
 def processes(directory: Path, slot: int) -> list[Process]:
-    """The processes that a slot had, in order.
+    """The processes that a slot had, in order; none if no worker had it.
 
     Raises:
         RunError: the log is cut or damaged.
     """
-    all_of_slot: list[Process] = []
-    for record in event_log.read(event_log.worker_path(directory, slot)):
+    path, every, total = event_log.worker_path(directory, slot), list[Process](), 0
+    for record in event_log.read(path) if path.exists() else ():
         if isinstance(record, Begin):
-            first = sum(one.steps for one in all_of_slot)
-            all_of_slot.append(Process(slot, len(all_of_slot), record, first))
+            every.append(Process(slot, len(every), record, total))
         elif isinstance(record, Step | Torn):
-            last = all_of_slot[-1]
+            total, last = total + 1, every[-1]
             hashed = isinstance(record, Step) and bool(record.sha256)
-            all_of_slot[-1] = replace(last, steps=last.steps + 1, hashes=last.hashes + hashed)
-    return all_of_slot
+            every[-1] = replace(last, steps=last.steps + 1, hashes=last.hashes + hashed)
+    return every
 
 
 def main(pipe: Connection, job: Job, directory: Path, process: Process) -> None:
@@ -251,8 +245,14 @@ def replay(run: Run, *, anyway: bool = False) -> ReplayResult:
         DataError: the run was trained on other text.
         WorkerFailed: a process of the replay died.
     """
-    began = time.monotonic()
-    header, slots, plan, end = read(run, anyway=anyway)
+    began, directory = time.monotonic(), run.directory
+    header = event_log.load(Header, directory)
+    n_slots = min(header.slots, MOST_WORKERS)
+    slots = [processes(directory, slot) for slot in range(1, n_slots + 1)]
+    every = [process for slot in slots for process in slot]
+    if not anyway:
+        _check_versions(header.versions, {process.begin.backend for process in every})
+    plan, end = _plan(header, run), event_log.load(End, directory)
     with ExitStack() as stack:
         output = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         arena = stack.enter_context(Arena.create(plan.layout, write=plan.writers.write))
@@ -262,10 +262,9 @@ def replay(run: Run, *, anyway: bool = False) -> ReplayResult:
                 f"the run began with other values of {', '.join(differ)} than this mlxhog and "
                 "NumPy make of its seed; replay it with the versions that recorded it"
             )
-        difference = _follow(slots, plan, arena, run.directory, output) or _compare(arena, end)
-    every = [process for slot in slots for process in slot]
+        difference = _follow(slots, plan, arena, directory, output) or _compare(arena, end)
     return ReplayResult(
-        run=str(run.directory),
+        run=str(directory),
         workers=tuple(worker.backend for worker in header.workers),
         steps=sum(one.steps for one in every),
         deaths=sum(one.number > 0 for one in every),
@@ -274,20 +273,6 @@ def replay(run: Run, *, anyway: bool = False) -> ReplayResult:
         sha256=end.sha256.get("params", ""),
         seconds=time.monotonic() - began,
     )
-
-
-def read(run: Run, *, anyway: bool = False) -> tuple[Header, list[list[Process]], Plan, End]:
-    """Read the record of a run: header, processes of each slot, plan, end; raises as `replay`."""
-    header = event_log.load(Header, run.directory)
-    slots = [
-        processes(run.directory, slot)
-        for slot in range(1, min(header.slots, MOST_WORKERS) + 1)
-        if event_log.worker_path(run.directory, slot).exists()
-    ]
-    if not anyway:
-        backends = {process.begin.backend for slot in slots for process in slot}
-        _check_versions(header.versions, backends)
-    return header, slots, _plan(header, run), event_log.load(End, run.directory)
 
 
 def _check_versions(recorded: Mapping[str, str], backends: set[str]) -> None:
@@ -346,7 +331,6 @@ def _follow(
     """Repeat all processes, those of a slot one after the other; returns the first difference."""
     waiting = [[process for process in slot if process.steps] for slot in slots]
     running: dict[int, tuple[Process, WorkerProcess]] = {}
-    before, since = list[Any](), time.monotonic()
     try:
         while True:
             for slot in waiting:
@@ -356,33 +340,22 @@ def _follow(
                     running[process.slot] = process, spawned
             if not running:
                 return None
-            books = {slot: recorded.Book(arena, slot) for slot in running}
-            now = [(slot, book.last) for slot, book in books.items()]
-            waits = {slot: book.waits_for for slot, book in books.items()}
-            if now != before or None in waits.values():
-                before, since = now, time.monotonic()
-            elif time.monotonic() - since > STUCK_S:
-                counts = recorded.access_counts(arena)
-                return "no worker can continue, so the logs do not fit together: " + "; ".join(
-                    f"{running[slot][0]} waits at stripe or row {word}, access {counts[word]}"
-                    for slot, word in waits.items()
-                )
-            ready = connection.wait([one.pipe for _, one in running.values()], timeout=POLL_S)
+            ready = connection.wait([one.pipe for _, one in running.values()])
             for process, spawned in list(running.values()):
-                if spawned.pipe in ready:
-                    death = spawned.reap(timeout_s=10.0)
-                    try:
-                        difference: str | None = spawned.pipe.recv()
-                    except EOFError:
-                        with (output / f"worker-{process.slot}.log").open("a+b") as log:
-                            last = last_lines(log)[-1]
-                        raise WorkerFailed(
-                            f"{process} of the replay died ({death}): {last}"
-                        ) from None
-                    if difference is not None:
-                        return difference
-                    spawned.close()
-                    del running[process.slot]
+                if spawned.pipe not in ready:
+                    continue
+                death = spawned.reap(timeout_s=10.0)
+                try:
+                    difference: str | None = spawned.pipe.recv()
+                except EOFError:
+                    with (output / f"worker-{process.slot}.log").open("a+b") as log:
+                        last = last_lines(log)[-1]
+                    died = f"{process} of the replay died ({death}): {last}"
+                    raise WorkerFailed(died) from None
+                if difference is not None:
+                    return difference
+                spawned.close()
+                del running[process.slot]
     finally:
         for _, spawned in running.values():
             spawned.close()

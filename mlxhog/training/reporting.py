@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlxhog.arena import Arena
 from mlxhog.arena.process import monotonic_ns
@@ -36,10 +36,12 @@ from mlxhog.report.metrics import (
     label,
 )
 from mlxhog.report.monitor import Monitor
-from mlxhog.report.tensorboard import TensorBoard
 from mlxhog.report.views import Observer
-from mlxhog.training.plan import MANY_PASSES, Plan, repetition_warning
+from mlxhog.training.plan import MANY_PASSES, Plan, repetition
 from mlxhog.training.session import Session
+
+if TYPE_CHECKING:
+    from mlxhog.report.tensorboard import TensorBoard
 
 REPORT_S = 0.5
 METRICS_S = 2.0
@@ -71,10 +73,9 @@ class Reporter:
         """Prepare; this writes nothing."""
         self.plan, self.run, self.monitor, self.observer = plan, run, monitor, observer
         self.sample: str | None = None
-        self._board: TensorBoard | None = None
+        self._board: TensorBoard | None = None  # with the first events
         self._evaluation: dict[str, Any] = {}
         self._reported: set[str] = set()
-        self._repetition, self._epoch_tokens = False, plan.epoch_tokens
         self._resumed: list[int] = []
         if plan.resumption is not None:
             earlier = run.read_status().get("resumed")
@@ -114,31 +115,25 @@ class Reporter:
         if now - self._last_report >= REPORT_S:
             self._last_report = now
             self.report(None, doing)
-        training_began = self.monitor.arena.counters.load("start_ns")
-        if training_began:
-            self.warn_of_repetition()
-        if now - self._last_metrics >= METRICS_S and training_began:
+        if not self.monitor.arena.counters.load("start_ns"):
+            return
+        self._warn_of_repetition()
+        if now - self._last_metrics >= METRICS_S:
             self._last_metrics = now
             self.append_metrics()
-        if now - self._last_times >= TIMES_S and training_began:
+        if now - self._last_times >= TIMES_S:
             self._last_times = now
             self.write_times()
 
-    def warn_of_repetition(self) -> None:
-        """Warn once if a budget of time will read the text too often, when that is known."""
-        plan, (_, tokens, _) = self.plan, self.monitor.totals()
-        asked = plan.config.follow is not None or plan.config.epochs is not None
-        if self._repetition or asked:
+    def _warn_of_repetition(self) -> None:
+        """Say once that a run whose amount of text was open has read it `MANY_PASSES` times."""
+        plan, budget = self.plan, self.monitor.budget
+        of_plan = plan.config.follow, plan.config.epochs, budget.steps, budget.tokens
+        if of_plan != (None,) * 4:
             return
-        tokens -= self.monitor.budget.tokens_before
-        if tokens < MANY_PASSES * self._epoch_tokens:
-            return
-        self._repetition = True
-        fraction = self.monitor.progress().budget_fraction
-        total = tokens / max(fraction, 1e-9) / self._epoch_tokens
-        message = repetition_warning(max(total, MANY_PASSES), self._epoch_tokens)
-        if message is not None and not any("times in this budget" in one for one in plan.notes):
-            self.report(message)
+        tokens = self.monitor.totals()[1] - budget.tokens_before
+        if tokens >= MANY_PASSES * plan.epoch_tokens:
+            self.report_once(repetition(plan.epoch_tokens, f"was read {MANY_PASSES:g} times"))
 
     def record(self, kind: str, **fields: object) -> None:
         """Append a line to events.jsonl: a message, a sample, a checkpoint."""
@@ -160,6 +155,8 @@ class Reporter:
         if self.plan.config.report_to == "tensorboard":
             with self._continues_without("events for TensorBoard"):
                 if self._board is None:
+                    from mlxhog.report.tensorboard import TensorBoard
+
                     steps_before = self.monitor.budget.steps_before
                     self._board = TensorBoard(self.run.directory, steps_before)
                 self._board.write(now)

@@ -13,20 +13,17 @@ A request for training that arrives while workers start or pause waits until the
 Only the supervisor spawns and reaps, so joining is a request to it. Tickets, ledger and budget do
 not depend on the number of workers, so only the speed changes: a worker that leaves finishes its
 step first, and the batch of a killed worker is returned. A worker that joins starts with the
-optimizer state and the step counter of the worker with the most steps. The state is copied between
-two of that worker's steps, so that moments and their projection or basis fit together.
+optimizer state and the step counter of the worker with the most steps, copied while all pause.
 """
 
 from __future__ import annotations
 
-import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from mlxhog.arena import Arena
-from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.requests import Refused, Request, RunServer
-from mlxhog.arena.workers import Phase, State
+from mlxhog.arena.workers import State
 from mlxhog.base import machine, verdicts
 from mlxhog.base.workers import GPU_BACKENDS, joining_workers
 from mlxhog.errors import ConfigError, EnvironmentLacks, RunError, shown
@@ -42,27 +39,20 @@ if TYPE_CHECKING:
 
 SHORT = (Activity.STARTING, Activity.PAUSING, Activity.CHANGING)
 """Activities after which the run trains."""
-COPY_S = 1.0  # time to try to copy state between two writes of its owner
+FIELDS: dict[str, tuple[str, ...]] = {
+    "status": (), "stop": (), "checkpoint": (), "sample": (),
+    "join": ("workers", "threads"), "leave": ("worker",),
+}  # fmt: skip
 _Answer = dict[str, Any]
 
 
 class Requests:
     """Answers the requests to one run; used by the thread that polls its workers."""
 
-    FIELDS: ClassVar[dict[str, tuple[str, ...]]] = {
-        "status": (),
-        "stop": (),
-        "checkpoint": (),
-        "sample": (),
-        "join": ("workers", "threads"),
-        "leave": ("worker",),
-    }
-
     def __init__(self, run: Training, server: RunServer) -> None:
         """Prepare; `serve` answers the requests that the server receives."""
         self._run, self._server = run, server
         self._waiting: deque[Request] = deque()
-        self._doing: Doing | None = None
 
     def serve(self, doing: Doing | None) -> None:
         """Answer the requests that have arrived.
@@ -71,14 +61,12 @@ class Requests:
             doing: activity of the run other than training; None while it trains.
         """
         for request in self._server.take():
-            if request.name in ("status", "stop"):
-                self._doing = doing
+            if request.name == "status":
+                self._answer(request, doing=str(doing or "training"))
+            elif request.name == "stop":
                 self._answer(request)
-            elif request.name in self.FIELDS:
-                self._waiting.append(request)
             else:
-                names = ", ".join(self.FIELDS)
-                request.refuse(Refused(f"no request {request.name!r}; a run takes {names}"))
+                self._waiting.append(request)
         if doing is None:
             # A request may poll workers itself, and so call this again with an activity.
             while self._waiting:
@@ -92,20 +80,19 @@ class Requests:
         self._refuse_all("the run has ended")
         self._server.close()
 
-    def _answer(self, request: Request) -> None:
-        names = self.FIELDS[request.name]
+    def _answer(self, request: Request, **more: str) -> None:
         try:
+            if (names := FIELDS.get(request.name)) is None:
+                raise Refused(f"no request {request.name!r}; a run takes {', '.join(FIELDS)}")
             if unknown := [name for name in request.fields if name not in names]:
                 expected = f"it has {', '.join(names)}" if names else "it has none"
                 raise Refused(f"the request has no field {unknown[0]!r}; {expected}")
-            answer = getattr(self, f"_{request.name}")(**request.fields)
+            request.answer(**getattr(self, f"_{request.name}")(**more, **request.fields))
         except RunError as error:
             request.refuse(error)
         except BaseException:  # of the workers, and so of the run
             request.hang_up()
             raise
-        else:
-            request.answer(**answer)
 
     def _refuse_all(self, why: str) -> None:
         while self._waiting:
@@ -114,12 +101,12 @@ class Requests:
 
     # -- the answers -----------------------------------------------------------------------------
 
-    def _status(self) -> _Answer:
+    def _status(self, doing: str) -> _Answer:
         run = self._run
         steps, tokens, seconds = run.monitor.totals()
         fixed = run.plan.strategy.fixed and run.changes is None
         return {
-            "doing": str(self._doing or "training"),
+            "doing": doing,
             "step": steps,
             "tokens": tokens,
             "seconds": seconds,
@@ -143,7 +130,10 @@ class Requests:
         return {"message": "the next worker that finishes a step writes a sample"}
 
     def _join(self, workers: object = "1", threads: object = None) -> _Answer:
-        """Start all requested workers or none: a number or backends, as `--workers` takes them."""
+        """Start all requested workers or none: a number or backends, as `--workers` takes them.
+
+        Each gets the optimizer state of the worker with the most steps.
+        """
         if not isinstance(workers, str):
             raise Refused(f"workers is {shown(workers)}; wanted text such as 'torch:cpu*2'")
         threads = _number("threads", threads)
@@ -161,9 +151,13 @@ class Requests:
             plan.memory.check_run(plan.arena_bytes, plan.worker_bytes, present + len(specs))
         except (ConfigError, EnvironmentLacks) as error:
             raise Refused(str(error), error.exit_code) from error
+        with run.paused() as still:
+            if not still:
+                raise Refused("the workers did not pause, so none can join now")
+            for slot in free[: len(specs)]:
+                inherit(run.arena, slot, plan.private_state)
         names = []
         for slot, spec, form in zip(free, specs, forms, strict=False):
-            inherit(run.arena, slot, plan.private_state)
             run.join(slot, spec, form)
             run.monitor.workers[slot] = spec
             s = "s" * (spec.threads > 1)
@@ -220,19 +214,13 @@ class Requests:
             )
         together = [*(seat.spec.backend for seat in self._run.seats), *backends]
         writers = kernel_choice.choose_writers(plan.config, together, record, lambda note: None)
-        if writers != plan.writers:
-            raise ConfigError(
-                f"{', '.join(backends)} cannot join: the run writes with "
-                f"gpu_write={plan.writers.gpu_write} and write={plan.writers.write}, but with "
-                f"them it would need {writers.gpu_write} and {writers.write}; start a run with "
-                "all workers"
-            )
         on_gpu = sum(backend in GPU_BACKENDS for backend in together)
-        if on_gpu > plan.gpu_share.workers:
+        if writers != plan.writers or on_gpu > plan.gpu_share.workers:
             raise ConfigError(
-                f"the GPU's memory is divided among {plan.gpu_share.workers} worker"
-                f"{'s' * (plan.gpu_share.workers > 1)} of this run, so no other can join on it; "
-                "start a run with more of them"
+                f"{', '.join(backends)} cannot join: the run adds steps with gpu_write="
+                f"{plan.writers.gpu_write} and write={plan.writers.write}, and divides the GPU's "
+                f"memory among {plan.gpu_share.workers}, as its first workers need; start a run "
+                "with all workers"
             )
         forms = kernel_choice.choose_kernels(plan.config, backends, record, lambda note: None)
         kernel_choice.check_recorded(plan.config, backends, forms, record)
@@ -247,28 +235,16 @@ def _number(name: str, value: object) -> int | None:
 
 
 def inherit(arena: Arena, slot: int, private: tuple[str, ...]) -> None:
-    """Give a free slot the optimizer state of the worker with the most steps.
+    """Give a free slot the optimizer state of the worker with the most steps; all hold still.
 
     Updates that a worker still has to write, or wrote in advance (error feedback), stay its own.
-
-    Concurrency: that worker may be training. Its state is copied between two writes; if there is no
-    such gap, the copy may hold parts of two of its steps.
     """
     workers = [one for one in arena.workers if one.state != State.FREE and one.slot != slot]
-    source, heir = max(workers, key=lambda one: one.opt_step), arena.workers.entry(slot)
-    own = [kind for kind in private if kind in (RESIDUAL, FEEDBACK)]
-    kinds = [kind for kind in private if kind not in own]
-    end_ns = monotonic_ns() + int(COPY_S * 1e9)
-    while True:
-        before = None if source.phase == Phase.APPLY else source.opt_step
-        for kind in kinds:
-            updates.snapshot(
-                arena.segment(f"{kind}.{slot}"), arena.segment(f"{kind}.{source.slot}")
-            )
-        is_whole = source.phase != Phase.APPLY and source.opt_step == before
-        if is_whole or not kinds or monotonic_ns() >= end_ns:
-            break
-        time.sleep(0.001)
-    heir.opt_step = source.opt_step
-    for kind in own:
-        arena.segment(f"{kind}.{slot}").fill(0.0)
+    source = max(workers, key=lambda one: one.opt_step)
+    for kind in private:
+        state = arena.segment(f"{kind}.{slot}")
+        if kind in (RESIDUAL, FEEDBACK):
+            state.fill(0.0)
+        else:
+            updates.snapshot(state, arena.segment(f"{kind}.{source.slot}"))
+    arena.workers.entry(slot).opt_step = source.opt_step

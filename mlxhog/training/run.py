@@ -9,13 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mlxhog.arena import Arena
 from mlxhog.arena.control import Command
 from mlxhog.arena.process import monotonic_ns
+from mlxhog.arena.published import WORDS
 from mlxhog.arena.requests import Refused, socket_path
 from mlxhog.base import darwin
 from mlxhog.base.durable import disk_errors, replace_file
 from mlxhog.base.interrupts import Interrupts
-from mlxhog.base.paths import expanded
 from mlxhog.base.processes import require_descriptors
 from mlxhog.base.quantities import Interval
 from mlxhog.checkpoint import checkpoint
@@ -31,13 +32,12 @@ from mlxhog.errors import (
     MlxhogError,
     WorkerFailed,
 )
-from mlxhog.report import card
+from mlxhog.optim.updates import Float32
 from mlxhog.report.metrics import Activity, Doing, Progress, Result
 from mlxhog.report.views import Observer
-from mlxhog.training import init_from, replay, state
+from mlxhog.training import origin, replay, state
 from mlxhog.training.change_strategy import Changes, rounds_before
 from mlxhog.training.evaluation import GAVE_UP_WORKER, FinalEvaluation, HeldOutWatch, write_sample
-from mlxhog.training.follow import Following
 from mlxhog.training.plan import Plan, make_plan
 from mlxhog.training.publishing import Publisher
 from mlxhog.training.reporting import Reporter, monitor_of, summary
@@ -79,15 +79,15 @@ def train(
     began_ns = monotonic_ns()
     if config.determinism == "replay":
         raise ConfigError("determinism: to replay a run use mlxhog replay RUN")
-    config = init_from.located(config)
+    config = origin.located(config)
     with ExitStack() as stack:
+        if config.resume is not None:
+            run, _ = checkpoint.resumable(config.resume, Path(config.out))
+            stack.enter_context(run.lock())
         run = run or stack.enter_context(new_run(config))
+        assert run is not None, "only a resumed run has no folder to create"
         require_descriptors(DESCRIPTORS, "a run")
         plan = make_plan(config, progress=observer is not None)
-        if run is None:
-            assert plan.resumption is not None
-            run = plan.resumption.run
-            stack.enter_context(run.lock())
         with ExitStack() as parts:
             return Training(plan, observer, parts, began_ns, run).execute()
 
@@ -116,14 +116,14 @@ class Training(Session):
         run: Run,
     ) -> None:
         """Create the arena, and fill it; this starts no worker."""
-        if plan.resumption is not None:
-            plan.resumption.check_newest()
         folder = run.directory
-        following, followed = None, plan.config.follow
+        follower, followed = None, plan.config.follow
         if followed is not None:
-            following = Following(plan, folder, expanded(followed))
+            from mlxhog.training.follow import Follower
+
+            follower = Follower.of(plan, folder, followed)
             assert plan.other is None  # it has batches of its own
-            plan = replace(plan, batches=following.batches)
+            plan = replace(plan, batches=follower.batches(plan.batches))
         super().__init__(plan, folder, stack=stack, fallback=folder, other=plan.other)
         self.run, self.plan, self.signals = run, plan, Interrupts()
         self.start = state.load(plan, self.arena, self.ledger)
@@ -132,16 +132,20 @@ class Training(Session):
         self.reporter = Reporter(plan, run, self.monitor, observer)
         budget = self.start.budget
         # Steps on text that arrives may have fewer tokens than others.
-        limit = budget.steps if following else budget.step_limit(plan.tokens_per_step)
+        limit = budget.steps if follower else budget.step_limit(plan.tokens_per_step)
         self.begin(budget, limit, rounds_before(plan, budget))
         with disk_errors(f"writing {run.architecture}"):
             checkpoint.write_model(run.architecture, plan.model, plan.data.tokenizer)
             if plan.division is not None:
                 clients.write(plan.division, folder)
         server = stack.enter_context(self.arena.serve(socket_path(folder)))
-        self._publisher = Publisher.of(self, server, plan.config.live_every, stack)
+        self._publisher: Publisher | None = None
+        if WORDS in self.arena.layout.segments:
+            every = plan.config.live_every
+            self._publisher = Publisher(self.arena, server, self._load_model, every)
+            stack.callback(self._publisher.end)
         self._watch = HeldOutWatch(plan.config, plan.resumption, plan.held_out.text)
-        self._following, self._stack, self._began_ns = following, stack, began_ns
+        self._follower, self._stack, self._began_ns = follower, stack, began_ns
         self._batch = None if plan.batch is None else plan.batch.to_json()
         if plan.resumption is not None:  # it keeps its choice while it has that batch
             earlier = run.read_status().get("batch_size")
@@ -172,15 +176,10 @@ class Training(Session):
             if self.config.determinism == "record":
                 replay.end_record(self.run.directory, self.arena, self.report)
             self.monitor.drain()
-            failed = error is not None and self._status == "failed"
             if self.arena.counters.load("start_ns"):
                 reporter.append_metrics()  # the last line counts the whole run
                 reporter.write_times()
-            elif (
-                failed
-                and isinstance(error, ConfigError | EnvironmentLacks)
-                and plan.resumption is None
-            ):
+            elif isinstance(error, ConfigError | EnvironmentLacks) and plan.resumption is None:
                 self.run.write_status({"status": STARTING})  # `creation` removes the run
                 raise error
             result = self._result(error)
@@ -188,13 +187,12 @@ class Training(Session):
             reporter.record("ended", text=text)
             try:
                 self._write_status(result=result.to_json(), error=result.error)
-            except EnvironmentLacks as full:  # the result still reaches the caller
-                self.report(f"run.json is not up to date: {full}")
-            try:
+                from mlxhog.report import card
+
                 card.write(self.run, plan.model)
-            except MlxhogError as lacking:
-                self.report(f"no model card: {lacking}")
-            if error is not None and failed:
+            except MlxhogError as lacking:  # the result still reaches the caller
+                self.report(f"run.json or the model card is not up to date: {lacking}")
+            if error is not None and self._status == "failed":
                 raise error
             if isinstance(error, Diverged):
                 self.report(str(error))
@@ -203,10 +201,11 @@ class Training(Session):
     def _phases(self) -> MlxhogError | None:
         """Start, train, save and evaluate, sample; returns the error that ended the run, if any."""
         try:
-            if self._following is not None:
+            if self._follower is not None:
                 if self.plan.resumption is None:
                     self.save()  # so that text taken in from now on survives a kill
-                self._following.begin(self.arena, self.ledger, self._stack)
+                self._follower.give(self.arena, self.ledger, training=False)
+                self._stack.enter_context(self._follower)
             if self.config.determinism == "record":
                 replay.begin_record(self.plan, self.run.directory, self.arena)
             self.spawn()
@@ -255,7 +254,7 @@ class Training(Session):
         monitor.start_s = (self.train() - self._began_ns) / 1e9
         if config.eval_every.on and config.follow is None:
             monitor.find_counts(self.plan.data, self.plan.held_out.asked_bytes)
-        regular: list[tuple[Interval, Callable[[], None]]] = [
+        regular: list[tuple[Interval, Callable[[], object]]] = [
             (config.eval_every, partial(self._watch.ask_for_next, self, monitor)),
             (config.sample_every, partial(self.ask, "sample")),
             (config.save_every, self._save_now_and_then),
@@ -271,7 +270,7 @@ class Training(Session):
                 break
             steps, seconds = counters.load("steps"), monitor.seconds()
             for k, (interval, act) in enumerate(regular):
-                if self._following is not None and steps == last[k][0]:
+                if self._follower is not None and steps == last[k][0]:
                     continue  # it waits for text, and has nothing new to show
                 if interval.due(steps=steps - last[k][0], seconds=seconds - last[k][1]):
                     last[k] = (steps, seconds)
@@ -369,13 +368,11 @@ class Training(Session):
             return failure
         try:
             self.settle()
-            self.save()
+            path = self.save()
         except (EnvironmentLacks, CheckpointError) as error:
             return WorkerFailed(f"{failure}; its last steps could not be saved: {error}")
-        return WorkerFailed(
-            f"{failure}; saved {self.newest}, resume with mlxhog train --resume "
-            f"{self.run.directory}"
-        )
+        resume = f"mlxhog train --resume {self.run.directory}"
+        return WorkerFailed(f"{failure}; saved {path}, resume with {resume}")
 
     # -- checkpoints -----------------------------------------------------------------------------
 
@@ -425,20 +422,23 @@ class Training(Session):
             except (EnvironmentLacks, CheckpointError) as error:
                 raise Refused(str(error), error.exit_code) from error
 
-    def _save_now_and_then(self) -> None:
+    def _save_now_and_then(self, what: str = "checkpoint") -> Path | None:
+        """Save while training; a refusal is reported, and training continues."""
         try:
-            self.save_while_training()
+            return self.save_while_training()
         except Refused as error:
             if not self.interrupts():
-                self.report(f"no checkpoint: {error}; training continues")
+                self.report(f"no {what}: {error}; training continues")
+            return None
 
     def _save_best(self) -> bool:
         """Save while training, and let checkpoints/best name the checkpoint; whether it does."""
+        if (path := self._save_now_and_then("best checkpoint")) is None:
+            return False
         try:
-            checkpoint.mark_best(self.run, self.save_while_training())
-        except (Refused, EnvironmentLacks) as error:
-            if not self.interrupts():
-                self.report(f"no best checkpoint: {error}; training continues")
+            checkpoint.mark_best(self.run, path)
+        except EnvironmentLacks as error:
+            self.report(f"no best checkpoint: {error}; training continues")
             return False
         return True
 
@@ -463,8 +463,8 @@ class Training(Session):
         super().poll(doing)
         if self.signals.received:
             self.reporter.report_once(INTERRUPTED)
-        if self._following is not None:
-            for message in self._following.look(training=doing is None):
+        if self._follower is not None:
+            for message in self._follower.give(self.arena, self.ledger, training=doing is None):
                 self.report(message)
         self.reporter.report_now_and_then(doing)
         self._requests.serve(doing)
@@ -476,6 +476,10 @@ class Training(Session):
         if self.monitor.samples > samples:
             self.reporter.sample = self.run.last_sample()
             self.reporter.record("sample", text=self.reporter.sample)
+
+    def _load_model(self, arena: Arena, out: Float32) -> None:
+        """Write the model, by the strategy at that time."""
+        self.strategy.load(arena, out, training=True)
 
     def _end_publishing(self) -> None:
         """Publish the final weights for readers; no worker may move."""

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 from io import BytesIO
 from multiprocessing import connection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mlxhog.arena import Arena, event_log
 from mlxhog.arena.control import Command
@@ -32,13 +33,15 @@ from mlxhog.arena.worker_pool import Death, WorkerPool, WorkerProcess, last_line
 from mlxhog.arena.workers import MAX_NONFINITE, STILL, Entry, Phase, State
 from mlxhog.base.durable import disk_errors
 from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec
-from mlxhog.cluster.link import Link
 from mlxhog.config.budget import Budget
 from mlxhog.errors import ConfigError, Diverged, EnvironmentLacks, WorkerFailed
 from mlxhog.report.metrics import Activity, Doing
 from mlxhog.strategies import recorded
 from mlxhog.training import worker
 from mlxhog.training.job import Job, Setup
+
+if TYPE_CHECKING:  # only runs of a cluster load it
+    from mlxhog.cluster.link import Link
 
 FIRST_WAIT_S = 0.004
 LONGER = 1.25  # growth of the waits in a phase, so that a short phase ends without delay
@@ -123,6 +126,8 @@ class Session(ABC):
         self.pool = WorkerPool()
         self.link: Link | None = None
         if setup.link is not None:
+            from mlxhog.cluster.link import Link
+
             log = run_dir / "logs" / "link.log"
             self.link = Link(self.arena, replace(setup.link, log=log))
         self.restarts = self.removed = self.torn = 0

@@ -19,7 +19,6 @@ from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger, Position
 from mlxhog.base import mapped
 from mlxhog.checkpoint.checkpoint import Checkpoint
-from mlxhog.cluster.anchor import Anchor
 from mlxhog.config import optimizers
 from mlxhog.config.budget import Budget
 from mlxhog.config.strategy import InRounds, strategy_name
@@ -32,8 +31,8 @@ from mlxhog.optim.sparsified import RESIDUAL
 from mlxhog.optim.tables import MEANS
 from mlxhog.report.monitor import Monitor
 from mlxhog.strategies import look_ahead
+from mlxhog.training.origin import score_of, text_kind
 from mlxhog.training.plan import Plan
-from mlxhog.training.resume import score_of, text_kind
 
 Arrays = Mapping[str, NDArray[np.float32]]
 """By "segment/parameter"."""
@@ -82,6 +81,8 @@ def load(plan: Plan, arena: Arena, ledger: Ledger) -> Start:
                 if segment.startswith(f"{kind}."):
                     arena.param(name)[...] += np.float32(sign) * value
     if plan.link is not None and "cluster" in saved.state:
+        from mlxhog.cluster.anchor import Anchor
+
         Anchor(arena).resume(
             saved.optimizer,
             saved.state["cluster"],
@@ -285,7 +286,13 @@ def dump(
     counters, budget, config, stored = arena.counters, start.budget, plan.config, plan.stored
     moments, position = _moments_of(plan, arena), ledger.position()
     means = {MEANS: arena.segment(MEANS)} if arena.layout.tables else {}
-    link, cluster = Anchor(arena).saved() if plan.link is not None else ({}, None)
+    link: dict[str, NDArray[np.float32]] = {}
+    cluster: dict[str, Any] = {}
+    if plan.link is not None:
+        from mlxhog.cluster.anchor import Anchor
+
+        link, saved = Anchor(arena).saved()
+        cluster = {"cluster": saved}
     earlier = {} if plan.resumption is None else plan.resumption.checkpoint.state
     seconds = monitor.seconds()
     rest = {
@@ -300,7 +307,7 @@ def dump(
     shares = rounds.shares if isinstance(rounds, InRounds) else "equal"
     state: dict[str, Any] = {
         "version": counters.load("version"),
-        **({} if cluster is None else {"cluster": cluster}),
+        **cluster,
         "optimizer": optimizers.of(config).name,
         "strategy": {"strategy": strategy_name(stored), "sync_shares": shares},
         "regime": plan.strategy.name if plan.other else None,

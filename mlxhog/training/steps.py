@@ -18,7 +18,7 @@ import math
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 from mlxhog.arena import Arena, control
 from mlxhog.arena.process import monotonic_ns
@@ -26,7 +26,6 @@ from mlxhog.arena.workers import MAX_NONFINITE, Entry, Phase
 from mlxhog.backends.backend import Backend, Grads
 from mlxhog.base import darwin
 from mlxhog.base.workers import GPU_BACKENDS
-from mlxhog.cluster.anchor import own_epochs
 from mlxhog.config.rules import Slowdown, parse_slowdowns
 from mlxhog.config.strategy import sparsify
 from mlxhog.data.batch import Batch, joined
@@ -72,6 +71,8 @@ class Gradients:
     def _batch(self, epoch: int, ticket: int) -> Batch:
         """The batch of a ticket; in a cluster, in an order of this machine's own."""
         if self._job.setup.link is not None:
+            from mlxhog.cluster.anchor import own_epochs
+
             epoch += own_epochs(self._arena)
         return self._batches.at(epoch, ticket)
 
@@ -116,32 +117,38 @@ class Gradients:
         self.backend.loss_and_grads(batch)
 
 
-class Computed(NamedTuple):
-    """A gradient whose step is not added yet; times are of its read and its computation."""
+@dataclass
+class Step:
+    """A step of a worker: first a gradient that is not added yet, then with its outcome.
+
+    Attributes:
+        lease: its ticket.
+        batches: micro-batches of the ticket's sequences.
+        began_ns: begin of its read.
+        read_ns, compute_ns, apply_ns: times of its read, its gradient and its write, without waits.
+        forward_ns: of `compute_ns`; 0 if it was not measured.
+        wait_ns: waits for others.
+        grads, loss: of the gradient; the loss is the mean of the labels, in nats.
+        outcome, ended_ns: of its write, and its end.
+    """
 
     lease: Lease
-    grads: Grads
-    loss: float  # mean of the labels, in nats
     batches: list[Batch]
     began_ns: int
-    read_ns: int  # without waits
-    compute_ns: int
-    forward_ns: int  # of compute_ns; 0 if it was not measured
-    wait_ns: int
+    grads: Grads = field(default_factory=dict)
+    loss: float = math.nan
+    read_ns: int = 0
+    compute_ns: int = 0
+    forward_ns: int = 0
+    wait_ns: int = 0
+    apply_ns: int = 0
+    ended_ns: int = 0
+    outcome: WriteResult | None = None
 
     @property
     def tokens(self) -> int:
         """Tokens that were read."""
         return sum(batch.n_tokens for batch in self.batches)
-
-
-class Written(NamedTuple):
-    """A step that was added; `apply_ns` is without the waits for locks."""
-
-    outcome: WriteResult
-    ended_ns: int
-    apply_ns: int
-    wait_ns: int
 
 
 class Steps:
@@ -184,54 +191,48 @@ class Steps:
     def _take(self, lease: Lease) -> int:
         """Read, compute, write, record; returns the nanoseconds of the first three."""
         step = self._computed(lease)
-        written = self._written(step)
-        self.context.entry.apply_ns += written.apply_ns
-        self._record(step, written)
-        return written.ended_ns - step.began_ns
+        self._write(step)
+        self.context.entry.apply_ns += step.apply_ns
+        self._record(step)
+        return step.ended_ns - step.began_ns
 
-    def _computed(self, lease: Lease) -> Computed:
+    def _computed(self, lease: Lease) -> Step:
         """Read, and compute the gradient."""
-        entry = self.context.entry
-        batches = self.gradients.micro_batches(lease)
+        entry, batches = self.context.entry, self.gradients.micro_batches(lease)
         number, waited_ns = entry.steps, entry.wait_ns
-        began_ns = entry.beat(Phase.READ)
+        step = Step(lease, batches, began_ns=entry.beat(Phase.READ))
         self.strategy.read()
-        read_ns, waited_ns = monotonic_ns(), entry.wait_ns - waited_ns
+        read_ns, step.wait_ns = monotonic_ns(), entry.wait_ns - waited_ns
+        step.read_ns = read_ns - step.began_ns - step.wait_ns
         entry.beat(Phase.COMPUTE)
         self._after_read()
-        loss, grads = self.gradients.of(batches) if batches else (math.nan, {})
+        if batches:
+            step.loss, step.grads = self.gradients.of(batches)
         self.gradients.slow_down(monotonic_ns() - read_ns, number, self.context.training)
-        compute_ns = monotonic_ns() - read_ns
-        forward_ns = round((self.gradients.backend.forward_share or 0.0) * compute_ns)
-        return Computed(
-            lease=lease,
-            grads=grads,
-            loss=loss,
-            batches=batches,
-            began_ns=began_ns,
-            read_ns=read_ns - began_ns - waited_ns,
-            compute_ns=compute_ns,
-            forward_ns=forward_ns,
-            wait_ns=waited_ns,
-        )
+        step.compute_ns = monotonic_ns() - read_ns
+        step.forward_ns = round((self.gradients.backend.forward_share or 0.0) * step.compute_ns)
+        return step
 
     def _after_read(self) -> None:
         """Before each gradient."""
 
-    def _written(self, step: Computed) -> Written:
-        """Add a step, and the lost-update probe."""
+    def _write(self, step: Step) -> int:
+        """Add a step, and the lost-update probe; returns the nanoseconds of waits for locks."""
         entry, samples = self.context.entry, sum(len(batch.x) for batch in step.batches)
         began_ns, waited_ns = monotonic_ns(), entry.wait_ns
-        outcome = self.strategy.write(step.grads, step.lease, samples)
-        if outcome.applied and self.context.strategy.probes:
+        step.outcome = self.strategy.write(step.grads, step.lease, samples)
+        if step.outcome.applied and self.context.strategy.probes:
             self._probe()  # all workers write it, unlike the parameters of disjoint blocks
-        ended_ns, waited_ns = monotonic_ns(), entry.wait_ns - waited_ns
+        step.ended_ns, waited_ns = monotonic_ns(), entry.wait_ns - waited_ns
+        step.wait_ns += waited_ns
         # Threads of a worker may wait for locks at once, for longer together than this took.
-        return Written(outcome, ended_ns, max(0, ended_ns - began_ns - waited_ns), waited_ns)
+        step.apply_ns = max(0, step.ended_ns - began_ns - waited_ns)
+        return waited_ns
 
-    def _record(self, step: Computed, written: Written) -> None:
+    def _record(self, step: Step) -> None:
         """Count a step that was added, and append its record."""
-        entry, outcome, batches = self.context.entry, written.outcome, step.batches
+        entry, outcome = self.context.entry, step.outcome
+        assert outcome is not None
         entry.read_ns += step.read_ns
         entry.compute_ns += step.compute_ns
         entry.forward_ns += step.forward_ns
@@ -240,16 +241,16 @@ class Steps:
             kind=control.RecordKind.STEP,
             worker=self.job.slot,
             version=outcome.version,
-            t_ns=written.ended_ns,
+            t_ns=step.ended_ns,
             loss=step.loss,
             tokens=step.tokens,
-            nats=step.loss * sum(batch.n_labels for batch in batches),
-            n_bytes=sum(batch.n_bytes for batch in batches),
+            nats=step.loss * sum(batch.n_labels for batch in step.batches),
+            n_bytes=sum(batch.n_bytes for batch in step.batches),
             staleness=outcome.staleness,
             read_s=step.read_ns / 1e9,
             compute_s=step.compute_ns / 1e9,
-            apply_s=written.apply_ns / 1e9,
-            wait_s=(step.wait_ns + written.wait_ns) / 1e9,
+            apply_s=step.apply_ns / 1e9,
+            wait_s=step.wait_ns / 1e9,
         )
 
     def _count(self, outcome: WriteResult, loss: float, tokens: int) -> None:
@@ -301,7 +302,7 @@ class OverlappedSteps(Steps):
             )
         context.settle = self.settle
         self._helper = ThreadPoolExecutor(1, initializer=darwin.ask_for_performance_cores)
-        self._waiting: Computed | None = None  # the gradient whose step is not begun
+        self._waiting: Step | None = None  # the gradient whose step is not begun
         self._adding: Future[None] | None = None
 
     def step(self) -> None:
@@ -332,15 +333,15 @@ class OverlappedSteps(Steps):
             self._adding = self._helper.submit(self._add, self._waiting)
             self._waiting = None
 
-    def _add(self, step: Computed) -> None:
+    def _add(self, step: Step) -> None:
         """Add a step and record it at once, so that a death during the gradient costs no record.
 
         Waits for locks beside a gradient are not the worker's. The phase is that of the write as
         long as it lasts.
         """
-        entry, written = self.context.entry, self._written(step)
-        entry.wait_ns -= written.wait_ns
-        self._record(step, written)
+        entry, waited_ns = self.context.entry, self._write(step)
+        entry.wait_ns -= waited_ns
+        self._record(step)
         entry.phase = Phase.COMPUTE
 
     def _finish(self) -> int:

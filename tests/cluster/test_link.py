@@ -5,7 +5,7 @@ import signal
 import socket
 import sys
 import time
-from functools import partial
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from mlxhog.cluster.group import State
 from mlxhog.cluster.lighthouse import TOKEN_VARIABLE
 from mlxhog.cluster.link import Link, LinkJob, open_torchft
 from mlxhog.errors import ConfigError
-from mlxhog.training import plan
+from mlxhog.training import run as runs
 from tests.cluster import group as groups
 from tests.cluster.machines import Machine, Table, choice
 from tests.cluster.rounds import is_balanced, part_of
@@ -31,7 +31,13 @@ PATIENCE_S = 60.0
 
 def let_links_open(monkeypatch, open_group):
     """Let the links of runs open a group of these tests."""
-    monkeypatch.setattr(plan, "LinkJob", partial(LinkJob, open_group=open_group))
+    make_plan = runs.make_plan
+
+    def with_group(config, **how):
+        plan = make_plan(config, **how)
+        return replace(plan, link=replace(plan.link, open_group=open_group))
+
+    monkeypatch.setattr(runs, "make_plan", with_group)
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import json
 import signal
 import sys
 import tempfile
-import time
 import traceback
 import warnings
 from pathlib import Path
@@ -33,41 +32,33 @@ class Hang(BaseException):
     """A case took longer than `CASE_S`."""
 
 
-def cases_of(subject, seed, folder, count):
-    """Run mutations 0 .. count - 1 of a subject in a folder of its own."""
+def failures_of(subject, seed, folder, count):
+    """The failures in mutations 0 .. count - 1 of a subject, in a folder of its own."""
     files = {path: path.read_bytes() for path in subject.write(folder)}
     subject.read(folder)  # what is valid is read
     for number in range(count):
         rng = Random(f"{seed}/{subject.name}/{number}")
         path = rng.choice(sorted(files))
         path.write_bytes(mutate(files[path], rng))
-        (folder / "case").write_text(f"{subject.name}, mutation {number} of {path}")
-        yield attempt(subject, number, path, folder)
-        for other, content in files.items():
-            if other == path:
-                other.write_bytes(content)
+        print(f"{subject.name}, mutation {number} of {path.name}", file=sys.stderr)
+        if (error := failure(subject, folder)) is not None:
+            yield {"subject": subject.name, "number": number, "file": path.name, "error": error}
+        path.write_bytes(files[path])
 
 
-def attempt(subject, number, path, folder):
-    """Read one mutated file; None where that ended in a value or one of our errors."""
-
-    def named(error, trace):
-        case = {"subject": subject.name, "number": number, "file": path.name}
-        return {**case, "error": error, "trace": trace}
-
+def failure(subject, folder):
+    """Read mutated files; None where that ended in a value or one of our errors."""
     faulthandler.dump_traceback_later(6 * CASE_S, exit=True)
     signal.alarm(CASE_S)
     try:
         subject.read(folder)
     except MlxhogError as error:
-        text = str(error)
-        if not 0 < len(text) < MOST_CHARACTERS + 100:
-            return named(f"{len(text)} characters", text[:200])
+        n = len(str(error))
+        return None if 0 < n < MOST_CHARACTERS + 100 else f"{n} characters: {str(error)[:200]}"
     except BaseException as error:  # a panic of Rust is no Exception
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
-        last = "".join(traceback.format_exception(error)[-6:])[-3000:]
-        return named(f"{type(error).__name__}: {error}"[:300], last)
+        return "".join(traceback.format_exception(error)[-6:])[-3000:]
     finally:
         signal.alarm(0)
         faulthandler.cancel_dump_traceback_later()
@@ -80,7 +71,6 @@ def main():
     parser.add_argument("--mutations", type=int, default=5200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", help="name of one subject")
-    parser.add_argument("--keep", type=Path, help="folder for the files of failures")
     options = parser.parse_args()
     warnings.simplefilter("error")
 
@@ -90,27 +80,15 @@ def main():
     signal.signal(signal.SIGALRM, hang)
     limit_memory(ROOM_BYTES, more=True)
     subjects = [s for s in SUBJECTS if options.only in (None, s.name)]
-    shares = sum(subject.weight for subject in subjects)
-    failures = total = 0
-    spent = {}
+    shares, failures, total = sum(subject.weight for subject in subjects), 0, 0
     for subject in subjects:
-        began = time.process_time()
         with tempfile.TemporaryDirectory(prefix="fuzz") as folder:
             count = -(-options.mutations * subject.weight // shares)
-            for failure in cases_of(subject, options.seed, Path(folder), count):
-                total += 1
-                if failure is not None:
-                    failures += 1
-                    print(json.dumps(failure), flush=True)
-                    if options.keep:
-                        (path,) = [p for p in Path(folder).rglob(failure["file"]) if p.is_file()][
-                            :1
-                        ]
-                        options.keep.mkdir(exist_ok=True)
-                        name = f"{subject.name} {failure['number']} {path.name}".replace("/", "_")
-                        (options.keep / name).write_bytes(path.read_bytes())
-        spent[subject.name] = round(time.process_time() - began, 2)
-    print(json.dumps({"mutations": total, "failures": failures, "cpu_s": spent}), flush=True)
+            total += count
+            for case in failures_of(subject, options.seed, Path(folder), count):
+                failures += 1
+                print(json.dumps(case), flush=True)
+    print(json.dumps({"mutations": total, "failures": failures}), flush=True)
     return 1 if failures else 0
 
 

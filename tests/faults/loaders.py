@@ -1,17 +1,22 @@
 """Everything that reads a file which a user or another program made, each with a small valid one.
 
-Readers of models and checkpoints stand in `checkpoint_loaders`. What only mlxhog writes, such as
-runs, studies and records, is read by one typed reader (`tests/base/test_typed.py`).
-A subject writes its files with our own writers and reads them as the program does, as far as
-anything is computed from what was read. Its reader returns, or raises an `MlxhogError`.
+What only mlxhog writes, such as runs, studies and records, is read by one typed reader
+(`tests/base/test_typed.py`). A subject writes its files with our own writers and reads them as the
+program does, as far as anything is computed from what was read. Its reader returns, or raises an
+`MlxhogError`.
 """
 
 import gzip
-import lzma
+import json
+from typing import NamedTuple
 
 import numpy as np
+import torch
+import yaml
 
-from mlxhog.base import plain_json, verdicts
+from mlxhog.base import plain_json, tensors
+from mlxhog.checkpoint import checkpoint, creation, formats
+from mlxhog.checkpoint.formats import contents
 from mlxhog.classic.loaders import load_graph, load_ratings, load_svmlight
 from mlxhog.cli.generate import read_prompts
 from mlxhog.config.config import TrainConfig
@@ -24,23 +29,151 @@ from mlxhog.mad.search.space import read_space
 from mlxhog.mad.tasks import check, make_task
 from mlxhog.mad.tasks import dataset as files
 from mlxhog.models import families, registry
-from mlxhog.theory import target
-from tests.faults import checkpoint_loaders
-from tests.faults.subjects import (
-    LARGE,
-    MAD,
-    RECORDS,
-    SPACE,
-    TEXTS,
-    TEXTS_BYTES,
-    V1,
-    Subject,
-    json_file,
-    text_file,
-    yaml_file,
+
+LARGE = {
+    "vocab_size": 320, "hidden_size": 16, "num_hidden_layers": 1, "num_heads": 2,
+    "ffn_round_up_to_multiple_of": 16, "chunk_size": 8,
+}  # fmt: skip
+V1 = {
+    "vocab_size": 320, "embedding_dim": 16, "num_blocks": 2, "context_length": 32, "slstm_at": [1],
+    "mlstm_block": {"mlstm": {"num_heads": 2, "round_proj_up_to_multiple_of": 8}},
+    "slstm_block": {
+        "slstm": {"num_heads": 2, "bias_init": "zeros"},
+        "feedforward": {"proj_factor": 1.3, "act_fn": "gelu", "round_proj_up_to_multiple_of": 8},
+    },
+}  # fmt: skip
+MAD = {
+    "version": 1,
+    "model": {
+        "dim": 16, "vocab_size": 320, "position": "learned", "max_length": 32,
+        "defaults": {"mlstm": {"heads": 2}},
+        "layers": ["mlstm", {"type": "slstm", "heads": 2}, {"repeat": 2, "layers": ["swiglu"]}],
+    },
+}  # fmt: skip
+SPACE = """space:
+  depth: [2, 4]
+  mixers: [{type: mh-attention, heads: [2, 4]}, mlstm]
+  channels: [swiglu, mlp]
+  defaults: {mlstm: {heads: 2}}
+  max_count: {mh-attention: 1}
+  budget: {params: 700_000, state: 16384, length: 256}
+  start: ["mlstm swiglu mlstm swiglu"]
+  dim: 16
+  position: none
+  suite: lite
+"""
+TEXTS = ["Never wait, add without a lock. ", "Zwölf Boxkämpfer jagen Viktor. ", "x = 1\n" * 20]
+
+
+TEXTS_BYTES = [text.encode() for text in TEXTS]
+RECORDS = "".join(
+    json.dumps(record) + "\n"
+    for record in (
+        {"text": TEXTS[0]}, {"content": TEXTS[1], "n": 1.5}, {"prompt": "a", "completion": "b"},
+        {"messages": [{"role": r, "content": "hello"} for r in ("user", "assistant")]},
+    )
 )  # fmt: skip
 
-MAC = verdicts.Identity("Apple M4 Pro", "macos 26.1", "0.2.0", "0.32.4", "2.13.0")
+
+class Subject(NamedTuple):
+    """A loader.
+
+    Attributes:
+        name: what it reads.
+        write: makes the valid files in a folder, and returns those that are mutated.
+        read: reads the folder as the program does.
+        weight: its share of all mutations; less for what is slow.
+    """
+
+    name: str
+    write: object
+    read: object
+    weight: int = 4
+
+
+def text_file(name, content):
+    def write(folder):
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+        return [folder / name]
+
+    return write
+
+
+def yaml_file(name, value):
+    return text_file(name, yaml.safe_dump(value, sort_keys=False))
+
+
+def json_file(name, value):
+    return text_file(name, json.dumps(value, indent=1))
+
+
+# -- checkpoints -----------------------------------------------------------------------------------
+
+
+def _params(fields):
+    model = families.read(fields)
+    return model, families.init_params(model, 0)
+
+
+def _touch(path):
+    opened = formats.open(path)
+    out = {name: np.empty(a.shape, np.float32) for name, a in opened.tensors.items()}
+    opened.copy_into(out)
+    opened.tokenizer()
+
+
+def _write_hf(folder):
+    model, params = _params(LARGE)
+    tensors.write(folder / "model.safetensors", params)
+    config = contents.our_config_json(model, dtype=np.dtype(np.float32)) | {"bos_token_id": 256}
+    (folder / "config.json").write_text(json.dumps(config, indent=1))
+    tokenizer = bpe.train_bpe(TEXTS_BYTES, 270)
+    for name, content in tokenizer.files().items():
+        (folder / name).write_bytes(content)
+    return [folder / name for name in ("model.safetensors", "config.json", "tokenizer.json")]
+
+
+def _write_shards(folder):
+    model, params = _params(LARGE)
+    names = sorted(params)
+    files = {"model-1.safetensors": names[::2], "model-2.safetensors": names[1::2]}
+    for file, own in files.items():
+        tensors.write(folder / file, {name: params[name] for name in own})
+    weight_map = {name: file for file, own in files.items() for name in own}
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    (folder / "config.json").write_text(
+        json.dumps(contents.our_config_json(model, dtype=np.dtype(np.float32)))
+    )
+    return [index, *(folder / file for file in files)]
+
+
+def _write_torch(folder):
+    _, params = _params(V1)
+    file = folder / "model.pt"
+    torch.save({"state_dict": {name: torch.from_numpy(a) for name, a in params.items()}}, file)
+    (folder / "config.yaml").write_text(yaml.safe_dump(V1))
+    return [file, folder / "config.yaml"]
+
+
+def _write_checkpoint(folder):
+    model, params = _params(LARGE)
+    path = checkpoint.save(
+        creation.create(folder, "fuzz"),
+        step=3,
+        params=params,
+        model_config=model.to_dict(),
+        optimizer={"m.1/x": np.arange(4, dtype=np.float32)},
+        state={"version": 3, "ledger": {"epoch": 0, "done": []}, "used": {"steps": 3}},
+        tokenizer=ByteTokenizer(),
+    )
+    return sorted(path.iterdir())
+
+
+def _read_checkpoint(folder):
+    (path,) = folder.glob("*-fuzz/checkpoints/step-*")
+    checkpoint.load(path)
+
 
 # -- configurations and architectures -------------------------------------------------------------
 
@@ -60,15 +193,6 @@ def _architecture(name):
     return read
 
 
-def _read_space(folder):
-    space = read_space(folder / "space.yaml")
-    space.to_dict()
-
-
-def _analyze(folder):
-    target.find_target(str(folder / "any.yaml"), {}, folder)
-
-
 # -- text, tokens and tokenizers ------------------------------------------------------------------
 
 
@@ -80,15 +204,12 @@ def _read_corpus(name):
     return read
 
 
-def _write_tokens(folder, *examples):
+def _write_tokens(folder):
+    examples = [Example(b"2+2=", b"4"), Example(b"a ", b"b", b" c ", b"d")]
     with TokenWriter(folder / "t.bin", ByteTokenizer(), split="train", source="x") as writer:
         for text in (*TEXTS_BYTES, *examples):
             writer.add(text)
     return sorted(folder.glob("t.*"))
-
-
-def _write_examples(folder):
-    return _write_tokens(folder, Example(b"2+2=", b"4"), Example(b"a ", b"b", b" c ", b"d"))
 
 
 def _read_tokens(folder):
@@ -124,18 +245,15 @@ def _write_rows(folder):
 # -- classic ---------------------------------------------------------------------------
 
 TALK = "".join(
-    plain_json.dumps({"messages": messages}).decode() + "\n"
-    for messages in [
-        [
-            {"role": "system", "content": "a"},
-            {"role": "user", "content": [{"type": "text", "text": "b"}]},
-            {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]},
-            {"role": "tool", "content": "c"},
-            {"role": "assistant", "refusal": "d"},
-        ],
+    json.dumps({"messages": messages}) + "\n"
+    for messages in (
+        [{"role": "system", "content": "a"},
+         {"role": "user", "content": [{"type": "text", "text": "b"}]},
+         {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]},
+         {"role": "tool", "content": "c"}, {"role": "assistant", "refusal": "d"}],
         [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}],
-    ]
-)
+    )
+)  # fmt: skip
 SVM = "+1 1:0.5 3:1e-3 # c\n-1 2:-4 3:7\n+1 1:1 2:2\n" * 3
 RATINGS = "user,item,rating\n1,2,3.5\n2,2,5\n3,9,1\n1,3,2\n"
 EDGES = "# a graph\n0 1 2.5\n1\t2\t1\n2 3 1\n0 3 0.5\n"
@@ -147,20 +265,6 @@ def _write_edges(folder):
     return [folder / "edges.txt", folder / "terminals.txt"]
 
 
-def _corpora():
-    """Texts in every form in which a corpus may lie in a file."""
-    text, listed = "".join(TEXTS), f"[{','.join(RECORDS.splitlines())}]"
-    for name, file, content, weight in (
-        ("text", "a.txt", text, 1),
-        ("text with a mark", "a.txt", text.encode("utf-8-sig"), 1),
-        ("JSON lines", "a.jsonl", RECORDS, 3),
-        ("JSON list", "a.json", listed, 1),
-        ("packed JSON lines", "a.jsonl.gz", gzip.compress(RECORDS.encode()), 2),
-        ("packed text", "a.txt.xz", lzma.compress(text.encode()), 1),
-    ):
-        yield Subject(name, text_file(file, content), _read_corpus(file), weight)
-
-
 def _architectures():
     for name, fields in (("xLSTM Large", LARGE), ("xLSTM v1", V1), ("MAD", MAD)):
         weight = 6 if fields is MAD else 4
@@ -170,30 +274,28 @@ def _architectures():
         yield Subject(f"{name} in config.json", json, _architecture("config.json"))
 
 
-CONFIG = TrainConfig(steps=3).to_yaml()
-PROMPTS = '{"prompt": "a"}\n{"prompt": "b\\n"}\n'
-PACKED = gzip.compress(RATINGS.encode())
+LISTED = f"[{','.join(RECORDS.splitlines())}]"
+PACKED = gzip.compress(RECORDS.encode())
 SUBJECTS = (
-    Subject("train.yaml", text_file("train.yaml", CONFIG), _read_config, 6),
+    Subject("train.yaml", text_file("train.yaml", TrainConfig(steps=3).to_yaml()), _read_config, 6),
     *_architectures(),
-    Subject("search space", text_file("space.yaml", SPACE), _read_space, 4),
-    Subject("what analyze is given", text_file("any.yaml", CONFIG), _analyze, 2),
-    *checkpoint_loaders.SUBJECTS,
+    Subject("search space", text_file("space.yaml", SPACE),
+            lambda f: read_space(f / "space.yaml").to_dict(), 4),
+    Subject("directory of transformers", _write_hf, _touch, 4),
+    Subject("shards", _write_shards, _touch, 3),
+    Subject("torch file", _write_torch, lambda f: _touch(f / "model.pt"), 4),
+    Subject("checkpoint", _write_checkpoint, _read_checkpoint, 2),
     Subject("MAD rows", _write_rows, lambda f: check(files.read(f / "rows.npz")), 4),
-    *_corpora(),
-    Subject("a folder", text_file("a", "".join(TEXTS)),
-            lambda f: list(corpora.readable(str(f)).documents()), 1),
+    Subject("text", text_file("a.txt", "".join(TEXTS)), _read_corpus("a.txt"), 2),
+    Subject("JSON lines", text_file("a.jsonl", RECORDS), _read_corpus("a.jsonl"), 3),
+    Subject("JSON list", text_file("a.json", LISTED), _read_corpus("a.json"), 1),
+    Subject("packed JSON lines", text_file("a.jsonl.gz", PACKED), _read_corpus("a.jsonl.gz"), 2),
     Subject("tokens", _write_tokens, _read_tokens, 4),
-    Subject("tokens of examples", _write_examples, _read_tokens, 4),
     Subject("tokenizer", _write_tokenizer, _read_tokenizer, 5),
-    Subject("prompts", text_file("p.jsonl", PROMPTS),
-            lambda f: read_prompts(str(f / "p.jsonl")), 1),
     Subject("conversations", text_file("a.jsonl", TALK),
-            lambda f: (_read_corpus("a.jsonl")(f), read_prompts(str(f / "a.jsonl"))), 1),
+            lambda f: (_read_corpus("a.jsonl")(f), read_prompts(str(f / "a.jsonl"))), 2),
     Subject("svmlight", text_file("a.svm", SVM), lambda f: load_svmlight(f / "a.svm"), 3),
     Subject("ratings", text_file("a.csv", RATINGS), lambda f: load_ratings(f / "a.csv"), 3),
-    Subject("packed ratings", text_file("a.csv.gz", PACKED),
-            lambda f: load_ratings(f / "a.csv.gz"), 1),
     Subject("graph", _write_edges,
             lambda f: load_graph(f / "edges.txt", str(f / "terminals.txt")), 3),
 )  # fmt: skip

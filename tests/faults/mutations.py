@@ -8,34 +8,26 @@ checksums and lengths fit and the damage reaches the code behind them.
 import gzip
 import io
 import json
-import lzma
 import re
 import zipfile
 
 NASTY = (
-    None, True, False, -1, 0, 1, 2, 255, 2**31 - 1, 2**31, 2**32, 2**53, 2**63, 2**64, 10**16,
-    -(10**16),
-    9_000_000_000_000_000, 10**400, 0.5, -0.5, 1e-320, 1e308, float("nan"), float("inf"),
-    float("-inf"), "", " ", "x", "\u00e9", "\0", "\x1b[31m", "../../etc/passwd", "/", ".", "nan",
-    "1e999", "9" * 5000, "x" * 20_000, "[" * 50, "\ud800", [], {}, [[]], [None], [0] * 300,
-    ["x" * 200] * 50, {"": None}, {"type": "x"}, {"0": 0}, "DEEP", "LONG",
+    None, True, -1, 0, 1, 255, 2**31, 2**32, 2**53, 2**64, -(10**16), 9_000_000_000_000_000,
+    10**400, 0.5, 1e-320, 1e308, float("nan"), float("inf"), "", " ", "\u00e9", "\0",
+    "\x1b[31m", "../../etc/passwd", "/", "nan", "1e999", "9" * 5000, "x" * 20_000, "[" * 50,
+    "\ud800", [], {}, [[]], [None], [0] * 300, ["x" * 200] * 50, {"": None}, {"type": "x"}, "DEEP",
+    "LONG",
 )  # fmt: skip
 """Values in place of others."""
 
 WORDS = (
-    "null", "true", "false", "-1", "0", "1", "65536", "4294967296", "9e15", "9000000000000000",
-    "9" * 5000, "-0", "1e999", "1e-999", ".inf", "-.inf", ".nan", "NaN", "Infinity", "2024-01-01",
-    "2024-01-01T00:00:00Z", "!!int z", "!!float z", "!!bool z", "!!timestamp z", "!!binary =",
-    "!!set {a}", "!!python/object:os.system x", "&a [*a]", "*a", "<<", "0x" + "f" * 400, "0o777",
-    "1:2:3",
-    "1_000", "[", "]", "{", "}", "[" * 3000, "{a: " * 200, "'", '"', "|", ">", "? ", ": ", "- ",
-    "\t",
-    "...", "---", "%YAML 9999999999.1", '"\\ud800"', '"\\U0010FFFF"', '"\\UFFFFFFFF"', "\x00",
-    "\x1b[2J",
-    "\ufeff", "\u2028", "x" * 10_000, "a" + "*9" * 30, "(" * 100, "mlstm*999999999",
-    "h" + "9" * 50,
-    "::",
-    "0:1", "1:nan", "1e40", "007", "--", ";", ",", "\r", "\n", "\n\n", "",
+    "null", "true", "-1", "0", "65536", "9e15", "9" * 5000, "-0", "1e999", ".inf", ".nan", "NaN",
+    "2024-01-01", "!!int z", "!!binary =", "!!set {a}", "!!python/object:os.system x", "&a [*a]",
+    "*a", "<<", "0x" + "f" * 400, "0o777", "1:2:3", "1_000", "[", "}", "[" * 3000, "{a: " * 200,
+    "'", '"', "|", "? ", ": ", "- ", "\t", "...", "---", "%YAML 9999999999.1", '"\\ud800"',
+    '"\\UFFFFFFFF"', "\x00", "\x1b[2J", "\ufeff", "\u2028", "x" * 10_000, "a" + "*9" * 30,
+    "(" * 100, "mlstm*999999999", "h" + "9" * 50, "::", "0:1", "1e40", "--", ";", ",", "\r",
+    "\n", "",
 )  # fmt: skip
 """Text in place of other text."""
 
@@ -44,11 +36,10 @@ BOMB = "\n".join(
     + [f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]" for k in range(1, 10)]
 )
 WHOLE = (
-    b"", b"\0", b"\n", b"\xff\xfe", b"\xef\xbb\xbf", b"\x80" * 50, b"\0" * 4096, b"{", b"[]", b"{}",
-    b"null",
-    b"1", b'"x"', b"[" * 3000, b"[" * 200_000, b"NaN", b"9" * 5000, b"{" * 3000, b'{"a":' * 3000,
-    BOMB.encode(), b"- " * 3000, b"\x1f\x8b", b"PK\x03\x04", b"PK\x05\x06" + b"\0" * 18,
-    b"\xfd7zXZ\0", b"\x93NUMPY", b"version https://git-lfs.github.com/spec/v1\n", b"\x80\x02.",
+    b"", b"\0", b"\n", b"\xff\xfe", b"\xef\xbb\xbf", b"\x80" * 50, b"\0" * 4096, b"{", b"[]",
+    b"null", b'"x"', b"[" * 200_000, b"NaN", b"9" * 5000, b'{"a":' * 3000, BOMB.encode(),
+    b"- " * 3000, b"\x1f\x8b", b"PK\x03\x04", b"PK\x05\x06" + b"\0" * 18, b"\xfd7zXZ\0",
+    b"\x93NUMPY", b"version https://git-lfs.github.com/spec/v1\n", b"\x80\x02.",
     b"\xff" * 8 + b"{}", b"\x08" + b"\0" * 7 + b"{}      ",
 )  # fmt: skip
 """A file that is something else altogether."""
@@ -62,17 +53,15 @@ def mutate(content, rng):
     if rng.random() < 0.03:
         return rng.choice(WHOLE)
     if content[:4] == b"PK\x03\x04":
-        ways = [*ways, *[_repack_zip] * 8]
+        ways += [_repack_zip] * 8
     elif content[:2] == b"\x1f\x8b":
-        ways = [*ways, *[_repack_gzip] * 4]
-    elif content[:6] == b"\xfd7zXZ\0":
-        ways = [*ways, *[_repack_xz] * 4]
-    elif _is_safetensors(content):
-        ways = [*ways, *[_reheader] * 8]
+        ways += [_repack_gzip] * 4
+    elif content[8:9] == b"{" and 2 <= int.from_bytes(content[:8], "little") <= len(content) - 8:
+        ways += [_reheader] * 8  # safetensors
     elif content[:1] in (b"{", b"["):
-        ways = [*ways, *[_restructure] * 8, *[_reword] * 3]
+        ways += [_restructure] * 8 + [_reword] * 3
     elif b"\0" not in content[:1000]:
-        ways = [*ways, *[_reword] * 10, _relined]
+        ways += [_reword] * 10 + [_relined]
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         content = rng.choice(ways)(content, rng)
     return content
@@ -177,11 +166,6 @@ def changed(value, rng):
     return {key: changed(one, rng) if key == name else one for key, one in value.items()}
 
 
-def _is_safetensors(content):
-    length = int.from_bytes(content[:8], "little")
-    return content[8:9] == b"{" and 2 <= length <= len(content) - 8
-
-
 def _reheader(content, rng):
     """Change the header of a safetensors file, and give its length anew."""
     end = 8 + int.from_bytes(content[:8], "little")
@@ -207,19 +191,7 @@ def _repack_zip(content, rng):
 
 
 def _repack_gzip(content, rng):
-    return gzip.compress(mutate(gzip.decompress(content), rng)) if _sound(content) else content[1:]
-
-
-def _repack_xz(content, rng):
     try:
-        return lzma.compress(mutate(lzma.decompress(content), rng), preset=0)
-    except (EOFError, lzma.LZMAError):
-        return _turn(content, rng)
-
-
-def _sound(content):
-    try:
-        gzip.decompress(content)
+        return gzip.compress(mutate(gzip.decompress(content), rng))
     except Exception:  # a damaged one raises what it likes
-        return False
-    return True
+        return _turn(content, rng)

@@ -15,7 +15,7 @@ from mlxhog.errors import ConfigError
 from mlxhog.mad.search.space import to_space
 from mlxhog.models import families
 from mlxhog.models.mad.sequence import parse
-from tests.faults.subjects import LARGE, MAD, V1
+from tests.faults.loaders import LARGE, MAD, V1
 from tests.pairs import each_of, max_examples
 
 same_every_time = max_examples(100, suppress_health_check=list(HealthCheck))

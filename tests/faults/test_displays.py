@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import io
-import json
 import os
 import subprocess
 import sys
@@ -86,14 +85,6 @@ def test_a_process_is_spawned_where_the_reader_of_the_output_has_left(monkeypatc
         process = WorkerProcess(os.getpid, name="child")
         monkeypatch.undo()
     assert process.reap(None) == Death(0)
-
-
-def test_training_goes_on_without_the_pipe_of_its_progress(tmp_path, monkeypatch, capsys):
-    config = small_config(tmp_path, steps=3)
-    with broken_pipe() as pipe:
-        monkeypatch.setattr(sys, "stderr", pipe)
-        assert main(["train", "--json", *flags(config)]) == 0
-    assert json.loads(capsys.readouterr().out)["status"] == "done"
 
 
 def test_training_whose_result_nobody_reads_is_saved_and_says_so(tmp_path, monkeypatch, capsys):

@@ -19,7 +19,6 @@ from mlxhog.errors import (
     DataError,
     shown,
 )
-from mlxhog.mad.search import space as space_file
 from mlxhog.mad.tasks import dataset as files
 from tests.faults.mutations import BOMB
 from tests.pairs import each_of
@@ -91,15 +90,6 @@ def test_a_record_of_json_lines_may_hold_nan_beside_its_text(tmp_path):
 
 
 # -- MAD -------------------------------------------------------
-
-
-def test_a_choice_of_every_combination_of_long_lists_is_refused():
-    hundred = list(range(1, 101))
-    mixer = {"type": "mamba", "expand": hundred, "states": hundred, "conv": hundred}
-    with pytest.raises(ConfigError, match="mamba has 1000000 combinations of its numbers"):
-        space_file.to_space({"depth": 2, "mixers": [mixer], "channels": ["swiglu"]})
-    with pytest.raises(ConfigError, match="depth is "):
-        space_file.to_space({"depth": [], "mixers": ["mlstm"], "channels": ["swiglu"]})
 
 
 def _npz(path, header, *, rest=b""):

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -17,7 +16,7 @@ from tests.another_process import Program
 from tests.faults.interrupted_runs import MOMENTS, interrupted
 from tests.threads import wait_until
 from tests.training.small import small_config
-from tests.training.test_bad_days import Command, flags
+from tests.training.test_bad_days import flags
 
 FIRST_MOMENTS = {
     "the command is imported": "importlib.import_module",
@@ -66,18 +65,6 @@ def test_an_interrupt_where_imports_make_dataclasses_is_a_message_and_130(tmp_pa
     environment = {"PYTHONPATH": str(tmp_path)}
     own = ended(tmp_path, "-m", "mlxhog", "train", environment=environment)
     assert own == (130, "", "interrupted\n")
-
-
-@pytest.mark.slow
-def test_a_terminal_that_is_closed_ends_a_run_like_an_interrupt(tmp_path):
-    config = small_config(tmp_path, workers="mlx:cpu*2", steps=1_000_000, slow="0=5,1=5")
-    with Command(config) as command:
-        command.train()
-        for pid in (command.process.pid, *command.workers):  # to the group, as the kernel does
-            os.kill(pid, signal.SIGHUP)
-        code, result, _ = command.end()
-    assert (code, result["status"]) == (130, "interrupted")
-    assert checkpoint.load(Path(str(result["checkpoint"]))).step == result["steps"]
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from mlxhog.arena.requests import ask
 from mlxhog.checkpoint import run
 from tests.training.small import small_config
 
-LIMIT_S = 60.0
+LIMIT_S = 300.0
 
 
 class Client:
@@ -58,7 +58,7 @@ def trained(config, act, steps=3):
 
 def endless(tmp_path, **options):
     """A run without an end of its own, lock-free unless the options say otherwise."""
-    ending = {"steps": None, "time": 120.0}
+    ending = {"steps": None, "time": 3600.0}
     return small_config(tmp_path, **{"strategy": "hogwild", **ending, **options})
 
 

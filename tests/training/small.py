@@ -1,14 +1,19 @@
 """A run small enough for a test: one block of width 32, 30 KB of text, a second or two."""
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from mlxhog import TrainConfig
+from mlxhog.arena import Arena
+from mlxhog.arena.ledger import Ledger
 from mlxhog.checkpoint import checkpoint
 from mlxhog.report.monitor import Monitor
 from mlxhog.training import run as runs
+from mlxhog.training.plan import make_plan
 from mlxhog.training.session import Session
+from mlxhog.training.state import load
 
 SMALL_MODEL = """
 model_type: xlstm
@@ -93,11 +98,22 @@ def small_config(tmp_path, **options):
     return TrainConfig(**values)
 
 
+def checkpoint_of(result):
+    """The last checkpoint of a result's run."""
+    return checkpoint.load(Path(str(result.checkpoint)))
+
+
 def parameters(result):
     """The final parameters of a run."""
-    assert result.checkpoint is not None
-    loaded = checkpoint.load(Path(result.checkpoint))
-    return {name: np.array(value) for name, value in loaded.params.items()}
+    return {name: np.array(value) for name, value in checkpoint_of(result).params.items()}
+
+
+@contextmanager
+def filled(config):
+    """The plan of a run, its arena as the run begins, and its start."""
+    plan = make_plan(config)
+    with Arena.create(plan.layout) as arena:
+        yield plan, arena, load(plan, arena, Ledger(arena))
 
 
 def largest_difference(a, b):

@@ -10,14 +10,12 @@ from mlxhog.checkpoint import creation, run
 from mlxhog.config.choices import STRATEGIES
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.optimizers import SGD, AdamW, Muon, open_numbers
-from mlxhog.config.options import options
 from mlxhog.config.schedules import WSD, Backoff
 from mlxhog.config.sources import of_keywords
 from mlxhog.config.strategies import Hogwild, Sync
-from mlxhog.errors import ConfigError, DataError
+from mlxhog.errors import DataError
 from mlxhog.report.plain import PlainLines
 from mlxhog.training.api import configured
-from tests.training.small import small_config
 
 
 @pytest.fixture
@@ -177,30 +175,6 @@ def value_of(config, name):
     if name not in STRATEGIES.numbers():
         return getattr(config, name)
     return getattr(config.strategy, name, STRATEGIES.numbers()[name].option.default)
-
-
-def test_a_number_that_the_new_choice_does_not_have_is_refused(stored):
-    with pytest.raises(ConfigError, match="hogwild has rounds after async_after only"):
-        resumed(stored(**SYNC), strategy="hogwild", sync_shares="speed")
-    with pytest.raises(ConfigError, match="sgd has no eps"):
-        resumed(stored(**ADAMW), optimizer="sgd", eps=0.2)
-
-
-@pytest.mark.slow
-def test_a_run_resumes_with_its_own_options(tmp_path, capsys):
-    config = small_config(tmp_path, steps=4)
-    values = {name: getattr(config, name) for name in options(TrainConfig)}
-    result = mlxhog.train(**values)
-    assert (result.status, result.steps) == ("done", 4)
-    assert isinstance(result, mlxhog.Result)
-    output = capsys.readouterr()
-    assert "1 worker: mlx:cpu" in output.err
-    assert output.out == ""
-    reports = []
-    again = mlxhog.train(resume="latest", steps=3, out=config.out, observer=reports.append)
-    assert (again.run, again.steps, again.tokens) == (result.run, 7, 7 * 2 * 32)
-    assert isinstance(reports[-1], mlxhog.Progress)
-    assert capsys.readouterr().err == ""
 
 
 def test_a_new_run_is_the_latest_before_anything_is_prepared_and_goes_where_that_fails(

@@ -1,4 +1,4 @@
-"""Full disks, interrupts and frozen workers, through the command line: a message, nothing lost."""
+"""Full disks, interrupts, frozen workers and steps without an end: a message, nothing lost."""
 
 import json
 import os
@@ -14,11 +14,12 @@ from mlxhog import TrainConfig, train
 from mlxhog.checkpoint import checkpoint, run
 from mlxhog.config.options import options, to_flag
 from mlxhog.errors import CheckpointError, EnvironmentLacks, WorkerFailed
+from mlxhog.training import run as runs
 from tests.processes import alive, workers_of
 from tests.threads import wait_until
 from tests.training import asking
 from tests.training.asking import trained, until
-from tests.training.small import Messages, small_config
+from tests.training.small import Messages, checkpoint_of, end_the_time_when, small_config
 from tests.training.test_deaths import assert_no_segment_stays
 
 
@@ -163,8 +164,7 @@ def test_a_full_disk_during_training_is_reported_and_training_continues(tmp_path
     result = train(config, observer=messages)
     assert (result.status, result.steps) == ("unsaved", 100)
     assert any(m.endswith("training continues") for m in messages)
-    assert result.checkpoint is not None
-    checkpoint.load(Path(result.checkpoint))
+    checkpoint_of(result)
 
 
 @pytest.mark.slow
@@ -198,5 +198,48 @@ def test_a_run_resumes_from_an_earlier_checkpoint(tmp_path):
     again = train(small_config(tmp_path, steps=3, resume=str(first.checkpoint)))
     assert again.run == second.run
     assert again.checkpoint == second.checkpoint
-    one, other = (checkpoint.load(Path(str(r.checkpoint))).params for r in (second, again))
+    one, other = (checkpoint_of(r).params for r in (second, again))
     assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.slow
+def test_time_limits_training_and_the_start_is_shown_beside_it(tmp_path):
+    result = train(small_config(tmp_path, steps=2, time=3000))
+    assert result.to_json()["start_s"] == round(result.start_s, 3) > 0
+    assert result.start_s < result.first_step_s < result.start_s + result.seconds
+    short = train(small_config(tmp_path, steps=None, time=0.3))
+    assert short.steps >= 1
+    assert short.seconds < 0.3 + runs.FIRST_STEP_S
+
+
+@pytest.mark.slow
+def test_a_step_that_exceeds_the_time_is_abandoned_and_its_batch_returned(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "GRACE_S", 0.5)
+    stopped = []
+
+    def stop_the_second_worker(progress):
+        second = progress.workers[1]
+        if progress.step >= 1 and not stopped:
+            stopped.append(second.pid)
+            os.kill(second.pid, signal.SIGSTOP)
+
+    config = small_config(
+        tmp_path,
+        workers="mlx:cpu*2",
+        write="racy",  # without locks, for which the other worker would wait
+        steps=None,
+        time=600.0,
+        eval_every="1h",
+        sample_every="1h",
+    )
+    end_the_time_when(monkeypatch, lambda: bool(stopped))
+    result = train(config, observer=stop_the_second_worker)
+    assert stopped
+    assert (result.status, result.val_at_end, result.restarts) == ("done", True, 0)
+    assert result.sample.startswith("The")
+    state = checkpoint_of(result).state
+    ledger = state["ledger"]
+    tickets = ledger["epoch"] * ledger["n"] + ledger["watermark"] + len(ledger["done"])
+    # A worker that was stopped amid its write counts as torn, as after a kill there.
+    assert result.steps <= tickets <= result.steps + 1
+    assert state["over"] is True

@@ -1,4 +1,4 @@
-"""Workers join and leave while a run trains, and nothing but its speed changes."""
+"""Requests of others: workers join and leave while a run trains, and it saves and samples."""
 
 import os
 import signal
@@ -12,18 +12,18 @@ from mlxhog import train
 from mlxhog.arena import Arena, plan
 from mlxhog.arena.requests import Refused, ask
 from mlxhog.arena.workers import Phase, State
-from mlxhog.checkpoint import checkpoint
+from mlxhog.checkpoint import checkpoint, run
 from mlxhog.cli import main
 from mlxhog.training import requests
 from mlxhog.training.plan import make_plan
 from tests.processes import alive
 from tests.training.asking import Client, endless, trained, until
-from tests.training.small import small_config
+from tests.training.small import checkpoint_of, small_config
 
 
 def tickets(result):
     """Batches that a run's ledger counts, and the state of its checkpoint."""
-    state = checkpoint.load(Path(str(result.checkpoint))).state
+    state = checkpoint_of(result).state
     ledger = state["ledger"]
     return ledger["epoch"] * ledger["n"] + ledger["watermark"] + len(ledger["done"]), state
 
@@ -136,17 +136,6 @@ def test_workers_that_cannot_join_are_refused_and_training_continues(tmp_path, c
 
 
 @pytest.mark.slow
-def test_a_strategy_that_counts_on_its_workers_refuses(tmp_path):
-    def refused(directory):
-        with pytest.raises(Refused, match="strategy sync has a part of each step.*use|hogwild"):
-            ask(directory, "join")
-        with pytest.raises(Refused, match="the workers of this run are fixed"):
-            ask(directory, "leave", worker=1)
-
-    trained(endless(tmp_path, workers="mlx:cpu*2", strategy="sync"), refused)
-
-
-@pytest.mark.slow
 def test_a_worker_with_unwritten_updates_cannot_leave(tmp_path):
     def join(directory):
         with pytest.raises(Refused, match="worker 1 is the only one that trains.*mlxhog stop"):
@@ -206,20 +195,32 @@ def test_a_worker_that_joins_inherits_from_the_one_with_most_steps():
         assert (arena.segment("feedback.3") == 0.0).all()  # the other has added it
 
 
-def test_state_is_copied_while_its_owner_does_not_write_it(monkeypatch):
-    with arena_of_three() as arena:
-        entry = arena.workers.acquire_slot(slot=1)
-        entry.state, entry.phase, entry.opt_step = State.RUNNING, Phase.APPLY, 3
-        naps = []
+@pytest.mark.slow
+def test_a_run_that_has_ended_is_named_as_such(tmp_path, capsys):
+    config = small_config(tmp_path, steps=2)
+    train(config)
+    assert main(["stop", "latest", "--out", config.out]) == 2
+    assert "is not running" in capsys.readouterr().err
 
-        def nap(seconds):
-            naps.append(seconds)
-            if len(naps) == 4:  # its step is over
-                arena.segment("m.1")[...] = 4.0
-                entry.opt_step, entry.phase = 4, Phase.DATA
 
-        monkeypatch.setattr(requests.time, "sleep", nap)
-        requests.inherit(arena, 2, ("m",))
-        assert len(naps) == 4
-        assert (arena.segment("m.2") == 4.0).all()
-        assert arena.workers.entry(2).opt_step == 4
+@pytest.mark.slow
+def test_a_run_answers_status_saves_samples_and_refuses_what_it_does_not_know(tmp_path):
+    answers = []
+
+    def ask_all(directory):
+        answers.append(ask(directory, "status"))
+        answers.append(ask(directory, "checkpoint"))
+        answers.append(checkpoint.load(Path(answers[1]["path"])).state["used"]["steps"])
+        ask(directory, "sample")
+        while not run.Run(directory).last_sample():
+            ask(directory, "status")
+        with pytest.raises(Refused, match="no request 'explode'; a run takes status, stop"):
+            ask(directory, "explode")
+        with pytest.raises(Refused, match="no field 'step'"):
+            ask(directory, "checkpoint", step=3)
+
+    result = trained(endless(tmp_path, workers="mlx:cpu*2", sample_every="1h"), ask_all)
+    status, _, saved_at = answers
+    assert (status["doing"], status["step"] >= 3) == ("training", True)
+    assert [one["slot"] for one in status["workers"]] == [1, 2]
+    assert 3 <= saved_at <= result.steps

@@ -1,4 +1,4 @@
-"""Every held-out score of a run is of the same text, regardless of its time or speed."""
+"""Held-out scores: always of the same text, of a named step, the best kept, and early stopping."""
 
 import json
 import os
@@ -11,16 +11,23 @@ from types import SimpleNamespace
 import pytest
 
 from mlxhog import train
-from mlxhog.checkpoint import manifest
+from mlxhog.checkpoint import checkpoint, manifest
 from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
 from mlxhog.cli.train import summary
 from mlxhog.config.config import EMULATED, TrainConfig
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter
+from mlxhog.errors import CheckpointError, ConfigError
+from mlxhog.report.metrics import COUNTS, Activity, Evaluation
+from mlxhog.report.record import RunRecord
+from mlxhog.report.run_page import tiles
 from mlxhog.training import evaluation, worker
-from mlxhog.training.evaluation import HeldOutScore, HeldOutText, HeldOutTexts, HeldOutWatch
+from mlxhog.training.evaluation import HeldOutTexts, HeldOutWatch, Score
+from mlxhog.training.origin import score_of
 from mlxhog.training.plan import make_plan
+from tests.cli.test_cli import RESULT
+from tests.report.sample_run import HELD_OUT, lines, write_run
 from tests.training.small import Messages, small_config
 
 
@@ -48,25 +55,22 @@ def test_the_size_of_the_part_follows_from_the_model_and_is_64_kib_where_it_can_
 
 def test_the_larger_text_is_all_of_it_or_as_much_as_a_model_scores_soon(tmp_path):
     file, config = held_out_file(tmp_path, 40_000), TrainConfig(seq_len=50)
-    texts = HeldOutTexts(file, config, 1000, 8000)
-    assert texts.larger.file is file
-    assert texts.n_batches == texts.part.n_batches + texts.larger.n_batches
-    assert HeldOutTexts(file, config, 50_000_000, 8000).larger.file.header["bytes"] < 30_000
+    assert HeldOutTexts(file, config, 1000, 8000).larger is file
+    assert HeldOutTexts(file, config, 50_000_000, 8000).larger.header["bytes"] < 30_000
     for parameters, asked, kernels in ((1000, 40_000, "auto"), (10**8, 8000, EMULATED)):
         other = replace(config, kernels=kernels)
         assert HeldOutTexts(file, other, parameters, asked).larger is None
 
 
 def test_an_evaluation_that_does_not_score_all_of_its_text_has_no_score(tmp_path):
-    text = HeldOutText(held_out_file(tmp_path, 4000), 50, 40)
+    texts = HeldOutTexts(held_out_file(tmp_path, 4000), TrainConfig(seq_len=50), 10**9, 4000)
     backend = SimpleNamespace(
         evaluate=lambda batch: SimpleNamespace(nats=2.0, targets=batch.n_labels)
     )
-    answers = iter([False, True])
-    assert text.n_batches > 1
-    assert text.score_whole(backend, lambda: next(answers)) is None
-    whole = text.score_whole(backend, lambda: False)
-    assert whole == HeldOutScore(2.0 * text.n_batches, 4000, 4000, 1.0)
+    answers, n = iter([False, True]), texts.n_batches(texts.part)
+    assert n > 1
+    assert texts.score_part(backend, lambda: next(answers)) is None
+    assert texts.score_part(backend, lambda: False) == Score(2.0 * n, 4000, 4000)
 
 
 def test_evaluations_by_time_take_a_twentieth_of_the_workers_time_and_those_by_steps_any():
@@ -97,7 +101,106 @@ def test_evaluations_by_time_take_a_twentieth_of_the_workers_time_and_those_by_s
     assert asks()
 
 
-# -- real runs -----------------------------------------------------------------------------------
+def looked(watch, scores):
+    """Let a watch look at evaluations; each is its bits, and whether a save of it works."""
+    monitor, saves, ends = SimpleNamespace(evaluations=0), [], []
+    for step, (bits, fits) in enumerate(scores):
+        monitor.evaluations += 1
+        monitor.evaluation = Evaluation(val_bits_per_byte=bits, val_step=step)
+
+        def save(bits=bits, fits=fits):
+            saves.append(bits)
+            return fits
+
+        ends.append(watch.look(monitor, save, print))
+    return saves, ends
+
+
+def test_patience_counts_evaluations_without_a_new_best():
+    watch = HeldOutWatch(TrainConfig(eval_every=5, patience=2), None, "")
+    saves, ends = looked(watch, [(3.0, True), (2.5, True), (2.5, True), (2.6, True)])
+    assert (saves, ends) == ([3.0, 2.5], [False, False, False, True])
+    assert watch.best == (2.5, 1)
+
+
+def test_a_best_that_could_not_be_saved_keeps_no_worse_one_from_being_saved():
+    watch = HeldOutWatch(TrainConfig(eval_every=5, keep_best=True), None, "")
+    saves, _ = looked(watch, [(3.0, True), (1.0, False), (2.0, True), (2.5, True)])
+    assert saves == [3.0, 1.0, 2.0]
+    assert (watch.best, watch.since) == ((2.0, 2), 1)
+
+
+# -- what is shown ---------------------------------------------------------------------------------
+
+EARLY = replace(
+    RESULT,
+    status="interrupted",
+    steps=16,
+    val_bits_per_byte=2.355,
+    val_step=3,
+    counts_bits_per_byte=1.4,
+    checkpoint="runs/a/checkpoints/step-00000016",
+)
+VERDICT = "does not beat them"
+
+
+def test_only_a_result_of_the_last_step_has_a_verdict_and_others_name_their_step():
+    shown = summary(EARLY)
+    assert "held-out text: 2.355 bits per byte at step 3 of 16\n" in shown
+    assert VERDICT not in shown
+    assert EARLY.to_json()["val_at_end"] is False
+    for status in ("interrupted", "done"):
+        shown = summary(replace(EARLY, status=status, val_step=16))
+        assert "held-out text: 2.355 bits per byte\n" in shown
+        assert VERDICT in shown
+
+
+def interrupted_run(root, **result):
+    """A run of 400 steps whose only evaluation scored step 100, beside better counts."""
+    metrics = [
+        {
+            **line,
+            "val_bits_per_byte": 2.355 if k == 6 else None,
+            "val_step": 100 if k == 6 else None,
+            "marks": {COUNTS: 1.4},
+        }
+        for k, line in enumerate(lines(20))
+    ]
+    scored = {"steps": 400, "val_bits_per_byte": 2.355, "val_step": 100, **result}
+    status = {"status": "interrupted", "result": scored, "held_out": {**HELD_OUT, "share": 1.0}}
+    return write_run(root / "runs", metrics=metrics, status=status)
+
+
+@pytest.mark.parametrize("command", ["show", "watch", "plot", "report"])
+def test_every_view_of_a_run_names_the_step_and_gives_no_verdict(tmp_path, capsys, command):
+    run = interrupted_run(tmp_path)
+    assert main([command, str(run.directory)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    if command == "report":
+        shown = (run.directory / "report.html").read_text()
+    assert "at step 100 of 400" in shown
+    assert VERDICT not in shown
+    assert "at step 100 of 400" in str(tiles(RunRecord(run)))
+
+
+def test_the_list_of_runs_marks_the_number_and_names_the_step(tmp_path, capsys, monkeypatch):
+    interrupted_run(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert main(["runs"]) == 0
+    line = capsys.readouterr().out.splitlines()[1]
+    assert " 2.355 at step 100 of 400 " in line
+
+
+def test_a_checkpoint_has_the_score_of_the_run_that_ended_with_it(tmp_path):
+    run, state = interrupted_run(tmp_path), {"used": {"steps": 400}, "val_bits_per_byte": 2.9}
+    path = Path("elsewhere/checkpoints/step-00000400")  # the run was copied
+    assert score_of(run, path, state) == "held-out 2.900"
+    run.write_status({**run.read_status(), "checkpoint": str(path)})
+    assert score_of(run, path, state) == "held-out 2.355 at step 100 of 400"
+    assert score_of(None, path, {"used": {"steps": 9}}) == ""
+
+
+# -- real runs -------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -121,7 +224,9 @@ def that_is_killed(job, where, often):
     score, mark = HeldOutTexts.score, job.run_dir / "killed"
 
     def killed(texts, backend, place):
-        if (place >= texts.part.n_batches) == (where == "larger") and (often or not mark.exists()):
+        if (place >= texts.n_batches(texts.part)) == (where == "larger") and (
+            often or not mark.exists()
+        ):
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return score(texts, backend, place)
@@ -150,9 +255,8 @@ def test_a_complete_run_whose_workers_keep_dying_in_the_larger_score_is_done_wit
     assert (result.status, result.steps, result.restarts) == ("done", 4, 1)
     assert (result.val_at_end, result.val_tokens) == (True, 1024)
     assert result.final_bits_per_byte is None
-    (line,) = [text for text in messages if "larger held-out score" in text]
-    why = "worker 1 (mlx:cpu) died 2 times in 10 minutes (last: signal SIGKILL"
-    assert line.startswith(f"the larger held-out score was left out: {why}")
+    (line,) = [text for text in messages if "larger held-out score is left out" in text]
+    assert "worker 1 (mlx:cpu) died 2 times in 10 minutes (last: signal SIGKILL" in line
     assert Run(Path(result.run)).read_status()["status"] == "done"
 
 
@@ -186,3 +290,118 @@ def test_a_checkpoint_of_another_version_is_refused_in_one_sentence(tmp_path, ca
     error = capsys.readouterr().err.splitlines()[-1]
     assert f"{path.parent} has no strategy, held_out: another version of mlxhog wrote it" in error
     assert f"mlxhog train --init-from {path.parent}" in error
+
+
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory):
+    """A run that cannot get better, and its messages."""
+    folder = tmp_path_factory.mktemp("patient")
+    messages = []
+    config = small_config(
+        folder, steps=100_000, eval_every=5, patience=2, lr=1e-30, schedule="constant",
+        weight_decay=0.0,
+    )  # fmt: skip
+    return folder, train(config, observer=lambda p: messages.append(p.message or "")), messages
+
+
+@pytest.mark.slow
+def test_a_run_without_a_new_best_ends_early_and_says_why(patient):
+    _, result, messages = patient
+    assert result.status == "done"
+    assert 15 <= result.steps < 100_000
+    assert any("2 held-out evaluations without a new best (patience)" in m for m in messages)
+    assert any("best held-out evaluation" in message for message in messages)
+
+
+@pytest.mark.slow
+def test_the_best_checkpoint_is_found_by_name_and_path_and_generates(patient, capsys):
+    folder, result, _ = patient
+    run = Run(Path(result.run))
+    best = checkpoint.best(run)
+    assert best is not None
+    assert best != checkpoint.latest(run)
+    assert (run.checkpoints / "best").is_symlink()
+    for spec in (f"{run.name}/best", "latest/best", str(run.checkpoints / "best")):
+        assert checkpoint.locate(spec, folder / "runs") == best.resolve()
+        assert checkpoint.resumable(spec, folder / "runs") == (run, best)
+    words = ["generate", str(run.checkpoints / "best"), "--prompt", "lock", "--max-new-tokens", "3"]
+    assert main([*words, "--backend", "mlx:cpu"]) == 0
+
+
+@pytest.mark.slow
+def test_a_run_resumes_from_its_best_and_a_finished_one_asks_for_a_budget(patient):
+    folder, result, _ = patient
+    saved = checkpoint.load(checkpoint.best(Run(Path(result.run))))
+    config = small_config(folder, steps=3, eval_every=5, patience=2, resume=f"{result.run}/best")
+    plan = make_plan(config)
+    assert plan.resumption is not None
+    assert plan.resumption.checkpoint.step == saved.step
+    watch = HeldOutWatch(config, plan.resumption, plan.held_out.text)
+    assert watch.best[0] == saved.state["best"]["bits_per_byte"]
+    assert HeldOutWatch(config, plan.resumption, "another text").best is None
+    with pytest.raises(ConfigError, match="without a new best"):
+        make_plan(small_config(folder, steps=None, resume=result.run))
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_reached_ends_the_run_and_no_best_is_kept_unasked(tmp_path):
+    messages = []
+    config = small_config(tmp_path, steps=100_000, eval_every=2, stop_at_loss=9.0)
+    result = train(config, observer=lambda p: messages.append(p.message or ""))
+    assert (result.status, result.steps < 100_000) == ("done", True)
+    assert any("stop_at_loss is 9" in message for message in messages)
+    with pytest.raises(CheckpointError, match="keeps no best checkpoint.*--keep-best"):
+        checkpoint.locate("latest/best", tmp_path / "runs")
+
+
+class Interrupting:
+    """An observer that interrupts after the first evaluation, and on the next as often again."""
+
+    def __init__(self, again=0):
+        self.again, self.done = again, False
+
+    def __call__(self, progress):
+        is_evaluating = progress.doing and progress.doing.activity is Activity.EVALUATING
+        if not self.done and progress.val_step is not None:
+            self.done = True
+            signal.raise_signal(signal.SIGINT)
+        elif self.again and is_evaluating:
+            self.again -= 1
+            signal.raise_signal(signal.SIGINT)
+
+
+def interrupted(tmp_path, again=0):
+    config = small_config(tmp_path, steps=100_000, eval_every=2, eval_tokens=10**6)
+    return train(config, observer=Interrupting(again))
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_has_the_score_of_its_checkpoint(tmp_path, capsys):
+    result = interrupted(tmp_path)
+    assert (result.status, result.val_step, result.val_share) == ("interrupted", result.steps, 1.0)
+    assert main(["eval", result.run, "--json"]) == 0
+    bits = json.loads(capsys.readouterr().out)["bits_per_byte"]
+    assert bits == pytest.approx(result.val_bits_per_byte, abs=1e-5)
+    metrics = Run(Path(result.run)).read_metrics()
+    scored = [line["val_step"] for line in metrics if line["val_loss"] is not None]
+    assert sorted(set(scored)) == scored
+    assert scored[-1] == result.steps
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_whose_evaluation_is_long_names_the_step_that_it_scored(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(evaluation, "INTERRUPTED_S", 0.0)
+    result = interrupted(tmp_path)
+    assert result.val_step is not None
+    assert result.val_step < result.steps
+    assert f"at step {result.val_step} of {result.steps}" in summary(result)
+
+
+@pytest.mark.slow
+def test_a_second_interrupt_ends_the_evaluation_and_keeps_the_checkpoint(tmp_path):
+    result = interrupted(tmp_path, again=1)
+    assert result.status == "interrupted"
+    assert result.checkpoint is not None
+    assert Path(result.checkpoint).is_dir()

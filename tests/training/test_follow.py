@@ -20,7 +20,7 @@ from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.training import follow
 from mlxhog.training.plan import make_plan
 from tests.training.asking import LIMIT_S, Client
-from tests.training.small import small_config
+from tests.training.small import checkpoint_of, small_config
 
 TOKENIZER = ByteTokenizer()
 ROOT = Path(__file__).parents[2]
@@ -56,7 +56,7 @@ def wait_for(condition, what):
     end = time.monotonic() + LIMIT_S
     while not condition():
         assert time.monotonic() < end, f"waited for: {what}"
-        time.sleep(0.02)
+        time.sleep(0.3)  # each look may ask for a checkpoint
 
 
 class Following(Client):
@@ -143,7 +143,7 @@ def test_a_run_trains_on_its_text_and_on_new_files_in_turn(tmp_path):
     second, _ = followed(config, lambda run: wait_for(trained_all(run, 14), "the file"))
     assert second.steps == 7 + 7
     third = train(replace(config, resume=first.run, follow=None, steps=5))
-    ledgers = checkpoint.load(Path(str(third.checkpoint))).state["ledgers"]
+    ledgers = checkpoint_of(third).state["ledgers"]
     assert ledgers["stream"]["watermark"] == 7
     assert ledgers["data"]["watermark"] + len(ledgers["data"]["done"]) == 12
 

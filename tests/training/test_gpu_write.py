@@ -10,10 +10,8 @@ import pytest
 
 from mlxhog import TrainConfig, train
 from mlxhog.base.verdicts import Verdict, Verdicts
-from mlxhog.checkpoint import checkpoint
 from mlxhog.cli.train import summary
 from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.report.plain import line
 from mlxhog.training import kernel_choice
 from tests.pairs import each_of
 from tests.training.small import identical, parameters, small_config
@@ -29,27 +27,6 @@ def run(tmp_path, **options):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"optimizer": "sgd", "lr": 0.1, "strategy": "serial"},
-        {"moments": "shared", "grad_accumulation": 2, "clip": 0.1},
-        {"optimizer": "muon", "lr": 0.003},
-        {"optimizer": "lion"},
-        {"optimizer": "soap", "precondition_every": 3},
-        {"optimizer": "momentum", "lr": 0.01, "strategy": "sync", "workers": "mlx:cpu*2"},
-    ],
-    ids=lambda options: "-".join(map(str, options.values())),
-)
-def test_every_optimizer_and_strategy_takes_the_same_steps_through_metal_source(tmp_path, options):
-    native = run(tmp_path, **options)
-    metal = run(tmp_path, **options, **EMULATED)
-    assert metal.steps == native.steps == 20
-    # The source runs without fused multiply-adds, so even the bits agree.
-    assert identical(parameters(metal), parameters(native))
-
-
-@pytest.mark.slow
 def test_a_run_through_metal_source_is_resumed_by_native_steps(tmp_path):
     schedule = {"schedule": "constant", "warmup": 0}
     whole = run(tmp_path, steps=20, **schedule, **EMULATED)
@@ -59,28 +36,6 @@ def test_a_run_through_metal_source_is_resumed_by_native_steps(tmp_path):
     assert (result.to_json()["gpu_write"], result.to_json()["emulated"]) == ("cpu", True)
     assert "earlier steps of this run came from Metal source on the CPU" in summary(result)
     assert json.loads((Path(result.run) / "run.json").read_text())["emulated"] is True
-
-
-@pytest.mark.slow
-def test_every_output_says_that_steps_were_emulated(tmp_path):
-    reports = []
-    result = train(
-        small_config(tmp_path, workers="mlx:cpu", steps=10, **EMULATED), observer=reports.append
-    )
-    assert result.to_json()["gpu_write"] == "metal-emulated"
-    assert result.to_json()["emulated"] is True
-    opening = reports[0].message
-    assert opening is not None
-    assert "gpu-write metal-emulated: Metal source on the CPU, a test" in opening
-    assert "gpu-write metal-emulated" in line(reports[-1])
-    assert reports[-1].to_json()["gpu_write"] == "metal-emulated"
-    status = json.loads((Path(result.run) / "run.json").read_text())
-    assert (status["gpu_write"], status["emulated"]) == ("metal-emulated", True)
-    assert result.checkpoint is not None
-    state = checkpoint.load(Path(result.checkpoint)).state
-    assert state["writers"] == {"gpu_write": "metal-emulated", "write": "cas"}
-    assert state["emulated"] is True
-    assert "gpu-write metal-emulated: Metal source ran on the CPU" in summary(result)
 
 
 # -- the meaning of each choice --------------------------------------------------------------------

@@ -1,13 +1,12 @@
 """`--overlap`: a step is added beside the next gradient, counted as late, and never lost."""
 
 import itertools
-import math
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from mlxhog import TrainConfig, train
+from mlxhog import TrainConfig
 from mlxhog.arena import control
 from mlxhog.arena.control import Command
 from mlxhog.arena.ledger import TicketState
@@ -19,7 +18,7 @@ from mlxhog.training import evaluation, worker
 from mlxhog.training.steps import OverlappedSteps
 from tests.strategies.runs import LR, context, new_arena, strategy
 from tests.threads import wait_until
-from tests.training.small import identical, parameters, small_config
+from tests.training.small import small_config
 from tests.training.test_deaths import train_and_kill
 from tests.training.test_watchdog import job
 
@@ -110,19 +109,6 @@ def test_an_error_in_a_gradient_leaves_the_step_beside_it_whole_and_counted(aren
     ledger = steps.context.ledger
     assert ledger.state(0, 0) == TicketState.DONE
     assert ledger.state(0, 1) == TicketState.LEASED  # comes back when its worker is reaped
-
-
-@pytest.mark.slow
-def test_one_worker_takes_the_steps_of_a_simulation_with_gradients_one_update_old(tmp_path):
-    aged = {"strategy": "sim", "sim_staleness": "histogram:1=1"}
-    for optimizer in ("adamw", "muon"):
-        common = {"optimizer": optimizer, "moments": "private", "predict": "none"}
-        result = train(small_config(tmp_path, overlap=True, **common))
-        del common["predict"]
-        simulated = train(small_config(tmp_path, **common, **aged))
-        assert identical(parameters(result), parameters(simulated))
-        assert dict(result.workers[0].staleness) == {0: 1, 1: 19}
-        assert math.isclose(result.workers[0].mean_staleness, 0.95)
 
 
 @pytest.mark.slow

@@ -94,18 +94,6 @@ def test_the_first_difference_is_named_by_worker_step_and_stripe(copy, capsys):
     assert "other weights in stripe 1 (" in shown
 
 
-@pytest.mark.slow
-def test_logs_that_do_not_fit_together_end_in_a_message(copy, monkeypatch):
-    monkeypatch.setattr(replay, "STUCK_S", 1.0)
-    path = event_log.worker_path(copy, 2)
-    records = list(event_log.read(path))
-    path.write_bytes(b"".join(map(event_log.encode, records[:20])))  # whole records, but too few
-    outcome = replay.replay(Run(copy))
-    assert outcome.difference is not None
-    assert "no worker can continue" in outcome.difference
-    assert "worker 1 (mlx:cpu) waits at stripe or row" in outcome.difference
-
-
 def cut(path):
     os.truncate(path, path.stat().st_size - 5)
 
@@ -203,12 +191,3 @@ def test_workers_that_join_and_leave_a_recorded_run_are_replayed(tmp_path):
     outcome = replay.replay(run)
     assert outcome.difference is None
     assert [len(replay.processes(run.directory, slot)) for slot in (1, 2)] == [1, 1]
-
-
-@pytest.mark.slow
-def test_no_worker_joins_a_recorded_run_with_moments_of_its_own(tmp_path):
-    def join(directory):
-        with pytest.raises(Refused, match="begin with another worker's moments"):
-            ask(directory, "join", workers="mlx:cpu")
-
-    trained(endless(tmp_path, workers="mlx:cpu", max_workers=2, determinism="record"), join)

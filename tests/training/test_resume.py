@@ -20,7 +20,7 @@ from mlxhog.errors import CheckpointError, ConfigError, DataError
 from mlxhog.training.evaluation import FinalEvaluation
 from mlxhog.training.plan import make_plan
 from mlxhog.training.state import load
-from tests.training.small import small_config
+from tests.training.small import checkpoint_of, filled, small_config
 
 
 def state_of(stored):
@@ -42,24 +42,7 @@ def run_interrupted_after(steps, config):
 
 def state(result):
     """The state in the last checkpoint of a result's run."""
-    return checkpoint.load(Path(str(result.checkpoint))).state
-
-
-@pytest.mark.slow
-def test_a_run_resumes_with_another_strategy_and_learns_on(tmp_path):
-    workers = {"serial": "mlx:cpu", "sync": "mlx:cpu*2", "hogwild": "mlx:cpu*2"}
-    bits, before = 9.0, None
-    for turn, strategy in enumerate(("serial", "sync", "hogwild", "serial"), start=1):
-        config = small_config(
-            tmp_path, strategy=strategy, workers=workers[strategy], resume=before, steps=30,
-            eval_every="1h",
-        )  # fmt: skip
-        result = train(config)
-        assert (result.status, result.steps) == ("done", 30 * turn)
-        assert state(result)["used"]["steps"] == 30 * turn
-        assert result.val_bits_per_byte is not None
-        assert result.val_bits_per_byte < bits
-        bits, before = result.val_bits_per_byte, result.run
+    return checkpoint_of(result).state
 
 
 @pytest.mark.slow
@@ -79,13 +62,11 @@ def test_a_run_resumes_with_another_strategy_and_learns_on(tmp_path):
 def test_a_resumed_run_has_every_number_of_its_state_or_none_of_its_optimizers(tmp_path, options):
     options = {"workers": "mlx:cpu*2", "steps": 20, **options}
     first = train(small_config(tmp_path, **options))
-    saved = checkpoint.load(Path(str(first.checkpoint)))
+    saved = checkpoint_of(first)
     assert saved.optimizer
     for reset in (False, True):
         config = small_config(tmp_path, resume=first.run, reset_optimizer=reset, **options)
-        plan = make_plan(config)
-        with Arena.create(plan.layout) as arena:
-            load(plan, arena, Ledger(arena))
+        with filled(config) as (plan, arena, _):
             for key, value in saved.optimizer.items():
                 segment, _, name = key.partition("/")
                 part = arena.layout.parts(segment)[name]

@@ -8,7 +8,6 @@ import pytest
 
 from mlxhog import train
 from mlxhog.arena import Arena
-from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
 from mlxhog.cli.train import summary
@@ -16,11 +15,7 @@ from mlxhog.errors import CheckpointError, ConfigError, DataError
 from mlxhog.models import families
 from mlxhog.report.record import RunRecord
 from mlxhog.report.run_page import tiles
-from tests.training.small import (
-    mixed_model,
-    parameters,
-    small_config,
-)
+from tests.training.small import checkpoint_of, mixed_model, parameters, small_config
 
 
 @pytest.mark.slow
@@ -40,14 +35,14 @@ def test_after_a_resume_late_in_an_epoch_later_epochs_see_every_sequence(tmp_pat
     """The regression of Lightning-AI/litgpt#1712."""
     options = {"batch_size": 8}  # so that an epoch has few steps
     probe = train(small_config(tmp_path, steps=1, **options))
-    state = checkpoint.load(Path(str(probe.checkpoint))).state
+    state = checkpoint_of(probe).state
     tickets = state["ledger"]["n"]
     late = int(tickets * 0.9)
     first = train(small_config(tmp_path, steps=late, workers="mlx:cpu*2", **options))
     rest = 2 * tickets - late
     more = small_config(tmp_path, steps=rest, workers="mlx:cpu*2", resume=first.run, **options)
     second = train(more)
-    state = checkpoint.load(Path(str(second.checkpoint))).state
+    state = checkpoint_of(second).state
     assert state["ledger"]["epoch"] == 2
     assert state["ledger"]["watermark"] == 0
     assert state["ledger"]["done"] == []
@@ -83,7 +78,7 @@ def test_a_mixed_stack_learns_and_resumes_from_its_checkpoint(tmp_path, capsys):
     assert second.val_bits_per_byte is not None
     assert second.val_bits_per_byte < first.val_bits_per_byte < 7.0  # a uniform guess has 8.3
 
-    loaded = checkpoint.load(Path(str(second.checkpoint)))
+    loaded = checkpoint_of(second)
     cfg = families.read(loaded.config)
     assert (cfg.model_type, cfg.bos_token_id) == ("xlstm_v1", 256)
     assert parameters(second).keys() == families.param_spec(cfg).keys()

@@ -3,13 +3,10 @@
 Each strategy is paired with another optimizer: neither knows the other.
 """
 
-from pathlib import Path
-
 import pytest
 
 from mlxhog import train
-from mlxhog.checkpoint import checkpoint
-from tests.training.small import identical, parameters, small_config
+from tests.training.small import checkpoint_of, identical, parameters, small_config
 from tests.training.test_deaths import train_and_kill
 from tests.training.test_tables import SET
 
@@ -19,6 +16,10 @@ TWO, THREE = {"workers": "mlx:cpu*2"}, {"workers": "mlx:cpu*3"}
 RUNS = {
     "serial": {"optimizer": "soap", "precondition_every": 3},
     "hogwild": {"optimizer": "adan", "set": SET},
+    "sparse": {
+        "strategy": "hogwild", "sparsify": "topk:0.05", "sampled_head": 40, "blocks": "disjoint",
+        "rotate_every": 3,
+    },
     "locked": {"optimizer": "apollo", "projection_every": 7},
     "async_ps": {"optimizer": "adamw"},
     "sim": {"optimizer": "adamw", "sim_staleness": "speed:1,1,3", "delay_feedback": True},
@@ -38,10 +39,6 @@ STEPS = 32
 def config_of(folder, strategy, **options):
     chosen = RUNS[strategy] if "schedule" in RUNS[strategy] else RUNS[strategy] | CONSTANT
     return small_config(folder, **{"strategy": strategy, "steps": STEPS, **chosen, **options})
-
-
-def saved(result):
-    return checkpoint.load(Path(str(result.checkpoint)))
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +65,13 @@ def test_a_run_that_is_saved_evaluated_and_resumed_ends_with_the_bits_of_one_tha
     second = train(config_of(folder, strategy, steps=STEPS - 17, resume=first.run))
     assert (second.run, second.steps) == (first.run, STEPS)
     assert identical(parameters(second), parameters(result))
-    ours, theirs = saved(second).optimizer, saved(result).optimizer
+    ours, theirs = checkpoint_of(second).optimizer, checkpoint_of(result).optimizer
     assert identical(dict(ours), dict(theirs))
 
 
 def counts(result):
     """The counts of the checkpoint, exact after any death."""
-    state = saved(result).state
+    state = checkpoint_of(result).state
     position = {**state["ledger"], "torn": 0}
     return position, state["version"], state["opt_steps"], state["left"]["steps"], state["course"]
 

@@ -1,44 +1,15 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from mlxhog import train
-from mlxhog.checkpoint import checkpoint
-from tests.training.asking import endless, trained, until
-from tests.training.small import Messages, identical, largest_difference, parameters, small_config
-from tests.training.test_elastic import works
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("optimizer", "others"),
-    [
-        ("adamw", ["hogwild racy", "hogwild cas", "round_robin", "avg_runs", "local_sgd",
-                   "async_ps", "ssp", "aig"]),
-        ("muon", ["hogwild lossless", "sync", "locked"]),
-    ],
-)  # fmt: skip
-def test_one_worker_of_any_strategy_and_write_mode_is_the_serial_run_bit_for_bit(
-    tmp_path, optimizer, others
-):
-    serial = parameters(train(small_config(tmp_path, strategy="serial", optimizer=optimizer)))
-    for other in others:
-        strategy, _, write = other.partition(" ")
-        config = small_config(
-            tmp_path, strategy=strategy, write=write or "auto", optimizer=optimizer
-        )
-        assert identical(serial, parameters(train(config))), other
-
-
-@pytest.mark.slow
-def test_in_round_robin_every_gradient_is_as_old_as_there_are_other_workers(tmp_path):
-    config = small_config(tmp_path, workers="mlx:cpu*3", strategy="round_robin", steps=30)
-    result = train(config)
-    assert [worker.steps for worker in result.workers] == [10, 10, 10]
-    for rank, worker in enumerate(result.workers):
-        assert worker.max_staleness == 2
-        assert worker.mean_staleness == pytest.approx((rank + 9 * 2) / 10)  # the first read at 0
+from tests.training.small import (
+    Messages,
+    checkpoint_of,
+    identical,
+    largest_difference,
+    parameters,
+    small_config,
+)
 
 
 @pytest.mark.slow
@@ -52,7 +23,7 @@ def test_averaged_runs_tell_of_every_copy_and_the_checkpoint_holds_the_average(t
     assert result.val_bits_per_byte is not None
     worse = result.val_bits_per_byte > min(result.copies_bits_per_byte)
     assert worse == any("averaging did not help" in message for message in messages)
-    loaded = checkpoint.load(Path(str(result.checkpoint)))
+    loaded = checkpoint_of(result)
     for name, value in loaded.params.items():
         copies = [loaded.optimizer[f"copies.{slot}/{name}"] for slot in (1, 2)]
         assert np.array_equal(value, (copies[0] + copies[1]) * np.float32(0.5))
@@ -75,22 +46,11 @@ def test_a_run_on_divided_text_resumes_bit_for_bit_and_also_with_other_workers(t
     second = train(small_config(tmp_path, steps=17, resume=first.run, **common))
     assert identical(parameters(whole), parameters(second))
     batches = [8, 15, 7]  # worker 0 takes clients 0 and 2 in turn
-    assert checkpoint.load(Path(str(second.checkpoint))).state["clients"] == batches
+    assert checkpoint_of(second).state["clients"] == batches
     other = {**common, "workers": "mlx:cpu*3"}
     third = train(small_config(tmp_path, steps=12, resume=second.run, **other))
-    counts = checkpoint.load(Path(str(third.checkpoint))).state["clients"]
+    counts = checkpoint_of(third).state["clients"]
     assert counts == [count + 4 for count in batches]
-
-
-@pytest.mark.slow
-def test_two_synchronous_workers_and_two_micro_batches_equal_one_large_batch(tmp_path):
-    large = train(small_config(tmp_path, strategy="serial", batch_size=4))
-    rounds = train(small_config(tmp_path, strategy="sync", workers="mlx:cpu*2"))
-    parts = train(small_config(tmp_path, grad_accumulation=2))
-    for other in (rounds, parts):
-        assert other.tokens == large.tokens
-        # the two sums of the same gradients are rounded in another order
-        assert largest_difference(parameters(other), parameters(large)) < 1e-4
 
 
 @pytest.mark.slow
@@ -110,18 +70,6 @@ def test_shares_by_speed_change_the_worker_and_not_the_result_also_of_a_resumed_
         of_slow, of_fast = sorted(worker.tokens for worker in second.workers)
         assert of_slow < 0.7 * of_fast
         assert second.workers[rank].tokens == of_slow
-
-
-@pytest.mark.slow
-def test_a_late_worker_joins_a_run_and_a_synchronous_one_waits_for_it(tmp_path):
-    late = {"workers": "mlx:cpu*2", "slow": "1=late:300ms"}
-    joined = trained(endless(tmp_path, **late), lambda run: until(run, works(2)))
-    assert joined.workers[1].steps > 0
-    too_late = train(small_config(tmp_path, steps=20, **(late | {"slow": "1=late:60s"})))
-    assert [worker.steps for worker in too_late.workers] == [20, 0]
-    together = train(small_config(tmp_path, strategy="sync", steps=5, **late))
-    assert together.seconds > 0.3
-    assert [worker.steps for worker in together.workers] == [5, 5]
 
 
 @pytest.fixture(scope="module")
@@ -146,14 +94,6 @@ def test_mlx_and_torch_workers_train_one_set_of_parameters_side_by_side(side_by_
     # words of five letters and spaces: far below the 8 bits of a uniform guess
     assert result.val_bits_per_byte is not None
     assert result.val_bits_per_byte < 3.0
-
-
-@pytest.mark.slow
-def test_a_live_read_run_of_one_worker_equals_a_snapshot_run(tmp_path):
-    options = {"predict": "none", "workers": "torch:cpu"}
-    snapshot = parameters(train(small_config(tmp_path, **options)))
-    live = parameters(train(small_config(tmp_path, read="live", **options)))
-    assert identical(snapshot, live)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Runs with tables of n-grams: what they learn, lose, save and refuse."""
+"""Runs with tables of n-grams, and with the options of group sparse."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from mlxhog.cli import main
 from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.optim.tables import MEANS
 from mlxhog.training.plan import make_plan
-from tests.training.small import identical, parameters, small_config
+from tests.training.small import checkpoint_of, filled, identical, parameters, small_config
 
 SET = "ngram_orders=2-4, ngram_dim=8, ngram_rows=1024"
 
@@ -32,7 +32,7 @@ def test_tables_learn_what_the_last_ids_say(tmp_path):
     plain = train(small_config(tmp_path, **options))
     result = train(with_tables(tmp_path, **options))
     assert touched(result) == {"ngrams.table_2", "ngrams.table_3", "ngrams.table_4"}
-    assert checkpoint.load(Path(str(result.checkpoint))).optimizer[MEANS].all()
+    assert checkpoint_of(result).optimizer[MEANS].all()
     assert result.val_bits_per_byte is not None
     assert plain.val_bits_per_byte is not None
     assert result.val_bits_per_byte < plain.val_bits_per_byte - 0.5
@@ -111,3 +111,74 @@ def test_conversion_to_other_programs_is_refused_and_to_ours_keeps_them(tmp_path
         assert "tables of n-grams" in capsys.readouterr().err
     assert main(["convert", source, str(tmp_path / "ours"), "--to", "mlxhog"]) == 0
     assert identical(parameters(result), {**checkpoint.formats.open(tmp_path / "ours").tensors})
+
+
+TWO = "mlx:cpu*2"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "options", "sign"),
+    [("residual", {"sparsify": "topk:0.02"}, 1), ("feedback", {"delay_feedback": True}, -1)],
+)
+def test_updates_that_wait_are_kept_for_other_workers_and_settled_without_the_option(
+    tmp_path, kind, options, sign
+):
+    """Those of a residual are not written yet; those of the feedback were written in advance."""
+    waiting = {}
+    while not any(value.any() for value in waiting.values()):  # one worker alone has none
+        first = train(small_config(tmp_path, workers=TWO, **options))
+        saved = checkpoint_of(first)
+        waiting = {
+            name: sum(saved.optimizer[f"{kind}.{slot}/{name}"] for slot in (1, 2))
+            for name in saved.params
+        }
+
+    def check(expected, **changes):
+        with filled(small_config(tmp_path, resume=first.run, **changes)) as (_, arena, _):
+            for name, slot in arena.layout.slots.items():
+                expected(arena, name, slice(slot.offset, slot.offset + slot.size))
+
+    def is_kept(arena, name, span):
+        now = sum(arena.segment(f"{kind}.{slot}")[span] for slot in (1, 2, 3))
+        np.testing.assert_allclose(now, waiting[name].ravel(), rtol=1e-5, atol=1e-9)
+
+    def is_settled(arena, name, span):
+        value = saved.params[name] + sign * waiting[name]
+        np.testing.assert_allclose(arena.param(name), value, rtol=1e-5, atol=1e-7)
+
+    check(is_kept, workers="mlx:cpu*3", **options)
+    check(is_settled, workers=TWO)
+    check(is_settled, workers=TWO, strategy="local_sgd")
+    check(is_settled, workers=TWO, reset_optimizer=True, **options)
+
+
+@pytest.mark.slow
+def test_a_sampled_head_has_a_lock_per_row_and_evaluation_takes_every_word(tmp_path):
+    options = {"eval_every": "1h", "steps": 50, "seed": 3}
+    config = small_config(tmp_path, sampled_head=60, **options)
+    planned = make_plan(config)
+    head = planned.layout.slots["lm_head.weight"]
+    assert head.kind == "rows"
+    assert head.row_word0 is not None
+    sampled, full = train(config), train(small_config(tmp_path, **options))
+    assert sampled.val_bits_per_byte is not None
+    assert full.val_bits_per_byte is not None
+    assert abs(sampled.val_bits_per_byte / full.val_bits_per_byte - 1) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "what"),
+    [
+        ("tie_word_embeddings: true", {"sampled_head": 40}, "tied to the embedding; untie"),
+        ("", {"sampled_head": 320}, "vocab_size 320; draw fewer"),
+        ("", {"blocks": "disjoint", "workers": "mlx:cpu*3"}, "take at most 2 workers"),
+    ],
+)
+def test_options_that_the_model_cannot_use_are_refused_with_the_way_out(
+    tmp_path, model, options, what
+):
+    path = tmp_path / "other.yaml"
+    path.write_text(Path(small_config(tmp_path).model).read_text() + model)
+    with pytest.raises(ConfigError, match=what):
+        make_plan(small_config(tmp_path, **{**options, "model": str(path)}))

@@ -1,13 +1,15 @@
-"""Runs on examples of prompt and completion, by every kind of strategy."""
+"""Runs on examples of prompt and completion, and on conversations: their models answer."""
 
 import json
 
 import pytest
 
+import mlxhog
 from mlxhog import train
 from mlxhog.cli.train import summary
+from mlxhog.data import conversations
 from mlxhog.training.plan import make_plan
-from tests.training.small import largest_difference, parameters, small_config
+from tests.training.small import Messages, largest_difference, parameters, small_config
 
 COLOURS = ["red", "blue", "green", "black", "white", "gold"]
 
@@ -66,3 +68,28 @@ def test_tokens_of_examples_are_steps_of_their_mean_length(tmp_path):
     assert plan.budget.steps == pytest.approx(5000 / (2 * rows.length.mean()), abs=1)
     counted = train(config_of(tmp_path, steps=None, tokens=5000))
     assert counted.tokens == pytest.approx(5000, rel=0.1)  # padding is none
+
+
+TALK = [{"role": "user", "content": "say one"}, {"role": "assistant", "content": "one"}]
+
+
+@pytest.mark.slow
+def test_a_run_on_one_conversation_answers_it_and_exports_its_template(tmp_path):
+    data = tmp_path / "chat.jsonl"
+    data.write_text(json.dumps({"messages": TALK * 2}) + "\n")
+    notes = Messages()
+    config = small_config(tmp_path, data=str(data), steps=80, context="trained", lr=0.01)
+    result = train(config, observer=notes)
+    assert any("evaluations are of the training text" in note for note in notes)
+    assert "training examples" in (result.val_text or "")
+    with mlxhog.load(result.run) as model:
+        for messages in (TALK[:1], [*TALK, *TALK[:1]]):
+            text = model.generate(
+                conversations.prompt(messages),
+                stop=conversations.STOPS,
+                temperature=0.0,
+                max_new_tokens=50,
+            )
+            assert text == " one"
+    template = (tmp_path / result.run / "model" / "chat_template.jinja").read_text()
+    assert template == conversations.TEMPLATE

@@ -1,11 +1,14 @@
-"""A strategy in a file of the user's own: examples/my_strategy.py, which changes no other file."""
+"""An optimizer or a strategy is one file of the user's own, which changes no other file."""
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
+from mlxhog.checkpoint import checkpoint
 from mlxhog.config import plugins
 from mlxhog.config.choices import STRATEGIES
 from mlxhog.config.strategy import StrategyChoice
@@ -13,7 +16,45 @@ from mlxhog.errors import ConfigError
 from mlxhog.strategies import build
 from mlxhog.training.plan import make_plan
 from mlxhog.training.run import train
+from tests.own_plugins import mlxhog
 from tests.training.small import small_config
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "my_optimizer.py"
+
+
+@pytest.mark.slow
+def test_a_run_with_an_own_optimizer_is_recorded_replayed_and_resumed(tmp_path):
+    small_config(tmp_path)  # writes a text
+    small = (
+        *("--model", "small.yaml", "--data", "text", "--seq-len", "32", "--steps", "3"),
+        *("--eval-every", "off", "--sample-every", "off", "--quiet", "--json"),
+    )
+    recorded = ("--workers", "mlx:cpu*2", "--determinism", "record")
+    chosen = ("--plugin", str(EXAMPLE), "--optimizer", "my_optimizer(half=0.02)")
+    new = mlxhog(tmp_path, "train", *chosen, *recorded, *small)
+    assert new.code == 0, new.err
+    run = Path(json.loads(new.out)["run"])
+    assert yaml.safe_load((tmp_path / run / "config.yaml").read_text())["optimizer"] == {
+        "name": "my_optimizer", "beta": 0.9, "half": 0.02, "weight_decay": 0.1,
+    }  # fmt: skip
+    replayed = mlxhog(tmp_path, "replay", "latest")
+    assert replayed.code == 0, replayed.err
+    words = ("train", "--resume", "latest", "--determinism", "none", "--steps", "2", "--quiet")
+    resumed = mlxhog(tmp_path, *words, "--optimizer", "my_optimizer(beta=0.5)", "--json")
+    assert resumed.code == 0, resumed.err
+    saved = checkpoint.load(tmp_path / json.loads(resumed.out)["checkpoint"])
+    assert saved.state["optimizer"] == "my_optimizer"
+    assert any(np.any(value) for name, value in saved.optimizer.items() if name.startswith("m.2"))
+    numbers = yaml.safe_load((tmp_path / run / "config.yaml").read_text())["optimizer"]
+    assert (numbers["beta"], numbers["half"]) == (0.5, 0.02)
+    foreign = mlxhog(tmp_path, "train", *chosen, *small, "--eps", "0.1")
+    assert foreign.code == 2
+    assert "my_optimizer has no eps; muon, adamw," in foreign.err
+    flat = mlxhog(tmp_path, "train", *chosen, "--half", "0.1")
+    assert """no flag '--half'; write --optimizer "my_optimizer(half=VALUE)\"""" in flat.err
+    other = mlxhog(tmp_path, *words, "--optimizer", "sgd")
+    assert "was trained with optimizer my_optimizer" in other.err
+
 
 FILE = Path(__file__).parents[2] / "examples" / "my_strategy.py"
 TWO = {"workers": "mlx:cpu*2", "plugin": str(FILE)}

@@ -1,0 +1,497 @@
+"""Where a run begins: new, from a checkpoint of its own (`--resume`), or with another's weights.
+
+`Resumption` is the run that `--resume` names: its checkpoint, its remaining budget, and checks that
+it fits. `InitialWeights` are those of the checkpoint that `init_from` names, under our names,
+whichever program wrote them; the optimizer restarts, and the text may be another. The model's
+equations and shapes must be the checkpoint's. With `resize_vocab` its vocabulary, the rows of
+embedding and head, may be another: a row is kept if both tokenizers have a token of the same bytes;
+other rows get initial values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog.arena import Arena
+from mlxhog.arena.ledger import Position
+from mlxhog.base import mapped, plain_yaml
+from mlxhog.base.paths import quoted, words
+from mlxhog.base.quantities import format_count, parse_number
+from mlxhog.checkpoint import checkpoint, manifest
+from mlxhog.checkpoint.checkpoint import Checkpoint
+from mlxhog.checkpoint.formats import Opened
+from mlxhog.checkpoint.formats.opening import refuse_not_finite
+from mlxhog.checkpoint.run import Run, run_of
+from mlxhog.config import optimizers
+from mlxhog.config.budget import Budget
+from mlxhog.config.choices import OPTIMIZERS, STRATEGIES
+from mlxhog.config.config import ORIGINS, TrainConfig
+from mlxhog.config.options import options
+from mlxhog.config.sources import read_stored
+from mlxhog.config.strategies import Serial
+from mlxhog.config.strategy import StrategyChoice
+from mlxhog.data.prepare import Prepared
+from mlxhog.data.tokenizers import Tokenizer
+from mlxhog.errors import CheckpointError, ConfigError, DataError, MlxhogError
+from mlxhog.models import families, ngrams, registry
+from mlxhog.models.families import ModelConfig, param_count
+from mlxhog.models.xlstm_large import SPELLINGS
+from mlxhog.report.metrics import scored_at
+
+OF_TRAINING = ("dropout", "reset_at_document_boundaries", "context_length", "vocab_size")
+"""Fields in which a model may differ from the checkpoint of its initial weights."""
+MOST_DIFFERENCES = 6
+_NEEDED = (
+    "version", "optimizer", "strategy", "regime", "used", "budget", "left", "over", "ended",
+    "network_bytes", "held_out", "best", "followed", "ledgers", "emulated", "joined", "opt_steps",
+    "tokens_sha256", "held_out_sha256",
+)  # fmt: skip
+"""State that every checkpoint of a run has."""
+
+
+def located(config: TrainConfig) -> TrainConfig:
+    """Return the configuration with the path of the checkpoint that `init_from` names now.
+
+    Raises:
+        RunError, CheckpointError: that checkpoint does not exist.
+    """
+    if config.init_from is None:
+        return config
+    path = checkpoint.locate(config.init_from, Path(config.out))
+    return config.having(init_from=str(path))
+
+
+def with_model_and_tokenizer(config: TrainConfig) -> TrainConfig:
+    """Return the configuration with the model and the tokenizer that `auto` leaves open.
+
+    They are those of the checkpoint that a resumed run continues, or that a new one begins with.
+
+    Raises:
+        RunError, CheckpointError: that checkpoint does not exist.
+        DataError: it has no tokenizer.
+    """
+    if config.resume is not None:
+        _, path = checkpoint.resumable(config.resume, Path(config.out))
+    elif config.init_from is not None:
+        path = Path(config.init_from)
+    else:
+        return config
+    if config.model == "auto":
+        config = config.having(model=str(path))
+    if config.tokenizer == "auto":
+        folder = path if path.is_dir() else path.parent
+        if not (folder / "tokenizer.json").is_file():
+            raise DataError(
+                f"{folder} holds no tokenizer.json, so nothing says what its ids mean; name the "
+                "tokenizer of its training text with --tokenizer"
+            )
+        config = config.having(tokenizer=str(folder))
+    return config
+
+
+# -- a run that is resumed -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """A run, and the checkpoint from which it resumes.
+
+    Attributes:
+        config: of this call, with the run's own budget if the call has none.
+        run: the run.
+        checkpoint: from which it resumes.
+        own_budget: rest of the run's own budget, if this call has none.
+    """
+
+    config: TrainConfig
+    run: Run
+    checkpoint: Checkpoint
+    own_budget: Budget | None
+
+    @classmethod
+    def of(
+        cls, config: TrainConfig, model: Mapping[str, Any], hidden: frozenset[str]
+    ) -> Self | None:
+        """Load the run that the configuration resumes; None for a new run.
+
+        Args:
+            config: of this call.
+            model: the fields of its architecture.
+            hidden: names of its hidden matrices.
+
+        Raises:
+            RunError: the run does not exist.
+            CheckpointError: there is no checkpoint yet, it is damaged, or of another architecture
+                or optimizer.
+            ConfigError: the run is done, and the call has no budget.
+        """
+        if config.resume is None:
+            return None
+        run, path = checkpoint.resumable(config.resume, Path(config.out))
+        saved = checkpoint.load(path)
+        if lacking := [name for name in _NEEDED if name not in saved.state]:
+            raise CheckpointError(
+                f"{saved.path} has no {', '.join(lacking)}: another version of mlxhog wrote it; "
+                "train with the version that wrote it, or begin a new run with its weights: mlxhog "
+                f"train --init-from {quoted(str(saved.path))}"
+            )
+        checkpoint.check_architecture(saved, model)
+        config = _with_strategy(_with_optimizer(config, saved, hidden), saved)
+        begins_to_follow = config.follow is not None and not saved.state["followed"]
+        if config.has_budget or begins_to_follow:  # the followed text has no end
+            return cls(config, run, saved, None)
+        own, left = saved.state["budget"], saved.state["left"]
+        rest = {unit: left[unit] for unit in ("steps", "tokens", "seconds")}
+        # It is zero if the run was stopped after training, during its last evaluation.
+        if saved.state["over"] or any(n is not None and n <= 0 for n in rest.values()):
+            rest = {unit: None if n is None else 0 for unit, n in rest.items()}
+        budget = Budget(**rest)
+        if budget.is_used_up and run.read_status().get("status") == "done":
+            spelt = ", ".join(f"{unit} {n}" for unit, n in own.items() if n is not None)
+            ended = saved.state["ended"] or f"it has used up its budget, {spelt}"
+            raise ConfigError(
+                f"the run {run.directory} is done: {ended}; give "
+                "a further budget with --steps, --tokens or --time: mlxhog train --resume "
+                f"{config.resume} --steps {own['steps'] or 1000}"
+            )
+        return cls(replace(config, **own), run, saved, budget)
+
+    @property
+    def state(self) -> Mapping[str, Any]:
+        """The state in the checkpoint."""
+        return self.checkpoint.state
+
+    @cached_property
+    def stored(self) -> dict[str, Any]:
+        """The options in the run's folder, by name."""
+        path = self.run.config_path
+        stored = read_stored(path) if path.is_file() else {}
+        return {name: value for name, (value, _) in stored.items()}
+
+    def automatic(self) -> dict[str, float]:
+        """Return the run's earlier values of options that are "auto"."""
+        names = [name for name in self.run.automatic() if self.stored.get(name, "auto") != "auto"]
+        return {name: parse_number(self.stored[name]) for name in names}
+
+    def began_with(self) -> dict[str, Any]:
+        """Return the options of the run's initial weights; empty if they were new."""
+        began = {name: self.stored[name] for name in ORIGINS if name in self.stored}
+        return began if began.get("init_from") not in (None, "none") else {}
+
+    def in_steps(self, budget: Budget, batches_per_step: float) -> Budget:
+        """Convert the rest of a budget of passes or tokens to steps of this number of batches."""
+        rest = self.state["left"]
+        if self.own_budget is None or budget.steps is None or not rest.get("batches_per_step"):
+            return budget
+        ratio = rest["batches_per_step"] / batches_per_step
+        return replace(
+            budget,
+            steps=math.ceil(round(budget.steps * ratio, 6)),
+            equal_steps_before=rest["steps_before"] * ratio,
+        )
+
+    def position(self) -> Position | None:
+        """The position at which training continues in the text, of `--data` or of `--follow`.
+
+        A run may alternate between the two; each has its own position. None is the beginning.
+        """
+        positions: Mapping[str, Position] = self.state["ledgers"]
+        return positions.get(text_kind(self.config))
+
+    def check_data(self, data: Prepared, train: str, held_out: str) -> None:
+        """Refuse another tokenizer, or tokens with another digest than the run was trained on.
+
+        Raises:
+            CheckpointError: one of them differs.
+        """
+        checkpoint.check_tokenizer(self.checkpoint, data.tokenizer)
+        state = self.state
+        for part, own_digest, digest in (
+            ("training", state["tokens_sha256"], train),
+            ("held-out", state["held_out_sha256"], held_out),
+        ):
+            if own_digest != digest:
+                raise CheckpointError(
+                    f"{self.config.resume} was trained with another {part} text than --data "
+                    f"{words(self.config.data)} holds now: its tokens have digest "
+                    f"{own_digest[:12]}, not {digest[:12]}{data.corpus.in_brackets()}; restore the "
+                    "text and the tokenizer that the run was started with, or begin a new run with "
+                    f"its weights: mlxhog train --init-from {quoted(str(self.config.resume))} "
+                    f"--data {words(self.config.data)}"
+                )
+
+
+def score_of(run: Run | None, path: Path, state: Mapping[str, Any]) -> str:
+    """Spell a checkpoint's held-out bits per byte, and the step that they scored; "" if unknown.
+
+    The last evaluation of a run follows its last checkpoint, so it is in the run's result.
+    """
+    result = run.read_status().get("result") if run is not None and run.ended_with(path) else None
+    for score in (result, state):
+        if not isinstance(score, Mapping):
+            continue
+        if isinstance(bits := score.get("val_bits_per_byte"), int | float):
+            step, used = score.get("val_step"), state.get("used", {})
+            return f"held-out {bits:.3f}{scored_at(step, used.get('steps'))}"
+    return ""
+
+
+def text_kind(config: TrainConfig) -> str:
+    """The name of the trained text's kind in checkpoints."""
+    return "data" if config.follow is None else "stream"
+
+
+def _with_optimizer(config: TrainConfig, saved: Checkpoint, hidden: frozenset[str]) -> TrainConfig:
+    """Use the run's own optimizer unless another is named; refuse moments of another one."""
+    own = saved.state["optimizer"]
+    if config.optimizer is None:
+        return replace(config, optimizer=optimizers.by_name(own))
+    if config.reset_optimizer:
+        return config
+    if own in OPTIMIZERS.known():
+        own = optimizers.by_name(own).fitted(hidden=bool(hidden)).name
+    if own != config.optimizer.fitted(hidden=bool(hidden)).name:
+        raise CheckpointError(
+            f"{config.resume} was trained with optimizer {own}, this is {config.optimizer.name}, "
+            f"which cannot use its moments; add --optimizer {own}, or --reset-optimizer to "
+            "begin without moments"
+        )
+    return config
+
+
+def _with_strategy(config: TrainConfig, saved: Checkpoint) -> TrainConfig:
+    """Use the run's own strategy unless another is named, or it had a single worker."""
+    own = saved.state["strategy"]
+    if config.strategy is not None or own["strategy"] in ("auto", Serial.name):
+        return config
+    chosen = STRATEGIES.find(own["strategy"])
+    numbers = {spec.flat for spec in options(chosen).values()} & own.keys()
+    choice = STRATEGIES.make(chosen, {name: own[name] for name in numbers})
+    assert isinstance(choice, StrategyChoice), "nothing else is registered there"
+    return replace(config, strategy=choice)
+
+
+# -- the vocabulary ------------------------------------------------------------------------------
+
+
+def keeps_vocabulary(config: TrainConfig) -> bool:
+    """Whether the model's vocabulary is its own: of a checkpoint, or given by `set`."""
+    return registry.is_stored(config.model) or _sets_vocabulary(config)
+
+
+def _sets_vocabulary(config: TrainConfig) -> bool:
+    return "vocab_size" in plain_yaml.assignments(config.set)
+
+
+def with_vocabulary(
+    asked: TrainConfig,
+    config: TrainConfig,
+    model: ModelConfig,
+    tokenizer: Tokenizer,
+    begin: Resumption | InitialWeights | None,
+    note: Callable[[str], None],
+) -> tuple[ModelConfig, InitialWeights | None]:
+    """The model over the tokenizer's ids, and the initial weights with its rows.
+
+    A resumed run has its checkpoint's vocabulary; that of a config.json is kept.
+
+    Args:
+        asked: the options of the call.
+        config: the same with the origin's model and tokenizer.
+        model: of the options.
+        tokenizer: of the text.
+        begin: the origin of the run; None for new weights.
+        note: gets what the user should know.
+
+    Raises:
+        ConfigError: a vocabulary that is kept is smaller than the tokenizer's.
+        CheckpointError: the initial weights do not fit; see `InitialWeights.fitted`.
+    """
+    own, rows, spec = model.vocab_size, tokenizer.vocab_size, config.tokenizer
+    if isinstance(begin, Resumption):
+        size = families.read(begin.checkpoint.config).vocab_size
+        return families.for_tokens(model, bos=tokenizer.bos, vocab_size=size), None
+    if isinstance(begin, InitialWeights):
+        own_model = asked.model == "auto" and not _sets_vocabulary(config)
+        follows = own_model or not keeps_vocabulary(config)
+        begin, model = begin.fitted(config, model, tokenizer, own=follows)
+        for text in begin.notes:
+            note(text)
+        rows = model.vocab_size
+    elif keeps_vocabulary(config):
+        if own > rows and registry.is_stored(config.model):
+            note(
+                f"model {config.model} keeps its vocabulary of {own:,}; tokenizer {spec} needs "
+                f"{rows:,} of it (--set vocab_size={rows})"
+            )
+        rows = own
+    if tokenizer.n_ids > rows:
+        raise ConfigError(
+            f"model {config.model} has vocab_size {rows}, tokenizer {spec} {tokenizer.n_ids} ids, "
+            f"one of which is BOS, the start of a document; set vocab_size to at least "
+            f"{tokenizer.n_ids} (--set vocab_size={tokenizer.vocab_size}), or choose another model "
+            "or tokenizer"
+        )
+    fitted = families.for_tokens(model, bos=tokenizer.bos, vocab_size=rows)
+    if begin is None:
+        size_asked = spec.removeprefix("bpe:")
+        if size_asked != spec and tokenizer.n_ids < int(size_asked):
+            note(
+                f"tokenizer {spec} learnt {tokenizer.n_ids:,} ids: this text has no more pairs to "
+                "merge"
+            )
+        if own != rows:
+            note(
+                f"vocabulary {rows:,}, that of tokenizer {spec}, in place of {own:,} of model "
+                f"{Path(config.model).name}: {format_count(param_count(fitted))} parameters, not "
+                f"{format_count(param_count(model))}"
+            )
+    return fitted, begin
+
+
+# -- initial weights of another run --------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class InitialWeights:
+    """An open checkpoint, and the mapping of its vocabulary to the model's.
+
+    `rows` has for each row of the run's vocabulary the checkpoint's row or -1, (V,) int64; it is
+    None if both vocabularies are the same.
+    """
+
+    opened: Opened
+    rows: NDArray[np.int64] | None = None
+
+    def fitted(
+        self, config: TrainConfig, model: ModelConfig, tokenizer: Tokenizer, *, own: bool
+    ) -> tuple[Self, ModelConfig]:
+        """This with the rows for a run's model and tokenizer, and the model with as many rows.
+
+        The vocabulary of the checkpoint's `own` model follows the text.
+
+        Raises:
+            CheckpointError: another family, other shapes, or another vocabulary without
+                `resize_vocab`.
+        """
+        self._check_model(config, model)
+        before, there = None, self.opened.config.vocab_size
+        with suppress(MlxhogError):  # it may have no readable one
+            before = self.opened.tokenizer()
+        same = before is None or (before.sha256, before.bos) == (tokenizer.sha256, tokenizer.bos)
+        if not same and not config.resize_vocab:
+            assert before is not None
+            raise CheckpointError(
+                f"{self.opened.path} was trained with tokenizer {before.name} "
+                f"{before.sha256[:12]} of {before.n_ids:,} ids, --tokenizer {config.tokenizer} is "
+                f"{tokenizer.name} {tokenizer.sha256[:12]} of {tokenizer.n_ids:,}; leave "
+                "--tokenizer out to use the checkpoint's, or add --resize-vocab, which keeps the "
+                "rows of tokens with the same text"
+            )
+        if own:
+            fits = same and tokenizer.n_ids <= there
+            model = replace(model, vocab_size=there if fits else tokenizer.vocab_size)
+        if model.vocab_size != there and not config.resize_vocab:
+            raise CheckpointError(
+                f"{self.opened.path} has a vocabulary of {there:,} rows, the model here of "
+                f"{model.vocab_size:,}; add --resize-vocab, which keeps the rows of tokens with "
+                "the same text, or leave --model out to train the checkpoint's own"
+            )
+        if same and model.vocab_size == there:
+            return replace(self, rows=None), model
+        if ngrams.of(model) is not None:
+            raise CheckpointError(
+                f"{self.opened.path} has tables of n-grams of its own tokenizer's ids, so its "
+                "vocabulary cannot be resized; leave --tokenizer and --resize-vocab out"
+            )
+        rows = np.arange(model.vocab_size)
+        rows[rows >= there] = -1
+        if before is not None and not same:
+            rows = _by_text(before, tokenizer, there, model.vocab_size)
+        return replace(self, rows=rows), model
+
+    def _check_model(self, config: TrainConfig, model: ModelConfig) -> None:
+        there = self.opened.config
+        differences = list(_differences(there.to_dict(), model.to_dict()))
+        if there.model_type != model.model_type:
+            differences = [f"it is of the family {there.title}, that model of {model.title}"]
+        if differences:
+            raise CheckpointError(
+                f"{self.opened.path} does not fit model {config.model}: "
+                f"{', '.join(differences[:MOST_DIFFERENCES])}; leave --model out to train the "
+                "checkpoint's own model, or --init-from to begin with new weights"
+            )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Notes for the user on the weights."""
+        where = f"begins with the weights of {self.opened.path}"
+        if (self.opened.path / manifest.NAME).is_file():
+            record = manifest.read(self.opened.path)
+            path = self.opened.path.resolve()
+            score = score_of(run_of(path), path, record["state"])
+            known = f", {score}, on its own text" if score else ""
+            where = f"{where} (step {record['step']:,}{known})"
+        if self.rows is None:
+            return (where,)
+        rows, kept = len(self.rows), int((self.rows >= 0).sum())
+        return (
+            where,
+            f"vocabulary resized from {self.opened.config.vocab_size:,} to {rows:,} rows: {kept:,} "
+            f"are kept, of tokens with the same text, and {rows - kept:,} begin as at "
+            "initialisation",
+        )
+
+    def fill(self, arena: Arena, model: ModelConfig) -> None:
+        """Write the weights into an arena that holds initial values.
+
+        Raises:
+            CheckpointError: some weights are not finite; the message names them.
+        """
+        by_rows = {families.embedding(model), families.head(model), families.head_bias(model)}
+        damaged = []
+        for name, tensor in self.opened.tensors.items():
+            slot = arena.param(name)
+            if self.rows is None or name not in by_rows:
+                finite = mapped.copy(tensor, slot)
+            else:
+                whole = np.empty(tensor.shape, np.float32)
+                finite = mapped.copy(tensor, whole)
+                known = self.rows >= 0
+                slot[known] = whole[self.rows[known]]
+            if not finite:
+                damaged.append(name)
+        refuse_not_finite(damaged, self.opened.path)
+
+
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterable[str]:
+    """The fields in which two models differ but must not, as messages."""
+    ignored = checkpoint.NOT_ARCHITECTURE | {*OF_TRAINING}
+    if "hidden_size" in here:  # it has two names in transformers' files
+        ignored |= SPELLINGS.keys()
+    for field in sorted((there.keys() | here.keys()) - ignored):
+        if there.get(field) != here.get(field):
+            yield checkpoint.difference(field, there.get(field), here.get(field))
+
+
+def _by_text(there: Tokenizer, here: Tokenizer, rows: int, own_rows: int) -> NDArray[np.int64]:
+    """For each row of one vocabulary, the row of the other with the same token bytes, or -1."""
+    known: dict[bytes, int] = {}
+    for i in range(min(there.n_ids, rows)):
+        known.setdefault(there.decode([i]), i)
+    known.pop(b"", None)  # of special tokens
+    source = np.full(own_rows, -1, np.int64)
+    for i in range(min(here.n_ids, own_rows)):
+        source[i] = known.get(here.decode([i]), -1)
+    if there.bos < rows and here.bos < own_rows:
+        source[here.bos] = there.bos
+    return source
